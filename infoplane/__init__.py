@@ -1,0 +1,63 @@
+"""Information planes of neural networks: capture, estimate, draw, and say what is wrong with the number.
+
+A training loop is watched through hooks, activations go to immutable HDF5 shards, estimators turn them
+into a results table, and plots read that table alone. This module imports none of it: names are loaded
+when they are used, so `import infoplane` needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Recorder": "infoplane.hooks",
+    "layers": "infoplane.hooks",
+    "open_run": "infoplane.store",
+    "StoreError": "infoplane.core.errors",
+    "analyze": "infoplane.analysis",
+    "ResultTable": "infoplane.results",
+    "read_table": "infoplane.results",
+}
+_MODULES = frozenset(
+    {
+        "analysis",
+        "core",
+        "datasets",
+        "diagnostics",
+        "estimators",
+        "hooks",
+        "integrations",
+        "plots",
+        "results",
+        "store",
+        "testing",
+    }
+)
+
+__all__ = ["__version__", *_LAZY, *sorted(_MODULES)]
+
+if TYPE_CHECKING:
+    from infoplane.analysis import analyze as analyze
+    from infoplane.core.errors import StoreError as StoreError
+    from infoplane.hooks import Recorder as Recorder
+    from infoplane.hooks import layers as layers
+    from infoplane.results import ResultTable as ResultTable
+    from infoplane.results import read_table as read_table
+    from infoplane.store import open_run as open_run
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    if name in _MODULES:
+        return importlib.import_module(f"infoplane.{name}")
+    raise AttributeError(f"module 'infoplane' has no attribute {name!r}; available: {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

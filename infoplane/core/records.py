@@ -1,0 +1,219 @@
+"""Frozen value types that travel between the parts: what was captured, where, and on which inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+Role = Literal["activation", "output", "input", "other"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Gaussian noise that the network itself adds after a layer.
+
+    `std` is in the units of the layer (additive) or relative to it (multiplicative: std times |t|).
+    `clean` says whether the recorded value is the one before the noise.
+    """
+
+    std: float
+    kind: Literal["additive", "multiplicative"] = "additive"
+    clean: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One captured tensor of the model.
+
+    Attributes
+    ----------
+    key : str
+        Unique in a run: the label with site, call and path where they are not the default (`fc1`,
+        `fc1@in`, `block#1`, `lstm@out[0]`). Results and plots use it as the layer's name.
+    name : str
+        The module's qualified name, unwrapped (`module.` and `_orig_mod.` removed); "" is the model.
+    site : str
+        "out" or "in".
+    call : int
+        Which call of the module in one forward pass, from 0.
+    path : str
+        Place of the tensor in a structured output: "", "[0]", ".last_hidden_state".
+    role : str
+        "activation" for outputs of activation modules, "output" for the model's last layer, "input"
+        for a value captured on its way in, "other" for the rest. Plots draw activations and the
+        output by default.
+    depth : int
+        Position in the order of the forward pass, from 0.
+    unit_shape, raw_shape : tuple of int
+        Shape of one sample after and before `reduction`.
+    dtype : str
+        Logical dtype as torch names it: "float32", "bfloat16", ...
+    noise : Noise or None
+        What the network adds after this layer, where the user installed noise injection.
+    aliases : tuple of str
+        Further names of the same module.
+    """
+
+    key: str
+    name: str
+    depth: int
+    unit_shape: tuple[int, ...]
+    dtype: str = "float32"
+    module_type: str = ""
+    role: Role = "other"
+    site: Literal["out", "in"] = "out"
+    call: int = 0
+    path: str = ""
+    raw_shape: tuple[int, ...] = ()
+    reduction: str = "flatten"
+    noise: Noise | None = None
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def units(self) -> int:
+        """Number of values of one sample."""
+        return int(np.prod(self.unit_shape, dtype=np.int64)) if self.unit_shape else 1
+
+    def to_json(self) -> dict[str, Any]:
+        out: dict[str, Any] = {
+            "key": self.key,
+            "name": self.name,
+            "depth": self.depth,
+            "unit_shape": list(self.unit_shape),
+            "dtype": self.dtype,
+            "module_type": self.module_type,
+            "role": self.role,
+            "site": self.site,
+            "call": self.call,
+            "path": self.path,
+            "raw_shape": list(self.raw_shape),
+            "reduction": self.reduction,
+            "aliases": list(self.aliases),
+        }
+        if self.noise is not None:
+            out["noise"] = {"std": self.noise.std, "kind": self.noise.kind, "clean": self.noise.clean}
+        return out
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Layer:
+        """Build from `to_json`; raises ValueError or KeyError for anything else."""
+        noise = data.get("noise")
+        return cls(
+            key=str(data["key"]),
+            name=str(data["name"]),
+            depth=int(data["depth"]),
+            unit_shape=tuple(int(n) for n in data["unit_shape"]),
+            dtype=str(data["dtype"]),
+            module_type=str(data.get("module_type", "")),
+            role=_one_of(data.get("role", "other"), ("activation", "output", "input", "other")),
+            site=_one_of(data.get("site", "out"), ("out", "in")),
+            call=int(data.get("call", 0)),
+            path=str(data.get("path", "")),
+            raw_shape=tuple(int(n) for n in data.get("raw_shape", ())),
+            reduction=str(data.get("reduction", "flatten")),
+            noise=None
+            if noise is None
+            else Noise(
+                std=float(noise["std"]),
+                kind=_one_of(noise["kind"], ("additive", "multiplicative")),
+                clean=bool(noise["clean"]),
+            ),
+            aliases=tuple(str(a) for a in data.get("aliases", ())),
+        )
+
+
+def _one_of(value: Any, allowed: tuple[str, ...]) -> Any:
+    if value not in allowed:
+        raise ValueError(f"expected one of {', '.join(allowed)}, got {value!r}")
+    return value
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Probe:
+    """The fixed inputs and labels on which every snapshot is taken, one entry per recorded row.
+
+    Attributes
+    ----------
+    sample_ids : (N,) int64
+        The user's identifiers of the rows; unique within one pass.
+    input_ids : (N,) int64
+        Rows with the same input share an id. Duplicated inputs and repeated noisy passes both show
+        here, and make H(T|X) different from zero.
+    repeats : (N,) int64
+        0 for the first pass over an input; k for the k-th further pass of a noisy network.
+    labels : (N,) int64, or (N,) / (N, k) float64
+        Classes or regression targets.
+    part : (N,) int64, index into `part_names`
+        Which probe set a row belongs to ("train", "test", ...); one part named "all" by default.
+    inputs : (N, features) array or None
+        The flattened inputs where they were kept.
+    label_names : tuple of str
+        Names of the classes, or empty.
+    """
+
+    sample_ids: IntArray
+    input_ids: IntArray
+    repeats: IntArray
+    labels: npt.NDArray[Any]
+    part: IntArray
+    part_names: tuple[str, ...] = ("all",)
+    inputs: npt.NDArray[Any] | None = None
+    label_names: tuple[str, ...] = ()
+
+    @property
+    def samples(self) -> int:
+        return len(self.sample_ids)
+
+    @property
+    def target(self) -> Literal["discrete", "continuous"]:
+        """Classes are integers, regression targets are floats; neither is guessed from the values."""
+        return "discrete" if np.issubdtype(self.labels.dtype, np.integer) else "continuous"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Snapshot:
+    """All captured layers on the probe set at one training step.
+
+    Attributes
+    ----------
+    step : int
+        Completed units of training (epochs or iterations, whatever the loop counts).
+    epoch : float
+        The loop's own counter; NaN where it has none.
+    time : float
+        Seconds since the Unix epoch.
+    layers : tuple of Layer
+        In forward order.
+    arrays : mapping from Layer.key to array (N, *unit_shape)
+        Stored numbers; bfloat16 as its uint16 bits, with the logical dtype in the Layer.
+    metrics : mapping from name to value
+        Of the whole model: loss, accuracy.
+    layer_metrics : mapping from (layer or parameter name, metric) to value
+        Weight norms, gradient moments.
+    tensors : mapping from Layer.key to torch tensor, or None
+        The same values on the model's device, for sinks that compute there; valid during the call only.
+    rows : (N,) int64 or None
+        Probe rows present, when a rank holds a part of the probe; None means all.
+    """
+
+    step: int
+    epoch: float
+    time: float
+    layers: tuple[Layer, ...]
+    arrays: Mapping[str, npt.NDArray[Any]]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    layer_metrics: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    tensors: Mapping[str, Any] | None = None
+    rows: IntArray | None = None
+
+
+class Sink(Protocol):
+    """Whatever takes a snapshot: the store's writer, live estimation, any callable."""
+
+    def __call__(self, snapshot: Snapshot, /) -> None: ...

@@ -1,0 +1,8 @@
+"""Units of information. The factor from nats to bits is written here and nowhere else."""
+
+from __future__ import annotations
+
+import math
+
+BITS_PER_NAT: float = 1.0 / math.log(2.0)
+BIT = "bit"

@@ -1,0 +1,33 @@
+"""Estimators of what a layer knows: one public module each, found by the registry."""
+
+from infoplane.estimators._protocol import (
+    ALL_GUARANTEES,
+    FLAGS,
+    Blocks,
+    Estimator,
+    Preparing,
+    Quantity,
+    check_inputs,
+    config_json,
+    prepared,
+)
+from infoplane.estimators._registry import available, build, get, parse, preset, presets, register
+
+__all__ = [
+    "ALL_GUARANTEES",
+    "FLAGS",
+    "Blocks",
+    "Estimator",
+    "Preparing",
+    "Quantity",
+    "available",
+    "build",
+    "check_inputs",
+    "config_json",
+    "get",
+    "parse",
+    "prepared",
+    "preset",
+    "presets",
+    "register",
+]

@@ -1,0 +1,219 @@
+"""What an estimator is: tensors in, named quantities out. Nothing is inherited."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from infoplane.core.records import Noise
+from infoplane.core.units import BIT
+
+ALL_GUARANTEES: frozenset[str] = frozenset(
+    {"blocks", "sample_order", "unit_order", "constant_zero", "device_exact"}
+)
+"""What an estimator may promise, and the contract suite then tests.
+
+blocks: snapshots together or one by one give the same number. sample_order, unit_order: permuting samples
+(with their labels) or units changes nothing. constant_zero: a constant layer gives exactly 0.
+device_exact: CPU and GPU give the same float64.
+"""
+
+FLAGS: tuple[str, ...] = (
+    "saturated",
+    "out_of_range",
+    "below_null",
+    "ties",
+    "degenerate",
+    "single_class",
+    "few_samples",
+    "nonfinite",
+    "out_of_domain",
+    "unreliable",
+)
+
+Bound = Literal["point", "upper", "lower"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """One estimated quantity for every snapshot of a block, with what belongs to it.
+
+    Attributes
+    ----------
+    value : (S,) float64
+    low, high : (S,) float64 or None
+        95 % interval of the estimator's own sampling error. Never bounds.
+    bound : "point", "upper" or "lower"
+    ceiling : (S,) or () float64, or None
+        The largest value the quantity can take on these samples: H(X) or log2 N, H(Y).
+    unit : str
+        "bit" for Shannon information; anything else names its own unit.
+    estimand : str
+        What I(X;T) means here: "binned", "noisy-finite", "noisy-population"; "" where nothing needs saying.
+    flags : mapping from flag name to (S,) bool
+    """
+
+    value: Tensor
+    low: Tensor | None = None
+    high: Tensor | None = None
+    bound: Bound = "point"
+    ceiling: Tensor | None = None
+    unit: str = BIT
+    estimand: str = ""
+    flags: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Blocks(Protocol):
+    """The whole run of one layer, to be read as often as `prepare` needs: iterating yields (S, N, U)."""
+
+    noise: Noise | None
+
+    def __iter__(self) -> Iterator[Tensor]: ...
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """The protocol. Anything with these members works in `infoplane.analyze`.
+
+    `prepare(blocks, y, x) -> Self` is added by methods that need the whole run: it returns a frozen copy
+    with what it found in fields made by `prepared()`, which go into the recorded configuration.
+    A class attribute `uses_repeats = True` asks for the further noisy passes as rows of their own, told
+    apart by equal `x_ids`; without it an estimator sees the first pass only.
+    """
+
+    name: ClassVar[str]
+    targets: ClassVar[frozenset[str]]
+    guarantees: ClassVar[frozenset[str]]
+
+    def bytes_per_snapshot(self, samples: int, units: int) -> int: ...
+
+    def estimate(
+        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
+    ) -> dict[str, Quantity]: ...
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self: ...
+
+
+def prepared(default: Any = None) -> Any:
+    """A dataclass field that `prepare` fills: recorded in the configuration, no setting of the user."""
+    return field(default=default, metadata={"prepared": True})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if isinstance(value, frozenset | set):
+        return sorted(_plain(v) for v in value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"an estimator field must be a number, string, None or tuple of these, got {value!r}")
+
+
+def config_json(estimator: Any) -> str:
+    """The estimator's fields as canonical JSON: sorted keys, no spaces, seeds included.
+
+    What `prepare` found is under "prepared", so that the user's own settings can be told from it.
+    """
+    settings: dict[str, Any] = {}
+    found: dict[str, Any] = {}
+    if dataclasses.is_dataclass(estimator):
+        for f in dataclasses.fields(estimator):
+            target = found if f.metadata.get("prepared") else settings
+            target[f.name] = _plain(getattr(estimator, f.name))
+    found = {name: value for name, value in found.items() if value is not None}
+    if found:
+        settings["prepared"] = found
+    return json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def check_inputs(
+    t: Tensor,
+    y: Tensor,
+    x_ids: Tensor | None = None,
+    *,
+    targets: frozenset[str],
+    name: str,
+    min_samples: int = 2,
+    finite: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Check and normalise the arguments of `estimate`.
+
+    Returns `t` as real floating (S, N, U), `y` (int64 classes renumbered from 0, or float64 targets) and
+    `x_ids` renumbered from 0, all on the device of `t`. Integers and bools become float64 exactly;
+    float16 and bfloat16 become float32 exactly.
+
+    Raises
+    ------
+    ValueError, TypeError
+        With what was expected, what came, and what to do.
+    """
+    if not isinstance(t, Tensor):
+        raise TypeError(f"t must be a torch.Tensor, got {type(t).__name__}; use torch.as_tensor(t)")
+    if t.ndim != 3:
+        hint = "; for one snapshot pass t[None]" if t.ndim == 2 else ""
+        raise ValueError(f"t must have shape (snapshots, samples, units), got {tuple(t.shape)}{hint}")
+    if t.is_complex():
+        raise TypeError(f"t must be real, got {t.dtype}; pass its real and imaginary parts as units")
+    samples = t.shape[1]
+    if t.shape[2] == 0:
+        raise ValueError(f"t must have at least one unit, got shape {tuple(t.shape)}")
+    if samples < min_samples:
+        raise ValueError(f"{name} needs at least {min_samples} samples, got {samples}")
+    if not isinstance(y, Tensor):
+        raise TypeError(f"y must be a torch.Tensor, got {type(y).__name__}; use torch.as_tensor(y)")
+    if y.shape[:1] != (samples,):
+        raise ValueError(f"y must have one label per sample ({samples}), got shape {tuple(y.shape)}")
+    if t.dtype in (torch.float16, torch.bfloat16) or t.dtype.is_floating_point is False:
+        t = t.to(torch.float32 if t.dtype.is_floating_point else torch.float64)
+    elif t.dtype not in (torch.float32, torch.float64):
+        t = t.to(torch.float32)  # the 8-bit floats, exactly
+    y = y.to(t.device)
+    if y.is_floating_point():
+        if "continuous" not in targets:
+            raise ValueError(
+                f"{name} takes integer classes, got {y.dtype} targets; bin them first with "
+                "infoplane.estimators.bin_targets(y, n_bins=10), or give integer labels"
+            )
+        if y.ndim > 2:
+            raise ValueError(f"targets must have shape (samples,) or (samples, k), got {tuple(y.shape)}")
+        y = y.to(torch.float64)
+        if not bool(torch.isfinite(y).all()):
+            bad = int((~torch.isfinite(y)).nonzero()[0, 0])
+            raise ValueError(f"y has non-finite values, first at sample {bad}; remove these samples")
+    else:
+        if y.is_complex():
+            raise TypeError(f"y must be real, got {y.dtype}")
+        if "discrete" not in targets:
+            raise ValueError(
+                f"{name} takes continuous targets, got {y.dtype} classes; pass y.double() if they are numbers"
+            )
+        if y.ndim != 1:
+            raise ValueError(f"class labels must have shape (samples,), got {tuple(y.shape)}")
+        y = torch.unique(y.to(torch.int64), return_inverse=True)[1]
+    if x_ids is None:
+        x_ids = torch.arange(samples, device=t.device)
+    else:
+        if x_ids.shape != (samples,):
+            raise ValueError(f"x_ids must have shape ({samples},), got {tuple(x_ids.shape)}")
+        if x_ids.is_floating_point() or x_ids.is_complex():
+            raise TypeError(f"x_ids must be integers, got {x_ids.dtype}")
+        x_ids = torch.unique(x_ids.to(t.device, torch.int64), return_inverse=True)[1]
+    # A sum is finite when all its terms are, and costs one read; look closely only when it is not.
+    if finite and t.numel() and not bool(torch.isfinite(t.sum(dtype=torch.float64))):
+        bad_mask = ~torch.isfinite(t)
+        if bool(bad_mask.any()):
+            s, n, u = (int(i) for i in bad_mask.nonzero()[0])
+            raise ValueError(
+                f"t has {int(bad_mask.sum())} non-finite values, first at snapshot {s}, sample {n}, "
+                f"unit {u}; did training diverge?"
+            )
+    return t, y, x_ids
