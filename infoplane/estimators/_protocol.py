@@ -14,9 +14,7 @@ from torch import Tensor
 from infoplane.core.records import Noise
 from infoplane.core.units import BIT
 
-ALL_GUARANTEES: frozenset[str] = frozenset(
-    {"blocks", "sample_order", "unit_order", "constant_zero", "device_exact"}
-)
+ALL_GUARANTEES: frozenset[str] = frozenset({"blocks", "sample_order", "unit_order", "constant_zero", "device_exact"})
 """What an estimator may promise, and the contract suite then tests.
 
 blocks: snapshots together or one by one give the same number. sample_order, unit_order: permuting samples
