@@ -117,7 +117,7 @@ def idx(path: str | os.PathLike[str] | None = None, *, split: str = "train") -> 
     """
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
-    places = [path] if path is not None else [os.environ.get("INFOPLANE_DATA"), "/usr/share/dataset-fashion-mnist"]
+    places = [path] if path is not None else [os.environ.get("INFOPLANE_DATA"), "/usr/share/datasets/fashion-mnist"]
     folders = [Path(p) for p in places if p]
     for folder in folders:
         found = [next(iter(sorted(folder.glob(_IDX_NAMES[split, kind]))), None) for kind in "xy"]

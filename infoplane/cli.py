@@ -1,0 +1,158 @@
+"""The command line: argument parsing only. What a command does lives in the part it calls."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from infoplane import __version__
+
+RUN = click.argument("run", type=click.Path(path_type=Path))
+RUNS = click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+OUT = click.option("-o", "--out", type=click.Path(path_type=Path), help="File to write; its suffix is the format.")
+
+
+class OneLineErrors(click.Group):
+    """Bad use and bad input end in one line on stderr and exit code 2; a bug keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from infoplane.core.errors import StoreError
+
+        try:
+            return super().invoke(ctx)
+        except (StoreError, ValueError, TypeError, OSError) as error:
+            if ctx.params.get("traceback"):
+                raise
+            notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+            text = " ".join(f"{error}{notes}".split())
+            raise click.ClickException(text or type(error).__name__) from error
+        except KeyboardInterrupt:
+            click.echo("interrupted; what was finished is kept, the same command goes on from there", err=True)
+            sys.exit(130)
+
+
+click.ClickException.exit_code = 2
+
+
+@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="infoplane")
+@click.option("--traceback", is_flag=True, help="Show where an error came from.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
+@click.pass_context
+def main(ctx: click.Context, traceback: bool, quiet: bool) -> None:
+    """Information planes of neural networks: what each layer knows about its input and its label.
+
+    \b
+    infoplane demo                                train, record, estimate and draw, in about a minute
+    infoplane estimate runs/a -e binning          estimate on recorded activations
+    infoplane plot runs/a -o plane.pdf            draw the information plane
+    """
+    ctx.obj = {"progress": not quiet}
+
+
+def command(example: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
+    """A sub-command whose help ends with an example."""
+    return main.command(epilog=f"Example: {example}", **settings)
+
+
+@command("infoplane demo --data digits --out demo-digits")
+@click.option("--data", type=click.Choice(["twelve-bit", "digits"]), default="twelve-bit", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write into [default: demo/DATA].")
+@click.option("--epochs", type=click.IntRange(1), help="Fewer epochs for a quick look.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.pass_obj
+def demo(obj: dict[str, Any], data: str, out: Path | None, epochs: int | None, seed: int) -> None:
+    """Train a small network, record it, estimate its information plane, draw it, and say what to doubt."""
+    from infoplane import demo as demos
+
+    demos.show(data, out or Path("demo") / data, epochs=epochs, seed=seed, progress=obj["progress"], echo=click.echo)
+
+
+@command("infoplane info runs/digits")
+@RUN
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def info(run: Path, as_json: bool) -> None:
+    """What a run holds: layers, steps, probe, metrics, problems."""
+    from infoplane import store
+
+    summary = store.summarize(store.open_run(run))
+    click.echo(json.dumps(summary.to_json(), indent=2) if as_json else str(summary))
+
+
+@command("infoplane verify runs/digits")
+@RUN
+def verify(run: Path) -> None:
+    """Read every byte of a run and check it; exit code 1 when something is wrong."""
+    from infoplane.store import open_run
+
+    problems = open_run(run).verify()
+    for problem in problems:
+        click.echo(str(problem))
+    click.echo(f"{run}: {'clean' if not problems else f'{len(problems)} problems'}")
+    sys.exit(1 if problems else 0)
+
+
+@command("infoplane estimate runs/digits -e binning:n_bins=30 -e kde")
+@RUNS
+@click.option("-e", "--estimator", "estimators", multiple=True, default=["binning"], show_default=True, metavar="SPEC")
+@click.option("-l", "--layer", "layers", multiple=True, metavar="GLOB", help="Only these layers.")
+@click.option("-s", "--subset", "subsets", multiple=True, default=["all"], show_default=True, metavar="NAME")
+@click.option("--device", help="cpu, cuda, cuda:1, ... [default: cuda where there is one]")
+@click.option("-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.pass_obj
+def estimate(
+    obj: dict[str, Any],
+    runs: tuple[Path, ...],
+    estimators: tuple[str, ...],
+    layers: tuple[str, ...],
+    subsets: tuple[str, ...],
+    device: str | None,
+    jobs: int,
+) -> None:
+    """Estimate information quantities on recorded activations; what is done already is not done again."""
+    from infoplane.analysis import analyze
+
+    for run in runs:
+        table = analyze(
+            run,
+            list(estimators),
+            layers=list(layers) or None,
+            subsets=subsets,
+            device=device,
+            jobs=jobs,
+            progress=obj["progress"],
+        )
+        click.echo(f"{run / 'results.csv'}: {len(table)} rows")
+
+
+@command("infoplane plot runs/digits -k plane -o plane.pdf")
+@RUNS
+@click.option("-k", "--kind", default="plane", show_default=True, help="Which figure; 'list' names them.")
+@OUT
+@click.option("-e", "--estimator", metavar="SPEC", help="Which estimator, where the table has several.")
+@click.option("-l", "--layer", "layers", multiple=True, metavar="GLOB", help="Only these layers.")
+@click.option("-s", "--subset", default="all", show_default=True)
+@click.option("--style", type=click.Choice(["column", "page", "screen"]), default="screen", show_default=True)
+@click.option("--dpi", type=click.IntRange(30, 1200), default=200, show_default=True)
+def plot(runs: tuple[Path, ...], kind: str, out: Path | None, **options: Any) -> None:
+    """Draw a figure from the results of one or several runs."""
+    from infoplane import plots
+
+    if kind == "list":
+        click.echo("\n".join(plots.FIGURES))
+        return
+    click.echo(str(plots.draw_file(runs, kind, out or Path(f"{kind}.png"), **options)))
+
+
+@command("infoplane estimators binning")
+@click.argument("name", required=False)
+def estimators(name: str | None) -> None:
+    """List the estimators with their settings, or show one estimator's page."""
+    from infoplane.estimators import describe
+
+    click.echo(describe(name))
