@@ -1,0 +1,200 @@
+"""The text form of the results table: one physical line a row, every number and name exact.
+
+A name may hold anything, and a torn file must be recognisable by its last byte. So control and direction
+characters, lone surrogates and the backslash are written as backslash escapes, and a row never spans two
+lines. A cell of text that a spreadsheet would run as a formula (leading = + - @) is written behind an
+apostrophe, which reading takes off again; a text that begins with an apostrophe gets a second one.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+NAN = float("nan")
+
+
+class Row(NamedTuple):
+    """One quantity of one layer at one step; the fields are the columns of the table, in order."""
+
+    run: str
+    step: int
+    epoch: float
+    layer: str
+    depth: int
+    subset: str
+    estimator: str
+    config: str
+    n_samples: int
+    n_units: int
+    quantity: str
+    estimand: str = ""
+    value: float = NAN
+    low: float = NAN
+    high: float = NAN
+    bound: str = "point"
+    ceiling: float = NAN
+    unit: str = "bit"
+    flags: str = ""
+    source: str = ""
+
+
+COLUMNS: tuple[str, ...] = Row._fields
+KEY: tuple[str, ...] = ("run", "step", "layer", "subset", "estimator", "config", "quantity", "source")
+INTEGERS: frozenset[str] = frozenset({"step", "depth", "n_samples", "n_units"})
+FLOATS: frozenset[str] = frozenset({"epoch", "value", "low", "high", "ceiling"})
+HEADER: bytes = (",".join(COLUMNS) + "\n").encode()
+_KINDS = tuple("i" if c in INTEGERS else "f" if c in FLOATS else "s" for c in COLUMNS)
+
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\\\\\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+_ESCAPE = re.compile(r"\\(n|r|t|\\|x[0-9a-f]{2}|u[0-9a-f]{4})")
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
+_LONG = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
+_FORMULA = frozenset("=+-@'＝＋－＠")
+_QUOTED = re.compile("[\",;'|]|^ | $")
+
+
+def visible(text: str) -> str:
+    """`text` with what a terminal or a spreadsheet would obey written as a backslash escape."""
+    return _UNSAFE.sub(_escape_one, text)
+
+
+def _escape_one(match: re.Match[str]) -> str:
+    c = match.group()
+    return _SHORT.get(c) or (f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}")
+
+
+def _unescape_one(match: re.Match[str]) -> str:
+    code = match.group(1)
+    return _LONG.get(code) or chr(int(code[1:], 16))
+
+
+def format_text(text: str) -> str:
+    """One cell of text, quoted where it must be; `parse_text` gives it back exactly."""
+    text = visible(text)
+    if text and text[0] in _FORMULA:
+        text = "'" + text
+    return '"' + text.replace('"', '""') + '"' if _QUOTED.search(text) else text
+
+
+def parse_text(cell: str) -> str:
+    """The text of a cell whose quotes the CSV reader took off."""
+    if cell[:1] == "'":
+        cell = cell[1:]
+    return _ESCAPE.sub(_unescape_one, cell) if "\\" in cell else cell
+
+
+def format_float(value: float) -> str:
+    """The shortest decimal that reads back as the same float64; empty for NaN."""
+    return "" if value != value else repr(float(value))
+
+
+def format_rows(rows: Iterable[Row]) -> bytes:
+    """Lines of the table, without a header."""
+    cells: dict[str, str] = {}
+    lines = []
+    for row in rows:
+        line: list[str] = []
+        value: Any
+        for kind, value in zip(_KINDS, row, strict=True):
+            if kind == "s":
+                cell = cells.get(value)
+                if cell is None:
+                    cell = cells[value] = format_text(value)
+            elif kind == "f":
+                cell = format_float(value)
+            else:
+                cell = str(int(value))
+            line.append(cell)
+        lines.append(",".join(line) + "\n")
+    return "".join(lines).encode()
+
+
+def whole_lines(data: bytes) -> bytes:
+    """`data` without a torn last line."""
+    return data[: data.rfind(b"\n") + 1]
+
+
+def check_header(line: Sequence[str], path: Path) -> None:
+    """Raise ValueError when a column is missing."""
+    missing = [c for c in COLUMNS if c not in line]
+    if missing:
+        raise ValueError(
+            f"{path} is no results table: column{'s' * (len(missing) > 1)} {', '.join(missing)} missing, "
+            f"got {visible(', '.join(line))[:200]}; expected {', '.join(COLUMNS)}"
+        )
+
+
+def parse_table(data: bytes, path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Columns of a table file; a torn last line is dropped.
+
+    Columns may come in any order, further ones are ignored.
+
+    Raises
+    ------
+    ValueError
+        A column is missing, or a line does not have as many fields as the header or holds no number
+        where one belongs; the line says which.
+    """
+    try:
+        text = whole_lines(data).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 at byte {error.start}; is it a results table?") from None
+    reader = csv.reader(text.split("\n")[:-1], strict=True)
+    try:
+        lines = list(reader)
+    except csv.Error as error:
+        raise ValueError(f"{path} line {reader.line_num}: {error}") from None
+    if not lines:
+        return {c: np.empty(0, _dtype(c)) for c in COLUMNS}
+    header = lines.pop(0)
+    check_header(header, path)
+    width = len(header)
+    for i, line in enumerate(lines):
+        if len(line) != width:
+            raise ValueError(
+                f"{path} line {i + 2} has {len(line)} fields, expected {width}; the table is damaged: "
+                "delete it and analyse again"
+            )
+    cells = list(zip(*lines, strict=True)) if lines else [()] * width
+    return {c: _column(c, cells[header.index(c)], path) for c in COLUMNS}
+
+
+def _dtype(column: str) -> Any:
+    return np.int64 if column in INTEGERS else np.float64 if column in FLOATS else object
+
+
+def _column(name: str, cells: Sequence[str], path: Path) -> npt.NDArray[Any]:
+    out: npt.NDArray[Any] = np.empty(len(cells), _dtype(name))
+    if name in INTEGERS or name in FLOATS:
+        kind = int if name in INTEGERS else float
+        try:
+            out[:] = [kind(c) if c else NAN for c in cells] if kind is float else list(map(int, cells))
+        except (ValueError, OverflowError):
+            for i, c in enumerate(cells):
+                if not _is_number(kind, c):
+                    raise ValueError(
+                        f"{path} line {i + 2}: {name} must be {'a number' if kind is float else 'an integer'}, "
+                        f"got {visible(c)[:40]!r}"
+                    ) from None
+            raise
+    else:
+        known: dict[str, str] = {}
+        for cell in set(cells):
+            known[cell] = parse_text(cell)
+        out[:] = [known[c] for c in cells]
+    return out
+
+
+def _is_number(kind: type[int] | type[float], cell: str) -> bool:
+    try:
+        number = kind(cell) if cell or kind is int else NAN
+    except ValueError:
+        return False
+    return kind is float or -(2**63) <= number < 2**63

@@ -1,0 +1,293 @@
+"""Results on disk: a CSV under an exclusive lock, appended and synced task by task, and its JSON beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from infoplane.results._csv import HEADER, Row, format_rows, parse_table, whole_lines
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # no flock on this system: the lock file alone
+    fcntl = None
+
+_NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+
+
+def csv_path(path: str | os.PathLike[str]) -> Path:
+    """`path` itself, or `results.csv` in it when it is a run directory."""
+    path = Path(path)
+    return path / "results.csv" if path.is_dir() else path
+
+
+def meta_path(table: Path) -> Path:
+    """The JSON beside a table: `results.json` for `results.csv`."""
+    return table.with_suffix(".json")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`: temporary name, fsync, rename, fsync of the directory."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    if os.name == "posix":
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def write_meta(path: Path, meta: Mapping[str, Any]) -> None:
+    """Write strict JSON atomically; NaN and infinities are refused by the encoder."""
+    text = json.dumps(meta, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    write_atomically(path, text.encode() + b"\n")
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """The JSON beside a table, or {} where there is none.
+
+    Raises
+    ------
+    ValueError
+        The file is no JSON object.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    try:
+        meta = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no valid JSON ({error}); delete it and analyse again") from None
+    if not isinstance(meta, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(meta).__name__}")
+    return meta
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def check_digest(data: bytes, meta: Mapping[str, Any], path: Path) -> None:
+    """Compare what was sealed in the JSON with the first bytes of the table; appended rows may follow."""
+    sealed = meta.get("table")
+    if not isinstance(sealed, Mapping):
+        return
+    size, expected = sealed.get("bytes"), sealed.get("blake2b")
+    if not isinstance(size, int) or digest(data[:size]) != expected or len(data) < size:
+        raise ValueError(
+            f"{path} was changed after it was written: its first {size} bytes do not match the digest in "
+            f"{meta_path(path).name}; delete both and analyse again, or read it with verify=False"
+        )
+
+
+def read_files(path: Path, *, verify: bool = True) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    """Columns and meta of a table; see `ResultTable.read`."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, "no results table; analyse the run first", str(path)) from None
+    meta = read_meta(meta_path(path))
+    if verify:
+        check_digest(data, meta, path)
+    return parse_table(data, path), meta
+
+
+def write_files(path: Path, rows: bytes, meta: Mapping[str, Any]) -> None:
+    """Replace a table and its JSON. The digest goes in last, so that a stop in between leaves no false one."""
+    plain = {k: v for k, v in meta.items() if k != "table"}
+    data = HEADER + rows
+    lock = LockedFile(path)
+    try:
+        write_meta(meta_path(path), plain)
+        write_atomically(path, data)
+        write_meta(meta_path(path), {**plain, "table": {"bytes": len(data), "blake2b": digest(data)}})
+    finally:
+        lock.release()
+
+
+class TableWriter:
+    """Appends rows to one table as its only writer.
+
+    Opening takes the lock, checks header and digest and cuts a torn last line off; `columns` and `meta` hold
+    what is there. Each `append` is on the disk when it returns. Closing writes `meta` and the digest.
+
+    Parameters
+    ----------
+    path : path of the CSV; made where it does not exist.
+
+    Attributes
+    ----------
+    unsealed : bool
+        The table is longer than what the JSON vouches for: its writer was killed, and the last rows may be
+        a part of what that writer had in hand.
+
+    Raises
+    ------
+    BlockingIOError
+        Another process is writing this table.
+    ValueError
+        The file is no results table, or was altered.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = csv_path(path)
+        self._lock = LockedFile(self.path)
+        self._file = self._lock.file
+        try:
+            self._file.seek(0)
+            data = self._file.read()
+            self.meta = read_meta(meta_path(self.path))
+            kept = whole_lines(data)
+            check_digest(data, self.meta, self.path)
+            self.columns = parse_table(kept, self.path)
+            if kept and kept[: len(HEADER)] != HEADER:
+                raise ValueError(
+                    f"{self.path} has other columns or another order than this release writes; "
+                    "move it away, or convert it with ResultTable.read(path).write(path)"
+                )
+            self.unsealed = len(kept) > self.meta.get("table", {}).get("bytes", 0)
+            if len(kept) < len(data):
+                self._file.truncate(len(kept))
+            self._file.seek(len(kept))
+            self._hash = hashlib.blake2b(kept, digest_size=16)
+            self._size = len(kept)
+            if not kept:
+                self._write(HEADER)
+                _sync_directory(self.path.parent)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Add rows at the end; they are synced to the disk on return."""
+        data = format_rows(rows)
+        if data:
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._hash.update(data)
+        self._size += len(data)
+
+    def close(self) -> None:
+        """Write the JSON beside the table and let the lock go."""
+        if self._file.closed:
+            return
+        try:
+            self.meta["table"] = {"bytes": self._size, "blake2b": self._hash.hexdigest()}
+            write_meta(meta_path(self.path), self.meta)
+        finally:
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class LockedFile:
+    """A file open for reading and writing, made where it does not exist, held by one process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._own: Path | None = None
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+            self.file = os.fdopen(fd, "r+b")
+            try:
+                if not _flock(self.file, path):
+                    self._own = _own_lock_file(path)
+                # Replaced while we opened it, it is another file: the lock must be on the one of this name.
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(fd), path.stat()):
+                        return
+            except BaseException:
+                self.release()
+                raise
+            self.release()
+
+    def release(self) -> None:
+        self.file.close()
+        if self._own is not None:
+            self._own.unlink(missing_ok=True)
+            self._own = None
+
+
+def _busy(path: Path, who: str = "") -> BlockingIOError:
+    return BlockingIOError(errno.EAGAIN, f"another process{who} is writing this results table; wait for it", str(path))
+
+
+def _flock(file: Any, path: Path) -> bool:
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _NO_FLOCK:
+            return False
+        if isinstance(error, BlockingIOError):
+            raise _busy(path) from None
+        raise
+    return True
+
+
+def _own_lock_file(path: Path) -> Path:
+    """Where the file system knows no flock: a file with our name in it, which a killed process leaves behind."""
+    lock = path.with_name(path.name + ".lock")
+    try:
+        with lock.open("x") as file:
+            file.write(f"{os.getpid()} on {socket.gethostname()}")
+    except FileExistsError:
+        who = f" ({lock.read_text()[:100]}; if it is gone, delete {lock.name})"
+        raise _busy(path, who) from None
+    return lock
+
+
+def empty_columns() -> dict[str, npt.NDArray[Any]]:
+    return parse_table(HEADER, Path("results.csv"))
+
+
+def columns_of(rows: Iterable[Row]) -> dict[str, npt.NDArray[Any]]:
+    """Column arrays of rows in memory."""
+    rows = list(rows)
+    columns = empty_columns()
+    if not rows:
+        return columns
+    for (name, column), cells in zip(columns.items(), zip(*rows, strict=True), strict=True):
+        array: npt.NDArray[Any] = np.empty(len(rows), column.dtype)
+        array[:] = cells
+        columns[name] = array
+    return columns

@@ -1,0 +1,337 @@
+"""From a results table to the one series that a figure or a report shows: which run, estimator, settings, layers.
+
+A figure that mixed two estimators or two subsets would be read as one; so where the table leaves a choice
+and the caller made none, the error names what there is to choose from.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from infoplane.core.errors import closest
+
+if TYPE_CHECKING:
+    from infoplane.results.table import ResultTable
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+RECORDED = "recorded"
+_UNINTERESTING = frozenset({"seed", "null_draws", "null_seed", "prepared"})
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Rows of one estimator, one set of settings and one subset, of one run unless several were allowed.
+
+    Attributes
+    ----------
+    table : ResultTable
+        The rows, without the recorded metrics.
+    runs : list of str
+    layers : list of str
+        Chosen layers, in the order of the forward pass.
+    estimator, settings, subset : str
+        `settings` is canonical JSON.
+    """
+
+    table: ResultTable
+    runs: list[str]
+    layers: list[str]
+    estimator: str
+    settings: str
+    subset: str
+
+    @property
+    def n_samples(self) -> list[int]:
+        return sorted({int(n) for n in self.table["n_samples"]})
+
+    def of_run(self, run: str) -> Series:
+        return replace(self, table=_where(self.table, self.table["run"] == run), runs=[run])
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """One quantity as arrays (steps, layers), NaN where the table has no row.
+
+    Attributes
+    ----------
+    steps, epochs : (S,) float64
+    layers : list of str, L of them
+    value, low, high, ceiling : (S, L) float64
+    flags : mapping from flag name to (S, L) bool
+    bounds, estimands : set of str
+        Those met in the rows: "point", "upper", "lower"; "binned", ...
+    unit : str
+    """
+
+    quantity: str
+    steps: FloatArray
+    epochs: FloatArray
+    layers: list[str]
+    value: FloatArray
+    low: FloatArray
+    high: FloatArray
+    ceiling: FloatArray
+    flags: Mapping[str, BoolArray]
+    bounds: frozenset[str]
+    estimands: frozenset[str]
+    unit: str
+
+    def flag(self, name: str) -> BoolArray:
+        return self.flags.get(name, np.zeros(self.value.shape, dtype=bool))
+
+    @property
+    def top(self) -> float | None:
+        """The largest ceiling, None where no row has one."""
+        known = self.ceiling[np.isfinite(self.ceiling)]
+        return float(known.max()) if known.size else None
+
+
+def choose(
+    table: ResultTable,
+    *,
+    estimator: str | None = None,
+    settings: Mapping[str, Any] | str | None = None,
+    run: str | None = None,
+    subset: str | None = None,
+    layers: Sequence[str] | None = None,
+    several_runs: bool = False,
+) -> Series:
+    """Narrow a table to one series.
+
+    Parameters
+    ----------
+    estimator : str, optional
+        A name, with settings after a colon if wished: "binning" or "binning:n_bins=30".
+    settings : mapping or str, optional
+        Settings that the rows must have: {"n_bins": 30} or "n_bins=30".
+    run, subset : str, optional
+        Without `subset`, "all" is taken where the table has it.
+    layers : sequence of str, optional
+        Names or globs. By default the outputs of activation modules and the model's output, where the
+        table's meta tells the roles, else all.
+    several_runs : bool
+        Whether several runs may stay.
+
+    Raises
+    ------
+    ValueError
+        If nothing is left, or more than one estimator, setting, run or subset: the line names them.
+    """
+    rows = table.current()
+    rows = _where(rows, (rows["estimator"] != RECORDED) & (rows["layer"] != ""))
+    if len(rows) == 0:
+        raise ValueError("the table has no estimates; run infoplane.analyze(run) first")
+    wanted = parse_settings(settings)
+    if estimator is not None:
+        name, _, rest = estimator.partition(":")
+        wanted = {**parse_settings(rest), **wanted}
+        rows = _equal(rows, "estimator", name)
+    rows = _one(rows, "estimator", "estimator")
+    if run is not None:
+        rows = _equal(rows, "run", run)
+    elif not several_runs:
+        rows = _one(rows, "run", "run")
+    if subset is None and "all" in set(rows["subset"]):
+        subset = "all"
+    rows = _equal(rows, "subset", subset) if subset is not None else _one(rows, "subset", "subset")
+    rows = _one_setting(rows, wanted)
+    keys = default_layers(rows) if not layers else match_layers(layers, ordered_layers(rows))
+    rows = _where(rows, np.isin(rows["layer"].astype(str), keys))
+    return Series(
+        table=rows,
+        runs=list(dict.fromkeys(str(r) for r in rows["run"])),
+        layers=keys,
+        estimator=str(rows["estimator"][0]),
+        settings=str(rows["settings"][0]),
+        subset=str(rows["subset"][0]),
+    )
+
+
+def grid(series: Series, quantity: str) -> Grid:
+    """One quantity of one run as (steps, layers)."""
+    if len(series.runs) != 1:
+        raise ValueError(f"a grid holds one run, got {len(series.runs)}: {', '.join(series.runs)}")
+    everything = series.table
+    steps = np.unique(everything["step"].astype(np.float64))
+    rows = _where(everything, everything["quantity"] == quantity)
+    place = {layer: i for i, layer in enumerate(series.layers)}
+    at_step = np.searchsorted(steps, rows["step"].astype(np.float64))
+    at_layer = np.array([place[layer] for layer in rows["layer"]], dtype=np.int64)
+
+    def filled(column: npt.NDArray[Any]) -> FloatArray:
+        out = np.full((steps.size, len(place)), np.nan)
+        out[at_step, at_layer] = column.astype(np.float64)
+        return out
+
+    names = sorted({name for flags in rows["flags"] for name in str(flags).split(";") if name})
+    flags: dict[str, BoolArray] = {}
+    for name in names:
+        mask = np.zeros((steps.size, len(place)), dtype=bool)
+        mask[at_step, at_layer] = rows.flag(name)
+        flags[name] = mask
+    epochs = np.full(steps.size, np.nan)
+    epochs[np.searchsorted(steps, everything["step"].astype(np.float64))] = everything["epoch"].astype(np.float64)
+    units = {str(u) for u in rows["unit"] if u}
+    if len(units) > 1:
+        raise ValueError(f"{quantity} has several units in this table: {', '.join(sorted(units))}")
+    return Grid(
+        quantity=quantity,
+        steps=steps,
+        epochs=epochs,
+        layers=list(series.layers),
+        value=filled(rows["value"]),
+        low=filled(rows["low"]),
+        high=filled(rows["high"]),
+        ceiling=filled(rows["ceiling"]),
+        flags=flags,
+        bounds=frozenset(str(b) for b in rows["bound"] if b),
+        estimands=frozenset(str(e) for e in rows["estimand"] if e),
+        unit=next(iter(units), "bit"),
+    )
+
+
+def metrics(
+    table: ResultTable, *, run: str | None = None, layer: str = "", against: str = "step"
+) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """Recorded metrics of one run: name -> (steps or epochs, values), in step order; `layer=""` for the model's."""
+    rows = table.current()
+    rows = _where(rows, (rows["estimator"] == RECORDED) & (rows["layer"] == layer))
+    if run is not None:
+        rows = _where(rows, rows["run"] == run)
+    out = {}
+    for name in dict.fromkeys(str(q) for q in rows["quantity"]):
+        chosen = _where(rows, rows["quantity"] == name)
+        order = np.argsort(chosen["step"], kind="stable")
+        when = chosen["step"] if against == "step" else chosen["epoch"]
+        out[name] = (when.astype(np.float64)[order], chosen["value"].astype(np.float64)[order])
+    return out
+
+
+def parse_settings(text: Mapping[str, Any] | str | None) -> dict[str, Any]:
+    """`n_bins=30,range=layer` as a mapping; values are JSON where they parse as such, else strings."""
+    if not text:
+        return {}
+    if not isinstance(text, str):
+        return {str(k): list(v) if isinstance(v, tuple) else v for k, v in text.items()}
+    out: dict[str, Any] = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError(f"settings read name=value, separated by commas; got {part!r}")
+        try:
+            out[name.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            out[name.strip()] = value.strip()
+    return out
+
+
+def settings_words(settings: str) -> list[str]:
+    """The settings that change what a number means, as `n_bins = 30`; unset ones and seeds are left out."""
+    out = []
+    for name, value in json.loads(settings or "{}").items():
+        if value is None or name in _UNINTERESTING:
+            continue
+        if isinstance(value, list):
+            value = "(" + ", ".join(f"{v:g}" if isinstance(v, int | float) else str(v) for v in value) + ")"
+        out.append(f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}")
+    return out
+
+
+def ceiling_name(grid: Grid, n_samples: Iterable[int]) -> str:
+    """log2 N where the ceiling of I(X;T) is that of the sample, else H(X); H(Y) for I(T;Y)."""
+    if grid.quantity.startswith("I(T;Y)"):
+        return "H(Y)"
+    sizes = list(n_samples)
+    if grid.top is not None and len(sizes) == 1 and math.isclose(grid.top, math.log2(sizes[0]), abs_tol=1e-6):
+        return "log₂ N"
+    return "H(X)"
+
+
+def ordered_layers(rows: ResultTable) -> list[str]:
+    """Layers of the rows in the order of the forward pass."""
+    depth: dict[str, int] = {}
+    for layer, value in zip(rows["layer"], rows["depth"], strict=True):
+        depth.setdefault(str(layer), int(value))
+    return sorted(depth, key=lambda layer: (depth[layer], layer))
+
+
+def default_layers(rows: ResultTable) -> list[str]:
+    """Activations and the output where the table's meta tells the roles of its layers, else every layer."""
+    known = ordered_layers(rows)
+    about = rows.meta.get("runs", {})
+    shown = {
+        str(layer["key"])
+        for run in set(rows["run"])
+        for layer in about.get(run, {}).get("layers", ())
+        if layer.get("role") in ("activation", "output")
+    }
+    return [layer for layer in known if layer in shown] or known
+
+
+def match_layers(patterns: Sequence[str], known: Sequence[str]) -> list[str]:
+    if isinstance(patterns, str):
+        patterns = [patterns]
+    found = set()
+    for pattern in patterns:
+        hits = {layer for layer in known if layer == pattern or fnmatch.fnmatchcase(layer, pattern)}
+        if not hits:
+            raise ValueError(
+                f"no layer of the table matches {pattern!r}; closest: {', '.join(closest(pattern, known))}"
+            )
+        found |= hits
+    return [layer for layer in known if layer in found]
+
+
+def _where(rows: ResultTable, mask: Any) -> ResultTable:
+    return rows.take(np.asarray(mask, dtype=bool))
+
+
+def _equal(rows: ResultTable, column: str, value: str) -> ResultTable:
+    values = rows[column].astype(str)
+    if value not in values:
+        known = list(dict.fromkeys(values))
+        raise ValueError(f"the table has no {column} {value!r}; available: {', '.join(known[:12])}")
+    return _where(rows, values == value)
+
+
+def _one(rows: ResultTable, column: str, word: str) -> ResultTable:
+    known = list(dict.fromkeys(str(v) for v in rows[column]))
+    if len(known) > 1:
+        raise ValueError(f"the table has {len(known)} {word}s, choose one with {word}=...: {', '.join(known[:12])}")
+    return rows
+
+
+def _one_setting(rows: ResultTable, wanted: Mapping[str, Any]) -> ResultTable:
+    texts = rows["settings"].astype(str)
+    known = {text: json.loads(text or "{}") for text in dict.fromkeys(texts)}
+    for name in wanted:
+        if not any(name in config for config in known.values()):
+            fields = sorted({field for config in known.values() for field in config})
+            raise ValueError(f"{rows['estimator'][0]} has no setting {name!r}; it has {', '.join(fields)}")
+    fit = [t for t, config in known.items() if all(n in config and config[n] == v for n, v in wanted.items())]
+    varying = sorted({n for c in known.values() for n in c if len({json.dumps(d.get(n)) for d in known.values()}) > 1})
+
+    def words(text: str) -> str:
+        return ",".join(f"{n}={json.dumps(known[text].get(n))}" for n in varying) or "(default)"
+
+    if not fit:
+        asked = ",".join(f"{n}={json.dumps(v)}" for n, v in wanted.items())
+        raise ValueError(
+            f"the table has no {rows['estimator'][0]} with {asked}; available: {'; '.join(map(words, known))}"
+        )
+    if len(fit) > 1:
+        raise ValueError(
+            f"the table has {len(fit)} settings of {rows['estimator'][0]}, choose with settings=...: "
+            f"{'; '.join(words(t) for t in fit[:12])}"
+        )
+    return _where(rows, texts == fit[0])

@@ -1,0 +1,419 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import multiprocessing
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infoplane.results import COLUMNS, ResultTable, Row, TableWriter, read_table
+from infoplane.results._csv import HEADER, format_rows, format_text, parse_table, parse_text
+
+
+def row(**changes):
+    base = {
+        "run": "r1",
+        "step": 0,
+        "epoch": 0.0,
+        "layer": "fc1",
+        "depth": 0,
+        "subset": "all",
+        "estimator": "binning",
+        "config": '{"n_bins":30}',
+        "n_samples": 100,
+        "n_units": 3,
+        "quantity": "I(X;T)",
+        "value": 1.5,
+        "source": "aa",
+    }
+    return Row(**{**base, **changes})
+
+
+def plane_rows(steps=(0, 1), layers=("fc1", "fc2"), run="r1", x=None, **changes):
+    out = []
+    for step in steps:
+        for depth, layer in enumerate(layers):
+            value = 5.0 - depth if x is None else x[step][depth]
+            shared = {"run": run, "step": step, "layer": layer, "depth": depth, **changes}
+            out.append(row(quantity="I(X;T)", value=value, ceiling=6.0, **shared))
+            out.append(row(quantity="I(T;Y)", value=0.1 * depth, ceiling=1.0, **shared))
+            out.append(row(quantity="I(T;Y) null", value=0.05, low=0.01, high=0.09, **shared))
+    return out
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "results.csv"
+
+
+# Text and numbers survive
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.text(st.characters(exclude_categories=()), max_size=12))
+def test_any_text_survives_on_one_line_and_starts_no_formula(text):
+    cell = format_text(text)
+    assert "\n" not in cell
+    assert "\r" not in cell
+    cell.encode()
+    (read,) = next(csv.reader(io.StringIO(cell + ",\n")))[:1]
+    assert read[:1] not in set("=+-@\t\r")
+    assert parse_text(read) == text
+
+
+NAMES = [
+    "=HYPERLINK(1)",
+    "'quoted",
+    "a,b",
+    'say "x"',
+    "two\nlines",
+    "\x1b[31mred",
+    "back\\slash\\n",
+    "\u202egnp",
+    "lone \ud800",
+    "",
+    " padded ",
+    "-1",
+    "é",
+    "é",
+]
+
+
+def test_names_survive_in_a_table(path):
+    rows = [row(layer=name, run=name, step=i) for i, name in enumerate(NAMES)]
+    ResultTable.from_rows(rows).write(path)
+    assert format_rows(ResultTable.read(path)) == format_rows(rows)
+    assert ResultTable.read(path).layer.tolist() == NAMES
+    data = path.read_bytes()
+    assert data.count(b"\n") == len(NAMES) + 1
+    assert b"\x1b" not in data
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(allow_nan=False))
+def test_floats_survive_exactly(tmp_path_factory, value):
+    data = HEADER + format_rows([row(value=value)])
+    read = parse_table(data, tmp_path_factory.getbasetemp())["value"][0]
+    assert read == value
+    assert math.copysign(1, read) == math.copysign(1, value)
+
+
+def test_nan_is_an_empty_cell(path):
+    ResultTable.from_rows([row(value=float("nan"), flags="nonfinite")]).write(path)
+    record = next(csv.DictReader(path.read_text().splitlines()))
+    assert record["value"] == ""
+    assert record["flags"] == "nonfinite"
+    assert math.isnan(ResultTable.read(path).value[0])
+
+
+# Files
+
+
+def test_columns_and_order_are_the_documented_ones(path):
+    ResultTable.from_rows([row()]).write(path)
+    assert path.read_text().splitlines()[0] == (
+        "run,step,epoch,layer,depth,subset,estimator,config,n_samples,n_units,quantity,estimand,value,low,high,"
+        "bound,ceiling,unit,flags,source"
+    )
+
+
+def test_written_and_appended_files_are_equal(tmp_path):
+    rows = plane_rows()
+    ResultTable.from_rows(rows).write(tmp_path / "a.csv")
+    for i in range(0, len(rows), 5):
+        ResultTable.append(tmp_path / "b.csv", rows[i : i + 5])
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_run_directory_stands_for_its_table(tmp_path):
+    ResultTable.from_rows([row()], {"runs": {"r1": {"n": 3}}}).write(tmp_path)
+    table = read_table(tmp_path)
+    assert len(table) == 1
+    assert table.meta["runs"]["r1"]["n"] == 3
+    assert (tmp_path / "results.csv").exists()
+
+
+def test_every_truncation_reads_as_the_whole_rows_before_it(path):
+    rows = plane_rows(steps=(0,))
+    ResultTable.append(path, rows)
+    path.with_suffix(".json").unlink()
+    data = path.read_bytes()
+    for length in range(len(data) + 1):
+        path.write_bytes(data[:length])
+        table = ResultTable.read(path)
+        assert len(table) == max(0, data[:length].count(b"\n") - 1)
+        assert list(format_rows(table)) == list(format_rows(rows[: len(table)]))
+        with TableWriter(path) as writer:
+            writer.append(rows[len(table) :])
+        assert path.read_bytes() == data
+        path.with_suffix(".json").unlink()
+
+
+def test_missing_column_is_named(path):
+    ResultTable.from_rows([row()]).write(path)
+    text = path.read_text().replace(",ceiling,", ",").replace(",source", "")
+    path.write_text(text)
+    path.with_suffix(".json").unlink()
+    with pytest.raises(ValueError, match=r"columns ceiling, source missing, got run, step.*expected run, step"):
+        ResultTable.read(path)
+    with pytest.raises(ValueError, match="columns ceiling, source missing"):
+        ResultTable.append(path, [row()])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a,b", "line 3 has 2 fields, expected 20"),
+        (
+            format_rows([row()]).decode().strip().replace(",1.5,", ",1.5bit,"),
+            "line 3: value must be a number, got '1.5bit'",
+        ),
+        (
+            format_rows([row()]).decode().strip().replace("r1,0,", "r1,0.5,"),
+            "line 3: step must be an integer, got '0.5'",
+        ),
+    ],
+)
+def test_damaged_line_is_named(path, line, message):
+    path.write_bytes(HEADER + format_rows([row()]) + line.encode() + b"\n")
+    with pytest.raises(ValueError, match=message):
+        ResultTable.read(path)
+
+
+def test_other_column_order_is_read_but_not_appended_to(path):
+    order = list(reversed(COLUMNS))
+    values = dict(zip(COLUMNS, next(csv.reader(io.StringIO(format_rows([row()]).decode()))), strict=True))
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([[*order, "note"], [*(values[c] for c in order), "mine"]])
+    assert next(iter(ResultTable.read(path))).layer == "fc1"
+    with pytest.raises(ValueError, match="other columns or another order"):
+        ResultTable.append(path, [row()])
+
+
+def test_changed_number_is_found_out(path):
+    ResultTable.append(path, plane_rows())
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"5.0", b"4.0", 1))
+    with pytest.raises(ValueError, match=r"changed after it was written.*verify=False"):
+        ResultTable.read(path)
+    with pytest.raises(ValueError, match="changed after it was written"):
+        ResultTable.append(path, [row()])
+    assert ResultTable.read(path, verify=False).value[0] == 4.0
+
+
+def test_missing_table_says_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match="analyse the run first"):
+        ResultTable.read(tmp_path)
+
+
+def test_meta_must_be_strict_json(path):
+    ResultTable.from_rows([row()]).write(path)
+    path.with_suffix(".json").write_text('{"a": NaN}')
+    with pytest.raises(ValueError, match="NaN is not JSON"):
+        ResultTable.read(path)
+
+
+def _hold(path, ready, go):
+    with TableWriter(path):
+        ready.set()
+        go.wait(30)
+
+
+def test_second_writer_is_refused_until_the_first_is_done(path):
+    context = multiprocessing.get_context("spawn")
+    ready, go = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(path, ready, go))
+    other.start()
+    try:
+        assert ready.wait(60)
+        with pytest.raises(BlockingIOError, match="another process is writing"):
+            ResultTable.append(path, [row()])
+        with pytest.raises(BlockingIOError, match="another process is writing"):
+            ResultTable.from_rows([row()]).write(path)
+    finally:
+        go.set()
+        other.join(30)
+    ResultTable.append(path, [row()])
+    assert len(ResultTable.read(path)) == 1
+
+
+def test_lock_of_a_killed_writer_is_gone(path):
+    context = multiprocessing.get_context("spawn")
+    ready, go = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(path, ready, go))
+    other.start()
+    assert ready.wait(60)
+    other.kill()
+    other.join(30)
+    ResultTable.append(path, [row()])
+    assert len(ResultTable.read(path)) == 1
+
+
+def test_lock_file_where_the_file_system_has_no_flock(path, monkeypatch):
+    from infoplane.results import _files
+
+    monkeypatch.setattr(_files, "fcntl", None)
+    lock = path.with_name("results.csv.lock")
+    with TableWriter(path) as writer:
+        assert lock.exists()
+        with pytest.raises(BlockingIOError, match=r"another process \(\d+ on .*delete results.csv.lock"):
+            TableWriter(path)
+        writer.append([row()])
+    assert not lock.exists()
+    assert len(ResultTable.read(path)) == 1
+
+
+def test_failed_write_keeps_what_was_there(path, monkeypatch):
+    ResultTable.append(path, plane_rows())
+    before = path.read_bytes()
+    writer = TableWriter(path)
+
+    def full(fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        writer.append([row(step=9)])
+    monkeypatch.undo()
+    writer.close()
+    assert path.read_bytes()[: len(before)] == before
+    assert len(ResultTable.read(path)) >= 12
+
+
+def test_unsealed_tells_a_killed_writer_from_a_closed_one(path):
+    with TableWriter(path) as writer:
+        assert not writer.columns["run"].size
+        writer.append([row()])
+    with TableWriter(path) as writer:
+        assert not writer.unsealed
+    with path.open("ab") as file:
+        file.write(format_rows([row(step=1)]))
+    with TableWriter(path) as writer:
+        assert writer.unsealed
+
+
+def test_large_table_loads_in_seconds(path):
+    rows = [row(step=s, layer=f"fc{d}", depth=d, value=s + d / 7) for s in range(1000) for d in range(10)]
+    data = HEADER + b"".join([format_rows(rows)] * 12)
+    start = time.perf_counter()
+    table = ResultTable(parse_table(data, path))
+    assert len(table) == 120_000
+    assert time.perf_counter() - start < 10  # 0.5 s alone on one core
+
+
+# Rows
+
+
+def test_columns_are_typed_and_reached_by_name():
+    table = ResultTable.from_rows(plane_rows())
+    assert table.step.dtype == np.int64
+    assert table["value"].dtype == np.float64
+    assert table.layer.dtype == object
+    with pytest.raises(KeyError, match="no column 'vlaue'"):
+        table["vlaue"]
+    with pytest.raises(AttributeError, match="no attribute 'vlaue'"):
+        table.vlaue  # noqa: B018
+    empty = ResultTable.from_rows([])
+    assert len(empty) == 0
+    assert empty.step.dtype == np.int64
+
+
+def test_unequal_columns_are_refused():
+    columns = {c: ResultTable.from_rows([row()])[c] for c in COLUMNS}
+    with pytest.raises(ValueError, match=r"column value must have shape \(1,\)"):
+        ResultTable({**columns, "value": np.zeros(2)})
+    columns.pop("ceiling")
+    with pytest.raises(ValueError, match="missing: ceiling"):
+        ResultTable(columns)
+
+
+def test_select_by_value_glob_list_and_step():
+    table = ResultTable.from_rows(plane_rows(layers=("fc1", "fc2", "lstm@out[0]")))
+    assert set(table.select(layer="fc*").layer) == {"fc1", "fc2"}
+    assert set(table.select(layer="lstm@out[0]").layer) == {"lstm@out[0]"}
+    assert len(table.select(quantity=["I(X;T)", "I(T;Y)"], step=1)) == 6
+    assert len(table.select(step=range(2))) == len(table)
+    assert len(table.select(step=[7])) == 0
+    assert len(table.select(layer="none")) == 0
+
+
+def test_flag_matches_whole_names():
+    table = ResultTable.from_rows([row(flags="saturated;ties"), row(flags="ties"), row()])
+    assert table.flag("ties").tolist() == [True, True, False]
+    assert table.flag("satur").tolist() == [False, False, False]
+
+
+def test_settings_leave_out_what_prepare_found():
+    table = ResultTable.from_rows([row(config='{"n_bins":30,"prepared":{"edges":[-1.0,2.5]}}'), row()])
+    assert table.settings.tolist() == ['{"n_bins":30}', '{"n_bins":30}']
+
+
+def test_current_takes_the_last_written_of_changed_sources_and_ranges():
+    rows = [
+        row(value=1.0),
+        row(value=2.0, source="bb"),
+        row(step=1, value=3.0, config='{"n_bins":30,"prepared":{"edges":[0.0,1.0]}}'),
+        row(step=1, value=4.0, config='{"n_bins":30,"prepared":{"edges":[0.0,2.0]}}'),
+        row(step=1, value=5.0, config='{"n_bins":60}'),
+    ]
+    assert ResultTable.from_rows(rows).current().value.tolist() == [2.0, 4.0, 5.0]
+
+
+def test_concat_keeps_both_runs_and_their_meta():
+    a = ResultTable.from_rows([row(run="a")], {"runs": {"a": {"n": 1}}})
+    b = ResultTable.from_rows([row(run="b")], {"runs": {"b": {"n": 2}}})
+    both = ResultTable.concat([a, b])
+    assert both.run.tolist() == ["a", "b"]
+    assert both.meta["runs"] == {"a": {"n": 1}, "b": {"n": 2}}
+
+
+def test_repr_and_html_escape():
+    table = ResultTable.from_rows([row(layer="<script>alert(1)</script>\x1b[2J") for _ in range(30)])
+    assert "\x1b" not in repr(table)
+    page = table._repr_html_()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert "\x1b" not in page
+    assert "… 10 rows …" in page
+    assert repr(table).startswith("ResultTable: 30 rows")
+
+
+def test_dataframe_has_the_columns():
+    pytest.importorskip("pandas")
+    frame = ResultTable.from_rows(plane_rows()).to_dataframe()
+    assert tuple(frame.columns) == COLUMNS
+    assert frame["value"].dtype == np.float64
+    assert len(frame) == 12
+
+
+def test_xarray_puts_every_value_in_its_place():
+    pytest.importorskip("xarray")
+    table = ResultTable.from_rows(plane_rows(steps=(3, 1)))
+    data = table.to_xarray()
+    for r in table:
+        where = {
+            "run": r.run,
+            "estimator": r.estimator,
+            "settings": r.config,
+            "subset": r.subset,
+            "quantity": r.quantity,
+            "layer": r.layer,
+            "step": r.step,
+        }
+        assert float(data["value"].sel(where)) == r.value
+    assert data["step"].values.tolist() == [1, 3]
+
+
+def test_meta_survives(path):
+    meta = {"runs": {"r1": {"chain": True, "h_y": 0.99915}}, "estimators": {}}
+    ResultTable.from_rows([row()], meta).write(path)
+    read = ResultTable.read(path).meta
+    assert {k: read[k] for k in meta} == meta
+    assert json.loads(path.with_suffix(".json").read_text())["table"]["bytes"] == path.stat().st_size
