@@ -12,6 +12,7 @@ from infoplane.estimators._protocol import (
     prepared,
 )
 from infoplane.estimators._registry import available, build, get, parse, preset, presets, register
+from infoplane.estimators._targets import bin_targets
 
 __all__ = [
     "ALL_GUARANTEES",
@@ -21,6 +22,7 @@ __all__ = [
     "Preparing",
     "Quantity",
     "available",
+    "bin_targets",
     "build",
     "check_inputs",
     "config_json",

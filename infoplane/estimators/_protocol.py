@@ -205,13 +205,18 @@ def check_inputs(
         if x_ids.is_floating_point() or x_ids.is_complex():
             raise TypeError(f"x_ids must be integers, got {x_ids.dtype}")
         x_ids = torch.unique(x_ids.to(t.device, torch.int64), return_inverse=True)[1]
-    # A sum is finite when all its terms are, and costs one read; look closely only when it is not.
-    if finite and t.numel() and not bool(torch.isfinite(t.sum(dtype=torch.float64))):
-        bad_mask = ~torch.isfinite(t)
-        if bool(bad_mask.any()):
-            s, n, u = (int(i) for i in bad_mask.nonzero()[0])
-            raise ValueError(
-                f"t has {int(bad_mask.sum())} non-finite values, first at snapshot {s}, sample {n}, "
-                f"unit {u}; did training diverge?"
-            )
+    # Minimum and maximum are finite when all values are, and cost one read; look closely only when not.
+    if finite and t.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(t))).all()):
+        refuse_nonfinite(t)
     return t, y, x_ids
+
+
+def refuse_nonfinite(t: Tensor) -> None:
+    """Raise ValueError that says how many values of `t` (S, N, U) are NaN or infinite, and where."""
+    bad = ~torch.isfinite(t)
+    if bool(bad.any()):
+        s, n, u = (int(i) for i in bad.nonzero()[0])
+        raise ValueError(
+            f"t has {int(bad.sum())} non-finite values, first at snapshot {s}, sample {n}, "
+            f"unit {u}; did training diverge?"
+        )

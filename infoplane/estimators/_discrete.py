@@ -1,0 +1,173 @@
+"""Counts of codes -> plug-in entropies and informations, and the quantities a counting estimator returns.
+
+Entropies are sums of c log2 c over counts, held as whole multiples of 2**-k in int64. Integer sums do not
+depend on the order of their terms, so permuting samples or units, splitting the block, or moving to another
+device changes no bit of the result; a constant layer gives exactly 0 and N distinct codes exactly log2 N. The
+rounding of the table is below 2**-(k + 1) bit per code, in all less than 1e-11 bit up to a million samples.
+
+Codes are told apart by 64-bit keys: without error where the codes fit the key, else with a probability of any
+mistake that `collision_bound` returns, about 1e-11 for 4,096 samples and 1e-9 for 50,000.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from infoplane.estimators._corrections import corrected_entropy, log_table
+from infoplane.estimators._counts import Digitizer, Labels, groups
+from infoplane.estimators._keys import collision_bound
+from infoplane.estimators._null import ShuffledLabels
+from infoplane.estimators._protocol import Quantity
+from infoplane.estimators._runs import Runs, lookup, weigh
+
+__all__ = ["PlugIn", "collision_bound", "plug_in", "quantities"]
+
+
+@dataclass(frozen=True)
+class PlugIn:
+    """Plug-in estimates in bits; (S,) float64 unless said otherwise.
+
+    Attributes
+    ----------
+    h_x, h_y, h_x_given_y : () float64
+    null : (S, draws) float64 or None
+        I(T;Y) with shuffled labels.
+    codes, singles : (S,) int64
+        Different codes, and those seen once.
+    corrected : mapping from correction to entropies (H(T), I(T;Y)), each (S,)
+    """
+
+    h_x: Tensor
+    h_y: Tensor
+    h_t: Tensor
+    i_xt: Tensor
+    i_ty: Tensor
+    i_xt_given_y: Tensor
+    h_x_given_y: Tensor
+    null: Tensor | None
+    codes: Tensor
+    singles: Tensor
+    corrected: dict[str, tuple[Tensor, Tensor]]
+
+
+def plug_in(
+    t: Tensor,
+    labels: Labels,
+    digitize: Digitizer,
+    *,
+    null_draws: int = 0,
+    seed: int = 0,
+    corrections: tuple[str, ...] = (),
+) -> PlugIn:
+    """Count a block (S, N, U) and return its entropies and informations.
+
+    All differences are taken between integers and converted once, so an information of 0 is exactly 0 and one
+    at its ceiling is exactly the ceiling.
+    """
+    table, k = log_table(labels.samples)
+    table = table.to(t.device)
+    whole, s_y = table[-1], lookup(table, labels.class_counts).sum()
+    shuffled = ShuffledLabels(labels, null_draws, seed, table) if null_draws else None
+    parts: dict[str, list[Tensor]] = {name: [] for name in ("t", "ty", "tx", "txy", "codes", "singles", "null")}
+    corrected: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in corrections}
+    for group in groups(t, labels, digitize):
+        parts["t"].append(weigh(group.t, table))
+        parts["ty"].append(weigh(group.ty, table))
+        parts["codes"].append(group.t.codes)
+        parts["singles"].append(group.t.singles)
+        if group.tx is not None and group.txy is not None:
+            parts["tx"].append(weigh(group.tx, table))
+            parts["txy"].append(parts["tx"][-1] if group.txy is group.tx else weigh(group.txy, table))
+        if shuffled is not None:
+            parts["null"].append(shuffled.joint_sums(group))
+        for name, pairs in corrected.items():
+            pairs.append(
+                (corrected_entropy(group.t, labels.samples, name), corrected_entropy(group.ty, labels.samples, name))
+            )
+    s = {name: torch.cat(found) for name, found in parts.items() if found}
+    zero = torch.zeros_like(s["t"])
+    s_x = s_xy = torch.zeros_like(s_y)
+    if not labels.distinct:
+        s_x = s_xy = lookup(table, torch.bincount(labels.x_ids)).sum()
+        if labels.label_of_input is None:
+            s_xy = lookup(table, torch.bincount(labels.pairs()[0])).sum()
+    s_tx, s_txy = s.get("tx", zero), s.get("txy", zero)
+
+    def bits(sums: Tensor) -> Tensor:
+        return sums.to(torch.float64) / float(labels.samples * 2**k)
+
+    return PlugIn(
+        h_x=bits(whole - s_x),
+        h_y=bits(whole - s_y),
+        h_t=bits(whole - s["t"]),
+        i_xt=bits((whole - s_x) - (s["t"] - s_tx)),
+        i_ty=bits((whole - s_y) - (s["t"] - s["ty"])),
+        i_xt_given_y=bits((s_y - s_xy) - (s["ty"] - s_txy)),
+        h_x_given_y=bits(s_y - s_xy),
+        null=bits((whole - s_y) - (s["t"][:, None] - s["null"])) if "null" in s else None,
+        codes=s["codes"],
+        singles=s["singles"],
+        corrected={name: _corrected(name, pairs, labels) for name, pairs in corrected.items()},
+    )
+
+
+def _corrected(name: str, pairs: list[tuple[Tensor, Tensor]], labels: Labels) -> tuple[Tensor, Tensor]:
+    h_t, h_ty = (torch.cat(part) for part in zip(*pairs, strict=True))
+    h_y = corrected_entropy(Runs.of_counts(labels.class_counts), labels.samples, name)
+    return h_t, h_t + h_y - h_ty
+
+
+def _percentile(draws: Tensor, share: float) -> Tensor:
+    """(S,) linear interpolation between order statistics of (S, draws)."""
+    place = share * (draws.shape[1] - 1)
+    below = int(place)
+    ordered = draws.sort(dim=1).values
+    above = ordered[:, min(below + 1, draws.shape[1] - 1)]
+    return ordered[:, below] + (above - ordered[:, below]) * (place - below)
+
+
+def quantities(found: PlugIn, labels: Labels, flags: Mapping[str, Tensor]) -> dict[str, Quantity]:
+    """The quantities of a counting estimator, with ceilings, null and flags.
+
+    Flags: `saturated` where most codes are seen once or the value is at its ceiling, `degenerate` where the
+    layer has one code, `single_class`, `few_samples` where classes have fewer than ten samples on average or
+    one has a single sample, `below_null` where I(T;Y) does not exceed the 97.5 % point of its null.
+    """
+    same = torch.ones_like(found.codes, dtype=torch.bool)
+    common = {**flags, "degenerate": found.codes == 1}
+    mostly_single = 2 * found.singles > found.codes
+    few = labels.samples < 10 * labels.classes or int(labels.class_counts.min()) < 2
+    of_labels = {**common, "single_class": same & (labels.classes == 1), "few_samples": same & few}
+
+    def quantity(value: Tensor, ceiling: Tensor, flags: Mapping[str, Tensor]) -> Quantity:
+        full = mostly_single | ((value >= ceiling) & (ceiling > 0))
+        return Quantity(value=value, ceiling=ceiling, estimand="binned", flags={**flags, "saturated": full})
+
+    h_rows = torch.log2(found.h_x.new_tensor(float(labels.samples)))
+    out = {
+        "I(X;T)": quantity(found.i_xt, found.h_x, common),
+        "H(T)": quantity(found.h_t, h_rows, common),
+        "I(X;T|Y)": quantity(found.i_xt_given_y, found.h_x_given_y, of_labels),
+    }
+    if found.null is not None:
+        low, high = (_percentile(found.null, share) for share in (0.025, 0.975))
+        out["I(T;Y) null"] = Quantity(
+            value=found.null.mean(dim=1),
+            low=low,
+            high=high,
+            ceiling=found.h_y,
+            estimand="binned",
+            flags=of_labels,
+        )
+        of_labels = {**of_labels, "below_null": found.i_ty <= high}
+    out["I(T;Y)"] = quantity(found.i_ty, found.h_y, of_labels)
+    for name, (h_t, i_ty) in found.corrected.items():
+        if labels.distinct:
+            out[f"I(X;T) {name}"] = Quantity(value=h_t, estimand="binned", flags=common)
+        out[f"H(T) {name}"] = Quantity(value=h_t, estimand="binned", flags=common)
+        out[f"I(T;Y) {name}"] = Quantity(value=i_ty, ceiling=found.h_y, estimand="binned", flags=of_labels)
+    return out
