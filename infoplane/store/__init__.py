@@ -1,1 +1,10 @@
-"""See the package documentation."""
+"""The activation store: a run on disk, written while training and read afterwards.
+
+`docs/format.md` describes the files. Only this package opens them.
+"""
+
+from infoplane.store.layout import FORMAT_VERSION
+from infoplane.store.reader import ActivationStore, Problem, open_run
+from infoplane.store.writer import StoreWriter
+
+__all__ = ["FORMAT_VERSION", "ActivationStore", "Problem", "StoreWriter", "open_run"]

@@ -1,0 +1,255 @@
+"""Creating a run directory, joining it as a further rank, and continuing it in a new session."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from infoplane.core.errors import StoreError
+from infoplane.core.records import Probe
+from infoplane.store import _files
+from infoplane.store._lock import RankLock, holder
+from infoplane.store._records import ManifestEntry, RunRecord, SessionRecord, dump_json, load_json
+from infoplane.store._shard import check_probe, encode_probe, inputs_digest, probe_digest
+from infoplane.store.layout import (
+    MAX_SESSIONS,
+    PROBE_FILE,
+    RUN_FILE,
+    SESSIONS_DIR,
+    SHARDS_DIR,
+    ShardName,
+    lock_file,
+    manifest_file,
+    parse_session_file,
+    session_file,
+)
+from infoplane.store.reader import ActivationStore
+
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a writer needs to know about the directory that it may now write to."""
+
+    run_id: str
+    session: int
+    last_step: int | None
+    lock: RankLock
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def open_directory(
+    path: Path,
+    *,
+    probe: Probe,
+    settings: Mapping[str, Any],
+    rank: int,
+    resume: bool,
+    session: int | None,
+    may_differ: Collection[str],
+    join_seconds: float,
+) -> Opened:
+    """Lock the directory for this rank, then create the run or check that it is the same one."""
+    check_probe(probe)
+    settings_json = dump_json(dict(settings), "settings")
+    found = probe_digest(probe, inputs_digest(probe))
+    if rank > 0:
+        _wait_for_run(path, join_seconds)
+    else:
+        path.mkdir(parents=True, exist_ok=True)
+    lock = RankLock(path, rank)
+    try:
+        for name in (SESSIONS_DIR, SHARDS_DIR):
+            (path / name).mkdir(exist_ok=True)
+        _sweep(path, rank)
+        last_step = None
+        if (path / RUN_FILE).exists():
+            record = RunRecord.load(_files.read_file(path / RUN_FILE), RUN_FILE)
+            if rank == 0 and not resume:
+                raise StoreError(
+                    f"{path} already holds run {record.run_id} of {record.created}; pass resume=True to "
+                    "continue it, or choose another directory"
+                )
+            _check_same(record, settings_json, found, may_differ)
+            if resume:
+                last_step = _recover(path, rank)
+        else:
+            record = _create(path, probe, settings_json, found)
+        number = _number(path, rank, session, join_seconds)
+    except BaseException:
+        lock.release()
+        raise
+    return Opened(record.run_id, number, last_step, lock)
+
+
+def _create(path: Path, probe: Probe, settings: bytes, found: str) -> RunRecord:
+    if any((path / SHARDS_DIR).iterdir()):
+        raise StoreError(f"{path} has shards but no {RUN_FILE}; choose another directory, or put the file back")
+    record = RunRecord(
+        run_id=uuid.uuid4().hex[:12],
+        created=now(),
+        probe_digest=found,
+        samples=probe.samples,
+        settings=load_json(settings),
+    )
+    pieces, _ = encode_probe(probe, record.run_id)
+    _files.publish(path, PROBE_FILE, pieces)
+    _files.sync_directory(path.parent)
+    # Written last: a directory with run.json has everything that a reader needs.
+    _files.publish_bytes(path, RUN_FILE, dump_json(record.to_json()), replace=False)
+    return record
+
+
+def _check_same(record: RunRecord, settings: bytes, found: str, may_differ: Collection[str]) -> None:
+    """The run on disk and the one that is to be recorded must agree; the first difference is named."""
+    if record.probe_digest != found:
+        raise StoreError(
+            f"run {record.run_id} was recorded with another probe: digest {record.probe_digest} there, {found} now"
+        )
+    old = {k: v for k, v in record.settings.items() if k not in may_differ}
+    new = {k: v for k, v in load_json(settings).items() if k not in may_differ}
+    difference = _first_difference(old, new, "")
+    if difference is not None:
+        field, a, b = difference
+        raise StoreError(
+            f"run {record.run_id} was recorded with {field} = {a!r:.200}, now it is {b!r:.200}; "
+            "use the old value or record into another directory"
+        )
+
+
+def _first_difference(old: Any, new: Any, field: str) -> tuple[str, Any, Any] | None:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(k for k in new if k not in old)]:
+            found = _first_difference(old.get(key), new.get(key), f"{field}.{key}" if field else str(key))
+            if found is not None:
+                return found
+        return None
+    if type(old) is type(new) and old == new:
+        return None
+    return field, old, new
+
+
+def _recover(path: Path, rank: int) -> int | None:
+    """Last complete step; the manifest of this rank is rebuilt where it and the shards disagree."""
+    store = ActivationStore(path)
+    rebuild_manifest(store, rank)
+    steps = store.steps()
+    return steps[-1] if steps else None
+
+
+def rebuild_manifest(store: ActivationStore, rank: int) -> int:
+    """Write the manifest of one rank anew when lines are damaged or shards are not listed; lines added."""
+    path = store.path / manifest_file(rank)
+    raw = path.read_bytes() if path.exists() else b""
+    lines: list[bytes] = []
+    listed: set[str] = set()
+    for line in raw.split(b"\n"):
+        try:
+            entry = ManifestEntry.parse(line)
+        except StoreError:
+            continue
+        if entry.name not in listed:
+            listed.add(entry.name)
+            lines.append(line)
+    added = 0
+    for shard in store.valid_shards():
+        name = str(shard.name)
+        if shard.name.rank != rank or name in listed:
+            continue
+        fd = _files.open_regular(store.path / SHARDS_DIR / name)
+        try:
+            size, found = _files.file_digest(fd)
+        finally:
+            os.close(fd)
+        entry = ManifestEntry(
+            name=name,
+            size=size,
+            xxh3_128=found,
+            rank=rank,
+            session=shard.name.session,
+            steps=tuple(shard.step.tolist()),
+        )
+        lines.append(entry.line())
+        added += 1
+    data = b"".join(line + b"\n" for line in lines)
+    if data != raw:
+        _files.publish_bytes(store.path, path.name, data)
+    return added
+
+
+def _sweep(path: Path, rank: int) -> None:
+    """Remove what a dead writer of this rank left unfinished; the lock says that it is dead."""
+
+    def owned(name: str) -> bool:
+        shard, session = ShardName.parse(name), parse_session_file(name)
+        if shard is not None:
+            return shard.rank == rank
+        if session is not None:
+            return session[1] == rank
+        if name in (RUN_FILE, PROBE_FILE):
+            return rank == 0
+        return name in (manifest_file(rank), lock_file(rank))
+
+    for directory in (path, path / SESSIONS_DIR, path / SHARDS_DIR):
+        _files.remove_leftovers(directory, owned)
+
+
+def _sessions(path: Path) -> dict[int, set[int]]:
+    """Session number -> ranks that have a file in it."""
+    out: dict[int, set[int]] = {}
+    for directory in (SESSIONS_DIR, SHARDS_DIR):
+        for entry in (path / directory).iterdir():
+            place = parse_session_file(entry.name)
+            shard = ShardName.parse(entry.name)
+            if place is not None:
+                out.setdefault(place[0], set()).add(place[1])
+            elif shard is not None:
+                out.setdefault(shard.session, set()).add(shard.rank)
+    return out
+
+
+def _number(path: Path, rank: int, session: int | None, join_seconds: float) -> int:
+    """The number of this session: a new one for rank 0, that of rank 0 for the others."""
+    if rank == 0:
+        number = max(_sessions(path), default=0) + 1
+    else:
+        deadline = time.monotonic() + join_seconds
+        while True:
+            known = _sessions(path)
+            number = max((s for s, ranks in known.items() if 0 in ranks), default=0)
+            if session is not None:
+                number = session if 0 in known.get(session, set()) else 0
+            if number and rank not in known[number] and (session is not None or holder(path, 0)):
+                break
+            if time.monotonic() > deadline:
+                raise StoreError(
+                    f"rank {rank} found no session of rank 0 to join in {path} within {join_seconds:g} s; "
+                    "open the writer of rank 0 first"
+                )
+            time.sleep(POLL_SECONDS)
+    if number > MAX_SESSIONS:
+        raise StoreError(f"{path} has {MAX_SESSIONS} sessions already; record into another directory")
+    return number
+
+
+def _wait_for_run(path: Path, join_seconds: float) -> None:
+    deadline = time.monotonic() + join_seconds
+    while not (path / RUN_FILE).exists():
+        if time.monotonic() > deadline:
+            raise StoreError(f"no {RUN_FILE} in {path} after {join_seconds:g} s; open the writer of rank 0 first")
+        time.sleep(POLL_SECONDS)
+
+
+def write_session(path: Path, record: SessionRecord, *, first: bool) -> None:
+    name = session_file(record.session, record.rank)
+    _files.publish_bytes(path / SESSIONS_DIR, name, dump_json(record.to_json(), "session"), replace=not first)

@@ -1,0 +1,209 @@
+"""From snapshots to published shards, one after the other, in whichever thread calls."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from infoplane import __version__
+from infoplane.core.records import Snapshot
+from infoplane.store import _files
+from infoplane.store._directory import Opened, now, write_session
+from infoplane.store._records import ManifestEntry, SessionRecord, ShardMeta, dump_json, load_json
+from infoplane.store._shard import Frame, encode_shard
+from infoplane.store.layout import MAX_STEP, SHARDS_DIR, ShardName, manifest_file
+
+INDEX_ALLOWANCE = 1 << 20
+"""Room kept for the index of a shard under the limit of a file."""
+
+
+class Sealer:
+    """Collects frames of one rank and session and publishes them.
+
+    Attributes
+    ----------
+    dropped : dict of int to str
+        Steps that could not be written, with the reason.
+    uncertain : bool
+        A published file may not survive a power failure: its directory could not be synced.
+    error : OSError, MemoryError or None
+        The last write error, for a caller that wants it raised.
+    pending_bytes, bytes_written : int
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        opened: Opened,
+        *,
+        samples: int,
+        world_size: int,
+        settings: Mapping[str, Any],
+        seal_bytes: int,
+        seal_seconds: float,
+        max_file_bytes: int,
+        release: Callable[[Snapshot], None] | None,
+    ) -> None:
+        self.path = path
+        self._shards = path / SHARDS_DIR
+        self._samples = samples
+        self._seal_bytes, self._seal_seconds = seal_bytes, seal_seconds
+        self._max_bytes = max(max_file_bytes - INDEX_ALLOWANCE, max_file_bytes // 2)
+        self._release = release
+        self._frames: list[Frame] = []
+        self._snapshots: list[Snapshot] = []
+        self._first_at = 0.0
+        self._start_step = -1
+        self._unlisted: list[bytes] = []
+        self._session_changed = False
+        self._session_lock = threading.Lock()
+        self.pending_bytes = 0
+        self.bytes_written = 0
+        self.dropped: dict[int, str] = {}
+        self.uncertain = False
+        self.error: OSError | MemoryError | None = None
+        self.record = SessionRecord(
+            run_id=opened.run_id,
+            session=opened.session,
+            rank=opened.lock.rank,
+            world_size=world_size,
+            created=now(),
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            resumed_from=opened.last_step,
+            settings=load_json(dump_json(dict(settings), "settings")),
+        )
+        self._journal = _files.Journal(path / manifest_file(self.record.rank))
+        write_session(path, self.record, first=True)
+
+    @property
+    def largest_snapshot(self) -> int:
+        """Bytes of one sample that still fit into a file."""
+        return self._max_bytes
+
+    def take(self, snapshot: Snapshot) -> None:
+        """Add a snapshot, sealing before it or after it where that is due."""
+        frame = Frame.of(snapshot, self._samples)
+        if self._start_step < 0:
+            self._start_step = frame.step
+        full = self.pending_bytes + frame.nbytes > self._max_bytes
+        if self._frames and (full or not self._frames[0].belongs_with(frame)):
+            self.seal()
+        if not self._frames:
+            self._first_at = time.monotonic()
+        self._frames.append(frame)
+        self._snapshots.append(snapshot)
+        self.pending_bytes += frame.nbytes
+        _ = frame.digests, frame.nonfinite  # spreads that work over the time between the seals
+        due = self.due_in()
+        if self.pending_bytes >= self._seal_bytes or (due is not None and due <= 0):
+            self.seal()
+
+    def due_in(self) -> float | None:
+        """Seconds until the pending snapshots are to be sealed; None when there are none."""
+        return self._first_at + self._seal_seconds - time.monotonic() if self._frames else None
+
+    def seal(self) -> None:
+        """Publish what is pending. A write error drops it, and is noted."""
+        frames, snapshots = self._frames, self._snapshots
+        if not frames:
+            self._save_bookkeeping()
+            return
+        self._frames, self._snapshots = [], []
+        try:
+            self._publish(frames)
+        except (OSError, MemoryError) as error:
+            self.error = error
+            self.dropped |= {frame.step: f"{type(error).__name__}: {error}" for frame in frames}
+            self._session_changed = True
+        finally:
+            self.pending_bytes = 0
+            if self._release is not None:
+                for snapshot in snapshots:
+                    self._release(snapshot)
+        self._save_bookkeeping()
+
+    def annotate(self, notes: Mapping[str, Any]) -> None:
+        """Add notes to the session's file and write it."""
+        with self._session_lock:
+            self.record.notes |= load_json(dump_json(dict(notes), "notes"))
+            write_session(self.path, self.record, first=False)
+
+    def finish(self, stalled_seconds: float) -> None:
+        """Publish what is pending and write the last state of the session."""
+        self.seal()
+        self.record.closed = True
+        self.record.stalled_seconds = round(stalled_seconds, 3)
+        self._session_changed = True
+        self._save_bookkeeping()
+
+    def _publish(self, frames: list[Frame]) -> None:
+        parts = frames[0].split(self._max_bytes) if len(frames) == 1 else []
+        groups = [[part] for part in parts] if len(parts) > 1 else [frames]
+        metrics = tuple(sorted({pair for frame in frames for pair in frame.metrics}))
+        lines, names = [], []
+        try:
+            for part, group in enumerate(groups):
+                name = ShardName(
+                    frames[0].step,
+                    frames[-1].step,
+                    self.record.session,
+                    self.record.rank,
+                    part if len(groups) > 1 else None,
+                )
+                meta = ShardMeta(
+                    run_id=self.record.run_id,
+                    session=self.record.session,
+                    start_step=min(self._start_step, MAX_STEP),
+                    rank=self.record.rank,
+                    world_size=self.record.world_size,
+                    part=part,
+                    parts=len(groups),
+                    layers=frames[0].layers,
+                    metrics=metrics,
+                    writer=f"infoplane {__version__}",
+                )
+                pieces, _ = encode_shard(meta, group)
+                try:
+                    size, digest = _files.publish(self._shards, str(name), pieces)
+                except _files.NotDurable as error:
+                    self.uncertain, self.error = True, error
+                    size, digest = error.size, error.digest
+                names.append(name)
+                self.bytes_written += size
+                entry = ManifestEntry(
+                    name=str(name),
+                    size=size,
+                    xxh3_128=digest,
+                    rank=name.rank,
+                    session=name.session,
+                    steps=tuple(frame.step for frame in group),
+                )
+                lines.append(entry.line())
+        except BaseException:
+            # Parts of a snapshot that cannot be completed were never acknowledged.
+            for name in names:
+                with contextlib.suppress(OSError):
+                    (self._shards / str(name)).unlink()
+            raise
+        self._unlisted += lines
+
+    def _save_bookkeeping(self) -> None:
+        """Manifest lines and the session's file. Shards are valid without them, so an error only waits."""
+        try:
+            if self._unlisted:
+                self._journal.append(self._unlisted)
+                self._unlisted = []
+            if self._session_changed:
+                with self._session_lock:
+                    self.record.dropped = [{"step": step, "reason": reason} for step, reason in self.dropped.items()]
+                    write_session(self.path, self.record, first=False)
+                self._session_changed = False
+        except OSError as error:
+            self.error = error

@@ -1,0 +1,414 @@
+"""Shards and the probe file: from arrays to the bytes of a file, and from a file to a checked index."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from infoplane.core.errors import StoreError
+from infoplane.core.records import IntArray, Layer, Probe, Snapshot
+from infoplane.store import _files, _h5
+from infoplane.store._records import (
+    ShardMeta,
+    check_version,
+    dump_json,
+    get,
+    get_hex,
+    get_int,
+    get_strings,
+    load_json,
+)
+from infoplane.store.layout import (
+    ACTS,
+    ARRAY_DTYPES,
+    FORMAT_VERSION,
+    INPUTS,
+    MAX_INDEX_BYTES,
+    MAX_INPUT_BYTES,
+    MAX_PROBE_FILE_BYTES,
+    PROBE_INDEX,
+    SEAL,
+    SHARD_INDEX,
+    ShardName,
+    act_name,
+    count_nonfinite,
+    cut_ranges,
+    digest,
+    file_type,
+    ranges_size,
+    row_ranges,
+)
+
+_INDEX_DTYPES: dict[str, np.dtype[Any]] = {"u1": np.dtype("u1"), "i8": np.dtype("<i8"), "f8": np.dtype("<f8")}
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One snapshot, or the part of it that goes into one file, ready to be written."""
+
+    step: int
+    epoch: float
+    time: float
+    layers: tuple[Layer, ...]
+    arrays: tuple[npt.NDArray[Any], ...]
+    metrics: Mapping[tuple[str, str], float]
+    rows: IntArray  # (R, 2) half-open ranges of probe rows
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, samples: int) -> Frame:
+        rows = (
+            np.array([[0, samples]], np.int64)
+            if snapshot.rows is None
+            else row_ranges(np.asarray(snapshot.rows, np.int64))
+        )
+        arrays = tuple(
+            np.ascontiguousarray(snapshot.arrays[layer.key], ARRAY_DTYPES[layer.dtype]) for layer in snapshot.layers
+        )
+        metrics = {(name, ""): float(value) for name, value in snapshot.metrics.items()}
+        metrics |= {(name, layer): float(value) for (layer, name), value in snapshot.layer_metrics.items()}
+        return cls(
+            int(snapshot.step),
+            float(snapshot.epoch),
+            float(snapshot.time),
+            snapshot.layers,
+            arrays,
+            metrics,
+            rows,
+        )
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays)
+
+    @cached_property
+    def digests(self) -> tuple[bytes, ...]:
+        return tuple(digest(array.reshape(-1).view("u1")) for array in self.arrays)
+
+    @cached_property
+    def nonfinite(self) -> tuple[int, ...]:
+        return tuple(count_nonfinite(array, layer.dtype) for layer, array in zip(self.layers, self.arrays, strict=True))
+
+    def belongs_with(self, other: Frame) -> bool:
+        """Whether both fit into one shard: the same layers, shapes, dtypes and rows."""
+        return self.layers == other.layers and np.array_equal(self.rows, other.rows)
+
+    def split(self, limit: int) -> list[Frame]:
+        """Parts of at most `limit` bytes, cut by samples."""
+        if self.nbytes <= limit:
+            return [self]
+        samples = ranges_size(self.rows)
+        per_part = limit * samples // self.nbytes
+        if per_part < 1:
+            raise ValueError(
+                f"one sample of step {self.step} has {self.nbytes // samples} bytes, more than the "
+                f"{limit} of a file; reduce the layers"
+            )
+        return [
+            replace(
+                self,
+                arrays=tuple(array[a : a + per_part] for array in self.arrays),
+                rows=cut_ranges(self.rows, a, a + per_part),
+                metrics=self.metrics if a == 0 else {},
+            )
+            for a in range(0, samples, per_part)
+        ]
+
+
+def encode_shard(meta: ShardMeta, frames: Sequence[Frame]) -> tuple[Iterator[memoryview], int]:
+    """The bytes of a shard in order, and their number; activations are passed on, not copied."""
+    count, layers = len(frames), frames[0].layers
+    names = {pair: m for m, pair in enumerate(meta.metrics)}
+    metrics = np.full((count, len(names)), np.nan)
+    recorded = np.zeros((count, len(names)), np.uint8)
+    for s, frame in enumerate(frames):
+        for pair, value in frame.metrics.items():
+            metrics[s, names[pair]], recorded[s, names[pair]] = value, 1
+    index: dict[str, npt.NDArray[Any]] = {
+        "meta": np.frombuffer(dump_json(meta.to_json(), "shard meta"), np.uint8),
+        "step": np.array([frame.step for frame in frames], np.int64),
+        "epoch": np.array([frame.epoch for frame in frames], np.float64),
+        "time": np.array([frame.time for frame in frames], np.float64),
+        "rows": frames[0].rows,
+        "metrics": metrics,
+        "recorded": recorded,
+        "digests": np.frombuffer(b"".join(d for f in frames for d in f.digests), np.uint8).reshape(
+            count, len(layers), 16
+        ),
+        "nonfinite": np.array([frame.nonfinite for frame in frames], np.int64).reshape(count, len(layers)),
+    }
+    acts = {
+        act_name(i): (
+            file_type(layer.dtype),
+            (count, ranges_size(frames[0].rows), *layer.unit_shape),
+            [frame.arrays[i].reshape(-1).view("u1") for frame in frames],
+        )
+        for i, layer in enumerate(layers)
+    }
+    return _encode(index, acts)
+
+
+def _encode(
+    index: Mapping[str, npt.NDArray[Any]], acts: Mapping[str, tuple[str, tuple[int, ...], list[Any]]]
+) -> tuple[Iterator[memoryview], int]:
+    index = {name: np.ascontiguousarray(array) for name, array in index.items()}
+    index[SEAL] = np.frombuffer(digest(*(array.tobytes() for array in index.values())), np.uint8)
+    shapes = {name: (array.dtype.str.lstrip("<|"), array.shape) for name, array in index.items()}
+    plan = _h5.plan(shapes | {name: (kind, shape) for name, (kind, shape, _) in acts.items()})
+    contents: dict[str, list[Any]] = {
+        name: [array.reshape(-1).view("u1")] for name, array in index.items() if array.size
+    }
+    contents |= {name: buffers for name, (_, _, buffers) in acts.items()}
+    return plan.pieces(contents), plan.size
+
+
+def _read_index(
+    source: _h5.Source, extents: Mapping[str, _h5.Extent], names: Sequence[str]
+) -> dict[str, npt.NDArray[Any]]:
+    """The index arrays, after their seal has been checked."""
+    missing = [name for name in (*names, SEAL) if name not in extents]
+    if missing:
+        raise StoreError(f"object {missing[0]!r} is missing")
+    data = {name: source.read(extents[name].offset, extents[name].nbytes) for name in (*names, SEAL)}
+    if digest(*(data[name] for name in names)) != data[SEAL]:
+        raise StoreError("its index does not match its seal; the file was altered")
+    out: dict[str, npt.NDArray[Any]] = {}
+    for name in names:
+        extent = extents[name]
+        if extent.type not in _INDEX_DTYPES:
+            raise StoreError(f"{name!r} has the type {extent.type}")
+        out[name] = np.frombuffer(data[name], _INDEX_DTYPES[extent.type]).reshape(extent.shape)
+    return out
+
+
+def _expect(arrays: Mapping[str, npt.NDArray[Any]], name: str, kind: str, shape: tuple[int, ...]) -> None:
+    array = arrays[name]
+    if array.dtype.str.lstrip("<|") != kind or array.shape != shape:
+        raise StoreError(f"{name!r} must be {kind} {shape}, got {array.dtype.str.lstrip('<|')} {array.shape}")
+
+
+def _refuse_others(extents: Mapping[str, _h5.Extent], names: Sequence[str]) -> None:
+    extra = sorted(set(extents) - set(names) - {SEAL})
+    if extra:
+        raise StoreError(f"unexpected object {extra[0]!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """The checked index of one shard; activations stay on the disk until they are asked for."""
+
+    name: ShardName
+    size: int
+    meta: ShardMeta
+    step: IntArray  # (S,)
+    epoch: npt.NDArray[np.float64]
+    time: npt.NDArray[np.float64]
+    rows: IntArray  # (R, 2)
+    metrics: npt.NDArray[np.float64]  # (S, M)
+    recorded: npt.NDArray[np.uint8]
+    digests: npt.NDArray[np.uint8]  # (S, L, 16)
+    nonfinite: IntArray  # (S, L)
+    acts: tuple[_h5.Extent, ...]
+
+    @property
+    def samples(self) -> int:
+        return ranges_size(self.rows)
+
+
+def decode_shard(source: _h5.Source, name: ShardName) -> Shard:
+    """Check a whole index. Raises StoreError with the reason, without the file's name."""
+    extents, text = _h5.parse(source, MAX_INDEX_BYTES)
+    raw = load_json(text)
+    check_version(raw, str(name))
+    meta = ShardMeta.from_json(raw)
+    arrays = _read_index(source, extents, SHARD_INDEX)
+    count, layers, columns = len(arrays["step"]), len(meta.layers), len(meta.metrics)
+    _expect(arrays, "step", "i8", (count,))
+    _expect(arrays, "epoch", "f8", (count,))
+    _expect(arrays, "time", "f8", (count,))
+    _expect(arrays, "metrics", "f8", (count, columns))
+    _expect(arrays, "recorded", "u1", (count, columns))
+    _expect(arrays, "digests", "u1", (count, layers, 16))
+    _expect(arrays, "nonfinite", "i8", (count, layers))
+    rows = arrays["rows"]
+    _expect(arrays, "rows", "i8", (len(rows), 2))
+    if rows.min(initial=0) < 0 or not (rows[:, 0] < rows[:, 1]).all() or not len(rows):
+        raise StoreError("'rows' must list half-open ranges of probe rows")
+    step = arrays["step"]
+    if not count or step[0] < 0 or not (np.diff(step) > 0).all():
+        raise StoreError("'step' must ascend")
+    found = ShardName(int(step[0]), int(step[-1]), meta.session, meta.rank, meta.part if meta.parts > 1 else None)
+    if found != name:
+        raise StoreError(f"its content belongs to {found}; the file was renamed or copied")
+    _refuse_others(extents, (*SHARD_INDEX, *(act_name(i) for i in range(layers))))
+    acts = []
+    for i, layer in enumerate(meta.layers):
+        extent = extents.get(act_name(i))
+        shape = (count, ranges_size(rows), *layer.unit_shape)
+        if extent is None or extent.shape != shape or extent.type != file_type(layer.dtype):
+            raise StoreError(f"{act_name(i)} must be {file_type(layer.dtype)} {shape}, got {extent}")
+        acts.append(extent)
+    return Shard(
+        name,
+        source.size,
+        meta,
+        step,
+        arrays["epoch"],
+        arrays["time"],
+        rows,
+        arrays["metrics"],
+        arrays["recorded"],
+        arrays["digests"],
+        arrays["nonfinite"],
+        tuple(acts),
+    )
+
+
+def probe_digest(probe: Probe, inputs_digest: str | None) -> str:
+    """XXH3-128 over ids, labels, parts, names and the digest of the inputs: one value for one probe."""
+    arrays = _probe_arrays(probe)
+    head = dump_json(
+        {
+            "inputs": inputs_digest,
+            "labels": [arrays["labels"].dtype.str.lstrip("<|"), list(arrays["labels"].shape)],
+            "label_names": list(probe.label_names),
+            "part_names": list(probe.part_names),
+        }
+    )
+    return digest(head, *(arrays[name].tobytes() for name in PROBE_INDEX[1:])).hex()
+
+
+def inputs_digest(probe: Probe) -> str | None:
+    """Digest of type, shape and bytes of the inputs; None where there are none."""
+    if probe.inputs is None:
+        return None
+    inputs = np.ascontiguousarray(probe.inputs)
+    head = dump_json([inputs.dtype.str.lstrip("<|"), list(inputs.shape)])
+    return digest(head, inputs.reshape(-1).view("u1")).hex()
+
+
+def _probe_arrays(probe: Probe) -> dict[str, npt.NDArray[Any]]:
+    labels = np.asarray(probe.labels)
+    kind = np.float64 if labels.dtype.kind == "f" else np.int64
+    return {
+        "sample_ids": np.ascontiguousarray(probe.sample_ids, np.int64),
+        "input_ids": np.ascontiguousarray(probe.input_ids, np.int64),
+        "repeats": np.ascontiguousarray(probe.repeats, np.int64),
+        "part": np.ascontiguousarray(probe.part, np.int64),
+        "labels": np.ascontiguousarray(labels, kind),
+    }
+
+
+def check_probe(probe: Probe) -> None:
+    """Raise ValueError for a probe whose arrays do not fit together."""
+    n = probe.samples
+    if n < 1:
+        raise ValueError("the probe has no samples")
+    for name, array in _probe_arrays(probe).items():
+        if len(array) != n or (name != "labels" and array.ndim != 1) or array.ndim > 2:
+            raise ValueError(f"probe.{name} must have {n} rows, got shape {array.shape}")
+    part = np.asarray(probe.part)
+    if part.min() < 0 or part.max() >= len(probe.part_names):
+        raise ValueError(
+            f"probe.part must index the {len(probe.part_names)} names in part_names, "
+            f"got {int(part.min())}..{int(part.max())}"
+        )
+    if probe.inputs is not None and len(probe.inputs) != n:
+        raise ValueError(f"probe.inputs must have {n} rows, got shape {probe.inputs.shape}")
+
+
+def encode_probe(probe: Probe, run_id: str) -> tuple[Iterator[memoryview], int]:
+    """The bytes of probe.h5. Inputs above MAX_INPUT_BYTES, or of another type, leave only their digest."""
+    meta = {
+        "kind": "probe",
+        "format_version": FORMAT_VERSION,
+        "run_id": run_id,
+        "part_names": list(probe.part_names),
+        "label_names": list(probe.label_names),
+        "inputs_digest": inputs_digest(probe),
+    }
+    index = {"meta": np.frombuffer(dump_json(meta, "probe names"), np.uint8), **_probe_arrays(probe)}
+    acts = {}
+    if probe.inputs is not None:
+        inputs = np.ascontiguousarray(probe.inputs)
+        kind = inputs.dtype.str.lstrip("<|")
+        if kind in _h5.TYPES and 0 < inputs.nbytes <= MAX_INPUT_BYTES:
+            acts[INPUTS] = (kind, inputs.shape, [inputs.reshape(-1).view("u1")])
+    return _encode(index, acts)
+
+
+def decode_probe(fd: int, run_id: str) -> tuple[Probe, str]:
+    """The probe and its digest. Raises StoreError with the reason."""
+    source = _files.PagedFile(fd, MAX_PROBE_FILE_BYTES)
+    extents, text = _h5.parse(source)
+    raw = load_json(text)
+    check_version(raw, "probe.h5")
+    if raw.get("kind") != "probe" or raw.get("run_id") != run_id:
+        raise StoreError(f"it is not the probe of run {run_id}")
+    arrays = _read_index(source, extents, PROBE_INDEX)
+    _refuse_others(extents, (*PROBE_INDEX, INPUTS))
+    for name in PROBE_INDEX[1:]:
+        if name != "labels" and arrays[name].dtype != np.int64:
+            raise StoreError(f"{name!r} must be i8")
+    expected = None if raw.get("inputs_digest") is None else get_hex(raw, "inputs_digest", 32)
+    inputs = None
+    if INPUTS in extents:
+        inputs = read_array(fd, extents[INPUTS])
+    probe = Probe(
+        sample_ids=arrays["sample_ids"],
+        input_ids=arrays["input_ids"],
+        repeats=arrays["repeats"],
+        labels=arrays["labels"],
+        part=arrays["part"],
+        part_names=get_strings(raw, "part_names"),
+        label_names=get_strings(raw, "label_names"),
+        inputs=inputs,
+    )
+    try:
+        check_probe(probe)
+    except ValueError as error:
+        raise StoreError(str(error)) from error
+    if inputs is not None and inputs_digest(probe) != expected:
+        raise StoreError("the inputs do not match their digest; the file was altered")
+    return probe, probe_digest(probe, expected)
+
+
+def read_array(fd: int, extent: _h5.Extent) -> npt.NDArray[Any]:
+    kind = "u2" if extent.type == "bfloat16" else extent.type
+    out = np.empty(extent.shape, np.dtype(kind).newbyteorder("<"))
+    if out.nbytes:
+        _files.read_into(fd, _files.byte_view(out), extent.offset)
+    return out
+
+
+def open_source(path: Any, limit: int) -> tuple[int, _files.PagedFile]:
+    """An open descriptor, to be closed by the caller, and its pages."""
+    fd = _files.open_regular(path)
+    try:
+        return fd, _files.PagedFile(fd, limit)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+__all__ = [
+    "ACTS",
+    "Frame",
+    "Shard",
+    "check_probe",
+    "decode_probe",
+    "decode_shard",
+    "encode_probe",
+    "encode_shard",
+    "get",
+    "get_int",
+    "inputs_digest",
+    "open_source",
+    "probe_digest",
+    "read_array",
+]

@@ -1,0 +1,397 @@
+"""Writing a run: snapshots are handed over at once, sealed into shards by a background thread."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from infoplane.core.errors import StoreError
+from infoplane.core.records import Probe, Snapshot
+from infoplane.store import layout
+from infoplane.store._directory import open_directory
+from infoplane.store._sealer import Sealer
+from infoplane.store.layout import ARRAY_DTYPES, MAX_FILE_BYTES, SEAL_BYTES, SEAL_SECONDS, describe_steps
+
+DEFAULT_QUEUE_BYTES = 1 << 30
+_STALL_WARNING = 0.05  # share of the run's time
+
+
+class StoreWriter:
+    """Write snapshots into a run directory. A sink: `writer(snapshot)`.
+
+    A call only checks the snapshot and queues it. The arrays belong to the writer from then on and must
+    not be changed; `release`, if given, is called with the snapshot when they are no longer needed. A
+    background thread digests them and publishes shards: at `seal_bytes`, `seal_seconds` after the first
+    waiting snapshot, at `flush` and `close`, and when the layers, shapes or dtypes change. What has been
+    published survives the end of the process at any instant; what waits does not.
+
+    Parameters
+    ----------
+    path : path
+        The run directory; made if it does not exist.
+    probe : Probe
+        The rows on which every snapshot is taken; written once.
+    settings : mapping
+        What the recorder wants remembered in run.json, JSON values only. A resumed run must agree in
+        all of them but the top-level ones in `may_differ`.
+    rank, world_size : int
+        Every rank writes files of its own. Rank 0 creates the run, the others wait for it.
+    resume : bool
+        Continue the run that is there, in a new session. Steps of earlier sessions from the first step
+        of this one on are superseded, not deleted. Without a run there, a new one is made.
+    session : int, optional
+        For ranks above 0: the session of rank 0 (its `session`), where the launcher can tell; found in
+        the directory otherwise.
+    queue_bytes : int, optional
+        Bytes that may wait in memory, default 1 GiB or two snapshots, whichever is larger. When they
+        are used up, the call waits (counted in `stalled_s`).
+    on_error : "warn" or "raise"
+        "warn": a write error never reaches training; the steps of that shard are dropped, listed in
+        `dropped`, reported by one warning and again at `close`, and recording goes on. "raise": the
+        error is raised at the next call, `flush` or `close`.
+    background : bool
+        False writes in the calling thread.
+
+    Attributes
+    ----------
+    run_id : str
+    session : int
+    last_step : int or None
+        On resume, the last complete step of the run so far.
+    dropped : dict of int to str
+        Steps that could not be written, with the reason.
+    stalled_s : float
+        Seconds that calls waited for the disk.
+
+    Raises
+    ------
+    StoreError
+        When the directory holds another run, differs in a setting, or is being written by a living
+        process.
+    OSError
+        When the directory cannot be made or written.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        probe: Probe,
+        settings: Mapping[str, Any],
+        rank: int = 0,
+        world_size: int = 1,
+        resume: bool = False,
+        session: int | None = None,
+        seal_bytes: int = SEAL_BYTES,
+        seal_seconds: float = SEAL_SECONDS,
+        max_file_bytes: int = MAX_FILE_BYTES,
+        queue_bytes: int | None = None,
+        on_error: Literal["warn", "raise"] = "warn",
+        background: bool = True,
+        may_differ: Collection[str] = ("versions",),
+        join_seconds: float = 60.0,
+        release: Callable[[Snapshot], None] | None = None,
+    ) -> None:
+        if not 0 <= rank < world_size <= layout.MAX_RANKS:
+            raise ValueError(f"rank must lie in 0..world_size-1, got rank {rank} of {world_size}")
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f"on_error must be 'warn' or 'raise', got {on_error!r}")
+        if not 0 < max_file_bytes <= MAX_FILE_BYTES:
+            raise ValueError(f"max_file_bytes must lie in 1..{MAX_FILE_BYTES}, got {max_file_bytes}")
+        self.path = Path(path)
+        self.rank, self.world_size, self.on_error = rank, world_size, on_error
+        self._samples = probe.samples
+        self._pid = os.getpid()
+        self._closed = True
+        opened = open_directory(
+            self.path,
+            probe=probe,
+            settings=settings,
+            rank=rank,
+            resume=resume,
+            session=session,
+            may_differ=may_differ,
+            join_seconds=join_seconds,
+        )
+        self._lock = opened.lock
+        self.run_id, self.session, self.last_step = opened.run_id, opened.session, opened.last_step
+        try:
+            self._sealer = Sealer(
+                self.path,
+                opened,
+                samples=probe.samples,
+                world_size=world_size,
+                settings=settings,
+                seal_bytes=min(seal_bytes, max_file_bytes),
+                seal_seconds=seal_seconds,
+                max_file_bytes=max_file_bytes,
+                release=release,
+            )
+        except BaseException:
+            self._lock.release()
+            raise
+        self._step: int | None = None
+        self._queue: deque[Snapshot | threading.Event] = deque()
+        self._queue_bytes = queue_bytes
+        self._largest = 0
+        self._changed = threading.Condition()
+        self._stop = False
+        self._failure: BaseException | None = None
+        self._reported = 0
+        self._warned_stall = False
+        self._began = time.monotonic()
+        self.stalled_s = 0.0
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        if background:
+            self._thread = threading.Thread(target=self._run, name=f"infoplane writer {self.path}", daemon=True)
+            self._thread.start()
+        _open_writers.add(self)
+
+    @property
+    def dropped(self) -> dict[int, str]:
+        return dict(self._sealer.dropped)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __call__(self, snapshot: Snapshot, /) -> None:
+        """Queue a snapshot.
+
+        Raises
+        ------
+        ValueError
+            For a step that is not above the last one, or arrays that do not fit their Layer; nothing
+            is recorded then.
+        """
+        self._ready()
+        self._check(snapshot)
+        nbytes = _nbytes(snapshot)
+        if self._thread is None:
+            self._step = snapshot.step
+            self._sealer.take(snapshot)
+            self._report()
+            return
+        self._largest = max(self._largest, nbytes)
+        budget = self._queue_bytes or max(DEFAULT_QUEUE_BYTES, 2 * self._largest)
+        with self._changed:
+            if self._waiting() + nbytes > budget:
+                self._wait_for_room(budget - nbytes)
+            self._step = snapshot.step
+            self._queue.append(snapshot)
+            self._changed.notify_all()
+        self._report()
+
+    def annotate(self, **notes: Any) -> None:
+        """Add JSON values to this session's file, at once."""
+        self._ready()
+        self._sealer.annotate(notes)
+
+    def flush(self) -> bool:
+        """Wait until everything handed over so far is on the disk.
+
+        Returns False when some of it had to be dropped, now or before.
+        """
+        self._ready()
+        if self._thread is None:
+            self._sealer.seal()
+        else:
+            done = threading.Event()
+            with self._changed:
+                self._queue.append(done)
+                self._changed.notify_all()
+            while not done.wait(0.5) and self._thread.is_alive():
+                pass
+        self._report()
+        return not self._sealer.dropped and not self._sealer.uncertain
+
+    def close(self) -> None:
+        """Publish what waits, finish the session's file and release the lock. Safe to call again."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        if self._thread is not None:
+            with self._changed:
+                self._stop = True
+                self._changed.notify_all()
+            while self._thread.is_alive():
+                self._thread.join(0.5)
+        self._closed = True
+        _open_writers.discard(self)
+        try:
+            if self._failure is None:
+                self._sealer.finish(self.stalled_s)
+        finally:
+            self._lock.release()
+        self._report(final=True)
+
+    # The writer thread
+
+    def _run(self) -> None:
+        try:
+            while True:
+                with self._changed:
+                    while not self._queue and not self._stop:
+                        wait = self._sealer.due_in()
+                        if wait is not None and wait <= 0:
+                            break
+                        self._changed.wait(wait)
+                    item = self._queue[0] if self._queue else None
+                    stopping = self._stop
+                if isinstance(item, Snapshot):
+                    self._sealer.take(item)
+                elif item is not None or stopping or self._sealer.due_in() is not None:
+                    self._sealer.seal()
+                with self._changed:
+                    if item is not None:
+                        self._queue.popleft()
+                    self._changed.notify_all()
+                if isinstance(item, threading.Event):
+                    item.set()
+                if stopping and item is None:
+                    return
+        except BaseException as error:  # a fault of the program: nothing more can be recorded, and it is said
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+
+    def _waiting(self) -> int:
+        queued = sum(_nbytes(item) for item in self._queue if isinstance(item, Snapshot))
+        return queued + self._sealer.pending_bytes
+
+    def _wait_for_room(self, allowed: int) -> None:
+        """Called with the condition held. A snapshot larger than the budget waits for an empty queue."""
+        began = time.monotonic()
+        asked = threading.Event()
+        self._queue.append(asked)  # seals what is pending, so that its bytes become free
+        self._changed.notify_all()
+        while self._waiting() > max(allowed, 0) and self._failure is None:
+            if asked.is_set() and not any(isinstance(item, Snapshot) for item in self._queue):
+                break
+            self._changed.wait(0.5)
+        self.stalled_s += time.monotonic() - began
+
+    # Checks and reports
+
+    def _ready(self) -> None:
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                f"this writer belongs to process {self._pid} and cannot be used in its child {os.getpid()}"
+            )
+        if self._closed:
+            raise ValueError(f"the writer of {self.path} is closed")
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise StoreError(
+                f"recording into {self.path} has stopped: {type(self._failure).__name__}: {self._failure}"
+            ) from self._failure
+
+    def _check(self, snapshot: Snapshot) -> None:
+        step = snapshot.step
+        if not 0 <= step <= layout.MAX_STEP:
+            raise ValueError(f"step must be 0 or above, got {step}")
+        if self._step is not None and step <= self._step:
+            raise ValueError(
+                f"step {step} does not come after step {self._step}, the last one of this session; "
+                "to go back, open the run again with resume=True"
+            )
+        n = self._samples if snapshot.rows is None else len(snapshot.rows)
+        if snapshot.rows is not None:
+            self._check_rows(np.asarray(snapshot.rows))
+        seen = set()
+        for layer in snapshot.layers:
+            if layer.dtype not in ARRAY_DTYPES:
+                raise ValueError(
+                    f"layer {layer.key!r} has dtype {layer.dtype!r}, which cannot be stored; "
+                    f"known: {', '.join(ARRAY_DTYPES)}"
+                )
+            if layer.key in seen:
+                raise ValueError(f"two layers have the key {layer.key!r}")
+            seen.add(layer.key)
+            if layer.key not in snapshot.arrays:
+                raise ValueError(f"snapshot {step} has no array for layer {layer.key!r}")
+            array = snapshot.arrays[layer.key]
+            expected = (n, *layer.unit_shape)
+            if array.shape != expected:
+                raise ValueError(f"layer {layer.key!r} must have shape {expected}, got {array.shape}")
+            if array.dtype.newbyteorder("<") != ARRAY_DTYPES[layer.dtype]:
+                raise ValueError(
+                    f"layer {layer.key!r} is {layer.dtype} and needs {ARRAY_DTYPES[layer.dtype]} arrays, "
+                    f"got {array.dtype}"
+                )
+        if _nbytes(snapshot) // n > self._sealer.largest_snapshot:
+            raise ValueError(
+                f"one sample of step {step} has {_nbytes(snapshot) // n} bytes, more than the "
+                f"{self._sealer.largest_snapshot} of a file; reduce the layers"
+            )
+
+    def _check_rows(self, rows: Any) -> None:
+        if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows):
+            raise ValueError(f"rows must be a vector of probe rows, got {rows.dtype} {rows.shape}")
+        if rows.min() < 0 or rows.max() >= self._samples or len(np.unique(rows)) != len(rows):
+            raise ValueError(f"rows must be distinct and lie in 0..{self._samples - 1}")
+
+    def _report(self, final: bool = False) -> None:
+        """Tell the caller about errors: raised or warned, in the caller's thread."""
+        self._raise_failure()
+        sealer = self._sealer
+        if sealer.error is not None and self.on_error == "raise":
+            error, sealer.error = sealer.error, None
+            error.add_note(f"steps not written: {describe_steps(sealer.dropped) or 'none'}")
+            raise error
+        dropped = dict(sealer.dropped)
+        if dropped and (not self._reported or final):
+            first = not self._reported
+            self._reported = len(dropped)
+            warnings.warn(
+                f"{self.path}: steps {describe_steps(dropped)} could not be written "
+                f"({next(reversed(dropped.values()))}); "
+                + (
+                    f"{len(dropped)} in all, training was not affected"
+                    if final
+                    else "training goes on, and recording with it once writing works again"
+                ),
+                RuntimeWarning,
+                stacklevel=4 if first and not final else 3,
+            )
+        elapsed = time.monotonic() - self._began
+        if final and self.stalled_s > max(1.0, _STALL_WARNING * elapsed) and not self._warned_stall:
+            self._warned_stall = True
+            rate = sealer.bytes_written / max(elapsed, 1e-9) / 1e6
+            warnings.warn(
+                f"{self.path}: training waited {self.stalled_s:.1f} s of {elapsed:.1f} s for the disk "
+                f"({rate:.0f} MB/s written); record fewer layers or steps, or use a faster disk",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+
+def _nbytes(snapshot: Snapshot) -> int:
+    return sum(snapshot.arrays[layer.key].nbytes for layer in snapshot.layers)
+
+
+_open_writers: weakref.WeakSet[StoreWriter] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_open_writers() -> None:
+    """What was never closed is closed when the interpreter ends."""
+    for writer in list(_open_writers):
+        writer.close()
