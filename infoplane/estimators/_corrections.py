@@ -119,8 +119,20 @@ def _unseen_tail(runs: Runs, samples: int) -> Tensor:
         2.0 * twice / np.maximum(rest * once + 2.0 * twice, 1.0),
         2.0 / np.maximum(rest * (once - 1.0) + 2.0, 2.0),
     )
-    # (1-A)^(1-N) (-log A - sum_(r<N) (1-A)^r / r) = sum_(r>=N) (1-A)^(r-N+1) / r, without the cancellation.
-    q = 1.0 - a
-    series = q / samples * scipy.special.hyp2f1(1.0, samples, samples + 1.0, q)
-    tail = np.where((once > 0) & (q > 0), once / samples * series, 0.0)
-    return torch.from_numpy(tail * BITS_PER_NAT)
+    return torch.from_numpy(np.where(once > 0, once / samples * _rest_of_log(a, samples), 0.0) * BITS_PER_NAT)
+
+
+def _rest_of_log(a: np.ndarray, n: int) -> np.ndarray:
+    """(1-A)^(1-N) (-log A - sum_(r<N) (1-A)^r / r), without its cancellation.
+
+    It equals q sum_(r>=N) q^(r-N) / r with q = 1 - A, that is q int_0^inf e^-v / (N (1 - q e^(-v/N))) dv, where
+    v = N A (e^w - 1) makes the integrand flat up to the cut-off by e^-v.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(128)
+    a = a[:, None]
+    q, scale = 1.0 - a, n * a
+    half = np.log1p(60.0 / scale) / 2.0
+    w = half * (nodes + 1.0)
+    v = scale * np.expm1(w)
+    integrand = np.exp(w - v) * scale / (n * (a - q * np.expm1(-v / n)))
+    return np.asarray((q * half * (integrand * weights).sum(axis=1, keepdims=True))[:, 0])
