@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,55 +147,76 @@ def parse_table(data: bytes, path: Path) -> dict[str, npt.NDArray[Any]]:
         text = whole_lines(data).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 at byte {error.start}; is it a results table?") from None
-    reader = csv.reader(text.split("\n")[:-1], strict=True)
-    try:
-        lines = list(reader)
-    except csv.Error as error:
-        raise ValueError(f"{path} line {reader.line_num}: {error}") from None
-    if not lines:
+    lines = iter(text.split("\n")[:-1])
+    reader = csv.reader(lines, strict=True)
+    header = next(reader, None)
+    if header is None:
         return {c: np.empty(0, _dtype(c)) for c in COLUMNS}
-    header = lines.pop(0)
     check_header(header, path)
-    width = len(header)
-    for i, line in enumerate(lines):
-        if len(line) != width:
-            raise ValueError(
-                f"{path} line {i + 2} has {len(line)} fields, expected {width}; the table is damaged: "
-                "delete it and analyse again"
-            )
-    cells = list(zip(*lines, strict=True)) if lines else [()] * width
-    return {c: _column(c, cells[header.index(c)], path) for c in COLUMNS}
+    places = [header.index(c) for c in COLUMNS]
+    columns: list[list[Any]] = [[] for _ in COLUMNS]
+    readers = [_reader(c) for c in COLUMNS]
+    done = 0
+    try:
+        # In pieces that stay in the cache while rows become columns.
+        while piece := list(islice(reader, 256)):
+            if set(map(len, piece)) != {len(header)}:
+                i = next(i for i, line in enumerate(piece) if len(line) != len(header))
+                raise ValueError(
+                    f"{path} line {done + i + 2} has {len(piece[i])} fields, expected {len(header)}; "
+                    "the table is damaged: delete it and analyse again"
+                )
+            cells = list(zip(*piece, strict=True))
+            for i, (column, read, place) in enumerate(zip(columns, readers, places, strict=True)):
+                try:
+                    column += map(read, cells[place])
+                except ValueError as error:
+                    raise ValueError(f"{path} line {len(column) + 2}: {COLUMNS[i]} {error}") from None
+            done += len(piece)
+    except csv.Error as error:
+        raise ValueError(f"{path} line {reader.line_num}: {error}; the table is damaged") from None
+    out = {}
+    for name, column in zip(COLUMNS, columns, strict=True):
+        out[name] = np.empty(done, _dtype(name))
+        out[name][:] = column
+    return out
 
 
 def _dtype(column: str) -> Any:
     return np.int64 if column in INTEGERS else np.float64 if column in FLOATS else object
 
 
-def _column(name: str, cells: Sequence[str], path: Path) -> npt.NDArray[Any]:
-    out: npt.NDArray[Any] = np.empty(len(cells), _dtype(name))
-    if name in INTEGERS or name in FLOATS:
-        kind = int if name in INTEGERS else float
-        try:
-            out[:] = [kind(c) if c else NAN for c in cells] if kind is float else list(map(int, cells))
-        except (ValueError, OverflowError):
-            for i, c in enumerate(cells):
-                if not _is_number(kind, c):
-                    raise ValueError(
-                        f"{path} line {i + 2}: {name} must be {'a number' if kind is float else 'an integer'}, "
-                        f"got {visible(c)[:40]!r}"
-                    ) from None
-            raise
-    else:
-        known: dict[str, str] = {}
-        for cell in set(cells):
-            known[cell] = parse_text(cell)
-        out[:] = [known[c] for c in cells]
-    return out
+class _Memo(dict[str, Any]):
+    """Reads each distinct cell once: most columns repeat a few values."""
+
+    def __init__(self, read: Callable[[str], Any]) -> None:
+        self.read = read
+
+    def __missing__(self, cell: str) -> Any:
+        value = self[cell] = self.read(cell)
+        return value
 
 
-def _is_number(kind: type[int] | type[float], cell: str) -> bool:
+def _reader(column: str) -> Callable[[str], Any]:
+    if column in ("value", "low", "high"):
+        return _float
+    return _Memo(_int64 if column in INTEGERS else _float if column in FLOATS else parse_text).__getitem__
+
+
+def _float(cell: str) -> float:
+    if not cell:
+        return NAN
     try:
-        number = kind(cell) if cell or kind is int else NAN
+        return float(cell)
     except ValueError:
-        return False
-    return kind is float or -(2**63) <= number < 2**63
+        raise ValueError(f"must be a number, got {visible(cell)[:40]!r}") from None
+
+
+def _int64(cell: str) -> int:
+    try:
+        number = int(cell)
+    except ValueError:
+        raise ValueError(f"must be an integer, got {visible(cell)[:40]!r}") from None
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"must fit 64 bits, got {number}")
+    return number
