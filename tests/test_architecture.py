@@ -100,14 +100,17 @@ FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "marshal", "shelve", "yaml"}
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_nothing_runs_what_a_file_says(path):
     """No pickle, eval, exec, allow_pickle or torch.load of more than weights; nothing swallows all exceptions."""
-    for name in imports(path):
-        assert name.split(".")[0] not in FORBIDDEN_MODULES
+    if part_of(path) != "testing":  # which checks that an estimator can be sent to another process
+        for name in imports(path):
+            assert name.split(".")[0] not in FORBIDDEN_MODULES
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ExceptHandler):
-            bare = node.type is None or (isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException"))
+            bare = node.type is None or (
+                isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException")
+            )
             reraises = any(isinstance(n, ast.Raise) for n in ast.walk(node))
-            latched = any(isinstance(n, ast.Attribute) and "error" in n.attr.lower() for n in ast.walk(node))
-            assert not bare or reraises or latched, f"{path.name}:{node.lineno} swallows every exception"
+            kept = any(isinstance(n, ast.Assign) and ast.unparse(n.value) == node.name for n in ast.walk(node))
+            assert not bare or reraises or kept, f"{path.name}:{node.lineno} swallows every exception"
         if not isinstance(node, ast.Call):
             continue
         called = ast.unparse(node.func)
@@ -149,7 +152,9 @@ sys.meta_path.insert(0, Blocked())
 
 
 def test_plots_need_neither_torch_nor_h5py():
-    run_python("BLOCKED = {'torch', 'h5py'}" + BLOCK + "import infoplane.plots, infoplane.results; infoplane.ResultTable")
+    run_python(
+        "BLOCKED = {'torch', 'h5py'}" + BLOCK + "import infoplane.plots, infoplane.results; infoplane.ResultTable"
+    )
 
 
 def test_results_and_core_need_only_numpy():
