@@ -1,0 +1,349 @@
+"""Sums of Gaussian kernels over all pairs of rows, block by block: nothing N x N is ever stored.
+
+For rows x_1 .. x_N and a noise std s, the entropy bounds of Kolchinsky and Tracey need, for every row i,
+
+    narrow_i = sum_j exp(-|x_i - x_j|^2 / 2 s^2)       (KL, upper bound)
+    wide_i   = sum_j exp(-|x_i - x_j|^2 / 8 s^2)       (Bhattacharyya, lower bound)
+
+over all rows and over the rows of the same class. One power of two per pair serves both, for the narrow
+kernel is the fourth power of the wide one. Every sum holds its own term 1, so no running maximum is needed.
+Rows come sorted by class and in blocks cut at class borders, so that most blocks lie within or outside a
+class as a whole; blocks (a, b) and (b, a) are one block. Exponents are Gram products of centred rows,
+
+    [v, -|v|^2/2, 1] . [w, 1, -|w|^2/2] = -|v - w|^2 / 2.
+
+Their rounding error grows with the spread q = max |x - mean|^2 / 8 s^2: float32 errs by less than 1e-6 q nats and is
+used for float32 rows up to q = 1e3; float64 by less than 1e-16 q, used up to q = 1e12; beyond, the
+distances are taken directly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from infoplane.core.units import BITS_PER_NAT
+
+FLOAT32_REACH = 1e3
+GRAM_REACH = 1e12
+# Powers of two below these would leave the normal numbers at their fourth power; denormals are many times
+# slower, and what is cut off is below 4e-10 (float32) and 1e-76 (float64) beside a sum of at least 1.
+_FLOOR = {torch.float32: -31.0, torch.float64: -252.0}
+_CACHED_BYTES = 16 << 20
+
+
+def block_size(device: torch.device) -> int:
+    """Rows of a block: 1 MiB of float32 stays in a CPU's L2 cache, an accelerator needs more work a launch."""
+    return 512 if device.type == "cpu" else 4096
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive rows, with the first and the last class among them."""
+
+    start: int
+    stop: int
+    low: int
+    high: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.stop)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def meets(self, other: Span) -> bool:
+        """Whether a later span (or this one) has rows of a class of this one."""
+        return other.low <= self.high
+
+    def is_one_class_with(self, other: Span) -> bool:
+        return self.low == self.high == other.low == other.high
+
+
+def class_spans(counts: Sequence[int], size: int) -> list[Span]:
+    """Cut rows sorted by class into spans of at most `size` rows.
+
+    A class of at least size / 4 rows has spans of its own, of nearly equal length; smaller ones share.
+    """
+    spans: list[Span] = []
+    start = stop = low = 0
+
+    def close(high: int) -> None:
+        if stop > start:
+            spans.append(Span(start, stop, low, high))
+
+    for label, count in enumerate(counts):
+        alone = 4 * count >= size
+        if alone or stop - start + count > size:
+            close(label - 1)
+            start, low = stop, label
+        if not alone:
+            stop += count
+            continue
+        pieces = -(-count // size)
+        for k in range(pieces):
+            first, last = stop + k * count // pieces, stop + (k + 1) * count // pieces
+            spans.append(Span(first, last, label, label))
+        stop += count
+        start, low = stop, label + 1
+    close(len(counts) - 1)
+    return spans
+
+
+class CentredRows:
+    """Rows of one snapshot in units of the noise, centred, in the precision that their spread asks for.
+
+    Parameters
+    ----------
+    rows : (N, D) float32 or float64
+    std : float
+        Noise std in the units of the rows, positive.
+    order : (N',) int64 or None
+        Which rows, in which order.
+    extra : (N, k) float64 or None
+        Further coordinates, already in units of their noise: the targets of a joint mixture.
+    factor : float
+        `take` gives v = sqrt(log2 e) * factor * (x - centre) / std, so that 2^(-|v - v'|^2 / 2) is
+        exp(-factor^2 |x - x'|^2 / 2 std^2).
+    dtype : torch.float32, torch.float64 or None
+        None chooses: float64 for float64 rows, otherwise by the spread.
+
+    Attributes
+    ----------
+    spread : float
+        q = factor^2 max |x - mean|^2 / 2 std^2; 0 exactly when all rows are equal.
+    direct : bool
+        Distances cannot be Gram products: `take` leaves the multiplication with `ratio` to its user.
+    """
+
+    def __init__(
+        self,
+        rows: Tensor,
+        std: float,
+        *,
+        order: Tensor | None = None,
+        extra: Tensor | None = None,
+        factor: float = 1.0,
+        dtype: torch.dtype | None = None,
+        reach: float = FLOAT32_REACH,
+    ) -> None:
+        self._rows, self._order = rows, order
+        self.count = len(rows) if order is None else len(order)
+        self.device = rows.device
+        # A power of two brings the largest value to [0.5, 1), so that 1e300 and denormals are ordinary
+        # numbers; two factors, for the smallest denormal needs 2^1074.
+        exponent = -math.frexp(float(torch.maximum(rows.max(), -rows.min())))[1]
+        self._scale = (math.ldexp(1.0, exponent // 2), math.ldexp(1.0, exponent - exponent // 2))
+        noise = min(max(std * self._scale[0] * self._scale[1], 1e-290), 1e150)
+        self._extra = None if extra is None else extra * noise
+        self.units = rows.shape[1] + (0 if extra is None else extra.shape[1])
+        cached = 8 * self.count * self.units <= _CACHED_BYTES
+        self._step = self.count if cached else max(1, (1 << 20) // (8 * self.units))
+        # Centring on a row first makes a constant unit exactly zero.
+        self._centre = torch.zeros(self.units, dtype=torch.float64, device=rows.device)
+        self._centre = self._raw(slice(0, 1))[0].clone()
+        total = torch.zeros_like(self._centre)
+        for part in self._parts():
+            total += self._raw(part).sum(0)
+        self._centre += total / self.count
+        largest = max(float(self._raw(part).square().sum(1).max()) for part in self._parts())
+        root = factor * math.sqrt(largest / 2) / noise
+        self.spread = root**2 if root < 1e150 else math.inf
+        self.direct = self.spread > GRAM_REACH
+        if self.direct:
+            dtype = torch.float64
+        elif dtype is None:
+            dtype = torch.float64 if rows.dtype == torch.float64 or self.spread > reach else torch.float32
+        self.dtype = dtype
+        self.ratio = math.sqrt(BITS_PER_NAT) * factor / noise
+        self._cache = self._scaled(slice(0, self.count)) if cached else None
+
+    def _parts(self) -> Iterator[slice]:
+        return (slice(i, min(i + self._step, self.count)) for i in range(0, self.count, self._step))
+
+    def _raw(self, part: slice) -> Tensor:
+        pick = part if self._order is None else self._order[part]
+        raw = self._rows[pick].double() * self._scale[0] * self._scale[1]
+        if self._extra is not None:
+            raw = torch.cat([raw, self._extra[pick]], dim=1)
+        return raw - self._centre
+
+    def _scaled(self, part: slice) -> Tensor:
+        raw = self._raw(part)
+        return (raw if self.direct else raw.mul_(self.ratio)).to(self.dtype)
+
+    def take(self, part: slice) -> Tensor:
+        return self._scaled(part) if self._cache is None else self._cache[part]
+
+
+def half_norms(v: Tensor) -> Tensor:
+    """|v|^2 / 2 of the rows as rounded, (n, 1)."""
+    return v.double().square().sum(1, keepdim=True).mul_(0.5).to(v.dtype)
+
+
+def left_factor(v: Tensor) -> Tensor:
+    """[v, -|v|^2/2, 1], (n, D + 2)."""
+    norms = half_norms(v)
+    return torch.cat([v, -norms, torch.ones_like(norms)], dim=1)
+
+
+def right_factor(v: Tensor) -> Tensor:
+    """[v, 1, -|v|^2/2], (n, D + 2)."""
+    norms = half_norms(v)
+    return torch.cat([v, torch.ones_like(norms), -norms], dim=1)
+
+
+class PairKernel:
+    """Blocks of the wide and narrow kernel over centred rows, in buffers that the next block overwrites.
+
+    The wide kernel is 2^(-|v_i - v_j|^2 / 2) of the given rows and the narrow one its fourth power; without
+    `wide` the first is called narrow and is the only one.
+    """
+
+    def __init__(self, rows: CentredRows, spans: Sequence[Span], *, wide: bool = True) -> None:
+        self._rows, self._wide = rows, wide
+        self._kinds = 2 if wide else 1
+        largest = max(len(span) for span in spans)
+        self._buffer = torch.empty(self._kinds * largest**2, dtype=rows.dtype, device=rows.device)
+        self._views: dict[tuple[int, int], Tensor] = {}
+        self._floor = _FLOOR[rows.dtype] * (1.0 if wide else 4.0)
+        small = rows.dtype.itemsize * rows.count * (rows.units + 2) <= _CACHED_BYTES and not rows.direct
+        self._right = right_factor(rows.take(slice(0, rows.count))) if small else None
+
+    def left(self, a: Span) -> Tensor:
+        v = self._rows.take(a.rows)
+        return v if self._rows.direct else left_factor(v)
+
+    def block(self, a: Span, left: Tensor, b: Span) -> Tensor:
+        """Kernels between the rows of `a` (their `left` factor) and of `b`: (2 or 1, len(a), len(b))."""
+        shape = len(a), len(b)
+        both = self._views.get(shape)
+        if both is None:
+            both = self._buffer[: self._kinds * shape[0] * shape[1]].view(self._kinds, *shape)
+            self._views[shape] = both
+        out = both[0]
+        if self._rows.direct:
+            distances = torch.cdist(left, self._rows.take(b.rows), compute_mode="donot_use_mm_for_euclid_dist")
+            torch.mul(distances, self._rows.ratio, out=out).square_().mul_(-0.5)
+        else:
+            right = right_factor(self._rows.take(b.rows)) if self._right is None else self._right[b.rows]
+            torch.mm(left, right.T, out=out)
+        out.clamp_(self._floor, 0.0)
+        if a.start == b.start:
+            out.fill_diagonal_(0.0)
+        torch.exp2(out, out=out)
+        if self._wide:
+            narrow = both[1]
+            torch.mul(out, out, out=narrow)
+            narrow.mul_(narrow)
+        return both
+
+
+@dataclass
+class KernelSums:
+    """Row sums of the two kernels, float64, in the order of the rows that were asked for.
+
+    Attributes
+    ----------
+    narrow, wide : (N,)
+        Over all rows; over the own class where only pairs within classes were asked for.
+    narrow_within, wide_within : (N,)
+        Over the rows of the own class. Without `wide` the wide ones are the narrow ones.
+    columns : (C, N) or None
+        The given columns times the narrow kernel.
+    spread, dtype
+        As in `CentredRows`.
+    """
+
+    narrow: Tensor
+    narrow_within: Tensor
+    wide: Tensor
+    wide_within: Tensor
+    columns: Tensor | None
+    spread: float
+    dtype: torch.dtype
+
+
+def kernel_sums(
+    rows: Tensor,
+    std: float,
+    counts: Sequence[int],
+    *,
+    order: Tensor | None = None,
+    extra: Tensor | None = None,
+    columns: Tensor | None = None,
+    wide: bool = True,
+    within_only: bool = False,
+    dtype: torch.dtype | None = None,
+    size: int | None = None,
+) -> KernelSums:
+    """Sums over j of the narrow and wide kernels between rows i and j, over all rows and within classes.
+
+    Parameters
+    ----------
+    rows : (N, D)
+    std : float
+        Noise std; the narrow kernel is exp(-|x - x'|^2 / 2 std^2).
+    counts : sequence of int
+        Rows of each class, in the order of the rows; one class is `[N]`.
+    order : (N,) int64 or None
+        Which rows, sorted by class.
+    extra : (N, k) float64 or None
+        Further coordinates in units of their own noise.
+    columns : (C, N) or None
+        In the sorted order; `columns` of the result is their product with the narrow kernel, (C, N).
+    wide : bool
+        Whether the wide kernel is wanted too.
+    within_only : bool
+        Visit pairs within classes only.
+    """
+    factor = 0.5 if wide else 1.0
+    centred = CentredRows(rows, std, order=order, extra=extra, factor=factor, dtype=dtype)
+    spans = class_spans(counts, size or block_size(rows.device))
+    kernel = PairKernel(centred, spans, wide=wide)
+    n, device, kinds = centred.count, rows.device, 2 if wide else 1
+    across = torch.zeros(kinds, n, dtype=torch.float64, device=device)
+    within = torch.zeros_like(across)
+    product = None
+    if columns is not None:
+        product = torch.zeros(len(columns), n, dtype=torch.float64, device=device)
+        columns = columns.to(centred.dtype)
+    label = torch.repeat_interleave(torch.tensor(list(counts), device=device))
+    for i, a in enumerate(spans):
+        left = kernel.left(a)
+        for b in spans[i:]:
+            if within_only and not a.meets(b):
+                break
+            k = kernel.block(a, left, b)
+            if product is not None and columns is not None:
+                product[:, a.rows].add_(columns[:, b.rows] @ k[-1].T)
+                if a is not b:
+                    product[:, b.rows].add_(columns[:, a.rows] @ k[-1])
+            one = a.is_one_class_with(b)
+            if a.meets(b) and not one:  # several classes in one block
+                part = k * (label[a.rows, None] == label[None, b.rows]).to(k.dtype)
+                within[:, a.rows].add_(part.sum(2))
+                if a is not b:
+                    within[:, b.rows].add_(part.sum(1))
+                if within_only:
+                    continue
+                k.sub_(part)
+            target = within if one else across
+            target[:, a.rows].add_(k.sum(2))
+            if a is not b:
+                target[:, b.rows].add_(k.sum(1))
+    whole = across.add_(within)
+    return KernelSums(
+        narrow=whole[-1],
+        narrow_within=within[-1],
+        wide=whole[0],
+        wide_within=within[0],
+        columns=product,
+        spread=centred.spread,
+        dtype=centred.dtype,
+    )
