@@ -1,1 +1,29 @@
-"""See the package documentation."""
+"""Capture: watch a model on a probe set while it trains, without leaving anything attached to it."""
+
+from infoplane.hooks.noise import NoiseInjection
+from infoplane.hooks.overview import LayerTable, SizePlan, layers
+from infoplane.hooks.recorder import Recorder
+from infoplane.hooks.reduce import Flatten, Last, Mean, Projection, Tokens, Units, projection, tokens, units
+from infoplane.hooks.schedule import Plan, Schedule, epochs, every, log_spaced
+
+__all__ = [
+    "Flatten",
+    "Last",
+    "LayerTable",
+    "Mean",
+    "NoiseInjection",
+    "Plan",
+    "Projection",
+    "Recorder",
+    "Schedule",
+    "SizePlan",
+    "Tokens",
+    "Units",
+    "epochs",
+    "every",
+    "layers",
+    "log_spaced",
+    "projection",
+    "tokens",
+    "units",
+]

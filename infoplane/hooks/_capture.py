@@ -1,0 +1,230 @@
+"""The probe pass: hooks for its duration only, values copied inside them into buffers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from infoplane.core.records import Layer
+from infoplane.hooks._structure import call_value, choose, dense, tensors_of, type_name
+from infoplane.hooks.noise import noise_of
+from infoplane.hooks.probe import Inputs
+from infoplane.hooks.reduce import Function, Reduction, ReductionError
+
+Chunk = tuple[int, int, Inputs, int]
+HALF_MAX = 65504.0
+
+
+@dataclass(frozen=True, eq=False)
+class Capture:
+    """One tensor to record: where it is found, and what is done to it before the copy.
+
+    `runs` is how often the module is called in one forward pass.
+    """
+
+    layer: Layer
+    module: nn.Module
+    reduction: Reduction
+    runs: int = 1
+    batch_dim: int = 0
+    dtype: torch.dtype | None = None
+
+
+@dataclass(eq=False)
+class _Slot:
+    """Collects one capture over the chunks of a pass."""
+
+    capture: Capture
+    rows: int
+    allocate: Callable[[tuple[int, ...], torch.dtype], Tensor]
+    buffer: Tensor | None = None
+    raw_shape: tuple[int, ...] = ()
+    filled: int = 0
+
+    def put(self, value: Any, chunk: Chunk, mask: Tensor | None, mark: Callable[[Tensor], None] | None) -> None:
+        start, stop = chunk[0], chunk[1]
+        layer = self.capture.layer
+        tensor = self._tensor(value)
+        if mark is not None:
+            mark(tensor)
+        rows_at = self.capture.batch_dim
+        if rows_at:
+            tensor = tensor.movedim(rows_at, 0)
+        if tensor.ndim == 0 or len(tensor) != stop - start:
+            raise ValueError(wrong_rows(layer.key, tuple(tensor.shape), stop - start))
+        reduced = self._reduce(tensor, mask)
+        shape, dtype = tuple(reduced.shape[1:]), self.capture.dtype or reduced.dtype
+        if not reduced.dtype.is_floating_point:
+            dtype = reduced.dtype
+        if dtype.is_complex:
+            raise TypeError(
+                f"layer {layer.key!r} is complex; record a real reduction of it, as reduce=torch.view_as_real"
+            )
+        if self.buffer is None:
+            self.raw_shape = tuple(tensor.shape[1:])
+            self.buffer = self.allocate((self.rows, *shape), dtype)
+        elif shape != tuple(self.buffer.shape[1:]):
+            raise ValueError(
+                f"layer {layer.key!r} has shape {shape} for samples {start} to {stop - 1} and "
+                f"{tuple(self.buffer.shape[1:])} before; pad the probe to one length, or reduce with a mask "
+                "(reduce='mean' or 'last' with mask=)"
+            )
+        elif dtype != self.buffer.dtype:
+            raise ValueError(
+                f"layer {layer.key!r} changes its dtype within the probe: {self.buffer.dtype}, then {dtype}"
+            )
+        if dtype is torch.float16 and reduced.dtype is not torch.float16:
+            _check_half(reduced, layer.key)
+        self.buffer[start:stop].copy_(reduced, non_blocking=True)
+        self.filled += stop - start
+
+    def _tensor(self, value: Any) -> Tensor:
+        layer = self.capture.layer
+        if isinstance(value, Tensor) and not layer.path:
+            return dense(value, f"layer {layer.key!r}")
+        found = tensors_of(value)
+        if layer.path not in found:
+            choose(found, layer.path, f"the {layer.site}put of layer {layer.key}", type_name(value))
+        return dense(found[layer.path], f"layer {layer.key!r}")
+
+    def _reduce(self, tensor: Tensor, mask: Tensor | None) -> Tensor:
+        try:
+            return self.capture.reduction(tensor, mask)
+        except ReductionError as error:
+            raise ValueError(f"layer {self.capture.layer.key!r} {error}") from None
+        except Exception as error:
+            if isinstance(self.capture.reduction, Function):
+                error.add_note(f"in the reduction of layer {self.capture.layer.key!r}")
+            raise
+
+    def result(self) -> tuple[Layer, Tensor]:
+        assert self.buffer is not None  # a layer that did not run was reported before
+        reduction = self.capture.reduction.label(self.raw_shape)
+        layer = replace(
+            self.capture.layer,
+            unit_shape=tuple(self.buffer.shape[1:]),
+            raw_shape=self.raw_shape,
+            dtype=str(self.buffer.dtype).removeprefix("torch."),
+            reduction=reduction,
+            noise=noise_of(self.capture.module) if self.capture.layer.site == "out" else None,
+        )
+        return layer, self.buffer
+
+
+@dataclass(eq=False)
+class _Station:
+    """The hooks of one module: counts its calls and passes values on to the slots of that call."""
+
+    slots: list[_Slot]
+    current: _Pass
+    begun: int = 0
+    ended: int = 0
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for slot in self.slots:
+            if slot.capture.layer.site == "in" and slot.capture.layer.call == self.begun:
+                self.current.put(slot, call_value(args, kwargs))
+        self.begun += 1
+
+    def after(self, module: nn.Module, args: Any, output: Any) -> None:
+        for slot in self.slots:
+            if slot.capture.layer.site == "out" and slot.capture.layer.call == self.ended:
+                self.current.put(slot, output)
+        self.ended += 1
+
+
+@dataclass(eq=False)
+class _Pass:
+    mark: Callable[[Tensor, Layer], None] | None
+    chunk: Chunk | None = None
+    mask: Tensor | None = None
+    stations: list[_Station] = field(default_factory=list)
+
+    def put(self, slot: _Slot, value: Any) -> None:
+        assert self.chunk is not None
+        mark = self.mark
+        layer = slot.capture.layer
+        slot.put(value, self.chunk, self.mask, None if mark is None else lambda t: mark(t, layer))
+
+
+def capture(
+    forward: Callable[[Inputs, int], Any],
+    captures: Iterable[Capture],
+    chunks: Iterable[Chunk],
+    rows: int,
+    allocate: Callable[[tuple[int, ...], torch.dtype], Tensor],
+    mask: Callable[[Inputs], Tensor | None] = lambda inputs: None,
+    mark: Callable[[Tensor, Layer], None] | None = None,
+) -> list[tuple[Layer, Tensor]]:
+    """Run `forward(inputs, pass)` over the chunks and return each layer as it came, with its values (rows, *units).
+
+    Raises
+    ------
+    RuntimeError
+        If a layer ran less often than when the captures were planned: every such layer is named.
+    """
+    slots = [_Slot(c, rows, allocate) for c in captures]
+    current = _Pass(mark)
+    by_module: dict[int, list[_Slot]] = {}
+    for slot in slots:
+        by_module.setdefault(id(slot.capture.module), []).append(slot)
+    with contextlib.ExitStack() as hooks:
+        for group in by_module.values():
+            station = _Station(group, current)
+            current.stations.append(station)
+            module = group[0].capture.module
+            sites = {s.capture.layer.site for s in group}
+            if "in" in sites:
+                hooks.callback(module.register_forward_pre_hook(station.before, with_kwargs=True).remove)
+            if "out" in sites:
+                # Before the noise and after everything else that changes the output.
+                first = noise_of(module) is not None
+                hooks.callback(module.register_forward_hook(station.after, prepend=first).remove)
+        for chunk in chunks:
+            current.chunk = chunk
+            current.mask = mask(chunk[2])
+            for station in current.stations:
+                station.begun = station.ended = 0
+            forward(chunk[2], chunk[3])
+            _check_calls(current.stations)
+    return [slot.result() for slot in slots]
+
+
+def _check_calls(stations: Iterable[_Station]) -> None:
+    short = [
+        (slot.capture, max(station.begun, station.ended))
+        for station in stations
+        for slot in station.slots
+        if max(station.begun, station.ended) != slot.capture.runs
+    ]
+    if short:
+        listed = ", ".join(f"{c.layer.key} ({ran} instead of {c.runs})" for c, ran in short[:5])
+        raise RuntimeError(
+            f"{len(short)} recorded layers were called another number of times than in the first probe pass: {listed}; "
+            "the forward pass must take the same way at every snapshot"
+        )
+
+
+def wrong_rows(key: str, shape: tuple[int, ...], rows: int) -> str:
+    """The error for an output whose first axis is not the samples."""
+    others = [i for i, n in enumerate(shape) if n == rows and i > 0]
+    advice = (
+        f"its samples may be axis {others[0]}: pass batch_dim={{{key!r}: {others[0]}}}"
+        if others
+        else "leave it out, or reduce inside the model to one row per sample"
+    )
+    return f"layer {key!r} should have {rows} rows, one per sample, got shape {shape}; {advice}"
+
+
+def _check_half(values: Tensor, key: str) -> None:
+    finite = values[torch.isfinite(values)]
+    if finite.numel() and float(finite.abs().max()) > HALF_MAX:
+        raise ValueError(
+            f"layer {key!r} reaches {float(finite.abs().max()):.6g}, beyond float16 (65504); "
+            "store it as bfloat16 or float32"
+        )

@@ -1,0 +1,218 @@
+"""From what ran to what is captured: one Capture per tensor, in forward order, or the reason why not."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.modules import activation
+
+from infoplane.core.records import Layer, Role
+from infoplane.hooks._capture import Capture, wrong_rows
+from infoplane.hooks._names import Named
+from infoplane.hooks._observe import Call, Observation
+from infoplane.hooks._structure import TensorInfo, choose, refuse_odd
+from infoplane.hooks.reduce import Reduction
+from infoplane.hooks.select import Site, Target
+
+Calls = Literal["last", "all"] | int | None
+
+ACTIVATIONS: tuple[type[nn.Module], ...] = tuple(
+    getattr(activation, name) for name in activation.__all__ if name != "MultiheadAttention"
+)
+_FIRST_OUTPUT = (nn.MultiheadAttention, nn.RNNBase)
+_NEVER = (
+    "it may be on a branch that this input does not take, be called through .forward() or through functions that "
+    "use its weights (fused attention, nn.MultiheadAttention.out_proj), or not be called at all"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """What the user said about all layers: reductions and sample axes by pattern, calls, stored dtype."""
+
+    reduce: Mapping[str, Reduction]
+    batch_dim: Mapping[str, int]
+    calls: Calls = None
+    dtype: torch.dtype | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class CapturePlan:
+    captures: tuple[Capture, ...]
+    skipped: Mapping[str, str]
+
+
+def plan_captures(
+    targets: Sequence[Target] | None,
+    modules: Mapping[str, Named],
+    seen: Observation,
+    rows: int,
+    options: Options,
+    *,
+    logits: bool,
+) -> CapturePlan:
+    """Captures in forward order.
+
+    `targets` of None stands for every leaf module that ran; of those, the ones that cannot be recorded or that
+    only pass their input on are skipped, with the reason. What the user named is never skipped.
+
+    Raises
+    ------
+    ValueError
+        If a named layer never ran (all of them are listed), runs several times without a choice of call, or has
+        no tensor with one row per sample.
+    """
+    skipped: dict[str, str] = {}
+    placed: dict[tuple[str, Site, int, str], tuple[int, Capture]] = {}
+    default = targets is None
+    if targets is None:
+        targets = [Target(modules[name], exact=False) for name in seen.leaves]
+    targets = _that_ran(targets, seen, skipped)
+    if logits and seen.last_leaf is not None and not default:
+        targets = [*targets, Target(modules[seen.last_leaf], call=len(seen.calls[seen.last_leaf]) - 1)]
+    for target in targets:
+        name = target.named.name
+        calls = seen.calls[name]
+        if default and name != seen.last_leaf and all(c.passes_through for c in calls):
+            skipped[name] = f"{target.named.type_name} passes its input on unchanged"
+            continue
+        for index in _call_indices(target, len(calls), options.calls):
+            try:
+                order, planned = _capture(target, index, seen, rows, options, default)
+            except (TypeError, ValueError) as error:
+                if not default:
+                    raise
+                skipped[name] = str(error)
+                continue
+            layer = planned.layer
+            placed.setdefault((layer.name, layer.site, layer.call, layer.path), (order, planned))
+    if not placed:
+        reasons = "; ".join(f"{n}: {why}" for n, why in list(skipped.items())[:5])
+        raise ValueError(f"no layer can be recorded{': ' + reasons if reasons else ''}")
+    ordered = [c for _, c in sorted(placed.values(), key=lambda pair: pair[0])]
+    return CapturePlan(tuple(_numbered(ordered)), skipped)
+
+
+def _that_ran(targets: Sequence[Target], seen: Observation, skipped: dict[str, str]) -> list[Target]:
+    silent = [t for t in targets if t.named.name not in seen.calls]
+    named = [t.named.name for t in silent if t.exact]
+    if named or (silent and len(silent) == len(targets)):
+        names = named or [t.named.name for t in silent]
+        listed = ", ".join(repr(n) for n in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        raise ValueError(f"selected but never run in the probe's forward pass: {listed}; {_NEVER}")
+    for t in silent:
+        skipped[t.named.name] = "never ran"
+    return [t for t in targets if t.named.name in seen.calls]
+
+
+def _call_indices(target: Target, ran: int, calls: Calls) -> list[int]:
+    name = target.named.name
+    if target.call is not None:
+        if target.call >= ran:
+            raise ValueError(f"layer {name!r} runs {ran} times, so there is no call #{target.call}")
+        return [target.call]
+    if ran == 1:
+        return [0]
+    if calls is None:
+        raise ValueError(
+            f"layer {name!r} runs {ran} times in one forward pass; choose with calls='last', calls='all' or an index, "
+            f"or name one call as '{name}#0'"
+        )
+    if calls == "all":
+        return list(range(ran))
+    if calls == "last":
+        return [ran - 1]
+    if not isinstance(calls, int) or not -ran <= calls < ran:
+        raise ValueError(f"calls must be 'last', 'all' or an index below {ran} for layer {name!r}, got {calls!r}")
+    return [calls % ran]
+
+
+def _capture(
+    target: Target, index: int, seen: Observation, rows: int, options: Options, default: bool
+) -> tuple[int, Capture]:
+    named, site = target.named, target.site
+    calls = seen.calls[named.name]
+    call = calls[index]
+    found = call.outputs if site == "out" else call.inputs
+    label = named.name + (f"#{index}" if len(calls) > 1 else "") + ("@in" if site == "in" else "")
+    label = label or "@out"
+    what = f"the {site}put of layer {label}"
+    path = target.path
+    if path is None and default and len(found) > 1 and isinstance(named.module, _FIRST_OUTPUT):
+        path = "[0]"
+    path = choose(found, path, what, call.output_type if site == "out" else "nothing")
+    if len(found) > 1:
+        label = label.removesuffix("@in").removesuffix("@out") + f"@{site}{path}"
+    tensor = found[path]
+    batch_dim = _by_pattern(options.batch_dim, label, named.name, 0)
+    _check_tensor(tensor, label, batch_dim, rows)
+    layer = Layer(
+        key=label,
+        name=named.name,
+        depth=0,
+        unit_shape=(),
+        dtype=str(tensor.dtype).removeprefix("torch."),
+        module_type=named.type_name,
+        role=_role(named, site, index == len(calls) - 1 and named.name == seen.last_leaf),
+        site=site,
+        call=index,
+        path=path,
+        raw_shape=(),
+        aliases=named.aliases,
+    )
+    planned = Capture(
+        layer=layer,
+        module=named.module,
+        reduction=_by_pattern(options.reduce, label, named.name, options.reduce["*"]),
+        runs=len(calls),
+        batch_dim=batch_dim,
+        dtype=options.dtype,
+    )
+    return (call.end if site == "out" else call.begin), planned
+
+
+def _check_tensor(tensor: TensorInfo, label: str, batch_dim: int, rows: int) -> None:
+    if tensor.odd:
+        refuse_odd(tensor.odd, f"layer {label!r}")
+    if len(tensor.shape) <= batch_dim or tensor.shape[batch_dim] != rows:
+        raise ValueError(wrong_rows(label, tensor.shape, rows))
+
+
+def _role(named: Named, site: Site, last: bool) -> Role:
+    if site == "in":
+        return "input"
+    if last:
+        return "output"
+    return "activation" if is_activation(named.module) else "other"
+
+
+def is_activation(module: nn.Module) -> bool:
+    """An elementwise nonlinearity or a softmax: torch's own, and those of the transformers library."""
+    return isinstance(module, ACTIVATIONS) or type(module).__module__ == "transformers.activations"
+
+
+def _by_pattern(table: Mapping[str, Any], key: str, name: str, default: Any) -> Any:
+    """The entry whose pattern is the key or name itself, else the first glob that fits; "*" comes last."""
+    for exact in (key, name):
+        if exact in table:
+            return table[exact]
+    for pattern, value in table.items():
+        if pattern != "*" and (fnmatch.fnmatchcase(key, pattern) or fnmatch.fnmatchcase(name, pattern)):
+            return value
+    return table.get("*", default)
+
+
+def _numbered(captures: Sequence[Capture]) -> list[Capture]:
+    return [replace(c, layer=replace(c.layer, depth=i)) for i, c in enumerate(captures)]
+
+
+def describe(call: Call) -> str:
+    """Shapes of a call's outputs, for a table."""
+    return (
+        ", ".join(f"{p}{'x'.join(map(str, t.shape)) or 'scalar'}" for p, t in call.outputs.items()) or call.output_type
+    )

@@ -1,0 +1,191 @@
+"""Everything about one model and one probe set: which tensors, and how a pass over the probe is made."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from infoplane.core.records import Layer
+from infoplane.hooks import _flow
+from infoplane.hooks._capture import Capture, capture
+from infoplane.hooks._names import named_modules
+from infoplane.hooks._observe import observe
+from infoplane.hooks._plan import Options, plan_captures
+from infoplane.hooks._state import Buffers, model_device, seed_generators, undisturbed
+from infoplane.hooks.noise import measuring
+from infoplane.hooks.probe import Inputs, ProbeSet
+from infoplane.hooks.reduce import is_lossless
+from infoplane.hooks.select import Target
+
+Run = Callable[..., Any]
+Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
+
+
+@dataclass(eq=False, kw_only=True)
+class Prober:
+    """Runs a probe set through a model and collects what was selected.
+
+    `prepare` finds the layers with two passes over the first chunk; `measure` makes a full pass.
+    """
+
+    model: nn.Module
+    probe: ProbeSet
+    targets: list[Target] | None
+    options: Options
+    batch_size: int = 256
+    logits: bool = True
+    autocast: torch.dtype | None = None
+    evaluation: bool = True
+    mask_name: str | None = None
+    forward: Callable[..., Any] | None = None
+    seed: int = 0
+
+    captures: tuple[Capture, ...] = ()
+    layers: tuple[Layer, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    chain: bool | list[str] = False
+    _buffers: Buffers = field(default_factory=Buffers)
+
+    def prepare(self) -> None:
+        """Find what runs and plan the captures; then their shapes, and which of them form a chain.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a selection or an output that cannot be recorded.
+        """
+        first = next(self.probe.chunks(self.batch_size))
+        start, stop, inputs, _ = first
+        modules = named_modules(self.model)
+        with self._running(step=0) as run:
+            seen = observe(lambda: run(inputs), modules)
+        plan = plan_captures(self.targets, modules, seen, stop - start, self.options, logits=self.logits)
+        self.captures, self.skipped = plan.captures, plan.skipped
+        self._warn_skipped()
+        self._warn_batch_statistics()
+        reductions = [c.reduction for c in self.captures]
+        results: list[tuple[Layer, Tensor]] = []
+
+        def once(flow: _flow.Flow | None) -> None:
+            def mark(tensor: Tensor, layer: Layer) -> None:
+                if flow is not None:
+                    cuts = is_lossless(reductions[layer.depth], tuple(tensor.shape[1:]))
+                    flow.mark(tensor, layer.depth, cuts=cuts)
+
+            began = None if flow is None else flow.start
+            with self._running(step=0) as run:
+                results[:] = capture(
+                    lambda inputs, which: run(inputs, which, began=began),
+                    self.captures,
+                    [first],
+                    stop - start,
+                    _fresh,
+                    self._chunk_mask,
+                    mark,
+                )
+
+        parents = {} if self._is_sharded() else _flow.trace(once)
+        if not parents:
+            once(None)
+        self.layers = tuple(layer for layer, _ in results)
+        self.captures = tuple(replace(c, layer=la) for c, la in zip(self.captures, self.layers, strict=True))
+        self.chain = self._markov(parents)
+
+    def measure(self, step: int, allocate: Allocate) -> list[tuple[Layer, Tensor]]:
+        """One pass over the whole probe: each layer, as it is now, with values (rows, *units)."""
+        self._resolve_again()
+        with self._running(step) as run:
+            return capture(
+                run,
+                self.captures,
+                self.probe.chunks(self.batch_size),
+                self.probe.record.samples,
+                allocate,
+                self._chunk_mask,
+            )
+
+    def _resolve_again(self) -> None:
+        """Modules may have been replaced since the last pass."""
+        modules = named_modules(self.model)
+        gone = [c.layer.key for c in self.captures if c.layer.name not in modules]
+        if gone:
+            raise ValueError(
+                f"recorded layers are no longer part of {type(self.model).__name__}: {', '.join(gone[:8])}"
+            )
+        self.captures = tuple(replace(c, module=modules[c.layer.name].module) for c in self.captures)
+
+    @contextlib.contextmanager
+    def _running(self, step: int) -> Iterator[Run]:
+        """A function that runs the model on inputs of the `which`-th pass, with all else undisturbed."""
+        device = model_device(self.model)
+        dtypes = frozenset(p.dtype for p in self.model.parameters() if p.is_floating_point())
+        with (
+            undisturbed(self.model, self._buffers, autocast=self.autocast, evaluation=self.evaluation),
+            contextlib.ExitStack() as noise,
+        ):
+            current: int | None = None
+
+            def run(inputs: Inputs, which: int = 0, began: Callable[[list[Tensor]], None] | None = None) -> Any:
+                nonlocal current
+                if which != current:
+                    current = which
+                    seed = np.random.SeedSequence([self.seed, step, which]).generate_state(1, np.uint32)[0]
+                    noise.close()
+                    noise.enter_context(measuring(self.model, seed_generators(self.model, int(seed))))
+                moved = inputs.to(device, dtypes)
+                if began is not None:
+                    began(moved.tensors)
+                if self.forward is not None:
+                    return self.forward(self.model, *moved.args, **moved.kwargs)
+                return self.model(*moved.args, **moved.kwargs)
+
+            try:
+                yield run
+            except Exception as error:
+                error.add_note(f"while recording step {step} on the probe set")
+                raise
+
+    def _chunk_mask(self, inputs: Inputs) -> Tensor | None:
+        mask = inputs.mask if inputs.mask is not None else inputs.kwargs.get(self.mask_name or "attention_mask")
+        return None if mask is None else mask.to(model_device(self.model))
+
+    def _markov(self, parents: dict[int, frozenset[int]]) -> bool | list[str]:
+        order = range(len(self.layers))
+        cutting = [i for i in order if is_lossless(self.captures[i].reduction, self.layers[i].raw_shape)]
+        chained = _flow.markov_chain(parents, cutting)
+        if len(chained) < 2:
+            return False
+        return len(chained) == len(self.layers) or [self.layers[i].key for i in chained]
+
+    def _is_sharded(self) -> bool:
+        return any(hasattr(p, "full_tensor") for p in self.model.parameters())
+
+    def _warn_skipped(self) -> None:
+        lost = {n: why for n, why in self.skipped.items() if "passes its input on" not in why}
+        if lost:
+            name, why = next(iter(lost.items()))
+            warnings.warn(
+                f"{len(lost)} layers are not recorded (all in recorder.skipped), first {name!r}: {why}", stacklevel=5
+            )
+
+    def _warn_batch_statistics(self) -> None:
+        for name, named in named_modules(self.model).items():
+            if isinstance(named.module, _BatchNorm) and named.module.running_mean is None:
+                warnings.warn(
+                    f"layer {name!r} normalises by the statistics of each batch: activations depend on "
+                    f"probe_batch_size={self.batch_size}",
+                    stacklevel=5,
+                )
+                return
+
+
+def _fresh(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype)

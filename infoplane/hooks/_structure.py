@@ -1,0 +1,121 @@
+"""Tensors in what modules take and return: tensors, tuples, dicts, dataclasses, nested."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class TensorInfo(NamedTuple):
+    """What a forward pass showed of one tensor; `odd` names a layout without dense rows."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    odd: str = ""
+
+
+def info(tensor: Tensor) -> TensorInfo:
+    odd = _odd(tensor)
+    return TensorInfo(() if tensor.is_nested else tuple(tensor.shape), tensor.dtype, odd)
+
+
+def tensors_in(value: Any) -> dict[str, Tensor]:
+    """Every tensor in a value by its path: "" for the value itself, "[0]", ".last_hidden_state", "[1][0]"."""
+    found: dict[str, Tensor] = {}
+    _walk(value, "", found)
+    return found
+
+
+def _walk(value: Any, path: str, found: dict[str, Tensor]) -> None:
+    if isinstance(value, Tensor):
+        found[path] = value
+    elif isinstance(value, torch.nn.utils.rnn.PackedSequence):
+        return
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _walk(item, f"{path}.{key}" if isinstance(key, str) else f"{path}[{key!r}]", found)
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        for key in value._fields:
+            _walk(getattr(value, key), f"{path}.{key}", found)
+    elif isinstance(value, tuple | list):
+        for i, item in enumerate(value):
+            _walk(item, f"{path}[{i}]", found)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            _walk(getattr(value, field.name), f"{path}.{field.name}", found)
+
+
+def call_value(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What a module was called with as one value: `[0]`, `[1]` for positional and `.name` for keyword arguments."""
+    values = {f"[{i}]{p}": t for i, a in enumerate(args) for p, t in tensors_in(a).items()}
+    values |= tensors_in(dict(kwargs))
+    return _Call(values)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    values: dict[str, Tensor]
+
+
+def tensors_of(value: Any) -> dict[str, Tensor]:
+    return value.values if isinstance(value, _Call) else tensors_in(value)
+
+
+def choose(found: Mapping[str, Tensor] | Mapping[str, TensorInfo], path: str | None, what: str, kind: str) -> str:
+    """The path of the one tensor at or below `path`, or of the only one there is.
+
+    Raises
+    ------
+    TypeError
+        If there is no tensor at all; `kind` names what came instead.
+    ValueError
+        If several fit, or none: what there is, is listed with shapes.
+    """
+    if not found:
+        raise TypeError(
+            f"{what} is {kind}, which holds no dense tensor; record a module whose output is a tensor, "
+            "or leave this one out"
+        )
+    below = {p: t for p, t in found.items() if not path or p == path or (p.startswith(path) and p[len(path)] in ".[")}
+    if not below:
+        raise ValueError(f"{what} has no tensor at {path!r}; it has {_listed(found)}")
+    if len(below) > 1:
+        example = f"{what.split()[-1].partition('@')[0]}@{'in' if '@in' in what else 'out'}{next(iter(below))}"
+        raise ValueError(f"{what} has {len(below)} tensors: {_listed(below)}; name one, as in {example!r}")
+    return next(iter(below))
+
+
+def dense(tensor: Tensor, what: str) -> Tensor:
+    """The tensor with ordinary rows; sharded ones are gathered (a collective), other layouts refused."""
+    if hasattr(tensor, "full_tensor"):
+        tensor = tensor.full_tensor()
+    if odd := _odd(tensor):
+        refuse_odd(odd, what)
+    return tensor
+
+
+def refuse_odd(odd: str, what: str) -> None:
+    raise TypeError(f"{what} is {odd}; make it dense inside the model (to_dense, dequantize, padding)")
+
+
+def _odd(tensor: Tensor) -> str:
+    if tensor.is_nested:
+        return "a nested tensor"
+    if tensor.is_quantized:
+        return "a quantized tensor"
+    if tensor.layout is not torch.strided:
+        return f"a {str(tensor.layout).removeprefix('torch.')} tensor"
+    return ""
+
+
+def type_name(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__qualname__}"
+
+
+def _listed(found: Mapping[str, Any]) -> str:
+    shown = [f"{p or 'itself'} {tuple(t.shape)}" for p, t in found.items()]
+    return ", ".join(shown[:8]) + (f", and {len(shown) - 8} more" if len(shown) > 8 else "")

@@ -1,0 +1,139 @@
+"""Gaussian noise that a network carries itself, in training and when it is measured."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from infoplane.core.records import Noise
+from infoplane.hooks._names import named_modules, unwrap
+from infoplane.hooks._structure import choose, info, tensors_in, type_name
+from infoplane.hooks.select import Layers, select
+
+Kind = Literal["additive", "multiplicative"]
+
+
+class NoiseInjection:
+    """Add independent Gaussian noise to the outputs of chosen layers, until removed.
+
+    With T the layer's output and Z standard normal, the next layer gets T + std Z (additive) or
+    T (1 + std Z) (multiplicative). I(X;T) of such a network is finite and a property of the network, not of an
+    analysis setting (Goldfeld et al., "Estimating information flow in deep neural networks", 2019). The
+    noise acts in evaluation mode too: it is part of the network that is measured.
+
+    A Recorder sees the value before the noise and writes std and kind into the layer's record. At a snapshot it
+    draws the noise from a generator of its own, so recording leaves the training noise as it was.
+
+    Parameters
+    ----------
+    model : nn.Module
+    layers : as in Recorder
+        Modules whose output is one tensor.
+    std : float
+        Standard deviation, in the units of the layer or relative to it; positive.
+    kind : "additive" or "multiplicative"
+    seed : int, optional
+        For a generator of its own during training; without it the noise is drawn from torch's global one, like
+        dropout's.
+
+    Raises
+    ------
+    ValueError
+        If `std` is not positive, `kind` is unknown, or a layer is not found or has noise already.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+    >>> with NoiseInjection(model, "1", std=0.1):
+    ...     noisy = model(torch.zeros(5, 4))
+    >>> noisy.shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(
+        self, model: nn.Module, layers: Layers, std: float, kind: Kind = "additive", *, seed: int | None = None
+    ) -> None:
+        if not std > 0:
+            raise ValueError(f"std must be positive, got {std}")
+        if kind not in ("additive", "multiplicative"):
+            raise ValueError(f"kind must be 'additive' or 'multiplicative', got {kind!r}")
+        inner = unwrap(model)
+        targets = select(layers, named_modules(inner), type(inner).__name__)
+        for target in targets:
+            if target.site != "out" or target.call is not None or target.path:
+                raise ValueError(f"noise goes on a module's whole output, not on one place of {target.named.name!r}")
+            if noise_of(target.named.module) is not None:
+                raise ValueError(f"layer {target.named.name!r} has noise already; remove() it first")
+        self.layers = tuple(t.named.name for t in targets)
+        self.noise = Noise(std=float(std), kind=kind)
+        self._handles = [
+            t.named.module.register_forward_hook(_NoiseHook(self.noise, t.named.name, seed)) for t in targets
+        ]
+
+    def remove(self) -> None:
+        """Take the noise away; calling it again does nothing."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.remove()
+
+
+class _NoiseHook:
+    """A forward hook; an object rather than a closure so that models with noise can be pickled and copied."""
+
+    def __init__(self, noise: Noise, name: str, seed: int | None) -> None:
+        self.noise = noise
+        self.name = name
+        self.seed = seed
+        self.generator: torch.Generator | None = None
+        self.measuring: torch.Generator | None = None
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Tensor:
+        if not isinstance(output, Tensor):
+            found = {p: info(t) for p, t in tensors_in(output).items()}
+            choose(found, None, f"the output of layer {self.name}", type_name(output))
+            raise TypeError(f"noise needs a layer whose output is a tensor, got {type_name(output)} from {self.name!r}")
+        z = torch.empty_like(output).normal_(generator=self._source(output.device))
+        if self.noise.kind == "additive":
+            return output + self.noise.std * z
+        return output * (1 + self.noise.std * z)
+
+    def _source(self, device: torch.device) -> torch.Generator | None:
+        if self.measuring is not None:
+            return self.measuring
+        if self.seed is not None and self.generator is None:
+            self.generator = torch.Generator(device).manual_seed(self.seed)
+        return self.generator
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "generator": None, "measuring": None}
+
+
+def noise_of(module: nn.Module) -> Noise | None:
+    """The noise that is added to a module's output, if any."""
+    for hook in module._forward_hooks.values():
+        if isinstance(hook, _NoiseHook):
+            return hook.noise
+    return None
+
+
+@contextlib.contextmanager
+def measuring(model: nn.Module, generator: torch.Generator) -> Iterator[None]:
+    """Draw the noise of all layers from `generator`."""
+    hooks = [h for m in model.modules() for h in m._forward_hooks.values() if isinstance(h, _NoiseHook)]
+    for hook in hooks:
+        hook.measuring = generator
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.measuring = None

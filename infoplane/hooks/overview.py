@@ -1,0 +1,198 @@
+"""What can be recorded and what it costs: the table of layers and the plan of sizes."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from infoplane.core.records import Layer
+from infoplane.hooks._names import named_modules, unwrap
+from infoplane.hooks._observe import Observation, observe
+from infoplane.hooks._plan import describe, is_activation
+from infoplane.hooks._state import Buffers, model_device, undisturbed
+from infoplane.hooks.probe import as_inputs
+
+_SHOWN = 24
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One module of a model: its output's shape (with the batch), calls in a forward pass, bytes of a snapshot."""
+
+    name: str
+    type: str
+    output: str
+    calls: int
+    bytes: int
+    role: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class LayerTable:
+    """Every module of a model that ran, in forward order; prints as a table."""
+
+    model: str
+    rows: tuple[LayerRow, ...]
+    samples: int
+
+    def __iter__(self) -> Iterator[LayerRow]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def names(self) -> list[str]:
+        return [r.name for r in self.rows]
+
+    def __str__(self) -> str:
+        head = ("layer", "type", "output", "calls", f"bytes for {self.samples}", "role", "")
+        body = [
+            (r.name or "@out", r.type, r.output, str(r.calls) if r.calls else "-", size(r.bytes), r.role, r.note)
+            for r in self.rows
+        ]
+        return f"{self.model}\n{_aligned([head, *body])}"
+
+    __repr__ = __str__
+
+
+def layers(model: nn.Module, batch: Any, *, samples: int | None = None) -> LayerTable:
+    """The layers of a model that can be recorded, from one forward pass over a batch.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Left exactly as it was: mode, random state, buffers.
+    batch : Tensor, tuple of tensors, or dict of tensors
+        What the model is called with; a tuple gives positional, a dict keyword arguments.
+    samples : int, optional
+        Size of the probe for which bytes are given; the batch's own by default.
+
+    Returns
+    -------
+    LayerTable
+        Prints name, type, shape, bytes of one snapshot without reduction, and calls. Modules that do not run are
+        listed last, with a note.
+    """
+    inner = unwrap(model)
+    modules = named_modules(inner)
+    inputs = as_inputs(batch)
+    dtypes = frozenset(p.dtype for p in inner.parameters() if p.is_floating_point())
+    moved = inputs.to(model_device(inner), dtypes)
+    with undisturbed(inner, Buffers()):
+        seen = observe(lambda: inner(*moved.args, **moved.kwargs), modules)
+    n = len(inputs)
+    rows = []
+    for name in sorted(seen.calls, key=lambda s: seen.calls[s][0].end):
+        rows.append(_row(name, modules[name].type_name, modules[name].module, seen, n, samples or n))
+    for name, named in modules.items():
+        if name not in seen.calls and named.has_forward:
+            rows.append(LayerRow(name, named.type_name, "-", 0, 0, "", "never ran"))
+    return LayerTable(type(inner).__name__, tuple(rows), samples or n)
+
+
+def _row(name: str, type_: str, module: nn.Module, seen: Observation, n: int, samples: int) -> LayerRow:
+    calls = seen.calls[name]
+    held = sum(math.prod(t.shape) * t.dtype.itemsize for t in calls[-1].outputs.values())
+    if name == seen.last_leaf:
+        role = "output"
+    elif all(c.leaf for c in calls):
+        role = "activation" if is_activation(module) else "other"
+    else:
+        role = "block"
+    notes = []
+    if all(c.passes_through for c in calls):
+        notes.append("passes its input on")
+    if len(calls) > 1:
+        notes.append(f"choose a call: {name}#0")
+    if len(calls[-1].outputs) > 1:
+        notes.append(f"choose a tensor: {name}@out{next(iter(calls[-1].outputs))}")
+    return LayerRow(name, type_, describe(calls[-1]), len(calls), held * samples // n, role, "; ".join(notes))
+
+
+@dataclass(frozen=True)
+class SizePlan:
+    """Bytes of one snapshot and of the run, beside the free disk."""
+
+    layers: tuple[Layer, ...]
+    samples: int
+    snapshots: int | None
+    free: int | None
+    where: str
+
+    def bytes_of(self, layer: Layer) -> int:
+        itemsize: int = getattr(torch, layer.dtype).itemsize
+        return self.samples * layer.units * itemsize
+
+    @property
+    def per_snapshot(self) -> int:
+        return sum(self.bytes_of(layer) for layer in self.layers)
+
+    @property
+    def total(self) -> int:
+        """Of the planned snapshots, or of two (the first and the last) where the schedule has no end."""
+        return self.per_snapshot * (2 if self.snapshots is None else self.snapshots)
+
+    def __str__(self) -> str:
+        rows = [("layer", "shape", "stored", "a snapshot")]
+        rows += [
+            (
+                la.key,
+                "x".join(map(str, la.raw_shape)),
+                f"{la.units} {la.dtype}, {la.reduction}",
+                size(self.bytes_of(la)),
+            )
+            for la in self.layers[:_SHOWN]
+        ]
+        text = _aligned(rows)
+        if len(self.layers) > _SHOWN:
+            text += f"\n... and {len(self.layers) - _SHOWN} more layers"
+        free = "" if self.free is None else f", {size(self.free)} free in {self.where}"
+        if self.snapshots is not None:
+            much = f"{self.snapshots} snapshots: {size(self.total)}"
+        else:
+            much = "number of snapshots open (pass total=)"
+            if self.free and self.per_snapshot:
+                much += f", room for {self.free // self.per_snapshot}"
+        return f"{text}\n{self.samples} samples, {size(self.per_snapshot)} a snapshot; {much}{free}"
+
+    def check(self) -> None:
+        """Raise OSError if the run cannot fit."""
+        if self.free is not None and self.total > self.free:
+            count = "the first and the last snapshot" if self.snapshots is None else f"{self.snapshots} snapshots"
+            raise OSError(
+                f"{count} of {size(self.per_snapshot)} need {size(self.total)}, and {size(self.free)} are free in "
+                f"{self.where}; reduce layers (layers=, reduce=, dtype=), take fewer snapshots (schedule=), or "
+                "pass allow_full_disk=True"
+            )
+
+
+def free_bytes(path: Path) -> int:
+    """Free space where a path is or will be."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def size(n: int) -> str:
+    """Bytes in binary units."""
+    value = float(n)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{n} B" if unit == "B" else f"{value:.{0 if value >= 99.5 else 1}f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows)

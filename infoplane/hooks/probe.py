@@ -1,0 +1,341 @@
+"""The probe set: inputs held as tensors for the forward pass, labels and ids in NumPy for the record."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import xxhash
+from torch import Tensor
+
+from infoplane.core.records import Probe
+
+KEPT_INPUT_BYTES = 256 << 20
+"""Inputs up to this size go into the record; larger ones leave only their ids."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What the model is called with: positional and keyword tensors that share their first axis.
+
+    `mask` is for reductions over tokens and does not reach the model.
+    """
+
+    args: tuple[Tensor, ...]
+    kwargs: Mapping[str, Tensor]
+    mask: Tensor | None = None
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [*self.args, *self.kwargs.values()]
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def take(self, rows: slice | Tensor) -> Inputs:
+        mask = None if self.mask is None else self.mask[rows]
+        return Inputs(tuple(t[rows] for t in self.args), {k: t[rows] for k, t in self.kwargs.items()}, mask)
+
+    def to(self, device: torch.device, dtypes: frozenset[torch.dtype]) -> Inputs:
+        """On the model's device; floating inputs of a dtype the model has none of take its dtype."""
+
+        def move(t: Tensor) -> Tensor:
+            if t.is_floating_point() and len(dtypes) == 1 and t.dtype not in dtypes:
+                return t.to(device, next(iter(dtypes)))
+            return t.to(device)
+
+        return Inputs(tuple(move(t) for t in self.args), {k: move(t) for k, t in self.kwargs.items()})
+
+
+def as_inputs(x: Any) -> Inputs:
+    """A tensor, a tuple of tensors (positional) or a dict of tensors (keywords); arrays are taken as tensors.
+
+    The tensors are copied: later changes of the caller's do not reach the probe.
+    """
+    if isinstance(x, Mapping):
+        inputs = Inputs((), {str(k): _tensor(v, f"probe input {k!r}") for k, v in x.items()})
+    elif isinstance(x, tuple | list):
+        inputs = Inputs(tuple(_tensor(v, f"probe input {i}") for i, v in enumerate(x)), {})
+    else:
+        inputs = Inputs((_tensor(x, "the probe input"),), {})
+    if not inputs.tensors:
+        raise ValueError("the probe has no inputs; pass probe=(x, y)")
+    for t in inputs.tensors:
+        if t.ndim == 0:
+            raise ValueError("probe inputs need a first axis of samples, got a scalar")
+    lengths = {len(t) for t in inputs.tensors}
+    if len(lengths) > 1:
+        raise ValueError(f"probe inputs must have the same number of samples, got {sorted(lengths)}")
+    return inputs
+
+
+def _tensor(value: Any, what: str) -> Tensor:
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(value)
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{what} must be a tensor (or a tuple or dict of tensors), got {type(value).__qualname__}; "
+            "collect a loader's batches once and pass torch.cat of them"
+        )
+    return value.detach().clone()
+
+
+def as_labels(y: Any, samples: int) -> npt.NDArray[Any]:
+    """Labels as int64 (samples,) for classes or float64 (samples,) or (samples, k) for regression targets.
+
+    Raises
+    ------
+    ValueError
+        If the length differs, a class is negative, a target is not finite, or the shape is none of these.
+    """
+    labels = y.detach().cpu() if isinstance(y, Tensor) else torch.as_tensor(np.asarray(y))
+    if labels.ndim == 0 or len(labels) != samples:
+        got = "a scalar" if labels.ndim == 0 else f"{len(labels)} labels"
+        raise ValueError(f"the probe has {samples} inputs but {got}; pass one label per input")
+    if labels.ndim > 1 and labels.shape[1:].numel() == 1:
+        labels = labels.reshape(samples)
+    if labels.is_complex():
+        raise ValueError("labels must be integers (classes) or floats (regression targets), got complex numbers")
+    if labels.is_floating_point():
+        return _targets(labels.double())
+    if labels.ndim != 1:
+        raise ValueError(
+            f"class labels must have shape (samples,), got {tuple(labels.shape)}; for one-hot rows pass y.argmax(1)"
+        )
+    labels = labels.long()
+    if samples and int(labels.min()) < 0:
+        at = int((labels < 0).nonzero()[0])
+        raise ValueError(f"class labels must not be negative, got {int(labels[at])} at sample {at}")
+    return np.ascontiguousarray(labels.numpy())
+
+
+def _targets(targets: Tensor) -> npt.NDArray[Any]:
+    if targets.ndim > 2:
+        raise ValueError(f"regression targets must have shape (samples,) or (samples, k), got {tuple(targets.shape)}")
+    bad = ~torch.isfinite(targets).reshape(len(targets), -1).all(1)
+    if bool(bad.any()):
+        at = int(bad.nonzero()[0])
+        raise ValueError(f"labels must be finite, got {targets[at].tolist()} at sample {at}")
+    if (
+        targets.ndim == 1
+        and len(targets)
+        and len(torch.unique(targets)) <= 20
+        and bool((targets == targets.round()).all())
+    ):
+        warnings.warn(
+            "float labels are regression targets, but these are whole numbers with few values; "
+            "for classes pass y.long()",
+            stacklevel=5,
+        )
+    return np.ascontiguousarray(targets.numpy())
+
+
+def equal_input_ids(inputs: Inputs) -> npt.NDArray[np.int64]:
+    """Ids in order of first appearance; rows share one where all their numbers are equal.
+
+    Rows are compared by the 128-bit hash of their bytes (-0.0 counts as 0.0).
+    """
+    columns = [_row_bytes(t) for t in inputs.tensors]
+    first: dict[bytes, int] = {}
+    ids = np.empty(len(inputs), dtype=np.int64)
+    for i, row in enumerate(zip(*columns, strict=True)):
+        digest = xxhash.xxh3_128(row[0])
+        for part in row[1:]:
+            digest.update(part)
+        ids[i] = first.setdefault(digest.digest(), len(first))
+    return ids
+
+
+def _row_bytes(t: Tensor) -> npt.NDArray[np.uint8]:
+    t = t.detach().cpu()
+    if t.is_floating_point():
+        t = t + 0.0
+    flat = t.reshape(len(t), -1).contiguous()
+    return flat.view(torch.uint8).numpy() if flat.numel() else np.zeros((len(t), 0), np.uint8)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ProbeSet:
+    """Inputs and their record. `passes` are the extra noisy passes: row indices of each, in order."""
+
+    inputs: Inputs
+    record: Probe
+    passes: tuple[Tensor, ...] = ()
+
+    @property
+    def first_pass(self) -> int:
+        """Rows of the first pass: the number of inputs."""
+        return len(self.inputs)
+
+    def chunks(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int, Inputs, int]]:
+        """(first row, one past the last, inputs, pass) in pieces of at most `size`, passes one after the other."""
+        stop = self.first_pass if stop is None else stop
+        for a in range(start, stop, size):
+            b = min(a + size, stop)
+            yield a, b, self.inputs.take(slice(a, b)), 0
+        row = self.first_pass
+        for k, rows in enumerate(self.passes, start=1):
+            for a in range(0, len(rows), size):
+                part = rows[a : a + size]
+                yield row, row + len(part), self.inputs.take(part), k
+                row += len(part)
+
+
+def as_probe_set(
+    probe: Any,
+    *,
+    sample_ids: Any = None,
+    input_ids: Any = None,
+    label_names: Sequence[str] = (),
+    mask: Tensor | None = None,
+    repeats: tuple[int, int] | None = None,
+    repeat_seed: int | None = None,
+) -> ProbeSet:
+    """Build the probe set from (x, y) or {"train": (x, y), "test": (x, y)}.
+
+    Parameters
+    ----------
+    probe : (x, y) or mapping from part name to (x, y)
+        Parts are recorded one after the other and share ids, chunks and labels' kind.
+    sample_ids : (samples,) integers, optional
+        The user's identifiers, unique; 0, 1, 2, ... by default.
+    input_ids : (samples,) integers, optional
+        Equal for equal inputs; found by comparing the inputs by default.
+    repeats : (m, n_x), optional
+        n_x further passes over m of the inputs: the first m, or m drawn with `repeat_seed`.
+
+    Raises
+    ------
+    ValueError
+        For fewer than 2 samples, and bad labels, ids or names: with the values.
+    TypeError
+        If `probe` has another form.
+    """
+    names, xs, ys = _parts(probe)
+    parts = [as_inputs(x) for x in xs]
+    labels = [as_labels(y, len(p)) for p, y in zip(parts, ys, strict=True)]
+    inputs = _concatenated(names, parts)
+    n = len(inputs)
+    if mask is not None:
+        if mask.ndim != 2 or len(mask) != n:
+            raise ValueError(f"mask must have shape ({n}, tokens), got {tuple(mask.shape)}")
+        inputs = dataclasses.replace(inputs, mask=mask.detach().clone())
+    if n < 2:
+        raise ValueError(f"the probe needs at least 2 samples, got {n}")
+    kinds = {a.dtype.kind for a in labels}
+    if len(kinds) > 1:
+        raise ValueError("labels of all probe parts must be of one kind: integers (classes) or floats (targets)")
+    y = np.concatenate(labels)
+    if label_names and y.dtype.kind == "i" and int(y.max()) >= len(label_names):
+        raise ValueError(f"label {int(y.max())} has no name: label_names has {len(label_names)} entries")
+    record = Probe(
+        sample_ids=_sample_ids(sample_ids, n),
+        input_ids=_given_ids(input_ids, n) if input_ids is not None else equal_input_ids(inputs),
+        repeats=np.zeros(n, dtype=np.int64),
+        labels=y,
+        part=np.repeat(np.arange(len(parts), dtype=np.int64), [len(p) for p in parts]),
+        part_names=names,
+        inputs=_kept_inputs(inputs),
+        label_names=tuple(str(s) for s in label_names),
+    )
+    if repeats is None:
+        return ProbeSet(inputs=inputs, record=record)
+    return _with_repeats(inputs, record, repeats, repeat_seed)
+
+
+def _parts(probe: Any) -> tuple[tuple[str, ...], list[Any], list[Any]]:
+    if isinstance(probe, Mapping):
+        if not probe:
+            raise ValueError("the probe has no parts")
+        pairs = list(probe.items())
+        for name, pair in pairs:
+            if not _is_pair(pair):
+                raise TypeError(f"probe part {name!r} must be (x, y), got {type(pair).__qualname__}")
+        return tuple(str(k) for k, _ in pairs), [p[0] for _, p in pairs], [p[1] for _, p in pairs]
+    if _is_pair(probe):
+        return ("all",), [probe[0]], [probe[1]]
+    raise TypeError(
+        f'probe must be (x, y) or {{"train": (x, y), "test": (x, y)}}, got {type(probe).__qualname__}'
+        + (f" of length {len(probe)}" if isinstance(probe, tuple | list) else "")
+    )
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2
+
+
+def _concatenated(names: Sequence[str], parts: Sequence[Inputs]) -> Inputs:
+    if len(parts) == 1:
+        return parts[0]
+    head = parts[0]
+    for name, part in zip(names[1:], parts[1:], strict=True):
+        shapes = [(t.shape[1:], t.dtype) for t in part.tensors]
+        if list(part.kwargs) != list(head.kwargs) or shapes != [(t.shape[1:], t.dtype) for t in head.tensors]:
+            raise ValueError(
+                f"inputs of probe parts {names[0]!r} and {name!r} differ in names, shape or dtype: "
+                f"{[tuple(t.shape) for t in head.tensors]} and {[tuple(t.shape) for t in part.tensors]}"
+            )
+    return Inputs(
+        tuple(torch.cat(column) for column in zip(*(p.args for p in parts), strict=True)),
+        {k: torch.cat([p.kwargs[k] for p in parts]) for k in head.kwargs},
+    )
+
+
+def _given_ids(ids: Any, samples: int) -> npt.NDArray[np.int64]:
+    array = np.asarray(ids.cpu() if isinstance(ids, Tensor) else ids)
+    if array.shape != (samples,) or array.dtype.kind not in "iu":
+        raise ValueError(f"ids must be {samples} integers, got shape {array.shape} of {array.dtype}")
+    return array.astype(np.int64)
+
+
+def _sample_ids(ids: Any, samples: int) -> npt.NDArray[np.int64]:
+    if ids is None:
+        return np.arange(samples, dtype=np.int64)
+    array = _given_ids(ids, samples)
+    values, first, counts = np.unique(array, return_index=True, return_counts=True)
+    if len(values) < samples:
+        twice = values[counts > 1]
+        at = int(first[counts > 1].min())
+        raise ValueError(f"sample ids must be unique, but {len(twice)} occur more than once, first {array[at]}")
+    return array
+
+
+def _kept_inputs(inputs: Inputs) -> npt.NDArray[Any] | None:
+    tensors = inputs.tensors
+    if sum(t.numel() * t.element_size() for t in tensors) > KEPT_INPUT_BYTES:
+        return None
+    if any(t.is_complex() for t in tensors):
+        return None
+    if len({t.dtype for t in tensors}) > 1:
+        tensors = [t.double() for t in tensors]
+    if tensors[0].dtype in (torch.bfloat16, torch.float16):
+        tensors = [t.float() for t in tensors]
+    return torch.cat([t.reshape(len(t), -1) for t in tensors], dim=1).cpu().numpy()
+
+
+def _with_repeats(inputs: Inputs, record: Probe, repeats: tuple[int, int], seed: int | None) -> ProbeSet:
+    m, n_x = repeats
+    n = len(inputs)
+    if not 1 <= m <= n or n_x < 1:
+        raise ValueError(f"repeats=(m, n_x) needs 1 <= m <= {n} inputs and n_x >= 1 passes, got {repeats}")
+    if seed is None:
+        rows = torch.arange(m)
+    else:
+        rows = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:m].sort().values
+    index = np.concatenate([np.arange(n), np.tile(rows.numpy(), n_x)])
+    extended = dataclasses.replace(
+        record,
+        sample_ids=record.sample_ids[index],
+        input_ids=record.input_ids[index],
+        repeats=np.concatenate([record.repeats, np.repeat(np.arange(1, n_x + 1), m)]),
+        labels=record.labels[index],
+        part=record.part[index],
+        inputs=None if record.inputs is None else record.inputs[index],
+    )
+    return ProbeSet(inputs=inputs, record=extended, passes=(rows,) * n_x)

@@ -1,0 +1,486 @@
+"""The recorder: runs the probe set at scheduled steps and hands snapshots to sinks."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import infoplane
+from infoplane.core.records import Layer, Probe, Sink, Snapshot
+from infoplane.hooks._names import named_modules, unwrap
+from infoplane.hooks._plan import Calls, Options
+from infoplane.hooks._pool import Pool
+from infoplane.hooks._prober import Prober
+from infoplane.hooks._state import model_device
+from infoplane.hooks.overview import SizePlan, free_bytes
+from infoplane.hooks.probe import as_probe_set
+from infoplane.hooks.reduce import Reduction, as_reduction
+from infoplane.hooks.schedule import Plan, Schedule, as_schedule
+from infoplane.hooks.select import Layers, Target, select
+from infoplane.store import StoreWriter
+
+Reduce = Reduction | str | Callable[[Tensor], Tensor]
+
+
+class Recorder:
+    """Record a model's activations on a fixed probe set while it trains.
+
+    Between snapshots nothing is attached to the model. A snapshot runs the probe set in evaluation mode,
+    without gradients, through hooks that are removed at its end; modes, random states, buffers and gradients
+    are left as they were, so training with and without recording is equal bit for bit.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Wrappers of DDP and torch.compile are looked through.
+    probe : (x, y), or mapping from part name to (x, y)
+        x is a tensor, a tuple of tensors (positional arguments) or a dict of tensors (keywords), with samples
+        along the first axis. y are classes (integers) or regression targets (floats). Parts, as in
+        `{"train": (x, y), "test": (x, y)}`, are recorded one after the other.
+    run : path, optional
+        Directory of the activation store. Needed unless `keep_activations` is False.
+    layers : name, glob, regular expression, type, predicate, module, or list of them, optional
+        See `infoplane.hooks.select`. By default every leaf module that ran and does more than pass its input on.
+    schedule : Schedule, int, list of steps or function of the step, optional
+        See `infoplane.hooks.schedule`; log-spaced by default. The first and the last step are always taken.
+    reduce : reduction, or mapping from layer pattern to reduction
+        What is stored of an output: see `infoplane.hooks.reduce`. All values by default.
+    calls : "last", "all" or int, optional
+        Which calls of a module that runs several times in one forward pass.
+    logits : bool
+        Record the output of the last leaf module also where `layers` does not name it.
+    dtype : torch.dtype, optional
+        Store floating values as this; by default as they come.
+    autocast : torch.dtype, optional
+        Run the probe under autocast to this dtype. Off by default, also inside a caller's autocast region.
+    mode : "eval" or "train"
+        "train" keeps each module's mode: dropout acts, batch statistics are used (their buffers are restored).
+    batch_dim : int, or mapping from layer pattern to int
+        Axis of the samples in an output, where it is not the first.
+    mask : (samples, tokens) tensor, or name of a keyword input, optional
+        True where a token is no padding, for reductions over tokens; "attention_mask" is found by itself.
+    probe_batch_size : int
+        Samples of one forward pass. The same at every snapshot: results may depend on it in the last bit.
+    sample_ids, input_ids, label_names : optional
+        See `infoplane.core.Probe`; inputs that are equal in every number share an input id by default.
+    repeats : (m, n_x), optional
+        n_x further passes over m of the inputs, for networks with noise: the first m, or m drawn with
+        `repeat_seed`.
+    sinks : callables that take a Snapshot
+        Further receivers; each may have `begin(probe, settings, run)`, `flush()` and `close()`.
+    keep_activations : bool
+        False writes no activations, for runs that are estimated as they go.
+    initial : bool
+        Take step 0 on entry. A loop that counts from 0 then has its counters shifted by one, since its first call
+        comes after one unit of training; the user's counter stays in `epoch`. With False the counters are steps
+        as they are.
+    total : int, optional
+        Steps that the loop will make, for the size plan.
+    weight_norms : bool
+        Record the Frobenius norm of each layer's parameters.
+    nonfinite : "warn" or "raise"
+        What to do when NaN or infinite values are recorded.
+    forward : function of (model, *args, **kwargs), optional
+        How to run the model, where it is not called directly.
+    seed : int
+        Of the noise that the network draws at a snapshot.
+    allow_full_disk, quiet : bool
+        Start although the plan exceeds the free disk; do not print the plan.
+    resume : bool
+        Continue the run in this directory.
+    writer : mapping
+        Further arguments of `infoplane.store.StoreWriter`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a probe, a layer or an option that cannot be recorded, at construction or on entry and before any
+        file is written.
+
+    Examples
+    --------
+    >>> with Recorder(model, probe=(x, y), run="runs/a") as recorder:
+    ...     for epoch in range(100):
+    ...         train_one_epoch(model)
+    ...         recorder.snapshot(epoch, metrics={"loss": loss})
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        probe: Any,
+        run: str | Path | None = None,
+        *,
+        layers: Layers = None,
+        schedule: Schedule | Callable[[int], bool] | Iterable[int] | int | None = None,
+        reduce: Reduce | Mapping[str, Reduce] = "flatten",
+        calls: Calls = None,
+        logits: bool = True,
+        dtype: torch.dtype | None = None,
+        autocast: torch.dtype | None = None,
+        mode: Literal["eval", "train"] = "eval",
+        batch_dim: int | Mapping[str, int] = 0,
+        mask: Tensor | str | None = None,
+        probe_batch_size: int = 256,
+        sample_ids: Any = None,
+        input_ids: Any = None,
+        label_names: Sequence[str] = (),
+        repeats: tuple[int, int] | None = None,
+        repeat_seed: int | None = None,
+        sinks: Iterable[Sink] = (),
+        keep_activations: bool = True,
+        initial: bool = True,
+        total: int | None = None,
+        weight_norms: bool = False,
+        nonfinite: Literal["warn", "raise"] = "warn",
+        forward: Callable[..., Any] | None = None,
+        seed: int = 0,
+        allow_full_disk: bool = False,
+        quiet: bool = False,
+        resume: bool = False,
+        writer: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__qualname__}")
+        if probe_batch_size < 1:
+            raise ValueError(f"probe_batch_size must be at least 1, got {probe_batch_size}")
+        if mode not in ("eval", "train"):
+            raise ValueError(f"mode must be 'eval' or 'train', got {mode!r}")
+        if nonfinite not in ("warn", "raise"):
+            raise ValueError(f"nonfinite must be 'warn' or 'raise', got {nonfinite!r}")
+        self._sinks: list[Sink] = list(sinks)
+        if keep_activations and run is None:
+            raise ValueError('run must name a directory for the activations, as run="runs/a"')
+        if not keep_activations and not self._sinks:
+            raise ValueError("keep_activations=False without a sink would record nothing; pass sinks=[...]")
+        self.run = None if run is None else Path(run)
+        self.schedule = as_schedule(schedule)
+        self._model = unwrap(model)
+        table = reduce if isinstance(reduce, Mapping) else {"*": reduce}
+        self._prober = Prober(
+            model=self._model,
+            targets=_select(layers, self._model),
+            probe=as_probe_set(
+                probe,
+                sample_ids=sample_ids,
+                input_ids=input_ids,
+                label_names=label_names,
+                mask=mask if isinstance(mask, Tensor) else None,
+                repeats=repeats,
+                repeat_seed=repeat_seed,
+            ),
+            options=Options(
+                reduce={"*": as_reduction("flatten"), **{k: as_reduction(r) for k, r in table.items()}},
+                batch_dim=batch_dim if isinstance(batch_dim, Mapping) else {"*": batch_dim},
+                calls=calls,
+                dtype=dtype,
+            ),
+            batch_size=probe_batch_size,
+            logits=logits,
+            autocast=autocast,
+            evaluation=mode == "eval",
+            mask_name=mask if isinstance(mask, str) else None,
+            forward=forward,
+            seed=seed,
+        )
+        self._initial, self._total = initial, total
+        self._weight_norms, self._nonfinite = weight_norms, nonfinite
+        self._allow_full_disk, self._quiet, self._resume = allow_full_disk, quiet, resume
+        self._keep, self._writer_options = keep_activations, dict(writer or {})
+        self._pool = Pool(pinned=model_device(self._model).type == "cuda")
+        self._writer: StoreWriter | None = None
+        self._state: Literal["new", "open", "closed"] = "new"
+        self._shift: int | None = 0
+        self._last_call = 0
+        self._last_taken: int | None = None
+        self._pending: tuple[int, float, dict[str, float]] | None = None
+        self._warned: set[str] = set()
+
+    # -- what it is ------------------------------------------------------------------------------------
+
+    @property
+    def probe(self) -> Probe:
+        """Ids, labels and parts of the recorded rows."""
+        return self._prober.probe.record
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The recorded layers in forward order; empty before entry."""
+        return self._prober.layers
+
+    @property
+    def chain(self) -> bool | list[str]:
+        """Whether the layers form a Markov chain from the input on; else the keys of those that do, or False.
+
+        Found by following one forward pass: a layer belongs to the chain when every path from the input to the
+        last layer goes through it and its stored values determine its output.
+        """
+        return self._prober.chain
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Layers that were selected by a pattern or by default and are not recorded, with the reason."""
+        return self._prober.skipped
+
+    @property
+    def sizes(self) -> SizePlan:
+        """Bytes per layer, snapshot and run, and the free disk; after entry."""
+        plan = None if self._total is None else len(self.schedule.plan(self._total))
+        where = None if self.run is None or not self._keep else self.run
+        return SizePlan(
+            layers=self.layers,
+            samples=self.probe.samples,
+            snapshots=plan,
+            free=None if where is None else free_bytes(where),
+            where="" if where is None else str(where.absolute().parent),
+        )
+
+    def plan(self, total: int) -> Plan:
+        """The steps that a run of `total` steps records; prints them."""
+        return self.schedule.plan(total)
+
+    def __repr__(self) -> str:
+        return (
+            f"Recorder({type(self._model).__name__}, {self.probe.samples} rows of {self.probe.target} labels, "
+            f"{len(self.layers)} layers, {self.schedule}, {self._state})"
+        )
+
+    # -- life ------------------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Find the layers, open the sinks and take step 0; `with` calls it.
+
+        Everything that can be wrong with model, probe and layers is found here, before any file is written.
+        """
+        if self._state != "new":
+            raise RuntimeError(f"this recorder is {self._state}; make a new one for another run")
+        self._prober.prepare()
+        settings = self.settings()
+        if self._keep:
+            assert self.run is not None  # checked at construction
+            if not self._quiet:
+                print(f"infoplane: recording into {self.run}\n{self.sizes}", file=sys.stderr)
+            if not self._allow_full_disk:
+                self.sizes.check()
+            self._writer = StoreWriter(
+                self.run, probe=self.probe, settings=settings, resume=self._resume, **self._writer_options
+            )
+            self._sinks.insert(0, self._writer)
+        for sink in self._sinks:
+            if hasattr(sink, "begin"):
+                sink.begin(self.probe, settings, self.run)
+        self._state = "open"
+        self._shift = None if self._initial else 0
+        resumed = None if self._writer is None else self._writer.last_step
+        if resumed is not None:
+            self._last_call = self._last_taken = resumed
+        elif self._initial:
+            self._take(0, math.nan, {})
+        else:
+            self._last_call = -1
+        return self
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object) -> None:
+        self.close(take_last=exc is None)
+
+    def close(self, *, take_last: bool = True) -> None:
+        """Take the last step if the schedule had skipped it, and close all sinks.
+
+        After an exception `with` takes nothing: the model may be in the middle of a step.
+        """
+        if self._state != "open":
+            self._state = "closed"
+            return
+        try:
+            if take_last and self._pending is not None:
+                self._take(*self._pending)
+        finally:
+            self._state = "closed"
+            _close_all(self._sinks)
+
+    def flush(self) -> None:
+        """Make every snapshot so far durable, as before the user's own checkpoint."""
+        for sink in self._sinks:
+            if hasattr(sink, "flush"):
+                sink.flush()
+
+    def snapshot(
+        self,
+        step: int,
+        *,
+        epoch: float | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        force: bool = False,
+    ) -> bool:
+        """Record the model now if the schedule takes this step; tell whether it did.
+
+        Parameters
+        ----------
+        step : int
+            The loop's counter: completed epochs or iterations, or an index from 0 (see `initial`).
+        epoch : float, optional
+            Stored beside the step; the counter itself by default.
+        metrics : mapping from name to number, optional
+            Loss, accuracy, ...: stored with the snapshot.
+        force : bool
+            Take it whatever the schedule says.
+
+        Raises
+        ------
+        ValueError
+            If the step does not grow.
+        """
+        if self._state != "open":
+            raise RuntimeError("snapshot() needs an open recorder: use it inside `with Recorder(...) as recorder:`")
+        if isinstance(step, bool) or not isinstance(step, int | np.integer):
+            raise TypeError(f"step must be an integer counter, got {step!r}; fractional epochs go into epoch=")
+        counter = int(step)
+        if counter < 0:
+            raise ValueError(f"step must not be negative, got {counter}")
+        if self._shift is None:
+            self._shift = 1 if counter == 0 else 0
+        step = counter + self._shift
+        if step <= self._last_call:
+            raise ValueError(
+                f"step {counter} comes after step {self._last_call - self._shift}; steps must grow, and a restarted "
+                "training needs a recorder with resume=True"
+            )
+        due = force or self.schedule.due(step, self._last_call) or (step == 0)
+        self._last_call = step
+        call = (step, float(counter if epoch is None else epoch), _numbers(metrics or {}))
+        self._pending = None if due else call
+        if due:
+            self._take(*call)
+        return due
+
+    def due(self, step: int) -> bool:
+        """Whether `snapshot(step)` would record: for metrics that are worth computing only then."""
+        if self._state != "open":
+            raise RuntimeError("due() needs an open recorder: use it inside `with Recorder(...) as recorder:`")
+        shift = (1 if step == 0 else 0) if self._shift is None else self._shift
+        return step + shift == 0 or self.schedule.due(step + shift, self._last_call)
+
+    def settings(self) -> dict[str, Any]:
+        """What a reader has to know about how the run was recorded; goes into `run.json`."""
+        prober = self._prober
+        passes = prober.probe.passes
+        return {
+            "model": f"{type(self._model).__module__}.{type(self._model).__qualname__}",
+            "layers": [la.key for la in self.layers],
+            "chain": self.chain,
+            "skipped": dict(self.skipped),
+            "schedule": str(self.schedule),
+            "reductions": {la.key: la.reduction for la in self.layers},
+            "dtype": _dtype_name(prober.options.dtype),
+            "autocast": _dtype_name(prober.autocast),
+            "mode": "eval" if prober.evaluation else "train",
+            "probe_batch_size": prober.batch_size,
+            "repeats": [len(passes[0]), len(passes)] if passes else None,
+            "seed": prober.seed,
+            "target": self.probe.target,
+            "versions": {
+                "infoplane": infoplane.__version__,
+                "torch": str(torch.__version__),
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+    # -- one snapshot ----------------------------------------------------------------------------------
+
+    def _take(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
+        results = self._prober.measure(step, self._pool.take)
+        layers = tuple(layer for layer, _ in results)
+        self._note_changes(step, layers)
+        self._check_finite(step, results)
+        snapshot = Snapshot(
+            step=step,
+            epoch=epoch,
+            time=time.time(),
+            layers=layers,
+            arrays={layer.key: self._pool.lend(buffer) for layer, buffer in results},
+            metrics=metrics,
+            layer_metrics=weight_norms(self._model) if self._weight_norms else {},
+            tensors={layer.key: buffer for layer, buffer in results},
+        )
+        for sink in self._sinks:
+            sink(snapshot)
+        self._pending = None
+
+    def _note_changes(self, step: int, layers: tuple[Layer, ...]) -> None:
+        for old, new in zip(self._prober.layers, layers, strict=True):
+            if (old.unit_shape, old.dtype) != (new.unit_shape, new.dtype) and new.key not in self._warned:
+                self._warned.add(new.key)
+                warnings.warn(
+                    f"layer {new.key!r} changed from {old.unit_shape} {old.dtype} to {new.unit_shape} {new.dtype} "
+                    f"at step {step}; steps before and after cannot be analysed together",
+                    stacklevel=4,
+                )
+        self._prober.layers = layers
+
+    def _check_finite(self, step: int, results: Iterable[tuple[Layer, Tensor]]) -> None:
+        for layer, values in results:
+            if not values.is_floating_point() or bool(torch.isfinite(values.sum(dtype=torch.float32))):
+                continue
+            bad = int((~torch.isfinite(values)).sum())
+            if not bad:
+                continue
+            text = f"layer {layer.key!r} has {bad} NaN or infinite values at step {step}; did training diverge?"
+            if self._nonfinite == "raise":
+                raise ValueError(text)
+            if "nonfinite" not in self._warned:
+                self._warned.add("nonfinite")
+                warnings.warn(f"{text} Later ones are counted without a warning.", stacklevel=4)
+
+
+def _select(layers: Layers, model: nn.Module) -> list[Target] | None:
+    return None if layers is None else select(layers, named_modules(model), type(model).__name__)
+
+
+def _dtype_name(dtype: torch.dtype | None) -> str | None:
+    return None if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def weight_norms(model: nn.Module) -> dict[tuple[str, str], float]:
+    """Frobenius norm of each module's own parameters together, by (module name, "weight_norm")."""
+    norms: dict[tuple[str, str], float] = {}
+    for name, named in named_modules(model).items():
+        own = [p.detach() for p in named.module.parameters(recurse=False)]
+        if own:
+            norms[name, "weight_norm"] = math.sqrt(sum(float(p.float().square().sum()) for p in own))
+    return norms
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    numbers = {}
+    for name, value in metrics.items():
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"metrics map names to numbers, got the name {name!r}")
+        try:
+            numbers[name] = float(value.detach() if isinstance(value, Tensor) else value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"metric {name!r} must be one number, got {value!r}") from error
+    return numbers
+
+
+def _close_all(sinks: Sequence[Sink]) -> None:
+    """Close every sink, also when one fails; the first failure is raised."""
+    with contextlib.ExitStack() as stack:
+        for sink in reversed(sinks):
+            close = getattr(sink, "close", None)
+            if close is not None:
+                stack.callback(close)

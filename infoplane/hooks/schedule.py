@@ -1,0 +1,229 @@
+"""Which steps are recorded. A decision depends on step numbers alone, so all ranks of a job agree on it."""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """Decides which of the steps that a loop visits are recorded.
+
+    A loop need not visit every step. `due` therefore asks whether a planned step lies in
+    (previous, step], where `previous` is the step of the call before: a loop that calls every 7 steps
+    under `every(10)` records 14, 21, 35, ... rather than 70, 140, ...
+    """
+
+    def due(self, step: int, previous: int) -> bool: ...
+
+    def plan(self, total: int) -> Plan: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps that a schedule takes in a run of `total` steps, with the first and the last, which it always takes.
+
+    Iterates over the steps and prints them.
+    """
+
+    schedule: str
+    total: int
+    steps: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.steps)
+
+    def __contains__(self, step: object) -> bool:
+        return step in self.steps
+
+    def __str__(self) -> str:
+        shown = [str(s) for s in self.steps]
+        if len(shown) > 24:
+            shown = [*shown[:16], "...", *shown[-6:]]
+        return f"{self.schedule}: {len(self.steps)} snapshots in {self.total} steps: {' '.join(shown)}"
+
+
+def _plan(name: str, total: int, steps: Iterable[int]) -> Plan:
+    if total < 0:
+        raise ValueError(f"total must be the number of steps of the run, got {total}")
+    return Plan(name, total, tuple(sorted({0, total, *(s for s in steps if 0 <= s <= total)})))
+
+
+@dataclass(frozen=True)
+class _Every:
+    n: int
+    label: str
+
+    def due(self, step: int, previous: int) -> bool:
+        return step // self.n > previous // self.n
+
+    def plan(self, total: int) -> Plan:
+        return _plan(self.label, total, range(0, total + 1, self.n))
+
+    def __str__(self) -> str:
+        return self.label
+
+
+def every(n: int) -> Schedule:
+    """Every n-th step.
+
+    Raises
+    ------
+    ValueError
+        If `n` is below 1.
+    """
+    _positive("n", n)
+    return _Every(n, f"every({n})")
+
+
+def epochs(n: int = 1, *, steps_per_epoch: int = 1) -> Schedule:
+    """Every n-th epoch, for a loop that calls `snapshot` once per optimizer step.
+
+    Parameters
+    ----------
+    n : int
+        Epochs between snapshots.
+    steps_per_epoch : int
+        Calls of `snapshot` in one epoch: `len(loader)` in a loop over batches, 1 in a loop over epochs.
+
+    Raises
+    ------
+    ValueError
+        If either is below 1.
+    """
+    _positive("n", n)
+    _positive("steps_per_epoch", steps_per_epoch)
+    return _Every(n * steps_per_epoch, f"epochs({n}, steps_per_epoch={steps_per_epoch})")
+
+
+@dataclass(frozen=True)
+class _Steps:
+    steps: tuple[int, ...]
+    label: str
+
+    def due(self, step: int, previous: int) -> bool:
+        return bisect.bisect_right(self.steps, step) > bisect.bisect_right(self.steps, previous)
+
+    def plan(self, total: int) -> Plan:
+        return _plan(self.label, total, self.steps)
+
+    def __str__(self) -> str:
+        return self.label
+
+
+@dataclass(frozen=True)
+class _PerDecade:
+    per_decade: int
+
+    def due(self, step: int, previous: int) -> bool:
+        return self._last_upto(step) > self._last_upto(previous)
+
+    def _last_upto(self, step: int) -> int:
+        """Largest planned step that is not beyond `step`."""
+        if step < 1:
+            return 0
+        k = math.floor(self.per_decade * math.log10(step)) + 2
+        while k >= 0:
+            planned = _rounded_power(k, self.per_decade)
+            if planned <= step:
+                return planned
+            k -= 1
+        return 0
+
+    def plan(self, total: int) -> Plan:
+        steps, k = [], 0
+        while (s := _rounded_power(k, self.per_decade)) <= total:
+            steps.append(s)
+            k += 1
+        return _plan(str(self), total, steps)
+
+    def __str__(self) -> str:
+        return f"log_spaced(per_decade={self.per_decade})"
+
+
+@functools.lru_cache(maxsize=4096)
+def _rounded_power(k: int, per_decade: int) -> int:
+    exact: float = 10.0 ** (k / per_decade)
+    return round(exact)
+
+
+def log_spaced(points: int | None = None, total: int | None = None, *, per_decade: int | None = None) -> Schedule:
+    """Steps at equal ratios: dense early, where information planes move, and sparse late.
+
+    Either `points` steps between 1 and `total`, or without an end `per_decade` (default 20) steps for each
+    factor of ten. Rounding to whole steps merges the first ones: 200 points give 154 distinct steps of
+    10,000, 131 of 1000 and 79 of 100; `plan(total)` prints them.
+
+    Raises
+    ------
+    ValueError
+        If only one of `points` and `total` is given, if they come with `per_decade`, or if any is below 1
+        (`points` below 2).
+    """
+    if points is None and total is None:
+        per_decade = 20 if per_decade is None else per_decade
+        _positive("per_decade", per_decade)
+        return _PerDecade(per_decade)
+    if points is None or total is None or per_decade is not None:
+        raise ValueError(
+            "log_spaced takes points and total, or per_decade alone; "
+            f"got points={points}, total={total}, per_decade={per_decade}"
+        )
+    _positive("total", total)
+    if points < 2:
+        raise ValueError(f"points must be at least 2, got {points}")
+    exponents = (math.log(total) * k / (points - 1) for k in range(points))
+    steps = sorted({round(math.exp(e)) for e in exponents})
+    return _Steps(tuple(steps), f"log_spaced({points}, {total})")
+
+
+@dataclass(frozen=True)
+class _Function:
+    function: Callable[[int], bool]
+
+    def due(self, step: int, previous: int) -> bool:
+        return bool(self.function(step))
+
+    def plan(self, total: int) -> Plan:
+        return _plan(str(self), total, (s for s in range(total + 1) if self.function(s)))
+
+    def __str__(self) -> str:
+        return f"callable {getattr(self.function, '__qualname__', type(self.function).__name__)}"
+
+
+def as_schedule(schedule: object) -> Schedule:
+    """A Schedule from what users write: None (log-spaced), n (every n), a list of steps, or step -> bool.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    """
+    if schedule is None:
+        return log_spaced()
+    if isinstance(schedule, Schedule):
+        return schedule
+    if isinstance(schedule, int) and not isinstance(schedule, bool):
+        return every(schedule)
+    if callable(schedule):
+        return _Function(schedule)
+    if isinstance(schedule, Iterable) and not isinstance(schedule, str):
+        steps = tuple(sorted({int(s) for s in schedule}))
+        return _Steps(steps, f"{len(steps)} listed steps")
+    raise TypeError(
+        f"schedule must be every(n), epochs(n), log_spaced(...), a list of steps or a function of the step, "
+        f"got {schedule!r}"
+    )
+
+
+def _positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")

@@ -1,0 +1,120 @@
+"""Which layers: names, globs, patterns, types, predicates or modules -> modules of the model."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from infoplane.core.errors import closest
+from infoplane.hooks._names import Named
+
+Site = Literal["in", "out"]
+LayerSpec = str | re.Pattern[str] | type[nn.Module] | nn.Module | Callable[[str, nn.Module], bool]
+Layers = LayerSpec | Sequence[LayerSpec] | None
+
+_SPEC = re.compile(r"(?P<name>.*?)(?:#(?P<call>\d+))?(?:@(?P<site>in|out)(?P<path>(?:[.\[].*)?))?\Z", re.DOTALL)
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """One module to record, with what the user said about it.
+
+    `call` and `path` are None where they were left open; `exact` is false for a module that a pattern found,
+    which may be passed over when it never runs.
+    """
+
+    named: Named
+    site: Site = "out"
+    call: int | None = None
+    path: str | None = None
+    exact: bool = True
+
+
+def select(specs: Layers, modules: Mapping[str, Named], model_name: str) -> list[Target]:
+    """Resolve what the user asked for; duplicates are dropped.
+
+    A string is a module's name (`encoder.0`), a glob whose `*` also crosses dots (`encoder.*.act`), either
+    with a call, a site and a place in the output: `block#1`, `fc1@in`, `lstm@out[0]`,
+    `bert@out.last_hidden_state`. A compiled regular expression must match the whole name. `@out` alone is the
+    output of the model.
+
+    Raises
+    ------
+    ValueError
+        If one matches nothing; the closest names are given.
+    """
+    if specs is None:
+        raise TypeError("the default selection is made from a forward pass")
+    listed = list(specs) if isinstance(specs, Sequence) and not isinstance(specs, str) else [specs]
+    if not listed:
+        raise ValueError("layers is empty; leave it out to record every leaf module that runs")
+    found: dict[tuple[str, Site, int | None, str | None], Target] = {}
+    for spec in listed:
+        for target in _resolve(spec, modules, model_name):
+            key = (target.named.name, target.site, target.call, target.path)
+            if key not in found or target.exact:
+                found[key] = target
+    return list(found.values())
+
+
+def _resolve(spec: LayerSpec, modules: Mapping[str, Named], model_name: str) -> list[Target]:
+    if isinstance(spec, str):
+        return _resolve_string(spec, modules, model_name)
+    if isinstance(spec, nn.Module):
+        for named in modules.values():
+            if named.module is spec:
+                return [Target(named)]
+        raise ValueError(f"the {type(spec).__name__} given as a layer is not part of {model_name}")
+    if isinstance(spec, re.Pattern):
+        matched = [n for n in modules.values() if any(spec.fullmatch(s) for s in (n.name, *n.aliases))]
+        what = f"/{spec.pattern}/"
+    elif isinstance(spec, type):
+        matched = [n for n in modules.values() if isinstance(n.module, spec)]
+        what = f"type {spec.__name__}"
+    elif callable(spec):
+        matched = [n for n in modules.values() if spec(n.name, n.module)]
+        what = f"the predicate {getattr(spec, '__name__', type(spec).__name__)}"
+    else:
+        raise TypeError(f"a layer is given by name, glob, regular expression, type, predicate or module, got {spec!r}")
+    matched = [n for n in matched if n.has_forward]
+    if not matched:
+        raise ValueError(_no_match(what, what, modules, model_name))
+    return [Target(n, exact=False) for n in matched]
+
+
+def _resolve_string(spec: str, modules: Mapping[str, Named], model_name: str) -> list[Target]:
+    by_name = {alias: n for n in modules.values() for alias in (n.name, *n.aliases)}
+    if spec in by_name and spec:
+        return [Target(by_name[spec])]
+    parsed = _SPEC.match(spec)
+    assert parsed is not None  # every string matches
+    pattern = parsed["name"] if parsed["name"] in by_name else _clean(parsed["name"])
+    site: Site = "in" if parsed["site"] == "in" else "out"
+    call = int(parsed["call"]) if parsed["call"] else None
+    path = parsed["path"] or None
+    if pattern in by_name:
+        return [Target(by_name[pattern], site, call, path)]
+    matched = {
+        n.name: n for alias, n in by_name.items() if alias and n.has_forward and fnmatch.fnmatchcase(alias, pattern)
+    }
+    if not matched:
+        raise ValueError(_no_match(repr(spec), pattern, modules, model_name))
+    ordered = [n for n in modules.values() if n.name in matched]
+    return [Target(n, site, call, path, exact=False) for n in ordered]
+
+
+def _clean(name: str) -> str:
+    """The name without the prefixes that wrappers put into `named_modules()` of a wrapped model."""
+    parts = [p for p in name.split(".") if p not in ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")]
+    return ".".join(parts[1:] if len(parts) > 1 and parts[0] == "module" else parts)
+
+
+def _no_match(what: str, pattern: str, modules: Mapping[str, Named], model_name: str) -> str:
+    names = [n for n in modules if n]
+    near = ", ".join(closest(pattern, names)) if names else "none, the model has no submodules"
+    return f"no layer of {model_name} matches {what}; closest: {near}; infoplane.layers(model, batch) lists all"
