@@ -1,0 +1,33 @@
+"""Names from strangers, shown: layer, run and metric names are data wherever they are printed or drawn."""
+
+from __future__ import annotations
+
+import unicodedata
+
+# Control and format characters (bidirectional overrides among them), surrogates, private use, unassigned,
+# line and paragraph separators: nothing that a reader could see as itself.
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def printable(text: object) -> str:
+    """`text` in one line, with every character that shows nothing of itself written as its escape (`\\x1b`)."""
+    out = []
+    for char in str(text):
+        if char in "\n\r\t" or unicodedata.category(char) == "Zs":
+            out.append(" ")
+        elif unicodedata.category(char) in _UNSEEN:
+            code = ord(char)
+            out.append(f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}")
+        else:
+            out.append(char)
+    return "".join(out)
+
+
+def shorten(text: str, limit: int = 32) -> str:
+    """At most `limit` characters, the middle left out: names of layers differ at their ends."""
+    if limit < 3:
+        raise ValueError(f"limit must be at least 3 characters, got {limit}")
+    if len(text) <= limit:
+        return text
+    head = (limit - 1) // 2
+    return text[:head] + "…" + text[len(text) - (limit - 1 - head) :]

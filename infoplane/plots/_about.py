@@ -1,0 +1,57 @@
+"""What a figure says of its numbers: estimator, settings, N, bound, doubtful points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from infoplane.plots.style import number
+from infoplane.plots.text import safe_text
+from infoplane.results.series import Grid, Series, settings_words
+
+AGAINST = ("step", "epoch")
+
+
+def axis_label(quantity: str, unit: str) -> str:
+    """ "I(X;T) [bits]"; another unit keeps its own name."""
+    name = safe_text(quantity, limit=60)
+    if not unit:
+        return name
+    return f"{name} [{'bits' if unit in ('bit', 'bits') else safe_text(unit)}]"
+
+
+def about(series: Series, grids: Sequence[Grid]) -> list[str]:
+    """The parts of the caption: how the numbers came about, then what is doubtful in them."""
+    parts = [
+        ", ".join([safe_text(series.estimator), *(safe_text(w, limit=48) for w in settings_words(series.settings))])
+    ]
+    sizes = series.n_samples
+    n = number(sizes[0]) if len(sizes) == 1 else f"{number(sizes[0])} to {number(sizes[-1])}"
+    parts.append(f"N = {n}" + ("" if series.subset == "all" else f" ({safe_text(series.subset)})"))
+    if len(series.runs) == 1:
+        parts.append(f"run {safe_text(series.runs[0], limit=24)}")
+    else:
+        parts.append(f"{len(series.runs)} runs")
+    for grid in grids:
+        bound = [f"{b} bound" for b in sorted(grid.bounds) if b in ("upper", "lower")]
+        words = [safe_text(e) for e in sorted(grid.estimands)] + bound
+        if words:
+            parts.append(f"{safe_text(grid.quantity)}: {', '.join(words)}")
+    return parts
+
+
+def doubtful(flagged: int, of: int, name: str, mark: str) -> list[str]:
+    return [f"{flagged} of {of} points {name} ({mark})"] if flagged else []
+
+
+def dpi_words(series: Series) -> list[str]:
+    """The share of violations of the data-processing inequality, where the table can tell."""
+    found = series.table.dpi()
+    return [f"DPI violated in {100 * row.share:.3g} % of {number(row.pairs)} pairs" for row in found if row.pairs]
+
+
+def times(grid: Grid, against: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    if against not in AGAINST:
+        raise ValueError(f"against must be {' or '.join(AGAINST)}, got {against!r}")
+    return grid.steps if against == "step" else grid.epochs

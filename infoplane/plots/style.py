@@ -1,0 +1,227 @@
+"""Sizes, colours, markers and scales shared by all figures; nothing global is touched.
+
+A layer has a colour and a marker or line style, a step has a place on a sequential map: no message is
+carried by colour alone, and the maps keep their order in grey.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, SymLogNorm, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+FloatArray = npt.NDArray[np.float64]
+
+MM_PER_INCH = 25.4
+
+# Okabe and Ito, "Color universal design", 2008; yellow last, for it is faint on white.
+OKABE_ITO: tuple[str, ...] = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#F0E442",
+)
+MARKERS: tuple[str, ...] = ("o", "s", "^", "D", "v", "P", "<", "X", ">", "p", "h", "*")
+LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
+INK = "0.15"
+FAINT = "0.45"
+
+_BASE: Mapping[str, Any] = {
+    "text.usetex": False,  # names from strangers are no TeX
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlelocation": "left",
+    "axes.unicode_minus": True,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.borderaxespad": 0.3,
+    "legend.handlelength": 1.8,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "infoplane",
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+}
+
+
+def _sized(size: float, line: float) -> dict[str, Any]:
+    return {
+        "font.size": size,
+        "axes.labelsize": size,
+        "axes.titlesize": size,
+        "xtick.labelsize": size - 0.5,
+        "ytick.labelsize": size - 0.5,
+        "legend.fontsize": size - 0.5,
+        "figure.titlesize": size + 1,
+        "axes.linewidth": 0.6 * line,
+        "xtick.major.width": 0.6 * line,
+        "ytick.major.width": 0.6 * line,
+        "xtick.minor.width": 0.4 * line,
+        "ytick.minor.width": 0.4 * line,
+        "xtick.major.size": 2.5 * line,
+        "ytick.major.size": 2.5 * line,
+        "xtick.minor.size": 1.5 * line,
+        "ytick.minor.size": 1.5 * line,
+        "lines.linewidth": 1.1 * line,
+        "lines.markersize": 3.4 * line,
+        "figure.dpi": 150,
+        "savefig.dpi": 300,
+    }
+
+
+STYLES: Mapping[str, tuple[float, Mapping[str, Any]]] = {
+    "column": (85.0, {**_BASE, **_sized(7.0, 1.0)}),
+    "page": (170.0, {**_BASE, **_sized(8.0, 1.15)}),
+    "screen": (170.0, {**_BASE, **_sized(10.0, 1.4)}),
+}
+"""Width in millimetres and settings: one column and the full width of a paper, printed at size; a screen."""
+
+
+def style_of(style: str) -> tuple[float, Mapping[str, Any]]:
+    if style not in STYLES:
+        raise ValueError(f"unknown style {style!r}; available: {', '.join(STYLES)}")
+    return STYLES[style]
+
+
+@contextlib.contextmanager
+def canvas(
+    ax: Axes | None, *, style: str = "screen", width: float | None = None, aspect: float = 0.75
+) -> Iterator[Axes]:
+    """The axes to draw in: the caller's, under the caller's own settings, or new ones in the given style."""
+    if ax is not None:
+        with rc_context({"text.usetex": False}):
+            yield ax
+        return
+    with figure_canvas(style=style, width=width, aspect=aspect) as figure:
+        yield figure.add_subplot()
+
+
+@contextlib.contextmanager
+def figure_canvas(*, style: str = "screen", width: float | None = None, aspect: float = 0.75) -> Iterator[Figure]:
+    """A figure of its own, outside pyplot, with the style in force until the block ends.
+
+    `width` in millimetres replaces that of the style; `aspect` is height over width.
+    """
+    millimetres, settings = style_of(style)
+    if width is not None:
+        if not 20 <= width <= 2000:
+            raise ValueError(f"width must be between 20 and 2000 mm, got {width}")
+        millimetres = width
+    inches = millimetres / MM_PER_INCH
+    with rc_context(settings):
+        yield Figure(figsize=(inches, inches * aspect), layout="constrained")
+
+
+def rc_context(settings: Any) -> contextlib.AbstractContextManager[None]:
+    return mpl.rc_context(dict(settings))
+
+
+def keep_tick_style(ax: Axes) -> None:
+    """Write the tick settings into the axes: ticks are made late, when the style is no longer in force."""
+    params: Any = mpl.rcParams
+    axes: tuple[Literal["x", "y"], ...] = ("x", "y")
+    kinds: tuple[Literal["major", "minor"], ...] = ("major", "minor")
+    for name in axes:
+        for which in kinds:
+            ax.tick_params(
+                axis=name,
+                which=which,
+                labelsize=params[f"{name}tick.labelsize"],
+                width=params[f"{name}tick.{which}.width"],
+                length=params[f"{name}tick.{which}.size"],
+                color=params[f"{name}tick.color"],
+            )
+
+
+def step_colormap() -> Colormap:
+    """Viridis without its palest end, which thin lines on white lose; monotone in lightness, so also in grey."""
+    whole = mpl.colormaps["viridis"]
+    return LinearSegmentedColormap.from_list("infoplane_steps", whole(np.linspace(0.0, 0.92, 256)))
+
+
+def spans_decades(steps: Sequence[float] | FloatArray) -> bool:
+    """Whether the positive steps span more than two decades, and so want a logarithmic scale."""
+    positive = np.asarray(steps, dtype=np.float64)
+    positive = positive[positive > 0]
+    return bool(positive.size and positive.max() > 100 * positive.min())
+
+
+def smallest_positive(steps: Sequence[float] | FloatArray) -> float:
+    positive = np.asarray(steps, dtype=np.float64)
+    positive = positive[positive > 0]
+    return float(positive.min()) if positive.size else 1.0
+
+
+def step_norm(steps: Sequence[float] | FloatArray, log: bool | None = None) -> Normalize:
+    """From step to the unit interval; logarithmic beyond the smallest positive step, so that 0 has a place.
+
+    `log=None` decides by the span of the steps (more than two decades).
+    """
+    values = np.asarray(steps, dtype=np.float64)
+    if values.size == 0:
+        raise ValueError("no steps to colour")
+    low, high = float(values.min()), float(values.max())
+    if high == low:
+        return Normalize(low - 0.5, high + 0.5)
+    if spans_decades(values) if log is None else log:
+        return SymLogNorm(linthresh=smallest_positive(values), linscale=0.4, base=10, vmin=low, vmax=high)
+    return Normalize(low, high)
+
+
+def step_ticks(steps: Sequence[float] | FloatArray, log: bool) -> list[float]:
+    """Few round tick positions: for a logarithmic scale 0 and the decades within the range."""
+    values = np.asarray(steps, dtype=np.float64)
+    low, high = float(values.min()), float(values.max())
+    if not log:
+        return [float(t) for t in MaxNLocator(5, integer=True).tick_values(low, high) if low <= t <= high]
+    first = smallest_positive(values)
+    decades = np.arange(np.floor(np.log10(first)), np.floor(np.log10(max(high, first))) + 1)
+    stride = max(1, int(np.ceil(len(decades) / 6)))
+    ticks = [float(10.0**d) for d in decades[::stride] if first <= 10.0**d <= high]
+    return [0.0, *ticks] if low <= 0 else ticks
+
+
+def number(value: float) -> str:
+    """A step, count or setting as a reader writes it."""
+    return (
+        f"{value:,.0f}".replace(",", "\u202f" if abs(value) >= 10_000 else "") if value == int(value) else f"{value:g}"
+    )
+
+
+def layer_colors(n: int) -> list[Any]:
+    """Okabe and Ito's colours for up to eight layers, else viridis by depth."""
+    if n <= len(OKABE_ITO):
+        return list(OKABE_ITO[:n])
+    return [tuple(c) for c in mpl.colormaps["viridis"](np.linspace(0.0, 0.9, n))]
+
+
+def text_color(color: Any) -> tuple[float, float, float]:
+    """A darker shade of `color` for thin strokes of text, which the light colours lose on white."""
+    r, g, b = to_rgb(color)
+    dark = 0.72 if 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.35 else 1.0
+    return (r * dark, g * dark, b * dark)
+
+
+def layer_marker(index: int) -> str:
+    return MARKERS[index % len(MARKERS)]
+
+
+def layer_line(index: int) -> Any:
+    return LINES[index % len(LINES)]

@@ -1,0 +1,79 @@
+"""Text on figures: names from strangers made safe, labels kept apart, captions wrapped.
+
+Layer, run and metric names are data. Matplotlib reads `$` as mathematics, drops legend labels that begin
+with an underscore, and cannot draw control characters; a name must neither lose the figure nor act.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from matplotlib.textpath import TextPath
+
+from infoplane.core.text import printable, shorten
+
+
+def safe_text(text: object, *, limit: int = 32, legend: bool = False) -> str:
+    """A string from a stranger as Matplotlib text that shows itself.
+
+    Parameters
+    ----------
+    limit : int
+        Longest text shown; the middle of a longer one is left out.
+    legend : bool
+        The text becomes the label of an artist, where a leading underscore means "not in the legend": a
+        space is put before it.
+
+    Returns
+    -------
+    str
+        One line in which `$` is escaped; never empty.
+    """
+    # Shortened twice: the first bounds the work, the second what escapes have added.
+    shown = shorten(printable(shorten(str(text), 4 * limit)), limit).strip() or "(no name)"
+    if legend and shown.startswith("_"):
+        shown = " " + shown
+    return shown.replace("$", r"\$")
+
+
+def safe_names(names: Iterable[str], *, limit: int = 32, legend: bool = False) -> dict[str, str]:
+    """`safe_text` of each name, numbered where shortening or escaping made two of them equal."""
+    out: dict[str, str] = {}
+    taken: dict[str, int] = {}
+    for name in names:
+        if name in out:
+            continue
+        shown = safe_text(name, limit=limit, legend=legend)
+        taken[shown] = taken.get(shown, 0) + 1
+        out[name] = shown if taken[shown] == 1 else f"{shown} ({taken[shown]})"
+    return out
+
+
+def text_width(text: str, size: float) -> float:
+    """Width of one line in points, in the font now set."""
+    if not text.strip():
+        return 0.0
+    x = TextPath((0, 0), text, size=size).vertices[:, 0]  # control points enclose the curves, within a per cent
+    return float(x.max() - x.min())
+
+
+def wrap(parts: Sequence[str], width: float, size: float, *, joint: str = "  ·  ") -> str:
+    """Join `parts` into lines of at most `width` points, broken between parts and, within one, at spaces."""
+    lines: list[str] = []
+    line = ""
+    for part in parts:
+        joined = f"{line}{joint}{part}" if line else part
+        if text_width(joined, size) <= width:
+            line = joined
+            continue
+        if line:
+            lines.append(line)
+        line = ""
+        for word in part.split(" "):
+            longer = f"{line} {word}" if line else word
+            if line and text_width(longer, size) > width:
+                lines.append(line)
+                line = word
+            else:
+                line = longer
+    return "\n".join([*lines, line] if line else lines)

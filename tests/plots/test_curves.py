@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import synthetic
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from infoplane import plots
+from infoplane.plots.curves import curve_data
+from infoplane.results import ResultTable
+
+STEPS = [0, 1, 10, 100, 1000]
+
+
+@pytest.fixture(scope="module")
+def table() -> ResultTable:
+    return synthetic.table(steps=STEPS)
+
+
+def test_data_hold_value_interval_null_and_ceiling(table):
+    data = curve_data(table, "I(T;Y)")
+    null = table.select(quantity="I(T;Y) null", layer="act3")
+    at = data.layers.index("act3")
+    np.testing.assert_array_equal(data.null[:, at], null["value"])
+    np.testing.assert_array_equal(data.null_low[:, at], null["low"])
+    np.testing.assert_array_equal(data.null_high[:, at], null["high"])
+    np.testing.assert_array_equal(data.low, data.value - 0.02)
+    assert data.ceiling.value == synthetic.H_Y
+    assert data.label == "I(T;Y) [bits]"
+    assert data.other_bound is None
+
+
+def test_the_opposite_bound_makes_a_ribbon():
+    table = synthetic.table(steps=STEPS, bounds=True, estimator="kde")
+    data = curve_data(table, "I(X;T)")
+    np.testing.assert_array_equal(data.other_bound[:, 2], table.select(quantity="I(X;T) lower", layer="act3")["value"])
+    ax = plots.curves(table, quantities="I(X;T)")
+    assert "lower to upper bound" in [t.get_text() for t in ax.get_legend().get_texts()]
+    ribbons = [c for c in ax.collections if c.get_hatch()]
+    assert len(ribbons) == len(data.layers)
+    extent = ribbons[2].get_paths()[0].get_extents()
+    assert extent.y0 == pytest.approx(data.other_bound[:, 2].min())
+    assert extent.y1 == pytest.approx(data.value[:, 2].max())
+
+
+def test_unknown_quantity_names_what_there_is(table):
+    with pytest.raises(
+        ValueError, match=r"no quantity 'H\(T\)' in this table; available: I\(X;T\), I\(T;Y\), I\(T;Y\) null"
+    ):
+        plots.curves(table, quantities="H(T)")
+
+
+def test_panels_hold_the_quantities_then_the_metrics(table):
+    ax = plots.curves(table, metrics=True)
+    assert [a.get_ylabel() for a in ax.figure.axes] == ["I(X;T) [bits]", "I(T;Y) [bits]", "loss", "accuracy"]
+    assert ax is ax.figure.axes[0]
+    assert ax.figure.axes[-1].get_xlabel() == "step"
+    np.testing.assert_array_equal(
+        ax.figure.axes[2].lines[0].get_ydata(), table.select(estimator="recorded", quantity="loss")["value"]
+    )
+    with pytest.raises(ValueError, match="recorded no metric 'los'; available: loss, train accuracy, test accuracy"):
+        plots.curves(table, metrics="los")
+
+
+def test_lines_follow_the_table(table):
+    ax = plots.curves(table, quantities=["I(X;T)"])
+    for layer in synthetic.LAYERS:
+        rows = table.select(quantity="I(X;T)", layer=layer)
+        assert any(np.array_equal(line.get_ydata(), rows["value"]) for line in ax.lines), layer
+
+
+def test_step_axis_is_logarithmic_beyond_two_decades_and_shows_zero(table):
+    ax = plots.curves(table)
+    assert ax.get_xscale() == "symlog"
+    assert ax.get_xlim()[0] < 0
+    assert ax.get_xticks().tolist() == [0, 1, 10, 100, 1000]
+    assert plots.curves(table, log=False).get_xscale() == "linear"
+    assert plots.curves(synthetic.table(steps=[0, 5, 10])).get_xscale() == "linear"
+
+
+def test_own_axes_take_one_quantity(table):
+    ax = Figure().add_subplot()
+    with pytest.raises(ValueError, match="ax takes one quantity and no metrics"):
+        plots.curves(table, ax=ax)
+    assert plots.curves(table, ax=ax, quantities="I(T;Y)") is ax
+    assert ax.get_xlabel() == "step"
+
+
+def test_ends_are_labelled_without_overlap(table):
+    ax = plots.curves(table, quantities="I(T;Y)", style="column")
+    ax.figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(t) for t in ax.texts if t.get_text() in synthetic.LAYERS]
+    assert len(boxes) == len(synthetic.LAYERS)
+    centres = sorted((b.y0 + b.y1) / 2 for b in boxes)
+    assert min(np.diff(centres)) >= 0.99 * boxes[0].height
+
+
+def test_a_quantity_with_its_own_unit_keeps_it(table):
+    rows = [row._replace(quantity="DSMI", unit="nats of order 2") for row in table if row.quantity == "I(X;T)"]
+    assert plots.curves(ResultTable.from_rows(rows)).get_ylabel() == "DSMI [nats of order 2]"
