@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Task:
 def _mlp(sizes: tuple[int, ...], activation: Callable[[], nn.Module], gain: float) -> nn.Sequential:
     """Fully connected layers, truncated-normal weights of std gain / sqrt(fan in), zero biases, logits last."""
     parts: list[nn.Module] = []
-    for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+    for fan_in, fan_out in itertools.pairwise(sizes):
         linear = nn.Linear(fan_in, fan_out)
         nn.init.trunc_normal_(linear.weight, std=gain / math.sqrt(fan_in))
         nn.init.zeros_(linear.bias)
@@ -160,9 +161,7 @@ def main(
     return table, figures
 
 
-def show(
-    data: str, out: Path, *, epochs: int | None, seed: int, progress: bool, echo: Callable[[str], None]
-) -> None:
+def show(data: str, out: Path, *, epochs: int | None, seed: int, progress: bool, echo: Callable[[str], None]) -> None:
     """The demo as the command line prints it."""
     task = TASKS[data]()
     echo(task.title)

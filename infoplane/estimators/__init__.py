@@ -1,5 +1,6 @@
 """Estimators of what a layer knows: one public module each, found by the registry."""
 
+from infoplane.estimators._describe import describe
 from infoplane.estimators._protocol import (
     ALL_GUARANTEES,
     FLAGS,
@@ -26,6 +27,7 @@ __all__ = [
     "build",
     "check_inputs",
     "config_json",
+    "describe",
     "get",
     "parse",
     "prepared",

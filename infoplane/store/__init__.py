@@ -5,6 +5,7 @@
 
 from infoplane.store.layout import FORMAT_VERSION
 from infoplane.store.reader import ActivationStore, Problem, open_run
+from infoplane.store.summary import RunSummary, summarize
 from infoplane.store.writer import StoreWriter
 
-__all__ = ["FORMAT_VERSION", "ActivationStore", "Problem", "StoreWriter", "open_run"]
+__all__ = ["FORMAT_VERSION", "ActivationStore", "Problem", "RunSummary", "StoreWriter", "open_run", "summarize"]

@@ -1,0 +1,97 @@
+"""What a run holds, in words and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from infoplane.core.text import printable
+from infoplane.store.layout import FORMAT_VERSION, describe_steps
+from infoplane.store.reader import ActivationStore
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run's contents, taken when it was made. Print it, or use `to_json`."""
+
+    data: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return self.data
+
+    def __str__(self) -> str:
+        d = self.data
+        probe = d["probe"]
+        parts = ", ".join(f"{printable(name)} {count}" for name, count in probe["parts"].items())
+        target = f"{probe['classes']} classes" if probe["classes"] is not None else "continuous targets"
+        lines = [
+            f"run {d['run_id']} in {d['path']}",
+            f"model    {printable(str(d['settings'].get('model', 'unknown')))}",
+            f"probe    {probe['samples']} rows ({parts}), {probe['distinct_inputs']} distinct inputs, {target}",
+            f"steps    {len(d['steps'])}: {describe_steps(d['steps'])}",
+            f"sessions {d['sessions']}",
+            f"metrics  {', '.join(printable(m) for m in d['metrics']) or 'none'}",
+            "",
+            *_columns(
+                [
+                    ("layer", "role", "module", "shape", "stored", "bytes", "snapshots", "non-finite"),
+                    *(
+                        (
+                            printable(la["key"]),
+                            la["role"],
+                            printable(la["module_type"]),
+                            "x".join(map(str, la["unit_shape"])) or "1",
+                            f"{la['dtype']}, {printable(la['reduction'])}",
+                            f"{la['bytes']:,}",
+                            str(la["snapshots"]),
+                            str(la["nonfinite_steps"] or "-"),
+                        )
+                        for la in d["layers"]
+                    ),
+                ]
+            ),
+        ]
+        if d["problems"]:
+            lines += ["", f"{len(d['problems'])} problems", *(f"  {printable(p)}" for p in d["problems"])]
+        return "\n".join(lines)
+
+
+def summarize(store: ActivationStore) -> RunSummary:
+    """Describe an open run: its layers, steps, probe, metrics and problems. Reads no activations."""
+    probe = store.probe
+    metrics = dict.fromkeys(f"{layer}.{name}" if layer else name for _, _, name, layer, _ in store.metrics())
+    return RunSummary(
+        {
+            "path": str(store.path),
+            "run_id": store.run_id,
+            "created": store.created,
+            "format_version": FORMAT_VERSION,
+            "sessions": len({session["session"] for session in store.sessions}),
+            "settings": store.settings,
+            "steps": store.steps(),
+            "metrics": list(metrics),
+            "probe": {
+                "samples": probe.samples,
+                "distinct_inputs": len(np.unique(probe.input_ids)),
+                "parts": {name: int((probe.part == i).sum()) for i, name in enumerate(probe.part_names)},
+                "classes": len(np.unique(probe.labels)) if probe.target == "discrete" else None,
+            },
+            "layers": [
+                la.to_json()
+                | {
+                    "bytes": store.nbytes(la.key),
+                    "snapshots": len(store.steps(la.key)),
+                    "nonfinite_steps": sum(store.nonfinite(la.key, s) > 0 for s in store.steps(la.key)),
+                }
+                for la in store.layers
+            ],
+            "problems": [str(problem) for problem in store.problems],
+        }
+    )
+
+
+def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
