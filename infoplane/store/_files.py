@@ -227,13 +227,16 @@ class PagedFile:
         return self._pages[page]
 
 
-def file_digest(fd: int) -> tuple[int, str]:
-    """(bytes, XXH3-128) of an open file from its start."""
+def file_digest(fd: int, offset: int = 0, length: int | None = None) -> tuple[int, str]:
+    """(bytes, XXH3-128) of an open file, or of `length` bytes from `offset`."""
     state = xxhash.xxh3_128()
-    buffer = bytearray(4 * MIB)
-    view = memoryview(buffer)
+    view = memoryview(bytearray(4 * MIB if length is None else min(length, 4 * MIB)))
     size = 0
-    while n := os.preadv(fd, [view], size):
+    while length is None or size < length:
+        room = len(view) if length is None else min(len(view), length - size)
+        n = os.preadv(fd, [view[:room]], offset + size)
+        if n == 0:
+            break
         state.update(view[:n])
         size += n
     return size, state.hexdigest()

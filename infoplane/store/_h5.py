@@ -8,8 +8,9 @@ already, and a walk over a whitelist says where the arrays lie. No filter runs, 
 
 from __future__ import annotations
 
+import functools
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,9 +18,10 @@ import numpy as np
 from h5py import h5a, h5d, h5f, h5fd, h5g, h5l, h5o, h5p, h5s, h5t
 
 from infoplane.core.errors import StoreError
-from infoplane.store.layout import ACTS, MAX_INDEX_BYTES, MAX_LAYERS, act_name
+from infoplane.store.layout import ACTS, MAX_LAYERS, act_name
 
 ALIGNMENT = 64
+MAX_OBJECTS = 64
 _PAGE = 1 << 16
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _UNDEFINED = 2**64 - 1
@@ -138,15 +140,17 @@ class _Image(_FileObject):
 
 
 class _Pages(_FileObject):
-    """A source seen as a file; HDF5 gets zeros past a failure, and the failure is raised afterwards."""
+    """A source seen as a file, with a record of what HDF5 asked for and was given."""
 
     def __init__(self, source: Source) -> None:
         super().__init__()
         self.source, self.size = source, source.size
+        self.trace: list[tuple[int, bytes]] = []
 
     def readinto(self, target: Any) -> int:
         view = memoryview(target).cast("B")
         data = self.source.read(self.position, len(view))
+        self.trace.append((self.position, data))
         view[: len(data)] = data
         view[len(data) :] = bytes(len(view) - len(data))
         self.position += len(view)
@@ -192,6 +196,12 @@ class Plan:
 
 def plan(arrays: Mapping[str, tuple[str, tuple[int, ...]]]) -> Plan:
     """Lay out a file with these arrays (name -> type, shape), all contiguous, metadata at the front."""
+    return _plan(tuple(arrays.items()))
+
+
+@functools.lru_cache(maxsize=8)  # most shards of a run have the layout of the one before
+def _plan(items: tuple[tuple[str, tuple[str, tuple[int, ...]]], ...]) -> Plan:
+    arrays = dict(items)
     image = _Image()
     file = _open_hdf5(image, create=True)
     creation = h5p.create(h5p.DATASET_CREATE)
@@ -220,24 +230,54 @@ def plan(arrays: Mapping[str, tuple[str, tuple[int, ...]]]) -> Plan:
     return Plan(image, extents, image.size)
 
 
-def parse(source: Source, limit: int = MAX_INDEX_BYTES) -> tuple[dict[str, Extent], bytes]:
-    """Check a file against the whitelist; give the place of every array, and the bytes of `meta`.
+class Parser:
+    """Checks files against the whitelist, and remembers the last layouts that it accepted.
 
-    Nothing that the walk has not accepted is read. Raises StoreError with the reason; the caller names
-    the file.
+    The outcome depends on nothing but the size of the file and the bytes that HDF5 asked for. The shards
+    of a run mostly agree in all of these, so that for most of them a comparison of bytes is enough.
     """
-    _check_superblock(source)
+
+    def __init__(self, remember: int = 8) -> None:
+        self._remember = remember
+        self._known: list[tuple[int, list[tuple[int, bytes]], dict[str, Extent]]] = []
+
+    def parse(
+        self, source: Source, check_meta: Callable[[bytes], dict[str, Any]]
+    ) -> tuple[dict[str, Extent], dict[str, Any]]:
+        """The place of every array by name, and what `check_meta` makes of the bytes of `meta`.
+
+        `meta` is looked at first, so that a newer format is recognised whatever else it holds. Nothing
+        that the walk has not accepted is read. Raises StoreError with the reason; the caller names the
+        file.
+        """
+        for size, trace, extents in reversed(self._known):
+            if size == source.size and all(source.read(at, len(data)) == data for at, data in trace):
+                return extents, check_meta(_read(source, extents["meta"]))
+        pages = _Pages(source)
+        extents, meta = _parse(source, pages, check_meta)
+        self._known = [*self._known[1 - self._remember :], (source.size, pages.trace, extents)]
+        return extents, meta
+
+
+def _read(source: Source, extent: Extent) -> bytes:
+    return source.read(extent.offset, extent.nbytes)
+
+
+def _parse(
+    source: Source, pages: _Pages, check_meta: Callable[[bytes], dict[str, Any]]
+) -> tuple[dict[str, Extent], dict[str, Any]]:
+    pages.trace.append((0, _check_superblock(source)))
     try:
-        file = _open_hdf5(_Pages(source), create=False)
+        file = _open_hdf5(pages, create=False)
     except _HDF5_ERRORS as error:
         raise StoreError(f"HDF5 cannot read it: {_one_line(error)}") from error
     try:
         root = h5g.open(file, b"/")
-        meta = _dataset(root, "meta", source)
-        if meta.type != "u1" or len(meta.shape) != 1 or meta.nbytes > limit:
-            raise StoreError(f"meta must be a vector of bytes, got {meta.type} {meta.shape}")
-        extents = {"meta": meta}
-        for name in _links(root, 64):
+        if not root.links.exists(b"meta"):
+            raise StoreError("no object 'meta' in it; not a file of this format")
+        extents = {"meta": _dataset(root, "meta", source)}
+        meta = check_meta(_read(source, extents["meta"]))
+        for name in _links(root, MAX_OBJECTS):
             if name == ACTS:
                 extents |= _acts(root, source)
             elif name != "meta":
@@ -247,10 +287,10 @@ def parse(source: Source, limit: int = MAX_INDEX_BYTES) -> tuple[dict[str, Exten
     finally:
         file.close()
     _check_disjoint(extents)
-    return extents, source.read(meta.offset, meta.nbytes)
+    return extents, meta
 
 
-def _check_superblock(source: Source) -> None:
+def _check_superblock(source: Source) -> bytes:
     head = source.read(0, 48)
     if len(head) < 48 or head[:8] != _SIGNATURE:
         raise StoreError("not an HDF5 file (no signature at byte 0)")
@@ -261,6 +301,7 @@ def _check_superblock(source: Source) -> None:
         raise StoreError("the superblock has a base address or an extension; neither is allowed")
     if end != source.size:
         raise StoreError(f"{end} bytes expected, got {source.size}")
+    return head
 
 
 def _links(group: Any, limit: int) -> list[str]:

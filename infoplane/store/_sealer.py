@@ -17,7 +17,7 @@ from infoplane.store import _files
 from infoplane.store._directory import Opened, now, write_session
 from infoplane.store._records import ManifestEntry, SessionRecord, ShardMeta, dump_json, load_json
 from infoplane.store._shard import Frame, encode_shard
-from infoplane.store.layout import MAX_STEP, SHARDS_DIR, ShardName, manifest_file
+from infoplane.store.layout import SHARDS_DIR, ShardName, manifest_file
 
 INDEX_ALLOWANCE = 1 << 20
 """Room kept for the index of a shard under the limit of a file."""
@@ -118,10 +118,12 @@ class Sealer:
         self._frames, self._snapshots = [], []
         try:
             self._publish(frames)
-        except (OSError, MemoryError) as error:
-            self.error = error
+        except BaseException as error:
             self.dropped |= {frame.step: f"{type(error).__name__}: {error}" for frame in frames}
             self._session_changed = True
+            if not isinstance(error, (OSError, MemoryError)):
+                raise
+            self.error = error
         finally:
             self.pending_bytes = 0
             if self._release is not None:
@@ -130,10 +132,11 @@ class Sealer:
         self._save_bookkeeping()
 
     def annotate(self, notes: Mapping[str, Any]) -> None:
-        """Add notes to the session's file and write it."""
+        """Add notes to the session's file and write it, now or when writing works again."""
         with self._session_lock:
-            self.record.notes |= load_json(dump_json(dict(notes), "notes"))
-            write_session(self.path, self.record, first=False)
+            self.record.notes = self.record.notes | load_json(dump_json(dict(notes), "notes"))
+            self._session_changed = True
+        self._save_session()
 
     def finish(self, stalled_seconds: float) -> None:
         """Publish what is pending and write the last state of the session."""
@@ -160,7 +163,7 @@ class Sealer:
                 meta = ShardMeta(
                     run_id=self.record.run_id,
                     session=self.record.session,
-                    start_step=min(self._start_step, MAX_STEP),
+                    start_step=self._start_step,
                     rank=self.record.rank,
                     world_size=self.record.world_size,
                     part=part,
@@ -195,15 +198,23 @@ class Sealer:
         self._unlisted += lines
 
     def _save_bookkeeping(self) -> None:
-        """Manifest lines and the session's file. Shards are valid without them, so an error only waits."""
+        """Manifest lines and the session's file. Shards are valid without them: after an error they wait."""
         try:
             if self._unlisted:
                 self._journal.append(self._unlisted)
                 self._unlisted = []
-            if self._session_changed:
-                with self._session_lock:
-                    self.record.dropped = [{"step": step, "reason": reason} for step, reason in self.dropped.items()]
-                    write_session(self.path, self.record, first=False)
-                self._session_changed = False
         except OSError as error:
             self.error = error
+        self._save_session()
+
+    def _save_session(self) -> None:
+        with self._session_lock:
+            if not self._session_changed:
+                return
+            self.record.dropped = [{"step": s, "reason": why} for s, why in list(self.dropped.items())]
+            try:
+                write_session(self.path, self.record, first=False)
+            except OSError as error:
+                self.error = error
+            else:
+                self._session_changed = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,18 +17,14 @@ from infoplane.store._records import (
     ShardMeta,
     check_version,
     dump_json,
-    get,
     get_hex,
-    get_int,
     get_strings,
     load_json,
 )
 from infoplane.store.layout import (
-    ACTS,
     ARRAY_DTYPES,
     FORMAT_VERSION,
     INPUTS,
-    MAX_INDEX_BYTES,
     MAX_INPUT_BYTES,
     MAX_PROBE_FILE_BYTES,
     PROBE_INDEX,
@@ -215,16 +210,19 @@ class Shard:
     nonfinite: IntArray  # (S, L)
     acts: tuple[_h5.Extent, ...]
 
-    @property
+    @cached_property
     def samples(self) -> int:
         return ranges_size(self.rows)
 
+    @cached_property
+    def layer_number(self) -> dict[str, int]:
+        """Key of a layer -> its place in `meta.layers` and `acts`."""
+        return {layer.key: i for i, layer in enumerate(self.meta.layers)}
 
-def decode_shard(source: _h5.Source, name: ShardName) -> Shard:
+
+def decode_shard(source: _h5.Source, name: ShardName, parser: _h5.Parser) -> Shard:
     """Check a whole index. Raises StoreError with the reason, without the file's name."""
-    extents, text = _h5.parse(source, MAX_INDEX_BYTES)
-    raw = load_json(text)
-    check_version(raw, str(name))
+    extents, raw = parser.parse(source, lambda text: _load_meta(text, str(name)))
     meta = ShardMeta.from_json(raw)
     arrays = _read_index(source, extents, SHARD_INDEX)
     count, layers, columns = len(arrays["step"]), len(meta.layers), len(meta.metrics)
@@ -267,6 +265,12 @@ def decode_shard(source: _h5.Source, name: ShardName) -> Shard:
         arrays["nonfinite"],
         tuple(acts),
     )
+
+
+def _load_meta(text: bytes, name: str) -> dict[str, Any]:
+    raw = load_json(text)
+    check_version(raw, name)
+    return raw
 
 
 def probe_digest(probe: Probe, inputs_digest: str | None) -> str:
@@ -345,9 +349,7 @@ def encode_probe(probe: Probe, run_id: str) -> tuple[Iterator[memoryview], int]:
 def decode_probe(fd: int, run_id: str) -> tuple[Probe, str]:
     """The probe and its digest. Raises StoreError with the reason."""
     source = _files.PagedFile(fd, MAX_PROBE_FILE_BYTES)
-    extents, text = _h5.parse(source)
-    raw = load_json(text)
-    check_version(raw, "probe.h5")
+    extents, raw = _h5.Parser().parse(source, lambda text: _load_meta(text, "probe.h5"))
     if raw.get("kind") != "probe" or raw.get("run_id") != run_id:
         raise StoreError(f"it is not the probe of run {run_id}")
     arrays = _read_index(source, extents, PROBE_INDEX)
@@ -384,31 +386,3 @@ def read_array(fd: int, extent: _h5.Extent) -> npt.NDArray[Any]:
     if out.nbytes:
         _files.read_into(fd, _files.byte_view(out), extent.offset)
     return out
-
-
-def open_source(path: Any, limit: int) -> tuple[int, _files.PagedFile]:
-    """An open descriptor, to be closed by the caller, and its pages."""
-    fd = _files.open_regular(path)
-    try:
-        return fd, _files.PagedFile(fd, limit)
-    except BaseException:
-        os.close(fd)
-        raise
-
-
-__all__ = [
-    "ACTS",
-    "Frame",
-    "Shard",
-    "check_probe",
-    "decode_probe",
-    "decode_shard",
-    "encode_probe",
-    "encode_shard",
-    "get",
-    "get_int",
-    "inputs_digest",
-    "open_source",
-    "probe_digest",
-    "read_array",
-]

@@ -12,48 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.errors import StoreError, closest
-from infoplane.core.records import Layer, Probe
+from infoplane.core.records import Layer
 from infoplane.store import _files
-from infoplane.store._records import ManifestEntry, RunRecord, SessionRecord, dump_json
-from infoplane.store._shard import Shard, decode_probe, decode_shard, open_source
-from infoplane.store.layout import (
-    ARRAY_DTYPES,
-    MAX_INDEX_BYTES,
-    MAX_JSON_BYTES,
-    PROBE_FILE,
-    RUN_FILE,
-    SESSIONS_DIR,
-    SHARDS_DIR,
-    ShardName,
-    describe_steps,
-    digest,
-    parse_manifest_file,
-    parse_session_file,
-    parse_temporary,
-)
+from infoplane.store._records import dump_json
+from infoplane.store._scan import Problem, Scan
+from infoplane.store._shard import Shard
+from infoplane.store.layout import ARRAY_DTYPES, SESSIONS_DIR, SHARDS_DIR, describe_steps, digest, session_file
 
-
-@dataclass(frozen=True)
-class Problem:
-    """Something in a run directory that could not be used.
-
-    Attributes
-    ----------
-    file : str
-        Path within the run directory; "" where a step as a whole is concerned.
-    what : str
-        One line: what was expected and what was found.
-    steps : tuple of int
-        The steps that are lost by it, as far as they are known.
-    """
-
-    file: str
-    what: str
-    steps: tuple[int, ...] = ()
-
-    def __str__(self) -> str:
-        steps = f" (steps {describe_steps(self.steps)})" if self.steps else ""
-        return f"{self.file + ': ' if self.file else ''}{self.what}{steps}"
+__all__ = ["ActivationStore", "Problem", "open_run"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +35,7 @@ class ActivationStore:
 
     Opening reads the index of every shard (a few kilobytes each) and checks it. Activations are read
     when asked for, straight into the array that is returned, and checked against their digest there:
-    memory is the index, about 40 bytes per layer and snapshot, and whatever the caller keeps.
+    memory is the index, about 40 bytes for each layer of each snapshot, and what the caller keeps.
 
     A shard that is damaged, foreign or of a newer format is listed in `problems`, and its steps are not
     offered. Where damage shows only when a layer is read, `read` raises, and the step is withdrawn and
@@ -78,10 +44,11 @@ class ActivationStore:
     Attributes
     ----------
     path : Path
-    run_id : str
+    run_id, created : str
     settings : dict
         What the recorder put into run.json.
     probe : Probe
+    probe_digest : str
     sessions : tuple of dict
         The session files, in order of session and rank.
     problems : tuple of Problem
@@ -93,27 +60,21 @@ class ActivationStore:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        if not (self.path / RUN_FILE).exists():
-            raise StoreError(f"{self.path} is not a run directory: no {RUN_FILE} in it")
-        record = _named(RUN_FILE, lambda: RunRecord.load(_files.read_file(self.path / RUN_FILE), RUN_FILE))
-        self.run_id = record.run_id
-        self.settings = record.settings
-        self.created = record.created
-        self._problems: list[Problem] = []
-        self.probe, self.probe_digest = _named(PROBE_FILE, self._load_probe)
-        if self.probe_digest != record.probe_digest:
-            raise StoreError(
-                f"{PROBE_FILE} has the digest {self.probe_digest}, {RUN_FILE} says {record.probe_digest}; "
-                "one of them was altered"
-            )
-        self.sessions = tuple(self._load_sessions())
-        self._manifest = self._load_manifests()
-        self._shards = self._load_shards()
-        self._steps: dict[int, tuple[_Piece, ...]] = {}
-        self._layers: dict[str, Layer] = {}
+        self.path = Path(path).absolute()
+        scan = Scan(self.path)
+        self.run_id, self.created = scan.record.run_id, scan.record.created
+        self.settings = scan.record.settings
+        self.probe, self.probe_digest = scan.probe, scan.record.probe_digest
+        self.sessions = tuple(record.to_json() for record in scan.sessions)
+        self._problems = scan.problems
+        self._shards = tuple(scan.shards)
         self._bad: set[tuple[str, int]] = set()
-        self._resolve()
+        self._steps = self._resolve(scan)
+        layers: dict[str, Layer] = {}
+        for shard in self._shards:
+            for layer in shard.meta.layers:
+                layers.setdefault(layer.key, layer)
+        self._layers = dict(sorted(layers.items(), key=lambda item: item[1].depth))
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -136,12 +97,12 @@ class ActivationStore:
         """Steps with a complete snapshot, ascending; with `key`, those that hold this layer."""
         if key is None:
             bad = {step for _, step in self._bad}
-            return [s for s, pieces in self._steps.items() if pieces[0].shard.meta.layers and s not in bad]
+            return [s for s, pieces in self._steps.items() if pieces[0].shard.acts and s not in bad]
         self.layer(key)
         return [
             step
             for step, pieces in self._steps.items()
-            if (key, step) not in self._bad and any(layer.key == key for layer in pieces[0].shard.meta.layers)
+            if key in pieces[0].shard.layer_number and (key, step) not in self._bad
         ]
 
     def epoch(self, step: int) -> float:
@@ -163,22 +124,21 @@ class ActivationStore:
         out = []
         for step, pieces in self._steps.items():
             seen: set[tuple[str, str]] = set()
-            for piece in pieces:
+            for piece in pieces:  # of several ranks, the lowest that recorded a metric is heard
                 shard = piece.shard
                 for m in np.flatnonzero(shard.recorded[piece.at]).tolist():
-                    name, layer = shard.meta.metrics[m]
-                    if (name, layer) not in seen:
-                        seen.add((name, layer))
+                    pair = name, layer = shard.meta.metrics[m]
+                    if pair not in seen:
+                        seen.add(pair)
                         value = float(shard.metrics[piece.at, m])
                         out.append((step, float(shard.epoch[piece.at]), name, layer, value))
         return out
 
     def source(self, key: str, step: int) -> str:
         """Digest of the content of this layer at this step and of the probe, 32 hexadecimal digits."""
-        parts = []
-        for piece, i in self._places(key, step):
-            parts.append([piece.shard.rows.tolist(), piece.shard.digests[piece.at, i].tobytes().hex()])
-        layer = self._at(key, step)
+        places = self._places(key, step)
+        layer = places[0][0].shard.meta.layers[places[0][1]]
+        parts = [[p.shard.rows.tolist(), p.shard.digests[p.at, i].tobytes().hex()] for p, i in places]
         return digest(dump_json([self.probe_digest, layer.dtype, list(layer.unit_shape), parts])).hex()
 
     def nonfinite(self, key: str, step: int) -> int:
@@ -204,210 +164,105 @@ class ActivationStore:
             damaged steps are then listed in `problems` and no longer offered by `steps(key)`.
         """
         steps = [int(s) for s in steps]
-        layer = self.layer(key)
-        specs = {(at.unit_shape, at.dtype) for at in (self._at(key, s) for s in steps)}
+        places = [self._places(key, step) for step in steps]
+        specs = {(layer.unit_shape, layer.dtype) for layer in map(_layer_at, places)}
         if len(specs) > 1:
             (a, kind_a), (b, kind_b) = sorted(specs)[:2]
             raise StoreError(
                 f"layer {key!r} changes between these steps: {kind_a} {a} and {kind_b} {b}; read them apart"
             )
+        layer = self.layer(key)
         unit_shape, dtype = next(iter(specs)) if specs else (layer.unit_shape, layer.dtype)
         out = np.empty((len(steps), self.probe.samples, *unit_shape), ARRAY_DTYPES[dtype])
-        jobs: dict[ShardName, list[tuple[int, int, Shard, int]]] = {}
-        for s, step in enumerate(steps):
-            for piece, i in self._places(key, step):
-                jobs.setdefault(piece.shard.name, []).append((s, piece.at, piece.shard, i))
-        damaged: dict[int, str] = {}
-        for name, wanted in jobs.items():
+        wanted: dict[Shard, list[tuple[int, int, int]]] = {}  # shard -> (place in out, snapshot, layer)
+        for s, here in enumerate(places):
+            for piece, i in here:
+                wanted.setdefault(piece.shard, []).append((s, piece.at, i))
+        damaged: dict[int, Problem] = {}
+        for shard, jobs in wanted.items():
+            file = f"{SHARDS_DIR}/{shard.name}"
             try:
-                self._read_shard(wanted, out, steps, damaged)
+                bad = self._read_shard(shard, jobs, out)
+                what = "the content does not match its digest"
             except (OSError, StoreError) as error:
-                damaged |= {steps[s]: f"{SHARDS_DIR}/{name}: {error}" for s, *_ in wanted}
+                bad, what = [s for s, *_ in jobs], str(error)
+            damaged |= {steps[s]: Problem(file, f"layer {key!r}: {what}", (steps[s],)) for s in bad}
         if damaged:
-            self._withdraw(key, damaged)
+            self._bad |= {(key, step) for step in damaged}
+            self._problems += damaged.values()
+            first = next(iter(damaged.values()))
             raise StoreError(
-                f"layer {key!r} cannot be read at steps {describe_steps(damaged)}: {next(iter(damaged.values()))}"
+                f"layer {key!r} cannot be read at steps {describe_steps(damaged)}: {first.file}: {first.what}"
             )
         return out
 
     def valid_shards(self) -> tuple[Shard, ...]:
         """The index of every shard that could be read, superseded ones included."""
-        return tuple(self._shards)
+        return self._shards
 
     def verify(self) -> list[Problem]:
-        """Read every byte of every file and check all digests; what is wrong, with `problems` first."""
-        out = list(self._problems)
-        known = {problem.file for problem in out}
-        for shard in self._shards:
-            file = f"{SHARDS_DIR}/{shard.name}"
-            if file in known:
-                continue
-            try:
-                what = self._verify_shard(shard)
-            except (OSError, StoreError) as error:
-                what = str(error)
-            if what:
-                out.append(Problem(file, what, tuple(shard.step.tolist())))
-        return out
+        """Read the directory again, every byte of it, and check all digests; everything that is wrong."""
+        scan = Scan(self.path)
+        self._resolve(scan)
+        return scan.verify()
 
-    # Opening
-
-    def _load_probe(self) -> tuple[Probe, str]:
-        fd = _files.open_regular(self.path / PROBE_FILE)
-        try:
-            return decode_probe(fd, self.run_id)
-        finally:
-            os.close(fd)
-
-    def _load_sessions(self) -> list[dict[str, Any]]:
-        found = []
-        for name in self._names(SESSIONS_DIR):
-            place = parse_session_file(name)
-            if place is None:
-                self._complain(f"{SESSIONS_DIR}/{name}", "not a file of this format")
-                continue
-            try:
-                data = _files.read_file(self.path / SESSIONS_DIR / name)
-                record = SessionRecord.load(data, name)
-                if (record.session, record.rank) != place or record.run_id != self.run_id:
-                    raise StoreError(f"it belongs to session {record.session} of run {record.run_id:.40}")
-            except (OSError, StoreError) as error:
-                self._complain(f"{SESSIONS_DIR}/{name}", str(error))
-                continue
-            found.append((place, record.to_json()))
-        return [record for _, record in sorted(found, key=lambda item: item[0])]
-
-    def _load_manifests(self) -> dict[str, ManifestEntry]:
-        out: dict[str, ManifestEntry] = {}
-        for name in self._names("."):
-            if parse_manifest_file(name) is None:
-                continue
-            try:
-                lines = _files.read_file(self.path / name, 16 * MAX_JSON_BYTES).split(b"\n")
-            except (OSError, StoreError) as error:
-                self._complain(name, f"{error}; the shards are read without it")
-                continue
-            for number, line in enumerate(lines[:-1], 1):  # a last line without its end was cut by a kill
-                try:
-                    if line:
-                        entry = ManifestEntry.parse(line)
-                        out[entry.name] = entry
-                except StoreError as error:
-                    self._complain(name, f"line {number}: {error}; the shards are read without it")
-        return out
-
-    def _load_shards(self) -> list[Shard]:
-        out = []
-        found = set()
-        for name in self._names(SHARDS_DIR):
-            file = f"{SHARDS_DIR}/{name}"
-            parsed = ShardName.parse(name)
-            if parsed is None:
-                self._complain(file, "not a shard of this format")
-                continue
-            found.add(name)
-            entry = self._manifest.get(name)
-            try:
-                shard = self._load_shard(parsed, entry)
-            except (OSError, StoreError) as error:
-                steps = entry.steps if entry is not None else tuple({parsed.first, parsed.last})
-                self._complain(file, str(error), tuple(sorted(steps)))
-                continue
-            out.append(shard)
-        for name, entry in self._manifest.items():
-            if name not in found:
-                self._complain(f"{SHARDS_DIR}/{name}", "missing, though the manifest lists it", entry.steps)
-        return out
-
-    def _load_shard(self, name: ShardName, entry: ManifestEntry | None) -> Shard:
-        fd, source = open_source(self.path / SHARDS_DIR / str(name), MAX_INDEX_BYTES)
-        try:
-            if entry is not None and source.size != entry.size:
-                raise StoreError(f"{entry.size} bytes expected, got {source.size}")
-            shard = decode_shard(source, name)
-        finally:
-            os.close(fd)
-        if shard.meta.run_id != self.run_id:
-            raise StoreError(f"it belongs to run {shard.meta.run_id:.40}, this is run {self.run_id}")
-        if int(shard.rows.max()) > self.probe.samples:
-            raise StoreError(f"row {int(shard.rows.max()) - 1}, but the probe has {self.probe.samples}")
-        return shard
-
-    def _names(self, directory: str) -> Iterable[str]:
-        where = self.path / directory
-        if directory != "." and where.is_symlink():
-            self._complain(directory, "a symbolic link, not a directory")
-            return []
-        try:
-            with os.scandir(where) as entries:
-                return sorted(e.name for e in entries if parse_temporary(e.name) is None)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            self._complain(directory, str(error))
-            return []
-
-    def _complain(self, file: str, what: str, steps: Iterable[int] = ()) -> None:
-        self._problems.append(Problem(file, what, tuple(int(s) for s in steps)))
-
-    # Which shard counts for which step
-
-    def _resolve(self) -> None:
-        """Newest session first; a session ends the older ones where it starts."""
-        starts: dict[int, int] = {}
-        for shard in self._shards:
-            session = shard.meta.session
-            first = min(shard.meta.start_step, int(shard.step[0]))
-            starts[session] = min(first, starts.get(session, first))
-        cut: dict[int, int] = {}
-        end = 2**63 - 1
-        for session in sorted(starts, reverse=True):
-            cut[session] = end
-            end = min(end, starts[session])
+    def _resolve(self, scan: Scan) -> dict[int, tuple[_Piece, ...]]:
+        """Step -> pieces of its snapshot. A session ends the older ones where it starts."""
+        cut = _session_ends(scan)
         groups: dict[int, list[_Piece]] = {}
-        for shard in self._shards:
+        for shard in scan.shards:
             for at, step in enumerate(shard.step.tolist()):
                 if step < cut[shard.meta.session]:
                     groups.setdefault(step, []).append(_Piece(shard, at))
+        out: dict[int, tuple[_Piece, ...]] = {}
         complaints: dict[tuple[str, str], list[int]] = {}
+        judged: dict[tuple[Shard, ...], tuple[str, str] | None] = {}
         for step in sorted(groups):
             pieces = sorted(groups[step], key=lambda p: (p.shard.name.rank, p.shard.name.part or 0))
-            what = self._incomplete(pieces)
-            if what:
-                complaints.setdefault(what, []).append(step)
+            shards = tuple(piece.shard for piece in pieces)
+            if shards not in judged:
+                judged[shards] = self._incomplete(shards)
+            what = judged[shards]
+            if what is None:
+                out[step] = tuple(pieces)
             else:
-                self._steps[step] = tuple(pieces)
+                complaints.setdefault(what, []).append(step)
         for (file, text), steps in complaints.items():
-            self._complain(file, text, steps)
-        for shard in self._shards:
-            for layer in shard.meta.layers:
-                self._layers.setdefault(layer.key, layer)
-        self._layers = dict(sorted(self._layers.items(), key=lambda item: item[1].depth))
+            scan.complain(file, text, steps)
+        for record in scan.sessions:
+            gaps: dict[str, list[int]] = {}
+            for item in record.dropped:
+                if item["step"] < cut.get(record.session, 0) and item["step"] not in out:
+                    gaps.setdefault(item["reason"], []).append(item["step"])
+            for reason, steps in gaps.items():
+                file = f"{SESSIONS_DIR}/{session_file(record.session, record.rank)}"
+                scan.complain(file, f"not written while recording: {reason}", steps)
+        return out
 
-    def _incomplete(self, pieces: list[_Piece]) -> tuple[str, str] | None:
-        samples = self.probe.samples
-        first = pieces[0].shard
-        if len(pieces) == 1 and len(first.rows) == 1 and first.samples == samples:
+    def _incomplete(self, shards: tuple[Shard, ...]) -> tuple[str, str] | None:
+        """What is wrong with a step that lies in these shards: (file, reason), or None."""
+        samples, first = self.probe.samples, shards[0]
+        if len(shards) == 1 and len(first.rows) == 1 and first.samples == samples:
             return None
-        file = f"{SHARDS_DIR}/{first.name}" if len(pieces) == 1 else ""
-        if any(not _same_layers(piece.shard.meta.layers, first.meta.layers) for piece in pieces[1:]):
-            return file, "the ranks recorded different layers"
+        file = f"{SHARDS_DIR}/{first.name}" if len(shards) == 1 else ""
+        if any(_specs(shard) != _specs(first) for shard in shards):
+            return file, "its parts hold different layers"
         present = np.zeros(samples, np.int64)
-        for piece in pieces:
-            for start, stop in piece.shard.rows.tolist():
+        for shard in shards:
+            for start, stop in shard.rows.tolist():
                 present[start:stop] += 1
         if (present > 1).any():
             row = int(np.argmax(present > 1))
             return file, f"probe row {row} is present {int(present[row])} times"
         if (present == 1).all():
             return None
-        world = {piece.shard.meta.world_size for piece in pieces}
-        ranks = sorted(set(range(max(world))) - {piece.shard.meta.rank for piece in pieces})
+        world = max(shard.meta.world_size for shard in shards)
+        ranks = sorted(set(range(world)) - {shard.meta.rank for shard in shards})
         if ranks:
             missing = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
-            return "", f"incomplete: {missing} of {max(world)} missing"
-        gone = int((present == 0).sum())
-        return "", f"incomplete: {gone} of {samples} probe rows missing, first {int(np.argmin(present))}"
+            return "", f"incomplete: {missing} of {world} missing"
+        gone, row = int((present == 0).sum()), int(np.argmin(present))
+        return "", f"incomplete: {gone} of {samples} probe rows missing, the first is {row}"
 
     def _pieces(self, step: int) -> tuple[_Piece, ...]:
         try:
@@ -418,100 +273,85 @@ class ActivationStore:
 
     def _places(self, key: str, step: int) -> list[tuple[_Piece, int]]:
         """The pieces of one layer at one step, with the layer's number in each."""
-        out = []
-        for piece in self._pieces(step):
-            for i, layer in enumerate(piece.shard.meta.layers):
-                if layer.key == key:
-                    out.append((piece, i))
-        if not out or (key, step) in self._bad:
-            self.layer(key)
+        self.layer(key)
+        pieces = self._pieces(step)
+        if key not in pieces[0].shard.layer_number:
             have = describe_steps(self.steps(key)) or "none"
             raise ValueError(f"layer {key!r} was not recorded at step {step}; it has steps {have}")
-        return out
+        return [(piece, piece.shard.layer_number[key]) for piece in pieces]
 
-    def _at(self, key: str, step: int) -> Layer:
-        piece, i = self._places(key, step)[0]
-        return piece.shard.meta.layers[i]
-
-    # Reading
-
-    def _read_shard(
-        self,
-        wanted: list[tuple[int, int, Shard, int]],
-        out: npt.NDArray[Any],
-        steps: Sequence[int],
-        damaged: dict[int, str],
-    ) -> None:
-        shard, i = wanted[0][2], wanted[0][3]
-        extent = shard.acts[i]
-        stride = extent.nbytes // len(shard.step)
+    def _read_shard(self, shard: Shard, jobs: Sequence[tuple[int, int, int]], out: npt.NDArray[Any]) -> list[int]:
+        """Fill `out` from one shard; the places in `out` whose content does not match its digest."""
+        bad: list[int] = []
+        start, stop = (int(n) for n in shard.rows[0])
+        whole = len(shard.rows) == 1 and stop - start == out.shape[1]
         fd = _files.open_regular(self.path / SHARDS_DIR / str(shard.name))
         try:
-            if os.fstat(fd).st_size != shard.size:
-                raise StoreError(f"{shard.size} bytes expected, got {os.fstat(fd).st_size}; it was altered")
-            whole = len(shard.rows) == 1
-            start, stop = (int(n) for n in shard.rows[0])
-            run = 0
-            while run < len(wanted):
-                # Consecutive snapshots of the shard that are consecutive in the result come in one call.
-                n = 1
-                s, at = wanted[run][:2]
-                if whole and stop - start == out.shape[1]:
-                    while run + n < len(wanted) and wanted[run + n][:2] == (s + n, at + n):
-                        n += 1
-                offset = extent.offset + at * stride
+            size = os.fstat(fd).st_size
+            if size != shard.size:
+                raise StoreError(f"{shard.size} bytes expected, got {size}")
+            for s, at, i, n in _runs(jobs, whole):
+                extent = shard.acts[i]
+                offset = extent.offset + at * (extent.nbytes // len(shard.step))
                 if whole:
-                    block = out[s : s + n] if n > 1 else out[s, start:stop][None]
-                    _files.read_into(fd, _files.byte_view(block), offset)
+                    block = out[s : s + n]
+                elif len(shard.rows) == 1:
+                    block = out[s : s + 1, start:stop]
                 else:
                     block = np.empty((1, shard.samples, *out.shape[2:]), out.dtype)
-                    _files.read_into(fd, _files.byte_view(block), offset)
-                    rows = np.concatenate([np.arange(a, b) for a, b in shard.rows.tolist()])
-                    out[s, rows] = block[0]
+                _files.read_into(fd, _files.byte_view(block), offset)
                 for k in range(n):
-                    if digest(block[k].reshape(-1).view("u1")) != shard.digests[at + k, i].tobytes():
-                        damaged[steps[s + k]] = f"{SHARDS_DIR}/{shard.name}: the content does not match its digest"
-                run += n
+                    view = _files.byte_view(block[k])
+                    if digest(view) != shard.digests[at + k, i].tobytes() or _bad_bool(block[k]):
+                        bad.append(s + k)
+                if len(shard.rows) > 1:
+                    out[s, np.concatenate([np.arange(a, b) for a, b in shard.rows.tolist()])] = block[0]
         finally:
             os.close(fd)
-
-    def _withdraw(self, key: str, damaged: Mapping[int, str]) -> None:
-        for step, text in damaged.items():
-            self._bad.add((key, step))
-            file, _, what = text.partition(": ")
-            self._complain(file, f"layer {key!r}: {what}", (step,))
-
-    def _verify_shard(self, shard: Shard) -> str:
-        path = self.path / SHARDS_DIR / str(shard.name)
-        entry = self._manifest.get(str(shard.name))
-        fd = _files.open_regular(path)
-        try:
-            size, found = _files.file_digest(fd)
-            for i, (layer, extent) in enumerate(zip(shard.meta.layers, shard.acts, strict=True)):
-                stride = extent.nbytes // len(shard.step)
-                for at, step in enumerate(shard.step.tolist()):
-                    data = bytearray(stride)
-                    _files.read_into(fd, memoryview(data), extent.offset + at * stride)
-                    if digest(data) != shard.digests[at, i].tobytes():
-                        return f"layer {layer.key!r} at step {step} does not match its digest"
-        finally:
-            os.close(fd)
-        if entry is not None and (size, found) != (entry.size, entry.xxh3_128):
-            return f"digest {entry.xxh3_128} expected, got {found}"
-        return ""
+        return bad
 
 
-def _same_layers(a: tuple[Layer, ...], b: tuple[Layer, ...]) -> bool:
-    return a is b or [(x.key, x.unit_shape, x.dtype) for x in a] == [(x.key, x.unit_shape, x.dtype) for x in b]
+def _runs(jobs: Sequence[tuple[int, int, int]], merge: bool) -> Iterable[tuple[int, int, int, int]]:
+    """Snapshots that follow one another in the shard and in the result, as (place, snapshot, layer, n)."""
+    at = 0
+    while at < len(jobs):
+        s, snapshot, i = jobs[at]
+        n = 1
+        while merge and at + n < len(jobs) and jobs[at + n] == (s + n, snapshot + n, i):
+            n += 1
+        yield s, snapshot, i, n
+        at += n
 
 
-def _named(name: str, load: Any) -> Any:
-    """Run `load`; whatever it cannot read is reported with the file's name."""
-    try:
-        return load()
-    except StoreError as error:
-        text = str(error)
-        raise StoreError(text if text.startswith(name) else f"{name}: {text}") from error
+def _session_ends(scan: Scan) -> Mapping[int, int]:
+    """Session -> the step from which a newer session counts.
+
+    A session starts at its lowest step that is known from a shard or from the manifest; one that has
+    published nothing ends no other.
+    """
+    starts: dict[int, int] = {}
+    known = [(s.meta.session, min(s.meta.start_step, int(s.step[0]))) for s in scan.shards]
+    known += [(entry.session, min(entry.steps)) for entry in scan.manifest.values()]
+    for session, step in known:
+        starts[session] = min(step, starts.get(session, step))
+    out, end = {}, 2**63 - 1
+    for session in sorted(starts, reverse=True):
+        out[session] = end
+        end = min(end, starts[session])
+    return out
+
+
+def _layer_at(places: Sequence[tuple[_Piece, int]]) -> Layer:
+    piece, i = places[0]
+    return piece.shard.meta.layers[i]
+
+
+def _specs(shard: Shard) -> list[tuple[str, tuple[int, ...], str]]:
+    return [(layer.key, layer.unit_shape, layer.dtype) for layer in shard.meta.layers]
+
+
+def _bad_bool(block: npt.NDArray[Any]) -> bool:
+    return block.dtype == np.bool_ and bool((block.view(np.uint8) > 1).any())
 
 
 def open_run(path: str | os.PathLike[str]) -> ActivationStore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import time
@@ -109,7 +110,7 @@ class StoreWriter:
             raise ValueError(f"on_error must be 'warn' or 'raise', got {on_error!r}")
         if not 0 < max_file_bytes <= MAX_FILE_BYTES:
             raise ValueError(f"max_file_bytes must lie in 1..{MAX_FILE_BYTES}, got {max_file_bytes}")
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         self.rank, self.world_size, self.on_error = rank, world_size, on_error
         self._samples = probe.samples
         self._pid = os.getpid()
@@ -181,6 +182,7 @@ class StoreWriter:
             is recorded then.
         """
         self._ready()
+        self._raise_error()
         self._check(snapshot)
         nbytes = _nbytes(snapshot)
         if self._thread is None:
@@ -303,6 +305,13 @@ class StoreWriter:
                 f"recording into {self.path} has stopped: {type(self._failure).__name__}: {self._failure}"
             ) from self._failure
 
+    def _raise_error(self) -> None:
+        error = self._sealer.error
+        if error is not None and self.on_error == "raise":
+            self._sealer.error = None
+            error.add_note(f"steps not written: {describe_steps(self._sealer.dropped) or 'none'}")
+            raise error
+
     def _check(self, snapshot: Snapshot) -> None:
         step = snapshot.step
         if not 0 <= step <= layout.MAX_STEP:
@@ -336,6 +345,11 @@ class StoreWriter:
                     f"layer {layer.key!r} is {layer.dtype} and needs {ARRAY_DTYPES[layer.dtype]} arrays, "
                     f"got {array.dtype}"
                 )
+        for name, value in [*snapshot.metrics.items(), *snapshot.layer_metrics.items()]:
+            try:
+                float(value)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"metric {name!r} must be a number, got {value!r:.60}") from error
         if _nbytes(snapshot) // n > self._sealer.largest_snapshot:
             raise ValueError(
                 f"one sample of step {step} has {_nbytes(snapshot) // n} bytes, more than the "
@@ -351,11 +365,8 @@ class StoreWriter:
     def _report(self, final: bool = False) -> None:
         """Tell the caller about errors: raised or warned, in the caller's thread."""
         self._raise_failure()
+        self._raise_error()
         sealer = self._sealer
-        if sealer.error is not None and self.on_error == "raise":
-            error, sealer.error = sealer.error, None
-            error.add_note(f"steps not written: {describe_steps(sealer.dropped) or 'none'}")
-            raise error
         dropped = dict(sealer.dropped)
         if dropped and (not self._reported or final):
             first = not self._reported
@@ -393,5 +404,6 @@ _open_writers: weakref.WeakSet[StoreWriter] = weakref.WeakSet()
 @atexit.register
 def _close_open_writers() -> None:
     """What was never closed is closed when the interpreter ends."""
-    for writer in list(_open_writers):
-        writer.close()
+    with contextlib.ExitStack() as stack:
+        for writer in list(_open_writers):
+            stack.callback(writer.close)

@@ -1,0 +1,234 @@
+"""Everything in a run directory that can be used, and a list of what cannot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from infoplane.core.errors import StoreError
+from infoplane.core.records import Probe
+from infoplane.store import _files, _h5
+from infoplane.store._records import ManifestEntry, RunRecord, SessionRecord
+from infoplane.store._shard import Shard, decode_probe, decode_shard
+from infoplane.store.layout import (
+    MAX_INDEX_BYTES,
+    MAX_MANIFEST_BYTES,
+    PROBE_FILE,
+    RUN_FILE,
+    SESSIONS_DIR,
+    SHARDS_DIR,
+    ShardName,
+    describe_steps,
+    parse_manifest_file,
+    parse_session_file,
+    parse_temporary,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in a run directory that could not be used.
+
+    Attributes
+    ----------
+    file : str
+        Path within the run directory; "" where a step as a whole is concerned.
+    what : str
+        One line: what was expected and what was found.
+    steps : tuple of int
+        The steps that are lost by it, as far as they are known.
+    """
+
+    file: str
+    what: str
+    steps: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        steps = f" (steps {describe_steps(self.steps)})" if self.steps else ""
+        return f"{self.file + ': ' if self.file else ''}{self.what}{steps}"
+
+
+class Scan:
+    """The checked index of a run directory.
+
+    Attributes
+    ----------
+    record : RunRecord
+    probe : Probe
+    sessions : list of SessionRecord, by session and rank
+    manifest : dict of shard name to ManifestEntry
+    shards : list of Shard, by name
+    problems : list of Problem
+
+    Raises
+    ------
+    StoreError
+        When run.json or probe.h5 cannot be used: without them nothing else means anything.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.problems: list[Problem] = []
+        if not path.is_dir():
+            raise StoreError(f"{path} is not a run directory: " + ("a file" if path.exists() else "not found"))
+        if not (path / RUN_FILE).exists():
+            raise StoreError(f"{path} is not a run directory: no {RUN_FILE} in it")
+        try:
+            self.record = RunRecord.load(_files.read_file(path / RUN_FILE), RUN_FILE)
+        except (StoreError, OSError) as error:
+            raise _named(RUN_FILE, error) from error
+        try:
+            self.probe, found = self._load_probe()
+        except (StoreError, OSError) as error:
+            raise _named(PROBE_FILE, error) from error
+        if found != self.record.probe_digest:
+            raise StoreError(
+                f"{PROBE_FILE} has the digest {found}, {RUN_FILE} says {self.record.probe_digest}; "
+                "one of them was altered"
+            )
+        self.sessions = self._load_sessions()
+        # The manifest before the shards: a writer that is at work adds a shard first, then its line.
+        self.manifest = self._load_manifests()
+        self.shards = self._load_shards()
+
+    def complain(self, file: str, what: object, steps: Iterable[int] = ()) -> None:
+        self.problems.append(Problem(file, str(what), tuple(int(s) for s in steps)))
+
+    def _load_probe(self) -> tuple[Probe, str]:
+        fd = _files.open_regular(self.path / PROBE_FILE)
+        try:
+            return decode_probe(fd, self.record.run_id)
+        finally:
+            os.close(fd)
+
+    def _load_sessions(self) -> list[SessionRecord]:
+        found = []
+        for name in self._names(SESSIONS_DIR):
+            place = parse_session_file(name)
+            if place is None:
+                self.complain(f"{SESSIONS_DIR}/{name}", "not a session of this format")
+                continue
+            try:
+                record = SessionRecord.load(_files.read_file(self.path / SESSIONS_DIR / name), name)
+                if (record.session, record.rank) != place or record.run_id != self.record.run_id:
+                    raise StoreError(f"it belongs to session {record.session} of run {record.run_id:.40}")
+            except (OSError, StoreError) as error:
+                self.complain(f"{SESSIONS_DIR}/{name}", error)
+                continue
+            found.append(record)
+        return sorted(found, key=lambda record: (record.session, record.rank))
+
+    def _load_manifests(self) -> dict[str, ManifestEntry]:
+        out: dict[str, ManifestEntry] = {}
+        for name in self._names("."):
+            if parse_manifest_file(name) is None:
+                continue
+            try:
+                lines = _files.read_file(self.path / name, MAX_MANIFEST_BYTES).split(b"\n")
+            except (OSError, StoreError) as error:
+                self.complain(name, f"{error}; the shards are read without it")
+                continue
+            for number, line in enumerate(lines[:-1], 1):  # a last line without its end was cut by a kill
+                try:
+                    if line:
+                        entry = ManifestEntry.parse(line)
+                        out[entry.name] = entry
+                except StoreError as error:
+                    self.complain(name, f"line {number}: {error}; the shards are read without it")
+        return out
+
+    def _load_shards(self) -> list[Shard]:
+        parser = _h5.Parser()
+        out = []
+        found = set()
+        for name in self._names(SHARDS_DIR):
+            file = f"{SHARDS_DIR}/{name}"
+            parsed = ShardName.parse(name)
+            if parsed is None:
+                self.complain(file, "not a shard of this format")
+                continue
+            found.add(name)
+            entry = self.manifest.get(name)
+            try:
+                out.append(self._load_shard(parsed, entry, parser))
+            except (OSError, StoreError) as error:
+                self.complain(file, error, entry.steps if entry else sorted({parsed.first, parsed.last}))
+        for name, entry in self.manifest.items():
+            if name not in found:
+                self.complain(f"{SHARDS_DIR}/{name}", "missing, though the manifest lists it", entry.steps)
+        return out
+
+    def _load_shard(self, name: ShardName, entry: ManifestEntry | None, parser: _h5.Parser) -> Shard:
+        fd = _files.open_regular(self.path / SHARDS_DIR / str(name))
+        try:
+            source = _files.PagedFile(fd, MAX_INDEX_BYTES)
+            if entry is not None and source.size != entry.size:
+                raise StoreError(f"{entry.size} bytes expected, got {source.size}")
+            shard = decode_shard(source, name, parser)
+        finally:
+            os.close(fd)
+        if shard.meta.run_id != self.record.run_id:
+            raise StoreError(f"it belongs to run {shard.meta.run_id:.40}, this is run {self.record.run_id}")
+        if int(shard.rows.max()) > self.probe.samples:
+            raise StoreError(f"row {int(shard.rows.max()) - 1}, but the probe has {self.probe.samples}")
+        return shard
+
+    def _names(self, directory: str) -> list[str]:
+        where = self.path / directory
+        if directory != "." and where.is_symlink():
+            self.complain(directory, "a symbolic link, not a directory")
+            return []
+        try:
+            with os.scandir(where) as entries:
+                return sorted(e.name for e in entries if parse_temporary(e.name) is None)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            self.complain(directory, error)
+            return []
+
+    def verify(self) -> list[Problem]:
+        """Read every byte of every shard; `problems` with what that adds."""
+        damaged = {problem.file for problem in self.problems}
+        added = []
+        for shard in self.shards:
+            file = f"{SHARDS_DIR}/{shard.name}"
+            if file in damaged:
+                continue
+            try:
+                what = self._verify_shard(shard)
+            except (OSError, StoreError) as error:
+                what = str(error)
+            if what:
+                added.append(Problem(file, what, tuple(shard.step.tolist())))
+        return [*self.problems, *added]
+
+    def _verify_shard(self, shard: Shard) -> str:
+        entry = self.manifest.get(str(shard.name))
+        fd = _files.open_regular(self.path / SHARDS_DIR / str(shard.name))
+        try:
+            for i, (layer, extent) in enumerate(zip(shard.meta.layers, shard.acts, strict=True)):
+                stride = extent.nbytes // len(shard.step)
+                for at, step in enumerate(shard.step.tolist()):
+                    _, found = _files.file_digest(fd, extent.offset + at * stride, stride)
+                    if found != shard.digests[at, i].tobytes().hex():
+                        return f"layer {layer.key!r} at step {step} does not match its digest"
+            size, found = _files.file_digest(fd)
+        finally:
+            os.close(fd)
+        if entry is not None and (size, found) != (entry.size, entry.xxh3_128):
+            return f"digest {entry.xxh3_128} expected, got {found}"
+        return ""
+
+
+def _named(name: str, error: Exception) -> StoreError:
+    """The error with the name of the file in front, once."""
+    if isinstance(error, FileNotFoundError):
+        return StoreError(f"{name} is missing")
+    text = str(error)
+    return StoreError(text if text.startswith(name) else f"{name}: {text}")
