@@ -136,17 +136,18 @@ def estimate(
 @OUT
 @click.option("-e", "--estimator", metavar="SPEC", help="Which estimator, where the table has several.")
 @click.option("-l", "--layer", "layers", multiple=True, metavar="GLOB", help="Only these layers.")
-@click.option("-s", "--subset", default="all", show_default=True)
-@click.option("--style", type=click.Choice(["column", "page", "screen"]), default="screen", show_default=True)
+@click.option("-s", "--subset", help="all, train, test, class=3, ...")
+@click.option("--by", type=click.Choice(["step", "layer"]), help="A line for each step or for each layer.")
+@click.option("--style", help="Size and type: screen, column (85 mm) or page (170 mm).")
 @click.option("--dpi", type=click.IntRange(30, 1200), default=200, show_default=True)
 def plot(runs: tuple[Path, ...], kind: str, out: Path | None, **options: Any) -> None:
     """Draw a figure from the results of one or several runs."""
-    from infoplane import plots
+    from infoplane.plots.figures import draw_file, figures
 
     if kind == "list":
-        click.echo("\n".join(plots.FIGURES))
+        click.echo("\n".join(figures()))
         return
-    click.echo(str(plots.draw_file(runs, kind, out or Path(f"{kind}.png"), **options)))
+    click.echo(str(draw_file(runs, kind, out or Path(f"{kind}.png"), **options)))
 
 
 @command("infoplane estimators binning")

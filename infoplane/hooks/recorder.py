@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,10 +20,14 @@ from torch import Tensor, nn
 import infoplane
 from infoplane.core.records import Layer, Probe, Sink, Snapshot
 from infoplane.hooks._names import named_modules, unwrap
+from infoplane.hooks._opening import SHIFT, open_store
 from infoplane.hooks._plan import Calls, Options
 from infoplane.hooks._pool import Pool
 from infoplane.hooks._prober import Prober
+from infoplane.hooks._ranks import Ranks, find_ranks, share_buffers
 from infoplane.hooks._state import model_device
+from infoplane.hooks._steps import StepCounter
+from infoplane.hooks.metrics import GradientMoments, LayerMetrics, as_numbers, numbers, weight_norms
 from infoplane.hooks.overview import SizePlan, free_bytes
 from infoplane.hooks.probe import as_probe_set
 from infoplane.hooks.reduce import Reduction, as_reduction
@@ -31,6 +36,16 @@ from infoplane.hooks.select import Layers, Target, select
 from infoplane.store import StoreWriter
 
 Reduce = Reduction | str | Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What one call of `snapshot` said, kept for the exit when the schedule skipped it."""
+
+    step: int
+    epoch: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    layer_metrics: LayerMetrics = field(default_factory=dict)
 
 
 class Recorder:
@@ -87,6 +102,9 @@ class Recorder:
         as they are.
     total : int, optional
         Steps that the loop will make, for the size plan.
+    gradients : GradientMoments, optional
+        Record mean and standard deviation of each layer's gradients over the steps since the previous call of
+        `snapshot`, and weight norms with them.
     weight_norms : bool
         Record the Frobenius norm of each layer's parameters.
     nonfinite : "warn" or "raise"
@@ -95,6 +113,10 @@ class Recorder:
         How to run the model, where it is not called directly.
     seed : int
         Of the noise that the network draws at a snapshot.
+    shard_probe : bool
+        In a distributed job, give each rank its own contiguous part of the probe. By default rank 0 runs all of
+        it while the others go on, except for models whose parameters are sharded: their forward pass needs
+        every rank, and rank 0 writes. Every rank makes the same calls in each case.
     allow_full_disk, quiet : bool
         Start although the plan exceeds the free disk; do not print the plan.
     resume : bool
@@ -142,10 +164,12 @@ class Recorder:
         keep_activations: bool = True,
         initial: bool = True,
         total: int | None = None,
+        gradients: GradientMoments | None = None,
         weight_norms: bool = False,
         nonfinite: Literal["warn", "raise"] = "warn",
         forward: Callable[..., Any] | None = None,
         seed: int = 0,
+        shard_probe: bool = False,
         allow_full_disk: bool = False,
         quiet: bool = False,
         resume: bool = False,
@@ -195,16 +219,18 @@ class Recorder:
             seed=seed,
         )
         self._initial, self._total = initial, total
-        self._weight_norms, self._nonfinite = weight_norms, nonfinite
+        self._gradients, self._nonfinite = gradients, nonfinite
+        self._weight_norms = weight_norms or gradients is not None
         self._allow_full_disk, self._quiet, self._resume = allow_full_disk, quiet, resume
         self._keep, self._writer_options = keep_activations, dict(writer or {})
+        self._shard_probe = shard_probe
+        self._ranks = Ranks(0, 1, "first")
         self._pool = Pool(pinned=model_device(self._model).type == "cuda")
         self._writer: StoreWriter | None = None
         self._state: Literal["new", "open", "closed"] = "new"
-        self._shift: int | None = 0
-        self._last_call = 0
-        self._last_taken: int | None = None
-        self._pending: tuple[int, float, dict[str, float]] | None = None
+        self._steps = StepCounter(self.schedule, initial=initial)
+        self._noted_shift = not initial
+        self._pending: _Call | None = None
         self._warned: set[str] = set()
 
     # -- what it is ------------------------------------------------------------------------------------
@@ -265,31 +291,53 @@ class Recorder:
         """
         if self._state != "new":
             raise RuntimeError(f"this recorder is {self._state}; make a new one for another run")
-        self._prober.prepare()
-        settings = self.settings()
-        if self._keep:
+        self._ranks = find_ranks(self._model, shard_probe=self._shard_probe)
+        if self._ranks.share == "rows":
+            self._prober.probe = self._prober.probe.share(self._ranks.rank, self._ranks.world_size)
+            self._prober.before_pass = share_buffers
+        if self._ranks.takes_part:
+            self._prober.prepare()
+        try:
+            last_step = self._open_sinks()
+            self._state = "open"
+            if last_step is None and self._initial:
+                self._take(_Call(0, math.nan))
+        except BaseException:
+            self._state = "closed"
+            _close_all(self._sinks)
+            raise
+        return self
+
+    def _open_sinks(self) -> int | None:
+        """Open the store and begin the sinks; the last step of a run that is resumed."""
+        last_step = None
+        if self._keep and self._ranks.takes_part:
             assert self.run is not None  # checked at construction
-            if not self._quiet:
-                print(f"infoplane: recording into {self.run}\n{self.sizes}", file=sys.stderr)
-            if not self._allow_full_disk:
-                self.sizes.check()
-            self._writer = StoreWriter(
-                self.run, probe=self.probe, settings=settings, resume=self._resume, **self._writer_options
+            if self._ranks.rank == 0:
+                if not self._quiet:
+                    print(f"infoplane: recording into {self.run}\n{self.sizes}", file=sys.stderr)
+                if not self._allow_full_disk:
+                    self.sizes.check()
+            opened = open_store(
+                self.run,
+                probe=self.probe,
+                settings=self.settings(),
+                ranks=self._ranks,
+                resume=self._resume,
+                options=self._writer_options,
             )
+            self._writer, last_step = opened.writer, opened.last_step
+            if last_step is not None:
+                self._steps.resume(last_step, opened.shift)
+                self._noted_shift = False
+        if not self._ranks.writes:
+            self._sinks = []
+        elif self._writer is not None:
             self._sinks.insert(0, self._writer)
         for sink in self._sinks:
             if hasattr(sink, "begin"):
-                sink.begin(self.probe, settings, self.run)
-        self._state = "open"
-        self._shift = None if self._initial else 0
-        resumed = None if self._writer is None else self._writer.last_step
-        if resumed is not None:
-            self._last_call = self._last_taken = resumed
-        elif self._initial:
-            self._take(0, math.nan, {})
-        else:
-            self._last_call = -1
-        return self
+                sink.begin(self.probe, self.settings(), self.run)
+        return last_step
 
     def __enter__(self) -> Self:
         return self.start()
@@ -307,7 +355,7 @@ class Recorder:
             return
         try:
             if take_last and self._pending is not None:
-                self._take(*self._pending)
+                self._take(self._pending)
         finally:
             self._state = "closed"
             _close_all(self._sinks)
@@ -326,7 +374,7 @@ class Recorder:
         metrics: Mapping[str, Any] | None = None,
         force: bool = False,
     ) -> bool:
-        """Record the model now if the schedule takes this step; tell whether it did.
+        """Record the model now if the schedule takes this step; tell whether this process did.
 
         Parameters
         ----------
@@ -349,30 +397,20 @@ class Recorder:
         if isinstance(step, bool) or not isinstance(step, int | np.integer):
             raise TypeError(f"step must be an integer counter, got {step!r}; fractional epochs go into epoch=")
         counter = int(step)
-        if counter < 0:
-            raise ValueError(f"step must not be negative, got {counter}")
-        if self._shift is None:
-            self._shift = 1 if counter == 0 else 0
-        step = counter + self._shift
-        if step <= self._last_call:
-            raise ValueError(
-                f"step {counter} comes after step {self._last_call - self._shift}; steps must grow, and a restarted "
-                "training needs a recorder with resume=True"
-            )
-        due = force or self.schedule.due(step, self._last_call) or (step == 0)
-        self._last_call = step
-        call = (step, float(counter if epoch is None else epoch), _numbers(metrics or {}))
+        step, due = self._steps.call(counter, force=force)
+        if not self._noted_shift and self._writer is not None:
+            self._writer.annotate(**{SHIFT: self._steps.shift})
+        self._noted_shift = True
+        call = _Call(
+            step,
+            float(counter if epoch is None else epoch),
+            numbers(metrics or {}),
+            {} if self._gradients is None else self._gradients.take(),
+        )
         self._pending = None if due else call
         if due:
-            self._take(*call)
-        return due
-
-    def due(self, step: int) -> bool:
-        """Whether `snapshot(step)` would record: for metrics that are worth computing only then."""
-        if self._state != "open":
-            raise RuntimeError("due() needs an open recorder: use it inside `with Recorder(...) as recorder:`")
-        shift = (1 if step == 0 else 0) if self._shift is None else self._shift
-        return step + shift == 0 or self.schedule.due(step + shift, self._last_call)
+            self._take(call)
+        return due and self._ranks.takes_part
 
     def settings(self) -> dict[str, Any]:
         """What a reader has to know about how the run was recorded; goes into `run.json`."""
@@ -402,24 +440,28 @@ class Recorder:
 
     # -- one snapshot ----------------------------------------------------------------------------------
 
-    def _take(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
-        results = self._prober.measure(step, self._pool.take)
+    def _take(self, call: _Call) -> None:
+        self._pending = None
+        if not self._ranks.takes_part:
+            return
+        results = self._prober.measure(call.step, self._pool.take)
         layers = tuple(layer for layer, _ in results)
-        self._note_changes(step, layers)
-        self._check_finite(step, results)
+        self._note_changes(call.step, layers)
+        self._check_finite(call.step, results)
+        layer_metrics = {**call.layer_metrics, **(weight_norms(self._model) if self._weight_norms else {})}
         snapshot = Snapshot(
-            step=step,
-            epoch=epoch,
+            step=call.step,
+            epoch=call.epoch,
             time=time.time(),
             layers=layers,
             arrays={layer.key: self._pool.lend(buffer) for layer, buffer in results},
-            metrics=metrics,
-            layer_metrics=weight_norms(self._model) if self._weight_norms else {},
+            metrics=call.metrics,
+            layer_metrics=as_numbers(layer_metrics),
             tensors={layer.key: buffer for layer, buffer in results},
+            rows=self._prober.probe.rows,
         )
         for sink in self._sinks:
             sink(snapshot)
-        self._pending = None
 
     def _note_changes(self, step: int, layers: tuple[Layer, ...]) -> None:
         for old, new in zip(self._prober.layers, layers, strict=True):
@@ -453,28 +495,6 @@ def _select(layers: Layers, model: nn.Module) -> list[Target] | None:
 
 def _dtype_name(dtype: torch.dtype | None) -> str | None:
     return None if dtype is None else str(dtype).removeprefix("torch.")
-
-
-def weight_norms(model: nn.Module) -> dict[tuple[str, str], float]:
-    """Frobenius norm of each module's own parameters together, by (module name, "weight_norm")."""
-    norms: dict[tuple[str, str], float] = {}
-    for name, named in named_modules(model).items():
-        own = [p.detach() for p in named.module.parameters(recurse=False)]
-        if own:
-            norms[name, "weight_norm"] = math.sqrt(sum(float(p.float().square().sum()) for p in own))
-    return norms
-
-
-def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    numbers = {}
-    for name, value in metrics.items():
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"metrics map names to numbers, got the name {name!r}")
-        try:
-            numbers[name] = float(value.detach() if isinstance(value, Tensor) else value)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"metric {name!r} must be one number, got {value!r}") from error
-    return numbers
 
 
 def _close_all(sinks: Sequence[Sink]) -> None:

@@ -1,0 +1,45 @@
+"""What the README shows is run as it stands there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infoplane import estimators
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_program_of_the_readme_makes_its_figure(tmp_path):
+    (program,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    shown = [line for line in program.splitlines() if line.strip() and not line.startswith(("import", "from"))]
+    assert len(shown) <= 15
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "plane.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "runs/digits/results.csv").exists()
+
+
+@pytest.mark.parametrize("ending", ["infoplane demo", "python -m pytest"])
+def test_each_command_is_one_line_that_the_full_check_finds(ending):
+    lines = [line for line in README.splitlines() if line.startswith("    python3 -m venv") and line.endswith(ending)]
+    assert len(lines) == 1
+    assert "-c constraints.txt" in lines[0]
+
+
+def test_every_estimator_has_a_row_in_the_table():
+    rows = re.findall(r"^\| `([a-z_0-9]+)` \|", README, re.M)
+    assert sorted(rows) == sorted(estimators.available())
+
+
+def test_links_and_figures_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
