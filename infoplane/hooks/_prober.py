@@ -19,6 +19,7 @@ from infoplane.hooks._capture import Capture, capture
 from infoplane.hooks._names import named_modules
 from infoplane.hooks._observe import observe
 from infoplane.hooks._plan import Options, plan_captures
+from infoplane.hooks._ranks import is_sharded
 from infoplane.hooks._state import Buffers, model_device, seed_generators, undisturbed
 from infoplane.hooks.noise import measuring
 from infoplane.hooks.probe import Inputs, ProbeSet
@@ -47,6 +48,7 @@ class Prober:
     mask_name: str | None = None
     forward: Callable[..., Any] | None = None
     seed: int = 0
+    before_pass: Callable[[nn.Module], None] | None = None
 
     captures: tuple[Capture, ...] = ()
     layers: tuple[Layer, ...] = ()
@@ -92,7 +94,7 @@ class Prober:
                     mark,
                 )
 
-        parents = {} if self._is_sharded() else _flow.trace(once)
+        parents = {} if is_sharded(self.model) else _flow.trace(once)
         if not parents:
             once(None)
         self.layers = tuple(layer for layer, _ in results)
@@ -107,7 +109,7 @@ class Prober:
                 run,
                 self.captures,
                 self.probe.chunks(self.batch_size),
-                self.probe.record.samples,
+                self.probe.samples,
                 allocate,
                 self._chunk_mask,
             )
@@ -128,9 +130,17 @@ class Prober:
         device = model_device(self.model)
         dtypes = frozenset(p.dtype for p in self.model.parameters() if p.is_floating_point())
         with (
-            undisturbed(self.model, self._buffers, autocast=self.autocast, evaluation=self.evaluation),
+            undisturbed(
+                self.model,
+                self._buffers,
+                autocast=self.autocast,
+                evaluation=self.evaluation,
+                copy_all=self.before_pass is not None,
+            ),
             contextlib.ExitStack() as noise,
         ):
+            if self.before_pass is not None:
+                self.before_pass(self.model)
             current: int | None = None
 
             def run(inputs: Inputs, which: int = 0, began: Callable[[list[Tensor]], None] | None = None) -> Any:
@@ -164,9 +174,6 @@ class Prober:
         if len(chained) < 2:
             return False
         return len(chained) == len(self.layers) or [self.layers[i].key for i in chained]
-
-    def _is_sharded(self) -> bool:
-        return any(hasattr(p, "full_tensor") for p in self.model.parameters())
 
     def _warn_skipped(self) -> None:
         lost = {n: why for n, why in self.skipped.items() if "passes its input on" not in why}

@@ -69,14 +69,15 @@ class Buffers:
         self._first = True
 
     @contextlib.contextmanager
-    def kept(self, model: nn.Module) -> Iterator[None]:
+    def kept(self, model: nn.Module, *, copy_all: bool = False) -> Iterator[None]:
         held: list[tuple[nn.Module, str, Tensor, int, Tensor | None]] = []
         for module in model.modules():
             for name, buffer in module._buffers.items():
                 if buffer is None:
                     continue
                 copied = (
-                    self._first
+                    copy_all
+                    or self._first
                     or (id(module), name) in self._changing
                     or buffer.numel() * buffer.element_size() <= SMALL_BUFFER_BYTES
                 )
@@ -129,7 +130,12 @@ def precision(device_type: str, autocast: torch.dtype | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def undisturbed(
-    model: nn.Module, buffers: Buffers, *, autocast: torch.dtype | None = None, evaluation: bool = True
+    model: nn.Module,
+    buffers: Buffers,
+    *,
+    autocast: torch.dtype | None = None,
+    evaluation: bool = True,
+    copy_all: bool = False,
 ) -> Iterator[None]:
     """All of the above, without gradients: training with and without a pass inside is equal bit for bit."""
     device = model_device(model)
@@ -137,7 +143,7 @@ def undisturbed(
         torch.no_grad(),
         random_state(model),
         evaluation_mode(model) if evaluation else contextlib.nullcontext(),
-        buffers.kept(model),
+        buffers.kept(model, copy_all=copy_all),
         eager(),
         precision(device.type, autocast),
     ):

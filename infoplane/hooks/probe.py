@@ -162,22 +162,49 @@ def _row_bytes(t: Tensor) -> npt.NDArray[np.uint8]:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ProbeSet:
-    """Inputs and their record. `passes` are the extra noisy passes: row indices of each, in order."""
+    """Inputs and their record. `passes` are the extra noisy passes: indices of inputs for each, in order.
+
+    `rows` are the rows of the record that this process holds, None for all.
+    """
 
     inputs: Inputs
     record: Probe
     passes: tuple[Tensor, ...] = ()
+    rows: npt.NDArray[np.int64] | None = None
 
     @property
     def first_pass(self) -> int:
         """Rows of the first pass: the number of inputs."""
         return len(self.inputs)
 
-    def chunks(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int, Inputs, int]]:
+    @property
+    def samples(self) -> int:
+        """Rows of all passes that this process holds."""
+        return self.first_pass + sum(len(p) for p in self.passes)
+
+    def share(self, rank: int, world_size: int) -> ProbeSet:
+        """A contiguous part of the inputs for one of `world_size` processes, with their further passes."""
+        n = self.first_pass
+        start, stop = n * rank // world_size, n * (rank + 1) // world_size
+        if n < world_size:
+            raise ValueError(f"{n} samples cannot be shared by {world_size} ranks")
+        rows, passes, offset = [np.arange(start, stop)], [], n
+        for indices in self.passes:
+            mine = (indices >= start) & (indices < stop)
+            rows.append(offset + mine.nonzero().flatten().numpy())
+            passes.append(indices[mine] - start)
+            offset += len(indices)
+        return dataclasses.replace(
+            self,
+            inputs=self.inputs.take(slice(start, stop)),
+            passes=tuple(passes),
+            rows=np.concatenate(rows).astype(np.int64),
+        )
+
+    def chunks(self, size: int) -> Iterator[tuple[int, int, Inputs, int]]:
         """(first row, one past the last, inputs, pass) in pieces of at most `size`, passes one after the other."""
-        stop = self.first_pass if stop is None else stop
-        for a in range(start, stop, size):
-            b = min(a + size, stop)
+        for a in range(0, self.first_pass, size):
+            b = min(a + size, self.first_pass)
             yield a, b, self.inputs.take(slice(a, b)), 0
         row = self.first_pass
         for k, rows in enumerate(self.passes, start=1):

@@ -6,29 +6,12 @@ import random
 
 import numpy as np
 import pytest
+import recording
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from infoplane.hooks import Recorder, every, log_spaced
-
-
-class Collect:
-    """A sink that keeps what it is given."""
-
-    def __init__(self):
-        self.snapshots = []
-        self.closed = 0
-
-    def __call__(self, snapshot):
-        self.snapshots.append(snapshot)
-
-    def close(self):
-        self.closed += 1
-
-    @property
-    def steps(self):
-        return [s.step for s in self.snapshots]
 
 
 def busy_net(seed=0):
@@ -68,9 +51,7 @@ def train(model, epochs, after=lambda epoch: None):
 
 
 def recorder(model, **options):
-    sink = Collect()
-    options = {"probe": data(50, seed=2), "keep_activations": False, "sinks": [sink], **options}
-    return Recorder(model, **options), sink
+    return recording.recorder(model, options.pop("probe", data(50, seed=2)), **options)
 
 
 def test_training_is_equal_bit_for_bit():
