@@ -97,16 +97,20 @@ def digest(data: bytes) -> str:
 
 
 def check_digest(data: bytes, meta: Mapping[str, Any], path: Path) -> None:
-    """Compare what was sealed in the JSON with the first bytes of the table; appended rows may follow."""
+    """Compare what was sealed in the JSON with the first bytes of the table.
+
+    Rows appended later may follow. A shorter file is taken for torn: what is missing is computed again.
+    """
     sealed = meta.get("table")
     if not isinstance(sealed, Mapping):
         return
     size, expected = sealed.get("bytes"), sealed.get("blake2b")
-    if not isinstance(size, int) or digest(data[:size]) != expected or len(data) < size:
-        raise ValueError(
-            f"{path} was changed after it was written: its first {size} bytes do not match the digest in "
-            f"{meta_path(path).name}; delete both and analyse again, or read it with verify=False"
-        )
+    if isinstance(size, int) and (len(data) < size or digest(data[:size]) == expected):
+        return
+    raise ValueError(
+        f"{path} was changed after it was written: its first {size} bytes do not match the digest in "
+        f"{meta_path(path).name}; delete both and analyse again, or read it with verify=False"
+    )
 
 
 def read_files(path: Path, *, verify: bool = True) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
@@ -147,8 +151,8 @@ class TableWriter:
     Attributes
     ----------
     unsealed : bool
-        The table is longer than what the JSON vouches for: its writer was killed, and the last rows may be
-        a part of what that writer had in hand.
+        The table is not as long as the JSON says: its writer was killed or the file was cut, and the last rows
+        may be a part of what was to be written together.
 
     Raises
     ------
@@ -174,7 +178,8 @@ class TableWriter:
                     f"{self.path} has other columns or another order than this release writes; "
                     "move it away, or convert it with ResultTable.read(path).write(path)"
                 )
-            self.unsealed = len(kept) > self.meta.get("table", {}).get("bytes", 0)
+            sealed = self.meta.get("table")
+            self.unsealed = not isinstance(sealed, dict) or len(kept) != sealed.get("bytes")
             if len(kept) < len(data):
                 self._file.truncate(len(kept))
             self._file.seek(len(kept))

@@ -287,6 +287,14 @@ def test_failed_write_keeps_what_was_there(path, monkeypatch):
     assert len(ResultTable.read(path)) >= 12
 
 
+def test_a_table_cut_short_reads_as_its_whole_rows(path):
+    ResultTable.append(path, plane_rows())
+    path.write_bytes(path.read_bytes()[:-40])
+    assert len(ResultTable.read(path)) == len(plane_rows()) - 1
+    with TableWriter(path) as writer:
+        assert writer.unsealed
+
+
 def test_unsealed_tells_a_killed_writer_from_a_closed_one(path):
     with TableWriter(path) as writer:
         assert not writer.columns["run"].size
