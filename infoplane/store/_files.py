@@ -82,7 +82,12 @@ def publish(directory: Path, name: str, pieces: Iterable[memoryview], *, replace
     temporary, final = directory / temporary_name(name, os.getpid()), directory / name
     state = xxhash.xxh3_128()
     size = 0
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+    try:
+        fd = os.open(temporary, flags, 0o666)
+    except FileExistsError:  # left by a dead process that had our number, as in a container
+        temporary.unlink()
+        fd = os.open(temporary, flags, 0o666)
     try:
         try:
             for block in _gather(pieces):

@@ -53,7 +53,7 @@ class RankLock:
             self._take_over()
             try:
                 self._create()
-            except FileExistsError:
+            except (FileExistsError, FileNotFoundError):
                 raise StoreError(f"{self.path} was taken by another process at the same moment") from None
 
     def _create(self) -> None:
