@@ -101,7 +101,7 @@ def train(task: Task, run: Path, *, epochs: int, seed: int = 0, progress: bool =
         with torch.no_grad():
             return float((model(task.x[rows]).argmax(1) == task.y[rows]).double().mean())
 
-    with Recorder(model, probe=probe, run=run, schedule=log_spaced(60, epochs)) as recorder:
+    with Recorder(model, probe=probe, run=run, schedule=log_spaced(60, epochs), total=epochs) as recorder:
         for epoch in tqdm(range(1, epochs + 1), desc="training", unit="epoch", disable=not progress, mininterval=0.5):
             total = 0.0
             for rows in _batches(train_rows, task.batch_size, generator):
@@ -109,7 +109,7 @@ def train(task: Task, run: Path, *, epochs: int, seed: int = 0, progress: bool =
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                total += float(loss) * len(rows)
+                total += loss.item() * len(rows)
             if recorder.due(epoch):
                 measured = {"loss": total / len(train_rows)}
                 measured |= {"train accuracy": accuracy(train_rows), "test accuracy": accuracy(test_rows)}

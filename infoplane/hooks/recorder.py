@@ -412,6 +412,13 @@ class Recorder:
             self._take(call)
         return due and self._ranks.takes_part
 
+    def due(self, step: int) -> bool:
+        """Whether `snapshot(step)` would record: for metrics that are worth computing only then."""
+        if self._state != "open":
+            raise RuntimeError("due() needs an open recorder: use it inside `with Recorder(...) as recorder:`")
+        shift = (1 if step == 0 else 0) if self._shift is None else self._shift
+        return step + shift == 0 or self.schedule.due(step + shift, self._last_call)
+
     def settings(self) -> dict[str, Any]:
         """What a reader has to know about how the run was recorded; goes into `run.json`."""
         prober = self._prober
