@@ -1,7 +1,8 @@
 """Data for the demo, the examples and the tests: nothing here is downloaded.
 
 Every function returns numpy arrays. `twelve_bit` is a formula, `digits` is shipped, `idx` reads MNIST-like
-files from where the user has them.
+files from where the user has them. The problems with known mutual information (`gaussian_pair`,
+`gaussian_classes`, ...) are random: a new seed is a fresh problem.
 """
 
 from __future__ import annotations
@@ -16,6 +17,43 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from infoplane.datasets._known import (
+    Known,
+    binary_channel,
+    code_table,
+    gaussian_classes,
+    gaussian_pair,
+    gaussian_shells,
+    noise_channel,
+    orthonormal,
+    signed_bits,
+    table_information,
+    uniform_classes,
+    zero_inflated,
+)
+
+__all__ = [
+    "Data",
+    "Known",
+    "binary_channel",
+    "code_table",
+    "digits",
+    "gaussian_classes",
+    "gaussian_pair",
+    "gaussian_shells",
+    "icosahedron",
+    "idx",
+    "noise_channel",
+    "orthonormal",
+    "read_idx",
+    "signed_bits",
+    "table_information",
+    "twelve_bit",
+    "twelve_bit_score",
+    "uniform_classes",
+    "zero_inflated",
+]
 
 # Bit k of a pattern (k = 0 is the first column, the most significant bit) sits on this vertex.
 _VERTEX_OF_BIT = (0, 1, 3, 7, 8, 6, 4, 10, 11, 9, 5, 2)
@@ -35,7 +73,7 @@ def icosahedron() -> npt.NDArray[np.float64]:
     for a, b in itertools.product((1.0, -1.0), (phi, -phi)):
         vertices += [(0.0, a, b), (a, b, 0.0), (b, 0.0, a)]
     points = np.asarray(vertices)[list(_VERTEX_OF_BIT)]
-    return points / np.linalg.norm(points, axis=1, keepdims=True)
+    return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True))
 
 
 def twelve_bit(*, noise: float = 0.0, seed: int = 0) -> Data:
