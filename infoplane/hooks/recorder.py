@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import platform
 import sys
@@ -416,8 +417,7 @@ class Recorder:
         """Whether `snapshot(step)` would record: for metrics that are worth computing only then."""
         if self._state != "open":
             raise RuntimeError("due() needs an open recorder: use it inside `with Recorder(...) as recorder:`")
-        shift = (1 if step == 0 else 0) if self._shift is None else self._shift
-        return step + shift == 0 or self.schedule.due(step + shift, self._last_call)
+        return copy.copy(self._steps).call(int(step))[1]
 
     def settings(self) -> dict[str, Any]:
         """What a reader has to know about how the run was recorded; goes into `run.json`."""
