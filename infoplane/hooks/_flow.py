@@ -25,6 +25,11 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.parents: dict[int, frozenset[int]] = {}
         self._sources: dict[StorageWeakRef, frozenset[int]] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """The probe runs uncompiled anyway; True would import torch._dynamo, which takes seconds."""
+        return False
+
     def mark(self, tensor: Tensor, node: int, *, cuts: bool = True) -> None:
         """A recorded layer's tensor: note on what it depends; later ones depend on it instead, if it `cuts`."""
         self.parents[node] = self.parents.get(node, frozenset()) | self._of(tensor)
@@ -45,12 +50,18 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         sources = frozenset[int]().union(*(self._of(t) for t in read))
         out = func(*args, **kwargs)
-        if sources:
+        if sources and not _takes_shape_only(func):
             for t in (*_written(func, args, kwargs), *tree_leaves(out)):
                 if isinstance(t, Tensor):
                     reference = _reference(t)
                     self._sources[reference] = self._sources.get(reference, frozenset()) | sources
         return out
+
+
+def _takes_shape_only(func: Any) -> bool:
+    """zeros_like, new_empty, ...: the result does not depend on the argument's values."""
+    name = func._schema.name.removeprefix("aten::")
+    return bool(name.endswith("_like") or name.startswith("new_"))
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:

@@ -79,7 +79,7 @@ def plan_captures(
         name = target.named.name
         calls = seen.calls[name]
         if default and name != seen.last_leaf and all(c.passes_through for c in calls):
-            skipped[name] = f"{target.named.type_name} passes its input on unchanged"
+            skipped[name or "@out"] = f"{target.named.type_name} passes its input on unchanged"
             continue
         for index in _call_indices(target, len(calls), options.calls):
             try:
@@ -87,7 +87,7 @@ def plan_captures(
             except (TypeError, ValueError) as error:
                 if not default:
                     raise
-                skipped[name] = str(error)
+                skipped[name or "@out"] = str(error)
                 continue
             layer = planned.layer
             placed.setdefault((layer.name, layer.site, layer.call, layer.path), (order, planned))
@@ -106,7 +106,7 @@ def _that_ran(targets: Sequence[Target], seen: Observation, skipped: dict[str, s
         listed = ", ".join(repr(n) for n in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         raise ValueError(f"selected but never run in the probe's forward pass: {listed}; {_NEVER}")
     for t in silent:
-        skipped[t.named.name] = "never ran"
+        skipped[t.named.name or "@out"] = "never ran"
     return [t for t in targets if t.named.name in seen.calls]
 
 

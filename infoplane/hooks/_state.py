@@ -61,7 +61,8 @@ class Buffers:
     """Restores buffers that a forward pass changes even in evaluation mode (observers, counters, caches).
 
     The first pass under `kept` copies all of them and learns which change; later passes copy those and the
-    small ones.
+    small ones. A change shows in the tensor's version, except for batch statistics in training mode, whose
+    values are compared.
     """
 
     def __init__(self) -> None:
@@ -69,7 +70,7 @@ class Buffers:
         self._first = True
 
     @contextlib.contextmanager
-    def kept(self, model: nn.Module, *, copy_all: bool = False) -> Iterator[None]:
+    def kept(self, model: nn.Module, *, copy_all: bool = False, compare: bool = False) -> Iterator[None]:
         held: list[tuple[nn.Module, str, Tensor, int, Tensor | None]] = []
         for module in model.modules():
             for name, buffer in module._buffers.items():
@@ -87,7 +88,7 @@ class Buffers:
         finally:
             lost = []
             for module, name, buffer, version, copy in held:
-                if buffer._version != version:
+                if buffer._version != version or (compare and copy is not None and not torch.equal(buffer, copy)):
                     self._changing.add((id(module), name))
                     if copy is None:
                         lost.append(name)
@@ -143,7 +144,7 @@ def undisturbed(
         torch.no_grad(),
         random_state(model),
         evaluation_mode(model) if evaluation else contextlib.nullcontext(),
-        buffers.kept(model, copy_all=copy_all),
+        buffers.kept(model, copy_all=copy_all, compare=not evaluation),
         eager(),
         precision(device.type, autocast),
     ):
