@@ -1,0 +1,164 @@
+"""Noise that the network carries: added in training and at measurement, seen clean by the recorder."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from recording import record, recorder
+from torch import nn
+
+from infoplane.core import Noise
+from infoplane.hooks import NoiseInjection, every
+
+X = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(200) % 3
+
+
+def net():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3), nn.Tanh(), nn.Linear(3, 2))
+
+
+@pytest.mark.parametrize("kind", ["additive", "multiplicative"])
+@pytest.mark.parametrize("training", [True, False])
+def test_law(kind, training):
+    """The noise of 200 x 5 values has the stated std within five standard errors, 1/sqrt(2n) of it."""
+    model = net().train(training)
+    clean = model[:2](X).detach()
+    with NoiseInjection(model, "1", std=0.3, kind=kind):
+        z = (model[1](model[0](X)).detach() - clean) / (clean if kind == "multiplicative" else 1)
+    assert abs(float(z.std()) / 0.3 - 1) < 5 / (2 * z.numel()) ** 0.5
+    assert abs(float(z.mean())) < 5 * 0.3 / z.numel() ** 0.5
+    torch.testing.assert_close(model[:2](X), clean)
+
+
+def test_the_recorder_sees_the_clean_value_and_later_layers_the_noisy_one():
+    model = net()
+    clean = model[1](model[0](X)).detach()
+    with NoiseInjection(model, ["1", "3"], std=0.2):
+        _, snapshot = record(model, X)
+    np.testing.assert_allclose(snapshot.arrays["1"], clean.numpy(), atol=1e-6)
+    assert {la.key: la.noise for la in snapshot.layers} == {
+        "0": None,
+        "1": Noise(std=0.2),
+        "2": None,
+        "3": Noise(std=0.2),
+        "4": None,
+    }
+    through = model[2](clean).detach().numpy()
+    difference = snapshot.arrays["2"] - through
+    assert 0.01 < difference.std() < 1
+    assert NoiseInjection(model, "1", std=0.1, kind="multiplicative").noise == Noise(std=0.1, kind="multiplicative")
+
+
+def test_repeats_share_inputs_and_differ_in_noise():
+    model = net()
+    with NoiseInjection(model, "1", std=0.5):
+        rec, sink = recorder(model, (X, Y), repeats=(20, 3), probe_batch_size=64)
+        with rec:
+            pass
+    snapshot, probe = sink.snapshots[0], rec.probe
+    assert probe.samples == 260
+    first, clean = snapshot.arrays["2"], snapshot.arrays["1"]
+    for k in (1, 2, 3):
+        rows = probe.repeats == k
+        np.testing.assert_array_equal(probe.input_ids[rows], probe.input_ids[:20])
+        np.testing.assert_allclose(clean[rows], clean[:20], atol=1e-6)
+        assert np.abs(first[rows] - first[:20]).max(1).min() > 1e-4
+    a, b = (first[probe.repeats == k] for k in (1, 2))
+    assert np.abs(a - b).max(1).min() > 1e-4
+
+
+def trained(record_it):
+    model = net()
+    torch.manual_seed(7)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+
+    def loop(after):
+        for step in range(1, 6):
+            loss = nn.functional.cross_entropy(model(X), Y % 2)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            after(step)
+
+    return model, loop, losses, record_it
+
+
+@pytest.mark.parametrize("seed", [None, 11])
+def test_recording_does_not_touch_the_training_noise(seed):
+    results = []
+    for record_it in (False, True):
+        model, loop, losses, _ = trained(record_it)
+        with NoiseInjection(model, "1", std=0.3, seed=seed):
+            if record_it:
+                rec, _ = recorder(model, (X, Y), schedule=every(1), repeats=(5, 2))
+                with rec:
+                    loop(rec.snapshot)
+            else:
+                loop(lambda step: None)
+        results.append(losses)
+    assert results[0] == results[1]
+    assert len(set(results[0])) == 5
+
+
+def test_measurement_noise_is_a_function_of_seed_and_step():
+    model = net()
+    with NoiseInjection(model, "1", std=0.3):
+        a, b = record(model, X)[1].arrays["2"], record(model, X)[1].arrays["2"]
+        torch.rand(100)
+        c = record(model, X)[1].arrays["2"]
+        d = record(model, X, seed=1)[1].arrays["2"]
+        rec, sink = recorder(model, (X, Y), schedule=every(1))
+        with rec:
+            rec.snapshot(1)
+    np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(a, c)
+    assert not np.array_equal(a, d)
+    steps = [s.arrays["2"] for s in sink.snapshots]
+    np.testing.assert_array_equal(steps[0], a)
+    assert not np.array_equal(steps[0], steps[1])
+
+
+def test_removal_and_copies():
+    model = net()
+    noise = NoiseInjection(model, nn.Tanh, std=0.5)
+    assert noise.layers == ("1", "3")
+    twin, thawed = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+    noise.remove()
+    noise.remove()
+    assert torch.equal(model(X), model(X))
+    for other in (twin, thawed):
+        assert not torch.equal(other(X), other(X))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("1", 0.0), "std must be positive, got 0.0"),
+        (("1", float("nan")), "std must be positive, got nan"),
+        (("1", 0.1, "uniform"), "got 'uniform'"),
+        (("tanh", 0.1), "no layer of Sequential matches 'tanh'"),
+        (("1@in", 0.1), "not on one place of '1'"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        NoiseInjection(net(), *arguments)
+
+
+def test_twice_on_one_layer():
+    model = net()
+    with NoiseInjection(model, "1", 0.1), pytest.raises(ValueError, match=r"layer '1' has noise already; remove\(\)"):
+        NoiseInjection(model, ["0", "1"], 0.1)
+    assert not model[0]._forward_hooks
+
+
+def test_outputs_that_are_no_tensor():
+    model = nn.Sequential(nn.LSTM(4, 3))
+    with NoiseInjection(model, "0", 0.1), pytest.raises(ValueError, match="the output of layer 0 has 3 tensors"):
+        model(X)
