@@ -6,9 +6,40 @@ that has the table. No function touches pyplot, a global setting or a file; `sav
 `name(table)` stands `name_data(table)`, the numbers that it draws.
 """
 
+from infoplane.plots.compare import compare, compare_data
+from infoplane.plots.compression import compression, compression_data
 from infoplane.plots.curves import curve_data, curves
+from infoplane.plots.dpi import dpi, dpi_data
+from infoplane.plots.files import FIGURES, draw_file
+from infoplane.plots.heatmap import heatmap, heatmap_data
+from infoplane.plots.null import null, null_data
 from infoplane.plots.plane import plane, plane_data
+from infoplane.plots.plane_grid import plane_grid, plane_grid_data
 from infoplane.plots.saving import save
+from infoplane.plots.snr import snr, snr_data
 from infoplane.plots.text import safe_text
 
-__all__ = ["curve_data", "curves", "plane", "plane_data", "safe_text", "save"]
+__all__ = [
+    "FIGURES",
+    "compare",
+    "compare_data",
+    "compression",
+    "compression_data",
+    "curve_data",
+    "curves",
+    "dpi",
+    "dpi_data",
+    "draw_file",
+    "heatmap",
+    "heatmap_data",
+    "null",
+    "null_data",
+    "plane",
+    "plane_data",
+    "plane_grid",
+    "plane_grid_data",
+    "safe_text",
+    "save",
+    "snr",
+    "snr_data",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,22 +75,32 @@ def captions(figure: Figure) -> list[str]:
     return [" ".join(text.get_text().split()) for text in texts]
 
 
-def step_colorbar(ax: Axes, norm: Normalize, steps: FloatArray, label: str, **where: Any) -> Colorbar:
+def step_colorbar(
+    ax: Axes | Sequence[Axes], norm: Normalize, steps: FloatArray, label: str, *, aspect: float = 28
+) -> Colorbar:
     """The colour bar of the steps, ticked at 0 and the decades where the scale is logarithmic."""
-    figure = ax.get_figure(root=True)
-    mappable = ScalarMappable(norm=norm, cmap=step_colormap())
-    where = {"ax": ax, "aspect": 28, "pad": 0.02, **where}
-    bar = figure.colorbar(mappable, **where)  # type: ignore[union-attr]
+    figure = (ax if isinstance(ax, Axes) else ax[0]).get_figure(root=True)
+    if figure is None:
+        raise ValueError("the axes belong to no figure")
+    bar = figure.colorbar(ScalarMappable(norm=norm, cmap=step_colormap()), ax=ax, aspect=aspect, pad=0.02)
     bar.set_label(label)
     bar.outline.set_linewidth(0.4)
     axis = bar.ax.yaxis if bar.orientation == "vertical" else bar.ax.xaxis
-    ticks = [
-        t for t in step_ticks(steps, isinstance(norm, SymLogNorm)) if float(steps.min()) <= t <= float(steps.max())
-    ]
+    room = 1.4 * float(mpl.rcParams["font.size"]) / (0.7 * figure.get_figheight() * 72)
+    ticks = apart(step_ticks(steps, isinstance(norm, SymLogNorm)), lambda t: float(norm(t)), room)
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     axis.set_minor_locator(NullLocator())
     return bar
+
+
+def apart(ticks: Sequence[float], place: Callable[[float], float], gap: float) -> list[float]:
+    """The ticks without those nearer than `gap` to the one before, by where each is placed."""
+    kept: list[float] = []
+    for tick in ticks:
+        if not kept or place(tick) - place(kept[-1]) >= gap:
+            kept.append(tick)
+    return kept
 
 
 def step_axis(ax: Axes, steps: FloatArray, *, log: bool) -> None:
@@ -117,36 +127,32 @@ class Ceiling:
     name: str
 
 
-def draw_ceilings(ax: Axes, *, x: Ceiling | None, y: Ceiling | None) -> None:
+def draw_ceilings(ax: Axes, *, x: Ceiling | None, y: Ceiling | None, named: bool = True) -> None:
     """Dotted lines at the ceilings within the limits; one beyond them is named at the edge it lies past."""
-    style: dict[str, Any] = {"fontsize": small_size(), "color": FAINT, "zorder": 1.5, "label": CEILING_LABEL}
+    style: dict[str, Any] = {
+        "textcoords": "offset points", "fontsize": small_size(), "color": FAINT, "zorder": 1.5, "label": CEILING_LABEL,
+    }  # fmt: skip
     line: dict[str, Any] = {"color": FAINT, "linewidth": 0.7, "linestyle": (0, (1, 2)), "zorder": 1}
     if x is not None:
-        text = f"{x.name} = {x.value:.3g}"
-        if x.value <= ax.get_xlim()[1]:
+        text, inside = f"{x.name} = {x.value:.3g}", x.value <= ax.get_xlim()[1]
+        if inside:
             ax.axvline(x.value, **line)
-            ax.annotate(
-                text, (x.value, 0.02), xycoords=("data", "axes fraction"), xytext=(-2, 0),
-                textcoords="offset points", ha="right", va="bottom", rotation=90, **style,
-            )  # fmt: skip
-        else:
-            ax.annotate(
-                text + " →", (1.0, 0.02), xycoords="axes fraction", xytext=(-2, 0),
-                textcoords="offset points", ha="right", va="bottom", **style,
-            )  # fmt: skip
+        if named and inside:
+            ax.annotate(text, (x.value, 0.02), xycoords=("data", "axes fraction"), xytext=(-2, 0), ha="right",
+                        va="bottom", rotation=90, **style)  # fmt: skip
+        elif named:
+            ax.annotate(text + " →", (1.0, 0.02), xycoords="axes fraction", xytext=(-2, 0), ha="right", va="bottom",
+                        **style)  # fmt: skip
     if y is not None:
-        text = f"{y.name} = {y.value:.3g}"
-        if y.value <= ax.get_ylim()[1]:
+        text, inside = f"{y.name} = {y.value:.3g}", y.value <= ax.get_ylim()[1]
+        if inside:
             ax.axhline(y.value, **line)
-            ax.annotate(
-                text, (0.01, y.value), xycoords=("axes fraction", "data"), xytext=(0, 1.5),
-                textcoords="offset points", ha="left", va="bottom", **style,
-            )  # fmt: skip
-        else:
-            ax.annotate(
-                text + " ↑", (0.01, 1.0), xycoords="axes fraction", xytext=(0, -2),
-                textcoords="offset points", ha="left", va="top", **style,
-            )  # fmt: skip
+        if named and inside:
+            ax.annotate(text, (0.01, y.value), xycoords=("axes fraction", "data"), xytext=(0, 1.5), ha="left",
+                        va="bottom", **style)  # fmt: skip
+        elif named:
+            ax.annotate(text + " ↑", (0.01, 1.0), xycoords="axes fraction", xytext=(0, -2), ha="left", va="top",
+                        **style)  # fmt: skip
 
 
 def limits(values: FloatArray, ceiling: float | None, *, pad: float = 0.05) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -203,8 +203,16 @@ def plane(
     return axes
 
 
-def frame(ax: Axes, planes: Sequence[PlaneData], *, ceilings: bool = True) -> None:
-    """Axis labels, limits from the points of all `planes`, and the ceilings."""
+def only_layers(data: PlaneData, layers: Sequence[str]) -> PlaneData:
+    """The same plane with fewer layers."""
+    at = [data.layers.index(layer) for layer in layers]
+    return replace(
+        data, layers=list(layers), i_xt=data.i_xt[:, at], i_ty=data.i_ty[:, at], saturated=data.saturated[:, at]
+    )
+
+
+def frame(ax: Axes, planes: Sequence[PlaneData], *, named: bool = True) -> None:
+    """Axis labels, limits from the points of all `planes`, and the ceilings, by name where `named`."""
     x = np.concatenate([p.i_xt[p.present] for p in planes])
     y = np.concatenate([p.i_ty[p.present] for p in planes])
     tops = [max((c for c in cs if c is not None), key=lambda c: c.value, default=None)
@@ -213,15 +221,15 @@ def frame(ax: Axes, planes: Sequence[PlaneData], *, ceilings: bool = True) -> No
     ax.set_ylabel(planes[0].labels[1])
     ax.set_xlim(limits(x, tops[0].value if tops[0] else None))
     ax.set_ylim(limits(y, tops[1].value if tops[1] else None))
-    if ceilings:
-        draw_ceilings(ax, x=tops[0], y=tops[1])
+    draw_ceilings(ax, x=tops[0], y=tops[1], named=named)
 
 
-def draw_steps(ax: Axes, data: PlaneData, norm: Normalize) -> None:
+def draw_steps(ax: Axes, data: PlaneData, norm: Normalize, *, crowd: float | None = None) -> None:
     """One line per step through the layers, a marker per layer, coloured by step."""
     colors = step_colormap()(norm(data.times))
     scale = float(mpl.rcParams["lines.markersize"])
-    crowd = 0.85 if data.steps.size <= 80 else 0.7
+    if crowd is None:
+        crowd = 0.85 if data.steps.size <= 80 else 0.7
     raster = data.present.sum() > 6000
     paths = [np.column_stack([data.i_xt[s, keep], data.i_ty[s, keep]]) for s, keep in enumerate(data.present)]
     ax.add_collection(

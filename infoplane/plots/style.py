@@ -54,6 +54,7 @@ _BASE: Mapping[str, Any] = {
     "legend.handlelength": 1.8,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
+    "hatch.linewidth": 0.35,
     "svg.fonttype": "none",
     "svg.hashsalt": "infoplane",
     "pdf.fonttype": 42,

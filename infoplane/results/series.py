@@ -54,6 +54,10 @@ class Series:
     def n_samples(self) -> list[int]:
         return sorted({int(n) for n in self.table["n_samples"]})
 
+    def with_layers(self, layers: Sequence[str]) -> Series:
+        mask = np.isin(self.table["layer"].astype(str), list(layers))
+        return replace(self, table=_where(self.table, mask), layers=[k for k in self.layers if k in set(layers)])
+
     def of_run(self, run: str) -> Series:
         return replace(self, table=_where(self.table, self.table["run"] == run), runs=[run])
 
@@ -157,6 +161,32 @@ def choose(
     )
 
 
+def options(
+    table: ResultTable,
+    column: str,
+    *,
+    estimator: str | None = None,
+    settings: Mapping[str, Any] | str | None = None,
+    run: str | None = None,
+    subset: str | None = None,
+) -> list[str]:
+    """The values of a column (estimator, settings, run, subset) among the estimates that fit the other choices."""
+    rows = table.current()
+    rows = _where(rows, (rows["estimator"] != RECORDED) & (rows["layer"] != ""))
+    if estimator is not None:
+        name, _, rest = estimator.partition(":")
+        rows = _equal(rows, "estimator", name)
+        settings = {**parse_settings(rest), **parse_settings(settings)}
+    for name, value in (("run", run), ("subset", subset)):
+        if value is not None:
+            rows = _equal(rows, name, value)
+    out = list(dict.fromkeys(str(v) for v in rows[column]))
+    wanted = parse_settings(settings)
+    if column == "settings" and wanted:
+        out = [t for t in out if all(json.loads(t).get(n) == v for n, v in wanted.items())]
+    return out
+
+
 def grid(series: Series, quantity: str) -> Grid:
     """One quantity of one run as (steps, layers)."""
     if len(series.runs) != 1:
@@ -217,10 +247,40 @@ def metrics(
     return out
 
 
+def layer_metrics(
+    table: ResultTable, names: Sequence[str], *, run: str | None = None, against: str = "step"
+) -> tuple[str, FloatArray, list[str], dict[str, FloatArray]]:
+    """Recorded metrics of layers or parameters of one run: (run, times (S,), layers, name -> (S, L) with NaN)."""
+    rows = table.current()
+    rows = _where(rows, (rows["estimator"] == RECORDED) & (rows["layer"] != ""))
+    rows = _where(rows, np.isin(rows["quantity"].astype(str), list(names)))
+    if run is not None and len(rows):
+        rows = _equal(rows, "run", run)
+    elif len(rows):
+        rows = _one(rows, "run", "run")
+    layers = ordered_layers(rows)
+    steps = np.unique(rows["step"].astype(np.float64))
+    at_step = np.searchsorted(steps, rows["step"].astype(np.float64))
+    place = {layer: i for i, layer in enumerate(layers)}
+    at_layer = np.array([place[str(layer)] for layer in rows["layer"]], dtype=np.int64)
+    out = {}
+    for name in names:
+        mine = rows["quantity"] == name
+        out[name] = np.full((steps.size, len(layers)), np.nan)
+        out[name][at_step[mine], at_layer[mine]] = rows["value"][mine]
+    times = steps
+    if against == "epoch":
+        times = np.full(steps.size, np.nan)
+        times[at_step] = rows["epoch"]
+    return (str(rows["run"][0]) if len(rows) else "", times, layers, out)
+
+
 def parse_settings(text: Mapping[str, Any] | str | None) -> dict[str, Any]:
-    """`n_bins=30,range=layer` as a mapping; values are JSON where they parse as such, else strings."""
+    """`n_bins=30,range=layer`, or the canonical JSON, as a mapping; values are JSON where they parse, else strings."""
     if not text:
         return {}
+    if isinstance(text, str) and text.startswith("{"):
+        return dict(json.loads(text))
     if not isinstance(text, str):
         return {str(k): list(v) if isinstance(v, tuple) else v for k, v in text.items()}
     out: dict[str, Any] = {}
@@ -266,16 +326,18 @@ def ordered_layers(rows: ResultTable) -> list[str]:
 
 
 def default_layers(rows: ResultTable) -> list[str]:
-    """Activations and the output where the table's meta tells the roles of its layers, else every layer."""
-    known = ordered_layers(rows)
+    """Activations and the output of each run of which the meta tells the roles of its layers, else all its layers."""
     about = rows.meta.get("runs", {})
-    shown = {
-        str(layer["key"])
-        for run in set(rows["run"])
-        for layer in about.get(run, {}).get("layers", ())
-        if layer.get("role") in ("activation", "output")
-    }
-    return [layer for layer in known if layer in shown] or known
+    kept: set[str] = set()
+    for run in dict.fromkeys(str(r) for r in rows["run"]):
+        own = {str(layer) for layer in rows["layer"][rows["run"] == run]}
+        shown = {
+            str(layer["key"])
+            for layer in about.get(run, {}).get("layers", ())
+            if layer.get("role") in ("activation", "output")
+        }
+        kept |= (own & shown) or own
+    return [layer for layer in ordered_layers(rows) if layer in kept]
 
 
 def match_layers(patterns: Sequence[str], known: Sequence[str]) -> list[str]:

@@ -17,8 +17,8 @@ from infoplane.plots.text import safe_names, safe_text, wrap
 from infoplane.results import ResultTable
 
 HOSTILE = [
-    "$\\frac{$", "a$b$c", "\\$x$", "_hidden", "<script>alert(1)</script>", "</text><a href='javascript:x'>", "\x00\x1b[31m",
-    "\u202eabc", "\ud800", "x" * 300, "", "  ", "a\nb\tc", "%s {0} \\n", "^{_}", "\ufffe", "=cmd()",
+    "$\\frac{$", "a$b$c", "\\$x$", "_hidden", "<script>alert(1)</script>", "</text><a href='javascript:x'>",
+    "\x00\x1b[31m", "\u202eabc", "\ud800", "x" * 300, "", "  ", "a\nb\tc", "%s {0} \\n", "^{_}", "\ufffe", "=cmd()",
 ]  # fmt: skip
 
 

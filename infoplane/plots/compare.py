@@ -1,0 +1,334 @@
+"""Several runs or seeds: the mean over runs and a band whose meaning the figure states."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.collections import EllipseCollection
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from infoplane.plots._about import about, axis_label, times
+from infoplane.plots._artists import (
+    Ceiling,
+    Label,
+    add_caption,
+    direct_labels,
+    draw_ceilings,
+    end_labels,
+    limits,
+    step_axis,
+)
+from infoplane.plots.style import (
+    FAINT,
+    INK,
+    canvas,
+    figure_canvas,
+    keep_tick_style,
+    layer_colors,
+    layer_line,
+    layer_marker,
+    spans_decades,
+)
+from infoplane.plots.text import safe_names, safe_text
+from infoplane.results import ResultTable
+from infoplane.results.series import Grid, ceiling_name, choose, grid
+from infoplane.results.summary import Summary, over_runs
+
+FloatArray = npt.NDArray[np.float64]
+HUGE = 1e15
+
+
+@dataclass(frozen=True, eq=False)
+class GroupData:
+    """Runs summarised together.
+
+    Attributes
+    ----------
+    name : str
+    runs, layers : list of str
+    times : (S,) float64
+        Steps (or epochs) that all runs of the group have.
+    summaries : mapping from quantity to Summary of (S, L)
+    """
+
+    name: str
+    runs: list[str]
+    layers: list[str]
+    times: FloatArray
+    summaries: Mapping[str, Summary]
+
+
+@dataclass(frozen=True, eq=False)
+class CompareData:
+    groups: list[GroupData]
+    labels: Mapping[str, str]
+    ceilings: Mapping[str, Ceiling | None]
+    caption: list[str]
+
+    @property
+    def words(self) -> str:
+        """What lines and bands mean, for the legend."""
+        return next(iter(self.groups[0].summaries.values())).words
+
+
+def compare_data(
+    table: ResultTable,
+    quantities: Sequence[str] = ("I(X;T)", "I(T;Y)"),
+    *,
+    spread: str | None = "ci95",
+    groups: Mapping[str, Sequence[str] | str] | None = None,
+    estimator: str | None = None,
+    settings: Mapping[str, Any] | str | None = None,
+    subset: str | None = None,
+    layers: Sequence[str] | None = None,
+    against: Literal["step", "epoch"] = "step",
+) -> CompareData:
+    """Mean and band over the runs of each group; see `compare` for the parameters."""
+    everything = choose(table, estimator=estimator, settings=settings, subset=subset, layers=layers, several_runs=True)
+    members = group_runs(everything.runs, groups)
+    out, caption_grids = [], []
+    tops: dict[str, list[Grid]] = {q: [] for q in quantities}
+    for name, runs in members.items():
+        per_run = {}
+        for run in runs:
+            series = everything.of_run(run)
+            have = {str(layer) for layer in series.table["layer"]}
+            missing = [layer for layer in everything.layers if layer not in have]
+            per_run[run] = ([layer for layer in everything.layers if layer in have], series, missing)
+        kept = [layer for layer in everything.layers if all(layer in per_run[run][0] for run in runs)]
+        odd = [run for run in runs if per_run[run][0] != kept]
+        if odd or not kept:
+            raise ValueError(
+                f"the runs of a group must have the same layers; {odd[0] if odd else runs[0]} has "
+                f"{', '.join(per_run[odd[0] if odd else runs[0]][0])}, common to all are {', '.join(kept) or 'none'}; "
+                "choose layers=[...], or give groups={name: [run, ...]}"
+            )
+        grids = {q: [grid(s.with_layers(kept), q) for _, s, _ in per_run.values()] for q in quantities}
+        steps = grids[quantities[0]][0].steps
+        for g in grids[quantities[0]][1:]:
+            steps = np.intersect1d(steps, g.steps)
+        if steps.size == 0:
+            raise ValueError(f"runs {', '.join(runs)} have no step in common, so there is no mean to draw")
+        summaries = {}
+        for q in quantities:
+            stacked = np.stack([g.value[np.searchsorted(g.steps, steps)] for g in grids[q]])
+            summaries[q] = over_runs(np.where(np.abs(stacked) <= HUGE, stacked, np.nan), spread)
+            tops[q] += grids[q]
+        first = grids[quantities[0]][0]
+        when = times(first, against)[np.searchsorted(first.steps, steps)]
+        out.append(GroupData(name=name, runs=runs, layers=kept, times=when, summaries=summaries))
+        caption_grids += [grids[q][0] for q in quantities]
+    ceilings = {}
+    for q, gs in tops.items():
+        known = [g for g in gs if g.top is not None]
+        best = max(known, key=lambda g: g.top or 0.0, default=None)
+        ceilings[q] = (
+            None if best is None else Ceiling(float(best.top or 0.0), ceiling_name(best, everything.n_samples))
+        )
+    caption = list(dict.fromkeys(about(everything, caption_grids[: len(quantities)])))
+    return CompareData(
+        groups=out,
+        labels={q: axis_label(q, gs[0].unit) for q, gs in tops.items()},
+        ceilings=ceilings,
+        caption=caption,
+    )
+
+
+def group_runs(runs: Sequence[str], groups: Mapping[str, Sequence[str] | str] | None) -> dict[str, list[str]]:
+    """Which runs belong together: all, or as `groups` says by names or globs."""
+    if not groups:
+        return {"": list(runs)}
+    out: dict[str, list[str]] = {}
+    for name, patterns in groups.items():
+        wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+        hits = [run for run in runs if any(run == p or fnmatch.fnmatchcase(run, p) for p in wanted)]
+        if not hits:
+            raise ValueError(f"group {name!r} matches no run; available: {', '.join(runs)}")
+        out[name] = hits
+    return out
+
+
+def compare(
+    table: ResultTable,
+    *,
+    ax: Axes | None = None,
+    form: Literal["curves", "plane"] = "curves",
+    quantities: Sequence[str] | str | None = None,
+    spread: str | None = "ci95",
+    groups: Mapping[str, Sequence[str] | str] | None = None,
+    estimator: str | None = None,
+    settings: Mapping[str, Any] | str | None = None,
+    subset: str | None = None,
+    layers: Sequence[str] | None = None,
+    against: Literal["step", "epoch"] = "step",
+    log: bool | None = None,
+    caption: bool = True,
+    style: str = "screen",
+    width: float | None = None,
+) -> Axes:
+    """Draw the mean over several runs, and their spread as a band that the legend explains.
+
+    Between runs that differ in the seed alone, information curves vary much (Saxe et al., 2018; Chelombiev
+    et al., 2019): a single run shows a single initialisation.
+
+    Parameters
+    ----------
+    form : {"curves", "plane"}
+        Each quantity against the step, or the mean trajectory of each layer in the plane with an ellipse per
+        step whose half-axes are the bands of the two quantities.
+    spread : {"ci95", "sd", "se", "minmax"} or None
+        What the band is; see `infoplane.results.summary.over_runs`.
+    groups : mapping from name to runs or globs, optional
+        Runs to average separately, such as {"tanh": "tanh-*", "ReLU": "relu-*"}; each has its line style.
+    quantities : str or sequence of str, optional
+        For curves; by default I(X;T) and I(T;Y).
+    table, ax, estimator, settings, subset, layers, against, log, caption, style, width
+        As in `infoplane.plots.curves`.
+
+    Raises
+    ------
+    ValueError
+        If runs averaged together differ in their layers or have no step in common.
+    """
+    if form not in ("curves", "plane"):
+        raise ValueError(f"form must be 'curves' or 'plane', got {form!r}")
+    pair = ["I(X;T)", "I(T;Y)"]
+    names = [quantities] if isinstance(quantities, str) else list(quantities or pair)
+    if form == "plane":
+        names = pair
+    data = compare_data(
+        table, names, spread=spread, groups=groups, estimator=estimator, settings=settings, subset=subset,
+        layers=layers, against=against,
+    )  # fmt: skip
+    if form == "plane":
+        with canvas(ax, style=style, width=width) as axes:
+            if caption or ax is None:
+                add_caption(axes, data.caption, own=ax is None, shown=caption)
+            draw_mean_plane(axes, data)
+            keep_tick_style(axes)
+        return axes
+    if ax is not None:
+        if len(names) > 1:
+            raise ValueError(f"ax takes one quantity, got {', '.join(names)}; pass quantities='I(T;Y)', or no ax")
+        with canvas(ax):
+            draw_mean_curve(ax, data, names[0], log=log, against=against)
+            if caption:
+                add_caption(ax, data.caption, own=False)
+        return ax
+    with figure_canvas(style=style, width=width, aspect=0.12 + 0.42 * len(names)) as figure:
+        column: Any = figure.subplots(len(names), 1, sharex=True, squeeze=False)
+        panels: list[Axes] = list(column[:, 0])
+        add_caption(panels[-1], data.caption, own=True, shown=caption)
+        for i, (axis, name) in enumerate(zip(panels, names, strict=True)):
+            last = i == len(names) - 1
+            draw_mean_curve(axis, data, name, log=log, against=against if last else "", legend=i == 0)
+            if not last:
+                axis.tick_params(labelbottom=False)
+            keep_tick_style(axis)
+    return panels[0]
+
+
+def legend_of(ax: Axes, data: CompareData, *, ends: bool = False) -> None:
+    """What the lines are, one entry per group, and what the band is; `ends` adds the first and last step."""
+    named = safe_names([g.name for g in data.groups], limit=20)
+    handles: list[Any] = []
+    labels: list[str] = []
+    for i, group in enumerate(data.groups):
+        words = next(iter(group.summaries.values())).words
+        line = Line2D([], [], color=FAINT, linestyle=layer_line(i))
+        handles.append((Patch(color=FAINT, alpha=0.25, linewidth=0), line) if "band" in words else line)
+        labels.append(words if not group.name else f" {named[group.name]}: {words}")
+    if ends:
+        handles.append(Line2D([], [], marker="o", markerfacecolor="white", color=INK, linestyle="none"))
+        handles.append(Line2D([], [], marker="s", color=INK, linestyle="none"))
+        labels += ["first step", "last step"]
+    ax.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1), labelcolor=FAINT, borderaxespad=0.1)
+
+
+def draw_mean_curve(
+    ax: Axes, data: CompareData, quantity: str, *, log: bool | None, against: str, legend: bool = True
+) -> None:
+    """One panel: a line per layer and group, with its band."""
+    everything = np.concatenate([g.times for g in data.groups])
+    bands = [a.ravel() for g in data.groups for a in (g.summaries[quantity].low, g.summaries[quantity].high)]
+    means = [g.summaries[quantity].mean.ravel() for g in data.groups]
+    ceiling = data.ceilings[quantity]
+    ax.set_ylabel(data.labels[quantity])
+    ax.set_ylim(limits(np.concatenate(means + bands), None if ceiling is None else ceiling.value))
+    step_axis(ax, everything, log=spans_decades(everything) if log is None else log)
+    if against:
+        ax.set_xlabel(against)
+    colors = layer_colors(max(len(g.layers) for g in data.groups))
+    ends = []
+    for number, group in enumerate(data.groups):
+        shown = safe_names(group.layers, limit=16)
+        summary = group.summaries[quantity]
+        for i, layer in enumerate(group.layers):
+            mean = summary.mean[:, i]
+            keep = np.isfinite(mean)
+            if not keep.any():
+                continue
+            ax.plot(group.times[keep], mean[keep], color=colors[i], linestyle=layer_line(number), zorder=3)
+            ax.plot(group.times[keep][-1:], mean[keep][-1:], color=colors[i], marker=layer_marker(i), clip_on=False,
+                    linestyle="none", zorder=4)  # fmt: skip
+            band = np.isfinite(summary.low[:, i])
+            if band.any():
+                ax.fill_between(group.times[band], summary.low[band, i], summary.high[band, i], color=colors[i],
+                                alpha=0.18, linewidth=0, zorder=2)  # fmt: skip
+            text = shown[layer] if not group.name else f"{shown[layer]}, {safe_text(group.name, limit=12)}"
+            ends.append(Label(float(group.times[keep][-1]), float(mean[keep][-1]), text, colors[i]))
+    draw_ceilings(ax, x=None, y=ceiling)
+    if legend:
+        legend_of(ax, data)
+    end_labels(ax, ends)
+
+
+def draw_mean_plane(ax: Axes, data: CompareData) -> None:
+    """The mean trajectory of each layer, an ellipse of the band's half-axes at each step."""
+
+    def all_of(q: str) -> FloatArray:
+        return np.concatenate([a.ravel() for g in data.groups for a in
+                               (g.summaries[q].mean, g.summaries[q].low, g.summaries[q].high)])  # fmt: skip
+
+    x_top, y_top = data.ceilings["I(X;T)"], data.ceilings["I(T;Y)"]
+    ax.set_xlabel(data.labels["I(X;T)"])
+    ax.set_ylabel(data.labels["I(T;Y)"])
+    ax.set_xlim(limits(all_of("I(X;T)"), x_top.value if x_top else None))
+    ax.set_ylim(limits(all_of("I(T;Y)"), y_top.value if y_top else None))
+    draw_ceilings(ax, x=x_top, y=y_top)
+    colors = layer_colors(max(len(g.layers) for g in data.groups))
+    labels, points = [], []
+    for number, group in enumerate(data.groups):
+        shown = safe_names(group.layers, limit=16)
+        xt, ty = group.summaries["I(X;T)"], group.summaries["I(T;Y)"]
+        for i, layer in enumerate(group.layers):
+            x, y = xt.mean[:, i], ty.mean[:, i]
+            keep = np.isfinite(x) & np.isfinite(y)
+            if not keep.any():
+                continue
+            wide, tall = (xt.high - xt.low)[keep, i], (ty.high - ty.low)[keep, i]
+            if np.isfinite(wide).any() and np.isfinite(tall).any():
+                ax.add_collection(
+                    EllipseCollection(
+                        np.nan_to_num(wide), np.nan_to_num(tall), np.zeros(keep.sum()), units="xy",
+                        offsets=np.column_stack([x[keep], y[keep]]), offset_transform=ax.transData,
+                        facecolors=[colors[i]], alpha=0.08, linewidths=0, zorder=1.5,
+                    ),
+                    autolim=False,
+                )  # fmt: skip
+            ax.plot(x[keep], y[keep], color=colors[i], linestyle=layer_line(number), linewidth=1.0, zorder=3)
+            ax.plot(x[keep][:1], y[keep][:1], marker="o", markerfacecolor="white", color=colors[i], linestyle="none",
+                    zorder=4)  # fmt: skip
+            ax.plot(x[keep][-1:], y[keep][-1:], marker="s", color=colors[i], linestyle="none", zorder=4)
+            text = shown[layer] if not group.name else f"{shown[layer]}, {safe_text(group.name, limit=12)}"
+            labels.append(Label(float(x[keep][-1]), float(y[keep][-1]), text, colors[i]))
+            points.append(np.column_stack([x[keep], y[keep]]))
+    legend_of(ax, data, ends=True)
+    direct_labels(ax, labels, np.concatenate(points))

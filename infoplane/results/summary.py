@@ -1,0 +1,166 @@
+"""Over runs: mean and spread. Over training: how far a curve has fallen from its own maximum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+SpreadKind = Literal["ci95", "sd", "se", "minmax"]
+
+SPREADS: dict[str, str] = {
+    "ci95": "95 % CI of the mean (Student t)",
+    "sd": "standard deviation",
+    "se": "standard error of the mean",
+    "minmax": "smallest to largest",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """Mean over runs and the band around it, with the shape of one run's array.
+
+    Attributes
+    ----------
+    mean, low, high : array
+        NaN where no run has a value; `low` and `high` also where the spread needs two and there is one.
+    count : int array
+        Runs with a finite value.
+    words : str
+        What the lines and bands are: "mean of 5 runs, band: standard deviation".
+    """
+
+    mean: FloatArray
+    low: FloatArray
+    high: FloatArray
+    count: npt.NDArray[np.int64]
+    words: str
+
+
+def over_runs(values: FloatArray, spread: str | None = "ci95") -> Summary:
+    """Summarise (runs, ...) over the first axis; NaN counts as missing.
+
+    Parameters
+    ----------
+    values : (R, ...) float64
+    spread : {"ci95", "sd", "se", "minmax"} or None
+        `ci95` is the confidence interval of the mean under normal errors (Student, 1908), wide for few
+        runs; `sd` has the sample's n - 1; `minmax` is the range of the runs. None draws no band.
+    """
+    if spread is not None and spread not in SPREADS:
+        raise ValueError(f"spread must be one of {', '.join(SPREADS)} or None, got {spread!r}")
+    if values.ndim == 0 or values.shape[0] == 0:
+        raise ValueError(f"values must be (runs, ...) with at least one run, got shape {values.shape}")
+    known = np.isfinite(values)
+    count = known.sum(axis=0)
+    some = np.maximum(count, 1)
+    mean = np.where(count > 0, np.where(known, values, 0.0).sum(axis=0) / some, np.nan)
+    if spread == "minmax":
+        low = np.where(count > 0, np.where(known, values, np.inf).min(axis=0), np.nan)
+        high = np.where(count > 0, np.where(known, values, -np.inf).max(axis=0), np.nan)
+    else:
+        squares = np.where(known, values - mean, 0.0) ** 2
+        sd = np.sqrt(squares.sum(axis=0) / np.maximum(count - 1, 1))
+        factor = {"sd": np.ones(count.shape), "se": 1 / np.sqrt(some)}.get(str(spread))
+        if factor is None:
+            t = np.array([np.nan, np.nan, *(student_t(n - 1) for n in range(2, int(count.max(initial=0)) + 1))])
+            factor = t[np.minimum(count, t.size - 1)] / np.sqrt(some)
+        half = np.where(count > 1, factor * sd, np.nan)
+        if spread is None:
+            half = np.full(mean.shape, np.nan)
+        low, high = mean - half, mean + half
+    runs = values.shape[0]
+    words = f"mean of {runs} run{'' if runs == 1 else 's'}"
+    if spread is not None and runs > 1:
+        words += f", band: {SPREADS[spread]}"
+    return Summary(mean=mean, low=low, high=high, count=count.astype(np.int64), words=words)
+
+
+def student_t(df: int, level: float = 0.95) -> float:
+    """Two-sided quantile of Student's t for whole degrees of freedom (Abramowitz and Stegun, 1964, 26.7.3-4)."""
+    if df < 1:
+        raise ValueError(f"degrees of freedom must be at least 1, got {df}")
+
+    def inside(t: float) -> float:
+        angle = math.atan2(t, math.sqrt(df))
+        s, c2 = math.sin(angle), math.cos(angle) ** 2
+        term, total = (1.0, 1.0) if df % 2 == 0 else (math.cos(angle), math.cos(angle))
+        for k in range(2 if df % 2 == 0 else 3, df - 1, 2):
+            term *= (k - 1) / k * c2
+            total += term
+        if df % 2 == 0:
+            return s * total
+        return 2 / math.pi * (angle + (s * total if df > 1 else 0.0))
+
+    low, high = 0.0, 1.0
+    while inside(high) < level:
+        high *= 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if inside(middle) < level else (low, middle)
+    return (low + high) / 2
+
+
+@dataclass(frozen=True)
+class Compression:
+    """How far I(X;T) of one layer ends below its own maximum.
+
+    Attributes
+    ----------
+    fall : float
+        Bits between the maximum and the last value, both after a median filter of three points.
+    share : float
+        `fall` over the maximum; NaN where the maximum is not positive.
+    at : float
+        Step of the maximum, the first where several are equal.
+    saturated : float
+        Share of the points that are only their ceiling. A layer that starts there may have fallen from
+        more than the estimator can see: `fall` is then a lower bound.
+    """
+
+    fall: float
+    share: float
+    at: float
+    saturated: float
+
+
+def compression(
+    steps: Sequence[float] | FloatArray, values: Sequence[float] | FloatArray, saturated: Sequence[bool] | npt.NDArray[np.bool_] | None = None
+) -> Compression:
+    """The compression score: the fall of a curve from its own maximum to its end, in the curve's unit.
+
+    After the reading of Chelombiev, Houghton and O'Donnell ("Adaptive estimators show information
+    compression in deep neural networks", 2019), who give no formula; the median filter keeps one odd
+    snapshot from making a maximum. It is a property of the estimator as much as of the network: fixed bins
+    under a growing activation saturate, and rescaling a layer under fixed noise looks like compression.
+
+    Raises
+    ------
+    ValueError
+        If no value is finite, or the lengths differ.
+    """
+    x, y = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    if x.shape != y.shape or y.ndim != 1:
+        raise ValueError(f"steps and values must be equally long, got shapes {x.shape} and {y.shape}")
+    known = np.isfinite(y)
+    if not known.any():
+        raise ValueError("a compression score needs at least one finite value")
+    x, y = x[known], y[known]
+    smooth = y.copy()
+    if y.size > 2:
+        smooth[1:-1] = np.median(np.stack([y[:-2], y[1:-1], y[2:]]), axis=0)
+    top = int(np.argmax(smooth))
+    fall = float(smooth[top] - smooth[-1])
+    return Compression(
+        fall=fall,
+        share=fall / float(smooth[top]) if smooth[top] > 0 else math.nan,
+        at=float(x[top]),
+        saturated=float(np.mean(np.asarray(saturated)[known])) if saturated is not None else 0.0,
+    )
