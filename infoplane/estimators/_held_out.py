@@ -1,0 +1,147 @@
+"""What held-out predictions of a linear model say about I(T;Y): for classes, and for real targets."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from infoplane.core.units import BITS_PER_NAT
+from infoplane.estimators._linear_model import Loss, SoftmaxLoss, SquaredLoss
+from infoplane.estimators._protocol import Quantity
+
+# The fitted samples may look this much better than the held-out ones: a share of H(Y), or bits a target.
+OVERFIT = 0.25
+WITNESS_DRAWS = 24
+WITNESS_Z = 4.0
+WITNESS_BITS = 0.02
+
+
+class Classes:
+    """Integer classes `y` (N,) from 0, predicted by a softmax."""
+
+    def __init__(self, y: Tensor) -> None:
+        self.y, self.outputs = y, int(y.max()) + 1
+        counts = torch.bincount(y)
+        self.log_prior = (counts.double() / len(y)).log()[y]  # (N,)
+        self.h_y = -self.log_prior.mean() * BITS_PER_NAT
+        self.few = len(y) < 10 * self.outputs or int(counts.min()) < 5
+
+    def loss(self, rows: Tensor) -> Loss:
+        return SoftmaxLoss(self.y, self.outputs, rows)
+
+    def row_loss(self, scores: Tensor) -> Tensor:
+        """(S, F, N) nats. One part in N of the prediction is uniform: no sample costs more than ln(N K)."""
+        samples = scores.shape[3]
+        if self.outputs == 1:
+            return torch.zeros_like(scores[:, :, 0])
+        index = self.y[None, None, None].expand(*scores.shape[:2], 1, -1)
+        own = (scores.gather(2, index) - torch.logsumexp(scores, 2, keepdim=True))[:, :, 0]
+        floor = torch.full_like(own, -math.log(samples * self.outputs))
+        return -torch.logaddexp(own + math.log1p(-1.0 / samples), floor)
+
+    def missed(self, held_out: Tensor, features: Tensor, seed: int) -> Tensor:
+        """(S,) whether `features` (S, N, M) predict the residuals of `held_out` scores (S, K, N)."""
+        p = torch.softmax(held_out, 1)
+        onehot = torch.nn.functional.one_hot(self.y, self.outputs).T.double()
+        slope, z, direction = _score_test(onehot - p, features, seed)
+        curvature = ((p * direction.square()).sum(1) - (p * direction).sum(1).square()).mean(1)
+        return _material(slope, z, curvature)
+
+    def flags(self, constant: Tensor) -> dict[str, Tensor]:
+        """Flags that hold whatever is estimated; `constant` (S,)."""
+        same = torch.ones_like(constant)
+        return {"degenerate": constant, "single_class": same & (self.outputs == 1), "few_samples": same & self.few}
+
+    def information(self, held_out: Tensor, fitted: Tensor, doubtful: Tensor, constant: Tensor) -> Quantity:
+        """From held-out scores (S, K, N), mean loss on the fitted rows (S,), and flags (S,)."""
+        gain = (-self.row_loss(held_out[:, None])[:, 0] - self.log_prior) * BITS_PER_NAT  # (S, N)
+        value = gain.mean(1)
+        half = 1.96 * gain.std(1) / math.sqrt(gain.shape[1])
+        loose = self.h_y - fitted * BITS_PER_NAT - value > OVERFIT * self.h_y
+        flags = {**self.flags(constant), "unreliable": (doubtful | loose) & (self.outputs > 1)}
+        return Quantity(value=value, low=value - half, high=value + half, bound="lower", ceiling=self.h_y, flags=flags)
+
+
+class Targets:
+    """Real targets `y` (N,) or (N, k), as normal scores that are then whitened."""
+
+    def __init__(self, y: Tensor) -> None:
+        columns = (y[:, None] if y.ndim == 1 else y).T.contiguous()
+        ordered = columns.sort(1).values
+        below, upto = torch.searchsorted(ordered, columns), torch.searchsorted(ordered, columns, right=True)
+        self.tied = bool(((upto - below) > 1).double().mean() > 0.01)
+        self.scalar, samples = len(columns) == 1, len(y)
+        scores = torch.special.ndtri((below + upto).double() / (2 * samples)).T
+        scores = scores - scores.mean(0)
+        values, vectors = torch.linalg.eigh(scores.T @ scores / samples)
+        # Targets that repeat one another span fewer directions.
+        keep = values > 1e-9 * float(values.max().clamp(min=1e-9))
+        self.white = (scores @ vectors[:, keep] / values[keep].sqrt()).T.contiguous()  # (k', N)
+        self.outputs = len(self.white)
+
+    def loss(self, rows: Tensor) -> Loss:
+        return SquaredLoss(self.white.T, rows)
+
+    def row_loss(self, scores: Tensor) -> Tensor:
+        """(S, F, N) squared error."""
+        return (scores - self.white).square().sum(2)
+
+    def missed(self, held_out: Tensor, features: Tensor, seed: int) -> Tensor:
+        """(S,) whether `features` (S, N, M) predict the residuals of `held_out` (S, k', N)."""
+        residual = self.white - held_out
+        spread = residual.square().mean(2, keepdim=True).sqrt().clamp(min=1e-150)
+        slope, z, direction = _score_test(residual / spread, features, seed)
+        return _material(slope, z, direction.square().sum(1).mean(1))
+
+    def information(self, held_out: Tensor, fitted: Tensor, doubtful: Tensor, constant: Tensor) -> Quantity:
+        """From held-out predictions (S, k', N), mean squared error on the fitted rows (S,), and flags (S,)."""
+        outputs, samples = held_out.shape[1:]
+        same = torch.ones_like(constant)
+        value, half, loose = (torch.zeros_like(fitted) for _ in range(3))
+        if outputs:
+            residual = self.white - held_out
+            # Rounding keeps an exact prediction from -infinity: 52 bits of a target are all there is.
+            covariance = residual @ residual.mT / samples + 2.0**-104 * torch.eye(outputs).to(residual)
+            value = -0.5 * BITS_PER_NAT * torch.linalg.slogdet(covariance)[1]
+            gain = self.white.square().sum(0) - (residual * torch.linalg.solve(covariance, residual)).sum(1)
+            half = 0.98 * BITS_PER_NAT * gain.std(1) / math.sqrt(samples)
+            loose = -0.5 * BITS_PER_NAT * (fitted / outputs + 2.0**-104).log() - value / outputs - OVERFIT
+        flags = {
+            "degenerate": constant | (same & (outputs == 0)),
+            "ties": same & self.tied,
+            "few_samples": same & (samples < 30),
+            "unreliable": (doubtful | (loose > 0)) & (outputs > 0),
+        }
+        bound: Literal["lower", "point"] = "lower" if self.scalar else "point"
+        return Quantity(value=value, low=value - half, high=value + half, bound=bound, flags=flags)
+
+
+def _score_test(residuals: Tensor, features: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Do `features` (S, N, M) predict `residuals` (S, K, N)? The score test of the larger model.
+
+    Of g = mean_i features_i residuals_i the squared norm, without the terms i = i that it has by chance, is
+    the slope of the loss along the scores features . g. Its law without structure comes from random signs of
+    the residuals. Returns the slope (S,), its standard score (S,) and the direction (S, K, N).
+    """
+    samples = residuals.shape[2]
+    own = (features.square().sum(2) * residuals.square().sum(1)).sum(1)
+
+    def slope(r: Tensor) -> tuple[Tensor, Tensor]:
+        g = r @ features / samples
+        return g.square().sum((1, 2)) - own / samples**2, g
+
+    found, g = slope(residuals)
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, (WITNESS_DRAWS, samples), generator=generator).to(residuals) * 2 - 1
+    null = torch.stack([slope(residuals * s)[0] for s in signs])
+    spread = null.square().mean(0).sqrt()
+    return found, found / spread.clamp(min=1e-300), g @ features.mT
+
+
+def _material(slope: Tensor, z: Tensor, curvature: Tensor) -> Tensor:
+    """Whether one Newton step along the direction gains more than chance, and more than `WITNESS_BITS`."""
+    gain = slope.square() / (2 * curvature.clamp(min=1e-300)) * BITS_PER_NAT
+    return (z > WITNESS_Z) & (gain > WITNESS_BITS) & (slope > 0)
