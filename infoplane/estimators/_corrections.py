@@ -74,7 +74,7 @@ def _table(name: str, samples: int) -> tuple[Tensor, int]:
 def corrected_entropy(runs: Runs, samples: int, name: str) -> Tensor:
     """(G,) corrected entropy in bits of each snapshot's counts."""
     device = runs.lengths.device
-    runs = Runs(runs.lengths.cpu(), runs.offsets.cpu(), runs.singles.cpu())
+    runs = Runs(runs.lengths.cpu(), runs.offsets.cpu(), runs.codes.cpu())
     if name == "chao-shen":
         return _chao_shen(runs, samples).to(device)
     table, k = _table("plug-in" if name == "miller-madow" else name, samples)
@@ -95,6 +95,7 @@ def corrected_entropy(runs: Runs, samples: int, name: str) -> Tensor:
 
 def _chao_shen(runs: Runs, samples: int) -> Tensor:
     """Horvitz-Thompson sum over coverage-adjusted probabilities."""
+    runs = runs.repeated()
     # With singletons alone the estimated coverage would be 0: count one of them as seen twice.
     singles = torch.where(runs.singles == samples, samples - 1, runs.singles)
     coverage = 1.0 - singles.to(torch.float64) / samples

@@ -4,7 +4,7 @@ Cells of a chunk that stays in cache, 64-bit row keys (`_keys`), the class label
 snapshot, run lengths (`_runs`). Runs of the whole key are the joint counts n(t, y), runs of the key without
 its low bits are n(t): one sort serves both.
 
-Memory beyond the block: one group of snapshots at a time (64 Ki rows on a CPU), a few 64-bit numbers per row
+Memory beyond the block: one group of snapshots at a time (128 Ki rows on a CPU), a few 64-bit numbers per row
 of the group, and one scratch chunk.
 """
 
@@ -18,24 +18,55 @@ import torch
 from torch import Tensor
 
 from infoplane.estimators._keys import RowKeys, label_bits
-from infoplane.estimators._runs import Runs, argsort_rows, find_runs, sort_rows
+from infoplane.estimators._runs import Runs, argsort_rows, find_runs, joint_runs, sort_rows
 
-GROUP_ROWS = 65_536
-CHUNK_ELEMENTS = 131_072
+GROUP_ROWS = 131_072
+CHUNK_ELEMENTS = 262_144
 _CUDA_FACTOR = 128
 _JOINT_CLASSES = 256
-_PROBE_UNITS = 32
+EARLY_UNITS = 64
+
+
+class Stretches:
+    """Four spread stretches of eight units of each row.
+
+    Spread, because neighbours may be dead together; stretches, because memory comes in cache lines.
+    """
+
+    units = 32
+
+    def __init__(self, units: int) -> None:
+        self.total, self.step = units, units // 4
+        self.start = (self.step - 8) // 2
+
+    def of(self, a: Tensor) -> Tensor:
+        """View (..., 4, 8) of `a` (..., U), or (..., 1, 1) of (..., 1)."""
+        if a.shape[-1] == 1:
+            return a[..., None]
+        rows = a[..., : 4 * self.step]
+        stretches = torch.unflatten(rows, -1, (4, self.step))
+        return stretches[..., self.start : self.start + 8]
 
 
 class Digitizer(Protocol):
-    """Maps values to cells: whole numbers in [low, low + radix)."""
+    """Maps values to cells: whole numbers in [low, low + radix).
+
+    The bounds may widen during a call, when values beyond them turn up; groups counted before stay right.
+    """
 
     low: int
     radix: int
     digits: int
 
-    def __call__(self, values: Tensor, snapshots: slice, units: slice) -> Tensor:
-        """Cells (s, n, u * digits) of `values` (s, n, u), in any dtype; may be scratch of the digitizer."""
+    def __call__(self, values: Tensor, first: int, units: Stretches | None) -> Tensor:
+        """Cells of `values` (s, n, U), or of `units.of(values)`, in any dtype; may be scratch of the digitizer.
+
+        `values` begins at snapshot `first` of the block. The last axis of the result is `digits` times longer.
+        """
+        ...
+
+    def inspect(self, values: Tensor, first: int) -> None:
+        """See to non-finite and out-of-range values of whole snapshots whose cells may not all be asked for."""
         ...
 
 
@@ -106,80 +137,124 @@ class Group:
 
 def groups(t: Tensor, labels: Labels, digitize: Digitizer) -> Iterator[Group]:
     """Count the codes of a block (S, N, U), a bounded number of snapshots at a time."""
-    snapshots, samples, _ = t.shape
+    snapshots, samples, units = t.shape
     factor = _CUDA_FACTOR if t.is_cuda else 1
-    counter = _Counter(t, labels, digitize, CHUNK_ELEMENTS * factor)
-    size = max(1, GROUP_ROWS * factor // samples)
+    size = min(max(1, GROUP_ROWS * factor // samples), max(snapshots, 1))
+    if units >= EARLY_UNITS and samples * units >= CHUNK_ELEMENTS:
+        size = 1
+    counter = _Counter(t, labels, digitize, CHUNK_ELEMENTS * factor, size)
     for start in range(0, snapshots, size):
         yield counter.count(slice(start, min(start + size, snapshots)))
 
 
+def _chunks(block: Tensor, out: Tensor, limit: int) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+    """Pieces of at most `limit` rows: snapshot and row they begin at, values, place of the keys."""
+    samples = block.shape[1]
+    step = max(1, limit // samples)
+    for k, (values, target) in enumerate(zip(torch.split(block, step), torch.split(out, step), strict=True)):
+        if samples <= limit:
+            yield k * step, 0, values, target.view(-1)
+        else:
+            pieces = zip(torch.split(values, limit, 1), torch.split(target, limit, 1), strict=True)
+            for j, (some, place) in enumerate(pieces):
+                yield k * step, j * limit, some, place[0]
+
+
+class _Wider(Exception):
+    """Cells beyond the bounds turned up: the keys of the group must be made anew."""
+
+
 class _Counter:
-    def __init__(self, t: Tensor, labels: Labels, digitize: Digitizer, chunk: int) -> None:
-        self.t, self.labels, self.digitize, self.chunk = t, labels, digitize, chunk
-        self.units = t.shape[2] * digitize.digits
+    def __init__(self, t: Tensor, labels: Labels, digitize: Digitizer, chunk: int, size: int) -> None:
+        self.t, self.labels, self.digitize = t, labels, digitize
         self.joint = labels.distinct and labels.classes <= _JOINT_CLASSES
         self.bits = label_bits(labels.classes) if self.joint else 0
-        self.keys_of = self._row_keys(self.units)
-        rows = max(1, chunk // self.units)
-        self.cells = torch.empty(rows * self.units, dtype=torch.float64, device=t.device)
+        self.chunk = chunk
+        self.buffer = torch.empty((size, labels.samples), dtype=torch.int64, device=t.device)
+        self.label = labels.y if self.joint else torch.zeros_like(labels.y)
         # Rows that differ on a few units differ: where those tell all rows apart, the other units are not read.
-        self.stride = 0
-        if self.joint and t.shape[2] >= 2 * _PROBE_UNITS and t.shape[1] * self.units >= chunk:
-            self.stride = t.shape[2] // _PROBE_UNITS
-            self.probe_keys = self._row_keys(len(range(0, t.shape[2], self.stride)) * digitize.digits)
+        early = self.joint and size == 1 and t.shape[2] >= EARLY_UNITS
+        self.probed = Stretches(t.shape[2]) if early else None
+        self._build()
 
-    def _row_keys(self, units: int) -> RowKeys:
-        return RowKeys(units, self.digitize.radix, self.digitize.low, self.bits, self.t.device)
+    def _build(self) -> None:
+        """Everything that depends on the bounds of the cells."""
+        self.built = self._bounds()
+        self.keys_of = self._row_keys(self.t.shape[2], self.bits)
+        # A chunk is of whole rows: at least one, of however many units.
+        self.chunk = max(self.chunk, self.keys_of.units)
+        self.scratch = torch.empty(self.chunk, dtype=torch.float64, device=self.t.device)
+        self.views: dict[torch.Size, tuple[Tensor, Tensor]] = {}
+        # What the keys of a chunk of whole snapshots start from.
+        self.base = self.keys_of.base(self.label)
+        self.base = self.base.repeat(max(1, self.chunk // self.keys_of.units // self.labels.samples))
+        if self.probed:
+            self.probe_keys = self._row_keys(self.probed.units, 0)
+            self.probe_base = self.probe_keys.base(torch.zeros_like(self.labels.y))
+
+    def _bounds(self) -> tuple[int, int, int]:
+        return self.digitize.low, self.digitize.radix, self.digitize.digits
+
+    def _row_keys(self, units: int, bits: int) -> RowKeys:
+        low, radix, digits = self.built
+        return RowKeys(units * digits, radix, low, bits, self.t.device)
 
     def count(self, snapshots: slice) -> Group:
+        while True:
+            try:
+                return self._count(snapshots)
+            except _Wider:
+                self._build()
+
+    def _count(self, snapshots: slice) -> Group:
         block, first = self.t[snapshots], snapshots.start
-        if self.stride and len(block) == 1:
+        if self.probed:
+            self.digitize.inspect(block, first)
             early = self._count_early(block, first)
             if early is not None:
                 return early
-        keys = self._keys(block, first, self.keys_of)
+        keys = self._keys(block, first, self.keys_of, self.base, None, self.buffer[: len(block)])
         if self.joint:
-            return Group(snapshots, *self._joint_runs(keys, self.labels.y))
+            return Group(snapshots, *joint_runs(sort_rows(keys), self.bits))
         return self._count_ranked(keys, snapshots)
 
-    def _joint_runs(self, keys: Tensor, y: Tensor) -> tuple[Runs, Runs]:
-        if self.bits == 0:
-            runs = find_runs(sort_rows(keys))
-            return runs, runs
-        ty = find_runs(sort_rows(keys.bitwise_left_shift_(self.bits).bitwise_or_(y)))
-        return find_runs(keys.bitwise_right_shift_(self.bits)), ty
+    def _keys(
+        self, block: Tensor, first: int, keys_of: RowKeys, base: Tensor, units: Stretches | None, out: Tensor
+    ) -> Tensor:
+        """Write to `out` (G, N) the keys of rows of `block` (G, N, U), which starts at snapshot `first`."""
+        for at, row, values, target in _chunks(block, out, self.chunk // keys_of.units):
+            cells = self.digitize(values, first + at, units)
+            if self._bounds() != self.built:
+                raise _Wider
+            shaped, wide = self._views(cells.shape, keys_of.units)
+            shaped.copy_(cells)
+            size = len(target)
+            keys_of(wide, base if len(base) == size else base[row : row + size], target)
+        return out
 
-    def _keys(self, block: Tensor, first: int, keys_of: RowKeys, units: slice = slice(None)) -> Tensor:
-        """(G, N) keys of the rows of `block` (G, N, U), which starts at snapshot `first`."""
-        count, samples, _ = block.shape
-        keys = torch.empty((count, samples), dtype=torch.int64, device=block.device)
-        width = keys_of.units
-        rows = max(1, len(self.cells) // width)
-        step, height = max(1, rows // samples), min(rows, samples)
-        for s in range(0, count, step):
-            for n in range(0, samples, height):
-                values = block[s : s + step, n : n + height, units]
-                cells = self.digitize(values, slice(first + s, first + s + len(values)), units)
-                target = keys[s : s + step, n : n + height].view(-1)
-                wide = self.cells[: len(target) * width].view(-1, width)
-                keys_of(wide.copy_(cells.reshape(-1, width)), target)
-        return keys
+    def _views(self, shape: torch.Size, units: int) -> tuple[Tensor, Tensor]:
+        """The scratch in `shape` and as (rows, units); making views costs more than arithmetic."""
+        if shape not in self.views:
+            flat = self.scratch[: shape.numel()]
+            self.views[shape] = flat.view(shape), flat.view(-1, units)
+        return self.views[shape]
 
     def _count_early(self, block: Tensor, first: int) -> Group | None:
-        """Exact counts from a few units where they separate nearly all rows, else None."""
-        keys = self._keys(block, first, self.probe_keys, slice(None, None, self.stride))
+        """Exact counts of one snapshot from a few units where they separate nearly all rows, else None."""
+        snapshots, samples = slice(first, first + 1), self.labels.samples
+        keys = self._keys(block, first, self.probe_keys, self.probe_base, self.probed, self.buffer[:1])
         ordered = sort_rows(keys.clone())[0]
         repeated = ordered[1:][ordered[1:] == ordered[:-1]]
-        snapshots, samples = slice(first, first + 1), self.labels.samples
         if len(repeated) == 0:
             runs = Runs.singletons(1, samples, block.device)
             return Group(snapshots, runs, runs)
         tied = torch.isin(keys[0], torch.unique_consecutive(repeated)).nonzero()[:, 0]
         if len(tied) > samples // 4:
             return None
-        tied_keys = self._keys(block.index_select(1, tied), first, self.keys_of)
-        t, ty = self._joint_runs(tied_keys, self.labels.y[tied])
+        found = torch.empty((1, len(tied)), dtype=torch.int64, device=block.device)
+        base = self.keys_of.base(self.label[tied])
+        self._keys(block.index_select(1, tied), first, self.keys_of, base, None, found)
+        t, ty = joint_runs(sort_rows(found), self.bits)
         alone = samples - len(tied)
         return Group(snapshots, t.with_singletons(alone), ty.with_singletons(alone))
 

@@ -53,29 +53,39 @@ def collision_bound(samples: int, units: int, radix: int, classes: int = 1) -> f
 
 
 class RowKeys:
-    """Keys for rows of `units` whole numbers in [low, low + radix), leaving `reserved` low bits for a label.
+    """Keys for rows of `units` whole numbers in [low, low + radix), with `reserved` low bits for a label.
 
-    `units` may be split in slabs: a slab's sum must stay below 2**53.
+    Parameters
+    ----------
+    units, radix, low : int
+    reserved : int
+        Bits of the label.
+    device : torch.device
+
+    Attributes
+    ----------
+    exact : bool
+        No two different rows can share a key.
     """
 
     def __init__(self, units: int, radix: int, low: int, reserved: int, device: torch.device) -> None:
-        self.units = units
+        self.units, self.reserved = units, reserved
         free = 63 - reserved
         radix = max(radix, 2)
         magnitude = max(abs(low), abs(low + radix - 1), 1)
-        self.low = low
         self.exact = radix**units <= 2**free
-        self.slabs: list[slice] = []
-        self.scales: list[int] = []
+        # Units are taken in slabs whose sum stays below 2**53; a single slab takes the label with it.
+        self.single = self.exact and (magnitude * (radix**units - 1) // (radix - 1) + 1) << reserved < EXACT
         if self.exact:
-            width = 1
+            width = units if self.single else 1
             while width < units and magnitude * (radix ** (width + 1) - 1) < EXACT * (radix - 1):
                 width += 1
-            powers = torch.tensor([float(radix**k) for k in range(width)], dtype=torch.float64)
-            rows = [powers[: min(width, units - a)] for a in range(0, units, width)]
-            self.scales = [radix ** len(r) for r in rows]
-            self.offsets = [low * sum(radix**k for k in range(len(r))) for r in rows]
-            self.weights = torch.cat(rows)[None].to(device)
+            counts = [min(width, units - a) for a in range(0, units, width)]
+            shift = reserved if self.single else 0
+            powers = [[float(radix**k << shift) for k in range(n)] for n in counts]
+            self.weights = torch.tensor([w for part in powers for w in part], dtype=torch.float64, device=device)[None]
+            self.scales = [radix**n for n in counts]
+            self.offsets = [float(low) * sum(part) for part in powers]
         else:
             self.prime = prime_below(math.isqrt(2**free))
             if radix > self.prime:
@@ -87,20 +97,27 @@ class RowKeys:
             self.weights = multipliers.to(torch.float64).to(device)
         self.slabs = [slice(a, min(a + width, units)) for a in range(0, units, width)]
 
-    def __call__(self, cells: Tensor, out: Tensor) -> None:
-        """Write the keys of `cells` (rows, units) float64 to `out` (rows,) int64."""
+    def base(self, label: Tensor) -> Tensor:
+        """(rows,) float64 to give to every call for rows with these labels."""
+        return label.to(torch.float64) - (self.offsets[0] if self.single else 0.0)
+
+    def __call__(self, cells: Tensor, base: Tensor, out: Tensor) -> None:
+        """Write key * 2**reserved + label of each row of `cells` (rows, units) float64 to `out` (rows,) int64."""
+        if self.single:
+            out.copy_(torch.addmv(base, cells, self.weights[0]))
+            return
         if self.exact:
             for k, slab in enumerate(self.slabs):
-                value = torch.mv(cells[:, slab], self.weights[0, slab])
-                if self.offsets[k]:
-                    value -= float(self.offsets[k])
+                value = torch.mv(cells[:, slab], self.weights[0, slab]).sub_(self.offsets[k])
                 if k == 0:
                     out.copy_(value)
                 else:
                     out.mul_(self.scales[k]).add_(value.to(torch.int64))
-            return
-        out.copy_(self._hash(cells, 0))
-        out.mul_(self.prime).add_(self._hash(cells, 1).to(torch.int64))
+        else:
+            out.copy_(self._hash(cells, 0))
+            out.mul_(self.prime).add_(self._hash(cells, 1).to(torch.int64))
+        if self.reserved:
+            out.bitwise_left_shift_(self.reserved).add_(base.to(torch.int64))
 
     def _hash(self, cells: Tensor, i: int) -> Tensor:
         total = self._residue(torch.mv(cells[:, self.slabs[0]], self.weights[i, self.slabs[0]]))

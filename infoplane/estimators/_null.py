@@ -92,7 +92,7 @@ class ShuffledLabels:
         for drawn in self.drawn:
             joint = sort_rows((code * self.labels.classes + drawn[place])[None])[0]
             pairs, counts = torch.unique_consecutive(joint, return_counts=True)
-            sums = torch.zeros(len(runs.singles), dtype=torch.int64, device=lengths.device)
+            sums = torch.zeros(len(runs.codes), dtype=torch.int64, device=lengths.device)
             owners = owner[torch.div(pairs, self.labels.classes, rounding_mode="floor")]
             out.append(sums.index_add_(0, owners, lookup(self.table, counts)))
         return torch.stack(out, dim=1)
@@ -109,7 +109,8 @@ class ShuffledLabels:
 
 
 def _by_falling_count(runs: Runs, samples: int) -> Runs:
-    """The counts of each snapshot in falling order."""
+    """The counts of at least 2 of each snapshot, in falling order."""
+    runs = runs.repeated()
     key = runs.snapshot_of_run() * (samples + 1) + (samples - runs.lengths)
     lengths = samples - sort_rows(key[None])[0].remainder_(samples + 1)
-    return Runs(lengths, runs.offsets, runs.singles)
+    return Runs(lengths, runs.offsets, runs.codes)

@@ -15,26 +15,26 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Runs:
-    """The counts of each of G snapshots, without those equal to 1.
+    """The counts of the codes of each of G snapshots.
 
     Attributes
     ----------
     lengths : (M,) int64
-        Counts of at least 2, snapshot after snapshot.
+        Counts, snapshot after snapshot. Codes seen once may be left out.
     offsets : (G + 1,) int64
         Where the lengths of each snapshot begin.
-    singles : (G,) int64
-        Codes seen once.
+    codes : (G,) int64
+        Number of different codes; those not listed in `lengths` were seen once.
     """
 
     lengths: Tensor
     offsets: Tensor
-    singles: Tensor
+    codes: Tensor
 
     @property
-    def codes(self) -> Tensor:
-        """(G,) number of different codes."""
-        return self.singles + self.offsets.diff()
+    def singles(self) -> Tensor:
+        """(G,) codes seen once."""
+        return self.codes - segment_sums((self.lengths > 1).to(torch.int64), self.offsets)
 
     @classmethod
     def singletons(cls, snapshots: int, samples: int, device: torch.device) -> Runs:
@@ -46,16 +46,23 @@ class Runs:
     @classmethod
     def of_counts(cls, counts: Tensor) -> Runs:
         """One snapshot from its counts (C,) int64, zeros allowed."""
-        lengths = counts[counts > 1]
+        lengths = counts[counts > 0]
         offsets = torch.tensor([0, len(lengths)], device=counts.device)
-        return cls(lengths, offsets, (counts == 1).sum()[None])
+        return cls(lengths, offsets, offsets[1:])
 
     def with_singletons(self, count: int) -> Runs:
-        return Runs(self.lengths, self.offsets, self.singles + count)
+        return Runs(self.lengths, self.offsets, self.codes + count)
+
+    def repeated(self) -> Runs:
+        """The same with codes seen once left out of `lengths`."""
+        several = self.lengths > 1
+        offsets = torch.zeros_like(self.offsets)
+        torch.cumsum(segment_sums(several.to(torch.int64), self.offsets), 0, out=offsets[1:])
+        return Runs(self.lengths[several], offsets, self.codes)
 
     def snapshot_of_run(self) -> Tensor:
         """(M,) the snapshot each length belongs to."""
-        snapshots = torch.arange(len(self.singles), device=self.lengths.device)
+        snapshots = torch.arange(len(self.codes), device=self.lengths.device)
         return snapshots.repeat_interleave(self.offsets.diff())
 
 
@@ -75,49 +82,73 @@ def argsort_rows(keys: Tensor) -> Tensor:
 
 
 def find_runs(ordered: Tensor) -> Runs:
-    """Run lengths of sorted keys (G, N)."""
-    return _find_runs_torch(ordered) if ordered.is_cuda else _find_runs_numpy(ordered.numpy())
+    """Counts of equal keys in each row of sorted `ordered` (G, N) int64."""
+    return joint_runs(ordered, 0)[0]
 
 
-def _find_runs_numpy(ordered: np.ndarray) -> Runs:
-    count, samples = ordered.shape
-    new = np.empty((count, samples), dtype=bool)
+def joint_runs(ordered: Tensor, bits: int) -> tuple[Runs, Runs]:
+    """Counts of the keys without their `bits` low bits, and of the whole keys; `ordered` (G, N) >= 0 is sorted."""
+    if ordered.is_cuda:
+        return _joint_runs_torch(ordered, bits)
+    keys = ordered.numpy()
+    new = np.empty(keys.shape, dtype=bool)
     new[:, 0] = True
-    np.not_equal(ordered[:, 1:], ordered[:, :-1], out=new[:, 1:])
-    codes = np.count_nonzero(new, axis=1)
-    flat = new.reshape(-1)
-    offsets = np.zeros(count + 1, dtype=np.int64)
-    # Only the rarer of "new" and "repeated" rows is listed: up to three times faster than listing starts always.
-    if 2 * int(codes.sum()) <= flat.size:
-        lengths = np.diff(np.flatnonzero(flat), append=flat.size)
-        several = lengths > 1
-        first = np.zeros(count, dtype=np.int64)
-        np.cumsum(codes[:-1], out=first[1:])
-        np.cumsum(np.add.reduceat(several, first, dtype=np.int64), out=offsets[1:])
-        lengths = lengths[several]
+    # Neighbours that differ above the low bits have a difference of at least 2**bits under exclusive or.
+    changed = np.bitwise_xor(keys[:, 1:], keys[:, :-1])
+    np.greater_equal(changed, 1 << bits, out=new[:, 1:])
+    runs = _runs_of(new)
+    if bits == 0:
+        return runs, runs
+    new[:, 0] = True
+    np.not_equal(changed, 0, out=new[:, 1:])
+    return runs, _runs_of(new)
+
+
+def _runs_of(new: np.ndarray) -> Runs:
+    """Runs that begin where `new` (G, N) is set, which is overwritten."""
+    count, samples = new.shape
+    flat, rows = new.reshape(-1), np.arange(count + 1) * samples
+    # Only the rarer of "new" and "repeated" rows is listed: up to three times faster than always the first.
+    if 2 * np.count_nonzero(flat) <= flat.size:
+        starts = np.flatnonzero(flat)
+        lengths = _gaps(starts, flat.size)
+        offsets = np.searchsorted(starts, rows)
+        codes = np.diff(offsets)
     else:
-        np.logical_not(flat, out=flat)
-        repeated = np.flatnonzero(flat)
+        repeated = np.flatnonzero(np.logical_not(flat, out=flat))
+        codes = samples - np.diff(np.searchsorted(repeated, rows))
         # The first row of a snapshot is never repeated, so a run cannot reach into the next snapshot.
-        starts = np.flatnonzero(np.diff(repeated, prepend=-1) != 1) if repeated.size else repeated
-        lengths = np.diff(starts, append=repeated.size) + 1
-        offsets[:] = np.searchsorted(repeated[starts], np.arange(count + 1) * samples)
-    singles = codes - np.diff(offsets)
-    return Runs(torch.from_numpy(lengths), torch.from_numpy(offsets), torch.from_numpy(singles))
+        first = np.empty(repeated.size, dtype=bool)
+        first[:1] = True
+        np.greater(repeated[1:] - repeated[:-1], 1, out=first[1:])
+        starts = np.flatnonzero(first)
+        lengths = _gaps(starts, repeated.size)
+        lengths += 1
+        offsets = np.searchsorted(repeated[starts], rows)
+    return Runs(torch.from_numpy(lengths), torch.from_numpy(offsets), torch.from_numpy(codes))
 
 
-def _find_runs_torch(ordered: Tensor) -> Runs:
+def _gaps(starts: np.ndarray, end: int) -> np.ndarray:
+    gaps = np.empty_like(starts)
+    np.subtract(starts[1:], starts[:-1], out=gaps[:-1])
+    gaps[-1:] = end - starts[-1:]
+    return gaps
+
+
+def _joint_runs_torch(ordered: Tensor, bits: int) -> tuple[Runs, Runs]:
+    runs = _runs_of_torch(ordered >> bits)
+    return runs, _runs_of_torch(ordered) if bits else runs
+
+
+def _runs_of_torch(ordered: Tensor) -> Runs:
     count, samples = ordered.shape
     new = torch.ones((count, samples), dtype=torch.bool, device=ordered.device)
     torch.ne(ordered[:, 1:], ordered[:, :-1], out=new[:, 1:])
-    codes = new.sum(dim=1)
+    offsets = torch.zeros(count + 1, dtype=torch.int64, device=ordered.device)
+    torch.cumsum(new.sum(dim=1), 0, out=offsets[1:])
     starts = new.view(-1).nonzero()[:, 0]
     lengths = torch.diff(starts, append=starts.new_tensor([count * samples]))
-    several = lengths > 1
-    owner = torch.div(starts[several], samples, rounding_mode="floor")
-    offsets = torch.zeros(count + 1, dtype=torch.int64, device=ordered.device)
-    torch.cumsum(torch.bincount(owner, minlength=count), 0, out=offsets[1:])
-    return Runs(lengths[several], offsets, codes - offsets.diff())
+    return Runs(lengths, offsets, offsets.diff())
 
 
 def lookup(table: Tensor, index: Tensor) -> Tensor:
@@ -127,14 +158,21 @@ def lookup(table: Tensor, index: Tensor) -> Tensor:
 
 def segment_sums(values: Tensor, offsets: Tensor) -> Tensor:
     """(G, ...) sums of int64 values (M, ...) between consecutive offsets (G + 1,)."""
-    # Running sums may wrap in int64; their differences are right all the same.
-    total = torch.zeros((len(values) + 1, *values.shape[1:]), dtype=torch.int64, device=values.device)
-    torch.cumsum(values, 0, out=total[1:])
-    return total.index_select(0, offsets).diff(dim=0)
+    if values.is_cuda:
+        # Running sums may wrap in int64; their differences are right all the same.
+        total = torch.zeros((len(values) + 1, *values.shape[1:]), dtype=torch.int64, device=values.device)
+        torch.cumsum(values, 0, out=total[1:])
+        return total.index_select(0, offsets).diff(dim=0)
+    starts, filled = offsets[:-1].numpy(), offsets.diff().numpy() > 0
+    sums = np.zeros((len(starts), *values.shape[1:]), dtype=np.int64)
+    if filled.any():
+        sums[filled] = np.add.reduceat(values.numpy(), starts[filled], axis=0)
+    return torch.from_numpy(sums)
 
 
 def weigh(runs: Runs, table: Tensor) -> Tensor:
     """(G,) sum of table[c] over the counts c of each snapshot; `table` is (N + 1,) int64."""
     sums = segment_sums(lookup(table, runs.lengths), runs.offsets)
-    single = int(table[1]) if len(table) > 1 else 0
-    return sums + runs.singles * single if single else sums
+    if len(table) > 1 and int(table[1]) != 0:
+        sums = sums + (runs.codes - runs.offsets.diff()) * int(table[1])
+    return sums

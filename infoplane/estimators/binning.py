@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from infoplane.estimators._corrections import check_corrections
-from infoplane.estimators._counts import CHUNK_ELEMENTS, Labels
+from infoplane.estimators._counts import CHUNK_ELEMENTS, Labels, Stretches
 from infoplane.estimators._discrete import plug_in, quantities
 from infoplane.estimators._protocol import (
     ALL_GUARANTEES,
     Blocks,
     Quantity,
+    assumed_finite,
     check_inputs,
     prepared,
     refuse_nonfinite,
@@ -26,6 +27,8 @@ from infoplane.estimators._registry import preset, register
 # A per-unit range of more units than this is recorded by its digest.
 RECORDED_UNITS = 32
 _MAX_RADIX = 65_536
+_ONE_PASS = 2**15
+_SAMPLE = 2**15
 
 
 @register
@@ -151,7 +154,7 @@ class Binning:
         low: Tensor | None = None
         high: Tensor | None = None
         for block in blocks:
-            lo, hi = _extremes(_widen(block), dim=(1,) if self.range == "unit" else (1, 2))
+            lo, hi = _extremes(_widen(block), self.range == "unit")
             finite = (torch.isfinite(lo) & torch.isfinite(hi)).flatten(1).all(1)
             if not bool(finite.any()):
                 continue
@@ -175,35 +178,28 @@ class Binning:
     ) -> dict[str, Quantity]:
         """Estimate I(X;T), I(T;Y), H(T), I(X;T|Y) and the null for `t` (S, N, U), integer `y` (N,)."""
         t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name, finite=False)
-        lo, hi = _extremes(t, dim=(1,) if self.range == "unit" else (1, 2))
-        if not bool((torch.isfinite(lo) & torch.isfinite(hi)).all()):
-            refuse_nonfinite(t)
-        outside = torch.zeros(len(t), dtype=torch.bool, device=t.device)
-        digitize: _FixedWidth | _Cells
-        if self.width is not None:
-            digitize = _FixedWidth(self.width, lo, hi)
-        else:
-            low, high = self._edges(t, lo, hi)
-            outside = ((lo < low) | (hi > high)).flatten(1).any(1)
-            digitize = _Cells(self, low, high, lo, hi)
+        digitize = _FixedWidth(t, self.width) if self.width is not None else self._cells(t)
         labels = Labels.of(y, x_ids)
         found = plug_in(t, labels, digitize, null_draws=self.null_draws, seed=self.seed, corrections=self.corrections)
-        return quantities(found, labels, {"out_of_range": outside})
+        return quantities(found, labels, {"out_of_range": digitize.outside})
 
-    def _edges(self, t: Tensor, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
-        """Outer edges that broadcast against (S, 1, 1) or (S, 1, U), in the dtype of `t`."""
-        if self.range == "snapshot":
-            return lo, hi
-        if self.range == "layer" and self.run_range is None:
-            return lo.amin(0, keepdim=True), hi.amax(0, keepdim=True)
-        if self.range == "unit":
-            if self.run_range is None:
-                return lo.amin(0, keepdim=True), hi.amax(0, keepdim=True)
+    def _cells(self, t: Tensor) -> _Cells:
+        """The digitizer, with outer edges (1 or S, 1, 1 or U) in the dtype of `t`."""
+        assert self.n_bins is not None
+        known = self.range == "snapshot" or (isinstance(self.range, str) and self.run_range is None)
+        if known:
+            low, high = _extremes(t, self.range == "unit")
+            if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
+                refuse_nonfinite(t)
+            if self.range != "snapshot":
+                low, high = low.amin(0, keepdim=True), high.amax(0, keepdim=True)
+        elif self.range == "unit":
             pairs = self._unit_pairs(t.shape[2]).to(t)
-            return pairs[None, None, :, 0], pairs[None, None, :, 1]
-        found = self.run_range if self.range == "layer" else self.range
-        bounds = torch.tensor(found, dtype=t.dtype, device=t.device).view(2, 1, 1, 1)
-        return bounds[0], bounds[1]
+            low, high = pairs[None, None, :, 0], pairs[None, None, :, 1]
+        else:
+            bounds = self.run_range if self.range == "layer" else self.range
+            low, high = torch.tensor(bounds, dtype=t.dtype, device=t.device).view(2, 1, 1, 1)
+        return _Cells(t, low, high, self.n_bins, nearest=self.rounding == "nearest", top=self.top, known=known)
 
     def _unit_pairs(self, units: int) -> Tensor:
         if isinstance(self.run_range, str):
@@ -233,102 +229,155 @@ def _widen(t: Tensor) -> Tensor:
     return t.to(torch.float32 if t.is_floating_point() else torch.float64)
 
 
-def _extremes(t: Tensor, dim: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Smallest and largest value over `dim`, kept as axes of length 1. NaN propagates."""
-    return t.amin(dim, keepdim=True), t.amax(dim, keepdim=True)
+def _extremes(t: Tensor, per_unit: bool) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value (S, 1, 1), or (S, 1, U) per unit. NaN propagates."""
+    if per_unit:
+        return t.amin(1, keepdim=True), t.amax(1, keepdim=True)
+    if t.is_cuda or t[0].numel() < _ONE_PASS:
+        return t.amin((1, 2), keepdim=True), t.amax((1, 2), keepdim=True)
+    # Both in one pass over memory, which aminmax does along no axis only.
+    found = torch.stack([torch.stack(torch.aminmax(snapshot)) for snapshot in t])
+    return found[:, 0, None, None], found[:, 1, None, None]
 
 
 class _FixedWidth:
-    """floor(t / width), in the dtype of t."""
+    """floor(t / width), in the dtype of t. Bounds follow the values seen so far."""
 
-    def __init__(self, width: float, lo: Tensor, hi: Tensor) -> None:
+    def __init__(self, t: Tensor, width: float) -> None:
         # A tensor: CUDA kernels multiply by the reciprocal of a Python number, which moves edges.
-        self.width = torch.tensor(width, dtype=lo.dtype, device=lo.device)
-        first, last = float((lo.min() / self.width).floor()), float((hi.max() / self.width).floor())
-        if not (math.isfinite(first) and math.isfinite(last)):
-            raise ValueError(
-                f"width={width} is too fine for values from {float(lo.min()):g} to {float(hi.max()):g} in {lo.dtype}"
-            )
+        self.t, self.width = t, torch.tensor(width, dtype=t.dtype, device=t.device)
+        self.outside = torch.zeros(len(t), dtype=torch.bool, device=t.device)
         self.scratch = _Scratch()
-        # Cells too many for one whole number each are told apart by the 16-bit digits of their float code.
-        self.wide = last - first >= _MAX_RADIX or max(abs(first), abs(last)) >= 2**24
-        self.digits = (lo.element_size() // 2) if self.wide else 1
-        self.low, self.radix = (0, _MAX_RADIX) if self.wide else (int(first), int(last - first) + 1)
+        self.digits, self.low, self.radix = 1, 0, 1
+        self.first, self.last = 0, 0
+        # Late snapshots mostly reach furthest.
+        if len(t):
+            self(t[-1:, : max(1, _SAMPLE // t.shape[2])], 0, None)
 
-    def __call__(self, values: Tensor, snapshots: slice, units: slice) -> Tensor:
+    def __call__(self, values: Tensor, first: int, units: Stretches | None) -> Tensor:
+        values = values if units is None else units.of(values)
         cells = torch.div(values, self.width, out=self.scratch.like(values)).floor_()
-        if not self.wide:
+        low, high = (float(v) for v in torch.aminmax(cells))
+        if not self.first <= low <= high <= self.last:
+            self._widen(low, high)
+        if self.digits == 1:
             return cells
+        # Cells too many for one whole number each are told apart by the 16-bit digits of their float code.
         code = cells.add_(0.0)  # -0.0 and 0.0 are one cell
         whole = code.view(torch.int32 if code.dtype == torch.float32 else torch.int64)
-        return torch.cat([(whole >> (16 * k)) & 0xFFFF for k in range(self.digits)], dim=2)
+        return torch.cat([(whole >> (16 * k)) & 0xFFFF for k in range(self.digits)], dim=-1)
+
+    def _widen(self, low: float, high: float) -> None:
+        if not (math.isfinite(low) and math.isfinite(high)):
+            refuse_nonfinite(self.t)
+            raise ValueError(f"width={float(self.width):g} is too fine for the largest values in {self.t.dtype}")
+        self.first, self.last = min(self.first, int(low)), max(self.last, int(high))
+        if self.last - self.first >= _MAX_RADIX or max(-self.first, self.last) >= 2**24:
+            self.digits, self.low, self.radix = self.t.element_size() // 2, 0, _MAX_RADIX
+        elif self.digits == 1:
+            if (self.last - self.first + 1) ** self.t.shape[2] > 2**63:
+                # The keys will be hashes, which wide bounds cost nothing.
+                self.first, self.last = min(self.first, -2048), max(self.last, 2048)
+            self.low, self.radix = self.first, self.last - self.first + 1
+
+    def inspect(self, values: Tensor, first: int) -> None:
+        if not assumed_finite() and not bool(torch.isfinite(torch.stack(torch.aminmax(values))).all()):
+            refuse_nonfinite(self.t)
 
 
 class _Cells:
     """Equal-width cells 0..n-1 between low and high, -1 below, n above."""
 
-    def __init__(self, config: Binning, low: Tensor, high: Tensor, lo: Tensor, hi: Tensor) -> None:
-        assert config.n_bins is not None
-        self.n, self.nearest, self.open = config.n_bins, config.rounding == "nearest", config.top == "open"
-        # Span and width must be normal numbers; where they are not, that snapshot is scaled in float64.
-        tiny = torch.finfo(low.dtype).tiny
+    def __init__(self, t: Tensor, low: Tensor, high: Tensor, n: int, *, nearest: bool, top: str, known: bool) -> None:
+        self.t, self.low_edge, self.high_edge, self.n = t, low, high, n
+        self.nearest, self.open = nearest, top == "open"
+        self.known = known and not self.open  # every value lies within the edges
+        self.last = n if nearest else n - 1
+        # Span and width must be normal numbers; where they are not, that snapshot or unit is scaled in float64.
         span = high - low
-        step = span / self.n
-        self.odd = ~torch.isfinite(span) | ((step < tiny) & (span > 0))
+        step = span / n
+        self.odd = ~torch.isfinite(span) | ((step < torch.finfo(t.dtype).tiny) & (span > 0))
         self.any_odd = bool(self.odd.any())
-        self.low_edge, self.high_edge = low, high
         self.step = torch.where(span > 0, step, torch.ones_like(step))
-        self.below = bool((lo < low).any())
-        self.above = bool(((hi >= high) if self.open else (hi > high)).any())
-        self.low = -1 if self.below else 0
-        self.radix = self.n + int(self.nearest) + int(self.above) - self.low
-        self.digits = 1
+        self.low, self.radix, self.digits = 0, self.last + 1, 1
+        self.outside = torch.zeros(len(t), dtype=torch.bool, device=t.device)
         self.scratch = _Scratch()
 
-    def __call__(self, values: Tensor, snapshots: slice, units: slice) -> Tensor:
-        low, high, step, odd = (
-            _part(a, snapshots, units) for a in (self.low_edge, self.high_edge, self.step, self.odd)
-        )
-        cells = torch.sub(values, low, out=self.scratch.like(values)).div_(step)
-        cells = cells.round_() if self.nearest else cells.floor_()
-        if self.any_odd and bool(odd.any()):
-            cells = torch.where(odd, _scaled_cells(values, low, high, self.n, self.nearest), cells)
-        last = self.n if self.nearest else self.n - 1
-        if not (self.below or self.above):
-            # Only `hi` itself can reach past the last cell, and with it all of a constant layer is at `lo`.
-            return cells if self.nearest else cells.clamp_(max=last)
-        cells.clamp_(min=0, max=last)
-        if self.below:
-            cells.masked_fill_(values < low, -1)
-        if self.above:
-            cells.masked_fill_(values >= high if self.open else values > high, last + 1)
+    def __call__(self, values: Tensor, first: int, units: Stretches | None) -> Tensor:
+        snapshots = slice(first, first + len(values))
+        low, high, step = (_part(a, snapshots, units) for a in (self.low_edge, self.high_edge, self.step))
+        values = values if units is None else units.of(values)
+        place = torch.sub(values, low, out=self.scratch.like(values)).div_(step)
+        if self.any_odd:
+            odd = _part(self.odd, snapshots, units)
+            place = torch.where(odd, _scaled_place(values, low, high, self.n), place)
+        if not self.known:
+            least, most = (float(v) for v in torch.aminmax(place))
+            if not (math.isfinite(least) and math.isfinite(most)):
+                refuse_nonfinite(self.t)
+            # Rounding may put a value just beyond `high` just below n.
+            if least < 0 or most > self.n * (1 - 1e-5):
+                return self._bounded(place, values, low, high, snapshots)
+        cells = place.round_() if self.nearest else place.floor_()
+        return cells.clamp_(max=self.last) if self.known else cells
+
+    def _bounded(self, place: Tensor, values: Tensor, low: Tensor, high: Tensor, snapshots: slice) -> Tensor:
+        cells = place.round_() if self.nearest else place.floor_()
+        cells.clamp_(min=0, max=self.last)
+        below, above = values < low, (values >= high if self.open else values > high)
+        if bool(below.any()):
+            cells.masked_fill_(below, -1)
+            self._reach(-1)
+        if bool(above.any()):
+            cells.masked_fill_(above, self.last + 1)
+            self._reach(self.last + 1)
+        self.outside[snapshots] |= (below | (values > high)).flatten(1).any(1)
         return cells
 
+    def _reach(self, cell: int) -> None:
+        top = max(self.low + self.radix - 1, cell)
+        self.low = min(self.low, cell)
+        self.radix = top - self.low + 1
 
-def _scaled_cells(values: Tensor, low: Tensor, high: Tensor, n: int, nearest: bool) -> Tensor:
-    """Cells where high - low overflows or underflows in the values' type."""
+    def inspect(self, values: Tensor, first: int) -> None:
+        if self.known:
+            return
+        snapshots = slice(first, first + len(values))
+        low, high = (_part(a, snapshots, None) for a in (self.low_edge, self.high_edge))
+        least, most = _extremes(values, high.shape[2] > 1)
+        if not bool((torch.isfinite(least) & torch.isfinite(most)).all()):
+            refuse_nonfinite(self.t)
+        self.outside[snapshots] |= ((least < low) | (most > high)).flatten(1).any(1)
+
+
+def _scaled_place(values: Tensor, low: Tensor, high: Tensor, n: int) -> Tensor:
+    """(values - low) / width where high - low overflows or underflows in the values' type."""
     scale = torch.where(torch.isfinite(high - low), 2.0**100, 0.25).double()
     low, high = low.double() * scale, high.double() * scale
-    cells = (values.double() * scale - low) / ((high - low) / n)
-    return (cells.round_() if nearest else cells.floor_()).to(values.dtype)
+    return ((values.double() * scale - low) / ((high - low) / n)).to(values.dtype)
 
 
-def _part(a: Tensor, snapshots: slice, units: slice) -> Tensor:
+def _part(a: Tensor, snapshots: slice, units: Stretches | None) -> Tensor:
     a = a[snapshots] if a.shape[0] > 1 else a
-    return a[:, :, units] if a.shape[2] > 1 else a
+    return a if units is None else units.of(a)
 
 
 class _Scratch:
-    """One reused buffer: fresh large allocations cost more than the arithmetic."""
+    """One reused buffer: fresh large allocations cost more than the arithmetic, and so do views of small ones."""
 
     def __init__(self) -> None:
         self.buffer: Tensor | None = None
+        self.views: dict[torch.Size, Tensor] = {}
 
     def like(self, values: Tensor) -> Tensor:
-        size = values.numel()
-        if self.buffer is None or self.buffer.numel() < size:
-            self.buffer = torch.empty(max(size, CHUNK_ELEMENTS), dtype=values.dtype, device=values.device)
-        return self.buffer[:size].view(values.shape)
+        view = self.views.get(values.shape)
+        if view is None:
+            size = values.numel()
+            if self.buffer is None or self.buffer.numel() < size:
+                self.buffer = torch.empty(max(size, CHUNK_ELEMENTS), dtype=values.dtype, device=values.device)
+                self.views.clear()
+            view = self.views[values.shape] = self.buffer[:size].view(values.shape)
+        return view
 
 
 preset("binning", "shwartz-ziv-2017", n_bins=29, range=(-1.0, 1.0), top="open")
