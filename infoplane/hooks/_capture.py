@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from infoplane.core.records import Layer
+from infoplane.hooks._names import Named
+from infoplane.hooks._ops import watch_ops
 from infoplane.hooks._structure import call_value, choose, dense, tensors_of, type_name
 from infoplane.hooks.noise import noise_of
 from infoplane.hooks.probe import Inputs
@@ -24,12 +26,15 @@ HALF_MAX = 65504.0
 class Capture:
     """One tensor to record: where it is found, and what is done to it before the copy.
 
-    `runs` is how often the module is called in one forward pass.
+    `runs` is how often the module, or the function `op` in it, is called in one forward pass; `owner` is the
+    module's name.
     """
 
     layer: Layer
     module: nn.Module
     reduction: Reduction
+    owner: str = ""
+    op: str = ""
     runs: int = 1
     batch_dim: int = 0
     dtype: torch.dtype | None = None
@@ -111,7 +116,7 @@ class _Slot:
             raw_shape=self.raw_shape,
             dtype=str(self.buffer.dtype).removeprefix("torch."),
             reduction=reduction,
-            noise=noise_of(self.capture.module) if self.capture.layer.site == "out" else None,
+            noise=noise_of(self.capture.module) if self.capture.layer.site == "out" and not self.capture.op else None,
         )
         return layer, self.buffer
 
@@ -137,6 +142,10 @@ class _Station:
                 self.current.put(slot, output)
         self.ended += 1
 
+    def function(self, output: Any) -> None:
+        self.begun += 1
+        self.after(self.slots[0].capture.module, (), output)
+
 
 @dataclass(eq=False)
 class _Pass:
@@ -158,6 +167,7 @@ def capture(
     chunks: Iterable[Chunk],
     rows: int,
     allocate: Callable[[tuple[int, ...], torch.dtype], Tensor],
+    modules: Mapping[str, Named],
     mask: Callable[[Inputs], Tensor | None] = lambda inputs: None,
     mark: Callable[[Tensor, Layer], None] | None = None,
 ) -> list[tuple[Layer, Tensor]]:
@@ -170,13 +180,17 @@ def capture(
     """
     slots = [_Slot(c, rows, allocate) for c in captures]
     current = _Pass(mark)
-    by_module: dict[int, list[_Slot]] = {}
+    by_module: dict[tuple[int, str], list[_Slot]] = {}
     for slot in slots:
-        by_module.setdefault(id(slot.capture.module), []).append(slot)
+        by_module.setdefault((id(slot.capture.module), slot.capture.op), []).append(slot)
     with contextlib.ExitStack() as hooks:
+        functions: dict[tuple[str, str], _Station] = {}
         for group in by_module.values():
             station = _Station(group, current)
             current.stations.append(station)
+            if group[0].capture.op:
+                functions[group[0].capture.owner, group[0].capture.op] = station
+                continue
             module = group[0].capture.module
             sites = {s.capture.layer.site for s in group}
             if "in" in sites:
@@ -185,6 +199,8 @@ def capture(
                 # Before the noise and after everything else that changes the output.
                 first = noise_of(module) is not None
                 hooks.callback(module.register_forward_hook(station.after, prepend=first).remove)
+        if functions:
+            hooks.enter_context(watch_ops(modules, _to_stations(functions)))
         for chunk in chunks:
             current.chunk = chunk
             current.mask = mask(chunk[2])
@@ -193,6 +209,15 @@ def capture(
             forward(chunk[2], chunk[3])
             _check_calls(current.stations)
     return [slot.result() for slot in slots]
+
+
+def _to_stations(functions: Mapping[tuple[str, str], _Station]) -> Callable[[str, str, Any, Any], None]:
+    def seen(module: str, op: str, args: Any, out: Any) -> None:
+        station = functions.get((module, op))
+        if station is not None:
+            station.function(out)
+
+    return seen
 
 
 def _check_calls(stations: Iterable[_Station]) -> None:

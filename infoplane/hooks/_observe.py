@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from infoplane.hooks._names import Named
+from infoplane.hooks._ops import watch_ops
 from infoplane.hooks._structure import TensorInfo, call_value, info, tensors_in, tensors_of, type_name
 
 
@@ -29,9 +30,10 @@ class Call:
 
 @dataclass
 class Observation:
-    """Calls of every module that ran, by its name."""
+    """Calls of every module that ran, by its name; of functions, by the calling module's name and their own."""
 
     calls: dict[str, list[Call]] = field(default_factory=dict)
+    ops: dict[tuple[str, str], list[Call]] = field(default_factory=dict)
 
     @property
     def leaves(self) -> list[str]:
@@ -53,8 +55,8 @@ class _Open:
     inner: bool = False
 
 
-def observe(forward: Callable[[], Any], modules: Mapping[str, Named]) -> Observation:
-    """Run `forward` with a pair of hooks on every module."""
+def observe(forward: Callable[[], Any], modules: Mapping[str, Named], *, ops: bool = False) -> Observation:
+    """Run `forward` with a pair of hooks on every module, and on request with an eye on every function."""
     seen = Observation()
     stack: list[_Open] = []
     counter = iter(range(1 << 62))
@@ -86,7 +88,14 @@ def observe(forward: Callable[[], Any], modules: Mapping[str, Named]) -> Observa
         )
         seen.calls.setdefault(name, []).append(call)
 
+    def op(module: str, name: str, args: tuple[Any, ...], out: Any) -> None:
+        now = next(counter)
+        call = Call(now, now, {}, {p: info(t) for p, t in tensors_in(out).items()}, type_name(out), True, False)
+        seen.ops.setdefault((module, name), []).append(call)
+
     with contextlib.ExitStack() as hooks:
+        if ops:
+            hooks.enter_context(watch_ops(modules, op))
         for named in modules.values():
             hooks.enter_context(_watched(named, before, after))
         forward()

@@ -11,13 +11,15 @@ import torch
 from torch import nn
 from torch.nn.modules import activation
 
+from infoplane.core.errors import closest
 from infoplane.core.records import Layer, Role
 from infoplane.hooks._capture import Capture, wrong_rows
 from infoplane.hooks._names import Named
 from infoplane.hooks._observe import Call, Observation
+from infoplane.hooks._ops import ACTIVATION_OPS
 from infoplane.hooks._structure import TensorInfo, choose, refuse_odd
 from infoplane.hooks.reduce import Reduction
-from infoplane.hooks.select import Site, Target
+from infoplane.hooks.select import OpTarget, Site, Target
 
 Calls = Literal["last", "all"] | int | None
 
@@ -48,13 +50,14 @@ class CapturePlan:
 
 
 def plan_captures(
-    targets: Sequence[Target] | None,
+    targets: Sequence[Target | OpTarget] | None,
     modules: Mapping[str, Named],
     seen: Observation,
     rows: int,
     options: Options,
     *,
     logits: bool,
+    functional: bool = False,
 ) -> CapturePlan:
     """Captures in forward order.
 
@@ -71,13 +74,18 @@ def plan_captures(
     placed: dict[tuple[str, Site, int, str], tuple[int, Capture]] = {}
     default = targets is None
     if targets is None:
-        targets = [Target(modules[name], exact=False) for name in seen.leaves]
-    targets = _that_ran(targets, seen, skipped)
+        asked: list[Target] = [Target(modules[name], exact=False) for name in seen.leaves]
+    else:
+        asked = [t for t in targets if isinstance(t, Target)]
+        asked += [found for t in targets if isinstance(t, OpTarget) for found in _ops(t, modules, seen)]
+    if functional:
+        asked += _activation_ops(modules, seen)
+    asked = _that_ran(asked, seen, skipped)
     if logits and seen.last_leaf is not None and not default:
-        targets = [*targets, Target(modules[seen.last_leaf], call=len(seen.calls[seen.last_leaf]) - 1)]
-    for target in targets:
-        name = target.named.name
-        calls = seen.calls[name]
+        asked = [*asked, Target(modules[seen.last_leaf], call=len(seen.calls[seen.last_leaf]) - 1)]
+    for target in asked:
+        name = target.name
+        calls = _calls(target, seen)
         if default and name != seen.last_leaf and all(c.passes_through for c in calls):
             skipped[name or "@out"] = f"{target.named.type_name} passes its input on unchanged"
             continue
@@ -98,8 +106,32 @@ def plan_captures(
     return CapturePlan(tuple(_numbered(ordered)), skipped)
 
 
+def _calls(target: Target, seen: Observation) -> list[Call]:
+    return seen.ops[target.named.name, target.op] if target.op else seen.calls[target.named.name]
+
+
+def _ops(wanted: OpTarget, modules: Mapping[str, Named], seen: Observation) -> list[Target]:
+    names = {f"{module}::{op}": (module, op) for module, op in seen.ops}
+    matched = [n for n in names if n == wanted.pattern] or [n for n in names if fnmatch.fnmatchcase(n, wanted.pattern)]
+    if not matched:
+        raise ValueError(
+            f"no function call of the forward pass matches {wanted.pattern!r}; closest: "
+            f"{', '.join(closest(wanted.pattern, names))}"
+        )
+    return [Target(modules[names[n][0]], call=wanted.call, exact=False, op=names[n][1]) for n in matched]
+
+
+def _activation_ops(modules: Mapping[str, Named], seen: Observation) -> list[Target]:
+    """Activation functions called by modules that are no activations themselves (attention's softmax counts)."""
+    return [
+        Target(modules[module], exact=False, op=op)
+        for module, op in seen.ops
+        if op in ACTIVATION_OPS and not is_activation(modules[module].module)
+    ]
+
+
 def _that_ran(targets: Sequence[Target], seen: Observation, skipped: dict[str, str]) -> list[Target]:
-    silent = [t for t in targets if t.named.name not in seen.calls]
+    silent = [t for t in targets if not t.op and t.named.name not in seen.calls]
     named = [t.named.name for t in silent if t.exact]
     if named or (silent and len(silent) == len(targets)):
         names = named or [t.named.name for t in silent]
@@ -107,11 +139,11 @@ def _that_ran(targets: Sequence[Target], seen: Observation, skipped: dict[str, s
         raise ValueError(f"selected but never run in the probe's forward pass: {listed}; {_NEVER}")
     for t in silent:
         skipped[t.named.name or "@out"] = "never ran"
-    return [t for t in targets if t.named.name in seen.calls]
+    return [t for t in targets if t not in silent]
 
 
 def _call_indices(target: Target, ran: int, calls: Calls) -> list[int]:
-    name = target.named.name
+    name = target.name
     if target.call is not None:
         if target.call >= ran:
             raise ValueError(f"layer {name!r} runs {ran} times, so there is no call #{target.call}")
@@ -136,10 +168,10 @@ def _capture(
     target: Target, index: int, seen: Observation, rows: int, options: Options, default: bool
 ) -> tuple[int, Capture]:
     named, site = target.named, target.site
-    calls = seen.calls[named.name]
+    calls = _calls(target, seen)
     call = calls[index]
     found = call.outputs if site == "out" else call.inputs
-    label = named.name + (f"#{index}" if len(calls) > 1 else "") + ("@in" if site == "in" else "")
+    label = target.name + (f"#{index}" if len(calls) > 1 else "") + ("@in" if site == "in" else "")
     label = label or "@out"
     what = f"the {site}put of layer {label}"
     path = target.path
@@ -151,14 +183,15 @@ def _capture(
     tensor = found[path]
     batch_dim = _by_pattern(options.batch_dim, label, named.name, 0)
     _check_tensor(tensor, label, batch_dim, rows)
+    last = index == len(calls) - 1 and named.name == seen.last_leaf
     layer = Layer(
         key=label,
-        name=named.name,
+        name=target.name,
         depth=0,
         unit_shape=(),
         dtype=str(tensor.dtype).removeprefix("torch."),
-        module_type=named.type_name,
-        role=_role(named, site, index == len(calls) - 1 and named.name == seen.last_leaf),
+        module_type=target.op or named.type_name,
+        role=_op_role(target.op) if target.op else _role(named, site, last),
         site=site,
         call=index,
         path=path,
@@ -168,6 +201,8 @@ def _capture(
     planned = Capture(
         layer=layer,
         module=named.module,
+        owner=named.name,
+        op=target.op,
         reduction=_by_pattern(options.reduce, label, named.name, options.reduce["*"]),
         runs=len(calls),
         batch_dim=batch_dim,
@@ -189,6 +224,10 @@ def _role(named: Named, site: Site, last: bool) -> Role:
     if last:
         return "output"
     return "activation" if is_activation(named.module) else "other"
+
+
+def _op_role(op: str) -> Role:
+    return "activation" if op in ACTIVATION_OPS else "other"
 
 
 def is_activation(module: nn.Module) -> bool:

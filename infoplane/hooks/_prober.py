@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from infoplane.core.records import Layer
 from infoplane.hooks import _flow
 from infoplane.hooks._capture import Capture, capture
-from infoplane.hooks._names import named_modules
+from infoplane.hooks._names import Named, named_modules
 from infoplane.hooks._observe import observe
 from infoplane.hooks._plan import Options, plan_captures
 from infoplane.hooks._ranks import is_sharded
@@ -24,7 +24,7 @@ from infoplane.hooks._state import Buffers, model_device, seed_generators, undis
 from infoplane.hooks.noise import measuring
 from infoplane.hooks.probe import Inputs, ProbeSet
 from infoplane.hooks.reduce import is_lossless
-from infoplane.hooks.select import Target
+from infoplane.hooks.select import OpTarget, Target
 
 Run = Callable[..., Any]
 Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
@@ -39,10 +39,11 @@ class Prober:
 
     model: nn.Module
     probe: ProbeSet
-    targets: list[Target] | None
+    targets: list[Target | OpTarget] | None
     options: Options
     batch_size: int = 256
     logits: bool = True
+    functional: bool = False
     autocast: torch.dtype | None = None
     evaluation: bool = True
     mask_name: str | None = None
@@ -68,8 +69,16 @@ class Prober:
         start, stop, inputs, _ = first
         modules = named_modules(self.model)
         with self._running(step=0) as run:
-            seen = observe(lambda: run(inputs), modules)
-        plan = plan_captures(self.targets, modules, seen, stop - start, self.options, logits=self.logits)
+            seen = observe(lambda: run(inputs), modules, ops=self._wants_ops())
+        plan = plan_captures(
+            self.targets,
+            modules,
+            seen,
+            stop - start,
+            self.options,
+            logits=self.logits,
+            functional=self.functional,
+        )
         self.captures, self.skipped = plan.captures, plan.skipped
         self._warn_skipped()
         self._warn_batch_statistics()
@@ -90,6 +99,7 @@ class Prober:
                     [first],
                     stop - start,
                     _fresh,
+                    modules,
                     self._chunk_mask,
                     mark,
                 )
@@ -103,7 +113,8 @@ class Prober:
 
     def measure(self, step: int, allocate: Allocate) -> list[tuple[Layer, Tensor]]:
         """One pass over the whole probe: each layer, as it is now, with values (rows, *units)."""
-        self._resolve_again()
+        modules = named_modules(self.model)
+        self._resolve_again(modules)
         with self._running(step) as run:
             return capture(
                 run,
@@ -111,18 +122,21 @@ class Prober:
                 self.probe.chunks(self.batch_size),
                 self.probe.samples,
                 allocate,
+                modules,
                 self._chunk_mask,
             )
 
-    def _resolve_again(self) -> None:
+    def _wants_ops(self) -> bool:
+        return self.functional or any(isinstance(t, OpTarget) for t in self.targets or ())
+
+    def _resolve_again(self, modules: Mapping[str, Named]) -> None:
         """Modules may have been replaced since the last pass."""
-        modules = named_modules(self.model)
-        gone = [c.layer.key for c in self.captures if c.layer.name not in modules]
+        gone = [c.layer.key for c in self.captures if c.owner not in modules]
         if gone:
             raise ValueError(
                 f"recorded layers are no longer part of {type(self.model).__name__}: {', '.join(gone[:8])}"
             )
-        self.captures = tuple(replace(c, module=modules[c.layer.name].module) for c in self.captures)
+        self.captures = tuple(replace(c, module=modules[c.owner].module) for c in self.captures)
 
     @contextlib.contextmanager
     def _running(self, step: int) -> Iterator[Run]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from infoplane.core.records import Noise
 from infoplane.hooks._names import named_modules, unwrap
 from infoplane.hooks._structure import choose, info, tensors_in, type_name
-from infoplane.hooks.select import Layers, select
+from infoplane.hooks.select import Layers, OpTarget, Target, select
 
 Kind = Literal["additive", "multiplicative"]
 
@@ -63,15 +63,19 @@ class NoiseInjection:
             raise ValueError(f"kind must be 'additive' or 'multiplicative', got {kind!r}")
         inner = unwrap(model)
         targets = select(layers, named_modules(inner), type(inner).__name__)
+        places: list[Target] = []
         for target in targets:
+            if isinstance(target, OpTarget):
+                raise ValueError(f"noise goes on modules, not on functions like {target.pattern!r}")
             if target.site != "out" or target.call is not None or target.path:
                 raise ValueError(f"noise goes on a module's whole output, not on one place of {target.named.name!r}")
             if noise_of(target.named.module) is not None:
                 raise ValueError(f"layer {target.named.name!r} has noise already; remove() it first")
-        self.layers = tuple(t.named.name for t in targets)
+            places.append(target)
+        self.layers = tuple(t.named.name for t in places)
         self.noise = Noise(std=float(std), kind=kind)
         self._handles = [
-            t.named.module.register_forward_hook(_NoiseHook(self.noise, t.named.name, seed)) for t in targets
+            t.named.module.register_forward_hook(_NoiseHook(self.noise, t.named.name, seed)) for t in places
         ]
 
     def remove(self) -> None:

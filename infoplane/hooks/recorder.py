@@ -33,7 +33,7 @@ from infoplane.hooks.overview import SizePlan, free_bytes
 from infoplane.hooks.probe import as_probe_set
 from infoplane.hooks.reduce import Reduction, as_reduction
 from infoplane.hooks.schedule import Plan, Schedule, as_schedule
-from infoplane.hooks.select import Layers, Target, select
+from infoplane.hooks.select import Layers, OpTarget, Target, select
 from infoplane.store import StoreWriter
 
 Reduce = Reduction | str | Callable[[Tensor], Tensor]
@@ -76,6 +76,8 @@ class Recorder:
         Which calls of a module that runs several times in one forward pass.
     logits : bool
         Record the output of the last leaf module also where `layers` does not name it.
+    functional : bool
+        Record activation functions that modules call without an activation module, too, as `block.0::relu`.
     dtype : torch.dtype, optional
         Store floating values as this; by default as they come.
     autocast : torch.dtype, optional
@@ -150,6 +152,7 @@ class Recorder:
         reduce: Reduce | Mapping[str, Reduce] = "flatten",
         calls: Calls = None,
         logits: bool = True,
+        functional: bool = False,
         dtype: torch.dtype | None = None,
         autocast: torch.dtype | None = None,
         mode: Literal["eval", "train"] = "eval",
@@ -213,6 +216,7 @@ class Recorder:
             ),
             batch_size=probe_batch_size,
             logits=logits,
+            functional=functional,
             autocast=autocast,
             evaluation=mode == "eval",
             mask_name=mask if isinstance(mask, str) else None,
@@ -496,7 +500,7 @@ class Recorder:
                 warnings.warn(f"{text} Later ones are counted without a warning.", stacklevel=4)
 
 
-def _select(layers: Layers, model: nn.Module) -> list[Target] | None:
+def _select(layers: Layers, model: nn.Module) -> list[Target | OpTarget] | None:
     return None if layers is None else select(layers, named_modules(model), type(model).__name__)
 
 

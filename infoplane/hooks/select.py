@@ -33,15 +33,30 @@ class Target:
     call: int | None = None
     path: str | None = None
     exact: bool = True
+    op: str = ""
+
+    @property
+    def name(self) -> str:
+        """`block.0`, or `block.0::relu` for a function called inside."""
+        return f"{self.named.name}::{self.op}" if self.op else self.named.name
 
 
-def select(specs: Layers, modules: Mapping[str, Named], model_name: str) -> list[Target]:
+@dataclass(frozen=True)
+class OpTarget:
+    """Functions called inside modules, by a glob over `module::function`; resolved by the first forward pass."""
+
+    pattern: str
+    call: int | None = None
+
+
+def select(specs: Layers, modules: Mapping[str, Named], model_name: str) -> list[Target | OpTarget]:
     """Resolve what the user asked for; duplicates are dropped.
 
     A string is a module's name (`encoder.0`), a glob whose `*` also crosses dots (`encoder.*.act`), either
     with a call, a site and a place in the output: `block#1`, `fc1@in`, `lstm@out[0]`,
     `bert@out.last_hidden_state`. A compiled regular expression must match the whole name. `@out` alone is the
-    output of the model.
+    output of the model. `block.0::relu#1` is the second call of `relu` that the module makes itself, not one of
+    its submodules; such names and their globs (`*::gelu`) cannot be checked before the first forward pass.
 
     Raises
     ------
@@ -53,8 +68,12 @@ def select(specs: Layers, modules: Mapping[str, Named], model_name: str) -> list
     listed = list(specs) if isinstance(specs, Sequence) and not isinstance(specs, str) else [specs]
     if not listed:
         raise ValueError("layers is empty; leave it out to record every leaf module that runs")
-    found: dict[tuple[str, Site, int | None, str | None], Target] = {}
+    found: dict[tuple[str, Site, int | None, str | None], Target | OpTarget] = {}
     for spec in listed:
+        if isinstance(spec, str) and "::" in spec:
+            pattern, _, call = spec.partition("#")
+            found[pattern, "out", int(call) if call else None, None] = OpTarget(pattern, int(call) if call else None)
+            continue
         for target in _resolve(spec, modules, model_name):
             key = (target.named.name, target.site, target.call, target.path)
             if key not in found or target.exact:
