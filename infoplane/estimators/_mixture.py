@@ -127,3 +127,22 @@ def log2_ratio_mean(size: Tensor | float, sums: Tensor) -> Tensor:
     """mean_i log2(size / sums_i) over the last axis; exactly 0 where every sum is its size."""
     log_size = size.log2() if isinstance(size, Tensor) else math.log2(size)
     return (log_size - sums.log2()).mean(-1)
+
+
+def positive_std(std: float, layer: Tensor) -> float:
+    """The std as a divisor: no noise is its limit, at which only equal rows overlap."""
+    if std > 0:
+        return std
+    largest = float(torch.maximum(layer.max(), -layer.min()))
+    return max(largest * 1e-150, 1e-300)
+
+
+def standard_targets(y: Tensor, scale: float) -> Tensor | None:
+    """Targets (N, k) float64 in units of their noise, `scale` times the std of each; None if none varies."""
+    y = y.reshape(len(y), -1)
+    y = y - y[:1]
+    largest = y.abs().amax(0)
+    y = y[:, largest > 0] / largest[largest > 0]
+    if y.shape[1] == 0:
+        return None
+    return (y - y.mean(0)) / (scale * y.std(0, correction=0))

@@ -112,6 +112,8 @@ class CentredRows:
         exp(-factor^2 |x - x'|^2 / 2 std^2).
     dtype : torch.float32, torch.float64 or None
         None chooses: float64 for float64 rows, otherwise by the spread.
+    rotate : bool
+        Turn at least twice as many units as rows into the span of the rows: as many units as rows.
 
     Attributes
     ----------
@@ -130,7 +132,7 @@ class CentredRows:
         extra: Tensor | None = None,
         factor: float = 1.0,
         dtype: torch.dtype | None = None,
-        reach: float = FLOAT32_REACH,
+        rotate: bool = False,
     ) -> None:
         self._rows, self._order = rows, order
         self.count = len(rows) if order is None else len(order)
@@ -158,20 +160,36 @@ class CentredRows:
         if self.direct:
             dtype = torch.float64
         elif dtype is None:
-            dtype = torch.float64 if rows.dtype == torch.float64 or self.spread > reach else torch.float32
+            dtype = torch.float64 if rows.dtype == torch.float64 or self.spread > FLOAT32_REACH else torch.float32
         self.dtype = dtype
         self.ratio = math.sqrt(BITS_PER_NAT) * factor / noise
-        self._cache = self._scaled(slice(0, self.count)) if cached else None
+        self._cache = None
+        if rotate and self.units >= 2 * self.count and not self.direct:
+            self._cache = self._turned().mul_(self.ratio).to(self.dtype)
+            self.units = self.count
+        elif cached:
+            self._cache = self._scaled(slice(0, self.count))
+
+    def _turned(self) -> Tensor:
+        """Coordinates of the rows in an orthonormal basis of their span, (count, count).
+
+        R of a QR decomposition of the transposed rows, taking in as many units at a time as there are rows.
+        """
+        r = self._centre.new_zeros(0, self.count)
+        for start in range(0, self.units, self.count):
+            part = self._raw(slice(0, self.count), slice(start, start + self.count))
+            r = torch.linalg.qr(torch.cat([r, part.T]), mode="r").R
+        return r.T.contiguous()
 
     def _parts(self) -> Iterator[slice]:
         return (slice(i, min(i + self._step, self.count)) for i in range(0, self.count, self._step))
 
-    def _raw(self, part: slice) -> Tensor:
+    def _raw(self, part: slice, units: slice = slice(None)) -> Tensor:
         pick = part if self._order is None else self._order[part]
-        raw = self._rows[pick].double() * self._scale[0] * self._scale[1]
+        raw = self._rows[:, units][pick].double() * self._scale[0] * self._scale[1]
         if self._extra is not None:
             raw = torch.cat([raw, self._extra[pick]], dim=1)
-        return raw - self._centre
+        return raw - self._centre[units]
 
     def _scaled(self, part: slice) -> Tensor:
         raw = self._raw(part)
@@ -184,6 +202,12 @@ class CentredRows:
 def half_norms(v: Tensor) -> Tensor:
     """|v|^2 / 2 of the rows as rounded, (n, 1)."""
     return v.double().square().sum(1, keepdim=True).mul_(0.5).to(v.dtype)
+
+
+def direct_exponents(rows: CentredRows, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """-|v - w|^2 / 2 from the distances themselves, into `out`."""
+    distances = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    return torch.mul(distances, rows.ratio, out=out).square_().mul_(-0.5)
 
 
 def left_factor(v: Tensor) -> Tensor:

@@ -18,7 +18,9 @@ from infoplane.estimators._mixture import (
     entropy_of_counts,
     interval_95,
     log2_ratio_mean,
+    positive_std,
     shuffle_labels,
+    standard_targets,
 )
 from infoplane.estimators._pairwise import KernelSums, kernel_sums
 from infoplane.estimators._protocol import Quantity, check_inputs
@@ -155,14 +157,6 @@ def _spread_of_values(layer: Tensor, largest: float, rule: str) -> float:
         total, square = total + shifted.sum(), square + shifted.square().sum()
     mean = total / len(flat)
     return math.sqrt(max(float(square / len(flat) - mean * mean), 0.0))
-
-
-def positive_std(std: float, layer: Tensor) -> float:
-    """The std as a divisor: no noise is its limit, at which only equal rows overlap."""
-    if std > 0:
-        return std
-    largest = float(torch.maximum(layer.max(), -layer.min()))
-    return max(largest * 1e-150, 1e-300)
 
 
 class _Problem:
@@ -376,17 +370,6 @@ class _Continuous(_Problem):
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
         return self.quantities(found, ceiling=self.upper_alone, always={"single_class": self.targets is None})
-
-
-def standard_targets(y: Tensor, scale: float) -> Tensor | None:
-    """Targets (N, k) float64 in units of their noise, `scale` times the std of each; None if none varies."""
-    y = y.reshape(len(y), -1)
-    y = y - y[:1]
-    largest = y.abs().amax(0)
-    y = y[:, largest > 0] / largest[largest > 0]
-    if y.shape[1] == 0:
-        return None
-    return (y - y.mean(0)) / (scale * y.std(0, correction=0))
 
 
 preset("kde", "saxe-2018", variance=1e-3)

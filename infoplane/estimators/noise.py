@@ -1,0 +1,441 @@
+"""Sample propagation (Goldfeld et al. 2019): I(X;T) and I(T;Y) of a layer with Gaussian noise."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+
+from infoplane.estimators._channel import (
+    AdditiveChannel,
+    Channel,
+    MultiplicativeChannel,
+)
+from infoplane.estimators._mixture import (
+    Grouping,
+    NullColumns,
+    at_ceiling,
+    entropy_of_counts,
+    interval_95,
+    positive_std,
+    shuffle_labels,
+    standard_targets,
+)
+from infoplane.estimators._pairwise import block_size, class_spans
+from infoplane.estimators._propagation import propagate, propagate_jointly, weigh_draws
+from infoplane.estimators._protocol import Blocks, Quantity, check_inputs, prepared
+from infoplane.estimators._registry import preset, register
+
+Z_95 = 1.959963984540054
+COLUMN_CLASSES = 14
+"""Up to this many classes the null is a product with indicator columns; more are masked draw by draw."""
+WIDE_INTERVAL = 0.1
+"""Share of the ceiling: a 95 % interval wider than this leaves the value open (`unreliable`)."""
+
+_DTYPES = {"auto": None, "float32": torch.float32, "float64": torch.float64}
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class SamplePropagation:
+    """Monte Carlo information of a layer seen through Gaussian noise, with its standard error.
+
+    *Noise added at analysis.* T = f(X) is deterministic and Z ~ N(0, s^2 I) is added to the recorded value.
+    T + Z is a mixture of one Gaussian per sample x_1 .. x_N, and
+
+        I(X;T+Z) = log2 N - mean_i E_z log2 sum_j exp(-(|t_i - t_j|^2 + 2 z . (t_i - t_j)) / 2 s^2).
+
+    The value belongs to the layer *and* to s. The default s is a tenth of the layer's root mean square (about
+    the mean of each unit) at the last snapshot of the run, the same s for every snapshot, so that a layer
+    that grows is seen to gain and one that shrinks to lose.
+
+    *Noise in the network.* Where the recorder saw a `NoiseInjection`, `prepare` takes its std and kind, and `std`
+    and `relative_std` are not used. The recorded value is the clean one, S. h(T) is that of the mixture around
+    one S per input; h(T|X) that around the further noisy passes of one input, averaged over the inputs that
+    have some. In the first noisy layer all passes agree and h(T|X) is exactly that of the noise. In a later
+    layer it is not: without further passes (`repeats` of the Recorder) only an upper bound of I(X;T) is known,
+    and is returned as one with the flag `unreliable`. Multiplicative noise has its own variance in every
+    component and unit; units that are exactly zero are atoms.
+
+    X is uniform on the recorded inputs (estimand `noisy-finite`), so I(X;T) saturates at log2 N. As an estimate
+    of I(X;T) for X from its law (`noisy-population`) the mixture is biased, downwards near log2 N, by
+    up to c^D / sqrt(N); a mixture of n_x conditional passes likewise understates h(T|X), and I(X;T) comes out
+    too high where its passes hardly overlap (flag `unreliable` from 99 % of log2 n_x).
+
+    `low` and `high` cover the Monte Carlo error and, with network noise, the choice of the repeated inputs;
+    not these biases. All snapshots get the same noise, so a trajectory is smoother than its intervals.
+
+    Parameters
+    ----------
+    std : float or None
+        s in the units of T; None takes `relative_std`.
+    relative_std : float
+        s as a share of the layer's root mean square deviation at the last finite snapshot, found by `prepare`.
+    n_draws : int
+        Noise samples for each row, in pairs of opposite sign: even.
+    target_scale : float
+        Continuous targets: I(T;Y+W), W Gaussian of `target_scale` times the std of each target; constant targets
+        have none. Its ceiling is I(Y;Y+W).
+    null_draws : int
+        Label shuffles of `I(T;Y) null` (mean, and 2.5 and 97.5 % points), taken with the first noise sample; 0
+        leaves it out.
+    seed : int
+        Of the noise and of the shuffles.
+    dtype : {"auto", "float32", "float64"}
+        Of the blocks. "auto" takes float64 for float64 layers and wherever float32 could err by 1e-3 nats.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of its domain, the inputs do not fit (see `check_inputs`), s is neither given nor
+        prepared, or a layer with network noise was recorded after its noise.
+
+    References
+    ----------
+    Goldfeld, van den Berg, Greenewald, Melnyk, Nguyen, Kingsbury and Polyanskiy, "Estimating information flow
+    in deep neural networks", 2019.
+    Goldfeld, Greenewald, Niles-Weed and Polyanskiy, "Convergence of smoothed empirical measures with
+    applications to entropy estimation", 2020.
+
+    Examples
+    --------
+    Two points two noise std apart: 0.4859 bit by quadrature.
+
+    >>> t = torch.tensor([[-1.0], [1.0]]).double().repeat(500, 1)[None]
+    >>> ids = torch.tensor([0, 1]).repeat(500)
+    >>> found = SamplePropagation(std=1.0).estimate(t, ids, x_ids=ids)["I(X;T)"]
+    >>> bool(found.low <= 0.4859 <= found.high), round(float(found.value), 2)
+    (True, 0.49)
+    """
+
+    name: ClassVar[str] = "noise"
+    targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
+    guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "constant_zero"})
+    uses_repeats: ClassVar[bool] = True
+
+    std: float | None = None
+    relative_std: float = 0.1
+    n_draws: int = 8
+    target_scale: float = 0.1
+    null_draws: int = 20
+    seed: int = 0
+    dtype: Literal["auto", "float32", "float64"] = "auto"
+    reference_rms: float | None = prepared()
+    network_std: float | None = prepared()
+    network_kind: str | None = prepared()
+    first_pass: int | None = prepared()
+
+    def __post_init__(self) -> None:
+        if self.std is not None and not 0 < self.std < math.inf:
+            raise ValueError(f"std must be positive and finite, or None, got {self.std}")
+        for field in ("relative_std", "target_scale"):
+            if not 0 < getattr(self, field) < math.inf:
+                raise ValueError(f"{field} must be positive and finite, got {getattr(self, field)}")
+        if self.n_draws < 2 or self.n_draws % 2:
+            raise ValueError(f"n_draws must be even and at least 2, got {self.n_draws}")
+        if self.null_draws < 0:
+            raise ValueError(f"null_draws must not be negative, got {self.null_draws}")
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {self.dtype!r}")
+
+    def bytes_per_snapshot(self, samples: int, units: int) -> int:
+        """The snapshot and its centred copy in float64, and the sums of every draw for each sample."""
+        return 16 * samples * units + 8 * samples * (4 * self.n_draws + 2 * self.null_draws)
+
+    def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
+        """Take the network's own noise, or the scale of the last finite snapshot.
+
+        `blocks.first_pass`, where given, is the number of rows before the further noisy passes.
+        """
+        first_pass = getattr(blocks, "first_pass", None)
+        noise = blocks.noise
+        if noise is not None and noise.std > 0:
+            if not noise.clean:
+                raise ValueError(
+                    "the layer was recorded after its noise; sample propagation needs the value before it "
+                    "(install NoiseInjection through infoplane.hooks and record again)"
+                )
+            return dataclasses.replace(self, network_std=noise.std, network_kind=noise.kind, first_pass=first_pass)
+        rms = self.reference_rms
+        if self.std is None:
+            for block in blocks:
+                finite = torch.isfinite(block).flatten(1).all(1).nonzero()
+                if len(finite):
+                    rms = rms_deviation(block[int(finite[-1]), :first_pass])
+        return dataclasses.replace(self, reference_rms=rms, first_pass=first_pass)
+
+    def noise_std(self) -> float:
+        """s in the units of T; relative to each value with multiplicative network noise.
+
+        Raises
+        ------
+        ValueError
+            If it is neither given nor prepared.
+        """
+        if self.network_std is not None:
+            return self.network_std
+        if self.std is not None:
+            return self.std
+        if self.reference_rms is None:
+            raise ValueError(
+                "the noise std is relative to the last snapshot of the run, which is not known here; give "
+                "std=..., or call prepare(blocks, y) first"
+            )
+        return self.relative_std * self.reference_rms
+
+    def estimate(
+        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
+    ) -> dict[str, Quantity]:
+        """Values and intervals for every snapshot of `t` (S, N, U); snapshots are computed one by one."""
+        t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name)
+        if self.first_pass is not None and self.first_pass > len(y):
+            raise ValueError(f"prepared for at least {self.first_pass} samples, got {len(y)}")
+        problem = _Problem(self, y, x_ids)
+        rows = [problem.snapshot(layer) for layer in t]
+        return problem.quantities({key: torch.stack([row[key] for row in rows]) for key in rows[0]})
+
+
+def rms_deviation(layer: Tensor) -> float:
+    """Root mean square of the deviations from each unit's mean over the samples, layer (N, U)."""
+    layer = layer if layer.is_floating_point() else layer.double()
+    largest = float(torch.maximum(layer.max(), -layer.min()))
+    if largest == 0.0:
+        return 0.0
+    total = torch.zeros((), dtype=torch.float64, device=layer.device)
+    step = max(1, (1 << 18) // len(layer))
+    for start in range(0, layer.shape[1], step):
+        part = layer[:, start : start + step].double() / largest
+        part = part - part[:1]
+        total += (part - part.mean(0)).square().sum()
+    return largest * math.sqrt(float(total) / layer.numel())
+
+
+class _Problem:
+    """What every snapshot of a block shares."""
+
+    def __init__(self, config: SamplePropagation, y: Tensor, x_ids: Tensor) -> None:
+        self.config, self.std, self.dtype = config, config.noise_std(), _DTYPES[config.dtype]
+        self.pairs = config.n_draws // 2
+        device = y.device
+        rows = torch.arange(len(y), device=device)
+        self.passes = config.network_std is not None
+        if config.first_pass is not None:
+            self.passes |= config.first_pass < len(y)
+            head = rows[: config.first_pass]
+        elif self.passes:
+            first = torch.full((int(x_ids.max()) + 1,), len(y), device=device)
+            head = first.scatter_reduce_(0, x_ids, rows, "amin")
+        else:
+            head = rows
+        self.continuous = y.is_floating_point()
+        self.repeated = Grouping.of_repeated(x_ids)
+        self.inputs_of_head = torch.bincount(x_ids[head], minlength=int(x_ids.max()) + 1)
+        self.x_ids = x_ids
+        self.h_x = entropy_of_counts(self.inputs_of_head)
+        labels = torch.zeros_like(head) if self.continuous else y[head]
+        self.classes = Grouping.of(labels)
+        self.order = head[self.classes.order]
+        self.spans = class_spans(self.classes.counts, block_size(device))
+        ids = torch.unique(x_ids[head], return_inverse=True)[1]
+        self.shuffled: Tensor | None = None
+        self.null: NullColumns | None = None
+        n_classes = len(self.classes.counts)
+        if self.continuous:
+            self.h_y = torch.zeros((), dtype=torch.float64, device=device)
+            self.given_y = torch.zeros_like(self.h_y)
+            self.targets = standard_targets(y[head], config.target_scale)
+            if config.null_draws:
+                self.shuffled = shuffle_labels(
+                    torch.arange(len(head), device=device), ids, config.null_draws, config.seed
+                )
+        else:
+            self.h_y = entropy_of_counts(torch.bincount(labels))
+            pairs = torch.unique(ids * (int(labels.max()) + 1) + labels, return_inverse=True)[1]
+            self.given_y = entropy_of_counts(torch.bincount(pairs)) - self.h_y
+            if config.null_draws and n_classes > 1:
+                renumbered = torch.unique(labels, return_inverse=True)[1]
+                drawn = shuffle_labels(renumbered, ids, config.null_draws, config.seed)
+                self.shuffled = drawn[:, self.classes.order]
+                if n_classes <= COLUMN_CLASSES:
+                    self.null = NullColumns(self.shuffled, n_classes)
+        self.class_per_input = n_classes > 1 and n_classes == int((self.inputs_of_head > 0).sum())
+
+    def channel(self, layer: Tensor, order: Tensor) -> Channel:
+        if self.config.network_kind == "multiplicative":
+            return MultiplicativeChannel(layer, self.std, self.pairs, order=order)
+        std = positive_std(self.std, layer)
+        return AdditiveChannel(layer, std, self.pairs, order=order, dtype=self.dtype)
+
+    def snapshot(self, layer: Tensor) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(self.config.seed)
+        out = self._continuous(layer, generator) if self.continuous else self._discrete(layer, generator)
+        within, error, full = self._within_inputs(layer, generator)
+        for key in ("i_xt", "i_xt_y"):
+            if key in out:
+                out[key] = out[key] - within
+                out[key + "_se"] = (out[key + "_se"].square() + error.square()).sqrt()
+        out["passes_apart"] = full
+        return out
+
+    def _discrete(self, layer: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        channel = self.channel(layer, self.order)
+        groups = self.classes
+        draws = propagate(
+            channel,
+            self.spans,
+            groups.label,
+            generator,
+            pairs=self.pairs,
+            shuffled=self.shuffled,
+            columns=None if self.null is None else self.null.columns,
+        )
+        whole = math.log2(len(self.order)) - draws.whole
+        within = groups.size.log2() - draws.within
+        out = self._weighed({"i_xt": whole, "i_xt_y": within, "i_ty": whole - within}, draws.control)
+        out["degenerate"] = self._degenerate(channel)
+        if self.config.null_draws:
+            if self.shuffled is None or draws.null is None:  # one class
+                out["null"] = torch.zeros(self.config.null_draws, dtype=torch.float64, device=layer.device)
+            else:
+                own, size = draws.null, groups.size
+                if self.null is not None:
+                    own = self.null.own_sums(own, draws.whole[0].exp2())
+                size = torch.tensor(groups.counts, device=own.device).double()[self.shuffled]
+                out["null"] = (whole[0] - (size.log2() - own.log2())).mean(1)
+        return out
+
+    def _continuous(self, layer: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        channel = self.channel(layer, self.order)
+        n = math.log2(len(self.order))
+        zero = torch.zeros((), dtype=torch.float64, device=layer.device)
+        if self.targets is None:
+            draws = propagate(channel, self.spans, self.classes.label, generator, pairs=self.pairs)
+            out = self._weighed({"i_xt": n - draws.whole}, draws.control)
+            out |= {"i_ty": zero, "i_ty_se": zero, "ceiling": zero, "degenerate": self._degenerate(channel)}
+            if self.shuffled is not None:
+                out["null"] = zero.expand(len(self.shuffled))
+            return out
+        shuffled = [] if self.shuffled is None else [self.targets[rows] for rows in self.shuffled]
+        joint = propagate_jointly(
+            channel,
+            AdditiveChannel(self.targets, 1.0, self.pairs, dtype=channel.dtype),
+            self.spans,
+            generator,
+            pairs=self.pairs,
+            shuffled=[AdditiveChannel(rows, 1.0, 1, dtype=channel.dtype) for rows in shuffled],
+        )
+        values = {"i_xt": n - joint.t, "i_ty": n - joint.t - joint.y + joint.joint, "ceiling": n - joint.y}
+        out = self._weighed(values, joint.control)
+        out["degenerate"] = self._degenerate(channel)
+        if self.shuffled is not None:
+            out["null"] = (n - joint.t[0] - joint.null_y + joint.null_joint).mean(1)
+        if channel.spread == 0.0:
+            out |= {key: torch.zeros_like(out[key]) for key in ("i_ty", "i_ty_se", "null") if key in out}
+        return out
+
+    def _weighed(self, values: dict[str, Tensor], control: Tensor) -> dict[str, Tensor]:
+        out = {}
+        for key, draws in values.items():
+            out[key], out[key + "_se"] = weigh_draws(draws, control)
+        return out
+
+    def _degenerate(self, channel: Channel) -> Tensor:
+        return torch.tensor(channel.spread == 0.0 or self.std == 0.0, device=channel.device)
+
+    def _within_inputs(self, layer: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """What the rows of one input say apart: its mean over inputs, standard error, and whether it is full.
+
+        h(T|X) exceeds the entropy of the noise by this much. Without network noise inputs of a single row count
+        as deterministic; with it nothing is known of them, and the others stand for all.
+        """
+        zero = torch.zeros((), dtype=torch.float64, device=layer.device)
+        never = torch.zeros((), dtype=torch.bool, device=layer.device)
+        groups = self.repeated
+        if groups is None:
+            return zero, zero, never
+        draws = propagate(
+            self.channel(layer, groups.order),
+            class_spans(groups.counts, block_size(layer.device)),
+            groups.label,
+            generator,
+            pairs=self.pairs,
+            within_only=True,
+        )
+        apart = groups.size.log2() - draws.within
+        counts = torch.tensor(groups.counts, device=layer.device)
+        of_row = torch.zeros(len(counts), len(groups), dtype=torch.float64, device=layer.device)
+        by_input = of_row.scatter_(0, groups.label[None], 1.0) @ apart.mean(0) / counts
+        if not self.passes:
+            value, error = weigh_draws(apart, draws.control)
+            share = len(groups) / len(self.x_ids)
+            return share * value, share * error, never
+        inputs = self.x_ids[groups.order][torch.cumsum(counts, 0) - 1]
+        weight = self.inputs_of_head[inputs].double()
+        weight = weight / weight.sum()
+        value = (weight * by_input).sum()
+        _, noise = weigh_draws(apart, draws.control)
+        m, of = len(counts), int((self.inputs_of_head > 0).sum())
+        between = ((weight * (by_input - value)).square().sum() * m / max(m - 1, 1)) * (1 - m / of)
+        full = value >= 0.99 * (weight * counts.double().log2()).sum()
+        return value, (noise.square() + between).sqrt(), full
+
+    def quantities(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        degenerate = found["degenerate"]
+        resolved = self.repeated is not None or not self.passes
+        open_passes = found["passes_apart"] if resolved else torch.ones_like(degenerate)
+        ceiling_y = found["ceiling"] if self.continuous else self.h_y
+        one_class = self.targets is None if self.continuous else len(self.classes.counts) == 1
+
+        def of(key: str, ceiling: Tensor, bound: Literal["point", "upper"], **flags: Tensor) -> Quantity:
+            value, half = found[key], Z_95 * found[key + "_se"]
+            wide = (2 * half > WIDE_INTERVAL * ceiling) & (ceiling > 0)
+            flags["unreliable"] = flags.get("unreliable", torch.zeros_like(wide)) | wide
+            return Quantity(
+                value=value,
+                low=value - half,
+                high=value + half,
+                bound=bound,
+                ceiling=ceiling,
+                estimand="noisy-finite",
+                flags={"degenerate": degenerate, **flags},
+            )
+
+        def of_x(key: str, ceiling: Tensor) -> Quantity:
+            saturated = at_ceiling(found[key], ceiling)
+            bound: Literal["point", "upper"] = "point" if resolved else "upper"
+            return of(key, ceiling, bound, saturated=saturated, unreliable=open_passes)
+
+        out = {"I(X;T)": of_x("i_xt", self.h_x)}
+        apart = at_ceiling(found["i_xt"], self.h_x)
+        flags = {
+            "single_class": torch.full_like(degenerate, one_class),
+            # The ceiling is what any labels read once every sample is apart from every other.
+            "saturated": (apart & at_ceiling(found["i_ty"], ceiling_y)) | self.class_per_input,
+        }
+        if not self.continuous:
+            out["I(X;T|Y)"] = of_x("i_xt_y", self.given_y)
+            flags["few_samples"] = torch.full_like(degenerate, min(self.classes.counts) < 2)
+        below = {}
+        if "null" in found:
+            mean, low, high = interval_95(found["null"])
+            below = {"below_null": found["i_ty"] <= high + 1e-9}
+            out["I(T;Y) null"] = Quantity(
+                value=mean,
+                low=low,
+                high=high,
+                ceiling=ceiling_y,
+                estimand="noisy-finite",
+                flags={"degenerate": degenerate, "single_class": flags["single_class"]},
+            )
+        out["I(T;Y)"] = of("i_ty", ceiling_y, "point", **flags, **below)
+        std = torch.full_like(found["i_ty"], self.std)
+        unit = "relative to T" if self.config.network_kind == "multiplicative" else "units of T"
+        out["noise std"] = Quantity(value=std, unit=unit)
+        return out
+
+
+preset("noise", "goldfeld-2019", std=0.005)
