@@ -230,33 +230,28 @@ def _plan(items: tuple[tuple[str, tuple[str, tuple[int, ...]]], ...]) -> Plan:
     return Plan(image, extents, image.size)
 
 
-class Parser:
-    """Checks files against the whitelist, and remembers the last layouts that it accepted.
+_known: list[tuple[int, list[tuple[int, bytes]], dict[str, Extent]]] = []
+_REMEMBERED = 16
 
-    The outcome depends on nothing but the size of the file and the bytes that HDF5 asked for. The shards
-    of a run mostly agree in all of these, so that for most of them a comparison of bytes is enough.
+
+def parse(source: Source, check_meta: Callable[[bytes], dict[str, Any]]) -> tuple[dict[str, Extent], dict[str, Any]]:
+    """The place of every array by name, and what `check_meta` makes of the bytes of `meta`.
+
+    `meta` is looked at first, so that a newer format is recognised whatever else it holds. Nothing that
+    the walk has not accepted is read. Raises StoreError with the reason; the caller names the file.
+
+    The last accepted layouts are remembered. The outcome of the walk depends on nothing but the size of
+    the file and the bytes that HDF5 asked for, and the shards of a run mostly agree in all of them: for
+    most of them a comparison of bytes is enough.
     """
-
-    def __init__(self, remember: int = 8) -> None:
-        self._remember = remember
-        self._known: list[tuple[int, list[tuple[int, bytes]], dict[str, Extent]]] = []
-
-    def parse(
-        self, source: Source, check_meta: Callable[[bytes], dict[str, Any]]
-    ) -> tuple[dict[str, Extent], dict[str, Any]]:
-        """The place of every array by name, and what `check_meta` makes of the bytes of `meta`.
-
-        `meta` is looked at first, so that a newer format is recognised whatever else it holds. Nothing
-        that the walk has not accepted is read. Raises StoreError with the reason; the caller names the
-        file.
-        """
-        for size, trace, extents in reversed(self._known):
-            if size == source.size and all(source.read(at, len(data)) == data for at, data in trace):
-                return extents, check_meta(_read(source, extents["meta"]))
-        pages = _Pages(source)
-        extents, meta = _parse(source, pages, check_meta)
-        self._known = [*self._known[1 - self._remember :], (source.size, pages.trace, extents)]
-        return extents, meta
+    global _known
+    for size, trace, extents in reversed(_known):
+        if size == source.size and all(source.read(at, len(data)) == data for at, data in trace):
+            return extents, check_meta(_read(source, extents["meta"]))
+    pages = _Pages(source)
+    extents, meta = _parse(source, pages, check_meta)
+    _known = [*_known[1 - _REMEMBERED :], (source.size, pages.trace, extents)]
+    return extents, meta
 
 
 def _read(source: Source, extent: Extent) -> bytes:

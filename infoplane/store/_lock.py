@@ -57,7 +57,8 @@ class RankLock:
                 raise StoreError(f"{self.path} was taken by another process at the same moment") from None
 
     def _create(self) -> None:
-        _files.publish_bytes(self.path.parent, self.path.name, self._content, replace=False)
+        with contextlib.suppress(_files.NotDurable):  # a lock need not outlive a power failure
+            _files.publish_bytes(self.path.parent, self.path.name, self._content, replace=False)
 
     def _take_over(self) -> None:
         """Move a dead owner's lock aside. What was moved is looked at again: it may be a new owner's."""

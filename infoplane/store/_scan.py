@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from infoplane.core.errors import StoreError
 from infoplane.core.records import Probe
-from infoplane.store import _files, _h5
+from infoplane.store import _files
 from infoplane.store._records import ManifestEntry, RunRecord, SessionRecord
 from infoplane.store._shard import Shard, decode_probe, decode_shard
 from infoplane.store.layout import (
@@ -143,7 +143,6 @@ class Scan:
         return out
 
     def _load_shards(self) -> list[Shard]:
-        parser = _h5.Parser()
         out = []
         found = set()
         for name in self._names(SHARDS_DIR):
@@ -155,7 +154,7 @@ class Scan:
             found.add(name)
             entry = self.manifest.get(name)
             try:
-                out.append(self._load_shard(parsed, entry, parser))
+                out.append(self._load_shard(parsed, entry))
             except (OSError, StoreError) as error:
                 self.complain(file, error, entry.steps if entry else sorted({parsed.first, parsed.last}))
         for name, entry in self.manifest.items():
@@ -163,13 +162,13 @@ class Scan:
                 self.complain(f"{SHARDS_DIR}/{name}", "missing, though the manifest lists it", entry.steps)
         return out
 
-    def _load_shard(self, name: ShardName, entry: ManifestEntry | None, parser: _h5.Parser) -> Shard:
+    def _load_shard(self, name: ShardName, entry: ManifestEntry | None) -> Shard:
         fd = _files.open_regular(self.path / SHARDS_DIR / str(name))
         try:
             source = _files.PagedFile(fd, MAX_INDEX_BYTES)
             if entry is not None and source.size != entry.size:
                 raise StoreError(f"{entry.size} bytes expected, got {source.size}")
-            shard = decode_shard(source, name, parser)
+            shard = decode_shard(source, name)
         finally:
             os.close(fd)
         if shard.meta.run_id != self.record.run_id:

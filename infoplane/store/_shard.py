@@ -220,9 +220,9 @@ class Shard:
         return {layer.key: i for i, layer in enumerate(self.meta.layers)}
 
 
-def decode_shard(source: _h5.Source, name: ShardName, parser: _h5.Parser) -> Shard:
+def decode_shard(source: _h5.Source, name: ShardName) -> Shard:
     """Check a whole index. Raises StoreError with the reason, without the file's name."""
-    extents, raw = parser.parse(source, lambda text: _load_meta(text, str(name)))
+    extents, raw = _h5.parse(source, lambda text: _load_meta(text, str(name)))
     meta = ShardMeta.from_json(raw)
     arrays = _read_index(source, extents, SHARD_INDEX)
     count, layers, columns = len(arrays["step"]), len(meta.layers), len(meta.metrics)
@@ -349,7 +349,7 @@ def encode_probe(probe: Probe, run_id: str) -> tuple[Iterator[memoryview], int]:
 def decode_probe(fd: int, run_id: str) -> tuple[Probe, str]:
     """The probe and its digest. Raises StoreError with the reason."""
     source = _files.PagedFile(fd, MAX_PROBE_FILE_BYTES)
-    extents, raw = _h5.Parser().parse(source, lambda text: _load_meta(text, "probe.h5"))
+    extents, raw = _h5.parse(source, lambda text: _load_meta(text, "probe.h5"))
     if raw.get("kind") != "probe" or raw.get("run_id") != run_id:
         raise StoreError(f"it is not the probe of run {run_id}")
     arrays = _read_index(source, extents, PROBE_INDEX)

@@ -25,7 +25,7 @@ from infoplane.store._sealer import Sealer
 from infoplane.store.layout import ARRAY_DTYPES, MAX_FILE_BYTES, SEAL_BYTES, SEAL_SECONDS, describe_steps
 
 DEFAULT_QUEUE_BYTES = 1 << 30
-_STALL_WARNING = 0.05  # share of the run's time
+_STALL_SHARE = 0.05  # of the run's time; beyond it, the wait for the disk is worth a warning
 
 
 class StoreWriter:
@@ -149,8 +149,7 @@ class StoreWriter:
         self._changed = threading.Condition()
         self._stop = False
         self._failure: BaseException | None = None
-        self._reported = 0
-        self._warned_stall = False
+        self._reported = False
         self._began = time.monotonic()
         self.stalled_s = 0.0
         self._closed = False
@@ -365,33 +364,34 @@ class StoreWriter:
     def _report(self, final: bool = False) -> None:
         """Tell the caller about errors: raised or warned, in the caller's thread."""
         self._raise_failure()
-        self._raise_error()
-        sealer = self._sealer
-        dropped = dict(sealer.dropped)
-        if dropped and (not self._reported or final):
-            first = not self._reported
-            self._reported = len(dropped)
-            warnings.warn(
-                f"{self.path}: steps {describe_steps(dropped)} could not be written "
-                f"({next(reversed(dropped.values()))}); "
+        if not final:
+            self._raise_error()
+        dropped = self.dropped
+        if dropped and (final or (self.on_error == "warn" and not self._reported)):
+            self._reported = True
+            self._warn(
+                f"steps {describe_steps(dropped)} could not be written ({next(reversed(dropped.values()))}); "
                 + (
                     f"{len(dropped)} in all, training was not affected"
                     if final
                     else "training goes on, and recording with it once writing works again"
-                ),
-                RuntimeWarning,
-                stacklevel=4 if first and not final else 3,
+                )
             )
+        if not final:
+            return
+        if self._sealer.uncertain:
+            self._warn(f"what was written may not survive a power failure ({self._sealer.error})")
         elapsed = time.monotonic() - self._began
-        if final and self.stalled_s > max(1.0, _STALL_WARNING * elapsed) and not self._warned_stall:
-            self._warned_stall = True
-            rate = sealer.bytes_written / max(elapsed, 1e-9) / 1e6
-            warnings.warn(
-                f"{self.path}: training waited {self.stalled_s:.1f} s of {elapsed:.1f} s for the disk "
-                f"({rate:.0f} MB/s written); record fewer layers or steps, or use a faster disk",
-                RuntimeWarning,
-                stacklevel=4,
+        if self.stalled_s > max(1.0, _STALL_SHARE * elapsed):
+            rate = self._sealer.bytes_written / elapsed / 1e6
+            self._warn(
+                f"training waited {self.stalled_s:.1f} s of {elapsed:.1f} s for the disk ({rate:.0f} MB/s "
+                "written); record fewer layers or steps, or use a faster disk"
             )
+        self._raise_error()
+
+    def _warn(self, text: str) -> None:
+        warnings.warn(f"{self.path}: {text}", RuntimeWarning, stacklevel=4)
 
 
 def _nbytes(snapshot: Snapshot) -> int:

@@ -1,0 +1,301 @@
+"""Full disks and I/O errors: training goes on, nothing acknowledged is lost, what was dropped is listed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from store_cases import check, check_clean, shards, snapshot, writer
+
+from infoplane.core import StoreError
+from infoplane.store import Problem, _files, open_run
+
+CALLS = ("open", "write", "fsync", "replace", "link")
+
+
+class Faults:
+    """Counts the calls that change the disk, and lets one or all of some kind fail."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.fail_at: int | None = None
+        self.fail_all: tuple[str, ...] = ()
+        self.error = errno.ENOSPC
+        self.short = False
+        self.below = ""
+
+    def hit(self, call: str) -> None:
+        self.count += 1
+        if self.count == self.fail_at or call in self.fail_all:
+            raise OSError(self.error, os.strerror(self.error))
+
+
+@contextmanager
+def faulty(**settings: object) -> Iterator[Faults]:
+    faults = Faults()
+    vars(faults).update(settings)
+    real = {name: getattr(os, name) for name in CALLS}
+
+    def wrap(call: str):
+        def run(*args, **kwargs):
+            if call != "open" or args[1] & os.O_CREAT:
+                faults.hit(call)
+            if call == "write" and faults.short:
+                return real["write"](args[0], memoryview(args[1])[: max(1, len(args[1]) // 2)])
+            return real[call](*args, **kwargs)
+
+        return run
+
+    with pytest.MonkeyPatch.context() as patch:
+        for call in CALLS:
+            patch.setattr(os, call, wrap(call))
+        yield faults
+
+
+def record_three(path: Path) -> tuple[list[int], dict[int, str], bool]:
+    """Steps 0 to 2, a shard each: (acknowledged, dropped, whether the writer could be made)."""
+    acked: list[int] = []
+    try:
+        out = writer(path)
+    except OSError:
+        return acked, {}, False
+    for step in range(3):
+        before = set(out.dropped)
+        out(snapshot(step))
+        out.flush()
+        if set(out.dropped) == before and not out._sealer.uncertain:
+            acked.append(step)
+    out.close()
+    return acked, out.dropped, True
+
+
+def fault_loop(tmp_path: Path, errors: list[int]) -> tuple[int, int]:
+    """Fail call 1, 2, 3, ... until a whole recording passes; (fault points, of them reported)."""
+    points = reported = 0
+    for error in errors:
+        for short in (False, True):
+            at = 0
+            while True:
+                at += 1
+                path = tmp_path / f"{error}-{short}-{at}"
+                with faulty(fail_at=at, error=error, short=short) as faults, warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    acked, dropped, made = record_three(path)
+                if faults.count < at:
+                    assert acked == [0, 1, 2]
+                    break
+                points += 1
+                if not made:
+                    reported += 1
+                    assert not list(path.glob("*.lock"))
+                    writer(path).close() if not (path / "run.json").exists() else writer(path, resume=True).close()
+                    continue
+                store = open_run(path)
+                reported += bool(dropped)
+                check(store, [step for step in range(3) if step not in dropped])
+                assert set(acked) <= set(store.steps())
+                assert not [p for p in path.rglob(".*.tmp") if p.is_file()]
+                assert store.verify() == [p for p in store.problems if p.what.startswith("not written")]
+                assert {s for p in store.problems for s in p.steps} == set(dropped)
+    return points, reported
+
+
+def test_every_call_may_fail_once(tmp_path, capsys):
+    points, reported = fault_loop(tmp_path, [errno.ENOSPC])
+    assert points > 80
+    with capsys.disabled():
+        print(f"\n  fault points {points}: acknowledged lost 0, torn 0; {reported} dropped a step and said so")
+
+
+@pytest.mark.slow
+def test_every_call_may_fail_once_with_every_error(tmp_path, capsys):
+    errors = [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.ENOMEM]
+    points, reported = fault_loop(tmp_path, errors)
+    assert points >= 500
+    with capsys.disabled():
+        print(f"\n  fault points {points}: acknowledged lost 0, torn 0; {reported} dropped a step and said so")
+
+
+def test_capture_goes_on_when_space_returns_and_the_gap_is_recorded(tmp_path):
+    out = writer(tmp_path / "run")
+    out(snapshot(0))
+    assert out.flush()
+    with faulty(fail_all=("write",)):
+        out(snapshot(1))
+        with pytest.warns(RuntimeWarning, match=r"steps 1 could not be written \(OSError: \[Errno 28\] No space"):
+            assert not out.flush()
+        out(snapshot(2))
+        assert not out.flush()  # said once
+    out(snapshot(3))
+    assert not out.flush()
+    with pytest.warns(RuntimeWarning, match="steps 1-2 could not be written .*; 2 in all, training was not affected"):
+        out.close()
+    store = open_run(tmp_path / "run")
+    check(store, [0, 3])
+    reason = "OSError: [Errno 28] No space left on device"
+    assert store.sessions[0]["dropped"] == [{"step": 1, "reason": reason}, {"step": 2, "reason": reason}]
+    assert store.problems == (Problem("sessions/0001.json", f"not written while recording: {reason}", (1, 2)),)
+    again = writer(tmp_path / "run", resume=True)
+    for step in (1, 2, 3):  # trained again: the gap closes
+        again(snapshot(step))
+    again.flush()
+    again(snapshot(5))
+    with faulty(fail_all=("replace",)), pytest.warns(RuntimeWarning, match="steps 5 could not"):
+        again.flush()
+    with pytest.warns(RuntimeWarning, match="steps 5 could not"):
+        again.close()
+    store = open_run(tmp_path / "run")
+    check(store, [0, 1, 2, 3])
+    assert [p.steps for p in store.problems] == [(5,)]
+
+
+def test_on_error_raise_says_so_at_the_call_and_can_go_on(tmp_path):
+    out = writer(tmp_path / "run", on_error="raise")
+    with faulty(fail_all=("fsync",), error=errno.EIO):
+        out(snapshot(0))
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            out.flush()
+    assert caught.value.errno == errno.EIO
+    assert caught.value.__notes__ == ["steps not written: 0"]
+    out(snapshot(1))
+    with pytest.warns(RuntimeWarning, match="steps 0 could not be written"):
+        out.close()
+    check(open_run(tmp_path / "run"), [1])
+
+
+def test_on_error_raise_reaches_the_training_thread(tmp_path):
+    out = writer(tmp_path / "run", on_error="raise", background=True, seal_bytes=1)
+    with faulty(fail_all=("write",)):
+        out(snapshot(0))
+        with pytest.raises(OSError, match="No space left"):
+            out.flush()
+    with pytest.warns(RuntimeWarning, match="steps 0 could not be written"):
+        out.close()
+
+
+def test_a_failed_part_takes_the_other_parts_of_its_snapshot_with_it(tmp_path):
+    """An unfinished split snapshot leaves nothing behind, so that a later one can take its step."""
+    out = writer(tmp_path / "run", max_file_bytes=800)
+    real, calls = os.replace, []
+
+    def replace(a, b):
+        calls.append(b)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(a, b)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        with pytest.warns(RuntimeWarning, match="steps 0"):
+            out(snapshot(0))
+    assert shards(tmp_path / "run") == []
+    out(snapshot(1))
+    with pytest.warns(RuntimeWarning, match="steps 0"):
+        out.close()
+    check(open_run(tmp_path / "run"), [1])
+
+
+def test_a_directory_that_cannot_be_synced_is_said_and_costs_no_step(tmp_path, monkeypatch):
+    out = writer(tmp_path / "run")
+
+    def fail(directory):
+        raise _files.NotDurable(errno.EIO, "cannot sync")
+
+    monkeypatch.setattr(_files, "sync_directory", fail)
+    out(snapshot(0))
+    assert not out.flush()
+    assert out.dropped == {}
+    monkeypatch.undo()
+    with pytest.warns(RuntimeWarning, match="may not survive a power failure"):
+        out.close()
+    check_clean(tmp_path / "run", [0])
+
+
+def test_a_manifest_that_cannot_be_written_is_caught_up(tmp_path, monkeypatch):
+    out = writer(tmp_path / "run")
+    real = _files.Journal.append
+
+    def fail(self, lines):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(_files.Journal, "append", fail)
+    out(snapshot(0))
+    assert out.flush()
+    assert not (tmp_path / "run/manifest.jsonl").exists()
+    check_clean(tmp_path / "run", [0])
+    monkeypatch.setattr(_files.Journal, "append", real)
+    out(snapshot(1))
+    out.close()
+    assert (tmp_path / "run/manifest.jsonl").read_bytes().count(b"\n") == 2
+    check_clean(tmp_path / "run", [0, 1])
+
+
+def test_a_torn_manifest_line_is_cut_off_or_left_alone(tmp_path):
+    journal = _files.Journal(tmp_path / "log")
+    journal.append([b"one"])
+    with faulty(short=True), pytest.MonkeyPatch.context() as patch:
+        real = os.write
+        patch.setattr(os, "write", lambda fd, data: real(fd, data) if len(data) > 3 else _no_space())
+        with pytest.raises(OSError, match="No space"):
+            journal.append([b"two"])
+        assert (tmp_path / "log").read_bytes() == b"one\n"
+        patch.setattr(os, "ftruncate", lambda fd, n: _no_space())
+        with pytest.raises(OSError, match="No space"):
+            journal.append([b"two"])
+    journal.append([b"three"])
+    journal.append([b"four"])
+    lines = (tmp_path / "log").read_bytes().split(b"\n")
+    assert lines[0] == b"one"
+    assert lines[-3:] == [b"three", b"four", b""]
+    (tmp_path / "torn").write_bytes(b"one\ntw")
+    _files.Journal(tmp_path / "torn").append([b"three"])
+    assert (tmp_path / "torn").read_bytes() == b"one\ntw\nthree\n"
+
+
+def _no_space() -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_write_that_takes_nothing_is_an_error_and_no_endless_loop(tmp_path, monkeypatch):
+    out = writer(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: 0)
+        out(snapshot(0))
+        with pytest.warns(RuntimeWarning, match="write accepted no bytes"):
+            assert not out.flush()
+    with pytest.warns(RuntimeWarning, match="steps 0"):
+        out.close()
+
+
+def test_a_directory_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(FileExistsError):
+        writer(tmp_path / "file")
+    with pytest.raises(NotADirectoryError):
+        writer(tmp_path / "file/run")
+    with pytest.raises(StoreError, match="is not a run directory: a file"):
+        open_run(tmp_path / "file")
+
+
+def test_a_fault_of_the_program_stops_recording_and_is_raised(tmp_path, monkeypatch):
+    """Not an I/O error: going on would hide a bug."""
+    out = writer(tmp_path / "run", background=True)
+
+    def broken(*args):
+        raise ZeroDivisionError("bug")
+
+    monkeypatch.setattr("infoplane.store._sealer.encode_shard", broken)
+    out(snapshot(0))
+    with pytest.raises(StoreError, match=r"recording into .* has stopped: ZeroDivisionError: bug"):
+        out.flush()
+    with pytest.raises(StoreError, match="has stopped"):
+        out(snapshot(1))
+    with pytest.raises(StoreError, match="has stopped"):
+        out.close()
+    assert not list((tmp_path / "run").glob("*.lock"))
+    assert out.dropped == {0: "ZeroDivisionError: bug"}
