@@ -149,7 +149,7 @@ class Prober:
                 self._buffers,
                 autocast=self.autocast,
                 evaluation=self.evaluation,
-                copy_all=self.before_pass is not None,
+                exact_buffers=self.before_pass is not None,
             ),
             contextlib.ExitStack() as noise,
         ):

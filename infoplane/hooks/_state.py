@@ -61,8 +61,8 @@ class Buffers:
     """Restores buffers that a forward pass changes even in evaluation mode (observers, counters, caches).
 
     The first pass under `kept` copies all of them and learns which change; later passes copy those and the
-    small ones. A change shows in the tensor's version, except for batch statistics in training mode, whose
-    values are compared.
+    small ones. A change shows in the tensor's version, except for batch statistics in training mode and for
+    collectives: there values are compared (`exact`, which also copies all).
     """
 
     def __init__(self) -> None:
@@ -70,14 +70,14 @@ class Buffers:
         self._first = True
 
     @contextlib.contextmanager
-    def kept(self, model: nn.Module, *, copy_all: bool = False, compare: bool = False) -> Iterator[None]:
+    def kept(self, model: nn.Module, *, exact: bool = False) -> Iterator[None]:
         held: list[tuple[nn.Module, str, Tensor, int, Tensor | None]] = []
         for module in model.modules():
             for name, buffer in module._buffers.items():
                 if buffer is None:
                     continue
                 copied = (
-                    copy_all
+                    exact
                     or self._first
                     or (id(module), name) in self._changing
                     or buffer.numel() * buffer.element_size() <= SMALL_BUFFER_BYTES
@@ -88,7 +88,7 @@ class Buffers:
         finally:
             lost = []
             for module, name, buffer, version, copy in held:
-                if buffer._version != version or (compare and copy is not None and not torch.equal(buffer, copy)):
+                if buffer._version != version or (exact and copy is not None and not torch.equal(buffer, copy)):
                     self._changing.add((id(module), name))
                     if copy is None:
                         lost.append(name)
@@ -136,7 +136,7 @@ def undisturbed(
     *,
     autocast: torch.dtype | None = None,
     evaluation: bool = True,
-    copy_all: bool = False,
+    exact_buffers: bool = False,
 ) -> Iterator[None]:
     """All of the above, without gradients: training with and without a pass inside is equal bit for bit."""
     device = model_device(model)
@@ -144,7 +144,7 @@ def undisturbed(
         torch.no_grad(),
         random_state(model),
         evaluation_mode(model) if evaluation else contextlib.nullcontext(),
-        buffers.kept(model, copy_all=copy_all, compare=not evaluation),
+        buffers.kept(model, exact=exact_buffers or not evaluation),
         eager(),
         precision(device.type, autocast),
     ):

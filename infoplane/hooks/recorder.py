@@ -426,7 +426,7 @@ class Recorder:
     def settings(self) -> dict[str, Any]:
         """What a reader has to know about how the run was recorded; goes into `run.json`."""
         prober = self._prober
-        passes = prober.probe.passes
+        passes = int(self.probe.repeats.max())
         return {
             "model": f"{type(self._model).__module__}.{type(self._model).__qualname__}",
             "layers": [la.key for la in self.layers],
@@ -438,7 +438,7 @@ class Recorder:
             "autocast": _dtype_name(prober.autocast),
             "mode": "eval" if prober.evaluation else "train",
             "probe_batch_size": prober.batch_size,
-            "repeats": [len(passes[0]), len(passes)] if passes else None,
+            "repeats": [int((self.probe.repeats == 1).sum()), passes] if passes else None,
             "seed": prober.seed,
             "target": self.probe.target,
             "versions": {
