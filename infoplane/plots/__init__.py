@@ -6,6 +6,7 @@ that has the table. No function touches pyplot, a global setting or a file; `sav
 `name(table)` stands `name_data(table)`, the numbers that it draws.
 """
 
+from infoplane.plots.animation import animate
 from infoplane.plots.compare import compare, compare_data
 from infoplane.plots.compression import compression, compression_data
 from infoplane.plots.curves import curve_data, curves
@@ -21,6 +22,7 @@ from infoplane.plots.text import safe_text
 
 __all__ = [
     "FIGURES",
+    "animate",
     "compare",
     "compare_data",
     "compression",

@@ -155,6 +155,21 @@ def draw_ceilings(ax: Axes, *, x: Ceiling | None, y: Ceiling | None, named: bool
                         **style)  # fmt: skip
 
 
+def legend_above(ax: Axes, handles: Sequence[Any], columns: int, labels: Sequence[str] | None = None) -> None:
+    """A legend on top of the axes, where it hides nothing; read row by row."""
+    names = [str(handle.get_label()) for handle in handles] if labels is None else list(labels)
+    columns = min(columns, len(names))
+    rows = -(-len(names) // columns)
+    # Matplotlib fills column by column.
+    order = [i for c in range(columns) for i in range(c, len(names), columns)]
+    if rows > 1 and len(names) % columns:
+        order = list(range(len(names)))
+    ax.legend(
+        [handles[i] for i in order], [names[i] for i in order], loc="lower left", bbox_to_anchor=(0, 1), ncols=columns,
+        labelcolor=FAINT, columnspacing=1.0, handlelength=1.0, handletextpad=0.3, borderaxespad=0.1,
+    )  # fmt: skip
+
+
 def limits(values: FloatArray, ceiling: float | None, *, pad: float = 0.05) -> tuple[float, float]:
     """Limits from the data, and the ceiling too where the data then still fill two fifths of the axis."""
     shown = values[np.isfinite(values)]

@@ -21,11 +21,11 @@ from infoplane.plots._artists import (
     add_caption,
     direct_labels,
     draw_ceilings,
+    legend_above,
     limits,
     step_colorbar,
 )
 from infoplane.plots.style import (
-    FAINT,
     INK,
     canvas,
     keep_tick_style,
@@ -34,7 +34,7 @@ from infoplane.plots.style import (
     step_colormap,
     step_norm,
 )
-from infoplane.plots.text import safe_names
+from infoplane.plots.text import safe_names, text_width
 from infoplane.results import ResultTable
 from infoplane.results.series import Series, ceiling_name, choose, grid
 
@@ -199,7 +199,9 @@ def plane(
         else:
             draw_trajectories(axes, data)
         keep_tick_style(axes)
-        name_layers(axes, data, ink=None if by == "step" else layer_colors(len(data.layers)))
+        name_layers(
+            axes, data, ink=None if by == "step" else layer_colors(len(data.layers)), ends=by == "layer", own=ax is None
+        )
     return axes
 
 
@@ -280,14 +282,14 @@ def draw_trajectories(ax: Axes, data: PlaneData, *, colors: Sequence[Any] | None
                 arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 0.8, "mutation_scale": 2.2 * size,
                             "shrinkA": 0, "shrinkB": 0},
             )  # fmt: skip
-    ends = [
+
+
+def path_ends() -> list[Line2D]:
+    """Legend entries for the marks at the start and the end of a trajectory."""
+    return [
         Line2D([], [], marker="o", markerfacecolor="white", markeredgecolor=INK, linestyle="none", label="first step"),
         Line2D([], [], marker="s", color=INK, linestyle="none", label="last step"),
     ]
-    ax.legend(
-        handles=ends, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, labelcolor=FAINT, handletextpad=0.2,
-        columnspacing=1.0, borderaxespad=0.1,
-    )  # fmt: skip
 
 
 def arrow_spans(
@@ -312,18 +314,43 @@ def arrow_spans(
     return out
 
 
-def name_layers(ax: Axes, data: PlaneData, *, ink: Sequence[Any] | None) -> None:
-    """Each layer's name beside its last point."""
+MOST_DIRECT = 8
+LABEL_SHARE = 0.06
+
+
+def name_layers(ax: Axes, data: PlaneData, *, ink: Sequence[Any] | None, ends: bool = False, own: bool) -> None:
+    """Each layer's name beside its last point; in a legend of the markers where names would hide the points.
+
+    A figure of our `own` grows by what the legend takes.
+
+    Call it last: the axes' limits and layout must be final.
+    """
+    figure = ax.get_figure(root=True)
+    if figure is None:
+        raise ValueError("the axes belong to no figure")
     names = safe_names(data.layers, limit=20)
-    labels = []
-    for i, layer in enumerate(data.layers):
-        seen = np.flatnonzero(data.present[:, i])
-        if seen.size:
-            last = seen[-1]
-            labels.append(
-                Label(
-                    float(data.i_xt[last, i]), float(data.i_ty[last, i]), names[layer], INK if ink is None else ink[i]
-                )
-            )
-    points = np.column_stack([data.i_xt[data.present], data.i_ty[data.present]])
-    direct_labels(ax, labels, points)
+    colors = [INK] * len(data.layers) if ink is None else list(ink)
+    last = {i: np.flatnonzero(data.present[:, i])[-1] for i in range(len(data.layers)) if data.present[:, i].any()}
+    size = float(mpl.rcParams["font.size"])
+    widths = [text_width(names[data.layers[i]], size) for i in last]
+    box = ax.get_window_extent()
+    area = box.width * box.height * (72 / figure.dpi) ** 2
+    crowded = len(last) > MOST_DIRECT or sum(widths) * 1.2 * size > LABEL_SHARE * area
+    handles = path_ends() if ends else []
+    if crowded:
+        handles = [
+            Line2D([], [], color=colors[i], marker=layer_marker(i), linestyle="none", label=names[data.layers[i]])
+            for i in last
+        ] + handles
+    if handles:
+        across = box.width * 72 / figure.dpi
+        columns = max(1, int(across // (max([*widths, 5.0 * size]) + 2.0 * size)))
+        legend_above(ax, handles, columns)
+        if own:
+            figure.set_figheight(figure.get_figheight() + 1.55 * size / 72 * -(-len(handles) // columns))
+    shown = [min(last), max(last)] if crowded and len(last) > 1 else list(last)
+    labels = [
+        Label(float(data.i_xt[last[i], i]), float(data.i_ty[last[i], i]), names[data.layers[i]], colors[i])
+        for i in shown
+    ]
+    direct_labels(ax, labels, np.column_stack([data.i_xt[data.present], data.i_ty[data.present]]))

@@ -1,0 +1,322 @@
+"""The information plane over training as a moving picture, with loss and accuracy below."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from PIL import Image
+
+from infoplane.core.text import printable
+from infoplane.plots._artists import CEILING_LABEL, add_caption, captions, step_axis, step_colorbar
+from infoplane.plots.curves import chosen_metrics
+from infoplane.plots.plane import PlaneData, frame, name_layers, series_plane
+from infoplane.plots.style import (
+    FAINT,
+    INK,
+    figure_canvas,
+    keep_tick_style,
+    layer_line,
+    layer_marker,
+    number,
+    rc_context,
+    spans_decades,
+    step_colormap,
+    step_norm,
+    style_of,
+)
+from infoplane.plots.text import safe_text
+from infoplane.results import ResultTable
+from infoplane.results.series import choose
+
+FORMATS: tuple[str, ...] = ("gif", "webp", "apng", "png", "mp4")
+MOST_FRAMES = 240
+HOLD = 1.5
+"""Seconds that the last frame stays."""
+
+
+def frame_indices(snapshots: int, most: int = MOST_FRAMES) -> npt.NDArray[np.int64]:
+    """Which snapshots are shown: all, or `most` of them at even distances with the first and the last."""
+    if snapshots < 1 or most < 2:
+        raise ValueError(f"need at least one snapshot and two frames, got {snapshots} and {most}")
+    return np.unique(np.round(np.linspace(0, snapshots - 1, min(snapshots, most))).astype(np.int64))
+
+
+def animate(
+    table: ResultTable,
+    path: str | os.PathLike[str],
+    *,
+    estimator: str | None = None,
+    settings: Mapping[str, Any] | str | None = None,
+    run: str | None = None,
+    subset: str | None = None,
+    layers: Sequence[str] | None = None,
+    against: Literal["step", "epoch"] = "step",
+    metrics: bool = True,
+    log: bool | None = None,
+    fps: float = 12,
+    frames: int = MOST_FRAMES,
+    caption: bool = True,
+    style: str = "screen",
+    width: float | None = None,
+    dpi: float = 110,
+) -> Path:
+    """Write the plane over training as GIF, WebP, APNG or MP4.
+
+    Every frame is one snapshot: its line through the layers, those before it faint behind, the step in
+    words. Below it are the recorded loss and accuracy with the place in training marked. Limits and colours
+    stay the same throughout.
+
+    Parameters
+    ----------
+    path : path
+        Ends in .gif, .webp, .apng (or .png, an animated PNG) or .mp4. MP4 needs `ffmpeg` on the PATH or the
+        package imageio-ffmpeg (extra `video`); the others need neither.
+    metrics : bool
+        Show the recorded metrics where there are any.
+    fps : float
+        Frames in a second; the last is held for a second and a half.
+    frames : int
+        With more snapshots than this, snapshots at even distances are shown; the caption then says so.
+    dpi : float
+        Pixels per inch; with the style's width that sets the size.
+    table, estimator, settings, run, subset, layers, against, log, caption, style, width
+        As in `infoplane.plots.plane`.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    ValueError
+        For another format, or MP4 where no ffmpeg is found.
+    """
+    target = Path(path)
+    kind = target.suffix.lstrip(".").lower()
+    if kind not in FORMATS:
+        raise ValueError(f"an animation is written as {', '.join(FORMATS)}, got {kind!r}; name it like plane.gif")
+    if not 0 < fps <= 100:
+        raise ValueError(f"fps must be above 0 and at most 100, got {fps}")
+    encoder = find_ffmpeg() if kind == "mp4" else None
+    series = choose(table, estimator=estimator, settings=settings, run=run, subset=subset, layers=layers)
+    data = series_plane(series, against=against)
+    shown = frame_indices(data.steps.size, frames)
+    if shown.size < data.steps.size:
+        data.caption.append(f"{shown.size} of {data.steps.size} snapshots shown")
+    recorded = chosen_metrics(table, series.runs[0], True, against) if metrics else {}
+    film = Film(data, recorded, against=against, log=log, caption=caption, style=style, width=width, dpi=dpi)
+    about = printable(" | ".join(captions(film.figure))).replace(r"\$", "$")
+    if encoder is None:
+        write_images(film.images(shown), target, kind, fps, about)
+    else:
+        write_video(film.images(shown), target, encoder, fps, about)
+    return target
+
+
+class Film:
+    """A figure laid out once, of which each snapshot changes a few artists."""
+
+    def __init__(
+        self,
+        data: PlaneData,
+        recorded: Mapping[str, Mapping[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]],
+        *,
+        against: str,
+        log: bool | None,
+        caption: bool,
+        style: str,
+        width: float | None,
+        dpi: float,
+    ) -> None:
+        self.data, self.against, self.dpi = data, against, dpi
+        self.rc = style_of(style)[1]
+        norm = step_norm(data.times, log)
+        self.colors = np.asarray(step_colormap()(norm(data.times)))
+        with figure_canvas(style=style, width=width, aspect=0.95 if recorded else 0.75) as figure:
+            self.figure: Figure = figure
+            FigureCanvasAgg(figure)
+            figure.set_dpi(dpi)
+            grid: Any = figure.subplots(2 if recorded else 1, 1, squeeze=False,
+                                        height_ratios=[1, 0.3] if recorded else [1])  # fmt: skip
+            self.plane: Axes = grid[0, 0]
+            self.marks: list[Any] = []
+            frame(self.plane, [data])
+            add_caption(grid[-1, 0], data.caption, own=True, shown=caption)
+            self._draw_plane()
+            if recorded:
+                self._draw_metrics(grid[1, 0], recorded, log)
+            step_colorbar(self.plane, norm, data.times, against)
+            self.title = self.plane.set_title(self._title(data.steps.size - 1), loc="left")
+            for ax in grid[:, 0]:
+                keep_tick_style(ax)
+            name_layers(self.plane, data, ink=None, own=True)
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+            # What changes, and the names above it, is drawn anew on a picture of all that stays.
+            names = [text for text in self.plane.texts if text.get_label() != CEILING_LABEL]
+            self.moving = [self.lines, *self.dots, self.now_line, *self.now, *self.marks, *names, self.title]
+            for artist in self.moving:
+                artist.set_animated(True)
+            canvas: Any = figure.canvas
+            canvas.draw()
+            self.still = canvas.copy_from_bbox(figure.bbox)
+
+    def _draw_plane(self) -> None:
+        data, size = self.data, float(mpl.rcParams["lines.markersize"])
+        paths = [np.column_stack([data.i_xt[s, keep], data.i_ty[s, keep]]) for s, keep in enumerate(data.present)]
+        self.lines = LineCollection(paths, linewidths=0.5 * size / 3.4, zorder=2)
+        self.plane.add_collection(self.lines, autolim=False)
+        self.dots = [
+            self.plane.scatter(data.i_xt[:, i], data.i_ty[:, i], s=(0.7 * size) ** 2, marker=layer_marker(i),
+                               linewidths=0.5, zorder=2.5)
+            for i in range(len(data.layers))
+        ]  # fmt: skip
+        (self.now_line,) = self.plane.plot([], [], color=INK, linewidth=1.2, zorder=4)
+        self.now = [
+            self.plane.plot(
+                [], [], marker=layer_marker(i), markersize=1.5 * size, color=INK, linestyle="none", zorder=5
+            )[0]
+            for i in range(len(data.layers))
+        ]
+
+    def _draw_metrics(self, ax: Axes, recorded: Mapping[str, Mapping[str, Any]], log: bool | None) -> None:
+        """The first scale at the left, the second at the right; more would be unreadable."""
+        times = self.data.times
+        step_axis(ax, times, log=spans_decades(times) if log is None else log)
+        ax.set_xlabel(self.against)
+        sides: list[Axes] = [ax, ax.twinx()]
+        handles: list[Any] = []
+        if len(recorded) < 2:
+            sides[1].remove()
+        for side, (group, members) in zip(sides, recorded.items(), strict=False):
+            side.set_ylabel(safe_text(group, limit=20))
+            for name, (x, y) in members.items():
+                keep = np.isfinite(y) & (np.abs(y) < 1e15)
+                i = len(handles)
+                (line,) = side.plot(x[keep], y[keep], color=str(0.15 + 0.2 * (i % 3)), linestyle=layer_line(i),
+                                    label=safe_text(name, limit=24, legend=True))  # fmt: skip
+                handles.append(line)
+        if len(recorded) > 1:
+            sides[1].spines["right"].set_visible(True)
+            keep_tick_style(sides[1])
+        ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(handles), labelcolor=FAINT,
+                  borderaxespad=0.1, columnspacing=1.0)  # fmt: skip
+        self.marks.append(ax.axvline(times[0], color=INK, linewidth=0.9, zorder=5))
+
+    def _title(self, index: int) -> str:
+        return f"{self.against} {number(float(self.data.times[index]))}"
+
+    def show(self, index: int) -> None:
+        """Put the artists to snapshot `index`."""
+        data = self.data
+        shades = self.colors.copy()
+        shades[:, 3] = 0.0
+        shades[: index + 1, 3] = 0.45
+        self.lines.set_colors(list(shades))
+        for i, dots in enumerate(self.dots):
+            faces = shades.copy()
+            faces[data.saturated[:, i], :3] = 1.0
+            dots.set_facecolor(list(faces))
+            dots.set_edgecolor(list(shades))
+        keep = data.present[index]
+        self.now_line.set_data(data.i_xt[index, keep], data.i_ty[index, keep])
+        self.now_line.set_color(self.colors[index])
+        for i, marker in enumerate(self.now):
+            marker.set_data(data.i_xt[index, i : i + 1], data.i_ty[index, i : i + 1])
+            marker.set_markerfacecolor("white" if data.saturated[index, i] else self.colors[index])
+        for mark in self.marks:
+            mark.set_xdata([data.times[index]] * 2)
+        self.title.set_text(self._title(index))
+
+    def images(self, shown: Sequence[int] | npt.NDArray[np.int64]) -> Iterator[Image.Image]:
+        """The frames as RGB images of even width and height."""
+        for index in shown:
+            with rc_context(self.rc):
+                self.show(int(index))
+                canvas: Any = self.figure.canvas
+                canvas.restore_region(self.still)
+                for artist in self.moving:
+                    self.figure.draw_artist(artist)
+                pixels = np.array(canvas.buffer_rgba())[..., :3]
+            even = pixels[: pixels.shape[0] // 2 * 2, : pixels.shape[1] // 2 * 2]
+            yield Image.fromarray(np.ascontiguousarray(even))
+
+
+def write_images(images: Iterator[Image.Image], target: Path, kind: str, fps: float, about: str) -> None:
+    """GIF, WebP or APNG, looping; the GIF's frames share the palette of the last, which has all colours."""
+    pictures = list(images)
+    times = [round(1000 / fps)] * (len(pictures) - 1) + [round(1000 * HOLD)]
+    options: dict[str, Any] = {"save_all": True, "duration": times, "loop": 0}
+    if kind == "gif":
+        palette = pictures[-1].quantize(256, method=Image.Quantize.MEDIANCUT)
+        pictures = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
+        options |= {"format": "GIF", "comment": about.encode("utf-8", "replace")[:255], "optimize": False}
+    elif kind == "webp":
+        options |= {"format": "WEBP", "lossless": False, "quality": 85, "method": 4}
+    else:
+        from PIL.PngImagePlugin import PngInfo
+
+        info = PngInfo()
+        info.add_itxt("Description", about)
+        options |= {"format": "PNG", "pnginfo": info}
+    pictures[0].save(target, append_images=pictures[1:], **options)
+
+
+def write_video(images: Iterator[Image.Image], target: Path, encoder: str, fps: float, about: str) -> None:
+    """H.264 in MP4, through a pipe to ffmpeg; its last words are in the error."""
+    first = next(images)
+    command = [
+        encoder, "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24",
+        "-s", f"{first.width}x{first.height}", "-r", f"{fps:g}", "-i", "-",
+        "-an", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "18",
+        "-metadata", "title=Information plane", "-metadata", f"comment={about}", "-fflags", "+bitexact",
+        "-movflags", "+faststart", "-f", "mp4", os.fspath(target.absolute()),
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as ffmpeg:
+        if ffmpeg.stdin is None or ffmpeg.stderr is None:
+            raise OSError("ffmpeg was started without its pipes")
+        last = first
+        try:
+            ffmpeg.stdin.write(first.tobytes())
+            for last in images:
+                ffmpeg.stdin.write(last.tobytes())
+            for _ in range(round(HOLD * fps)):
+                ffmpeg.stdin.write(last.tobytes())
+            ffmpeg.stdin.close()
+        except BrokenPipeError:  # ffmpeg gave up; what it said follows
+            with contextlib.suppress(BrokenPipeError):
+                ffmpeg.stdin.close()
+        said = ffmpeg.stderr.read().decode(errors="replace").strip()
+        code = ffmpeg.wait()
+    if code:
+        raise OSError(f"ffmpeg could not write {target}: {printable(said[-300:]) or f'exit code {code}'}")
+
+
+def find_ffmpeg() -> str:
+    """The ffmpeg on the PATH, else that of the package imageio-ffmpeg."""
+    found = shutil.which("ffmpeg")
+    if found is None and importlib.util.find_spec("imageio_ffmpeg") is not None:
+        import imageio_ffmpeg
+
+        found = str(imageio_ffmpeg.get_ffmpeg_exe())
+    if found is None:
+        raise ValueError(
+            "MP4 needs ffmpeg, and none is on the PATH; install the extra with pip install 'infoplane[video]', "
+            "or write plane.gif or plane.webp, which need nothing"
+        )
+    return found
