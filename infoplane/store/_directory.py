@@ -106,7 +106,7 @@ def _create(path: Path, probe: Probe, settings: bytes, found: str) -> RunRecord:
     _files.publish(path, PROBE_FILE, pieces)
     _files.sync_directory(path.parent)
     # Written last: a directory with run.json has everything that a reader needs.
-    _files.publish_bytes(path, RUN_FILE, dump_json(record.to_json()), replace=False)
+    _files.publish_bytes(path, RUN_FILE, record.dump(), replace=False)
     return record
 
 
@@ -252,4 +252,4 @@ def _wait_for_run(path: Path, join_seconds: float) -> None:
 
 def write_session(path: Path, record: SessionRecord, *, first: bool) -> None:
     name = session_file(record.session, record.rank)
-    _files.publish_bytes(path / SESSIONS_DIR, name, dump_json(record.to_json(), "session"), replace=not first)
+    _files.publish_bytes(path / SESSIONS_DIR, name, record.dump(), replace=not first)

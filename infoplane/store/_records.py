@@ -37,6 +37,21 @@ def dump_json(data: Any, what: str = "value") -> bytes:
         raise type(error)(f"{what} cannot be written as JSON: {error}") from error
 
 
+def seal_json(data: Mapping[str, Any], what: str = "value") -> bytes:
+    """The object with the XXH3-64 of itself, written without this field, as the last field "check"."""
+    body = dump_json(data, what)
+    return body[:-1] + f',"check":"{xxhash.xxh3_64(body).hexdigest()}"}}'.encode()
+
+
+def load_sealed(data: bytes) -> dict[str, Any]:
+    """What `seal_json` wrote. Raises StoreError when a byte of it has changed."""
+    head, found, tail = data.removesuffix(b"\n").rpartition(b',"check":"')
+    body = head + b"}"
+    if not found or tail != f'{xxhash.xxh3_64(body).hexdigest()}"}}'.encode():
+        raise StoreError("it does not match its checksum; it was cut short or altered")
+    return load_json(body)
+
+
 def load_json(data: bytes) -> dict[str, Any]:
     """A JSON object, strictly: UTF-8, no NaN. Raises StoreError."""
 
@@ -61,6 +76,17 @@ def check_version(data: Mapping[str, Any], name: str) -> None:
         raise StoreError(
             f"{name} has format_version {version}, this release reads up to {FORMAT_VERSION}; upgrade infoplane"
         )
+
+
+def load_checked(data: bytes, name: str) -> dict[str, Any]:
+    """A sealed JSON file of a format that this release knows; a newer one may be sealed in another way."""
+    try:
+        raw = load_sealed(data)
+    except StoreError:
+        check_version(load_json(data), name)
+        raise
+    check_version(raw, name)
+    return raw
 
 
 def get(data: Mapping[str, Any], key: str, kind: type[T]) -> T:
@@ -102,13 +128,12 @@ class RunRecord:
     settings: dict[str, Any]
     format_version: int = FORMAT_VERSION
 
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "run", **self.__dict__}
+    def dump(self) -> bytes:
+        return seal_json({"kind": "run", **self.__dict__}, "settings") + b"\n"
 
     @classmethod
     def load(cls, data: bytes, name: str) -> Self:
-        raw = load_json(data)
-        check_version(raw, name)
+        raw = load_checked(data, name)
         if raw.get("kind") != "run":
             raise StoreError(f"kind 'run' expected, got {raw.get('kind')!r:.40}")
         return cls(
@@ -141,10 +166,12 @@ class SessionRecord:
     def to_json(self) -> dict[str, Any]:
         return {"kind": "session", "format_version": FORMAT_VERSION, **self.__dict__}
 
+    def dump(self) -> bytes:
+        return seal_json(self.to_json(), "session") + b"\n"
+
     @classmethod
     def load(cls, data: bytes, name: str) -> Self:
-        raw = load_json(data)
-        check_version(raw, name)
+        raw = load_checked(data, name)
         resumed = raw.get("resumed_from")
         dropped = get(raw, "dropped", list)
         if not all(isinstance(d, dict) for d in dropped):
@@ -182,7 +209,7 @@ class ManifestEntry:
 
     def line(self) -> bytes:
         """The object with its own checksum as the last field, no line end."""
-        body = dump_json(
+        return seal_json(
             {
                 "bytes": self.size,
                 "name": self.name,
@@ -192,15 +219,10 @@ class ManifestEntry:
                 "xxh3_128": self.xxh3_128,
             }
         )
-        return body[:-1] + f',"check":"{xxhash.xxh3_64(body).hexdigest()}"}}'.encode()
 
     @classmethod
     def parse(cls, line: bytes) -> Self:
-        head, found, tail = line.rpartition(b',"check":"')
-        body = head + b"}"
-        if not found or tail != f'{xxhash.xxh3_64(body).hexdigest()}"}}'.encode():
-            raise StoreError("the line does not match its checksum")
-        raw = load_json(body)
+        raw = load_sealed(line)
         name = get(raw, "name", str)
         if ShardName.parse(name) is None:
             raise StoreError(f"{name!r:.80} is not a shard's name")
