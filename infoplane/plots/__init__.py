@@ -11,7 +11,7 @@ from infoplane.plots.compare import compare, compare_data
 from infoplane.plots.compression import compression, compression_data
 from infoplane.plots.curves import curve_data, curves
 from infoplane.plots.dpi import dpi, dpi_data
-from infoplane.plots.files import FIGURES, draw_file
+from infoplane.plots.figures import FIGURES, draw_file
 from infoplane.plots.heatmap import heatmap, heatmap_data
 from infoplane.plots.null import null, null_data
 from infoplane.plots.plane import plane, plane_data

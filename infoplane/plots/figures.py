@@ -22,6 +22,11 @@ def figures() -> dict[str, Callable[..., Any]]:
     }
 
 
+def figures() -> list[str]:
+    """Names of the static figures."""
+    return list(FIGURES)
+
+
 def draw_file(
     runs: Sequence[str | os.PathLike[str]], kind: str, out: str | os.PathLike[str], *, dpi: int = 200, **options: Any
 ) -> Path:
