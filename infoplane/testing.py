@@ -274,7 +274,7 @@ def _check_unit_order(s: _Subject) -> None:
 
 def _check_constant_zero(s: _Subject) -> None:
     found = s.run(torch.full_like(s.t, 0.75))
-    for name in ("I(X;T)", "I(T;Y)", "H(T)"):
+    for name in ("I(X;T)", "I(T;Y)"):
         if name in found:
             value = found[name].value
             _require(bool((value == 0).all()), f"{name} of a constant layer must be exactly 0, got {value.tolist()}")

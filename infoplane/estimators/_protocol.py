@@ -166,12 +166,13 @@ def check_inputs(
     name: str,
     min_samples: int = 2,
     finite: bool = True,
+    widen: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Check and normalise the arguments of `estimate`.
 
     Returns `t` as real floating (S, N, U), `y` (int64 classes renumbered from 0, or float64 targets) and
     `x_ids` renumbered from 0, all on the device of `t`. Integers and bools become float64 exactly;
-    float16 and bfloat16 become float32 exactly.
+    float16 and bfloat16 become float32 exactly, unless `widen` is false.
 
     Raises
     ------
@@ -194,10 +195,8 @@ def check_inputs(
         raise TypeError(f"y must be a torch.Tensor, got {type(y).__name__}; use torch.as_tensor(y)")
     if y.shape[:1] != (samples,):
         raise ValueError(f"y must have one label per sample ({samples}), got shape {tuple(y.shape)}")
-    if t.dtype in (torch.float16, torch.bfloat16) or t.dtype.is_floating_point is False:
-        t = t.to(torch.float32 if t.dtype.is_floating_point else torch.float64)
-    elif t.dtype not in (torch.float32, torch.float64):
-        t = t.to(torch.float32)  # the 8-bit floats, exactly
+    if widen or t.dtype not in (torch.float16, torch.bfloat16):
+        t = widened(t)
     y = y.to(t.device)
     if y.is_floating_point():
         if "continuous" not in targets:
@@ -234,6 +233,13 @@ def check_inputs(
     if finite and not bool(torch.isfinite(torch.stack(torch.aminmax(t))).all()):
         refuse_nonfinite(t)
     return t, y, x_ids
+
+
+def widened(t: Tensor) -> Tensor:
+    """The same values as float32 or float64: integers and bools as float64, narrower floats as float32."""
+    if t.dtype in (torch.float32, torch.float64):
+        return t
+    return t.to(torch.float32 if t.dtype.is_floating_point else torch.float64)
 
 
 def _renumbered(ids: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from infoplane.estimators._protocol import (
     check_inputs,
     prepared,
     refuse_nonfinite,
+    widened,
 )
 from infoplane.estimators._registry import preset, register
 
@@ -154,7 +155,7 @@ class Binning:
         low: Tensor | None = None
         high: Tensor | None = None
         for block in blocks:
-            lo, hi = _extremes(_widen(block), self.range == "unit")
+            lo, hi = _extremes(widened(block), self.range == "unit")
             finite = (torch.isfinite(lo) & torch.isfinite(hi)).flatten(1).all(1)
             if not bool(finite.any()):
                 continue
@@ -221,12 +222,6 @@ def _fixed_range(bounds: object) -> tuple[float, float]:
         if math.isfinite(lo) and math.isfinite(hi) and lo < hi:
             return lo, hi
     raise ValueError(f"range must be two finite numbers lo < hi, got {bounds!r}")
-
-
-def _widen(t: Tensor) -> Tensor:
-    if t.dtype in (torch.float32, torch.float64):
-        return t
-    return t.to(torch.float32 if t.is_floating_point() else torch.float64)
 
 
 def _extremes(t: Tensor, per_unit: bool) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,272 @@
+"""Bin edges at equal counts of the values of each row, and the cells they make.
+
+A row is whatever shares its edges: a snapshot of a layer, or one unit of it. Edges are values that occur, in
+the type of the values, so a strictly increasing map takes the edges with it and changes no cell.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from infoplane.estimators._counts import Stretches
+
+# Elements sorted at a time, and compared with every edge while they stay in cache.
+SORT_ELEMENTS = 2**20
+COMPARE_ELEMENTS = 2**15
+_COMPARED_EDGES = 96
+_COUNTED = 2**19
+
+
+class Rule(NamedTuple):
+    """Which order statistics become edges.
+
+    Attributes
+    ----------
+    n_bins : int
+    distinct : bool
+        Every value counts once, however often it occurs; the first edge is then the sentinel and the last the
+        maximum. Otherwise values count as often as they occur.
+    separate : bool
+        The smallest value, too, has a cell of its own, and neither it nor the largest counts for the others.
+    """
+
+    n_bins: int
+    distinct: bool = True
+    separate: bool = False
+
+    @property
+    def edges(self) -> int:
+        return self.n_bins + 2 + int(self.separate) if self.distinct else self.n_bins - 1
+
+    def ranks(self, count: np.ndarray, alone: np.ndarray) -> np.ndarray:
+        """(R, E) ranks of the edges (without the sentinel) among `count` (R,) sorted values; -1 for no edge.
+
+        `alone` (R,) tells whether the first of these values is the smallest of its row.
+        """
+        count, last = count[:, None], count[:, None] - 1
+        if not self.distinct:
+            return np.asarray(np.arange(1, self.n_bins) * count // self.n_bins)
+        k = np.arange(self.n_bins)
+        if not self.separate:
+            parts = [k * count // self.n_bins, last]
+        else:
+            first = alone[:, None].astype(np.int64)
+            inner = last - first
+            parts = [0 * count, np.where(inner > 0, first + k * inner // self.n_bins, last), last]
+        ranks: np.ndarray = np.where(count > 0, np.concatenate(parts, axis=1), -1)
+        return ranks
+
+
+class Edges(NamedTuple):
+    """Edges of R rows.
+
+    Attributes
+    ----------
+    edges : (R, E)
+        Rising, in the type of the values; +inf where a row has fewer.
+    number : (R,) int64
+        Values above the sentinel (distinct ones where the rule says so).
+    least, most : (R,)
+        Extremes of the row; not finite where a value of the row is not.
+    sentinel : (R,)
+    """
+
+    edges: Tensor
+    number: Tensor
+    least: Tensor
+    most: Tensor
+    sentinel: Tensor
+
+
+def row_edges(values: Tensor, low: float | None, rule: Rule) -> Edges:
+    """Edges of each row of `values` (R, M); the sentinel is `low`, or the row's own minimum for None."""
+    step = max(1, SORT_ELEMENTS // max(values.shape[1], 1)) if not values.is_cuda else len(values)
+    one = _row_edges_torch if values.is_cuda else _row_edges_numpy
+    parts = [one(part, low, rule) for part in torch.split(values, max(step, 1))]
+    return Edges(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _row_edges_numpy(values: Tensor, low: float | None, rule: Rule) -> Edges:
+    ordered = np.sort(values.numpy(), axis=1)
+    rows, width = ordered.shape
+    sentinel = ordered[:, 0].copy() if low is None else np.full(rows, low, dtype=ordered.dtype)
+    if not rule.distinct:
+        count = np.full(rows, width)
+        edges = np.take_along_axis(ordered, rule.ranks(count, count > 0), axis=1)
+    else:
+        new = np.empty(ordered.shape, dtype=bool)
+        new[:, 0] = True
+        np.not_equal(ordered[:, 1:], ordered[:, :-1], out=new[:, 1:])
+        new &= ordered > sentinel[:, None]
+        count, edges = _ranked(ordered, new, ordered[:, 0] > sentinel, rule)
+        edges = np.concatenate([sentinel[:, None], edges], axis=1)
+    return Edges(*(torch.from_numpy(a) for a in (edges, count, ordered[:, 0].copy(), ordered[:, -1].copy(), sentinel)))
+
+
+def _ranked(ordered: np.ndarray, new: np.ndarray, alone: np.ndarray, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
+    """Counts of `new` per row, and the values of the ranks the rule asks for, +inf for none."""
+    rows, width = ordered.shape
+    if new.size <= SORT_ELEMENTS:
+        starts = np.flatnonzero(new)
+        offsets = np.searchsorted(starts, np.arange(rows + 1) * width)
+        count = np.diff(offsets)
+        ranks = rule.ranks(count, alone)
+        place = np.where(ranks >= 0, offsets[:-1, None] + ranks, 0)
+        values = ordered.reshape(-1)[starts[place]] if starts.size else np.zeros(ranks.shape, ordered.dtype)
+    else:
+        # One long row: list the starts only of the pieces that hold a rank.
+        piece = 2**16
+        flat, line = new.reshape(-1), ordered.reshape(-1)
+        found = [np.count_nonzero(flat[a : a + piece]) for a in range(0, width, piece)]
+        before = np.concatenate([[0], np.cumsum(found)])
+        count = before[-1:]
+        ranks = rule.ranks(count, alone)
+        values = np.zeros(ranks.shape, ordered.dtype)
+        owner = np.searchsorted(before, ranks[0], side="right") - 1
+        for p in np.unique(owner[ranks[0] >= 0]):
+            here = (owner == p) & (ranks[0] >= 0)
+            starts = p * piece + np.flatnonzero(flat[p * piece : (p + 1) * piece])
+            values[0, here] = line[starts[ranks[0, here] - before[p]]]
+    return count, np.where(ranks >= 0, values, np.asarray(np.inf, dtype=ordered.dtype))
+
+
+def _row_edges_torch(values: Tensor, low: float | None, rule: Rule) -> Edges:
+    ordered = values.sort(dim=1).values
+    rows, width = ordered.shape
+    sentinel = ordered[:, 0].clone() if low is None else torch.full_like(ordered[:, 0], low)
+    if not rule.distinct:
+        count = torch.full((rows,), width, device=values.device)
+        ranks = torch.from_numpy(rule.ranks(count.cpu().numpy(), np.ones(rows, bool))).to(values.device)
+        return Edges(ordered.gather(1, ranks), count, ordered[:, 0], ordered[:, -1], sentinel)
+    new = torch.ones(ordered.shape, dtype=torch.bool, device=values.device)
+    torch.ne(ordered[:, 1:], ordered[:, :-1], out=new[:, 1:])
+    number = torch.cumsum(new & (ordered > sentinel[:, None]), dim=1)
+    count = number[:, -1].clone()
+    alone = (ordered[:, 0] > sentinel).cpu().numpy()
+    ranks = torch.from_numpy(rule.ranks(count.cpu().numpy(), alone)).to(values.device)
+    place = torch.searchsorted(number, (ranks + 1).clamp(min=1)).clamp(max=width - 1)
+    edges = torch.where(ranks >= 0, ordered.gather(1, place), torch.inf)
+    return Edges(torch.cat([sentinel[:, None], edges], 1), count, ordered[:, 0], ordered[:, -1], sentinel)
+
+
+def edges_at_or_below(values: Tensor, edges: Tensor, out: Tensor) -> Tensor:
+    """(R, M) how many of the edges (R or 1, E) of its row are at or below each value (R, M).
+
+    `out` (R, M) uint8 is used where the count fits and comparing beats searching.
+    """
+    if values.is_cuda or edges.shape[1] > _COMPARED_EDGES:
+        full = edges.expand(len(values), -1).contiguous()
+        return torch.searchsorted(full, values, right=True, out_int32=True)
+    x, e, count = values.numpy(), edges.numpy(), out.numpy()
+    rows, width = x.shape
+    count[...] = 0
+    mask = np.empty(min(COMPARE_ELEMENTS, x.size) if width else 0, dtype=bool)
+    step, piece = max(1, COMPARE_ELEMENTS // max(width, 1)), min(width, COMPARE_ELEMENTS)
+    for r in range(0, rows, step):
+        own = e[r : r + step] if len(e) > 1 else e
+        used = int(np.isfinite(own).sum(axis=1).max(initial=0))
+        for a in range(0, width, max(piece, 1)):
+            part, total = x[r : r + step, a : a + piece], count[r : r + step, a : a + piece]
+            ge = mask[: part.size].reshape(part.shape)
+            for k in range(used):
+                np.greater_equal(part, own[:, k : k + 1], out=ge)
+                np.add(total, ge.view(np.uint8), out=total)
+    return out
+
+
+class EdgeCells:
+    """Digitizer: the number of edges at or below a value.
+
+    Parameters
+    ----------
+    edges : (1 or S, 1 or U, E)
+        Of every snapshot together or apart, and of all units together or apart.
+    """
+
+    def __init__(self, edges: Tensor) -> None:
+        self.edges = edges.contiguous()
+        self.low, self.radix, self.digits = 0, edges.shape[2] + 1, 1
+        self.buffer = torch.empty(0, dtype=torch.uint8, device=edges.device)
+
+    def __call__(self, values: Tensor, first: int, units: Stretches | None) -> Tensor:
+        edges = self.edges[first : first + len(values)] if len(self.edges) > 1 else self.edges
+        if units is not None:
+            values = units.of(values)
+            if edges.shape[1] > 1:
+                edges = units.of(edges.transpose(1, 2)).flatten(2).transpose(1, 2)
+        if self.buffer.numel() < values.numel():
+            self.buffer = torch.empty(values.numel(), dtype=torch.uint8, device=values.device)
+        if edges.shape[1] == 1:
+            rows = values.reshape(len(values), -1)
+            return self._count(rows, edges[:, 0]).view(values.shape)
+        columns = values.flatten(2).transpose(1, 2)
+        rows = columns.reshape(-1, columns.shape[2])
+        own = edges.expand(len(values), -1, -1).reshape(len(rows), -1)
+        return self._count(rows, own).view(columns.shape).transpose(1, 2).view(values.shape)
+
+    def _count(self, rows: Tensor, edges: Tensor) -> Tensor:
+        return edges_at_or_below(rows, edges, self.buffer[: rows.numel()].view(rows.shape))
+
+    def inspect(self, values: Tensor, first: int) -> None:
+        """Nothing to do: all values were looked at when the edges were made."""
+
+
+@functools.lru_cache(maxsize=2)
+def _patterns(dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The finite 16-bit patterns in rising order of value, those values (float32), and which are finite."""
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
+    values = bits.view(dtype).to(torch.float32).numpy()
+    finite = np.isfinite(values)
+    order = np.flatnonzero(finite)[np.argsort(values[finite], kind="stable")]
+    patterns = bits.numpy().view(np.uint16)[order]
+    keep = patterns != 0x8000  # -0.0 counts as 0.0
+    mask = np.zeros(2**16, dtype=bool)
+    mask[patterns] = True
+    return patterns[keep], values[order][keep], mask
+
+
+class HalfCells:
+    """Digitizer for wide float16 and bfloat16 layers with pooled edges: a table over all 65,536 values.
+
+    The distinct values are the patterns that occur, so nothing is sorted.
+    """
+
+    def __init__(self, t: Tensor, low: float | None, rule: Rule) -> None:
+        self.t, self.low, self.radix, self.digits = t, 0, rule.edges + 1, 1
+        self.tables = np.zeros((len(t), 2**16), dtype=np.uint8)
+        parts = [self._table(i, low, rule) for i in range(len(t))]
+        self.found = Edges(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def _table(self, i: int, low: float | None, rule: Rule) -> Edges:
+        flat = self.t[i].reshape(-1).view(torch.int16).numpy().view(np.uint16)
+        seen = np.zeros(2**16, dtype=np.int64)
+        for a in range(0, len(flat), _COUNTED):
+            seen += np.bincount(flat[a : a + _COUNTED], minlength=2**16)
+        seen[0] += seen[0x8000]
+        seen[0x8000] = 0
+        patterns, values, finite = _patterns(self.t.dtype)
+        present = seen[patterns] > 0
+        own, u = patterns[present], values[present]
+        bad = bool(seen[~finite].any())
+        # Each distinct value once: the same edges as from all of them.
+        found = row_edges(torch.from_numpy(u[None].copy()), low, rule)
+        cells = np.searchsorted(found.edges[0].numpy(), u, side="right")
+        self.tables[i, own] = cells
+        self.tables[i, 0x8000] = self.tables[i, 0]
+        return found._replace(least=torch.full_like(found.least, torch.nan)) if bad else found
+
+    def __call__(self, values: Tensor, first: int, units: Stretches | None) -> Tensor:
+        values = values if units is None else units.of(values)
+        bits = values.reshape(len(values), -1).view(torch.int16).numpy().view(np.uint16)
+        cells = np.empty(bits.shape, dtype=np.uint8)
+        for i, row in enumerate(bits):
+            np.take(self.tables[first + i], row, out=cells[i], mode="clip")
+        return torch.from_numpy(cells).view(values.shape)
+
+    def inspect(self, values: Tensor, first: int) -> None:
+        """Nothing to do: all values were looked at when the tables were made."""

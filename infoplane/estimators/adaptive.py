@@ -1,0 +1,241 @@
+"""Entropy-based adaptive binning: bins that hold equally many distinct activation values."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+
+from infoplane.estimators._corrections import check_corrections
+from infoplane.estimators._counts import Labels
+from infoplane.estimators._discrete import plug_in, quantities
+from infoplane.estimators._edges import EdgeCells, HalfCells, Rule, row_edges
+from infoplane.estimators._protocol import (
+    ALL_GUARANTEES,
+    Blocks,
+    Quantity,
+    check_inputs,
+    prepared,
+    refuse_nonfinite,
+    widened,
+)
+from infoplane.estimators._registry import register
+from infoplane.estimators._run_edges import run_edges
+
+RECORDED_UNITS = 4
+_HALF_VALUES = 2**17
+_BELOW_TANH = -1.000001
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Adaptive:
+    """Plug-in mutual information after binning at equal counts of distinct values (EBAB).
+
+    For one layer and snapshot let u be the sorted distinct values of all its units above a sentinel `low`,
+    U of them. The edges are
+
+        low, u[0], u[floor(U / n)], ..., u[floor((n - 1) U / n)], u[U - 1]
+
+    and a value's cell is the number of edges at or below it. So the values at the sentinel (the zeros of
+    ReLU) sit alone in the first cell, the layer's maximum alone in the last, and duplicates move no edge.
+
+    Cells depend on the order of the values only: any strictly increasing map of the layer that fixes `low`
+    leaves the result as it is, and with `low="min"` any strictly increasing map at all. A fall of I(X;T) over
+    training is then no effect of scale; it is one of rank, and the bins move with every snapshot. The bound
+    log2 N and the singletons of a wide layer remain (flag `saturated`, and the null).
+
+    Parameters
+    ----------
+    n_bins : int
+        n above, at least 2. Fewer distinct values than that give every value its cell, and the flag `ties`.
+    low : "auto", "min" or float
+        The sentinel. "auto": 0 where the layer is never negative over the run, -1.000001 where it is never
+        below -1 (tanh, ELU), else as "min". "min": each snapshot's own smallest value. Values below a number
+        share a cell of their own and raise `out_of_range`.
+    quantile : "distinct" or "equal_count"
+        "equal_count": n bins of equally many values with their multiplicity (Lorenzen et al.); ties then
+        empty some bins. It has no sentinel.
+    separate_saturated : bool
+        The layer's smallest value has a cell of its own as the largest has, and neither counts for the other
+        edges. A variant for tanh, whose values at -1 the original puts together with others.
+    per_unit : bool
+        Edges of each unit apart: unchanged also under different increasing maps of each unit.
+    whole_run : bool
+        Edges from all snapshots of the run together (`prepare`), the same for each; without `prepare`, from
+        the block given. Values beyond those of the run have cells of their own and raise `out_of_range`.
+    corrections, null_draws, seed
+        As for `binning`.
+    sentinel
+        Found by `prepare`: what "auto" stands for.
+    run_edges
+        Found by `prepare` for `whole_run`: the edges, for up to 4 units apart, or their digest.
+
+    Raises
+    ------
+    ValueError
+        For settings or input outside what is stated here.
+
+    Notes
+    -----
+    Edges are compared in the layer's own type. The authors' code rounds them to float32, which for float64
+    activations merges cells and breaks the invariance; for float32 activations nothing differs.
+
+    References
+    ----------
+    Chelombiev, Houghton and O'Donnell, "Adaptive estimators show information compression in deep neural
+    networks", 2019.
+    Lorenzen, Igel and Nielsen, "Information bottleneck: exact analysis of (quantized) neural networks", 2022.
+
+    Examples
+    --------
+    >>> t = torch.tensor([[0.0, 0.0, 1.0, 5.0]])[:, :, None]
+    >>> y = torch.tensor([0, 0, 1, 1])
+    >>> float(Adaptive(n_bins=2).estimate(t, y)["H(T)"].value)
+    1.5
+    """
+
+    name: ClassVar[str] = "adaptive"
+    targets: ClassVar[frozenset[str]] = frozenset({"discrete"})
+    guarantees: ClassVar[frozenset[str]] = ALL_GUARANTEES
+    uses_repeats: ClassVar[bool] = True
+
+    n_bins: int = 30
+    low: float | Literal["auto", "min"] = "auto"
+    quantile: Literal["distinct", "equal_count"] = "distinct"
+    separate_saturated: bool = False
+    per_unit: bool = False
+    whole_run: bool = False
+    corrections: tuple[str, ...] = ()
+    null_draws: int = 20
+    seed: int = 0
+    sentinel: float | Literal["min"] | None = prepared()
+    run_edges: tuple[tuple[float, ...], ...] | str | None = prepared()
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.n_bins <= 65_000:
+            raise ValueError(f"n_bins must be from 2 to 65000, got {self.n_bins}")
+        if self.low not in ("auto", "min"):
+            if isinstance(self.low, str) or not math.isfinite(self.low):
+                raise ValueError(f"low must be 'auto', 'min' or a finite number, got {self.low!r}")
+            object.__setattr__(self, "low", float(self.low))
+        if self.quantile not in ("distinct", "equal_count"):
+            raise ValueError(f"quantile must be 'distinct' or 'equal_count', got {self.quantile!r}")
+        if self.quantile == "equal_count" and (self.separate_saturated or self.low != "auto"):
+            raise ValueError("quantile='equal_count' has no sentinel: low and separate_saturated do not apply")
+        if self.null_draws < 0:
+            raise ValueError(f"null_draws must be 0 or more, got {self.null_draws}")
+        object.__setattr__(self, "corrections", tuple(self.corrections))
+        check_corrections(self.corrections)
+
+    @property
+    def rule(self) -> Rule:
+        return Rule(self.n_bins, self.quantile == "distinct", self.separate_saturated)
+
+    def bytes_per_snapshot(self, samples: int, units: int) -> int:
+        """Bytes one snapshot needs: its values, a sorted copy, and a few 64-bit numbers per row."""
+        return 18 * samples * units + 64 * samples
+
+    def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
+        """Find what "auto" stands for, and the edges of the whole run. Non-finite snapshots are passed over."""
+        found = self
+        if self.low == "auto" and self.quantile == "distinct":
+            least = min((float(b.amin()) for b in _finite(blocks) if b.numel()), default=math.nan)
+            if math.isnan(least):
+                raise ValueError("adaptive found no finite snapshot in the run; did training diverge?")
+            found = replace(self, sentinel=_auto(least))
+        if not self.whole_run:
+            return found
+        edges = run_edges(lambda: _finite(blocks), found._low(), self.rule, self.per_unit)
+        if len(edges) <= RECORDED_UNITS:
+            return replace(found, run_edges=tuple(tuple(float(v) for v in row) for row in edges.tolist()))
+        digest = hashlib.sha256(edges.cpu().double().numpy().tobytes()).hexdigest()[:32]
+        found = replace(found, run_edges=f"sha256:{digest}")
+        found.__dict__["_run_edges"] = edges.cpu()
+        return found
+
+    def estimate(
+        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
+    ) -> dict[str, Quantity]:
+        """Estimate I(X;T), I(T;Y), H(T), I(X;T|Y) and the null for `t` (S, N, U), integer `y` (N,)."""
+        t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name, finite=False, widen=False)
+        half = t.dtype in (torch.float16, torch.bfloat16)
+        pooled = not (self.per_unit or self.whole_run or t.is_cuda) and self.quantile == "distinct"
+        if half and not (pooled and t[0].numel() >= _HALF_VALUES and self.rule.edges < 255):
+            t, half = t.to(torch.float32), False
+        low = self._low(t)
+        digitize: EdgeCells | HalfCells
+        if half:
+            digitize = HalfCells(t, low, self.rule)
+            found = digitize.found
+            outside, few = found.least < found.sentinel, found.number < self.n_bins
+            self._refuse(t, found.least, found.most)
+        elif self.whole_run:
+            edges = self._run_edges(t, low)
+            digitize = EdgeCells(edges)
+            outside, few = self._outside_run(t, edges, low), torch.zeros(len(t), dtype=torch.bool, device=t.device)
+        else:
+            rows = t.transpose(1, 2) if self.per_unit else t
+            found = row_edges(rows.reshape(len(t) * (t.shape[2] if self.per_unit else 1), -1), low, self.rule)
+            self._refuse(t, found.least, found.most)
+            digitize = EdgeCells(found.edges.view(len(t), -1, found.edges.shape[1]))
+            outside = (found.least < found.sentinel).view(len(t), -1).any(1)
+            few = (found.number < self.n_bins).view(len(t), -1).any(1)
+        labels = Labels.of(y, x_ids)
+        counts = plug_in(t, labels, digitize, null_draws=self.null_draws, seed=self.seed, corrections=self.corrections)
+        return quantities(counts, labels, {"out_of_range": outside, "ties": few})
+
+    def _low(self, t: Tensor | None = None) -> float | None:
+        """The sentinel as a number, or None for each row's own minimum."""
+        if self.quantile == "equal_count":
+            return None
+        low: float | str | None = self.low
+        if low == "auto":
+            low = self.sentinel
+            if low is None and t is not None:
+                low = _auto(float(t.amin())) if t.numel() else "min"
+        return None if low is None or isinstance(low, str) else low
+
+    @staticmethod
+    def _refuse(t: Tensor, least: Tensor, most: Tensor) -> None:
+        if not bool((torch.isfinite(least) & torch.isfinite(most)).all()):
+            refuse_nonfinite(t)
+
+    def _run_edges(self, t: Tensor, low: float | None) -> Tensor:
+        """(1, 1 or U, E) edges of the run in the type of `t`."""
+        if self.run_edges is None:
+            edges = run_edges(lambda: iter([t]), low, self.rule, self.per_unit)
+        elif isinstance(self.run_edges, str):
+            if "_run_edges" not in self.__dict__:
+                raise ValueError(f"the edges {self.run_edges} are known by their digest only; call prepare on the run")
+            edges = self.__dict__["_run_edges"]
+        else:
+            edges = torch.tensor(self.run_edges, dtype=torch.float64)
+        if self.per_unit and len(edges) != t.shape[2]:
+            raise ValueError(
+                f"the prepared edges have {len(edges)} units, t has {t.shape[2]}; call prepare on this run"
+            )
+        return edges.to(t)[None]
+
+    def _outside_run(self, t: Tensor, edges: Tensor, low: float | None) -> Tensor:
+        least, most = t.amin(1), t.amax(1)
+        self._refuse(t, least, most)
+        return ((least < edges[:, :, 0]) | (most >= edges[:, :, -1])).any(1)
+
+
+def _auto(least: float) -> float | Literal["min"]:
+    if least >= 0:
+        return 0.0
+    return _BELOW_TANH if least >= -1 else "min"
+
+
+def _finite(blocks: Blocks) -> Iterator[Tensor]:
+    """The finite snapshots of a run, widened, block by block."""
+    for block in blocks:
+        wide = widened(block)
+        yield wide[torch.isfinite(wide.flatten(1)).all(1)]
