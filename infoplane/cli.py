@@ -157,3 +157,14 @@ def estimators(name: str | None) -> None:
     from infoplane.estimators import describe
 
     click.echo(describe(name))
+
+
+@command("infoplane certify binning adaptive")
+@click.argument("names", nargs=-1, metavar="[SPEC]...")
+@click.option("--markdown", is_flag=True, help="As a table for a document.")
+def certify(names: tuple[str, ...], markdown: bool) -> None:
+    """Print what must hold of an information, and whether it does, for every estimator."""
+    from infoplane import certify as certificates
+
+    findings = [*certificates.certify(names or None), *([] if names else [certificates.sandwich()])]
+    click.echo((certificates.to_markdown if markdown else certificates.to_text)(findings))
