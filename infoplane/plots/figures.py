@@ -4,55 +4,69 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from infoplane import plots
+from matplotlib.axes import Axes
+
 from infoplane.core.errors import closest
-from infoplane.results import ResultTable
+from infoplane.plots.compare import compare
+from infoplane.plots.compression import compression
+from infoplane.plots.curves import curves
+from infoplane.plots.dpi import dpi as dpi_figure
+from infoplane.plots.heatmap import heatmap
+from infoplane.plots.null import null
+from infoplane.plots.plane import plane
+from infoplane.plots.plane_grid import plane_grid
+from infoplane.plots.saving import save
+from infoplane.plots.snr import snr
+from infoplane.results import read_table
+
+FIGURES: Mapping[str, Callable[..., Axes]] = {
+    "plane": plane,
+    "plane_grid": plane_grid,
+    "curves": curves,
+    "compare": compare,
+    "null": null,
+    "compression": compression,
+    "heatmap": heatmap,
+    "snr": snr,
+    "dpi": dpi_figure,
+}
+"""Every static figure by its name."""
 
 
-def figures() -> dict[str, Callable[..., Any]]:
-    """Name -> function of a results table, for every figure of `infoplane.plots`."""
-    return {
-        name: getattr(plots, name)
-        for name in plots.__all__
-        if callable(getattr(plots, name)) and _takes_table(getattr(plots, name)) and not name.endswith("_data")
-    }
-
-
-def figures() -> list[str]:
-    """Names of the static figures."""
-    return list(FIGURES)
+def figures() -> dict[str, Callable[..., Axes]]:
+    """Name -> function of a results table, for every static figure of `infoplane.plots`."""
+    return dict(FIGURES)
 
 
 def draw_file(
-    runs: Sequence[str | os.PathLike[str]], kind: str, out: str | os.PathLike[str], *, dpi: int = 200, **options: Any
+    runs: Sequence[str | os.PathLike[str]],
+    kind: str,
+    out: str | os.PathLike[str],
+    *,
+    dpi: float = 200,
+    format: str | None = None,
+    **options: Any,
 ) -> Path:
     """Draw the figure `kind` from the results of run directories or CSV files, and write it to `out`.
 
-    Options that are None are left out; one that the figure does not take is an error.
+    Options that are None or empty are left out; one that the figure does not take is an error.
 
     Raises
     ------
     ValueError
-        Unknown figure or option.
+        Unknown figure or option, or a choice that the table leaves open.
     """
-    known = figures()
-    if kind not in known:
-        raise ValueError(f"no figure named {kind!r}; closest: {', '.join(closest(kind, known))}")
-    taken = inspect.signature(known[kind]).parameters
-    given = {name: value for name, value in options.items() if value not in (None, (), [])}
+    if kind not in FIGURES:
+        raise ValueError(
+            f"no figure named {kind!r}; closest: {', '.join(closest(kind, FIGURES))}; available: {', '.join(FIGURES)}"
+        )
+    taken = list(inspect.signature(FIGURES[kind]).parameters)[1:]
+    given = {name: value for name, value in options.items() if value not in (None, (), [], "")}
     for name in given:
         if name not in taken:
-            raise ValueError(f"the figure {kind!r} takes no {name!r}; it takes {', '.join(list(taken)[1:])}")
-    table = ResultTable.concat([ResultTable.read(run) for run in runs])
-    drawn = known[kind](table, **given)
-    plots.save(drawn, out, dpi=dpi)
-    return Path(out)
-
-
-def _takes_table(function: Callable[..., Any]) -> bool:
-    names = list(inspect.signature(function).parameters)
-    return bool(names) and names[0] == "table"
+            raise ValueError(f"the figure {kind!r} takes no {name!r}; it takes {', '.join(taken)}")
+    return save(FIGURES[kind](read_table(list(runs)), **given), out, format=format, dpi=dpi)

@@ -255,7 +255,7 @@ def test_dpi_shows_the_share_of_each_estimate(settings):
 def test_every_figure_is_drawn_by_name(kind, style, table, tmp_path):
     (tmp_path / "run").mkdir()
     table.write(tmp_path / "run" / "results.csv")
-    options = {"estimator": None, "layers": (), "subset": None, "groups": None, "style": style}
+    options = {"estimator": None, "layers": (), "subset": None, "groups": (), "style": style}
     path = plots.draw_file([tmp_path / "run"], kind, tmp_path / f"{kind}.svg", **options)
     text = path.read_text()
     assert "a1b2c3" in text or "1 run" in text
@@ -265,8 +265,10 @@ def test_every_figure_is_drawn_by_name(kind, style, table, tmp_path):
 
 def test_draw_file_names_the_figures(tmp_path, table):
     table.write(tmp_path / "results.csv")
-    with pytest.raises(ValueError, match="no figure 'planes'; available: plane, plane_grid, curves, compare, null"):
-        plots.draw_file(tmp_path / "results.csv", "planes", tmp_path / "a.png")
+    with pytest.raises(ValueError, match="no figure named 'planes'; closest: plane.*; available: plane, plane_grid"):
+        plots.draw_file([tmp_path / "results.csv"], "planes", tmp_path / "a.png")
+    with pytest.raises(ValueError, match="the figure 'null' takes no 'by'; it takes ax, quantity, steps"):
+        plots.draw_file([tmp_path / "results.csv"], "null", tmp_path / "a.png", by="layer")
     with pytest.raises(ValueError, match="unknown style 'poster'; available: column, page, screen"):
         plots.plane(table, style="poster")
     with pytest.raises(ValueError, match="width must be between 20 and 2000 mm, got 5"):
