@@ -1,5 +1,6 @@
 """Capture: watch a model on a probe set while it trains, without leaving anything attached to it."""
 
+from infoplane.hooks.collection import CollectionRecorder
 from infoplane.hooks.metrics import GradientMoments
 from infoplane.hooks.noise import NoiseInjection
 from infoplane.hooks.overview import LayerTable, SizePlan, layers
@@ -8,6 +9,7 @@ from infoplane.hooks.reduce import Flatten, Last, Mean, Projection, Tokens, Unit
 from infoplane.hooks.schedule import Plan, Schedule, epochs, every, log_spaced
 
 __all__ = [
+    "CollectionRecorder",
     "Flatten",
     "GradientMoments",
     "Last",

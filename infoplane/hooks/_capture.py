@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from infoplane.core.records import Layer
+from infoplane.hooks._members import Members
 from infoplane.hooks._names import Named
 from infoplane.hooks._ops import watch_ops
 from infoplane.hooks._structure import call_value, choose, dense, tensors_of, type_name
@@ -42,51 +43,69 @@ class Capture:
 
 @dataclass(eq=False)
 class _Slot:
-    """Collects one capture over the chunks of a pass."""
+    """Collects one capture over the chunks of a pass.
+
+    With `members` the buffer has their axis first. `member_axis` is where the captured tensor has it; under vmap
+    it has none, each hook seeing one member.
+    """
 
     capture: Capture
     rows: int
     allocate: Callable[[tuple[int, ...], torch.dtype], Tensor]
+    members: int = 0
+    member_axis: int | None = None
     buffer: Tensor | None = None
     raw_shape: tuple[int, ...] = ()
-    filled: int = 0
 
-    def put(self, value: Any, chunk: Chunk, mask: Tensor | None, mark: Callable[[Tensor], None] | None) -> None:
-        start, stop = chunk[0], chunk[1]
-        layer = self.capture.layer
+    def extract(self, value: Any, rows: int, mask: Tensor | None, mark: Callable[[Tensor], None] | None) -> Tensor:
+        """The reduced values of one chunk, (rows, *units) or (members, rows, *units)."""
+        key = self.capture.layer.key
         tensor = self._tensor(value)
         if mark is not None:
             mark(tensor)
-        rows_at = self.capture.batch_dim
-        if rows_at:
-            tensor = tensor.movedim(rows_at, 0)
-        if tensor.ndim == 0 or len(tensor) != stop - start:
-            raise ValueError(wrong_rows(layer.key, tuple(tensor.shape), stop - start))
-        reduced = self._reduce(tensor, mask)
-        shape, dtype = tuple(reduced.shape[1:]), self.capture.dtype or reduced.dtype
-        if not reduced.dtype.is_floating_point:
-            dtype = reduced.dtype
-        if dtype.is_complex:
-            raise TypeError(
-                f"layer {layer.key!r} is complex; record a real reduction of it, as reduce=torch.view_as_real"
-            )
-        if self.buffer is None:
-            self.raw_shape = tuple(tensor.shape[1:])
-            self.buffer = self.allocate((self.rows, *shape), dtype)
-        elif shape != tuple(self.buffer.shape[1:]):
+        if self.member_axis is not None:
+            return self._reduce_members(tensor, rows, mask)
+        if self.capture.batch_dim:
+            tensor = tensor.movedim(self.capture.batch_dim, 0)
+        if tensor.ndim == 0 or len(tensor) != rows:
+            raise ValueError(wrong_rows(key, tuple(tensor.shape), rows))
+        self.raw_shape = tuple(tensor.shape[1:])
+        return self._reduce(tensor, mask)
+
+    def _reduce_members(self, tensor: Tensor, rows: int, mask: Tensor | None) -> Tensor:
+        tensor = tensor.movedim(self.member_axis or 0, 0)
+        tensor = tensor.movedim(self.capture.batch_dim + 1, 1)
+        if tuple(tensor.shape[:2]) != (self.members, rows):
             raise ValueError(
-                f"layer {layer.key!r} has shape {shape} for samples {start} to {stop - 1} and "
-                f"{tuple(self.buffer.shape[1:])} before; pad the probe to one length, or reduce with a mask "
+                f"layer {self.capture.layer.key!r} should have {self.members} members at axis {self.member_axis} and "
+                f"{rows} rows, got shape {tuple(tensor.shape)} with these two axes first"
+            )
+        self.raw_shape = tuple(tensor.shape[2:])
+        repeated = None if mask is None else mask.repeat(self.members, 1)
+        reduced = self._reduce(tensor.reshape(self.members * rows, *self.raw_shape), repeated)
+        return reduced.reshape(self.members, rows, *reduced.shape[1:])
+
+    def store(self, values: Tensor, start: int, stop: int) -> None:
+        """Copy the values of rows start to stop into the buffer."""
+        key = self.capture.layer.key
+        lead = 1 if self.members else 0
+        shape = tuple(values.shape[lead + 1 :])
+        dtype = (self.capture.dtype or values.dtype) if values.dtype.is_floating_point else values.dtype
+        if dtype.is_complex:
+            raise TypeError(f"layer {key!r} is complex; record a real reduction of it, as reduce=torch.view_as_real")
+        if self.buffer is None:
+            self.buffer = self.allocate((*values.shape[:lead], self.rows, *shape), dtype)
+        elif shape != tuple(self.buffer.shape[lead + 1 :]):
+            raise ValueError(
+                f"layer {key!r} has shape {shape} for samples {start} to {stop - 1} and "
+                f"{tuple(self.buffer.shape[lead + 1 :])} before; pad the probe to one length, or reduce with a mask "
                 "(reduce='mean' or 'last' with mask=)"
             )
         elif dtype != self.buffer.dtype:
-            raise ValueError(
-                f"layer {layer.key!r} changes its dtype within the probe: {self.buffer.dtype}, then {dtype}"
-            )
-        if dtype is torch.float16 and reduced.dtype is not torch.float16:
-            _check_half(reduced, layer.key)
-        self.buffer[start:stop].copy_(reduced, non_blocking=True)
-        self.filled += stop - start
+            raise ValueError(f"layer {key!r} changes its dtype within the probe: {self.buffer.dtype}, then {dtype}")
+        if dtype is torch.float16 and values.dtype is not torch.float16:
+            _check_half(values, key)
+        self.buffer.narrow(lead, start, stop - start).copy_(values, non_blocking=True)
 
     def _tensor(self, value: Any) -> Tensor:
         layer = self.capture.layer
@@ -112,7 +131,7 @@ class _Slot:
         reduction = self.capture.reduction.label(self.raw_shape)
         layer = replace(
             self.capture.layer,
-            unit_shape=tuple(self.buffer.shape[1:]),
+            unit_shape=tuple(self.buffer.shape[2 if self.members else 1 :]),
             raw_shape=self.raw_shape,
             dtype=str(self.buffer.dtype).removeprefix("torch."),
             reduction=reduction,
@@ -149,20 +168,28 @@ class _Station:
 
 @dataclass(eq=False)
 class _Pass:
+    """The chunk under way. Values are stored at once, or `kept` until the batched function returns them."""
+
     mark: Callable[[Tensor, Layer], None] | None
+    kept: dict[_Slot, Tensor] | None = None
     chunk: Chunk | None = None
     mask: Tensor | None = None
     stations: list[_Station] = field(default_factory=list)
 
     def put(self, slot: _Slot, value: Any) -> None:
         assert self.chunk is not None
+        start, stop, _, _ = self.chunk
         mark = self.mark
         layer = slot.capture.layer
-        slot.put(value, self.chunk, self.mask, None if mark is None else lambda t: mark(t, layer))
+        values = slot.extract(value, stop - start, self.mask, None if mark is None else lambda t: mark(t, layer))
+        if self.kept is None:
+            slot.store(values, start, stop)
+        else:
+            self.kept[slot] = values
 
 
 def capture(
-    forward: Callable[[Inputs, int], Any],
+    forward: Callable[..., Any],
     captures: Iterable[Capture],
     chunks: Iterable[Chunk],
     rows: int,
@@ -170,16 +197,22 @@ def capture(
     modules: Mapping[str, Named],
     mask: Callable[[Inputs], Tensor | None] = lambda inputs: None,
     mark: Callable[[Tensor, Layer], None] | None = None,
+    members: Members | None = None,
 ) -> list[tuple[Layer, Tensor]]:
     """Run `forward(inputs, pass)` over the chunks and return each layer as it came, with its values (rows, *units).
+
+    With `members` the values are (members, rows, *units); those with a stacked state run as
+    `forward(inputs, pass, outputs=...)`, which returns what `outputs` gave inside.
 
     Raises
     ------
     RuntimeError
         If a layer ran less often than when the captures were planned: every such layer is named.
     """
-    slots = [_Slot(c, rows, allocate) for c in captures]
-    current = _Pass(mark)
+    many = 0 if members is None else members.count
+    slots = [_Slot(c, rows, allocate, many, None if members is None else members.axis) for c in captures]
+    batched = members is not None and members.state is not None
+    current = _Pass(mark, {} if batched else None)
     by_module: dict[tuple[int, str], list[_Slot]] = {}
     for slot in slots:
         by_module.setdefault((id(slot.capture.module), slot.capture.op), []).append(slot)
@@ -206,8 +239,18 @@ def capture(
             current.mask = mask(chunk[2])
             for station in current.stations:
                 station.begun = station.ended = 0
-            forward(chunk[2], chunk[3])
-            _check_calls(current.stations)
+            if current.kept is None:
+                forward(chunk[2], chunk[3])
+                _check_calls(current.stations)
+                continue
+            kept = current.kept
+
+            def outputs(kept: dict[_Slot, Tensor] = kept) -> list[Tensor]:
+                _check_calls(current.stations)
+                return [kept.pop(slot) for slot in slots]
+
+            for slot, values in zip(slots, forward(chunk[2], chunk[3], outputs=outputs), strict=True):
+                slot.store(values, chunk[0], chunk[1])
     return [slot.result() for slot in slots]
 
 

@@ -58,6 +58,7 @@ def plan_captures(
     *,
     logits: bool,
     functional: bool = False,
+    member_axis: int | None = None,
 ) -> CapturePlan:
     """Captures in forward order.
 
@@ -91,7 +92,7 @@ def plan_captures(
             continue
         for index in _call_indices(target, len(calls), options.calls):
             try:
-                order, planned = _capture(target, index, seen, rows, options, default)
+                order, planned = _capture(target, index, seen, rows, options, default, member_axis)
             except (TypeError, ValueError) as error:
                 if not default:
                     raise
@@ -165,7 +166,13 @@ def _call_indices(target: Target, ran: int, calls: Calls) -> list[int]:
 
 
 def _capture(
-    target: Target, index: int, seen: Observation, rows: int, options: Options, default: bool
+    target: Target,
+    index: int,
+    seen: Observation,
+    rows: int,
+    options: Options,
+    default: bool,
+    member_axis: int | None,
 ) -> tuple[int, Capture]:
     named, site = target.named, target.site
     calls = _calls(target, seen)
@@ -182,7 +189,7 @@ def _capture(
         label = label.removesuffix("@in").removesuffix("@out") + f"@{site}{path}"
     tensor = found[path]
     batch_dim = _by_pattern(options.batch_dim, label, named.name, 0)
-    _check_tensor(tensor, label, batch_dim, rows)
+    _check_tensor(tensor, label, batch_dim, rows, member_axis)
     last = index == len(calls) - 1 and named.name == seen.last_leaf
     layer = Layer(
         key=label,
@@ -211,10 +218,13 @@ def _capture(
     return (call.end if site == "out" else call.begin), planned
 
 
-def _check_tensor(tensor: TensorInfo, label: str, batch_dim: int, rows: int) -> None:
+def _check_tensor(tensor: TensorInfo, label: str, batch_dim: int, rows: int, member_axis: int | None) -> None:
     if tensor.odd:
         refuse_odd(tensor.odd, f"layer {label!r}")
-    if len(tensor.shape) <= batch_dim or tensor.shape[batch_dim] != rows:
+    shape = list(tensor.shape)
+    if member_axis is not None and -len(shape) <= member_axis < len(shape):
+        del shape[member_axis]
+    if len(shape) <= batch_dim or shape[batch_dim] != rows:
         raise ValueError(wrong_rows(label, tensor.shape, rows))
 
 

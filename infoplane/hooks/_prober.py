@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from infoplane.core.records import Layer
 from infoplane.hooks import _flow
 from infoplane.hooks._capture import Capture, capture
+from infoplane.hooks._members import Members
 from infoplane.hooks._names import Named, named_modules
 from infoplane.hooks._observe import observe
 from infoplane.hooks._plan import Options, plan_captures
@@ -50,12 +51,20 @@ class Prober:
     forward: Callable[..., Any] | None = None
     seed: int = 0
     before_pass: Callable[[nn.Module], None] | None = None
+    members: Members | None = None
 
     captures: tuple[Capture, ...] = ()
     layers: tuple[Layer, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
     chain: bool | list[str] = False
     _buffers: Buffers = field(default_factory=Buffers)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the forward pass runs."""
+        for tensor in () if self.members is None else self.members.tensors:
+            return tensor.device
+        return model_device(self.model)
 
     def prepare(self) -> None:
         """Find what runs and plan the captures; then their shapes, and which of them form a chain.
@@ -78,6 +87,7 @@ class Prober:
             self.options,
             logits=self.logits,
             functional=self.functional,
+            member_axis=None if self.members is None else self.members.axis,
         )
         self.captures, self.skipped = plan.captures, plan.skipped
         self._warn_skipped()
@@ -88,7 +98,8 @@ class Prober:
         def once(flow: _flow.Flow | None) -> None:
             def mark(tensor: Tensor, layer: Layer) -> None:
                 if flow is not None:
-                    cuts = is_lossless(reductions[layer.depth], tuple(tensor.shape[1:]))
+                    shape = tuple(tensor.shape[1 if self._axis_only() is None else 2 :])
+                    cuts = is_lossless(reductions[layer.depth], shape)
                     flow.mark(tensor, layer.depth, cuts=cuts)
 
             began = None if flow is None else flow.start
@@ -102,6 +113,7 @@ class Prober:
                     modules,
                     self._chunk_mask,
                     mark,
+                    self._axis_only(),
                 )
 
         parents = {} if is_sharded(self.model) else _flow.trace(once)
@@ -124,7 +136,12 @@ class Prober:
                 allocate,
                 modules,
                 self._chunk_mask,
+                members=self.members,
             )
+
+    def _axis_only(self) -> Members | None:
+        """For a pass with one member: members with a stacked state are then not there."""
+        return None if self.members is None or self.members.state is not None else self.members
 
     def _wants_ops(self) -> bool:
         return self.functional or any(isinstance(t, OpTarget) for t in self.targets or ())
@@ -141,12 +158,14 @@ class Prober:
     @contextlib.contextmanager
     def _running(self, step: int) -> Iterator[Run]:
         """A function that runs the model on inputs of the `which`-th pass, with all else undisturbed."""
-        device = model_device(self.model)
-        dtypes = frozenset(p.dtype for p in self.model.parameters() if p.is_floating_point())
+        device = self.device
+        weights = self.model.parameters() if self.members is None else self.members.tensors or self.model.parameters()
+        dtypes = frozenset(p.dtype for p in weights if p.is_floating_point())
         with (
             undisturbed(
                 self.model,
                 self._buffers,
+                device,
                 autocast=self.autocast,
                 evaluation=self.evaluation,
                 exact_buffers=self.before_pass is not None,
@@ -157,16 +176,25 @@ class Prober:
                 self.before_pass(self.model)
             current: int | None = None
 
-            def run(inputs: Inputs, which: int = 0, began: Callable[[list[Tensor]], None] | None = None) -> Any:
+            def run(
+                inputs: Inputs,
+                which: int = 0,
+                began: Callable[[list[Tensor]], None] | None = None,
+                outputs: Callable[[], list[Tensor]] | None = None,
+            ) -> Any:
                 nonlocal current
                 if which != current:
                     current = which
                     seed = np.random.SeedSequence([self.seed, step, which]).generate_state(1, np.uint32)[0]
                     noise.close()
-                    noise.enter_context(measuring(self.model, seed_generators(self.model, int(seed))))
+                    noise.enter_context(measuring(self.model, seed_generators(device, int(seed))))
                 moved = inputs.to(device, dtypes)
                 if began is not None:
                     began(moved.tensors)
+                if self.members is not None and self.members.state is not None:
+                    if outputs is None:
+                        return self.members.run_first(self.model, moved)
+                    return self.members.run_all(self.model, moved, outputs)
                 if self.forward is not None:
                     return self.forward(self.model, *moved.args, **moved.kwargs)
                 return self.model(*moved.args, **moved.kwargs)
@@ -179,7 +207,7 @@ class Prober:
 
     def _chunk_mask(self, inputs: Inputs) -> Tensor | None:
         mask = inputs.mask if inputs.mask is not None else inputs.kwargs.get(self.mask_name or "attention_mask")
-        return None if mask is None else mask.to(model_device(self.model))
+        return None if mask is None else mask.to(self.device)
 
     def _markov(self, parents: dict[int, frozenset[int]]) -> bool | list[str]:
         order = range(len(self.layers))

@@ -15,10 +15,10 @@ SMALL_BUFFER_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
-def random_state(model: nn.Module) -> Iterator[None]:
-    """Restore the generators of torch (CPU and the model's devices), NumPy and `random` on leaving."""
+def random_state(device: torch.device) -> Iterator[None]:
+    """Restore the generators of torch (CPU and accelerators in use), NumPy and `random` on leaving."""
     cpu = torch.get_rng_state()
-    devices = _cuda_devices(model)
+    devices = _cuda_devices(device)
     cuda = [torch.cuda.get_rng_state(d) for d in devices]
     legacy = np.random.get_state()  # noqa: NPY002 - the global generator is what a training loop draws from
     python = random.getstate()
@@ -32,12 +32,13 @@ def random_state(model: nn.Module) -> Iterator[None]:
         random.setstate(python)
 
 
-def _cuda_devices(model: nn.Module) -> list[torch.device]:
+def _cuda_devices(device: torch.device) -> list[torch.device]:
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return []
-    found = {t.device for t in (*model.parameters(), *model.buffers()) if t.device.type == "cuda"}
-    found.add(torch.device("cuda", torch.cuda.current_device()))
-    return sorted(found, key=str)
+    indices = {torch.cuda.current_device()}
+    if device.type == "cuda":
+        indices.add(torch.cuda.current_device() if device.index is None else device.index)
+    return [torch.device("cuda", i) for i in sorted(indices)]
 
 
 @contextlib.contextmanager
@@ -133,16 +134,16 @@ def precision(device_type: str, autocast: torch.dtype | None) -> Iterator[None]:
 def undisturbed(
     model: nn.Module,
     buffers: Buffers,
+    device: torch.device,
     *,
     autocast: torch.dtype | None = None,
     evaluation: bool = True,
     exact_buffers: bool = False,
 ) -> Iterator[None]:
     """All of the above, without gradients: training with and without a pass inside is equal bit for bit."""
-    device = model_device(model)
     with (
         torch.no_grad(),
-        random_state(model),
+        random_state(device),
         evaluation_mode(model) if evaluation else contextlib.nullcontext(),
         buffers.kept(model, exact=exact_buffers or not evaluation),
         eager(),
@@ -151,17 +152,17 @@ def undisturbed(
         yield
 
 
-def seed_generators(model: nn.Module, seed: int) -> torch.Generator:
-    """Seed the global generators, inside `random_state` only, and return one of the same seed on the model's device.
+def seed_generators(device: torch.device, seed: int) -> torch.Generator:
+    """Seed the global generators, inside `random_state` only, and return one of the same seed on `device`.
 
     `torch.manual_seed` would also seed accelerators that are not in use yet, for good.
     """
     torch.default_generator.manual_seed(seed)
-    for device in _cuda_devices(model):
-        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+    for used in _cuda_devices(device):
+        torch.cuda.default_generators[used.index].manual_seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
     random.seed(seed)
-    return torch.Generator(model_device(model)).manual_seed(seed)
+    return torch.Generator(device).manual_seed(seed)
 
 
 def model_device(model: nn.Module) -> torch.device:

@@ -87,7 +87,7 @@ def layers(model: nn.Module, batch: Any, *, samples: int | None = None) -> Layer
     inputs = as_inputs(batch)
     dtypes = frozenset(p.dtype for p in inner.parameters() if p.is_floating_point())
     moved = inputs.to(model_device(inner), dtypes)
-    with undisturbed(inner, Buffers()):
+    with undisturbed(inner, Buffers(), model_device(inner)):
         seen = observe(lambda: inner(*moved.args, **moved.kwargs), modules)
     n = len(inputs)
     rows = []
@@ -127,6 +127,7 @@ class SizePlan:
     snapshots: int | None
     free: int | None
     where: str
+    members: int = 1
 
     def bytes_of(self, layer: Layer) -> int:
         itemsize: int = getattr(torch, layer.dtype).itemsize
@@ -134,7 +135,7 @@ class SizePlan:
 
     @property
     def per_snapshot(self) -> int:
-        return sum(self.bytes_of(layer) for layer in self.layers)
+        return self.members * sum(self.bytes_of(layer) for layer in self.layers)
 
     @property
     def total(self) -> int:
@@ -162,7 +163,8 @@ class SizePlan:
             much = "number of snapshots open (pass total=)"
             if self.free and self.per_snapshot:
                 much += f", room for {self.free // self.per_snapshot}"
-        return f"{text}\n{self.samples} samples, {size(self.per_snapshot)} a snapshot; {much}{free}"
+        of = f" of {self.members} members" if self.members > 1 else ""
+        return f"{text}\n{self.samples} samples{of}, {size(self.per_snapshot)} a snapshot; {much}{free}"
 
     def check(self) -> None:
         """Raise OSError if the run cannot fit."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import platform
@@ -15,13 +14,14 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 import infoplane
 from infoplane.core.records import Layer, Probe, Sink, Snapshot
+from infoplane.hooks._destination import Destination, close_all
 from infoplane.hooks._names import named_modules, unwrap
-from infoplane.hooks._opening import SHIFT, open_store
 from infoplane.hooks._plan import Calls, Options
 from infoplane.hooks._pool import Pool
 from infoplane.hooks._prober import Prober
@@ -34,18 +34,17 @@ from infoplane.hooks.probe import as_probe_set
 from infoplane.hooks.reduce import Reduction, as_reduction
 from infoplane.hooks.schedule import Plan, Schedule, as_schedule
 from infoplane.hooks.select import Layers, OpTarget, Target, select
-from infoplane.store import StoreWriter
 
 Reduce = Reduction | str | Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class _Call:
+class Call:
     """What one call of `snapshot` said, kept for the exit when the schedule skipped it."""
 
     step: int
     epoch: float
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Sequence[Mapping[str, float]] = ()
     layer_metrics: LayerMetrics = field(default_factory=dict)
 
 
@@ -187,12 +186,9 @@ class Recorder:
             raise ValueError(f"mode must be 'eval' or 'train', got {mode!r}")
         if nonfinite not in ("warn", "raise"):
             raise ValueError(f"nonfinite must be 'warn' or 'raise', got {nonfinite!r}")
-        self._sinks: list[Sink] = list(sinks)
-        if keep_activations and run is None:
-            raise ValueError('run must name a directory for the activations, as run="runs/a"')
-        if not keep_activations and not self._sinks:
-            raise ValueError("keep_activations=False without a sink would record nothing; pass sinks=[...]")
-        self.run = None if run is None else Path(run)
+        self._destinations = [Destination(None if run is None else Path(run), list(sinks))]
+        self._keep = keep_activations
+        self._check_destinations()
         self.schedule = as_schedule(schedule)
         self._model = unwrap(model)
         table = reduce if isinstance(reduce, Mapping) else {"*": reduce}
@@ -227,16 +223,20 @@ class Recorder:
         self._gradients, self._nonfinite = gradients, nonfinite
         self._weight_norms = weight_norms or gradients is not None
         self._allow_full_disk, self._quiet, self._resume = allow_full_disk, quiet, resume
-        self._keep, self._writer_options = keep_activations, dict(writer or {})
+        self._writer_options = dict(writer or {})
         self._shard_probe = shard_probe
         self._ranks = Ranks(0, 1, "first")
         self._pool = Pool(pinned=model_device(self._model).type == "cuda")
-        self._writer: StoreWriter | None = None
         self._state: Literal["new", "open", "closed"] = "new"
         self._steps = StepCounter(self.schedule, initial=initial)
         self._noted_shift = not initial
-        self._pending: _Call | None = None
+        self._pending: Call | None = None
         self._warned: set[str] = set()
+
+    @property
+    def run(self) -> Path | None:
+        """The run's directory."""
+        return self._destinations[0].run
 
     # -- what it is ------------------------------------------------------------------------------------
 
@@ -268,13 +268,14 @@ class Recorder:
     def sizes(self) -> SizePlan:
         """Bytes per layer, snapshot and run, and the free disk; after entry."""
         plan = None if self._total is None else len(self.schedule.plan(self._total))
-        where = None if self.run is None or not self._keep else self.run
+        where = self.run if self._keep else None
         return SizePlan(
             layers=self.layers,
             samples=self.probe.samples,
             snapshots=plan,
             free=None if where is None else free_bytes(where),
             where="" if where is None else str(where.absolute().parent),
+            members=len(self._destinations),
         )
 
     def plan(self, total: int) -> Plan:
@@ -286,6 +287,13 @@ class Recorder:
             f"Recorder({type(self._model).__name__}, {self.probe.samples} rows of {self.probe.target} labels, "
             f"{len(self.layers)} layers, {self.schedule}, {self._state})"
         )
+
+    def _check_destinations(self) -> None:
+        for destination in self._destinations:
+            if self._keep and destination.run is None:
+                raise ValueError('run must name a directory for the activations, as run="runs/a"')
+            if not self._keep and not destination.sinks:
+                raise ValueError("keep_activations=False without a sink would record nothing; pass sinks=[...]")
 
     # -- life ------------------------------------------------------------------------------------------
 
@@ -306,42 +314,36 @@ class Recorder:
             last_step = self._open_sinks()
             self._state = "open"
             if last_step is None and self._initial:
-                self._take(_Call(0, math.nan))
+                self._take(Call(0, math.nan))
         except BaseException:
             self._state = "closed"
-            _close_all(self._sinks)
+            close_all(self._destinations)
             raise
         return self
 
     def _open_sinks(self) -> int | None:
-        """Open the store and begin the sinks; the last step of a run that is resumed."""
-        last_step = None
-        if self._keep and self._ranks.takes_part:
-            assert self.run is not None  # checked at construction
-            if self._ranks.rank == 0:
-                if not self._quiet:
-                    print(f"infoplane: recording into {self.run}\n{self.sizes}", file=sys.stderr)
-                if not self._allow_full_disk:
-                    self.sizes.check()
-            opened = open_store(
-                self.run,
+        """Open the stores and begin the sinks; the last step of a run that is resumed."""
+        if self._keep and self._ranks.rank == 0:
+            if not self._quiet:
+                print(f"infoplane: recording into {self.run}\n{self.sizes}", file=sys.stderr)
+            if not self._allow_full_disk:
+                self.sizes.check()
+        found = [
+            destination.open(
+                store=self._keep,
                 probe=self.probe,
-                settings=self.settings(),
+                settings=self.settings() | ({"member": i} if len(self._destinations) > 1 else {}),
                 ranks=self._ranks,
                 resume=self._resume,
                 options=self._writer_options,
             )
-            self._writer, last_step = opened.writer, opened.last_step
-            if last_step is not None:
-                self._steps.resume(last_step, opened.shift)
-                self._noted_shift = False
-        if not self._ranks.writes:
-            self._sinks = []
-        elif self._writer is not None:
-            self._sinks.insert(0, self._writer)
-        for sink in self._sinks:
-            if hasattr(sink, "begin"):
-                sink.begin(self.probe, self.settings(), self.run)
+            for i, destination in enumerate(self._destinations)
+        ]
+        if any(last is None for last, _ in found):
+            return None
+        last_step, shift = min((last, shift) for last, shift in found if last is not None)
+        self._steps.resume(last_step, shift)
+        self._noted_shift = False
         return last_step
 
     def __enter__(self) -> Self:
@@ -363,13 +365,12 @@ class Recorder:
                 self._take(self._pending)
         finally:
             self._state = "closed"
-            _close_all(self._sinks)
+            close_all(self._destinations)
 
     def flush(self) -> None:
         """Make every snapshot so far durable, as before the user's own checkpoint."""
-        for sink in self._sinks:
-            if hasattr(sink, "flush"):
-                sink.flush()
+        for destination in self._destinations:
+            destination.flush()
 
     def snapshot(
         self,
@@ -403,13 +404,14 @@ class Recorder:
             raise TypeError(f"step must be an integer counter, got {step!r}; fractional epochs go into epoch=")
         counter = int(step)
         step, due = self._steps.call(counter, force=force)
-        if not self._noted_shift and self._writer is not None:
-            self._writer.annotate(**{SHIFT: self._steps.shift})
+        if not self._noted_shift:
+            for destination in self._destinations:
+                destination.note_shift(self._steps.shift)
         self._noted_shift = True
-        call = _Call(
+        call = Call(
             step,
             float(counter if epoch is None else epoch),
-            numbers(metrics or {}),
+            self._numbers(metrics or {}),
             {} if self._gradients is None else self._gradients.take(),
         )
         self._pending = None if due else call
@@ -451,28 +453,53 @@ class Recorder:
 
     # -- one snapshot ----------------------------------------------------------------------------------
 
-    def _take(self, call: _Call) -> None:
+    def _take(self, call: Call) -> None:
         self._pending = None
         if not self._ranks.takes_part:
             return
-        results = self._prober.measure(call.step, self._pool.take)
+        results = self._prober.measure(call.step, self._allocate)
         layers = tuple(layer for layer, _ in results)
         self._note_changes(call.step, layers)
         self._check_finite(call.step, results)
+        self._emit(call, layers, {layer.key: values for layer, values in results})
+
+    def _numbers(self, metrics: Mapping[str, Any]) -> list[dict[str, float]]:
+        """The metrics of each run."""
+        return [numbers(metrics)]
+
+    def _emit(self, call: Call, layers: tuple[Layer, ...], values: Mapping[str, Tensor]) -> None:
+        """Hand one snapshot to the sinks."""
         layer_metrics = {**call.layer_metrics, **(weight_norms(self._model) if self._weight_norms else {})}
+        (destination,) = self._destinations
         snapshot = Snapshot(
             step=call.step,
             epoch=call.epoch,
             time=time.time(),
             layers=layers,
-            arrays={layer.key: self._pool.lend(buffer) for layer, buffer in results},
-            metrics=call.metrics,
+            arrays=self._arrays(values) if destination.needs_arrays else {},
+            metrics=call.metrics[0] if call.metrics else {},
             layer_metrics=as_numbers(layer_metrics),
-            tensors={layer.key: buffer for layer, buffer in results},
+            tensors=values,
             rows=self._prober.probe.rows,
         )
-        for sink in self._sinks:
-            sink(snapshot)
+        destination.take(snapshot)
+
+    def _allocate(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """On the model's device where a sink computes there, else in pooled host memory."""
+        device = self._prober.device
+        if device.type != "cpu" and any(d.needs_tensors for d in self._destinations):
+            return torch.empty(shape, dtype=dtype, device=device)
+        return self._pool.take(shape, dtype)
+
+    def _arrays(self, values: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
+        """As arrays in host memory, once the device has finished its copies."""
+        hosted = {key: v if v.device.type == "cpu" else self._to_host(v) for key, v in values.items()}
+        if self._prober.device.type == "cuda":
+            torch.cuda.current_stream(self._prober.device).synchronize()
+        return {key: self._pool.lend(v) for key, v in hosted.items()}
+
+    def _to_host(self, values: Tensor) -> Tensor:
+        return self._pool.take(tuple(values.shape), values.dtype).copy_(values, non_blocking=True)
 
     def _note_changes(self, step: int, layers: tuple[Layer, ...]) -> None:
         for old, new in zip(self._prober.layers, layers, strict=True):
@@ -506,12 +533,3 @@ def _select(layers: Layers, model: nn.Module) -> list[Target | OpTarget] | None:
 
 def _dtype_name(dtype: torch.dtype | None) -> str | None:
     return None if dtype is None else str(dtype).removeprefix("torch.")
-
-
-def _close_all(sinks: Sequence[Sink]) -> None:
-    """Close every sink, also when one fails; the first failure is raised."""
-    with contextlib.ExitStack() as stack:
-        for sink in reversed(sinks):
-            close = getattr(sink, "close", None)
-            if close is not None:
-                stack.callback(close)

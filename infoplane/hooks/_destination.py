@@ -1,0 +1,81 @@
+"""Where the snapshots of one run go: its store and the further sinks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infoplane.core.records import Probe, Sink, Snapshot
+from infoplane.hooks._opening import SHIFT, open_store
+from infoplane.hooks._ranks import Ranks
+from infoplane.store import StoreWriter
+
+
+@dataclass(eq=False)
+class Destination:
+    """One run's sinks. A sink may have `begin(probe, settings, run)`, `flush()` and `close()`.
+
+    One that has `on_device = True` takes its numbers from `Snapshot.tensors` and needs no arrays.
+    """
+
+    run: Path | None
+    sinks: list[Sink] = field(default_factory=list)
+    writer: StoreWriter | None = None
+
+    def open(
+        self,
+        *,
+        store: bool,
+        probe: Probe,
+        settings: Mapping[str, Any],
+        ranks: Ranks,
+        resume: bool,
+        options: Mapping[str, Any],
+    ) -> tuple[int | None, int | None]:
+        """Open the store if there is to be one, begin the sinks; last step and counter shift of a resumed run."""
+        last_step, shift = None, None
+        if store and ranks.takes_part and self.run is not None:
+            opened = open_store(self.run, probe=probe, settings=settings, ranks=ranks, resume=resume, options=options)
+            self.writer, last_step, shift = opened.writer, opened.last_step, opened.shift
+        if not ranks.writes:
+            self.sinks = []
+        elif self.writer is not None:
+            self.sinks.insert(0, self.writer)
+        for sink in self.sinks:
+            if hasattr(sink, "begin"):
+                sink.begin(probe, settings, self.run)
+        return last_step, shift
+
+    @property
+    def needs_arrays(self) -> bool:
+        return not all(getattr(s, "on_device", False) for s in self.sinks)
+
+    @property
+    def needs_tensors(self) -> bool:
+        return any(getattr(s, "on_device", False) for s in self.sinks)
+
+    def take(self, snapshot: Snapshot) -> None:
+        for sink in self.sinks:
+            sink(snapshot)
+
+    def note_shift(self, shift: int | None) -> None:
+        """Remember in the session's file how counters became steps."""
+        if self.writer is not None:
+            self.writer.annotate(**{SHIFT: shift})
+
+    def flush(self) -> None:
+        for sink in self.sinks:
+            if hasattr(sink, "flush"):
+                sink.flush()
+
+
+def close_all(destinations: Iterable[Destination]) -> None:
+    """Close every sink, also when one fails; the first failure is raised."""
+    with contextlib.ExitStack() as stack:
+        for sink in reversed([s for d in destinations for s in d.sinks]):
+            close = getattr(sink, "close", None)
+            if close is not None:
+                stack.callback(close)
