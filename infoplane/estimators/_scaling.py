@@ -11,14 +11,16 @@ def zscore(t: Tensor) -> Tensor:
 
     A unit whose spread is no more than rounding of its own type (4 eps of its largest value) is constant: 0.
     """
-    largest = t.abs().amax(-2, keepdim=True).double()
-    scale = torch.where(largest > 0, largest, torch.ones_like(largest))
+    exact = t.dtype == torch.float64 or not t.is_floating_point()
+    eps = torch.finfo(torch.float64 if exact else torch.float32).eps
+    z = t.double()
+    largest = z.abs().amax(-2, keepdim=True)
     # Division before anything is squared: 1e300 and 1e-300 are ordinary values.
-    z = t.double() / scale
+    z = z / torch.where(largest > 0, largest, torch.ones_like(largest))
     z = z - z.mean(-2, keepdim=True)
     z = z - z.mean(-2, keepdim=True)
     std = z.square().mean(-2, keepdim=True).sqrt()
-    varies = std > 4 * torch.finfo(t.dtype).eps
+    varies = std > 4 * eps
     return torch.where(varies, z / torch.where(varies, std, torch.ones_like(std)), torch.zeros_like(z))
 
 

@@ -16,12 +16,14 @@ ROTATION_LIMIT = 2048
 
 def eigenvalues(matrix: Tensor) -> Tensor:
     """Eigenvalues (..., n) in ascending order of symmetric `matrix` (..., n, n), float64."""
-    return torch.linalg.eigvalsh(matrix.double())
+    found: Tensor = torch.linalg.eigvalsh(matrix.double())
+    return found
 
 
 def positive_part(values: Tensor) -> Tensor:
-    """Eigenvalues of a positive semidefinite matrix without what rounding put below zero."""
-    return values.clamp(min=0.0)
+    """Eigenvalues (..., n) of a positive semidefinite matrix, those within rounding of zero set to zero."""
+    least = values.shape[-1] * torch.finfo(values.dtype).eps * values.amax(-1, keepdim=True)
+    return torch.where(values > least, values, 0.0)
 
 
 def shares(weights: Tensor) -> Tensor:
@@ -32,7 +34,8 @@ def shares(weights: Tensor) -> Tensor:
 
 def shannon_bits(p: Tensor) -> Tensor:
     """-sum p log2 p over the last axis, with 0 log 0 = 0."""
-    return -torch.special.xlogy(p, p).sum(-1) * BITS_PER_NAT
+    nats: Tensor = -torch.special.xlogy(p, p).sum(-1)
+    return nats * BITS_PER_NAT
 
 
 def renyi_bits(p: Tensor, alpha: float) -> Tensor:

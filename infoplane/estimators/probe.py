@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators._held_out import Classes, Targets
 from infoplane.estimators._linear_model import TOLERANCE, Fit, Loss, fit
+from infoplane.estimators._parts import in_parts
 from infoplane.estimators._protocol import Quantity, check_inputs
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._scaling import is_constant, zscore
@@ -84,7 +85,7 @@ class Probe:
     >>> y = torch.tensor([0, 1]).repeat(100)
     >>> t = torch.stack([10.0 * y, torch.zeros(200)])[:, :, None]     # informative, then constant
     >>> [round(v, 2) for v in Probe().estimate(t, y)["I(T;Y)"].value.tolist()]
-    [0.99, -0.01]
+    [1.0, -0.01]
     """
 
     name: ClassVar[str] = "probe"
@@ -117,8 +118,8 @@ class Probe:
         t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name, min_samples=self.folds)
         fold = self._fold_of_row(x_ids)
         task = Targets(y) if y.is_floating_point() else Classes(y)
-        step = max(1, _SCORE_BYTES // (64 * t.shape[1] * self.folds * max(task.outputs, 1)))
-        return _joined([self._block(part, task, fold) for part in _parts(t, step)])
+        scores = 64 * t.shape[1] * self.folds * max(task.outputs, 1)
+        return in_parts(t, scores, lambda part: self._block(part, task, fold), _SCORE_BYTES)
 
     def _fold_of_row(self, x_ids: Tensor) -> Tensor:
         inputs = int(x_ids.max()) + 1
@@ -229,32 +230,6 @@ def _fourier(z: Tensor, count: int, generator: torch.Generator) -> Tensor:
     b = 2 * math.pi * torch.rand(count, generator=generator, dtype=torch.float64).to(z.device)
     phi = torch.cos(z @ w + b) * math.sqrt(2.0 / count)
     return phi - phi.mean(1, keepdim=True)
-
-
-def _parts(t: Tensor, step: int) -> list[Tensor]:
-    return [t[i : i + step] for i in range(0, len(t), step)] or [t]
-
-
-def _joined(parts: list[dict[str, Quantity]]) -> dict[str, Quantity]:
-    """Quantities of consecutive parts of a block as quantities of the block."""
-    if len(parts) == 1:
-        return parts[0]
-
-    def cat(tensors: list[Tensor | None]) -> Tensor | None:
-        present = [x for x in tensors if x is not None]
-        return torch.cat(present) if present else None
-
-    def join(quantities: list[Quantity]) -> Quantity:
-        first = quantities[0]
-        return replace(
-            first,
-            value=torch.cat([q.value for q in quantities]),
-            low=cat([q.low for q in quantities]),
-            high=cat([q.high for q in quantities]),
-            flags={name: torch.cat([q.flags[name] for q in quantities]) for name in first.flags},
-        )
-
-    return {name: join([part[name] for part in parts]) for name in parts[0]}
 
 
 preset("probe", "voita-titov-2020", code_length=True)

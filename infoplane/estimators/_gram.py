@@ -1,0 +1,134 @@
+"""Gaussian Gram matrices in float64 and the rules for their width.
+
+A Gram matrix has N^2 entries a snapshot, so its users take at most a stated number of rows (`max_samples`),
+drawn with a recorded seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from infoplane.estimators._scaling import drawn_rows
+
+WidthRule = float | Literal["median", "snapshot"]
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Squared Euclidean distances between the rows of each snapshot.
+
+    Attributes
+    ----------
+    squared : (S, N, N) float64
+        In units of `scale`^2; symmetric, with 0 between equal rows.
+    scale : (S,) float64
+        The largest |t - mean|, so that neither 1e300 nor 1e-300 is squared.
+    """
+
+    squared: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, t: Tensor) -> Distances:
+        """Of the rows of `t` (S, N, U)."""
+        z = t.double()
+        size = z.abs().amax((1, 2), keepdim=True)
+        z = z / torch.where(size > 0, size, 1.0)
+        z = z - z[:, :1]
+        z = z - z.mean(1, keepdim=True)
+        spread = z.abs().amax((1, 2), keepdim=True)
+        z = z / torch.where(spread > 0, spread, 1.0)
+        norms = z.square().sum(2)
+        sums = norms[:, :, None] + norms[:, None, :]
+        squared = torch.baddbmm(sums, z, z.mT, alpha=-2.0)
+        # What is left of two equal rows is rounding.
+        squared.masked_fill_(squared <= 8 * torch.finfo(torch.float64).eps * sums, 0.0)
+        squared.diagonal(dim1=1, dim2=2).zero_()
+        return cls(0.5 * (squared + squared.mT), (spread * size)[:, 0, 0])
+
+    def gaussian(self, sigma: Tensor | float) -> Tensor:
+        """(S, N, N) exp(-d^2 / 2 sigma^2), sigma > 0 a number or (S,)."""
+        ratio = (self.scale / sigma).clamp(max=1e150).square()[:, None, None]
+        return torch.exp(-0.5 * ratio * self.squared)
+
+    def median(self) -> Tensor:
+        """(S,) median distance of pairs that are apart; 1 where no pair is."""
+        samples = self.squared.shape[1]
+        above = torch.triu_indices(samples, samples, 1, device=self.squared.device)
+        found = []
+        for squared, scale in zip(self.squared, self.scale, strict=True):
+            pairs = squared[above[0], above[1]]
+            pairs = pairs[pairs > 0]
+            found.append(pairs.median().sqrt() * scale if len(pairs) else torch.ones_like(scale))
+        return torch.stack(found) if found else self.scale
+
+    def mean(self) -> Tensor:
+        """(S,) mean distance of all pairs, a row with itself included."""
+        return self.squared.sqrt().mean((1, 2)) * self.scale
+
+    def rows(self, index: Tensor) -> Distances:
+        """Between a subset of the rows."""
+        return Distances(self.squared[:, index][:, :, index], self.scale)
+
+
+def median_of_last(
+    blocks: Iterable[Tensor], max_samples: int, seed: int, scaled: Callable[[Tensor], Tensor] | None = None
+) -> float:
+    """Median distance at the last snapshot of a run without NaN or infinity; blocks are (S, N, U).
+
+    Raises
+    ------
+    ValueError
+        Where there is no such snapshot.
+    """
+    last: Tensor | None = None
+    for block in blocks:
+        finite = torch.isfinite(block).flatten(1).all(1).nonzero()
+        if len(finite):
+            last = block[int(finite[-1])]
+    if last is None:
+        raise ValueError("no finite snapshot to take the kernel width from; did training diverge?")
+    rows = drawn_rows(len(last), max_samples, seed)
+    last = (last if rows is None else last[rows.to(last.device)])[None]
+    return Distances.of(last if scaled is None else scaled(last)).median().item()
+
+
+def kernel_width(rule: WidthRule, run_width: float | None, distances: Distances) -> Tensor:
+    """(S,) kernel width: the number given, that of the run, of the last snapshot here, or of each snapshot."""
+    if not isinstance(rule, str):
+        return torch.full_like(distances.scale, rule)
+    if rule == "median" and run_width is not None:
+        return torch.full_like(distances.scale, run_width)
+    found = distances.median()
+    return found[-1:].expand_as(found) if rule == "median" else found
+
+
+def check_width(name: str, rule: object) -> None:
+    """Raise ValueError unless `rule` is a positive number, "median" or "snapshot"."""
+    if isinstance(rule, str):
+        if rule not in ("median", "snapshot"):
+            raise ValueError(f"{name} must be a positive number, 'median' or 'snapshot', got {rule!r}")
+    elif isinstance(rule, bool) or not isinstance(rule, int | float) or not 0 < rule < math.inf:
+        raise ValueError(f"{name} must be a positive number, 'median' or 'snapshot', got {rule!r}")
+
+
+def silverman(gamma: float, samples: int, units: int) -> float:
+    """gamma sqrt(units) samples^(-1 / (4 + units))."""
+    return gamma * math.sqrt(units) * math.pow(samples, -1.0 / (4 + units))
+
+
+def centred(gram: Tensor) -> Tensor:
+    """H K H with H = I - 1/N, for (..., N, N)."""
+    rows = gram.mean(-1, keepdim=True)
+    return gram - rows - gram.mean(-2, keepdim=True) + rows.mean(-2, keepdim=True)
+
+
+def same_class(y: Tensor) -> Tensor:
+    """(N, N) float64 kernel of classes: 1 where two samples share theirs."""
+    return (y[:, None] == y[None, :]).double()
