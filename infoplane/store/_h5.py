@@ -146,10 +146,14 @@ class _Pages(_FileObject):
         super().__init__()
         self.source, self.size = source, source.size
         self.trace: list[tuple[int, bytes]] = []
+        self.failure: OSError | StoreError | None = None
 
     def readinto(self, target: Any) -> int:
         view = memoryview(target).cast("B")
-        data = self.source.read(self.position, len(view))
+        try:
+            data = self.source.read(self.position, len(view))
+        except (OSError, StoreError) as error:  # must not pass through HDF5; raised when it has returned
+            self.failure, data = error, b""
         self.trace.append((self.position, data))
         view[: len(data)] = data
         view[len(data) :] = bytes(len(view) - len(data))
@@ -264,24 +268,33 @@ def _parse(
     pages.trace.append((0, _check_superblock(source)))
     try:
         file = _open_hdf5(pages, create=False)
+        try:
+            extents, meta = _walk(file, source, check_meta)
+        finally:
+            file.close()
     except _HDF5_ERRORS as error:
-        raise StoreError(f"HDF5 cannot read it: {_one_line(error)}") from error
-    try:
-        root = h5g.open(file, b"/")
-        if not root.links.exists(b"meta"):
-            raise StoreError("no object 'meta' in it; not a file of this format")
-        extents = {"meta": _dataset(root, "meta", source)}
-        meta = check_meta(_read(source, extents["meta"]))
-        for name in _links(root, MAX_OBJECTS):
-            if name == ACTS:
-                extents |= _acts(root, source)
-            elif name != "meta":
-                extents[name] = _dataset(root, name, source)
-    except _HDF5_ERRORS as error:
-        raise StoreError(f"HDF5 cannot read it: {_one_line(error)}") from error
-    finally:
-        file.close()
+        raise pages.failure or StoreError(f"HDF5 cannot read it: {_one_line(error)}") from error
+    if pages.failure is not None:
+        raise pages.failure
     _check_disjoint(extents)
+    return extents, meta
+
+
+def _walk(
+    file: Any, source: Source, check_meta: Callable[[bytes], dict[str, Any]]
+) -> tuple[dict[str, Extent], dict[str, Any]]:
+    root = h5g.open(file, b"/")
+    if not root.links.exists(b"meta"):
+        raise StoreError("no object 'meta' in it; not a file of this format")
+    extents = {"meta": _dataset(root, "meta", source)}
+    if extents["meta"].type != "u1":
+        raise StoreError(f"'meta' must be bytes, got {extents['meta'].type}")
+    meta = check_meta(_read(source, extents["meta"]))
+    for name in _links(root, MAX_OBJECTS):
+        if name == ACTS:
+            extents |= _acts(root, source)
+        elif name != "meta":
+            extents[name] = _dataset(root, name, source)
     return extents, meta
 
 
@@ -305,15 +318,14 @@ def _links(group: Any, limit: int) -> list[str]:
         raise StoreError(f"{count} objects in one group, at most {limit} allowed")
     if h5a.get_num_attrs(group):
         raise StoreError("attributes are not allowed")
-    names: list[str] = []
-
-    def visit(name: bytes | str, info: Any) -> None:
-        text = name.decode("ascii", "replace") if isinstance(name, bytes) else name
-        if info.type != h5l.TYPE_HARD:
+    found: list[tuple[bytes, int]] = []
+    group.links.iterate(lambda name, info: found.append((bytes(name), info.type)), info=True)
+    names = []
+    for name, kind in found:
+        text = name.decode("ascii", "replace")
+        if kind != h5l.TYPE_HARD:
             raise StoreError(f"{text!r} is not a hard link")
         names.append(text)
-
-    group.links.iterate(visit, info=True)
     return names
 
 
