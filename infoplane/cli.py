@@ -62,7 +62,9 @@ def command(example: str, **settings: Any) -> Callable[[Callable[..., Any]], cli
 
 @command("infoplane demo --data digits --out demo-digits")
 @click.option("--data", type=click.Choice(["twelve-bit", "digits"]), default="twelve-bit", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to write into [default: demo/DATA].")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder to write into [default: demo/DATA, numbered if it exists]."
+)
 @click.option("--epochs", type=click.IntRange(1), help="Fewer epochs for a quick look.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.pass_obj
@@ -70,7 +72,14 @@ def demo(obj: dict[str, Any], data: str, out: Path | None, epochs: int | None, s
     """Train a small network, record it, estimate its information plane, draw it, and say what to doubt."""
     from infoplane import demo as demos
 
-    demos.show(data, out or Path("demo") / data, epochs=epochs, seed=seed, progress=obj["progress"], echo=click.echo)
+    demos.show(
+        data,
+        out or demos.free_folder(Path("demo") / data),
+        epochs=epochs,
+        seed=seed,
+        progress=obj["progress"],
+        echo=click.echo,
+    )
 
 
 @command("infoplane info runs/digits")

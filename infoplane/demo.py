@@ -127,7 +127,9 @@ def doubts(table: ResultTable) -> list[str]:
     layers = list(dict.fromkeys(rows.layer))
     width = max(map(len, layers))
     start = rows.select(step=int(np.min(rows.step)))
-    lines = ["Before training there is nothing to know, yet I(T;Y) reads, beside its 95 % range on shuffled labels:"]
+    lines = [
+        "Before training no layer has learned anything, yet I(T;Y) reads, beside its 95 % range on shuffled labels:"
+    ]
     for layer in layers:
         value = start.select(layer=layer, quantity="I(T;Y)").value[0]
         null = start.select(layer=layer, quantity="I(T;Y) null")
@@ -141,6 +143,12 @@ def doubts(table: ResultTable) -> list[str]:
             reached = f"{own.value[flagged].min():.2f} to {own.value[flagged].max():.2f} of {own.ceiling[0]:.2f} bits"
             lines.append(f"  {layer:<{width}}  {flagged.sum()} of {flagged.size} snapshots, I(X;T) {reached}")
     return lines
+
+
+def free_folder(wanted: Path) -> Path:
+    """`wanted`, or `wanted-2`, `wanted-3`, ... where a run is there already: nothing is overwritten."""
+    numbered = (wanted.with_name(f"{wanted.name}-{i}") for i in itertools.count(2))
+    return wanted if not wanted.exists() else next(path for path in numbered if not path.exists())
 
 
 def main(
