@@ -81,7 +81,7 @@ def corrected_entropy(runs: Runs, samples: int, name: str) -> Tensor:
     mean = weigh(runs, table).to(torch.float64) / float(samples * 2**k)
     value: Tensor
     if name == "miller-madow":
-        value = float(np.log2(samples)) - mean + (runs.codes - 1) * (BITS_PER_NAT / (2 * samples))
+        value = float(np.log2(samples)) - mean + (runs.codes.to(torch.float64) - 1) * (BITS_PER_NAT / (2 * samples))
     elif name == "jackknife":
         # N H - (N - 1) mean H_(-i), summed over codes: the leave-one-out sums telescope.
         plain = log_table(samples)[0]

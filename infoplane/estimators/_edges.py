@@ -165,17 +165,21 @@ def edges_at_or_below(values: Tensor, edges: Tensor, out: Tensor) -> Tensor:
     x, e, count = values.numpy(), edges.numpy(), out.numpy()
     rows, width = x.shape
     count[...] = 0
-    mask = np.empty(min(COMPARE_ELEMENTS, x.size) if width else 0, dtype=bool)
-    step, piece = max(1, COMPARE_ELEMENTS // max(width, 1)), min(width, COMPARE_ELEMENTS)
+    # Blocks of whole rows, or equal pieces of one row.
+    step = max(1, COMPARE_ELEMENTS // max(width, 1))
+    piece = -(-width // max(1, -(-width // COMPARE_ELEMENTS)))
+    mask = np.empty(min(step, rows) * piece, dtype=bool)
     for r in range(0, rows, step):
         own = e[r : r + step] if len(e) > 1 else e
         used = int(np.isfinite(own).sum(axis=1).max(initial=0))
+        columns = [own[:, k : k + 1] for k in range(used)]
         for a in range(0, width, max(piece, 1)):
             part, total = x[r : r + step, a : a + piece], count[r : r + step, a : a + piece]
-            ge = mask[: part.size].reshape(part.shape)
-            for k in range(used):
-                np.greater_equal(part, own[:, k : k + 1], out=ge)
-                np.add(total, ge.view(np.uint8), out=total)
+            above = mask[: part.size].reshape(part.shape)
+            as_count = above.view(np.uint8)
+            for column in columns:
+                np.greater_equal(part, column, out=above)
+                np.add(total, as_count, out=total)
     return out
 
 
