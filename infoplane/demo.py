@@ -79,8 +79,9 @@ def digits_task() -> Task:
         batch_size=64,
         lr=2e-3,
         estimator="binning:n_bins=30",
-        look_for="I(T;Y) of every layer is close to H(Y) from the start, and so is its null on shuffled labels: "
-        "with 1,797 samples, bins of 8 and more units memorise the labels. Do not read learning into it.",
+        look_for="relu1 holds I(T;Y) = H(Y) from the first step on, and as much of shuffled labels: 30 bins of 32 units "
+        "tell every image apart. The deeper layers seem to gain; their null gains with them, since growing ReLU "
+        "activations spread over more cells. What lies above the null (curves) is what they learn.",
     )
 
 
@@ -127,9 +128,7 @@ def doubts(table: ResultTable) -> list[str]:
     layers = list(dict.fromkeys(rows.layer))
     width = max(map(len, layers))
     start = rows.select(step=int(np.min(rows.step)))
-    lines = [
-        "Before training no layer has learned anything, yet I(T;Y) reads, beside its 95 % range on shuffled labels:"
-    ]
+    lines = ["Before training nothing is learned, yet I(T;Y) reads, beside its 95 % range on shuffled labels:"]
     for layer in layers:
         value = start.select(layer=layer, quantity="I(T;Y)").value[0]
         null = start.select(layer=layer, quantity="I(T;Y) null")
