@@ -20,6 +20,7 @@ from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators._pairwise import (
+    CACHED_BYTES,
     CentredRows,
     Span,
     direct_exponents,
@@ -82,7 +83,10 @@ class AdditiveChannel:
         self.count, self.dtype = self._rows.count, self._rows.dtype
         self.device, self.spread = rows.device, self._rows.spread
         self._apart = self._rows.direct and self.spread > _TILT_REACH
-        self._right = None if self._rows.direct else right_factor(self._rows.take(slice(0, self.count)))
+        small = self.dtype.itemsize * self.count * (self._rows.units + 2) <= CACHED_BYTES
+        self._right = None
+        if small and not self._rows.direct:
+            self._right = right_factor(self._rows.take(slice(0, self.count)))
         self._buffers: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
 
     def _vectors(self, a: Span) -> Tensor:
@@ -108,14 +112,13 @@ class AdditiveChannel:
             new = torch.empty(3, *shape, dtype=self.dtype, device=start.base.device)
             self._buffers[shape] = (new[0], new[1], new[2])
         base, tilt, out = self._buffers[shape]
+        right = right_factor(self._vectors(b)) if self._right is None else self._right[b.rows]
         equal = None
-        if self._right is not None:
-            right = self._right[b.rows]
-            torch.mm(start.base, right.T, out=base)
-        else:
+        if self._rows.direct:
             direct_exponents(self._rows, start.base, self._rows.take(b.rows), base)
             equal = base == 0
-            right = right_factor(self._vectors(b))
+        else:
+            torch.mm(start.base, right.T, out=base)
         if a.start == b.start:
             base.fill_diagonal_(0.0)
         low = _LOWEST[self.dtype]

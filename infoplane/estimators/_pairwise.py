@@ -19,6 +19,7 @@ distances are taken directly.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ GRAM_REACH = 1e12
 # Powers of two below these would leave the normal numbers at their fourth power; denormals are many times
 # slower, and what is cut off is below 4e-10 (float32) and 1e-76 (float64) beside a sum of at least 1.
 _FLOOR = {torch.float32: -31.0, torch.float64: -252.0}
-_CACHED_BYTES = 16 << 20
+CACHED_BYTES = 16 << 20
+"""Up to this size centred rows are kept, beyond it they are made anew for each block."""
 
 
 def block_size(device: torch.device) -> int:
@@ -144,7 +146,7 @@ class CentredRows:
         noise = min(max(std * self._scale[0] * self._scale[1], 1e-290), 1e150)
         self._extra = None if extra is None else extra * noise
         self.units = rows.shape[1] + (0 if extra is None else extra.shape[1])
-        cached = 8 * self.count * self.units <= _CACHED_BYTES
+        cached = 8 * self.count * self.units <= CACHED_BYTES
         self._step = self.count if cached else max(1, (1 << 20) // (8 * self.units))
         # Centring on a row first makes a constant unit exactly zero.
         self._centre = torch.zeros(self.units, dtype=torch.float64, device=rows.device)
@@ -195,6 +197,13 @@ class CentredRows:
         raw = self._raw(part)
         return (raw if self.direct else raw.mul_(self.ratio)).to(self.dtype)
 
+    def reordered(self, order: Tensor) -> CentredRows:
+        """The same rows in another order."""
+        other = copy.copy(self)
+        other._order = order if self._order is None else self._order[order]
+        other._cache = None if self._cache is None else self._cache[order]
+        return other
+
     def take(self, part: slice) -> Tensor:
         return self._scaled(part) if self._cache is None else self._cache[part]
 
@@ -236,7 +245,7 @@ class PairKernel:
         self._buffer = torch.empty(self._kinds * largest**2, dtype=rows.dtype, device=rows.device)
         self._views: dict[tuple[int, int], Tensor] = {}
         self._floor = _FLOOR[rows.dtype] * (1.0 if wide else 4.0)
-        small = rows.dtype.itemsize * rows.count * (rows.units + 2) <= _CACHED_BYTES and not rows.direct
+        small = rows.dtype.itemsize * rows.count * (rows.units + 2) <= CACHED_BYTES and not rows.direct
         self._right = right_factor(rows.take(slice(0, rows.count))) if small else None
 
     def left(self, a: Span) -> Tensor:
@@ -328,9 +337,22 @@ def kernel_sums(
     """
     factor = 0.5 if wide else 1.0
     centred = CentredRows(rows, std, order=order, extra=extra, factor=factor, dtype=dtype)
-    spans = class_spans(counts, size or block_size(rows.device))
+    return centred_sums(centred, counts, columns=columns, wide=wide, within_only=within_only, size=size)
+
+
+def centred_sums(
+    centred: CentredRows,
+    counts: Sequence[int],
+    *,
+    columns: Tensor | None = None,
+    wide: bool = True,
+    within_only: bool = False,
+    size: int | None = None,
+) -> KernelSums:
+    """`kernel_sums` of rows that are centred already, with a factor of 1/2 where the wide kernel is wanted."""
+    spans = class_spans(counts, size or block_size(centred.device))
     kernel = PairKernel(centred, spans, wide=wide)
-    n, device, kinds = centred.count, rows.device, 2 if wide else 1
+    n, device, kinds = centred.count, centred.device, 2 if wide else 1
     across = torch.zeros(kinds, n, dtype=torch.float64, device=device)
     within = torch.zeros_like(across)
     product = None

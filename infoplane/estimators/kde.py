@@ -22,7 +22,7 @@ from infoplane.estimators._mixture import (
     shuffle_labels,
     standard_targets,
 )
-from infoplane.estimators._pairwise import KernelSums, kernel_sums
+from infoplane.estimators._pairwise import CentredRows, KernelSums, centred_sums, kernel_sums
 from infoplane.estimators._protocol import Quantity, check_inputs
 from infoplane.estimators._registry import preset, register
 
@@ -302,16 +302,10 @@ class _Discrete(_Problem):
             size = torch.tensor(groups.counts, device=own.device).double()[self.shuffled]
             return log2_ratio_mean(size, own)
         values = []
+        centred = CentredRows(layer, noise, order=groups.order, dtype=sums.dtype)
         for labels in self.shuffled:
-            drawn = kernel_sums(
-                layer,
-                noise,
-                groups.counts,
-                order=groups.order[torch.argsort(labels, stable=True)],
-                wide=False,
-                within_only=True,
-                dtype=sums.dtype,
-            )
+            rows = centred.reordered(torch.argsort(labels, stable=True))
+            drawn = centred_sums(rows, groups.counts, wide=False, within_only=True)
             values.append(log2_ratio_mean(groups.size, drawn.narrow_within))
         return torch.stack(values)
 

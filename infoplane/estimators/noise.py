@@ -194,7 +194,7 @@ class SamplePropagation:
         t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name)
         if self.first_pass is not None and self.first_pass > len(y):
             raise ValueError(f"prepared for at least {self.first_pass} samples, got {len(y)}")
-        problem = _Problem(self, y, x_ids)
+        problem = _Problem(self, y, x_ids, t.shape[2])
         rows = [problem.snapshot(layer) for layer in t]
         return problem.quantities({key: torch.stack([row[key] for row in rows]) for key in rows[0]})
 
@@ -214,10 +214,15 @@ def rms_deviation(layer: Tensor) -> float:
     return largest * math.sqrt(float(total) / layer.numel())
 
 
+def span_size(device: torch.device, units: int, pairs: int) -> int:
+    """Rows of a block, fewer where the noise of a span would take more than 8 MiB."""
+    return min(block_size(device), max(64, (1 << 20) // (pairs * units)))
+
+
 class _Problem:
     """What every snapshot of a block shares."""
 
-    def __init__(self, config: SamplePropagation, y: Tensor, x_ids: Tensor) -> None:
+    def __init__(self, config: SamplePropagation, y: Tensor, x_ids: Tensor, units: int) -> None:
         self.config, self.std, self.dtype = config, config.noise_std(), _DTYPES[config.dtype]
         self.pairs = config.n_draws // 2
         device = y.device
@@ -239,7 +244,8 @@ class _Problem:
         labels = torch.zeros_like(head) if self.continuous else y[head]
         self.classes = Grouping.of(labels)
         self.order = head[self.classes.order]
-        self.spans = class_spans(self.classes.counts, block_size(device))
+        self.size = span_size(device, units, self.pairs)
+        self.spans = class_spans(self.classes.counts, self.size)
         ids = torch.unique(x_ids[head], return_inverse=True)[1]
         self.shuffled: Tensor | None = None
         self.null: NullColumns | None = None
@@ -359,7 +365,7 @@ class _Problem:
             return zero, zero, never
         draws = propagate(
             self.channel(layer, groups.order),
-            class_spans(groups.counts, block_size(layer.device)),
+            class_spans(groups.counts, self.size),
             groups.label,
             generator,
             pairs=self.pairs,

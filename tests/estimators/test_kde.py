@@ -163,9 +163,11 @@ def test_separated_classes_carry_h_y_without_saturation():
     assert not found["I(T;Y)"].flags["below_null"].any()
 
 
+@pytest.mark.parametrize("columns", [True, False])
 @pytest.mark.parametrize("classes", [2, 9])
-def test_null_is_the_mean_over_shuffled_labels(classes):
+def test_null_is_the_mean_over_shuffled_labels(classes, columns, monkeypatch):
     """Both ways to it (indicator columns, pairs within shuffled classes) equal shuffling by hand."""
+    monkeypatch.setattr("infoplane.estimators.kde.columns_pay", lambda *_: columns)
     t, y = random_problem(120, 3, classes)
     found = KDE(variance=0.05, null_draws=8, seed=3).estimate(t, y)["I(T;Y) null"]
     generator = torch.Generator().manual_seed(3)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -473,6 +475,26 @@ def test_snapshots_alone_or_together_are_equal_bit_for_bit():
     for s in range(3):
         for key, quantity in estimator.estimate(t[s : s + 1], y).items():
             assert torch.equal(together[key].value[s : s + 1], quantity.value), key
+
+
+MEMORY = """
+import resource, torch
+torch.set_num_threads(1)
+from infoplane.estimators.noise import SamplePropagation
+SamplePropagation(std=1.0).estimate(torch.randn(1, 64, 128), torch.arange(64) % 2)
+t, y = torch.randn(1, {n}, {d}), torch.arange({n}) % 2
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+SamplePropagation(std={std}, n_draws={draws}).estimate(t, y)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.parametrize(("n", "d", "std", "draws"), [(500, 5000, 9.0, 8), (2200, 1024, 0.1, 2)])
+def test_memory_beyond_the_rows_stays_under_64_mib(n, d, std, draws):
+    """Rotated rows, and rows in float64 that are made anew for each block."""
+    code = MEMORY.format(n=n, d=d, std=std, draws=draws)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 64 * 1024
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,7 @@ def test_many_classes_take_their_null_from_pairs_within_them():
     assert columns_pay(2, 4096, 10, 20)
     assert not columns_pay(10, 4096, 10, 20)
     assert columns_pay(10, 4096, 1024, 20)
+    assert columns_pay(10, 500, 10, 20)
     assert not columns_pay(2, 1_000_000, 10, 20)
 
 
