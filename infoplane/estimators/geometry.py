@@ -1,0 +1,208 @@
+"""Spectral geometry of a layer: effective ranks, decay of the spectrum, nuclear norms of class manifolds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from infoplane.estimators._parts import in_parts
+from infoplane.estimators._protocol import Quantity, check_inputs
+from infoplane.estimators._registry import register
+from infoplane.estimators._scaling import drawn_rows, is_constant
+from infoplane.estimators._spectra import eigenvalues, positive_part, renyi_bits, shannon_bits, shares
+
+FIRST_RANK, LAST_RANK = 6, 100
+LEAST_DIMENSIONS, LEAST_FIT = 12, 0.8
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """How many directions a layer uses, and how fast their variance decays. No information about X or Y.
+
+    Names differ between papers, and so do the answers: singular values or their squares, centred or not. In one
+    grokking run RankMe falls while the exponential of the von Neumann entropy rises. So every variant has its name.
+    With singular values s_k of T (N, U) and p their shares:
+
+    - "RankMe": exp(-sum p log p), p of s_k, not centred, as in its paper; "RankMe (singular, centred)";
+      "RankMe (eigen, uncentred)" with p of s_k^2; "RankMe (eigen, centred)", of the covariance, as in reptrix.
+    - "von Neumann entropy": -sum p log2 p over eigenvalues of the covariance, log2 of the last.
+    - "matrix-based entropy": Renyi entropy of order `alpha` of T T' / tr(T T'), not centred.
+    - "participation ratio": (sum lambda)^2 / sum lambda^2 and "top-k variance share", of the covariance.
+    - "alpha-ReQ": minus the slope of log eigenvalue against log rank over ranks 6 to 100, weighted by 1/rank, and
+      "alpha-ReQ R2", the quality of that fit. Below R2 = 0.8 the spectrum is no power law and the exponent is
+      not given (NaN, flag `unreliable`); with fewer than 12 dimensions both are absent.
+    - "centroid nuclear norm" of the class means of rows scaled to length 1, large when classes point in many
+      directions; "class nuclear norm", the mean over classes of the norm divided by sqrt(n): 1 for a class that points
+      in one direction. Classes only.
+
+    All are unchanged by rotations and by a common factor, and changed by other invertible maps. The uncentred ones are
+    ruled by the mean where it is large (ReLU layers). With few samples a unit, effective ranks come out too small
+    (flag `few_samples` below three).
+
+    Parameters
+    ----------
+    alpha : float
+        Order of the matrix-based entropy, positive.
+    top : int
+        k of the variance share.
+    max_samples : int
+        If both samples and units exceed it, so many samples are drawn, with `seed`: the cost is of order
+        N U m + m^3 with m the smaller of both.
+    seed : int
+
+    Raises
+    ------
+    ValueError
+        For settings or input outside what is stated here.
+
+    References
+    ----------
+    Garrido et al., "RankMe: assessing the downstream performance of pretrained self-supervised representations by
+    their rank", 2023.
+    Agrawal et al., "alpha-ReQ: assessing representation quality in self-supervised learning by measuring eigenspectrum
+    decay", 2022.
+    Li et al., "Tracing the representation geometry of language models from pretraining to post-training", 2025.
+    Yerxa et al., "Learning efficient coding of natural images with maximum manifold capacity representations", 2023.
+
+    Examples
+    --------
+    >>> t = torch.eye(8).repeat(10, 1)[None]                       # 8 directions, equally used
+    >>> found = Geometry().estimate(t, torch.arange(80) % 8)
+    >>> [round(float(found[n].value), 6) for n in ("RankMe", "matrix-based entropy", "centroid nuclear norm")]
+    [8.0, 3.0, 8.0]
+    """
+
+    name: ClassVar[str] = "geometry"
+    targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
+    guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "sample_order", "unit_order"})
+
+    alpha: float = 1.0
+    top: int = 10
+    max_samples: int = 4096
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < math.inf:
+            raise ValueError(f"alpha must be positive and finite, got {self.alpha}")
+        for name, least in (("top", 1), ("max_samples", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+    def bytes_per_snapshot(self, samples: int, units: int) -> int:
+        """Bytes one snapshot needs: its values in float64 three times and four Gram matrices of its smaller side."""
+        used = samples if min(samples, units) <= self.max_samples else self.max_samples
+        return 24 * used * units + 32 * min(used, units) ** 2
+
+    def estimate(
+        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
+    ) -> dict[str, Quantity]:
+        """Spectral quantities of `t` (S, N, U); classes `y` (N,) add the nuclear norms."""
+        t, y, _ = check_inputs(t, y, x_ids, targets=self.targets, name=self.name)
+        samples, units = t.shape[1:]
+        if min(samples, units) > self.max_samples:
+            rows = drawn_rows(samples, self.max_samples, self.seed)
+            if rows is not None:
+                t, y = t[:, rows.to(t.device)], y[rows.to(t.device)]
+        bytes_each = self.bytes_per_snapshot(t.shape[1], units)
+        return in_parts(t, bytes_each, lambda part: self._part(part, y))
+
+    def _part(self, t: Tensor, y: Tensor) -> dict[str, Quantity]:
+        constant = is_constant(t)
+        samples, units = t.shape[1:]
+        z = t.double()
+        size = z.abs().amax((1, 2), keepdim=True)
+        z = z / torch.where(size > 0, size, 1.0)
+        mean = z.mean(1, keepdim=True)
+        centred = torch.where(constant[:, None, None], torch.zeros_like(z), z - mean)
+        raw, spread = _squares(z), _squares(centred)
+        few = torch.full_like(constant, samples < 3 * units)
+        flags = {"degenerate": constant, "few_samples": few}
+
+        def quantity(value: Tensor, unit: str, ceiling: float | None = None) -> Quantity:
+            top = None if ceiling is None else value.new_tensor(ceiling)
+            return Quantity(value=value, ceiling=top, unit=unit, flags=flags)
+
+        ranks = {
+            "RankMe": raw.sqrt(),
+            "RankMe (singular, centred)": spread.sqrt(),
+            "RankMe (eigen, uncentred)": raw,
+            "RankMe (eigen, centred)": spread,
+        }
+        limit = float(min(samples, units))
+        out = {name: quantity(torch.exp2(shannon_bits(shares(s))), "dimensions", limit) for name, s in ranks.items()}
+        p = shares(spread)
+        out["von Neumann entropy"] = quantity(shannon_bits(p), "von Neumann bit", math.log2(limit))
+        entropy = renyi_bits(_or_one(raw), self.alpha)
+        out["matrix-based entropy"] = quantity(entropy, "matrix-based bit", math.log2(limit))
+        square = p.square().sum(1)
+        ratio = torch.where(square > 0, 1.0 / torch.where(square > 0, square, 1.0), 0.0)
+        out["participation ratio"] = quantity(ratio, "dimensions", limit)
+        out[f"top-{self.top} variance share"] = quantity(p[:, -self.top :].sum(1), "share", 1.0)
+        dimensions = min(samples - 1, units)
+        if dimensions >= LEAST_DIMENSIONS:
+            exponent, fit = _power_law(spread.flip(1)[:, :dimensions])
+            poor = ~(fit >= LEAST_FIT)
+            shape = {**flags, "unreliable": poor}
+            value = torch.where(poor, math.nan, exponent)
+            out["alpha-ReQ"] = Quantity(value=value, unit="exponent", flags=shape)
+            out["alpha-ReQ R2"] = Quantity(value=fit, ceiling=fit.new_tensor(1.0), unit="R2", flags=shape)
+        if not y.is_floating_point():
+            centroid, within = _nuclear_norms(z, y)
+            classes = int(y.max()) + 1
+            more = {**flags, "single_class": torch.full_like(constant, classes == 1)}
+            limit = math.sqrt(classes * min(classes, units))
+            for name, value, top in (
+                ("centroid nuclear norm", centroid, centroid.new_tensor(limit)),
+                ("class nuclear norm", within, None),
+            ):
+                out[name] = Quantity(value=value, ceiling=top, unit="nuclear norm", flags=more)
+        return out
+
+
+def _squares(z: Tensor) -> Tensor:
+    """(S, min(N, U)) squared singular values in ascending order."""
+    gram = z.mT @ z if z.shape[2] <= z.shape[1] else z @ z.mT
+    return positive_part(eigenvalues(gram))
+
+
+def _or_one(weights: Tensor) -> Tensor:
+    """Shares, or one certain direction where there are none."""
+    p = shares(weights)
+    p[..., -1] = torch.where(p.sum(-1) > 0, p[..., -1], 1.0)
+    return p
+
+
+def _power_law(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Exponent and R2 (S,) of eigenvalues (S, d) in falling order; R2 is 0 where fewer than six are positive."""
+    last = min(LAST_RANK, values.shape[1])
+    rank = torch.arange(FIRST_RANK, last + 1, dtype=torch.float64, device=values.device)
+    used = values[:, FIRST_RANK - 1 : last]
+    weight = torch.where(used > 0, 1.0 / rank, 0.0)
+    enough = (used > 0).sum(1) >= 6
+    weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-300)
+    log_rank = rank.log().expand_as(used)
+    log_value = torch.where(used > 0, used, 1.0).log()
+    dx = log_rank - (weight * log_rank).sum(1, keepdim=True)
+    dy = log_value - (weight * log_value).sum(1, keepdim=True)
+    xx, xy, yy = ((weight * a * b).sum(1) for a, b in ((dx, dx), (dx, dy), (dy, dy)))
+    slope = xy / torch.where(xx > 0, xx, 1.0)
+    # A flat spectrum is the power law of exponent 0.
+    flat = yy <= 1e-20
+    fit = torch.where(flat, 1.0, xy.square() / torch.where(flat | (xx <= 0), 1.0, xx * yy))
+    return -slope, torch.where(enough, fit, 0.0)
+
+
+def _nuclear_norms(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """(S,) norm of the class centroids, and mean over classes of the norm over sqrt(n), of rows of length 1."""
+    length = z.norm(dim=2, keepdim=True)
+    z = z / torch.where(length > 0, length, 1.0)
+    counts = torch.bincount(y).double()
+    sums = z.new_zeros(len(z), len(counts), z.shape[2]).index_add_(1, y, z)
+    centroids = sums / counts[:, None]
+    within = torch.stack([_squares(z[:, y == k]).sqrt().sum(1) / counts[k].sqrt() for k in range(len(counts))])
+    return _squares(centroids).sqrt().sum(1), within.mean(0)
