@@ -79,8 +79,8 @@ def digits_task() -> Task:
         batch_size=64,
         lr=2e-3,
         estimator="binning:n_bins=30",
-        look_for="relu1 holds I(T;Y) = H(Y) from the first step on, and as much of shuffled labels: 30 bins of 32 units "
-        "tell every image apart. The deeper layers seem to gain; their null gains with them, since growing ReLU "
+        look_for="relu1 holds I(T;Y) = H(Y) from the first step on, and as much of shuffled labels: 30 bins of 32 "
+        "units tell every image apart. The deeper layers seem to gain; their null gains with them, since growing ReLU "
         "activations spread over more cells. What lies above the null (curves) is what they learn.",
     )
 
