@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from infoplane.hooks._observe import Call, Observation
 from infoplane.hooks._ops import ACTIVATION_OPS
 from infoplane.hooks._structure import TensorInfo, choose, refuse_odd
 from infoplane.hooks.reduce import Reduction
-from infoplane.hooks.select import OpTarget, Site, Target
+from infoplane.hooks.select import OpTarget, Site, Target, matches
 
 Calls = Literal["last", "all"] | int | None
 
@@ -113,7 +112,7 @@ def _calls(target: Target, seen: Observation) -> list[Call]:
 
 def _ops(wanted: OpTarget, modules: Mapping[str, Named], seen: Observation) -> list[Target]:
     names = {f"{module}::{op}": (module, op) for module, op in seen.ops}
-    matched = [n for n in names if n == wanted.pattern] or [n for n in names if fnmatch.fnmatchcase(n, wanted.pattern)]
+    matched = [n for n in names if n == wanted.pattern] or [n for n in names if matches(n, wanted.pattern)]
     if not matched:
         raise ValueError(
             f"no function call of the forward pass matches {wanted.pattern!r}; closest: "
@@ -246,12 +245,12 @@ def is_activation(module: nn.Module) -> bool:
 
 
 def _by_pattern(table: Mapping[str, Any], key: str, name: str, default: Any) -> Any:
-    """The entry whose pattern is the key or name itself, else the first glob that fits; "*" comes last."""
+    """The entry whose pattern is the key or name itself, else the first glob that fits; "*" is for all others."""
     for exact in (key, name):
         if exact in table:
             return table[exact]
     for pattern, value in table.items():
-        if pattern != "*" and (fnmatch.fnmatchcase(key, pattern) or fnmatch.fnmatchcase(name, pattern)):
+        if pattern != "*" and (matches(key, pattern) or matches(name, pattern)):
             return value
     return table.get("*", default)
 

@@ -69,7 +69,7 @@ class Recorder:
         See `infoplane.hooks.select`. By default every leaf module that ran and does more than pass its input on.
     schedule : Schedule, int, list of steps or function of the step, optional
         See `infoplane.hooks.schedule`; log-spaced by default. The first and the last step are always taken.
-    reduce : reduction, or mapping from layer pattern to reduction
+    reduce : reduction, or mapping from layer pattern to reduction ("*" for all others)
         What is stored of an output: see `infoplane.hooks.reduce`. All values by default.
     calls : "last", "all" or int, optional
         Which calls of a module that runs several times in one forward pass.
@@ -237,6 +237,11 @@ class Recorder:
     def run(self) -> Path | None:
         """The run's directory."""
         return self._destinations[0].run
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `snapshot` can be called."""
+        return self._state == "open"
 
     # -- what it is ------------------------------------------------------------------------------------
 

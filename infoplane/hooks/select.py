@@ -52,11 +52,12 @@ class OpTarget:
 def select(specs: Layers, modules: Mapping[str, Named], model_name: str) -> list[Target | OpTarget]:
     """Resolve what the user asked for; duplicates are dropped.
 
-    A string is a module's name (`encoder.0`), a glob whose `*` also crosses dots (`encoder.*.act`), either
-    with a call, a site and a place in the output: `block#1`, `fc1@in`, `lstm@out[0]`,
-    `bert@out.last_hidden_state`. A compiled regular expression must match the whole name. `@out` alone is the
-    output of the model. `block.0::relu#1` is the second call of `relu` that the module makes itself, not one of
-    its submodules; such names and their globs (`*::gelu`) cannot be checked before the first forward pass.
+    A string is a module's name (`encoder.0`) or a glob: `*` and `?` stay within one part of a name and `**` stands
+    for any number of parts (`encoder.*.act`, `**.act`, `encoder.**`). Either may come with a call, a site and a
+    place in the output: `block#1`, `fc1@in`, `lstm@out[0]`, `bert@out.last_hidden_state`. `@out` alone is the
+    output of the model. A compiled regular expression must match the whole name. `block.0::relu#1` is the second
+    call of `relu` that the module makes itself, not one of its submodules; such names and their globs
+    (`**::gelu`) cannot be checked before the first forward pass.
 
     Raises
     ------
@@ -118,13 +119,24 @@ def _resolve_string(spec: str, modules: Mapping[str, Named], model_name: str) ->
     path = parsed["path"] or None
     if pattern in by_name:
         return [Target(by_name[pattern], site, call, path)]
-    matched = {
-        n.name: n for alias, n in by_name.items() if alias and n.has_forward and fnmatch.fnmatchcase(alias, pattern)
-    }
+    matched = {n.name: n for alias, n in by_name.items() if alias and n.has_forward and matches(alias, pattern)}
     if not matched:
         raise ValueError(_no_match(repr(spec), pattern, modules, model_name))
     ordered = [n for n in modules.values() if n.name in matched]
     return [Target(n, site, call, path, exact=False) for n in ordered]
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a dotted name fits a glob in which `*` stays within one part and `**` stands for any number of parts."""
+    return _parts_match(name.split("."), pattern.split("."))
+
+
+def _parts_match(name: Sequence[str], pattern: Sequence[str]) -> bool:
+    if not pattern:
+        return not name
+    if pattern[0] == "**":
+        return any(_parts_match(name[i:], pattern[1:]) for i in range(len(name) + 1))
+    return bool(name) and fnmatch.fnmatchcase(name[0], pattern[0]) and _parts_match(name[1:], pattern[1:])
 
 
 def _clean(name: str) -> str:

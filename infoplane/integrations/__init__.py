@@ -1,1 +1,5 @@
-"""See the package documentation."""
+"""Recording from training frameworks: thin adapters of `infoplane.hooks.Recorder`.
+
+`infoplane.integrations.lightning`, `.transformers` and `.accelerate` each need the library of that name, as
+`pip install 'infoplane[lightning]'` or `'infoplane[hf]'` brings it; nothing is imported before they are.
+"""

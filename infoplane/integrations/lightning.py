@@ -1,0 +1,85 @@
+"""Recording a Lightning training: `Trainer(callbacks=[RecorderCallback(...)])`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from infoplane.hooks import Recorder
+from infoplane.integrations._common import By, autocast_of, check_by, only_numbers
+
+try:
+    import lightning.pytorch as pl
+except ImportError as error:
+    raise ImportError("infoplane.integrations.lightning needs Lightning: pip install 'infoplane[lightning]'") from error
+
+
+class RecorderCallback(pl.Callback):  # type: ignore[misc,unused-ignore]
+    """Record activations while a Lightning Trainer fits.
+
+    Step 0 is taken before the first batch (not at the sanity check), the last one at the end of the fit; after
+    an exception the run is closed with what it has. Before a checkpoint is written, all snapshots so far
+    are made durable, so a checkpoint never knows more than the run. A fit from `ckpt_path` resumes the run.
+    In a distributed job it does what `Recorder` does there.
+
+    Parameters
+    ----------
+    probe, run : as in Recorder
+    by : "epoch" or "step"
+        Whether the schedule counts completed epochs or optimizer steps (`trainer.global_step`).
+    module : str
+        Submodule of the LightningModule to record, by name; all of it by default, run by its `forward`.
+    **options
+        Further arguments of Recorder. `autocast` is the trainer's mixed precision unless given.
+
+    Attributes
+    ----------
+    recorder : Recorder or None
+        The recorder of the fit.
+    """
+
+    def __init__(
+        self, probe: Any, run: str | Path | None = None, *, by: By = "epoch", module: str = "", **options: Any
+    ) -> None:
+        check_by(by)
+        self._arguments = probe, run
+        self._by = by
+        self._module = module
+        self._options = options
+        self.recorder: Recorder | None = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        probe, run = self._arguments
+        options = {"autocast": autocast_of(str(trainer.precision)), **self._options}
+        if trainer.ckpt_path is not None:
+            options.setdefault("resume", True)
+        self.recorder = Recorder(pl_module.get_submodule(self._module), probe, run, **options).start()
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if self._by == "epoch":
+            self._snapshot(trainer, trainer.current_epoch + 1, None)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._by == "step" and trainer.global_step > self._seen:
+            batches = trainer.num_training_batches
+            share = (batch_idx + 1) / batches if 0 < batches < float("inf") else 0.0
+            self._snapshot(trainer, trainer.global_step, trainer.current_epoch + share)
+
+    _seen = 0
+
+    def _snapshot(self, trainer: Any, step: int, epoch: float | None) -> None:
+        self._seen = step
+        if self.recorder is not None:
+            self.recorder.snapshot(step, epoch=epoch, metrics=only_numbers(trainer.callback_metrics))
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        if self.recorder is not None and self.recorder.is_open:
+            self.recorder.flush()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if self.recorder is not None:
+            self.recorder.close()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        if self.recorder is not None:
+            self.recorder.close(take_last=False)

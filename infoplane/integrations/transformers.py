@@ -1,0 +1,81 @@
+"""Recording a Hugging Face training: `Trainer(callbacks=[RecorderCallback(...)])`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from infoplane.hooks import Recorder
+from infoplane.integrations._common import By, autocast_of, check_by, only_numbers
+
+try:
+    from transformers import TrainerCallback
+except ImportError as error:
+    raise ImportError("infoplane.integrations.transformers needs transformers: pip install 'infoplane[hf]'") from error
+
+
+class RecorderCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
+    """Record activations while a `transformers.Trainer` trains.
+
+    Step 0 is taken before the first batch and the last one at the end of training. The metrics of a snapshot
+    are the newest that the Trainer logged. Before a checkpoint is written, all snapshots so far are
+    made durable. A training that goes on from a checkpoint resumes the run. The Trainer does not tell its
+    callbacks of an exception: what was taken before is published, the last step is not.
+
+    Parameters
+    ----------
+    probe : (x, y) or mapping from part name to (x, y)
+        x is a dict of keyword inputs, as `{"input_ids": ..., "attention_mask": ...}`. The attention mask is used
+        by reductions over tokens, as `reduce="mean"`.
+    run : path
+    by : "step" or "epoch"
+        Whether the schedule counts optimizer steps (`state.global_step`) or completed epochs.
+    **options
+        Further arguments of Recorder. `autocast` is that of `TrainingArguments(bf16=..., fp16=...)` unless given:
+        callbacks run outside the Trainer's own.
+
+    Attributes
+    ----------
+    recorder : Recorder or None
+        The recorder of the training.
+    """
+
+    def __init__(self, probe: Any, run: str | Path | None = None, *, by: By = "step", **options: Any) -> None:
+        check_by(by)
+        self._arguments = probe, run
+        self._by = by
+        self._options = options
+        self._logged: dict[str, float] = {}
+        self.recorder: Recorder | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        probe, run = self._arguments
+        mixed = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
+        options = {"autocast": autocast_of(mixed), **self._options}
+        if state.global_step > 0:
+            options.setdefault("resume", True)
+        self.recorder = Recorder(model, probe, run, **options).start()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        self._logged |= only_numbers(logs or {})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._by == "step":
+            self._snapshot(state.global_step, state.epoch)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._by == "epoch":
+            self._snapshot(round(state.epoch), state.epoch)
+
+    def _snapshot(self, step: int, epoch: float | None) -> None:
+        if self.recorder is not None and self.recorder.is_open:
+            metrics = {name: value for name, value in self._logged.items() if name != "epoch"}
+            self.recorder.snapshot(step, epoch=epoch, metrics=metrics)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.recorder is not None and self.recorder.is_open:
+            self.recorder.flush()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.recorder is not None:
+            self.recorder.close()
