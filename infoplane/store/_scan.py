@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from infoplane.core.errors import StoreError
 from infoplane.core.records import Probe
+from infoplane.core.text import printable
 from infoplane.store import _files
 from infoplane.store._records import ManifestEntry, RunRecord, SessionRecord
 from infoplane.store._shard import Shard, decode_probe, decode_shard
@@ -50,7 +51,7 @@ class Problem:
 
     def __str__(self) -> str:
         steps = f" (steps {describe_steps(self.steps)})" if self.steps else ""
-        return f"{self.file + ': ' if self.file else ''}{self.what}{steps}"
+        return printable(f"{self.file + ': ' if self.file else ''}{self.what}{steps}")
 
 
 class Scan:

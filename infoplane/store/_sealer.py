@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from infoplane import __version__
 from infoplane.core.records import Snapshot
 from infoplane.store import _files
 from infoplane.store._directory import Opened, now, write_session
+from infoplane.store._frames import Frame
 from infoplane.store._records import ManifestEntry, SessionRecord, ShardMeta, dump_json, load_json
-from infoplane.store._shard import Frame, encode_shard
+from infoplane.store._shard import encode_shard
 from infoplane.store.layout import SHARDS_DIR, ShardName, manifest_file
 
 INDEX_ALLOWANCE = 1 << 20
@@ -83,9 +84,14 @@ class Sealer:
         write_session(path, self.record, first=True)
 
     @property
-    def largest_snapshot(self) -> int:
+    def max_sample_bytes(self) -> int:
         """Bytes of one sample that still fit into a file."""
         return self._max_bytes
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether manifest lines or the session's file wait for the disk to work again."""
+        return bool(self._unlisted) or self._session_changed
 
     def take(self, snapshot: Snapshot) -> None:
         """Add a snapshot, sealing before it or after it where that is due."""
@@ -119,8 +125,7 @@ class Sealer:
         try:
             self._publish(frames)
         except BaseException as error:
-            self.dropped |= {frame.step: f"{type(error).__name__}: {error}" for frame in frames}
-            self._session_changed = True
+            self._drop([frame.step for frame in frames], error)
             if not isinstance(error, (OSError, MemoryError)):
                 raise
             self.error = error
@@ -130,6 +135,15 @@ class Sealer:
                 for snapshot in snapshots:
                     self._release(snapshot)
         self._save_bookkeeping()
+
+    def give_up(self, queued: Iterable[Snapshot], error: BaseException) -> None:
+        """List everything that waits as dropped."""
+        self._drop([snapshot.step for snapshot in [*self._snapshots, *queued]], error)
+        self._frames, self._snapshots, self.pending_bytes = [], [], 0
+
+    def _drop(self, steps: Iterable[int], error: BaseException) -> None:
+        self.dropped = self.dropped | {step: f"{type(error).__name__}: {error}" for step in steps}
+        self._session_changed = True
 
     def annotate(self, notes: Mapping[str, Any]) -> None:
         """Add notes to the session's file and write it, now or when writing works again."""
@@ -211,7 +225,7 @@ class Sealer:
         with self._session_lock:
             if not self._session_changed:
                 return
-            self.record.dropped = [{"step": s, "reason": why} for s, why in list(self.dropped.items())]
+            self.record.dropped = [{"step": s, "reason": why} for s, why in self.dropped.items()]
             try:
                 write_session(self.path, self.record, first=False)
             except OSError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.errors import StoreError
-from infoplane.core.records import IntArray, Layer, Probe, Snapshot
+from infoplane.core.records import IntArray, Probe
 from infoplane.store import _files, _h5
+from infoplane.store._frames import Frame
 from infoplane.store._records import (
     ShardMeta,
     check_version,
@@ -22,7 +23,6 @@ from infoplane.store._records import (
     load_json,
 )
 from infoplane.store.layout import (
-    ARRAY_DTYPES,
     FORMAT_VERSION,
     INPUTS,
     MAX_INPUT_BYTES,
@@ -32,87 +32,12 @@ from infoplane.store.layout import (
     SHARD_INDEX,
     ShardName,
     act_name,
-    count_nonfinite,
-    cut_ranges,
     digest,
     file_type,
     ranges_size,
-    row_ranges,
 )
 
 _INDEX_DTYPES: dict[str, np.dtype[Any]] = {"u1": np.dtype("u1"), "i8": np.dtype("<i8"), "f8": np.dtype("<f8")}
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """One snapshot, or the part of it that goes into one file, ready to be written."""
-
-    step: int
-    epoch: float
-    time: float
-    layers: tuple[Layer, ...]
-    arrays: tuple[npt.NDArray[Any], ...]
-    metrics: Mapping[tuple[str, str], float]
-    rows: IntArray  # (R, 2) half-open ranges of probe rows
-
-    @classmethod
-    def of(cls, snapshot: Snapshot, samples: int) -> Frame:
-        rows = (
-            np.array([[0, samples]], np.int64)
-            if snapshot.rows is None
-            else row_ranges(np.asarray(snapshot.rows, np.int64))
-        )
-        arrays = tuple(
-            np.ascontiguousarray(snapshot.arrays[layer.key], ARRAY_DTYPES[layer.dtype]) for layer in snapshot.layers
-        )
-        metrics = {(name, ""): float(value) for name, value in snapshot.metrics.items()}
-        metrics |= {(name, layer): float(value) for (layer, name), value in snapshot.layer_metrics.items()}
-        return cls(
-            int(snapshot.step),
-            float(snapshot.epoch),
-            float(snapshot.time),
-            snapshot.layers,
-            arrays,
-            metrics,
-            rows,
-        )
-
-    @property
-    def nbytes(self) -> int:
-        return sum(array.nbytes for array in self.arrays)
-
-    @cached_property
-    def digests(self) -> tuple[bytes, ...]:
-        return tuple(digest(array.reshape(-1).view("u1")) for array in self.arrays)
-
-    @cached_property
-    def nonfinite(self) -> tuple[int, ...]:
-        return tuple(count_nonfinite(array, layer.dtype) for layer, array in zip(self.layers, self.arrays, strict=True))
-
-    def belongs_with(self, other: Frame) -> bool:
-        """Whether both fit into one shard: the same layers, shapes, dtypes and rows."""
-        return self.layers == other.layers and np.array_equal(self.rows, other.rows)
-
-    def split(self, limit: int) -> list[Frame]:
-        """Parts of at most `limit` bytes, cut by samples."""
-        if self.nbytes <= limit:
-            return [self]
-        samples = ranges_size(self.rows)
-        per_part = limit * samples // self.nbytes
-        if per_part < 1:
-            raise ValueError(
-                f"one sample of step {self.step} has {self.nbytes // samples} bytes, more than the "
-                f"{limit} of a file; reduce the layers"
-            )
-        return [
-            replace(
-                self,
-                arrays=tuple(array[a : a + per_part] for array in self.arrays),
-                rows=cut_ranges(self.rows, a, a + per_part),
-                metrics=self.metrics if a == 0 else {},
-            )
-            for a in range(0, samples, per_part)
-        ]
 
 
 def encode_shard(meta: ShardMeta, frames: Sequence[Frame]) -> tuple[Iterator[memoryview], int]:

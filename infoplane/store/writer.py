@@ -15,16 +15,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import numpy as np
-
 from infoplane.core.errors import StoreError
 from infoplane.core.records import Probe, Snapshot
-from infoplane.store import layout
 from infoplane.store._directory import open_directory
+from infoplane.store._frames import check_snapshot, snapshot_bytes
 from infoplane.store._sealer import Sealer
-from infoplane.store.layout import ARRAY_DTYPES, MAX_FILE_BYTES, SEAL_BYTES, SEAL_SECONDS, describe_steps
+from infoplane.store.layout import MAX_FILE_BYTES, MAX_RANKS, SEAL_BYTES, SEAL_SECONDS, describe_steps
 
 DEFAULT_QUEUE_BYTES = 1 << 30
+_OVERHEAD = 4096  # of a waiting snapshot, beside its arrays
 _STALL_SHARE = 0.05  # of the run's time; beyond it, the wait for the disk is worth a warning
 
 
@@ -104,7 +103,7 @@ class StoreWriter:
         join_seconds: float = 60.0,
         release: Callable[[Snapshot], None] | None = None,
     ) -> None:
-        if not 0 <= rank < world_size <= layout.MAX_RANKS:
+        if not 0 <= rank < world_size <= MAX_RANKS:
             raise ValueError(f"rank must lie in 0..world_size-1, got rank {rank} of {world_size}")
         if on_error not in ("warn", "raise"):
             raise ValueError(f"on_error must be 'warn' or 'raise', got {on_error!r}")
@@ -127,6 +126,18 @@ class StoreWriter:
         )
         self._lock = opened.lock
         self.run_id, self.session, self.last_step = opened.run_id, opened.session, opened.last_step
+        self._step: int | None = None
+        self._queue: deque[tuple[Snapshot | threading.Event, int]] = deque()
+        self._queued_bytes = 0
+        self._queue_bytes = queue_bytes
+        self._largest = 0
+        self._changed = threading.Condition()
+        self._stop = False
+        self._failure: BaseException | None = None
+        self._reported = False
+        self._began = time.monotonic()
+        self.stalled_s = 0.0
+        self._thread: threading.Thread | None = None
         try:
             self._sealer = Sealer(
                 self.path,
@@ -139,24 +150,14 @@ class StoreWriter:
                 max_file_bytes=max_file_bytes,
                 release=release,
             )
+            if background:
+                thread = threading.Thread(target=self._run, name=f"infoplane writer {self.path}", daemon=True)
+                thread.start()
+                self._thread = thread
         except BaseException:
             self._lock.release()
             raise
-        self._step: int | None = None
-        self._queue: deque[Snapshot | threading.Event] = deque()
-        self._queue_bytes = queue_bytes
-        self._largest = 0
-        self._changed = threading.Condition()
-        self._stop = False
-        self._failure: BaseException | None = None
-        self._reported = False
-        self._began = time.monotonic()
-        self.stalled_s = 0.0
         self._closed = False
-        self._thread: threading.Thread | None = None
-        if background:
-            self._thread = threading.Thread(target=self._run, name=f"infoplane writer {self.path}", daemon=True)
-            self._thread.start()
         _open_writers.add(self)
 
     @property
@@ -182,21 +183,17 @@ class StoreWriter:
         """
         self._ready()
         self._raise_error()
-        self._check(snapshot)
-        nbytes = _nbytes(snapshot)
+        check_snapshot(
+            snapshot,
+            samples=self._samples,
+            last_step=self._step,
+            max_sample_bytes=self._sealer.max_sample_bytes,
+        )
         if self._thread is None:
             self._step = snapshot.step
             self._sealer.take(snapshot)
-            self._report()
-            return
-        self._largest = max(self._largest, nbytes)
-        budget = self._queue_bytes or max(DEFAULT_QUEUE_BYTES, 2 * self._largest)
-        with self._changed:
-            if self._waiting() + nbytes > budget:
-                self._wait_for_room(budget - nbytes)
-            self._step = snapshot.step
-            self._queue.append(snapshot)
-            self._changed.notify_all()
+        else:
+            self._enqueue(snapshot, snapshot_bytes(snapshot) + _OVERHEAD)
         self._report()
 
     def annotate(self, **notes: Any) -> None:
@@ -215,7 +212,7 @@ class StoreWriter:
         else:
             done = threading.Event()
             with self._changed:
-                self._queue.append(done)
+                self._queue.append((done, 0))
                 self._changed.notify_all()
             while not done.wait(0.5) and self._thread.is_alive():
                 pass
@@ -241,51 +238,68 @@ class StoreWriter:
             self._lock.release()
         self._report(final=True)
 
-    # The writer thread
+    # The queue and its thread
+
+    def _enqueue(self, snapshot: Snapshot, nbytes: int) -> None:
+        self._largest = max(self._largest, nbytes)
+        budget = self._queue_bytes or max(DEFAULT_QUEUE_BYTES, 2 * self._largest)
+        with self._changed:
+            if self._waiting() + nbytes > budget:
+                self._wait_for_room(budget - nbytes)
+            if self._stop:
+                raise ValueError(f"the writer of {self.path} is closed")
+            self._step = snapshot.step
+            self._queued_bytes += nbytes
+            self._queue.append((snapshot, nbytes))
+            self._changed.notify_all()
+
+    def _waiting(self) -> int:
+        return self._queued_bytes + self._sealer.pending_bytes
+
+    def _wait_for_room(self, allowed: int) -> None:
+        """Called with the condition held. A snapshot larger than the budget waits until nothing else does."""
+        began = time.monotonic()
+        self._queue.append((threading.Event(), 0))  # seals what is pending, so that its bytes become free
+        self._changed.notify_all()
+        while self._waiting() > max(allowed, 0) and self._failure is None:
+            self._changed.wait(0.5)
+        self.stalled_s += time.monotonic() - began
 
     def _run(self) -> None:
         try:
-            while True:
-                with self._changed:
-                    while not self._queue and not self._stop:
-                        wait = self._sealer.due_in()
-                        if wait is not None and wait <= 0:
-                            break
-                        self._changed.wait(wait)
-                    item = self._queue[0] if self._queue else None
-                    stopping = self._stop
-                if isinstance(item, Snapshot):
-                    self._sealer.take(item)
-                elif item is not None or stopping or self._sealer.due_in() is not None:
-                    self._sealer.seal()
-                with self._changed:
-                    if item is not None:
-                        self._queue.popleft()
-                    self._changed.notify_all()
-                if isinstance(item, threading.Event):
-                    item.set()
-                if stopping and item is None:
-                    return
+            while self._work():
+                pass
         except BaseException as error:  # a fault of the program: nothing more can be recorded, and it is said
             with self._changed:
+                queued = [item for item, _ in self._queue if isinstance(item, Snapshot)]
+                self._queue.clear()
+                self._sealer.give_up(queued, error)
                 self._failure = error
                 self._changed.notify_all()
 
-    def _waiting(self) -> int:
-        queued = sum(_nbytes(item) for item in self._queue if isinstance(item, Snapshot))
-        return queued + self._sealer.pending_bytes
-
-    def _wait_for_room(self, allowed: int) -> None:
-        """Called with the condition held. A snapshot larger than the budget waits for an empty queue."""
-        began = time.monotonic()
-        asked = threading.Event()
-        self._queue.append(asked)  # seals what is pending, so that its bytes become free
-        self._changed.notify_all()
-        while self._waiting() > max(allowed, 0) and self._failure is None:
-            if asked.is_set() and not any(isinstance(item, Snapshot) for item in self._queue):
-                break
-            self._changed.wait(0.5)
-        self.stalled_s += time.monotonic() - began
+    def _work(self) -> bool:
+        """Take one item of the queue, or seal when it is time; False when all is done."""
+        with self._changed:
+            while not self._queue and not self._stop:
+                self._queued_bytes = 0  # an interrupt may have come between a count and its entry
+                wait = self._sealer.due_in()
+                if wait is not None and wait <= 0:
+                    break
+                self._changed.wait(None if wait is None else min(wait, 3600.0))
+            item, nbytes = self._queue[0] if self._queue else (None, 0)
+            stopping = self._stop
+        if isinstance(item, Snapshot):
+            self._sealer.take(item)
+        else:
+            self._sealer.seal()
+        with self._changed:
+            if item is not None:
+                self._queue.popleft()
+                self._queued_bytes -= nbytes
+            self._changed.notify_all()
+        if isinstance(item, threading.Event):
+            item.set()
+        return item is not None or not stopping
 
     # Checks and reports
 
@@ -311,56 +325,6 @@ class StoreWriter:
             error.add_note(f"steps not written: {describe_steps(self._sealer.dropped) or 'none'}")
             raise error
 
-    def _check(self, snapshot: Snapshot) -> None:
-        step = snapshot.step
-        if not 0 <= step <= layout.MAX_STEP:
-            raise ValueError(f"step must be 0 or above, got {step}")
-        if self._step is not None and step <= self._step:
-            raise ValueError(
-                f"step {step} does not come after step {self._step}, the last one of this session; "
-                "to go back, open the run again with resume=True"
-            )
-        n = self._samples if snapshot.rows is None else len(snapshot.rows)
-        if snapshot.rows is not None:
-            self._check_rows(np.asarray(snapshot.rows))
-        seen = set()
-        for layer in snapshot.layers:
-            if layer.dtype not in ARRAY_DTYPES:
-                raise ValueError(
-                    f"layer {layer.key!r} has dtype {layer.dtype!r}, which cannot be stored; "
-                    f"known: {', '.join(ARRAY_DTYPES)}"
-                )
-            if layer.key in seen:
-                raise ValueError(f"two layers have the key {layer.key!r}")
-            seen.add(layer.key)
-            if layer.key not in snapshot.arrays:
-                raise ValueError(f"snapshot {step} has no array for layer {layer.key!r}")
-            array = snapshot.arrays[layer.key]
-            expected = (n, *layer.unit_shape)
-            if array.shape != expected:
-                raise ValueError(f"layer {layer.key!r} must have shape {expected}, got {array.shape}")
-            if array.dtype.newbyteorder("<") != ARRAY_DTYPES[layer.dtype]:
-                raise ValueError(
-                    f"layer {layer.key!r} is {layer.dtype} and needs {ARRAY_DTYPES[layer.dtype]} arrays, "
-                    f"got {array.dtype}"
-                )
-        for name, value in [*snapshot.metrics.items(), *snapshot.layer_metrics.items()]:
-            try:
-                float(value)
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"metric {name!r} must be a number, got {value!r:.60}") from error
-        if _nbytes(snapshot) // n > self._sealer.largest_snapshot:
-            raise ValueError(
-                f"one sample of step {step} has {_nbytes(snapshot) // n} bytes, more than the "
-                f"{self._sealer.largest_snapshot} of a file; reduce the layers"
-            )
-
-    def _check_rows(self, rows: Any) -> None:
-        if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows):
-            raise ValueError(f"rows must be a vector of probe rows, got {rows.dtype} {rows.shape}")
-        if rows.min() < 0 or rows.max() >= self._samples or len(np.unique(rows)) != len(rows):
-            raise ValueError(f"rows must be distinct and lie in 0..{self._samples - 1}")
-
     def _report(self, final: bool = False) -> None:
         """Tell the caller about errors: raised or warned, in the caller's thread."""
         self._raise_failure()
@@ -381,6 +345,11 @@ class StoreWriter:
             return
         if self._sealer.uncertain:
             self._warn(f"what was written may not survive a power failure ({self._sealer.error})")
+        if self._sealer.unsaved:
+            self._warn(
+                f"the shards are whole, but not the manifest or the session's file ({self._sealer.error}); "
+                "opening the run with resume=True makes up for it"
+            )
         elapsed = time.monotonic() - self._began
         if self.stalled_s > max(1.0, _STALL_SHARE * elapsed):
             rate = self._sealer.bytes_written / elapsed / 1e6
@@ -392,10 +361,6 @@ class StoreWriter:
 
     def _warn(self, text: str) -> None:
         warnings.warn(f"{self.path}: {text}", RuntimeWarning, stacklevel=4)
-
-
-def _nbytes(snapshot: Snapshot) -> int:
-    return sum(snapshot.arrays[layer.key].nbytes for layer in snapshot.layers)
 
 
 _open_writers: weakref.WeakSet[StoreWriter] = weakref.WeakSet()

@@ -272,3 +272,11 @@ def test_a_whole_file_digest_finds_what_no_reader_would_see(run, tmp_path):
     (problem,) = open_run(path).verify()
     assert problem.what.startswith("digest ")
     assert ", got " in problem.what
+
+
+def test_a_problem_is_shown_without_control_characters(run, tmp_path):
+    path = copy_run(run, tmp_path / "run")
+    (path / "shards/\x1b[31mred\n.h5").write_bytes(b"")
+    (problem,) = open_run(path).problems
+    assert problem.file == "shards/\x1b[31mred\n.h5"
+    assert str(problem) == "shards/\\x1b[31mred .h5: not a shard of this format"

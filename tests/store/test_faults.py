@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from store_cases import check, check_clean, shards, snapshot, writer
+from store_cases import LAYERS, check, check_clean, shards, snapshot, writer
 
 from infoplane.core import StoreError
 from infoplane.store import Problem, _files, open_run
@@ -291,11 +291,48 @@ def test_a_fault_of_the_program_stops_recording_and_is_raised(tmp_path, monkeypa
 
     monkeypatch.setattr("infoplane.store._sealer.encode_shard", broken)
     out(snapshot(0))
+    out(snapshot(1, LAYERS[:1]))  # other layers: the first is sealed, the second still waits
     with pytest.raises(StoreError, match=r"recording into .* has stopped: ZeroDivisionError: bug"):
         out.flush()
     with pytest.raises(StoreError, match="has stopped"):
-        out(snapshot(1))
+        out(snapshot(2))
     with pytest.raises(StoreError, match="has stopped"):
         out.close()
     assert not list((tmp_path / "run").glob("*.lock"))
-    assert out.dropped == {0: "ZeroDivisionError: bug"}
+    assert out.dropped == dict.fromkeys([0, 1], "ZeroDivisionError: bug")
+
+
+def test_an_interrupt_while_writing_lists_what_it_cost(tmp_path):
+    """Without a thread Ctrl-C can come in the middle of a shard."""
+    out = writer(tmp_path / "run")
+    out(snapshot(0))
+
+    def interrupted(fd, data):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            out.flush()
+    assert out.dropped == {0: "KeyboardInterrupt: "}
+    _expect_warning(lambda: out(snapshot(1)))
+    _expect_warning(out.close)
+    check(open_run(tmp_path / "run"), [1])
+    assert not list((tmp_path / "run/shards").glob(".*"))
+
+
+def _expect_warning(action: Callable[[], object]) -> None:
+    with pytest.warns(RuntimeWarning, match="steps 0 could not be written"):
+        action()
+
+
+def test_what_could_not_be_listed_is_said_at_the_end(tmp_path, monkeypatch):
+    out = writer(tmp_path / "run")
+    out(snapshot(0))
+    monkeypatch.setattr(_files.Journal, "append", lambda self, lines: _no_space())
+    with pytest.warns(RuntimeWarning, match=r"the shards are whole, but not the manifest .*No space left"):
+        out.close()
+    monkeypatch.undo()
+    check_clean(tmp_path / "run", [0])
+    writer(tmp_path / "run", resume=True).close()
+    assert (tmp_path / "run/manifest.jsonl").read_bytes().count(b"\n") == 1
