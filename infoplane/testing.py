@@ -331,6 +331,8 @@ def _check_nonfinite(s: _Subject) -> None:
 def _check_bad_shapes(s: _Subject) -> None:
     ready = s.ready(s.t, s.y, s.x)
     _raises(ValueError, "shape", lambda: ready.estimate(s.t[0], s.y, x=s.x), "t without a snapshot axis")
+    _raises(ValueError, "at least one", lambda: ready.estimate(s.t[:0], s.y, x=s.x), "no snapshot")
+    _raises(ValueError, "at least one", lambda: ready.estimate(s.t[:, :, :0], s.y, x=s.x), "no unit")
     _raises(ValueError, "y", lambda: ready.estimate(s.t, s.y[:-1], x=s.x), "one label too few")
     _raises(ValueError, "x_ids", lambda: ready.estimate(s.t, s.y, x=s.x, x_ids=torch.arange(3)), "3 x_ids")
     _raises(TypeError, "t", lambda: ready.estimate(s.t.numpy(), s.y, x=s.x), "a numpy t")

@@ -187,8 +187,8 @@ def check_inputs(
     if t.is_complex():
         raise TypeError(f"t must be real, got {t.dtype}; pass its real and imaginary parts as units")
     samples = t.shape[1]
-    if t.shape[2] == 0:
-        raise ValueError(f"t must have at least one unit, got shape {tuple(t.shape)}")
+    if t.shape[0] == 0 or t.shape[2] == 0:
+        raise ValueError(f"t must have at least one snapshot and one unit, got shape {tuple(t.shape)}")
     if samples < min_samples:
         raise ValueError(f"{name} needs at least {min_samples} samples, got {samples}")
     if not isinstance(y, Tensor):
@@ -229,8 +229,7 @@ def check_inputs(
             raise TypeError(f"x_ids must be integers, got {x_ids.dtype}")
         x_ids = _renumbered(x_ids.to(t.device, torch.int64))
     # Minimum and maximum are finite when all values are, and cost one read; look closely only when not.
-    finite = finite and t.numel() > 0 and not assumed_finite()
-    if finite and not bool(torch.isfinite(torch.stack(torch.aminmax(t))).all()):
+    if finite and not assumed_finite() and not bool(torch.isfinite(torch.stack(torch.aminmax(t))).all()):
         refuse_nonfinite(t)
     return t, y, x_ids
 

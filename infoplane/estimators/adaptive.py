@@ -156,7 +156,7 @@ class Adaptive:
             return replace(found, run_edges=tuple(tuple(float(v) for v in row) for row in edges.tolist()))
         digest = hashlib.sha256(edges.cpu().double().numpy().tobytes()).hexdigest()[:32]
         found = replace(found, run_edges=f"sha256:{digest}")
-        found.__dict__["_run_edges"] = edges.cpu()
+        found.__dict__["_unit_edges"] = edges.cpu()
         return found
 
     def estimate(
@@ -164,31 +164,37 @@ class Adaptive:
     ) -> dict[str, Quantity]:
         """Estimate I(X;T), I(T;Y), H(T), I(X;T|Y) and the null for `t` (S, N, U), integer `y` (N,)."""
         t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name, finite=False, widen=False)
-        half = t.dtype in (torch.float16, torch.bfloat16)
-        pooled = not (self.per_unit or self.whole_run or t.is_cuda) and self.quantile == "distinct"
-        if half and not (pooled and t[0].numel() >= _HALF_VALUES and self.rule.edges < 255):
-            t, half = t.to(torch.float32), False
-        low = self._low(t)
-        digitize: EdgeCells | HalfCells
-        if half:
-            digitize = HalfCells(t, low, self.rule)
-            found = digitize.found
-            outside, few = found.least < found.sentinel, found.number < self.n_bins
-            self._refuse(t, found.least, found.most)
-        elif self.whole_run:
-            edges = self._run_edges(t, low)
-            digitize = EdgeCells(edges)
-            outside, few = self._outside_run(t, edges, low), torch.zeros(len(t), dtype=torch.bool, device=t.device)
-        else:
-            rows = t.transpose(1, 2) if self.per_unit else t
-            found = row_edges(rows.reshape(len(t) * (t.shape[2] if self.per_unit else 1), -1), low, self.rule)
-            self._refuse(t, found.least, found.most)
-            digitize = EdgeCells(found.edges.view(len(t), -1, found.edges.shape[1]))
-            outside = (found.least < found.sentinel).view(len(t), -1).any(1)
-            few = (found.number < self.n_bins).view(len(t), -1).any(1)
+        if t.dtype in (torch.float16, torch.bfloat16) and not self._table_pays(t):
+            t = t.to(torch.float32)
+        digitize, outside, few = self._digitizer(t)
         labels = Labels.of(y, x_ids)
         counts = plug_in(t, labels, digitize, null_draws=self.null_draws, seed=self.seed, corrections=self.corrections)
         return quantities(counts, labels, {"out_of_range": outside, "ties": few})
+
+    def _table_pays(self, t: Tensor) -> bool:
+        pooled = not (self.per_unit or self.whole_run or t.is_cuda) and self.quantile == "distinct"
+        return pooled and t[:1].numel() >= _HALF_VALUES and self.rule.edges < 255
+
+    def _digitizer(self, t: Tensor) -> tuple[EdgeCells | HalfCells, Tensor, Tensor]:
+        """Cells of `t`, and per snapshot whether values lie out of range and whether they are fewer than bins."""
+        low = self._low(t)
+        if self.whole_run:
+            edges = self._edges_of_run(t, low)
+            least, most = t.amin(1), t.amax(1)
+            _refuse(t, least, most)
+            outside = ((least < edges[:, :, 0]) | (most >= edges[:, :, -1])).any(1)
+            return EdgeCells(edges), outside, torch.zeros_like(outside)
+        digitize: EdgeCells | HalfCells
+        if t.dtype.itemsize == 2:
+            digitize = HalfCells(t, low, self.rule)
+            found = digitize.found
+        else:
+            rows = t.transpose(1, 2).flatten(0, 1) if self.per_unit else t.flatten(1)
+            found = row_edges(rows, low, self.rule)
+            digitize = EdgeCells(found.edges.view(len(t), -1, found.edges.shape[1]))
+        _refuse(t, found.least, found.most)
+        outside = (found.least < found.sentinel).view(len(t), -1).any(1)
+        return digitize, outside, (found.number < self.n_bins).view(len(t), -1).any(1)
 
     def _low(self, t: Tensor | None = None) -> float | None:
         """The sentinel as a number, or None for each row's own minimum."""
@@ -201,19 +207,14 @@ class Adaptive:
                 low = _auto(float(t.amin())) if t.numel() else "min"
         return None if low is None or isinstance(low, str) else low
 
-    @staticmethod
-    def _refuse(t: Tensor, least: Tensor, most: Tensor) -> None:
-        if not bool((torch.isfinite(least) & torch.isfinite(most)).all()):
-            refuse_nonfinite(t)
-
-    def _run_edges(self, t: Tensor, low: float | None) -> Tensor:
+    def _edges_of_run(self, t: Tensor, low: float | None) -> Tensor:
         """(1, 1 or U, E) edges of the run in the type of `t`."""
         if self.run_edges is None:
             edges = run_edges(lambda: iter([t]), low, self.rule, self.per_unit)
         elif isinstance(self.run_edges, str):
-            if "_run_edges" not in self.__dict__:
+            if "_unit_edges" not in self.__dict__:
                 raise ValueError(f"the edges {self.run_edges} are known by their digest only; call prepare on the run")
-            edges = self.__dict__["_run_edges"]
+            edges = self.__dict__["_unit_edges"]
         else:
             edges = torch.tensor(self.run_edges, dtype=torch.float64)
         if self.per_unit and len(edges) != t.shape[2]:
@@ -222,10 +223,10 @@ class Adaptive:
             )
         return edges.to(t)[None]
 
-    def _outside_run(self, t: Tensor, edges: Tensor, low: float | None) -> Tensor:
-        least, most = t.amin(1), t.amax(1)
-        self._refuse(t, least, most)
-        return ((least < edges[:, :, 0]) | (most >= edges[:, :, -1])).any(1)
+
+def _refuse(t: Tensor, least: Tensor, most: Tensor) -> None:
+    if not bool((torch.isfinite(least) & torch.isfinite(most)).all()):
+        refuse_nonfinite(t)
 
 
 def _auto(least: float) -> float | Literal["min"]:

@@ -28,6 +28,27 @@ def test_counting_estimators_promise_everything(name):
     assert available()[name].guarantees == ALL_GUARANTEES
 
 
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("binning", {"width": 0.1}),
+        ("binning", {"range": (-1.0, 1.0), "top": "open"}),
+        ("binning", {"range": "snapshot", "corrections": ("miller-madow", "chao-shen", "chao-wang-jost")}),
+        ("binning", {"range": "unit", "n_bins": 5}),
+        ("binning", {"rounding": "nearest", "n_bins": 16, "null_draws": 0}),
+        ("adaptive", {"low": "min", "n_bins": 5}),
+        ("adaptive", {"per_unit": True, "separate_saturated": True, "corrections": ("jackknife", "grassberger")}),
+        ("adaptive", {"whole_run": True, "n_bins": 8}),
+        ("adaptive", {"whole_run": True, "per_unit": True}),
+        ("adaptive", {"quantile": "equal_count", "n_bins": 100}),
+    ],
+    ids=str,
+)
+def test_variants_of_counting_keep_the_contract(name, config):
+    outcome = check_estimator(available()[name], **config)
+    assert set(outcome.values()) <= {"passed", "needs a GPU"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Good:
     """I(T;Y) of the sign of the first unit, by a plain histogram: a minimal correct estimator."""
