@@ -1,0 +1,101 @@
+"""The compression score of every layer and run, as rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from infoplane.results import Curve, ResultTable, Row
+from infoplane.results.summary import compression
+
+ESTIMATOR = "compression"
+
+
+def compression_score(
+    table: ResultTable, quantity: str = "I(X;T)", *, end: int | None = None, **select: Any
+) -> ResultTable:
+    """How far each curve of `table` has fallen from its own maximum, per run, layer, subset and estimate.
+
+    With the median of each capture point and its two neighbours as I', and e the last step (or the last up to
+    `end`): C = max_{e' <= e} I'(e') - I'(e). The score belongs to the estimator as much as to the network: fixed
+    bins under growing activations saturate, and a layer rescaled under fixed noise seems to compress. It is never
+    negative, so a curve that only fluctuates scores above 0: compare with the spread over seeds.
+
+    Parameters
+    ----------
+    table : ResultTable
+    quantity : str
+        Name of a quantity.
+    end : int, optional
+        Last step to be counted.
+    **select
+        `estimator`, `subset`, `layer`, `run`, `settings` as in `ResultTable.curves`; subset "all" by default.
+
+    Returns
+    -------
+    ResultTable
+        Rows of estimator "compression" at step e, three for each curve: "C [quantity]" in the unit of the quantity;
+        "C/max [quantity]", its share of the maximum, empty where that is not positive; "argmax [quantity]", the step
+        of the maximum. `config` names the estimator and its settings. The flag `saturated` says that some points are
+        only their ceiling: C is then a lower bound.
+
+    Raises
+    ------
+    ValueError
+        Nothing matches, or a curve has no value up to `end`.
+
+    References
+    ----------
+    Read off by eye in Chelombiev, Houghton and O'Donnell, "Adaptive estimators show information compression in deep
+    neural networks", 2019; the formula is ours.
+    """
+    curves = table.curves(quantity, **select)
+    if not curves:
+        known = ", ".join(dict.fromkeys(table["quantity"].tolist())) or "none"
+        raise ValueError(f"no {quantity} matches; the table has {known}")
+    return ResultTable.from_rows((row for curve in curves for row in _rows(curve, end)), table.meta)
+
+
+def _rows(curve: Curve, end: int | None) -> Iterator[Row]:
+    kept = np.ones(len(curve), dtype=bool) if end is None else curve.step <= end
+    kept &= np.isfinite(curve.value)
+    if not kept.any():
+        until = "" if end is None else f" up to step {end}"
+        raise ValueError(f"layer {curve.layer!r} of run {curve.run!r} has no value of {curve.quantity}{until}")
+    saturated = [flags.split(";").count("saturated") > 0 for flags in curve.flags[kept].tolist()]
+    found = compression(curve.step[kept].astype(np.float64), curve.value[kept], saturated)
+    last = int(np.flatnonzero(kept)[-1])
+    content = np.stack([curve.step[kept].astype(np.float64), curve.value[kept]])
+    config = {"end": end, "estimator": curve.estimator, "settings": json.loads(curve.settings), "window": 3}
+    for name, value, unit in (
+        ("C", found.fall, curve.unit),
+        ("C/max", found.share, "1"),
+        ("argmax", found.at, "step"),
+    ):
+        yield Row(
+            run=curve.run,
+            step=int(curve.step[last]),
+            epoch=float(curve.epoch[last]),
+            layer=curve.layer,
+            depth=curve.depth,
+            subset=curve.subset,
+            estimator=ESTIMATOR,
+            config=json.dumps(config, sort_keys=True, separators=(",", ":")),
+            n_samples=int(curve.n_samples[last]),
+            n_units=0,
+            quantity=f"{name} {curve.quantity}",
+            estimand=curve.estimand,
+            value=value,
+            unit=unit,
+            flags=";".join(
+                flag
+                for flag, raised in (("degenerate", math.isnan(value)), ("saturated", found.saturated > 0))
+                if raised
+            ),
+            source=hashlib.blake2b(content.tobytes(), digest_size=16).hexdigest(),
+        )

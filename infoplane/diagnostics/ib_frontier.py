@@ -1,0 +1,238 @@
+"""The information bottleneck frontier of a known p(x, y): how much of Y any T of a given rate can keep."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from infoplane.core.units import BITS_PER_NAT
+from infoplane.results import Row
+
+FloatArray = npt.NDArray[np.float64]
+ESTIMATOR = "ib-frontier"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Frontier:
+    """Corner points of the frontier, from (0, 0) to (H(X), I(X;Y)); it is the line that joins them.
+
+    Attributes
+    ----------
+    i_xt, i_ty : (P,) float64
+        In bits, ascending, concave.
+    beta : (P,) float64
+        Multiplier at which a point was found, d I(X;T) / d I(T;Y); NaN for the two ends.
+    h_x, i_xy : float
+        H(X) and I(X;Y) in bits.
+    exact : bool
+        True where Y is a function of X: the frontier is then min(I(X;T), H(Y)), with nothing iterated. Else
+        every point is attained by a T, so the frontier lies on or above the line, by less as `betas` are denser.
+    converged : bool
+        Whether every iteration came to rest within `max_iter`.
+    """
+
+    i_xt: FloatArray
+    i_ty: FloatArray
+    beta: FloatArray
+    h_x: float
+    i_xy: float
+    exact: bool
+    converged: bool
+
+    def at(self, i_xt: npt.ArrayLike) -> FloatArray:
+        """Largest I(T;Y) for these I(X;T), in bits; I(X;Y) beyond H(X)."""
+        rate = np.asarray(i_xt, dtype=np.float64)
+        if (rate < 0).any():
+            raise ValueError(f"I(X;T) must not be negative, got {float(rate.min())}")
+        return np.asarray(np.interp(rate, self.i_xt, self.i_ty))
+
+    def rows(self, run: str = "", layer: str = "") -> list[Row]:
+        """As rows of a results table: point k at step k, so that `table.plane("ib-frontier")` is the frontier."""
+        config = json.dumps({"exact": self.exact}, separators=(",", ":"))
+        out = []
+        for k, point in enumerate(zip(self.i_xt.tolist(), self.i_ty.tolist(), strict=True)):
+            for name, value, ceiling in zip(("I(X;T)", "I(T;Y)"), point, (self.h_x, self.i_xy), strict=True):
+                out.append(
+                    Row(
+                        run=run,
+                        step=k,
+                        epoch=float("nan"),
+                        layer=layer,
+                        depth=-1,
+                        subset="all",
+                        estimator=ESTIMATOR,
+                        config=config,
+                        n_samples=0,
+                        n_units=0,
+                        quantity=name,
+                        value=value,
+                        bound="point" if self.exact or name == "I(X;T)" else "lower",
+                        ceiling=ceiling,
+                        flags="" if self.converged else "unreliable",
+                    )
+                )
+        return out
+
+
+def ib_frontier(
+    p_xy: npt.ArrayLike,
+    betas: Sequence[float] | FloatArray | None = None,
+    *,
+    tol: float = 1e-12,
+    max_iter: int = 20_000,
+) -> Frontier:
+    """Solve the information bottleneck for a known joint distribution.
+
+    Iterates p(t|x) = p(t) exp(-beta KL(p(y|x) || p(y|t))) / Z(x), p(t) = sum_x p(x) p(t|x),
+    p(y|t) = sum_x p(y|x) p(x|t), from T = X at the largest beta down, each start being the result before. Inputs with
+    the same p(y|x) are taken as one, which loses nothing. The points are joined by their concave hull: a T that flips
+    between two others, by a coin known to both sides, lies on the line between them.
+
+    Where Y is a function of X, as for a data set of distinct inputs, the frontier is min(I(X;T), H(Y)): all its points
+    but two belong to the one beta = 1, no iteration finds them, and a plane drawn against it says little. The curved
+    frontier needs noisy labels.
+
+    Parameters
+    ----------
+    p_xy : (X, Y) array
+        Joint distribution; nonnegative, any positive sum.
+    betas : sequence of float, optional
+        Multipliers, at least 1; below 1 nothing is worth keeping. By default 240 from 1 to 1000.
+    tol : float
+        An iteration rests when I(X;T) - beta I(T;Y) changes by less, in nats.
+    max_iter : int
+        Iterations for each beta; near a phase change they are many.
+
+    Returns
+    -------
+    Frontier
+
+    Raises
+    ------
+    ValueError
+        For a distribution that is none, or a beta below 1.
+
+    References
+    ----------
+    Tishby, Pereira and Bialek, "The information bottleneck method", 1999. Kolchinsky, Tracey and Van Kuyk, "Caveats for
+    information bottleneck in deterministic scenarios", 2019. Witsenhausen and Wyner, "A conditional entropy bound for
+    a pair of discrete random variables", 1975.
+    """
+    p = np.asarray(p_xy, dtype=np.float64)
+    if p.ndim != 2 or p.size == 0:
+        raise ValueError(f"p_xy must have shape (X, Y), got {p.shape}")
+    if not np.isfinite(p).all() or (p < 0).any() or p.sum() <= 0:
+        raise ValueError(f"p_xy must be nonnegative with a positive sum, got a smallest entry of {p.min()}")
+    p = p / p.sum()
+    p_x, p_y_x = _merged(p)
+    h_x = _entropy(p.sum(axis=1))
+    i_xy = _information(p)
+    if ((p_y_x == 0) | (p_y_x == 1)).all():
+        h_y = _entropy(p.sum(axis=0))
+        corners = np.array([(0.0, 0.0), (h_y, h_y), (h_x, h_y)])
+        corners = corners[np.append(np.diff(corners[:, 0]) > 1e-12, True)] if h_x > 0 else corners[:1]
+        return Frontier(
+            i_xt=corners[:, 0],
+            i_ty=corners[:, 1],
+            beta=np.where(np.arange(len(corners)) == len(corners) - 1, np.nan, 1.0),
+            h_x=h_x,
+            i_xy=i_xy,
+            exact=True,
+            converged=True,
+        )
+    if betas is None:  # dense both in the multiplier and in the slope 1 / beta of the frontier
+        betas = np.concatenate([np.geomspace(1.0, 1000.0, 120), 120.0 / np.arange(1, 121)])
+    steps = np.unique(np.asarray(betas, dtype=np.float64))[::-1]
+    if steps.ndim != 1 or steps.size == 0 or not np.isfinite(steps).all() or steps[-1] < 1.0:
+        raise ValueError(f"betas must be finite numbers of at least 1, got {steps}")
+    found = [(0.0, 0.0, np.nan), (_entropy(p_x), i_xy, np.nan), (h_x, i_xy, np.nan)]
+    p_t_x = np.eye(len(p_x))
+    converged = True
+    for beta in steps.tolist():
+        p_t_x, rested = _iterate(p_t_x, p_x, p_y_x, beta, tol, max_iter)
+        converged &= rested
+        found.append((*_point(p_t_x, p_x, p_y_x), beta))
+    hull = _concave_hull(np.array(found))
+    return Frontier(
+        i_xt=hull[:, 0], i_ty=hull[:, 1], beta=hull[:, 2], h_x=h_x, i_xy=i_xy, exact=False, converged=converged
+    )
+
+
+def _merged(p: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """p(x) and p(y|x) with inputs of equal p(y|x) as one."""
+    p = p[p.sum(axis=1) > 0]
+    p_y_x = p / p.sum(axis=1, keepdims=True)
+    kinds, index = np.unique(np.round(p_y_x, 12), axis=0, return_inverse=True)
+    joint = np.zeros((len(kinds), p.shape[1]))
+    np.add.at(joint, index.reshape(-1), p)
+    p_x = joint.sum(axis=1)
+    return p_x, joint / p_x[:, None]
+
+
+def _iterate(
+    p_t_x: FloatArray, p_x: FloatArray, p_y_x: FloatArray, beta: float, tol: float, max_iter: int
+) -> tuple[FloatArray, bool]:
+    """Fixed point of the three equations for one beta."""
+    negative_entropy = _xlogx(p_y_x).sum(axis=1)
+    before = np.inf
+    for _ in range(max_iter):
+        p_t = p_x @ p_t_x
+        alive = p_t > 1e-300
+        p_t, p_t_x = p_t[alive], p_t_x[:, alive]
+        p_y_t = (p_t_x * p_x[:, None]).T @ p_y_x / p_t[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            cross = p_y_x @ np.where(p_y_t > 0, np.log(p_y_t), -1e300).T  # (X, T)
+        exponent = np.log(p_t) - beta * (negative_entropy[:, None] - cross)
+        top = exponent.max(axis=1, keepdims=True)
+        weight = np.exp(exponent - top)
+        total = weight.sum(axis=1, keepdims=True)
+        p_t_x = weight / total
+        # -sum_x p(x) log Z(x): the functional I(X;T) - beta I(T;Y) up to the constant beta I(X;Y), never rising.
+        value = -float(p_x @ (top + np.log(total))[:, 0])
+        if abs(before - value) < tol:
+            return p_t_x, True
+        before = value
+    return p_t_x, False
+
+
+def _point(p_t_x: FloatArray, p_x: FloatArray, p_y_x: FloatArray) -> tuple[float, float]:
+    joint = p_t_x * p_x[:, None]
+    return _information(joint), _information(joint.T @ p_y_x)
+
+
+def _concave_hull(points: FloatArray) -> FloatArray:
+    """Upper hull from left to right; of points at one place the higher counts."""
+    order = np.lexsort((points[:, 1], points[:, 0]))
+    hull: list[FloatArray] = []
+    for point in points[order]:
+        if hull and point[0] - hull[-1][0] <= 1e-12 and len(hull) > 1:
+            hull.pop()
+        while len(hull) > 1 and _below(hull[-2], hull[-1], point):
+            hull.pop()
+        if not hull or point[0] - hull[-1][0] > 1e-12:
+            hull.append(point)
+    return np.array(hull)
+
+
+def _below(a: FloatArray, b: FloatArray, c: FloatArray) -> bool:
+    """Whether b lies on or below the line from a to c."""
+    return bool((b[1] - a[1]) * (c[0] - a[0]) <= (c[1] - a[1]) * (b[0] - a[0]))
+
+
+def _xlogx(p: FloatArray) -> FloatArray:
+    return np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0)
+
+
+def _entropy(p: FloatArray) -> float:
+    return float(-_xlogx(p).sum()) * BITS_PER_NAT + 0.0
+
+
+def _information(joint: FloatArray) -> float:
+    """I of the two axes, in bits."""
+    independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
+    some = joint > 0
+    return max(0.0, float((joint[some] * np.log(joint[some] / independent[some])).sum()) * BITS_PER_NAT)
