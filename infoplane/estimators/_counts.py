@@ -170,7 +170,7 @@ class _Counter:
         self.joint = labels.distinct and labels.classes <= _JOINT_CLASSES
         self.bits = label_bits(labels.classes) if self.joint else 0
         self.chunk = chunk
-        self.buffer = torch.empty((size, labels.samples), dtype=torch.int64, device=t.device)
+        self.size = size
         self.label = labels.y if self.joint else torch.zeros_like(labels.y)
         # Rows that differ on a few units differ: where those tell all rows apart, the other units are not read.
         early = self.joint and size == 1 and t.shape[2] >= EARLY_UNITS
@@ -184,6 +184,10 @@ class _Counter:
         # A chunk is of whole rows: at least one, of however many units.
         self.chunk = max(self.chunk, self.keys_of.units)
         self.scratch = torch.empty(self.chunk, dtype=torch.float64, device=self.t.device)
+        # Short keys sort twice as fast.
+        short = self.keys_of.bits <= 31 and not self.t.is_cuda
+        dtype = torch.int32 if short else torch.int64
+        self.buffer = torch.empty((self.size, self.labels.samples), dtype=dtype, device=self.t.device)
         self.views: dict[torch.Size, tuple[Tensor, Tensor]] = {}
         # What the keys of a chunk of whole snapshots start from.
         self.base = self.keys_of.base(self.label)
@@ -263,7 +267,7 @@ class _Counter:
         labels = self.labels
         order = argsort_rows(keys)
         ordered = keys.gather(1, order)
-        ids = torch.zeros_like(ordered)
+        ids = torch.zeros(ordered.shape, dtype=torch.int64, device=ordered.device)
         torch.cumsum(ordered[:, 1:] != ordered[:, :-1], dim=1, out=ids[:, 1:])
         t = find_runs(ordered)
 

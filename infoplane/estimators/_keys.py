@@ -66,6 +66,8 @@ class RowKeys:
     ----------
     exact : bool
         No two different rows can share a key.
+    bits : int
+        Length of the key with its label.
     """
 
     def __init__(self, units: int, radix: int, low: int, reserved: int, device: torch.device) -> None:
@@ -74,6 +76,7 @@ class RowKeys:
         radix = max(radix, 2)
         magnitude = max(abs(low), abs(low + radix - 1), 1)
         self.exact = radix**units <= 2**free
+        self.bits = ((radix**units << reserved) - 1).bit_length() if self.exact else 63
         # Units are taken in slabs whose sum stays below 2**53; a single slab takes the label with it.
         self.single = self.exact and (magnitude * (radix**units - 1) // (radix - 1) + 1) << reserved < EXACT
         if self.exact:
@@ -102,7 +105,10 @@ class RowKeys:
         return label.to(torch.float64) - (self.offsets[0] if self.single else 0.0)
 
     def __call__(self, cells: Tensor, base: Tensor, out: Tensor) -> None:
-        """Write key * 2**reserved + label of each row of `cells` (rows, units) float64 to `out` (rows,) int64."""
+        """Write key * 2**reserved + label of each row of `cells` (rows, units) float64 to `out` (rows,).
+
+        `out` is int64, or int32 for keys of at most 31 bits.
+        """
         if self.single:
             out.copy_(torch.addmv(base, cells, self.weights[0]))
             return

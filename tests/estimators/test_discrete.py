@@ -30,7 +30,7 @@ EXACT = 1e-9
 def keys_of(cells: torch.Tensor, radix: int, low: int = 0, reserved: int = 0, label=None) -> list[int]:
     keys = RowKeys(cells.shape[1], radix, low, reserved, CPU)
     label = torch.zeros(len(cells), dtype=torch.long) if label is None else label
-    out = torch.empty(len(cells), dtype=torch.int64)
+    out = torch.empty(len(cells), dtype=torch.int32 if keys.bits <= 31 else torch.int64)
     keys(cells.double(), keys.base(label), out)
     return out.tolist()
 
