@@ -114,9 +114,11 @@ class Frame:
             rows,
         )
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in self.arrays)
+        """Bytes in a file: the arrays and their share of the index."""
+        index = 24 + 24 * len(self.layers) + 9 * len(self.metrics) + self.rows.nbytes
+        return sum(array.nbytes for array in self.arrays) + index
 
     @cached_property
     def digests(self) -> tuple[bytes, ...]:

@@ -20,8 +20,8 @@ from infoplane.store._records import ManifestEntry, SessionRecord, ShardMeta, du
 from infoplane.store._shard import encode_shard
 from infoplane.store.layout import SHARDS_DIR, ShardName, manifest_file
 
-INDEX_ALLOWANCE = 1 << 20
-"""Room kept for the index of a shard under the limit of a file."""
+INDEX_ALLOWANCE = 16 << 20
+"""Room kept under the limit of a file for the records of its layers and HDF5's own."""
 
 
 class Sealer:
