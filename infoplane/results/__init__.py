@@ -3,16 +3,21 @@
 from infoplane.results._csv import COLUMNS, KEY, Row
 from infoplane.results._files import TableWriter
 from infoplane.results._views import Curve, DataProcessing, Plane
+from infoplane.results.summary import CurveSummary, Summary, over_runs, summarize
 from infoplane.results.table import ResultTable, read_table
 
 __all__ = [
     "COLUMNS",
     "KEY",
     "Curve",
+    "CurveSummary",
     "DataProcessing",
     "Plane",
     "ResultTable",
     "Row",
+    "Summary",
     "TableWriter",
+    "over_runs",
     "read_table",
+    "summarize",
 ]

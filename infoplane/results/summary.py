@@ -5,18 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from infoplane.results._views import Curve
+    from infoplane.results.table import ResultTable
+
 FloatArray = npt.NDArray[np.float64]
-SpreadKind = Literal["ci95", "sd", "se", "minmax"]
+SpreadKind = Literal["ci95", "sd", "se", "quartiles", "minmax"]
 
 SPREADS: dict[str, str] = {
     "ci95": "95 % CI of the mean (Student t)",
     "sd": "standard deviation",
     "se": "standard error of the mean",
+    "quartiles": "lower to upper quartile",
     "minmax": "smallest to largest",
 }
 
@@ -48,9 +53,10 @@ def over_runs(values: FloatArray, spread: str | None = "ci95") -> Summary:
     Parameters
     ----------
     values : (R, ...) float64
-    spread : {"ci95", "sd", "se", "minmax"} or None
+    spread : {"ci95", "sd", "se", "quartiles", "minmax"} or None
         `ci95` is the confidence interval of the mean under normal errors (Student, 1908), wide for few
-        runs; `sd` has the sample's n - 1; `minmax` is the range of the runs. None draws no band.
+        runs; `sd` has the sample's n - 1; `quartiles` holds the middle half of the runs (linear interpolation);
+        `minmax` is their range. None draws no band.
     """
     if spread is not None and spread not in SPREADS:
         raise ValueError(f"spread must be one of {', '.join(SPREADS)} or None, got {spread!r}")
@@ -63,6 +69,8 @@ def over_runs(values: FloatArray, spread: str | None = "ci95") -> Summary:
     if spread == "minmax":
         low = np.where(count > 0, np.where(known, values, np.inf).min(axis=0), np.nan)
         high = np.where(count > 0, np.where(known, values, -np.inf).max(axis=0), np.nan)
+    elif spread == "quartiles":
+        low, high = _quantile(values, 0.25, count), _quantile(values, 0.75, count)
     else:
         squares = np.where(known, values - mean, 0.0) ** 2
         sd = np.sqrt(squares.sum(axis=0) / np.maximum(count - 1, 1))
@@ -79,6 +87,18 @@ def over_runs(values: FloatArray, spread: str | None = "ci95") -> Summary:
     if spread is not None and runs > 1:
         words += f", band: {SPREADS[spread]}"
     return Summary(mean=mean, low=low, high=high, count=count.astype(np.int64), words=words)
+
+
+def _quantile(values: FloatArray, q: float, count: npt.NDArray[np.int64]) -> FloatArray:
+    """Over the first axis, of the finite values alone; NaN where there are none."""
+    ordered = np.sort(np.where(np.isfinite(values), values, np.inf), axis=0)
+    place = q * np.maximum(count - 1, 0)
+    below = np.floor(place).astype(np.int64)
+    above = np.minimum(below + 1, np.maximum(count - 1, 0))
+    a = np.take_along_axis(ordered, below[None], axis=0)[0]
+    b = np.take_along_axis(ordered, above[None], axis=0)[0]
+    with np.errstate(invalid="ignore"):
+        return np.where(count > 0, a + (place - below) * (b - a), np.nan)
 
 
 def student_t(df: int, level: float = 0.95) -> float:
@@ -108,6 +128,88 @@ def student_t(df: int, level: float = 0.95) -> float:
     return (low + high) / 2
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CurveSummary:
+    """One quantity of one layer over several runs, at the steps that all of them have.
+
+    Attributes
+    ----------
+    runs : tuple of str
+    step : (S,) int64
+    summary : Summary of (S,)
+    """
+
+    layer: str
+    depth: int
+    subset: str
+    estimator: str
+    settings: str
+    quantity: str
+    unit: str
+    runs: tuple[str, ...]
+    step: npt.NDArray[np.int64]
+    summary: Summary
+
+
+def summarize(
+    table: ResultTable,
+    quantity: str | Sequence[str] = ("I(X;T)", "I(T;Y)"),
+    *,
+    spread: str | None = "ci95",
+    **select: Any,
+) -> list[CurveSummary]:
+    """Mean and spread over the runs of a table, for each layer, subset, estimator, settings and quantity.
+
+    Values are averaged at equal steps only: a mean over other runs at each step would move when one of them ends.
+    A refused snapshot (NaN) is left out of its step and shows in `summary.count`.
+
+    Parameters
+    ----------
+    table : ResultTable
+        As a rule several runs, `read_table([run, ...])`.
+    spread
+        See `over_runs`.
+    **select
+        `estimator`, `subset`, `layer`, `run`, `settings` as in `ResultTable.curves`; subset "all" by default.
+
+    Raises
+    ------
+    ValueError
+        Runs of one layer have no step in common.
+    """
+    groups: dict[tuple[str, ...], list[Curve]] = {}
+    for curve in table.curves(quantity, **select):
+        key = (curve.layer, curve.subset, curve.estimator, curve.settings, curve.quantity)
+        groups.setdefault(key, []).append(curve)
+    out = []
+    for curves in groups.values():
+        first = curves[0]
+        steps = first.step
+        for curve in curves[1:]:
+            steps = np.intersect1d(steps, curve.step)
+        if steps.size == 0:
+            raise ValueError(
+                f"runs {', '.join(c.run for c in curves)} have no step in common for layer {first.layer!r}, so they "
+                "have no mean; record them with the same schedule"
+            )
+        values = np.stack([curve.value[np.searchsorted(curve.step, steps)] for curve in curves])
+        out.append(
+            CurveSummary(
+                layer=first.layer,
+                depth=first.depth,
+                subset=first.subset,
+                estimator=first.estimator,
+                settings=first.settings,
+                quantity=first.quantity,
+                unit=first.unit,
+                runs=tuple(c.run for c in curves),
+                step=steps,
+                summary=over_runs(values, spread),
+            )
+        )
+    return out
+
+
 @dataclass(frozen=True)
 class Compression:
     """How far I(X;T) of one layer ends below its own maximum.
@@ -132,7 +234,9 @@ class Compression:
 
 
 def compression(
-    steps: Sequence[float] | FloatArray, values: Sequence[float] | FloatArray, saturated: Sequence[bool] | npt.NDArray[np.bool_] | None = None
+    steps: Sequence[float] | FloatArray,
+    values: Sequence[float] | FloatArray,
+    saturated: Sequence[bool] | npt.NDArray[np.bool_] | None = None,
 ) -> Compression:
     """The compression score: the fall of a curve from its own maximum to its end, in the curve's unit.
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from infoplane.results.summary import compression, over_runs, student_t
+from infoplane.results import ResultTable, Row
+from infoplane.results.summary import compression, over_runs, student_t, summarize
 
 
 @pytest.mark.parametrize("df", [1, 2, 3, 4, 7, 8, 30, 101])
@@ -18,7 +19,7 @@ def test_student_needs_a_degree_of_freedom():
         student_t(0)
 
 
-@pytest.mark.parametrize("spread", ["ci95", "sd", "se", "minmax"])
+@pytest.mark.parametrize("spread", ["ci95", "sd", "se", "quartiles", "minmax"])
 def test_spread_against_numpy_and_scipy(spread):
     values = np.random.default_rng(0).normal(size=(6, 3, 2))
     got = over_runs(values, spread)
@@ -27,6 +28,7 @@ def test_spread_against_numpy_and_scipy(spread):
         "ci95": stats.t.interval(0.95, 5, loc=mean, scale=sd / np.sqrt(6)),
         "sd": (mean - sd, mean + sd),
         "se": (mean - sd / np.sqrt(6), mean + sd / np.sqrt(6)),
+        "quartiles": np.quantile(values, [0.25, 0.75], axis=0),
         "minmax": (values.min(axis=0), values.max(axis=0)),
     }[spread]
     np.testing.assert_allclose(got.mean, mean, rtol=1e-12)
@@ -35,7 +37,7 @@ def test_spread_against_numpy_and_scipy(spread):
     assert (got.count == 6).all()
 
 
-@pytest.mark.parametrize("spread", ["ci95", "sd", "se", "minmax", None])
+@pytest.mark.parametrize("spread", ["ci95", "sd", "se", "quartiles", "minmax", None])
 def test_missing_runs_do_not_count(spread):
     values = np.array([[1.0, 2.0, np.nan], [3.0, np.nan, np.nan]])
     got = over_runs(values, spread)
@@ -45,6 +47,9 @@ def test_missing_runs_do_not_count(spread):
     if spread is None:
         assert np.isnan(got.low).all()
         assert got.words == "mean of 2 runs"
+    elif spread == "quartiles":
+        np.testing.assert_array_equal(got.low, [1.5, 2.0, np.nan])
+        np.testing.assert_array_equal(got.high, [2.5, 2.0, np.nan])
     elif spread == "minmax":
         assert got.low.tolist()[:2] == [1.0, 2.0]
     else:
@@ -78,3 +83,35 @@ def test_compression_of_rising_and_short_and_broken_curves():
         compression([0], [np.nan])
     with pytest.raises(ValueError, match="equally long"):
         compression([0, 1], [1.0])
+
+
+def recorded(run, values, first=0, layer="fc1"):
+    for step, value in enumerate(values, first):
+        yield Row(
+            run=run, step=step, epoch=float(step), layer=layer, depth=0, subset="all", estimator="binning", config="{}",
+            n_samples=8, n_units=1, quantity="I(X;T)", value=value,
+        )  # fmt: skip
+
+
+def test_runs_are_averaged_at_the_steps_they_share():
+    table = ResultTable.from_rows(
+        [
+            *recorded("a", [1.0, 2.0, 3.0, 4.0]),
+            *recorded("b", [4.0, np.nan, 6.0], first=1),
+            *recorded("a", [7.0], layer="fc2"),
+        ]
+    )
+    first, second = summarize(table, spread="minmax")
+    assert (first.layer, first.runs, first.unit) == ("fc1", ("a", "b"), "bit")
+    assert first.step.tolist() == [1, 2, 3]
+    assert first.summary.mean.tolist() == [3.0, 3.0, 5.0]
+    assert first.summary.count.tolist() == [2, 1, 2]
+    assert first.summary.high.tolist() == [4.0, 3.0, 6.0]
+    assert (second.layer, second.runs) == ("fc2", ("a",))
+    assert summarize(table, layer="fc9") == []
+
+
+def test_runs_without_a_common_step_have_no_mean():
+    table = ResultTable.from_rows([*recorded("a", [1.0]), *recorded("b", [1.0], first=5)])
+    with pytest.raises(ValueError, match="runs a, b have no step in common for layer 'fc1'"):
+        summarize(table)
