@@ -1,0 +1,128 @@
+"""What the examples share: seeds trained as one batched program, the command line, and asserted outcomes."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from infoplane.hooks import CollectionRecorder, log_spaced
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One asserted line: what was claimed, what was measured, what an independent prototype had measured."""
+
+    claim: str
+    measured: str
+    reference: str
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Options:
+    quick: bool
+    out: Path
+    shuffle: bool
+
+
+def main(run: Callable[[Options], Sequence[Outcome]], description: str) -> None:
+    """Run one example from the command line; exit code 1 when an outcome does not hold."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes, with weaker assertions")
+    parser.add_argument("--out", type=Path, default=Path("examples-out") / Path(sys.argv[0]).stem)
+    parser.add_argument("--shuffle", action="store_true", help="shuffled labels: the assertions must then fail")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # the networks are small: more threads wait longer than they work
+    outcomes = run(Options(given.quick, given.out, given.shuffle))
+    for o in outcomes:
+        print(f"{'holds' if o.holds else 'FAILS'}  {o.claim}: {o.measured} (reference {o.reference})")
+    sys.exit(0 if all(o.holds for o in outcomes) else 1)
+
+
+class StackedLinear(nn.Module):
+    """One linear layer for every member: (N, in) or (members, N, in) -> (members, N, out)."""
+
+    def __init__(self, members: int, fan_in: int, fan_out: int, gain: float, generators: Sequence[torch.Generator]):
+        super().__init__()
+        weight = torch.empty(members, fan_in, fan_out)
+        for own, generator in zip(weight, generators, strict=True):
+            nn.init.trunc_normal_(own, std=gain / math.sqrt(fan_in), generator=generator)
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.zeros(members, 1, fan_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
+
+
+def stacked_mlp(sizes: Sequence[int], activation: type[nn.Module], gain: float, seeds: Sequence[int]) -> nn.Sequential:
+    """A fully connected network for every seed, in one module: linear1, act1, ..., logits."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    model = nn.Sequential()
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes), 1):
+        last = i == len(sizes) - 1
+        linear = StackedLinear(len(seeds), fan_in, fan_out, gain, generators)
+        model.add_module("logits" if last else f"linear{i}", linear)
+        if not last:
+            model.add_module(f"act{i}", activation())
+    return model
+
+
+def train_seeds(
+    model: nn.Sequential,
+    x: Tensor,
+    y: Tensor,
+    runs: Path,
+    *,
+    epochs: int,
+    points: int,
+    batch: int = 512,
+    lr: float = 4e-4,
+    decay: float = 0.0,
+    split: float = 0.8,
+) -> list[Path]:
+    """Train every member on its own random split and record all of them on all of x; the run of each member.
+
+    `decay` is the factor of half the squared weights of the hidden layers, added to the loss.
+    """
+    members = model[0].weight.shape[0]
+    generator = torch.Generator().manual_seed(12345)
+    order = torch.stack([torch.randperm(len(x), generator=generator) for _ in range(members)])
+    train, test = order[:, : int(split * len(x))], order[:, int(split * len(x)) :]
+    hidden = [m.weight for m in list(model)[:-1] if isinstance(m, StackedLinear)]
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
+    paths = [runs / f"seed-{i}" for i in range(members)]
+    schedule = log_spaced(points, epochs)
+    with CollectionRecorder(
+        model, (x, y), paths, member_dim=0, members=members, schedule=schedule, total=epochs, quiet=True
+    ) as recorder:
+        for epoch in range(1, epochs + 1):
+            shuffled = train.gather(1, torch.rand(train.shape, generator=generator).argsort(1))
+            for rows in shuffled.split(batch, dim=1):
+                out = model(x[rows]).flatten(0, 1)
+                # Summed over the members, so that each has the gradient it would have alone.
+                loss = nn.functional.cross_entropy(out, y[rows].flatten(), reduction="sum") / rows.shape[1]
+                if decay:
+                    loss = loss + 0.5 * decay * sum(w.square().sum() for w in hidden)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            if recorder.due(epoch):
+                with torch.no_grad():
+                    right = (model(x).argmax(2) == y).double()
+                recorder.snapshot(
+                    epoch,
+                    metrics={
+                        "train accuracy": right.gather(1, train).mean(1),
+                        "test accuracy": right.gather(1, test).mean(1),
+                    },
+                )
+    return paths

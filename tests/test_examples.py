@@ -1,0 +1,38 @@
+"""Examples stay short, use public names alone, and fail where there is nothing to find."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SCRIPTS = sorted(EXAMPLES.glob("e[0-9]*.py"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.stem)
+def test_an_example_is_short_public_and_says_what_to_look_for(path):
+    text = path.read_text()
+    tree = ast.parse(text)
+    assert len(text.splitlines()) < 120
+    words = ast.get_docstring(tree) or ""
+    assert "Look for" in words
+    assert "falsified" in words
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+            assert node.module == "__future__" or not any(name.startswith("_") for name in names)
+        if isinstance(node, ast.Attribute):
+            assert not node.attr.startswith("_") or node.attr.startswith("__")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["e01_tanh_compression", "e02_relu_bins"])
+def test_shuffled_labels_fail_the_quick_assertions(name, tmp_path):
+    words = [sys.executable, str(EXAMPLES / f"{name}.py"), "--quick", "--shuffle", "--out", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "FAILS" in done.stdout
