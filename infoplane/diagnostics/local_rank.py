@@ -1,0 +1,124 @@
+"""Local rank: in how many directions a layer responds to a small change of its input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from infoplane.diagnostics._place import Entry, Place, digest, rows
+from infoplane.results import Row
+
+ESTIMATOR = "local-rank"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LocalRank:
+    """Numerical ranks of Jacobians.
+
+    Attributes
+    ----------
+    ranks : (N,) int64
+        Of each sample.
+    mean : float
+    low, high : float
+        95 % interval of the mean over inputs.
+    limit : int
+        min(outputs, inputs), the largest possible rank.
+    epsilon : float
+        Singular values above epsilon times the largest of the same Jacobian count.
+    source : str
+        Digest of the singular values.
+    """
+
+    ranks: npt.NDArray[np.int64]
+    mean: float
+    low: float
+    high: float
+    limit: int
+    epsilon: float
+    source: str
+
+    def rows(self, where: Place) -> list[Row]:
+        """One row, "local rank" in dimensions, for the results table."""
+        entry = Entry(
+            quantity="local rank",
+            value=self.mean,
+            unit="dimensions",
+            low=self.low,
+            high=self.high,
+            ceiling=float(self.limit),
+            flags=("degenerate",) if not self.ranks.any() else (),
+        )
+        return rows(where, ESTIMATOR, {"epsilon": self.epsilon}, [entry], n_samples=len(self.ranks), source=self.source)
+
+
+def local_rank(jacobians: npt.ArrayLike | Iterable[npt.ArrayLike], epsilon: float = 1e-3) -> LocalRank:
+    """Mean numerical rank of the Jacobians dz/dx of a layer, over inputs.
+
+    The rank of a linear layer is that of its matrix; units that do not respond (dead or saturated) lower it. It depends
+    on `epsilon`, which belongs to every number quoted, and on float32 rounding for epsilon below 1e-6. A falling local
+    rank is compression of the map near the data; it is no information, and need not follow I(X;T).
+
+    Parameters
+    ----------
+    jacobians : (N, outputs, inputs) array, or an iterable of such batches
+        Of the pre-activation, sample by sample: `torch.func.vmap(torch.func.jacrev(f))(x)` for a part f of the network
+        up to that layer.
+    epsilon : float
+        Relative threshold, between 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        For an epsilon or shapes outside this, non-finite entries, or no samples.
+
+    References
+    ----------
+    Patel and Shwartz-Ziv, "Learning to compress: local rank and information compression in deep neural networks", 2024.
+
+    Examples
+    --------
+    >>> local_rank([[[1.0, 0.0], [0.0, 1e-6]], [[1.0, 0.0], [0.0, 1.0]]]).ranks.tolist()
+    [1, 2]
+    """
+    if not 0 < epsilon < 1:
+        raise ValueError(f"epsilon must be between 0 and 1, got {epsilon}")
+    found: list[npt.NDArray[np.float64]] = []
+    for batch in _batches(jacobians):
+        a = np.asarray(batch, dtype=np.float64)
+        if a.ndim != 3:
+            raise ValueError(f"jacobians must have shape (samples, outputs, inputs), got {a.shape}")
+        if not np.isfinite(a).all():
+            raise ValueError(f"jacobians have {int((~np.isfinite(a)).sum())} non-finite entries; did training diverge?")
+        if found and min(a.shape[1:]) != found[0].shape[1]:
+            raise ValueError(f"batches of one layer must agree in shape, got {a.shape[1:]} after another")
+        found.append(np.asarray(np.linalg.svd(a, compute_uv=False), dtype=np.float64))
+    if not found or not sum(len(f) for f in found):
+        raise ValueError("local rank needs at least one Jacobian, got none")
+    values = np.concatenate(found)
+    ranks = ((values > epsilon * values[:, :1]) & (values > 0)).sum(1)
+    mean = float(ranks.mean())
+    half = 1.96 * float(ranks.std(ddof=1)) / math.sqrt(len(ranks)) if len(ranks) > 1 else math.nan
+    return LocalRank(
+        ranks=ranks.astype(np.int64),
+        mean=mean,
+        low=mean - half,
+        high=mean + half,
+        limit=int(values.shape[1]),
+        epsilon=epsilon,
+        source=digest(values),
+    )
+
+
+def _batches(jacobians: npt.ArrayLike | Iterable[npt.ArrayLike]) -> Iterable[npt.ArrayLike]:
+    if isinstance(jacobians, np.ndarray):
+        return [jacobians]
+    if isinstance(jacobians, list | tuple):
+        # A list of numbers is one array, a list of arrays is a list of batches.
+        arrays = [np.asarray(j) for j in jacobians]
+        return [np.stack(arrays)] if arrays and arrays[0].ndim == 2 else arrays
+    return jacobians  # type: ignore[return-value]

@@ -1,0 +1,205 @@
+"""Do two networks have the same units? Matching of units by correlation or information on shared inputs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+
+from infoplane.core.units import BITS_PER_NAT
+from infoplane.diagnostics._place import Entry, Place, digest, rows
+from infoplane.results import Row
+
+ESTIMATOR = "unit-matching"
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Matching:
+    """How the units of layer A match those of layer B.
+
+    Attributes
+    ----------
+    similarity : (A, B) float64
+        Between every pair of units: absolute correlation, or information in bits.
+    pairs : (P, 2) int64
+        One-to-one matching of the largest total similarity, P = min(A, B): unit of A, unit of B.
+    matched : (P,) float64
+        Similarities of the pairs.
+    best : (A,) float64
+        Similarity of each unit of A to its best partner; several may share one (semi-matching).
+    chance : float
+        Mean of `best` when the samples of B are shuffled: what a maximum over B units gives by itself.
+    span : float
+        Mean share of the variance of B's units that all of A predicts linearly, corrected for the number of
+        units; NaN unless there are more samples than units of A by two.
+    measure, n_samples, source
+        As used.
+    """
+
+    similarity: FloatArray
+    pairs: npt.NDArray[np.int64]
+    matched: FloatArray
+    best: FloatArray
+    chance: float
+    span: float
+    measure: str
+    n_samples: int
+    config: dict[str, object]
+    source: str
+
+    def rows(self, where: Place) -> list[Row]:
+        """Rows for the results table: "matched units", "best units", "chance best units" and "span"."""
+        unit = "bit" if self.measure == "information" else "correlation"
+        entries = [
+            Entry(quantity="matched units", value=float(self.matched.mean()), unit=unit),
+            Entry(quantity="best units", value=float(self.best.mean()), unit=unit),
+            Entry(quantity="chance best units", value=self.chance, unit=unit),
+            Entry(
+                quantity="span",
+                value=self.span,
+                unit="share",
+                ceiling=1.0,
+                flags=() if math.isfinite(self.span) else ("few_samples",),
+            ),
+        ]
+        return rows(
+            where,
+            ESTIMATOR,
+            self.config,
+            entries,
+            n_samples=self.n_samples,
+            n_units=self.similarity.shape[0],
+            source=self.source,
+        )
+
+
+def match_units(
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    *,
+    measure: Literal["correlation", "information"] = "correlation",
+    n_bins: int = 10,
+    seed: int = 0,
+) -> Matching:
+    """Match the units of two layers recorded on the same inputs in the same order.
+
+    Two trainings of one architecture share subspaces more than single units: `span` is then high where `matched` is
+    low. A mean over many units is lifted by the search for partners, so read it against `chance`; a unit that is
+    constant matches nothing (0).
+
+    Parameters
+    ----------
+    a, b : (N, A), (N, B) array
+        Activations; further axes are flattened.
+    measure : "correlation" or "information"
+        Absolute correlation; or plug-in information of `n_bins` equal-width bins of each unit, in bits, which is
+        too high by about (n_bins - 1)^2 / (2 N ln 2).
+    n_bins : int
+        At least 2.
+    seed : int
+        Of the shuffle behind `chance`.
+
+    Raises
+    ------
+    ValueError
+        For different numbers of samples, fewer than two, non-finite values, or an unknown measure.
+
+    References
+    ----------
+    Li, Yosinski, Clune, Lipson and Hopcroft, "Convergent learning: do different neural networks learn the same
+    representations?", 2016.
+
+    Examples
+    --------
+    >>> a = np.random.default_rng(0).normal(size=(100, 5))
+    >>> match_units(a, a[:, [3, 1, 4, 0, 2]]).pairs[:, 1].tolist()
+    [3, 1, 4, 0, 2]
+    """
+    if measure not in ("correlation", "information"):
+        raise ValueError(f"measure must be 'correlation' or 'information', got {measure!r}")
+    if n_bins < 2:
+        raise ValueError(f"n_bins must be at least 2, got {n_bins}")
+    left, right = _units(a, "a"), _units(b, "b")
+    if len(left) != len(right):
+        raise ValueError(f"both layers must see the same samples, got {len(left)} and {len(right)}")
+    if len(left) < 2:
+        raise ValueError(f"unit matching needs at least 2 samples, got {len(left)}")
+    if measure == "correlation":
+        codes = _standardized(left), _standardized(right)
+        compare = _correlation
+    else:
+        codes = _one_hot(left, n_bins), _one_hot(right, n_bins)
+        compare = _information
+    similarity = compare(*codes)
+    first, second = linear_sum_assignment(-similarity)
+    shuffled = np.random.default_rng(seed).permutation(len(right))
+    return Matching(
+        similarity=similarity,
+        pairs=np.stack([first, second], axis=1).astype(np.int64),
+        matched=similarity[first, second],
+        best=similarity.max(axis=1),
+        chance=float(compare(codes[0], codes[1][shuffled]).max(axis=1).mean()),
+        span=_span(_standardized(left), _standardized(right)),
+        measure=measure,
+        n_samples=len(left),
+        config={"measure": measure, "n_bins": n_bins if measure == "information" else None, "seed": seed},
+        source=digest(left, right),
+    )
+
+
+def _units(a: npt.ArrayLike, name: str) -> FloatArray:
+    array = np.asarray(a, dtype=np.float64)
+    if array.ndim < 2 or array.size == 0:
+        raise ValueError(f"{name} must have shape (samples, units), got {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} has {int((~np.isfinite(array)).sum())} non-finite values; did training diverge?")
+    return array.reshape(len(array), -1)
+
+
+def _standardized(a: FloatArray) -> FloatArray:
+    """Columns of mean 0 and length 1, or 0 where a unit is constant."""
+    largest = np.abs(a).max(axis=0)
+    z = a / np.where(largest > 0, largest, 1.0)
+    z = z - z.mean(axis=0)
+    length = np.linalg.norm(z, axis=0)
+    varies = length > 1e-12 * math.sqrt(len(a))
+    return np.where(varies, z / np.where(varies, length, 1.0), 0.0)
+
+
+def _correlation(a: FloatArray, b: FloatArray) -> FloatArray:
+    return np.asarray(np.abs(a.T @ b))
+
+
+def _one_hot(a: FloatArray, n_bins: int) -> FloatArray:
+    """(N, units, n_bins) membership in equal-width bins from each unit's smallest to its largest value."""
+    low, high = a.min(axis=0), a.max(axis=0)
+    width = np.where(high > low, high - low, 1.0)
+    cell = np.minimum((n_bins * ((a - low) / width)).astype(np.int64), n_bins - 1)
+    return np.asarray(np.eye(n_bins)[cell])
+
+
+def _information(a: FloatArray, b: FloatArray) -> FloatArray:
+    """(A, B) plug-in information in bits from one-hot cells."""
+    samples, units, bins = a.shape
+    joint = (a.reshape(samples, -1).T @ b.reshape(samples, -1)).reshape(units, bins, -1, bins) / samples
+    p, q = joint.sum(axis=3, keepdims=True), joint.sum(axis=1, keepdims=True)
+    ratio = np.divide(joint, p * q, out=np.ones_like(joint), where=joint > 0)
+    return np.asarray((joint * np.log(ratio)).sum(axis=(1, 3)) * BITS_PER_NAT)
+
+
+def _span(a: FloatArray, b: FloatArray) -> float:
+    """Mean adjusted R2 of the varying columns of b on those of a."""
+    a, b = a[:, a.any(axis=0)], b[:, b.any(axis=0)]
+    samples, rank = len(a), int(np.linalg.matrix_rank(a)) if a.size else 0
+    if samples <= rank + 2 or not b.size:
+        return math.nan
+    if rank == 0:
+        return 0.0
+    basis = np.linalg.svd(a, full_matrices=False)[0][:, :rank]
+    explained = np.square(basis.T @ b).sum(axis=0)
+    return float((1.0 - (1.0 - explained) * (samples - 1) / (samples - rank - 1)).mean())

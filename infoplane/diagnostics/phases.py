@@ -1,0 +1,225 @@
+"""Phases of a training run, read off how the effective rank of a layer moves."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from infoplane.diagnostics._place import Entry, Place, digest, rows
+from infoplane.results import Curve, ResultTable
+
+ESTIMATOR = "phases"
+Label = Literal["warm-up", "entropy-seeking", "compression-seeking", "mixed", "flat"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A stretch in which the effective rank moves one way.
+
+    Attributes
+    ----------
+    label : str
+        "warm-up": falls from the start on; "entropy-seeking": rises; "compression-seeking": falls after a peak;
+        "mixed": the decay exponent does not move the opposite way; "flat": moves by nothing.
+    start, stop : int
+        First and last step; neighbouring phases share one.
+    rank_change, alpha_change : float
+        Of the smoothed curves; NaN for the exponent where it was not given or has fewer than two values.
+    """
+
+    label: Label
+    start: int
+    stop: int
+    rank_change: float
+    alpha_change: float
+
+
+def label_phases(
+    step: npt.ArrayLike,
+    rank: npt.ArrayLike,
+    alpha: npt.ArrayLike | None = None,
+    *,
+    prominence: float = 0.05,
+    window: int = 3,
+) -> list[Phase]:
+    """Cut a run into phases at the extrema of its effective rank.
+
+    Both curves are smoothed by a centred mean of `window` captures, which for log-spaced captures is smoothing in
+    log step. An extremum counts when the rank moves away from it, on either side, by `prominence` times the range of
+    the whole curve. A compact spectrum has a steep decay, so the exponent must move against the rank; where it does
+    not, the two disagree on what happened and the phase is "mixed". The variant of the rank decides: RankMe and the
+    exponential of the von Neumann entropy may turn at different steps, or one of them not at all.
+
+    Parameters
+    ----------
+    step : (C,) integers, ascending
+    rank : (C,) float
+        RankMe, or another effective rank.
+    alpha : (C,) float or None
+        Decay exponent (alpha-ReQ), NaN where there is none.
+    prominence : float
+        Between 0 and 1.
+    window : int
+        Odd; 1 does not smooth. Fewer captures are averaged at the ends, the same number on both sides.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two captures, lengths that differ, steps that do not ascend, or ranks that are not finite.
+
+    References
+    ----------
+    Li et al., "Tracing the representation geometry of language models from pretraining to post-training", 2025; the
+    rule for extrema is ours.
+
+    Examples
+    --------
+    >>> [p.label for p in label_phases([0, 10, 100, 1000], [9.0, 5.0, 12.0, 10.0], window=1)]
+    ['warm-up', 'entropy-seeking', 'compression-seeking']
+    """
+    steps, values = np.asarray(step), np.asarray(rank, dtype=np.float64)
+    exponents = np.full(len(values), math.nan) if alpha is None else np.asarray(alpha, dtype=np.float64)
+    if values.ndim != 1 or len(values) < 2 or steps.shape != values.shape or exponents.shape != values.shape:
+        shapes = f"{steps.shape}, {values.shape}, {exponents.shape}"
+        raise ValueError(f"step, rank and alpha must have one value for each of at least 2 captures, got {shapes}")
+    if not (np.diff(steps) > 0).all():
+        raise ValueError("steps must ascend")
+    if not np.isfinite(values).all():
+        raise ValueError(f"rank has {int((~np.isfinite(values)).sum())} values that are not finite; leave these out")
+    if not 0 < prominence < 1:
+        raise ValueError(f"prominence must be between 0 and 1, got {prominence}")
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"window must be odd and positive, got {window}")
+    smooth, smooth_alpha = _smoothed(values, window), _smoothed(exponents, window)
+    span = float(np.ptp(smooth))
+    if span == 0.0:
+        return [Phase(label="flat", start=int(steps[0]), stop=int(steps[-1]), rank_change=0.0, alpha_change=math.nan)]
+    turns = _turning_points(smooth, prominence * span)
+    found = []
+    for k, (a, b) in enumerate(itertools.pairwise(turns)):
+        change = float(smooth[b] - smooth[a])
+        known = smooth_alpha[a : b + 1][np.isfinite(smooth_alpha[a : b + 1])]
+        alpha_change = float(known[-1] - known[0]) if len(known) > 1 else math.nan
+        label: Label = "entropy-seeking" if change > 0 else "warm-up" if k == 0 else "compression-seeking"
+        if math.isfinite(alpha_change) and alpha_change * change >= 0:
+            label = "mixed"
+        found.append(
+            Phase(
+                label=label,
+                start=int(steps[a]),
+                stop=int(steps[b]),
+                rank_change=change,
+                alpha_change=alpha_change,
+            )
+        )
+    return found
+
+
+def phases(
+    table: ResultTable,
+    rank: str = "RankMe",
+    alpha: str | None = "alpha-ReQ",
+    *,
+    prominence: float = 0.05,
+    window: int = 3,
+    **select: Any,
+) -> ResultTable:
+    """`label_phases` of every layer and run of a table that has the estimator `geometry`.
+
+    Parameters
+    ----------
+    rank, alpha : str
+        Quantities; None leaves the exponent out.
+    prominence, window
+        As for `label_phases`.
+    **select
+        `layer`, `run`, `subset`, `settings` as in `ResultTable.curves`.
+
+    Returns
+    -------
+    ResultTable
+        For each phase a row of estimator "phases" at its last step: quantity "phase 1: warm-up", value the change
+        of the rank, in its unit. `config` has the first step.
+
+    Raises
+    ------
+    ValueError
+        The table has no such curve of at least two values.
+    """
+    curves = [c for c in table.curves(rank, **select) if np.isfinite(c.value).sum() > 1]
+    if not curves:
+        known = ", ".join(dict.fromkeys(table["quantity"].tolist())) or "none"
+        raise ValueError(f"no curve of {rank!r} with two values; the table has {known}")
+    exponents = {_key(c): c for c in table.curves(alpha, **select)} if alpha is not None else {}
+    out = []
+    for curve in curves:
+        kept = np.isfinite(curve.value)
+        step, values = curve.step[kept], curve.value[kept]
+        partner = exponents.get(_key(curve))
+        at = {} if partner is None else dict(zip(partner.step.tolist(), partner.value.tolist(), strict=True))
+        decay = np.array([at.get(s, math.nan) for s in step.tolist()])
+        found = label_phases(step, values, decay, prominence=prominence, window=window)
+        epochs = dict(zip(curve.step.tolist(), curve.epoch.tolist(), strict=True))
+        source = digest(step, values, decay)
+        for number, phase in enumerate(found, start=1):
+            where = Place(
+                run=curve.run,
+                step=phase.stop,
+                epoch=epochs[phase.stop],
+                layer=curve.layer,
+                depth=curve.depth,
+                subset=curve.subset,
+            )
+            config = {
+                "alpha": alpha,
+                "prominence": prominence,
+                "rank": rank,
+                "settings": curve.settings,
+                "start": phase.start,
+                "window": window,
+            }
+            entry = Entry(quantity=f"phase {number}: {phase.label}", value=phase.rank_change, unit=curve.unit)
+            out += rows(where, ESTIMATOR, config, [entry], n_samples=int(curve.n_samples[-1]), source=source)
+    return ResultTable.from_rows(out, table.meta)
+
+
+def _key(curve: Curve) -> tuple[str, str, str, str, str]:
+    return curve.run, curve.layer, curve.subset, curve.estimator, curve.settings
+
+
+def _smoothed(values: npt.NDArray[np.float64], window: int) -> npt.NDArray[np.float64]:
+    """Centred mean of the finite values within at most `window`; NaN where there are none."""
+    out = np.full(len(values), math.nan)
+    for i in range(len(values)):
+        half = min(window // 2, i, len(values) - 1 - i)
+        near = values[i - half : i + half + 1]
+        near = near[np.isfinite(near)]
+        if len(near):
+            out[i] = near.mean()
+    return out
+
+
+def _turning_points(values: Sequence[float] | npt.NDArray[np.float64], least: float) -> list[int]:
+    """Indices of the first value, of alternating extrema that differ by `least` or more, and of the last value."""
+    turns, direction = [0], 0
+    low = high = extreme = 0
+    for i, value in enumerate(values):
+        if direction == 0:
+            low = i if value < values[low] else low
+            high = i if value > values[high] else high
+            if value - values[low] >= least:
+                direction, extreme = 1, i
+            elif values[high] - value >= least:
+                direction, extreme = -1, i
+        elif direction * (value - values[extreme]) >= 0:
+            extreme = i
+        elif direction * (values[extreme] - value) >= least:
+            turns.append(extreme)
+            direction, extreme = -direction, i
+    return [*turns, len(values) - 1]

@@ -1,0 +1,109 @@
+"""What the weights of a layer alone say: condition number, volume, entropy of the output for Gaussian inputs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from infoplane.core.units import BIT, BITS_PER_NAT
+from infoplane.diagnostics._place import Entry, Place, digest, rows
+from infoplane.results import Row
+
+ESTIMATOR = "weights"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WeightSpectrum:
+    """Singular values of a weight matrix and what follows from them.
+
+    Attributes
+    ----------
+    singular_values : (min(out, in),) float64
+        In falling order.
+    condition : float
+        Largest over smallest; infinite for a matrix of lower rank.
+    log2_volume : float
+        Sum of log2 of the singular values: by how much the map stretches volume, on log scale. -infinity at lower rank.
+    output_entropy : float
+        Differential entropy in bits of W x for x ~ N(0, I); NaN where W has more rows than columns or lower rank, since
+        W x then has no density.
+    rank : int
+        Singular values above max(out, in) eps times the largest, with the eps of the weights' own type.
+    source : str
+        Digest of the weights.
+    """
+
+    singular_values: npt.NDArray[np.float64]
+    condition: float
+    log2_volume: float
+    output_entropy: float
+    rank: int
+    shape: tuple[int, int]
+    source: str
+
+    def rows(self, where: Place) -> list[Row]:
+        """Rows for the results table; a matrix of lower rank has empty values with the flag `degenerate`."""
+        low = self.rank < len(self.singular_values)
+        flags = ("degenerate",) if low else ()
+        entries = [
+            Entry(quantity="condition number", value=self.condition, unit="1", flags=flags),
+            Entry(quantity="weight volume", value=self.log2_volume, unit="log2 volume", flags=flags),
+            Entry(quantity="weight rank", value=float(self.rank), unit="dimensions", flags=flags),
+        ]
+        if self.shape[0] <= self.shape[1]:
+            entries.append(Entry(quantity="h(WX), X standard normal", value=self.output_entropy, unit=BIT, flags=flags))
+        return rows(where, ESTIMATOR, {}, entries, n_units=self.shape[0], source=self.source)
+
+
+def weight_spectrum(weight: npt.ArrayLike) -> WeightSpectrum:
+    """Condition number, log volume and Gaussian-input output entropy of a weight matrix.
+
+    The condition number is unchanged when the weights are rescaled, so it does not see growth of the norm. It uses no
+    data: a high value is a hint of selective encoding, no measure of information, and one nearly dependent pair of rows
+    is enough for it. The output entropy is exact for Gaussian white inputs, which no layer but the first may have.
+
+    Parameters
+    ----------
+    weight : (out, in, ...) array
+        Trailing axes (the taps of a convolution) are flattened into `in`.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two axes, or entries that are not finite.
+
+    References
+    ----------
+    Ludwig, "The condition number as a scale-invariant proxy for information encoding in neural units", 2025.
+
+    Examples
+    --------
+    >>> found = weight_spectrum([[3.0, 0.0], [0.0, 1.0]])
+    >>> found.condition, round(found.log2_volume, 6)
+    (3.0, 1.584963)
+    """
+    raw = np.asarray(weight)
+    if raw.ndim < 2 or raw.size == 0:
+        raise ValueError(f"weight must have shape (out, in, ...), got {raw.shape}")
+    w = raw.reshape(len(raw), -1).astype(np.float64)
+    if not np.isfinite(w).all():
+        raise ValueError(f"weight has {int((~np.isfinite(w)).sum())} non-finite entries; did training diverge?")
+    s = np.asarray(np.linalg.svd(w, compute_uv=False), dtype=np.float64)
+    eps = float(np.finfo(raw.dtype).eps) if raw.dtype.kind == "f" else float(np.finfo(np.float64).eps)
+    rank = int((s > max(w.shape) * eps * s[0]).sum())
+    full = rank == len(s)
+    volume = float(np.log2(s).sum()) if full else -math.inf
+    out, inputs = w.shape
+    entropy = volume + 0.5 * out * math.log(2 * math.pi * math.e) * BITS_PER_NAT if full and out <= inputs else math.nan
+    return WeightSpectrum(
+        singular_values=s,
+        condition=float(s[0] / s[-1]) if full else math.inf,
+        log2_volume=volume,
+        output_entropy=entropy,
+        rank=rank,
+        shape=(out, inputs),
+        source=digest(raw),
+    )
