@@ -79,7 +79,8 @@ class Labels:
     y, x_ids : (N,) int64
     classes, inputs : int
     class_counts : (K,) int64
-    label_of_input : (inputs,) int64, or None where rows of one input differ in their label
+    label_of_input : (inputs,) int64, or None where rows of one input differ in their label or every row has
+        its own input
     uniform : bool
         Every input has the same number of rows.
     """
@@ -94,15 +95,20 @@ class Labels:
 
     @classmethod
     def of(cls, y: Tensor, x_ids: Tensor) -> Labels:
-        class_counts, input_counts = torch.bincount(y), torch.bincount(x_ids)
+        class_counts = torch.bincount(y)
+        inputs = int(x_ids.max()) + 1
+        if inputs == len(y):
+            # As many inputs as rows: each has one row, and which is which plays no part.
+            return cls(y, x_ids, len(class_counts), inputs, class_counts, label_of_input=None, uniform=True)
+        input_counts = torch.bincount(x_ids)
         label_of_input = torch.zeros_like(input_counts).scatter_(0, x_ids, y)
         one_label = bool((label_of_input[x_ids] == y).all())
         return cls(
-            y=y,
-            x_ids=x_ids,
-            classes=len(class_counts),
-            inputs=len(input_counts),
-            class_counts=class_counts,
+            y,
+            x_ids,
+            len(class_counts),
+            inputs,
+            class_counts,
             label_of_input=label_of_input if one_label else None,
             uniform=bool((input_counts == input_counts[0]).all()),
         )
@@ -142,7 +148,8 @@ def groups(t: Tensor, labels: Labels, digitize: Digitizer) -> Iterator[Group]:
     size = min(max(1, GROUP_ROWS * factor // samples), max(snapshots, 1))
     if units >= EARLY_UNITS and samples * units >= CHUNK_ELEMENTS:
         size = 1
-    counter = _Counter(t, labels, digitize, CHUNK_ELEMENTS * factor, size)
+    chunk = min(CHUNK_ELEMENTS * factor, t.numel() * digitize.digits)
+    counter = _Counter(t, labels, digitize, chunk, size)
     for start in range(0, snapshots, size):
         yield counter.count(slice(start, min(start + size, snapshots)))
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from infoplane.estimators._corrections import check_corrections
-from infoplane.estimators._counts import CHUNK_ELEMENTS, Labels, Stretches
+from infoplane.estimators._counts import Labels, Stretches
 from infoplane.estimators._discrete import plug_in, quantities
 from infoplane.estimators._protocol import (
     ALL_GUARANTEES,
@@ -145,8 +145,8 @@ class Binning:
         check_corrections(self.corrections)
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """Bytes one snapshot needs: its values, widened, and a few 64-bit numbers per row."""
-        return 8 * samples * units + 64 * samples
+        """Bytes one snapshot needs: its values, widened, their cells, and a few 64-bit numbers per row."""
+        return 16 * samples * units + 64 * samples
 
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
         """Find the range over the run. Snapshots with NaN or infinite values are passed over."""
@@ -369,7 +369,7 @@ class _Scratch:
         if view is None:
             size = values.numel()
             if self.buffer is None or self.buffer.numel() < size:
-                self.buffer = torch.empty(max(size, CHUNK_ELEMENTS), dtype=values.dtype, device=values.device)
+                self.buffer = torch.empty(size, dtype=values.dtype, device=values.device)
                 self.views.clear()
             view = self.views[values.shape] = self.buffer[:size].view(values.shape)
         return view
