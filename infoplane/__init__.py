@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "Recorder": "infoplane.hooks",
     "layers": "infoplane.hooks",
+    "live": "infoplane._live",
     "open_run": "infoplane.store",
     "StoreError": "infoplane.core.errors",
     "analyze": "infoplane.analysis",
@@ -40,6 +41,7 @@ _MODULES = frozenset(
 __all__ = ["__version__", *_LAZY, *sorted(_MODULES)]
 
 if TYPE_CHECKING:
+    from infoplane._live import live as live
     from infoplane.analysis import analyze as analyze
     from infoplane.core.errors import StoreError as StoreError
     from infoplane.hooks import Recorder as Recorder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,12 @@ from infoplane.store import StoreWriter
 
 @dataclass(eq=False)
 class Destination:
-    """One run's sinks. A sink may have `begin(probe, settings, run)`, `flush()` and `close()`.
+    """One run's sinks.
 
-    One that has `on_device = True` takes its numbers from `Snapshot.tensors` and needs no arrays.
+    A sink is a callable that takes a Snapshot. It may have `begin(probe=, settings=, run=, run_id=, resume=)`, called
+    before the first snapshot, `annotate(**notes)`, `flush()` and `close()`. Where no activations are kept,
+    `begin` may return the last step of a resumed run and its counter shift. One that has `on_device = True`
+    takes its numbers from `Snapshot.tensors` and needs no arrays.
     """
 
     run: Path | None
@@ -44,9 +48,13 @@ class Destination:
             self.sinks = []
         elif self.writer is not None:
             self.sinks.insert(0, self.writer)
+        run_id = secrets.token_hex(6) if self.writer is None else self.writer.run_id
         for sink in self.sinks:
-            if hasattr(sink, "begin"):
-                sink.begin(probe, settings, self.run)
+            if not hasattr(sink, "begin"):
+                continue
+            found = sink.begin(probe=probe, settings=settings, run=self.run, run_id=run_id, resume=resume)
+            if not store and found is not None:
+                last_step, shift = found
         return last_step, shift
 
     @property
@@ -62,9 +70,10 @@ class Destination:
             sink(snapshot)
 
     def note_shift(self, shift: int | None) -> None:
-        """Remember in the session's file how counters became steps."""
-        if self.writer is not None:
-            self.writer.annotate(**{SHIFT: shift})
+        """Let the store and others remember how counters became steps."""
+        for sink in self.sinks:
+            if hasattr(sink, "annotate"):
+                sink.annotate(**{SHIFT: shift})
 
     def flush(self) -> None:
         for sink in self.sinks:

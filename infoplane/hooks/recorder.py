@@ -95,7 +95,8 @@ class Recorder:
         n_x further passes over m of the inputs, for networks with noise: the first m, or m drawn with
         `repeat_seed`.
     sinks : callables that take a Snapshot
-        Further receivers; each may have `begin(probe, settings, run)`, `flush()` and `close()`.
+        Further receivers, such as `infoplane.live("kde")`. Each may have `begin(probe=, settings=, run=, run_id=,
+        resume=)`, `annotate(**notes)`, `flush()` and `close()`.
     keep_activations : bool
         False writes no activations, for runs that are estimated as they go.
     initial : bool
