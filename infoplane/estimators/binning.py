@@ -28,6 +28,7 @@ from infoplane.estimators._registry import preset, register
 # A per-unit range of more units than this is recorded by its digest.
 RECORDED_UNITS = 32
 _MAX_RADIX = 65_536
+_RANGES = ("layer", "unit", "snapshot", "snapshot_unit")
 _ONE_PASS = 2**15
 _SAMPLE = 2**15
 
@@ -52,11 +53,11 @@ class Binning:
         Cells per unit between the outer edges, at least 2.
     width : float or None
         Instead of `n_bins` and `range`: cells floor(t / width), unbounded, in the units of T.
-    range : (float, float), "layer", "snapshot" or "unit"
-        Outer edges in the units of T: fixed; the layer's smallest and largest value over the run, found by
-        `prepare` (without it, over the block given); those of each snapshot, which makes growth of the
-        activations invisible; those of each unit over the run. Values beyond the edges have one cell below
-        and one above, and raise the flag `out_of_range`.
+    range : (float, float), "layer", "unit", "snapshot" or "snapshot_unit"
+        Outer edges in the units of T: fixed (so is a range over several layers); the smallest and largest value
+        of the layer or of each unit over the run, found by `prepare` (without it, over the block given); or
+        those of the layer or of each unit in each snapshot, which makes growth of the activations invisible.
+        Values beyond the edges have one cell below and one above, and raise the flag `out_of_range`.
     top : "closed" or "open"
         Whether `hi` itself belongs to the last cell, or with everything above it to a cell of its own, as
         saturated units have in Shwartz-Ziv and Tishby's code.
@@ -105,7 +106,7 @@ class Binning:
 
     n_bins: int | None = 30
     width: float | None = None
-    range: tuple[float, float] | Literal["layer", "snapshot", "unit"] | None = "layer"
+    range: tuple[float, float] | Literal["layer", "unit", "snapshot", "snapshot_unit"] | None = "layer"
     top: Literal["closed", "open"] = "closed"
     rounding: Literal["floor", "nearest"] = "floor"
     corrections: tuple[str, ...] = ()
@@ -131,8 +132,8 @@ class Binning:
                 raise ValueError(f"n_bins must be from 2 to {_MAX_RADIX - 3}, got {self.n_bins}")
             if not isinstance(self.range, str):
                 object.__setattr__(self, "range", _fixed_range(self.range))
-            elif self.range not in ("layer", "snapshot", "unit"):
-                raise ValueError(f"range must be (lo, hi), 'layer', 'snapshot' or 'unit', got {self.range!r}")
+            elif self.range not in _RANGES:
+                raise ValueError(f"range must be (lo, hi) or one of {', '.join(_RANGES)}, got {self.range!r}")
         if self.top not in ("closed", "open"):
             raise ValueError(f"top must be 'closed' or 'open', got {self.top!r}")
         if self.rounding not in ("floor", "nearest"):
@@ -187,12 +188,13 @@ class Binning:
     def _cells(self, t: Tensor) -> _Cells:
         """The digitizer, with outer edges (1 or S, 1, 1 or U) in the dtype of `t`."""
         assert self.n_bins is not None
-        known = self.range == "snapshot" or (isinstance(self.range, str) and self.run_range is None)
+        of_snapshot = self.range in ("snapshot", "snapshot_unit")
+        known = of_snapshot or (isinstance(self.range, str) and self.run_range is None)
         if known:
-            low, high = _extremes(t, self.range == "unit")
+            low, high = _extremes(t, self.range in ("unit", "snapshot_unit"))
             if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
                 refuse_nonfinite(t)
-            if self.range != "snapshot":
+            if not of_snapshot:
                 low, high = low.amin(0, keepdim=True), high.amax(0, keepdim=True)
         elif self.range == "unit":
             pairs = self._unit_pairs(t.shape[2]).to(t)
@@ -378,8 +380,9 @@ class _Scratch:
 preset("binning", "shwartz-ziv-2017", n_bins=29, range=(-1.0, 1.0), top="open")
 preset("binning", "saxe-2018", width=0.07)
 preset("binning", "saxe-2018-mnist", width=0.5)
-for _n in (30, 100, 256):
-    preset("binning", f"lorenzen-2022-layer-{_n}", n_bins=_n, range="layer")
-    preset("binning", f"lorenzen-2022-unit-{_n}", n_bins=_n, range="unit")
-for _bits in (4, 8):
-    preset("binning", f"lorenzen-2022-quantized-{_bits}bit", n_bins=2**_bits, range="layer", rounding="nearest")
+# Lorenzen et al. take the range anew in every snapshot; their "global" one is a fixed range here.
+for _name, _range in (("layer", "snapshot"), ("neuron", "snapshot_unit")):
+    for _n in (30, 100, 256):
+        preset("binning", f"lorenzen-2022-{_name}-{_n}", n_bins=_n, range=_range)
+    for _bits in (4, 8):
+        preset("binning", f"lorenzen-2022-{_name}-{_bits}bit", n_bins=2**_bits, range=_range, rounding="nearest")

@@ -127,7 +127,7 @@ def test_fixed_width_equals_floor_and_counter(samples, units, classes, width):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
-@pytest.mark.parametrize("range_", ["snapshot", "layer", "unit", (-0.5, 0.25)])
+@pytest.mark.parametrize("range_", ["snapshot", "snapshot_unit", "layer", "unit", (-0.5, 0.25)])
 def test_counted_cells_equal_the_formula(range_, dtype):
     t, y = random_layer(1, 3, 200, 3, 3)
     t = t.to(dtype)
@@ -137,6 +137,8 @@ def test_counted_cells_equal_the_formula(range_, dtype):
         source = {"snapshot": wide[s], "layer": wide}.get(range_ if isinstance(range_, str) else "")
         if range_ == "unit":
             lo, hi = wide.min(axis=(0, 1)), wide.max(axis=(0, 1))
+        elif range_ == "snapshot_unit":
+            lo, hi = wide[s].min(axis=0), wide[s].max(axis=0)
         elif source is not None:
             lo, hi = source.min(), source.max()
         else:
@@ -223,9 +225,9 @@ def test_2017_preset_equals_numpy_digitize():
     [
         ("binning@saxe-2018", {"width": 0.07, "n_bins": None}),
         ("binning@saxe-2018-mnist", {"width": 0.5}),
-        ("binning@lorenzen-2022-layer-100", {"n_bins": 100, "range": "layer"}),
-        ("binning@lorenzen-2022-unit-256", {"n_bins": 256, "range": "unit"}),
-        ("binning@lorenzen-2022-quantized-4bit", {"n_bins": 16, "rounding": "nearest"}),
+        ("binning@lorenzen-2022-layer-100", {"n_bins": 100, "range": "snapshot"}),
+        ("binning@lorenzen-2022-neuron-256", {"n_bins": 256, "range": "snapshot_unit"}),
+        ("binning@lorenzen-2022-neuron-4bit", {"n_bins": 16, "rounding": "nearest"}),
     ],
 )
 def test_presets(spec, fields):
@@ -240,7 +242,7 @@ def test_quantised_activations_are_counted_exactly(bits):
     levels = torch.randint(0, 2**bits + 1, (1, 500, 2), generator=g)
     levels[0, 0, 0], levels[0, 1, 0] = 0, 2**bits
     t = -1.3 + levels.float() * (2.6 / 2**bits)
-    found = parse(f"binning@lorenzen-2022-quantized-{bits}bit").estimate(t, torch.arange(500) % 2)
+    found = parse(f"binning@lorenzen-2022-layer-{bits}bit").estimate(t, torch.arange(500) % 2)
     assert value(found, "H(T)") == pytest.approx(slow_entropy_bits(rows_as_tuples(levels[0])), abs=EXACT)
 
 
@@ -471,7 +473,7 @@ def test_seed_moves_the_null_only():
         ({"width": 0.1, "range": (0, 1)}, "give one or the other"),
         ({"width": 0.1, "top": "open"}, "top and rounding do not apply"),
         ({"range": (1.0, 1.0)}, r"two finite numbers lo < hi, got \(1.0, 1.0\)"),
-        ({"range": "epoch"}, "'layer', 'snapshot' or 'unit', got 'epoch'"),
+        ({"range": "epoch"}, "layer, unit, snapshot, snapshot_unit, got 'epoch'"),
         ({"top": "ajar"}, "'closed' or 'open', got 'ajar'"),
         ({"rounding": "up"}, "'floor' or 'nearest', got 'up'"),
         ({"rounding": "nearest", "top": "open"}, "top must be 'closed'"),

@@ -35,6 +35,7 @@ def test_counting_estimators_promise_everything(name):
         ("binning", {"range": (-1.0, 1.0), "top": "open"}),
         ("binning", {"range": "snapshot", "corrections": ("miller-madow", "chao-shen", "chao-wang-jost")}),
         ("binning", {"range": "unit", "n_bins": 5}),
+        ("binning", {"range": "snapshot_unit", "n_bins": 100}),
         ("binning", {"rounding": "nearest", "n_bins": 16, "null_draws": 0}),
         ("adaptive", {"low": "min", "n_bins": 5}),
         ("adaptive", {"per_unit": True, "separate_saturated": True, "corrections": ("jackknife", "grassberger")}),
