@@ -55,7 +55,7 @@ class TableIndex:
 
     def add(self, rows: Iterable[Row]) -> None:
         """Append the rows whose key is new, in one synced write."""
-        fresh = []
+        fresh: list[Row] = []
         for row in rows:
             group = Group(row.run, row.layer, row.subset, row.estimator, row.config)
             number = len(self._disk) + len(self._added) + len(fresh)
