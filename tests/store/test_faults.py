@@ -113,6 +113,7 @@ def test_every_call_may_fail_once(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_every_call_may_fail_once_with_every_error(tmp_path, capsys):
     errors = [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.ENOMEM]
     points, reported = fault_loop(tmp_path, errors)
