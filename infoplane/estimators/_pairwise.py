@@ -43,6 +43,15 @@ def block_size(device: torch.device) -> int:
     return 512 if device.type == "cpu" else 4096
 
 
+def float32_is_exact(device: torch.device) -> bool:
+    """Whether float32 products keep float32's precision: a training script may have allowed TF32 or bfloat16."""
+    backend = torch.backends.cuda.matmul if device.type == "cuda" else torch.backends.mkldnn.matmul
+    precision = getattr(backend, "fp32_precision", None)
+    if precision is None:  # torch before 2.9
+        return torch.get_float32_matmul_precision() == "highest"
+    return precision not in ("tf32", "bf16")
+
+
 @dataclass(frozen=True)
 class Span:
     """Consecutive rows, with the first and the last class among them."""
@@ -162,7 +171,8 @@ class CentredRows:
         if self.direct:
             dtype = torch.float64
         elif dtype is None:
-            dtype = torch.float64 if rows.dtype == torch.float64 or self.spread > FLOAT32_REACH else torch.float32
+            fine = rows.dtype == torch.float64 or self.spread > FLOAT32_REACH
+            dtype = torch.float64 if fine or not float32_is_exact(rows.device) else torch.float32
         self.dtype = dtype
         self.ratio = math.sqrt(BITS_PER_NAT) * factor / noise
         self._cache = None

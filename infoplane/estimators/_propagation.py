@@ -165,8 +165,8 @@ def weigh_draws(values: Tensor, control: Tensor) -> tuple[Tensor, Tensor]:
     total = square = torch.zeros((), dtype=torch.float64, device=values.device)
     for fitted, half in zip(reversed(halves), halves, strict=True):
         rest = _without(pairs[:, half], control[:, :, half], pairs[:, fitted], control[:, :, fitted], axis)
-        total = total + rest.sum()
-        square = square + (rest - rest.mean(axis, keepdim=True)).square().sum()
+        total = total + rest.sum(1).sum()
+        square = square + (rest - rest.mean(axis, keepdim=True)).square().sum(1).sum()
     freedom = max(count * n - (n if count > 1 else len(halves)), 1)
     return total / pairs.numel(), (square / freedom / pairs.numel()).sqrt()
 
@@ -174,18 +174,18 @@ def weigh_draws(values: Tensor, control: Tensor) -> tuple[Tensor, Tensor]:
 def _without(value: Tensor, control: Tensor, fit_value: Tensor, fit_control: Tensor, axis: tuple[int, ...]) -> Tensor:
     """Take off what a least-squares fit on `fit_*`, about their means over `axis`, ascribes to the controls.
 
-    Gram-Schmidt in plain sums, which are the same wherever the numbers lie in memory.
+    Gram-Schmidt in plain sums by row, which are the same wherever the numbers lie and whoever adds them.
     """
     residual = fit_value - fit_value.mean(axis, keepdim=True)
     spread = [c - c.mean(axis, keepdim=True) for c in fit_control]
     left = list(control)
     for k, (direction, known) in enumerate(zip(spread, left, strict=True)):
-        norm = direction.square().sum()
+        norm = direction.square().sum(1).sum()
         norm = torch.where(norm > 0, norm, torch.ones_like(norm))
-        weight = (direction * residual).sum() / norm
+        weight = (direction * residual).sum(1).sum() / norm
         residual, value = residual - weight * direction, value - weight * known
         for later in range(k + 1, len(spread)):
-            share = (direction * spread[later]).sum() / norm
+            share = (direction * spread[later]).sum(1).sum() / norm
             spread[later] = spread[later] - share * direction
             left[later] = left[later] - share * known
     return value

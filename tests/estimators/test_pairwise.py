@@ -13,6 +13,7 @@ from infoplane.estimators._mixture import Grouping, NullColumns, columns_pay, sh
 from infoplane.estimators._pairwise import (
     CentredRows,
     class_spans,
+    float32_is_exact,
     kernel_sums,
 )
 
@@ -133,6 +134,19 @@ def test_precision_follows_the_spread_and_the_dtype_of_the_rows():
     assert CentredRows(rows.double(), 0.3).dtype == torch.float64
     assert not CentredRows(rows, 1e-5).direct
     assert CentredRows(rows, 1e-7).direct
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_float32_is_not_used_where_its_products_are_cut(precision):
+    rows = random_rows(64, 10, dtype=torch.float32)
+    kept = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        assert CentredRows(rows, 0.3).dtype == torch.float64
+        assert not float32_is_exact(torch.device("cuda"))
+    finally:
+        torch.set_float32_matmul_precision(kept)
+    assert float32_is_exact(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("factor", [1e-310, 1e-200, 1e200, 1e300])
