@@ -337,3 +337,28 @@ def test_what_could_not_be_listed_is_said_at_the_end(tmp_path, monkeypatch):
     check_clean(tmp_path / "run", [0])
     writer(tmp_path / "run", resume=True).close()
     assert (tmp_path / "run/manifest.jsonl").read_bytes().count(b"\n") == 1
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.ENOTSUP])
+def test_a_file_system_without_hard_links_will_do(tmp_path, monkeypatch, error):
+    def refuse(a, b):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with writer(tmp_path / "run") as out:
+        out(snapshot(0))
+        with pytest.raises(StoreError, match="by another writer of this process"):
+            writer(tmp_path / "run", resume=True)
+    check_clean(tmp_path / "run", [0])
+
+
+def test_a_file_system_that_cannot_sync_directories_will_do(tmp_path, monkeypatch):
+    def fsync(fd):
+        if Path(f"/dev/fd/{fd}").is_dir():
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with writer(tmp_path / "run") as out:
+        out(snapshot(0))
+        assert out.flush()
+    check_clean(tmp_path / "run", [0])
