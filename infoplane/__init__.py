@@ -19,6 +19,7 @@ _LAZY = {
     "open_run": "infoplane.store",
     "StoreError": "infoplane.core.errors",
     "analyze": "infoplane.analysis",
+    "from_arrays": "infoplane.importers",
     "ResultTable": "infoplane.results",
     "read_table": "infoplane.results",
 }
@@ -30,6 +31,7 @@ _MODULES = frozenset(
         "diagnostics",
         "estimators",
         "hooks",
+        "importers",
         "integrations",
         "plots",
         "results",
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from infoplane.core.errors import StoreError as StoreError
     from infoplane.hooks import Recorder as Recorder
     from infoplane.hooks import layers as layers
+    from infoplane.importers import from_arrays as from_arrays
     from infoplane.results import ResultTable as ResultTable
     from infoplane.results import read_table as read_table
     from infoplane.store import open_run as open_run

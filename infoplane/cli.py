@@ -177,3 +177,26 @@ def certify(names: tuple[str, ...], markdown: bool) -> None:
 
     findings = [*certificates.certify(names or None), *([] if names else [certificates.sandwich()])]
     click.echo((certificates.to_markdown if markdown else certificates.to_text)(findings))
+
+
+@command("infoplane import step-*.npz --labels y.npy -o runs/theirs", name="import")
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--labels", type=click.Path(exists=True, path_type=Path), help="File with one array, if not in FILES.")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Run directory to make.")
+def import_files(files: tuple[Path, ...], labels: Path | None, out: Path) -> None:
+    """Make a run of activations saved by other means: .npz, .npy, .safetensors, .pt (weights only)."""
+    from infoplane import importers, store
+
+    click.echo(str(store.summarize(importers.from_files(out, files, labels=labels))))
+
+
+@command("infoplane export runs/digits -o digits.csv")
+@RUNS
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="CSV file to write.")
+def export(runs: tuple[Path, ...], out: Path) -> None:
+    """Write the results of one or several runs as one table, with its meta beside it."""
+    from infoplane.results import ResultTable
+
+    table = ResultTable.concat([ResultTable.read(run) for run in runs])
+    table.write(out)
+    click.echo(f"{out}: {len(table)} rows")
