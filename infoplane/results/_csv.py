@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,6 +149,15 @@ def parse_table(data: bytes, path: Path) -> dict[str, npt.NDArray[Any]]:
         raise ValueError(f"{path} is not UTF-8 at byte {error.start}; is it a results table?") from None
     lines = iter(text.split("\n")[:-1])
     reader = csv.reader(lines, strict=True)
+    try:
+        return _columns(reader, path)
+    except csv.Error as error:
+        raise ValueError(
+            f"{path} line {reader.line_num}: {error}; the table is damaged: delete it and analyse again"
+        ) from None
+
+
+def _columns(reader: Iterator[list[str]], path: Path) -> dict[str, npt.NDArray[Any]]:
     header = next(reader, None)
     if header is None:
         return {c: np.empty(0, _dtype(c)) for c in COLUMNS}
@@ -157,24 +166,21 @@ def parse_table(data: bytes, path: Path) -> dict[str, npt.NDArray[Any]]:
     columns: list[list[Any]] = [[] for _ in COLUMNS]
     readers = [_reader(c) for c in COLUMNS]
     done = 0
-    try:
-        # In pieces that stay in the cache while rows become columns.
-        while piece := list(islice(reader, 256)):
-            if set(map(len, piece)) != {len(header)}:
-                i = next(i for i, line in enumerate(piece) if len(line) != len(header))
-                raise ValueError(
-                    f"{path} line {done + i + 2} has {len(piece[i])} fields, expected {len(header)}; "
-                    "the table is damaged: delete it and analyse again"
-                )
-            cells = list(zip(*piece, strict=True))
-            for i, (column, read, place) in enumerate(zip(columns, readers, places, strict=True)):
-                try:
-                    column += map(read, cells[place])
-                except ValueError as error:
-                    raise ValueError(f"{path} line {len(column) + 2}: {COLUMNS[i]} {error}") from None
-            done += len(piece)
-    except csv.Error as error:
-        raise ValueError(f"{path} line {reader.line_num}: {error}; the table is damaged") from None
+    # In pieces that stay in the cache while rows become columns.
+    while piece := list(islice(reader, 256)):
+        if set(map(len, piece)) != {len(header)}:
+            i = next(i for i, line in enumerate(piece) if len(line) != len(header))
+            raise ValueError(
+                f"{path} line {done + i + 2} has {len(piece[i])} fields, expected {len(header)}; "
+                "the table is damaged: delete it and analyse again"
+            )
+        cells = list(zip(*piece, strict=True))
+        for i, (column, read, place) in enumerate(zip(columns, readers, places, strict=True)):
+            try:
+                column += map(read, cells[place])
+            except ValueError as error:
+                raise ValueError(f"{path} line {len(column) + 2}: {COLUMNS[i]} {error}") from None
+        done += len(piece)
     out = {}
     for name, column in zip(COLUMNS, columns, strict=True):
         out[name] = np.empty(done, _dtype(name))
