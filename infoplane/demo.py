@@ -89,7 +89,7 @@ TASKS: dict[str, Callable[[], Task]] = {"twelve-bit": twelve_bit_task, "digits":
 
 
 def _batches(rows: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    yield from rows[torch.randperm(len(rows), generator=generator)].split(size)
+    yield from torch.split(rows[torch.randperm(len(rows), generator=generator)], size)
 
 
 def train(task: Task, run: Path, *, epochs: int, seed: int = 0, progress: bool = True) -> None:

@@ -204,18 +204,17 @@ def _step_of(file: Path) -> int:
     return int(numbers[-1])
 
 
-def _tensor(name: str, a: Any) -> torch.Tensor:
-    if not isinstance(a, torch.Tensor):
-        array = np.asarray(a)
+def _tensor(name: str, values: Any) -> torch.Tensor:
+    if isinstance(values, torch.Tensor):
+        tensor: torch.Tensor = values.detach().cpu().contiguous()
+    else:
+        array = np.asarray(values)
         if array.dtype.kind not in "fiub":
             raise TypeError(f"layer {name!r} must hold real numbers, got {array.dtype}")
-        a = torch.from_numpy(
-            np.ascontiguousarray(array if array.dtype.isnative else array.astype(array.dtype.newbyteorder()))
-        )
-    a = a.detach().cpu().contiguous()
-    if str(a.dtype).removeprefix("torch.") not in _DTYPES:
-        raise TypeError(f"layer {name!r} has {a.dtype}; expected one of {', '.join(_DTYPES)}")
-    return a
+        tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
+    if str(tensor.dtype).removeprefix("torch.") not in _DTYPES:
+        raise TypeError(f"layer {name!r} has {tensor.dtype}; expected one of {', '.join(_DTYPES)}")
+    return tensor
 
 
 def _bits(t: torch.Tensor) -> npt.NDArray[Any]:
@@ -274,7 +273,8 @@ def _probe(
             raise ValueError(f"inputs has {len(x)} rows, there are {samples} labels")
         x = np.ascontiguousarray(x.reshape(samples, -1))
         input_ids = np.unique(x, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
-    names, part = ("all",), np.zeros(samples, np.int64)
+    names: tuple[str, ...] = ("all",)
+    part = np.zeros(samples, np.int64)
     if parts is not None:
         if len(parts) != samples:
             raise ValueError(f"parts has {len(parts)} names, there are {samples} labels")
