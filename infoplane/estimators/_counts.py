@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from infoplane.estimators._keys import RowKeys, label_bits
+from infoplane.estimators._keys import OneHash, RowKeys, label_bits, row_keys
 from infoplane.estimators._runs import Runs, argsort_rows, find_runs, joint_runs, sort_rows
 
 GROUP_ROWS = 131_072
@@ -28,24 +28,23 @@ EARLY_UNITS = 64
 
 
 class Stretches:
-    """Four spread stretches of eight units of each row.
+    """Two stretches of sixteen units of each row, far apart.
 
-    Spread, because neighbours may be dead together; stretches, because memory comes in cache lines.
+    Apart, because neighbours may be dead together; stretches, because memory comes in cache lines.
     """
 
     units = 32
 
     def __init__(self, units: int) -> None:
-        self.total, self.step = units, units // 4
-        self.start = (self.step - 8) // 2
+        self.half = units // 2
+        self.start = (self.half - 16) // 2
 
     def of(self, a: Tensor) -> Tensor:
-        """View (..., 4, 8) of `a` (..., U), or (..., 1, 1) of (..., 1)."""
+        """View (..., 2, 16) of `a` (..., U), or (..., 1, 1) of (..., 1)."""
         if a.shape[-1] == 1:
             return a[..., None]
-        rows = a[..., : 4 * self.step]
-        stretches = torch.unflatten(rows, -1, (4, self.step))
-        return stretches[..., self.start : self.start + 8]
+        halves = torch.unflatten(a[..., : 2 * self.half], -1, (2, self.half))
+        return halves[..., self.start : self.start + 16]
 
 
 class Digitizer(Protocol):
@@ -187,28 +186,25 @@ class _Counter:
     def _build(self) -> None:
         """Everything that depends on the bounds of the cells."""
         self.built = self._bounds()
-        self.keys_of = self._row_keys(self.t.shape[2], self.bits)
+        low, radix, digits = self.built
+        device, units = self.t.device, self.t.shape[2] * digits
+        self.keys_of = row_keys(units, radix, low, self.bits, device)
         # A chunk is of whole rows: at least one, of however many units.
-        self.chunk = max(self.chunk, self.keys_of.units)
-        self.scratch = torch.empty(self.chunk, dtype=torch.float64, device=self.t.device)
+        self.chunk = max(self.chunk, units)
+        self.scratch: dict[torch.dtype, Tensor] = {}
+        self.views: dict[tuple[torch.dtype, torch.Size], tuple[Tensor, Tensor]] = {}
         # Short keys sort twice as fast.
         short = self.keys_of.bits <= 31 and not self.t.is_cuda
         dtype = torch.int32 if short else torch.int64
-        self.buffer = torch.empty((self.size, self.labels.samples), dtype=dtype, device=self.t.device)
-        self.views: dict[torch.Size, tuple[Tensor, Tensor]] = {}
+        self.buffer = torch.empty((self.size, self.labels.samples), dtype=dtype, device=device)
         # What the keys of a chunk of whole snapshots start from.
-        self.base = self.keys_of.base(self.label)
-        self.base = self.base.repeat(max(1, self.chunk // self.keys_of.units // self.labels.samples))
+        self.base = self.keys_of.base(self.label).repeat(max(1, self.chunk // units // self.labels.samples))
         if self.probed:
-            self.probe_keys = self._row_keys(self.probed.units, 0)
+            self.probe_keys = OneHash(self.probed.units * digits, radix, low, device)
             self.probe_base = self.probe_keys.base(torch.zeros_like(self.labels.y))
 
     def _bounds(self) -> tuple[int, int, int]:
         return self.digitize.low, self.digitize.radix, self.digitize.digits
-
-    def _row_keys(self, units: int, bits: int) -> RowKeys:
-        low, radix, digits = self.built
-        return RowKeys(units * digits, radix, low, bits, self.t.device)
 
     def count(self, snapshots: slice) -> Group:
         while True:
@@ -237,18 +233,24 @@ class _Counter:
             cells = self.digitize(values, first + at, units)
             if self._bounds() != self.built:
                 raise _Wider
-            shaped, wide = self._views(cells.shape, keys_of.units)
-            shaped.copy_(cells)
+            if cells.dtype == keys_of.dtype and cells.is_contiguous():
+                rows = cells.view(-1, keys_of.units)
+            else:
+                shaped, rows = self._views(keys_of, cells.shape)
+                shaped.copy_(cells)
             size = len(target)
-            keys_of(wide, base if len(base) == size else base[row : row + size], target)
+            keys_of(rows, base if len(base) == size else base[row : row + size], target)
         return out
 
-    def _views(self, shape: torch.Size, units: int) -> tuple[Tensor, Tensor]:
-        """The scratch in `shape` and as (rows, units); making views costs more than arithmetic."""
-        if shape not in self.views:
-            flat = self.scratch[: shape.numel()]
-            self.views[shape] = flat.view(shape), flat.view(-1, units)
-        return self.views[shape]
+    def _views(self, keys_of: RowKeys, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """Scratch in `shape` and as (rows, units); making views costs more than arithmetic."""
+        dtype = keys_of.dtype
+        if (dtype, shape) not in self.views:
+            if dtype not in self.scratch:
+                self.scratch[dtype] = torch.empty(self.chunk, dtype=dtype, device=self.t.device)
+            flat = self.scratch[dtype][: shape.numel()]
+            self.views[dtype, shape] = flat.view(shape), flat.view(-1, keys_of.units)
+        return self.views[dtype, shape]
 
     def _count_early(self, block: Tensor, first: int) -> Group | None:
         """Exact counts of one snapshot from a few units where they separate nearly all rows, else None."""

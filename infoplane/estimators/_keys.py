@@ -1,33 +1,36 @@
-"""Rows of cells -> 64-bit keys: exact where a mixed radix fits, two linear hashes where it does not.
+"""Rows of cells -> 64-bit keys: exact where a mixed radix fits, linear hashes where it does not.
 
 Two rows get the same key exactly when they are equal, with one reservation. A row of `units` cells out of
 `radix` possible ones has `radix**units` states. Where these fit the free bits of the key, the key is the row
-written in base `radix` and no collision is possible. Otherwise the key is the pair (h1, h2) of
+written in base `radix` and no collision is possible. Otherwise the key is a tuple of h hashes
 
-    h_i(q) = sum_d m_id q_d  mod p,      m_id uniform in [0, p),   p prime, p**2 <= 2**free_bits.
+    h_i(q) = sum_d m_id q_d  mod p,      m_id uniform in [0, p),   p prime, p > radix, p**h <= 2**free_bits.
 
-Two given rows that differ have h(q) = h(q') for exactly one value of the multiplier of a unit in which they
-differ, so both hashes agree with probability p**-2, and among N rows
+Two given rows that differ have h_i(q) = h_i(q') for exactly one value of the multiplier of a unit in which
+they differ, so all hashes agree with probability p**-h, and among N rows
 
-    P(any collision) <= N (N - 1) / 2 / p**2,
+    P(any collision) <= N (N - 1) / 2 / p**h,
 
-which is 7e-12 at N = 4096 and 1e-9 at N = 50,000 for up to 8 classes. Multipliers come from a fixed seed: the
+which is 1e-11 at N = 4096 and 1.2e-9 at N = 50,000 for up to 8 classes. Multipliers come from a fixed seed: the
 same rows always give the same keys, and the bound is over the choice of that seed, not against an adversary.
 
-Every partial sum is a whole number below 2**53, so float64 arithmetic is exact in any order and on any
-device: CPU and GPU produce equal keys.
+Every partial sum is a whole number below the precision of its floating-point type, so the arithmetic is exact in
+any order and on any device.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-EXACT = 2**53
 _SEED = 20170302
+_EXACT = {torch.float32: 2**24, torch.float64: 2**53}
+_SMALL_HASHES = 6
+_SMALL_SLAB = 32
 
 
 @functools.lru_cache(maxsize=64)
@@ -49,89 +52,152 @@ def collision_bound(samples: int, units: int, radix: int, classes: int = 1) -> f
     free = 63 - label_bits(classes)
     if radix**units <= 2**free:
         return 0.0
-    return samples * (samples - 1) / 2 / prime_below(math.isqrt(2**free)) ** 2
+    states: int = min(_prime(free, h) ** h for h in (2, _SMALL_HASHES))
+    return samples * (samples - 1) / 2 / states
 
 
-class RowKeys:
+def _prime(free: int, hashes: int) -> int:
+    return prime_below(int(2 ** (free / hashes)))
+
+
+class RowKeys(Protocol):
     """Keys for rows of `units` whole numbers in [low, low + radix), with `reserved` low bits for a label.
-
-    Parameters
-    ----------
-    units, radix, low : int
-    reserved : int
-        Bits of the label.
-    device : torch.device
 
     Attributes
     ----------
-    exact : bool
-        No two different rows can share a key.
+    units : int
+    dtype : torch.dtype
+        Of the cells it takes.
     bits : int
         Length of the key with its label.
     """
 
-    def __init__(self, units: int, radix: int, low: int, reserved: int, device: torch.device) -> None:
-        self.units, self.reserved = units, reserved
-        free = 63 - reserved
-        radix = max(radix, 2)
-        magnitude = max(abs(low), abs(low + radix - 1), 1)
-        self.exact = radix**units <= 2**free
-        self.bits = ((radix**units << reserved) - 1).bit_length() if self.exact else 63
-        # Units are taken in slabs whose sum stays below 2**53; a single slab takes the label with it.
-        self.single = self.exact and (magnitude * (radix**units - 1) // (radix - 1) + 1) << reserved < EXACT
-        if self.exact:
-            width = units if self.single else 1
-            while width < units and magnitude * (radix ** (width + 1) - 1) < EXACT * (radix - 1):
-                width += 1
-            counts = [min(width, units - a) for a in range(0, units, width)]
-            shift = reserved if self.single else 0
-            powers = [[float(radix**k << shift) for k in range(n)] for n in counts]
-            self.weights = torch.tensor([w for part in powers for w in part], dtype=torch.float64, device=device)[None]
-            self.scales = [radix**n for n in counts]
-            self.offsets = [float(low) * sum(part) for part in powers]
-        else:
-            self.prime = prime_below(math.isqrt(2**free))
-            if radix > self.prime:
-                raise ValueError(f"cells must number at most {self.prime}, got {radix}")
-            width = EXACT // (self.prime * magnitude)
-            self.divisor = torch.tensor(float(self.prime), dtype=torch.float64, device=device)
-            generator = torch.Generator().manual_seed(_SEED)
-            multipliers = torch.randint(0, self.prime, (2, units), generator=generator, dtype=torch.int64)
-            self.weights = multipliers.to(torch.float64).to(device)
-        self.slabs = [slice(a, min(a + width, units)) for a in range(0, units, width)]
+    units: int
+    dtype: torch.dtype
+    bits: int
 
     def base(self, label: Tensor) -> Tensor:
         """(rows,) float64 to give to every call for rows with these labels."""
-        return label.to(torch.float64) - (self.offsets[0] if self.single else 0.0)
+        ...
 
     def __call__(self, cells: Tensor, base: Tensor, out: Tensor) -> None:
-        """Write key * 2**reserved + label of each row of `cells` (rows, units) float64 to `out` (rows,).
+        """Write key * 2**reserved + label of each row of `cells` (rows, units) to `out` (rows,).
 
         `out` is int64, or int32 for keys of at most 31 bits.
         """
+        ...
+
+
+def row_keys(units: int, radix: int, low: int, reserved: int, device: torch.device) -> RowKeys:
+    """The fastest exact or hashed keys for these rows."""
+    radix = max(radix, 2)
+    free = 63 - reserved
+    if radix**units <= 2**free:
+        return RadixKeys(units, radix, low, reserved, device)
+    magnitude = max(abs(low), abs(low + radix - 1), 1)
+    if device.type == "cpu" and radix < _prime(free, _SMALL_HASHES):
+        small = HashedKeys(units, magnitude, reserved, device, _SMALL_HASHES, torch.float32)
+        if small.width >= _SMALL_SLAB:
+            return small
+    if radix >= _prime(free, 2):
+        raise ValueError(f"cells must number less than {_prime(free, 2)}, got {radix}")
+    return HashedKeys(units, magnitude, reserved, device, 2, torch.float64)
+
+
+class RadixKeys:
+    """The row as a number in base `radix`."""
+
+    dtype = torch.float64
+
+    def __init__(self, units: int, radix: int, low: int, reserved: int, device: torch.device) -> None:
+        self.units, self.reserved = units, reserved
+        self.bits = ((radix**units << reserved) - 1).bit_length()
+        magnitude, exact = max(abs(low), abs(low + radix - 1), 1), _EXACT[self.dtype]
+        # Units are taken in slabs whose sum stays exact; a single slab takes the label with it.
+        self.single = (magnitude * (radix**units - 1) // (radix - 1) + 1) << reserved < exact
+        width = units if self.single else 1
+        while width < units and magnitude * (radix ** (width + 1) - 1) < exact * (radix - 1):
+            width += 1
+        self.slabs = [slice(a, min(a + width, units)) for a in range(0, units, width)]
+        shift = reserved if self.single else 0
+        powers = [[float(radix**k << shift) for k in range(s.stop - s.start)] for s in self.slabs]
+        self.weights = torch.tensor([w for part in powers for w in part], dtype=self.dtype, device=device)
+        self.scales = [radix ** len(part) for part in powers]
+        self.offsets = [float(low) * sum(part) for part in powers]
+
+    def base(self, label: Tensor) -> Tensor:
+        return label.to(torch.float64) - (self.offsets[0] if self.single else 0.0)
+
+    def __call__(self, cells: Tensor, base: Tensor, out: Tensor) -> None:
         if self.single:
-            out.copy_(torch.addmv(base, cells, self.weights[0]))
+            out.copy_(torch.addmv(base, cells, self.weights))
             return
-        if self.exact:
-            for k, slab in enumerate(self.slabs):
-                value = torch.mv(cells[:, slab], self.weights[0, slab]).sub_(self.offsets[k])
-                if k == 0:
-                    out.copy_(value)
-                else:
-                    out.mul_(self.scales[k]).add_(value.to(torch.int64))
-        else:
-            out.copy_(self._hash(cells, 0))
-            out.mul_(self.prime).add_(self._hash(cells, 1).to(torch.int64))
+        for k, slab in enumerate(self.slabs):
+            value = torch.mv(cells[:, slab], self.weights[slab]).sub_(self.offsets[k])
+            if k == 0:
+                out.copy_(value)
+            else:
+                out.mul_(self.scales[k]).add_(value.to(torch.int64))
         if self.reserved:
             out.bitwise_left_shift_(self.reserved).add_(base.to(torch.int64))
 
-    def _hash(self, cells: Tensor, i: int) -> Tensor:
-        total = self._residue(torch.mv(cells[:, self.slabs[0]], self.weights[i, self.slabs[0]]))
-        for slab in self.slabs[1:]:
-            total = self._residue(total.add_(self._residue(torch.mv(cells[:, slab], self.weights[i, slab]))))
-        return total
+
+class HashedKeys:
+    """A tuple of linear hashes modulo a prime, as one number.
+
+    Two hashes of 30 bits need float64; six of 10 bits fit float32, which needs neither a wider copy of the
+    cells nor more multiplications than a product with few columns leaves idle.
+    """
+
+    def __init__(
+        self, units: int, magnitude: int, reserved: int, device: torch.device, hashes: int, dtype: torch.dtype
+    ) -> None:
+        self.units, self.reserved, self.hashes, self.dtype, self.bits = units, reserved, hashes, dtype, 63
+        self.prime = _prime(63 - reserved, hashes)
+        # A tensor: a CUDA kernel multiplies by the reciprocal of a Python number.
+        self.divisor = torch.tensor(float(self.prime), dtype=dtype, device=device)
+        self.width = _EXACT[dtype] // (self.prime * magnitude)
+        self.slabs = [slice(a, a + self.width) for a in range(0, units, max(self.width, 1))]
+        generator = torch.Generator().manual_seed(_SEED)
+        multipliers = torch.randint(0, self.prime, (hashes, units), generator=generator, dtype=torch.int64)
+        self.weights = multipliers.to(dtype).to(device)
+
+    def base(self, label: Tensor) -> Tensor:
+        return label.to(torch.float64)
+
+    def __call__(self, cells: Tensor, base: Tensor, out: Tensor) -> None:
+        total: Tensor | None = None
+        for slab in self.slabs:
+            value = self._residue(torch.mm(self.weights[:, slab], cells[:, slab].T))
+            total = value if total is None else self._residue(total.add_(value))
+        assert total is not None
+        whole = total.to(torch.int64)
+        out.copy_(whole[0])
+        for k in range(1, self.hashes):
+            out.mul_(self.prime).add_(whole[k])
+        if self.reserved:
+            out.bitwise_left_shift_(self.reserved).add_(base.to(torch.int64))
 
     def _residue(self, value: Tensor) -> Tensor:
-        # |value| <= 2**53, so the rounded quotient never reaches the next whole number: its floor is exact.
-        # The divisor is a tensor because a CUDA kernel multiplies by the reciprocal of a Python number.
+        # |value| is exact, so the rounded quotient never reaches the next whole number: its floor is right.
         return value.sub_(torch.div(value, self.divisor).floor_().mul_(self.divisor))
+
+
+class OneHash:
+    """One linear hash of full width: different keys mean different rows, equal keys may be chance."""
+
+    dtype = torch.float64
+
+    def __init__(self, units: int, radix: int, low: int, device: torch.device) -> None:
+        self.units, self.bits = units, 63
+        magnitude = max(abs(low), abs(low + radix - 1), 1)
+        limit = max(_EXACT[self.dtype] // (units * magnitude), 2)
+        generator = torch.Generator().manual_seed(_SEED)
+        multipliers = torch.randint(0, limit, (units,), generator=generator, dtype=torch.int64)
+        self.weights = multipliers.to(self.dtype).to(device)
+
+    def base(self, label: Tensor) -> Tensor:
+        return label.to(torch.float64)
+
+    def __call__(self, cells: Tensor, base: Tensor, out: Tensor) -> None:
+        out.copy_(torch.mv(cells, self.weights))

@@ -82,6 +82,9 @@ class Binning:
 
     Notes
     -----
+    Codes that do not fit 63 bits are told apart by hashes: the probability that any two of N different codes of
+    one snapshot are taken for one is at most N^2 / 2^60 for up to 8 classes, 1e-11 at N = 4096.
+
     Rows with equal `x_ids` are the same input: I(X;T) = H(X) + H(T) - H(X,T). Repeated passes of a noisy layer
     enter this way; every input then needs the same number of passes for H(X) to be that of the probe.
 
@@ -273,8 +276,8 @@ class _FixedWidth:
             self.digits, self.low, self.radix = self.t.element_size() // 2, 0, _MAX_RADIX
         elif self.digits == 1:
             if (self.last - self.first + 1) ** self.t.shape[2] > 2**63:
-                # The keys will be hashes, which wide bounds cost nothing.
-                self.first, self.last = min(self.first, -2048), max(self.last, 2048)
+                # The keys will be hashes, which wider bounds cost little.
+                self.first, self.last = 2 * self.first, 2 * self.last
             self.low, self.radix = self.first, self.last - self.first + 1
 
     def inspect(self, values: Tensor, first: int) -> None:

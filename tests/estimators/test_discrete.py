@@ -15,7 +15,7 @@ from infoplane.estimators import _counts, _runs
 from infoplane.estimators._corrections import CORRECTIONS, corrected_entropy
 from infoplane.estimators._counts import Labels
 from infoplane.estimators._discrete import collision_bound, plug_in
-from infoplane.estimators._keys import RowKeys, label_bits, prime_below
+from infoplane.estimators._keys import HashedKeys, OneHash, RadixKeys, label_bits, prime_below, row_keys
 from infoplane.estimators._null import ShuffledLabels
 from infoplane.estimators._runs import Runs, find_runs, joint_runs, sort_rows
 from infoplane.estimators.binning import Binning, _FixedWidth
@@ -27,11 +27,10 @@ EXACT = 1e-9
 # --- keys -------------------------------------------------------------------------------------------
 
 
-def keys_of(cells: torch.Tensor, radix: int, low: int = 0, reserved: int = 0, label=None) -> list[int]:
-    keys = RowKeys(cells.shape[1], radix, low, reserved, CPU)
+def keys_of(cells: torch.Tensor, keys, label=None) -> list[int]:
     label = torch.zeros(len(cells), dtype=torch.long) if label is None else label
     out = torch.empty(len(cells), dtype=torch.int32 if keys.bits <= 31 else torch.int64)
-    keys(cells.double(), keys.base(label), out)
+    keys(cells.to(keys.dtype), keys.base(label), out)
     return out.tolist()
 
 
@@ -44,32 +43,61 @@ def test_radix_keys_are_the_row_in_that_base(units, radix, low, reserved):
     cells = torch.randint(low, low + radix, (200, units), generator=g)
     cells[0], cells[1] = low, low + radix - 1
     label = torch.randint(0, 2**reserved, (200,), generator=g)
-    keys = RowKeys(units, radix, low, reserved, CPU)
-    assert keys.exact
-    got = keys_of(cells, radix, low, reserved, label)
-    assert all(0 <= k < 2**63 for k in got)
+    keys = row_keys(units, radix, low, reserved, CPU)
+    assert isinstance(keys, RadixKeys)
+    got = keys_of(cells, keys, label)
+    digits = [[q - low for q in row] for row in cells.tolist()]
+    if len(keys.slabs) == 1:
+        number = [sum(q * radix**k for k, q in enumerate(row)) for row in digits]
+        assert [k >> reserved for k in got] == number
+    assert all(0 <= k < 2**keys.bits for k in got)
     assert [k & (2**reserved - 1) for k in got] == label.tolist()
-    # Equal exactly when the rows are: the number of different keys is that of different rows.
+    # Equal exactly when the rows are: as many different keys as rows, and as pairs of both.
     whole = [k >> reserved for k in got]
     assert len(set(whole)) == len(set(rows_as_tuples(cells)))
     assert len(set(zip(whole, rows_as_tuples(cells), strict=True))) == len(set(whole))
 
 
-@pytest.mark.parametrize("units", [40, 1000, 30_000])
-def test_hashed_keys_are_the_two_residues(units):
-    """The float64 sums equal whole-number arithmetic without limit."""
+@pytest.mark.parametrize(
+    ("units", "radix", "hashes"), [(40, 30, 6), (1000, 30, 6), (30_000, 30, 6), (40, 3000, 2), (3000, 60_000, 2)]
+)
+def test_hashed_keys_are_the_residues(units, radix, hashes):
+    """Sums in float32 and float64 equal whole-number arithmetic without limit."""
     g = torch.Generator().manual_seed(units)
-    radix, low = 300, -150
+    low = -(radix // 2)
     cells = torch.randint(low, low + radix, (6, units), generator=g)
-    keys = RowKeys(units, radix, low, 4, CPU)
-    assert not keys.exact
+    cells[0], cells[1] = low, low + radix - 1
+    keys = row_keys(units, radix, low, 4, CPU)
+    assert isinstance(keys, HashedKeys)
+    assert keys.hashes == hashes
+    assert keys.prime > radix
     weights = keys.weights.to(torch.int64).tolist()
     label = torch.arange(6)
     want = []
     for row, k in zip(cells.tolist(), label.tolist(), strict=True):
-        h = [sum(m * q for m, q in zip(w, row, strict=True)) % keys.prime for w in weights]
-        want.append(((h[0] * keys.prime + h[1]) << 4) | k)
-    assert keys_of(cells, radix, low, 4, label) == want
+        number = 0
+        for w in weights:
+            number = number * keys.prime + sum(m * q for m, q in zip(w, row, strict=True)) % keys.prime
+        want.append((number << 4) | k)
+    assert max(want) < 2**63
+    assert keys_of(cells, keys, label) == want
+
+
+def test_both_kinds_of_hashes_tell_the_same_rows_apart():
+    t, _ = tied_layer(1, 1, 2000, 40, 3, step=1.0)
+    t[:, :, 6:] = 0
+    cells = t[0]
+    small, large = row_keys(40, 30, -15, 2, CPU), HashedKeys(40, 15, 2, CPU, 2, torch.float64)
+    assert small.dtype == torch.float32
+    rows = rows_as_tuples(cells)
+    for keys in (small, large, OneHash(40, 30, -15, CPU)):
+        got = keys_of(cells, keys)
+        assert len(set(got)) == len(set(rows)) == len(set(zip(got, rows, strict=True))) < 2000
+
+
+def test_cells_too_many_for_a_hash_are_refused():
+    with pytest.raises(ValueError, match=r"cells must number less than \d+, got 4294967296"):
+        row_keys(40, 2**32, 0, 4, CPU)
 
 
 def test_hashes_of_small_primes_collide_as_often_as_stated():
@@ -86,8 +114,8 @@ def test_hashes_of_small_primes_collide_as_often_as_stated():
 
 def test_collision_bound():
     assert collision_bound(4096, 10, 30, 2) == 0.0
-    assert collision_bound(4096, 1024, 30, 8) < 1e-11
-    assert collision_bound(50_000, 128, 30, 8) < 1.2e-9
+    assert collision_bound(4096, 1024, 30, 8) < 1.1e-11
+    assert collision_bound(50_000, 128, 30, 8) < 1.3e-9
     assert collision_bound(50_000, 128, 30, 8) > collision_bound(4096, 128, 30, 8) > 0
 
 
