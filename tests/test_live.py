@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import infoplane
-from infoplane.hooks import Recorder, every
 from infoplane import live
+from infoplane.hooks import Recorder, every
 from infoplane.results import read_table
 
 X = torch.randn(120, 4, generator=torch.Generator().manual_seed(0))

@@ -17,7 +17,7 @@ from infoplane.hooks._ops import watch_ops
 from infoplane.hooks._structure import call_value, choose, dense, tensors_of, type_name
 from infoplane.hooks.noise import noise_of
 from infoplane.hooks.probe import Inputs
-from infoplane.hooks.reduce import Function, Reduction, ReductionError
+from infoplane.hooks.reduce import Flatten, Function, Reduction, ReductionError
 
 Chunk = tuple[int, int, Inputs, int]
 HALF_MAX = 65504.0
@@ -56,6 +56,40 @@ class _Slot:
     member_axis: int | None = None
     buffer: Tensor | None = None
     raw_shape: tuple[int, ...] = ()
+    unreduced: Tensor | None = None
+    """The buffer in the output's own shape, where values go in as they are."""
+
+    def __post_init__(self) -> None:
+        layer = self.capture.layer
+        # Shape and dtype are those of the pass before; None where the usual way has to be taken.
+        self.usual: tuple[torch.Size, torch.dtype] | None = None
+        plain = isinstance(self.capture.reduction, Flatten) and not (
+            layer.path or self.members or self.capture.batch_dim
+        )
+        if plain and layer.unit_shape:
+            dtype: torch.dtype = getattr(torch, layer.dtype)
+            if self.capture.dtype in (None, dtype) or not dtype.is_floating_point:
+                self.usual = torch.Size(layer.raw_shape), dtype
+
+    def put_as_usual(self, value: Any, start: int, stop: int) -> bool:
+        """Copy an output that comes as in the pass before, without the checks of the long way; else say False.
+
+        This runs once per layer and chunk, and is what a small network's probe costs.
+        """
+        if self.unreduced is None:
+            if self.usual is None or self.buffer is not None or not isinstance(value, Tensor):
+                return False
+            shape, dtype = self.usual
+            if value.dtype is not dtype or value.shape[1:] != shape or value.layout is not torch.strided:
+                return False
+            self.raw_shape = tuple(shape)
+            self.buffer = self.allocate((self.rows, *self.capture.layer.unit_shape), dtype)
+            self.unreduced = self.buffer.view(self.rows, *shape)
+        place = self.unreduced[start:stop]
+        if type(value) is not Tensor or value.shape != place.shape or value.dtype is not place.dtype:
+            return False
+        place.copy_(value, non_blocking=True)
+        return True
 
     def extract(self, value: Any, rows: int, mask: Tensor | None, mark: Callable[[Tensor], None] | None) -> Tensor:
         """The reduced values of one chunk, (rows, *units) or (members, rows, *units)."""
@@ -128,6 +162,9 @@ class _Slot:
 
     def result(self) -> tuple[Layer, Tensor]:
         assert self.buffer is not None  # a layer that did not run was reported before
+        noise = noise_of(self.capture.module) if self.capture.layer.site == "out" and not self.capture.op else None
+        if self.unreduced is not None and noise == self.capture.layer.noise:
+            return self.capture.layer, self.buffer
         reduction = self.capture.reduction.label(self.raw_shape)
         layer = replace(
             self.capture.layer,
@@ -135,7 +172,7 @@ class _Slot:
             raw_shape=self.raw_shape,
             dtype=str(self.buffer.dtype).removeprefix("torch."),
             reduction=reduction,
-            noise=noise_of(self.capture.module) if self.capture.layer.site == "out" and not self.capture.op else None,
+            noise=noise,
         )
         return layer, self.buffer
 
@@ -149,16 +186,22 @@ class _Station:
     begun: int = 0
     ended: int = 0
 
+    def __post_init__(self) -> None:
+        places = [(s.capture.layer.site, s.capture.layer.call, s) for s in self.slots]
+        self._ins = [(call, slot) for site, call, slot in places if site == "in"]
+        self._outs = [(call, slot) for site, call, slot in places if site == "out"]
+
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        for slot in self.slots:
-            if slot.capture.layer.site == "in" and slot.capture.layer.call == self.begun:
+        for call, slot in self._ins:
+            if call == self.begun:
                 self.current.put(slot, call_value(args, kwargs))
         self.begun += 1
 
     def after(self, module: nn.Module, args: Any, output: Any) -> None:
-        for slot in self.slots:
-            if slot.capture.layer.site == "out" and slot.capture.layer.call == self.ended:
-                self.current.put(slot, output)
+        current = self.current
+        for call, slot in self._outs:
+            if call == self.ended and not (current.direct and slot.put_as_usual(output, current.start, current.stop)):
+                current.put(slot, output)
         self.ended += 1
 
     def function(self, output: Any) -> None:
@@ -172,18 +215,21 @@ class _Pass:
 
     mark: Callable[[Tensor, Layer], None] | None
     kept: dict[_Slot, Tensor] | None = None
-    chunk: Chunk | None = None
+    start: int = 0
+    stop: int = 0
     mask: Tensor | None = None
     stations: list[_Station] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.direct = self.mark is None and self.kept is None
+
     def put(self, slot: _Slot, value: Any) -> None:
-        assert self.chunk is not None
-        start, stop, _, _ = self.chunk
         mark = self.mark
         layer = slot.capture.layer
-        values = slot.extract(value, stop - start, self.mask, None if mark is None else lambda t: mark(t, layer))
+        rows = self.stop - self.start
+        values = slot.extract(value, rows, self.mask, None if mark is None else lambda t: mark(t, layer))
         if self.kept is None:
-            slot.store(values, start, stop)
+            slot.store(values, self.start, self.stop)
         else:
             self.kept[slot] = values
 
@@ -235,7 +281,7 @@ def capture(
         if functions:
             hooks.enter_context(watch_ops(modules, _to_stations(functions)))
         for chunk in chunks:
-            current.chunk = chunk
+            current.start, current.stop = chunk[0], chunk[1]
             current.mask = mask(chunk[2])
             for station in current.stations:
                 station.begun = station.ended = 0

@@ -153,7 +153,8 @@ class Prober:
             raise ValueError(
                 f"recorded layers are no longer part of {type(self.model).__name__}: {', '.join(gone[:8])}"
             )
-        self.captures = tuple(replace(c, module=modules[c.owner].module) for c in self.captures)
+        if any(modules[c.owner].module is not c.module for c in self.captures):
+            self.captures = tuple(replace(c, module=modules[c.owner].module) for c in self.captures)
 
     @contextlib.contextmanager
     def _running(self, step: int) -> Iterator[Run]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import sys
 from collections.abc import Iterator
@@ -167,6 +168,6 @@ def seed_generators(device: torch.device, seed: int) -> torch.Generator:
 
 def model_device(model: nn.Module) -> torch.device:
     """Where the first parameter (or buffer) lives; the CPU for a model without any."""
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
         return tensor.device
     return torch.device("cpu")

@@ -463,7 +463,7 @@ class Recorder:
         self._pending = None
         if not self._ranks.takes_part:
             return
-        results = self._prober.measure(call.step, self._allocate)
+        results = self._prober.measure(call.step, self._memory())
         layers = tuple(layer for layer, _ in results)
         self._note_changes(call.step, layers)
         self._check_finite(call.step, results)
@@ -490,12 +490,12 @@ class Recorder:
         )
         destination.take(snapshot)
 
-    def _allocate(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """On the model's device where a sink computes there, else in pooled host memory."""
+    def _memory(self) -> Callable[[tuple[int, ...], torch.dtype], Tensor]:
+        """Pooled host memory, or the model's device where a sink computes there."""
         device = self._prober.device
-        if device.type != "cpu" and any(d.needs_tensors for d in self._destinations):
-            return torch.empty(shape, dtype=dtype, device=device)
-        return self._pool.take(shape, dtype)
+        if device.type == "cpu" or not any(d.needs_tensors for d in self._destinations):
+            return self._pool.take
+        return lambda shape, dtype: torch.empty(shape, dtype=dtype, device=device)
 
     def _arrays(self, values: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
         """As arrays in host memory, once the device has finished its copies."""
@@ -520,7 +520,7 @@ class Recorder:
 
     def _check_finite(self, step: int, results: Iterable[tuple[Layer, Tensor]]) -> None:
         for layer, values in results:
-            if not values.is_floating_point() or bool(torch.isfinite(values.sum(dtype=torch.float32))):
+            if not values.is_floating_point() or math.isfinite(float(values.sum(dtype=torch.float32))):
                 continue
             bad = int((~torch.isfinite(values)).sum())
             if not bad:
