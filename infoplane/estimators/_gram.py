@@ -26,9 +26,9 @@ class Distances:
     Attributes
     ----------
     squared : (S, N, N) float64
-        In units of `scale`^2; symmetric, with 0 between equal rows.
+        In units of `scale`^2; symmetric up to rounding, with 0 between equal rows.
     scale : (S,) float64
-        The largest |t - mean|, so that neither 1e300 nor 1e-300 is squared.
+        The largest |value - mean| of a unit, so that neither 1e300 nor 1e-300 is squared.
     """
 
     squared: Tensor
@@ -44,18 +44,19 @@ class Distances:
         z = z - z.mean(1, keepdim=True)
         spread = z.abs().amax((1, 2), keepdim=True)
         z = z / torch.where(spread > 0, spread, 1.0)
-        norms = z.square().sum(2)
-        sums = norms[:, :, None] + norms[:, None, :]
-        squared = torch.baddbmm(sums, z, z.mT, alpha=-2.0)
-        # What is left of two equal rows is rounding.
-        squared.masked_fill_(squared <= 8 * torch.finfo(torch.float64).eps * sums, 0.0)
+        norms = z.square().sum(2, keepdim=True)
+        one = torch.ones_like(norms)
+        squared = torch.cat([-2.0 * z, norms, one], 2) @ torch.cat([z, one, norms], 2).mT
+        # What is left of two equal rows is rounding: below 1e-7 of the largest distance.
+        rounding = 32 * torch.finfo(torch.float64).eps * norms.amax(1, keepdim=True)
+        squared.masked_fill_(squared <= rounding, 0.0)
         squared.diagonal(dim1=1, dim2=2).zero_()
-        return cls(0.5 * (squared + squared.mT), (spread * size)[:, 0, 0])
+        return cls(squared, (spread * size)[:, 0, 0])
 
     def gaussian(self, sigma: Tensor | float) -> Tensor:
         """(S, N, N) exp(-d^2 / 2 sigma^2), sigma > 0 a number or (S,)."""
         ratio = (self.scale / sigma).clamp(max=1e150).square()[:, None, None]
-        return torch.exp(-0.5 * ratio * self.squared)
+        return torch.mul(self.squared, -0.5 * ratio).exp_()
 
     def median(self) -> Tensor:
         """(S,) median distance of pairs that are apart; 1 where no pair is."""

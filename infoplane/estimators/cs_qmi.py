@@ -116,43 +116,43 @@ class CauchySchwarz:
         if rows is not None:
             rows = rows.to(t.device)
             t, y = t[:, rows], y[rows]
+        sides = {"T;Y": self._side(y)}
         if x is not None:
             x = x.to(t.device, torch.float64).flatten(1)
-            x = x if rows is None else x[rows]
-        return in_parts(t, 40 * t.shape[1] ** 2, lambda part: ready._part(part, y, x))
+            sides["X;T"] = self._side(x if rows is None else x[rows])
+        return in_parts(t, 40 * t.shape[1] ** 2, lambda part: ready._part(part, y, sides))
 
     def _scaled(self, a: Tensor) -> Tensor:
         return zscore(a) if self.standardize else a.double()
 
-    def _kernel(self, a: Tensor) -> Tensor:
-        """(1, N, N) kernel of X or Y."""
+    def _side(self, a: Tensor) -> _Side:
+        """The kernel of X or Y."""
         if not a.is_floating_point():
-            return same_class(a)[None]
+            return _Side.of_classes(a)
         distances = Distances.of(self._scaled(a.view(len(a), -1))[None])
-        return distances.gaussian(distances.median() if isinstance(self.sigma, str) else self.sigma)
+        sigma = distances.median() if isinstance(self.sigma, str) else self.sigma
+        return _Side(distances.gaussian(sigma))
 
-    def _part(self, t: Tensor, y: Tensor, x: Tensor | None) -> dict[str, Quantity]:
+    def _part(self, t: Tensor, y: Tensor, sides: dict[str, _Side]) -> dict[str, Quantity]:
         constant = is_constant(t)
         distances = Distances.of(self._scaled(t))
         kernel = distances.gaussian(kernel_width(self.sigma, self.run_sigma, distances))
-        self_t = _information(kernel, kernel)
+        layer = _Side(kernel)
+        self_t = layer.information(layer)
         ceiling = torch.log2(self_t.new_tensor(float(t.shape[1])))
         flags = {"degenerate": constant, "saturated": self_t >= 0.9 * ceiling}
-        single = not y.is_floating_point() and int(y.max()) == 0
         out = {}
-        sides = {"T;Y": self._kernel(y)}
-        if x is not None:
-            sides["X;T"] = self._kernel(x)
         for pair, other in sides.items():
-            more = {**flags, "single_class": torch.full_like(constant, single)} if pair == "T;Y" else flags
-            value = _information(kernel, other)
-            norm = (self_t * _information(other, other)).clamp(min=0.0).sqrt()
+            value = other.information(layer)
+            norm = (self_t * other.information(other)).clamp(min=0.0).sqrt()
             ratio = torch.where(norm > 0, value / torch.where(norm > 0, norm, 1.0), 0.0)
+            single = other.factor is not None and other.factor.shape[1] == 1
+            more = {**flags, "single_class": torch.full_like(constant, single)} if pair == "T;Y" else flags
             out[f"CS-QMI({pair})"] = Quantity(value=value, unit=UNIT, flags=more)
             out[f"normalized CS-QMI({pair})"] = Quantity(value=ratio, unit="1", flags=more)
         targets = y.view(len(y), -1)
-        if x is not None and y.is_floating_point() and targets.shape[1] == t.shape[2]:
-            divergence, apart = self._conditional(t.double(), targets, sides["X;T"])
+        if "X;T" in sides and y.is_floating_point() and targets.shape[1] == t.shape[2]:
+            divergence, apart = self._conditional(t.double(), targets, sides["X;T"].kernel)
             flags = {"degenerate": constant, "out_of_domain": apart}
             out["conditional CS divergence"] = Quantity(value=divergence, unit=UNIT, flags=flags)
         return out
@@ -174,12 +174,27 @@ class CauchySchwarz:
         return log[0] + log[1] - 2 * log[2], sums[2] <= torch.finfo(sums.dtype).tiny
 
 
-def _information(k: Tensor, other: Tensor) -> Tensor:
-    """(S,) I_CS in bits of kernels (S, N, N)."""
-    joint = (k * other).mean((1, 2)).log2()
-    margins = k.mean((1, 2)).log2() + other.mean((1, 2)).log2()
-    cross = (k.mean(2) * other.mean(2)).mean(1).log2()
-    return joint + margins - 2 * cross
+class _Side:
+    """A kernel (S, N, N) with its row means; of classes also `factor` (N, C) with kernel = factor factor'."""
+
+    def __init__(self, kernel: Tensor, factor: Tensor | None = None) -> None:
+        self.kernel, self.factor = kernel, factor
+        self.rows = kernel.mean(2)
+        self.log_mean = self.rows.mean(1).log2()
+
+    @classmethod
+    def of_classes(cls, y: Tensor) -> _Side:
+        return cls(same_class(y)[None], torch.nn.functional.one_hot(y).double())
+
+    def information(self, other: _Side) -> Tensor:
+        """(S,) I_CS in bits of this kernel and another."""
+        samples = self.kernel.shape[1]
+        if self.factor is not None:
+            joint = ((other.kernel @ self.factor) * self.factor).sum((1, 2))
+        else:
+            joint = (self.kernel.flatten(1)[:, None] @ other.kernel.flatten(1)[:, :, None])[:, 0, 0]
+        cross = (self.rows * other.rows).mean(1).log2()
+        return (joint / samples**2).log2() + self.log_mean + other.log_mean - 2 * cross
 
 
 preset("cs-qmi", "yu-2024", sigma=1.0)
