@@ -11,6 +11,8 @@ mistake that `collision_bound` returns, about 1e-11 for 4,096 samples and 1e-9 f
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -33,7 +35,7 @@ class PlugIn:
 
     Attributes
     ----------
-    h_x, h_y, h_x_given_y : () float64
+    h_x, h_y, h_x_given_y : float
     null : (S, draws) float64 or None
         I(T;Y) with shuffled labels.
     codes, singles : (S,) int64
@@ -41,13 +43,13 @@ class PlugIn:
     corrected : mapping from correction to entropies (H(T), I(T;Y)), each (S,)
     """
 
-    h_x: Tensor
-    h_y: Tensor
+    h_x: float
+    h_y: float
+    h_x_given_y: float
     h_t: Tensor
     i_xt: Tensor
     i_ty: Tensor
     i_xt_given_y: Tensor
-    h_x_given_y: Tensor
     null: Tensor | None
     codes: Tensor
     singles: Tensor
@@ -70,7 +72,8 @@ def plug_in(
     """
     table, k = log_table(labels.samples)
     table = table.to(t.device)
-    whole, s_y = table[-1], lookup(table, labels.class_counts).sum()
+    scale = float(labels.samples * 2**k)
+    whole, s_y = int(table[-1]), int(lookup(table, labels.class_counts).sum())
     shuffled = ShuffledLabels(labels, null_draws, seed, table) if null_draws else None
     parts: dict[str, list[Tensor]] = {name: [] for name in ("t", "ty", "tx", "txy", "codes", "singles", "null")}
     corrected: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in corrections}
@@ -89,26 +92,26 @@ def plug_in(
                 (corrected_entropy(group.t, labels.samples, name), corrected_entropy(group.ty, labels.samples, name))
             )
     s = {name: torch.cat(found) for name, found in parts.items() if found}
-    zero = torch.zeros_like(s["t"])
-    s_x = s_xy = torch.zeros_like(s_y)
+    s_x = s_xy = 0
     if not labels.distinct:
-        s_x = s_xy = lookup(table, torch.bincount(labels.x_ids)).sum()
+        s_x = s_xy = int(lookup(table, torch.bincount(labels.x_ids)).sum())
         if labels.label_of_input is None:
-            s_xy = lookup(table, torch.bincount(labels.pairs()[0])).sum()
-    s_tx, s_txy = s.get("tx", zero), s.get("txy", zero)
-
-    def bits(sums: Tensor) -> Tensor:
-        return sums.to(torch.float64) / float(labels.samples * 2**k)
-
+            s_xy = int(lookup(table, torch.bincount(labels.pairs()[0])).sum())
+    s_t, s_ty, s_tx, s_txy = s["t"], s["ty"], s.get("tx", 0), s.get("txy", 0)
+    sums = [whole - s_t, (whole - s_x) - (s_t - s_tx), (whole - s_y) - (s_t - s_ty), (s_y - s_xy) - (s_ty - s_txy)]
+    h_t, i_xt, i_ty, i_xt_given_y = (torch.stack(sums).to(torch.float64) / scale).unbind()
+    null = None
+    if "null" in s:
+        null = ((whole - s_y) - (s_t[:, None] - s["null"])).to(torch.float64) / scale
     return PlugIn(
-        h_x=bits(whole - s_x),
-        h_y=bits(whole - s_y),
-        h_t=bits(whole - s["t"]),
-        i_xt=bits((whole - s_x) - (s["t"] - s_tx)),
-        i_ty=bits((whole - s_y) - (s["t"] - s["ty"])),
-        i_xt_given_y=bits((s_y - s_xy) - (s["ty"] - s_txy)),
-        h_x_given_y=bits(s_y - s_xy),
-        null=bits((whole - s_y) - (s["t"][:, None] - s["null"])) if "null" in s else None,
+        h_x=float(whole - s_x) / scale,
+        h_y=float(whole - s_y) / scale,
+        h_x_given_y=float(s_y - s_xy) / scale,
+        h_t=h_t,
+        i_xt=i_xt,
+        i_ty=i_ty,
+        i_xt_given_y=i_xt_given_y,
+        null=null,
         codes=s["codes"],
         singles=s["singles"],
         corrected={name: _corrected(name, pairs, labels) for name, pairs in corrected.items()},
@@ -137,37 +140,48 @@ def quantities(found: PlugIn, labels: Labels, flags: Mapping[str, Tensor]) -> di
     layer has one code, `single_class`, `few_samples` where classes have fewer than ten samples on average or
     one has a single sample, `below_null` where I(T;Y) does not exceed the 97.5 % point of its null.
     """
-    same = torch.ones_like(found.codes, dtype=torch.bool)
-    common = {**flags, "degenerate": found.codes == 1}
-    mostly_single = 2 * found.singles > found.codes
     few = labels.samples < 10 * labels.classes or int(labels.class_counts.min()) < 2
-    of_labels = {**common, "single_class": same & (labels.classes == 1), "few_samples": same & few}
+    common = {**flags, "degenerate": found.codes == 1}
+    of_labels = {
+        **common,
+        "single_class": torch.full_like(common["degenerate"], labels.classes == 1),
+        "few_samples": torch.full_like(common["degenerate"], few),
+    }
+    mostly_single = 2 * found.singles > found.codes
+    ceilings = {
+        "I(X;T)": found.h_x,
+        "H(T)": math.log2(labels.samples),
+        "I(X;T|Y)": found.h_x_given_y,
+        "I(T;Y)": found.h_y,
+    }
+    at = dict(zip(ceilings, found.h_t.new_tensor(list(ceilings.values())).unbind(), strict=True))
 
-    def quantity(value: Tensor, ceiling: Tensor, flags: Mapping[str, Tensor]) -> Quantity:
-        full = mostly_single | ((value >= ceiling) & (ceiling > 0))
-        return Quantity(value=value, ceiling=ceiling, estimand="binned", flags={**flags, "saturated": full})
+    def quantity(name: str, value: Tensor, flags: Mapping[str, Tensor]) -> Quantity:
+        full = mostly_single | (value >= ceilings[name]) if ceilings[name] > 0 else mostly_single
+        return Quantity(value=value, ceiling=at[name], estimand="binned", flags={**flags, "saturated": full})
 
-    h_rows = torch.log2(found.h_x.new_tensor(float(labels.samples)))
     out = {
-        "I(X;T)": quantity(found.i_xt, found.h_x, common),
-        "H(T)": quantity(found.h_t, h_rows, common),
-        "I(X;T|Y)": quantity(found.i_xt_given_y, found.h_x_given_y, of_labels),
+        "I(X;T)": quantity("I(X;T)", found.i_xt, common),
+        "H(T)": quantity("H(T)", found.h_t, common),
+        "I(X;T|Y)": quantity("I(X;T|Y)", found.i_xt_given_y, of_labels),
     }
     if found.null is not None:
         low, high = (_percentile(found.null, share) for share in (0.025, 0.975))
+        # Added one by one: the order of the sum, and so its last bit, must not depend on the device.
+        total = functools.reduce(torch.add, found.null.unbind(1))
         out["I(T;Y) null"] = Quantity(
-            value=found.null.mean(dim=1),
+            value=total / found.null.shape[1],
             low=low,
             high=high,
-            ceiling=found.h_y,
+            ceiling=at["I(T;Y)"],
             estimand="binned",
             flags=of_labels,
         )
         of_labels = {**of_labels, "below_null": found.i_ty <= high}
-    out["I(T;Y)"] = quantity(found.i_ty, found.h_y, of_labels)
+    out["I(T;Y)"] = quantity("I(T;Y)", found.i_ty, of_labels)
     for name, (h_t, i_ty) in found.corrected.items():
         if labels.distinct:
             out[f"I(X;T) {name}"] = Quantity(value=h_t, estimand="binned", flags=common)
         out[f"H(T) {name}"] = Quantity(value=h_t, estimand="binned", flags=common)
-        out[f"I(T;Y) {name}"] = Quantity(value=i_ty, ceiling=found.h_y, estimand="binned", flags=of_labels)
+        out[f"I(T;Y) {name}"] = Quantity(value=i_ty, ceiling=at["I(T;Y)"], estimand="binned", flags=of_labels)
     return out

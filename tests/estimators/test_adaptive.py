@@ -185,6 +185,15 @@ def test_values_closer_than_float32_keep_their_cells():
     assert value(Adaptive(n_bins=4, low=0.0).estimate(t, torch.arange(4) % 2)) == 2.0
 
 
+def test_types_that_hold_the_values_give_the_same_bits():
+    t, y = tied_layer(15, 3, 300, 3, 3, step=0.125)
+    want = Adaptive(n_bins=6).estimate(t, y)
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        got = Adaptive(n_bins=6).estimate(t.to(dtype), y)
+        for name in want:
+            assert torch.equal(got[name].value, want[name].value), (dtype, name)
+
+
 def test_maps_of_each_unit_need_edges_of_each_unit():
     t, y = random_layer(5, 2, 300, 3, 3)
     t = t.double()

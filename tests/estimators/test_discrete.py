@@ -271,7 +271,7 @@ def test_labels_of_repeated_inputs_are_shuffled_together():
     assert labels.uniform
     t = ids.double()[None, :, None]
     found = plug_in(t, labels, _FixedWidth(t, 1.0), null_draws=4)
-    assert torch.allclose(found.null, found.h_y.expand_as(found.null), atol=EXACT)
+    assert torch.allclose(found.null, torch.full_like(found.null, found.h_y), atol=EXACT)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
     noisy = (t + torch.randint(0, 2, (300,), generator=torch.Generator().manual_seed(2))[:, None]) // 4
     one = plug_in(noisy, labels, _FixedWidth(noisy, 1.0), null_draws=4)
