@@ -16,7 +16,7 @@ SATURATED = 0.99
 def entropy_of_counts(counts: Tensor) -> Tensor:
     """Entropy in bits of the distribution with these counts, () float64."""
     p = counts[counts > 0].double() / counts.sum()
-    return -(p * p.log2()).sum()
+    return (p * p.reciprocal().log2()).sum()
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ class KDE:
     scales does not change, but one outlier, or an offset common to all samples, blurs the rest.
 
     Rows that share an input (`x_ids`) and differ, as in a stochastic layer, take their part of the entropy
-    from I(X;T), bound against bound, so that its bounds stay bounds.
+    from I(X;T), bound against bound, so that its bounds stay bounds. With one row per input of a network that has
+    noise of its own, what is bounded is the information about that one pass; for the input use `noise`.
 
     Parameters
     ----------

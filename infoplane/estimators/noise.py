@@ -58,8 +58,11 @@ class SamplePropagation:
     one S per input; h(T|X) that around the further noisy passes of one input, averaged over the inputs that
     have some. In the first noisy layer all passes agree and h(T|X) is exactly that of the noise. In a later
     layer it is not: without further passes (`repeats` of the Recorder) only an upper bound of I(X;T) is known,
-    and is returned as one with the flag `unreliable`. Multiplicative noise has its own variance in every
-    component and unit; units that are exactly zero are atoms.
+    and is returned as one with the flag `unreliable`. Layers that only follow noisy ones are treated alike,
+    with s added at analysis. Rows with the same `x_ids` are then passes of one input, the first of which
+    enters h(T) and I(T;Y), and X is uniform on the distinct inputs; otherwise every row counts.
+    Multiplicative noise has its own variance in every component and unit; units that are exactly zero are
+    atoms.
 
     X is uniform on the recorded inputs (estimand `noisy-finite`), so I(X;T) saturates at log2 N. As an estimate
     of I(X;T) for X from its law (`noisy-population`) the mixture is biased, downwards near log2 N, by
@@ -127,7 +130,7 @@ class SamplePropagation:
     reference_rms: float | None = prepared()
     network_std: float | None = prepared()
     network_kind: str | None = prepared()
-    first_pass: int | None = prepared()
+    passes: int | None = prepared()
 
     def __post_init__(self) -> None:
         if self.std is not None and not 0 < self.std < math.inf:
@@ -149,9 +152,9 @@ class SamplePropagation:
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
         """Take the network's own noise, or the scale of the last finite snapshot.
 
-        `blocks.first_pass`, where given, is the number of rows before the further noisy passes.
+        `blocks.passes`, where given, is the number of further noisy passes that the recorder took of some inputs.
         """
-        first_pass = getattr(blocks, "first_pass", None)
+        passes = getattr(blocks, "passes", 0) or None
         noise = blocks.noise
         if noise is not None and noise.std > 0:
             if not noise.clean:
@@ -159,14 +162,14 @@ class SamplePropagation:
                     "the layer was recorded after its noise; sample propagation needs the value before it "
                     "(install NoiseInjection through infoplane.hooks and record again)"
                 )
-            return dataclasses.replace(self, network_std=noise.std, network_kind=noise.kind, first_pass=first_pass)
+            return dataclasses.replace(self, network_std=noise.std, network_kind=noise.kind, passes=passes)
         rms = self.reference_rms
         if self.std is None:
             for block in blocks:
                 finite = torch.isfinite(block).flatten(1).all(1).nonzero()
                 if len(finite):
-                    rms = rms_deviation(block[int(finite[-1]), :first_pass])
-        return dataclasses.replace(self, reference_rms=rms, first_pass=first_pass)
+                    rms = rms_deviation(block[int(finite[-1])])
+        return dataclasses.replace(self, reference_rms=rms, passes=passes)
 
     def noise_std(self) -> float:
         """s in the units of T; relative to each value with multiplicative network noise.
@@ -192,8 +195,6 @@ class SamplePropagation:
     ) -> dict[str, Quantity]:
         """Values and intervals for every snapshot of `t` (S, N, U); snapshots are computed one by one."""
         t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name)
-        if self.first_pass is not None and self.first_pass > len(y):
-            raise ValueError(f"prepared for at least {self.first_pass} samples, got {len(y)}")
         problem = _Problem(self, y, x_ids, t.shape[2])
         rows = [problem.snapshot(layer) for layer in t]
         return problem.quantities({key: torch.stack([row[key] for row in rows]) for key in rows[0]})
@@ -227,15 +228,11 @@ class _Problem:
         self.pairs = config.n_draws // 2
         device = y.device
         rows = torch.arange(len(y), device=device)
-        self.passes = config.network_std is not None
-        if config.first_pass is not None:
-            self.passes |= config.first_pass < len(y)
-            head = rows[: config.first_pass]
-        elif self.passes:
+        self.passes = config.network_std is not None or config.passes is not None
+        head = rows
+        if self.passes:
             first = torch.full((int(x_ids.max()) + 1,), len(y), device=device)
             head = first.scatter_reduce_(0, x_ids, rows, "amin")
-        else:
-            head = rows
         self.continuous = y.is_floating_point()
         self.repeated = Grouping.of_repeated(x_ids)
         self.inputs_of_head = torch.bincount(x_ids[head], minlength=int(x_ids.max()) + 1)
