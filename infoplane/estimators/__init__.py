@@ -15,6 +15,7 @@ from infoplane.estimators._protocol import (
 )
 from infoplane.estimators._registry import available, build, get, parse, preset, presets, register
 from infoplane.estimators._targets import bin_targets
+from infoplane.estimators._wrappers import permutation_null, subsample_interval
 
 __all__ = [
     "ALL_GUARANTEES",
@@ -32,8 +33,10 @@ __all__ = [
     "describe",
     "get",
     "parse",
+    "permutation_null",
     "prepared",
     "preset",
     "presets",
     "register",
+    "subsample_interval",
 ]

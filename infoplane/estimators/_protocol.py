@@ -143,18 +143,30 @@ def _plain(value: Any) -> Any:
 def config_json(estimator: Any) -> str:
     """The estimator's fields as canonical JSON: sorted keys, no spaces, seeds included.
 
-    What `prepare` found is under "prepared", so that the user's own settings can be told from it.
+    What `prepare` found is under "prepared", so that the user's own settings can be told from it. An estimator in
+    a field of another (a wrapper) is written as its settings with its name.
     """
-    settings: dict[str, Any] = {}
-    found: dict[str, Any] = {}
-    if dataclasses.is_dataclass(estimator):
-        for f in dataclasses.fields(estimator):
-            target = found if f.metadata.get("prepared") else settings
-            target[f.name] = _plain(getattr(estimator, f.name))
-    found = {name: value for name, value in found.items() if value is not None}
+    settings, found = _settings_and_found(estimator)
     if found:
         settings["prepared"] = found
     return json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _settings_and_found(estimator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    settings: dict[str, Any] = {}
+    found: dict[str, Any] = {}
+    for f in dataclasses.fields(estimator) if dataclasses.is_dataclass(estimator) else ():
+        value = getattr(estimator, f.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            inner, inner_found = _settings_and_found(value)
+            settings[f.name] = {"name": getattr(value, "name", type(value).__name__), **inner}
+            if inner_found:
+                found[f.name] = inner_found
+        elif not f.metadata.get("prepared"):
+            settings[f.name] = _plain(value)
+        elif value is not None:
+            found[f.name] = _plain(value)
+    return settings, found
 
 
 def check_inputs(

@@ -1,4 +1,4 @@
-"""Names of estimators: `binning`, presets `binning@saxe-2018`, settings `binning:n_bins=60`."""
+"""Names of estimators: `binning`, presets `binning@saxe-2018`, settings `binning:n_bins=60`, wrappers `knn+null`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import ast
 import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from infoplane.core.errors import closest
 
 _ESTIMATORS: dict[str, type[Any]] = {}
 _PRESETS: dict[str, dict[str, dict[str, Any]]] = {}
+_WRAPPERS: dict[str, type[Any]] = {}
 _loaded = False
 T = TypeVar("T", bound=type[Any])
 
@@ -28,6 +30,23 @@ def register(cls: T) -> T:
         raise ValueError(f"an estimator named {cls.name!r} exists already ({known.__module__})")
     _ESTIMATORS[cls.name] = cls
     return cls
+
+
+def register_wrapper(suffix: str) -> Callable[[T], T]:
+    """Class decorator: make a class with the field `estimator` reachable as `+suffix` behind any estimator."""
+
+    def decorate(cls: T) -> T:
+        _WRAPPERS[suffix] = cls
+        return cls
+
+    return decorate
+
+
+def wrapper(suffix: str) -> type[Any]:
+    """The wrapper registered under `suffix`."""
+    if suffix not in _WRAPPERS:
+        raise ValueError(f"no wrapper named {suffix!r}; available: {', '.join(sorted(_WRAPPERS))}")
+    return _WRAPPERS[suffix]
 
 
 def preset(estimator: str, name: str, **fields: Any) -> None:
@@ -86,14 +105,28 @@ def get(name: str) -> type[Any]:
 
 
 def parse(spec: str) -> Any:
-    """Build an estimator from `name[@preset][:field=value,field=value]`.
+    """Build an estimator from `name[@preset][:field=value,field=value]`, then `+wrapper[:field=value,...]`.
 
     Values are Python literals; anything else is taken as a string (`range=layer`). Commas inside brackets
     belong to the value (`range=(-1,1)`).
 
     >>> parse("binning:n_bins=60").n_bins
     60
+    >>> parse("knn:n_neighbors=5+null:draws=50").draws
+    50
     """
+    spec, *outer = re.split(r"\+(?=[A-Za-z_])", spec)  # 1e+3 is a number
+    estimator = _parse_plain(spec)
+    for part in outer:
+        name, _, tail = part.partition(":")
+        fields = _fields(part, tail)
+        if "estimator" in fields:
+            raise ValueError(f"the estimator stands before the wrapper, as in 'knn+{name}', got {part!r}")
+        estimator = build(wrapper(name.strip()), {**fields, "estimator": estimator})
+    return estimator
+
+
+def _parse_plain(spec: str) -> Any:
     head, _, tail = spec.partition(":")
     name, _, preset_name = head.partition("@")
     cls = get(name.strip())
@@ -105,12 +138,18 @@ def parse(spec: str) -> Any:
                 f"{cls.name} has no preset {preset_name!r}; available: {', '.join(sorted(known)) or 'none'}"
             )
         fields.update(known[preset_name])
+    return build(cls, {**fields, **_fields(spec, tail)})
+
+
+def _fields(spec: str, tail: str) -> dict[str, Any]:
+    """Settings `field=value,field=value`."""
+    fields: dict[str, Any] = {}
     for item in _split(tail):
         key, equals, text = item.partition("=")
         if not equals:
             raise ValueError(f"expected field=value in {spec!r}, got {item!r}")
         fields[key.strip()] = _literal(text.strip())
-    return build(cls, fields)
+    return fields
 
 
 def build(cls: type[Any], fields: Mapping[str, Any]) -> Any:
@@ -120,6 +159,14 @@ def build(cls: type[Any], fields: Mapping[str, Any]) -> Any:
         if key not in names:
             raise ValueError(f"{cls.name} has no field {key!r}; available: {', '.join(names) or 'none'}")
     return cls(**fields)
+
+
+def build_named(settings: Mapping[str, Any]) -> Any:
+    """Construct an estimator from its settings with its name, as a wrapper's configuration holds them."""
+    fields = dict(settings)
+    name = str(fields.pop("name", ""))
+    _, plus, suffix = name.rpartition("+")
+    return build(wrapper(suffix) if plus else get(name), fields)
 
 
 def _literal(text: str) -> Any:
