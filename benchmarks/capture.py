@@ -1,0 +1,207 @@
+"""C1 to C5: what recording costs a training, against the same forward pass without it."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks._harness import Row, compare, cpu_ms
+from infoplane.hooks import Recorder, every
+
+CHUNK = 256
+
+
+def networks(quick: bool) -> Iterator[tuple[str, nn.Module, Tensor, dict]]:
+    """Name, model, probe inputs and recorder options."""
+    torch.manual_seed(0)
+    widths = (12, 10, 7, 5, 4, 3, 2)
+    pairs = itertools.pairwise(widths)
+    tanh = [m for a, b in pairs for m in (nn.Linear(a, b), nn.Tanh())]
+    yield "tanh 12-10-7-5-4-3-2, N 4096", nn.Sequential(*tanh), torch.randn(4096, 12), {}
+    mlp = [m for a, b in ((784, 256), (256, 128), (128, 64)) for m in (nn.Linear(a, b), nn.ReLU())]
+    n = 1024 if quick else 4096
+    yield (
+        f"MLP 784-256-128-64-10, N {n}",
+        nn.Sequential(*mlp, nn.Linear(64, 10)),
+        torch.randn(n, 784),
+        {"layers": nn.ReLU},
+    )
+    convolutions = [
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(1568, 10),
+    ]  # fmt: skip
+    x = torch.randn(256 if quick else 1024, 1, 28, 28)
+    yield f"CNN 16-32, full maps, N {len(x)}", nn.Sequential(*convolutions), x, {"layers": nn.ReLU}
+    yield f"CNN 16-32, means, N {len(x)}", nn.Sequential(*convolutions), x, {"layers": nn.ReLU, "reduce": "mean"}
+
+
+def bare_forward(model: nn.Module, x: Tensor) -> Callable[[], None]:
+    model.eval()
+
+    def run() -> None:
+        with torch.no_grad():
+            for a in range(0, len(x), CHUNK):
+                model(x[a : a + CHUNK])
+
+    return run
+
+
+def hand_written(model: nn.Module, x: Tensor) -> Callable[[], None]:
+    """The least a user would write: a hook that copies each leaf's output into a buffer, removed at the end."""
+    buffers: dict[int, Tensor] = {}
+    start = 0
+
+    def keep(number: int) -> Callable:
+        def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
+            buffer = buffers.get(number)
+            if buffer is None:
+                buffer = buffers[number] = torch.empty(len(x), *output.shape[1:])
+            buffer[start : start + len(output)].copy_(output)
+
+        return hook
+
+    def run() -> None:
+        nonlocal start
+        handles = [m.register_forward_hook(keep(i)) for i, m in enumerate(model)]
+        with torch.no_grad():
+            for start in range(0, len(x), CHUNK):
+                model(x[start : start + CHUNK])
+        for handle in handles:
+            handle.remove()
+
+    return run
+
+
+@contextmanager
+def recording(model: nn.Module, x: Tensor, run: Path | None = None, **options) -> Iterator[Recorder]:
+    y = torch.zeros(len(x), dtype=torch.int64)
+    sink = {} if run is not None else {"sinks": [lambda snapshot: None], "keep_activations": False}
+    with Recorder(model, (x, y), run, schedule=every(1), quiet=True, probe_batch_size=CHUNK, **sink, **options) as r:
+        yield r
+
+
+def snapshots(recorder: Recorder) -> Callable[[], None]:
+    steps = iter(range(1, 1 << 40))
+    return lambda: recorder.snapshot(next(steps))
+
+
+def probe_rows(quick: bool) -> Iterator[Row]:
+    rounds = 9 if quick else 25
+    for i, (case, model, x, options) in enumerate(networks(quick)):
+        with recording(model, x, **options) as recorder:
+            chunks, layers = -(-len(x) // CHUNK), len(recorder.layers)
+            snapshot = snapshots(recorder)
+            timing = compare(snapshot, bare_forward(model, x), rounds=rounds)
+            if i == 0:
+                each = 1e3 * (timing.candidate_ms - timing.reference_ms) / (chunks * layers)
+                hand = compare(snapshot, hand_written(model, x), rounds=rounds)
+                extra = 1e3 * (hand.reference_ms - timing.reference_ms) / (chunks * layers)
+                yield Row(
+                    id="C1", case=case, against="hooks written by hand", must=0.5, aim=0.8,
+                    candidate_ms=hand.candidate_ms, reference_ms=hand.reference_ms, ratio=hand.ratio, low=hand.low,
+                    high=hand.high, limit=each, limit_of=f"us a layer and chunk (by hand {extra:.1f})",
+                )  # fmt: skip
+                continue
+            yield Row(
+                id="C2", case=case, against="the same forward without hooks", must=0.8, aim=0.9,
+                candidate_ms=timing.candidate_ms, reference_ms=timing.reference_ms, ratio=timing.ratio,
+                low=timing.low, high=timing.high,
+            )  # fmt: skip
+
+
+def hand_off_row(quick: bool) -> Row:
+    """Wall time that the training thread spends in the store's sink, the queue not being full."""
+    model = nn.Sequential(nn.Linear(64, 512), nn.ReLU())
+    x = torch.randn(2000, 64)
+    taken: list[float] = []
+    with tempfile.TemporaryDirectory() as directory, recording(model, x, Path(directory) / "a") as recorder:
+        (destination,) = recorder._destinations
+        writer = destination.sinks[0]
+
+        def timed(snapshot) -> None:
+            began = time.perf_counter()
+            writer(snapshot)
+            taken.append(1e3 * (time.perf_counter() - began))
+
+        destination.sinks[0] = timed
+        snapshot = snapshots(recorder)
+        for _ in range(10 if quick else 60):
+            snapshot()
+            time.sleep(0.02)
+        destination.sinks[0] = writer
+    median = statistics.median(taken)
+    return Row(
+        id="C3", case="8 MiB snapshots to the store", against="hand-off to the writer thread", must="0.2 ms",
+        aim="0.1 ms", value=f"{median:.3f} ms (largest {max(taken):.2f})", met=median <= 0.2,
+    )  # fmt: skip
+
+
+def idle_row(quick: bool) -> Row:
+    """Training steps between snapshots, with an open recorder and without."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    x, y = torch.randn(128, 784), torch.randint(0, 10, (128,))
+
+    def steps() -> None:
+        for _ in range(20):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+
+    rounds = 9 if quick else 25
+    steps()
+    pairs = []
+    for _ in range(rounds):
+        alone = cpu_ms(steps)
+        with recording(model, x):
+            pairs.append((cpu_ms(steps), alone))
+    ratios = [r / c for c, r in pairs]
+    return Row(
+        id="C4", case="20 steps of an MLP, batch 128", against="the same steps without a recorder", must=0.95, aim=1.0,
+        candidate_ms=statistics.median(c for c, _ in pairs), reference_ms=statistics.median(r for _, r in pairs),
+        ratio=statistics.median(ratios), low=min(ratios), high=max(ratios),
+    )  # fmt: skip
+
+
+def epoch_row(quick: bool) -> Row:
+    """An epoch with a snapshot of a tenth of the data at its end, against the epoch alone."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    n = 4096 if quick else 10240
+    x, y = torch.randn(n, 784), torch.randint(0, 10, (n,))
+
+    def epoch() -> None:
+        for a in range(0, n, 128):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x[a : a + 128]), y[a : a + 128]).backward()
+            optimizer.step()
+
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        recording(model, x[: n // 10], Path(directory) / "a", layers=nn.ReLU) as recorder,
+    ):
+        snapshot = snapshots(recorder)
+        timing = compare(lambda: (epoch(), snapshot()), epoch, rounds=5 if quick else 11)
+    share = 1 / (1 + 1.3 * 0.1 / 3 + 0.02)
+    return Row(
+        id="C5", case=f"MLP, {n} samples, probe a tenth, stored", against="the epoch alone", must=share, aim=0.97,
+        candidate_ms=timing.candidate_ms, reference_ms=timing.reference_ms, ratio=timing.ratio, low=timing.low,
+        high=timing.high,
+    )  # fmt: skip
+
+
+def rows(*, quick: bool = False) -> Iterator[Row]:
+    yield from probe_rows(quick)
+    yield hand_off_row(quick)
+    yield idle_row(quick)
+    yield epoch_row(quick)
