@@ -102,7 +102,10 @@ def _row_edges_numpy(values: Tensor, low: float | None, rule: Rule) -> Edges:
         new = np.empty(ordered.shape, dtype=bool)
         new[:, 0] = True
         np.not_equal(ordered[:, 1:], ordered[:, :-1], out=new[:, 1:])
-        new &= ordered > sentinel[:, None]
+        if rows == 1:
+            new[0, : np.searchsorted(ordered[0], sentinel[0], side="right")] = False
+        elif (ordered[:, 0] <= sentinel).any():
+            new &= ordered > sentinel[:, None]
         count, edges = _ranked(ordered, new, ordered[:, 0] > sentinel, rule)
         edges = np.concatenate([sentinel[:, None], edges], axis=1)
     return Edges(*(torch.from_numpy(a) for a in (edges, count, ordered[:, 0].copy(), ordered[:, -1].copy(), sentinel)))
