@@ -14,6 +14,7 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from infoplane.core.palette import layer_colors
 from infoplane.plots._about import about, axis_label, times
 from infoplane.plots._artists import (
     Ceiling,
@@ -31,7 +32,6 @@ from infoplane.plots.style import (
     canvas,
     figure_canvas,
     keep_tick_style,
-    layer_colors,
     layer_line,
     layer_marker,
     spans_decades,

@@ -12,18 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from infoplane.core.palette import layer_colors
 from infoplane.plots._about import about, axis_label, times
 from infoplane.plots._artists import Ceiling, Label, add_caption, draw_ceilings, end_labels, limits, step_axis
-from infoplane.plots.style import (
-    FAINT,
-    canvas,
-    figure_canvas,
-    keep_tick_style,
-    layer_colors,
-    layer_line,
-    layer_marker,
-    spans_decades,
-)
+from infoplane.plots.style import FAINT, canvas, figure_canvas, keep_tick_style, layer_line, layer_marker, spans_decades
 from infoplane.plots.text import safe_names, safe_text
 from infoplane.results import ResultTable
 from infoplane.results.series import Series, ceiling_name, choose, grid

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 
+from infoplane.core.palette import OKABE_ITO
 from infoplane.plots._artists import add_caption
-from infoplane.plots.style import FAINT, OKABE_ITO, canvas, keep_tick_style, number
+from infoplane.plots.style import FAINT, canvas, keep_tick_style, number
 from infoplane.plots.text import safe_names, safe_text
 from infoplane.results import DataProcessing, ResultTable
 from infoplane.results.series import settings_words

@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from infoplane.core.palette import OKABE_ITO
 from infoplane.plots._about import about, axis_label, times
 from infoplane.plots._artists import Ceiling, add_caption, draw_ceilings, limits
-from infoplane.plots.style import FAINT, OKABE_ITO, canvas, keep_tick_style, number
+from infoplane.plots.style import FAINT, canvas, keep_tick_style, number
 from infoplane.plots.text import safe_names
 from infoplane.results import ResultTable
 from infoplane.results.series import ceiling_name, choose, grid

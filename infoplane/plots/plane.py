@@ -14,6 +14,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
+from infoplane.core.palette import layer_colors
 from infoplane.plots._about import about, axis_label, doubtful, dpi_words, times
 from infoplane.plots._artists import (
     Ceiling,
@@ -25,15 +26,7 @@ from infoplane.plots._artists import (
     limits,
     step_colorbar,
 )
-from infoplane.plots.style import (
-    INK,
-    canvas,
-    keep_tick_style,
-    layer_colors,
-    layer_marker,
-    step_colormap,
-    step_norm,
-)
+from infoplane.plots.style import INK, canvas, keep_tick_style, layer_marker, step_colormap, step_norm
 from infoplane.plots.text import safe_names, text_width
 from infoplane.results import ResultTable
 from infoplane.results.series import Series, ceiling_name, choose, grid

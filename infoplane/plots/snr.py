@@ -11,16 +11,9 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from infoplane.core.palette import layer_colors
 from infoplane.plots._artists import Label, add_caption, end_labels, step_axis
-from infoplane.plots.style import (
-    FAINT,
-    canvas,
-    figure_canvas,
-    keep_tick_style,
-    layer_colors,
-    layer_marker,
-    spans_decades,
-)
+from infoplane.plots.style import FAINT, canvas, figure_canvas, keep_tick_style, layer_marker, spans_decades
 from infoplane.plots.text import safe_names, safe_text
 from infoplane.results import ResultTable
 from infoplane.results.series import RECORDED, layer_metrics, match_layers

@@ -18,21 +18,12 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, SymL
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from infoplane.core.palette import VIRIDIS
+
 FloatArray = npt.NDArray[np.float64]
 
 MM_PER_INCH = 25.4
 
-# Okabe and Ito, "Color universal design", 2008; yellow last, for it is faint on white.
-OKABE_ITO: tuple[str, ...] = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#000000",
-    "#E69F00",
-    "#56B4E9",
-    "#F0E442",
-)
 MARKERS: tuple[str, ...] = ("o", "s", "^", "D", "v", "P", "<", "X", ">", "p", "h", "*")
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
 INK = "0.15"
@@ -153,8 +144,7 @@ def keep_tick_style(ax: Axes) -> None:
 
 def step_colormap() -> Colormap:
     """Viridis without its palest end, which thin lines on white lose; monotone in lightness, so also in grey."""
-    whole = mpl.colormaps["viridis"]
-    return LinearSegmentedColormap.from_list("infoplane_steps", whole(np.linspace(0.0, 0.92, 256)))
+    return LinearSegmentedColormap.from_list("infoplane_steps", list(VIRIDIS))
 
 
 def spans_decades(steps: Sequence[float] | FloatArray) -> bool:
@@ -204,13 +194,6 @@ def number(value: float) -> str:
     return (
         f"{value:,.0f}".replace(",", "\u202f" if abs(value) >= 10_000 else "") if value == int(value) else f"{value:g}"
     )
-
-
-def layer_colors(n: int) -> list[Any]:
-    """Okabe and Ito's colours for up to eight layers, else viridis by depth."""
-    if n <= len(OKABE_ITO):
-        return list(OKABE_ITO[:n])
-    return [tuple(c) for c in mpl.colormaps["viridis"](np.linspace(0.0, 0.9, n))]
 
 
 def text_color(color: Any) -> tuple[float, float, float]:

@@ -55,11 +55,14 @@ class Series:
         return sorted({int(n) for n in self.table["n_samples"]})
 
     def with_layers(self, layers: Sequence[str]) -> Series:
-        mask = np.isin(self.table["layer"].astype(str), list(layers))
-        return replace(self, table=_where(self.table, mask), layers=[k for k in self.layers if k in set(layers)])
+        return replace(
+            self,
+            table=_where(self.table, is_in(self.table["layer"], layers)),
+            layers=[k for k in self.layers if k in set(layers)],
+        )
 
     def of_run(self, run: str) -> Series:
-        return replace(self, table=_where(self.table, self.table["run"] == run), runs=[run])
+        return replace(self, table=_where(self.table, is_in(self.table["run"], [run])), runs=[run])
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +153,7 @@ def choose(
     rows = _equal(rows, "subset", subset) if subset is not None else _one(rows, "subset", "subset")
     rows = _one_setting(rows, wanted)
     keys = default_layers(rows) if not layers else match_layers(layers, ordered_layers(rows))
-    rows = _where(rows, np.isin(rows["layer"].astype(str), keys))
+    rows = _where(rows, is_in(rows["layer"], keys))
     return Series(
         table=rows,
         runs=list(dict.fromkeys(str(r) for r in rows["run"])),
@@ -193,7 +196,7 @@ def grid(series: Series, quantity: str) -> Grid:
         raise ValueError(f"a grid holds one run, got {len(series.runs)}: {', '.join(series.runs)}")
     everything = series.table
     steps = np.unique(everything["step"].astype(np.float64))
-    rows = _where(everything, everything["quantity"] == quantity)
+    rows = _where(everything, is_in(everything["quantity"], [quantity]))
     place = {layer: i for i, layer in enumerate(series.layers)}
     at_step = np.searchsorted(steps, rows["step"].astype(np.float64))
     at_layer = np.array([place[layer] for layer in rows["layer"]], dtype=np.int64)
@@ -235,12 +238,12 @@ def metrics(
 ) -> dict[str, tuple[FloatArray, FloatArray]]:
     """Recorded metrics of one run: name -> (steps or epochs, values), in step order; `layer=""` for the model's."""
     rows = table.current()
-    rows = _where(rows, (rows["estimator"] == RECORDED) & (rows["layer"] == layer))
+    rows = _where(rows, is_in(rows["estimator"], [RECORDED]) & is_in(rows["layer"], [layer]))
     if run is not None:
-        rows = _where(rows, rows["run"] == run)
+        rows = _where(rows, is_in(rows["run"], [run]))
     out = {}
     for name in dict.fromkeys(str(q) for q in rows["quantity"]):
-        chosen = _where(rows, rows["quantity"] == name)
+        chosen = _where(rows, is_in(rows["quantity"], [name]))
         order = np.argsort(chosen["step"], kind="stable")
         when = chosen["step"] if against == "step" else chosen["epoch"]
         out[name] = (when.astype(np.float64)[order], chosen["value"].astype(np.float64)[order])
@@ -253,7 +256,7 @@ def layer_metrics(
     """Recorded metrics of layers or parameters of one run: (run, times (S,), layers, name -> (S, L) with NaN)."""
     rows = table.current()
     rows = _where(rows, (rows["estimator"] == RECORDED) & (rows["layer"] != ""))
-    rows = _where(rows, np.isin(rows["quantity"].astype(str), list(names)))
+    rows = _where(rows, is_in(rows["quantity"], names))
     if run is not None and len(rows):
         rows = _equal(rows, "run", run)
     elif len(rows):
@@ -265,7 +268,7 @@ def layer_metrics(
     at_layer = np.array([place[str(layer)] for layer in rows["layer"]], dtype=np.int64)
     out = {}
     for name in names:
-        mine = rows["quantity"] == name
+        mine = is_in(rows["quantity"], [name])
         out[name] = np.full((steps.size, len(layers)), np.nan)
         out[name][at_step[mine], at_layer[mine]] = rows["value"][mine]
     times = steps
@@ -330,7 +333,7 @@ def default_layers(rows: ResultTable) -> list[str]:
     about = rows.meta.get("runs", {})
     kept: set[str] = set()
     for run in dict.fromkeys(str(r) for r in rows["run"]):
-        own = {str(layer) for layer in rows["layer"][rows["run"] == run]}
+        own = {str(layer) for layer in rows["layer"][is_in(rows["run"], [run])]}
         shown = {
             str(layer["key"])
             for layer in about.get(run, {}).get("layers", ())
@@ -358,12 +361,17 @@ def _where(rows: ResultTable, mask: Any) -> ResultTable:
     return rows.take(np.asarray(mask, dtype=bool))
 
 
+def is_in(column: npt.NDArray[Any], values: Iterable[str]) -> BoolArray:
+    """Which cells of a text column equal one of `values`; numpy's `==` would lose trailing NUL characters."""
+    wanted = set(values)
+    return np.fromiter((cell in wanted for cell in column.tolist()), dtype=bool, count=len(column))
+
+
 def _equal(rows: ResultTable, column: str, value: str) -> ResultTable:
-    values = rows[column].astype(str)
-    if value not in values:
-        known = list(dict.fromkeys(values))
+    known = list(dict.fromkeys(rows[column].tolist()))
+    if value not in known:
         raise ValueError(f"the table has no {column} {value!r}; available: {', '.join(known[:12])}")
-    return _where(rows, values == value)
+    return _where(rows, is_in(rows[column], [value]))
 
 
 def _one(rows: ResultTable, column: str, word: str) -> ResultTable:
@@ -374,8 +382,8 @@ def _one(rows: ResultTable, column: str, word: str) -> ResultTable:
 
 
 def _one_setting(rows: ResultTable, wanted: Mapping[str, Any]) -> ResultTable:
-    texts = rows["settings"].astype(str)
-    known = {text: json.loads(text or "{}") for text in dict.fromkeys(texts)}
+    texts = rows["settings"]
+    known = {text: json.loads(text or "{}") for text in dict.fromkeys(texts.tolist())}
     for name in wanted:
         if not any(name in config for config in known.values()):
             fields = sorted({field for config in known.values() for field in config})
@@ -396,4 +404,4 @@ def _one_setting(rows: ResultTable, wanted: Mapping[str, Any]) -> ResultTable:
             f"the table has {len(fit)} settings of {rows['estimator'][0]}, choose with settings=...: "
             f"{'; '.join(words(t) for t in fit[:12])}"
         )
-    return _where(rows, texts == fit[0])
+    return _where(rows, is_in(texts, fit[:1]))

@@ -265,7 +265,7 @@ def test_every_figure_is_drawn_by_name(kind, style, table, tmp_path):
 
 def test_draw_file_names_the_figures(tmp_path, table):
     table.write(tmp_path / "results.csv")
-    with pytest.raises(ValueError, match="no figure named 'planes'; closest: plane.*; available: plane, plane_grid"):
+    with pytest.raises(ValueError, match=r"no figure named 'planes'; closest: plane.*; available: plane, plane_grid"):
         plots.draw_file([tmp_path / "results.csv"], "planes", tmp_path / "a.png")
     with pytest.raises(ValueError, match="the figure 'null' takes no 'by'; it takes ax, quantity, steps"):
         plots.draw_file([tmp_path / "results.csv"], "null", tmp_path / "a.png", by="layer")

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from matplotlib.colors import to_rgb
 
+from infoplane.core.palette import OKABE_ITO, layer_colors
 from infoplane.plots._artists import limits, place_labels, spread
-from infoplane.plots.style import OKABE_ITO, layer_colors, step_colormap, step_norm, step_ticks, text_color
+from infoplane.plots.style import step_colormap, step_norm, step_ticks, text_color
 
 
 @given(hnp.arrays(np.float64, st.integers(1, 12), elements=st.floats(-50, 150)))

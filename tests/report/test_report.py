@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from report_table import meta, metric_rows, rows, table
+
+from infoplane.report import page, report_html, write_report
+from infoplane.report.data import embed, page_data
+from infoplane.results import ResultTable
+
+
+class Page(HTMLParser):
+    """The elements of a page, the texts of its scripts, and every attribute that could load or run something."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.scripts: list[tuple[dict, str]] = []
+        self.risky: list[tuple[str, str, str]] = []
+        self.policy = ""
+        self.open: dict | None = None
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        given = dict(attrs)
+        if tag == "script":
+            self.open = given
+            self.scripts.append((given, ""))
+        if tag == "meta" and given.get("http-equiv"):
+            self.policy = given["content"]
+        for name, value in attrs:
+            if name.startswith("on") or name in ("src", "href", "action", "srcdoc", "style", "formaction"):
+                self.risky.append((tag, name, value))
+
+    def handle_endtag(self, tag):
+        if tag == "script":
+            self.open = None
+
+    def handle_data(self, data):
+        if self.open is None:
+            self.words.append(data)
+        else:
+            given, text = self.scripts[-1]
+            self.scripts[-1] = (given, text + data)
+
+    @property
+    def data(self):
+        return json.loads(next(text for given, text in self.scripts if given.get("type") == "application/json"))
+
+
+@pytest.fixture(scope="module")
+def html():
+    return report_html(table(), title="Two runs")
+
+
+def test_the_page_loads_nothing_and_runs_only_its_own_scripts(html):
+    parsed = Page(html)
+    assert parsed.risky == []
+    assert not {"link", "img", "iframe", "object", "embed", "form", "base"} & set(parsed.tags)
+    run = [text for given, text in parsed.scripts if given.get("type") != "application/json"]
+    assert len(run) == 2
+    for text in run:
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in parsed.policy
+    assert parsed.policy.startswith("default-src 'none'; ")
+    assert "unsafe-eval" not in parsed.policy
+    assert "http" not in parsed.policy
+    assert html.count("plotly.js v") == 1
+
+
+def test_warnings_come_first_and_settings_last(html):
+    words = Page(html).words
+    at = {text: next(i for i, w in enumerate(words) if text in w) for text in
+          ("What not to believe", "its ceiling", "Layers", "Settings and versions", "2.13.0")}  # fmt: skip
+    assert list(at.values()) == sorted(at.values())
+    assert {'{"n_bins":30,"null_draws":20,"seed":0}', "runs/first", "5 (0 to 1000)"} <= set(words)
+
+
+def test_the_same_table_gives_the_same_bytes(html, tmp_path):
+    path = write_report(table(), tmp_path / "report.html", title="Two runs")
+    assert path.read_bytes() == html.encode()
+
+
+def test_numbers_are_those_of_the_table(html):
+    source, data = table(), Page(html).data
+    assert data["runs"] == ["first", "second"]
+    assert [e["name"] for e in data["estimates"]] == ["binning, n_bins = 30", "binning, n_bins = 60"]
+    for e, config in zip(data["estimates"], ("*30*", "*60*"), strict=True):
+        for part in e["parts"]:
+            for name, q in part["quantities"].items():
+                for i, layer in enumerate(part["layers"]):
+                    want = source.select(run=data["runs"][part["run"]], layer=data["layers"][layer], quantity=name,
+                                         config=config)  # fmt: skip
+                    assert part["steps"] == want["step"].tolist()
+                    assert q["value"][i] == pytest.approx(want["value"].tolist(), rel=1e-6)
+    first = data["estimates"][0]["parts"][0]["quantities"]
+    assert first["I(X;T)"]["ceiling"] == 12
+    assert first["I(X;T)"]["flags"]["names"] == ["saturated", ""]
+    assert first["I(X;T)"]["flags"]["codes"] == [[0] * 5, [1] * 5, [1] * 5]
+    assert first["I(T;Y)"]["low"][1][0] == pytest.approx(first["I(T;Y)"]["value"][1][0] - 0.01, abs=1e-6)
+    assert "flags" not in first["I(T;Y)"]
+    assert data["metrics"][0]["loss"] == {"steps": [0, 1, 10, 100, 1000], "values": pytest.approx(
+        [0.7, 0.35, 0.7 / 11, 0.7 / 101, 0.7 / 1001], rel=1e-6)}  # fmt: skip
+
+
+def test_missing_and_enormous_numbers_are_null():
+    every = [
+        row._replace(value=math.nan if row.step == 0 else 1e300 if row.step == 1 else row.value)
+        for row in rows()
+        if row.quantity == "I(X;T)"
+    ]
+    value = page_data(ResultTable.from_rows(every))["estimates"][0]["parts"][0]["quantities"]["I(X;T)"]["value"]
+    assert [v[:2] for v in value] == [[None, None]] * 3
+
+
+def test_layers_without_a_role_start_hidden():
+    about = meta("first")
+    about["runs"]["first"]["layers"][1]["role"] = "other"
+    assert page_data(ResultTable.from_rows(rows(), about))["shown"] == [True, False, True]
+
+
+def test_subsets_are_estimates_of_their_own():
+    both = ResultTable.from_rows(rows() + rows(subset="test"))
+    assert [e["name"] for e in page_data(both)["estimates"]] == ["binning, n_bins = 30", "binning, n_bins = 30 (test)"]
+
+
+def test_nothing_to_report_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="no estimates"):
+        write_report(ResultTable.from_rows(metric_rows()), tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_run_directories_are_read(tmp_path):
+    (tmp_path / "a").mkdir()
+    table().write(tmp_path / "a" / "results.csv")
+    path = write_report([tmp_path / "a"], tmp_path / "report.html")
+    assert b"binning, n_bins = 30" in path.read_bytes()
+
+
+HOSTILE = [
+    "</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"' onmouseover=alert(1) x='", "<!--data-->",
+    "<!--provenance-->", "javascript:alert(1)", "&lt;b&gt;", "\x00\x1b[31m", "\u202e\ud800", "{{7*7}}", "$x$",
+    "x" * 300, "",
+]  # fmt: skip
+
+
+@pytest.fixture
+def _no_plotly(monkeypatch):
+    """The library is constant and 4.8 MB: parsing it in every example would be all that the test does."""
+    import plotly.offline
+
+    monkeypatch.setattr(plotly.offline, "get_plotlyjs", lambda: "/* plotly */")
+
+
+@pytest.mark.usefixtures("_no_plotly")
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_names_stay_text(text):
+    check_inert(text)
+
+
+@pytest.mark.usefixtures("_no_plotly")
+@given(st.text(st.characters(), max_size=60))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_names_stay_text(text):
+    check_inert(text)
+
+
+def check_inert(text: str) -> None:
+    layers = (text or "x", "plain")
+    every = [r._replace(subset=text or "all") for r in rows(run=text, layers=layers, steps=(0, 1))]
+    every += [r._replace(quantity=text, run=text) for r in metric_rows(steps=(0, 1))[:1]]
+    about = meta(text, layers=layers)
+    about["versions"] = {text: text}
+    about["runs"][text]["path"] = text
+    parsed = Page(report_html(ResultTable.from_rows(every, about), title=text))
+    assert parsed.risky == []
+    assert parsed.tags.count("script") == 3
+    assert parsed.tags.count("img") == 0
+    assert "Settings and versions" in " ".join(parsed.words)
+    assert len(parsed.data["layers"]) == 2
+
+
+@given(
+    st.recursive(st.text(st.characters()) | st.floats(allow_nan=False, allow_infinity=False), st.lists, max_leaves=8)
+)
+@settings(deadline=None)
+def test_embedded_data_come_back_and_hold_no_markup(value):
+    text = embed(value)
+    assert not re.search("[<>&\u2028\u2029]", text)
+    assert text.isascii()
+    assert json.loads(text) == value
+
+
+def test_the_report_needs_neither_torch_nor_matplotlib(tmp_path):
+    table().write(tmp_path / "results.csv")
+    code = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {'torch', 'h5py', 'matplotlib'}:
+            raise ImportError(name + ' is blocked')
+sys.meta_path.insert(0, Blocked())
+from infoplane.report import write_report
+write_report(sys.argv[1], sys.argv[2])
+"""
+    target = tmp_path / "report.html"
+    subprocess.run([sys.executable, "-W", "error", "-c", code, tmp_path / "results.csv", target], check=True)
+    assert target.stat().st_size > 10**6
+
+
+def test_assets_end_no_element_early():
+    for name in ("report.js", "report.css"):
+        assert not re.search("</(script|style)|<!--|<script", page._asset(name), re.IGNORECASE)
