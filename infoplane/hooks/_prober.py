@@ -67,6 +67,19 @@ class Prober:
         return model_device(self.model)
 
     def prepare(self) -> None:
+        """As `_prepare`, once more with chunks of half the size where the device has too little memory."""
+        try:
+            self._prepare()
+        except torch.OutOfMemoryError:
+            if self.batch_size == 1:
+                raise
+            self.batch_size = (self.batch_size + 1) // 2
+            warnings.warn(
+                f"out of memory in the probe pass; goes on with probe_batch_size={self.batch_size}", stacklevel=4
+            )
+            self._prepare()
+
+    def _prepare(self) -> None:
         """Find what runs and plan the captures; then their shapes, and which of them form a chain.
 
         Raises
@@ -128,7 +141,7 @@ class Prober:
         modules = named_modules(self.model)
         self._resolve_again(modules)
         with self._running(step) as run:
-            return capture(
+            results = capture(
                 run,
                 self.captures,
                 self.probe.chunks(self.batch_size),
@@ -138,6 +151,9 @@ class Prober:
                 self._chunk_mask,
                 members=self.members,
             )
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()  # the copies into page-locked memory
+        return results
 
     def _axis_only(self) -> Members | None:
         """For a pass with one member: members with a stacked state are then not there."""
@@ -202,6 +218,12 @@ class Prober:
 
             try:
                 yield run
+            except torch.OutOfMemoryError as error:
+                error.add_note(
+                    f"while recording step {step} on the probe set in chunks of {self.batch_size} samples; take a "
+                    "smaller probe_batch_size, or reduce large layers"
+                )
+                raise
             except Exception as error:
                 error.add_note(f"while recording step {step} on the probe set")
                 raise

@@ -13,8 +13,10 @@ import numpy.typing as npt
 import torch
 import xxhash
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from infoplane.core.records import Probe
+from infoplane.hooks._state import random_state
 
 KEPT_INPUT_BYTES = 256 << 20
 """Inputs up to this size go into the record; larger ones leave only their ids."""
@@ -229,7 +231,8 @@ def as_probe_set(
     Parameters
     ----------
     probe : (x, y) or mapping from part name to (x, y)
-        Parts are recorded one after the other and share ids, chunks and labels' kind.
+        Parts are recorded one after the other and share ids, chunks and labels' kind. A DataLoader that neither
+        shuffles nor drops samples may stand for a pair; it is read once.
     sample_ids : (samples,) integers, optional
         The user's identifiers, unique; 0, 1, 2, ... by default.
     input_ids : (samples,) integers, optional
@@ -277,10 +280,12 @@ def as_probe_set(
 
 
 def _parts(probe: Any) -> tuple[tuple[str, ...], list[Any], list[Any]]:
+    if isinstance(probe, DataLoader):
+        probe = _collected(probe)
     if isinstance(probe, Mapping):
         if not probe:
             raise ValueError("the probe has no parts")
-        pairs = list(probe.items())
+        pairs = [(k, _collected(p) if isinstance(p, DataLoader) else p) for k, p in probe.items()]
         for name, pair in pairs:
             if not _is_pair(pair):
                 raise TypeError(f"probe part {name!r} must be (x, y), got {type(pair).__qualname__}")
@@ -295,6 +300,49 @@ def _parts(probe: Any) -> tuple[tuple[str, ...], list[Any], list[Any]]:
 
 def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple | list) and len(value) == 2
+
+
+def _collected(loader: DataLoader[Any]) -> tuple[Any, Tensor]:
+    """All batches (x, y) of a loader, in order. The global random state stays as it was.
+
+    Raises
+    ------
+    ValueError
+        If the loader shuffles or drops samples: a probe is the same samples in the same order for ever.
+    """
+    if not isinstance(loader.sampler, SequentialSampler) and not isinstance(loader.dataset, IterableDataset):
+        raise ValueError(
+            f"the probe's loader draws its samples by a {type(loader.sampler).__name__}; pass one with shuffle=False"
+        )
+    if loader.drop_last and len(loader.dataset) % (loader.batch_size or 1):  # type: ignore[arg-type]
+        raise ValueError(
+            f"the probe's loader drops the last {len(loader.dataset) % (loader.batch_size or 1)} samples; "  # type: ignore[arg-type]
+            "pass one with drop_last=False"
+        )
+    with random_state(torch.device("cpu")):
+        x, y = _one_pass(loader)
+        again, _ = _one_pass(loader)
+    pairs = zip(as_inputs(x).tensors, as_inputs(again).tensors, strict=True)
+    if not all(torch.equal(a, b) for a, b in pairs):
+        warnings.warn(
+            "two passes over the probe's loader gave different inputs (a random transform?); the first is kept",
+            stacklevel=6,
+        )
+    return x, y
+
+
+def _one_pass(loader: DataLoader[Any]) -> tuple[Any, Tensor]:
+    xs, ys = [], []
+    for batch in loader:
+        if not _is_pair(batch):
+            raise TypeError(f"the probe's loader must give (x, y) batches, got {type(batch).__qualname__}")
+        xs.append(as_inputs(batch[0]))
+        ys.append(torch.as_tensor(batch[1]))
+    if not xs:
+        raise ValueError("the probe's loader is empty")
+    args = tuple(torch.cat(column) for column in zip(*(x.args for x in xs), strict=True))
+    kwargs = {k: torch.cat([x.kwargs[k] for x in xs]) for k in xs[0].kwargs}
+    return kwargs or (args[0] if len(args) == 1 else args), torch.cat(ys)
 
 
 def _concatenated(names: Sequence[str], parts: Sequence[Inputs]) -> Inputs:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import platform
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ from infoplane.hooks._prober import Prober
 from infoplane.hooks._ranks import Ranks, find_ranks, share_buffers
 from infoplane.hooks._state import model_device
 from infoplane.hooks._steps import StepCounter
+from infoplane.hooks._watch import Watch
 from infoplane.hooks.metrics import GradientMoments, LayerMetrics, as_numbers, numbers, weight_norms
 from infoplane.hooks.overview import SizePlan, free_bytes
 from infoplane.hooks.probe import as_probe_set
@@ -61,8 +62,9 @@ class Recorder:
         Wrappers of DDP and torch.compile are looked through.
     probe : (x, y), or mapping from part name to (x, y)
         x is a tensor, a tuple of tensors (positional arguments) or a dict of tensors (keywords), with samples
-        along the first axis. y are classes (integers) or regression targets (floats). Parts, as in
-        `{"train": (x, y), "test": (x, y)}`, are recorded one after the other.
+        along the first axis. y are classes (integers) or regression targets (floats). A loader that does not
+        shuffle may stand for the pair. Parts, as in `{"train": (x, y), "test": (x, y)}`, are recorded one after
+        the other.
     run : path, optional
         Directory of the activation store. Needed unless `keep_activations` is False.
     layers : name, glob, regular expression, type, predicate, module, or list of them, optional
@@ -221,7 +223,7 @@ class Recorder:
             seed=seed,
         )
         self._initial, self._total = initial, total
-        self._gradients, self._nonfinite = gradients, nonfinite
+        self._gradients = gradients
         self._weight_norms = weight_norms or gradients is not None
         self._allow_full_disk, self._quiet, self._resume = allow_full_disk, quiet, resume
         self._writer_options = dict(writer or {})
@@ -229,10 +231,11 @@ class Recorder:
         self._ranks = Ranks(0, 1, "first")
         self._pool = Pool(pinned=model_device(self._model).type == "cuda")
         self._state: Literal["new", "open", "closed"] = "new"
+        self._pid = os.getpid()
         self._steps = StepCounter(self.schedule, initial=initial)
         self._noted_shift = not initial
         self._pending: Call | None = None
-        self._warned: set[str] = set()
+        self._watch = Watch(nonfinite)
 
     @property
     def run(self) -> Path | None:
@@ -406,6 +409,8 @@ class Recorder:
         """
         if self._state != "open":
             raise RuntimeError("snapshot() needs an open recorder: use it inside `with Recorder(...) as recorder:`")
+        if os.getpid() != self._pid:
+            raise RuntimeError(f"this recorder belongs to process {self._pid}, not to its child {os.getpid()}")
         if isinstance(step, bool) or not isinstance(step, int | np.integer):
             raise TypeError(f"step must be an integer counter, got {step!r}; fractional epochs go into epoch=")
         counter = int(step)
@@ -465,8 +470,9 @@ class Recorder:
             return
         results = self._prober.measure(call.step, self._memory())
         layers = tuple(layer for layer, _ in results)
-        self._note_changes(call.step, layers)
-        self._check_finite(call.step, results)
+        prober = self._prober
+        self._watch.look(call.step, prober.layers, results, prober.probe, members=prober.members is not None)
+        self._prober.layers = layers
         self._emit(call, layers, {layer.key: values for layer, values in results})
 
     def _numbers(self, metrics: Mapping[str, Any]) -> list[dict[str, float]]:
@@ -506,31 +512,6 @@ class Recorder:
 
     def _to_host(self, values: Tensor) -> Tensor:
         return self._pool.take(tuple(values.shape), values.dtype).copy_(values, non_blocking=True)
-
-    def _note_changes(self, step: int, layers: tuple[Layer, ...]) -> None:
-        for old, new in zip(self._prober.layers, layers, strict=True):
-            if (old.unit_shape, old.dtype) != (new.unit_shape, new.dtype) and new.key not in self._warned:
-                self._warned.add(new.key)
-                warnings.warn(
-                    f"layer {new.key!r} changed from {old.unit_shape} {old.dtype} to {new.unit_shape} {new.dtype} "
-                    f"at step {step}; steps before and after cannot be analysed together",
-                    stacklevel=4,
-                )
-        self._prober.layers = layers
-
-    def _check_finite(self, step: int, results: Iterable[tuple[Layer, Tensor]]) -> None:
-        for layer, values in results:
-            if not values.is_floating_point() or math.isfinite(float(values.sum(dtype=torch.float32))):
-                continue
-            bad = int((~torch.isfinite(values)).sum())
-            if not bad:
-                continue
-            text = f"layer {layer.key!r} has {bad} NaN or infinite values at step {step}; did training diverge?"
-            if self._nonfinite == "raise":
-                raise ValueError(text)
-            if "nonfinite" not in self._warned:
-                self._warned.add("nonfinite")
-                warnings.warn(f"{text} Later ones are counted without a warning.", stacklevel=4)
 
 
 def _select(layers: Layers, model: nn.Module) -> list[Target | OpTarget] | None:
