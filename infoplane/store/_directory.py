@@ -14,7 +14,7 @@ from typing import Any
 from infoplane.core.errors import StoreError
 from infoplane.core.records import Probe
 from infoplane.store import _files
-from infoplane.store._lock import RankLock, holder
+from infoplane.store._lock import RankLock, alive, holder
 from infoplane.store._records import ManifestEntry, RunRecord, SessionRecord, dump_json, load_json
 from infoplane.store._shard import check_probe, encode_probe, inputs_digest, probe_digest
 from infoplane.store.layout import (
@@ -190,7 +190,7 @@ def rebuild_manifest(store: ActivationStore, rank: int) -> int:
 def _sweep(path: Path, rank: int) -> None:
     """Remove what a dead writer of this rank left unfinished; the lock says that it is dead."""
 
-    def owned(name: str) -> bool:
+    def dead(name: str, pid: int) -> bool:
         shard, session = ShardName.parse(name), parse_session_file(name)
         if shard is not None:
             return shard.rank == rank
@@ -198,10 +198,12 @@ def _sweep(path: Path, rank: int) -> None:
             return session[1] == rank
         if name in (RUN_FILE, PROBE_FILE):
             return rank == 0
-        return name in (manifest_file(rank), lock_file(rank))
+        if name == lock_file(rank):  # of another process that is about to find the lock taken
+            return not alive(pid)
+        return name == manifest_file(rank)
 
     for directory in (path, path / SESSIONS_DIR, path / SHARDS_DIR):
-        _files.remove_leftovers(directory, owned)
+        _files.remove_leftovers(directory, dead)
 
 
 def _sessions(path: Path) -> dict[int, set[int]]:

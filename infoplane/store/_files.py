@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -247,12 +247,12 @@ def file_digest(fd: int, offset: int = 0, length: int | None = None) -> tuple[in
     return size, state.hexdigest()
 
 
-def remove_leftovers(directory: Path, owned: Any) -> list[str]:
-    """Remove temporary files of dead writers; `owned(final name)` says which are this writer's to judge."""
+def remove_leftovers(directory: Path, dead: Callable[[str, int], bool]) -> list[str]:
+    """Remove temporary files; `dead(final name, pid)` says which nobody will finish."""
     removed = []
     for entry in sorted(directory.iterdir()):
         found = parse_temporary(entry.name)
-        if found is not None and owned(found[0]):
+        if found is not None and dead(*found):
             entry.unlink(missing_ok=True)
             removed.append(entry.name)
     return removed

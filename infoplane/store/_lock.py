@@ -48,13 +48,13 @@ class RankLock:
             {"host": self._host, "pid": self._pid, "started": process_start(self._pid), "rank": rank}
         )
         try:
-            self._create()
-        except FileExistsError:
-            self._take_over()
             try:
                 self._create()
-            except (FileExistsError, FileNotFoundError):
-                raise StoreError(f"{self.path} was taken by another process at the same moment") from None
+            except FileExistsError:
+                self._take_over()
+                self._create()
+        except (FileExistsError, FileNotFoundError):
+            raise StoreError(f"{self.path} was taken by another process at the same moment") from None
 
     def _create(self) -> None:
         with contextlib.suppress(_files.NotDurable):  # a lock need not outlive a power failure
@@ -74,9 +74,9 @@ class RankLock:
         if self._read(aside) != content:
             with contextlib.suppress(FileExistsError):
                 os.link(aside, self.path)
-            aside.unlink()
+            aside.unlink(missing_ok=True)
             raise StoreError(f"{self.path} was taken by another process at the same moment")
-        aside.unlink()
+        aside.unlink(missing_ok=True)
         owner = _owner(content)
         warnings.warn(
             f"{self.path.parent}: took over the lock of process {owner.get('pid')}, which has ended",

@@ -465,10 +465,16 @@ def test_leftovers_of_a_dead_writer_are_removed_and_those_of_others_are_not(tmp_
     foreign = ".something.txt.999999.tmp"
     for name in (mine, other, foreign):
         (tmp_path / "run/shards" / name).write_bytes(b"x")
+    arriving = tmp_path / f"run/.writer.r000.lock.{os.getppid()}.tmp"  # a living process that will be refused
+    gone = tmp_path / "run/.writer.r000.lock.4194303.tmp"
+    for path in (arriving, gone):
+        path.write_bytes(b"x")
     assert open_run(tmp_path / "run").problems == ()
     writer(tmp_path / "run", resume=True).close()
     left = [path.name for path in (tmp_path / "run/shards").iterdir()]
     assert sorted(left) == sorted([other, foreign])
+    assert arriving.exists()
+    assert not gone.exists()
 
 
 def test_shards_without_a_run_are_not_built_upon(tmp_path):
