@@ -12,8 +12,8 @@ from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators._linear_model import Loss, SoftmaxLoss, SquaredLoss
 from infoplane.estimators._protocol import Quantity
 
-# The fitted samples may look this much better than the held-out ones: a share of H(Y), or bits a target.
-OVERFIT = 0.25
+# The fitted samples may look this much better than the held-out ones, as a share of H(Y), or in bits a target.
+OVERFIT_SHARE, OVERFIT_BITS = 0.1, 0.25
 WITNESS_DRAWS = 24
 WITNESS_Z = 4.0
 WITNESS_BITS = 0.02
@@ -60,7 +60,7 @@ class Classes:
         gain = (-self.row_loss(held_out[:, None])[:, 0] - self.log_prior) * BITS_PER_NAT  # (S, N)
         value = gain.mean(1)
         half = 1.96 * gain.std(1) / math.sqrt(gain.shape[1])
-        loose = self.h_y - fitted * BITS_PER_NAT - value > OVERFIT * self.h_y
+        loose = self.h_y - fitted * BITS_PER_NAT - value > OVERFIT_SHARE * self.h_y
         flags = {**self.flags(constant), "unreliable": (doubtful | loose) & (self.outputs > 1)}
         return Quantity(value=value, low=value - half, high=value + half, bound="lower", ceiling=self.h_y, flags=flags)
 
@@ -108,7 +108,7 @@ class Targets:
             value = -0.5 * BITS_PER_NAT * torch.linalg.slogdet(covariance)[1]
             gain = self.white.square().sum(0) - (residual * torch.linalg.solve(covariance, residual)).sum(1)
             half = 0.98 * BITS_PER_NAT * gain.std(1) / math.sqrt(samples)
-            loose = -0.5 * BITS_PER_NAT * (fitted / outputs + 2.0**-104).log() - value / outputs - OVERFIT
+            loose = -0.5 * BITS_PER_NAT * (fitted / outputs + 2.0**-104).log() - value / outputs - OVERFIT_BITS
         flags = {
             "degenerate": constant | (same & (outputs == 0)),
             "ties": same & self.tied,

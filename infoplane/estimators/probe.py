@@ -38,7 +38,7 @@ class Probe:
     value, which errs downwards too. It is tight where log p(y|t) is linear in t and misleads elsewhere: classes
     placed like XOR give 0 bits however far apart. `unreliable` is raised where that shows: random Fourier
     features predict the held-out residuals, by more than 0.02 bit; the probe does better on its own samples
-    than on held-out ones by a quarter of H(Y); or the optimiser did not converge. Structure that 64 features
+    than on held-out ones by a tenth of H(Y); or the optimiser did not converge. Structure that 64 features
     of all units together miss stays unseen, above all in many units.
 
     Targets: ridge regression of their normal scores (ranks mapped to Gaussian quantiles, which leaves I(T;Y) as
