@@ -12,8 +12,29 @@ import click
 
 from infoplane import __version__
 
+
+def stacked(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several options as one decorator."""
+
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
 RUN = click.argument("run", type=click.Path(path_type=Path))
 RUNS = click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+SIZE = stacked(
+    click.option("--style", help="Size and type: screen, column (85 mm) or page (170 mm)."),
+    click.option("--width", type=click.FloatRange(20, 600), help="Width in millimetres."),
+)
+CHOICE = stacked(
+    click.option("-e", "--estimator", metavar="SPEC", help="Which estimator, where the table has several."),
+    click.option("-l", "--layer", "layers", multiple=True, metavar="GLOB", help="Only these layers."),
+    click.option("-s", "--subset", help="all, train, test, class=3, ..."),
+)
 OUT = click.option("-o", "--out", type=click.Path(path_type=Path), help="File to write; its suffix is the format.")
 
 
@@ -143,11 +164,11 @@ def estimate(
 @RUNS
 @click.option("-k", "--kind", default="plane", show_default=True, help="Which figure; 'list' names them.")
 @OUT
-@click.option("-e", "--estimator", metavar="SPEC", help="Which estimator, where the table has several.")
-@click.option("-l", "--layer", "layers", multiple=True, metavar="GLOB", help="Only these layers.")
-@click.option("-s", "--subset", help="all, train, test, class=3, ...")
+@CHOICE
 @click.option("--by", type=click.Choice(["step", "layer"]), help="A line for each step or for each layer.")
-@click.option("--style", help="Size and type: screen, column (85 mm) or page (170 mm).")
+@click.option("--quantity", metavar="NAME", help="For figures of one quantity: I(X;T), I(T;Y), ...")
+@SIZE
+@click.option("--format", type=click.Choice(["png", "svg", "pdf"]), help="Where the suffix does not name it.")
 @click.option("--dpi", type=click.IntRange(30, 1200), default=200, show_default=True)
 def plot(runs: tuple[Path, ...], kind: str, out: Path | None, **options: Any) -> None:
     """Draw a figure from the results of one or several runs."""
@@ -157,6 +178,51 @@ def plot(runs: tuple[Path, ...], kind: str, out: Path | None, **options: Any) ->
         click.echo("\n".join(figures()))
         return
     click.echo(str(draw_file(runs, kind, out or Path(f"{kind}.png"), **options)))
+
+
+@command("infoplane compare runs/seed-0 runs/seed-1 runs/seed-2 -o seeds.pdf")
+@RUNS
+@OUT
+@CHOICE
+@SIZE
+@click.option("--dpi", type=click.IntRange(30, 1200), default=200, show_default=True)
+def compare(runs: tuple[Path, ...], out: Path | None, dpi: int, **options: Any) -> None:
+    """Mean and spread over several runs: the figure, and the values at the last common step."""
+    from infoplane.plots.figures import draw_file
+    from infoplane.results import read_table, summary
+
+    chosen = {"estimator": (options["estimator"] or "").partition(":")[0], "layer": list(options["layers"])}
+    chosen["subset"] = options["subset"] or "all"
+    for one in summary.summarize(read_table(runs), **{name: value for name, value in chosen.items() if value}):
+        click.echo(str(one))
+    click.echo(str(draw_file(runs, "compare", out or Path("compare.png"), dpi=dpi, **options)))
+
+
+@command("infoplane animate runs/digits -o plane.gif")
+@RUN
+@OUT
+@CHOICE
+@SIZE
+@click.option("--fps", type=click.FloatRange(0.5, 60), default=12, show_default=True)
+@click.option("--dpi", type=click.IntRange(30, 600), default=110, show_default=True)
+def animate(run: Path, out: Path | None, **options: Any) -> None:
+    """The plane over training, with loss and accuracy below: GIF, WebP, APNG, or MP4 where ffmpeg is found."""
+    from infoplane import plots
+    from infoplane.results import read_table
+
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    click.echo(str(plots.animate(read_table(run), out or Path("plane.gif"), **given)))
+
+
+@command("infoplane report runs/digits -o report.html")
+@RUNS
+@OUT
+@click.option("--title", default="Information plane", show_default=True)
+def report(runs: tuple[Path, ...], out: Path | None, title: str) -> None:
+    """One self-contained page to explore in a browser, offline: warnings first, then plane, curves and settings."""
+    from infoplane.report import write_report
+
+    click.echo(str(write_report(runs, out or Path("report.html"), title=title)))
 
 
 @command("infoplane estimators binning")
@@ -195,8 +261,8 @@ def import_files(files: tuple[Path, ...], labels: Path | None, out: Path) -> Non
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="CSV file to write.")
 def export(runs: tuple[Path, ...], out: Path) -> None:
     """Write the results of one or several runs as one table, with its meta beside it."""
-    from infoplane.results import ResultTable
+    from infoplane.results import read_table
 
-    table = ResultTable.concat([ResultTable.read(run) for run in runs])
+    table = read_table(runs)
     table.write(out)
     click.echo(f"{out}: {len(table)} rows")

@@ -88,6 +88,27 @@ def test_estimate_then_plot(run, tmp_path):
     assert "plane" in call("plot", run, "-k", "list").stdout.split()
 
 
+def test_compare_animate_report_export(run, recorded, tmp_path):
+    call("estimate", run, "-e", "binning:n_bins=8")
+    other = shutil.copytree(run, tmp_path / "other")
+    text = call("compare", run, other, "-l", "1", "-o", tmp_path / "compare.svg").stdout
+    assert text.count(" bit at step 9 ") == 2
+    assert (tmp_path / "compare.svg").read_text().startswith("<?xml")
+    call("animate", run, "-o", tmp_path / "plane.gif", "--fps", 5, "--dpi", 40)
+    assert (tmp_path / "plane.gif").read_bytes().startswith(b"GIF89a")
+    call("report", run, "-o", tmp_path / "report.html")
+    assert "I(X;T)" in (tmp_path / "report.html").read_text()
+    call("export", run, "-o", tmp_path / "all.csv")
+    assert len(ResultTable.read(tmp_path / "all.csv")) == len(ResultTable.read(run))
+
+
+def test_import_makes_a_run(tmp_path):
+    np.savez(tmp_path / "step-3.npz", fc=np.random.default_rng(0).normal(size=(20, 3)), y=np.arange(20) % 2)
+    assert "20 rows" in call("import", tmp_path / "step-3.npz", "-o", tmp_path / "theirs").stdout
+    call("estimate", tmp_path / "theirs")
+    assert one_line("import", tmp_path / "step-3.npz", "-o", tmp_path / "theirs").startswith("Error: ")
+
+
 def test_estimators_are_listed_and_have_pages():
     text = call("estimators").stdout
     page = call("estimators", "binning").stdout

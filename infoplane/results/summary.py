@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.text import printable
+
 if TYPE_CHECKING:
     from infoplane.results._views import Curve
     from infoplane.results.table import ResultTable
@@ -149,6 +151,15 @@ class CurveSummary:
     runs: tuple[str, ...]
     step: npt.NDArray[np.int64]
     summary: Summary
+
+    def __str__(self) -> str:
+        """The value at the last common step, in one line."""
+        band = self.summary
+        spread = "" if math.isnan(band.low[-1]) else f" [{band.low[-1]:.3f}, {band.high[-1]:.3f}]"
+        return (
+            f"{printable(self.layer)} {self.quantity} of {printable(self.estimator)}, {printable(self.subset)}: "
+            f"{band.mean[-1]:.3f}{spread} {self.unit} at step {self.step[-1]} ({band.words})"
+        )
 
 
 def summarize(
