@@ -19,7 +19,7 @@ from infoplane.estimators._counts import Stretches
 SORT_ELEMENTS = 2**20
 COMPARE_ELEMENTS = 2**15
 _COMPARED_EDGES = 96
-_COUNTED = 2**19
+_MARKED = 2**16
 
 
 class Rule(NamedTuple):
@@ -246,18 +246,22 @@ class HalfCells:
     def __init__(self, t: Tensor, low: float | None, rule: Rule) -> None:
         self.t, self.low, self.radix, self.digits = t, 0, rule.edges + 1, 1
         self.tables = np.zeros((len(t), 2**16), dtype=np.uint8)
+        self.index = torch.empty(_MARKED, dtype=torch.int64)
+        self.ones = torch.ones(_MARKED, dtype=torch.bool)
         parts = [self._table(i, low, rule) for i in range(len(t))]
         self.found = Edges(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def _table(self, i: int, low: float | None, rule: Rule) -> Edges:
         flat = self.t[i].reshape(-1).view(torch.int16).numpy().view(np.uint16)
-        seen = np.zeros(2**16, dtype=np.int64)
-        for a in range(0, len(flat), _COUNTED):
-            seen += np.bincount(flat[a : a + _COUNTED], minlength=2**16)
-        seen[0] += seen[0x8000]
-        seen[0x8000] = 0
+        seen = np.zeros(2**16, dtype=bool)
+        mark = torch.from_numpy(seen)
+        for a in range(0, len(flat), _MARKED):
+            part = flat[a : a + _MARKED]
+            np.copyto(self.index[: len(part)].numpy(), part)
+            mark.scatter_(0, self.index[: len(part)], self.ones[: len(part)])
+        seen[0] |= seen[0x8000]
         patterns, values, finite = _patterns(self.t.dtype)
-        present = seen[patterns] > 0
+        present = seen[patterns]
         own, u = patterns[present], values[present]
         bad = bool(seen[~finite].any())
         # Each distinct value once: the same edges as from all of them.
