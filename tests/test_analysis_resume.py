@@ -137,8 +137,9 @@ def kills(run, whole, tmp_path, wanted, seed):
         table.unlink(missing_ok=True)
         table.with_suffix(".json").unlink(missing_ok=True)
         for target in sorted(chance.randrange(len(whole)) for _ in range(3)):
-            done += killed(context, (run, table), target, chance.uniform(0, 0.02))
-            with_rows += len(ResultTable.read(table)) > 0
+            stopped = killed(context, (run, table), target, chance.uniform(0, 0.02))
+            done += stopped
+            with_rows += stopped and len(ResultTable.read(table)) > 0
             assert whole.startswith(whole_lines(table.read_bytes()))
         request(run, table)
         assert table.read_bytes() == whole, f"after {done} kills, seed {seed}"
