@@ -56,7 +56,7 @@ def test_cut_anywhere(run, whole, tmp_path, kept_meta, fast_disk):
         assert len(found) == whole.count(b"\n") - 1
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(1500)
 def test_cut_at_every_line(run, whole, tmp_path, fast_disk):
     table = tmp_path / "cut.csv"
@@ -151,7 +151,7 @@ def test_killed_and_resumed(run, whole, tmp_path):
     assert kills(run, whole, tmp_path, wanted=12, seed=0) > 0
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(3000)
 def test_killed_and_resumed_two_hundred_times(run, whole, tmp_path):
     assert kills(run, whole, tmp_path, wanted=200, seed=1) > 50

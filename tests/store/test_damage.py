@@ -130,7 +130,7 @@ def test_a_shard_notices_damage_without_the_manifest(run, tmp_path, capsys):
     assert seen["refused"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(3600)
 def test_much_damage_is_named_or_harmless(run, tmp_path, capsys):
     seen = damage(run, tmp_path / "a", FILES, 150)

@@ -112,7 +112,7 @@ def test_every_call_may_fail_once(tmp_path, capsys):
         print(f"\n  fault points {points}: acknowledged lost 0, torn 0; {reported} dropped a step and said so")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(3600)
 def test_every_call_may_fail_once_with_every_error(tmp_path, capsys):
     errors = [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.ENOMEM]

@@ -92,7 +92,7 @@ def test_killed_recordings_lose_nothing_acknowledged(recorder, tmp_path, capsys,
               f"but not yet acknowledged, {leftovers} temporary files left")  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("samples", [64, 2000])
 def test_a_thousand_kills(recorder, tmp_path, capsys, samples):
