@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,3 +18,34 @@ def _one_torch_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+# With INFOPLANE_STRICT_SKIPS a test may be skipped only for what its markers say it needs: "1" on a machine without
+# the extras and a browser, "all" where everything that can be installed is.
+_STRICT = os.environ.get("INFOPLANE_STRICT_SKIPS", "")
+_EXCUSES = {"gpu", "data"} if _STRICT == "all" else {"gpu", "data", "extra", "browser"}
+_unexcused: list[str] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and not _EXCUSES & {m.name for m in item.iter_markers()}:
+        _unexcused.append(f"{item.nodeid}: {report.longrepr[2] if isinstance(report.longrepr, tuple) else 'skipped'}")
+    return report
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.skipped and _STRICT == "all":
+        _unexcused.append(f"{report.nodeid}: its imports")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _STRICT and _unexcused and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _STRICT and _unexcused:
+        terminalreporter.section("skipped without an excuse", red=True)
+        terminalreporter.write_line("\n".join(_unexcused))

@@ -393,6 +393,7 @@ def test_repr_and_html_escape():
     assert repr(table).startswith("ResultTable: 30 rows")
 
 
+@pytest.mark.extra
 def test_dataframe_has_the_columns():
     pytest.importorskip("pandas")
     frame = ResultTable.from_rows(plane_rows()).to_dataframe()
@@ -401,6 +402,7 @@ def test_dataframe_has_the_columns():
     assert len(frame) == 12
 
 
+@pytest.mark.extra
 def test_xarray_puts_every_value_in_its_place():
     pytest.importorskip("xarray")
     table = ResultTable.from_rows(plane_rows(steps=(3, 1)))
