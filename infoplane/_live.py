@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -40,6 +40,7 @@ def live(
     subsets: str | Sequence[str] = ("all",),
     table: str | os.PathLike[str] | None = None,
     prepare: Literal["refuse", "first"] = "refuse",
+    on_rows: Callable[[Sequence[Row]], None] | None = None,
 ) -> Live:
     """A sink for `Recorder(..., sinks=[live("kde")])` that estimates every snapshot when it is taken.
 
@@ -57,12 +58,15 @@ def live(
         layer's own range: refuse it, or let it see the first snapshot only. Values beyond that range are
         then flagged `out_of_range`.
 
+    on_rows : function of the rows of a snapshot, optional
+        Called when they are written; see `infoplane.integrations.tensorboard.scalars`.
+
     Raises
     ------
     ValueError
         At the first snapshot, for an estimator that needs the whole run, when that is refused.
     """
-    return Live(estimators, subsets=subsets, table=table, prepare=prepare)
+    return Live(estimators, subsets=subsets, table=table, prepare=prepare, on_rows=on_rows)
 
 
 class _NeedsRun(ValueError):
@@ -81,6 +85,7 @@ class Live:
         subsets: str | Sequence[str],
         table: str | os.PathLike[str] | None,
         prepare: Literal["refuse", "first"],
+        on_rows: Callable[[Sequence[Row]], None] | None,
     ) -> None:
         if prepare not in ("refuse", "first"):
             raise ValueError(f"prepare must be 'refuse' or 'first', got {prepare!r}")
@@ -88,6 +93,7 @@ class Live:
         self._subset_names = subsets
         self._path = table
         self._prepare = prepare
+        self._on_rows = on_rows
         self._prepared: dict[tuple[int, str, str], Any] = {}
         self._refused: set[tuple[str, str, str]] = set()
         self._index: TableIndex | None = None
@@ -141,6 +147,8 @@ class Live:
                 rows += self._estimate(snapshot, layer, snapshot.tensors[layer.key])
         self._index.add(rows)
         self._rows += rows
+        if self._on_rows is not None:
+            self._on_rows(rows)
 
     def _estimate(self, snapshot: Snapshot, layer: Layer, values: Tensor) -> list[Row]:
         t = _widened(values).reshape(1, len(values), -1)

@@ -1,0 +1,30 @@
+"""Curves of a running training in TensorBoard, through the writer that the user has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+
+class ScalarWriter(Protocol):
+    """`torch.utils.tensorboard.SummaryWriter`, tensorboardX, or anything with this method."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> Any: ...
+
+
+def scalars(writer: ScalarWriter, quantities: Sequence[str] = ("I(X;T)", "I(T;Y)")) -> Callable[[Iterable[Any]], None]:
+    """For `infoplane.live(..., on_rows=scalars(writer))`: a scalar for each layer and quantity.
+
+    Tags are `I(X;T)/estimator/layer`, with the subset in front of the layer where it is not the whole probe. The
+    writer is used, never opened or closed. Values that are refused (NaN) are left out.
+    """
+
+    def log(rows: Iterable[Any]) -> None:
+        for row in rows:
+            if row.quantity in quantities and math.isfinite(row.value):
+                subset = "" if row.subset == "all" else f"{row.subset}/"
+                tag = f"{row.quantity}/{row.estimator}/{subset}{row.layer}"
+                writer.add_scalar(tag, float(row.value), int(row.step))
+
+    return log
