@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -336,9 +337,17 @@ def wrong_rows(key: str, shape: tuple[int, ...], rows: int) -> str:
 
 
 def _check_half(values: Tensor, key: str) -> None:
+    """Float16 must not make infinities; where it makes many zeros, say so."""
     finite = values[torch.isfinite(values)]
-    if finite.numel() and float(finite.abs().max()) > HALF_MAX:
+    largest = float(finite.abs().max()) if finite.numel() else 0.0
+    if largest > HALF_MAX:
         raise ValueError(
-            f"layer {key!r} reaches {float(finite.abs().max()):.6g}, beyond float16 (65504); "
-            "store it as bfloat16 or float32"
+            f"layer {key!r} reaches {largest:.6g}, beyond float16 (65504); store it as bfloat16 or float32"
+        )
+    nonzero = int(torch.count_nonzero(values))
+    lost = nonzero - int(torch.count_nonzero(values.half()))
+    if lost > 1e-3 * nonzero:
+        warnings.warn(
+            f"float16 makes {lost} of {nonzero} nonzero values of layer {key!r} zero; store it as bfloat16 or float32",
+            stacklevel=8,
         )

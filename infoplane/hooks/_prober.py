@@ -151,8 +151,8 @@ class Prober:
                 self._chunk_mask,
                 members=self.members,
             )
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()  # the copies into page-locked memory
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)  # the copies into host memory
         return results
 
     def _axis_only(self) -> Members | None:

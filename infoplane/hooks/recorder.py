@@ -506,8 +506,8 @@ class Recorder:
     def _arrays(self, values: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
         """As arrays in host memory, once the device has finished its copies."""
         hosted = {key: v if v.device.type == "cpu" else self._to_host(v) for key, v in values.items()}
-        if self._prober.device.type == "cuda":
-            torch.cuda.current_stream(self._prober.device).synchronize()
+        if self._prober.device.type != "cpu":
+            torch.accelerator.synchronize(self._prober.device)
         return {key: self._pool.lend(v) for key, v in hosted.items()}
 
     def _to_host(self, values: Tensor) -> Tensor:

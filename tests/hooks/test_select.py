@@ -265,6 +265,12 @@ class TestStructures:
         with pytest.raises(ValueError, match=r"has no tensor at '\[3\]'; it has \[0\]"):
             record(Returns(lambda h: (h, h)), X, layers="inner@out[3]")
 
+    def test_packed_sequences(self):
+        pack = nn.utils.rnn.pack_padded_sequence
+        model = Returns(lambda h: pack(h[:, :, None], torch.full((len(h),), 3), batch_first=True))
+        with pytest.raises(TypeError, match="is a PackedSequence, which holds no dense tensor"):
+            record(model, X, layers="inner")
+
     @pytest.mark.parametrize(
         ("make", "what"), [(lambda h: None, "None"), (lambda h: "text", "a str"), (lambda h: [object()], "a list")]
     )
@@ -279,10 +285,12 @@ class TestStructures:
         ("make", "kind"),
         [
             (lambda h: h.to_sparse(), "a sparse_coo tensor"),
+            (lambda h: torch.nested.nested_tensor([h[:5], h[5:]], layout=torch.jagged), "a nested tensor"),
+            (lambda h: torch.nested.nested_tensor([h[:5], h[5:]]), "a nested tensor"),
             (lambda h: torch.quantize_per_tensor(h, 0.1, 0, torch.qint8), "a quantized tensor"),
         ],
     )
-    @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+    @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:The PyTorch API of nested tensors")
     def test_odd_layouts(self, make, kind):
         with pytest.raises(TypeError, match=f"layer 'inner' is {kind}; make it dense"):
             record(Returns(make), X, layers="inner")

@@ -226,6 +226,14 @@ class TestStoredDtype:
         with pytest.raises(ValueError, match=r"layer '0' reaches 1\d+, beyond float16 \(65504\)"):
             record(model, X, dtype=torch.float16)
 
+    def test_underflow(self):
+        model = nn.Sequential(nn.Linear(4, 3))
+        with torch.no_grad():
+            model[0].weight.mul_(1e-9)
+            model[0].bias.zero_()
+        with pytest.warns(UserWarning, match="float16 makes 30 of 30 nonzero values of layer '0' zero"):
+            record(model, X, dtype=torch.float16)
+
     def test_integers_and_booleans_stay(self):
         class Codes(nn.Module):
             def __init__(self, make):
