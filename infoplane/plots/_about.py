@@ -33,12 +33,13 @@ def about(series: Series, grids: Sequence[Grid]) -> list[str]:
         parts.append(f"run {safe_text(series.runs[0], limit=24)}")
     else:
         parts.append(f"{len(series.runs)} runs")
+    meanings: dict[str, list[str]] = {}
     for grid in grids:
         bound = [f"{b} bound" for b in sorted(grid.bounds) if b in ("upper", "lower")]
         words = [safe_text(e) for e in sorted(grid.estimands)] + bound
         if words:
-            parts.append(f"{safe_text(grid.quantity)}: {', '.join(words)}")
-    return parts
+            meanings.setdefault(", ".join(words), []).append(safe_text(grid.quantity))
+    return parts + [f"{', '.join(names)}: {words}" for words, names in meanings.items()]
 
 
 def doubtful(flagged: int, of: int, name: str, mark: str) -> list[str]:

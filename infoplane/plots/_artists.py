@@ -349,7 +349,8 @@ def end_labels(ax: Axes, labels: Sequence[Label]) -> None:
     box = ax.get_window_extent()
     heights = ax.transData.transform([(label.x, label.y) for label in labels])[:, 1] * to_points
     low, high = box.y0 * to_points + size * 0.3, box.y1 * to_points - size * 0.3
-    placed = spread(heights, 1.15 * size, low, high)
+    # Of labels at one height the first stays on top: positions grow upwards, so the last is placed first.
+    placed = spread(np.round(heights)[::-1], 1.15 * size, low, high)[::-1]
     beside = ax.transAxes + ScaledTranslation(END_GAP / 72, 0, figure.dpi_scale_trans)
     for label, height in zip(labels, placed, strict=True):
         ax.annotate(

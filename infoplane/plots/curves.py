@@ -152,7 +152,7 @@ def curves(
         raise ValueError(
             f"ax takes one quantity and no metrics, got {', '.join(names)}; pass quantities='I(T;Y)', or no ax"
         )
-    parts = list(dict.fromkeys(part for data in shown for part in data.caption))
+    parts = about(series, [grid(series, name) for name in names])
     if ax is not None:
         with canvas(ax):
             draw_curve(ax, shown[0], log=log, against=against)

@@ -102,6 +102,9 @@ def series_plane(series: Series, *, against: Literal["step", "epoch"] = "step") 
     saturated = (xt.flag("saturated") | ty.flag("saturated")) & present
     caption = about(series, (xt, ty)) + dpi_words(series)
     caption += doubtful(int(saturated.sum()), int(present.sum()), "saturated", "hollow")
+    chance = int((ty.flag("below_null") & present).sum())
+    if chance:
+        caption.append(f"I(T;Y) no more than chance in {chance} of {int(present.sum())}")
     lost = int((xt.flag("nonfinite") | ty.flag("nonfinite") | huge).sum())
     caption += doubtful(lost, int(present.sum()) + lost, "not finite", "not drawn")
     return PlaneData(

@@ -6,6 +6,7 @@ with an underscore, and cannot draw control characters; a name must neither lose
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from matplotlib.textpath import TextPath
@@ -58,7 +59,10 @@ def text_width(text: str, size: float) -> float:
 
 
 def wrap(parts: Sequence[str], width: float, size: float, *, joint: str = "  ·  ") -> str:
-    """Join `parts` into lines of at most `width` points, broken between parts and, within one, at spaces."""
+    """Join `parts` into lines of at most `width` points, broken between parts and, within one, at spaces.
+
+    A setting, `name = value`, stays together.
+    """
     lines: list[str] = []
     line = ""
     for part in parts:
@@ -69,7 +73,7 @@ def wrap(parts: Sequence[str], width: float, size: float, *, joint: str = "  · 
         if line:
             lines.append(line)
         line = ""
-        for word in part.split(" "):
+        for word in re.split(r"(?<! =) (?!= )", part):
             longer = f"{line} {word}" if line else word
             if line and text_width(longer, size) > width:
                 lines.append(line)

@@ -143,5 +143,6 @@ def _layers(rows: ResultTable, mask: npt.NDArray[np.bool_], most: int = 6) -> st
         hit = int((mask & mine & is_in(rows["quantity"], [quantity])).sum())
         of = int((mine & is_in(rows["quantity"], [quantity])).sum())
         parts.append(f"{shorten(printable(layer), 32)} ({hit} of {of})")
-    more = f" and {len(parts) - most} more layers" if len(parts) > most else ""
+    rest = len(parts) - most
+    more = f" and {rest} more" if rest > 0 else ""
     return "layer " + ", ".join(parts[:most]) + more if len(parts) == 1 else "layers " + ", ".join(parts[:most]) + more

@@ -302,7 +302,7 @@ def settings_words(settings: str) -> list[str]:
     """The settings that change what a number means, as `n_bins = 30`; unset ones and seeds are left out."""
     out = []
     for name, value in json.loads(settings or "{}").items():
-        if value is None or name in _UNINTERESTING:
+        if value is None or value == [] or name in _UNINTERESTING:
             continue
         if isinstance(value, list):
             value = "(" + ", ".join(f"{v:g}" if isinstance(v, int | float) else str(v) for v in value) + ")"

@@ -48,6 +48,16 @@ def test_caption_says_what_was_measured_and_what_to_doubt(table):
     assert "5 of 30 points saturated (hollow)" in caption
 
 
+def test_points_at_chance_are_counted(table):
+    rows = [row._replace(flags="below_null") if row.quantity == "I(T;Y)" and row.step < 5 else row for row in table]
+    assert "I(T;Y) no more than chance in 12 of 30" in plane_data(ResultTable.from_rows(rows)).caption
+
+
+def test_meanings_that_agree_are_said_once(table):
+    rows = [row._replace(estimand="binned") for row in table]
+    assert "I(X;T), I(T;Y): binned" in plane_data(ResultTable.from_rows(rows)).caption
+
+
 def test_an_upper_bound_and_a_subset_are_named():
     table = synthetic.table(steps=STEPS, bounds=True, subset="test", estimator="kde", config={"noise_std": 0.1})
     caption = plane_data(table).caption

@@ -33,6 +33,16 @@ def test_safe_text_is_short_plain_and_in_one_line(text):
     assert shown.isprintable()
 
 
+@pytest.mark.slow
+@given(st.text(st.characters(), max_size=40) | st.sampled_from(HOSTILE))
+@settings(max_examples=10_000, deadline=None)
+def test_ten_thousand_names_show_themselves(text):
+    shown = safe_text(text, limit=400)
+    assert not is_math_text(shown)
+    assert shown.isprintable()
+    assert shown.replace(r"\$", "$") == (printable(text).strip() or "(no name)")
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_escaped_text_shows_itself(text):
     """What Matplotlib draws of an escaped short name is the printable name, dollars included."""
@@ -59,6 +69,12 @@ def test_wrap_breaks_between_parts_first():
     lines = wrap(["one", "two", "three four five"], 60, 7).split("\n")
     assert lines[0].startswith("one")
     assert " ".join(lines).split() == ["one", "·", "two", "three", "four", "five"]
+
+
+def test_wrap_keeps_a_setting_together():
+    assert all(
+        line.count("=") == line.count(" = ") for line in wrap(["kde, noise_std = 0.1, rule = max"], 50, 7).split("\n")
+    )
 
 
 def rename(table: ResultTable, names: dict[str, str], run: str) -> ResultTable:

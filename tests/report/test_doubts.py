@@ -71,4 +71,4 @@ def test_every_flag_has_a_sentence(flag):
 def test_long_lists_of_layers_are_cut():
     many = tuple(f"layer{i}" for i in range(9))
     every = [row._replace(flags="ties") for row in rows(layers=many)]
-    assert texts(ResultTable.from_rows(every), "ties")[0].split(" had ")[0].endswith("and 3 more layers")
+    assert texts(ResultTable.from_rows(every), "ties")[0].split(" had ")[0].endswith("and 3 more")

@@ -177,6 +177,14 @@ def test_any_names_stay_text(text):
     check_inert(text)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("_no_plotly")
+@given(st.text(st.characters(), max_size=60) | st.sampled_from(HOSTILE))
+@settings(max_examples=2_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_two_thousand_names_stay_text(text):
+    check_inert(text)
+
+
 def check_inert(text: str) -> None:
     layers = (text or "x", "plain")
     every = [r._replace(subset=text or "all") for r in rows(run=text, layers=layers, steps=(0, 1))]
