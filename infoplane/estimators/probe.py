@@ -30,7 +30,7 @@ _SCORE_BYTES = 64 << 20
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Probe:
+class LinearProbe:
     """V-information of linear probes: H(Y) minus held-out cross-entropy, in expectation a lower bound on I(T;Y).
 
     Classes: multinomial logistic regression. The cross-entropy of any q(y|t) is at least H(Y|T), and each
@@ -84,7 +84,7 @@ class Probe:
     --------
     >>> y = torch.tensor([0, 1]).repeat(100)
     >>> t = torch.stack([10.0 * y, torch.zeros(200)])[:, :, None]     # informative, then constant
-    >>> [round(v, 2) for v in Probe().estimate(t, y)["I(T;Y)"].value.tolist()]
+    >>> [round(v, 2) for v in LinearProbe().estimate(t, y)["I(T;Y)"].value.tolist()]
     [1.0, -0.01]
     """
 

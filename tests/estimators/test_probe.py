@@ -11,7 +11,7 @@ import scipy.optimize
 import torch
 
 from infoplane.estimators import bin_targets
-from infoplane.estimators.probe import Probe
+from infoplane.estimators.probe import LinearProbe
 
 
 def generator(seed):
@@ -44,7 +44,7 @@ def test_equal_variance_gaussians(means):
     """log p(y|t) is linear in t, so the bound is tight: off by 4 standard errors, and the cost of K (U + 1)
     coefficients, each 1/(2N) nats, at most."""
     t, y = gaussian_classes(means, 4000, seed=0)
-    found = Probe().estimate(t, y)["I(T;Y)"]
+    found = LinearProbe().estimate(t, y)["I(T;Y)"]
     error = float((found.high - found.low) / 3.92)
     assert abs(float(found.value) - gaussian_classes_bits(means)) < 4 * error + 2 * len(means) / (2 * 4000) / math.log(
         2
@@ -66,7 +66,7 @@ def test_in_expectation_a_lower_bound_and_its_interval():
     """Over 60 samples of 200: the mean is under the truth within its error, and at least 51 intervals of 60 hold
     the truth (57 expected at 95 %, 51 is beyond 3 standard deviations; the bias of -0.02 bit is included)."""
     truth = gaussian_classes_bits((-1.0, 1.0))
-    found = Probe().estimate(*many_gaussian_layers(60, 200, seed=0))["I(T;Y)"]
+    found = LinearProbe().estimate(*many_gaussian_layers(60, 200, seed=0))["I(T;Y)"]
     assert float(found.value.mean()) < truth + 3 * float(found.value.std()) / math.sqrt(60)
     assert float(found.value.mean()) > truth - 0.05
     assert int(((found.low <= truth) & (truth <= found.high)).sum()) >= 51
@@ -78,10 +78,10 @@ def test_gaussian_target(rho):
     g = generator(1)
     y = torch.randn(4000, generator=g, dtype=torch.float64)
     t = (rho * y + math.sqrt(1 - rho**2) * torch.randn(4000, generator=g, dtype=torch.float64))[None, :, None]
-    found = Probe().estimate(t, y)["I(T;Y)"]
+    found = LinearProbe().estimate(t, y)["I(T;Y)"]
     error = float((found.high - found.low) / 3.92)
     assert abs(float(found.value) + 0.5 * math.log2(1 - rho**2)) < 4 * error + 0.001
-    assert torch.equal(Probe().estimate(t, torch.exp(3 * y))["I(T;Y)"].value, found.value)
+    assert torch.equal(LinearProbe().estimate(t, torch.exp(3 * y))["I(T;Y)"].value, found.value)
 
 
 def test_vector_target():
@@ -89,10 +89,10 @@ def test_vector_target():
     g = generator(2)
     y = torch.randn(4000, 2, generator=g, dtype=torch.float64)
     t = (y * 0.8 + 0.6 * torch.randn(4000, 2, generator=g, dtype=torch.float64))[None]
-    found = Probe().estimate(t, y)["I(T;Y)"]
+    found = LinearProbe().estimate(t, y)["I(T;Y)"]
     assert found.bound == "point"
     assert float(found.value) == pytest.approx(-math.log2(1 - 0.64), abs=0.08)  # 4 standard errors of about 0.02
-    again = Probe().estimate(t, torch.cat([y, 2 * y[:, :1]], 1))["I(T;Y)"]
+    again = LinearProbe().estimate(t, torch.cat([y, 2 * y[:, :1]], 1))["I(T;Y)"]
     assert float(again.value) == pytest.approx(float(found.value), abs=0.02)
 
 
@@ -136,7 +136,7 @@ def slow_value(t, y, fold, ridge):
 def test_slow_reference(units):
     """Fewer and more units than samples (two routes to the principal coordinates)."""
     t, y = gaussian_classes((0.0, 1.0, 3.0), 60, seed=3, noise_units=units - 1)
-    probe = Probe(ridge=0.5)
+    probe = LinearProbe(ridge=0.5)
     found = probe.estimate(t, y)["I(T;Y)"].value
     fold = probe._fold_of_row(torch.arange(60)).numpy()
     assert float(found) == pytest.approx(slow_value(t[0].numpy(), y.numpy(), fold, 0.5), abs=1e-4)
@@ -146,7 +146,7 @@ def test_random_labels_carry_nothing():
     for units in (2, 200):
         t = torch.randn(8, 300, units, generator=generator(4))
         y = torch.randint(2, (300,), generator=generator(5))
-        value = Probe().estimate(t, y)["I(T;Y)"].value
+        value = LinearProbe().estimate(t, y)["I(T;Y)"].value
         assert float(value.mean()) < 0.01
         assert float(value.max()) < 0.05
 
@@ -157,8 +157,8 @@ def test_same_inputs_stay_in_one_fold():
     half = torch.randn(1, 100, 300, generator=g)
     y = torch.randint(2, (100,), generator=g).repeat(2)
     t = torch.cat([half, half], dim=1)
-    honest = Probe().estimate(t, y, x_ids=torch.arange(100).repeat(2))["I(T;Y)"].value
-    leaking = Probe().estimate(t, y)["I(T;Y)"].value
+    honest = LinearProbe().estimate(t, y, x_ids=torch.arange(100).repeat(2))["I(T;Y)"].value
+    leaking = LinearProbe().estimate(t, y)["I(T;Y)"].value
     assert float(honest) < 0.05
     assert float(leaking) > 0.3
 
@@ -168,28 +168,28 @@ def test_xor_is_missed_and_said_so():
     bits = torch.randint(2, (1000, 2), generator=g)
     t = (2.0 * bits - 1 + 0.2 * torch.randn(1000, 2, generator=g))[None]
     y = bits[:, 0] ^ bits[:, 1]
-    plain = Probe().estimate(t, y)["I(T;Y)"]
+    plain = LinearProbe().estimate(t, y)["I(T;Y)"]
     assert abs(float(plain.value)) < 0.03
     assert plain.flags["unreliable"].all()
-    richer = Probe(random_features=200).estimate(t, y)["I(T;Y)"]
+    richer = LinearProbe(random_features=200).estimate(t, y)["I(T;Y)"]
     assert float(richer.value) > 0.95
     assert not richer.flags["unreliable"].any()
 
 
 def test_non_monotone_regression_is_flagged():
     x = torch.randn(1000, generator=generator(8), dtype=torch.float64)
-    found = Probe().estimate(x[None, :, None], x**2)["I(T;Y)"]
+    found = LinearProbe().estimate(x[None, :, None], x**2)["I(T;Y)"]
     assert found.flags["unreliable"].all()
 
 
 def test_no_false_alarm_where_the_model_is_right():
-    found = Probe().estimate(*many_gaussian_layers(40, 500, seed=1, noise_units=5))["I(T;Y)"]
+    found = LinearProbe().estimate(*many_gaussian_layers(40, 500, seed=1, noise_units=5))["I(T;Y)"]
     assert not found.flags["unreliable"].any()
 
 
 def test_overfit_is_flagged():
     t, y = gaussian_classes((-1.5, 1.5), 60, seed=9, noise_units=400)
-    found = Probe().estimate(t, y)["I(T;Y)"]
+    found = LinearProbe().estimate(t, y)["I(T;Y)"]
     assert found.flags["unreliable"].all()
     assert float(found.value) < gaussian_classes_bits((-1.5, 1.5))
 
@@ -198,37 +198,37 @@ def test_overfit_is_flagged():
 def test_units_may_be_rescaled_and_reordered(y):
     t = torch.randn(2, 200, 5, generator=generator(10), dtype=torch.float64)
     t[..., 0] += y
-    value = Probe().estimate(t, y)["I(T;Y)"].value
+    value = LinearProbe().estimate(t, y)["I(T;Y)"].value
     scale = torch.tensor([1e-200, -3.0, 1.0, 1e150, 7.0], dtype=torch.float64)
     moved = (t * scale + 2 * scale)[..., [4, 2, 0, 1, 3]]
-    torch.testing.assert_close(Probe().estimate(moved, y)["I(T;Y)"].value, value, atol=1e-4, rtol=0)
+    torch.testing.assert_close(LinearProbe().estimate(moved, y)["I(T;Y)"].value, value, atol=1e-4, rtol=0)
     assert not torch.equal(value[0], value[1])
-    alone = torch.cat([Probe().estimate(part, y)["I(T;Y)"].value for part in t.split(1)])
+    alone = torch.cat([LinearProbe().estimate(part, y)["I(T;Y)"].value for part in t.split(1)])
     torch.testing.assert_close(alone, value, atol=1e-9, rtol=0)
 
 
 def test_float32_with_an_offset():
     t, y = gaussian_classes((-1.0, 1.0), 500, seed=11)
-    value = Probe().estimate(t, y)["I(T;Y)"].value
-    torch.testing.assert_close(Probe().estimate((t + 100).float(), y)["I(T;Y)"].value, value, atol=1e-3, rtol=0)
+    value = LinearProbe().estimate(t, y)["I(T;Y)"].value
+    torch.testing.assert_close(LinearProbe().estimate((t + 100).float(), y)["I(T;Y)"].value, value, atol=1e-3, rtol=0)
 
 
 def test_degenerate_inputs():
     y = torch.arange(50) % 2
-    constant = Probe().estimate(torch.full((1, 50, 3), 0.1), y)["I(T;Y)"]
+    constant = LinearProbe().estimate(torch.full((1, 50, 3), 0.1), y)["I(T;Y)"]
     assert constant.flags["degenerate"].all()
     assert -0.05 < float(constant.value) <= 0
-    single = Probe().estimate(torch.randn(1, 50, 3, generator=generator(0)), torch.zeros(50, dtype=torch.long))[
+    single = LinearProbe().estimate(torch.randn(1, 50, 3, generator=generator(0)), torch.zeros(50, dtype=torch.long))[
         "I(T;Y)"
     ]
     assert single.flags["single_class"].all()
     assert float(single.value) == 0.0
-    flat = Probe().estimate(torch.randn(1, 50, 3, generator=generator(0)), torch.zeros(50))["I(T;Y)"]
+    flat = LinearProbe().estimate(torch.randn(1, 50, 3, generator=generator(0)), torch.zeros(50))["I(T;Y)"]
     assert flat.flags["degenerate"].all()
     assert float(flat.value) == 0.0
-    tied = Probe().estimate(torch.randn(1, 50, 3, generator=generator(0)), (y + 0.0))["I(T;Y)"]
+    tied = LinearProbe().estimate(torch.randn(1, 50, 3, generator=generator(0)), (y + 0.0))["I(T;Y)"]
     assert tied.flags["ties"].all()
-    few = Probe().estimate(torch.randn(1, 50, 3, generator=generator(0)), torch.arange(50) // 2)["I(T;Y)"]
+    few = LinearProbe().estimate(torch.randn(1, 50, 3, generator=generator(0)), torch.arange(50) // 2)["I(T;Y)"]
     assert few.flags["few_samples"].all()
 
 
@@ -236,7 +236,7 @@ def test_a_class_outside_the_fitted_rows_stays_finite():
     y = torch.zeros(40, dtype=torch.long)
     y[7] = 1
     t = 10.0 * y[None, :, None].double()
-    value = Probe().estimate(t, y)["I(T;Y)"].value
+    value = LinearProbe().estimate(t, y)["I(T;Y)"].value
     assert torch.isfinite(value).all()
     assert float(value) > -math.log2(40 * 2)
 
@@ -245,7 +245,7 @@ def test_code_length_of_separable_classes():
     """256 samples: 16 coded uniformly at log2 3 bits, the rest nearly free."""
     y = torch.arange(256) % 3
     t = torch.nn.functional.one_hot(y, 3).double()[None] * 10
-    found = Probe(code_length=True).estimate(t, y)["prequential code length"]
+    found = LinearProbe(code_length=True).estimate(t, y)["prequential code length"]
     assert found.unit == "bit/label"
     assert found.bound == "upper"
     assert float(found.value) == pytest.approx(16 * math.log2(3) / 256, abs=0.03)
@@ -255,15 +255,15 @@ def test_code_length_of_separable_classes():
 def test_code_length_of_random_labels_is_their_entropy_and_the_price_of_learning_nothing():
     y = torch.randint(2, (512,), generator=generator(12))
     t = torch.randn(1, 512, 10, generator=generator(13))
-    value = float(Probe(code_length=True).estimate(t, y)["prequential code length"].value)
+    value = float(LinearProbe(code_length=True).estimate(t, y)["prequential code length"].value)
     assert 0.98 < value < 1.1
-    assert "prequential code length" not in Probe(code_length=True).estimate(t, y.double())
+    assert "prequential code length" not in LinearProbe(code_length=True).estimate(t, y.double())
 
 
 def test_code_length_exceeds_conditional_entropy():
     means = (-1.0, 1.0)
     t, y = gaussian_classes(means, 2048, seed=14)
-    found = Probe(code_length=True).estimate(t, y)
+    found = LinearProbe(code_length=True).estimate(t, y)
     length = float(found["prequential code length"].value)
     conditional = 1 - gaussian_classes_bits(means)
     assert conditional - 0.03 < length < conditional + 0.06  # sampling error of H(Y|T) at N = 2048 is 0.01
@@ -271,7 +271,7 @@ def test_code_length_exceeds_conditional_entropy():
 
 def test_targets_may_be_binned_instead():
     x = torch.randn(600, generator=generator(15), dtype=torch.float64)
-    binned = Probe().estimate(x[None, :, None], bin_targets(x, 4))["I(T;Y)"]
+    binned = LinearProbe().estimate(x[None, :, None], bin_targets(x, 4))["I(T;Y)"]
     assert 1.5 < float(binned.value) <= 2.0
 
 
@@ -286,9 +286,9 @@ def test_targets_may_be_binned_instead():
 )
 def test_bad_settings(fields, message):
     with pytest.raises(ValueError, match=message):
-        Probe(**fields)
+        LinearProbe(**fields)
 
 
 def test_too_few_inputs():
     with pytest.raises(ValueError, match="5 folds needs as many different inputs, got 2"):
-        Probe().estimate(torch.randn(1, 20, 2), torch.arange(20) % 2, x_ids=torch.arange(20) % 2)
+        LinearProbe().estimate(torch.randn(1, 20, 2), torch.arange(20) % 2, x_ids=torch.arange(20) % 2)
