@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -139,21 +140,26 @@ class LinearProbe:
             features = torch.cat([z, _fourier(z, self.random_features, self._generator(1))], dim=2)
         design = _Design(features)
         outside = torch.arange(self.folds, device=t.device)[:, None] != fold  # (F, N): what a fold's probe may see
-        model = self._cross_fit(design, task, outside)
-        held_out = model.scores.gather(1, fold.expand(len(t), 1, task.outputs, -1))[:, 0]  # (S, K, N)
-        fitted = (task.row_loss(model.scores) * outside).sum((1, 2)) / outside.sum()
+        validation = ~outside.roll(-1, 0)
+        held_out = z.new_empty(len(t), task.outputs, t.shape[1])
+        fitted, doubtful = z.new_zeros(len(t)), torch.zeros_like(constant)
+        for some in design.at_once(self.folds, task.outputs):
+            model = self._cross_fit(design, task, outside[some], validation[some])
+            for rows, scores in zip(~outside[some], model.scores.unbind(1), strict=True):
+                held_out[:, :, rows] = scores[:, :, rows]
+            fitted += (task.row_loss(model.scores) * outside[some]).sum((1, 2)) / outside.sum()
+            doubtful |= ~model.converged.all(1)
         witness = _fourier(z, WITNESS_FEATURES, self._generator(2))
-        doubtful = ~model.converged.all(1) | task.missed(held_out, witness, 4 * self.seed + 3)
+        doubtful |= task.missed(held_out, witness, 4 * self.seed + 3)
         found = {"I(T;Y)": task.information(held_out, fitted, doubtful, constant)}
         if self.code_length and isinstance(task, Classes):
             found["prequential code length"] = self._code(design, task, constant)
         return found
 
-    def _cross_fit(self, design: _Design, task: Classes | Targets, outside: Tensor) -> Fit:
-        """Fit every fold's probe on the other folds, its ridge chosen without a look at the fold."""
+    def _cross_fit(self, design: _Design, task: Classes | Targets, outside: Tensor, validation: Tensor) -> Fit:
+        """Fit each fold's probe on the rows `outside` (F, N) it, its ridge chosen on the part `validation` of them."""
         if self.ridge != "auto":
             return design.fit(task.loss(outside), design.ones * self.ridge)
-        validation = ~outside.roll(-1, 0)
         ridge, start = _choose_ridge(design, task, outside & ~validation, validation)
         return design.fit(task.loss(outside), ridge, start=start)
 
@@ -168,11 +174,14 @@ class LinearProbe:
         before, block = place < stop[:-1], (place >= stop[:-1]) & (place < stop[1:])  # (J, N)
         total = torch.full((len(constant),), ends[0] * math.log(task.outputs), dtype=torch.float64, device=device)
         if len(before):
-            loss, lengths, model = task.loss(before), [], None
-            for ridge in RIDGES if self.ridge == "auto" else (float(self.ridge),):
-                model = design.fit(loss, design.ones * ridge, start=model)
-                lengths.append((task.row_loss(model.scores) * block).sum(2))  # (S, J)
-            cost = torch.stack(lengths, dim=2)
+            parts = []
+            for some in design.at_once(len(before), task.outputs):
+                loss, lengths, model = task.loss(before[some]), [], None
+                for ridge in RIDGES if self.ridge == "auto" else (float(self.ridge),):
+                    model = design.fit(loss, design.ones * ridge, start=model)
+                    lengths.append((task.row_loss(model.scores) * block[some]).sum(2))
+                parts.append(torch.stack(lengths, dim=2))
+            cost = torch.cat(parts, dim=1)  # (S, J, ridges)
             # The receiver knows the cost of every ridge on the blocks it has, and takes the cheapest too.
             past = cost.cumsum(1) - cost
             past[:, 0, FIRST_RIDGE % cost.shape[2]] = -1.0
@@ -190,6 +199,12 @@ class _Design:
         self.columns = torch.cat([coordinates, torch.ones_like(coordinates[:, :, :1])], dim=2)
         self.squares = torch.cat([squares, torch.full_like(squares[:, :1], self.samples)], dim=1)
         self.ones = coordinates.new_ones(1, 1)
+
+    def at_once(self, subsets: int, outputs: int) -> Iterator[slice]:
+        """Subsets of the rows whose scores fit `_SCORE_BYTES` together: all, but with many classes."""
+        each = 64 * len(self.columns) * self.samples * max(outputs, 1)
+        step = max(1, _SCORE_BYTES // each)
+        return (slice(i, i + step) for i in range(0, subsets, step))
 
     def fit(
         self,

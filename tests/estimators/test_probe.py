@@ -207,6 +207,16 @@ def test_units_may_be_rescaled_and_reordered(y):
     torch.testing.assert_close(alone, value, atol=1e-9, rtol=0)
 
 
+def test_many_classes_go_fold_by_fold(monkeypatch):
+    """Less room for scores: the same numbers."""
+    t, y = gaussian_classes((0.0, 1.0, 3.0), 300, seed=16, noise_units=3)
+    found = LinearProbe(code_length=True).estimate(t.repeat(2, 1, 1), y)
+    monkeypatch.setattr("infoplane.estimators.probe._SCORE_BYTES", 1)
+    again = LinearProbe(code_length=True).estimate(t.repeat(2, 1, 1), y)
+    for name, q in found.items():
+        torch.testing.assert_close(again[name].value, q.value, atol=1e-9, rtol=0)
+
+
 def test_float32_with_an_offset():
     t, y = gaussian_classes((-1.0, 1.0), 500, seed=11)
     value = LinearProbe().estimate(t, y)["I(T;Y)"].value
