@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks._data import labels, tanh_network
-from benchmarks._harness import Row, compare, copy_ms, wall_ms
+from benchmarks._harness import Row, compare, copy_ms
 from infoplane.estimators import _counts, assume_finite
 from infoplane.estimators.binning import Binning
 
@@ -152,7 +152,6 @@ def one_snapshot(rounds: int) -> Row:
         lambda: estimator.estimate(t, y),
         lambda: tishby(t[0].numpy(), y.numpy(), ids.numpy()),
         rounds=rounds,
-        clock=wall_ms,
     )
     return Row(id="B3", case="4096x10, one snapshot", against="IDNNs", must=300.0, aim=1000.0, **vars(timing))
 

@@ -73,7 +73,8 @@ def _table(name: str, samples: int) -> tuple[Tensor, int]:
 
 def corrected_entropy(runs: Runs, samples: int, name: str) -> Tensor:
     """(G,) corrected entropy in bits of each snapshot's counts."""
-    device = runs.lengths.device
+    runs = runs.tensors()
+    device = runs.codes.device
     runs = Runs(runs.lengths.cpu(), runs.offsets.cpu(), runs.codes.cpu())
     if name == "chao-shen":
         return _chao_shen(runs, samples).to(device)
@@ -107,7 +108,8 @@ def _chao_shen(runs: Runs, samples: int) -> Tensor:
     owner = runs.snapshot_of_run()
     values = term(coverage[owner] * runs.lengths / samples)
     total = segment_sums(torch.round(values * 2.0**k).to(torch.int64), runs.offsets)
-    return total.to(torch.float64) / 2.0**k + runs.singles * term(coverage / samples)
+    entropy: Tensor = total.to(torch.float64) / 2.0**k + runs.singles * term(coverage / samples)
+    return entropy
 
 
 def _unseen_tail(runs: Runs, samples: int) -> Tensor:

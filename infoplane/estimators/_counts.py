@@ -4,7 +4,7 @@ Cells of a chunk that stays in cache, 64-bit row keys (`_keys`), the class label
 snapshot, run lengths (`_runs`). Runs of the whole key are the joint counts n(t, y), runs of the key without
 its low bits are n(t): one sort serves both.
 
-Memory beyond the block: one group of snapshots at a time (128 Ki rows on a CPU), a few 64-bit numbers per row
+Memory beyond the block: one group of snapshots at a time (256 Ki rows on a CPU), a few 64-bit numbers per row
 of the group, and one scratch chunk.
 """
 
@@ -20,9 +20,9 @@ from torch import Tensor
 from infoplane.estimators._keys import OneHash, RowKeys, label_bits, row_keys
 from infoplane.estimators._runs import Runs, argsort_rows, find_runs, joint_runs, sort_rows
 
-GROUP_ROWS = 131_072
+GROUP_ROWS = 262_144
 CHUNK_ELEMENTS = 262_144
-_CUDA_FACTOR = 128
+_CUDA_FACTOR = 64
 _JOINT_CLASSES = 256
 EARLY_UNITS = 64
 

@@ -15,7 +15,9 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,7 +77,7 @@ def plug_in(
     scale = float(labels.samples * 2**k)
     whole, s_y = int(table[-1]), int(lookup(table, labels.class_counts).sum())
     shuffled = ShuffledLabels(labels, null_draws, seed, table) if null_draws else None
-    parts: dict[str, list[Tensor]] = {name: [] for name in ("t", "ty", "tx", "txy", "codes", "singles", "null")}
+    parts: dict[str, list[Any]] = {name: [] for name in ("t", "ty", "tx", "txy", "codes", "singles", "null")}
     corrected: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in corrections}
     for group in groups(t, labels, digitize):
         parts["t"].append(weigh(group.t, table))
@@ -91,7 +93,7 @@ def plug_in(
             pairs.append(
                 (corrected_entropy(group.t, labels.samples, name), corrected_entropy(group.ty, labels.samples, name))
             )
-    s = {name: torch.cat(found) for name, found in parts.items() if found}
+    s = {name: _joined(found) for name, found in parts.items() if found}
     s_x = s_xy = 0
     if not labels.distinct:
         s_x = s_xy = int(lookup(table, torch.bincount(labels.x_ids)).sum())
@@ -116,6 +118,10 @@ def plug_in(
         singles=s["singles"],
         corrected={name: _corrected(name, pairs, labels) for name, pairs in corrected.items()},
     )
+
+
+def _joined(parts: list[Any]) -> Tensor:
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else torch.from_numpy(np.concatenate(parts))
 
 
 def _corrected(name: str, pairs: list[tuple[Tensor, Tensor]], labels: Labels) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,8 @@ class ShuffledLabels:
     def joint_sums(self, group: Group) -> Tensor:
         """(G, draws) int64 sums of the table over n(t, y)."""
         if self.labels.classes == 1:
-            return weigh(group.t, self.table)[:, None].expand(-1, self.draws)
+            same: Tensor = weigh(group.t.tensors(), self.table)
+            return same[:, None].expand(-1, self.draws)
         if self.by_input:
             return self._by_sorting_inputs(group)
         runs = _by_falling_count(group.t, self.labels.samples)
@@ -77,10 +78,10 @@ class ShuffledLabels:
             counts = table.index_select(0, ends[part]) - table.index_select(0, ends[part] - lengths[part])
             counts = counts.view(-1, self.draws, width)
             last = lengths[part, None] - counts.sum(2)
-            sums = lookup(self.table, counts.to(torch.int64)).sum(2) + lookup(self.table, last)
-            out.append(sums)
+            out.append(lookup(self.table, counts.to(torch.int64)).sum(2) + lookup(self.table, last))
         values = torch.cat(out) if out else lengths.new_zeros((0, self.draws))
-        return segment_sums(values, runs.offsets)
+        sums: Tensor = segment_sums(values, runs.offsets)
+        return sums
 
     def _by_sorting(self, runs: Runs) -> Tensor:
         lengths, owner = runs.lengths, runs.snapshot_of_run()
@@ -104,7 +105,7 @@ class ShuffledLabels:
         out = []
         for drawn in self.drawn:
             joint = group.ids * self.labels.classes + drawn[input_of_row]
-            out.append(weigh(find_runs(sort_rows(joint)), self.table))
+            out.append(weigh(find_runs(sort_rows(joint)).tensors(), self.table))
         return torch.stack(out, dim=1)
 
 
