@@ -191,7 +191,7 @@ def compare(runs: tuple[Path, ...], out: Path | None, dpi: int, **options: Any) 
     from infoplane.plots.figures import draw_file
     from infoplane.results import read_table, summary
 
-    chosen = {"estimator": (options["estimator"] or "").partition(":")[0], "layer": list(options["layers"])}
+    chosen: dict[str, Any] = {"estimator": (options["estimator"] or "").partition(":")[0], "layer": options["layers"]}
     chosen["subset"] = options["subset"] or "all"
     for one in summary.summarize(read_table(runs), **{name: value for name, value in chosen.items() if value}):
         click.echo(str(one))
