@@ -76,7 +76,7 @@ class Labels:
     Attributes
     ----------
     y, x_ids : (N,) int64
-    classes, inputs : int
+    samples, classes, inputs : int
     class_counts : (K,) int64
     label_of_input : (inputs,) int64, or None where rows of one input differ in their label or every row has
         its own input
@@ -86,6 +86,7 @@ class Labels:
 
     y: Tensor
     x_ids: Tensor
+    samples: int
     classes: int
     inputs: int
     class_counts: Tensor
@@ -95,26 +96,23 @@ class Labels:
     @classmethod
     def of(cls, y: Tensor, x_ids: Tensor) -> Labels:
         class_counts = torch.bincount(y)
-        inputs = int(x_ids.max()) + 1
-        if inputs == len(y):
+        samples, classes, inputs = y.shape[0], class_counts.shape[0], int(x_ids.max()) + 1
+        if inputs == samples:
             # As many inputs as rows: each has one row, and which is which plays no part.
-            return cls(y, x_ids, len(class_counts), inputs, class_counts, label_of_input=None, uniform=True)
+            return cls(y, x_ids, samples, classes, inputs, class_counts, label_of_input=None, uniform=True)
         input_counts = torch.bincount(x_ids)
         label_of_input = torch.zeros_like(input_counts).scatter_(0, x_ids, y)
         one_label = bool((label_of_input[x_ids] == y).all())
         return cls(
             y,
             x_ids,
-            len(class_counts),
+            samples,
+            classes,
             inputs,
             class_counts,
             label_of_input=label_of_input if one_label else None,
             uniform=bool((input_counts == input_counts[0]).all()),
         )
-
-    @property
-    def samples(self) -> int:
-        return len(self.y)
 
     @property
     def distinct(self) -> bool:
