@@ -10,8 +10,6 @@ from infoplane.plots.style import number
 from infoplane.plots.text import safe_text
 from infoplane.results.series import Grid, Series, settings_words
 
-AGAINST = ("step", "epoch")
-
 
 def axis_label(quantity: str, unit: str) -> str:
     """ "I(X;T) [bits]"; another unit keeps its own name."""
@@ -33,6 +31,8 @@ def about(series: Series, grids: Sequence[Grid]) -> list[str]:
         parts.append(f"run {safe_text(series.runs[0], limit=24)}")
     else:
         parts.append(f"{len(series.runs)} runs")
+    if series.left_out:
+        parts.append(f"{series.left_out} snapshots without an epoch not drawn")
     meanings: dict[str, list[str]] = {}
     for grid in grids:
         bound = [f"{b} bound" for b in sorted(grid.bounds) if b in ("upper", "lower")]
@@ -53,6 +53,5 @@ def dpi_words(series: Series) -> list[str]:
 
 
 def times(grid: Grid, against: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    if against not in AGAINST:
-        raise ValueError(f"against must be {' or '.join(AGAINST)}, got {against!r}")
+    """The steps or the epochs of a grid, as `choose` was asked for."""
     return grid.steps if against == "step" else grid.epochs

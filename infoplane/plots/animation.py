@@ -113,7 +113,9 @@ def animate(
     if not 0 < fps <= 100:
         raise ValueError(f"fps must be above 0 and at most 100, got {fps}")
     encoder = find_ffmpeg() if kind == "mp4" else None
-    series = choose(table, estimator=estimator, settings=settings, run=run, subset=subset, layers=layers)
+    series = choose(
+        table, estimator=estimator, settings=settings, run=run, subset=subset, layers=layers, against=against
+    )
     data = series_plane(series, against=against)
     shown = frame_indices(data.steps.size, frames)
     if shown.size < data.steps.size:

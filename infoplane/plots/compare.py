@@ -91,7 +91,9 @@ def compare_data(
     against: Literal["step", "epoch"] = "step",
 ) -> CompareData:
     """Mean and band over the runs of each group; see `compare` for the parameters."""
-    everything = choose(table, estimator=estimator, settings=settings, subset=subset, layers=layers, several_runs=True)
+    everything = choose(
+        table, estimator=estimator, settings=settings, subset=subset, layers=layers, several_runs=True, against=against
+    )
     members = group_runs(everything.runs, groups)
     out, caption_grids = [], []
     tops: dict[str, list[Grid]] = {q: [] for q in quantities}

@@ -68,7 +68,9 @@ def curve_data(
     against: Literal["step", "epoch"] = "step",
 ) -> CurveData:
     """One quantity of one run, as arrays; see `curves` for the parameters."""
-    series = choose(table, estimator=estimator, settings=settings, run=run, subset=subset, layers=layers)
+    series = choose(
+        table, estimator=estimator, settings=settings, run=run, subset=subset, layers=layers, against=against
+    )
     return series_curve(series, quantity, against=against)
 
 
@@ -144,7 +146,9 @@ def curves(
     ValueError
         If the table lacks what is asked for, or leaves a choice that was not made.
     """
-    series = choose(table, estimator=estimator, settings=settings, run=run, subset=subset, layers=layers)
+    series = choose(
+        table, estimator=estimator, settings=settings, run=run, subset=subset, layers=layers, against=against
+    )
     names = [quantities] if isinstance(quantities, str) else list(quantities or default_quantities(series))
     shown = [series_curve(series, name, against=against) for name in names]
     recorded = chosen_metrics(table, series.runs[0], metrics, against)

@@ -47,7 +47,9 @@ def heatmap_data(
     against: Literal["step", "epoch"] = "step",
 ) -> HeatmapData:
     """One quantity of one run as (layers, steps)."""
-    series = choose(table, estimator=estimator, settings=settings, run=run, subset=subset, layers=layers)
+    series = choose(
+        table, estimator=estimator, settings=settings, run=run, subset=subset, layers=layers, against=against
+    )
     one = grid(series, quantity)
     value = np.where(np.abs(one.value) <= HUGE, one.value, np.nan)
     if not np.isfinite(value).any():

@@ -62,7 +62,9 @@ def null_data(
     against: Literal["step", "epoch"] = "step",
 ) -> NullData:
     """A quantity and its null at the given steps; see `null` for the parameters."""
-    series = choose(table, estimator=estimator, settings=settings, run=run, subset=subset, layers=layers)
+    series = choose(
+        table, estimator=estimator, settings=settings, run=run, subset=subset, layers=layers, against=against
+    )
     main, chance = grid(series, quantity), grid(series, f"{quantity} null")
     if not np.isfinite(chance.value).any():
         raise ValueError(f"the table has no {quantity!r} null of {series.estimator}; estimate it with null_draws=20")

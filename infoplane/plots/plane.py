@@ -84,7 +84,8 @@ def plane_data(
 ) -> PlaneData:
     """The points of one run in one estimator's plane, as arrays; see `plane` for the parameters."""
     return series_plane(
-        choose(table, estimator=estimator, settings=settings, run=run, subset=subset, layers=layers), against=against
+        choose(table, estimator=estimator, settings=settings, run=run, subset=subset, layers=layers, against=against),
+        against=against,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,8 @@ class Series:
         Chosen layers, in the order of the forward pass.
     estimator, settings, subset : str
         `settings` is canonical JSON.
+    left_out : int
+        Snapshots without the time that was asked for.
     """
 
     table: ResultTable
@@ -49,6 +52,7 @@ class Series:
     estimator: str
     settings: str
     subset: str
+    left_out: int = 0
 
     @property
     def n_samples(self) -> list[int]:
@@ -112,6 +116,7 @@ def choose(
     subset: str | None = None,
     layers: Sequence[str] | None = None,
     several_runs: bool = False,
+    against: str = "step",
 ) -> Series:
     """Narrow a table to one series.
 
@@ -128,6 +133,9 @@ def choose(
         table's meta tells the roles, else all.
     several_runs : bool
         Whether several runs may stay.
+    against : {"step", "epoch"}
+        What the figure shows time by. With "epoch", snapshots without one are left out and counted: the one
+        before training, and all where the loop counted none.
 
     Raises
     ------
@@ -152,6 +160,7 @@ def choose(
         subset = "all"
     rows = _equal(rows, "subset", subset) if subset is not None else _one(rows, "subset", "subset")
     rows = _one_setting(rows, wanted)
+    rows, left_out = with_times(rows, against)
     keys = default_layers(rows) if not layers else match_layers(layers, ordered_layers(rows))
     rows = _where(rows, is_in(rows["layer"], keys))
     return Series(
@@ -161,7 +170,21 @@ def choose(
         estimator=str(rows["estimator"][0]),
         settings=str(rows["settings"][0]),
         subset=str(rows["subset"][0]),
+        left_out=left_out,
     )
+
+
+def with_times(rows: ResultTable, against: str) -> tuple[ResultTable, int]:
+    """The rows that have a time, and how many snapshots have none."""
+    if against not in ("step", "epoch"):
+        raise ValueError(f"against must be step or epoch, got {against!r}")
+    if against == "step":
+        return rows, 0
+    known = np.isfinite(rows["epoch"])
+    if not known.any():
+        raise ValueError("the run recorded no epochs, its loop counted none; use against='step'")
+    lost = {(run, int(step)) for run, step in zip(rows["run"][~known], rows["step"][~known], strict=True)}
+    return _where(rows, known), len(lost)
 
 
 def options(
@@ -245,8 +268,9 @@ def metrics(
     for name in dict.fromkeys(str(q) for q in rows["quantity"]):
         chosen = _where(rows, is_in(rows["quantity"], [name]))
         order = np.argsort(chosen["step"], kind="stable")
-        when = chosen["step"] if against == "step" else chosen["epoch"]
-        out[name] = (when.astype(np.float64)[order], chosen["value"].astype(np.float64)[order])
+        when = (chosen["step"] if against == "step" else chosen["epoch"]).astype(np.float64)[order]
+        known = np.isfinite(when)
+        out[name] = (when[known], chosen["value"].astype(np.float64)[order][known])
     return out
 
 
@@ -261,6 +285,8 @@ def layer_metrics(
         rows = _equal(rows, "run", run)
     elif len(rows):
         rows = _one(rows, "run", "run")
+    if len(rows):
+        rows, _ = with_times(rows, against)
     layers = ordered_layers(rows)
     steps = np.unique(rows["step"].astype(np.float64))
     at_step = np.searchsorted(steps, rows["step"].astype(np.float64))
@@ -287,12 +313,12 @@ def parse_settings(text: Mapping[str, Any] | str | None) -> dict[str, Any]:
     if not isinstance(text, str):
         return {str(k): list(v) if isinstance(v, tuple) else v for k, v in text.items()}
     out: dict[str, Any] = {}
-    for part in text.split(","):
+    for part in re.split(r",(?![^\[(]*[\])])", text):
         name, equals, value = part.partition("=")
         if not equals:
             raise ValueError(f"settings read name=value, separated by commas; got {part!r}")
         try:
-            out[name.strip()] = json.loads(value)
+            out[name.strip()] = json.loads(value.replace("(", "[").replace(")", "]"))
         except json.JSONDecodeError:
             out[name.strip()] = value.strip()
     return out

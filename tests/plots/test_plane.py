@@ -202,6 +202,20 @@ def test_epochs_can_colour(table):
     assert plots.plane(ResultTable.from_rows(rows), against="epoch").figure.axes[-1].get_ylabel() == "epoch"
 
 
+def test_snapshots_without_an_epoch_are_left_out_of_a_figure_by_epoch(table):
+    rows = [row._replace(epoch=math.nan if row.step == 0 else row.step - 1.0) for row in table]
+    data = plane_data(ResultTable.from_rows(rows), against="epoch")
+    assert data.times.tolist() == [0, 9, 99, 999]
+    assert "1 snapshots without an epoch not drawn" in data.caption
+    assert (
+        plots.curves(ResultTable.from_rows(rows), against="epoch", metrics=True).figure.axes[-1].get_xlabel() == "epoch"
+    )
+    with pytest.raises(ValueError, match=r"recorded no epochs.*use against='step'"):
+        plane_data(ResultTable.from_rows([row._replace(epoch=math.nan) for row in table]), against="epoch")
+    with pytest.raises(ValueError, match=r"against must be step or epoch, got 'time'"):
+        plane_data(table, against="time")
+
+
 def test_own_axes_are_drawn_in_and_nothing_else_changes(table):
     figure = Figure(layout="constrained")
     left, right = figure.subplots(1, 2)
