@@ -105,7 +105,7 @@ torch.set_num_threads(1)
 from infoplane.estimators.kde import KDE
 estimator = KDE(variance=0.1, dtype={dtype!r})
 estimator.estimate(torch.randn(1, 600, {units}), torch.arange(600) % 2)
-t, y = torch.tanh(torch.randn(1, {samples}, {units})), torch.arange({samples}) % 2
+t, y = torch.randn(1, {samples}, {units}).tanh_(), torch.arange({samples}) % 2
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 estimator.estimate(t, y)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

@@ -22,11 +22,11 @@ from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators._pairwise import (
     CACHED_BYTES,
     CentredRows,
-    Span,
     direct_exponents,
     left_factor,
     right_factor,
 )
+from infoplane.estimators._spans import Span
 
 _LOWEST = {torch.float32: -125.0, torch.float64: -1020.0}
 _HIGHEST = 100.0

@@ -9,6 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from infoplane.estimators._shuffles import shuffles_of_inputs
+
 SATURATED = 0.99
 """Share of its ceiling from which a value says more about the sample than about the layer."""
 
@@ -66,17 +68,15 @@ class Grouping:
 def shuffle_labels(y: Tensor, x_ids: Tensor, draws: int, seed: int) -> Tensor:
     """Labels (N,) under `draws` random permutations, (draws, N).
 
-    Labels move between inputs where every input has one label and the same number of rows, between rows
+    Labels move between inputs with the same number of rows where every input has one label, between rows
     otherwise.
     """
     inputs = int(x_ids.max()) + 1
     of_input = torch.zeros(inputs, dtype=y.dtype, device=y.device).scatter_(0, x_ids, y)
-    rows_of_input = torch.bincount(x_ids)
-    by_input = bool((of_input[x_ids] == y).all()) and bool((rows_of_input == rows_of_input[0]).all())
+    if bool((of_input[x_ids] == y).all()):
+        return of_input[shuffles_of_inputs(torch.bincount(x_ids), draws, seed)][:, x_ids]
     generator = torch.Generator().manual_seed(seed)
-    count = inputs if by_input else len(y)
-    drawn = torch.stack([torch.randperm(count, generator=generator) for _ in range(draws)]).to(y.device)
-    return of_input[drawn][:, x_ids] if by_input else y[drawn]
+    return y[torch.stack([torch.randperm(len(y), generator=generator) for _ in range(draws)]).to(y.device)]
 
 
 class NullColumns:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT
+from infoplane.estimators._spans import Span, block_size, class_spans
 
 FLOAT32_REACH = 1e3
 GRAM_REACH = 1e12
@@ -38,11 +39,6 @@ CACHED_BYTES = 16 << 20
 """Up to this size centred rows are kept, beyond it they are made anew for each block."""
 
 
-def block_size(device: torch.device) -> int:
-    """Rows of a block: 1 MiB of float32 stays in a CPU's L2 cache, an accelerator needs more work a launch."""
-    return 512 if device.type == "cpu" else 4096
-
-
 def float32_is_exact(device: torch.device) -> bool:
     """Whether float32 products keep float32's precision: a training script may have allowed TF32 or bfloat16."""
     backend = torch.backends.cuda.matmul if device.type == "cuda" else torch.backends.mkldnn.matmul
@@ -50,60 +46,6 @@ def float32_is_exact(device: torch.device) -> bool:
     if precision is None:  # torch before 2.9
         return torch.get_float32_matmul_precision() == "highest"
     return precision not in ("tf32", "bf16")
-
-
-@dataclass(frozen=True)
-class Span:
-    """Consecutive rows, with the first and the last class among them."""
-
-    start: int
-    stop: int
-    low: int
-    high: int
-
-    @property
-    def rows(self) -> slice:
-        return slice(self.start, self.stop)
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def meets(self, other: Span) -> bool:
-        """Whether a later span (or this one) has rows of a class of this one."""
-        return other.low <= self.high
-
-    def is_one_class_with(self, other: Span) -> bool:
-        return self.low == self.high == other.low == other.high
-
-
-def class_spans(counts: Sequence[int], size: int) -> list[Span]:
-    """Cut rows sorted by class into spans of at most `size` rows.
-
-    A class of at least size / 4 rows has spans of its own, of nearly equal length; smaller ones share.
-    """
-    spans: list[Span] = []
-    start = stop = low = 0
-
-    def close(high: int) -> None:
-        if stop > start:
-            spans.append(Span(start, stop, low, high))
-
-    for label, count in enumerate(counts):
-        alone = 4 * count >= size
-        if alone or stop - start + count > size:
-            close(label - 1)
-            start, low = stop, label
-        if not alone:
-            stop += count
-            continue
-        pieces = -(-count // size)
-        for k in range(pieces):
-            first, last = stop + k * count // pieces, stop + (k + 1) * count // pieces
-            spans.append(Span(first, last, label, label))
-        stop += count
-        start, low = stop, label + 1
-    close(len(counts) - 1)
-    return spans
 
 
 class CentredRows:
@@ -262,7 +204,18 @@ class PairKernel:
         v = self._rows.take(a.rows)
         return v if self._rows.direct else left_factor(v)
 
-    def block(self, a: Span, left: Tensor, b: Span) -> Tensor:
+    def right(self, b: Span) -> Tensor:
+        if self._right is not None:
+            return self._right[b.rows]
+        v = self._rows.take(b.rows)
+        return v if self._rows.direct else right_factor(v)
+
+    def together(self, spans: Sequence[Span]) -> int:
+        """Spans whose left factors are held at a time: rows that are not kept are made once for all of them."""
+        held = self._rows.dtype.itemsize * (self._rows.units + 2) * max(len(span) for span in spans)
+        return 1 if self._right is not None else max(1, CACHED_BYTES // 2 // held)
+
+    def block(self, a: Span, left: Tensor, b: Span, right: Tensor) -> Tensor:
         """Kernels between the rows of `a` (their `left` factor) and of `b`: (2 or 1, len(a), len(b))."""
         shape = len(a), len(b)
         both = self._views.get(shape)
@@ -271,10 +224,8 @@ class PairKernel:
             self._views[shape] = both
         out = both[0]
         if self._rows.direct:
-            distances = torch.cdist(left, self._rows.take(b.rows), compute_mode="donot_use_mm_for_euclid_dist")
-            torch.mul(distances, self._rows.ratio, out=out).square_().mul_(-0.5)
+            direct_exponents(self._rows, left, right, out)
         else:
-            right = right_factor(self._rows.take(b.rows)) if self._right is None else self._right[b.rows]
             torch.mm(left, right.T, out=out)
         out.clamp_(self._floor, 0.0)
         if a.start == b.start:
@@ -370,29 +321,25 @@ def centred_sums(
         product = torch.zeros(len(columns), n, dtype=torch.float64, device=device)
         columns = columns.to(centred.dtype)
     label = torch.repeat_interleave(torch.tensor(list(counts), device=device))
-    for i, a in enumerate(spans):
-        left = kernel.left(a)
-        for b in spans[i:]:
-            if within_only and not a.meets(b):
-                break
-            k = kernel.block(a, left, b)
-            if product is not None and columns is not None:
-                product[:, a.rows].add_(columns[:, b.rows] @ k[-1].T)
-                if a is not b:
-                    product[:, b.rows].add_(columns[:, a.rows] @ k[-1])
-            one = a.is_one_class_with(b)
-            if a.meets(b) and not one:  # several classes in one block
-                part = k * (label[a.rows, None] == label[None, b.rows]).to(k.dtype)
-                within[:, a.rows].add_(part.sum(2))
-                if a is not b:
-                    within[:, b.rows].add_(part.sum(1))
-                if within_only:
-                    continue
-                k.sub_(part)
-            target = within if one else across
-            target[:, a.rows].add_(k.sum(2))
+    for a, left, b, right in _pairs_of_spans(kernel, spans, within_only):
+        k = kernel.block(a, left, b, right)
+        if product is not None and columns is not None:
+            product[:, a.rows].add_(columns[:, b.rows] @ k[-1].T)
             if a is not b:
-                target[:, b.rows].add_(k.sum(1))
+                product[:, b.rows].add_(columns[:, a.rows] @ k[-1])
+        one = a.is_one_class_with(b)
+        if a.meets(b) and not one:  # several classes in one block
+            part = k * (label[a.rows, None] == label[None, b.rows]).to(k.dtype)
+            within[:, a.rows].add_(part.sum(2))
+            if a is not b:
+                within[:, b.rows].add_(part.sum(1))
+            if within_only:
+                continue
+            k.sub_(part)
+        target = within if one else across
+        target[:, a.rows].add_(k.sum(2))
+        if a is not b:
+            target[:, b.rows].add_(k.sum(1))
     whole = across.add_(within)
     return KernelSums(
         narrow=whole[-1],
@@ -403,3 +350,19 @@ def centred_sums(
         spread=centred.spread,
         dtype=centred.dtype,
     )
+
+
+def _pairs_of_spans(
+    kernel: PairKernel, spans: Sequence[Span], within_only: bool
+) -> Iterator[tuple[Span, Tensor, Span, Tensor]]:
+    """Every pair of spans once, the first not after the second, with the factors of both."""
+    step = kernel.together(spans)
+    for i in range(0, len(spans), step):
+        held = [(a, kernel.left(a)) for a in spans[i : i + step]]
+        for b in spans[i:]:
+            if within_only and not held[-1][0].meets(b):
+                break
+            right = kernel.right(b)
+            for a, left in held:
+                if a.start <= b.start and (a.meets(b) or not within_only):
+                    yield a, left, b, right

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from infoplane.estimators._channel import AdditiveChannel, Channel
-from infoplane.estimators._pairwise import Span
+from infoplane.estimators._spans import Span
 
 
 @dataclass

@@ -25,10 +25,10 @@ from infoplane.estimators._mixture import (
     shuffle_labels,
     standard_targets,
 )
-from infoplane.estimators._pairwise import block_size, class_spans
 from infoplane.estimators._propagation import propagate, propagate_jointly, weigh_draws
 from infoplane.estimators._protocol import Blocks, Quantity, check_inputs, prepared
 from infoplane.estimators._registry import preset, register
+from infoplane.estimators._spans import block_size, class_spans
 
 Z_95 = 1.959963984540054
 COLUMN_CLASSES = 14

@@ -15,8 +15,9 @@ from infoplane.core import Noise
 from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators import config_json, parse
 from infoplane.estimators._channel import AdditiveChannel, MultiplicativeChannel
-from infoplane.estimators._pairwise import CentredRows, class_spans
+from infoplane.estimators._pairwise import CentredRows
 from infoplane.estimators._propagation import propagate, weigh_draws
+from infoplane.estimators._spans import class_spans
 from infoplane.estimators.kde import KDE
 from infoplane.estimators.noise import SamplePropagation, rms_deviation
 
@@ -117,6 +118,16 @@ def test_sums_equal_the_plain_ones(n, d, dtype):
     signed = torch.stack([z, -z], 1).flatten(0, 1)
     expected = slow_sums(basis, 0.5, signed)
     torch.testing.assert_close(found.whole, expected, rtol=0, atol=1e-9 if dtype == "float64" else 2e-4)
+
+
+def test_rows_made_anew_for_each_block_give_the_same_values(monkeypatch):
+    t, y = random_problem(150, 6)
+    estimator = SamplePropagation(std=0.3, null_draws=3)
+    expected = estimator.estimate(t, y)
+    for module in ("_pairwise", "_channel"):
+        monkeypatch.setattr(f"infoplane.estimators.{module}.CACHED_BYTES", 0)
+    for key, quantity in estimator.estimate(t, y).items():
+        torch.testing.assert_close(quantity.value, expected[key].value, rtol=0, atol=1e-12)
 
 
 def test_rotation_changes_no_information():

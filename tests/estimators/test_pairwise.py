@@ -12,10 +12,10 @@ import torch
 from infoplane.estimators._mixture import Grouping, NullColumns, columns_pay, shuffle_labels
 from infoplane.estimators._pairwise import (
     CentredRows,
-    class_spans,
     float32_is_exact,
     kernel_sums,
 )
+from infoplane.estimators._spans import class_spans
 
 
 def slow_sums(rows, std, label=None):
@@ -64,6 +64,19 @@ def test_pairs_within_classes_alone_give_the_same_sums(size, classes):
     torch.testing.assert_close(within.wide_within, whole.wide_within, rtol=1e-14, atol=0)
     alone = kernel_sums(rows, 0.3, groups.counts, order=groups.order, size=size, within_only=True, wide=False)
     torch.testing.assert_close(alone.narrow_within, whole.narrow_within, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("kept", [0, 4000])
+@pytest.mark.parametrize("within_only", [False, True])
+def test_rows_made_anew_for_each_block_give_the_same_sums(kept, within_only, monkeypatch):
+    """None of the rows kept, and several spans of left factors held at a time."""
+    rows, y = random_rows(150, 6), random_labels(150, 4)
+    groups = Grouping.of(y)
+    expected = kernel_sums(rows, 0.4, groups.counts, order=groups.order, size=16, within_only=within_only)
+    monkeypatch.setattr("infoplane.estimators._pairwise.CACHED_BYTES", kept)
+    found = kernel_sums(rows, 0.4, groups.counts, order=groups.order, size=16, within_only=within_only)
+    for name in ("narrow", "wide", "narrow_within", "wide_within"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-13, atol=0)
 
 
 @pytest.mark.parametrize("size", [32, 512])
