@@ -32,7 +32,7 @@ def about(series: Series, grids: Sequence[Grid]) -> list[str]:
     else:
         parts.append(f"{len(series.runs)} runs")
     if series.left_out:
-        parts.append(f"{series.left_out} snapshots without an epoch not drawn")
+        parts.append(f"snapshots without an epoch, not drawn: {series.left_out}")
     meanings: dict[str, list[str]] = {}
     for grid in grids:
         bound = [f"{b} bound" for b in sorted(grid.bounds) if b in ("upper", "lower")]

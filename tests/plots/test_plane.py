@@ -206,7 +206,7 @@ def test_snapshots_without_an_epoch_are_left_out_of_a_figure_by_epoch(table):
     rows = [row._replace(epoch=math.nan if row.step == 0 else row.step - 1.0) for row in table]
     data = plane_data(ResultTable.from_rows(rows), against="epoch")
     assert data.times.tolist() == [0, 9, 99, 999]
-    assert "1 snapshots without an epoch not drawn" in data.caption
+    assert "snapshots without an epoch, not drawn: 1" in data.caption
     assert (
         plots.curves(ResultTable.from_rows(rows), against="epoch", metrics=True).figure.axes[-1].get_xlabel() == "epoch"
     )
