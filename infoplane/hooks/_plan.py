@@ -103,6 +103,8 @@ def plan_captures(
         reasons = "; ".join(f"{n}: {why}" for n, why in list(skipped.items())[:5])
         raise ValueError(f"no layer can be recorded{': ' + reasons if reasons else ''}")
     ordered = [c for _, c in sorted(placed.values(), key=lambda pair: pair[0])]
+    for what, table in (("reduce", options.reduce), ("batch_dim", options.batch_dim)):
+        _check_patterns(what, table, [c.layer for c in ordered])
     return CapturePlan(tuple(_numbered(ordered)), skipped)
 
 
@@ -242,6 +244,17 @@ def _op_role(op: str) -> Role:
 def is_activation(module: nn.Module) -> bool:
     """An elementwise nonlinearity or a softmax: torch's own, and those of the transformers library."""
     return isinstance(module, ACTIVATIONS) or type(module).__module__ == "transformers.activations"
+
+
+def _check_patterns(what: str, table: Mapping[str, Any], layers: Sequence[Layer]) -> None:
+    """A pattern that fits nothing is a slip: what it was meant for would be stored in another way unnoticed."""
+    names = [n for layer in layers for n in (layer.key, layer.name)]
+    for pattern in table:
+        if pattern != "*" and pattern not in names and not any(matches(n, pattern) for n in names):
+            keys = [layer.key for layer in layers]
+            raise ValueError(
+                f"{what} names {pattern!r}, no recorded layer; closest: {', '.join(closest(pattern, keys))}"
+            )
 
 
 def _by_pattern(table: Mapping[str, Any], key: str, name: str, default: Any) -> Any:

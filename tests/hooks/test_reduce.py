@@ -149,6 +149,13 @@ def test_a_function_that_raises_names_the_layer():
     assert "in the reduction of layer 'layer'" in raised.value.__notes__
 
 
+def test_a_pattern_that_fits_no_recorded_layer():
+    with pytest.raises(ValueError, match=r"reduce names 'layr', no recorded layer; closest: layer"):
+        stored(TEXT, {"layr": "mean"})
+    with pytest.raises(ValueError, match=r"batch_dim names 'l', no recorded layer"):
+        stored(TEXT, "mean", batch_dim={"l": 1})
+
+
 def test_unknown():
     with pytest.raises(ValueError, match="unknown reduction 'median'; available: flatten, mean"):
         as_reduction("median")
