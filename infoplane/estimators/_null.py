@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from infoplane.estimators._counts import Group, Labels
 from infoplane.estimators._runs import Runs, find_runs, lookup, segment_sums, sort_rows, weigh
+from infoplane.estimators._shuffles import shuffles_of_inputs
 
 _TABLE_BYTES = 40 * 2**20
 _TABLE_CLASSES = 16
+_CACHED = 2**17
 
 
 @functools.lru_cache(maxsize=2)
@@ -27,30 +30,45 @@ def _shuffles(samples: int, draws: int, seed: int) -> Tensor:
     return torch.stack([torch.randperm(samples, generator=generator) for _ in range(draws)])
 
 
+@functools.lru_cache(maxsize=1)
+def _running_counts(class_counts: tuple[int, ...], draws: int, seed: int, device: torch.device) -> Tensor:
+    """(N + 1, draws * (K - 1)) int32: how often each class but the last is among the first n shuffled labels.
+
+    Kept from call to call: all layers and steps of a run share their labels.
+    """
+    labels = torch.arange(len(class_counts)).repeat_interleave(torch.tensor(class_counts))
+    drawn = labels[_shuffles(len(labels), draws, seed)].numpy()
+    running = np.zeros((draws, len(class_counts) - 1, len(labels) + 1), dtype=np.int32)
+    for k in range(running.shape[1]):
+        np.cumsum(drawn == k, axis=1, dtype=np.int32, out=running[:, k, 1:])
+    return torch.from_numpy(running).flatten(0, 1).T.contiguous().to(device)
+
+
 class ShuffledLabels:
     """Sums of c log2 c over n(t, y) for `draws` shuffles of the labels.
 
-    Labels are shuffled between inputs where every input has the same number of rows and one label (repeated
-    noisy passes), between rows otherwise.
+    Labels are shuffled between inputs with the same number of rows where every input has one label (duplicates,
+    repeated noisy passes), between rows otherwise.
     """
 
     def __init__(self, labels: Labels, draws: int, seed: int, table: Tensor) -> None:
         self.labels, self.draws, self.table = labels, draws, table
         device = labels.y.device
-        self.by_input = not labels.distinct and labels.label_of_input is not None and labels.uniform
-        source = labels.label_of_input if self.by_input else None
-        if source is None:
-            source = torch.arange(labels.classes, device=device).repeat_interleave(labels.class_counts)
-        self.drawn = source[_shuffles(len(source), draws, seed).to(device)]  # (draws, inputs or samples)
+        self.by_input = not labels.distinct and labels.label_of_input is not None
         self.running: Tensor | None = None
         size = 4 * (labels.samples + 1) * draws * (labels.classes - 1)
-        if not self.by_input and 2 <= labels.classes <= _TABLE_CLASSES and size <= _TABLE_BYTES:
-            # (N + 1, draws, K - 1): how often each class occurs among the first n shuffled labels.
-            self.running = torch.zeros(
-                (labels.samples + 1, draws, labels.classes - 1), dtype=torch.int32, device=device
-            )
-            for k in range(labels.classes - 1):
-                torch.cumsum(self.drawn.T.eq(k), 0, dtype=torch.int32, out=self.running[1:, :, k])
+        if labels.classes == 1:
+            return
+        if not self.by_input and labels.classes <= _TABLE_CLASSES and size <= _TABLE_BYTES:
+            counts = tuple(labels.class_counts.tolist())
+            self.running = _running_counts(counts, draws, seed, device)
+            return
+        if labels.label_of_input is not None:
+            shuffles = shuffles_of_inputs(torch.bincount(labels.x_ids), draws, seed)
+            self.drawn = labels.label_of_input[shuffles]  # (draws, inputs)
+            return
+        source = torch.arange(labels.classes, device=device).repeat_interleave(labels.class_counts)
+        self.drawn = source[_shuffles(len(source), draws, seed).to(device)]  # (draws, samples)
 
     def joint_sums(self, group: Group) -> Tensor:
         """(G, draws) int64 sums of the table over n(t, y)."""
@@ -71,14 +89,16 @@ class ShuffledLabels:
         ends = total - base[runs.snapshot_of_run()]
         width = self.labels.classes - 1
         out = []
-        table = self.running.view(len(self.running), -1)
-        step = max(1, 2**19 // (self.draws * width))
+        table = self.running
+        step = max(1, _CACHED // (self.draws * width))
         for a in range(0, len(lengths), step):
-            part = slice(a, a + step)
-            counts = table.index_select(0, ends[part]) - table.index_select(0, ends[part] - lengths[part])
+            end, length = ends[a : a + step], lengths[a : a + step]
+            # (M, draws, K - 1) in int64, which indexes the table.
+            counts = table.index_select(0, end).sub_(table.index_select(0, end - length)).to(torch.int64)
             counts = counts.view(-1, self.draws, width)
-            last = lengths[part, None] - counts.sum(2)
-            out.append(lookup(self.table, counts.to(torch.int64)).sum(2) + lookup(self.table, last))
+            last = length[:, None] - (counts[:, :, 0] if width == 1 else counts.sum(2))
+            known = lookup(self.table, counts)
+            out.append((known[:, :, 0] if width == 1 else known.sum(2)).add_(lookup(self.table, last)))
         values = torch.cat(out) if out else lengths.new_zeros((0, self.draws))
         sums: Tensor = segment_sums(values, runs.offsets)
         return sums
