@@ -144,7 +144,8 @@ def quantities(found: PlugIn, labels: Labels, flags: Mapping[str, Tensor]) -> di
 
     Flags: `saturated` where most codes are seen once or the value is at its ceiling, `degenerate` where the
     layer has one code, `single_class`, `few_samples` where classes have fewer than ten samples on average or
-    one has a single sample, `below_null` where I(T;Y) does not exceed the 97.5 % point of its null.
+    one has a single sample, `below_null` where I(T;Y) does not exceed the 97.5 % point of its null, `unreliable`
+    where rows of one input have different codes while other inputs have fewer rows: H(T|X) is then too low.
     """
     few = labels.samples < 10 * labels.classes or int(labels.class_counts.min()) < 2
     common = {**flags, "degenerate": found.codes == 1}
@@ -153,6 +154,7 @@ def quantities(found: PlugIn, labels: Labels, flags: Mapping[str, Tensor]) -> di
         "single_class": torch.full_like(common["degenerate"], labels.classes == 1),
         "few_samples": torch.full_like(common["degenerate"], few),
     }
+    of_inputs = common if labels.uniform else {**common, "unreliable": found.i_xt < found.h_t}
     mostly_single = 2 * found.singles > found.codes
     ceilings = {
         "I(X;T)": found.h_x,
@@ -167,9 +169,9 @@ def quantities(found: PlugIn, labels: Labels, flags: Mapping[str, Tensor]) -> di
         return Quantity(value=value, ceiling=at[name], estimand="binned", flags={**flags, "saturated": full})
 
     out = {
-        "I(X;T)": quantity("I(X;T)", found.i_xt, common),
+        "I(X;T)": quantity("I(X;T)", found.i_xt, of_inputs),
         "H(T)": quantity("H(T)", found.h_t, common),
-        "I(X;T|Y)": quantity("I(X;T|Y)", found.i_xt_given_y, of_labels),
+        "I(X;T|Y)": quantity("I(X;T|Y)", found.i_xt_given_y, {**of_labels, **of_inputs}),
     }
     if found.null is not None:
         low, high = (_percentile(found.null, share) for share in (0.025, 0.975))

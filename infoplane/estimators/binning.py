@@ -86,7 +86,9 @@ class Binning:
     one snapshot are taken for one is at most N^2 / 2^60 for up to 8 classes, 1e-11 at N = 4096.
 
     Rows with equal `x_ids` are the same input: I(X;T) = H(X) + H(T) - H(X,T). Repeated passes of a noisy layer
-    enter this way; every input then needs the same number of passes for H(X) to be that of the probe.
+    enter this way; every input then needs the same number of passes for H(X) to be that of the probe. Where the
+    numbers differ and so do the codes of one input, I(X;T) is too high, for an input seen once counts as noiseless:
+    flag `unreliable`.
 
     References
     ----------
