@@ -300,7 +300,8 @@ class _Cells:
         step = span / n
         self.odd = ~torch.isfinite(span) | ((step < torch.finfo(t.dtype).tiny) & (span > 0))
         self.any_odd = bool(self.odd.any())
-        self.step = torch.where(span > 0, step, torch.ones_like(step))
+        # Without a span everything but the one value lies beyond it.
+        self.step = torch.where(span > 0, step, torch.finfo(t.dtype).tiny)
         self.low, self.radix, self.digits = 0, self.last + 1, 1
         self.outside = torch.zeros(len(t), dtype=torch.bool, device=t.device)
         self.scratch = _Scratch()

@@ -288,6 +288,19 @@ def test_range_of_the_run_makes_snapshots_comparable():
     assert beyond.tolist() == [False, False, False, True]
 
 
+@pytest.mark.parametrize("range_", ["layer", "unit"])
+def test_everything_but_the_value_of_a_constant_run_is_out_of_range(range_):
+    t = torch.full((2, 6, 3), 0.25)
+    y = torch.arange(6) % 2
+    ready = Binning(range=range_).prepare(Blocks(t), y)
+    assert ready.estimate(t, y)["H(T)"].value.tolist() == [0.0, 0.0]
+    late = t.clone()
+    late[1, :2, 1], late[1, 2:4, 1] = 0.25000003, -9.0
+    found = ready.estimate(late, y)["H(T)"]
+    assert found.flags["out_of_range"].tolist() == [False, True]
+    assert float(found.value[1]) == pytest.approx(math.log2(3), abs=EXACT)
+
+
 def test_prepare_passes_over_diverged_snapshots():
     t, y = random_layer(8, 3)
     broken = t.clone()
