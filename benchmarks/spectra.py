@@ -1,4 +1,4 @@
-"""S1 to S8: probe, spectral, kernel and geometry estimators against plain dense code, one snapshot at a time."""
+"""D1 to D8: probe, spectral, kernel and geometry estimators against plain dense code, one snapshot at a time."""
 
 from __future__ import annotations
 
@@ -185,14 +185,14 @@ def rows(quick: bool = False) -> list[Row]:
     nested = "scikit-learn, nested folds"
     dse = DiffusionSpectralEntropy(sigma=2.0)
     cases = (
-        ("S1", probe, "I(T;Y)", plain_probe, narrow, y2, folds, nested, 1.0, 5.0, 1e-2),
-        ("S2", probe, "I(T;Y)", plain_probe, middle[:2], y10, folds, nested, 1.0, 5.0, 2e-2),
-        ("S3", dse, "DSE", plain_dse, layer, y10, (2.0,), "eigvals of D^-1 G", 1.0, 3.0, 1e-6),
-        ("S4", MatrixRenyi(), "Renyi I(T;Y)", plain_renyi, layer, y10, (), "three dense spectra", 1.0, 2.0, 1e-6),
-        ("S5", Hsic(sigma=1.0), "nHSIC(T;Y)", plain_hsic, layer, y10, own, "H K H and inverses", 1.0, 3.0, 1e-6),
-        ("S6", CauchySchwarz(sigma=9.0), "CS-QMI(T;Y)", plain_cs, layer, y10, (9.0,), "numpy sums", 1.0, 1.5, 1e-9),
-        ("S7", Geometry(), "RankMe", plain_geometry, layer, y10, (), "singular values", 1.0, 5.0, 1e-3),
-        ("S8", SoftmaxOutput(), "I(T;Y)", plain_softmax, logits, labels(4096, 10), (), "row by row", 1.0, 10.0, 1e-9),
+        ("D1", probe, "I(T;Y)", plain_probe, narrow, y2, folds, nested, 1.0, 5.0, 1e-2),
+        ("D2", probe, "I(T;Y)", plain_probe, middle[:2], y10, folds, nested, 1.0, 5.0, 2e-2),
+        ("D3", dse, "DSE", plain_dse, layer, y10, (2.0,), "eigvals of D^-1 G", 1.0, 3.0, 1e-6),
+        ("D4", MatrixRenyi(), "Renyi I(T;Y)", plain_renyi, layer, y10, (), "three dense spectra", 1.0, 2.0, 1e-6),
+        ("D5", Hsic(sigma=1.0), "nHSIC(T;Y)", plain_hsic, layer, y10, own, "H K H and inverses", 1.0, 3.0, 1e-6),
+        ("D6", CauchySchwarz(sigma=9.0), "CS-QMI(T;Y)", plain_cs, layer, y10, (9.0,), "numpy sums", 1.0, 1.5, 1e-9),
+        ("D7", Geometry(), "RankMe", plain_geometry, layer, y10, (), "singular values", 1.0, 2.0, 1e-3),
+        ("D8", SoftmaxOutput(), "I(T;Y)", plain_softmax, logits, labels(4096, 10), (), "row by row", 1.0, 10.0, 1e-9),
     )
     out = []
     for id, estimator, quantity, plain, t, y, more, against, must, aim, tolerance in cases:
