@@ -20,7 +20,7 @@ from torch import Tensor
 from infoplane._index import TableIndex
 from infoplane._record import estimator_meta, recorded_rows, run_meta, versions
 from infoplane._request import build_estimators
-from infoplane._subsets import Subset, resolve
+from infoplane._subsets import Subset, resolve, wants_repeats
 from infoplane._tasks import Source, Task, _floating, _RowMaker, single_thread
 from infoplane.core.records import Layer, Noise, Probe, Snapshot
 from infoplane.estimators import config_json
@@ -178,7 +178,7 @@ class Live:
 
     def _inputs(self, subset: Subset, estimator: Any, t: Tensor) -> _Inputs:
         probe = self._run.probe
-        rows = subset.rows(probe, repeats=bool(getattr(estimator, "uses_repeats", False)))
+        rows = subset.rows(probe, repeats=wants_repeats(estimator, probe))
         x = None if probe.inputs is None else torch.from_numpy(probe.inputs[rows].reshape(len(rows), -1))
         return _Inputs(
             t if len(rows) == t.shape[1] else t[:, torch.from_numpy(rows).to(t.device)],
@@ -197,9 +197,10 @@ class Live:
         key = (number, layer.key, subset.base.name)
         if key not in self._prepared:
             base = self._inputs(subset.base, estimator, t)
-            ready = estimator.prepare(_OneBlock(base.t, layer.noise), base.y, base.x)
+            passes = int(self._run.probe.repeats.max(initial=0))
+            ready = estimator.prepare(_OneBlock(base.t, layer.noise, passes), base.y, base.x)
             if self._prepare == "refuse":
-                other = estimator.prepare(_OneBlock(2 * base.t + 1, layer.noise), base.y, base.x)
+                other = estimator.prepare(_OneBlock(2 * base.t + 1, layer.noise, passes), base.y, base.x)
                 if config_json(other) != config_json(ready):
                     raise _NeedsRun(
                         f"{estimator.name} with {config_json(estimator)} has to see the whole run before it estimates; "
@@ -255,6 +256,7 @@ class _OneBlock:
 
     t: Tensor
     noise: Noise | None
+    passes: int
 
     def __iter__(self) -> Iterator[Tensor]:
         yield self.t

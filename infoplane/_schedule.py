@@ -16,7 +16,7 @@ from infoplane._index import CONDITIONAL, Group, TableIndex
 from infoplane._progress import Progress
 from infoplane._record import RECORDED, estimator_meta, recorded_rows, run_meta, versions
 from infoplane._request import device_memory, match_layers
-from infoplane._subsets import Conditional, Subset, resolve
+from infoplane._subsets import Conditional, Subset, resolve, wants_repeats
 from infoplane._tasks import Outcome, Refusal, Source, Task, run_estimate, run_prepare
 from infoplane.estimators import config_json
 from infoplane.results import Row
@@ -195,7 +195,7 @@ class Schedule:
     # Planning
 
     def _sizes(self, job: LayerJob, subset: Subset) -> tuple[int, int]:
-        rows = subset.rows(job.run.store.probe, repeats=bool(getattr(job.estimator, "uses_repeats", False)))
+        rows = subset.rows(job.run.store.probe, repeats=wants_repeats(job.estimator, job.run.store.probe))
         return len(rows), job.run.store.layer(job.source.layer).units
 
     def _work(self, job: LayerJob, subset: Subset, steps: Sequence[int]) -> float:
@@ -311,8 +311,8 @@ def _derive(step: Step, conditional: Conditional) -> Iterator[Row]:
     """sum_y p(y) I(X;T|Y=y) for every step at which each class has a row; nothing for what the estimator returns."""
     index = step.job.run.index
     groups = [step.group._replace(subset=c.name) for c in conditional.classes]
-    repeats = bool(getattr(step.job.estimator, "uses_repeats", False))
-    weights = conditional.weights(step.job.run.store.probe, repeats=repeats)
+    probe = step.job.run.store.probe
+    weights = conditional.weights(probe, repeats=wants_repeats(step.job.estimator, probe))
     own = {name for key in step.source.keys for name in index.numbers(groups[0], key) if name.startswith(CONDITIONAL)}
     for key in step.source.keys:
         numbers = [index.numbers(group, key) for group in groups]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,22 @@ class Subset:
         if self.label is not None:
             mask &= probe.labels == self.label
         return np.flatnonzero(mask)
+
+
+def wants_repeats(estimator: Any, probe: Probe) -> bool:
+    """Whether an estimator is given the further noisy passes of this probe as rows.
+
+    One that weighs all rows alike (`uses_repeats = True`) gets them only where every input has as many: otherwise the
+    inputs that were repeated would weigh more, and H(X) would not be that of the probe.
+    """
+    asked = getattr(estimator, "uses_repeats", False)
+    if not asked or asked == "partial":
+        return bool(asked)
+    further = np.unique(probe.input_ids[probe.repeats > 0], return_counts=True)
+    first = np.unique(probe.input_ids[probe.repeats == 0], return_counts=True)
+    if len(further[0]) != len(first[0]):
+        return False
+    return len(np.unique(further[1] / first[1])) == 1
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from infoplane._subsets import Subset
+from infoplane._subsets import Subset, wants_repeats
 from infoplane.core.errors import StoreError
 from infoplane.core.records import Noise
 from infoplane.estimators import Quantity, config_json
@@ -182,7 +182,7 @@ def _noted(task: Task) -> Iterator[None]:
 def _inputs(task: Task, store: ActivationStore) -> tuple[Tensor, Tensor | None, Tensor, npt.NDArray[np.int64] | None]:
     """Labels, inputs and input ids of the subset, and its rows; None for all rows."""
     probe = store.probe
-    rows = task.subset.rows(probe, repeats=bool(getattr(task.estimator, "uses_repeats", False)))
+    rows = task.subset.rows(probe, repeats=wants_repeats(task.estimator, probe))
     y = torch.from_numpy(probe.labels[rows]).to(task.device)
     x_ids = torch.from_numpy(probe.input_ids[rows]).to(task.device)
     x = None
@@ -202,6 +202,7 @@ class LayerBlocks:
         self._task, self._store, self._rows = task, store, rows
         self._layer = store.layer(task.source.layer)
         self.noise: Noise | None = self._layer.noise
+        self.passes = int(store.probe.repeats.max(initial=0))
 
     def __iter__(self) -> Iterator[Tensor]:
         for _, t in self.read(self._task.source.steps, []):

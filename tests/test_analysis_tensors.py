@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
+import infoplane
 from infoplane._tasks import to_tensor
 
 
@@ -52,3 +55,18 @@ def test_widening_happens_on_the_device():
     t = to_tensor(bits, "bfloat16", "cuda")
     assert t.is_cuda
     assert torch.equal(t.cpu().nan_to_num(), to_tensor(bits, "bfloat16", "cpu").nan_to_num())
+
+
+@pytest.mark.parametrize(("repeats", "rows"), [((5, 3), 20), ((20, 3), 80)])
+def test_passes_over_some_inputs_do_not_weigh_more(tmp_path, repeats, rows):
+    """H(X) is that of the probe, log2 20, whichever inputs were repeated: the ceiling of I(X;T)."""
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(20, 3, generator=g), torch.arange(20) % 2
+    model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(3, 2), torch.nn.Tanh())
+    with infoplane.Recorder(model, (x, y), tmp_path / "run", repeats=repeats, mode="train", quiet=True):
+        pass
+    table = infoplane.analyze(tmp_path / "run", ["binning", "noise:std=0.1"], layers="2", progress=False)
+    own = table.select(quantity="I(X;T)")
+    assert own.ceiling == pytest.approx([math.log2(20)] * 2, abs=1e-12)
+    assert own.select(estimator="binning").n_samples.tolist() == [rows]
+    assert own.select(estimator="noise").n_samples.tolist() == [20 * 4 if rows == 80 else 35]

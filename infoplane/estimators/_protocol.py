@@ -70,7 +70,11 @@ class Quantity:
 
 
 class Blocks(Protocol):
-    """The whole run of one layer, to be read as often as `prepare` needs: iterating yields (S, N, U)."""
+    """The whole run of one layer, to be read as often as `prepare` needs: iterating yields (S, N, U).
+
+    `noise` is what the network adds after the layer; an optional `passes` is the number of further noisy passes that
+    were recorded of some inputs.
+    """
 
     noise: Noise | None
 
@@ -83,8 +87,9 @@ class Estimator(Protocol):
 
     `prepare(blocks, y, x) -> Self` is added by methods that need the whole run: it returns a frozen copy
     with what it found in fields made by `prepared()`, which go into the recorded configuration.
-    A class attribute `uses_repeats = True` asks for the further noisy passes as rows of their own, told
-    apart by equal `x_ids`; without it an estimator sees the first pass only.
+    A class attribute `uses_repeats = True` asks for the further noisy passes as rows of their own, told apart by
+    equal `x_ids`, where every input has as many of them; "partial" asks for them also where only some inputs were
+    repeated. Without it an estimator sees the first pass only.
     """
 
     name: ClassVar[str]

@@ -47,7 +47,7 @@ class _Wrapper:
             ("name", f"{inner.name}+{self.suffix}"),
             ("targets", inner.targets),
             ("guarantees", inner.guarantees & self.keeps),
-            ("uses_repeats", bool(getattr(inner, "uses_repeats", False))),
+            ("uses_repeats", getattr(inner, "uses_repeats", False)),
         ):
             object.__setattr__(self, name, value)
 
