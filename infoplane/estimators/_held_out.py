@@ -87,7 +87,8 @@ class Targets:
 
     def row_loss(self, scores: Tensor) -> Tensor:
         """(S, F, N) squared error."""
-        return (scores - self.white).square().sum(2)
+        found: Tensor = (scores - self.white).square().sum(2)
+        return found
 
     def missed(self, held_out: Tensor, features: Tensor, seed: int) -> Tensor:
         """(S,) whether `features` (S, N, M) predict the residuals of `held_out` (S, k', N)."""

@@ -191,8 +191,12 @@ def fit(
         gradient = back(slope) + penalty * weights
         scale = loss.curvature(state) * (count / samples)
         coarse_state = state.float()
+
+        def hessian(v: Tensor, state: Tensor = coarse_state) -> Tensor:
+            return back(loss.curve(state, scores_of(v))) + ridge * v
+
         step = _conjugate_gradients(
-            lambda v, s=coarse_state: back(loss.curve(s, scores_of(v))) + ridge * v,
+            hessian,
             gradient.float(),
             (1.0 / (squares[:, None, None, :] * _wide(scale) + penalty)).float(),
             working,
