@@ -101,10 +101,10 @@ def plug_in(
             s_xy = int(lookup(table, torch.bincount(labels.pairs()[0])).sum())
     s_t, s_ty, s_tx, s_txy = s["t"], s["ty"], s.get("tx", 0), s.get("txy", 0)
     sums = [whole - s_t, (whole - s_x) - (s_t - s_tx), (whole - s_y) - (s_t - s_ty), (s_y - s_xy) - (s_ty - s_txy)]
-    h_t, i_xt, i_ty, i_xt_given_y = (torch.stack(sums).to(torch.float64) / scale).unbind()
+    h_t, i_xt, i_ty, i_xt_given_y = (_tensor(part).to(torch.float64) / scale for part in sums)
     null = None
-    if "null" in s:
-        null = ((whole - s_y) - (s_t[:, None] - s["null"])).to(torch.float64) / scale
+    if parts["null"]:
+        null = ((whole - s_y) - (_tensor(s_t)[:, None] - s["null"])).to(torch.float64) / scale
     return PlugIn(
         h_x=float(whole - s_x) / scale,
         h_y=float(whole - s_y) / scale,
@@ -114,14 +114,21 @@ def plug_in(
         i_ty=i_ty,
         i_xt_given_y=i_xt_given_y,
         null=null,
-        codes=s["codes"],
-        singles=s["singles"],
+        codes=_tensor(s["codes"]),
+        singles=_tensor(s["singles"]),
         corrected={name: _corrected(name, pairs, labels) for name, pairs in corrected.items()},
     )
 
 
-def _joined(parts: list[Any]) -> Tensor:
-    return torch.cat(parts) if isinstance(parts[0], Tensor) else torch.from_numpy(np.concatenate(parts))
+def _joined(parts: list[Any]) -> Any:
+    """Arrays or tensors of the groups, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)
+
+
+def _tensor(a: Any) -> Tensor:
+    return a if isinstance(a, Tensor) else torch.from_numpy(a)
 
 
 def _corrected(name: str, pairs: list[tuple[Tensor, Tensor]], labels: Labels) -> tuple[Tensor, Tensor]:
