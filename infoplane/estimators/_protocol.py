@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import html
 import json
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
@@ -67,6 +68,26 @@ class Quantity:
     unit: str = BIT
     estimand: str = ""
     flags: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """One row of text for each snapshot: value, interval, bound, ceiling, unit and flags."""
+        out: list[tuple[str, ...]] = []
+        for i, value in enumerate(self.value.tolist()):
+            interval = ""
+            if self.low is not None and self.high is not None:
+                interval = f"[{float(self.low[i]):.4g}, {float(self.high[i]):.4g}]"
+            top = "" if self.ceiling is None else f"{float(self.ceiling.expand(len(self.value))[i]):.4g}"
+            raised = ", ".join(name for name, flag in self.flags.items() if bool(flag[i]))
+            out.append((f"{value:.4g}", interval, self.bound, top, self.unit, raised))
+        return out
+
+    def _repr_html_(self) -> str:
+        """For a notebook: a table with everything that belongs to the number."""
+        shown = self.rows()[:20]
+        head = "".join(f"<th>{c}</th>" for c in ("value", "95 %", "bound", "ceiling", "unit", "flags"))
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in shown)
+        more = "" if len(self.value) <= 20 else f'<tr><td colspan="6">… {len(self.value) - 20} snapshots …</td></tr>'
+        return f"<table><tr>{head}</tr>{body}{more}</table>"
 
 
 class Blocks(Protocol):

@@ -76,6 +76,16 @@ class ActivationStore:
                 layers.setdefault(layer.key, layer)
         self._layers = dict(sorted(layers.items(), key=lambda item: item[1].depth))
 
+    def __repr__(self) -> str:
+        bad = f", {len(self._problems)} problems" if self._problems else ""
+        return f"ActivationStore({str(self.path)!r}: {len(self._layers)} layers, {len(self.steps())} steps{bad})"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: what the run holds."""
+        from infoplane.store.summary import summarize
+
+        return summarize(self)._repr_html_()
+
     @property
     def problems(self) -> tuple[Problem, ...]:
         return tuple(self._problems)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,10 @@ class RunSummary:
         if d["problems"]:
             lines += ["", f"{len(d['problems'])} problems", *(f"  {printable(p)}" for p in d["problems"])]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the same words, every name escaped."""
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def summarize(store: ActivationStore) -> RunSummary:
