@@ -41,7 +41,7 @@ CACHED_BYTES = 16 << 20
 
 def float32_is_exact(device: torch.device) -> bool:
     """Whether float32 products keep float32's precision: a training script may have allowed TF32 or bfloat16."""
-    backend = torch.backends.cuda.matmul if device.type == "cuda" else torch.backends.mkldnn.matmul
+    backend = torch.backends.cuda.matmul if device.type == "cuda" else getattr(torch.backends.mkldnn, "matmul", None)
     precision = getattr(backend, "fp32_precision", None)
     if precision is None:  # torch before 2.9
         return torch.get_float32_matmul_precision() == "highest"
