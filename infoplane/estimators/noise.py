@@ -84,8 +84,8 @@ class SamplePropagation:
         Continuous targets: I(T;Y+W), W Gaussian of `target_scale` times the std of each target; constant targets
         have none. Its ceiling is I(Y;Y+W).
     null_draws : int
-        Label shuffles of `I(T;Y) null` (mean, and 2.5 and 97.5 % points), taken with the first noise sample; 0
-        leaves it out.
+        Label shuffles of `I(T;Y) null` (mean, and 2.5 and 97.5 % points), taken with the first noise sample, whose
+        own error is estimated from the others; 0 leaves it out.
     seed : int
         Of the noise and of the shuffles.
     dtype : {"auto", "float32", "float64"}
@@ -118,7 +118,7 @@ class SamplePropagation:
     name: ClassVar[str] = "noise"
     targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "constant_zero"})
-    uses_repeats: ClassVar[bool] = True
+    uses_repeats: ClassVar[str] = "partial"
 
     std: float | None = None
     relative_std: float = 0.1
@@ -215,6 +215,19 @@ def rms_deviation(layer: Tensor) -> float:
     return largest * math.sqrt(float(total) / layer.numel())
 
 
+def _error_of_first_draw(null: Tensor, whole: Tensor) -> Tensor:
+    """What the noise of the first draw adds to the mean of `null` (n,), a part of what it adds to that of `whole`.
+
+    `whole` (draws, n) is known for all draws, the null for the first. It is `whole` less a term within classes,
+    whose noise takes off from none (a class for every row) to all (one class): the share is fitted over rows.
+    """
+    apart = whole[0] - whole.mean(0)
+    spread = apart - apart.mean()
+    norm = spread.square().sum()
+    share = (spread * null).sum() / torch.where(norm > 0, norm, torch.ones_like(norm))
+    return share.clamp(0.0, 1.0) * apart.mean()
+
+
 def span_size(device: torch.device, units: int, pairs: int) -> int:
     """Rows of a block, fewer where the noise of a span would take more than 8 MiB."""
     return min(block_size(device), max(64, (1 << 20) // (pairs * units)))
@@ -303,12 +316,15 @@ class _Problem:
         if self.config.null_draws:
             if self.shuffled is None or draws.null is None:  # one class
                 out["null"] = torch.zeros(self.config.null_draws, dtype=torch.float64, device=layer.device)
+            elif self.class_per_input:  # every shuffle only renames the classes
+                out["null"] = out["i_ty"].expand(self.config.null_draws)
             else:
                 own, size = draws.null, groups.size
                 if self.null is not None:
                     own = self.null.own_sums(own, draws.whole[0].exp2())
                 size = torch.tensor(groups.counts, device=own.device).double()[self.shuffled]
-                out["null"] = (whole[0] - (size.log2() - own.log2())).mean(1)
+                drawn = whole[0] - (size.log2() - own.log2())
+                out["null"] = drawn.mean(1) - _error_of_first_draw(drawn.mean(0), whole)
         return out
 
     def _continuous(self, layer: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

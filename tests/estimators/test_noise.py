@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -359,25 +360,32 @@ def test_null_of_meaningless_labels_covers_them(classes):
 
 
 def test_null_is_the_mean_over_shuffled_labels():
-    """Against plain sums of the first draw for each shuffle by hand."""
+    """Against plain sums of the first draw for each shuffle by hand, less what that draw errs by."""
     t, y = random_problem(90, 2, 3)
     found = SamplePropagation(std=0.4, null_draws=5, seed=2).estimate(t, y)["I(T;Y) null"]
     order = torch.argsort(y, stable=True)
     rows = t[0, order]
     spans = class_spans(torch.bincount(y).tolist(), 512)
     noise = torch.Generator().manual_seed(2)
-    z = torch.cat([torch.randn(4, len(s), 2, generator=noise)[:1] for s in spans], 1).double()
-    whole = slow_sums(rows, 0.4, z)[0]
+    z = torch.cat([torch.randn(4, len(s), 2, generator=noise) for s in spans], 1).double()
+    z = torch.stack([z, -z], 1).flatten(0, 1)
+    sums = slow_sums(rows, 0.4, z)
+    whole = sums[0]
     shuffles = torch.Generator().manual_seed(2)
-    values = []
+    values, by_row = [], torch.zeros(90, dtype=torch.float64)
     for _ in range(5):
         labels = y[torch.randperm(90, generator=shuffles)][order]
         own = torch.zeros(90, dtype=torch.float64)
         for k in range(3):
             mask = labels == k
-            own[mask] = math.log2(int(mask.sum())) - slow_sums(rows[mask], 0.4, z[:, mask])[0]
+            own[mask] = math.log2(int(mask.sum())) - slow_sums(rows[mask], 0.4, z[:1, mask])[0]
+        by_row += (math.log2(90) - whole - own) / 5
         values.append(float((math.log2(90) - whole - own).mean()))
-    assert float(found.value) == pytest.approx(sum(values) / 5, abs=1e-6)
+    # A sum within the mixture enters I with a minus.
+    off = (sums.mean(0) - whole).numpy()
+    error = np.polyfit(off, by_row.numpy(), 1)[0] * off.mean()
+    assert abs(error) > 1e-3
+    assert float(found.value) == pytest.approx(sum(values) / 5 - error, abs=1e-6)
 
 
 def test_flags_of_saturation_and_of_meaning():
@@ -528,3 +536,22 @@ def test_presets_and_prepared_fields():
     assert parse("noise@goldfeld-2019").std == 0.005
     found = {f.name for f in dataclasses.fields(SamplePropagation) if f.metadata.get("prepared")}
     assert found == {"reference_rms", "network_std", "network_kind", "passes"}
+
+
+def test_null_of_a_class_for_every_row_is_the_value():
+    """Every shuffle says what the labels say, whatever the noise."""
+    t = torch.randn(1, 60, 3, generator=torch.Generator().manual_seed(0))
+    found = SamplePropagation(std=0.3).estimate(t, torch.arange(60))
+    value, null = found["I(T;Y)"], found["I(T;Y) null"]
+    assert null.value.item() == pytest.approx(value.value.item(), abs=1e-9)
+    assert bool(value.flags["below_null"])
+
+
+def test_null_is_as_precise_as_it_is_compared():
+    """A hundred classes of random labels: with the bare first draw a quarter of them would exceed the null."""
+    t = torch.randn(1, 200, 3, generator=torch.Generator().manual_seed(5))
+    y = torch.randint(0, 100, (200,), generator=torch.Generator().manual_seed(6))
+    nulls = [
+        float(SamplePropagation(std=0.3, null_draws=3, seed=s).estimate(t, y)["I(T;Y) null"].value) for s in range(16)
+    ]
+    assert float(np.std(nulls)) < 0.07
