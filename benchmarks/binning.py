@@ -84,8 +84,8 @@ def check(estimator: Binning, t: torch.Tensor, y: torch.Tensor, reference, *args
 
 
 def against_saxe(
-    id: str, samples: int, units: int, classes: int, must: float | str, aim: float | str, *, snapshots: int, rounds: int,
-    early: bool = True, checked: bool = False, case: str = "",
+    id: str, samples: int, units: int, classes: int, must: float | str, aim: float | str, *,
+    snapshots: int, rounds: int, early: bool = True, checked: bool = False, case: str = "",
 ) -> Row:  # fmt: skip
     (t,) = tanh_network(samples, (units,), snapshots)
     y = labels(samples, classes)
