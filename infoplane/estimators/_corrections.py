@@ -21,6 +21,7 @@ Chao, Wang and Jost, "Entropy and the species accumulation curve", 2013 (chao-wa
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 
 import numpy as np
 import scipy.special
@@ -33,11 +34,13 @@ from infoplane.estimators._runs import Runs, segment_sums, weigh
 CORRECTIONS: tuple[str, ...] = ("miller-madow", "jackknife", "grassberger", "chao-shen", "chao-wang-jost")
 
 
-def check_corrections(names: tuple[str, ...]) -> None:
-    """Raise ValueError for a name that is no correction."""
+def check_corrections(names: Iterable[str]) -> tuple[str, ...]:
+    """The names as a tuple, a single one too; ValueError for one that is no correction."""
+    names = (names,) if isinstance(names, str) else tuple(names)
     for name in names:
         if name not in CORRECTIONS:
             raise ValueError(f"corrections are {', '.join(CORRECTIONS)}; got {name!r}")
+    return names
 
 
 def log_table(samples: int) -> tuple[Tensor, int]:

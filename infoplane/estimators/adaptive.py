@@ -118,7 +118,7 @@ class Adaptive:
     run_edges: tuple[tuple[float, ...], ...] | str | None = prepared()
 
     def __post_init__(self) -> None:
-        if not 2 <= self.n_bins <= 65_000:
+        if not isinstance(self.n_bins, int) or not 2 <= self.n_bins <= 65_000:
             raise ValueError(f"n_bins must be from 2 to 65000, got {self.n_bins}")
         if self.low not in ("auto", "min"):
             if isinstance(self.low, str) or not math.isfinite(self.low):
@@ -128,10 +128,9 @@ class Adaptive:
             raise ValueError(f"quantile must be 'distinct' or 'equal_count', got {self.quantile!r}")
         if self.quantile == "equal_count" and (self.separate_saturated or self.low != "auto"):
             raise ValueError("quantile='equal_count' has no sentinel: low and separate_saturated do not apply")
-        if self.null_draws < 0:
-            raise ValueError(f"null_draws must be 0 or more, got {self.null_draws}")
-        object.__setattr__(self, "corrections", tuple(self.corrections))
-        check_corrections(self.corrections)
+        if not isinstance(self.null_draws, int) or self.null_draws < 0:
+            raise ValueError(f"null_draws must be a whole number of 0 or more, got {self.null_draws!r}")
+        object.__setattr__(self, "corrections", check_corrections(self.corrections))
 
     @property
     def rule(self) -> Rule:

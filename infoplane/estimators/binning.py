@@ -90,6 +90,11 @@ class Binning:
     numbers differ and so do the codes of one input, I(X;T) is too high, for an input seen once counts as noiseless:
     flag `unreliable`.
 
+    Lorenzen et al. take the range of a layer or neuron anew in every snapshot (presets `lorenzen-2022-layer-30`,
+    `lorenzen-2022-neuron-30`, ...), or one of all snapshots and layers together. The presets
+    `lorenzen-2022-run-30`, ... take that of the one layer over the run: the same cells where all layers span the same
+    range; otherwise give it as `range=(lo, hi)`.
+
     References
     ----------
     Shwartz-Ziv and Tishby, "Opening the black box of deep neural networks via information", 2017.
@@ -145,10 +150,9 @@ class Binning:
             raise ValueError(f"rounding must be 'floor' or 'nearest', got {self.rounding!r}")
         if self.rounding == "nearest" and self.top == "open":
             raise ValueError("rounding='nearest' has a cell around hi: top must be 'closed'")
-        if self.null_draws < 0:
-            raise ValueError(f"null_draws must be 0 or more, got {self.null_draws}")
-        object.__setattr__(self, "corrections", tuple(self.corrections))
-        check_corrections(self.corrections)
+        if not isinstance(self.null_draws, int) or self.null_draws < 0:
+            raise ValueError(f"null_draws must be a whole number of 0 or more, got {self.null_draws!r}")
+        object.__setattr__(self, "corrections", check_corrections(self.corrections))
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """Bytes one snapshot needs: its values, widened, their cells, and a few 64-bit numbers per row."""
@@ -386,9 +390,8 @@ class _Scratch:
 preset("binning", "shwartz-ziv-2017", n_bins=29, range=(-1.0, 1.0), top="open")
 preset("binning", "saxe-2018", width=0.07)
 preset("binning", "saxe-2018-mnist", width=0.5)
-# Lorenzen et al. take the range anew in every snapshot; their "global" one is a fixed range here.
-for _name, _range in (("layer", "snapshot"), ("neuron", "snapshot_unit")):
+for _name, _range in (("run", "layer"), ("layer", "snapshot"), ("neuron", "snapshot_unit")):
     for _n in (30, 100, 256):
         preset("binning", f"lorenzen-2022-{_name}-{_n}", n_bins=_n, range=_range)
-    for _bits in (4, 8):
+    for _bits in (4, 8) if _name != "run" else ():
         preset("binning", f"lorenzen-2022-{_name}-{_bits}bit", n_bins=2**_bits, range=_range, rounding="nearest")

@@ -109,15 +109,21 @@ class KDE:
     dtype: Literal["auto", "float32", "float64"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.variance is not None and not 0 < self.variance < math.inf:
-            raise ValueError(f"variance must be positive and finite, or None, got {self.variance}")
+        if self.variance is not None:
+            if not isinstance(self.variance, int | float) or not 0 < self.variance < math.inf:
+                raise ValueError(f"variance must be positive and finite, or None, got {self.variance!r}")
+            if (self.scale, self.rule) != (0.01, "max"):
+                raise ValueError(
+                    f"a fixed variance takes the place of scale and rule, got variance={self.variance} with "
+                    f"scale={self.scale}, rule={self.rule}; give one or the other"
+                )
         for field in ("scale", "target_scale"):
             if not 0 < getattr(self, field) < math.inf:
                 raise ValueError(f"{field} must be positive and finite, got {getattr(self, field)}")
         if self.rule not in ("max", "std", "iqr"):
             raise ValueError(f"rule must be 'max', 'std' or 'iqr', got {self.rule!r}")
-        if self.null_draws < 0:
-            raise ValueError(f"null_draws must not be negative, got {self.null_draws}")
+        if not isinstance(self.null_draws, int) or self.null_draws < 0:
+            raise ValueError(f"null_draws must be a whole number of 0 or more, got {self.null_draws!r}")
         if self.dtype not in _DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {self.dtype!r}")
 

@@ -138,10 +138,15 @@ class SamplePropagation:
         for field in ("relative_std", "target_scale"):
             if not 0 < getattr(self, field) < math.inf:
                 raise ValueError(f"{field} must be positive and finite, got {getattr(self, field)}")
-        if self.n_draws < 2 or self.n_draws % 2:
-            raise ValueError(f"n_draws must be even and at least 2, got {self.n_draws}")
-        if self.null_draws < 0:
-            raise ValueError(f"null_draws must not be negative, got {self.null_draws}")
+        if self.std is not None and self.relative_std != 0.1:
+            raise ValueError(
+                f"std takes the place of relative_std, got std={self.std} with relative_std={self.relative_std}; "
+                "give one or the other"
+            )
+        if not isinstance(self.n_draws, int) or self.n_draws < 2 or self.n_draws % 2:
+            raise ValueError(f"n_draws must be even and at least 2, got {self.n_draws!r}")
+        if not isinstance(self.null_draws, int) or self.null_draws < 0:
+            raise ValueError(f"null_draws must be a whole number of 0 or more, got {self.null_draws!r}")
         if self.dtype not in _DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {self.dtype!r}")
 

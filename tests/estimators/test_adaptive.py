@@ -400,6 +400,7 @@ def test_diverged_snapshots_give_no_edges():
     ("fields", "message"),
     [
         ({"n_bins": 1}, "from 2 to 65000, got 1"),
+        ({"n_bins": 2.5}, r"from 2 to 65000, got 2\.5"),
         ({"low": "mean"}, "'auto', 'min' or a finite number, got 'mean'"),
         ({"low": math.nan}, "finite number, got nan"),
         ({"quantile": "mean"}, "got 'mean'"),

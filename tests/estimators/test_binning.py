@@ -225,9 +225,11 @@ def test_2017_preset_equals_numpy_digitize():
     [
         ("binning@saxe-2018", {"width": 0.07, "n_bins": None}),
         ("binning@saxe-2018-mnist", {"width": 0.5}),
+        ("binning@lorenzen-2022-run-30", {"n_bins": 30, "range": "layer"}),
         ("binning@lorenzen-2022-layer-100", {"n_bins": 100, "range": "snapshot"}),
         ("binning@lorenzen-2022-neuron-256", {"n_bins": 256, "range": "snapshot_unit"}),
         ("binning@lorenzen-2022-neuron-4bit", {"n_bins": 16, "rounding": "nearest"}),
+        ("binning:corrections=miller-madow", {"corrections": ("miller-madow",)}),
     ],
 )
 def test_presets(spec, fields):
@@ -491,6 +493,7 @@ def test_seed_moves_the_null_only():
         ({"rounding": "up"}, "'floor' or 'nearest', got 'up'"),
         ({"rounding": "nearest", "top": "open"}, "top must be 'closed'"),
         ({"null_draws": -1}, "0 or more, got -1"),
+        ({"null_draws": 2.5}, r"0 or more, got 2\.5"),
         ({"corrections": ("nsb",)}, "corrections are miller-madow.*got 'nsb'"),
     ],
 )

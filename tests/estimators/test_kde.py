@@ -348,7 +348,10 @@ def test_more_noise_never_carries_more():
         ({"variance": math.inf}, "variance must be positive"),
         ({"scale": -1.0}, "scale must be positive"),
         ({"rule": "mean"}, "rule must be"),
-        ({"null_draws": -1}, "null_draws must not be negative"),
+        ({"variance": "small"}, "variance must be positive and finite, or None, got 'small'"),
+        ({"variance": 0.1, "rule": "std"}, "give one or the other"),
+        ({"variance": 0.1, "scale": 0.2}, "give one or the other"),
+        ({"null_draws": -1}, "null_draws must be a whole number of 0 or more, got -1"),
         ({"dtype": "float16"}, "dtype must be one of"),
     ],
 )

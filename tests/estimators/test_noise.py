@@ -523,7 +523,9 @@ def test_memory_beyond_the_rows_stays_under_64_mib(n, d, std, draws):
         ({"std": 0.0}, "std must be positive"),
         ({"relative_std": math.nan}, "relative_std must be positive"),
         ({"n_draws": 3}, "n_draws must be even"),
-        ({"null_draws": -2}, "null_draws must not be negative"),
+        ({"n_draws": 4.0}, r"n_draws must be even and at least 2, got 4\.0"),
+        ({"std": 0.5, "relative_std": 0.2}, "give one or the other"),
+        ({"null_draws": -2}, "null_draws must be a whole number of 0 or more, got -2"),
         ({"dtype": "half"}, "dtype must be one of"),
     ],
 )
