@@ -22,7 +22,7 @@ LABELS = (IDS[:, 0] > 25).long()
 
 @pytest.fixture(autouse=True)
 def no_datasets_library(monkeypatch):
-    """The folder tests/datasets is on the path and passes for the library of that name."""
+    """Trainer asks for the library datasets, which it then does not use."""
     monkeypatch.setattr("transformers.trainer.is_datasets_available", lambda: False)
 
 
