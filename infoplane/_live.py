@@ -17,11 +17,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from infoplane._index import TableIndex
-from infoplane._record import estimator_meta, recorded_rows, run_meta, versions
-from infoplane._request import build_estimators
-from infoplane._subsets import Subset, resolve, wants_repeats
-from infoplane._tasks import Source, Task, _floating, _RowMaker, single_thread
+from infoplane.analysis._index import TableIndex
+from infoplane.analysis._record import estimator_meta, recorded_rows, run_meta, versions
+from infoplane.analysis._request import build_estimators
+from infoplane.analysis._subsets import Subset, resolve, wants_repeats
+from infoplane.analysis._tasks import Source, Task, _floating, _RowMaker, single_thread
 from infoplane.core.records import Layer, Noise, Probe, Snapshot
 from infoplane.estimators import config_json
 from infoplane.results import ResultTable, Row, TableWriter

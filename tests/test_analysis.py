@@ -11,8 +11,8 @@ import pytest
 import torch
 from analysis_cases import SAMPLES, Broken, Spread, activations, layer_of, make_run, probe, request
 
-from infoplane._progress import _Lines
 from infoplane.analysis import analyze
+from infoplane.analysis._progress import _Lines
 from infoplane.core import Snapshot, StoreError
 from infoplane.estimators import available, config_json, parse
 from infoplane.results import ResultTable
@@ -256,7 +256,7 @@ def test_nothing_at_all_is_an_error_with_the_reason(run):
 
 
 def test_layer_too_large_for_the_machine_is_refused_before_it_is_read(run, monkeypatch):
-    monkeypatch.setattr("infoplane._schedule.device_memory", lambda device: 999)
+    monkeypatch.setattr("infoplane.analysis._schedule.device_memory", lambda device: 999)
     with pytest.raises(ValueError, match="one snapshot needs 1,000 bytes, the cpu device has 999"):
         quiet(run, Spread())
 
@@ -405,8 +405,8 @@ def test_a_run_that_grew_keeps_what_does_not_depend_on_it(tmp_path):
 
 
 def test_altered_store_under_a_running_analysis_is_an_error(tmp_path):
-    from infoplane._subsets import Subset
-    from infoplane._tasks import Source, Task, run_estimate
+    from infoplane.analysis._subsets import Subset
+    from infoplane.analysis._tasks import Source, Task, run_estimate
 
     path = make_run(tmp_path / "run")
     source = Source(str(path), "x", open_run(path).run_id, "fc0", (0,), ("0" * 32,), frozenset())
@@ -489,7 +489,7 @@ def test_log_gets_a_line_a_minute(capsys, monkeypatch):
     import sys
 
     now = [0.0]
-    monkeypatch.setattr("infoplane._progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("infoplane.analysis._progress.time.monotonic", lambda: now[0])
     lines = _Lines(sys.stderr)
     lines.plan(400.0)
     for _ in range(8):

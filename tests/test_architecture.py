@@ -51,8 +51,8 @@ OWNERS = {
 def part_of(path: Path) -> str:
     first = path.relative_to(PACKAGE).parts[0]
     name = first.removesuffix(".py")
-    # an underscored top-level module belongs to analysis, which it was split from
-    return "analysis" if name.startswith("_") and not name.startswith("__") else name
+    # live stands in _live.py, so that the name infoplane.live stays with the function
+    return name if name.startswith("__") else name.lstrip("_")
 
 
 def allowed(part: str) -> set[str]:

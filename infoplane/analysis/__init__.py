@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from infoplane._index import TableIndex
-from infoplane._progress import progress_of
-from infoplane._request import build_estimators, device_of, open_runs
-from infoplane._schedule import RunWork, Schedule
-from infoplane._tasks import opened, single_thread
-from infoplane._workers import executor_of
+from infoplane.analysis._index import TableIndex
+from infoplane.analysis._progress import progress_of
+from infoplane.analysis._request import build_estimators, device_of, open_runs
+from infoplane.analysis._schedule import RunWork, Schedule
+from infoplane.analysis._tasks import opened, single_thread
+from infoplane.analysis._workers import executor_of
 from infoplane.results import ResultTable, TableWriter
 from infoplane.results._files import csv_path
 from infoplane.store import ActivationStore

@@ -1,0 +1,153 @@
+"""Which rows of the probe an estimate is made on: all, a part, a class, or a class within a part.
+
+Everything that is estimated on less than the whole probe goes through here; no estimator knows of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from infoplane.core.records import Probe
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Rows of one probe part (None: all parts) and of one class (None: all classes)."""
+
+    part: str | None = None
+    label: int | None = None
+
+    @property
+    def name(self) -> str:
+        """As it stands in the table: `all`, `train`, `class=3`, `train&class=3`."""
+        if self.label is None:
+            return self.part or "all"
+        return f"class={self.label}" if self.part is None else f"{self.part}&class={self.label}"
+
+    @property
+    def base(self) -> Subset:
+        """The same rows of every class.
+
+        What an estimator finds in `prepare` (outer bin edges, a scale) it finds there: conditioning on Y = y
+        must not change what T is, or I(X;T|Y) would be no property of one T.
+        """
+        return Subset(self.part)
+
+    def rows(self, probe: Probe, *, repeats: bool) -> IntArray:
+        """Row numbers in probe order; further noisy passes over an input only where they are asked for."""
+        mask = np.ones(probe.samples, dtype=bool) if repeats else probe.repeats == 0
+        if self.part is not None:
+            mask &= probe.part == probe.part_names.index(self.part)
+        if self.label is not None:
+            mask &= probe.labels == self.label
+        return np.flatnonzero(mask)
+
+
+def wants_repeats(estimator: Any, probe: Probe) -> bool:
+    """Whether an estimator is given the further noisy passes of this probe as rows.
+
+    One that weighs all rows alike (`uses_repeats = True`) gets them only where every input has as many: otherwise the
+    inputs that were repeated would weigh more, and H(X) would not be that of the probe.
+    """
+    asked = getattr(estimator, "uses_repeats", False)
+    if not asked or asked == "partial":
+        return bool(asked)
+    further = np.unique(probe.input_ids[probe.repeats > 0], return_counts=True)
+    first = np.unique(probe.input_ids[probe.repeats == 0], return_counts=True)
+    if len(further[0]) != len(first[0]):
+        return False
+    return len(np.unique(further[1] / first[1])) == 1
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """A weighted mean over classes: sum_y p(y) I(X;T|Y=y), p(y) the share of the class in `base`."""
+
+    base: Subset
+    classes: tuple[Subset, ...]
+
+    def weights(self, probe: Probe, *, repeats: bool) -> list[float]:
+        counts = [len(s.rows(probe, repeats=repeats)) for s in self.classes]
+        return [n / sum(counts) for n in counts]
+
+
+def resolve(wanted: Iterable[str], probe: Probe) -> tuple[list[Subset], list[Conditional]]:
+    """Subsets in the order asked for, each once, and the conditional values that follow from `class=*`.
+
+    Parameters
+    ----------
+    wanted : names
+        "all"; a part of the probe ("train"); "class=3" or "class=NAME"; "class=*" for every class;
+        "train&class=3" or "train&class=*".
+
+    Raises
+    ------
+    ValueError
+        A name that fits none of these, a class that the probe does not have, or classes of a probe with
+        regression targets.
+    """
+    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+    subsets: dict[Subset, None] = {}
+    conditionals: dict[Conditional, None] = {}
+    for name in wanted:
+        part, label = _split(name, probe)
+        if label is None:
+            subsets[Subset(part)] = None
+            continue
+        present = _classes(name, part, probe)
+        if label == "*":
+            each = tuple(Subset(part, c) for c in present)
+            subsets.update(dict.fromkeys(each))
+            conditionals[Conditional(Subset(part), each)] = None
+        else:
+            subsets[Subset(part, _class_number(label, name, present, probe))] = None
+    if not subsets:
+        raise ValueError("subsets must name at least one subset, got none; 'all' is the whole probe")
+    return list(subsets), list(conditionals)
+
+
+def _split(name: str, probe: Probe) -> tuple[str | None, str | None]:
+    if name == "all":
+        return None, None
+    if name in probe.part_names:
+        return name, None
+    if name.startswith("class="):
+        return None, name.removeprefix("class=")
+    part, found, label = name.rpartition("&class=")
+    if found and (part in probe.part_names or part == "all"):
+        return (None if part == "all" else part), label
+    parts = ", ".join(p for p in probe.part_names if p != "all")
+    raise ValueError(
+        f"no subset {name!r}; expected all, {parts + ', ' if parts else ''}class=* or class=LABEL"
+        f"{', or a part with &class=*' if parts else ''}"
+    )
+
+
+def _classes(name: str, part: str | None, probe: Probe) -> list[int]:
+    if probe.target != "discrete":
+        raise ValueError(
+            f"subset {name!r} needs class labels, the probe has regression targets; "
+            "infoplane.estimators.bin_targets makes classes of them"
+        )
+    labels = probe.labels[Subset(part).rows(probe, repeats=True)]
+    return [int(c) for c in np.unique(labels)]
+
+
+def _class_number(label: str, name: str, present: list[int], probe: Probe) -> int:
+    if label in probe.label_names:
+        number = probe.label_names.index(label)
+    elif label.lstrip("-").isdecimal():
+        number = int(label)
+    else:
+        number = None
+    if number is None or number not in present:
+        known = ", ".join(map(str, present[:20])) + (", ..." if len(present) > 20 else "")
+        raise ValueError(f"no class for subset {name!r}; the probe has {known}")
+    return number

@@ -1,0 +1,334 @@
+"""Units of work of an analysis: references to data, never tensors, so that any process can do them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from infoplane.analysis._subsets import Subset, wants_repeats
+from infoplane.core.errors import StoreError
+from infoplane.core.records import Noise
+from infoplane.estimators import Quantity, config_json
+from infoplane.results import Row
+from infoplane.store import ActivationStore, open_run
+
+_NARROW = {
+    "bfloat16": (torch.int16, torch.bfloat16),
+    "float8_e4m3fn": (torch.uint8, torch.float8_e4m3fn),
+    "float8_e5m2": (torch.uint8, torch.float8_e5m2),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Snapshots of one layer of one run, by content.
+
+    `digests` are those of the content of each step: a process that finds others stops instead of mixing
+    two states of a run. `bad` are the steps with NaN or infinite values.
+    """
+
+    path: str
+    fingerprint: str
+    run: str
+    layer: str
+    steps: tuple[int, ...]
+    digests: tuple[str, ...]
+    bad: frozenset[int]
+
+    def part(self, steps: Sequence[int]) -> Source:
+        """The same layer at some of the steps."""
+        wanted = set(steps)
+        kept = [(s, d) for s, d in zip(self.steps, self.digests, strict=True) if s in wanted]
+        return Source(
+            self.path,
+            self.fingerprint,
+            self.run,
+            self.layer,
+            tuple(s for s, _ in kept),
+            tuple(d for _, d in kept),
+            self.bad & wanted,
+        )
+
+    @property
+    def keys(self) -> list[tuple[int, str]]:
+        return list(zip(self.steps, self.digests, strict=True))
+
+
+@dataclass(frozen=True)
+class Task:
+    """Prepare an estimator on a layer (`snapshots` a read at a time), or estimate one block of it."""
+
+    source: Source
+    subset: Subset
+    estimator: Any
+    device: str
+    snapshots: int
+
+    def describe(self) -> str:
+        steps = self.source.steps
+        return (
+            f"run {self.source.run}, layer {self.source.layer}, subset {self.subset.name}, steps "
+            f"{steps[0]} to {steps[-1]}, {self.estimator.name} {config_json(self.estimator)}"
+        )
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Steps that gave no value, and why."""
+
+    steps: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Rows in step order, and what could not be estimated."""
+
+    rows: list[Row]
+    refused: list[Refusal]
+
+
+_stores: dict[tuple[str, str], ActivationStore] = {}
+
+
+@contextlib.contextmanager
+def opened(path: str, fingerprint: str, store: ActivationStore) -> Iterator[None]:
+    """Let the tasks of this process use a store that is open already."""
+    _stores[path, fingerprint] = store
+    try:
+        yield
+    finally:
+        _stores.pop((path, fingerprint), None)
+
+
+def _store_of(source: Source) -> ActivationStore:
+    key = (source.path, source.fingerprint)
+    store = _stores.get(key)
+    if store is None:
+        # Opening reads an index; a worker serves one run after the other, so the last few are enough.
+        while len(_stores) >= 4:
+            _stores.pop(next(iter(_stores)))
+        store = _stores[key] = open_run(Path(source.path))
+    held = set(store.steps(source.layer))
+    for step, expected in source.keys:
+        if step in held and store.source(source.layer, step) != expected:
+            raise StoreError(
+                f"{source.path}: layer {source.layer!r} at step {step} changed during the analysis; analyse again"
+            )
+    return store
+
+
+def single_thread() -> None:
+    """One torch thread: sums then have one order, and processes do not fight for cores."""
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
+
+def run_prepare(task: Task) -> Any | Refusal:
+    """The estimator, prepared on the whole of the source; or why it refuses it."""
+    single_thread()
+    with _noted(task):
+        store = _store_of(task.source)
+        y, x, _, rows = _inputs(task, store)
+        blocks = LayerBlocks(task, store, rows)
+        try:
+            return task.estimator.prepare(blocks, y, x)
+        except ValueError as error:
+            return Refusal(task.source.steps, str(error))
+
+
+def run_estimate(task: Task) -> Outcome:
+    """Rows of one block of snapshots, in step order."""
+    single_thread()
+    with _noted(task):
+        store = _store_of(task.source)
+        y, x, x_ids, rows = _inputs(task, store)
+        refused: list[Refusal] = []
+        found: dict[int, list[Row]] = {}
+        names: list[str] = []
+        make = _RowMaker(task, store, len(y))
+        for steps, t in LayerBlocks(task, store, rows).read(task.source.steps, refused):
+            try:
+                quantities = task.estimator.estimate(t, y, x=x, x_ids=x_ids)
+            except ValueError as error:
+                refused.append(Refusal(tuple(steps), str(error)))
+                continue
+            names = names or list(quantities)
+            found.update(make.rows(steps, t.shape[2], quantities))
+        for step in task.source.steps:
+            if step in task.source.bad and step in make.digests:
+                found[step] = [make.refused(step, name) for name in names or ["I(X;T)"]]
+        return Outcome([row for step in task.source.steps for row in found.get(step, [])], refused)
+
+
+@contextlib.contextmanager
+def _noted(task: Task) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        error.add_note(task.describe())
+        raise
+
+
+def _inputs(task: Task, store: ActivationStore) -> tuple[Tensor, Tensor | None, Tensor, npt.NDArray[np.int64] | None]:
+    """Labels, inputs and input ids of the subset, and its rows; None for all rows."""
+    probe = store.probe
+    rows = task.subset.rows(probe, repeats=wants_repeats(task.estimator, probe))
+    y = torch.from_numpy(probe.labels[rows]).to(task.device)
+    x_ids = torch.from_numpy(probe.input_ids[rows]).to(task.device)
+    x = None
+    if probe.inputs is not None:
+        x = _floating(torch.from_numpy(probe.inputs[rows].reshape(len(rows), -1))).to(task.device)
+    return y, x, x_ids, None if len(rows) == probe.samples else rows
+
+
+def _floating(x: Tensor) -> Tensor:
+    return x if x.is_floating_point() else x.to(torch.float64)
+
+
+class LayerBlocks:
+    """The finite snapshots of a layer, block by block, as (S, N, U) tensors on the device."""
+
+    def __init__(self, task: Task, store: ActivationStore, rows: npt.NDArray[np.int64] | None) -> None:
+        self._task, self._store, self._rows = task, store, rows
+        self._layer = store.layer(task.source.layer)
+        self.noise: Noise | None = self._layer.noise
+        self.passes = int(store.probe.repeats.max(initial=0))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for _, t in self.read(self._task.source.steps, []):
+            yield t
+
+    def read(self, steps: Sequence[int], refused: list[Refusal]) -> Iterator[tuple[list[int], Tensor]]:
+        """Finite snapshots in order; damaged ones go to `refused`."""
+        source = self._task.source
+        good = [s for s in steps if s not in source.bad]
+        for i in range(0, len(good), self._task.snapshots):
+            for kept, array in read_alike(self._store, source.layer, good[i : i + self._task.snapshots], refused):
+                if self._rows is not None:
+                    array = array[:, self._rows]
+                yield kept, to_tensor(array, self._layer.dtype, self._task.device)
+
+
+def read_alike(
+    store: ActivationStore, layer: str, steps: Sequence[int], refused: list[Refusal]
+) -> list[tuple[list[int], npt.NDArray[Any]]]:
+    """Read steps in groups of one shape and dtype; what proves damaged on reading is refused, the rest is read."""
+    held = set(store.steps(layer))
+    gone = [s for s in steps if s not in held]
+    if gone:
+        refused.append(Refusal(tuple(gone), "it can no longer be read"))
+    steps = [s for s in steps if s in held]
+    while steps:
+        try:
+            return [(steps, store.read(layer, steps))]
+        except StoreError as error:
+            held = set(store.steps(layer))
+            gone = [s for s in steps if s not in held]
+            if gone:
+                refused.append(Refusal(tuple(gone), str(error)))
+                steps = [s for s in steps if s in held]
+            elif len(steps) == 1:
+                raise
+            else:
+                return _read_singly(store, layer, steps, refused)
+    return []
+
+
+def _read_singly(
+    store: ActivationStore, layer: str, steps: Sequence[int], refused: list[Refusal]
+) -> list[tuple[list[int], npt.NDArray[Any]]]:
+    single = [piece for step in steps for piece in read_alike(store, layer, [step], refused)]
+    out = []
+    for _, group in itertools.groupby(single, key=lambda piece: (piece[1].shape[1:], piece[1].dtype)):
+        pieces = list(group)
+        out.append(([s for kept, _ in pieces for s in kept], np.concatenate([array for _, array in pieces])))
+    return out
+
+
+def to_tensor(array: npt.NDArray[Any], dtype: str, device: str) -> Tensor:
+    """(S, N, *unit_shape) as stored -> (S, N, U) on the device; narrow floats widened there to float32, exactly."""
+    flat = np.require(array.reshape(*array.shape[:2], -1), requirements=["C", "W"])
+    if dtype in _NARROW:
+        bits, kind = _NARROW[dtype]
+        t = torch.from_numpy(flat.view(np.int16) if bits is torch.int16 else flat).to(device).view(kind)
+    else:
+        t = torch.from_numpy(flat).to(device)
+    if t.dtype in (torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):
+        return t.to(torch.float32)
+    if t.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        return t.to(torch.float64)
+    return t
+
+
+class _RowMaker:
+    """Rows of one task: what is the same in all of them is looked up once."""
+
+    def __init__(self, task: Task, store: ActivationStore, samples: int) -> None:
+        self.layer = store.layer(task.source.layer)
+        self.store, self.task, self.samples = store, task, samples
+        self.config = config_json(task.estimator)
+        held = set(store.steps(task.source.layer))
+        self.digests = {step: digest for step, digest in task.source.keys if step in held}
+
+    def _row(self, step: int, units: int, **fields: Any) -> Row:
+        return Row(
+            run=self.task.source.run,
+            step=step,
+            epoch=self.store.epoch(step),
+            layer=self.layer.key,
+            depth=self.layer.depth,
+            subset=self.task.subset.name,
+            estimator=self.task.estimator.name,
+            config=self.config,
+            n_samples=self.samples,
+            n_units=units,
+            source=self.digests[step],
+            **fields,
+        )
+
+    def refused(self, step: int, quantity: str) -> Row:
+        return self._row(step, self.layer.units, quantity=quantity, flags="nonfinite")
+
+    def rows(self, steps: Sequence[int], units: int, quantities: dict[str, Quantity]) -> dict[int, list[Row]]:
+        count = len(steps)
+        columns = []
+        for name, q in quantities.items():
+            numbers = [_numbers(v, count) for v in (q.value, q.low, q.high, q.ceiling)]
+            flags = [(flag, mask.tolist()) for flag, mask in sorted(q.flags.items())]
+            columns.append((name, q, numbers, flags))
+        out: dict[int, list[Row]] = {}
+        for i, step in enumerate(steps):
+            out[step] = [
+                self._row(
+                    step,
+                    units,
+                    quantity=name,
+                    estimand=q.estimand,
+                    value=value[i],
+                    low=low[i],
+                    high=high[i],
+                    bound=q.bound,
+                    ceiling=ceiling[i],
+                    unit=q.unit,
+                    flags=";".join(flag for flag, mask in flags if mask[i]),
+                )
+                for name, q, (value, low, high, ceiling), flags in columns
+            ]
+        return out
+
+
+def _numbers(value: Tensor | None, count: int) -> list[float]:
+    if value is None:
+        return [float("nan")] * count
+    numbers: list[float] = value.to(torch.float64).expand(count).tolist()
+    return numbers
