@@ -119,7 +119,7 @@ def table(rows: Sequence[Row]) -> str:
     lines = [head]
     for r in rows:
         ratio = r.value or f"x{r.ratio:.3g}"
-        spread = "" if r.value else f"{r.low:.3g}-{r.high:.3g}"
+        spread = "" if r.value or np.isnan(r.low) else f"{r.low:.3g}-{r.high:.3g}"
         limit = "" if np.isnan(r.limit) else f"{r.limit:.3g} {r.limit_of}"
         must, aim = (m if isinstance(m, str) else f"x{m:g}" for m in (r.must, r.aim))
         times = ("" if np.isnan(ms) else f"{ms:.4g}" for ms in (r.candidate_ms, r.reference_ms))
