@@ -35,7 +35,7 @@ def test_each_command_is_one_line_that_the_full_check_finds(ending):
 
 
 def test_every_estimator_has_a_row_in_the_table():
-    rows = re.findall(r"^\| `([a-z_0-9]+)` \|", README, re.M)
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \|", README, re.M)
     assert sorted(rows) == sorted(estimators.available())
 
 
