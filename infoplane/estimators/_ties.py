@@ -1,4 +1,4 @@
-"""The rank of a neighbour among samples at the same distance, averaged over the orders they could come in."""
+"""Equal rows, and the rank of a neighbour among samples at one distance, averaged over the orders they could take."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def mean_digamma_of_rank(inside: Tensor, shell: Tensor, own: Tensor, place: Tens
     cases, number = torch.unique(cases, dim=0, return_inverse=True)
     values = torch.empty(len(cases), dtype=torch.float64, device=out.device)
     widest = int((cases[:, 1] - cases[:, 2]).max()) + 1
-    for part in torch.arange(len(cases), device=out.device).split(max(1, _TERMS // widest)):
-        values[part] = _by_terms(cases[part])
+    step = max(1, _TERMS // widest)
+    for start in range(0, len(cases), step):
+        values[start : start + step] = _by_terms(cases[start : start + step])
     out[rest] = values[number]
     return out
 
@@ -54,8 +55,22 @@ def _by_terms(cases: Tensor) -> Tensor:
     x = place + torch.minimum(before, others)
     log_p = _log_choose(x - 1, place - 1) + _log_choose(shell - x, own - place) - _log_choose(shell, own)
     p = torch.where(valid, log_p.exp(), 0.0)
-    return (p * (inside + x).digamma()).sum(1)
+    mean: Tensor = (p * (inside + x).digamma()).sum(1)
+    return mean
 
 
 def _log_choose(n: Tensor, k: Tensor) -> Tensor:
     return torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
+
+
+def equal_rows(rows: Tensor) -> Tensor:
+    """How many other rows equal each row of `rows` (N, D) float64, (N,) int64."""
+    bits = (rows + 0.0).contiguous().view(torch.int64)  # one zero
+    generator = torch.Generator().manual_seed(0)
+    odd = torch.randint(-(2**62), 2**62, (rows.shape[1],), generator=generator).to(rows.device) * 2 + 1
+    # Round numbers differ in their high bits only: brought down before they are multiplied.
+    key = (bits ^ (bits >> 32)) * -7046029254386353131
+    key = ((key ^ (key >> 29)) * odd).sum(1)
+    number, counts = torch.unique(key, return_inverse=True, return_counts=True)[1:]
+    others: Tensor = counts[number] - 1
+    return others

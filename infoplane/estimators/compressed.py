@@ -12,9 +12,9 @@ from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators._mixture import entropy_of_counts
-from infoplane.estimators._neighbors import equal_rows
 from infoplane.estimators._protocol import Blocks, Quantity, check_inputs, prepared
 from infoplane.estimators._registry import preset, register
+from infoplane.estimators._ties import equal_rows
 from infoplane.estimators.knn import TIED, local_entropies
 
 _RANK = 1e-10

@@ -11,18 +11,13 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT
+from infoplane.estimators._distances import TIE, Metric
 from infoplane.estimators._mixture import entropy_of_counts
-from infoplane.estimators._neighbors import (
-    Metric,
-    Points,
-    equal_rows,
-    intrinsic_dimension,
-    pair_counts,
-)
+from infoplane.estimators._neighbors import Points, intrinsic_dimension, pair_counts
 from infoplane.estimators._protocol import Quantity, check_inputs
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._scaling import zscore
-from infoplane.estimators._ties import mean_digamma_of_rank
+from infoplane.estimators._ties import equal_rows, mean_digamma_of_rank
 
 Formula = Literal["auto", "ross", "ksg1", "ksg2", "gao"]
 Scale = Literal["unit", "block"]
@@ -227,7 +222,7 @@ def class_information(rows: Tensor, y: Tensor, k: int, metric: Metric = "euclide
         if kk == k > 1:
             distances.append(found[:, :k])
         here = found[:, kk - 1]
-        repeated = (found[:, 1:] <= found[:, :-1] * (1 + 1e-9)).any(1)
+        repeated = (found[:, 1:] <= found[:, :-1] * (1 + TIE)).any(1)
         own_closed[members], own_open[members] = kk, kk - 1
         if bool(repeated.any()):
             own_closed[members], own_open[members] = points.within(here)

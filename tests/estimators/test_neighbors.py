@@ -12,8 +12,9 @@ from scipy.special import digamma
 from scipy.stats import nhypergeom
 
 from infoplane.estimators import _neighbors
-from infoplane.estimators._neighbors import TIE, Points, equal_rows, intrinsic_dimension, pair_counts
-from infoplane.estimators._ties import mean_digamma_of_rank
+from infoplane.estimators._distances import COLUMN_GROUP, TIE, Keys
+from infoplane.estimators._neighbors import Points, intrinsic_dimension, pair_counts
+from infoplane.estimators._ties import equal_rows, mean_digamma_of_rank
 
 
 def rows_of(kind: str, n: int, units: int, seed: int) -> torch.Tensor:
@@ -64,7 +65,7 @@ def test_wide_blocks_choose_candidates_by_groups():
     """More columns than `_GROUPED_COLUMNS`: group minima first. Adversarial: all near rows in one group."""
     n = 2 * _neighbors._GROUPED_COLUMNS + 7
     rows = rows_of("normal", n, 12, seed=0)
-    groups = -(-n // _neighbors._GROUP)
+    groups = -(-n // COLUMN_GROUP)
     rows[::groups] = rows[0] + 1e-3 * rows[::groups]
     distance, _ = Points(rows, tree=False).nearest(5)
     expected, _ = Points(rows, tree=True).nearest(5)
@@ -155,4 +156,4 @@ def test_unknown_metric_is_named():
 
 
 def test_blocks_hold_no_square_array():
-    assert math.prod(_neighbors.Keys(Points(torch.zeros(20_000, 12)))._buffer.shape) < 1.1 * 2**20
+    assert math.prod(Keys(torch.zeros(20_000, 12), "euclidean")._buffer.shape) < 20_000**2 / 100

@@ -1,0 +1,73 @@
+"""N1 to N3: neighbours from blocked products against a tree, and KSG against NPEET."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from scipy.special import digamma
+from sklearn.neighbors import BallTree, KDTree
+
+from benchmarks._harness import Row, compare
+from infoplane.estimators._neighbors import Points
+from infoplane.estimators.knn import KNN
+
+K = 3
+
+
+def layer(samples: int, units: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """A tanh layer (samples, units) and its 12 normal inputs, both float64 with variance 1 in every unit."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(samples, 12, generator=g, dtype=torch.float64)
+    t = torch.tanh(x @ torch.randn(12, units, generator=g, dtype=torch.float64) / 12**0.5)
+    return tuple((v - v.mean(0)) / v.std(0, correction=0) for v in (t, x))  # type: ignore[return-value]
+
+
+def npeet(x: np.ndarray, y: np.ndarray) -> float:
+    """KSG 1 in bits as NPEET computes it, less its jitter: trees in the max norm, one for each space."""
+
+    def tree(points: np.ndarray) -> BallTree | KDTree:
+        return (BallTree if points.shape[1] >= 20 else KDTree)(points, metric="chebyshev")
+
+    points = np.hstack((x, y))
+    radius = tree(points).query(points, k=K + 1)[0][:, K] - 1e-15
+    counts = (tree(p).query_radius(p, radius, count_only=True) for p in (x, y))
+    mean = sum(np.mean(digamma(c)) for c in counts)
+    return float((digamma(K) + digamma(len(x)) - mean) / np.log(2))
+
+
+def neighbours(id: str, samples: int, units: int, must: float, aim: float, rounds: int) -> Row:
+    """All k nearest neighbours: the way `Points` chooses against a tree, both from the bare rows."""
+    rows, _ = layer(samples, units)
+    array = rows.numpy()
+
+    def reference() -> np.ndarray:
+        return cKDTree(array).query(array, k=K + 1)[0][:, 1:]
+
+    gap = float(np.abs(Points(rows).nearest(K)[0].numpy() - reference()).max())
+    if gap > 1e-9:
+        raise AssertionError(f"distances from blocks and from a tree differ by {gap}")
+    timing = compare(lambda: Points(rows).nearest(K), reference, rounds=rounds)
+    return Row(id=id, case=f"{samples}x{units}, k={K}", against="cKDTree", must=must, aim=aim, **vars(timing))
+
+
+def ksg(metric: str, must: float, aim: float, rounds: int) -> Row:
+    t, x = layer(4096, 10)
+    estimator = KNN(n_neighbors=K, metric=metric, jitter=0.0)
+    found = float(estimator.estimate(t[None], x)["I(T;Y)"].value)
+    # In the Euclidean norm it is another estimate of the same information.
+    gap = abs(found - npeet(t.numpy(), x.numpy())) if metric == "max" else 0.0
+    if gap > 1e-9:
+        raise AssertionError(f"ksg and NPEET differ by {gap} bits")
+    timing = compare(lambda: estimator.estimate(t[None], x), lambda: npeet(t.numpy(), x.numpy()), rounds=rounds)
+    return Row(id="N3", case=f"KSG 4096x10, 12 inputs, {metric}", against="NPEET", must=must, aim=aim, **vars(timing))
+
+
+def rows(quick: bool = False) -> Iterator[Row]:
+    rounds = 3 if quick else 5
+    yield neighbours("N1", 4096, 128, 15.0, 30.0, rounds)
+    yield neighbours("N2", 4096, 2, 1 / 1.2, 1.0, max(rounds, 5))
+    yield ksg("max", 2.0, 4.0, rounds)
+    yield ksg("euclidean", 2.0, 4.0, rounds)
