@@ -12,10 +12,14 @@ from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators._mixture import entropy_of_counts
+from infoplane.estimators._neighbors import Points, intrinsic_dimension
 from infoplane.estimators._protocol import Blocks, Quantity, check_inputs, prepared
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._ties import equal_rows
 from infoplane.estimators.knn import TIED, local_entropies
+
+FOLDED = 0.75
+"""Intrinsic dimension of the code, as a share of its coordinates, below which it lies on lines or surfaces."""
 
 _RANK = 1e-10
 _JITTER = 1e-4
@@ -47,8 +51,10 @@ class Compressed:
     that of the layer, but *the estimate is no bound*: its own error has either sign. Principal components keep
     variance, not dependence: a signal of small variance is gone, and the quantity `variance kept` does not
     show it. Errors of the entropies do not cancel as in `knn`; more than about 4 dimensions on a side lose by
-    nats. Classes that collapse to a point or a plane make h(T|y) fall without end, and I(T;Y) pass H(Y): flag
-    `unreliable`. Equal samples (`ties`) get a jitter of 1e-4 std, whose size cancels in I(T;Y) only.
+    nats. Classes that collapse to a point or a plane make h(T|y) fall without end, and I(T;Y) pass H(Y); codes that
+    lie on lines or surfaces, as those of a few ReLU units do, have no density: flag `unreliable`, for these from
+    the dimension that the distances show. Equal samples (`ties`) get a jitter of 1e-4 std, whose size cancels in
+    I(T;Y) only.
 
     Parameters
     ----------
@@ -139,7 +145,7 @@ class Compressed:
                 "degenerate": stack([r.degenerate for r in rows], torch.bool),
                 "ties": stack([r.tied > TIED for r in rows], torch.bool),
                 "unreliable": stack(
-                    [r.tied > TIED or p.collapsed for r, p in zip(rows, parts, strict=True)], torch.bool
+                    [r.folded or r.tied > TIED or p.collapsed for r, p in zip(rows, parts, strict=True)], torch.bool
                 ),
             }
             return Quantity(value=value, low=value - half, high=value + half, estimand=estimand, flags=flags)
@@ -191,7 +197,8 @@ class Compressed:
         else:
             i_ty = self._classes(code, y)
         i_xt = zero if code_x is None else self._pair(code, code_x)
-        return _Row(i_ty, i_xt, kept=kept, tied=tied)
+        seen = intrinsic_dimension(Points(code).nearest(max(self.n_neighbors, 2))[0])
+        return _Row(i_ty, i_xt, kept=kept, tied=tied, folded=seen < FOLDED * code.shape[1])
 
     def _with_noise(self, layer: Tensor) -> Tensor:
         if self.noise != "network" or not self.network_clean or self.network_std is None:
@@ -243,6 +250,7 @@ class _Row(NamedTuple):
     i_xt: _Part
     kept: float = 0.0
     tied: float = 0.0
+    folded: bool = False
     degenerate: bool = False
 
 

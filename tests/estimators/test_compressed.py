@@ -189,6 +189,17 @@ def test_collapsed_classes_are_unreliable():
     assert bool(q.flags["unreliable"])
 
 
+def test_codes_without_a_density_are_unreliable():
+    """Two ReLU units: half of the rows lie on the axes, where entropies in two dimensions are off by a bit."""
+    relu = datasets.zero_inflated(1000, means=[-1.0, 0.0, 1.0], units=2, seed=3)
+    plain = datasets.gaussian_classes(1000, means=[-1.0, 0.0, 1.0], units=2, seed=3)
+    flags = [
+        bool(Compressed().estimate(torch.tensor(k.t)[None], torch.tensor(k.y))["I(T;Y)"].flags["unreliable"])
+        for k in (relu, plain)
+    ]
+    assert flags == [True, False]
+
+
 def test_ties_are_jittered_and_flagged():
     rng = np.random.default_rng(4)
     y = rng.integers(2, size=400)
