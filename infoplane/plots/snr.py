@@ -19,7 +19,7 @@ from infoplane.results import ResultTable
 from infoplane.results.series import RECORDED, layer_metrics, match_layers
 
 FloatArray = npt.NDArray[np.float64]
-MEAN, STD, WEIGHT = "grad_mean_norm", "grad_std_norm", "weight_norm"
+MEAN, STD, WEIGHT = "gradient_mean_norm", "gradient_std_norm", "weight_norm"
 
 
 @dataclass(frozen=True, eq=False)

@@ -79,7 +79,7 @@ def metric_rows(*, run: str = "a1b2c3", steps: Sequence[int] | None = None, laye
             rows.append(Row(**common, layer="", quantity=name, value=float(value)))
         for depth, layer in enumerate(layers):
             mean = 0.4 * np.exp(-0.2 * depth) * (1.02 - fit)
-            for name, value in (("grad_mean_norm", mean), ("grad_std_norm", 0.05 + 0.1 * (1 - fit)),
+            for name, value in (("gradient_mean_norm", mean), ("gradient_std_norm", 0.05 + 0.1 * (1 - fit)),
                                 ("weight_norm", 1 + depth + 2 * fit)):  # fmt: skip
                 rows.append(Row(**common, layer=layer, quantity=name, value=float(value)))
     return rows

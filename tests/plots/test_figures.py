@@ -211,7 +211,7 @@ def test_snr_divides_mean_by_std_and_both_by_the_weights(table):
     data = plots.snr_data(table)
     recorded = table.select(estimator="recorded", layer="act3")
     mean, std, weight = (
-        recorded.select(quantity=q)["value"] for q in ("grad_mean_norm", "grad_std_norm", "weight_norm")
+        recorded.select(quantity=q)["value"] for q in ("gradient_mean_norm", "gradient_std_norm", "weight_norm")
     )
     np.testing.assert_allclose(data.ratio[:, 2], mean / std)
     np.testing.assert_allclose(data.mean[:, 2], mean / weight)
@@ -224,7 +224,7 @@ def test_snr_needs_recorded_gradients(table):
         ValueError, match=r"no recorded gradient moments .* recorded are loss, train accuracy, test accuracy"
     ):
         plots.snr(ResultTable.from_rows(synthetic.layer_rows(steps=STEPS) + synthetic.metric_rows(steps=STEPS)))
-    zero = [row._replace(value=0.0) if row.quantity == "grad_std_norm" and row.step == 1 else row for row in table]
+    zero = [row._replace(value=0.0) if row.quantity == "gradient_std_norm" and row.step == 1 else row for row in table]
     assert np.isnan(plots.snr_data(ResultTable.from_rows(zero)).ratio[1]).all()
 
 
