@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -166,7 +167,7 @@ def _spread_of_values(layer: Tensor, largest: float, rule: str) -> float:
     return math.sqrt(max(float(square / len(flat) - mean * mean), 0.0))
 
 
-class _Problem:
+class _Problem(ABC):
     """What every snapshot of a block shares; `snapshot` gives the numbers of one, `quantities` names them."""
 
     def __init__(self, config: KDE, y: Tensor, x_ids: Tensor) -> None:
@@ -175,8 +176,9 @@ class _Problem:
         self.inputs = Grouping.of_repeated(x_ids)
         self.h_x = entropy_of_counts(torch.bincount(x_ids))
 
+    @abstractmethod
     def snapshot(self, layer: Tensor, std: float) -> dict[str, Tensor]:
-        raise NotImplementedError
+        """The numbers of one snapshot (N, D) under noise of this std."""
 
     def common(self, sums: KernelSums, std: float, device: torch.device) -> dict[str, Tensor]:
         return {
@@ -243,8 +245,9 @@ class _Problem:
         out["noise std"] = Quantity(value=found["std"], unit="units of T", flags={"degenerate": degenerate})
         return out
 
+    @abstractmethod
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        raise NotImplementedError
+        """The quantities, from the numbers of all snapshots."""
 
 
 class _Discrete(_Problem):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from infoplane.core.text import printable
 from infoplane.store.layout import FORMAT_VERSION, describe_steps
-from infoplane.store.reader import ActivationStore
+
+if TYPE_CHECKING:
+    from infoplane.store.reader import ActivationStore
 
 
 @dataclass(frozen=True)
