@@ -59,6 +59,7 @@ class Sealer:
         self._release = release
         self._frames: list[Frame] = []
         self._snapshots: list[Snapshot] = []
+        self._publishing: list[int] = []
         self._first_at = 0.0
         self._start_step = -1
         self._unlisted: list[bytes] = []
@@ -121,6 +122,7 @@ class Sealer:
         if not frames:
             self._save_bookkeeping()
             return
+        self._publishing = [frame.step for frame in frames]
         self._frames, self._snapshots = [], []
         try:
             self._publish(frames)
@@ -130,6 +132,7 @@ class Sealer:
                 raise
             self.error = error
         finally:
+            self._publishing = []
             self.pending_bytes = 0
             if self._release is not None:
                 for snapshot in snapshots:
@@ -140,6 +143,11 @@ class Sealer:
         """List everything that waits as dropped."""
         self._drop([snapshot.step for snapshot in [*self._snapshots, *queued]], error)
         self._frames, self._snapshots, self.pending_bytes = [], [], 0
+
+    def abandon(self, queued: Iterable[Snapshot], error: BaseException) -> None:
+        """List everything that is not published as dropped, while another thread may still be at it."""
+        self._drop([*self._publishing, *(snapshot.step for snapshot in [*self._snapshots, *queued])], error)
+        self._save_session()
 
     def _drop(self, steps: Iterable[int], error: BaseException) -> None:
         self.dropped = self.dropped | {step: f"{type(error).__name__}: {error}" for step in steps}

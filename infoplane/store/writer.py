@@ -8,7 +8,6 @@ import os
 import threading
 import time
 import warnings
-import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Literal, Self
 
 from infoplane.core.errors import StoreError
 from infoplane.core.records import Probe, Snapshot
+from infoplane.store import _signals
 from infoplane.store._directory import open_directory
 from infoplane.store._frames import check_snapshot, snapshot_bytes
 from infoplane.store._sealer import Sealer
@@ -35,6 +35,12 @@ class StoreWriter:
     background thread digests them and publishes shards: at `seal_bytes`, `seal_seconds` after the first
     waiting snapshot, at `flush` and `close`, and when the layers, shapes or dtypes change. What has been
     published survives the end of the process at any instant; what waits does not.
+
+    While a writer is open, SIGTERM first closes it: what waits is published, or listed as dropped in the
+    session's file where the disk does not take it in time, within 10 s of the moment at which the main
+    thread runs Python code again. The process then ends of the signal as it would have. This holds for
+    writers of the main thread, where the signal has its default effect; a handler of the caller's own
+    is never replaced and should call `close`.
 
     Parameters
     ----------
@@ -158,7 +164,7 @@ class StoreWriter:
             self._lock.release()
             raise
         self._closed = False
-        _open_writers.add(self)
+        _signals.watch(self)
 
     @property
     def dropped(self) -> dict[int, str]:
@@ -172,6 +178,7 @@ class StoreWriter:
     ) -> None:
         self.close()
 
+    @_signals.guarded
     def __call__(self, snapshot: Snapshot, /) -> None:
         """Queue a snapshot.
 
@@ -196,11 +203,13 @@ class StoreWriter:
             self._enqueue(snapshot, snapshot_bytes(snapshot) + _OVERHEAD)
         self._report()
 
+    @_signals.guarded
     def annotate(self, **notes: Any) -> None:
         """Add JSON values to this session's file, at once."""
         self._ready()
         self._sealer.annotate(notes)
 
+    @_signals.guarded
     def flush(self) -> bool:
         """Wait until everything handed over so far is on the disk.
 
@@ -214,11 +223,12 @@ class StoreWriter:
             with self._changed:
                 self._queue.append((done, 0))
                 self._changed.notify_all()
-            while not done.wait(0.5) and self._thread.is_alive():
+            while not done.wait(0.5) and self._thread.is_alive() and not _signals.pending():
                 pass
         self._report()
         return not self._sealer.dropped and not self._sealer.uncertain
 
+    @_signals.guarded
     def close(self) -> None:
         """Publish what waits, finish the session's file and release the lock. Safe to call again."""
         if self._closed or os.getpid() != self._pid:
@@ -229,14 +239,25 @@ class StoreWriter:
                 self._changed.notify_all()
             while self._thread.is_alive():
                 self._thread.join(0.5)
+                if _signals.pending():
+                    return
         self._closed = True
-        _open_writers.discard(self)
+        _signals.unwatch(self)
         try:
             if self._failure is None:
                 self._sealer.finish(self.stalled_s)
         finally:
             self._lock.release()
         self._report(final=True)
+
+    @property
+    def mine(self) -> bool:
+        """Whether this process opened it; a forked child must leave it alone."""
+        return os.getpid() == self._pid
+
+    def abandon(self, error: Exception) -> None:
+        """List what is not published yet as dropped, for this reason, in the session's file; the end is near."""
+        self._sealer.abandon([item for item, _ in list(self._queue) if isinstance(item, Snapshot)], error)
 
     # The queue and its thread
 
@@ -261,7 +282,7 @@ class StoreWriter:
         began = time.monotonic()
         self._queue.append((threading.Event(), 0))  # seals what is pending, so that its bytes become free
         self._changed.notify_all()
-        while self._waiting() > max(allowed, 0) and self._failure is None:
+        while self._waiting() > max(allowed, 0) and self._failure is None and not _signals.pending():
             self._changed.wait(0.5)
         self.stalled_s += time.monotonic() - began
 
@@ -360,15 +381,12 @@ class StoreWriter:
         self._raise_error()
 
     def _warn(self, text: str) -> None:
-        warnings.warn(f"{self.path}: {text}", RuntimeWarning, stacklevel=4)
-
-
-_open_writers: weakref.WeakSet[StoreWriter] = weakref.WeakSet()
+        warnings.warn(f"{self.path}: {text}", RuntimeWarning, stacklevel=5)
 
 
 @atexit.register
 def _close_open_writers() -> None:
     """What was never closed is closed when the interpreter ends."""
     with contextlib.ExitStack() as stack:
-        for writer in list(_open_writers):
+        for writer in list(_signals.open_writers):
             stack.callback(writer.close)

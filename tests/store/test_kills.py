@@ -5,54 +5,31 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from recording_process import LAYERS
+from recording_process import LAYERS, Recorder
 from store_cases import bits, check, values
 
 from infoplane.store import open_run
 
 
-class Recorder:
-    """The process that forks recording children."""
-
-    def __init__(self) -> None:
-        here = Path(__file__).parent
-        path = os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")])
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(here / "recording_process.py")],
-            env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    def start(self, path: Path, *, resume: bool, samples: int, background: bool) -> tuple[int, int | None]:
-        self.process.stdin.write(f"{path} {int(resume)} {samples} {int(background)}\n")
-        self.process.stdin.flush()
-        word, pid, last = self.process.stdout.readline().split()
-        assert word == "go"
-        return int(pid), None if last == "None" else int(last)
-
-    def kill(self, pid: int, after: float) -> list[int]:
-        """The steps acknowledged before the kill, of which there is at least one."""
-        acked = [int(self.process.stdout.readline())]
-        time.sleep(after)
-        os.kill(pid, signal.SIGKILL)
-        while (line := self.process.stdout.readline().strip()) != "dead":
-            acked.append(int(line))
-        return acked
-
-
 @pytest.fixture
 def recorder() -> Iterator[Recorder]:
-    out = Recorder()
-    yield out
-    out.process.stdin.close()
-    out.process.wait(60)
-    out.process.stdout.close()
+    with Recorder() as out:
+        yield out
+
+
+def kill(recorder: Recorder, pid: int, after: float) -> list[int]:
+    """The steps acknowledged before the kill, of which there is at least one."""
+    acked = [recorder.said()]
+    time.sleep(after)
+    os.kill(pid, signal.SIGKILL)
+    said, status = recorder.end()
+    assert status == -signal.SIGKILL
+    return acked + said
 
 
 def kill_often(recorder: Recorder, directory: Path, kills: int, samples: int) -> tuple[int, int]:
@@ -67,7 +44,7 @@ def kill_often(recorder: Recorder, directory: Path, kills: int, samples: int) ->
         pid, last = recorder.start(path, resume=resume, samples=samples, background=background)
         assert last == max(before, default=None)
         first = (last or 0) + 1
-        acked = before | set(range(first, max(recorder.kill(pid, choose.random() * 0.1)) + 1))
+        acked = before | set(range(first, max(kill(recorder, pid, choose.random() * 0.1)) + 1))
         leftovers += sum(1 for p in path.rglob(".*.tmp") if p.is_file())
         store = open_run(path)
         assert store.problems == ()

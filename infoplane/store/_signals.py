@@ -1,0 +1,126 @@
+"""SIGTERM while recording: what waits is published, or listed as dropped, before the process ends of the signal."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import signal
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from types import CodeType, FrameType
+from typing import ParamSpec, Protocol, TypeVar
+
+CLOSE_SECONDS = 8.0
+"""For publishing what waits."""
+LIST_SECONDS = 1.5
+"""After that, for listing the rest as dropped."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Stoppable(Protocol):
+    """An open writer."""
+
+    @property
+    def mine(self) -> bool:
+        """Whether it was opened in this process."""
+        ...
+
+    def close(self) -> None: ...
+
+    def abandon(self, error: Exception) -> None:
+        """List as dropped what is not published yet; another thread may still be publishing."""
+        ...
+
+
+open_writers: weakref.WeakSet[Stoppable] = weakref.WeakSet()
+_guarded: set[CodeType] = set()
+_deferred = False
+
+
+def watch(writer: Stoppable) -> None:
+    """Close this writer at SIGTERM. Where the caller handles or ignores the signal, that is left alone."""
+    open_writers.add(writer)
+    if _in_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        try:
+            signal.signal(signal.SIGTERM, _handle)
+        except ValueError:  # a sub-interpreter
+            return
+
+
+def unwatch(writer: Stoppable) -> None:
+    """Forget a closed writer; after the last one SIGTERM is as it was."""
+    open_writers.discard(writer)
+    if not open_writers and _in_main_thread() and signal.getsignal(signal.SIGTERM) is _handle:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def guarded(method: Callable[P, R]) -> Callable[P, R]:
+    """A method that holds locks: a signal that comes meanwhile is acted on when it returns."""
+    _guarded.add(method.__code__)
+
+    @functools.wraps(method)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(*args, **kwargs)
+        finally:
+            if pending():
+                _terminate()
+
+    return run
+
+
+def pending() -> bool:
+    """Whether a guarded method of the main thread should stop waiting, because a signal waits for it."""
+    return _deferred and _in_main_thread()
+
+
+def _in_main_thread() -> bool:
+    return threading.get_ident() == threading.main_thread().ident
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    global _deferred
+    while frame is not None:
+        if frame.f_code in _guarded:
+            _deferred = True
+            return
+        frame = frame.f_back
+    _terminate()
+
+
+def _terminate() -> None:
+    """Close all writers, in threads of their own so that a stuck disk cannot hold the process."""
+    global _deferred
+    _deferred = False
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the signal again changes nothing
+        writers = [writer for writer in open_writers if writer.mine]
+        late = _run_all({writer: writer.close for writer in writers}, CLOSE_SECONDS)
+        if late:
+            error = TimeoutError(f"stopped by SIGTERM, and the disk did not take it within {CLOSE_SECONDS:g} s")
+            _run_all({writer: functools.partial(writer.abandon, error) for writer in late}, LIST_SECONDS)
+        sys.stderr.flush()
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)
+
+
+def _run_all(jobs: dict[Stoppable, Callable[[], None]], seconds: float) -> Iterable[Stoppable]:
+    """Run the jobs side by side; the writers whose job has not ended in time."""
+    deadline = time.monotonic() + seconds
+    threads = {writer: threading.Thread(target=job, daemon=True) for writer, job in jobs.items()}
+    with contextlib.ExitStack() as stack:
+        for writer, thread in threads.items():
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter is ending and starts no thread: one after the other, here
+                stack.callback(jobs[writer])
+    for thread in threads.values():
+        if thread.ident is not None:
+            thread.join(max(0.0, deadline - time.monotonic()))
+    return [writer for writer, thread in threads.items() if thread.is_alive()]
