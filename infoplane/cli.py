@@ -37,6 +37,10 @@ CHOICE = stacked(
 )
 OUT = click.option("-o", "--out", type=click.Path(path_type=Path), help="File to write; its suffix is the format.")
 
+UNTRUSTED = click.option(
+    "--untrusted", is_flag=True, help="Of a stranger: read in a child process with limits on memory and time."
+)
+
 
 class OneLineErrors(click.Group):
     """Bad use and bad input end in one line on stderr and exit code 2; a bug keeps its traceback."""
@@ -106,21 +110,23 @@ def demo(obj: dict[str, Any], data: str, out: Path | None, epochs: int | None, s
 @command("infoplane info runs/digits")
 @RUN
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-def info(run: Path, as_json: bool) -> None:
+@UNTRUSTED
+def info(run: Path, as_json: bool, untrusted: bool) -> None:
     """What a run holds: layers, steps, probe, metrics, problems."""
     from infoplane import store
 
-    summary = store.summarize(store.open_run(run))
+    summary = store.summarize_untrusted(run) if untrusted else store.summarize(store.open_run(run))
     click.echo(json.dumps(summary.to_json(), indent=2) if as_json else str(summary))
 
 
 @command("infoplane verify runs/digits")
 @RUN
-def verify(run: Path) -> None:
+@UNTRUSTED
+def verify(run: Path, untrusted: bool) -> None:
     """Read every byte of a run and check it; exit code 1 when something is wrong."""
-    from infoplane.store import open_run
+    from infoplane import store
 
-    problems = open_run(run).verify()
+    problems = store.verify_untrusted(run) if untrusted else store.open_run(run).verify()
     for problem in problems:
         click.echo(str(problem))
     click.echo(f"{run}: {'clean' if not problems else f'{len(problems)} problems'}")

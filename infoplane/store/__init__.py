@@ -3,9 +3,20 @@
 `docs/format.md` describes the files. Only this package opens them.
 """
 
+from infoplane.store._untrusted import summarize_untrusted, verify_untrusted
 from infoplane.store.layout import FORMAT_VERSION
 from infoplane.store.reader import ActivationStore, Problem, open_run
 from infoplane.store.summary import RunSummary, summarize
 from infoplane.store.writer import StoreWriter
 
-__all__ = ["FORMAT_VERSION", "ActivationStore", "Problem", "RunSummary", "StoreWriter", "open_run", "summarize"]
+__all__ = [
+    "FORMAT_VERSION",
+    "ActivationStore",
+    "Problem",
+    "RunSummary",
+    "StoreWriter",
+    "open_run",
+    "summarize",
+    "summarize_untrusted",
+    "verify_untrusted",
+]
