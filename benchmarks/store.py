@@ -84,8 +84,8 @@ def rows(*, quick: bool = False) -> Iterator[Row]:
             gib = sum(a.nbytes for a in arrays) / 1e9
             yield Row(
                 id="W1", case=f"write {count} snapshots of {size}", against="os.write, fsync, rename", must=must,
-                aim=1.0, candidate_ms=timing.candidate_ms, reference_ms=timing.reference_ms, ratio=timing.ratio, low=timing.low,
-                high=timing.high, limit=timing.candidate_ms / 1e3 / gib, limit_of="CPU s a GB",
+                aim=1.0, candidate_ms=timing.candidate_ms, reference_ms=timing.reference_ms, ratio=timing.ratio,
+                low=timing.low, high=timing.high, limit=timing.candidate_ms / 1e3 / gib, limit_of="CPU s a GB",
             )  # fmt: skip
             steps = list(range(count))
             out = np.empty((count, samples, units), np.float32)
