@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -98,8 +99,9 @@ def dead_process() -> int:
     return child.pid
 
 
-def test_a_power_cut_loses_nothing_acknowledged(log, tmp_path, capsys):
-    count, seen = 400, 0
+@pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=[pytest.mark.full, pytest.mark.timeout(1800)])])
+def test_a_power_cut_loses_nothing_acknowledged(log, tmp_path, capsys, count):
+    seen = 0
     points = np.random.default_rng(0).integers(1, len(log.ops) + 1, count)
     for number, at in enumerate(points.tolist()):
         disk, acked = power_cut(log.ops, at, number)
@@ -109,6 +111,7 @@ def test_a_power_cut_loses_nothing_acknowledged(log, tmp_path, capsys):
             store = open_run(path)
             assert set(acked) <= set(store.steps()), (number, at)
             check(store, store.steps(), WIDE)
+        shutil.rmtree(path)
     with capsys.disabled():
         print(f"\n  power cuts {count} ({seen} with a run): acknowledged lost 0")
 
