@@ -521,6 +521,48 @@ def test_ranks_in_processes_find_the_session_of_rank_0(tmp_path):
     assert store.verify() == []
 
 
+@pytest.mark.parametrize("world", [8, pytest.param(48, marks=[pytest.mark.full, pytest.mark.timeout(900)])])
+def test_killed_ranks_are_named_step_by_step(tmp_path, capsys, world):
+    """A quarter of the ranks is killed at a step of its own; every pair of rank and step that is missing is listed."""
+    code = (
+        "import os, signal, sys, numpy as np, store_cases as c\n"
+        "run, rank, world, last = sys.argv[1], *map(int, sys.argv[2:])\n"
+        "rows = np.arange(rank, 96, world)\n"
+        "with c.writer(run, probe=c.probe(96), rank=rank, world_size=world, resume=True, background=True) as out:\n"
+        "    for step in range(6):\n"
+        "        out(c.snapshot(step, samples=96, rows=rows))\n"
+        "        out.flush()\n"
+        "        if step == last: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    print('done', flush=True)\n"
+        "    sys.stdin.readline()\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    dead = {rank: rank % 5 for rank in range(3, world, 4)}
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "run"), str(rank), str(world), str(dead.get(rank, -1))],
+            env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for rank in range(world)
+    ]  # fmt: skip
+    for rank, child in enumerate(children):
+        assert child.stdout.readline() == ("" if rank in dead else "done\n")
+    for child in children:
+        child.communicate("\n", timeout=120)
+    store = open_run(tmp_path / "run")
+    gone = {step: [rank for rank, last in dead.items() if last < step] for step in range(6)}
+    assert store.steps() == [step for step, ranks in gone.items() if not ranks]
+    told = {step: p.what for p in store.problems if p.what.startswith("incomplete") for step in p.steps}
+    for step, ranks in gone.items():
+        if ranks:
+            word = "ranks" if len(ranks) > 1 else "rank"
+            assert told[step] == f"incomplete: {word} {', '.join(map(str, ranks))} of {world} missing"
+    assert store.verify() == list(store.problems)
+    with capsys.disabled():
+        missing = sum(map(len, gone.values()))
+        print(f"\n  ranks {world}, killed {len(dead)}: {missing} missing pairs of rank and step listed")
+
+
 def test_a_rank_without_rank_0_says_so(tmp_path):
     with pytest.raises(StoreError, match=r"no run\.json in .* after 0\.1 s; open the writer of rank 0 first"):
         writer(tmp_path / "run", rank=1, world_size=2, join_seconds=0.1)
