@@ -173,6 +173,8 @@ def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
+        if text[:1] in "([" and text[-1:] in ")]" and len(text) > 1:  # words need no quotes: (miller-madow,jackknife)
+            return tuple(_literal(word) for word in _split(text[1:-1]))
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
