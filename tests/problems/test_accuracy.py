@@ -45,7 +45,7 @@ def test_entropy_of_undersampled_codes():
 
 
 def test_channel_of_known_noise():
-    """Corners of a cube, 1 to 4 dimensions: 0.002 nats, and the bounds hold the truth (0.02 bit: 1,000 corners drawn)."""
+    """Corners of a cube, 1 to 4 dimensions: 0.002 nats, and bounds hold the truth (to 0.02 bit, for 1,000 draws)."""
     errors = []
     for seed, noise in enumerate([0.3, 0.5, 0.8, 1.2, 2.0]):
         dims = 1 + seed % 4
