@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import math
+import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from infoplane import plots
 from infoplane.hooks import CollectionRecorder, log_spaced
 
 
@@ -31,21 +37,48 @@ class Options:
     quick: bool
     out: Path
     shuffle: bool
+    figures: list[dict[str, str]] = field(default_factory=list)
+
+    def figure(self, drawn: Axes | Figure, name: str, caption: str) -> None:
+        """Save a figure into the folder of the example, with the sentence that stands under it."""
+        plots.save(drawn, self.out / f"{name}.png", dpi=110)
+        self.figures.append({"name": name, "caption": caption})
 
 
 def main(run: Callable[[Options], Sequence[Outcome]], description: str) -> None:
-    """Run one example from the command line; exit code 1 when an outcome does not hold."""
+    """Run one example from the command line; exit code 1 when an outcome does not hold.
+
+    The folder then holds outcomes.json: what was asserted and measured, the figures, and the seconds it took.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes, with weaker assertions")
     parser.add_argument("--out", type=Path, default=Path("examples-out") / Path(sys.argv[0]).stem)
     parser.add_argument("--shuffle", action="store_true", help="shuffled labels: the assertions must then fail")
     given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
+    clear(given.out)
     torch.set_num_threads(1)  # the networks are small: more threads wait longer than they work
-    outcomes = run(Options(given.quick, given.out, given.shuffle))
+    options = Options(given.quick, given.out, given.shuffle)
+    started = time.monotonic()
+    outcomes = run(options)
     for o in outcomes:
         print(f"{'holds' if o.holds else 'FAILS'}  {o.claim}: {o.measured} (reference {o.reference})")
+    record = {
+        "quick": given.quick,
+        "seconds": round(time.monotonic() - started),
+        "outcomes": [asdict(o) | {"holds": bool(o.holds)} for o in outcomes],
+        "figures": options.figures,
+    }
+    (given.out / "outcomes.json").write_text(json.dumps(record, indent=1) + "\n")
     sys.exit(0 if all(o.holds for o in outcomes) else 1)
+
+
+def clear(out: Path) -> None:
+    """Make the folder, or empty it where an example made it before; anything else in the way is left alone."""
+    mark = out / ".made-by-an-example"
+    if mark.exists():
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    mark.touch()
 
 
 class StackedLinear(nn.Module):

@@ -16,6 +16,11 @@ import infoplane
 from infoplane import diagnostics, plots
 
 FIXED, EBAB, TRAP = "binning:null_draws=0", "adaptive:null_draws=0", "binning:range=(-1,1),null_draws=0"
+WORDS = {
+    "fixed": "equal-width bins over the range of the run",
+    "ebab": "bins of equal counts",
+    "trap": "the trap: bins of [-1, 1]",
+}
 KDE_FIXED, KDE_ADAPTIVE = "kde:variance=0.001,null_draws=0", "kde:null_draws=0"
 
 
@@ -38,7 +43,7 @@ def run(options: common.Options) -> list[common.Outcome]:
         for spec, table in tables.items()
     }
     for name, spec in (("fixed", FIXED), ("ebab", EBAB), ("trap", TRAP)):
-        plots.save(plots.compare(tables[spec]), options.out / f"compare-{name}.png")
+        options.figure(plots.compare(tables[spec]), f"compare-{name}", f"I(X;T) over training, {WORDS[name]}.")
     flagged = tables[TRAP].select(layer=last, quantity="I(X;T)").flag("out_of_range").mean()
     learned = tables[EBAB].select(layer=last, quantity="I(T;Y)", step=int(tables[EBAB].step.max())).value.mean()
     n = len(runs)
