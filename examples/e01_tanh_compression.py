@@ -25,7 +25,7 @@ def run(options: common.Options) -> list[common.Outcome]:
     runs = common.train_seeds(model, x, y, options.out / "runs", epochs=epochs, points=45, lr=lr)
     estimator = "binning:range=(-1,1),null_draws=0" if options.quick else "binning:range=(-1,1)"
     table = infoplane.analyze(runs, estimator, layers=["act*"], progress=False, table=options.out / "results.csv")
-    options.figure(plots.plane(table, run=table.run[0]), "plane", "One seed: I(X;T) of the narrow layers falls last.")
+    options.figure(plots.compare(table, form="plane"), "plane", "Mean over the seeds, with the spread at the end.")
     options.figure(plots.compare(table), "compare", "Every layer over training, with the band over the seeds.")
     options.figure(plots.compression(table), "compression", "How far each layer falls from its maximum, in every seed.")
 

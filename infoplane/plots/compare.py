@@ -183,8 +183,8 @@ def compare(
     Parameters
     ----------
     form : {"curves", "plane"}
-        Each quantity against the step, or the mean trajectory of each layer in the plane with an ellipse per
-        step whose half-axes are the bands of the two quantities.
+        Each quantity against the step, or the mean trajectory of each layer in the plane with five ellipses
+        along it whose half-axes are the bands of the two quantities.
     spread : {"ci95", "sd", "se", "minmax"} or None
         What the band is; see `infoplane.results.summary.over_runs`.
     groups : mapping from name to runs or globs, optional
@@ -259,11 +259,9 @@ def draw_mean_curve(
 ) -> None:
     """One panel: a line per layer and group, with its band."""
     everything = np.concatenate([g.times for g in data.groups])
-    bands = [a.ravel() for g in data.groups for a in (g.summaries[quantity].low, g.summaries[quantity].high)]
-    means = [g.summaries[quantity].mean.ravel() for g in data.groups]
     ceiling = data.ceilings[quantity]
     ax.set_ylabel(data.labels[quantity])
-    ax.set_ylim(limits(np.concatenate(means + bands), None if ceiling is None else ceiling.value))
+    ax.set_ylim(band_limits(data, quantity))
     step_axis(ax, everything, log=spans_decades(everything) if log is None else log)
     if against:
         ax.set_xlabel(against)
@@ -292,18 +290,36 @@ def draw_mean_curve(
     end_labels(ax, ends)
 
 
+def band_limits(data: CompareData, quantity: str) -> tuple[float, float]:
+    """Limits that hold the means, and of the bands what lies between 0 and the ceiling.
+
+    The interval of a mean of two runs is many times wider than anything the quantity can be; the axes cut it off.
+    """
+    summaries = [g.summaries[quantity] for g in data.groups]
+    means = np.concatenate([s.mean.ravel() for s in summaries])
+    bands = np.concatenate([a.ravel() for s in summaries for a in (s.low, s.high)])
+    ceiling = data.ceilings[quantity]
+    known = means[np.isfinite(means)]
+    if ceiling is not None and known.size:
+        bands = np.clip(bands, min(0.0, float(known.min())), max(ceiling.value, float(known.max())))
+    return limits(np.concatenate([means, bands]), None if ceiling is None else ceiling.value)
+
+
+def ellipse_steps(x: FloatArray, y: FloatArray, *, ellipses: int = 5) -> npt.NDArray[np.int64]:
+    """Which points of a path carry an ellipse: the ends, and points at equal shares of its length between."""
+    spans = [float(np.ptp(v)) or 1.0 for v in (x, y)]
+    length = np.concatenate([[0.0], np.cumsum(np.hypot(np.diff(x) / spans[0], np.diff(y) / spans[1]))])
+    at = np.searchsorted(length, np.linspace(0.0, (1 - 1e-9) * length[-1], ellipses))
+    return np.unique(np.minimum([*at[:-1], x.size - 1], x.size - 1))
+
+
 def draw_mean_plane(ax: Axes, data: CompareData) -> None:
-    """The mean trajectory of each layer, an ellipse of the band's half-axes at each step."""
-
-    def all_of(q: str) -> FloatArray:
-        return np.concatenate([a.ravel() for g in data.groups for a in
-                               (g.summaries[q].mean, g.summaries[q].low, g.summaries[q].high)])  # fmt: skip
-
+    """The mean trajectory of each layer, ellipses of the band's half-axes along it."""
     x_top, y_top = data.ceilings["I(X;T)"], data.ceilings["I(T;Y)"]
     ax.set_xlabel(data.labels["I(X;T)"])
     ax.set_ylabel(data.labels["I(T;Y)"])
-    ax.set_xlim(limits(all_of("I(X;T)"), x_top.value if x_top else None))
-    ax.set_ylim(limits(all_of("I(T;Y)"), y_top.value if y_top else None))
+    ax.set_xlim(band_limits(data, "I(X;T)"))
+    ax.set_ylim(band_limits(data, "I(T;Y)"))
     draw_ceilings(ax, x=x_top, y=y_top)
     colors = layer_colors(max(len(g.layers) for g in data.groups))
     labels, points = [], []
@@ -317,11 +333,12 @@ def draw_mean_plane(ax: Axes, data: CompareData) -> None:
                 continue
             wide, tall = (xt.high - xt.low)[keep, i], (ty.high - ty.low)[keep, i]
             if np.isfinite(wide).any() and np.isfinite(tall).any():
+                at = ellipse_steps(x[keep], y[keep])
                 ax.add_collection(
                     EllipseCollection(
-                        np.nan_to_num(wide), np.nan_to_num(tall), np.zeros(keep.sum()), units="xy",
-                        offsets=np.column_stack([x[keep], y[keep]]), offset_transform=ax.transData,
-                        facecolors=[colors[i]], alpha=0.08, linewidths=0, zorder=1.5,
+                        np.nan_to_num(wide[at]), np.nan_to_num(tall[at]), np.zeros(at.size), units="xy",
+                        offsets=np.column_stack([x[keep][at], y[keep][at]]), offset_transform=ax.transData,
+                        facecolors=[colors[i]], alpha=0.13, linewidths=0, zorder=1.5,
                     ),
                     autolim=False,
                 )  # fmt: skip

@@ -9,6 +9,7 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 
 from infoplane import plots
+from infoplane.plots.compare import ellipse_steps
 from infoplane.plots.heatmap import spans
 from infoplane.results import ResultTable
 
@@ -103,8 +104,34 @@ def test_ellipses_have_the_widths_of_the_bands(seeds):
     found = [c for c in ax.collections if isinstance(c, EllipseCollection)]
     assert len(found) == len(group.layers)
     xt, ty = group.summaries["I(X;T)"], group.summaries["I(T;Y)"]
-    np.testing.assert_allclose(2 * found[3]._widths, (xt.high - xt.low)[:, 3])
-    np.testing.assert_allclose(2 * found[3]._heights, (ty.high - ty.low)[:, 3])
+    at = ellipse_steps(xt.mean[:, 3], ty.mean[:, 3])
+    assert at[0] == 0
+    assert at[-1] == group.times.size - 1
+    np.testing.assert_allclose(2 * found[3]._widths, (xt.high - xt.low)[at, 3])
+    np.testing.assert_allclose(2 * found[3]._heights, (ty.high - ty.low)[at, 3])
+
+
+def test_ellipses_stand_at_equal_shares_of_the_path():
+    x = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
+    assert ellipse_steps(x, 0 * x).tolist() == [0, 1, 2, 3, 4]
+    assert ellipse_steps(np.linspace(0, 1, 101), np.linspace(0, 2, 101)).tolist() == [0, 25, 50, 75, 100]
+    assert ellipse_steps(np.ones(7), np.ones(7)).tolist() == [0, 6]
+    assert ellipse_steps(np.ones(1), np.ones(1)).tolist() == [0]
+
+
+@pytest.mark.parametrize("form", ["curves", "plane"])
+def test_a_band_wider_than_the_quantity_can_be_does_not_set_the_axes(form):
+    far = [
+        row._replace(run="far", value=0.4 * row.value) if row.quantity == "I(T;Y)" else
+        row._replace(run="far")
+        for row in synthetic.layer_rows(steps=STEPS)
+    ]  # fmt: skip
+    both = ResultTable.from_rows(synthetic.layer_rows(steps=STEPS) + far, synthetic.about_runs("a1b2c3", "far"))
+    ax = plots.compare(both, form=form, quantities=None if form == "plane" else "I(T;Y)")
+    band = plots.compare_data(both).groups[0].summaries["I(T;Y)"]
+    assert np.nanmax(band.high) > 2
+    assert ax.get_ylim()[1] < 1.2
+    assert ax.get_ylim()[0] > -0.2
 
 
 def test_groups_are_averaged_apart(seeds):
