@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from infoplane.hooks.probe import Inputs
+from infoplane.hooks._inputs import Inputs
 
 State = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
 

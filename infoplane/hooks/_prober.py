@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from infoplane.core.records import Layer
 from infoplane.hooks import _flow
 from infoplane.hooks._capture import Capture, capture
+from infoplane.hooks._inputs import Inputs
 from infoplane.hooks._members import Members
 from infoplane.hooks._names import Named, named_modules
 from infoplane.hooks._observe import observe
@@ -23,7 +24,7 @@ from infoplane.hooks._plan import Options, plan_captures
 from infoplane.hooks._ranks import is_sharded
 from infoplane.hooks._state import Buffers, model_device, seed_generators, undisturbed
 from infoplane.hooks.noise import measuring
-from infoplane.hooks.probe import Inputs, ProbeSet
+from infoplane.hooks.probe import ProbeSet
 from infoplane.hooks.reduce import is_lossless
 from infoplane.hooks.select import OpTarget, Target
 

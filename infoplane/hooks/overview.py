@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from infoplane.core.records import Layer
+from infoplane.hooks._inputs import as_inputs
 from infoplane.hooks._names import named_modules, unwrap
 from infoplane.hooks._observe import Observation, observe
 from infoplane.hooks._plan import describe, is_activation
 from infoplane.hooks._state import Buffers, model_device, undisturbed
-from infoplane.hooks.probe import as_inputs
 
 _SHOWN = 24
 
