@@ -23,7 +23,7 @@ def run(options: common.Options) -> list[common.Outcome]:
     model = common.stacked_mlp((12, 10, 7, 5, 4, 3, 2), torch.nn.Tanh, 1.0, seeds)
     epochs, lr = (300, 4e-3) if options.quick else (8000, 4e-4)
     runs = common.train_seeds(model, x, y, options.out / "runs", epochs=epochs, points=45, lr=lr)
-    estimator = "binning:range=(-1,1),null_draws=0" if options.quick else "binning:range=(-1,1)"
+    estimator = "binning:range=(-1,1),null_draws=5" if options.quick else "binning:range=(-1,1)"
     table = infoplane.analyze(runs, estimator, layers=["act*"], progress=False, table=options.out / "results.csv")
     options.figure(plots.compare(table, form="plane"), "plane", "Mean over the seeds, with the spread at the end.")
     options.figure(plots.compare(table), "compare", "Every layer over training, with the band over the seeds.")

@@ -16,12 +16,13 @@ import infoplane
 from infoplane import diagnostics, plots
 
 FIXED, EBAB, TRAP = "binning:null_draws=0", "adaptive:null_draws=0", "binning:range=(-1,1),null_draws=0"
-WORDS = {
-    "fixed": "equal-width bins over the range of the run",
-    "ebab": "bins of equal counts",
-    "trap": "the trap: bins of [-1, 1]",
-}
 KDE_FIXED, KDE_ADAPTIVE = "kde:variance=0.001,null_draws=0", "kde:null_draws=0"
+NAMES = {FIXED: "fixed", EBAB: "ebab", TRAP: "trap", KDE_FIXED: "kde-fixed", KDE_ADAPTIVE: "kde-adaptive"}
+WORDS = {
+    FIXED: "equal-width bins over the range of the run",
+    EBAB: "bins of equal counts",
+    TRAP: "the trap: bins of [-1, 1]",
+}
 
 
 def run(options: common.Options) -> list[common.Outcome]:
@@ -34,16 +35,18 @@ def run(options: common.Options) -> list[common.Outcome]:
     runs = common.train_seeds(model, x, y, options.out / "runs", epochs=epochs, points=45, lr=lr)
     specs = [FIXED, EBAB, TRAP] if options.quick else [FIXED, EBAB, TRAP, KDE_FIXED, KDE_ADAPTIVE]
     tables = {
-        spec: infoplane.analyze(runs, spec, layers=["act*"], progress=False, table=options.out / f"results-{i}.csv")
-        for i, spec in enumerate(specs)
+        spec: infoplane.analyze(
+            runs, spec, layers=["act*"], progress=False, table=options.out / f"results-{NAMES[spec]}.csv"
+        )
+        for spec in specs
     }
     last = "act5"
     falls = {
         spec: diagnostics.compression_score(table).select(layer=last, quantity="C I(X;T)").value
         for spec, table in tables.items()
     }
-    for name, spec in (("fixed", FIXED), ("ebab", EBAB), ("trap", TRAP)):
-        options.figure(plots.compare(tables[spec]), f"compare-{name}", f"I(X;T) over training, {WORDS[name]}.")
+    for spec, words in WORDS.items():
+        options.figure(plots.compare(tables[spec]), f"compare-{NAMES[spec]}", f"Over training: {words}.")
     flagged = tables[TRAP].select(layer=last, quantity="I(X;T)").flag("out_of_range").mean()
     learned = tables[EBAB].select(layer=last, quantity="I(T;Y)", step=int(tables[EBAB].step.max())).value.mean()
     n = len(runs)

@@ -19,6 +19,8 @@ from infoplane.results import ResultTable
 from infoplane.results.series import options
 
 MAX_PANELS = 30
+BAR_POINTS = 60
+"""What the colour bar and its label take of the width."""
 
 
 def plane_grid_data(
@@ -98,17 +100,21 @@ def plane_grid(
     norm = step_norm(times, log)
     titles, own, shared = panel_texts(panels, by)
     with figure_canvas(style=style, width=width, aspect=0.08 + 0.86 * down / across) as figure:
+        below = [wrap(parts, (figure.get_figwidth() * 72 - BAR_POINTS) * 0.82 / across, small_size()) for parts in own]
+        lines = [text.count("\n") + 1 if text else 0 for text in below]
+        tallest = sum(max(lines[row : row + across]) for row in range(0, len(lines), across))
+        figure.set_figheight(figure.get_figheight() + 1.25 * small_size() * tallest / 72)
         grid: Any = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
         axes: list[Axes] = list(grid.flat)
         for ax in axes[len(panels) :]:
             ax.set_visible(False)
         for i, (ax, data) in enumerate(zip(axes, everything, strict=False)):
             frame(ax, everything, named=i == 0)
-            below = wrap(own[i], figure.get_figwidth() * 72 * 0.85 / across, small_size())
-            ax.set_title(titles[i], pad=9 + (1.25 * small_size()) * (below.count("\n") + 1 if below else 0))
-            if below:
-                ax.annotate(below, (0, 1), xycoords="axes fraction", xytext=(0, 3), textcoords="offset points",
-                            fontsize=small_size(), color=FAINT, va="bottom", linespacing=1.15)  # fmt: skip
+            ax.set_title(titles[i], pad=9 + small_size() * (1.25 * lines[i] + (lines[i] > 0) * 0.6))
+            if below[i]:
+                ax.annotate(below[i], (0, 1), xycoords="axes fraction", xytext=(0, 4 + small_size()), textcoords="offset points",
+                            fontsize=small_size(), color=FAINT, va="bottom", linespacing=1.15,
+                            in_layout=False)  # fmt: skip
             ax.locator_params(axis="both", nbins=4)
             if i % across:
                 ax.set_ylabel("")

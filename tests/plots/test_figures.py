@@ -314,3 +314,17 @@ def test_repetition_gives_the_same_bytes(seeds, tmp_path):
     for name in ("compare", "compression"):
         first = plots.save(plots.FIGURES[name](seeds), tmp_path / "a.svg").read_bytes()
         assert plots.save(plots.FIGURES[name](seeds), tmp_path / "b.svg").read_bytes() == first
+
+
+@pytest.mark.parametrize("style", ["screen", "column"])
+def test_panels_keep_their_room_under_long_captions(style):
+    many = {"n_bins": 30, "range": "layer", "rounding": "floor", "top": "closed", "separate_saturated": False}
+    rows = synthetic.layer_rows(steps=STEPS, config=many)
+    rows += synthetic.layer_rows(steps=STEPS, estimator="kde", config={"noise_std": 0.1}, bounds=True)
+    rows += synthetic.layer_rows(steps=STEPS, estimator="adaptive", config={**many, "quantile": "distinct"})
+    ax = plots.plane_grid(ResultTable.from_rows(rows, synthetic.about_runs("a1b2c3")), by="estimator", style=style)
+    ax.figure.draw_without_rendering()
+    for panel in visible(ax):
+        box = panel.get_position()
+        assert box.height * ax.figure.get_figheight() > 0.7
+        assert box.width * ax.figure.get_figwidth() > 0.7
