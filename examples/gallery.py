@@ -1,0 +1,118 @@
+"""Draw every figure from the runs of the examples, each with the line that makes it.
+
+python examples/all.py                                      first: the runs, in examples-out
+python examples/gallery.py --write docs/gallery.md          then: the page
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import infoplane
+from infoplane import plots
+
+INTRODUCTION = """# Gallery
+
+Every figure, drawn from the runs of [the experiments](experiments.md). Made by
+`python examples/gallery.py --write {page}`; the lines below are the ones it ran, after
+
+```python
+import infoplane
+from infoplane import plots
+```
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A figure: what it shows, the results it is drawn from, and the line; `table` and `path` are known to it."""
+
+    name: str
+    shows: str
+    results: tuple[str, ...]
+    line: str
+    suffix: str = "png"
+
+
+E01 = ("e01_tanh_compression/results.csv",)
+E02 = tuple(f"e02_relu_bins/results-{name}.csv" for name in ("fixed", "ebab", "kde-adaptive"))
+ENTRIES = (
+    Entry("plane", "the canonical plane of one run: a line per step through the layers", E01,
+          "plots.plane(table, run=table.run[0])"),
+    Entry("plane-by-layer", "the same run as one path per layer, with start, end and direction", E01,
+          'plots.plane(table, run=table.run[0], by="layer")'),
+    Entry("plane-grid", "one ReLU run seen by three estimators, with equal limits", E02,
+          'plots.plane_grid(table, by="estimator", run=table.run[0])'),
+    Entry("curves", "two bounds of the information seen through noise, with the ribbon between them", E02[2:],
+          "plots.curves(table, run=table.run[0])"),
+    Entry("compare", "mean over the seeds; the legend says what the band is", E01, "plots.compare(table)"),
+    Entry("compare-plane", "the mean path of each layer, with ellipses of the same band", E01,
+          'plots.compare(table, form="plane")'),
+    Entry("null", "each layer against the same estimate on shuffled labels", E01,
+          "plots.null(table, run=table.run[0])"),
+    Entry("compression", "how far each layer falls from its own maximum, in every run", E02[1:2],
+          "plots.compression(table)"),
+    Entry("heatmap", "one quantity over layers and steps; hatched cells are saturated", E01,
+          "plots.heatmap(table, run=table.run[0])"),
+    Entry("snr", "gradients: mean, spread and their ratio for each layer", ("e13_convolutional/results.csv",),
+          "plots.snr(table)"),
+    Entry("dpi", "how often I(X;T) rises from one layer to the next, for each estimator", E02, "plots.dpi(table)"),
+    Entry("animation", "the plane over training, the metrics below", E01,
+          "plots.animate(table, path, run=table.run[0], dpi=80)", "gif"),
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("examples-out"), help="where the examples left their runs")
+    parser.add_argument("--write", type=Path, default=Path("docs/gallery.md"))
+    given = parser.parse_args()
+    folder = given.write.parent / given.write.stem
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    page = [INTRODUCTION.format(page=given.write.as_posix())]
+    for entry in ENTRIES:
+        paths = [given.out / name for name in entry.results]
+        if missing := [str(p) for p in paths if not p.exists()]:
+            sys.exit(f"{missing[0]} is missing: run the examples first, python examples/all.py --out {given.out}")
+        table = infoplane.read_table(paths)
+        path = folder / f"{entry.name}.{entry.suffix}"
+        # The page shows the very line that is run; it comes from this file alone.
+        drawn = eval(entry.line, {"plots": plots, "table": table, "path": path})
+        if entry.suffix == "png":
+            plots.save(drawn, path, dpi=110)
+        shown = ", ".join(f'"examples-out/{name}"' for name in entry.results)
+        page += [
+            f"\n## {entry.name}: {entry.shows}\n",
+            f"```python\ntable = infoplane.read_table([{shown}])\n{entry.line}\n```\n",
+            f"![{entry.shows}]({folder.name}/{path.name})",
+        ]
+    page += report(given.out, folder)
+    given.write.write_text("\n".join(page) + "\n")
+
+
+def report(out: Path, folder: Path) -> list[str]:
+    """The page to explore, photographed in a browser."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        sys.exit("no Chromium was found to photograph the report; install the package chromium")
+    made = infoplane.report.write_report(infoplane.read_table(out / E01[0]), out / "report.html")
+    picture = folder / "report.png"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-background-networking"]
+    words = [browser, *flags, "--virtual-time-budget=4000", "--window-size=1200,1500", f"--screenshot={picture}"]
+    subprocess.run([*words, made.resolve().as_uri()], check=True, capture_output=True, timeout=120)
+    return [
+        "\n## report: one page to explore, with its warnings first\n",
+        f'```python\ntable = infoplane.read_table("examples-out/{E01[0]}")\n'
+        'infoplane.report.write_report(table, "report.html")\n```\n',
+        f"![the report in a browser]({folder.name}/{picture.name})",
+    ]
+
+
+if __name__ == "__main__":
+    main()
