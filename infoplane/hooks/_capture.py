@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from infoplane.core.records import Layer
+from infoplane.hooks._inputs import Inputs
 from infoplane.hooks._members import Members
 from infoplane.hooks._names import Named
 from infoplane.hooks._ops import watch_ops
 from infoplane.hooks._structure import call_value, choose, dense, tensors_of, type_name
 from infoplane.hooks.noise import noise_of
-from infoplane.hooks.probe import Inputs
-from infoplane.hooks.reduce import Flatten, Function, Reduction, ReductionError
+from infoplane.hooks.reduce import Flatten, Function, Reduction, ReductionError, keeps_values
 
 Chunk = tuple[int, int, Inputs, int]
 HALF_MAX = 65504.0
@@ -59,6 +59,8 @@ class _Slot:
     raw_shape: tuple[int, ...] = ()
     unreduced: Tensor | None = None
     """The buffer in the output's own shape, where values go in as they are."""
+    clean: bool = True
+    """Whether values are taken before the noise of their layer, where it has one."""
 
     def __post_init__(self) -> None:
         layer = self.capture.layer
@@ -91,6 +93,11 @@ class _Slot:
             return False
         place.copy_(value, non_blocking=True)
         return True
+
+    def before_noise(self, output: Tensor) -> bool:
+        """Whether noise of this output is the same noise in every stored value, so that it can be left to analysis."""
+        self.clean = keeps_values(self.capture.reduction, tuple(output.shape[1 if self.member_axis is None else 2 :]))
+        return self.clean
 
     def extract(self, value: Any, rows: int, mask: Tensor | None, mark: Callable[[Tensor], None] | None) -> Tensor:
         """The reduced values of one chunk, (rows, *units) or (members, rows, *units)."""
@@ -164,6 +171,7 @@ class _Slot:
     def result(self) -> tuple[Layer, Tensor]:
         assert self.buffer is not None  # a layer that did not run was reported before
         noise = noise_of(self.capture.module) if self.capture.layer.site == "out" and not self.capture.op else None
+        noise = None if noise is None else replace(noise, clean=self.clean)
         if self.unreduced is not None and noise == self.capture.layer.noise:
             return self.capture.layer, self.buffer
         reduction = self.capture.reduction.label(self.raw_shape)
@@ -203,6 +211,20 @@ class _Station:
         for call, slot in self._outs:
             if call == self.ended and not (current.direct and slot.put_as_usual(output, current.start, current.stop)):
                 current.put(slot, output)
+        self.ended += 1
+
+    def after_clean(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Ahead of the noise hook; `after_noise` does the rest."""
+        for call, slot in self._outs:
+            if call != self.ended or not slot.before_noise(output):
+                continue
+            if not (self.current.direct and slot.put_as_usual(output, self.current.start, self.current.stop)):
+                self.current.put(slot, output)
+
+    def after_noise(self, module: nn.Module, args: Any, output: Any) -> None:
+        for call, slot in self._outs:
+            if call == self.ended and not slot.clean:
+                self.current.put(slot, output)
         self.ended += 1
 
     def function(self, output: Any) -> None:
@@ -277,8 +299,11 @@ def capture(
                 hooks.callback(module.register_forward_pre_hook(station.before, with_kwargs=True).remove)
             if "out" in sites:
                 # Before the noise and after everything else that changes the output.
-                first = noise_of(module) is not None
-                hooks.callback(module.register_forward_hook(station.after, prepend=first).remove)
+                after = station.after
+                if noise_of(module) is not None:
+                    hooks.callback(module.register_forward_hook(station.after_clean, prepend=True).remove)
+                    after = station.after_noise
+                hooks.callback(module.register_forward_hook(after).remove)
         if functions:
             hooks.enter_context(watch_ops(modules, _to_stations(functions)))
         for chunk in chunks:

@@ -25,8 +25,10 @@ class NoiseInjection:
     analysis setting (Goldfeld et al., "Estimating information flow in deep neural networks", 2019). The
     noise acts in evaluation mode too: it is part of the network that is measured.
 
-    A Recorder sees the value before the noise and writes std and kind into the layer's record. At a snapshot it
-    draws the noise from a generator of its own, so recording leaves the training noise as it was.
+    A Recorder sees the value before the noise and writes std and kind into the layer's record. Under a reduction
+    that mixes values (a mean, a projection, a function) the noise would have another law: there the noisy value is
+    reduced, and the record says that it is not clean. At a snapshot the Recorder draws the noise from a generator
+    of its own, so recording leaves the training noise as it was.
 
     Parameters
     ----------

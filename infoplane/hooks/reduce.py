@@ -227,6 +227,11 @@ def is_lossless(reduction: Reduction, shape: tuple[int, ...]) -> bool:
     return reduction.label(shape) == "flatten"
 
 
+def keeps_values(reduction: Reduction, shape: tuple[int, ...]) -> bool:
+    """Whether every stored value is one value of the output of this shape per sample, as it came."""
+    return isinstance(reduction, Units | Tokens | Last) or is_lossless(reduction, shape)
+
+
 def _need_tokens(t: Tensor, label: str) -> None:
     if t.ndim < 3:
         raise ReductionError(f"has shape {tuple(t.shape)}, no axis of tokens for '{label}'")

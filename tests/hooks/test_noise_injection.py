@@ -10,7 +10,7 @@ from recording import record, recorder
 from torch import nn
 
 from infoplane.core import Noise
-from infoplane.hooks import NoiseInjection, every
+from infoplane.hooks import NoiseInjection, every, projection, units
 
 X = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(200) % 3
@@ -51,6 +51,35 @@ def test_the_recorder_sees_the_clean_value_and_later_layers_the_noisy_one():
     difference = snapshot.arrays["2"] - through
     assert 0.01 < difference.std() < 1
     assert NoiseInjection(model, "1", std=0.1, kind="multiplicative").noise == Noise(std=0.1, kind="multiplicative")
+
+
+@pytest.mark.parametrize("reduce", [units(3, seed=1), "flatten", "mean"])
+def test_noise_of_single_values_is_left_to_the_analysis(reduce):
+    """The mean of a vector is the vector."""
+    model = net()
+    _, plain = record(model, X, layers="1", reduce=reduce)
+    with NoiseInjection(model, "1", std=0.2):
+        _, noisy = record(model, X, layers="1", reduce=reduce)
+    np.testing.assert_allclose(noisy.arrays["1"], plain.arrays["1"], atol=1e-6)
+    assert noisy.layers[0].noise == Noise(std=0.2, clean=True)
+
+
+@pytest.mark.parametrize(("reduce", "std"), [("mean", 0.5 / 4), (projection(64, seed=1), 0.5 * (3 * 16 / 64) ** 0.5)])
+def test_a_reduction_that_mixes_values_takes_the_noisy_ones(reduce, std):
+    """16 places: noise of std 0.5 has std 0.5 / 4 in their mean; 48 values on 64 Gaussian directions of variance 1/64
+    each have the variance times 48 / 64. Tolerance: five standard errors, for the projection those of 64 directions."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(48, 2))
+    x = torch.randn(300, 1, 4, 4)
+    _, clean = record(model, x, reduce={"1": reduce, "*": "flatten"})
+    with NoiseInjection(model, "1", std=0.5):
+        _, noisy = record(model, x, reduce={"1": reduce, "*": "flatten"})
+    z = noisy.arrays["1"] - clean.arrays["1"]
+    assert noisy.layers[1].noise == Noise(std=0.5, clean=False)
+    tolerance = 5 / (2 * z.size) ** 0.5 if reduce == "mean" else 5 * (2 / 48 / 64) ** 0.5
+    assert abs(z.std() / std - 1) < tolerance
+    after = noisy.arrays["3"] - clean.arrays["3"]
+    assert after.std() > 0.05
 
 
 def test_repeats_share_inputs_and_differ_in_noise():
