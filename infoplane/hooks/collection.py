@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from infoplane.core.records import Layer, Sink, Snapshot
 from infoplane.hooks._destination import Destination
 from infoplane.hooks._members import Members, State, count_members
-from infoplane.hooks.recorder import Call, Recorder
+from infoplane.hooks._session import Call
+from infoplane.hooks.recorder import Recorder
 
 
 class CollectionRecorder(Recorder):

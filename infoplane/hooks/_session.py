@@ -1,0 +1,365 @@
+"""A recording from start to close: the probe set runs at scheduled steps, sinks get the snapshots."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+import infoplane
+from infoplane.core.records import Layer, Probe, Snapshot
+from infoplane.hooks._destination import Destination, close_all
+from infoplane.hooks._pool import Pool
+from infoplane.hooks._prober import Prober
+from infoplane.hooks._ranks import Ranks, find_ranks, share_buffers
+from infoplane.hooks._state import model_device
+from infoplane.hooks._steps import StepCounter
+from infoplane.hooks._watch import Watch
+from infoplane.hooks.metrics import GradientMoments, LayerMetrics, as_numbers, numbers, weight_norms
+from infoplane.hooks.overview import SizePlan, free_bytes
+from infoplane.hooks.schedule import Plan, Schedule
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one call of `snapshot` said, kept for the exit when the schedule skipped it."""
+
+    step: int
+    epoch: float
+    metrics: Sequence[Mapping[str, float]] = ()
+    layer_metrics: LayerMetrics = field(default_factory=dict)
+
+
+class Session:
+    """A model, its probe and the destinations of its snapshots, all of them known; `Recorder` makes them."""
+
+    def __init__(
+        self,
+        prober: Prober,
+        destinations: Sequence[Destination],
+        schedule: Schedule,
+        *,
+        keep_activations: bool,
+        initial: bool,
+        total: int | None,
+        gradients: GradientMoments | None,
+        weight_norms: bool,
+        nonfinite: Literal["warn", "raise"],
+        shard_probe: bool,
+        allow_full_disk: bool,
+        quiet: bool,
+        resume: bool,
+        writer: Mapping[str, Any] | None,
+    ) -> None:
+        self._prober = prober
+        self._model = prober.model
+        self._destinations = list(destinations)
+        self._keep = keep_activations
+        self._check_destinations()
+        self.schedule = schedule
+        self._initial, self._total = initial, total
+        self._gradients = gradients
+        self._weight_norms = weight_norms or gradients is not None
+        self._allow_full_disk, self._quiet, self._resume = allow_full_disk, quiet, resume
+        self._writer_options = dict(writer or {})
+        self._shard_probe = shard_probe
+        self._ranks = Ranks(0, 1, "first")
+        self._pool = Pool(pinned=model_device(self._model).type == "cuda")
+        self._state: Literal["new", "open", "closed"] = "new"
+        self._pid = os.getpid()
+        self._steps = StepCounter(self.schedule, initial=initial)
+        self._noted_shift = not initial
+        self._pending: Call | None = None
+        self._watch = Watch(nonfinite)
+
+    @property
+    def run(self) -> Path | None:
+        """The run's directory."""
+        return self._destinations[0].run
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `snapshot` can be called."""
+        return self._state == "open"
+
+    # -- what it is ------------------------------------------------------------------------------------
+
+    @property
+    def probe(self) -> Probe:
+        """Ids, labels and parts of the recorded rows."""
+        return self._prober.probe.record
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The recorded layers in forward order; empty before entry."""
+        return self._prober.layers
+
+    @property
+    def chain(self) -> bool | list[str]:
+        """Whether the layers form a Markov chain from the input on; else the keys of those that do, or False.
+
+        Found by following one forward pass: a layer belongs to the chain when every path from the input to the
+        last layer goes through it and its stored values determine its output.
+        """
+        return self._prober.chain
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Layers that were selected by a pattern or by default and are not recorded, with the reason."""
+        return self._prober.skipped
+
+    @property
+    def sizes(self) -> SizePlan:
+        """Bytes per layer, snapshot and run, and the free disk; after entry."""
+        plan = None if self._total is None else len(self.schedule.plan(self._total))
+        where = self.run if self._keep else None
+        return SizePlan(
+            layers=self.layers,
+            samples=self.probe.samples,
+            snapshots=plan,
+            free=None if where is None else free_bytes(where),
+            where="" if where is None else str(where.absolute().parent),
+            members=len(self._destinations),
+        )
+
+    def plan(self, total: int) -> Plan:
+        """The steps that a run of `total` steps records; prints them."""
+        return self.schedule.plan(total)
+
+    def __repr__(self) -> str:
+        return (
+            f"Recorder({type(self._model).__name__}, {self.probe.samples} rows of {self.probe.target} labels, "
+            f"{len(self.layers)} layers, {self.schedule}, {self._state})"
+        )
+
+    def _check_destinations(self) -> None:
+        for destination in self._destinations:
+            if self._keep and destination.run is None:
+                raise ValueError('run must name a directory for the activations, as run="runs/a"')
+            if not self._keep and not destination.sinks:
+                raise ValueError("keep_activations=False without a sink would record nothing; pass sinks=[...]")
+
+    # -- life ------------------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Find the layers, open the sinks and take step 0; `with` calls it.
+
+        Everything that can be wrong with model, probe and layers is found here, before any file is written.
+        """
+        if self._state != "new":
+            raise RuntimeError(f"this recorder is {self._state}; make a new one for another run")
+        self._ranks = find_ranks(self._model, shard_probe=self._shard_probe)
+        if self._ranks.share == "rows":
+            self._prober.probe = self._prober.probe.share(self._ranks.rank, self._ranks.world_size)
+            self._prober.before_pass = share_buffers
+        if self._ranks.takes_part:
+            self._prober.prepare()
+        try:
+            last_step = self._open_sinks()
+            self._state = "open"
+            if last_step is None and self._initial:
+                self._take(Call(0, math.nan))
+        except BaseException:
+            self._state = "closed"
+            close_all(self._destinations)
+            raise
+        return self
+
+    def _open_sinks(self) -> int | None:
+        """Open the stores and begin the sinks; the last step of a run that is resumed."""
+        if self._keep and self._ranks.rank == 0:
+            if not self._quiet:
+                print(f"infoplane: recording into {self.run}\n{self.sizes}", file=sys.stderr)
+            if not self._allow_full_disk:
+                self.sizes.check()
+        found = [
+            destination.open(
+                store=self._keep,
+                probe=self.probe,
+                settings=self.settings() | ({"member": i} if len(self._destinations) > 1 else {}),
+                ranks=self._ranks,
+                resume=self._resume,
+                options=self._writer_options,
+            )
+            for i, destination in enumerate(self._destinations)
+        ]
+        if any(last is None for last, _ in found):
+            return None
+        last_step, shift = min((last, shift) for last, shift in found if last is not None)
+        self._steps.resume(last_step, shift)
+        self._noted_shift = False
+        return last_step
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object) -> None:
+        self.close(take_last=exc is None)
+
+    def close(self, *, take_last: bool = True) -> None:
+        """Take the last step if the schedule had skipped it, and close all sinks.
+
+        After an exception `with` takes nothing: the model may be in the middle of a step.
+        """
+        if self._state != "open":
+            self._state = "closed"
+            return
+        try:
+            if take_last and self._pending is not None:
+                self._take(self._pending)
+        finally:
+            self._state = "closed"
+            close_all(self._destinations)
+
+    def flush(self) -> None:
+        """Make every snapshot so far durable, as before the user's own checkpoint."""
+        for destination in self._destinations:
+            destination.flush()
+
+    def snapshot(
+        self,
+        step: int,
+        *,
+        epoch: float | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        force: bool = False,
+    ) -> bool:
+        """Record the model now if the schedule takes this step; tell whether this process did.
+
+        Parameters
+        ----------
+        step : int
+            The loop's counter: completed epochs or iterations, or an index from 0 (see `initial`).
+        epoch : float, optional
+            Stored beside the step; the counter itself by default.
+        metrics : mapping from name to number, optional
+            Loss, accuracy, ...: stored with the snapshot.
+        force : bool
+            Take it whatever the schedule says.
+
+        Raises
+        ------
+        ValueError
+            If the step does not grow.
+        """
+        if self._state != "open":
+            raise RuntimeError("snapshot() needs an open recorder: use it inside `with Recorder(...) as recorder:`")
+        if os.getpid() != self._pid:
+            raise RuntimeError(f"this recorder belongs to process {self._pid}, not to its child {os.getpid()}")
+        if isinstance(step, bool) or not isinstance(step, int | np.integer):
+            raise TypeError(f"step must be an integer counter, got {step!r}; fractional epochs go into epoch=")
+        counter = int(step)
+        step, due = self._steps.call(counter, force=force)
+        if not self._noted_shift:
+            for destination in self._destinations:
+                destination.note_shift(self._steps.shift)
+        self._noted_shift = True
+        call = Call(
+            step,
+            float(counter if epoch is None else epoch),
+            self._numbers(metrics or {}),
+            {} if self._gradients is None else self._gradients.take(),
+        )
+        self._pending = None if due else call
+        if due:
+            self._take(call)
+        return due and self._ranks.takes_part
+
+    def due(self, step: int) -> bool:
+        """Whether `snapshot(step)` would record: for metrics that are worth computing only then."""
+        if self._state != "open":
+            raise RuntimeError("due() needs an open recorder: use it inside `with Recorder(...) as recorder:`")
+        return copy.copy(self._steps).call(int(step))[1]
+
+    def settings(self) -> dict[str, Any]:
+        """What a reader has to know about how the run was recorded; goes into `run.json`."""
+        prober = self._prober
+        passes = int(self.probe.repeats.max())
+        return {
+            "model": f"{type(self._model).__module__}.{type(self._model).__qualname__}",
+            "layers": [la.key for la in self.layers],
+            "chain": self.chain,
+            "skipped": dict(self.skipped),
+            "schedule": str(self.schedule),
+            "reductions": {la.key: la.reduction for la in self.layers},
+            "dtype": _dtype_name(prober.options.dtype),
+            "autocast": _dtype_name(prober.autocast),
+            "mode": "eval" if prober.evaluation else "train",
+            "probe_batch_size": prober.batch_size,
+            "repeats": [int((self.probe.repeats == 1).sum()), passes] if passes else None,
+            "seed": prober.seed,
+            "target": self.probe.target,
+            "versions": {
+                "infoplane": infoplane.__version__,
+                "torch": str(torch.__version__),
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+    # -- one snapshot ----------------------------------------------------------------------------------
+
+    def _take(self, call: Call) -> None:
+        self._pending = None
+        if not self._ranks.takes_part:
+            return
+        results = self._prober.measure(call.step, self._memory())
+        layers = tuple(layer for layer, _ in results)
+        prober = self._prober
+        self._watch.look(call.step, prober.layers, results, prober.probe, members=prober.members is not None)
+        self._prober.layers = layers
+        self._emit(call, layers, {layer.key: values for layer, values in results})
+
+    def _numbers(self, metrics: Mapping[str, Any]) -> list[dict[str, float]]:
+        """The metrics of each run."""
+        return [numbers(metrics)]
+
+    def _emit(self, call: Call, layers: tuple[Layer, ...], values: Mapping[str, Tensor]) -> None:
+        """Hand one snapshot to the sinks."""
+        layer_metrics = {**call.layer_metrics, **(weight_norms(self._model) if self._weight_norms else {})}
+        (destination,) = self._destinations
+        snapshot = Snapshot(
+            step=call.step,
+            epoch=call.epoch,
+            time=time.time(),
+            layers=layers,
+            arrays=self._arrays(values) if destination.needs_arrays else {},
+            metrics=call.metrics[0] if call.metrics else {},
+            layer_metrics=as_numbers(layer_metrics),
+            tensors=values,
+            rows=self._prober.probe.rows,
+        )
+        destination.take(snapshot)
+
+    def _memory(self) -> Callable[[tuple[int, ...], torch.dtype], Tensor]:
+        """Pooled host memory, or the model's device where a sink computes there."""
+        device = self._prober.device
+        if device.type == "cpu" or not any(d.needs_tensors for d in self._destinations):
+            return self._pool.take
+        return lambda shape, dtype: torch.empty(shape, dtype=dtype, device=device)
+
+    def _arrays(self, values: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
+        """As arrays in host memory, once the device has finished its copies."""
+        hosted = {key: v if v.device.type == "cpu" else self._to_host(v) for key, v in values.items()}
+        if self._prober.device.type != "cpu":
+            torch.accelerator.synchronize(self._prober.device)
+        return {key: self._pool.lend(v) for key, v in hosted.items()}
+
+    def _to_host(self, values: Tensor) -> Tensor:
+        return self._pool.take(tuple(values.shape), values.dtype).copy_(values, non_blocking=True)
+
+
+def _dtype_name(dtype: torch.dtype | None) -> str | None:
+    return None if dtype is None else str(dtype).removeprefix("torch.")
