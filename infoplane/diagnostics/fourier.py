@@ -1,0 +1,129 @@
+"""Single-frequency units: how much of a unit's input weights over a cyclic group is one Fourier mode."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from infoplane.diagnostics._place import Entry, Place, digest, rows
+from infoplane.results import Row
+
+ESTIMATOR = "fourier"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FourierFeatures:
+    """Frequencies in the input weights of each unit.
+
+    Attributes
+    ----------
+    power : (units, period // 2) float64
+        Share of the power that varies with the input in frequency 1, 2, ...; NaN for a silent unit.
+    share : (units,) float64
+        The largest of them.
+    frequency : (units,) int64
+        Its frequency; 0 for a silent unit.
+    median_share : float
+        Over the units that are not silent; NaN where all are.
+    frequencies_used : float
+        2^H of the histogram of `frequency`: an effective number of frequencies.
+    silent : int
+        Units whose weights vary by no more than rounding of the largest unit's.
+    source : str
+        Digest of the weights.
+    """
+
+    period: int
+    power: npt.NDArray[np.float64]
+    share: npt.NDArray[np.float64]
+    frequency: npt.NDArray[np.int64]
+    median_share: float
+    frequencies_used: float
+    silent: int
+    source: str
+
+    def rows(self, where: Place) -> list[Row]:
+        """Rows for the results table; empty values with the flag `degenerate` where all units are silent."""
+        flags = ("degenerate",) if self.silent == len(self.share) else ()
+        most = float(self.period // 2)
+        entries = [
+            Entry(
+                quantity="median top-frequency share", value=self.median_share, unit="share", ceiling=1.0, flags=flags
+            ),
+            Entry(
+                quantity="frequencies used", value=self.frequencies_used, unit="frequencies", ceiling=most, flags=flags
+            ),
+        ]
+        config = {"period": self.period}
+        return rows(where, ESTIMATOR, config, entries, n_units=len(self.share), source=self.source)
+
+
+def fourier_features(weight: npt.ArrayLike, period: int) -> FourierFeatures:
+    """Share of each unit's input power in its strongest frequency, for one-hot inputs of a cyclic group.
+
+    The weights of a unit are one function on Z_period for each operand; powers are summed over the operands, and the
+    constant part is left out. Networks that have grokked modular addition have units of one frequency each. The top
+    share is never zero: with H_K = 1 + 1/2 + ... + 1/K, white weights of one operand have H_K / K on average for odd
+    period and K = (period - 1) / 2, which is 0.22 at period 31; summing over two operands makes it less. A unit of
+    hardly any weight counts as much as any other. That units have single frequencies does not say that the network
+    uses them to add.
+
+    Parameters
+    ----------
+    weight : (units, operands * period) array
+        Of the first layer, one block of columns for each one-hot operand.
+    period : int
+        Order of the group, at least 3.
+
+    Raises
+    ------
+    ValueError
+        For another shape, or entries that are not finite.
+
+    References
+    ----------
+    Nanda et al., "Progress measures for grokking via mechanistic interpretability", 2023.
+    He, Wang, Chen and Yang, "On the mechanism and dynamics of modular addition: Fourier features, lottery ticket, and
+    grokking", 2026.
+
+    Examples
+    --------
+    >>> angle = 2 * np.pi * np.arange(7) / 7
+    >>> found = fourier_features([np.cos(2 * angle), 1 + np.cos(angle) + np.cos(3 * angle)], 7)
+    >>> found.frequency.tolist()[0], found.share.round(6).tolist()
+    (2, [1.0, 0.5])
+    """
+    raw = np.asarray(weight)
+    if period < 3:
+        raise ValueError(f"period must be at least 3, got {period}")
+    if raw.ndim != 2 or raw.size == 0 or raw.shape[1] % period:
+        raise ValueError(f"weight must have shape (units, operands * {period}), got {raw.shape}")
+    if not np.isfinite(raw).all():
+        raise ValueError(f"weight has {int((~np.isfinite(raw)).sum())} non-finite entries; did training diverge?")
+    size = float(np.abs(raw).max()) or 1.0
+    w = raw.astype(np.float64).reshape(len(raw), -1, period) / size
+    power = np.square(np.abs(np.fft.rfft(w, axis=2))).sum(1)[:, 1:]
+    # A real signal has each frequency twice, as k and -k, but that of half the period once.
+    power[:, : (period - 1) // 2] *= 2
+    total = power.sum(1)
+    eps = float(np.finfo(raw.dtype).eps) if raw.dtype.kind == "f" else float(np.finfo(np.float64).eps)
+    silent = total <= w.shape[1] * (period * eps) ** 2
+    shares = np.where(silent[:, None], math.nan, power / np.where(silent, 1.0, total)[:, None])
+    share = shares.max(1)
+    frequency = np.where(silent, 0, power.argmax(1) + 1)
+    used = np.bincount(frequency[~silent]) / max(1, int((~silent).sum()))
+    used = used[used > 0]
+    heard = not silent.all()
+    return FourierFeatures(
+        period=period,
+        power=shares,
+        share=share,
+        frequency=frequency,
+        median_share=float(np.median(share[~silent])) if heard else math.nan,
+        frequencies_used=float(np.exp2(-(used * np.log2(used)).sum())) if heard else math.nan,
+        silent=int(silent.sum()),
+        source=digest(raw),
+    )
