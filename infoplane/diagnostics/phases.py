@@ -66,7 +66,7 @@ def label_phases(
     prominence : float
         Between 0 and 1.
     window : int
-        Odd; 1 does not smooth. Fewer captures are averaged at the ends, the same number on both sides.
+        Odd; 1 does not smooth. Beside the ends and gaps fewer captures are averaged, the same number on both sides.
 
     Raises
     ------
@@ -194,14 +194,13 @@ def _key(curve: Curve) -> tuple[str, str, str, str, str]:
 
 
 def _smoothed(values: npt.NDArray[np.float64], window: int) -> npt.NDArray[np.float64]:
-    """Centred mean of the finite values within at most `window`; NaN where there are none."""
+    """Centred mean over at most `window` values; beside the ends and gaps over fewer, so that it stays centred."""
     out = np.full(len(values), math.nan)
-    for i in range(len(values)):
+    for i in np.flatnonzero(np.isfinite(values)).tolist():
         half = min(window // 2, i, len(values) - 1 - i)
-        near = values[i - half : i + half + 1]
-        near = near[np.isfinite(near)]
-        if len(near):
-            out[i] = near.mean()
+        while not np.isfinite(values[i - half : i + half + 1]).all():
+            half -= 1
+        out[i] = values[i - half : i + half + 1].mean()
     return out
 
 

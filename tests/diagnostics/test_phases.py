@@ -64,6 +64,17 @@ def test_flat_and_unknown_exponents():
     assert math.isnan(found[0].alpha_change)
 
 
+def test_smoothing_does_not_reach_across_a_gap():
+    """A mean over the one known neighbour would take the exponent's later fall into the first phase."""
+    rank, alpha = [9.0, 8.0, 6.0, 4.0, 5.0, 9.0, 12.0], [1.0, 1.2, math.nan, 1.25, 0.9, 0.6, 0.5]
+    found = label_phases(np.arange(7), rank, alpha)
+    assert [(p.label, p.start, p.stop) for p in found] == [("warm-up", 0, 3), ("entropy-seeking", 3, 6)]
+    assert found[0].alpha_change == pytest.approx(0.25)
+    alone = label_phases(np.arange(7), rank, [math.nan] * 3 + alpha[3:])
+    assert alone[0].label == "warm-up"
+    assert math.isnan(alone[0].alpha_change)
+
+
 @pytest.mark.parametrize(
     ("arguments", "settings", "message"),
     [
