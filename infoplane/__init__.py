@@ -26,6 +26,7 @@ _LAZY = {
 _MODULES = frozenset(
     {
         "analysis",
+        "certify",
         "core",
         "datasets",
         "diagnostics",
@@ -34,6 +35,7 @@ _MODULES = frozenset(
         "importers",
         "integrations",
         "plots",
+        "report",
         "results",
         "store",
         "testing",

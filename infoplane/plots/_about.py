@@ -10,13 +10,17 @@ from infoplane.plots.style import number
 from infoplane.plots.text import safe_text
 from infoplane.results.series import Grid, Series, settings_words
 
+LONG_LABEL = 30
+
 
 def axis_label(quantity: str, unit: str) -> str:
-    """ "I(X;T) [bits]"; another unit keeps its own name."""
+    """ "I(X;T) [bits]"; another unit keeps its own name, on a line of its own where a panel is lower than the words."""
     name = safe_text(quantity, limit=60)
     if not unit:
         return name
-    return f"{name} [{'bits' if unit in ('bit', 'bits') else safe_text(unit)}]"
+    words = f"[{'bits' if unit in ('bit', 'bits') else safe_text(unit)}]"
+    between = " " if len(name) + len(words) < LONG_LABEL else "\n"
+    return f"{name}{between}{words}"
 
 
 def about(series: Series, grids: Sequence[Grid]) -> list[str]:
@@ -25,8 +29,9 @@ def about(series: Series, grids: Sequence[Grid]) -> list[str]:
         ", ".join([safe_text(series.estimator), *(safe_text(w, limit=48) for w in settings_words(series.settings))])
     ]
     sizes = series.n_samples
-    n = number(sizes[0]) if len(sizes) == 1 else f"{number(sizes[0])} to {number(sizes[-1])}"
-    parts.append(f"N = {n}" + ("" if series.subset == "all" else f" ({safe_text(series.subset)})"))
+    if sizes[-1] > 0:  # what weights alone say has no samples
+        n = number(sizes[0]) if len(sizes) == 1 else f"{number(sizes[0])} to {number(sizes[-1])}"
+        parts.append(f"N = {n}" + ("" if series.subset == "all" else f" ({safe_text(series.subset)})"))
     if len(series.runs) == 1:
         parts.append(f"run {safe_text(series.runs[0], limit=24)}")
     else:

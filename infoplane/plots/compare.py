@@ -77,6 +77,11 @@ class CompareData:
         """What lines and bands mean, for the legend."""
         return next(iter(self.groups[0].summaries.values())).words
 
+    @property
+    def coloured_by_group(self) -> bool:
+        """Whether there are several groups of one layer, so that colours can tell groups apart."""
+        return len(self.groups) > 1 and len({layer for g in self.groups for layer in g.layers}) == 1
+
 
 def compare_data(
     table: ResultTable,
@@ -135,6 +140,8 @@ def compare_data(
             None if best is None else Ceiling(float(best.top or 0.0), ceiling_name(best, everything.n_samples))
         )
     caption = list(dict.fromkeys(about(everything, caption_grids[: len(quantities)])))
+    if len(out) > 1 and len(names := {layer for group in out for layer in group.layers}) == 1:
+        caption.insert(1, f"layer {safe_text(names.pop(), limit=24)}")
     return CompareData(
         groups=out,
         labels={q: axis_label(q, gs[0].unit) for q, gs in tops.items()},
@@ -188,9 +195,10 @@ def compare(
     spread : {"ci95", "sd", "se", "minmax"} or None
         What the band is; see `infoplane.results.summary.over_runs`.
     groups : mapping from name to runs or globs, optional
-        Runs to average separately, such as {"tanh": "tanh-*", "ReLU": "relu-*"}; each has its line style.
+        Runs to average separately, such as {"tanh": "tanh-*", "ReLU": "relu-*"}; each has its line style, or
+        its colour where one layer is drawn.
     quantities : str or sequence of str, optional
-        For curves; by default I(X;T) and I(T;Y).
+        One panel each, or the two axes of the plane; by default I(X;T) and I(T;Y).
     table, ax, estimator, settings, subset, layers, against, log, caption, style, width
         As in `infoplane.plots.curves`.
 
@@ -203,8 +211,8 @@ def compare(
         raise ValueError(f"form must be 'curves' or 'plane', got {form!r}")
     pair = ["I(X;T)", "I(T;Y)"]
     names = [quantities] if isinstance(quantities, str) else list(quantities or pair)
-    if form == "plane":
-        names = pair
+    if form == "plane" and len(names) != 2:
+        raise ValueError(f"the plane takes two quantities, got {', '.join(names)}")
     data = compare_data(
         table, names, spread=spread, groups=groups, estimator=estimator, settings=settings, subset=subset,
         layers=layers, against=against,
@@ -244,14 +252,22 @@ def legend_of(ax: Axes, data: CompareData, *, ends: bool = False) -> None:
     labels: list[str] = []
     for i, group in enumerate(data.groups):
         words = next(iter(group.summaries.values())).words
-        line = Line2D([], [], color=FAINT, linestyle=layer_line(i))
-        handles.append((Patch(color=FAINT, alpha=0.25, linewidth=0), line) if "band" in words else line)
+        color = looks(data, i, 0)[0] if data.coloured_by_group else FAINT
+        line = Line2D([], [], color=color, linestyle=layer_line(i))
+        handles.append((Patch(color=color, alpha=0.25, linewidth=0), line) if "band" in words else line)
         labels.append(words if not group.name else f" {named[group.name]}: {words}")
     if ends:
         handles.append(Line2D([], [], marker="o", markerfacecolor="white", color=INK, linestyle="none"))
         handles.append(Line2D([], [], marker="s", color=INK, linestyle="none"))
         labels += ["first step", "last step"]
     ax.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1), labelcolor=FAINT, borderaxespad=0.1)
+
+
+def looks(data: CompareData, group: int, layer: int) -> tuple[str, str]:
+    """Colour and marker of a path: those of its layer, or of its group where one layer is drawn."""
+    if data.coloured_by_group:
+        return layer_colors(len(data.groups))[group], layer_marker(group)
+    return layer_colors(max(len(g.layers) for g in data.groups))[layer], layer_marker(layer)
 
 
 def draw_mean_curve(
@@ -265,7 +281,6 @@ def draw_mean_curve(
     step_axis(ax, everything, log=spans_decades(everything) if log is None else log)
     if against:
         ax.set_xlabel(against)
-    colors = layer_colors(max(len(g.layers) for g in data.groups))
     ends = []
     for number, group in enumerate(data.groups):
         shown = safe_names(group.layers, limit=16)
@@ -275,19 +290,28 @@ def draw_mean_curve(
             keep = np.isfinite(mean)
             if not keep.any():
                 continue
-            ax.plot(group.times[keep], mean[keep], color=colors[i], linestyle=layer_line(number), zorder=3)
-            ax.plot(group.times[keep][-1:], mean[keep][-1:], color=colors[i], marker=layer_marker(i), clip_on=False,
+            color, marker = looks(data, number, i)
+            ax.plot(group.times[keep], mean[keep], color=color, linestyle=layer_line(number), zorder=3)
+            ax.plot(group.times[keep][-1:], mean[keep][-1:], color=color, marker=marker, clip_on=False,
                     linestyle="none", zorder=4)  # fmt: skip
             band = np.isfinite(summary.low[:, i])
             if band.any():
-                ax.fill_between(group.times[band], summary.low[band, i], summary.high[band, i], color=colors[i],
+                ax.fill_between(group.times[band], summary.low[band, i], summary.high[band, i], color=color,
                                 alpha=0.18, linewidth=0, zorder=2)  # fmt: skip
-            text = shown[layer] if not group.name else f"{shown[layer]}, {safe_text(group.name, limit=12)}"
-            ends.append(Label(float(group.times[keep][-1]), float(mean[keep][-1]), text, colors[i]))
+            text = path_name(data, group, shown[layer])
+            ends.append(Label(float(group.times[keep][-1]), float(mean[keep][-1]), text, color))
     draw_ceilings(ax, x=None, y=ceiling)
     if legend:
         legend_of(ax, data)
     end_labels(ax, ends)
+
+
+def path_name(data: CompareData, group: GroupData, layer: str) -> str:
+    """What stands at the end of a path: the layer, the group, or both where both vary."""
+    if not group.name:
+        return layer
+    name = safe_text(group.name, limit=12)
+    return name if data.coloured_by_group else f"{layer}, {name}"
 
 
 def band_limits(data: CompareData, quantity: str) -> tuple[float, float]:
@@ -315,18 +339,18 @@ def ellipse_steps(x: FloatArray, y: FloatArray, *, ellipses: int = 5) -> npt.NDA
 
 def draw_mean_plane(ax: Axes, data: CompareData) -> None:
     """The mean trajectory of each layer, ellipses of the band's half-axes along it."""
-    x_top, y_top = data.ceilings["I(X;T)"], data.ceilings["I(T;Y)"]
-    ax.set_xlabel(data.labels["I(X;T)"])
-    ax.set_ylabel(data.labels["I(T;Y)"])
-    ax.set_xlim(band_limits(data, "I(X;T)"))
-    ax.set_ylim(band_limits(data, "I(T;Y)"))
-    draw_ceilings(ax, x=x_top, y=y_top)
-    colors = layer_colors(max(len(g.layers) for g in data.groups))
+    across, up = data.labels
+    ax.set_xlabel(data.labels[across])
+    ax.set_ylabel(data.labels[up])
+    ax.set_xlim(band_limits(data, across))
+    ax.set_ylim(band_limits(data, up))
+    draw_ceilings(ax, x=data.ceilings[across], y=data.ceilings[up])
     labels, points = [], []
     for number, group in enumerate(data.groups):
         shown = safe_names(group.layers, limit=16)
-        xt, ty = group.summaries["I(X;T)"], group.summaries["I(T;Y)"]
+        xt, ty = group.summaries[across], group.summaries[up]
         for i, layer in enumerate(group.layers):
+            color, _ = looks(data, number, i)
             x, y = xt.mean[:, i], ty.mean[:, i]
             keep = np.isfinite(x) & np.isfinite(y)
             if not keep.any():
@@ -338,16 +362,15 @@ def draw_mean_plane(ax: Axes, data: CompareData) -> None:
                     EllipseCollection(
                         np.nan_to_num(wide[at]), np.nan_to_num(tall[at]), np.zeros(at.size), units="xy",
                         offsets=np.column_stack([x[keep][at], y[keep][at]]), offset_transform=ax.transData,
-                        facecolors=[colors[i]], alpha=0.13, linewidths=0, zorder=1.5,
+                        facecolors=[color], alpha=0.13, linewidths=0, zorder=1.5,
                     ),
                     autolim=False,
                 )  # fmt: skip
-            ax.plot(x[keep], y[keep], color=colors[i], linestyle=layer_line(number), linewidth=1.0, zorder=3)
-            ax.plot(x[keep][:1], y[keep][:1], marker="o", markerfacecolor="white", color=colors[i], linestyle="none",
+            ax.plot(x[keep], y[keep], color=color, linestyle=layer_line(number), linewidth=1.0, zorder=3)
+            ax.plot(x[keep][:1], y[keep][:1], marker="o", markerfacecolor="white", color=color, linestyle="none",
                     zorder=4)  # fmt: skip
-            ax.plot(x[keep][-1:], y[keep][-1:], marker="s", color=colors[i], linestyle="none", zorder=4)
-            text = shown[layer] if not group.name else f"{shown[layer]}, {safe_text(group.name, limit=12)}"
-            labels.append(Label(float(x[keep][-1]), float(y[keep][-1]), text, colors[i]))
+            ax.plot(x[keep][-1:], y[keep][-1:], marker="s", color=color, linestyle="none", zorder=4)
+            labels.append(Label(float(x[keep][-1]), float(y[keep][-1]), path_name(data, group, shown[layer]), color))
             points.append(np.column_stack([x[keep], y[keep]]))
     legend_of(ax, data, ends=True)
     direct_labels(ax, labels, np.concatenate(points))

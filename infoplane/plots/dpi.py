@@ -47,18 +47,33 @@ def dpi_data(
             "no run of the table is known to be a chain of layers, where the inequality must hold; "
             "say which layers form one: chain=['fc1', 'fc2', ...]"
         )
-    columns = [
-        [row.run for row in rows], [", ".join([row.estimator, *settings_words(row.settings)]) for row in rows],
-        [row.subset for row in rows],
-    ]  # fmt: skip
+    columns = [[row.run for row in rows], estimates(rows), [row.subset for row in rows]]
     varying = [column for column in columns if len(set(column)) > 1] or [columns[1]]
     names = [" · ".join(parts) for parts in zip(*varying, strict=True)]
     fixed = [column[0] for column in columns if len(set(column)) == 1 and column not in varying]
     caption = [
         f"data-processing inequality: violated where I(X;T) rises by more than {slack:g} bits to the next layer",
         *(safe_text(text, limit=60) for text in fixed),
+        *(safe_text(text, limit=200) for text in dict.fromkeys(map(full_words, rows))),
     ]
     return DpiData(names=names, rows=rows, caption=caption)
+
+
+def full_words(row: DataProcessing) -> str:
+    return ", ".join([row.estimator, *settings_words(row.settings)])
+
+
+def estimates(rows: Sequence[DataProcessing]) -> list[str]:
+    """Each row's estimator, with the settings in which the rows of one estimator differ."""
+    words: dict[str, list[list[str]]] = {}
+    for row in rows:
+        words.setdefault(row.estimator, []).append(settings_words(row.settings))
+    return [
+        ", ".join(
+            [row.estimator, *(w for w in settings_words(row.settings) if not all(w in o for o in words[row.estimator]))]
+        )
+        for row in rows
+    ]
 
 
 def dpi(

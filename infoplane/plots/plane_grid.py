@@ -112,9 +112,11 @@ def plane_grid(
             frame(ax, everything, named=i == 0)
             ax.set_title(titles[i], pad=9 + small_size() * (1.25 * lines[i] + (lines[i] > 0) * 0.6))
             if below[i]:
-                ax.annotate(below[i], (0, 1), xycoords="axes fraction", xytext=(0, 4 + small_size()), textcoords="offset points",
-                            fontsize=small_size(), color=FAINT, va="bottom", linespacing=1.15,
-                            in_layout=False)  # fmt: skip
+                ax.annotate(
+                    below[i], (0, 1), xycoords="axes fraction", xytext=(0, 4 + small_size()),
+                    textcoords="offset points", fontsize=small_size(), color=FAINT, va="bottom", linespacing=1.15,
+                    in_layout=False,
+                )  # fmt: skip
             ax.locator_params(axis="both", nbins=4)
             if i % across:
                 ax.set_ylabel("")

@@ -265,7 +265,8 @@ def test_dpi_shows_the_share_of_each_estimate(settings):
     ]
     broken = ResultTable.from_rows(rows, settings.meta)
     data = plots.dpi_data(broken)
-    assert data.names == ["binning, n_bins = 30", "binning, n_bins = 60", "kde, noise_std = 0.1"]
+    assert data.names == ["binning, n_bins = 30", "binning, n_bins = 60", "kde"]
+    assert data.caption[-1] == "kde, noise_std = 0.1"
     assert data.rows[2].violations == 5
     ax = plots.dpi(broken)
     assert [p.get_width() for p in ax.patches] == [100 * row.share for row in data.rows]
