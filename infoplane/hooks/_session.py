@@ -71,6 +71,7 @@ class Session:
         self.schedule = schedule
         self._initial, self._total = initial, total
         self._gradients = gradients
+        self._check_gradients()
         self._weight_norms = weight_norms or gradients is not None
         self._allow_full_disk, self._quiet, self._resume = allow_full_disk, quiet, resume
         self._writer_options = dict(writer or {})
@@ -150,6 +151,13 @@ class Session:
                 raise ValueError('run must name a directory for the activations, as run="runs/a"')
             if not self._keep and not destination.sinks:
                 raise ValueError("keep_activations=False without a sink would record nothing; pass sinks=[...]")
+
+    def _check_gradients(self) -> None:
+        if self._gradients is not None and self._gradients.members is not None:
+            raise ValueError(
+                f"these GradientMoments are of {self._gradients.members} members; give them to a CollectionRecorder, "
+                "or leave members= out"
+            )
 
     # -- life ------------------------------------------------------------------------------------------
 
@@ -328,7 +336,6 @@ class Session:
 
     def _emit(self, call: Call, layers: tuple[Layer, ...], values: Mapping[str, Tensor]) -> None:
         """Hand one snapshot to the sinks."""
-        layer_metrics = {**call.layer_metrics, **(weight_norms(self._model) if self._weight_norms else {})}
         (destination,) = self._destinations
         snapshot = Snapshot(
             step=call.step,
@@ -337,11 +344,17 @@ class Session:
             layers=layers,
             arrays=self._arrays(values) if destination.needs_arrays else {},
             metrics=call.metrics[0] if call.metrics else {},
-            layer_metrics=as_numbers(layer_metrics),
+            layer_metrics=as_numbers(self._layer_metrics(call)),
             tensors=values,
             rows=self._prober.probe.rows,
         )
         destination.take(snapshot)
+
+    def _layer_metrics(self, call: Call) -> LayerMetrics:
+        return {**call.layer_metrics, **(self._norms() if self._weight_norms else {})}
+
+    def _norms(self) -> LayerMetrics:
+        return weight_norms(self._model)
 
     def _memory(self) -> Callable[[tuple[int, ...], torch.dtype], Tensor]:
         """Pooled host memory, or the model's device where a sink computes there."""

@@ -14,6 +14,7 @@ from infoplane.core.records import Layer, Sink, Snapshot
 from infoplane.hooks._destination import Destination
 from infoplane.hooks._members import Members, State, count_members
 from infoplane.hooks._session import Call
+from infoplane.hooks.metrics import LayerMetrics, member_numbers, weight_norms
 from infoplane.hooks.recorder import Recorder
 
 
@@ -38,8 +39,12 @@ class CollectionRecorder(Recorder):
     members : int
         Their number, with `member_dim`.
     member_sinks : function from member to sinks, optional
+    parameter_dim : int, or mapping from pattern of parameter names to int
+        Axis of the members in the parameters of a hand-stacked module, for `weight_norms`; that of `gradients`, or
+        the first, by default.
     **options
-        Further arguments of Recorder; not `sinks`, `gradients`, `weight_norms` and `shard_probe`.
+        Further arguments of Recorder; not `sinks` and `shard_probe`. `gradients` are GradientMoments with
+        `members=`, or `GradientMoments.functional` beside `state`.
 
     Notes
     -----
@@ -61,9 +66,10 @@ class CollectionRecorder(Recorder):
         member_dim: int | None = None,
         members: int | None = None,
         member_sinks: Callable[[int], Iterable[Sink]] = lambda member: (),
+        parameter_dim: int | Mapping[str, int] | None = None,
         **options: Any,
     ) -> None:
-        refused = {"sinks", "gradients", "weight_norms", "shard_probe"} & set(options)
+        refused = {"sinks", "shard_probe"} & set(options)
         if refused:
             raise TypeError(f"a collection takes no {sorted(refused)[0]!r}; sinks are given by member_sinks")
         if (state is None) == (member_dim is None):
@@ -77,13 +83,26 @@ class CollectionRecorder(Recorder):
         if members not in (None, count):
             raise ValueError(f"the state has {count} members, not {members}")
         self._members = Members(count, state, member_dim)
+        self._parameter_dim = parameter_dim
         self._places = [Destination(path, list(member_sinks(i))) for i, path in enumerate(_paths(runs, count))]
         super().__init__(model, probe, **options)
         self._prober.members = self._members
+        if self._weight_norms:
+            self._norms()
 
     def _check_destinations(self) -> None:
         self._destinations = self._places
         super()._check_destinations()
+
+    def _check_gradients(self) -> None:
+        moments, n, stacked = self._gradients, self._members.count, self._members.state is not None
+        if moments is None or (moments.members == n and moments.reads_parameters != stacked):
+            return
+        way = f".functional(model, members={n})" if stacked else f"(model, optimizer, members={n})"
+        raise ValueError(
+            f"gradients must be GradientMoments{way}, got those of {moments.members or 'one network'}"
+            + ("" if moments.reads_parameters else ", functional")
+        )
 
     def snapshot(
         self,
@@ -121,9 +140,19 @@ class CollectionRecorder(Recorder):
             )
         return np.broadcast_to(array, (self._members.count,))
 
+    def _norms(self) -> LayerMetrics:
+        n = self._members.count
+        if self._members.state is not None:
+            return weight_norms(self._model, members=n, values=self._members.current()[0])
+        dim = self._parameter_dim
+        if dim is None:
+            dim = 0 if self._gradients is None else self._gradients.parameter_dim
+        return weight_norms(self._model, members=n, parameter_dim=dim)
+
     def _emit(self, call: Call, layers: tuple[Layer, ...], values: Mapping[str, Tensor]) -> None:
         now = time.time()
         arrays = self._arrays(values) if any(d.needs_arrays for d in self._destinations) else {}
+        layer_metrics = member_numbers(self._layer_metrics(call), self._members.count)
         for i, destination in enumerate(self._destinations):
             destination.take(
                 Snapshot(
@@ -133,6 +162,7 @@ class CollectionRecorder(Recorder):
                     layers=layers,
                     arrays={key: a[i] for key, a in arrays.items()},
                     metrics=call.metrics[i] if call.metrics else {},
+                    layer_metrics=layer_metrics[i],
                     tensors={key: v[i] for key, v in values.items()},
                 )
             )

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from infoplane.hooks._names import named_modules, unwrap
+from infoplane.core.errors import closest
+from infoplane.hooks._names import unwrap
+from infoplane.hooks._parameters import Parameters
 
 LayerMetrics = dict[tuple[str, str], Tensor]
 
@@ -29,6 +31,16 @@ class GradientMoments:
     optimizer : Optimizer, optional
         Read the gradients when it steps: needed with gradient accumulation, clipping or a gradient scaler, whose
         result is what counts. Without it, after every backward pass as they then stand in `.grad`.
+    members : int, optional
+        Number of networks in a hand-stacked model; each then has its own norms. Their losses have to be summed:
+        under a mean over members every gradient is that of its network divided by their number.
+    parameter_dim : int, or mapping from pattern of parameter names to int
+        Axis of the members in the parameters.
+
+    Raises
+    ------
+    ValueError
+        If a parameter does not hold the members along its axis.
 
     Examples
     --------
@@ -42,13 +54,17 @@ class GradientMoments:
     (2.0, 2.0)
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer | None = None) -> None:
-        self._layers = own_parameters(unwrap(model))
-        self._count: dict[Tensor, int] = {}
-        self._mean: dict[Tensor, Tensor] = {}
-        self._squares: dict[Tensor, Tensor] = {}
-        self._remove: list[Callable[[], None]] = []
-        parameters = [p for group in self._layers.values() for p in group if p.requires_grad]
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | None = None,
+        *,
+        members: int | None = None,
+        parameter_dim: int | Mapping[str, int] = 0,
+    ) -> None:
+        self._start(Parameters(unwrap(model), members, parameter_dim))
+        parameters = [p for group in self._parameters.by_module.values() for p in group if p.requires_grad]
+        self._parameters.check(parameters)
         if optimizer is not None:
             handle: Any = optimizer.register_step_pre_hook(lambda *_: self._add_all(parameters))
             self._remove.append(handle.remove)
@@ -57,12 +73,86 @@ class GradientMoments:
                 handle = p.register_post_accumulate_grad_hook(self._add)  # type: ignore[no-untyped-call]
                 self._remove.append(handle.remove)
 
-    @torch.no_grad()
+    @classmethod
+    def functional(cls, model: nn.Module, *, members: int | None = None) -> Self:
+        """Moments of gradients that are no parameter's `.grad`, as those of `torch.func`: each step calls `add`.
+
+        `model` is the module that `functional_call` runs; nothing is attached to it.
+
+        Examples
+        --------
+        >>> w = nn.Linear(2, 1, bias=False)
+        >>> moments = GradientMoments.functional(w, members=2)
+        >>> for x in (1.0, 3.0):
+        ...     moments.add({"weight": torch.tensor([[[x, 0.0]], [[0.0, 5.0]]])})
+        >>> moments.take()["@out", "gradient_mean_norm"].tolist()
+        [2.0, 5.0]
+        """
+        moments = cls.__new__(cls)
+        moments._start(Parameters(unwrap(model), members))
+        moments.reads_parameters = False
+        return moments
+
+    def _start(self, parameters: Parameters) -> None:
+        self._parameters = parameters
+        self.reads_parameters = True
+        self._count: dict[Tensor, int] = {}
+        self._mean: dict[Tensor, Tensor] = {}
+        self._squares: dict[Tensor, Tensor] = {}
+        self._remove: list[Callable[[], None]] = []
+
+    @property
+    def members(self) -> int | None:
+        """Number of networks, where there are several."""
+        return self._parameters.members
+
+    @property
+    def parameter_dim(self) -> Mapping[str, int]:
+        """Axis of the members by patterns of parameter names."""
+        return self._parameters.dims
+
+    def add(self, gradients: Mapping[str, Tensor | None]) -> None:
+        """The gradients of one step by parameter name, as `torch.func.grad` gives them.
+
+        With members, their axis is every tensor's first. A name that is left out, or None, counts as frozen.
+
+        Raises
+        ------
+        ValueError
+            For a name that the model does not have, or another shape.
+        RuntimeError
+            If the gradients are read from the model's own parameters.
+        """
+        if self.reads_parameters:
+            raise RuntimeError(
+                "these moments read the gradients of the model's own parameters; those of torch.func are added to "
+                "GradientMoments.functional(model)"
+            )
+        lead = () if self.members is None else (self.members,)
+        known = self._parameters.by_name
+        for name, gradient in gradients.items():
+            if name not in known:
+                raise ValueError(f"the model has no parameter {name!r}; closest: {', '.join(closest(name, known))}")
+            expected = (*lead, *known[name].shape)
+            if gradient is not None and tuple(gradient.shape) != expected:
+                raise ValueError(f"the gradient of {name!r} must have shape {expected}, got {tuple(gradient.shape)}")
+        for name, gradient in gradients.items():
+            if gradient is not None:
+                self._update(known[name], gradient)
+
     def _add(self, parameter: Tensor) -> None:
-        """Welford's update: stable in the gradient's own precision."""
         gradient = parameter.grad
         if gradient is None or gradient.layout is not torch.strided:
             return
+        self._update(parameter, gradient)
+
+    def _add_all(self, parameters: list[nn.Parameter]) -> None:
+        for p in parameters:
+            self._add(p)
+
+    @torch.no_grad()
+    def _update(self, parameter: Tensor, gradient: Tensor) -> None:
+        """Welford's update: stable in the gradient's own precision."""
         if hasattr(gradient, "to_local"):
             gradient = gradient.to_local()
         gradient = gradient.detach().float()
@@ -75,27 +165,25 @@ class GradientMoments:
         self._mean[parameter] += delta / n
         self._squares[parameter].addcmul_(delta, gradient - self._mean[parameter])
 
-    def _add_all(self, parameters: list[nn.Parameter]) -> None:
-        for p in parameters:
-            self._add(p)
-
     @torch.no_grad()
     def take(self) -> LayerMetrics:
         """Norms since the last call, by (module name, metric), and start over ("@out" is the model itself).
 
-        `gradient_std_norm` is absent where there was one step only; `gradient_steps` is their number.
+        Each is a scalar, or (members,). `gradient_std_norm` is absent where there was one step only;
+        `gradient_steps` is their number.
         """
         metrics: LayerMetrics = {}
-        for name, parameters in self._layers.items():
+        add_up = self._parameters.sum
+        for name, parameters in self._parameters.by_module.items():
             seen = [p for p in parameters if self._count.get(p)]
             if not seen:
                 continue
             steps = max(self._count[p] for p in seen)
-            metrics[name, "gradient_mean_norm"] = _norm([self._mean[p].square().sum() for p in seen])
+            norm = metrics[name, "gradient_mean_norm"] = _norm([add_up(p, self._mean[p].square()) for p in seen])
             if steps > 1:
-                variances = [self._squares[p].sum() / (self._count[p] - 1) for p in seen if self._count[p] > 1]
+                variances = [add_up(p, self._squares[p]) / (self._count[p] - 1) for p in seen if self._count[p] > 1]
                 metrics[name, "gradient_std_norm"] = _norm(variances)
-            metrics[name, "gradient_steps"] = torch.tensor(float(steps))
+            metrics[name, "gradient_steps"] = torch.full(norm.shape, float(steps))
         self._count, self._mean, self._squares = {}, {}, {}
         return metrics
 
@@ -113,28 +201,32 @@ class GradientMoments:
 
 
 @torch.no_grad()
-def weight_norms(model: nn.Module) -> LayerMetrics:
-    """Frobenius norm of each module's own parameters together, by (module name, "weight_norm")."""
-    return {
-        (name, "weight_norm"): _norm([p.detach().float().square().sum() for p in parameters])
-        for name, parameters in own_parameters(model).items()
-    }
+def weight_norms(
+    model: nn.Module,
+    *,
+    members: int | None = None,
+    parameter_dim: int | Mapping[str, int] = 0,
+    values: Mapping[str, Tensor] | None = None,
+) -> LayerMetrics:
+    """Frobenius norm of each module's own parameters together, by (module name, "weight_norm").
 
+    With `members` one norm for each, (members,), of parameters that have them along `parameter_dim`; or of
+    `values`, which stand for the parameters by name and have the members first, as `torch.func` stacks them.
+    """
+    parameters = Parameters(model, members, parameter_dim)
+    if values is None:
+        parameters.check(parameters.names)
 
-def own_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Parameters of each module that has some of its own; one shared by several counts for the first."""
-    owned: dict[str, list[nn.Parameter]] = {}
-    seen: set[nn.Parameter] = set()
-    for name, named in named_modules(model).items():
-        own = [p for p in named.module.parameters(recurse=False) if p not in seen]
-        seen.update(own)
-        if own:
-            owned[name or "@out"] = own
-    return owned
+    def square(p: Tensor) -> Tensor:
+        name = parameters.names[p]
+        value = p if values is None else values[name] if name in values else p.expand(members or 1, *p.shape)
+        return parameters.sum(p, value.detach().float().square())
+
+    return {(name, "weight_norm"): _norm([square(p) for p in own]) for name, own in parameters.by_module.items()}
 
 
 def _norm(squares: list[Tensor]) -> Tensor:
-    total = torch.stack([s.to(squares[0].device) for s in squares]).sum()
+    total = torch.stack([s.to(squares[0].device) for s in squares]).sum(0)
     if hasattr(total, "full_tensor"):
         total = total.full_tensor()
     return total.sqrt()
@@ -154,8 +246,18 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def as_numbers(metrics: LayerMetrics) -> dict[tuple[str, str], float]:
     """To Python numbers, with one wait for the device."""
+    return dict(zip(metrics, _stacked(metrics), strict=True))
+
+
+def member_numbers(metrics: LayerMetrics, members: int) -> list[dict[tuple[str, str], float]]:
+    """The numbers of each member, from metrics (members,); with one wait for the device."""
+    columns = _stacked(metrics)
+    return [{key: column[i] for key, column in zip(metrics, columns, strict=True)} for i in range(members)]
+
+
+def _stacked(metrics: LayerMetrics) -> list[Any]:
     if not metrics:
-        return {}
+        return []
     device = next(iter(metrics.values())).device
-    values = torch.stack([v.to(device) for v in metrics.values()]).tolist()
-    return {key: value for key, value in zip(metrics, values, strict=True)}
+    values: list[Any] = torch.stack([v.to(device) for v in metrics.values()]).tolist()
+    return values

@@ -11,7 +11,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "recording.md"
 def test_the_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     names = {}
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)
@@ -19,9 +19,14 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
     assert "Sequential" in out
     assert "Noise(std=0.1" in out
     steps = {p.name: infoplane.open_run(p).steps() for p in Path("runs").iterdir() if (p / "run.json").exists()}
-    assert sorted(steps) == ["a", "b", "c", "d", "seed-0", "seed-1", "seed-2"]
+    collections = [f"{name}-{i}" for name in ("moments", "seed") for i in range(3)]
+    assert sorted(steps) == ["a", "b", "c", "d", *collections]
     assert steps["a"] == list(names["log_spaced"](20, 40).plan(40))
     assert steps["d"] == [0, 1, 2, 3]
     metrics = {n for s, _, n, layer, _ in infoplane.open_run("runs/d").metrics() if layer == "0" and s}
     assert metrics == {"gradient_mean_norm", "gradient_steps", "weight_norm"}  # one step an epoch has no spread
+    stored = [infoplane.open_run(f"runs/moments-{i}").metrics() for i in range(3)]
+    spreads = [[v for _, _, n, layer, v in rows if (n, layer) == ("gradient_std_norm", "4")] for rows in stored]
+    assert len({tuple(v) for v in spreads}) == 3
+    assert all(len(v) == 2 for v in spreads)
     assert infoplane.open_run("runs/c").probe.samples == 300 + 50 * 20
