@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.errors import closest
+from infoplane.core.units import BIT
 
 if TYPE_CHECKING:
     from infoplane.results.table import ResultTable
@@ -337,7 +338,12 @@ def settings_words(settings: str) -> list[str]:
 
 
 def ceiling_name(grid: Grid, n_samples: Iterable[int]) -> str:
-    """log2 N where the ceiling of I(X;T) is that of the sample, else H(X); H(Y) for I(T;Y)."""
+    """log2 N where the ceiling of I(X;T) is that of the sample, else H(X); H(Y) for I(T;Y).
+
+    A number that is not in bits has a maximum, which is no entropy.
+    """
+    if grid.unit != BIT:
+        return "maximum"
     if grid.quantity.startswith("I(T;Y)"):
         return "H(Y)"
     sizes = list(n_samples)

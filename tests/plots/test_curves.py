@@ -8,7 +8,7 @@ from matplotlib.text import Text
 
 from infoplane import plots
 from infoplane.plots.curves import curve_data
-from infoplane.results import ResultTable
+from infoplane.results import ResultTable, Row
 
 STEPS = [0, 1, 10, 100, 1000]
 
@@ -29,6 +29,21 @@ def test_data_hold_value_interval_null_and_ceiling(table):
     assert data.ceiling.value == synthetic.H_Y
     assert data.label == "I(T;Y) [bits]"
     assert data.other_bound is None
+
+
+def test_long_labels_have_two_lines_and_weights_no_number_of_samples():
+    common = {"run": "a", "epoch": 0.0, "layer": "fc", "depth": 0, "subset": "all", "estimator": "e", "config": "{}"}
+    values = [
+        Row(**common, step=s, n_samples=n, n_units=4, quantity=name, value=1.0 + s, unit=unit, ceiling=3.0)
+        for s in range(2)
+        for n, name, unit in ((0, "weight rank", "dimensions"), (0, "median top-frequency share", "share"))
+    ]
+    ax = plots.curves(ResultTable.from_rows(values), quantities=["weight rank", "median top-frequency share"])
+    labels = [a.get_ylabel() for a in ax.figure.axes]
+    assert labels == ["weight rank [dimensions]", "median top-frequency share\n[share]"]
+    data = curve_data(ResultTable.from_rows(values), "weight rank")
+    assert data.caption == ["e", "run a"]
+    assert data.ceiling.name == "maximum"
 
 
 def test_the_opposite_bound_makes_a_ribbon():

@@ -39,6 +39,12 @@ def test_a_grid_has_steps_down_and_layers_across_in_forward_order():
     assert ceiling_name(one, [17]) == "H(X)"
 
 
+def test_a_ceiling_that_is_not_in_bits_is_no_entropy():
+    table = ResultTable.from_rows([row(quantity="RankMe", unit="dimensions", ceiling=4.0)])
+    assert ceiling_name(grid(choose(table), "RankMe"), [16]) == "maximum"
+    assert ceiling_name(grid(choose(table), "RankMe"), [0]) == "maximum"
+
+
 def test_what_prepare_found_is_no_choice():
     rows = [row(), row(layer="fc2", depth=2, config='{"n_bins":30,"prepared":{"low":-7},"range":[-1.0,1.0]}')]
     assert choose(ResultTable.from_rows(rows)).layers == ["fc1", "fc2"]
