@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, Literal
 
 import numpy as np
@@ -99,7 +100,7 @@ def compare_data(
     everything = choose(
         table, estimator=estimator, settings=settings, subset=subset, layers=layers, several_runs=True, against=against
     )
-    members = group_runs(everything.runs, groups)
+    members = group_runs(everything.runs, groups, folders(table))
     out, caption_grids = [], []
     tops: dict[str, list[Grid]] = {q: [] for q in quantities}
     for name, runs in members.items():
@@ -150,16 +151,31 @@ def compare_data(
     )
 
 
-def group_runs(runs: Sequence[str], groups: Mapping[str, Sequence[str] | str] | None) -> dict[str, list[str]]:
-    """Which runs belong together: all, or as `groups` says by names or globs."""
+def folders(table: ResultTable) -> dict[str, str]:
+    """The name of the directory of each run, where the table's meta tells it."""
+    about_runs = table.meta.get("runs", {})
+    return {str(run): PurePath(str(known.get("path", ""))).name for run, known in about_runs.items()}
+
+
+def group_runs(
+    runs: Sequence[str], groups: Mapping[str, Sequence[str] | str] | None, named: Mapping[str, str] | None = None
+) -> dict[str, list[str]]:
+    """Which runs belong together: all, or as `groups` says by ids, names of the directories, or globs of either."""
+    named = named or {}
     if not groups:
         return {"": list(runs)}
     out: dict[str, list[str]] = {}
     for name, patterns in groups.items():
         wanted = [patterns] if isinstance(patterns, str) else list(patterns)
-        hits = [run for run in runs if any(run == p or fnmatch.fnmatchcase(run, p) for p in wanted)]
+        hits = [
+            run for run in runs
+            if any(p in (run, named.get(run)) or fnmatch.fnmatchcase(known, p)
+                   for p in wanted for known in (run, named.get(run, run)))
+        ]  # fmt: skip
         if not hits:
-            raise ValueError(f"group {name!r} matches no run; available: {', '.join(runs)}")
+            raise ValueError(
+                f"group {name!r} matches no run; available: {', '.join(named.get(run) or run for run in runs)}"
+            )
         out[name] = hits
     return out
 
@@ -195,8 +211,8 @@ def compare(
     spread : {"ci95", "sd", "se", "minmax"} or None
         What the band is; see `infoplane.results.summary.over_runs`.
     groups : mapping from name to runs or globs, optional
-        Runs to average separately, such as {"tanh": "tanh-*", "ReLU": "relu-*"}; each has its line style, or
-        its colour where one layer is drawn.
+        Runs to average separately, such as {"tanh": "tanh-*", "ReLU": "relu-*"}, by id or by the name of the run's
+        directory; each has its line style, or its colour where one layer is drawn.
     quantities : str or sequence of str, optional
         One panel each, or the two axes of the plane; by default I(X;T) and I(T;Y).
     table, ax, estimator, settings, subset, layers, against, log, caption, style, width
@@ -246,21 +262,29 @@ def compare(
 
 
 def legend_of(ax: Axes, data: CompareData, *, ends: bool = False) -> None:
-    """What the lines are, one entry per group, and what the band is; `ends` adds the first and last step."""
+    """What the lines are, one entry per group, and what the band is; `ends` adds the first and last step.
+
+    What all groups share stands once, above them.
+    """
     named = safe_names([g.name for g in data.groups], limit=20)
     handles: list[Any] = []
     labels: list[str] = []
+    same = len(data.groups) > 1 and len({next(iter(g.summaries.values())).words for g in data.groups}) == 1
     for i, group in enumerate(data.groups):
         words = next(iter(group.summaries.values())).words
         color = looks(data, i, 0)[0] if data.coloured_by_group else FAINT
         line = Line2D([], [], color=color, linestyle=layer_line(i))
         handles.append((Patch(color=color, alpha=0.25, linewidth=0), line) if "band" in words else line)
-        labels.append(words if not group.name else f" {named[group.name]}: {words}")
+        name = f" {named[group.name]}"
+        labels.append(words if not group.name else name if same else f"{name}: {words}")
     if ends:
         handles.append(Line2D([], [], marker="o", markerfacecolor="white", color=INK, linestyle="none"))
         handles.append(Line2D([], [], marker="s", color=INK, linestyle="none"))
         labels += ["first step", "last step"]
-    ax.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1), labelcolor=FAINT, borderaxespad=0.1)
+    columns = max(1, min(len(labels), 60 // (max(map(len, labels)) + 6))) if same else 1
+    legend = ax.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1), labelcolor=FAINT, borderaxespad=0.1,
+                       ncols=columns, alignment="left", title=data.words if same else None)  # fmt: skip
+    legend.get_title().set_color(FAINT)
 
 
 def looks(data: CompareData, group: int, layer: int) -> tuple[str, str]:
