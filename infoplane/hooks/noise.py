@@ -108,7 +108,9 @@ class _NoiseHook:
             found = {p: info(t) for p, t in tensors_in(output).items()}
             choose(found, None, f"the output of layer {self.name}", type_name(output))
             raise TypeError(f"noise needs a layer whose output is a tensor, got {type_name(output)} from {self.name!r}")
-        z = torch.empty_like(output).normal_(generator=self._source(output.device))
+        z = torch.empty_like(output, memory_format=torch.contiguous_format).normal_(
+            generator=self._source(output.device)
+        )
         if self.noise.kind == "additive":
             return output + self.noise.std * z
         return output * (1 + self.noise.std * z)

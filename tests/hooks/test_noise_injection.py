@@ -82,6 +82,16 @@ def test_a_reduction_that_mixes_values_takes_the_noisy_ones(reduce, std):
     assert after.std() > 0.05
 
 
+def test_noise_does_not_depend_on_the_memory_format():
+    x = torch.zeros(2, 3, 4, 5)
+    drawn = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        layer = nn.Identity()
+        with NoiseInjection(layer, "", std=1.0, seed=3):
+            drawn.append(layer(x.contiguous(memory_format=memory_format)))
+    assert torch.equal(*drawn)
+
+
 def test_repeats_share_inputs_and_differ_in_noise():
     model = net()
     with NoiseInjection(model, "1", std=0.5):
