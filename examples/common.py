@@ -13,12 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from infoplane import plots
+from infoplane import ResultTable, datasets, plots
 from infoplane.hooks import CollectionRecorder, log_spaced
 
 
@@ -45,8 +47,12 @@ class Options:
         self.figures.append({"name": name, "caption": caption})
 
 
+class DataAbsent(Exception):
+    """The data of an example are not on this machine; the message says which command gets them."""
+
+
 def main(run: Callable[[Options], Sequence[Outcome]], description: str) -> None:
-    """Run one example from the command line; exit code 1 when an outcome does not hold.
+    """Run one example from the command line; exit code 1 when an outcome does not hold, 3 when its data are absent.
 
     The folder then holds outcomes.json: what was asserted and measured, the figures, and the seconds it took.
     """
@@ -59,7 +65,11 @@ def main(run: Callable[[Options], Sequence[Outcome]], description: str) -> None:
     torch.set_num_threads(1)  # the networks are small: more threads wait longer than they work
     options = Options(given.quick, given.out, given.shuffle)
     started = time.monotonic()
-    outcomes = run(options)
+    try:
+        outcomes = run(options)
+    except DataAbsent as absent:
+        print(f"skipped: {absent}")
+        sys.exit(3)
     for o in outcomes:
         print(f"{'holds' if o.holds else 'FAILS'}  {o.claim}: {o.measured} (reference {o.reference})")
     record = {
@@ -79,6 +89,29 @@ def clear(out: Path) -> None:
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     mark.touch()
+
+
+def images(options: Options, probe: int) -> list[datasets.Data]:
+    """Training images (N, H, W) and the first `probe` test images: Fashion-MNIST, or the bundled digits if quick."""
+    if options.quick:
+        x, y = datasets.digits()
+        order = np.random.default_rng(0).permutation(len(y))
+        train, test = (datasets.Data(x[rows].reshape(-1, 8, 8), y[rows]) for rows in (order[:1200], order[1200:]))
+    else:
+        try:
+            train, test = (datasets.idx(split=split) for split in ("train", "test"))
+        except FileNotFoundError as absent:
+            raise DataAbsent(str(absent)) from None
+    parts = [train, datasets.Data(test.x[:probe], test.y[:probe])]
+    if options.shuffle:
+        parts = [datasets.Data(x, np.random.default_rng(1).permutation(y)) for x, y in parts]
+    return parts
+
+
+def by_run(table: ResultTable, quantity: str, layer: str = "") -> npt.NDArray[np.float64]:
+    """Values (runs, steps) of one quantity or, without a layer, of a recorded metric."""
+    rows = table.select(quantity=quantity, layer=layer)
+    return np.stack([rows.select(run=run).value for run in dict.fromkeys(rows.run.tolist())])
 
 
 class StackedLinear(nn.Module):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -36,3 +38,26 @@ def test_shuffled_labels_fail_the_quick_assertions(name, tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "FAILS" in done.stdout
+
+
+ABSENT = """\"\"\"An example without its data.\"\"\"
+import sys
+sys.path.insert(0, {folder!r})
+import common
+
+def run(options):
+    raise common.DataAbsent("no images; get them with 'apt-get install images'")
+
+common.main(run, __doc__)
+"""
+
+
+def test_an_example_whose_data_are_absent_is_skipped_in_one_line(tmp_path):
+    script, out = tmp_path / "e99_absent.py", tmp_path / "out"
+    script.write_text(ABSENT.format(folder=str(EXAMPLES)))
+    everything = runpy.run_path(str(EXAMPLES / "all.py"))
+    given = argparse.Namespace(out=out, reuse=False, quick=False)
+    record = everything["outcome"](script, given)
+    assert record["skipped"] == "skipped: no images; get them with 'apt-get install images'"
+    everything["write"](tmp_path / "page.md", out, [(script, record)], False)
+    assert "Not run here, skipped: no images" in (tmp_path / "page.md").read_text()
