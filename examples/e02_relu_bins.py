@@ -6,9 +6,9 @@ made for tanh, put everything above 1 into one cell, and the clipping looks like
 row carries the flag `out_of_range`. It would be falsified by fixed bins that fall as often as adaptive ones.
 
 Differs: a prototype saw a fall under equal-width bins in none of 8 seeds, here one of 8 has it (1.05 bits; with one
-range over all layers 0.92 bits). It is the one seed whose activations shrink: the std of its last hidden layer at the end
-is 0.93 times that at epoch 1,000, that of all other seeds 1.03 to 5.3 times; weight decay does that to every seed. Of 24
-further seeds, two of them dead, none fell under equal-width bins (0.03 +- 0.06 bits) and 21 did under bins of equal
+range over all layers 0.92 bits). It is the one seed whose activations shrink: the std of its last hidden layer ends at
+0.93 times that at epoch 1,000, that of all other seeds at 1.03 to 5.3 times; weight decay does that to every seed. Of
+24 further seeds, two of them dead, none fell under equal-width bins (0.03 +- 0.06 bits) and 21 did under bins of equal
 counts (1.24 +- 0.97). So one seed of 8 is allowed, with a mean fall below a quarter of that of adaptive bins.
 """
 
