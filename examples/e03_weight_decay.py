@@ -81,7 +81,8 @@ def run(options: common.Options) -> list[common.Outcome]:
             f"{gaps['plain'].mean():.3f} without, {gaps['decay'].mean():.3f} with; test accuracy "
             f"{test['plain']:.3f} and {test['decay']:.3f}",
             "0.037 and 0.014; 0.949 and 0.964",
-            gaps["decay"].mean() < gaps["plain"].mean() + 0.02 * options.quick and test["decay"] > (0.8 if options.quick else 0.9),
+            gaps["decay"].mean() < gaps["plain"].mean() + 0.02 * options.quick
+            and test["decay"] > (0.8 if options.quick else 0.9),
         ),
         common.Outcome(
             "equal-width bins see the last hidden layer fall as well",
