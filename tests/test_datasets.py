@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import itertools
 import math
 import struct
@@ -96,6 +97,25 @@ def test_digits_equal_scikit_learns_copy():
     assert x.dtype == np.float32
     np.testing.assert_array_equal(x * 16, ours.data)
     np.testing.assert_array_equal(y, ours.target)
+
+
+def test_text_is_the_book_and_nothing_else():
+    book = datasets.text()
+    assert len(book) == 148_380
+    assert hashlib.sha256(book.encode("ascii")).hexdigest() == (
+        "443f3601e06a6fe1fe02bcdedaf10fc642b712b15b4dcee5307538488da175be"
+    )
+    assert len(set(book)) == 70
+    assert [ord(c) for c in book if not (c == "\n" or 32 <= ord(c) < 127)] == []
+    assert book.count("CHAPTER") == 12
+    assert book.endswith("happy summer days.\n\nTHE END\n")
+    lower = book.lower()
+    for word in ("gutenberg", "fulcrum", " etext", "copyright", "licen", "trademark", "http", "www", "donation"):
+        assert word not in lower
+    # English in 27 symbols has 4.03 bits a letter, and 3.32 after one letter (Shannon, 1951, table of F_N).
+    letters = " ".join("".join(c if c.isalpha() else " " for c in lower).split())
+    assert entropy(letters) == pytest.approx(4.03, abs=0.05)
+    assert entropy(itertools.pairwise(letters)) - entropy(letters[:-1]) == pytest.approx(3.32, abs=0.15)
 
 
 def write_idx(path, array, compress):

@@ -1,6 +1,6 @@
 """Data for the demo, the examples and the tests: nothing here is downloaded.
 
-Every function returns numpy arrays. `twelve_bit` is a formula, `digits` is shipped, `idx` reads MNIST-like
+Every function returns numpy arrays, but for `text`. `twelve_bit` is a formula, `digits` and `text` are shipped, `idx` reads MNIST-like
 files from where the user has them. The problems with known mutual information (`gaussian_pair`,
 `gaussian_classes`, ...) are random: a new seed is a fresh problem.
 """
@@ -49,6 +49,7 @@ __all__ = [
     "read_idx",
     "signed_bits",
     "table_information",
+    "text",
     "twelve_bit",
     "twelve_bit_score",
     "uniform_classes",
@@ -130,6 +131,19 @@ def digits() -> Data:
     ):
         table = np.loadtxt(file, delimiter=",", dtype=np.float32)
     return Data(table[:, :64] / np.float32(16), table[:, 64].astype(np.int64))
+
+
+def text() -> str:
+    """Lewis Carroll, "Alice's Adventures in Wonderland" (1865): 148,380 ASCII characters, in the public domain.
+
+    70 different characters; lines end with a line feed, paragraphs begin with two spaces, quotation marks are ` and '.
+
+    Examples
+    --------
+    >>> text()[:32]
+    "ALICE'S ADVENTURES IN WONDERLAND"
+    """
+    return gzip.decompress(resources.files("infoplane").joinpath("data/alice.txt.gz").read_bytes()).decode("ascii")
 
 
 _IDX_NAMES = {
