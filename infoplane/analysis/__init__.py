@@ -48,7 +48,9 @@ def analyze(
     estimators : spec, instance, or a sequence of these
         A spec is `name[@preset][:field=value,...]`: "binning:n_bins=60", "binning@saxe-2018".
     layers : names or globs, optional
-        By default every recorded layer.
+        By default every recorded layer. `block2[token=17]` is one position of a layer that was recorded with its
+        tokens, `block*[token=-1]` the last of each, `[token=*]` and `[token=0:64:4]` several: each is a layer in
+        the table.
     subsets : names
         "all"; a part of the probe ("train", "test"); "class=3"; "class=*" for each class; "train&class=*".
         With "class=*" the weighted mean sum_y p(y) I(X;T|Y=y) is added as the quantity "I(X;T|Y)" of the

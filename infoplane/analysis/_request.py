@@ -1,15 +1,12 @@
-"""What the caller of an analysis asked for, checked before any work: device, runs, estimators, layers."""
+"""What the caller of an analysis asked for, checked before any work: device, runs, estimators."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 
-from infoplane.core.errors import closest
 from infoplane.estimators import Estimator, config_json, parse
 from infoplane.store import ActivationStore, open_run
 
@@ -61,21 +58,3 @@ def build_estimators(estimators: Any) -> list[Any]:
     if not built:
         raise ValueError("analyze needs at least one estimator, got none")
     return list(built.values())
-
-
-def match_layers(known: list[str], wanted: str | Sequence[str] | None, store: ActivationStore) -> list[str]:
-    """Layer keys in forward order; exact names and globs."""
-    if wanted is None:
-        return known
-    patterns = [wanted] if isinstance(wanted, str) else list(wanted)
-    found = set()
-    for pattern in patterns:
-        hits = [pattern] if pattern in known else [key for key in known if fnmatchcase(key, pattern)]
-        if not hits:
-            raise ValueError(
-                f"no layer of {store.path} matches {pattern!r}; closest: {', '.join(closest(pattern, known))}"
-            )
-        found.update(hits)
-    if not found:
-        raise ValueError("layers must name at least one layer, got none; leave it out for all")
-    return [key for key in known if key in found]

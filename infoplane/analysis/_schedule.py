@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from infoplane.analysis._index import CONDITIONAL, Group, TableIndex
+from infoplane.analysis._positions import choose_layers
 from infoplane.analysis._progress import Progress
 from infoplane.analysis._record import RECORDED, estimator_meta, recorded_rows, run_meta, versions
-from infoplane.analysis._request import device_memory, match_layers
+from infoplane.analysis._request import device_memory
 from infoplane.analysis._subsets import Conditional, Subset, resolve, wants_repeats
-from infoplane.analysis._tasks import Outcome, Refusal, Source, Task, run_estimate, run_prepare
+from infoplane.analysis._tasks import Outcome, Refusal, Source, Task, bad_at, run_estimate, run_prepare
 from infoplane.estimators import config_json
 from infoplane.results import Row
 from infoplane.store import ActivationStore
@@ -54,8 +55,9 @@ class RunWork:
             problems = "; ".join(map(str, store.problems[:3]))
             raise ValueError(f"{store.path} has no complete snapshot{': ' + problems if problems else ''}")
         chosen, conditionals = resolve([subsets] if isinstance(subsets, str) else subsets, store.probe)
-        keys = match_layers([layer.key for layer in store.layers], layers, store)
-        content = {key: [(s, store.source(key, s)) for s in store.steps(key)] for key in keys}
+        places = choose_layers(store, layers)
+        content = {key: [(s, store.source(key, s)) for s in store.steps(key)] for key in dict(places)}
+        bad = {key: frozenset(s for s, _ in found if store.nonfinite(key, s)) for key, found in content.items()}
         fingerprint = hashlib.blake2b(repr(content).encode(), digest_size=16).hexdigest()
         path = os.path.abspath(store.path)  # noqa: PTH100 - keeps symbolic links as the user wrote them
         sources = [
@@ -64,12 +66,13 @@ class RunWork:
                 fingerprint=fingerprint,
                 run=store.run_id,
                 layer=key,
-                steps=tuple(s for s, _ in found),
-                digests=tuple(d for _, d in found),
-                bad=frozenset(s for s, _ in found if store.nonfinite(key, s)),
+                steps=tuple(s for s, _ in content[key]),
+                digests=tuple(d for _, d in content[key]),
+                bad=bad[key] if token is None else bad_at(store, key, bad[key], token),
+                token=token,
             )
-            for key, found in content.items()
-            if found
+            for key, token in places
+            if content[key]
         ]
         return cls(store, path, fingerprint, sources, chosen, conditionals)
 
@@ -86,7 +89,7 @@ class RunWork:
     def note_refusals(self, estimators: Iterable[Any]) -> None:
         """Replace what earlier analyses noted about the same estimates."""
         asked = {
-            (source.layer, subset.name, e.name, config_json(e))
+            (source.name, subset.name, e.name, config_json(e))
             for source in self.sources
             for subset in self.subsets
             for e in estimators
@@ -137,7 +140,7 @@ class LayerJob:
     ready: dict[Subset, Ready | Future[Any]] = field(default_factory=dict)
 
     def group(self, subset: Subset, config: str) -> Group:
-        return Group(self.source.run, self.source.layer, subset.name, self.estimator.name, config)
+        return Group(self.source.run, self.source.name, subset.name, self.estimator.name, config)
 
 
 @dataclass(eq=False)
@@ -196,7 +199,7 @@ class Schedule:
 
     def _sizes(self, job: LayerJob, subset: Subset) -> tuple[int, int]:
         rows = subset.rows(job.run.store.probe, repeats=wants_repeats(job.estimator, job.run.store.probe))
-        return len(rows), job.run.store.layer(job.source.layer).units
+        return len(rows), job.source.record(job.run.store).units
 
     def _work(self, job: LayerJob, subset: Subset, steps: Sequence[int]) -> float:
         samples, units = self._sizes(job, subset)
@@ -251,7 +254,7 @@ class Schedule:
             ready = self._ready(job, subset.base)
             if ready.refusal is not None:
                 self.shown.skip(self._work(job, subset, job.source.steps))
-                job.run.refuse(job.source.layer, subset, job.estimator, ready.refusal)
+                job.run.refuse(job.source.name, subset, job.estimator, ready.refusal)
                 continue
             group = job.group(subset, ready.config)
             size = self._block(job, subset)
@@ -302,8 +305,8 @@ class Schedule:
             outcome = step.outcome.result()
             run.index.add(outcome.rows)
             for refusal in outcome.refused:
-                run.refuse(job.source.layer, step.subset, job.estimator, refusal)
-            self.shown.done(step.work, f"{job.estimator.name} {job.source.layer}")
+                run.refuse(job.source.name, step.subset, job.estimator, refusal)
+            self.shown.done(step.work, f"{job.estimator.name} {job.source.name}")
         run.take(step.group, step.source.keys)
 
 

@@ -14,9 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from infoplane.analysis._positions import at_token, token_units
 from infoplane.analysis._subsets import Subset, wants_repeats
 from infoplane.core.errors import StoreError
-from infoplane.core.records import Noise
+from infoplane.core.records import Layer, Noise
+from infoplane.core.tokens import token_key
 from infoplane.estimators import Quantity, config_json
 from infoplane.results import Row
 from infoplane.store import ActivationStore, open_run
@@ -30,10 +32,10 @@ _NARROW = {
 
 @dataclass(frozen=True)
 class Source:
-    """Snapshots of one layer of one run, by content.
+    """Snapshots of one layer of one run, or of one of its tokens, by content.
 
     `digests` are those of the content of each step: a process that finds others stops instead of mixing
-    two states of a run. `bad` are the steps with NaN or infinite values.
+    two states of a run. `bad` are the steps with NaN or infinite values. `token` is a position, None all of the layer.
     """
 
     path: str
@@ -43,6 +45,20 @@ class Source:
     steps: tuple[int, ...]
     digests: tuple[str, ...]
     bad: frozenset[int]
+    token: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The layer as it stands in the table."""
+        return self.layer if self.token is None else token_key(self.layer, self.token)
+
+    def record(self, store: ActivationStore) -> Layer:
+        """What is estimated on: the layer, or its token as a layer."""
+        return at_token(store.layer(self.layer), self.token)
+
+    def units(self, store: ActivationStore) -> slice | None:
+        """Its units in the flattened layer; None means all."""
+        return None if self.token is None else token_units(store.layer(self.layer))[self.token]
 
     def part(self, steps: Sequence[int]) -> Source:
         """The same layer at some of the steps."""
@@ -56,6 +72,7 @@ class Source:
             tuple(s for s, _ in kept),
             tuple(d for _, d in kept),
             self.bad & wanted,
+            self.token,
         )
 
     @property
@@ -76,7 +93,7 @@ class Task:
     def describe(self) -> str:
         steps = self.source.steps
         return (
-            f"run {self.source.run}, layer {self.source.layer}, subset {self.subset.name}, steps "
+            f"run {self.source.run}, layer {self.source.name}, subset {self.subset.name}, steps "
             f"{steps[0]} to {steps[-1]}, {self.estimator.name} {config_json(self.estimator)}"
         )
 
@@ -200,7 +217,8 @@ class LayerBlocks:
 
     def __init__(self, task: Task, store: ActivationStore, rows: npt.NDArray[np.int64] | None) -> None:
         self._task, self._store, self._rows = task, store, rows
-        self._layer = store.layer(task.source.layer)
+        self._layer = task.source.record(store)
+        self._units = task.source.units(store)
         self.noise: Noise | None = self._layer.noise
         self.passes = int(store.probe.repeats.max(initial=0))
 
@@ -214,6 +232,11 @@ class LayerBlocks:
         good = [s for s in steps if s not in source.bad]
         for i in range(0, len(good), self._task.snapshots):
             for kept, array in read_alike(self._store, source.layer, good[i : i + self._task.snapshots], refused):
+                if self._units is not None and array.shape[2:] != self._store.layer(source.layer).unit_shape:
+                    refused.append(Refusal(tuple(kept), f"its shape is {array.shape[2:]}, that of other tokens"))
+                    continue
+                if self._units is not None:
+                    array = array.reshape(*array.shape[:2], -1)[:, :, self._units]
                 if self._rows is not None:
                     array = array[:, self._rows]
                 yield kept, to_tensor(array, self._layer.dtype, self._task.device)
@@ -255,6 +278,17 @@ def _read_singly(
     return out
 
 
+def bad_at(store: ActivationStore, layer: str, steps: frozenset[int], token: int) -> frozenset[int]:
+    """Those of the steps, at which the layer has NaN or infinite values, where this token has some."""
+    units = token_units(store.layer(layer))[token]
+    bad = set(steps)
+    for kept, array in read_alike(store, layer, sorted(steps), []):
+        t = to_tensor(array.reshape(*array.shape[:2], -1)[:, :, units], store.layer(layer).dtype, "cpu")
+        fine = torch.isfinite(t).flatten(1).all(1).tolist()
+        bad -= {step for step, good in zip(kept, fine, strict=True) if good}
+    return frozenset(bad)
+
+
 def to_tensor(array: npt.NDArray[Any], dtype: str, device: str) -> Tensor:
     """(S, N, *unit_shape) as stored -> (S, N, U) on the device; narrow floats widened there to float32, exactly."""
     flat = np.require(array.reshape(*array.shape[:2], -1), requirements=["C", "W"])
@@ -274,7 +308,7 @@ class _RowMaker:
     """Rows of one task: what is the same in all of them is looked up once."""
 
     def __init__(self, task: Task, store: ActivationStore, samples: int) -> None:
-        self.layer = store.layer(task.source.layer)
+        self.layer = task.source.record(store)
         self.store, self.task, self.samples = store, task, samples
         self.config = config_json(task.estimator)
         held = set(store.steps(task.source.layer))

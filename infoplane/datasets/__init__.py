@@ -1,7 +1,7 @@
 """Data for the demo, the examples and the tests: nothing here is downloaded.
 
-Every function returns numpy arrays, but for `text`. `twelve_bit` is a formula, `digits` and `text` are shipped, `idx` reads MNIST-like
-files from where the user has them. The problems with known mutual information (`gaussian_pair`,
+`text` returns a string, every other function numpy arrays. `twelve_bit` is a formula, `digits` and `text` are shipped,
+`idx` reads MNIST-like files from where the user has them. The problems with known mutual information (`gaussian_pair`,
 `gaussian_classes`, ...) are random: a new seed is a fresh problem.
 """
 

@@ -6,7 +6,6 @@ and the caller made none, the error names what there is to choose from.
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import math
 import re
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.errors import closest
+from infoplane.core.tokens import layer_matches, split_token, token_position
 from infoplane.core.units import BIT
 
 if TYPE_CHECKING:
@@ -357,7 +357,7 @@ def ordered_layers(rows: ResultTable) -> list[str]:
     depth: dict[str, int] = {}
     for layer, value in zip(rows["layer"], rows["depth"], strict=True):
         depth.setdefault(str(layer), int(value))
-    return sorted(depth, key=lambda layer: (depth[layer], layer))
+    return sorted(depth, key=lambda layer: (depth[layer], split_token(layer)[0], token_position(layer) or 0, layer))
 
 
 def default_layers(rows: ResultTable) -> list[str]:
@@ -380,7 +380,7 @@ def match_layers(patterns: Sequence[str], known: Sequence[str]) -> list[str]:
         patterns = [patterns]
     found = set()
     for pattern in patterns:
-        hits = {layer for layer in known if layer == pattern or fnmatch.fnmatchcase(layer, pattern)}
+        hits = {layer for layer in known if layer_matches(layer, pattern)}
         if not hits:
             raise ValueError(
                 f"no layer of the table matches {pattern!r}; closest: {', '.join(closest(pattern, known))}"

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.errors import closest
+from infoplane.core.tokens import layer_matches
 from infoplane.results._csv import COLUMNS, FLOATS, INTEGERS, Row, format_rows, visible
 from infoplane.results._files import TableWriter, columns_of, csv_path, read_files, write_files
 from infoplane.results._views import Curve, DataProcessing, Plane, curves, data_processing, pair
@@ -170,8 +171,9 @@ class ResultTable:
     ) -> ResultTable:
         """Rows that match all of the given columns.
 
-        Text matches exactly or as a glob (`layer="fc*"`, `subset="class=*"`); a list matches what any of its
-        entries matches; None leaves the column alone. What matches nothing gives an empty table.
+        Text matches exactly or as a glob (`layer="fc*"`, `subset="class=*"`, and `layer="block2[token=*]"` for the
+        positions of a layer); a list matches what any of its entries matches; None leaves the column alone. What
+        matches nothing gives an empty table.
         """
         mask = np.ones(len(self), dtype=bool)
         wanted = {
@@ -193,7 +195,8 @@ class ResultTable:
                 continue
             patterns = [selector] if isinstance(selector, str) else list(selector)
             cells = self[name].tolist()
-            hit = {c: any(c == p or fnmatchcase(c, p) for p in patterns) for c in set(cells)}
+            match = layer_matches if name == "layer" else _matches
+            hit = {c: any(match(c, p) for p in patterns) for c in set(cells)}
             mask &= np.fromiter((hit[c] for c in cells), dtype=bool, count=len(cells))
         return self.take(mask)
 
@@ -348,6 +351,10 @@ class ResultTable:
             text = (f"{v:.4g}" if isinstance(v, float) else visible(str(v)) for v in cells)
             lines.append("<tr>" + "".join(f"<td>{html.escape(t)}</td>" for t in text) + "</tr>")
         return f"<p>{html.escape(repr(self))}</p><table>{''.join(lines)}</table>"
+
+
+def _matches(cell: str, pattern: str) -> bool:
+    return cell == pattern or fnmatchcase(cell, pattern)
 
 
 def _plain_steps(selector: Any) -> Any:
