@@ -83,6 +83,8 @@ class Grid:
     bounds, estimands : set of str
         Those met in the rows: "point", "upper", "lower"; "binned", ...
     unit : str
+    real_targets : bool
+        Whether Y is real-valued, so that H(Y) is no ceiling.
     """
 
     quantity: str
@@ -97,6 +99,7 @@ class Grid:
     bounds: frozenset[str]
     estimands: frozenset[str]
     unit: str
+    real_targets: bool = False
 
     def flag(self, name: str) -> BoolArray:
         return self.flags.get(name, np.zeros(self.value.shape, dtype=bool))
@@ -254,6 +257,7 @@ def grid(series: Series, quantity: str) -> Grid:
         bounds=frozenset(str(b) for b in rows["bound"] if b),
         estimands=frozenset(str(e) for e in rows["estimand"] if e),
         unit=next(iter(units), "bit"),
+        real_targets=everything.meta.get("runs", {}).get(series.runs[0], {}).get("target") == "continuous",
     )
 
 
@@ -338,14 +342,15 @@ def settings_words(settings: str) -> list[str]:
 
 
 def ceiling_name(grid: Grid, n_samples: Iterable[int]) -> str:
-    """log2 N where the ceiling of I(X;T) is that of the sample, else H(X); H(Y) for I(T;Y).
+    """log2 N where the ceiling of I(X;T) is that of the sample, else H(X); H(Y) for I(T;Y) of classes.
 
+    Real targets have no H(Y): there the ceiling is the largest number that the estimator gives for the sample.
     A number that is not in bits has a maximum, which is no entropy.
     """
     if grid.unit != BIT:
         return "maximum"
     if grid.quantity.startswith("I(T;Y)"):
-        return "H(Y)"
+        return "largest estimate" if grid.real_targets else "H(Y)"
     sizes = list(n_samples)
     if grid.top is not None and len(sizes) == 1 and math.isclose(grid.top, math.log2(sizes[0]), abs_tol=1e-6):
         return "log₂ N"

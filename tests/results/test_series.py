@@ -45,6 +45,14 @@ def test_a_ceiling_that_is_not_in_bits_is_no_entropy():
     assert ceiling_name(grid(choose(table), "RankMe"), [0]) == "maximum"
 
 
+def test_the_ceiling_of_information_about_real_targets_is_no_entropy_of_them():
+    rows = [row(quantity="I(T;Y)")]
+    run = str(ResultTable.from_rows(rows)["run"][0])
+    for target, name in (("continuous", "largest estimate"), ("discrete", "H(Y)")):
+        table = ResultTable.from_rows(rows, {"runs": {run: {"target": target}}})
+        assert ceiling_name(grid(choose(table), "I(T;Y)"), [16]) == name
+
+
 def test_what_prepare_found_is_no_choice():
     rows = [row(), row(layer="fc2", depth=2, config='{"n_bins":30,"prepared":{"low":-7},"range":[-1.0,1.0]}')]
     assert choose(ResultTable.from_rows(rows)).layers == ["fc1", "fc2"]
