@@ -63,7 +63,7 @@ def run(options: common.Options) -> list[common.Outcome]:
     for spec, table in tables.items():
         axes = plots.compare(table, quantities="I(T;Y)")
         axes.plot(1000 * truth, truth, "k--", linewidth=0.8)
-        axes.set_ylim(min(axes.get_ylim()[0], -0.5), 8.0)
+        axes.set_ylim(top=max(axes.get_ylim()[1], 8.0))
         axes.set_xlabel("true I(T;Y) [0.001 bits]")
         name = spec.replace(":dims=", "-")
         options.figure(axes, name, f"{WORDS[spec]} against the true information (dashed).")
