@@ -5,9 +5,9 @@ the network memorises, and falls again while it generalises; at the end the unit
 et al. 2023; He et al. 2026). It would be falsified by test accuracy that rises with training accuracy, or by a last
 fall of RankMe without it: with shuffled labels RankMe stays where it has risen to, and the units get no frequency.
 
-Did not reproduce: in pretraining, the last phase compresses by every measure of the spectrum, and its decay exponent
-alpha-ReQ turns back with RankMe. Here the third phase is visible in RankMe only. The exponent goes on falling, so the
-phase counts as mixed, and the von Neumann entropy has no third phase at all.
+Did not reproduce: that the decay exponent alpha-ReQ turns back with RankMe, as the phases of pretraining have it. Here
+the third phase is visible in RankMe only, centred or not, which is of singular values. The exponent goes on falling, so
+the phase counts as mixed; the von Neumann entropy and all else that is of their squares have no third phase.
 Differs: the exponent is some .07 above the reference, for a reason not found; other ranks and weights do not give it.
 """
 
