@@ -10,8 +10,8 @@ depth, as it must; at the end it rises, since four components keep less of early
 apart and are flagged. It would be falsified by an I(T;Y) no better than shuffled labels, or by bins without the flag.
 
 Did not reproduce: the first compression coincides with the fast drop of the loss. Here I(X;T) of the last hidden layer
-rises through the fast drop and falls after it, in each seed; so it does with the noise of the authors' code, a
-thousandth (one seed). They train for 300 epochs at a learning rate of 1e-5. Nor need the later fall be compression:
+rises into the fast drop, stays up through it and falls after it, in each seed, and with the noise of the authors' code,
+a thousandth (one seed). They train for 300 epochs at a learning rate of 1e-5. Nor need the later fall be compression:
 the share of variance that the components keep falls with it, and the bound of adaptive noise on the network without
 noise ends at its maximum. Values of I(X;T) and of the null below zero are the error of neighbour entropies.
 """
@@ -81,7 +81,7 @@ def run(options: common.Options) -> list[Outcome]:
     options.figure(plots.compare(table, form="plane"), "plane", "The plane of the noisy network, mean over the seeds.")
     shown = ["I(X;T)", "I(T;Y)", "variance kept"]
     timing = plots.curves(table, quantities=shown, metrics="test loss", run=table.run[0])
-    options.figure(timing, "timing", "One seed: I(X;T) of the late layers rises while the loss falls fastest.")
+    options.figure(timing, "timing", "One seed: I(X;T) of the late layers is at its height while the loss falls fast, and falls later.")
     options.figure(plots.compare(bound), "bound", "The network without noise under adaptive noise: no fall of I(X;T).")
     options.figure(plots.null(bins, run=bins.run[0]), "bins", "Adaptive bins give hidden layers H(Y) for any labels.")
 
