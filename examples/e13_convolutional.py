@@ -81,7 +81,7 @@ def run(options: common.Options) -> list[Outcome]:
     options.figure(plots.compare(table, form="plane"), "plane", "The plane of the noisy network, mean over the seeds.")
     shown = ["I(X;T)", "I(T;Y)", "variance kept"]
     timing = plots.curves(table, quantities=shown, metrics="test loss", run=table.run[0])
-    options.figure(timing, "timing", "One seed: I(X;T) of the late layers is at its height while the loss falls fast, and falls later.")
+    options.figure(timing, "timing", "One seed: I(X;T) is high while the loss falls fast, and falls later.")
     options.figure(plots.compare(bound), "bound", "The network without noise under adaptive noise: no fall of I(X;T).")
     options.figure(plots.null(bins, run=bins.run[0]), "bins", "Adaptive bins give hidden layers H(Y) for any labels.")
 
