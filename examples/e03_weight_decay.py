@@ -7,6 +7,9 @@ no larger with the penalty than without it, or by a gap that does not shrink.
 With the penalty even equal-width bins over the run show the fall, since activations stop growing: what kept that
 estimate from falling in a plain ReLU network was their growth. Did not reproduce: "only the compression of the last
 layer correlates with generalisation" cannot be told from 8 seeds; the rank correlation is printed, not asserted.
+
+Differs: with the penalty one of 8 seeds dies (test accuracy 0.51, I(X;T) of 0 in the last layer), so medians of the
+test accuracy are compared; the mean of the other seven is that of the reference.
 """
 
 from __future__ import annotations
@@ -58,7 +61,7 @@ def run(options: common.Options) -> list[common.Outcome]:
     plain, decayed, wide = falls(tables["plain"]), falls(tables["decay"]), falls(fixed)
     more = decayed.mean(0)[1:4] - plain.mean(0)[1:4]
     gaps = {k: accuracy(t, "train accuracy") - accuracy(t, "test accuracy") for k, t in tables.items()}
-    test = {k: accuracy(t, "test accuracy").mean() for k, t in tables.items()}
+    test = {k: np.median(accuracy(t, "test accuracy")) for k, t in tables.items()}
     final = tables["decay"].select(quantity="I(X;T)", step=int(tables["decay"].step.max()))
     ends = [final.select(layer=layer).value.mean() for layer in LAYERS]
     rank = np.corrcoef(
@@ -78,7 +81,7 @@ def run(options: common.Options) -> list[common.Outcome]:
         ),
         common.Outcome(
             "the gap between training and test accuracy is smaller",
-            f"{gaps['plain'].mean():.3f} without, {gaps['decay'].mean():.3f} with; test accuracy "
+            f"{gaps['plain'].mean():.3f} without, {gaps['decay'].mean():.3f} with; median test accuracy "
             f"{test['plain']:.3f} and {test['decay']:.3f}",
             "0.037 and 0.014; 0.949 and 0.964",
             gaps["decay"].mean() < gaps["plain"].mean() + 0.02 * options.quick

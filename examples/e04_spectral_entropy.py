@@ -4,6 +4,10 @@ Look for: DSMI(T;Y) of the last hidden layer on validation images, trained on tr
 trained on shuffled labels, whether the kernel width is frozen at the last median distance or follows each snapshot. It
 would be falsified by a network that learned nothing and yet has as much.
 
+Differs: after the 64 epochs of the reference the ratio is 1.9 to 2.0 here, for three scales of the first weights, the
+pixels as 0 to 1 or 0 to 16 and two ways to choose the validation images; it grows as the shuffled labels are learned by
+heart (2.2 after 200 epochs, the reference has 2.7). The cause was not found; the networks here train for 128 epochs.
+
 Did not reproduce: the published rise of the entropy DSE over training. With a frozen width it rises, in both kinds of
 network; but activations grow, and with a width that follows them DSE of the network that learns falls first and
 ends lower than it began. The rise is growth against a fixed ruler. Neither quantity is Shannon information: both are in
@@ -59,7 +63,11 @@ def train(x: torch.Tensor, y: torch.Tensor, out: Path, seeds: int, epochs: int) 
 
 def curve(table: ResultTable, quantity: str, kind: str) -> np.ndarray:
     """Mean over the seeds of one kind of network, (steps,)."""
-    own = [c.value for c in table.curves(quantity) if Path(table.meta["runs"][c.run]["path"]).name.startswith(kind)]
+    own = [
+        c.value
+        for c in table.curves(quantity, layer=LAYER)
+        if Path(table.meta["runs"][c.run]["path"]).name.startswith(kind)
+    ]
     return np.mean(own, axis=0)
 
 
@@ -67,11 +75,11 @@ def run(options: common.Options) -> list[common.Outcome]:
     x, y = map(torch.from_numpy, infoplane.datasets.digits())
     if options.shuffle:
         y = y[torch.randperm(len(y), generator=torch.Generator().manual_seed(1))]
-    seeds, epochs = (1, 24) if options.quick else (3, 64)
+    seeds, epochs = (1, 24) if options.quick else (4, 128)
     runs = train(x, y, options.out / "runs", seeds, epochs)
     outcomes, times = [], 1.5 if options.quick else 2
     for rule, spec in RULES.items():
-        table = infoplane.analyze(runs, spec, progress=False, table=options.out / f"results-{rule}.csv")
+        table = infoplane.analyze(runs, spec, layers=[LAYER], progress=False, table=options.out / f"results-{rule}.csv")
         drawn = plots.compare(
             table, quantities=["DSMI(T;Y)", "DSE"], groups={"true": "true-*", "shuffled": "shuffled-*"}
         )
