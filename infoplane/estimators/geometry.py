@@ -1,4 +1,4 @@
-"""Spectral geometry of a layer: effective ranks, decay of the spectrum, nuclear norms of class manifolds."""
+"""Geometry of a layer: effective ranks, decay of the spectrum, nuclear norms and distances of class manifolds."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from infoplane.estimators._spectra import eigenvalues, positive_part, renyi_bits
 
 FIRST_RANK, LAST_RANK = 6, 100
 LEAST_DIMENSIONS, LEAST_FIT = 12, 0.8
+PAIRS_OF_A_BLOCK = 1 << 18
 
 
 @register
@@ -39,6 +40,10 @@ class Geometry:
     - "centroid nuclear norm" of the class means of rows scaled to length 1, large when classes point in many
       directions; "class nuclear norm", the mean over classes of the norm divided by sqrt(n): 1 for a class that points
       in one direction. Classes only.
+    - "class distance ratio": mean Euclidean distance of two samples of one class over that of two samples of different
+      classes; 1 where classes are not told apart, 0 where each is a point. The mean over all pairs weighs classes by
+      the square of their size. NaN where all samples are equal; absent without pairs of both kinds. Of a layer
+      with noise the values before it count.
 
     All are unchanged by rotations and by a common factor, and changed by other invertible maps. The uncentred ones are
     ruled by the mean where it is large (ReLU layers). With few samples a unit, effective ranks come out too small
@@ -53,6 +58,9 @@ class Geometry:
     max_samples : int
         If both samples and units exceed it, so many samples are drawn, with `seed`: the cost is of order
         N U m + m^3 with m the smaller of both.
+    pair_samples : int
+        The class distance ratio takes so many samples, drawn with `seed`, where there are more: its cost grows with
+        their square.
     seed : int
 
     Raises
@@ -68,6 +76,7 @@ class Geometry:
     decay", 2022.
     Li et al., "Tracing the representation geometry of language models from pretraining to post-training", 2025.
     Yerxa et al., "Learning efficient coding of natural images with maximum manifold capacity representations", 2023.
+    Goldfeld et al., "Estimating information flow in deep neural networks", 2019 (distances within and between classes).
 
     Examples
     --------
@@ -84,12 +93,13 @@ class Geometry:
     alpha: float = 1.0
     top: int = 10
     max_samples: int = 4096
+    pair_samples: int = 1000
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < math.inf:
             raise ValueError(f"alpha must be positive and finite, got {self.alpha}")
-        for name, least in (("top", 1), ("max_samples", 2)):
+        for name, least in (("top", 1), ("max_samples", 2), ("pair_samples", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
@@ -101,7 +111,7 @@ class Geometry:
     def estimate(
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
-        """Spectral quantities of `t` (S, N, U); classes `y` (N,) add the nuclear norms."""
+        """Spectral quantities of `t` (S, N, U); classes `y` (N,) add nuclear norms and distances."""
         t, y, _ = check_inputs(t, y, x_ids, targets=self.targets, name=self.name)
         samples, units = t.shape[1:]
         if min(samples, units) > self.max_samples:
@@ -161,6 +171,11 @@ class Geometry:
                 ("class nuclear norm", within, None),
             ):
                 out[name] = Quantity(value=value, ceiling=top, unit="nuclear norm", flags=more)
+            rows = drawn_rows(samples, self.pair_samples, self.seed)
+            drawn = slice(None) if rows is None else rows.to(z.device)
+            apart = _distance_ratio(centred[:, drawn], y[drawn])
+            if apart is not None:
+                out["class distance ratio"] = Quantity(value=apart, unit="ratio", flags=more)
         return out
 
 
@@ -206,3 +221,26 @@ def _nuclear_norms(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     centroids = sums / counts[:, None]
     within = torch.stack([_squares(z[:, y == k]).sqrt().sum(1) / counts[k].sqrt() for k in range(len(counts))])
     return _squares(centroids).sqrt().sum(1), within.mean(0)
+
+
+def _distance_ratio(z: Tensor, y: Tensor) -> Tensor | None:
+    """(S,) mean distance of the pairs within classes over that between classes; None without pairs of both kinds."""
+    n = len(y)
+    counts = torch.bincount(y)
+    pairs_within = int((counts * (counts - 1)).sum()) // 2
+    pairs_between = n * (n - 1) // 2 - pairs_within
+    if not pairs_within or not pairs_between:
+        return None
+    within = z.new_zeros(len(z))
+    total = z.new_zeros(len(z))
+    height = max(1, PAIRS_OF_A_BLOCK // n)
+    for start in range(0, n, height):
+        stop = min(start + height, n)
+        # Each pair once: the later samples, and of the block itself what lies above the diagonal.
+        same = (y[start:stop, None] == y[None, start:]).double()
+        for s, rows in enumerate(z):
+            distance = torch.cdist(rows[start:stop], rows[start:]).triu_(1)
+            total[s] += distance.sum()
+            within[s] += distance.mul_(same).sum()
+    mean_within, mean_between = within / pairs_within, (total - within) / pairs_between
+    return torch.where(total > 0, mean_within / mean_between, math.nan)

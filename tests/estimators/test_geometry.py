@@ -139,6 +139,37 @@ def test_nuclear_norms():
     assert "class nuclear norm" not in Geometry().estimate(noisy, y.double())
 
 
+def test_class_distance_ratio_against_all_pairs():
+    """Classes of unequal size, more rows than a block holds: the mean over every pair, one by one."""
+    g = torch.Generator().manual_seed(8)
+    y = torch.tensor([0] * 300 + [1] * 200 + [2] * 200)[torch.randperm(700, generator=g)]
+    t = torch.randn(2, 700, 3, generator=g, dtype=torch.float64) + y[:, None]
+    found = Geometry().estimate(t, y)["class distance ratio"]
+    for values, ratio in zip(t.numpy(), found.value, strict=True):
+        distance = np.linalg.norm(values[:, None] - values[None], axis=2)
+        same = (y[:, None] == y[None]).numpy()
+        other = ~np.eye(700, dtype=bool)
+        assert float(ratio) == pytest.approx(distance[same & other].mean() / distance[~same].mean(), rel=1e-9)
+    drawn = Geometry(pair_samples=350).estimate(t, y)["class distance ratio"].value
+    assert not torch.equal(drawn, found.value)
+    torch.testing.assert_close(drawn, found.value, rtol=0.1, atol=0)
+
+
+def test_class_distance_ratio_at_its_ends():
+    y = torch.arange(60) % 4
+    points = 7.0 * torch.nn.functional.one_hot(y, 6)[None].double() + 100.0
+    assert float(Geometry().estimate(points, y)["class distance ratio"].value) == pytest.approx(0.0, abs=1e-6)
+    alike = torch.randn(1, 600, 4, generator=torch.Generator().manual_seed(9))
+    assert float(Geometry().estimate(alike, torch.arange(600) % 4)["class distance ratio"].value) == pytest.approx(
+        1.0, abs=0.01
+    )
+    constant = Geometry().estimate(torch.ones(1, 60, 6), y)["class distance ratio"]
+    assert constant.value.isnan().all()
+    assert constant.flags["degenerate"].all()
+    for single in (torch.zeros(60, dtype=torch.long), torch.arange(60)):
+        assert "class distance ratio" not in Geometry().estimate(points, single)
+
+
 def test_rotation_and_scale_change_nothing():
     g = torch.Generator().manual_seed(5)
     t = torch.randn(1, 100, 20, generator=g, dtype=torch.float64) * torch.linspace(0.1, 2, 20, dtype=torch.float64)
@@ -162,6 +193,8 @@ def test_few_samples_and_bad_settings():
         Geometry(alpha=-1)
     with pytest.raises(ValueError, match="top must be at least 1, got 0"):
         Geometry(top=0)
+    with pytest.raises(ValueError, match="pair_samples must be at least 2, got 1"):
+        Geometry(pair_samples=1)
 
 
 @pytest.mark.slow
