@@ -38,7 +38,9 @@ CHOICE = stacked(
 OUT = click.option("-o", "--out", type=click.Path(path_type=Path), help="File to write; its suffix is the format.")
 
 UNTRUSTED = click.option(
-    "--untrusted", is_flag=True, help="Of a stranger: read in a child process with limits on memory and time."
+    "--untrusted/--trusted",
+    default=None,
+    help="Read in a child process with limits on memory and time [default: what belongs to another user].",
 )
 
 
@@ -111,22 +113,24 @@ def demo(obj: dict[str, Any], data: str, out: Path | None, epochs: int | None, s
 @RUN
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @UNTRUSTED
-def info(run: Path, as_json: bool, untrusted: bool) -> None:
+def info(run: Path, as_json: bool, untrusted: bool | None) -> None:
     """What a run holds: layers, steps, probe, metrics, problems."""
     from infoplane import store
 
-    summary = store.summarize_untrusted(run) if untrusted else store.summarize(store.open_run(run))
+    limited = store.is_foreign(run) if untrusted is None else untrusted
+    summary = store.summarize_untrusted(run) if limited else store.summarize(store.open_run(run))
     click.echo(json.dumps(summary.to_json(), indent=2) if as_json else str(summary))
 
 
 @command("infoplane verify runs/digits")
 @RUN
 @UNTRUSTED
-def verify(run: Path, untrusted: bool) -> None:
+def verify(run: Path, untrusted: bool | None) -> None:
     """Read every byte of a run and check it; exit code 1 when something is wrong."""
     from infoplane import store
 
-    problems = store.verify_untrusted(run) if untrusted else store.open_run(run).verify()
+    limited = store.is_foreign(run) if untrusted is None else untrusted
+    problems = store.verify_untrusted(run) if limited else store.open_run(run).verify()
     for problem in problems:
         click.echo(str(problem))
     click.echo(f"{run}: {'clean' if not problems else f'{len(problems)} problems'}")

@@ -3,7 +3,7 @@
 `docs/format.md` describes the files. Only this package opens them.
 """
 
-from infoplane.store._untrusted import summarize_untrusted, verify_untrusted
+from infoplane.store._untrusted import UntrustedReader, is_foreign, summarize_untrusted, verify_untrusted
 from infoplane.store.layout import FORMAT_VERSION
 from infoplane.store.reader import ActivationStore, Problem, open_run
 from infoplane.store.summary import RunSummary, summarize
@@ -15,6 +15,8 @@ __all__ = [
     "Problem",
     "RunSummary",
     "StoreWriter",
+    "UntrustedReader",
+    "is_foreign",
     "open_run",
     "summarize",
     "summarize_untrusted",

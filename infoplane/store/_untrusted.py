@@ -2,72 +2,78 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-import math
+import contextlib
 import os
-import selectors
-import signal
-import subprocess
-import sys
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from infoplane.core.errors import StoreError
-from infoplane.store.layout import MIB, SHARDS_DIR
+from infoplane.store._limited import LimitedCalls, Limits
+from infoplane.store.layout import MIB, SESSIONS_DIR, SHARDS_DIR
 from infoplane.store.reader import Problem, open_run
 from infoplane.store.summary import RunSummary, summarize
 
-MAX_ANSWER_BYTES = 64 * MIB
 _BYTES_PER_SECOND = 20 * MIB  # of a slow disk
+_FILES_PER_SECOND = 50
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What the child may use.
+class UntrustedReader(LimitedCalls):
+    """Reads runs of strangers, each in a child process of its own with limits on memory and time.
 
-    Attributes
-    ----------
-    memory_bytes : int
-        Address space beyond that of the libraries.
-    cpu_seconds, wall_seconds : float
-        Time of the processor and of the clock.
+    For many runs: the libraries are loaded once, a run then costs a few milliseconds more than in this
+    process. What a file does to its child, the next one does not see. It is no sandbox: a file that made
+    the HDF5 library run code of its own would have the rights of the user.
+
+    Without `limits` the time that is allowed grows with the size of the run.
+
+    Raises
+    ------
+    StoreError
+        From both methods: as `open_run`, and when a child crashes or exceeds a limit.
+
+    Examples
+    --------
+    >>> with UntrustedReader() as reader:                                    # doctest: +SKIP
+    ...     for path in Path("downloads").iterdir():
+    ...         print(reader.summarize(path))
     """
 
-    memory_bytes: int = 2048 * MIB
-    cpu_seconds: float = 60.0
-    wall_seconds: float = 120.0
+    def summarize(self, path: str | os.PathLike[str], limits: Limits | None = None) -> RunSummary:
+        """`summarize(open_run(path))`, done in a child."""
+        return RunSummary(self.call(f"{__name__}:_summary", path, limits or _limits(Path(path))))
+
+    def verify(self, path: str | os.PathLike[str], limits: Limits | None = None) -> list[Problem]:
+        """`open_run(path).verify()`, done in a child."""
+        found = self.call(f"{__name__}:_problems", path, limits or _limits(Path(path)))
+        return [Problem(item["file"], item["what"], tuple(item["steps"])) for item in found]
 
 
 def summarize_untrusted(path: str | os.PathLike[str], limits: Limits | None = None) -> RunSummary:
-    """`summarize(open_run(path))` for a run of a stranger, done in a child process with limits.
-
-    Raises
-    ------
-    StoreError
-        As `open_run`, and when the child crashes or exceeds a limit.
-    """
-    return RunSummary(run_limited(f"{__name__}:_summary", path, limits or Limits()))
+    """`UntrustedReader.summarize` for a single run."""
+    with UntrustedReader() as reader:
+        return reader.summarize(path, limits)
 
 
 def verify_untrusted(path: str | os.PathLike[str], limits: Limits | None = None) -> list[Problem]:
-    """`open_run(path).verify()` for a run of a stranger, done in a child process with limits.
+    """`UntrustedReader.verify` for a single run."""
+    with UntrustedReader() as reader:
+        return reader.verify(path, limits)
 
-    The limits of time grow with the size of the shards where none are given.
 
-    Raises
-    ------
-    StoreError
-        As `open_run`, and when the child crashes or exceeds a limit.
+def is_foreign(path: str | os.PathLike[str]) -> bool:
+    """Whether a run directory, or anything in it, belongs to another user of this system.
+
+    Says who put the files there, not who made them: what you downloaded yourself is yours. False where
+    there is no such directory, and on systems without user numbers.
     """
-    if limits is None:
-        limits = Limits()
-        more = _stored_bytes(Path(path) / SHARDS_DIR) / _BYTES_PER_SECOND
-        limits = Limits(cpu_seconds=limits.cpu_seconds + more, wall_seconds=limits.wall_seconds + more)
-    found = run_limited(f"{__name__}:_problems", path, limits)
-    return [Problem(item["file"], item["what"], tuple(item["steps"])) for item in found]
+    if not hasattr(os, "geteuid"):
+        return False
+    me, run = os.geteuid(), Path(path).resolve()
+    try:
+        found = [run.stat(), *_contents(run), *_contents(run / SESSIONS_DIR), *_contents(run / SHARDS_DIR)]
+    except OSError:
+        return False
+    return any(entry.st_uid != me for entry in found)
 
 
 def _summary(path: str) -> dict[str, Any]:
@@ -78,110 +84,21 @@ def _problems(path: str) -> list[dict[str, Any]]:
     return [asdict(problem) for problem in open_run(path).verify()]
 
 
-def _stored_bytes(directory: Path) -> int:
-    """Bytes on the disk; holes of sparse files do not count."""
-    try:
-        with os.scandir(directory) as entries:
-            return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in entries)
-    except OSError:
-        return 0
+def _limits(run: Path) -> Limits:
+    """More time for a larger run: bytes on the disk, where holes of sparse files do not count, and files."""
+    shards = _contents(run.resolve() / SHARDS_DIR)
+    more = sum(shard.st_blocks * 512 for shard in shards) / _BYTES_PER_SECOND + len(shards) / _FILES_PER_SECOND
+    base = Limits()
+    return Limits(cpu_seconds=base.cpu_seconds + more, wall_seconds=base.wall_seconds + more)
 
 
-def run_limited(function: str, path: str | os.PathLike[str], limits: Limits) -> Any:
-    """`function` ("module:name") of the path in a child with limits; its answer, which must be JSON."""
-    code = f"from {__name__} import child; child()"
-    arguments = [function, str(limits.memory_bytes), str(math.ceil(limits.cpu_seconds)), os.fspath(path)]
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-W", "ignore", "-c", code, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        said, why = _listen(process, time.monotonic() + limits.wall_seconds, limits)
-    finally:
-        process.kill()
-        status = process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-    why = why or _reason(status, limits)
-    try:
-        answer = json.loads(said) if not why else {}
-    except (ValueError, RecursionError):
-        answer = {}
-    if not isinstance(answer, dict) or not answer.keys() & {"result", "error"}:
-        raise StoreError(f"{os.fspath(path)}: reading it {why or 'gave no answer'}; do not trust this run")
-    if "error" in answer:
-        raise StoreError(str(answer["error"]))
-    return answer["result"]
-
-
-def _listen(process: subprocess.Popen[bytes], deadline: float, limits: Limits) -> tuple[bytes, str]:
-    """All that the child says until it ends, or why it must not go on."""
-    assert process.stdout is not None
-    said = bytearray()
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while True:
-            if not selector.select(max(0.0, deadline - time.monotonic())):
-                return b"", f"took longer than {limits.wall_seconds:g} s"
-            block = os.read(process.stdout.fileno(), MIB)
-            said += block
-            if len(said) > MAX_ANSWER_BYTES:
-                return b"", f"gave an answer of more than {MAX_ANSWER_BYTES // MIB} MiB"
-            if not block:
-                break
-    try:
-        process.wait(max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        return b"", f"took longer than {limits.wall_seconds:g} s"
-    return bytes(said), ""
-
-
-def _reason(status: int, limits: Limits) -> str:
-    if status == 0:
-        return ""
-    if status == _OUT_OF_MEMORY:
-        return f"needed more than {limits.memory_bytes / MIB:g} MiB of memory"
-    if status == -signal.SIGXCPU:
-        return f"needed more than {limits.cpu_seconds:g} s of processor time"
-    if status < 0:
-        return f"crashed ({signal.Signals(-status).name})"
-    return f"failed (exit status {status})"
-
-
-_OUT_OF_MEMORY = 77
-
-
-def child() -> None:
-    """The child: import, take the limits, then touch the run."""
-    function, memory, cpu, path = sys.argv[1:]
-    module, _, name = function.partition(":")
-    call = getattr(importlib.import_module(module), name)
-    _limit(int(memory), int(cpu))
-    try:
-        answer = {"result": call(path)}
-    except (StoreError, OSError, ValueError) as error:
-        answer = {"error": str(error) or type(error).__name__}
-    except MemoryError:
-        os._exit(_OUT_OF_MEMORY)
-    sys.stdout.write(json.dumps(answer))
-    sys.stdout.flush()
-
-
-def _limit(memory: int, cpu: int) -> None:
-    """Less memory and time than before, no file to write, no core dump."""
-    import resource  # not on every system
-
-    wanted = {"RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0, "RLIMIT_CPU": cpu + math.ceil(time.process_time())}
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        used = int(statm.read_text().split()[0]) * resource.getpagesize()
-        wanted["RLIMIT_AS"] = used + memory
-    for name, value in wanted.items():
-        kind = getattr(resource, name)
-        _, most = resource.getrlimit(kind)
-        if most == resource.RLIM_INFINITY or value < most:
-            # beyond the soft limit of processor time comes SIGXCPU, beyond the hard one SIGKILL
-            resource.setrlimit(kind, (value, value + 1 if name == "RLIMIT_CPU" else value))
+def _contents(directory: Path) -> list[os.stat_result]:
+    """Of everything in a directory, links not followed; nothing where it cannot be listed, as the reader will say."""
+    found: list[os.stat_result] = []
+    if directory.is_symlink():
+        return found
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # a writer at work
+                found.append(entry.stat(follow_symlinks=False))
+    return found

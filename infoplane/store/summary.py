@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from infoplane.core.text import printable
 from infoplane.store.layout import FORMAT_VERSION, describe_steps
@@ -30,7 +31,7 @@ class RunSummary:
         parts = ", ".join(f"{printable(name)} {count}" for name, count in probe["parts"].items())
         target = f"{probe['classes']} classes" if probe["classes"] is not None else "continuous targets"
         lines = [
-            f"run {d['run_id']} in {d['path']}",
+            f"run {printable(d['run_id'])} in {printable(d['path'])}",
             f"model    {printable(str(d['settings'].get('model', 'unknown')))}",
             f"probe    {probe['samples']} rows ({parts}), {probe['distinct_inputs']} distinct inputs, {target}",
             f"steps    {len(d['steps'])}: {describe_steps(d['steps'])}",
@@ -81,9 +82,9 @@ def summarize(store: ActivationStore) -> RunSummary:
             "metrics": list(metrics),
             "probe": {
                 "samples": probe.samples,
-                "distinct_inputs": len(np.unique(probe.input_ids)),
+                "distinct_inputs": _distinct(probe.input_ids),
                 "parts": {name: int((probe.part == i).sum()) for i, name in enumerate(probe.part_names)},
-                "classes": len(np.unique(probe.labels)) if probe.target == "discrete" else None,
+                "classes": _distinct(probe.labels) if probe.target == "discrete" else None,
             },
             "layers": [
                 la.to_json()
@@ -97,6 +98,11 @@ def summarize(store: ActivationStore) -> RunSummary:
             "problems": [str(problem) for problem in store.problems],
         }
     )
+
+
+def _distinct(values: npt.NDArray[Any]) -> int:
+    """How many different values; `np.unique` would import numpy.ma, with the run already open."""
+    return 1 + int(np.count_nonzero(np.diff(np.sort(values))))
 
 
 def _columns(rows: list[tuple[str, ...]]) -> list[str]:

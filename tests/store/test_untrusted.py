@@ -17,7 +17,7 @@ from test_hostile import BAD, INDEXES, OBJECTS, rebuild
 from infoplane.cli import main
 from infoplane.core import StoreError
 from infoplane.store import _untrusted, open_run, summarize, summarize_untrusted, verify_untrusted
-from infoplane.store._untrusted import Limits, run_limited
+from infoplane.store._limited import LimitedCalls, Limits
 
 HERE = Path(__file__).parent
 
@@ -59,25 +59,28 @@ LIMITS = Limits(memory_bytes=256 << 20, cpu_seconds=1, wall_seconds=8)
 )
 @pytest.mark.usefixtures("jobs")
 def test_a_child_that_ends_badly_is_one_line(job, limits, why):
-    with pytest.raises(StoreError) as caught:
-        run_limited(f"untrusted_jobs:{job}", "runs/theirs", limits)
+    with LimitedCalls() as calls:
+        with pytest.raises(StoreError) as caught:
+            calls.call(f"untrusted_jobs:{job}", "runs/theirs", limits)
+        assert calls.call("untrusted_jobs:echo", "x", Limits()) == ["x", True]
     assert str(caught.value) == f"runs/theirs: reading it {why}; do not trust this run"
 
 
 @pytest.mark.usefixtures("jobs")
 def test_a_child_answers_and_writes_no_file(tmp_path):
     odd = tmp_path / "a b\n'é"
-    assert run_limited("untrusted_jobs:echo", odd, Limits()) == [str(odd), True]
-    with pytest.raises(StoreError, match="File too large"):
-        run_limited("untrusted_jobs:write", tmp_path, Limits())
+    with LimitedCalls() as calls:
+        assert calls.call("untrusted_jobs:echo", odd, Limits()) == [str(odd), True]
+        with pytest.raises(StoreError, match="File too large"):
+            calls.call("untrusted_jobs:write", tmp_path, Limits())
     assert (tmp_path / "left").read_bytes() == b""
 
 
 def test_a_limit_ends_the_command_with_one_line_and_exit_code_2(run, monkeypatch):
-    monkeypatch.setattr(_untrusted, "Limits", lambda **given: Limits(wall_seconds=0.01))
+    monkeypatch.setattr(_untrusted, "Limits", lambda **given: Limits(wall_seconds=0.0001))
     for name in ("info", "verify"):
         assert call(name, "--untrusted", run) == (
-            2, f"Error: {run}: reading it took longer than 0.01 s; do not trust this run\n",
+            2, f"Error: {run}: reading it took longer than 0.0001 s; do not trust this run\n",
         )  # fmt: skip
 
 

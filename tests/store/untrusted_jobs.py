@@ -8,6 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+from infoplane.core import StoreError
+from infoplane.results import ResultTable
+from infoplane.store import open_run, summarize
+
 
 def abort(path: str) -> None:
     os.abort()
@@ -63,3 +67,22 @@ def write(path: str) -> None:
 
 def echo(path: str) -> list[object]:
     return [path, sys.flags.safe_path]
+
+
+def read_run(path: str) -> list[str]:
+    """Everything that a reader can ask for; what is wrong."""
+    store = open_run(path)
+    str(summarize(store))
+    for layer in store.layers:
+        for step in store.steps(layer.key):
+            try:
+                store.read(layer.key, [step])
+            except StoreError:
+                assert store.problems
+    return [str(problem) for problem in [*store.problems, *store.verify()]]
+
+
+def read_table(path: str) -> list[str]:
+    table = ResultTable.read(path)
+    table.plane()
+    return []
