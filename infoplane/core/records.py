@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -200,6 +200,9 @@ class Snapshot:
         The same values on the model's device, for sinks that compute there; valid during the call only.
     rows : (N,) int64 or None
         Probe rows present, when a rank holds a part of the probe; None means all.
+    pending : callable or None
+        Where the arrays are still being copied from a device: returns when they hold their numbers, and raises
+        what went wrong. None where they do already.
     """
 
     step: int
@@ -211,6 +214,12 @@ class Snapshot:
     layer_metrics: Mapping[tuple[str, str], float] = field(default_factory=dict)
     tensors: Mapping[str, Any] | None = None
     rows: IntArray | None = None
+    pending: Callable[[], None] | None = None
+
+    def wait(self) -> None:
+        """Return when the arrays can be read: for sinks that ask to be called before, by `reads_later = True`."""
+        if self.pending is not None:
+            self.pending()
 
 
 class Sink(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ class Destination:
     A sink is a callable that takes a Snapshot. It may have `begin(probe=, settings=, run=, run_id=, resume=)`, called
     before the first snapshot, `annotate(**notes)`, `flush()` and `close()`. Where no activations are kept,
     `begin` may return the last step of a resumed run and its counter shift. One that has `on_device = True`
-    takes its numbers from `Snapshot.tensors` and needs no arrays.
+    takes its numbers from `Snapshot.tensors` and needs no arrays. One that has `reads_later = True` calls
+    `Snapshot.wait` before it reads the arrays, and never reads the tensors; others are called when the arrays hold
+    their numbers.
     """
 
     run: Path | None
@@ -66,7 +68,17 @@ class Destination:
         return any(getattr(s, "on_device", False) for s in self.sinks)
 
     def take(self, snapshot: Snapshot) -> None:
+        if snapshot.pending is None:
+            for sink in self.sinks:
+                sink(snapshot)
+            return
+        later = replace(snapshot, tensors=None)  # a queue must not hold the device's memory
         for sink in self.sinks:
+            if getattr(sink, "reads_later", False):
+                sink(later)
+                continue
+            if not getattr(sink, "on_device", False):
+                snapshot.wait()
             sink(snapshot)
 
     def note_shift(self, shift: int | None) -> None:

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from infoplane.core.records import Layer
 from infoplane.hooks import _flow
 from infoplane.hooks._capture import Capture, capture
+from infoplane.hooks._host import Allocate
 from infoplane.hooks._inputs import Inputs
 from infoplane.hooks._members import Members
 from infoplane.hooks._names import Named, named_modules
@@ -29,7 +30,6 @@ from infoplane.hooks.reduce import is_lossless
 from infoplane.hooks.select import OpTarget, Target
 
 Run = Callable[..., Any]
-Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -152,7 +152,7 @@ class Prober:
                 self._chunk_mask,
                 members=self.members,
             )
-        if self.device.type != "cpu":
+        if self.device.type != "cpu" and any(values.device.type == "cpu" for _, values in results):
             torch.accelerator.synchronize(self.device)  # the copies into host memory
         return results
 

@@ -8,23 +8,21 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 import infoplane
 from infoplane.core.records import Layer, Probe, Snapshot
 from infoplane.hooks._destination import Destination, close_all
-from infoplane.hooks._pool import Pool
+from infoplane.hooks._host import HostMemory
 from infoplane.hooks._prober import Prober
 from infoplane.hooks._ranks import Ranks, find_ranks, share_buffers
-from infoplane.hooks._state import model_device
 from infoplane.hooks._steps import StepCounter
 from infoplane.hooks._watch import Watch
 from infoplane.hooks.metrics import GradientMoments, LayerMetrics, as_numbers, numbers, weight_norms
@@ -77,7 +75,7 @@ class Session:
         self._writer_options = dict(writer or {})
         self._shard_probe = shard_probe
         self._ranks = Ranks(0, 1, "first")
-        self._pool = Pool(pinned=model_device(self._model).type == "cuda")
+        self._host: HostMemory | None = None
         self._state: Literal["new", "open", "closed"] = "new"
         self._pid = os.getpid()
         self._steps = StepCounter(self.schedule, initial=initial)
@@ -323,7 +321,8 @@ class Session:
         self._pending = None
         if not self._ranks.takes_part:
             return
-        results = self._prober.measure(call.step, self._memory())
+        on_device = any(d.needs_tensors for d in self._destinations)
+        results = self._prober.measure(call.step, self._memory().allocator(on_device=on_device))
         layers = tuple(layer for layer, _ in results)
         prober = self._prober
         self._watch.look(call.step, prober.layers, results, prober.probe, members=prober.members is not None)
@@ -337,15 +336,18 @@ class Session:
     def _emit(self, call: Call, layers: tuple[Layer, ...], values: Mapping[str, Tensor]) -> None:
         """Hand one snapshot to the sinks."""
         (destination,) = self._destinations
+        layer_metrics = as_numbers(self._layer_metrics(call))  # waits for the device, so ahead of the long copies
+        arrays, pending = self._memory().arrays(values) if destination.needs_arrays else ({}, None)
         snapshot = Snapshot(
             step=call.step,
             epoch=call.epoch,
             time=time.time(),
             layers=layers,
-            arrays=self._arrays(values) if destination.needs_arrays else {},
+            arrays=arrays,
             metrics=call.metrics[0] if call.metrics else {},
-            layer_metrics=as_numbers(self._layer_metrics(call)),
+            layer_metrics=layer_metrics,
             tensors=values,
+            pending=pending,
             rows=self._prober.probe.rows,
         )
         destination.take(snapshot)
@@ -356,22 +358,11 @@ class Session:
     def _norms(self) -> LayerMetrics:
         return weight_norms(self._model)
 
-    def _memory(self) -> Callable[[tuple[int, ...], torch.dtype], Tensor]:
-        """Pooled host memory, or the model's device where a sink computes there."""
+    def _memory(self) -> HostMemory:
         device = self._prober.device
-        if device.type == "cpu" or not any(d.needs_tensors for d in self._destinations):
-            return self._pool.take
-        return lambda shape, dtype: torch.empty(shape, dtype=dtype, device=device)
-
-    def _arrays(self, values: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
-        """As arrays in host memory, once the device has finished its copies."""
-        hosted = {key: v if v.device.type == "cpu" else self._to_host(v) for key, v in values.items()}
-        if self._prober.device.type != "cpu":
-            torch.accelerator.synchronize(self._prober.device)
-        return {key: self._pool.lend(v) for key, v in hosted.items()}
-
-    def _to_host(self, values: Tensor) -> Tensor:
-        return self._pool.take(tuple(values.shape), values.dtype).copy_(values, non_blocking=True)
+        if self._host is None or self._host.device != device:
+            self._host = HostMemory(device, self.sizes.per_snapshot)
+        return self._host
 
 
 def _dtype_name(dtype: torch.dtype | None) -> str | None:

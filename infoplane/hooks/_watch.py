@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.records import Layer
+from infoplane.hooks.metrics import to_numbers
 from infoplane.hooks.probe import ProbeSet
 
 Results = Sequence[tuple[Layer, Tensor]]
@@ -42,9 +43,11 @@ class Watch:
                 )
 
     def _finite(self, step: int, results: Results) -> None:
-        for layer, values in results:
-            # The sum is sixteen times faster than a look at every value, and finite when all are.
-            if not values.is_floating_point() or math.isfinite(float(values.sum(dtype=torch.float32))):
+        floating = [(layer, values) for layer, values in results if values.is_floating_point()]
+        # The sum is sixteen times faster than a look at every value, and finite when all are.
+        sums = to_numbers([values.sum(dtype=torch.float32) for _, values in floating])
+        for (layer, values), total in zip(floating, sums, strict=True):
+            if math.isfinite(total):
                 continue
             bad = int((~torch.isfinite(values)).sum())
             if not bad:

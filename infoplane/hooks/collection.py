@@ -151,8 +151,10 @@ class CollectionRecorder(Recorder):
 
     def _emit(self, call: Call, layers: tuple[Layer, ...], values: Mapping[str, Tensor]) -> None:
         now = time.time()
-        arrays = self._arrays(values) if any(d.needs_arrays for d in self._destinations) else {}
         layer_metrics = member_numbers(self._layer_metrics(call), self._members.count)
+        arrays, pending = (
+            self._memory().arrays(values) if any(d.needs_arrays for d in self._destinations) else ({}, None)
+        )
         for i, destination in enumerate(self._destinations):
             destination.take(
                 Snapshot(
@@ -164,6 +166,7 @@ class CollectionRecorder(Recorder):
                     metrics=call.metrics[i] if call.metrics else {},
                     layer_metrics=layer_metrics[i],
                     tensors={key: v[i] for key, v in values.items()},
+                    pending=pending,
                 )
             )
 

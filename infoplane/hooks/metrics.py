@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -246,18 +246,18 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def as_numbers(metrics: LayerMetrics) -> dict[tuple[str, str], float]:
     """To Python numbers, with one wait for the device."""
-    return dict(zip(metrics, _stacked(metrics), strict=True))
+    return dict(zip(metrics, to_numbers(list(metrics.values())), strict=True))
 
 
 def member_numbers(metrics: LayerMetrics, members: int) -> list[dict[tuple[str, str], float]]:
     """The numbers of each member, from metrics (members,); with one wait for the device."""
-    columns = _stacked(metrics)
+    columns = to_numbers(list(metrics.values()))
     return [{key: column[i] for key, column in zip(metrics, columns, strict=True)} for i in range(members)]
 
 
-def _stacked(metrics: LayerMetrics) -> list[Any]:
-    if not metrics:
+def to_numbers(values: Sequence[Tensor]) -> list[Any]:
+    """Tensors of one shape as Python numbers, or lists of them; with one wait for the device."""
+    if not values:
         return []
-    device = next(iter(metrics.values())).device
-    values: list[Any] = torch.stack([v.to(device) for v in metrics.values()]).tolist()
-    return values
+    listed: list[Any] = torch.stack([v.to(values[0].device) for v in values]).tolist()
+    return listed

@@ -96,6 +96,11 @@ class Sealer:
 
     def take(self, snapshot: Snapshot) -> None:
         """Add a snapshot, sealing before it or after it where that is due."""
+        try:
+            snapshot.wait()
+        except BaseException:
+            self.seal()  # what came before is whole
+            raise
         frame = Frame.of(snapshot, self._samples)
         if self._start_step < 0:
             self._start_step = frame.step

@@ -31,10 +31,11 @@ class StoreWriter:
     """Write snapshots into a run directory. A sink: `writer(snapshot)`.
 
     A call only checks the snapshot and queues it. The arrays belong to the writer from then on and must
-    not be changed; `release`, if given, is called with the snapshot when they are no longer needed. A
-    background thread digests them and publishes shards: at `seal_bytes`, `seal_seconds` after the first
-    waiting snapshot, at `flush` and `close`, and when the layers, shapes or dtypes change. What has been
-    published survives the end of the process at any instant; what waits does not.
+    not be changed; where a device is still filling them, the writer waits (`Snapshot.wait`). `release`, if
+    given, is called with the snapshot when they are no longer needed. A background thread digests them and
+    publishes shards: at `seal_bytes`, `seal_seconds` after the first waiting snapshot, at `flush` and
+    `close`, and when the layers, shapes or dtypes change. What has been published survives the end of the
+    process at any instant; what waits does not.
 
     While a writer is open, SIGTERM first closes it: what waits is published, or listed as dropped in the
     session's file where the disk does not take it in time, within 10 s of the moment at which the main
@@ -88,6 +89,8 @@ class StoreWriter:
     OSError
         When the directory cannot be made or written.
     """
+
+    reads_later = True
 
     def __init__(
         self,

@@ -1,0 +1,98 @@
+"""Snapshots on their way into host memory; from a CUDA device while it goes on computing."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, cuda
+
+from infoplane.hooks._pool import Copied, Pool
+
+Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
+
+AT_ONCE = 2
+"""Snapshots whose copies may be under way; a third waits for the first."""
+
+DEVICE_BYTES = 1 << 30
+"""Of one snapshot, held on the device until it is copied; the rest is captured in host memory, and waited for."""
+
+PINNED_BYTES = 1 << 30
+"""Page-locked memory, or two snapshots where they are larger: as much as waits in the store's queue."""
+
+
+class Copies:
+    """Copies off a CUDA device, on a stream of their own.
+
+    The stream waits for the work that the device was given so far, which computes the sources; the device's later
+    work does not wait for the stream, so nothing may write into the sources afterwards. Their memory is free to the
+    allocator only once they have been read (`record_stream`). An event tells when the targets hold the numbers.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._running: deque[Copied] = deque()
+
+    def start(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Copied:
+        """Copy each source into its target in page-locked memory; the caller waits on the result before it reads."""
+        if len(self._running) == AT_ONCE:
+            self._running.popleft().synchronize()
+        self._stream.wait_stream(cuda.current_stream(self._device))
+        with cuda.stream(self._stream):
+            for source, target in pairs:
+                target.copy_(source, non_blocking=True)
+                source.record_stream(self._stream)
+        copied = cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        copied.record(self._stream)
+        self._running.append(copied)
+        return copied
+
+
+class HostMemory:
+    """Where a pass over the probe puts its values, and how they become arrays.
+
+    On the CPU they are captured in pooled memory, which the arrays share. On a CUDA device they are captured there,
+    each by a copy that no later operation in the model can change, and copied to the host when the pass is over.
+    """
+
+    def __init__(self, device: torch.device, snapshot_bytes: int = 0) -> None:
+        self.device = device
+        on_cuda = device.type == "cuda"
+        self._copies = Copies(device) if on_cuda else None
+        self._pool = Pool(pinned_bytes=max(PINNED_BYTES, 2 * snapshot_bytes) if on_cuda else 0)
+
+    def allocator(self, *, on_device: bool) -> Allocate:
+        """Memory for one pass; with `on_device` all of it is there, for sinks that compute there."""
+        if self.device.type == "cpu" or (self._copies is None and not on_device):
+            return self._pool.take
+        room = math.inf if on_device else DEVICE_BYTES
+
+        def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+            nonlocal room
+            nbytes = math.prod(shape) * dtype.itemsize
+            if nbytes > room:
+                return self._pool.take(shape, dtype)
+            room -= nbytes
+            return torch.empty(shape, dtype=dtype, device=self.device)
+
+        return allocate
+
+    def arrays(self, values: Mapping[str, Tensor]) -> tuple[dict[str, npt.NDArray[Any]], Callable[[], None] | None]:
+        """The values as arrays, and what to call before they are read; None where they can be read at once."""
+        if self._copies is None:
+            hosted = {key: v if self._is_here(v) else self._space(v).copy_(v) for key, v in values.items()}
+            return {key: self._pool.lend(v) for key, v in hosted.items()}, None
+        hosted = {key: v if self._is_here(v) else self._space(v) for key, v in values.items()}
+        copied = self._copies.start((v, hosted[key]) for key, v in values.items() if hosted[key] is not v)
+        return {key: self._pool.lend(v, copied) for key, v in hosted.items()}, copied.synchronize
+
+    def _is_here(self, values: Tensor) -> bool:
+        return values.device.type == "cpu"
+
+    def _space(self, values: Tensor) -> Tensor:
+        return self._pool.take(tuple(values.shape), values.dtype)
