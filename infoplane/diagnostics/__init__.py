@@ -7,6 +7,7 @@ from infoplane.diagnostics.ib_frontier import Frontier, ib_frontier
 from infoplane.diagnostics.local_rank import LocalRank, local_rank
 from infoplane.diagnostics.matching import Matching, match_units
 from infoplane.diagnostics.phases import Phase, label_phases, phases
+from infoplane.diagnostics.tokens import token_peaks
 from infoplane.diagnostics.weights import WeightSpectrum, weight_spectrum
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "local_rank",
     "match_units",
     "phases",
+    "token_peaks",
     "weight_spectrum",
 ]

@@ -68,7 +68,7 @@ def changed_json(run: Path, random: np.random.Generator, count: int) -> Iterator
         ]
         path = run / name
         if name.endswith(".h5"):
-            yield "fields", name, lambda path, seed=int(random.integers(2**32)): reindex(path, seed, meta_only=True)
+            yield "fields", name, lambda path, seed=int(random.integers(2**32)): reindex(path, seed, meta_only=True)  # noqa: B008
             continue
         if name == "manifest.jsonl":
             data = b"".join(seal_json(disturb(load_sealed(line), random)) + b"\n" for line in lines)
@@ -113,7 +113,7 @@ def changed_index(run: Path, random: np.random.Generator, count: int) -> Iterato
     """The arrays of a shard or of the probe with other numbers, types or shapes, and the seal made to fit."""
     for _ in range(count):
         name = SHARD if random.random() < 0.7 else "probe.h5"
-        yield "index", name, lambda path, seed=int(random.integers(2**32)): reindex(path, seed)
+        yield "index", name, lambda path, seed=int(random.integers(2**32)): reindex(path, seed)  # noqa: B008
 
 
 KINDS = [np.dtype(kind) for kind in ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8")]
@@ -269,7 +269,7 @@ def made_hdf5(random: np.random.Generator, count: int) -> Iterator[Change]:
     """HDF5 files that the library calls valid and the contract does not know, as a shard or as the probe."""
     for _ in range(count):
         name = SHARD if random.random() < 0.7 else "probe.h5"
-        yield "made", name, lambda path, seed=int(random.integers(2**32)): make_hdf5(path, seed)
+        yield "made", name, lambda path, seed=int(random.integers(2**32)): make_hdf5(path, seed)  # noqa: B008
 
 
 def make_hdf5(path: Path, seed: int) -> None:
@@ -305,7 +305,18 @@ def add_objects_to(path: Path, random: np.random.Generator) -> None:
 
 
 def add_objects(file: h5py.File, random: np.random.Generator) -> None:
-    names = [*SHARD_INDEX, *PROBE_INDEX, "seal", "acts", "acts/0000", "acts/0001", "inputs", "a/b/c", "é\u202e", "x" * 900]
+    names = [
+        *SHARD_INDEX,
+        *PROBE_INDEX,
+        "seal",
+        "acts",
+        "acts/0000",
+        "acts/0001",
+        "inputs",
+        "a/b/c",
+        "é\u202e",
+        "x" * 900,
+    ]
     for _ in range(int(random.integers(1, 7))):
         name = names[int(random.integers(len(names)))]
         if name in file and random.random() < 0.8:
@@ -326,7 +337,7 @@ def add_object(file: h5py.File, name: str, random: np.random.Generator) -> None:
     elif kind == 2:
         file[name] = types(random)
     elif kind == 3:
-        target = file[list(file)[0]] if len(file) and random.random() < 0.5 else file
+        target = file[next(iter(file))] if len(file) and random.random() < 0.5 else file
         target.attrs[name[:20]] = [1, "text", np.zeros(3), np.bytes_("x")][int(random.integers(4))]
     else:
         shape = tuple(random.choice([0, 1, 2, 3, 16, 24, 1000], int(random.integers(0, 4))).tolist())
@@ -345,9 +356,11 @@ def add_object(file: h5py.File, name: str, random: np.random.Generator) -> None:
 
 def types(random: np.random.Generator) -> np.dtype:
     odd = [
-        h5py.string_dtype(), h5py.string_dtype(length=7), h5py.vlen_dtype(np.int32), h5py.ref_dtype, h5py.regionref_dtype,
+        h5py.string_dtype(), h5py.string_dtype(length=7), h5py.vlen_dtype(np.int32), h5py.ref_dtype,
+        h5py.regionref_dtype,
         h5py.enum_dtype({"a": 1, "b": 2}), np.dtype("V5"), np.dtype("i4,f8"), np.dtype(("f4", (2, 3))), np.dtype("c8"),
-        np.dtype(bool), np.dtype(">i4"), np.dtype(">f8"), np.dtype("g"), np.dtype([("a", "i8"), ("b", h5py.string_dtype())]),
+        np.dtype(bool), np.dtype(">i4"), np.dtype(">f8"), np.dtype("g"),
+        np.dtype([("a", "i8"), ("b", h5py.string_dtype())]),
     ]  # fmt: skip
     choices = KINDS * 2 + odd
     return choices[int(random.integers(len(choices)))]

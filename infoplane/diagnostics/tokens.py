@@ -1,0 +1,114 @@
+"""Peaks of a dependence along the tokens of a sequence, as rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from infoplane.core.tokens import split_token, token_position
+from infoplane.results import Curve, ResultTable, Row
+
+ESTIMATOR = "token-peaks"
+LEAST_POSITIONS = 4
+
+
+def token_peaks(
+    table: ResultTable, quantity: str = "nHSIC(T;Y)", *, whisker: float = 1.5, **select: Any
+) -> ResultTable:
+    """Positions at which a quantity stands out from the other positions of its layer, at each step.
+
+    A peak lies above the upper quartile of the positions by more than `whisker` interquartile ranges (linear
+    interpolation between order statistics). The rule has no null: of 64 independent normal values one in 300 is a
+    peak, heavy tails give many, and where most positions agree a hair's breadth is one. Neighbouring peaks are not
+    joined. A peak says that the quantity is large there, not that the token causes anything.
+
+    Parameters
+    ----------
+    table : ResultTable
+        Estimates of single positions, from `analyze(..., layers=["block2[token=*]"])`.
+    quantity : str
+    whisker : float
+        1.5 in the paper; not negative.
+    **select
+        `estimator`, `subset`, `layer`, `run`, `settings` as in `ResultTable.curves`; subset "all" by default.
+
+    Returns
+    -------
+    ResultTable
+        Rows of estimator "token-peaks". For each layer and step, with the layer's own name: "threshold [quantity]" in
+        its unit and "peaks [quantity]", their number; for each peak, with the name of its position: "peak [quantity]",
+        the value there.
+
+    Raises
+    ------
+    ValueError
+        No single positions of `quantity`, fewer than four finite ones at a step, or a negative `whisker`.
+
+    References
+    ----------
+    Qian et al., "Demystifying reasoning dynamics with mutual information: thinking tokens are information peaks in LLM
+    reasoning", 2025.
+    """
+    if not whisker >= 0:
+        raise ValueError(f"whisker must not be negative, got {whisker}")
+    families: dict[tuple[str, ...], list[Curve]] = {}
+    for curve in table.curves(quantity, **select):
+        if token_position(curve.layer) is not None:
+            layer = split_token(curve.layer)[0]
+            families.setdefault((curve.run, layer, curve.subset, curve.estimator, curve.settings), []).append(curve)
+    if not families:
+        raise ValueError(
+            f"the table has no {quantity} of single positions; analyze with layers=['LAYER[token=*]'] first"
+        )
+    found = (row for curves in families.values() for row in _rows(curves, whisker))
+    return ResultTable.from_rows(found, table.meta)
+
+
+def _rows(curves: list[Curve], whisker: float) -> Iterator[Row]:
+    curves = sorted(curves, key=lambda curve: token_position(curve.layer) or 0)
+    first = curves[0]
+    layer = split_token(first.layer)[0]
+    config = {
+        "estimator": first.estimator, "positions": len(curves), "settings": json.loads(first.settings),
+        "whisker": whisker,
+    }  # fmt: skip
+    for step in np.unique(np.concatenate([curve.step for curve in curves])):
+        at = [(curve, int(np.flatnonzero(curve.step == step)[0])) for curve in curves if (curve.step == step).any()]
+        known = [(curve, i) for curve, i in at if np.isfinite(curve.value[i])]
+        if len(known) < LEAST_POSITIONS:
+            raise ValueError(
+                f"{layer!r} of run {first.run!r} has {len(known)} positions with {first.quantity} at step {step}; "
+                f"quartiles need {LEAST_POSITIONS}"
+            )
+        values = np.array([curve.value[i] for curve, i in known])
+        low, high = np.quantile(values, (0.25, 0.75))
+        threshold = float(high + whisker * (high - low))
+        peaks = [(curve, i) for curve, i in known if curve.value[i] > threshold]
+        source = hashlib.blake2b(values.tobytes(), digest_size=16).hexdigest()
+        for name, place, value, unit in (
+            ("threshold", layer, threshold, first.unit),
+            ("peaks", layer, float(len(peaks)), "positions"),
+            *(("peak", curve.layer, float(curve.value[i]), first.unit) for curve, i in peaks),
+        ):
+            curve, i = known[0]
+            yield Row(
+                run=first.run,
+                step=int(step),
+                epoch=float(curve.epoch[i]),
+                layer=place,
+                depth=first.depth,
+                subset=first.subset,
+                estimator=ESTIMATOR,
+                config=json.dumps(config, sort_keys=True, separators=(",", ":")),
+                n_samples=int(curve.n_samples[i]),
+                n_units=0,
+                quantity=f"{name} {first.quantity}",
+                estimand=first.estimand,
+                value=value,
+                unit=unit,
+                source=source,
+            )
