@@ -49,6 +49,7 @@ class OneLineErrors(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         from infoplane.core.errors import StoreError
+        from infoplane.core.text import printable
 
         try:
             return super().invoke(ctx)
@@ -56,7 +57,7 @@ class OneLineErrors(click.Group):
             if ctx.params.get("traceback"):
                 raise
             notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-            text = " ".join(f"{error}{notes}".split())
+            text = printable(" ".join(f"{error}{notes}".split()))
             raise click.ClickException(text or type(error).__name__) from error
         except KeyboardInterrupt:
             click.echo("interrupted; what was finished is kept, the same command goes on from there", err=True)

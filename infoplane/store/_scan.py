@@ -173,7 +173,7 @@ class Scan:
         finally:
             os.close(fd)
         if shard.meta.run_id != self.record.run_id:
-            raise StoreError(f"it belongs to run {shard.meta.run_id:.40}, this is run {self.record.run_id}")
+            raise StoreError(f"it belongs to run {shard.meta.run_id:.40}, this is run {self.record.run_id:.40}")
         if int(shard.rows.max()) > self.probe.samples:
             raise StoreError(f"row {int(shard.rows.max()) - 1}, but the probe has {self.probe.samples}")
         return shard

@@ -95,7 +95,7 @@ def disturb(tree: dict[str, Any], random: np.random.Generator) -> dict[str, Any]
             if isinstance(at[key], dict | list) and at[key] and random.random() < 0.8:
                 at = at[key]
                 continue
-            value = VALUES[int(random.integers(len(VALUES)))]
+            value = copy.deepcopy(VALUES[int(random.integers(len(VALUES)))])
             action = random.random()
             if action < 0.7:
                 at[key] = value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,15 @@ from test_hostile import BAD, INDEXES, OBJECTS, rebuild
 
 from infoplane.cli import main
 from infoplane.core import StoreError
-from infoplane.store import _untrusted, open_run, summarize, summarize_untrusted, verify_untrusted
+from infoplane.store import (
+    UntrustedReader,
+    _untrusted,
+    is_foreign,
+    open_run,
+    summarize,
+    summarize_untrusted,
+    verify_untrusted,
+)
 from infoplane.store._limited import LimitedCalls, Limits
 
 HERE = Path(__file__).parent
@@ -103,6 +112,84 @@ def test_damage_and_a_run_that_cannot_be_opened_read_the_same(run):
         code, text = call(name, "--untrusted", run)
         assert (code, text.count("\n")) == (2, 1)
         assert (code, text) == call(name, run)
+
+
+def test_many_runs_share_a_helper_of_one_thread_and_a_lost_one_is_replaced(run, tmp_path):
+    with UntrustedReader() as reader:
+        assert [reader.verify(run), reader.summarize(run).to_json()["steps"]] == [[], [0, 1, 5, 6]]
+        first = reader._helper.pid
+        with pytest.raises(StoreError, match="not a run directory"):
+            reader.summarize(tmp_path / "none")
+        assert reader._helper.pid == first
+        status = Path(f"/proc/{first}/status")
+        if status.exists():
+            assert "Threads:\t1\n" in status.read_text()
+        os.kill(first, signal.SIGKILL)
+        with pytest.raises(StoreError, match="ended its helper process"):
+            reader.verify(run)
+        assert reader.verify(run) == []
+        assert reader._helper.pid != first
+        last = reader._helper
+    assert last.returncode == -signal.SIGKILL
+
+
+CALLER = """
+import sys
+from infoplane.store._limited import LimitedCalls, Limits
+
+calls = LimitedCalls()
+print(calls.call("untrusted_jobs:parent", "x", Limits()), flush=True)
+calls.call("untrusted_jobs:sleep", "x", Limits())
+"""
+
+
+@pytest.mark.usefixtures("jobs")
+def test_helper_and_child_end_with_their_caller():
+    caller = subprocess.Popen([sys.executable, "-c", CALLER], stdout=subprocess.PIPE, text=True)
+    helper = int(caller.stdout.readline())
+    time.sleep(0.2)  # now it waits for a child that sleeps
+    os.kill(helper, 0)
+    caller.kill()
+    caller.communicate()
+    until = time.monotonic() + 20
+    while _lives(helper) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not _lives(helper)
+
+
+def _lives(group: int) -> bool:
+    """Whether the group of processes has a member that is more than an entry in the table."""
+    listed = subprocess.run(["ps", "-A", "-o", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
+    return any(int(g) == group and not s.startswith("Z") for g, s in (line.split() for line in listed.splitlines()))
+
+
+def test_what_belongs_to_another_user_is_read_in_a_child(run, tmp_path, monkeypatch):
+    assert not is_foreign(run)
+    assert not is_foreign(tmp_path / "none")
+    me = os.geteuid()
+    monkeypatch.setattr(_untrusted, "Limits", lambda **given: Limits(wall_seconds=0.0001))
+    assert call("info", run)[0] == call("verify", run)[0] == 0
+    monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+    assert is_foreign(run)
+    for name in ("info", "verify"):
+        assert "took longer than 0.0001 s" in call(name, run)[1]
+        assert call(name, "--trusted", run)[0] == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["run.json", "shards", f"shards/{BAD}", "sessions/0001.json", "."])
+def test_one_file_of_another_user_is_enough(run, name):
+    os.chown(run / name, 12345, -1)
+    assert is_foreign(run)
+
+
+def test_a_run_is_shown_without_control_characters(run):
+    from infoplane.store._records import load_sealed, seal_json
+
+    record_ = load_sealed((run / "run.json").read_bytes()) | {"run_id": "\x1b[31mred\u202e"}
+    (run / "run.json").write_bytes(seal_json(record_))
+    assert call("info", run) == (2, "Error: probe.h5: it is not the probe of run \\x1b[31mred\\u202e\n")
 
 
 @pytest.mark.parametrize("case", ["soft link", "never stored", "variable length", "huge rows", "deep JSON"])

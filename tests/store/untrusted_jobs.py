@@ -69,6 +69,10 @@ def echo(path: str) -> list[object]:
     return [path, sys.flags.safe_path]
 
 
+def parent(path: str) -> int:
+    return os.getppid()
+
+
 def read_run(path: str) -> list[str]:
     """Everything that a reader can ask for; what is wrong."""
     store = open_run(path)
