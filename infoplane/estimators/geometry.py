@@ -41,9 +41,9 @@ class Geometry:
       directions; "class nuclear norm", the mean over classes of the norm divided by sqrt(n): 1 for a class that points
       in one direction. Classes only.
     - "class distance ratio": mean Euclidean distance of two samples of one class over that of two samples of different
-      classes; 1 where classes are not told apart, 0 where each is a point. The mean over all pairs weighs classes by
-      the square of their size. NaN where all samples are equal; absent without pairs of both kinds. Of a layer
-      with noise the values before it count.
+      classes; 0 where each class is a point, 1 where they are not told apart or all samples are equal (`degenerate`).
+      The mean over all pairs weighs classes by the square of their size. Absent without pairs of both kinds. Of a
+      layer with noise the values before it count.
 
     All are unchanged by rotations and by a common factor, and changed by other invertible maps. The uncentred ones are
     ruled by the mean where it is large (ReLU layers). With few samples a unit, effective ranks come out too small
@@ -243,4 +243,4 @@ def _distance_ratio(z: Tensor, y: Tensor) -> Tensor | None:
             total[s] += distance.sum()
             within[s] += distance.mul_(same).sum()
     mean_within, mean_between = within / pairs_within, (total - within) / pairs_between
-    return torch.where(total > 0, mean_within / mean_between, math.nan)
+    return torch.where(total > 0, mean_within / mean_between, 1.0)
