@@ -76,7 +76,7 @@ def read_meta(path: Path) -> dict[str, Any]:
         The file is no JSON object.
     """
     try:
-        data = path.read_bytes()
+        data = _content(path)
     except FileNotFoundError:
         return {}
     try:
@@ -86,6 +86,13 @@ def read_meta(path: Path) -> dict[str, Any]:
     if not isinstance(meta, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(meta).__name__}")
     return meta
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a regular file: a pipe would keep the reader waiting, a device never ends."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a regular file")
+    return path.read_bytes()
 
 
 def _refuse_constant(name: str) -> Any:
@@ -108,7 +115,7 @@ def check_digest(data: bytes, meta: Mapping[str, Any], path: Path) -> None:
     if isinstance(size, int) and (len(data) < size or digest(data[:size]) == expected):
         return
     raise ValueError(
-        f"{path} was changed after it was written: its first {size} bytes do not match the digest in "
+        f"{path} was changed after it was written: its first {size!r:.20} bytes do not match the digest in "
         f"{meta_path(path).name}; delete both and analyse again, or read it with verify=False"
     )
 
@@ -116,7 +123,7 @@ def check_digest(data: bytes, meta: Mapping[str, Any], path: Path) -> None:
 def read_files(path: Path, *, verify: bool = True) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     """Columns and meta of a table; see `ResultTable.read`."""
     try:
-        data = path.read_bytes()
+        data = _content(path)
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "no results table; analyse the run first", str(path)) from None
     meta = read_meta(meta_path(path))

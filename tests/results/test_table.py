@@ -5,6 +5,7 @@ import io
 import json
 import math
 import multiprocessing
+import os
 import time
 
 import numpy as np
@@ -427,3 +428,27 @@ def test_meta_survives(path):
     read = ResultTable.read(path).meta
     assert {k: read[k] for k in meta} == meta
     assert json.loads(path.with_suffix(".json").read_text())["table"]["bytes"] == path.stat().st_size
+
+
+@pytest.mark.timeout(20)
+def test_only_a_regular_file_is_read(path):
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="is not a regular file"):
+        read_table(path)
+    path.unlink()
+    ResultTable.from_rows([row()]).write(path)
+    meta = path.with_suffix(".json")
+    meta.unlink()
+    meta.symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match="is not a regular file"):
+        read_table(path)
+
+
+def test_an_altered_table_is_named_in_one_line(path):
+    ResultTable.from_rows([row()]).write(path)
+    meta = path.with_suffix(".json")
+    meta.write_text(json.dumps({"table": {"bytes": "1\n\x1b[31m" + "x" * 1000, "blake2b": "0"}}))
+    with pytest.raises(ValueError, match="was changed after it was written") as caught:
+        read_table(path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value).replace(str(path), "")) < 300

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +16,10 @@ import numpy as np
 from test_damage import mutations
 from test_hostile import BAD, INDEXES, OBJECTS, arrays_of, rebuild
 
+from infoplane.core import StoreError
 from infoplane.results._files import digest as table_digest
 from infoplane.store._records import load_sealed, seal_json
+from infoplane.store._shard import decode_probe
 from infoplane.store.layout import PROBE_INDEX, SHARD_INDEX, digest
 
 SHARD = f"shards/{BAD}"
@@ -43,6 +46,23 @@ def corpus(trap: Path) -> Iterator[Change]:
     for name in FILES:
         yield "corpus", name, lambda path: os.truncate(path, 0)
         yield "corpus", name, lambda path: os.truncate(path, 1 << 33)  # mostly a hole
+
+
+def spoil(run: Path, name: str, change: Callable[[Path], None]) -> None:
+    """Apply a change as a stranger would, who leaves out the manifest that would give it away by its size."""
+    change(run / name)
+    if name == SHARD:
+        (run / "manifest.jsonl").unlink()
+
+
+def restore(good: Path, run: Path) -> None:
+    """Undo a change: every file of the run as it is in the good one."""
+    for name in FILES:
+        path = run / name
+        if path.is_dir() and not path.is_symlink():
+            path.rmdir()
+        path.unlink(missing_ok=True)
+        shutil.copyfile(good / name, path)
 
 
 def replace_by(path: Path, make: Callable[[], Any]) -> None:
@@ -136,6 +156,22 @@ def reindex(path: Path, seed: int, *, meta_only: bool = False) -> None:
     with h5py.File(path, "w", libver=("v110", "v110")) as file:
         for name, array in arrays.items():
             file.create_dataset(name, data=array)
+    if index == PROBE_INDEX:
+        recognise(path)
+
+
+def recognise(probe: Path) -> None:
+    """Where the probe can be read at all, let run.json have its digest."""
+    path = probe.with_name("run.json")
+    record = load_sealed(path.read_bytes())
+    fd = os.open(probe, os.O_RDONLY)
+    try:
+        _, record["probe_digest"] = decode_probe(fd, record["run_id"])
+    except StoreError:
+        return
+    finally:
+        os.close(fd)
+    path.write_bytes(seal_json(record) + b"\n")
 
 
 def arrays_of_any(path: Path) -> dict[str, np.ndarray]:

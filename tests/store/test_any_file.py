@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from hostile_files import FILES, everything
+from hostile_files import everything, restore, spoil
 from store_cases import copy_run, record
 
 from infoplane.core import StoreError
@@ -47,8 +46,7 @@ def read_all(run: Path, copy: Path, trap: Path, count: int, worker: int, workers
         assert calls.call("untrusted_jobs:read_run", copy, LIMITS) == []
         helper = calls._helper
         for kind, name, change in islice(everything(run, trap, count), worker, None, workers):
-            path = copy / name
-            change(path)
+            spoil(copy, name, change)
             began = time.monotonic()
             job = "read_table" if name.startswith("results") else "read_run"
             try:
@@ -66,20 +64,11 @@ def read_all(run: Path, copy: Path, trap: Path, count: int, worker: int, workers
             assert len(text) < 1000, (kind, name, text[:1000])
             seen.update([kind, how, "files"])
             seen["over time"] += took > LIMITS.wall_seconds + 1
-            restore(run, copy, name)
+            restore(run, copy)
         assert calls.call("untrusted_jobs:read_run", copy, LIMITS) == []
         assert len(calls.call("untrusted_jobs:read_table", copy, LIMITS)) == 0
         seen["helpers lost"] += calls._helper is not helper
     return seen, slowest
-
-
-def restore(run: Path, copy: Path, name: str) -> None:
-    for file in {name, *(FILES[5:] if name in FILES[5:] else ())}:
-        path = copy / file
-        if path.is_dir() and not path.is_symlink():
-            path.rmdir()
-        path.unlink(missing_ok=True)
-        shutil.copyfile(run / file, path)
 
 
 def check_all(run: Path, tmp_path: Path, count: int, workers: int) -> tuple[Counter[str], str]:
@@ -105,12 +94,12 @@ KINDS = ("corpus", "bytes", "fields", "index", "metadata", "cells", "made")
 
 
 def test_any_file_ends_in_a_result_or_one_error(run, tmp_path, capsys):
-    seen, line = check_all(run, tmp_path, 250, 1)
+    seen, line = check_all(run, tmp_path, 140, 1)
     with capsys.disabled():
         print(f"\n  {line}")
     assert seen["over time"] == seen["helpers lost"] == 0
     assert min(seen["harmless"], seen["named"], seen["refused"]) > 20
-    assert min(seen[kind] for kind in KINDS) > 9
+    assert min(seen[kind] for kind in KINDS) > 5
 
 
 @pytest.mark.full
