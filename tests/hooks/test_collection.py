@@ -10,7 +10,8 @@ from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 import infoplane
-from infoplane.hooks import CollectionRecorder, every, units
+from infoplane.core import Noise
+from infoplane.hooks import CollectionRecorder, NoiseInjection, every, units
 
 X = torch.randn(70, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(70) % 3
@@ -110,6 +111,42 @@ def test_hand_stacked_modules(axis):
     for alone, sink in zip(plain, sinks, strict=True):
         np.testing.assert_allclose(sink.snapshots[0].arrays["1"], alone[:2](X).detach().numpy(), atol=1e-6)
         np.testing.assert_allclose(sink.snapshots[0].arrays["2"], alone(X).detach().numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("stacked", ["by state", 0, 1])
+def test_noise_of_a_collection(stacked):
+    """Each member is recorded clean, with noise of its own behind it and in its repeated passes.
+
+    Members have equal weights, so what sets them apart after the noisy layer is the noise: over 70 x 3 values
+    correlations of independent noise stay below five standard errors of 1 / sqrt(70).
+    """
+    torch.manual_seed(0)
+    alone = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    plain = [copy.deepcopy(alone) for _ in range(MEMBERS)]
+    if stacked == "by state":
+        model, way = plain[0], {"state": stack_module_state(plain)}
+    else:
+        model = nn.Sequential(
+            Stacked([p[0] for p in plain], stacked), nn.Tanh(), Stacked([p[2] for p in plain], stacked)
+        )
+        way = {"member_dim": stacked, "members": MEMBERS}
+    with NoiseInjection(model, "1", std=0.3):
+        rec, sinks = recorder(model, repeats=(20, 3), probe_batch_size=32, **way)
+        with rec:
+            pass
+    clean = alone[:2](X).detach().numpy()
+    rows = np.concatenate([np.arange(70), np.tile(np.arange(20), 3)])
+    noise = []
+    for sink in sinks:
+        (snapshot,) = sink.snapshots
+        assert [la.noise for la in snapshot.layers] == [None, Noise(std=0.3), None]
+        np.testing.assert_allclose(snapshot.arrays["1"], clean[rows], atol=1e-6)
+        noise.append(snapshot.arrays["2"] - alone(X).detach().numpy()[rows])
+        assert np.abs(noise[-1][:20] - noise[-1][70:90]).max(1).min() > 1e-4
+    expected = 0.3 * float(alone[2].weight.detach().square().sum(1).mean()) ** 0.5
+    assert abs(np.std(noise) / expected - 1) < 0.1
+    between = np.corrcoef(np.stack([z[:70].ravel() for z in noise]))[np.triu_indices(MEMBERS, 1)]
+    assert np.abs(between).max() < 5 / 70**0.5
 
 
 def test_recording_leaves_the_random_state():
