@@ -103,6 +103,14 @@ def get_int(data: Mapping[str, Any], key: str, low: int = 0, high: int = MAX_STE
     return value
 
 
+def get_seconds(data: Mapping[str, Any], key: str) -> float:
+    """A length of time, 0 where it is not given."""
+    value = data.get(key, 0.0)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e18:
+        raise StoreError(f"field {key!r} must be a number of seconds, got {value!r:.60}")
+    return float(value)
+
+
 def get_hex(data: Mapping[str, Any], key: str, digits: int) -> str:
     value = get(data, key, str)
     if len(value) != digits or set(value) - set("0123456789abcdef"):
@@ -192,7 +200,7 @@ class SessionRecord:
             notes=get(raw, "notes", dict),
             dropped=dropped,
             closed=get(raw, "closed", bool),
-            stalled_seconds=float(raw.get("stalled_seconds", 0.0)),
+            stalled_seconds=get_seconds(raw, "stalled_seconds"),
         )
 
 

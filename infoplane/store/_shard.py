@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from infoplane.core.errors import StoreError
 from infoplane.core.records import IntArray, Probe
+from infoplane.core.text import printable
 from infoplane.store import _files, _h5
 from infoplane.store._frames import Frame
 from infoplane.store._records import (
@@ -276,7 +277,7 @@ def decode_probe(fd: int, run_id: str) -> tuple[Probe, str]:
     source = _files.PagedFile(fd, MAX_PROBE_FILE_BYTES)
     extents, raw = _h5.parse(source, lambda text: _load_meta(text, "probe.h5"))
     if raw.get("kind") != "probe" or raw.get("run_id") != run_id:
-        raise StoreError(f"it is not the probe of run {run_id:.40}")
+        raise StoreError(f"it is not the probe of run {printable(run_id)[:40]}")
     arrays = _read_index(source, extents, PROBE_INDEX)
     _refuse_others(extents, (*PROBE_INDEX, INPUTS))
     for name in PROBE_INDEX[1:]:

@@ -319,7 +319,7 @@ def make_hdf5(path: Path, seed: int) -> None:
     options: dict[str, Any] = {"libver": (low, "latest")}
     if random.random() < 0.1:
         options["userblock_size"] = 512
-    if random.random() < 0.2:
+    elif random.random() < 0.2:
         options |= {"fs_strategy": "page", "fs_persist": bool(random.integers(2))}
     with h5py.File(path, "w", track_order=bool(random.integers(2)), **options) as file:
         add_objects(file, random)

@@ -419,6 +419,9 @@ def test_a_session_file_that_is_wrong_is_named(run):
         "it belongs to session 2": {"session": 2},
         "field 'closed' must be bool": {"closed": 1},
         "field 'notes' must be dict": {"notes": None},
+        "field 'stalled_seconds' must be a number of seconds, got []": {"stalled_seconds": []},
+        "field 'stalled_seconds' must be a number of seconds, got 'x": {"stalled_seconds": "x" * 5000},
+        "field 'stalled_seconds' must be a number of seconds, got 9": {"stalled_seconds": 10**400 - 1},
         "0001.json has format_version 9": {"format_version": 9},
     }
     for message, fields in cases.items():
