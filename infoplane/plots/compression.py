@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from infoplane.core.palette import OKABE_ITO
 from infoplane.plots._about import about
 from infoplane.plots._artists import add_caption, limits
+from infoplane.plots.compare import folders
 from infoplane.plots.style import FAINT, canvas, keep_tick_style, layer_marker
 from infoplane.plots.text import safe_names
 from infoplane.results import ResultTable
@@ -32,12 +33,14 @@ class CompressionData:
     ----------
     layers, runs : list of str
     scores : mapping from (run, layer) to Compression
+    names : mapping from run to the name of its directory, or to the run itself where that is unknown or shared
     """
 
     layers: list[str]
     runs: list[str]
     scores: Mapping[tuple[str, str], Compression]
     caption: list[str]
+    names: Mapping[str, str]
 
     def falls(self, run: str) -> npt.NDArray[np.float64]:
         """(L,) bits, NaN where the run lacks the layer."""
@@ -67,7 +70,11 @@ def compression_data(
     if not scores:
         raise ValueError(f"the table has no I(X;T) of {series.estimator}")
     caption = [*about(series, grids[:1]), "fall = maximum - end, after a median filter of 3 points"]
-    return CompressionData(layers=series.layers, runs=series.runs, scores=scores, caption=caption)
+    known = folders(table)
+    names = {name: known.get(name, "") for name in series.runs}
+    if "" in names.values() or len(set(names.values())) < len(names):
+        names = {name: name for name in series.runs}
+    return CompressionData(layers=series.layers, runs=series.runs, scores=scores, caption=caption, names=names)
 
 
 def compression(
@@ -129,9 +136,11 @@ def compression(
             handles.append(Line2D([], [], color="0.2", marker="|", markersize=8, linestyle="none",
                                   label=f"mean of {len(data.runs)} runs"))  # fmt: skip
         if named:
-            shown = safe_names(data.runs, limit=16, legend=True)
+            shown = safe_names(data.names.values(), limit=16, legend=True)
             handles += [
-                Line2D([], [], color=OKABE_ITO[r], marker=layer_marker(r), linestyle="none", label=shown[name])
+                Line2D(
+                    [], [], color=OKABE_ITO[r], marker=layer_marker(r), linestyle="none", label=shown[data.names[name]]
+                )
                 for r, name in enumerate(data.runs)
             ]
         if any(found.saturated for found in data.scores.values()):
