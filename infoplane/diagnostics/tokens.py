@@ -11,9 +11,9 @@ import numpy as np
 
 from infoplane.core.tokens import split_token, token_position
 from infoplane.results import Curve, ResultTable, Row
+from infoplane.results.summary import LEAST_FENCED, upper_fence
 
 ESTIMATOR = "token-peaks"
-LEAST_POSITIONS = 4
 
 
 def token_peaks(
@@ -53,8 +53,6 @@ def token_peaks(
     Qian et al., "Demystifying reasoning dynamics with mutual information: thinking tokens are information peaks in LLM
     reasoning", 2025.
     """
-    if not whisker >= 0:
-        raise ValueError(f"whisker must not be negative, got {whisker}")
     families: dict[tuple[str, ...], list[Curve]] = {}
     for curve in table.curves(quantity, **select):
         if token_position(curve.layer) is not None:
@@ -79,14 +77,13 @@ def _rows(curves: list[Curve], whisker: float) -> Iterator[Row]:
     for step in np.unique(np.concatenate([curve.step for curve in curves])):
         at = [(curve, int(np.flatnonzero(curve.step == step)[0])) for curve in curves if (curve.step == step).any()]
         known = [(curve, i) for curve, i in at if np.isfinite(curve.value[i])]
-        if len(known) < LEAST_POSITIONS:
+        if len(known) < LEAST_FENCED:
             raise ValueError(
                 f"{layer!r} of run {first.run!r} has {len(known)} positions with {first.quantity} at step {step}; "
-                f"quartiles need {LEAST_POSITIONS}"
+                f"quartiles need {LEAST_FENCED}"
             )
         values = np.array([curve.value[i] for curve, i in known])
-        low, high = np.quantile(values, (0.25, 0.75))
-        threshold = float(high + whisker * (high - low))
+        threshold = upper_fence(values, whisker)
         peaks = [(curve, i) for curve, i in known if curve.value[i] > threshold]
         source = hashlib.blake2b(values.tobytes(), digest_size=16).hexdigest()
         for name, place, value, unit in (

@@ -19,6 +19,7 @@ from infoplane.plots.plane_grid import plane_grid, plane_grid_data
 from infoplane.plots.saving import save
 from infoplane.plots.snr import snr, snr_data
 from infoplane.plots.text import safe_text
+from infoplane.plots.tokens import tokens, tokens_data
 
 __all__ = [
     "FIGURES",
@@ -44,4 +45,6 @@ __all__ = [
     "save",
     "snr",
     "snr_data",
+    "tokens",
+    "tokens_data",
 ]

@@ -21,6 +21,7 @@ from infoplane.plots.plane import plane
 from infoplane.plots.plane_grid import plane_grid
 from infoplane.plots.saving import save
 from infoplane.plots.snr import snr
+from infoplane.plots.tokens import tokens
 from infoplane.results import read_table
 
 FIGURES: Mapping[str, Callable[..., Axes]] = {
@@ -33,6 +34,7 @@ FIGURES: Mapping[str, Callable[..., Axes]] = {
     "heatmap": heatmap,
     "snr": snr,
     "dpi": dpi_figure,
+    "tokens": tokens,
 }
 """Every static figure by its name."""
 

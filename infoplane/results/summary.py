@@ -103,6 +103,29 @@ def _quantile(values: FloatArray, q: float, count: npt.NDArray[np.int64]) -> Flo
         return np.where(count > 0, a + (place - below) * (b - a), np.nan)
 
 
+LEAST_FENCED = 4
+"""Values below which quartiles say nothing of the spread."""
+
+
+def upper_fence(values: FloatArray, whisker: float = 1.5) -> float:
+    """Upper quartile plus `whisker` interquartile ranges (Tukey, 1977) of the finite values; NaN for fewer than four.
+
+    Quartiles are interpolated linearly between order statistics.
+
+    Raises
+    ------
+    ValueError
+        For a negative `whisker`.
+    """
+    if not whisker >= 0:
+        raise ValueError(f"whisker must not be negative, got {whisker}")
+    known = values[np.isfinite(values)]
+    if known.size < LEAST_FENCED:
+        return math.nan
+    low, high = np.quantile(known, (0.25, 0.75))
+    return float(high + whisker * (high - low))
+
+
 def student_t(df: int, level: float = 0.95) -> float:
     """Two-sided quantile of Student's t for whole degrees of freedom (Abramowitz and Stegun, 1964, 26.7.3-4)."""
     if df < 1:

@@ -278,11 +278,16 @@ def test_dpi_shows_the_share_of_each_estimate(settings):
 # All
 
 
+def at_tokens(table: ResultTable) -> ResultTable:
+    """The layers as positions of one layer."""
+    return ResultTable.from_rows(row._replace(layer=f"act[token={row.depth}]", depth=0) for row in table)
+
+
 @pytest.mark.parametrize("kind", list(plots.FIGURES))
 @pytest.mark.parametrize("style", ["column", "page", "screen"])
 def test_every_figure_is_drawn_by_name(kind, style, table, tmp_path):
     (tmp_path / "run").mkdir()
-    table.write(tmp_path / "run" / "results.csv")
+    (at_tokens(table) if kind == "tokens" else table).write(tmp_path / "run" / "results.csv")
     options = {"estimator": None, "layers": (), "subset": None, "groups": (), "style": style}
     path = plots.draw_file([tmp_path / "run"], kind, tmp_path / f"{kind}.svg", **options)
     text = path.read_text()
@@ -307,7 +312,7 @@ def test_draw_file_names_the_figures(tmp_path, table):
 def test_figures_go_into_given_axes(kind, table):
     one, other = Figure(figsize=(8, 4)).subplots(1, 2)
     options = {"quantities": "I(T;Y)"} if kind in ("curves", "compare") else {}
-    assert plots.FIGURES[kind](table, ax=one, **options) is one
+    assert plots.FIGURES[kind](at_tokens(table) if kind == "tokens" else table, ax=one, **options) is one
     assert not other.has_data()
 
 
