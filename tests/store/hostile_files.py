@@ -355,12 +355,12 @@ def add_objects(file: h5py.File, random: np.random.Generator) -> None:
     ]
     for _ in range(int(random.integers(1, 7))):
         name = names[int(random.integers(len(names)))]
-        if name in file and random.random() < 0.8:
-            del file[name]
         try:
+            if name in file and random.random() < 0.8:
+                del file[name]
             add_object(file, name, random)
         except (ValueError, TypeError, OSError, RuntimeError, KeyError):
-            continue  # not every type goes with every layout, and a name may lead through an array
+            continue  # not every type goes with every layout, and a name may lead through an array or in circles
 
 
 def add_object(file: h5py.File, name: str, random: np.random.Generator) -> None:
