@@ -89,8 +89,8 @@ def run(options: common.Options) -> list[common.Outcome]:
 
     outcomes = [
         common.Outcome("I(X;T) of layers 2 to 4 falls more with the penalty",
-                       f"layers 1 to 5, means without {told(fell['plain'].mean(0))}, with "
-                       f"{told(fell['decay'].mean(0))}; medians {told(middle['plain'])} and {told(middle['decay'])} bits",
+                       f"layers 1 to 5, means without {told(fell['plain'].mean(0))}, with {told(fell['decay'].mean(0))}"
+                       f"; medians {told(middle['plain'])} and {told(middle['decay'])} bits",
                        "means without 0.00/0.21/0.32/0.67/1.66, with 0.09/3.91/4.39/2.83/1.89",
                        bool((more > (0.25 if quick else 1.0)).all())),
         common.Outcome("the network learns with the penalty" if quick else
