@@ -8,7 +8,7 @@ already: true labels raise that, shuffled ones lower it.
 Depends on: how the pixels are scaled. Standardised, as here, the ratio is 2.9 over six ways to choose the validation
 images. With pixels of 0 to 1 it is 2.1 over eight ways, and 1.9 where the first weights are larger by the root of 3
 as well: the shuffled labels are then learned more slowly. A factor of 2 is thus no constant of the method. The scale
-that the reference used is not known: its DSMI is that of standardised pixels, its DSE at the start, 3.0, that of 0 to 1.
+of the reference is not known: its DSMI is that of standardised pixels, its DSE at the start, 3.0, that of 0 to 1.
 
 Did not reproduce: the published rise of the entropy DSE over training. With a frozen width it rises, in both kinds of
 network; but activations grow, and with a width that follows them DSE of the network that learns falls first and
