@@ -97,7 +97,7 @@ def run(options: common.Options) -> list[Outcome]:
     few = [sorted(d.peak.sum(1).tolist()) for d in (ends, after)]
     return [
         Outcome("test loss, in bits a letter", f"{loss[-1]:.2f}", "-", loss[-1] <= (3.0 if options.quick else 2.2)),
-        Outcome("a linear probe of the last token: I(T;Y) grows with training" + " and with depth" * (not options.quick),
+        Outcome("a linear probe of the last token: I(T;Y) grows with training" + " and depth" * (not options.quick),
                 f"{read[-1][0]:.2f} to {read[-1][-1]:.2f} bits, {read[0][-1]:.2f} in the first block", "-",
                 read[-1][-1] >= (read[-1][0] + 0.05 if options.quick else max(read[-1][0], read[0][-1]) + 0.1)),
         Outcome("dependence on the next letter rises to the last token and is small before the last quarter",

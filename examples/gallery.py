@@ -13,8 +13,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import nn
+
 import infoplane
 from infoplane import plots
+from infoplane.hooks import GradientMoments, log_spaced
 
 INTRODUCTION = """# Gallery
 
@@ -59,7 +63,9 @@ ENTRIES = (
           "plots.compression(table)"),
     Entry("heatmap", "one quantity over layers and steps; hatched cells are saturated", E01,
           "plots.heatmap(table, run=table.run[0])"),
-    Entry("snr", "gradients: mean, spread and their ratio for each layer", ("e13_convolutional/results.csv",),
+    Entry("tokens", "one quantity along the tokens of a sequence, with the positions that stand out",
+          ("e14_character_transformer/runs/inside/results.csv",), "plots.tokens(table)"),
+    Entry("snr", "gradients on the digits: mean, spread and their ratio for each layer", ("digits/results.csv",),
           "plots.snr(table)"),
     Entry("dpi", "how often I(X;T) rises from one layer to the next, for each estimator", E02, "plots.dpi(table)"),
     Entry("animation", "the plane over training, the metrics below", E01,
@@ -75,6 +81,7 @@ def main() -> None:
     folder = given.write.parent / given.write.stem
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    digits(given.out / "digits")
     page = [INTRODUCTION.format(page=given.write.as_posix())]
     for entry in ENTRIES:
         paths = [given.out / name for name in entry.results]
@@ -94,6 +101,26 @@ def main() -> None:
         ]
     page += report(given.out, folder)
     given.write.write_text("\n".join(page) + "\n")
+
+
+def digits(run: Path) -> None:
+    """The one run that no example makes: gradient moments while a small network learns the digits."""
+    shutil.rmtree(run, ignore_errors=True)
+    torch.manual_seed(0)
+    x, y = map(torch.from_numpy, infoplane.datasets.digits())
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 10))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with (
+        GradientMoments(model, optimizer) as moments,
+        infoplane.Recorder(model, (x, y), run, gradients=moments, schedule=log_spaced(40, 300), quiet=True) as recorder,
+    ):
+        for epoch in range(1, 301):
+            for rows in torch.randperm(len(x)).split(64):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+                optimizer.step()
+            recorder.snapshot(epoch)
+    infoplane.analyze(run, "adaptive:null_draws=0", progress=False)
 
 
 def report(out: Path, folder: Path) -> list[str]:

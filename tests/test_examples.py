@@ -32,7 +32,7 @@ def test_an_example_is_short_public_and_says_what_to_look_for(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["e01_tanh_compression", "e02_relu_bins"])
+@pytest.mark.parametrize("name", [path.stem for path in SCRIPTS if path.stem != "e12_certificate"])  # it has no labels
 def test_shuffled_labels_fail_the_quick_assertions(name, tmp_path):
     words = [sys.executable, str(EXAMPLES / f"{name}.py"), "--quick", "--shuffle", "--out", str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
