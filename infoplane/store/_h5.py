@@ -18,6 +18,7 @@ import numpy as np
 from h5py import h5a, h5d, h5f, h5fd, h5g, h5l, h5o, h5p, h5s, h5t
 
 from infoplane.core.errors import StoreError
+from infoplane.core.text import shorten
 from infoplane.store.layout import ACTS, MAX_LAYERS, act_name
 
 ALIGNMENT = 64
@@ -312,6 +313,11 @@ def _check_superblock(source: Source) -> bytes:
     return head
 
 
+def shown(name: str) -> str:
+    """A name from a file, short enough for one line."""
+    return repr(shorten(name, 60))
+
+
 def _links(group: Any, limit: int) -> list[str]:
     count = group.get_num_objs()
     if count > limit:
@@ -324,7 +330,7 @@ def _links(group: Any, limit: int) -> list[str]:
     for name, kind in found:
         text = name.decode("ascii", "replace")
         if kind != h5l.TYPE_HARD:
-            raise StoreError(f"{text!r} is not a hard link")
+            raise StoreError(f"{shown(text)} is not a hard link")
         names.append(text)
     return names
 
@@ -336,39 +342,41 @@ def _acts(root: Any, source: Source) -> dict[str, Extent]:
     names = _links(group, MAX_LAYERS)
     expected = [act_name(i) for i in range(len(names))]
     if sorted(f"{ACTS}/{name}" for name in names) != expected:
-        raise StoreError(f"{ACTS} must hold datasets named 0000, 0001, ..., got {sorted(names)[:5]}")
+        raise StoreError(
+            f"{ACTS} must hold datasets named 0000, 0001, ..., got {[shorten(n, 60) for n in sorted(names)[:5]]}"
+        )
     return {f"{ACTS}/{name}": _dataset(group, name, source) for name in names}
 
 
 def _dataset(group: Any, name: str, source: Source) -> Extent:
     link = name.encode()
     if group.links.get_info(link).type != h5l.TYPE_HARD:
-        raise StoreError(f"{name!r} is not a hard link")
+        raise StoreError(f"{shown(name)} is not a hard link")
     if h5o.get_info(group, link).type != h5o.TYPE_DATASET:
-        raise StoreError(f"{name!r} is not a dataset")
+        raise StoreError(f"{shown(name)} is not a dataset")
     dataset = h5d.open(group, link)
     if h5a.get_num_attrs(dataset):
-        raise StoreError(f"{name!r} has attributes; none are allowed")
+        raise StoreError(f"{shown(name)} has attributes; none are allowed")
     creation = dataset.get_create_plist()
     if creation.get_layout() != h5d.CONTIGUOUS:
-        raise StoreError(f"{name!r} is not contiguous")
+        raise StoreError(f"{shown(name)} is not contiguous")
     if creation.get_external_count() or creation.get_nfilters():
-        raise StoreError(f"{name!r} has external storage or filters; neither is allowed")
+        raise StoreError(f"{shown(name)} has external storage or filters; neither is allowed")
     kind = dataset.get_type()
     if kind.get_class() not in (h5t.INTEGER, h5t.FLOAT) or kind.committed():
-        raise StoreError(f"{name!r} has an element type that is not allowed")
+        raise StoreError(f"{shown(name)} has an element type that is not allowed")
     known = next((key for key, value in TYPES.items() if kind.equal(value)), None)
     if known is None:
-        raise StoreError(f"{name!r} has an element type that is not allowed")
+        raise StoreError(f"{shown(name)} has an element type that is not allowed")
     space = dataset.get_space()
     if space.get_simple_extent_type() != h5s.SIMPLE:
-        raise StoreError(f"{name!r} has no simple shape")
+        raise StoreError(f"{shown(name)} has no simple shape")
     shape = space.get_simple_extent_dims()
     if space.get_simple_extent_dims(maxdims=True) != shape:
-        raise StoreError(f"{name!r} is resizable")
+        raise StoreError(f"{shown(name)} is resizable")
     extent = Extent(dataset.get_offset() or 0, tuple(int(n) for n in shape), known)
     if extent.nbytes and not 48 <= extent.offset <= source.size - extent.nbytes:
-        raise StoreError(f"{name!r} {extent.shape} does not fit into the file's {source.size} bytes")
+        raise StoreError(f"{shown(name)} {extent.shape} does not fit into the file's {source.size} bytes")
     return extent
 
 
@@ -378,7 +386,7 @@ def _check_disjoint(extents: Mapping[str, Extent]) -> None:
         if not extent.nbytes:
             continue
         if extent.offset < end:
-            raise StoreError(f"{name!r} and {last!r} overlap")
+            raise StoreError(f"{shown(name)} and {shown(last)} overlap")
         end, last = extent.offset + extent.nbytes, name
 
 
