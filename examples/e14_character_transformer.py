@@ -10,9 +10,9 @@ training adds the token before, which predicts it, and those after, which rememb
 a dependence far from Y, by a control without its peak, or by shuffled text that tells as much.
 
 Did not reproduce: sparse, sudden peaks at tokens of a special meaning. Peaks are sparse here, 4 to 11 of 64 tokens, but
-all of them, save one that hardly passes the threshold, are where Y is near. The claim is about the answers of large models that reason; windows of a small model
-cut at random have no such tokens, so this neither supports nor refutes it. It does show that the rule for peaks marks
-the place of Y, and that a peak need not be a turn of thought.
+all of them, save one that hardly passes the threshold, are where Y is near. The claim is about the answers of large
+models that reason; windows of a small model cut at random have no such tokens, so this neither supports nor refutes it.
+It does show that the rule for peaks marks the place of Y, and that a peak need not be a turn of thought.
 """
 
 from __future__ import annotations
