@@ -114,6 +114,15 @@ def by_run(table: ResultTable, quantity: str, layer: str = "") -> npt.NDArray[np
     return np.stack([rows.select(run=run).value for run in dict.fromkeys(rows.run.tolist())])
 
 
+def member_loss(out: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of (members, N, classes) and (members, N): the mean over N, summed over the members.
+
+    Summed, so that each member has the gradient it would have alone.
+    """
+    loss = nn.functional.cross_entropy(out.flatten(0, 1), labels.flatten(), reduction="sum")
+    return loss / labels.shape[1]
+
+
 class StackedLinear(nn.Module):
     """One linear layer for every member: (N, in) or (members, N, in) -> (members, N, out)."""
 
@@ -173,9 +182,7 @@ def train_seeds(
         for epoch in range(1, epochs + 1):
             shuffled = train.gather(1, torch.rand(train.shape, generator=generator).argsort(1))
             for rows in shuffled.split(batch, dim=1):
-                out = model(x[rows]).flatten(0, 1)
-                # Summed over the members, so that each has the gradient it would have alone.
-                loss = nn.functional.cross_entropy(out, y[rows].flatten(), reduction="sum") / rows.shape[1]
+                loss = member_loss(model(x[rows]), y[rows])
                 if decay:
                     loss = loss + 0.5 * decay * sum(w.square().sum() for w in hidden)
                 optimizer.zero_grad()

@@ -21,13 +21,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import common
-import numpy as np
 import torch
 
 import infoplane
 from infoplane import plots
 from infoplane.hooks import CollectionRecorder, log_spaced
-from infoplane.results import ResultTable
 
 RULES = {"frozen": "dse", "following": "dse:sigma=snapshot"}
 SAID = {"frozen": "frozen at the last median distance", "following": "the median distance of each snapshot"}
@@ -51,8 +49,7 @@ def train(x: torch.Tensor, y: torch.Tensor, folder: Path, seeds: int, epochs: in
     ) as recorder:  # fmt: skip
         for epoch in range(1, epochs + 1):
             for rows in torch.randperm(len(train), generator=generator).split(64):
-                out = model(x[train[rows]]).flatten(0, 1)
-                loss = torch.nn.functional.cross_entropy(out, labels[:, rows].flatten(), reduction="sum") / len(rows)
+                loss = common.member_loss(model(x[train[rows]]), labels[:, rows])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -61,16 +58,6 @@ def train(x: torch.Tensor, y: torch.Tensor, folder: Path, seeds: int, epochs: in
                     right = (model(x).argmax(2) == y).double()
                 recorder.snapshot(epoch, metrics={"validation accuracy": right[:, held].mean(1)})
     return runs
-
-
-def curve(table: ResultTable, quantity: str, kind: str) -> np.ndarray:
-    """Mean over the seeds of one kind of network, (steps,)."""
-    own = [
-        c.value
-        for c in table.curves(quantity, layer=LAYER)
-        if Path(table.meta["runs"][c.run]["path"]).name.startswith(kind)
-    ]
-    return np.mean(own, axis=0)
 
 
 def run(options: common.Options) -> list[common.Outcome]:
@@ -91,8 +78,10 @@ def run(options: common.Options) -> list[common.Outcome]:
         options.figure(
             drawn, rule, f"DSMI and DSE with true and shuffled training labels; the kernel width is {SAID[rule]}."
         )
-        true, shuffled = curve(table, "DSMI(T;Y)", "true"), curve(table, "DSMI(T;Y)", "shuffled")
-        entropy, noise = curve(table, "DSE", "true"), curve(table, "DSE", "shuffled")
+        # Runs come as they were trained: the seeds on true labels, then those on shuffled ones.
+        (true, shuffled), (entropy, noise) = (
+            common.by_run(table, quantity, LAYER).reshape(2, seeds, -1).mean(1) for quantity in ("DSMI(T;Y)", "DSE")
+        )
         outcomes.append(
             common.Outcome(
                 f"DSMI(T;Y) ends {times} times as high with true labels or higher, width {rule}",

@@ -5,10 +5,10 @@ activations that somebody else saved: `from_arrays` makes a run of them, with a 
 numbered by the true value in thousandths of a bit.
 
 Look for: on four principal components the entropies of Kozachenko and Leonenko follow the true line; the same formula
-on all 64 units is more than 5 bits low, and every such row carries the flag `unreliable`. Then the
-price: four louder units that say nothing (std 3) take all four components, and the estimate finds nothing, without a
-flag; eight components find both and lose 0.8 bits. It would be falsified by four components that miss the truth of the
-quiet layer by a tenth, or by entropies of 64 units that do not fail.
+on all 64 units is more than 5 bits low, and every such row carries the flag `unreliable`. Then the price: four louder
+units that say nothing (std 3) take all four components, and the estimate finds nothing, without a flag; eight
+components find both and lose 0.8 bits. It would be falsified by four components that miss the truth of the quiet layer
+by a tenth, or by entropies of 64 units that do not fail.
 
 Differs: raw neighbours need not fail. In Kraskov's estimator the errors of the entropies cancel: on all 64 units it
 loses a tenth to a sixth, not all, and the louder units hardly disturb it, for every unit is scaled by itself.

@@ -50,13 +50,12 @@ def train(options: common.Options, seeds: int, steps: int, lr: float) -> tuple[R
         place = diagnostics.Place(run=f"seed-{seed}", layer="hidden")
         return [lambda s: rows.extend(diagnostics.fourier_features(weight[seed], P).rows(replace(place, step=s.step)))]
 
-    x_train, y_train = x[train], y[train].flatten()
+    x_train, y_train = x[train], y[train]
     runs = [options.out / "runs" / f"seed-{i}" for i in range(seeds)]
     settings = {"schedule": log_spaced(24, steps), "total": steps, "quiet": True, "member_sinks": fourier}
     with CollectionRecorder(members[0], (x, y), runs, state=(parameters, buffers), **settings) as recorder:
         for step in range(1, steps + 1):
-            out = forward(parameters, x_train).flatten(0, 1)
-            loss = nn.functional.cross_entropy(out, y_train, reduction="sum") / train.shape[1]  # seeds stay independent
+            loss = common.member_loss(forward(parameters, x_train), y_train)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -50,12 +50,10 @@ def train(x: torch.Tensor, y: torch.Tensor, out: Path, seeds: int, epochs: int, 
     ):  # fmt: skip
         for epoch in range(1, epochs + 1):
             for rows in learned[torch.randperm(len(learned), generator=generator)].split(512):
-                out_of_all = model(x[rows]).flatten(0, 1)
-                # Summed over the members, so that each has the gradient it would have alone.
-                loss = torch.nn.functional.cross_entropy(out_of_all, y[rows].repeat(len(runs)), reduction="sum")
+                loss = common.member_loss(model(x[rows]), y[rows].expand(len(runs), -1))
                 apart = sum((w.mT @ w - torch.eye(w.shape[2])).square().sum((1, 2)) for w in hidden)
                 optimizer.zero_grad()
-                (loss / len(rows) + penalty @ apart).backward()
+                (loss + penalty @ apart).backward()
                 optimizer.step()
             if recorder.due(epoch):
                 with torch.no_grad():

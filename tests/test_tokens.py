@@ -15,7 +15,7 @@ from infoplane.estimators.hsic import Hsic
 from infoplane.hooks import Recorder, tokens
 from infoplane.results import ResultTable
 from infoplane.results.series import ordered_layers
-from infoplane.store import StoreWriter, open_run
+from infoplane.store import ActivationStore, StoreWriter, open_run
 
 N, TOKENS, WIDTH = 80, 6, 3
 
@@ -200,3 +200,25 @@ def test_a_layer_that_changes_its_shape_is_refused_where_it_is_another(tmp_path)
     skipped = next(iter(table.meta["runs"].values()))["skipped"]
     assert [(each["layer"], each["steps"]) for each in skipped] == [("t[token=1]", [2])]
     assert "its shape is (4, 2)" in skipped[0]["reason"]
+
+
+def test_a_token_holds_one_snapshot_of_its_layer_at_a_time(tmp_path, monkeypatch):
+    """A block is sized for the token; as many snapshots of the whole layer would be TOKENS times as large."""
+    ids = torch.randint(9, (N, TOKENS), generator=torch.Generator().manual_seed(1))
+    with Recorder(Network(), (ids, ids[:, 0]), tmp_path / "run", schedule=1, quiet=True) as recorder:
+        for step in range(12):
+            recorder.snapshot(step)
+    asked = []
+    read = ActivationStore.read
+    monkeypatch.setattr(
+        ActivationStore, "read", lambda self, key, steps: (asked.append(len(steps)), read(self, key, steps))[1]
+    )
+    few = analyze(tmp_path / "run", "embed[token=3]", "binning", table=tmp_path / "a.csv")
+    assert set(asked) == {1}
+    asked.clear()
+    analyze(tmp_path / "run", "embed", "binning", table=tmp_path / "b.csv")
+    assert max(asked) > 1
+    store = open_run(tmp_path / "run")
+    whole = torch.from_numpy(store.read("embed", store.steps())).reshape(-1, N, TOKENS, WIDTH)[:, :, 3]
+    direct = Binning(range="layer").prepare([whole], ids[:, 0]).estimate(whole, ids[:, 0])
+    assert few.select(quantity="I(X;T)").value.tolist() == direct["I(X;T)"].value.tolist()

@@ -231,15 +231,37 @@ class LayerBlocks:
         source = self._task.source
         good = [s for s in steps if s not in source.bad]
         for i in range(0, len(good), self._task.snapshots):
-            for kept, array in read_alike(self._store, source.layer, good[i : i + self._task.snapshots], refused):
-                if self._units is not None and array.shape[2:] != self._store.layer(source.layer).unit_shape:
-                    refused.append(Refusal(tuple(kept), f"its shape is {array.shape[2:]}, that of other tokens"))
-                    continue
-                if self._units is not None:
-                    array = array.reshape(*array.shape[:2], -1)[:, :, self._units]
+            for kept, array in self._arrays(good[i : i + self._task.snapshots], refused):
                 if self._rows is not None:
                     array = array[:, self._rows]
                 yield kept, to_tensor(array, self._layer.dtype, self._task.device)
+
+    def _arrays(self, steps: Sequence[int], refused: list[Refusal]) -> list[tuple[list[int], npt.NDArray[Any]]]:
+        """The steps in groups of one shape and dtype."""
+        layer = self._task.source.layer
+        if self._units is None:
+            return read_alike(self._store, layer, steps, refused)
+        kept, parts = [], []
+        for step, whole in read_one_by_one(self._store, layer, steps, refused):
+            if whole.shape[2:] != self._store.layer(layer).unit_shape:
+                refused.append(Refusal((step,), f"its shape is {whole.shape[2:]}, that of other tokens"))
+                continue
+            kept.append(step)
+            parts.append(_units_of(whole, self._units).copy())
+        return [(kept, np.concatenate(parts))] if kept else []
+
+
+def read_one_by_one(
+    store: ActivationStore, layer: str, steps: Sequence[int], refused: list[Refusal]
+) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """The steps each by itself, (1, N, *unit_shape): for one token of a layer that is many times as large."""
+    for step in steps:
+        for _, array in read_alike(store, layer, [step], refused):
+            yield step, array
+
+
+def _units_of(array: npt.NDArray[Any], units: slice) -> npt.NDArray[Any]:
+    return array.reshape(*array.shape[:2], -1)[:, :, units]
 
 
 def read_alike(
@@ -281,12 +303,12 @@ def _read_singly(
 def bad_at(store: ActivationStore, layer: str, steps: frozenset[int], token: int) -> frozenset[int]:
     """Those of the steps, at which the layer has NaN or infinite values, where this token has some."""
     units = token_units(store.layer(layer))[token]
-    bad = set(steps)
-    for kept, array in read_alike(store, layer, sorted(steps), []):
-        t = to_tensor(array.reshape(*array.shape[:2], -1)[:, :, units], store.layer(layer).dtype, "cpu")
-        fine = torch.isfinite(t).flatten(1).all(1).tolist()
-        bad -= {step for step, good in zip(kept, fine, strict=True) if good}
-    return frozenset(bad)
+    fine = {
+        step
+        for step, array in read_one_by_one(store, layer, sorted(steps), [])
+        if torch.isfinite(to_tensor(_units_of(array, units), store.layer(layer).dtype, "cpu")).all()
+    }
+    return steps - fine
 
 
 def to_tensor(array: npt.NDArray[Any], dtype: str, device: str) -> Tensor:

@@ -7,12 +7,12 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.results import Row
+from infoplane.results import Curve, Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,20 @@ class Place:
     layer: str = ""
     depth: int = -1
     subset: str = "all"
+    estimand: str = ""
+
+    @classmethod
+    def of(cls, curve: Curve, at: int) -> Self:
+        """That of one point of a curve."""
+        return cls(
+            run=curve.run,
+            step=int(curve.step[at]),
+            epoch=float(curve.epoch[at]),
+            layer=curve.layer,
+            depth=curve.depth,
+            subset=curve.subset,
+            estimand=curve.estimand,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +78,7 @@ def rows(
             n_samples=n_samples,
             n_units=n_units,
             quantity=e.quantity,
+            estimand=where.estimand,
             value=e.value if math.isfinite(e.value) else math.nan,
             low=e.low,
             high=e.high,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from infoplane.diagnostics._place import Entry, Place, digest, rows
 from infoplane.results import Curve, ResultTable, Row
 from infoplane.results.summary import compression
 
@@ -61,7 +60,7 @@ def compression_score(
     return ResultTable.from_rows((row for curve in curves for row in _rows(curve, end)), table.meta)
 
 
-def _rows(curve: Curve, end: int | None) -> Iterator[Row]:
+def _rows(curve: Curve, end: int | None) -> list[Row]:
     kept = np.ones(len(curve), dtype=bool) if end is None else curve.step <= end
     kept &= np.isfinite(curve.value)
     if not kept.any():
@@ -70,32 +69,26 @@ def _rows(curve: Curve, end: int | None) -> Iterator[Row]:
     saturated = [flags.split(";").count("saturated") > 0 for flags in curve.flags[kept].tolist()]
     found = compression(curve.step[kept].astype(np.float64), curve.value[kept], saturated)
     last = int(np.flatnonzero(kept)[-1])
-    content = np.stack([curve.step[kept].astype(np.float64), curve.value[kept]])
     config = {"end": end, "estimator": curve.estimator, "settings": json.loads(curve.settings), "window": 3}
-    for name, value, unit in (
-        ("C", found.fall, curve.unit),
-        ("C/max", found.share, "1"),
-        ("argmax", found.at, "step"),
-    ):
-        yield Row(
-            run=curve.run,
-            step=int(curve.step[last]),
-            epoch=float(curve.epoch[last]),
-            layer=curve.layer,
-            depth=curve.depth,
-            subset=curve.subset,
-            estimator=ESTIMATOR,
-            config=json.dumps(config, sort_keys=True, separators=(",", ":")),
-            n_samples=int(curve.n_samples[last]),
-            n_units=0,
+    flags = ("saturated",) if found.saturated > 0 else ()
+    entries = [
+        Entry(
             quantity=f"{name} {curve.quantity}",
-            estimand=curve.estimand,
             value=value,
             unit=unit,
-            flags=";".join(
-                flag
-                for flag, raised in (("degenerate", math.isnan(value)), ("saturated", found.saturated > 0))
-                if raised
-            ),
-            source=hashlib.blake2b(content.tobytes(), digest_size=16).hexdigest(),
+            flags=("degenerate", *flags) if math.isnan(value) else flags,
         )
+        for name, value, unit in (
+            ("C", found.fall, curve.unit),
+            ("C/max", found.share, "1"),
+            ("argmax", found.at, "step"),
+        )
+    ]
+    return rows(
+        Place.of(curve, last),
+        ESTIMATOR,
+        config,
+        entries,
+        n_samples=int(curve.n_samples[last]),
+        source=digest(curve.step[kept], curve.value[kept]),
+    )

@@ -165,17 +165,10 @@ def phases(
         at = {} if partner is None else dict(zip(partner.step.tolist(), partner.value.tolist(), strict=True))
         decay = np.array([at.get(s, math.nan) for s in step.tolist()])
         found = label_phases(step, values, decay, prominence=prominence, window=window)
-        epochs = dict(zip(curve.step.tolist(), curve.epoch.tolist(), strict=True))
+        places = {s: i for i, s in enumerate(curve.step.tolist())}
         source = digest(step, values, decay)
         for number, phase in enumerate(found, start=1):
-            where = Place(
-                run=curve.run,
-                step=phase.stop,
-                epoch=epochs[phase.stop],
-                layer=curve.layer,
-                depth=curve.depth,
-                subset=curve.subset,
-            )
+            where = Place.of(curve, places[phase.stop])
             config = {
                 "alpha": alpha,
                 "prominence": prominence,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from infoplane.core.tokens import split_token, token_position
+from infoplane.diagnostics._place import Entry, Place, digest, rows
 from infoplane.results import Curve, ResultTable, Row
 from infoplane.results.summary import LEAST_FENCED, upper_fence
 
@@ -85,27 +86,19 @@ def _rows(curves: list[Curve], whisker: float) -> Iterator[Row]:
         values = np.array([curve.value[i] for curve, i in known])
         threshold = upper_fence(values, whisker)
         peaks = [(curve, i) for curve, i in known if curve.value[i] > threshold]
-        source = hashlib.blake2b(values.tobytes(), digest_size=16).hexdigest()
-        for name, place, value, unit in (
-            ("threshold", layer, threshold, first.unit),
-            ("peaks", layer, float(len(peaks)), "positions"),
-            *(("peak", curve.layer, float(curve.value[i]), first.unit) for curve, i in peaks),
-        ):
-            curve, i = known[0]
-            yield Row(
-                run=first.run,
-                step=int(step),
-                epoch=float(curve.epoch[i]),
-                layer=place,
-                depth=first.depth,
-                subset=first.subset,
-                estimator=ESTIMATOR,
-                config=json.dumps(config, sort_keys=True, separators=(",", ":")),
-                n_samples=int(curve.n_samples[i]),
-                n_units=0,
-                quantity=f"{name} {first.quantity}",
-                estimand=first.estimand,
-                value=value,
-                unit=unit,
-                source=source,
-            )
+        whole = replace(Place.of(*known[0]), layer=layer)
+        count = float(len(peaks))
+        found = [
+            (whole, Entry(quantity=f"threshold {first.quantity}", value=threshold, unit=first.unit)),
+            (whole, Entry(quantity=f"peaks {first.quantity}", value=count, unit="positions")),
+            *(
+                (
+                    Place.of(curve, i),
+                    Entry(quantity=f"peak {first.quantity}", value=float(curve.value[i]), unit=first.unit),
+                )
+                for curve, i in peaks
+            ),
+        ]
+        samples = int(known[0][0].n_samples[known[0][1]])
+        for where, entry in found:
+            yield from rows(where, ESTIMATOR, config, [entry], n_samples=samples, source=digest(values))

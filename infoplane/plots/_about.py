@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
 
 import numpy as np
 
 from infoplane.plots.style import number
 from infoplane.plots.text import safe_text
+from infoplane.results import ResultTable
 from infoplane.results.series import Grid, Series, settings_words
 
 LONG_LABEL = 30
@@ -45,6 +47,12 @@ def about(series: Series, grids: Sequence[Grid]) -> list[str]:
         if words:
             meanings.setdefault(", ".join(words), []).append(safe_text(grid.quantity))
     return parts + [f"{', '.join(names)}: {words}" for words, names in meanings.items()]
+
+
+def folders(table: ResultTable) -> dict[str, str]:
+    """The name of the directory of each run, where the table's meta tells it."""
+    known = table.meta.get("runs", {})
+    return {str(run): PurePath(str(about_run.get("path", ""))).name for run, about_run in known.items()}
 
 
 def doubtful(flagged: int, of: int, name: str, mark: str) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from infoplane.core.palette import layer_colors
-from infoplane.plots._about import about, axis_label, times
+from infoplane.plots._about import about, axis_label, folders, times
 from infoplane.plots._artists import (
     Ceiling,
     Label,
@@ -31,6 +30,7 @@ from infoplane.plots.style import (
     FAINT,
     INK,
     canvas,
+    drawable,
     figure_canvas,
     keep_tick_style,
     layer_line,
@@ -43,7 +43,6 @@ from infoplane.results.series import Grid, ceiling_name, choose, grid
 from infoplane.results.summary import Summary, over_runs
 
 FloatArray = npt.NDArray[np.float64]
-HUGE = 1e15
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +126,7 @@ def compare_data(
         summaries = {}
         for q in quantities:
             stacked = np.stack([g.value[np.searchsorted(g.steps, steps)] for g in grids[q]])
-            summaries[q] = over_runs(np.where(np.abs(stacked) <= HUGE, stacked, np.nan), spread)
+            summaries[q] = over_runs(drawable(stacked), spread)
             tops[q] += grids[q]
         first = grids[quantities[0]][0]
         when = times(first, against)[np.searchsorted(first.steps, steps)]
@@ -149,12 +148,6 @@ def compare_data(
         ceilings=ceilings,
         caption=caption,
     )
-
-
-def folders(table: ResultTable) -> dict[str, str]:
-    """The name of the directory of each run, where the table's meta tells it."""
-    about_runs = table.meta.get("runs", {})
-    return {str(run): PurePath(str(known.get("path", ""))).name for run, known in about_runs.items()}
 
 
 def group_runs(

@@ -12,9 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from infoplane.core.palette import OKABE_ITO
-from infoplane.plots._about import about
+from infoplane.plots._about import about, folders
 from infoplane.plots._artists import add_caption, limits
-from infoplane.plots.compare import folders
 from infoplane.plots.style import FAINT, canvas, keep_tick_style, layer_marker
 from infoplane.plots.text import safe_names
 from infoplane.results import ResultTable

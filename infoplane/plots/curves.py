@@ -15,14 +15,22 @@ from matplotlib.patches import Patch
 from infoplane.core.palette import layer_colors
 from infoplane.plots._about import about, axis_label, times
 from infoplane.plots._artists import Ceiling, Label, add_caption, draw_ceilings, end_labels, limits, step_axis
-from infoplane.plots.style import FAINT, canvas, figure_canvas, keep_tick_style, layer_line, layer_marker, spans_decades
+from infoplane.plots.style import (
+    FAINT,
+    canvas,
+    drawable,
+    figure_canvas,
+    keep_tick_style,
+    layer_line,
+    layer_marker,
+    spans_decades,
+)
 from infoplane.plots.text import safe_names, safe_text
 from infoplane.results import ResultTable
 from infoplane.results.series import Series, ceiling_name, choose, grid
 from infoplane.results.series import metrics as recorded_metrics
 
 FloatArray = npt.NDArray[np.float64]
-HUGE = 1e15
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +90,7 @@ def series_curve(series: Series, quantity: str, *, against: Literal["step", "epo
     main = grid(series, quantity)
 
     def clean(values: FloatArray) -> FloatArray:
-        return np.where(np.abs(values) <= HUGE, values, np.nan)
+        return drawable(values)
 
     other = next((grid(series, f"{quantity} {b}") for b in ("lower", "upper") if f"{quantity} {b}" in have), None)
     null = grid(series, f"{quantity} null") if f"{quantity} null" in have else None
@@ -281,11 +289,11 @@ def draw_metrics(ax: Axes, group: str, members: Mapping[str, tuple[FloatArray, F
     labels = []
     for i, (name, (x, y)) in enumerate(members.items()):
         shade = str(0.15 + 0.35 * (i % 2))
-        keep = np.isfinite(y) & (np.abs(y) <= HUGE)
+        keep = np.isfinite(drawable(y))
         if not keep.any():
             continue
         ax.plot(x[keep], y[keep], color=shade, linestyle=layer_line(i), zorder=3)
         labels.append(Label(float(x[keep][-1]), float(y[keep][-1]), names[name], shade))
     values = np.concatenate([y for _, y in members.values()])
-    ax.set_ylim(limits(np.where(np.abs(values) <= HUGE, values, np.nan), None))
+    ax.set_ylim(limits(drawable(values), None))
     end_labels(ax, labels)

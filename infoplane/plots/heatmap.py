@@ -13,13 +13,12 @@ from matplotlib.patches import Rectangle
 
 from infoplane.plots._about import about, axis_label, doubtful, times
 from infoplane.plots._artists import add_caption, apart
-from infoplane.plots.style import canvas, keep_tick_style, number, spans_decades, step_ticks
+from infoplane.plots.style import canvas, drawable, keep_tick_style, number, spans_decades, step_ticks
 from infoplane.plots.text import safe_names
 from infoplane.results import ResultTable
 from infoplane.results.series import choose, grid
 
 FloatArray = npt.NDArray[np.float64]
-HUGE = 1e15
 MOST_NAMES = 32
 
 
@@ -51,7 +50,7 @@ def heatmap_data(
         table, estimator=estimator, settings=settings, run=run, subset=subset, layers=layers, against=against
     )
     one = grid(series, quantity)
-    value = np.where(np.abs(one.value) <= HUGE, one.value, np.nan)
+    value = drawable(one.value)
     if not np.isfinite(value).any():
         have = ", ".join(dict.fromkeys(str(q) for q in series.table["quantity"]))
         raise ValueError(f"{series.estimator} has no {quantity!r} in this table; available: {have}")

@@ -26,7 +26,7 @@ from infoplane.plots._artists import (
     limits,
     step_colorbar,
 )
-from infoplane.plots.style import INK, canvas, keep_tick_style, layer_marker, step_colormap, step_norm
+from infoplane.plots.style import HUGE, INK, canvas, keep_tick_style, layer_marker, step_colormap, step_norm
 from infoplane.plots.text import safe_names, text_width
 from infoplane.results import ResultTable
 from infoplane.results.series import Series, ceiling_name, choose, grid
@@ -35,8 +35,6 @@ FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 I_XT, I_TY = "I(X;T)", "I(T;Y)"
-HUGE = 1e15
-"""Numbers beyond this are drawn by no axis; they are left out and counted."""
 
 
 @dataclass(frozen=True, eq=False)

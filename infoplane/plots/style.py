@@ -28,6 +28,8 @@ MARKERS: tuple[str, ...] = ("o", "s", "^", "D", "v", "P", "<", "X", ">", "p", "h
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
 INK = "0.15"
 FAINT = "0.45"
+HUGE = 1e15
+"""Numbers beyond this are drawn by no axis; they are left out."""
 
 _BASE: Mapping[str, Any] = {
     "text.usetex": False,  # names from strangers are no TeX
@@ -140,6 +142,11 @@ def keep_tick_style(ax: Axes) -> None:
                 length=params[f"{name}tick.{which}.size"],
                 color=params[f"{name}tick.color"],
             )
+
+
+def drawable(values: FloatArray) -> FloatArray:
+    """The values, NaN where no axis could draw them."""
+    return np.where(np.abs(values) <= HUGE, values, np.nan)
 
 
 def step_colormap() -> Colormap:

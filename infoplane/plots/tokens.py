@@ -16,14 +16,13 @@ from infoplane.core.palette import layer_colors
 from infoplane.core.tokens import split_token, token_position
 from infoplane.plots._about import about, axis_label
 from infoplane.plots._artists import Ceiling, Label, add_caption, draw_ceilings, end_labels, limits
-from infoplane.plots.style import FAINT, canvas, keep_tick_style, layer_line, layer_marker, number
+from infoplane.plots.style import FAINT, canvas, drawable, keep_tick_style, layer_line, layer_marker, number
 from infoplane.plots.text import safe_names
 from infoplane.results import ResultTable
 from infoplane.results.series import ceiling_name, choose, grid
 from infoplane.results.summary import upper_fence
 
 FloatArray = npt.NDArray[np.float64]
-HUGE = 1e15
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +91,8 @@ def tokens_data(
     def along(values: FloatArray) -> FloatArray:
         out = np.full((len(names), positions.size), np.nan)
         for (i, position), value in zip(places, values, strict=True):
-            out[i, np.searchsorted(positions, position)] = value if abs(value) <= HUGE else np.nan
-        return out
+            out[i, np.searchsorted(positions, position)] = value
+        return drawable(out)
 
     value = along(main.value[row])
     null = along(grid(series, f"{quantity} null").value[row]) if f"{quantity} null" in have else None

@@ -155,6 +155,20 @@ def test_class_distance_ratio_against_all_pairs():
     torch.testing.assert_close(drawn, found.value, rtol=0.1, atol=0)
 
 
+@pytest.mark.parametrize("apart", [0.0, 1.0, 3.0, 10.0])
+def test_class_distance_ratio_of_two_normal_laws(apart):
+    """E|N(m, 2)| = 2/sqrt(pi) exp(-m^2/4) + m erf(m/2), at m = 0 within and m = `apart` between classes."""
+    g = torch.Generator().manual_seed(10)
+    y = torch.arange(4000) % 2
+    t = torch.randn(20, 4000, 1, generator=g, dtype=torch.float64) + apart * y[:, None]
+    within = 2 / math.sqrt(math.pi)
+    between = within * math.exp(-(apart**2) / 4) + apart * math.erf(apart / 2)
+    found = Geometry(pair_samples=4000).estimate(t, y)["class distance ratio"].value
+    # The mean of 20 independent snapshots lies within four standard errors, from their own spread.
+    assert abs(float(found.mean()) - within / between) < 4 * float(found.std()) / math.sqrt(20)
+    assert float(found.std()) < 0.01
+
+
 def test_class_distance_ratio_at_its_ends():
     y = torch.arange(60) % 4
     points = 7.0 * torch.nn.functional.one_hot(y, 6)[None].double() + 100.0

@@ -26,7 +26,7 @@ X, Y = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)), torch.ara
 
 class Stream:
     def __init__(self, fake, name):
-        self.fake, self.name, self.todo = fake, name, []
+        self.fake, self.name, self.queued = fake, name, []
 
     def wait_stream(self, other):
         self.fake.log.append(f"{self.name} waits for {other.name}")
@@ -39,7 +39,7 @@ class Event:
     def record(self, stream):
         self.fake.log.append(f"event on {stream.name}")
         self.fake.events.append(self)
-        stream.todo.append(self.done.set)
+        stream.queued.append(self.done.set)
 
     def query(self):
         return self.done.is_set()  # as CUDA's, it does not wait
@@ -76,8 +76,8 @@ class FakeCuda(TorchFunctionMode):
         self.active = None
 
     def run(self):
-        while self.side.todo:
-            self.side.todo.pop(0)()
+        while self.side.queued:
+            self.side.queued.pop(0)()
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -86,7 +86,7 @@ class FakeCuda(TorchFunctionMode):
             self.log.append(f"copy on {self.active.name}")
             target, source = args
             target.fill_(-99.0)
-            self.active.todo.append(lambda: target.data.copy_(source))
+            self.active.queued.append(lambda: target.data.copy_(source))
             return target
         return function(*args, **kwargs)
 
