@@ -44,6 +44,7 @@ class Entry:
 
 
 E01 = ("e01_tanh_compression/results.csv",)
+DIGITS = ("digits/results.csv",)
 E02 = tuple(f"e02_relu_bins/results-{name}.csv" for name in ("fixed", "ebab", "kde-adaptive"))
 ENTRIES = (
     Entry("plane", "the canonical plane of one run: a line per step through the layers", E01,
@@ -65,7 +66,7 @@ ENTRIES = (
           "plots.heatmap(table, run=table.run[0])"),
     Entry("tokens", "one quantity along the tokens of a sequence, with the positions that stand out",
           ("e14_character_transformer/runs/inside/results.csv",), "plots.tokens(table)"),
-    Entry("snr", "gradients on the digits: mean, spread and their ratio for each layer", ("digits/results.csv",),
+    Entry("snr", "gradients on the digits: mean, spread and their ratio for each layer", DIGITS,
           "plots.snr(table)"),
     Entry("dpi", "how often I(X;T) rises from one layer to the next, for each estimator", E02, "plots.dpi(table)"),
     Entry("animation", "the plane over training, the metrics below", E01,
@@ -78,16 +79,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("examples-out"), help="where the examples left their runs")
     parser.add_argument("--write", type=Path, default=Path("docs/gallery.md"))
     given = parser.parse_args()
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        sys.exit("no Chromium was found to photograph the report; install the package chromium")
+    names = [name for entry in ENTRIES for name in entry.results if name not in DIGITS]
+    if missing := [str(given.out / name) for name in names if not (given.out / name).exists()]:
+        sys.exit(f"{missing[0]} is missing: run the examples first, python examples/all.py --out {given.out}")
     folder = given.write.parent / given.write.stem
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     digits(given.out / "digits")
     page = [INTRODUCTION.format(page=given.write.as_posix())]
     for entry in ENTRIES:
-        paths = [given.out / name for name in entry.results]
-        if missing := [str(p) for p in paths if not p.exists()]:
-            sys.exit(f"{missing[0]} is missing: run the examples first, python examples/all.py --out {given.out}")
-        table = infoplane.read_table(paths)
+        table = infoplane.read_table([given.out / name for name in entry.results])
         path = folder / f"{entry.name}.{entry.suffix}"
         # The page shows the very line that is run; it comes from this file alone.
         drawn = eval(entry.line, {"plots": plots, "table": table, "path": path})
@@ -99,7 +103,7 @@ def main() -> None:
             f"```python\ntable = infoplane.read_table([{shown}])\n{entry.line}\n```\n",
             f"![{entry.shows}]({folder.name}/{path.name})",
         ]
-    page += report(given.out, folder)
+    page += report(browser, given.out, folder)
     given.write.write_text("\n".join(page) + "\n")
 
 
@@ -123,11 +127,8 @@ def digits(run: Path) -> None:
     infoplane.analyze(run, "adaptive:null_draws=0", progress=False)
 
 
-def report(out: Path, folder: Path) -> list[str]:
+def report(browser: str, out: Path, folder: Path) -> list[str]:
     """The page to explore, photographed in a browser."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        sys.exit("no Chromium was found to photograph the report; install the package chromium")
     made = infoplane.report.write_report(infoplane.read_table(out / E01[0]), out / "report.html")
     picture = folder / "report.png"
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-background-networking"]

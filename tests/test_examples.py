@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import ast
+import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,3 +63,30 @@ def test_an_example_whose_data_are_absent_is_skipped_in_one_line(tmp_path):
     assert record["skipped"] == "skipped: no images; get them with 'apt-get install images'"
     everything["write"](tmp_path / "page.md", out, [(script, record)], False)
     assert "Not run here, skipped: no images" in (tmp_path / "page.md").read_text()
+
+
+def test_a_gallery_without_its_runs_leaves_the_page_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    (tmp_path / "gallery").mkdir()
+    (tmp_path / "gallery" / "plane.png").touch()
+    monkeypatch.setattr(
+        sys, "argv", ["gallery.py", "--out", str(tmp_path / "no"), "--write", str(tmp_path / "gallery.md")]
+    )
+    with pytest.raises(SystemExit, match=r"e01_tanh_compression/results.csv is missing: run the examples first"):
+        runpy.run_path(str(EXAMPLES / "gallery.py"))["main"]()
+    assert (tmp_path / "gallery" / "plane.png").exists()
+
+
+def test_the_pages_name_every_example_and_have_their_pictures():
+    """The words of every script stand in docs/experiments.md, and every picture that a page shows is there."""
+    docs = EXAMPLES.parent / "docs"
+    experiments = (docs / "experiments.md").read_text()
+    for script in SCRIPTS:
+        words = ast.get_docstring(ast.parse(script.read_text()), clean=False)
+        title, _, text = words.partition("\n")
+        assert f"## {title.rstrip('.')}" in experiments
+        assert text.strip() in experiments
+    for page in (docs / "experiments.md", docs / "gallery.md"):
+        shown = re.findall(r"\]\(([^)]+\.(?:png|gif))\)", page.read_text())
+        assert len(shown) > 10
+        assert [name for name in shown if not (docs / name).exists()] == []
