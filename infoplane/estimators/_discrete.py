@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,8 @@ class PlugIn:
     codes, singles : (S,) int64
         Different codes, and those seen once.
     corrected : mapping from correction to entropies (H(T), I(T;Y)), each (S,)
+    thin : (S,) bool or None
+        Most pairs (code, class) are seen once; known where something is corrected.
     """
 
     h_x: float
@@ -56,6 +58,7 @@ class PlugIn:
     codes: Tensor
     singles: Tensor
     corrected: dict[str, tuple[Tensor, Tensor]]
+    thin: Tensor | None = None
 
 
 def plug_in(
@@ -79,6 +82,7 @@ def plug_in(
     shuffled = ShuffledLabels(labels, null_draws, seed, table) if null_draws else None
     parts: dict[str, list[Any]] = {name: [] for name in ("t", "ty", "tx", "txy", "codes", "singles", "null")}
     corrected: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in corrections}
+    thin: list[Tensor] = []
     for group in groups(t, labels, digitize):
         parts["t"].append(weigh(group.t, table))
         parts["ty"].append(weigh(group.ty, table))
@@ -89,6 +93,8 @@ def plug_in(
             parts["txy"].append(parts["tx"][-1] if group.txy is group.tx else weigh(group.txy, table))
         if shuffled is not None:
             parts["null"].append(shuffled.joint_sums(group))
+        if corrections:
+            thin.append(_tensor(mostly_single(group.ty.codes, group.ty.singles)))
         for name, pairs in corrected.items():
             pairs.append(
                 (corrected_entropy(group.t, labels.samples, name), corrected_entropy(group.ty, labels.samples, name))
@@ -117,7 +123,13 @@ def plug_in(
         codes=_tensor(s["codes"]),
         singles=_tensor(s["singles"]),
         corrected={name: _corrected(name, pairs, labels) for name, pairs in corrected.items()},
+        thin=torch.cat(thin) if thin else None,
     )
+
+
+def mostly_single(codes: Any, singles: Any) -> Any:
+    """(G,) bool: whether more than half of the codes are seen once."""
+    return 2 * singles > codes
 
 
 def _joined(parts: list[Any]) -> Any:
@@ -162,7 +174,7 @@ def quantities(found: PlugIn, labels: Labels, flags: Mapping[str, Tensor]) -> di
         "few_samples": torch.full_like(common["degenerate"], few),
     }
     of_inputs = common if labels.uniform else {**common, "unreliable": found.i_xt < found.h_t}
-    mostly_single = 2 * found.singles > found.codes
+    single = mostly_single(found.codes, found.singles)
     ceilings = {
         "I(X;T)": found.h_x,
         "H(T)": math.log2(labels.samples),
@@ -172,7 +184,7 @@ def quantities(found: PlugIn, labels: Labels, flags: Mapping[str, Tensor]) -> di
     at = dict(zip(ceilings, found.h_t.new_tensor(list(ceilings.values())).unbind(), strict=True))
 
     def quantity(name: str, value: Tensor, flags: Mapping[str, Tensor]) -> Quantity:
-        full = mostly_single | (value >= ceilings[name]) if ceilings[name] > 0 else mostly_single
+        full = single | (value >= ceilings[name]) if ceilings[name] > 0 else single
         return Quantity(value=value, ceiling=at[name], estimand="binned", flags={**flags, "saturated": full})
 
     out = {
@@ -194,9 +206,20 @@ def quantities(found: PlugIn, labels: Labels, flags: Mapping[str, Tensor]) -> di
         )
         of_labels = {**of_labels, "below_null": found.i_ty <= high}
     out["I(T;Y)"] = quantity("I(T;Y)", found.i_ty, of_labels)
+    thin = single if found.thin is None else found.thin
     for name, (h_t, i_ty) in found.corrected.items():
+        # What most codes say by being seen once is a guess at the codes not seen, whatever formula makes it.
+        of_t = {**common, "few_samples": single}
         if labels.distinct:
-            out[f"I(X;T) {name}"] = Quantity(value=h_t, estimand="binned", flags=common)
-        out[f"H(T) {name}"] = Quantity(value=h_t, estimand="binned", flags=common)
-        out[f"I(T;Y) {name}"] = Quantity(value=i_ty, ceiling=at["I(T;Y)"], estimand="binned", flags=of_labels)
+            out[f"I(X;T) {name}"] = _corrected_quantity(h_t, out["I(X;T)"], of_t)
+        out[f"H(T) {name}"] = _corrected_quantity(h_t, out["H(T)"], of_t)
+        of_pairs = {**of_labels, "few_samples": of_labels["few_samples"] | single | thin}
+        corrected = _corrected_quantity(i_ty, out["I(T;Y)"], of_pairs)
+        above = corrected.flags["saturated"] | ((i_ty >= found.h_y) & (found.h_y > 0))
+        out[f"I(T;Y) {name}"] = replace(corrected, ceiling=at["I(T;Y)"], flags={**corrected.flags, "saturated": above})
     return out
+
+
+def _corrected_quantity(value: Tensor, plain: Quantity, flags: Mapping[str, Tensor]) -> Quantity:
+    """A corrected value, saturated where the plain one is: a correction cannot see what one code a sample hides."""
+    return Quantity(value=value, estimand="binned", flags={**flags, "saturated": plain.flags["saturated"]})

@@ -16,26 +16,61 @@ from infoplane.core.errors import closest
 _ESTIMATORS: dict[str, type[Any]] = {}
 _PRESETS: dict[str, dict[str, dict[str, Any]]] = {}
 _WRAPPERS: dict[str, type[Any]] = {}
+_BUILT_IN = "infoplane.estimators."
+_RESERVED = ("recorded",)
 _loaded = False
 T = TypeVar("T", bound=type[Any])
 
 
 def register(cls: T) -> T:
-    """Class decorator: make an estimator reachable by its `name`."""
+    """Class decorator: make an estimator reachable by its `name`.
+
+    Raises
+    ------
+    TypeError
+        A member of the protocol is missing.
+    ValueError
+        The name is that of another estimator, built in or registered before, or no name a spec can hold. The same
+        class of the same module may come again, as when a notebook cell is run twice.
+    """
     for member in ("name", "targets", "guarantees", "bytes_per_snapshot", "estimate"):
         if not hasattr(cls, member):
             raise TypeError(f"{cls.__name__} is no estimator: it lacks {member!r}")
+    check_name("an estimator's name", cls.name)
+    if not cls.__module__.startswith(_BUILT_IN):
+        _load()  # else a class that comes before the built-in ones would take a name of theirs
     known = _ESTIMATORS.get(cls.name)
-    if known is not None and known.__qualname__ != cls.__qualname__:
-        raise ValueError(f"an estimator named {cls.name!r} exists already ({known.__module__})")
+    if known is not None and not _same_class(known, cls):
+        kind = "a built-in" if known.__module__.startswith(_BUILT_IN) else "another"
+        raise ValueError(
+            f"{cls.name!r} is the name of {kind} estimator ({known.__module__}.{known.__qualname__}); "
+            f"give {cls.__module__}.{cls.__qualname__} a name of its own"
+        )
     _ESTIMATORS[cls.name] = cls
     return cls
+
+
+def _same_class(known: type[Any], cls: type[Any]) -> bool:
+    """Whether two classes are one piece of code, perhaps run twice."""
+    return (known.__module__, known.__qualname__) == (cls.__module__, cls.__qualname__)
+
+
+def check_name(what: str, name: object) -> None:
+    """ValueError for a name that a spec cannot hold, or that stands for something else in the results table."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_](?:[\w.-]*\w)?", name):
+        raise ValueError(f"{what} must be letters, digits, '-', '_' and '.', as 'my-method', got {name!r}")
+    if name in _RESERVED:
+        raise ValueError(f"{what} must not be {name!r}, which stands for training metrics in the results table")
 
 
 def register_wrapper(suffix: str) -> Callable[[T], T]:
     """Class decorator: make a class with the field `estimator` reachable as `+suffix` behind any estimator."""
 
     def decorate(cls: T) -> T:
+        check_name("a wrapper's suffix", suffix)
+        known = _WRAPPERS.get(suffix)
+        if known is not None and not _same_class(known, cls):
+            raise ValueError(f"'+{suffix}' is {known.__module__}.{known.__qualname__}; choose another suffix")
         _WRAPPERS[suffix] = cls
         return cls
 
@@ -50,8 +85,10 @@ def wrapper(suffix: str) -> type[Any]:
 
 
 def preset(estimator: str, name: str, **fields: Any) -> None:
-    """Register `estimator@name` for a published choice of settings."""
-    _PRESETS.setdefault(estimator, {})[name] = fields
+    """Register `estimator@name` for a published choice of settings; ValueError where it means others already."""
+    known = _PRESETS.setdefault(estimator, {}).setdefault(name, fields)
+    if known != fields:
+        raise ValueError(f"{estimator}@{name} stands for {known} already; give {fields} a name of its own")
 
 
 def _load() -> None:

@@ -401,6 +401,49 @@ def test_chao_wang_jost_helps_where_most_codes_are_unseen(samples, codes):
     assert better < plain / 4
 
 
+def raised(q):
+    return {name for name, on in q.flags.items() if bool(on.all())}
+
+
+@pytest.mark.parametrize(
+    ("codes", "classes"),
+    [
+        (torch.arange(400.0), 2),  # every code once
+        (torch.cat([torch.arange(300.0), torch.zeros(100)]), 4),  # most codes once beside one large one
+        (torch.arange(400.0) % 5, 5),  # the label itself: only I(T;Y) is at its ceiling
+    ],
+)
+def test_corrections_keep_the_flags_of_what_they_correct(codes, classes):
+    y = torch.arange(400) % classes
+    found = Binning(width=1.0, null_draws=0, corrections=CORRECTIONS).estimate(codes[None, :, None], y)
+    for plain in ("I(X;T)", "H(T)", "I(T;Y)"):
+        for name in CORRECTIONS:
+            assert bool(found[f"{plain} {name}"].flags["saturated"]) == bool(found[plain].flags["saturated"])
+    assert "saturated" in raised(found["I(T;Y)"])
+
+
+@pytest.mark.parametrize("name", CORRECTIONS)
+def test_tables_of_codes_seen_once_are_too_thin_to_be_corrected(name):
+    """Chao-Wang-Jost reads 18.9 bits where 400 samples are all there is: a guess from no code seen twice."""
+    y = torch.arange(400) % 2
+    found = Binning(width=1.0, null_draws=0, corrections=(name,)).estimate(torch.arange(400.0)[None, :, None], y)
+    for quantity in ("I(X;T)", "H(T)", "I(T;Y)"):
+        assert {"saturated", "few_samples"} <= raised(found[f"{quantity} {name}"]), quantity
+    # Codes that all have company, each pair with its label seen once: the joint table alone is thin.
+    found = Binning(width=1.0, null_draws=0, corrections=(name,)).estimate(
+        (torch.arange(400.0) // 20)[None, :, None], torch.arange(400) % 20
+    )
+    assert "few_samples" in raised(found[f"I(T;Y) {name}"])
+    assert not raised(found[f"H(T) {name}"])
+
+
+def test_well_filled_tables_are_corrected_without_a_flag():
+    g = torch.Generator().manual_seed(0)
+    t, y = torch.randint(0, 8, (1, 1000, 1), generator=g).double(), torch.randint(0, 3, (1000,), generator=g)
+    found = Binning(width=1.0, null_draws=0, corrections=CORRECTIONS).estimate(t, y)
+    assert not any(raised(q) for name, q in found.items() if name.split()[-1] in CORRECTIONS)
+
+
 def test_random_layers_keep_corrections_finite():
     for seed in range(3):
         t, y = random_layer(seed, 2, 64, 4, 3)
