@@ -21,12 +21,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infoplane.estimators._corrections import corrected_entropy, log_table
+from infoplane.estimators._corrections import CORRECTIONS, corrected_entropy, log_table
 from infoplane.estimators._counts import Digitizer, Labels, groups
 from infoplane.estimators._keys import collision_bound
 from infoplane.estimators._null import ShuffledLabels
 from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._runs import Runs, lookup, weigh
+
+# Nats of first-order bias beyond which I(T;Y) has the flag `few_samples`: plain, and with corrections that
+# take off this order only. The others estimate the cells that were not seen.
+_MOST_BIAS = {"": 0.07, "miller-madow": 0.15, "jackknife": 0.15, "grassberger": 0.15}
 
 __all__ = ["PlugIn", "collision_bound", "plug_in", "quantities"]
 
@@ -40,8 +44,8 @@ class PlugIn:
     h_x, h_y, h_x_given_y : float
     null : (S, draws) float64 or None
         I(T;Y) with shuffled labels.
-    codes, singles : (S,) int64
-        Different codes, and those seen once.
+    codes, singles, cells : (S,) int64
+        Different codes, those seen once, and different pairs of code and class.
     corrected : mapping from correction to entropies (H(T), I(T;Y)), each (S,)
     thin : (S,) bool or None
         Most pairs (code, class) are seen once; known where something is corrected.
@@ -57,6 +61,7 @@ class PlugIn:
     null: Tensor | None
     codes: Tensor
     singles: Tensor
+    cells: Tensor
     corrected: dict[str, tuple[Tensor, Tensor]]
     thin: Tensor | None = None
 
@@ -80,7 +85,7 @@ def plug_in(
     scale = float(labels.samples * 2**k)
     whole, s_y = int(table[-1]), int(lookup(table, labels.class_counts).sum())
     shuffled = ShuffledLabels(labels, null_draws, seed, table) if null_draws else None
-    parts: dict[str, list[Any]] = {name: [] for name in ("t", "ty", "tx", "txy", "codes", "singles", "null")}
+    parts: dict[str, list[Any]] = {name: [] for name in ("t", "ty", "tx", "txy", "codes", "singles", "cells", "null")}
     corrected: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in corrections}
     thin: list[Tensor] = []
     for group in groups(t, labels, digitize):
@@ -88,6 +93,7 @@ def plug_in(
         parts["ty"].append(weigh(group.ty, table))
         parts["codes"].append(group.t.codes)
         parts["singles"].append(group.t.singles)
+        parts["cells"].append(group.ty.codes)
         if group.tx is not None and group.txy is not None:
             parts["tx"].append(weigh(group.tx, table))
             parts["txy"].append(parts["tx"][-1] if group.txy is group.tx else weigh(group.txy, table))
@@ -122,6 +128,7 @@ def plug_in(
         null=null,
         codes=_tensor(s["codes"]),
         singles=_tensor(s["singles"]),
+        cells=_tensor(s["cells"]),
         corrected={name: _corrected(name, pairs, labels) for name, pairs in corrected.items()},
         thin=torch.cat(thin) if thin else None,
     )
@@ -161,10 +168,11 @@ def _percentile(draws: Tensor, share: float) -> Tensor:
 def quantities(found: PlugIn, labels: Labels, flags: Mapping[str, Tensor]) -> dict[str, Quantity]:
     """The quantities of a counting estimator, with ceilings, null and flags.
 
-    Flags: `saturated` where most codes are seen once or the value is at its ceiling, `degenerate` where the
-    layer has one code, `single_class`, `few_samples` where classes have fewer than ten samples on average or
-    one has a single sample, `below_null` where I(T;Y) does not exceed the 97.5 % point of its null, `unreliable`
-    where rows of one input have different codes while other inputs have fewer rows: H(T|X) is then too low.
+    Flags: `saturated` where most codes are seen once or the value is at its ceiling; `degenerate` where the
+    layer has one code; `single_class`; `few_samples` where classes have fewer than ten samples on average, one
+    has a single sample, or the pairs of code and class are too many for the samples; `below_null` where I(T;Y)
+    does not exceed the 97.5 % point of its null; `unreliable` where rows of one input have different codes while
+    other inputs have fewer rows: H(T|X) is then too low.
     """
     few = labels.samples < 10 * labels.classes or int(labels.class_counts.min()) < 2
     common = {**flags, "degenerate": found.codes == 1}
@@ -174,6 +182,12 @@ def quantities(found: PlugIn, labels: Labels, flags: Mapping[str, Tensor]) -> di
         "few_samples": torch.full_like(common["degenerate"], few),
     }
     of_inputs = common if labels.uniform else {**common, "unreliable": found.i_xt < found.h_t}
+    # Miller 1955: to first order the plug-in I(T;Y) is (cells - codes - classes + 1) / 2N nats too high.
+    bias = (found.cells - found.codes - (labels.classes - 1)).to(torch.float64) / (2 * labels.samples)
+    few_cells = {
+        name: of_labels["few_samples"] | (bias > _MOST_BIAS.get(name, math.inf)) for name in ("", *CORRECTIONS)
+    }
+    plain = {**of_labels, "few_samples": few_cells[""]}
     single = mostly_single(found.codes, found.singles)
     ceilings = {
         "I(X;T)": found.h_x,
@@ -204,8 +218,9 @@ def quantities(found: PlugIn, labels: Labels, flags: Mapping[str, Tensor]) -> di
             estimand="binned",
             flags=of_labels,
         )
-        of_labels = {**of_labels, "below_null": found.i_ty <= high}
-    out["I(T;Y)"] = quantity("I(T;Y)", found.i_ty, of_labels)
+        below = found.i_ty <= high
+        of_labels, plain = {**of_labels, "below_null": below}, {**plain, "below_null": below}
+    out["I(T;Y)"] = quantity("I(T;Y)", found.i_ty, plain)
     thin = single if found.thin is None else found.thin
     for name, (h_t, i_ty) in found.corrected.items():
         # What most codes say by being seen once is a guess at the codes not seen, whatever formula makes it.
@@ -213,7 +228,7 @@ def quantities(found: PlugIn, labels: Labels, flags: Mapping[str, Tensor]) -> di
         if labels.distinct:
             out[f"I(X;T) {name}"] = _corrected_quantity(h_t, out["I(X;T)"], of_t)
         out[f"H(T) {name}"] = _corrected_quantity(h_t, out["H(T)"], of_t)
-        of_pairs = {**of_labels, "few_samples": of_labels["few_samples"] | single | thin}
+        of_pairs = {**of_labels, "few_samples": few_cells[name] | single | thin}
         corrected = _corrected_quantity(i_ty, out["I(T;Y)"], of_pairs)
         above = corrected.flags["saturated"] | ((i_ty >= found.h_y) & (found.h_y > 0))
         out[f"I(T;Y) {name}"] = replace(corrected, ceiling=at["I(T;Y)"], flags={**corrected.flags, "saturated": above})

@@ -451,7 +451,7 @@ def test_flags_say_what_is_wrong():
     t, y = random_layer(14, 2, 40, 6, 3)
     found = Binning(n_bins=30).estimate(t, y)["I(T;Y)"].flags
     assert bool(found["saturated"].all())
-    found = Binning(n_bins=2).estimate(t, torch.arange(40) // 10)["I(T;Y)"].flags
+    found = Binning(n_bins=2).estimate(t[:, :, :1], torch.arange(40) // 10)["I(T;Y)"].flags
     assert not bool(found["few_samples"].any())
     assert bool(Binning().estimate(t, torch.arange(40) // 5)["I(T;Y)"].flags["few_samples"].all())
     lonely = torch.zeros(40, dtype=torch.long)
@@ -460,6 +460,20 @@ def test_flags_say_what_is_wrong():
     one = Binning().estimate(t, torch.zeros(40, dtype=torch.long))["I(T;Y)"]
     assert bool(one.flags["single_class"].all())
     assert one.value.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("codes", "classes", "bits"), [(100, 10, 0.0), (300, 5, 0.0), (3, 2, 0.0), (30, 5, 1.0)])
+def test_more_cells_than_samples_are_said(codes, classes, bits):
+    """A thousand samples in `codes` x `classes` cells; T and Y independent, or each class with codes of its own."""
+    g = torch.Generator().manual_seed(2)
+    t = torch.randint(0, codes, (1, 1000, 1), generator=g).double()
+    y = torch.randint(0, classes, (1000,), generator=g) if bits == 0 else (t[0, :, 0] % classes).long()
+    found = Binning(width=1.0, corrections=("miller-madow", "chao-wang-jost")).estimate(t, y)
+    truth = 0.0 if bits == 0 else math.log2(classes)
+    off = abs(float(found["I(T;Y)"].value) - truth)
+    assert bool(found["I(T;Y)"].flags["few_samples"]) is (off > 0.14)
+    # At a little over one sample a cell the first-order correction leaves a tenth of a bit, at less much more.
+    assert bool(found["I(T;Y) miller-madow"].flags["few_samples"]) is (codes * classes >= 1000)
 
 
 def test_null_can_be_switched_off():
