@@ -254,7 +254,7 @@ class _Pass:
         if self.kept is None:
             slot.store(values, self.start, self.stop)
         else:
-            self.kept[slot] = values
+            self.kept[slot] = values.clone()  # what runs later may work in place on the output
 
 
 def capture(

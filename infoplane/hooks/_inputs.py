@@ -36,12 +36,15 @@ class Inputs:
         return Inputs(tuple(t[rows] for t in self.args), {k: t[rows] for k, t in self.kwargs.items()}, mask)
 
     def to(self, device: torch.device, dtypes: frozenset[torch.dtype]) -> Inputs:
-        """On the model's device; floating inputs of a dtype the model has none of take its dtype."""
+        """A copy on the model's device; floating inputs of a dtype the model has none of take its dtype.
+
+        A copy in any case: a model that works in place on its input would otherwise change the probe itself.
+        """
 
         def move(t: Tensor) -> Tensor:
             if t.is_floating_point() and len(dtypes) == 1 and t.dtype not in dtypes:
-                return t.to(device, next(iter(dtypes)))
-            return t.to(device)
+                return t.to(device, next(iter(dtypes)), copy=True)
+            return t.to(device, copy=True)
 
         return Inputs(tuple(move(t) for t in self.args), {k: move(t) for k, t in self.kwargs.items()})
 
