@@ -6,6 +6,7 @@ For runs that are too big to store, and for curves that can be looked at before 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,8 @@ from infoplane.analysis._index import TableIndex
 from infoplane.analysis._record import estimator_meta, recorded_rows, run_meta, versions
 from infoplane.analysis._request import build_estimators
 from infoplane.analysis._subsets import Subset, resolve, wants_repeats
-from infoplane.analysis._tasks import Source, Task, _floating, _RowMaker, single_thread
+from infoplane.analysis._tasks import Source, Task, _RowMaker, features, single_thread
+from infoplane.core.exact import extremes, refuse_inexact
 from infoplane.core.records import Layer, Noise, Probe, Snapshot
 from infoplane.estimators import config_json
 from infoplane.results import ResultTable, Row, TableWriter
@@ -151,7 +153,12 @@ class Live:
             self._on_rows(rows)
 
     def _estimate(self, snapshot: Snapshot, layer: Layer, values: Tensor) -> list[Row]:
-        t = _widened(values).reshape(1, len(values), -1)
+        try:
+            t = _widened(values).reshape(1, len(values), -1)
+        except ValueError as error:
+            for subset, estimator in itertools.product(self._subsets, self._estimators):
+                self._refuse(layer, subset, estimator, str(error))
+            return []
         bad = t.is_floating_point() and not bool(torch.isfinite(t).all())
         found = self._content(layer, values)
         source = Source("", "", self._run.run_id, layer.key, (snapshot.step,), (found,), frozenset())
@@ -179,11 +186,11 @@ class Live:
     def _inputs(self, subset: Subset, estimator: Any, t: Tensor) -> _Inputs:
         probe = self._run.probe
         rows = subset.rows(probe, repeats=wants_repeats(estimator, probe))
-        x = None if probe.inputs is None else torch.from_numpy(probe.inputs[rows].reshape(len(rows), -1))
+        x = None if probe.inputs is None else features(probe.inputs[rows].reshape(len(rows), -1))
         return _Inputs(
             t if len(rows) == t.shape[1] else t[:, torch.from_numpy(rows).to(t.device)],
             torch.from_numpy(probe.labels[rows]).to(t.device),
-            None if x is None else _floating(x).to(t.device),
+            None if x is None else x.to(t.device),
             torch.from_numpy(probe.input_ids[rows]).to(t.device),
         )
 
@@ -298,9 +305,11 @@ class _OneRun:
 
 
 def _widened(values: Tensor) -> Tensor:
-    """As `analyze` reads it: narrow floats exactly as float32, unsigned integers as float64."""
+    """As `analyze` reads it: narrow floats exactly as float32, unsigned integers as float64 where that is exact."""
     if values.is_floating_point() and values.element_size() < 4:
         return values.float()
+    if values.dtype == torch.uint64:
+        refuse_inexact(*extremes(values.cpu().numpy()), "the layer")
     return values.double() if values.dtype in (torch.uint16, torch.uint32, torch.uint64) else values
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from infoplane.analysis._positions import at_token, token_units
 from infoplane.analysis._subsets import Subset, wants_repeats
 from infoplane.core.errors import StoreError
+from infoplane.core.exact import extremes, fits_float64, refuse_inexact
 from infoplane.core.records import Layer, Noise
 from infoplane.core.tokens import token_key
 from infoplane.estimators import Quantity, config_json
@@ -173,8 +174,10 @@ def run_estimate(task: Task) -> Outcome:
         found: dict[int, list[Row]] = {}
         names: list[str] = []
         make = _RowMaker(task, store, len(y))
-        for steps, t in LayerBlocks(task, store, rows).read(task.source.steps, refused):
+        blocks = LayerBlocks(task, store, rows)
+        for steps, array in blocks.read(task.source.steps, refused):
             try:
+                t = blocks.tensor(array)
                 quantities = task.estimator.estimate(t, y, x=x, x_ids=x_ids)
             except ValueError as error:
                 refused.append(Refusal(tuple(steps), str(error)))
@@ -204,12 +207,15 @@ def _inputs(task: Task, store: ActivationStore) -> tuple[Tensor, Tensor | None, 
     x_ids = torch.from_numpy(probe.input_ids[rows]).to(task.device)
     x = None
     if probe.inputs is not None:
-        x = _floating(torch.from_numpy(probe.inputs[rows].reshape(len(rows), -1))).to(task.device)
+        x = features(probe.inputs[rows].reshape(len(rows), -1)).to(task.device)
     return y, x, x_ids, None if len(rows) == probe.samples else rows
 
 
-def _floating(x: Tensor) -> Tensor:
-    return x if x.is_floating_point() else x.to(torch.float64)
+def features(x: npt.NDArray[Any]) -> Tensor:
+    """Inputs (N, F) as floats; whole numbers that float64 would mix up stay what they are, for estimators to refuse."""
+    t = torch.from_numpy(x)
+    exact = x.dtype.kind not in "iu" or fits_float64(*extremes(x))
+    return t.to(torch.float64) if exact and not t.is_floating_point() else t
 
 
 class LayerBlocks:
@@ -223,18 +229,22 @@ class LayerBlocks:
         self.passes = int(store.probe.repeats.max(initial=0))
 
     def __iter__(self) -> Iterator[Tensor]:
-        for _, t in self.read(self._task.source.steps, []):
-            yield t
+        for _, array in self.read(self._task.source.steps, []):
+            yield self.tensor(array)
 
-    def read(self, steps: Sequence[int], refused: list[Refusal]) -> Iterator[tuple[list[int], Tensor]]:
-        """Finite snapshots in order; damaged ones go to `refused`."""
+    def tensor(self, array: npt.NDArray[Any]) -> Tensor:
+        """What `read` gave as (S, N, U) on the device."""
+        return to_tensor(array, self._layer.dtype, self._task.device)
+
+    def read(self, steps: Sequence[int], refused: list[Refusal]) -> Iterator[tuple[list[int], npt.NDArray[Any]]]:
+        """Finite snapshots in order, as they are stored; damaged ones go to `refused`."""
         source = self._task.source
         good = [s for s in steps if s not in source.bad]
         for i in range(0, len(good), self._task.snapshots):
             for kept, array in self._arrays(good[i : i + self._task.snapshots], refused):
                 if self._rows is not None:
                     array = array[:, self._rows]
-                yield kept, to_tensor(array, self._layer.dtype, self._task.device)
+                yield kept, array
 
     def _arrays(self, steps: Sequence[int], refused: list[Refusal]) -> list[tuple[list[int], npt.NDArray[Any]]]:
         """The steps in groups of one shape and dtype."""
@@ -312,7 +322,12 @@ def bad_at(store: ActivationStore, layer: str, steps: frozenset[int], token: int
 
 
 def to_tensor(array: npt.NDArray[Any], dtype: str, device: str) -> Tensor:
-    """(S, N, *unit_shape) as stored -> (S, N, U) on the device; narrow floats widened there to float32, exactly."""
+    """(S, N, *unit_shape) as stored -> (S, N, U) on the device; narrow floats widened there to float32, exactly.
+
+    Unsigned integers, which torch knows little about, become float64, or are refused where that is not exact.
+    """
+    if array.dtype == np.uint64:
+        refuse_inexact(*extremes(array), "the layer")
     flat = np.require(array.reshape(*array.shape[:2], -1), requirements=["C", "W"])
     if dtype in _NARROW:
         bits, kind = _NARROW[dtype]

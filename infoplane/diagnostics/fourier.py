@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.exact import exact_float64
 from infoplane.diagnostics._place import Entry, Place, digest, rows
 from infoplane.results import Row
 
@@ -104,7 +105,7 @@ def fourier_features(weight: npt.ArrayLike, period: int) -> FourierFeatures:
     if not np.isfinite(raw).all():
         raise ValueError(f"weight has {int((~np.isfinite(raw)).sum())} non-finite entries; did training diverge?")
     size = float(np.abs(raw).max()) or 1.0
-    w = raw.astype(np.float64).reshape(len(raw), -1, period) / size
+    w = exact_float64(raw, "weight").reshape(len(raw), -1, period) / size
     power = np.square(np.abs(np.fft.rfft(w, axis=2))).sum(1)[:, 1:]
     # A real signal has each frequency twice, as k and -k, but that of half the period once.
     power[:, : (period - 1) // 2] *= 2

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.exact import exact_float64
 from infoplane.diagnostics._place import Entry, Place, digest, rows
 from infoplane.results import Row
 
@@ -89,7 +90,7 @@ def local_rank(jacobians: npt.ArrayLike | Iterable[npt.ArrayLike], epsilon: floa
         raise ValueError(f"epsilon must be between 0 and 1, got {epsilon}")
     found: list[npt.NDArray[np.float64]] = []
     for batch in _batches(jacobians):
-        a = np.asarray(batch, dtype=np.float64)
+        a = exact_float64(batch, "jacobians")
         if a.ndim != 3:
             raise ValueError(f"jacobians must have shape (samples, outputs, inputs), got {a.shape}")
         if not np.isfinite(a).all():

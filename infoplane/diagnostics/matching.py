@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
+from infoplane.core.exact import exact_float64
 from infoplane.core.units import BITS_PER_NAT
 from infoplane.diagnostics._place import Entry, Place, digest, rows
 from infoplane.results import Row
@@ -153,7 +154,7 @@ def match_units(
 
 
 def _units(a: npt.ArrayLike, name: str) -> FloatArray:
-    array = np.asarray(a, dtype=np.float64)
+    array = exact_float64(a, name)
     if array.ndim < 2 or array.size == 0:
         raise ValueError(f"{name} must have shape (samples, units), got {array.shape}")
     if not np.isfinite(array).all():

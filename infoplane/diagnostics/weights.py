@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.exact import exact_float64
 from infoplane.core.units import BIT, BITS_PER_NAT
 from infoplane.diagnostics._place import Entry, Place, digest, rows
 from infoplane.results import Row
@@ -88,7 +89,7 @@ def weight_spectrum(weight: npt.ArrayLike) -> WeightSpectrum:
     raw = np.asarray(weight)
     if raw.ndim < 2 or raw.size == 0:
         raise ValueError(f"weight must have shape (out, in, ...), got {raw.shape}")
-    w = raw.reshape(len(raw), -1).astype(np.float64)
+    w = exact_float64(raw, "weight").reshape(len(raw), -1)
     if not np.isfinite(w).all():
         raise ValueError(f"weight has {int((~np.isfinite(w)).sum())} non-finite entries; did training diverge?")
     s = np.asarray(np.linalg.svd(w, compute_uv=False), dtype=np.float64)

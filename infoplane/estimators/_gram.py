@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from infoplane.estimators._protocol import widened
 from infoplane.estimators._scaling import drawn_rows
 
 WidthRule = float | Literal["median", "snapshot"]
@@ -89,7 +90,7 @@ def median_of_last(
         Where there is no such snapshot.
     """
     last: Tensor | None = None
-    for block in blocks:
+    for block in map(widened, blocks):
         finite = torch.isfinite(block).flatten(1).all(1).nonzero()
         if len(finite):
             last = block[int(finite[-1])]

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
+from infoplane.core.exact import extremes, refuse_inexact
 from infoplane.core.records import Noise
 from infoplane.core.units import BIT
 
@@ -209,8 +210,8 @@ def check_inputs(
     """Check and normalise the arguments of `estimate`.
 
     Returns `t` as real floating (S, N, U), `y` (int64 classes renumbered from 0, or float64 targets) and
-    `x_ids` renumbered from 0, all on the device of `t`. Integers and bools become float64 exactly;
-    float16 and bfloat16 become float32 exactly, unless `widen` is false.
+    `x_ids` renumbered from 0, all on the device of `t`. Integers and bools become float64 exactly, those that
+    would not are refused; float16 and bfloat16 become float32 exactly, unless `widen` is false.
 
     Raises
     ------
@@ -273,10 +274,42 @@ def check_inputs(
 
 
 def widened(t: Tensor) -> Tensor:
-    """The same values as float32 or float64: integers and bools as float64, narrower floats as float32."""
+    """The same values as float32 or float64: integers and bools as float64, narrower floats as float32.
+
+    Raises
+    ------
+    ValueError
+        For integers beyond 2**53, which float64 does not tell apart.
+    """
     if t.dtype in (torch.float32, torch.float64):
         return t
-    return t.to(torch.float32 if t.dtype.is_floating_point else torch.float64)
+    return t.to(torch.float32) if t.dtype.is_floating_point else as_floats(t, "t")
+
+
+def as_floats(a: Tensor, what: str) -> Tensor:
+    """Floats as they are, integers and bools as float64; ValueError, naming `what`, where that is not exact."""
+    if a.is_floating_point():
+        return a
+    if a.dtype == torch.uint64:  # which torch cannot compare
+        refuse_inexact(*extremes(a.detach().cpu().numpy()), what)
+    elif a.dtype == torch.int64 and a.numel():
+        least, most = torch.aminmax(a)
+        refuse_inexact(int(least), int(most), what)
+    return a.to(torch.float64)
+
+
+def input_features(x: Tensor, t: Tensor, *, keep: bool = False) -> Tensor:
+    """Inputs `x` (N, ...) of the samples of `t` as (N, F) on its device: float64, or floats as they are for `keep`.
+
+    Raises
+    ------
+    ValueError
+        For another number of rows, and integers beyond 2**53.
+    """
+    if x.shape[:1] != t.shape[1:2]:
+        raise ValueError(f"x must have one row per sample ({t.shape[1]}), got shape {tuple(x.shape)}")
+    floats = as_floats(x, "x").to(t.device).flatten(1)
+    return floats if keep else floats.to(torch.float64)
 
 
 def _renumbered(ids: Tensor) -> Tensor:

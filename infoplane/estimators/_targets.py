@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from infoplane.estimators._protocol import as_floats
+
 
 def bin_targets(y: Tensor, n_bins: int = 10, rule: Literal["quantile", "width"] = "quantile") -> Tensor:
     """Classes from real targets, for estimators that take discrete labels.
@@ -46,7 +48,7 @@ def bin_targets(y: Tensor, n_bins: int = 10, rule: Literal["quantile", "width"] 
         )
     if n_bins < 2:
         raise ValueError(f"n_bins must be at least 2, got {n_bins}")
-    values = y.to(torch.float64)
+    values = as_floats(y, "y").to(torch.float64)
     if not bool(torch.isfinite(values).all()):
         bad = int((~torch.isfinite(values)).nonzero()[0, 0])
         raise ValueError(f"y has non-finite values, first at sample {bad}; remove these samples")

@@ -13,7 +13,7 @@ from torch import Tensor
 from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators._mixture import entropy_of_counts
 from infoplane.estimators._neighbors import Points, intrinsic_dimension
-from infoplane.estimators._protocol import Blocks, Quantity, check_inputs, prepared
+from infoplane.estimators._protocol import Blocks, Quantity, check_inputs, input_features, prepared
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._ties import equal_rows
 from infoplane.estimators.knn import TIED, local_entropies
@@ -175,9 +175,7 @@ class Compressed:
                 "compressed needs the inputs x for I(X;T) of a layer with noise; pass x=..., record a probe small "
                 "enough for its inputs to be kept, or set noise='off'"
             )
-        if x.shape[:1] != t.shape[1:2]:
-            raise ValueError(f"x must have one row per sample ({t.shape[1]}), got shape {tuple(x.shape)}")
-        return self._code(x.to(t.device).flatten(1))
+        return self._code(input_features(x, t, keep=True))
 
     def _code(self, block: Tensor) -> Tensor | None:
         """(N, d) whitened principal components, None for a constant block."""

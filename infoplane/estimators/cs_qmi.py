@@ -17,7 +17,7 @@ from infoplane.estimators._gram import (
     same_class,
 )
 from infoplane.estimators._parts import in_parts
-from infoplane.estimators._protocol import Blocks, Quantity, check_inputs, prepared
+from infoplane.estimators._protocol import Blocks, Quantity, check_inputs, input_features, prepared
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._scaling import drawn_rows, is_constant, zscore
 
@@ -108,6 +108,7 @@ class CauchySchwarz:
     ) -> dict[str, Quantity]:
         """Estimate CS-QMI of `t` (S, N, U) with `y` and, where given, `x` (N, F)."""
         t, y, _ = check_inputs(t, y, x_ids, targets=self.targets, name=self.name)
+        x = None if x is None else input_features(x, t)
         ready = self
         if self.sigma == "median" and self.run_sigma is None and len(t):
             width = median_of_last([t[-1:]], self.max_samples, self.seed, self._scaled)
@@ -118,7 +119,6 @@ class CauchySchwarz:
             t, y = t[:, rows], y[rows]
         sides = {"T;Y": self._side(y)}
         if x is not None:
-            x = x.to(t.device, torch.float64).flatten(1)
             sides["X;T"] = self._side(x if rows is None else x[rows])
         return in_parts(t, 40 * t.shape[1] ** 2, lambda part: ready._part(part, y, sides))
 
@@ -134,8 +134,9 @@ class CauchySchwarz:
         return _Side(distances.gaussian(sigma))
 
     def _part(self, t: Tensor, y: Tensor, sides: dict[str, _Side]) -> dict[str, Quantity]:
-        constant = is_constant(t)
-        distances = Distances.of(self._scaled(t))
+        scaled = self._scaled(t)
+        constant = is_constant(scaled)
+        distances = Distances.of(scaled)
         kernel = distances.gaussian(kernel_width(self.sigma, self.run_sigma, distances))
         layer = _Side(kernel)
         self_t = layer.information(layer)

@@ -13,7 +13,7 @@ from torch import Tensor
 from infoplane.estimators._clusters import spectral_clusters
 from infoplane.estimators._gram import Distances, WidthRule, check_width, kernel_width, median_of_last
 from infoplane.estimators._parts import in_parts
-from infoplane.estimators._protocol import Blocks, Quantity, check_inputs, prepared
+from infoplane.estimators._protocol import Blocks, Quantity, as_floats, check_inputs, input_features, prepared
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._scaling import drawn_rows, is_constant
 from infoplane.estimators._spectra import eigenvalues, shannon_bits, shares
@@ -114,6 +114,7 @@ class DiffusionSpectralEntropy:
         if self.sigma == "median":
             found = replace(found, run_sigma=median_of_last(blocks, self.max_samples, self.seed))
         if x is not None:
+            x = as_floats(x, "x").flatten(1)
             rows = drawn_rows(len(x), self.max_samples, self.seed)
             labels = spectral_clusters(_rows(x, rows), self.clusters)
             found = replace(found, x_clusters=f"sha256:{_digest(labels)}")
@@ -125,6 +126,7 @@ class DiffusionSpectralEntropy:
     ) -> dict[str, Quantity]:
         """Estimate DSE and DSMI of `t` (S, N, U); `y` as for every estimator, `x` (N, F) for DSMI(X;T)."""
         t, y, _ = check_inputs(t, y, x_ids, targets=self.targets, name=self.name)
+        x = None if x is None else input_features(x, t, keep=True)
         rows = drawn_rows(t.shape[1], self.max_samples, self.seed)
         groups = {"DSMI(T;Y)": self._classes(_rows(y, rows))}
         if x is not None:

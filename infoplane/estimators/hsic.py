@@ -18,7 +18,7 @@ from infoplane.estimators._gram import (
     same_class,
 )
 from infoplane.estimators._parts import in_parts
-from infoplane.estimators._protocol import Blocks, Quantity, check_inputs, prepared
+from infoplane.estimators._protocol import Blocks, Quantity, check_inputs, input_features, prepared
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._scaling import drawn_rows, is_constant
 
@@ -109,13 +109,13 @@ class Hsic:
     ) -> dict[str, Quantity]:
         """Estimate HSIC and nHSIC of `t` (S, N, U) with `y` and, where given, `x` (N, F)."""
         t, y, _ = check_inputs(t, y, x_ids, targets=self.targets, name=self.name, min_samples=3)
+        x = None if x is None else input_features(x, t)
         rows = drawn_rows(t.shape[1], self.max_samples, self.seed)
         if rows is not None:
             rows = rows.to(t.device)
             t, y = t[:, rows], y[rows]
         others = {"T;Y": self._side(y)}
         if x is not None:
-            x = x.to(t.device, torch.float64).flatten(1)
             others["X;T"] = self._side(x if rows is None else x[rows])
         ready = self
         if self.sigma == "median" and self.run_sigma is None and len(t):

@@ -26,7 +26,7 @@ from infoplane.estimators._mixture import (
     standard_targets,
 )
 from infoplane.estimators._propagation import propagate, propagate_jointly, weigh_draws
-from infoplane.estimators._protocol import Blocks, Quantity, check_inputs, prepared
+from infoplane.estimators._protocol import Blocks, Quantity, as_floats, check_inputs, prepared, widened
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._spans import block_size, class_spans
 
@@ -170,7 +170,7 @@ class SamplePropagation:
             return dataclasses.replace(self, network_std=noise.std, network_kind=noise.kind, passes=passes)
         rms = self.reference_rms
         if self.std is None:
-            for block in blocks:
+            for block in map(widened, blocks):
                 finite = torch.isfinite(block).flatten(1).all(1).nonzero()
                 if len(finite):
                     rms = rms_deviation(block[int(finite[-1])])
@@ -207,7 +207,7 @@ class SamplePropagation:
 
 def rms_deviation(layer: Tensor) -> float:
     """Root mean square of the deviations from each unit's mean over the samples, layer (N, U)."""
-    layer = layer if layer.is_floating_point() else layer.double()
+    layer = as_floats(layer, "the layer")
     largest = float(torch.maximum(layer.max(), -layer.min()))
     if largest == 0.0:
         return 0.0

@@ -133,8 +133,8 @@ class LinearProbe:
         return torch.Generator().manual_seed(4 * self.seed + purpose)
 
     def _block(self, t: Tensor, task: Classes | Targets, fold: Tensor) -> dict[str, Quantity]:
-        constant = is_constant(t)
         z = zscore(t) / math.sqrt(t.shape[2])
+        constant = is_constant(z)  # as the probe sees it: a spread within rounding is none
         features = z
         if self.random_features:
             features = torch.cat([z, _fourier(z, self.random_features, self._generator(1))], dim=2)

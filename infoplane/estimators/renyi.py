@@ -11,7 +11,7 @@ from torch import Tensor
 
 from infoplane.estimators._gram import Distances, same_class, silverman
 from infoplane.estimators._parts import in_parts
-from infoplane.estimators._protocol import Quantity, check_inputs
+from infoplane.estimators._protocol import Quantity, check_inputs, input_features
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._scaling import drawn_rows, is_constant, zscore
 from infoplane.estimators._spectra import eigenvalues, positive_part, renyi_bits, shares
@@ -110,13 +110,13 @@ class MatrixRenyi:
     ) -> dict[str, Quantity]:
         """Estimate S(T), I(T;Y) and, with `x` (N, F), I(X;T) of `t` (S, N, U)."""
         t, y, _ = check_inputs(t, y, x_ids, targets=self.targets, name=self.name)
+        x = None if x is None else input_features(x, t)
         rows = drawn_rows(t.shape[1], self.max_samples, self.seed)
         if rows is not None:
             rows = rows.to(t.device)
             t, y = t[:, rows], y[rows]
         kernel_x = None
         if x is not None:
-            x = x.to(t.device, torch.float64).flatten(1)
             kernel_x = self._kernel(x if rows is None else x[rows], self.x_width)
         kernel_y = self._kernel(y.view(len(y), -1), "silverman") if y.is_floating_point() else same_class(y)
         bytes_each = 56 * t.shape[1] ** 2
@@ -129,8 +129,9 @@ class MatrixRenyi:
         return Distances.of(a[None]).gaussian(sigma)[0]
 
     def _part(self, t: Tensor, y: Tensor, kernel_y: Tensor, kernel_x: Tensor | None) -> dict[str, Quantity]:
-        constant, samples = is_constant(t), t.shape[1]
-        distances = Distances.of(zscore(t) if self.standardize else t)
+        scaled = zscore(t) if self.standardize else t
+        constant, samples = is_constant(scaled), t.shape[1]
+        distances = Distances.of(scaled)
         widths = self._widths(distances, kernel_y, t.shape[2])
         kernel = distances.gaussian(widths)
         s_t = self._entropy(kernel)
