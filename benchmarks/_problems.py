@@ -31,7 +31,7 @@ class Problem:
 
     Attributes
     ----------
-    kind : "classes", "pairs", "codes" or "noise"
+    kind : "classes", "pairs", "codes", "noise" or "logits"
     family : str
         Which law within the kind.
     settings : dict
@@ -160,13 +160,16 @@ def gaussian_classes(rng: Rng) -> Problem:
     if units > dims and rng.random() < 0.7:
         t = turned(t, units, rng)
         return _classes("gaussian", settings, t, y, nats)
-    p_cells = _cell_truths(t[:, :dims], mu, p, share, float(t.min()), float(t.max()))
-    return _classes("gaussian", settings, t, y, nats, truths={("binning", "I(T;Y)"): p_cells})
+    edges = {
+        "binning": np.linspace(np.float32(t.min()), np.float32(t.max()), 31)[1:-1],
+        "adaptive": np.quantile(t, np.linspace(0, 1, 31))[1:-1],
+    }
+    truths = {(name, "I(T;Y)"): _cell_truth(inner, mu, p, share) for name, inner in edges.items()}
+    return _classes("gaussian", settings, t, y, nats, truths=truths)
 
 
-def _cell_truths(signal: Array, mu: Array, p: Array, share: float, low: float, high: float) -> float:
-    """I(cells;Y) of the law for 30 cells of equal width from low to high: the other units are independent noise."""
-    edges = np.linspace(np.float32(low), np.float32(high), 31)[1:-1]
+def _cell_truth(edges: Array, mu: Array, p: Array, share: float) -> float:
+    """I(cells;Y) of the law for cells between these edges in every unit: units without signal are independent."""
     edges = np.concatenate([[-np.inf], edges, [np.inf]])
     mass = [np.diff(special.ndtr(edges[:, None] - m), axis=0) for m in mu.T]  # (cells, K) for each dimension
     joint = mass[0] if len(mass) == 1 else (mass[0][:, None] * mass[1][None]).reshape(-1, len(p))
@@ -403,6 +406,22 @@ def seen_through_noise(rng: Rng) -> Problem:
     return Problem(kind="noise", family="added", settings=settings, t=t, y=y, truths=truths)
 
 
+def logits(rng: Rng) -> Problem:
+    """The output of a classifier: the class drawn from its softmax, X uniform on the probe."""
+    n, k = int(rng.choice([500, 2000])), int(rng.choice([2, 5, 10]))
+    y = rng.integers(k, size=n)
+    t = float(rng.choice([0.3, 2.0, 8.0])) * (np.eye(k)[y] + rng.standard_normal((n, k)))
+    drawn = special.softmax(t, 1)
+    of_class = np.stack([drawn[y == c].mean(0) for c in range(k)])
+    within = np.bincount(y, minlength=k) / n @ special.entr(of_class).sum(1)
+    whole, own = special.entr(drawn.mean(0)).sum(), special.entr(drawn).sum(1).mean()
+    truths = {("softmax", "I(X;T)"): float(whole - own), ("softmax", "I(T;Y)"): float(whole - within)}
+    return Problem(
+        kind="logits", family="softmax", settings={"N": n, "D": k, "K": k, "nats": round(float(whole - own), 3)},
+        t=torch.from_numpy(t), y=torch.from_numpy(y), truths=truths,
+    )  # fmt: skip
+
+
 def noisy_network(rng: Rng) -> Problem:
     """A linear layer of a network that adds Gaussian noise: inputs continuous, or corners of a cube."""
     n, dims = _size(rng, 4000), int(rng.choice([1, 2, 3, 4]))
@@ -448,6 +467,7 @@ FAMILIES: dict[Callable[[Rng], Problem], int] = {
     coded: 4,
     seen_through_noise: 4,
     noisy_network: 4,
+    logits: 1,
 }
 """How many problems of each family a seed has."""
 

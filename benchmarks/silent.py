@@ -55,19 +55,28 @@ GROUND: dict[str, Ground] = {
     "binning": lambda s, p: (
         (p.kind == "codes" and s["per cell"] >= 5) or (p.kind == "classes" and p.units == 1 and p.samples >= 2000)
     ),
+    "adaptive": lambda s, p: p.units == 1 and p.samples >= 2000,
+    "softmax": lambda s, p: True,
     "noise": lambda s, p: p.kind == "noise",
     "kde": lambda s, p: p.kind == "noise" and p.units <= 2 and s["std"] >= 1,
 }
 
 
 class Blocks:
-    """One snapshot as a whole run, with the noise of its network."""
+    """One snapshot as a whole run, with the noise of its network and one further pass of every input."""
+
+    passes = 1
 
     def __init__(self, t: torch.Tensor, noise: Noise | None) -> None:
         self.t, self.noise = t, noise
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         yield self.t
+
+
+def miss(error: float, bound: str) -> float:
+    """How far an error takes a value from what its row says: a bound may lie on its side of the truth."""
+    return {"lower": max(error, 0.0), "upper": max(-error, 0.0)}.get(bound, abs(error))
 
 
 def specs(problem: Problem) -> Iterator[tuple[str, str]]:
@@ -79,6 +88,10 @@ def specs(problem: Problem) -> Iterator[tuple[str, str]]:
     names = {name for name, _ in problem.truths}
     if "binning" in names:
         yield "binning", "binning:n_bins=30"
+    if "adaptive" in names:
+        yield "adaptive", "adaptive:n_bins=30"
+    if "softmax" in names:
+        yield "softmax", "softmax"
     if "compressed" in names:
         yield "compressed", "compressed"
     std = problem.settings.get("std")
@@ -91,14 +104,16 @@ def specs(problem: Problem) -> Iterator[tuple[str, str]]:
 def values(problem: Problem, chosen: Sequence[str]) -> Iterator[dict[str, Any]]:
     """One record for each estimated quantity that has a truth."""
     noise = None if problem.noise_std is None else Noise(std=problem.noise_std)
-    t = problem.t[None]
     for name, spec in specs(problem):
         if chosen and name not in chosen:
             continue
         estimator = parse(spec)
+        t, y, ids = problem.t[None], problem.y, problem.x_ids
+        if noise and ids is not None and hasattr(estimator, "uses_repeats"):
+            t, y, ids = t.repeat(1, 2, 1), y.repeat(2), ids.repeat(2)
         if hasattr(estimator, "prepare"):
-            estimator = estimator.prepare(Blocks(t, noise), problem.y, problem.x)
-        found = estimator.estimate(t, problem.y, x=problem.x, x_ids=problem.x_ids)
+            estimator = estimator.prepare(Blocks(t, noise), y, problem.x)
+        found = estimator.estimate(t, y, x=problem.x, x_ids=ids)
         for quantity, q in found.items():
             truth = problem.truths.get((name, quantity), math.nan)
             if math.isnan(truth) and quantity.startswith("I(T;Y)") and "null" not in quantity and q.unit == "bit":
@@ -110,8 +125,7 @@ def values(problem: Problem, chosen: Sequence[str]) -> Iterator[dict[str, Any]]:
             if math.isnan(truth):
                 continue
             value = float(q.value[0]) / BITS_PER_NAT
-            error = value - truth
-            off = {"lower": max(error, 0.0), "upper": max(-error, 0.0)}.get(q.bound, abs(error))
+            error, off = value - truth, miss(value - truth, q.bound)
             flags = sorted(flag for flag, up in q.flags.items() if bool(up.expand(1)[0]))
             yield {
                 "estimator": name, "kind": problem.kind, "family": problem.family, "quantity": quantity,
