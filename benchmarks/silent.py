@@ -18,6 +18,7 @@ import argparse
 import json
 import math
 import multiprocessing
+import statistics
 import sys
 import warnings
 from collections import defaultdict
@@ -180,6 +181,37 @@ def table(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+LINEAR = ("gaussian", "bits", "uniform", "embedded", "diluted", "table")
+
+
+def question(r: dict[str, Any]) -> str:
+    """What a user would ask: the kind of problem, its shape, and how many units there are on both sides together."""
+    if r["kind"] not in ("classes", "pairs"):
+        return f"{r['kind']}: {r['family']}, {r['quantity']}"
+    units = r["settings"]["D"] + r["settings"].get("k", 0)
+    band = "1 to 3 units" if units <= 3 else "4 to 16 units" if units <= 16 else "17 to 256 units"
+    shape = "Gaussian" if r["family"] in LINEAR else r["family"]
+    return f"{r['kind']}, {shape}, {band}"
+
+
+def errors(records: list[dict[str, Any]]) -> str:
+    """For each question and size: the median error of what each estimator left unflagged, and how much that was."""
+    names = sorted({r["estimator"] for r in records})
+    groups: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for r in records:
+        size = "N to 1,000" if r["settings"]["N"] <= 1000 else "N from 2,000"
+        groups[question(r), size][r["estimator"]].append(r)
+    lines = [f"| question | N | {' | '.join(f'`{n}`' for n in names)} |", "|" + "---|" * (len(names) + 2)]
+    for (asked, size), found in sorted(groups.items()):
+        cells = []
+        for rows in (found.get(n, []) for n in names):
+            said = [abs(r["value"] - r["truth"]) for r in rows if not r["flagged"]]
+            middle = f"{statistics.median(said):.2f}" if said else "-"
+            cells.append(f"{middle} ({len(said)}/{len(rows)})" if rows else "")
+        lines.append(f"| {asked} | {size} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def bars(records: list[dict[str, Any]]) -> Iterator[tuple[str, tuple[int, int], bool]]:
     """What is promised of all values, what came, and whether it holds."""
 
@@ -226,6 +258,8 @@ def main() -> int:
     if options.records:
         options.records.write_text("".join(json.dumps(r) + "\n" for r in records))
     print(table(records))
+    print("\nMedian error in nats of what was not flagged (so many of all):")
+    print(errors(records))
     print("\nWrong and unflagged:")
     for r in filter(silent, records):
         print(" ", describe(r))
