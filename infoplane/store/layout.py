@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from infoplane.core.steps import MAX_STEP as MAX_STEP
+
 FORMAT_VERSION = 1
 """Version of the run directory and of every file in it. Readers take all versions up to their own."""
 
@@ -36,7 +38,6 @@ MAX_LAYERS = 10_000
 MAX_RANKS = 1000
 MAX_PARTS = 1000
 MAX_SESSIONS = 9999
-MAX_STEP = 2**62
 
 # Root objects of a shard besides the group `acts`, in the order in which the seal digests them.
 SHARD_INDEX: tuple[str, ...] = (

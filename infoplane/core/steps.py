@@ -1,0 +1,119 @@
+"""Steps that come from outside: which whole number a value is, and which one the names of files tell."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Any
+
+MAX_STEP = 2**62
+REMEDY = "name the files like step-0100, or put a number 'steps' into each"
+
+# A number as it stands in a name; with a point, an exponent or a unit (1.5, 1e3, 100k) it is no step, nor cut into two.
+_NUMBER = re.compile(r"\d+(?:\.\d+)*(?:(?:[eE][+-]?\d+|[kKmMbBgG])(?![a-zA-Z0-9]))?", re.ASCII)
+_SIGN = re.compile(r"(?:^|[=_-])-$")
+# Numbers that follow one of these words are counters of training; the first line goes before the second.
+_COUNTERS = (
+    re.compile(r"steps?[-_=. ]*$", re.I),
+    re.compile(r"(?:epochs?|iter(?:ation)?s?|checkpoint|ckpt)[-_=. ]*$", re.I),
+)
+
+Numbers = list[tuple[str, str]]  # the text before each number of a name, and the number
+
+
+def whole_step(value: Any) -> int:
+    """The step that a value states: an integer of any kind, 3.0, or an array or tensor with one such number.
+
+    Raises
+    ------
+    TypeError
+        For what is no single number.
+    ValueError
+        For a number that is not whole, below 0 or above 2**62.
+    """
+    number = value.item() if hasattr(value, "item") and math.prod(value.shape) == 1 else value
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise TypeError(f"a step must be a whole number from 0, got {value!r:.60}")
+    if not math.isfinite(number) or number != int(number) or not 0 <= number <= MAX_STEP:
+        raise ValueError(f"a step must be a whole number from 0 to 2**62, got {number!r:.60}")
+    return int(number)
+
+
+def steps_of_files(files: Sequence[PurePath]) -> list[int]:
+    """The step of each file, from its name and those folders in which the files differ.
+
+    The number after the word "step" counts, or else after "epoch", "iter", "iteration", "checkpoint" or "ckpt", where
+    every name has one; or else the number that varies between the names, or the only one there is.
+
+    Raises
+    ------
+    ValueError
+        Where a name has no number, several could be the step, the names are not alike, or the number is not whole.
+    """
+    return steps_of_names(_names(files))
+
+
+def _names(files: Sequence[PurePath]) -> list[str]:
+    """Names without their suffix, with the folders in which they differ."""
+    paths = [(file.with_suffix("") if re.search("[a-zA-Z]", file.suffix) else file).parts for file in files]
+    shared = 0
+    while paths and all(len(p) > shared + 1 and p[shared] == paths[0][shared] for p in paths):
+        shared += 1
+    return ["/".join(path[shared:]) for path in paths]
+
+
+def steps_of_names(names: Sequence[str]) -> list[int]:
+    """The step that each name tells; the rules are those of `steps_of_files`."""
+    found = {name: _numbers(name) for name in names}
+    without = next((name for name in found if not found[name]), None)
+    if without is not None:
+        raise ValueError(f"{without!r} tells no step; {REMEDY}")
+    place = _named_place(found) or _varying_place(found)
+    return [_whole(name, *found[name][place[name]]) for name in names]
+
+
+def _numbers(name: str) -> Numbers:
+    out, start = [], 0
+    for match in _NUMBER.finditer(name):
+        out.append((name[start : match.start()], match.group()))
+        start = match.end()
+    return out
+
+
+def _named_place(found: dict[str, Numbers]) -> dict[str, int] | None:
+    """Where in each name the number after a counter's word stands, if every name has one such number."""
+    for counter in _COUNTERS:
+        places = {name: [i for i, (text, _) in enumerate(ns) if counter.search(text)] for name, ns in found.items()}
+        if all(len(p) == 1 for p in places.values()):
+            return {name: p[0] for name, p in places.items()}
+    return None
+
+
+def _varying_place(found: dict[str, Numbers]) -> dict[str, int]:
+    first = next(iter(found))
+    texts = [text for text, _ in found[first]]
+    other = next((name for name, ns in found.items() if [text for text, _ in ns] != texts), None)
+    if other is not None:
+        raise ValueError(f"{first!r} and {other!r} do not tell their steps in one way; {REMEDY}")
+    columns = [tuple(_value(ns[i][1]) for ns in found.values()) for i in range(len(texts))]
+    varying = [i for i, column in enumerate(columns) if len(set(column)) > 1] or list(range(len(columns)))
+    if len({columns[i] for i in varying}) > 1:
+        shown = " or ".join(found[first][i][1] for i in varying)
+        raise ValueError(f"{first!r} does not tell which number is its step, {shown}; {REMEDY}")
+    return dict.fromkeys(found, varying[0])
+
+
+def _value(number: str) -> str:
+    """Equal for `7` and `007`."""
+    return number.lstrip("0") if number.isdecimal() else number
+
+
+def _whole(name: str, text: str, number: str) -> int:
+    if not number.isdecimal() or _SIGN.search(text) or len(number) > 30 or int(number) > MAX_STEP:
+        sign = "-" if _SIGN.search(text) else ""
+        raise ValueError(
+            f"the step of {name!r} must be a whole number from 0 to 2**62, got {sign}{number:.40}; {REMEDY}"
+        )
+    return int(number)
