@@ -64,12 +64,10 @@ GROUND: dict[str, Ground] = {
 
 
 class Blocks:
-    """One snapshot as a whole run, with the noise of its network and one further pass of every input."""
-
-    passes = 1
+    """One snapshot as a whole run; with noise in the network, each input was passed a second time."""
 
     def __init__(self, t: torch.Tensor, noise: Noise | None) -> None:
-        self.t, self.noise = t, noise
+        self.t, self.noise, self.passes = t, noise, int(noise is not None)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         yield self.t
