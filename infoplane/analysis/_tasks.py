@@ -20,7 +20,7 @@ from infoplane.core.errors import StoreError
 from infoplane.core.exact import extremes, fits_float64, refuse_inexact
 from infoplane.core.records import Layer, Noise
 from infoplane.core.tokens import token_key
-from infoplane.estimators import Quantity, config_json
+from infoplane.estimators import Quantity, blank_intervals, config_json
 from infoplane.results import Row
 from infoplane.store import ActivationStore, open_run
 
@@ -373,7 +373,7 @@ class _RowMaker:
     def rows(self, steps: Sequence[int], units: int, quantities: dict[str, Quantity]) -> dict[int, list[Row]]:
         count = len(steps)
         columns = []
-        for name, q in quantities.items():
+        for name, q in blank_intervals(quantities).items():  # estimators that nobody registered come here too
             numbers = [_numbers(v, count) for v in (q.value, q.low, q.high, q.ceiling)]
             flags = [(flag, mask.tolist()) for flag, mask in sorted(q.flags.items())]
             columns.append((name, q, numbers, flags))

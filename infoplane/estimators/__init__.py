@@ -1,5 +1,6 @@
 """Estimators of what a layer knows: one public module each, found by the registry."""
 
+from infoplane.estimators._checks import blank_intervals
 from infoplane.estimators._describe import describe
 from infoplane.estimators._protocol import (
     ALL_GUARANTEES,
@@ -27,6 +28,7 @@ __all__ = [
     "assume_finite",
     "available",
     "bin_targets",
+    "blank_intervals",
     "build",
     "check_inputs",
     "config_json",

@@ -50,7 +50,8 @@ class Quantity:
     ----------
     value : (S,) float64
     low, high : (S,) float64 or None
-        95 % interval of the estimator's own sampling error. Never bounds.
+        95 % interval of the estimator's own sampling error, never bounds; NaN where a flag says that another error
+        is the one to fear (`saturated`, `degenerate`, `few_samples`, `out_of_domain`, `unreliable`).
     bound : "point", "upper" or "lower"
     ceiling : (S,) or () float64, or None
         The largest value the quantity can take on these samples: H(X) or log2 N, H(Y).
@@ -75,7 +76,7 @@ class Quantity:
         out: list[tuple[str, ...]] = []
         for i, value in enumerate(self.value.tolist()):
             interval = ""
-            if self.low is not None and self.high is not None:
+            if self.low is not None and self.high is not None and not bool(self.low[i].isnan() | self.high[i].isnan()):
                 interval = f"[{float(self.low[i]):.4g}, {float(self.high[i]):.4g}]"
             top = "" if self.ceiling is None else f"{float(self.ceiling.expand(len(self.value))[i]):.4g}"
             raised = ", ".join(name for name, flag in self.flags.items() if bool(flag[i]))

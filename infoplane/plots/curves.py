@@ -131,9 +131,10 @@ def curves(
 ) -> Axes:
     """Draw quantities against the training step, one line per layer.
 
-    A band is the estimator's 95 % interval; a hatched ribbon spans a lower and an upper bound (pairwise KDE);
-    the faint dotted line with its band is the same quantity on shuffled labels, mean and 95 %: a value
-    inside it is no more than chance. Open markers are saturated. The dotted horizontal line is the ceiling.
+    A band is the estimator's 95 % interval of sampling error, left out where a flag says that another error matters;
+    a hatched ribbon spans a lower and an upper bound (pairwise KDE); the faint dotted line with its band is the same
+    quantity on shuffled labels, mean and 95 %: a value inside it is no more than chance. Open markers are saturated.
+    The dotted horizontal line is the ceiling.
 
     Parameters
     ----------
@@ -233,12 +234,14 @@ def draw_curve(ax: Axes, data: CurveData, *, log: bool | None, against: str) -> 
             continue
         x, y = data.times[keep], data.value[keep, i]
         ax.plot(x, y, color=color, linestyle=layer_line(i // 8 if len(data.layers) > 8 else 0), zorder=3)
-        draw_band(ax, data.times, data.low[:, i], data.high[:, i], color=color, alpha=0.25)
+        draw_band(ax, x, data.low[keep, i], data.high[keep, i], color=color, alpha=0.25)
         if data.other_bound is not None:
-            draw_band(ax, data.times, data.other_bound[:, i], data.value[:, i], color=color, alpha=0.12, hatch="////")
+            draw_band(ax, x, data.other_bound[keep, i], y, color=color, alpha=0.12, hatch="////")
         if data.null is not None and data.null_low is not None and data.null_high is not None:
             ax.plot(data.times, data.null[:, i], color=color, linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=2)
-            draw_band(ax, data.times, data.null_low[:, i], data.null_high[:, i], color=color, alpha=0.15)
+            drawn = np.isfinite(data.null[:, i])
+            low, high = data.null_low[drawn, i], data.null_high[drawn, i]
+            draw_band(ax, data.times[drawn], low, high, color=color, alpha=0.15)
         hollow = data.saturated[keep, i]
         every = max(1, x.size // 7)
         marked = np.zeros(x.size, dtype=bool)
@@ -256,7 +259,7 @@ def draw_curve(ax: Axes, data: CurveData, *, log: bool | None, against: str) -> 
     draw_ceilings(ax, x=None, y=data.ceiling)
     handles: list[Any] = []
     if np.isfinite(data.low).any():
-        handles.append(Patch(color=FAINT, alpha=0.3, linewidth=0, label="95 % interval"))
+        handles.append(Patch(color=FAINT, alpha=0.3, linewidth=0, label="95 %, of sampling only"))
     if data.other_bound is not None:
         handles.append(Patch(facecolor="0.9", edgecolor=FAINT, hatch="////", linewidth=0, label="lower to upper bound"))
     if data.null is not None:
@@ -274,11 +277,12 @@ def draw_curve(ax: Axes, data: CurveData, *, log: bool | None, against: str) -> 
 
 
 def draw_band(ax: Axes, x: FloatArray, low: FloatArray, high: FloatArray, **look: Any) -> None:
+    """The band at the points of a line; where one of them has none, neither has the line there."""
     keep = np.isfinite(low) & np.isfinite(high)
     if keep.any():
         color = look.pop("color")
         hatch = look.pop("hatch", None)
-        ax.fill_between(x[keep], low[keep], high[keep], facecolor=color, edgecolor=color if hatch else "none",
+        ax.fill_between(x, low, high, where=keep, facecolor=color, edgecolor=color if hatch else "none",
                         linewidth=0, hatch=hatch, zorder=1.8, **look)  # fmt: skip
 
 

@@ -236,6 +236,15 @@
     }
     moveCursor(panel);
   };
+  // Steps in a row that have an interval: where a value has none, the band is interrupted.
+  const stretches = (q, i) => {
+    const out = [[]];
+    q.value[i].forEach((value, s) => {
+      if (q.low[i][s] !== null && q.high[i][s] !== null) out[out.length - 1].push(s);
+      else if (value !== null && out[out.length - 1].length) out.push([]);
+    });
+    return out.filter((known) => known.length);
+  };
   const buildCurves = () => {
     const name = $("quantity").value, traces = [];
     let unit = "";
@@ -249,10 +258,12 @@
       for (const i of shownLayers(part)) {
         const color = data.colors[part.layers[i]];
         if (q.low) {
-          const known = part.steps.map((_, s) => s).filter((s) => q.low[i][s] !== null && q.high[i][s] !== null);
+          const outline = stretches(q, i).map((known) => {
+            const back = [...known].reverse();
+            return {x: [...known, ...back].map((s) => x[s]), y: [...known.map((s) => q.high[i][s]), ...back.map((s) => q.low[i][s])]};
+          });
           traces.push({type: "scatter", mode: "lines", hoverinfo: "skip", fill: "toself", fillcolor: color, opacity: 0.18, line: {width: 0},
-            x: [...known.map((s) => x[s]), ...known.map((s) => x[s]).reverse()],
-            y: [...known.map((s) => q.high[i][s]), ...known.map((s) => q.low[i][s]).reverse()]});
+            x: outline.flatMap((part) => [...part.x, null]), y: outline.flatMap((part) => [...part.y, null])});
         }
         if (chance) traces.push({type: "scatter", mode: "lines", x, y: chance.value[i], hoverinfo: "skip", line: {color, width: 1, dash: "dot"}});
         traces.push({type: "scatter", mode: "lines+markers", x, y: q.value[i], hoverinfo: "text", name: plain(data.layers[part.layers[i]]),

@@ -163,8 +163,10 @@ def test_kde_bounds_hold_it_between_them(d, std):
     found = SamplePropagation(std=std, null_draws=0).estimate(t, y)
     bounds = KDE(variance=std**2, null_draws=0).estimate(t, y)
     for key in ("I(X;T)", "I(X;T|Y)"):
-        assert float(found[key].high) > float(bounds[f"{key} lower"].value) - 1e-12
-        assert float(found[key].low) < float(bounds[key].value) + 1e-12
+        q = found[key]
+        low, high = (float(torch.where(end.isnan(), q.value, end)) for end in (q.low, q.high))  # saturated: no interval
+        assert high > float(bounds[f"{key} lower"].value) - 1e-12
+        assert low < float(bounds[key].value) + 1e-12
 
 
 def test_limits_of_the_noise():
@@ -277,9 +279,10 @@ def test_multiplicative_noise_equals_quadrature():
     ready = SamplePropagation(null_draws=0, n_draws=4000).prepare(Run(t, noise), ids)
     assert ready.network_kind == "multiplicative"
     found = ready.estimate(t, ids, x_ids=ids)
-    assert within(found["I(X;T)"], truth)
-    assert within(found["I(T;Y)"], truth)
-    assert float(found["I(X;T)"].high - found["I(X;T)"].low) < 0.03
+    for q in (found["I(X;T)"], found["I(T;Y)"]):
+        assert float(q.value) == pytest.approx(truth, abs=0.015)
+        # One pass of each input, one sample of each class: what other draws would say is not what may be wrong.
+        assert bool(q.low.isnan() & q.high.isnan())
     assert found["noise std"].unit == "relative to T"
     # Any scale, any signs: the noise is relative.
     other = ready.estimate(-1e-200 * t, ids, x_ids=ids)

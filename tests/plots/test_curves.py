@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from infoplane import plots
-from infoplane.plots.curves import curve_data
+from infoplane.plots.curves import curve_data, draw_band
 from infoplane.results import ResultTable, Row
 
 STEPS = [0, 1, 10, 100, 1000]
@@ -114,3 +114,15 @@ def test_ends_are_labelled_without_overlap(table):
 def test_a_quantity_with_its_own_unit_keeps_it(table):
     rows = [row._replace(quantity="DSMI", unit="nats of order 2") for row in table if row.quantity == "I(X;T)"]
     assert plots.curves(ResultTable.from_rows(rows)).get_ylabel() == "DSMI [nats of order 2]"
+
+
+def test_bands_are_interrupted_where_a_value_has_no_interval():
+    """Value at five steps, the interval of the third empty: a band on either side, none across."""
+    ax = Figure().subplots()
+    low = np.array([0.0, 0.0, np.nan, 0.0, 0.0])
+    draw_band(ax, np.arange(5.0), low, low + 1, color="k")
+    (band,) = ax.collections
+    spans = sorted((float(p.vertices[:, 0].min()), float(p.vertices[:, 0].max())) for p in band.get_paths())
+    assert spans == [(0.0, 1.0), (3.0, 4.0)]
+    draw_band(ax, np.arange(5.0), np.full(5, np.nan), np.full(5, np.nan), color="k")
+    assert len(ax.collections) == 1
