@@ -39,6 +39,7 @@ class Capture:
     op: str = ""
     runs: int = 1
     batch_dim: int = 0
+    batch_dim_given: bool = False
     dtype: torch.dtype | None = None
 
 

@@ -189,7 +189,8 @@ def _capture(
     if len(found) > 1:
         label = label.removesuffix("@in").removesuffix("@out") + f"@{site}{path}"
     tensor = found[path]
-    batch_dim = _by_pattern(options.batch_dim, label, named.name, 0)
+    given = _by_pattern(options.batch_dim, label, named.name, None)
+    batch_dim = given or 0
     _check_tensor(tensor, label, batch_dim, rows, member_axis)
     last = index == len(calls) - 1 and named.name == seen.last_leaf
     layer = Layer(
@@ -214,6 +215,7 @@ def _capture(
         reduction=_by_pattern(options.reduce, label, named.name, options.reduce["*"]),
         runs=len(calls),
         batch_dim=batch_dim,
+        batch_dim_given=given is not None,
         dtype=options.dtype,
     )
     return (call.end if site == "out" else call.begin), planned

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from infoplane.core.records import Layer
-from infoplane.hooks import _flow
+from infoplane.hooks import _flow, _rows
 from infoplane.hooks._capture import Capture, capture
 from infoplane.hooks._host import Allocate
 from infoplane.hooks._inputs import Inputs
@@ -136,6 +136,29 @@ class Prober:
         self.layers = tuple(layer for layer, _ in results)
         self.captures = tuple(replace(c, layer=la) for c, la in zip(self.captures, self.layers, strict=True))
         self.chain = self._markov(parents)
+        self._look_at_rows(stop - start, modules)
+
+    def _look_at_rows(self, rows: int, modules: Mapping[str, Named]) -> None:
+        def once(inputs: Inputs, which: int) -> _rows.Seen:
+            output: dict[str, Tensor] = {}
+            with self._running(step=0, noise_on=False) as run:
+                values = capture(
+                    lambda inputs, _: output.update(_rows.returned(run(inputs, which))),
+                    self.captures,
+                    [(0, len(inputs), inputs, which)],
+                    len(inputs),
+                    _fresh,
+                    modules,
+                    self._chunk_mask,
+                    members=self._axis_only(),
+                )
+            rows_first = [(la, v if self._axis_only() is None else v.movedim(1, 0)) for la, v in values]
+            return _rows.Seen({la.key: _rows.thinned(v) for la, v in rows_first}, output)
+
+        kinds = [getattr(torch, la.dtype) for la in self.layers] + [p.dtype for p in self.model.parameters()]
+        allowed = _rows.tolerance([*kinds, *([] if self.autocast is None else [self.autocast])], self.device)
+        alone = self.before_pass is None and not is_sharded(self.model)
+        _rows.look_at_rows(once, self.probe, rows, self.captures, allowed, alone=alone)
 
     def measure(self, step: int, allocate: Allocate) -> list[tuple[Layer, Tensor]]:
         """One pass over the whole probe: each layer, as it is now, with values (rows, *units)."""
@@ -174,7 +197,7 @@ class Prober:
             self.captures = tuple(replace(c, module=modules[c.owner].module) for c in self.captures)
 
     @contextlib.contextmanager
-    def _running(self, step: int) -> Iterator[Run]:
+    def _running(self, step: int, *, noise_on: bool = True) -> Iterator[Run]:
         """A function that runs the model on inputs of the `which`-th pass, with all else undisturbed."""
         device = self.device
         weights = self.model.parameters() if self.members is None else self.members.tensors or self.model.parameters()
@@ -205,7 +228,8 @@ class Prober:
                     current = which
                     seed = np.random.SeedSequence([self.seed, step, which]).generate_state(1, np.uint32)[0]
                     noise.close()
-                    noise.enter_context(measuring(self.model, seed_generators(device, int(seed))))
+                    generator = seed_generators(device, int(seed))
+                    noise.enter_context(measuring(self.model, generator if noise_on else "off"))
                 moved = inputs.to(device, dtypes)
                 if began is not None:
                     began(moved.tensors)

@@ -101,13 +101,15 @@ class _NoiseHook:
         self.name = name
         self.seed = seed
         self.generator: torch.Generator | None = None
-        self.measuring: torch.Generator | None = None
+        self.measuring: torch.Generator | Literal["off"] | None = None
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Tensor:
         if not isinstance(output, Tensor):
             found = {p: info(t) for p, t in tensors_in(output).items()}
             choose(found, None, f"the output of layer {self.name}", type_name(output))
             raise TypeError(f"noise needs a layer whose output is a tensor, got {type_name(output)} from {self.name!r}")
+        if self.measuring == "off":
+            return output
         z = torch.empty_like(output, memory_format=torch.contiguous_format).normal_(
             generator=self._source(output.device)
         )
@@ -116,7 +118,7 @@ class _NoiseHook:
         return output * (1 + self.noise.std * z)
 
     def _source(self, device: torch.device) -> torch.Generator | None:
-        if self.measuring is not None:
+        if isinstance(self.measuring, torch.Generator):
             return self.measuring
         if self.seed is not None and self.generator is None:
             self.generator = torch.Generator(device).manual_seed(self.seed)
@@ -135,8 +137,8 @@ def noise_of(module: nn.Module) -> Noise | None:
 
 
 @contextlib.contextmanager
-def measuring(model: nn.Module, generator: torch.Generator) -> Iterator[None]:
-    """Draw the noise of all layers from `generator`."""
+def measuring(model: nn.Module, generator: torch.Generator | Literal["off"]) -> Iterator[None]:
+    """Draw the noise of all layers from `generator`, or leave it out."""
     hooks = [h for m in model.modules() for h in m._forward_hooks.values() if isinstance(h, _NoiseHook)]
     for hook in hooks:
         hook.measuring = generator

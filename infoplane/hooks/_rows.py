@@ -1,0 +1,237 @@
+"""Whether rows are samples, and whether a pass changes the next: looked at once, on one chunk of the probe."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from infoplane.hooks._capture import Capture
+from infoplane.hooks._inputs import Inputs
+from infoplane.hooks._structure import tensors_in
+from infoplane.hooks.probe import ProbeSet
+
+KEPT_UNITS = 4096
+"""Values of a row that are compared: every k-th where a layer has twice as many, or more."""
+
+TOLERANCE_EPS = 1000.0
+TOLERANCE_MOST = 0.1
+ROWS_SHARE = 0.01
+
+_REFUSALS = (ValueError, TypeError, IndexError, KeyError, AssertionError, RuntimeError)
+
+Values = Mapping[str, Tensor]
+Pass = Callable[[Inputs, int], "Seen"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one pass gave: each recorded layer as (rows, units), and the tensors that the model returned."""
+
+    layers: Values
+    outputs: Values
+
+
+def look_at_rows(
+    run: Pass, probe: ProbeSet, rows: int, captures: Sequence[Capture], rounding: float, *, alone: bool
+) -> None:
+    """Run one chunk again, with other random numbers, and with its rows in another order; compare.
+
+    `run(inputs, k)` is a pass with the k-th random state, injected noise off. What differs when nothing has changed
+    is state that the forward pass keeps, what differs with the random state is noise: both are said, and the order
+    of such rows cannot be checked. All other rows have to go where their inputs go, whether or not a layer mixes
+    rows (batch statistics do). Unless `alone`, every process makes the same number of passes.
+
+    Raises
+    ------
+    ValueError
+        If rows do not follow their samples, in a layer whose sample axis the user has not given.
+    """
+    chunk, plain = _first(run, probe, rows)
+    again, other = run(chunk, 0), run(chunk, 1)
+    order = _cycle(len(chunk))
+    turned = _turned(run, chunk, order)
+    kept = _changed(plain, again, rounding)
+    if kept:
+        _say_state(kept)
+    random = [k for k, v in plain.layers.items() if k not in kept and _differ(v, other.layers[k], rounding)]
+    if len(chunk) < 4:  # of so few, another order is too often the same but for a mirror
+        return
+    if random:
+        _say(f"{_named(random)} random: whether rows are in the probe's order cannot be checked there")
+    if isinstance(turned, str):
+        _say(f"whether rows are in the probe's order cannot be checked: the model does not run on another, {turned}")
+        return
+    sensitive = _sensitive(run, chunk, plain, rounding) if alone else lambda key: 0
+    astray: list[tuple[Capture, int]] = []
+    for capture in captures:
+        key = capture.layer.key
+        if key in kept or key in random:
+            continue
+        moved = _moved(plain.layers[key][order], turned.layers[key], rounding)
+        if moved <= max(1, ROWS_SHARE * len(chunk)):
+            continue
+        if sensitive(key) > 0.1 * moved:
+            _say(f"layer {key!r} is so sensitive that rounding hides whether its rows are in the probe's order")
+        else:
+            astray.append((capture, moved))
+    _refuse(astray, len(chunk))
+
+
+def tolerance(dtypes: Iterable[torch.dtype], device: torch.device) -> float:
+    """By how much of its largest value a layer may differ between two orders of the same rows.
+
+    1,000 rounding units of the coarsest format in use, at most a tenth.
+    """
+    eps = max((torch.finfo(d).eps for d in dtypes if d.is_floating_point), default=torch.finfo(torch.float32).eps)
+    if eps >= torch.finfo(torch.float32).eps:
+        # Products of float32 are made of fewer bits where that was allowed; cuDNN does so by default.
+        eps = max(eps, {"highest": 0.0, "high": 2.0**-10}.get(torch.get_float32_matmul_precision(), 2.0**-7))
+        eps = max(eps, 0.0 if device.type == "cpu" else 2.0**-10)
+    return min(TOLERANCE_MOST, TOLERANCE_EPS * eps)
+
+
+def thinned(values: Tensor) -> Tensor:
+    """(rows, ...) as (rows, at most about 2 x KEPT_UNITS) in memory of its own."""
+    flat = values.detach().reshape(len(values), math.prod(values.shape[1:]))
+    return flat[:, :: max(1, flat.shape[1] // KEPT_UNITS)].clone()
+
+
+def returned(output: Any) -> dict[str, Tensor]:
+    """Copies of the dense tensors in what a model returned, by their place."""
+    found = tensors_in(output)
+    dense = {k: t for k, t in found.items() if not t.is_nested and t.layout is torch.strided and not t.is_quantized}
+    return {k: thinned(t if t.ndim else t[None]) for k, t in dense.items() if not hasattr(t, "full_tensor")}
+
+
+def _first(run: Pass, probe: ProbeSet, rows: int) -> tuple[Inputs, Seen]:
+    # Of the whole probe: a first chunk of one class may all go to one expert. In the probe's order: it may be sorted.
+    n = min(rows, probe.first_pass)
+    spread = torch.randperm(probe.first_pass, generator=torch.Generator().manual_seed(0))[:n].sort().values
+    try:
+        chunk = probe.inputs.take(spread)
+        return chunk, run(chunk, 0)
+    except torch.OutOfMemoryError:
+        raise
+    except _REFUSALS:
+        chunk = probe.inputs.take(slice(0, n))  # it has run before; another may take another way
+        return chunk, run(chunk, 0)
+
+
+def _cycle(n: int) -> Tensor:
+    """One cycle through all rows: none stays, and it is no mirror image."""
+    way = torch.randperm(n, generator=torch.Generator().manual_seed(1))
+    order = torch.empty_like(way)
+    order[way] = way.roll(1)
+    return order
+
+
+def _turned(run: Pass, chunk: Inputs, order: Tensor) -> Seen | str:
+    try:
+        return run(chunk.take(order), 0)
+    except torch.OutOfMemoryError:
+        raise
+    except _REFUSALS as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def _sensitive(run: Pass, chunk: Inputs, plain: Seen, rounding: float) -> Callable[[str], int]:
+    """How many rows of a layer move when the inputs change in their last digits; run when first asked for."""
+    found: dict[str, Seen] = {}
+
+    def moved(key: str) -> int:
+        if not found:
+            found["jolted"] = run(_jolted(chunk), 0)
+        return _moved(plain.layers[key], found["jolted"].layers[key], rounding)
+
+    return moved
+
+
+def _jolted(chunk: Inputs) -> Inputs:
+    generator = torch.Generator().manual_seed(2)
+
+    def jolt(t: Tensor) -> Tensor:
+        if not t.is_floating_point():
+            return t
+        sign = torch.randint(0, 2, t.shape, generator=generator).to(t.device, t.dtype) * 2 - 1
+        return t * (1 + 4 * torch.finfo(t.dtype).eps * sign)
+
+    return Inputs(tuple(map(jolt, chunk.args)), {k: jolt(t) for k, t in chunk.kwargs.items()}, chunk.mask)
+
+
+def _changed(plain: Seen, again: Seen, rounding: float) -> list[str]:
+    layers = [k for k, v in plain.layers.items() if _differ(v, again.layers[k], rounding)]
+    outputs = [k for k, v in plain.outputs.items() if k in again.outputs and _differ(v, again.outputs[k], rounding)]
+    return layers or ["@out" + k for k in outputs]
+
+
+def _differ(a: Tensor, b: Tensor, rounding: float) -> bool:
+    """Whether two passes over the same rows differ: on the CPU in any bit, elsewhere beyond rounding."""
+    if a.shape != b.shape:
+        return True
+    if a.device.type == "cpu" or not a.is_floating_point():
+        return not bool(((a == b) | ((a != a) & (b != b))).all())
+    return _moved(a, b, rounding) > 0
+
+
+def _moved(a: Tensor, b: Tensor, rounding: float) -> int:
+    """Rows in which some value differs by more than `rounding` times the layer's largest."""
+    if a.shape != b.shape:
+        return len(a)
+    if not a.is_floating_point():
+        return int((a != b).any(1).sum())
+    a, b = a.double(), b.double()
+    finite = a.isfinite() & b.isfinite()
+    scale = float(a[finite].abs().max()) if bool(finite.any()) else 0.0
+    same = (a == b) | (a.isnan() & b.isnan()) | (finite & ((a - b).abs() <= rounding * scale))
+    return int((~same).any(1).sum())
+
+
+def _refuse(astray: Sequence[tuple[Capture, int]], n: int) -> None:
+    wrong = [(c, moved) for c, moved in astray if not c.batch_dim_given]
+    if wrong:
+        raise ValueError(_not_samples(wrong, n) + f"; {_advice(wrong[0][0], n)}")
+    if astray:
+        _say(f"{_not_samples(astray, n)}; recorded as they are, since batch_dim= names their axis")
+
+
+def _not_samples(astray: Sequence[tuple[Capture, int]], n: int) -> str:
+    keys = [c.layer.key for c, _ in astray]
+    moved = max(m for _, m in astray)
+    return (
+        f"{_named(keys, 'not in the order of the samples')}: given in another order, {moved} of {n} rows do not follow"
+    )
+
+
+def _advice(capture: Capture, n: int) -> str:
+    key = capture.layer.key
+    axes = [i for i, size in enumerate(capture.layer.raw_shape, start=1) if size == n]
+    if axes:
+        return f"its samples may be axis {axes[0]}: pass batch_dim={{{key!r}: {axes[0]}}}"
+    return (
+        "leave it out, or reduce inside the model to one row per sample in the order of the input; "
+        f"batch_dim={{{key!r}: 0}} records it as it is"
+    )
+
+
+def _say_state(keys: Sequence[str]) -> None:
+    _say(
+        f"{_named(keys, 'not the same')} when the same rows are passed twice: the forward pass keeps state outside "
+        "parameters and buffers (a hidden state, a running mean in an attribute, a generator of its own), which every "
+        "snapshot changes, so training is not what it would be without recording; make it a buffer, or reset it"
+    )
+
+
+def _named(keys: Sequence[str], what: str = "") -> str:
+    shown = ", ".join(repr(k) for k in keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
+    verb = "rows of layer" if len(keys) == 1 else "rows of layers"
+    return f"{verb} {shown} are {what}".rstrip()
+
+
+def _say(text: str) -> None:
+    warnings.warn(text, stacklevel=6)
