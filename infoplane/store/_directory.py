@@ -15,6 +15,7 @@ from infoplane.core.errors import StoreError
 from infoplane.core.records import Probe
 from infoplane.store import _files
 from infoplane.store._lock import RankLock, alive, holder
+from infoplane.store._manifest import Manifest, read_manifest
 from infoplane.store._records import ManifestEntry, RunRecord, SessionRecord, dump_json, load_json
 from infoplane.store._shard import check_probe, encode_probe, inputs_digest, probe_digest
 from infoplane.store.layout import (
@@ -150,21 +151,17 @@ def _recover(path: Path, rank: int) -> int | None:
 def rebuild_manifest(store: ActivationStore, rank: int) -> int:
     """Write the manifest of one rank anew when lines are damaged or shards are not listed; lines added."""
     path = store.path / manifest_file(rank)
-    raw = path.read_bytes() if path.exists() else b""
-    lines: list[bytes] = []
-    listed: set[str] = set()
-    for line in raw.split(b"\n"):
+    old, rewrite = Manifest(), False
+    if path.exists() or path.is_symlink():
         try:
-            entry = ManifestEntry.parse(line)
-        except StoreError:
-            continue
-        if entry.name not in listed:
-            listed.add(entry.name)
-            lines.append(line)
+            old = read_manifest(path)
+        except StoreError:  # no regular file, or beyond all sizes: another one takes its place
+            rewrite = True
+    lines = list(old.lines.values())
     added = 0
     for shard in store.valid_shards():
         name = str(shard.name)
-        if shard.name.rank != rank or name in listed:
+        if shard.name.rank != rank or name in old.lines:
             continue
         fd = _files.open_regular(store.path / SHARDS_DIR / name)
         try:
@@ -181,9 +178,8 @@ def rebuild_manifest(store: ActivationStore, rank: int) -> int:
         )
         lines.append(entry.line())
         added += 1
-    data = b"".join(line + b"\n" for line in lines)
-    if data != raw:
-        _files.publish_bytes(store.path, path.name, data)
+    if added or rewrite or not old.clean:
+        _files.publish_bytes(store.path, path.name, b"".join(line + b"\n" for line in lines))
     return added
 
 

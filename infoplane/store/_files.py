@@ -140,7 +140,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._torn = path.exists() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
+        self._torn = path.exists() and last_byte(path) not in (b"", b"\n")
 
     def append(self, lines: Iterable[bytes]) -> None:
         data = b"".join(line + b"\n" for line in lines)
@@ -176,6 +176,15 @@ def open_regular(path: Path) -> int:
         os.close(fd)
         raise StoreError("not a regular file")
     return fd
+
+
+def last_byte(path: Path) -> bytes:
+    """Of a regular file; nothing of an empty one."""
+    fd = open_regular(path)
+    try:
+        return os.pread(fd, 1, max(os.fstat(fd).st_size - 1, 0))
+    finally:
+        os.close(fd)
 
 
 def byte_view(array: npt.NDArray[Any]) -> memoryview:

@@ -1,32 +1,48 @@
-"""The one place where HDF5 is opened: laying out a new file, and the guarded parse of an existing one.
+"""The one place where HDF5 is used: laying out a new file; and the parse of an existing one, without it.
 
 HDF5 never touches a disk here and never reads or writes an array. To write, it lays out the objects in
 memory and says where each array belongs; the bytes go to the disk from Python, so a full disk is an
-OSError and not a crash inside the library. To read, it decodes the metadata of pages that were read
-already, and a walk over a whitelist says where the arrays lie. No filter runs, so no plug-in is loaded.
+OSError and not a crash inside the library. To read, the metadata are decoded in Python (`_objects`, `_links`)
+by a whitelist that says where the arrays lie: the library never sees a file that somebody else may have made.
 """
 
 from __future__ import annotations
 
 import functools
-import struct
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from h5py import h5a, h5d, h5f, h5fd, h5g, h5l, h5o, h5p, h5s, h5t
+from h5py import h5d, h5f, h5fd, h5g, h5p, h5s, h5t
 
 from infoplane.core.errors import StoreError
 from infoplane.core.text import shorten
+from infoplane.store._links import links
+from infoplane.store._objects import (
+    DATASPACE,
+    DATATYPE,
+    EXTERNAL,
+    FILTERS,
+    LAYOUT,
+    UNDEFINED,
+    Blocks,
+    Fields,
+    Header,
+    Source,
+    read_header,
+    shown,
+)
 from infoplane.store.layout import ACTS, MAX_LAYERS, act_name
+
+__all__ = ["TYPES", "Extent", "Plan", "Source", "parse", "plan"]
 
 ALIGNMENT = 64
 MAX_OBJECTS = 64
+_MAX_RANK = 32
+_MAX_ELEMENTS = 1 << 50
 _PAGE = 1 << 16
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_UNDEFINED = 2**64 - 1
-_HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError)
 
 
 def _bfloat16() -> Any:
@@ -55,6 +71,11 @@ TYPES: dict[str, Any] = {
 """The whole list of element types that a file may hold; nothing else is accepted."""
 
 
+# A datatype message: version (high) and class (low half of the first byte), then bytes that are the same in each
+# version. `encode` puts two bytes of its own in front.
+_ENCODED = {(kind.encode()[2] & 15, kind.encode()[3:]): name for name, kind in TYPES.items()}
+
+
 @dataclass(frozen=True)
 class Extent:
     """Where one contiguous array lies in its file."""
@@ -69,26 +90,16 @@ class Extent:
 
     @property
     def nbytes(self) -> int:
-        out = self.itemsize
-        for n in self.shape:
-            out *= n
-        return out
+        return self.itemsize * math.prod(self.shape)
 
 
-class Source(Protocol):
-    """Random access to the bytes of one file, each of them read at most once."""
-
-    size: int
-
-    def read(self, offset: int, n: int) -> bytes: ...
-
-
-class _FileObject:
-    """What HDF5's file-object driver needs of a Python file."""
+class _Image:
+    """A sparse file in memory that takes what HDF5 writes: the metadata."""
 
     def __init__(self) -> None:
         self.position = 0
         self.size = 0
+        self._pages: dict[int, bytearray] = {}
 
     def seek(self, offset: int, whence: int = 0) -> int:
         self.position = offset + (0, self.position, self.size)[whence]
@@ -99,14 +110,6 @@ class _FileObject:
 
     def flush(self) -> None:
         pass
-
-
-class _Image(_FileObject):
-    """A sparse file in memory that takes what HDF5 writes: the metadata."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._pages: dict[int, bytearray] = {}
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
@@ -140,35 +143,11 @@ class _Image(_FileObject):
         return bytes(out)
 
 
-class _Pages(_FileObject):
-    """A source seen as a file, with a record of what HDF5 asked for and was given."""
-
-    def __init__(self, source: Source) -> None:
-        super().__init__()
-        self.source, self.size = source, source.size
-        self.trace: list[tuple[int, bytes]] = []
-        self.failure: OSError | StoreError | None = None
-
-    def readinto(self, target: Any) -> int:
-        view = memoryview(target).cast("B")
-        try:
-            data = self.source.read(self.position, len(view))
-        except (OSError, StoreError) as error:  # must not pass through HDF5; raised when it has returned
-            self.failure, data = error, b""
-        self.trace.append((self.position, data))
-        view[: len(data)] = data
-        view[len(data) :] = bytes(len(view) - len(data))
-        self.position += len(view)
-        return len(view)
-
-
-def _open_hdf5(image: _FileObject, *, create: bool) -> Any:
-    """Every HDF5 file of the package is opened by this call, on bytes in memory."""
+def _create_hdf5(image: _Image) -> Any:
+    """Every HDF5 file of the package begins with this call, in memory; none is ever opened."""
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_fileobj_driver(h5fd.fileobj_driver, image)
     access.set_fclose_degree(h5f.CLOSE_STRONG)
-    if not create:
-        return h5f.open(b"image", flags=h5f.ACC_RDONLY, fapl=access)
     access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_V110)
     access.set_alignment(1, ALIGNMENT)
     return h5f.create(b"image", h5f.ACC_TRUNC, fapl=access)
@@ -208,7 +187,7 @@ def plan(arrays: Mapping[str, tuple[str, tuple[int, ...]]]) -> Plan:
 def _plan(items: tuple[tuple[str, tuple[str, tuple[int, ...]]], ...]) -> Plan:
     arrays = dict(items)
     image = _Image()
-    file = _open_hdf5(image, create=True)
+    file = _create_hdf5(image)
     creation = h5p.create(h5p.DATASET_CREATE)
     creation.set_layout(h5d.CONTIGUOUS)
     creation.set_fill_time(h5d.FILL_TIME_NEVER)
@@ -246,16 +225,17 @@ def parse(source: Source, check_meta: Callable[[bytes], dict[str, Any]]) -> tupl
     the walk has not accepted is read. Raises StoreError with the reason; the caller names the file.
 
     The last accepted layouts are remembered. The outcome of the walk depends on nothing but the size of
-    the file and the bytes that HDF5 asked for, and the shards of a run mostly agree in all of them: for
+    the file and the blocks that it read, and the shards of a run mostly agree in all of them: for
     most of them a comparison of bytes is enough.
     """
     global _known
     for size, trace, extents in reversed(_known):
         if size == source.size and all(source.read(at, len(data)) == data for at, data in trace):
             return extents, check_meta(_read(source, extents["meta"]))
-    pages = _Pages(source)
-    extents, meta = _parse(source, pages, check_meta)
-    _known = [*_known[1 - _REMEMBERED :], (source.size, pages.trace, extents)]
+    blocks = Blocks(source)
+    extents, meta = _walk(blocks, check_meta)
+    _check_disjoint(blocks, extents)
+    _known = [*_known[1 - _REMEMBERED :], (source.size, blocks.trace, extents)]
     return extents, meta
 
 
@@ -263,132 +243,98 @@ def _read(source: Source, extent: Extent) -> bytes:
     return source.read(extent.offset, extent.nbytes)
 
 
-def _parse(
-    source: Source, pages: _Pages, check_meta: Callable[[bytes], dict[str, Any]]
-) -> tuple[dict[str, Extent], dict[str, Any]]:
-    pages.trace.append((0, _check_superblock(source)))
-    try:
-        file = _open_hdf5(pages, create=False)
-        try:
-            extents, meta = _walk(file, source, check_meta)
-        finally:
-            file.close()
-    except _HDF5_ERRORS as error:
-        raise pages.failure or StoreError(f"HDF5 cannot read it: {_one_line(error)}") from error
-    if pages.failure is not None:
-        raise pages.failure
-    _check_disjoint(extents)
-    return extents, meta
-
-
-def _walk(
-    file: Any, source: Source, check_meta: Callable[[bytes], dict[str, Any]]
-) -> tuple[dict[str, Extent], dict[str, Any]]:
-    root = h5g.open(file, b"/")
-    if not root.links.exists(b"meta"):
+def _walk(blocks: Blocks, check_meta: Callable[[bytes], dict[str, Any]]) -> tuple[dict[str, Extent], dict[str, Any]]:
+    root = read_header(blocks, blocks.superblock(), "the root group")
+    found = links(blocks, root, MAX_OBJECTS)
+    if "meta" not in found:
         raise StoreError("no object 'meta' in it; not a file of this format")
-    extents = {"meta": _dataset(root, "meta", source)}
+    extents = {"meta": _dataset(blocks, "meta", _object(blocks, "meta", found.pop("meta")))}
     if extents["meta"].type != "u1":
         raise StoreError(f"'meta' must be bytes, got {extents['meta'].type}")
-    meta = check_meta(_read(source, extents["meta"]))
-    for name in _links(root, MAX_OBJECTS):
+    meta = check_meta(_read(blocks.source, extents["meta"]))
+    if root.has_attributes:
+        raise StoreError("attributes are not allowed")
+    for name, address in found.items():
+        header = _object(blocks, name, address)
         if name == ACTS:
-            extents |= _acts(root, source)
-        elif name != "meta":
-            extents[name] = _dataset(root, name, source)
+            extents |= _acts(blocks, header)
+        else:
+            extents[name] = _dataset(blocks, name, header)
     return extents, meta
 
 
-def _check_superblock(source: Source) -> bytes:
-    head = source.read(0, 48)
-    if len(head) < 48 or head[:8] != _SIGNATURE:
-        raise StoreError("not an HDF5 file (no signature at byte 0)")
-    if head[8] not in (2, 3) or head[9:11] != b"\x08\x08":
-        raise StoreError(f"superblock version 2 or 3 expected, got {head[8]}")
-    base, extension, end = struct.unpack("<QQQ", head[12:36])
-    if base != 0 or extension != _UNDEFINED:
-        raise StoreError("the superblock has a base address or an extension; neither is allowed")
-    if end != source.size:
-        raise StoreError(f"{end} bytes expected, got {source.size}")
-    return head
-
-
-def shown(name: str) -> str:
-    """A name from a file, short enough for one line."""
-    return repr(shorten(name, 60))
-
-
-def _links(group: Any, limit: int) -> list[str]:
-    count = group.get_num_objs()
-    if count > limit:
-        raise StoreError(f"{count} objects in one group, at most {limit} allowed")
-    if h5a.get_num_attrs(group):
-        raise StoreError("attributes are not allowed")
-    found: list[tuple[bytes, int]] = []
-    group.links.iterate(lambda name, info: found.append((bytes(name), info.type)), info=True)
-    names = []
-    for name, kind in found:
-        text = name.decode("ascii", "replace")
-        if kind != h5l.TYPE_HARD:
-            raise StoreError(f"{shown(text)} is not a hard link")
-        names.append(text)
-    return names
-
-
-def _acts(root: Any, source: Source) -> dict[str, Extent]:
-    if h5o.get_info(root, ACTS.encode()).type != h5o.TYPE_GROUP:
-        raise StoreError(f"{ACTS} must be a group")
-    group = h5g.open(root, ACTS.encode())
-    names = _links(group, MAX_LAYERS)
-    expected = [act_name(i) for i in range(len(names))]
-    if sorted(f"{ACTS}/{name}" for name in names) != expected:
-        raise StoreError(
-            f"{ACTS} must hold datasets named 0000, 0001, ..., got {[shorten(n, 60) for n in sorted(names)[:5]]}"
-        )
-    return {f"{ACTS}/{name}": _dataset(group, name, source) for name in names}
-
-
-def _dataset(group: Any, name: str, source: Source) -> Extent:
-    link = name.encode()
-    if group.links.get_info(link).type != h5l.TYPE_HARD:
+def _object(blocks: Blocks, name: str, address: int | None) -> Header:
+    if address is None:
         raise StoreError(f"{shown(name)} is not a hard link")
-    if h5o.get_info(group, link).type != h5o.TYPE_DATASET:
+    return read_header(blocks, address, shown(name))
+
+
+def _acts(blocks: Blocks, group: Header) -> dict[str, Extent]:
+    if not group.is_group:
+        raise StoreError(f"{ACTS} must be a group")
+    if group.has_attributes:
+        raise StoreError("attributes are not allowed")
+    found = links(blocks, group, MAX_LAYERS)
+    expected = [act_name(i) for i in range(len(found))]
+    if sorted(f"{ACTS}/{name}" for name in found) != expected:
+        raise StoreError(
+            f"{ACTS} must hold datasets named 0000, 0001, ..., got {[shorten(n, 60) for n in sorted(found)[:5]]}"
+        )
+    return {f"{ACTS}/{name}": _dataset(blocks, name, _object(blocks, name, found[name])) for name in sorted(found)}
+
+
+def _dataset(blocks: Blocks, name: str, header: Header) -> Extent:
+    if header.is_group or not header.is_dataset:
         raise StoreError(f"{shown(name)} is not a dataset")
-    dataset = h5d.open(group, link)
-    if h5a.get_num_attrs(dataset):
+    if header.has_attributes:
         raise StoreError(f"{shown(name)} has attributes; none are allowed")
-    creation = dataset.get_create_plist()
-    if creation.get_layout() != h5d.CONTIGUOUS:
+    layout = header.one(LAYOUT)
+    version, kind = layout.number(1), layout.number(1)
+    if version not in (3, 4) or kind != 1:
         raise StoreError(f"{shown(name)} is not contiguous")
-    if creation.get_external_count() or creation.get_nfilters():
+    if EXTERNAL in header.messages or FILTERS in header.messages:
         raise StoreError(f"{shown(name)} has external storage or filters; neither is allowed")
-    kind = dataset.get_type()
-    if kind.get_class() not in (h5t.INTEGER, h5t.FLOAT) or kind.committed():
-        raise StoreError(f"{shown(name)} has an element type that is not allowed")
-    known = next((key for key, value in TYPES.items() if kind.equal(value)), None)
-    if known is None:
-        raise StoreError(f"{shown(name)} has an element type that is not allowed")
-    space = dataset.get_space()
-    if space.get_simple_extent_type() != h5s.SIMPLE:
-        raise StoreError(f"{shown(name)} has no simple shape")
-    shape = space.get_simple_extent_dims()
-    if space.get_simple_extent_dims(maxdims=True) != shape:
-        raise StoreError(f"{shown(name)} is resizable")
-    extent = Extent(dataset.get_offset() or 0, tuple(int(n) for n in shape), known)
-    if extent.nbytes and not 48 <= extent.offset <= source.size - extent.nbytes:
-        raise StoreError(f"{shown(name)} {extent.shape} does not fit into the file's {source.size} bytes")
+    offset, stored = layout.number(8), layout.number(8)
+    element = _type(name, header)
+    extent = Extent(0 if offset == UNDEFINED else offset, _shape(name, header.one(DATASPACE)), element)
+    if extent.nbytes and not 48 <= extent.offset <= blocks.source.size - extent.nbytes:
+        raise StoreError(f"{shown(name)} {extent.shape} does not fit into the file's {blocks.source.size} bytes")
+    if extent.nbytes and stored != extent.nbytes:
+        raise StoreError(f"{shown(name)} {extent.shape} has {extent.nbytes} bytes, its record says {stored}")
     return extent
 
 
-def _check_disjoint(extents: Mapping[str, Extent]) -> None:
+def _type(name: str, header: Header) -> str:
+    """The element type, by comparison with the whole list: a description of the same bytes."""
+    found = None
+    if not header.shared(DATATYPE):  # shared: a committed type, in an object of its own
+        data = header.one(DATATYPE).data
+        found = _ENCODED.get((data[0] & 15, data[1:])) if data and data[0] >> 4 in (1, 2, 3) else None
+    if found is None:
+        raise StoreError(f"{shown(name)} has an element type that is not allowed")
+    return found
+
+
+def _shape(name: str, space: Fields) -> tuple[int, ...]:
+    space.expect(1, 2, name="version of the shape")
+    rank, limited, kind = space.number(1), space.expect(1, 0, 1, name="flags of the shape"), space.number(1)
+    if kind != 1:
+        raise StoreError(f"{shown(name)} has no simple shape")
+    shape = tuple(space.number(8) for _ in range(rank))
+    if limited and shape != tuple(space.number(8) for _ in range(rank)):
+        raise StoreError(f"{shown(name)} is resizable")
+    # Without elements no size of the file holds the other lengths down, and numpy has limits of its own.
+    if rank > _MAX_RANK or math.prod(max(n, 1) for n in shape) > _MAX_ELEMENTS:
+        raise StoreError(f"{shown(name)} has a shape that no array can have")
+    return shape
+
+
+def _check_disjoint(blocks: Blocks, extents: Mapping[str, Extent]) -> None:
+    """No two arrays share bytes, nor does an array with what describes it."""
+    spans = [(e.offset, e.offset + e.nbytes, shown(name)) for name, e in extents.items() if e.nbytes]
+    spans += [(start, end, "the file's own index") for start, end in blocks.spans()]
     end, last = 0, ""
-    for name, extent in sorted(extents.items(), key=lambda item: item[1].offset):
-        if not extent.nbytes:
-            continue
-        if extent.offset < end:
-            raise StoreError(f"{shown(name)} and {shown(last)} overlap")
-        end, last = extent.offset + extent.nbytes, name
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    for start, stop, name in sorted(spans):
+        if start < end:
+            raise StoreError(f"{name} and {last} overlap")
+        end, last = stop, name

@@ -6,7 +6,10 @@ checked, unknown fields are ignored.
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
@@ -15,9 +18,11 @@ import xxhash
 
 from infoplane.core.errors import StoreError
 from infoplane.core.records import Layer
+from infoplane.core.text import shorten
 from infoplane.store.layout import (
     ARRAY_DTYPES,
     FORMAT_VERSION,
+    MAX_FILE_BYTES,
     MAX_LAYERS,
     MAX_PARTS,
     MAX_RANKS,
@@ -53,17 +58,26 @@ def load_sealed(data: bytes) -> dict[str, Any]:
 
 
 def load_json(data: bytes) -> dict[str, Any]:
-    """A JSON object, strictly: UTF-8, no NaN. Raises StoreError."""
+    """A JSON object, strictly: UTF-8, no NaN, no key twice. Raises StoreError."""
 
     def refuse(token: str) -> Any:
         raise ValueError(f"{token} is not JSON")
 
     try:
-        out = json.loads(data.decode("utf-8"), parse_constant=refuse)
+        out = json.loads(data.decode("utf-8"), parse_constant=refuse, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"not valid JSON: {error}") from error
     if not isinstance(out, dict):
         raise StoreError(f"a JSON object expected, got {type(out).__name__}")
+    return out
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, which must name each key once: readers of JSON differ in which of two they take."""
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        twice = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
+        raise ValueError(f"the key {shorten(twice, 40)!r} is there twice")
     return out
 
 
@@ -237,6 +251,8 @@ class ManifestEntry:
         steps = get(raw, "steps", list)
         if not steps or not all(type(s) is int and 0 <= s <= MAX_STEP for s in steps):
             raise StoreError("field 'steps' must be a list of integers")
+        if any(b <= a for a, b in itertools.pairwise(steps)):
+            raise StoreError("field 'steps' must ascend")
         return cls(
             name=name,
             size=get_int(raw, "bytes", 1),
@@ -307,6 +323,6 @@ def load_layers(raw: list[Any]) -> tuple[Layer, ...]:
     for layer in layers:
         if layer.dtype not in ARRAY_DTYPES:
             raise StoreError(f"layer {layer.key!r:.80} has the unknown dtype {layer.dtype!r:.40}")
-        if any(n < 0 for n in layer.unit_shape):
+        if any(n < 0 for n in layer.unit_shape) or math.prod(max(n, 1) for n in layer.unit_shape) > MAX_FILE_BYTES:
             raise StoreError(f"layer {layer.key!r:.80} has the shape {layer.unit_shape}")
     return layers

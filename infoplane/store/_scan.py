@@ -12,11 +12,12 @@ from infoplane.core.errors import StoreError
 from infoplane.core.records import Probe
 from infoplane.core.text import printable
 from infoplane.store import _files
+from infoplane.store._manifest import read_manifest
 from infoplane.store._records import ManifestEntry, RunRecord, SessionRecord
 from infoplane.store._shard import Shard, decode_probe, decode_shard
 from infoplane.store.layout import (
+    MAX_FILE_BYTES,
     MAX_INDEX_BYTES,
-    MAX_MANIFEST_BYTES,
     PROBE_FILE,
     RUN_FILE,
     SESSIONS_DIR,
@@ -29,6 +30,8 @@ from infoplane.store.layout import (
 )
 
 T = TypeVar("T")
+
+_NAMED = 100
 
 
 @dataclass(frozen=True)
@@ -130,17 +133,13 @@ class Scan:
             if parse_manifest_file(name) is None:
                 continue
             try:
-                lines = _files.read_file(self.path / name, MAX_MANIFEST_BYTES).split(b"\n")
+                found = read_manifest(self.path / name)
             except (OSError, StoreError) as error:
                 self.complain(name, f"{error}; the shards are read without it")
                 continue
-            for number, line in enumerate(lines[:-1], 1):  # a last line without its end was cut by a kill
-                try:
-                    if line:
-                        entry = ManifestEntry.parse(line)
-                        out[entry.name] = entry
-                except StoreError as error:
-                    self.complain(name, f"line {number}: {error}; the shards are read without it")
+            out |= found.entries
+            for what in found.complaints:
+                self.complain(name, what)
         return out
 
     def _load_shards(self) -> list[Shard]:
@@ -158,15 +157,25 @@ class Scan:
                 out.append(self._load_shard(parsed, entry))
             except (OSError, StoreError) as error:
                 self.complain(file, error, entry.steps if entry else sorted({parsed.first, parsed.last}))
-        for name, entry in self.manifest.items():
-            if name not in found:
-                self.complain(f"{SHARDS_DIR}/{name}", "missing, though the manifest lists it", entry.steps)
+        self._complain_of_missing([entry for name, entry in self.manifest.items() if name not in found])
         return out
+
+    def _complain_of_missing(self, gone: list[ManifestEntry]) -> None:
+        """Each by name, but not for ever: a manifest can list a million shards that never were."""
+        what = "missing, though the manifest lists it"
+        for entry in gone[:_NAMED]:
+            self.complain(f"{SHARDS_DIR}/{entry.name}", what, entry.steps)
+        rest = gone[_NAMED:]
+        if rest:
+            steps = sorted({step for entry in rest for step in entry.steps})
+            self.complain(SHARDS_DIR, f"{len(rest)} more shards: {what}", steps)
 
     def _load_shard(self, name: ShardName, entry: ManifestEntry | None) -> Shard:
         fd = _files.open_regular(self.path / SHARDS_DIR / str(name))
         try:
             source = _files.PagedFile(fd, MAX_INDEX_BYTES)
+            if source.size > MAX_FILE_BYTES:
+                raise StoreError(f"{source.size} bytes, a shard has at most {MAX_FILE_BYTES}")
             if entry is not None and source.size != entry.size:
                 raise StoreError(f"{entry.size} bytes expected, got {source.size}")
             shard = decode_shard(source, name)
@@ -176,6 +185,8 @@ class Scan:
             raise StoreError(f"it belongs to run {shard.meta.run_id:.40}, this is run {self.record.run_id:.40}")
         if int(shard.rows.max()) > self.probe.samples:
             raise StoreError(f"row {int(shard.rows.max()) - 1}, but the probe has {self.probe.samples}")
+        if len(shard.rows) > self.probe.samples or shard.samples > self.probe.samples:
+            raise StoreError(f"it lists more rows than the {self.probe.samples} of the probe")
         return shard
 
     def _names(self, directory: str) -> list[str]:

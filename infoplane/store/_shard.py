@@ -275,6 +275,8 @@ def encode_probe(probe: Probe, run_id: str) -> tuple[Iterator[memoryview], int]:
 def decode_probe(fd: int, run_id: str) -> tuple[Probe, str]:
     """The probe and its digest. Raises StoreError with the reason."""
     source = _files.PagedFile(fd, MAX_PROBE_FILE_BYTES)
+    if source.size > MAX_PROBE_FILE_BYTES:
+        raise StoreError(f"{source.size} bytes, at most {MAX_PROBE_FILE_BYTES} expected")
     extents, raw = _h5.parse(source, lambda text: _load_meta(text, "probe.h5"))
     if raw.get("kind") != "probe" or raw.get("run_id") != run_id:
         raise StoreError(f"it is not the probe of run {printable(run_id)[:40]}")
@@ -286,6 +288,8 @@ def decode_probe(fd: int, run_id: str) -> tuple[Probe, str]:
     expected = None if raw.get("inputs_digest") is None else get_hex(raw, "inputs_digest", 32)
     inputs = None
     if INPUTS in extents:
+        if extents[INPUTS].nbytes > MAX_INPUT_BYTES:
+            raise StoreError(f"inputs of {extents[INPUTS].nbytes} bytes, at most {MAX_INPUT_BYTES} are kept")
         inputs = read_array(fd, extents[INPUTS])
     probe = Probe(
         sample_ids=arrays["sample_ids"],

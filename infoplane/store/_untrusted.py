@@ -21,8 +21,8 @@ class UntrustedReader(LimitedCalls):
     """Reads runs of strangers, each in a child process of its own with limits on memory and time.
 
     For many runs: the libraries are loaded once, a run then costs a few milliseconds more than in this
-    process. What a file does to its child, the next one does not see. It is no sandbox: a file that made
-    the HDF5 library run code of its own would have the rights of the user.
+    process. What a file does to its child, the next one does not see. It is no sandbox: what a
+    file made its child do would be done with the rights of the user.
 
     Without `limits` the time that is allowed grows with the size of the run.
 

@@ -32,7 +32,12 @@ MAX_INPUT_BYTES = 256 * MIB
 
 MAX_PROBE_FILE_BYTES = 1 << 32
 MAX_JSON_BYTES = 64 * MIB
-MAX_MANIFEST_BYTES = 1 << 30
+MAX_MANIFEST_BYTES = 128 * MIB
+MAX_MANIFEST_LINE = 8 * MIB
+MAX_MANIFEST_LINES = 1_000_000
+MAX_MANIFEST_DAMAGE = 1000
+"""Damaged or empty lines after which a manifest is read no further: the shards say the same again."""
+
 MAX_INDEX_BYTES = 256 * MIB
 MAX_LAYERS = 10_000
 MAX_RANKS = 1000

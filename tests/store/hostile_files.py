@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import shutil
 import struct
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from test_hostile import BAD, INDEXES, OBJECTS, arrays_of, rebuild
 
 from infoplane.core import StoreError
 from infoplane.results._files import digest as table_digest
+from infoplane.store import _h5
+from infoplane.store._objects import Blocks
 from infoplane.store._records import load_sealed, seal_json
 from infoplane.store._shard import decode_probe
 from infoplane.store.layout import PROBE_INDEX, SHARD_INDEX, digest
@@ -38,6 +41,9 @@ def corpus(trap: Path) -> Iterator[Change]:
     for case in [*OBJECTS, *INDEXES]:
         change, after = INDEXES.get(case, (None,))[0], OBJECTS.get(case, (None,))[0]
         yield "corpus", SHARD, lambda path, c=change, a=after: rebuild(path, c, a)
+    for damage in OLD_TREES:
+        for name in (SHARD, "probe.h5"):
+            yield "corpus", name, lambda path, d=damage: old_tree(path, d)
     for name in FILES[:5]:
         yield "corpus", name, lambda path: replace_by(path, lambda: path.symlink_to(trap))
         yield "corpus", name, lambda path: replace_by(path, lambda: path.symlink_to("/dev/zero"))
@@ -204,43 +210,107 @@ def other_array(array: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return array
 
 
+def changed_blocks(good: bytes, blocks: list[tuple[bytes, int, int]], random: np.random.Generator) -> bytes:
+    """One to three places of one block with other bits, bytes, pieces or addresses of other blocks."""
+    data = bytearray(good)
+    kind, start, stop = blocks[int(random.integers(len(blocks)))]
+    for _ in range(int(random.integers(1, 4))):
+        at = int(random.integers(start, stop))
+        choice = random.random()
+        _, other, end = blocks[int(random.integers(len(blocks)))]
+        if choice < 0.35:
+            data[at] ^= 1 << int(random.integers(8))
+        elif choice < 0.7:
+            data[at] = int(random.choice([0, 1, 2, 3, 4, 8, 16, 127, 128, 254, 255, random.integers(256)]))
+        elif choice < 0.85:
+            at = min(at, stop - 8)
+            data[at : at + 8] = struct.pack("<Q", other)
+        else:
+            source = int(random.integers(other, end))
+            n = min(int(random.integers(1, 24)), end - source, stop - at)
+            data[at : at + n] = good[source : source + n]
+    fit(data, kind, start, stop)
+    return bytes(data)
+
+
+def old_tree(path: Path, damage: str) -> None:
+    """The arrays of a file again as HDF5 1.6 would store them, below a superblock of version 2 with a fitting checksum.
+
+    Groups are symbol tables: a B-tree of version 1 (TREE) over nodes of names (SNOD) and a heap of text (HEAP), none
+    of it with checksums. `damage` names what is done to them.
+    """
+    arrays = arrays_of_any(path)
+    path.unlink()
+    with h5py.File(path, "w", libver=("earliest", "v108")) as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array)
+    data = bytearray(path.read_bytes())
+    (root,) = struct.unpack_from("<Q", data, 64)  # of the root group's header, in its symbol table entry
+    place = {kind: [m.start() for m in re.finditer(kind, data)] for kind in (b"TREE", b"SNOD", b"HEAP")}
+    if damage == "tree within itself":
+        for tree in place[b"TREE"]:
+            data[tree + 5] = 1  # a level higher: its children are trees, of which it is one itself
+            struct.pack_into("<Q", data, tree + 32, tree)
+    elif damage == "neighbours in a ring":
+        for tree in place[b"TREE"]:
+            struct.pack_into("<QQ", data, tree + 8, tree, tree)
+    elif damage == "very high tree":
+        for tree in place[b"TREE"]:
+            data[tree + 5] = 255
+    elif damage == "names without end":
+        for heap in place[b"HEAP"]:
+            struct.pack_into("<Q", data, heap + 8, 2**40)
+    elif damage == "many names":
+        for node in place[b"SNOD"]:
+            struct.pack_into("<H", data, node + 6, 0xFFFF)
+    elif damage == "names far away":
+        for node in place[b"SNOD"]:
+            struct.pack_into("<Q", data, node + 8, 2**60)
+    elif damage == "header that goes on in itself":
+        struct.pack_into("<HHBxxxQQ", data, root + 16, 16, 16, 0, root, 2**16)
+    data[:48] = (
+        b"\x89HDF\r\n\x1a\n" + bytes([2, 8, 8, 0]) + struct.pack("<QQQQ", 0, 2**64 - 1, len(data), root) + bytes(4)
+    )
+    data[44:48] = struct.pack("<I", lookup3(bytes(data[:44])))
+    path.write_bytes(data)
+
+
+OLD_TREES = ("none", "tree within itself", "neighbours in a ring", "very high tree", "names without end", "many names",
+             "names far away", "header that goes on in itself")  # fmt: skip
+
+
 def changed_metadata(run: Path, random: np.random.Generator, count: int) -> Iterator[Change]:
     """Bytes of HDF5's own object headers changed and their checksums made to fit, so that the library takes them."""
     originals = {name: (run / name).read_bytes() for name in (SHARD, "probe.h5")}
-    blocks = {name: checksummed(data) for name, data in originals.items()}
+    blocks = {name: blocks_of(data) for name, data in originals.items()}
     for _ in range(count):
         name = SHARD if random.random() < 0.7 else "probe.h5"
-        data = bytearray(originals[name])
-        start, stop = blocks[name][int(random.integers(len(blocks[name])))]
-        for _ in range(int(random.integers(1, 4))):
-            at = int(random.integers(start, stop))
-            kind = random.random()
-            if kind < 0.4:
-                data[at] ^= 1 << int(random.integers(8))
-            elif kind < 0.8:
-                data[at] = int(random.choice([0, 1, 2, 3, 4, 8, 16, 127, 128, 254, 255, random.integers(256)]))
-            else:
-                other, end = blocks[name][int(random.integers(len(blocks[name])))]
-                source = int(random.integers(other, end))
-                n = min(int(random.integers(1, 24)), end - source, stop - at)
-                data[at : at + n] = originals[name][source : source + n]
-        data[stop : stop + 4] = struct.pack("<I", lookup3(bytes(data[start:stop])))
+        data = changed_blocks(originals[name], blocks[name], random)
         yield "metadata", name, lambda path, data=bytes(data): path.write_bytes(data)
 
 
-def checksummed(data: bytes) -> list[tuple[int, int]]:
-    """Where the superblock and the object headers (version 2) lie, each followed by its checksum."""
-    found = [(0, 44)]
-    at = data.find(b"OHDR")
-    while at >= 0:
-        flags = data[at + 5]
-        head = at + 6 + (16 if flags & 32 else 0) + (4 if flags & 16 else 0)
-        width = 1 << (flags & 3)
-        stop = head + width + int.from_bytes(data[head : head + width], "little")
-        if stop + 4 <= len(data) and data[stop : stop + 4] == struct.pack("<I", lookup3(data[at:stop])):
-            found.append((at, stop))
-        at = data.find(b"OHDR", at + 4)
-    return found
+def blocks_of(data: bytes) -> list[tuple[bytes, int, int]]:
+    """(kind, first byte, end) of the superblock and of every block that describes the file."""
+    blocks = Blocks(Held(data))
+    _h5._walk(blocks, lambda text: {})
+    return [(block[:4], at, at + len(block)) for at, block in blocks.trace]
+
+
+def fit(data: bytearray, kind: bytes, start: int, stop: int) -> None:
+    """Write the checksum that belongs to a block: at its end, in the blocks of a heap behind the head."""
+    at = start + 17 if kind == b"FHDB" else stop - 4
+    block = data[start:at] + (bytes(4) + data[at + 4 : stop] if kind == b"FHDB" else b"")
+    data[at : at + 4] = struct.pack("<I", lookup3(bytes(block)))
+
+
+class Held:
+    """Bytes as a source of the parser."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.size = data, len(data)
+
+    def read(self, offset: int, n: int) -> bytes:
+        return self.data[offset : offset + n]
 
 
 def lookup3(data: bytes) -> int:

@@ -1,0 +1,256 @@
+"""HDF5's own objects, decoded here in Python: superblock, object headers, their messages, their checksums.
+
+A file from somewhere is never handed to the HDF5 library. What it would do with tables, cycles and sizes that
+somebody made up is unknown (crashes and endless loops are known of it); what this module does with them can be
+read below. It knows the few kinds of block that `docs/format.md` allows and refuses every other, by name.
+Layouts follow the "HDF5 File Format Specification Version 3.0", sections II, III.A, III.G and IV.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from infoplane.core.errors import StoreError
+from infoplane.core.text import shorten
+
+UNDEFINED = 2**64 - 1
+"""The address of what is not there."""
+
+MAX_METADATA_BYTES = 16 << 20
+"""Of all blocks of a file together: four times what the largest number of layers needs; bounds the time."""
+
+MAX_BLOCK_BYTES = 1 << 16
+_MAX_CONTINUATIONS = 16
+_SUPERBLOCK = 48
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+NIL, DATASPACE, LINK_INFO, DATATYPE, FILL_VALUE, LINK, EXTERNAL, LAYOUT = 0, 1, 2, 3, 5, 6, 7, 8
+GROUP_INFO, FILTERS, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE, ATTRIBUTE_INFO, LINKS_TO_IT = 10, 11, 12, 16, 17, 21, 22
+_KNOWN = {NIL, DATASPACE, LINK_INFO, DATATYPE, FILL_VALUE, LINK, EXTERNAL, LAYOUT, GROUP_INFO, FILTERS, ATTRIBUTE,
+          CONTINUATION, SYMBOL_TABLE, ATTRIBUTE_INFO, LINKS_TO_IT}  # fmt: skip
+_ONCE = {DATASPACE, LINK_INFO, DATATYPE, LAYOUT, GROUP_INFO}
+_SHARED = 2  # bit of a message's flags: its content lies elsewhere
+
+
+class Source(Protocol):
+    """Random access to the bytes of one file, each of them read at most once."""
+
+    size: int
+
+    def read(self, offset: int, n: int) -> bytes: ...
+
+
+def checksum(data: bytes) -> int:
+    """Of every block: `hashlittle` of Jenkins's lookup3 (2006, public domain), started at 0."""
+    m = 0xFFFFFFFF
+    a = b = c = (0xDEADBEEF + len(data)) & m
+    tail = (len(data) - 1) // 12 * 3 if data else 0  # words that are mixed before the last 1 to 12 bytes
+    words: tuple[int, ...] = struct.unpack(f"<{tail + 3}I", data.ljust((tail + 3) * 4, b"\0"))
+    for i in range(0, tail, 3):
+        a, b, c = (a + words[i]) & m, (b + words[i + 1]) & m, (c + words[i + 2]) & m
+        a = ((a - c) & m) ^ (c << 4 & m | c >> 28)
+        c = (c + b) & m
+        b = ((b - a) & m) ^ (a << 6 & m | a >> 26)
+        a = (a + c) & m
+        c = ((c - b) & m) ^ (b << 8 & m | b >> 24)
+        b = (b + a) & m
+        a = ((a - c) & m) ^ (c << 16 & m | c >> 16)
+        c = (c + b) & m
+        b = ((b - a) & m) ^ (a << 19 & m | a >> 13)
+        a = (a + c) & m
+        c = ((c - b) & m) ^ (b << 4 & m | b >> 28)
+        b = (b + a) & m
+    if not data:
+        return c
+    a, b, c = (a + words[tail]) & m, (b + words[tail + 1]) & m, (c + words[tail + 2]) & m
+    c = ((c ^ b) - (b << 14 & m | b >> 18)) & m
+    a = ((a ^ c) - (c << 11 & m | c >> 21)) & m
+    b = ((b ^ a) - (a << 25 & m | a >> 7)) & m
+    c = ((c ^ b) - (b << 16 & m | b >> 16)) & m
+    a = ((a ^ c) - (c << 4 & m | c >> 28)) & m
+    b = ((b ^ a) - (a << 14 & m | a >> 18)) & m
+    return ((c ^ b) - (b << 24 & m | b >> 8)) & m
+
+
+def shown(name: str) -> str:
+    """A name from a file, short enough for one line."""
+    return repr(shorten(name, 60))
+
+
+class Fields:
+    """Numbers one after the other in a block; what runs over its end is an error, never a guess."""
+
+    def __init__(self, data: bytes, what: str, at: int = 0) -> None:
+        self.data, self.what, self.at = data, what, at
+
+    def take(self, n: int) -> bytes:
+        if self.at + n > len(self.data):
+            raise StoreError(f"{self.what} is cut short")
+        self.at += n
+        return self.data[self.at - n : self.at]
+
+    def number(self, n: int) -> int:
+        return int.from_bytes(self.take(n), "little")
+
+    def expect(self, n: int, *allowed: int, name: str) -> int:
+        """A number that must be one of a few."""
+        found = self.number(n)
+        if found not in allowed:
+            raise StoreError(f"{self.what}: {name} {' or '.join(map(str, allowed))} expected, got {found}")
+        return found
+
+    @property
+    def left(self) -> int:
+        return len(self.data) - self.at
+
+
+class Blocks:
+    """The blocks of one file. Each is read once, lies within the file, and all together are bounded."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.trace: list[tuple[int, bytes]] = []
+        self._starts: set[int] = set()
+        self._room = MAX_METADATA_BYTES
+
+    def peek(self, offset: int, n: int) -> bytes:
+        """The first bytes of a block whose length they tell."""
+        return self.source.read(offset, n) if offset < self.source.size else b""
+
+    def read(self, offset: int, n: int, what: str, *, head: bytes = b"") -> bytes:
+        """A whole block that begins with `head`, without the checksum at its end, which has been compared."""
+        if offset in self._starts:
+            raise StoreError(f"{what} is reached twice: more than one link to it, or a circle")
+        if not _SUPERBLOCK <= offset <= self.source.size - n:
+            raise StoreError(f"{what} does not lie within the file's {self.source.size} bytes")
+        self._room -= n
+        if n > MAX_BLOCK_BYTES or self._room < 0:
+            raise StoreError(f"{what} is larger than anything that the format needs")
+        data = self.source.read(offset, n)
+        if not data.startswith(head):
+            raise StoreError(f"{what} expected at byte {offset}, found something else")
+        self._starts.add(offset)
+        self.trace.append((offset, data))
+        return data
+
+    def checked(self, offset: int, n: int, what: str, *, head: bytes) -> bytes:
+        """A block that ends with its checksum, without these four bytes."""
+        data = self.read(offset, n, what, head=head)
+        verify(data[:-4], data[-4:], what)
+        return data[:-4]
+
+    def superblock(self) -> int:
+        """The address of the root group's header."""
+        data = self.source.read(0, _SUPERBLOCK)
+        if len(data) < _SUPERBLOCK or data[:8] != _SIGNATURE:
+            raise StoreError("not an HDF5 file (no signature at byte 0)")
+        if data[8] not in (2, 3) or data[9:11] != b"\x08\x08":
+            raise StoreError(f"superblock version 2 or 3 expected, got {data[8]}")
+        verify(data[:-4], data[-4:], "the superblock")
+        base, extension, end, root = struct.unpack("<QQQQ", data[12:44])
+        if base != 0 or extension != UNDEFINED:
+            raise StoreError("the superblock has a base address or an extension; neither is allowed")
+        if data[11] != 0:
+            raise StoreError("the file was not closed by the program that wrote it")
+        if end != self.source.size:
+            raise StoreError(f"{end} bytes expected, got {self.source.size}")
+        self.trace.append((0, data))
+        return int(root)
+
+    def spans(self) -> list[tuple[int, int]]:
+        """(first byte, end) of everything that was read."""
+        return [(offset, offset + len(data)) for offset, data in self.trace]
+
+
+def verify(data: bytes, stored: bytes, what: str) -> None:
+    if checksum(data).to_bytes(4, "little") != stored:
+        raise StoreError(f"{what} does not match its checksum; the file was altered")
+
+
+@dataclass(frozen=True)
+class Message:
+    flags: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Header:
+    """The messages of one object, by kind."""
+
+    what: str
+    messages: Mapping[int, list[Message]]
+
+    def one(self, kind: int) -> Fields:
+        """The content of a message that there is once, and here."""
+        (message,) = self.messages[kind]
+        if message.flags & _SHARED:
+            raise StoreError(f"{self.what} shares its description with another object; that is not allowed")
+        return Fields(message.data, self.what)
+
+    def shared(self, kind: int) -> bool:
+        return any(message.flags & _SHARED for message in self.messages.get(kind, ()))
+
+    @property
+    def is_group(self) -> bool:
+        return any(kind in self.messages for kind in (LINK_INFO, LINK, GROUP_INFO, SYMBOL_TABLE))
+
+    @property
+    def is_dataset(self) -> bool:
+        return all(kind in self.messages for kind in (DATASPACE, DATATYPE, LAYOUT))
+
+    @property
+    def has_attributes(self) -> bool:
+        """Attributes in the header, or a heap for many of them."""
+        for message in self.messages.get(ATTRIBUTE_INFO, ()):
+            fields = Fields(message.data, self.what)
+            fields.expect(1, 0, name="version of the attribute info")
+            fields.take(2 if fields.expect(1, 0, 1, 2, 3, name="flags of the attribute info") & 1 else 0)
+            if fields.number(8) != UNDEFINED:
+                return True
+        return ATTRIBUTE in self.messages
+
+
+def read_header(blocks: Blocks, address: int, what: str) -> Header:
+    """An object header of version 2 with its continuations."""
+    what = f"the header of {what}"
+    start = Fields(blocks.peek(address, 34), what)
+    if start.take(4) != b"OHDR":
+        raise StoreError(f"{what} is not one of version 2 (with a checksum), the only one allowed")
+    start.expect(1, 2, name="version")
+    flags = start.number(1)
+    if flags & 0xC0:
+        raise StoreError(f"{what} has the unknown flags {flags:#x}")
+    start.take((16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0))  # times, limits of attributes
+    size = start.number(1 << (flags & 3))
+    data = blocks.checked(address, start.at + size + 4, what, head=b"OHDR")
+    messages: dict[int, list[Message]] = {}
+    chunks = [data[start.at :]]
+    for chunk in chunks:  # grows by the continuations that are found
+        for kind, message in _messages(chunk, what, tracked=bool(flags & 4)):
+            if kind != CONTINUATION:
+                messages.setdefault(kind, []).append(message)
+                continue
+            if len(chunks) > _MAX_CONTINUATIONS:
+                raise StoreError(f"{what} has more than {_MAX_CONTINUATIONS} continuations")
+            place = Fields(message.data, what)
+            chunks.append(
+                blocks.checked(place.number(8), place.number(8), f"a continuation of {what}", head=b"OCHK")[4:]
+            )
+    for kind in _ONCE & messages.keys():
+        if len(messages[kind]) > 1:
+            raise StoreError(f"{what} has {len(messages[kind])} messages of kind {kind}, one allowed")
+    return Header(what.removeprefix("the header of "), messages)
+
+
+def _messages(chunk: bytes, what: str, *, tracked: bool) -> Iterator[tuple[int, Message]]:
+    """(kind, message) of one chunk. Fewer bytes than the head of a message at its end are a gap."""
+    fields = Fields(chunk, what)
+    while fields.left >= (6 if tracked else 4):
+        kind, size, flags = fields.number(1), fields.number(2), fields.number(1)
+        fields.take(2 if tracked else 0)  # the order of creation, of messages that have one
+        if kind not in _KNOWN:
+            raise StoreError(f"{what} has a message of kind {kind}, which the format does not know")
+        yield kind, Message(flags, fields.take(size))
