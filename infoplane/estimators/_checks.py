@@ -38,6 +38,16 @@ def _blanked(q: Quantity) -> Quantity:
     return dataclasses.replace(q, low=blanked(q.low), high=blanked(q.high))
 
 
+def entropy_of_ids(ids: Tensor) -> Tensor:
+    """H(X) in bits of input ids (N,), () float64: what telling all inputs apart is worth, log2 N for distinct ones.
+
+    An entropy of T at this height says that inputs are told apart; repeated rows must not lift the bar.
+    """
+    p = torch.unique(ids, return_counts=True)[1].double() / len(ids)
+    bits: Tensor = -(p * p.log2()).sum()
+    return bits
+
+
 def with_blanked_intervals(estimate: Estimate) -> Estimate:
     """The method `estimate`, its result through `blank_intervals`; as it is where that has been done."""
     if getattr(estimate, "blanks_intervals", False):

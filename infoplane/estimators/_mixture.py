@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from infoplane.estimators._shuffles import shuffles_of_inputs
+from infoplane.estimators._shuffles import shuffles_of_rows
 
 SATURATED = 0.99
 """Share of its ceiling from which a value says more about the sample than about the layer."""
@@ -66,17 +66,8 @@ class Grouping:
 
 
 def shuffle_labels(y: Tensor, x_ids: Tensor, draws: int, seed: int) -> Tensor:
-    """Labels (N,) under `draws` random permutations, (draws, N).
-
-    Labels move between inputs with the same number of rows where every input has one label, between rows
-    otherwise.
-    """
-    inputs = int(x_ids.max()) + 1
-    of_input = torch.zeros(inputs, dtype=y.dtype, device=y.device).scatter_(0, x_ids, y)
-    if bool((of_input[x_ids] == y).all()):
-        return of_input[shuffles_of_inputs(torch.bincount(x_ids), draws, seed)][:, x_ids]
-    generator = torch.Generator().manual_seed(seed)
-    return y[torch.stack([torch.randperm(len(y), generator=generator) for _ in range(draws)]).to(y.device)]
+    """Labels (N,) under `draws` random permutations between inputs, (draws, N); those of one input move together."""
+    return y[shuffles_of_rows(x_ids, draws, seed)]
 
 
 class NullColumns:

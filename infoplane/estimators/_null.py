@@ -16,7 +16,7 @@ from torch import Tensor
 
 from infoplane.estimators._counts import Group, Labels
 from infoplane.estimators._runs import Runs, find_runs, lookup, segment_sums, sort_rows, weigh
-from infoplane.estimators._shuffles import shuffles_of_inputs
+from infoplane.estimators._shuffles import shuffles_of_rows
 
 _TABLE_BYTES = 40 * 2**20
 _TABLE_CLASSES = 16
@@ -47,14 +47,14 @@ def _running_counts(class_counts: tuple[int, ...], draws: int, seed: int, device
 class ShuffledLabels:
     """Sums of c log2 c over n(t, y) for `draws` shuffles of the labels.
 
-    Labels are shuffled between inputs with the same number of rows where every input has one label (duplicates,
-    repeated noisy passes), between rows otherwise.
+    Labels are shuffled between inputs with the same number of rows, those of all rows of an input (duplicates,
+    repeated noisy passes) together.
     """
 
     def __init__(self, labels: Labels, draws: int, seed: int, table: Tensor) -> None:
         self.labels, self.draws, self.table = labels, draws, table
         device = labels.y.device
-        self.by_input = not labels.distinct and labels.label_of_input is not None
+        self.by_input = not labels.distinct
         self.running: Tensor | None = None
         size = 4 * (labels.samples + 1) * draws * (labels.classes - 1)
         if labels.classes == 1:
@@ -63,9 +63,8 @@ class ShuffledLabels:
             counts = tuple(labels.class_counts.tolist())
             self.running = _running_counts(counts, draws, seed, device)
             return
-        if labels.label_of_input is not None:
-            shuffles = shuffles_of_inputs(torch.bincount(labels.x_ids), draws, seed)
-            self.drawn = labels.label_of_input[shuffles]  # (draws, inputs)
+        if self.by_input:
+            self.drawn = labels.y[shuffles_of_rows(labels.x_ids, draws, seed)]  # (draws, samples)
             return
         source = torch.arange(labels.classes, device=device).repeat_interleave(labels.class_counts)
         self.drawn = source[_shuffles(len(source), draws, seed).to(device)]  # (draws, samples)
@@ -121,10 +120,9 @@ class ShuffledLabels:
     def _by_sorting_inputs(self, group: Group) -> Tensor:
         assert group.ids is not None
         assert group.order is not None
-        input_of_row = self.labels.x_ids[group.order]
         out = []
         for drawn in self.drawn:
-            joint = group.ids * self.labels.classes + drawn[input_of_row]
+            joint = group.ids * self.labels.classes + drawn[group.order]
             out.append(weigh(find_runs(sort_rows(joint)).tensors(), self.table))
         return torch.stack(out, dim=1)
 

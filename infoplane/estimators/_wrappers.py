@@ -19,7 +19,7 @@ from torch import Tensor
 from infoplane.estimators._mixture import interval_95
 from infoplane.estimators._protocol import Blocks, Estimator, Quantity
 from infoplane.estimators._registry import build_named, parse, register_wrapper
-from infoplane.estimators._shuffles import shuffles_of_inputs
+from infoplane.estimators._shuffles import shuffles_of_rows
 
 DEPENDENCE = "(T;Y)"
 _ANY_TARGET = frozenset({"discrete", "continuous"})
@@ -69,8 +69,8 @@ class PermutationNull(_Wrapper):
     the null would make 0 of full information. With few draws the points are rough: 20 shuffles give about
     their extremes.
 
-    Labels move between inputs with the same number of rows where every input has one label (duplicates, repeated
-    noisy passes), between rows otherwise. What `prepare` finds is found with the true labels. Costs `draws`
+    Labels move between inputs with the same number of rows, those of all rows of an input (duplicates, repeated noisy
+    passes) together. What `prepare` finds is found with the true labels. Costs `draws`
     further estimates.
 
     Parameters
@@ -262,11 +262,6 @@ def without_null(estimator: Any) -> Any:
 
 
 def shuffled_targets(y: Tensor, x_ids: Tensor | None, draws: int, seed: int) -> list[Tensor]:
-    """`draws` shuffles of the labels or targets (N, ...): between inputs where each has one, else between rows."""
-    if x_ids is not None:
-        back, counts = torch.unique(x_ids.to(y.device), return_inverse=True, return_counts=True)[1:]
-        first = torch.full_like(counts, len(y)).scatter_reduce_(0, back, torch.arange(len(y), device=y.device), "amin")
-        if bool((y[first][back] == y).all()):
-            return [y[first[order]][back] for order in shuffles_of_inputs(counts, draws, seed)]
-    generator = torch.Generator().manual_seed(seed)
-    return [y[torch.randperm(len(y), generator=generator).to(y.device)] for _ in range(draws)]
+    """`draws` shuffles of the labels or targets (N, ...) between inputs: the rows of one input move together."""
+    ids = torch.arange(len(y)) if x_ids is None else torch.unique(x_ids, return_inverse=True)[1]
+    return [y[rows] for rows in shuffles_of_rows(ids.to(y.device), draws, seed)]

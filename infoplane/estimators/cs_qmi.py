@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from infoplane.estimators._checks import entropy_of_ids
 from infoplane.estimators._gram import (
     Distances,
     WidthRule,
@@ -107,7 +108,7 @@ class CauchySchwarz:
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
         """Estimate CS-QMI of `t` (S, N, U) with `y` and, where given, `x` (N, F)."""
-        t, y, _ = check_inputs(t, y, x_ids, targets=self.targets, name=self.name)
+        t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name)
         x = None if x is None else input_features(x, t)
         ready = self
         if self.sigma == "median" and self.run_sigma is None and len(t):
@@ -116,11 +117,11 @@ class CauchySchwarz:
         rows = drawn_rows(t.shape[1], self.max_samples, self.seed)
         if rows is not None:
             rows = rows.to(t.device)
-            t, y = t[:, rows], y[rows]
+            t, y, x_ids = t[:, rows], y[rows], x_ids[rows]
         sides = {"T;Y": self._side(y)}
         if x is not None:
             sides["X;T"] = self._side(x if rows is None else x[rows])
-        return in_parts(t, 40 * t.shape[1] ** 2, lambda part: ready._part(part, y, sides))
+        return in_parts(t, 40 * t.shape[1] ** 2, lambda part: ready._part(part, y, sides, entropy_of_ids(x_ids)))
 
     def _scaled(self, a: Tensor) -> Tensor:
         return zscore(a) if self.standardize else a.double()
@@ -133,15 +134,14 @@ class CauchySchwarz:
         sigma = distances.median() if isinstance(self.sigma, str) else self.sigma
         return _Side(distances.gaussian(sigma))
 
-    def _part(self, t: Tensor, y: Tensor, sides: dict[str, _Side]) -> dict[str, Quantity]:
+    def _part(self, t: Tensor, y: Tensor, sides: dict[str, _Side], h_x: Tensor) -> dict[str, Quantity]:
         scaled = self._scaled(t)
         constant = is_constant(scaled)
         distances = Distances.of(scaled)
         kernel = distances.gaussian(kernel_width(self.sigma, self.run_sigma, distances))
         layer = _Side(kernel)
         self_t = layer.information(layer)
-        ceiling = torch.log2(self_t.new_tensor(float(t.shape[1])))
-        flags = {"degenerate": constant, "saturated": self_t >= 0.9 * ceiling}
+        flags = {"degenerate": constant, "saturated": self_t >= 0.9 * h_x}
         out = {}
         for pair, other in sides.items():
             value = other.information(layer)

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from infoplane.estimators._checks import entropy_of_ids
 from infoplane.estimators._clusters import spectral_clusters
 from infoplane.estimators._gram import Distances, WidthRule, check_width, kernel_width, median_of_last
 from infoplane.estimators._parts import in_parts
@@ -125,18 +126,19 @@ class DiffusionSpectralEntropy:
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
         """Estimate DSE and DSMI of `t` (S, N, U); `y` as for every estimator, `x` (N, F) for DSMI(X;T)."""
-        t, y, _ = check_inputs(t, y, x_ids, targets=self.targets, name=self.name)
+        t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name)
         x = None if x is None else input_features(x, t, keep=True)
         rows = drawn_rows(t.shape[1], self.max_samples, self.seed)
         groups = {"DSMI(T;Y)": self._classes(_rows(y, rows))}
         if x is not None:
             groups["DSMI(X;T)"] = self._input_clusters(x, rows).to(t.device)
         used = t if rows is None else t[:, rows.to(t.device)]
+        ids = torch.unique(_rows(x_ids, rows), return_inverse=True)[1]
         ready = self
         # The width of an unprepared "median" is that of the last snapshot, whatever part it falls into.
         if self.sigma == "median" and self.run_sigma is None and len(t):
             ready = replace(self, run_sigma=median_of_last([used[-1:]], self.max_samples, self.seed))
-        return in_parts(used, 48 * used.shape[1] ** 2, lambda part: ready._part(part, groups))
+        return in_parts(used, 48 * used.shape[1] ** 2, lambda part: ready._part(part, groups, ids))
 
     def _classes(self, y: Tensor) -> Tensor:
         if not y.is_floating_point():
@@ -152,7 +154,7 @@ class DiffusionSpectralEntropy:
             return labels
         return spectral_clusters(_rows(x, rows), self.clusters)
 
-    def _part(self, t: Tensor, groups: dict[str, Tensor]) -> dict[str, Quantity]:
+    def _part(self, t: Tensor, groups: dict[str, Tensor], ids: Tensor) -> dict[str, Quantity]:
         distances = Distances.of(t)
         width = kernel_width(self.sigma, self.run_sigma, distances)
         kernel = distances.gaussian(width)
@@ -165,14 +167,14 @@ class DiffusionSpectralEntropy:
                 value=whole,
                 ceiling=whole.new_tensor(ceiling),
                 unit=UNIT,
-                flags={**flags, "saturated": whole >= 0.99 * ceiling},
+                flags={**flags, "saturated": whole >= 0.99 * entropy_of_ids(ids)},
             )
         }
         for name, labels in groups.items():
             counts = torch.bincount(labels)
             same = torch.ones_like(constant)
             out[name] = Quantity(
-                value=self._difference(kernel, labels, whole),
+                value=self._difference(kernel, labels, whole, ids),
                 unit=UNIT,
                 flags={
                     **flags,
@@ -189,7 +191,7 @@ class DiffusionSpectralEntropy:
             matrix = _normalized(matrix)
         return shannon_bits(shares(eigenvalues(matrix).abs().pow(self.power)))
 
-    def _difference(self, kernel: Tensor, labels: Tensor, whole: Tensor) -> Tensor:
+    def _difference(self, kernel: Tensor, labels: Tensor, whole: Tensor, ids: Tensor) -> Tensor:
         samples = len(labels)
         total = torch.zeros_like(whole)
         drawn: dict[int, Tensor] = {samples: whole}
@@ -198,8 +200,8 @@ class DiffusionSpectralEntropy:
             size = len(own)
             if size not in drawn:
                 generator = torch.Generator().manual_seed(self.seed)
-                subsets = [torch.randperm(samples, generator=generator)[:size] for _ in range(self.subsets)]
-                parts = [self._entropy(_submatrix(kernel, s.to(kernel.device))) for s in subsets]
+                subsets = [_drawn_by_input(ids, size, generator) for _ in range(self.subsets)]
+                parts = [self._entropy(_submatrix(kernel, s)) for s in subsets]
                 drawn[size] = torch.stack(parts).mean(0)
             if size < samples:
                 total += size / samples * (drawn[size] - self._entropy(_submatrix(kernel, own)))
@@ -210,6 +212,12 @@ def _normalized(kernel: Tensor) -> Tensor:
     """D^-1/2 G D^-1/2, which has the spectrum of D^-1 G."""
     half = kernel.sum(2).rsqrt()
     return kernel * half[:, :, None] * half[:, None, :]
+
+
+def _drawn_by_input(ids: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """`size` random rows, all rows of one input before those of the next: a class holds whole inputs too."""
+    place = torch.randperm(int(ids.max()) + 1, generator=generator).argsort().to(ids.device)
+    return torch.argsort(place[ids], stable=True)[:size]
 
 
 def _submatrix(kernel: Tensor, index: Tensor) -> Tensor:

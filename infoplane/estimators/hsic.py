@@ -21,6 +21,7 @@ from infoplane.estimators._parts import in_parts
 from infoplane.estimators._protocol import Blocks, Quantity, check_inputs, input_features, prepared
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._scaling import drawn_rows, is_constant
+from infoplane.estimators._shuffles import AllShuffles
 
 NORMALISED, PLAIN = "nHSIC", "HSIC"
 
@@ -34,7 +35,9 @@ class Hsic:
     HSIC is small for weakly spread kernels, and not comparable between widths. nHSIC is a sum of squared
     regularised canonical correlations: at most the number of directions that R_Y has (classes - 1; its ceiling),
     and biased upwards, to that ceiling once the kernel tells all samples apart. Its exact mean over all
-    permutations of the labels, tr(R_T) tr(R_Y) / (N - 1), is returned beside it: only what exceeds it is dependence.
+    permutations of the labels between inputs, tr(R_T) tr(R_Y) / (N - 1) where every row is an input of its own, is
+    returned beside it: only what exceeds it is dependence. Rows with equal `x_ids` (duplicates, repeated noisy
+    passes) keep their labels together.
 
     Parameters
     ----------
@@ -53,7 +56,7 @@ class Hsic:
     Notes
     -----
     Returns "nHSIC(T;Y)", "nHSIC(T;Y) null", "HSIC(T;Y)", "HSIC(T;Y) null", and with `x` the same of (X;T). HSIC is the
-    biased estimate; its null is tr(K~) tr(L~) / (N-1)^3.
+    biased estimate; its null is the mean over the same permutations, tr(K~) tr(L~) / (N-1)^3 for distinct inputs.
 
     Raises
     ------
@@ -108,39 +111,40 @@ class Hsic:
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
         """Estimate HSIC and nHSIC of `t` (S, N, U) with `y` and, where given, `x` (N, F)."""
-        t, y, _ = check_inputs(t, y, x_ids, targets=self.targets, name=self.name, min_samples=3)
+        t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name, min_samples=3)
         x = None if x is None else input_features(x, t)
         rows = drawn_rows(t.shape[1], self.max_samples, self.seed)
         if rows is not None:
             rows = rows.to(t.device)
-            t, y = t[:, rows], y[rows]
-        others = {"T;Y": self._side(y)}
+            t, y, x_ids = t[:, rows], y[rows], torch.unique(x_ids[rows], return_inverse=True)[1]
+        shuffles = AllShuffles(x_ids)
+        others = {"T;Y": self._side(y, shuffles)}
         if x is not None:
-            others["X;T"] = self._side(x if rows is None else x[rows])
+            others["X;T"] = self._side(x if rows is None else x[rows], shuffles)
         ready = self
         if self.sigma == "median" and self.run_sigma is None and len(t):
             ready = replace(self, run_sigma=median_of_last([t[-1:]], self.max_samples, self.seed))
         single = not y.is_floating_point() and int(y.max()) == 0
-        return in_parts(t, 56 * t.shape[1] ** 2, lambda part: ready._part(part, others, single))
+        return in_parts(t, 56 * t.shape[1] ** 2, lambda part: ready._part(part, others, shuffles, single))
 
-    def _side(self, a: Tensor) -> _Side:
+    def _side(self, a: Tensor, shuffles: AllShuffles) -> _Side:
         if not a.is_floating_point():
-            return _Side(centred(same_class(a))[None], self.epsilon)
+            return _Side(centred(same_class(a))[None], self.epsilon, shuffles)
         a = a.view(len(a), -1)
         distances = Distances.of(a[None])
         sigma = distances.median() if isinstance(self.sigma, str) else self.sigma * a.shape[1] ** 0.5
-        return _Side(centred(distances.gaussian(sigma)), self.epsilon)
+        return _Side(centred(distances.gaussian(sigma)), self.epsilon, shuffles)
 
-    def _part(self, t: Tensor, others: dict[str, _Side], single: bool) -> dict[str, Quantity]:
+    def _part(self, t: Tensor, others: dict[str, _Side], shuffles: AllShuffles, single: bool) -> dict[str, Quantity]:
         samples, constant = t.shape[1], is_constant(t)
         distances = Distances.of(t)
         width = kernel_width(self.sigma, self.run_sigma, distances)
         if not isinstance(self.sigma, str):
             width = width * t.shape[2] ** 0.5
-        layer = _Side(centred(distances.gaussian(width)), self.epsilon)
+        layer = _Side(centred(distances.gaussian(width)), self.epsilon, shuffles)
         out = {}
         for pair, other in others.items():
-            null = layer.trace_smooth * other.trace_smooth / (samples - 1)
+            null = shuffles.mean(layer.smooth_sums, other.smooth_sums)
             value = (layer.smooth * other.smooth).sum((1, 2))
             flags = {"degenerate": constant}
             if pair == "T;Y":
@@ -153,24 +157,24 @@ class Hsic:
             )
             out[f"nHSIC({pair}) null"] = Quantity(value=null, ceiling=ceiling, unit=NORMALISED, flags=full)
             plain = (layer.kernel * other.kernel).sum((1, 2)) / (samples - 1) ** 2
-            plain_null = layer.trace * other.trace / (samples - 1) ** 3
+            plain_null = shuffles.mean(layer.sums, other.sums) / (samples - 1) ** 2
             out[f"HSIC({pair})"] = Quantity(value=plain, unit=PLAIN, flags={**flags, "below_null": plain <= plain_null})
             out[f"HSIC({pair}) null"] = Quantity(value=plain_null, unit=PLAIN, flags=flags)
         return out
 
 
 class _Side:
-    """A centred kernel (S, N, N), its smoother R = K~ (K~ + epsilon N)^-1, and their traces (S,)."""
+    """A centred kernel (S, N, N), its smoother R = K~ (K~ + epsilon N)^-1, the trace of R, and what shuffles need."""
 
-    def __init__(self, kernel: Tensor, epsilon: float) -> None:
+    def __init__(self, kernel: Tensor, epsilon: float, shuffles: AllShuffles) -> None:
         samples = kernel.shape[1]
         self.kernel = kernel
         identity = torch.eye(samples, dtype=kernel.dtype, device=kernel.device)
         weight = epsilon * samples
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(kernel + weight * identity))
         self.smooth = identity - weight * inverse
-        self.trace = kernel.diagonal(dim1=1, dim2=2).sum(1)
         self.trace_smooth = self.smooth.diagonal(dim1=1, dim2=2).sum(1)
+        self.sums, self.smooth_sums = shuffles.sums(self.kernel), shuffles.sums(self.smooth)
 
 
 preset("hsic", "qian-2025", sigma=50.0)

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from infoplane.estimators._checks import entropy_of_ids
 from infoplane.estimators._gram import Distances, same_class, silverman
 from infoplane.estimators._parts import in_parts
 from infoplane.estimators._protocol import Quantity, check_inputs, input_features
@@ -109,18 +110,19 @@ class MatrixRenyi:
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
         """Estimate S(T), I(T;Y) and, with `x` (N, F), I(X;T) of `t` (S, N, U)."""
-        t, y, _ = check_inputs(t, y, x_ids, targets=self.targets, name=self.name)
+        t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name)
         x = None if x is None else input_features(x, t)
         rows = drawn_rows(t.shape[1], self.max_samples, self.seed)
         if rows is not None:
             rows = rows.to(t.device)
-            t, y = t[:, rows], y[rows]
+            t, y, x_ids = t[:, rows], y[rows], x_ids[rows]
         kernel_x = None
         if x is not None:
             kernel_x = self._kernel(x if rows is None else x[rows], self.x_width)
         kernel_y = self._kernel(y.view(len(y), -1), "silverman") if y.is_floating_point() else same_class(y)
+        h_x = entropy_of_ids(x_ids)
         bytes_each = 56 * t.shape[1] ** 2
-        return in_parts(t, bytes_each, lambda part: self._part(part, y, kernel_y, kernel_x))
+        return in_parts(t, bytes_each, lambda part: self._part(part, y, kernel_y, kernel_x, h_x))
 
     def _kernel(self, a: Tensor, width: float | str) -> Tensor:
         """(N, N) kernel of X or of real targets."""
@@ -128,7 +130,9 @@ class MatrixRenyi:
         sigma = silverman(self.gamma, *a.shape) if isinstance(width, str) else width
         return Distances.of(a[None]).gaussian(sigma)[0]
 
-    def _part(self, t: Tensor, y: Tensor, kernel_y: Tensor, kernel_x: Tensor | None) -> dict[str, Quantity]:
+    def _part(
+        self, t: Tensor, y: Tensor, kernel_y: Tensor, kernel_x: Tensor | None, h_x: Tensor
+    ) -> dict[str, Quantity]:
         scaled = zscore(t) if self.standardize else t
         constant, samples = is_constant(scaled), t.shape[1]
         distances = Distances.of(scaled)
@@ -136,7 +140,7 @@ class MatrixRenyi:
         kernel = distances.gaussian(widths)
         s_t = self._entropy(kernel)
         ceiling = s_t.new_tensor(math.log2(samples))
-        flags = {"degenerate": constant, "saturated": s_t >= 0.99 * ceiling}
+        flags = {"degenerate": constant, "saturated": s_t >= 0.99 * h_x}
         out = {"Renyi S(T)": Quantity(value=s_t, ceiling=ceiling, unit=UNIT, flags=flags)}
         if y.is_floating_point():
             s_y, s_ty = self._entropy(kernel_y[None])[0], self._entropy(kernel * kernel_y)
