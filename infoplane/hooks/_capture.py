@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from infoplane.core.records import Layer
+from infoplane.hooks._attached import Attached, with_hooks
 from infoplane.hooks._inputs import Inputs
 from infoplane.hooks._members import Members
 from infoplane.hooks._names import Named
@@ -286,27 +286,23 @@ def capture(
     by_module: dict[tuple[int, str], list[_Slot]] = {}
     for slot in slots:
         by_module.setdefault((id(slot.capture.module), slot.capture.op), []).append(slot)
-    with contextlib.ExitStack() as hooks:
+
+    def run(attached: Attached) -> None:
         functions: dict[tuple[str, str], _Station] = {}
         for group in by_module.values():
             station = _Station(group, current)
             current.stations.append(station)
-            if group[0].capture.op:
-                functions[group[0].capture.owner, group[0].capture.op] = station
-                continue
-            module = group[0].capture.module
-            sites = {s.capture.layer.site for s in group}
-            if "in" in sites:
-                hooks.callback(module.register_forward_pre_hook(station.before, with_kwargs=True).remove)
-            if "out" in sites:
-                # Before the noise and after everything else that changes the output.
-                after = station.after
-                if noise_of(module) is not None:
-                    hooks.callback(module.register_forward_hook(station.after_clean, prepend=True).remove)
-                    after = station.after_noise
-                hooks.callback(module.register_forward_hook(after).remove)
+            first = group[0].capture
+            if first.op:
+                functions[first.owner, first.op] = station
+            else:
+                _attach(attached, first.module, station, {s.capture.layer.site for s in group})
         if functions:
-            hooks.enter_context(watch_ops(modules, _to_stations(functions)))
+            watch_ops(attached, modules, _to_stations(functions), passes)
+        else:
+            passes()
+
+    def passes() -> None:
         for chunk in chunks:
             current.start, current.stop = chunk[0], chunk[1]
             current.mask = mask(chunk[2])
@@ -324,7 +320,20 @@ def capture(
 
             for slot, values in zip(slots, forward(chunk[2], chunk[3], outputs=outputs), strict=True):
                 slot.store(values, chunk[0], chunk[1])
+
+    with_hooks(run)
     return [slot.result() for slot in slots]
+
+
+def _attach(attached: Attached, module: nn.Module, station: _Station, sites: set[str]) -> None:
+    if "in" in sites:
+        attached.before(module, station.before)
+    if "out" in sites:
+        # Before the noise and after everything else that changes the output.
+        noisy = noise_of(module) is not None
+        if noisy:
+            attached.after(module, station.after_clean, first=True)
+        attached.after(module, station.after_noise if noisy else station.after)
 
 
 def _to_stations(functions: Mapping[tuple[str, str], _Station]) -> Callable[[str, str, Any, Any], None]:

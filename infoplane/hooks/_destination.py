@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from infoplane.core.records import Probe, Sink, Snapshot
+from infoplane.hooks._interrupts import interruptible
 from infoplane.hooks._opening import SHIFT, open_store
 from infoplane.hooks._ranks import Ranks
 from infoplane.store import StoreWriter
@@ -70,16 +70,16 @@ class Destination:
     def take(self, snapshot: Snapshot) -> None:
         if snapshot.pending is None:
             for sink in self.sinks:
-                sink(snapshot)
+                _hand(sink, snapshot)
             return
         later = replace(snapshot, tensors=None)  # a queue must not hold the device's memory
         for sink in self.sinks:
             if getattr(sink, "reads_later", False):
-                sink(later)
+                _hand(sink, later)
                 continue
             if not getattr(sink, "on_device", False):
-                snapshot.wait()
-            sink(snapshot)
+                interruptible(snapshot.wait)()
+            _hand(sink, snapshot)
 
     def note_shift(self, shift: int | None) -> None:
         """Let the store and others remember how counters became steps."""
@@ -93,10 +93,36 @@ class Destination:
                 sink.flush()
 
 
-def close_all(destinations: Iterable[Destination]) -> None:
-    """Close every sink, also when one fails; the first failure is raised."""
-    with contextlib.ExitStack() as stack:
-        for sink in reversed([s for d in destinations for s in d.sinks]):
-            close = getattr(sink, "close", None)
+@interruptible
+def _hand(sink: Sink, snapshot: Snapshot) -> None:
+    sink(snapshot)
+
+
+@interruptible
+def close_all(destinations: Iterable[Destination], ending: BaseException | None = None) -> None:
+    """Close every sink, the stores last, also when one fails; the first failure is raised.
+
+    Where the recording ends by an exception, that one is what the user has to see: failures become its notes.
+    """
+    failed: list[Exception] = []
+    _close([s for d in destinations for s in d.sinks], failed)
+    for error in failed if ending is not None else failed[1:]:
+        (ending or failed[0]).add_note(f"closing the recording failed, too: {type(error).__name__}: {error}")
+    if failed and ending is None:
+        raise failed[0]
+
+
+def _close(sinks: list[Sink], failed: list[Exception]) -> None:
+    """The last one first. An interrupt ends the wait for one sink; the others are closed all the same."""
+    while sinks:
+        try:
+            close = getattr(sinks[-1], "close", None)
             if close is not None:
-                stack.callback(close)
+                close()
+        except Exception as error:
+            kept = error
+            failed.append(kept)
+        except BaseException:
+            _close(sinks[:-1], failed)
+            raise
+        sinks.pop()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from infoplane.hooks._attached import Attached, with_hooks
 from infoplane.hooks._names import Named
 from infoplane.hooks._ops import watch_ops
 from infoplane.hooks._structure import TensorInfo, call_value, info, tensors_in, tensors_of, type_name
@@ -93,34 +93,32 @@ def observe(forward: Callable[[], Any], modules: Mapping[str, Named], *, ops: bo
         call = Call(now, now, {}, {p: info(t) for p, t in tensors_in(out).items()}, type_name(out), True, False)
         seen.ops.setdefault((module, name), []).append(call)
 
-    with contextlib.ExitStack() as hooks:
-        if ops:
-            hooks.enter_context(watch_ops(modules, op))
+    def watched(attached: Attached) -> None:
         for named in modules.values():
-            hooks.enter_context(_watched(named, before, after))
-        forward()
+            _watch(attached, named, before, after)
+        if ops:
+            watch_ops(attached, modules, op, forward)
+        else:
+            forward()
+
+    with_hooks(watched)
     return seen
 
 
-@contextlib.contextmanager
-def _watched(
+def _watch(
+    attached: Attached,
     named: Named,
     before: Callable[[str, tuple[Any, ...], Mapping[str, Any]], None],
     after: Callable[[str, Any], None],
-) -> Iterator[None]:
+) -> None:
     def pre(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         before(named.name, args, kwargs)
 
     def post(module: nn.Module, args: Any, output: Any) -> None:
         after(named.name, output)
 
-    handles = [named.module.register_forward_pre_hook(pre, with_kwargs=True)]
-    try:
-        handles.append(named.module.register_forward_hook(post))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    attached.before(named.module, pre)
+    attached.after(named.module, post)
 
 
 def _has_storage(tensor: Tensor) -> bool:

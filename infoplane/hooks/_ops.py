@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from infoplane.hooks._attached import Attached
 from infoplane.hooks._names import Named
+
+T = TypeVar("T")
 
 ACTIVATION_OPS = frozenset(
     {
@@ -67,32 +69,29 @@ def op_name(func: Any) -> str:
     return "" if name.startswith("_") else name.rstrip("_")
 
 
-@contextlib.contextmanager
-def watch_ops(modules: Mapping[str, Named], seen: Callable[[str, str, tuple[Any, ...], Any], None]) -> Iterator[None]:
-    """Call `seen(module name, op name, arguments, result)` after every function called inside.
+def watch_ops(
+    attached: Attached,
+    modules: Mapping[str, Named],
+    seen: Callable[[str, str, tuple[Any, ...], Any], None],
+    work: Callable[[], T],
+) -> T:
+    """`work()`, calling `seen(module name, op name, arguments, result)` after every function called inside.
 
     Functions that others call are theirs: `functional.softmax` shows, the `Tensor.softmax` in it does not.
     """
     stack: list[str] = []
-    with contextlib.ExitStack() as hooks:
-        for named in modules.values():
-            hooks.enter_context(_on_stack(named, stack))
-        hooks.enter_context(_Calls(stack, seen))
-        yield
+    for named in modules.values():
+        _keep_on_stack(attached, named, stack)
+    with _Calls(stack, seen):
+        return work()
 
 
-@contextlib.contextmanager
-def _on_stack(named: Named, stack: list[str]) -> Iterator[None]:
-    def push(module: nn.Module, args: Any) -> None:
+def _keep_on_stack(attached: Attached, named: Named, stack: list[str]) -> None:
+    def push(module: nn.Module, args: Any, kwargs: Any) -> None:
         stack.append(named.name)
 
     def pop(module: nn.Module, args: Any, output: Any) -> None:
         stack.pop()
 
-    handles = [named.module.register_forward_pre_hook(push)]
-    try:
-        handles.append(named.module.register_forward_hook(pop))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    attached.before(named.module, push)
+    attached.after(named.module, pop)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,18 +17,20 @@ from infoplane.hooks import _flow, _rows
 from infoplane.hooks._capture import Capture, capture
 from infoplane.hooks._host import Allocate
 from infoplane.hooks._inputs import Inputs
+from infoplane.hooks._interrupts import interruptible
 from infoplane.hooks._members import Members
 from infoplane.hooks._names import Named, named_modules
 from infoplane.hooks._observe import observe
 from infoplane.hooks._plan import Options, plan_captures
 from infoplane.hooks._ranks import is_sharded
 from infoplane.hooks._state import Buffers, model_device, seed_generators, undisturbed
-from infoplane.hooks.noise import measuring
+from infoplane.hooks.noise import draw_noise_from
 from infoplane.hooks.probe import ProbeSet
 from infoplane.hooks.reduce import is_lossless
 from infoplane.hooks.select import OpTarget, Target
 
 Run = Callable[..., Any]
+T = TypeVar("T")
 
 
 @dataclass(eq=False, kw_only=True)
@@ -91,8 +92,7 @@ class Prober:
         first = next(self.probe.chunks(self.batch_size))
         start, stop, inputs, _ = first
         modules = named_modules(self.model)
-        with self._running(step=0) as run:
-            seen = observe(lambda: run(inputs), modules, ops=self._wants_ops())
+        seen = self._undisturbed(0, lambda run: observe(lambda: run(inputs), modules, ops=self._wants_ops()))
         plan = plan_captures(
             self.targets,
             modules,
@@ -117,8 +117,9 @@ class Prober:
                     flow.mark(tensor, layer.depth, cuts=cuts)
 
             began = None if flow is None else flow.start
-            with self._running(step=0) as run:
-                results[:] = capture(
+            results[:] = self._undisturbed(
+                0,
+                lambda run: capture(
                     lambda inputs, which: run(inputs, which, began=began),
                     self.captures,
                     [first],
@@ -128,7 +129,8 @@ class Prober:
                     self._chunk_mask,
                     mark,
                     self._axis_only(),
-                )
+                ),
+            )
 
         parents = {} if is_sharded(self.model) else _flow.trace(once)
         if not parents:
@@ -141,8 +143,9 @@ class Prober:
     def _look_at_rows(self, rows: int, modules: Mapping[str, Named]) -> None:
         def once(inputs: Inputs, which: int) -> _rows.Seen:
             output: dict[str, Tensor] = {}
-            with self._running(step=0, noise_on=False) as run:
-                values = capture(
+            values = self._undisturbed(
+                0,
+                lambda run: capture(
                     lambda inputs, _: output.update(_rows.returned(run(inputs, which))),
                     self.captures,
                     [(0, len(inputs), inputs, which)],
@@ -151,7 +154,9 @@ class Prober:
                     modules,
                     self._chunk_mask,
                     members=self._axis_only(),
-                )
+                ),
+                noise_on=False,
+            )
             rows_first = [(la, v if self._axis_only() is None else v.movedim(1, 0)) for la, v in values]
             return _rows.Seen({la.key: _rows.thinned(v) for la, v in rows_first}, output)
 
@@ -164,8 +169,9 @@ class Prober:
         """One pass over the whole probe: each layer, as it is now, with values (rows, *units)."""
         modules = named_modules(self.model)
         self._resolve_again(modules)
-        with self._running(step) as run:
-            results = capture(
+        results = self._undisturbed(
+            step,
+            lambda run: capture(
                 run,
                 self.captures,
                 self.probe.chunks(self.batch_size),
@@ -174,7 +180,8 @@ class Prober:
                 modules,
                 self._chunk_mask,
                 members=self.members,
-            )
+            ),
+        )
         if self.device.type != "cpu" and any(values.device.type == "cpu" for _, values in results):
             torch.accelerator.synchronize(self.device)  # the copies into host memory
         return results
@@ -196,62 +203,67 @@ class Prober:
         if any(modules[c.owner].module is not c.module for c in self.captures):
             self.captures = tuple(replace(c, module=modules[c.owner].module) for c in self.captures)
 
-    @contextlib.contextmanager
-    def _running(self, step: int, *, noise_on: bool = True) -> Iterator[Run]:
-        """A function that runs the model on inputs of the `which`-th pass, with all else undisturbed."""
+    def _undisturbed(self, step: int, work: Callable[[Run], T], *, noise_on: bool = True) -> T:
+        """`work(run)`, where run(inputs, pass) is a forward pass of the model, with all else undisturbed."""
         device = self.device
-        weights = self.model.parameters() if self.members is None else self.members.tensors or self.model.parameters()
-        dtypes = frozenset(p.dtype for p in weights if p.is_floating_point())
-        with (
-            undisturbed(
+
+        def started() -> T:
+            if self.before_pass is not None:
+                self.before_pass(self.model)
+            return work(self._run(step, device, noise_on))
+
+        try:
+            return undisturbed(
+                started,
                 self.model,
                 self._buffers,
                 device,
                 autocast=self.autocast,
                 evaluation=self.evaluation,
                 exact_buffers=self.before_pass is not None,
-            ),
-            contextlib.ExitStack() as noise,
-        ):
-            if self.before_pass is not None:
-                self.before_pass(self.model)
-            current: int | None = None
+                parameters=self.members is not None and self.members.state is not None,
+            )
+        except torch.OutOfMemoryError as error:
+            error.add_note(
+                f"while recording step {step} on the probe set in chunks of {self.batch_size} samples; take a "
+                "smaller probe_batch_size, or reduce large layers"
+            )
+            raise
+        except Exception as error:
+            error.add_note(f"while recording step {step} on the probe set")
+            raise
 
-            def run(
-                inputs: Inputs,
-                which: int = 0,
-                began: Callable[[list[Tensor]], None] | None = None,
-                outputs: Callable[[], list[Tensor]] | None = None,
-            ) -> Any:
-                nonlocal current
-                if which != current:
-                    current = which
-                    seed = np.random.SeedSequence([self.seed, step, which]).generate_state(1, np.uint32)[0]
-                    noise.close()
-                    generator = seed_generators(device, int(seed))
-                    noise.enter_context(measuring(self.model, generator if noise_on else "off"))
-                moved = inputs.to(device, dtypes)
-                if began is not None:
-                    began(moved.tensors)
-                if self.members is not None and self.members.state is not None:
-                    if outputs is None:
-                        return self.members.run_first(self.model, moved)
-                    return self.members.run_all(self.model, moved, outputs)
-                if self.forward is not None:
-                    return self.forward(self.model, *moved.args, **moved.kwargs)
-                return self.model(*moved.args, **moved.kwargs)
+    def _run(self, step: int, device: torch.device, noise_on: bool) -> Run:
+        """A function that runs the model on inputs of the `which`-th pass, with random numbers of its own."""
+        weights = self.model.parameters() if self.members is None else self.members.tensors or self.model.parameters()
+        dtypes = frozenset(p.dtype for p in weights if p.is_floating_point())
+        current: int | None = None
 
-            try:
-                yield run
-            except torch.OutOfMemoryError as error:
-                error.add_note(
-                    f"while recording step {step} on the probe set in chunks of {self.batch_size} samples; take a "
-                    "smaller probe_batch_size, or reduce large layers"
-                )
-                raise
-            except Exception as error:
-                error.add_note(f"while recording step {step} on the probe set")
-                raise
+        @interruptible
+        def run(
+            inputs: Inputs,
+            which: int = 0,
+            began: Callable[[list[Tensor]], None] | None = None,
+            outputs: Callable[[], list[Tensor]] | None = None,
+        ) -> Any:
+            nonlocal current
+            if which != current:
+                current = which
+                seed = np.random.SeedSequence([self.seed, step, which]).generate_state(1, np.uint32)[0]
+                generator = seed_generators(device, int(seed))
+                draw_noise_from(self.model, generator if noise_on else "off")
+            moved = inputs.to(device, dtypes)
+            if began is not None:
+                began(moved.tensors)
+            if self.members is not None and self.members.state is not None:
+                if outputs is None:
+                    return self.members.run_first(self.model, moved)
+                return self.members.run_all(self.model, moved, outputs)
+            if self.forward is not None:
+                return self.forward(self.model, *moved.args, **moved.kwargs)
+            return self.model(*moved.args, **moved.kwargs)
+
+        return run
 
     def _chunk_mask(self, inputs: Inputs) -> Tensor | None:
         mask = inputs.mask if inputs.mask is not None else inputs.kwargs.get(self.mask_name or "attention_mask")

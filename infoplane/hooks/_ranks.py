@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from infoplane.hooks._interrupts import interruptible
+
 Share = Literal["first", "rows", "all"]
 
 
@@ -67,6 +69,7 @@ def is_sharded(model: nn.Module) -> bool:
     )
 
 
+@interruptible
 def share_buffers(model: nn.Module) -> None:
     """Give every rank the buffers of rank 0: batch statistics differ between the ranks of DDP."""
     for buffer in model.buffers():

@@ -21,6 +21,7 @@ import infoplane
 from infoplane.core.records import Layer, Probe, Snapshot
 from infoplane.hooks._destination import Destination, close_all
 from infoplane.hooks._host import HostMemory
+from infoplane.hooks._interrupts import deferred
 from infoplane.hooks._prober import Prober
 from infoplane.hooks._ranks import Ranks, find_ranks, share_buffers
 from infoplane.hooks._steps import StepCounter
@@ -159,6 +160,7 @@ class Session:
 
     # -- life ------------------------------------------------------------------------------------------
 
+    @deferred
     def start(self) -> Self:
         """Find the layers, open the sinks and take step 0; `with` calls it.
 
@@ -177,9 +179,9 @@ class Session:
             self._state = "open"
             if last_step is None and self._initial:
                 self._take(Call(0, math.nan))
-        except BaseException:
+        except BaseException as error:
             self._state = "closed"
-            close_all(self._destinations)
+            close_all(self._destinations, error)
             raise
         return self
 
@@ -212,13 +214,18 @@ class Session:
         return self.start()
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object) -> None:
-        self.close(take_last=exc is None)
+        self._close(take_last=exc is None, ending=exc)
 
     def close(self, *, take_last: bool = True) -> None:
         """Take the last step if the schedule had skipped it, and close all sinks.
 
-        After an exception `with` takes nothing: the model may be in the middle of a step.
+        After an exception `with` takes nothing: the model may be in the middle of a step. That exception is what
+        leaves the block; what fails on closing becomes a note of it.
         """
+        self._close(take_last=take_last)
+
+    @deferred
+    def _close(self, *, take_last: bool, ending: BaseException | None = None) -> None:
         if self._state != "open":
             self._state = "closed"
             return
@@ -227,13 +234,14 @@ class Session:
                 self._take(self._pending)
         finally:
             self._state = "closed"
-            close_all(self._destinations)
+            close_all(self._destinations, ending)
 
     def flush(self) -> None:
         """Make every snapshot so far durable, as before the user's own checkpoint."""
         for destination in self._destinations:
             destination.flush()
 
+    @deferred
     def snapshot(
         self,
         step: int,

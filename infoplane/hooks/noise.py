@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, Literal, Self
 
 import torch
@@ -136,14 +135,22 @@ def noise_of(module: nn.Module) -> Noise | None:
     return None
 
 
-@contextlib.contextmanager
-def measuring(model: nn.Module, generator: torch.Generator | Literal["off"]) -> Iterator[None]:
-    """Draw the noise of all layers from `generator`, or leave it out."""
-    hooks = [h for m in model.modules() for h in m._forward_hooks.values() if isinstance(h, _NoiseHook)]
-    for hook in hooks:
+def keep_noise(model: nn.Module) -> Callable[[], None]:
+    """The sources that the noise of all layers is drawn from; call the result to put them back."""
+    found = [(hook, hook.measuring) for hook in _noise_hooks(model)]
+
+    def restore() -> None:
+        for hook, source in found:
+            hook.measuring = source
+
+    return restore
+
+
+def draw_noise_from(model: nn.Module, generator: torch.Generator | Literal["off"]) -> None:
+    """Draw the noise of all layers from `generator`, or leave it out, until `keep_noise` puts back what was before."""
+    for hook in _noise_hooks(model):
         hook.measuring = generator
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.measuring = None
+
+
+def _noise_hooks(model: nn.Module) -> list[_NoiseHook]:
+    return [h for m in model.modules() for h in m._forward_hooks.values() if isinstance(h, _NoiseHook)]

@@ -87,8 +87,9 @@ def layers(model: nn.Module, batch: Any, *, samples: int | None = None) -> Layer
     inputs = as_inputs(batch)
     dtypes = frozenset(p.dtype for p in inner.parameters() if p.is_floating_point())
     moved = inputs.to(model_device(inner), dtypes)
-    with undisturbed(inner, Buffers(), model_device(inner)):
-        seen = observe(lambda: inner(*moved.args, **moved.kwargs), modules)
+    seen = undisturbed(
+        lambda: observe(lambda: inner(*moved.args, **moved.kwargs), modules), inner, Buffers(), model_device(inner)
+    )
     n = len(inputs)
     rows = []
     for name in sorted(seen.calls, key=lambda s: seen.calls[s][0].end):

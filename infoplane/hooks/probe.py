@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from infoplane.core.records import Probe
 from infoplane.hooks._inputs import Inputs, as_inputs, concatenated, equal_input_ids
-from infoplane.hooks._state import random_state
+from infoplane.hooks._interrupts import surely
+from infoplane.hooks._state import keep_random_state
 
 KEPT_INPUT_BYTES = 256 << 20
 """Inputs up to this size go into the record; larger ones leave only their ids."""
@@ -229,9 +230,7 @@ def _collected(loader: DataLoader[Any]) -> tuple[Any, Tensor]:
             f"the probe's loader drops the last {len(loader.dataset) % (loader.batch_size or 1)} samples; "  # type: ignore[arg-type]
             "pass one with drop_last=False"
         )
-    with random_state(torch.device("cpu")):
-        x, y = _one_pass(loader)
-        again, _ = _one_pass(loader)
+    (x, y), (again, _) = surely(keep_random_state(torch.device("cpu")), lambda: (_one_pass(loader), _one_pass(loader)))
     pairs = zip(as_inputs(x).tensors, as_inputs(again).tensors, strict=True)
     if not all(torch.equal(a, b) for a, b in pairs):
         warnings.warn(

@@ -82,4 +82,4 @@ class RecorderCallback(pl.Callback):  # type: ignore[misc,unused-ignore]
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         if self.recorder is not None:
-            self.recorder.close(take_last=False)
+            self.recorder.__exit__(type(exception), exception, exception.__traceback__)

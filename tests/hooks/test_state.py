@@ -12,7 +12,7 @@ from recording import keys, record, recorder
 from torch import nn
 
 from infoplane.hooks import every
-from infoplane.hooks._state import Buffers, evaluation_mode, random_state, undisturbed
+from infoplane.hooks._state import Buffers, keep_random_state, undisturbed
 
 X = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
 
@@ -29,8 +29,8 @@ def test_modes_are_restored_one_by_one_without_calling_train():
 
     model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(4), Merges())
     model[0].training = False
-    with evaluation_mode(model):
-        assert [m.training for m in model.modules()] == [False] * 4
+    inside = undisturbed(lambda: [m.training for m in model.modules()], model, Buffers(), torch.device("cpu"))
+    assert inside == [False] * 4
     assert [m.training for m in model.modules()] == [True, False, True, True]
     assert model[2].merged == 0
 
@@ -42,8 +42,10 @@ def test_random_states():
     torch.manual_seed(5), np.random.seed(5), random.seed(5)  # noqa: NPY002
     expected = draws()
     torch.manual_seed(5), np.random.seed(5), random.seed(5)  # noqa: NPY002
-    with random_state(torch.device("cpu")):
+    restore = keep_random_state(torch.device("cpu"))
+    for _ in range(2):
         draws()
+        restore()
     assert draws() == expected
 
 
@@ -286,12 +288,11 @@ def test_undisturbed_restores_when_the_model_raises():
     model = nn.Sequential(nn.Dropout(), Counts())
 
     def fails():
-        with undisturbed(model, Buffers(), torch.device("cpu")):
-            model(X)
-            raise ArithmeticError
+        model(X)
+        raise ArithmeticError
 
     with pytest.raises(ArithmeticError):
-        fails()
+        undisturbed(fails, model, Buffers(), torch.device("cpu"))
     assert model[0].training
     assert float(model[1].calls.sum()) == 0
     assert torch.is_grad_enabled()

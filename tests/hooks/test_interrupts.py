@@ -1,0 +1,293 @@
+"""Ctrl-C at any moment of a snapshot leaves the model and its surroundings as they were."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from recording import Collect
+from surroundings import X, Y, collection_recorder, found, network, network_recorder
+from torch import nn
+
+import infoplane
+from infoplane.hooks import Recorder, every
+
+PACKAGE = str(Path(infoplane.__file__).parent)
+AWAY = "_give_back"  # runs when an array is freed, and no exception can leave it
+
+
+def is_within(frame, name):
+    while frame is not None and frame.f_code.co_name != name:
+        frame = frame.f_back
+    return frame is not None
+
+
+class Interrupt:
+    """Raises at the n-th line of the package that is run, or at the first time that one certain line is."""
+
+    def __init__(self, error, *, count=None, place=None):
+        self.error, self.count, self.place = error, count, place
+        self.places = []
+
+    def __call__(self, frame, event, argument):
+        inside = frame.f_code.co_filename.startswith(PACKAGE) and not is_within(frame, AWAY)
+        return self.line if inside else None
+
+    def line(self, frame, event, argument):
+        if event != "line":
+            return self.line
+        place = frame.f_code.co_filename, frame.f_lineno
+        self.places.append(place)
+        if len(self.places) - 1 == self.count or place == self.place:
+            sys.settrace(None)
+            raise self.error
+        return self.line
+
+    def during(self, function, *arguments):
+        previous = sys.gettrace()
+        sys.settrace(self)
+        try:
+            function(*arguments)
+        except type(self.error) as error:
+            if error is not self.error:
+                raise
+            return True
+        finally:
+            sys.settrace(previous)
+        return False
+
+
+def interrupted_everywhere(model, recorder, places=None):
+    """A snapshot for each place, interrupted there; what was not put back, by place."""
+    wrong = {}
+    with recorder:
+        recorder.snapshot(1)
+        watched = Interrupt(KeyboardInterrupt())
+        assert not watched.during(recorder.snapshot, 2)
+        chosen = list(dict.fromkeys(watched.places)) if places is None else range(len(watched.places))[::places]
+        step = 2
+        for at in chosen:
+            before = found(model)
+            step += 1
+            options = {"place": at} if places is None else {"count": at}
+            Interrupt(KeyboardInterrupt(), **options).during(recorder.snapshot, step)
+            after = found(model)
+            changed = [name for name in before if before[name] != after[name]]
+            if changed:
+                wrong[at] = changed
+        recorder.snapshot(step + 1)
+    return len(chosen), wrong
+
+
+@pytest.mark.parametrize("make", [network_recorder, collection_recorder])
+def test_at_every_line_of_the_package(make):
+    """Once at each line: set-up, hooks, the pass, sinks, and putting back."""
+    model, recorder = make()
+    count, wrong = interrupted_everywhere(model, recorder)
+    assert count > 150
+    assert wrong == {}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("make", [network_recorder, collection_recorder])
+def test_at_every_line_each_time_that_it_runs(make):
+    model, recorder = make()
+    count, wrong = interrupted_everywhere(model, recorder, places=1)
+    assert count > 500
+    assert wrong == {}
+
+
+def test_any_exception_that_a_signal_handler_raises():
+    """A time limit in the job is no other thing than Ctrl-C."""
+    model, recorder = network_recorder()
+    with recorder:
+        watched = Interrupt(TimeoutError())
+        watched.during(recorder.snapshot, 1)
+        for step, at in enumerate(range(0, len(watched.places), 60), start=2):
+            before = found(model)
+            Interrupt(TimeoutError(), count=at).during(recorder.snapshot, step)
+            assert found(model) == before
+
+
+def at_random(count, seed):
+    script = Path(__file__).parent / "surroundings.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(count), str(seed)], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("count", "seed"), [(60, 0), pytest.param(2000, 1, marks=[pytest.mark.full, pytest.mark.timeout(3600)])]
+)
+def test_signals_at_random_moments(count, seed):
+    """None leaves anything behind, and the run that was recorded around them is whole."""
+    result = at_random(count, seed)
+    print(f"Ctrl-C at {count} random moments of snapshot: left behind {result['left'] or 'nothing'}")
+    assert result["stopped"] == count
+    assert result["left"] == {}
+    assert result["problems"] == 0
+    assert result["steps"] >= 6
+
+
+class Interrupted(nn.Module):
+    """Gets Ctrl-C while it runs, or while it is being put back."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.on = nn.Linear(4, 2), False
+
+    def forward(self, x):
+        if self.on:
+            signal.raise_signal(signal.SIGINT)
+            self.went_on = True
+        return self.fc(x)
+
+
+def test_a_long_pass_can_be_stopped():
+    model, sink = Interrupted(), Collect()
+    with Recorder(model, (X, Y), keep_activations=False, sinks=[sink], schedule=every(1)) as recorder:
+        model.on = True
+        with pytest.raises(KeyboardInterrupt):
+            recorder.snapshot(1)
+        assert not hasattr(model, "went_on")
+        model.on = False
+        recorder.snapshot(2)
+    assert sink.steps == [0, 2]
+    assert model.training
+
+
+def test_what_comes_while_the_model_is_put_back_waits_until_that_is_done(monkeypatch):
+    import infoplane.hooks._state as state
+
+    model, recorder = network_recorder()
+    evaluate = state.evaluate
+
+    def twice(model):
+        signal.raise_signal(signal.SIGINT)
+        evaluate(model)
+        signal.raise_signal(signal.SIGINT)
+
+    with recorder:
+        before = found(model)
+        monkeypatch.setattr(state, "evaluate", twice)
+        with pytest.raises(KeyboardInterrupt):
+            recorder.snapshot(1)
+        assert found(model) == before
+
+
+def test_a_handler_of_the_users_own_is_called_and_stays():
+    seen = []
+    previous = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+    try:
+        handler = signal.getsignal(signal.SIGINT)
+        model, sink = Interrupted(), Collect()
+        with Recorder(model, (X, Y), keep_activations=False, sinks=[sink], schedule=every(1)) as recorder:
+            model.on = True
+            recorder.snapshot(1)
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert seen == [signal.SIGINT]
+    assert sink.steps == [0, 1]
+
+
+class AsBlock:
+    """The end of a `with` block of a recorder that was started by hand."""
+
+    def __init__(self, recorder):
+        self.recorder = recorder
+
+    def __enter__(self):
+        return self.recorder
+
+    def __exit__(self, *exception):
+        return self.recorder.__exit__(*exception)
+
+
+class TestTheUsersOwnException:
+    """It leaves the block, whatever happens on closing."""
+
+    class FailsToClose(Collect):
+        def __init__(self, text="the disk is gone"):
+            super().__init__()
+            self.text = text
+
+        def close(self):
+            super().close()
+            raise OSError(self.text)
+
+    def test_survives_sinks_that_fail_to_close(self):
+        cause = KeyError("the cause")
+        one, two, good = self.FailsToClose("first"), self.FailsToClose("second"), Collect()
+        with (
+            pytest.raises(ValueError, match="the user's own") as raised,
+            Recorder(network(), (X, Y), keep_activations=False, sinks=[good, one, two]),
+        ):
+            raise ValueError("the user's own") from cause
+        assert raised.value.__cause__ is cause
+        assert raised.value.__notes__ == [
+            "closing the recording failed, too: OSError: second",
+            "closing the recording failed, too: OSError: first",
+        ]
+        assert (good.closed, one.closed, two.closed) == (1, 1, 1)
+
+    def test_survives_a_store_that_fails_to_close(self, tmp_path, monkeypatch):
+        from infoplane.store import StoreWriter
+
+        def fails(self):
+            raise OSError("no space")
+
+        recorder = Recorder(network(), (X, Y), tmp_path / "run", quiet=True).start()
+        writer = recorder._destinations[0].writer
+        with monkeypatch.context() as patch:
+            patch.setattr(StoreWriter, "close", fails)
+            with pytest.raises(ZeroDivisionError) as raised, AsBlock(recorder):
+                raise ZeroDivisionError
+        writer.close()
+        assert "OSError: no space" in raised.value.__notes__[0]
+
+    def test_without_one_the_failure_is_raised(self):
+        with (
+            pytest.raises(OSError, match="the disk is gone"),
+            Recorder(network(), (X, Y), keep_activations=False, sinks=[self.FailsToClose()]),
+        ):
+            pass
+
+    def test_closing_by_hand_keeps_it_as_context(self):
+        recorder = Recorder(network(), (X, Y), keep_activations=False, sinks=[self.FailsToClose()]).start()
+        user = RuntimeError("mine")
+
+        def by_hand():
+            try:
+                raise user
+            finally:
+                recorder.close(take_last=False)
+
+        with pytest.raises(OSError, match="disk") as raised:
+            by_hand()
+        assert raised.value.__context__ is user
+
+    def test_ctrl_c_while_one_sink_closes_closes_the_others(self):
+        class Slow(Collect):
+            def close(self):
+                raise KeyboardInterrupt
+
+        first = Collect()
+        with (
+            pytest.raises(KeyboardInterrupt),
+            Recorder(network(), (X, Y), keep_activations=False, sinks=[first, Slow()]),
+        ):
+            pass
+        assert first.closed == 1
+
+
+def test_a_failing_start_says_why(monkeypatch):
+    sink = TestTheUsersOwnException.FailsToClose()
+    sink.begin = lambda **facts: torch.zeros(2) @ torch.zeros(3)
+    with pytest.raises(RuntimeError, match="size") as raised:
+        Recorder(network(), (X, Y), keep_activations=False, sinks=[sink]).start()
+    assert "the disk is gone" in raised.value.__notes__[0]
