@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from infoplane.estimators._protocol import Quantity
+from infoplane.estimators._ties import equal_rows
 
 VOIDING: tuple[str, ...] = ("saturated", "degenerate", "few_samples", "out_of_domain", "unreliable")
 """Flags under which the error of a value is not that of sampling: an interval beside it would promise too much."""
+
+_IN_CACHE = 1 << 16
 
 Estimate = Callable[..., dict[str, Quantity]]
 
@@ -59,3 +63,59 @@ def with_blanked_intervals(estimate: Estimate) -> Estimate:
 
     blanking.blanks_intervals = True  # type: ignore[attr-defined]
     return blanking
+
+
+def content_halves(layer: Tensor, y: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Indices of two parts of the rows of `layer` (N, U) and `y`: to fit on, and half, at most `most`, to test on.
+
+    A row's part follows from what it holds, not from its place: permuted samples or units give the same two parts.
+    """
+    order = content_keys(layer, y).argsort(stable=True)
+    n = len(order)
+    size = min(n // 2, most)
+    # Evenly spaced in the order, so that equal rows, which stand together, fall into both parts.
+    place = torch.arange(size, device=order.device) * n // size
+    chosen = torch.zeros(n, dtype=torch.bool, device=order.device)
+    chosen[place] = True
+    return order[~chosen], order[place]
+
+
+def content_keys(layer: Tensor, y: Tensor) -> Tensor:
+    """(N,) int64 that follow from the values of a row and its label; units may come in any order."""
+    own = _mixed(_bits(y[:, None] if y.ndim == 1 else y))
+    own = _mixed((own * _odd(own.shape[1]).to(own.device)).sum(1))
+    step = max(1, _IN_CACHE // layer.shape[1])
+    parts = [slice(start, start + step) for start in range(0, len(layer), step)]
+    # Each unit has a signature, what it holds beside the labels, so that rows (0, 1) and (1, 0) differ.
+    signature = torch.zeros(layer.shape[1], dtype=torch.int64, device=layer.device)
+    for rows in parts:
+        signature += _mixed(_mixed(_bits(layer[rows])) ^ own[rows, None]).sum(0)
+    signature = _mixed(signature)
+    keys = [_mixed(_mixed(_bits(layer[rows])) ^ signature).sum(1) for rows in parts]
+    return _mixed(torch.cat(keys) ^ own)
+
+
+def _bits(rows: Tensor) -> Tensor:
+    return (rows.double() + 0.0).contiguous().view(torch.int64)  # one zero
+
+
+def _odd(count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(-(2**62), 2**62, (count,), generator=generator) * 2 + 1
+
+
+def _mixed(key: Tensor) -> Tensor:
+    """Every bit of the outcome depends on every bit of the key."""
+    key = (key ^ (key >> 32)) * -7046029254386353131
+    key = (key ^ (key >> 29)) * -4658895280553007687
+    return key ^ (key >> 32)
+
+
+def repeated_entropy_nats(rows: Tensor) -> float:
+    """Plug-in entropy in nats of (N, D) where most rows have an equal: no information exceeds it. Else infinite."""
+    if len(torch.unique(rows[:, 0])) > len(rows) / 2:  # spares the look at whole rows
+        return math.inf
+    others = equal_rows(rows.double())
+    if float((others > 0).double().mean()) < 0.5:
+        return math.inf
+    return float((len(rows) / (others + 1).double()).log().mean())

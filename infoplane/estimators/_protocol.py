@@ -158,6 +158,24 @@ def assumed_finite() -> bool:
     return _FINITE.get()
 
 
+_VALUES_ONLY: ContextVar[bool] = ContextVar("values_only", default=False)
+
+
+@contextlib.contextmanager
+def values_only() -> Iterator[None]:
+    """Within this context nobody reads the flags of `estimate`: checks that only raise flags may be left out."""
+    token = _VALUES_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _VALUES_ONLY.reset(token)
+
+
+def only_values() -> bool:
+    """Whether `values_only` is in force."""
+    return _VALUES_ONLY.get()
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]

@@ -17,7 +17,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from infoplane.estimators._mixture import interval_95
-from infoplane.estimators._protocol import Blocks, Estimator, Quantity
+from infoplane.estimators._protocol import Blocks, Estimator, Quantity, values_only
 from infoplane.estimators._registry import build_named, parse, register_wrapper
 from infoplane.estimators._shuffles import shuffles_of_rows
 
@@ -117,7 +117,8 @@ class PermutationNull(_Wrapper):
             raise ValueError(f"{inner.name} gives no quantity of {DEPENDENCE} to compare with shuffled labels")
         drawn: dict[str, list[Tensor]] = {name: [] for name in names}
         for labels in shuffled_targets(y, x_ids, self.draws, self.seed):
-            found = inner.estimate(t, labels, x=x, x_ids=x_ids)
+            with values_only():
+                found = inner.estimate(t, labels, x=x, x_ids=x_ids)
             for name in names:
                 drawn[name].append(found[name].value)
         for name in names:
@@ -214,12 +215,13 @@ class SubsampleInterval(_Wrapper):
             chosen = torch.zeros(inputs, dtype=torch.bool)
             chosen[torch.randperm(inputs, generator=generator)[:size]] = True
             rows = chosen.to(ids.device)[ids].nonzero()[:, 0]
-            found = inner.estimate(
-                t[:, rows.to(t.device)],
-                y[rows],
-                x=None if x is None else x[rows.to(x.device)],
-                x_ids=None if x_ids is None else ids[rows],
-            )
+            with values_only():
+                found = inner.estimate(
+                    t[:, rows.to(t.device)],
+                    y[rows],
+                    x=None if x is None else x[rows.to(x.device)],
+                    x_ids=None if x_ids is None else ids[rows],
+                )
             for name, q in found.items():
                 drawn.setdefault(name, []).append(q.value)
         odds = size / max(inputs - size, 1)

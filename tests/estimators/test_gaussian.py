@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from infoplane import datasets
-from infoplane.estimators.gaussian import Gaussian, independent_nats, least_shrinkage
+from infoplane.estimators._canonical import independent_nats, least_shrinkage
+from infoplane.estimators.gaussian import Gaussian
 
 
 def estimate(t, y, **settings):
