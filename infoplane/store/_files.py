@@ -127,6 +127,12 @@ def _link(temporary: Path, final: Path) -> None:
     temporary.unlink()
 
 
+def touch(path: Path) -> None:
+    """An empty file, unless it is there already."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666))
+    sync_directory(path.parent)
+
+
 def publish_bytes(directory: Path, name: str, data: bytes, *, replace: bool = True) -> tuple[int, str]:
     return publish(directory, name, [memoryview(data)], replace=replace)
 

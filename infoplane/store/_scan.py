@@ -24,6 +24,7 @@ from infoplane.store.layout import (
     SHARDS_DIR,
     ShardName,
     describe_steps,
+    parse_dropped_file,
     parse_manifest_file,
     parse_session_file,
     parse_temporary,
@@ -67,6 +68,8 @@ class Scan:
     sessions : list of SessionRecord, by session and rank
     manifest : dict of shard name to ManifestEntry
     shards : list of Shard, by name
+    marks : dict of name to (session, rank, first step, last step)
+        Empty files left by a session that could not write which steps it dropped.
     problems : list of Problem
 
     Raises
@@ -98,6 +101,8 @@ class Scan:
         self.sessions = self._load_sessions()
         # The manifest before the shards: a writer that is at work adds a shard first, then its line.
         self.manifest = self._load_manifests()
+        marks = {name: parse_dropped_file(name) for name in self._names(".")}
+        self.marks = {name: place for name, place in marks.items() if place is not None}
         self.shards = self._load_shards()
 
     def complain(self, file: str, what: object, steps: Iterable[int] = ()) -> None:

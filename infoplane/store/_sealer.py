@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,34 @@ from infoplane.store._directory import Opened, now, write_session
 from infoplane.store._frames import Frame
 from infoplane.store._records import ManifestEntry, SessionRecord, ShardMeta, dump_json, load_json
 from infoplane.store._shard import encode_shard
-from infoplane.store.layout import SHARDS_DIR, ShardName, manifest_file
+from infoplane.store.layout import SHARDS_DIR, ShardName, dropped_file, manifest_file
 
 INDEX_ALLOWANCE = 16 << 20
 """Room kept under the limit of a file for the records of its layers and HDF5's own."""
 
 
+@dataclass
+class _Batch:
+    """The frames of one shard on their way to the disk, and the snapshots that hold their memory."""
+
+    frames: list[Frame]
+    snapshots: list[Snapshot]
+    failed_at: float | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(frame.nbytes for frame in self.frames)
+
+    @property
+    def steps(self) -> list[int]:
+        return [frame.step for frame in self.frames]
+
+
 class Sealer:
     """Collects frames of one rank and session and publishes them.
+
+    A shard that a write error stopped stays in memory and is written again with the next one, or at once where
+    the caller waits for the disk. Only what fails twice is dropped: many errors pass, and no more than one shard waits.
 
     Attributes
     ----------
@@ -34,7 +55,9 @@ class Sealer:
     uncertain : bool
         A published file may not survive a power failure: its directory could not be synced.
     error : OSError, MemoryError or None
-        The last write error, for a caller that wants it raised.
+        The write error that last cost something, for a caller that wants it raised.
+    mark : str
+        Name of the empty file that says which steps were dropped while the session's file cannot be written.
     pending_bytes, bytes_written : int
     """
 
@@ -60,13 +83,16 @@ class Sealer:
         self._frames: list[Frame] = []
         self._snapshots: list[Snapshot] = []
         self._publishing: list[int] = []
+        self._held: _Batch | None = None
         self._first_at = 0.0
         self._start_step = -1
         self._unlisted: list[bytes] = []
         self._session_changed = False
         self._session_lock = threading.Lock()
+        self._fresh_bytes = 0  # of the frames that nobody has tried to write
         self.pending_bytes = 0
         self.bytes_written = 0
+        self.mark = ""
         self.dropped: dict[int, str] = {}
         self.uncertain = False
         self.error: OSError | MemoryError | None = None
@@ -90,9 +116,14 @@ class Sealer:
         return self._max_bytes
 
     @property
+    def unlisted(self) -> bool:
+        """Whether manifest lines wait for the disk to work again."""
+        return bool(self._unlisted)
+
+    @property
     def unsaved(self) -> bool:
-        """Whether manifest lines or the session's file wait for the disk to work again."""
-        return bool(self._unlisted) or self._session_changed
+        """Whether the session's file waits for the disk to work again."""
+        return self._session_changed
 
     def take(self, snapshot: Snapshot) -> None:
         """Add a snapshot, sealing before it or after it where that is due."""
@@ -104,54 +135,89 @@ class Sealer:
         frame = Frame.of(snapshot, self._samples)
         if self._start_step < 0:
             self._start_step = frame.step
-        full = self.pending_bytes + frame.nbytes > self._max_bytes
+        full = self._fresh_bytes + frame.nbytes > self._max_bytes
         if self._frames and (full or not self._frames[0].belongs_with(frame)):
             self.seal()
         if not self._frames:
             self._first_at = time.monotonic()
         self._frames.append(frame)
         self._snapshots.append(snapshot)
+        self._fresh_bytes += frame.nbytes
         self.pending_bytes += frame.nbytes
         _ = frame.digests, frame.nonfinite  # spreads that work over the time between the seals
         due = self.due_in()
-        if self.pending_bytes >= self._seal_bytes or (due is not None and due <= 0):
+        if self._fresh_bytes >= self._seal_bytes or (due is not None and due <= 0):
             self.seal()
 
     def due_in(self) -> float | None:
         """Seconds until the pending snapshots are to be sealed; None when there are none."""
-        return self._first_at + self._seal_seconds - time.monotonic() if self._frames else None
+        began = [self._first_at] if self._frames else []
+        if self._held is not None and self._held.failed_at is not None:
+            began.append(self._held.failed_at)
+        return min(began) + self._seal_seconds - time.monotonic() if began else None
 
-    def seal(self) -> None:
-        """Publish what is pending. A write error drops it, and is noted."""
-        frames, snapshots = self._frames, self._snapshots
-        if not frames:
-            self._save_bookkeeping()
-            return
-        self._publishing = [frame.step for frame in frames]
-        self._frames, self._snapshots = [], []
+    def seal(self, *, wait: bool = False) -> None:
+        """Publish what is pending. With `wait` nothing stays for a later attempt: it is published or dropped."""
+        batches = [self._held] if self._held is not None else []
+        if self._frames:
+            batches.append(_Batch(self._frames, self._snapshots))
+        self._publishing = [step for batch in batches for step in batch.steps]
+        self._held, self._frames, self._snapshots, self._fresh_bytes = None, [], [], 0
         try:
-            self._publish(frames)
+            while batches:
+                if not self._done(batches[0], wait=wait):
+                    self._held = batches[0]
+                del batches[0]
         except BaseException as error:
-            self._drop([frame.step for frame in frames], error)
-            if not isinstance(error, (OSError, MemoryError)):
-                raise
-            self.error = error
+            for batch in batches:
+                self._drop(batch.steps, error)
+            self._let_go(snapshot for batch in batches[1:] for snapshot in batch.snapshots)
+            raise
         finally:
             self._publishing = []
-            self.pending_bytes = 0
-            if self._release is not None:
-                for snapshot in snapshots:
-                    self._release(snapshot)
+            self.pending_bytes = self._held.nbytes if self._held is not None else 0
         self._save_bookkeeping()
+
+    def _done(self, batch: _Batch, *, wait: bool) -> bool:
+        """Publish a batch or, when it has failed twice, drop it; False where it is to be tried again later."""
+        try:
+            while True:
+                try:
+                    self._publish(batch.frames)
+                    break
+                except (OSError, MemoryError) as error:
+                    if batch.failed_at is not None:
+                        self.error = error
+                        self._drop(batch.steps, error)
+                        break
+                    batch.failed_at = time.monotonic()
+                    if not wait:
+                        return False
+        except BaseException:
+            self._let_go(batch.snapshots)
+            raise
+        self._let_go(batch.snapshots)
+        return True
+
+    def _let_go(self, snapshots: Iterable[Snapshot]) -> None:
+        if self._release is not None:
+            for snapshot in snapshots:
+                self._release(snapshot)
+
+    def _waiting(self) -> list[int]:
+        """Steps that were handed over and are not on the disk."""
+        held = self._held.steps if self._held is not None else []
+        return [*self._publishing, *held, *(snapshot.step for snapshot in self._snapshots)]
 
     def give_up(self, queued: Iterable[Snapshot], error: BaseException) -> None:
         """List everything that waits as dropped."""
-        self._drop([snapshot.step for snapshot in [*self._snapshots, *queued]], error)
-        self._frames, self._snapshots, self.pending_bytes = [], [], 0
+        self.abandon(queued, error)
+        self._held, self._frames, self._snapshots = None, [], []
+        self._fresh_bytes = self.pending_bytes = 0
 
     def abandon(self, queued: Iterable[Snapshot], error: BaseException) -> None:
         """List everything that is not published as dropped, while another thread may still be at it."""
-        self._drop([*self._publishing, *(snapshot.step for snapshot in [*self._snapshots, *queued])], error)
+        self._drop([*self._waiting(), *(snapshot.step for snapshot in queued)], error)
         self._save_session()
 
     def _drop(self, steps: Iterable[int], error: BaseException) -> None:
@@ -167,7 +233,7 @@ class Sealer:
 
     def finish(self, stalled_seconds: float) -> None:
         """Publish what is pending and write the last state of the session."""
-        self.seal()
+        self.seal(wait=True)
         self.record.closed = True
         self.record.stalled_seconds = round(stalled_seconds, 3)
         self._session_changed = True
@@ -243,5 +309,23 @@ class Sealer:
                 write_session(self.path, self.record, first=False)
             except OSError as error:
                 self.error = error
+                self._set_mark()
             else:
                 self._session_changed = False
+                self._remove_mark("")
+
+    def _set_mark(self) -> None:
+        """Say in the name of an empty file that steps were dropped: a full disk still takes a name."""
+        if not self.dropped:
+            return
+        name = dropped_file(self.record.session, self.record.rank, min(self.dropped), max(self.dropped))
+        if name != self.mark:
+            with contextlib.suppress(OSError):
+                _files.touch(self.path / name)
+                self._remove_mark(name)
+
+    def _remove_mark(self, new: str) -> None:
+        old, self.mark = self.mark, new
+        if old:
+            with contextlib.suppress(OSError):
+                (self.path / old).unlink()

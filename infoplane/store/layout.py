@@ -152,6 +152,7 @@ def cut_ranges(ranges: npt.NDArray[np.int64], start: int, stop: int) -> npt.NDAr
 _SHARD = re.compile(r"(\d{8,19})-(\d{8,19})\.s(\d{4})\.r(\d{3})(?:\.p(\d{2,3}))?\.h5", re.ASCII)
 _SESSION = re.compile(r"(\d{4})(?:\.r(\d{3}))?\.json", re.ASCII)
 _MANIFEST = re.compile(r"manifest(?:\.r(\d{3}))?\.jsonl", re.ASCII)
+_DROPPED = re.compile(r"dropped\.s(\d{4})\.r(\d{3})\.(\d{8,19})-(\d{8,19})", re.ASCII)
 _TEMPORARY = re.compile(r"\.(.+)\.(\d{1,10})\.tmp", re.ASCII | re.DOTALL)
 
 
@@ -197,6 +198,20 @@ def manifest_file(rank: int) -> str:
 def parse_manifest_file(name: str) -> int | None:
     match = _MANIFEST.fullmatch(name)
     return None if match is None else int(match.group(1) or 0)
+
+
+def dropped_file(session: int, rank: int, first: int, last: int) -> str:
+    """Name of an empty file: from step `first` to `last` some were dropped, and the session's file does not say so."""
+    return f"dropped.s{session:04d}.r{rank:03d}.{first:08d}-{last:08d}"
+
+
+def parse_dropped_file(name: str) -> tuple[int, int, int, int] | None:
+    """(session, rank, first step, last step) or None."""
+    match = _DROPPED.fullmatch(name)
+    if match is None:
+        return None
+    session, rank, first, last = (int(group) for group in match.groups())
+    return session, rank, first, last
 
 
 def lock_file(rank: int) -> str:

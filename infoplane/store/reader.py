@@ -242,11 +242,16 @@ class ActivationStore:
         for record in scan.sessions:
             gaps: dict[str, list[int]] = {}
             for item in record.dropped:
-                if item["step"] < cut.get(record.session, 0) and item["step"] not in out:
+                if item["step"] < cut[record.session] and item["step"] not in out:
                     gaps.setdefault(item["reason"], []).append(item["step"])
             for reason, steps in gaps.items():
                 file = f"{SESSIONS_DIR}/{session_file(record.session, record.rank)}"
                 scan.complain(file, f"not written while recording: {reason}", steps)
+        for name, (session, rank, first, last) in scan.marks.items():
+            listed = {d["step"] for r in scan.sessions if (r.session, r.rank) == (session, rank) for d in r.dropped}
+            if first < cut[session] and not {first, last} <= listed:
+                lost = f"of the steps from {first} to {last} some could not be written while recording, nor their list"
+                scan.complain(name, lost, sorted({first, last}))
         return out
 
     def _incomplete(self, shards: tuple[Shard, ...]) -> tuple[str, str] | None:
@@ -345,9 +350,11 @@ def _session_ends(scan: Scan) -> Mapping[int, int]:
     for session, step in known:
         starts[session] = min(step, starts.get(session, step))
     out, end = {}, 2**63 - 1
-    for session in sorted(starts, reverse=True):
+    # A session whose every step was dropped is one too: what it lost is not forgotten.
+    present = {record.session for record in scan.sessions} | {session for session, *_ in scan.marks.values()}
+    for session in sorted(starts.keys() | present, reverse=True):
         out[session] = end
-        end = min(end, starts[session])
+        end = min(end, starts.get(session, end))
     return out
 
 

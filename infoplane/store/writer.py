@@ -64,8 +64,9 @@ class StoreWriter:
         Bytes that may wait in memory, default 1 GiB or two snapshots, whichever is larger. When they
         are used up, the call waits (counted in `stalled_s`).
     on_error : "warn" or "raise"
-        "warn": a write error never reaches training; the steps of that shard are dropped, listed in
-        `dropped`, reported by one warning and again at `close`, and recording goes on. "raise": the
+        A shard that a write error stopped is written again from memory, with the next one or at `flush` and
+        `close`; when that fails too, its steps are dropped. "warn": this never reaches training; the steps are
+        listed in `dropped`, reported by one warning and again at `close`, and recording goes on. "raise": the
         error is raised at the next call, `flush` or `close`.
     background : bool
         False writes in the calling thread.
@@ -220,7 +221,7 @@ class StoreWriter:
         """
         self._ready()
         if self._thread is None:
-            self._sealer.seal()
+            self._sealer.seal(wait=True)
         else:
             done = threading.Event()
             with self._changed:
@@ -315,7 +316,7 @@ class StoreWriter:
         if isinstance(item, Snapshot):
             self._sealer.take(item)
         else:
-            self._sealer.seal()
+            self._sealer.seal(wait=item is not None)
         with self._changed:
             if item is not None:
                 self._queue.popleft()
@@ -369,11 +370,13 @@ class StoreWriter:
             return
         if self._sealer.uncertain:
             self._warn(f"what was written may not survive a power failure ({self._sealer.error})")
-        if self._sealer.unsaved:
+        if self._sealer.unlisted:
             self._warn(
-                f"the shards are whole, but not the manifest or the session's file ({self._sealer.error}); "
+                f"the shards are whole, but not the manifest ({self._sealer.error}); "
                 "opening the run with resume=True makes up for it"
             )
+        if self._sealer.unsaved:
+            self._warn(self._unsaved())
         elapsed = time.monotonic() - self._began
         if self.stalled_s > max(1.0, _STALL_SHARE * elapsed):
             rate = self._sealer.bytes_written / elapsed / 1e6
@@ -382,6 +385,16 @@ class StoreWriter:
                 "written); record fewer layers or steps, or use a faster disk"
             )
         self._raise_error()
+
+    def _unsaved(self) -> str:
+        """What the directory does not say because the session's file could not be written at the end."""
+        what = f"the session's file could not be written ({self._sealer.error}): "
+        if not self.dropped:
+            return what + "it reads as if the session had not been closed, which costs nothing"
+        steps = describe_steps(self.dropped)
+        if self._sealer.mark:
+            return what + f"that steps {steps} were dropped is only in the name of {self._sealer.mark}; leave it there"
+        return what + f"nothing in the directory says that steps {steps} were dropped; make a note of it"
 
     def _warn(self, text: str) -> None:
         warnings.warn(f"{self.path}: {text}", RuntimeWarning, stacklevel=5)

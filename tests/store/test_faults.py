@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -155,6 +156,152 @@ def test_capture_goes_on_when_space_returns_and_the_gap_is_recorded(tmp_path):
     assert [p.steps for p in store.problems] == [(5,)]
 
 
+@pytest.mark.parametrize("call", CALLS[:4])
+@pytest.mark.parametrize("background", [False, True])
+def test_a_shard_that_a_passing_error_stopped_is_written_again_from_memory(tmp_path, call, background):
+    out = writer(tmp_path / "run", background=background, seal_bytes=1)
+    released = []
+    out._sealer._release = released.append
+    out(snapshot(0))
+    out.flush()
+    with faulty(fail_all=(call,), error=errno.EIO):
+        out(snapshot(1))
+        wait_until(lambda: out._sealer._held is not None)
+    assert out._sealer.pending_bytes > 0
+    assert [s.step for s in released] == [0]
+    out(snapshot(2))
+    assert out.flush()
+    assert out._sealer.pending_bytes == 0
+    assert [s.step for s in released] == [0, 1, 2]
+    out.close()
+    assert out.dropped == {}
+    check_clean(tmp_path / "run", [0, 1, 2])
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not happen within 5 s")
+
+
+def test_a_shard_that_waits_for_a_second_attempt_gets_it_in_time_and_in_order(tmp_path):
+    """Without another snapshot too, and at the end; never more than one waits."""
+    out = writer(tmp_path / "run", background=True, seal_bytes=1, seal_seconds=0.2)
+    with faulty(fail_all=("fsync",), error=errno.ESTALE):
+        out(snapshot(0))
+        wait_until(lambda: out._sealer._held is not None)
+    wait_until(lambda: len(shards(tmp_path / "run")) == 1)
+    out._sealer._seal_seconds = 1e9
+    with faulty(fail_all=("fsync",), error=errno.ESTALE):
+        out(snapshot(1))
+        wait_until(lambda: out._sealer._held is not None)
+    out.close()
+    check_clean(tmp_path / "run", [0, 1])
+    again = writer(tmp_path / "run", resume=True, seal_bytes=1)
+    with faulty(fail_all=("write",)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for step in (2, 3, 4):
+            again(snapshot(step))
+            assert again._sealer._held.steps == [step]
+    assert set(again.dropped) == {2, 3}
+    with pytest.warns(RuntimeWarning, match="steps 2-3 could not be written"):
+        again.close()
+    check(open_run(tmp_path / "run"), [0, 1, 4])
+
+
+def test_what_waits_for_a_second_attempt_is_listed_where_the_end_comes_first(tmp_path):
+    out = writer(tmp_path / "run", seal_bytes=1)
+    with faulty(fail_all=("write",)):
+        out(snapshot(0))
+    out.abandon(TimeoutError("stopped"))
+    assert out.dropped == {0: "TimeoutError: stopped"}
+    assert [p.steps for p in open_run(tmp_path / "run").problems] == [(0,)]
+    with pytest.warns(RuntimeWarning, match="steps 0"):
+        out.close()
+
+
+# A disk that stays full: what was dropped is known ever after, whoever goes on with the run.
+
+
+def stay_full(path: Path, first: list[int], then: list[int], **options: object) -> list[str]:
+    """Record, with the disk full for the steps of `then` and through the end; the warnings of the end."""
+    out = writer(path, **options)
+    for step in first:
+        out(snapshot(step))
+        assert out.flush()
+    with faulty(fail_all=("write",)), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in then:
+            out(snapshot(step))
+            out.flush()
+        out.close()
+    return [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize(("first", "then"), [([0], [1, 2]), ([], [0]), ([0, 1, 2], [7, 8, 9, 20])])
+def test_what_a_full_disk_cost_is_not_forgotten_by_resume(tmp_path, first, then):
+    path = tmp_path / "run"
+    said = stay_full(path, first, then)
+    mark = f"dropped.s0001.r000.{then[0]:08d}-{then[-1]:08d}"
+    assert any(f"only in the name of {mark}; leave it there" in text for text in said)
+    assert not any("makes up for it" in text for text in said)
+    what = f"of the steps from {then[0]} to {then[-1]} some could not be written while recording, nor their list"
+    expected = Problem(mark, what, tuple(sorted({then[0], then[-1]})))
+    assert open_run(path).verify() == [expected]
+    with writer(path, resume=True) as again:  # goes on behind the gap, from a checkpoint of its own
+        again(snapshot(then[-1] + 1))
+    assert open_run(path).verify() == [expected]
+    assert open_run(path).problems == (expected,)
+    check(open_run(path), [*first, then[-1] + 1])
+    with writer(path, resume=True) as again:  # trained again from there: the gap closes
+        for step in then:
+            again(snapshot(step))
+    check_clean(path, [*first, *then])
+
+
+def test_the_mark_of_a_full_disk_goes_when_the_list_can_be_written(tmp_path):
+    path = tmp_path / "run"
+    out = writer(path)
+    with faulty(fail_all=("write",)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for step in (3, 5):
+            out(snapshot(step))
+            out.flush()
+            assert [p.name for p in path.glob("dropped.*")] == [f"dropped.s0001.r000.00000003-{step:08d}"]
+    with pytest.warns(RuntimeWarning, match="steps 3, 5 could not"):
+        out.close()
+    assert not list(path.glob("dropped.*"))
+    (problem,) = open_run(path).problems
+    assert (problem.file, problem.steps) == ("sessions/0001.json", (3, 5))
+    (path / "dropped.s0001.r000.00000003-00000005").touch()  # could not be removed: it says nothing new
+    assert open_run(path).problems == (problem,)
+
+
+def test_where_not_even_a_name_can_be_left_the_last_message_says_to_note_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(_files, "touch", lambda path: _no_space())
+    said = stay_full(tmp_path / "run", [0], [1])
+    assert any("nothing in the directory says that steps 1 were dropped; make a note of it" in text for text in said)
+
+
+def test_a_session_that_lost_everything_is_remembered(tmp_path):
+    """It has published no shard, so that it ends no other session, and none before it can end it."""
+    path = tmp_path / "run"
+    out = writer(path)
+    with faulty(fail_all=("link", "replace")), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        out(snapshot(0))
+        out.flush()
+    with pytest.warns(RuntimeWarning, match="steps 0"):
+        out.close()
+    with writer(path, resume=True) as again:
+        again(snapshot(4))
+    (problem,) = open_run(path).problems
+    assert (problem.file, problem.steps) == ("sessions/0001.json", (0,))
+    assert open_run(path).verify() == [problem]
+
+
 def test_on_error_raise_says_so_at_the_call_and_can_go_on(tmp_path):
     out = writer(tmp_path / "run", on_error="raise")
     with faulty(fail_all=("fsync",), error=errno.EIO):
@@ -182,18 +329,19 @@ def test_on_error_raise_reaches_the_training_thread(tmp_path):
 def test_a_failed_part_takes_the_other_parts_of_its_snapshot_with_it(tmp_path):
     """An unfinished split snapshot leaves nothing behind, so that a later one can take its step."""
     out = writer(tmp_path / "run", max_file_bytes=800)
-    real, calls = os.replace, []
+    real = os.replace
 
     def replace(a, b):
-        calls.append(b)
-        if len(calls) == 3:
+        if ".p02." in str(b):  # at the second attempt too
             raise OSError(errno.ENOSPC, "No space left on device")
         real(a, b)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "replace", replace)
+        out(snapshot(0))
+        assert shards(tmp_path / "run") == []
         with pytest.warns(RuntimeWarning, match="steps 0"):
-            out(snapshot(0))
+            assert not out.flush()
     assert shards(tmp_path / "run") == []
     out(snapshot(1))
     with pytest.warns(RuntimeWarning, match="steps 0"):
