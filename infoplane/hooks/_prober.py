@@ -16,6 +16,7 @@ from infoplane.core.records import Layer
 from infoplane.hooks import _flow, _rows
 from infoplane.hooks._capture import Capture, capture
 from infoplane.hooks._host import Allocate
+from infoplane.hooks._initialised import FirstCall, refuse_lazy
 from infoplane.hooks._inputs import Inputs
 from infoplane.hooks._interrupts import interruptible
 from infoplane.hooks._members import Members
@@ -23,7 +24,7 @@ from infoplane.hooks._names import Named, named_modules
 from infoplane.hooks._observe import observe
 from infoplane.hooks._plan import Options, plan_captures
 from infoplane.hooks._ranks import is_sharded
-from infoplane.hooks._state import Buffers, model_device, seed_generators, undisturbed
+from infoplane.hooks._state import Held, model_device, seed_generators, undisturbed
 from infoplane.hooks.noise import draw_noise_from
 from infoplane.hooks.probe import ProbeSet
 from infoplane.hooks.reduce import is_lossless
@@ -59,7 +60,7 @@ class Prober:
     layers: tuple[Layer, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
     chain: bool | list[str] = False
-    _buffers: Buffers = field(default_factory=Buffers)
+    _held: Held = field(default_factory=Held)
 
     @property
     def device(self) -> torch.device:
@@ -89,10 +90,14 @@ class Prober:
         ValueError, TypeError
             For a selection or an output that cannot be recorded.
         """
+        refuse_lazy(self.model)
         first = next(self.probe.chunks(self.batch_size))
         start, stop, inputs, _ = first
+        first_call = FirstCall(self.model)
         modules = named_modules(self.model)
         seen = self._undisturbed(0, lambda run: observe(lambda: run(inputs), modules, ops=self._wants_ops()))
+        first_call.refuse_new_weights()
+        changed_first = self._held.changed
         plan = plan_captures(
             self.targets,
             modules,
@@ -135,6 +140,7 @@ class Prober:
         parents = {} if is_sharded(self.model) else _flow.trace(once)
         if not parents:
             once(None)
+        first_call.refuse_set_once(changed_first, self._held.changed)
         self.layers = tuple(layer for layer, _ in results)
         self.captures = tuple(replace(c, layer=la) for c, la in zip(self.captures, self.layers, strict=True))
         self.chain = self._markov(parents)
@@ -216,7 +222,7 @@ class Prober:
             return undisturbed(
                 started,
                 self.model,
-                self._buffers,
+                self._held,
                 device,
                 autocast=self.autocast,
                 evaluation=self.evaluation,

@@ -17,9 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from infoplane.hooks._interrupts import surely
+from infoplane.hooks._ranks import is_sharded
 from infoplane.hooks.noise import keep_noise
 
 SMALL_BUFFER_BYTES = 1 << 20
+
+COPIED_PARAMETER_BYTES = 1 << 30
+"""Parameters up to this size are all copied at the first pass, to see which of them a forward pass changes."""
 
 Restore = Callable[[], None]
 T = TypeVar("T")
@@ -28,7 +32,7 @@ T = TypeVar("T")
 def undisturbed(
     work: Callable[[], T],
     model: nn.Module,
-    buffers: Buffers,
+    held: Held,
     device: torch.device,
     *,
     autocast: torch.dtype | None = None,
@@ -45,7 +49,7 @@ def undisturbed(
         keep_gradient_mode(),
         keep_random_state(device),
         keep_modes(model),
-        buffers.keep(model, exact=exact_buffers or not evaluation),
+        held.keep(model, exact=exact_buffers or not evaluation),
         keep_noise(model),
         keep_compilation(),
         keep_precision(device.type),
@@ -147,53 +151,104 @@ def keep_parameters(model: nn.Module) -> Restore:
     return restore
 
 
-class Buffers:
-    """Restores buffers that a forward pass changes even in evaluation mode (observers, counters, caches).
+class Held:
+    """Restores buffers, parameters and gradients that a forward pass changes, in evaluation mode too.
 
-    The first pass under `keep` copies all of them and learns which change; later passes copy those and the
-    small ones. A change shows in the tensor's version, except for batch statistics in training mode and for
-    collectives: there values are compared (`exact`, which also copies all).
+    Observers, counters and caches change buffers; embeddings with `max_norm` and weights that are set at the first
+    call change parameters. The first pass under `keep` copies all of them and learns which change; later passes
+    copy those and the small buffers. A change shows in the tensor's version, except for writes through `.data`,
+    batch statistics in training mode and collectives: there values are compared (what is copied of parameters, and
+    buffers with `exact`, which also copies all).
     """
 
     def __init__(self) -> None:
-        self._changing: set[tuple[int, str]] = set()
+        self.changed: set[str] = set()
+        """Names of what the last pass changed."""
+        self._changing: set[str] = set()
         self._first = True
 
     def keep(self, model: nn.Module, *, exact: bool = False) -> Restore:
-        """Raises RuntimeError on restoring where a buffer has changed that was not copied."""
-        held: list[tuple[nn.Module, str, Tensor, int, Tensor | None]] = []
-        for module in model.modules():
-            for name, buffer in module._buffers.items():
-                if buffer is None:
-                    continue
-                copied = (
-                    exact
-                    or self._first
-                    or (id(module), name) in self._changing
-                    or buffer.numel() * buffer.element_size() <= SMALL_BUFFER_BYTES
-                )
-                held.append((module, name, buffer, buffer._version, buffer.clone() if copied else None))
+        """Raises RuntimeError on restoring where something has changed that was not copied."""
+        held = self._buffers(model, exact)
+        gradients: list[tuple[Tensor, Tensor | None]] = []
+        if not is_sharded(model):  # such a model swaps its parameters in every pass
+            held += self._parameters(model)
+            gradients = [(p, p.grad) for p in model.parameters()]
+            held += [
+                _Tensor("gradient", name, {}, "", p.grad, copied=False, compared=False)
+                for name, p in model.named_parameters()
+                if p.grad is not None and p.grad.layout is torch.strided
+            ]
 
         @torch.no_grad()
         def restore() -> None:
-            lost = []
-            for module, name, buffer, version, copy in held:
-                if buffer._version != version or (exact and copy is not None and not torch.equal(buffer, copy)):
-                    self._changing.add((id(module), name))
-                    if copy is None:
-                        lost.append(name)
-                    else:
-                        buffer.copy_(copy)
-                if module._buffers.get(name) is not buffer:
-                    module._buffers[name] = buffer
+            self.changed = {h.name for h in held if h.is_changed()}
+            self._changing |= self.changed
             self._first = False
+            lost = [h for h in held if not h.restore(changed=h.name in self.changed)]
+            for parameter, gradient in gradients:
+                if parameter.grad is not gradient:
+                    parameter.grad = gradient
             if lost:
                 raise RuntimeError(
-                    f"the probe pass changed the buffer {lost[0]!r}, which no earlier pass had changed and which is "
-                    "too large to be copied at every snapshot; keep it fixed in evaluation mode"
+                    f"the probe pass changed the {lost[0].kind} {lost[0].name!r}, which no earlier pass had changed "
+                    "and which is not copied at every snapshot; keep it fixed in evaluation mode"
                 )
 
         return restore
+
+    def _buffers(self, model: nn.Module, exact: bool) -> list[_Tensor]:
+        held = []
+        for prefix, module in model.named_modules():
+            for key, buffer in module._buffers.items():
+                if buffer is not None:
+                    name = f"{prefix}.{key}" if prefix else key
+                    copied = exact or self._first or name in self._changing or _bytes(buffer) <= SMALL_BUFFER_BYTES
+                    held.append(_Tensor("buffer", name, module._buffers, key, buffer, copied, compared=exact))
+        return held
+
+    def _parameters(self, model: nn.Module) -> list[_Tensor]:
+        room = self._first and sum(map(_bytes, model.parameters())) <= COPIED_PARAMETER_BYTES
+        held = []
+        for prefix, module in model.named_modules():
+            renormed = getattr(module, "max_norm", None) is not None
+            for key, parameter in module._parameters.items():
+                if parameter is not None:
+                    name = f"{prefix}.{key}" if prefix else key
+                    copied = room or renormed or name in self._changing
+                    held.append(_Tensor("parameter", name, module._parameters, key, parameter, copied, compared=True))
+        return held
+
+
+class _Tensor:
+    """One tensor of a module ahead of a pass, copied or not."""
+
+    def __init__(
+        self, kind: str, name: str, own: dict[str, Any], key: str, tensor: Tensor, copied: bool, compared: bool
+    ) -> None:
+        self.kind, self.name = kind, name
+        self._own, self._key, self._tensor = own, key, tensor
+        self._version = tensor._version
+        self._copy = tensor.detach().clone() if copied else None
+        self._compared = compared and not tensor.is_meta  # which has no numbers
+
+    def is_changed(self) -> bool:
+        if self._tensor._version != self._version:
+            return True
+        return self._compared and self._copy is not None and not torch.equal(self._tensor, self._copy)
+
+    def restore(self, *, changed: bool) -> bool:
+        """False where the old numbers are not known."""
+        if changed and self._copy is not None:
+            # Through `.data` the version stays, and with it what autograd holds for the training step.
+            (self._tensor.data if self.kind == "parameter" else self._tensor).copy_(self._copy)
+        if self._own and self._own.get(self._key) is not self._tensor:
+            self._own[self._key] = self._tensor
+        return not changed or self._copy is not None
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def keep_compilation() -> Restore:

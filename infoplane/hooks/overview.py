@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from infoplane.core.records import Layer
+from infoplane.hooks._initialised import refuse_lazy
 from infoplane.hooks._inputs import as_inputs
 from infoplane.hooks._names import named_modules, unwrap
 from infoplane.hooks._observe import Observation, observe
 from infoplane.hooks._plan import describe, is_activation
-from infoplane.hooks._state import Buffers, model_device, undisturbed
+from infoplane.hooks._state import Held, model_device, undisturbed
 
 _SHOWN = 24
 
@@ -83,12 +84,13 @@ def layers(model: nn.Module, batch: Any, *, samples: int | None = None) -> Layer
         listed last, with a note.
     """
     inner = unwrap(model)
+    refuse_lazy(inner)
     modules = named_modules(inner)
     inputs = as_inputs(batch)
     dtypes = frozenset(p.dtype for p in inner.parameters() if p.is_floating_point())
     moved = inputs.to(model_device(inner), dtypes)
     seen = undisturbed(
-        lambda: observe(lambda: inner(*moved.args, **moved.kwargs), modules), inner, Buffers(), model_device(inner)
+        lambda: observe(lambda: inner(*moved.args, **moved.kwargs), modules), inner, Held(), model_device(inner)
     )
     n = len(inputs)
     rows = []
