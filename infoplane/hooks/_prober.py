@@ -60,6 +60,8 @@ class Prober:
     layers: tuple[Layer, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
     chain: bool | list[str] = False
+    state: str = ""
+    """What was said at the start of state that the forward pass keeps."""
     _held: Held = field(default_factory=Held)
 
     @property
@@ -169,7 +171,7 @@ class Prober:
         kinds = [getattr(torch, la.dtype) for la in self.layers] + [p.dtype for p in self.model.parameters()]
         allowed = _rows.tolerance([*kinds, *([] if self.autocast is None else [self.autocast])], self.device)
         alone = self.before_pass is None and not is_sharded(self.model)
-        _rows.look_at_rows(once, self.probe, rows, self.captures, allowed, alone=alone)
+        self.state = _rows.look_at_rows(once, self.probe, rows, self.captures, allowed, alone=alone)
 
     def measure(self, step: int, allocate: Allocate) -> list[tuple[Layer, Tensor]]:
         """One pass over the whole probe: each layer, as it is now, with values (rows, *units)."""

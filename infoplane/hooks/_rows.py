@@ -39,13 +39,14 @@ class Seen:
 
 def look_at_rows(
     run: Pass, probe: ProbeSet, rows: int, captures: Sequence[Capture], rounding: float, *, alone: bool
-) -> None:
+) -> str:
     """Run one chunk again, with other random numbers, and with its rows in another order; compare.
 
     `run(inputs, k)` is a pass with the k-th random state, injected noise off. What differs when nothing has changed
     is state that the forward pass keeps, what differs with the random state is noise: both are said, and the order
     of such rows cannot be checked. All other rows have to go where their inputs go, whether or not a layer mixes
-    rows (batch statistics do). Unless `alone`, every process makes the same number of passes.
+    rows (batch statistics do). Unless `alone`, every process makes the same number of passes. Returns what was
+    said of state.
 
     Raises
     ------
@@ -57,16 +58,17 @@ def look_at_rows(
     order = _cycle(len(chunk))
     turned = _turned(run, chunk, order)
     kept = _changed(plain, again, rounding)
-    if kept:
-        _say_state(kept)
+    state = _state(kept) if kept else ""
+    if state:
+        _say(state)
     random = [k for k, v in plain.layers.items() if k not in kept and _differ(v, other.layers[k], rounding)]
     if len(chunk) < 4:  # of so few, another order is too often the same but for a mirror
-        return
+        return state
     if random:
         _say(f"{_named(random)} random: whether rows are in the probe's order cannot be checked there")
     if isinstance(turned, str):
         _say(f"whether rows are in the probe's order cannot be checked: the model does not run on another, {turned}")
-        return
+        return state
     sensitive = _sensitive(run, chunk, plain, rounding) if alone else lambda key: 0
     astray: list[tuple[Capture, int]] = []
     for capture in captures:
@@ -81,6 +83,7 @@ def look_at_rows(
         else:
             astray.append((capture, moved))
     _refuse(astray, len(chunk))
+    return state
 
 
 def tolerance(dtypes: Iterable[torch.dtype], device: torch.device) -> float:
@@ -219,8 +222,8 @@ def _advice(capture: Capture, n: int) -> str:
     )
 
 
-def _say_state(keys: Sequence[str]) -> None:
-    _say(
+def _state(keys: Sequence[str]) -> str:
+    return (
         f"{_named(keys, 'not the same')} when the same rows are passed twice: the forward pass keeps state outside "
         "parameters and buffers (a hidden state, a running mean in an attribute, a generator of its own), which every "
         "snapshot changes, so training is not what it would be without recording; make it a buffer, or reset it"

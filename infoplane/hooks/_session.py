@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -235,6 +236,8 @@ class Session:
         finally:
             self._state = "closed"
             close_all(self._destinations, ending)
+        if take_last and self._prober.state:
+            warnings.warn(self._prober.state, stacklevel=5)  # what the numbers are read under; the start was long ago
 
     def flush(self) -> None:
         """Make every snapshot so far durable, as before the user's own checkpoint."""
