@@ -18,6 +18,10 @@ VOIDING: tuple[str, ...] = ("saturated", "degenerate", "few_samples", "out_of_do
 
 _IN_CACHE = 1 << 16
 
+_SAMPLES_A_DIMENSION = 40
+"""Dimensions of a side that `hidden_information` looks at: no more than N over this, as its bias is of first order."""
+_FAR = 2.5
+
 Estimate = Callable[..., dict[str, Quantity]]
 
 
@@ -119,3 +123,60 @@ def repeated_entropy_nats(rows: Tensor) -> float:
     if float((others > 0).double().mean()) < 0.5:
         return math.inf
     return float((len(rows) / (others + 1).double()).log().mean())
+
+
+def hidden_information(kept: Tensor, dropped: Tensor, other: Tensor) -> float:
+    """Gaussian information in nats of `dropped` (N, r) about `other` (N, q), given `kept` (N, d).
+
+    Of both only that counts which cubic polynomials of the kept coordinates do not explain, so that curved functions of
+    these are no news: -1/2 log det(1 - R^2) of their canonical correlations R, less r q / 2N, what independent
+    ones show.
+    """
+    known, most = _orthonormal(_polynomials(kept)), max(1, len(kept) // _SAMPLES_A_DIMENSION)
+    a, b = (_orthonormal(rows[:, :most], known) for rows in (dropped, other))
+    squares = torch.linalg.svdvals(a.T @ b).square().clamp(max=1 - 1e-12)
+    free = max(len(kept) - known.shape[1], 1)
+    return float(-0.5 * torch.log1p(-squares).sum()) - a.shape[1] * b.shape[1] / (2.0 * free)
+
+
+def hidden_products(kept: Tensor, dropped: Tensor, other: Tensor) -> float:
+    """The same of products of two coordinates, kept or dropped: parities, and classes of unequal spread.
+
+    In white coordinates z products are uncorrelated, and sum_ij <y z_i z_j>^2 / 2 is the share of y that they
+    explain. Terms of one sample with itself are left out: it is 0 on average where there is nothing.
+    """
+    n = len(kept)
+    y = _orthonormal(other, _orthonormal(_polynomials(kept))) * math.sqrt(n)
+    z = torch.cat([_orthonormal(rows - rows.mean(0)) for rows in (kept, dropped)], 1) * math.sqrt(n)
+    z = z.clamp(-_FAR, _FAR)  # heavy tails would be all that counts
+    z = z - z.mean(0)
+    z = z / z.square().mean(0).sqrt()
+    own, total = z.square().sum(1).square(), 0.0
+    for column in y.T:
+        moments = z.T @ (column[:, None] * z)
+        share = 0.5 * float(moments.square().sum() - (own * column.square()).sum()) / n**2
+        total -= 0.5 * math.log1p(-min(max(share, 0.0), 0.999))
+    return total
+
+
+def _polynomials(rows: Tensor) -> Tensor:
+    """Products (N, features) of up to three columns, of two where there are few samples; the constant is the first."""
+    layer = [(torch.ones_like(rows[:, 0]), 0)]
+    columns = [layer[0][0]]
+    for _ in range(3 if len(rows) >= 10 * _SAMPLES_A_DIMENSION else 2):
+        layer = [(column * rows[:, j], j) for column, first in layer for j in range(first, rows.shape[1])]
+        columns += [column for column, _ in layer]
+    return torch.stack(columns, 1)
+
+
+def _orthonormal(rows: Tensor, known: Tensor | None = None) -> Tensor:
+    """Orthonormal columns (N, r') that span `rows` (N, r), less what orthonormal `known` (N, f) have of them."""
+    left = rows if known is None else rows - known @ (known.T @ rows)
+    length = left.square().sum(0).sqrt()
+    left = (left / length)[:, length > 1e-6 * rows.square().sum(0).sqrt()]
+    if left.shape[1] == 0:
+        return left
+    values, vectors = torch.linalg.eigh(left.T @ left)
+    whole = values > 1e-9 * values[-1]
+    columns: Tensor = left @ vectors[:, whole] / values[whole].sqrt()
+    return columns

@@ -65,6 +65,13 @@ def _log_choose(n: Tensor, k: Tensor) -> Tensor:
 
 def equal_rows(rows: Tensor) -> Tensor:
     """How many other rows equal each row of `rows` (N, D) float64, (N,) int64."""
+    number, counts = numbered_rows(rows)
+    others: Tensor = counts[number] - 1
+    return others
+
+
+def numbered_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """A number for each row of `rows` (N, D) float64, the same for equal rows, (N,) int64, and how often each comes."""
     bits = (rows + 0.0).contiguous().view(torch.int64)  # one zero
     generator = torch.Generator().manual_seed(0)
     odd = torch.randint(-(2**62), 2**62, (rows.shape[1],), generator=generator).to(rows.device) * 2 + 1
@@ -72,5 +79,4 @@ def equal_rows(rows: Tensor) -> Tensor:
     key = (bits ^ (bits >> 32)) * -7046029254386353131
     key = ((key ^ (key >> 29)) * odd).sum(1)
     number, counts = torch.unique(key, return_inverse=True, return_counts=True)[1:]
-    others: Tensor = counts[number] - 1
-    return others
+    return number, counts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, Self
 
@@ -11,20 +10,23 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT
+from infoplane.estimators._checks import hidden_information, hidden_products
+from infoplane.estimators._codes import DENSE, Code, coded
+from infoplane.estimators._entropies import NOTHING, Part, class_information, pair_information
 from infoplane.estimators._mixture import entropy_of_counts
-from infoplane.estimators._neighbors import Points, intrinsic_dimension
 from infoplane.estimators._protocol import Blocks, Quantity, check_inputs, input_features, prepared
 from infoplane.estimators._registry import preset, register
-from infoplane.estimators._ties import equal_rows
-from infoplane.estimators.knn import TIED, local_entropies
+from infoplane.estimators.knn import TIED
 
-FOLDED = 0.75
-"""Intrinsic dimension of the code, as a share of its coordinates, below which it lies on lines or surfaces."""
+MISSING = 0.3
+"""Dimensions that a code, or two together, may leave unfilled: the value is off by about as many nats."""
+DRIFT = 0.3
+"""Nats that four times as many neighbours may change."""
+HIDDEN = 0.08
+"""Nats that dropped components may tell beyond the kept ones."""
 
-_RANK = 1e-10
-_JITTER = 1e-4
-_DENSE = 2048
 _Z95 = 1.959964
+_STREAM = 1_000_003  # between the seeds of generators, so that no two draw the same numbers
 
 
 @register
@@ -41,20 +43,34 @@ class Compressed:
     entropies, added as if they were independent: they are not, and largely cancel, so the interval is too wide by
     about half. `compressed+interval` has a tighter one from subsamples.
 
+    Values that repeat, of T, X or Y, have no differential entropy: they are atoms. With A the atom of a row, or
+    "none" in the continuous part, I(T;Y) = I(T;A) + P(none) I(T;Y|none) exactly, so too from the sides of X and T;
+    two discrete sides are counted. Rarer values (under 50 rows, on a line under 2 %) on a grid are spread evenly over
+    its cells, which leaves the information as it is. Nothing else is added to the values.
+
     **I(X;T) needs noise in the network.** In a deterministic layer it is infinite for continuous X, and the
     estimate would grow with N without end: it is absent there. Where the recorder saw a `NoiseInjection`, noise
     of that std and kind is drawn and added to the recorded clean value (`noise="network"`). A layer whose
     recorded values are random already (dropout left on) is declared by `noise="recorded"`; this is refused where
     rows of one input agree. The estimand is `noisy-population`: X from its law, so log2 N is no ceiling.
 
+    Its ground: X, T and targets that a few smooth coordinates describe, up to 4 of both sides together, and up to
+    2 nats.
+
     How it misleads: projections can only lose information, so the truth in the compressed coordinates is below
     that of the layer, but *the estimate is no bound*: its own error has either sign. Principal components keep
     variance, not dependence: a signal of small variance is gone, and the quantity `variance kept` does not
-    show it. Errors of the entropies do not cancel as in `knn`; more than about 4 dimensions on a side lose by
-    nats. Classes that collapse to a point or a plane make h(T|y) fall without end, and I(T;Y) pass H(Y); codes that
-    lie on lines or surfaces, as those of a few ReLU units do, have no density: flag `unreliable`, for these from
-    the dimension that the distances show. Equal samples (`ties`) get a jitter of 1e-4 std, whose size cancels in
-    I(T;Y) only.
+    show it. Errors of the entropies do not cancel as in `knn`. The flag `unreliable` says that one of these was seen:
+
+    - the next 60 components tell of the other side what the kept ones do not: linearly, or by products of two;
+    - the codes, or both together, have fewer dimensions than coordinates: curves, surfaces, ReLU units, edges;
+    - four times as many neighbours give another value;
+    - the value is below 0 by more than its interval, or above H(Y);
+    - a class has collapsed, values repeat too rarely for atoms and lie on no grid, or the cells of a grid are wider
+      than what the other side knows of them (more than half of psi(N) - psi(k)).
+
+    No flag sees dependence on dropped components through products of three or more, or with about as many units
+    as samples. `ties` says that more than 5 % of the rows of T repeat.
 
     Parameters
     ----------
@@ -65,7 +81,8 @@ class Compressed:
     noise : {"network", "recorded", "off"}
         Where the randomness of T is; "off" leaves I(X;T) out.
     seed : int
-        Of added noise and jitter, the same in every snapshot.
+        Of added noise, and, each with a generator of its own, of T, X and Y spread over the cells of a grid; the
+        same in every snapshot.
 
     Raises
     ------
@@ -116,8 +133,8 @@ class Compressed:
         return dataclasses.replace(self, network_std=found.std, network_kind=found.kind, network_clean=found.clean)
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """The centred snapshot with its Gram matrix, and the codes."""
-        return 24 * samples * units + 16 * min(samples, units, _DENSE) ** 2 + 400 * samples
+        """The centred snapshot with its Gram matrix, the codes, and what the checks make of them."""
+        return 24 * samples * units + 16 * min(samples, units, DENSE) ** 2 + 4000 * samples
 
     def estimate(
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
@@ -129,24 +146,23 @@ class Compressed:
         code_x = self._code_of_inputs(x, t) if random else None
         if self.noise == "recorded":
             _refuse_deterministic(t, x_ids)
-        code_y = None
+        code_y, counts = None, None
         if y.is_floating_point():
-            code_y = self._code(y[:, None] if y.ndim == 1 else y)
-        counts = None if y.is_floating_point() else torch.bincount(y)
+            code_y = self._code(y[:, None] if y.ndim == 1 else y, "y")
+        else:
+            counts = torch.bincount(y)
         rows = [self._snapshot(layer, y, code_x, code_y) for layer in t]
 
         def stack(values: list[float] | list[bool], dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=t.device)
 
-        def quantity(parts: list[_Part], estimand: str = "") -> Quantity:
-            value = stack([p.value for p in parts]) * BITS_PER_NAT
-            half = stack([p.error for p in parts]) * BITS_PER_NAT * _Z95
+        def quantity(found: list[_Found], estimand: str = "") -> Quantity:
+            value = stack([f.part.value for f in found]) * BITS_PER_NAT
+            half = stack([f.part.error for f in found]) * BITS_PER_NAT * _Z95
             flags = {
                 "degenerate": stack([r.degenerate for r in rows], torch.bool),
                 "ties": stack([r.tied > TIED for r in rows], torch.bool),
-                "unreliable": stack(
-                    [r.folded or r.tied > TIED or p.collapsed for r, p in zip(rows, parts, strict=True)], torch.bool
-                ),
+                "unreliable": stack([f.doubtful for f in found], torch.bool),
             }
             return Quantity(value=value, low=value - half, high=value + half, estimand=estimand, flags=flags)
 
@@ -169,34 +185,26 @@ class Compressed:
             q, ceiling=ceiling, flags={**q.flags, "unreliable": above, "single_class": one, "few_samples": few}
         )
 
-    def _code_of_inputs(self, x: Tensor | None, t: Tensor) -> Tensor | None:
+    def _code_of_inputs(self, x: Tensor | None, t: Tensor) -> Code | None:
         if x is None:
             raise ValueError(
                 "compressed needs the inputs x for I(X;T) of a layer with noise; pass x=..., record a probe small "
                 "enough for its inputs to be kept, or set noise='off'"
             )
-        return self._code(input_features(x, t, keep=True))
+        return self._code(input_features(x, t, keep=True), "x")
 
-    def _code(self, block: Tensor) -> Tensor | None:
-        """(N, d) whitened principal components, None for a constant block."""
-        code = principal_code(block, self.dims, self.seed)[0]
-        return jittered(code, self.seed)[0] if code.shape[1] else None
+    def _code(self, block: Tensor, role: Literal["t", "x", "y"]) -> Code | None:
+        """The code of a block (N, D), None for a constant one. What is drawn for one role is independent of others."""
+        code = coded(block, self.dims, self.n_neighbors, self.seed + _STREAM * (1 + "txy".index(role)))
+        return code if code.rows.shape[1] else None
 
-    def _snapshot(self, layer: Tensor, y: Tensor, code_x: Tensor | None, code_y: Tensor | None) -> _Row:
-        zero = _Part(0.0, 0.0)
-        if bool((layer == layer[:1]).all()):
-            return _Row(zero, zero, degenerate=True)
-        code, kept = principal_code(self._with_noise(layer), self.dims, self.seed)
-        if code.shape[1] == 0:
-            return _Row(zero, zero, degenerate=True)
-        code, tied = jittered(code, self.seed)
-        if y.is_floating_point():
-            i_ty = zero if code_y is None else self._pair(code, code_y)
-        else:
-            i_ty = self._classes(code, y)
-        i_xt = zero if code_x is None else self._pair(code, code_x)
-        seen = intrinsic_dimension(Points(code).nearest(max(self.n_neighbors, 2))[0])
-        return _Row(i_ty, i_xt, kept=kept, tied=tied, folded=seen < FOLDED * code.shape[1])
+    def _snapshot(self, layer: Tensor, y: Tensor, code_x: Code | None, code_y: Code | None) -> _Row:
+        constant = bool((layer == layer[:1]).all())
+        code = None if constant else self._code(self._with_noise(layer), "t")
+        if code is None:
+            return _Row(degenerate=True)
+        i_ty = self._pair(code, code_y) if y.is_floating_point() else self._classes(code, y)
+        return _Row(i_ty, self._pair(code, code_x), code.kept, code.tied)
 
     def _with_noise(self, layer: Tensor) -> Tensor:
         if self.noise != "network" or not self.network_clean or self.network_std is None:
@@ -206,116 +214,56 @@ class Compressed:
         clean = layer.double()
         return clean + self.network_std * (z * clean.abs() if self.network_kind == "multiplicative" else z)
 
-    def _pair(self, a: Tensor, b: Tensor) -> _Part:
-        joint = torch.cat([a, b], dim=1)
-        both, log_volume, collapsed = whiten(joint)
-        h_a, h_b, h_ab = (_entropy(rows, self.n_neighbors) for rows in (a, b, both))
-        error = math.hypot(h_a.error, h_b.error, h_ab.error)
-        return _Part(h_a.value + h_b.value - h_ab.value - log_volume, error, collapsed)
+    def _pair(self, a: Code, b: Code | None) -> _Found:
+        if b is None:
+            return _ZERO
+        whole = torch.cat([b.rows, b.dropped], 1)
+        hidden = _hidden(a, whole, b.rows) + _hidden(b, a.rows, a.rows)
+        return self._found(pair_information(a, b, self.n_neighbors), hidden, a, b)
 
-    def _classes(self, code: Tensor, y: Tensor) -> _Part:
-        whole, collapsed = _entropy(code, self.n_neighbors), False
-        labels = torch.unique(y)
-        if len(labels) == 1:
-            return _Part(0.0, 0.0)
-        value, variance = whole.value, whole.error**2
-        for label in labels:
-            members = (y == label).nonzero()[:, 0]
-            k, share = min(self.n_neighbors, len(members) - 1), len(members) / len(y)
-            if k == 0:  # says nothing: counted as the whole
-                value -= share * whole.value
-                continue
-            part, log_volume, flat = code[members], 0.0, False
-            if len(members) > 2 * code.shape[1]:
-                part, log_volume, flat = whiten(part)
-            within = _entropy(part, k)
-            value -= share * (within.value + log_volume)
-            variance += (share * within.error) ** 2
-            collapsed |= flat
-        return _Part(value, math.sqrt(variance), collapsed)
+    def _classes(self, code: Code, y: Tensor) -> _Found:
+        members = torch.nn.functional.one_hot(y).double()[:, 1:]
+        hidden = _hidden(code, members, members) if members.shape[1] else 0.0
+        return self._found(class_information(code, y, self.n_neighbors), hidden, code)
+
+    def _found(self, part: Part, hidden: float, *codes: Code) -> _Found:
+        n, k = torch.tensor([len(codes[0].rows), self.n_neighbors]).double().digamma().tolist()
+        doubtful = (
+            part.collapsed
+            or part.missing > MISSING
+            or abs(part.drift) > DRIFT
+            or hidden > HIDDEN
+            or part.value + _Z95 * part.error < 0
+            or max(part.unused, *(c.loose for c in codes)) > TIED
+            or (max(c.spread for c in codes) > TIED and part.value > 0.5 * (n - k))
+        )
+        return _Found(part, doubtful)
 
 
-class _Part(NamedTuple):
-    """A value and its standard error in nats; whether a covariance had no volume."""
+class _Found(NamedTuple):
+    """An information, and whether a check doubts it."""
 
-    value: float
-    error: float
-    collapsed: bool = False
+    part: Part
+    doubtful: bool
+
+
+_ZERO = _Found(NOTHING, False)
 
 
 class _Row(NamedTuple):
-    i_ty: _Part
-    i_xt: _Part
+    i_ty: _Found = _ZERO
+    i_xt: _Found = _ZERO
     kept: float = 0.0
     tied: float = 0.0
-    folded: bool = False
     degenerate: bool = False
 
 
-def _entropy(rows: Tensor, k: int) -> _Part:
-    local = local_entropies(rows, k)
-    error = float(local.std()) / math.sqrt(len(local)) if len(local) > 1 else 0.0
-    return _Part(float(local.mean()), error)
-
-
-def principal_code(block: Tensor, dims: int, seed: int = 0) -> tuple[Tensor, float]:
-    """First principal components (N, d) of a block (N, D), each of variance 1, and the share of variance kept.
-
-    d is at most `dims`, and less where the variance of a component is within 1e-10 of the first one's.
-    """
-    eps = torch.finfo(torch.float32 if block.dtype == torch.float32 else torch.float64).eps
-    largest = block.double().abs().max()
-    z = block.double() / (largest if largest > 0 else 1.0)
-    z = z - z.mean(0)
-    total = float(z.square().sum())
-    if total <= z.numel() * (4 * eps) ** 2:  # no more than rounding of the type
-        return z[:, :0], 0.0
-    coordinates = _components(z, min(dims, *z.shape), seed)
-    square = coordinates.square().sum(0)
-    kept = square > _RANK * square.max()
-    return coordinates[:, kept] * (len(z) / square[kept]).sqrt(), min(float(square.sum()) / total, 1.0)
-
-
-def _components(z: Tensor, dims: int, seed: int) -> Tensor:
-    """(N, dims) coordinates along the principal axes: dense, or by subspace iteration where that is too large."""
-    samples, units = z.shape
-    if units <= min(samples, _DENSE):
-        axes: Tensor = torch.linalg.eigh(z.T @ z)[1][:, -dims:]
-        return z @ axes.flip(1)
-    values: Tensor
-    vectors: Tensor
-    if samples <= _DENSE:
-        values, vectors = torch.linalg.eigh(z @ z.T)
-        return (vectors[:, -dims:] * values[-dims:].clamp(min=0).sqrt()).flip(1)
-    generator = torch.Generator().manual_seed(seed)
-    start = torch.randn(units, dims + 8, generator=generator, dtype=torch.float64).to(z.device)
-    basis = torch.linalg.qr(z @ start)[0]
-    for _ in range(12):
-        basis = torch.linalg.qr(z @ torch.linalg.qr(z.T @ basis)[0])[0]
-    values, vectors = torch.linalg.eigh(basis.T @ z @ (z.T @ basis))
-    vectors = basis @ vectors
-    return (vectors[:, -dims:] * values[-dims:].clamp(min=0).sqrt()).flip(1)
-
-
-def whiten(rows: Tensor) -> tuple[Tensor, float, bool]:
-    """Rows (N, D) times the inverse root of their covariance, log det of that root, and whether it was flat.
-
-    Directions whose variance is below 1e-10 of the largest are stretched as if they had that much.
-    """
-    centred = rows - rows.mean(0)
-    values, vectors = torch.linalg.eigh(centred.T @ centred / len(rows))
-    floor = _RANK * float(values[-1].clamp(min=1e-300))
-    std = values.clamp(min=floor).sqrt()
-    return centred @ vectors / std, float(std.log().sum()), bool((values < floor).any())
-
-
-def jittered(code: Tensor, seed: int) -> tuple[Tensor, float]:
-    """The code with a jitter of 1e-4 where it has equal rows, and the share of these."""
-    share = float((equal_rows(code) > 0).double().mean())
-    if share == 0:
-        return code, share
-    generator = torch.Generator().manual_seed(seed)
-    return code + _JITTER * torch.randn(code.shape, generator=generator, dtype=torch.float64).to(code.device), share
+def _hidden(code: Code, other: Tensor, few: Tensor) -> float:
+    """Nats that dropped components tell beyond the kept: of `other` (N, q), and by products of `few` (N, q')."""
+    if code.dropped.shape[1] == 0:
+        return 0.0
+    linear = hidden_information(code.rows, code.dropped, other)
+    return max(linear, 0.0) + hidden_products(code.rows, code.dropped, few)
 
 
 def _refuse_deterministic(t: Tensor, x_ids: Tensor) -> None:

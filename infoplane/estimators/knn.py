@@ -361,12 +361,15 @@ def kozachenko_leonenko(t: Tensor | npt.NDArray[Any], k: int = 3, *, metric: Met
 
 def local_entropies(rows: Tensor, k: int, metric: Metric = "euclidean") -> Tensor:
     """The terms (N,) in nats whose mean is the Kozachenko-Leonenko entropy of rows (N, D)."""
-    n, units = rows.shape
-    radius = Points(rows, metric).nearest(k)[0][:, -1]
+    return kozachenko_terms(Points(rows, metric).nearest(k)[0][:, -1], k, rows.shape[1], metric)
+
+
+def kozachenko_terms(radius: Tensor, k: int, units: int, metric: Metric = "euclidean") -> Tensor:
+    """The same terms from distances (N,) to the k-th neighbour, in `units` coordinates."""
     volume = units * math.log(2.0)  # of the unit cube [-1, 1]^D
     if metric == "euclidean":
         volume = 0.5 * units * math.log(math.pi) - math.lgamma(0.5 * units + 1.0)
-    return float(_psi(n) - _psi(k)) + volume + units * radius.log()
+    return float(_psi(len(radius)) - _psi(k)) + volume + units * radius.log()
 
 
 def _columns(array: Tensor | npt.NDArray[Any], name: str) -> Tensor:

@@ -12,7 +12,8 @@ import torch
 from infoplane import datasets
 from infoplane.core.records import Noise
 from infoplane.estimators import config_json
-from infoplane.estimators.compressed import Compressed, principal_code
+from infoplane.estimators._codes import principal_code
+from infoplane.estimators.compressed import Compressed
 from infoplane.estimators.knn import ksg
 
 LN2 = math.log(2)
@@ -200,16 +201,201 @@ def test_codes_without_a_density_are_unreliable():
     assert flags == [True, False]
 
 
-def test_ties_are_jittered_and_flagged():
+def nats_of(q):
+    return float(q.value) * LN2
+
+
+def estimate(t, y, **settings):
+    t = torch.as_tensor(np.asarray(t, np.float64).reshape(len(t), -1))
+    return Compressed(**settings).estimate(t[None], torch.as_tensor(y))["I(T;Y)"]
+
+
+def correlated(samples, rho, seed, dims=1):
+    """Gaussian pairs (N, dims) of correlation rho, and their information in nats."""
+    a, z = np.random.default_rng(seed).standard_normal((2, samples, dims))
+    return a, rho * a + math.sqrt(1 - rho**2) * z, -0.5 * dims * math.log(1 - rho**2)
+
+
+def cell_nats(rho, edges):
+    """I of a Gaussian variable with the cell of another, of correlation rho: by quadrature."""
+    a = np.linspace(-8, 8, 3201)
+    ends = np.r_[-np.inf, edges, np.inf]
+    cut = np.vectorize(lambda v: 0.5 * math.erfc(-v / math.sqrt(2)))
+    mass = np.diff(cut((ends - rho * a[:, None]) / math.sqrt(1 - rho**2)), axis=1)
+    weight = np.exp(-0.5 * a**2) / math.sqrt(2 * math.pi) * (a[1] - a[0])
+    terms = mass * np.log(np.maximum(mass, 1e-300) / np.maximum(np.diff(cut(ends)), 1e-300))
+    return float(weight @ terms.sum(1))
+
+
+def test_ties_are_counted_and_said():
     rng = np.random.default_rng(4)
-    y = rng.integers(2, size=400)
-    t = np.round(rng.standard_normal((400, 1)) + 2 * y[:, None])
-    q = Compressed().estimate(torch.tensor(t)[None], torch.tensor(y))["I(T;Y)"]
+    y = rng.integers(2, size=2000)
+    t = np.round(rng.standard_normal((2000, 1)) + 2 * y[:, None])
     table = np.zeros((20, 2))
-    np.add.at(table, (t[:, 0].astype(int) + 8, y), 1 / 400)
-    assert float(q.value) == pytest.approx(datasets.table_information(table), abs=0.25)
+    np.add.at(table, (t[:, 0].astype(int) + 8, y), 1 / 2000)
+    q = estimate(t, y)
+    # The tails, rarer than an atom, are ranked.
+    assert float(q.value) == pytest.approx(datasets.table_information(table), abs=0.05)
     assert bool(q.flags["ties"])
+    assert not bool(q.flags["unreliable"])
+
+
+@pytest.mark.parametrize("levels", [2, 5, 10])
+def test_ratings_as_targets(levels):
+    rng = np.random.default_rng(7)
+    y = rng.integers(1, levels + 1, 2000).astype(float)
+    known = datasets.gaussian_classes(10, means=np.arange(levels, dtype=float))
+    q = estimate(y + rng.standard_normal(2000), y)
+    assert float(q.value) == pytest.approx(known.bits, abs=0.1)
+    assert not bool(q.flags["unreliable"])
+
+
+def test_ratings_of_five_steps():
+    """The value given for them in bits, T = Y + N(0, 1)."""
+    assert datasets.gaussian_classes(10, means=[1.0, 2, 3, 4, 5]).bits == pytest.approx(0.774, abs=1e-3)
+
+
+@pytest.mark.parametrize("step", [1.0, 0.25, 0.05])
+@pytest.mark.parametrize("units", [1, 16])
+def test_rounded_targets(step, units):
+    """From a few atoms to a grid of rare values, in one unit and copied into many."""
+    a, b, _ = correlated(2000, 0.9, 3)
+    edges = (np.arange(-math.ceil(7 / step), math.ceil(7 / step)) + 0.5) * step
+    y = np.round(b / step) * step * np.linspace(1, 2, units)
+    q = estimate(a, y)
+    assert nats_of(q) == pytest.approx(cell_nats(0.9, edges), abs=0.1)
+    assert not bool(q.flags["unreliable"])
+
+
+def test_grids_in_the_plane_are_spread():
+    a, b, nats = correlated(3000, 0.7, 5, dims=2)
+    q = estimate(np.round(a / 0.2) * 0.2, np.round(b / 0.2) * 0.2)
+    assert nats_of(q) == pytest.approx(nats, abs=0.1)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
+def test_an_atom_beside_a_density(share):
+    """A share of the targets at one value that knows nothing of T, the rest continuous: I = H of which + (1 - s) I."""
+    rng = np.random.default_rng(8)
+    a, b, nats = correlated(4000, 0.8, 9)
+    at = rng.random(4000) < share
+    y = np.where(at[:, None], 0.5, b)
+    t = np.where(at[:, None], rng.standard_normal((4000, 1)), a)
+    assert nats_of(estimate(t, y)) == pytest.approx((1 - share) * nats, abs=0.06)
+    # from the side of T
+    assert nats_of(estimate(y, t)) == pytest.approx((1 - share) * nats, abs=0.06)
+
+
+@pytest.mark.parametrize(("levels_t", "levels_y"), [(3, 3), (2, 10), (40, 40)])
+@pytest.mark.parametrize("labels", [False, True])
+def test_independent_values_that_repeat(levels_t, levels_y, labels):
+    rng = np.random.default_rng(9)
+    t, y = rng.integers(levels_t, size=2000), rng.integers(levels_y, size=2000)
+    q = estimate(t, y if labels else y.astype(float))
+    assert abs(nats_of(q)) < 0.08
+
+
+def test_nothing_drawn_for_one_side_is_drawn_for_the_other():
+    """Independent fine grids of equal shape: with one generator for both, the places in their cells would agree."""
+    rng = np.random.default_rng(10)
+    t, y, x = rng.integers(200, size=(3, 1500)).astype(float)
+    found = Compressed(noise="recorded").estimate(
+        torch.tensor(t)[None, :, None], torch.tensor(y), x=torch.tensor(x)[:, None]
+    )
+    assert abs(nats_of(found["I(T;Y)"])) < 0.1
+    assert abs(nats_of(found["I(X;T)"])) < 0.1
+
+
+@pytest.mark.parametrize(("bits", "std"), [(4, 0.5), (2, 0.25), (1, 1.0)])
+def test_inputs_of_few_values_with_network_noise(bits, std):
+    x = torch.randint(2, (2000, bits), generator=torch.Generator().manual_seed(0)).float()
+    y = x[:, 0].long()
+    ready = Compressed().prepare(Blocks(x[None], Noise(std=std)), y)
+    q = ready.estimate(x[None], y, x=x)["I(X;T)"]
+    # Corners 0 and 1 are half of those at -1 and 1.
+    assert float(q.value) == pytest.approx(bits * datasets.binary_channel(2 * std), abs=0.15)
+    assert not bool(q.flags["unreliable"])
+
+
+def isotropic(seed):
+    a, b, _ = correlated(2000, math.sqrt(1 - math.exp(-2 * 3.86 / 12)), seed, dims=12)
+    return a, b
+
+
+def parity(seed):
+    t = np.random.default_rng(seed).standard_normal((2000, 20))
+    return t, ((t[:, 0] > 0) ^ (t[:, 1] > 0)).astype(int)
+
+
+def shells(seed):
+    known = datasets.gaussian_shells(2000, stds=[1.0, 2.0], dims=16, seed=seed)
+    return known.t, known.y
+
+
+def quiet_signal(seed):
+    a, b, _ = correlated(2000, 0.9, seed)
+    return np.concatenate([10 * np.random.default_rng(seed + 50).standard_normal((2000, 4)), a], 1), b
+
+
+def quiet_target(seed):
+    t, y = quiet_signal(seed)
+    return y, t
+
+
+@pytest.mark.parametrize("problem", [isotropic, parity, shells, quiet_signal, quiet_target])
+def test_information_outside_the_kept_components_is_flagged(problem):
+    for seed in range(2):
+        assert bool(estimate(*problem(seed)).flags["unreliable"])
+
+
+def test_noise_outside_the_kept_components_is_not():
+    """Directions that know nothing of Y, and curved functions of those that are kept, cost nothing."""
+    rng = np.random.default_rng(11)
+    a, b, nats = correlated(2000, 0.9, 11)
+    small = 0.05 * rng.standard_normal((2000, 8))
+    curves = 0.01 * np.concatenate([a**2, a**3], 1)
+    loud = 3 * np.concatenate([a, rng.standard_normal((2000, 3))], 1)
+    q = estimate(np.concatenate([loud, small, curves], 1), b)
+    assert nats_of(q) == pytest.approx(nats, abs=0.2)
+    assert not bool(q.flags["unreliable"])
+
+
+def circle(b):
+    return np.concatenate([np.cos(2 * b), np.sin(2 * b)], 1)
+
+
+def parabola(b):
+    return np.concatenate([b, b**2], 1)
+
+
+def tanh_units(b):
+    return np.tanh(b @ np.random.default_rng(1).standard_normal((b.shape[1], 16)))
+
+
+@pytest.mark.parametrize("fold", [circle, parabola, tanh_units])
+@pytest.mark.parametrize("rho", [0.0, 0.8])
+def test_folded_sides_are_unreliable(fold, rho):
+    a, b, _ = correlated(1500, rho, 12)
+    assert bool(estimate(a, fold(b)).flags["unreliable"])
+    assert bool(estimate(fold(a), b).flags["unreliable"])
+
+
+def test_values_below_zero_by_more_than_their_interval_are_unreliable():
+    """Independent uniform cubes: entropies lose at the edges, most in the joint one."""
+    t, y = np.random.default_rng(13).random((2, 500, 3))
+    q = Compressed().estimate(torch.tensor(t)[None], torch.tensor(y))["I(T;Y)"]
+    assert float(q.value) < -0.1
     assert bool(q.flags["unreliable"])
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+@pytest.mark.parametrize("nats", [0.0, 1.0, 2.0])
+def test_its_own_ground_is_not_flagged(dims, nats):
+    a, b, _ = correlated(2000, math.sqrt(1 - math.exp(-2 * nats / dims)), 14, dims)
+    q = estimate(a @ datasets.orthonormal(dims, 32, np.random.default_rng(0)), b)
+    assert nats_of(q) == pytest.approx(nats, abs=0.15)
+    assert not bool(q.flags["unreliable"])
+    assert not bool(q.flags["ties"])
 
 
 def test_scales_do_not_matter():
@@ -225,7 +411,7 @@ def test_large_layers_by_subspace_iteration(monkeypatch):
     rng = np.random.default_rng(6)
     rows = rng.standard_normal((120, 60)) * np.r_[[9.0, 7, 5, 4], np.full(56, 0.5)]
     dense, share = principal_code(torch.tensor(rows), 4)
-    monkeypatch.setattr("infoplane.estimators.compressed._DENSE", 20)
+    monkeypatch.setattr("infoplane.estimators._codes.DENSE", 20)
     iterated, same = principal_code(torch.tensor(rows), 4)
     # Up to a sign of each component.
     assert torch.allclose((dense.T @ iterated / 120).abs(), torch.eye(4, dtype=torch.float64), atol=1e-6)

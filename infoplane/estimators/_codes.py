@@ -1,0 +1,200 @@
+"""A block of many units as a few principal coordinates, its repeated values told apart from its continuous part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from infoplane.estimators._ties import numbered_rows
+
+DENSE = 2048
+"""Samples or units up to which a Gram matrix is decomposed whole."""
+RANK = 1e-10
+"""Variance of a direction, over the largest one, below which it has no volume."""
+ATOM, SMALL_ATOM = 50, 20
+"""Rows of one value from which it is an atom, with entropies of its own."""
+
+_DROPPED, _DROPPED_LARGE = 60, 20
+_ATOM_SHARE = 0.05
+_FEW = 0.01
+"""Share of rows with an equal that is left as it is: chance in float32, and no loss with k neighbours."""
+_GRID = 2.0**36
+
+
+@dataclass(frozen=True)
+class Code:
+    """Few coordinates of a block.
+
+    Attributes
+    ----------
+    rows : (N, d) float64
+        The coordinates kept, each of variance 1; on a grid, spread over its cells.
+    index : (N,) int64
+        From 1 the atom that a row belongs to, 0 for rows of the continuous part.
+    crowded : (N,) bool
+        Rows that come more often than there are neighbours, neither spread nor in an atom: they have no entropy.
+    dropped : (N, r) float64
+        The next principal coordinates, which are not used but for checks.
+    kept : float
+        Share of the variance that `rows` keep.
+    tied : float
+        Share of rows whose value comes again, or, with no more units than coordinates, the value of a unit often.
+    spread, loose : float
+        Shares of rows that were spread; and that come again, but are neither spread nor in an atom.
+    """
+
+    rows: Tensor
+    index: Tensor
+    crowded: Tensor
+    dropped: Tensor
+    kept: float = 0.0
+    tied: float = 0.0
+    spread: float = 0.0
+    loose: float = 0.0
+
+    def part(self, chosen: Tensor) -> Code:
+        """Only the `chosen` rows (N,), without what was dropped."""
+        return Code(self.rows[chosen], self.index[chosen], self.crowded[chosen], self.dropped[chosen, :0])
+
+
+def coded(block: Tensor, dims: int, k: int, seed: int) -> Code:
+    """The first `dims` principal coordinates of a block (N, D), and which of its rows repeat.
+
+    Whichever values count as atoms, the index of the atom is a function of the value, so that information splits
+    into that of the index and that of the rest without an error. Rows are equal if their coordinates are. Values
+    that repeat, but too rarely for an atom, are those of a grid: on a line they become ranks, ties in any order;
+    in more coordinates all are spread over the cells of the grid. Neither changes the information.
+    """
+    rows, dropped, kept = _split(block, dims, seed)
+    index, times = _repeats(rows)
+    tied = max(_share(times > 1), _often(block) if block.shape[1] <= dims else 0.0)
+    loose, spread = (times > 1) & (index == 0), 0.0
+    if rows.shape[1] == 1 and (_share(loose) > _FEW or bool((times[loose] > k).any())):
+        rows, spread = _normal_scores(rows, index == 0, seed), _share(loose)
+        loose = torch.zeros_like(loose)
+    elif rows.shape[1] > 1 and _share(loose) > _FEW:
+        moved = spread_grid(block, seed)
+        if moved is not None:
+            rows, dropped, _ = _split(moved, dims, seed)
+            spread, index, times = _share(times > 1), torch.zeros_like(index), _repeats(rows)[1]
+            loose = times > 1
+    return Code(rows, index, loose & (times > k), dropped, kept, tied, spread, _share(loose))
+
+
+def _split(block: Tensor, dims: int, seed: int) -> tuple[Tensor, Tensor, float]:
+    """Principal coordinates kept (N, d) and dropped (N, r), and the share of variance kept."""
+    more = _DROPPED if min(block.shape) <= DENSE else _DROPPED_LARGE
+    white, share = _principal(block, dims + more, seed)
+    return white[:, :dims], white[:, dims:], min(float(share[:dims].sum()), 1.0)
+
+
+def _share(rows: Tensor) -> float:
+    return float(rows.double().mean())
+
+
+def _often(block: Tensor) -> float:
+    """The largest share, over the units of (N, D), of samples at a value that an atom's number of samples has."""
+    shares = []
+    for unit in block.T:
+        number, counts = numbered_rows(unit[:, None].double())
+        shares.append(_share(counts[number] >= ATOM))
+    return max(shares)
+
+
+def _repeats(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The atom of each row from 1, or 0 (N,), and how often its value comes (N,)."""
+    # Equal rows may differ by rounding after a projection.
+    number, counts = numbered_rows((rows * _GRID).round())
+    times = counts[number]
+    if rows.shape[1] == 1:  # rarer values can be ranked, which needs no entropy for each
+        heavy = times >= max(ATOM, int(_ATOM_SHARE * len(rows)))
+    else:  # values of fewer rows will do where that leaves none but a few
+        heavy = times >= (SMALL_ATOM if _share((times > 1) & (times < SMALL_ATOM)) < _ATOM_SHARE else ATOM)
+    index = torch.zeros_like(number)
+    index[heavy] = torch.unique(number[heavy], return_inverse=True)[1] + 1
+    return index, times
+
+
+def _normal_scores(line: Tensor, chosen: Tensor, seed: int) -> Tensor:
+    """A line (N, 1) whose `chosen` places are normal numbers drawn for them, in the same order, ties in a random one.
+
+    In the limit the number tells the value, and of all else no more than the value does: no information is lost or
+    made, and no holes are left where atoms were. Quantiles of the ranks would lie too evenly for an entropy.
+    """
+    value = (line[chosen, 0] * _GRID).round()
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(len(value), generator=generator).to(line.device)
+    order = shuffled[torch.argsort(value[shuffled], stable=True)]
+    out, score = line.clone(), torch.empty_like(value)
+    drawn = torch.randn(len(value), generator=generator, dtype=torch.float64).sort().values
+    score[order] = drawn.to(line.device)
+    out[chosen, 0] = score
+    return out
+
+
+def spread_grid(block: Tensor, seed: int) -> Tensor | None:
+    """The block (N, D) with the units that lie on a grid moved to uniform places in their cells; None without any.
+
+    A cell reaches half of the way to the nearer one of the neighbouring values of that unit. The place within it
+    says nothing but the value, and the value is known from the place: no information is lost or made, whatever the
+    width of the cells. A unit is a grid where most of its values come more than once.
+    """
+    out, generator, found = block.double(), torch.Generator().manual_seed(seed), False
+    for j in range(block.shape[1]):
+        values, place, counts = torch.unique(out[:, j], return_inverse=True, return_counts=True)
+        if len(values) < 2 or _share(counts > 1) <= 0.5:
+            continue
+        if not found:
+            out, found = out.clone(), True
+        gap = values.diff()
+        cell = torch.minimum(torch.cat([gap[:1], gap]), torch.cat([gap, gap[-1:]]))[place]
+        u = torch.rand(len(cell), generator=generator, dtype=torch.float64).to(cell.device)
+        out[:, j] += (u - 0.5) * cell
+    return out if found else None
+
+
+def principal_code(block: Tensor, dims: int, seed: int = 0) -> tuple[Tensor, float]:
+    """First principal components (N, d) of a block (N, D), each of variance 1, and the share of variance kept.
+
+    d is at most `dims`, and less where the variance of a component is within 1e-10 of the first one's.
+    """
+    white, share = _principal(block, dims, seed)
+    return white, min(float(share.sum()), 1.0)
+
+
+def _principal(block: Tensor, dims: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Principal components (N, d) of variance 1, and the share of the variance of each (d,)."""
+    eps = torch.finfo(torch.float32 if block.dtype == torch.float32 else torch.float64).eps
+    largest = block.double().abs().max()
+    z = block.double() / (largest if largest > 0 else 1.0)
+    z = z - z.mean(0)
+    total = float(z.square().sum())
+    if total <= z.numel() * (4 * eps) ** 2:  # no more than rounding of the type
+        return z[:, :0], z[0, :0]
+    coordinates = _components(z, min(dims, *z.shape), seed)
+    square = coordinates.square().sum(0)
+    kept = square > RANK * square.max()
+    return coordinates[:, kept] * (len(z) / square[kept]).sqrt(), square[kept] / total
+
+
+def _components(z: Tensor, dims: int, seed: int) -> Tensor:
+    """(N, dims) coordinates along the principal axes: dense, or by subspace iteration where that is too large."""
+    samples, units = z.shape
+    if units <= min(samples, DENSE):
+        axes: Tensor = torch.linalg.eigh(z.T @ z)[1][:, -dims:]
+        return z @ axes.flip(1)
+    values: Tensor
+    vectors: Tensor
+    if samples <= DENSE:
+        values, vectors = torch.linalg.eigh(z @ z.T)
+        return (vectors[:, -dims:] * values[-dims:].clamp(min=0).sqrt()).flip(1)
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(units, dims + 8, generator=generator, dtype=torch.float64).to(z.device)
+    basis = torch.linalg.qr(z @ start)[0]
+    for _ in range(12):
+        basis = torch.linalg.qr(z @ torch.linalg.qr(z.T @ basis)[0])[0]
+    values, vectors = torch.linalg.eigh(basis.T @ z @ (z.T @ basis))
+    vectors = basis @ vectors
+    return (vectors[:, -dims:] * values[-dims:].clamp(min=0).sqrt()).flip(1)
