@@ -6,7 +6,6 @@ For runs that are too big to store, and for curves that can be looked at before 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from infoplane.analysis._record import estimator_meta, recorded_rows, run_meta, 
 from infoplane.analysis._request import build_estimators
 from infoplane.analysis._subsets import Subset, resolve, wants_repeats
 from infoplane.analysis._tasks import Source, Task, _RowMaker, features, single_thread
-from infoplane.core.exact import extremes, refuse_inexact
+from infoplane.core.exact import extremes, fits_float64
 from infoplane.core.records import Layer, Noise, Probe, Snapshot
 from infoplane.estimators import config_json
 from infoplane.results import ResultTable, Row, TableWriter
@@ -153,12 +152,7 @@ class Live:
             self._on_rows(rows)
 
     def _estimate(self, snapshot: Snapshot, layer: Layer, values: Tensor) -> list[Row]:
-        try:
-            t = _widened(values).reshape(1, len(values), -1)
-        except ValueError as error:
-            for subset, estimator in itertools.product(self._subsets, self._estimators):
-                self._refuse(layer, subset, estimator, str(error))
-            return []
+        t = _widened(values).reshape(1, len(values), -1)
         bad = t.is_floating_point() and not bool(torch.isfinite(t).all())
         found = self._content(layer, values)
         source = Source("", "", self._run.run_id, layer.key, (snapshot.step,), (found,), frozenset())
@@ -308,8 +302,8 @@ def _widened(values: Tensor) -> Tensor:
     """As `analyze` reads it: narrow floats exactly as float32, unsigned integers as float64 where that is exact."""
     if values.is_floating_point() and values.element_size() < 4:
         return values.float()
-    if values.dtype == torch.uint64:
-        refuse_inexact(*extremes(values.cpu().numpy()), "the layer")
+    if values.dtype == torch.uint64 and not fits_float64(*extremes(values.cpu().numpy())):
+        return values
     return values.double() if values.dtype in (torch.uint16, torch.uint32, torch.uint64) else values
 
 

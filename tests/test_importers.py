@@ -133,7 +133,7 @@ def test_what_does_not_fit_is_refused_before_a_file_is_written(data, tmp_path, c
 def test_other_refusals(data, tmp_path):
     arrays, y = data
     np.savez(tmp_path / "weights.npz", **arrays[0])
-    with pytest.raises(ValueError, match=r"weights\.npz tells no step"):
+    with pytest.raises(ValueError, match=r"'weights\.npz' tells no step"):
         importers.from_files(tmp_path / "run", [tmp_path / "weights.npz"])
     np.savez(tmp_path / "w1.npz", **arrays[0])
     with pytest.raises(ValueError, match="no labels"):

@@ -17,7 +17,7 @@ from torch import Tensor
 from infoplane.analysis._positions import at_token, token_units
 from infoplane.analysis._subsets import Subset, wants_repeats
 from infoplane.core.errors import StoreError
-from infoplane.core.exact import extremes, fits_float64, refuse_inexact
+from infoplane.core.exact import extremes, fits_float64
 from infoplane.core.records import Layer, Noise
 from infoplane.core.tokens import token_key
 from infoplane.estimators import Quantity, blank_intervals, config_json
@@ -324,10 +324,8 @@ def bad_at(store: ActivationStore, layer: str, steps: frozenset[int], token: int
 def to_tensor(array: npt.NDArray[Any], dtype: str, device: str) -> Tensor:
     """(S, N, *unit_shape) as stored -> (S, N, U) on the device; narrow floats widened there to float32, exactly.
 
-    Unsigned integers, which torch knows little about, become float64, or are refused where that is not exact.
+    Unsigned integers, which torch knows little about, become float64 where that is exact.
     """
-    if array.dtype == np.uint64:
-        refuse_inexact(*extremes(array), "the layer")
     flat = np.require(array.reshape(*array.shape[:2], -1), requirements=["C", "W"])
     if dtype in _NARROW:
         bits, kind = _NARROW[dtype]
@@ -336,7 +334,7 @@ def to_tensor(array: npt.NDArray[Any], dtype: str, device: str) -> Tensor:
         t = torch.from_numpy(flat).to(device)
     if t.dtype in (torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):
         return t.to(torch.float32)
-    if t.dtype in (torch.uint16, torch.uint32, torch.uint64):
+    if t.dtype in (torch.uint16, torch.uint32) or (t.dtype == torch.uint64 and fits_float64(*extremes(array))):
         return t.to(torch.float64)
     return t
 

@@ -20,6 +20,8 @@ _COUNTERS = (
     re.compile(r"(?:epochs?|iter(?:ation)?s?|checkpoint|ckpt)[-_=. ]*$", re.I),
 )
 
+_SUFFIX = re.compile(r"\.(?!steps?\d|epochs?\d|iter)[a-zA-Z]+\d?$")  # .npz, .h5, but not the end of epoch_1.step2
+
 Numbers = list[tuple[str, str]]  # the text before each number of a name, and the number
 
 
@@ -56,12 +58,17 @@ def steps_of_files(files: Sequence[PurePath]) -> list[int]:
 
 
 def _names(files: Sequence[PurePath]) -> list[str]:
-    """Names without their suffix, with the folders in which they differ."""
-    paths = [(file.with_suffix("") if re.search("[a-zA-Z]", file.suffix) else file).parts for file in files]
+    """Names with the folders in which they differ."""
+    paths = [file.parts for file in files]
     shared = 0
     while paths and all(len(p) > shared + 1 and p[shared] == paths[0][shared] for p in paths):
         shared += 1
     return ["/".join(path[shared:]) for path in paths]
+
+
+def counts_steps(name: str) -> bool:
+    """Whether a number in the name follows a word that counts training: step, epoch, iter, checkpoint."""
+    return any(counter.search(text) for text, _ in _numbers(name) for counter in _COUNTERS)
 
 
 def steps_of_names(names: Sequence[str]) -> list[int]:
@@ -75,7 +82,8 @@ def steps_of_names(names: Sequence[str]) -> list[int]:
 
 
 def _numbers(name: str) -> Numbers:
-    out, start = [], 0
+    """Those before its suffix."""
+    out, start, name = [], 0, _SUFFIX.sub("", name)
     for match in _NUMBER.finditer(name):
         out.append((name[start : match.start()], match.group()))
         start = match.end()

@@ -11,10 +11,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from infoplane.core.exact import extremes, refuse_inexact
+from infoplane.core.exact import extremes, fits_float64, refuse_inexact
 from infoplane.core.records import Noise
 from infoplane.core.units import BIT
 
@@ -309,12 +310,32 @@ def as_floats(a: Tensor, what: str) -> Tensor:
     """Floats as they are, integers and bools as float64; ValueError, naming `what`, where that is not exact."""
     if a.is_floating_point():
         return a
-    if a.dtype == torch.uint64:  # which torch cannot compare
-        refuse_inexact(*extremes(a.detach().cpu().numpy()), what)
-    elif a.dtype == torch.int64 and a.numel():
-        least, most = torch.aminmax(a)
-        refuse_inexact(int(least), int(most), what)
+    refuse_inexact(*_extremes(a), what)
     return a.to(torch.float64)
+
+
+def _extremes(a: Tensor) -> tuple[int, int]:
+    """Least and largest of whole numbers of 64 bits; (0, 0) for shorter ones, which float64 holds all."""
+    if a.dtype == torch.uint64:  # which torch cannot compare
+        return extremes(a.detach().cpu().numpy())
+    if a.dtype != torch.int64 or not a.numel():
+        return 0, 0
+    least, most = torch.aminmax(a)
+    return int(least), int(most)
+
+
+def whole_cells(t: Tensor, width: float) -> tuple[Tensor, float]:
+    """Numbers for the cells of a fixed width of whole numbers that float64 would mix up, and the width of a number.
+
+    A cell of width 1 or less holds one whole number, and a whole width divides exactly. Anything else is returned as
+    it is.
+    """
+    if not isinstance(t, Tensor) or fits_float64(*_extremes(t)) or not (width <= 1 or width == int(width)):
+        return t, width
+    values = t.detach().cpu().numpy()
+    cells = values if width <= 1 else values // values.dtype.type(int(width))
+    numbers = np.unique(cells, return_inverse=True)[1].reshape(cells.shape)
+    return torch.from_numpy(numbers.astype(np.float64)).to(t.device), 1.0
 
 
 def input_features(x: Tensor, t: Tensor, *, keep: bool = False) -> Tensor:

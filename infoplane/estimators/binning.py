@@ -21,6 +21,7 @@ from infoplane.estimators._protocol import (
     check_inputs,
     prepared,
     refuse_nonfinite,
+    whole_cells,
     widened,
 )
 from infoplane.estimators._registry import preset, register
@@ -188,8 +189,11 @@ class Binning:
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
         """Estimate I(X;T), I(T;Y), H(T), I(X;T|Y) and the null for `t` (S, N, U), integer `y` (N,)."""
+        width = self.width
+        if width is not None:
+            t, width = whole_cells(t, width)
         t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name, finite=False)
-        digitize = _FixedWidth(t, self.width) if self.width is not None else self._cells(t)
+        digitize = _FixedWidth(t, width) if width is not None else self._cells(t)
         labels = Labels.of(y, x_ids)
         found = plug_in(t, labels, digitize, null_draws=self.null_draws, seed=self.seed, corrections=self.corrections)
         return quantities(found, labels, {"out_of_range": digitize.outside})

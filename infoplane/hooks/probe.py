@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
+from infoplane.core.exact import extremes, fits_float64
+from infoplane.core.labels import as_array, as_ids, as_labels, as_sample_ids, check_label_names, doubts
 from infoplane.core.records import Probe
 from infoplane.hooks._inputs import Inputs, as_inputs, concatenated, equal_input_ids
 from infoplane.hooks._interrupts import surely
@@ -21,56 +23,6 @@ from infoplane.hooks._state import keep_random_state
 
 KEPT_INPUT_BYTES = 256 << 20
 """Inputs up to this size go into the record; larger ones leave only their ids."""
-
-
-def as_labels(y: Any, samples: int) -> npt.NDArray[Any]:
-    """Labels as int64 (samples,) for classes or float64 (samples,) or (samples, k) for regression targets.
-
-    Raises
-    ------
-    ValueError
-        If the length differs, a class is negative, a target is not finite, or the shape is none of these.
-    """
-    labels = y.detach().cpu() if isinstance(y, Tensor) else torch.as_tensor(np.asarray(y))
-    if labels.ndim == 0 or len(labels) != samples:
-        got = "a scalar" if labels.ndim == 0 else f"{len(labels)} labels"
-        raise ValueError(f"the probe has {samples} inputs but {got}; pass one label per input")
-    if labels.ndim > 1 and labels.shape[1:].numel() == 1:
-        labels = labels.reshape(samples)
-    if labels.is_complex():
-        raise ValueError("labels must be integers (classes) or floats (regression targets), got complex numbers")
-    if labels.is_floating_point():
-        return _targets(labels.double())
-    if labels.ndim != 1:
-        raise ValueError(
-            f"class labels must have shape (samples,), got {tuple(labels.shape)}; for one-hot rows pass y.argmax(1)"
-        )
-    labels = labels.long()
-    if samples and int(labels.min()) < 0:
-        at = int((labels < 0).nonzero()[0])
-        raise ValueError(f"class labels must not be negative, got {int(labels[at])} at sample {at}")
-    return np.ascontiguousarray(labels.numpy())
-
-
-def _targets(targets: Tensor) -> npt.NDArray[Any]:
-    if targets.ndim > 2:
-        raise ValueError(f"regression targets must have shape (samples,) or (samples, k), got {tuple(targets.shape)}")
-    bad = ~torch.isfinite(targets).reshape(len(targets), -1).all(1)
-    if bool(bad.any()):
-        at = int(bad.nonzero()[0])
-        raise ValueError(f"labels must be finite, got {targets[at].tolist()} at sample {at}")
-    if (
-        targets.ndim == 1
-        and len(targets)
-        and len(torch.unique(targets)) <= 20
-        and bool((targets == targets.round()).all())
-    ):
-        warnings.warn(
-            "float labels are regression targets, but these are whole numbers with few values; "
-            "for classes pass y.long()",
-            stacklevel=5,
-        )
-    return np.ascontiguousarray(targets.numpy())
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -172,12 +124,16 @@ def as_probe_set(
     kinds = {a.dtype.kind for a in labels}
     if len(kinds) > 1:
         raise ValueError("labels of all probe parts must be of one kind: integers (classes) or floats (targets)")
+    if len({a.shape[1:] for a in labels}) > 1:
+        shown = ", ".join(f"{name} {a.shape}" for name, a in zip(names, labels, strict=True))
+        raise ValueError(f"targets of all probe parts must have the same columns, got {shown}")
     y = np.concatenate(labels)
-    if label_names and y.dtype.kind == "i" and int(y.max()) >= len(label_names):
-        raise ValueError(f"label {int(y.max())} has no name: label_names has {len(label_names)} entries")
+    check_label_names(y, label_names)
+    for doubt in doubts(y):
+        warnings.warn(doubt, stacklevel=3)
     record = Probe(
-        sample_ids=_sample_ids(sample_ids, n),
-        input_ids=_given_ids(input_ids, n) if input_ids is not None else equal_input_ids(inputs),
+        sample_ids=as_sample_ids(sample_ids, n),
+        input_ids=as_ids(input_ids, n) if input_ids is not None else equal_input_ids(inputs),
         repeats=np.zeros(n, dtype=np.int64),
         labels=y,
         part=np.repeat(np.arange(len(parts), dtype=np.int64), [len(p) for p in parts]),
@@ -213,7 +169,7 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple | list) and len(value) == 2
 
 
-def _collected(loader: DataLoader[Any]) -> tuple[Any, Tensor]:
+def _collected(loader: DataLoader[Any]) -> tuple[Any, npt.NDArray[Any]]:
     """All batches (x, y) of a loader, in order. The global random state stays as it was.
 
     Raises
@@ -240,37 +196,18 @@ def _collected(loader: DataLoader[Any]) -> tuple[Any, Tensor]:
     return x, y
 
 
-def _one_pass(loader: DataLoader[Any]) -> tuple[Any, Tensor]:
+def _one_pass(loader: DataLoader[Any]) -> tuple[Any, npt.NDArray[Any]]:
     xs, ys = [], []
     for batch in loader:
         if not _is_pair(batch):
             raise TypeError(f"the probe's loader must give (x, y) batches, got {type(batch).__qualname__}")
         xs.append(as_inputs(batch[0]))
-        ys.append(torch.as_tensor(batch[1]))
+        ys.append(as_array(batch[1], "labels"))
     if not xs:
         raise ValueError("the probe's loader is empty")
     args = tuple(torch.cat(column) for column in zip(*(x.args for x in xs), strict=True))
     kwargs = {k: torch.cat([x.kwargs[k] for x in xs]) for k in xs[0].kwargs}
-    return kwargs or (args[0] if len(args) == 1 else args), torch.cat(ys)
-
-
-def _given_ids(ids: Any, samples: int) -> npt.NDArray[np.int64]:
-    array = np.asarray(ids.cpu() if isinstance(ids, Tensor) else ids)
-    if array.shape != (samples,) or array.dtype.kind not in "iu":
-        raise ValueError(f"ids must be {samples} integers, got shape {array.shape} of {array.dtype}")
-    return array.astype(np.int64)
-
-
-def _sample_ids(ids: Any, samples: int) -> npt.NDArray[np.int64]:
-    if ids is None:
-        return np.arange(samples, dtype=np.int64)
-    array = _given_ids(ids, samples)
-    values, first, counts = np.unique(array, return_index=True, return_counts=True)
-    if len(values) < samples:
-        twice = values[counts > 1]
-        at = int(first[counts > 1].min())
-        raise ValueError(f"sample ids must be unique, but {len(twice)} occur more than once, first {array[at]}")
-    return array
+    return kwargs or (args[0] if len(args) == 1 else args), np.concatenate(ys)
 
 
 def _kept_inputs(inputs: Inputs) -> npt.NDArray[Any] | None:
@@ -280,6 +217,13 @@ def _kept_inputs(inputs: Inputs) -> npt.NDArray[Any] | None:
     if any(t.is_complex() for t in tensors):
         return None
     if len({t.dtype for t in tensors}) > 1:
+        if not all(t.is_floating_point() or fits_float64(*extremes(t.cpu().numpy())) for t in tensors):
+            warnings.warn(
+                "the probe's inputs have whole numbers beyond 2**53 beside inputs of another type; only their ids are "
+                "kept, and estimators that need inputs will say so",
+                stacklevel=4,
+            )
+            return None
         tensors = [t.double() for t in tensors]
     if tensors[0].dtype in (torch.bfloat16, torch.float16):
         tensors = [t.float() for t in tensors]

@@ -3,6 +3,7 @@
 `docs/format.md` describes the files. Only this package opens them.
 """
 
+from infoplane.store._check import check_run
 from infoplane.store._untrusted import UntrustedReader, is_foreign, summarize_untrusted, verify_untrusted
 from infoplane.store.layout import FORMAT_VERSION
 from infoplane.store.reader import ActivationStore, Problem, open_run
@@ -16,6 +17,7 @@ __all__ = [
     "RunSummary",
     "StoreWriter",
     "UntrustedReader",
+    "check_run",
     "is_foreign",
     "open_run",
     "summarize",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -51,6 +52,18 @@ def test_nor_one_that_needs_the_inputs(spec, kind):
     t = torch.randn(1, N, 2, generator=torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match="x " + REFUSED):
         parse(spec).estimate(t, Y, x=FAR[kind])
+
+
+@pytest.mark.parametrize("kind", FAR)
+def test_cells_of_a_fixed_width_are_exact_for_codes_of_any_size(kind):
+    values = FAR[kind].tolist()
+    for width in (0.5, 1, 4):
+        counts = Counter(tuple(v // max(1, int(width)) for v in row) for row in values)
+        expected = -sum(c / N * math.log2(c / N) for c in counts.values())
+        found = parse(f"binning:width={width}").estimate(FAR[kind][None], Y)
+        assert float(found["I(X;T)"].value[0]) == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(ValueError, match="t " + REFUSED):
+        parse("binning:width=1.5").estimate(FAR[kind][None], Y)
 
 
 def test_whole_numbers_up_to_the_bound_are_exact():

@@ -1,0 +1,327 @@
+"""Arrays in memory as a run, checked as a whole before the first byte is written."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from infoplane.core.errors import StoreError, closest
+from infoplane.core.labels import as_array, as_labels, as_sample_ids, check_label_names, doubts
+from infoplane.core.records import Layer, Probe, Role, Snapshot
+from infoplane.core.steps import whole_step
+from infoplane.store import ActivationStore, StoreWriter, check_run, open_run
+
+Arrays = Mapping[str, Any]
+Taken = dict[int, dict[str, torch.Tensor]]
+
+_DTYPES = {
+    str(d).removeprefix("torch."): d
+    for d in (
+        torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2, torch.int8,
+        torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.bool,
+    )
+}  # fmt: skip
+_BITS = {torch.bfloat16: torch.uint16, torch.float8_e4m3fn: torch.uint8, torch.float8_e5m2: torch.uint8}
+
+
+def from_arrays(
+    run: str | os.PathLike[str],
+    activations: Mapping[int, Arrays],
+    labels: Any,
+    *,
+    inputs: Any = None,
+    sample_ids: Any = None,
+    label_names: Sequence[str] = (),
+    parts: Sequence[str] | None = None,
+    metrics: Mapping[int, Mapping[str, float]] | None = None,
+    roles: Mapping[str, Role] | None = None,
+    chain: bool = False,
+) -> ActivationStore:
+    """Write activations in memory as a run, and open it.
+
+    Parameters
+    ----------
+    run : path
+        A directory that does not exist yet, or is empty.
+    activations : mapping from step to mapping from layer to array (N, *units)
+        numpy arrays or torch tensors; every step has the same layers in the same shapes and dtypes, listed in forward
+        order. A layer without units is left out, with a warning.
+    labels : (N,) integers, or (N,) or (N, k) floats
+        Classes or regression targets.
+    inputs : (N, ...) array, optional
+        For methods that need X; rows that are equal share an input id.
+    sample_ids : (N,) integers, optional
+        The identifiers of the rows, unique; 0, 1, 2, ... by default.
+    label_names : sequence of str, optional
+        Names of the classes.
+    parts : sequence of N names, optional
+        Which part of the data each row belongs to ("train", "test").
+    metrics : mapping from step to mapping from name to number, optional
+    roles : mapping from layer to "activation", "output", "input" or "other", optional
+        Plots draw activations and the output by default.
+    chain : bool
+        Whether each layer is computed from the one before alone, so that the data-processing inequality binds them.
+
+    Returns
+    -------
+    ActivationStore
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arrays that do not fit together, before any file is written.
+    StoreError
+        If the directory holds a run or anything else.
+    """
+    return write(
+        run,
+        activations,
+        labels,
+        inputs=inputs,
+        sample_ids=sample_ids,
+        label_names=label_names,
+        parts=parts,
+        metrics=metrics,
+        roles=roles,
+        chain=chain,
+    )
+
+
+def write(
+    run: str | os.PathLike[str],
+    activations: Any,
+    labels: Any,
+    *,
+    metrics: Any = None,
+    roles: Mapping[str, Role] | None = None,
+    chain: bool = False,
+    **rows: Any,
+) -> ActivationStore:
+    """What `from_arrays` and `from_files` do in the end; `rows` are inputs, sample_ids, label_names and parts."""
+    taken = _taken(activations)
+    probe = _probe(labels, taken, **rows)
+    layers = _layers(taken, roles or {}, probe.samples)
+    numbers = _metrics(metrics or {}, taken)
+    snapshots = [
+        Snapshot(
+            step=step,
+            epoch=float(step),
+            time=time.time(),
+            layers=layers,
+            arrays={layer.key: _stored(arrays[layer.key]) for layer in layers},
+            metrics=numbers.get(step, {}),
+        )
+        for step, arrays in taken.items()
+    ]
+    check_run(probe, snapshots)
+    _check_free(Path(run))
+    settings = {
+        "model": "unknown: activations were imported",
+        "layers": [la.key for la in layers],
+        "chain": bool(chain),
+        "target": probe.target,
+        "imported": True,
+        "versions": {"torch": str(torch.__version__), "numpy": np.__version__},
+    }
+    with StoreWriter(run, probe=probe, settings=settings, on_error="raise", background=False) as writer:
+        for snapshot in snapshots:
+            writer(snapshot)
+    return open_run(run)
+
+
+def _check_free(run: Path) -> None:
+    """A directory with a run in it is the writer's to refuse; one with other files would mix with them."""
+    if run.is_dir() and not (run / "run.json").exists():
+        held = next(run.iterdir(), None)
+        if held is not None:
+            raise StoreError(f"{run} is not empty, it holds {held.name!r}; choose a directory that does not exist yet")
+
+
+def _by_step(mapping: Mapping[Any, Any], what: str) -> dict[int, Any]:
+    """In the order of steps; ValueError or TypeError for keys that are none, or that are one step twice."""
+    if not isinstance(mapping, Mapping):
+        raise TypeError(f"{what} must map steps to arrays or numbers by name, got {type(mapping).__name__}")
+    found: dict[int, Any] = {}
+    for key, value in mapping.items():
+        try:
+            step = whole_step(key)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{what}: steps must be integers from 0, got {key!r:.60}") from error
+        if step in found:
+            raise ValueError(f"{what}: step {step} comes twice")
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{what}: step {step} must map names to values, got {type(value).__name__}")
+        bad = next((name for name in value if not isinstance(name, str) or not name), None)
+        if bad is not None:
+            raise TypeError(f"{what}: names at step {step} must be text, got {bad!r:.60}")
+        found[step] = value
+    return dict(sorted(found.items()))
+
+
+def _taken(activations: Mapping[Any, Arrays]) -> Taken:
+    """Every array as a tensor, by step in rising order; empty layers left out."""
+    by_step = _by_step(activations, "activations")
+    if not by_step:
+        raise ValueError("activations is empty; expected {step: {layer: array}}")
+    taken = {step: {name: _tensor(name, a) for name, a in arrays.items()} for step, arrays in by_step.items()}
+    first = next(iter(taken.values()))
+    if not first:
+        raise ValueError(f"step {next(iter(taken))} has no layers; expected {{step: {{layer: array}}}}")
+    empty = [name for name, t in first.items() if t.ndim > 1 and 0 in t.shape[1:]]
+    if len(empty) == len(first):
+        raise ValueError(f"no layer has units: {', '.join(map(repr, empty))}")
+    for name in empty:
+        if not all(arrays.get(name, first[name]).shape == first[name].shape for arrays in taken.values()):
+            raise ValueError(f"layer {name!r} has no units at step {next(iter(taken))}, and some at another")
+        warnings.warn(f"layer {name!r} has no units, shape {tuple(first[name].shape)}; it is left out", stacklevel=4)
+    return {step: {n: t for n, t in arrays.items() if n not in empty} for step, arrays in taken.items()}
+
+
+def _tensor(name: str, values: Any) -> torch.Tensor:
+    if isinstance(values, torch.Tensor):
+        if values.layout is not torch.strided or values.is_nested or values.is_meta:
+            raise TypeError(f"layer {name!r} must be a dense tensor, got layout {values.layout}; pass .to_dense()")
+        tensor: torch.Tensor = values.detach().cpu().contiguous()
+    else:
+        if np.ma.isMaskedArray(values):
+            as_array(values, f"values of layer {name!r}")
+        array = np.asarray(values)
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"layer {name!r} must hold real numbers, got {array.dtype}")
+        if array.dtype.itemsize > 8:
+            raise TypeError(f"layer {name!r} must hold numbers of at most 64 bits, got {array.dtype}")
+        tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
+    if str(tensor.dtype).removeprefix("torch.") not in _DTYPES:
+        raise TypeError(f"layer {name!r} has {tensor.dtype}; expected one of {', '.join(_DTYPES)}")
+    return tensor
+
+
+def _stored(t: torch.Tensor) -> npt.NDArray[Any]:
+    return np.asarray((t.view(_BITS[t.dtype]) if t.dtype in _BITS else t).numpy())
+
+
+def _layers(taken: Taken, roles: Mapping[str, Role], samples: int) -> tuple[Layer, ...]:
+    """The layers of the first step, once all steps are found to have them in the same shape and type."""
+    first, arrays = next(iter(taken.items()))
+    _check_roles(roles, arrays)
+    layers = []
+    for depth, (name, t) in enumerate(arrays.items()):
+        shape, dtype = tuple(t.shape[1:]), str(t.dtype).removeprefix("torch.")
+        role = roles.get(name, "other")
+        layers.append(
+            Layer(key=name, name=name, depth=depth, unit_shape=shape, raw_shape=shape, dtype=dtype, role=role)
+        )
+    for step, own in taken.items():
+        if sorted(own) != sorted(arrays):
+            raise ValueError(f"step {step} has the layers {', '.join(own)}; the first step has {', '.join(arrays)}")
+        for layer in layers:
+            found, expected = own[layer.key], (samples, *layer.unit_shape)
+            if tuple(found.shape) != expected:
+                raise ValueError(
+                    f"layer {layer.key!r} at step {step} must have shape {expected}, got {tuple(found.shape)}"
+                )
+            if found.dtype != arrays[layer.key].dtype:
+                raise ValueError(
+                    f"layer {layer.key!r} is {arrays[layer.key].dtype} at step {first} and {found.dtype} at step "
+                    f"{step}; bring all steps to one dtype"
+                )
+    return tuple(layers)
+
+
+def _check_roles(roles: Mapping[str, Role], layers: Iterable[str]) -> None:
+    known = list(layers)
+    for name, role in roles.items():
+        if name not in known:
+            raise ValueError(f"roles: there is no layer {name!r}; closest: {', '.join(closest(str(name), known))}")
+        if role not in get_args(Role):
+            raise ValueError(f"roles: layer {name!r} must be one of {', '.join(get_args(Role))}, got {role!r}")
+
+
+def _metrics(metrics: Mapping[Any, Mapping[str, Any]], taken: Taken) -> dict[int, dict[str, float]]:
+    found = _by_step(metrics, "metrics")
+    for step, numbers in found.items():
+        if step not in taken:
+            raise ValueError(
+                f"metrics: there are no activations at step {step}; steps are {', '.join(map(str, taken))}"
+            )
+        for name, value in numbers.items():
+            if not _is_number(value):
+                raise TypeError(f"metric {name!r} at step {step} must be one number, got {value!r:.60}")
+    return {step: {name: float(value) for name, value in numbers.items()} for step, numbers in found.items()}
+
+
+def _is_number(value: Any) -> bool:
+    """Python's numbers, numpy's, and arrays and tensors with a single one."""
+    if isinstance(value, int | float):
+        return True
+    if isinstance(value, torch.Tensor):
+        return value.numel() == 1 and not value.is_complex()
+    return isinstance(value, np.generic | np.ndarray) and value.size == 1 and value.dtype.kind in "fiub"
+
+
+def _probe(
+    labels: Any,
+    taken: Taken,
+    *,
+    inputs: Any = None,
+    sample_ids: Any = None,
+    label_names: Sequence[str] = (),
+    parts: Sequence[str] | None = None,
+) -> Probe:
+    y = as_array(labels, "labels")
+    samples = len(y) if y.ndim else 0
+    step, first = next(iter(taken.items()))
+    for name, t in first.items():
+        if t.ndim == 0 or len(t) != samples:
+            rows = len(t) if t.ndim else 0
+            raise ValueError(f"layer {name!r} at step {step} has {rows} rows, there are {samples} labels")
+    y = as_labels(y, samples)
+    if samples < 2:
+        raise ValueError(f"a run needs at least 2 samples, got {samples}")
+    check_label_names(y, label_names)
+    for doubt in doubts(y):
+        warnings.warn(doubt, stacklevel=4)
+    x, input_ids = _inputs(inputs, samples)
+    names, part = _parts(parts, samples)
+    return Probe(
+        sample_ids=as_sample_ids(sample_ids, samples),
+        input_ids=input_ids,
+        repeats=np.zeros(samples, np.int64),
+        labels=y,
+        part=part,
+        part_names=names,
+        inputs=x,
+        label_names=tuple(str(s) for s in label_names),
+    )
+
+
+def _inputs(inputs: Any, samples: int) -> tuple[npt.NDArray[Any] | None, npt.NDArray[np.int64]]:
+    """Flat inputs (N, features), and an id for each that equal ones share."""
+    if inputs is None:
+        return None, np.arange(samples, dtype=np.int64)
+    x = as_array(inputs, "inputs")
+    if x.dtype.kind not in "fiub":
+        raise TypeError(f"inputs must hold real numbers, got {x.dtype}")
+    if x.ndim == 0 or len(x) != samples:
+        raise ValueError(f"inputs has {len(x) if x.ndim else 0} rows, there are {samples} labels")
+    x = np.ascontiguousarray(x.reshape(samples, -1))
+    return x, np.unique(x, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def _parts(parts: Sequence[str] | None, samples: int) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
+    if parts is None:
+        return ("all",), np.zeros(samples, np.int64)
+    if isinstance(parts, str) or len(parts) != samples:
+        got = "one text" if isinstance(parts, str) else f"{len(parts)} names"
+        raise ValueError(f"parts has {got}, there are {samples} labels; pass a name for each row")
+    numbers: dict[str, int] = {}
+    part = [numbers.setdefault(str(p), len(numbers)) for p in parts]
+    return tuple(numbers), np.array(part, dtype=np.int64)

@@ -1,0 +1,290 @@
+"""Files of activations -> steps, layers and rows that fit together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from infoplane.core.errors import closest
+from infoplane.core.labels import as_array
+from infoplane.core.steps import counts_steps, steps_of_files, whole_step
+from infoplane.importers._arrays import from_arrays, write
+from infoplane.importers._read import Key, read_entries
+from infoplane.importers._rows import Rows, agree, in_order
+from infoplane.store import ActivationStore
+
+LABELS, INPUTS, IDS, STEPS = ("labels", "y"), ("inputs", "x"), ("sample_ids", "ids"), ("steps", "step")
+MASKS = ("mask", "attention_mask")
+
+
+@dataclass(eq=False)
+class _Piece:
+    """Layers and numbers of one step, or of a step that the file's name tells (None), in the rows of `source`."""
+
+    file: Path
+    step: int | None
+    layers: dict[str, Any]
+    numbers: dict[str, float]
+    source: Rows
+
+    @classmethod
+    def of(cls, file: Path, step: int | None, values: Mapping[str, Any], source: Rows) -> _Piece:
+        numbers = {name: _number(file, name, v) for name, v in values.items() if np.ndim(v) == 0}
+        return cls(file, step, {name: v for name, v in values.items() if np.ndim(v)}, numbers, source)
+
+
+def _number(file: Path, name: str, value: Any) -> float:
+    array = as_array(value, name)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{file.name}: {name!r} is neither an array nor a number, but {array.dtype}; leave it out")
+    return float(array)
+
+
+def from_files(
+    run: str | os.PathLike[str],
+    files: Sequence[str | os.PathLike[str]],
+    *,
+    labels: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> ActivationStore:
+    """Make a run of saved activations: `.npz`, `.npy`, `.safetensors` or `.pt`.
+
+    A file holds one step, `{layer: (N, ...)}`, or, when it has an array `steps` (S,), many: `{layer: (S, N, ...)}`; a
+    `.pt` may also hold `{step: {layer: (N, ...)}}`. The step of a file is the number `steps` in it, or the one in its
+    name (`step-0100.npz`): that after the word step, epoch, iter or checkpoint, or that which varies from file
+    to file. A `.npy` holds one layer, named by the file's folder or, for a single file, by the file. Single numbers
+    are metrics of the step. Other nested dicts of a `.pt` give layers `outer/inner`.
+
+    Arrays named `labels` or `y`, `inputs` or `x`, and `sample_ids` or `ids` are what their names say; labels may also
+    come from a file of their own. Each may stand in one file, for all, or in several, which must then agree. Where
+    files have `sample_ids`, their rows are brought into the order of the first one's.
+
+    Parameters
+    ----------
+    run, options
+        As for `from_arrays`.
+    files : sequence of paths
+    labels : path, optional
+        A file with one array, or with `labels` and `sample_ids`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A file of another kind, or with something in it that is no array; a step that is not plain or comes twice; no
+        labels anywhere; files that contradict each other, or that do not fit together. Nothing has been written then.
+    OSError
+        A file cannot be read.
+    """
+    known = from_arrays.__kwdefaults__ or {}
+    unknown = next((name for name in options if name not in known), None)
+    if unknown is not None:
+        raise TypeError(f"from_files has no option {unknown!r}; closest: {', '.join(closest(unknown, known))}")
+    pieces, sources = _read([Path(file) for file in files])
+    if labels is not None:
+        sources.append(_labels_file(Path(labels)))
+    for name in ("inputs", "sample_ids"):
+        if options.get(name) is not None:
+            given = {"inputs": None, "sample_ids": None, name: options.pop(name)}
+            sources.append(Rows.of(f"the argument {name}", None, given["inputs"], given["sample_ids"], layers=False))
+    agreed = agree(sources)
+    if agreed.labels is None:
+        raise ValueError("no labels: expected an array named 'labels' or 'y' in a file, or a file of their own")
+    if options.get("parts") is not None and any(order is not None for order in agreed.orders):
+        raise ValueError("parts cannot be given where the files hold their rows in different orders")
+    order_of = {id(source): order for source, order in zip(sources, agreed.orders, strict=True)}
+    for piece in pieces:
+        rows, order = piece.source, order_of[id(piece.source)]
+        piece.layers = {name: in_order(a, order, rows, name) for name, a in piece.layers.items()}
+    activations = _by_step(pieces, "layers")
+    metrics = _merged(_by_step(pieces, "numbers"), options.pop("metrics", None) or {})
+    return write(
+        run, activations, agreed.labels, inputs=agreed.inputs, sample_ids=agreed.ids, metrics=metrics, **options
+    )
+
+
+def _read(files: Sequence[Path]) -> tuple[list[_Piece], list[Rows]]:
+    """All pieces of all files, each with its step, and what the files say about their rows."""
+    if not files:
+        raise ValueError("no files to import")
+    pieces: list[_Piece] = []
+    sources: list[Rows] = []
+    for file in files:
+        entries = read_entries(file)
+        if file.suffix.lower() == ".npy":
+            entries = _named_by_folder(file, entries, alone=len(files) == 1)
+        for step, values in _parts_of(file, entries):
+            where = file.name if len(files) < 2 or _only(file, files) else str(file)
+            where = where if step is None else f"{where}, step {step}"
+            found = {kind: _pop(where, values, names) for kind, names in _SPECIAL.items()}
+            masked = next((name for name in MASKS if name in values), None)
+            if masked is not None:
+                raise ValueError(
+                    f"{where}: {masked!r} hides positions, which an import cannot leave out; reduce the layers over "
+                    "their tokens and save them without it, or give the array another name if it is a layer"
+                )
+            stated = found.pop("steps")
+            source = Rows.of(where, found["labels"], found["inputs"], found["ids"], layers=bool(values))
+            sources.append(source)
+            if values or stated is not None:
+                pieces += _pieces(file, where, step, stated, values, source)
+    _name_steps([piece for piece in pieces if piece.step is None])
+    return pieces, sources
+
+
+_SPECIAL = {"labels": LABELS, "inputs": INPUTS, "ids": IDS, "steps": STEPS}
+_ROWS = {*LABELS, *INPUTS, *IDS}
+
+
+def _only(file: Path, files: Sequence[Path]) -> bool:
+    return sum(other.name == file.name for other in files) == 1
+
+
+def _pop(where: str, values: dict[str, Any], names: tuple[str, ...]) -> Any:
+    held = [name for name in names if name in values]
+    if len(held) > 1:
+        raise ValueError(
+            f"{where} has both {held[0]!r} and {held[1]!r}; keep one, and rename the other if it is a layer"
+        )
+    return values.pop(held[0]) if held else None
+
+
+def _named_by_folder(file: Path, entries: dict[Key, Any], *, alone: bool) -> dict[Key, Any]:
+    """The array of a `.npy`, whose layer is its folder; arrays that are no layers keep the file's name."""
+    special = any(file.stem in names for names in (*_SPECIAL.values(), MASKS))
+    name = file.stem if alone or special else file.absolute().parent.name
+    (value,) = entries.values()
+    return {(name,): value}
+
+
+def _parts_of(file: Path, entries: Mapping[Key, Any]) -> Iterator[tuple[int | None, dict[str, Any]]]:
+    """The steps of a file that holds `{step: {layer: array}}`, and None with all that stands beside them."""
+    by_step: dict[int | None, dict[str, Any]] = {}
+    for key, value in entries.items():
+        nested = len(key) > 1 and (isinstance(key[0], int) or key[0].isdecimal())
+        names = key[1:] if nested else key
+        if not all(isinstance(name, str) for name in names):
+            shown = "/".join(map(str, key))
+            raise ValueError(
+                f"{file.name}: {shown!r:.120} has a number for a name; expected {{step: {{layer: tensor}}}}"
+            )
+        step = whole_step(int(key[0])) if nested else None
+        own = by_step.setdefault(step, {})
+        name = "/".join(map(str, names))
+        if name in own:
+            raise ValueError(f"{file.name} has {name!r} twice")
+        own[name] = value
+    beside = next((name for name in by_step.get(None, {}) if name not in _ROWS), None)
+    if beside is not None and len(by_step) > 1:
+        raise ValueError(f"{file.name}: {beside!r} stands beside the steps, not in one of them")
+    yield from by_step.items()
+
+
+def _pieces(
+    file: Path, where: str, step: int | None, stated: Any, values: dict[str, Any], source: Rows
+) -> Iterator[_Piece]:
+    if stated is None:
+        yield _Piece.of(file, step, values, source)
+        return
+    if step is not None:
+        raise ValueError(f"{where} states its step twice, also as 'steps'")
+    listed = as_array(stated, "steps")
+    steps = _whole_steps(where, np.atleast_1d(listed).tolist() if listed.ndim < 2 else [listed.tolist()])
+    if listed.ndim == 0:
+        yield _Piece.of(file, steps[0], values, source)
+        return
+    for name, a in values.items():
+        count = len(a) if np.ndim(a) else 0
+        if count != len(steps):
+            raise ValueError(f"{where}: {name!r} has {count} steps, the array 'steps' has {len(steps)}")
+    for i, one in enumerate(steps):
+        yield _Piece.of(file, one, {name: a[i] for name, a in values.items()}, source)
+
+
+def _whole_steps(where: str, stated: Iterable[Any]) -> list[int]:
+    steps: list[int] = []
+    for value in stated:
+        try:
+            steps.append(whole_step(value))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{where}, array 'steps': {error}") from error
+        if steps[-1] in steps[:-1]:
+            raise ValueError(f"{where}: step {steps[-1]} comes twice in the array 'steps'")
+    return steps
+
+
+def _name_steps(pieces: Sequence[_Piece]) -> None:
+    """Steps that are told by the names of the files."""
+    if not pieces:
+        return
+    paths = [_named_path(piece.file) for piece in pieces]
+    for piece, step in zip(pieces, steps_of_files(paths), strict=True):
+        piece.step = step
+    _check_layout([piece.file for piece in pieces if piece.file.suffix.lower() == ".npy"])
+
+
+def _named_path(file: Path) -> PurePath:
+    """Without the folder that names the layer of a `.npy`."""
+    return file.absolute().parent.parent / file.name if file.suffix.lower() == ".npy" else file.absolute()
+
+
+def _check_layout(files: Sequence[Path]) -> None:
+    """STEP/LAYER.npy reads like LAYER/STEP.npy, with steps and layers exchanged."""
+    folders = {file.absolute().parent.name for file in files}
+    counted = all(counts_steps(name) or (len(folders) > 1 and name.isdecimal()) for name in folders)
+    if files and counted and not all(counts_steps(file.stem) or file.stem.isdecimal() for file in files):
+        raise ValueError(
+            f"{files[0].absolute().parent.name}/{files[0].name}: the folder of a .npy names its layer and the file its "
+            "step; expected LAYER/step-0100.npy"
+        )
+
+
+def _labels_file(file: Path) -> Rows:
+    values = {"/".join(map(str, key)): value for key, value in read_entries(file).items()}
+    names = ", ".join(values)
+    ids, labels = _pop(file.name, values, IDS), _pop(file.name, values, LABELS)
+    if labels is None and len(values) == 1:
+        labels = values.popitem()[1]
+    if labels is None or values:
+        raise ValueError(
+            f"{file.name} should hold one array of labels, and sample_ids at most beside it; it has {names}"
+        )
+    return Rows.of(file.name, labels, None, ids, layers=False)
+
+
+def _by_step(pieces: Sequence[_Piece], kind: str) -> dict[int, dict[str, Any]]:
+    """Layers or numbers of all files together; ValueError where two files hold the same one of one step."""
+    found: dict[int, dict[str, Any]] = {}
+    owner: dict[tuple[int, str], Path] = {}
+    for piece in pieces:
+        assert piece.step is not None
+        for name, value in getattr(piece, kind).items():
+            other = owner.setdefault((piece.step, name), piece.file)
+            own = found.setdefault(piece.step, {})
+            if name in own and (kind == "layers" or own[name] != value):
+                a, b = (other, piece.file) if other.name == piece.file.name else (other.name, piece.file.name)
+                raise ValueError(
+                    f"{a} and {b} both hold {name!r} of step {piece.step}; keep one, or tell their steps apart"
+                )
+            own[name] = value
+    return found
+
+
+def _merged(found: dict[int, dict[str, Any]], given: Any) -> Any:
+    """Metrics from files and from the caller, whose own are checked where they are written."""
+    if not isinstance(given, Mapping) or not found:
+        return given or found
+    for step, numbers in given.items():
+        held = found.get(step, {})
+        if not isinstance(numbers, Mapping):
+            return given
+        twice = next((name for name in numbers if name in held and held[name] != numbers[name]), None)
+        if twice is not None:
+            raise ValueError(
+                f"metric {twice!r} of step {step} stands in a file as {held[twice]}, and is given as another"
+            )
+    return {step: {**found.get(step, {}), **given.get(step, {})} for step in {**found, **given}}

@@ -1,0 +1,171 @@
+"""Files of other programs as plain arrays: nothing in them is executed, and what cannot be read is named."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import pickletools
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from infoplane.core.text import printable
+
+Key = tuple[str | int, ...]
+"""Where a value stands in a file: its name, or the keys of nested dicts from the outermost."""
+
+KINDS = (".npz", ".npy", ".safetensors", ".pt", ".pth")
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_PICKLE_BYTES = 64 << 20
+
+
+def read_arrays(file: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """The arrays, tensors and numbers of one file, by name; keys of nested dicts are joined by "/".
+
+    Raises
+    ------
+    ValueError
+        For another kind of file, or one with anything else in it: in one line, with the name of what it is.
+    OSError
+        If the file cannot be read.
+    """
+    return {"/".join(map(str, key)): value for key, value in read_entries(Path(file)).items()}
+
+
+def read_entries(file: Path) -> dict[Key, Any]:
+    """The same by their keys."""
+    kind = file.suffix.lower()
+    if kind not in KINDS:
+        raise ValueError(f"{file.name}: expected .npz, .npy, .safetensors or .pt")
+    try:
+        if kind == ".npz":
+            return {(name,): value for name, value in _numpy_archive(file)}
+        if kind == ".npy":
+            return {(file.stem,): np.load(file, allow_pickle=False)}
+        if kind == ".safetensors":
+            from safetensors.torch import load_file
+
+            return {(name,): value for name, value in load_file(file).items()}
+        loaded = _load_torch(file)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{file.name}: reading it needs {error.name}; pip install infoplane[safetensors]") from error
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{file.name} cannot be read as plain arrays: {_one_line(error)}") from error
+    return dict(_plain(file, loaded))
+
+
+def _numpy_archive(file: Path) -> Iterator[tuple[str, Any]]:
+    with np.load(file, allow_pickle=False) as archive:
+        for name in archive.files:
+            try:
+                yield name, archive[name]
+            except ValueError as error:
+                raise ValueError(f"{name!r}: {_one_line(error)}") from error
+
+
+def _load_torch(file: Path) -> Any:
+    try:
+        # Indices of sparse tensors come from the file: torch looks at them only when asked to.
+        with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused is None:
+            raise
+        what = "numpy arrays" if refused[1].startswith("numpy.") else f"a {refused[1]}"
+        remedy = "torch.from_numpy(...), or use numpy.savez" if refused[1].startswith("numpy.") else "tensors only"
+        key = _key_before(file, refused[1])
+        where = "it" if key is None else f"{key!r:.60}"
+        raise ValueError(
+            f"{where} holds {what}, which loading of weights alone does not read; save {remedy}"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    """Its reason without escape codes and without torch's advice to trust the file."""
+    text = _ESCAPES.sub("", str(error)).rpartition("WeightsUnpickler error: ")[2].strip()
+    return printable(text.splitlines()[0])[:300] if text else type(error).__name__
+
+
+def _key_before(file: Path, name: str) -> str | None:
+    """The last string in a torch file before it asks for the object `name`: the key of what it belongs to.
+
+    The file is looked through, not executed; None where that does not help.
+    """
+    try:
+        with _pickles(file) as stream:
+            for _ in range(5):  # files of before 2020 hold several pickles
+                found = _search(stream, name)
+                if found is not None:
+                    return found
+    except (OSError, ValueError, IndexError, KeyError, zipfile.BadZipFile):
+        return None
+    return None
+
+
+def _pickles(file: Path) -> IO[bytes]:
+    if not zipfile.is_zipfile(file):
+        return file.open("rb")
+    with zipfile.ZipFile(file) as archive:
+        inner = [n for n in archive.infolist() if n.filename.endswith("data.pkl") and n.file_size <= _PICKLE_BYTES]
+        return io.BytesIO(archive.read(inner[0]))
+
+
+def _search(stream: IO[bytes], name: str) -> str | None:
+    strings: list[str] = []
+    memo: dict[Any, str] = {}
+    last: Any = None
+    for code, value, _ in itertools.islice(pickletools.genops(stream), 1_000_000):
+        if code.name.startswith(("GLOBAL", "INST")) and str(value).replace(" ", ".") == name:
+            return strings[-1] if strings else None
+        if code.name == "STACK_GLOBAL" and ".".join(strings[-2:]) == name:
+            return strings[-3] if len(strings) > 2 else None
+        if code.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            if isinstance(last, str):
+                memo[len(memo) if value is None else value] = last
+            continue
+        last = memo.get(value) if code.name in ("GET", "BINGET", "LONG_BINGET") else value
+        if isinstance(last, str) and "GLOBAL" not in code.name:
+            strings.append(last)
+    return None
+
+
+def _plain(file: Path, value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """Tensors, numbers and rows of text or numbers, by their keys."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if isinstance(name, bool) or not isinstance(name, str | int):
+                raise ValueError(f"{file.name}: {_shown(key, name)} is a key of type {type(name).__name__}, not text")
+            yield from _plain(file, inner, (*key, name))
+    elif isinstance(value, torch.Tensor):
+        yield key or (file.stem,), _dense(file, value, key)
+    elif isinstance(value, int | float):
+        yield key or (file.stem,), value
+    elif isinstance(value, list | tuple) and value and all(type(v) in (int, float, str) for v in value):
+        yield key or (file.stem,), np.asarray(value)
+    else:
+        stack = "; torch.stack it" if isinstance(value, list | tuple) else "; leave it out"
+        raise ValueError(
+            f"{file.name}: {_shown(key)} is a {type(value).__name__}; expected tensors, numbers or dicts of them{stack}"
+        )
+
+
+def _dense(file: Path, tensor: torch.Tensor, key: Key) -> torch.Tensor:
+    if tensor.is_nested or tensor.is_quantized or tensor.is_meta:
+        kind = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else "without data"
+        raise ValueError(f"{file.name}: {_shown(key)} is a tensor that is {kind}; save a dense one")
+    return tensor if tensor.layout is torch.strided else tensor.to_dense()
+
+
+def _shown(key: Key, *more: object) -> str:
+    return repr("/".join(map(str, (*key, *more))))[:120] if key or more else "its content"

@@ -1,0 +1,150 @@
+"""What several files say about the same samples: labels, inputs and ids, brought to one order or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from infoplane.core.labels import as_array, as_sample_ids
+from infoplane.core.records import IntArray
+
+ALIGN = "put 'sample_ids' into each file, and their rows are brought to one order"
+
+
+@dataclass(eq=False)
+class Rows:
+    """What one source (a file, a step of it, an argument) says about its rows.
+
+    Attributes
+    ----------
+    name : str
+        For messages.
+    labels, inputs : array (N, ...) or None
+    ids : (N,) int64 or None
+    layers : bool
+        Whether activations come in the same rows.
+    """
+
+    name: str
+    labels: npt.NDArray[Any] | None = None
+    inputs: npt.NDArray[Any] | None = None
+    ids: IntArray | None = None
+    layers: bool = False
+
+    @classmethod
+    def of(cls, name: str, labels: Any, inputs: Any, ids: Any, *, layers: bool) -> Rows:
+        """From whatever stands in the file; ValueError, with its name, where that is no rows."""
+        try:
+            return cls(
+                name,
+                None if labels is None else as_array(labels, "labels"),
+                None if inputs is None else as_array(inputs, "inputs"),
+                None if ids is None else as_sample_ids(ids, np.size(as_array(ids, "ids"))),
+                layers,
+            )
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Agreed:
+    """Labels, inputs and ids of all, and the rows of each source in that order; None for rows as they are."""
+
+    labels: npt.NDArray[Any] | None
+    inputs: npt.NDArray[Any] | None
+    ids: IntArray | None
+    orders: list[npt.NDArray[np.intp] | None]
+
+
+def agree(sources: Sequence[Rows]) -> Agreed:
+    """One set of rows for all sources, in the order of the first that has ids.
+
+    Raises
+    ------
+    ValueError
+        Where two sources differ in what they say of one sample, or hold other samples, or where rows come in several
+        orders and a source does not tell its own: with the names of two.
+    """
+    with_ids = [rows for rows in sources if rows.ids is not None]
+    ids = with_ids[0].ids if with_ids else None
+    orders = [_order(rows, with_ids[0]) if with_ids else None for rows in sources]
+    moved = next((rows for rows, order in zip(sources, orders, strict=True) if order is not None), None)
+    for rows in sources:
+        silent = rows.ids is None and (moved is not None or (rows.layers and len(with_ids) > 1))
+        if silent:
+            other = moved or with_ids[0]
+            raise ValueError(f"{other.name} has sample_ids, {rows.name} has none, so its order is not known; {ALIGN}")
+    labels, inputs = (_agreed(what, sources, orders, ids) for what in ("labels", "inputs"))
+    return Agreed(labels, inputs, ids, orders)
+
+
+def _order(rows: Rows, first: Rows) -> npt.NDArray[np.intp] | None:
+    """Rows of a source in the order of the first one's ids; None where they are in it."""
+    if rows.ids is None or first.ids is None or np.array_equal(rows.ids, first.ids):
+        return None
+    missing = np.setxor1d(rows.ids, first.ids)
+    if len(missing):
+        without = rows if missing[0] in first.ids else first
+        raise ValueError(
+            f"{first.name} and {rows.name} hold different samples: {without.name} has no sample id {missing[0]} "
+            f"({len(missing)} ids are in one only); save the same samples at every step"
+        )
+    place = np.argsort(rows.ids, kind="stable")
+    return place[np.searchsorted(rows.ids[place], first.ids)]
+
+
+def _agreed(
+    what: str, sources: Sequence[Rows], orders: Sequence[npt.NDArray[np.intp] | None], ids: IntArray | None
+) -> npt.NDArray[Any] | None:
+    """Labels or inputs of the first source that has them, once all others that do are found to say the same."""
+    said = [(r, o) for r, o in zip(sources, orders, strict=True) if getattr(r, what) is not None]
+    if not said:
+        return None
+    first, values = said[0][0], _sorted(what, *said[0])
+    for rows, order in said[1:]:
+        other = _sorted(what, rows, order)
+        if other.shape != values.shape:
+            raise ValueError(
+                f"{first.name} and {rows.name} differ in their {what}: shapes {values.shape} and {other.shape}"
+            )
+        same = _equal(values, other)
+        if not same.all():
+            row = int(np.flatnonzero(~same)[0])
+            where = f"row {row}" if ids is None else f"sample id {ids[row]}"
+            raise ValueError(
+                f"{first.name} and {rows.name} differ in their {what}, first at {where}"
+                + (f"; {ALIGN}" if ids is None else "; a sample has one, at every step")
+            )
+    return values
+
+
+def _sorted(what: str, rows: Rows, order: npt.NDArray[np.intp] | None) -> npt.NDArray[Any]:
+    values: npt.NDArray[Any] = getattr(rows, what)
+    if rows.ids is not None and values.shape[:1] != rows.ids.shape:
+        raise ValueError(f"{rows.name} has {len(rows.ids)} sample_ids, but {what} of shape {values.shape}")
+    return values if order is None else values[order]
+
+
+def _equal(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """(N,) whether rows of two arrays of one shape are equal, NaN to NaN."""
+    same = np.asarray(a == b)
+    if a.dtype.kind == b.dtype.kind == "f":
+        same |= np.isnan(a) & np.isnan(b)
+    if same.shape != a.shape:  # of kinds that numpy does not compare
+        same = np.zeros(a.shape, bool)
+    return np.asarray(same.reshape(len(a) if a.ndim else 1, -1).all(axis=1))
+
+
+def in_order(layer: Any, order: npt.NDArray[np.intp] | None, rows: Rows, name: str) -> Any:
+    """A layer's rows in the order of all; ValueError where it has another number of them than its file has ids."""
+    if rows.ids is not None and (np.ndim(layer) == 0 or len(layer) != len(rows.ids)):
+        got = len(layer) if np.ndim(layer) else 0
+        raise ValueError(f"{rows.name}: layer {name!r} has {got} rows, there are {len(rows.ids)} sample_ids")
+    if order is None:
+        return layer
+    return layer[torch.from_numpy(order)] if isinstance(layer, torch.Tensor) else layer[order]
