@@ -6,12 +6,14 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
-from infoplane.estimators._protocol import Quantity
-from infoplane.estimators._ties import equal_rows
+from infoplane.estimators._protocol import Quantity, widened
+from infoplane.estimators._runs import sort_rows
+from infoplane.estimators._ties import equal_rows, numbered_rows
 
 VOIDING: tuple[str, ...] = ("saturated", "degenerate", "few_samples", "out_of_domain", "unreliable")
 """Flags under which the error of a value is not that of sampling: an interval beside it would promise too much."""
@@ -23,6 +25,9 @@ _SAMPLES_A_DIMENSION = 40
 _FAR = 2.5
 
 Estimate = Callable[..., dict[str, Quantity]]
+
+_LEAST_INPUTS = 16
+_NOTICING: ContextVar[bool] = ContextVar("rows_looked_at", default=False)
 
 
 def blank_intervals(quantities: Mapping[str, Quantity]) -> dict[str, Quantity]:
@@ -56,17 +61,112 @@ def entropy_of_ids(ids: Tensor) -> Tensor:
     return bits
 
 
-def with_blanked_intervals(estimate: Estimate) -> Estimate:
-    """The method `estimate`, its result through `blank_intervals`; as it is where that has been done."""
-    if getattr(estimate, "blanks_intervals", False):
+def copied_inputs(rows: Tensor, y: Tensor) -> Tensor | None:
+    """Input ids (N,) where rows (N, U) look given several times, equal ones as one input; else None.
+
+    Equal rows alone do not tell: units are dead, layers have few values, and codes meet. But what is given twice (or m
+    times) has the same number of copies of nearly every row, where chance makes once, twice and three times, and the
+    same label or target `y` (N, ...) in each. So: a third of the different rows at least come more than once, four
+    fifths of those equally often, and nine tenths of all rows are labelled as the first of their copies.
+    """
+    number, counts = numbered_rows(rows.double())
+    several = counts[counts > 1]
+    if len(counts) < _LEAST_INPUTS or 3 * len(several) < len(counts):
+        return None
+    usual = int(torch.bincount(several).max())
+    if 5 * usual < 4 * len(several):
+        return None
+    row = torch.arange(len(rows), device=number.device)
+    first = torch.full_like(counts, len(rows)).scatter_reduce_(0, number, row, "amin")[number]
+    alike = (y[first] == y).reshape(len(rows), -1).all(1).double().mean()
+    return torch.unique(first, return_inverse=True)[1] if float(alike) >= 0.9 else None  # numbered as they come
+
+
+def _may_be_copied(t: Tensor) -> Tensor:
+    """(S,) bool, False where one unit of `t` (S, N, U) shows already that its rows are not given several times."""
+    may = torch.ones(len(t), dtype=torch.bool, device=t.device)
+    for unit in sorted({0, t.shape[2] // 2, t.shape[2] - 1}):
+        values = widened(t[:, :, unit])
+        ordered = sort_rows(values.clone(memory_format=torch.contiguous_format))
+        # D different values of which D / 3 come again leave N - D >= D / 3 neighbours equal.
+        may &= 4 * (ordered[:, 1:] == ordered[:, :-1]).sum(1) >= t.shape[1]
+        if not bool(may.any()):
+            break
+    return may
+
+
+def _noticed(t: Tensor, y: Tensor, x: Tensor | None, x_ids: Tensor | None) -> list[tuple[Tensor, list[int]]]:
+    """Input ids, and the snapshots whose rows look given so, where nobody says which inputs are one.
+
+    Where the inputs are known to differ, equal rows of T are the layer's own.
+    """
+    samples = t.shape[1]
+    if samples < 2 * _LEAST_INPUTS or (x_ids is not None and len(torch.unique(x_ids)) < samples):
+        return []
+    if x is not None and len(x) == samples and (x.flatten(1) if x.ndim > 1 else x[:, None]).shape[1]:
+        features = (x.flatten(1) if x.ndim > 1 else x[:, None])[None]
+        ids = copied_inputs(features[0], y.to(x.device)) if bool(_may_be_copied(features)) else None
+        return [] if ids is None else [(ids.to(t.device), list(range(len(t))))]
+    found: list[tuple[Tensor, list[int]]] = []
+    for i in _may_be_copied(t).nonzero()[:, 0].tolist():
+        ids = copied_inputs(t[i], y.to(t.device))
+        if ids is None:
+            continue
+        known = next((members for other, members in found if torch.equal(other, ids)), None)
+        if known is None:
+            found.append((ids, [i]))
+        else:
+            known.append(i)
+    return found
+
+
+def _replaced(whole: Mapping[str, Quantity], other: Mapping[str, Quantity], at: list[int]) -> dict[str, Quantity]:
+    """The quantities of `whole` with those of `other` at some snapshots, and the flag `ties` there.
+
+    A flag that either raises stays; what `other` does not give keeps its value.
+    """
+    out = {}
+    for name, q in whole.items():
+        off = torch.zeros(len(q.value), dtype=torch.bool, device=q.value.device)
+        flags = {"ties": off, **q.flags}
+        numbers = {part: getattr(q, part) for part in ("value", "low", "high", "ceiling")}
+        if name in other:
+            here = off.clone().index_fill_(0, torch.tensor(at, device=off.device), True)
+            for part, now in numbers.items():
+                new = getattr(other[name], part)
+                if now is not None and new is not None:
+                    numbers[part] = torch.where(here, new, now)
+            flags |= {flag: flags.get(flag, off) | (on & here) for flag, on in other[name].flags.items()}
+        flags["ties"] = flags["ties"].clone().index_fill_(0, torch.tensor(at, device=off.device), True)
+        out[name] = dataclasses.replace(q, flags=flags, **numbers)
+    return out
+
+
+def checked(estimate: Estimate) -> Estimate:
+    """The method `estimate` with what holds for every estimator: as it is where that has been done.
+
+    Rows that look given several times without `x_ids` are taken as the rows of one input, so that ceilings, nulls and
+    their flags are those of the inputs, and flagged `ties`. Intervals go through `blank_intervals`.
+    """
+    if getattr(estimate, "checked", False):
         return estimate
 
     @functools.wraps(estimate)
-    def blanking(self: object, t: Tensor, y: Tensor, **more: Tensor | None) -> dict[str, Quantity]:
-        return blank_intervals(estimate(self, t, y, **more))
+    def within_checks(self: object, t: Tensor, y: Tensor, **more: Tensor | None) -> dict[str, Quantity]:
+        if _NOTICING.get():  # a wrapper has looked, and hands on the ids
+            return blank_intervals(estimate(self, t, y, **more))
+        token = _NOTICING.set(True)
+        try:
+            found = estimate(self, t, y, **more)
+            for ids, snapshots in _noticed(t, y, more.get("x"), more.get("x_ids")):
+                # The whole block, for a range or width that nobody prepared is that of the block.
+                found = _replaced(found, estimate(self, t, y, **{**more, "x_ids": ids}), snapshots)
+        finally:
+            _NOTICING.reset(token)
+        return blank_intervals(found)
 
-    blanking.blanks_intervals = True  # type: ignore[attr-defined]
-    return blanking
+    within_checks.checked = True  # type: ignore[attr-defined]
+    return within_checks
 
 
 def content_halves(layer: Tensor, y: Tensor, most: int) -> tuple[Tensor, Tensor]:

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from infoplane.estimators._corrections import CORRECTIONS, corrected_entropy, log_table
-from infoplane.estimators._counts import Digitizer, Labels, groups
+from infoplane.estimators._counts import Digitizer, Group, Labels, groups
 from infoplane.estimators._keys import collision_bound
 from infoplane.estimators._null import ShuffledLabels
 from infoplane.estimators._protocol import Quantity
-from infoplane.estimators._runs import Runs, lookup, weigh
+from infoplane.estimators._runs import Runs, lookup, sort_rows, weigh
 
 # Nats of first-order bias beyond which I(T;Y) has the flag `few_samples`: plain, and with corrections that
 # take off this order only. The others estimate the cells that were not seen.
@@ -45,7 +45,7 @@ class PlugIn:
     null : (S, draws) float64 or None
         I(T;Y) with shuffled labels.
     codes, singles, cells : (S,) int64
-        Different codes, those seen once, and different pairs of code and class.
+        Different codes, those of a single input, and different pairs of code and class.
     corrected : mapping from correction to entropies (H(T), I(T;Y)), each (S,)
     thin : (S,) bool or None
         Most pairs (code, class) are seen once; known where something is corrected.
@@ -92,7 +92,7 @@ def plug_in(
         parts["t"].append(weigh(group.t, table))
         parts["ty"].append(weigh(group.ty, table))
         parts["codes"].append(group.t.codes)
-        parts["singles"].append(group.t.singles)
+        parts["singles"].append(_codes_of_one_input(group, labels))
         parts["cells"].append(group.ty.codes)
         if group.tx is not None and group.txy is not None:
             parts["tx"].append(weigh(group.tx, table))
@@ -139,6 +139,18 @@ def mostly_single(codes: Any, singles: Any) -> Any:
     return 2 * singles > codes
 
 
+def _codes_of_one_input(group: Group, labels: Labels) -> Any:
+    """(G,) number of codes that only rows of one input have."""
+    if group.ids is None or group.order is None:
+        return group.t.singles
+    pairs = sort_rows(group.ids * labels.inputs + labels.x_ids[group.order])
+    first = torch.ones_like(pairs)
+    first[:, 1:] = pairs[:, 1:] != pairs[:, :-1]
+    code = torch.div(pairs, labels.inputs, rounding_mode="floor")
+    inputs_of_code = torch.zeros_like(pairs).scatter_add_(1, code, first)
+    return (inputs_of_code == 1).sum(1)
+
+
 def _joined(parts: list[Any]) -> Any:
     """Arrays or tensors of the groups, one after the other."""
     if len(parts) == 1:
@@ -168,7 +180,7 @@ def _percentile(draws: Tensor, share: float) -> Tensor:
 def quantities(found: PlugIn, labels: Labels, flags: Mapping[str, Tensor]) -> dict[str, Quantity]:
     """The quantities of a counting estimator, with ceilings, null and flags.
 
-    Flags: `saturated` where most codes are seen once or the value is at its ceiling; `degenerate` where the
+    Flags: `saturated` where most codes are of one input or the value is at its ceiling; `degenerate` where the
     layer has one code; `single_class`; `few_samples` where classes have fewer than ten samples on average, one
     has a single sample, or the pairs of code and class are too many for the samples; `below_null` where I(T;Y)
     does not exceed the 97.5 % point of its null; `unreliable` where rows of one input have different codes while
@@ -184,6 +196,8 @@ def quantities(found: PlugIn, labels: Labels, flags: Mapping[str, Tensor]) -> di
     of_inputs = common if labels.uniform else {**common, "unreliable": found.i_xt < found.h_t}
     # Miller 1955: to first order the plug-in I(T;Y) is (cells - codes - classes + 1) / 2N nats too high.
     bias = (found.cells - found.codes - (labels.classes - 1)).to(torch.float64) / (2 * labels.samples)
+    # Rows that only repeat their input are no further samples.
+    bias = torch.where(found.i_xt >= found.h_t, bias * (labels.samples / labels.inputs), bias)
     few_cells = {
         name: of_labels["few_samples"] | (bias > _MOST_BIAS.get(name, math.inf)) for name in ("", *CORRECTIONS)
     }

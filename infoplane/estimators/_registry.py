@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from infoplane.core.errors import closest
-from infoplane.estimators._checks import with_blanked_intervals
+from infoplane.estimators._checks import checked
 
 _ESTIMATORS: dict[str, type[Any]] = {}
 _PRESETS: dict[str, dict[str, dict[str, Any]]] = {}
@@ -26,7 +26,8 @@ T = TypeVar("T", bound=type[Any])
 def register(cls: T) -> T:
     """Class decorator: make an estimator reachable by its `name`.
 
-    Its `estimate` then leaves `low` and `high` empty (NaN) where a flag says that sampling is not the error to fear.
+    Its `estimate` then leaves `low` and `high` empty (NaN) where a flag says that sampling is not the error to fear,
+    and takes rows that look given several times, without `x_ids`, as one input each (flag `ties`).
 
     Raises
     ------
@@ -49,12 +50,12 @@ def register(cls: T) -> T:
             f"{cls.name!r} is the name of {kind} estimator ({known.__module__}.{known.__qualname__}); "
             f"give {cls.__module__}.{cls.__qualname__} a name of its own"
         )
-    _ESTIMATORS[cls.name] = _blanking(cls)
+    _ESTIMATORS[cls.name] = _with_checks(cls)
     return cls
 
 
-def _blanking(cls: T) -> T:
-    cls.estimate = with_blanked_intervals(cls.estimate)
+def _with_checks(cls: T) -> T:
+    cls.estimate = checked(cls.estimate)
     return cls
 
 
@@ -79,7 +80,7 @@ def register_wrapper(suffix: str) -> Callable[[T], T]:
         known = _WRAPPERS.get(suffix)
         if known is not None and not _same_class(known, cls):
             raise ValueError(f"'+{suffix}' is {known.__module__}.{known.__qualname__}; choose another suffix")
-        _WRAPPERS[suffix] = _blanking(cls)
+        _WRAPPERS[suffix] = _with_checks(cls)
         return cls
 
     return decorate

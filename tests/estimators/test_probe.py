@@ -158,9 +158,13 @@ def test_same_inputs_stay_in_one_fold():
     y = torch.randint(2, (100,), generator=g).repeat(2)
     t = torch.cat([half, half], dim=1)
     honest = LinearProbe().estimate(t, y, x_ids=torch.arange(100).repeat(2))["I(T;Y)"].value
-    leaking = LinearProbe().estimate(t, y)["I(T;Y)"].value
+    leaking = LinearProbe().estimate(t, y, x_ids=torch.arange(200))["I(T;Y)"]
     assert float(honest) < 0.05
-    assert float(leaking) > 0.3
+    # Copies that nobody names are noticed; passes that differ by a little noise can only be named.
+    assert bool(leaking.flags["ties"])
+    assert float(leaking.value) == pytest.approx(float(honest), abs=0.05)
+    nearly = t + 1e-3 * torch.randn(t.shape, generator=g)
+    assert float(LinearProbe().estimate(nearly, y)["I(T;Y)"].value) > 0.3
 
 
 def test_xor_is_missed_and_said_so():
