@@ -14,10 +14,11 @@ REMEDY = "name the files like step-0100, or put a number 'steps' into each"
 # A number as it stands in a name; with a point, an exponent or a unit (1.5, 1e3, 100k) it is no step, nor cut into two.
 _NUMBER = re.compile(r"\d+(?:\.\d+)*(?:(?:[eE][+-]?\d+|[kKmMbBgG])(?![a-zA-Z0-9]))?", re.ASCII)
 _SIGN = re.compile(r"(?:^|[=_-])-$")
-# Numbers that follow one of these words are counters of training; the first line goes before the second.
+# Numbers that follow one of these words count training, and the first goes before the others. In the plural they mostly
+# state a setting: warmup_steps=500.
 _COUNTERS = (
-    re.compile(r"steps?[-_=. ]*$", re.I),
-    re.compile(r"(?:epochs?|iter(?:ation)?s?|checkpoint|ckpt)[-_=. ]*$", re.I),
+    re.compile(r"step[-_=. ]*$", re.I),
+    re.compile(r"(?:epoch|iter(?:ation)?|checkpoint|ckpt)[-_=. ]*$", re.I),
 )
 
 _SUFFIX = re.compile(r"\.(?!steps?\d|epochs?\d|iter)[a-zA-Z]+\d?$")  # .npz, .h5, but not the end of epoch_1.step2

@@ -15,6 +15,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from infoplane.core.exact import extremes, fits_float64
+
 MAX_UNITS = 65536
 
 
@@ -79,6 +81,7 @@ class Mean:
     def __call__(self, t: Tensor, mask: Tensor | None) -> Tensor:
         if t.ndim < 3:
             return t.reshape(len(t), -1)
+        t = _floating(t)
         if not self._tokens(t.ndim):
             return t.mean(dim=tuple(range(2, t.ndim)))
         if mask is None:
@@ -153,7 +156,7 @@ class Projection:
         return f"{self.n} Gaussian projections of {math.prod(shape)} units, seed {self.seed}"
 
     def __call__(self, t: Tensor, mask: Tensor | None) -> Tensor:
-        flat = t.reshape(len(t), -1)
+        flat = _floating(t.reshape(len(t), -1))
         return flat @ _projection_matrix(flat.shape[1], self.n, self.seed, t.device).to(flat.dtype)
 
 
@@ -230,6 +233,15 @@ def is_lossless(reduction: Reduction, shape: tuple[int, ...]) -> bool:
 def keeps_values(reduction: Reduction, shape: tuple[int, ...]) -> bool:
     """Whether every stored value is one value of the output of this shape per sample, as it came."""
     return isinstance(reduction, Units | Tokens | Last) or is_lossless(reduction, shape)
+
+
+def _floating(t: Tensor) -> Tensor:
+    """Whole numbers as float64, in which a mean or projection of them can be told."""
+    if t.is_floating_point() or t.is_complex():
+        return t
+    if t.dtype in (torch.int64, torch.uint64) and not fits_float64(*extremes(t.detach().cpu().numpy())):
+        raise ReductionError("has whole numbers beyond 2**53, which float64 mixes up; record it with reduce='flatten'")
+    return t.double()
 
 
 def _need_tokens(t: Tensor, label: str) -> None:

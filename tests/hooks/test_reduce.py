@@ -188,3 +188,26 @@ def test_a_shape_that_changes_between_chunks():
         record(Growing(), x, probe_batch_size=2)
     _, snapshot = record(Growing(), x, probe_batch_size=2, reduce="mean")
     assert snapshot.arrays["layer"].shape == (4, 2)
+
+
+WHOLE = torch.arange(9 * 5 * 4).reshape(9, 5, 4) % 17
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.int16, torch.bool])
+def test_means_and_projections_of_whole_numbers(dtype):
+    """A projection matrix in the layer's own type would be one of zeros."""
+    whole = WHOLE.to(dtype)
+    expected = whole.double()
+    np.testing.assert_allclose(Projection(3)(whole, None), Projection(3)(expected, None))
+    np.testing.assert_allclose(Mean()(whole, None), expected.mean(1))
+    np.testing.assert_allclose(Mean("space")(whole, None), expected.mean(2))
+    np.testing.assert_allclose(Mean()(whole, MASK), Mean()(expected, MASK))
+
+
+@pytest.mark.parametrize("reduction", [Mean(), Projection(2)])
+def test_whole_numbers_that_would_be_mixed_up(reduction):
+    near, far = WHOLE + 2**53 - 17, WHOLE + 2**60
+    np.testing.assert_allclose(reduction(near, None), reduction(near.double(), None))
+    with pytest.raises(ValueError, match=r"has whole numbers beyond 2\*\*53"):
+        reduction(far, None)
+    assert torch.equal(Flatten()(far, None), far.reshape(9, 20))
