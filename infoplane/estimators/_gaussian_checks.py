@@ -15,9 +15,10 @@ from infoplane.estimators.knn import class_information, pair_information
 
 LEAST_SAMPLES = 64
 """Below, the checks cannot tell a misfit from chance."""
-TEST_ROWS = 1000
+TEST_ROWS, ROWS_OF_A_CLASS = 700, 50
 LEADING = 3
 PAIR_NEIGHBORS, CLASS_NEIGHBORS = 10, 5
+SPREAD_CLASSES, SPREAD_UNITS = 8, 256
 
 OVERSHOOT = 0.5
 """Z in nats: Gaussian pairs of up to 64 units reach 0.35."""
@@ -113,7 +114,7 @@ def residual_nats(h: HeldOut) -> float:
     """`knn` information between the leading u and what is left of v beside them: 0 where (u, v) are Gaussian."""
     u, v = (rows[:, :LEADING] - rows[:, :LEADING].mean(0) for rows in (h.u, h.v))
     # The slope of these rows rather than rho: the error of a fitted rho in many units is no misfit of the model.
-    return pair_nats(u, v - u @ torch.linalg.lstsq(u, v).solution)
+    return pair_nats(u, v - u @ (torch.linalg.pinv(u) @ v))
 
 
 def chance(rows: int) -> float:
@@ -156,7 +157,7 @@ def classes_off_ground(t: Side, y: Tensor, nats: float, entropy_nats: float, shr
         return False
     if marginal_misfit(log_ratio(h)) > CLASS_OVERSHOOT:
         return True
-    few = len(test) // 2 if len(test) == TEST_ROWS else len(test)
+    few = min(len(test), max(TEST_ROWS // 2, ROWS_OF_A_CLASS * len(torch.unique(y))))
     limit, labels = nats + MISSED + chance(few), y[test[:few]]
     if limit >= entropy_nats:  # so much cannot be missed
         return False
@@ -171,18 +172,19 @@ def spread_features(h: HeldOut, y: Tensor) -> Tensor:
     """(n, 3) what tells classes apart by their spread: log length, and the two directions whose variances differ most.
 
     `y` (m,) are the classes of the fitted rows. With their class covariances C_k in white coordinates the directions
-    are the leading eigenvectors of sum_k p_k (C_k - C)^2.
+    are the leading eigenvectors of sum_k p_k (C_k - C)^2. Bounded in cost: the largest classes, and of many white
+    coordinates those of largest variance.
     """
     counts = torch.bincount(y)
-    covariances, weights = [], []
-    for label in (counts > 1).nonzero()[:, 0]:
-        members = h.fitted[y == label]
+    largest = counts.argsort(descending=True, stable=True)[:SPREAD_CLASSES]
+    fitted, new = h.fitted[:, -SPREAD_UNITS:], h.white[:, -SPREAD_UNITS:]  # eigenvalues rise
+    covariances = fitted.new_zeros(len(largest), fitted.shape[1], fitted.shape[1])
+    for k, label in enumerate(largest):
+        members = fitted[y == label]
         members = members - members.mean(0)
-        covariances.append(members.T @ members / len(members))
-        weights.append(len(members) / len(y))
-    stack = torch.stack(covariances)
-    p = stack.new_tensor(weights)[:, None, None]
-    apart = stack - (p * stack).sum(0) / p.sum()
+        covariances[k] = members.T @ members / len(members)
+    p = (counts[largest] / counts[largest].sum()).double()[:, None, None]
+    apart = covariances - (p * covariances).sum(0)
     directions = torch.linalg.eigh((p * (apart @ apart)).sum(0))[1][:, -2:].flip(1)
     length = h.white.square().sum(1, keepdim=True).clamp(min=1e-30).log()
-    return torch.cat([length, h.white @ directions], 1)
+    return torch.cat([length, new @ directions], 1)

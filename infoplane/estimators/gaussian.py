@@ -66,7 +66,7 @@ class Gaussian:
     covariance that overlap, about one standard deviation apart. `out_of_domain` says that the data have left it:
 
     - a canonical correlation is 1, or the value is above H(Y), or above H(T) or H(Y) of values that mostly repeat;
-    - *pairs*, directions fitted on some rows, at most 1000 others looked at: the log-mean of the fitted density ratio
+    - *pairs*, directions fitted on some rows, at most 700 others looked at: the log-mean of the fitted density ratio
       over pairs that do not belong together, 0 for a true density, is above 0.5 nat (overshoot: curved layers, heavy
       tails); or the `knn` information between the three leading canonical u and what is left of v beside them, 0 for
       Gaussians, is above 0.06 nat and above 1.1 / sqrt(rows);
@@ -77,10 +77,11 @@ class Gaussian:
       0.15 nat above the value.
 
     So bounded pairs, ratings and heavy tails are often flagged though the value is right: the price. The checks take
-    30 to 100 ms a snapshot (2,000 samples, one core): two to five times the value's own time at 128 units, and about
-    that time at 500 and more. Within `+null` and `+interval` they run once. Below 64 samples they do not run:
+    20 to 70 ms a snapshot (2,000 samples, one core): three to five times the value's own time at 128 units, about
+    that time from 500 on. Within `+null` and `+interval` they run once. Below 64 samples they do not run:
     `few_samples`. They miss heavy-tailed or unequal classes in eight units and more (0.4 nat too low), bounded pairs
-    of 32 units and more (0.3 to 0.6 too low), and dependence that only shows in many units at once.
+    of 32 units and more (0.3 to 0.6 too low), parity of two among 20 units and more from fewer than about 60 samples a
+    unit, and other dependence that only shows in many units at once.
 
     I(X;T) is not offered: for a deterministic layer it would measure how far the layer is from linear, and call
     it bits.

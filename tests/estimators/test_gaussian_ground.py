@@ -11,7 +11,7 @@ import torch
 from infoplane import datasets
 from infoplane.estimators import parse
 from infoplane.estimators._checks import content_halves, repeated_entropy_nats
-from infoplane.estimators._gaussian_checks import HeldOut, log_ratio, residual_nats, z_of_shuffled
+from infoplane.estimators._gaussian_checks import HeldOut, log_ratio, residual_nats, spread_features, z_of_shuffled
 from infoplane.estimators._protocol import values_only
 from infoplane.estimators.gaussian import Gaussian
 
@@ -236,6 +236,25 @@ def test_entropy_of_rows_that_repeat():
     rows = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(50, 1)
     assert repeated_entropy_nats(rows) == pytest.approx(math.log(2))
     assert repeated_entropy_nats(torch.randn(100, 2, generator=torch.Generator().manual_seed(0))) == math.inf
+
+
+@pytest.mark.parametrize("labels", [torch.arange(200), torch.arange(200) // 2, torch.arange(200) % 199])
+def test_as_many_classes_as_samples(labels):
+    t = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    value, flags = of(t, labels)
+    assert value <= math.log(200) or "out_of_domain" in flags
+    h = HeldOut(t, t, torch.full((3,), 0.5), t.double(), t.double())
+    assert spread_features(h, labels).shape == (200, 3)
+
+
+def test_spread_of_many_classes_in_a_wide_layer():
+    """50 classes in 700 units: some hundred covariances of 700 by 700 would not do, the largest classes will."""
+    g = torch.Generator().manual_seed(0)
+    y = torch.arange(1500) % 50
+    t = torch.randn(1500, 700, generator=g) * (1 + (y % 2))[:, None]
+    value, flags = of(t, y)
+    assert abs(value) < 0.1 * math.log(50)
+    assert flags == {"out_of_domain", "unreliable"}
 
 
 def test_few_samples_are_said_to_be_unchecked():
