@@ -10,8 +10,8 @@ from torch import Tensor
 
 from infoplane.estimators._canonical import Basis, Shrinkage, canonical, class_basis, white_basis
 from infoplane.estimators._checks import content_halves
+from infoplane.estimators._neighbor_formulas import class_information, pair_information
 from infoplane.estimators._scaling import zscore
-from infoplane.estimators.knn import class_information, pair_information
 
 LEAST_SAMPLES = 64
 """Below, the checks cannot tell a misfit from chance."""

@@ -9,14 +9,24 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT
+from infoplane.estimators._checks import excess_over_gaussian, normal_scores, whitened
 from infoplane.estimators._linear_model import Loss, SoftmaxLoss, SquaredLoss
 from infoplane.estimators._protocol import Quantity
+from infoplane.estimators._scaling import zscore
 
 # The fitted samples may look this much better than the held-out ones, as a share of H(Y), or in bits a target.
 OVERFIT_SHARE, OVERFIT_BITS = 0.1, 0.25
 WITNESS_DRAWS = 24
 WITNESS_Z = 4.0
 WITNESS_BITS = 0.02
+# Products of units: how many residual directions and units are tried, how many products are kept, and the chance that
+# any of them passes without structure.
+PRODUCT_DIRECTIONS, PRODUCT_UNITS, PRODUCTS_KEPT, PRODUCT_CHANCE = 4, 512, 16, 1e-4
+LEAST_TARGET = 0.01
+"""Variance of a direction of the targets, as a share of the largest, from which it is predicted."""
+NOT_GAUSSIAN = 0.1
+NOT_GAUSSIAN_EACH = 0.005
+"""Nats of non-Gaussian structure among the targets that are let pass, and more for each: the scatter of that check."""
 
 
 class Classes:
@@ -45,10 +55,14 @@ class Classes:
     def missed(self, held_out: Tensor, features: Tensor, seed: int) -> Tensor:
         """(S,) whether `features` (S, N, M) predict the residuals of `held_out` scores (S, K, N)."""
         p = torch.softmax(held_out, 1)
-        onehot = torch.nn.functional.one_hot(self.y, self.outputs).T.double()
-        slope, z, direction = _score_test(onehot - p, features, seed)
+        slope, z, direction = _score_test(self.residuals(held_out), features, seed)
         curvature = ((p * direction.square()).sum(1) - (p * direction).sum(1).square()).mean(1)
         return _material(slope, z, curvature)
+
+    def residuals(self, held_out: Tensor) -> Tensor:
+        """(S, K, N) what `held_out` scores (S, K, N) leave of the indicators of the classes."""
+        onehot: Tensor = torch.nn.functional.one_hot(self.y, self.outputs).T.double()
+        return onehot - torch.softmax(held_out, 1)
 
     def flags(self, constant: Tensor) -> dict[str, Tensor]:
         """Flags that hold whatever is estimated; `constant` (S,)."""
@@ -68,19 +82,15 @@ class Classes:
 class Targets:
     """Real targets `y` (N,) or (N, k), as normal scores that are then whitened."""
 
-    def __init__(self, y: Tensor) -> None:
-        columns = (y[:, None] if y.ndim == 1 else y).T.contiguous()
-        ordered = columns.sort(1).values
-        below, upto = torch.searchsorted(ordered, columns), torch.searchsorted(ordered, columns, right=True)
-        self.tied = bool(((upto - below) > 1).double().mean() > 0.01)
-        self.scalar, samples = len(columns) == 1, len(y)
-        scores = torch.special.ndtri((below + upto).double() / (2 * samples)).T
-        scores = scores - scores.mean(0)
-        values, vectors = torch.linalg.eigh(scores.T @ scores / samples)
-        # Targets that repeat one another span fewer directions.
-        keep = values > 1e-9 * float(values.max().clamp(min=1e-9))
-        self.white = (scores @ vectors[:, keep] / values[keep].sqrt()).T.contiguous()  # (k', N)
+    def __init__(self, y: Tensor, seed: int = 0) -> None:
+        scores, repeated = normal_scores(y[:, None] if y.ndim == 1 else y, torch.Generator().manual_seed(seed))
+        self.tied = bool(repeated.double().mean() > 0.01)
+        # Leaving directions out can only lower a bound. Those of hardly any variance are mostly ranks rounded to
+        # scores, and so are targets that repeat one another.
+        self.white = whitened(scores, LEAST_TARGET).T.contiguous()  # (k', N)
         self.outputs = len(self.white)
+        excess = excess_over_gaussian(self.white.T) if self.outputs > 1 else 0.0
+        self.gaussian = excess < NOT_GAUSSIAN + NOT_GAUSSIAN_EACH * self.outputs
 
     def loss(self, rows: Tensor) -> Loss:
         return SquaredLoss(self.white.T, rows)
@@ -92,10 +102,13 @@ class Targets:
 
     def missed(self, held_out: Tensor, features: Tensor, seed: int) -> Tensor:
         """(S,) whether `features` (S, N, M) predict the residuals of `held_out` (S, k', N)."""
-        residual = self.white - held_out
-        spread = residual.square().mean(2, keepdim=True).sqrt().clamp(min=1e-150)
-        slope, z, direction = _score_test(residual / spread, features, seed)
+        slope, z, direction = _score_test(self.residuals(held_out), features, seed)
         return _material(slope, z, direction.square().sum(1).mean(1))
+
+    def residuals(self, held_out: Tensor) -> Tensor:
+        """(S, k', N) what `held_out` predictions (S, k', N) leave of the targets, each of variance 1."""
+        residual = self.white - held_out
+        return residual / residual.square().mean(2, keepdim=True).sqrt().clamp(min=1e-150)
 
     def information(self, held_out: Tensor, fitted: Tensor, doubtful: Tensor, constant: Tensor) -> Quantity:
         """From held-out predictions (S, k', N), mean squared error on the fitted rows (S,), and flags (S,)."""
@@ -115,8 +128,9 @@ class Targets:
             "ties": same & self.tied,
             "few_samples": same & (samples < 30),
             "unreliable": (doubtful | (loose > 0)) & (outputs > 0),
+            "out_of_domain": same & (not self.gaussian),
         }
-        bound: Literal["lower", "point"] = "lower" if self.scalar else "point"
+        bound: Literal["lower", "point"] = "lower" if self.gaussian else "point"
         return Quantity(value=value, low=value - half, high=value + half, bound=bound, flags=flags)
 
 
@@ -146,3 +160,38 @@ def _material(slope: Tensor, z: Tensor, curvature: Tensor) -> Tensor:
     """Whether one Newton step along the direction gains more than chance, and more than `WITNESS_BITS`."""
     gain = slope.square() / (2 * curvature.clamp(min=1e-300)) * BITS_PER_NAT
     return (z > WITNESS_Z) & (gain > WITNESS_BITS) & (slope > 0)
+
+
+def telling_products(residuals: Tensor, z: Tensor) -> Tensor:
+    """(S, N, M) centred products of two units, or squares of one, that go with the residuals beyond chance.
+
+    For XOR each unit alone says nothing, and among many units random features of all of them see too little of any
+    two; their product says all. With residuals r along their leading directions, units a and b are tried by
+
+        sum r z_a z_b / sqrt(sum (r z_a z_b)^2),
+
+    about a standard normal without structure, against the largest that so many draws would reach. `residuals` are
+    (S, K, N), `z` (S, N, U), of which at most `PRODUCT_UNITS` units are taken, evenly. Products that do not pass
+    are 0.
+    """
+    z = z[:, :, :: -(-z.shape[2] // PRODUCT_UNITS)]
+    out = z.new_zeros(len(z), z.shape[1], PRODUCTS_KEPT)
+    for s, (r, units) in enumerate(zip(residuals, z, strict=True)):
+        vectors = torch.linalg.eigh(r @ r.T)[1].flip(1)[:, :PRODUCT_DIRECTIONS]
+        along = (vectors.T @ r).float()  # scores need no more digits, and this is most of the work
+        found = torch.stack([_product_scores(d, units.float()) for d in along]).amax(0).triu()  # (U, U)
+        tests = min(len(r), PRODUCT_DIRECTIONS) * units.shape[1] * (units.shape[1] + 1) / 2
+        limit = -float(torch.special.ndtri(torch.tensor(0.5 * PRODUCT_CHANCE / tests, dtype=torch.float64)))
+        score, place = found.flatten().topk(min(PRODUCTS_KEPT, found.numel()))
+        passed = place[score > limit]
+        column = units[:, passed // units.shape[1]] * units[:, passed % units.shape[1]]
+        out[s, :, : len(passed)] = zscore(column) if len(passed) else column
+    return out / math.sqrt(PRODUCTS_KEPT)
+
+
+def _product_scores(r: Tensor, z: Tensor) -> Tensor:
+    """(U, U) standard scores of how the products of units (N, U) go with residuals (N,)."""
+    square = z.square()
+    own = (r.square()[:, None] * square).T @ square
+    scores: Tensor = ((r[:, None] * z).T @ z).abs() / own.clamp(min=1e-30).sqrt()
+    return scores

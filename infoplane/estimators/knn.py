@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -11,23 +12,39 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT
-from infoplane.estimators._distances import TIE, Metric
+from infoplane.estimators._checks import content_halves, kept_of_gaussian, normal_scores
+from infoplane.estimators._distances import Metric
 from infoplane.estimators._mixture import entropy_of_counts
-from infoplane.estimators._neighbors import Points, intrinsic_dimension, pair_counts
+from infoplane.estimators._neighbor_formulas import (
+    Formula,
+    NeighborValue,
+    Scale,
+    class_information,
+    digamma,
+    pair_information,
+    scaled_block,
+)
+from infoplane.estimators._neighbors import Points, intrinsic_dimension
 from infoplane.estimators._protocol import Quantity, check_inputs
 from infoplane.estimators._registry import preset, register
-from infoplane.estimators._scaling import zscore
-from infoplane.estimators._ties import equal_rows, mean_digamma_of_rank
 
-Formula = Literal["auto", "ross", "ksg1", "ksg2", "gao"]
-Scale = Literal["unit", "block"]
 _DISCRETE, _CONTINUOUS = ("auto", "ross", "gao"), ("auto", "ksg1", "ksg2", "gao")
 
 TIED = 0.05
 """Share of rows with equals, or with tied neighbours, from which `ties` is raised."""
-_REPEATED = 0.01
 CROWDED = 0.75
 """Intrinsic dimension over log2 N from which neighbours are far: mean errors above 0.1 nat, measured at 2,000."""
+_HARDLY, _FAR = 0.05, 1.25
+"""A value below so many nats is let stand up to this share: on generated problems none of them hid 0.3 nats."""
+SPARED = 0.2
+"""Nats below H(Y) within which a value is no worse than that, however far the neighbours are."""
+GROWN, RANKED, LOST = 0.08, 0.15, 0.15
+"""Nats that a value may gain from a half of the rows to all, or from ranks, or lose on Gaussians.
+
+Chosen on generated pairs: with `CROWDED` they raise the flag on 98 % of values off by more than 0.3 nats."""
+_SCATTER = 2.2
+"""Times 1 / sqrt N, the nats by which estimates on halves differ from that on all by chance, at most."""
+_DIMENSION_ROWS, _DIMENSION_NEIGHBORS = 1000, 4
 
 
 @register
@@ -47,15 +64,27 @@ class KNN:
 
     Formula `gao` serves both and mixtures of atoms and densities: k becomes the number of equal samples where
     r_i = 0, and psi(n + 1) becomes log(n + 1), as the paper has it (its published code has psi instead).
-    It needs no rule for ties and is the more biased: by -0.1 to -0.2 nats where `ross` errs by 0.02.
+    It needs no rule for ties and is the more biased. For classes by the mean of log(m + 1) - psi(m), whatever N: at
+    k = 3 from -0.13 nats (5 classes, independent) to -0.46 (classes apart), flag `unreliable` beyond 0.2. For targets
+    by -0.03 to -0.1 nats more than `ksg1` at N = 2,000, and -0.05 to -0.17 at 500.
 
     **I(X;T) is not offered.** In a deterministic layer it is infinite for continuous X, and such an estimate
     grows with log N: a property of the sample. See `noise`, or `compressed` for a network with noise.
 
-    How it misleads: in more than about 3/4 log2 N intrinsic dimensions neighbours are no longer near, and the value
-    falls far below the truth (flag `unreliable`, with the dimension from the same distances). With targets it
-    cannot exceed psi(N) - psi(k), its ceiling, and above half of that it falls short (`unreliable`
-    as well). Units are scaled alike, so noise in an unimportant unit counts as much as signal.
+    How it misleads: where the density changes between a sample and its k-th neighbour the value falls below the
+    truth, by nats. `unreliable` is raised where
+
+    - neighbours are far: more than about 3/4 log2 N intrinsic dimensions (5/4, where the value is below 0.05 nat),
+      measured on the same distances;
+    - the value still grows by more than 0.08 nat (2.2 / sqrt N below 750 samples) from halves of the samples to all;
+    - with targets, normal scores of the units give more by 0.15 nat than the units (heavy or bounded tails), or
+      Gaussian pairs of as many samples and intrinsic dimensions lose more than 0.15 nat of as much information;
+    - there are too few samples to look (below 4 k + 8).
+
+    Classes within 0.2 nat of H(Y) are spared. *Own ground*: up to three intrinsic dimensions of T and targets
+    together (of T, with classes: six), and up to 2 nats from 1,000 samples; there it errs by 0.02 to 0.05 nats. With
+    targets it cannot exceed psi(N) - psi(k), its ceiling. Units are scaled alike, so noise in an unimportant unit
+    counts as much as signal.
 
     Ties, stated: with classes, samples at equal distance could come in any order, and psi(m) is its mean over
     all orders, in closed form: what a vanishing jitter gives on average, without its scatter. With targets a
@@ -140,153 +169,92 @@ class KNN:
             raise ValueError(f"formula {self.formula!r} does not take {kind}; choose from {', '.join(allowed)}")
         found = [self._with_targets(layer, y) if continuous else self._with_classes(layer, y) for layer in t]
 
-        def flag(name: str, on: list[bool]) -> dict[str, Tensor]:
-            return {name: torch.tensor(on, device=t.device)}
+        def flag(on: Iterable[bool]) -> Tensor:
+            return torch.tensor(list(on), device=t.device)
 
         value = torch.stack([f.nats for f in found]) * BITS_PER_NAT
-        flags = {
-            **flag("degenerate", [f.degenerate for f in found]),
-            **flag("ties", [f.tied > TIED for f in found]),
-            **flag("unreliable", [f.dimension > CROWDED * math.log2(len(y)) for f in found]),
-        }
+        flags = {"degenerate": flag(f.degenerate for f in found), "ties": flag(f.tied > TIED for f in found)}
+        # Estimates that only check are made where the distances look near.
+        off = flag(_crowded(f, len(y)) or self._off(layer, y, f) for layer, f in zip(t, found, strict=True))
         if continuous:
-            top = (torch.tensor(float(len(y))).double().digamma() - _psi(self.n_neighbors)) * BITS_PER_NAT
+            top = (torch.tensor(float(len(y))).double().digamma() - digamma(self.n_neighbors)) * BITS_PER_NAT
             ceiling = top.to(t.device)
-            flags["saturated"] = value > 0.9 * ceiling
-            flags["unreliable"] = flags["unreliable"] | (value > 0.5 * ceiling)
+            flags |= {"saturated": value > 0.9 * ceiling, "unreliable": off}
         else:
             counts = torch.bincount(y)
             ceiling = entropy_of_counts(counts)
-            flags |= flag("single_class", [len(counts) == 1] * len(t))
-            flags |= flag("few_samples", [int(counts.min()) <= self.n_neighbors] * len(t))
+            # Neighbours too far lower a value, and from H(Y) no further than that.
+            off = off & (ceiling - value > SPARED * BITS_PER_NAT)
+            flags["unreliable"] = off | flag(f.short > SPARED for f in found)
+            flags["single_class"] = flag([len(counts) == 1] * len(t))
+            flags["few_samples"] = flag([int(counts.min()) <= self.n_neighbors] * len(t))
         return {"I(T;Y)": Quantity(value=value, ceiling=ceiling, flags=flags)}
 
     def _scaled(self, block: Tensor) -> Tensor:
         """(N, D) the varying units of (N, U), scaled, float64."""
         return scaled_block(block, self.scale)
 
-    def _with_classes(self, layer: Tensor, y: Tensor) -> _Found:
+    def _with_classes(self, layer: Tensor, y: Tensor) -> NeighborValue:
         rows = self._scaled(layer)
         if rows.shape[1] == 0:
-            return _Found(nats=y.new_zeros((), dtype=torch.float64), degenerate=True)
+            return NeighborValue(nats=y.new_zeros((), dtype=torch.float64), degenerate=True)
+        return self._of_classes(rows, y)
+
+    def _of_classes(self, rows: Tensor, y: Tensor) -> NeighborValue:
         return class_information(rows, y, self.n_neighbors, self.metric, mixed=self.formula == "gao")
 
-    def _with_targets(self, layer: Tensor, y: Tensor) -> _Found:
+    def _with_targets(self, layer: Tensor, y: Tensor) -> NeighborValue:
         a, b = self._scaled(layer), self._scaled(y[:, None] if y.ndim == 1 else y)
         if a.shape[1] == 0 or b.shape[1] == 0:
-            return _Found(nats=y.new_zeros(()), degenerate=True)
+            return NeighborValue(nats=y.new_zeros(()), degenerate=True)
+        return self._of_pair(a, b)
+
+    def _of_pair(self, a: Tensor, b: Tensor) -> NeighborValue:
         return pair_information(
             a, b, self.n_neighbors, self.metric, formula=self.formula, jitter=self.jitter, seed=self.seed
         )
 
+    def _off(self, layer: Tensor, y: Tensor, found: NeighborValue) -> bool:
+        """Whether the value shows that neighbours are not near enough: see the docstring of the class."""
+        n, nats = len(y), float(found.nats)
+        if found.degenerate or n < 4 * (self.n_neighbors + 2):
+            return not found.degenerate
+        a = self._scaled(layer)
+        one, other = content_halves(layer, y, n)
+        if not y.is_floating_point():
+            of_halves = [
+                self._of_classes(a[rows], torch.unique(y[rows], return_inverse=True)[1]) for rows in (one, other)
+            ]
+            return nats - 0.5 * sum(float(f.nats) for f in of_halves) > _limit(GROWN, n)
+        b = self._scaled(y.reshape(n, -1))
+        of_one = self._nats(a[one], b[one])
+        if nats - 0.5 * (of_one + self._nats(a[other], b[other])) > _limit(GROWN, n):
+            return True
+        ranked = (self._scaled(normal_scores(side[one])[0]) for side in (a, b))
+        if self._nats(*ranked) - of_one > _limit(RANKED, n):
+            return True
+        sizes = [_dimension(side[one[:_DIMENSION_ROWS]], self.metric) for side in (a, b)]
+        kept = kept_of_gaussian(self._nats, n, (sizes[0], sizes[1]), nats, like=a)
+        return nats / kept - nats > LOST
 
-class _Found(NamedTuple):
-    """One value in nats, the share of tied rows, and the intrinsic dimension seen."""
-
-    nats: Tensor
-    tied: float = 0.0
-    dimension: float = 0.0
-    degenerate: bool = False
-
-
-def scaled_block(block: Tensor, scale: Scale) -> Tensor:
-    """The varying units of a block (N, U), centred, each or all together of variance 1, float64."""
-    z = zscore(block)
-    varies = (z != 0).any(0)
-    if scale == "unit" or not bool(varies.any()):
-        return z[:, varies]
-    chosen = block[:, varies].double()
-    chosen = chosen / chosen.abs().max()
-    chosen = chosen - chosen.mean(0)
-    return chosen / chosen.square().mean().sqrt()
-
-
-def class_information(rows: Tensor, y: Tensor, k: int, metric: Metric = "euclidean", *, mixed: bool = False) -> _Found:
-    """Ross (2014), or with `mixed` Gao et al. (2017), for scaled rows (N, D) and classes (N,) from 0."""
-    whole, n = Points(rows, metric), len(rows)
-    radius = torch.zeros(n, dtype=torch.float64, device=rows.device)
-    neighbors = torch.zeros(n, dtype=torch.int64, device=rows.device)
-    counts = torch.bincount(y)
-    alone = counts[y] == 1
-    # Others of the own class within the radius, ties included and left out.
-    own_closed, own_open = torch.zeros_like(neighbors), torch.zeros_like(neighbors)
-    distances, tied = [], torch.zeros_like(alone)
-    for label in range(len(counts)):
-        members = (y == label).nonzero()[:, 0]
-        kk = min(k, len(members) - 1)
-        if kk == 0:
-            continue
-        points = Points(rows[members], metric, tree=whole.uses_tree)
-        found = points.nearest(min(kk + 1, len(members) - 1))[0]
-        radius[members], neighbors[members] = found[:, kk - 1], kk
-        if kk == k > 1:
-            distances.append(found[:, :k])
-        here = found[:, kk - 1]
-        repeated = (found[:, 1:] <= found[:, :-1] * (1 + TIE)).any(1)
-        own_closed[members], own_open[members] = kk, kk - 1
-        if bool(repeated.any()):
-            own_closed[members], own_open[members] = points.within(here)
-            tied[members] = repeated
-    closed, opened = whole.within(radius)
-    in_class = counts[y]
-    if mixed:
-        equal = (radius == 0) & ~alone
-        kept = torch.where(equal, own_closed, neighbors)
-        local = kept.clamp(min=1).double().digamma() + math.log(n)
-        local = local - in_class.double().log() - (closed + 1).double().log()
-    else:
-        # Among the tied samples, those of the own class fill the places up to k in any order.
-        rank = mean_digamma_of_rank(opened, closed - opened, own_closed - own_open, neighbors - own_open)
-        local = neighbors.clamp(min=1).double().digamma() - rank
-        local = local + float(_psi(n)) - in_class.double().digamma()
-    nats = torch.where(alone, torch.zeros_like(local), local).sum() / n
-    if len(counts) == 1:
-        nats = torch.zeros_like(nats)
-    equal_share = max(float((equal_rows(rows) > 0).double().mean()), float(tied.double().mean()))
-    dimension = intrinsic_dimension(torch.cat(distances)) if distances else 0.0
-    return _Found(nats=nats, tied=equal_share, dimension=dimension)
+    def _nats(self, a: Tensor, b: Tensor) -> float:
+        return float(self._of_pair(a, b).nats)
 
 
-def pair_information(
-    a: Tensor, b: Tensor, k: int, metric: Metric, *, formula: Formula, jitter: float, seed: int
-) -> _Found:
-    """Kraskov et al. (2004) or Gao et al. (2017) for two scaled blocks (N, D), (N, D')."""
-    n = len(a)
-    equal = max(float((equal_rows(rows) > 0).double().mean()) for rows in (a, b))
-    if formula != "gao" and jitter > 0 and max(repeated_share(a), repeated_share(b)) > _REPEATED:
-        generator = torch.Generator().manual_seed(seed)
-        a, b = (rows + jitter * _normal(rows, generator) for rows in (a, b))
-    found = pair_counts(Points(a, metric), Points(b, metric), k, rectangle=formula == "ksg2")
-    if formula == "gao":
-        kept = torch.full_like(found.x_closed, k)
-        at_atom = found.distances[:, -1] == 0
-        kept = torch.where(at_atom, equal_rows(torch.cat([a, b], dim=1)), kept)
-        local = kept.double().digamma() + math.log(n)
-        local = local - (found.x_closed + 1).double().log() - (found.y_closed + 1).double().log()
-    elif formula == "ksg2":
-        local = float(_psi(k)) - 1.0 / k + float(_psi(n)) - found.x_rectangle.double().digamma()
-        local = local - found.y_rectangle.double().digamma()
-    else:
-        local = float(_psi(k)) + float(_psi(n)) - (found.x_open + 1).double().digamma()
-        local = local - (found.y_open + 1).double().digamma()
-    dimension = intrinsic_dimension(found.distances) if k > 1 else 0.0
-    return _Found(nats=local.mean(), tied=equal, dimension=dimension)
+def _crowded(found: NeighborValue, samples: int) -> bool:
+    """Whether neighbours are far."""
+    return found.dimension > (CROWDED if float(found.nats) > _HARDLY else _FAR) * math.log2(samples)
 
 
-def repeated_share(rows: Tensor) -> float:
-    """The largest share, over the units of (N, D), of samples whose value another sample has as well."""
-    ordered = rows.sort(dim=0).values
-    same = ordered[1:] == ordered[:-1]
-    edge = torch.zeros_like(same[:1])
-    return float((torch.cat([same, edge]) | torch.cat([edge, same])).double().mean(0).max())
+def _limit(nats: float, samples: int) -> float:
+    """A limit in nats, raised where few samples scatter by as much."""
+    return max(nats, _SCATTER / math.sqrt(samples))
 
 
-def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like.device)
-
-
-def _psi(n: int) -> Tensor:
-    return torch.tensor(float(n), dtype=torch.float64).digamma()
+def _dimension(rows: Tensor, metric: Metric) -> int:
+    """Intrinsic dimension of scaled rows (N, D), whole, from 1 to D."""
+    found = intrinsic_dimension(Points(rows, metric).nearest(min(_DIMENSION_NEIGHBORS, len(rows) - 1))[0])
+    return min(rows.shape[1], max(1, round(found)))
 
 
 def ksg(
@@ -369,7 +337,7 @@ def kozachenko_terms(radius: Tensor, k: int, units: int, metric: Metric = "eucli
     volume = units * math.log(2.0)  # of the unit cube [-1, 1]^D
     if metric == "euclidean":
         volume = 0.5 * units * math.log(math.pi) - math.lgamma(0.5 * units + 1.0)
-    return float(_psi(len(radius)) - _psi(k)) + volume + units * radius.log()
+    return float(digamma(len(radius)) - digamma(k)) + volume + units * radius.log()
 
 
 def _columns(array: Tensor | npt.NDArray[Any], name: str) -> Tensor:

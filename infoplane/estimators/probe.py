@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT
-from infoplane.estimators._held_out import Classes, Targets
+from infoplane.estimators._held_out import Classes, Targets, telling_products
 from infoplane.estimators._linear_model import TOLERANCE, Fit, Loss, fit
 from infoplane.estimators._parts import in_parts
 from infoplane.estimators._protocol import Quantity, check_inputs
@@ -25,6 +26,9 @@ FIRST_BLOCK, FIRST_RIDGE = 16, RIDGES.index(1.0)
 WITNESS_FEATURES = 64
 # Accuracy of the fits that only choose a ridge, in nats a row.
 COARSE = 1e-6
+ESTIMAND, FEATURE_ESTIMAND = "linear-probe", "feature-probe"
+# First of the seeds that spread tied targets: apart from those of folds, features and signs.
+_DITHER = 1 << 40
 # Elementwise work on the scores of one part of a block stays within this.
 _SCORE_BYTES = 64 << 20
 
@@ -36,16 +40,21 @@ class LinearProbe:
 
     Classes: multinomial logistic regression. The cross-entropy of any q(y|t) is at least H(Y|T), and each
     sample is predicted by a model of the other folds, so the bound needs no assumption; H(Y) is the plug-in
-    value, which errs downwards too. It is tight where log p(y|t) is linear in t and misleads elsewhere: classes
-    placed like XOR give 0 bits however far apart. `unreliable` is raised where that shows: random Fourier
-    features predict the held-out residuals, by more than 0.02 bit; the probe does better on its own samples
-    than on held-out ones by a tenth of H(Y); or the optimiser did not converge. Structure that 64 features
-    of all units together miss stays unseen, above all in many units.
+    value, which errs downwards too. It is tight where log p(y|t) is linear in t.
 
     Targets: ridge regression of their normal scores (ranks mapped to Gaussian quantiles, which leaves I(T;Y) as
-    it is), and -1/2 log2 det of the held-out residual covariance relative to the scores' own: a lower bound
-    for one target, whose scores are Gaussian; for a vector only if they are jointly so, hence bound "point".
-    Tied targets (flag `ties`) have no Gaussian scores, and the value can exceed I(T;Y).
+    it is), and -1/2 log2 det of the held-out residual covariance relative to the scores' own. Rows with equal targets
+    get random places within their ranks (flag `ties`), so the scores are Gaussian whatever the target. That makes it a
+    lower bound for one target; for a vector, where the scores are Gaussian together. They are compared with Gaussian
+    samples by the distances between neighbours: where they fall short in entropy by more than 0.1 nat, and 0.005 for
+    each target, the bound is "point" with the flag `out_of_domain`, for then the value can be too high. Directions
+    with less than 1 % of the variance of the largest one are left out.
+
+    **The value is what a linear probe reads**, and `estimand` says so: "linear-probe", or "feature-probe" with
+    `random_features`. Classes placed like XOR give 0 bits however far apart. `unreliable` is raised where
+    that shows: random Fourier features, or products of two units, predict the held-out residuals, by more than
+    0.02 bit; the probe does better on its own samples than on held-out ones by a tenth of H(Y); or the optimiser did
+    not converge. No flag sees what three or more of many units say only together (the parity of three bits in 20).
 
     Nothing is clipped: where T says nothing, the value is slightly negative.
 
@@ -118,7 +127,7 @@ class LinearProbe:
         """Estimate I(T;Y) of `t` (S, N, U) for integer classes (N,) or float targets (N,) or (N, k)."""
         t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name, min_samples=self.folds)
         fold = self._fold_of_row(x_ids)
-        task = Targets(y) if y.is_floating_point() else Classes(y)
+        task = Targets(y, _DITHER + self.seed) if y.is_floating_point() else Classes(y)
         scores = 64 * t.shape[1] * self.folds * max(task.outputs, 1)
         return in_parts(t, scores, lambda part: self._block(part, task, fold), _SCORE_BYTES)
 
@@ -151,7 +160,12 @@ class LinearProbe:
             doubtful |= ~model.converged.all(1)
         witness = _fourier(z, WITNESS_FEATURES, self._generator(2))
         doubtful |= task.missed(held_out, witness, 4 * self.seed + 3)
-        found = {"I(T;Y)": task.information(held_out, fitted, doubtful, constant)}
+        if task.outputs:
+            products = telling_products(task.residuals(held_out), z)
+            doubtful |= task.missed(held_out, products, 4 * self.seed + 3)
+        information = task.information(held_out, fitted, doubtful, constant)
+        estimand = FEATURE_ESTIMAND if self.random_features else ESTIMAND
+        found = {"I(T;Y)": dataclasses.replace(information, estimand=estimand)}
         if self.code_length and isinstance(task, Classes):
             found["prequential code length"] = self._code(design, task, constant)
         return found

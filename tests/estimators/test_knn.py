@@ -237,6 +237,141 @@ def test_many_dimensions_are_flagged():
     assert bool(q.flags["unreliable"])
 
 
+def gaussian_sides(samples, dims, nats, seed):
+    """Two sides (N, dims) of `nats` in all, evenly over the dimensions."""
+    rng = np.random.default_rng(seed)
+    a, e = rng.standard_normal((2, samples, dims))
+    kept = math.exp(-2 * nats / dims)
+    return a, (1 - kept) ** 0.5 * a + kept**0.5 * e, rng
+
+
+def folded(samples, dims, spread, seed):
+    """|T| + noise: I(T;Y) in nats by quadrature, from h(|T| + noise) - h(noise), dimension by dimension."""
+    rng = np.random.default_rng(seed)
+    t = rng.standard_normal((samples, dims))
+    x, y = np.linspace(0, 7, 2001), np.linspace(-8 * spread, 6 + 8 * spread, 2001)
+    weight = 2 * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi) * (x[1] - x[0])
+    density = weight @ np.exp(-0.5 * ((y - x[:, None]) / spread) ** 2) / (spread * math.sqrt(2 * math.pi))
+    h = -np.sum(density * np.log(density + 1e-300)) * (y[1] - y[0])
+    nats = dims * (h - 0.5 * math.log(2 * math.pi * math.e * spread**2))
+    return t, np.abs(t) + spread * rng.standard_normal(t.shape), nats
+
+
+def swirled(a, turn):
+    r = np.hypot(a[:, 0], a[:, 1]) * turn
+    first = np.cos(r) * a[:, 0] - np.sin(r) * a[:, 1], np.sin(r) * a[:, 0] + np.cos(r) * a[:, 1]
+    return np.concatenate([np.stack(first, 1), a[:, 2:]], 1)
+
+
+def out_of_reach(case):
+    if case == "folded":
+        return folded(2000, 4, 0.2, 30)
+    if case == "information in 500":
+        return *gaussian_sides(500, 4, 6.0, 31)[:2], 6.0
+    if case == "heavy tails":
+        a, b, _ = gaussian_sides(2000, 4, 2.0, 32)
+        return a**3, b**3, 2.0
+    if case == "bounded":
+        a, b, _ = gaussian_sides(2000, 4, 4.0, 33)
+        return np.tanh(2 * a), b + 0.3 * b**3, 4.0
+    if case == "swirled":
+        a, b, _ = gaussian_sides(1000, 4, 2.2, 34)
+        return swirled(a, 1.0), swirled(b, -1.0), 2.2
+    if case == "noise in other units":
+        a, b, rng = gaussian_sides(2000, 1, 2.5, 35)
+        return np.hstack([a, rng.standard_normal((2000, 2))]), b, 2.5
+    a, b, rng = gaussian_sides(2000, 4, 3.0, 36)
+    return np.tanh(a @ rng.standard_normal((4, 32))), np.tanh(b @ rng.standard_normal((4, 32))), 3.0
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["folded", "information in 500", "heavy tails", "bounded", "swirled", "noise in other units", "few in many units"],
+)
+def test_a_value_with_targets_that_falls_short_is_flagged(case):
+    """Few dimensions, so that distances look near, and nats of error."""
+    t, y, nats = out_of_reach(case)
+    q = KNN().estimate(torch.tensor(t)[None], torch.tensor(y))["I(T;Y)"]
+    assert float(q.value) * LN2 < nats - 0.3
+    assert bool(q.flags["unreliable"])
+
+
+@pytest.mark.parametrize("case", ["nothing", "line", "plane", "bounded", "swirled", "much on a line", "in many units"])
+def test_a_value_with_targets_that_is_right_is_not_flagged(case):
+    samples, dims, nats = {"nothing": (1000, 2, 0.0), "much on a line": (4000, 1, 4.0), "line": (500, 1, 1.0)}.get(
+        case, (2000, 2, 1.0)
+    )
+    a, b, rng = gaussian_sides(samples, dims, nats, 37)
+    if case == "bounded":
+        a, b = np.tanh(0.8 * a), np.tanh(0.8 * b)
+    elif case == "swirled":
+        a, b = swirled(a, 0.5), swirled(b, -0.5)
+    elif case == "in many units":
+        a, b = a @ datasets.orthonormal(2, 32, rng), b @ datasets.orthonormal(2, 32, rng)
+    q = KNN().estimate(torch.tensor(a)[None], torch.tensor(b))["I(T;Y)"]
+    assert float(q.value) * LN2 == pytest.approx(nats, abs=0.1)
+    assert not bool(q.flags["unreliable"])
+
+
+@pytest.mark.parametrize("case", ["line of 20 among noise", "shells", "sliced"])
+def test_classes_in_few_dimensions_that_fall_short_are_flagged(case):
+    rng = np.random.default_rng(38)
+    if case == "line of 20 among noise":  # every unit counts alike, and 10 % of the labels are redrawn
+        place = rng.integers(20, size=2000)
+        y = np.where(rng.random(2000) < 0.1, rng.integers(20, size=2000), place)
+        t = rng.standard_normal((2000, 4)) + 30 * place[:, None] * np.eye(4)[0]
+        own, other = 0.9 + 0.1 / 20, 0.1 / 20
+        nats = math.log(20) + own * math.log(own) + 19 * other * math.log(other)
+    elif case == "shells":
+        known = datasets.gaussian_shells(2000, stds=[1.0, 2.0, 4.0], dims=8, seed=0)
+        t, y, nats = known.t, known.y, known.bits * LN2
+    else:  # y changes ten times over the range of one of three units
+        t = rng.random((1000, 3))
+        y, nats = (10 * t[:, 0]).astype(int) % 2, LN2
+    q = KNN().estimate(torch.tensor(t)[None], torch.tensor(y))["I(T;Y)"]
+    assert float(q.value) * LN2 < nats - 0.2
+    assert bool(q.flags["unreliable"])
+
+
+@pytest.mark.parametrize("units", [16, 64, 256])
+def test_classes_far_apart_are_not_flagged_however_many_units(units):
+    """Distances are far, but the value is within 0.2 nat of all that there is."""
+    rng = np.random.default_rng(39)
+    y = rng.integers(5, size=1000)
+    t = rng.standard_normal((1000, units)) + 6 * rng.standard_normal((5, units))[y]
+    q = KNN().estimate(torch.tensor(t)[None], torch.tensor(y))["I(T;Y)"]
+    assert float(q.value) == pytest.approx(float(q.ceiling), abs=0.05)
+    assert not bool(q.flags["unreliable"])
+
+
+def test_the_checks_go_with_the_samples_and_not_with_their_order():
+    """Values just off their ground: the same flags after a permutation of samples and of units."""
+    order, flags = np.random.default_rng(0).permutation(600), []
+    for seed in range(12):
+        a, b, _ = gaussian_sides(600, 3, 1.4, seed)
+        for t, y in ((a, b), (a[order][:, [2, 0, 1]], b[order])):
+            q = KNN().estimate(torch.tensor(t)[None], torch.tensor(y))["I(T;Y)"]
+            flags.append(bool(q.flags["unreliable"]))
+    assert flags[::2] == flags[1::2]
+    assert 0 < sum(flags) < len(flags)
+
+
+@pytest.mark.parametrize("gap", [0.0, 2.0, 30.0])
+def test_gao_errs_by_what_its_page_says(gap):
+    """log(m + 1) for psi(m): from -0.13 nats to psi(3) - log 4 = -0.46 for classes, with the flag from 0.2."""
+    known = datasets.gaussian_classes(2000, means=gap * np.arange(2), units=2, seed=40)
+    q = KNN(formula="gao").estimate(torch.tensor(known.t)[None], torch.tensor(known.y))["I(T;Y)"]
+    assert -0.48 < float(q.value) * LN2 - known.bits * LN2 < -0.24
+    assert bool(q.flags["unreliable"])
+    many = KNN(formula="gao", n_neighbors=20).estimate(torch.tensor(known.t)[None], torch.tensor(known.y))["I(T;Y)"]
+    assert not bool(many.flags["unreliable"])
+
+
+def test_too_few_samples_for_a_check_are_flagged():
+    t = torch.randn(1, 15, 1, generator=torch.Generator().manual_seed(0))
+    assert bool(KNN().estimate(t, t[0, :, 0].double() + 0.1)["I(T;Y)"].flags["unreliable"])
+
+
 def test_deterministic_target_hits_its_ceiling():
     t = torch.randn(500, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     q = KNN().estimate(t[None], t[:, 0])["I(T;Y)"]
@@ -351,6 +486,39 @@ def test_accuracy_on_fresh_problems():
     """Over many problems the errors are 0.014 and 0.055 nats (the next test); ten of each scatter by a third."""
     assert mean_absolute_error_nats((1, 2), range(10)) < 0.020
     assert mean_absolute_error_nats((3, 6, 9), range(4)) < 0.12
+
+
+def fresh_pair(seed):
+    """A pair whose family, dimensions, information and size come from the seed."""
+    rng = np.random.default_rng([41, seed])
+    samples, dims = int(rng.choice([500, 1000, 2000])), int(rng.integers(1, 6))
+    nats = float(rng.choice([0.0, rng.uniform(0, 1), rng.uniform(1, 5)]))
+    a, b, _ = gaussian_sides(samples, dims, nats, [42, seed])
+    family = rng.integers(5)
+    if family == 1:
+        a, b = np.sign(a) * np.abs(a) ** 2.5, np.sinh(b)
+    elif family == 2:
+        a, b = np.tanh(1.5 * a), b + 0.3 * b**3
+    elif family == 3 and dims > 1:
+        a, b = swirled(a, 0.8), swirled(b, -0.8)
+    elif family == 4:
+        return folded(samples, dims, math.exp(rng.uniform(-2, 1)), [42, seed])
+    return a, b, nats
+
+
+@pytest.mark.slow
+def test_flags_on_fresh_pairs():
+    """Of values off by more than 0.3 nats 95 % are flagged, of those within 0.03 at most 10 %."""
+    far, near = [], []
+    for seed in range(300):
+        t, y, nats = fresh_pair(seed)
+        q = KNN().estimate(torch.tensor(t)[None], torch.tensor(y))["I(T;Y)"]
+        error, flagged = abs(float(q.value) * LN2 - nats), bool(q.flags["unreliable"])
+        far += [flagged] * int(error > 0.3)
+        near += [flagged] * int(error < 0.03)
+    assert len(far) > 50 < len(near)
+    assert np.mean(far) >= 0.95
+    assert np.mean(near) <= 0.1
 
 
 @pytest.mark.slow

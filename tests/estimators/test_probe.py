@@ -90,10 +90,47 @@ def test_vector_target():
     y = torch.randn(4000, 2, generator=g, dtype=torch.float64)
     t = (y * 0.8 + 0.6 * torch.randn(4000, 2, generator=g, dtype=torch.float64))[None]
     found = LinearProbe().estimate(t, y)["I(T;Y)"]
-    assert found.bound == "point"
+    assert found.bound == "lower"
     assert float(found.value) == pytest.approx(-math.log2(1 - 0.64), abs=0.08)  # 4 standard errors of about 0.02
     again = LinearProbe().estimate(t, torch.cat([y, 2 * y[:, :1]], 1))["I(T;Y)"]
     assert float(again.value) == pytest.approx(float(found.value), abs=0.02)
+
+
+def joined(w, powers):
+    return torch.cat([w**p for p in powers], 1)
+
+
+@pytest.mark.parametrize("powers", [(1, 2), (1, 2, 3), (1, 2, 3, 4, 5)])
+def test_targets_that_bend_around_one_another_are_no_lower_bound(powers):
+    """Y on a curve has less entropy than its Gaussian, and the value exceeds I(T;Y): no bound, and out of domain."""
+    u, e = normal(2000, 1, seed=22), normal(2000, 1, seed=23)
+    found = LinearProbe().estimate(joined(u, powers)[None], joined(0.9 * u + 0.19**0.5 * e, powers))["I(T;Y)"]
+    assert float(found.value) > -0.5 * math.log2(0.19) + 0.3
+    assert found.bound == "point"
+    assert found.flags["out_of_domain"].all()
+
+
+@pytest.mark.parametrize("nats", [1.0, 3.0, 5.0])
+def test_few_latents_in_many_targets_stay_below_their_information(nats):
+    """Three latents behind tanh in 32 units on both sides, by 0.2 nats too high before."""
+    kept = math.exp(-2 * nats / 3)
+    u, e, a, b = (normal(n, k, seed) for n, k, seed in ((2000, 3, 24), (2000, 3, 25), (3, 32, 26), (3, 32, 27)))
+    w = (1 - kept) ** 0.5 * u + kept**0.5 * e
+    found = LinearProbe().estimate(torch.tanh(u @ a)[None], torch.tanh(w @ b))["I(T;Y)"]
+    assert 0.7 * nats < float(found.value) * math.log(2) < nats
+    assert found.bound == "lower"
+
+
+@pytest.mark.parametrize("atoms", [2, 5, 9])
+def test_tied_targets_keep_the_bound(atoms):
+    """Atoms have no Gaussian scores of their own: 2.3 nats of two classes apart, where 0.69 are to be had."""
+    y = torch.randint(atoms, (2000,), generator=generator(28)).double()
+    for spread in (0.05, 0.5):
+        t = (y[:, None] + spread * normal(2000, 1, seed=29))[None]
+        found = LinearProbe().estimate(t, y)["I(T;Y)"]
+        assert 0.2 < float(found.value) < math.log2(atoms)
+        assert found.bound == "lower"
+        assert found.flags["ties"].all()
 
 
 def slow_value(t, y, fold, ridge):
@@ -178,6 +215,45 @@ def test_xor_is_missed_and_said_so():
     richer = LinearProbe(random_features=200).estimate(t, y)["I(T;Y)"]
     assert float(richer.value) > 0.95
     assert not richer.flags["unreliable"].any()
+
+
+def normal(samples, units, seed):
+    return torch.randn(samples, units, generator=generator(seed), dtype=torch.float64)
+
+
+def parity(t, units):
+    return (t[:, units] > 0).sum(1) % 2
+
+
+@pytest.mark.parametrize(
+    ("samples", "units", "target"),
+    [
+        (2000, 20, lambda t: parity(t, [0, 1])),
+        (500, 20, lambda t: parity(t, [3, 17])),
+        (2000, 100, lambda t: ((t[:, 0] + t[:, 1] > 0) ^ (t[:, 0] - t[:, 1] > 0)).long()),
+        (2000, 256, lambda t: (t[:, 5].abs() > 0.67).long()),
+        (2000, 20, lambda t: t[:, 2] * t[:, 9]),
+    ],
+    ids=["XOR", "XOR of 500", "XOR at 45 degrees", "spread of one unit", "product as target"],
+)
+def test_what_two_units_say_together_among_many_is_missed_and_said_so(samples, units, target):
+    t = normal(samples, units, seed=20)
+    found = LinearProbe().estimate(t[None], target(t))["I(T;Y)"]
+    assert float(found.value) < 0.05
+    assert found.flags["unreliable"].all()
+    assert found.estimand == "linear-probe"
+
+
+def test_the_row_says_which_family_read():
+    t, y = gaussian_classes((-1.0, 1.0), 200, seed=0)
+    assert LinearProbe(random_features=10).estimate(t, y)["I(T;Y)"].estimand == "feature-probe"
+
+
+def test_no_false_alarm_among_many_units_of_heavy_tails():
+    """Products of tails are of any size: what is compared is their own scatter."""
+    y = torch.randint(4, (500,), generator=generator(21))
+    t = torch.stack([normal(500, 40, seed) ** (1 + 2 * (seed % 2)) for seed in range(10)])
+    assert not LinearProbe().estimate(t, y)["I(T;Y)"].flags["unreliable"].any()
 
 
 def test_non_monotone_regression_is_flagged():
