@@ -236,6 +236,34 @@ def test_block_of_nonfinite_snapshots_gets_one_row_each(tmp_path):
     assert table.flags.tolist() == ["nonfinite"] * 6
 
 
+@pytest.mark.parametrize("spec", [*available(), "knn+null+interval", "binning:range=unit", "adaptive:whole_run=true"])
+@pytest.mark.parametrize("shape", [0, (3, 0, 2)])
+def test_a_layer_without_units_is_skipped_aloud_and_no_other(tmp_path, caplog, spec, shape):
+    path = make_run(tmp_path / "run", units=(shape, 3), steps=(1, 2))
+    spec = {"noise": "noise:std=0.5"}.get(spec, spec)
+    with caplog.at_level(logging.WARNING, "infoplane"):
+        table = quiet(path, spec, layers=["fc0", "fc1"])
+    skipped = {s["layer"]: s["reason"] for s in table.meta["runs"][open_run(path).run_id]["skipped"]}
+    said = f"it has no units, shape {shape if shape else (0,)} beside the samples"
+    assert skipped.pop("fc0") == said
+    assert said in caplog.text
+    rows = table.select(estimator=parse(spec).name)
+    # The preset noise and the like may refuse this layer for a reason of their own; then that is listed.
+    assert set(rows.layer) | set(skipped) == {"fc1"}
+
+
+@pytest.mark.parametrize("spec", ["binning", "adaptive", "kde", "dse"])
+@pytest.mark.parametrize("first", [0, 3])
+def test_only_the_steps_without_units_are_skipped(tmp_path, first, spec):
+    path = make_run(tmp_path / "run", units=(first,), steps=(1, 2))
+    make_run(path, units=(3 - first,), steps=(3, 4), resume=True)
+    table = quiet(path, spec)
+    sound, empty = ([1, 2], [3, 4]) if first else ([3, 4], [1, 2])
+    assert sorted(set(table.select(estimator=spec).step.tolist())) == sound
+    (skipped,) = table.meta["runs"][open_run(path).run_id]["skipped"]
+    assert (skipped["layer"], skipped["steps"]) == ("fc0", empty)
+
+
 def test_refused_layer_is_named_and_the_rest_goes_on(run, caplog):
     with caplog.at_level(logging.WARNING, "infoplane"):
         table = quiet(run, Spread(refuse_units=4))

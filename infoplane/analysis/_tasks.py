@@ -161,7 +161,7 @@ def run_prepare(task: Task) -> Any | Refusal:
         try:
             return task.estimator.prepare(blocks, y, x)
         except ValueError as error:
-            return Refusal(task.source.steps, str(error))
+            return Refusal(task.source.steps, blocks.empty or str(error))
 
 
 def run_estimate(task: Task) -> Outcome:
@@ -218,6 +218,11 @@ def features(x: npt.NDArray[Any]) -> Tensor:
     return t.to(torch.float64) if exact and not t.is_floating_point() else t
 
 
+def no_units(shape: tuple[int, ...]) -> str:
+    """Why nothing can be said of a layer of this shape (without samples)."""
+    return f"it has no units, shape {tuple(shape)} beside the samples"
+
+
 class LayerBlocks:
     """The finite snapshots of a layer, block by block, as (S, N, U) tensors on the device."""
 
@@ -226,6 +231,7 @@ class LayerBlocks:
         self._layer = task.source.record(store)
         self._units = task.source.units(store)
         self.noise: Noise | None = self._layer.noise
+        self.empty = ""  # why no snapshot that was read could be used, where all lacked units
         self.passes = int(store.probe.repeats.max(initial=0))
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -240,8 +246,14 @@ class LayerBlocks:
         """Finite snapshots in order, as they are stored; damaged ones go to `refused`."""
         source = self._task.source
         good = [s for s in steps if s not in source.bad]
+        used = False
         for i in range(0, len(good), self._task.snapshots):
             for kept, array in self._arrays(good[i : i + self._task.snapshots], refused):
+                if 0 in array.shape[2:]:
+                    self.empty = self.empty if used else no_units(array.shape[2:])
+                    refused.append(Refusal(tuple(kept), no_units(array.shape[2:])))
+                    continue
+                self.empty, used = "", True
                 if self._rows is not None:
                     array = array[:, self._rows]
                 yield kept, array
