@@ -168,7 +168,7 @@ def test_a_number_in_the_file_goes_before_its_name(tmp_path):
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        ([0.0, 0.5, 1.0], "all.npz, array 'steps': a step must be a whole number from 0 to 2..62, got 0.5"),
+        ([0.0, 0.5, 1.0], "all.npz: a step must be a whole number from 0 to 2..62, got 0.5"),
         ([1, 2, 1], "all.npz: step 1 comes twice in the array 'steps'"),
         ([-1, 0, 1], "got -1"),
         ([0, 1, np.nan], "got nan"),
@@ -300,6 +300,10 @@ class Foreign:
     pass
 
 
+ITSELF: dict[str, object] = {"fc": FC}
+ITSELF["me"] = ITSELF
+
+
 @pytest.mark.filterwarnings("ignore:TypedStorage")
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize(
@@ -320,6 +324,12 @@ class Foreign:
         ({"loss": 0.5, 0: {"fc": FC}}, "'loss' stands beside the steps"),
         ({"fc": torch.ones(2, device="meta")}, "'fc' is a tensor that is without data"),
         ([FC, "x"], "its content is a list"),
+        (ITSELF, "'me/me/me.*' lies more than 20 dicts deep; does one hold itself"),
+        (
+            {"fc": torch.sparse_coo_tensor(size=(10**9, 10**6), check_invariants=True)},
+            r"'fc' of shape .1000000000, 1000000. cannot be made dense",
+        ),
+        ({-1: {"fc": FC}}, r"step-7\.pt: a step must be a whole number from 0 to 2\*\*62, got -1"),
         ({"fc": FC, "mask": FC > 0}, "'mask' hides positions"),
         ({"fc": FC, "x": FC, "inputs": FC}, "has both 'inputs' and 'x'"),
         ({"a": {"b": FC}, "a/b": FC}, "has 'a/b' twice"),

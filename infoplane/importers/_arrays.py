@@ -277,7 +277,9 @@ def _probe(
     parts: Sequence[str] | None = None,
 ) -> Probe:
     y = as_array(labels, "labels")
-    samples = len(y) if y.ndim else 0
+    if y.ndim == 0:
+        raise ValueError(f"labels must be one for each row, got the single value {y.tolist()!r:.60}")
+    samples = len(y)
     step, first = next(iter(taken.items()))
     for name, t in first.items():
         if t.ndim == 0 or len(t) != samples:

@@ -172,7 +172,7 @@ def _parts_of(file: Path, entries: Mapping[Key, Any]) -> Iterator[tuple[int | No
             raise ValueError(
                 f"{file.name}: {shown!r:.120} has a number for a name; expected {{step: {{layer: tensor}}}}"
             )
-        step = whole_step(int(key[0])) if nested else None
+        step = _whole_steps(file.name, [int(key[0])])[0] if nested else None
         own = by_step.setdefault(step, {})
         name = "/".join(map(str, names))
         if name in own:
@@ -211,7 +211,7 @@ def _whole_steps(where: str, stated: Iterable[Any]) -> list[int]:
         try:
             steps.append(whole_step(value))
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{where}, array 'steps': {error}") from error
+            raise type(error)(f"{where}: {error}") from error
         if steps[-1] in steps[:-1]:
             raise ValueError(f"{where}: step {steps[-1]} comes twice in the array 'steps'")
     return steps

@@ -24,6 +24,7 @@ Key = tuple[str | int, ...]
 KINDS = (".npz", ".npy", ".safetensors", ".pt", ".pth")
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _PICKLE_BYTES = 64 << 20
+_DEEPEST = 20
 
 
 def read_arrays(file: str | os.PathLike[str]) -> Mapping[str, Any]:
@@ -142,6 +143,8 @@ def _search(stream: IO[bytes], name: str) -> str | None:
 
 def _plain(file: Path, value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
     """Tensors, numbers and rows of text or numbers, by their keys."""
+    if len(key) > _DEEPEST:
+        raise ValueError(f"{file.name}: {_shown(key)} lies more than {_DEEPEST} dicts deep; does one hold itself?")
     if isinstance(value, Mapping):
         for name, inner in value.items():
             if isinstance(name, bool) or not isinstance(name, str | int):
@@ -164,7 +167,14 @@ def _dense(file: Path, tensor: torch.Tensor, key: Key) -> torch.Tensor:
     if tensor.is_nested or tensor.is_quantized or tensor.is_meta:
         kind = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else "without data"
         raise ValueError(f"{file.name}: {_shown(key)} is a tensor that is {kind}; save a dense one")
-    return tensor if tensor.layout is torch.strided else tensor.to_dense()
+    if tensor.layout is torch.strided:
+        return tensor
+    try:
+        return tensor.to_dense()
+    except RuntimeError as error:
+        raise ValueError(
+            f"{file.name}: {_shown(key)} of shape {tuple(tensor.shape)} cannot be made dense: {_one_line(error)}"
+        ) from error
 
 
 def _shown(key: Key, *more: object) -> str:
