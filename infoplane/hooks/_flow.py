@@ -32,7 +32,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def mark(self, tensor: Tensor, node: int, *, cuts: bool = True) -> None:
         """A recorded layer's tensor: note on what it depends; later ones depend on it instead, if it `cuts`."""
-        self.parents[node] = self.parents.get(node, frozenset()) | self._of(tensor)
+        self.parents[node] = self.parents.get(node, frozenset()) | self.sources(tensor)
         if cuts:
             self._sources[_reference(tensor)] = frozenset({node})
 
@@ -40,7 +40,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for t in tensors:
             self._sources[_reference(t)] = frozenset({INPUT})
 
-    def _of(self, tensor: Tensor) -> frozenset[int]:
+    def sources(self, tensor: Tensor) -> frozenset[int]:
+        """On what a tensor depends directly: recorded layers, or the input."""
         return self._sources.get(_reference(tensor), frozenset())
 
     def __torch_dispatch__(
@@ -48,7 +49,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         kwargs = kwargs or {}
         read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        sources = frozenset[int]().union(*(self._of(t) for t in read))
+        sources = frozenset[int]().union(*(self.sources(t) for t in read))
         out = func(*args, **kwargs)
         if sources and not _takes_shape_only(func):
             for t in (*_written(func, args, kwargs), *tree_leaves(out)):

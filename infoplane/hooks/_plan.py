@@ -81,23 +81,28 @@ def plan_captures(
     if functional:
         asked += _activation_ops(modules, seen)
     asked = _that_ran(asked, seen, skipped)
-    if logits and seen.last_leaf is not None and not default:
-        asked = [*asked, Target(modules[seen.last_leaf], call=len(seen.calls[seen.last_leaf]) - 1)]
+    output = _output(seen, modules)
+    if output is not None and (output.named.name not in seen.leaves if default else logits):
+        asked = [*asked, output]
     for target in asked:
         name = target.name
         calls = _calls(target, seen)
-        if default and name != seen.last_leaf and all(c.passes_through for c in calls):
+        passes_through = all(c.passes_through for c in calls)
+        if default and passes_through and (output is None or name != output.name):
             skipped[name or "@out"] = f"{target.named.type_name} passes its input on unchanged"
             continue
         for index in _call_indices(target, len(calls), options.calls):
             try:
                 order, planned = _capture(target, index, seen, rows, options, default, member_axis)
             except (TypeError, ValueError) as error:
-                if not default:
+                if not (default or target is output):
                     raise
                 skipped[name or "@out"] = str(error)
                 continue
             layer = planned.layer
+            if nothing := _nothing_to_record(calls[index], layer, constant=seen.followed and not target.exact):
+                skipped[layer.key] = nothing
+                continue
             placed.setdefault((layer.name, layer.site, layer.call, layer.path), (order, planned))
     if not placed:
         reasons = "; ".join(f"{n}: {why}" for n, why in list(skipped.items())[:5])
@@ -106,6 +111,23 @@ def plan_captures(
     for what, table in (("reduce", options.reduce), ("batch_dim", options.batch_dim)):
         _check_patterns(what, table, [c.layer for c in ordered])
     return CapturePlan(tuple(_numbered(ordered)), skipped)
+
+
+def _output(seen: Observation, modules: Mapping[str, Named]) -> Target | None:
+    """Where the model's output is found: recorded in any case, unless `logits` is False."""
+    if seen.output is None:
+        return None
+    name, index, path = seen.output
+    return Target(modules[name], call=index, path=path or None, exact=False)
+
+
+def _nothing_to_record(call: Call, layer: Layer, *, constant: bool) -> str:
+    tensor = (call.outputs if layer.site == "out" else call.inputs)[layer.path]
+    if 0 in tensor.shape:
+        return f"it has no units, its shape is {tensor.shape}"
+    if constant and not call.depends:
+        return "its output does not depend on the model's input"
+    return ""
 
 
 def _calls(target: Target, seen: Observation) -> list[Call]:
@@ -192,7 +214,8 @@ def _capture(
     given = _by_pattern(options.batch_dim, label, named.name, None)
     batch_dim = given or 0
     _check_tensor(tensor, label, batch_dim, rows, member_axis)
-    last = index == len(calls) - 1 and named.name == seen.last_leaf
+    made = seen.output in [(named.name, index, p) for p in (path, "")]
+    last = made and not target.op
     layer = Layer(
         key=label,
         name=target.name,

@@ -21,7 +21,7 @@ from infoplane.hooks._inputs import Inputs
 from infoplane.hooks._interrupts import interruptible
 from infoplane.hooks._members import Members
 from infoplane.hooks._names import Named, named_modules
-from infoplane.hooks._observe import observe
+from infoplane.hooks._observe import Observation, look, observe
 from infoplane.hooks._plan import Options, plan_captures
 from infoplane.hooks._ranks import is_sharded
 from infoplane.hooks._state import Held, model_device, seed_generators, undisturbed
@@ -97,9 +97,8 @@ class Prober:
         start, stop, inputs, _ = first
         first_call = FirstCall(self.model)
         modules = named_modules(self.model)
-        seen = self._undisturbed(0, lambda run: observe(lambda: run(inputs), modules, ops=self._wants_ops()))
+        seen, changed_first = self._observe(inputs, modules)
         first_call.refuse_new_weights()
-        changed_first = self._held.changed
         plan = plan_captures(
             self.targets,
             modules,
@@ -147,6 +146,22 @@ class Prober:
         self.captures = tuple(replace(c, layer=la) for c, la in zip(self.captures, self.layers, strict=True))
         self.chain = self._markov(parents)
         self._look_at_rows(stop - start, modules)
+
+    def _observe(self, inputs: Inputs, modules: Mapping[str, Named]) -> tuple[Observation, set[str]]:
+        """What runs, and what the first pass changed."""
+        changed: list[set[str]] = []
+
+        def once(flow: _flow.Flow | None, ops: bool) -> Observation:
+            began = None if flow is None else flow.start
+            try:
+                return self._undisturbed(
+                    0, lambda run: observe(lambda: run(inputs, began=began), modules, ops=ops, flow=flow)
+                )
+            finally:
+                changed.append(self._held.changed)
+
+        seen = look(once, ops=self._wants_ops(), follow=not is_sharded(self.model))
+        return seen, changed[0]
 
     def _look_at_rows(self, rows: int, modules: Mapping[str, Named]) -> None:
         def once(inputs: Inputs, which: int) -> _rows.Seen:

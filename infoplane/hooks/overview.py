@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from infoplane.core.records import Layer
+from infoplane.hooks._flow import Flow
 from infoplane.hooks._initialised import refuse_lazy
 from infoplane.hooks._inputs import as_inputs
 from infoplane.hooks._names import named_modules, unwrap
-from infoplane.hooks._observe import Observation, observe
+from infoplane.hooks._observe import Observation, look, observe
 from infoplane.hooks._plan import describe, is_activation
+from infoplane.hooks._ranks import is_sharded
 from infoplane.hooks._state import Held, model_device, undisturbed
 
 _SHOWN = 24
@@ -88,10 +90,19 @@ def layers(model: nn.Module, batch: Any, *, samples: int | None = None) -> Layer
     modules = named_modules(inner)
     inputs = as_inputs(batch)
     dtypes = frozenset(p.dtype for p in inner.parameters() if p.is_floating_point())
-    moved = inputs.to(model_device(inner), dtypes)
-    seen = undisturbed(
-        lambda: observe(lambda: inner(*moved.args, **moved.kwargs), modules), inner, Held(), model_device(inner)
-    )
+    held = Held()
+
+    def once(flow: Flow | None, ops: bool) -> Observation:
+        moved = inputs.to(model_device(inner), dtypes)
+
+        def forward() -> Any:
+            if flow is not None:
+                flow.start(moved.tensors)
+            return inner(*moved.args, **moved.kwargs)
+
+        return undisturbed(lambda: observe(forward, modules, ops=ops, flow=flow), inner, held, model_device(inner))
+
+    seen = look(once, ops=False, follow=not is_sharded(inner))
     n = len(inputs)
     rows = []
     for name in sorted(seen.calls, key=lambda s: seen.calls[s][0].end):
@@ -105,7 +116,7 @@ def layers(model: nn.Module, batch: Any, *, samples: int | None = None) -> Layer
 def _row(name: str, type_: str, module: nn.Module, seen: Observation, n: int, samples: int) -> LayerRow:
     calls = seen.calls[name]
     held = sum(math.prod(t.shape) * t.dtype.itemsize for t in calls[-1].outputs.values())
-    if name == seen.last_leaf:
+    if seen.output is not None and name == seen.output[0]:
         role = "output"
     elif all(c.leaf for c in calls):
         role = "activation" if is_activation(module) else "other"
@@ -114,6 +125,8 @@ def _row(name: str, type_: str, module: nn.Module, seen: Observation, n: int, sa
     notes = []
     if all(c.passes_through for c in calls):
         notes.append("passes its input on")
+    if all(c.part for c in calls):
+        notes.append("part of the layer around it")
     if len(calls) > 1:
         notes.append(f"choose a call: {name}#0")
     if len(calls[-1].outputs) > 1:

@@ -45,7 +45,8 @@ class Recorder(Session):
     run : path, optional
         Directory of the activation store. Needed unless `keep_activations` is False.
     layers : name, glob, regular expression, type, predicate, module, or list of them, optional
-        See `infoplane.hooks.select`. By default every leaf module that ran and does more than pass its input on.
+        See `infoplane.hooks.select`. By default every leaf module that ran and does more than pass its input on; a
+        linear layer made of parts (parametrised weights, low-rank adapters) is one.
     schedule : Schedule, int, list of steps or function of the step, optional
         See `infoplane.hooks.schedule`; log-spaced by default. The first and the last step are always taken.
     reduce : reduction, or mapping from layer pattern to reduction ("*" for all others)
@@ -53,7 +54,8 @@ class Recorder(Session):
     calls : "last", "all" or int, optional
         Which calls of a module that runs several times in one forward pass.
     logits : bool
-        Record the output of the last leaf module also where `layers` does not name it.
+        Record the model's output also where `layers` does not name it: the layer whose output it returns, or
+        functions of it; the block or the model that adds several up.
     functional : bool
         Record activation functions that modules call without an activation module, too, as `block.0::relu`.
     dtype : torch.dtype, optional
