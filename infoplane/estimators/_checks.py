@@ -80,7 +80,7 @@ def copied_inputs(rows: Tensor, y: Tensor) -> Tensor | None:
     same label or target `y` (N, ...) in each. So: a third of the different rows at least come more than once, four
     fifths of those equally often, and nine tenths of all rows are labelled as the first of their copies.
     """
-    number, counts = numbered_rows(rows.double())
+    number, counts = numbered_rows(rows)
     several = counts[counts > 1]
     if len(counts) < _LEAST_INPUTS or 3 * len(several) < len(counts):
         return None
@@ -97,7 +97,8 @@ def _may_be_copied(t: Tensor) -> Tensor:
     """(S,) bool, False where one unit of `t` (S, N, U) shows already that its rows are not given several times."""
     may = torch.ones(len(t), dtype=torch.bool, device=t.device)
     for unit in sorted({0, t.shape[2] // 2, t.shape[2] - 1}):
-        values = widened(t[:, :, unit])
+        values = t[:, :, unit]
+        values = widened(values) if t.is_floating_point() else values.to(torch.int64)
         ordered = sort_rows(values.clone(memory_format=torch.contiguous_format))
         # D different values of which D / 3 come again leave N - D >= D / 3 neighbours equal.
         may &= 4 * (ordered[:, 1:] == ordered[:, :-1]).sum(1) >= t.shape[1]

@@ -71,8 +71,11 @@ def equal_rows(rows: Tensor) -> Tensor:
 
 
 def numbered_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """A number for each row of `rows` (N, D) float64, the same for equal rows, (N,) int64, and how often each comes."""
-    bits = (rows + 0.0).contiguous().view(torch.int64)  # one zero
+    """A number (N,) int64 for each row of `rows` (N, D), the same for equal rows, and how often each comes."""
+    if rows.is_floating_point():
+        bits = (rows.double() + 0.0).contiguous().view(torch.int64)  # one zero
+    else:
+        bits = rows.to(torch.int64)  # exact beyond 2**53, too
     generator = torch.Generator().manual_seed(0)
     odd = torch.randint(-(2**62), 2**62, (rows.shape[1],), generator=generator).to(rows.device) * 2 + 1
     # Round numbers differ in their high bits only: brought down before they are multiplied.

@@ -139,3 +139,13 @@ def test_each_snapshot_is_judged_by_itself():
         for name, q in one.items():
             assert float(q.value) == float(found[name].value[i])
             assert raised(q) == {flag for flag, on in found[name].flags.items() if bool(on[i])}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_whole_numbers_beyond_float64_are_compared_as_they_are(times):
+    """200 inputs 3 apart from 2**60 on, where float64 holds one number in 256, each given once or twice."""
+    t = (torch.arange(200) * 3 + 2**60).repeat(times)[None, :, None]
+    y = (torch.arange(200) % 2).repeat(times)
+    found = parse("binning:width=1").estimate(t, y)["I(X;T)"]
+    assert float(found.value) == pytest.approx(math.log2(200), abs=1e-9)
+    assert bool(found.flags.get("ties", torch.tensor([False]))) is (times == 2)
