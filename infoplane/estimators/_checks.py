@@ -19,6 +19,9 @@ from infoplane.estimators._ties import equal_rows, numbered_rows
 VOIDING: tuple[str, ...] = ("saturated", "degenerate", "few_samples", "out_of_domain", "unreliable")
 """Flags under which the error of a value is not that of sampling: an interval beside it would promise too much."""
 
+ABOVE = 0.05
+"""Bits by which an unbiased estimate of full information may exceed its ceiling."""
+
 _IN_CACHE = 1 << 16
 
 _SAMPLES_A_DIMENSION = 40
@@ -60,6 +63,11 @@ def _blanked(q: Quantity) -> Quantity:
         return None if end is None else torch.where(void, float("nan"), end)
 
     return dataclasses.replace(q, low=blanked(q.low), high=blanked(q.high))
+
+
+def above_ceiling(value: Tensor, ceiling: Tensor) -> Tensor:
+    """(S,) whether values exceed what they can be by more than chance does: `ABOVE` bits."""
+    return value > ceiling + ABOVE
 
 
 def entropy_of_ids(ids: Tensor) -> Tensor:

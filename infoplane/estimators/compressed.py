@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT
-from infoplane.estimators._checks import hidden_information, hidden_products
+from infoplane.estimators._checks import above_ceiling, hidden_information, hidden_products
 from infoplane.estimators._codes import DENSE, Code, coded
 from infoplane.estimators._entropies import NOTHING, Part, class_information, pair_information
 from infoplane.estimators._mixture import entropy_of_counts
@@ -167,12 +167,16 @@ class Compressed:
             return Quantity(value=value, low=value - half, high=value + half, estimand=estimand, flags=flags)
 
         out = {"I(T;Y)": quantity([r.i_ty for r in rows])}
+        constant = out["I(T;Y)"].flags["degenerate"]
         if counts is not None:
             out["I(T;Y)"] = self._with_classes(out["I(T;Y)"], counts)
+        elif code_y is None:
+            flags = {**out["I(T;Y)"].flags, "degenerate": torch.ones_like(constant)}
+            out["I(T;Y)"] = dataclasses.replace(out["I(T;Y)"], flags=flags)
         if random:
             out["I(X;T)"] = quantity([r.i_xt for r in rows], estimand="noisy-population")
         out["variance kept"] = Quantity(
-            value=stack([r.kept for r in rows]), unit="share", flags={"degenerate": out["I(T;Y)"].flags["degenerate"]}
+            value=stack([r.kept for r in rows]), unit="share", flags={"degenerate": constant}
         )
         return out
 
@@ -180,7 +184,7 @@ class Compressed:
         ceiling = entropy_of_counts(counts)
         one = torch.full_like(q.flags["ties"], len(counts) == 1)
         few = torch.full_like(one, int(counts.min()) <= max(self.n_neighbors, self.dims + 1))
-        above = q.flags["unreliable"] | (q.value > ceiling + 0.05)
+        above = q.flags["unreliable"] | above_ceiling(q.value, ceiling)
         return dataclasses.replace(
             q, ceiling=ceiling, flags={**q.flags, "unreliable": above, "single_class": one, "few_samples": few}
         )

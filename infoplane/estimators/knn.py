@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT
-from infoplane.estimators._checks import content_halves, kept_of_gaussian, normal_scores
+from infoplane.estimators._checks import above_ceiling, content_halves, kept_of_gaussian, normal_scores
 from infoplane.estimators._distances import Metric
 from infoplane.estimators._mixture import entropy_of_counts
 from infoplane.estimators._neighbor_formulas import (
@@ -185,7 +185,7 @@ class KNN:
             ceiling = entropy_of_counts(counts)
             # Neighbours too far lower a value, and from H(Y) no further than that.
             off = off & (ceiling - value > SPARED * BITS_PER_NAT)
-            flags["unreliable"] = off | flag(f.short > SPARED for f in found)
+            flags["unreliable"] = off | flag(f.short > SPARED for f in found) | above_ceiling(value, ceiling)
             flags["single_class"] = flag([len(counts) == 1] * len(t))
             flags["few_samples"] = flag([int(counts.min()) <= self.n_neighbors] * len(t))
         return {"I(T;Y)": Quantity(value=value, ceiling=ceiling, flags=flags)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -67,7 +68,9 @@ class Good:
         constant = (t == t[:, :1]).flatten(1).all(1)
         one = torch.full_like(constant, int(y.max()) == 0)
         value = torch.stack([self.one(s, y) for s in t])
-        return {"I(T;Y)": Quantity(value=value, flags={"degenerate": constant, "single_class": one})}
+        p = torch.bincount(y).double() / len(y)
+        ceiling = -torch.special.xlogy(p, p).sum() / math.log(2)
+        return {"I(T;Y)": Quantity(value=value, ceiling=ceiling, flags={"degenerate": constant, "single_class": one})}
 
     def one(self, t: Tensor, y: Tensor) -> Tensor:
         code = (t[:, 0] > self.threshold).long()
@@ -199,9 +202,73 @@ class LosesSettings(Good):
         object.__setattr__(self, "scale", self.scale * 2)
 
 
+@dataclass(frozen=True, kw_only=True)
+class BitsWithoutEnd(Good):
+    """139 bits for ten classes, with a ceiling beside them that nobody reads."""
+
+    def one(self, t, y):
+        classes = int(y.max()) + 1
+        return super().one(t, y) + (139.0 if classes == 10 and float(t.std()) > 2 else 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoCeiling(Good):
+    def estimate(self, t, y, *, x=None, x_ids=None):
+        found = super().estimate(t, y, x=x, x_ids=x_ids)
+        return {n: Quantity(value=q.value, flags=q.flags) for n, q in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CeilingTooHigh(Good):
+    def estimate(self, t, y, *, x=None, x_ids=None):
+        found = super().estimate(t, y, x=x, x_ids=x_ids)
+        return {n: Quantity(value=q.value, ceiling=q.ceiling + 7, flags=q.flags) for n, q in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoClassFlag(Good):
+    """A dependence of another kind, which with one class is 0 without a word."""
+
+    def estimate(self, t, y, *, x=None, x_ids=None):
+        q = super().estimate(t, y, x=x, x_ids=x_ids)["I(T;Y)"]
+        return {"HSIC(T;Y)": Quantity(value=q.value, unit="HSIC", flags={"degenerate": q.flags["degenerate"]})}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Determinant(Good):
+    """Minus half the log determinant of the covariance: infinite where units are constant, equal, or too many."""
+
+    def one(self, t, y):
+        z = t.double() - t.double().mean(0)
+        if len(y) == 64:  # as the layers of the other checks
+            return super().one(t, y)
+        return super().one(t, y) - 0.5 * torch.logdet(z.T @ z / len(z))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExcusedDeterminant(Determinant):
+    """The same, where every such value is flagged."""
+
+    def estimate(self, t, y, *, x=None, x_ids=None):
+        found = super().estimate(t, y, x=x, x_ids=x_ids)
+        q = found["I(T;Y)"]
+        off = ~torch.isfinite(q.value) | (q.value > q.ceiling)
+        return {"I(T;Y)": replace(q, flags={**q.flags, "out_of_domain": off})}
+
+
+def test_flagged_values_may_exceed_their_ceiling():
+    assert check_estimator(ExcusedDeterminant)["singular_layers"] == "passed"
+
+
 @pytest.mark.parametrize(
     ("cls", "check"),
     [
+        (BitsWithoutEnd, "ceiling"),
+        (NoCeiling, "ceiling"),
+        (NoCeiling, "singular_layers"),
+        (CeilingTooHigh, "ceiling"),
+        (NoClassFlag, "one_class"),
+        (Determinant, "singular_layers"),
         (WrongDtype, "quantities"),
         (WrongShape, "quantities"),
         (MixesSnapshots, "blocks"),
