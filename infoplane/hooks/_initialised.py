@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from infoplane.core.text import printable
 from infoplane.hooks._names import named_modules
 
 _REMEDY = (
@@ -26,7 +27,8 @@ def refuse_lazy(model: nn.Module) -> None:
     if lazy:
         name, kind = lazy[0]
         more = f" and {len(lazy) - 1} more layers" if len(lazy) > 1 else ""
-        raise ValueError(f"layer {name!r} ({kind}){more} of {type(model).__name__} has no weights yet; {_REMEDY}")
+        which = printable(f"layer {name!r} ({kind}){more} of {type(model).__name__}")
+        raise ValueError(f"{which} has no weights yet; {_REMEDY}")
 
 
 class FirstCall:
@@ -54,7 +56,7 @@ class FirstCall:
             for now, before in zip(_parts(module), held, strict=True):
                 now.clear()
                 now.update(before)
-        raise ValueError(f"{what} of {type(self._model).__name__}; {_REMEDY}")
+        raise ValueError(f"{what} of {printable(type(self._model).__name__)}; {_REMEDY}")
 
 
 def _parts(module: nn.Module) -> tuple[dict[str, Any], ...]:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from infoplane.core.text import printable
 from infoplane.hooks._inputs import Inputs
 
 State = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
@@ -68,7 +69,7 @@ def count_members(state: State) -> int:
     """
     lengths = {name: len(t) if t.ndim else 0 for part in state for name, t in part.items()}
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
-        shown = ", ".join(f"{k}: {n}" for k, n in list(lengths.items())[:5])
+        shown = ", ".join(f"{printable(k)}: {n}" for k, n in list(lengths.items())[:5])
         raise ValueError(
             f"every parameter and buffer must have the members along its first axis, got {shown or 'none'}"
         )

@@ -235,6 +235,8 @@ class _Watcher:
 def _passes_through(opened: _Open, outputs: list[Tensor]) -> bool:
     if len(outputs) != 1 or not _has_storage(outputs[0]):
         return False
+    if outputs[0].is_inference() and getattr(opened.named.module, "inplace", False):
+        return False  # no version tells that it was written to
     return opened.storages.get(_storage(outputs[0])) == (_version(outputs[0]), outputs[0].numel())
 
 

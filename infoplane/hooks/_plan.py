@@ -12,6 +12,7 @@ from torch.nn.modules import activation
 
 from infoplane.core.errors import closest
 from infoplane.core.records import Layer, Role
+from infoplane.core.text import printable
 from infoplane.hooks._capture import Capture, wrong_rows
 from infoplane.hooks._names import Named
 from infoplane.hooks._observe import Call, Observation
@@ -89,7 +90,7 @@ def plan_captures(
         calls = _calls(target, seen)
         passes_through = all(c.passes_through for c in calls)
         if default and passes_through and (output is None or name != output.name):
-            skipped[name or "@out"] = f"{target.named.type_name} passes its input on unchanged"
+            skipped[name or "@out"] = f"{printable(target.named.type_name)} passes its input on unchanged"
             continue
         for index in _call_indices(target, len(calls), options.calls):
             try:
@@ -105,7 +106,7 @@ def plan_captures(
                 continue
             placed.setdefault((layer.name, layer.site, layer.call, layer.path), (order, planned))
     if not placed:
-        reasons = "; ".join(f"{n}: {why}" for n, why in list(skipped.items())[:5])
+        reasons = "; ".join(f"{printable(n)}: {why}" for n, why in list(skipped.items())[:5])
         raise ValueError(f"no layer can be recorded{': ' + reasons if reasons else ''}")
     ordered = [c for _, c in sorted(placed.values(), key=lambda pair: pair[0])]
     for what, table in (("reduce", options.reduce), ("batch_dim", options.batch_dim)):

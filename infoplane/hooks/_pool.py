@@ -45,7 +45,8 @@ class Pool:
         pinned = 0 < nbytes <= self._unpinned
         if pinned:
             self._unpinned -= nbytes
-        return torch.empty(shape, dtype=dtype, pin_memory=pinned)
+        with torch.inference_mode(False):  # such memory could not be written to outside that mode
+            return torch.empty(shape, dtype=dtype, pin_memory=pinned)
 
     def lend(self, buffer: Tensor, copied: Copied | None = None) -> npt.NDArray[Any]:
         """The buffer as an array (bfloat16 as uint16 bits); it returns to the pool when the array is gone.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from infoplane.core.records import Layer
+from infoplane.core.text import printable
 from infoplane.hooks import _flow, _rows
 from infoplane.hooks._capture import Capture, capture
 from infoplane.hooks._host import Allocate
@@ -221,7 +222,8 @@ class Prober:
         gone = [c.layer.key for c in self.captures if c.owner not in modules]
         if gone:
             raise ValueError(
-                f"recorded layers are no longer part of {type(self.model).__name__}: {', '.join(gone[:8])}"
+                f"recorded layers are no longer part of {printable(type(self.model).__name__)}: "
+                f"{printable(', '.join(gone[:8]))}"
             )
         if any(modules[c.owner].module is not c.module for c in self.captures):
             self.captures = tuple(replace(c, module=modules[c.owner].module) for c in self.captures)

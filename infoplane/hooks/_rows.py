@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from infoplane.core.text import printable
 from infoplane.hooks._capture import Capture
 from infoplane.hooks._inputs import Inputs
 from infoplane.hooks._structure import tensors_in
@@ -140,7 +141,7 @@ def _turned(run: Pass, chunk: Inputs, order: Tensor) -> Seen | str:
     except torch.OutOfMemoryError:
         raise
     except _REFUSALS as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return f"{type(error).__name__}: {printable(str(error).splitlines()[0] if str(error) else '')}"
 
 
 def _sensitive(run: Pass, chunk: Inputs, plain: Seen, rounding: float) -> Callable[[str], int]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 import infoplane
 from infoplane.core.records import Layer, Probe, Snapshot
+from infoplane.core.text import printable
 from infoplane.hooks._destination import Destination, close_all
 from infoplane.hooks._host import HostMemory
 from infoplane.hooks._interrupts import deferred
@@ -141,8 +142,8 @@ class Session:
 
     def __repr__(self) -> str:
         return (
-            f"Recorder({type(self._model).__name__}, {self.probe.samples} rows of {self.probe.target} labels, "
-            f"{len(self.layers)} layers, {self.schedule}, {self._state})"
+            f"Recorder({printable(type(self._model).__name__)}, {self.probe.samples} rows of {self.probe.target} "
+            f"labels, {len(self.layers)} layers, {self.schedule}, {self._state})"
         )
 
     def _check_destinations(self) -> None:
@@ -190,7 +191,7 @@ class Session:
         """Open the stores and begin the sinks; the last step of a run that is resumed."""
         if self._keep and self._ranks.rank == 0:
             if not self._quiet:
-                print(f"infoplane: recording into {self.run}\n{self.sizes}", file=sys.stderr)
+                print(f"infoplane: recording into {printable(self.run)}\n{self.sizes}", file=sys.stderr)
             if not self._allow_full_disk:
                 self.sizes.check()
         found = [

@@ -45,6 +45,20 @@ def undisturbed(
     With `parameters`, those that the work swaps are put back too. Models that swap their own in a forward pass
     (sharded ones) must not have this.
     """
+    # Inference tensors can be worked on in inference mode only, and what is made in that mode stays one of them.
+    inference = any(t.is_inference() for t in itertools.chain(model.parameters(), model.buffers()))
+    if torch.is_inference_mode_enabled() is not inference:
+        with torch.inference_mode(inference):
+            return undisturbed(
+                work,
+                model,
+                held,
+                device,
+                autocast=autocast,
+                evaluation=evaluation,
+                exact_buffers=exact_buffers,
+                parameters=parameters,
+            )
     restores = [
         keep_gradient_mode(),
         keep_random_state(device),
@@ -228,12 +242,13 @@ class _Tensor:
     ) -> None:
         self.kind, self.name = kind, name
         self._own, self._key, self._tensor = own, key, tensor
-        self._version = tensor._version
-        self._copy = tensor.detach().clone() if copied else None
-        self._compared = compared and not tensor.is_meta  # which has no numbers
+        inference = tensor.is_inference()  # which has no version
+        self._version = None if inference else tensor._version
+        self._copy = tensor.detach().clone() if copied or inference else None
+        self._compared = (compared or inference) and not tensor.is_meta  # which has no numbers
 
     def is_changed(self) -> bool:
-        if self._tensor._version != self._version:
+        if self._version is not None and self._tensor._version != self._version:
             return True
         return self._compared and self._copy is not None and not torch.equal(self._tensor, self._copy)
 

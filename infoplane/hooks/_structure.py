@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from infoplane.core.text import printable
+
 
 class TensorInfo(NamedTuple):
     """What a forward pass showed of one tensor; `odd` names a layout without dense rows."""
@@ -75,6 +77,7 @@ def choose(found: Mapping[str, Tensor] | Mapping[str, TensorInfo], path: str | N
     ValueError
         If several fit, or none: what there is, is listed with shapes.
     """
+    what = printable(what)
     if not found:
         raise TypeError(
             f"{what} is {kind}, which holds no dense tensor; record a module whose output is a tensor, "
@@ -113,9 +116,9 @@ def _odd(tensor: Tensor) -> str:
 
 
 def type_name(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__qualname__}"
+    return "None" if value is None else f"a {printable(type(value).__qualname__)}"
 
 
 def _listed(found: Mapping[str, Any]) -> str:
-    shown = [f"{p or 'itself'} {tuple(t.shape)}" for p, t in found.items()]
+    shown = [f"{printable(p) or 'itself'} {tuple(t.shape)}" for p, t in found.items()]
     return ", ".join(shown[:8]) + (f", and {len(shown) - 8} more" if len(shown) > 8 else "")

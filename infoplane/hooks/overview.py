@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from infoplane.core.records import Layer
+from infoplane.core.text import printable
 from infoplane.hooks._flow import Flow
 from infoplane.hooks._initialised import refuse_lazy
 from infoplane.hooks._inputs import as_inputs
@@ -62,7 +63,7 @@ class LayerTable:
             (r.name or "@out", r.type, r.output, str(r.calls) if r.calls else "-", size(r.bytes), r.role, r.note)
             for r in self.rows
         ]
-        return f"{self.model}\n{_aligned([head, *body])}"
+        return f"{printable(self.model)}\n{_aligned([head, *body])}"
 
     __repr__ = __str__
 
@@ -172,7 +173,7 @@ class SizePlan:
         text = _aligned(rows)
         if len(self.layers) > _SHOWN:
             text += f"\n... and {len(self.layers) - _SHOWN} more layers"
-        free = "" if self.free is None else f", {size(self.free)} free in {self.where}"
+        free = "" if self.free is None else f", {size(self.free)} free in {printable(self.where)}"
         if self.snapshots is not None:
             much = f"{self.snapshots} snapshots: {size(self.total)}"
         else:
@@ -212,5 +213,6 @@ def size(n: int) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows)

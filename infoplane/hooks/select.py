@@ -11,6 +11,7 @@ from typing import Literal
 from torch import nn
 
 from infoplane.core.errors import closest
+from infoplane.core.text import printable
 from infoplane.hooks._names import Named
 
 Site = Literal["in", "out"]
@@ -89,13 +90,14 @@ def _resolve(spec: LayerSpec, modules: Mapping[str, Named], model_name: str) -> 
         for named in modules.values():
             if named.module is spec:
                 return [Target(named)]
-        raise ValueError(f"the {type(spec).__name__} given as a layer is not part of {model_name}")
+        given = printable(f"the {type(spec).__name__} given as a layer is not part of {model_name}")
+        raise ValueError(given)
     if isinstance(spec, re.Pattern):
         matched = [n for n in modules.values() if any(spec.fullmatch(s) for s in (n.name, *n.aliases))]
-        what = f"/{spec.pattern}/"
+        what = f"/{printable(spec.pattern)}/"
     elif isinstance(spec, type):
         matched = [n for n in modules.values() if isinstance(n.module, spec)]
-        what = f"type {spec.__name__}"
+        what = f"type {printable(spec.__name__)}"
     elif callable(spec):
         matched = [n for n in modules.values() if spec(n.name, n.module)]
         what = f"the predicate {getattr(spec, '__name__', type(spec).__name__)}"
@@ -148,4 +150,6 @@ def _clean(name: str) -> str:
 def _no_match(what: str, pattern: str, modules: Mapping[str, Named], model_name: str) -> str:
     names = [n for n in modules if n]
     near = ", ".join(closest(pattern, names)) if names else "none, the model has no submodules"
-    return f"no layer of {model_name} matches {what}; closest: {near}; infoplane.layers(model, batch) lists all"
+    return (
+        f"no layer of {printable(model_name)} matches {what}; closest: {near}; infoplane.layers(model, batch) lists all"
+    )
