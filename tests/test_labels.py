@@ -39,6 +39,7 @@ REFUSED = {
     "masked": (np.ma.masked_equal(Y, 2), "labels have 4 masked entries; leave those rows out"),
     "dates": (np.array(["2020-01-01"] * N, dtype="datetime64[D]"), r"got datetime64\[D\]"),
     "lists of different lengths": ([[1], [1, 2]] * 6, "rows of different lengths"),
+    "lists as objects": (np.array([[1], [1, 2]] * 6, dtype=object), "rows of different lengths"),
     "not finite": (np.where(Y == 1, np.inf, 0.5), "labels must be finite, got inf at sample 1; leave these 4 out"),
 }
 DOUBTED = {

@@ -35,10 +35,10 @@ def as_array(values: Any, what: str) -> npt.NDArray[Any]:
         values = (values.double() if values.is_floating_point() else values).numpy()
     try:
         array = np.asarray(values)
+        # A column of a table comes as objects.
+        return np.asarray(array.tolist()) if array.dtype == object and array.ndim == 1 and len(array) else array
     except ValueError as error:
         raise ValueError(f"{what} must be one array, got rows of different lengths") from error
-    # A column of a table comes as objects.
-    return np.asarray(array.tolist()) if array.dtype == object and array.ndim == 1 and len(array) else array
 
 
 def as_labels(y: Any, samples: int) -> npt.NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -113,12 +114,13 @@ def _read(files: Sequence[Path]) -> tuple[list[_Piece], list[Rows]]:
         raise ValueError("no files to import")
     pieces: list[_Piece] = []
     sources: list[Rows] = []
+    named = Counter(file.name for file in files)
     for file in files:
         entries = read_entries(file)
         if file.suffix.lower() == ".npy":
             entries = _named_by_folder(file, entries, alone=len(files) == 1)
         for step, values in _parts_of(file, entries):
-            where = file.name if len(files) < 2 or _only(file, files) else str(file)
+            where = file.name if named[file.name] == 1 else str(file)
             where = where if step is None else f"{where}, step {step}"
             found = {kind: _pop(where, values, names) for kind, names in _SPECIAL.items()}
             masked = next((name for name in MASKS if name in values), None)
@@ -128,7 +130,8 @@ def _read(files: Sequence[Path]) -> tuple[list[_Piece], list[Rows]]:
                     "their tokens and save them without it, or give the array another name if it is a layer"
                 )
             stated = found.pop("steps")
-            source = Rows.of(where, found["labels"], found["inputs"], found["ids"], layers=bool(values))
+            layers = any(np.ndim(value) for value in values.values())
+            source = Rows.of(where, found["labels"], found["inputs"], found["ids"], layers=layers)
             sources.append(source)
             if values or stated is not None:
                 pieces += _pieces(file, where, step, stated, values, source)
@@ -138,10 +141,6 @@ def _read(files: Sequence[Path]) -> tuple[list[_Piece], list[Rows]]:
 
 _SPECIAL = {"labels": LABELS, "inputs": INPUTS, "ids": IDS, "steps": STEPS}
 _ROWS = {*LABELS, *INPUTS, *IDS}
-
-
-def _only(file: Path, files: Sequence[Path]) -> bool:
-    return sum(other.name == file.name for other in files) == 1
 
 
 def _pop(where: str, values: dict[str, Any], names: tuple[str, ...]) -> Any:
