@@ -249,9 +249,9 @@ def repeated_entropy_nats(rows: Tensor) -> float:
 def hidden_information(kept: Tensor, dropped: Tensor, other: Tensor) -> float:
     """Gaussian information in nats of `dropped` (N, r) about `other` (N, q), given `kept` (N, d).
 
-    Of both only that counts which cubic polynomials of the kept coordinates do not explain, so that curved functions of
-    these are no news: -1/2 log det(1 - R^2) of their canonical correlations R, less r q / 2N, what independent
-    ones show.
+    Of both only that counts which polynomials of the kept coordinates leave, cubic ones with samples enough, so that
+    curved functions of these are no news: -1/2 log det(1 - R^2) of their canonical correlations R, less r q / 2N, what
+    independent ones show.
     """
     known, most = _orthonormal(_polynomials(kept)), max(1, len(kept) // _SAMPLES_A_DIMENSION)
     a, b = (_orthonormal(rows[:, :most], known) for rows in (dropped, other))
@@ -281,11 +281,13 @@ def hidden_products(kept: Tensor, dropped: Tensor, other: Tensor) -> float:
 
 
 def _polynomials(rows: Tensor) -> Tensor:
-    """Products (N, features) of up to three columns, of two where there are few samples; the constant is the first."""
+    """Products (N, features) of up to three columns of `rows` (N, d), fewer where these are too many; 1 comes first."""
     layer = [(torch.ones_like(rows[:, 0]), 0)]
-    columns = [layer[0][0]]
-    for _ in range(3 if len(rows) >= 10 * _SAMPLES_A_DIMENSION else 2):
-        layer = [(column * rows[:, j], j) for column, first in layer for j in range(first, rows.shape[1])]
+    columns, (n, d) = [layer[0][0]], rows.shape
+    for degree in range(1, 4):
+        if degree > 1 and math.comb(d + degree, degree) > n // 10:
+            break
+        layer = [(column * rows[:, j], j) for column, first in layer for j in range(first, d)]
         columns += [column for column, _ in layer]
     return torch.stack(columns, 1)
 

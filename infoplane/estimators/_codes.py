@@ -16,7 +16,9 @@ RANK = 1e-10
 ATOM, SMALL_ATOM = 50, 20
 """Rows of one value from which it is an atom, with entropies of its own."""
 
-_DROPPED, _DROPPED_LARGE = 60, 20
+_DROPPED = 60
+_SPARE = 8
+"""Coordinates beyond those kept: for the checks; and as many as subspace iteration carries along for its accuracy."""
 _ATOM_SHARE = 0.05
 _FEW = 0.01
 """Share of rows with an equal that is left as it is: chance in float32, and no loss with k neighbours."""
@@ -85,8 +87,7 @@ def coded(block: Tensor, dims: int, k: int, seed: int) -> Code:
 
 def _split(block: Tensor, dims: int, seed: int) -> tuple[Tensor, Tensor, float]:
     """Principal coordinates kept (N, d) and dropped (N, r), and the share of variance kept."""
-    more = _DROPPED if min(block.shape) <= DENSE else _DROPPED_LARGE
-    white, share = _principal(block, dims + more, seed)
+    white, share = _principal(block, dims, _DROPPED, seed)
     return white[:, :dims], white[:, dims:], min(float(share[:dims].sum()), 1.0)
 
 
@@ -160,12 +161,12 @@ def principal_code(block: Tensor, dims: int, seed: int = 0) -> tuple[Tensor, flo
 
     d is at most `dims`, and less where the variance of a component is within 1e-10 of the first one's.
     """
-    white, share = _principal(block, dims, seed)
+    white, share = _principal(block, dims, 0, seed)
     return white, min(float(share.sum()), 1.0)
 
 
-def _principal(block: Tensor, dims: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Principal components (N, d) of variance 1, and the share of the variance of each (d,)."""
+def _principal(block: Tensor, dims: int, more: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Principal components (N, d) of variance 1, `dims` and up to `more`, and the share of variance of each (d,)."""
     eps = torch.finfo(torch.float32 if block.dtype == torch.float32 else torch.float64).eps
     largest = block.double().abs().max()
     z = block.double() / (largest if largest > 0 else 1.0)
@@ -173,28 +174,29 @@ def _principal(block: Tensor, dims: int, seed: int) -> tuple[Tensor, Tensor]:
     total = float(z.square().sum())
     if total <= z.numel() * (4 * eps) ** 2:  # no more than rounding of the type
         return z[:, :0], z[0, :0]
-    coordinates = _components(z, min(dims, *z.shape), seed)
+    coordinates = _components(z, dims, more, seed)
     square = coordinates.square().sum(0)
     kept = square > RANK * square.max()
     return coordinates[:, kept] * (len(z) / square[kept]).sqrt(), square[kept] / total
 
 
-def _components(z: Tensor, dims: int, seed: int) -> Tensor:
-    """(N, dims) coordinates along the principal axes: dense, or by subspace iteration where that is too large."""
+def _components(z: Tensor, dims: int, more: int, seed: int) -> Tensor:
+    """(N, up to dims + more) coordinates along the principal axes; by subspace iteration where both sides are large."""
     samples, units = z.shape
+    wanted = min(dims + more, samples, units)
     if units <= min(samples, DENSE):
-        axes: Tensor = torch.linalg.eigh(z.T @ z)[1][:, -dims:]
+        axes: Tensor = torch.linalg.eigh(z.T @ z)[1][:, -wanted:]
         return z @ axes.flip(1)
     values: Tensor
     vectors: Tensor
     if samples <= DENSE:
         values, vectors = torch.linalg.eigh(z @ z.T)
-        return (vectors[:, -dims:] * values[-dims:].clamp(min=0).sqrt()).flip(1)
+        return (vectors[:, -wanted:] * values[-wanted:].clamp(min=0).sqrt()).flip(1)
     generator = torch.Generator().manual_seed(seed)
-    start = torch.randn(units, dims + 8, generator=generator, dtype=torch.float64).to(z.device)
+    start = torch.randn(units, dims + _SPARE, generator=generator, dtype=torch.float64).to(z.device)
     basis = torch.linalg.qr(z @ start)[0]
     for _ in range(12):
         basis = torch.linalg.qr(z @ torch.linalg.qr(z.T @ basis)[0])[0]
     values, vectors = torch.linalg.eigh(basis.T @ z @ (z.T @ basis))
     vectors = basis @ vectors
-    return (vectors[:, -dims:] * values[-dims:].clamp(min=0).sqrt()).flip(1)
+    return (vectors[:, -wanted:] * values[-wanted:].clamp(min=0).sqrt()).flip(1)

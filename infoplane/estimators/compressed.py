@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, Self
 
@@ -24,6 +25,8 @@ DRIFT = 0.3
 """Nats that four times as many neighbours may change."""
 HIDDEN = 0.08
 """Nats that dropped components may tell beyond the kept ones."""
+UNSURE, TAILED = 0.15, 4.0
+"""Standard error in nats, and the same times sqrt(N): Gaussians of up to 4 and 4 dimensions have about 2.5."""
 
 _Z95 = 1.959964
 _STREAM = 1_000_003  # between the seeds of generators, so that no two draw the same numbers
@@ -65,7 +68,7 @@ class Compressed:
     - the next 60 components tell of the other side what the kept ones do not: linearly, or by products of two;
     - the codes, or both together, have fewer dimensions than coordinates: curves, surfaces, ReLU units, edges;
     - four times as many neighbours give another value;
-    - the value is below 0 by more than its interval, or above H(Y);
+    - the value is below 0 by more than its interval, or above H(Y), or of tails so heavy that its interval is wide;
     - a class has collapsed, values repeat too rarely for atoms and lie on no grid, or the cells of a grid are wider
       than what the other side knows of them (more than half of psi(N) - psi(k)).
 
@@ -238,6 +241,7 @@ class Compressed:
             or abs(part.drift) > DRIFT
             or hidden > HIDDEN
             or part.value + _Z95 * part.error < 0
+            or part.error > max(UNSURE, TAILED / math.sqrt(len(codes[0].rows)))
             or max(part.unused, *(c.loose for c in codes)) > TIED
             or (max(c.spread for c in codes) > TIED and part.value > 0.5 * (n - k))
         )

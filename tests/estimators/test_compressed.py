@@ -360,6 +360,14 @@ def test_noise_outside_the_kept_components_is_not():
     assert not bool(q.flags["unreliable"])
 
 
+def test_rows_given_many_times_are_flagged():
+    """Each pair eight times: no atoms, no grid, and as much information as there are pairs."""
+    a, b, _ = correlated(250, 0.5, 17, dims=2)
+    q = estimate(np.repeat(a, 8, 0), np.repeat(b, 8, 0))
+    assert bool(torch.isfinite(q.value))
+    assert bool(q.flags["unreliable"])
+
+
 def circle(b):
     return np.concatenate([np.cos(2 * b), np.sin(2 * b)], 1)
 
@@ -385,6 +393,21 @@ def test_values_below_zero_by_more_than_their_interval_are_unreliable():
     t, y = np.random.default_rng(13).random((2, 500, 3))
     q = Compressed().estimate(torch.tensor(t)[None], torch.tensor(y))["I(T;Y)"]
     assert float(q.value) < -0.1
+    assert bool(q.flags["unreliable"])
+
+
+def test_heavy_tails_are_unreliable_where_they_make_the_interval_wide():
+    """Cubes of a Gaussian pair: the entropies of their tails err by more than the information."""
+    a, b, _ = correlated(1000, 0.5, 15)
+    assert bool(estimate(a**3, b**3).flags["unreliable"])
+    assert not bool(estimate(a[:120], b[:120]).flags["unreliable"])
+
+
+def test_all_units_of_a_wide_layer_can_be_kept():
+    a, b, _ = correlated(300, 0.9, 16)
+    wide = np.concatenate([a, np.random.default_rng(0).standard_normal((300, 119))], 1)
+    q = estimate(wide, b, dims=100)
+    assert bool(torch.isfinite(q.value))
     assert bool(q.flags["unreliable"])
 
 
