@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from infoplane.estimators._neighbors import Points
-from infoplane.estimators._protocol import Quantity, ranked, widened
+from infoplane.estimators._protocol import Quantity, widened
 from infoplane.estimators._runs import sort_rows
 from infoplane.estimators._ties import equal_rows, numbered_rows
 
@@ -121,7 +121,6 @@ def _noticed(t: Tensor, y: Tensor, x: Tensor | None, x_ids: Tensor | None) -> li
     Where the inputs are known to differ, equal rows of T are the layer's own.
     """
     samples = t.shape[1]
-    t, x = ranked(t), None if x is None else ranked(x)
     if samples < 2 * _LEAST_INPUTS or (x_ids is not None and len(torch.unique(x_ids)) < samples):
         return []
     if x is not None and len(x) == samples and (x.flatten(1) if x.ndim > 1 else x[:, None]).shape[1]:

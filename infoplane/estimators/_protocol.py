@@ -334,17 +334,8 @@ def whole_cells(t: Tensor, width: float) -> tuple[Tensor, float]:
         return t, width
     values = t.detach().cpu().numpy()
     cells = values if width <= 1 else values // values.dtype.type(int(width))
-    return _ranks(cells).to(t.device), 1.0
-
-
-def ranked(a: Tensor) -> Tensor:
-    """Whole numbers that float64 would mix up replaced by their ranks, where order or equality is all that counts."""
-    return a if fits_float64(*_extremes(a)) else _ranks(a.detach().cpu().numpy()).to(a.device)
-
-
-def _ranks(whole: np.ndarray) -> Tensor:
-    numbers = np.unique(whole, return_inverse=True)[1].reshape(whole.shape)
-    return torch.from_numpy(numbers.astype(np.float64))
+    numbers = np.unique(cells, return_inverse=True)[1].reshape(cells.shape)
+    return torch.from_numpy(numbers.astype(np.float64)).to(t.device), 1.0
 
 
 def input_features(x: Tensor, t: Tensor, *, keep: bool = False) -> Tensor:
