@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,25 @@ class OneLineErrors(click.Group):
             text = printable(" ".join(f"{error}{notes}".split()))
             raise click.ClickException(text or type(error).__name__) from error
         except KeyboardInterrupt:
-            click.echo("interrupted; what was finished is kept, the same command goes on from there", err=True)
+            kept = ctx.invoked_subcommand == "estimate"  # the only one that keeps what is finished
+            more = "; what was finished is kept, the same command goes on from there" if kept else ""
+            click.echo(f"interrupted{more}", err=True)
             sys.exit(130)
 
 
 click.ClickException.exit_code = 2
+MOST_LOSSES = 10
+
+
+def end(found: Sequence[object], *, said: bool = False) -> None:
+    """Exit code 3 where something that had been recorded is missing or damaged; named on stderr, unless `said`."""
+    for loss in found[: 0 if said else MOST_LOSSES]:
+        click.echo(f"missing or damaged: {loss}", err=True)
+    if len(found) > MOST_LOSSES and not said:
+        click.echo(f"{len(found) - MOST_LOSSES} more are missing or damaged", err=True)
+    if found:
+        click.echo("done, but not of all that was recorded", err=True)
+        sys.exit(3)
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -79,6 +93,16 @@ def main(ctx: click.Context, traceback: bool, quiet: bool) -> None:
     infoplane demo                                train, record, estimate and draw, in about a minute
     infoplane estimate runs/a -e binning          estimate on recorded activations
     infoplane plot runs/a -o plane.pdf            draw the information plane
+
+    \b
+    Exit codes:
+      0        done
+      1        verify has found something wrong
+      2        bad use or bad input; nothing was done
+      3        done, but something that had been recorded is missing or damaged: it is named on stderr, in
+               captions and in reports, and the numbers are of the rest
+      130, 143 stopped by Ctrl-C, by SIGTERM
+    A layer that the model did not call, or that an estimator refuses with its reason, is named and no failure.
     """
     ctx.obj = {"progress": not quiet}
 
@@ -121,6 +145,7 @@ def info(run: Path, as_json: bool, untrusted: bool | None) -> None:
     limited = store.is_foreign(run) if untrusted is None else untrusted
     summary = store.summarize_untrusted(run) if limited else store.summarize(store.open_run(run))
     click.echo(json.dumps(summary.to_json(), indent=2) if as_json else str(summary))
+    end(summary.to_json()["lost_steps"], said=True)
 
 
 @command("infoplane verify runs/digits")
@@ -134,8 +159,9 @@ def verify(run: Path, untrusted: bool | None) -> None:
     problems = store.verify_untrusted(run) if limited else store.open_run(run).verify()
     for problem in problems:
         click.echo(str(problem))
-    click.echo(f"{run}: {'clean' if not problems else f'{len(problems)} problems'}")
-    sys.exit(1 if problems else 0)
+    wrong = [problem for problem in problems if not problem.note]
+    click.echo(f"{run}: {'clean' if not wrong else f'{len(wrong)} problems'}")
+    sys.exit(1 if wrong else 0)
 
 
 @command("infoplane estimate runs/digits -e binning:n_bins=30 -e kde")
@@ -145,6 +171,9 @@ def verify(run: Path, untrusted: bool | None) -> None:
 @click.option("-s", "--subset", "subsets", multiple=True, default=["all"], show_default=True, metavar="NAME")
 @click.option("--device", help="cpu, cuda, cuda:1, ... [default: cuda where there is one]")
 @click.option("-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option(
+    "-t", "--table", type=click.Path(path_type=Path), help="One CSV for all [default: results.csv of each run]."
+)
 @click.pass_obj
 def estimate(
     obj: dict[str, Any],
@@ -154,21 +183,27 @@ def estimate(
     subsets: tuple[str, ...],
     device: str | None,
     jobs: int,
+    table: Path | None,
 ) -> None:
     """Estimate information quantities on recorded activations; what is done already is not done again."""
     from infoplane.analysis import analyze
+    from infoplane.results.losses import losses
 
+    lost = []
     for run in runs:
-        table = analyze(
+        rows = analyze(
             run,
             list(estimators),
             layers=list(layers) or None,
             subsets=subsets,
             device=device,
             jobs=jobs,
+            table=table,
             progress=obj["progress"],
         )
-        click.echo(f"{run / 'results.csv'}: {len(table)} rows")
+        click.echo(f"{table or run / 'results.csv'}: {len(rows)} rows")
+        lost += losses(rows)
+    end(lost, said=True)
 
 
 @command("infoplane plot runs/digits -k plane -o plane.pdf")
@@ -184,11 +219,13 @@ def estimate(
 def plot(runs: tuple[Path, ...], kind: str, out: Path | None, **options: Any) -> None:
     """Draw a figure from the results of one or several runs."""
     from infoplane.plots.figures import draw_file, figures
+    from infoplane.results.losses import read_losses
 
     if kind == "list":
         click.echo("\n".join(figures()))
         return
     click.echo(str(draw_file(runs, kind, out or Path(f"{kind}.png"), **options)))
+    end(read_losses(runs))
 
 
 @command("infoplane compare runs/seed-0 runs/seed-1 runs/seed-2 -o seeds.pdf")
@@ -201,12 +238,14 @@ def compare(runs: tuple[Path, ...], out: Path | None, dpi: int, **options: Any) 
     """Mean and spread over several runs: the figure, and the values at the last common step."""
     from infoplane.plots.figures import draw_file
     from infoplane.results import read_table, summary
+    from infoplane.results.losses import read_losses
 
     chosen: dict[str, Any] = {"estimator": (options["estimator"] or "").partition(":")[0], "layer": options["layers"]}
     chosen["subset"] = options["subset"] or "all"
     for one in summary.summarize(read_table(runs), **{name: value for name, value in chosen.items() if value}):
         click.echo(str(one))
     click.echo(str(draw_file(runs, "compare", out or Path("compare.png"), dpi=dpi, **options)))
+    end(read_losses(runs))
 
 
 @command("infoplane animate runs/digits -o plane.gif")
@@ -220,9 +259,11 @@ def animate(run: Path, out: Path | None, **options: Any) -> None:
     """The plane over training, with loss and accuracy below: GIF, WebP, APNG, or MP4 where ffmpeg is found."""
     from infoplane import plots
     from infoplane.results import read_table
+    from infoplane.results.losses import read_losses
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
     click.echo(str(plots.animate(read_table(run), out or Path("plane.gif"), **given)))
+    end(read_losses([run]))
 
 
 @command("infoplane report runs/digits -o report.html")
@@ -232,8 +273,10 @@ def animate(run: Path, out: Path | None, **options: Any) -> None:
 def report(runs: tuple[Path, ...], out: Path | None, title: str) -> None:
     """One self-contained page to explore in a browser, offline: warnings first, then plane, curves and settings."""
     from infoplane.report import write_report
+    from infoplane.results.losses import read_losses
 
     click.echo(str(write_report(runs, out or Path("report.html"), title=title)))
+    end(read_losses(runs))
 
 
 @command("infoplane estimators binning")
@@ -273,7 +316,9 @@ def import_files(files: tuple[Path, ...], labels: Path | None, out: Path) -> Non
 def export(runs: tuple[Path, ...], out: Path) -> None:
     """Write the results of one or several runs as one table, with its meta beside it."""
     from infoplane.results import read_table
+    from infoplane.results.losses import losses
 
     table = read_table(runs)
     table.write(out)
     click.echo(f"{out}: {len(table)} rows")
+    end(losses(table))

@@ -147,8 +147,8 @@ def test_a_table_with_a_missing_column_is_named(run, tmp_path):
 
 def test_a_foreign_shard_is_named_and_the_rest_goes_on(run):
     (run / "shards" / "00000099-00000099.s0001.r000.h5").write_bytes(b"not HDF5" * 100)
-    call("estimate", run, "-e", "binning")
-    assert "00000099-00000099" in call("info", run).stdout
+    call("estimate", run, "-e", "binning", code=3)  # nobody can tell whether it was one of the run
+    assert "00000099-00000099" in call("info", run, code=3).stdout
     assert len(np.unique(ResultTable.read(run).step)) == 10
 
 

@@ -80,7 +80,8 @@ def analyze(
     ValueError
         For an unknown layer, subset, estimator or field, a run without snapshots, or when every layer was
         refused. What an estimator refuses on some layers is logged and listed in
-        `table.meta["runs"][run]["skipped"]`, and the rest goes on.
+        `table.meta["runs"][run]["skipped"]`, and the rest goes on. So does what is missing or damaged in the run,
+        in `table.meta["runs"][run]["lost"]`: figures and reports say it.
     StoreError
         When a run cannot be read, or changes meanwhile.
     BlockingIOError
@@ -115,6 +116,7 @@ def analyze(
         finally:
             for each in runs:
                 each.note_refusals(built)
+                each.note_losses()
     tables = [index.table(sorted({n for r in runs if r.index is index for n in r.order})) for index in indices.values()]
     if not any(r.estimated for r in runs):
         reasons = list(dict.fromkeys(refusal["reason"] for r in runs for refusal in r.refusals))
@@ -136,5 +138,5 @@ def _writer(path: Path) -> TableWriter:
     try:
         return TableWriter(path)
     except PermissionError as error:
-        error.add_note("give table=PATH to keep the results elsewhere")
+        error.add_note("give table=PATH, or --table PATH on the command line, to keep the results elsewhere")
         raise

@@ -13,15 +13,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from infoplane.analysis._index import CONDITIONAL, Group, TableIndex
+from infoplane.analysis._losses import losses, words_of_losses
 from infoplane.analysis._positions import choose_layers
 from infoplane.analysis._progress import Progress
 from infoplane.analysis._record import RECORDED, estimator_meta, recorded_rows, run_meta, versions
 from infoplane.analysis._request import device_memory
 from infoplane.analysis._subsets import Conditional, Subset, resolve, wants_repeats
 from infoplane.analysis._tasks import Outcome, Refusal, Source, Task, bad_at, run_estimate, run_prepare
+from infoplane.core.tokens import split_token
 from infoplane.estimators import config_json
 from infoplane.results import Row
-from infoplane.store import ActivationStore
+from infoplane.store import ActivationStore, Problem
 
 MAX_BLOCK_SNAPSHOTS = 256
 """A stop loses at most the block in hand, so a block is not made larger than this even where it would fit."""
@@ -42,6 +44,7 @@ class RunWork:
     index: TableIndex = field(init=False)
     order: list[int] = field(default_factory=list)
     refusals: list[dict[str, Any]] = field(default_factory=list)
+    damages: list[tuple[str, Problem]] = field(default_factory=list)
     estimated: bool = False
 
     @classmethod
@@ -80,8 +83,8 @@ class RunWork:
         """Put layers, labels, settings and versions into the table's meta; what was skipped before stays."""
         meta = self.index.writer.meta
         known = meta.setdefault("runs", {}).get(self.store.run_id, {})
-        skipped = known.get("skipped", [])
-        meta["runs"][self.store.run_id] = run_meta(self.store, self.index.writer.path) | {"skipped": skipped}
+        kept = {name: known.get(name, []) for name in ("skipped", "lost")}
+        meta["runs"][self.store.run_id] = run_meta(self.store, self.index.writer.path) | kept
         meta.setdefault("estimators", {}).update(estimator_meta(estimators))
         meta["versions"] = versions()
         meta["infoplane"] = meta["versions"]["infoplane"]
@@ -98,6 +101,16 @@ class RunWork:
         old = [r for r in entry["skipped"] if (r["layer"], r["subset"], r["estimator"], r["settings"]) not in asked]
         entry["skipped"] = old + self.refusals
 
+    def note_losses(self) -> None:
+        """Put what is missing or damaged into the table's meta, and say it; what reading has found included."""
+        entry = self.index.writer.meta["runs"][self.store.run_id]
+        asked = {source.layer for source in self.sources}
+        kept = [loss for loss in entry.get("lost", []) if loss["layer"] and loss["layer"] not in asked]
+        entry["problems"] = [str(problem) for problem in self.store.problems]
+        entry["lost"] = kept + losses(self.store, self.damages)
+        for line in words_of_losses(self.store, entry["lost"], sorted(asked)):
+            _log.warning("%s: %s", self.path, line)
+
     def refuse(self, layer: str, subset: Subset, estimator: Any, refusal: Refusal) -> None:
         about = {
             "layer": layer,
@@ -106,11 +119,14 @@ class RunWork:
             "settings": config_json(estimator),
             "reason": refusal.reason,
         }
+        self.damages += [(split_token(layer)[0], damage) for damage in refusal.damages]
         for known in self.refusals:
             if all(known[k] == v for k, v in about.items()):
                 known["steps"] += refusal.steps
                 return
         self.refusals.append({**about, "steps": list(refusal.steps)})
+        if refusal.damages:  # said at the end, once for all estimators and subsets
+            return
         _log.warning("%s skipped layer %s, subset %s: %s", estimator.name, layer, subset.name, refusal.reason)
 
     def take(self, group: Group, keys: Iterable[tuple[int, str]]) -> None:

@@ -19,10 +19,11 @@ from infoplane.analysis._subsets import Subset, wants_repeats
 from infoplane.core.errors import StoreError
 from infoplane.core.exact import extremes, fits_float64
 from infoplane.core.records import Layer, Noise
+from infoplane.core.steps import describe_steps
 from infoplane.core.tokens import token_key
 from infoplane.estimators import Quantity, blank_intervals, config_json
 from infoplane.results import Row
-from infoplane.store import ActivationStore, open_run
+from infoplane.store import ActivationStore, Problem, open_run
 
 _NARROW = {
     "bfloat16": (torch.int16, torch.bfloat16),
@@ -101,10 +102,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Steps that gave no value, and why."""
+    """Steps that gave no value, and why: an estimator's reason, or the damage that kept them from being read."""
 
     steps: tuple[int, ...]
     reason: str
+    damages: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,10 @@ def run_prepare(task: Task) -> Any | Refusal:
         try:
             return task.estimator.prepare(blocks, y, x)
         except ValueError as error:
+            damaged = [refusal for refusal in blocks.refused if refusal.damages]
+            if damaged and not blocks.read_any:  # with nothing to look at, its own reason says nothing
+                reasons = "; ".join(refusal.reason for refusal in damaged[:3])
+                return Refusal(task.source.steps, reasons, tuple(d for each in damaged for d in each.damages))
             return Refusal(task.source.steps, blocks.empty or str(error))
 
 
@@ -233,9 +239,13 @@ class LayerBlocks:
         self.noise: Noise | None = self._layer.noise
         self.empty = ""  # why no snapshot that was read could be used, where all lacked units
         self.passes = int(store.probe.repeats.max(initial=0))
+        self.refused: list[Refusal] = []  # by the last pass over all of them
+        self.read_any = False
 
     def __iter__(self) -> Iterator[Tensor]:
-        for _, array in self.read(self._task.source.steps, []):
+        self.refused = []
+        for _, array in self.read(self._task.source.steps, self.refused):
+            self.read_any = True
             yield self.tensor(array)
 
     def tensor(self, array: npt.NDArray[Any]) -> Tensor:
@@ -291,24 +301,37 @@ def read_alike(
 ) -> list[tuple[list[int], npt.NDArray[Any]]]:
     """Read steps in groups of one shape and dtype; what proves damaged on reading is refused, the rest is read."""
     held = set(store.steps(layer))
-    gone = [s for s in steps if s not in held]
-    if gone:
-        refused.append(Refusal(tuple(gone), "it can no longer be read"))
+    refused += _lost(store, layer, [s for s in steps if s not in held])
     steps = [s for s in steps if s in held]
     while steps:
         try:
             return [(steps, store.read(layer, steps))]
-        except StoreError as error:
+        except StoreError:
             held = set(store.steps(layer))
             gone = [s for s in steps if s not in held]
             if gone:
-                refused.append(Refusal(tuple(gone), str(error)))
+                refused += _lost(store, layer, gone)
                 steps = [s for s in steps if s in held]
             elif len(steps) == 1:
                 raise
             else:
                 return _read_singly(store, layer, steps, refused)
     return []
+
+
+def _lost(store: ActivationStore, layer: str, steps: Sequence[int]) -> list[Refusal]:
+    """Steps that were there when the analysis began, each with the damage that took it."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for step in steps:
+        problem = store.why(layer, step)
+        file, what = ("", "gone from the run meanwhile") if problem is None else (problem.file, problem.what)
+        found.setdefault((file, what.removeprefix(f"layer {layer!r}: ")), []).append(step)
+    out = []
+    for (file, what), gone in found.items():
+        damage = Problem(file, f"layer {layer!r}: {what}", tuple(gone))
+        reason = f"steps {describe_steps(gone)} can no longer be read: {f'{file}: ' if file else ''}{what}"
+        out.append(Refusal(tuple(gone), reason, (damage,)))
+    return out
 
 
 def _read_singly(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -126,3 +126,15 @@ def _whole(name: str, text: str, number: str) -> int:
             f"the step of {name!r} must be a whole number from 0 to 2**62, got {sign}{number:.40}; {REMEDY}"
         )
     return int(number)
+
+
+def describe_steps(steps: Iterable[int], limit: int = 6) -> str:
+    """`3, 5, 8-12, ...` for a message; "" where there are none."""
+    ranges: list[list[int]] = []
+    for step in sorted(set(steps)):
+        if ranges and step == ranges[-1][1] + 1:
+            ranges[-1][1] = step
+        else:
+            ranges.append([step, step])
+    words = [str(a) if a == b else f"{a}-{b}" for a, b in ranges[:limit]]
+    return ", ".join(words) + (", ..." if len(ranges) > limit else "")

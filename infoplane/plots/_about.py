@@ -10,6 +10,7 @@ import numpy as np
 from infoplane.plots.style import number
 from infoplane.plots.text import safe_text
 from infoplane.results import ResultTable
+from infoplane.results.losses import loss_words, losses
 from infoplane.results.series import Grid, Series, settings_words
 
 LONG_LABEL = 30
@@ -40,6 +41,7 @@ def about(series: Series, grids: Sequence[Grid]) -> list[str]:
         parts.append(f"{len(series.runs)} runs")
     if series.left_out:
         parts.append(f"snapshots without an epoch, not drawn: {series.left_out}")
+    parts += lost_words(series.table, series.runs)
     meanings: dict[str, list[str]] = {}
     for grid in grids:
         bound = [f"{b} bound" for b in sorted(grid.bounds) if b in ("upper", "lower")]
@@ -47,6 +49,12 @@ def about(series: Series, grids: Sequence[Grid]) -> list[str]:
         if words:
             meanings.setdefault(", ".join(words), []).append(safe_text(grid.quantity))
     return parts + [f"{', '.join(names)}: {words}" for words, names in meanings.items()]
+
+
+def lost_words(table: ResultTable, runs: Sequence[str] | None = None) -> list[str]:
+    """What is missing or damaged in the runs of a figure, of the layers that it has."""
+    found = losses(table, runs, set(table["layer"].tolist()))
+    return [safe_text(words, limit=300) for words in loss_words(found)]
 
 
 def folders(table: ResultTable) -> dict[str, str]:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from infoplane.core.palette import OKABE_ITO
+from infoplane.plots._about import lost_words
 from infoplane.plots._artists import add_caption
 from infoplane.plots.style import FAINT, canvas, keep_tick_style, number
 from infoplane.plots.text import safe_names, safe_text
@@ -55,6 +56,7 @@ def dpi_data(
         f"data-processing inequality: violated where I(X;T) rises by more than {slack:g} bits to the next layer",
         *(safe_text(text, limit=60) for text in fixed),
         *(safe_text(text, limit=200) for text in dict.fromkeys(map(full_words, rows))),
+        *lost_words(table, list(dict.fromkeys(row.run for row in rows))),
     ]
     return DpiData(names=names, rows=rows, caption=caption)
 

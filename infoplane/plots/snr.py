@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from infoplane.core.palette import layer_colors
+from infoplane.plots._about import lost_words
 from infoplane.plots._artists import Label, add_caption, end_labels, step_axis
 from infoplane.plots.style import FAINT, canvas, figure_canvas, keep_tick_style, layer_marker, spans_decades
 from infoplane.plots.text import safe_names, safe_text
@@ -78,6 +79,7 @@ def snr_data(
             f"run {safe_text(run, limit=24)}",
             "gradients over batches" + (", divided by the weight norm" if relative else ""),
             "ratio below 1: fluctuation exceeds drift",
+            *lost_words(table, [run]),
         ],
     )
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from infoplane.core.text import printable, shorten
 from infoplane.results import ResultTable
+from infoplane.results.losses import losses
 from infoplane.results.series import ceiling_name, choose, grid, is_in, options, settings_words
 
 _FLAGS: dict[str, str] = {
@@ -22,6 +23,7 @@ _FLAGS: dict[str, str] = {
 }
 DPI_SHARE = 0.05
 NULL_SHARE = 0.5
+MOST_LOSSES = 20
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Doubt:
     Attributes
     ----------
     kind : str
-        The flag or check: "saturated", "below_null", "high_null", "nonfinite", "dpi", "bound", "one_run" ...
+        The flag or check: "lost", "saturated", "below_null", "high_null", "nonfinite", "dpi", "bound", "one_run" ...
     estimate : str
         Estimator, settings, subset; "" for the table as a whole.
     text : str
@@ -51,8 +53,11 @@ def estimate_name(estimator: str, settings: str, subset: str) -> str:
 def doubts(table: ResultTable) -> list[Doubt]:
     """Everything that weakens the numbers of a table, the gravest first within each estimate."""
     table = table.current()
-    out: list[Doubt] = []
     runs = options(table, "run")
+    lost = losses(table)
+    out = [Doubt("lost", "", f"The numbers are not of the whole recording. {loss}.") for loss in lost[:MOST_LOSSES]]
+    if len(lost) > MOST_LOSSES:
+        out.append(Doubt("lost", "", f"{len(lost) - MOST_LOSSES} more things are missing or damaged in these runs."))
     for estimator in options(table, "estimator"):
         for settings in options(table, "settings", estimator=estimator):
             for subset in options(table, "subset", estimator=estimator, settings=settings):

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from infoplane.core.errors import StoreError
 from infoplane.core.records import Probe
-from infoplane.core.text import printable
+from infoplane.core.steps import describe_steps
+from infoplane.core.text import printable, shorten
 from infoplane.store import _files
 from infoplane.store._manifest import read_manifest
 from infoplane.store._records import ManifestEntry, RunRecord, SessionRecord
@@ -23,7 +24,6 @@ from infoplane.store.layout import (
     SESSIONS_DIR,
     SHARDS_DIR,
     ShardName,
-    describe_steps,
     parse_dropped_file,
     parse_manifest_file,
     parse_session_file,
@@ -33,6 +33,7 @@ from infoplane.store.layout import (
 T = TypeVar("T")
 
 _NAMED = 100
+DAMAGED = "the content does not match its digest"
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,24 @@ class Problem:
         One line: what was expected and what was found.
     steps : tuple of int
         The steps that are lost by it, as far as they are known.
+    note : bool
+        Nothing is wrong: the model did not call a layer, so that there was nothing to record.
     """
 
     file: str
     what: str
     steps: tuple[int, ...] = ()
+    note: bool = False
 
     def __str__(self) -> str:
         steps = f" (steps {describe_steps(self.steps)})" if self.steps else ""
-        return printable(f"{self.file + ': ' if self.file else ''}{self.what}{steps}")
+        kind = "note: " if self.note else ""
+        return printable(f"{kind}{self.file + ': ' if self.file else ''}{self.what}{steps}")
+
+    @property
+    def lost(self) -> bool:
+        """Whether steps are missing or damaged because of it: not so for a damaged manifest, or a foreign file."""
+        return bool(self.steps) and not self.note
 
 
 class Scan:
@@ -217,29 +227,40 @@ class Scan:
             if file in damaged:
                 continue
             try:
-                what = self._verify_shard(shard)
+                added += self._verify_shard(shard, file)
             except (OSError, StoreError) as error:
-                what = str(error)
-            if what:
-                added.append(Problem(file, what, tuple(shard.step.tolist())))
+                added.append(Problem(file, str(error), tuple(shard.step.tolist())))
         return [*self.problems, *added]
 
-    def _verify_shard(self, shard: Shard) -> str:
+    def _verify_shard(self, shard: Shard, file: str) -> list[Problem]:
+        """What does not match its digest, with the steps that it concerns; where nothing does, the file as a whole."""
         entry = self.manifest.get(str(shard.name))
+        damaged: dict[tuple[int, ...], list[str]] = {}
         fd = _files.open_regular(self.path / SHARDS_DIR / str(shard.name))
         try:
             for i, (layer, extent) in enumerate(zip(shard.meta.layers, shard.acts, strict=True)):
                 stride = extent.nbytes // len(shard.step)
-                for at, step in enumerate(shard.step.tolist()):
-                    _, found = _files.file_digest(fd, extent.offset + at * stride, stride)
-                    if found != shard.digests[at, i].tobytes().hex():
-                        return f"layer {layer.key!r} at step {step} does not match its digest"
-            size, found = _files.file_digest(fd)
+                found = [
+                    _files.file_digest(fd, extent.offset + at * stride, stride)[1] for at in range(len(shard.step))
+                ]
+                bad = [
+                    s for at, s in enumerate(shard.step.tolist()) if found[at] != shard.digests[at, i].tobytes().hex()
+                ]
+                if bad:
+                    damaged.setdefault(tuple(bad), []).append(layer.key)
+            size, whole = _files.file_digest(fd)
         finally:
             os.close(fd)
-        if entry is not None and (size, found) != (entry.size, entry.xxh3_128):
-            return f"digest {entry.xxh3_128} expected, got {found}"
-        return ""
+        if not damaged and entry is not None and (size, whole) != (entry.size, entry.xxh3_128):
+            return [
+                Problem(file, f"digest {entry.xxh3_128} expected, got {whole}, outside the arrays: nothing is lost")
+            ]
+        return [Problem(file, f"{_layers(keys)}: {DAMAGED}", steps) for steps, keys in damaged.items()]
+
+
+def _layers(keys: list[str]) -> str:
+    names = ", ".join(repr(shorten(key, 60)) for key in keys[:3])
+    return f"layer{'s' * (len(keys) > 1)} {names}" + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
 def _named(name: str, error: Exception) -> StoreError:

@@ -45,7 +45,7 @@ class UntrustedReader(LimitedCalls):
     def verify(self, path: str | os.PathLike[str], limits: Limits | None = None) -> list[Problem]:
         """`open_run(path).verify()`, done in a child."""
         found = self.call(f"{__name__}:_problems", path, limits or _limits(Path(path)))
-        return [Problem(item["file"], item["what"], tuple(item["steps"])) for item in found]
+        return [Problem(**(item | {"steps": tuple(item["steps"])})) for item in found]
 
 
 def summarize_untrusted(path: str | os.PathLike[str], limits: Limits | None = None) -> RunSummary:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -226,10 +225,3 @@ def parse_temporary(name: str) -> tuple[str, int] | None:
     """(final name, pid) of a temporary file, or None."""
     match = _TEMPORARY.fullmatch(name)
     return None if match is None else (match.group(1), int(match.group(2)))
-
-
-def describe_steps(steps: Iterable[int], limit: int = 6) -> str:
-    """`3, 5, 8-12, ...` for a message."""
-    ranges = row_ranges(np.asarray(sorted(set(steps)), np.int64))
-    shown = [str(a) if b == a + 1 else f"{a}-{b - 1}" for a, b in ranges[:limit].tolist()]
-    return ", ".join(shown) + (", ..." if len(ranges) > limit else "")

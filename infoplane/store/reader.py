@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from infoplane.core.errors import StoreError, closest
 from infoplane.core.records import Layer
+from infoplane.core.steps import describe_steps
 from infoplane.store import _files
 from infoplane.store._records import dump_json
-from infoplane.store._scan import Problem, Scan
+from infoplane.store._scan import DAMAGED, Problem, Scan
 from infoplane.store._shard import Shard
-from infoplane.store.layout import ARRAY_DTYPES, SESSIONS_DIR, SHARDS_DIR, describe_steps, digest, session_file
+from infoplane.store.layout import ARRAY_DTYPES, SESSIONS_DIR, SHARDS_DIR, ShardName, digest, session_file
 
 __all__ = ["ActivationStore", "Problem", "open_run"]
 
@@ -68,7 +69,7 @@ class ActivationStore:
         self.sessions = tuple(record.to_json() for record in scan.sessions)
         self._problems = scan.problems
         self._shards = tuple(scan.shards)
-        self._bad: set[tuple[str, int]] = set()
+        self._bad: dict[tuple[str, int], Problem] = {}
         self._steps = self._resolve(scan)
         layers: dict[str, Layer] = {}
         for shard in self._shards:
@@ -114,6 +115,16 @@ class ActivationStore:
             for step, pieces in self._steps.items()
             if key in pieces[0].shard.layer_number and (key, step) not in self._bad
         ]
+
+    def why(self, key: str, step: int) -> Problem | None:
+        """What keeps `steps(key)` from offering a step that was recorded; None where nothing is known of it."""
+        known = self._bad.get((key, step)) or next((p for p in self._problems if step in p.steps), None)
+        return known or next((p for p in self._problems if self._spans(p, step)), None)
+
+    def _spans(self, problem: Problem, step: int) -> bool:
+        """Whether a shard that nobody could read may have had a step: only its name tells."""
+        name = ShardName.parse(problem.file.removeprefix(f"{SHARDS_DIR}/"))
+        return name is not None and name.first <= step <= name.last and name not in {s.name for s in self._shards}
 
     def epoch(self, step: int) -> float:
         """The training loop's own counter at this step; NaN where it had none."""
@@ -193,12 +204,12 @@ class ActivationStore:
             file = f"{SHARDS_DIR}/{shard.name}"
             try:
                 bad = self._read_shard(shard, jobs, out)
-                what = "the content does not match its digest"
+                what = DAMAGED
             except (OSError, StoreError) as error:
                 bad, what = [s for s, *_ in jobs], str(error)
             damaged |= {steps[s]: Problem(file, f"layer {key!r}: {what}", (steps[s],)) for s in bad}
         if damaged:
-            self._bad |= {(key, step) for step in damaged}
+            self._bad |= {(key, step): problem for step, problem in damaged.items()}
             self._problems += damaged.values()
             first = next(iter(damaged.values()))
             raise StoreError(

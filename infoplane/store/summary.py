@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.steps import describe_steps
 from infoplane.core.text import printable
-from infoplane.store.layout import FORMAT_VERSION, describe_steps
+from infoplane.store.layout import FORMAT_VERSION
 
 if TYPE_CHECKING:
     from infoplane.store.reader import ActivationStore
@@ -96,6 +97,7 @@ def summarize(store: ActivationStore) -> RunSummary:
                 for la in store.layers
             ],
             "problems": [str(problem) for problem in store.problems],
+            "lost_steps": sorted({step for problem in store.problems if problem.lost for step in problem.steps}),
         }
     )
 

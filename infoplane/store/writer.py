@@ -16,11 +16,12 @@ from typing import Any, Literal, Self
 
 from infoplane.core.errors import StoreError
 from infoplane.core.records import Probe, Snapshot
+from infoplane.core.steps import describe_steps
 from infoplane.store import _signals
 from infoplane.store._directory import open_directory
 from infoplane.store._frames import check_snapshot, snapshot_bytes
 from infoplane.store._sealer import Sealer
-from infoplane.store.layout import MAX_FILE_BYTES, MAX_RANKS, SEAL_BYTES, SEAL_SECONDS, describe_steps
+from infoplane.store.layout import MAX_FILE_BYTES, MAX_RANKS, SEAL_BYTES, SEAL_SECONDS
 
 DEFAULT_QUEUE_BYTES = 1 << 30
 _OVERHEAD = 4096  # of a waiting snapshot, beside its arrays

@@ -188,7 +188,7 @@ def test_damage_that_shows_on_reading_withdraws_the_step_and_leaves_the_rest(run
     (problem,) = store.problems
     assert (problem.file, problem.steps) == (f"shards/{shard.name}", (0,))
     assert open_run(path).verify() == [
-        Problem(f"shards/{shard.name}", "layer 'fc2' at step 0 does not match its digest", (0, 1))
+        Problem(f"shards/{shard.name}", "layer 'fc2': the content does not match its digest", (0,))
     ]
 
 

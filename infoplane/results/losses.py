@@ -1,0 +1,100 @@
+"""What the runs of a table have lost: said by figures, reports and the command line beside the numbers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from infoplane.core.steps import describe_steps
+from infoplane.core.text import printable, shorten
+from infoplane.core.tokens import split_token
+from infoplane.results._files import csv_path, meta_path, read_meta
+from infoplane.results.table import ResultTable
+
+_NAMED = 2
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Steps of one run that are missing or damaged, so that the table has no numbers of them.
+
+    Attributes
+    ----------
+    run : str
+    file : str
+        Path within the run directory; "" where a step as a whole is concerned.
+    what : str
+        What was expected and what was found.
+    steps : tuple of int
+    layer : str
+        The layer that alone is concerned; "" for all.
+    """
+
+    run: str
+    file: str
+    what: str
+    steps: tuple[int, ...]
+    layer: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file}: " if self.file else ""
+        steps = f" (steps {describe_steps(self.steps)})" if self.steps else ""
+        return printable(f"run {shorten(self.run, 40)}: {place}{shorten(self.what, 400)}{steps}")
+
+
+def losses(
+    table: ResultTable, runs: Collection[str] | None = None, layers: Collection[str] | None = None
+) -> list[Loss]:
+    """What the table's meta says to be lost of these runs, by default of all that have rows, and of these layers."""
+    about = table.meta.get("runs", {})
+    wanted = dict.fromkeys(str(run) for run in table["run"]) if runs is None else dict.fromkeys(runs)
+    found = [loss for run in wanted for loss in _of_run(run, about.get(run) if isinstance(about, Mapping) else None)]
+    whole = None if layers is None else {"", *(split_token(layer)[0] for layer in layers)}
+    return [loss for loss in found if whole is None or loss.layer in whole]
+
+
+def read_losses(paths: Sequence[str | os.PathLike[str]]) -> list[Loss]:
+    """The same of tables on disk, CSV files or run directories, without reading their rows."""
+    out = []
+    for path in paths:
+        about = read_meta(meta_path(csv_path(path))).get("runs")
+        for run, known in about.items() if isinstance(about, Mapping) else ():
+            out += _of_run(str(run), known)
+    return out
+
+
+def _of_run(run: str, about: Any) -> list[Loss]:
+    """The well-formed entries: meta are a file that anybody may have written."""
+    entries = about.get("lost") if isinstance(about, Mapping) else None
+    out = []
+    for entry in entries if isinstance(entries, list) else ():
+        if not isinstance(entry, Mapping):
+            continue
+        steps = entry.get("steps")
+        file, what, layer = (str(entry.get(name, "")) for name in ("file", "what", "layer"))
+        numbers = tuple(s for s in steps if type(s) is int) if isinstance(steps, list) else ()
+        out.append(Loss(run, file, what, numbers, layer))
+    return out
+
+
+def loss_words(found: Sequence[Loss]) -> list[str]:
+    """A part of a caption for each run: `missing or damaged: steps 5-8 (00000005-00000008.s0001.r000.h5)`."""
+    out = []
+    runs = list(dict.fromkeys(loss.run for loss in found))
+    for run in runs[: _NAMED + 1]:
+        mine = [loss for loss in found if loss.run == run]
+        words = []
+        for layer in list(dict.fromkeys(loss.layer for loss in mine))[: _NAMED + 1]:
+            steps = {step for loss in mine if loss.layer == layer for step in loss.steps}
+            words.append(f"{f'of layer {shorten(layer, 24)} ' if layer else ''}steps {describe_steps(steps)}")
+        shards = list(dict.fromkeys(PurePosixPath(loss.file).name for loss in mine if loss.file.startswith("shards/")))
+        places = ", ".join(shorten(name, 48) for name in shards[:_NAMED])
+        places += f" and {len(shards) - _NAMED} more shards" if len(shards) > _NAMED else ""
+        places = f" ({places})" if places else ""
+        whose = f" in run {shorten(run, 24)}" if len(runs) > 1 else ""
+        out.append(printable(f"missing or damaged{whose}: {', '.join(words)}{places}"))
+    rest = len(runs) - _NAMED - 1
+    return out + ([f"{rest} more runs have lost steps"] if rest > 0 else [])
