@@ -35,7 +35,6 @@ PairValue = Callable[[Tensor, Tensor], float]
 _EXCESS_ROWS = 4096
 _EXCESS_NEIGHBORS = 3
 _EXCESS_TWINS = 2
-_TWIN_ROWS = 4096
 _TWIN_NATS = 0.5
 """Information of a Gaussian twin, at least: of less the scatter would hide what is lost of it."""
 _LEAST_KEPT = 0.05
@@ -355,13 +354,13 @@ def kept_of_gaussian(value: PairValue, rows: int, units: tuple[int, int], nats: 
     """The share of its information that `value` finds in a Gaussian pair: of so many rows, units and nats.
 
     The information is spread evenly over all directions of the narrower side. What the sample itself says,
-    the mean of log p(a, b) / p(a) p(b), stands for its information, so that the scatter of both cancels. At most
-    4,096 rows are drawn, on the device of `like`.
+    the mean of log p(a, b) / p(a) p(b), stands for its information, so that the scatter of both cancels. Rows lie
+    on the device of `like`.
     """
-    n, narrow = min(rows, _TWIN_ROWS), min(units)
+    narrow = min(units)
     kept = math.exp(-2.0 * max(nats, _TWIN_NATS) / narrow)  # 1 - rho^2
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(n, u, generator=generator, dtype=torch.float64).to(like.device) for u in units)
+    a, b = (torch.randn(rows, u, generator=generator, dtype=torch.float64).to(like.device) for u in units)
     x = a[:, :narrow]
     z = math.sqrt(1.0 - kept) * x + math.sqrt(kept) * b[:, :narrow]
     noise = b[:, :narrow].square()

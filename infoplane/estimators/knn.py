@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ GROWN, RANKED, LOST = 0.08, 0.15, 0.15
 Chosen on generated pairs: with `CROWDED` they raise the flag on 98 % of values off by more than 0.3 nats."""
 _SCATTER = 2.2
 """Times 1 / sqrt N, the nats by which estimates on halves differ from that on all by chance, at most."""
+_ALIKE = 0.995
+"""Correlation of a unit with its normal scores from which they are as good as equal."""
 _DIMENSION_ROWS, _DIMENSION_NEIGHBORS = 1000, 4
 
 
@@ -230,15 +233,33 @@ class KNN:
         of_one = self._nats(a[one], b[one])
         if nats - 0.5 * (of_one + self._nats(a[other], b[other])) > _limit(GROWN, n):
             return True
-        ranked = (self._scaled(normal_scores(side[one])[0]) for side in (a, b))
-        if self._nats(*ranked) - of_one > _limit(RANKED, n):
+        raw = [a[one], b[one]]
+        ranked = [self._scaled(normal_scores(side)[0]) for side in raw]
+        if not all(map(_alike, raw, ranked)) and self._nats(*ranked) - of_one > _limit(RANKED, n):
             return True
-        sizes = [_dimension(side[one[:_DIMENSION_ROWS]], self.metric) for side in (a, b)]
-        kept = kept_of_gaussian(self._nats, n, (sizes[0], sizes[1]), nats, like=a)
-        return nats / kept - nats > LOST
+        sizes = [_dimension(side[:_DIMENSION_ROWS], self.metric) for side in raw]
+        rows = min(n, max(1000, min(n // 2, 2000)))
+        kept = _kept(self, rows, (sizes[0], sizes[1]), math.ceil(10.0 * nats), str(a.device))
+        # What is lost falls about as the square of the distance to a neighbour, N^(-2/d) in d dimensions together.
+        return bool((nats / kept - nats) * (rows / n) ** (2.0 / sum(sizes)) > LOST)
 
     def _nats(self, a: Tensor, b: Tensor) -> float:
         return float(self._of_pair(a, b).nats)
+
+
+@functools.lru_cache(maxsize=1024)
+def _kept(estimator: KNN, rows: int, units: tuple[int, int], tenths: int, device: str) -> float:
+    """The share of a Gaussian pair, made once for each tenth of a nat: snapshots of a run ask for the same."""
+    return kept_of_gaussian(estimator._nats, rows, units, 0.1 * tenths, like=torch.empty(0, device=device))
+
+
+def _alike(raw: Tensor, ranked: Tensor) -> bool:
+    """Whether no unit differs enough from its normal scores for them to say something else. Rows (N, D), scaled."""
+    if raw.shape != ranked.shape:
+        return False
+    raw = raw - raw.mean(0)
+    along = (raw * ranked).sum(0) / (raw.square().sum(0) * ranked.square().sum(0)).sqrt().clamp(min=1e-300)
+    return bool((along > _ALIKE).all())
 
 
 def _crowded(found: NeighborValue, samples: int) -> bool:
