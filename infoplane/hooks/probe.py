@@ -202,6 +202,10 @@ def _one_pass(loader: DataLoader[Any]) -> tuple[Any, npt.NDArray[Any]]:
         if not _is_pair(batch):
             raise TypeError(f"the probe's loader must give (x, y) batches, got {type(batch).__qualname__}")
         xs.append(as_inputs(batch[0]))
+        if isinstance(batch[1], tuple | list) and any(isinstance(y, Tensor) and y.ndim for y in batch[1]):
+            raise TypeError(
+                f"the probe's loader gives {len(batch[1])} tensors of labels a batch; choose one, or stack them as columns"
+            )
         ys.append(as_array(batch[1], "labels"))
     if not xs:
         raise ValueError("the probe's loader is empty")
