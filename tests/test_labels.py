@@ -112,7 +112,7 @@ def test_a_loader_of_text_and_a_probe_of_parts():
     with pytest.raises(ValueError, match="labels are text"):
         as_probe_set(DataLoader(data, batch_size=5))
     pairs = [(x, (0.1 * i, 0.2)) for i, x in enumerate(X)]  # collated to two rows of labels, not two columns
-    with pytest.raises(TypeError, match="2 tensors of labels a batch; choose one, or stack them as columns"):
+    with pytest.raises(TypeError, match="2 tensors of labels a batch; choose one, or stack them"):
         as_probe_set(DataLoader(pairs, batch_size=2))
     with pytest.warns(UserWarning, match="class 255") as caught:
         as_probe_set({"train": (X, Y), "test": (X, np.where(Y == 0, 255, 1))})

@@ -204,7 +204,7 @@ def _one_pass(loader: DataLoader[Any]) -> tuple[Any, npt.NDArray[Any]]:
         xs.append(as_inputs(batch[0]))
         if isinstance(batch[1], tuple | list) and any(isinstance(y, Tensor) and y.ndim for y in batch[1]):
             raise TypeError(
-                f"the probe's loader gives {len(batch[1])} tensors of labels a batch; choose one, or stack them as columns"
+                f"the probe's loader gives {len(batch[1])} tensors of labels a batch; choose one, or stack them"
             )
         ys.append(as_array(batch[1], "labels"))
     if not xs:
