@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from infoplane.core.records import Probe, Sink, Snapshot
+from infoplane.core.records import Layer, Probe, Sink, Snapshot
 from infoplane.hooks._interrupts import interruptible
 from infoplane.hooks._opening import SHIFT, open_store
 from infoplane.hooks._ranks import Ranks
@@ -40,11 +40,14 @@ class Destination:
         ranks: Ranks,
         resume: bool,
         options: Mapping[str, Any],
+        layers: Sequence[Layer],
     ) -> tuple[int | None, int | None]:
         """Open the store if there is to be one, begin the sinks; last step and counter shift of a resumed run."""
         last_step, shift = None, None
         if store and ranks.takes_part and self.run is not None:
-            opened = open_store(self.run, probe=probe, settings=settings, ranks=ranks, resume=resume, options=options)
+            opened = open_store(
+                self.run, probe=probe, settings=settings, ranks=ranks, resume=resume, options=options, layers=layers
+            )
             self.writer, last_step, shift = opened.writer, opened.last_step, opened.shift
         if not ranks.writes:
             self.sinks = []

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from infoplane.core.errors import StoreError
-from infoplane.core.records import Probe
+from infoplane.core.records import Layer, Probe
+from infoplane.core.text import printable
 from infoplane.hooks._ranks import Ranks
 from infoplane.store import StoreWriter, open_run
+from infoplane.store.layout import RUN_FILE
 
 SHIFT = "counter_shift"
 """Name under which a session's file remembers by how much the loop's counters were shifted."""
@@ -36,11 +38,14 @@ def open_store(
     ranks: Ranks,
     resume: bool,
     options: Mapping[str, Any],
+    layers: Sequence[Layer],
 ) -> Opened:
     """Make or resume the run on rank 0, then on the others that write; what rank 0 raises, all raise."""
     together = ranks.share == "rows"
 
     def new_writer(session: int | None = None) -> StoreWriter:
+        if resume and session is None and (path / RUN_FILE).exists():
+            _refuse_other_network(path, layers)
         return StoreWriter(
             path,
             probe=probe,
@@ -76,6 +81,28 @@ def open_store(
     if together and ranks.rank > 0:
         mine = new_writer(told["session"])
     return Opened(mine, told["last_step"], told["shift"])
+
+
+def _refuse_other_network(path: Path, layers: Sequence[Layer]) -> None:
+    """Raise StoreError where a layer is of another type or shape than when it was last recorded under its name."""
+    store = open_run(path)
+    known = {layer.key for layer in store.layers}
+    for layer in layers:
+        steps = store.steps(layer.key) if layer.key in known else []
+        if not steps:
+            continue
+        was, now = _what_it_is(store.layer(layer.key, steps[-1])), _what_it_is(layer)
+        if was != now:
+            raise StoreError(
+                f"run {store.run_id} has layer {layer.key!r} as {was} at step {steps[-1]}, now it is {now}: another "
+                "network; take the one of the run, or record into another directory"
+            )
+
+
+def _what_it_is(layer: Layer) -> str:
+    shape = "x".join(map(str, layer.raw_shape)) or "1"
+    stored = "" if layer.unit_shape == layer.raw_shape else f", stored as {'x'.join(map(str, layer.unit_shape))}"
+    return printable(f"{layer.module_type} of {shape} units{stored}, {layer.dtype}")
 
 
 def _stored_shift(path: Path, last_step: int | None) -> int | None:

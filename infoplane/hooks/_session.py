@@ -27,6 +27,7 @@ from infoplane.hooks._interrupts import deferred
 from infoplane.hooks._prober import Prober
 from infoplane.hooks._ranks import Ranks, find_ranks, share_buffers
 from infoplane.hooks._steps import StepCounter
+from infoplane.hooks._unclosed import forget, refuse_unclosed, remember
 from infoplane.hooks._watch import Watch
 from infoplane.hooks.metrics import GradientMoments, LayerMetrics, as_numbers, numbers, weight_norms
 from infoplane.hooks.overview import SizePlan, free_bytes
@@ -179,16 +180,20 @@ class Session:
         try:
             last_step = self._open_sinks()
             self._state = "open"
+            remember(self, self._destinations)
             if last_step is None and self._initial:
                 self._take(Call(0, math.nan))
         except BaseException as error:
             self._state = "closed"
+            forget(self)
             close_all(self._destinations, error)
             raise
         return self
 
     def _open_sinks(self) -> int | None:
         """Open the stores and begin the sinks; the last step of a run that is resumed."""
+        if self._keep:
+            refuse_unclosed(d.run for d in self._destinations)
         if self._keep and self._ranks.rank == 0:
             if not self._quiet:
                 print(f"infoplane: recording into {printable(self.run)}\n{self.sizes}", file=sys.stderr)
@@ -202,6 +207,7 @@ class Session:
                 ranks=self._ranks,
                 resume=self._resume,
                 options=self._writer_options,
+                layers=self.layers,
             )
             for i, destination in enumerate(self._destinations)
         ]
@@ -236,6 +242,7 @@ class Session:
                 self._take(self._pending)
         finally:
             self._state = "closed"
+            forget(self)
             close_all(self._destinations, ending)
         if take_last and self._prober.state:
             warnings.warn(self._prober.state, stacklevel=5)  # what the numbers are read under; the start was long ago

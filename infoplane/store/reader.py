@@ -96,8 +96,11 @@ class ActivationStore:
         """All layers of the run in forward order."""
         return tuple(self._layers.values())
 
-    def layer(self, key: str) -> Layer:
-        """The layer with this key. Raises ValueError with the closest names."""
+    def layer(self, key: str, step: int | None = None) -> Layer:
+        """The layer with this key, as first recorded or as at `step`. Raises ValueError with the closest names."""
+        if step is not None:
+            piece, place = self._places(key, step)[0]
+            return piece.shard.meta.layers[place]
         try:
             return self._layers[key]
         except KeyError:
