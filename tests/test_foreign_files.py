@@ -247,6 +247,8 @@ def test_npy_alone_is_named_by_the_file(tmp_path, monkeypatch):
     file = npy(tmp_path / "act_5.npy", ACTS[1])
     store = importers.from_files(tmp_path / "run", [file], labels=tmp_path / "y.npy")
     assert ([la.key for la in store.layers], store.steps()) == (["act_5"], [5])
+    store = importers.from_files(tmp_path / "both", [file, tmp_path / "y.npy"], inputs=None)
+    assert ([la.key for la in store.layers], store.steps()) == (["act_5"], [5])
     monkeypatch.chdir(npy(tmp_path / "fc" / "1.npy", ACTS[1]).parent)
     files = [Path("1.npy"), npy(Path("2.npy"), ACTS[2])]
     assert [la.key for la in importers.from_files(tmp_path / "here", files, labels=tmp_path / "y.npy").layers] == ["fc"]

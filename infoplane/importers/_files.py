@@ -16,7 +16,7 @@ from infoplane.core.labels import as_array
 from infoplane.core.steps import counts_steps, steps_of_files, whole_step
 from infoplane.importers._arrays import from_arrays, write
 from infoplane.importers._read import Key, read_entries
-from infoplane.importers._rows import Rows, agree, in_order
+from infoplane.importers._rows import Agreed, Rows, agree, in_order
 from infoplane.store import ActivationStore
 
 LABELS, INPUTS, IDS, STEPS = ("labels", "y"), ("inputs", "x"), ("sample_ids", "ids"), ("steps", "step")
@@ -88,24 +88,31 @@ def from_files(
     pieces, sources = _read([Path(file) for file in files])
     if labels is not None:
         sources.append(_labels_file(Path(labels)))
-    for name in ("inputs", "sample_ids"):
-        if options.get(name) is not None:
-            given = {"inputs": None, "sample_ids": None, name: options.pop(name)}
-            sources.append(Rows.of(f"the argument {name}", None, given["inputs"], given["sample_ids"], layers=False))
+    sources += _given(inputs=options.pop("inputs", None), sample_ids=options.pop("sample_ids", None))
     agreed = agree(sources)
     if agreed.labels is None:
         raise ValueError("no labels: expected an array named 'labels' or 'y' in a file, or a file of their own")
     if options.get("parts") is not None and any(order is not None for order in agreed.orders):
         raise ValueError("parts cannot be given where the files hold their rows in different orders")
+    _reorder(pieces, sources, agreed)
+    metrics = _merged(_by_step(pieces, "numbers"), options.pop("metrics", None) or {})
+    options |= {"inputs": agreed.inputs, "sample_ids": agreed.ids}
+    return write(run, _by_step(pieces, "layers"), agreed.labels, metrics=metrics, **options)
+
+
+def _given(*, inputs: Any, sample_ids: Any) -> Iterator[Rows]:
+    """What the caller says of the rows is held against the files like one more of them."""
+    if inputs is not None:
+        yield Rows.of("the argument inputs", None, inputs, None, layers=False)
+    if sample_ids is not None:
+        yield Rows.of("the argument sample_ids", None, None, sample_ids, layers=False)
+
+
+def _reorder(pieces: Sequence[_Piece], sources: Sequence[Rows], agreed: Agreed) -> None:
     order_of = {id(source): order for source, order in zip(sources, agreed.orders, strict=True)}
     for piece in pieces:
-        rows, order = piece.source, order_of[id(piece.source)]
-        piece.layers = {name: in_order(a, order, rows, name) for name, a in piece.layers.items()}
-    activations = _by_step(pieces, "layers")
-    metrics = _merged(_by_step(pieces, "numbers"), options.pop("metrics", None) or {})
-    return write(
-        run, activations, agreed.labels, inputs=agreed.inputs, sample_ids=agreed.ids, metrics=metrics, **options
-    )
+        order = order_of[id(piece.source)]
+        piece.layers = {name: in_order(a, order, piece.source, name) for name, a in piece.layers.items()}
 
 
 def _read(files: Sequence[Path]) -> tuple[list[_Piece], list[Rows]]:
@@ -113,30 +120,34 @@ def _read(files: Sequence[Path]) -> tuple[list[_Piece], list[Rows]]:
     if not files:
         raise ValueError("no files to import")
     pieces: list[_Piece] = []
-    sources: list[Rows] = []
     named = Counter(file.name for file in files)
+    sources: list[Rows] = []
     for file in files:
         entries = read_entries(file)
         if file.suffix.lower() == ".npy":
-            entries = _named_by_folder(file, entries, alone=len(files) == 1)
+            entries = _named_by_folder(file, entries, files)
         for step, values in _parts_of(file, entries):
             where = file.name if named[file.name] == 1 else str(file)
-            where = where if step is None else f"{where}, step {step}"
-            found = {kind: _pop(where, values, names) for kind, names in _SPECIAL.items()}
-            masked = next((name for name in MASKS if name in values), None)
-            if masked is not None:
-                raise ValueError(
-                    f"{where}: {masked!r} hides positions, which an import cannot leave out; reduce the layers over "
-                    "their tokens and save them without it, or give the array another name if it is a layer"
-                )
-            stated = found.pop("steps")
-            layers = any(np.ndim(value) for value in values.values())
-            source = Rows.of(where, found["labels"], found["inputs"], found["ids"], layers=layers)
+            source, some = _taken(file, where if step is None else f"{where}, step {step}", step, values)
             sources.append(source)
-            if values or stated is not None:
-                pieces += _pieces(file, where, step, stated, values, source)
+            pieces += some
     _name_steps([piece for piece in pieces if piece.step is None])
     return pieces, sources
+
+
+def _taken(file: Path, where: str, step: int | None, values: dict[str, Any]) -> tuple[Rows, list[_Piece]]:
+    """What one step of a file, or all of it, says about its rows, and its layers and numbers."""
+    found = {kind: _pop(where, values, names) for kind, names in _SPECIAL.items()}
+    masked = next((name for name in MASKS if name in values), None)
+    if masked is not None:
+        raise ValueError(
+            f"{where}: {masked!r} hides positions, which an import cannot leave out; reduce the layers over "
+            "their tokens and save them without it, or give the array another name if it is a layer"
+        )
+    layers = any(np.ndim(value) for value in values.values())
+    source = Rows.of(where, found["labels"], found["inputs"], found["ids"], layers=layers)
+    stated = found["steps"]
+    return source, list(_pieces(file, where, step, stated, values, source)) if values or stated is not None else []
 
 
 _SPECIAL = {"labels": LABELS, "inputs": INPUTS, "ids": IDS, "steps": STEPS}
@@ -152,12 +163,16 @@ def _pop(where: str, values: dict[str, Any], names: tuple[str, ...]) -> Any:
     return values.pop(held[0]) if held else None
 
 
-def _named_by_folder(file: Path, entries: dict[Key, Any], *, alone: bool) -> dict[Key, Any]:
-    """The array of a `.npy`, whose layer is its folder; arrays that are no layers keep the file's name."""
-    special = any(file.stem in names for names in (*_SPECIAL.values(), MASKS))
-    name = file.stem if alone or special else file.absolute().parent.name
+def _named_by_folder(file: Path, entries: dict[Key, Any], files: Sequence[Path]) -> dict[Key, Any]:
+    """The array of a `.npy`, whose layer is its folder; a lone layer, and what is no layer, keeps the file's name."""
+    alone = sum(not _is_special(other) for other in files) == 1
+    name = file.stem if alone or _is_special(file) else file.absolute().parent.name
     (value,) = entries.values()
     return {(name,): value}
+
+
+def _is_special(file: Path) -> bool:
+    return file.suffix.lower() == ".npy" and any(file.stem in names for names in (*_SPECIAL.values(), MASKS))
 
 
 def _parts_of(file: Path, entries: Mapping[Key, Any]) -> Iterator[tuple[int | None, dict[str, Any]]]:
