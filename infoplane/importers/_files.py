@@ -121,11 +121,12 @@ def _read(files: Sequence[Path]) -> tuple[list[_Piece], list[Rows]]:
         raise ValueError("no files to import")
     pieces: list[_Piece] = []
     named = Counter(file.name for file in files)
+    alone = sum(not _is_special(file) for file in files) == 1
     sources: list[Rows] = []
     for file in files:
         entries = read_entries(file)
         if file.suffix.lower() == ".npy":
-            entries = _named_by_folder(file, entries, files)
+            entries = _named_by_folder(file, entries, alone=alone)
         for step, values in _parts_of(file, entries):
             where = file.name if named[file.name] == 1 else str(file)
             source, some = _taken(file, where if step is None else f"{where}, step {step}", step, values)
@@ -163,9 +164,8 @@ def _pop(where: str, values: dict[str, Any], names: tuple[str, ...]) -> Any:
     return values.pop(held[0]) if held else None
 
 
-def _named_by_folder(file: Path, entries: dict[Key, Any], files: Sequence[Path]) -> dict[Key, Any]:
+def _named_by_folder(file: Path, entries: dict[Key, Any], *, alone: bool) -> dict[Key, Any]:
     """The array of a `.npy`, whose layer is its folder; a lone layer, and what is no layer, keeps the file's name."""
-    alone = sum(not _is_special(other) for other in files) == 1
     name = file.stem if alone or _is_special(file) else file.absolute().parent.name
     (value,) = entries.values()
     return {(name,): value}
