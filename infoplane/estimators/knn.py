@@ -26,7 +26,7 @@ from infoplane.estimators._neighbor_formulas import (
     scaled_block,
 )
 from infoplane.estimators._neighbors import Points, intrinsic_dimension
-from infoplane.estimators._protocol import Quantity, check_inputs
+from infoplane.estimators._protocol import Quantity, check_inputs, only_values, values_only
 from infoplane.estimators._registry import preset, register
 
 _DISCRETE, _CONTINUOUS = ("auto", "ross", "gao"), ("auto", "ksg1", "ksg2", "gao")
@@ -220,6 +220,8 @@ class KNN:
     def _off(self, layer: Tensor, y: Tensor, found: NeighborValue) -> bool:
         """Whether the value shows that neighbours are not near enough: see the docstring of the class."""
         n, nats = len(y), float(found.nats)
+        if only_values():
+            return False
         if found.degenerate or n < 4 * (self.n_neighbors + 2):
             return not found.degenerate
         a = self._scaled(layer)
@@ -300,7 +302,8 @@ def ksg(
     """
     estimator = KNN(n_neighbors=k, formula=formula, metric=metric, scale=scale, jitter=jitter, seed=seed)
     t, target = _columns(x, "x"), _columns(y, "y").double()
-    return float(estimator.estimate(t[None], target)["I(T;Y)"].value)
+    with values_only():
+        return float(estimator.estimate(t[None], target)["I(T;Y)"].value)
 
 
 def ross(
@@ -313,7 +316,8 @@ def ross(
 ) -> float:
     """Mutual information in bits of an array (N,) or (N, D) and classes (N,), as `KNN` has it for classes."""
     estimator = KNN(n_neighbors=k, formula="ross", metric=metric, scale=scale)
-    return float(estimator.estimate(_columns(t, "t")[None], torch.as_tensor(y))["I(T;Y)"].value)
+    with values_only():
+        return float(estimator.estimate(_columns(t, "t")[None], torch.as_tensor(y))["I(T;Y)"].value)
 
 
 class Entropy(NamedTuple):

@@ -15,7 +15,7 @@ from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators._held_out import Classes, Targets, telling_products
 from infoplane.estimators._linear_model import TOLERANCE, Fit, Loss, fit
 from infoplane.estimators._parts import in_parts
-from infoplane.estimators._protocol import Quantity, check_inputs
+from infoplane.estimators._protocol import Quantity, check_inputs, only_values
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._scaling import is_constant, zscore
 from infoplane.estimators._spectra import principal_coordinates
@@ -158,11 +158,12 @@ class LinearProbe:
                 held_out[:, :, rows] = scores[:, :, rows]
             fitted += (task.row_loss(model.scores) * outside[some]).sum((1, 2)) / outside.sum()
             doubtful |= ~model.converged.all(1)
-        witness = _fourier(z, WITNESS_FEATURES, self._generator(2))
-        doubtful |= task.missed(held_out, witness, 4 * self.seed + 3)
-        if task.outputs:
-            products = telling_products(task.residuals(held_out), z)
-            doubtful |= task.missed(held_out, products, 4 * self.seed + 3)
+        if task.outputs and not only_values():
+            for features in (
+                _fourier(z, WITNESS_FEATURES, self._generator(2)),
+                telling_products(task.residuals(held_out), z),
+            ):
+                doubtful |= task.missed(held_out, features, 4 * self.seed + 3)
         information = task.information(held_out, fitted, doubtful, constant)
         estimand = FEATURE_ESTIMAND if self.random_features else ESTIMAND
         found = {"I(T;Y)": dataclasses.replace(information, estimand=estimand)}

@@ -11,6 +11,7 @@ import torch
 
 from infoplane import datasets
 from infoplane.estimators import parse
+from infoplane.estimators._checks import content_halves
 from infoplane.estimators.knn import KNN, kozachenko_leonenko, ksg, ross
 from infoplane.testing import check_estimator
 
@@ -365,6 +366,20 @@ def test_gao_errs_by_what_its_page_says(gap):
     assert bool(q.flags["unreliable"])
     many = KNN(formula="gao", n_neighbors=20).estimate(torch.tensor(known.t)[None], torch.tensor(known.y))["I(T;Y)"]
     assert not bool(many.flags["unreliable"])
+
+
+def test_checks_are_made_for_flags_only(monkeypatch):
+    """Shuffles and parts of the samples, whose flags nobody reads, cost what their value costs."""
+    asked = []
+    monkeypatch.setattr(
+        "infoplane.estimators.knn.content_halves", lambda *args: asked.append(1) or content_halves(*args)
+    )
+    a, b, _ = gaussian_sides(300, 1, 1.0, 43)
+    for spec in ("knn", "knn+null", "knn+null+interval"):
+        parse(spec).estimate(torch.tensor(a)[None], torch.tensor(b))
+    assert len(asked) == 3
+    assert ksg(a, b) == value(a, b)
+    assert len(asked) == 4
 
 
 def test_too_few_samples_for_a_check_are_flagged():
