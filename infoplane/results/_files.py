@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.strict import load_object
 from infoplane.results._csv import HEADER, Row, format_rows, parse_table, whole_lines
 
 fcntl: Any
@@ -23,6 +24,9 @@ try:
     import fcntl
 except ImportError:  # no flock on this system: the lock file alone
     fcntl = None
+
+MAX_META_BYTES = 256 << 20
+"""Of the JSON beside a table: far more than the settings of thousands of runs."""
 
 _NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
@@ -76,27 +80,24 @@ def read_meta(path: Path) -> dict[str, Any]:
         The file is no JSON object.
     """
     try:
-        data = _content(path)
+        data = _content(path, MAX_META_BYTES)
     except FileNotFoundError:
         return {}
     try:
-        meta = json.loads(data, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no valid JSON ({error}); delete it and analyse again") from None
-    if not isinstance(meta, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(meta).__name__}")
-    return meta
+        return load_object(data)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: {error}; delete it, and analyse again for the settings and the losses that it told"
+        ) from None
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, limit: int | None = None) -> bytes:
     """The bytes of a regular file: a pipe would keep the reader waiting, a device never ends."""
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is not a regular file")
+    if limit is not None and path.stat().st_size > limit:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, at most {limit} expected; delete it")
     return path.read_bytes()
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def digest(data: bytes) -> str:
@@ -114,9 +115,10 @@ def check_digest(data: bytes, meta: Mapping[str, Any], path: Path) -> None:
     size, expected = sealed.get("bytes"), sealed.get("blake2b")
     if isinstance(size, int) and (len(data) < size or digest(data[:size]) == expected):
         return
+    beside = meta_path(path).name
     raise ValueError(
-        f"{path} was changed after it was written: its first {size!r:.20} bytes do not match the digest in "
-        f"{meta_path(path).name}; delete both and analyse again, or read it with verify=False"
+        f"{path} was changed after it was written: its first {size!r:.20} bytes do not match the digest in {beside}; "
+        f"delete both and analyse again, or read it as it is: delete {beside} alone, in Python verify=False"
     )
 
 

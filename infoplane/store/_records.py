@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
@@ -18,7 +17,7 @@ import xxhash
 
 from infoplane.core.errors import StoreError
 from infoplane.core.records import Layer
-from infoplane.core.text import shorten
+from infoplane.core.strict import load_object
 from infoplane.store.layout import (
     ARRAY_DTYPES,
     FORMAT_VERSION,
@@ -59,26 +58,10 @@ def load_sealed(data: bytes) -> dict[str, Any]:
 
 def load_json(data: bytes) -> dict[str, Any]:
     """A JSON object, strictly: UTF-8, no NaN, no key twice. Raises StoreError."""
-
-    def refuse(token: str) -> Any:
-        raise ValueError(f"{token} is not JSON")
-
     try:
-        out = json.loads(data.decode("utf-8"), parse_constant=refuse, object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"not valid JSON: {error}") from error
-    if not isinstance(out, dict):
-        raise StoreError(f"a JSON object expected, got {type(out).__name__}")
-    return out
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, which must name each key once: readers of JSON differ in which of two they take."""
-    out = dict(pairs)
-    if len(out) < len(pairs):
-        twice = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
-        raise ValueError(f"the key {shorten(twice, 40)!r} is there twice")
-    return out
+        return load_object(data)
+    except ValueError as error:
+        raise StoreError(str(error)) from error
 
 
 def check_version(data: Mapping[str, Any], name: str) -> None:

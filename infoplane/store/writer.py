@@ -377,7 +377,7 @@ class StoreWriter:
                 "opening the run with resume=True makes up for it"
             )
         if self._sealer.unsaved:
-            self._warn(self._unsaved())
+            self._warn(self._sealer.unsaved_words())
         elapsed = time.monotonic() - self._began
         if self.stalled_s > max(1.0, _STALL_SHARE * elapsed):
             rate = self._sealer.bytes_written / elapsed / 1e6
@@ -386,16 +386,6 @@ class StoreWriter:
                 "written); record fewer layers or steps, or use a faster disk"
             )
         self._raise_error()
-
-    def _unsaved(self) -> str:
-        """What the directory does not say because the session's file could not be written at the end."""
-        what = f"the session's file could not be written ({self._sealer.error}): "
-        if not self.dropped:
-            return what + "it reads as if the session had not been closed, which costs nothing"
-        steps = describe_steps(self.dropped)
-        if self._sealer.mark:
-            return what + f"that steps {steps} were dropped is only in the name of {self._sealer.mark}; leave it there"
-        return what + f"nothing in the directory says that steps {steps} were dropped; make a note of it"
 
     def _warn(self, text: str) -> None:
         warnings.warn(f"{self.path}: {text}", RuntimeWarning, stacklevel=5)

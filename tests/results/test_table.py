@@ -207,6 +207,23 @@ def test_changed_number_is_found_out(path):
     with pytest.raises(ValueError, match="changed after it was written"):
         ResultTable.append(path, [row()])
     assert ResultTable.read(path, verify=False).value[0] == 4.0
+    path.with_suffix(".json").unlink()  # what the message advises, from the command line too
+    assert ResultTable.read(path).value[0] == 4.0
+
+
+@pytest.mark.parametrize("text", ['{"runs": {}, "runs": {}}', '{"runs": {"a": {"n": 1, "n": 2}}}'])
+def test_a_key_that_is_twice_in_the_settings_is_refused(path, text):
+    ResultTable.append(path, plane_rows())
+    path.with_suffix(".json").write_text(text)
+    with pytest.raises(ValueError, match=r"the key '(runs|n)' is there twice; delete it, and analyse again"):
+        ResultTable.read(path)
+
+
+def test_settings_of_giant_size_are_not_read(path):
+    ResultTable.append(path, plane_rows())
+    os.truncate(path.with_suffix(".json"), 2**40)
+    with pytest.raises(ValueError, match=rf"has {2**40} bytes, at most {2**28} expected"):
+        ResultTable.read(path)
 
 
 def test_missing_table_says_what_to_do(tmp_path):

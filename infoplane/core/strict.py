@@ -1,0 +1,39 @@
+"""JSON from disk, read strictly: what two readers could take differently is refused."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from infoplane.core.text import shorten
+
+
+def load_object(data: bytes) -> dict[str, Any]:
+    """A JSON object: UTF-8, no NaN or infinity, no key twice in any object.
+
+    Raises
+    ------
+    ValueError
+        With the reason.
+    """
+    try:
+        out = json.loads(data.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not valid JSON: {error}") from error
+    if not isinstance(out, dict):
+        raise ValueError(f"a JSON object expected, got {type(out).__name__}")
+    return out
+
+
+def _refuse(token: str) -> Any:
+    raise ValueError(f"{token} is not JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, which must name each key once: readers of JSON differ in which of two they take."""
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        twice = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
+        raise ValueError(f"the key {shorten(twice, 40)!r} is there twice")
+    return out
