@@ -152,7 +152,10 @@ def info(run: Path, as_json: bool, untrusted: bool | None) -> None:
 @RUN
 @UNTRUSTED
 def verify(run: Path, untrusted: bool | None) -> None:
-    """Read every byte of a run and check it; exit code 1 when something is wrong."""
+    """Read every byte of a run and check it; exit code 1 when something is wrong.
+
+    A layer that the model did not call at a step is a note, with which a run is clean.
+    """
     from infoplane import store
 
     limited = store.is_foreign(run) if untrusted is None else untrusted

@@ -16,6 +16,7 @@ from infoplane.hooks._inputs import Inputs
 from infoplane.hooks._members import Members
 from infoplane.hooks._names import Named
 from infoplane.hooks._ops import watch_ops
+from infoplane.hooks._problems import Failed, NotCalled, all_of, outcome
 from infoplane.hooks._structure import call_value, choose, dense, tensors_of, type_name
 from infoplane.hooks.noise import noise_of
 from infoplane.hooks.reduce import Flatten, Function, Reduction, ReductionError, keeps_values
@@ -243,11 +244,19 @@ class _Pass:
     stop: int = 0
     mask: Tensor | None = None
     stations: list[_Station] = field(default_factory=list)
+    lost: dict[_Slot, Exception] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.direct = self.mark is None and self.kept is None
 
     def put(self, slot: _Slot, value: Any) -> None:
+        """Take a value. An error is kept, and ends neither the forward pass nor the other layers."""
+        if slot not in self.lost:
+            found = outcome(lambda: self._take(slot, value))
+            if isinstance(found, Failed):
+                self.lost[slot] = found.error
+
+    def _take(self, slot: _Slot, value: Any) -> None:
         mark = self.mark
         layer = slot.capture.layer
         rows = self.stop - self.start
@@ -256,6 +265,37 @@ class _Pass:
             slot.store(values, self.start, self.stop)
         else:
             self.kept[slot] = values.clone()  # what runs later may work in place on the output
+
+    def store(self, slot: _Slot, values: Tensor) -> None:
+        """The values of a chunk, of all members, that left the batched function."""
+        found = outcome(lambda: slot.store(values, self.start, self.stop))
+        if isinstance(found, Failed):
+            self.lost[slot] = found.error
+
+    def count_calls(self) -> None:
+        """After a chunk: layers of modules that ran more or less often are lost.
+
+        All of a module are: which of its calls is which cannot be known then.
+        """
+        for station in self.stations:
+            ran = max(station.begun, station.ended)
+            for slot in station.slots:
+                if ran != slot.capture.runs:
+                    self.lost.setdefault(slot, NotCalled.counted(slot.capture.layer.key, ran, slot.capture.runs))
+
+
+@dataclass(frozen=True)
+class Captured:
+    """The layers of one pass with their values, and those that are missing by name, with the reason."""
+
+    layers: list[tuple[Layer, Tensor]]
+    lost: dict[str, Exception]
+
+    def whole(self) -> list[tuple[Layer, Tensor]]:
+        """All layers; raises where one is missing."""
+        if self.lost:
+            raise all_of(self.lost)
+        return self.layers
 
 
 def capture(
@@ -268,16 +308,12 @@ def capture(
     mask: Callable[[Inputs], Tensor | None] = lambda inputs: None,
     mark: Callable[[Tensor, Layer], None] | None = None,
     members: Members | None = None,
-) -> list[tuple[Layer, Tensor]]:
+) -> Captured:
     """Run `forward(inputs, pass)` over the chunks and return each layer as it came, with its values (rows, *units).
 
     With `members` the values are (members, rows, *units); those with a stacked state run as
-    `forward(inputs, pass, outputs=...)`, which returns what `outputs` gave inside.
-
-    Raises
-    ------
-    RuntimeError
-        If a layer ran less often than when the captures were planned: every such layer is named.
+    `forward(inputs, pass, outputs=...)`, which returns what `outputs` gave inside. A layer that ran another number
+    of times than was planned, or whose values cannot be taken, is among the lost, with the reason.
     """
     many = 0 if members is None else members.count
     slots = [_Slot(c, rows, allocate, many, None if members is None else members.axis) for c in captures]
@@ -310,19 +346,23 @@ def capture(
                 station.begun = station.ended = 0
             if current.kept is None:
                 forward(chunk[2], chunk[3])
-                _check_calls(current.stations)
+                current.count_calls()
                 continue
-            kept = current.kept
+            kept, there = current.kept, list[_Slot]()
 
-            def outputs(kept: dict[_Slot, Tensor] = kept) -> list[Tensor]:
-                _check_calls(current.stations)
-                return [kept.pop(slot) for slot in slots]
+            def outputs(kept: dict[_Slot, Tensor] = kept, there: list[_Slot] = there) -> list[Tensor]:
+                current.count_calls()
+                there[:] = [slot for slot in slots if slot not in current.lost]
+                values = [kept[slot] for slot in there]
+                kept.clear()
+                return values
 
-            for slot, values in zip(slots, forward(chunk[2], chunk[3], outputs=outputs), strict=True):
-                slot.store(values, chunk[0], chunk[1])
+            for slot, values in zip(there, forward(chunk[2], chunk[3], outputs=outputs), strict=True):
+                current.store(slot, values)
 
     with_hooks(run)
-    return [slot.result() for slot in slots]
+    lost = {slot.capture.layer.key: error for slot, error in current.lost.items()}
+    return Captured([slot.result() for slot in slots if slot not in current.lost], lost)
 
 
 def _attach(attached: Attached, module: nn.Module, station: _Station, sites: set[str]) -> None:
@@ -343,21 +383,6 @@ def _to_stations(functions: Mapping[tuple[str, str], _Station]) -> Callable[[str
             station.function(out)
 
     return seen
-
-
-def _check_calls(stations: Iterable[_Station]) -> None:
-    short = [
-        (slot.capture, max(station.begun, station.ended))
-        for station in stations
-        for slot in station.slots
-        if max(station.begun, station.ended) != slot.capture.runs
-    ]
-    if short:
-        listed = ", ".join(f"{c.layer.key} ({ran} instead of {c.runs})" for c, ran in short[:5])
-        raise RuntimeError(
-            f"{len(short)} recorded layers were called another number of times than in the first probe pass: {listed}; "
-            "the forward pass must take the same way at every snapshot"
-        )
 
 
 def wrong_rows(key: str, shape: tuple[int, ...], rows: int) -> str:

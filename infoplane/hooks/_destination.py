@@ -5,12 +5,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from infoplane.core.records import Layer, Probe, Sink, Snapshot
 from infoplane.hooks._interrupts import interruptible
-from infoplane.hooks._opening import SHIFT, open_store
+from infoplane.hooks._opening import open_store
+from infoplane.hooks._problems import Problems
 from infoplane.hooks._ranks import Ranks
 from infoplane.store import StoreWriter
 
@@ -70,25 +72,16 @@ class Destination:
     def needs_tensors(self) -> bool:
         return any(getattr(s, "on_device", False) for s in self.sinks)
 
-    def take(self, snapshot: Snapshot) -> None:
-        if snapshot.pending is None:
-            for sink in self.sinks:
-                _hand(sink, snapshot)
-            return
-        later = replace(snapshot, tensors=None)  # a queue must not hold the device's memory
+    def take(self, snapshot: Snapshot, problems: Problems) -> None:
+        """Hand a snapshot to each sink; one that fails does not keep it from the others."""
         for sink in self.sinks:
-            if getattr(sink, "reads_later", False):
-                _hand(sink, later)
-                continue
-            if not getattr(sink, "on_device", False):
-                interruptible(snapshot.wait)()
-            _hand(sink, snapshot)
+            problems.attempt(f"{_name(sink)} of this snapshot", partial(_hand, sink, snapshot), snapshot.step)
 
-    def note_shift(self, shift: int | None) -> None:
-        """Let the store and others remember how counters became steps."""
+    def annotate(self, notes: Mapping[str, Any]) -> None:
+        """Let the store and others remember something about the run, as how counters became steps."""
         for sink in self.sinks:
             if hasattr(sink, "annotate"):
-                sink.annotate(**{SHIFT: shift})
+                sink.annotate(**notes)
 
     def flush(self) -> None:
         for sink in self.sinks:
@@ -96,8 +89,17 @@ class Destination:
                 sink.flush()
 
 
+def _name(sink: Sink) -> str:
+    return f"sink {getattr(sink, '__qualname__', type(sink).__qualname__)}"
+
+
 @interruptible
 def _hand(sink: Sink, snapshot: Snapshot) -> None:
+    if snapshot.pending is not None:
+        if getattr(sink, "reads_later", False):
+            snapshot = replace(snapshot, tensors=None)  # a queue must not hold the device's memory
+        elif not getattr(sink, "on_device", False):
+            snapshot.wait()
     sink(snapshot)
 
 

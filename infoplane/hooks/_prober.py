@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from infoplane.core.records import Layer
 from infoplane.core.text import printable
 from infoplane.hooks import _flow, _rows
-from infoplane.hooks._capture import Capture, capture
+from infoplane.hooks._capture import Capture, Captured, capture
 from infoplane.hooks._host import Allocate
 from infoplane.hooks._initialised import FirstCall, refuse_lazy
 from infoplane.hooks._inputs import Inputs
@@ -54,6 +54,7 @@ class Prober:
     mask_name: str | None = None
     forward: Callable[..., Any] | None = None
     seed: int = 0
+    agree: Callable[[], object] | None = None
     before_pass: Callable[[nn.Module], None] | None = None
     members: Members | None = None
 
@@ -136,7 +137,7 @@ class Prober:
                     self._chunk_mask,
                     mark,
                     self._axis_only(),
-                ),
+                ).whole(),
             )
 
         parents = {} if is_sharded(self.model) else _flow.trace(once)
@@ -178,7 +179,7 @@ class Prober:
                     modules,
                     self._chunk_mask,
                     members=self._axis_only(),
-                ),
+                ).whole(),
                 noise_on=False,
             )
             rows_first = [(la, v if self._axis_only() is None else v.movedim(1, 0)) for la, v in values]
@@ -189,15 +190,15 @@ class Prober:
         alone = self.before_pass is None and not is_sharded(self.model)
         self.state = _rows.look_at_rows(once, self.probe, rows, self.captures, allowed, alone=alone)
 
-    def measure(self, step: int, allocate: Allocate) -> list[tuple[Layer, Tensor]]:
+    def measure(self, step: int, allocate: Allocate) -> Captured:
         """One pass over the whole probe: each layer, as it is now, with values (rows, *units)."""
         modules = named_modules(self.model)
-        self._resolve_again(modules)
-        results = self._undisturbed(
+        gone = self._resolve_again(modules)
+        captured = self._undisturbed(
             step,
             lambda run: capture(
                 run,
-                self.captures,
+                [c for c in self.captures if c.layer.key not in gone],
                 self.probe.chunks(self.batch_size),
                 self.probe.samples,
                 allocate,
@@ -206,9 +207,11 @@ class Prober:
                 members=self.members,
             ),
         )
-        if self.device.type != "cpu" and any(values.device.type == "cpu" for _, values in results):
+        if self.device.type != "cpu" and any(values.device.type == "cpu" for _, values in captured.layers):
             torch.accelerator.synchronize(self.device)  # the copies into host memory
-        return results
+        found = {layer.key: layer for layer, _ in captured.layers}
+        self.layers = tuple(found.get(layer.key, layer) for layer in self.layers)
+        return replace(captured, lost=gone | captured.lost)
 
     def _axis_only(self) -> Members | None:
         """For a pass with one member: members with a stacked state are then not there."""
@@ -217,22 +220,29 @@ class Prober:
     def _wants_ops(self) -> bool:
         return self.functional or any(isinstance(t, OpTarget) for t in self.targets or ())
 
-    def _resolve_again(self, modules: Mapping[str, Named]) -> None:
-        """Modules may have been replaced since the last pass."""
-        gone = [c.layer.key for c in self.captures if c.owner not in modules]
-        if gone:
-            raise ValueError(
-                f"recorded layers are no longer part of {printable(type(self.model).__name__)}: "
-                f"{printable(', '.join(gone[:8]))}"
-            )
-        if any(modules[c.owner].module is not c.module for c in self.captures):
-            self.captures = tuple(replace(c, module=modules[c.owner].module) for c in self.captures)
+    def _resolve_again(self, modules: Mapping[str, Named]) -> dict[str, Exception]:
+        """Modules may have been replaced since the last pass; layers whose module is gone, with the error."""
+        type_ = printable(type(self.model).__name__)
+        gone: dict[str, Exception] = {
+            c.layer.key: ValueError(f"recorded layer {printable(repr(c.layer.key))} is no longer part of {type_}")
+            for c in self.captures
+            if c.owner not in modules
+        }
+        self.captures = tuple(
+            c
+            if c.owner not in modules or modules[c.owner].module is c.module
+            else replace(c, module=modules[c.owner].module)
+            for c in self.captures
+        )
+        return gone
 
     def _undisturbed(self, step: int, work: Callable[[Run], T], *, noise_on: bool = True) -> T:
         """`work(run)`, where run(inputs, pass) is a forward pass of the model, with all else undisturbed."""
         device = self.device
 
         def started() -> T:
+            if self.agree is not None:
+                self.agree()
             if self.before_pass is not None:
                 self.before_pass(self.model)
             return work(self._run(step, device, noise_on))

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
 
 from infoplane.hooks._interrupts import interruptible
+from infoplane.hooks._problems import NotCalled, PeerError, ending, is_broken, say
 
 Share = Literal["first", "rows", "all"]
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What one rank tells the others: its failure, whether it must end there, and what it misses by name."""
+
+    failed: str
+    ends: bool
+    missing: dict[str, tuple[str, bool]]
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,51 @@ class Ranks:
     @property
     def writes(self) -> bool:
         return self.share == "rows" or self.rank == 0
+
+    def together(self, work: Callable[[], tuple[T, Mapping[str, Exception]]]) -> tuple[T, dict[str, Exception]]:
+        """What `work()` gave, once all ranks have done theirs, and what is missing on any of them, by name.
+
+        Raises
+        ------
+        PeerError
+            If another rank failed; what fails here is raised as it is, when the others know.
+        """
+        try:
+            value, missing = work()
+        except PeerError:
+            raise  # which all ranks know
+        except Exception as error:
+            if not is_broken(error):
+                self._exchange(_Report(say(error), ending(error) is not None, {}))
+            raise
+        return value, self._merged(missing)
+
+    def check(self) -> None:
+        """Before a collective: raises PeerError on all ranks where one has failed."""
+        self._merged({})
+
+    def _merged(self, missing: Mapping[str, Exception]) -> dict[str, Exception]:
+        told = {name: (say(error), isinstance(error, NotCalled)) for name, error in missing.items()}
+        reports = self._exchange(_Report("", False, told))
+        failed = {rank: report for rank, report in enumerate(reports) if report.failed}
+        for rank, report in failed.items():
+            ends = any(other.ends for other in failed.values())
+            raise PeerError(f"rank {rank} of {self.world_size}: {report.failed}", ends=ends)
+        merged: dict[str, Exception] = dict(missing) if not reports else {}
+        for rank, report in enumerate(reports):
+            for name, (text, only_not_called) in report.missing.items():
+                # In the same words on every rank, so that it is one problem of the run.
+                there = f"on rank {rank}: {text}"
+                merged.setdefault(name, NotCalled(there, f"{name} {there}") if only_not_called else PeerError(there))
+        return merged
+
+    def _exchange(self, report: _Report) -> list[_Report]:
+        """The reports of all ranks that run the probe together, in their order."""
+        if self.share == "first":
+            return []
+        reports: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(reports, report)
+        return reports
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value on every rank."""

@@ -9,10 +9,11 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -24,14 +25,19 @@ from infoplane.core.text import printable
 from infoplane.hooks._destination import Destination, close_all
 from infoplane.hooks._host import HostMemory
 from infoplane.hooks._interrupts import deferred
+from infoplane.hooks._opening import SHIFT
 from infoplane.hooks._prober import Prober
+from infoplane.hooks._problems import Done, Failed, Problems, outcome
 from infoplane.hooks._ranks import Ranks, find_ranks, share_buffers
-from infoplane.hooks._steps import StepCounter
+from infoplane.hooks._steps import StepCounter, whole_number
 from infoplane.hooks._unclosed import forget, refuse_unclosed, remember
 from infoplane.hooks._watch import Watch
-from infoplane.hooks.metrics import GradientMoments, LayerMetrics, as_numbers, numbers, weight_norms
+from infoplane.hooks.metrics import GradientMoments, LayerMetrics, as_numbers, number, weight_norms
 from infoplane.hooks.overview import SizePlan, free_bytes
 from infoplane.hooks.schedule import Plan, Schedule
+from infoplane.store import Problem
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class Session:
         gradients: GradientMoments | None,
         weight_norms: bool,
         nonfinite: Literal["warn", "raise"],
+        on_error: Literal["warn", "raise"],
         shard_probe: bool,
         allow_full_disk: bool,
         quiet: bool,
@@ -76,7 +83,8 @@ class Session:
         self._check_gradients()
         self._weight_norms = weight_norms or gradients is not None
         self._allow_full_disk, self._quiet, self._resume = allow_full_disk, quiet, resume
-        self._writer_options = dict(writer or {})
+        self._writer_options = {"on_error": on_error, **(writer or {})}
+        self._problems = Problems(on_error)
         self._shard_probe = shard_probe
         self._ranks = Ranks(0, 1, "first")
         self._host: HostMemory | None = None
@@ -122,6 +130,14 @@ class Session:
     def skipped(self) -> Mapping[str, str]:
         """Layers that were selected by a pattern or by default and are not recorded, with the reason."""
         return self._prober.skipped
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What could not be recorded so far, with reason and steps: missing layers, metrics and steps, sinks.
+
+        It stands in the session's file too, and `verify` lists it. What the model did not call is a `note`.
+        """
+        return self._problems.listed
 
     @property
     def sizes(self) -> SizePlan:
@@ -175,10 +191,12 @@ class Session:
         if self._ranks.share == "rows":
             self._prober.probe = self._prober.probe.share(self._ranks.rank, self._ranks.world_size)
             self._prober.before_pass = share_buffers
+        self._prober.agree = self._ranks.check
         if self._ranks.takes_part:
-            self._prober.prepare()
+            self._ranks.together(self._prepared)
         try:
-            last_step = self._open_sinks()
+            last_step, _ = self._ranks.together(lambda: (self._open_sinks(), {}))
+            self._problems.save_with(self._save_problems)
             self._state = "open"
             remember(self, self._destinations)
             if last_step is None and self._initial:
@@ -189,6 +207,10 @@ class Session:
             close_all(self._destinations, error)
             raise
         return self
+
+    def _prepared(self) -> tuple[None, dict[str, Exception]]:
+        self._prober.prepare()
+        return None, {}
 
     def _open_sinks(self) -> int | None:
         """Open the stores and begin the sinks; the last step of a run that is resumed."""
@@ -240,6 +262,8 @@ class Session:
         try:
             if take_last and self._pending is not None:
                 self._take(self._pending)
+            self._problems.save(now=True)
+            self._problems.warn()
         finally:
             self._state = "closed"
             forget(self)
@@ -249,6 +273,7 @@ class Session:
 
     def flush(self) -> None:
         """Make every snapshot so far durable, as before the user's own checkpoint."""
+        self._problems.save(now=True)
         for destination in self._destinations:
             destination.flush()
 
@@ -263,10 +288,14 @@ class Session:
     ) -> bool:
         """Record the model now if the schedule takes this step; tell whether this process did.
 
+        Once a first snapshot has been taken, what fails is listed in `problems` and warned of, and training goes on
+        (`on_error="raise"` raises it): what is missing is missing by name, and all else of the snapshot is there.
+
         Parameters
         ----------
         step : int
-            The loop's counter: completed epochs or iterations, or an index from 0 (see `initial`).
+            The loop's counter: completed epochs or iterations, or an index from 0 (see `initial`). NumPy integers,
+            tensors of one element and 3.0 are whole numbers as well.
         epoch : float, optional
             Stored beside the step; the counter itself by default.
         metrics : mapping from name to number, optional
@@ -276,37 +305,66 @@ class Session:
 
         Raises
         ------
+        TypeError
+            At the first snapshot, or with `on_error="raise"`: if the step is no whole number, or a metric none.
         ValueError
-            If the step does not grow.
+            Then: if the step does not grow.
+        RuntimeError
+            If the recorder is not open.
+
+        Out of memory and errors of the accelerator are raised in any case.
         """
         if self._state != "open":
             raise RuntimeError("snapshot() needs an open recorder: use it inside `with Recorder(...) as recorder:`")
         if os.getpid() != self._pid:
             raise RuntimeError(f"this recorder belongs to process {self._pid}, not to its child {os.getpid()}")
-        if isinstance(step, bool) or not isinstance(step, int | np.integer):
-            raise TypeError(f"step must be an integer counter, got {step!r}; fractional epochs go into epoch=")
-        counter = int(step)
-        step, due = self._steps.call(counter, force=force)
+        counted = self._problems.attempt(
+            "a call of snapshot", lambda: (whole_number(step), *self._steps.call(whole_number(step), force=force))
+        )
+        if counted is None:
+            self._problems.warn()
+            return False
+        counter, step, due = counted
         if not self._noted_shift:
-            for destination in self._destinations:
-                destination.note_shift(self._steps.shift)
+            self._annotate({SHIFT: self._steps.shift})
         self._noted_shift = True
         call = Call(
             step,
-            float(counter if epoch is None else epoch),
-            self._numbers(metrics or {}),
-            {} if self._gradients is None else self._gradients.take(),
+            self._epoch(counter, epoch, step),
+            self._problems.attempt("metrics", lambda: self._numbers(metrics or {}, step), step) or (),
+            self._moments(step),
         )
         self._pending = None if due else call
-        if due:
-            self._take(call)
-        return due and self._ranks.takes_part
+        taken = self._take(call) if due else False
+        self._problems.warn()
+        return taken
+
+    def _annotate(self, notes: Mapping[str, Any]) -> None:
+        for destination in self._destinations:
+            self._problems.attempt("notes of the session", partial(destination.annotate, notes))
+
+    def _save_problems(self, listed: list[dict[str, Any]]) -> None:
+        for destination in self._destinations:
+            destination.annotate({"problems": listed})
+
+    def _epoch(self, counter: int, epoch: Any, step: int) -> float:
+        given = None if epoch is None else self._problems.attempt("epoch", lambda: number("epoch", epoch), step)
+        return float(counter) if given is None else given
+
+    def _moments(self, step: int) -> LayerMetrics:
+        moments = self._gradients
+        return {} if moments is None else self._problems.attempt("gradient moments", moments.take, step) or {}
 
     def due(self, step: int) -> bool:
         """Whether `snapshot(step)` would record: for metrics that are worth computing only then."""
         if self._state != "open":
             raise RuntimeError("due() needs an open recorder: use it inside `with Recorder(...) as recorder:`")
-        return copy.copy(self._steps).call(int(step))[1]
+        found = outcome(lambda: copy.copy(self._steps).call(whole_number(step))[1])
+        if isinstance(found, Done):
+            return found.value
+        if not self._problems.forgiving:
+            raise found.error
+        return False  # `snapshot` lists it
 
     def settings(self) -> dict[str, Any]:
         """What a reader has to know about how the run was recorded; goes into `run.json`."""
@@ -336,26 +394,48 @@ class Session:
 
     # -- one snapshot ----------------------------------------------------------------------------------
 
-    def _take(self, call: Call) -> None:
+    def _take(self, call: Call) -> bool:
+        """Take one snapshot, and tell whether this process did; the first one that is whole begins the recording."""
         self._pending = None
-        if not self._ranks.takes_part:
-            return
-        on_device = any(d.needs_tensors for d in self._destinations)
-        results = self._prober.measure(call.step, self._memory().allocator(on_device=on_device))
-        layers = tuple(layer for layer, _ in results)
-        prober = self._prober
-        self._watch.look(call.step, prober.layers, results, prober.probe, members=prober.members is not None)
-        self._prober.layers = layers
-        self._emit(call, layers, {layer.key: values for layer, values in results})
+        taken = None
+        if self._ranks.takes_part:
+            taken = self._problems.attempt("a whole snapshot", lambda: self._record(call), call.step)
+        self._problems.begun = True
+        return bool(taken)
 
-    def _numbers(self, metrics: Mapping[str, Any]) -> list[dict[str, float]]:
+    def _record(self, call: Call) -> bool:
+        def measured() -> tuple[list[tuple[Layer, Tensor]], dict[str, Exception]]:
+            before = prober.layers
+            on_device = any(d.needs_tensors for d in self._destinations)
+            captured = prober.measure(call.step, self._memory().allocator(on_device=on_device))
+            whole = captured.layers
+            self._watch.look(call.step, before, whole, prober.probe, members=prober.members is not None)
+            return whole, {f"layer {key!r}": error for key, error in captured.lost.items()}
+
+        prober = self._prober
+        found, lost = self._ranks.together(measured)
+        self._problems.refuse(lost, call.step)
+        there = [(layer, values) for layer, values in found if f"layer {layer.key!r}" not in lost]
+        if not there:
+            raise ValueError("none of the recorded layers could be recorded")
+        self._emit(call, tuple(layer for layer, _ in there), {layer.key: values for layer, values in there})
+        return True
+
+    def _numbers(self, metrics: Mapping[str, Any], step: int) -> list[dict[str, float]]:
         """The metrics of each run."""
-        return [numbers(metrics)]
+        return [self._each_metric(metrics, number, step)]
+
+    def _each_metric(self, metrics: Mapping[str, Any], read: Callable[[Any, Any], T], step: int) -> dict[str, T]:
+        """What `read(name, value)` makes of each metric; those that it refuses are missing."""
+        found = {name: outcome(partial(read, name, value)) for name, value in metrics.items()}
+        self._problems.refuse({f"metric {n!r:.80}": f.error for n, f in found.items() if isinstance(f, Failed)}, step)
+        return {name: f.value for name, f in found.items() if isinstance(f, Done)}
 
     def _emit(self, call: Call, layers: tuple[Layer, ...], values: Mapping[str, Tensor]) -> None:
         """Hand one snapshot to the sinks."""
         (destination,) = self._destinations
-        layer_metrics = as_numbers(self._layer_metrics(call))  # waits for the device, so ahead of the long copies
+        # This waits for the device, so it comes ahead of the long copies.
+        layer_metrics = self._attempt_metrics(call, as_numbers) or {}
         arrays, pending = self._memory().arrays(values) if destination.needs_arrays else ({}, None)
         snapshot = Snapshot(
             step=call.step,
@@ -369,7 +449,10 @@ class Session:
             pending=pending,
             rows=self._prober.probe.rows,
         )
-        destination.take(snapshot)
+        destination.take(snapshot, self._problems)
+
+    def _attempt_metrics(self, call: Call, read: Callable[[LayerMetrics], T]) -> T | None:
+        return self._problems.attempt("metrics of layers", lambda: read(self._layer_metrics(call)), call.step)
 
     def _layer_metrics(self, call: Call) -> LayerMetrics:
         return {**call.layer_metrics, **(self._norms() if self._weight_norms else {})}

@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
 from infoplane.hooks.schedule import Schedule
+
+_ARRAYS = (np.ndarray, np.generic)
+
+
+def whole_number(value: Any) -> int:
+    """The loop's counter: an integer of Python, NumPy or torch, a tensor or array of one element, or 3.0.
+
+    Raises
+    ------
+    TypeError
+        For anything else, truth values among it.
+    """
+    one = (isinstance(value, Tensor) and value.numel() == 1) or (isinstance(value, _ARRAYS) and value.size == 1)
+    number = value.item() if one else value
+    if isinstance(number, bool) or not isinstance(number, int | float) or number != number // 1:
+        raise TypeError(f"step must be a whole number, got {value!r:.80}; fractional epochs go into epoch=")
+    return int(number)
 
 
 class StepCounter:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.records import Layer
+from infoplane.hooks._problems import NonFiniteError
 from infoplane.hooks.metrics import to_numbers
 from infoplane.hooks.probe import ProbeSet
 
@@ -34,7 +35,9 @@ class Watch:
             self._repeats(results, probe, axis=1 if members else 0)
 
     def _changes(self, step: int, before: Sequence[Layer], results: Results) -> None:
-        for old, (new, _) in zip(before, results, strict=True):
+        known = {layer.key: layer for layer in before}
+        for new, _ in results:
+            old = known[new.key]
             if (old.unit_shape, old.dtype) != (new.unit_shape, new.dtype):
                 self._tell(
                     f"change of {new.key}",
@@ -54,7 +57,7 @@ class Watch:
                 continue
             text = f"layer {layer.key!r} has {bad} NaN or infinite values at step {step}; did training diverge?"
             if self._nonfinite == "raise":
-                raise ValueError(text)
+                raise NonFiniteError(text)
             self._tell("nonfinite", f"{text} Later ones are counted without a warning.")
 
     def _repeats(self, results: Results, probe: ProbeSet, axis: int) -> None:

@@ -14,7 +14,7 @@ from infoplane.core.records import Layer, Sink, Snapshot
 from infoplane.hooks._destination import Destination
 from infoplane.hooks._members import Members, State, count_members
 from infoplane.hooks._session import Call
-from infoplane.hooks.metrics import LayerMetrics, member_numbers, weight_norms
+from infoplane.hooks.metrics import LayerMetrics, check_name, member_numbers, weight_norms
 from infoplane.hooks.recorder import Recorder
 
 
@@ -117,22 +117,28 @@ class CollectionRecorder(Recorder):
 
         A metric may have one number per member.
         """
-        if state is not None:
-            if self._members.state is None:
-                raise ValueError("this collection runs its members by itself and takes no state")
-            if (found := count_members(state)) != self._members.count:
-                raise ValueError(f"the state has {found} members, not {self._members.count}")
-            self._members.state = state
+        if state is not None and not self._problems.attempt("a call of snapshot", lambda: self._use(state)):
+            self._problems.warn()
+            return False
         return super().snapshot(step, epoch=epoch, metrics=metrics, force=force)
 
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "members": self._members.count}
 
-    def _numbers(self, metrics: Mapping[str, Any]) -> list[dict[str, float]]:
-        columns = {name: self._column(name, value) for name, value in metrics.items()}
+    def _use(self, state: State) -> bool:
+        if self._members.state is None:
+            raise ValueError("this collection runs its members by itself and takes no state")
+        if (found := count_members(state)) != self._members.count:
+            raise ValueError(f"the state has {found} members, not {self._members.count}")
+        self._members.state = state
+        return True
+
+    def _numbers(self, metrics: Mapping[str, Any], step: int) -> list[dict[str, float]]:
+        columns = self._each_metric(metrics, self._column, step)
         return [{name: float(c[i]) for name, c in columns.items()} for i in range(self._members.count)]
 
     def _column(self, name: str, value: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+        check_name(name)
         array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
         if array.ndim > 1 or (array.ndim == 1 and len(array) != self._members.count):
             raise TypeError(
@@ -151,7 +157,8 @@ class CollectionRecorder(Recorder):
 
     def _emit(self, call: Call, layers: tuple[Layer, ...], values: Mapping[str, Tensor]) -> None:
         now = time.time()
-        layer_metrics = member_numbers(self._layer_metrics(call), self._members.count)
+        n = self._members.count
+        layer_metrics = self._attempt_metrics(call, lambda found: member_numbers(found, n)) or [{}] * n
         arrays, pending = (
             self._memory().arrays(values) if any(d.needs_arrays for d in self._destinations) else ({}, None)
         )
@@ -167,7 +174,8 @@ class CollectionRecorder(Recorder):
                     layer_metrics=layer_metrics[i],
                     tensors={key: v[i] for key, v in values.items()},
                     pending=pending,
-                )
+                ),
+                self._problems,
             )
 
 

@@ -232,16 +232,21 @@ def _norm(squares: list[Tensor]) -> Tensor:
     return total.sqrt()
 
 
-def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    numbers = {}
-    for name, value in metrics.items():
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"metrics map names to numbers, got the name {name!r}")
-        try:
-            numbers[name] = float(value.detach() if isinstance(value, Tensor) else value)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"metric {name!r} must be one number, got {value!r}") from error
-    return numbers
+def check_name(name: Any) -> None:
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"metrics map names to numbers, got the name {name!r:.80}")
+
+
+def number(name: Any, value: Any) -> float:
+    """One metric; TypeError for what is no single number."""
+    check_name(name)
+    refusal = f"metric {name!r} must be one number, got "
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise TypeError(f"{refusal}a tensor of shape {tuple(value.shape)}")
+    try:
+        return float(value.detach() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{refusal}{value!r:.80}") from error
 
 
 def as_numbers(metrics: LayerMetrics) -> dict[tuple[str, str], float]:

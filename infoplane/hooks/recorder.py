@@ -96,6 +96,11 @@ class Recorder(Session):
         Record the Frobenius norm of each layer's parameters.
     nonfinite : "warn" or "raise"
         What to do when NaN or infinite values are recorded.
+    on_error : "warn" or "raise"
+        What a failure does once a first snapshot has been taken. "warn": training goes on; what is missing (a layer
+        that was not called, a metric that is no number, a sink that raises, a whole step) is warned of, once for
+        each kind and again at its 10th, 100th ... time, and listed in `problems`, in the session's file and by
+        `verify`. "raise": it is raised, as everything before is in any case. Handed to the writer, too.
     forward : function of (model, *args, **kwargs), optional
         How to run the model, where it is not called directly.
     seed : int
@@ -155,6 +160,7 @@ class Recorder(Session):
         gradients: GradientMoments | None = None,
         weight_norms: bool = False,
         nonfinite: Literal["warn", "raise"] = "warn",
+        on_error: Literal["warn", "raise"] = "warn",
         forward: Callable[..., Any] | None = None,
         seed: int = 0,
         shard_probe: bool = False,
@@ -171,6 +177,8 @@ class Recorder(Session):
             raise ValueError(f"mode must be 'eval' or 'train', got {mode!r}")
         if nonfinite not in ("warn", "raise"):
             raise ValueError(f"nonfinite must be 'warn' or 'raise', got {nonfinite!r}")
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f"on_error must be 'warn' or 'raise', got {on_error!r}")
         unwrapped = unwrap(model)
         table = reduce if isinstance(reduce, Mapping) else {"*": reduce}
         prober = Prober(
@@ -210,6 +218,7 @@ class Recorder(Session):
             gradients=gradients,
             weight_norms=weight_norms,
             nonfinite=nonfinite,
+            on_error=on_error,
             shard_probe=shard_probe,
             allow_full_disk=allow_full_disk,
             quiet=quiet,

@@ -174,6 +174,19 @@ class SessionRecord:
     def dump(self) -> bytes:
         return seal_json(self.to_json(), "session") + b"\n"
 
+    def unrecorded(self) -> list[tuple[str, tuple[int, ...], bool]]:
+        """What the recorder could not record, at which steps, and whether nothing is wrong with that."""
+        out = []
+        listed = get(self.notes, "problems", list) if "problems" in self.notes else []
+        for item in listed:
+            if not isinstance(item, dict):
+                raise StoreError("field 'problems' of 'notes' must be a list of objects")
+            steps = get(item, "steps", list)
+            if not all(type(s) is int and 0 <= s <= MAX_STEP for s in steps):
+                raise StoreError("field 'steps' must be a list of integers")
+            out.append((get(item, "what", str), tuple(steps), get(item, "note", bool)))
+        return out
+
     @classmethod
     def load(cls, data: bytes, name: str) -> Self:
         raw = load_checked(data, name)

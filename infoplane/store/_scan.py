@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +28,7 @@ from infoplane.store.layout import (
     parse_manifest_file,
     parse_session_file,
     parse_temporary,
+    session_file,
 )
 
 T = TypeVar("T")
@@ -231,6 +232,22 @@ class Scan:
             except (OSError, StoreError) as error:
                 added.append(Problem(file, str(error), tuple(shard.step.tolist())))
         return [*self.problems, *added]
+
+    def unrecorded(self, ends: Mapping[int, float]) -> list[Problem]:
+        """What was missing when it was to be recorded, as the sessions say, for steps below the end of each."""
+        found: dict[Problem, None] = {}
+        for record in self.sessions:
+            file = f"{SESSIONS_DIR}/{session_file(record.session, record.rank)}"
+            try:
+                listed = record.unrecorded()
+            except StoreError as error:
+                self.complain(file, error)
+                continue
+            for what, steps, note in listed:
+                left = tuple(step for step in steps if step < ends.get(record.session, step + 1))
+                if left or not steps:
+                    found[Problem(f"session {record.session}", what, left, note)] = None
+        return list(found)
 
     def _verify_shard(self, shard: Shard, file: str) -> list[Problem]:
         """What does not match its digest, with the steps that it concerns; where nothing does, the file as a whole."""

@@ -225,10 +225,14 @@ class ActivationStore:
         return self._shards
 
     def verify(self) -> list[Problem]:
-        """Read the directory again, every byte of it, and check all digests; everything that is wrong."""
+        """Read the directory again, every byte of it, and check all digests; everything that is wrong.
+
+        What the recorder could not record is among it; where only the model did not call a layer, as a note.
+        """
         scan = Scan(self.path)
         self._resolve(scan)
-        return scan.verify()
+        unrecorded = scan.unrecorded(_session_ends(scan))
+        return [*scan.verify(), *unrecorded]
 
     def _resolve(self, scan: Scan) -> dict[int, tuple[_Piece, ...]]:
         """Step -> pieces of its snapshot. A session ends the older ones where it starts."""

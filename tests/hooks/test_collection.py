@@ -190,7 +190,7 @@ def test_what_a_collection_cannot_take():
     with pytest.raises(TypeError, match="a collection takes no 'sinks'; sinks are given by member_sinks"):
         CollectionRecorder(nn.Linear(6, 3), (X, Y), "a{member}", member_dim=0, members=2, sinks=[print])
     models, state = collection()
-    rec, _ = recorder(models[0], state=state)
+    rec, _ = recorder(models[0], state=state, on_error="raise")
     with rec:
         with pytest.raises(TypeError, match=r"metric 'loss' must be one number or 4 of them, got shape \(3,\)"):
             rec.snapshot(1, metrics={"loss": [1, 2, 3]})

@@ -102,7 +102,7 @@ def test_at_every_line_each_time_that_it_runs(make):
 
 def test_any_exception_that_a_signal_handler_raises():
     """A time limit in the job is no other thing than Ctrl-C."""
-    model, recorder = network_recorder()
+    model, recorder = network_recorder(on_error="raise")
     with recorder:
         watched = Interrupt(TimeoutError())
         watched.during(recorder.snapshot, 1)

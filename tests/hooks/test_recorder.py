@@ -125,7 +125,7 @@ def test_a_model_that_raises_is_left_as_it_was():
             return h
 
     model = Fails().train()
-    rec, sink = recorder(model, schedule=every(1))
+    rec, sink = recorder(model, schedule=every(1), on_error="raise")
     with rec:
         model.fail = True
         state = torch.get_rng_state()
@@ -175,7 +175,7 @@ class TestSteps:
 
     @pytest.mark.parametrize("bad", [3, 2])
     def test_steps_must_grow(self, bad):
-        rec, _ = recorder(nn.Linear(6, 3))
+        rec, _ = recorder(nn.Linear(6, 3), on_error="raise")
         with rec:
             rec.snapshot(3)
             with pytest.raises(ValueError, match=f"step {bad} comes after step 3; .*resume=True"):
@@ -204,12 +204,12 @@ class TestSteps:
             rec.start()
 
     def test_fractions_are_refused(self):
-        rec, _ = recorder(nn.Linear(6, 3))
-        with rec, pytest.raises(TypeError, match=r"step must be an integer counter, got 1.5; .* epoch="):
+        rec, _ = recorder(nn.Linear(6, 3), on_error="raise")
+        with rec, pytest.raises(TypeError, match=r"step must be a whole number, got 1.5; .* epoch="):
             rec.snapshot(1.5)
 
     def test_metrics_must_be_numbers(self):
-        rec, _ = recorder(nn.Linear(6, 3))
+        rec, _ = recorder(nn.Linear(6, 3), on_error="raise")
         with rec, pytest.raises(TypeError, match="metric 'loss' must be one number, got 'low'"):
             rec.snapshot(1, metrics={"loss": "low"})
 

@@ -1,0 +1,260 @@
+"""What went wrong in a snapshot while training went on: one place that catches it, one list of all of it."""
+
+from __future__ import annotations
+
+import re
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+import torch
+
+from infoplane.core.text import printable
+from infoplane.store import Problem
+
+T = TypeVar("T")
+
+KEPT_STEPS = 1000
+"""Steps of one problem that the session's file names; all of them are counted."""
+MOST_PROBLEMS = 1000
+"""Different ones that are listed apart; later ones are counted together."""
+SAVE_SECONDS = 2.0
+"""A list that grows is saved as often as waiting snapshots are."""
+
+
+class NonFiniteError(ValueError):
+    """NaN or infinite values where the user asked for an exception (`nonfinite="raise"`)."""
+
+
+class NotCalled(RuntimeError):
+    """A recorded layer ran less or more often than when the run began."""
+
+    def __init__(self, text: str, listed: str) -> None:
+        super().__init__(text)
+        self.listed = listed
+
+    @classmethod
+    def counted(cls, key: str, ran: int, runs: int) -> NotCalled:
+        often = "was not called" if ran == 0 else f"was called {ran} times instead of {runs}"
+        return cls(often, f"{key} ({ran} instead of {runs})")
+
+
+class PeerError(Exception):
+    """Another rank could not go on; all ranks raise this, or go on, together."""
+
+    def __init__(self, text: str, *, ends: bool = False) -> None:
+        super().__init__(text)
+        self.ends = ends
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An exception that was caught."""
+
+    error: Exception
+
+
+@dataclass(frozen=True)
+class Done(Generic[T]):
+    value: T
+
+
+def outcome(work: Callable[[], T]) -> Done[T] | Failed:
+    """What `work()` gave or raised. This is the only place where the recorder catches an exception to go on.
+
+    Out of memory, and errors of the accelerator, after which nothing on it can be trusted, are raised as they are,
+    as are warnings that a filter of the user's made exceptions, and whatever is no `Exception` (Ctrl-C, SystemExit),
+    also where another exception has covered it.
+    """
+    try:
+        return Done(work())
+    except Exception as error:
+        failed = error
+    end = ending(failed)
+    if end is not None:
+        raise end
+    return Failed(failed)
+
+
+def ending(error: BaseException | None) -> BaseException | None:
+    """The exception that must not be caught: this one, one that it covers, or None."""
+    seen: list[BaseException] = []
+    todo = [error]
+    while todo:
+        current = todo.pop()
+        if current is None or current in seen:
+            continue
+        seen.append(current)
+        if not isinstance(current, Exception):
+            return current
+        if _ends(current):
+            return error
+        todo += [current.__cause__, None if current.__suppress_context__ else current.__context__]
+        todo += getattr(current, "exceptions", ())
+    return None
+
+
+_BROKEN: tuple[type[BaseException], ...] = tuple(
+    kind
+    for kind in (getattr(torch, "AcceleratorError", None), getattr(torch.distributed, "DistError", None))
+    if kind is not None
+)
+_MEMORY = (MemoryError, torch.OutOfMemoryError)
+# Older releases, and some libraries, raise plain RuntimeErrors with these words.
+_BROKEN_WORDS = re.compile(
+    r"\b(CUDA|HIP|XPU|MPS|NPU|NCCL|RCCL|cuDNN|MIOpen)( driver| kernel| backend)? error"
+    r"|CU(BLAS|DNN|SOLVER|SPARSE|FFT)_STATUS|device-side assert|gloo/transport|Connection (closed|reset) by peer",
+    re.IGNORECASE,
+)
+_MEMORY_WORDS = re.compile(r"out of memory|DefaultCPUAllocator", re.IGNORECASE)
+
+
+def _ends(error: Exception) -> bool:
+    if isinstance(error, PeerError):
+        return error.ends
+    memory = isinstance(error, _MEMORY) or (isinstance(error, RuntimeError) and _MEMORY_WORDS.search(str(error)))
+    return bool(memory) or isinstance(error, NonFiniteError | Warning) or is_broken(error)
+
+
+def is_broken(error: BaseException) -> bool:
+    """An error of the accelerator or of the process group: nothing on it works afterwards."""
+    words = isinstance(error, RuntimeError) and _BROKEN_WORDS.search(str(error))
+    return isinstance(error, _BROKEN) or bool(words)
+
+
+def say(error: BaseException) -> str:
+    """An exception on one line of bounded length."""
+    text = " ".join(str(error).split())[:300]
+    if isinstance(error, NotCalled | PeerError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+@dataclass
+class _Entry:
+    what: str
+    note: bool
+    count: int = 0
+    steps: list[int] = field(default_factory=list)
+
+    def problem(self) -> Problem:
+        often = f", {self.count} times" if self.count > max(1, len(self.steps)) else ""
+        return Problem("", self.what + often, tuple(self.steps), note=self.note)
+
+
+class Problems:
+    """The policy of one recorder, and what it forgave.
+
+    Until `begun`, and always under "raise", an exception goes on to the caller. Later ones are listed and warned
+    of: a kind at its first, 10th, 100th ... time.
+    """
+
+    def __init__(self, on_error: Literal["warn", "raise"]) -> None:
+        self._on_error = on_error
+        self.begun = False
+        self._entries: dict[str, _Entry] = {}
+        self._kinds: dict[str, int] = {}
+        self._save: Callable[[list[dict[str, Any]]], None] | None = None
+        self._saved_at = -SAVE_SECONDS
+        self._unsaved = False
+        self._unsaid: list[str] = []
+
+    @property
+    def listed(self) -> tuple[Problem, ...]:
+        return tuple(entry.problem() for entry in self._entries.values())
+
+    @property
+    def forgiving(self) -> bool:
+        return self.begun and self._on_error == "warn"
+
+    def save_with(self, save: Callable[[list[dict[str, Any]]], None]) -> None:
+        """Where the list goes when it has grown: into the session's file."""
+        self._save = save
+
+    def attempt(self, what: str, work: Callable[[], T], step: int | None = None) -> T | None:
+        """`work()`; None where it failed and this is forgiven, `what` then being missing."""
+        found = outcome(work)
+        if isinstance(found, Done):
+            return found.value
+        self.refuse({what: found.error}, step)
+        return None
+
+    def refuse(self, lost: Mapping[str, Exception], step: int | None) -> None:
+        """Raise the first error, or list what is missing by name, with the reasons."""
+        if not lost:
+            return
+        if not self.forgiving:
+            raise all_of(lost)
+        kinds: dict[str, dict[str, Exception]] = {}
+        for what, error in lost.items():
+            kinds.setdefault(_kind(what, error), {})[what] = error
+        for kind, found in kinds.items():
+            for what, error in found.items():
+                self._list(f"{kind} {what}", f"{what}: {say(error)}", step, note=isinstance(error, NotCalled))
+            self._count(kind, found, step)
+        self.save()
+
+    def _list(self, key: str, what: str, step: int | None, *, note: bool) -> None:
+        if key not in self._entries and len(self._entries) >= MOST_PROBLEMS:
+            key, what, note = "others", "further problems of other kinds", False
+        entry = self._entries.setdefault(key, _Entry(what, note))
+        entry.count += 1
+        if step is not None and (not entry.steps or entry.steps[-1] != step):
+            entry.steps.append(step)
+        self._unsaved = True
+
+    def _count(self, kind: str, found: Mapping[str, Exception], step: int | None) -> None:
+        count = self._kinds[kind] = self._kinds.get(kind, 0) + 1
+        if count != 10 ** (len(str(count)) - 1):
+            return
+        names = list(found)
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        at = "" if step is None else f" at step {step}"
+        again = f" (for the {count}th time)" if count > 1 else ""
+        self._saved_at = -SAVE_SECONDS
+        self._unsaid.append(
+            f"not recorded{at}{again}: {shown}: {say(next(iter(found.values())))}; training goes on, and all that is "
+            'missing stands in recorder.problems (on_error="raise" stops instead)'
+        )
+
+    def warn(self) -> None:
+        """Say what is new, when the snapshot is over: a filter may turn a warning into an exception."""
+        unsaid, self._unsaid = self._unsaid, []
+        for text in unsaid:
+            warnings.warn(printable(text), stacklevel=8)
+
+    def save(self, *, now: bool = False) -> None:
+        """Hand the list on where it has grown, at most every two seconds unless something is new."""
+        if self._save is None or not self._unsaved or not (now or time.monotonic() - self._saved_at >= SAVE_SECONDS):
+            return
+        self._saved_at, self._unsaved = time.monotonic(), False
+        save = self._save
+        found = outcome(lambda: save([_as_json(entry) for entry in self._entries.values()]))
+        if isinstance(found, Failed):
+            self._list("save", f"the session's list of problems: {say(found.error)}", None, note=False)
+            self._unsaved = False
+
+
+def _as_json(entry: _Entry) -> dict[str, Any]:
+    problem = entry.problem()
+    cut = f", {len(entry.steps)} steps, of which the first are named" if len(entry.steps) > KEPT_STEPS else ""
+    return {"what": problem.what + cut, "steps": list(problem.steps[:KEPT_STEPS]), "note": problem.note}
+
+
+def _kind(what: str, error: Exception) -> str:
+    """What two problems of one kind share: where they arose, and the message but for numbers and names."""
+    return re.sub(r"'[^']*'|\"[^\"]*\"|[-+]?\d[\d.e+-]*", "#", f"{what}: {say(error)}")
+
+
+def all_of(lost: Mapping[str, Exception]) -> Exception:
+    """The error that stands for all."""
+    first = next(iter(lost.values()))
+    calls = [error for error in lost.values() if isinstance(error, NotCalled)]
+    if not isinstance(first, NotCalled):
+        return first
+    return RuntimeError(
+        f"{len(calls)} recorded layers were called another number of times than in the first probe pass: "
+        f"{', '.join(error.listed for error in calls[:5])}; the forward pass must take the same way at every snapshot"
+    )
