@@ -27,6 +27,7 @@ _IN_CACHE = 1 << 16
 _SAMPLES_A_DIMENSION = 40
 """Dimensions of a side that `hidden_information` looks at: no more than N over this, as its bias is of first order."""
 _FAR = 2.5
+_MIXTURES = 20
 
 Estimate = Callable[..., dict[str, Quantity]]
 PairValue = Callable[[Tensor, Tensor], float]
@@ -271,11 +272,22 @@ def hidden_products(kept: Tensor, dropped: Tensor, other: Tensor) -> float:
     z = z - z.mean(0)
     z = z / z.square().mean(0).sqrt()
     own, total = z.square().sum(1).square(), 0.0
-    for column in y.T:
+    mixed = _mixtures(y, _MIXTURES)
+    for column in mixed.T:
         moments = z.T @ (column[:, None] * z)
         share = 0.5 * float(moments.square().sum() - (own * column.square()).sum()) / n**2
         total -= 0.5 * math.log1p(-min(max(share, 0.0), 0.999))
-    return total
+    return total * y.shape[1] / max(mixed.shape[1], 1)
+
+
+def _mixtures(columns: Tensor, most: int) -> Tensor:
+    """The columns (N, q), or, of more than `most`, as many random orthonormal mixtures of them."""
+    if columns.shape[1] <= most:
+        return columns
+    generator = torch.Generator().manual_seed(0)
+    random = torch.randn(columns.shape[1], most, generator=generator, dtype=torch.float64)
+    mixed: Tensor = columns @ torch.linalg.qr(random)[0].to(columns.device)
+    return mixed
 
 
 def _polynomials(rows: Tensor) -> Tensor:
