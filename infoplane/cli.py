@@ -298,7 +298,8 @@ def certify(names: tuple[str, ...], markdown: bool) -> None:
     """Print what must hold of an information, and whether it does, for every estimator."""
     from infoplane import certify as certificates
 
-    findings = [*certificates.certify(names or None), *([] if names else [certificates.sandwich()])]
+    findings = certificates.certify(names or None) + ([] if names else [certificates.sandwich()])
+    findings += certificates.known(names or None)
     click.echo((certificates.to_markdown if markdown else certificates.to_text)(findings))
 
 
