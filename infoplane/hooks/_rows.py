@@ -24,6 +24,10 @@ TOLERANCE_EPS = 1000.0
 TOLERANCE_MOST = 0.1
 ROWS_SHARE = 0.01
 
+JOLT_EPS = 16.0
+"""Rounding units by which inputs are changed; a deep network rounds at every layer."""
+JOLTS = 3
+
 _REFUSALS = (ValueError, TypeError, IndexError, KeyError, AssertionError, RuntimeError)
 
 Values = Mapping[str, Tensor]
@@ -72,6 +76,7 @@ def look_at_rows(
         return state
     sensitive = _sensitive(run, chunk, plain, rounding) if alone else lambda key: 0
     astray: list[tuple[Capture, int]] = []
+    blurred: list[str] = []
     for capture in captures:
         key = capture.layer.key
         if key in kept or key in random:
@@ -80,9 +85,14 @@ def look_at_rows(
         if moved <= max(1, ROWS_SHARE * len(chunk)):
             continue
         if sensitive(key) > 0.1 * moved:
-            _say(f"layer {key!r} is so sensitive that rounding hides whether its rows are in the probe's order")
+            blurred.append(key)
         else:
             astray.append((capture, moved))
+    if blurred:
+        _say(
+            f"{_named(blurred, 'changed by rounding alone')} as much as by another order: whether they are in the "
+            "probe's order cannot be checked there"
+        )
     _refuse(astray, len(chunk))
     return state
 
@@ -146,24 +156,24 @@ def _turned(run: Pass, chunk: Inputs, order: Tensor) -> Seen | str:
 
 def _sensitive(run: Pass, chunk: Inputs, plain: Seen, rounding: float) -> Callable[[str], int]:
     """How many rows of a layer move when the inputs change in their last digits; run when first asked for."""
-    found: dict[str, Seen] = {}
+    found: list[Seen] = []
 
     def moved(key: str) -> int:
         if not found:
-            found["jolted"] = run(_jolted(chunk), 0)
-        return _moved(plain.layers[key], found["jolted"].layers[key], rounding)
+            found.extend(run(_jolted(chunk, seed), 0) for seed in range(JOLTS))
+        return max(_moved(plain.layers[key], seen.layers[key], rounding) for seen in found)
 
     return moved
 
 
-def _jolted(chunk: Inputs) -> Inputs:
-    generator = torch.Generator().manual_seed(2)
+def _jolted(chunk: Inputs, seed: int) -> Inputs:
+    generator = torch.Generator().manual_seed(seed)
 
     def jolt(t: Tensor) -> Tensor:
         if not t.is_floating_point():
             return t
         sign = torch.randint(0, 2, t.shape, generator=generator).to(t.device, t.dtype) * 2 - 1
-        return t * (1 + 4 * torch.finfo(t.dtype).eps * sign)
+        return t * (1 + JOLT_EPS * torch.finfo(t.dtype).eps * sign)
 
     return Inputs(tuple(map(jolt, chunk.args)), {k: jolt(t) for k, t in chunk.kwargs.items()}, chunk.mask)
 

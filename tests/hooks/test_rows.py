@@ -264,7 +264,7 @@ def test_what_is_right_is_recorded(make, options, samples):
     torch.manual_seed(samples)
     model, x = make(), torch.randn(samples, 6)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*(probe_batch_size=|NaN or infinite|hides whether)")
+        warnings.filterwarnings("ignore", message=".*(probe_batch_size=|NaN or infinite|by rounding alone)")
         record(model, x, **options)
 
 
@@ -275,6 +275,15 @@ def test_rows_given_many_times():
     assert keys(snapshot) == ["1"]
     with pytest.raises(ValueError, match="'gru"):
         record(Turned(), x, layers="gru@out[0]")
+
+
+def test_what_rounding_changes_is_said_once():
+    """Thirty layers of batch statistics: rounding grows to the size of the values."""
+    torch.manual_seed(7)
+    layers = [m for _ in range(30) for m in (nn.Linear(30, 30), nn.BatchNorm1d(30), nn.ReLU())]
+    with pytest.warns(UserWarning, match="are changed by rounding alone as much as by another order") as told:
+        record(nn.Sequential(*layers), torch.randn(7, 30), mode="train")
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("samples", [2, 3])
