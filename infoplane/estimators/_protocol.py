@@ -59,7 +59,8 @@ class Quantity:
     unit : str
         "bit" for Shannon information; anything else names its own unit.
     estimand : str
-        What I(X;T) means here: "binned", "noisy-finite", "noisy-population", "softmax-output"; else "".
+        What the value means here: "binned", "noisy-finite", "noisy-population", "softmax-output", or of I(T;Y)
+        "linear-probe", "feature-probe"; else "".
     flags : mapping from flag name to (S,) bool
     """
 

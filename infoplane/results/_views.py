@@ -33,7 +33,7 @@ class Plane:
     i_xt_low, i_xt_high, i_ty_low, i_ty_high : 95 % sampling intervals, NaN where there are none
     i_xt_ceiling, i_ty_ceiling : the largest possible value, H(X) or log2 N and H(Y)
     i_xt_bound, i_ty_bound : "point", "upper" or "lower"
-    estimand : what I(X;T) means, "binned", "noisy-finite", ...
+    estimand : what a value means, "binned", "noisy-finite", ...
     i_xt_flags, i_ty_flags : names joined by ";"
     i_ty_null, i_ty_null_high : mean and 97.5 % point of I(T;Y) on shuffled labels, NaN without a null
     """
