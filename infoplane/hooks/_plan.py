@@ -13,10 +13,10 @@ from torch.nn.modules import activation
 from infoplane.core.errors import closest
 from infoplane.core.records import Layer, Role
 from infoplane.core.text import printable
-from infoplane.hooks._capture import Capture, wrong_rows
 from infoplane.hooks._names import Named
 from infoplane.hooks._observe import Call, Observation
 from infoplane.hooks._ops import ACTIVATION_OPS
+from infoplane.hooks._slot import Capture, wrong_rows
 from infoplane.hooks._structure import TensorInfo, choose, refuse_odd
 from infoplane.hooks.reduce import Reduction
 from infoplane.hooks.select import OpTarget, Site, Target, matches

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from infoplane.core.records import Layer
 from infoplane.core.text import printable
 from infoplane.hooks import _flow, _rows
-from infoplane.hooks._capture import Capture, Captured, capture
+from infoplane.hooks._capture import Captured, capture
 from infoplane.hooks._host import Allocate
 from infoplane.hooks._initialised import FirstCall, refuse_lazy
 from infoplane.hooks._inputs import Inputs
@@ -25,6 +25,7 @@ from infoplane.hooks._names import Named, named_modules
 from infoplane.hooks._observe import Observation, look, observe
 from infoplane.hooks._plan import Options, plan_captures
 from infoplane.hooks._ranks import is_sharded
+from infoplane.hooks._slot import Capture
 from infoplane.hooks._state import Held, model_device, seed_generators, undisturbed
 from infoplane.hooks.noise import draw_noise_from
 from infoplane.hooks.probe import ProbeSet
@@ -78,7 +79,7 @@ class Prober:
         try:
             self._prepare()
         except torch.OutOfMemoryError:
-            if self.batch_size == 1:
+            if self.batch_size == 1 or self.agree is not None:  # ranks make the same number of passes
                 raise
             self.batch_size = (self.batch_size + 1) // 2
             warnings.warn(

@@ -84,6 +84,7 @@ class Ranks:
                 merged.setdefault(name, NotCalled(there, f"{name} {there}") if only_not_called else PeerError(there))
         return merged
 
+    @interruptible
     def _exchange(self, report: _Report) -> list[_Report]:
         """The reports of all ranks that run the probe together, in their order."""
         if self.share == "first":

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from infoplane.core.text import printable
-from infoplane.hooks._capture import Capture
 from infoplane.hooks._inputs import Inputs
+from infoplane.hooks._slot import Capture
 from infoplane.hooks._structure import tensors_in
 from infoplane.hooks.probe import ProbeSet
 

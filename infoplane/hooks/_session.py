@@ -5,23 +5,19 @@ from __future__ import annotations
 import copy
 import math
 import os
-import platform
 import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-import numpy as np
-import torch
 from torch import Tensor
 
-import infoplane
-from infoplane.core.records import Layer, Probe, Snapshot
+from infoplane.core.records import Layer, Snapshot
 from infoplane.core.text import printable
+from infoplane.hooks._about import About
 from infoplane.hooks._destination import Destination, close_all
 from infoplane.hooks._host import HostMemory
 from infoplane.hooks._interrupts import deferred
@@ -33,9 +29,7 @@ from infoplane.hooks._steps import StepCounter, whole_number
 from infoplane.hooks._unclosed import forget, refuse_unclosed, remember
 from infoplane.hooks._watch import Watch
 from infoplane.hooks.metrics import GradientMoments, LayerMetrics, as_numbers, number, weight_norms
-from infoplane.hooks.overview import SizePlan, free_bytes
-from infoplane.hooks.schedule import Plan, Schedule
-from infoplane.store import Problem
+from infoplane.hooks.schedule import Schedule
 
 T = TypeVar("T")
 
@@ -50,7 +44,7 @@ class Call:
     layer_metrics: LayerMetrics = field(default_factory=dict)
 
 
-class Session:
+class Session(About):
     """A model, its probe and the destinations of its snapshots, all of them known; `Recorder` makes them."""
 
     def __init__(
@@ -95,74 +89,6 @@ class Session:
         self._pending: Call | None = None
         self._watch = Watch(nonfinite)
 
-    @property
-    def run(self) -> Path | None:
-        """The run's directory."""
-        return self._destinations[0].run
-
-    @property
-    def is_open(self) -> bool:
-        """Whether `snapshot` can be called."""
-        return self._state == "open"
-
-    # -- what it is ------------------------------------------------------------------------------------
-
-    @property
-    def probe(self) -> Probe:
-        """Ids, labels and parts of the recorded rows."""
-        return self._prober.probe.record
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """The recorded layers in forward order; empty before entry."""
-        return self._prober.layers
-
-    @property
-    def chain(self) -> bool | list[str]:
-        """Whether the layers form a Markov chain from the input on; else the keys of those that do, or False.
-
-        Found by following one forward pass: a layer belongs to the chain when every path from the input to the
-        last layer goes through it and its stored values determine its output.
-        """
-        return self._prober.chain
-
-    @property
-    def skipped(self) -> Mapping[str, str]:
-        """Layers that were selected by a pattern or by default and are not recorded, with the reason."""
-        return self._prober.skipped
-
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        """What could not be recorded so far, with reason and steps: missing layers, metrics and steps, sinks.
-
-        It stands in the session's file too, and `verify` lists it. What the model did not call is a `note`.
-        """
-        return self._problems.listed
-
-    @property
-    def sizes(self) -> SizePlan:
-        """Bytes per layer, snapshot and run, and the free disk; after entry."""
-        plan = None if self._total is None else len(self.schedule.plan(self._total))
-        where = self.run if self._keep else None
-        return SizePlan(
-            layers=self.layers,
-            samples=self.probe.samples,
-            snapshots=plan,
-            free=None if where is None else free_bytes(where),
-            where="" if where is None else str(where.absolute().parent),
-            members=len(self._destinations),
-        )
-
-    def plan(self, total: int) -> Plan:
-        """The steps that a run of `total` steps records; prints them."""
-        return self.schedule.plan(total)
-
-    def __repr__(self) -> str:
-        return (
-            f"Recorder({printable(type(self._model).__name__)}, {self.probe.samples} rows of {self.probe.target} "
-            f"labels, {len(self.layers)} layers, {self.schedule}, {self._state})"
-        )
-
     def _check_destinations(self) -> None:
         for destination in self._destinations:
             if self._keep and destination.run is None:
@@ -191,7 +117,8 @@ class Session:
         if self._ranks.share == "rows":
             self._prober.probe = self._prober.probe.share(self._ranks.rank, self._ranks.world_size)
             self._prober.before_pass = share_buffers
-        self._prober.agree = self._ranks.check
+        if self._ranks.share != "first":
+            self._prober.agree = self._ranks.check
         if self._ranks.takes_part:
             self._ranks.together(self._prepared)
         try:
@@ -366,32 +293,6 @@ class Session:
             raise found.error
         return False  # `snapshot` lists it
 
-    def settings(self) -> dict[str, Any]:
-        """What a reader has to know about how the run was recorded; goes into `run.json`."""
-        prober = self._prober
-        passes = int(self.probe.repeats.max())
-        return {
-            "model": f"{type(self._model).__module__}.{type(self._model).__qualname__}",
-            "layers": [la.key for la in self.layers],
-            "chain": self.chain,
-            "skipped": dict(self.skipped),
-            "schedule": str(self.schedule),
-            "reductions": {la.key: la.reduction for la in self.layers},
-            "dtype": _dtype_name(prober.options.dtype),
-            "autocast": _dtype_name(prober.autocast),
-            "mode": "eval" if prober.evaluation else "train",
-            "probe_batch_size": prober.batch_size,
-            "repeats": [int((self.probe.repeats == 1).sum()), passes] if passes else None,
-            "seed": prober.seed,
-            "target": self.probe.target,
-            "versions": {
-                "infoplane": infoplane.__version__,
-                "torch": str(torch.__version__),
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
-        }
-
     # -- one snapshot ----------------------------------------------------------------------------------
 
     def _take(self, call: Call) -> bool:
@@ -465,7 +366,3 @@ class Session:
         if self._host is None or self._host.device != device:
             self._host = HostMemory(device, self.sizes.per_snapshot)
         return self._host
-
-
-def _dtype_name(dtype: torch.dtype | None) -> str | None:
-    return None if dtype is None else str(dtype).removeprefix("torch.")

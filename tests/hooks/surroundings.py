@@ -56,7 +56,7 @@ def found(model):
         "modes": [m.training for m in model.modules()],
         "hooks": hooks,
         "noise": noise,
-        "gradients": torch.is_grad_enabled(),
+        "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         "tensors": [(id(t), t.tolist()) for t in (*model.parameters(), *model.buffers())],
         "random": (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()),  # noqa: NPY002
         "autocast": (
