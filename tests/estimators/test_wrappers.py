@@ -336,8 +336,69 @@ def test_nominal_ninety_percent_on_a_few_problems():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("spec", "make"), COVERAGE)
-def test_nominal_ninety_percent_covers_85_to_97(spec, make):
+def test_nominal_ninety_percent_covers_85_to_95(spec, make):
     held, kept = coverage(spec, make, 200, 1000)
+    print(f"{spec}+interval, {make.__name__}: {held:.1%} held, {kept:.0%} without a flag")
+    assert 0.85 <= held <= 0.95
+    assert kept >= 0.6
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("spec", "make"), COVERAGE)
+def test_nominal_ninety_percent_covers_85_to_95_of_many(spec, make):
+    """600 problems: a binomial of 0.92 leaves 0.89 to 0.945 once in a hundred times."""
+    held, kept = coverage(spec, make, 600, 1000)
+    print(f"{spec}+interval, {make.__name__}: {held:.1%} held, {kept:.0%} without a flag")
+    assert 0.85 <= held <= 0.95
+    assert kept >= 0.6
+
+
+def linear(seed: int, samples: int) -> datasets.Known:
+    """Classes of one spread, which a linear probe reads in full."""
+    rng = np.random.default_rng(seed)
+    means = rng.uniform(-3, 3, (int(rng.integers(2, 6)), 2))
+    return datasets.gaussian_classes(samples, means=means, units=3, seed=seed)
+
+
+def corners(seed: int, samples: int) -> tuple[datasets.Known, float]:
+    """Every corner of a cube once, and the std of a noise: I(X;T) is that of as many binary channels."""
+    rng = np.random.default_rng(seed)
+    dims, noise = int(rng.integers(2, 7)), float(rng.uniform(0.5, 1.5))
+    corner = np.arange(2**dims)
+    t = 2.0 * ((corner[:, None] >> np.arange(dims)) & 1) - 1.0
+    bits = datasets.noise_channel(2, dims=dims, noise=noise).bits
+    return datasets.Known(t, corner % 2, bits), noise
+
+
+def own_coverage(spec, make, problems: int) -> tuple[float, float]:
+    """As `coverage`, for an estimator's own 95 % interval, narrowed to a nominal 90 %."""
+    narrower = 1.6448536 / 1.9599640
+    hits = kept = 0
+    for seed in range(problems):
+        if make is corners:
+            known, noise = corners(seed, 0)
+            estimator, quantity = parse(f"{spec},std={noise},seed={seed}"), "I(X;T)"
+        else:
+            known, estimator, quantity = make(seed, 1000), parse(spec), "I(T;Y)"
+        q = estimator.estimate(torch.tensor(known.t)[None], torch.tensor(known.y))[quantity]
+        hits += abs(float(q.value) - known.bits) <= narrower * float(q.high - q.low) / 2
+        kept += not bool(q.low.isnan())
+    return hits / max(kept, 1), kept / problems
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("spec", "make"),
+    [
+        ("compressed", classes),
+        ("compressed", pairs),
+        ("probe", linear),
+        ("probe", pairs),
+        ("noise:null_draws=0,n_draws=100", corners),
+    ],
+)
+def test_own_intervals_cover_85_to_95(spec, make):
+    held, kept = own_coverage(spec, make, 300)
     print(f"{spec}, {make.__name__}: {held:.1%} held, {kept:.0%} without a flag")
-    assert 0.85 <= held <= 0.97
+    assert 0.85 <= held <= 0.95
     assert kept >= 0.6
