@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from infoplane.analysis._index import TableIndex
+from infoplane.analysis._reading import no_units
 from infoplane.analysis._record import estimator_meta, recorded_rows, run_meta, versions
 from infoplane.analysis._request import build_estimators
 from infoplane.analysis._subsets import Subset, resolve, wants_repeats
-from infoplane.analysis._tasks import Source, Task, _RowMaker, features, no_units, single_thread
+from infoplane.analysis._tasks import Source, Task, _RowMaker, features, single_thread
 from infoplane.core.exact import extremes, fits_float64
 from infoplane.core.records import Layer, Noise, Probe, Snapshot
 from infoplane.estimators import config_json

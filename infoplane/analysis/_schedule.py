@@ -16,10 +16,11 @@ from infoplane.analysis._index import CONDITIONAL, Group, TableIndex
 from infoplane.analysis._losses import losses, words_of_losses
 from infoplane.analysis._positions import choose_layers
 from infoplane.analysis._progress import Progress
+from infoplane.analysis._reading import Refusal, bad_at
 from infoplane.analysis._record import RECORDED, estimator_meta, recorded_rows, run_meta, versions
 from infoplane.analysis._request import device_memory
 from infoplane.analysis._subsets import Conditional, Subset, resolve, wants_repeats
-from infoplane.analysis._tasks import Outcome, Refusal, Source, Task, bad_at, run_estimate, run_prepare
+from infoplane.analysis._tasks import Outcome, Source, Task, run_estimate, run_prepare
 from infoplane.core.tokens import split_token
 from infoplane.estimators import config_json
 from infoplane.results import Row
