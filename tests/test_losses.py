@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from analysis_cases import Spread, activations, layer_of, make_run, probe
 from click.testing import CliRunner, Result
 
-from infoplane import analyze, cli, plots
+from infoplane import Recorder, analyze, cli, plots
 from infoplane.core import Snapshot
 from infoplane.report import doubts, report_html
 from infoplane.results import ResultTable
@@ -213,6 +214,40 @@ def test_a_layer_that_was_not_called_and_one_that_an_estimator_refuses_are_said_
     assert losses(table) == []
     call("plot", tmp_path / "run", "-e", "binning", "-o", tmp_path / "a.png", code=0)
     call("verify", tmp_path / "run", code=0)
+
+
+class Switched(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.expert, self.out = (torch.nn.Linear(4, n) for n in (4, 4, 2))
+        self.use, self.fail = True, False
+
+    def forward(self, x):
+        if self.fail:
+            raise ArithmeticError("no such luck")
+        x = self.fc(x)
+        return self.out(self.expert(x) if self.use else x)
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_what_the_recorder_could_not_record_is_said_and_a_step_that_failed_is_missing(tmp_path, caplog, fail):
+    model, run = Switched(), tmp_path / "run"
+    probe = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
+    with warnings.catch_warnings(), Recorder(model, probe, run, schedule=1, quiet=True) as recorder:
+        warnings.simplefilter("ignore")
+        for step in range(1, 5):
+            model.use, model.fail = step != 2, fail and step == 3
+            recorder.snapshot(step)
+    code = 3 if fail else 0
+    call("estimate", run, "-e", "binning:n_bins=8", code=code)
+    text = caplog.text
+    assert text.count("expert") == 1
+    assert "note: session 1" in text
+    call("plot", run, "-o", tmp_path / "a.svg", code=code)
+    assert ("missing or damaged: steps 3" in (tmp_path / "a.svg").read_text()) is fail
+    assert json.loads(call("info", run, "--json", code=code).stdout)["lost_steps"] == [3] * fail
+    assert text.count("no such luck") == fail
+    call("verify", run, code=int(fail))
 
 
 def test_damage_that_costs_no_step_is_said_and_no_failure(tmp_path, caplog):

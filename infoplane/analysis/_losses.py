@@ -19,7 +19,7 @@ def losses(store: ActivationStore, found: Iterable[tuple[str, Problem]]) -> list
     """
     layers: dict[tuple[str, str], str] = {(p.file, p.what): layer for layer, p in found}
     steps: dict[tuple[str, str], set[int]] = {}
-    for problem in [*(p for p in store.problems if p.lost), *(p for _, p in found)]:
+    for problem in [*store.lost, *(p for _, p in found)]:
         steps.setdefault((problem.file, problem.what), set()).update(problem.steps)
     return [
         {"file": file, "what": what, "steps": sorted(gone), "layer": layers.get((file, what), "")}
@@ -33,9 +33,13 @@ def words_of_losses(store: ActivationStore, lost: Sequence[dict[str, Any]], laye
         yield str(Problem(loss["file"], loss["what"], tuple(loss["steps"])))
     if len(lost) > MOST:
         yield f"{len(lost) - MOST} more are missing or damaged; `infoplane verify` names all of them"
-    others = [problem for problem in store.problems if not problem.lost]
+    said = {(loss["file"], loss["what"]) for loss in lost}
+    others = [p for p in (*store.problems, *store.unrecorded) if (p.file, p.what) not in said]
     yield from map(str, others[:MOST])
-    absent = {layer: _absent(store, layer) for layer in layers}
+    if len(others) > MOST:
+        yield f"{len(others) - MOST} more remarks; `infoplane verify` has all of them"
+    spoken = {step for problem in store.unrecorded for step in problem.steps}
+    absent = {layer: _absent(store, layer, spoken) for layer in layers}
     known = [(layer, steps) for layer, steps in absent.items() if steps]
     for layer, steps in known[:MOST]:
         yield f"note: layer {printable(layer)} was not called, or not asked for, at steps {describe_steps(steps)}"
@@ -43,7 +47,7 @@ def words_of_losses(store: ActivationStore, lost: Sequence[dict[str, Any]], laye
         yield f"note: {len(known) - MOST} more layers were not recorded at some of the steps"
 
 
-def _absent(store: ActivationStore, layer: str) -> list[int]:
-    """Steps with a whole snapshot that does not hold the layer."""
-    have = set(store.steps(layer))
+def _absent(store: ActivationStore, layer: str, spoken: set[int]) -> list[int]:
+    """Steps with a whole snapshot that does not hold the layer, but those of which the recorder has `spoken`."""
+    have = spoken.union(store.steps(layer))
     return [step for step in store.steps() if step not in have and store.why(layer, step) is None]

@@ -233,8 +233,28 @@ class Scan:
                 added.append(Problem(file, str(error), tuple(shard.step.tolist())))
         return [*self.problems, *added]
 
-    def unrecorded(self, ends: Mapping[int, float]) -> list[Problem]:
+    def session_ends(self) -> Mapping[int, int]:
+        """Session -> the step from which a newer session counts.
+
+        A session starts at its lowest step that is known from a shard or from the manifest; one that has
+        published nothing ends no other.
+        """
+        starts: dict[int, int] = {}
+        known = [(s.meta.session, min(s.meta.start_step, int(s.step[0]))) for s in self.shards]
+        known += [(entry.session, min(entry.steps)) for entry in self.manifest.values()]
+        for session, step in known:
+            starts[session] = min(step, starts.get(session, step))
+        out, end = {}, 2**63 - 1
+        # A session whose every step was dropped is one too: what it lost is not forgotten.
+        present = {record.session for record in self.sessions} | {session for session, *_ in self.marks.values()}
+        for session in sorted(starts.keys() | present, reverse=True):
+            out[session] = end
+            end = min(end, starts.get(session, end))
+        return out
+
+    def unrecorded(self) -> list[Problem]:
         """What was missing when it was to be recorded, as the sessions say, for steps below the end of each."""
+        ends = self.session_ends()
         found: dict[Problem, None] = {}
         for record in self.sessions:
             file = f"{SESSIONS_DIR}/{session_file(record.session, record.rank)}"
@@ -244,7 +264,7 @@ class Scan:
                 self.complain(file, error)
                 continue
             for what, steps, note in listed:
-                left = tuple(step for step in steps if step < ends.get(record.session, step + 1))
+                left = tuple(step for step in steps if step < ends[record.session])
                 if left or not steps:
                     found[Problem(f"session {record.session}", what, left, note)] = None
         return list(found)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ class ActivationStore:
     sessions : tuple of dict
         The session files, in order of session and rank.
     problems : tuple of Problem
+    unrecorded : tuple of Problem
+        What the recorder could not record; notes where only the model did not call a layer.
 
     Raises
     ------
@@ -71,6 +73,7 @@ class ActivationStore:
         self._shards = tuple(scan.shards)
         self._bad: dict[tuple[str, int], Problem] = {}
         self._steps = self._resolve(scan)
+        self.unrecorded = tuple(scan.unrecorded())
         layers: dict[str, Layer] = {}
         for shard in self._shards:
             for layer in shard.meta.layers:
@@ -90,6 +93,13 @@ class ActivationStore:
     @property
     def problems(self) -> tuple[Problem, ...]:
         return tuple(self._problems)
+
+    @property
+    def lost(self) -> tuple[Problem, ...]:
+        """What is missing or damaged, with the steps that it costs; whole snapshots that failed included."""
+        have = set(self.steps())
+        gone = [(p, tuple(s for s in p.steps if s not in have)) for p in self.unrecorded if not p.note]
+        return (*(p for p in self._problems if p.lost), *(replace(p, steps=steps) for p, steps in gone if steps))
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -231,12 +241,12 @@ class ActivationStore:
         """
         scan = Scan(self.path)
         self._resolve(scan)
-        unrecorded = scan.unrecorded(_session_ends(scan))
+        unrecorded = scan.unrecorded()
         return [*scan.verify(), *unrecorded]
 
     def _resolve(self, scan: Scan) -> dict[int, tuple[_Piece, ...]]:
         """Step -> pieces of its snapshot. A session ends the older ones where it starts."""
-        cut = _session_ends(scan)
+        cut = scan.session_ends()
         groups: dict[int, list[_Piece]] = {}
         for shard in scan.shards:
             for at, step in enumerate(shard.step.tolist()):
@@ -354,26 +364,6 @@ def _runs(jobs: Sequence[tuple[int, int, int]], merge: bool) -> Iterable[tuple[i
             n += 1
         yield s, snapshot, i, n
         at += n
-
-
-def _session_ends(scan: Scan) -> Mapping[int, int]:
-    """Session -> the step from which a newer session counts.
-
-    A session starts at its lowest step that is known from a shard or from the manifest; one that has
-    published nothing ends no other.
-    """
-    starts: dict[int, int] = {}
-    known = [(s.meta.session, min(s.meta.start_step, int(s.step[0]))) for s in scan.shards]
-    known += [(entry.session, min(entry.steps)) for entry in scan.manifest.values()]
-    for session, step in known:
-        starts[session] = min(step, starts.get(session, step))
-    out, end = {}, 2**63 - 1
-    # A session whose every step was dropped is one too: what it lost is not forgotten.
-    present = {record.session for record in scan.sessions} | {session for session, *_ in scan.marks.values()}
-    for session in sorted(starts.keys() | present, reverse=True):
-        out[session] = end
-        end = min(end, starts.get(session, end))
-    return out
 
 
 def _layer_at(places: Sequence[tuple[_Piece, int]]) -> Layer:

@@ -97,7 +97,7 @@ def summarize(store: ActivationStore) -> RunSummary:
                 for la in store.layers
             ],
             "problems": [str(problem) for problem in store.problems],
-            "lost_steps": sorted({step for problem in store.problems if problem.lost for step in problem.steps}),
+            "lost_steps": sorted({step for problem in store.lost for step in problem.steps}),
         }
     )
 
