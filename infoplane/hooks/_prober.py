@@ -167,12 +167,18 @@ class Prober:
         return seen, changed[0]
 
     def _look_at_rows(self, rows: int, modules: Mapping[str, Named]) -> None:
-        def once(inputs: Inputs, which: int) -> _rows.Seen:
+        def once(inputs: Inputs, which: int, jolt: int | None = None, /) -> _rows.Seen:
             output: dict[str, Tensor] = {}
+
+            def forward(run: Run, inputs: Inputs) -> Any:
+                if jolt is None:
+                    return run(inputs, which)
+                return _rows.with_jolted_embeddings(self.model, jolt, lambda: run(inputs, which))
+
             values = self._undisturbed(
                 0,
                 lambda run: capture(
-                    lambda inputs, _: output.update(_rows.returned(run(inputs, which))),
+                    lambda inputs, _: output.update(_rows.returned(forward(run, inputs))),
                     self.captures,
                     [(0, len(inputs), inputs, which)],
                     len(inputs),

@@ -6,12 +6,13 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from infoplane.core.text import printable
+from infoplane.hooks._attached import Attached, with_hooks
 from infoplane.hooks._inputs import Inputs
 from infoplane.hooks._slot import Capture
 from infoplane.hooks._structure import tensors_in
@@ -31,7 +32,7 @@ JOLTS = 3
 _REFUSALS = (ValueError, TypeError, IndexError, KeyError, AssertionError, RuntimeError)
 
 Values = Mapping[str, Tensor]
-Pass = Callable[[Inputs, int], "Seen"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,17 @@ class Seen:
     outputs: Values
 
 
+class Pass(Protocol):
+    def __call__(self, inputs: Inputs, which: int, jolt: int | None = None, /) -> Seen: ...
+
+
 def look_at_rows(
     run: Pass, probe: ProbeSet, rows: int, captures: Sequence[Capture], rounding: float, *, alone: bool
 ) -> str:
     """Run one chunk again, with other random numbers, and with its rows in another order; compare.
 
-    `run(inputs, k)` is a pass with the k-th random state, injected noise off. What differs when nothing has changed
+    `run(inputs, k)` is a pass with the k-th random state, injected noise off; a third argument seeds changes of the
+    last digits of embeddings. What differs when nothing has changed
     is state that the forward pass keeps, what differs with the random state is noise: both are said, and the order
     of such rows cannot be checked. All other rows have to go where their inputs go, whether or not a layer mixes
     rows (batch statistics do). Unless `alone`, every process makes the same number of passes. Returns what was
@@ -138,11 +144,15 @@ def _first(run: Pass, probe: ProbeSet, rows: int) -> tuple[Inputs, Seen]:
 
 
 def _cycle(n: int) -> Tensor:
-    """One cycle through all rows: none stays, and it is no mirror image."""
-    way = torch.randperm(n, generator=torch.Generator().manual_seed(1))
-    order = torch.empty_like(way)
-    order[way] = way.roll(1)
-    return order
+    """One cycle through all rows that is no shift, and that a mirror turns into another one."""
+    generator = torch.Generator().manual_seed(1)
+    while True:
+        way = torch.randperm(n, generator=generator)
+        order = torch.empty_like(way)
+        order[way] = way.roll(1)
+        shift = (order - torch.arange(n)) % n
+        if n < 4 or not (torch.equal(order.flip(0), n - 1 - order) or bool((shift == shift[0]).all())):
+            return order
 
 
 def _turned(run: Pass, chunk: Inputs, order: Tensor) -> Seen | str:
@@ -160,7 +170,7 @@ def _sensitive(run: Pass, chunk: Inputs, plain: Seen, rounding: float) -> Callab
 
     def moved(key: str) -> int:
         if not found:
-            found.extend(run(_jolted(chunk, seed), 0) for seed in range(JOLTS))
+            found.extend(run(_jolted(chunk, seed), 0, seed) for seed in range(JOLTS))
         return max(_moved(plain.layers[key], seen.layers[key], rounding) for seen in found)
 
     return moved
@@ -168,14 +178,31 @@ def _sensitive(run: Pass, chunk: Inputs, plain: Seen, rounding: float) -> Callab
 
 def _jolted(chunk: Inputs, seed: int) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
+    return Inputs(
+        tuple(_jolt(t, generator) for t in chunk.args),
+        {k: _jolt(t, generator) for k, t in chunk.kwargs.items()},
+        chunk.mask,
+    )
 
-    def jolt(t: Tensor) -> Tensor:
-        if not t.is_floating_point():
-            return t
-        sign = torch.randint(0, 2, t.shape, generator=generator).to(t.device, t.dtype) * 2 - 1
-        return t * (1 + JOLT_EPS * torch.finfo(t.dtype).eps * sign)
 
-    return Inputs(tuple(map(jolt, chunk.args)), {k: jolt(t) for k, t in chunk.kwargs.items()}, chunk.mask)
+def _jolt(t: Tensor, generator: torch.Generator) -> Tensor:
+    if not t.is_floating_point():
+        return t
+    sign = torch.randint(0, 2, t.shape, generator=generator).to(t.device, t.dtype) * 2 - 1
+    return t * (1 + JOLT_EPS * torch.finfo(t.dtype).eps * sign)
+
+
+def with_jolted_embeddings(model: nn.Module, seed: int, work: Callable[[], T]) -> T:
+    """`work()` with the last digits of every embedding changed: tokens have none."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def run(attached: Attached) -> T:
+        for module in model.modules():
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+                attached.after(module, lambda module, args, output: _jolt(output, generator))
+        return work()
+
+    return with_hooks(run)
 
 
 def _changed(plain: Seen, again: Seen, rounding: float) -> list[str]:

@@ -4,10 +4,10 @@ import warnings
 
 import pytest
 import torch
-from recording import keys, record, recorder
+from recording import Collect, keys, record, recorder
 from torch import nn
 
-from infoplane.hooks import NoiseInjection
+from infoplane.hooks import CollectionRecorder, NoiseInjection
 
 
 def seeded(seed=0):
@@ -15,6 +15,11 @@ def seeded(seed=0):
 
 
 X = torch.randn(64, 6, generator=seeded())
+
+
+@pytest.fixture(autouse=True)
+def same_weights():
+    torch.manual_seed(0)
 
 
 class Turned(nn.Module):
@@ -77,7 +82,7 @@ def test_samples_on_the_second_axis_of_a_chunk_as_long_as_a_sequence(samples, si
 
 
 @pytest.mark.parametrize("order", [by_gate, by_expert, mirrored, rolled, halves])
-@pytest.mark.parametrize("samples", [8, 64])
+@pytest.mark.parametrize("samples", [4, 6, 64])
 def test_rows_in_another_order_inside(order, samples):
     model = Reordered(order)
     with pytest.raises(
@@ -90,6 +95,18 @@ def test_rows_in_another_order_inside(order, samples):
         record(model, X[:samples], batch_dim={"inside": 0})
     with pytest.warns(UserWarning, match="'inside' are not in the order"):
         record(model, X[:samples], batch_dim=0)
+
+
+def test_members_are_checked_on_the_first():
+    models = [Reordered(by_gate) for _ in range(2)]
+    with pytest.raises(ValueError, match="'inside' are not in the order"):
+        CollectionRecorder(
+            models[0],
+            (X, torch.arange(64) % 2),
+            state=torch.func.stack_module_state(models),
+            keep_activations=False,
+            member_sinks=lambda i: [Collect()],
+        ).start()
 
 
 def test_all_that_comes_after_is_named():
@@ -284,6 +301,14 @@ def test_what_rounding_changes_is_said_once():
     with pytest.warns(UserWarning, match="are changed by rounding alone as much as by another order") as told:
         record(nn.Sequential(*layers), torch.randn(7, 30), mode="train")
     assert len(told) == 1
+
+
+def test_rounding_of_a_network_of_tokens():
+    """Its input has no last digits; those of its embeddings are changed."""
+    layers = [m for _ in range(45) for m in (nn.Linear(20, 20), nn.BatchNorm1d(20), nn.ReLU())]
+    model = nn.Sequential(nn.Embedding(5000, 20), *layers)
+    with pytest.warns(UserWarning, match="are changed by rounding alone as much as by another order"):
+        record(model, torch.randint(5000, (8,)), mode="train")
 
 
 @pytest.mark.parametrize("samples", [2, 3])
