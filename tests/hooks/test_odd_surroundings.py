@@ -69,8 +69,13 @@ def test_messages(name):
             rec.snapshot(1)
         clean(str(told[0].message))
         del model._modules[name]
-        with contextlib.suppress(ValueError):
+        model.out = nn.Linear(4, 2)
+        with pytest.warns(UserWarning, match="not recorded at step 2") as told:
             rec.snapshot(2)
+        for said in told:
+            clean(str(said.message))
+        for problem in rec.problems:
+            clean(str(problem))
     for layers in (
         "nothing" + name,
         "act" + name + "#3",
