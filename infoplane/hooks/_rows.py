@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -16,6 +15,7 @@ from infoplane.hooks._attached import Attached, with_hooks
 from infoplane.hooks._inputs import Inputs
 from infoplane.hooks._slot import Capture
 from infoplane.hooks._structure import tensors_in
+from infoplane.hooks._warn import warn
 from infoplane.hooks.probe import ProbeSet
 
 KEPT_UNITS = 4096
@@ -71,14 +71,14 @@ def look_at_rows(
     kept = _changed(plain, again, rounding)
     state = _state(kept) if kept else ""
     if state:
-        _say(state)
+        warn(state)
     random = [k for k, v in plain.layers.items() if k not in kept and _differ(v, other.layers[k], rounding)]
     if len(chunk) < 4:  # of so few, another order is too often the same but for a mirror
         return state
     if random:
-        _say(f"{_named(random)} random: whether rows are in the probe's order cannot be checked there")
+        warn(f"{_named(random)} random: whether rows are in the probe's order cannot be checked there")
     if isinstance(turned, str):
-        _say(f"whether rows are in the probe's order cannot be checked: the model does not run on another, {turned}")
+        warn(f"whether rows are in the probe's order cannot be checked: the model does not run on another, {turned}")
         return state
     sensitive = _sensitive(run, chunk, plain, rounding) if alone else lambda key: 0
     astray: list[tuple[Capture, int]] = []
@@ -95,7 +95,7 @@ def look_at_rows(
         else:
             astray.append((capture, moved))
     if blurred:
-        _say(
+        warn(
             f"{_named(blurred, 'changed by rounding alone')} as much as by another order: whether they are in the "
             "probe's order cannot be checked there"
         )
@@ -238,7 +238,7 @@ def _refuse(astray: Sequence[tuple[Capture, int]], n: int) -> None:
     if wrong:
         raise ValueError(_not_samples(wrong, n) + f"; {_advice(wrong[0][0], n)}")
     if astray:
-        _say(f"{_not_samples(astray, n)}; recorded as they are, since batch_dim= names their axis")
+        warn(f"{_not_samples(astray, n)}; recorded as they are, since batch_dim= names their axis")
 
 
 def _not_samples(astray: Sequence[tuple[Capture, int]], n: int) -> str:
@@ -272,7 +272,3 @@ def _named(keys: Sequence[str], what: str = "") -> str:
     shown = ", ".join(repr(k) for k in keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
     verb = "rows of layer" if len(keys) == 1 else "rows of layers"
     return f"{verb} {shown} are {what}".rstrip()
-
-
-def _say(text: str) -> None:
-    warnings.warn(text, stacklevel=6)

@@ -7,7 +7,6 @@ import math
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +26,7 @@ from infoplane.hooks._problems import Done, Failed, Problems, outcome
 from infoplane.hooks._ranks import Ranks, find_ranks, share_buffers
 from infoplane.hooks._steps import StepCounter, whole_number
 from infoplane.hooks._unclosed import forget, refuse_unclosed, remember
+from infoplane.hooks._warn import warn
 from infoplane.hooks._watch import Watch
 from infoplane.hooks.metrics import GradientMoments, LayerMetrics, as_numbers, number, weight_norms
 from infoplane.hooks.schedule import Schedule
@@ -196,7 +196,7 @@ class Session(About):
             forget(self)
             close_all(self._destinations, ending)
         if take_last and self._prober.state:
-            warnings.warn(self._prober.state, stacklevel=5)  # what the numbers are read under; the start was long ago
+            warn(self._prober.state)  # what the numbers are read under; the start was long ago
 
     def flush(self) -> None:
         """Make every snapshot so far durable, as before the user's own checkpoint."""

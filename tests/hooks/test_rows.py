@@ -398,6 +398,7 @@ def test_state_outside_buffers(write):
         record(Kept(write), X)
     assert len(told) == 2
     assert str(told[0].message) == str(told[1].message)  # at the start, and where it ends
+    assert all(w.filename.endswith("recording.py") for w in told)  # where the recorder was used
     with pytest.warns(UserWarning, match="'@out' are not the same"):
         record(Kept(write), X, layers="first", logits=False)
 
