@@ -39,27 +39,34 @@ CORRECTIONS = "(miller-madow,grassberger,chao-shen,chao-wang-jost)"
 Ground = Callable[[dict[str, Any], Problem], bool]
 
 
-def few(most: int, *families: str) -> Ground:
-    """Problems of these families with at most so many units on both sides together."""
-    return lambda s, p: p.family in families and p.units + s.get("k", 0) <= most
+def _few(most: int, least: int = 0) -> Ground:
+    """At most so many units on both sides together, 2 nats, no repeated values, and at least so many samples."""
+    return lambda s, p: (
+        p.units + s.get("k", s.get("latents", 0)) <= most
+        and s["nats"] <= 2
+        and p.family != "atomic"
+        and p.samples >= least
+    )
 
 
-# The ground of each estimator as docs/methods.md names it: the families and ranges it is recommended for.
+def _jointly_gaussian(s: dict[str, Any], p: Problem) -> bool:
+    """Gaussian pairs, few latents in many units too, and Gaussian classes about a std apart; N of at least 20 D."""
+    if p.kind == "pairs":
+        return p.family in ("gaussian", "embedded", "diluted") and p.samples >= 20 * (p.units + s["k"])
+    return p.family == "gaussian" and s["gap"] <= 1 and p.samples >= 20 * p.units
+
+
+# The own ground of each estimator, as docs/methods.md names it: where it is recommended.
 GROUND: dict[str, Ground] = {
-    "knn": lambda s, p: p.units + s.get("k", 0) <= 3 and s["nats"] <= 2 and p.family != "atomic",
-    "compressed": lambda s, p: p.units + s.get("k", 0) <= 4 and s["nats"] <= 2 and p.family != "atomic",
-    "gaussian": lambda s, p: (
-        (p.family in ("gaussian", "embedded", "diluted") and p.kind == "pairs" and p.units + s["k"] <= p.samples / 20)
-        or (p.kind == "classes" and p.family == "gaussian" and s["gap"] <= 1 and p.units <= p.samples / 20)
-    ),
+    "knn": _few(3, least=1000),
+    "compressed": _few(4),
+    "gaussian": _jointly_gaussian,
     "probe": lambda s, p: p.kind == "classes" and p.family in ("gaussian", "bits") and p.samples >= 20 * p.units,
-    "binning": lambda s, p: (
-        (p.kind == "codes" and s["per cell"] >= 5) or (p.kind == "classes" and p.units == 1 and p.samples >= 2000)
-    ),
+    "binning": lambda s, p: s["per cell"] >= 5 if p.kind == "codes" else p.units == 1 and p.samples >= 2000,
     "adaptive": lambda s, p: p.units == 1 and p.samples >= 2000,
     "softmax": lambda s, p: True,
-    "noise": lambda s, p: p.kind == "noise",
-    "kde": lambda s, p: p.kind == "noise" and p.units <= 2 and s["std"] >= 1,
+    "noise": lambda s, p: True,
+    "kde": lambda s, p: p.units <= 2 and s["std"] >= 1,
 }
 
 
