@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -27,6 +26,7 @@ from infoplane.hooks._plan import Options, plan_captures
 from infoplane.hooks._ranks import is_sharded
 from infoplane.hooks._slot import Capture
 from infoplane.hooks._state import Held, model_device, seed_generators, undisturbed
+from infoplane.hooks._warn import warn
 from infoplane.hooks.noise import draw_noise_from
 from infoplane.hooks.probe import ProbeSet
 from infoplane.hooks.reduce import is_lossless
@@ -82,9 +82,7 @@ class Prober:
             if self.batch_size == 1 or self.agree is not None:  # ranks make the same number of passes
                 raise
             self.batch_size = (self.batch_size + 1) // 2
-            warnings.warn(
-                f"out of memory in the probe pass; goes on with probe_batch_size={self.batch_size}", stacklevel=4
-            )
+            warn(f"out of memory in the probe pass; goes on with probe_batch_size={self.batch_size}")
             self._prepare()
 
     def _prepare(self) -> None:
@@ -323,17 +321,14 @@ class Prober:
         lost = {n: why for n, why in self.skipped.items() if "passes its input on" not in why}
         if lost:
             name, why = next(iter(lost.items()))
-            warnings.warn(
-                f"{len(lost)} layers are not recorded (all in recorder.skipped), first {name!r}: {why}", stacklevel=5
-            )
+            warn(f"{len(lost)} layers are not recorded (all in recorder.skipped), first {name!r}: {why}")
 
     def _warn_batch_statistics(self) -> None:
         for name, named in named_modules(self.model).items():
             if isinstance(named.module, _BatchNorm) and named.module.running_mean is None:
-                warnings.warn(
+                warn(
                     f"layer {name!r} normalises by the statistics of each batch: activations depend on "
-                    f"probe_batch_size={self.batch_size}",
-                    stacklevel=5,
+                    f"probe_batch_size={self.batch_size}"
                 )
                 return
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
@@ -12,6 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 
 from infoplane.core.text import printable
+from infoplane.hooks._warn import warn
 from infoplane.store import Problem
 
 T = TypeVar("T")
@@ -219,11 +219,11 @@ class Problems:
             'missing stands in recorder.problems (on_error="raise" stops instead)'
         )
 
-    def warn(self) -> None:
+    def warn_of_new(self) -> None:
         """Say what is new, when the snapshot is over: a filter may turn a warning into an exception."""
         unsaid, self._unsaid = self._unsaid, []
         for text in unsaid:
-            warnings.warn(printable(text), stacklevel=8)
+            warn(printable(text))
 
     def save(self, *, now: bool = False) -> None:
         """Hand the list on where it has grown, at most every two seconds unless something is new."""

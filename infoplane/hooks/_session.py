@@ -190,7 +190,7 @@ class Session(About):
             if take_last and self._pending is not None:
                 self._take(self._pending)
             self._problems.save(now=True)
-            self._problems.warn()
+            self._problems.warn_of_new()
         finally:
             self._state = "closed"
             forget(self)
@@ -249,7 +249,7 @@ class Session(About):
             "a call of snapshot", lambda: (whole_number(step), *self._steps.call(whole_number(step), force=force))
         )
         if counted is None:
-            self._problems.warn()
+            self._problems.warn_of_new()
             return False
         counter, step, due = counted
         if not self._noted_shift:
@@ -263,7 +263,7 @@ class Session(About):
         )
         self._pending = None if due else call
         taken = self._take(call) if due else False
-        self._problems.warn()
+        self._problems.warn_of_new()
         return taken
 
     def _annotate(self, notes: Mapping[str, Any]) -> None:

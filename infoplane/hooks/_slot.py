@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from infoplane.core.records import Layer
 from infoplane.hooks._structure import choose, dense, tensors_of, type_name
+from infoplane.hooks._warn import warn
 from infoplane.hooks.noise import noise_of
 from infoplane.hooks.reduce import Flatten, Function, Reduction, ReductionError, keeps_values
 
@@ -203,7 +203,4 @@ def _check_half(values: Tensor, key: str) -> None:
     nonzero = int(torch.count_nonzero(values))
     lost = nonzero - int(torch.count_nonzero(values.half()))
     if lost > 1e-3 * nonzero:
-        warnings.warn(
-            f"float16 makes {lost} of {nonzero} nonzero values of layer {key!r} zero; store it as bfloat16 or float32",
-            stacklevel=8,
-        )
+        warn(f"float16 makes {lost} of {nonzero} nonzero values of layer {key!r} zero; store it as bfloat16 or float32")

@@ -1,14 +1,19 @@
-"""Warnings that point to the user's line, through however many functions of ours it called."""
+"""Warnings that name the user's own line."""
 
 from __future__ import annotations
 
 import sys
 import warnings
+from pathlib import Path
+
+_PACKAGE = str(Path(__file__).parents[1])
 
 
 def warn(text: str) -> None:
-    """A UserWarning at the nearest caller outside this package."""
-    frame, level = sys._getframe(1), 2
-    while frame.f_globals.get("__name__", "").partition(".")[0] == "infoplane" and frame.f_back is not None:
-        frame, level = frame.f_back, level + 1
-    warnings.warn(text, stacklevel=level)
+    """Warn where the package was entered, however deep inside it, or inside a forward pass, this is called."""
+    frame, depth, entered = sys._getframe(1), 2, 1
+    while (caller := frame.f_back) is not None:
+        if frame.f_code.co_filename.startswith(_PACKAGE):
+            entered = depth
+        frame, depth = caller, depth + 1
+    warnings.warn(text, stacklevel=entered + 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from infoplane.core.records import Layer
 from infoplane.hooks._problems import NonFiniteError
+from infoplane.hooks._warn import warn
 from infoplane.hooks.metrics import to_numbers
 from infoplane.hooks.probe import ProbeSet
 
@@ -76,4 +76,4 @@ class Watch:
     def _tell(self, kind: str, text: str) -> None:
         if kind not in self._told:
             self._told.add(kind)
-            warnings.warn(text, stacklevel=7)
+            warn(text)

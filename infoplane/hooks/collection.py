@@ -118,7 +118,7 @@ class CollectionRecorder(Recorder):
         A metric may have one number per member.
         """
         if state is not None and not self._problems.attempt("a call of snapshot", lambda: self._use(state)):
-            self._problems.warn()
+            self._problems.warn_of_new()
             return False
         return super().snapshot(step, epoch=epoch, metrics=metrics, force=force)
 

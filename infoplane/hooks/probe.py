@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from infoplane.core.records import Probe
 from infoplane.hooks._inputs import Inputs, as_inputs, concatenated, equal_input_ids
 from infoplane.hooks._interrupts import surely
 from infoplane.hooks._state import keep_random_state
+from infoplane.hooks._warn import warn
 
 KEPT_INPUT_BYTES = 256 << 20
 """Inputs up to this size go into the record; larger ones leave only their ids."""
@@ -130,7 +130,7 @@ def as_probe_set(
     y = np.concatenate(labels)
     check_label_names(y, label_names)
     for doubt in doubts(y):
-        warnings.warn(doubt, stacklevel=3)
+        warn(doubt)
     record = Probe(
         sample_ids=as_sample_ids(sample_ids, n),
         input_ids=as_ids(input_ids, n) if input_ids is not None else equal_input_ids(inputs),
@@ -189,10 +189,7 @@ def _collected(loader: DataLoader[Any]) -> tuple[Any, npt.NDArray[Any]]:
     (x, y), (again, _) = surely(keep_random_state(torch.device("cpu")), lambda: (_one_pass(loader), _one_pass(loader)))
     pairs = zip(as_inputs(x).tensors, as_inputs(again).tensors, strict=True)
     if not all(torch.equal(a, b) for a, b in pairs):
-        warnings.warn(
-            "two passes over the probe's loader gave different inputs (a random transform?); the first is kept",
-            stacklevel=6,
-        )
+        warn("two passes over the probe's loader gave different inputs (a random transform?); the first is kept")
     return x, y
 
 
@@ -222,10 +219,9 @@ def _kept_inputs(inputs: Inputs) -> npt.NDArray[Any] | None:
         return None
     if len({t.dtype for t in tensors}) > 1:
         if not all(t.is_floating_point() or fits_float64(*extremes(t.cpu().numpy())) for t in tensors):
-            warnings.warn(
+            warn(
                 "the probe's inputs have whole numbers beyond 2**53 beside inputs of another type; only their ids are "
-                "kept, and estimators that need inputs will say so",
-                stacklevel=4,
+                "kept, and estimators that need inputs will say so"
             )
             return None
         tensors = [t.double() for t in tensors]

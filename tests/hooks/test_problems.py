@@ -593,6 +593,18 @@ class TestWhereItIsListed:
         assert "field '" in problem.what
 
 
+def test_warnings_name_the_line_that_called():
+    model, rec, _ = switched()
+    bad = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, track_running_stats=False))
+    with rec:
+        model.use = False
+        with pytest.warns(UserWarning, match="'expert': was not called") as said:
+            rec.snapshot(1)
+    with pytest.warns(UserWarning, match="normalises by the statistics") as also:
+        recorder(bad, PROBE)[0].start().close()
+    assert {w.filename for w in (*said, *also)} == {__file__}
+
+
 def test_many_different_problems_are_bounded():
     _, rec, _ = switched()
     names = [f"loss {i} {'x' * i}" for i in range(1100)]
