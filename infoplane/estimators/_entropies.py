@@ -13,7 +13,7 @@ from infoplane.estimators._neighbors import Points, intrinsic_dimension
 from infoplane.estimators.knn import kozachenko_terms
 
 _WIDER = 4
-"""Neighbours of the second entropy, over those of the first; at most a quarter of the rows."""
+"""Neighbours of the second entropy, over those of the first; at most half of the rows."""
 _ENOUGH = 30
 """Rows from which an intrinsic dimension is asked for."""
 
@@ -147,7 +147,7 @@ def _entropy_of_class(members: Tensor, k: int) -> Part:
 def _entropy(rows: Tensor, log_volume: float, flat: bool, k: int) -> Part:
     """Of whitened rows (N, D), in the units that whitening took by `log_volume`."""
     n, units = rows.shape
-    far = max(k, min(_WIDER * k, n // 4))
+    far = max(k, min(_WIDER * k, n // 2))
     distances = Points(rows).nearest(max(far, min(2, n - 1)))[0]
     # Rows that meet more often than k times have no entropy; the floor keeps them finite, and they are flagged.
     near = distances.clamp(min=torch.finfo(torch.float64).eps)

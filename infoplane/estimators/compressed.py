@@ -21,7 +21,7 @@ from infoplane.estimators.knn import TIED
 
 MISSING = 0.3
 """Dimensions that a code, or two together, may leave unfilled: the value is off by about as many nats."""
-DRIFT = 0.3
+DRIFT = 0.2
 """Nats that four times as many neighbours may change."""
 HIDDEN = 0.08
 """Nats that dropped components may tell beyond the kept ones."""
