@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from analysis_cases import SAMPLES, Broken, Spread, activations, layer_of, make_run, probe, request
+from click.testing import CliRunner
 
+from infoplane import cli
 from infoplane.analysis import analyze
 from infoplane.analysis._progress import _Lines
 from infoplane.core import Snapshot, StoreError
@@ -250,6 +252,14 @@ def test_a_layer_without_units_is_skipped_aloud_and_no_other(tmp_path, caplog, s
     rows = table.select(estimator=parse(spec).name)
     # The preset noise and the like may refuse this layer for a reason of their own; then that is listed.
     assert set(rows.layer) | set(skipped) == {"fc1"}
+
+
+def test_the_command_says_so_and_exits_clean(tmp_path, caplog):
+    path = make_run(tmp_path / "run", units=(4, 0), steps=(1, 2))
+    result = CliRunner().invoke(cli.main, ["estimate", str(path), "-e", "binning"])
+    assert result.exit_code == 0, result.output
+    said = "binning skipped layer fc1, subset all: it has no units, shape (0,) beside the samples"
+    assert said in caplog.text + result.stderr
 
 
 @pytest.mark.parametrize("spec", ["binning", "adaptive", "kde", "dse"])
