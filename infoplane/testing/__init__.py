@@ -1,0 +1,348 @@
+"""The contract of an estimator, as checks that anyone can run on their own one.
+
+from infoplane.testing import check_estimator
+check_estimator(MyEstimator, n_neighbors=3)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import pickle
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from infoplane.core.units import BIT
+from infoplane.estimators._protocol import ALL_GUARANTEES, FLAGS, Estimator, Quantity, config_json
+from infoplane.estimators._registry import build
+from infoplane.testing._labels import check_ceiling, check_one_class, check_one_target, check_singular_layers
+from infoplane.testing._subject import SAME, SAMPLES, SNAPSHOTS, UNITS, Blocks, Subject, require
+
+__all__ = ["check_estimator"]
+
+
+def check_estimator(cls: type[Any], **config: Any) -> dict[str, str]:
+    """Check that an estimator class keeps the protocol and every guarantee it declares.
+
+    Parameters
+    ----------
+    cls : type
+        The estimator class.
+    **config
+        Settings that make it fast on 3 snapshots of 64 samples and 4 units.
+
+    Returns
+    -------
+    dict from check to "passed", "not promised" or "needs a GPU"
+
+    Raises
+    ------
+    AssertionError
+        Lists every check that failed, with what was expected.
+
+    Notes
+    -----
+    Passing says that an estimator behaves, not that its numbers are right: compare those with a closed form
+    or a slow reference.
+    """
+    outcome: dict[str, str] = {}
+    failures: list[str] = []
+    _check_declaration(cls)
+    subject = Subject(cls, config)
+    for check in _CHECKS:
+        title = check.__name__.removeprefix("_").removeprefix("check_")
+        if title in ALL_GUARANTEES and title not in cls.guarantees:
+            outcome[title] = "not promised"
+            continue
+        if title == "device_exact" and not torch.cuda.is_available():
+            outcome[title] = "needs a GPU"
+            continue
+        try:
+            check(subject)
+            outcome[title] = "passed"
+        except AssertionError as error:
+            failures.append(f"{title}: {error}")
+        except Exception as error:
+            error.add_note(f"while checking {title} of {cls.__name__}")
+            raise
+    if failures:
+        raise AssertionError(f"{cls.__name__} breaks the estimator contract:\n  " + "\n  ".join(failures))
+    return outcome
+
+
+def _check_declaration(cls: type[Any]) -> None:
+    for member in ("name", "targets", "guarantees", "bytes_per_snapshot", "estimate"):
+        require(hasattr(cls, member), f"{cls.__name__} lacks {member!r}")
+    require(isinstance(cls.name, str) and bool(cls.name), f"name must be a string, got {cls.name!r}")
+    require(
+        bool(cls.targets) and set(cls.targets) <= {"discrete", "continuous"},
+        f"targets must be out of 'discrete', 'continuous', got {sorted(cls.targets)}",
+    )
+    unknown = sorted(set(cls.guarantees) - ALL_GUARANTEES)
+    require(not unknown, f"guarantees {unknown} are unknown; known: {sorted(ALL_GUARANTEES)}")
+
+
+def _check_dataclass(s: Subject) -> None:
+    require(dataclasses.is_dataclass(s.cls), "must be a dataclass")
+    params = s.cls.__dataclass_params__
+    require(params.frozen, "must be frozen: @dataclass(frozen=True, kw_only=True)")
+    for f in dataclasses.fields(s.cls):
+        has_default = f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
+        require(has_default, f"field {f.name!r} needs a default")
+    require(isinstance(s.cls(), Estimator), f"{s.cls.__name__}() does not have the members of Estimator")
+    require(s.make() == s.make(), "two estimators of the same settings must be equal")
+
+
+def _check_config(s: Subject) -> None:
+    ready = s.ready(s.t, s.y, s.x)
+    settings = json.loads(config_json(ready))
+    settings.pop("prepared", None)
+    again = build(s.cls, settings)
+    require(
+        config_json(again) == config_json(s.make()),
+        f"settings read back from JSON differ: {config_json(again)} against {config_json(s.make())}",
+    )
+    found = again.prepare(Blocks(s.t), s.y, s.x) if hasattr(again, "prepare") else again
+    require(config_json(found) == config_json(ready), "prepare found something else the second time")
+    copy = pickle.loads(pickle.dumps(ready))
+    _same(copy.estimate(s.t, s.y, x=s.x), ready.estimate(s.t, s.y, x=s.x), 0.0, "a pickled copy")
+
+
+def _check_prepare(s: Subject) -> None:
+    if not hasattr(s.cls, "prepare"):
+        return
+    fresh = s.make()
+    before = config_json(fresh)
+    ready = fresh.prepare(Blocks(s.t), s.y, s.x)
+    require(type(ready) is s.cls, f"prepare must return {s.cls.__name__}, got {type(ready).__name__}")
+    require(config_json(fresh) == before, "prepare must return a copy and leave the original as it was")
+
+
+def _check_bytes(s: Subject) -> None:
+    estimator = s.make()
+    sizes = [estimator.bytes_per_snapshot(n, u) for n, u in ((64, 4), (4096, 4), (4096, 1024))]
+    require(all(isinstance(b, int) and b > 0 for b in sizes), f"bytes must be positive integers, got {sizes}")
+    require(sizes == sorted(sizes), f"bytes must not fall with samples or units, got {sizes}")
+
+
+def _check_quantities(s: Subject) -> None:
+    found = s.run()
+    require(bool(found), "estimate returned nothing")
+    for name, q in found.items():
+        require(isinstance(q, Quantity), f"{name} must be a Quantity, got {type(q).__name__}")
+        for part in ("value", "low", "high", "ceiling"):
+            value = getattr(q, part)
+            if value is None and part != "value":
+                continue
+            shapes = {(SNAPSHOTS,), ()} if part == "ceiling" else {(SNAPSHOTS,)}
+            require(
+                isinstance(value, Tensor) and value.dtype == torch.float64 and tuple(value.shape) in shapes,
+                f"{name} {part} must be a float64 tensor ({SNAPSHOTS},), got "
+                f"{getattr(value, 'dtype', type(value))} {tuple(getattr(value, 'shape', ()))}",
+            )
+            require(value.device == s.t.device, f"{name} {part} must be on the device of t, got {value.device}")
+        require(bool(torch.isfinite(q.value).all()), f"{name} must be finite here, got {q.value.tolist()}")
+        if q.low is not None and q.high is not None:
+            require(not bool((q.low > q.high).any()), f"{name} has low above high")
+        require(q.bound in ("point", "upper", "lower"), f"{name} has bound {q.bound!r}")
+        require(bool(q.unit), f"{name} has no unit")
+        if name.startswith(("I(", "H(")):
+            require(q.unit == BIT, f"{name} is Shannon information and must be in bits, got {q.unit!r}")
+        for flag, mask in q.flags.items():
+            require(flag in FLAGS, f"{name} has the unknown flag {flag!r}; known: {', '.join(FLAGS)}")
+            require(
+                isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) == (SNAPSHOTS,),
+                f"{name} flag {flag} must be a bool tensor ({SNAPSHOTS},)",
+            )
+
+
+def _check_repeatable(s: Subject) -> None:
+    torch.manual_seed(1)
+    first = s.run()
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    _same(s.run(), first, 0.0, "the same settings on the same data")
+    require(bool((torch.get_rng_state() == state).all()), "the global random state must not be used")
+
+
+def _check_inputs_untouched(s: Subject) -> None:
+    ids = torch.arange(SAMPLES)
+    given = {"t": s.t.clone(), "y": s.y.clone(), "x": s.x.clone(), "x_ids": ids.clone()}
+    with_ids = s.run(given["t"], given["y"], given["x"], x_ids=given["x_ids"])
+    for name, original in (("t", s.t), ("y", s.y), ("x", s.x), ("x_ids", ids)):
+        require(bool((given[name] == original).all()), f"{name} was changed")
+    _same(with_ids, s.run(), 0.0, "x_ids of distinct inputs against none")
+
+
+def _check_blocks(s: Subject) -> None:
+    whole, ready = s.run(), s.ready(s.t, s.y, s.x)
+    for i in range(SNAPSHOTS):
+        one = ready.estimate(s.t[i : i + 1], s.y, x=s.x)
+        _same(one, {n: _snapshot(q, i) for n, q in whole.items()}, SAME, f"snapshot {i} alone")
+
+
+def _check_sample_order(s: Subject) -> None:
+    order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(3))
+    _same(s.run(s.t[:, order], s.y[order], s.x[order]), s.run(), SAME, "permuted samples")
+
+
+def _check_unit_order(s: Subject) -> None:
+    order = torch.tensor([2, 0, 3, 1])
+    _same(s.run(s.t[:, :, order]), s.run(), SAME, "permuted units")
+
+
+def _check_constant_zero(s: Subject) -> None:
+    found = s.run(torch.full_like(s.t, 0.75))
+    for name in ("I(X;T)", "I(T;Y)"):
+        if name in found:
+            value = found[name].value
+            require(bool((value == 0).all()), f"{name} of a constant layer must be exactly 0, got {value.tolist()}")
+
+
+def _check_device_exact(s: Subject) -> None:
+    there = s.run(s.t.cuda(), s.y.cuda(), s.x.cuda())
+    here = {
+        name: dataclasses.replace(q, value=q.value.cpu(), low=_cpu(q.low), high=_cpu(q.high), flags={})
+        for name, q in there.items()
+    }
+    _same(here, s.run(), 0.0, "the GPU")
+
+
+def _check_constant_layer(s: Subject) -> None:
+    found = s.run(torch.full_like(s.t, 0.75))
+    for name, q in found.items():
+        require(bool(torch.isfinite(q.value).all()), f"{name} of a constant layer must be finite")
+    flagged = any(bool(q.flags["degenerate"].all()) for q in found.values() if "degenerate" in q.flags)
+    require(flagged, "a constant layer must raise the flag 'degenerate'")
+
+
+def _check_one_sample(s: Subject) -> None:
+    try:
+        found = s.run(s.t[:, :1], s.y[:1], s.x[:1])
+    except ValueError as error:
+        require("sample" in str(error), f"the error must speak of samples, got {error}")
+        return
+    for name, q in found.items():
+        require(bool(torch.isfinite(q.value).all()), f"{name} of one sample must be finite or refused")
+
+
+def _check_nonfinite(s: Subject) -> None:
+    ready = s.ready(s.t, s.y, s.x)
+    for bad in (math.nan, math.inf, -math.inf):
+        t = s.t.clone()
+        t[1, 5, 2] = bad
+        _raises(ValueError, "non-finite", functools.partial(ready.estimate, t, s.y, x=s.x), f"{bad} in t")
+
+
+def _check_bad_shapes(s: Subject) -> None:
+    ready = s.ready(s.t, s.y, s.x)
+    _raises(ValueError, "shape", lambda: ready.estimate(s.t[0], s.y, x=s.x), "t without a snapshot axis")
+    _raises(ValueError, "at least one", lambda: ready.estimate(s.t[:0], s.y, x=s.x), "no snapshot")
+    _raises(ValueError, "at least one", lambda: ready.estimate(s.t[:, :, :0], s.y, x=s.x), "no unit")
+    _raises(ValueError, "y", lambda: ready.estimate(s.t, s.y[:-1], x=s.x), "one label too few")
+    _raises(ValueError, "x_ids", lambda: ready.estimate(s.t, s.y, x=s.x, x_ids=torch.arange(3)), "3 x_ids")
+    _raises(TypeError, "t", lambda: ready.estimate(s.t.numpy(), s.y, x=s.x), "a numpy t")
+
+
+def _check_target_kind(s: Subject) -> None:
+    ready = s.ready(s.t, s.y, s.x)
+    if "continuous" not in s.cls.targets:
+        _raises(ValueError, "bin", lambda: ready.estimate(s.t, s.x[:, 0], x=s.x), "a float target")
+    if "discrete" not in s.cls.targets:
+        _raises(ValueError, "continuous", lambda: ready.estimate(s.t, s.classes, x=s.x), "integer classes")
+
+
+def _check_dtypes(s: Subject) -> None:
+    tolerance = 1e-4
+    reference = s.run()
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        _same(s.run(s.t.to(dtype)), reference, tolerance, str(dtype))
+    whole = (4 * s.t).round()
+    reference = s.run(whole.double())
+    for dtype in (torch.int8, torch.int32, torch.int64):
+        _same(s.run(whole.to(dtype)), reference, tolerance, str(dtype))
+    _same(s.run((whole + 8).to(torch.uint8)), s.run(whole.double() + 8), tolerance, "torch.uint8")
+    _same(s.run(s.t > 0.5), s.run((s.t > 0.5).double()), tolerance, "torch.bool")
+
+
+def _check_memory_layout(s: Subject) -> None:
+    reference = s.run()
+    turned = s.t.permute(2, 1, 0).contiguous().permute(2, 1, 0)
+    _same(s.run(turned), reference, 1e-6, "a transposed t")
+    strided = torch.zeros(SNAPSHOTS, 2 * SAMPLES, 2 * UNITS)[:, ::2, ::2].copy_(s.t)
+    _same(s.run(strided), reference, 1e-6, "a strided t")
+    array = s.t.numpy().copy()
+    array.setflags(write=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch's warning that the memory is read-only
+        frozen = torch.from_numpy(array)
+    _same(s.run(frozen), reference, 0.0, "read-only memory")
+
+
+_CHECKS: tuple[Callable[[Subject], None], ...] = (
+    _check_dataclass,
+    _check_config,
+    _check_prepare,
+    _check_bytes,
+    _check_quantities,
+    _check_repeatable,
+    _check_inputs_untouched,
+    _check_blocks,
+    _check_sample_order,
+    _check_unit_order,
+    _check_constant_zero,
+    _check_device_exact,
+    _check_constant_layer,
+    check_one_class,
+    check_one_target,
+    check_ceiling,
+    check_singular_layers,
+    _check_one_sample,
+    _check_nonfinite,
+    _check_bad_shapes,
+    _check_target_kind,
+    _check_dtypes,
+    _check_memory_layout,
+)
+
+
+def _cpu(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.cpu()
+
+
+def _snapshot(q: Quantity, i: int) -> Quantity:
+    part = slice(i, i + 1)
+    return dataclasses.replace(
+        q,
+        value=q.value[part],
+        low=None if q.low is None else q.low[part],
+        high=None if q.high is None else q.high[part],
+        flags={flag: mask[part] for flag, mask in q.flags.items()},
+    )
+
+
+def _same(got: dict[str, Quantity], want: dict[str, Quantity], tolerance: float, what: str) -> None:
+    require(got.keys() == want.keys(), f"{what}: quantities {sorted(got)} against {sorted(want)}")
+    for name in want:
+        for part in ("value", "low", "high"):
+            a, b = getattr(got[name], part), getattr(want[name], part)
+            require((a is None) == (b is None), f"{what}: {name} {part} is given once and missing once")
+            if a is not None:
+                # NaN on both sides is an interval left empty twice.
+                gap = float(torch.where(a.isnan() & b.isnan(), 0.0, (a - b).abs()).nan_to_num(math.inf).max())
+                require(gap <= tolerance, f"{what}: {name} {part} differs by {gap:.3g}, allowed {tolerance:g}")
+
+
+def _raises(kind: type[Exception], word: str, call: Callable[[], Any], what: str) -> None:
+    try:
+        call()
+    except kind as error:
+        require(word in str(error), f"{what}: the error must mention {word!r}, got {error}")
+        return
+    raise AssertionError(f"{what} must raise {kind.__name__}")

@@ -1,0 +1,89 @@
+"""The class under test, and the data that most checks try it on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from infoplane.core.records import Noise
+from infoplane.estimators._protocol import Quantity
+
+SNAPSHOTS, SAMPLES, UNITS, CLASSES = 3, 64, 4, 3
+SAME = 1e-9
+
+
+class Blocks:
+    """A whole run held in memory, as `prepare` reads it."""
+
+    noise: Noise | None = None
+
+    def __init__(self, t: Tensor) -> None:
+        self.t = t
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for start in range(0, len(self.t), 2):
+            yield self.t[start : start + 2]
+
+
+@dataclasses.dataclass
+class Subject:
+    """The class under test with its settings, and the data it is tried on."""
+
+    cls: type[Any]
+    config: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        g = torch.Generator().manual_seed(0)
+        self._classes = torch.arange(SAMPLES) % CLASSES
+        self._x = torch.randn(SAMPLES, 3, generator=g)
+        noise = torch.randn(SNAPSHOTS, SAMPLES, UNITS, generator=g)
+        gain = torch.tensor([0.5, 1.0, 3.0])[:, None, None]
+        # Quarters below 8 are exact in every floating type the suite tries, and contain ties.
+        signal = 0.5 * self._classes[:, None] + self._x[:, :1]
+        self._t = torch.round(4 * torch.tanh(gain * (signal + 0.7 * noise))) / 4
+        self._t[:, :, 0] += 1.25
+
+    # A fresh copy each time: an estimator that writes to its input must not spoil the next check.
+    @property
+    def classes(self) -> Tensor:
+        return self._classes.clone()
+
+    @property
+    def x(self) -> Tensor:
+        return self._x.clone()
+
+    @property
+    def t(self) -> Tensor:
+        return self._t.clone()
+
+    @property
+    def discrete(self) -> bool:
+        return "discrete" in self.cls.targets
+
+    @property
+    def y(self) -> Tensor:
+        return self.classes if self.discrete else self.x.double().sum(1)
+
+    def make(self) -> Any:
+        return self.cls(**self.config)
+
+    def ready(self, t: Tensor, y: Tensor, x: Tensor) -> Any:
+        """An estimator that has seen the run `t`, where it wants to."""
+        estimator = self.make()
+        return estimator.prepare(Blocks(t), y, x) if hasattr(estimator, "prepare") else estimator
+
+    def run(
+        self, t: Tensor | None = None, y: Tensor | None = None, x: Tensor | None = None, **more: Any
+    ) -> dict[str, Quantity]:
+        t, y, x = self.t if t is None else t, self.y if y is None else y, self.x if x is None else x
+        found: dict[str, Quantity] = self.ready(t, y, x).estimate(t, y, x=x, **more)
+        return found
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)
