@@ -34,6 +34,7 @@ from infoplane.store.layout import (
 T = TypeVar("T")
 
 _NAMED = 100
+_RECORDER_NAMES = 2000  # more than a recorder writes down
 DAMAGED = "the content does not match its digest"
 
 
@@ -127,11 +128,11 @@ class Scan:
             os.close(fd)
 
     def _load_sessions(self) -> list[SessionRecord]:
-        found = []
+        found, foreign = [], list[Problem]()
         for name in self._names(SESSIONS_DIR):
             place = parse_session_file(name)
             if place is None:
-                self.complain(f"{SESSIONS_DIR}/{name}", "not a session of this format")
+                foreign.append(Problem(f"{SESSIONS_DIR}/{name}", "not a session of this format"))
                 continue
             try:
                 record = SessionRecord.load(_files.read_file(self.path / SESSIONS_DIR / name), name)
@@ -141,6 +142,7 @@ class Scan:
                 self.complain(f"{SESSIONS_DIR}/{name}", error)
                 continue
             found.append(record)
+        self.problems += few(foreign, SESSIONS_DIR, "more files: not a session of this format")
         return sorted(found, key=lambda record: (record.session, record.rank))
 
     def _load_manifests(self) -> dict[str, ManifestEntry]:
@@ -159,13 +161,13 @@ class Scan:
         return out
 
     def _load_shards(self) -> list[Shard]:
-        out = []
+        out, foreign = [], list[Problem]()
         found = set()
         for name in self._names(SHARDS_DIR):
             file = f"{SHARDS_DIR}/{name}"
             parsed = ShardName.parse(name)
             if parsed is None:
-                self.complain(file, "not a shard of this format")
+                foreign.append(Problem(file, "not a shard of this format"))
                 continue
             found.add(name)
             entry = self.manifest.get(name)
@@ -173,18 +175,15 @@ class Scan:
                 out.append(self._load_shard(parsed, entry))
             except (OSError, StoreError) as error:
                 self.complain(file, error, entry.steps if entry else sorted({parsed.first, parsed.last}))
-        self._complain_of_missing([entry for name, entry in self.manifest.items() if name not in found])
-        return out
-
-    def _complain_of_missing(self, gone: list[ManifestEntry]) -> None:
-        """Each by name, but not for ever: a manifest can list a million shards that never were."""
         what = "missing, though the manifest lists it"
-        for entry in gone[:_NAMED]:
-            self.complain(f"{SHARDS_DIR}/{entry.name}", what, entry.steps)
-        rest = gone[_NAMED:]
-        if rest:
-            steps = sorted({step for entry in rest for step in entry.steps})
-            self.complain(SHARDS_DIR, f"{len(rest)} more shards: {what}", steps)
+        gone = [
+            Problem(f"{SHARDS_DIR}/{name}", what, entry.steps)
+            for name, entry in self.manifest.items()
+            if name not in found
+        ]
+        self.problems += few(gone, SHARDS_DIR, f"more shards: {what}")
+        self.problems += few(foreign, SHARDS_DIR, "more files: not a shard of this format")
+        return out
 
     def _load_shard(self, name: ShardName, entry: ManifestEntry | None) -> Shard:
         fd = _files.open_regular(self.path / SHARDS_DIR / str(name))
@@ -267,7 +266,7 @@ class Scan:
                 left = tuple(step for step in steps if step < ends[record.session])
                 if left or not steps:
                     found[Problem(f"session {record.session}", what, left, note)] = None
-        return list(found)
+        return few(list(found), "", "more things that could not be recorded", most=_RECORDER_NAMES)
 
     def _verify_shard(self, shard: Shard, file: str) -> list[Problem]:
         """What does not match its digest, with the steps that it concerns; where nothing does, the file as a whole."""
@@ -293,6 +292,15 @@ class Scan:
                 Problem(file, f"digest {entry.xxh3_128} expected, got {whole}, outside the arrays: nothing is lost")
             ]
         return [Problem(file, f"{_layers(keys)}: {DAMAGED}", steps) for steps, keys in damaged.items()]
+
+
+def few(found: list[Problem], file: str, rest: str, *, most: int = _NAMED) -> list[Problem]:
+    """The first of many alike, and the others in one line: a file can name a million things that never were."""
+    more = found[most:]
+    if not more:
+        return found
+    steps = tuple(sorted({step for problem in more for step in problem.steps}))
+    return [*found[:most], Problem(file, f"{len(more)} {rest}", steps, all(problem.note for problem in more))]
 
 
 def _layers(keys: list[str]) -> str:

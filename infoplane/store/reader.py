@@ -16,7 +16,7 @@ from infoplane.core.records import Layer
 from infoplane.core.steps import describe_steps
 from infoplane.store import _files
 from infoplane.store._records import dump_json
-from infoplane.store._scan import DAMAGED, Problem, Scan
+from infoplane.store._scan import DAMAGED, Problem, Scan, few
 from infoplane.store._shard import Shard
 from infoplane.store.layout import ARRAY_DTYPES, SESSIONS_DIR, SHARDS_DIR, ShardName, digest, session_file
 
@@ -272,14 +272,16 @@ class ActivationStore:
             for item in record.dropped:
                 if item["step"] < cut[record.session] and item["step"] not in out:
                     gaps.setdefault(item["reason"], []).append(item["step"])
-            for reason, steps in gaps.items():
-                file = f"{SESSIONS_DIR}/{session_file(record.session, record.rank)}"
-                scan.complain(file, f"not written while recording: {reason}", steps)
+            file = f"{SESSIONS_DIR}/{session_file(record.session, record.rank)}"
+            lost = [Problem(file, f"not written while recording: {why}", tuple(steps)) for why, steps in gaps.items()]
+            scan.problems += few(lost, file, "more reasons why steps were not written while recording")
         for name, (session, rank, first, last) in scan.marks.items():
             listed = {d["step"] for r in scan.sessions if (r.session, r.rank) == (session, rank) for d in r.dropped}
             if first < cut[session] and not {first, last} <= listed:
-                lost = f"of the steps from {first} to {last} some could not be written while recording, nor their list"
-                scan.complain(name, lost, sorted({first, last}))
+                unsure = (
+                    f"of the steps from {first} to {last} some could not be written while recording, nor their list"
+                )
+                scan.complain(name, unsure, sorted({first, last}))
         return out
 
     def _incomplete(self, shards: tuple[Shard, ...]) -> tuple[str, str] | None:

@@ -113,6 +113,34 @@ def test_shards_that_never_were_are_counted(run):
     assert len(str(problems[-1])) < 200
 
 
+def test_files_that_do_not_belong_and_reasons_without_number_are_counted(run):
+    for i in range(300):
+        (run / f"shards/{i}.txt").touch()
+        (run / f"sessions/{i}.txt").touch()
+    session = run / "sessions/0001.json"
+    good = session.read_bytes()
+    lost = [{"step": 10 + i, "reason": f"reason {i}"} for i in range(50_000)]
+    body = load_sealed(good) | {"dropped": lost}
+    session.write_bytes(seal_json(body))
+    began = time.perf_counter()
+    problems = open_run(run).problems
+    assert time.perf_counter() - began < 10  # 0.5 s
+    assert len(problems) == 303
+    texts = [str(problem) for problem in problems]
+    assert "shards: 200 more files: not a shard of this format" in texts
+    assert "sessions: 200 more files: not a session of this format" in texts
+    assert texts[-1] == (
+        "sessions/0001.json: 49900 more reasons why steps were not written while recording (steps 110-50009)"
+    )
+    body = load_sealed(good) | {
+        "notes": {"problems": [{"what": f"w{i}", "steps": [i], "note": False} for i in range(9000)]}
+    }
+    session.write_bytes(seal_json(body))
+    found = open_run(run).unrecorded
+    assert len(found) == 2001
+    assert found[-1].what == "7000 more things that could not be recorded"
+
+
 def test_a_key_that_is_there_twice_is_refused_wherever_json_is_read(run):
     line = seal_json(entry(9))
     twice = line[: line.rindex(b',"check"')] + b',"name":"00000005-00000006.s0001.r000.h5"}'
