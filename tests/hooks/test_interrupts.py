@@ -100,6 +100,32 @@ def test_at_every_line_each_time_that_it_runs(make):
     assert wrong == {}
 
 
+@pytest.mark.parametrize("make", [network_recorder, collection_recorder])
+@pytest.mark.parametrize("every_nth", [12, pytest.param(1, marks=[pytest.mark.full, pytest.mark.timeout(1800)])])
+def test_while_the_recording_starts_and_ends(make, every_nth):
+    """The passes that find the layers, step 0, and the last step on leaving."""
+
+    def whole(recorder):
+        with recorder:
+            recorder.schedule = every(100)
+            recorder.snapshot(1)
+
+    watched = Interrupt(KeyboardInterrupt())
+    model, recorder = make()
+    assert not watched.during(whole, recorder)
+    wrong = {}
+    for place in list(dict.fromkeys(watched.places))[::every_nth]:
+        model, recorder = make()
+        before = found(model)
+        Interrupt(KeyboardInterrupt(), place=place).during(whole, recorder)
+        after = found(model)
+        changed = [name for name in before if before[name] != after[name]]
+        if changed:
+            wrong[place] = changed
+    assert len(watched.places) > 1000
+    assert wrong == {}
+
+
 def test_any_exception_that_a_signal_handler_raises():
     """A time limit in the job is no other thing than Ctrl-C."""
     model, recorder = network_recorder(on_error="raise")
