@@ -187,21 +187,29 @@ def test_a_long_pass_can_be_stopped():
 
 
 def test_what_comes_while_the_model_is_put_back_waits_until_that_is_done(monkeypatch):
+    """However often: a key that is held down."""
     import infoplane.hooks._state as state
 
     model, recorder = network_recorder()
-    evaluate = state.evaluate
+    keep = state.keep_modes
+    reached = []
 
-    def twice(model):
-        signal.raise_signal(signal.SIGINT)
-        evaluate(model)
-        signal.raise_signal(signal.SIGINT)
+    def keep_modes(model):
+        restore = keep(model)
+
+        def pressed():
+            signal.raise_signal(signal.SIGINT)
+            restore()
+            reached.append(True)
+
+        return pressed
 
     with recorder:
         before = found(model)
-        monkeypatch.setattr(state, "evaluate", twice)
+        monkeypatch.setattr(state, "keep_modes", keep_modes)
         with pytest.raises(KeyboardInterrupt):
             recorder.snapshot(1)
+        assert reached == [True]
         assert found(model) == before
 
 
