@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import signal
 import threading
+import weakref
 from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any, ParamSpec, TypeVar
@@ -18,7 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_guarded: set[CodeType] = set()
+_guarded: set[CodeType] = {weakref.finalize.__call__.__code__}  # where an exception would be lost
 _open: set[CodeType] = set()
 _previous: Any = signal.default_int_handler
 _pending = False

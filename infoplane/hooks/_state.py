@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -90,7 +91,14 @@ def undisturbed(
             evaluate(model)
         run_eagerly()
         set_precision(device.type, autocast)
-        return work()
+        try:
+            return work()
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                # A guard of torch's (inference mode) that Ctrl-C caught on entering sits in a frame of the traceback,
+                # and puts back what it found when it is freed: that has to be before `restore`.
+                traceback.clear_frames(error.__traceback__)
+            raise
 
     return surely(restore, changed)
 
