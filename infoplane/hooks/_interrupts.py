@@ -93,7 +93,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
     global _pending
     at = frame
     while at is not None and at.f_code not in _open:
-        if at.f_code in _guarded:
+        if at.f_code in _guarded or at.f_code.co_name == "__del__":  # an exception would be lost there
             _pending = True
             return
         at = at.f_back
