@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from infoplane.core.text import printable
-from infoplane.hooks._names import named_modules
+from infoplane.hooks._names import is_scripted, named_modules
 
 _REMEDY = (
     "the probe must not be its first call, which would draw weights from the recorder's random state; run one forward "
@@ -36,7 +36,9 @@ class FirstCall:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._found = [(module, [dict(part) for part in _parts(module)]) for module in model.modules()]
+        self._found = [
+            (module, [dict(part) for part in _parts(module)]) for module in model.modules() if not is_scripted(module)
+        ]
         self._weights = set(_weights(model))
 
     def refuse_new_weights(self) -> None:

@@ -20,7 +20,7 @@ from infoplane.hooks._initialised import FirstCall, refuse_lazy
 from infoplane.hooks._inputs import Inputs
 from infoplane.hooks._interrupts import interruptible
 from infoplane.hooks._members import Members
-from infoplane.hooks._names import Named, named_modules
+from infoplane.hooks._names import Named, named_modules, scripted_modules
 from infoplane.hooks._observe import Observation, look, observe
 from infoplane.hooks._plan import Options, plan_captures
 from infoplane.hooks._ranks import is_sharded
@@ -110,7 +110,8 @@ class Prober:
             functional=self.functional,
             member_axis=None if self.members is None else self.members.axis,
         )
-        self.captures, self.skipped = plan.captures, plan.skipped
+        scripted = dict.fromkeys(scripted_modules(self.model), "it is a TorchScript module, which takes no hooks")
+        self.captures, self.skipped = plan.captures, {**plan.skipped, **scripted}
         self._warn_skipped()
         self._warn_batch_statistics()
         reductions = [c.reduction for c in self.captures]
@@ -173,7 +174,7 @@ class Prober:
                     return run(inputs, which)
                 return _rows.with_jolted_embeddings(self.model, jolt, lambda: run(inputs, which))
 
-            values = self._undisturbed(
+            found = self._undisturbed(
                 0,
                 lambda run: capture(
                     lambda inputs, _: output.update(_rows.returned(forward(run, inputs))),
@@ -184,11 +185,11 @@ class Prober:
                     modules,
                     self._chunk_mask,
                     members=self._axis_only(),
-                ).whole(),
+                ),
                 noise_on=False,
             )
-            rows_first = [(la, v if self._axis_only() is None else v.movedim(1, 0)) for la, v in values]
-            return _rows.Seen({la.key: _rows.thinned(v) for la, v in rows_first}, output)
+            rows_first = [(la, v if self._axis_only() is None else v.movedim(1, 0)) for la, v in found.layers]
+            return _rows.Seen({la.key: _rows.thinned(v) for la, v in rows_first}, output, found.lost)
 
         kinds = [getattr(torch, la.dtype) for la in self.layers] + [p.dtype for p in self.model.parameters()]
         allowed = _rows.tolerance([*kinds, *([] if self.autocast is None else [self.autocast])], self.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from infoplane.core.text import printable
 from infoplane.hooks._attached import Attached, with_hooks
 from infoplane.hooks._inputs import Inputs
+from infoplane.hooks._problems import all_of
 from infoplane.hooks._slot import Capture
 from infoplane.hooks._structure import tensors_in
 from infoplane.hooks._warn import warn
@@ -37,10 +38,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Seen:
-    """What one pass gave: each recorded layer as (rows, units), and the tensors that the model returned."""
+    """What one pass gave: each recorded layer as (rows, units), and the tensors that the model returned.
+
+    Layers that are `lost` did not run in it, or gave what cannot be taken: a drop of whole layers is noise as well.
+    """
 
     layers: Values
     outputs: Values
+    lost: Mapping[str, Exception] = field(default_factory=dict)
+
+    def whole(self) -> Seen:
+        """Raises where a layer is missing."""
+        if self.lost:
+            raise all_of(self.lost)
+        return self
 
 
 class Pass(Protocol):
@@ -72,7 +83,7 @@ def look_at_rows(
     state = _state(kept) if kept else ""
     if state:
         warn(state)
-    random = [k for k, v in plain.layers.items() if k not in kept and _differ(v, other.layers[k], rounding)]
+    random = [k for k, v in plain.layers.items() if k not in kept and _differ(v, other.layers.get(k), rounding)]
     if len(chunk) < 4:  # of so few, another order is too often the same but for a mirror
         return state
     if random:
@@ -87,7 +98,7 @@ def look_at_rows(
         key = capture.layer.key
         if key in kept or key in random:
             continue
-        moved = _moved(plain.layers[key][order], turned.layers[key], rounding)
+        moved = _moved(plain.layers[key][order], turned.layers.get(key), rounding)
         if moved <= max(1, ROWS_SHARE * len(chunk)):
             continue
         if sensitive(key) > 0.1 * moved:
@@ -135,12 +146,12 @@ def _first(run: Pass, probe: ProbeSet, rows: int) -> tuple[Inputs, Seen]:
     spread = torch.randperm(probe.first_pass, generator=torch.Generator().manual_seed(0))[:n].sort().values
     try:
         chunk = probe.inputs.take(spread)
-        return chunk, run(chunk, 0)
+        return chunk, run(chunk, 0).whole()
     except torch.OutOfMemoryError:
         raise
     except _REFUSALS:
         chunk = probe.inputs.take(slice(0, n))  # it has run before; another may take another way
-        return chunk, run(chunk, 0)
+        return chunk, run(chunk, 0).whole()
 
 
 def _cycle(n: int) -> Tensor:
@@ -171,7 +182,7 @@ def _sensitive(run: Pass, chunk: Inputs, plain: Seen, rounding: float) -> Callab
     def moved(key: str) -> int:
         if not found:
             found.extend(run(_jolted(chunk, seed), 0, seed) for seed in range(JOLTS))
-        return max(_moved(plain.layers[key], seen.layers[key], rounding) for seen in found)
+        return max(_moved(plain.layers[key], seen.layers.get(key), rounding) for seen in found)
 
     return moved
 
@@ -206,23 +217,23 @@ def with_jolted_embeddings(model: nn.Module, seed: int, work: Callable[[], T]) -
 
 
 def _changed(plain: Seen, again: Seen, rounding: float) -> list[str]:
-    layers = [k for k, v in plain.layers.items() if _differ(v, again.layers[k], rounding)]
+    layers = [k for k, v in plain.layers.items() if _differ(v, again.layers.get(k), rounding)]
     outputs = [k for k, v in plain.outputs.items() if k in again.outputs and _differ(v, again.outputs[k], rounding)]
     return layers or ["@out" + k for k in outputs]
 
 
-def _differ(a: Tensor, b: Tensor, rounding: float) -> bool:
+def _differ(a: Tensor, b: Tensor | None, rounding: float) -> bool:
     """Whether two passes over the same rows differ: on the CPU in any bit, elsewhere beyond rounding."""
-    if a.shape != b.shape:
+    if b is None or a.shape != b.shape:
         return True
     if a.device.type == "cpu" or not a.is_floating_point():
         return not bool(((a == b) | ((a != a) & (b != b))).all())
     return _moved(a, b, rounding) > 0
 
 
-def _moved(a: Tensor, b: Tensor, rounding: float) -> int:
-    """Rows in which some value differs by more than `rounding` times the layer's largest."""
-    if a.shape != b.shape:
+def _moved(a: Tensor, b: Tensor | None, rounding: float) -> int:
+    """Rows in which some value differs by more than `rounding` times the layer's largest; all where there is none."""
+    if b is None or a.shape != b.shape:
         return len(a)
     if not a.is_floating_point():
         return int((a != b).any(1).sum())

@@ -255,10 +255,11 @@ class Session(About):
         if not self._noted_shift:
             self._annotate({SHIFT: self._steps.shift})
         self._noted_shift = True
+        given: Mapping[str, Any] = {} if metrics is None else metrics
         call = Call(
             step,
             self._epoch(counter, epoch, step),
-            self._problems.attempt("metrics", lambda: self._numbers(metrics or {}, step), step) or (),
+            self._problems.attempt("metrics", lambda: self._numbers(given, step), step) or (),
             self._moments(step),
         )
         self._pending = None if due else call
@@ -328,6 +329,8 @@ class Session(About):
 
     def _each_metric(self, metrics: Mapping[str, Any], read: Callable[[Any, Any], T], step: int) -> dict[str, T]:
         """What `read(name, value)` makes of each metric; those that it refuses are missing."""
+        if not isinstance(metrics, Mapping):
+            raise TypeError(f"metrics must map names to numbers, as {{'loss': 0.3}}, got {metrics!r:.80}")
         found = {name: outcome(partial(read, name, value)) for name, value in metrics.items()}
         self._problems.refuse({f"metric {n!r:.80}": f.error for n, f in found.items() if isinstance(f, Failed)}, step)
         return {name: f.value for name, f in found.items() if isinstance(f, Done)}

@@ -84,6 +84,8 @@ class Slot:
             self.buffer = self.allocate((self.rows, *self.capture.layer.unit_shape), dtype)
             self.unreduced = self.buffer.view(self.rows, *shape)
         place = self.unreduced[start:stop]
+        # Models that take gradients inside switch autograd on again: what is stored has no history even then.
+        value = value.detach() if isinstance(value, Tensor) and value.requires_grad else value
         if type(value) is not Tensor or value.shape != place.shape or value.dtype is not place.dtype:
             return False
         place.copy_(value, non_blocking=True)
@@ -97,7 +99,7 @@ class Slot:
     def extract(self, value: Any, rows: int, mask: Tensor | None, mark: Callable[[Tensor], None] | None) -> Tensor:
         """The reduced values of one chunk, (rows, *units) or (members, rows, *units)."""
         key = self.capture.layer.key
-        tensor = self._tensor(value)
+        tensor = self._tensor(value).detach()
         if mark is not None:
             mark(tensor)
         if self.member_axis is not None:
@@ -124,6 +126,7 @@ class Slot:
 
     def store(self, values: Tensor, start: int, stop: int) -> None:
         """Copy the values of rows start to stop into the buffer."""
+        values = values.detach()  # a reduction may have brought in weights
         key = self.capture.layer.key
         lead = 1 if self.members else 0
         shape = tuple(values.shape[lead + 1 :])

@@ -204,10 +204,11 @@ class Held:
 
         @torch.no_grad()
         def restore() -> None:
-            self.changed = {h.name for h in held if h.is_changed()}
+            changed = [h for h in held if h.is_changed()]
+            self.changed = {h.name for h in changed}  # a parameter and its gradient share their name
             self._changing |= self.changed
             self._first = False
-            lost = [h for h in held if not h.restore(changed=h.name in self.changed)]
+            lost = [h for h in held if not h.restore(changed=h in changed)]
             for parameter, gradient in gradients:
                 if parameter.grad is not gradient:
                     parameter.grad = gradient
@@ -265,7 +266,7 @@ class _Tensor:
         if changed and self._copy is not None:
             # Through `.data` the version stays, and with it what autograd holds for the training step.
             (self._tensor.data if self.kind == "parameter" else self._tensor).copy_(self._copy)
-        if self._own and self._own.get(self._key) is not self._tensor:
+        if self._own and (self._key not in self._own or self._own[self._key] is not self._tensor):
             self._own[self._key] = self._tensor
         return not changed or self._copy is not None
 

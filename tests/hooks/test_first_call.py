@@ -167,6 +167,83 @@ def test_parameters_and_gradients_are_as_before(make):
     assert all((s.arrays["fc"] == first).all() for s in sink.snapshots)
 
 
+class Bag(Embedded):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.EmbeddingBag(50, 4, max_norm=0.5)
+
+    def forward(self, x):
+        return self.fc(self.embed((x * 10).long().abs()))
+
+
+class Tied(Embedded):
+    """The embedding's weights are those of the output, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 50, bias=False)
+        self.fc.weight = self.embed.weight
+
+
+@pytest.mark.parametrize("make", [lambda: Clipped("data"), lambda: Clipped("in place"), Embedded, Bag, Tied])
+def test_they_are_also_between_steps_of_training(make):
+    """There are gradients then, of the same names as the parameters that change."""
+
+    def trained(recording):
+        torch.manual_seed(0)
+        model = make()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        rec, sink = recorder(model, (X, Y), schedule=every(1), on_error="raise")
+        if recording:
+            rec.start()
+        for step in (1, 2, 3):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(X), Y).backward()
+            optimizer.step()
+            assert not recording or rec.snapshot(step)
+        rec.close()
+        return list(model.parameters()), sink.steps
+
+    plain, _ = trained(False)
+    recorded, steps = trained(True)
+    assert steps == [0, 1, 2, 3]
+    assert all(torch.equal(a, b) for a, b in zip(plain, recorded, strict=True))
+
+
+class Forces(nn.Module):
+    """Its output is a gradient of what its own layers give, autograd being switched on inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.act, self.energy, self.out = nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 1), nn.Linear(5, 2)
+
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            energy = self.energy(self.act(self.fc(x)))
+            (force,) = torch.autograd.grad(energy.sum(), x, create_graph=self.training)
+        return self.out(force)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"probe_batch_size": 7}, {"reduce": lambda t: t * 2}, {"functional": True}, {"dtype": torch.float64}],
+)
+def test_what_is_stored_has_no_history(options):
+    model = Forces()
+    with torch.no_grad():
+        wanted = model.fc(X)
+    rec, sink = recorder(model, (X, Y), schedule=every(1), **options)
+    with rec:
+        rec.snapshot(1)
+    factor = 2 if "reduce" in options else 1
+    for snapshot in sink.snapshots:
+        assert torch.allclose(torch.from_numpy(snapshot.arrays["fc"]).float(), factor * wanted, atol=1e-5)
+        assert not any(t.requires_grad for t in snapshot.tensors.values())
+        assert len(snapshot.layers) == 4
+    assert all(p.grad is None for p in model.parameters())
+
+
 def test_gradients_that_the_forward_pass_adds_to():
     model = Differentiates()
     model(X)

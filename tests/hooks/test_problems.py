@@ -210,6 +210,10 @@ class TestMetrics:
         assert [s.metrics for s in sink.snapshots[1:]] == [{"a": 1.0}, {}]
         assert [s.epoch for s in sink.snapshots[1:]] == [1.0, 2.0]
         assert len(said) == 3
+        for bad in ([0.1], 0.3, 0.0, [("loss", 0.1)]):
+            _, rec, _ = switched(on_error="raise")
+            with rec, pytest.raises(TypeError, match=r"metrics must map names to numbers, as \{'loss': 0.3\}, got "):
+                rec.snapshot(1, metrics=bad)
 
     def test_of_a_collection(self):
         members = [nn.Linear(4, 2) for _ in range(3)]

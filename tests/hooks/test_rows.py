@@ -7,7 +7,7 @@ import torch
 from recording import Collect, keys, record, recorder
 from torch import nn
 
-from infoplane.hooks import CollectionRecorder, NoiseInjection
+from infoplane.hooks import CollectionRecorder, NoiseInjection, every
 
 
 def seeded(seed=0):
@@ -206,6 +206,58 @@ def test_random_rows_are_recorded_and_said_to_be_unchecked(model, options, names
     with pytest.warns(UserWarning, match=f"{names} are random: .* cannot be checked") as told:
         record(model, X, **options)
     assert len(told) == 1
+
+
+class Drops(nn.Module):
+    """Drops what `way` says, at random."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.layers, self.out = nn.ModuleList(nn.Linear(6, 6) for _ in range(3)), nn.Linear(6, 2)
+        self.way = way
+
+    def forward(self, x):
+        for layer in self.layers:
+            used = not self.training or bool(torch.rand(()) < 0.5)
+            if self.way == "layers" and used:
+                x = x + layer(x)
+            elif self.way == "calls":
+                x = layer(layer(x)) if used else layer(x)
+            elif self.way == "rows":
+                x = x + (layer(x) if used else layer(x[:9]).mean(0))
+        return self.out(x)
+
+
+@pytest.mark.parametrize("way", ["layers", "calls", "rows"])
+def test_a_network_that_takes_another_way_at_random_is_not_refused(way):
+    """Layer drop in training mode: what is missing at a later step is missing by name."""
+    model = Drops(way)
+    rec, sink = recorder(model, (X, torch.arange(64) % 2), schedule=every(1), mode="train", calls="all")
+    with pytest.warns(UserWarning, match="random: whether rows are in the probe's order"), rec:
+        _ = [rec.snapshot(step) for step in range(1, 9)]
+    assert sink.steps == list(range(9))
+    assert any("called" in p.what or "rows" in p.what for p in rec.problems)
+
+
+class LeavesOut(nn.Module):
+    """Leaves a layer out at one call: not for a random number, but for what it remembers."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.sometimes, self.n = nn.Linear(6, 6), nn.Linear(6, 6), 0
+
+    def forward(self, x):
+        self.n += 1
+        x = self.fc(x)
+        return x if self.n == 4 else self.sometimes(x)
+
+
+def test_a_layer_that_an_equal_pass_does_not_call_is_a_matter_of_state():
+    """Two passes find the layers, the third and fourth are equal ones."""
+    with pytest.warns(UserWarning, match=r"rows of layer 'sometimes' are not the same .* keeps state") as told:
+        _, snapshot = record(LeavesOut(), X)
+    assert len(told) == 2
+    assert keys(snapshot) == ["fc", "sometimes"]
 
 
 def test_order_is_checked_ahead_of_the_noise():

@@ -368,6 +368,29 @@ def test_names_survive_wrappers():
         assert keys(snapshot) == ["0.1", "1.1", "2"]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
+class TestTorchScript:
+    def test_the_whole_model_is_refused(self):
+        for make in (torch.jit.script, lambda m: torch.jit.trace(m, X), lambda m: nn.DataParallel(torch.jit.script(m))):
+            with pytest.raises(TypeError, match="TorchScript module, which takes no hooks; record the one"):
+                record(make(nn.Linear(4, 2)), X)
+
+    def test_a_part_is_left_out_aloud_and_training_is_as_without(self):
+        def trained(recording):
+            torch.manual_seed(0)
+            scripted = torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
+            model = nn.Sequential(scripted, nn.Tanh(), nn.Linear(4, 2))
+            if recording:
+                with pytest.warns(UserWarning, match="first '0': it is a TorchScript module"):
+                    rec, snapshot = record(model, X, mode="train")
+                assert keys(snapshot) == ["1", "2"]
+                assert list(rec.skipped) == ["0"]
+            model(X).square().sum().backward()
+            return [*model.buffers(), *(p.grad for p in model.parameters())]
+
+        assert all(torch.equal(a, b) for a, b in zip(trained(False), trained(True), strict=True))
+
+
 def test_odd_names():
     model = nn.Module()
     names = ["a/b", "ünï", "x" * 300, "sp ace", "%41", "*", "[0]"]
