@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import infoplane
+from benchmarks.silent import GROUND
 from infoplane import diagnostics
 from infoplane.estimators import available, presets
 
@@ -35,8 +36,15 @@ def test_no_section_of_an_estimator_that_is_gone():
 def test_presets_and_diagnostics_named_exist():
     for name, preset in re.findall(r"`([\w-]+)@([\w-]+)`", PAGE):
         assert preset in presets(name), f"{name} has no preset {preset}"
-    table = PAGE.split("## 6. Diagnostics")[1].split("## 7.")[0]
+    table = PAGE.split("## 7. Diagnostics")[1].split("## 8.")[0]
     for name in re.findall(
         r"`(\w+)`", "\n".join(line.split("|")[1] for line in table.splitlines() if line[:3] == "| `")
     ):
         assert hasattr(diagnostics, name), f"infoplane.diagnostics has no {name}"
+
+
+def test_what_no_flag_catches_is_said_of_every_estimator_that_is_measured():
+    section = PAGE.split("## 6. What no flag catches")[1].split("## 7.")[0]
+    for name in GROUND:
+        assert re.search(rf"^\| `{name}` \|", section, re.M), f"no figures of {name}"
+        assert re.search(rf"^- [^:]*`{name}`[^:]*:", section, re.M), f"nothing is said of {name}"
