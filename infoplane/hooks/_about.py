@@ -72,9 +72,10 @@ class About:
     def problems(self) -> tuple[Problem, ...]:
         """What could not be recorded so far, with reason and steps: missing layers, metrics and steps, sinks.
 
-        It stands in the session's file too, and `verify` lists it. What the model did not call is a `note`.
+        Last come the steps that the disk did not take. It stands in the session's file too, and `verify` lists it. What
+        the model did not call is a `note`.
         """
-        return self._problems.listed
+        return (*self._problems.listed, *(p for d in self._destinations for p in d.unwritten))
 
     @property
     def sizes(self) -> SizePlan:

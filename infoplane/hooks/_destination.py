@@ -14,7 +14,7 @@ from infoplane.hooks._interrupts import interruptible
 from infoplane.hooks._opening import open_store
 from infoplane.hooks._problems import Problems
 from infoplane.hooks._ranks import Ranks
-from infoplane.store import StoreWriter
+from infoplane.store import Problem, StoreWriter
 
 
 @dataclass(eq=False)
@@ -71,6 +71,14 @@ class Destination:
     @property
     def needs_tensors(self) -> bool:
         return any(getattr(s, "on_device", False) for s in self.sinks)
+
+    @property
+    def unwritten(self) -> list[Problem]:
+        """The steps that the disk did not take, by reason."""
+        reasons: dict[str, list[int]] = {}
+        for step, why in {} if self.writer is None else self.writer.dropped.items():
+            reasons.setdefault(why, []).append(step)
+        return [Problem("", f"not written while recording: {why}", tuple(s)) for why, s in reasons.items()]
 
     def take(self, snapshot: Snapshot, problems: Problems) -> None:
         """Hand a snapshot to each sink; one that fails does not keep it from the others."""

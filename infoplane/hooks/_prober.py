@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from infoplane.core.records import Layer
 from infoplane.core.text import printable
+from infoplane.core.warn import warn
 from infoplane.hooks import _flow, _rows
 from infoplane.hooks._capture import Captured, capture
 from infoplane.hooks._host import Allocate
@@ -26,7 +27,6 @@ from infoplane.hooks._plan import Options, plan_captures
 from infoplane.hooks._ranks import is_sharded
 from infoplane.hooks._slot import Capture
 from infoplane.hooks._state import Held, model_device, seed_generators, undisturbed
-from infoplane.hooks._warn import warn
 from infoplane.hooks.noise import draw_noise_from
 from infoplane.hooks.probe import ProbeSet
 from infoplane.hooks.reduce import is_lossless

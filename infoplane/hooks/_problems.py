@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 
 from infoplane.core.text import printable
-from infoplane.hooks._warn import warn
+from infoplane.core.warn import warn
 from infoplane.store import Problem
 
 T = TypeVar("T")

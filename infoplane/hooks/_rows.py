@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from infoplane.core.text import printable
+from infoplane.core.warn import warn
 from infoplane.hooks._attached import Attached, with_hooks
 from infoplane.hooks._inputs import Inputs
 from infoplane.hooks._problems import all_of
 from infoplane.hooks._slot import Capture
 from infoplane.hooks._structure import tensors_in
-from infoplane.hooks._warn import warn
 from infoplane.hooks.probe import ProbeSet
 
 KEPT_UNITS = 4096

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from infoplane.core.records import Layer, Snapshot
 from infoplane.core.text import printable
+from infoplane.core.warn import warn
 from infoplane.hooks._about import About
 from infoplane.hooks._destination import Destination, close_all
 from infoplane.hooks._host import HostMemory
@@ -26,7 +27,6 @@ from infoplane.hooks._problems import Done, Failed, Problems, outcome
 from infoplane.hooks._ranks import Ranks, find_ranks, share_buffers
 from infoplane.hooks._steps import StepCounter, whole_number
 from infoplane.hooks._unclosed import forget, refuse_unclosed, remember
-from infoplane.hooks._warn import warn
 from infoplane.hooks._watch import Watch
 from infoplane.hooks.metrics import GradientMoments, LayerMetrics, as_numbers, number, weight_norms
 from infoplane.hooks.schedule import Schedule

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from infoplane.core.records import Layer
+from infoplane.core.warn import warn
 from infoplane.hooks._problems import NonFiniteError
-from infoplane.hooks._warn import warn
 from infoplane.hooks.metrics import to_numbers
 from infoplane.hooks.probe import ProbeSet
 

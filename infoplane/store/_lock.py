@@ -6,11 +6,11 @@ import contextlib
 import json
 import os
 import socket
-import warnings
 from pathlib import Path
 from typing import Any
 
 from infoplane.core.errors import StoreError
+from infoplane.core.warn import warn
 from infoplane.store import _files
 from infoplane.store._records import dump_json, load_json
 from infoplane.store.layout import lock_file
@@ -78,11 +78,7 @@ class RankLock:
             raise StoreError(f"{self.path} was taken by another process at the same moment")
         aside.unlink(missing_ok=True)
         owner = _owner(content)
-        warnings.warn(
-            f"{self.path.parent}: took over the lock of process {owner.get('pid')}, which has ended",
-            RuntimeWarning,
-            stacklevel=6,
-        )
+        warn(f"{self.path.parent}: took over the lock of process {owner.get('pid')}, which has ended", RuntimeWarning)
 
     def _refuse_living(self, content: bytes) -> None:
         owner = _owner(content)

@@ -7,7 +7,6 @@ import contextlib
 import os
 import threading
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Literal, Self
 from infoplane.core.errors import StoreError
 from infoplane.core.records import Probe, Snapshot
 from infoplane.core.steps import describe_steps
+from infoplane.core.warn import warn
 from infoplane.store import _signals
 from infoplane.store._directory import open_directory
 from infoplane.store._frames import check_snapshot, snapshot_bytes
@@ -388,7 +388,7 @@ class StoreWriter:
         self._raise_error()
 
     def _warn(self, text: str) -> None:
-        warnings.warn(f"{self.path}: {text}", RuntimeWarning, stacklevel=5)
+        warn(f"{self.path}: {text}", RuntimeWarning)
 
 
 @atexit.register

@@ -323,6 +323,43 @@ class TestSinks:
             rec._destinations[0].writer._failure = None
         assert good.steps == [0, 1, 2]
 
+    @pytest.mark.parametrize("layout", ["one", "flushed", "members"])
+    def test_steps_that_the_disk_did_not_take_are_listed(self, tmp_path, monkeypatch, layout):
+        def full(*args):
+            raise OSError(28, "No space left on device")
+
+        if layout == "members":
+            members = [nn.Linear(4, 2) for _ in range(2)]
+            state = stack_module_state(members)
+            rec = CollectionRecorder(
+                members[0], PROBE, str(tmp_path / "{member}"), state=state, schedule=every(1), quiet=True
+            )
+        else:
+            rec = Recorder(Switched(), PROBE, tmp_path / "a", schedule=every(1), calls="all", quiet=True)
+
+        def record():
+            with monkeypatch.context() as disk:
+                disk.setattr("os.fsync", full)
+                rec.snapshot(1)
+                rec.snapshot(2)
+                rec.flush()
+                assert [p.steps for p in rec.problems] == [(1, 2)] * (2 if layout == "members" else 1)
+            if layout == "flushed":
+                rec.snapshot(3)
+                rec.flush()
+            rec.close()
+
+        rec.start()
+        rec.flush()
+        with pytest.warns(RuntimeWarning, match="could not be written") as said:
+            record()
+        assert {w.filename for w in said} == {__file__}
+        assert all("not written while recording: OSError" in p.what for p in rec.problems)
+        if rec.run is not None:
+            result = CliRunner().invoke(main, ["verify", str(rec.run)])
+            assert result.exit_code == 1
+            assert "(steps 1-2)" in result.output
+
     def test_the_writer_has_the_same_policy(self, tmp_path):
         for options, expected in (
             ({}, "warn"),

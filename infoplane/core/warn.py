@@ -9,11 +9,11 @@ from pathlib import Path
 _PACKAGE = str(Path(__file__).parents[1])
 
 
-def warn(text: str) -> None:
+def warn(text: str, category: type[Warning] = UserWarning) -> None:
     """Warn where the package was entered, however deep inside it, or inside a forward pass, this is called."""
     frame, depth, entered = sys._getframe(1), 2, 1
     while (caller := frame.f_back) is not None:
         if frame.f_code.co_filename.startswith(_PACKAGE):
             entered = depth
         frame, depth = caller, depth + 1
-    warnings.warn(text, stacklevel=entered + 1)
+    warnings.warn(text, category, stacklevel=entered + 1)
