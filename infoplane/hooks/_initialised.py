@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -52,6 +54,17 @@ class FirstCall:
         once = sorted(set(first) - set(second))
         if once:
             self._refuse(f"{_listed(once)} is set by the first forward pass only")
+
+    @contextlib.contextmanager
+    def blamed_for(self, first: set[str], second: Callable[[], set[str]]) -> Iterator[None]:
+        """Raise ValueError where the second pass fails on buffers put back: the model remembers that it made them."""
+        try:
+            yield
+        except (RuntimeError, AttributeError, TypeError, IndexError) as error:
+            made = sorted(first - second())
+            if not made or isinstance(error, torch.OutOfMemoryError):
+                raise
+            self._refuse(f"{_listed(made)} is set by the first forward pass only")
 
     def _refuse(self, what: str) -> None:
         for module, held in self._found:

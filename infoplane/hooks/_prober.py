@@ -98,7 +98,7 @@ class Prober:
         start, stop, inputs, _ = first
         first_call = FirstCall(self.model)
         modules = named_modules(self.model)
-        seen, changed_first = self._observe(inputs, modules)
+        seen, changed_first, replaced_first = self._observe(inputs, modules)
         first_call.refuse_new_weights()
         plan = plan_captures(
             self.targets,
@@ -140,18 +140,19 @@ class Prober:
                 ).whole(),
             )
 
-        parents = {} if is_sharded(self.model) else _flow.trace(once)
-        if not parents:
-            once(None)
+        with first_call.blamed_for(replaced_first, lambda: self._held.replaced):
+            parents = {} if is_sharded(self.model) else _flow.trace(once)
+            if not parents:
+                once(None)
         first_call.refuse_set_once(changed_first, self._held.changed)
         self.layers = tuple(layer for layer, _ in results)
         self.captures = tuple(replace(c, layer=la) for c, la in zip(self.captures, self.layers, strict=True))
         self.chain = self._markov(parents)
         self._look_at_rows(stop - start, modules)
 
-    def _observe(self, inputs: Inputs, modules: Mapping[str, Named]) -> tuple[Observation, set[str]]:
-        """What runs, and what the first pass changed."""
-        changed: list[set[str]] = []
+    def _observe(self, inputs: Inputs, modules: Mapping[str, Named]) -> tuple[Observation, set[str], set[str]]:
+        """What runs, and what the first pass changed, or replaced."""
+        changed: list[tuple[set[str], set[str]]] = []
 
         def once(flow: _flow.Flow | None, ops: bool) -> Observation:
             began = None if flow is None else flow.start
@@ -160,10 +161,10 @@ class Prober:
                     0, lambda run: observe(lambda: run(inputs, began=began), modules, ops=ops, flow=flow)
                 )
             finally:
-                changed.append(self._held.changed)
+                changed.append((self._held.changed, self._held.replaced))
 
         seen = look(once, ops=self._wants_ops(), follow=not is_sharded(self.model))
-        return seen, changed[0]
+        return seen, *changed[0]
 
     def _look_at_rows(self, rows: int, modules: Mapping[str, Named]) -> None:
         def once(inputs: Inputs, which: int, jolt: int | None = None, /) -> _rows.Seen:

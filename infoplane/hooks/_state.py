@@ -185,13 +185,17 @@ class Held:
 
     def __init__(self) -> None:
         self.changed: set[str] = set()
-        """Names of what the last pass changed."""
+        """Names of what the last pass changed, replaced or made."""
+        self.replaced: set[str] = set()
+        """Names of what it replaced or made."""
         self._changing: set[str] = set()
         self._first = True
 
     def keep(self, model: nn.Module, *, exact: bool = False) -> Restore:
         """Raises RuntimeError on restoring where something has changed that was not copied."""
         held = self._buffers(model, exact)
+        buffers = [(p, m._buffers, dict(m._buffers)) for p, m in model.named_modules() if type(m._buffers) is dict]
+        replaced: set[str] = set()  # a second restoring finds none any more
         gradients: list[tuple[Tensor, Tensor | None]] = []
         if not is_sharded(model):  # such a model swaps its parameters in every pass
             held += self._parameters(model)
@@ -205,8 +209,16 @@ class Held:
         @torch.no_grad()
         def restore() -> None:
             changed = [h for h in held if h.is_changed()]
-            self.changed = {h.name for h in changed}  # a parameter and its gradient share their name
-            self._changing |= self.changed
+            names = {h.name for h in changed}  # a parameter and its gradient share their name
+            replaced.update(h.name for h in held if h.is_replaced())
+            for prefix, own, before in buffers:
+                for key in [k for k, buffer in own.items() if buffer is not None and before.get(k) is None]:
+                    replaced.add(f"{prefix}.{key}" if prefix else key)
+                    own[key] = None
+                    if key not in before:
+                        del own[key]
+            self.changed, self.replaced = names | replaced, set(replaced)
+            self._changing |= names
             self._first = False
             lost = [h for h in held if not h.restore(changed=h in changed)]
             for parameter, gradient in gradients:
@@ -261,12 +273,15 @@ class _Tensor:
             return True
         return self._compared and self._copy is not None and not torch.equal(self._tensor, self._copy)
 
+    def is_replaced(self) -> bool:
+        return bool(self._own) and (self._key not in self._own or self._own[self._key] is not self._tensor)
+
     def restore(self, *, changed: bool) -> bool:
         """False where the old numbers are not known."""
         if changed and self._copy is not None:
             # Through `.data` the version stays, and with it what autograd holds for the training step.
             (self._tensor.data if self.kind == "parameter" else self._tensor).copy_(self._copy)
-        if self._own and (self._key not in self._own or self._own[self._key] is not self._tensor):
+        if self.is_replaced():
             self._own[self._key] = self._tensor
         return not changed or self._copy is not None
 

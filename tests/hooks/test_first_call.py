@@ -108,6 +108,55 @@ def generator_after(seed, make):
     return generator
 
 
+class Cached(nn.Module):
+    """Multiplies by a table that the forward pass makes, and remembers in one of several ways that it has."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.fc, self.way, self.length = nn.Linear(5, 2), way, 2
+        if way not in ("new", "statistics of a new one"):
+            self.register_buffer("table", None if way == "none" else torch.ones(2))
+
+    def forward(self, x):
+        n = x.shape[1]
+        if self.way == "length" and n > self.length:  # rotary embeddings that grow
+            self.length, self.table = n, torch.arange(n).cos()
+        elif self.way == "once" and self.length == 2:  # of its first batch
+            self.length, self.table = n, x.mean(0)[:2]
+        elif (self.way == "shape" and n > len(self.table)) or (self.way == "none" and self.table is None):
+            self.table = torch.arange(n).cos()
+        elif self.way == "new" and not hasattr(self, "table"):
+            self.register_buffer("table", torch.arange(n).cos(), persistent=False)
+        elif self.way == "statistics of a new one" and not hasattr(self, "table"):
+            self.register_buffer("table", x.mean(0))
+        return self.fc(x * (self.table[:n] if len(self.table) > 2 else self.table[0]))
+
+
+@pytest.mark.parametrize("way", ["length", "once"])
+def test_a_table_that_only_the_first_pass_makes_is_refused_and_the_model_as_before(way):
+    model = Cached(way)
+    table = model.table
+    with pytest.raises(ValueError, match=r"'table' is set by the first forward pass only of Cached; .* run one"):
+        record(model, X)
+    assert model.table is table
+    assert model.length == 2
+    model(X[:2])
+    record(model, X)
+
+
+@pytest.mark.parametrize("way", ["shape", "none", "new", "statistics of a new one"])
+def test_a_table_that_each_pass_makes_anew_is_recorded_and_not_kept(way):
+    model = Cached(way)
+    before = {k: None if b is None else b.clone() for k, b in model._buffers.items()}
+    rec, sink = recorder(model, (X, Y), schedule=every(1), on_error="raise")
+    with rec:
+        rec.snapshot(1)
+    assert set(model._buffers) == set(before)
+    assert all(b is before[k] or torch.equal(b, before[k]) for k, b in model._buffers.items())
+    wanted = model(X)  # training makes its own
+    assert torch.allclose(torch.from_numpy(sink.snapshots[1].arrays["fc"]), wanted, atol=1e-6)
+
+
 def test_the_table_of_layers_initialises_nothing():
     with pytest.raises(ValueError, match=r"LazyLinear.*run one forward pass first"):
         infoplane.layers(lazy(), X)
