@@ -71,7 +71,7 @@ def run(options: common.Options) -> list[common.Outcome]:
         table = infoplane.analyze(runs, spec, layers=[LAYER], progress=False, table=options.out / f"results-{rule}.csv")
         drawn = plots.compare(
             table,
-            quantities=["DSMI(T;Y)", "DSE"],
+            quantity=["DSMI(T;Y)", "DSE"],
             groups={"true": "true-*", "shuffled": "shuffled-*"},
             log=True,
         )

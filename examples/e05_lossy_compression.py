@@ -61,7 +61,7 @@ def run(options: common.Options) -> list[common.Outcome]:
     }
     truth = tables[PCA4].curves("true I(T;Y)", estimator="recorded")[0].value
     for spec, table in tables.items():
-        axes = plots.compare(table, quantities="I(T;Y)")
+        axes = plots.compare(table, quantity="I(T;Y)")
         axes.plot(1000 * truth, truth, "k--", linewidth=0.8)
         axes.set_ylim(top=max(axes.get_ylim()[1], 8.0))
         axes.set_xlabel("true I(T;Y) [0.001 bits]")

@@ -70,11 +70,11 @@ def train(options: common.Options, seeds: int, steps: int, lr: float) -> tuple[R
 def run(options: common.Options) -> list[common.Outcome]:
     seeds, least, steps, lr, level, shown = (2, 2, 1500, 1e-2, 0.8, 2) if options.quick else (5, 4, 12000, 3e-3, 0.9, 3)
     table, features = train(options, seeds, steps, lr)
-    one = plots.curves(table, quantities=["RankMe"], metrics=True, run=table.run[0])
+    one = plots.curves(table, quantity=["RankMe"], metrics=True, run=table.run[0])
     options.figure(one, "seed", "One seed: RankMe falls for the second time while test accuracy rises.")
-    spectrum = plots.compare(table, quantities=["RankMe", "von Neumann entropy", "alpha-ReQ"])
+    spectrum = plots.compare(table, quantity=["RankMe", "von Neumann entropy", "alpha-ReQ"])
     options.figure(spectrum, "spectrum", "The spectrum of the hidden layer; no exponent where it is no power law.")
-    modes = plots.compare(features, quantities=["median top-frequency share", "frequencies used"])
+    modes = plots.compare(features, quantity=["median top-frequency share", "frequencies used"])
     options.figure(modes, "fourier", "Units come to have one frequency each, and keep using most of the frequencies.")
 
     def phases(**settings) -> list[list[str]]:

@@ -93,7 +93,7 @@ def run(options: common.Options) -> list[common.Outcome]:
     for name, spec in SCALES.items():
         table = infoplane.analyze(runs, spec, layers=[CODE], progress=False, table=options.out / f"{name}.csv")
         for form in ("plane", "curves"):
-            drawn = plots.compare(table, form=form, quantities=PAIR, groups=GROUPS)
+            drawn = plots.compare(table, form=form, quantity=PAIR, groups=GROUPS)
             options.figure(drawn, f"{form}-{name}", f"The {name} code over training for each beta.")
         for quantity in (PAIR[0], *ERRORS):  # (betas, seeds) at the last step
             last = np.array([curve.value[-1] for curve in table.curves(quantity)]).reshape(len(BETAS), -1)

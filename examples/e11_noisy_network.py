@@ -73,9 +73,9 @@ def run(options: common.Options) -> list[common.Outcome]:
     noisy = {"groups": {name: f"{name}-*" for name in PENALTIES}, "spread": "minmax", "estimator": "noise"}
     shape = {**noisy, "estimator": "geometry", "layers": ["act5"]}
     for figure, name, caption in (
-        (plots.compare(table, quantities="I(X;T)", **noisy), "information",
+        (plots.compare(table, quantity="I(X;T)", **noisy), "information",
          "I(X;T) of free networks (solid) falls late; that of orthonormal ones (dashed) rises early."),
-        (plots.compare(table, quantities="class distance ratio", **shape), "ratio",
+        (plots.compare(table, quantity="class distance ratio", **shape), "ratio",
          "Distance within classes over that between them in act5: free networks go on clustering."),
         (plots.compare(table, form="plane", layers=["act5"], **noisy), "plane",
          "The plane of act5: both learn; orthonormal weights keep more of X."),

@@ -80,7 +80,7 @@ def run(options: common.Options) -> list[Outcome]:
     bound = infoplane.analyze(plain, "kde:rule=std,scale=1,null_draws=0", layers=["act4", "logits"], progress=False)
     options.figure(plots.compare(table, form="plane"), "plane", "The plane of the noisy network, mean over the seeds.")
     shown = ["I(X;T)", "I(T;Y)", "variance kept"]
-    timing = plots.curves(table, quantities=shown, metrics="test loss", run=table.run[0])
+    timing = plots.curves(table, quantity=shown, metrics="test loss", run=table.run[0])
     options.figure(timing, "timing", "One seed: I(X;T) is high while the loss falls fast, and falls later.")
     options.figure(plots.compare(bound), "bound", "The network without noise under adaptive noise: no fall of I(X;T).")
     options.figure(plots.null(bins, run=bins.run[0]), "bins", "Adaptive bins give hidden layers H(Y) for any labels.")

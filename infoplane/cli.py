@@ -35,6 +35,9 @@ CHOICE = stacked(
     click.option("-l", "--layer", "layers", multiple=True, metavar="GLOB", help="Only these layers."),
     click.option("-s", "--subset", help="all, train, test, class=3, ..."),
 )
+QUANTITY = click.option(
+    "--quantity", multiple=True, metavar="NAME", help="I(X;T), I(T;Y), ...; again for a further panel."
+)
 OUT = click.option("-o", "--out", type=click.Path(path_type=Path), help="File to write; its suffix is the format.")
 
 UNTRUSTED = click.option(
@@ -215,7 +218,7 @@ def estimate(
 @OUT
 @CHOICE
 @click.option("--by", type=click.Choice(["step", "layer"]), help="A line for each step or for each layer.")
-@click.option("--quantity", metavar="NAME", help="For figures of one quantity: I(X;T), I(T;Y), ...")
+@QUANTITY
 @SIZE
 @click.option("--format", type=click.Choice(["png", "svg", "pdf"]), help="Where the suffix does not name it.")
 @click.option("--dpi", type=click.IntRange(30, 1200), default=200, show_default=True)
@@ -235,6 +238,7 @@ def plot(runs: tuple[Path, ...], kind: str, out: Path | None, **options: Any) ->
 @RUNS
 @OUT
 @CHOICE
+@QUANTITY
 @SIZE
 @click.option("--dpi", type=click.IntRange(30, 1200), default=200, show_default=True)
 def compare(runs: tuple[Path, ...], out: Path | None, dpi: int, **options: Any) -> None:
@@ -244,7 +248,7 @@ def compare(runs: tuple[Path, ...], out: Path | None, dpi: int, **options: Any) 
     from infoplane.results.losses import read_losses
 
     chosen: dict[str, Any] = {"estimator": (options["estimator"] or "").partition(":")[0], "layer": options["layers"]}
-    chosen["subset"] = options["subset"] or "all"
+    chosen |= {"subset": options["subset"] or "all", "quantity": options["quantity"]}
     for one in summary.summarize(read_table(runs), **{name: value for name, value in chosen.items() if value}):
         click.echo(str(one))
     click.echo(str(draw_file(runs, "compare", out or Path("compare.png"), dpi=dpi, **options)))

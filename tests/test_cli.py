@@ -88,6 +88,27 @@ def test_estimate_then_plot(run, tmp_path):
     assert "plane" in call("plot", run, "-k", "list").stdout.split()
 
 
+def test_a_quantity_is_chosen_by_one_name_in_every_figure(run, tmp_path):
+    call("estimate", run, "-e", "binning:n_bins=8")
+    out = tmp_path / "figure.svg"
+
+    def drawn(*words):
+        call(*words, "-o", out, "-l", "1")
+        return {q for q in ("I(X;T)", "I(T;Y)") if f"{q} [bits]" in out.read_text()}
+
+    for words in (("plot", run, "-k", "curves"), ("plot", run, "-k", "compare"), ("compare", run)):
+        assert drawn(*words) == {"I(X;T)", "I(T;Y)"}
+        assert drawn(*words, "--quantity", "I(X;T)") == {"I(X;T)"}
+        assert drawn(*words, "--quantity", "I(X;T)", "--quantity", "I(T;Y)") == {"I(X;T)", "I(T;Y)"}
+    for kind in ("heatmap", "null"):
+        assert drawn("plot", run, "-k", kind, "--quantity", "I(T;Y)") == {"I(T;Y)"}
+    assert call("compare", run, "--quantity", "I(T;Y)", "-l", "1", "-o", out).stdout.count(" bit at step 9 ") == 1
+    two = ("--quantity", "I(X;T)", "--quantity", "I(T;Y)")
+    assert "takes one quantity, got I(X;T), I(T;Y)" in one_line("plot", run, "-k", "heatmap", *two, "-o", out)
+    assert "takes one quantity, got I(X;T), I(T;Y)" in one_line("plot", run, "-k", "null", *two, "-o", out)
+    assert "the figure 'plane' takes no 'quantity'" in one_line("plot", run, "--quantity", "I(X;T)", "-o", out)
+
+
 def test_compare_animate_report_export(run, recorded, tmp_path):
     call("estimate", run, "-e", "binning:n_bins=8")
     other = shutil.copytree(run, tmp_path / "other")
@@ -122,8 +143,11 @@ def test_estimators_are_listed_and_have_pages():
     [
         (("info", "{tmp}/nothing"), "not a run directory"),
         (("estimate", "{run}", "-e", "bining"), "no estimator named 'bining'; closest: binning"),
-        (("estimate", "{run}", "-e", "binning:bins=4"), "binning has no field 'bins'; available: n_bins"),
-        (("estimate", "{run}", "-e", "binning@saxe"), "no preset 'saxe'; available: lorenzen"),
+        (
+            ("estimate", "{run}", "-e", "binning:bins=4"),
+            "binning has no field 'bins'; closest: n_bins; available: n_bins",
+        ),
+        (("estimate", "{run}", "-e", "binning@saxe"), "no preset 'saxe'; closest: saxe-2018; available: lorenzen"),
         (("estimate", "{run}", "-e", "binning:n_bins=1"), "n_bins must be from 2"),
         (("estimate", "{run}", "-l", "conv*"), "conv*"),
         (("estimate", "{run}", "-s", "validation"), "validation"),

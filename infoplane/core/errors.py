@@ -13,7 +13,21 @@ class StoreError(Exception):
 
 
 def closest(name: str, known: Iterable[str], n: int = 5) -> list[str]:
-    """The `n` names most like `name`, printable, for the end of an error line."""
+    """The `n` names most like `name`, capitals or not, printable, for the end of an error line."""
     known = list(known)
-    found = difflib.get_close_matches(name.replace("*", ""), known, n=n, cutoff=0.3)
-    return [printable(shown) for shown in found or known[:n]]
+    return [printable(shown) for shown in (_near(name, known, cutoff=0.3) or known)[:n]]
+
+
+def choices(name: str, known: Iterable[str]) -> str:
+    """What stands after "no preset 'saxe'; ": the name nearest to `name` where one is near, then all there are."""
+    known = list(known)
+    near = "".join(f"closest: {printable(one)}; " for one in _near(name, known, cutoff=0.5)[:1])
+    return f"{near}available: {', '.join(map(printable, known)) or 'none'}"
+
+
+def _near(name: str, known: list[str], cutoff: float) -> list[str]:
+    folded: dict[str, list[str]] = {}
+    for one in known:
+        folded.setdefault(one.casefold(), []).append(one)
+    wanted = name.replace("*", "").casefold()
+    return [one for key in difflib.get_close_matches(wanted, folded, n=5, cutoff=cutoff) for one in folded[key]]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
-from infoplane.core.errors import closest
+from infoplane.core.errors import choices, closest
 from infoplane.estimators._checks import checked
 
 _ESTIMATORS: dict[str, type[Any]] = {}
@@ -89,7 +89,7 @@ def register_wrapper(suffix: str) -> Callable[[T], T]:
 def wrapper(suffix: str) -> type[Any]:
     """The wrapper registered under `suffix`."""
     if suffix not in _WRAPPERS:
-        raise ValueError(f"no wrapper named {suffix!r}; available: {', '.join(sorted(_WRAPPERS))}")
+        raise ValueError(f"no wrapper named {suffix!r}; {choices(suffix, sorted(_WRAPPERS))}")
     return _WRAPPERS[suffix]
 
 
@@ -180,9 +180,7 @@ def _parse_plain(spec: str) -> Any:
     if preset_name:
         known = presets(cls.name)
         if preset_name not in known:
-            raise ValueError(
-                f"{cls.name} has no preset {preset_name!r}; available: {', '.join(sorted(known)) or 'none'}"
-            )
+            raise ValueError(f"{cls.name} has no preset {preset_name!r}; {choices(preset_name, sorted(known))}")
         fields.update(known[preset_name])
     return build(cls, {**fields, **_fields(spec, tail)})
 
@@ -203,7 +201,7 @@ def build(cls: type[Any], fields: Mapping[str, Any]) -> Any:
     names = [f.name for f in dataclasses.fields(cls) if not f.metadata.get("prepared")]
     for key in fields:
         if key not in names:
-            raise ValueError(f"{cls.name} has no field {key!r}; available: {', '.join(names) or 'none'}")
+            raise ValueError(f"{cls.name} has no field {key!r}; {choices(key, names)}")
     return cls(**fields)
 
 

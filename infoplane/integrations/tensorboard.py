@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
+from infoplane.core.deprecation import renamed
+
 
 class ScalarWriter(Protocol):
     """`torch.utils.tensorboard.SummaryWriter`, tensorboardX, or anything with this method."""
@@ -13,16 +15,21 @@ class ScalarWriter(Protocol):
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> Any: ...
 
 
-def scalars(writer: ScalarWriter, quantities: Sequence[str] = ("I(X;T)", "I(T;Y)")) -> Callable[[Iterable[Any]], None]:
+@renamed("quantities", "quantity")
+def scalars(
+    writer: ScalarWriter, quantity: str | Sequence[str] = ("I(X;T)", "I(T;Y)")
+) -> Callable[[Iterable[Any]], None]:
     """For `infoplane.live(..., on_rows=scalars(writer))`: a scalar for each layer and quantity.
 
     Tags are `I(X;T)/estimator/layer`, with the subset in front of the layer where it is not the whole probe. The
     writer is used, never opened or closed. Values that are refused (NaN) are left out.
     """
 
+    wanted = (quantity,) if isinstance(quantity, str) else tuple(quantity)
+
     def log(rows: Iterable[Any]) -> None:
         for row in rows:
-            if row.quantity in quantities and math.isfinite(row.value):
+            if row.quantity in wanted and math.isfinite(row.value):
                 subset = "" if row.subset == "all" else f"{row.subset}/"
                 tag = f"{row.quantity}/{row.estimator}/{subset}{row.layer}"
                 writer.add_scalar(tag, float(row.value), int(row.step))

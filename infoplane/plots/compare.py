@@ -14,6 +14,7 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from infoplane.core.deprecation import renamed
 from infoplane.core.palette import layer_colors
 from infoplane.plots._about import about, axis_label, folders, times
 from infoplane.plots._artists import (
@@ -83,9 +84,10 @@ class CompareData:
         return len(self.groups) > 1 and len({layer for g in self.groups for layer in g.layers}) == 1
 
 
+@renamed("quantities", "quantity")
 def compare_data(
     table: ResultTable,
-    quantities: Sequence[str] = ("I(X;T)", "I(T;Y)"),
+    quantity: Sequence[str] | str = ("I(X;T)", "I(T;Y)"),
     *,
     spread: str | None = "ci95",
     groups: Mapping[str, Sequence[str] | str] | None = None,
@@ -96,6 +98,7 @@ def compare_data(
     against: Literal["step", "epoch"] = "step",
 ) -> CompareData:
     """Mean and band over the runs of each group; see `compare` for the parameters."""
+    quantities = [quantity] if isinstance(quantity, str) else list(quantity)
     everything = choose(
         table, estimator=estimator, settings=settings, subset=subset, layers=layers, several_runs=True, against=against
     )
@@ -173,12 +176,13 @@ def group_runs(
     return out
 
 
+@renamed("quantities", "quantity")
 def compare(
     table: ResultTable,
     *,
     ax: Axes | None = None,
     form: Literal["curves", "plane"] = "curves",
-    quantities: Sequence[str] | str | None = None,
+    quantity: Sequence[str] | str | None = None,
     spread: str | None = "ci95",
     groups: Mapping[str, Sequence[str] | str] | None = None,
     estimator: str | None = None,
@@ -206,7 +210,7 @@ def compare(
     groups : mapping from name to runs or globs, optional
         Runs to average separately, such as {"tanh": "tanh-*", "ReLU": "relu-*"}, by id or by the name of the run's
         directory; each has its line style, or its colour where one layer is drawn.
-    quantities : str or sequence of str, optional
+    quantity : str or sequence of str, optional
         One panel each, or the two axes of the plane; by default I(X;T) and I(T;Y).
     table, ax, estimator, settings, subset, layers, against, log, caption, style, width
         As in `infoplane.plots.curves`.
@@ -219,7 +223,7 @@ def compare(
     if form not in ("curves", "plane"):
         raise ValueError(f"form must be 'curves' or 'plane', got {form!r}")
     pair = ["I(X;T)", "I(T;Y)"]
-    names = [quantities] if isinstance(quantities, str) else list(quantities or pair)
+    names = [quantity] if isinstance(quantity, str) else list(quantity or pair)
     if form == "plane" and len(names) != 2:
         raise ValueError(f"the plane takes two quantities, got {', '.join(names)}")
     data = compare_data(
@@ -235,7 +239,7 @@ def compare(
         return axes
     if ax is not None:
         if len(names) > 1:
-            raise ValueError(f"ax takes one quantity, got {', '.join(names)}; pass quantities='I(T;Y)', or no ax")
+            raise ValueError(f"ax takes one quantity, got {', '.join(names)}; pass quantity='I(T;Y)', or no ax")
         with canvas(ax):
             draw_mean_curve(ax, data, names[0], log=log, against=against)
             if caption:

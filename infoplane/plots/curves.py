@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from infoplane.core.deprecation import renamed
+from infoplane.core.errors import choices
 from infoplane.core.palette import layer_colors
 from infoplane.plots._about import about, axis_label, times
 from infoplane.plots._artists import Ceiling, Label, add_caption, draw_ceilings, end_labels, limits, step_axis
@@ -112,11 +114,12 @@ def series_curve(series: Series, quantity: str, *, against: Literal["step", "epo
     )
 
 
+@renamed("quantities", "quantity")
 def curves(
     table: ResultTable,
     *,
     ax: Axes | None = None,
-    quantities: Sequence[str] | str | None = None,
+    quantity: Sequence[str] | str | None = None,
     metrics: Sequence[str] | str | bool = False,
     estimator: str | None = None,
     settings: Mapping[str, Any] | str | None = None,
@@ -138,7 +141,7 @@ def curves(
 
     Parameters
     ----------
-    quantities : str or sequence of str, optional
+    quantity : str or sequence of str, optional
         One panel each; by default I(X;T) and I(T;Y) as far as the table has them.
     metrics : bool, str or sequence of str
         Recorded training metrics in further panels below: all with True, or those named.
@@ -158,12 +161,12 @@ def curves(
     series = choose(
         table, estimator=estimator, settings=settings, run=run, subset=subset, layers=layers, against=against
     )
-    names = [quantities] if isinstance(quantities, str) else list(quantities or default_quantities(series))
+    names = [quantity] if isinstance(quantity, str) else list(quantity or default_quantities(series))
     shown = [series_curve(series, name, against=against) for name in names]
     recorded = chosen_metrics(table, series.runs[0], metrics, against)
     if ax is not None and (len(shown) > 1 or recorded):
         raise ValueError(
-            f"ax takes one quantity and no metrics, got {', '.join(names)}; pass quantities='I(T;Y)', or no ax"
+            f"ax takes one quantity and no metrics, got {', '.join(names)}; pass quantity='I(T;Y)', or no ax"
         )
     parts = about(series, [grid(series, name) for name in names])
     if ax is not None:
@@ -207,7 +210,7 @@ def chosen_metrics(
         names = [wanted] if isinstance(wanted, str) else list(wanted)
         for name in names:
             if name not in known:
-                raise ValueError(f"run {run} recorded no metric {name!r}; available: {', '.join(known) or 'none'}")
+                raise ValueError(f"run {run} recorded no metric {name!r}; {choices(name, known)}")
         known = {name: known[name] for name in names}
     out: dict[str, dict[str, tuple[FloatArray, FloatArray]]] = {}
     for name, series in known.items():

@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from infoplane.core.errors import closest
+from infoplane.core.errors import choices
 from infoplane.plots.compare import compare
 from infoplane.plots.compression import compression
 from infoplane.plots.curves import curves
@@ -55,7 +55,8 @@ def draw_file(
 ) -> Path:
     """Draw the figure `kind` from the results of run directories or CSV files, and write it to `out`.
 
-    Options that are None or empty are left out; one that the figure does not take is an error.
+    Options that are None or empty are left out; one that the figure does not take is an error. A `quantity` may be
+    one name or several, in a figure that draws several.
 
     Raises
     ------
@@ -63,12 +64,12 @@ def draw_file(
         Unknown figure or option, or a choice that the table leaves open.
     """
     if kind not in FIGURES:
-        raise ValueError(
-            f"no figure named {kind!r}; closest: {', '.join(closest(kind, FIGURES))}; available: {', '.join(FIGURES)}"
-        )
+        raise ValueError(f"no figure named {kind!r}; {choices(kind, FIGURES)}")
     taken = list(inspect.signature(FIGURES[kind]).parameters)[1:]
     given = {name: value for name, value in options.items() if value not in (None, (), [], "")}
     for name in given:
         if name not in taken:
             raise ValueError(f"the figure {kind!r} takes no {name!r}; it takes {', '.join(taken)}")
+    if not isinstance(names := given.get("quantity", ""), str) and len(names) == 1:
+        given["quantity"] = names[0]
     return save(FIGURES[kind](read_table(list(runs)), **given), out, format=format, dpi=dpi)

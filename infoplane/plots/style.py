@@ -18,6 +18,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, SymL
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from infoplane.core.errors import choices
 from infoplane.core.palette import VIRIDIS
 
 FloatArray = npt.NDArray[np.float64]
@@ -90,7 +91,7 @@ STYLES: Mapping[str, tuple[float, Mapping[str, Any]]] = {
 
 def style_of(style: str) -> tuple[float, Mapping[str, Any]]:
     if style not in STYLES:
-        raise ValueError(f"unknown style {style!r}; available: {', '.join(STYLES)}")
+        raise ValueError(f"unknown style {style!r}; {choices(style, STYLES)}")
     return STYLES[style]
 
 

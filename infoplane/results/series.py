@@ -219,6 +219,8 @@ def options(
 
 def grid(series: Series, quantity: str) -> Grid:
     """One quantity of one run as (steps, layers)."""
+    if not isinstance(quantity, str):
+        raise ValueError(f"this figure takes one quantity, got {', '.join(quantity) or 'none'}")
     if len(series.runs) != 1:
         raise ValueError(f"a grid holds one run, got {len(series.runs)}: {', '.join(series.runs)}")
     everything = series.table

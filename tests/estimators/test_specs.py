@@ -29,6 +29,25 @@ def test_a_spec_sets_its_field(spec, field, value):
     assert getattr(parse(spec), field) == value
 
 
+@pytest.mark.parametrize(
+    ("spec", "line"),
+    [
+        ("binning@saxe", "binning has no preset 'saxe'; closest: saxe-2018; available: .*saxe-2018"),
+        ("binning@Shwartz-Ziv", "binning has no preset 'Shwartz-Ziv'; closest: shwartz-ziv-2017; available: "),
+        ("binning@xqzk", "binning has no preset 'xqzk'; available: [^;]*$"),
+        ("softmax@ye", "softmax has no preset 'ye'; available: none$"),
+        ("binning:bins=4", "binning has no field 'bins'; closest: n_bins; available: n_bins, "),
+        ("binning:N_BINS=4", "binning has no field 'N_BINS'; closest: n_bins; available: n_bins, "),
+        ("knn+nul", r"no wrapper named 'nul'; closest: null; available: interval, null$"),
+        ("Binning", "no estimator named 'Binning'; closest: binning, "),
+        ("KDE", "no estimator named 'KDE'; closest: kde"),
+    ],
+)
+def test_a_name_that_is_nearly_right_is_shown_the_nearest(spec, line):
+    with pytest.raises(ValueError, match=line):
+        parse(spec)
+
+
 @pytest.mark.parametrize("spec", ["binning:n_bins", "binning:n_bins=(", "binning:range=(1,2"])
 def test_a_broken_spec_is_one_line(spec):
     with pytest.raises(ValueError, match=r"^[^\n]+$"):

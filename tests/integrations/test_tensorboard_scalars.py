@@ -47,6 +47,20 @@ def test_tags_and_values(tmp_path):
 
 
 @pytest.mark.extra
+def test_one_quantity_by_its_name_or_by_the_old_keyword(tmp_path):
+    class Writer(list):
+        def add_scalar(self, tag, scalar_value, global_step):
+            self.append(tag)
+
+    record(tmp_path / "a", scalars(Writer()))
+    rows = list(read_table(tmp_path / "a").select(layer="1", step=1, subset="all"))
+    new, old = Writer(), Writer()
+    scalars(new, quantity="I(T;Y)")(rows)
+    with pytest.warns(DeprecationWarning, match="scalars: quantities= is now quantity="):
+        scalars(old, quantities=["I(T;Y)"])(rows)
+    assert new == old == ["I(T;Y)/kde/1"]
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_real_writer(tmp_path):
     pytest.importorskip("tensorboard")

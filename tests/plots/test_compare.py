@@ -60,9 +60,9 @@ def test_the_plane_takes_any_two_quantities(families):
     shannon = families.select(quantity=["I(X;T)", "I(T;Y)"])
     rows = [row._replace(quantity=f"CS-{row.quantity}", unit="CS bit") for row in shannon]
     other = ResultTable.from_rows(rows, families.meta)
-    ax = plots.compare(other, form="plane", quantities=["CS-I(T;Y)", "CS-I(X;T)"])
+    ax = plots.compare(other, form="plane", quantity=["CS-I(T;Y)", "CS-I(X;T)"])
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("CS-I(T;Y) [CS bit]", "CS-I(X;T) [CS bit]")
     mean = plots.compare_data(other, ["CS-I(T;Y)", "CS-I(X;T)"]).groups[0].summaries["CS-I(T;Y)"].mean
     assert paths(ax)[0].get_xdata().tolist() == mean[:, 0].tolist()
     with pytest.raises(ValueError, match=r"the plane takes two quantities, got CS-I\(X;T\)"):
-        plots.compare(other, form="plane", quantities="CS-I(X;T)")
+        plots.compare(other, form="plane", quantity="CS-I(X;T)")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import synthetic
@@ -38,7 +40,7 @@ def test_long_labels_have_two_lines_and_weights_no_number_of_samples():
         for s in range(2)
         for n, name, unit in ((0, "weight rank", "dimensions"), (0, "median top-frequency share", "share"))
     ]
-    ax = plots.curves(ResultTable.from_rows(values), quantities=["weight rank", "median top-frequency share"])
+    ax = plots.curves(ResultTable.from_rows(values), quantity=["weight rank", "median top-frequency share"])
     labels = [a.get_ylabel() for a in ax.figure.axes]
     assert labels == ["weight rank [dimensions]", "median top-frequency share\n[share]"]
     data = curve_data(ResultTable.from_rows(values), "weight rank")
@@ -50,7 +52,7 @@ def test_the_opposite_bound_makes_a_ribbon():
     table = synthetic.table(steps=STEPS, bounds=True, estimator="kde")
     data = curve_data(table, "I(X;T)")
     np.testing.assert_array_equal(data.other_bound[:, 2], table.select(quantity="I(X;T) lower", layer="act3")["value"])
-    ax = plots.curves(table, quantities="I(X;T)")
+    ax = plots.curves(table, quantity="I(X;T)")
     assert "lower to upper bound" in [t.get_text() for t in ax.get_legend().get_texts()]
     ribbons = [c for c in ax.collections if c.get_hatch()]
     assert len(ribbons) == len(data.layers)
@@ -59,11 +61,29 @@ def test_the_opposite_bound_makes_a_ribbon():
     assert extent.y1 == pytest.approx(data.value[:, 2].max())
 
 
+@pytest.mark.parametrize("draw", [plots.curves, plots.compare, plots.compare_data])
+def test_the_old_keyword_draws_the_same_and_warns(table, draw):
+    with pytest.warns(DeprecationWarning, match=f"^{draw.__name__}: quantities= is now quantity=") as seen:
+        old = draw(table, quantities="I(X;T)", estimator="binning")
+    assert seen[0].filename == __file__
+    new = draw(table, quantity="I(X;T)", estimator="binning")
+    assert getattr(old, "get_ylabel", lambda: old.labels)() == getattr(new, "get_ylabel", lambda: new.labels)()
+    with pytest.raises(TypeError, match=r"takes quantity='I\(T;Y\)' or the old quantities=, not both"):
+        draw(table, quantities="I(X;T)", quantity="I(T;Y)")
+
+
+@pytest.mark.parametrize("name", ["curves", "compare", "compare_data", "heatmap", "null", "tokens", "curve_data"])
+def test_every_figure_calls_a_quantity_by_one_name(name):
+    taken = inspect.signature(getattr(plots, name)).parameters
+    assert "quantity" in taken
+    assert "quantities" not in taken
+
+
 def test_unknown_quantity_names_what_there_is(table):
     with pytest.raises(
         ValueError, match=r"no quantity 'H\(T\)' in this table; available: I\(X;T\), I\(T;Y\), I\(T;Y\) null"
     ):
-        plots.curves(table, quantities="H(T)")
+        plots.curves(table, quantity="H(T)")
 
 
 def test_panels_hold_the_quantities_then_the_metrics(table):
@@ -74,12 +94,14 @@ def test_panels_hold_the_quantities_then_the_metrics(table):
     np.testing.assert_array_equal(
         ax.figure.axes[2].lines[0].get_ydata(), table.select(estimator="recorded", quantity="loss")["value"]
     )
-    with pytest.raises(ValueError, match="recorded no metric 'los'; available: loss, train accuracy, test accuracy"):
+    with pytest.raises(
+        ValueError, match="recorded no metric 'los'; closest: loss; available: loss, train accuracy, test"
+    ):
         plots.curves(table, metrics="los")
 
 
 def test_lines_follow_the_table(table):
-    ax = plots.curves(table, quantities=["I(X;T)"])
+    ax = plots.curves(table, quantity=["I(X;T)"])
     for layer in synthetic.LAYERS:
         rows = table.select(quantity="I(X;T)", layer=layer)
         assert any(np.array_equal(line.get_ydata(), rows["value"]) for line in ax.lines), layer
@@ -98,12 +120,12 @@ def test_own_axes_take_one_quantity(table):
     ax = Figure().add_subplot()
     with pytest.raises(ValueError, match="ax takes one quantity and no metrics"):
         plots.curves(table, ax=ax)
-    assert plots.curves(table, ax=ax, quantities="I(T;Y)") is ax
+    assert plots.curves(table, ax=ax, quantity="I(T;Y)") is ax
     assert ax.get_xlabel() == "step"
 
 
 def test_ends_are_labelled_without_overlap(table):
-    ax = plots.curves(table, quantities="I(T;Y)", style="column")
+    ax = plots.curves(table, quantity="I(T;Y)", style="column")
     ax.figure.draw_without_rendering()
     boxes = [Text.get_window_extent(t) for t in ax.texts if t.get_text() in synthetic.LAYERS]
     assert len(boxes) == len(synthetic.LAYERS)

@@ -127,7 +127,7 @@ def test_a_band_wider_than_the_quantity_can_be_does_not_set_the_axes(form):
         for row in synthetic.layer_rows(steps=STEPS)
     ]  # fmt: skip
     both = ResultTable.from_rows(synthetic.layer_rows(steps=STEPS) + far, synthetic.about_runs("a1b2c3", "far"))
-    ax = plots.compare(both, form=form, quantities=None if form == "plane" else "I(T;Y)")
+    ax = plots.compare(both, form=form, quantity=None if form == "plane" else "I(T;Y)")
     band = plots.compare_data(both).groups[0].summaries["I(T;Y)"]
     assert np.nanmax(band.high) > 2
     assert ax.get_ylim()[1] < 1.2
@@ -311,7 +311,7 @@ def test_draw_file_names_the_figures(tmp_path, table):
 @pytest.mark.parametrize("kind", [k for k in plots.FIGURES if k != "plane_grid"])
 def test_figures_go_into_given_axes(kind, table):
     one, other = Figure(figsize=(8, 4)).subplots(1, 2)
-    options = {"quantities": "I(T;Y)"} if kind in ("curves", "compare") else {}
+    options = {"quantity": "I(T;Y)"} if kind in ("curves", "compare") else {}
     assert plots.FIGURES[kind](at_tokens(table) if kind == "tokens" else table, ax=one, **options) is one
     assert not other.has_data()
 

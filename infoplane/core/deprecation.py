@@ -1,0 +1,39 @@
+"""Names that have changed: the old one works for a minor release, and warns."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def renamed(old: str, new: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorator: the keyword `old` is taken for `new`, with a DeprecationWarning at the line of the caller.
+
+    Raises
+    ------
+    TypeError
+        At the call: both were given.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            if old in kwargs:
+                if new in kwargs:
+                    raise TypeError(f"{function.__name__} takes {new}={kwargs[new]!r} or the old {old}=, not both")
+                warnings.warn(
+                    f"{function.__name__}: {old}= is now {new}=, which takes the same values",
+                    DeprecationWarning,
+                    stacklevel=2,
+                )
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
