@@ -11,6 +11,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from processes import _no_process_left_behind, pytest_configure, pytest_unconfigure  # noqa: F401
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_torch_thread() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import random
 import time
 
 import analysis_cases
 import pytest
 from analysis_cases import STOP, Spread, child, die, make_run, request
+from processes import fork_server
 
 from infoplane.analysis import analyze
 from infoplane.results import ResultTable
@@ -128,8 +128,7 @@ def killed(context, arguments, target, seconds):
 
 def kills(run, whole, tmp_path, wanted, seed):
     """SIGKILL at random moments, up to three times in a row, then one analysis to the end; again and again."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["infoplane.analysis", "infoplane.estimators.binning"])
+    context = fork_server()
     chance = random.Random(seed)
     table = tmp_path / "killed.csv"
     done = with_rows = 0

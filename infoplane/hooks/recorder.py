@@ -124,10 +124,22 @@ class Recorder(Session):
 
     Examples
     --------
-    >>> with Recorder(model, probe=(x, y), run="runs/a") as recorder:
-    ...     for epoch in range(100):
-    ...         train_one_epoch(model)
-    ...         recorder.snapshot(epoch, metrics={"loss": loss})
+    >>> import tempfile
+    >>> from infoplane.store import open_run
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> x, y = torch.randn(32, 4), torch.arange(32) % 2
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> with Recorder(model, probe=(x, y), run=folder.name + "/run", schedule=[10, 20], quiet=True) as recorder:
+    ...     for epoch in range(20):
+    ...         loss = nn.functional.cross_entropy(model(x), y)
+    ...         optimizer.zero_grad()
+    ...         loss.backward()
+    ...         optimizer.step()
+    ...         taken = recorder.snapshot(epoch, metrics={"loss": loss})
+    >>> open_run(folder.name + "/run").steps()
+    [0, 10, 20]
+    >>> folder.cleanup()
     """
 
     def __init__(

@@ -392,7 +392,17 @@ def open_run(path: str | os.PathLike[str]) -> ActivationStore:
 
     Examples
     --------
-    >>> run = open_run("runs/digits")                                        # doctest: +SKIP
-    >>> t = run.read("fc1", run.steps("fc1"))                                # (S, N, U)
+    >>> import tempfile
+    >>> import torch
+    >>> from infoplane.hooks import Recorder
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh())
+    >>> x, y = torch.randn(8, 4), torch.arange(8) % 2
+    >>> with Recorder(model, (x, y), folder.name + "/run", schedule=[5], quiet=True) as recorder:
+    ...     taken = recorder.snapshot(5)
+    >>> run = open_run(folder.name + "/run")
+    >>> run.read("0", run.steps("0")).shape                                  # (S, N, U)
+    (2, 8, 3)
+    >>> folder.cleanup()
     """
     return ActivationStore(path)

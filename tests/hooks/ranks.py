@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from processes import fork_server
 
 
 def _worker(rank, function, world_size, directory, arguments):
@@ -24,5 +25,8 @@ def _worker(rank, function, world_size, directory, arguments):
 def on_ranks(function, world_size, *arguments):
     """What `function(rank, *arguments)` returned on each rank of a gloo group."""
     with tempfile.TemporaryDirectory() as directory:
-        mp.spawn(_worker, (function, world_size, directory, arguments), nprocs=world_size)
+        fork_server()
+        mp.start_processes(
+            _worker, (function, world_size, directory, arguments), nprocs=world_size, start_method="forkserver"
+        )
         return [torch.load(Path(directory) / f"{r}.pt", weights_only=False) for r in range(world_size)]

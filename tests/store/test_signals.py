@@ -89,7 +89,6 @@ def publish(directory, name, pieces, **options):
     return real(directory, name, pieces, **options)
 _files.publish = publish
 _signals.CLOSE_SECONDS = 0.5
-threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
 """
 
 
@@ -101,7 +100,8 @@ def test_what_a_stuck_disk_does_not_take_is_listed(tmp_path, then):
     """Whatever the main thread waits for at that moment."""
     code = STUCK + (
         "out = c.writer(sys.argv[1], background=True, seal_bytes=1, queue_bytes=20_000)\n"
-        f"for step in range(3): out(c.snapshot(step))\n{then}\n"
+        "for step in range(3): out(c.snapshot(step))\n"
+        f"threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()\n{then}\n"
     )
     began = time.monotonic()
     done = run_child(code, tmp_path / "run")

@@ -1,0 +1,107 @@
+"""Every test starts with the signals of a program started by hand, and ends without a process of its own.
+
+A pytest plugin without torch or infoplane, which conftest.py loads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import pytest
+
+PROC = Path("/proc")
+GRACE_SECONDS = 2.0  # for what is on its way out when the test ends
+SHARED = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")  # one of a whole session, ends with it
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def pytest_configure() -> None:
+    """As from a terminal: under nohup, or in the background of a script, ignored signals would reach every child."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":  # the child of a child that has ended becomes ours, so that it is found and ended, too
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def pytest_unconfigure() -> None:
+    end_new_processes(set(), grace=0)
+
+
+def descendants() -> dict[int, str]:
+    """The state letter of every process that comes from this one; none where there is no /proc."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return {}  # the usual case, at the price of one system call
+    parents, states = {}, {}
+    for file in PROC.glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent, *_ = file.read_text().rpartition(")")[2].split()
+            pid = int(file.parent.name)
+            parents[pid], states[pid] = int(parent), state
+    found = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return {pid: states[pid] for pid in found - {os.getpid()}}
+
+
+def command(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return (PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    return ""
+
+
+def left_behind(before: set[int]) -> dict[int, str]:
+    """Process id and command of what runs now and did not before."""
+    new = {pid: command(pid) for pid, state in descendants().items() if pid not in before and state not in "ZX"}
+    return {pid: words for pid, words in new.items() if not any(name in words for name in SHARED)}
+
+
+def end_new_processes(before: set[int], grace: float = GRACE_SECONDS) -> dict[int, str]:
+    """Kill what is left behind and say what that was, after a moment for what ends by itself."""
+    until = time.monotonic() + grace
+    try:
+        while (found := left_behind(before)) and time.monotonic() < until:
+            time.sleep(0.02)
+    finally:  # Ctrl-C, or the time limit of the test, may come meanwhile
+        _kill_new(before)
+    return found
+
+
+def _kill_new(before: set[int]) -> None:
+    while left := left_behind(before):  # again for the children that a killed one hands over
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+    for pid, state in descendants().items():
+        if state == "Z" and pid not in before:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
+def fork_server() -> ForkServerContext:
+    """Processes from a server that has imported torch once in the session: most of a child's time was its imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch.distributed", "infoplane.analysis", "infoplane.estimators", "infoplane.cli"])
+    return context
+
+
+@pytest.fixture(autouse=True)
+def _no_process_left_behind() -> Iterator[None]:
+    before = set(descendants())
+    yield
+    found = end_new_processes(before)
+    if found:
+        pytest.fail(f"left running, and killed now: {found}", pytrace=False)
