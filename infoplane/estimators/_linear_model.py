@@ -4,8 +4,9 @@ All snapshots S and all F subsets of the rows (folds of a cross-fit, prefixes of
 the scores (S, F, K, N) of K outputs are a single product of the weights of every subset, one below the other, with
 the design, and a row outside a subset has weight 0. Newton directions come from conjugate gradients, whose
 preconditioner is diagonal because the design comes in principal coordinates. A problem that has converged is
-frozen, so that its weights do not depend on its neighbours in the block. Objective and gradient are float64;
-directions are found in float32, since an inexact Newton step changes the path and not the minimum.
+frozen, so that its weights do not depend on its neighbours in the block, and a snapshot or subset without a working
+problem is left out of the products. Objective and gradient are float64; directions are found in float32, since an
+inexact Newton step changes the path and not the minimum.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ MAX_STEPS = 60
 MAX_DIRECTIONS = 60
 # Newton's estimate of how far the objective is above its minimum, in nats a row.
 TOLERANCE = 1e-12
+# Far from the minimum, directions stop where one more of them gives less than this share of the mean gain of all so
+# far; nearer than `NEAR` nats a row the residual decides, so that the last steps of an exact fit are exact.
+SMALL_GAIN = 0.25
+NEAR = 1e-8
 
 
 class Loss(Protocol):
@@ -40,6 +45,8 @@ class Loss(Protocol):
     def curve(self, state: Tensor, direction: Tensor) -> Tensor: ...
 
     def curvature(self, state: Tensor) -> Tensor: ...
+
+    def part(self, subsets: Tensor) -> Loss: ...
 
 
 class SoftmaxLoss:
@@ -75,6 +82,10 @@ class SoftmaxLoss:
     def curvature(self, state: Tensor) -> Tensor:
         return (state - state.square()).mean(2).sum(2) / self.rows.sum(1)
 
+    def part(self, subsets: Tensor) -> SoftmaxLoss:
+        """The loss of some of the subsets."""
+        return SoftmaxLoss(self._index[0, 0, 0], self.outputs, self.rows[subsets])
+
 
 class SquaredLoss:
     """Half the squared error against `targets` (N, k), over the rows (F, N) of each problem."""
@@ -96,6 +107,10 @@ class SquaredLoss:
 
     def curvature(self, state: Tensor) -> Tensor:
         return state.new_ones(state.shape[:2])
+
+    def part(self, subsets: Tensor) -> SquaredLoss:
+        """The loss of some of the subsets."""
+        return SquaredLoss(self._targets.T, self.rows[subsets])
 
 
 @dataclass(frozen=True)
@@ -160,75 +175,126 @@ def fit(
         In nats a row, how far above the minimum is near enough.
     """
     snapshots, samples, columns = design.shape
-    subsets, outputs = len(loss.rows), loss.outputs
-    coarse = design.float()
-
-    def scores_of(weights: Tensor) -> Tensor:
-        matrix = coarse if weights.dtype == torch.float32 else design
-        flat = weights.reshape(snapshots, subsets * outputs, columns) @ matrix.mT
-        return flat.view(snapshots, subsets, outputs, samples)
-
-    def back(per_row: Tensor) -> Tensor:
-        matrix = coarse if per_row.dtype == torch.float32 else design
-        flat = per_row.reshape(snapshots, subsets * outputs, samples) @ matrix
-        return flat.view(snapshots, subsets, outputs, columns)
-
-    def objective(scores: Tensor, weights: Tensor) -> Tensor:
-        return loss.value(scores) + 0.5 * (penalty * weights.square()).sum((2, 3))
-
+    shape = snapshots, len(loss.rows), loss.outputs
     if start is None:
-        weights = design.new_zeros(snapshots, subsets, outputs, columns)
-        scores = design.new_zeros(snapshots, subsets, outputs, samples)
-    else:
-        weights, scores = start.weights, start.scores
-    working = design.new_ones((snapshots, subsets), dtype=torch.bool) if active is None else active.clone()
-    converged = ~working
-    count = loss.rows.sum(1)  # (F,)
-    ridge = penalty.float()
-    current = objective(scores, weights)
+        start = Fit(design.new_zeros(*shape, columns), design.new_zeros(*shape, samples), design.new_zeros(shape[:2]))
+    working = design.new_ones(shape[:2], dtype=torch.bool) if active is None else active
+    start = Fit(start.weights, start.scores, ~working)
+    found = Fit(start.weights.clone(), start.scores.clone(), ~working)
+    penalty = penalty.expand(*shape[:2], 1, columns)
+    left = _Working(design, squares, loss, penalty, start, working, tolerance)
     for _ in range(MAX_STEPS):
-        slope, state = loss.slope(scores)
-        gradient = back(slope) + penalty * weights
-        scale = loss.curvature(state) * (count / samples)
-        coarse_state = state.float()
+        if not bool(left.working.any()):
+            break
+        left = left.shrunk(found)
+        left.step()
+    left.store(found)
+    return found
 
-        def hessian(v: Tensor, state: Tensor = coarse_state) -> Tensor:
-            return back(loss.curve(state, scores_of(v))) + ridge * v
 
-        step = _conjugate_gradients(
-            hessian,
-            gradient.float(),
-            (1.0 / (squares[:, None, None, :] * _wide(scale) + penalty)).float(),
-            working,
-            count,
-        ).double()
+class _Working:
+    """The problems of a fit that are still worked on, and the frozen ones of the same snapshots and subsets."""
+
+    def __init__(
+        self,
+        design: Tensor,
+        squares: Tensor,
+        loss: Loss,
+        penalty: Tensor,
+        start: Fit,
+        working: Tensor,
+        tolerance: float,
+        place: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        self.design, self.squares, self.loss, self.penalty = design, squares, loss, penalty
+        self.weights, self.scores, self.converged = start.weights, start.scores, start.converged
+        self.working, self.tolerance = working, tolerance
+        # Of every snapshot and subset here its place in the whole: (S', 1) and (F',).
+        device = design.device
+        self.place = place or (
+            torch.arange(len(design), device=device)[:, None],
+            torch.arange(len(loss.rows), device=device),
+        )
+        self.coarse = design.float()
+        self.count = loss.rows.sum(1)  # (F,)
+        self.current = self._objective(self.scores, self.weights)
+
+    def store(self, found: Fit) -> None:
+        """Write what is here into the fits of the whole."""
+        found.weights[self.place], found.scores[self.place] = self.weights, self.scores
+        found.converged[self.place] = self.converged
+
+    def shrunk(self, found: Fit) -> _Working:
+        """Without the snapshots and subsets in which nothing is left to do; those are stored."""
+        snapshots, subsets = self.working.any(1), self.working.any(0)
+        if bool(snapshots.all()) and bool(subsets.all()):
+            return self
+        self.store(found)
+        rows, columns = snapshots.nonzero(), subsets.nonzero()[:, 0]
+        here = Fit(self.weights[rows, columns], self.scores[rows, columns], self.converged[rows, columns])
+        whole = bool(snapshots.all())  # then the design stays where it is
+        return _Working(
+            self.design if whole else self.design[snapshots],
+            self.squares[snapshots],
+            self.loss.part(columns),
+            self.penalty[rows, columns],
+            here,
+            self.working[rows, columns],
+            self.tolerance,
+            (self.place[0][snapshots], self.place[1][columns]),
+        )
+
+    def step(self) -> None:
+        """One Newton step of the working problems, shortened until the objective falls."""
+        slope, state = self.loss.slope(self.scores)
+        gradient = self._back(slope) + self.penalty * self.weights
+        scale = self.loss.curvature(state) * (self.count / self.design.shape[1])
+        coarse_state, ridge = state.float(), self.penalty.float()
+
+        def hessian(v: Tensor) -> Tensor:
+            return self._back(self.loss.curve(coarse_state, self._scores_of(v))) + ridge * v
+
+        inverse = 1.0 / (self.squares[:, None, None, :] * _wide(scale) + self.penalty)
+        step = _conjugate_gradients(hessian, gradient.float(), inverse.float(), self.working, self.count).double()
         descent = -_dot(gradient, step)
-        done = working & (0.5 * descent <= tolerance * count)
-        move = scores_of(step)
-        length = working.double()
-        new_scores, new_weights = scores + _wide(length) * move, weights + _wide(length) * step
-        trial = objective(new_scores, new_weights)
-        for _ in range(30):
+        done = self.working & (0.5 * descent <= self.tolerance * self.count)
+        move = self._scores_of(step)
+        length = self.working.double()
+        for _ in range(31):
+            scores, weights = self.scores + _wide(length) * move, self.weights + _wide(length) * step
+            trial = self._objective(scores, weights)
             # Within the tolerance rounding decides whether the objective falls; the whole step is right there.
-            bad = working & ~done & ~(trial <= current - 1e-4 * length * descent)
+            bad = self.working & ~done & ~(trial <= self.current - 1e-4 * length * descent)
             if not bool(bad.any()):
                 break
             length = torch.where(bad, 0.5 * length, length)
-            new_scores, new_weights = scores + _wide(length) * move, weights + _wide(length) * step
-            trial = objective(new_scores, new_weights)
-        stuck = working & ~done & ~(trial <= current)
-        scores = torch.where(_wide(stuck), scores, new_scores)
-        weights = torch.where(_wide(stuck), weights, new_weights)
-        current = torch.where(stuck, current, trial)
-        converged = converged | done
-        working = working & ~done & ~stuck
-        if not bool(working.any()):
-            break
-    return Fit(weights, scores, converged)
+        stuck = self.working & ~done & ~(trial <= self.current)
+        self.scores = torch.where(_wide(stuck), self.scores, scores)
+        self.weights = torch.where(_wide(stuck), self.weights, weights)
+        self.current = torch.where(stuck, self.current, trial)
+        self.converged = self.converged | done
+        self.working = self.working & ~done & ~stuck
+
+    def _scores_of(self, weights: Tensor) -> Tensor:
+        """(S, F, K, N) from (S, F, K, r)."""
+        matrix = self.coarse if weights.dtype == torch.float32 else self.design
+        return (weights.flatten(1, 2) @ matrix.mT).view(*weights.shape[:3], matrix.shape[1])
+
+    def _back(self, per_row: Tensor) -> Tensor:
+        """(S, F, K, r) from (S, F, K, N)."""
+        matrix = self.coarse if per_row.dtype == torch.float32 else self.design
+        return (per_row.flatten(1, 2) @ matrix).view(*per_row.shape[:3], matrix.shape[2])
+
+    def _objective(self, scores: Tensor, weights: Tensor) -> Tensor:
+        return self.loss.value(scores) + 0.5 * (self.penalty * weights.square()).sum((2, 3))
 
 
 def _conjugate_gradients(
-    hessian: Callable[[Tensor], Tensor], gradient: Tensor, inverse: Tensor, working: Tensor, count: Tensor
+    hessian: Callable[[Tensor], Tensor],
+    gradient: Tensor,
+    inverse: Tensor,
+    working: Tensor,
+    count: Tensor,
 ) -> Tensor:
     """Approximate -H^-1 gradient for the working problems: the nearer the minimum, the closer."""
     step = torch.zeros_like(gradient)
@@ -238,18 +304,22 @@ def _conjugate_gradients(
     product = start = _dot(residual, z)
     accuracy = (start / count).sqrt().clamp(1e-3, 0.1)
     busy = working & (start > 0)
-    for _ in range(MAX_DIRECTIONS):
+    fall = torch.zeros_like(start)  # twice what the quadratic model falls by the step so far
+    for steps in range(1, MAX_DIRECTIONS + 1):
         if not bool(busy.any()):
             break
         h = hessian(direction)
         bend = _dot(direction, h)
         busy = busy & (bend > 0)
-        length = _wide(torch.where(busy, product / bend, 0.0))
+        along = torch.where(busy, product / bend, 0.0)
+        fall = fall + along * product
+        length = _wide(along)
         step = step + length * direction
         residual = residual - length * h
         z = inverse * residual
         new = _dot(residual, z)
-        busy = busy & (new > accuracy.square() * start)
+        far = fall > NEAR * count
+        busy = busy & (new > accuracy.square() * start) & ~(far & (steps * along * product < SMALL_GAIN * fall))
         direction = torch.where(_wide(busy), z + _wide(new / product) * direction, direction)
         product = torch.where(busy, new, product)
     return step

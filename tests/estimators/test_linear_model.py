@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from infoplane.estimators import _linear_model
 from infoplane.estimators._linear_model import SoftmaxLoss, SquaredLoss, fit
 from infoplane.estimators._spectra import principal_coordinates
 
@@ -83,3 +84,58 @@ def test_separable_classes_without_much_penalty():
     found = fit(*principal_coordinates(z), SoftmaxLoss(y, 2, rows), torch.full((1, 1, 1, 1), 1e-6, dtype=torch.float64))
     assert found.converged.all()
     assert SoftmaxLoss(y, 2, rows).value(found.scores).item() < 0.01
+
+
+@pytest.mark.parametrize("loss", ["softmax", "squared"])
+@pytest.mark.parametrize("easy", ["snapshot", "subset"])
+def test_what_has_converged_is_left_out_of_the_products(loss, easy, monkeypatch):
+    """A hard problem beside an easy one: the same minimum as alone, and late products hold the hard one only."""
+    z, y, rows = problem(0, samples=200, units=8)
+    targets = torch.randn(200, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    ridge = torch.full((2, 2, 1, 8), 1e-3, dtype=torch.float64)
+    ridge[(slice(None), 0) if easy == "subset" else (0,)] = 1e9
+    z[:, :, 0] += 3.0 * y
+    design, squares = principal_coordinates(z)
+    sizes, whole = [], _linear_model._Working._back
+    monkeypatch.setattr(
+        _linear_model._Working, "_back", lambda self, v: sizes.append(v.shape[0] * v.shape[1]) or whole(self, v)
+    )
+    made = (lambda r: SoftmaxLoss(y, 3, r)) if loss == "softmax" else (lambda r: SquaredLoss(targets, r))
+    found = fit(design, squares, made(rows), ridge)
+    assert found.converged.all()
+    assert sizes[0] == 4
+    assert sizes[-1] <= 2
+    for s in range(2):
+        for f in range(2):
+            one = fit(design[[s]], squares[[s]], made(rows[[f]]), ridge[[s]][:, [f]])
+            torch.testing.assert_close(found.scores[s, f], one.scores[0, 0], atol=1e-6, rtol=0)
+
+
+def test_directions_stop_where_they_gain_little(monkeypatch):
+    """Ill-conditioned and far from the minimum, a direction need not be exact: few products for the same minimum."""
+    g = torch.Generator().manual_seed(1)
+    y = torch.randint(5, (300,), generator=g)
+    t = torch.tanh(torch.randn(5, 8, generator=g)[y] + torch.randn(300, 8, generator=g)) @ torch.randn(
+        8, 80, generator=g
+    )
+    design, squares = principal_coordinates(torch.tanh(t)[None].double() / 80**0.5)
+    rows = torch.rand(1, 300, generator=g) < 0.8
+    ridge = torch.full((1, 1, 1, design.shape[2]), 1e-2, dtype=torch.float64)
+    products, whole = [0], SoftmaxLoss.curve
+
+    def curve(self, state, direction):
+        products[0] += 1
+        return whole(self, state, direction)
+
+    monkeypatch.setattr(SoftmaxLoss, "curve", curve)
+    found = {}
+    for gain in (0.0, _linear_model.SMALL_GAIN):
+        monkeypatch.setattr(_linear_model, "SMALL_GAIN", gain)
+        products[0] = 0
+        fitted = fit(design, squares, SoftmaxLoss(y, 5, rows), ridge, tolerance=1e-6)
+        found[gain] = products[0], fitted
+    (all_, exact), (few, inexact) = found.values()
+    assert inexact.converged.all()
+    assert few < 0.8 * all_
+    loss = SoftmaxLoss(y, 5, rows)
+    assert (loss.value(inexact.scores) - loss.value(exact.scores)).abs().max() < 0.1
