@@ -45,6 +45,17 @@ def test_nothing_is_installed_that_no_line_imports():
     assert {name_of(r) for r in PROJECT["dependencies"]} - imported() == set()
 
 
+def test_the_lowest_versions_are_those_that_the_full_check_installs():
+    """As `torch>=2.6` says, so does `torch==2.6.0`; of torch no wheel that old for the CPU is to be had."""
+    pins = dict(re.findall(r"^([a-z0-9]+)==([0-9.]+)$", (ROOT / "constraints-lowest.txt").read_text(), re.M))
+    for requirement in PROJECT["dependencies"]:
+        name, lowest = requirement.split(">=")
+        if name != "torch":
+            assert (pins[name] + ".0").startswith(lowest + ".0"), name
+    assert f"torch=={pins['torch']}" in (ROOT / "constraints.txt").read_text()
+    assert f"`torch` {pins['torch']}" in (ROOT / "README.md").read_text()
+
+
 def test_the_version_stands_in_one_place():
     assert "version" in PROJECT["dynamic"]
     assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+|rc\d+)?", infoplane.__version__)
