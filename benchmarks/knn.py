@@ -1,4 +1,8 @@
-"""N1 to N3: neighbours from blocked products against a tree, and KSG against NPEET."""
+"""N1 to N5: neighbours from blocked products against a tree, KSG against NPEET, classes and targets in few units.
+
+The trees here are own code in the place of their users' code: vectorised queries of scikit-learn's trees, as NPEET and
+`mutual_info_classif` have them. The flags of `knn` are switched off, as none of these has any.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,12 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 from scipy.special import digamma
+from sklearn.feature_selection import mutual_info_classif, mutual_info_regression
 from sklearn.neighbors import BallTree, KDTree
 
 from benchmarks._harness import Row, compare
 from infoplane.estimators._neighbors import Points
+from infoplane.estimators._protocol import values_only
 from infoplane.estimators.knn import KNN
 
 K = 3
@@ -65,9 +71,65 @@ def ksg(metric: str, must: float, aim: float, rounds: int) -> Row:
     return Row(id="N3", case=f"KSG 4096x10, 12 inputs, {metric}", against="NPEET", must=must, aim=aim, **vars(timing))
 
 
+def ross_by_trees(t: np.ndarray, y: np.ndarray, metric: str) -> float:
+    """Ross in bits from one tree for each class and one for all, for rows without ties."""
+    radius, counts = np.empty(len(t)), np.bincount(y)
+    for label in range(len(counts)):
+        own = t[y == label]
+        radius[y == label] = KDTree(own, metric=metric).query(own, k=K + 1)[0][:, K]
+    inside = KDTree(t, metric=metric).query_radius(t, radius * (1 + 1e-9), count_only=True) - 1
+    terms = digamma(len(t)) + digamma(K) - digamma(counts[y]) - digamma(inside)
+    return float(terms.mean() / np.log(2))
+
+
+def few_units(samples: int, units: int, classes: int, metric: str, rounds: int) -> Row:
+    """Classes, or with 0 of them a target, against vectorised trees; in one unit against scikit-learn."""
+    t, x = layer(samples, units)
+    signal = x[:, 0] + 0.5 * torch.randn(samples, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    y = (
+        signal.argsort().argsort() * classes // samples
+        if classes
+        else (signal - signal.mean()) / signal.std(correction=0)
+    )
+    estimator = KNN(n_neighbors=K, metric=metric, jitter=0.0)
+    array, target = t.numpy(), y.numpy()
+
+    def candidate() -> float:
+        with values_only():
+            return float(estimator.estimate(t[None], y)["I(T;Y)"].value)
+
+    def reference() -> float:
+        if units == 1:
+            of = mutual_info_classif if classes else mutual_info_regression
+            return float(of(array, target, discrete_features=False, n_neighbors=K, random_state=0)[0] / np.log(2))
+        if classes:
+            return ross_by_trees(array, target, "chebyshev" if metric == "max" else metric)
+        return npeet(array, target[:, None])
+
+    # scikit-learn adds noise, and NPEET has the largest norm only: another estimate of the same information.
+    other = units == 1 or (metric == "euclidean" and not classes)
+    gap = abs(candidate() - reference())
+    if gap > (0.2 if other else 1e-9):
+        raise AssertionError(f"knn and trees differ by {gap} bits")
+    what = f"{classes} classes" if classes else "target"
+    return Row(
+        id="N4" if classes else "N5",
+        case=f"{samples}x{units}, {what}, {metric}",
+        against="scikit-learn" if units == 1 else "vectorised trees",
+        must="-",
+        aim=1.5,
+        **vars(compare(candidate, reference, rounds=rounds)),
+    )
+
+
 def rows(quick: bool = False) -> Iterator[Row]:
     rounds = 3 if quick else 5
     yield neighbours("N1", 4096, 128, 15.0, 30.0, rounds)
     yield neighbours("N2", 4096, 2, 1 / 1.2, 1.0, max(rounds, 5))
     yield ksg("max", 2.0, 4.0, rounds)
     yield ksg("euclidean", 2.0, 4.0, rounds)
+    for samples in (1000,) if quick else (1000, 10_000):
+        for units in (1, 2, 5, 10):
+            for classes in (2, 10, 0):
+                yield few_units(samples, units, classes, "euclidean", rounds)
+                yield few_units(samples, units, classes, "max", rounds)

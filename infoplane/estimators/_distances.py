@@ -29,7 +29,7 @@ _STEPS = 16_383.0
 _COARSE = 0.05
 _DIRECT_ELEMENTS = 1 << 18
 _MANY = 32
-_DIRECT = "donot_use_mm_for_euclid_dist"
+DIRECT = "donot_use_mm_for_euclid_dist"
 
 
 def extent(rows: Tensor) -> float:
@@ -153,7 +153,7 @@ class Keys:
     def exact_to_all(self, rows: slice | Tensor) -> Tensor:
         """Distances (n, N) of some rows to all, measured directly."""
         norm = 2.0 if self.squared else math.inf
-        return torch.cdist(self._rows[rows], self._rows, p=norm, compute_mode=_DIRECT) * self.scale
+        return torch.cdist(self._rows[rows], self._rows, p=norm, compute_mode=DIRECT) * self.scale
 
     def count_within(self, rows: slice, block: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
         """Others within `radius` (n,) of the rows of a block, ties included and left out, (n,) int64."""

@@ -99,7 +99,7 @@ def pair_information(
     if formula != "gao" and jitter > 0 and max(repeated_share(a), repeated_share(b)) > _REPEATED:
         generator = torch.Generator().manual_seed(seed)
         a, b = (rows + jitter * _normal(rows, generator) for rows in (a, b))
-    found = pair_counts(Points(a, metric), Points(b, metric), k, rectangle=formula == "ksg2")
+    found = pair_counts(Points(a, metric), Points(b, metric), k, rectangle=formula == "ksg2", ties=formula == "gao")
     if formula == "gao":
         kept = torch.full_like(found.x_closed, k)
         at_atom = found.distances[:, -1] == 0

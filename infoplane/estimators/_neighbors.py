@@ -1,23 +1,38 @@
 """k nearest neighbours and counts within a radius, the same numbers from a tree or from blocked products.
 
-Few units on a CPU: a k-d tree. Otherwise blocks of approximate distances whose undecided pairs are measured
-again (`_distances`), so that both paths give the float64 answer.
+Few units on a CPU: a k-d tree, in the more units the more rows there are. Otherwise blocks of approximate distances
+whose undecided pairs are measured again (`_distances`), so that both paths give the float64 answer.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from infoplane.estimators._distances import COLUMN_GROUP, TIE, Keys, Metric, extent, integers_serve
+from infoplane.estimators._distances import COLUMN_GROUP, DIRECT, TIE, Keys, Metric, extent, integers_serve
 
-TREE_UNITS = 10
-"""Up to here a tree is faster, measured at 4,096 and 10,000 rows on one core."""
+Array = npt.NDArray[Any]
+
+TREE_UNITS = {"euclidean": 5, "max": 4}
+"""A tree is faster up to so many units at 1,000 rows, and one more each time these double; measured on one core."""
+_PAIR_UNITS = 10
+"""The same for the nearest in a joint space, for which blocks take three times as long."""
+
+_LEAF = 32
+_LISTED = {"euclidean": 4, "max": 30}
+"""So many neighbours a unit are listed sooner than a ball is searched twice."""
+_TRIED = 64
+"""Rows whose counts say how long a list has to be."""
+_DOUBTED = 8
+"""Blocks take over where a list leaves more than one row in so many open."""
+_CHUNK = 1 << 20
 
 _GROUPED_COLUMNS = 1024
 _PACKED_COLUMNS = 512
@@ -32,9 +47,16 @@ class Points:
             raise ValueError(f"metric must be 'euclidean' or 'max', got {metric!r}")
         self.rows, self.metric = rows.double(), metric
         self.count, self.units = self.rows.shape
-        self.uses_tree = (self.units <= TREE_UNITS and not rows.is_cuda) if tree is None else tree
+        self.wants_tree = False if rows.is_cuda else tree
+        self.uses_tree = self.prefers_tree(TREE_UNITS[metric], self.units)
         self._tree: cKDTree | None = None
         self._sorted: Tensor | None = None
+
+    def prefers_tree(self, limit: int, units: int) -> bool:
+        """Whether a tree finds neighbours in `units` coordinates sooner than blocks, where the caller has no wish."""
+        if self.wants_tree is not None:
+            return self.wants_tree
+        return units <= limit + math.log2(max(self.count, 1) / 1000)
 
     @property
     def norm(self) -> float:
@@ -42,7 +64,7 @@ class Points:
 
     def tree(self) -> cKDTree:
         if self._tree is None:
-            self._tree = cKDTree(self.rows.cpu().numpy())
+            self._tree = cKDTree(self.rows.cpu().numpy(), leafsize=_LEAF)
         return self._tree
 
     def nearest(self, k: int) -> tuple[Tensor, Tensor]:
@@ -58,13 +80,18 @@ class Points:
             out[rows], found[rows] = nearest_in_block([keys], rows, block, k)
         return out, found
 
-    def within(self, radius: Tensor) -> tuple[Tensor, Tensor]:
-        """How many others lie within `radius` (N,): ties with it included, and left out. Both (N,) int64."""
+    def within(self, radius: Tensor, *, ties: bool = True) -> tuple[Tensor, Tensor]:
+        """How many others lie within `radius` (N,): ties with it included, and left out. Both (N,) int64.
+
+        Without `ties` the first may repeat the second, which saves a tree half its time.
+        """
         closed, opened = radius * (1.0 + TIE), radius * (1.0 - TIE)
         if self.units == 1:
             return self._within_on_a_line(closed, opened)
         if self.uses_tree:
-            return self._count_in_tree(closed) - 1, (self._count_in_tree(opened) - 1).where(radius > 0, 0)
+            in_tree = self._within_in_tree(closed.cpu().numpy(), opened.cpu().numpy(), ties)
+            with_ties, without = (torch.from_numpy(count - 1).to(radius.device) for count in in_tree)
+            return with_ties, without.where(radius > 0, 0)
         counts = [torch.empty(self.count, dtype=torch.int64, device=radius.device) for _ in range(2)]
         keys = Keys(self.rows, self.metric)
         for rows, block in keys.blocks():
@@ -73,10 +100,23 @@ class Points:
                 out[rows] = part
         return counts[0], counts[1]
 
-    def _count_in_tree(self, radius: Tensor) -> Tensor:
-        rows = self.rows.cpu().numpy()
-        found = self.tree().query_ball_point(rows, radius.cpu().numpy(), p=self.norm, return_length=True)
-        return torch.from_numpy(np.asarray(found, np.int64)).to(radius.device)
+    def _within_in_tree(self, closed: Array, opened: Array, ties: bool) -> tuple[Array, Array]:
+        """Rows within two radii (N,), the row itself included. Few of them are read off one list of neighbours."""
+        out = np.zeros((2, self.count), np.int64)
+        left = np.arange(self.count)
+        some = left[:: -(-self.count // _TRIED)]
+        listed = 2 * int(np.median(self._ball(some, closed))) + 2
+        if listed <= _LISTED[self.metric] * self.units:
+            distance = self.tree().query(self.tree().data, k=listed, p=self.norm)[0]
+            out[0], out[1] = (distance <= closed[:, None]).sum(1), (distance <= opened[:, None]).sum(1)
+            left = np.flatnonzero(distance[:, -1] <= closed)  # the list may end within the ball
+        out[1, left] = self._ball(left, opened)
+        out[0, left] = self._ball(left, closed) if ties else out[1, left]
+        return out[0], out[1]
+
+    def _ball(self, chosen: Array, radius: Array) -> Array:
+        found = self.tree().query_ball_point(self.tree().data[chosen], radius[chosen], p=self.norm, return_length=True)
+        return np.asarray(found, np.int64)
 
     def _within_on_a_line(self, closed: Tensor, opened: Tensor) -> tuple[Tensor, Tensor]:
         value = self.rows[:, 0].contiguous()
@@ -199,21 +239,22 @@ class PairCounts:
     y_rectangle: Tensor
 
 
-def pair_counts(x: Points, y: Points, k: int, *, rectangle: bool = False) -> PairCounts:
+def pair_counts(x: Points, y: Points, k: int, *, rectangle: bool = False, ties: bool = True) -> PairCounts:
     """Neighbours in the joint space of `x` and `y`, and counts in each.
 
     The rectangle counts are those of the second estimator of Kraskov et al. (2004); without `rectangle` they
-    repeat the closed ones.
+    repeat the closed ones. Without `ties` those may repeat the open ones.
     """
     if x.metric != y.metric or x.count != y.count:
         raise ValueError(f"both blocks need one metric and as many rows, got {x.count} and {y.count}")
     _check_k(k, x.count)
     one_norm = x.metric == "max" or x.units == y.units == 1
-    if one_norm and x.units + y.units <= TREE_UNITS and not x.rows.is_cuda:
-        joint = Points(torch.cat([x.rows, y.rows], dim=1), "max", tree=True)
-        distance, index = joint.nearest(k)
+    # Which of several tied neighbours are taken decides a rectangle: blocks, as ever, where a list has another order.
+    nearest = None if rectangle and not one_norm else _nearest_in_both(x, y, k)
+    if nearest is not None:
+        distance, index = nearest
         radius = distance[:, -1]
-        x_both, y_both = x.within(radius), y.within(radius)
+        x_both, y_both = x.within(radius, ties=ties), y.within(radius, ties=ties)
         x_rect, y_rect = x_both[0], y_both[0]
         if rectangle:
             x_rect, y_rect = (p.within(_reach(p, index))[0] for p in (x, y))
@@ -236,11 +277,49 @@ def pair_counts(x: Points, y: Points, k: int, *, rectangle: bool = False) -> Pai
     return PairCounts(distances, *out)
 
 
+def _nearest_in_both(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | None:
+    """Distances and indices (N, k) of the nearest in the joint space, from a tree; None where blocks are better."""
+    if not (x.prefers_tree(_PAIR_UNITS, x.units + y.units) and y.prefers_tree(_PAIR_UNITS, x.units + y.units)):
+        return None
+    if x.metric == "max" or x.units == y.units == 1:
+        return Points(torch.cat([x.rows, y.rows], dim=1), "max", tree=True).nearest(k)
+    # Of units times sqrt(D) the Euclidean length is at most sqrt(D + D') times the larger length of both blocks; with
+    # these weights the ellipsoid that holds all pairs of blocks within r is the smallest, two to three times theirs.
+    weighted = torch.cat([x.rows * math.sqrt(x.units), y.rows * math.sqrt(y.units)], dim=1)
+    tree = Points(weighted, tree=True).tree()
+    distance = torch.empty(x.count, k, dtype=torch.float64)
+    index = torch.empty(x.count, k, dtype=torch.int64)
+    left = torch.arange(x.count)
+    for wanted in (2 * k + 5, 8 * k + 17):
+        unsafe = []
+        for few in torch.split(left, max(1, _CHUNK // (wanted * (x.units + y.units)))):
+            length, found = (torch.from_numpy(a) for a in tree.query(tree.data[few.numpy()], k=min(wanted, x.count)))
+            both = torch.maximum(_lengths(x, few, found), _lengths(y, few, found))
+            both, order = both.masked_fill_(found == few[:, None], math.inf).sort(dim=1, stable=True)
+            distance[few], index[few] = both[:, :k], found.gather(1, order[:, :k])
+            # All others are at least as far as this; none is left where the list holds all rows.
+            beyond = length[:, -1] * ((1.0 - 1e-12) / math.sqrt(x.units + y.units))
+            unsafe.append(few[both[:, k - 1] > beyond] if wanted < x.count else few[:0])
+        left = torch.cat(unsafe)
+    if len(left) > x.count // _DOUBTED:
+        return None
+    for few in torch.split(left, max(1, _CHUNK // x.count)):
+        whole = torch.maximum(*(torch.cdist(p.rows[few], p.rows, compute_mode=DIRECT) for p in (x, y)))
+        whole.scatter_(1, few[:, None], math.inf)
+        distance[few], index[few] = torch.topk(whole, k, dim=1, largest=False, sorted=True)
+    return distance, index
+
+
+def _lengths(points: Points, own: Tensor, index: Tensor) -> Tensor:
+    """Distances (n, c) of the rows `own` (n,) to the rows `index` (n, c)."""
+    gap = points.rows[index].sub_(points.rows[own, None])
+    length: Tensor = torch.linalg.vector_norm(gap, points.norm, dim=-1)
+    return length
+
+
 def _reach(points: Points, index: Tensor) -> Tensor:
     """The largest distance (N,) to the rows `index` (N, k)."""
-    gap = points.rows[:, None] - points.rows[index]  # (N, k, D)
-    each = gap.square().sum(2).sqrt() if points.metric == "euclidean" else gap.abs().amax(2)
-    return each.amax(1)
+    return _lengths(points, torch.arange(points.count, device=index.device), index).amax(1)
 
 
 def intrinsic_dimension(distances: Tensor) -> float:

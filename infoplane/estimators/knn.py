@@ -104,7 +104,7 @@ class KNN:
         k. More neighbours: less scatter, more bias.
     formula : {"auto", "ross", "ksg1", "ksg2", "gao"}
     metric : {"euclidean", "max"}
-        Norm in T and in a vector of targets. Neighbours come from a tree up to 10 units, from blocked products
+        Norm in T and in a vector of targets. Neighbours come from a tree in few units, from blocked products
         beyond; the values are the same.
     scale : {"unit", "block"}
         Every unit to variance 1, or the layer as a whole. Either makes the value independent of the units of

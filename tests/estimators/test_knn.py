@@ -12,6 +12,7 @@ import torch
 from infoplane import datasets
 from infoplane.estimators import parse
 from infoplane.estimators._checks import content_halves
+from infoplane.estimators._neighbors import Points
 from infoplane.estimators.knn import KNN, kozachenko_leonenko, ksg, ross
 from infoplane.testing import check_estimator
 
@@ -540,3 +541,32 @@ def test_flags_on_fresh_pairs():
 def test_accuracy_on_many_fresh_problems():
     assert mean_absolute_error_nats((1, 2), range(100)) <= 0.015
     assert mean_absolute_error_nats(range(3, 10), range(15)) <= 0.1
+
+
+# The rectangle of ksg2 depends on which of several tied neighbours are taken.
+TREE_CASES = [
+    (formula, kind)
+    for formula in ("ross", "gao", "ksg1", "ksg2", "gao-targets")
+    for kind in ("normal", "ties", "duplicates")
+    if formula != "ksg2" or kind == "normal"
+]
+
+
+@pytest.mark.parametrize(("formula", "kind"), TREE_CASES)
+@pytest.mark.parametrize("metric", ["euclidean", "max"])
+def test_trees_and_blocks_give_one_value(kind, metric, formula, monkeypatch):
+    g = torch.Generator().manual_seed(5)
+    t = torch.randn(400, 3, generator=g, dtype=torch.float64)
+    target = t[:, 0] + 0.5 * torch.randn(400, generator=g, dtype=torch.float64)
+    y = (target > 0).long() + (target > 1).long() if formula in ("ross", "gao") else target
+    if kind == "ties":
+        t = (2 * t).round()
+    if kind == "duplicates":
+        t[200:] = t[:200]
+    estimator = KNN(formula=formula.removesuffix("-targets"), metric=metric, jitter=0.0)
+    found = []
+    for tree in (True, False):
+        monkeypatch.setattr(Points, "prefers_tree", lambda self, limit, units, tree=tree: tree)
+        found.append(estimator.estimate(t[None], y)["I(T;Y)"])
+    assert float(found[0].value) == pytest.approx(float(found[1].value), abs=1e-12, rel=0)
+    assert {k: bool(v) for k, v in found[0].flags.items()} == {k: bool(v) for k, v in found[1].flags.items()}

@@ -101,6 +101,55 @@ def test_pair_counts(metric, dx, dy):
         np.testing.assert_array_equal(rectangle, (one <= reach * (1 + TIE)).sum(1))
 
 
+@pytest.mark.parametrize("kind", ["normal", "lattice", "atom"])
+@pytest.mark.parametrize("metric", ["euclidean", "max"])
+@pytest.mark.parametrize(("dx", "dy"), [(2, 1), (1, 3), (6, 1)])
+def test_a_joint_tree_equals_blocks(kind, metric, dx, dy):
+    """Ties and duplicates too: distances to the last digits, every count exactly."""
+    n, k = 700, 3
+    x, y = rows_of(kind, n, dx, seed=1), rows_of(kind, n, dy, seed=2)
+    tree, blocks = (
+        pair_counts(*(Points(rows, metric, tree=way) for rows in (x, y)), k, rectangle=kind == "normal")
+        for way in (True, False)
+    )
+    np.testing.assert_allclose(tree.distances, blocks.distances, rtol=1e-13)
+    for name in ("x_closed", "x_open", "y_closed", "y_open", "x_rectangle", "y_rectangle"):
+        assert torch.equal(getattr(tree, name), getattr(blocks, name)), name
+
+
+@pytest.mark.parametrize("shape", ["one far unit", "clusters", "line"])
+def test_rows_that_a_short_list_does_not_settle(shape):
+    """Where one block is much wider than the other, the nearest in the joint space are not first in the list."""
+    g = torch.Generator().manual_seed(3)
+    x, y = torch.randn(900, 2, generator=g).double(), torch.randn(900, 1, generator=g).double()
+    if shape == "one far unit":
+        y[:40] *= 1e4
+    if shape == "clusters":
+        x = (x[:, :1] > 0) + 1e-6 * x
+    if shape == "line":
+        x[:, 1] = x[:, 0]
+    tree, blocks = (pair_counts(Points(x, tree=way), Points(y, tree=way), 4) for way in (True, False))
+    # Blocks centre the rows: coordinates of about 1 are rounded once more.
+    np.testing.assert_allclose(tree.distances, blocks.distances, rtol=1e-13, atol=4e-16)
+    assert torch.equal(tree.x_open, blocks.x_open)
+    assert torch.equal(tree.y_open, blocks.y_open)
+
+
+@pytest.mark.parametrize("kind", ["normal", "lattice", "atom"])
+@pytest.mark.parametrize("metric", ["euclidean", "max"])
+@pytest.mark.parametrize("neighbours", [3, 40, 300])
+def test_counts_from_lists_balls_and_blocks(kind, metric, neighbours):
+    """Few neighbours are read off a list, many from balls, and some rows need both."""
+    rows = rows_of(kind, 900, 3, seed=4)
+    rows[:9] *= 30.0
+    radius = Points(rows, metric, tree=False).nearest(neighbours)[0][:, -1]
+    tree, blocks = (Points(rows, metric, tree=way).within(radius) for way in (True, False))
+    assert torch.equal(tree[0], blocks[0])
+    assert torch.equal(tree[1], blocks[1])
+    without_ties = Points(rows, metric, tree=True).within(radius, ties=False)
+    assert torch.equal(without_ties[1], blocks[1])
+
+
 def test_equal_rows():
     rows = torch.tensor([[0.0, 1], [1, 0], [-0.0, 1], [2, 2], [0, 1], [2, 2]], dtype=torch.float64)
     assert equal_rows(rows).tolist() == [2, 0, 2, 1, 2, 1]
