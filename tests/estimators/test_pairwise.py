@@ -112,10 +112,10 @@ GRID = [
     ("spread", 10, 0.1),
     ("saturated", 1024, 0.1),
     ("saturated", 1024, 1e-3),
-    ("saturated", 4096, 1e-3),
+    pytest.param("saturated", 4096, 1e-3, marks=pytest.mark.slow),
     ("relu", 128, 1e-3),
     ("relu", 1024, 1e-3),
-    ("relu", 4096, 1e-3),
+    pytest.param("relu", 4096, 1e-3, marks=pytest.mark.slow),
     ("near duplicates", 1024, 1e-3),
 ]
 
@@ -249,7 +249,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-@pytest.mark.parametrize(("n", "d", "dtype"), [(12_000, 10, "float32"), (3000, 4096, "float64")])
+@pytest.mark.parametrize(
+    ("n", "d", "dtype"), [(12_000, 10, "float32"), pytest.param(3000, 4096, "float64", marks=pytest.mark.slow)]
+)
 def test_memory_beyond_the_rows_stays_under_64_mib(n, d, dtype):
     """An N x N matrix would be 550 MiB, a float64 copy of the rows 94 MiB."""
     code = MEMORY.format(n=n, d=d, dtype=dtype)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import random
 import signal
 import sys
@@ -58,7 +59,7 @@ def found(model):
         "noise": noise,
         "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         "tensors": [(id(t), t.tolist()) for t in (*model.parameters(), *model.buffers())],
-        "random": (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()),  # noqa: NPY002
+        "random": (torch.get_rng_state().numpy().tobytes(), pickle.dumps(np.random.get_state()), random.getstate()),  # noqa: NPY002
         "autocast": (
             torch.is_autocast_enabled("cpu"),
             torch.get_autocast_dtype("cpu"),

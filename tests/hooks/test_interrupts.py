@@ -101,7 +101,14 @@ def test_at_every_line_each_time_that_it_runs(make):
 
 
 @pytest.mark.parametrize("make", [network_recorder, collection_recorder])
-@pytest.mark.parametrize("every_nth", [12, pytest.param(1, marks=[pytest.mark.full, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize(
+    "every_nth",
+    [
+        40,
+        pytest.param(12, marks=pytest.mark.slow),
+        pytest.param(1, marks=[pytest.mark.full, pytest.mark.timeout(1800)]),
+    ],
+)
 def test_while_the_recording_starts_and_ends(make, every_nth):
     """The passes that find the layers, step 0, and the last step on leaving."""
 

@@ -6,13 +6,22 @@ import json
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
+from infoplane import plots
 from infoplane.results import ResultTable
 from infoplane.results.table import Row
 
 LAYERS = ("act1", "act2", "act3", "act4", "act5", "out")
 N = 4096
 H_Y = 0.99915712
+
+# (figure, file format): the formats differ in the writer, not in what is drawn, so the second figure has one of them
+EVERY_FORMAT = [
+    *((plots.plane, kind) for kind in ("png", "svg", "pdf")),
+    (plots.curves, "svg"),
+    *(pytest.param(plots.curves, kind, marks=pytest.mark.slow) for kind in ("png", "pdf")),
+]
 
 
 def log_steps(n: int = 60, last: int = 8000) -> list[int]:

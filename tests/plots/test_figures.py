@@ -284,7 +284,9 @@ def at_tokens(table: ResultTable) -> ResultTable:
 
 
 @pytest.mark.parametrize("kind", list(plots.FIGURES))
-@pytest.mark.parametrize("style", ["column", "page", "screen"])
+@pytest.mark.parametrize(
+    "style", ["column", *(pytest.param(style, marks=pytest.mark.slow) for style in ("page", "screen"))]
+)
 def test_every_figure_is_drawn_by_name(kind, style, table, tmp_path):
     (tmp_path / "run").mkdir()
     (at_tokens(table) if kind == "tokens" else table).write(tmp_path / "run" / "results.csv")

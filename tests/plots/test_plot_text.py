@@ -82,7 +82,7 @@ def rename(table: ResultTable, names: dict[str, str], run: str) -> ResultTable:
     return ResultTable.from_rows(rows)
 
 
-@pytest.mark.parametrize("draw", [plots.plane, plots.curves])
+@pytest.mark.parametrize("draw", [plots.plane, pytest.param(plots.curves, marks=pytest.mark.slow)])
 @given(
     layers=st.lists(st.text(min_size=1, max_size=40), min_size=2, max_size=2, unique=True), run=st.text(max_size=320)
 )
@@ -96,8 +96,7 @@ def test_any_names_are_drawn(draw, layers, run, tmp_path_factory):
     assert b"</svg>" in path.read_bytes()
 
 
-@pytest.mark.parametrize("draw", [plots.plane, plots.curves])
-@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+@pytest.mark.parametrize(("draw", "kind"), synthetic.EVERY_FORMAT)
 def test_hostile_names_are_drawn_and_do_nothing(draw, kind, tmp_path):
     names = dict(zip("abcdefghijklmnopq", HOSTILE, strict=True))
     base = synthetic.table(layers=tuple(names), steps=[0, 3, 40], null=False)

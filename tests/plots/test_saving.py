@@ -21,8 +21,7 @@ def table():
     return synthetic.table(steps=STEPS)
 
 
-@pytest.mark.parametrize("kind", ["svg", "pdf", "png"])
-@pytest.mark.parametrize("draw", [plots.plane, plots.curves])
+@pytest.mark.parametrize(("draw", "kind"), synthetic.EVERY_FORMAT)
 def test_drawing_again_gives_the_same_bytes(draw, kind, table, tmp_path):
     first = plots.save(draw(table), tmp_path / f"a.{kind}", dpi=80).read_bytes()
     assert plots.save(draw(table), tmp_path / f"b.{kind}", dpi=80).read_bytes() == first

@@ -93,13 +93,14 @@ def check_all(run: Path, tmp_path: Path, count: int, workers: int) -> tuple[Coun
 KINDS = ("corpus", "bytes", "fields", "index", "metadata", "cells", "made")
 
 
-def test_any_file_ends_in_a_result_or_one_error(run, tmp_path, capsys):
-    seen, line = check_all(run, tmp_path, 140, 1)
+@pytest.mark.parametrize("count", [60, pytest.param(140, marks=pytest.mark.slow)])
+def test_any_file_ends_in_a_result_or_one_error(run, tmp_path, capsys, count):
+    seen, line = check_all(run, tmp_path, count, 1)
     with capsys.disabled():
         print(f"\n  {line}")
     assert seen["over time"] == seen["helpers lost"] == 0
-    assert min(seen["harmless"], seen["named"], seen["refused"]) > 20
-    assert min(seen[kind] for kind in KINDS) > 5
+    assert min(seen["harmless"], seen["named"], seen["refused"]) > count // 7
+    assert min(seen[kind] for kind in KINDS) > count // 28
 
 
 @pytest.mark.full

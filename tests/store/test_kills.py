@@ -61,8 +61,8 @@ def kill_often(recorder: Recorder, directory: Path, kills: int, samples: int) ->
 
 
 @pytest.mark.parametrize("samples", [64, 2000])
-def test_killed_recordings_lose_nothing_acknowledged(recorder, tmp_path, capsys, samples):
-    kills = 30
+@pytest.mark.parametrize("kills", [10, pytest.param(30, marks=pytest.mark.slow)])
+def test_killed_recordings_lose_nothing_acknowledged(recorder, tmp_path, capsys, samples, kills):
     beyond, leftovers = kill_often(recorder, tmp_path, kills, samples)
     with capsys.disabled():
         print(f"\n  kills {kills} ({samples} samples): acknowledged lost 0, torn 0; {beyond} steps were written "

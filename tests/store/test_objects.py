@@ -202,14 +202,15 @@ def test_what_an_array_must_not_have_is_found_in_its_header(good, message):
         places(bytes(data))
 
 
-def test_changed_blocks_with_fitting_checksums_end_in_places_within_the_file_or_one_error(good):
+@pytest.mark.parametrize("count", [300, pytest.param(1500, marks=pytest.mark.slow)])
+def test_changed_blocks_with_fitting_checksums_end_in_places_within_the_file_or_one_error(good, count):
     random = np.random.default_rng(4)
     blocks = blocks_of(good)
     # As many of each kind as there are headers, which would else be nearly all.
     others = [block for block in blocks if block[0] != b"OHDR"]
     blocks += others * (len(blocks) // len(others))
     slowest, refusals = 0.0, []
-    for _ in range(1500):
+    for _ in range(count):
         data = changed_blocks(good, blocks, random)
         began = time.perf_counter()
         try:
@@ -219,7 +220,7 @@ def test_changed_blocks_with_fitting_checksums_end_in_places_within_the_file_or_
         else:
             assert all(offset <= len(data) for offset, _, _ in found.values())
         slowest = max(slowest, time.perf_counter() - began)
-    assert len(refusals) > 500
+    assert len(refusals) > count // 3
     assert all("\n" not in text and len(text) < 300 for text in refusals)
     assert slowest < 5  # 0.05 s on an idle machine
 
