@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from processes import _no_process_left_behind, pytest_configure, pytest_unconfigure  # noqa: F401
+from processes import _no_process_left_behind, pytest_configure, pytest_unconfigure, warm_workers  # noqa: F401
 
 
 @pytest.fixture(scope="session", autouse=True)

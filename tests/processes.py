@@ -98,6 +98,13 @@ def fork_server() -> ForkServerContext:
     return context
 
 
+@pytest.fixture
+def warm_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of `analyze` forked by that server; one test starts them as users have them, from nothing."""
+    context = fork_server()
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method=None: context)
+
+
 @pytest.fixture(autouse=True)
 def _no_process_left_behind() -> Iterator[None]:
     before = set(descendants())

@@ -156,6 +156,7 @@ def test_killed_and_resumed_two_hundred_times(run, whole, tmp_path):
     assert kills(run, whole, tmp_path, wanted=200, seed=1) > 50
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_died_worker_is_reported_and_rows_stay(run, tmp_path, monkeypatch):
     """A worker killed for want of memory ends the analysis with a line that says so; resuming works."""
     from concurrent.futures.process import BrokenProcessPool
@@ -172,8 +173,10 @@ def test_died_worker_is_reported_and_rows_stay(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.extra
-def test_dask_workers_write_the_same_bytes(run, whole, tmp_path):
+def test_dask_workers_write_the_same_bytes(run, whole, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
+    for name, value in vars(analysis_cases).copy().items():
+        monkeypatch.setattr(analysis_cases, name, value)  # an upload reloads it here, too; put back at the end
     with (
         distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,

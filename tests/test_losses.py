@@ -88,6 +88,7 @@ CASES = {
 FIGURES = ("plane", "curves", "heatmap", "null", "dpi", "compression", "plane_grid")
 
 
+@pytest.mark.usefixtures("warm_workers")
 @pytest.mark.parametrize(
     ("case", "jobs", "figures"),
     [*((case, 1, FIGURES[:1]) for case in CASES), ("missing", 1, FIGURES[1:]), ("altered", 2, FIGURES[:1])],

@@ -141,6 +141,7 @@ def test_an_analysis_goes_on_where_it_was(run, tmp_path):
     np.testing.assert_array_equal(again.value, both.value)
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_other_processes_find_the_token(run, tmp_path):
     for name, jobs in (("a", 1), ("b", 2)):
         analyze(run, "embed[token=1:3]", table=tmp_path / f"{name}.csv", jobs=jobs)
