@@ -77,11 +77,11 @@ def half(path: Path) -> Path:
 
 
 CASES = {
-    "missing": (missing, "shards/00000002-00000002.s0001.r000.h5: missing, though the manifest lists it (steps 2)"),
+    "missing": (missing, "shards/00000002-00000002.s0001.r000.h5: missing, though the manifest lists it (step 2)"),
     "cut short": (cut_short, "bytes expected, got"),
-    "altered": (altered, "layer 'fc0': the content does not match its digest (steps 2)"),
-    "dropped": (dropped, "not written while recording: OSError: [Errno 28] No space left on device (steps 2)"),
-    "half": (half, "incomplete: rank 1 of 2 missing (steps 2)"),
+    "altered": (altered, "layer 'fc0': the content does not match its digest (step 2)"),
+    "dropped": (dropped, "not written while recording: OSError: [Errno 28] No space left on device (step 2)"),
+    "half": (half, "incomplete: rank 1 of 2 missing (step 2)"),
 }
 
 
@@ -110,7 +110,7 @@ def test_lost_steps_are_said_wherever_their_numbers_are_read(tmp_path, caplog, c
     assert what.partition(" (steps")[0] in str(loss)
     assert read_losses([run]) == [loss]
 
-    caption = "missing or damaged: " + ("of layer fc0 steps 2" if case == "altered" else "steps 2")
+    caption = "missing or damaged: " + ("of layer fc0 step 2" if case == "altered" else "step 2")
     for kind in figures:
         more = ["-l", "fc0"] if kind in ("plane", "curves") else []
         out = tmp_path / f"{kind}.svg"
@@ -136,8 +136,8 @@ def test_groups_of_runs_say_which_has_lost_what(tmp_path):
     drawn = call("compare", *runs, "-o", tmp_path / "c.svg", code=3)
     assert drawn.stderr.count("missing or damaged: run ") == 2
     text = " ".join((tmp_path / "c.svg").read_text().split())
-    assert f"missing or damaged in run {names[0]}: steps 2" in text
-    assert f"missing or damaged in run {names[2]}: of layer fc1 steps 4" in text
+    assert f"missing or damaged in run {names[0]}: step 2" in text
+    assert f"missing or damaged in run {names[2]}: of layer fc1 step 4" in text
     call("compare", *runs, "-l", "fc0", "-o", tmp_path / "c.svg", code=3)
     text = (tmp_path / "c.svg").read_text()
     assert "of layer fc1" not in text  # not in this figure
@@ -169,8 +169,8 @@ def test_only_the_steps_concerned_are_lost_each_with_its_reason(tmp_path, caplog
         assert "bytes expected, got 0" in found[layer, (4,)]
     assert len(found) == 5
     reasons = {(s["layer"], tuple(s["steps"])): s["reason"] for s in table.meta["runs"][store.run_id]["skipped"]}
-    assert reasons["fc0", (1,)] == f"steps 1 can no longer be read: {name(1)}: the content does not match its digest"
-    assert reasons["fc1", (3,)].startswith(f"steps 3 can no longer be read: {name(3)}: [Errno 2]")
+    assert reasons["fc0", (1,)] == f"step 1 can no longer be read: {name(1)}: the content does not match its digest"
+    assert reasons["fc1", (3,)].startswith(f"step 3 can no longer be read: {name(3)}: [Errno 2]")
     assert "it can no longer be read" not in caplog.text
 
 
@@ -245,7 +245,7 @@ def test_what_the_recorder_could_not_record_is_said_and_a_step_that_failed_is_mi
     assert text.count("expert") == 1
     assert "note: session 1" in text
     call("plot", run, "-o", tmp_path / "a.svg", code=code)
-    assert ("missing or damaged: steps 3" in (tmp_path / "a.svg").read_text()) is fail
+    assert ("missing or damaged: step 3" in (tmp_path / "a.svg").read_text()) is fail
     assert json.loads(call("info", run, "--json", code=code).stdout)["lost_steps"] == [3] * fail
     assert text.count("no such luck") == fail
     call("verify", run, code=int(fail))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from infoplane.core.steps import steps_of_files, whole_step
+from infoplane.core.steps import step_words, steps_of_files, whole_step
 
 
 @pytest.mark.parametrize(
@@ -81,3 +81,11 @@ def test_other_numbers(value):
 def test_no_numbers(value):
     with pytest.raises(TypeError, match="a step must be a whole number from 0"):
         whole_step(value)
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [([758], "step 758"), ((0, 0), "step 0"), ({3, 1}, "steps 1, 3"), (range(5, 9), "steps 5-8"), ([], "no steps")],
+)
+def test_one_step_is_no_plural(steps, words):
+    assert step_words(steps) == words

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from infoplane.core.steps import describe_steps
+from infoplane.core.steps import step_words
 from infoplane.core.text import printable
 from infoplane.store import ActivationStore, Problem
 
@@ -42,7 +42,7 @@ def words_of_losses(store: ActivationStore, lost: Sequence[dict[str, Any]], laye
     absent = {layer: _absent(store, layer, spoken) for layer in layers}
     known = [(layer, steps) for layer, steps in absent.items() if steps]
     for layer, steps in known[:MOST]:
-        yield f"note: layer {printable(layer)} was not called, or not asked for, at steps {describe_steps(steps)}"
+        yield f"note: layer {printable(layer)} was not called, or not asked for, at {step_words(steps)}"
     if len(known) > MOST:
         yield f"note: {len(known) - MOST} more layers were not recorded at some of the steps"
 

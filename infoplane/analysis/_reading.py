@@ -15,7 +15,7 @@ from torch import Tensor
 from infoplane.analysis._positions import token_units
 from infoplane.core.errors import StoreError
 from infoplane.core.exact import extremes, fits_float64
-from infoplane.core.steps import describe_steps
+from infoplane.core.steps import step_words
 from infoplane.store import ActivationStore, Problem
 
 _NARROW = {
@@ -81,7 +81,7 @@ def _lost(store: ActivationStore, layer: str, steps: Sequence[int]) -> list[Refu
     out = []
     for (file, what), gone in found.items():
         damage = Problem(file, f"layer {layer!r}: {what}", tuple(gone))
-        reason = f"steps {describe_steps(gone)} can no longer be read: {f'{file}: ' if file else ''}{what}"
+        reason = f"{step_words(gone)} can no longer be read: {f'{file}: ' if file else ''}{what}"
         out.append(Refusal(tuple(gone), reason, (damage,)))
     return out
 

@@ -128,6 +128,12 @@ def _whole(name: str, text: str, number: str) -> int:
     return int(number)
 
 
+def step_words(steps: Iterable[int]) -> str:
+    """`step 3`, `steps 3, 5-8` or `no steps`, for a message."""
+    several = set(steps)
+    return f"step{'' if len(several) == 1 else 's'} {describe_steps(several)}" if several else "no steps"
+
+
 def describe_steps(steps: Iterable[int], limit: int = 6) -> str:
     """`3, 5, 8-12, ...` for a message; "" where there are none."""
     ranges: list[list[int]] = []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from infoplane.core.steps import describe_steps
+from infoplane.core.steps import step_words
 from infoplane.core.text import printable, shorten
 from infoplane.core.tokens import split_token
 from infoplane.results._files import csv_path, meta_path, read_meta
@@ -41,7 +41,7 @@ class Loss:
 
     def __str__(self) -> str:
         place = f"{self.file}: " if self.file else ""
-        steps = f" (steps {describe_steps(self.steps)})" if self.steps else ""
+        steps = f" ({step_words(self.steps)})" if self.steps else ""
         return printable(f"run {shorten(self.run, 40)}: {place}{shorten(self.what, 400)}{steps}")
 
 
@@ -89,7 +89,7 @@ def loss_words(found: Sequence[Loss]) -> list[str]:
         words = []
         for layer in list(dict.fromkeys(loss.layer for loss in mine))[: _NAMED + 1]:
             steps = {step for loss in mine if loss.layer == layer for step in loss.steps}
-            words.append(f"{f'of layer {shorten(layer, 24)} ' if layer else ''}steps {describe_steps(steps)}")
+            words.append(f"{f'of layer {shorten(layer, 24)} ' if layer else ''}{step_words(steps)}")
         shards = list(dict.fromkeys(PurePosixPath(loss.file).name for loss in mine if loss.file.startswith("shards/")))
         places = ", ".join(shorten(name, 48) for name in shards[:_NAMED])
         places += f" and {len(shards) - _NAMED} more shards" if len(shards) > _NAMED else ""

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from infoplane.core.errors import StoreError
 from infoplane.core.records import Probe
-from infoplane.core.steps import describe_steps
+from infoplane.core.steps import step_words
 from infoplane.core.text import printable, shorten
 from infoplane.store import _files
 from infoplane.store._manifest import read_manifest
@@ -60,7 +60,7 @@ class Problem:
     note: bool = False
 
     def __str__(self) -> str:
-        steps = f" (steps {describe_steps(self.steps)})" if self.steps else ""
+        steps = f" ({step_words(self.steps)})" if self.steps else ""
         kind = "note: " if self.note else ""
         return printable(f"{kind}{self.file + ': ' if self.file else ''}{self.what}{steps}")
 

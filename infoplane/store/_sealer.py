@@ -14,7 +14,7 @@ from typing import Any
 
 from infoplane import __version__
 from infoplane.core.records import Snapshot
-from infoplane.core.steps import describe_steps
+from infoplane.core.steps import step_words
 from infoplane.store import _files
 from infoplane.store._directory import Opened, now, write_session
 from infoplane.store._frames import Frame
@@ -131,10 +131,10 @@ class Sealer:
         what = f"the session's file could not be written ({self.error}): "
         if not self.dropped:
             return what + "it reads as if the session had not been closed, which costs nothing"
-        steps = describe_steps(self.dropped)
+        steps, were = step_words(self.dropped), "was" if len(self.dropped) == 1 else "were"
         if self.mark:
-            return what + f"that steps {steps} were dropped is only in the name of {self.mark}; leave it there"
-        return what + f"nothing in the directory says that steps {steps} were dropped; make a note of it"
+            return what + f"that {steps} {were} dropped is only in the name of {self.mark}; leave it there"
+        return what + f"nothing in the directory says that {steps} {were} dropped; make a note of it"
 
     def take(self, snapshot: Snapshot) -> None:
         """Add a snapshot, sealing before it or after it where that is due."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from infoplane.core.errors import StoreError, closest
 from infoplane.core.records import Layer
-from infoplane.core.steps import describe_steps
+from infoplane.core.steps import describe_steps, step_words
 from infoplane.store import _files
 from infoplane.store._records import dump_json
 from infoplane.store._scan import DAMAGED, Problem, Scan, few
@@ -225,9 +225,7 @@ class ActivationStore:
             self._bad |= {(key, step): problem for step, problem in damaged.items()}
             self._problems += damaged.values()
             first = next(iter(damaged.values()))
-            raise StoreError(
-                f"layer {key!r} cannot be read at steps {describe_steps(damaged)}: {first.file}: {first.what}"
-            )
+            raise StoreError(f"layer {key!r} cannot be read at {step_words(damaged)}: {first.file}: {first.what}")
         return out
 
     def valid_shards(self) -> tuple[Shard, ...]:
@@ -321,8 +319,8 @@ class ActivationStore:
         self.layer(key)
         pieces = self._pieces(step)
         if key not in pieces[0].shard.layer_number:
-            have = describe_steps(self.steps(key)) or "none"
-            raise ValueError(f"layer {key!r} was not recorded at step {step}; it has steps {have}")
+            have = step_words(self.steps(key))
+            raise ValueError(f"layer {key!r} was not recorded at step {step}; it has {have}")
         return [(piece, piece.shard.layer_number[key]) for piece in pieces]
 
     def _read_shard(self, shard: Shard, jobs: Sequence[tuple[int, int, int]], out: npt.NDArray[Any]) -> list[int]:

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 from infoplane.core.errors import StoreError
 from infoplane.core.records import Probe, Snapshot
-from infoplane.core.steps import describe_steps
+from infoplane.core.steps import describe_steps, step_words
 from infoplane.core.warn import warn
 from infoplane.store import _signals
 from infoplane.store._directory import open_directory
@@ -360,7 +360,7 @@ class StoreWriter:
         if dropped and (final or (self.on_error == "warn" and not self._reported)):
             self._reported = True
             self._warn(
-                f"steps {describe_steps(dropped)} could not be written ({next(reversed(dropped.values()))}); "
+                f"{step_words(dropped)} could not be written ({next(reversed(dropped.values()))}); "
                 + (
                     f"{len(dropped)} in all, training was not affected"
                     if final

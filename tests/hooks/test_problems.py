@@ -594,7 +594,7 @@ class TestWhereItIsListed:
             done = CliRunner().invoke(main, ["verify", str(tmp_path / "a"), *options])
             assert done.exit_code == 0
             assert done.output.splitlines() == [
-                "note: session 1: layer 'expert': was not called (steps 2)",
+                "note: session 1: layer 'expert': was not called (step 2)",
                 f"{tmp_path / 'a'}: clean",
             ]
 
@@ -602,9 +602,7 @@ class TestWhereItIsListed:
         self.record(tmp_path / "a", metric=None)
         done = CliRunner().invoke(main, ["verify", str(tmp_path / "a")])
         assert done.exit_code == 1
-        assert (
-            "session 1: metric 'loss': TypeError: metric 'loss' must be one number, got None (steps 2)" in done.output
-        )
+        assert "session 1: metric 'loss': TypeError: metric 'loss' must be one number, got None (step 2)" in done.output
         assert done.output.endswith("1 problems\n")
 
     def test_a_step_that_a_later_session_records_again(self, tmp_path):

@@ -23,7 +23,7 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
     assert "Sequential" in out
     assert "Noise(std=0.1" in out
     assert "['0[token=7]']" in out
-    assert "note: layer 'second': was not called (steps 1)\n[0] [0, 1]\n" in out
+    assert "note: layer 'second': was not called (step 1)\n[0] [0, 1]\n" in out
     steps = {p.name: infoplane.open_run(p).steps() for p in Path("runs").iterdir() if (p / "run.json").exists()}
     collections = [f"{name}-{i}" for name in ("moments", "seed") for i in range(3)]
     assert sorted(steps) == ["a", "b", "c", "d", "mixture", *collections, "tokens"]

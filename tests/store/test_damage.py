@@ -179,7 +179,7 @@ def test_damage_that_shows_on_reading_withdraws_the_step_and_leaves_the_rest(run
     store = open_run(path)
     assert store.problems == ()
     with pytest.raises(
-        StoreError, match=r"layer 'fc2' cannot be read at steps 0: shards/0+-0+1.*does not match its digest"
+        StoreError, match=r"layer 'fc2' cannot be read at step 0: shards/0+-0+1.*does not match its digest"
     ):
         store.read("fc2", store.steps("fc2"))
     assert store.steps("fc2") == store.steps() == [1, 2, 3]

@@ -129,7 +129,7 @@ def test_capture_goes_on_when_space_returns_and_the_gap_is_recorded(tmp_path):
     assert out.flush()
     with faulty(fail_all=("write",)):
         out(snapshot(1))
-        with pytest.warns(RuntimeWarning, match=r"steps 1 could not be written \(OSError: \[Errno 28\] No space"):
+        with pytest.warns(RuntimeWarning, match=r"step 1 could not be written \(OSError: \[Errno 28\] No space"):
             assert not out.flush()
         out(snapshot(2))
         assert not out.flush()  # said once
@@ -147,9 +147,9 @@ def test_capture_goes_on_when_space_returns_and_the_gap_is_recorded(tmp_path):
         again(snapshot(step))
     again.flush()
     again(snapshot(5))
-    with faulty(fail_all=("replace",)), pytest.warns(RuntimeWarning, match="steps 5 could not"):
+    with faulty(fail_all=("replace",)), pytest.warns(RuntimeWarning, match="step 5 could not"):
         again.flush()
-    with pytest.warns(RuntimeWarning, match="steps 5 could not"):
+    with pytest.warns(RuntimeWarning, match="step 5 could not"):
         again.close()
     store = open_run(tmp_path / "run")
     check(store, [0, 1, 2, 3])
@@ -218,7 +218,7 @@ def test_what_waits_for_a_second_attempt_is_listed_where_the_end_comes_first(tmp
     out.abandon(TimeoutError("stopped"))
     assert out.dropped == {0: "TimeoutError: stopped"}
     assert [p.steps for p in open_run(tmp_path / "run").problems] == [(0,)]
-    with pytest.warns(RuntimeWarning, match="steps 0"):
+    with pytest.warns(RuntimeWarning, match="step 0"):
         out.close()
 
 
@@ -282,7 +282,7 @@ def test_the_mark_of_a_full_disk_goes_when_the_list_can_be_written(tmp_path):
 def test_where_not_even_a_name_can_be_left_the_last_message_says_to_note_it(tmp_path, monkeypatch):
     monkeypatch.setattr(_files, "touch", lambda path: _no_space())
     said = stay_full(tmp_path / "run", [0], [1])
-    assert any("nothing in the directory says that steps 1 were dropped; make a note of it" in text for text in said)
+    assert any("nothing in the directory says that step 1 was dropped; make a note of it" in text for text in said)
 
 
 def test_a_session_that_lost_everything_is_remembered(tmp_path):
@@ -293,7 +293,7 @@ def test_a_session_that_lost_everything_is_remembered(tmp_path):
         warnings.simplefilter("ignore")
         out(snapshot(0))
         out.flush()
-    with pytest.warns(RuntimeWarning, match="steps 0"):
+    with pytest.warns(RuntimeWarning, match="step 0"):
         out.close()
     with writer(path, resume=True) as again:
         again(snapshot(4))
@@ -311,7 +311,7 @@ def test_on_error_raise_says_so_at_the_call_and_can_go_on(tmp_path):
     assert caught.value.errno == errno.EIO
     assert caught.value.__notes__ == ["steps not written: 0"]
     out(snapshot(1))
-    with pytest.warns(RuntimeWarning, match="steps 0 could not be written"):
+    with pytest.warns(RuntimeWarning, match="step 0 could not be written"):
         out.close()
     check(open_run(tmp_path / "run"), [1])
 
@@ -322,7 +322,7 @@ def test_on_error_raise_reaches_the_training_thread(tmp_path):
         out(snapshot(0))
         with pytest.raises(OSError, match="No space left"):
             out.flush()
-    with pytest.warns(RuntimeWarning, match="steps 0 could not be written"):
+    with pytest.warns(RuntimeWarning, match="step 0 could not be written"):
         out.close()
 
 
@@ -340,11 +340,11 @@ def test_a_failed_part_takes_the_other_parts_of_its_snapshot_with_it(tmp_path):
         patch.setattr(os, "replace", replace)
         out(snapshot(0))
         assert shards(tmp_path / "run") == []
-        with pytest.warns(RuntimeWarning, match="steps 0"):
+        with pytest.warns(RuntimeWarning, match="step 0"):
             assert not out.flush()
     assert shards(tmp_path / "run") == []
     out(snapshot(1))
-    with pytest.warns(RuntimeWarning, match="steps 0"):
+    with pytest.warns(RuntimeWarning, match="step 0"):
         out.close()
     check(open_run(tmp_path / "run"), [1])
 
@@ -417,7 +417,7 @@ def test_a_write_that_takes_nothing_is_an_error_and_no_endless_loop(tmp_path, mo
         out(snapshot(0))
         with pytest.warns(RuntimeWarning, match="write accepted no bytes"):
             assert not out.flush()
-    with pytest.warns(RuntimeWarning, match="steps 0"):
+    with pytest.warns(RuntimeWarning, match="step 0"):
         out.close()
 
 
@@ -471,7 +471,7 @@ def test_an_interrupt_while_writing_lists_what_it_cost(tmp_path):
 
 
 def _expect_warning(action: Callable[[], object]) -> None:
-    with pytest.warns(RuntimeWarning, match="steps 0 could not be written"):
+    with pytest.warns(RuntimeWarning, match="step 0 could not be written"):
         action()
 
 

@@ -470,7 +470,7 @@ def test_a_bool_that_is_neither_is_refused(run):
 
     (run / "manifest.jsonl").unlink()
     rebuild(path, change)
-    with pytest.raises(StoreError, match="layer 'b' cannot be read at steps 9"):
+    with pytest.raises(StoreError, match="layer 'b' cannot be read at step 9"):
         open_run(run).read("b", [9])
 
 

@@ -235,7 +235,7 @@ def test_layers_and_shapes_may_change_between_snapshots(tmp_path):
     assert bits(store.read("fc1", [1, 2])[1]) == bits(values(wide, 2))
     with pytest.raises(StoreError, match=r"'fc1' changes between these steps: float32 \(5,\) and float32 \(9,\)"):
         store.read("fc1", [0, 1])
-    with pytest.raises(ValueError, match="'out' was not recorded at step 2; it has steps 0"):
+    with pytest.raises(ValueError, match="'out' was not recorded at step 2; it has step 0"):
         store.read("out", [2])
 
 
