@@ -367,7 +367,7 @@ def test_damaged_files(tmp_path, name):
 
 def test_objects_in_an_archive_are_named(tmp_path):
     np.savez(tmp_path / "step-1.npz", fc=ACTS[1], names=np.array([{}, 3], dtype=object))
-    with pytest.raises(ValueError, match=r"step-1\.npz cannot be read as plain arrays: 'names': Object arrays"):
+    with pytest.raises(ValueError, match=r"step-1\.npz cannot be read as plain arrays: 'names' is an array of objects"):
         importers.read_arrays(tmp_path / "step-1.npz")
     np.savez(tmp_path / "step-1.npz", fc=ACTS[1], labels=Y, note="text")
     with pytest.raises(ValueError, match=r"step-1\.npz: 'note' is neither an array nor a number"):
@@ -479,3 +479,69 @@ def test_whole_numbers_arrive_exact_and_what_float64_mixes_up_is_skipped_with_it
 
 def _skipped(table):
     return [entry for run in table.meta["runs"].values() for entry in run.get("skipped", [])]
+
+
+# Reasons that name a remedy
+
+
+def test_a_refusal_of_numpys_does_not_advise_to_unpickle(tmp_path):
+    objects = np.array(["a", 1, None] * 10, object)
+    np.savez(tmp_path / "step-1.npz", fc=ACTS[1], labels=objects)
+    np.save(tmp_path / "y.npy", objects, allow_pickle=True)
+    np.ma.masked_array(Y, Y > 0).dump(tmp_path / "masked.npy")
+    (tmp_path / "step-2.npz").write_bytes(b"no archive")
+    (tmp_path / "empty.npy").write_bytes(b"")
+    (tmp_path / "empty.pt").write_bytes(b"")
+    for name, reason in {
+        "step-1.npz": "'labels' is an array of objects, which only unpickling reads; save numbers, as a.astype",
+        "y.npy": "it is an array of objects",
+        "masked.npy": "it is no array that numpy.save wrote",
+        "step-2.npz": "it is no zip archive",
+        "empty.npy": "it is no array that numpy.save wrote",
+        "empty.pt": "the file ends too early",
+    }.items():
+        with pytest.raises(ValueError, match=f"{name} cannot be read as plain arrays: {reason}") as refusal:
+            importers.read_arrays(tmp_path / name)
+        assert "allow_pickle" not in str(refusal.value)
+
+
+def test_a_torch_file_that_was_cut_says_so_in_one_sentence(tmp_path):
+    torch.save({"fc": torch.from_numpy(ACTS[1])}, tmp_path / "cut.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "cut.pt").read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"failed finding central directory$"):
+        importers.read_arrays(tmp_path / "cut.pt")
+
+
+@pytest.mark.parametrize(("name", "values", "shape"), [("labels", Y, "(40,)"), ("inputs", INPUTS, "(40, ...)")])
+def test_labels_and_inputs_once_for_each_step_are_named_as_such(tmp_path, name, values, shape):
+    rows = {"labels": Y, name: np.stack([values, values])}
+    file = tmp_path / "all.npz"
+    np.savez(file, fc=np.stack([ACTS[1], ACTS[2]]), steps=[1, 2], **rows)
+    with pytest.raises(ValueError, match=f"all.npz: {name} of shape .* come once for each step") as refusal:
+        importers.from_files(tmp_path / "run", [file])
+    assert shape in str(refusal.value)
+    assert not (tmp_path / "run").exists()
+    # As many steps as samples tell nothing: inputs (N, N) are those of the samples.
+    square = {"fc": np.zeros((3, 3, 2)), "steps": [1, 2, 3], "labels": np.arange(3), "inputs": np.eye(3)}
+    np.savez(file, **square)
+    assert importers.from_files(tmp_path / "run", [file]).steps() == [1, 2, 3]
+
+
+def test_layers_of_npy_files_in_one_folder_and_a_file_given_twice(tmp_path):
+    np.save(tmp_path / "y.npy", Y)
+    files = [tmp_path / f"fc{i}_step{s}.npy" for i in (1, 2) for s in (1, 2)]
+    for file in files:
+        np.save(file, ACTS[1])
+    with pytest.raises(ValueError, match="where they are two layers, give each a folder of its name: LAYER/step-0100"):
+        importers.from_files(tmp_path / "run", files, labels=tmp_path / "y.npy")
+    one = saved(tmp_path, 1, fc=ACTS[1], labels=Y)
+    with pytest.raises(ValueError, match="both hold 'fc' of step 1; name the file once"):
+        importers.from_files(tmp_path / "run", [one, one])
+
+
+def test_a_column_of_labels_says_what_a_row_of_them_says(tmp_path):
+    files = [saved(tmp_path, 1, fc=ACTS[1], labels=Y), saved(tmp_path, 2, fc=ACTS[2], labels=Y[:, None])]
+    np.testing.assert_array_equal(importers.from_files(tmp_path / "run", files).probe.labels, Y)
+    np.savez(files[1], fc=ACTS[2], labels=1 - Y[:, None])
+    with pytest.raises(ValueError, match="differ in their labels, first at row 0"):
+        importers.from_files(tmp_path / "other", files)

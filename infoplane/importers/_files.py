@@ -215,8 +215,25 @@ def _pieces(
         count = len(a) if np.ndim(a) else 0
         if count != len(steps):
             raise ValueError(f"{where}: {name!r} has {count} steps, the array 'steps' has {len(steps)}")
+    _check_stacked(where, len(steps), values, source)
     for i, one in enumerate(steps):
         yield _Piece.of(file, one, {name: a[i] for name, a in values.items()}, source)
+
+
+def _check_stacked(where: str, count: int, values: Mapping[str, Any], source: Rows) -> None:
+    """Labels and inputs of a file with many steps are those of its samples, once: not (S, N), as its layers are."""
+    samples = {np.shape(a)[1] for a in values.values() if np.ndim(a) > 1}
+    for what, rows in (("labels", source.labels), ("inputs", source.inputs)):
+        if (
+            rows is not None
+            and rows.shape[:1] == (count,)
+            and rows.shape[1:2]
+            and samples == {rows.shape[1]} != {count}
+        ):
+            raise ValueError(
+                f"{where}: {what} of shape {rows.shape} come once for each step; expected one for each sample, "
+                f"({rows.shape[1]}{', ...' if what == 'inputs' else ','}), or a file for each step"
+            )
 
 
 def _whole_steps(where: str, stated: Iterable[Any]) -> list[int]:
@@ -281,11 +298,17 @@ def _by_step(pieces: Sequence[_Piece], kind: str) -> dict[int, dict[str, Any]]:
             own = found.setdefault(piece.step, {})
             if name in own and (kind == "layers" or own[name] != value):
                 a, b = (other, piece.file) if other.name == piece.file.name else (other.name, piece.file.name)
-                raise ValueError(
-                    f"{a} and {b} both hold {name!r} of step {piece.step}; keep one, or tell their steps apart"
-                )
+                raise ValueError(f"{a} and {b} both hold {name!r} of step {piece.step}; {_remedy(piece.file, other)}")
             own[name] = value
     return found
+
+
+def _remedy(file: Path, other: Path) -> str:
+    if file == other:
+        return "name the file once"
+    if file.suffix.lower() == ".npy":
+        return "keep one, or, where they are two layers, give each a folder of its name: LAYER/step-0100.npy"
+    return "keep one, or tell their steps apart"
 
 
 def _merged(found: dict[int, dict[str, Any]], given: Any) -> Any:

@@ -49,7 +49,7 @@ def read_entries(file: Path) -> dict[Key, Any]:
         if kind == ".npz":
             return {(name,): value for name, value in _numpy_archive(file)}
         if kind == ".npy":
-            return {(file.stem,): np.load(file, allow_pickle=False)}
+            return {(file.stem,): _numpy_array(file)}
         if kind == ".safetensors":
             from safetensors.torch import load_file
 
@@ -65,12 +65,37 @@ def read_entries(file: Path) -> dict[Key, Any]:
 
 
 def _numpy_archive(file: Path) -> Iterator[tuple[str, Any]]:
-    with np.load(file, allow_pickle=False) as archive:
-        for name in archive.files:
-            try:
-                yield name, archive[name]
-            except ValueError as error:
-                raise ValueError(f"{name!r}: {_one_line(error)}") from error
+    # Opened here: numpy leaves a file open that it could not read.
+    with file.open("rb") as stream:
+        if stream.read(2) != b"PK":
+            raise ValueError("it is no zip archive, as numpy.savez writes")
+        stream.seek(0)
+        with np.load(stream, allow_pickle=False) as archive:
+            for name in archive.files:
+                try:
+                    yield name, archive[name]
+                except ValueError as error:
+                    raise ValueError(f"{name!r} {_numpy_reason(error)}") from error
+
+
+def _numpy_array(file: Path) -> Any:
+    with file.open("rb") as stream:
+        if stream.read(6) != b"\x93NUMPY":
+            raise ValueError(
+                "it is no array that numpy.save wrote (a pickle, as masked arrays are dumped, is not read)"
+            )
+        stream.seek(0)
+        try:
+            return np.load(stream, allow_pickle=False)
+        except ValueError as error:
+            raise ValueError(f"it {_numpy_reason(error)}") from error
+
+
+def _numpy_reason(error: ValueError) -> str:
+    """What is the matter with an array, without numpy's advice to unpickle it."""
+    if "allow_pickle" in str(error):
+        return "is an array of objects, which only unpickling reads; save numbers, as a.astype(int) or float"
+    return f"cannot be read: {_one_line(error)}"
 
 
 def _load_torch(file: Path) -> Any:
@@ -93,9 +118,11 @@ def _load_torch(file: Path) -> Any:
 
 
 def _one_line(error: Exception) -> str:
-    """Its reason without escape codes and without torch's advice to trust the file."""
+    """Its reason, a sentence, without escape codes and without torch's advice to trust the file."""
+    if isinstance(error, EOFError):
+        return "the file ends too early"
     text = _ESCAPES.sub("", str(error)).rpartition("WeightsUnpickler error: ")[2].strip()
-    return printable(text.splitlines()[0])[:300] if text else type(error).__name__
+    return printable(text.splitlines()[0].partition(". ")[0])[:300] if text else type(error).__name__
 
 
 def _key_before(file: Path, name: str) -> str | None:

@@ -42,13 +42,18 @@ class Rows:
         try:
             return cls(
                 name,
-                None if labels is None else as_array(labels, "labels"),
+                None if labels is None else _column(as_array(labels, "labels")),
                 None if inputs is None else as_array(inputs, "inputs"),
                 None if ids is None else as_sample_ids(ids, np.size(as_array(ids, "ids"))),
                 layers,
             )
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
+
+
+def _column(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Labels (N, 1) as (N,), which say the same."""
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
 @dataclass(frozen=True, eq=False)
