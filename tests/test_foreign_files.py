@@ -545,3 +545,18 @@ def test_a_column_of_labels_says_what_a_row_of_them_says(tmp_path):
     np.savez(files[1], fc=ACTS[2], labels=1 - Y[:, None])
     with pytest.raises(ValueError, match="differ in their labels, first at row 0"):
         importers.from_files(tmp_path / "other", files)
+
+
+@pytest.mark.parametrize("names", [("epoch_1/fc", "epoch_2/fc"), ("fc.step10", "fc.step20"), ("iter-1_a", "iter-2_a")])
+def test_layers_that_read_like_one_at_two_steps_are_warned_of(tmp_path, names):
+    file = saved(tmp_path, 7, labels=Y, **dict.fromkeys(names, ACTS[1]))
+    with pytest.warns(
+        UserWarning, match=f"step-7.npz: {names[0]!r} and {names[1]!r} are taken as two layers at step 7"
+    ):
+        store = importers.from_files(tmp_path / "run", [file])
+    assert [layer.key for layer in store.layers] == list(names)
+
+
+def test_numbers_of_layers_are_no_steps(tmp_path):
+    file = saved(tmp_path, 7, labels=Y, fc1=ACTS[1], fc2=ACTS[2], **{"blocks.0.mlp": ACTS[1], "blocks.1.mlp": ACTS[1]})
+    assert len(importers.from_files(tmp_path / "run", [file]).layers) == 4

@@ -72,6 +72,15 @@ def counts_steps(name: str) -> bool:
     return any(counter.search(text) for text, _ in _numbers(name) for counter in _COUNTERS)
 
 
+def without_counts(name: str) -> str:
+    """The name with `#` for each number that follows such a word: equal for `epoch_1/fc` and `epoch_2/fc`."""
+
+    def mark(match: re.Match[str]) -> str:
+        return "#" if any(counter.search(name[: match.start()]) for counter in _COUNTERS) else match.group()
+
+    return _NUMBER.sub(mark, name)
+
+
 def steps_of_names(names: Sequence[str]) -> list[int]:
     """The step that each name tells; the rules are those of `steps_of_files`."""
     found = {name: _numbers(name) for name in names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 
 from infoplane.core.errors import closest
 from infoplane.core.labels import as_array
-from infoplane.core.steps import counts_steps, steps_of_files, whole_step
+from infoplane.core.steps import counts_steps, steps_of_files, whole_step, without_counts
 from infoplane.importers._arrays import from_arrays, write
 from infoplane.importers._read import Key, read_entries
 from infoplane.importers._rows import Agreed, Rows, agree, in_order
@@ -95,9 +96,25 @@ def from_files(
     if options.get("parts") is not None and any(order is not None for order in agreed.orders):
         raise ValueError("parts cannot be given where the files hold their rows in different orders")
     _reorder(pieces, sources, agreed)
+    _warn_of_steps_in_names(pieces)
     metrics = _merged(_by_step(pieces, "numbers"), options.pop("metrics", None) or {})
     options |= {"inputs": agreed.inputs, "sample_ids": agreed.ids}
     return write(run, _by_step(pieces, "layers"), agreed.labels, metrics=metrics, **options)
+
+
+def _warn_of_steps_in_names(pieces: Sequence[_Piece]) -> None:
+    """Layers `epoch_1/fc` and `epoch_2/fc` of one step may be one layer at two; of an unrolled network they are two."""
+    for piece in pieces:
+        first: dict[str, str] = {}
+        for name in piece.layers:
+            other = first.setdefault(without_counts(name), name)
+            if other != name:
+                warnings.warn(
+                    f"{piece.file.name}: {other!r:.60} and {name!r:.60} are taken as two layers at step {piece.step}; "
+                    "if they are one layer at two steps, save {step: {layer: tensor}}, or a file for each step",
+                    stacklevel=3,
+                )
+                return
 
 
 def _given(*, inputs: Any, sample_ids: Any) -> Iterator[Rows]:
