@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from infoplane.hooks._interrupts import surely
+from infoplane.core.interrupts import checkpoint, surely
 
 T = TypeVar("T")
 
@@ -18,15 +18,19 @@ class Attached:
     def __init__(self) -> None:
         self._mine: list[tuple[nn.Module, Callable[..., Any]]] = []
 
-    def before(self, module: nn.Module, hook: Callable[..., Any]) -> None:
-        """Call `hook(module, args, kwargs)` ahead of the forward pass."""
+    def before(self, module: nn.Module, hook: Callable[..., Any], *, first: bool = False) -> None:
+        """Call `hook(module, args, kwargs)` ahead of the forward pass, and after or ahead of the other hooks."""
         self._mine.append((module, hook))
-        module.register_forward_pre_hook(hook, with_kwargs=True)
+        module.register_forward_pre_hook(hook, with_kwargs=True, prepend=first)
 
     def after(self, module: nn.Module, hook: Callable[..., Any], *, first: bool = False) -> None:
         """Call `hook(module, args, output)` after the forward pass, and after or ahead of the other hooks."""
         self._mine.append((module, hook))
         module.register_forward_hook(hook, prepend=first)
+
+    def let_stop(self, module: nn.Module) -> None:
+        """Let Ctrl-C end the pass where the module is called: no code of torch is half way through anything there."""
+        self.before(module, _between_modules, first=True)
 
     def remove(self) -> None:
         for module, hook in self._mine:
@@ -37,6 +41,10 @@ class Attached:
                 for key in [key for key, found in hooks.items() if found is hook]:
                     flags.pop(key, None)
                     del hooks[key]
+
+
+def _between_modules(module: nn.Module, args: Any, kwargs: Any) -> None:
+    checkpoint()
 
 
 def with_hooks(work: Callable[[Attached], T]) -> T:

@@ -160,6 +160,8 @@ def capture(
 
     def run(attached: Attached) -> None:
         functions: dict[tuple[str, str], _Station] = {}
+        for named in modules.values():
+            attached.let_stop(named.module)
         for group in by_module.values():
             station = _Station(group, current)
             current.stations.append(station)

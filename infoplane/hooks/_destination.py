@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from infoplane.core.interrupts import interruptible
 from infoplane.core.records import Layer, Probe, Sink, Snapshot
-from infoplane.hooks._interrupts import interruptible
 from infoplane.hooks._opening import open_store
 from infoplane.hooks._problems import Problems
 from infoplane.hooks._ranks import Ranks

@@ -111,6 +111,7 @@ def observe(
 
     def watched(attached: Attached) -> Any:
         for named in modules.values():
+            attached.let_stop(named.module)
             _watch(attached, named, watcher.before, watcher.after)
         return watch_ops(attached, modules, watcher.op, forward) if ops else forward()
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from infoplane.core.interrupts import stepwise
 from infoplane.core.records import Layer
 from infoplane.core.text import printable
 from infoplane.core.warn import warn
@@ -19,7 +20,6 @@ from infoplane.hooks._capture import Captured, capture
 from infoplane.hooks._host import Allocate
 from infoplane.hooks._initialised import FirstCall, refuse_lazy
 from infoplane.hooks._inputs import Inputs
-from infoplane.hooks._interrupts import interruptible
 from infoplane.hooks._members import Members
 from infoplane.hooks._names import Named, named_modules, scripted_modules
 from infoplane.hooks._observe import Observation, look, observe
@@ -281,7 +281,7 @@ class Prober:
         dtypes = frozenset(p.dtype for p in weights if p.is_floating_point())
         current: int | None = None
 
-        @interruptible
+        @stepwise
         def run(
             inputs: Inputs,
             which: int = 0,

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import nn
 
-from infoplane.hooks._interrupts import interruptible
+from infoplane.core.interrupts import stepwise
 from infoplane.hooks._problems import NotCalled, PeerError, ending, is_broken, say
 
 Share = Literal["first", "rows", "all"]
@@ -84,7 +84,7 @@ class Ranks:
                 merged.setdefault(name, NotCalled(there, f"{name} {there}") if only_not_called else PeerError(there))
         return merged
 
-    @interruptible
+    @stepwise
     def _exchange(self, report: _Report) -> list[_Report]:
         """The reports of all ranks that run the probe together, in their order."""
         if self.share == "first":
@@ -129,7 +129,7 @@ def is_sharded(model: nn.Module) -> bool:
     )
 
 
-@interruptible
+@stepwise
 def share_buffers(model: nn.Module) -> None:
     """Give every rank the buffers of rank 0: batch statistics differ between the ranks of DDP."""
     for buffer in model.buffers():

@@ -14,13 +14,13 @@ from typing import Any, Literal, Self, TypeVar
 
 from torch import Tensor
 
+from infoplane.core.interrupts import deferred
 from infoplane.core.records import Layer, Snapshot
 from infoplane.core.text import printable
 from infoplane.core.warn import warn
 from infoplane.hooks._about import About
 from infoplane.hooks._destination import Destination, close_all
 from infoplane.hooks._host import HostMemory
-from infoplane.hooks._interrupts import deferred
 from infoplane.hooks._opening import SHIFT
 from infoplane.hooks._prober import Prober
 from infoplane.hooks._problems import Done, Failed, Problems, outcome

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from infoplane.hooks._interrupts import surely
+from infoplane.core.interrupts import surely
 from infoplane.hooks._ranks import is_sharded
 from infoplane.hooks.noise import keep_noise
 

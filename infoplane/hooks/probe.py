@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from infoplane.core.exact import extremes, fits_float64
+from infoplane.core.interrupts import surely
 from infoplane.core.labels import as_array, as_ids, as_labels, as_sample_ids, check_label_names, doubts
 from infoplane.core.records import Probe
 from infoplane.core.warn import warn
 from infoplane.hooks._inputs import Inputs, as_inputs, concatenated, equal_input_ids
-from infoplane.hooks._interrupts import surely
 from infoplane.hooks._state import keep_random_state
 
 KEPT_INPUT_BYTES = 256 << 20

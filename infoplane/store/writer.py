@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from infoplane.core.errors import StoreError
+from infoplane.core.interrupts import checkpoint, deferred
 from infoplane.core.records import Probe, Snapshot
 from infoplane.core.steps import describe_steps, step_words
 from infoplane.core.warn import warn
@@ -183,6 +184,7 @@ class StoreWriter:
     ) -> None:
         self.close()
 
+    @deferred
     @_signals.guarded
     def __call__(self, snapshot: Snapshot, /) -> None:
         """Queue a snapshot.
@@ -208,12 +210,14 @@ class StoreWriter:
             self._enqueue(snapshot, snapshot_bytes(snapshot) + _OVERHEAD)
         self._report()
 
+    @deferred
     @_signals.guarded
     def annotate(self, **notes: Any) -> None:
         """Add JSON values to this session's file, at once."""
         self._ready()
         self._sealer.annotate(notes)
 
+    @deferred
     @_signals.guarded
     def flush(self) -> bool:
         """Wait until everything handed over so far is on the disk.
@@ -229,10 +233,11 @@ class StoreWriter:
                 self._queue.append((done, 0))
                 self._changed.notify_all()
             while not done.wait(0.5) and self._thread.is_alive() and not _signals.pending():
-                pass
+                checkpoint()
         self._report()
         return not self._sealer.dropped and not self._sealer.uncertain
 
+    @deferred
     @_signals.guarded
     def close(self) -> None:
         """Publish what waits, finish the session's file and release the lock. Safe to call again."""
@@ -244,6 +249,7 @@ class StoreWriter:
                 self._changed.notify_all()
             while self._thread.is_alive():
                 self._thread.join(0.5)
+                checkpoint()
                 if _signals.pending():
                     return
         self._closed = True
@@ -289,6 +295,7 @@ class StoreWriter:
         self._changed.notify_all()
         while self._waiting() > max(allowed, 0) and self._failure is None and not _signals.pending():
             self._changed.wait(0.5)
+            checkpoint()
         self.stalled_s += time.monotonic() - began
 
     def _run(self) -> None:

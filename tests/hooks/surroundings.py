@@ -1,13 +1,11 @@
 """A model with everything that a snapshot changes and has to put back, and what it is like now."""
 
 import json
-import os
 import pickle
 import random
 import signal
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -98,47 +96,72 @@ def collection_recorder(**options):
     return members[0], recorder
 
 
-def interrupt_at_random(count, seed):
-    """Ctrl-C at random moments of `snapshot`, into a store: how often what was left behind."""
+def interrupt_at_random(count, seed, kind="network"):
+    """Ctrl-C at random moments of `snapshot`, into a store: how often what was left behind.
+
+    A timer of the process is as exact as a key: nearly every signal falls into the snapshot. (A thread that sends it
+    would wait until the interpreter lets it run.)
+    """
     left: dict[str, int] = {}
-    stopped = 0
+    stopped = within = 0
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as directory:
-        model, recorder = network_recorder(run=Path(directory) / "run", keep_activations=True, sinks=[])
+        run = Path(directory) / "run"
+        if kind == "network":
+            model, recorder = network_recorder(run=run, keep_activations=True, sinks=[])
+        else:
+            model, recorder = collection_recorder(
+                runs=str(run / "{member}"), keep_activations=True, member_sinks=lambda i: []
+            )
         recorder.start()
-        began = time.perf_counter()
-        for step in range(1, 6):
-            recorder.snapshot(step)
-        typical = (time.perf_counter() - began) / 5
-        step = 5
+        typical = _seconds_of_a_snapshot(recorder, model)
+        step = SETTLING
+        signal.signal(signal.SIGALRM, lambda number, frame: signal.raise_signal(signal.SIGINT))
         for _ in range(count):
             before = found(model)
             step += 1
-            delay = draw.uniform(0, 1.2 * typical)
-            sender = threading.Thread(target=_send, args=(delay,))
+            over = False
+            caught = None
             try:
-                sender.start()
+                signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-5, typical))
                 recorder.snapshot(step)
-                sender.join()
+                over = True
                 for _ in range(100):  # Python acts on it between two of these
                     time.sleep(0.01)
-            except KeyboardInterrupt:
-                stopped += 1
-            sender.join()
-            after = found(model)
+            except KeyboardInterrupt as error:
+                caught = error
+            stopped += caught is not None
+            within += caught is not None and not over
+            after = [found(model)]
+            caught = None  # its frames are freed, and with them what stood in them
+            after.append(found(model))
             for name in before:
-                if after[name] != before[name]:
+                if any(then[name] != before[name] for then in after):
                     left[name] = left.get(name, 0) + 1
         recorder.close()
-        store = open_run(Path(directory) / "run")
-        return {"stopped": stopped, "left": left, "problems": len(store.verify()), "steps": len(store.steps())}
+        stores = [open_run(d) for d in ([run] if kind == "network" else sorted(run.iterdir()))]
+        return {
+            "stopped": stopped,
+            "within": within,
+            "left": left,
+            "problems": sum(len(store.verify()) for store in stores),
+            "steps": min(len(store.steps()) for store in stores),
+        }
 
 
-def _send(delay):
-    time.sleep(delay)
-    os.kill(os.getpid(), signal.SIGINT)
+SETTLING = 30
+
+
+def _seconds_of_a_snapshot(recorder, model):
+    times = []
+    for step in range(1, SETTLING + 1):
+        found(model)  # as between those that are interrupted
+        began = time.perf_counter()
+        recorder.snapshot(step)
+        times.append(time.perf_counter() - began)
+    return sorted(times)[SETTLING // 2]
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(interrupt_at_random(int(sys.argv[1]), int(sys.argv[2]))))
+    print(json.dumps(interrupt_at_random(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])))

@@ -1,0 +1,160 @@
+"""Ctrl-C while a model is being prepared for the probe pass, runs it or is put back, and while locks are taken.
+
+Python raises KeyboardInterrupt between any two instructions: inside the code of torch that enters a mode, after a lock
+was taken and before `with` knows of it, or in a finalizer, where it is lost. No care taken around such code mends that.
+So SIGINT waits (`deferred`) and is acted on at places that are written to be left by an exception: at the end, at every
+`checkpoint`, and anywhere in the user's own code that runs with nothing changed (`interruptible`: a sink).
+
+The forward pass of the model is in between (`stepwise`): it may take minutes, and modes are on. There the signal acts
+at the next checkpoint (the next module, the next chunk), and one that comes again acts at once.
+
+What a pass changes is, besides, noted before the first change and put back twice over (`surely`): an exception at any
+line leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from enum import Enum
+from types import CodeType, FrameType
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+AGAIN_SECONDS = 1.0
+"""What comes within this time is the same press: a key that repeats, a launcher that passes the signal on."""
+
+
+class _Manner(Enum):
+    HELD = "waits"
+    STEPWISE = "waits for a checkpoint; again, it acts at once"
+    OPEN = "acts at once"
+
+
+# The innermost of these on the stack decides. An exception would be lost in a finalizer.
+_manners: dict[CodeType, _Manner] = {weakref.finalize.__call__.__code__: _Manner.HELD}
+_previous: Any = signal.default_int_handler
+_pending = False
+_since = 0.0
+
+
+def surely(undo: Callable[[], None], work: Callable[[], R]) -> R:
+    """`work()`, then `undo()`, which an interrupt may cut short: it is called again, and has to bear that."""
+    try:
+        try:
+            return work()
+        finally:
+            undo()
+    finally:
+        undo()
+
+
+def deferred(method: Callable[P, R]) -> Callable[P, R]:
+    """A method in which SIGINT waits, but for what is `interruptible`; at the end it acts as it would have.
+
+    Signals reach the main thread alone, and a handler that is not Python's is left in place.
+    """
+
+    @functools.wraps(method)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        global _previous, _pending
+        previous = signal.getsignal(signal.SIGINT) if _in_main_thread() else None
+        if previous is _handle:
+            return surely(_act_where_open, functools.partial(method, *args, **kwargs))
+        if not callable(previous):
+            return method(*args, **kwargs)
+        _previous, _pending = previous, False
+        return surely(functools.partial(_leave, previous), functools.partial(_entered, method, *args, **kwargs))
+
+    _manners[_code(run)] = _Manner.HELD
+    return run
+
+
+def interruptible(function: Callable[P, R]) -> Callable[P, R]:
+    """A function in which SIGINT acts at once, also one that waited before."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        checkpoint()
+        return function(*args, **kwargs)
+
+    _manners[_code(run)] = _Manner.OPEN
+    return run
+
+
+def stepwise(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that SIGINT ends at its start, its end or a `checkpoint` inside; a second one at once."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        checkpoint()
+        result = function(*args, **kwargs)
+        checkpoint()
+        return result
+
+    _manners[_code(run)] = _Manner.STEPWISE
+    return run
+
+
+def checkpoint() -> None:
+    """A place that may be left by an exception: SIGINT that waits acts here."""
+    global _pending
+    if _pending and _in_main_thread():
+        _pending = False
+        _previous(signal.SIGINT, None)
+
+
+def _code(function: Any) -> CodeType:
+    code: CodeType = function.__code__
+    return code
+
+
+def _entered(method: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+    signal.signal(signal.SIGINT, _handle)
+    return method(*args, **kwargs)
+
+
+def _leave(previous: Callable[..., Any]) -> None:
+    if signal.getsignal(signal.SIGINT) is _handle:
+        signal.signal(signal.SIGINT, previous)
+    checkpoint()
+
+
+def _act_where_open() -> None:
+    """At the end of a method that was called within another one: in a sink, say, which is open to SIGINT."""
+    if _pending and _manner(sys._getframe().f_back, skip=1) is _Manner.OPEN:
+        checkpoint()
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    global _pending, _since
+    manner = _manner(frame)
+    again = _pending and time.monotonic() - _since > AGAIN_SECONDS
+    if manner is _Manner.OPEN or (manner is _Manner.STEPWISE and again):
+        _pending = False
+        _previous(number, frame)
+    elif not _pending:
+        _since = time.monotonic()
+        _pending = True
+
+
+def _manner(frame: FrameType | None, *, skip: int = 0) -> _Manner:
+    """The innermost that is said of a function on the stack, after `skip` of them."""
+    while frame is not None:
+        found = _Manner.HELD if frame.f_code.co_name == "__del__" else _manners.get(frame.f_code)
+        if found is not None and skip == 0:
+            return found
+        skip -= found is not None
+        frame = frame.f_back
+    return _Manner.OPEN
+
+
+def _in_main_thread() -> bool:
+    return threading.get_ident() == threading.main_thread().ident
