@@ -46,7 +46,6 @@ def test_tags_and_values(tmp_path):
     assert writer.calls["I(X;T)/kde/1", 1] == row.value[0]
 
 
-@pytest.mark.extra
 def test_one_quantity_by_its_name_or_by_the_old_keyword(tmp_path):
     class Writer(list):
         def add_scalar(self, tag, scalar_value, global_step):
@@ -61,6 +60,7 @@ def test_one_quantity_by_its_name_or_by_the_old_keyword(tmp_path):
     assert new == old == ["I(T;Y)/kde/1"]
 
 
+@pytest.mark.extra
 @pytest.mark.filterwarnings("ignore")
 def test_a_real_writer(tmp_path):
     pytest.importorskip("tensorboard")
