@@ -23,6 +23,7 @@ from infoplane.analysis._record import estimator_meta, recorded_rows, run_meta, 
 from infoplane.analysis._request import build_estimators
 from infoplane.analysis._subsets import Subset, resolve, wants_repeats
 from infoplane.analysis._tasks import Source, Task, _RowMaker, features, single_thread
+from infoplane.core.device import on_accelerator
 from infoplane.core.exact import extremes, fits_float64
 from infoplane.core.records import Layer, Noise, Probe, Snapshot
 from infoplane.estimators import config_json
@@ -315,7 +316,7 @@ def _widened(values: Tensor) -> Tensor:
 def _as_analysed(snapshot: Snapshot) -> Iterator[None]:
     """On the CPU with one thread, as in `analyze`: sums then have one order."""
     before = torch.get_num_threads()
-    if all(t.device.type == "cpu" for t in (snapshot.tensors or {}).values()):
+    if not any(on_accelerator(t.device) for t in (snapshot.tensors or {}).values()):
         single_thread()
     try:
         with torch.no_grad():

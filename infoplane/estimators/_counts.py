@@ -17,6 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from infoplane.core.device import on_accelerator
 from infoplane.estimators._keys import OneHash, RowKeys, label_bits, row_keys
 from infoplane.estimators._runs import Runs, argsort_rows, find_runs, joint_runs, sort_rows
 
@@ -141,7 +142,7 @@ class Group:
 def groups(t: Tensor, labels: Labels, digitize: Digitizer) -> Iterator[Group]:
     """Count the codes of a block (S, N, U), a bounded number of snapshots at a time."""
     snapshots, samples, units = t.shape
-    factor = _CUDA_FACTOR if t.is_cuda else 1
+    factor = _CUDA_FACTOR if on_accelerator(t.device) else 1
     size = min(max(1, GROUP_ROWS * factor // samples), max(snapshots, 1))
     if units >= EARLY_UNITS and samples * units >= CHUNK_ELEMENTS:
         size = 1
@@ -192,7 +193,7 @@ class _Counter:
         self.scratch: dict[torch.dtype, Tensor] = {}
         self.views: dict[tuple[torch.dtype, torch.Size], tuple[Tensor, Tensor]] = {}
         # Short keys sort twice as fast.
-        short = self.keys_of.bits <= 31 and not self.t.is_cuda
+        short = self.keys_of.bits <= 31 and not on_accelerator(self.t.device)
         dtype = torch.int32 if short else torch.int64
         self.buffer = torch.empty((self.size, self.labels.samples), dtype=dtype, device=device)
         # What the keys of a chunk of whole snapshots start from.

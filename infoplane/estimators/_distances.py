@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from infoplane.core.device import on_accelerator
+
 Metric = Literal["euclidean", "max"]
 
 TIE = 1e-9
@@ -43,7 +45,7 @@ def integers_serve(rows: Tensor, scale: float) -> bool:
     They leave a hundredth of the pairs at a distance undecided where an outlier sets the scale; not so where
     the root mean square is a twentieth of it.
     """
-    return not rows.is_cuda and float(((rows - rows.mean(0)) / scale).square().mean().sqrt()) > _COARSE
+    return not on_accelerator(rows.device) and float(((rows - rows.mean(0)) / scale).square().mean().sqrt()) > _COARSE
 
 
 class Keys:
@@ -55,7 +57,7 @@ class Keys:
     def __init__(self, rows: Tensor, metric: Metric, scale: float | None = None, whole: bool | None = None) -> None:
         self.squared = metric == "euclidean"
         # On a GPU a float32 product may be rounded to TF32, and a float64 one costs no more.
-        self.dtype = torch.float64 if rows.is_cuda else torch.float32
+        self.dtype = torch.float64 if on_accelerator(rows.device) else torch.float32
         roundoff = torch.finfo(self.dtype).eps / 2
         centred = rows - rows.mean(0)
         self.scale = scale or extent(rows) or 1.0
@@ -76,7 +78,7 @@ class Keys:
             columns = (self._rows.T * self._steps).contiguous()  # (D, N)
             self._columns = columns.round_().to(torch.int16) if whole else columns.to(self.dtype)
             self._bound = torch.full_like(rows[:, :1], 1.001 if whole else 8.0 * roundoff)
-        limit = _CUDA_BLOCK_ELEMENTS if rows.is_cuda else _BLOCK_ELEMENTS
+        limit = _CUDA_BLOCK_ELEMENTS if on_accelerator(rows.device) else _BLOCK_ELEMENTS
         self.height = max(1, min(n, limit // n))
         self.width = -(-n // COLUMN_GROUP) * COLUMN_GROUP
         self._buffer = torch.empty(self.height, self.width, dtype=self.dtype, device=rows.device)
@@ -107,7 +109,7 @@ class Keys:
     def _largest_gaps(self, rows: slice, out: Tensor) -> None:
         """Keys under the max norm, a few rows at a time so that all stays in the cache."""
         columns = self._columns
-        tile = len(out) if out.is_cuda else max(1, _TILE_ELEMENTS // out.shape[1])
+        tile = len(out) if on_accelerator(out.device) else max(1, _TILE_ELEMENTS // out.shape[1])
         largest, gap = torch.empty(2, min(tile, len(out)), out.shape[1], dtype=columns.dtype, device=out.device)
         for start in range(0, len(out), tile):
             stop = min(start + tile, len(out))
@@ -181,7 +183,7 @@ class Keys:
 
 def _places(flags: Tensor) -> tuple[Tensor, Tensor]:
     """Rows and columns of the few entries of (n, N) that are not 0; numpy is seven times faster at it."""
-    if flags.is_cuda:
+    if on_accelerator(flags.device):
         row, column = flags.nonzero(as_tuple=True)
         return row, column
     flat = torch.from_numpy(np.flatnonzero(flags.bool().numpy()))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from infoplane.core.device import on_accelerator
 from infoplane.estimators._counts import Stretches
 
 # Elements sorted at a time, and compared with every edge while they stay in cache.
@@ -85,8 +86,8 @@ class Edges(NamedTuple):
 
 def row_edges(values: Tensor, low: float | None, rule: Rule) -> Edges:
     """Edges of each row of `values` (R, M); the sentinel is `low`, or the row's own minimum for None."""
-    step = max(1, SORT_ELEMENTS // max(values.shape[1], 1)) if not values.is_cuda else len(values)
-    one = _row_edges_torch if values.is_cuda else _row_edges_numpy
+    step = max(1, SORT_ELEMENTS // max(values.shape[1], 1)) if not on_accelerator(values.device) else len(values)
+    one = _row_edges_torch if on_accelerator(values.device) else _row_edges_numpy
     parts = [one(part, low, rule) for part in torch.split(values, max(step, 1))]
     return Edges(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
@@ -162,7 +163,7 @@ def edges_at_or_below(values: Tensor, edges: Tensor, out: Tensor) -> Tensor:
 
     `out` (R, M) uint8 is used where the count fits and comparing beats searching.
     """
-    if values.is_cuda or edges.shape[1] > _COMPARED_EDGES:
+    if on_accelerator(values.device) or edges.shape[1] > _COMPARED_EDGES:
         full = edges.expand(len(values), -1).contiguous()
         return torch.searchsorted(full, values, right=True, out_int32=True)
     x, e, count = values.numpy(), edges.numpy(), out.numpy()

@@ -27,6 +27,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from infoplane.core.device import on_accelerator
+
 _SEED = 20170302
 _EXACT = {torch.float32: 2**24, torch.float64: 2**53}
 _SMALL_HASHES = 6
@@ -95,7 +97,7 @@ def row_keys(units: int, radix: int, low: int, reserved: int, device: torch.devi
     if radix**units <= 2**free:
         return RadixKeys(units, radix, low, reserved, device)
     magnitude = max(abs(low), abs(low + radix - 1), 1)
-    if device.type == "cpu" and radix < _prime(free, _SMALL_HASHES):
+    if not on_accelerator(device) and radix < _prime(free, _SMALL_HASHES):
         small = HashedKeys(units, magnitude, reserved, device, _SMALL_HASHES, torch.float32)
         if small.width >= _SMALL_SLAB:
             return small

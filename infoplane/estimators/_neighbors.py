@@ -16,6 +16,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from infoplane.core.device import on_accelerator
 from infoplane.estimators._distances import COLUMN_GROUP, DIRECT, TIE, Keys, Metric, extent, integers_serve
 
 Array = npt.NDArray[Any]
@@ -47,7 +48,7 @@ class Points:
             raise ValueError(f"metric must be 'euclidean' or 'max', got {metric!r}")
         self.rows, self.metric = rows.double(), metric
         self.count, self.units = self.rows.shape
-        self.wants_tree = False if rows.is_cuda else tree
+        self.wants_tree = False if on_accelerator(rows.device) else tree
         self.uses_tree = self.prefers_tree(TREE_UNITS[metric], self.units)
         self._tree: cKDTree | None = None
         self._sorted: Tensor | None = None
@@ -204,7 +205,7 @@ def _candidates(block: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
 def _smallest(keys: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
     """Columns (n, wanted) of the smallest keys (n, w), in any order, and a number (n,) that no other is below."""
     width = keys.shape[1]
-    if keys.is_cuda or width > _PACKED_COLUMNS:
+    if on_accelerator(keys.device) or width > _PACKED_COLUMNS:
         key, index = torch.topk(keys, wanted + 1, dim=1, largest=False)
         return index[:, :wanted], key[:, wanted]
     # Bits of floats that are not negative are ordered as they are. The last ones make room for the column, so

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from infoplane.core.device import on_accelerator
+
 
 @dataclass(frozen=True)
 class Runs:
@@ -40,7 +42,7 @@ class Runs:
     @classmethod
     def singletons(cls, snapshots: int, samples: int, device: torch.device) -> Runs:
         """All rows differ."""
-        if device.type == "cpu":
+        if not on_accelerator(device):
             codes = np.full(snapshots, samples)
             return cls(np.empty(0, dtype=np.int64), np.zeros(snapshots + 1, dtype=np.int64), codes)
         empty = torch.empty(0, dtype=torch.int64, device=device)
@@ -79,7 +81,7 @@ class Runs:
 
 def sort_rows(keys: Tensor) -> Tensor:
     """Sort each row of contiguous `keys` (G, N) in place and return it."""
-    if keys.is_cuda:
+    if on_accelerator(keys.device):
         return keys.copy_(torch.sort(keys, dim=1).values)
     keys.numpy().sort(axis=1)
     return keys
@@ -87,7 +89,7 @@ def sort_rows(keys: Tensor) -> Tensor:
 
 def argsort_rows(keys: Tensor) -> Tensor:
     """(G, N) order that sorts each row."""
-    if keys.is_cuda:
+    if on_accelerator(keys.device):
         return torch.argsort(keys, dim=1)
     return torch.from_numpy(np.argsort(keys.numpy(), axis=1))
 
@@ -99,7 +101,7 @@ def find_runs(ordered: Tensor) -> Runs:
 
 def joint_runs(ordered: Tensor, bits: int) -> tuple[Runs, Runs]:
     """Counts of the keys without their `bits` low bits, and of the whole keys; `ordered` (G, N) >= 0 is sorted."""
-    if ordered.is_cuda:
+    if on_accelerator(ordered.device):
         return _joint_runs_torch(ordered, bits)
     keys = ordered.numpy()
     new = np.empty(keys.shape, dtype=bool)
@@ -176,7 +178,7 @@ def segment_sums(values: Any, offsets: Any) -> Any:
         if filled.any():
             sums[filled] = np.add.reduceat(values, offsets[:-1][filled], axis=0, dtype=np.int64)
         return sums
-    if not values.is_cuda:
+    if not on_accelerator(values.device):
         return torch.from_numpy(segment_sums(values.numpy(), offsets.numpy()))
     # Running sums may wrap in int64; their differences are right all the same.
     total = torch.zeros((len(values) + 1, *values.shape[1:]), dtype=torch.int64, device=values.device)

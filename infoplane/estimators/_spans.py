@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
+from infoplane.core.device import on_accelerator
+
 
 def block_size(device: torch.device) -> int:
     """Rows of a block: 1 MiB of float32 stays in a CPU's L2 cache, an accelerator needs more work a launch."""
-    return 512 if device.type == "cpu" else 4096
+    return 4096 if on_accelerator(device) else 512
 
 
 @dataclass(frozen=True)

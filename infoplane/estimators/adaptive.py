@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from infoplane.core.device import on_accelerator
 from infoplane.estimators._corrections import check_corrections
 from infoplane.estimators._counts import Labels
 from infoplane.estimators._discrete import plug_in, quantities
@@ -171,7 +172,7 @@ class Adaptive:
         return quantities(counts, labels, {"out_of_range": outside, "ties": few})
 
     def _table_pays(self, t: Tensor) -> bool:
-        pooled = not (self.per_unit or self.whole_run or t.is_cuda) and self.quantile == "distinct"
+        pooled = not (self.per_unit or self.whole_run or on_accelerator(t.device)) and self.quantile == "distinct"
         return pooled and t[:1].numel() >= _HALF_VALUES and self.rule.edges < 255
 
     def _digitizer(self, t: Tensor) -> tuple[EdgeCells | HalfCells, Tensor, Tensor]:

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from infoplane.core.device import on_accelerator
 from infoplane.estimators._corrections import check_corrections
 from infoplane.estimators._counts import Labels, Stretches
 from infoplane.estimators._discrete import plug_in, quantities
@@ -243,7 +244,7 @@ def _extremes(t: Tensor, per_unit: bool) -> tuple[Tensor, Tensor]:
     """Smallest and largest value (S, 1, 1), or (S, 1, U) per unit. NaN propagates."""
     if per_unit:
         return t.amin(1, keepdim=True), t.amax(1, keepdim=True)
-    if t.is_cuda or t[0].numel() < _ONE_PASS:
+    if on_accelerator(t.device) or t[0].numel() < _ONE_PASS:
         return t.amin((1, 2), keepdim=True), t.amax((1, 2), keepdim=True)
     # Both in one pass over memory, which aminmax does along no axis only.
     found = torch.stack([torch.stack(torch.aminmax(snapshot)) for snapshot in t])

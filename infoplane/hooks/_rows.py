@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from infoplane.core.device import on_accelerator
 from infoplane.core.text import printable
 from infoplane.core.warn import warn
 from infoplane.hooks._attached import Attached, with_hooks
@@ -123,7 +124,7 @@ def tolerance(dtypes: Iterable[torch.dtype], device: torch.device) -> float:
     if eps >= torch.finfo(torch.float32).eps:
         # Products of float32 are made of fewer bits where that was allowed; cuDNN does so by default.
         eps = max(eps, {"highest": 0.0, "high": 2.0**-10}.get(torch.get_float32_matmul_precision(), 2.0**-7))
-        eps = max(eps, 0.0 if device.type == "cpu" else 2.0**-10)
+        eps = max(eps, 2.0**-10 if on_accelerator(device) else 0.0)
     return min(TOLERANCE_MOST, TOLERANCE_EPS * eps)
 
 
@@ -226,7 +227,7 @@ def _differ(a: Tensor, b: Tensor | None, rounding: float) -> bool:
     """Whether two passes over the same rows differ: on the CPU in any bit, elsewhere beyond rounding."""
     if b is None or a.shape != b.shape:
         return True
-    if a.device.type == "cpu" or not a.is_floating_point():
+    if not on_accelerator(a.device) or not a.is_floating_point():
         return not bool(((a == b) | ((a != a) & (b != b))).all())
     return _moved(a, b, rounding) > 0
 
