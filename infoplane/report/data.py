@@ -13,8 +13,9 @@ from infoplane.core.palette import VIRIDIS, along, layer_colors
 from infoplane.core.text import printable, shorten
 from infoplane.report.doubts import estimate_name
 from infoplane.results import ResultTable
-from infoplane.results.series import (
+from infoplane.results.views import (
     Grid,
+    Selection,
     ceiling_name,
     choose,
     default_layers,
@@ -42,7 +43,7 @@ def page_data(table: ResultTable) -> dict[str, Any]:
     for estimator in options(table, "estimator"):
         for settings in options(table, "settings", estimator=estimator):
             for subset in options(table, "subset", estimator=estimator, settings=settings):
-                chosen = {"estimator": estimator, "settings": settings, "subset": subset}
+                chosen: Selection = {"estimator": estimator, "settings": settings, "subset": subset}
                 everything = choose(table, **chosen, layers=["*"], several_runs=True)
                 parts = []
                 for run in everything.runs:

@@ -1,0 +1,512 @@
+"""From a results table to the one series that a figure or a report shows: which run, estimator, settings, layers.
+
+A figure that mixed two estimators or two subsets would be read as one; so where the table leaves a choice
+and the caller made none, the error names what there is to choose from.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from infoplane.core.errors import closest
+from infoplane.core.tokens import layer_matches, split_token, token_position
+from infoplane.core.units import BIT
+
+if TYPE_CHECKING:
+    from infoplane.results.table import ResultTable
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+RECORDED = "recorded"
+_UNINTERESTING = frozenset({"seed", "null_draws", "null_seed", "prepared"})
+
+
+class Selection(TypedDict, total=False):
+    """What to show where a table has several: the keywords of `choose`, and of every figure.
+
+    Keys
+    ----
+    estimator : str
+        A name, with settings after a colon if wished: "binning" or "binning:n_bins=30".
+    settings : mapping or str
+        Settings that the rows must have: {"n_bins": 30} or "n_bins=30".
+    run, subset : str
+        Without `subset`, "all" is taken where the table has it.
+    layers : sequence of str
+        Names or globs. By default the outputs of activation modules and the model's output, where the
+        table's meta tells the roles, else all.
+    against : {"step", "epoch"}
+        The time that a figure shows. With "epoch", snapshots without one are left out and counted: the one
+        before training, and all where the loop counted none.
+    """
+
+    estimator: str | None
+    settings: Mapping[str, Any] | str | None
+    run: str | None
+    subset: str | None
+    layers: Sequence[str] | None
+    against: Literal["step", "epoch"]
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """One quantity of one run as arrays (steps, layers), NaN where the table has no row.
+
+    Attributes
+    ----------
+    steps, epochs, times : (S,) float64
+        `times` is the one of the two that was asked for with `against`.
+    layers : list of str, L of them
+    value, low, high, ceiling : (S, L) float64
+    flags : mapping from flag name to (S, L) bool
+    bounds, estimands : set of str
+        Those met in the rows: "point", "upper", "lower"; "binned", ...
+    unit : str
+    n_samples : list of int
+        The numbers of samples met in the rows of all quantities, ascending.
+    real_targets : bool
+        Whether Y is real-valued, so that H(Y) is no ceiling.
+    """
+
+    quantity: str
+    steps: FloatArray
+    epochs: FloatArray
+    times: FloatArray
+    layers: list[str]
+    value: FloatArray
+    low: FloatArray
+    high: FloatArray
+    ceiling: FloatArray
+    flags: Mapping[str, BoolArray]
+    bounds: frozenset[str]
+    estimands: frozenset[str]
+    unit: str
+    n_samples: list[int]
+    real_targets: bool = False
+
+    def flag(self, name: str) -> BoolArray:
+        """(S, L): which values carry a flag."""
+        return self.flags.get(name, np.zeros(self.value.shape, dtype=bool))
+
+    @property
+    def top(self) -> float | None:
+        """The largest ceiling, None where no row has one."""
+        known = self.ceiling[np.isfinite(self.ceiling)]
+        return float(known.max()) if known.size else None
+
+    @property
+    def ceiling_name(self) -> str:
+        """log2 N where the ceiling of I(X;T) is that of the sample, else H(X); H(Y) for I(T;Y) of classes.
+
+        Real targets have no H(Y): there the ceiling is the largest number that the estimator gives for the sample.
+        A number that is not in bits has a maximum, which is no entropy.
+        """
+        if self.unit != BIT:
+            return "maximum"
+        if self.quantity.startswith("I(T;Y)"):
+            return "largest estimate" if self.real_targets else "H(Y)"
+        top, sizes = self.top, self.n_samples
+        if top is not None and len(sizes) == 1 and math.isclose(top, math.log2(sizes[0]), abs_tol=1e-6):
+            return "log₂ N"
+        return "H(X)"
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Rows of one estimator, one set of settings and one subset, of one run unless several were allowed.
+
+    Attributes
+    ----------
+    table : ResultTable
+        The rows, without the recorded metrics.
+    runs : list of str
+    layers : list of str
+        Chosen layers, in the order of the forward pass.
+    estimator, settings, subset : str
+        `settings` is canonical JSON.
+    against : {"step", "epoch"}
+    whole : ResultTable
+        The table that was chosen from, current rows only.
+    left_out : int
+        Snapshots without the time that was asked for.
+    """
+
+    table: ResultTable
+    runs: list[str]
+    layers: list[str]
+    estimator: str
+    settings: str
+    subset: str
+    against: str
+    whole: ResultTable
+    left_out: int = 0
+
+    @property
+    def n_samples(self) -> list[int]:
+        """The numbers of samples met in the rows, ascending."""
+        return sorted({int(n) for n in self.table["n_samples"]})
+
+    @property
+    def quantities(self) -> list[str]:
+        """The names of what the estimator gave, in the order of the table."""
+        return list(dict.fromkeys(self.table["quantity"].tolist()))
+
+    def with_layers(self, layers: Sequence[str]) -> Series:
+        """The same of fewer layers."""
+        return replace(
+            self,
+            table=_where(self.table, is_in(self.table["layer"], layers)),
+            layers=[k for k in self.layers if k in set(layers)],
+        )
+
+    def of_run(self, run: str) -> Series:
+        """The same of one of the runs."""
+        return replace(self, table=_where(self.table, is_in(self.table["run"], [run])), runs=[run])
+
+    def grid(self, quantity: str) -> Grid:
+        """One quantity of the one run as arrays (steps, layers).
+
+        Raises
+        ------
+        ValueError
+            There are several runs, or the rows have several units.
+        """
+        return grid(self, quantity)
+
+    def metrics(self) -> dict[str, tuple[FloatArray, FloatArray]]:
+        """The recorded metrics of the model in the first run: name -> (times, values), in step order."""
+        return metrics(self.whole, run=self.runs[0], against=self.against)
+
+
+def choose(
+    table: ResultTable,
+    *,
+    several_runs: bool = False,
+    quantity: Sequence[str] | None = None,
+    **select: Unpack[Selection],
+) -> Series:
+    """Narrow a table to one series: the one reader of a table for figures and reports.
+
+    Parameters
+    ----------
+    several_runs : bool
+        Whether several runs may stay.
+    quantity : sequence of str, optional
+        Leave all other quantities aside; layers and steps are then those of these quantities.
+    **select
+        See `Selection`. With estimator="recorded" the metrics that were recorded for layers or parameters are chosen.
+
+    Returns
+    -------
+    Series
+        `series.grid("I(X;T)")` has the arrays.
+
+    Raises
+    ------
+    ValueError
+        If nothing is left, or more than one estimator, setting, run or subset: the line names them.
+    """
+    whole = table.current()
+    estimator, run, subset = select.get("estimator"), select.get("run"), select.get("subset")
+    against, layers = select.get("against", "step"), select.get("layers")
+    rows = _where(whole, ((whole["estimator"] == RECORDED) == (estimator == RECORDED)) & (whole["layer"] != ""))
+    if quantity is not None:
+        rows = _where(rows, is_in(rows["quantity"], quantity))
+    if len(rows) == 0:
+        raise ValueError("the table has no estimates; run infoplane.analyze(run) first")
+    wanted = parse_settings(select.get("settings"))
+    if estimator is not None:
+        name, _, rest = estimator.partition(":")
+        wanted = {**parse_settings(rest), **wanted}
+        rows = _equal(rows, "estimator", name)
+    rows = _one(rows, "estimator", "estimator")
+    if run is not None:
+        rows = _equal(rows, "run", run)
+    elif not several_runs:
+        rows = _one(rows, "run", "run")
+    if subset is None and "all" in set(rows["subset"]):
+        subset = "all"
+    rows = _equal(rows, "subset", subset) if subset is not None else _one(rows, "subset", "subset")
+    rows = _one_setting(rows, wanted)
+    rows, left_out = with_times(rows, against)
+    keys = default_layers(rows) if not layers else match_layers(layers, ordered_layers(rows))
+    rows = _where(rows, is_in(rows["layer"], keys))
+    return Series(
+        table=rows,
+        runs=list(dict.fromkeys(str(r) for r in rows["run"])),
+        layers=keys,
+        estimator=str(rows["estimator"][0]),
+        settings=str(rows["settings"][0]),
+        subset=str(rows["subset"][0]),
+        against=against,
+        whole=whole,
+        left_out=left_out,
+    )
+
+
+def with_times(rows: ResultTable, against: str) -> tuple[ResultTable, int]:
+    """The rows that have a time, and how many snapshots have none."""
+    if against not in ("step", "epoch"):
+        raise ValueError(f"against must be step or epoch, got {against!r}")
+    if against == "step":
+        return rows, 0
+    known = np.isfinite(rows["epoch"])
+    if not known.any():
+        raise ValueError("the run recorded no epochs, its loop counted none; use against='step'")
+    lost = {(run, int(step)) for run, step in zip(rows["run"][~known], rows["step"][~known], strict=True)}
+    return _where(rows, known), len(lost)
+
+
+def options(
+    table: ResultTable,
+    column: str,
+    *,
+    estimator: str | None = None,
+    settings: Mapping[str, Any] | str | None = None,
+    run: str | None = None,
+    subset: str | None = None,
+) -> list[str]:
+    """The values of a column (estimator, settings, run, subset) among the estimates that fit the other choices."""
+    rows = table.current()
+    rows = _where(rows, (rows["estimator"] != RECORDED) & (rows["layer"] != ""))
+    if estimator is not None:
+        name, _, rest = estimator.partition(":")
+        rows = _equal(rows, "estimator", name)
+        settings = {**parse_settings(rest), **parse_settings(settings)}
+    for name, value in (("run", run), ("subset", subset)):
+        if value is not None:
+            rows = _equal(rows, name, value)
+    out = list(dict.fromkeys(str(v) for v in rows[column]))
+    wanted = parse_settings(settings)
+    if column == "settings" and wanted:
+        out = [t for t in out if all(json.loads(t).get(n) == v for n, v in wanted.items())]
+    return out
+
+
+def grid(series: Series, quantity: str) -> Grid:
+    """One quantity of one run as (steps, layers)."""
+    if not isinstance(quantity, str):
+        raise ValueError(f"this figure takes one quantity, got {', '.join(quantity) or 'none'}")
+    if len(series.runs) != 1:
+        raise ValueError(f"a grid holds one run, got {len(series.runs)}: {', '.join(series.runs)}")
+    everything = series.table
+    steps = np.unique(everything["step"].astype(np.float64))
+    rows = _where(everything, is_in(everything["quantity"], [quantity]))
+    place = {layer: i for i, layer in enumerate(series.layers)}
+    at_step = np.searchsorted(steps, rows["step"].astype(np.float64))
+    at_layer = np.array([place[layer] for layer in rows["layer"]], dtype=np.int64)
+
+    def filled(column: npt.NDArray[Any]) -> FloatArray:
+        out = np.full((steps.size, len(place)), np.nan)
+        out[at_step, at_layer] = column.astype(np.float64)
+        return out
+
+    names = sorted({name for flags in rows["flags"] for name in str(flags).split(";") if name})
+    flags: dict[str, BoolArray] = {}
+    for name in names:
+        mask = np.zeros((steps.size, len(place)), dtype=bool)
+        mask[at_step, at_layer] = rows.flag(name)
+        flags[name] = mask
+    epochs = np.full(steps.size, np.nan)
+    epochs[np.searchsorted(steps, everything["step"].astype(np.float64))] = everything["epoch"].astype(np.float64)
+    units = {str(u) for u in rows["unit"] if u}
+    if len(units) > 1:
+        raise ValueError(f"{quantity} has several units in this table: {', '.join(sorted(units))}")
+    return Grid(
+        quantity=quantity,
+        steps=steps,
+        epochs=epochs,
+        times=steps if series.against == "step" else epochs,
+        layers=list(series.layers),
+        value=filled(rows["value"]),
+        low=filled(rows["low"]),
+        high=filled(rows["high"]),
+        ceiling=filled(rows["ceiling"]),
+        flags=flags,
+        bounds=frozenset(str(b) for b in rows["bound"] if b),
+        estimands=frozenset(str(e) for e in rows["estimand"] if e),
+        unit=next(iter(units), "bit"),
+        n_samples=series.n_samples,
+        real_targets=everything.meta.get("runs", {}).get(series.runs[0], {}).get("target") == "continuous",
+    )
+
+
+def metrics(
+    table: ResultTable, *, run: str | None = None, layer: str = "", against: str = "step"
+) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """Recorded metrics of one run: name -> (steps or epochs, values), in step order; `layer=""` for the model's."""
+    rows = table.current()
+    rows = _where(rows, is_in(rows["estimator"], [RECORDED]) & is_in(rows["layer"], [layer]))
+    if run is not None:
+        rows = _where(rows, is_in(rows["run"], [run]))
+    out = {}
+    for name in dict.fromkeys(str(q) for q in rows["quantity"]):
+        chosen = _where(rows, is_in(rows["quantity"], [name]))
+        order = np.argsort(chosen["step"], kind="stable")
+        when = (chosen["step"] if against == "step" else chosen["epoch"]).astype(np.float64)[order]
+        known = np.isfinite(when)
+        out[name] = (when[known], chosen["value"].astype(np.float64)[order][known])
+    return out
+
+
+def layer_metrics(
+    table: ResultTable, names: Sequence[str], *, run: str | None = None, against: str = "step"
+) -> tuple[str, FloatArray, list[str], dict[str, FloatArray]]:
+    """Recorded metrics of layers or parameters of one run: (run, times (S,), layers, name -> (S, L) with NaN)."""
+    rows = table.current()
+    rows = _where(rows, (rows["estimator"] == RECORDED) & (rows["layer"] != ""))
+    rows = _where(rows, is_in(rows["quantity"], names))
+    if run is not None and len(rows):
+        rows = _equal(rows, "run", run)
+    elif len(rows):
+        rows = _one(rows, "run", "run")
+    if len(rows):
+        rows, _ = with_times(rows, against)
+    layers = ordered_layers(rows)
+    steps = np.unique(rows["step"].astype(np.float64))
+    at_step = np.searchsorted(steps, rows["step"].astype(np.float64))
+    place = {layer: i for i, layer in enumerate(layers)}
+    at_layer = np.array([place[str(layer)] for layer in rows["layer"]], dtype=np.int64)
+    out = {}
+    for name in names:
+        mine = is_in(rows["quantity"], [name])
+        out[name] = np.full((steps.size, len(layers)), np.nan)
+        out[name][at_step[mine], at_layer[mine]] = rows["value"][mine]
+    times = steps
+    if against == "epoch":
+        times = np.full(steps.size, np.nan)
+        times[at_step] = rows["epoch"]
+    return (str(rows["run"][0]) if len(rows) else "", times, layers, out)
+
+
+def parse_settings(text: Mapping[str, Any] | str | None) -> dict[str, Any]:
+    """`n_bins=30,range=layer`, or the canonical JSON, as a mapping; values are JSON where they parse, else strings."""
+    if not text:
+        return {}
+    if isinstance(text, str) and text.startswith("{"):
+        return dict(json.loads(text))
+    if not isinstance(text, str):
+        return {str(k): list(v) if isinstance(v, tuple) else v for k, v in text.items()}
+    out: dict[str, Any] = {}
+    for part in re.split(r",(?![^\[(]*[\])])", text):
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError(f"settings read name=value, separated by commas; got {part!r}")
+        try:
+            out[name.strip()] = json.loads(value.replace("(", "[").replace(")", "]"))
+        except json.JSONDecodeError:
+            out[name.strip()] = value.strip()
+    return out
+
+
+def settings_words(settings: str) -> list[str]:
+    """The settings that change what a number means, as `n_bins = 30`; unset ones and seeds are left out."""
+    out = []
+    for name, value in json.loads(settings or "{}").items():
+        if value is None or value == [] or name in _UNINTERESTING:
+            continue
+        if isinstance(value, list):
+            value = "(" + ", ".join(f"{v:g}" if isinstance(v, int | float) else str(v) for v in value) + ")"
+        out.append(f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}")
+    return out
+
+
+def ceiling_name(grid: Grid, n_samples: Iterable[int]) -> str:
+    """`Grid.ceiling_name`, for other numbers of samples."""
+    return replace(grid, n_samples=list(n_samples)).ceiling_name
+
+
+def ordered_layers(rows: ResultTable) -> list[str]:
+    """Layers of the rows in the order of the forward pass."""
+    depth: dict[str, int] = {}
+    for layer, value in zip(rows["layer"], rows["depth"], strict=True):
+        depth.setdefault(str(layer), int(value))
+    return sorted(depth, key=lambda layer: (depth[layer], split_token(layer)[0], token_position(layer) or 0, layer))
+
+
+def default_layers(rows: ResultTable) -> list[str]:
+    """Activations and the output of each run of which the meta tells the roles of its layers, else all its layers."""
+    about = rows.meta.get("runs", {})
+    kept: set[str] = set()
+    for run in dict.fromkeys(str(r) for r in rows["run"]):
+        own = {str(layer) for layer in rows["layer"][is_in(rows["run"], [run])]}
+        shown = {
+            str(layer["key"])
+            for layer in about.get(run, {}).get("layers", ())
+            if layer.get("role") in ("activation", "output")
+        }
+        kept |= (own & shown) or own
+    return [layer for layer in ordered_layers(rows) if layer in kept]
+
+
+def match_layers(patterns: Sequence[str], known: Sequence[str]) -> list[str]:
+    if isinstance(patterns, str):
+        patterns = [patterns]
+    found = set()
+    for pattern in patterns:
+        hits = {layer for layer in known if layer_matches(layer, pattern)}
+        if not hits:
+            raise ValueError(
+                f"no layer of the table matches {pattern!r}; closest: {', '.join(closest(pattern, known))}"
+            )
+        found |= hits
+    return [layer for layer in known if layer in found]
+
+
+def _where(rows: ResultTable, mask: Any) -> ResultTable:
+    return rows.take(np.asarray(mask, dtype=bool))
+
+
+def is_in(column: npt.NDArray[Any], values: Iterable[str]) -> BoolArray:
+    """Which cells of a text column equal one of `values`; numpy's `==` would lose trailing NUL characters."""
+    wanted = set(values)
+    return np.fromiter((cell in wanted for cell in column.tolist()), dtype=bool, count=len(column))
+
+
+def _equal(rows: ResultTable, column: str, value: str) -> ResultTable:
+    known = list(dict.fromkeys(rows[column].tolist()))
+    if value not in known:
+        raise ValueError(f"the table has no {column} {value!r}; available: {', '.join(known[:12])}")
+    return _where(rows, is_in(rows[column], [value]))
+
+
+def _one(rows: ResultTable, column: str, word: str) -> ResultTable:
+    known = list(dict.fromkeys(str(v) for v in rows[column]))
+    if len(known) > 1:
+        raise ValueError(f"the table has {len(known)} {word}s, choose one with {word}=...: {', '.join(known[:12])}")
+    return rows
+
+
+def _one_setting(rows: ResultTable, wanted: Mapping[str, Any]) -> ResultTable:
+    texts = rows["settings"]
+    known = {text: json.loads(text or "{}") for text in dict.fromkeys(texts.tolist())}
+    for name in wanted:
+        if not any(name in config for config in known.values()):
+            fields = sorted({field for config in known.values() for field in config})
+            raise ValueError(f"{rows['estimator'][0]} has no setting {name!r}; it has {', '.join(fields)}")
+    fit = [t for t, config in known.items() if all(n in config and config[n] == v for n, v in wanted.items())]
+    varying = sorted({n for c in known.values() for n in c if len({json.dumps(d.get(n)) for d in known.values()}) > 1})
+
+    def words(text: str) -> str:
+        return ",".join(f"{n}={json.dumps(known[text].get(n))}" for n in varying) or "(default)"
+
+    if not fit:
+        asked = ",".join(f"{n}={json.dumps(v)}" for n, v in wanted.items())
+        raise ValueError(
+            f"the table has no {rows['estimator'][0]} with {asked}; available: {'; '.join(map(words, known))}"
+        )
+    if len(fit) > 1:
+        raise ValueError(
+            f"the table has {len(fit)} settings of {rows['estimator'][0]}, choose with settings=...: "
+            f"{'; '.join(words(t) for t in fit[:12])}"
+        )
+    return _where(rows, is_in(texts, fit[:1]))
