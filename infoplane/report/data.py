@@ -43,8 +43,8 @@ def page_data(table: ResultTable) -> dict[str, Any]:
     for estimator in options(table, "estimator"):
         for settings in options(table, "settings", estimator=estimator):
             for subset in options(table, "subset", estimator=estimator, settings=settings):
-                chosen: Selection = {"estimator": estimator, "settings": settings, "subset": subset}
-                everything = choose(table, **chosen, layers=["*"], several_runs=True)
+                chosen: Selection = {"estimator": estimator, "settings": settings, "subset": subset, "layers": ["*"]}
+                everything = choose(table, **chosen, several_runs=True)
                 parts = []
                 for run in everything.runs:
                     series = everything.of_run(run)
