@@ -1,6 +1,6 @@
 """Capture: watch a model on a probe set while it trains, without leaving anything attached to it."""
 
-from infoplane.hooks._unclosed import close_recorders
+from infoplane.hooks._out.destination import close_recorders
 from infoplane.hooks.collection import CollectionRecorder
 from infoplane.hooks.metrics import GradientMoments
 from infoplane.hooks.noise import NoiseInjection

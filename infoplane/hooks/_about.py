@@ -14,8 +14,8 @@ from torch import nn
 import infoplane
 from infoplane.core.records import Layer, Probe
 from infoplane.core.text import printable
-from infoplane.hooks._destination import Destination
-from infoplane.hooks._prober import Prober
+from infoplane.hooks._out.destination import Destination
+from infoplane.hooks._pass.prober import Prober
 from infoplane.hooks._problems import Problems
 from infoplane.hooks.overview import SizePlan, free_bytes
 from infoplane.hooks.schedule import Plan, Schedule

@@ -11,8 +11,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from infoplane.core.records import Layer, Sink, Snapshot
-from infoplane.hooks._destination import Destination
-from infoplane.hooks._members import Members, State, count_members
+from infoplane.hooks._out.destination import Destination
+from infoplane.hooks._pass.capture import Members, State, count_members
 from infoplane.hooks._session import Call
 from infoplane.hooks.metrics import LayerMetrics, check_name, member_numbers, weight_norms
 from infoplane.hooks.recorder import Recorder

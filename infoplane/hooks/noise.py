@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from infoplane.core.records import Noise
-from infoplane.hooks._names import named_modules, unwrap
-from infoplane.hooks._structure import choose, info, tensors_in, type_name
-from infoplane.hooks.select import Layers, OpTarget, Target, select
+from infoplane.hooks._pass.structure import choose, info, tensors_in, type_name
+from infoplane.hooks.select import Layers, OpTarget, Target, named_modules, select, unwrap
 
 Kind = Literal["additive", "multiplicative"]
 

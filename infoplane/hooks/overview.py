@@ -14,14 +14,14 @@ from torch import nn
 
 from infoplane.core.records import Layer
 from infoplane.core.text import printable
-from infoplane.hooks._flow import Flow
-from infoplane.hooks._initialised import refuse_lazy
-from infoplane.hooks._inputs import as_inputs
-from infoplane.hooks._names import named_modules, unwrap
-from infoplane.hooks._observe import Observation, look, observe
-from infoplane.hooks._plan import describe, is_activation
+from infoplane.hooks._pass.first_call import refuse_lazy
+from infoplane.hooks._pass.flow import Flow
+from infoplane.hooks._pass.observe import Observation, look, observe
+from infoplane.hooks._pass.plan import describe, is_activation
+from infoplane.hooks._pass.state import Held, model_device, undisturbed
 from infoplane.hooks._ranks import is_sharded
-from infoplane.hooks._state import Held, model_device, undisturbed
+from infoplane.hooks.probe import as_inputs
+from infoplane.hooks.select import named_modules, unwrap
 
 _SHOWN = 24
 

@@ -10,16 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from infoplane.core.records import Sink
-from infoplane.hooks._destination import Destination
-from infoplane.hooks._names import named_modules, unwrap
-from infoplane.hooks._plan import Calls, Options
-from infoplane.hooks._prober import Prober
+from infoplane.hooks._out.destination import Destination
+from infoplane.hooks._pass.plan import Calls, Options
+from infoplane.hooks._pass.prober import Prober
 from infoplane.hooks._session import Session
 from infoplane.hooks.metrics import GradientMoments
 from infoplane.hooks.probe import as_probe_set
 from infoplane.hooks.reduce import Reduction, as_reduction
 from infoplane.hooks.schedule import Schedule, as_schedule
-from infoplane.hooks.select import Layers, OpTarget, Target, select
+from infoplane.hooks.select import Layers, OpTarget, Target, named_modules, select, unwrap
 
 Reduce = Reduction | str | Callable[[Tensor], Tensor]
 

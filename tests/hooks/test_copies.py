@@ -17,8 +17,7 @@ from torch.overrides import TorchFunctionMode
 import infoplane
 from infoplane.core.records import Snapshot
 from infoplane.hooks import CollectionRecorder, Recorder, _host, every
-from infoplane.hooks._host import AT_ONCE, Copies, HostMemory
-from infoplane.hooks._pool import Pool
+from infoplane.hooks._out.host import AT_ONCE, Copies, HostMemory, Pool
 
 CPU = torch.device("cpu")
 X, Y = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2

@@ -301,7 +301,7 @@ def test_gradients_that_the_forward_pass_adds_to():
 
 
 def test_large_parameters_that_change_are_refused(monkeypatch):
-    monkeypatch.setattr("infoplane.hooks._state.COPIED_PARAMETER_BYTES", 10)
+    monkeypatch.setattr("infoplane.hooks._pass.state.COPIED_PARAMETER_BYTES", 10)
     with pytest.raises(RuntimeError, match=r"the probe pass changed the parameter 'fc.weight'"):
         record(Clipped("in place"), X)
     record(Embedded(), X)

@@ -345,7 +345,7 @@ def test_a_sink_is_left_at_once_and_right_after_what_waits_in_it():
 
 def test_what_comes_while_the_model_is_put_back_waits_until_that_is_done(monkeypatch):
     """However often: a key that is held down."""
-    import infoplane.hooks._state as state
+    import infoplane.hooks._pass.state as state
 
     model, recorder = network_recorder()
     keep = state.keep_modes

@@ -12,7 +12,7 @@ from recording import keys, record, recorder
 from torch import nn
 
 from infoplane.hooks import every
-from infoplane.hooks._state import Held, keep_random_state, undisturbed
+from infoplane.hooks._pass.state import Held, keep_random_state, undisturbed
 
 X = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
 

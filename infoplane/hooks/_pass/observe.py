@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from infoplane.hooks._attached import Attached, with_hooks
-from infoplane.hooks._flow import INPUT, Flow, trace
-from infoplane.hooks._names import Named
-from infoplane.hooks._ops import watch_ops
-from infoplane.hooks._structure import TensorInfo, call_value, info, tensors_in, tensors_of, type_name
+from infoplane.hooks._pass.attached import Attached, watch_ops, with_hooks
+from infoplane.hooks._pass.flow import INPUT, Flow, trace
+from infoplane.hooks._pass.structure import TensorInfo, call_value, info, tensors_in, tensors_of, type_name
+from infoplane.hooks.select import Named
 
 Identity = tuple[StorageWeakRef, int, int]
 

@@ -15,22 +15,20 @@ from infoplane.core.interrupts import stepwise
 from infoplane.core.records import Layer
 from infoplane.core.text import printable
 from infoplane.core.warn import warn
-from infoplane.hooks import _flow, _rows
-from infoplane.hooks._capture import Captured, capture
-from infoplane.hooks._host import Allocate
-from infoplane.hooks._initialised import FirstCall, refuse_lazy
-from infoplane.hooks._inputs import Inputs
-from infoplane.hooks._members import Members
-from infoplane.hooks._names import Named, named_modules, scripted_modules
-from infoplane.hooks._observe import Observation, look, observe
-from infoplane.hooks._plan import Options, plan_captures
+from infoplane.hooks._out.host import Allocate
+from infoplane.hooks._pass import flow as _flow
+from infoplane.hooks._pass import rows as _rows
+from infoplane.hooks._pass.capture import Captured, Members, capture
+from infoplane.hooks._pass.first_call import FirstCall, refuse_lazy
+from infoplane.hooks._pass.observe import Observation, look, observe
+from infoplane.hooks._pass.plan import Options, plan_captures
+from infoplane.hooks._pass.slot import Capture
+from infoplane.hooks._pass.state import Held, model_device, seed_generators, undisturbed
 from infoplane.hooks._ranks import is_sharded
-from infoplane.hooks._slot import Capture
-from infoplane.hooks._state import Held, model_device, seed_generators, undisturbed
 from infoplane.hooks.noise import draw_noise_from
-from infoplane.hooks.probe import ProbeSet
+from infoplane.hooks.probe import Inputs, ProbeSet
 from infoplane.hooks.reduce import is_lossless
-from infoplane.hooks.select import OpTarget, Target
+from infoplane.hooks.select import Named, OpTarget, Target, named_modules, scripted_modules
 
 Run = Callable[..., Any]
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from infoplane.core.records import Layer
 from infoplane.core.warn import warn
-from infoplane.hooks._structure import choose, dense, tensors_of, type_name
+from infoplane.hooks._pass.structure import choose, dense, tensors_of, type_name
 from infoplane.hooks.noise import noise_of
 from infoplane.hooks.reduce import Flatten, Function, Reduction, ReductionError, keeps_values
 

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from infoplane.core.device import on_accelerator
 from infoplane.core.text import printable
 from infoplane.core.warn import warn
-from infoplane.hooks._attached import Attached, with_hooks
-from infoplane.hooks._inputs import Inputs
+from infoplane.hooks._pass.attached import Attached, with_hooks
+from infoplane.hooks._pass.slot import Capture
+from infoplane.hooks._pass.structure import tensors_in
 from infoplane.hooks._problems import all_of
-from infoplane.hooks._slot import Capture
-from infoplane.hooks._structure import tensors_in
-from infoplane.hooks.probe import ProbeSet
+from infoplane.hooks.probe import Inputs, ProbeSet
 
 KEPT_UNITS = 4096
 """Values of a row that are compared: every k-th where a layer has twice as many, or more."""

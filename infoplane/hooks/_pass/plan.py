@@ -13,13 +13,12 @@ from torch.nn.modules import activation
 from infoplane.core.errors import closest
 from infoplane.core.records import Layer, Role
 from infoplane.core.text import printable
-from infoplane.hooks._names import Named
-from infoplane.hooks._observe import Call, Observation
-from infoplane.hooks._ops import ACTIVATION_OPS
-from infoplane.hooks._slot import Capture, wrong_rows
-from infoplane.hooks._structure import TensorInfo, choose, refuse_odd
+from infoplane.hooks._pass.attached import ACTIVATION_OPS
+from infoplane.hooks._pass.observe import Call, Observation
+from infoplane.hooks._pass.slot import Capture, wrong_rows
+from infoplane.hooks._pass.structure import TensorInfo, choose, refuse_odd
 from infoplane.hooks.reduce import Reduction
-from infoplane.hooks.select import OpTarget, Site, Target, matches
+from infoplane.hooks.select import Named, OpTarget, Site, Target, matches
 
 Calls = Literal["last", "all"] | int | None
 

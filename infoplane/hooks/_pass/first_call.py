@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from infoplane.core.text import printable
-from infoplane.hooks._names import is_scripted, named_modules
+from infoplane.hooks.select import is_scripted, named_modules
 
 _REMEDY = (
     "the probe must not be its first call, which would draw weights from the recorder's random state; run one forward "

@@ -1,0 +1,297 @@
+"""Where the snapshots of one run go: its store and the further sinks."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from infoplane.core.errors import StoreError
+from infoplane.core.interrupts import interruptible
+from infoplane.core.records import Layer, Probe, Sink, Snapshot
+from infoplane.core.text import printable
+from infoplane.hooks._problems import Problems
+from infoplane.hooks._ranks import Ranks
+from infoplane.store import Problem, StoreWriter, open_run
+from infoplane.store.layout import RUN_FILE
+
+
+@dataclass(eq=False)
+class Destination:
+    """One run's sinks.
+
+    A sink is a callable that takes a Snapshot. It may have `begin(probe=, settings=, run=, run_id=, resume=)`, called
+    before the first snapshot, `annotate(**notes)`, `flush()` and `close()`. Where no activations are kept,
+    `begin` may return the last step of a resumed run and its counter shift. One that has `on_device = True`
+    takes its numbers from `Snapshot.tensors` and needs no arrays. One that has `reads_later = True` calls
+    `Snapshot.wait` before it reads the arrays, and never reads the tensors; others are called when the arrays hold
+    their numbers.
+    """
+
+    run: Path | None
+    sinks: list[Sink] = field(default_factory=list)
+    writer: StoreWriter | None = None
+
+    def open(
+        self,
+        *,
+        store: bool,
+        probe: Probe,
+        settings: Mapping[str, Any],
+        ranks: Ranks,
+        resume: bool,
+        options: Mapping[str, Any],
+        layers: Sequence[Layer],
+    ) -> tuple[int | None, int | None]:
+        """Open the store if there is to be one, begin the sinks; last step and counter shift of a resumed run."""
+        last_step, shift = None, None
+        if store and ranks.takes_part and self.run is not None:
+            opened = open_store(
+                self.run, probe=probe, settings=settings, ranks=ranks, resume=resume, options=options, layers=layers
+            )
+            self.writer, last_step, shift = opened.writer, opened.last_step, opened.shift
+        if not ranks.writes:
+            self.sinks = []
+        elif self.writer is not None:
+            self.sinks.insert(0, self.writer)
+        run_id = secrets.token_hex(6) if self.writer is None else self.writer.run_id
+        for sink in self.sinks:
+            if not hasattr(sink, "begin"):
+                continue
+            found = sink.begin(probe=probe, settings=settings, run=self.run, run_id=run_id, resume=resume)
+            if not store and found is not None:
+                last_step, shift = found
+        return last_step, shift
+
+    @property
+    def needs_arrays(self) -> bool:
+        return not all(getattr(s, "on_device", False) for s in self.sinks)
+
+    @property
+    def needs_tensors(self) -> bool:
+        return any(getattr(s, "on_device", False) for s in self.sinks)
+
+    @property
+    def unwritten(self) -> list[Problem]:
+        """The steps that the disk did not take, by reason."""
+        reasons: dict[str, list[int]] = {}
+        for step, why in {} if self.writer is None else self.writer.dropped.items():
+            reasons.setdefault(why, []).append(step)
+        return [Problem("", f"not written while recording: {why}", tuple(s)) for why, s in reasons.items()]
+
+    def take(self, snapshot: Snapshot, problems: Problems) -> None:
+        """Hand a snapshot to each sink; one that fails does not keep it from the others."""
+        for sink in self.sinks:
+            problems.attempt(f"{_name(sink)} of this snapshot", partial(_hand, sink, snapshot), snapshot.step)
+
+    def annotate(self, notes: Mapping[str, Any]) -> None:
+        """Let the store and others remember something about the run, as how counters became steps."""
+        for sink in self.sinks:
+            if hasattr(sink, "annotate"):
+                sink.annotate(**notes)
+
+    def flush(self) -> None:
+        for sink in self.sinks:
+            if hasattr(sink, "flush"):
+                sink.flush()
+
+
+def _name(sink: Sink) -> str:
+    return f"sink {getattr(sink, '__qualname__', type(sink).__qualname__)}"
+
+
+@interruptible
+def _hand(sink: Sink, snapshot: Snapshot) -> None:
+    if snapshot.pending is not None:
+        if getattr(sink, "reads_later", False):
+            snapshot = replace(snapshot, tensors=None)  # a queue must not hold the device's memory
+        elif not getattr(sink, "on_device", False):
+            snapshot.wait()
+    sink(snapshot)
+
+
+@interruptible
+def close_all(destinations: Iterable[Destination], ending: BaseException | None = None) -> None:
+    """Close every sink, the stores last, also when one fails; the first failure is raised.
+
+    Where the recording ends by an exception, that one is what the user has to see: failures become its notes.
+    """
+    failed: list[Exception] = []
+    _close([s for d in destinations for s in d.sinks], failed)
+    for error in failed if ending is not None else failed[1:]:
+        (ending or failed[0]).add_note(f"closing the recording failed, too: {type(error).__name__}: {error}")
+    if failed and ending is None:
+        raise failed[0]
+
+
+def _close(sinks: list[Sink], failed: list[Exception]) -> None:
+    """The last one first. An interrupt ends the wait for one sink; the others are closed all the same."""
+    while sinks:
+        try:
+            close = getattr(sinks[-1], "close", None)
+            if close is not None:
+                close()
+        except Exception as error:
+            kept = error
+            failed.append(kept)
+        except BaseException:
+            _close(sinks[:-1], failed)
+            raise
+        sinks.pop()
+
+
+SHIFT = "counter_shift"
+"""Name under which a session's file remembers by how much the loop's counters were shifted."""
+
+MAY_DIFFER = ("versions", "schedule", "skipped")
+"""Settings that a resumed run need not share with what is stored."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The writer of this process, if it writes; the last step and shift of the run that is resumed."""
+
+    writer: StoreWriter | None
+    last_step: int | None
+    shift: int | None
+
+
+def open_store(
+    path: Path,
+    *,
+    probe: Probe,
+    settings: Mapping[str, Any],
+    ranks: Ranks,
+    resume: bool,
+    options: Mapping[str, Any],
+    layers: Sequence[Layer],
+) -> Opened:
+    """Make or resume the run on rank 0, then on the others that write; what rank 0 raises, all raise."""
+    together = ranks.share == "rows"
+
+    def new_writer(session: int | None = None) -> StoreWriter:
+        if resume and session is None and (path / RUN_FILE).exists():
+            _refuse_other_network(path, layers)
+        return StoreWriter(
+            path,
+            probe=probe,
+            settings=settings,
+            rank=ranks.rank if together else 0,
+            world_size=ranks.world_size if together else 1,
+            resume=resume,
+            session=session,
+            **{"may_differ": MAY_DIFFER, **options},
+        )
+
+    if ranks.share == "first":
+        if ranks.rank > 0:
+            return Opened(None, None, None)
+        writer = new_writer()
+        return Opened(writer, writer.last_step, _stored_shift(path, writer.last_step))
+
+    told: dict[str, Any] = {}
+    mine: StoreWriter | None = None
+    if ranks.rank == 0:
+        try:
+            mine = new_writer()
+            told = {
+                "session": mine.session,
+                "last_step": mine.last_step,
+                "shift": _stored_shift(path, mine.last_step),
+            }
+        except (OSError, ValueError, StoreError) as error:
+            told = {"error": error}
+    told = ranks.broadcast(told)
+    if "error" in told:
+        raise told["error"]
+    if together and ranks.rank > 0:
+        mine = new_writer(told["session"])
+    return Opened(mine, told["last_step"], told["shift"])
+
+
+def _refuse_other_network(path: Path, layers: Sequence[Layer]) -> None:
+    """Raise StoreError where a layer is of another type or shape than when it was last recorded under its name."""
+    store = open_run(path)
+    known = {layer.key for layer in store.layers}
+    for layer in layers:
+        steps = store.steps(layer.key) if layer.key in known else []
+        if not steps:
+            continue
+        was, now = _what_it_is(store.layer(layer.key, steps[-1])), _what_it_is(layer)
+        if was != now:
+            raise StoreError(
+                f"run {store.run_id} has layer {layer.key!r} as {was} at step {steps[-1]}, now it is {now}: another "
+                "network; take the one of the run, or record into another directory"
+            )
+
+
+def _what_it_is(layer: Layer) -> str:
+    shape = "x".join(map(str, layer.raw_shape)) or "1"
+    stored = "" if layer.unit_shape == layer.raw_shape else f", stored as {'x'.join(map(str, layer.unit_shape))}"
+    return printable(f"{layer.module_type} of {shape} units{stored}, {layer.dtype}")
+
+
+def _stored_shift(path: Path, last_step: int | None) -> int | None:
+    """The shift in the newest session that made one known."""
+    if last_step is None:
+        return None
+    shifts = [s.get("notes", {}).get(SHIFT) for s in open_run(path).sessions]
+    known = [s for s in shifts if s is not None]
+    return int(known[-1]) if known else None
+
+
+_unclosed: list[tuple[int, weakref.ref[object], list[Destination]]] = []
+
+
+def remember(recorder: object, destinations: Iterable[Destination]) -> None:
+    """Keep what has to be closed, but neither the recorder nor its model."""
+    _unclosed.append((os.getpid(), weakref.ref(recorder), list(destinations)))
+
+
+def forget(recorder: object) -> None:
+    _unclosed[:] = [entry for entry in _unclosed if entry[1]() is not recorder]
+
+
+def refuse_unclosed(runs: Iterable[Path | None]) -> None:
+    """Raise StoreError where one of these directories is still recorded into by a recorder of this process."""
+    wanted = {run.absolute() for run in runs if run is not None}
+    for pid, _, destinations in _unclosed:
+        for run in _runs(destinations):
+            if pid == os.getpid() and run.absolute() in wanted:
+                raise StoreError(
+                    f"{printable(run)} is still recorded into by a recorder of this process that was never closed; "
+                    "call its close(), or infoplane.hooks.close_recorders() where its name is lost"
+                )
+
+
+def close_recorders() -> list[Path]:
+    """Close every recorder of this process that was started and not closed, as after an exception.
+
+    For notebooks, where running a cell again may have lost the name of an open recorder. No last step is taken.
+
+    Returns
+    -------
+    list of Path
+        The directories whose recordings were closed.
+    """
+    closed: list[Path] = []
+    for entry in [e for e in _unclosed if e[0] == os.getpid()]:
+        _, recorder, destinations = entry
+        closed += _runs(destinations)
+        close: Callable[..., None] | None = getattr(recorder(), "close", None)
+        if close is not None:
+            close(take_last=False)
+        else:
+            close_all(destinations)
+        if entry in _unclosed:
+            _unclosed.remove(entry)
+    return closed
+
+
+def _runs(destinations: Iterable[Destination]) -> list[Path]:
+    return [d.run for d in destinations if d.run is not None]
