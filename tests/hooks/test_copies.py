@@ -16,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 
 import infoplane
 from infoplane.core.records import Snapshot
-from infoplane.hooks import CollectionRecorder, Recorder, _host, every
+from infoplane.hooks import CollectionRecorder, Recorder, every
+from infoplane.hooks._out import host as _host
 from infoplane.hooks._out.host import AT_ONCE, Copies, HostMemory, Pool
 
 CPU = torch.device("cpu")
