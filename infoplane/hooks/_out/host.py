@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, cuda
 
+from infoplane.core.device import on_accelerator
+
 Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
 
 AT_ONCE = 2
@@ -23,14 +25,20 @@ DEVICE_BYTES = 1 << 30
 PINNED_BYTES = 1 << 30
 """Page-locked memory, or two snapshots where they are larger: as much as waits in the store's queue."""
 
+KEPT_PER_SHAPE = 4
+"""Free buffers of one shape and dtype that are kept."""
+
+
+class Copied(Protocol):
+    """Tells when a device has finished copying, as torch.cuda.Event does; both raise what went wrong there."""
+
+    def query(self) -> bool: ...
+
+    def synchronize(self) -> None: ...
+
 
 class Copies:
-    """Copies off a CUDA device, on a stream of their own.
-
-    The stream waits for the work that the device was given so far, which computes the sources; the device's later
-    work does not wait for the stream, so nothing may write into the sources afterwards. Their memory is free to the
-    allocator only once they have been read (`record_stream`). An event tells when the targets hold the numbers.
-    """
+    """Copies off a CUDA device, on a stream of their own, while the device goes on computing."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -41,33 +49,52 @@ class Copies:
         """Copy each source into its target in page-locked memory; the caller waits on the result before it reads."""
         if len(self._running) == AT_ONCE:
             self._running.popleft().synchronize()
+        # What the device was given so far computes the sources. Its later work does not wait for this stream, so
+        # nothing may write into the sources afterwards.
         self._stream.wait_stream(cuda.current_stream(self._device))
         with cuda.stream(self._stream):
             for source, target in pairs:
                 target.copy_(source, non_blocking=True)
-                source.record_stream(self._stream)
+                source.record_stream(self._stream)  # the allocator may use its memory again once it has been read
         copied = cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         copied.record(self._stream)
         self._running.append(copied)
         return copied
 
 
+class BlockingCopies:
+    """Copies off a device without CUDA's streams; done when `start` returns."""
+
+    def start(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Copied:
+        for source, target in pairs:
+            target.copy_(source)
+        return self
+
+    def query(self) -> bool:
+        return True
+
+    def synchronize(self) -> None:
+        return
+
+
 class HostMemory:
     """Where a pass over the probe puts its values, and how they become arrays.
 
-    On the CPU they are captured in pooled memory, which the arrays share. On a CUDA device they are captured there,
+    On the CPU they are captured in pooled memory, which the arrays share. On an accelerator they are captured there,
     each by a copy that no later operation in the model can change, and copied to the host when the pass is over.
     """
 
     def __init__(self, device: torch.device, snapshot_bytes: int = 0) -> None:
         self.device = device
-        on_cuda = device.type == "cuda"
-        self._copies = Copies(device) if on_cuda else None
-        self._pool = Pool(pinned_bytes=max(PINNED_BYTES, 2 * snapshot_bytes) if on_cuda else 0)
+        has_streams = device.type == "cuda"
+        self._copies: Copies | BlockingCopies | None = None
+        if on_accelerator(device):
+            self._copies = Copies(device) if has_streams else BlockingCopies()
+        self._pool = Pool(pinned_bytes=max(PINNED_BYTES, 2 * snapshot_bytes) if has_streams else 0)
 
     def allocator(self, *, on_device: bool) -> Allocate:
         """Memory for one pass; with `on_device` all of it is there, for sinks that compute there."""
-        if self.device.type == "cpu" or (self._copies is None and not on_device):
+        if not on_accelerator(self.device):
             return self._pool.take
         room = math.inf if on_device else DEVICE_BYTES
 
@@ -84,32 +111,25 @@ class HostMemory:
     def arrays(self, values: Mapping[str, Tensor]) -> tuple[dict[str, npt.NDArray[Any]], Callable[[], None] | None]:
         """The values as arrays, and what to call before they are read; None where they can be read at once."""
         if self._copies is None:
-            hosted = {key: v if self._is_here(v) else self._space(v).copy_(v) for key, v in values.items()}
-            return {key: self._pool.lend(v) for key, v in hosted.items()}, None
+            return {key: self._pool.lend(v) for key, v in values.items()}, None
         hosted = {key: v if self._is_here(v) else self._space(v) for key, v in values.items()}
         copied = self._copies.start((v, hosted[key]) for key, v in values.items() if hosted[key] is not v)
         return {key: self._pool.lend(v, copied) for key, v in hosted.items()}, copied.synchronize
 
     def _is_here(self, values: Tensor) -> bool:
-        return values.device.type == "cpu"
+        return not on_accelerator(values.device)
 
     def _space(self, values: Tensor) -> Tensor:
         return self._pool.take(tuple(values.shape), values.dtype)
 
 
-KEPT_PER_SHAPE = 4
-
-
-class Copied(Protocol):
-    """Tells when a device has finished copying, as torch.cuda.Event does; both raise what went wrong there."""
-
-    def query(self) -> bool: ...
-
-    def synchronize(self) -> None: ...
-
-
 class Pool:
-    """Tensors in host memory; up to `pinned_bytes` of it page-locked, so that a device copies into it by itself."""
+    """Buffers in host memory, used again once nobody holds their numbers.
+
+    Up to `pinned_bytes` of it is page-locked, so that a device copies into it by itself. A fresh large buffer costs
+    four times a copy into one that is mapped already. Sinks may keep the arrays they are given: a buffer comes back
+    when the last reference to its array is gone, from whatever thread.
+    """
 
     def __init__(self, *, pinned_bytes: int = 0) -> None:
         self._unpinned = pinned_bytes

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from infoplane.core.device import on_accelerator
 from infoplane.core.interrupts import stepwise
 from infoplane.core.records import Layer
 from infoplane.core.text import printable
@@ -212,7 +213,7 @@ class Prober:
                 members=self.members,
             ),
         )
-        if self.device.type != "cpu" and any(values.device.type == "cpu" for _, values in captured.layers):
+        if on_accelerator(self.device) and any(not on_accelerator(values.device) for _, values in captured.layers):
             torch.accelerator.synchronize(self.device)  # the copies into host memory
         found = {layer.key: layer for layer, _ in captured.layers}
         self.layers = tuple(found.get(layer.key, layer) for layer in self.layers)
