@@ -25,14 +25,14 @@ from infoplane.analysis._subsets import Subset, resolve, wants_repeats
 from infoplane.analysis._tasks import Source, Task, _RowMaker, features, single_thread
 from infoplane.core.device import on_accelerator
 from infoplane.core.exact import extremes, fits_float64
+from infoplane.core.files import digest
 from infoplane.core.records import Layer, Noise, Probe, Snapshot
+from infoplane.core.strict import canonical_json
 from infoplane.estimators import config_json
 from infoplane.results import ResultTable, Row, TableWriter
 from infoplane.results._files import csv_path
 from infoplane.store import ActivationStore
-from infoplane.store._records import dump_json
 from infoplane.store._shard import inputs_digest, probe_digest
-from infoplane.store.layout import digest
 
 _SHIFT = "counter_shift"
 
@@ -231,7 +231,7 @@ class Live:
         host = values.contiguous().cpu()
         stored: npt.NDArray[Any] = host.reshape(-1).view(torch.uint8).numpy()
         parts = [[[[0, len(values)]], digest(stored).hex()]]
-        return digest(dump_json([self._probe_digest, layer.dtype, list(layer.unit_shape), parts])).hex()
+        return digest(canonical_json([self._probe_digest, layer.dtype, list(layer.unit_shape), parts])).hex()
 
     @property
     def table(self) -> ResultTable:

@@ -13,11 +13,11 @@ from analysis_cases import Spread, activations, layer_of, make_run, probe
 from click.testing import CliRunner, Result
 
 from infoplane import Recorder, analyze, cli, plots
-from infoplane.core import Snapshot
+from infoplane.core import Snapshot, files
 from infoplane.report import doubts, report_html
 from infoplane.results import ResultTable
 from infoplane.results.losses import Loss, loss_words, losses, read_losses
-from infoplane.store import StoreWriter, _files, open_run
+from infoplane.store import StoreWriter, open_run
 
 
 def call(*words: object, code: int) -> Result:
@@ -53,7 +53,7 @@ def altered(path: Path, layer: int = 0, step: int = 2) -> Path:
 
 def dropped(path: Path) -> Path:
     """The disk was full at step 2."""
-    real = _files.publish
+    real = files.publish
 
     def publish(directory, name, pieces, **options):
         if name.startswith("00000002-"):
@@ -62,7 +62,7 @@ def dropped(path: Path) -> Path:
 
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        patch.setattr(_files, "publish", publish)
+        patch.setattr(files, "publish", publish)
         return make_run(path, seal_bytes=1)
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from infoplane.analysis._tasks import Source
+from infoplane.core.strict import canonical_json
 from infoplane.results import COLUMNS, ResultTable, Row, TableWriter
 
 CONDITIONAL = "I(X;T|Y)"
@@ -124,4 +125,4 @@ def _estimated(row: dict[str, int]) -> bool:
 def _settings(config: str) -> str:
     fields = json.loads(config)
     fields.pop("prepared", None)
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return canonical_json(fields).decode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from infoplane import __version__
+from infoplane.core.files import fingerprint
 from infoplane.results import Row
 from infoplane.store import ActivationStore
 
@@ -81,7 +81,7 @@ def recorded_rows(store: ActivationStore) -> list[Row]:
     depth = {layer.key: layer.depth for layer in store.layers}
     rows = []
     for step, epoch, name, layer, value in store.metrics():
-        found = hashlib.blake2b(f"{epoch!r} {value!r}".encode(), digest_size=16).hexdigest()
+        found = fingerprint(f"{epoch!r} {value!r}".encode())
         rows.append(
             Row(
                 run=store.run_id,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
 import os
@@ -21,6 +20,7 @@ from infoplane.analysis._record import RECORDED, estimator_meta, recorded_rows, 
 from infoplane.analysis._request import device_memory
 from infoplane.analysis._subsets import Conditional, Subset, resolve, wants_repeats
 from infoplane.analysis._tasks import Outcome, Source, Task, run_estimate, run_prepare
+from infoplane.core import files
 from infoplane.core.tokens import split_token
 from infoplane.estimators import config_json
 from infoplane.results import Row
@@ -62,7 +62,7 @@ class RunWork:
         places = choose_layers(store, layers)
         content = {key: [(s, store.source(key, s)) for s in store.steps(key)] for key in dict(places)}
         bad = {key: frozenset(s for s, _ in found if store.nonfinite(key, s)) for key, found in content.items()}
-        fingerprint = hashlib.blake2b(repr(content).encode(), digest_size=16).hexdigest()
+        fingerprint = files.fingerprint(repr(content).encode())
         path = os.path.abspath(store.path)  # noqa: PTH100 - keeps symbolic links as the user wrote them
         sources = [
             Source(

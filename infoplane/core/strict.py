@@ -1,4 +1,4 @@
-"""JSON from disk, read strictly: what two readers could take differently is refused."""
+"""JSON in one form: written with sorted keys and no spaces, read so that no two readers can take it differently."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from collections import Counter
 from typing import Any
 
 from infoplane.core.text import shorten
+
+
+def canonical_json(data: Any, what: str = "value") -> bytes:
+    """Canonical ASCII JSON. NaN, infinities and foreign types are refused: ValueError, TypeError."""
+    try:
+        return json.dumps(data, ensure_ascii=True, allow_nan=False, sort_keys=True, separators=(",", ":")).encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise type(error)(f"{what} cannot be written as JSON: {error}") from error
 
 
 def load_object(data: bytes) -> dict[str, Any]:

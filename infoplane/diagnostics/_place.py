@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +10,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.files import fingerprint
+from infoplane.core.strict import canonical_json
 from infoplane.results import Curve, Row
 
 
@@ -74,7 +74,7 @@ def rows(
             depth=where.depth,
             subset=where.subset,
             estimator=estimator,
-            config=json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False),
+            config=canonical_json(config, "config").decode(),
             n_samples=n_samples,
             n_units=n_units,
             quantity=e.quantity,
@@ -93,9 +93,5 @@ def rows(
 
 def digest(*arrays: npt.ArrayLike) -> str:
     """Content digest of arrays, for the column `source`."""
-    found = hashlib.blake2b(digest_size=16)
-    for array in arrays:
-        content = np.ascontiguousarray(array)
-        found.update(f"{content.dtype.str}{content.shape}".encode())
-        found.update(content.tobytes())
-    return found.hexdigest()
+    contents = [np.ascontiguousarray(array) for array in arrays]
+    return fingerprint(*(part for a in contents for part in (f"{a.dtype.str}{a.shape}".encode(), a.tobytes())))

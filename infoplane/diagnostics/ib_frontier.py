@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.strict import canonical_json
 from infoplane.core.units import BITS_PER_NAT
 from infoplane.results import Row
 
@@ -52,7 +52,7 @@ class Frontier:
 
     def rows(self, run: str = "", layer: str = "") -> list[Row]:
         """As rows of a results table: point k at step k, so that `table.plane("ib-frontier")` is the frontier."""
-        config = json.dumps({"exact": self.exact}, separators=(",", ":"))
+        config = canonical_json({"exact": self.exact}).decode()
         out = []
         for k, point in enumerate(zip(self.i_xt.tolist(), self.i_ty.tolist(), strict=True)):
             for name, value, ceiling in zip(("I(X;T)", "I(T;Y)"), point, (self.h_x, self.i_xy), strict=True):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import html
-import json
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from infoplane.core.exact import extremes, fits_float64, refuse_inexact
 from infoplane.core.records import Noise
+from infoplane.core.strict import canonical_json
 from infoplane.core.units import BIT
 
 ALL_GUARANTEES: frozenset[str] = frozenset({"blocks", "sample_order", "unit_order", "constant_zero", "device_exact"})
@@ -197,7 +197,7 @@ def config_json(estimator: Any) -> str:
     settings, found = _settings_and_found(estimator)
     if found:
         settings["prepared"] = found
-    return json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return canonical_json(settings, "config").decode()
 
 
 def _settings_and_found(estimator: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.device import on_accelerator
+from infoplane.core.files import fingerprint
 from infoplane.estimators._corrections import check_corrections
 from infoplane.estimators._counts import Labels
 from infoplane.estimators._discrete import plug_in, quantities
@@ -154,7 +154,7 @@ class Adaptive:
         edges = run_edges(lambda: _finite(blocks), found._low(), self.rule, self.per_unit)
         if len(edges) <= RECORDED_UNITS:
             return replace(found, run_edges=tuple(tuple(float(v) for v in row) for row in edges.tolist()))
-        digest = hashlib.sha256(edges.cpu().double().numpy().tobytes()).hexdigest()[:32]
+        digest = fingerprint(edges.cpu().double().numpy().tobytes(), method="sha256")
         found = replace(found, run_edges=f"sha256:{digest}")
         found.__dict__["_unit_edges"] = edges.cpu()
         return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.device import on_accelerator
+from infoplane.core.files import fingerprint
 from infoplane.estimators._corrections import check_corrections
 from infoplane.estimators._counts import Labels, Stretches
 from infoplane.estimators._discrete import plug_in, quantities
@@ -181,7 +181,7 @@ class Binning:
             return replace(self, run_range=(float(pairs[0, 0]), float(pairs[0, 1])))
         if len(pairs) <= RECORDED_UNITS:
             return replace(self, run_range=tuple((float(a), float(b)) for a, b in pairs.tolist()))
-        digest = hashlib.sha256(pairs.numpy().tobytes()).hexdigest()[:32]
+        digest = fingerprint(pairs.numpy().tobytes(), method="sha256")
         found = replace(self, run_range=f"sha256:{digest}")
         found.__dict__["_unit_range"] = pairs
         return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
@@ -10,6 +9,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from infoplane.core.files import fingerprint
 from infoplane.estimators._checks import entropy_of_ids
 from infoplane.estimators._clusters import spectral_clusters
 from infoplane.estimators._gram import Distances, WidthRule, check_width, kernel_width, median_of_last
@@ -229,7 +229,7 @@ def _rows(a: Tensor, rows: Tensor | None) -> Tensor:
 
 
 def _digest(a: Tensor) -> str:
-    return hashlib.sha256(a.detach().cpu().double().contiguous().numpy().tobytes()).hexdigest()[:32]
+    return fingerprint(a.detach().cpu().double().contiguous().numpy().tobytes(), method="sha256")
 
 
 preset("dse", "liao-2024", sigma=10.0, max_samples=10_000)

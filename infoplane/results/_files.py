@@ -7,7 +7,6 @@ import errno
 import hashlib
 import json
 import os
-import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,19 +15,12 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.files import Locked, PidLock, fingerprint, publish_bytes, sync_directory
 from infoplane.core.strict import load_object
 from infoplane.results._csv import HEADER, Row, format_rows, parse_table, whole_lines
 
-fcntl: Any
-try:
-    import fcntl
-except ImportError:  # no flock on this system: the lock file alone
-    fcntl = None
-
 MAX_META_BYTES = 256 << 20
 """Of the JSON beside a table: far more than the settings of thousands of runs."""
-
-_NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 def csv_path(path: str | os.PathLike[str]) -> Path:
@@ -42,33 +34,10 @@ def meta_path(table: Path) -> Path:
     return table.with_suffix(".json")
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`: temporary name, fsync, rename, fsync of the directory."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    if os.name == "posix":
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
 def write_meta(path: Path, meta: Mapping[str, Any]) -> None:
     """Write strict JSON atomically; NaN and infinities are refused by the encoder."""
     text = json.dumps(meta, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False)
-    write_atomically(path, text.encode() + b"\n")
+    publish_bytes(path.parent, path.name, text.encode() + b"\n")
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -100,10 +69,6 @@ def _content(path: Path, limit: int | None = None) -> bytes:
     return path.read_bytes()
 
 
-def digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
 def check_digest(data: bytes, meta: Mapping[str, Any], path: Path) -> None:
     """Compare what was sealed in the JSON with the first bytes of the table.
 
@@ -113,7 +78,7 @@ def check_digest(data: bytes, meta: Mapping[str, Any], path: Path) -> None:
     if not isinstance(sealed, Mapping):
         return
     size, expected = sealed.get("bytes"), sealed.get("blake2b")
-    if isinstance(size, int) and (len(data) < size or digest(data[:size]) == expected):
+    if isinstance(size, int) and (len(data) < size or fingerprint(data[:size]) == expected):
         return
     beside = meta_path(path).name
     raise ValueError(
@@ -138,11 +103,11 @@ def write_files(path: Path, rows: bytes, meta: Mapping[str, Any]) -> None:
     """Replace a table and its JSON. The digest goes in last, so that a stop in between leaves no false one."""
     plain = {k: v for k, v in meta.items() if k != "table"}
     data = HEADER + rows
-    lock = LockedFile(path)
+    lock = lock_table(path)
     try:
         write_meta(meta_path(path), plain)
-        write_atomically(path, data)
-        write_meta(meta_path(path), {**plain, "table": {"bytes": len(data), "blake2b": digest(data)}})
+        publish_bytes(path.parent, path.name, data)
+        write_meta(meta_path(path), {**plain, "table": {"bytes": len(data), "blake2b": fingerprint(data)}})
     finally:
         lock.release()
 
@@ -173,10 +138,12 @@ class TableWriter:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = csv_path(path)
-        self._lock = LockedFile(self.path)
-        self._file = self._lock.file
+        self._lock = lock_table(self.path)
+        self._open = contextlib.ExitStack()
+        self._open.callback(self._lock.release)
         try:
-            self._file.seek(0)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+            self._file = self._open.enter_context(os.fdopen(fd, "r+b"))
             data = self._file.read()
             self.meta = read_meta(meta_path(self.path))
             kept = whole_lines(data)
@@ -196,9 +163,9 @@ class TableWriter:
             self._size = len(kept)
             if not kept:
                 self._write(HEADER)
-                _sync_directory(self.path.parent)
+                sync_directory(self.path.parent)
         except BaseException:
-            self._lock.release()
+            self._open.close()
             raise
 
     def append(self, rows: Iterable[Row]) -> None:
@@ -222,7 +189,7 @@ class TableWriter:
             self.meta["table"] = {"bytes": self._size, "blake2b": self._hash.hexdigest()}
             write_meta(meta_path(self.path), self.meta)
         finally:
-            self._lock.release()
+            self._open.close()
 
     def __enter__(self) -> Self:
         return self
@@ -233,61 +200,15 @@ class TableWriter:
         self.close()
 
 
-class LockedFile:
-    """A file open for reading and writing, made where it does not exist, held by one process at a time."""
-
-    def __init__(self, path: Path) -> None:
-        self._own: Path | None = None
-        while True:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-            self.file = os.fdopen(fd, "r+b")
-            try:
-                if not _flock(self.file, path):
-                    self._own = _own_lock_file(path)
-                # Replaced while we opened it, it is another file: the lock must be on the one of this name.
-                with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(fd), path.stat()):
-                        return
-            except BaseException:
-                self.release()
-                raise
-            self.release()
-
-    def release(self) -> None:
-        self.file.close()
-        if self._own is not None:
-            self._own.unlink(missing_ok=True)
-            self._own = None
-
-
-def _busy(path: Path, who: str = "") -> BlockingIOError:
-    return BlockingIOError(errno.EAGAIN, f"another process{who} is writing this results table; wait for it", str(path))
-
-
-def _flock(file: Any, path: Path) -> bool:
-    if fcntl is None:
-        return False
+def lock_table(path: Path) -> PidLock:
+    """The lock of a table, a file beside it."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in _NO_FLOCK:
-            return False
-        if isinstance(error, BlockingIOError):
-            raise _busy(path) from None
-        raise
-    return True
-
-
-def _own_lock_file(path: Path) -> Path:
-    """Where the file system knows no flock: a file with our name in it, which a killed process leaves behind."""
-    lock = path.with_name(path.name + ".lock")
-    try:
-        with lock.open("x") as file:
-            file.write(f"{os.getpid()} on {socket.gethostname()}")
-    except FileExistsError:
-        who = f" ({lock.read_text()[:100]}; if it is gone, delete {lock.name})"
-        raise _busy(path, who) from None
-    return lock
+        return PidLock(path.with_name(path.name + ".lock"))
+    except Locked as held:
+        text = f"{held.owner} is writing this results table; {held}"
+        raise BlockingIOError(errno.EAGAIN, text, str(path)) from None
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, "no such directory", str(path.parent)) from None
 
 
 def empty_columns() -> dict[str, npt.NDArray[Any]]:

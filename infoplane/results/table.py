@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.errors import closest
+from infoplane.core.strict import canonical_json
 from infoplane.core.tokens import layer_matches
 from infoplane.results._csv import COLUMNS, FLOATS, INTEGERS, Row, format_rows, visible
 from infoplane.results._files import TableWriter, columns_of, csv_path, read_files, write_files
@@ -366,7 +367,7 @@ def _settings(config: str) -> str:
         return config
     fields = json.loads(config)
     fields.pop("prepared", None)
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return canonical_json(fields).decode()
 
 
 def read_table(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, verify: bool = True) -> ResultTable:

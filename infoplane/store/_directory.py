@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from infoplane.core import files
 from infoplane.core.errors import StoreError
 from infoplane.core.records import Probe
-from infoplane.store import _files
-from infoplane.store._lock import RankLock, alive, holder
+from infoplane.core.strict import canonical_json
+from infoplane.core.warn import warn
 from infoplane.store._manifest import Manifest, read_manifest
-from infoplane.store._records import ManifestEntry, RunRecord, SessionRecord, dump_json, load_json
+from infoplane.store._records import ManifestEntry, RunRecord, SessionRecord, load_json
 from infoplane.store._shard import check_probe, encode_probe, inputs_digest, probe_digest
 from infoplane.store.layout import (
     MAX_SESSIONS,
@@ -42,7 +43,8 @@ class Opened:
     run_id: str
     session: int
     last_step: int | None
-    lock: RankLock
+    lock: files.PidLock
+    rank: int
 
 
 def now() -> str:
@@ -62,20 +64,20 @@ def open_directory(
 ) -> Opened:
     """Lock the directory for this rank, then create the run or check that it is the same one."""
     check_probe(probe)
-    settings_json = dump_json(dict(settings), "settings")
+    settings_json = canonical_json(dict(settings), "settings")
     found = probe_digest(probe, inputs_digest(probe))
     if rank > 0:
         _wait_for_run(path, join_seconds)
     else:
         path.mkdir(parents=True, exist_ok=True)
-    lock = RankLock(path, rank)
+    lock = _lock(path, rank)
     try:
         for name in (SESSIONS_DIR, SHARDS_DIR):
             (path / name).mkdir(exist_ok=True)
         _sweep(path, rank)
         last_step = None
         if (path / RUN_FILE).exists():
-            record = RunRecord.load(_files.read_file(path / RUN_FILE), RUN_FILE)
+            record = RunRecord.load(files.read_file(path / RUN_FILE), RUN_FILE)
             if rank == 0 and not resume:
                 raise StoreError(
                     f"{path} already holds run {record.run_id} of {record.created}; pass resume=True to "
@@ -90,7 +92,18 @@ def open_directory(
     except BaseException:
         lock.release()
         raise
-    return Opened(record.run_id, number, last_step, lock)
+    return Opened(record.run_id, number, last_step, lock, rank)
+
+
+def _lock(path: Path, rank: int) -> files.PidLock:
+    """The lock of one rank: every rank has one writer."""
+    try:
+        lock = files.PidLock(path / lock_file(rank), rank=rank)
+    except files.Locked as held:
+        raise StoreError(f"{path} is being written by {held.owner}; {held}") from None
+    if lock.taken_over:
+        warn(f"{path}: took over the lock of {lock.taken_over}, which has ended", RuntimeWarning)
+    return lock
 
 
 def _create(path: Path, probe: Probe, settings: bytes, found: str) -> RunRecord:
@@ -104,10 +117,10 @@ def _create(path: Path, probe: Probe, settings: bytes, found: str) -> RunRecord:
         settings=load_json(settings),
     )
     pieces, _ = encode_probe(probe, record.run_id)
-    _files.publish(path, PROBE_FILE, pieces)
-    _files.sync_directory(path.parent)
+    files.publish(path, PROBE_FILE, pieces)
+    files.sync_directory(path.parent)
     # Written last: a directory with run.json has everything that a reader needs.
-    _files.publish_bytes(path, RUN_FILE, record.dump(), replace=False)
+    files.publish_bytes(path, RUN_FILE, record.dump(), replace=False)
     return record
 
 
@@ -163,9 +176,9 @@ def rebuild_manifest(store: ActivationStore, rank: int) -> int:
         name = str(shard.name)
         if shard.name.rank != rank or name in old.lines:
             continue
-        fd = _files.open_regular(store.path / SHARDS_DIR / name)
+        fd = files.open_regular(store.path / SHARDS_DIR / name)
         try:
-            size, found = _files.file_digest(fd)
+            size, found = files.file_digest(fd)
         finally:
             os.close(fd)
         entry = ManifestEntry(
@@ -179,7 +192,7 @@ def rebuild_manifest(store: ActivationStore, rank: int) -> int:
         lines.append(entry.line())
         added += 1
     if added or rewrite or not old.clean:
-        _files.publish_bytes(store.path, path.name, b"".join(line + b"\n" for line in lines))
+        files.publish_bytes(store.path, path.name, b"".join(line + b"\n" for line in lines))
     return added
 
 
@@ -195,11 +208,11 @@ def _sweep(path: Path, rank: int) -> None:
         if name in (RUN_FILE, PROBE_FILE):
             return rank == 0
         if name == lock_file(rank):  # of another process that is about to find the lock taken
-            return not alive(pid)
+            return not files.alive(pid)
         return name == manifest_file(rank)
 
     for directory in (path, path / SESSIONS_DIR, path / SHARDS_DIR):
-        _files.remove_leftovers(directory, dead)
+        files.remove_leftovers(directory, dead)
 
 
 def _sessions(path: Path) -> dict[int, set[int]]:
@@ -227,7 +240,7 @@ def _number(path: Path, rank: int, session: int | None, join_seconds: float) -> 
             number = max((s for s, ranks in known.items() if 0 in ranks), default=0)
             if session is not None:
                 number = session if 0 in known.get(session, set()) else 0
-            if number and rank not in known[number] and (session is not None or holder(path, 0)):
+            if number and rank not in known[number] and (session is not None or files.is_held(path / lock_file(0))):
                 break
             if time.monotonic() > deadline:
                 raise StoreError(
@@ -250,4 +263,4 @@ def _wait_for_run(path: Path, join_seconds: float) -> None:
 
 def write_session(path: Path, record: SessionRecord, *, first: bool) -> None:
     name = session_file(record.session, record.rank)
-    _files.publish_bytes(path / SESSIONS_DIR, name, record.dump(), replace=not first)
+    files.publish_bytes(path / SESSIONS_DIR, name, record.dump(), replace=not first)

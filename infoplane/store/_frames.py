@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.files import digest
 from infoplane.core.records import IntArray, Layer, Snapshot
 from infoplane.store.layout import (
     ARRAY_DTYPES,
@@ -17,7 +18,6 @@ from infoplane.store.layout import (
     MAX_STEP,
     count_nonfinite,
     cut_ranges,
-    digest,
     ranges_size,
     row_ranges,
 )

@@ -23,8 +23,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from infoplane.core.errors import StoreError
-from infoplane.store._files import write_all
-from infoplane.store.layout import MIB
+from infoplane.core.files import MIB, write_all
 
 MAX_ANSWER_BYTES = 64 * MIB
 _OUT_OF_MEMORY = 77

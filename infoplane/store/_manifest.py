@@ -7,16 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from infoplane.core import files
 from infoplane.core.errors import StoreError
-from infoplane.store import _files
+from infoplane.core.files import MIB
 from infoplane.store._records import ManifestEntry
-from infoplane.store.layout import (
-    MAX_MANIFEST_BYTES,
-    MAX_MANIFEST_DAMAGE,
-    MAX_MANIFEST_LINE,
-    MAX_MANIFEST_LINES,
-    MIB,
-)
+from infoplane.store.layout import MAX_MANIFEST_BYTES, MAX_MANIFEST_DAMAGE, MAX_MANIFEST_LINE, MAX_MANIFEST_LINES
 
 _NAMED = 10
 _WITHOUT = "the shards are read without it"
@@ -92,7 +87,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
 
     What follows the last line end was cut off by a kill, and is left out.
     """
-    fd = _files.open_regular(path)
+    fd = files.open_regular(path)
     try:
         size = os.fstat(fd).st_size
         if size > MAX_MANIFEST_BYTES:
@@ -111,4 +106,4 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
 
 
 def _ends_whole(path: Path) -> bool:
-    return _files.last_byte(path) in (b"", b"\n")
+    return files.last_byte(path) in (b"", b"\n")

@@ -7,7 +7,6 @@ checked, unknown fields are ignored.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import xxhash
 
 from infoplane.core.errors import StoreError
 from infoplane.core.records import Layer
-from infoplane.core.strict import load_object
+from infoplane.core.strict import canonical_json, load_object
 from infoplane.store.layout import (
     ARRAY_DTYPES,
     FORMAT_VERSION,
@@ -33,17 +32,9 @@ from infoplane.store.layout import (
 T = TypeVar("T")
 
 
-def dump_json(data: Any, what: str = "value") -> bytes:
-    """Canonical ASCII JSON. NaN, infinities and foreign types are refused: ValueError, TypeError."""
-    try:
-        return json.dumps(data, ensure_ascii=True, allow_nan=False, sort_keys=True, separators=(",", ":")).encode()
-    except (ValueError, TypeError, RecursionError) as error:
-        raise type(error)(f"{what} cannot be written as JSON: {error}") from error
-
-
 def seal_json(data: Mapping[str, Any], what: str = "value") -> bytes:
     """The object with the XXH3-64 of itself, written without this field, as the last field "check"."""
-    body = dump_json(data, what)
+    body = canonical_json(data, what)
     return body[:-1] + f',"check":"{xxhash.xxh3_64(body).hexdigest()}"}}'.encode()
 
 

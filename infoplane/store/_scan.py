@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from infoplane.core import files
 from infoplane.core.errors import StoreError
+from infoplane.core.files import parse_temporary
 from infoplane.core.records import Probe
 from infoplane.core.steps import step_words
 from infoplane.core.text import printable, shorten
-from infoplane.store import _files
 from infoplane.store._manifest import read_manifest
 from infoplane.store._records import ManifestEntry, RunRecord, SessionRecord
 from infoplane.store._shard import Shard, decode_probe, decode_shard
@@ -27,7 +28,6 @@ from infoplane.store.layout import (
     parse_dropped_file,
     parse_manifest_file,
     parse_session_file,
-    parse_temporary,
     session_file,
 )
 
@@ -98,7 +98,7 @@ class Scan:
         if not (path / RUN_FILE).exists():
             raise StoreError(f"{path} is not a run directory: no {RUN_FILE} in it")
         try:
-            self.record = RunRecord.load(_files.read_file(path / RUN_FILE), RUN_FILE)
+            self.record = RunRecord.load(files.read_file(path / RUN_FILE), RUN_FILE)
         except (StoreError, OSError) as error:
             raise _named(RUN_FILE, error) from error
         try:
@@ -121,7 +121,7 @@ class Scan:
         self.problems.append(Problem(file, str(what), tuple(int(s) for s in steps)))
 
     def _load_probe(self) -> tuple[Probe, str]:
-        fd = _files.open_regular(self.path / PROBE_FILE)
+        fd = files.open_regular(self.path / PROBE_FILE)
         try:
             return decode_probe(fd, self.record.run_id)
         finally:
@@ -135,7 +135,7 @@ class Scan:
                 foreign.append(Problem(f"{SESSIONS_DIR}/{name}", "not a session of this format"))
                 continue
             try:
-                record = SessionRecord.load(_files.read_file(self.path / SESSIONS_DIR / name), name)
+                record = SessionRecord.load(files.read_file(self.path / SESSIONS_DIR / name), name)
                 if (record.session, record.rank) != place or record.run_id != self.record.run_id:
                     raise StoreError(f"it belongs to session {record.session} of run {record.run_id:.40}")
             except (OSError, StoreError) as error:
@@ -186,9 +186,9 @@ class Scan:
         return out
 
     def _load_shard(self, name: ShardName, entry: ManifestEntry | None) -> Shard:
-        fd = _files.open_regular(self.path / SHARDS_DIR / str(name))
+        fd = files.open_regular(self.path / SHARDS_DIR / str(name))
         try:
-            source = _files.PagedFile(fd, MAX_INDEX_BYTES)
+            source = files.PagedFile(fd, MAX_INDEX_BYTES)
             if source.size > MAX_FILE_BYTES:
                 raise StoreError(f"{source.size} bytes, a shard has at most {MAX_FILE_BYTES}")
             if entry is not None and source.size != entry.size:
@@ -272,19 +272,17 @@ class Scan:
         """What does not match its digest, with the steps that it concerns; where nothing does, the file as a whole."""
         entry = self.manifest.get(str(shard.name))
         damaged: dict[tuple[int, ...], list[str]] = {}
-        fd = _files.open_regular(self.path / SHARDS_DIR / str(shard.name))
+        fd = files.open_regular(self.path / SHARDS_DIR / str(shard.name))
         try:
             for i, (layer, extent) in enumerate(zip(shard.meta.layers, shard.acts, strict=True)):
                 stride = extent.nbytes // len(shard.step)
-                found = [
-                    _files.file_digest(fd, extent.offset + at * stride, stride)[1] for at in range(len(shard.step))
-                ]
+                found = [files.file_digest(fd, extent.offset + at * stride, stride)[1] for at in range(len(shard.step))]
                 bad = [
                     s for at, s in enumerate(shard.step.tolist()) if found[at] != shard.digests[at, i].tobytes().hex()
                 ]
                 if bad:
                     damaged.setdefault(tuple(bad), []).append(layer.key)
-            size, whole = _files.file_digest(fd)
+            size, whole = files.file_digest(fd)
         finally:
             os.close(fd)
         if not damaged and entry is not None and (size, whole) != (entry.size, entry.xxh3_128):

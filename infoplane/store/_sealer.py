@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from infoplane import __version__
+from infoplane.core import files
 from infoplane.core.records import Snapshot
 from infoplane.core.steps import step_words
-from infoplane.store import _files
+from infoplane.core.strict import canonical_json
 from infoplane.store._directory import Opened, now, write_session
 from infoplane.store._frames import Frame
-from infoplane.store._records import ManifestEntry, SessionRecord, ShardMeta, dump_json, load_json
+from infoplane.store._records import ManifestEntry, SessionRecord, ShardMeta, load_json
 from infoplane.store._shard import encode_shard
 from infoplane.store.layout import SHARDS_DIR, ShardName, dropped_file, manifest_file
 
@@ -100,15 +101,15 @@ class Sealer:
         self.record = SessionRecord(
             run_id=opened.run_id,
             session=opened.session,
-            rank=opened.lock.rank,
+            rank=opened.rank,
             world_size=world_size,
             created=now(),
             pid=os.getpid(),
             host=socket.gethostname(),
             resumed_from=opened.last_step,
-            settings=load_json(dump_json(dict(settings), "settings")),
+            settings=load_json(canonical_json(dict(settings), "settings")),
         )
-        self._journal = _files.Journal(path / manifest_file(self.record.rank))
+        self._journal = files.Journal(path / manifest_file(self.record.rank))
         write_session(path, self.record, first=True)
 
     @property
@@ -238,7 +239,7 @@ class Sealer:
     def annotate(self, notes: Mapping[str, Any]) -> None:
         """Add notes to the session's file and write it, now or when writing works again."""
         with self._session_lock:
-            self.record.notes = self.record.notes | load_json(dump_json(dict(notes), "notes"))
+            self.record.notes = self.record.notes | load_json(canonical_json(dict(notes), "notes"))
             self._session_changed = True
         self._save_session()
 
@@ -278,8 +279,8 @@ class Sealer:
                 )
                 pieces, _ = encode_shard(meta, group)
                 try:
-                    size, digest = _files.publish(self._shards, str(name), pieces)
-                except _files.NotDurable as error:
+                    size, digest = files.publish(self._shards, str(name), pieces)
+                except files.NotDurable as error:
                     self.uncertain, self.error = True, error
                     size, digest = error.size, error.digest
                 names.append(name)
@@ -332,7 +333,7 @@ class Sealer:
         name = dropped_file(self.record.session, self.record.rank, min(self.dropped), max(self.dropped))
         if name != self.mark:
             with contextlib.suppress(OSError):
-                _files.touch(self.path / name)
+                files.touch(self.path / name)
                 self._remove_mark(name)
 
     def _remove_mark(self, new: str) -> None:

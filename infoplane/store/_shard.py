@@ -10,19 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core import files
 from infoplane.core.errors import StoreError
+from infoplane.core.files import digest
 from infoplane.core.records import IntArray, Probe
+from infoplane.core.strict import canonical_json
 from infoplane.core.text import printable
-from infoplane.store import _files, _h5
+from infoplane.store import _h5
 from infoplane.store._frames import Frame
-from infoplane.store._records import (
-    ShardMeta,
-    check_version,
-    dump_json,
-    get_hex,
-    get_strings,
-    load_json,
-)
+from infoplane.store._records import ShardMeta, check_version, get_hex, get_strings, load_json
 from infoplane.store.layout import (
     FORMAT_VERSION,
     INPUTS,
@@ -33,7 +29,6 @@ from infoplane.store.layout import (
     SHARD_INDEX,
     ShardName,
     act_name,
-    digest,
     file_type,
     ranges_size,
 )
@@ -51,7 +46,7 @@ def encode_shard(meta: ShardMeta, frames: Sequence[Frame]) -> tuple[Iterator[mem
         for pair, value in frame.metrics.items():
             metrics[s, names[pair]], recorded[s, names[pair]] = value, 1
     index: dict[str, npt.NDArray[Any]] = {
-        "meta": np.frombuffer(dump_json(meta.to_json(), "shard meta"), np.uint8),
+        "meta": np.frombuffer(canonical_json(meta.to_json(), "shard meta"), np.uint8),
         "step": np.array([frame.step for frame in frames], np.int64),
         "epoch": np.array([frame.epoch for frame in frames], np.float64),
         "time": np.array([frame.time for frame in frames], np.float64),
@@ -202,7 +197,7 @@ def _load_meta(text: bytes, name: str) -> dict[str, Any]:
 def probe_digest(probe: Probe, inputs_digest: str | None) -> str:
     """XXH3-128 over ids, labels, parts, names and the digest of the inputs: one value for one probe."""
     arrays = _probe_arrays(probe)
-    head = dump_json(
+    head = canonical_json(
         {
             "inputs": inputs_digest,
             "labels": [arrays["labels"].dtype.str.lstrip("<|"), list(arrays["labels"].shape)],
@@ -218,7 +213,7 @@ def inputs_digest(probe: Probe) -> str | None:
     if probe.inputs is None:
         return None
     inputs = np.ascontiguousarray(probe.inputs)
-    head = dump_json([inputs.dtype.str.lstrip("<|"), list(inputs.shape)])
+    head = canonical_json([inputs.dtype.str.lstrip("<|"), list(inputs.shape)])
     return digest(head, inputs.reshape(-1).view("u1")).hex()
 
 
@@ -262,7 +257,7 @@ def encode_probe(probe: Probe, run_id: str) -> tuple[Iterator[memoryview], int]:
         "label_names": list(probe.label_names),
         "inputs_digest": inputs_digest(probe),
     }
-    index = {"meta": np.frombuffer(dump_json(meta, "probe names"), np.uint8), **_probe_arrays(probe)}
+    index = {"meta": np.frombuffer(canonical_json(meta, "probe names"), np.uint8), **_probe_arrays(probe)}
     acts = {}
     if probe.inputs is not None:
         inputs = np.ascontiguousarray(probe.inputs)
@@ -274,7 +269,7 @@ def encode_probe(probe: Probe, run_id: str) -> tuple[Iterator[memoryview], int]:
 
 def decode_probe(fd: int, run_id: str) -> tuple[Probe, str]:
     """The probe and its digest. Raises StoreError with the reason."""
-    source = _files.PagedFile(fd, MAX_PROBE_FILE_BYTES)
+    source = files.PagedFile(fd, MAX_PROBE_FILE_BYTES)
     if source.size > MAX_PROBE_FILE_BYTES:
         raise StoreError(f"{source.size} bytes, at most {MAX_PROBE_FILE_BYTES} expected")
     extents, raw = _h5.parse(source, lambda text: _load_meta(text, "probe.h5"))
@@ -314,5 +309,5 @@ def read_array(fd: int, extent: _h5.Extent) -> npt.NDArray[Any]:
     kind = "u2" if extent.type == "bfloat16" else extent.type
     out = np.empty(extent.shape, np.dtype(kind).newbyteorder("<"))
     if out.nbytes:
-        _files.read_into(fd, _files.byte_view(out), extent.offset)
+        files.read_into(fd, files.byte_view(out), extent.offset)
     return out

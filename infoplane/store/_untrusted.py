@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from infoplane.core.files import MIB
 from infoplane.store._limited import LimitedCalls, Limits
-from infoplane.store.layout import MIB, SESSIONS_DIR, SHARDS_DIR
+from infoplane.store.layout import SESSIONS_DIR, SHARDS_DIR
 from infoplane.store.reader import Problem, open_run
 from infoplane.store.summary import RunSummary, summarize
 

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
+from infoplane.core.files import MIB
 from infoplane.core.steps import MAX_STEP as MAX_STEP
 
 FORMAT_VERSION = 1
@@ -20,7 +20,6 @@ PROBE_FILE = "probe.h5"
 SESSIONS_DIR = "sessions"
 SHARDS_DIR = "shards"
 
-MIB = 1 << 20
 SEAL_BYTES = 64 * MIB
 SEAL_SECONDS = 2.0
 MAX_FILE_BYTES = 256 * MIB
@@ -30,7 +29,6 @@ MAX_INPUT_BYTES = 256 * MIB
 """Probe inputs beyond this are not kept; an estimator that needs them says so."""
 
 MAX_PROBE_FILE_BYTES = 1 << 32
-MAX_JSON_BYTES = 64 * MIB
 MAX_MANIFEST_BYTES = 128 * MIB
 MAX_MANIFEST_LINE = 8 * MIB
 MAX_MANIFEST_LINES = 1_000_000
@@ -99,14 +97,6 @@ def act_name(index: int) -> str:
     return f"{ACTS}/{index:04d}"
 
 
-def digest(*buffers: Any) -> bytes:
-    """XXH3-128 of the buffers one after the other, 16 bytes, most significant first."""
-    state = xxhash.xxh3_128()
-    for buffer in buffers:
-        state.update(buffer)
-    return state.digest()
-
-
 def count_nonfinite(array: npt.NDArray[Any], dtype: str) -> int:
     """Number of NaN and infinite values, read off the bits for the narrow floats."""
     mask = NONFINITE_MASKS.get(dtype)
@@ -152,7 +142,6 @@ _SHARD = re.compile(r"(\d{8,19})-(\d{8,19})\.s(\d{4})\.r(\d{3})(?:\.p(\d{2,3}))?
 _SESSION = re.compile(r"(\d{4})(?:\.r(\d{3}))?\.json", re.ASCII)
 _MANIFEST = re.compile(r"manifest(?:\.r(\d{3}))?\.jsonl", re.ASCII)
 _DROPPED = re.compile(r"dropped\.s(\d{4})\.r(\d{3})\.(\d{8,19})-(\d{8,19})", re.ASCII)
-_TEMPORARY = re.compile(r"\.(.+)\.(\d{1,10})\.tmp", re.ASCII | re.DOTALL)
 
 
 @dataclass(frozen=True, order=True)
@@ -215,13 +204,3 @@ def parse_dropped_file(name: str) -> tuple[int, int, int, int] | None:
 
 def lock_file(rank: int) -> str:
     return f"writer.r{rank:03d}.lock"
-
-
-def temporary_name(name: str, pid: int) -> str:
-    return f".{name}.{pid}.tmp"
-
-
-def parse_temporary(name: str) -> tuple[str, int] | None:
-    """(final name, pid) of a temporary file, or None."""
-    match = _TEMPORARY.fullmatch(name)
-    return None if match is None else (match.group(1), int(match.group(2)))

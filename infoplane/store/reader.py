@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core import files
 from infoplane.core.errors import StoreError, closest
+from infoplane.core.files import digest
 from infoplane.core.records import Layer
 from infoplane.core.steps import describe_steps, step_words
-from infoplane.store import _files
-from infoplane.store._records import dump_json
+from infoplane.core.strict import canonical_json
 from infoplane.store._scan import DAMAGED, Problem, Scan, few
 from infoplane.store._shard import Shard
-from infoplane.store.layout import ARRAY_DTYPES, SESSIONS_DIR, SHARDS_DIR, ShardName, digest, session_file
+from infoplane.store.layout import ARRAY_DTYPES, SESSIONS_DIR, SHARDS_DIR, ShardName, session_file
 
 __all__ = ["ActivationStore", "Problem", "open_run"]
 
@@ -173,7 +174,7 @@ class ActivationStore:
         places = self._places(key, step)
         layer = places[0][0].shard.meta.layers[places[0][1]]
         parts = [[p.shard.rows.tolist(), p.shard.digests[p.at, i].tobytes().hex()] for p, i in places]
-        return digest(dump_json([self.probe_digest, layer.dtype, list(layer.unit_shape), parts])).hex()
+        return digest(canonical_json([self.probe_digest, layer.dtype, list(layer.unit_shape), parts])).hex()
 
     def nonfinite(self, key: str, step: int) -> int:
         """Number of NaN and infinite values."""
@@ -328,7 +329,7 @@ class ActivationStore:
         bad: list[int] = []
         start, stop = (int(n) for n in shard.rows[0])
         whole = len(shard.rows) == 1 and stop - start == out.shape[1]
-        fd = _files.open_regular(self.path / SHARDS_DIR / str(shard.name))
+        fd = files.open_regular(self.path / SHARDS_DIR / str(shard.name))
         try:
             size = os.fstat(fd).st_size
             if size != shard.size:
@@ -342,9 +343,9 @@ class ActivationStore:
                     block = out[s : s + 1, start:stop]
                 else:
                     block = np.empty((1, shard.samples, *out.shape[2:]), out.dtype)
-                _files.read_into(fd, _files.byte_view(block), offset)
+                files.read_into(fd, files.byte_view(block), offset)
                 for k in range(n):
-                    view = _files.byte_view(block[k])
+                    view = files.byte_view(block[k])
                     if digest(view) != shard.digests[at + k, i].tobytes() or _bad_bool(block[k]):
                         bad.append(s + k)
                 if len(shard.rows) > 1:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
 import math
@@ -251,9 +252,10 @@ def test_second_writer_is_refused_until_the_first_is_done(path):
     other.start()
     try:
         assert ready.wait(60)
-        with pytest.raises(BlockingIOError, match="another process is writing"):
+        refused = f"process {other.pid} is writing this results table; wait for it, stop it, or"
+        with pytest.raises(BlockingIOError, match=refused):
             ResultTable.append(path, [row()])
-        with pytest.raises(BlockingIOError, match="another process is writing"):
+        with pytest.raises(BlockingIOError, match=refused):
             ResultTable.from_rows([row()]).write(path)
     finally:
         go.set()
@@ -274,18 +276,34 @@ def test_lock_of_a_killed_writer_is_gone(path):
     assert len(ResultTable.read(path)) == 1
 
 
-def test_lock_file_where_the_file_system_has_no_flock(path, monkeypatch):
-    from infoplane.results import _files
-
-    monkeypatch.setattr(_files, "fcntl", None)
+def test_the_lock_is_a_file_that_names_its_owner(path):
     lock = path.with_name("results.csv.lock")
     with TableWriter(path) as writer:
-        assert lock.exists()
-        with pytest.raises(BlockingIOError, match=r"another process \(\d+ on .*delete results.csv.lock"):
+        assert json.loads(lock.read_bytes())["pid"] == os.getpid()
+        with pytest.raises(BlockingIOError, match=r"another writer of this process \(\d+\) is writing .*close it"):
             TableWriter(path)
         writer.append([row()])
     assert not lock.exists()
     assert len(ResultTable.read(path)) == 1
+
+
+def test_the_lock_of_another_host_is_left_to_the_user(path):
+    lock = path.with_name("results.csv.lock")
+    lock.write_text('{"host": "elsewhere", "pid": 7}')
+    with pytest.raises(BlockingIOError, match=r"process 7 on host elsewhere is writing .*remove results\.csv\.lock"):
+        ResultTable.append(path, [row()])
+    assert not path.exists()
+    lock.unlink()
+    ResultTable.append(path, [row()])
+
+
+def test_a_writer_that_was_lost_in_this_process_does_not_keep_the_lock(path):
+    """An interrupt can take a writer from its owner before it can be closed."""
+    TableWriter(path)._file.close()
+    gc.collect()
+    assert path.with_name("results.csv.lock").exists()
+    ResultTable.append(path, [row()])
+    assert not path.with_name("results.csv.lock").exists()
 
 
 def test_failed_write_keeps_what_was_there(path, monkeypatch):

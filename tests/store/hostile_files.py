@@ -18,12 +18,13 @@ from test_damage import mutations
 from test_hostile import BAD, INDEXES, OBJECTS, arrays_of, rebuild
 
 from infoplane.core import StoreError
-from infoplane.results._files import digest as table_digest
+from infoplane.core.files import digest
+from infoplane.core.files import fingerprint as table_digest
 from infoplane.store import _h5
 from infoplane.store._objects import Blocks
 from infoplane.store._records import load_sealed, seal_json
 from infoplane.store._shard import decode_probe
-from infoplane.store.layout import PROBE_INDEX, SHARD_INDEX, digest
+from infoplane.store.layout import PROBE_INDEX, SHARD_INDEX
 
 SHARD = f"shards/{BAD}"
 FILES = ("run.json", "probe.h5", "manifest.jsonl", "sessions/0001.json", SHARD, "results.csv", "results.json")

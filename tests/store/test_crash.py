@@ -11,8 +11,8 @@ import pytest
 from disk_log import DiskLog, killed, power_cut
 from store_cases import check, check_clean, layer, shards, snapshot, writer
 
-from infoplane.core import StoreError
-from infoplane.store import _files, layout, open_run
+from infoplane.core import StoreError, files
+from infoplane.store import layout, open_run
 
 # Wide enough for several pages and several write calls in a shard.
 WIDE = (layer("fc1", (300,)), layer("fc2", (4,), "bfloat16", 1))
@@ -134,32 +134,33 @@ def replay_fails(tmp_path: Path, cut: bool) -> int:
 
 
 def test_a_writer_without_rename_is_caught(tmp_path, monkeypatch):
-    def in_place(directory, name, pieces, *, replace=True):
+    def in_place(directory, name, pieces, *, replace=True, sync=True):
         fd = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         data = [bytes(piece) for piece in pieces]
-        for piece in _files._gather(map(memoryview, data)):
-            _files.write_all(fd, piece)
+        for piece in files._gather(map(memoryview, data)):
+            files.write_all(fd, piece)
         os.fsync(fd)
         os.close(fd)
-        _files.sync_directory(directory)
-        return len(b"".join(data)), layout.digest(*data).hex()
+        files.sync_directory(directory)
+        return len(b"".join(data)), files.digest(*data).hex()
 
     assert replay_fails(tmp_path / "whole", cut=False) == 0
-    monkeypatch.setattr(_files, "publish", in_place)
+    monkeypatch.setattr(files, "publish", in_place)
     assert replay_fails(tmp_path / "mutant", cut=False) > 0
 
 
 @pytest.mark.parametrize("forgets", ["file", "directory"])
 def test_a_writer_without_sync_is_caught(tmp_path, monkeypatch, forgets):
     if forgets == "directory":
-        monkeypatch.setattr(_files, "sync_directory", lambda directory: None)
+        monkeypatch.setattr(files, "sync_directory", lambda directory: None)
     else:
-        source = Path(_files.__file__).read_text()
-        assert source.count("            os.fsync(fd)\n        finally:") == 1
-        changed = source.replace("            os.fsync(fd)\n        finally:", "        finally:")
-        namespace = {"__name__": "infoplane.store._files"}
+        source = Path(files.__file__).read_text()
+        synced = "            if sync:\n                os.fsync(fd)\n        finally:"
+        assert source.count(synced) == 1
+        changed = source.replace(synced, "        finally:")
+        namespace = {"__name__": "infoplane.core.files"}
         exec(compile(changed, "_files_without_sync", "exec"), namespace)
-        monkeypatch.setattr(_files, "publish", namespace["publish"])
+        monkeypatch.setattr(files, "publish", namespace["publish"])
     assert replay_fails(tmp_path / "mutant", cut=True) > 0
 
 

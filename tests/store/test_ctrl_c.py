@@ -9,7 +9,7 @@ import time
 import pytest
 from store_cases import LAYERS, check_clean, snapshot, values, writer
 
-from infoplane.store import _files
+from infoplane.core import files
 
 
 class Pressed(threading.Condition):
@@ -56,7 +56,7 @@ def press_soon():
 @pytest.mark.parametrize("call", CALLS)
 def test_it_ends_the_wait_for_a_slow_disk(tmp_path, monkeypatch, call):
     gate = threading.Event()
-    publish = _files.publish
+    publish = files.publish
 
     def slow(directory, name, pieces, **options):
         if name.endswith(".h5"):
@@ -66,7 +66,7 @@ def test_it_ends_the_wait_for_a_slow_disk(tmp_path, monkeypatch, call):
     nbytes = sum(values(spec, 0).nbytes for spec in LAYERS)
     out = writer(tmp_path / "run", background=True, queue_bytes=nbytes)
     out(snapshot(0))
-    monkeypatch.setattr(_files, "publish", slow)
+    monkeypatch.setattr(files, "publish", slow)
     began = time.monotonic()
     press_soon()
     with pytest.raises(KeyboardInterrupt):
@@ -78,7 +78,7 @@ def test_it_ends_the_wait_for_a_slow_disk(tmp_path, monkeypatch, call):
 
 
 def test_a_writer_in_the_calling_thread_ends_what_it_is_at(tmp_path, monkeypatch):
-    publish = _files.publish
+    publish = files.publish
 
     def pressed(directory, name, pieces, **options):
         signal.raise_signal(signal.SIGINT)
@@ -87,7 +87,7 @@ def test_a_writer_in_the_calling_thread_ends_what_it_is_at(tmp_path, monkeypatch
     out = writer(tmp_path / "run")
     out(snapshot(0))
     with monkeypatch.context() as patch:
-        patch.setattr(_files, "publish", pressed)
+        patch.setattr(files, "publish", pressed)
         with pytest.raises(KeyboardInterrupt):
             out.flush()
     out(snapshot(1))

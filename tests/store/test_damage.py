@@ -256,10 +256,11 @@ def test_a_whole_file_digest_finds_what_no_reader_would_see(run, tmp_path):
     store = open_run(path)
     shard = store.valid_shards()[0]
     used = np.zeros(shard.size, bool)
-    from infoplane.store import _files, _h5
+    from infoplane.core import files
+    from infoplane.store import _h5
 
-    fd = _files.open_regular(path / "shards" / str(shard.name))
-    extents, _ = _h5.parse(_files.PagedFile(fd, 1 << 30), lambda text: {})
+    fd = files.open_regular(path / "shards" / str(shard.name))
+    extents, _ = _h5.parse(files.PagedFile(fd, 1 << 30), lambda text: {})
     os.close(fd)
     first = min(e.offset for e in extents.values() if e.nbytes)
     for extent in extents.values():

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from store_cases import LAYERS, check, check_clean, shards, snapshot, writer
 
-from infoplane.core import StoreError
-from infoplane.store import Problem, _files, open_run
+from infoplane.core import StoreError, files
+from infoplane.store import Problem, open_run
 
 CALLS = ("open", "write", "fsync", "replace", "link")
 
@@ -280,7 +280,7 @@ def test_the_mark_of_a_full_disk_goes_when_the_list_can_be_written(tmp_path):
 
 
 def test_where_not_even_a_name_can_be_left_the_last_message_says_to_note_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(_files, "touch", lambda path: _no_space())
+    monkeypatch.setattr(files, "touch", lambda path: _no_space())
     said = stay_full(tmp_path / "run", [0], [1])
     assert any("nothing in the directory says that step 1 was dropped; make a note of it" in text for text in said)
 
@@ -353,9 +353,9 @@ def test_a_directory_that_cannot_be_synced_is_said_and_costs_no_step(tmp_path, m
     out = writer(tmp_path / "run")
 
     def fail(directory):
-        raise _files.NotDurable(errno.EIO, "cannot sync")
+        raise files.NotDurable(errno.EIO, "cannot sync")
 
-    monkeypatch.setattr(_files, "sync_directory", fail)
+    monkeypatch.setattr(files, "sync_directory", fail)
     out(snapshot(0))
     assert not out.flush()
     assert out.dropped == {}
@@ -367,17 +367,17 @@ def test_a_directory_that_cannot_be_synced_is_said_and_costs_no_step(tmp_path, m
 
 def test_a_manifest_that_cannot_be_written_is_caught_up(tmp_path, monkeypatch):
     out = writer(tmp_path / "run")
-    real = _files.Journal.append
+    real = files.Journal.append
 
     def fail(self, lines):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(_files.Journal, "append", fail)
+    monkeypatch.setattr(files.Journal, "append", fail)
     out(snapshot(0))
     assert out.flush()
     assert not (tmp_path / "run/manifest.jsonl").exists()
     check_clean(tmp_path / "run", [0])
-    monkeypatch.setattr(_files.Journal, "append", real)
+    monkeypatch.setattr(files.Journal, "append", real)
     out(snapshot(1))
     out.close()
     assert (tmp_path / "run/manifest.jsonl").read_bytes().count(b"\n") == 2
@@ -385,7 +385,7 @@ def test_a_manifest_that_cannot_be_written_is_caught_up(tmp_path, monkeypatch):
 
 
 def test_a_torn_manifest_line_is_cut_off_or_left_alone(tmp_path):
-    journal = _files.Journal(tmp_path / "log")
+    journal = files.Journal(tmp_path / "log")
     journal.append([b"one"])
     with faulty(short=True), pytest.MonkeyPatch.context() as patch:
         real = os.write
@@ -402,7 +402,7 @@ def test_a_torn_manifest_line_is_cut_off_or_left_alone(tmp_path):
     assert lines[0] == b"one"
     assert lines[-3:] == [b"three", b"four", b""]
     (tmp_path / "torn").write_bytes(b"one\ntw")
-    _files.Journal(tmp_path / "torn").append([b"three"])
+    files.Journal(tmp_path / "torn").append([b"three"])
     assert (tmp_path / "torn").read_bytes() == b"one\ntw\nthree\n"
 
 
@@ -478,7 +478,7 @@ def _expect_warning(action: Callable[[], object]) -> None:
 def test_what_could_not_be_listed_is_said_at_the_end(tmp_path, monkeypatch):
     out = writer(tmp_path / "run")
     out(snapshot(0))
-    monkeypatch.setattr(_files.Journal, "append", lambda self, lines: _no_space())
+    monkeypatch.setattr(files.Journal, "append", lambda self, lines: _no_space())
     with pytest.warns(RuntimeWarning, match=r"the shards are whole, but not the manifest .*No space left"):
         out.close()
     monkeypatch.undo()

@@ -16,8 +16,9 @@ from store_cases import check, record, shards, writer
 
 import infoplane
 from infoplane.core import StoreError
+from infoplane.core.files import digest
 from infoplane.store import _h5, _shard, layout, open_run
-from infoplane.store.layout import SHARD_INDEX, digest
+from infoplane.store.layout import SHARD_INDEX
 
 GOOD, BAD = "00000000-00000001.s0001.r000.h5", "00000005-00000006.s0001.r000.h5"
 PACKAGE = Path(infoplane.__file__).parent

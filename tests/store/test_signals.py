@@ -75,7 +75,8 @@ def test_two_hundred_terminations(tmp_path, capsys):
 
 def run_child(code: str, *args: object) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    head = "import os, signal, sys, time, threading, store_cases as c\nfrom infoplane.store import _files, _signals\n"
+    head = "import os, signal, sys, time, threading, store_cases as c\nfrom infoplane.core import files\n"
+    head += "from infoplane.store import _signals\n"
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", head + code, *map(str, args)],
         env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60,
@@ -83,12 +84,12 @@ def run_child(code: str, *args: object) -> subprocess.CompletedProcess[str]:
 
 
 STUCK = """
-real = _files.publish
+real = files.publish
 def publish(directory, name, pieces, **options):
     if name.endswith(".h5") and name != "probe.h5":
         time.sleep(100)
     return real(directory, name, pieces, **options)
-_files.publish = publish
+files.publish = publish
 _signals.CLOSE_SECONDS = 0.5
 """
 

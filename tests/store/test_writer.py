@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from store_cases import LAYERS, check, check_clean, layer, probe, record, shards, snapshot, values, writer
 
-from infoplane.core import StoreError
-from infoplane.store import StoreWriter, _files, layout, open_run
-from infoplane.store._lock import alive, process_start
+from infoplane.core import StoreError, files
+from infoplane.core.files import alive, process_start
+from infoplane.store import StoreWriter, layout, open_run
 
 
 def threaded(path: Path, **options) -> StoreWriter:
@@ -67,7 +67,7 @@ def test_no_file_is_larger_than_the_limit(tmp_path):
 
 def test_the_call_waits_when_the_budget_is_used_up_and_counts_it(tmp_path, monkeypatch):
     gate = threading.Event()
-    real, most = _files.publish, []
+    real, most = files.publish, []
 
     def slow(directory, name, pieces, **options):
         if name.endswith(".h5"):
@@ -77,7 +77,7 @@ def test_the_call_waits_when_the_budget_is_used_up_and_counts_it(tmp_path, monke
 
     nbytes = sum(values(spec, 0).nbytes for spec in LAYERS)
     out = threaded(tmp_path / "run", queue_bytes=4 * nbytes)
-    monkeypatch.setattr(_files, "publish", slow)
+    monkeypatch.setattr(files, "publish", slow)
     threading.Timer(0.3, gate.set).start()
     began = time.monotonic()
     for step in range(20):

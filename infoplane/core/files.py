@@ -1,24 +1,61 @@
-"""Files that appear whole or not at all, and files that are read without trusting their names."""
+"""Files that appear whole or not at all, have one writer at a time, and are read without trusting their names."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
+import socket
 import stat
+import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
 from infoplane.core.errors import StoreError
-from infoplane.store.layout import MAX_JSON_BYTES, MIB, parse_temporary, temporary_name
+from infoplane.core.strict import canonical_json, load_object
 
+MIB = 1 << 20
+MAX_JSON_BYTES = 64 * MIB
 _PAGE = 1 << 16
 _NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF}
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
+_TEMPORARY = re.compile(r"\.(.+)\.(\d{1,10})\.tmp", re.ASCII | re.DOTALL)
+
+
+def digest(*buffers: Any) -> bytes:
+    """XXH3-128 of the buffers one after the other, 16 bytes, most significant first."""
+    state = xxhash.xxh3_128()
+    for buffer in buffers:
+        state.update(buffer)
+    return state.digest()
+
+
+def fingerprint(*buffers: Any, method: str = "blake2b") -> str:
+    """32 hexadecimal digits for the buffers one after the other, as results tables hold them."""
+    # The tables began with two methods, and their rows are found by these digits: neither can change.
+    state = hashlib.sha256() if method == "sha256" else hashlib.blake2b(digest_size=16)
+    for buffer in buffers:
+        state.update(buffer)
+    return state.hexdigest()[:32]
+
+
+def temporary_name(name: str, pid: int) -> str:
+    """The name under which a process writes a file before it is whole."""
+    return f".{name}.{pid}.tmp"
+
+
+def parse_temporary(name: str) -> tuple[str, int] | None:
+    """(final name, pid) of a temporary file, or None."""
+    match = _TEMPORARY.fullmatch(name)
+    return None if match is None else (match.group(1), int(match.group(2)))
 
 
 class NotDurable(OSError):
@@ -49,6 +86,7 @@ def _gather(pieces: Iterable[memoryview], block: int = MIB) -> Iterator[Any]:
 
 
 def write_all(fd: int, data: Any) -> None:
+    """Write every byte, however few the system takes at a time."""
     view = memoryview(data).cast("B")
     while len(view):
         n = os.write(fd, view)
@@ -72,12 +110,15 @@ def sync_directory(directory: Path) -> None:
         os.close(fd)
 
 
-def publish(directory: Path, name: str, pieces: Iterable[memoryview], *, replace: bool = True) -> tuple[int, str]:
+def publish(
+    directory: Path, name: str, pieces: Iterable[memoryview], *, replace: bool = True, sync: bool = True
+) -> tuple[int, str]:
     """Write a file under a temporary name, sync it, then give it its name; (bytes, XXH3-128).
 
     A failure before the name is given removes the temporary file and leaves everything as it was. With
     `replace=False` an existing file of that name is a FileExistsError. Raises NotDurable when only the
-    last step, syncing the directory, failed: the file is there and whole.
+    last step, syncing the directory, failed: the file is there and whole. `sync=False` is for what
+    need not outlive a power failure.
     """
     temporary, final = directory / temporary_name(name, os.getpid()), directory / name
     state = xxhash.xxh3_128()
@@ -94,7 +135,8 @@ def publish(directory: Path, name: str, pieces: Iterable[memoryview], *, replace
                 write_all(fd, block)
                 state.update(block)
                 size += len(block)
-            os.fsync(fd)
+            if sync:
+                os.fsync(fd)
         finally:
             os.close(fd)
         if replace:
@@ -106,7 +148,8 @@ def publish(directory: Path, name: str, pieces: Iterable[memoryview], *, replace
             temporary.unlink()
         raise
     try:
-        sync_directory(directory)
+        if sync:
+            sync_directory(directory)
     except NotDurable as error:
         error.size, error.digest = size, state.hexdigest()
         raise
@@ -118,7 +161,7 @@ def _link(temporary: Path, final: Path) -> None:
     try:
         os.link(temporary, final)
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
+        if error.errno not in _NO_HARD_LINKS:
             raise
         if final.exists():  # a file system without hard links
             raise FileExistsError(errno.EEXIST, "file exists", str(final)) from error
@@ -133,8 +176,11 @@ def touch(path: Path) -> None:
     sync_directory(path.parent)
 
 
-def publish_bytes(directory: Path, name: str, data: bytes, *, replace: bool = True) -> tuple[int, str]:
-    return publish(directory, name, [memoryview(data)], replace=replace)
+def publish_bytes(
+    directory: Path, name: str, data: bytes, *, replace: bool = True, sync: bool = True
+) -> tuple[int, str]:
+    """`publish` for content that is in one piece."""
+    return publish(directory, name, [memoryview(data)], replace=replace, sync=sync)
 
 
 class Journal:
@@ -185,7 +231,7 @@ def open_regular(path: Path) -> int:
 
 
 def last_byte(path: Path) -> bytes:
-    """Of a regular file; nothing of an empty one."""
+    """The last byte of a regular file; nothing where it is empty."""
     fd = open_regular(path)
     try:
         return os.pread(fd, 1, max(os.fstat(fd).st_size - 1, 0))
@@ -208,6 +254,7 @@ def read_into(fd: int, target: memoryview, offset: int) -> None:
 
 
 def read_file(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
+    """The bytes of a regular file; StoreError where there are more than `limit`."""
     fd = open_regular(path)
     try:
         size = os.fstat(fd).st_size
@@ -271,3 +318,142 @@ def remove_leftovers(directory: Path, dead: Callable[[str, int], bool]) -> list[
             entry.unlink(missing_ok=True)
             removed.append(entry.name)
     return removed
+
+
+def process_start(pid: int) -> int | None:
+    """Start of a process in clock ticks since boot, which tells a reused pid; None where unknown."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def alive(pid: int, started: int | None = None) -> bool:
+    """Whether a process of this host runs (and, where known, is the one that started then)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    now = process_start(pid)
+    return started is None or now is None or started == now
+
+
+class Locked(Exception):
+    """A lock is held by `owner`; the message says what can be done about it."""
+
+    def __init__(self, owner: str, advice: str) -> None:
+        super().__init__(advice)
+        self.owner = owner
+
+
+class PidLock:
+    """An exclusive lock file with the host and the process of its owner, held from construction to `release`.
+
+    The file of a process of this host that has ended is taken over; `taken_over` then says whose it was. No
+    `flock`: some file systems do not know it, and over the network some grant it twice.
+
+    Raises
+    ------
+    Locked
+        Another process, or another lock of this one, holds it.
+    """
+
+    _starting = threading.Lock()
+    # What an interrupt took from its owner is collected, leaves this list, and so can be taken over.
+    _of_this_process: ClassVar[weakref.WeakValueDictionary[Path, PidLock]] = weakref.WeakValueDictionary()
+
+    def __init__(self, path: Path, **more: Any) -> None:
+        self.path = path.absolute()
+        self.taken_over = ""
+        self._pid, self._host = os.getpid(), socket.gethostname()
+        owner = {"host": self._host, "pid": self._pid, "started": process_start(self._pid)}
+        self._content = canonical_json(owner | more)
+        with PidLock._starting:
+            try:
+                self._create()
+            except FileExistsError:
+                self._take_over()
+                self._create(again=True)
+
+    def _create(self, *, again: bool = False) -> None:
+        try:
+            publish_bytes(self.path.parent, self.path.name, self._content, replace=False, sync=False)
+        except (FileExistsError, FileNotFoundError) as error:
+            # Not found: who cleans up behind a dead process took our temporary file for one of its.
+            if again or (isinstance(error, FileNotFoundError) and self.path.parent.is_dir()):
+                raise self._raced() from None
+            raise
+        PidLock._of_this_process[self.path] = self
+
+    def _raced(self) -> Locked:
+        return Locked("another process", f"{self.path} was taken by another process at the same moment")
+
+    def _take_over(self) -> None:
+        """Move a dead owner's lock aside. The moved file is looked at again: it may be a new owner's."""
+        content = _content_of(self.path)
+        if content is None:
+            return
+        owner = read_owner(content)
+        if owner is not None:
+            self._refuse_living(*owner)
+        aside = self.path.with_name(temporary_name(self.path.name, self._pid))
+        try:
+            self.path.rename(aside)
+        except FileNotFoundError:
+            return
+        if _content_of(aside) != content:
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, self.path)
+            aside.unlink(missing_ok=True)
+            raise self._raced()
+        aside.unlink(missing_ok=True)
+        self.taken_over = f"process {owner[0] if owner else None}"
+
+    def _refuse_living(self, pid: int, host: str, started: int | None) -> None:
+        if host != self._host:
+            advice = f"if that process has ended, remove {self.path.name} and try again"
+            raise Locked(f"process {pid} on host {host}", advice)
+        if pid == self._pid:
+            if self.path in PidLock._of_this_process:
+                raise Locked(f"another writer of this process ({pid})", "close it first")
+        elif alive(pid, started):
+            raise Locked(f"process {pid}", "wait for it, stop it, or write elsewhere")
+
+    def release(self) -> None:
+        """Remove the lock file if it is still ours."""
+        if os.getpid() == self._pid and _content_of(self.path) == self._content:
+            PidLock._of_this_process.pop(self.path, None)
+            self.path.unlink(missing_ok=True)
+
+
+def read_owner(content: bytes) -> tuple[int, str, int | None] | None:
+    """(pid, host, start) that a lock file names; None where a power failure cut it short."""
+    try:
+        owner = load_object(content)
+    except ValueError:
+        return None
+    pid, host, started = owner.get("pid"), owner.get("host"), owner.get("started")
+    if not isinstance(pid, int) or pid < 1 or not isinstance(host, str):
+        return None
+    return pid, host, started if isinstance(started, int) else None
+
+
+def is_held(path: Path) -> bool:
+    """Whether some living process, or one of another host, holds the lock of this name."""
+    try:
+        owner = read_owner(_content_of(path) or b"")
+    except (OSError, StoreError):
+        return False
+    if owner is None:
+        return False
+    pid, host, started = owner
+    return host != socket.gethostname() or alive(pid, started)
+
+
+def _content_of(path: Path) -> bytes | None:
+    try:
+        return read_file(path, _PAGE)
+    except FileNotFoundError:
+        return None
