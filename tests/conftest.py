@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from devices import _branch, _computed_there, device, pytest_addoption, pytest_sessionstart  # noqa: F401
 from processes import _no_process_left_behind, pytest_configure, pytest_unconfigure, warm_workers  # noqa: F401
 
 
@@ -25,7 +26,7 @@ def _one_torch_thread() -> None:
 # With INFOPLANE_STRICT_SKIPS a test may be skipped only for what its markers say it needs: "1" on a machine without
 # the extras and a browser, "all" where everything that can be installed is.
 _STRICT = os.environ.get("INFOPLANE_STRICT_SKIPS", "")
-_EXCUSES = {"gpu", "data"} if _STRICT == "all" else {"gpu", "data", "extra", "browser"}
+_EXCUSES = {"gpu", "data", "cpu_branch"} | (set() if _STRICT == "all" else {"extra", "browser"})
 _unexcused: list[str] = []
 
 

@@ -123,6 +123,61 @@ def test_nothing_runs_what_a_file_says(path):
             assert keywords.get("weights_only") == "True", f"{path.name}:{node.lineno} loads more than weights"
 
 
+# Where a device's kind may be asked for otherwise than by `on_accelerator`: (file, function) -> why.
+KIND_ASKED = {
+    ("core/device.py", "on_accelerator"): "the one place",
+    ("estimators/_pairwise.py", "float32_is_exact"): "which backend's setting says what float32 products are made of",
+    ("hooks/_out/host.py", "__init__"): "streams, events and page-locked memory are CUDA's alone",
+    ("hooks/_pass/state.py", "_cuda_devices"): "which CUDA generators are in use",
+    ("analysis/_request.py", "device_of"): "refuses a device that torch does not find",
+    ("analysis/_request.py", "device_memory"): "how much memory CUDA says there is",
+}
+
+
+KINDS = ("cpu", "cuda", "mps", "xpu")
+
+
+def asks_for_the_kind(node: ast.AST) -> bool:
+    """`t.is_cuda`, `device.type == "cpu"`, `name.startswith("cuda")` and the like."""
+    if isinstance(node, ast.Attribute):
+        return node.attr in ("is_cuda", "is_cpu", "is_mps", "is_xpu")
+    if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".startswith"):
+        return any(isinstance(a, ast.Constant) and a.value in KINDS for a in node.args)
+    if not isinstance(node, ast.Compare):
+        return False
+    within = list(ast.walk(node))
+    kind = any(isinstance(n, ast.Attribute) and n.attr == "type" for n in within)
+    return kind and any(isinstance(n, ast.Constant) and n.value in KINDS for n in within)
+
+
+def kinds_asked_in(source: str, file: str) -> set[tuple[str, str]]:
+    tree, found = ast.parse(source), set()
+    for node in ast.walk(tree):
+        if asks_for_the_kind(node):
+            around = [
+                f
+                for f in ast.walk(tree)
+                if isinstance(f, ast.FunctionDef) and f.lineno <= node.lineno <= (f.end_lineno or f.lineno)
+            ]
+            found.add((file, max(around, key=lambda f: f.lineno).name if around else ""))
+    return found
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["if t.is_cuda: pass", "if t.device.type == 'cpu': pass", "x = 'cuda' in (device.type,) or device.type != 'cpu'",
+     "if self.device.type in ('cuda', 'mps'): pass", "a = name.startswith('cuda')"],
+)  # fmt: skip
+def test_a_choice_by_the_kind_of_device_is_found(line):
+    assert kinds_asked_in(f"def f():\n    {line}\n", "a.py") == {("a.py", "f")}
+
+
+def test_one_function_chooses_between_cpu_and_accelerator():
+    asked = {found for path in FILES for found in kinds_asked_in(path.read_text(), str(path.relative_to(PACKAGE)))}
+    assert asked - set(KIND_ASKED) == set(), "ask core.device.on_accelerator instead, which tests can turn"
+    assert set(KIND_ASKED) - asked == set(), "no exception without a use"
+
+
 def run_python(code: str) -> str:
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -165,7 +165,7 @@ def edges_at_or_below(values: Tensor, edges: Tensor, out: Tensor) -> Tensor:
     """
     if on_accelerator(values.device) or edges.shape[1] > _COMPARED_EDGES:
         full = edges.expand(len(values), -1).contiguous()
-        return torch.searchsorted(full, values, right=True, out_int32=True)
+        return torch.searchsorted(full, values.contiguous(), right=True, out_int32=True)
     x, e, count = values.numpy(), edges.numpy(), out.numpy()
     rows, width = x.shape
     count[...] = 0

@@ -58,6 +58,7 @@ def test_radix_keys_are_the_row_in_that_base(units, radix, low, reserved):
     assert len(set(zip(whole, rows_as_tuples(cells), strict=True))) == len(set(whole))
 
 
+@pytest.mark.cpu_branch
 @pytest.mark.parametrize(
     ("units", "radix", "hashes"), [(40, 30, 6), (1000, 30, 6), (30_000, 30, 6), (40, 3000, 2), (3000, 60_000, 2)]
 )
@@ -83,6 +84,7 @@ def test_hashed_keys_are_the_residues(units, radix, hashes):
     assert keys_of(cells, keys, label) == want
 
 
+@pytest.mark.cpu_branch
 def test_both_kinds_of_hashes_tell_the_same_rows_apart():
     t, _ = tied_layer(1, 1, 2000, 40, 3, step=1.0)
     t[:, :, 6:] = 0

@@ -204,5 +204,6 @@ def test_unknown_metric_is_named():
         Points(torch.zeros(10, 2), "cosine")
 
 
+@pytest.mark.cpu_branch
 def test_blocks_hold_no_square_array():
     assert math.prod(Keys(torch.zeros(20_000, 12), "euclidean")._buffer.shape) < 20_000**2 / 100

@@ -1,6 +1,7 @@
 """Help for tests of capture: a sink that keeps everything, and recording in one call."""
 
 import torch
+from devices import asked, model_on, moved
 
 from infoplane.hooks import Recorder
 
@@ -32,9 +33,10 @@ def recorder(model, probe, **options):
 def record(model, x, **options):
     """One snapshot of a model on inputs x, with labels of no meaning."""
     first = next(iter(x.values())) if isinstance(x, dict) else x[0] if isinstance(x, tuple) else x
-    rec, sink = recorder(model, (x, torch.arange(len(first)) % 2), **options)
-    with rec:
-        pass
+    with model_on(model, asked()):
+        rec, sink = recorder(model, moved((x, torch.arange(len(first)) % 2), asked()), **options)
+        with rec:
+            pass
     return rec, sink.snapshots[0]
 
 

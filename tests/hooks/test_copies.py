@@ -249,6 +249,7 @@ def test_plain_sinks_are_called_when_the_arrays_are_there(fake):
     assert len(seen) == 2
 
 
+@pytest.mark.cpu_branch
 def test_a_snapshot_without_copies_waits_for_nothing():
     snapshot = Snapshot(step=1, epoch=1.0, time=0.0, layers=(), arrays={})
     snapshot.wait()

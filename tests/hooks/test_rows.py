@@ -347,6 +347,7 @@ def test_rows_given_many_times():
         record(Turned(), x, layers="gru@out[0]")
 
 
+@pytest.mark.cpu_branch
 def test_what_rounding_changes_is_said_once():
     """Thirty layers of batch statistics: rounding grows to the size of the values."""
     torch.manual_seed(7)
@@ -356,6 +357,7 @@ def test_what_rounding_changes_is_said_once():
     assert len(told) == 1
 
 
+@pytest.mark.cpu_branch
 def test_rounding_of_a_network_of_tokens():
     """Its input has no last digits; those of its embeddings are changed."""
     layers = [m for _ in range(45) for m in (nn.Linear(20, 20), nn.BatchNorm1d(20), nn.ReLU())]
@@ -443,6 +445,7 @@ def counting(self, h):
     self.held = torch.full((6,), float(self.count % 2))
 
 
+@pytest.mark.cpu_branch
 @pytest.mark.parametrize("write", [running_mean, in_place, hidden, counting])
 def test_state_outside_buffers(write):
     with pytest.warns(
