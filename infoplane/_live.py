@@ -6,33 +6,29 @@ For runs that are too big to store, and for curves that can be looked at before 
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal
 
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from infoplane.analysis._index import TableIndex
-from infoplane.analysis._reading import no_units
-from infoplane.analysis._record import estimator_meta, recorded_rows, run_meta, versions
-from infoplane.analysis._request import build_estimators
-from infoplane.analysis._subsets import Subset, resolve, wants_repeats
-from infoplane.analysis._tasks import Source, Task, _RowMaker, features, single_thread
+from infoplane.analysis import build_estimators
+from infoplane.analysis.index import TableIndex
+from infoplane.analysis.record import describe_estimators, recorded_rows, run_meta
+from infoplane.analysis.source import LayerSteps, widened
+from infoplane.analysis.subsets import Subset, resolve
+from infoplane.analysis.tasks import Prepared, Task, estimate, prepare, single_thread
 from infoplane.core.device import on_accelerator
-from infoplane.core.exact import extremes, fits_float64
 from infoplane.core.files import digest
-from infoplane.core.records import Layer, Noise, Probe, Snapshot
-from infoplane.core.strict import canonical_json
-from infoplane.estimators import config_json
+from infoplane.core.records import Layer, Probe, Snapshot
+from infoplane.estimators import Estimator, config_json
 from infoplane.results import ResultTable, Row, TableWriter
-from infoplane.results._files import csv_path
-from infoplane.store import ActivationStore
-from infoplane.store._shard import inputs_digest, probe_digest
+from infoplane.store import Problem, inputs_digest, probe_digest, source_digest
 
 _SHIFT = "counter_shift"
 
@@ -69,70 +65,66 @@ def live(
     ValueError
         At the first snapshot, for an estimator that needs the whole run, when that is refused.
     """
-    return Live(estimators, subsets=subsets, table=table, prepare=prepare, on_rows=on_rows)
+    if prepare not in ("refuse", "first"):
+        raise ValueError(f"prepare must be 'refuse' or 'first', got {prepare!r}")
+    built = build_estimators(estimators)
+    for each in built:
+        together = getattr(each, "chunk", 1)
+        if together > 1 and "blocks" not in each.guarantees:
+            raise ValueError(
+                f"{each.name} estimates {together} snapshots together, live has one at a time; "
+                "record the run and analyse it afterwards"
+            )
+    return Live(built, subsets, table, prepare, on_rows)
 
 
-class _NeedsRun(ValueError):
-    """An estimator that cannot work on one snapshot after the other."""
-
-
+@dataclass(eq=False)
 class Live:
     """See `live`. `table` holds the rows so far."""
 
-    on_device = True
+    on_device: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        estimators: Any,
-        *,
-        subsets: str | Sequence[str],
-        table: str | os.PathLike[str] | None,
-        prepare: Literal["refuse", "first"],
-        on_rows: Callable[[Sequence[Row]], None] | None,
-    ) -> None:
-        if prepare not in ("refuse", "first"):
-            raise ValueError(f"prepare must be 'refuse' or 'first', got {prepare!r}")
-        self._estimators = build_estimators(estimators)
-        self._subset_names = subsets
-        self._path = table
-        self._prepare = prepare
-        self._on_rows = on_rows
-        self._prepared: dict[tuple[int, str, str], Any] = {}
-        self._refused: set[tuple[str, str, str]] = set()
-        self._index: TableIndex | None = None
-        self._rows: list[Row] = []
+    estimators: list[Estimator]
+    subsets: str | Sequence[str]
+    path: str | os.PathLike[str] | None
+    prepare: Literal["refuse", "first"]
+    on_rows: Callable[[Sequence[Row]], None] | None
+    _index: TableIndex | None = None
+    _rows: list[Row] = field(default_factory=list)
+    _prepared: dict[tuple[int, str, Subset], Prepared] = field(default_factory=dict)
+    _refused: set[tuple[str, str, str]] = field(default_factory=set)
 
     def begin(
         self, *, probe: Probe, settings: Mapping[str, Any], run: Path | None, run_id: str, resume: bool
     ) -> tuple[int, int | None] | None:
         """Open the table; the last step and counter shift of the live run that is resumed, if any."""
-        if self._path is None and run is None:
-            raise ValueError("live needs table=PATH where the recorder has no run")
-        self._subsets, _ = resolve(self._subset_names, probe)
-        if self._path is None:
-            cast(Path, run).mkdir(parents=True, exist_ok=True)
-        path = csv_path(cast(Path, run) if self._path is None else self._path)
+        self._subsets, _ = resolve(self.subsets, probe)
+        path = self.path
+        if path is None:
+            if run is None:
+                raise ValueError("live needs table=PATH where the recorder has no run")
+            run.mkdir(parents=True, exist_ok=True)
+            path = run
         writer = TableWriter(path)
         self._index = TableIndex(writer)
-        meta = writer.meta
-        known = {i: r for i, r in meta.get("runs", {}).items() if r.get("live")}
+        runs = writer.meta.setdefault("runs", {})
+        earlier = [known for known, about in runs.items() if about.get("live")]
         last: tuple[int, int | None] | None = None
-        if resume and known:
-            run_id = next(reversed(known))
-            steps = [int(s) for s, r in zip(writer.columns["step"], writer.columns["run"], strict=True) if r == run_id]
-            last = (max(steps), known[run_id].get(_SHIFT)) if steps else None
-        self._run = _OneRun(run_id, path.parent if run is None else Path(run), probe, settings)
-        self._probe_digest = probe_digest(probe, inputs_digest(probe))
-        meta.setdefault("runs", {})[run_id] = {**known.get(run_id, {}), "live": True}
-        meta.setdefault("estimators", {}).update(estimator_meta(self._estimators))
-        meta["versions"] = versions()
-        meta["infoplane"] = meta["versions"]["infoplane"]
+        if resume and earlier:
+            run_id = earlier[-1]
+            steps = writer.columns["step"][writer.columns["run"] == run_id]
+            last = (int(steps.max()), runs[run_id].get(_SHIFT)) if len(steps) else None
+        runs[run_id] = (runs[run_id] if run_id in earlier else {}) | {"live": True}
+        self._run = _LiveRun(run_id, writer.path.parent if run is None else run, probe, settings)
+        describe_estimators(writer.meta, self.estimators)
         return last
 
     def annotate(self, **notes: Any) -> None:
+        """Put notes into the table's meta of this run."""
         self._meta().update(notes)
 
     def _meta(self) -> dict[str, Any]:
+        """The table's meta of this run."""
         assert self._index is not None
         entry: dict[str, Any] = self._index.writer.meta["runs"][self._run.run_id]
         return entry
@@ -142,80 +134,55 @@ class Live:
             raise RuntimeError("a live sink is used through a recorder: Recorder(..., sinks=[live(...)])")
         if snapshot.rows is not None:
             raise ValueError("live estimation needs the whole probe on one rank; leave shard_probe out")
-        assert snapshot.tensors is not None
         self._run.take(snapshot)
-        rows = recorded_rows(cast(ActivationStore, self._run))
+        rows = recorded_rows(self._run)
         with _as_analysed(snapshot):
             for layer in snapshot.layers:
-                rows += self._estimate(snapshot, layer, snapshot.tensors[layer.key])
+                rows += self._estimate(layer, snapshot.step)
         self._index.add(rows)
         self._rows += rows
-        if self._on_rows is not None:
-            self._on_rows(rows)
+        if self.on_rows is not None:
+            self.on_rows(rows)
 
-    def _estimate(self, snapshot: Snapshot, layer: Layer, values: Tensor) -> list[Row]:
-        t = _widened(values).reshape(1, len(values), -1)
-        bad = t.is_floating_point() and not bool(torch.isfinite(t).all())
-        found = self._content(layer, values)
-        source = Source("", "", self._run.run_id, layer.key, (snapshot.step,), (found,), frozenset())
+    def _estimate(self, layer: Layer, step: int) -> list[Row]:
+        """Rows of every subset and estimator; what one refuses is listed, and the rest goes on."""
+        (t,) = self._run.read(layer.key, [step])
+        bad = frozenset({step} if t.is_floating_point() and not bool(torch.isfinite(t).all()) else ())
+        steps = LayerSteps("", "", self._run.run_id, layer.key, ((step, self._run.source(layer.key, step)),), bad)
         rows: list[Row] = []
         for subset in self._subsets:
-            for number, estimator in enumerate(self._estimators):
-                if t.shape[2] == 0:
-                    self._refuse(layer, subset, estimator, no_units(tuple(values.shape[1:])))
-                    continue
-                inputs = self._inputs(subset, estimator, t)
-                try:
-                    if not bad:
-                        estimator = self._ready(number, estimator, layer, subset, t)
-                    task = Task(source, subset, estimator, str(t.device), 1)
-                    make = _RowMaker(task, cast(ActivationStore, self._run), len(inputs.y))
-                    if bad:
-                        rows.append(make.refused(snapshot.step, "I(X;T)"))
-                        continue
-                    quantities = estimator.estimate(inputs.t, inputs.y, x=inputs.x, x_ids=inputs.x_ids)
-                except _NeedsRun:
-                    raise
-                except ValueError as error:
-                    self._refuse(layer, subset, estimator, str(error))
-                    continue
-                rows += make.rows([snapshot.step], t.shape[2], quantities)[snapshot.step]
+            for number, estimator in enumerate(self.estimators):
+                task = Task(steps, subset, estimator, str(t.device), 1)
+                ready = self._ready(number, task) if not bad else Prepared("", estimator)
+                reasons = [ready.refusal.reason] if ready.refusal is not None else []
+                if ready.estimator is not None:
+                    found = estimate(replace(task, estimator=ready.estimator), self._run)
+                    rows += found.rows
+                    reasons = [refusal.reason for refusal in found.refused]
+                for reason in reasons:
+                    self._refuse(layer, subset, estimator, reason)
         return rows
 
-    def _inputs(self, subset: Subset, estimator: Any, t: Tensor) -> _Inputs:
-        probe = self._run.probe
-        rows = subset.rows(probe, repeats=wants_repeats(estimator, probe))
-        x = None if probe.inputs is None else features(probe.inputs[rows].reshape(len(rows), -1))
-        return _Inputs(
-            t if len(rows) == t.shape[1] else t[:, torch.from_numpy(rows).to(t.device)],
-            torch.from_numpy(probe.labels[rows]).to(t.device),
-            None if x is None else x.to(t.device),
-            torch.from_numpy(probe.input_ids[rows]).to(t.device),
-        )
-
-    def _ready(self, number: int, estimator: Any, layer: Layer, subset: Subset, t: Tensor) -> Any:
-        """The estimator, prepared on the first snapshot of this layer where it has to be.
-
-        What it finds in other numbers tells whether it depends on them, or on the layer's noise alone.
-        """
-        if not hasattr(estimator, "prepare"):
-            return estimator
-        key = (number, layer.key, subset.base.name)
+    def _ready(self, number: int, task: Task) -> Prepared:
+        """The estimator, prepared on the first snapshot of this layer where it has to be."""
+        base = replace(task, subset=task.subset.base)
+        key = (number, task.layer.layer, base.subset)
         if key not in self._prepared:
-            base = self._inputs(subset.base, estimator, t)
-            passes = int(self._run.probe.repeats.max(initial=0))
-            ready = estimator.prepare(_OneBlock(base.t, layer.noise, passes), base.y, base.x)
-            if self._prepare == "refuse":
-                other = estimator.prepare(_OneBlock(2 * base.t + 1, layer.noise, passes), base.y, base.x)
-                if config_json(other) != config_json(ready):
-                    raise _NeedsRun(
-                        f"{estimator.name} with {config_json(estimator)} has to see the whole run before it estimates; "
-                        "choose settings that need not (as range=snapshot or a fixed range), or prepare='first'"
-                    )
+            ready = prepare(base, self._run)
+            if ready.refusal is not None:
+                return ready
+            # What it finds in other numbers tells whether it depends on them, or on the layer's noise alone.
+            other = prepare(base, self._run.altered()) if self.prepare == "refuse" else ready
+            if other.refusal is None and other.config != ready.config:
+                raise ValueError(
+                    f"{task.estimator.name} with {config_json(task.estimator)} has to see the whole run before it "
+                    "estimates; choose settings that need not (as range=snapshot or a fixed range), or prepare='first'"
+                )
             self._prepared[key] = ready
         return self._prepared[key]
 
-    def _refuse(self, layer: Layer, subset: Subset, estimator: Any, reason: str) -> None:
+    def _refuse(self, layer: Layer, subset: Subset, estimator: Estimator, reason: str) -> None:
+        """Note and say once what an estimator refuses."""
         key = (layer.key, subset.name, config_json(estimator))
         if key in self._refused:
             return
@@ -226,13 +193,6 @@ class Live:
         entry = {"layer": layer.key, "subset": subset.name, "estimator": estimator.name, "settings": key[2]}
         self._meta().setdefault("skipped", []).append(entry | {"reason": reason})
 
-    def _content(self, layer: Layer, values: Tensor) -> str:
-        """What `ActivationStore.source` gives for them in one shard: a later analysis of the run finds the rows."""
-        host = values.contiguous().cpu()
-        stored: npt.NDArray[Any] = host.reshape(-1).view(torch.uint8).numpy()
-        parts = [[[[0, len(values)]], digest(stored).hex()]]
-        return digest(canonical_json([self._probe_digest, layer.dtype, list(layer.unit_shape), parts])).hex()
-
     @property
     def table(self) -> ResultTable:
         """The rows that this sink has written so far."""
@@ -242,47 +202,32 @@ class Live:
         """Write the meta data and let the table go."""
         if self._index is None:
             return
-        if self._run.seen:
-            about = run_meta(cast(ActivationStore, self._run), self._index.writer.path)
-            self._meta().update(about)
+        if self._run.steps():
+            self._meta().update(run_meta(self._run, self._index.writer.path))
         self._index.writer.close()
 
 
-@dataclass(frozen=True, eq=False)
-class _Inputs:
-    t: Tensor
-    y: Tensor
-    x: Tensor | None
-    x_ids: Tensor
+class _LiveRun:
+    """A run of which one snapshot is at hand, as an analysis reads it: a `SnapshotSource`."""
 
+    problems: tuple[Problem, ...] = ()
 
-@dataclass(frozen=True, eq=False)
-class _OneBlock:
-    """The first snapshot, in the place of a run."""
-
-    t: Tensor
-    noise: Noise | None
-    passes: int
-
-    def __iter__(self) -> Iterator[Tensor]:
-        yield self.t
-
-
-@dataclass(eq=False)
-class _OneRun:
-    """What rows and meta data need of a store, for a run of which one snapshot is at hand."""
-
-    run_id: str
-    path: Path
-    probe: Probe
-    settings: Mapping[str, Any]
-    problems: tuple[str, ...] = ()
-    seen: list[int] = field(default_factory=list)
-    _names: dict[tuple[str, str], None] = field(default_factory=dict)
+    def __init__(self, run_id: str, path: Path, probe: Probe, settings: Mapping[str, Any]) -> None:
+        self.run_id, self.path, self.probe, self.settings = run_id, path, probe, settings
+        self._probe_digest = probe_digest(probe, inputs_digest(probe))
+        self._taken: list[int] = []
+        self._altered = False
 
     def take(self, snapshot: Snapshot) -> None:
+        """Go on to the next snapshot."""
         self._now = snapshot
-        self.seen.append(snapshot.step)
+        self._taken.append(snapshot.step)
+
+    def altered(self) -> _LiveRun:
+        """The same with other numbers."""
+        other = copy.copy(self)
+        other._altered = True
+        return other
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -292,7 +237,10 @@ class _OneRun:
         return next(la for la in self._now.layers if la.key == key)
 
     def steps(self, key: str | None = None) -> list[int]:
-        return self.seen
+        return self._taken if key is None else [self._now.step]
+
+    def why(self, key: str, step: int) -> Problem | None:
+        return None
 
     def epoch(self, step: int) -> float:
         return self._now.epoch
@@ -302,14 +250,22 @@ class _OneRun:
         model = [(now.step, now.epoch, name, "", value) for name, value in now.metrics.items()]
         return model + [(now.step, now.epoch, name, layer, v) for (layer, name), v in now.layer_metrics.items()]
 
+    def source(self, key: str, step: int) -> str:
+        """As the store has it for one shard: a later analysis of the run finds the rows."""
+        values = self._values(key)
+        host = values.contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
+        return source_digest(self._probe_digest, self.layer(key), [([[0, len(values)]], digest(host))])
 
-def _widened(values: Tensor) -> Tensor:
-    """As `analyze` reads it: narrow floats exactly as float32, unsigned integers as float64 where that is exact."""
-    if values.is_floating_point() and values.element_size() < 4:
-        return values.float()
-    if values.dtype == torch.uint64 and not fits_float64(*extremes(values.cpu().numpy())):
+    def read(self, key: str, steps: Sequence[int]) -> Tensor:
+        """(1, N, *unit_shape), widened, where the model is."""
+        t = widened(self._values(key))[None]
+        return 2 * t + 1 if self._altered else t
+
+    def _values(self, key: str) -> Tensor:
+        """(N, *unit_shape) as captured."""
+        assert self._now.tensors is not None
+        values: Tensor = self._now.tensors[key]
         return values
-    return values.double() if values.dtype in (torch.uint16, torch.uint32, torch.uint64) else values
 
 
 @contextlib.contextmanager

@@ -128,6 +128,7 @@ class Broken:
     name: ClassVar[str] = "broken"
     targets: ClassVar[frozenset[str]] = frozenset({"discrete"})
     guarantees: ClassVar[frozenset[str]] = frozenset()
+    chunk: ClassVar[int] = 6
     kind: str = "RuntimeError"
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from infoplane import cli
 from infoplane.analysis import analyze
-from infoplane.analysis._progress import _Lines
+from infoplane.analysis.workers import progress_bar
 from infoplane.core import Snapshot, StoreError
 from infoplane.estimators import available, config_json, parse
 from infoplane.results import ResultTable
@@ -294,7 +294,7 @@ def test_nothing_at_all_is_an_error_with_the_reason(run):
 
 
 def test_layer_too_large_for_the_machine_is_refused_before_it_is_read(run, monkeypatch):
-    monkeypatch.setattr("infoplane.analysis._schedule.device_memory", lambda device: 999)
+    monkeypatch.setattr("infoplane.analysis.plan.device_memory", lambda device: 999)
     with pytest.raises(ValueError, match="one snapshot needs 1,000 bytes, the cpu device has 999"):
         quiet(run, Spread())
 
@@ -445,13 +445,14 @@ def test_a_run_that_grew_keeps_what_does_not_depend_on_it(tmp_path):
 
 
 def test_altered_store_under_a_running_analysis_is_an_error(tmp_path):
-    from infoplane.analysis._subsets import Subset
-    from infoplane.analysis._tasks import Source, Task, run_estimate
+    from infoplane.analysis.source import LayerSteps
+    from infoplane.analysis.subsets import Subset
+    from infoplane.analysis.tasks import Task, run_estimate
 
     path = make_run(tmp_path / "run")
-    source = Source(str(path), "x", open_run(path).run_id, "fc0", (0,), ("0" * 32,), frozenset())
+    steps = LayerSteps(str(path), "x", open_run(path).run_id, "fc0", ((0, "0" * 32),))
     with pytest.raises(StoreError, match="layer 'fc0' at step 0 changed during the analysis"):
-        run_estimate(Task(source, Subset(), Spread(), "cpu", 1))
+        run_estimate(Task(steps, Subset(), Spread(), "cpu", 1))
 
 
 # Blocks, executors, progress
@@ -526,21 +527,26 @@ def test_threads_are_restored(run):
 
 
 def test_log_gets_a_line_a_minute(capsys, monkeypatch):
-    import sys
-
     now = [0.0]
-    monkeypatch.setattr("infoplane.analysis._progress.time.monotonic", lambda: now[0])
-    lines = _Lines(sys.stderr)
-    lines.plan(400.0)
-    for _ in range(8):
-        now[0] += 30.0
-        lines.done(40.0, "binning fc1")
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    with progress_bar(None) as bar:
+        bar.total = 400.0
+        for _ in range(9):
+            now[0] += 30.0
+            bar.set_postfix_str("binning fc1", refresh=False)
+            bar.update(40.0)
     assert capsys.readouterr().err.splitlines() == [
-        "estimating: 20 %, 4 min left, at binning fc1",
-        "estimating: 40 %, 3 min left, at binning fc1",
-        "estimating: 60 %, 2 min left, at binning fc1",
-        "estimating: 80 %, 1 min left, at binning fc1",
+        "estimating 20 %, 04:00 left, binning fc1",
+        "estimating 40 %, 03:00 left, binning fc1",
+        "estimating 60 %, 02:00 left, binning fc1",
+        "estimating 80 %, 01:00 left, binning fc1",
+        "estimating 90 %, 00:30 left, binning fc1",
     ]
+
+
+def test_log_of_less_than_a_minute_gets_nothing(run, capsys):
+    analyze(run, Spread())
+    assert capsys.readouterr().err == ""
 
 
 def test_terminal_gets_one_bar(run, capsys, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import infoplane
-from infoplane.analysis._reading import to_tensor
+from infoplane.analysis.source import to_tensor
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"])

@@ -9,23 +9,21 @@ uninterrupted analysis writes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from infoplane.analysis._index import TableIndex
-from infoplane.analysis._progress import progress_of
-from infoplane.analysis._request import build_estimators, device_of, open_runs
-from infoplane.analysis._schedule import RunWork, Schedule
-from infoplane.analysis._tasks import opened, single_thread
-from infoplane.analysis._workers import executor_of
-from infoplane.results import ResultTable, TableWriter
-from infoplane.results._files import csv_path
-from infoplane.store import ActivationStore
+from infoplane.analysis.index import TableIndex
+from infoplane.analysis.plan import Analysis, RunPlan
+from infoplane.analysis.tasks import opened, single_thread
+from infoplane.analysis.workers import executor_of, progress_bar
+from infoplane.estimators import Estimator, config_json, parse
+from infoplane.results import ResultTable, TableWriter, csv_path
+from infoplane.store import ActivationStore, open_run
 
 
 def analyze(
@@ -96,7 +94,7 @@ def analyze(
     if block_bytes < 1:
         raise ValueError(f"block_bytes must be positive, got {block_bytes}")
     built = build_estimators(estimators)
-    runs = [RunWork.plan(store, layers, subsets) for store in open_runs(run)]
+    runs = [RunPlan(store, layers, subsets) for store in open_runs(run)]
     with ExitStack() as stack:
         indices: dict[Path, TableIndex] = {}
         for each in runs:
@@ -105,18 +103,17 @@ def analyze(
                 indices[path] = TableIndex(stack.enter_context(_writer(path)))
             each.index = indices[path]
             stack.enter_context(opened(each.path, each.fingerprint, each.store))
-        stack.enter_context(_one_thread())
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        single_thread()
         executor, window = stack.enter_context(executor_of(jobs))
-        shown = progress_of(progress)
-        stack.callback(shown.close)
+        bar = stack.enter_context(progress_bar(progress))
         for each in runs:
             each.describe(built)
         try:
-            Schedule(built, where, block_bytes, executor, window, shown).go(runs)
+            Analysis(where, block_bytes, executor, window, bar).run(runs, built)
         finally:
             for each in runs:
-                each.note_refusals(built)
-                each.note_losses()
+                each.close(built)
     tables = [index.table(sorted({n for r in runs if r.index is index for n in r.order})) for index in indices.values()]
     if not any(r.estimated for r in runs):
         reasons = list(dict.fromkeys(refusal["reason"] for r in runs for refusal in r.refusals))
@@ -124,17 +121,49 @@ def analyze(
     return tables[0] if len(tables) == 1 else ResultTable.concat(tables)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    single_thread()
+def device_of(device: str | torch.device | None) -> str:
+    """The device by its name; by default CUDA where there is one."""
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"no device {device!r}; expected cpu, cuda or cuda:N") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} was asked for, torch finds no CUDA; leave device out for the CPU")
+    return str(found)
+
+
+def open_runs(run: Any) -> list[ActivationStore]:
+    """Stores of one run or several, each run once."""
+    stores: dict[str, ActivationStore] = {}
+    for each in run if isinstance(run, list | tuple) else [run]:
+        store = open_run(each) if isinstance(each, str | os.PathLike) else each
+        known = stores.setdefault(store.run_id, store)
+        if os.path.abspath(known.path) != os.path.abspath(store.path):  # noqa: PTH100
+            raise ValueError(f"{known.path} and {store.path} are copies of one run ({store.run_id}); give one of them")
+    if not stores:
+        raise ValueError("analyze needs at least one run, got an empty sequence")
+    return list(stores.values())
+
+
+def build_estimators(estimators: Any) -> list[Estimator]:
+    """Estimators from specs, classes and instances, each once."""
+    built: dict[tuple[str, str], Estimator] = {}
+    for each in estimators if isinstance(estimators, list | tuple) else [estimators]:
+        estimator = parse(each) if isinstance(each, str) else each() if isinstance(each, type) else each
+        if not isinstance(estimator, Estimator):
+            raise TypeError(
+                f"expected an estimator or its spec such as 'binning:n_bins=60', got {type(estimator).__name__}"
+            )
+        built.setdefault((estimator.name, config_json(estimator)), estimator)
+    if not built:
+        raise ValueError("analyze needs at least one estimator, got none")
+    return list(built.values())
 
 
 def _writer(path: Path) -> TableWriter:
+    """The table, opened for writing."""
     try:
         return TableWriter(path)
     except PermissionError as error:

@@ -1,7 +1,7 @@
 """The results table: what an analysis found, one row per quantity. Needs numpy only."""
 
 from infoplane.results._csv import COLUMNS, KEY, Row
-from infoplane.results._files import TableWriter
+from infoplane.results._files import TableWriter, csv_path
 from infoplane.results._views import Curve, DataProcessing, Plane
 from infoplane.results.summary import CurveSummary, Summary, over_runs, summarize
 from infoplane.results.table import ResultTable, read_table
@@ -17,6 +17,7 @@ __all__ = [
     "Row",
     "Summary",
     "TableWriter",
+    "csv_path",
     "over_runs",
     "read_table",
     "summarize",

@@ -4,9 +4,10 @@
 """
 
 from infoplane.store._check import check_run
+from infoplane.store._shard import inputs_digest, probe_digest
 from infoplane.store._untrusted import UntrustedReader, is_foreign, summarize_untrusted, verify_untrusted
 from infoplane.store.layout import FORMAT_VERSION
-from infoplane.store.reader import ActivationStore, Problem, open_run
+from infoplane.store.reader import ActivationStore, Problem, open_run, source_digest
 from infoplane.store.summary import RunSummary, summarize
 from infoplane.store.writer import StoreWriter
 
@@ -18,8 +19,11 @@ __all__ = [
     "StoreWriter",
     "UntrustedReader",
     "check_run",
+    "inputs_digest",
     "is_foreign",
     "open_run",
+    "probe_digest",
+    "source_digest",
     "summarize",
     "summarize_untrusted",
     "verify_untrusted",

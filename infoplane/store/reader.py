@@ -173,8 +173,8 @@ class ActivationStore:
         """Digest of the content of this layer at this step and of the probe, 32 hexadecimal digits."""
         places = self._places(key, step)
         layer = places[0][0].shard.meta.layers[places[0][1]]
-        parts = [[p.shard.rows.tolist(), p.shard.digests[p.at, i].tobytes().hex()] for p, i in places]
-        return digest(canonical_json([self.probe_digest, layer.dtype, list(layer.unit_shape), parts])).hex()
+        parts = [(p.shard.rows.tolist(), p.shard.digests[p.at, i].tobytes()) for p, i in places]
+        return source_digest(self.probe_digest, layer, parts)
 
     def nonfinite(self, key: str, step: int) -> int:
         """Number of NaN and infinite values."""
@@ -378,6 +378,15 @@ def _specs(shard: Shard) -> list[tuple[str, tuple[int, ...], str]]:
 
 def _bad_bool(block: npt.NDArray[Any]) -> bool:
     return block.dtype == np.bool_ and bool((block.view(np.uint8) > 1).any())
+
+
+def source_digest(probe_digest: str, layer: Layer, parts: Iterable[tuple[list[list[int]], bytes]]) -> str:
+    """Digest of the content of a layer at one step and of the probe, 32 hexadecimal digits.
+
+    `parts` are, for each shard that holds some of it, the ranges of probe rows and the digest of their values.
+    """
+    content = [[rows, values.hex()] for rows, values in parts]
+    return digest(canonical_json([probe_digest, layer.dtype, list(layer.unit_shape), content])).hex()
 
 
 def open_run(path: str | os.PathLike[str]) -> ActivationStore:

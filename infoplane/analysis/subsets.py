@@ -1,4 +1,4 @@
-"""Which rows of the probe an estimate is made on: all, a part, a class, or a class within a part.
+"""Which samples of the probe an estimate is made on: all, a part, a class, or a class within a part.
 
 Everything that is estimated on less than the whole probe goes through here; no estimator knows of it.
 """
@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.records import Probe
-
-IntArray = npt.NDArray[np.int64]
+from infoplane.estimators import Estimator
 
 
 @dataclass(frozen=True)
 class Subset:
-    """Rows of one probe part (None: all parts) and of one class (None: all classes)."""
+    """Samples of one probe part (None: all parts) and of one class (None: all classes)."""
 
     part: str | None = None
     label: int | None = None
@@ -33,15 +31,15 @@ class Subset:
 
     @property
     def base(self) -> Subset:
-        """The same rows of every class.
+        """The same part with every class.
 
         What an estimator finds in `prepare` (outer bin edges, a scale) it finds there: conditioning on Y = y
         must not change what T is, or I(X;T|Y) would be no property of one T.
         """
         return Subset(self.part)
 
-    def rows(self, probe: Probe, *, repeats: bool) -> IntArray:
-        """Row numbers in probe order; further noisy passes over an input only where they are asked for."""
+    def rows(self, probe: Probe, *, repeats: bool) -> npt.NDArray[np.int64]:
+        """Their places in the probe, ascending; further noisy passes over an input only where they are asked for."""
         mask = np.ones(probe.samples, dtype=bool) if repeats else probe.repeats == 0
         if self.part is not None:
             mask &= probe.part == probe.part_names.index(self.part)
@@ -50,11 +48,11 @@ class Subset:
         return np.flatnonzero(mask)
 
 
-def wants_repeats(estimator: Any, probe: Probe) -> bool:
-    """Whether an estimator is given the further noisy passes of this probe as rows.
+def wants_repeats(estimator: Estimator, probe: Probe) -> bool:
+    """Whether an estimator is given the further noisy passes of this probe as samples.
 
-    One that weighs all rows alike (`uses_repeats = True`) gets them only where every input has as many: otherwise the
-    inputs that were repeated would weigh more, and H(X) would not be that of the probe.
+    One that weighs all samples alike (`uses_repeats = True`) gets them only where every input has as many: otherwise
+    the inputs that were repeated would weigh more, and H(X) would not be that of the probe.
     """
     asked = getattr(estimator, "uses_repeats", False)
     if not asked or asked == "partial":
@@ -67,25 +65,27 @@ def wants_repeats(estimator: Any, probe: Probe) -> bool:
 
 
 @dataclass(frozen=True)
-class Conditional:
+class ClassMean:
     """A weighted mean over classes: sum_y p(y) I(X;T|Y=y), p(y) the share of the class in `base`."""
 
     base: Subset
     classes: tuple[Subset, ...]
 
     def weights(self, probe: Probe, *, repeats: bool) -> list[float]:
+        """p(y) of each class."""
         counts = [len(s.rows(probe, repeats=repeats)) for s in self.classes]
         return [n / sum(counts) for n in counts]
 
 
-def resolve(wanted: Iterable[str], probe: Probe) -> tuple[list[Subset], list[Conditional]]:
-    """Subsets in the order asked for, each once, and the conditional values that follow from `class=*`.
+def resolve(wanted: str | Iterable[str], probe: Probe) -> tuple[list[Subset], list[ClassMean]]:
+    """Subsets in the order asked for, each once, and the means over classes that follow from `class=*`.
 
     Parameters
     ----------
-    wanted : names
+    wanted : name or names
         "all"; a part of the probe ("train"); "class=3" or "class=NAME"; "class=*" for every class;
         "train&class=3" or "train&class=*".
+    probe : Probe
 
     Raises
     ------
@@ -93,27 +93,26 @@ def resolve(wanted: Iterable[str], probe: Probe) -> tuple[list[Subset], list[Con
         A name that fits none of these, a class that the probe does not have, or classes of a probe with
         regression targets.
     """
-    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
     subsets: dict[Subset, None] = {}
-    conditionals: dict[Conditional, None] = {}
-    for name in wanted:
+    means: dict[ClassMean, None] = {}
+    for name in [wanted] if isinstance(wanted, str) else wanted:
         part, label = _split(name, probe)
         if label is None:
             subsets[Subset(part)] = None
             continue
-        present = _classes(name, part, probe)
+        classes = _classes(name, part, probe)
         if label == "*":
-            each = tuple(Subset(part, c) for c in present)
-            subsets.update(dict.fromkeys(each))
-            conditionals[Conditional(Subset(part), each)] = None
+            subsets.update(dict.fromkeys(classes))
+            means[ClassMean(Subset(part), tuple(classes))] = None
         else:
-            subsets[Subset(part, _class_number(label, name, present, probe))] = None
+            subsets[_of_class(label, name, classes, probe)] = None
     if not subsets:
         raise ValueError("subsets must name at least one subset, got none; 'all' is the whole probe")
-    return list(subsets), list(conditionals)
+    return list(subsets), list(means)
 
 
 def _split(name: str, probe: Probe) -> tuple[str | None, str | None]:
+    """Part and class as they are named; None for all parts, None for all classes together."""
     if name == "all":
         return None, None
     if name in probe.part_names:
@@ -130,24 +129,24 @@ def _split(name: str, probe: Probe) -> tuple[str | None, str | None]:
     )
 
 
-def _classes(name: str, part: str | None, probe: Probe) -> list[int]:
+def _classes(name: str, part: str | None, probe: Probe) -> list[Subset]:
+    """Each class that occurs in this part."""
     if probe.target != "discrete":
         raise ValueError(
             f"subset {name!r} needs class labels, the probe has regression targets; "
             "infoplane.estimators.bin_targets makes classes of them"
         )
     labels = probe.labels[Subset(part).rows(probe, repeats=True)]
-    return [int(c) for c in np.unique(labels)]
+    return [Subset(part, int(c)) for c in np.unique(labels)]
 
 
-def _class_number(label: str, name: str, present: list[int], probe: Probe) -> int:
-    if label in probe.label_names:
-        number = probe.label_names.index(label)
-    elif label.lstrip("-").isdecimal():
+def _of_class(label: str, name: str, classes: list[Subset], probe: Probe) -> Subset:
+    """The class with this name or number."""
+    number = probe.label_names.index(label) if label in probe.label_names else None
+    if number is None and label.lstrip("-").isdecimal():
         number = int(label)
-    else:
-        number = None
-    if number is None or number not in present:
-        known = ", ".join(map(str, present[:20])) + (", ..." if len(present) > 20 else "")
-        raise ValueError(f"no class for subset {name!r}; the probe has {known}")
-    return number
+    for subset in classes:
+        if subset.label == number:
+            return subset
+    known = ", ".join(str(subset.label) for subset in classes[:20]) + (", ..." if len(classes) > 20 else "")
+    raise ValueError(f"no class for subset {name!r}; the probe has {known}")

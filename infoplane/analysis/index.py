@@ -1,0 +1,130 @@
+"""What a table on disk holds already, so that an analysis goes on where an earlier one stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from infoplane.analysis.source import LayerSteps
+from infoplane.core.strict import canonical_json
+from infoplane.results import COLUMNS, ResultTable, Row, TableWriter
+
+CONDITIONAL = "I(X;T|Y)"
+
+Content = tuple[int, str]  # a step and the digest of what was recorded there
+
+
+class Estimate(NamedTuple):
+    """What rows over the steps of a run have in common: the key of the table without step, quantity and source."""
+
+    run: str
+    layer: str
+    subset: str
+    estimator: str
+    config: str
+
+
+class TableIndex:
+    """Rows by key, on disk and added since; `add` appends what is not there yet.
+
+    Rows are named by their number: those that were on disk first, then the added ones in order.
+    """
+
+    def __init__(self, writer: TableWriter) -> None:
+        self.writer = writer
+        self._disk = ResultTable(writer.columns)
+        self._added: list[Row] = []
+        self._numbers: dict[Estimate, dict[Content, dict[str, int]]] = {}
+        self._configs: dict[tuple[str, str, str, str], list[str]] = {}
+        names = ("run", "layer", "subset", "estimator", "config", "step", "source", "quantity")
+        last: tuple[Estimate, Content] | None = None
+        for i, (*key, step, source, quantity) in enumerate(
+            zip(*(writer.columns[n].tolist() for n in names), strict=True)
+        ):
+            last = Estimate(*key), (step, source)
+            self._insert(*last, quantity, i)
+        self._tail = last if writer.unsealed else None
+
+    def _insert(self, estimate: Estimate, content: Content, quantity: str, number: int) -> bool:
+        """Whether the row is new."""
+        steps = self._numbers.get(estimate)
+        if steps is None:
+            steps = self._numbers[estimate] = {}
+            self._configs.setdefault(estimate[:4], []).append(estimate.config)
+        return steps.setdefault(content, {}).setdefault(quantity, number) == number
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Append the rows whose key is new, in one synced write."""
+        fresh: list[Row] = []
+        for row in rows:
+            estimate = Estimate(row.run, row.layer, row.subset, row.estimator, row.config)
+            number = len(self._disk) + len(self._added) + len(fresh)
+            if self._insert(estimate, (row.step, row.source), row.quantity, number):
+                fresh.append(row)
+        self.writer.append(fresh)
+        self._added += fresh
+
+    def numbers(self, estimate: Estimate, content: Content) -> dict[str, int]:
+        """Numbers of the rows of a step, by quantity, in the order they were written."""
+        return self._numbers.get(estimate, {}).get(content, {})
+
+    def row(self, number: int) -> Row:
+        """The row of this number."""
+        if number >= len(self._disk):
+            return self._added[number - len(self._disk)]
+        return Row(*(self._disk[c][number] for c in COLUMNS))
+
+    def table(self, numbers: list[int]) -> ResultTable:
+        """The rows of these numbers, with the table's meta."""
+        table = ResultTable.concat([self._disk, ResultTable.from_rows(self._added)])
+        table = table.take(np.array(numbers, dtype=np.int64))
+        table.meta = {k: v for k, v in self.writer.meta.items() if k != "table"}
+        return table
+
+    def missing(self, estimate: Estimate, block: LayerSteps, *, whole: bool) -> LayerSteps:
+        """The steps of a block that are still to be estimated; with `whole`, all of them or none.
+
+        Where the writer was killed or the file was cut, the rows at its end may be a part of their block. The
+        block counts as done when its last step has the quantities of its first.
+        """
+        steps = self._numbers.get(estimate, {})
+        missing = [step for step, d in block.keys if not _estimated(steps.get((step, d), {}))]
+        if self._tail is not None and self._tail[0] == estimate and self._tail[1] in block.keys:
+            first, last = block.keys[0], block.keys[-1]
+            if missing or first == last or list(steps[first]) != list(steps[last]):
+                return block
+        return block if missing and whole else block.at(missing)
+
+    def known_config(self, estimate: Estimate, subsets: Iterable[str], layer: LayerSteps) -> str | None:
+        """The prepared form of the config under which every step of these subsets is estimated already.
+
+        The steps and contents must be the very ones: what `prepare` finds depends on all of them.
+        """
+        wanted = set(layer.keys)
+        for config in self._configs.get(estimate[:4], ()):
+            if _settings(config) != estimate.config:
+                continue
+            if all(self._complete(estimate._replace(subset=name, config=config), wanted) for name in subsets):
+                return config
+        return None
+
+    def _complete(self, estimate: Estimate, wanted: set[Content]) -> bool:
+        """Whether these steps and no others are estimated, and none of them in doubt."""
+        if self._tail is not None and self._tail[0] == estimate:
+            return False
+        return {c for c, numbers in self._numbers.get(estimate, {}).items() if _estimated(numbers)} == wanted
+
+
+def _estimated(numbers: dict[str, int]) -> bool:
+    """Whether a step has rows of an estimator, not only the mean over classes derived from other rows."""
+    return any(not quantity.startswith(CONDITIONAL) for quantity in numbers)
+
+
+def _settings(config: str) -> str:
+    """The user's own settings, without what `prepare` found."""
+    fields = json.loads(config)
+    fields.pop("prepared", None)
+    return canonical_json(fields).decode()

@@ -1,0 +1,321 @@
+"""The order of an analysis: what is asked of each run, which tasks that takes, and what became of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from infoplane.analysis.index import CONDITIONAL, Content, Estimate, TableIndex
+from infoplane.analysis.record import RECORDED, describe_estimators, losses, recorded_rows, run_meta, words_of_losses
+from infoplane.analysis.source import LayerSteps, Refusal, at_token, bad_steps, choose_layers
+from infoplane.analysis.subsets import ClassMean, Subset, resolve, wants_repeats
+from infoplane.analysis.tasks import Outcome, Prepared, Task, run_estimate, run_prepare
+from infoplane.analysis.workers import done
+from infoplane.core.files import fingerprint
+from infoplane.core.tokens import split_token
+from infoplane.estimators import Estimator, Preparing, config_json
+from infoplane.results import Row
+from infoplane.store import ActivationStore, Problem
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+MAX_BLOCK_SNAPSHOTS = 256
+"""A stop loses at most the block in hand, so a block is not made larger than this even where it would fit."""
+
+_log = logging.getLogger("infoplane")
+
+
+class RunPlan:
+    """One run within an analysis: what is to be estimated on, and what was.
+
+    `order` are the numbers of the rows of the result. `described` says whether the recorded metrics are among them.
+    """
+
+    index: TableIndex
+
+    def __init__(
+        self, store: ActivationStore, layers: str | Sequence[str] | None, subsets: str | Sequence[str]
+    ) -> None:
+        if not store.steps():
+            problems = "; ".join(map(str, store.problems[:3]))
+            raise ValueError(f"{store.path} has no complete snapshot{': ' + problems if problems else ''}")
+        self.store = store
+        self.subsets, self.means = resolve(subsets, store.probe)
+        places = choose_layers(store, layers)
+        content = {key: tuple((s, store.source(key, s)) for s in store.steps(key)) for key in dict(places)}
+        self.path = os.path.abspath(store.path)  # noqa: PTH100 - keeps symbolic links as the user wrote them
+        self.fingerprint = fingerprint(repr(content).encode())
+        self.layers: list[LayerSteps] = []
+        for key, token in places:
+            bad = bad_steps(store, key, token)
+            steps = LayerSteps(self.path, self.fingerprint, store.run_id, key, content[key], bad, token)
+            self.layers += [steps] if content[key] else []
+        self.order: list[int] = []
+        self.described = self.estimated = False
+        self.refusals: list[dict[str, Any]] = []
+        self.damages: list[tuple[str, Problem]] = []
+
+    def describe(self, estimators: Iterable[Estimator]) -> None:
+        """Put layers, labels, settings and versions into the table's meta; what was skipped before stays."""
+        meta = self.index.writer.meta
+        known = meta.setdefault("runs", {}).get(self.store.run_id, {})
+        kept = {name: known.get(name, []) for name in ("skipped", "lost")}
+        meta["runs"][self.store.run_id] = run_meta(self.store, self.index.writer.path) | kept
+        describe_estimators(meta, estimators)
+
+    def refuse(self, layer: str, subset: Subset, estimator: Estimator, refusal: Refusal) -> None:
+        """Note what could not be estimated, and say it; damage is said at the end, once for all estimators."""
+        about = {
+            "layer": layer,
+            "subset": subset.name,
+            "estimator": estimator.name,
+            "settings": config_json(estimator),
+            "reason": refusal.reason,
+        }
+        self.damages += [(split_token(layer)[0], damage) for damage in refusal.damages]
+        for known in self.refusals:
+            if all(known[k] == v for k, v in about.items()):
+                known["steps"] += refusal.steps
+                return
+        self.refusals.append({**about, "steps": list(refusal.steps)})
+        if not refusal.damages:
+            _log.warning("%s skipped layer %s, subset %s: %s", estimator.name, layer, subset.name, refusal.reason)
+
+    def close(self, estimators: Iterable[Estimator]) -> None:
+        """Put refusals and losses into the table's meta, in place of what was noted earlier of the same estimates."""
+        entry = self.index.writer.meta["runs"][self.store.run_id]
+        asked = {
+            (layer.name, subset.name, e.name, config_json(e))
+            for e in estimators
+            for layer in self.layers
+            for subset in self.subsets
+        }
+        about = ("layer", "subset", "estimator", "settings")
+        entry["skipped"] = [r for r in entry["skipped"] if tuple(r[k] for k in about) not in asked] + self.refusals
+        layers = {each.layer for each in self.layers}
+        kept = [loss for loss in entry.get("lost", []) if loss["layer"] and loss["layer"] not in layers]
+        entry["problems"] = [str(problem) for problem in self.store.problems]
+        entry["lost"] = kept + losses(self.store, self.damages)
+        for line in words_of_losses(self.store, entry["lost"], sorted(layers)):
+            _log.warning("%s: %s", self.path, line)
+
+    def take(self, estimate: Estimate, contents: Iterable[Content]) -> None:
+        """Put the rows of these steps into the result."""
+        for content in contents:
+            numbers = self.index.numbers(estimate, content).values()
+            self.order += numbers
+            self.estimated |= bool(numbers) and estimate.estimator != RECORDED
+
+    def write_recorded(self) -> None:
+        """Put the recorded metrics into the table."""
+        rows = recorded_rows(self.store)
+        self.index.add(rows)
+        for r in {(r.layer, r.step, r.source): r for r in rows}.values():
+            self.take(Estimate(r.run, r.layer, r.subset, r.estimator, r.config), [(r.step, r.source)])
+
+
+class LayerPlan:
+    """One estimator on one layer: prepared once for each surrounding subset, then estimated block by block.
+
+    `sizes` are the samples and units of one snapshot on each subset.
+    """
+
+    def __init__(self, run: RunPlan, layer: LayerSteps, estimator: Estimator) -> None:
+        self.run, self.layer, self.estimator = run, layer, estimator
+        self.ready: dict[Subset, Future[Prepared]] = {}
+        probe = run.store.probe
+        self.repeats = wants_repeats(estimator, probe)
+        units = at_token(run.store.layer(layer.layer), layer.token).units
+        wanted = {*run.subsets, *(subset.base for subset in run.subsets)}
+        self.sizes = {subset: (len(subset.rows(probe, repeats=self.repeats)), units) for subset in wanted}
+
+    def estimate(self, subset: Subset, config: str) -> Estimate:
+        """The key of its rows on this subset."""
+        return Estimate(self.layer.run, self.layer.name, subset.name, self.estimator.name, config)
+
+    def work(self, subset: Subset, layer: LayerSteps) -> float:
+        """Values to be read, which is nearer to the time needed than a number of tasks."""
+        samples, units = self.sizes[subset]
+        return float(len(layer.keys)) * samples * units
+
+    def need(self, subset: Subset) -> int:
+        """Bytes that one snapshot takes, by the estimator's own account."""
+        return max(1, int(self.estimator.bytes_per_snapshot(*self.sizes[subset])))
+
+    def write(self, subset: Subset, estimate: Estimate, block: LayerSteps, arriving: Future[Outcome] | None) -> None:
+        """Add the rows that were estimated, and take all rows of the block into the result."""
+        if arriving is not None:
+            outcome = arriving.result()
+            self.run.index.add(outcome.rows)
+            for refusal in outcome.refused:
+                self.run.refuse(self.layer.name, subset, self.estimator, refusal)
+        self.run.take(estimate, block.keys)
+
+
+@dataclass(eq=False)
+class Piece:
+    """The next rows in order: `write` puts them into the table, once `arriving` is there."""
+
+    write: Callable[[], None]
+    arriving: Future[Outcome] | None = None
+    work: float = 0.0
+    what: str = ""
+
+
+class Analysis:
+    """Keeps tasks in flight, up to `window` of them, and writes their rows in the order of runs, estimators, layers."""
+
+    def __init__(self, device: str, block_bytes: int, executor: Executor, window: int, bar: tqdm[Any]) -> None:
+        self.device, self.block_bytes, self.memory = device, block_bytes, device_memory(device)
+        self.executor, self.window, self.bar = executor, window, bar
+
+    def run(self, runs: list[RunPlan], estimators: list[Estimator]) -> None:
+        """Estimate what is missing, and write it."""
+        pending = [LayerPlan(run, layer, e) for run in runs for e in estimators for layer in run.layers]
+        self.bar.total = sum(plan.work(subset, plan.layer) for plan in pending for subset in plan.run.subsets)
+        in_flight: deque[Piece] = deque()
+        try:
+            for piece in self._pieces(pending):
+                in_flight.append(piece)
+                self._write(in_flight, self.window - 1)
+            self._write(in_flight, 0)
+        finally:
+            for piece in in_flight:
+                if piece.arriving is not None:
+                    piece.arriving.cancel()
+
+    def _write(self, in_flight: deque[Piece], allowed: int) -> None:
+        """Write what has arrived at the head; wait for it while more than `allowed` are in flight."""
+        while in_flight:
+            head = in_flight[0]
+            if len(in_flight) <= allowed and head.arriving is not None and not head.arriving.done():
+                return
+            head.write()
+            in_flight.popleft()
+            self.bar.set_postfix_str(head.what, refresh=False)
+            self.bar.update(head.work)
+
+    def _pieces(self, pending: Iterable[LayerPlan]) -> Iterator[Piece]:
+        """All rows in order; their tasks are begun when they are asked for."""
+        for plan in self._prepared(pending):
+            if not plan.run.described:
+                plan.run.described = True
+                yield Piece(plan.run.write_recorded)
+            for subset in plan.run.subsets:
+                yield from self._blocks(plan, subset)
+            for mean in plan.run.means:
+                ready = plan.ready[mean.base].result()
+                if ready.refusal is None:
+                    yield Piece(partial(_write_mean, plan, mean, plan.estimate(mean.base, ready.config)))
+
+    # Preparing
+
+    def _prepared(self, pending: Iterable[LayerPlan]) -> Iterator[LayerPlan]:
+        """The plans in order, with what `prepare` has to find begun for `window` of them."""
+        ahead: deque[LayerPlan] = deque()
+        for plan in pending:
+            for base in dict.fromkeys(subset.base for subset in plan.run.subsets):
+                plan.ready[base] = self._begin(plan, base)
+            ahead.append(plan)
+            if len(ahead) == self.window:
+                yield ahead.popleft()
+        yield from ahead
+
+    def _begin(self, plan: LayerPlan, base: Subset) -> Future[Prepared]:
+        """Begin to prepare on a surrounding subset, unless all that needs it is done or it could not be held."""
+        config = config_json(plan.estimator)
+        if plan.need(base) > self.memory:
+            reason = (
+                f"one snapshot needs {plan.need(base):,} bytes, the {self.device.partition(':')[0]} device has "
+                f"{self.memory:,}; record fewer samples or reduce the layer"
+            )
+            return done(Prepared(config, refusal=Refusal(plan.layer.steps, reason)))
+        if not isinstance(plan.estimator, Preparing):
+            return done(Prepared(config, plan.estimator))
+        names = [subset.name for subset in plan.run.subsets if subset.base == base]
+        known = plan.run.index.known_config(plan.estimate(base, config), names, plan.layer)
+        if known is not None:
+            return done(Prepared(known))
+        task = Task(plan.layer, base, plan.estimator, self.device, self._fitting(plan, base))
+        return self.executor.submit(run_prepare, task)
+
+    # Estimating
+
+    def _fitting(self, plan: LayerPlan, subset: Subset) -> int:
+        """Snapshots that fit into a block; depends on sizes alone, never on what is done or on who does it."""
+        return max(1, min(MAX_BLOCK_SNAPSHOTS, self.block_bytes // plan.need(subset)))
+
+    def _blocks(self, plan: LayerPlan, subset: Subset) -> Iterator[Piece]:
+        """The rows of one subset, block by block; only what is not in the table yet becomes a task."""
+        ready = plan.ready[subset.base].result()
+        if ready.refusal is not None:
+            self.bar.total -= plan.work(subset, plan.layer)
+            plan.run.refuse(plan.layer.name, subset, plan.estimator, ready.refusal)
+            return
+        estimate = plan.estimate(subset, ready.config)
+        alone = "blocks" in plan.estimator.guarantees
+        # What depends on the other snapshots of its block needs the same block each time: it is cut by number alone
+        # and estimated whole.
+        size = self._fitting(plan, subset) if alone else int(getattr(plan.estimator, "chunk", 1))
+        for block in plan.layer.blocks(size):
+            missing = plan.run.index.missing(estimate, block, whole=not alone)
+            self.bar.total -= plan.work(subset, block) - plan.work(subset, missing)
+            arriving: Future[Outcome] | None = None
+            if missing.keys:
+                assert ready.estimator is not None  # only where nothing is missing
+                task = Task(missing, subset, ready.estimator, self.device, size)
+                arriving = self.executor.submit(run_estimate, task)
+            write = partial(plan.write, subset, estimate, block, arriving)
+            yield Piece(write, arriving, plan.work(subset, missing), f"{plan.estimator.name} {plan.layer.name}")
+
+
+def _write_mean(plan: LayerPlan, mean: ClassMean, estimate: Estimate) -> None:
+    """Add sum_y p(y) I(X;T|Y=y), and take it into the result."""
+    index = plan.run.index
+    rows = list(_class_means(plan, mean, estimate))
+    index.add(rows)
+    plan.run.order += [index.numbers(estimate, (row.step, row.source))[row.quantity] for row in rows]
+
+
+def _class_means(plan: LayerPlan, mean: ClassMean, estimate: Estimate) -> Iterator[Row]:
+    """A row for every step at which each class has one; none for what the estimator returns itself."""
+    index = plan.run.index
+    weights = mean.weights(plan.run.store.probe, repeats=plan.repeats)
+    classes = [estimate._replace(subset=subset.name) for subset in mean.classes]
+    contents = plan.layer.keys
+    own = {name for content in contents for name in index.numbers(classes[0], content) if name.startswith(CONDITIONAL)}
+    for content in contents:
+        numbers = [index.numbers(each, content) for each in classes]
+        for name in numbers[0]:
+            conditioned = name.replace("I(X;T)", CONDITIONAL, 1)
+            if not (name == "I(X;T)" or name.startswith("I(X;T) ")) or conditioned in own:
+                continue
+            if not all(name in found for found in numbers):
+                continue
+            rows = [index.row(found[name]) for found in numbers]
+            yield rows[0]._replace(
+                subset=mean.base.name,
+                quantity=conditioned,
+                n_samples=sum(r.n_samples for r in rows),
+                value=sum(w * r.value for w, r in zip(weights, rows, strict=True)),
+                ceiling=sum(w * r.ceiling for w, r in zip(weights, rows, strict=True)),
+                low=float("nan"),
+                high=float("nan"),
+                flags=";".join(sorted({flag for r in rows for flag in r.flags.split(";") if flag})),
+            )
+
+
+def device_memory(device: str) -> int:
+    """Bytes that the device has in all."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

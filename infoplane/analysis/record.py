@@ -1,0 +1,146 @@
+"""What a results table says about a run beside the estimates: its layers, settings, metrics, and what it has lost."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from infoplane import __version__
+from infoplane.analysis.source import SnapshotSource
+from infoplane.core.files import fingerprint
+from infoplane.core.steps import step_words
+from infoplane.core.text import printable
+from infoplane.estimators import Estimator
+from infoplane.results import Row
+from infoplane.store import ActivationStore, Problem
+
+RECORDED = "recorded"
+MOST = 10
+
+
+def entropy_bits(labels: npt.NDArray[Any]) -> float:
+    """Plug-in entropy of what occurs in `labels`."""
+    counts = np.unique(labels, return_counts=True)[1]
+    p = counts / counts.sum()
+    return float(-(p * np.log2(p)).sum()) + 0.0
+
+
+def run_meta(source: SnapshotSource, table: Path) -> dict[str, Any]:
+    """JSON of one run for `ResultTable.meta["runs"][run_id]`; the path is relative to the table."""
+    probe = source.probe
+    first = probe.repeats == 0
+    discrete = probe.target == "discrete"
+    steps = source.steps()
+    metrics = dict.fromkeys((name, layer) for _, _, name, layer, _ in source.metrics())
+    return {
+        "path": os.path.relpath(source.path, table.parent),
+        "layers": [layer.to_json() for layer in source.layers],
+        "chain": source.settings.get("chain", False),
+        "n": int(first.sum()),
+        "passes": int(probe.repeats.max()) + 1 if probe.samples else 0,
+        "parts": {name: int((first & (probe.part == i)).sum()) for i, name in enumerate(probe.part_names)},
+        "target": probe.target,
+        "label_names": list(probe.label_names),
+        "classes": len(np.unique(probe.labels[first])) if discrete else None,
+        "h_x": entropy_bits(probe.input_ids[first]),
+        "h_y": entropy_bits(probe.labels[first]) if discrete else None,
+        "steps": {"count": len(steps), "first": steps[0] if steps else None, "last": steps[-1] if steps else None},
+        "metrics": [{"name": name, "layer": layer} for name, layer in metrics],
+        "settings": source.settings,
+        "problems": [str(problem) for problem in source.problems],
+    }
+
+
+def describe_estimators(meta: MutableMapping[str, Any], estimators: Iterable[Estimator]) -> None:
+    """Put each estimator's class, what it is in one line and what it promises into a table's meta, and the versions."""
+    for e in estimators:
+        text = (type(e).__doc__ or "").strip().splitlines()
+        meta.setdefault("estimators", {})[e.name] = {
+            "class": f"{type(e).__module__}.{type(e).__qualname__}",
+            "summary": text[0] if text else "",
+            "targets": sorted(e.targets),
+            "guarantees": sorted(e.guarantees),
+        }
+    meta["versions"] = {
+        "infoplane": __version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+    meta["infoplane"] = __version__
+
+
+def recorded_rows(source: SnapshotSource) -> list[Row]:
+    """Training metrics as rows: a plot never reopens the store. `source` is a digest of the value itself."""
+    depth = {layer.key: layer.depth for layer in source.layers}
+    rows = []
+    for step, epoch, name, layer, value in source.metrics():
+        found = fingerprint(f"{epoch!r} {value!r}".encode())
+        rows.append(
+            Row(
+                run=source.run_id,
+                step=step,
+                epoch=epoch,
+                layer=layer,
+                depth=depth.get(layer, -1),
+                subset="all",
+                estimator=RECORDED,
+                config="{}",
+                n_samples=0,
+                n_units=0,
+                quantity=name,
+                value=value,
+                unit="",
+                flags="" if np.isfinite(value) else "nonfinite",
+                source=found,
+            )
+        )
+    return rows
+
+
+def losses(store: ActivationStore, found: Iterable[tuple[str, Problem]]) -> list[dict[str, Any]]:
+    """What is missing or damaged, as JSON: `file`, `what`, `steps`, and `layer` where one alone is concerned.
+
+    `found` is what reading the layers has found, in this process or in another one.
+    """
+    entries: dict[tuple[str, str], dict[str, Any]] = {}
+    for layer, problem in [*(("", p) for p in store.lost), *found]:
+        entry: dict[str, Any] = {"file": problem.file, "what": problem.what, "steps": [], "layer": ""}
+        entry = entries.setdefault((problem.file, problem.what), entry)
+        entry["steps"] = sorted({*entry["steps"], *problem.steps})
+        entry["layer"] = layer or entry["layer"]
+    return list(entries.values())
+
+
+def words_of_losses(store: ActivationStore, lost: Sequence[dict[str, Any]], layers: Sequence[str]) -> Iterator[str]:
+    """One line for each thing that is lost, then for each layer that was not recorded at every step."""
+    yield from _first(
+        [str(Problem(loss["file"], loss["what"], tuple(loss["steps"]))) for loss in lost],
+        "more are missing or damaged; `infoplane verify` names all of them",
+    )
+    said = {(loss["file"], loss["what"]) for loss in lost}
+    others = [str(p) for p in (*store.problems, *store.unrecorded) if (p.file, p.what) not in said]
+    yield from _first(others, "more remarks; `infoplane verify` has all of them")
+    # A whole snapshot that does not hold the layer, though nothing is known to be wrong with it.
+    spoken = {step for problem in store.unrecorded for step in problem.steps}
+    notes = []
+    for layer in layers:
+        have = spoken.union(store.steps(layer))
+        absent = [step for step in store.steps() if step not in have and store.why(layer, step) is None]
+        if absent:
+            notes.append(f"note: layer {printable(layer)} was not called, or not asked for, at {step_words(absent)}")
+    yield from _first(notes, "more layers were not recorded at some of the steps", "note: ")
+
+
+def _first(lines: Sequence[str], more: str, before: str = "") -> Iterator[str]:
+    """The first few lines, and how many there are beyond."""
+    yield from lines[:MOST]
+    if len(lines) > MOST:
+        yield f"{before}{len(lines) - MOST} {more}"

@@ -1,0 +1,281 @@
+"""What an analysis reads: one interface to stored and to live snapshots, and the steps of one layer of a run."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from infoplane.core.errors import StoreError, closest
+from infoplane.core.exact import extremes, fits_float64
+from infoplane.core.records import Layer, Probe
+from infoplane.core.steps import step_words
+from infoplane.core.tokens import split_token, token_key, token_range
+from infoplane.store import ActivationStore, Problem
+
+Values = npt.NDArray[Any] | Tensor
+
+
+class SnapshotSource(Protocol):
+    """Snapshots of one run: `infoplane.store.ActivationStore`, or the one snapshot of a live sink.
+
+    `read` gives (S, N, *unit_shape) as stored, or as a tensor on the device where the values are.
+    """
+
+    run_id: str
+    path: Path
+    probe: Probe
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+    @property
+    def layers(self) -> tuple[Layer, ...]: ...
+
+    @property
+    def problems(self) -> tuple[Problem, ...]: ...
+
+    def layer(self, key: str, /) -> Layer: ...
+
+    def steps(self, key: str | None = None, /) -> list[int]: ...
+
+    def why(self, key: str, step: int, /) -> Problem | None: ...
+
+    def epoch(self, step: int, /) -> float: ...
+
+    def metrics(self) -> list[tuple[int, float, str, str, float]]: ...
+
+    def source(self, key: str, step: int, /) -> str: ...
+
+    def read(self, key: str, steps: Sequence[int], /) -> Values: ...
+
+
+@dataclass(frozen=True)
+class LayerSteps:
+    """Steps of one layer of one run, or of one of its tokens, by content.
+
+    `keys` are pairs of a step and the digest of its content: a process that finds another digest stops instead of
+    mixing two states of a run. `bad` are the steps with NaN or infinite values. `token` is a position, None for the
+    whole layer.
+    """
+
+    path: str
+    fingerprint: str
+    run: str
+    layer: str
+    keys: tuple[tuple[int, str], ...]
+    bad: frozenset[int] = frozenset()
+    token: int | None = None
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        return tuple(step for step, _ in self.keys)
+
+    @property
+    def name(self) -> str:
+        """The layer as it stands in the table."""
+        return self.layer if self.token is None else token_key(self.layer, self.token)
+
+    def blocks(self, size: int) -> Iterator[LayerSteps]:
+        """The steps in blocks of `size`, counted from the first."""
+        for i in range(0, len(self.keys), size):
+            yield replace(self, keys=self.keys[i : i + size])
+
+    def at(self, steps: Sequence[int]) -> LayerSteps:
+        """The same layer at some of the steps."""
+        wanted = set(steps)
+        return replace(self, keys=tuple(key for key in self.keys if key[0] in wanted))
+
+
+# Layers and positions along their token axis
+
+
+def token_units(layer: Layer) -> dict[int, slice]:
+    """Position -> its units in the flattened layer; empty where what was recorded has no axis of tokens."""
+    kept: Sequence[int]
+    if len(layer.unit_shape) > 1:
+        kept = range(layer.unit_shape[0])
+    elif layer.reduction == "flatten" and len(layer.raw_shape) > 1:
+        kept = range(layer.raw_shape[0])
+    elif layer.reduction.startswith("tokens ") and layer.raw_shape:
+        kept = [int(p) % layer.raw_shape[0] for p in layer.reduction.removeprefix("tokens ").split(",")]
+    else:
+        return {}
+    width = math.prod(layer.unit_shape) // max(1, len(kept))
+    return {position: slice(i * width, (i + 1) * width) for i, position in enumerate(kept)}
+
+
+def at_token(layer: Layer, position: int | None) -> Layer:
+    """The record of one position of a layer, of the whole layer for None."""
+    if position is None:
+        return layer
+    units = token_units(layer)[position]
+    return replace(layer, key=token_key(layer.key, position), unit_shape=(units.stop - units.start,))
+
+
+def choose_layers(source: SnapshotSource, wanted: str | Sequence[str] | None) -> list[tuple[str, int | None]]:
+    """Layer and position (None: the whole layer) in forward order, from names, globs and `layer[token=...]`.
+
+    Raises
+    ------
+    ValueError
+        Nothing matches, the layer has no axis of tokens, or it has no such position.
+    """
+    order = {layer.key: i for i, layer in enumerate(source.layers)}
+    if wanted is None:
+        return [(key, None) for key in order]
+    found: set[tuple[str, int | None]] = set()
+    for pattern in [wanted] if isinstance(wanted, str) else wanted:
+        name, which = (pattern, None) if pattern in order else split_token(pattern)
+        hits = [name] if name in order else [key for key in order if fnmatchcase(key, name)]
+        if not hits:
+            raise ValueError(
+                f"no layer of {source.path} matches {pattern!r}; closest: {', '.join(closest(name, order))}"
+            )
+        found.update([(key, None) for key in hits] if which is None else _positions(source, pattern, hits, which))
+    if not found:
+        raise ValueError("layers must name at least one layer, got none; leave it out for all")
+    return sorted(found, key=lambda each: (order[each[0]], -1 if each[1] is None else each[1]))
+
+
+def _positions(source: SnapshotSource, pattern: str, keys: Sequence[str], which: str) -> list[tuple[str, int | None]]:
+    """Positions of those of the layers that have tokens, of which there must be one."""
+    found: list[tuple[str, int | None]] = []
+    for layer in map(source.layer, keys):
+        units = token_units(layer)
+        if not units:
+            continue
+        count = max(units) + 1 if len(layer.raw_shape) < 2 else layer.raw_shape[0]
+        chosen = [p for p in token_range(which, count) if p in units]
+        if not chosen:
+            recorded = ", ".join(map(str, units))
+            raise ValueError(f"layer {layer.key!r} was recorded at tokens {recorded}, none of {pattern!r}")
+        found += [(layer.key, position) for position in chosen]
+    if not found:
+        layer = source.layer(keys[0])
+        raise ValueError(
+            f"{pattern!r} needs a layer with an axis of tokens; {layer.key!r} was recorded as "
+            f"{layer.reduction!r} with shape {layer.unit_shape}: use reduce='flatten' or tokens([...])"
+        )
+    return found
+
+
+# Reading
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Steps that gave no value, and why: an estimator's reason, or the damage that kept them from being read."""
+
+    steps: tuple[int, ...]
+    reason: str
+    damages: tuple[Problem, ...] = ()
+
+
+def no_units(shape: Sequence[int]) -> str:
+    """Why nothing can be said of a layer of this shape (without samples)."""
+    return f"it has no units, shape {tuple(shape)} beside the samples"
+
+
+def read_alike(
+    source: SnapshotSource, layer: str, steps: Sequence[int], refused: list[Refusal]
+) -> list[tuple[list[int], Values]]:
+    """Read steps in groups of one shape and dtype; what proves damaged on reading is refused, the rest is read."""
+    held = set(source.steps(layer))
+    refused += _lost(source, layer, [s for s in steps if s not in held])
+    steps = [s for s in steps if s in held]
+    if not steps:
+        return []
+    try:
+        return [(steps, source.read(layer, steps))]
+    except StoreError:
+        # A step that was found damaged is offered no longer. Where all are still there, their shapes differ.
+        if not held.issubset(source.steps(layer)):
+            return read_alike(source, layer, steps, refused)
+        if len(steps) == 1:
+            raise
+    pieces = [piece for step in steps for piece in read_alike(source, layer, [step], refused)]
+    out: list[tuple[list[int], Values]] = []
+    for _, group in itertools.groupby(pieces, key=lambda piece: (piece[1].shape[1:], piece[1].dtype)):
+        kept, arrays = zip(*group, strict=True)
+        out.append((list(itertools.chain(*kept)), np.concatenate(arrays)))
+    return out
+
+
+def read_token(
+    source: SnapshotSource, layer: Layer, token: int, steps: Sequence[int], refused: list[Refusal]
+) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """One token (1, N, U) of a layer that is many times as large: a step at a time."""
+    units = token_units(layer)[token]
+    for step in steps:
+        for _, whole in read_alike(source, layer.key, [step], refused):
+            if whole.shape[2:] == layer.unit_shape:
+                # A copy: a view would keep the whole layer in memory.
+                yield step, np.array(whole.reshape(*whole.shape[:2], -1)[:, :, units])
+            else:
+                refused.append(Refusal((step,), f"its shape is {whole.shape[2:]}, that of other tokens"))
+
+
+def _lost(source: SnapshotSource, layer: str, steps: Sequence[int]) -> list[Refusal]:
+    """Steps that were there when the analysis began, each with the damage that took it."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for step in steps:
+        problem = source.why(layer, step)
+        file, what = ("", "gone from the run meanwhile") if problem is None else (problem.file, problem.what)
+        found.setdefault((file, what.removeprefix(f"layer {layer!r}: ")), []).append(step)
+    out = []
+    for (file, what), gone in found.items():
+        damage = Problem(file, f"layer {layer!r}: {what}", tuple(gone))
+        reason = f"{step_words(gone)} can no longer be read: {f'{file}: ' if file else ''}{what}"
+        out.append(Refusal(tuple(gone), reason, (damage,)))
+    return out
+
+
+def bad_steps(store: ActivationStore, key: str, token: int | None) -> frozenset[int]:
+    """Steps with NaN or infinite values; of a token, which is not known before it is read, where it has some itself."""
+    layer = store.layer(key)
+    bad = [step for step in store.steps(key) if store.nonfinite(key, step)]
+    if token is None:
+        return frozenset(bad)
+    tokens = read_token(store, layer, token, bad, [])
+    fine = {step for step, values in tokens if torch.isfinite(to_tensor(values, layer.dtype, "cpu")).all()}
+    return frozenset(bad) - fine
+
+
+def to_tensor(values: Values, dtype: str, device: str) -> Tensor:
+    """(S, N, *unit_shape) as read -> (S, N, U) on the device, widened there."""
+    flat = values.reshape(*values.shape[:2], -1)
+    if not isinstance(flat, Tensor):
+        flat = torch.from_numpy(np.require(flat, requirements=["C", "W"])).to(device)
+        # Numpy has no bfloat16 and no float8: their bits are stored as unsigned integers.
+        if flat.dtype != (kind := getattr(torch, dtype)):
+            flat = flat.view(kind)
+    return widened(flat)
+
+
+def widened(t: Tensor) -> Tensor:
+    """The same numbers in a type that estimators take: narrow floats as float32, unsigned integers as float64.
+
+    Unsigned integers of 64 bits that float64 would mix up stay what they are, for estimators to refuse.
+    """
+    if t.is_floating_point() and t.element_size() < 4:
+        return t.float()
+    if t.dtype == torch.uint64 and not fits_float64(*extremes(t.cpu().numpy())):
+        return t
+    return t.double() if t.dtype in (torch.uint16, torch.uint32, torch.uint64) else t
+
+
+def features(x: npt.NDArray[Any]) -> Tensor:
+    """Inputs (N, F) as floats; whole numbers that float64 would mix up stay what they are, for estimators to refuse."""
+    t = torch.from_numpy(x)
+    exact = x.dtype.kind not in "iu" or fits_float64(*extremes(x))
+    return t.to(torch.float64) if exact and not t.is_floating_point() else t

@@ -1,0 +1,117 @@
+"""Where tasks run (in this process, in spawned ones, in any executor of the user's), and how far they are."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+from infoplane.analysis.tasks import single_thread
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+T = TypeVar("T")
+LINE_SECONDS = 60.0
+
+
+class _Here(Executor):
+    """Runs a task at once, in this process."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        return done(fn(*args, **kwargs))
+
+
+def done(result: T) -> Future[T]:
+    """A result that is there already, in the place of one that a task will give."""
+    future: Future[T] = Future()
+    future.set_result(result)
+    return future
+
+
+@contextmanager
+def executor_of(jobs: int | Executor) -> Iterator[tuple[Executor, int]]:
+    """The executor and how many tasks to keep in flight.
+
+    Processes of our own are spawned, with one torch thread each, and end with the analysis. An executor
+    that was given stays open.
+
+    Raises
+    ------
+    ValueError
+        For less than one job, and for a pool of forked processes: torch hangs in those.
+    """
+    if isinstance(jobs, Executor):
+        context = getattr(jobs, "_mp_context", None) if isinstance(jobs, ProcessPoolExecutor) else None
+        if context is not None and context.get_start_method() == "fork":
+            raise ValueError(
+                "torch hangs in forked processes; make the pool with "
+                "ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn'))"
+            )
+        yield jobs, 64
+        return
+    if isinstance(jobs, bool) or not isinstance(jobs, int):
+        raise TypeError(f"jobs must be a number of processes or a concurrent.futures.Executor, got {jobs!r}")
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
+    if jobs == 1:
+        yield _Here(), 1
+        return
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    try:
+        yield pool, 2 * jobs
+    except BaseException as error:
+        # What is running may take minutes; the rows that are written stay, the rest is done again anyway.
+        processes = list((getattr(pool, "_processes", None) or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+        if isinstance(error, concurrent.futures.process.BrokenProcessPool):
+            error.add_note("a worker process died, perhaps out of memory: try fewer jobs or smaller block_bytes")
+        raise
+    pool.shutdown()
+
+
+def _start_worker() -> None:
+    """Ctrl-C is the parent's business, and one thread a process is twice as fast as two on as many cores."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    single_thread()
+
+
+class _Lines:
+    """A stream that gets whole lines: a bar fills a log file with copies of itself."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            self._file.write(text.strip() + "\n")
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def progress_bar(wanted: bool | None) -> tqdm[Any]:
+    """None or True: a bar on a terminal or in a notebook, else a line a minute on stderr. False: nothing."""
+    from tqdm.auto import tqdm as bar
+
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:
+        shape = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+        return bar(total=0.0, desc="estimating", disable=wanted is False, bar_format=shape)
+    return bar(
+        total=0.0,
+        desc="estimating",
+        disable=wanted is False,
+        bar_format="{desc} {percentage:.0f} %, {remaining} left{postfix}",
+        file=_Lines(sys.stderr),
+        mininterval=LINE_SECONDS,
+        delay=LINE_SECONDS,
+        miniters=0,
+        smoothing=0,
+    )
