@@ -129,8 +129,8 @@ KIND_ASKED = {
     ("estimators/_pairwise.py", "float32_is_exact"): "which backend's setting says what float32 products are made of",
     ("hooks/_out/host.py", "__init__"): "streams, events and page-locked memory are CUDA's alone",
     ("hooks/_pass/state.py", "_cuda_devices"): "which CUDA generators are in use",
-    ("analysis/_request.py", "device_of"): "refuses a device that torch does not find",
-    ("analysis/_request.py", "device_memory"): "how much memory CUDA says there is",
+    ("analysis/__init__.py", "device_of"): "refuses a device that torch does not find",
+    ("analysis/plan.py", "device_memory"): "how much memory CUDA says there is",
 }
 
 
