@@ -11,10 +11,10 @@ from infoplane.estimators._protocol import (
     Quantity,
     assume_finite,
     check_inputs,
-    config_json,
     prepared,
 )
 from infoplane.estimators._registry import available, build, get, parse, preset, presets, register
+from infoplane.estimators._settings import config_json
 from infoplane.estimators._targets import bin_targets
 from infoplane.estimators._wrappers import permutation_null, subsample_interval
 

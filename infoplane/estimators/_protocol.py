@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import html
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
@@ -16,7 +15,6 @@ from torch import Tensor
 
 from infoplane.core.exact import extremes, fits_float64, refuse_inexact
 from infoplane.core.records import Noise
-from infoplane.core.strict import canonical_json
 from infoplane.core.units import BIT
 
 ALL_GUARANTEES: frozenset[str] = frozenset({"blocks", "sample_order", "unit_order", "constant_zero", "device_exact"})
@@ -176,45 +174,6 @@ def values_only() -> Iterator[None]:
 def only_values() -> bool:
     """Whether `values_only` is in force."""
     return _VALUES_ONLY.get()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    if isinstance(value, frozenset | set):
-        return sorted(_plain(v) for v in value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"an estimator field must be a number, string, None or tuple of these, got {value!r}")
-
-
-def config_json(estimator: Any) -> str:
-    """The estimator's fields as canonical JSON: sorted keys, no spaces, seeds included.
-
-    What `prepare` found is under "prepared", so that the user's own settings can be told from it. An estimator in
-    a field of another (a wrapper) is written as its settings with its name.
-    """
-    settings, found = _settings_and_found(estimator)
-    if found:
-        settings["prepared"] = found
-    return canonical_json(settings, "config").decode()
-
-
-def _settings_and_found(estimator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    settings: dict[str, Any] = {}
-    found: dict[str, Any] = {}
-    for f in dataclasses.fields(estimator) if dataclasses.is_dataclass(estimator) else ():
-        value = getattr(estimator, f.name)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            inner, inner_found = _settings_and_found(value)
-            settings[f.name] = {"name": getattr(value, "name", type(value).__name__), **inner}
-            if inner_found:
-                found[f.name] = inner_found
-        elif not f.metadata.get("prepared"):
-            settings[f.name] = _plain(value)
-        elif value is not None:
-            found[f.name] = _plain(value)
-    return settings, found
 
 
 def check_inputs(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from torch import Tensor
 from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators._canonical import (
     LEAST_SHRINKAGE,
-    Basis,
     Canonical,
     Shrinkage,
     canonical,
@@ -21,6 +20,7 @@ from infoplane.estimators._canonical import (
     white_basis,
 )
 from infoplane.estimators._checks import repeated_entropy_nats
+from infoplane.estimators._driver import Given, Number, Problem, over_snapshots, report, run
 from infoplane.estimators._gaussian_checks import (
     LEAST_SAMPLES,
     TEST_ROWS,
@@ -30,9 +30,10 @@ from infoplane.estimators._gaussian_checks import (
     side,
 )
 from infoplane.estimators._mixture import entropy_of_counts
-from infoplane.estimators._protocol import Quantity, check_inputs, only_values
+from infoplane.estimators._protocol import Quantity, only_values
 from infoplane.estimators._registry import register
 from infoplane.estimators._scaling import zscore
+from infoplane.estimators._settings import Domain, check_settings, setting
 
 STRONG, HIDDEN = 0.9, 0.1
 """Nats that shrinkage may hide of strong correlations."""
@@ -120,12 +121,11 @@ class Gaussian:
     targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "sample_order", "unit_order", "constant_zero"})
 
-    shrinkage: Shrinkage = "auto"
+    shrinkage: Shrinkage = setting("auto", Domain("'auto' or between 0 and 1", 0, 1, named=("auto",)))
     corrected: bool = True
 
     def __post_init__(self) -> None:
-        if self.shrinkage != "auto" and not (isinstance(self.shrinkage, int | float) and 0 <= self.shrinkage <= 1):
-            raise ValueError(f"shrinkage must be 'auto' or between 0 and 1, got {self.shrinkage!r}")
+        check_settings(self)
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """The scaled snapshot and its parts in float64, Gram matrices with their eigenvectors, and ratios of pairs."""
@@ -135,87 +135,80 @@ class Gaussian:
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
         """The Gaussian I(T;Y) of every snapshot of `t` (S, N, U)."""
-        t, y, _ = check_inputs(t, y, x_ids, targets=self.targets, name=self.name, min_samples=4)
-        if y.is_floating_point():
-            columns = y[:, None] if y.ndim == 1 else y
+        return run(self, t, y, x, x_ids, min_samples=4)
+
+    def start(self, given: Given) -> _Correlations:
+        """White directions of the labels or targets."""
+        return _Correlations(self, given)
+
+
+class _Correlations(Problem):
+    """Canonical correlations of each snapshot with one Y.
+
+    `h_y` is H(Y) in nats, infinite where targets mostly differ; `side` is there for real targets, `ceiling`, H(Y) in
+    bits, for classes.
+    """
+
+    def __init__(self, config: Gaussian, given: Given) -> None:
+        self.config, self.t, self.y = config, given.t, given.y
+        self.side: Side | None = None
+        self.ceiling: Tensor | None = None
+        if self.y.is_floating_point():
+            columns = self.y.reshape(len(self.y), -1)
             z = zscore(columns)
-            basis = white_basis(z, self.shrinkage)
-            target = _Target(basis, y, repeated_entropy_nats(columns), side(columns, z, basis))
+            self.basis = white_basis(z, config.shrinkage)
+            self.h_y = repeated_entropy_nats(columns)
+            self.side = side(columns, z, self.basis)
         else:
-            counts = torch.bincount(y)
-            ceiling = entropy_of_counts(counts)
-            target = _Target(class_basis(y, counts), y, float(ceiling) / BITS_PER_NAT, ceiling=ceiling)
-        found = [self._of_layer(layer, target) for layer in t]
+            counts = torch.bincount(self.y)
+            self.basis = class_basis(self.y, counts)
+            self.ceiling = entropy_of_counts(counts)
+            self.h_y = float(self.ceiling) / BITS_PER_NAT
 
-        def flag(on: list[bool]) -> Tensor:
-            return torch.tensor(on, device=t.device)
+    def chunk(self, t: Tensor) -> dict[str, Tensor]:
+        return over_snapshots(t, self._of_layer)
 
-        flags = {
-            "degenerate": flag([f.degenerate and not target.single_class for f in found]),
-            "unreliable": flag([f.unreliable for f in found]),
-            "out_of_domain": flag([f.out_of_domain for f in found]),
-            "few_samples": flag([len(y) < LEAST_SAMPLES] * len(t)),
+    def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        single = self.side is None and self.basis.size == 0
+        flags: dict[str, Tensor | bool] = {
+            "degenerate": found["degenerate"] & (not single),
+            "unreliable": found["unreliable"],
+            "out_of_domain": found["out_of_domain"],
+            "few_samples": len(self.y) < LEAST_SAMPLES,
         }
-        if target.ceiling is not None:
-            flags["single_class"] = flag([target.single_class] * len(t))
-        shrinkage = torch.tensor([f.shrinkage for f in found], dtype=torch.float64, device=t.device)
-        value = torch.stack([f.nats for f in found]) * BITS_PER_NAT
+        if self.ceiling is not None:
+            flags["single_class"] = single
         return {
-            "I(T;Y)": Quantity(value=value, ceiling=target.ceiling, flags=flags),
-            "shrinkage": Quantity(value=shrinkage, unit="share"),
+            **report("I(T;Y)", found["nats"] * BITS_PER_NAT, ceiling=self.ceiling, flags=flags),
+            **report("shrinkage", found["shrinkage"], unit="share"),
         }
 
-    def _of_layer(self, layer: Tensor, target: _Target) -> _Found:
+    def _of_layer(self, layer: Tensor) -> dict[str, Number]:
         z = zscore(layer)
-        basis = white_basis(z, self.shrinkage)
-        crowded = self.shrinkage == "auto" and basis.shrinkage > 2 * LEAST_SHRINKAGE
-        if basis.size == 0 or target.basis.size == 0:
-            return _Found(z.new_zeros(()), basis.shrinkage, True, crowded, False)
-        found = canonical(basis, target.basis)
+        basis = white_basis(z, self.config.shrinkage)
+        crowded = self.config.shrinkage == "auto" and basis.shrinkage > 2 * LEAST_SHRINKAGE
+        out: dict[str, Number] = {"shrinkage": basis.shrinkage, "unreliable": crowded, "out_of_domain": False}
+        if basis.size == 0 or self.basis.size == 0:
+            return out | {"nats": z.new_zeros(()), "degenerate": True}
+        found = canonical(basis, self.basis)
         nats = canonical_nats(found.correlations)
-        if self.corrected:
-            nats = nats - independent_nats(basis.size, target.basis.size, len(z))
-        off = self._leaves_ground(side(layer, z, basis), target, found, float(nats))
-        return _Found(nats, basis.shrinkage, False, crowded or shrunk_away(found) > HIDDEN, off)
+        if self.config.corrected:
+            nats = nats - independent_nats(basis.size, self.basis.size, len(z))
+        out["unreliable"] = crowded or shrunk_away(found) > HIDDEN
+        out["out_of_domain"] = self._leaves_ground(side(layer, z, basis), found, float(nats))
+        return out | {"nats": nats, "degenerate": False}
 
-    def _leaves_ground(self, t: Side, target: _Target, found: Canonical, nats: float) -> bool:
+    def _leaves_ground(self, t: Side, found: Canonical, nats: float) -> bool:
         # With a correlation of 1 the information is infinite; with more than the entropy of a side it is none.
         if bool((1 - strong_unshrunk(found).square() < SINGULAR).any()):
             return True
-        if nats > min(target.entropy_nats, repeated_entropy_nats(t.raw)):
+        if nats > min(self.h_y, repeated_entropy_nats(t.raw)):
             return True
         if len(t.z) < LEAST_SAMPLES or only_values():
             return False
-        if target.side is None:
-            return classes_off_ground(t, target.y, nats, target.entropy_nats, self.shrinkage)
-        return pairs_off_ground(t, target.side, nats, self.shrinkage)
-
-
-class _Target(NamedTuple):
-    """Directions and values (N,) or (N, k), and H(Y), infinite without atoms; of real targets their side.
-
-    `ceiling` in bits is there for classes.
-    """
-
-    basis: Basis
-    y: Tensor
-    entropy_nats: float
-    side: Side | None = None
-    ceiling: Tensor | None = None
-
-    @property
-    def single_class(self) -> bool:
-        return self.side is None and self.basis.size == 0
-
-
-class _Found(NamedTuple):
-    """One value in nats, the shrinkage of T, and its flags."""
-
-    nats: Tensor
-    shrinkage: float
-    degenerate: bool
-    unreliable: bool
-    out_of_domain: bool
+        if self.side is None:
+            return classes_off_ground(t, self.y, nats, self.h_y, self.config.shrinkage)
+        return pairs_off_ground(t, self.side, nats, self.config.shrinkage)
 
 
 def strong_unshrunk(found: Canonical) -> Tensor:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT
-from infoplane.estimators._protocol import Quantity, check_inputs
+from infoplane.estimators._driver import Given, Problem, report, run
+from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import register
 from infoplane.estimators._scaling import is_constant
+from infoplane.estimators._settings import POSITIVE, check_settings, setting
 
 ESTIMAND = "softmax-output"
 
@@ -65,11 +67,10 @@ class SoftmaxOutput:
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "sample_order", "unit_order"})
     uses_repeats: ClassVar[bool] = True
 
-    temperature: float = 1.0
+    temperature: float = setting(1.0, POSITIVE)
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature must be positive and finite, got {self.temperature}")
+        check_settings(self)
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """Bytes one snapshot needs: probabilities, their logarithms and two copies, in float64."""
@@ -79,31 +80,49 @@ class SoftmaxOutput:
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
         """Information in the class drawn from softmax(`t`), `t` (S, N, U) logits, `y` (N,) integers."""
-        t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name)
-        logits = t.double() / self.temperature
-        p = torch.softmax(logits, 2)
-        constant = is_constant(t)
-        classes = int(y.max()) + 1
-        pairs = torch.unique(x_ids * classes + y, return_inverse=True)[1]
-        h_t, h_x, h_y, h_xy = (_mean_entropy(p, ids) for ids in (torch.zeros_like(y), x_ids, y, pairs))
-        units = math.log2(t.shape[2])
-        entropy = {"x": _counts_entropy(x_ids), "y": _counts_entropy(y), "xy": _counts_entropy(pairs)}
-        h_x_given_y = entropy["xy"] - entropy["y"]
-        rows = t.double()
-        proper = (rows >= 0).all(2).all(1) & ((rows.sum(2) - 1.0).abs() < 1e-3).all(1)
-        flags = {"degenerate": constant, "out_of_domain": (proper & ~constant) | (t.shape[2] < classes)}
-        of_labels = {**flags, "single_class": torch.full_like(constant, classes == 1)}
+        return run(self, t, y, x, x_ids)
 
-        def quantity(value: Tensor, ceiling: float, flags: dict[str, Tensor]) -> Quantity:
-            value = torch.where(constant, torch.zeros_like(value), value)
-            top = value.new_tensor(min(ceiling, units))
-            return Quantity(value=value, ceiling=top, estimand=ESTIMAND, flags=flags)
+    def start(self, given: Given) -> _Groups:
+        """The samples as inputs, classes, and pairs of both."""
+        return _Groups(given, self.temperature)
+
+
+class _Groups(Problem):
+    """Entropies of the mean probabilities of all samples, of each input, class, and pair of both."""
+
+    def __init__(self, given: Given, temperature: float) -> None:
+        self.t, self.temperature = given.t, temperature
+        self.bytes_each = 40 * self.t.shape[1] * self.t.shape[2]
+        self.y, self.x_ids = given.y, given.x_ids
+        self.classes = int(given.y.max()) + 1
+        self.pairs = torch.unique(given.x_ids * self.classes + given.y, return_inverse=True)[1]
+
+    def chunk(self, t: Tensor) -> dict[str, Tensor]:
+        rows = t.double()
+        p = torch.softmax(rows / self.temperature, 2)
+        groups = {"t": torch.zeros_like(self.y), "x": self.x_ids, "y": self.y, "xy": self.pairs}
+        # Rows that are probabilities already are no logits.
+        proper = (rows >= 0).all(2).all(1) & ((rows.sum(2) - 1.0).abs() < 1e-3).all(1)
+        return {"constant": is_constant(t), "proper": proper} | {
+            name: _mean_entropy(p, ids) for name, ids in groups.items()
+        }
+
+    def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        constant, units = found["constant"], math.log2(self.t.shape[2])
+        h_x, h_y, h_xy = (_counts_entropy(ids) for ids in (self.x_ids, self.y, self.pairs))
+        off = (found["proper"] & ~constant) | (self.t.shape[2] < self.classes)
+        flags = {"degenerate": constant, "out_of_domain": off}
+        of_labels = flags | {"single_class": torch.full_like(constant, self.classes == 1)}
+
+        def between(whole: str, parts: str, name: str, ceiling: float, flags: dict[str, Tensor]) -> dict[str, Quantity]:
+            value = torch.where(constant, 0.0, found[whole] - found[parts])
+            return report(name, value, ceiling=min(ceiling, units), flags=flags, estimand=ESTIMAND)
 
         return {
-            "I(X;T)": quantity(h_t - h_x, entropy["x"], flags),
-            "I(T;Y)": quantity(h_t - h_y, entropy["y"], of_labels),
-            "I(X;T|Y)": quantity(h_y - h_xy, h_x_given_y, of_labels),
-            "H(T)": Quantity(value=h_t, ceiling=h_t.new_tensor(units), estimand=ESTIMAND, flags=flags),
+            **between("t", "x", "I(X;T)", h_x, flags),
+            **between("t", "y", "I(T;Y)", h_y, of_labels),
+            **between("y", "xy", "I(X;T|Y)", h_xy - h_y, of_labels),
+            **report("H(T)", found["t"], ceiling=units, flags=flags, estimand=ESTIMAND),
         }
 
 

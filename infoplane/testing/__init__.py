@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BIT
-from infoplane.estimators._protocol import ALL_GUARANTEES, FLAGS, Estimator, Quantity, config_json
-from infoplane.estimators._registry import build
+from infoplane.estimators import ALL_GUARANTEES, FLAGS, Estimator, Quantity, build, config_json
 from infoplane.testing._labels import check_ceiling, check_one_class, check_one_target, check_singular_layers
 from infoplane.testing._subject import SAME, SAMPLES, SNAPSHOTS, UNITS, Blocks, Subject, require
 

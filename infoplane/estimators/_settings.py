@@ -1,0 +1,125 @@
+"""Settings of an estimator: fields that say which values they may have, and their form in the results table."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
+
+from infoplane.core.strict import canonical_json
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Which values a setting may have: numbers from `least` to `most`, and some words.
+
+    Attributes
+    ----------
+    words : str
+        How an error and the page of the estimator say it, behind "must be".
+    least, most : float or None
+        None as `least` means that no number is allowed.
+    open : bool
+        Whether the ends are left out.
+    named : tuple of str
+        Words that are allowed.
+    """
+
+    words: str
+    least: float | None = None
+    most: float = math.inf
+    open: bool = False
+    named: tuple[str, ...] = ()
+
+    def holds(self, value: object) -> bool:
+        """Whether the value is allowed."""
+        if isinstance(value, str):
+            return value in self.named
+        if self.least is None or isinstance(value, bool) or not isinstance(value, Real):
+            return False
+        number = float(value)
+        return self.least < number < self.most if self.open else self.least <= number <= self.most
+
+
+POSITIVE = Domain("positive and finite", 0.0, open=True)
+
+
+def at_least(least: int) -> Domain:
+    """Numbers from `least` on."""
+    return Domain(f"at least {least}", least)
+
+
+def between(least: float, most: float, *, open: bool = False) -> Domain:
+    """Numbers from `least` to `most`; without these two where `open`."""
+    return Domain(f"between {least} and {most}", least, most, open)
+
+
+def one_of(*named: str) -> Domain:
+    """Some words."""
+    return Domain(either([repr(name) for name in named]), named=named)
+
+
+def positive_or(*named: str) -> Domain:
+    """Positive finite numbers, and some words."""
+    return Domain(either(("a positive number", *map(repr, named))), 0.0, open=True, named=named)
+
+
+def either(words: Sequence[str]) -> str:
+    """The words as `a, b or c`."""
+    return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+
+
+def setting(default: Any, domain: Domain) -> Any:
+    """A dataclass field with the values it may have; `check_settings` in `__post_init__` holds it to them."""
+    return field(default=default, metadata={"domain": domain})
+
+
+def check_settings(estimator: Any) -> None:
+    """Raise ValueError for the first field with a value outside its domain."""
+    for f in dataclasses.fields(estimator):
+        domain = f.metadata.get("domain")
+        value = getattr(estimator, f.name)
+        if domain is not None and not domain.holds(value):
+            raise ValueError(f"{f.name} must be {domain.words}, got {value!r}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if isinstance(value, frozenset | set):
+        return sorted(_plain(v) for v in value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"an estimator field must be a number, string, None or tuple of these, got {value!r}")
+
+
+def config_json(estimator: Any) -> str:
+    """The estimator's fields as canonical JSON: sorted keys, no spaces, seeds included.
+
+    What `prepare` found is under "prepared", so that the user's own settings can be told from it. An estimator in
+    a field of another (a wrapper) is written as its settings with its name.
+    """
+    settings, found = _settings_and_found(estimator)
+    if found:
+        settings["prepared"] = found
+    return canonical_json(settings, "config").decode()
+
+
+def _settings_and_found(estimator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    settings: dict[str, Any] = {}
+    found: dict[str, Any] = {}
+    for f in dataclasses.fields(estimator) if dataclasses.is_dataclass(estimator) else ():
+        value = getattr(estimator, f.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            inner, inner_found = _settings_and_found(value)
+            settings[f.name] = {"name": getattr(value, "name", type(value).__name__), **inner}
+            if inner_found:
+                found[f.name] = inner_found
+        elif not f.metadata.get("prepared"):
+            settings[f.name] = _plain(value)
+        elif value is not None:
+            found[f.name] = _plain(value)
+    return settings, found
