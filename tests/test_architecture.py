@@ -41,6 +41,7 @@ UPSTREAM = {
 OWNERS = {
     "h5py": {"store"},
     "matplotlib": {"plots"},
+    "pandas": {"results"},
     "plotly": {"report"},
     "torch": {
         "hooks", "integrations", "estimators", "importers", "analysis", "live", "certify", "sweep", "testing", "demo",
@@ -229,9 +230,10 @@ def test_plots_need_neither_torch_nor_h5py():
     )
 
 
-def test_results_and_core_need_only_numpy():
-    blocked = "BLOCKED = {'torch', 'h5py', 'matplotlib', 'scipy', 'pandas', 'plotly'}"
+def test_results_and_core_need_only_numpy_and_pandas():
+    blocked = "BLOCKED = {'torch', 'h5py', 'matplotlib', 'scipy', 'plotly'}"
     run_python(blocked + BLOCK + "import infoplane.results, infoplane.core, infoplane.datasets")
+    run_python(f"{blocked} | {{'pandas'}}" + BLOCK + "import infoplane.core, infoplane.datasets")
 
 
 def test_top_level_names_are_all_reachable():

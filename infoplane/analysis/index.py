@@ -36,6 +36,7 @@ class TableIndex:
     def __init__(self, writer: TableWriter) -> None:
         self.writer = writer
         self._disk = ResultTable(writer.columns)
+        self._columns = [self._disk[c] for c in COLUMNS]
         self._added: list[Row] = []
         self._numbers: dict[Estimate, dict[Content, dict[str, int]]] = {}
         self._configs: dict[tuple[str, str, str, str], list[str]] = {}
@@ -75,7 +76,7 @@ class TableIndex:
         """The row of this number."""
         if number >= len(self._disk):
             return self._added[number - len(self._disk)]
-        return Row(*(self._disk[c][number] for c in COLUMNS))
+        return Row(*(column[number] for column in self._columns))
 
     def table(self, numbers: list[int]) -> ResultTable:
         """The rows of these numbers, with the table's meta."""

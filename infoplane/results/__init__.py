@@ -1,10 +1,10 @@
-"""The results table: what an analysis found, one row per quantity. Needs numpy only."""
+"""The results table: what an analysis found, one row per quantity. Needs numpy and pandas only."""
 
 from infoplane.results._csv import COLUMNS, KEY, Row
 from infoplane.results._files import TableWriter, csv_path
-from infoplane.results._views import Curve, DataProcessing, Plane
 from infoplane.results.summary import CurveSummary, Summary, over_runs, summarize
 from infoplane.results.table import ResultTable, read_table
+from infoplane.results.trajectories import Curve, DataProcessing, Plane
 
 __all__ = [
     "COLUMNS",

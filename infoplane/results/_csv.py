@@ -9,15 +9,17 @@ apostrophe, which reading takes off again; a text that begins with an apostrophe
 from __future__ import annotations
 
 import csv
+import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
+Array = npt.NDArray[Any]
 NAN = float("nan")
 
 
@@ -51,6 +53,7 @@ KEY: tuple[str, ...] = ("run", "step", "layer", "subset", "estimator", "config",
 INTEGERS: frozenset[str] = frozenset({"step", "depth", "n_samples", "n_units"})
 FLOATS: frozenset[str] = frozenset({"epoch", "value", "low", "high", "ceiling"})
 HEADER: bytes = (",".join(COLUMNS) + "\n").encode()
+TEXTS: frozenset[str] = frozenset(COLUMNS) - INTEGERS - FLOATS
 _KINDS = tuple("i" if c in INTEGERS else "f" if c in FLOATS else "s" for c in COLUMNS)
 
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\\\\\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
@@ -59,6 +62,9 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
 _LONG = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
 _FORMULA = frozenset("=+-@'＝＋－＠")
 _QUOTED = re.compile("[\",;'|]|^ | $")
+# What a strict reader of CSV may refuse: a quote within a cell, bare or odd in number, a bare end of line, a NUL.
+_DOUBTFUL = re.compile(rb'"(?<=[^,\n"]")(?:"")*(?![",\n])|\r|\x00')
+_DAMAGED = "the table is damaged: delete it and analyse again"
 
 
 def visible(text: str) -> str:
@@ -122,17 +128,7 @@ def whole_lines(data: bytes) -> bytes:
     return data[: data.rfind(b"\n") + 1]
 
 
-def check_header(line: Sequence[str], path: Path) -> None:
-    """Raise ValueError when a column is missing."""
-    missing = [c for c in COLUMNS if c not in line]
-    if missing:
-        raise ValueError(
-            f"{path} is no results table: column{'s' * (len(missing) > 1)} {', '.join(missing)} missing, "
-            f"got {visible(', '.join(line))[:200]}; expected {', '.join(COLUMNS)}"
-        )
-
-
-def parse_table(data: bytes, path: Path) -> dict[str, npt.NDArray[Any]]:
+def parse_table(data: bytes, path: Path) -> pd.DataFrame:
     """Columns of a table file; a torn last line is dropped.
 
     Columns may come in any order, further ones are ignored.
@@ -143,70 +139,105 @@ def parse_table(data: bytes, path: Path) -> dict[str, npt.NDArray[Any]]:
         A column is missing, or a line does not have as many fields as the header or holds no number
         where one belongs; the line says which.
     """
+    data = whole_lines(data).removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
     try:
-        text = whole_lines(data).decode("utf-8-sig")
+        text = data.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 at byte {error.start}; is it a results table?") from None
-    lines = iter(text.split("\n")[:-1])
-    reader = csv.reader(lines, strict=True)
-    try:
-        return _columns(reader, path)
-    except csv.Error as error:
-        raise ValueError(
-            f"{path} line {reader.line_num}: {error}; the table is damaged: delete it and analyse again"
-        ) from None
-
-
-def _columns(reader: Iterator[list[str]], path: Path) -> dict[str, npt.NDArray[Any]]:
-    header = next(reader, None)
-    if header is None:
-        return {c: np.empty(0, _dtype(c)) for c in COLUMNS}
+    if not data:
+        return frame_of({c: [] for c in COLUMNS})
+    header = next(csv.reader([text[: text.index("\n")]]))
     check_header(header, path)
-    places = [header.index(c) for c in COLUMNS]
-    columns: list[list[Any]] = [[] for _ in COLUMNS]
-    readers = [_reader(c) for c in COLUMNS]
-    done = 0
-    # In pieces that stay in the cache while rows become columns.
-    while piece := list(islice(reader, 256)):
-        if set(map(len, piece)) != {len(header)}:
-            i = next(i for i, line in enumerate(piece) if len(line) != len(header))
-            raise ValueError(
-                f"{path} line {done + i + 2} has {len(piece[i])} fields, expected {len(header)}; "
-                "the table is damaged: delete it and analyse again"
-            )
-        cells = list(zip(*piece, strict=True))
-        for i, (column, read, place) in enumerate(zip(columns, readers, places, strict=True)):
+    if _DOUBTFUL.search(data):
+        check_lines(text, path)
+    cells = _cells(data)
+    if cells is None:
+        check_lines(text, path)
+        raise ValueError(f"{path}: a line has too few or too many fields; {_DAMAGED}")
+    # Without an escape or an apostrophe every text stands for itself.
+    plain = b"\\" not in data and b"'" not in data
+    return frame_of({c: _read_column(c, cells.iloc[:, header.index(c)].to_numpy(), plain, path) for c in COLUMNS})
+
+
+def check_header(line: Sequence[str], path: Path) -> None:
+    """Raise ValueError when a column is missing."""
+    missing = [c for c in COLUMNS if c not in line]
+    if missing:
+        raise ValueError(
+            f"{path} is no results table: column{'s' * (len(missing) > 1)} {', '.join(missing)} missing, "
+            f"got {visible(', '.join(line))[:200]}; expected {', '.join(COLUMNS)}"
+        )
+
+
+def check_lines(text: str, path: Path) -> None:
+    """Raise ValueError for the first line that is no CSV or has another number of fields than the header."""
+    if "\0" in text:
+        at = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(f"{path} line {at} holds a NUL character; {_DAMAGED}")
+    reader = csv.reader(iter(text.split("\n")[:-1]), strict=True)
+    try:
+        expected = len(next(reader))
+        for line in reader:
+            if len(line) != expected:
+                raise ValueError(
+                    f"{path} line {reader.line_num} has {len(line)} fields, expected {expected}; {_DAMAGED}"
+                )
+    except csv.Error as error:
+        raise ValueError(f"{path} line {reader.line_num}: {error}; {_DAMAGED}") from None
+
+
+def _cells(data: bytes) -> pd.DataFrame | None:
+    """Every cell as text; None where a line has another number of fields than the header."""
+    # pandas fills lines that are too short, so each line gets one more field, which must then be the last.
+    marked = io.BytesIO(data.replace(b"\n", b",|\n"))
+    try:
+        cells = pd.read_csv(marked, dtype=object, keep_default_na=False, na_filter=False, lineterminator="\n")
+    except pd.errors.ParserError:
+        return None
+    # Where the first line is too long it takes its first field for an index.
+    whole = isinstance(cells.index, pd.RangeIndex) and (cells.iloc[:, -1] == "|").all()
+    return cells if whole else None
+
+
+def _read_column(name: str, cells: Array, plain: bool, path: Path) -> Array:
+    """The values that the cells of a column stand for."""
+    if name in TEXTS:
+        return cells if plain else by_value(cells, parse_text)
+    try:
+        # numpy reads each cell with Python's own float or int, which are exact.
+        return np.where(cells == "", "nan", cells).astype(dtype_of(name))
+    except (ValueError, OverflowError):
+        read = _int64 if name in INTEGERS else _float
+        for line, cell in enumerate(cells, 2):
             try:
-                column += map(read, cells[place])
+                read(cell)
             except ValueError as error:
-                raise ValueError(f"{path} line {len(column) + 2}: {COLUMNS[i]} {error}") from None
-        done += len(piece)
-    out = {}
-    for name, column in zip(COLUMNS, columns, strict=True):
-        out[name] = np.empty(done, _dtype(name))
-        out[name][:] = column
+                raise ValueError(f"{path} line {line}: {name} {error}") from None
+        raise
+
+
+def by_value(column: Array, function: Callable[[Any], Any], dtype: Any = object) -> Array:
+    """`function` of every cell of a column; it is called once for each distinct value."""
+    cells = column.tolist()
+    found = {cell: function(cell) for cell in set(cells)}
+    out = np.empty(len(cells), dtype)
+    out[:] = [found[cell] for cell in cells]
     return out
 
 
-def _dtype(column: str) -> Any:
+def frame_of(columns: Mapping[str, Any]) -> pd.DataFrame:
+    """Columns of equal length with the types of the table; texts stay the Python strings that they are."""
+    arrays = {c: np.asarray(columns[c], dtype=dtype_of(c)) for c in COLUMNS}
+    for name, array in arrays.items():
+        if array.shape != (len(arrays["run"]),):
+            raise ValueError(f"column {name} must have shape ({len(arrays['run'])},) as run has, got {array.shape}")
+    # A Series keeps its type, where a frame would make its own kind of text of it.
+    return pd.DataFrame({c: pd.Series(array, dtype=array.dtype, copy=False) for c, array in arrays.items()})
+
+
+def dtype_of(column: str) -> Any:
+    """The numpy type of a column."""
     return np.int64 if column in INTEGERS else np.float64 if column in FLOATS else object
-
-
-class _Memo(dict[str, Any]):
-    """Reads each distinct cell once: most columns repeat a few values."""
-
-    def __init__(self, read: Callable[[str], Any]) -> None:
-        self.read = read
-
-    def __missing__(self, cell: str) -> Any:
-        value = self[cell] = self.read(cell)
-        return value
-
-
-def _reader(column: str) -> Callable[[str], Any]:
-    if column in ("value", "low", "high"):
-        return _float
-    return _Memo(_int64 if column in INTEGERS else _float if column in FLOATS else parse_text).__getitem__
 
 
 def _float(cell: str) -> float:

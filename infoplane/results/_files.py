@@ -12,8 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
+import pandas as pd
 
 from infoplane.core.files import Locked, PidLock, fingerprint, publish_bytes, sync_directory
 from infoplane.core.strict import load_object
@@ -87,7 +86,7 @@ def check_digest(data: bytes, meta: Mapping[str, Any], path: Path) -> None:
     )
 
 
-def read_files(path: Path, *, verify: bool = True) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+def read_files(path: Path, *, verify: bool = True) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Columns and meta of a table; see `ResultTable.read`."""
     try:
         data = _content(path)
@@ -209,20 +208,3 @@ def lock_table(path: Path) -> PidLock:
         raise BlockingIOError(errno.EAGAIN, text, str(path)) from None
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "no such directory", str(path.parent)) from None
-
-
-def empty_columns() -> dict[str, npt.NDArray[Any]]:
-    return parse_table(HEADER, Path("results.csv"))
-
-
-def columns_of(rows: Iterable[Row]) -> dict[str, npt.NDArray[Any]]:
-    """Column arrays of rows in memory."""
-    rows = list(rows)
-    columns = empty_columns()
-    if not rows:
-        return columns
-    for (name, column), cells in zip(columns.items(), zip(*rows, strict=True), strict=True):
-        array: npt.NDArray[Any] = np.empty(len(rows), column.dtype)
-        array[:] = cells
-        columns[name] = array
-    return columns

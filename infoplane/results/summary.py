@@ -13,8 +13,8 @@ import numpy.typing as npt
 from infoplane.core.text import printable
 
 if TYPE_CHECKING:
-    from infoplane.results._views import Curve
     from infoplane.results.table import ResultTable
+    from infoplane.results.trajectories import Curve
 
 FloatArray = npt.NDArray[np.float64]
 SpreadKind = Literal["ci95", "sd", "se", "quartiles", "minmax"]

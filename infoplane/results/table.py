@@ -7,24 +7,63 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from infoplane.core.errors import closest
 from infoplane.core.strict import canonical_json
 from infoplane.core.tokens import layer_matches
-from infoplane.results._csv import COLUMNS, FLOATS, INTEGERS, Row, format_rows, visible
-from infoplane.results._files import TableWriter, columns_of, csv_path, read_files, write_files
-from infoplane.results._views import Curve, DataProcessing, Plane, curves, data_processing, pair
+from infoplane.results._csv import COLUMNS, Row, by_value, format_rows, frame_of, visible
+from infoplane.results._files import TableWriter, csv_path, read_files, write_files
+from infoplane.results.trajectories import (
+    Chain,
+    Curve,
+    DataProcessing,
+    Plane,
+    curves,
+    data_processing,
+    pair,
+)
 
 Array = npt.NDArray[Any]
-Selector = Any  # a value, a glob for text, or an iterable of these
+Selector = str | Iterable[str] | None
+"""A name, a glob, several of these, or None for all."""
+
+
+class Where(TypedDict, total=False):
+    """Which rows `ResultTable.plane` and `curves` take, besides what they name themselves."""
+
+    layer: Selector
+    run: Selector
+    step: int | Iterable[int] | npt.NDArray[np.integer[Any]] | None
+    settings: Selector
+
+
+class Rows(Where, total=False):
+    """Which rows `ResultTable.select` takes."""
+
+    quantity: Selector
+    estimator: Selector
+    subset: Selector
+    config: Selector
+    unit: Selector
+
+
+class Column:
+    """A column of a table as an array (rows,)."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, table: ResultTable, owner: type) -> Array:
+        return table[self.name]
 
 
 class ResultTable:
-    """Results of one or several runs: numpy columns of equal length and the settings beside them.
+    """Results of one or several runs: a frame of rows and the settings beside it.
 
     A row is one quantity of one layer at one step. `value`, `low`, `high` and `ceiling` are in `unit` (bits
     for every Shannon information); NaN is "no value", and `flags` says why. `low` and `high` are the
@@ -34,10 +73,15 @@ class ResultTable:
     Parameters
     ----------
     columns : mapping from column name to array (rows,)
-        Reached as `table.value` or `table["value"]`. All of `infoplane.results.COLUMNS`; integers as int64,
-        numbers as float64, text as object.
+        All of `infoplane.results.COLUMNS`; integers as int64, numbers as float64, text as object.
     meta : mapping
         Settings, versions, layers of each run; what `results.json` holds.
+
+    Attributes
+    ----------
+    df : pandas.DataFrame
+        The rows in the order of the table. A column is also there as an array, `table.value` or `table["value"]`.
+    meta : dict
 
     Notes
     -----
@@ -45,18 +89,32 @@ class ResultTable:
     the old ones. `current()` keeps the last written of those, and `plane`, `curves` and `dpi` use it.
     """
 
-    def __init__(self, columns: Mapping[str, Array], meta: Mapping[str, Any] | None = None) -> None:
+    run = Column()
+    step = Column()
+    epoch = Column()
+    layer = Column()
+    depth = Column()
+    subset = Column()
+    estimator = Column()
+    config = Column()
+    n_samples = Column()
+    n_units = Column()
+    quantity = Column()
+    estimand = Column()
+    value = Column()
+    low = Column()
+    high = Column()
+    bound = Column()
+    ceiling = Column()
+    unit = Column()
+    flags = Column()
+    source = Column()
+
+    def __init__(self, columns: Mapping[str, Any] | pd.DataFrame, meta: Mapping[str, Any] | None = None) -> None:
         missing = [c for c in COLUMNS if c not in columns]
         if missing:
             raise ValueError(f"a results table needs the columns {', '.join(COLUMNS)}; missing: {', '.join(missing)}")
-        self._columns: dict[str, Array] = {}
-        rows = len(columns["run"])
-        for name in COLUMNS:
-            kind = np.int64 if name in INTEGERS else np.float64 if name in FLOATS else object
-            column = np.asarray(columns[name], dtype=kind)
-            if column.shape != (rows,):
-                raise ValueError(f"column {name} must have shape ({rows},) as run has, got {column.shape}")
-            self._columns[name] = column
+        self.df = frame_of(columns)
         self.meta: dict[str, Any] = dict(meta or {})
 
     # Making, reading, writing
@@ -64,7 +122,8 @@ class ResultTable:
     @classmethod
     def from_rows(cls, rows: Iterable[Row], meta: Mapping[str, Any] | None = None) -> Self:
         """A table from `Row`s in memory."""
-        return cls(columns_of(rows), meta)
+        cells = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
+        return cls(dict(zip(COLUMNS, cells, strict=True)), meta)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Self:
@@ -97,7 +156,7 @@ class ResultTable:
                 else:
                     meta[name] = value
         meta.pop("table", None)
-        return cls({c: np.concatenate([t[c] for t in tables]) for c in COLUMNS}, meta)
+        return cls(pd.concat([t.df for t in tables], ignore_index=True), meta)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write CSV and JSON, each replaced atomically. Reading gives every number and name back exactly."""
@@ -118,120 +177,91 @@ class ResultTable:
     # Columns and rows
 
     def __len__(self) -> int:
-        return len(self._columns["run"])
+        return len(self.df)
 
     def __getitem__(self, column: str) -> Array:
         if column == "settings":
             return self.settings
-        if column not in self._columns:
+        if column not in COLUMNS:
             raise KeyError(f"no column {column!r}; available: {', '.join((*COLUMNS, 'settings'))}")
-        return self._columns[column]
+        return np.asarray(self.df[column])
 
-    def __getattr__(self, name: str) -> Array:
-        if name in COLUMNS:
-            return self._columns[name]
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; columns: {', '.join(COLUMNS)}")
+    if not TYPE_CHECKING:  # a type checker is to know the columns alone
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; columns: {', '.join(COLUMNS)}")
 
     def __iter__(self) -> Iterator[Row]:
-        return map(Row._make, zip(*(self._columns[c].tolist() for c in COLUMNS), strict=True))
+        return map(Row._make, zip(*(self[c].tolist() for c in COLUMNS), strict=True))
 
     def take(self, rows: Array | Sequence[int]) -> ResultTable:
         """The rows of a boolean mask or of indices, in that order."""
         index = np.asarray(rows)
         if index.size == 0:
             index = index.astype(np.int64)
-        return ResultTable({c: a[index] for c, a in self._columns.items()}, self.meta)
+        taken = ResultTable.__new__(ResultTable)  # its columns have their types already
+        taken.df = self.df.iloc[index].reset_index(drop=True)
+        taken.meta = dict(self.meta)
+        return taken
 
     @property
     def settings(self) -> Array:
         """The user's own settings: `config` without what `prepare` found. The same for all steps and layers."""
-        config = self._columns["config"]
-        known = {text: _settings(text) for text in set(config.tolist())}
-        out: Array = np.empty(len(config), object)
-        out[:] = [known[text] for text in config.tolist()]
-        return out
+        return by_value(self.config, _settings)
 
     def flag(self, name: str) -> npt.NDArray[np.bool_]:
         """Which rows carry a flag."""
-        flags = self._columns["flags"].tolist()
-        hit = {text: name in text.split(";") for text in set(flags)}
-        return np.array([hit[text] for text in flags], dtype=bool)
+        return by_value(self.flags, lambda text: name in text.split(";"), bool)
 
-    def select(
-        self,
-        *,
-        layer: Selector = None,
-        quantity: Selector = None,
-        estimator: Selector = None,
-        subset: Selector = None,
-        run: Selector = None,
-        step: Selector = None,
-        settings: Selector = None,
-        config: Selector = None,
-        unit: Selector = None,
-    ) -> ResultTable:
+    def select(self, **rows: Unpack[Rows]) -> ResultTable:
         """Rows that match all of the given columns.
 
         Text matches exactly or as a glob (`layer="fc*"`, `subset="class=*"`, and `layer="block2[token=*]"` for the
         positions of a layer); a list matches what any of its entries matches; None leaves the column alone. What
         matches nothing gives an empty table.
+
+        Parameters
+        ----------
+        layer, quantity, estimator, subset, run, settings, config, unit : str or several
+        step : int or several
         """
         mask = np.ones(len(self), dtype=bool)
-        wanted = {
-            "layer": layer,
-            "quantity": quantity,
-            "estimator": estimator,
-            "subset": subset,
-            "run": run,
-            "step": step,
-            "settings": settings,
-            "config": config,
-            "unit": unit,
-        }
-        for name, selector in wanted.items():
-            if selector is None:
-                continue
-            if name == "step":
-                mask &= np.isin(self._columns["step"], np.atleast_1d(np.asarray(_plain_steps(selector))))
-                continue
-            patterns = [selector] if isinstance(selector, str) else list(selector)
-            cells = self[name].tolist()
-            match = layer_matches if name == "layer" else _matches
-            hit = {c: any(match(c, p) for p in patterns) for c in set(cells)}
-            mask &= np.fromiter((hit[c] for c in cells), dtype=bool, count=len(cells))
+        for name, selector in rows.items():
+            if name not in Rows.__annotations__:
+                raise TypeError(f"select takes {', '.join(Rows.__annotations__)}, got {name!r}")
+            if selector is not None:
+                mask &= _selected(name, self[name], selector)
         return self.take(mask)
 
     def current(self) -> ResultTable:
         """Of rows that differ only in `source` or in what `prepare` found, the last written one."""
-        names = ("run", "step", "layer", "subset", "estimator", "settings", "quantity")
-        last = {key: i for i, key in enumerate(zip(*(self[n].tolist() for n in names), strict=True))}
-        return self if len(last) == len(self) else self.take(np.sort(np.fromiter(last.values(), np.int64, len(last))))
+        names = ["run", "step", "layer", "subset", "estimator", "settings", "quantity"]
+        repeated = self._with_settings().duplicated(names, keep="last").to_numpy()
+        return self.take(~repeated) if repeated.any() else self
+
+    def _with_settings(self) -> pd.DataFrame:
+        return self.df.assign(settings=pd.Series(self.settings, dtype=object))
 
     # Views
 
-    def plane(
-        self,
-        estimator: Selector = None,
-        subset: Selector = "all",
-        *,
-        layer: Selector = None,
-        run: Selector = None,
-        step: Selector = None,
-        settings: Selector = None,
-    ) -> Plane:
+    def plane(self, estimator: Selector = None, subset: Selector = "all", **where: Unpack[Where]) -> Plane:
         """Points of the information plane: I(X;T) and I(T;Y) of the same layer, step, subset and estimate.
+
+        Parameters
+        ----------
+        estimator, subset, layer, run, step, settings
+            As in `select`.
 
         Raises
         ------
         ValueError
             Nothing matches; the line says what the table has.
         """
-        chosen = self.select(
-            estimator=estimator, subset=subset, layer=layer, run=run, step=step, settings=settings
-        ).current()
-        plane = pair(chosen)
+        chosen = self.select(estimator=estimator, subset=subset, **where).current()
+        plane = pair(chosen._with_settings())
         if len(plane) == 0:
-            raise ValueError(f"no pair of I(X;T) and I(T;Y) {self._why_empty(estimator, subset, layer, run)}")
+            wanted = {"estimator": estimator, "subset": subset, "layer": where.get("layer"), "run": where.get("run")}
+            raise ValueError(f"no pair of I(X;T) and I(T;Y) {self._why_empty(wanted)}")
         return plane
 
     def curves(
@@ -240,20 +270,19 @@ class ResultTable:
         *,
         estimator: Selector = None,
         subset: Selector = "all",
-        layer: Selector = None,
-        run: Selector = None,
-        settings: Selector = None,
+        **where: Unpack[Where],
     ) -> list[Curve]:
-        """Each quantity against step, one `Curve` per run, layer, subset, estimator, settings and quantity."""
-        return curves(
-            self.select(
-                quantity=quantity, estimator=estimator, subset=subset, layer=layer, run=run, settings=settings
-            ).current()
-        )
+        """Each quantity against step, one `Curve` per run, layer, subset, estimator, settings and quantity.
 
-    def dpi(
-        self, chain: Sequence[str] | Mapping[str, Sequence[str]] | None = None, slack: float = 0.02
-    ) -> list[DataProcessing]:
+        Parameters
+        ----------
+        quantity, estimator, subset, layer, run, step, settings
+            As in `select`.
+        """
+        chosen = self.select(quantity=quantity, estimator=estimator, subset=subset, **where)
+        return curves(chosen.current()._with_settings())
+
+    def dpi(self, chain: Chain = None, slack: float = 0.02) -> list[DataProcessing]:
         """Share of neighbouring layers where I(X;T_{l+1}) > I(X;T_l) + slack, which no true value can show.
 
         Counted over steps for each run, estimator, settings and subset. A share above zero says that the
@@ -268,59 +297,44 @@ class ResultTable:
         slack : float
             In bits.
         """
-        return data_processing(self.select(quantity="I(X;T)").current(), self.meta, chain, slack)
+        rows = self.select(quantity="I(X;T)").current()
+        return data_processing(rows._with_settings(), self.meta, chain, slack)
 
-    def _why_empty(self, estimator: Selector, subset: Selector, layer: Selector, run: Selector) -> str:
+    def _why_empty(self, wanted: Mapping[str, Selector]) -> str:
+        """The end of an error line: what was asked for, and what the table has of it."""
         parts = []
-        for name, selector in (("estimator", estimator), ("subset", subset), ("layer", layer), ("run", run)):
-            known = sorted({c for c in self._columns[name].tolist() if c not in ("", "recorded")})
-            if selector is None:
-                continue
-            shown = closest(str(selector), known) if len(known) > 5 else known
-            parts.append(f"{name} {selector!r} (available: {visible(', '.join(shown)) or 'none'})")
+        for name, selector in wanted.items():
+            if selector is not None:
+                known = sorted(set(self[name]) - {"", "recorded"})
+                shown = closest(str(selector), known) if len(known) > 5 else known
+                parts.append(f"{name} {selector!r} (available: {visible(', '.join(shown)) or 'none'})")
         return f"for {', '.join(parts)}" if len(self) else "in an empty table"
 
     # Other containers
 
-    def to_dataframe(self) -> Any:
-        """A pandas DataFrame with the same columns. Needs the extra `pandas`."""
-        import pandas as pd
-
-        return pd.DataFrame({c: self._columns[c] for c in COLUMNS})
+    def to_dataframe(self) -> pd.DataFrame:
+        """A copy of the rows with pandas' own kind of text."""
+        return pd.DataFrame({c: self[c] for c in COLUMNS})
 
     def to_xarray(self) -> Any:
-        """An xarray Dataset of the current estimates. Needs the extra `pandas`.
+        """An xarray Dataset of the current estimates. Needs the extra `xarray`.
 
         Variables `value`, `low`, `high`, `ceiling` over (run, estimator, settings, subset, quantity, layer,
         step), NaN where there is no row; `epoch` over (run, step).
         """
-        import xarray as xr
-
-        table = self.current()
-        dims = ("run", "estimator", "settings", "subset", "quantity", "layer", "step")
-        labels, codes = {}, {}
-        for d in dims:
-            column = table[d].tolist()
-            # Steps are sorted; names keep the order of the table, which for layers is the forward order.
-            known = {v: i for i, v in enumerate(sorted(set(column)) if d == "step" else dict.fromkeys(column))}
-            labels[d] = list(known)
-            codes[d] = np.array([known[v] for v in column], dtype=np.int64)
-        shape = tuple(len(labels[d]) for d in dims)
-        where = tuple(codes[d] for d in dims)
-        data: dict[str, Any] = {}
-        for name in ("value", "low", "high", "ceiling"):
-            array = np.full(shape, np.nan)
-            array[where] = table[name]
-            data[name] = (dims, array)
-        epoch = np.full((shape[0], shape[-1]), np.nan)
-        epoch[codes["run"], codes["step"]] = table["epoch"]
-        return xr.Dataset(data, coords={**labels, "epoch": (("run", "step"), epoch)})
+        frame = self.current()._with_settings()
+        dims = ["run", "estimator", "settings", "subset", "quantity", "layer", "step"]
+        # Steps are sorted; names keep the order of the table, which for layers is the forward order.
+        labels = {d: sorted(set(frame[d])) if d == "step" else list(dict.fromkeys(frame[d])) for d in dims}
+        data = frame.set_index(dims)[["value", "low", "high", "ceiling"]].to_xarray().reindex(labels)
+        epochs = frame.drop_duplicates(["run", "step"], keep="last").set_index(["run", "step"])["epoch"]
+        return data.assign_coords(epoch=epochs.to_xarray().reindex(run=labels["run"], step=labels["step"]))
 
     # Display
 
     def __repr__(self) -> str:
         def names(column: str) -> str:
-            known = list(dict.fromkeys(c for c in self._columns[column].tolist() if c))
+            known = list(dict.fromkeys(c for c in self[column] if c))
             shown = ", ".join(visible(k) for k in known[:6])
             return shown + (f", ... ({len(known)})" if len(known) > 6 else "")
 
@@ -348,18 +362,24 @@ class ResultTable:
         for i in rows:
             if len(self) > 20 and i == len(self) - 10:
                 lines.append(f'<tr><td colspan="{len(shown)}">… {len(self) - 20} rows …</td></tr>')
-            cells = (self._columns[c][i] for c in shown)
+            cells = (self[c][i] for c in shown)
             text = (f"{v:.4g}" if isinstance(v, float) else visible(str(v)) for v in cells)
             lines.append("<tr>" + "".join(f"<td>{html.escape(t)}</td>" for t in text) + "</tr>")
         return f"<p>{html.escape(repr(self))}</p><table>{''.join(lines)}</table>"
 
 
+def _selected(name: str, cells: Array, selector: Any) -> npt.NDArray[np.bool_]:
+    """Which cells of a column a selector matches."""
+    if name == "step":
+        steps = selector if isinstance(selector, int | np.integer | np.ndarray) else list(selector)
+        return np.isin(cells, np.atleast_1d(np.asarray(steps)))
+    patterns = [selector] if isinstance(selector, str) else list(selector)
+    match = layer_matches if name == "layer" else _matches
+    return by_value(cells, lambda cell: any(match(cell, p) for p in patterns), bool)
+
+
 def _matches(cell: str, pattern: str) -> bool:
     return cell == pattern or fnmatchcase(cell, pattern)
-
-
-def _plain_steps(selector: Any) -> Any:
-    return selector if isinstance(selector, int | np.integer | np.ndarray) else list(selector)
 
 
 def _settings(config: str) -> str:
