@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from infoplane.core.text import printable
-
-if TYPE_CHECKING:
-    from infoplane.results.table import ResultTable
-    from infoplane.results.trajectories import Curve
+from infoplane.results.table import ResultTable
+from infoplane.results.trajectories import Curve
 
 FloatArray = npt.NDArray[np.float64]
-SpreadKind = Literal["ci95", "sd", "se", "quartiles", "minmax"]
 
 SPREADS: dict[str, str] = {
     "ci95": "95 % CI of the mean (Student t)",
@@ -72,7 +70,7 @@ def over_runs(values: FloatArray, spread: str | None = "ci95") -> Summary:
         low = np.where(count > 0, np.where(known, values, np.inf).min(axis=0), np.nan)
         high = np.where(count > 0, np.where(known, values, -np.inf).max(axis=0), np.nan)
     elif spread == "quartiles":
-        low, high = _quantile(values, 0.25, count), _quantile(values, 0.75, count)
+        low, high = _quantile(values, 0.25), _quantile(values, 0.75)
     else:
         squares = np.where(known, values - mean, 0.0) ** 2
         sd = np.sqrt(squares.sum(axis=0) / np.maximum(count - 1, 1))
@@ -91,16 +89,10 @@ def over_runs(values: FloatArray, spread: str | None = "ci95") -> Summary:
     return Summary(mean=mean, low=low, high=high, count=count.astype(np.int64), words=words)
 
 
-def _quantile(values: FloatArray, q: float, count: npt.NDArray[np.int64]) -> FloatArray:
+def _quantile(values: FloatArray, q: float) -> FloatArray:
     """Over the first axis, of the finite values alone; NaN where there are none."""
-    ordered = np.sort(np.where(np.isfinite(values), values, np.inf), axis=0)
-    place = q * np.maximum(count - 1, 0)
-    below = np.floor(place).astype(np.int64)
-    above = np.minimum(below + 1, np.maximum(count - 1, 0))
-    a = np.take_along_axis(ordered, below[None], axis=0)[0]
-    b = np.take_along_axis(ordered, above[None], axis=0)[0]
-    with np.errstate(invalid="ignore"):
-        return np.where(count > 0, a + (place - below) * (b - a), np.nan)
+    known = np.where(np.isfinite(values), values, np.nan).reshape(len(values), -1)
+    return np.asarray(pd.DataFrame(known).quantile(q)).reshape(values.shape[1:])
 
 
 LEAST_FENCED = 4

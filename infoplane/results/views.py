@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,8 @@ import numpy.typing as npt
 from infoplane.core.errors import closest
 from infoplane.core.tokens import layer_matches, split_token, token_position
 from infoplane.core.units import BIT
-
-if TYPE_CHECKING:
-    from infoplane.results.table import ResultTable
+from infoplane.results._csv import by_value
+from infoplane.results.table import ResultTable
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -180,7 +179,38 @@ class Series:
         ValueError
             There are several runs, or the rows have several units.
         """
-        return grid(self, quantity)
+        if not isinstance(quantity, str):
+            raise ValueError(f"this figure takes one quantity, got {', '.join(quantity) or 'none'}")
+        if len(self.runs) != 1:
+            raise ValueError(f"a grid holds one run, got {len(self.runs)}: {', '.join(self.runs)}")
+        all_steps = self.table["step"].astype(np.float64)
+        steps = np.unique(all_steps)
+        rows = _where(self.table, is_in(self.table["quantity"], [quantity]))
+        units = {str(u) for u in rows["unit"] if u}
+        if len(units) > 1:
+            raise ValueError(f"{quantity} has several units in this table: {', '.join(sorted(units))}")
+        place = {layer: i for i, layer in enumerate(self.layers)}
+        shape = (steps.size, len(place))
+        at = np.searchsorted(steps, rows["step"]), by_value(rows["layer"], place.__getitem__, np.int64)
+        epochs = _filled(steps.shape, np.searchsorted(steps, all_steps), self.table["epoch"])
+        names = sorted({name for flags in set(rows["flags"]) for name in flags.split(";") if name})
+        return Grid(
+            quantity=quantity,
+            steps=steps,
+            epochs=epochs,
+            times=steps if self.against == "step" else epochs,
+            layers=list(self.layers),
+            value=_filled(shape, at, rows["value"]),
+            low=_filled(shape, at, rows["low"]),
+            high=_filled(shape, at, rows["high"]),
+            ceiling=_filled(shape, at, rows["ceiling"]),
+            flags={name: _filled(shape, at, rows.flag(name), False) for name in names},
+            bounds=frozenset(str(b) for b in set(rows["bound"]) if b),
+            estimands=frozenset(str(e) for e in set(rows["estimand"]) if e),
+            unit=next(iter(units), BIT),
+            n_samples=self.n_samples,
+            real_targets=self.table.meta.get("runs", {}).get(self.runs[0], {}).get("target") == "continuous",
+        )
 
     def metrics(self) -> dict[str, tuple[FloatArray, FloatArray]]:
         """The recorded metrics of the model in the first run: name -> (times, values), in step order."""
@@ -242,7 +272,7 @@ def choose(
     rows = _where(rows, is_in(rows["layer"], keys))
     return Series(
         table=rows,
-        runs=list(dict.fromkeys(str(r) for r in rows["run"])),
+        runs=list(dict.fromkeys(rows["run"])),
         layers=keys,
         estimator=str(rows["estimator"][0]),
         settings=str(rows["settings"][0]),
@@ -292,100 +322,43 @@ def options(
     return out
 
 
+def _filled(shape: tuple[int, ...], at: Any, values: npt.NDArray[Any], missing: Any = np.nan) -> npt.NDArray[Any]:
+    """An array with `values` at these places and `missing` elsewhere."""
+    out = np.full(shape, missing)
+    out[at] = values
+    return out
+
+
 def grid(series: Series, quantity: str) -> Grid:
-    """One quantity of one run as (steps, layers)."""
-    if not isinstance(quantity, str):
-        raise ValueError(f"this figure takes one quantity, got {', '.join(quantity) or 'none'}")
-    if len(series.runs) != 1:
-        raise ValueError(f"a grid holds one run, got {len(series.runs)}: {', '.join(series.runs)}")
-    everything = series.table
-    steps = np.unique(everything["step"].astype(np.float64))
-    rows = _where(everything, is_in(everything["quantity"], [quantity]))
-    place = {layer: i for i, layer in enumerate(series.layers)}
-    at_step = np.searchsorted(steps, rows["step"].astype(np.float64))
-    at_layer = np.array([place[layer] for layer in rows["layer"]], dtype=np.int64)
-
-    def filled(column: npt.NDArray[Any]) -> FloatArray:
-        out = np.full((steps.size, len(place)), np.nan)
-        out[at_step, at_layer] = column.astype(np.float64)
-        return out
-
-    names = sorted({name for flags in rows["flags"] for name in str(flags).split(";") if name})
-    flags: dict[str, BoolArray] = {}
-    for name in names:
-        mask = np.zeros((steps.size, len(place)), dtype=bool)
-        mask[at_step, at_layer] = rows.flag(name)
-        flags[name] = mask
-    epochs = np.full(steps.size, np.nan)
-    epochs[np.searchsorted(steps, everything["step"].astype(np.float64))] = everything["epoch"].astype(np.float64)
-    units = {str(u) for u in rows["unit"] if u}
-    if len(units) > 1:
-        raise ValueError(f"{quantity} has several units in this table: {', '.join(sorted(units))}")
-    return Grid(
-        quantity=quantity,
-        steps=steps,
-        epochs=epochs,
-        times=steps if series.against == "step" else epochs,
-        layers=list(series.layers),
-        value=filled(rows["value"]),
-        low=filled(rows["low"]),
-        high=filled(rows["high"]),
-        ceiling=filled(rows["ceiling"]),
-        flags=flags,
-        bounds=frozenset(str(b) for b in rows["bound"] if b),
-        estimands=frozenset(str(e) for e in rows["estimand"] if e),
-        unit=next(iter(units), "bit"),
-        n_samples=series.n_samples,
-        real_targets=everything.meta.get("runs", {}).get(series.runs[0], {}).get("target") == "continuous",
-    )
+    """`Series.grid`, as a function."""
+    return series.grid(quantity)
 
 
 def metrics(
     table: ResultTable, *, run: str | None = None, layer: str = "", against: str = "step"
 ) -> dict[str, tuple[FloatArray, FloatArray]]:
     """Recorded metrics of one run: name -> (steps or epochs, values), in step order; `layer=""` for the model's."""
-    rows = table.current()
-    rows = _where(rows, is_in(rows["estimator"], [RECORDED]) & is_in(rows["layer"], [layer]))
+    frame = table.current().df
+    frame = frame[(frame["estimator"] == RECORDED) & (frame["layer"] == layer)]
     if run is not None:
-        rows = _where(rows, is_in(rows["run"], [run]))
+        frame = frame[frame["run"] == run]
     out = {}
-    for name in dict.fromkeys(str(q) for q in rows["quantity"]):
-        chosen = _where(rows, is_in(rows["quantity"], [name]))
-        order = np.argsort(chosen["step"], kind="stable")
-        when = (chosen["step"] if against == "step" else chosen["epoch"]).astype(np.float64)[order]
-        known = np.isfinite(when)
-        out[name] = (when[known], chosen["value"].astype(np.float64)[order][known])
-    return out
+    for name, rows in frame.sort_values("step", kind="stable").groupby("quantity", sort=False):
+        rows = rows[np.isfinite(rows[against].astype(np.float64))]
+        out[str(name)] = (rows[against].to_numpy(np.float64), rows["value"].to_numpy())
+    return {name: out[name] for name in dict.fromkeys(frame["quantity"])}
 
 
 def layer_metrics(
-    table: ResultTable, names: Sequence[str], *, run: str | None = None, against: str = "step"
+    table: ResultTable, names: Sequence[str], *, run: str | None = None, against: Literal["step", "epoch"] = "step"
 ) -> tuple[str, FloatArray, list[str], dict[str, FloatArray]]:
     """Recorded metrics of layers or parameters of one run: (run, times (S,), layers, name -> (S, L) with NaN)."""
-    rows = table.current()
-    rows = _where(rows, (rows["estimator"] == RECORDED) & (rows["layer"] != ""))
-    rows = _where(rows, is_in(rows["quantity"], names))
-    if run is not None and len(rows):
-        rows = _equal(rows, "run", run)
-    elif len(rows):
-        rows = _one(rows, "run", "run")
-    if len(rows):
-        rows, _ = with_times(rows, against)
-    layers = ordered_layers(rows)
-    steps = np.unique(rows["step"].astype(np.float64))
-    at_step = np.searchsorted(steps, rows["step"].astype(np.float64))
-    place = {layer: i for i, layer in enumerate(layers)}
-    at_layer = np.array([place[str(layer)] for layer in rows["layer"]], dtype=np.int64)
-    out = {}
-    for name in names:
-        mine = is_in(rows["quantity"], [name])
-        out[name] = np.full((steps.size, len(layers)), np.nan)
-        out[name][at_step[mine], at_layer[mine]] = rows["value"][mine]
-    times = steps
-    if against == "epoch":
-        times = np.full(steps.size, np.nan)
-        times[at_step] = rows["epoch"]
-    return (str(rows["run"][0]) if len(rows) else "", times, layers, out)
+    recorded = table.df[(table.df["estimator"] == RECORDED) & (table.df["layer"] != "")]
+    if not recorded["quantity"].isin(names).any():
+        return "", np.empty(0), [], {name: np.empty((0, 0)) for name in names}
+    series = choose(table, quantity=names, estimator=RECORDED, run=run, layers=["*"], against=against)
+    grids = {name: series.grid(name) for name in names}
+    return series.runs[0], grids[names[0]].times, series.layers, {name: one.value for name, one in grids.items()}
 
 
 def parse_settings(text: Mapping[str, Any] | str | None) -> dict[str, Any]:
@@ -427,9 +400,8 @@ def ceiling_name(grid: Grid, n_samples: Iterable[int]) -> str:
 
 def ordered_layers(rows: ResultTable) -> list[str]:
     """Layers of the rows in the order of the forward pass."""
-    depth: dict[str, int] = {}
-    for layer, value in zip(rows["layer"], rows["depth"], strict=True):
-        depth.setdefault(str(layer), int(value))
+    first = rows.df.drop_duplicates("layer")
+    depth = dict(zip(first["layer"], first["depth"], strict=True))
     return sorted(depth, key=lambda layer: (depth[layer], split_token(layer)[0], token_position(layer) or 0, layer))
 
 
@@ -437,14 +409,13 @@ def default_layers(rows: ResultTable) -> list[str]:
     """Activations and the output of each run of which the meta tells the roles of its layers, else all its layers."""
     about = rows.meta.get("runs", {})
     kept: set[str] = set()
-    for run in dict.fromkeys(str(r) for r in rows["run"]):
-        own = {str(layer) for layer in rows["layer"][is_in(rows["run"], [run])]}
+    for run, layers in rows.df.groupby("run", sort=False)["layer"].unique().items():
         shown = {
             str(layer["key"])
             for layer in about.get(run, {}).get("layers", ())
             if layer.get("role") in ("activation", "output")
         }
-        kept |= (own & shown) or own
+        kept |= set(layers) & shown or set(layers)
     return [layer for layer in ordered_layers(rows) if layer in kept]
 
 
@@ -469,7 +440,7 @@ def _where(rows: ResultTable, mask: Any) -> ResultTable:
 def is_in(column: npt.NDArray[Any], values: Iterable[str]) -> BoolArray:
     """Which cells of a text column equal one of `values`; numpy's `==` would lose trailing NUL characters."""
     wanted = set(values)
-    return np.fromiter((cell in wanted for cell in column.tolist()), dtype=bool, count=len(column))
+    return by_value(column, wanted.__contains__, bool)
 
 
 def _equal(rows: ResultTable, column: str, value: str) -> ResultTable:
