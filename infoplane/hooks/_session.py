@@ -5,158 +5,193 @@ from __future__ import annotations
 import copy
 import math
 import os
+import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, Self, TypeVar
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+import infoplane
 from infoplane.core.interrupts import deferred
 from infoplane.core.records import Layer, Snapshot
 from infoplane.core.text import printable
 from infoplane.core.warn import warn
-from infoplane.hooks._about import About
 from infoplane.hooks._out.destination import SHIFT, Destination, close_all, forget, refuse_unclosed, remember
 from infoplane.hooks._out.host import HostMemory
+from infoplane.hooks._pass.members import Members, State
 from infoplane.hooks._pass.prober import Prober
 from infoplane.hooks._problems import Done, Failed, NonFiniteError, Problems, outcome
 from infoplane.hooks._ranks import Ranks, find_ranks, share_buffers
-from infoplane.hooks.metrics import GradientMoments, LayerMetrics, as_numbers, number, to_numbers, weight_norms
+from infoplane.hooks._settings import Settings
+from infoplane.hooks.metrics import LayerMetrics, as_numbers, number, numbers_of_members, to_numbers, weight_norms
+from infoplane.hooks.overview import SizePlan, free_bytes
 from infoplane.hooks.probe import ProbeSet
-from infoplane.hooks.schedule import Schedule, StepCounter, whole_number
-
-T = TypeVar("T")
+from infoplane.hooks.schedule import StepCounter, as_schedule, whole_number
+from infoplane.store import Problem
 
 
 @dataclass(frozen=True)
-class Call:
+class Visit:
     """What one call of `snapshot` said, kept for the exit when the schedule skipped it."""
 
     step: int
     epoch: float
     metrics: Sequence[Mapping[str, float]] = ()
+    """Of each run."""
     layer_metrics: LayerMetrics = field(default_factory=dict)
 
 
-class Session(About):
-    """A model, its probe and the destinations of its snapshots, all of them known; `Recorder` makes them."""
+class Session:
+    """One model, or the `members` of a collection in one program, and the destination of each one's snapshots."""
 
-    def __init__(
-        self,
-        prober: Prober,
-        destinations: Sequence[Destination],
-        schedule: Schedule,
-        *,
-        keep_activations: bool,
-        initial: bool,
-        total: int | None,
-        gradients: GradientMoments | None,
-        weight_norms: bool,
-        nonfinite: Literal["warn", "raise"],
-        on_error: Literal["warn", "raise"],
-        shard_probe: bool,
-        allow_full_disk: bool,
-        quiet: bool,
-        resume: bool,
-        writer: Mapping[str, Any] | None,
-    ) -> None:
-        self._prober = prober
-        self._model = prober.model
-        self._destinations = list(destinations)
-        self._keep = keep_activations
+    def __init__(self, settings: Settings, destinations: Sequence[Destination], members: Members | None = None) -> None:
+        self.settings = settings
+        self.prober = Prober(settings, members)
+        self.model = self.prober.model
+        self.destinations = list(destinations)
+        self.schedule = as_schedule(settings.schedule)
+        self.state: Literal["new", "open", "closed"] = "new"
+        self.problems = Problems(settings.on_error)
+        self._members = members
         self._check_destinations()
-        self.schedule = schedule
-        self._initial, self._total = initial, total
-        self._gradients = gradients
         self._check_gradients()
-        self._weight_norms = weight_norms or gradients is not None
-        self._allow_full_disk, self._quiet, self._resume = allow_full_disk, quiet, resume
-        self._writer_options = {"on_error": on_error, **(writer or {})}
-        self._problems = Problems(on_error)
-        self._shard_probe = shard_probe
+        if settings.keeps_norms and members is not None:
+            members.weight_norms(self.model)  # raises where a parameter does not hold the members
         self._ranks = Ranks(0, 1, "first")
         self._host: HostMemory | None = None
-        self._state: Literal["new", "open", "closed"] = "new"
         self._pid = os.getpid()
-        self._steps = StepCounter(self.schedule, initial=initial)
-        self._noted_shift = not initial
-        self._pending: Call | None = None
-        self._watch = Watch(nonfinite)
+        self._steps = StepCounter(self.schedule, initial=settings.initial)
+        self._noted_shift = not settings.initial
+        self._skipped: Visit | None = None
+        self._watch = Watch(settings.nonfinite)
 
     def _check_destinations(self) -> None:
-        for destination in self._destinations:
-            if self._keep and destination.run is None:
+        for destination in self.destinations:
+            if self.settings.keep_activations and destination.run is None:
                 raise ValueError('run must name a directory for the activations, as run="runs/a"')
-            if not self._keep and not destination.sinks:
+            if not self.settings.keep_activations and not destination.sinks:
                 raise ValueError("keep_activations=False without a sink would record nothing; pass sinks=[...]")
 
     def _check_gradients(self) -> None:
-        if self._gradients is not None and self._gradients.members is not None:
+        moments = self.settings.gradients
+        if moments is None:
+            return
+        if self._members is not None:
+            self._members.check_gradients(moments)
+        elif moments.members is not None:
             raise ValueError(
-                f"these GradientMoments are of {self._gradients.members} members; give them to a CollectionRecorder, "
+                f"these GradientMoments are of {moments.members} members; give them to a CollectionRecorder, "
                 "or leave members= out"
             )
+
+    @property
+    def run(self) -> Path | None:
+        return self.destinations[0].run
+
+    @property
+    def all_problems(self) -> tuple[Problem, ...]:
+        return (*self.problems.listed, *(p for d in self.destinations for p in d.unwritten))
+
+    @property
+    def sizes(self) -> SizePlan:
+        total = self.settings.total
+        where = self.run if self.settings.keep_activations else None
+        return SizePlan(
+            layers=self.prober.layers,
+            samples=self.prober.probe.record.samples,
+            snapshots=None if total is None else len(self.schedule.plan(total)),
+            free=None if where is None else free_bytes(where),
+            where="" if where is None else str(where.absolute().parent),
+            members=len(self.destinations),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The settings of the run, for its `run.json`."""
+        prober, settings, probe = self.prober, self.settings, self.prober.probe.record
+        passes = int(probe.repeats.max())
+        return {
+            "model": f"{type(self.model).__module__}.{type(self.model).__qualname__}",
+            "layers": [la.key for la in prober.layers],
+            "chain": prober.chain,
+            "skipped": dict(prober.skipped),
+            "schedule": str(self.schedule),
+            "reductions": {la.key: la.reduction for la in prober.layers},
+            "dtype": _dtype_name(settings.dtype),
+            "autocast": _dtype_name(settings.autocast),
+            "mode": settings.mode,
+            "probe_batch_size": prober.batch_size,
+            "repeats": [int((probe.repeats == 1).sum()), passes] if passes else None,
+            "seed": settings.seed,
+            "target": probe.target,
+            "versions": {
+                "infoplane": infoplane.__version__,
+                "torch": str(torch.__version__),
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+            **({} if self._members is None else {"members": self._members.count}),
+        }
 
     # -- life ------------------------------------------------------------------------------------------
 
     @deferred
-    def start(self) -> Self:
-        """Find the layers, open the sinks and take step 0; `with` calls it.
-
-        Everything that can be wrong with model, probe and layers is found here, before any file is written.
-        """
-        if self._state != "new":
-            raise RuntimeError(f"this recorder is {self._state}; make a new one for another run")
-        self._ranks = find_ranks(self._model, shard_probe=self._shard_probe)
+    def start(self) -> None:
+        """Find the layers, open the sinks and take step 0."""
+        if self.state != "new":
+            raise RuntimeError(f"this recorder is {self.state}; make a new one for another run")
+        self._ranks = find_ranks(self.model, shard_probe=self.settings.shard_probe)
         if self._ranks.share == "rows":
-            self._prober.probe = self._prober.probe.share(self._ranks.rank, self._ranks.world_size)
-            self._prober.before_pass = share_buffers
+            self.prober.probe = self.prober.probe.share(self._ranks.rank, self._ranks.world_size)
+            self.prober.before_pass = share_buffers
         if self._ranks.share != "first":
-            self._prober.agree = self._ranks.check
+            self.prober.agree = self._ranks.check
         if self._ranks.takes_part:
-            self._ranks.together(self._prepared)
+            self._ranks.together(self._prepare)
         try:
             last_step, _ = self._ranks.together(lambda: (self._open_sinks(), {}))
-            self._problems.save_with(self._save_problems)
-            self._state = "open"
-            remember(self, self._destinations)
-            if last_step is None and self._initial:
-                self._take(Call(0, math.nan))
+            self.problems.save_with(self._save_problems)
+            self.state = "open"
+            remember(self, self.destinations)
+            if last_step is None and self.settings.initial:
+                self._take(Visit(0, math.nan))
         except BaseException as error:
-            self._state = "closed"
+            self.state = "closed"
             forget(self)
-            close_all(self._destinations, error)
+            close_all(self.destinations, error)
             raise
-        return self
 
-    def _prepared(self) -> tuple[None, dict[str, Exception]]:
-        self._prober.prepare()
+    def _prepare(self) -> tuple[None, dict[str, Exception]]:
+        self.prober.prepare()
         return None, {}
 
     def _open_sinks(self) -> int | None:
         """Open the stores and begin the sinks; the last step of a run that is resumed."""
-        if self._keep:
-            refuse_unclosed(d.run for d in self._destinations)
-        if self._keep and self._ranks.rank == 0:
-            if not self._quiet:
-                print(f"infoplane: recording into {printable(self.run)}\n{self.sizes}", file=sys.stderr)
-            if not self._allow_full_disk:
-                self.sizes.check()
+        settings, sizes = self.settings, self.sizes
+        if settings.keep_activations:
+            refuse_unclosed(d.run for d in self.destinations)
+        if settings.keep_activations and self._ranks.rank == 0:
+            if not settings.quiet:
+                print(f"infoplane: recording into {printable(self.run)}\n{sizes}", file=sys.stderr)
+            if not settings.allow_full_disk:
+                sizes.check()
         found = [
             destination.open(
-                store=self._keep,
-                probe=self.probe,
-                settings=self.settings() | ({"member": i} if len(self._destinations) > 1 else {}),
+                store=settings.keep_activations,
+                probe=self.prober.probe.record,
+                settings=self.describe() | ({"member": i} if len(self.destinations) > 1 else {}),
                 ranks=self._ranks,
-                resume=self._resume,
-                options=self._writer_options,
-                layers=self.layers,
+                resume=settings.resume,
+                options={"on_error": settings.on_error, **(settings.writer or {})},
+                layers=self.prober.layers,
             )
-            for i, destination in enumerate(self._destinations)
+            for i, destination in enumerate(self.destinations)
         ]
         if any(last is None for last, _ in found):
             return None
@@ -165,208 +200,165 @@ class Session(About):
         self._noted_shift = False
         return last_step
 
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object) -> None:
-        self._close(take_last=exc is None, ending=exc)
-
-    def close(self, *, take_last: bool = True) -> None:
-        """Take the last step if the schedule had skipped it, and close all sinks.
-
-        After an exception `with` takes nothing: the model may be in the middle of a step. That exception is what
-        leaves the block; what fails on closing becomes a note of it.
-        """
-        self._close(take_last=take_last)
-
     @deferred
-    def _close(self, *, take_last: bool, ending: BaseException | None = None) -> None:
-        if self._state != "open":
-            self._state = "closed"
+    def close(self, *, take_last: bool, ending: BaseException | None = None) -> None:
+        """Take the last step if the schedule had skipped it, and close all sinks."""
+        if self.state != "open":
+            self.state = "closed"
             return
         try:
-            if take_last and self._pending is not None:
-                self._take(self._pending)
-            self._problems.save(now=True)
-            self._problems.warn_of_new()
+            if take_last and self._skipped is not None:
+                self._take(self._skipped)
+            self.problems.save(now=True)
+            self.problems.warn_of_new()
         finally:
-            self._state = "closed"
+            self.state = "closed"
             forget(self)
-            close_all(self._destinations, ending)
-        if take_last and self._prober.state:
-            warn(self._prober.state)  # what the numbers are read under; the start was long ago
+            close_all(self.destinations, ending)
+        if take_last and self.prober.state:
+            warn(self.prober.state)  # what the numbers are read under; the start was long ago
 
     def flush(self) -> None:
-        """Make every snapshot so far durable, as before the user's own checkpoint."""
-        self._problems.save(now=True)
-        for destination in self._destinations:
+        self.problems.save(now=True)
+        for destination in self.destinations:
             destination.flush()
 
     @deferred
     def snapshot(
-        self,
-        step: int,
-        *,
-        epoch: float | None = None,
-        metrics: Mapping[str, Any] | None = None,
-        force: bool = False,
+        self, step: Any, epoch: Any, metrics: Mapping[str, Any] | None, *, force: bool, state: State | None = None
     ) -> bool:
-        """Record the model now if the schedule takes this step; tell whether this process did.
-
-        Once a first snapshot has been taken, what fails is listed in `problems` and warned of, and training goes on
-        (`on_error="raise"` raises it): what is missing is missing by name, and all else of the snapshot is there.
-
-        Parameters
-        ----------
-        step : int
-            The loop's counter: completed epochs or iterations, or an index from 0 (see `initial`). NumPy integers,
-            tensors of one element and 3.0 are whole numbers as well.
-        epoch : float, optional
-            Stored beside the step; the counter itself by default.
-        metrics : mapping from name to number, optional
-            Loss, accuracy, ...: stored with the snapshot.
-        force : bool
-            Take it whatever the schedule says.
-
-        Raises
-        ------
-        TypeError
-            At the first snapshot, or with `on_error="raise"`: if the step is no whole number, or a metric none.
-        ValueError
-            Then: if the step does not grow.
-        RuntimeError
-            If the recorder is not open.
-
-        Out of memory and errors of the accelerator are raised in any case.
-        """
-        if self._state != "open":
+        """Take the step if it is due; `state` replaces that of the members."""
+        if self.state != "open":
             raise RuntimeError("snapshot() needs an open recorder: use it inside `with Recorder(...) as recorder:`")
         if os.getpid() != self._pid:
             raise RuntimeError(f"this recorder belongs to process {self._pid}, not to its child {os.getpid()}")
-        counted = self._problems.attempt(
-            "a call of snapshot", lambda: (whole_number(step), *self._steps.call(whole_number(step), force=force))
-        )
-        if counted is None:
-            self._problems.warn_of_new()
-            return False
-        counter, step, due = counted
-        if not self._noted_shift:
-            self._annotate({SHIFT: self._steps.shift})
-        self._noted_shift = True
-        given: Mapping[str, Any] = {} if metrics is None else metrics
-        call = Call(
-            step,
-            self._epoch(counter, epoch, step),
-            self._problems.attempt("metrics", lambda: self._numbers(given, step), step) or (),
-            self._moments(step),
-        )
-        self._pending = None if due else call
-        taken = self._take(call) if due else False
-        self._problems.warn_of_new()
+        counted = self.problems.attempt("a call of snapshot", lambda: self._count(step, force, state))
+        taken = False
+        if counted is not None:
+            counter, step, due = counted
+            visit = self._visit(counter, step, epoch, {} if metrics is None else metrics)
+            self._skipped = None if due else visit
+            taken = due and self._take(visit)
+        self.problems.warn_of_new()
         return taken
 
-    def _annotate(self, notes: Mapping[str, Any]) -> None:
-        for destination in self._destinations:
-            self._problems.attempt("notes of the session", partial(destination.annotate, notes))
+    def _count(self, counter: Any, force: bool, state: State | None) -> tuple[int, int, bool]:
+        if state is not None and self._members is not None:
+            self._members.use(state)
+        counter = whole_number(counter)
+        return counter, *self._steps.call(counter, force=force)
+
+    def _visit(self, counter: int, step: int, epoch: Any, metrics: Any) -> Visit:
+        attempt, moments = self.problems.attempt, self.settings.gradients
+        if not self._noted_shift:
+            for destination in self.destinations:
+                attempt("notes of the session", partial(destination.annotate, {SHIFT: self._steps.shift}))
+        self._noted_shift = True
+        at = None if epoch is None else attempt("epoch", lambda: number("epoch", epoch), step)
+        return Visit(
+            step,
+            float(counter) if at is None else at,
+            attempt("metrics", lambda: self._numbers(metrics, step), step) or (),
+            {} if moments is None else attempt("gradient moments", moments.take, step) or {},
+        )
 
     def _save_problems(self, listed: list[dict[str, Any]]) -> None:
-        for destination in self._destinations:
+        for destination in self.destinations:
             destination.annotate({"problems": listed})
 
-    def _epoch(self, counter: int, epoch: Any, step: int) -> float:
-        given = None if epoch is None else self._problems.attempt("epoch", lambda: number("epoch", epoch), step)
-        return float(counter) if given is None else given
-
-    def _moments(self, step: int) -> LayerMetrics:
-        moments = self._gradients
-        return {} if moments is None else self._problems.attempt("gradient moments", moments.take, step) or {}
-
-    def due(self, step: int) -> bool:
-        """Whether `snapshot(step)` would record: for metrics that are worth computing only then."""
-        if self._state != "open":
+    def due(self, step: Any) -> bool:
+        if self.state != "open":
             raise RuntimeError("due() needs an open recorder: use it inside `with Recorder(...) as recorder:`")
         found = outcome(lambda: copy.copy(self._steps).call(whole_number(step))[1])
         if isinstance(found, Done):
             return found.value
-        if not self._problems.forgiving:
+        if not self.problems.forgiving:
             raise found.error
         return False  # `snapshot` lists it
 
     # -- one snapshot ----------------------------------------------------------------------------------
 
-    def _take(self, call: Call) -> bool:
+    def _take(self, visit: Visit) -> bool:
         """Take one snapshot, and tell whether this process did; the first one that is whole begins the recording."""
-        self._pending = None
+        self._skipped = None
         taken = None
         if self._ranks.takes_part:
-            taken = self._problems.attempt("a whole snapshot", lambda: self._record(call), call.step)
-        self._problems.begun = True
+            taken = self.problems.attempt("a whole snapshot", lambda: self._record(visit), visit.step)
+        self.problems.begun = True
         return bool(taken)
 
-    def _record(self, call: Call) -> bool:
+    def _record(self, visit: Visit) -> bool:
         def measured() -> tuple[list[tuple[Layer, Tensor]], dict[str, Exception]]:
-            before = prober.layers
-            on_device = any(d.needs_tensors for d in self._destinations)
-            captured = prober.measure(call.step, self._memory().allocator(on_device=on_device))
-            whole = captured.layers
-            self._watch.look(call.step, before, whole, prober.probe, members=prober.members is not None)
-            return whole, {f"layer {key!r}": error for key, error in captured.lost.items()}
+            before = self.prober.layers
+            on_device = any(d.needs_tensors for d in self.destinations)
+            captured = self.prober.measure(visit.step, self._memory().allocator(on_device=on_device))
+            axis = 0 if self._members is None else 1
+            self._watch.look(visit.step, before, captured.layers, self.prober.probe, axis=axis)
+            return captured.layers, {f"layer {key!r}": error for key, error in captured.lost.items()}
 
-        prober = self._prober
         found, lost = self._ranks.together(measured)
-        self._problems.refuse(lost, call.step)
+        self.problems.refuse(lost, visit.step)
         there = [(layer, values) for layer, values in found if f"layer {layer.key!r}" not in lost]
         if not there:
             raise ValueError("none of the recorded layers could be recorded")
-        self._emit(call, tuple(layer for layer, _ in there), {layer.key: values for layer, values in there})
+        self._emit(visit, tuple(layer for layer, _ in there), {layer.key: values for layer, values in there})
         return True
 
-    def _numbers(self, metrics: Mapping[str, Any], step: int) -> list[dict[str, float]]:
-        """The metrics of each run."""
-        return [self._each_metric(metrics, number, step)]
-
-    def _each_metric(self, metrics: Mapping[str, Any], read: Callable[[Any, Any], T], step: int) -> dict[str, T]:
-        """What `read(name, value)` makes of each metric; those that it refuses are missing."""
+    def _numbers(self, metrics: Any, step: int) -> list[dict[str, float]]:
+        """The metrics of each run; those that are no numbers are missing."""
         if not isinstance(metrics, Mapping):
             raise TypeError(f"metrics must map names to numbers, as {{'loss': 0.3}}, got {metrics!r:.80}")
+        runs = len(self.destinations)
+
+        def read(name: Any, value: Any) -> list[float]:
+            alone = self._members is None
+            return [number(name, value)] if alone else numbers_of_members(name, value, runs).tolist()
+
         found = {name: outcome(partial(read, name, value)) for name, value in metrics.items()}
-        self._problems.refuse({f"metric {n!r:.80}": f.error for n, f in found.items() if isinstance(f, Failed)}, step)
-        return {name: f.value for name, f in found.items() if isinstance(f, Done)}
+        self.problems.refuse({f"metric {n!r:.80}": f.error for n, f in found.items() if isinstance(f, Failed)}, step)
+        return [{name: f.value[i] for name, f in found.items() if isinstance(f, Done)} for i in range(runs)]
 
-    def _emit(self, call: Call, layers: tuple[Layer, ...], values: Mapping[str, Tensor]) -> None:
-        """Hand one snapshot to the sinks."""
-        (destination,) = self._destinations
+    def _emit(self, visit: Visit, layers: tuple[Layer, ...], values: Mapping[str, Tensor]) -> None:
+        """Hand the snapshot of each run to its sinks."""
+        alone, runs = self._members is None, len(self.destinations)
+
+        def layer_numbers() -> list[dict[tuple[str, str], float]]:
+            return as_numbers({**visit.layer_metrics, **self._norms()}, None if alone else runs)
+
         # This waits for the device, so it comes ahead of the long copies.
-        layer_metrics = self._attempt_metrics(call, as_numbers) or {}
-        arrays, pending = self._memory().arrays(values) if destination.needs_arrays else ({}, None)
-        snapshot = Snapshot(
-            step=call.step,
-            epoch=call.epoch,
-            time=time.time(),
-            layers=layers,
-            arrays=arrays,
-            metrics=call.metrics[0] if call.metrics else {},
-            layer_metrics=layer_metrics,
-            tensors=values,
-            pending=pending,
-            rows=self._prober.probe.rows,
-        )
-        destination.take(snapshot, self._problems)
-
-    def _attempt_metrics(self, call: Call, read: Callable[[LayerMetrics], T]) -> T | None:
-        return self._problems.attempt("metrics of layers", lambda: read(self._layer_metrics(call)), call.step)
-
-    def _layer_metrics(self, call: Call) -> LayerMetrics:
-        return {**call.layer_metrics, **(self._norms() if self._weight_norms else {})}
+        layer_metrics = self.problems.attempt("metrics of layers", layer_numbers, visit.step) or [{}] * runs
+        needed = any(d.needs_arrays for d in self.destinations)
+        arrays, pending = self._memory().arrays(values) if needed else ({}, None)
+        now = time.time()
+        for i, destination in enumerate(self.destinations):
+            snapshot = Snapshot(
+                step=visit.step,
+                epoch=visit.epoch,
+                time=now,
+                layers=layers,
+                arrays=arrays if alone else {key: a[i] for key, a in arrays.items()},
+                metrics=visit.metrics[i] if visit.metrics else {},
+                layer_metrics=layer_metrics[i],
+                tensors=values if alone else {key: v[i] for key, v in values.items()},
+                rows=self.prober.probe.rows,
+                pending=pending,
+            )
+            destination.take(snapshot, self.problems)
 
     def _norms(self) -> LayerMetrics:
-        return weight_norms(self._model)
+        if not self.settings.keeps_norms:
+            return {}
+        return weight_norms(self.model) if self._members is None else self._members.weight_norms(self.model)
 
     def _memory(self) -> HostMemory:
-        device = self._prober.device
+        device = self.prober.device
         if self._host is None or self._host.device != device:
             self._host = HostMemory(device, self.sizes.per_snapshot)
         return self._host
+
+
+def _dtype_name(dtype: torch.dtype | None) -> str | None:
+    return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
 Results = Sequence[tuple[Layer, Tensor]]
@@ -380,13 +372,13 @@ class Watch:
         self._told: set[str] = set()
         self._seen_repeats = False
 
-    def look(self, step: int, before: Sequence[Layer], results: Results, probe: ProbeSet, *, members: bool) -> None:
+    def look(self, step: int, before: Sequence[Layer], results: Results, probe: ProbeSet, *, axis: int) -> None:
         """Raise ValueError for NaN or infinite values where that was asked for; warn of the rest."""
         self._changes(step, before, results)
         self._finite(step, results)
         if probe.passes and not self._seen_repeats:
             self._seen_repeats = True
-            self._repeats(results, probe, axis=1 if members else 0)
+            self._repeats(results, probe, axis)
 
     def _changes(self, step: int, before: Sequence[Layer], results: Results) -> None:
         known = {layer.key: layer for layer in before}

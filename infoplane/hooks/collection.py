@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
-from infoplane.core.records import Layer, Sink, Snapshot
+from infoplane.core.records import Sink
 from infoplane.hooks._out.destination import Destination
-from infoplane.hooks._pass.capture import Members, State, count_members
-from infoplane.hooks._session import Call
-from infoplane.hooks.metrics import LayerMetrics, check_name, member_numbers, weight_norms
+from infoplane.hooks._pass.members import Members, State, count_members
+from infoplane.hooks._session import Session
+from infoplane.hooks._settings import Settings
 from infoplane.hooks.recorder import Recorder
 
 
@@ -82,27 +80,12 @@ class CollectionRecorder(Recorder):
             count = members
         if members not in (None, count):
             raise ValueError(f"the state has {count} members, not {members}")
-        self._members = Members(count, state, member_dim)
-        self._parameter_dim = parameter_dim
-        self._places = [Destination(path, list(member_sinks(i))) for i, path in enumerate(_paths(runs, count))]
-        super().__init__(model, probe, **options)
-        self._prober.members = self._members
-        if self._weight_norms:
-            self._norms()
-
-    def _check_destinations(self) -> None:
-        self._destinations = self._places
-        super()._check_destinations()
-
-    def _check_gradients(self) -> None:
-        moments, n, stacked = self._gradients, self._members.count, self._members.state is not None
-        if moments is None or (moments.members == n and moments.reads_parameters != stacked):
-            return
-        way = f".functional(model, members={n})" if stacked else f"(model, optimizer, members={n})"
-        raise ValueError(
-            f"gradients must be GradientMoments{way}, got those of {moments.members or 'one network'}"
-            + ("" if moments.reads_parameters else ", functional")
-        )
+        moments = options.get("gradients")
+        if parameter_dim is None:
+            parameter_dim = 0 if moments is None else moments.parameter_dim
+        destinations = [Destination(path, list(member_sinks(i))) for i, path in enumerate(_paths(runs, count))]
+        settings = Settings(model, probe, **options)
+        self._hold(Session(settings, destinations, Members(count, state, member_dim, parameter_dim)))
 
     def snapshot(
         self,
@@ -117,66 +100,7 @@ class CollectionRecorder(Recorder):
 
         A metric may have one number per member.
         """
-        if state is not None and not self._problems.attempt("a call of snapshot", lambda: self._use(state)):
-            self._problems.warn_of_new()
-            return False
-        return super().snapshot(step, epoch=epoch, metrics=metrics, force=force)
-
-    def settings(self) -> dict[str, Any]:
-        return {**super().settings(), "members": self._members.count}
-
-    def _use(self, state: State) -> bool:
-        if self._members.state is None:
-            raise ValueError("this collection runs its members by itself and takes no state")
-        if (found := count_members(state)) != self._members.count:
-            raise ValueError(f"the state has {found} members, not {self._members.count}")
-        self._members.state = state
-        return True
-
-    def _numbers(self, metrics: Mapping[str, Any], step: int) -> list[dict[str, float]]:
-        columns = self._each_metric(metrics, self._column, step)
-        return [{name: float(c[i]) for name, c in columns.items()} for i in range(self._members.count)]
-
-    def _column(self, name: str, value: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
-        check_name(name)
-        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
-        if array.ndim > 1 or (array.ndim == 1 and len(array) != self._members.count):
-            raise TypeError(
-                f"metric {name!r} must be one number or {self._members.count} of them, got shape {array.shape}"
-            )
-        return np.broadcast_to(array, (self._members.count,))
-
-    def _norms(self) -> LayerMetrics:
-        n = self._members.count
-        if self._members.state is not None:
-            return weight_norms(self._model, members=n, values=self._members.current()[0])
-        dim = self._parameter_dim
-        if dim is None:
-            dim = 0 if self._gradients is None else self._gradients.parameter_dim
-        return weight_norms(self._model, members=n, parameter_dim=dim)
-
-    def _emit(self, call: Call, layers: tuple[Layer, ...], values: Mapping[str, Tensor]) -> None:
-        now = time.time()
-        n = self._members.count
-        layer_metrics = self._attempt_metrics(call, lambda found: member_numbers(found, n)) or [{}] * n
-        arrays, pending = (
-            self._memory().arrays(values) if any(d.needs_arrays for d in self._destinations) else ({}, None)
-        )
-        for i, destination in enumerate(self._destinations):
-            destination.take(
-                Snapshot(
-                    step=call.step,
-                    epoch=call.epoch,
-                    time=now,
-                    layers=layers,
-                    arrays={key: a[i] for key, a in arrays.items()},
-                    metrics=call.metrics[i] if call.metrics else {},
-                    layer_metrics=layer_metrics[i],
-                    tensors={key: v[i] for key, v in values.items()},
-                    pending=pending,
-                ),
-                self._problems,
-            )
+        return self._session.snapshot(step, epoch, metrics, force=force, state=state)
 
 
 def _paths(runs: Sequence[str | Path] | str | Path | None, count: int) -> list[Path | None]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -231,14 +233,9 @@ def _norm(squares: list[Tensor]) -> Tensor:
     return total.sqrt()
 
 
-def check_name(name: Any) -> None:
-    if not isinstance(name, str) or not name:
-        raise TypeError(f"metrics map names to numbers, got the name {name!r:.80}")
-
-
 def number(name: Any, value: Any) -> float:
     """One metric; TypeError for what is no single number."""
-    check_name(name)
+    _check_name(name)
     refusal = f"metric {name!r} must be one number, got "
     if isinstance(value, Tensor) and value.numel() != 1:
         raise TypeError(f"{refusal}a tensor of shape {tuple(value.shape)}")
@@ -248,14 +245,25 @@ def number(name: Any, value: Any) -> float:
         raise TypeError(f"{refusal}{value!r:.80}") from error
 
 
-def as_numbers(metrics: LayerMetrics) -> dict[tuple[str, str], float]:
-    """To Python numbers, with one wait for the device."""
-    return dict(zip(metrics, to_numbers(list(metrics.values())), strict=True))
+def numbers_of_members(name: Any, value: Any, members: int) -> npt.NDArray[np.float64]:
+    """A metric with one number for each member, or one for all; TypeError for anything else."""
+    _check_name(name)
+    array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
+    if array.ndim > 1 or (array.ndim == 1 and len(array) != members):
+        raise TypeError(f"metric {name!r} must be one number or {members} of them, got shape {array.shape}")
+    return np.broadcast_to(array, (members,))
 
 
-def member_numbers(metrics: LayerMetrics, members: int) -> list[dict[tuple[str, str], float]]:
-    """The numbers of each member, from metrics (members,); with one wait for the device."""
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"metrics map names to numbers, got the name {name!r:.80}")
+
+
+def as_numbers(metrics: LayerMetrics, members: int | None) -> list[dict[tuple[str, str], float]]:
+    """The numbers of the network, or of each member from metrics (members,); with one wait for the device."""
     columns = to_numbers(list(metrics.values()))
+    if members is None:
+        return [dict(zip(metrics, columns, strict=True))]
     return [{key: column[i] for key, column in zip(metrics, columns, strict=True)} for i in range(members)]
 
 

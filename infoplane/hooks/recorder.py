@@ -1,29 +1,46 @@
-"""The recorder: what the user says about model, probe, layers and run, checked and made into a recording."""
+"""The recorder: what the user says about model, probe, layers and run, and the recording that it drives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Concatenate, ParamSpec, Self
 
-import torch
-from torch import Tensor, nn
-
-from infoplane.core.records import Sink
+from infoplane.core.records import Layer, Probe
+from infoplane.core.text import printable
 from infoplane.hooks._out.destination import Destination
-from infoplane.hooks._pass.plan import Calls, Options
-from infoplane.hooks._pass.prober import Prober
 from infoplane.hooks._session import Session
-from infoplane.hooks.metrics import GradientMoments
-from infoplane.hooks.probe import as_probe_set
-from infoplane.hooks.reduce import Reduction, as_reduction
-from infoplane.hooks.schedule import Schedule, as_schedule
-from infoplane.hooks.select import Layers, OpTarget, Target, named_modules, select, unwrap
+from infoplane.hooks._settings import Settings
+from infoplane.hooks.overview import SizePlan
+from infoplane.hooks.schedule import Plan, Schedule
+from infoplane.store import Problem
 
-Reduce = Reduction | str | Callable[[Tensor], Tensor]
+P = ParamSpec("P")
 
 
-class Recorder(Session):
+def _with_arguments_of(
+    settings: Callable[P, Settings],
+) -> Callable[[Callable[[Recorder, Settings], None]], Callable[Concatenate[Recorder, P], None]]:
+    """A constructor that takes the arguments of `settings` and gets them as one object; `help` shows all of them."""
+
+    def decorate(make: Callable[[Recorder, Settings], None]) -> Callable[Concatenate[Recorder, P], None]:
+        @functools.wraps(make)
+        def init(self: Recorder, /, *args: P.args, **kwargs: P.kwargs) -> None:
+            make(self, settings(*args, **kwargs))
+
+        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        given = inspect.signature(settings)
+        init.__signature__ = given.replace(  # type: ignore[attr-defined]
+            parameters=[own, *given.parameters.values()], return_annotation=None
+        )
+        return init
+
+    return decorate
+
+
+class Recorder:
     """Record a model's activations on a fixed probe set while it trains.
 
     Between snapshots nothing is attached to the model. A snapshot runs the probe set in evaluation mode,
@@ -31,6 +48,10 @@ class Recorder(Session):
     are left as they were, so training with and without recording is equal bit for bit. Not so what `forward` writes
     into other attributes (a kept hidden state, a generator of its own): where that shows in the recorded values of
     two equal passes at the start, a warning names the layers.
+
+    The keywords come in groups: what is recorded (`layers` to `weight_norms`), the probe set (`sample_ids` to
+    `repeats`), when (`schedule`, `initial`, `total`), where to (`sinks` to `writer`), how the probe runs
+    (`probe_batch_size` to `shard_probe`), and what happens when something is wrong (`nonfinite` and all after it).
 
     Parameters
     ----------
@@ -46,23 +67,17 @@ class Recorder(Session):
     layers : name, glob, regular expression, type, predicate, module, or list of them, optional
         See `infoplane.hooks.select`. By default every leaf module that ran and does more than pass its input on; a
         linear layer made of parts (parametrised weights, low-rank adapters) is one.
-    schedule : Schedule, int, list of steps or function of the step, optional
-        See `infoplane.hooks.schedule`; log-spaced by default. The first and the last step are always taken.
-    reduce : reduction, or mapping from layer pattern to reduction ("*" for all others)
-        What is stored of an output: see `infoplane.hooks.reduce`. All values by default.
-    calls : "last", "all" or int, optional
-        Which calls of a module that runs several times in one forward pass.
     logits : bool
         Record the model's output also where `layers` does not name it: the layer whose output it returns, or
         functions of it; the block or the model that adds several up.
     functional : bool
         Record activation functions that modules call without an activation module, too, as `block.0::relu`.
+    calls : "last", "all" or int, optional
+        Which calls of a module that runs several times in one forward pass.
+    reduce : reduction, or mapping from layer pattern to reduction ("*" for all others)
+        What is stored of an output: see `infoplane.hooks.reduce`. All values by default.
     dtype : torch.dtype, optional
         Store floating values as this; by default as they come.
-    autocast : torch.dtype, optional
-        Run the probe under autocast to this dtype. Off by default, also inside a caller's autocast region.
-    mode : "eval" or "train"
-        "train" keeps each module's mode: dropout acts, batch statistics are used (their buffers are restored).
     batch_dim : int, or mapping from layer pattern to int, optional
         Axis of the samples in an output, where it is not the first. At the start one chunk is run with its rows in
         another order: a layer whose rows do not follow is refused, but only warned of where its axis was given here.
@@ -70,29 +85,47 @@ class Recorder(Session):
         use) of the layer's largest, at most a tenth of it, in all but 1 % of the rows.
     mask : (samples, tokens) tensor, or name of a keyword input, optional
         True where a token is no padding, for reductions over tokens; "attention_mask" is found by itself.
-    probe_batch_size : int
-        Samples of one forward pass. The same at every snapshot: results may depend on it in the last bit.
+    gradients : GradientMoments, optional
+        Record mean and standard deviation of each layer's gradients over the steps since the previous call of
+        `snapshot`, and weight norms with them.
+    weight_norms : bool
+        Record the Frobenius norm of each layer's parameters.
     sample_ids, input_ids, label_names : optional
         See `infoplane.core.Probe`; inputs that are equal in every number share an input id by default.
     repeats : (m, n_x), optional
         n_x further passes over m of the inputs, for networks with noise: the first m, or m drawn with
         `repeat_seed`.
-    sinks : callables that take a Snapshot
-        Further receivers, such as `infoplane.live("kde")`. Each may have `begin(probe=, settings=, run=, run_id=,
-        resume=)`, `annotate(**notes)`, `flush()` and `close()`.
-    keep_activations : bool
-        False writes no activations, for runs that are estimated as they go.
+    schedule : Schedule, int, list of steps or function of the step, optional
+        See `infoplane.hooks.schedule`; log-spaced by default. The first and the last step are always taken.
     initial : bool
         Take step 0 on entry. A loop that counts from 0 then has its counters shifted by one, since its first call
         comes after one unit of training; the user's counter stays in `epoch`. With False the counters are steps
         as they are.
     total : int, optional
         Steps that the loop will make, for the size plan.
-    gradients : GradientMoments, optional
-        Record mean and standard deviation of each layer's gradients over the steps since the previous call of
-        `snapshot`, and weight norms with them.
-    weight_norms : bool
-        Record the Frobenius norm of each layer's parameters.
+    sinks : callables that take a Snapshot
+        Further receivers, such as `infoplane.live("kde")`. Each may have `begin(probe=, settings=, run=, run_id=,
+        resume=)`, `annotate(**notes)`, `flush()` and `close()`.
+    keep_activations : bool
+        False writes no activations, for runs that are estimated as they go.
+    resume : bool
+        Continue the run in this directory.
+    writer : mapping
+        Further arguments of `infoplane.store.StoreWriter`.
+    probe_batch_size : int
+        Samples of one forward pass. The same at every snapshot: results may depend on it in the last bit.
+    mode : "eval" or "train"
+        "train" keeps each module's mode: dropout acts, batch statistics are used (their buffers are restored).
+    autocast : torch.dtype, optional
+        Run the probe under autocast to this dtype. Off by default, also inside a caller's autocast region.
+    forward : function of (model, *args, **kwargs), optional
+        How to run the model, where it is not called directly.
+    seed : int
+        Seeds the noise that the network draws at a snapshot.
+    shard_probe : bool
+        In a distributed job, give each rank its own contiguous part of the probe. By default rank 0 runs all of
+        it while the others go on, except for models whose parameters are sharded: their forward pass needs
+        every rank, and rank 0 writes. Every rank makes the same calls in each case.
     nonfinite : "warn" or "raise"
         What to do when NaN or infinite values are recorded.
     on_error : "warn" or "raise"
@@ -100,20 +133,8 @@ class Recorder(Session):
         that was not called, a metric that is no number, a sink that raises, a whole step) is warned of, once for
         each kind and again at its 10th, 100th ... time, and listed in `problems`, in the session's file and by
         `verify`. "raise": it is raised, as everything before is in any case. Handed to the writer, too.
-    forward : function of (model, *args, **kwargs), optional
-        How to run the model, where it is not called directly.
-    seed : int
-        Of the noise that the network draws at a snapshot.
-    shard_probe : bool
-        In a distributed job, give each rank its own contiguous part of the probe. By default rank 0 runs all of
-        it while the others go on, except for models whose parameters are sharded: their forward pass needs
-        every rank, and rank 0 writes. Every rank makes the same calls in each case.
     allow_full_disk, quiet : bool
         Start although the plan exceeds the free disk; do not print the plan.
-    resume : bool
-        Continue the run in this directory.
-    writer : mapping
-        Further arguments of `infoplane.store.StoreWriter`.
 
     Raises
     ------
@@ -141,108 +162,141 @@ class Recorder(Session):
     >>> folder.cleanup()
     """
 
-    def __init__(
+    @_with_arguments_of(Settings)
+    def __init__(self, settings: Settings) -> None:
+        run = None if settings.run is None else Path(settings.run)
+        self._hold(Session(settings, [Destination(run, list(settings.sinks))]))
+
+    def _hold(self, session: Session) -> None:
+        self._session = session
+        self.schedule: Schedule = session.schedule
+
+    def start(self) -> Self:
+        """Find the layers, open the sinks and take step 0; `with` calls it.
+
+        Everything that can be wrong with model, probe and layers is found here, before any file is written.
+        """
+        self._session.start()
+        return self
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object) -> None:
+        self._session.close(take_last=exc is None, ending=exc)
+
+    def close(self, *, take_last: bool = True) -> None:
+        """Take the last step if the schedule had skipped it, and close all sinks.
+
+        After an exception `with` takes nothing: the model may be in the middle of a step. That exception is what
+        leaves the block; what fails on closing becomes a note of it.
+        """
+        self._session.close(take_last=take_last)
+
+    def flush(self) -> None:
+        """Make every snapshot so far durable, as before the user's own checkpoint."""
+        self._session.flush()
+
+    def snapshot(
         self,
-        model: nn.Module,
-        probe: Any,
-        run: str | Path | None = None,
+        step: int,
         *,
-        layers: Layers = None,
-        schedule: Schedule | Callable[[int], bool] | Iterable[int] | int | None = None,
-        reduce: Reduce | Mapping[str, Reduce] = "flatten",
-        calls: Calls = None,
-        logits: bool = True,
-        functional: bool = False,
-        dtype: torch.dtype | None = None,
-        autocast: torch.dtype | None = None,
-        mode: Literal["eval", "train"] = "eval",
-        batch_dim: int | Mapping[str, int] | None = None,
-        mask: Tensor | str | None = None,
-        probe_batch_size: int = 256,
-        sample_ids: Any = None,
-        input_ids: Any = None,
-        label_names: Sequence[str] = (),
-        repeats: tuple[int, int] | None = None,
-        repeat_seed: int | None = None,
-        sinks: Iterable[Sink] = (),
-        keep_activations: bool = True,
-        initial: bool = True,
-        total: int | None = None,
-        gradients: GradientMoments | None = None,
-        weight_norms: bool = False,
-        nonfinite: Literal["warn", "raise"] = "warn",
-        on_error: Literal["warn", "raise"] = "warn",
-        forward: Callable[..., Any] | None = None,
-        seed: int = 0,
-        shard_probe: bool = False,
-        allow_full_disk: bool = False,
-        quiet: bool = False,
-        resume: bool = False,
-        writer: Mapping[str, Any] | None = None,
-    ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__qualname__}")
-        if probe_batch_size < 1:
-            raise ValueError(f"probe_batch_size must be at least 1, got {probe_batch_size}")
-        if mode not in ("eval", "train"):
-            raise ValueError(f"mode must be 'eval' or 'train', got {mode!r}")
-        if nonfinite not in ("warn", "raise"):
-            raise ValueError(f"nonfinite must be 'warn' or 'raise', got {nonfinite!r}")
-        if on_error not in ("warn", "raise"):
-            raise ValueError(f"on_error must be 'warn' or 'raise', got {on_error!r}")
-        unwrapped = unwrap(model)
-        table = reduce if isinstance(reduce, Mapping) else {"*": reduce}
-        prober = Prober(
-            model=unwrapped,
-            targets=_select(layers, unwrapped),
-            probe=as_probe_set(
-                probe,
-                sample_ids=sample_ids,
-                input_ids=input_ids,
-                label_names=label_names,
-                mask=mask if isinstance(mask, Tensor) else None,
-                repeats=repeats,
-                repeat_seed=repeat_seed,
-            ),
-            options=Options(
-                reduce={"*": as_reduction("flatten"), **{k: as_reduction(r) for k, r in table.items()}},
-                batch_dim=_batch_dims(batch_dim),
-                calls=calls,
-                dtype=dtype,
-            ),
-            batch_size=probe_batch_size,
-            logits=logits,
-            functional=functional,
-            autocast=autocast,
-            evaluation=mode == "eval",
-            mask_name=mask if isinstance(mask, str) else None,
-            forward=forward,
-            seed=seed,
+        epoch: float | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        force: bool = False,
+    ) -> bool:
+        """Record the model now if the schedule takes this step; tell whether this process did.
+
+        Once a first snapshot has been taken, what fails is listed in `problems` and warned of, and training goes on
+        (`on_error="raise"` raises it): what is missing is missing by name, and all else of the snapshot is there.
+
+        Parameters
+        ----------
+        step : int
+            The loop's counter: completed epochs or iterations, or an index from 0 (see `initial`). NumPy integers,
+            tensors of one element and 3.0 are whole numbers as well.
+        epoch : float, optional
+            Stored beside the step; the counter itself by default.
+        metrics : mapping from name to number, optional
+            Loss, accuracy, ...: stored with the snapshot.
+        force : bool
+            Take it whatever the schedule says.
+
+        Raises
+        ------
+        TypeError
+            At the first snapshot, or with `on_error="raise"`: if the step is no whole number, or a metric none.
+        ValueError
+            Then: if the step does not grow.
+        RuntimeError
+            If the recorder is not open.
+
+        Out of memory and errors of the accelerator are raised in any case.
+        """
+        return self._session.snapshot(step, epoch, metrics, force=force)
+
+    def due(self, step: int) -> bool:
+        """Whether `snapshot(step)` would record: for metrics that are worth computing only then."""
+        return self._session.due(step)
+
+    @property
+    def run(self) -> Path | None:
+        """The run's directory."""
+        return self._session.run
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `snapshot` can be called."""
+        return self._session.state == "open"
+
+    @property
+    def probe(self) -> Probe:
+        """Ids, labels and parts of the recorded rows."""
+        return self._session.prober.probe.record
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The recorded layers in forward order; empty before entry."""
+        return self._session.prober.layers
+
+    @property
+    def chain(self) -> bool | list[str]:
+        """Whether the layers form a Markov chain from the input on; else the keys of those that do, or False.
+
+        Found by following one forward pass: a layer belongs to the chain when every path from the input to the
+        last layer goes through it and its stored values determine its output.
+        """
+        return self._session.prober.chain
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Layers that were selected by a pattern or by default and are not recorded, with the reason."""
+        return self._session.prober.skipped
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What could not be recorded so far, with reason and steps: missing layers, metrics and steps, sinks.
+
+        Last come the steps that the disk did not take. It stands in the session's file too, and `verify` lists it. What
+        the model did not call is a `note`.
+        """
+        return self._session.all_problems
+
+    @property
+    def sizes(self) -> SizePlan:
+        """Bytes per layer, snapshot and run, and the free disk; after entry."""
+        return self._session.sizes
+
+    def plan(self, total: int) -> Plan:
+        """The steps that a run of `total` steps records; prints them."""
+        return self.schedule.plan(total)
+
+    def settings(self) -> dict[str, Any]:
+        """What a reader has to know about how the run was recorded; goes into `run.json`."""
+        return self._session.describe()
+
+    def __repr__(self) -> str:
+        return (
+            f"Recorder({printable(type(self._session.model).__name__)}, {self.probe.samples} rows of "
+            f"{self.probe.target} labels, {len(self.layers)} layers, {self.schedule}, {self._session.state})"
         )
-        super().__init__(
-            prober,
-            [Destination(None if run is None else Path(run), list(sinks))],
-            as_schedule(schedule),
-            keep_activations=keep_activations,
-            initial=initial,
-            total=total,
-            gradients=gradients,
-            weight_norms=weight_norms,
-            nonfinite=nonfinite,
-            on_error=on_error,
-            shard_probe=shard_probe,
-            allow_full_disk=allow_full_disk,
-            quiet=quiet,
-            resume=resume,
-            writer=writer,
-        )
-
-
-def _batch_dims(given: int | Mapping[str, int] | None) -> Mapping[str, int]:
-    if given is None:
-        return {}
-    return given if isinstance(given, Mapping) else {"*": given}
-
-
-def _select(layers: Layers, model: nn.Module) -> list[Target | OpTarget] | None:
-    return None if layers is None else select(layers, named_modules(model), type(model).__name__)

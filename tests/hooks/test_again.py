@@ -139,7 +139,7 @@ def test_a_recorder_is_not_kept_by_being_open():
     import weakref
 
     rec = Recorder(net(), (X, Y), keep_activations=False, sinks=[Collect()], schedule=every(1))
-    model = weakref.ref(rec._model)
+    model = weakref.ref(rec._session.model)
     rec.start()
     del rec
     gc.collect()

@@ -109,6 +109,6 @@ def test_further_passes_without_noise_warn():
 def test_a_child_process_is_refused():
     rec, _ = recorder(nn.Linear(4, 2), (X, Y))
     with rec:
-        rec._pid = os.getppid()
+        rec._session._pid = os.getppid()
         with pytest.raises(RuntimeError, match=f"belongs to process {os.getppid()}, not to its child {os.getpid()}"):
             rec.snapshot(1)

@@ -194,7 +194,7 @@ def network():
 def test_the_writer_waits_and_training_goes_on(fake, tmp_path):
     model, expected = network(), {}
     with Recorder(model, (X, Y), tmp_path / "a", schedule=every(1), quiet=True, initial=False) as recorder:
-        recorder._host = DeviceMemory()
+        recorder._session._host = DeviceMemory()
         for step in range(1, 5):
             expected[step] = model(X).detach().clone()
             recorder.snapshot(step)
@@ -213,7 +213,7 @@ def test_the_writer_waits_and_training_goes_on(fake, tmp_path):
 
 def test_a_failed_copy_stops_the_recording_and_is_told(fake, tmp_path):
     recorder = Recorder(network(), (X, Y), tmp_path / "a", schedule=every(1), quiet=True, initial=False).start()
-    recorder._host = DeviceMemory()
+    recorder._session._host = DeviceMemory()
     recorder.snapshot(1)
     fake.run()
     recorder.snapshot(2)
@@ -238,7 +238,7 @@ def test_plain_sinks_are_called_when_the_arrays_are_there(fake):
         member_sinks=lambda i: [lambda s: seen.append(s.arrays["2"].copy())],
     )
     with rec:
-        rec._host = DeviceMemory()
+        rec._session._host = DeviceMemory()
         later = threading.Timer(0.1, fake.run)
         later.start()
         rec.snapshot(1)

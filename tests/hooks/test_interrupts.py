@@ -433,7 +433,7 @@ class TestTheUsersOwnException:
             raise OSError("no space")
 
         recorder = Recorder(network(), (X, Y), tmp_path / "run", quiet=True).start()
-        writer = recorder._destinations[0].writer
+        writer = recorder._session.destinations[0].writer
         with monkeypatch.context() as patch:
             patch.setattr(StoreWriter, "close", fails)
             with pytest.raises(ZeroDivisionError) as raised, AsBlock(recorder):

@@ -100,7 +100,7 @@ def test_the_plan_is_printed_before_the_first_step(tmp_path, capsys):
 
 
 def test_a_run_that_cannot_fit_is_refused_before_any_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("infoplane.hooks._about.free_bytes", lambda path: 1000)
+    monkeypatch.setattr("infoplane.hooks._session.free_bytes", lambda path: 1000)
     model = nn.Linear(4, 2)
     with pytest.raises(OSError, match="1000 B are free"):
         Recorder(model, probe=probe(), run=tmp_path / "a", quiet=True).start()

@@ -317,10 +317,10 @@ class TestSinks:
         with rec:
             rec.snapshot(1)
             rec.flush()
-            rec._destinations[0].writer._failure = ZeroDivisionError("a fault")
+            rec._session.destinations[0].writer._failure = ZeroDivisionError("a fault")
             with pytest.warns(UserWarning, match="sink StoreWriter .*recording into .* has stopped"):
                 rec.snapshot(2)
-            rec._destinations[0].writer._failure = None
+            rec._session.destinations[0].writer._failure = None
         assert good.steps == [0, 1, 2]
 
     @pytest.mark.parametrize("layout", ["one", "flushed", "members"])
@@ -369,7 +369,7 @@ class TestSinks:
             with Recorder(
                 Switched(), PROBE, tmp_path / str(options)[:9], calls="all", quiet=True, resume=True, **options
             ) as rec:
-                assert rec._destinations[0].writer.on_error == expected
+                assert rec._session.destinations[0].writer.on_error == expected
         with pytest.raises(ValueError, match="on_error must be 'warn' or 'raise', got 'ignore'"):
             Recorder(Switched(), PROBE, tmp_path / "b", on_error="ignore")
 
@@ -429,7 +429,7 @@ class TestAWholeStep:
         with run() as rec:
             rec.snapshot(1)
         with run(resume=True) as rec:
-            rec._model.use = False
+            rec._session.model.use = False
             with pytest.raises(RuntimeError, match=r"1 recorded layers .*: expert \(0 instead of 1\)"):
                 rec.snapshot(2)
 
@@ -626,7 +626,7 @@ class TestWhereItIsListed:
     )
     def test_a_stranger_may_have_written_it(self, tmp_path, bad):
         with Recorder(Switched(), PROBE, tmp_path / "a", schedule=every(1), calls="all", quiet=True) as rec:
-            rec._destinations[0].annotate({"problems": bad})
+            rec._session.destinations[0].annotate({"problems": bad})
         (problem,) = open_run(tmp_path / "a").verify()
         assert "sessions/0001" in problem.file
         assert "field '" in problem.what

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
 from infoplane.core.records import Layer
-from infoplane.core.text import printable
 from infoplane.hooks._pass.attached import Attached, watch_ops, with_hooks
+from infoplane.hooks._pass.members import Members
 from infoplane.hooks._pass.slot import Capture, Slot
 from infoplane.hooks._pass.structure import call_value
 from infoplane.hooks._problems import Failed, NotCalled, all_of, outcome
@@ -21,70 +20,6 @@ from infoplane.hooks.probe import Inputs
 from infoplane.hooks.select import Named
 
 Chunk = tuple[int, int, Inputs, int]
-
-
-State = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
-
-
-@dataclass(eq=False)
-class Members:
-    """How the members of a collection lie.
-
-    Either `state` gives parameters and buffers with the members along their first axis, as
-    `torch.func.stack_module_state` makes them; or the model runs all members by itself, and `axis` is where
-    they are in the captured tensors.
-    """
-
-    count: int
-    state: State | Callable[[], State] | None = None
-    axis: int | None = None
-
-    def current(self) -> State:
-        assert self.state is not None
-        parameters, buffers = self.state() if callable(self.state) else self.state
-        return parameters, buffers
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        if self.state is None:
-            return []
-        return [t for part in self.current() for t in part.values()]
-
-    def run_first(self, model: nn.Module, inputs: Inputs) -> Any:
-        """The first member alone, as an ordinary module."""
-        parameters, buffers = self.current()
-        own = {k: v[0] for k, v in parameters.items()}, {k: v[0] for k, v in buffers.items()}
-        return functional_call(model, own, inputs.args, dict(inputs.kwargs))
-
-    def run_all(self, model: nn.Module, inputs: Inputs, outputs: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """All members at once; what hooks kept inside leaves the batched function as its result, (members, ...).
-
-        Under vmap a hook sees a tensor of one member that stands for all: it must not outlive the call.
-        """
-
-        def one(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> list[Tensor]:
-            functional_call(model, (dict(parameters), dict(buffers)), inputs.args, dict(inputs.kwargs))
-            return outputs()
-
-        result: list[Tensor] = vmap(one, randomness="different")(*self.current())
-        return result
-
-
-def count_members(state: State) -> int:
-    """The common length of the first axes.
-
-    Raises
-    ------
-    ValueError
-        If they differ or there is nothing.
-    """
-    lengths = {name: len(t) if t.ndim else 0 for part in state for name, t in part.items()}
-    if len(set(lengths.values())) != 1 or 0 in lengths.values():
-        shown = ", ".join(f"{printable(k)}: {n}" for k, n in list(lengths.items())[:5])
-        raise ValueError(
-            f"every parameter and buffer must have the members along its first axis, got {shown or 'none'}"
-        )
-    return next(iter(lengths.values()))
 
 
 @dataclass(eq=False)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torch
 from torch import nn
 from torch.nn.modules import activation
 
@@ -17,10 +16,8 @@ from infoplane.hooks._pass.attached import ACTIVATION_OPS
 from infoplane.hooks._pass.observe import Call, Observation
 from infoplane.hooks._pass.slot import Capture, wrong_rows
 from infoplane.hooks._pass.structure import TensorInfo, choose, refuse_odd
-from infoplane.hooks.reduce import Reduction
+from infoplane.hooks._settings import Settings
 from infoplane.hooks.select import Named, OpTarget, Site, Target, matches
-
-Calls = Literal["last", "all"] | int | None
 
 ACTIVATIONS: tuple[type[nn.Module], ...] = tuple(
     getattr(activation, name) for name in activation.__all__ if name != "MultiheadAttention"
@@ -30,16 +27,6 @@ _NEVER = (
     "it may be on a branch that this input does not take, be called through .forward() or through functions that "
     "use its weights (fused attention, nn.MultiheadAttention.out_proj), or not be called at all"
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Options:
-    """What the user said about all layers: reductions and sample axes by pattern, calls, stored dtype."""
-
-    reduce: Mapping[str, Reduction]
-    batch_dim: Mapping[str, int]
-    calls: Calls = None
-    dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +40,8 @@ def plan_captures(
     modules: Mapping[str, Named],
     seen: Observation,
     rows: int,
-    options: Options,
+    settings: Settings,
     *,
-    logits: bool,
-    functional: bool = False,
     member_axis: int | None = None,
 ) -> CapturePlan:
     """Captures in forward order.
@@ -78,11 +63,11 @@ def plan_captures(
     else:
         asked = [t for t in targets if isinstance(t, Target)]
         asked += [found for t in targets if isinstance(t, OpTarget) for found in _ops(t, modules, seen)]
-    if functional:
+    if settings.functional:
         asked += _activation_ops(modules, seen)
     asked = _that_ran(asked, seen, skipped)
     output = _output(seen, modules)
-    if output is not None and (output.named.name not in seen.leaves if default else logits):
+    if output is not None and (output.named.name not in seen.leaves if default else settings.logits):
         asked = [*asked, output]
     for target in asked:
         name = target.name
@@ -91,9 +76,9 @@ def plan_captures(
         if default and passes_through and (output is None or name != output.name):
             skipped[name or "@out"] = f"{printable(target.named.type_name)} passes its input on unchanged"
             continue
-        for index in _call_indices(target, len(calls), options.calls):
+        for index in _call_indices(target, len(calls), settings.calls):
             try:
-                order, planned = _capture(target, index, seen, rows, options, default, member_axis)
+                order, planned = _capture(target, index, seen, rows, settings, default, member_axis)
             except (TypeError, ValueError) as error:
                 if not (default or target is output):
                     raise
@@ -108,7 +93,7 @@ def plan_captures(
         reasons = "; ".join(f"{printable(n)}: {why}" for n, why in list(skipped.items())[:5])
         raise ValueError(f"no layer can be recorded{': ' + reasons if reasons else ''}")
     ordered = [c for _, c in sorted(placed.values(), key=lambda pair: pair[0])]
-    for what, table in (("reduce", options.reduce), ("batch_dim", options.batch_dim)):
+    for what, table in (("reduce", settings.reductions), ("batch_dim", settings.batch_dims)):
         _check_patterns(what, table, [c.layer for c in ordered])
     return CapturePlan(tuple(_numbered(ordered)), skipped)
 
@@ -166,7 +151,7 @@ def _that_ran(targets: Sequence[Target], seen: Observation, skipped: dict[str, s
     return [t for t in targets if t not in silent]
 
 
-def _call_indices(target: Target, ran: int, calls: Calls) -> list[int]:
+def _call_indices(target: Target, ran: int, calls: Literal["last", "all"] | int | None) -> list[int]:
     name = target.name
     if target.call is not None:
         if target.call >= ran:
@@ -193,7 +178,7 @@ def _capture(
     index: int,
     seen: Observation,
     rows: int,
-    options: Options,
+    settings: Settings,
     default: bool,
     member_axis: int | None,
 ) -> tuple[int, Capture]:
@@ -211,7 +196,7 @@ def _capture(
     if len(found) > 1:
         label = label.removesuffix("@in").removesuffix("@out") + f"@{site}{path}"
     tensor = found[path]
-    given = _by_pattern(options.batch_dim, label, named.name, None)
+    given = _by_pattern(settings.batch_dims, label, named.name, None)
     batch_dim = given or 0
     _check_tensor(tensor, label, batch_dim, rows, member_axis)
     made = seen.output in [(named.name, index, p) for p in (path, "")]
@@ -235,11 +220,11 @@ def _capture(
         module=named.module,
         owner=named.name,
         op=target.op,
-        reduction=_by_pattern(options.reduce, label, named.name, options.reduce["*"]),
+        reduction=_by_pattern(settings.reductions, label, named.name, settings.reductions["*"]),
         runs=len(calls),
         batch_dim=batch_dim,
         batch_dim_given=given is not None,
-        dtype=options.dtype,
+        dtype=settings.dtype,
     )
     return (call.end if site == "out" else call.begin), planned
 

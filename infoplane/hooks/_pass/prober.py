@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,52 +19,50 @@ from infoplane.core.warn import warn
 from infoplane.hooks._out.host import Allocate
 from infoplane.hooks._pass import flow as _flow
 from infoplane.hooks._pass import rows as _rows
-from infoplane.hooks._pass.capture import Captured, Members, capture
+from infoplane.hooks._pass.capture import Captured, capture
 from infoplane.hooks._pass.first_call import FirstCall, refuse_lazy
+from infoplane.hooks._pass.members import Members
 from infoplane.hooks._pass.observe import Observation, look, observe
-from infoplane.hooks._pass.plan import Options, plan_captures
+from infoplane.hooks._pass.plan import plan_captures
 from infoplane.hooks._pass.slot import Capture
 from infoplane.hooks._pass.state import Held, model_device, seed_generators, undisturbed
 from infoplane.hooks._ranks import is_sharded
+from infoplane.hooks._settings import Settings
 from infoplane.hooks.noise import draw_noise_from
-from infoplane.hooks.probe import Inputs, ProbeSet
+from infoplane.hooks.probe import Inputs
 from infoplane.hooks.reduce import is_lossless
-from infoplane.hooks.select import Named, OpTarget, Target, named_modules, scripted_modules
+from infoplane.hooks.select import Named, OpTarget, Target, named_modules, scripted_modules, select, unwrap
 
 Run = Callable[..., Any]
 T = TypeVar("T")
 
 
-@dataclass(eq=False, kw_only=True)
 class Prober:
     """Runs a probe set through a model and collects what was selected.
 
     `prepare` finds the layers with two passes over the first chunk; `measure` makes a full pass.
     """
 
-    model: nn.Module
-    probe: ProbeSet
-    targets: list[Target | OpTarget] | None
-    options: Options
-    batch_size: int = 256
-    logits: bool = True
-    functional: bool = False
-    autocast: torch.dtype | None = None
-    evaluation: bool = True
-    mask_name: str | None = None
-    forward: Callable[..., Any] | None = None
-    seed: int = 0
-    agree: Callable[[], object] | None = None
-    before_pass: Callable[[nn.Module], None] | None = None
-    members: Members | None = None
-
-    captures: tuple[Capture, ...] = ()
-    layers: tuple[Layer, ...] = ()
-    skipped: Mapping[str, str] = field(default_factory=dict)
-    chain: bool | list[str] = False
-    state: str = ""
-    """What was said at the start of state that the forward pass keeps."""
-    _held: Held = field(default_factory=Held)
+    def __init__(self, settings: Settings, members: Members | None = None) -> None:
+        self.settings = settings
+        self.members = members
+        self.model = unwrap(settings.model)
+        self.targets: list[Target | OpTarget] | None = None
+        if settings.layers is not None:
+            self.targets = select(settings.layers, named_modules(self.model), type(self.model).__name__)
+        self.probe = settings.probe_set()
+        self.batch_size = settings.probe_batch_size
+        # What the ranks of a distributed job do together ahead of each pass.
+        self.agree: Callable[[], object] | None = None
+        self.before_pass: Callable[[nn.Module], None] | None = None
+        # Found by `prepare`.
+        self.captures: tuple[Capture, ...] = ()
+        self.layers: tuple[Layer, ...] = ()
+        self.skipped: Mapping[str, str] = {}
+        self.chain: bool | list[str] = False
+        self.state = ""  # the warning that the forward pass keeps state, where it was said
+        self._held = Held()
+        settings.reductions  # noqa: B018 - an unknown one is refused here
 
     @property
     def device(self) -> torch.device:
@@ -104,9 +102,7 @@ class Prober:
             modules,
             seen,
             stop - start,
-            self.options,
-            logits=self.logits,
-            functional=self.functional,
+            self.settings,
             member_axis=None if self.members is None else self.members.axis,
         )
         scripted = dict.fromkeys(scripted_modules(self.model), "it is a TorchScript module, which takes no hooks")
@@ -192,7 +188,9 @@ class Prober:
             return _rows.Seen({la.key: _rows.thinned(v) for la, v in rows_first}, output, found.lost)
 
         kinds = [getattr(torch, la.dtype) for la in self.layers] + [p.dtype for p in self.model.parameters()]
-        allowed = _rows.tolerance([*kinds, *([] if self.autocast is None else [self.autocast])], self.device)
+        if self.settings.autocast is not None:
+            kinds.append(self.settings.autocast)
+        allowed = _rows.tolerance(kinds, self.device)
         alone = self.before_pass is None and not is_sharded(self.model)
         self.state = _rows.look_at_rows(once, self.probe, rows, self.captures, allowed, alone=alone)
 
@@ -224,7 +222,7 @@ class Prober:
         return None if self.members is None or self.members.state is not None else self.members
 
     def _wants_ops(self) -> bool:
-        return self.functional or any(isinstance(t, OpTarget) for t in self.targets or ())
+        return self.settings.functional or any(isinstance(t, OpTarget) for t in self.targets or ())
 
     def _resolve_again(self, modules: Mapping[str, Named]) -> dict[str, Exception]:
         """Modules may have been replaced since the last pass; layers whose module is gone, with the error."""
@@ -259,8 +257,8 @@ class Prober:
                 self.model,
                 self._held,
                 device,
-                autocast=self.autocast,
-                evaluation=self.evaluation,
+                autocast=self.settings.autocast,
+                evaluation=self.settings.mode == "eval",
                 exact_buffers=self.before_pass is not None,
                 parameters=self.members is not None and self.members.state is not None,
             )
@@ -290,7 +288,7 @@ class Prober:
             nonlocal current
             if which != current:
                 current = which
-                seed = np.random.SeedSequence([self.seed, step, which]).generate_state(1, np.uint32)[0]
+                seed = np.random.SeedSequence([self.settings.seed, step, which]).generate_state(1, np.uint32)[0]
                 generator = seed_generators(device, int(seed))
                 draw_noise_from(self.model, generator if noise_on else "off")
             moved = inputs.to(device, dtypes)
@@ -300,14 +298,15 @@ class Prober:
                 if outputs is None:
                     return self.members.run_first(self.model, moved)
                 return self.members.run_all(self.model, moved, outputs)
-            if self.forward is not None:
-                return self.forward(self.model, *moved.args, **moved.kwargs)
+            if self.settings.forward is not None:
+                return self.settings.forward(self.model, *moved.args, **moved.kwargs)
             return self.model(*moved.args, **moved.kwargs)
 
         return run
 
     def _chunk_mask(self, inputs: Inputs) -> Tensor | None:
-        mask = inputs.mask if inputs.mask is not None else inputs.kwargs.get(self.mask_name or "attention_mask")
+        name = self.settings.mask if isinstance(self.settings.mask, str) else "attention_mask"
+        mask = inputs.mask if inputs.mask is not None else inputs.kwargs.get(name)
         return None if mask is None else mask.to(self.device)
 
     def _markov(self, parents: dict[int, frozenset[int]]) -> bool | list[str]:

@@ -1,0 +1,103 @@
+"""Many networks run as one batched program: by torch.func.vmap, or with an axis of members in every tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from infoplane.core.text import printable
+from infoplane.hooks.metrics import GradientMoments, LayerMetrics, weight_norms
+from infoplane.hooks.probe import Inputs
+
+State = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
+
+
+@dataclass(eq=False)
+class Members:
+    """How the members of a collection lie.
+
+    Either `state` gives parameters and buffers with the members along their first axis, as
+    `torch.func.stack_module_state` makes them; or the model runs all members by itself, and `axis` is where
+    they are in the captured tensors, and `parameter_dim` where they are in its parameters.
+    """
+
+    count: int
+    state: State | Callable[[], State] | None = None
+    axis: int | None = None
+    parameter_dim: int | Mapping[str, int] = 0
+
+    def use(self, state: State) -> None:
+        """Take another state, of as many members."""
+        if self.state is None:
+            raise ValueError("this collection runs its members by itself and takes no state")
+        if (found := count_members(state)) != self.count:
+            raise ValueError(f"the state has {found} members, not {self.count}")
+        self.state = state
+
+    def current(self) -> State:
+        assert self.state is not None
+        parameters, buffers = self.state() if callable(self.state) else self.state
+        return parameters, buffers
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        if self.state is None:
+            return []
+        return [t for part in self.current() for t in part.values()]
+
+    def check_gradients(self, moments: GradientMoments) -> None:
+        """Raise ValueError for moments of another number of members, or of gradients that are kept elsewhere."""
+        stacked = self.state is not None
+        if moments.members == self.count and moments.reads_parameters != stacked:
+            return
+        way = f".functional(model, members={self.count})" if stacked else f"(model, optimizer, members={self.count})"
+        raise ValueError(
+            f"gradients must be GradientMoments{way}, got those of {moments.members or 'one network'}"
+            + ("" if moments.reads_parameters else ", functional")
+        )
+
+    def weight_norms(self, model: nn.Module) -> LayerMetrics:
+        """Norms of each member's weights, (members,)."""
+        if self.state is not None:
+            return weight_norms(model, members=self.count, values=self.current()[0])
+        return weight_norms(model, members=self.count, parameter_dim=self.parameter_dim)
+
+    def run_first(self, model: nn.Module, inputs: Inputs) -> Any:
+        """The first member alone, as an ordinary module."""
+        parameters, buffers = self.current()
+        own = {k: v[0] for k, v in parameters.items()}, {k: v[0] for k, v in buffers.items()}
+        return functional_call(model, own, inputs.args, dict(inputs.kwargs))
+
+    def run_all(self, model: nn.Module, inputs: Inputs, outputs: Callable[[], list[Tensor]]) -> list[Tensor]:
+        """All members at once; what hooks kept inside leaves the batched function as its result, (members, ...).
+
+        Under vmap a hook sees a tensor of one member that stands for all: it must not outlive the call.
+        """
+
+        def one(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> list[Tensor]:
+            functional_call(model, (dict(parameters), dict(buffers)), inputs.args, dict(inputs.kwargs))
+            return outputs()
+
+        result: list[Tensor] = vmap(one, randomness="different")(*self.current())
+        return result
+
+
+def count_members(state: State) -> int:
+    """The common length of the first axes.
+
+    Raises
+    ------
+    ValueError
+        If they differ or there is nothing.
+    """
+    lengths = {name: len(t) if t.ndim else 0 for part in state for name, t in part.items()}
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        shown = ", ".join(f"{printable(k)}: {n}" for k, n in list(lengths.items())[:5])
+        raise ValueError(
+            f"every parameter and buffer must have the members along its first axis, got {shown or 'none'}"
+        )
+    return next(iter(lengths.values()))

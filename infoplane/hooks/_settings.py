@@ -1,0 +1,114 @@
+"""The keywords of a recorder: each stands here once, with its type, its default and the values it may have."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from infoplane.core.records import Sink
+from infoplane.hooks.metrics import GradientMoments
+from infoplane.hooks.probe import ProbeSet, as_probe_set
+from infoplane.hooks.reduce import Reduction, as_reduction
+from infoplane.hooks.schedule import Schedule
+from infoplane.hooks.select import Layers
+
+Reduce = Reduction | str | Callable[[Tensor], Tensor]
+
+
+def _one_of(*choices: str) -> Any:
+    """A field that takes one of these words, the first by default."""
+    return field(default=choices[0], metadata={"choices": choices})
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """Arguments of `Recorder`, whose docstring explains each."""
+
+    model: nn.Module
+    probe: Any
+    run: str | Path | None = None
+    _: KW_ONLY
+    # what is recorded
+    layers: Layers = None
+    logits: bool = True
+    functional: bool = False
+    calls: Literal["last", "all"] | int | None = None
+    reduce: Reduce | Mapping[str, Reduce] = "flatten"
+    dtype: torch.dtype | None = None
+    batch_dim: int | Mapping[str, int] | None = None
+    mask: Tensor | str | None = None
+    gradients: GradientMoments | None = None
+    weight_norms: bool = False
+    # the probe set
+    sample_ids: Any = None
+    input_ids: Any = None
+    label_names: Sequence[str] = ()
+    repeats: tuple[int, int] | None = None
+    repeat_seed: int | None = None
+    # when
+    schedule: Schedule | Callable[[int], bool] | Iterable[int] | int | None = None
+    initial: bool = True
+    total: int | None = None
+    # where to
+    sinks: Iterable[Sink] = ()
+    keep_activations: bool = True
+    resume: bool = False
+    writer: Mapping[str, Any] | None = None
+    # how the probe runs
+    probe_batch_size: int = 256
+    mode: Literal["eval", "train"] = _one_of("eval", "train")
+    autocast: torch.dtype | None = None
+    forward: Callable[..., Any] | None = None
+    seed: int = 0
+    shard_probe: bool = False
+    # what happens when something is wrong
+    nonfinite: Literal["warn", "raise"] = _one_of("warn", "raise")
+    on_error: Literal["warn", "raise"] = _one_of("warn", "raise")
+    allow_full_disk: bool = False
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(self.model).__qualname__}")
+        if self.probe_batch_size < 1:
+            raise ValueError(f"probe_batch_size must be at least 1, got {self.probe_batch_size}")
+        for one in fields(self):
+            choices, value = one.metadata.get("choices", ()), getattr(self, one.name)
+            if choices and value not in choices:
+                raise ValueError(f"{one.name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+
+    @functools.cached_property
+    def reductions(self) -> Mapping[str, Reduction]:
+        """Reductions by pattern of layer names; "*" is for all others."""
+        table = self.reduce if isinstance(self.reduce, Mapping) else {"*": self.reduce}
+        return {"*": as_reduction("flatten"), **{pattern: as_reduction(r) for pattern, r in table.items()}}
+
+    @property
+    def batch_dims(self) -> Mapping[str, int]:
+        """Axes of the samples by pattern of layer names, where they were given."""
+        if self.batch_dim is None:
+            return {}
+        return self.batch_dim if isinstance(self.batch_dim, Mapping) else {"*": self.batch_dim}
+
+    @property
+    def keeps_norms(self) -> bool:
+        """Whether norms of weights are recorded: gradient moments bring them along."""
+        return self.weight_norms or self.gradients is not None
+
+    def probe_set(self) -> ProbeSet:
+        """The inputs and their record."""
+        return as_probe_set(
+            self.probe,
+            sample_ids=self.sample_ids,
+            input_ids=self.input_ids,
+            label_names=self.label_names,
+            mask=self.mask if isinstance(self.mask, Tensor) else None,
+            repeats=self.repeats,
+            repeat_seed=self.repeat_seed,
+        )
