@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,19 +23,25 @@ from infoplane.hooks.select import Named
 Chunk = tuple[int, int, Inputs, int]
 
 
-@dataclass(eq=False)
 class _Station:
-    """The hooks of one module: counts its calls and passes values on to the slots of that call."""
+    """The hooks of one module, or of one function in it: counts the calls and passes values on to their slots."""
 
-    slots: list[Slot]
-    current: _Pass
-    begun: int = 0
-    ended: int = 0
+    def __init__(self, slots: list[Slot], current: _Pass) -> None:
+        self.slots = slots
+        self.current = current
+        self.begun = self.ended = 0
+        self._ins = [(s.capture.layer.call, s) for s in slots if s.capture.layer.site == "in"]
+        self._outs = [(s.capture.layer.call, s) for s in slots if s.capture.layer.site == "out"]
 
-    def __post_init__(self) -> None:
-        places = [(s.capture.layer.site, s.capture.layer.call, s) for s in self.slots]
-        self._ins = [(call, slot) for site, call, slot in places if site == "in"]
-        self._outs = [(call, slot) for site, call, slot in places if site == "out"]
+    def attach(self, attached: Attached) -> None:
+        module = self.slots[0].capture.module
+        if self._ins:
+            attached.before(module, self.before)
+        if self._outs:
+            # After everything else that changes the output, but for the noise.
+            if noise_of(module) is not None:
+                attached.after(module, self.ahead_of_noise, first=True)
+            attached.after(module, self.after)
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         for call, slot in self._ins:
@@ -42,25 +49,15 @@ class _Station:
                 self.current.put(slot, call_value(args, kwargs))
         self.begun += 1
 
+    def ahead_of_noise(self, module: nn.Module, args: Any, output: Any) -> None:
+        for call, slot in self._outs:
+            if call == self.ended and slot.is_clean(output):
+                self.current.take(slot, output)
+
     def after(self, module: nn.Module, args: Any, output: Any) -> None:
-        current = self.current
-        for call, slot in self._outs:
-            if call == self.ended and not (current.direct and slot.put_as_usual(output, current.start, current.stop)):
-                current.put(slot, output)
-        self.ended += 1
-
-    def after_clean(self, module: nn.Module, args: Any, output: Any) -> None:
-        """Ahead of the noise hook; `after_noise` does the rest."""
-        for call, slot in self._outs:
-            if call != self.ended or not slot.before_noise(output):
-                continue
-            if not (self.current.direct and slot.put_as_usual(output, self.current.start, self.current.stop)):
-                self.current.put(slot, output)
-
-    def after_noise(self, module: nn.Module, args: Any, output: Any) -> None:
         for call, slot in self._outs:
             if call == self.ended and not slot.clean:
-                self.current.put(slot, output)
+                self.current.take(slot, output)
         self.ended += 1
 
     def function(self, output: Any) -> None:
@@ -68,52 +65,72 @@ class _Station:
         self.after(self.slots[0].capture.module, (), output)
 
 
-@dataclass(eq=False)
 class _Pass:
-    """The chunk under way. Values are stored at once, or `kept` until the batched function returns them."""
+    """The chunk under way, and the layers that are lost."""
 
-    mark: Callable[[Tensor, Layer], None] | None
-    kept: dict[Slot, Tensor] | None = None
-    start: int = 0
-    stop: int = 0
-    mask: Tensor | None = None
-    stations: list[_Station] = field(default_factory=list)
-    lost: dict[Slot, Exception] = field(default_factory=dict)
+    def __init__(self, slots: list[Slot], mark: Callable[[Tensor, Layer], None] | None, *, batched: bool) -> None:
+        self.slots = slots
+        self.stations: list[_Station] = []
+        self.lost: dict[Slot, Exception] = {}
+        self._mark = mark
+        self._batched = batched
+        self._kept: dict[Slot, Tensor] = {}  # until the batched function returns them
+        self._direct = mark is None and not batched
+        self._start = self._stop = 0
+        self._mask: Tensor | None = None
 
-    def __post_init__(self) -> None:
-        self.direct = self.mark is None and self.kept is None
+    def take(self, slot: Slot, output: Any) -> None:
+        """Take an output, the short way if that can be."""
+        if not (self._direct and slot.copy_unreduced(output, self._start, self._stop)):
+            self.put(slot, output)
 
     def put(self, slot: Slot, value: Any) -> None:
-        """Take a value. An error is kept, and ends neither the forward pass nor the other layers."""
+        """Take a value with all checks."""
         if slot not in self.lost:
-            found = outcome(lambda: self._take(slot, value))
-            if isinstance(found, Failed):
-                self.lost[slot] = found.error
+            self._attempt(slot, lambda: self._extract(slot, value))
 
-    def _take(self, slot: Slot, value: Any) -> None:
-        mark = self.mark
-        layer = slot.capture.layer
-        rows = self.stop - self.start
-        values = slot.extract(value, rows, self.mask, None if mark is None else lambda t: mark(t, layer))
-        if self.kept is None:
-            slot.store(values, self.start, self.stop)
-        else:
-            self.kept[slot] = values.clone()  # what runs later may work in place on the output
-
-    def store(self, slot: Slot, values: Tensor) -> None:
-        """The values of a chunk, of all members, that left the batched function."""
-        found = outcome(lambda: slot.store(values, self.start, self.stop))
+    def _attempt(self, slot: Slot, work: Callable[[], None]) -> None:
+        """An error is kept, and ends neither the forward pass nor the other layers."""
+        found = outcome(work)
         if isinstance(found, Failed):
             self.lost[slot] = found.error
 
-    def count_calls(self) -> None:
-        """After a chunk: layers of modules that ran more or less often are lost.
+    def _extract(self, slot: Slot, value: Any) -> None:
+        mark, layer = self._mark, slot.capture.layer
+        rows = self._stop - self._start
+        values = slot.extract(value, rows, self._mask, None if mark is None else lambda t: mark(t, layer))
+        if self._batched:
+            self._kept[slot] = values.clone()  # what runs later may work in place on the output
+        else:
+            slot.store(values, self._start, self._stop)
 
-        All of a module are: which of its calls is which cannot be known then.
-        """
+    def run(self, forward: Callable[..., Any], chunk: Chunk, mask: Tensor | None) -> None:
+        """Run the model on one chunk."""
+        self._start, self._stop, inputs, which = chunk
+        self._mask = mask
+        for station in self.stations:
+            station.begun = station.ended = 0
+        if not self._batched:
+            forward(inputs, which)
+            self._count_calls()
+            return
+        there: list[Slot] = []
+
+        def outputs() -> list[Tensor]:
+            self._count_calls()
+            there[:] = [slot for slot in self.slots if slot not in self.lost]
+            values = [self._kept[slot] for slot in there]
+            self._kept.clear()
+            return values
+
+        for slot, values in zip(there, forward(inputs, which, outputs=outputs), strict=True):
+            self._attempt(slot, partial(slot.store, values, self._start, self._stop))
+
+    def _count_calls(self) -> None:
+        """After a chunk: layers of modules that ran more or less often are lost."""
         for station in self.stations:
             ran = max(station.begun, station.ended)
-            for slot in station.slots:
+            for slot in station.slots:  # all of them: which of the module's calls is which cannot be known then
                 if ran != slot.capture.runs:
                     self.lost.setdefault(slot, NotCalled.counted(slot.capture.layer.key, ran, slot.capture.runs))
 
@@ -149,10 +166,9 @@ def capture(
     `forward(inputs, pass, outputs=...)`, which returns what `outputs` gave inside. A layer that ran another number
     of times than was planned, or whose values cannot be taken, is among the lost, with the reason.
     """
-    many = 0 if members is None else members.count
-    slots = [Slot(c, rows, allocate, many, None if members is None else members.axis) for c in captures]
-    batched = members is not None and members.state is not None
-    current = _Pass(mark, {} if batched else None)
+    count, axis = (0, None) if members is None else (members.count, members.axis)
+    slots = [Slot(one, rows, allocate, count, axis) for one in captures]
+    current = _Pass(slots, mark, batched=members is not None and members.state is not None)
     by_module: dict[tuple[int, str], list[Slot]] = {}
     for slot in slots:
         by_module.setdefault((id(slot.capture.module), slot.capture.op), []).append(slot)
@@ -162,60 +178,26 @@ def capture(
         for named in modules.values():
             attached.let_stop(named.module)
         for group in by_module.values():
-            station = _Station(group, current)
+            station, first = _Station(group, current), group[0].capture
             current.stations.append(station)
-            first = group[0].capture
             if first.op:
                 functions[first.owner, first.op] = station
             else:
-                _attach(attached, first.module, station, {s.capture.layer.site for s in group})
+                station.attach(attached)
+
+        def called(module: str, op: str, args: Any, out: Any) -> None:
+            if (module, op) in functions:
+                functions[module, op].function(out)
+
         if functions:
-            watch_ops(attached, modules, _to_stations(functions), passes)
+            watch_ops(attached, modules, called, passes)
         else:
             passes()
 
     def passes() -> None:
         for chunk in chunks:
-            current.start, current.stop = chunk[0], chunk[1]
-            current.mask = mask(chunk[2])
-            for station in current.stations:
-                station.begun = station.ended = 0
-            if current.kept is None:
-                forward(chunk[2], chunk[3])
-                current.count_calls()
-                continue
-            kept, there = current.kept, list[Slot]()
-
-            def outputs(kept: dict[Slot, Tensor] = kept, there: list[Slot] = there) -> list[Tensor]:
-                current.count_calls()
-                there[:] = [slot for slot in slots if slot not in current.lost]
-                values = [kept[slot] for slot in there]
-                kept.clear()
-                return values
-
-            for slot, values in zip(there, forward(chunk[2], chunk[3], outputs=outputs), strict=True):
-                current.store(slot, values)
+            current.run(forward, chunk, mask(chunk[2]))
 
     with_hooks(run)
     lost = {slot.capture.layer.key: error for slot, error in current.lost.items()}
     return Captured([slot.result() for slot in slots if slot not in current.lost], lost)
-
-
-def _attach(attached: Attached, module: nn.Module, station: _Station, sites: set[str]) -> None:
-    if "in" in sites:
-        attached.before(module, station.before)
-    if "out" in sites:
-        # Before the noise and after everything else that changes the output.
-        noisy = noise_of(module) is not None
-        if noisy:
-            attached.after(module, station.after_clean, first=True)
-        attached.after(module, station.after_noise if noisy else station.after)
-
-
-def _to_stations(functions: Mapping[tuple[str, str], _Station]) -> Callable[[str, str, Any, Any], None]:
-    def seen(module: str, op: str, args: Any, out: Any) -> None:
-        station = functions.get((module, op))
-        if station is not None:
-            station.function(out)
-
-    return seen

@@ -54,30 +54,29 @@ class Slot:
     raw_shape: tuple[int, ...] = ()
     unreduced: Tensor | None = None
     """The buffer in the output's own shape, where values go in as they are."""
-    clean: bool = True
-    """Whether values are taken before the noise of their layer, where it has one."""
+    clean: bool = False
+    """Whether values are taken ahead of the noise that their layer has."""
 
     def __post_init__(self) -> None:
-        layer = self.capture.layer
-        # Shape and dtype are those of the pass before; None where the usual way has to be taken.
-        self.usual: tuple[torch.Size, torch.dtype] | None = None
-        plain = isinstance(self.capture.reduction, Flatten) and not (
-            layer.path or self.members or self.capture.batch_dim
-        )
-        if plain and layer.unit_shape:
-            dtype: torch.dtype = getattr(torch, layer.dtype)
-            if self.capture.dtype in (None, dtype) or not dtype.is_floating_point:
-                self.usual = torch.Size(layer.raw_shape), dtype
+        self.expected = self._expected()
 
-    def put_as_usual(self, value: Any, start: int, stop: int) -> bool:
-        """Copy an output that comes as in the pass before, without the checks of the long way; else say False.
+    def _expected(self) -> tuple[torch.Size, torch.dtype] | None:
+        """Shape of a sample and dtype, as in the pass before; None where values are not stored as they come."""
+        layer, wanted = self.capture.layer, self.capture.dtype
+        elsewhere = layer.path or self.members or self.capture.batch_dim
+        if elsewhere or not layer.unit_shape or not isinstance(self.capture.reduction, Flatten):
+            return None
+        dtype: torch.dtype = getattr(torch, layer.dtype)
+        cast = wanted not in (None, dtype) and dtype.is_floating_point
+        return None if cast else (torch.Size(layer.raw_shape), dtype)
 
-        This runs once per layer and chunk, and is what a small network's probe costs.
-        """
+    def copy_unreduced(self, value: Any, start: int, stop: int) -> bool:
+        """Copy an output that comes as expected, and tell whether it did; `extract` and `store` take any other."""
+        # This runs once per layer and chunk, and is what a small network's probe costs.
         if self.unreduced is None:
-            if self.usual is None or self.buffer is not None or not isinstance(value, Tensor):
+            if self.expected is None or self.buffer is not None or not isinstance(value, Tensor):
                 return False
-            shape, dtype = self.usual
+            shape, dtype = self.expected
             if value.dtype is not dtype or value.shape[1:] != shape or value.layout is not torch.strided:
                 return False
             self.raw_shape = tuple(shape)
@@ -91,7 +90,7 @@ class Slot:
         place.copy_(value, non_blocking=True)
         return True
 
-    def before_noise(self, output: Tensor) -> bool:
+    def is_clean(self, output: Tensor) -> bool:
         """Whether noise of this output is the same noise in every stored value, so that it can be left to analysis."""
         self.clean = keeps_values(self.capture.reduction, tuple(output.shape[1 if self.member_axis is None else 2 :]))
         return self.clean
