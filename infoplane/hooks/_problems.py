@@ -133,7 +133,7 @@ def say(error: BaseException) -> str:
 
 
 @dataclass
-class _Entry:
+class _Listed:
     what: str
     note: bool
     count: int = 0
@@ -154,7 +154,7 @@ class Problems:
     def __init__(self, on_error: Literal["warn", "raise"]) -> None:
         self._on_error = on_error
         self.begun = False
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, _Listed] = {}
         self._kinds: dict[str, int] = {}
         self._save: Callable[[list[dict[str, Any]]], None] | None = None
         self._saved_at = -SAVE_SECONDS
@@ -199,7 +199,7 @@ class Problems:
     def _list(self, key: str, what: str, step: int | None, *, note: bool) -> None:
         if key not in self._entries and len(self._entries) >= MOST_PROBLEMS:
             key, what, note = "others", "further problems of other kinds", False
-        entry = self._entries.setdefault(key, _Entry(what, note))
+        entry = self._entries.setdefault(key, _Listed(what, note))
         entry.count += 1
         if step is not None and (not entry.steps or entry.steps[-1] != step):
             entry.steps.append(step)
@@ -237,7 +237,7 @@ class Problems:
             self._unsaved = False
 
 
-def _as_json(entry: _Entry) -> dict[str, Any]:
+def _as_json(entry: _Listed) -> dict[str, Any]:
     problem = entry.problem()
     cut = f", {len(entry.steps)} steps, of which the first are named" if len(entry.steps) > KEPT_STEPS else ""
     return {"what": problem.what + cut, "steps": list(problem.steps[:KEPT_STEPS]), "note": problem.note}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import bisect
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-from torch import Tensor
+from infoplane.core.steps import whole_step
 
 
 @runtime_checkable
@@ -54,25 +54,34 @@ class Plan:
         return f"{self.schedule}: {len(self.steps)} snapshots in {self.total} steps: {' '.join(shown)}"
 
 
-def _plan(name: str, total: int, steps: Iterable[int]) -> Plan:
-    if total < 0:
-        raise ValueError(f"total must be the number of steps of the run, got {total}")
-    return Plan(name, total, tuple(sorted({0, total, *(s for s in steps if 0 <= s <= total)})))
+@dataclass(frozen=True)
+class _Named:
+    """A schedule that says its planned steps up to an end."""
+
+    label: str
+
+    def planned(self, total: int) -> Iterable[int]:
+        raise NotImplementedError
+
+    def plan(self, total: int) -> Plan:
+        if total < 0:
+            raise ValueError(f"total must be the number of steps of the run, got {total}")
+        steps = {0, total, *(s for s in self.planned(total) if 0 <= s <= total)}
+        return Plan(self.label, total, tuple(sorted(steps)))
+
+    def __str__(self) -> str:
+        return self.label
 
 
 @dataclass(frozen=True)
-class _Every:
+class _Every(_Named):
     n: int
-    label: str
 
     def due(self, step: int, previous: int) -> bool:
         return step // self.n > previous // self.n
 
-    def plan(self, total: int) -> Plan:
-        return _plan(self.label, total, range(0, total + 1, self.n))
-
-    def __str__(self) -> str:
-        return self.label
+    def planned(self, total: int) -> Iterable[int]:
+        return range(0, total + 1, self.n)
 
 
 def every(n: int) -> Schedule:
@@ -84,7 +93,7 @@ def every(n: int) -> Schedule:
         If `n` is below 1.
     """
     _positive("n", n)
-    return _Every(n, f"every({n})")
+    return _Every(f"every({n})", n)
 
 
 def epochs(n: int = 1, *, steps_per_epoch: int = 1) -> Schedule:
@@ -104,26 +113,22 @@ def epochs(n: int = 1, *, steps_per_epoch: int = 1) -> Schedule:
     """
     _positive("n", n)
     _positive("steps_per_epoch", steps_per_epoch)
-    return _Every(n * steps_per_epoch, f"epochs({n}, steps_per_epoch={steps_per_epoch})")
+    return _Every(f"epochs({n}, steps_per_epoch={steps_per_epoch})", n * steps_per_epoch)
 
 
 @dataclass(frozen=True)
-class _Steps:
+class _Steps(_Named):
     steps: tuple[int, ...]
-    label: str
 
     def due(self, step: int, previous: int) -> bool:
         return bisect.bisect_right(self.steps, step) > bisect.bisect_right(self.steps, previous)
 
-    def plan(self, total: int) -> Plan:
-        return _plan(self.label, total, self.steps)
-
-    def __str__(self) -> str:
-        return self.label
+    def planned(self, total: int) -> Iterable[int]:
+        return self.steps
 
 
 @dataclass(frozen=True)
-class _PerDecade:
+class _PerDecade(_Named):
     per_decade: int
 
     def due(self, step: int, previous: int) -> bool:
@@ -141,15 +146,9 @@ class _PerDecade:
             k -= 1
         return 0
 
-    def plan(self, total: int) -> Plan:
-        steps, k = [], 0
-        while (s := _rounded_power(k, self.per_decade)) <= total:
-            steps.append(s)
-            k += 1
-        return _plan(str(self), total, steps)
-
-    def __str__(self) -> str:
-        return f"log_spaced(per_decade={self.per_decade})"
+    def planned(self, total: int) -> Iterable[int]:
+        powers = (_rounded_power(k, self.per_decade) for k in itertools.count())
+        return itertools.takewhile(lambda step: step <= total, powers)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -174,7 +173,7 @@ def log_spaced(points: int | None = None, total: int | None = None, *, per_decad
     if points is None and total is None:
         per_decade = 20 if per_decade is None else per_decade
         _positive("per_decade", per_decade)
-        return _PerDecade(per_decade)
+        return _PerDecade(f"log_spaced(per_decade={per_decade})", per_decade)
     if points is None or total is None or per_decade is not None:
         raise ValueError(
             "log_spaced takes points and total, or per_decade alone; "
@@ -185,21 +184,18 @@ def log_spaced(points: int | None = None, total: int | None = None, *, per_decad
         raise ValueError(f"points must be at least 2, got {points}")
     exponents = (math.log(total) * k / (points - 1) for k in range(points))
     steps = sorted({round(math.exp(e)) for e in exponents})
-    return _Steps(tuple(steps), f"log_spaced({points}, {total})")
+    return _Steps(f"log_spaced({points}, {total})", tuple(steps))
 
 
 @dataclass(frozen=True)
-class _Function:
+class _ByFunction(_Named):
     function: Callable[[int], bool]
 
     def due(self, step: int, previous: int) -> bool:
         return bool(self.function(step))
 
-    def plan(self, total: int) -> Plan:
-        return _plan(str(self), total, (s for s in range(total + 1) if self.function(s)))
-
-    def __str__(self) -> str:
-        return f"callable {getattr(self.function, '__qualname__', type(self.function).__name__)}"
+    def planned(self, total: int) -> Iterable[int]:
+        return (s for s in range(total + 1) if self.function(s))
 
 
 def as_schedule(schedule: object) -> Schedule:
@@ -217,10 +213,11 @@ def as_schedule(schedule: object) -> Schedule:
     if isinstance(schedule, int) and not isinstance(schedule, bool):
         return every(schedule)
     if callable(schedule):
-        return _Function(schedule)
+        name = getattr(schedule, "__qualname__", type(schedule).__name__)
+        return _ByFunction(f"callable {name}", schedule)
     if isinstance(schedule, Iterable) and not isinstance(schedule, str):
         steps = tuple(sorted({int(s) for s in schedule}))
-        return _Steps(steps, f"{len(steps)} listed steps")
+        return _Steps(f"{len(steps)} listed steps", steps)
     raise TypeError(
         f"schedule must be every(n), epochs(n), log_spaced(...), a list of steps or a function of the step, "
         f"got {schedule!r}"
@@ -232,22 +229,14 @@ def _positive(name: str, value: int) -> None:
         raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-_ARRAYS = (np.ndarray, np.generic)
-
-
 def whole_number(value: Any) -> int:
-    """The loop's counter: an integer of Python, NumPy or torch, a tensor or array of one element, or 3.0.
-
-    Raises
-    ------
-    TypeError
-        For anything else, truth values among it.
-    """
-    one = (isinstance(value, Tensor) and value.numel() == 1) or (isinstance(value, _ARRAYS) and value.size == 1)
-    number = value.item() if one else value
-    if isinstance(number, bool) or not isinstance(number, int | float) or number != number // 1:
-        raise TypeError(f"step must be a whole number, got {value!r:.80}; fractional epochs go into epoch=")
-    return int(number)
+    """The loop's counter: a whole number from 0 of any kind, as `whole_step` takes it; TypeError for anything else."""
+    try:
+        return whole_step(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"step must be a whole number, got {value!r:.80}; counters start from 0, fractional epochs go into epoch="
+        ) from error
 
 
 class StepCounter:
@@ -276,10 +265,8 @@ class StepCounter:
         Raises
         ------
         ValueError
-            If the counter is negative or does not grow.
+            If the counter does not grow.
         """
-        if counter < 0:
-            raise ValueError(f"step must not be negative, got {counter}")
         if self.shift is None:
             self.shift = 1 if counter == 0 else 0
         step = counter + self.shift

@@ -55,40 +55,7 @@ def with_hooks(work: Callable[[Attached], T]) -> T:
     return surely(attached.remove, lambda: work(attached))
 
 
-ACTIVATION_OPS = frozenset(
-    {
-        "relu",
-        "relu6",
-        "leaky_relu",
-        "prelu",
-        "rrelu",
-        "elu",
-        "selu",
-        "celu",
-        "gelu",
-        "silu",
-        "mish",
-        "tanh",
-        "sigmoid",
-        "hardtanh",
-        "hardswish",
-        "hardsigmoid",
-        "softplus",
-        "softsign",
-        "softmax",
-        "log_softmax",
-        "softmin",
-        "glu",
-        "logsigmoid",
-        "threshold",
-        "hardshrink",
-        "softshrink",
-        "tanhshrink",
-    }
-)
-
-
-class _Calls(TorchFunctionMode):
+class _FunctionMode(TorchFunctionMode):
     def __init__(self, stack: list[str], seen: Callable[[str, str, tuple[Any, ...], Any], None]) -> None:
         super().__init__()
         self._stack = stack
@@ -124,7 +91,7 @@ def watch_ops(
     stack: list[str] = []
     for named in modules.values():
         _keep_on_stack(attached, named, stack)
-    with _Calls(stack, seen):
+    with _FunctionMode(stack, seen):
         return work()
 
 

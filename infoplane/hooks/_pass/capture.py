@@ -1,9 +1,9 @@
-"""The probe pass: hooks for its duration only, values copied inside them into buffers."""
+"""The probe pass: hooks for its duration only; each value is taken, reduced, and copied into its buffer at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,14 +11,208 @@ import torch
 from torch import Tensor, nn
 
 from infoplane.core.records import Layer
+from infoplane.core.warn import warn
 from infoplane.hooks._pass.attached import Attached, watch_ops, with_hooks
 from infoplane.hooks._pass.members import Members
-from infoplane.hooks._pass.slot import Capture, Slot
-from infoplane.hooks._pass.structure import call_value
+from infoplane.hooks._pass.structure import call_value, choose, dense, tensors_of, type_name
 from infoplane.hooks._problems import Failed, NotCalled, all_of, outcome
 from infoplane.hooks.noise import noise_of
 from infoplane.hooks.probe import Inputs
+from infoplane.hooks.reduce import Flatten, Function, Reduction, ReductionError, keeps_values
 from infoplane.hooks.select import Named
+
+HALF_MAX = 65504.0
+
+
+@dataclass(frozen=True, eq=False)
+class Capture:
+    """One tensor to record: where it is found, and what is done to it before the copy.
+
+    `runs` is how often the module, or the function `op` in it, is called in one forward pass; `owner` is the
+    module's name.
+    """
+
+    layer: Layer
+    module: nn.Module
+    reduction: Reduction
+    owner: str = ""
+    op: str = ""
+    runs: int = 1
+    batch_dim: int = 0
+    batch_dim_given: bool = False
+    dtype: torch.dtype | None = None
+
+
+@dataclass(eq=False)
+class Slot:
+    """Collects one capture over the chunks of a pass.
+
+    With `members` the buffer has their axis first. `member_axis` is where the captured tensor has it; under vmap
+    it has none, each hook seeing one member.
+    """
+
+    capture: Capture
+    rows: int
+    allocate: Callable[[tuple[int, ...], torch.dtype], Tensor]
+    members: int = 0
+    member_axis: int | None = None
+    buffer: Tensor | None = None
+    raw_shape: tuple[int, ...] = ()
+    unreduced: Tensor | None = None
+    """The buffer in the output's own shape, where values go in as they are."""
+    clean: bool = False
+    """Whether values are taken ahead of the noise that their layer has."""
+
+    def __post_init__(self) -> None:
+        self.expected = self._expected()
+
+    def _expected(self) -> tuple[torch.Size, torch.dtype] | None:
+        """Shape of a sample and dtype, as in the pass before; None where values are not stored as they come."""
+        layer, wanted = self.capture.layer, self.capture.dtype
+        elsewhere = layer.path or self.members or self.capture.batch_dim
+        if elsewhere or not layer.unit_shape or not isinstance(self.capture.reduction, Flatten):
+            return None
+        dtype: torch.dtype = getattr(torch, layer.dtype)
+        cast = wanted not in (None, dtype) and dtype.is_floating_point
+        return None if cast else (torch.Size(layer.raw_shape), dtype)
+
+    def copy_unreduced(self, value: Any, start: int, stop: int) -> bool:
+        """Copy an output that comes as expected, and tell whether it did; `extract` and `store` take any other."""
+        # This runs once per layer and chunk, and is what a small network's probe costs.
+        if self.unreduced is None:
+            if self.expected is None or self.buffer is not None or not isinstance(value, Tensor):
+                return False
+            shape, dtype = self.expected
+            if value.dtype is not dtype or value.shape[1:] != shape or value.layout is not torch.strided:
+                return False
+            self.raw_shape = tuple(shape)
+            self.buffer = self.allocate((self.rows, *self.capture.layer.unit_shape), dtype)
+            self.unreduced = self.buffer.view(self.rows, *shape)
+        place = self.unreduced[start:stop]
+        # Models that take gradients inside switch autograd on again: what is stored has no history even then.
+        value = value.detach() if isinstance(value, Tensor) and value.requires_grad else value
+        if type(value) is not Tensor or value.shape != place.shape or value.dtype is not place.dtype:
+            return False
+        place.copy_(value, non_blocking=True)
+        return True
+
+    def is_clean(self, output: Tensor) -> bool:
+        """Whether noise of this output is the same noise in every stored value, so that it can be left to analysis."""
+        self.clean = keeps_values(self.capture.reduction, tuple(output.shape[1 if self.member_axis is None else 2 :]))
+        return self.clean
+
+    def extract(self, value: Any, rows: int, mask: Tensor | None, mark: Callable[[Tensor], None] | None) -> Tensor:
+        """The reduced values of one chunk, (rows, *units) or (members, rows, *units)."""
+        key = self.capture.layer.key
+        tensor = self._tensor(value).detach()
+        if mark is not None:
+            mark(tensor)
+        if self.member_axis is not None:
+            return self._reduce_members(tensor, rows, mask)
+        if self.capture.batch_dim:
+            tensor = tensor.movedim(self.capture.batch_dim, 0)
+        if tensor.ndim == 0 or len(tensor) != rows:
+            raise ValueError(wrong_rows(key, tuple(tensor.shape), rows))
+        self.raw_shape = tuple(tensor.shape[1:])
+        return self._reduce(tensor, mask)
+
+    def _reduce_members(self, tensor: Tensor, rows: int, mask: Tensor | None) -> Tensor:
+        tensor = tensor.movedim(self.member_axis or 0, 0)
+        tensor = tensor.movedim(self.capture.batch_dim + 1, 1)
+        if tuple(tensor.shape[:2]) != (self.members, rows):
+            raise ValueError(
+                f"layer {self.capture.layer.key!r} should have {self.members} members at axis {self.member_axis} and "
+                f"{rows} rows, got shape {tuple(tensor.shape)} with these two axes first"
+            )
+        self.raw_shape = tuple(tensor.shape[2:])
+        repeated = None if mask is None else mask.repeat(self.members, 1)
+        reduced = self._reduce(tensor.reshape(self.members * rows, *self.raw_shape), repeated)
+        return reduced.reshape(self.members, rows, *reduced.shape[1:])
+
+    def store(self, values: Tensor, start: int, stop: int) -> None:
+        """Copy the values of rows start to stop into the buffer."""
+        values = values.detach()  # a reduction may have brought in weights
+        key = self.capture.layer.key
+        lead = 1 if self.members else 0
+        shape = tuple(values.shape[lead + 1 :])
+        dtype = (self.capture.dtype or values.dtype) if values.dtype.is_floating_point else values.dtype
+        if dtype.is_complex:
+            raise TypeError(f"layer {key!r} is complex; record a real reduction of it, as reduce=torch.view_as_real")
+        if self.buffer is None:
+            self.buffer = self.allocate((*values.shape[:lead], self.rows, *shape), dtype)
+        elif shape != tuple(self.buffer.shape[lead + 1 :]):
+            raise ValueError(
+                f"layer {key!r} has shape {shape} for samples {start} to {stop - 1} and "
+                f"{tuple(self.buffer.shape[lead + 1 :])} before; pad the probe to one length, or reduce with a mask "
+                "(reduce='mean' or 'last' with mask=)"
+            )
+        elif dtype != self.buffer.dtype:
+            raise ValueError(f"layer {key!r} changes its dtype within the probe: {self.buffer.dtype}, then {dtype}")
+        if dtype is torch.float16 and values.dtype is not torch.float16:
+            _check_half(values, key)
+        self.buffer.narrow(lead, start, stop - start).copy_(values, non_blocking=True)
+
+    def _tensor(self, value: Any) -> Tensor:
+        layer = self.capture.layer
+        if isinstance(value, Tensor) and not layer.path:
+            return dense(value, f"layer {layer.key!r}")
+        found = tensors_of(value)
+        if layer.path not in found:
+            choose(found, layer.path, f"the {layer.site}put of layer {layer.key}", type_name(value))
+        return dense(found[layer.path], f"layer {layer.key!r}")
+
+    def _reduce(self, tensor: Tensor, mask: Tensor | None) -> Tensor:
+        try:
+            return self.capture.reduction(tensor, mask)
+        except ReductionError as error:
+            raise ValueError(f"layer {self.capture.layer.key!r} {error}") from None
+        except Exception as error:
+            if isinstance(self.capture.reduction, Function):
+                error.add_note(f"in the reduction of layer {self.capture.layer.key!r}")
+            raise
+
+    def result(self) -> tuple[Layer, Tensor]:
+        assert self.buffer is not None  # a layer that did not run was reported before
+        noise = noise_of(self.capture.module) if self.capture.layer.site == "out" and not self.capture.op else None
+        noise = None if noise is None else replace(noise, clean=self.clean)
+        if self.unreduced is not None and noise == self.capture.layer.noise:
+            return self.capture.layer, self.buffer
+        reduction = self.capture.reduction.label(self.raw_shape)
+        layer = replace(
+            self.capture.layer,
+            unit_shape=tuple(self.buffer.shape[2 if self.members else 1 :]),
+            raw_shape=self.raw_shape,
+            dtype=str(self.buffer.dtype).removeprefix("torch."),
+            reduction=reduction,
+            noise=noise,
+        )
+        return layer, self.buffer
+
+
+def wrong_rows(key: str, shape: tuple[int, ...], rows: int) -> str:
+    """The error for an output whose first axis is not the samples."""
+    others = [i for i, n in enumerate(shape) if n == rows and i > 0]
+    advice = (
+        f"its samples may be axis {others[0]}: pass batch_dim={{{key!r}: {others[0]}}}"
+        if others
+        else "leave it out, or reduce inside the model to one row per sample"
+    )
+    return f"layer {key!r} should have {rows} rows, one per sample, got shape {shape}; {advice}"
+
+
+def _check_half(values: Tensor, key: str) -> None:
+    """Float16 must not make infinities; where it makes many zeros, say so."""
+    finite = values[torch.isfinite(values)]
+    largest = float(finite.abs().max()) if finite.numel() else 0.0
+    if largest > HALF_MAX:
+        raise ValueError(
+            f"layer {key!r} reaches {largest:.6g}, beyond float16 (65504); store it as bfloat16 or float32"
+        )
+    nonzero = int(torch.count_nonzero(values))
+    lost = nonzero - int(torch.count_nonzero(values.half()))
+    if lost > 1e-3 * nonzero:
+        warn(f"float16 makes {lost} of {nonzero} nonzero values of layer {key!r} zero; store it as bfloat16 or float32")
+
 
 Chunk = tuple[int, int, Inputs, int]
 

@@ -114,6 +114,3 @@ def trace(forward: Callable[[Flow], None]) -> dict[int, frozenset[int]]:
     except NotImplementedError:
         return {}
     return flow.parents
-
-
-__all__ = ["INPUT", "Flow", "markov_chain", "trace"]

@@ -40,7 +40,7 @@ AFFINE_OPS = MAPPING_OPS | frozenset(
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class ModuleCall:
     """One call of a module: order of its beginning and end among all events, tensors in and out.
 
     A `leaf` is a layer: what goes on is its output alone. No module ran inside, or none whose output depends on the
@@ -68,8 +68,8 @@ class Observation:
     `output` is where the model's output comes from: module, number of the call, place in what the call returned.
     """
 
-    calls: dict[str, list[Call]] = field(default_factory=dict)
-    ops: dict[tuple[str, str], list[Call]] = field(default_factory=dict)
+    calls: dict[str, list[ModuleCall]] = field(default_factory=dict)
+    ops: dict[tuple[str, str], list[ModuleCall]] = field(default_factory=dict)
     output: tuple[str, int, str] | None = None
     followed: bool = False
     """Whether the model's output was seen to depend on its input; else what `depends` says is worth nothing."""
@@ -89,12 +89,12 @@ class Observation:
 
 
 @dataclass(eq=False)
-class _Open:
+class _Running:
     named: Named
     begin: int
     inputs: dict[str, TensorInfo]
     storages: dict[int, tuple[int, int]]
-    inner: list[tuple[Named, Call, list[Any]]] = field(default_factory=list)
+    inner: list[tuple[Named, ModuleCall, list[Any]]] = field(default_factory=list)
     functions: set[str] = field(default_factory=set)
 
 
@@ -140,13 +140,13 @@ class _Watcher:
     def __init__(self, flow: Flow | None, ops: bool) -> None:
         self.seen = Observation()
         self._flow, self._ops = flow, ops
-        self._stack: list[_Open] = []
+        self._stack: list[_Running] = []
         self._counter = iter(range(1 << 62))
 
     def before(self, named: Named, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         value = tensors_of(call_value(args, kwargs))
         storages = {_storage(t): (_version(t), t.numel()) for t in value.values() if _has_storage(t)}
-        self._stack.append(_Open(named, next(self._counter), {p: info(t) for p, t in value.items()}, storages))
+        self._stack.append(_Running(named, next(self._counter), {p: info(t) for p, t in value.items()}, storages))
 
     def after(self, named: Named, output: Any) -> None:
         opened = self._stack.pop()
@@ -155,7 +155,7 @@ class _Watcher:
         depends = self._flow is None or len(known) < len(outputs) or any(map(self._flow.sources, known.values()))
         leaf = not any(c.depends for _, c, _ in opened.inner) if depends else not opened.inner
         leaf = leaf or (depends and self._wrapped(opened, outputs))
-        call = Call(
+        call = ModuleCall(
             begin=opened.begin,
             end=next(self._counter),
             inputs=opened.inputs,
@@ -180,10 +180,10 @@ class _Watcher:
         if self._stack and (self._flow is None or (_has_storage(out) and self._flow.sources(out))):
             self._stack[-1].functions.add(name)
         now = next(self._counter)
-        call = Call(now, now, {}, {p: info(t) for p, t in tensors_in(out).items()}, type_name(out), True, False)
+        call = ModuleCall(now, now, {}, {p: info(t) for p, t in tensors_in(out).items()}, type_name(out), True, False)
         self.seen.ops.setdefault((module, name), []).append(call)
 
-    def _wrapped(self, opened: _Open, outputs: Mapping[str, Tensor]) -> bool:
+    def _wrapped(self, opened: _Running, outputs: Mapping[str, Tensor]) -> bool:
         """Whether a module adds to a linear map, or scales it: low-rank adapters and their kin.
 
         Inside run linear maps and nothing else, the output is that of none of them, and one alone (or a weight of
@@ -232,7 +232,7 @@ class _Watcher:
             seen.output = (name, index, call.same.get(key, "") if len(call.outputs) > 1 else "")
 
 
-def _passes_through(opened: _Open, outputs: list[Tensor]) -> bool:
+def _passes_through(opened: _Running, outputs: list[Tensor]) -> bool:
     if len(outputs) != 1 or not _has_storage(outputs[0]):
         return False
     if outputs[0].is_inference() and getattr(opened.named.module, "inplace", False):
@@ -240,11 +240,11 @@ def _passes_through(opened: _Open, outputs: list[Tensor]) -> bool:
     return opened.storages.get(_storage(outputs[0])) == (_version(outputs[0]), outputs[0].numel())
 
 
-def _calls_in(inner: list[tuple[Named, Call, list[Any]]]) -> list[Call]:
+def _calls_in(inner: list[tuple[Named, ModuleCall, list[Any]]]) -> list[ModuleCall]:
     return [c for _, call, within in inner for c in (call, *_calls_in(within))]
 
 
-def _leaves_in(inner: list[tuple[Named, Call, list[Any]]]) -> list[tuple[Named, Call]]:
+def _leaves_in(inner: list[tuple[Named, ModuleCall, list[Any]]]) -> list[tuple[Named, ModuleCall]]:
     found = []
     for named, call, within in inner:
         found += [(named, call)] if call.leaf else _leaves_in(within)

@@ -12,9 +12,8 @@ from torch.nn.modules import activation
 from infoplane.core.errors import closest
 from infoplane.core.records import Layer, Role
 from infoplane.core.text import printable
-from infoplane.hooks._pass.attached import ACTIVATION_OPS
-from infoplane.hooks._pass.observe import Call, Observation
-from infoplane.hooks._pass.slot import Capture, wrong_rows
+from infoplane.hooks._pass.capture import Capture, wrong_rows
+from infoplane.hooks._pass.observe import ModuleCall, Observation
 from infoplane.hooks._pass.structure import TensorInfo, choose, refuse_odd
 from infoplane.hooks._settings import Settings
 from infoplane.hooks.select import Named, OpTarget, Site, Target, matches
@@ -22,6 +21,8 @@ from infoplane.hooks.select import Named, OpTarget, Site, Target, matches
 ACTIVATIONS: tuple[type[nn.Module], ...] = tuple(
     getattr(activation, name) for name in activation.__all__ if name != "MultiheadAttention"
 )
+# relu, leaky_relu, log_softmax ... are named like the modules ReLU, LeakyReLU, LogSoftmax.
+_ACTIVATION_NAMES = frozenset(kind.__name__.lower() for kind in ACTIVATIONS)
 _FIRST_OUTPUT = (nn.MultiheadAttention, nn.RNNBase)
 _NEVER = (
     "it may be on a branch that this input does not take, be called through .forward() or through functions that "
@@ -106,7 +107,7 @@ def _output(seen: Observation, modules: Mapping[str, Named]) -> Target | None:
     return Target(modules[name], call=index, path=path or None, exact=False)
 
 
-def _nothing_to_record(call: Call, layer: Layer, *, constant: bool) -> str:
+def _nothing_to_record(call: ModuleCall, layer: Layer, *, constant: bool) -> str:
     tensor = (call.outputs if layer.site == "out" else call.inputs)[layer.path]
     if 0 in tensor.shape:
         return f"it has no units, its shape is {tensor.shape}"
@@ -115,7 +116,7 @@ def _nothing_to_record(call: Call, layer: Layer, *, constant: bool) -> str:
     return ""
 
 
-def _calls(target: Target, seen: Observation) -> list[Call]:
+def _calls(target: Target, seen: Observation) -> list[ModuleCall]:
     return seen.ops[target.named.name, target.op] if target.op else seen.calls[target.named.name]
 
 
@@ -135,7 +136,7 @@ def _activation_ops(modules: Mapping[str, Named], seen: Observation) -> list[Tar
     return [
         Target(modules[module], exact=False, op=op)
         for module, op in seen.ops
-        if op in ACTIVATION_OPS and not is_activation(modules[module].module)
+        if _is_activation_op(op) and not is_activation(modules[module].module)
     ]
 
 
@@ -248,7 +249,11 @@ def _role(named: Named, site: Site, last: bool) -> Role:
 
 
 def _op_role(op: str) -> Role:
-    return "activation" if op in ACTIVATION_OPS else "other"
+    return "activation" if _is_activation_op(op) else "other"
+
+
+def _is_activation_op(op: str) -> bool:
+    return op.replace("_", "") in _ACTIVATION_NAMES
 
 
 def is_activation(module: nn.Module) -> bool:
@@ -282,7 +287,7 @@ def _numbered(captures: Sequence[Capture]) -> list[Capture]:
     return [replace(c, layer=replace(c.layer, depth=i)) for i, c in enumerate(captures)]
 
 
-def describe(call: Call) -> str:
+def describe(call: ModuleCall) -> str:
     """Shapes of a call's outputs, for a table."""
     return (
         ", ".join(f"{p}{'x'.join(map(str, t.shape)) or 'scalar'}" for p, t in call.outputs.items()) or call.output_type

@@ -19,12 +19,11 @@ from infoplane.core.warn import warn
 from infoplane.hooks._out.host import Allocate
 from infoplane.hooks._pass import flow as _flow
 from infoplane.hooks._pass import rows as _rows
-from infoplane.hooks._pass.capture import Captured, capture
+from infoplane.hooks._pass.capture import Capture, Captured, capture
 from infoplane.hooks._pass.first_call import FirstCall, refuse_lazy
 from infoplane.hooks._pass.members import Members
 from infoplane.hooks._pass.observe import Observation, look, observe
 from infoplane.hooks._pass.plan import plan_captures
-from infoplane.hooks._pass.slot import Capture
 from infoplane.hooks._pass.state import Held, model_device, seed_generators, undisturbed
 from infoplane.hooks._ranks import is_sharded
 from infoplane.hooks._settings import Settings
@@ -162,7 +161,7 @@ class Prober:
         return seen, *changed[0]
 
     def _look_at_rows(self, rows: int, modules: Mapping[str, Named]) -> None:
-        def once(inputs: Inputs, which: int, jolt: int | None = None, /) -> _rows.Seen:
+        def once(inputs: Inputs, which: int, jolt: int | None = None, /) -> _rows.PassValues:
             output: dict[str, Tensor] = {}
 
             def forward(run: Run, inputs: Inputs) -> Any:
@@ -185,7 +184,7 @@ class Prober:
                 noise_on=False,
             )
             rows_first = [(la, v if self._axis_only() is None else v.movedim(1, 0)) for la, v in found.layers]
-            return _rows.Seen({la.key: _rows.thinned(v) for la, v in rows_first}, output, found.lost)
+            return _rows.PassValues({la.key: _rows.thinned(v) for la, v in rows_first}, output, found.lost)
 
         kinds = [getattr(torch, la.dtype) for la in self.layers] + [p.dtype for p in self.model.parameters()]
         if self.settings.autocast is not None:

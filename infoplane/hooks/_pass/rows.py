@@ -14,7 +14,7 @@ from infoplane.core.device import on_accelerator
 from infoplane.core.text import printable
 from infoplane.core.warn import warn
 from infoplane.hooks._pass.attached import Attached, with_hooks
-from infoplane.hooks._pass.slot import Capture
+from infoplane.hooks._pass.capture import Capture
 from infoplane.hooks._pass.structure import tensors_in
 from infoplane.hooks._problems import all_of
 from infoplane.hooks.probe import Inputs, ProbeSet
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Seen:
+class PassValues:
     """What one pass gave: each recorded layer as (rows, units), and the tensors that the model returned.
 
     Layers that are `lost` did not run in it, or gave what cannot be taken: a drop of whole layers is noise as well.
@@ -47,19 +47,19 @@ class Seen:
     outputs: Values
     lost: Mapping[str, Exception] = field(default_factory=dict)
 
-    def whole(self) -> Seen:
+    def whole(self) -> PassValues:
         """Raises where a layer is missing."""
         if self.lost:
             raise all_of(self.lost)
         return self
 
 
-class Pass(Protocol):
-    def __call__(self, inputs: Inputs, which: int, jolt: int | None = None, /) -> Seen: ...
+class RunChunk(Protocol):
+    def __call__(self, inputs: Inputs, which: int, jolt: int | None = None, /) -> PassValues: ...
 
 
 def look_at_rows(
-    run: Pass, probe: ProbeSet, rows: int, captures: Sequence[Capture], rounding: float, *, alone: bool
+    run: RunChunk, probe: ProbeSet, rows: int, captures: Sequence[Capture], rounding: float, *, alone: bool
 ) -> str:
     """Run one chunk again, with other random numbers, and with its rows in another order; compare.
 
@@ -140,7 +140,7 @@ def returned(output: Any) -> dict[str, Tensor]:
     return {k: thinned(t if t.ndim else t[None]) for k, t in dense.items() if not hasattr(t, "full_tensor")}
 
 
-def _first(run: Pass, probe: ProbeSet, rows: int) -> tuple[Inputs, Seen]:
+def _first(run: RunChunk, probe: ProbeSet, rows: int) -> tuple[Inputs, PassValues]:
     # Of the whole probe: a first chunk of one class may all go to one expert. In the probe's order: it may be sorted.
     n = min(rows, probe.first_pass)
     spread = torch.randperm(probe.first_pass, generator=torch.Generator().manual_seed(0))[:n].sort().values
@@ -166,7 +166,7 @@ def _cycle(n: int) -> Tensor:
             return order
 
 
-def _turned(run: Pass, chunk: Inputs, order: Tensor) -> Seen | str:
+def _turned(run: RunChunk, chunk: Inputs, order: Tensor) -> PassValues | str:
     try:
         return run(chunk.take(order), 0)
     except torch.OutOfMemoryError:
@@ -175,9 +175,9 @@ def _turned(run: Pass, chunk: Inputs, order: Tensor) -> Seen | str:
         return f"{type(error).__name__}: {printable(str(error).splitlines()[0] if str(error) else '')}"
 
 
-def _sensitive(run: Pass, chunk: Inputs, plain: Seen, rounding: float) -> Callable[[str], int]:
+def _sensitive(run: RunChunk, chunk: Inputs, plain: PassValues, rounding: float) -> Callable[[str], int]:
     """How many rows of a layer move when the inputs change in their last digits; run when first asked for."""
-    found: list[Seen] = []
+    found: list[PassValues] = []
 
     def moved(key: str) -> int:
         if not found:
@@ -216,7 +216,7 @@ def with_jolted_embeddings(model: nn.Module, seed: int, work: Callable[[], T]) -
     return with_hooks(run)
 
 
-def _changed(plain: Seen, again: Seen, rounding: float) -> list[str]:
+def _changed(plain: PassValues, again: PassValues, rounding: float) -> list[str]:
     layers = [k for k, v in plain.layers.items() if _differ(v, again.layers.get(k), rounding)]
     outputs = [k for k, v in plain.outputs.items() if k in again.outputs and _differ(v, again.outputs[k], rounding)]
     return layers or ["@out" + k for k in outputs]

@@ -11,6 +11,7 @@ import random
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -60,8 +61,8 @@ def undisturbed(
                 exact_buffers=exact_buffers,
                 parameters=parameters,
             )
-    restores = [
-        keep_gradient_mode(),
+    restores: list[Callable[[], object]] = [
+        partial(torch.set_grad_enabled, torch.is_grad_enabled()),
         keep_random_state(device),
         keep_modes(model),
         held.keep(model, exact=exact_buffers or not evaluation),
@@ -101,15 +102,6 @@ def undisturbed(
             raise
 
     return surely(restore, changed)
-
-
-def keep_gradient_mode() -> Restore:
-    found = torch.is_grad_enabled()
-
-    def restore() -> None:
-        torch.set_grad_enabled(found)
-
-    return restore
 
 
 def keep_random_state(device: torch.device) -> Restore:

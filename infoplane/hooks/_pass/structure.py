@@ -55,16 +55,16 @@ def call_value(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """What a module was called with as one value: `[0]`, `[1]` for positional and `.name` for keyword arguments."""
     values = {f"[{i}]{p}": t for i, a in enumerate(args) for p, t in tensors_in(a).items()}
     values |= tensors_in(dict(kwargs))
-    return _Call(values)
+    return _Arguments(values)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Call:
+class _Arguments:
     values: dict[str, Tensor]
 
 
 def tensors_of(value: Any) -> dict[str, Tensor]:
-    return value.values if isinstance(value, _Call) else tensors_in(value)
+    return value.values if isinstance(value, _Arguments) else tensors_in(value)
 
 
 def choose(found: Mapping[str, Tensor] | Mapping[str, TensorInfo], path: str | None, what: str, kind: str) -> str:
