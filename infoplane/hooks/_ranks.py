@@ -94,7 +94,9 @@ class Ranks:
         return reports
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's value on every rank."""
+        """Rank 0's value on every rank that runs the probe."""
+        if self.share == "first":
+            return value
         box = [value]
         torch.distributed.broadcast_object_list(box, src=0)
         return box[0]

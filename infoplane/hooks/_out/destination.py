@@ -51,10 +51,9 @@ class Destination:
         """Open the store if there is to be one, begin the sinks; last step and counter shift of a resumed run."""
         last_step, shift = None, None
         if store and ranks.takes_part and self.run is not None:
-            opened = open_store(
+            self.writer, last_step, shift = open_store(
                 self.run, probe=probe, settings=settings, ranks=ranks, resume=resume, options=options, layers=layers
             )
-            self.writer, last_step, shift = opened.writer, opened.last_step, opened.shift
         if not ranks.writes:
             self.sinks = []
         elif self.writer is not None:
@@ -152,15 +151,6 @@ MAY_DIFFER = ("versions", "schedule", "skipped")
 """Settings that a resumed run need not share with what is stored."""
 
 
-@dataclass(frozen=True)
-class Opened:
-    """The writer of this process, if it writes; the last step and shift of the run that is resumed."""
-
-    writer: StoreWriter | None
-    last_step: int | None
-    shift: int | None
-
-
 def open_store(
     path: Path,
     *,
@@ -170,8 +160,11 @@ def open_store(
     resume: bool,
     options: Mapping[str, Any],
     layers: Sequence[Layer],
-) -> Opened:
-    """Make or resume the run on rank 0, then on the others that write; what rank 0 raises, all raise."""
+) -> tuple[StoreWriter | None, int | None, int | None]:
+    """The writer of this process, if it writes; the last step and the counter shift of the run that is resumed.
+
+    Rank 0 makes or resumes the run, then the others that write join it; what rank 0 raises, all raise.
+    """
     together = ranks.share == "rows"
 
     def new_writer(session: int | None = None) -> StoreWriter:
@@ -188,30 +181,23 @@ def open_store(
             **{"may_differ": MAY_DIFFER, **options},
         )
 
-    if ranks.share == "first":
-        if ranks.rank > 0:
-            return Opened(None, None, None)
-        writer = new_writer()
-        return Opened(writer, writer.last_step, _stored_shift(path, writer.last_step))
-
-    told: dict[str, Any] = {}
+    told: Any = None  # session, last step and shift; or what went wrong
     mine: StoreWriter | None = None
     if ranks.rank == 0:
         try:
             mine = new_writer()
-            told = {
-                "session": mine.session,
-                "last_step": mine.last_step,
-                "shift": _stored_shift(path, mine.last_step),
-            }
+            told = mine.session, mine.last_step, _stored_shift(path, mine.last_step)
         except (OSError, ValueError, StoreError) as error:
-            told = {"error": error}
+            if ranks.share == "first":
+                raise  # nobody waits to be told
+            told = error
     told = ranks.broadcast(told)
-    if "error" in told:
-        raise told["error"]
+    if isinstance(told, Exception):
+        raise told
+    session, last_step, shift = told
     if together and ranks.rank > 0:
-        mine = new_writer(told["session"])
-    return Opened(mine, told["last_step"], told["shift"])
+        mine = new_writer(session)
+    return mine, last_step, shift
 
 
 def _refuse_other_network(path: Path, layers: Sequence[Layer]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,7 +20,7 @@ from infoplane.core.warn import warn
 from infoplane.hooks._out.host import Allocate
 from infoplane.hooks._pass import flow as _flow
 from infoplane.hooks._pass import rows as _rows
-from infoplane.hooks._pass.capture import Capture, Captured, capture
+from infoplane.hooks._pass.capture import Capture, Captured, Chunk, capture
 from infoplane.hooks._pass.first_call import FirstCall, refuse_lazy
 from infoplane.hooks._pass.members import Members
 from infoplane.hooks._pass.observe import Observation, look, observe
@@ -120,18 +121,7 @@ class Prober:
 
             began = None if flow is None else flow.start
             results[:] = self._undisturbed(
-                0,
-                lambda run: capture(
-                    lambda inputs, which: run(inputs, which, began=began),
-                    self.captures,
-                    [first],
-                    stop - start,
-                    _fresh,
-                    modules,
-                    self._chunk_mask,
-                    mark,
-                    self._axis_only(),
-                ).whole(),
+                0, lambda run: self._capture(partial(run, began=began), [first], stop - start, mark=mark).whole()
             )
 
         with first_call.blamed_for(replaced_first, lambda: self._held.replaced):
@@ -142,7 +132,7 @@ class Prober:
         self.layers = tuple(layer for layer, _ in results)
         self.captures = tuple(replace(c, layer=la) for c, la in zip(self.captures, self.layers, strict=True))
         self.chain = self._markov(parents)
-        self._look_at_rows(stop - start, modules)
+        self._look_at_rows(stop - start)
 
     def _observe(self, inputs: Inputs, modules: Mapping[str, Named]) -> tuple[Observation, set[str], set[str]]:
         """What runs, and what the first pass changed, or replaced."""
@@ -160,7 +150,7 @@ class Prober:
         seen = look(once, ops=self._wants_ops(), follow=not is_sharded(self.model))
         return seen, *changed[0]
 
-    def _look_at_rows(self, rows: int, modules: Mapping[str, Named]) -> None:
+    def _look_at_rows(self, rows: int) -> None:
         def once(inputs: Inputs, which: int, jolt: int | None = None, /) -> _rows.PassValues:
             output: dict[str, Tensor] = {}
 
@@ -169,20 +159,13 @@ class Prober:
                     return run(inputs, which)
                 return _rows.with_jolted_embeddings(self.model, jolt, lambda: run(inputs, which))
 
-            found = self._undisturbed(
-                0,
-                lambda run: capture(
-                    lambda inputs, _: output.update(_rows.returned(forward(run, inputs))),
-                    self.captures,
-                    [(0, len(inputs), inputs, which)],
-                    len(inputs),
-                    _fresh,
-                    modules,
-                    self._chunk_mask,
-                    members=self._axis_only(),
-                ),
-                noise_on=False,
-            )
+            def watched(run: Run) -> Captured:
+                chunk = 0, len(inputs), inputs, which
+                return self._capture(
+                    lambda inputs, _: output.update(_rows.returned(forward(run, inputs))), [chunk], len(inputs)
+                )
+
+            found = self._undisturbed(0, watched, noise_on=False)
             rows_first = [(la, v if self._axis_only() is None else v.movedim(1, 0)) for la, v in found.layers]
             return _rows.PassValues({la.key: _rows.thinned(v) for la, v in rows_first}, output, found.lost)
 
@@ -215,6 +198,17 @@ class Prober:
         found = {layer.key: layer for layer, _ in captured.layers}
         self.layers = tuple(found.get(layer.key, layer) for layer in self.layers)
         return replace(captured, lost=gone | captured.lost)
+
+    def _capture(
+        self,
+        run: Run,
+        chunks: Iterable[Chunk],
+        rows: int,
+        mark: Callable[[Tensor, Layer], None] | None = None,
+    ) -> Captured:
+        """Of one member where members have a stacked state."""
+        modules = named_modules(self.model)
+        return capture(run, self.captures, chunks, rows, _fresh, modules, self._chunk_mask, mark, self._axis_only())
 
     def _axis_only(self) -> Members | None:
         """For a pass with one member: members with a stacked state are then not there."""

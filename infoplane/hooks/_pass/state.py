@@ -47,44 +47,6 @@ def undisturbed(
     With `parameters`, those that the work swaps are put back too. Models that swap their own in a forward pass
     (sharded ones) must not have this.
     """
-    # Inference tensors can be worked on in inference mode only, and what is made in that mode stays one of them.
-    inference = any(t.is_inference() for t in itertools.chain(model.parameters(), model.buffers()))
-    if torch.is_inference_mode_enabled() is not inference:
-        with torch.inference_mode(inference):
-            return undisturbed(
-                work,
-                model,
-                held,
-                device,
-                autocast=autocast,
-                evaluation=evaluation,
-                exact_buffers=exact_buffers,
-                parameters=parameters,
-            )
-    restores: list[Callable[[], object]] = [
-        partial(torch.set_grad_enabled, torch.is_grad_enabled()),
-        keep_random_state(device),
-        keep_modes(model),
-        held.keep(model, exact=exact_buffers or not evaluation),
-        keep_noise(model),
-        keep_compilation(),
-        keep_precision(device.type),
-        keep_torch_stacks(),
-    ]
-    if parameters:
-        restores.append(keep_parameters(model))
-
-    def restore() -> None:
-        failed: Exception | None = None
-        for part in reversed(list(restores)):
-            try:
-                part()
-            except Exception as error:
-                failed = error  # what is left is put back all the same, and this tried again
-            else:
-                restores.remove(part)
-        if failed is not None:
-            raise failed
 
     def changed() -> T:
         torch.set_grad_enabled(False)
@@ -97,11 +59,44 @@ def undisturbed(
         except BaseException as error:
             if not isinstance(error, Exception):
                 # A guard of torch's (inference mode) that Ctrl-C caught on entering sits in a frame of the traceback,
-                # and puts back what it found when it is freed: that has to be before `restore`.
+                # and puts back what it found when it is freed: that has to be before all is put back.
                 traceback.clear_frames(error.__traceback__)
             raise
 
-    return surely(restore, changed)
+    def kept() -> T:
+        restores: list[Callable[[], object]] = [
+            partial(torch.set_grad_enabled, torch.is_grad_enabled()),
+            keep_random_state(device),
+            keep_modes(model),
+            held.keep(model, exact=exact_buffers or not evaluation),
+            keep_noise(model),
+            keep_compilation(),
+            keep_precision(device.type),
+            keep_torch_stacks(),
+            *([keep_parameters(model)] if parameters else []),
+        ]
+        return surely(partial(_put_back, restores), changed)
+
+    # Inference tensors can be worked on in inference mode only, and what is made in that mode stays one of them.
+    inference = any(t.is_inference() for t in itertools.chain(model.parameters(), model.buffers()))
+    if torch.is_inference_mode_enabled() is inference:
+        return kept()
+    with torch.inference_mode(inference):
+        return kept()
+
+
+def _put_back(restores: list[Callable[[], object]]) -> None:
+    """Call each, the last one first, and take those off the list that have done their work."""
+    failed: Exception | None = None
+    for part in reversed(list(restores)):
+        try:
+            part()
+        except Exception as error:
+            failed = error  # what is left is put back all the same, and this tried again
+        else:
+            restores.remove(part)
+    if failed is not None:
+        raise failed
 
 
 def keep_random_state(device: torch.device) -> Restore:
