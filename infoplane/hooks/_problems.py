@@ -1,4 +1,4 @@
-"""What went wrong in a snapshot while training went on: one place that catches it, one list of all of it."""
+"""Failures in a snapshot while training went on: one place that catches it, one list of all of it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Done(Generic[T]):
 
 
 def outcome(work: Callable[[], T]) -> Done[T] | Failed:
-    """What `work()` gave or raised. This is the only place where the recorder catches an exception to go on.
+    """Keep what `work()` gave or raised. This is the only place where the recorder catches an exception to go on.
 
     Out of memory, and errors of the accelerator, after which nothing on it can be trusted, are raised as they are,
     as are warnings that a filter of the user's made exceptions, and whatever is no `Exception` (Ctrl-C, SystemExit),
@@ -244,7 +244,7 @@ def _as_json(entry: _Listed) -> dict[str, Any]:
 
 
 def _kind(what: str, error: Exception) -> str:
-    """What two problems of one kind share: where they arose, and the message but for numbers and names."""
+    """The same text for two problems of one kind: where they arose, and the message but for numbers and names."""
     return re.sub(r"'[^']*'|\"[^\"]*\"|[-+]?\d[\d.e+-]*", "#", f"{what}: {say(error)}")
 
 

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Report:
-    """What one rank tells the others: its failure, whether it must end there, and what it misses by name."""
+    """The message of one rank to the others: its failure, whether it must end there, and what it misses by name."""
 
     failed: str
     ends: bool
@@ -48,7 +48,7 @@ class Ranks:
         return self.share == "rows" or self.rank == 0
 
     def together(self, work: Callable[[], tuple[T, Mapping[str, Exception]]]) -> tuple[T, dict[str, Exception]]:
-        """What `work()` gave, once all ranks have done theirs, and what is missing on any of them, by name.
+        """Do the work of every rank; its value here, and what is missing on any of them, by name.
 
         Raises
         ------

@@ -39,12 +39,12 @@ from infoplane.store import Problem
 
 @dataclass(frozen=True)
 class Visit:
-    """What one call of `snapshot` said, kept for the exit when the schedule skipped it."""
+    """The arguments of one call of `snapshot`, kept for the exit when the schedule skipped it."""
 
     step: int
     epoch: float
     metrics: Sequence[Mapping[str, float]] = ()
-    """Of each run."""
+    """One mapping for each run."""
     layer_metrics: LayerMetrics = field(default_factory=dict)
 
 

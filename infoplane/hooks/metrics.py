@@ -1,4 +1,4 @@
-"""What is recorded beside activations: the loop's numbers, gradient moments, norms of weights."""
+"""Numbers recorded beside activations: the loop's numbers, gradient moments, norms of weights."""
 
 from __future__ import annotations
 

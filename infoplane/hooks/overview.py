@@ -1,4 +1,4 @@
-"""What can be recorded and what it costs: the table of layers and the plan of sizes."""
+"""The layers that can be recorded and their cost: the table of layers and the plan of sizes."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class SizePlan:
 
     @property
     def total(self) -> int:
-        """Of the planned snapshots, or of two (the first and the last) where the schedule has no end."""
+        """Bytes of the planned snapshots, or of two (the first and the last) where the schedule has no end."""
         return self.per_snapshot * (2 if self.snapshots is None else self.snapshots)
 
     def __str__(self) -> str:

@@ -254,7 +254,7 @@ def _with_repeats(inputs: Inputs, record: Probe, repeats: tuple[int, int], seed:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What the model is called with: positional and keyword tensors that share their first axis.
+    """Arguments of the model: positional and keyword tensors that share their first axis.
 
     `mask` is for reductions over tokens and does not reach the model.
     """

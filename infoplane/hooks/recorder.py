@@ -275,7 +275,7 @@ class Recorder:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What could not be recorded so far, with reason and steps: missing layers, metrics and steps, sinks.
+        """All that could not be recorded so far, with reason and steps: missing layers, metrics and steps, sinks.
 
         Last come the steps that the disk did not take. It stands in the session's file too, and `verify` lists it. What
         the model did not call is a `note`.
@@ -292,7 +292,7 @@ class Recorder:
         return self.schedule.plan(total)
 
     def settings(self) -> dict[str, Any]:
-        """What a reader has to know about how the run was recorded; goes into `run.json`."""
+        """Settings under which the run is recorded, for its readers; goes into `run.json`."""
         return self._session.describe()
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""What the callbacks share."""
+"""Parts that the callbacks share."""
 
 from __future__ import annotations
 

@@ -1,14 +1,13 @@
 """A snapshot ends no training that its user wanted to go on: what is missing is missing by name, and listed."""
 
 import json
-import warnings
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from ranks import on_ranks
 from recording import Collect, keys, recorder
+from switching import ALL, PROBE, Switched, X, switched
 from torch import nn
 from torch.func import stack_module_state
 
@@ -16,37 +15,6 @@ import infoplane
 from infoplane import open_run
 from infoplane.cli import main
 from infoplane.hooks import CollectionRecorder, GradientMoments, Recorder, every
-from infoplane.hooks._problems import Failed, ending, outcome
-
-X = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
-Y = torch.arange(40) % 2
-PROBE = X, Y
-
-
-class Switched(nn.Module):
-    """Does at chosen moments what networks do now and then."""
-
-    def __init__(self):
-        super().__init__()
-        self.fc, self.act, self.expert, self.out = nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Linear(4, 2)
-        self.scale, self.acts, self.use, self.fail = 1.0, 2, True, None
-
-    def forward(self, x):
-        if self.fail is not None:
-            raise self.fail
-        x = self.fc(x * self.scale)
-        for _ in range(self.acts):
-            x = self.act(x)
-        return self.out(self.expert(x) if self.use else x)
-
-
-def switched(**options):
-    model = Switched()
-    rec, sink = recorder(model, PROBE, schedule=every(1), calls="all", **options)
-    return model, rec, sink
-
-
-ALL = ["fc", "act#0", "act#1", "expert", "out"]
 
 
 class TestALayerNotCalledAtOneStep:
@@ -466,106 +434,6 @@ def test_a_kind_that_keeps_coming_is_said_again_at_its_10th_and_100th_time():
     assert rec.problems[0].steps == tuple(range(1, 152))
 
 
-class Wrapped(Exception):
-    pass
-
-
-def covering(inner, how):
-    try:
-        raise inner
-    except BaseException as error:
-        if how == "from":
-            return chained(Wrapped("outer"), error)
-        outer = Wrapped("outer")
-        outer.__context__ = error
-        return outer
-
-
-def chained(outer, cause):
-    outer.__cause__ = cause
-    return outer
-
-
-NEVER = [
-    lambda: KeyboardInterrupt(),
-    lambda: SystemExit(3),
-    lambda: GeneratorExit(),
-    lambda: MemoryError(),
-    lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-    lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory"),
-    lambda: RuntimeError("CUDA error: device-side assert triggered"),
-    lambda: RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
-    lambda: RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-    lambda: RuntimeError("NCCL error in: ProcessGroupNCCL.cpp:1970, unhandled cuda error"),
-    lambda: covering(MemoryError(), "from"),
-    lambda: covering(KeyboardInterrupt(), "context"),
-    lambda: ExceptionGroup("several", [ValueError(), MemoryError()]),
-]
-
-
-class TestWhatIsNeverCaught:
-    @pytest.mark.parametrize("make", NEVER, ids=lambda make: f"{type(make()).__name__} {make()}"[:40])
-    @pytest.mark.parametrize("where", ["forward", "sink", "reduction", "metric"])
-    def test_it_ends_the_snapshot(self, make, where):
-        error, on = make(), []
-
-        def fails(value):
-            if on:
-                raise error
-            return value
-
-        class Metric:
-            __float__ = fails
-
-        class Model(nn.Linear):
-            def forward(self, x):
-                return super().forward(fails(x) if where == "forward" else x)
-
-        options = {"reduce": lambda t: fails(t)} if where == "reduction" else {}
-        sinks = [Collect(), fails] if where == "sink" else [Collect()]
-        rec = Recorder(Model(4, 2), PROBE, sinks=sinks, keep_activations=False, schedule=every(1), **options)
-        expected = KeyboardInterrupt if isinstance(error.__context__, KeyboardInterrupt) else type(error)
-        with rec:
-            on.append(True)
-            with pytest.raises(expected):
-                rec.snapshot(1, metrics={"loss": Metric()} if where == "metric" else {})
-            on.clear()
-            rec.snapshot(2)
-        assert rec.problems == ()
-
-    @pytest.mark.skipif(not hasattr(torch, "AcceleratorError"), reason="this torch raises RuntimeError")
-    def test_errors_of_the_accelerator(self):
-        error = torch.AcceleratorError("an illegal memory access was encountered")
-        assert ending(error) is error
-        assert ending(torch.distributed.DistBackendError("timeout")) is not None
-
-    @pytest.mark.parametrize(
-        "error", [ValueError("x"), AssertionError(), RuntimeError("size mismatch"), Wrapped("CUDA")]
-    )
-    def test_all_else_is(self, error):
-        def fails():
-            raise error
-
-        assert outcome(fails) == Failed(error)
-
-    def test_a_context_that_was_put_aside_does_not_count(self):
-        outer = covering(MemoryError(), "context")
-        outer.__suppress_context__ = True
-        assert ending(outer) is None
-
-    def test_warnings_as_errors_are_the_users_choice(self):
-        model, rec, sink = switched()
-        with rec:
-            model.use = False
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                with pytest.raises(UserWarning, match="'expert': was not called"):
-                    rec.snapshot(1)
-            with pytest.warns(UserWarning, match="metric 'a'"):
-                rec.snapshot(2, metrics={"a": None})
-        assert sink.steps == [0, 1, 2]
-
-
 class TestWhereItIsListed:
     def record(self, path, *, metric=0.5, step=1, **options):
         model = Switched()
@@ -651,99 +519,3 @@ def test_many_different_problems_are_bounded():
         _ = [rec.snapshot(step, metrics={name: None}) for step, name in enumerate(names, 1)]
     assert len(rec.problems) <= 1001
     assert len(json.dumps([p.what for p in rec.problems])) < 1_000_000
-
-
-class Uneven(nn.Module):
-    """On rank 1 a layer is left out, or a pass fails."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.fc, self.norm, self.extra, self.out = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.Linear(4, 2)
-        self.mode = ""
-
-    def forward(self, x):
-        if self.mode == "fail":
-            raise AssertionError("only here")
-        if self.mode == "memory":
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        x = self.norm(self.fc(x))
-        return self.out(x if self.mode == "skip" else self.extra(x))
-
-
-def record_unevenly(rank, path, mode, on_error):
-    model = Uneven()
-    said = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            with Recorder(
-                model, PROBE, path, schedule=every(1), shard_probe=True, quiet=True, on_error=on_error
-            ) as rec:
-                rec.snapshot(1)
-                model.mode = mode if rank == 1 else ""
-                taken = rec.snapshot(2)
-                model.mode = ""
-                rec.snapshot(3)
-                said = [rec.layers[0].key, taken]
-        except Exception as error:
-            return f"{type(error).__name__}: {error}"
-    return said, [p.what for p in rec.problems], [str(w.message) for w in caught if "not recorded" in str(w.message)]
-
-
-class TestSeveralRanks:
-    def test_a_missing_layer_of_one_is_withdrawn_from_all(self, tmp_path):
-        found = on_ranks(record_unevenly, 2, tmp_path / "a", "skip", "warn")
-        for said, problems, warned in found:
-            assert said == ["fc", True]
-            assert problems == ["layer 'extra': on rank 1: was not called"]
-            assert len(warned) == 1
-        store = open_run(tmp_path / "a")
-        assert store.problems == ()
-        assert store.steps("extra") == [0, 1, 3]
-        assert store.steps("fc") == [0, 1, 2, 3]
-        assert [(p.what, p.steps, p.note) for p in store.verify()] == [
-            ("layer 'extra': on rank 1: was not called", (2,), True)
-        ]
-
-    def test_a_failing_pass_of_one_is_a_step_of_none(self, tmp_path):
-        found = on_ranks(record_unevenly, 2, tmp_path / "a", "fail", "warn")
-        assert [said for said, _, _ in found] == [["fc", False]] * 2
-        assert found[0][1] == ["a whole snapshot: rank 1 of 2: AssertionError: only here"]
-        assert found[1][1] == ["a whole snapshot: AssertionError: only here"]
-        store = open_run(tmp_path / "a")
-        assert store.problems == ()
-        assert store.steps() == [0, 1, 3]
-
-    @pytest.mark.parametrize(
-        ("mode", "on_error", "there", "here"),
-        [
-            ("fail", "raise", "AssertionError: only here", "PeerError: rank 1 of 2: AssertionError: only here"),
-            pytest.param(
-                *("memory", "warn", "OutOfMemoryError: CUDA", "PeerError: rank 1 of 2: OutOfMemoryError: CUDA"),
-                marks=pytest.mark.slow,
-            ),
-            pytest.param(
-                *("skip", "raise", "RuntimeError: 1 recorded layers", "RuntimeError: 1 recorded layers"),
-                marks=pytest.mark.slow,
-            ),
-        ],
-    )
-    def test_what_ends_one_ends_all(self, tmp_path, mode, on_error, there, here):
-        found = on_ranks(record_unevenly, 2, tmp_path / "a", mode, on_error)
-        assert found[0].startswith(here)
-        assert found[1].startswith(there)
-
-    def test_a_start_that_fails_on_one_fails_on_all(self, tmp_path):
-        found = on_ranks(start_unevenly, 2, tmp_path / "a")
-        assert found == ["PeerError: rank 1 of 2: AssertionError: only here", "AssertionError: only here"]
-
-
-def start_unevenly(rank, path):
-    model = Uneven()
-    model.mode = "fail" if rank == 1 else ""
-    try:
-        Recorder(model, PROBE, path, shard_probe=True, quiet=True).start().close()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "started"

@@ -20,7 +20,7 @@ AT_ONCE = 2
 """Snapshots whose copies may be under way; a third waits for the first."""
 
 DEVICE_BYTES = 1 << 30
-"""Of one snapshot, held on the device until it is copied; the rest is captured in host memory, and waited for."""
+"""Part of a snapshot held on the device until it is copied; the rest goes into host memory, and is waited for."""
 
 PINNED_BYTES = 1 << 30
 """Page-locked memory, or two snapshots where they are larger: as much as waits in the store's queue."""

@@ -34,7 +34,7 @@ def refuse_lazy(model: nn.Module) -> None:
 
 
 class FirstCall:
-    """What the modules of a model hold, noted ahead of the first pass, to be put back where that pass is refused."""
+    """The content of all modules, noted ahead of the first pass, to be put back where that pass is refused."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model

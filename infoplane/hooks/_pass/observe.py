@@ -135,7 +135,7 @@ def look(once: Callable[[Flow | None, bool], Observation], *, ops: bool, follow:
 
 
 class _Watcher:
-    """What the hooks of `observe` find."""
+    """Collects what the hooks of `observe` see."""
 
     def __init__(self, flow: Flow | None, ops: bool) -> None:
         self.seen = Observation()

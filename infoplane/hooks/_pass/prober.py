@@ -135,7 +135,7 @@ class Prober:
         self._look_at_rows(stop - start)
 
     def _observe(self, inputs: Inputs, modules: Mapping[str, Named]) -> tuple[Observation, set[str], set[str]]:
-        """What runs, and what the first pass changed, or replaced."""
+        """Find what runs, and what the first pass changed, or replaced."""
         changed: list[tuple[set[str], set[str]]] = []
 
         def once(flow: _flow.Flow | None, ops: bool) -> Observation:
@@ -206,7 +206,7 @@ class Prober:
         rows: int,
         mark: Callable[[Tensor, Layer], None] | None = None,
     ) -> Captured:
-        """Of one member where members have a stacked state."""
+        """Run the chunks with hooks on all captures; of stacked members only the first runs."""
         modules = named_modules(self.model)
         return capture(run, self.captures, chunks, rows, _fresh, modules, self._chunk_mask, mark, self._axis_only())
 

@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PassValues:
-    """What one pass gave: each recorded layer as (rows, units), and the tensors that the model returned.
+    """The values of one pass: each recorded layer as (rows, units), and the tensors that the model returned.
 
     Layers that are `lost` did not run in it, or gave what cannot be taken: a drop of whole layers is noise as well.
     """

@@ -13,7 +13,7 @@ from infoplane.core.text import printable
 
 
 class TensorInfo(NamedTuple):
-    """What a forward pass showed of one tensor; `odd` names a layout without dense rows."""
+    """Shape and dtype of one tensor in a forward pass; `odd` names a layout without dense rows."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -52,7 +52,7 @@ def _walk(value: Any, path: str, found: dict[str, Tensor]) -> None:
 
 
 def call_value(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """What a module was called with as one value: `[0]`, `[1]` for positional and `.name` for keyword arguments."""
+    """The arguments of a module as one value: `[0]`, `[1]` for positional and `.name` for keyword arguments."""
     values = {f"[{i}]{p}": t for i, a in enumerate(args) for p, t in tensors_in(a).items()}
     values |= tensors_in(dict(kwargs))
     return _Arguments(values)
