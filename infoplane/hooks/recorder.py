@@ -144,7 +144,8 @@ class Recorder:
 
     Examples
     --------
-    >>> import tempfile
+    >>> import tempfile, torch
+    >>> from torch import nn
     >>> from infoplane.store import open_run
     >>> folder = tempfile.TemporaryDirectory()
     >>> x, y = torch.randn(32, 4), torch.arange(32) % 2
