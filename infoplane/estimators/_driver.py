@@ -17,6 +17,7 @@ from torch import Tensor
 
 from infoplane.core.units import BIT
 from infoplane.estimators._protocol import Bound, Quantity, check_inputs, input_features
+from infoplane.estimators._scaling import drawn_rows
 
 PART_BYTES = 256 << 20
 """Memory that one chunk of a method that takes several snapshots at once may use."""
@@ -36,6 +37,16 @@ class Given(NamedTuple):
     def features(self, *, keep: bool = False) -> Tensor | None:
         """The inputs (N, F) as `input_features` gives them, for methods that read them; None without."""
         return None if self.x is None else input_features(self.x, self.t, keep=keep)
+
+    def drawn(self, limit: int, seed: int) -> Given:
+        """At most `limit` samples of all, drawn with `seed`; the ids are numbered anew."""
+        rows = drawn_rows(self.t.shape[1], limit, seed)
+        if rows is None:
+            return self
+        rows = rows.to(self.t.device)
+        x = self.features(keep=True)
+        x_ids = torch.unique(self.x_ids[rows], return_inverse=True)[1]
+        return Given(self.t[:, rows], self.y[rows], None if x is None else x[rows], x_ids)
 
 
 class Problem(ABC):

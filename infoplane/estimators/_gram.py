@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
-from infoplane.estimators._protocol import widened
+from infoplane.estimators._driver import Given, Problem
+from infoplane.estimators._protocol import Blocks, prepared, widened
 from infoplane.estimators._scaling import drawn_rows
+from infoplane.estimators._settings import at_least, check_settings, positive_or, setting
 
 WidthRule = float | Literal["median", "snapshot"]
 
@@ -79,9 +81,7 @@ class Distances:
         return Distances(self.squared[:, index][:, :, index], self.scale)
 
 
-def median_of_last(
-    blocks: Iterable[Tensor], max_samples: int, seed: int, scaled: Callable[[Tensor], Tensor] | None = None
-) -> float:
+def median_of_last(blocks: Iterable[Tensor], max_samples: int, seed: int, scaled: Callable[[Tensor], Tensor]) -> float:
     """Median distance at the last snapshot of a run without NaN or infinity; blocks are (S, N, U).
 
     Raises
@@ -111,15 +111,6 @@ def kernel_width(rule: WidthRule, run_width: float | None, distances: Distances)
     return found[-1:].expand_as(found) if rule == "median" else found
 
 
-def check_width(name: str, rule: object) -> None:
-    """Raise ValueError unless `rule` is a positive number, "median" or "snapshot"."""
-    if isinstance(rule, str):
-        if rule not in ("median", "snapshot"):
-            raise ValueError(f"{name} must be a positive number, 'median' or 'snapshot', got {rule!r}")
-    elif isinstance(rule, bool) or not isinstance(rule, int | float) or not 0 < rule < math.inf:
-        raise ValueError(f"{name} must be a positive number, 'median' or 'snapshot', got {rule!r}")
-
-
 def silverman(gamma: float, samples: int, units: int) -> float:
     """gamma sqrt(units) samples^(-1 / (4 + units))."""
     return gamma * math.sqrt(units) * math.pow(samples, -1.0 / (4 + units))
@@ -129,6 +120,60 @@ def centred(gram: Tensor) -> Tensor:
     """H K H with H = I - 1/N, for (..., N, N)."""
     rows = gram.mean(-1, keepdim=True)
     return gram - rows - gram.mean(-2, keepdim=True) + rows.mean(-2, keepdim=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelMethod:
+    """What methods on N x N matrices share: at most `max_samples` samples, drawn with `seed`, and their memory."""
+
+    copies: ClassVar[int] = 2
+    """Copies of a snapshot in float64."""
+    matrices: ClassVar[int]
+    """Matrices of the samples used, for each snapshot."""
+
+    max_samples: int = setting(2000, at_least(2))
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def bytes_per_snapshot(self, samples: int, units: int) -> int:
+        """Bytes one snapshot needs: its values in float64, and matrices of the samples used."""
+        used = min(samples, self.max_samples)
+        return 8 * (self.copies * samples * units + self.matrices * used * used)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelOfRun(KernelMethod):
+    """A kernel method whose width may be that of the whole run."""
+
+    sigma: WidthRule = setting("median", positive_or("median", "snapshot"))
+    run_sigma: float | None = prepared()
+
+    def scaled(self, a: Tensor) -> Tensor:
+        """The rows (..., N, U) as the kernel takes them."""
+        return a
+
+    def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
+        """Find the width of the last snapshot."""
+        return replace(self, run_sigma=self._median(blocks)) if self.sigma == "median" else self
+
+    def ready(self, t: Tensor) -> Self:
+        """Itself, or where nobody has called `prepare` with the width of the last snapshot of `t` (S, N, U)."""
+        if self.sigma != "median" or self.run_sigma is not None:
+            return self
+        return replace(self, run_sigma=self._median([t[-1:]]))
+
+    def _median(self, blocks: Iterable[Tensor]) -> float:
+        return median_of_last(blocks, self.max_samples, self.seed, self.scaled)
+
+
+class KernelProblem(Problem):
+    """Snapshots of a kernel method, as many at a time as their matrices leave room for."""
+
+    def __init__(self, method: KernelMethod, given: Given) -> None:
+        self.t = given.t
+        self.bytes_each = 8 * method.matrices * self.t.shape[1] ** 2
 
 
 def same_class(y: Tensor) -> Tensor:

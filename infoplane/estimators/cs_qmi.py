@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from infoplane.estimators._checks import entropy_of_ids
-from infoplane.estimators._gram import (
-    Distances,
-    WidthRule,
-    check_width,
-    kernel_width,
-    median_of_last,
-    same_class,
-)
-from infoplane.estimators._parts import in_parts
-from infoplane.estimators._protocol import Blocks, Quantity, check_inputs, input_features, prepared
+from infoplane.estimators._driver import Given, report, run
+from infoplane.estimators._gram import Distances, KernelOfRun, KernelProblem, kernel_width, same_class
+from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import preset, register
-from infoplane.estimators._scaling import drawn_rows, is_constant, zscore
+from infoplane.estimators._scaling import is_constant, zscore
+from infoplane.estimators._settings import at_least, setting
 
 UNIT = "CS bit"
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class CauchySchwarz:
+class CauchySchwarz(KernelOfRun):
     """Cauchy-Schwarz divergence between the joint law of T and Y and the product of its margins. Not Shannon.
 
     I_CS = log2 mean_ij(K L) + log2 (mean_ij K mean_ij L) - 2 log2 mean_i(mean_j K mean_j L) with Gaussian kernels K of
@@ -82,91 +76,87 @@ class CauchySchwarz:
     targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "sample_order", "unit_order"})
 
-    sigma: WidthRule = "median"
+    copies: ClassVar[int] = 3
+    matrices: ClassVar[int] = 5
+
     standardize: bool = True
-    max_samples: int = 4000
-    seed: int = 0
-    run_sigma: float | None = prepared()
-
-    def __post_init__(self) -> None:
-        check_width("sigma", self.sigma)
-        if self.max_samples < 2:
-            raise ValueError(f"max_samples must be at least 2, got {self.max_samples}")
-
-    def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """Bytes one snapshot needs: its values in float64 twice and five matrices of the samples used."""
-        used = min(samples, self.max_samples)
-        return 24 * samples * units + 40 * used * used
-
-    def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
-        """Find the width of the last snapshot."""
-        if self.sigma != "median":
-            return self
-        return replace(self, run_sigma=median_of_last(blocks, self.max_samples, self.seed, self._scaled))
+    max_samples: int = setting(4000, at_least(2))
 
     def estimate(
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
         """Estimate CS-QMI of `t` (S, N, U) with `y` and, where given, `x` (N, F)."""
-        t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name)
-        x = None if x is None else input_features(x, t)
-        ready = self
-        if self.sigma == "median" and self.run_sigma is None and len(t):
-            width = median_of_last([t[-1:]], self.max_samples, self.seed, self._scaled)
-            ready = replace(self, run_sigma=width)
-        rows = drawn_rows(t.shape[1], self.max_samples, self.seed)
-        if rows is not None:
-            rows = rows.to(t.device)
-            t, y, x_ids = t[:, rows], y[rows], x_ids[rows]
-        sides = {"T;Y": self._side(y)}
-        if x is not None:
-            sides["X;T"] = self._side(x if rows is None else x[rows])
-        return in_parts(t, 40 * t.shape[1] ** 2, lambda part: ready._part(part, y, sides, entropy_of_ids(x_ids)))
+        return run(self, t, y, x, x_ids)
 
-    def _scaled(self, a: Tensor) -> Tensor:
+    def start(self, given: Given) -> _Divergence:
+        """Kernels of the labels and inputs of the samples used."""
+        return _Divergence(self, given.drawn(self.max_samples, self.seed))
+
+    def scaled(self, a: Tensor) -> Tensor:
+        """The rows (..., N, U) as the kernel takes them."""
         return zscore(a) if self.standardize else a.double()
+
+
+class _Divergence(KernelProblem):
+    """The kernels of Y and X, which every snapshot is compared with."""
+
+    def __init__(self, config: CauchySchwarz, given: Given) -> None:
+        super().__init__(config, given)
+        self.config = config.ready(given.t)
+        self.h_x = entropy_of_ids(given.x_ids)
+        self.sides = {"T;Y": self._side(given.y)}
+        x = given.features()
+        if x is not None:
+            self.sides["X;T"] = self._side(x)
+        self.targets = given.y.view(len(given.y), -1)
+        self.of_output = x is not None and given.y.is_floating_point() and self.targets.shape[1] == self.t.shape[2]
 
     def _side(self, a: Tensor) -> _Side:
         """The kernel of X or Y."""
         if not a.is_floating_point():
             return _Side.of_classes(a)
-        distances = Distances.of(self._scaled(a.view(len(a), -1))[None])
-        sigma = distances.median() if isinstance(self.sigma, str) else self.sigma
-        return _Side(distances.gaussian(sigma))
+        distances = Distances.of(self.config.scaled(a.view(len(a), -1))[None])
+        sigma = self.config.sigma
+        return _Side(distances.gaussian(distances.median() if isinstance(sigma, str) else sigma))
 
-    def _part(self, t: Tensor, y: Tensor, sides: dict[str, _Side], h_x: Tensor) -> dict[str, Quantity]:
-        scaled = self._scaled(t)
-        constant = is_constant(scaled)
+    def chunk(self, t: Tensor) -> dict[str, Tensor]:
+        scaled = self.config.scaled(t)
         distances = Distances.of(scaled)
-        kernel = distances.gaussian(kernel_width(self.sigma, self.run_sigma, distances))
-        layer = _Side(kernel)
+        layer = _Side(distances.gaussian(kernel_width(self.config.sigma, self.config.run_sigma, distances)))
         self_t = layer.information(layer)
-        flags = {"degenerate": constant, "saturated": self_t >= 0.9 * h_x}
-        out = {}
-        for pair, other in sides.items():
-            value = other.information(layer)
+        out = {"degenerate": is_constant(scaled), "self": self_t}
+        for pair, other in self.sides.items():
+            value = out[f"CS-QMI({pair})"] = other.information(layer)
             norm = (self_t * other.information(other)).clamp(min=0.0).sqrt()
-            ratio = torch.where(norm > 0, value / torch.where(norm > 0, norm, 1.0), 0.0)
-            single = other.factor is not None and other.factor.shape[1] == 1
-            more = {**flags, "single_class": torch.full_like(constant, single)} if pair == "T;Y" else flags
-            out[f"CS-QMI({pair})"] = Quantity(value=value, unit=UNIT, flags=more)
-            out[f"normalized CS-QMI({pair})"] = Quantity(value=ratio, unit="1", flags=more)
-        targets = y.view(len(y), -1)
-        if "X;T" in sides and y.is_floating_point() and targets.shape[1] == t.shape[2]:
-            divergence, apart = self._conditional(t.double(), targets, sides["X;T"].kernel)
-            flags = {"degenerate": constant, "out_of_domain": apart}
-            out["conditional CS divergence"] = Quantity(value=divergence, unit=UNIT, flags=flags)
+            out[f"normalized CS-QMI({pair})"] = torch.where(norm > 0, value / torch.where(norm > 0, norm, 1.0), 0.0)
+        if self.of_output:
+            out["divergence"], out["apart"] = self._conditional(t.double(), self.targets, self.sides["X;T"].kernel)
+        return out
+
+    def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        out: dict[str, Quantity] = {}
+        degenerate = found["degenerate"]
+        for pair, other in self.sides.items():
+            flags: dict[str, Tensor | bool] = {"degenerate": degenerate, "saturated": found["self"] >= 0.9 * self.h_x}
+            if pair == "T;Y":
+                flags["single_class"] = other.factor is not None and other.factor.shape[1] == 1
+            for name, unit in ((f"CS-QMI({pair})", UNIT), (f"normalized CS-QMI({pair})", "1")):
+                out |= report(name, found[name], unit=unit, flags=flags)
+        if self.of_output:
+            flags = {"degenerate": degenerate, "out_of_domain": found["apart"]}
+            out |= report("conditional CS divergence", found["divergence"], unit=UNIT, flags=flags)
         return out
 
     def _conditional(self, t: Tensor, y: Tensor, kernel_x: Tensor) -> tuple[Tensor, Tensor]:
         """(S,) D_CS(p(y|x); p(t|x)) of targets `y` (N, k) and outputs `t` (S, N, k), and whether these do not meet."""
         samples = len(y)
-        if self.standardize:
+        if self.config.standardize:
             scale = y.std(0, correction=0)
             scale = torch.where(scale > 0, scale, 1.0)
             t, y = (t - y.mean(0)) / scale, (y - y.mean(0)) / scale
         of_y = Distances.of(y[None])
-        sigma = of_y.median() if isinstance(self.sigma, str) else of_y.scale.new_full((1,), float(self.sigma))
+        rule = self.config.sigma
+        sigma = of_y.median() if isinstance(rule, str) else of_y.scale.new_full((1,), float(rule))
         both = Distances.of(torch.cat([y.expand_as(t), t], dim=1)).gaussian(sigma)
         weight = kernel_x / kernel_x.sum(2, keepdim=True).square()
         yy, tt, yt = both[:, :samples, :samples], both[:, samples:, samples:], both[:, :samples, samples:]

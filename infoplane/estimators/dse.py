@@ -6,28 +6,34 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
+import numpy as np
+import scipy.linalg
+import scipy.sparse
+import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
 from infoplane.core.files import fingerprint
 from infoplane.estimators._checks import entropy_of_ids
-from infoplane.estimators._clusters import spectral_clusters
-from infoplane.estimators._gram import Distances, WidthRule, check_width, kernel_width, median_of_last
-from infoplane.estimators._parts import in_parts
-from infoplane.estimators._protocol import Blocks, Quantity, as_floats, check_inputs, input_features, prepared
+from infoplane.estimators._driver import Given, report, run
+from infoplane.estimators._gram import Distances, KernelOfRun, KernelProblem, kernel_width
+from infoplane.estimators._protocol import Blocks, Quantity, as_floats, prepared
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._scaling import drawn_rows, is_constant
+from infoplane.estimators._settings import at_least, one_of, setting
 from infoplane.estimators._spectra import eigenvalues, shannon_bits, shares
 from infoplane.estimators._targets import bin_targets
 
 UNIT = "spectral bit"
 # Below this ratio of median distance to kernel width, all samples look like one to the kernel.
 NARROWEST = 0.25
+# Neighbours in the graph that is clustered, rows of it at a time, and rows up to which all eigenvectors are found.
+NEIGHBORS, _BLOCK, _DENSE = 10, 512, 512
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class DiffusionSpectralEntropy:
+class DiffusionSpectralEntropy(KernelOfRun):
     """Entropy of the spectrum of a diffusion operator on the samples (DSE), and DSMI. No Shannon information.
 
     DSE = -sum q_i log2 q_i with q_i in proportion to |eigenvalue_i|^power of the row-normalised Gaussian
@@ -86,112 +92,94 @@ class DiffusionSpectralEntropy:
     targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "unit_order"})
 
-    sigma: WidthRule = "median"
-    normalization: Literal["rw", "anisotropic"] = "rw"
-    power: int = 1
-    subsets: int = 5
-    clusters: int = 10
-    max_samples: int = 2000
-    seed: int = 0
-    run_sigma: float | None = prepared()
+    matrices: ClassVar[int] = 6
+
+    normalization: Literal["rw", "anisotropic"] = setting("rw", one_of("rw", "anisotropic"))
+    power: int = setting(1, at_least(1))
+    subsets: int = setting(5, at_least(1))
+    clusters: int = setting(10, at_least(2))
     x_clusters: str | None = prepared()
-
-    def __post_init__(self) -> None:
-        check_width("sigma", self.sigma)
-        if self.normalization not in ("rw", "anisotropic"):
-            raise ValueError(f"normalization must be 'rw' or 'anisotropic', got {self.normalization!r}")
-        for name, least in (("power", 1), ("subsets", 1), ("clusters", 2), ("max_samples", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-
-    def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """Bytes one snapshot needs: its values in float64 and six matrices of the samples used."""
-        used = min(samples, self.max_samples)
-        return 16 * samples * units + 48 * used * used
 
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
         """Find the width of the last snapshot and the clusters of `x`."""
-        found = self
-        if self.sigma == "median":
-            found = replace(found, run_sigma=median_of_last(blocks, self.max_samples, self.seed))
-        if x is not None:
-            x = as_floats(x, "x").flatten(1)
-            rows = drawn_rows(len(x), self.max_samples, self.seed)
-            labels = spectral_clusters(_rows(x, rows), self.clusters)
-            found = replace(found, x_clusters=f"sha256:{_digest(labels)}")
-            found.__dict__["_found"] = (_digest(x), labels)
+        found = KernelOfRun.prepare(self, blocks, y, x)
+        if x is None:
+            return found
+        x = as_floats(x, "x").flatten(1)
+        labels = spectral_clusters(_rows(x, drawn_rows(len(x), self.max_samples, self.seed)), self.clusters)
+        found = replace(found, x_clusters=f"sha256:{_digest(labels)}")
+        found.__dict__["_found"] = (_digest(x), labels)
         return found
 
     def estimate(
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
         """Estimate DSE and DSMI of `t` (S, N, U); `y` as for every estimator, `x` (N, F) for DSMI(X;T)."""
-        t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name)
-        x = None if x is None else input_features(x, t, keep=True)
-        rows = drawn_rows(t.shape[1], self.max_samples, self.seed)
-        groups = {"DSMI(T;Y)": self._classes(_rows(y, rows))}
+        return run(self, t, y, x, x_ids)
+
+    def start(self, given: Given) -> _Diffusion:
+        """Groups of samples: the classes, and clusters of the inputs."""
+        return _Diffusion(self, given)
+
+    def groups_of_inputs(self, x: Tensor) -> Tensor:
+        """Clusters of the inputs (N, F) that are used, as `prepare` has found them where it has seen these."""
+        known = self.__dict__.get("_found")
+        if known is not None and known[0] == _digest(x):
+            labels: Tensor = known[1]
+            return labels
+        return spectral_clusters(_rows(x, drawn_rows(len(x), self.max_samples, self.seed)), self.clusters)
+
+
+class _Diffusion(KernelProblem):
+    """The groups of samples whose spectra are compared with those of random subsets."""
+
+    def __init__(self, config: DiffusionSpectralEntropy, given: Given) -> None:
+        used = given.drawn(config.max_samples, config.seed)
+        super().__init__(config, used)
+        self.ids = torch.unique(used.x_ids, return_inverse=True)[1]
+        self.h_x = entropy_of_ids(self.ids)
+        self.config = config
+        self.groups = {"DSMI(T;Y)": self._classes(used.y)}
+        x = given.features(keep=True)
         if x is not None:
-            groups["DSMI(X;T)"] = self._input_clusters(x, rows).to(t.device)
-        used = t if rows is None else t[:, rows.to(t.device)]
-        ids = torch.unique(_rows(x_ids, rows), return_inverse=True)[1]
-        ready = self
-        # The width of an unprepared "median" is that of the last snapshot, whatever part it falls into.
-        if self.sigma == "median" and self.run_sigma is None and len(t):
-            ready = replace(self, run_sigma=median_of_last([used[-1:]], self.max_samples, self.seed))
-        return in_parts(used, 48 * used.shape[1] ** 2, lambda part: ready._part(part, groups, ids))
+            self.groups["DSMI(X;T)"] = config.groups_of_inputs(x).to(self.t.device)
+        self.config = config.ready(self.t)
 
     def _classes(self, y: Tensor) -> Tensor:
         if not y.is_floating_point():
             return y
         if y.ndim == 1 or y.shape[1] == 1:
-            return bin_targets(y, self.clusters, rule="width")
-        return spectral_clusters(y, self.clusters)
+            return bin_targets(y, self.config.clusters, rule="width")
+        return spectral_clusters(y, self.config.clusters)
 
-    def _input_clusters(self, x: Tensor, rows: Tensor | None) -> Tensor:
-        known = self.__dict__.get("_found")
-        if known is not None and known[0] == _digest(x):
-            labels: Tensor = known[1]
-            return labels
-        return spectral_clusters(_rows(x, rows), self.clusters)
-
-    def _part(self, t: Tensor, groups: dict[str, Tensor], ids: Tensor) -> dict[str, Quantity]:
+    def chunk(self, t: Tensor) -> dict[str, Tensor]:
         distances = Distances.of(t)
-        width = kernel_width(self.sigma, self.run_sigma, distances)
+        width = kernel_width(self.config.sigma, self.config.run_sigma, distances)
         kernel = distances.gaussian(width)
         whole = self._entropy(kernel)
-        ceiling = math.log2(t.shape[1])
-        constant = is_constant(t)
-        flags = {"degenerate": constant, "out_of_domain": distances.median() < NARROWEST * width}
-        out = {
-            "DSE": Quantity(
-                value=whole,
-                ceiling=whole.new_tensor(ceiling),
-                unit=UNIT,
-                flags={**flags, "saturated": whole >= 0.99 * entropy_of_ids(ids)},
-            )
-        }
-        for name, labels in groups.items():
+        out = {"DSE": whole, "degenerate": is_constant(t), "narrow": distances.median() < NARROWEST * width}
+        return out | {name: self._difference(kernel, labels, whole) for name, labels in self.groups.items()}
+
+    def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        flags: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "out_of_domain": found["narrow"]}
+        full = {**flags, "saturated": found["DSE"] >= 0.99 * self.h_x}
+        out = report("DSE", found["DSE"], ceiling=math.log2(self.t.shape[1]), unit=UNIT, flags=full)
+        for name, labels in self.groups.items():
             counts = torch.bincount(labels)
-            same = torch.ones_like(constant)
-            out[name] = Quantity(
-                value=self._difference(kernel, labels, whole, ids),
-                unit=UNIT,
-                flags={
-                    **flags,
-                    "single_class": same & (int((counts > 0).sum()) == 1),
-                    "few_samples": same & (int(counts[counts > 0].min()) < 10),
-                },
-            )
+            counts = counts[counts > 0]
+            about = {"single_class": len(counts) == 1, "few_samples": int(counts.min()) < 10}
+            out |= report(name, found[name], unit=UNIT, flags={**flags, **about})
         return out
 
     def _entropy(self, kernel: Tensor) -> Tensor:
         """(S,) DSE of Gaussian kernels (S, n, n)."""
         matrix = _normalized(kernel)
-        if self.normalization == "anisotropic":
+        if self.config.normalization == "anisotropic":
             matrix = _normalized(matrix)
-        return shannon_bits(shares(eigenvalues(matrix).abs().pow(self.power)))
+        return shannon_bits(shares(eigenvalues(matrix).abs().pow(self.config.power)))
 
-    def _difference(self, kernel: Tensor, labels: Tensor, whole: Tensor, ids: Tensor) -> Tensor:
+    def _difference(self, kernel: Tensor, labels: Tensor, whole: Tensor) -> Tensor:
+        """(S,) DSMI: what random subsets have more than the groups."""
         samples = len(labels)
         total = torch.zeros_like(whole)
         drawn: dict[int, Tensor] = {samples: whole}
@@ -199,8 +187,8 @@ class DiffusionSpectralEntropy:
             own = (labels == label).nonzero()[:, 0]
             size = len(own)
             if size not in drawn:
-                generator = torch.Generator().manual_seed(self.seed)
-                subsets = [_drawn_by_input(ids, size, generator) for _ in range(self.subsets)]
+                generator = torch.Generator().manual_seed(self.config.seed)
+                subsets = [_drawn_by_input(self.ids, size, generator) for _ in range(self.config.subsets)]
                 parts = [self._entropy(_submatrix(kernel, s)) for s in subsets]
                 drawn[size] = torch.stack(parts).mean(0)
             if size < samples:
@@ -230,6 +218,53 @@ def _rows(a: Tensor, rows: Tensor | None) -> Tensor:
 
 def _digest(a: Tensor) -> str:
     return fingerprint(a.detach().cpu().double().contiguous().numpy().tobytes(), method="sha256")
+
+
+def spectral_clusters(x: Tensor, count: int) -> Tensor:
+    """Groups (N,) int64 of the rows of `x` (N, F), at most `count` of them.
+
+    Eigenvectors of the normalised graph of ten nearest neighbours, assigned by a pivoted QR factorisation
+    (Damle, Minden and Ying, "Simple, direct and efficient multi-way spectral clustering", 2019), which has
+    no random start.
+    """
+    rows = x.detach().double().cpu()
+    count = min(count, len(rows))
+    if count < 2 or bool((rows == rows[:1]).all()):
+        return torch.zeros(len(rows), dtype=torch.int64, device=x.device)
+    graph = _neighbor_graph(rows)
+    degree = np.asarray(graph.sum(1)).ravel()
+    half = scipy.sparse.diags(1.0 / np.sqrt(degree))
+    matrix = half @ graph @ half
+    if len(rows) <= max(_DENSE, 2 * count):
+        vectors = scipy.linalg.eigh(matrix.toarray())[1][:, -count:]
+    else:
+        start = np.sqrt(degree) + np.cos(np.arange(len(rows)))
+        vectors = scipy.sparse.linalg.eigsh(matrix, k=count, which="LA", v0=start)[1]
+    pivots = scipy.linalg.qr(vectors.T, pivoting=True, mode="r")[1][:count]
+    left, _, right = scipy.linalg.svd(vectors[pivots].T)
+    labels = np.abs(vectors @ (left @ right)).argmax(1)
+    return torch.from_numpy(labels.astype(np.int64)).to(x.device)
+
+
+def _neighbor_graph(rows: Tensor) -> scipy.sparse.csr_matrix:
+    """Symmetric weights: 1 where each is among the other's ten nearest, 1/2 where one is; itself included."""
+    samples = len(rows)
+    k = min(NEIGHBORS, samples)
+    size = rows.abs().max()
+    z = rows / (size if size > 0 else 1.0)
+    z = z - z.mean(0)
+    norms = z.square().sum(1)
+    nearest = []
+    for i in range(0, samples, _BLOCK):
+        squared = norms - 2 * z[i : i + _BLOCK] @ z.T
+        own = torch.arange(i, min(i + _BLOCK, samples))
+        squared[own - i, own] = -torch.inf
+        nearest.append(squared.topk(k, largest=False).indices)
+    columns = torch.cat(nearest).numpy().ravel()
+    ones = scipy.sparse.csr_matrix(
+        (np.ones(samples * k), (np.repeat(np.arange(samples), k), columns)), shape=(samples, samples)
+    )
+    return (0.5 * (ones + ones.T)).tocsr()
 
 
 preset("dse", "liao-2024", sigma=10.0, max_samples=10_000)

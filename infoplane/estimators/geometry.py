@@ -9,15 +9,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from infoplane.estimators._parts import in_parts
-from infoplane.estimators._protocol import Quantity, check_inputs
+from infoplane.estimators._driver import Given, Problem, report, run
+from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import register
 from infoplane.estimators._scaling import drawn_rows, is_constant
+from infoplane.estimators._settings import POSITIVE, at_least, check_settings, setting
 from infoplane.estimators._spectra import eigenvalues, positive_part, renyi_bits, shannon_bits, shares
 
 FIRST_RANK, LAST_RANK = 6, 100
 LEAST_DIMENSIONS, LEAST_FIT = 12, 0.8
 PAIRS_OF_A_BLOCK = 1 << 18
+RANKS = ("RankMe", "RankMe (singular, centred)", "RankMe (eigen, uncentred)", "RankMe (eigen, centred)")
 
 
 @register
@@ -90,18 +92,14 @@ class Geometry:
     targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "sample_order", "unit_order"})
 
-    alpha: float = 1.0
-    top: int = 10
-    max_samples: int = 4096
-    pair_samples: int = 1000
+    alpha: float = setting(1.0, POSITIVE)
+    top: int = setting(10, at_least(1))
+    max_samples: int = setting(4096, at_least(2))
+    pair_samples: int = setting(1000, at_least(2))
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha < math.inf:
-            raise ValueError(f"alpha must be positive and finite, got {self.alpha}")
-        for name, least in (("top", 1), ("max_samples", 2), ("pair_samples", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        check_settings(self)
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """Bytes one snapshot needs: its values in float64 three times and four Gram matrices of its smaller side."""
@@ -112,70 +110,85 @@ class Geometry:
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
         """Spectral quantities of `t` (S, N, U); classes `y` (N,) add nuclear norms and distances."""
-        t, y, _ = check_inputs(t, y, x_ids, targets=self.targets, name=self.name)
-        samples, units = t.shape[1:]
-        if min(samples, units) > self.max_samples:
-            rows = drawn_rows(samples, self.max_samples, self.seed)
-            if rows is not None:
-                t, y = t[:, rows.to(t.device)], y[rows.to(t.device)]
-        bytes_each = self.bytes_per_snapshot(t.shape[1], units)
-        return in_parts(t, bytes_each, lambda part: self._part(part, y))
+        return run(self, t, y, x, x_ids)
 
-    def _part(self, t: Tensor, y: Tensor) -> dict[str, Quantity]:
+    def start(self, given: Given) -> _Spectrum:
+        """The samples used, and their classes."""
+        if min(given.t.shape[1:]) > self.max_samples:
+            given = given._replace(x=None).drawn(self.max_samples, self.seed)
+        return _Spectrum(self, given)
+
+
+class _Spectrum(Problem):
+    """Spectra of snapshots, and of the classes within them."""
+
+    def __init__(self, config: Geometry, given: Given) -> None:
+        self.config, self.t = config, given.t
+        self.samples, self.units = given.t.shape[1:]
+        self.bytes_each = config.bytes_per_snapshot(self.samples, self.units)
+        self.y = None if given.y.is_floating_point() else given.y
+        self.rows: slice | Tensor = slice(None)
+        rows = drawn_rows(self.samples, config.pair_samples, config.seed)
+        if rows is not None:
+            self.rows = rows.to(given.t.device)
+        self.dimensions = min(self.samples - 1, self.units)
+
+    def chunk(self, t: Tensor) -> dict[str, Tensor]:
         constant = is_constant(t)
-        samples, units = t.shape[1:]
         z = t.double()
         size = z.abs().amax((1, 2), keepdim=True)
         z = z / torch.where(size > 0, size, 1.0)
-        mean = z.mean(1, keepdim=True)
-        centred = torch.where(constant[:, None, None], torch.zeros_like(z), z - mean)
+        centred = torch.where(constant[:, None, None], 0.0, z - z.mean(1, keepdim=True))
         raw, spread = _squares(z), _squares(centred)
-        few = torch.full_like(constant, samples < 3 * units)
-        flags = {"degenerate": constant, "few_samples": few}
-
-        def quantity(value: Tensor, unit: str, ceiling: float | None = None) -> Quantity:
-            top = None if ceiling is None else value.new_tensor(ceiling)
-            return Quantity(value=value, ceiling=top, unit=unit, flags=flags)
-
-        ranks = {
-            "RankMe": raw.sqrt(),
-            "RankMe (singular, centred)": spread.sqrt(),
-            "RankMe (eigen, uncentred)": raw,
-            "RankMe (eigen, centred)": spread,
-        }
-        limit = float(min(samples, units))
-        out = {name: quantity(torch.exp2(shannon_bits(shares(s))), "dimensions", limit) for name, s in ranks.items()}
         p = shares(spread)
-        out["von Neumann entropy"] = quantity(shannon_bits(p), "von Neumann bit", math.log2(limit))
-        entropy = renyi_bits(_or_one(raw), self.alpha)
-        out["matrix-based entropy"] = quantity(entropy, "matrix-based bit", math.log2(limit))
         square = p.square().sum(1)
-        ratio = torch.where(square > 0, 1.0 / torch.where(square > 0, square, 1.0), 0.0)
-        out["participation ratio"] = quantity(ratio, "dimensions", limit)
-        out[f"top-{self.top} variance share"] = quantity(p[:, -self.top :].sum(1), "share", 1.0)
-        dimensions = min(samples - 1, units)
-        if dimensions >= LEAST_DIMENSIONS:
-            exponent, fit = _power_law(spread.flip(1)[:, :dimensions])
-            poor = ~(fit >= LEAST_FIT)
-            shape = {**flags, "unreliable": poor}
-            value = torch.where(poor, math.nan, exponent)
-            out["alpha-ReQ"] = Quantity(value=value, unit="exponent", flags=shape)
-            out["alpha-ReQ R2"] = Quantity(value=fit, ceiling=fit.new_tensor(1.0), unit="R2", flags=shape)
-        if not y.is_floating_point():
-            centroid, within = _nuclear_norms(z, y)
-            classes = int(y.max()) + 1
-            more = {**flags, "single_class": torch.full_like(constant, classes == 1)}
-            limit = math.sqrt(classes * min(classes, units))
-            for name, value, top in (
-                ("centroid nuclear norm", centroid, centroid.new_tensor(limit)),
-                ("class nuclear norm", within, None),
-            ):
-                out[name] = Quantity(value=value, ceiling=top, unit="nuclear norm", flags=more)
-            rows = drawn_rows(samples, self.pair_samples, self.seed)
-            drawn = slice(None) if rows is None else rows.to(z.device)
-            apart = _distance_ratio(centred[:, drawn], y[drawn])
+        weights = raw.sqrt(), spread.sqrt(), raw, spread
+        out = {
+            "degenerate": constant,
+            **{name: torch.exp2(shannon_bits(shares(w))) for name, w in zip(RANKS, weights, strict=True)},
+            "von Neumann entropy": shannon_bits(p),
+            "matrix-based entropy": renyi_bits(_or_one(raw), self.config.alpha),
+            "participation ratio": torch.where(square > 0, 1.0 / torch.where(square > 0, square, 1.0), 0.0),
+            "top": p[:, -self.config.top :].sum(1),
+        }
+        if self.dimensions >= LEAST_DIMENSIONS:
+            out["exponent"], out["fit"] = _power_law(spread.flip(1)[:, : self.dimensions])
+        if self.y is not None:
+            out["centroid"], out["within"] = _nuclear_norms(z, self.y)
+            apart = _distance_ratio(centred[:, self.rows], self.y[self.rows])
             if apart is not None:
-                out["class distance ratio"] = Quantity(value=apart, unit="ratio", flags=more)
+                out["apart"] = apart
+        return out
+
+    def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        constant = found["degenerate"]
+        flags = {"degenerate": constant, "few_samples": torch.full_like(constant, self.samples < 3 * self.units)}
+        limit = float(min(self.samples, self.units))
+        out: dict[str, Quantity] = {}
+        for names, ceiling, unit in (
+            (RANKS, limit, "dimensions"),
+            (("von Neumann entropy",), math.log2(limit), "von Neumann bit"),
+            (("matrix-based entropy",), math.log2(limit), "matrix-based bit"),
+            (("participation ratio",), limit, "dimensions"),
+        ):
+            for name in names:
+                out |= report(name, found[name], ceiling=ceiling, unit=unit, flags=flags)
+        share = f"top-{self.config.top} variance share"
+        out |= report(share, found["top"], ceiling=1.0, unit="share", flags=flags)
+        if "fit" in found:
+            poor = ~(found["fit"] >= LEAST_FIT)
+            shape = {**flags, "unreliable": poor}
+            out |= report("alpha-ReQ", torch.where(poor, math.nan, found["exponent"]), unit="exponent", flags=shape)
+            out |= report("alpha-ReQ R2", found["fit"], ceiling=1.0, unit="R2", flags=shape)
+        return out if self.y is None else out | self._of_classes(found, flags, int(self.y.max()) + 1)
+
+    def _of_classes(self, found: dict[str, Tensor], flags: dict[str, Tensor], classes: int) -> dict[str, Quantity]:
+        flags = {**flags, "single_class": torch.full_like(flags["degenerate"], classes == 1)}
+        most = math.sqrt(classes * min(classes, self.units))
+        out = report("centroid nuclear norm", found["centroid"], ceiling=most, unit="nuclear norm", flags=flags)
+        out |= report("class nuclear norm", found["within"], unit="nuclear norm", flags=flags)
+        if "apart" in found:
+            out |= report("class distance ratio", found["apart"], unit="ratio", flags=flags)
         return out
 
 

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from infoplane.estimators._gram import (
-    Distances,
-    WidthRule,
-    centred,
-    check_width,
-    kernel_width,
-    median_of_last,
-    same_class,
-)
-from infoplane.estimators._parts import in_parts
-from infoplane.estimators._protocol import Blocks, Quantity, check_inputs, input_features, prepared
+from infoplane.estimators._driver import Given, Null, report, run
+from infoplane.estimators._gram import Distances, KernelOfRun, KernelProblem, centred, kernel_width, same_class
+from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import preset, register
-from infoplane.estimators._scaling import drawn_rows, is_constant
+from infoplane.estimators._scaling import is_constant
+from infoplane.estimators._settings import at_least, between, setting
 from infoplane.estimators._shuffles import AllShuffles
 
 NORMALISED, PLAIN = "nHSIC", "HSIC"
@@ -28,7 +21,7 @@ NORMALISED, PLAIN = "nHSIC", "HSIC"
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Hsic:
+class Hsic(KernelOfRun):
     """HSIC = tr(K~ L~) / (N-1)^2 and nHSIC = tr(R_T R_Y), R = K~ (K~ + epsilon N)^-1. No Shannon information.
 
     K~ is the centred Gaussian kernel matrix of T, L~ that of X or of real targets, or the kernel of classes.
@@ -83,83 +76,71 @@ class Hsic:
     targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "sample_order", "unit_order"})
 
-    sigma: WidthRule = "median"
-    epsilon: float = 1e-5
-    max_samples: int = 2000
-    seed: int = 0
-    run_sigma: float | None = prepared()
+    matrices: ClassVar[int] = 7
 
-    def __post_init__(self) -> None:
-        check_width("sigma", self.sigma)
-        if not 0 < self.epsilon < 1:
-            raise ValueError(f"epsilon must be between 0 and 1, got {self.epsilon}")
-        if self.max_samples < 3:
-            raise ValueError(f"max_samples must be at least 3, got {self.max_samples}")
-
-    def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """Bytes one snapshot needs: its values in float64 and seven matrices of the samples used."""
-        used = min(samples, self.max_samples)
-        return 16 * samples * units + 56 * used * used
-
-    def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
-        """Find the width of the last snapshot."""
-        if self.sigma != "median":
-            return self
-        return replace(self, run_sigma=median_of_last(blocks, self.max_samples, self.seed))
+    epsilon: float = setting(1e-5, between(0, 1, open=True))
+    max_samples: int = setting(2000, at_least(3))
 
     def estimate(
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
         """Estimate HSIC and nHSIC of `t` (S, N, U) with `y` and, where given, `x` (N, F)."""
-        t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name, min_samples=3)
-        x = None if x is None else input_features(x, t)
-        rows = drawn_rows(t.shape[1], self.max_samples, self.seed)
-        if rows is not None:
-            rows = rows.to(t.device)
-            t, y, x_ids = t[:, rows], y[rows], torch.unique(x_ids[rows], return_inverse=True)[1]
-        shuffles = AllShuffles(x_ids)
-        others = {"T;Y": self._side(y, shuffles)}
-        if x is not None:
-            others["X;T"] = self._side(x if rows is None else x[rows], shuffles)
-        ready = self
-        if self.sigma == "median" and self.run_sigma is None and len(t):
-            ready = replace(self, run_sigma=median_of_last([t[-1:]], self.max_samples, self.seed))
-        single = not y.is_floating_point() and int(y.max()) == 0
-        return in_parts(t, 56 * t.shape[1] ** 2, lambda part: ready._part(part, others, shuffles, single))
+        return run(self, t, y, x, x_ids, min_samples=3)
 
-    def _side(self, a: Tensor, shuffles: AllShuffles) -> _Side:
+    def start(self, given: Given) -> _Dependence:
+        """Kernels of the labels and inputs of the samples used."""
+        return _Dependence(self, given.drawn(self.max_samples, self.seed))
+
+
+class _Dependence(KernelProblem):
+    """The kernels of Y and X, which every snapshot is compared with."""
+
+    def __init__(self, config: Hsic, given: Given) -> None:
+        super().__init__(config, given)
+        self.config = config.ready(given.t)
+        self.shuffles = AllShuffles(given.x_ids)
+        self.single = not given.y.is_floating_point() and int(given.y.max()) == 0
+        self.sides = {"T;Y": self._side(given.y)}
+        x = given.features()
+        if x is not None:
+            self.sides["X;T"] = self._side(x)
+
+    def _side(self, a: Tensor) -> _Side:
         if not a.is_floating_point():
-            return _Side(centred(same_class(a))[None], self.epsilon, shuffles)
+            return _Side(centred(same_class(a))[None], self.config.epsilon, self.shuffles)
         a = a.view(len(a), -1)
         distances = Distances.of(a[None])
-        sigma = distances.median() if isinstance(self.sigma, str) else self.sigma * a.shape[1] ** 0.5
-        return _Side(centred(distances.gaussian(sigma)), self.epsilon, shuffles)
+        sigma = self.config.sigma
+        width = distances.median() if isinstance(sigma, str) else sigma * a.shape[1] ** 0.5
+        return _Side(centred(distances.gaussian(width)), self.config.epsilon, self.shuffles)
 
-    def _part(self, t: Tensor, others: dict[str, _Side], shuffles: AllShuffles, single: bool) -> dict[str, Quantity]:
-        samples, constant = t.shape[1], is_constant(t)
+    def chunk(self, t: Tensor) -> dict[str, Tensor]:
         distances = Distances.of(t)
-        width = kernel_width(self.sigma, self.run_sigma, distances)
-        if not isinstance(self.sigma, str):
+        width = kernel_width(self.config.sigma, self.config.run_sigma, distances)
+        if not isinstance(self.config.sigma, str):
             width = width * t.shape[2] ** 0.5
-        layer = _Side(centred(distances.gaussian(width)), self.epsilon, shuffles)
-        out = {}
-        for pair, other in others.items():
-            null = shuffles.mean(layer.smooth_sums, other.smooth_sums)
-            value = (layer.smooth * other.smooth).sum((1, 2))
-            flags = {"degenerate": constant}
+        layer = _Side(centred(distances.gaussian(width)), self.config.epsilon, self.shuffles)
+        out, scale = {"degenerate": is_constant(t)}, (t.shape[1] - 1) ** 2
+        for pair, other in self.sides.items():
+            out[f"nHSIC({pair})"] = (layer.smooth * other.smooth).sum((1, 2))
+            out[f"nHSIC({pair}) null"] = self.shuffles.mean(layer.smooth_sums, other.smooth_sums)
+            out[f"HSIC({pair})"] = (layer.kernel * other.kernel).sum((1, 2)) / scale
+            out[f"HSIC({pair}) null"] = self.shuffles.mean(layer.sums, other.sums) / scale
+        return out
+
+    def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        out: dict[str, Quantity] = {}
+        for pair, other in self.sides.items():
+            flags: dict[str, Tensor | bool] = {"degenerate": found["degenerate"]}
             if pair == "T;Y":
-                flags["single_class"] = torch.full_like(constant, single)
-            ceiling = other.trace_smooth[0]
+                flags["single_class"] = self.single
+            name, ceiling = f"nHSIC({pair})", other.trace_smooth[0]
+            null = Null(found[f"{name} null"])
             # When chance alone reaches nine tenths of the ceiling, there is no room left to show dependence.
-            full = {**flags, "saturated": null >= 0.9 * ceiling}
-            out[f"nHSIC({pair})"] = Quantity(
-                value=value, ceiling=ceiling, unit=NORMALISED, flags={**full, "below_null": value <= null}
-            )
-            out[f"nHSIC({pair}) null"] = Quantity(value=null, ceiling=ceiling, unit=NORMALISED, flags=full)
-            plain = (layer.kernel * other.kernel).sum((1, 2)) / (samples - 1) ** 2
-            plain_null = shuffles.mean(layer.sums, other.sums) / (samples - 1) ** 2
-            out[f"HSIC({pair})"] = Quantity(value=plain, unit=PLAIN, flags={**flags, "below_null": plain <= plain_null})
-            out[f"HSIC({pair}) null"] = Quantity(value=plain_null, unit=PLAIN, flags=flags)
+            full = flags | {"saturated": null.mean >= 0.9 * ceiling}
+            out |= report(name, found[name], ceiling=ceiling, null=null, flags=full, null_flags=full, unit=NORMALISED)
+            name = f"HSIC({pair})"
+            out |= report(name, found[name], null=Null(found[f"{name} null"]), flags=flags, unit=PLAIN)
         return out
 
 

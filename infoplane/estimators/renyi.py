@@ -10,21 +10,23 @@ import torch
 from torch import Tensor
 
 from infoplane.estimators._checks import entropy_of_ids
-from infoplane.estimators._gram import Distances, same_class, silverman
-from infoplane.estimators._parts import in_parts
-from infoplane.estimators._protocol import Quantity, check_inputs, input_features
+from infoplane.estimators._driver import Given, report, run
+from infoplane.estimators._gram import Distances, KernelMethod, KernelProblem, same_class, silverman
+from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._scaling import drawn_rows, is_constant, zscore
+from infoplane.estimators._settings import POSITIVE, Domain, at_least, positive_or, setting
 from infoplane.estimators._spectra import eigenvalues, positive_part, renyi_bits, shares
 
 UNIT = "Renyi bit"
 GRID = 300
+_WIDTH = Domain("a positive number or 'silverman' or 'alignment'", 0.0, open=True, named=("silverman", "alignment"))
 ALIGNED_ROWS = 256
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class MatrixRenyi:
+class MatrixRenyi(KernelMethod):
     """Matrix-based Renyi entropy and information of kernel matrices. No Shannon information.
 
     S(A) = log2(sum eigenvalue^alpha) / (1 - alpha) of A = K/N with a Gaussian K; S(A, B) that of the entrywise
@@ -82,94 +84,92 @@ class MatrixRenyi:
     targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "sample_order", "unit_order"})
 
-    alpha: float = 1.01
-    width: float | Literal["silverman", "alignment"] = "silverman"
-    gamma: float = 1.0
+    copies: ClassVar[int] = 3
+    matrices: ClassVar[int] = 7
+
+    alpha: float = setting(1.01, POSITIVE)
+    width: float | Literal["silverman", "alignment"] = setting("silverman", _WIDTH)
+    gamma: float = setting(1.0, POSITIVE)
     standardize: bool = True
-    x_width: float | Literal["silverman"] = "silverman"
-    max_samples: int = 1000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, words in (("width", ("silverman", "alignment")), ("x_width", ("silverman",))):
-            value = getattr(self, name)
-            if not (value in words or (isinstance(value, int | float) and 0 < value < math.inf)):
-                raise ValueError(f"{name} must be a positive number or {' or '.join(map(repr, words))}, got {value!r}")
-        for name in ("alpha", "gamma"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
-        if self.max_samples < 2:
-            raise ValueError(f"max_samples must be at least 2, got {self.max_samples}")
-
-    def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """Bytes one snapshot needs: its values in float64 twice and seven matrices of the samples used."""
-        used = min(samples, self.max_samples)
-        return 24 * samples * units + 56 * used * used
+    x_width: float | Literal["silverman"] = setting("silverman", positive_or("silverman"))
+    max_samples: int = setting(1000, at_least(2))
 
     def estimate(
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
         """Estimate S(T), I(T;Y) and, with `x` (N, F), I(X;T) of `t` (S, N, U)."""
-        t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name)
-        x = None if x is None else input_features(x, t)
-        rows = drawn_rows(t.shape[1], self.max_samples, self.seed)
-        if rows is not None:
-            rows = rows.to(t.device)
-            t, y, x_ids = t[:, rows], y[rows], x_ids[rows]
-        kernel_x = None
-        if x is not None:
-            kernel_x = self._kernel(x if rows is None else x[rows], self.x_width)
-        kernel_y = self._kernel(y.view(len(y), -1), "silverman") if y.is_floating_point() else same_class(y)
-        h_x = entropy_of_ids(x_ids)
-        bytes_each = 56 * t.shape[1] ** 2
-        return in_parts(t, bytes_each, lambda part: self._part(part, y, kernel_y, kernel_x, h_x))
+        return run(self, t, y, x, x_ids)
+
+    def start(self, given: Given) -> _Spectra:
+        """Kernels of the labels and inputs of the samples used."""
+        return _Spectra(self, given.drawn(self.max_samples, self.seed))
+
+
+class _Spectra(KernelProblem):
+    """The kernels of Y and X with their entropies, for the products with the kernel of every snapshot."""
+
+    def __init__(self, config: MatrixRenyi, given: Given) -> None:
+        super().__init__(config, given)
+        self.config, self.y = config, given.y
+        self.discrete = not given.y.is_floating_point()
+        self.h_x = entropy_of_ids(given.x_ids)
+        x = given.features()
+        self.kernel_x = None if x is None else self._kernel(x, config.x_width)
+        if self.discrete:
+            self.kernel_y = same_class(given.y)
+            self.s_y = renyi_bits(shares(torch.bincount(given.y).double()), config.alpha)
+        else:
+            self.kernel_y = self._kernel(given.y.view(len(given.y), -1), "silverman")
+            self.s_y = self._entropy(self.kernel_y[None])[0]
 
     def _kernel(self, a: Tensor, width: float | str) -> Tensor:
         """(N, N) kernel of X or of real targets."""
-        a = zscore(a) if self.standardize else a
-        sigma = silverman(self.gamma, *a.shape) if isinstance(width, str) else width
+        a = zscore(a) if self.config.standardize else a
+        sigma = silverman(self.config.gamma, *a.shape) if isinstance(width, str) else width
         return Distances.of(a[None]).gaussian(sigma)[0]
 
-    def _part(
-        self, t: Tensor, y: Tensor, kernel_y: Tensor, kernel_x: Tensor | None, h_x: Tensor
-    ) -> dict[str, Quantity]:
-        scaled = zscore(t) if self.standardize else t
-        constant, samples = is_constant(scaled), t.shape[1]
+    def chunk(self, t: Tensor) -> dict[str, Tensor]:
+        scaled = zscore(t) if self.config.standardize else t
         distances = Distances.of(scaled)
-        widths = self._widths(distances, kernel_y, t.shape[2])
+        widths = self._widths(distances, t.shape[2])
         kernel = distances.gaussian(widths)
-        s_t = self._entropy(kernel)
-        ceiling = s_t.new_tensor(math.log2(samples))
-        flags = {"degenerate": constant, "saturated": s_t >= 0.99 * h_x}
-        out = {"Renyi S(T)": Quantity(value=s_t, ceiling=ceiling, unit=UNIT, flags=flags)}
-        if y.is_floating_point():
-            s_y, s_ty = self._entropy(kernel_y[None])[0], self._entropy(kernel * kernel_y)
-        else:
-            # Blocks of one class each: the eigenvalues are those of the blocks.
-            s_y = renyi_bits(shares(torch.bincount(y).double()), self.alpha)
-            parts = [eigenvalues(_within(kernel, y == k)) for k in range(int(y.max()) + 1)]
-            s_ty = renyi_bits(shares(positive_part(torch.cat(parts, dim=1))), self.alpha)
-            flags = {**flags, "single_class": torch.full_like(constant, len(parts) == 1)}
-        out["Renyi I(T;Y)"] = Quantity(value=s_t + s_y - s_ty, ceiling=s_y, unit=UNIT, flags=flags)
-        if kernel_x is not None:
-            s_x = self._entropy(kernel_x[None])[0]
-            value = s_t + s_x - self._entropy(kernel * kernel_x)
-            out["Renyi I(X;T)"] = Quantity(value=value, ceiling=s_x, unit=UNIT, flags=out["Renyi S(T)"].flags)
-        if self.width == "alignment":
-            out["kernel width"] = Quantity(value=widths, unit="units of T", flags={"degenerate": constant})
+        out = {"degenerate": is_constant(scaled), "width": widths, "s_t": self._entropy(kernel)}
+        out["s_ty"] = self._with_classes(kernel) if self.discrete else self._entropy(kernel * self.kernel_y)
+        if self.kernel_x is not None:
+            out["s_xt"] = self._entropy(kernel * self.kernel_x)
         return out
 
-    def _entropy(self, kernel: Tensor) -> Tensor:
-        return renyi_bits(shares(positive_part(eigenvalues(kernel))), self.alpha)
+    def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        s_t = found["s_t"]
+        flags: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "saturated": s_t >= 0.99 * self.h_x}
+        of_labels = flags | ({"single_class": int(self.y.max()) == 0} if self.discrete else {})
+        out = report("Renyi S(T)", s_t, ceiling=math.log2(self.t.shape[1]), unit=UNIT, flags=flags)
+        value = s_t + self.s_y - found["s_ty"]
+        out |= report("Renyi I(T;Y)", value, ceiling=self.s_y, unit=UNIT, flags=of_labels)
+        if self.kernel_x is not None:
+            s_x = self._entropy(self.kernel_x[None])[0]
+            out |= report("Renyi I(X;T)", s_t + s_x - found["s_xt"], ceiling=s_x, unit=UNIT, flags=flags)
+        if self.config.width == "alignment":
+            flags = {"degenerate": found["degenerate"]}
+            out |= report("kernel width", found["width"], unit="units of T", flags=flags)
+        return out
 
-    def _widths(self, distances: Distances, kernel_y: Tensor, units: int) -> Tensor:
+    def _with_classes(self, kernel: Tensor) -> Tensor:
+        """(S,) joint entropy with the classes: blocks of one class each, whose eigenvalues are those of the whole."""
+        parts = [eigenvalues(_within(kernel, self.y == k)) for k in range(int(self.y.max()) + 1)]
+        return renyi_bits(shares(positive_part(torch.cat(parts, dim=1))), self.config.alpha)
+
+    def _entropy(self, kernel: Tensor) -> Tensor:
+        return renyi_bits(shares(positive_part(eigenvalues(kernel))), self.config.alpha)
+
+    def _widths(self, distances: Distances, units: int) -> Tensor:
         """(S,) kernel widths."""
-        samples = distances.squared.shape[1]
-        if self.width == "silverman":
-            return torch.full_like(distances.scale, silverman(self.gamma, samples, units))
-        if self.width != "alignment":
-            return torch.full_like(distances.scale, float(self.width))
-        rows = drawn_rows(samples, ALIGNED_ROWS, self.seed)
+        samples, width, kernel_y = distances.squared.shape[1], self.config.width, self.kernel_y
+        if width == "silverman":
+            return torch.full_like(distances.scale, silverman(self.config.gamma, samples, units))
+        if width != "alignment":
+            return torch.full_like(distances.scale, float(width))
+        rows = drawn_rows(samples, ALIGNED_ROWS, self.config.seed)
         if rows is not None:
             rows = rows.to(kernel_y.device)
             distances, kernel_y = distances.rows(rows), kernel_y[rows][:, rows]

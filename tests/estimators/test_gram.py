@@ -12,9 +12,10 @@ from sklearn.cluster import SpectralClustering
 from sklearn.metrics import adjusted_rand_score
 
 from infoplane import datasets
-from infoplane.estimators._clusters import spectral_clusters
-from infoplane.estimators._gram import Distances, centred, check_width, kernel_width, median_of_last, silverman
+from infoplane.estimators._gram import Distances, centred, kernel_width, median_of_last, silverman
 from infoplane.estimators._scaling import drawn_rows, is_constant, zscore
+from infoplane.estimators.dse import spectral_clusters
+from infoplane.estimators.hsic import Hsic
 
 
 def rows(seed=0, snapshots=2, samples=30, units=4):
@@ -64,7 +65,7 @@ def test_width_rules():
     assert silverman(2.0, 100, 3) == pytest.approx(2 * math.sqrt(3) * 100 ** (-1 / 7))
     for bad in ("mean", 0.0, -1, math.inf, True):
         with pytest.raises(ValueError, match="sigma must be a positive number, 'median' or 'snapshot', got"):
-            check_width("sigma", bad)
+            Hsic(sigma=bad)
 
 
 def test_the_last_finite_snapshot_gives_the_width():
