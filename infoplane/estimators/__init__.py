@@ -1,6 +1,6 @@
 """Estimators of what a layer knows: one public module each, found by the registry."""
 
-from infoplane.estimators._checks import blank_intervals
+from infoplane.estimators._checks import VOIDING, above_ceiling, blank_intervals
 from infoplane.estimators._describe import describe
 from infoplane.estimators._protocol import (
     ALL_GUARANTEES,
@@ -21,10 +21,12 @@ from infoplane.estimators._wrappers import permutation_null, subsample_interval
 __all__ = [
     "ALL_GUARANTEES",
     "FLAGS",
+    "VOIDING",
     "Blocks",
     "Estimator",
     "Preparing",
     "Quantity",
+    "above_ceiling",
     "assume_finite",
     "available",
     "bin_targets",

@@ -81,7 +81,9 @@ class Distances:
         return Distances(self.squared[:, index][:, :, index], self.scale)
 
 
-def median_of_last(blocks: Iterable[Tensor], max_samples: int, seed: int, scaled: Callable[[Tensor], Tensor]) -> float:
+def median_of_last(
+    blocks: Iterable[Tensor], max_samples: int, seed: int, scaled: Callable[[Tensor], Tensor] | None = None
+) -> float:
     """Median distance at the last snapshot of a run without NaN or infinity; blocks are (S, N, U).
 
     Raises

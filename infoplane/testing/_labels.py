@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from infoplane.estimators._checks import VOIDING, above_ceiling
-from infoplane.estimators._protocol import Quantity
+from infoplane.estimators import VOIDING, Quantity, above_ceiling
 from infoplane.testing._subject import SAME, SAMPLES, SNAPSHOTS, Subject, require
 
 _ONE_VALUE = ("single_class", "degenerate")

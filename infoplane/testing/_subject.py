@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.records import Noise
-from infoplane.estimators._protocol import Quantity
+from infoplane.estimators import Quantity
 
 SNAPSHOTS, SAMPLES, UNITS, CLASSES = 3, 64, 4, 3
 SAME = 1e-9
