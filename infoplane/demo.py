@@ -18,7 +18,7 @@ from infoplane import datasets, plots
 from infoplane.analysis import analyze
 from infoplane.hooks import Recorder, log_spaced
 from infoplane.results import ResultTable
-from infoplane.results.series import default_layers
+from infoplane.results.views import default_layers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from infoplane.analysis.source import LayerSteps
-from infoplane.core.strict import canonical_json
-from infoplane.results import COLUMNS, ResultTable, Row, TableWriter
+from infoplane.results import COLUMNS, ResultTable, Row, TableWriter, user_settings
 
 CONDITIONAL = "I(X;T|Y)"
 
@@ -106,7 +104,7 @@ class TableIndex:
         """
         wanted = set(layer.keys)
         for config in self._configs.get(estimate[:4], ()):
-            if _settings(config) != estimate.config:
+            if user_settings(config) != estimate.config:
                 continue
             if all(self._complete(estimate._replace(subset=name, config=config), wanted) for name in subsets):
                 return config
@@ -122,10 +120,3 @@ class TableIndex:
 def _estimated(numbers: dict[str, int]) -> bool:
     """Whether a step has rows of an estimator, not only the mean over classes derived from other rows."""
     return any(not quantity.startswith(CONDITIONAL) for quantity in numbers)
-
-
-def _settings(config: str) -> str:
-    """The user's own settings, without what `prepare` found."""
-    fields = json.loads(config)
-    fields.pop("prepared", None)
-    return canonical_json(fields).decode()

@@ -3,7 +3,7 @@
 from infoplane.results._csv import COLUMNS, KEY, Row
 from infoplane.results._files import TableWriter, csv_path
 from infoplane.results.summary import CurveSummary, Summary, over_runs, summarize
-from infoplane.results.table import ResultTable, read_table
+from infoplane.results.table import ResultTable, read_table, user_settings
 from infoplane.results.trajectories import Curve, DataProcessing, Plane
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "over_runs",
     "read_table",
     "summarize",
+    "user_settings",
 ]

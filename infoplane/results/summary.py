@@ -62,37 +62,31 @@ def over_runs(values: FloatArray, spread: str | None = "ci95") -> Summary:
         raise ValueError(f"spread must be one of {', '.join(SPREADS)} or None, got {spread!r}")
     if values.ndim == 0 or values.shape[0] == 0:
         raise ValueError(f"values must be (runs, ...) with at least one run, got shape {values.shape}")
-    known = np.isfinite(values)
-    count = known.sum(axis=0)
-    some = np.maximum(count, 1)
-    mean = np.where(count > 0, np.where(known, values, 0.0).sum(axis=0) / some, np.nan)
+    # One row for each run, one column for each number of the array; pandas leaves NaN out.
+    frame = pd.DataFrame(np.where(np.isfinite(values), values, np.nan).reshape(len(values), -1))
+    count, mean = frame.count(), frame.mean()
     if spread == "minmax":
-        low = np.where(count > 0, np.where(known, values, np.inf).min(axis=0), np.nan)
-        high = np.where(count > 0, np.where(known, values, -np.inf).max(axis=0), np.nan)
+        low, high = frame.min(), frame.max()
     elif spread == "quartiles":
-        low, high = _quantile(values, 0.25), _quantile(values, 0.75)
+        low, high = frame.quantile(0.25), frame.quantile(0.75)
     else:
-        squares = np.where(known, values - mean, 0.0) ** 2
-        sd = np.sqrt(squares.sum(axis=0) / np.maximum(count - 1, 1))
-        factor = {"sd": np.ones(count.shape), "se": 1 / np.sqrt(some)}.get(str(spread))
-        if factor is None:
-            t = np.array([np.nan, np.nan, *(student_t(n - 1) for n in range(2, int(count.max(initial=0)) + 1))])
-            factor = t[np.minimum(count, t.size - 1)] / np.sqrt(some)
-        half = np.where(count > 1, factor * sd, np.nan)
-        if spread is None:
-            half = np.full(mean.shape, np.nan)
+        half = frame.std() * _factor(spread, count)  # NaN where there is one run
         low, high = mean - half, mean + half
+    shape = values.shape[1:]
+    mean, low, high = (np.asarray(column, dtype=np.float64).reshape(shape) for column in (mean, low, high))
     runs = values.shape[0]
     words = f"mean of {runs} run{'' if runs == 1 else 's'}"
     if spread is not None and runs > 1:
         words += f", band: {SPREADS[spread]}"
-    return Summary(mean=mean, low=low, high=high, count=count.astype(np.int64), words=words)
+    return Summary(mean=mean, low=low, high=high, count=np.asarray(count, dtype=np.int64).reshape(shape), words=words)
 
 
-def _quantile(values: FloatArray, q: float) -> FloatArray:
-    """Over the first axis, of the finite values alone; NaN where there are none."""
-    known = np.where(np.isfinite(values), values, np.nan).reshape(len(values), -1)
-    return np.asarray(pd.DataFrame(known).quantile(q)).reshape(values.shape[1:])
+def _factor(spread: str | None, count: pd.Series) -> Any:
+    """How many standard deviations of the runs half a band is."""
+    if spread in (None, "sd"):
+        return 1.0 if spread else np.nan
+    error = 1 / np.sqrt(count.where(count > 0))
+    return error if spread == "se" else error * count.map({n: student_t(n - 1) for n in set(count) if n > 1})
 
 
 LEAST_FENCED = 4

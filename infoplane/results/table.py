@@ -207,7 +207,7 @@ class ResultTable:
     @property
     def settings(self) -> Array:
         """The user's own settings: `config` without what `prepare` found. The same for all steps and layers."""
-        return by_value(self.config, _settings)
+        return by_value(self.config, user_settings)
 
     def flag(self, name: str) -> npt.NDArray[np.bool_]:
         """Which rows carry a flag."""
@@ -344,7 +344,7 @@ class ResultTable:
         )
 
     def _repr_html_(self) -> str:
-        shown = (
+        shown = [
             "run",
             "step",
             "layer",
@@ -356,7 +356,7 @@ class ResultTable:
             "ceiling",
             "unit",
             "flags",
-        )
+        ]
         rows = list(range(len(self))) if len(self) <= 20 else [*range(10), *range(len(self) - 10, len(self))]
         lines = ["<tr>" + "".join(f"<th>{c}</th>" for c in shown) + "</tr>"]
         for i in rows:
@@ -382,7 +382,8 @@ def _matches(cell: str, pattern: str) -> bool:
     return cell == pattern or fnmatchcase(cell, pattern)
 
 
-def _settings(config: str) -> str:
+def user_settings(config: str) -> str:
+    """The user's own settings in a cell of `config`: all but what `prepare` found."""
     if '"prepared"' not in config:
         return config
     fields = json.loads(config)
