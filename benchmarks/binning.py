@@ -13,7 +13,8 @@ import torch
 
 from benchmarks._data import labels, tanh_network
 from benchmarks._harness import Row, compare, copy_ms, wall_ms
-from infoplane.estimators import _counts, assume_finite
+from infoplane.estimators import assume_finite
+from infoplane.estimators._counting import counts as counting
 from infoplane.estimators.binning import Binning
 
 WIDTH = 0.07
@@ -109,13 +110,13 @@ def against_saxe(
 @contextlib.contextmanager
 def every_unit_read(on: bool) -> Iterator[None]:
     """Switch the early exit for wide layers off, to time the path that reads everything."""
-    kept = _counts.EARLY_UNITS
+    kept = counting.EARLY_UNITS
     if on:
-        _counts.EARLY_UNITS = 2**62
+        counting.EARLY_UNITS = 2**62
     try:
         yield
     finally:
-        _counts.EARLY_UNITS = kept
+        counting.EARLY_UNITS = kept
 
 
 def plane(snapshots: int, rounds: int) -> Row:

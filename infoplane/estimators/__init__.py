@@ -2,6 +2,7 @@
 
 from infoplane.estimators._checks import VOIDING, above_ceiling, blank_intervals
 from infoplane.estimators._describe import describe
+from infoplane.estimators._labels import bin_targets
 from infoplane.estimators._protocol import (
     ALL_GUARANTEES,
     FLAGS,
@@ -15,7 +16,6 @@ from infoplane.estimators._protocol import (
 )
 from infoplane.estimators._registry import available, build, get, parse, preset, presets, register
 from infoplane.estimators._settings import config_json
-from infoplane.estimators._targets import bin_targets
 from infoplane.estimators._wrappers import permutation_null, subsample_interval
 
 __all__ = [

@@ -11,9 +11,9 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+from infoplane.estimators._counting.counts import sort_rows
 from infoplane.estimators._neighbors import Points
 from infoplane.estimators._protocol import Quantity, widened
-from infoplane.estimators._runs import sort_rows
 from infoplane.estimators._ties import equal_rows, numbered_rows
 
 VOIDING: tuple[str, ...] = ("saturated", "degenerate", "few_samples", "out_of_domain", "unreliable")

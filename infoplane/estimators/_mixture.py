@@ -3,71 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
 
-from infoplane.estimators._shuffles import shuffles_of_rows
-
 SATURATED = 0.99
 """Share of its ceiling from which a value says more about the sample than about the layer."""
-
-
-def entropy_of_counts(counts: Tensor) -> Tensor:
-    """Entropy in bits of the distribution with these counts, () float64."""
-    p = counts[counts > 0].double() / counts.sum()
-    return (p * p.reciprocal().log2()).sum()
-
-
-@dataclass(frozen=True)
-class Grouping:
-    """Rows sorted by group, groups numbered from 0 without gaps.
-
-    Attributes
-    ----------
-    order : (n,) int64
-        Rows in the order of their groups.
-    counts : list of int
-        Rows of each group.
-    label : (n,) int64
-        Group of each row, sorted.
-    size : (n,) float64
-        Rows in the group of each row.
-    """
-
-    order: Tensor
-    counts: list[int]
-    label: Tensor
-    size: Tensor
-
-    @classmethod
-    def of(cls, groups: Tensor, rows: Tensor | None = None) -> Self:
-        """Group all rows, or the given ones, by `groups` (N,) int64."""
-        chosen = groups if rows is None else groups[rows]
-        label, order = torch.sort(chosen, stable=True)
-        label, counts = torch.unique_consecutive(label, return_inverse=True, return_counts=True)[1:]
-        return cls(
-            order=order if rows is None else rows[order],
-            counts=counts.tolist(),
-            label=label,
-            size=counts[label].double(),
-        )
-
-    @classmethod
-    def of_repeated(cls, groups: Tensor) -> Self | None:
-        """Only the groups with more than one row; None where there are none."""
-        rows = (torch.bincount(groups)[groups] > 1).nonzero()[:, 0]
-        return cls.of(groups, rows) if len(rows) else None
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-
-def shuffle_labels(y: Tensor, x_ids: Tensor, draws: int, seed: int) -> Tensor:
-    """Labels (N,) under `draws` random permutations between inputs, (draws, N); those of one input move together."""
-    return y[shuffles_of_rows(x_ids, draws, seed)]
 
 
 class NullColumns:
@@ -105,13 +46,6 @@ def columns_pay(classes: int, samples: int, units: int, draws: int) -> bool:
     return 0.035 * (classes - 1) * samples**2 <= (1.5 + units / 15) * pairs + 1e5 * classes
 
 
-def interval_95(draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, 2.5 % and 97.5 % points over the last axis."""
-    points = torch.tensor([0.025, 0.975], dtype=draws.dtype, device=draws.device)
-    low, high = torch.quantile(draws, points, dim=-1)
-    return draws.mean(-1), low, high
-
-
 def at_ceiling(value: Tensor, ceiling: Tensor) -> Tensor:
     return (value >= SATURATED * ceiling) & (ceiling > 0)
 
@@ -128,14 +62,3 @@ def positive_std(std: float, layer: Tensor) -> float:
         return std
     largest = float(torch.maximum(layer.max(), -layer.min()))
     return max(largest * 1e-150, 1e-300)
-
-
-def standard_targets(y: Tensor, scale: float) -> Tensor | None:
-    """Targets (N, k) float64 in units of their noise, `scale` times the std of each; None if none varies."""
-    y = y.reshape(len(y), -1)
-    y = y - y[:1]
-    largest = y.abs().amax(0)
-    y = y[:, largest > 0] / largest[largest > 0]
-    if y.shape[1] == 0:
-        return None
-    return (y - y.mean(0)) / (scale * y.std(0, correction=0))

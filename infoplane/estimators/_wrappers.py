@@ -16,10 +16,9 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from infoplane.estimators._mixture import interval_95
+from infoplane.estimators._labels import interval_95, shuffles_of_rows
 from infoplane.estimators._protocol import Blocks, Estimator, Quantity, values_only
 from infoplane.estimators._registry import build_named, parse, register_wrapper
-from infoplane.estimators._shuffles import shuffles_of_rows
 
 DEPENDENCE = "(T;Y)"
 _ANY_TARGET = frozenset({"discrete", "continuous"})

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from infoplane.core.device import on_accelerator
 from infoplane.core.files import fingerprint
-from infoplane.estimators._corrections import check_corrections
-from infoplane.estimators._counts import Labels
-from infoplane.estimators._discrete import plug_in, quantities
-from infoplane.estimators._edges import EdgeCells, HalfCells, Rule, row_edges
+from infoplane.estimators._counting import plug_in, quantities
+from infoplane.estimators._counting.corrections import check_corrections
+from infoplane.estimators._counting.counts import Labels
+from infoplane.estimators._counting.edges import EdgeCells, HalfCells, Rule, row_edges, run_edges
 from infoplane.estimators._protocol import (
     ALL_GUARANTEES,
     Blocks,
@@ -26,7 +26,6 @@ from infoplane.estimators._protocol import (
     widened,
 )
 from infoplane.estimators._registry import register
-from infoplane.estimators._run_edges import run_edges
 
 RECORDED_UNITS = 4
 _HALF_VALUES = 2**17

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from infoplane.core.device import on_accelerator
 from infoplane.core.files import fingerprint
-from infoplane.estimators._corrections import check_corrections
-from infoplane.estimators._counts import Labels, Stretches
-from infoplane.estimators._discrete import plug_in, quantities
+from infoplane.estimators._counting import plug_in, quantities
+from infoplane.estimators._counting.corrections import check_corrections
+from infoplane.estimators._counting.counts import Labels, Scratch, Stretches
 from infoplane.estimators._protocol import (
     ALL_GUARANTEES,
     Blocks,
@@ -258,7 +258,7 @@ class _FixedWidth:
         # A tensor: CUDA kernels multiply by the reciprocal of a Python number, which moves edges.
         self.t, self.width = t, torch.tensor(width, dtype=t.dtype, device=t.device)
         self.outside = torch.zeros(len(t), dtype=torch.bool, device=t.device)
-        self.scratch = _Scratch()
+        self.scratch = Scratch()
         self.digits, self.low, self.radix = 1, 0, 1
         self.first, self.last = 0, 0
         # Late snapshots mostly reach furthest.
@@ -267,7 +267,7 @@ class _FixedWidth:
 
     def __call__(self, values: Tensor, first: int, units: Stretches | None) -> Tensor:
         values = values if units is None else units.of(values)
-        cells = torch.div(values, self.width, out=self.scratch.like(values)).floor_()
+        cells = torch.div(values, self.width, out=self.scratch.view(values.shape, values.dtype, values.device)).floor_()
         low, high = (float(v) for v in torch.aminmax(cells))
         if not self.first <= low <= high <= self.last:
             self._widen(low, high)
@@ -313,13 +313,13 @@ class _Cells:
         self.step = torch.where(span > 0, step, torch.finfo(t.dtype).tiny)
         self.low, self.radix, self.digits = 0, self.last + 1, 1
         self.outside = torch.zeros(len(t), dtype=torch.bool, device=t.device)
-        self.scratch = _Scratch()
+        self.scratch = Scratch()
 
     def __call__(self, values: Tensor, first: int, units: Stretches | None) -> Tensor:
         snapshots = slice(first, first + len(values))
         low, high, step = (_part(a, snapshots, units) for a in (self.low_edge, self.high_edge, self.step))
         values = values if units is None else units.of(values)
-        place = torch.sub(values, low, out=self.scratch.like(values)).div_(step)
+        place = torch.sub(values, low, out=self.scratch.view(values.shape, values.dtype, values.device)).div_(step)
         if self.any_odd:
             odd = _part(self.odd, snapshots, units)
             place = torch.where(odd, _scaled_place(values, low, high, self.n), place)
@@ -372,24 +372,6 @@ def _scaled_place(values: Tensor, low: Tensor, high: Tensor, n: int) -> Tensor:
 def _part(a: Tensor, snapshots: slice, units: Stretches | None) -> Tensor:
     a = a[snapshots] if a.shape[0] > 1 else a
     return a if units is None else units.of(a)
-
-
-class _Scratch:
-    """One reused buffer: fresh large allocations cost more than the arithmetic, and so do views of small ones."""
-
-    def __init__(self) -> None:
-        self.buffer: Tensor | None = None
-        self.views: dict[torch.Size, Tensor] = {}
-
-    def like(self, values: Tensor) -> Tensor:
-        view = self.views.get(values.shape)
-        if view is None:
-            size = values.numel()
-            if self.buffer is None or self.buffer.numel() < size:
-                self.buffer = torch.empty(size, dtype=values.dtype, device=values.device)
-                self.views.clear()
-            view = self.views[values.shape] = self.buffer[:size].view(values.shape)
-        return view
 
 
 preset("binning", "shwartz-ziv-2017", n_bins=29, range=(-1.0, 1.0), top="open")

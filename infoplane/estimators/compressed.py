@@ -14,7 +14,7 @@ from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators._checks import above_ceiling, hidden_information, hidden_products
 from infoplane.estimators._codes import DENSE, Code, coded
 from infoplane.estimators._entropies import NOTHING, Part, class_information, pair_information
-from infoplane.estimators._mixture import entropy_of_counts
+from infoplane.estimators._labels import entropy_of_counts
 from infoplane.estimators._protocol import Blocks, Quantity, check_inputs, input_features, prepared
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators.knn import TIED

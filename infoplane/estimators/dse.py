@@ -17,12 +17,12 @@ from infoplane.core.files import fingerprint
 from infoplane.estimators._checks import entropy_of_ids
 from infoplane.estimators._driver import Given, report, run
 from infoplane.estimators._gram import Distances, KernelOfRun, KernelProblem, kernel_width
+from infoplane.estimators._labels import bin_targets
 from infoplane.estimators._protocol import Blocks, Quantity, as_floats, prepared
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._scaling import drawn_rows, is_constant
 from infoplane.estimators._settings import at_least, one_of, setting
 from infoplane.estimators._spectra import eigenvalues, shannon_bits, shares
-from infoplane.estimators._targets import bin_targets
 
 UNIT = "spectral bit"
 # Below this ratio of median distance to kernel width, all samples look like one to the kernel.

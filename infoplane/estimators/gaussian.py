@@ -29,7 +29,7 @@ from infoplane.estimators._gaussian_checks import (
     pairs_off_ground,
     side,
 )
-from infoplane.estimators._mixture import entropy_of_counts
+from infoplane.estimators._labels import entropy_of_counts
 from infoplane.estimators._protocol import Quantity, only_values
 from infoplane.estimators._registry import register
 from infoplane.estimators._scaling import zscore

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from infoplane.estimators._driver import Given, Null, report, run
 from infoplane.estimators._gram import Distances, KernelOfRun, KernelProblem, centred, kernel_width, same_class
+from infoplane.estimators._labels import AllShuffles
 from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._scaling import is_constant
 from infoplane.estimators._settings import at_least, between, setting
-from infoplane.estimators._shuffles import AllShuffles
 
 NORMALISED, PLAIN = "nHSIC", "HSIC"
 

@@ -11,17 +11,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from infoplane.estimators._labels import Grouping, entropy_of_counts, interval_95, shuffle_labels, standard_targets
 from infoplane.estimators._mixture import (
-    Grouping,
     NullColumns,
     at_ceiling,
     columns_pay,
-    entropy_of_counts,
-    interval_95,
     log2_ratio_mean,
     positive_std,
-    shuffle_labels,
-    standard_targets,
 )
 from infoplane.estimators._pairwise import CentredRows, KernelSums, centred_sums, kernel_sums
 from infoplane.estimators._protocol import Quantity, check_inputs

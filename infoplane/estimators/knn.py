@@ -15,7 +15,7 @@ from torch import Tensor
 from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators._checks import above_ceiling, content_halves, kept_of_gaussian, normal_scores
 from infoplane.estimators._distances import Metric
-from infoplane.estimators._mixture import entropy_of_counts
+from infoplane.estimators._labels import entropy_of_counts
 from infoplane.estimators._neighbor_formulas import (
     Formula,
     NeighborValue,

@@ -15,15 +15,11 @@ from infoplane.estimators._channel import (
     Channel,
     MultiplicativeChannel,
 )
+from infoplane.estimators._labels import Grouping, entropy_of_counts, interval_95, shuffle_labels, standard_targets
 from infoplane.estimators._mixture import (
-    Grouping,
     NullColumns,
     at_ceiling,
-    entropy_of_counts,
-    interval_95,
     positive_std,
-    shuffle_labels,
-    standard_targets,
 )
 from infoplane.estimators._propagation import propagate, propagate_jointly, weigh_draws
 from infoplane.estimators._protocol import Blocks, Quantity, as_floats, check_inputs, prepared, widened

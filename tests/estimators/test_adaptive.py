@@ -9,8 +9,10 @@ import pytest
 import torch
 from truths import random_layer, rows_as_tuples, slow_entropy_bits, slow_information_bits, tied_layer, twelve_bit
 
-from infoplane.estimators import _edges, _run_edges
-from infoplane.estimators._edges import EdgeCells, Rule, edges_at_or_below, row_edges
+from infoplane.core.device import accelerator_branches
+from infoplane.estimators._counting import counts
+from infoplane.estimators._counting import edges as edge_module
+from infoplane.estimators._counting.edges import EdgeCells, Rule, edges_at_or_below, row_edges
 from infoplane.estimators.adaptive import Adaptive
 
 EXACT = 1e-9
@@ -127,8 +129,9 @@ def test_edges_on_both_devices_code_paths_agree(monkeypatch):
     for rule in (Rule(6), Rule(50), Rule(6, separate=True), Rule(6, distinct=False)):
         for low in (0.0, -2.5, None):
             plain = row_edges(values, low, rule)
-            other = _edges._row_edges_torch(values, low, rule)
-            monkeypatch.setattr(_edges, "SORT_ELEMENTS", 100)
+            with accelerator_branches():
+                other = row_edges(values, low, rule)
+            monkeypatch.setattr(edge_module, "SORT_ELEMENTS", 100)
             pieces = row_edges(values, low, rule)
             monkeypatch.undo()
             for name in plain._fields:
@@ -146,7 +149,7 @@ def test_comparing_and_searching_count_the_same(edges, monkeypatch):
         want = torch.searchsorted(bounds, values, right=True)
         out = torch.empty(rows, width, dtype=torch.uint8)
         assert torch.equal(edges_at_or_below(values, bounds, out).long(), want)
-        monkeypatch.setattr(_edges, "_COMPARED_EDGES", 1)
+        monkeypatch.setattr(edge_module, "_COMPARED_EDGES", 1)
         assert torch.equal(edges_at_or_below(values, bounds, out).long(), want)
         monkeypatch.undo()
 
@@ -329,11 +332,9 @@ def test_edges_of_each_unit(separate):
 
 
 def test_wide_layers_with_edges_of_each_unit_stop_early(monkeypatch):
-    from infoplane.estimators import _counts
-
     t, y = random_layer(10, 2, 600, 640, 2)
     early = Adaptive(per_unit=True, null_draws=0).estimate(t, y)
-    monkeypatch.setattr(_counts, "EARLY_UNITS", 10**9)
+    monkeypatch.setattr(counts, "EARLY_UNITS", 10**9)
     full = Adaptive(per_unit=True, null_draws=0).estimate(t, y)
     for name in full:
         assert torch.equal(early[name].value, full[name].value)
@@ -351,7 +352,7 @@ def test_edges_of_the_run(monkeypatch, quantile, per_unit, limit):
     t[2] *= 3
     estimator = Adaptive(n_bins=6, quantile=quantile, per_unit=per_unit, whole_run=True, null_draws=0)
     direct = estimator.estimate(t, y)
-    monkeypatch.setattr(_run_edges, "LIMIT", limit)
+    monkeypatch.setattr(edge_module, "LIMIT", limit)
     ready = estimator.prepare(Blocks(t[:1], t[1:3], t[3:]), y)
     found = ready.estimate(t, y)
     for name in direct:

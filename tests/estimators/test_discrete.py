@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 
@@ -11,13 +12,21 @@ import scipy.special
 import torch
 from truths import random_layer, rows_as_tuples, slow_entropy_bits, slow_information_bits, tied_layer
 
-from infoplane.estimators import _counts, _runs
-from infoplane.estimators._corrections import CORRECTIONS, corrected_entropy
-from infoplane.estimators._counts import Labels
-from infoplane.estimators._discrete import collision_bound, plug_in
-from infoplane.estimators._keys import HashedKeys, OneHash, RadixKeys, label_bits, prime_below, row_keys
-from infoplane.estimators._null import _shuffles
-from infoplane.estimators._runs import Runs, find_runs, joint_runs, sort_rows
+from infoplane.core.device import accelerator_branches
+from infoplane.estimators._counting import counts as counting
+from infoplane.estimators._counting import null, plug_in
+from infoplane.estimators._counting.corrections import CORRECTIONS, corrected_entropy
+from infoplane.estimators._counting.counts import Labels, Runs, find_runs, joint_runs, sort_rows
+from infoplane.estimators._counting.keys import (
+    HashedKeys,
+    OneHash,
+    RadixKeys,
+    collision_bound,
+    label_bits,
+    prime_below,
+    row_keys,
+)
+from infoplane.estimators._labels import permutations
 from infoplane.estimators.binning import Binning, _FixedWidth
 
 CPU = torch.device("cpu")
@@ -139,13 +148,14 @@ def counts_by_row(runs: Runs) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("distinct", [1, 2, 7, 60, 10**6])
-@pytest.mark.parametrize("find", [_runs.joint_runs, _runs._joint_runs_torch])
-def test_runs_equal_counter(find, distinct):
+@pytest.mark.parametrize("branch", [contextlib.nullcontext, accelerator_branches])
+def test_runs_equal_counter(branch, distinct):
     g = torch.Generator().manual_seed(distinct)
     keys = torch.randint(0, distinct, (5, 97), generator=g) * 4 + torch.randint(0, 4, (5, 97), generator=g)
     keys[2] = torch.arange(97) * 4
     keys[3] = 12
-    t, ty = find(sort_rows(keys.clone()), 2)
+    with branch():
+        t, ty = joint_runs(sort_rows(keys.clone()), 2)
     assert counts_by_row(t) == [sorted(Counter(row).values()) for row in (keys >> 2).tolist()]
     assert counts_by_row(ty) == [sorted(Counter(row).values()) for row in keys.tolist()]
     for runs, k in ((t, keys >> 2), (ty, keys)):
@@ -210,8 +220,8 @@ def test_entropy_at_its_ends_is_exact():
 def test_chunks_and_groups_change_nothing(monkeypatch, chunk):
     t, y = tied_layer(3, 5, 50, 4, 3)
     want = Binning(n_bins=5).estimate(t, y)
-    monkeypatch.setattr(_counts, "CHUNK_ELEMENTS", chunk)
-    monkeypatch.setattr(_counts, "GROUP_ROWS", chunk)
+    monkeypatch.setattr(counting, "CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(counting, "GROUP_ROWS", chunk)
     got = Binning(n_bins=5).estimate(t, y)
     for name in want:
         assert torch.equal(got[name].value, want[name].value), name
@@ -245,7 +255,7 @@ def test_null_equals_shuffling_the_labels(classes):
     t, y = tied_layer(classes, 2, 150, 2, classes)
     labels = Labels.of(torch.unique(y, return_inverse=True)[1], torch.arange(150))
     found = plug_in(t, labels, _FixedWidth(t, 0.5), null_draws=6, seed=3)
-    drawn = torch.arange(labels.classes).repeat_interleave(labels.class_counts)[_shuffles(150, 6, 3)]
+    drawn = torch.arange(labels.classes).repeat_interleave(labels.class_counts)[permutations(150, 6, 3)]
     for s in range(2):
         by_count = sorted(Counter(rows_as_tuples(t[s])).items(), key=lambda item: -item[1])
         codes = [code for code, n in by_count for _ in range(n)]
@@ -256,12 +266,10 @@ def test_null_equals_shuffling_the_labels(classes):
 
 
 def test_both_ways_of_counting_shuffles_agree(monkeypatch):
-    from infoplane.estimators import _null
-
     t, y = tied_layer(8, 3, 200, 2, 4)
     labels = Labels.of(y, torch.arange(200))
     by_table = plug_in(t, labels, _FixedWidth(t, 0.5), null_draws=5)
-    monkeypatch.setattr(_null, "_TABLE_BYTES", 0)
+    monkeypatch.setattr(null, "_TABLE_BYTES", 0)
     by_sort = plug_in(t, labels, _FixedWidth(t, 0.5), null_draws=5)
     assert torch.equal(by_table.null, by_sort.null)
 

@@ -9,7 +9,8 @@ import sys
 import pytest
 import torch
 
-from infoplane.estimators._mixture import Grouping, NullColumns, columns_pay, shuffle_labels
+from infoplane.estimators._labels import Grouping, shuffle_labels
+from infoplane.estimators._mixture import NullColumns, columns_pay
 from infoplane.estimators._pairwise import (
     CentredRows,
     float32_is_exact,

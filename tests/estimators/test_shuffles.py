@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from infoplane.estimators import parse
-from infoplane.estimators._shuffles import AllShuffles, shuffles_of_inputs, shuffles_of_rows
+from infoplane.estimators._labels import AllShuffles, shuffles_of_inputs, shuffles_of_rows
 
 
 def test_inputs_move_among_those_of_equal_size():

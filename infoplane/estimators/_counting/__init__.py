@@ -15,24 +15,19 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from infoplane.estimators._corrections import CORRECTIONS, corrected_entropy, log_table
-from infoplane.estimators._counts import Digitizer, Group, Labels, groups
-from infoplane.estimators._keys import collision_bound
-from infoplane.estimators._null import ShuffledLabels
+from infoplane.estimators._counting.corrections import CORRECTIONS, corrected_entropy, log_table
+from infoplane.estimators._counting.counts import Digitizer, Group, Labels, Runs, groups, lookup, sort_rows, weigh
+from infoplane.estimators._counting.null import ShuffledLabels
+from infoplane.estimators._labels import percentiles_95
 from infoplane.estimators._protocol import Quantity
-from infoplane.estimators._runs import Runs, lookup, sort_rows, weigh
 
 # Nats of first-order bias beyond which I(T;Y) has the flag `few_samples`: plain, and with corrections that
 # take off this order only. The others estimate the cells that were not seen.
 _MOST_BIAS = {"": 0.07, "miller-madow": 0.15, "jackknife": 0.15, "grassberger": 0.15}
-
-__all__ = ["PlugIn", "collision_bound", "plug_in", "quantities"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +42,8 @@ class PlugIn:
     codes, singles, cells : (S,) int64
         Different codes, those of a single input, and different pairs of code and class.
     corrected : mapping from correction to entropies (H(T), I(T;Y)), each (S,)
-    thin : (S,) bool or None
-        Most pairs (code, class) are seen once; known where something is corrected.
+    thin : (S,) bool
+        Most pairs (code, class) are seen once; all False where nothing is corrected.
     """
 
     h_x: float
@@ -63,7 +58,7 @@ class PlugIn:
     singles: Tensor
     cells: Tensor
     corrected: dict[str, tuple[Tensor, Tensor]]
-    thin: Tensor | None = None
+    thin: Tensor
 
 
 def plug_in(
@@ -82,64 +77,67 @@ def plug_in(
     """
     table, k = log_table(labels.samples)
     table = table.to(t.device)
-    scale = float(labels.samples * 2**k)
-    whole, s_y = int(table[-1]), int(lookup(table, labels.class_counts).sum())
     shuffled = ShuffledLabels(labels, null_draws, seed, table) if null_draws else None
-    parts: dict[str, list[Any]] = {name: [] for name in ("t", "ty", "tx", "txy", "codes", "singles", "cells", "null")}
-    corrected: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in corrections}
-    thin: list[Tensor] = []
-    for group in groups(t, labels, digitize):
-        parts["t"].append(weigh(group.t, table))
-        parts["ty"].append(weigh(group.ty, table))
-        parts["codes"].append(group.t.codes)
-        parts["singles"].append(_codes_of_one_input(group, labels))
-        parts["cells"].append(group.ty.codes)
-        if group.tx is not None and group.txy is not None:
-            parts["tx"].append(weigh(group.tx, table))
-            parts["txy"].append(parts["tx"][-1] if group.txy is group.tx else weigh(group.txy, table))
-        if shuffled is not None:
-            parts["null"].append(shuffled.joint_sums(group))
-        if corrections:
-            thin.append(_tensor(mostly_single(group.ty.codes, group.ty.singles)))
-        for name, pairs in corrected.items():
-            pairs.append(
-                (corrected_entropy(group.t, labels.samples, name), corrected_entropy(group.ty, labels.samples, name))
-            )
-    s = {name: _joined(found) for name, found in parts.items() if found}
+    found = [_sums(group, labels, table, shuffled, corrections) for group in groups(t, labels, digitize)]
+    s = {name: torch.cat([one[name] for one in found]) for name in found[0]}
+    whole, s_y = int(table[-1]), int(lookup(table, labels.class_counts).sum())
     s_x = s_xy = 0
     if not labels.distinct:
         s_x = s_xy = int(lookup(table, torch.bincount(labels.x_ids)).sum())
-        if labels.label_of_input is None:
+        if not labels.one_label:
             s_xy = int(lookup(table, torch.bincount(labels.pairs()[0])).sum())
-    s_t, s_ty, s_tx, s_txy = s["t"], s["ty"], s.get("tx", 0), s.get("txy", 0)
-    sums = [whole - s_t, (whole - s_x) - (s_t - s_tx), (whole - s_y) - (s_t - s_ty), (s_y - s_xy) - (s_ty - s_txy)]
-    h_t, i_xt, i_ty, i_xt_given_y = (_tensor(part).to(torch.float64) / scale for part in sums)
-    null = None
-    if parts["null"]:
-        null = ((whole - s_y) - (_tensor(s_t)[:, None] - s["null"])).to(torch.float64) / scale
+
+    scale = float(labels.samples * 2**k)
+
+    def bits(total: Tensor) -> Tensor:
+        return total.to(torch.float64) / scale
+
+    h_y = {name: corrected_entropy(Runs.of_counts(labels.class_counts), labels.samples, name) for name in corrections}
     return PlugIn(
         h_x=float(whole - s_x) / scale,
         h_y=float(whole - s_y) / scale,
         h_x_given_y=float(s_y - s_xy) / scale,
-        h_t=h_t,
-        i_xt=i_xt,
-        i_ty=i_ty,
-        i_xt_given_y=i_xt_given_y,
-        null=null,
-        codes=_tensor(s["codes"]),
-        singles=_tensor(s["singles"]),
-        cells=_tensor(s["cells"]),
-        corrected={name: _corrected(name, pairs, labels) for name, pairs in corrected.items()},
-        thin=torch.cat(thin) if thin else None,
+        h_t=bits(whole - s["t"]),
+        i_xt=bits((whole - s_x) - (s["t"] - s["tx"])),
+        i_ty=bits((whole - s_y) - (s["t"] - s["ty"])),
+        i_xt_given_y=bits((s_y - s_xy) - (s["ty"] - s["txy"])),
+        null=bits((whole - s_y) - (s["t"][:, None] - s["null"])) if shuffled else None,
+        codes=s["codes"],
+        singles=s["singles"],
+        cells=s["cells"],
+        corrected={name: (s[f"t {name}"], s[f"t {name}"] + h_y[name] - s[f"ty {name}"]) for name in corrections},
+        thin=s.get("thin", s["codes"] == 0),
     )
 
 
-def mostly_single(codes: Any, singles: Any) -> Any:
+def _sums(
+    group: Group, labels: Labels, table: Tensor, shuffled: ShuffledLabels | None, corrections: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """Sums of c log2 c, numbers of codes and corrected entropies of the snapshots of one group."""
+    t, ty = weigh(group.t, table), weigh(group.ty, table)
+    tx = txy = torch.zeros_like(t)
+    if group.tx is not None and group.txy is not None:
+        tx = txy = weigh(group.tx, table)
+        if group.txy is not group.tx:
+            txy = weigh(group.txy, table)
+    out = {"t": t, "ty": ty, "tx": tx, "txy": txy, "codes": group.t.codes, "cells": group.ty.codes}
+    out["singles"] = _codes_of_one_input(group, labels)
+    if corrections:
+        out["thin"] = mostly_single(group.ty.codes, group.ty.singles)
+    if shuffled is not None:
+        out["null"] = shuffled.joint_sums(group)
+    for name in corrections:
+        for key, runs in (("t", group.t), ("ty", group.ty)):
+            out[f"{key} {name}"] = corrected_entropy(runs, labels.samples, name)
+    return out
+
+
+def mostly_single(codes: Tensor, singles: Tensor) -> Tensor:
     """(G,) bool: whether more than half of the codes are seen once."""
     return 2 * singles > codes
 
 
-def _codes_of_one_input(group: Group, labels: Labels) -> Any:
+def _codes_of_one_input(group: Group, labels: Labels) -> Tensor:
     """(G,) number of codes that only rows of one input have."""
     if group.ids is None or group.order is None:
         return group.t.singles
@@ -149,32 +147,6 @@ def _codes_of_one_input(group: Group, labels: Labels) -> Any:
     code = torch.div(pairs, labels.inputs, rounding_mode="floor")
     inputs_of_code = torch.zeros_like(pairs).scatter_add_(1, code, first)
     return (inputs_of_code == 1).sum(1)
-
-
-def _joined(parts: list[Any]) -> Any:
-    """Arrays or tensors of the groups, one after the other."""
-    if len(parts) == 1:
-        return parts[0]
-    return torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)
-
-
-def _tensor(a: Any) -> Tensor:
-    return a if isinstance(a, Tensor) else torch.from_numpy(a)
-
-
-def _corrected(name: str, pairs: list[tuple[Tensor, Tensor]], labels: Labels) -> tuple[Tensor, Tensor]:
-    h_t, h_ty = (torch.cat(part) for part in zip(*pairs, strict=True))
-    h_y = corrected_entropy(Runs.of_counts(labels.class_counts), labels.samples, name)
-    return h_t, h_t + h_y - h_ty
-
-
-def _percentile(draws: Tensor, share: float) -> Tensor:
-    """(S,) linear interpolation between order statistics of (S, draws)."""
-    place = share * (draws.shape[1] - 1)
-    below = int(place)
-    ordered = draws.sort(dim=1).values
-    above = ordered[:, min(below + 1, draws.shape[1] - 1)]
-    return ordered[:, below] + (above - ordered[:, below]) * (place - below)
 
 
 def quantities(found: PlugIn, labels: Labels, flags: Mapping[str, Tensor]) -> dict[str, Quantity]:
@@ -221,7 +193,7 @@ def quantities(found: PlugIn, labels: Labels, flags: Mapping[str, Tensor]) -> di
         "I(X;T|Y)": quantity("I(X;T|Y)", found.i_xt_given_y, {**of_labels, **of_inputs}),
     }
     if found.null is not None:
-        low, high = (_percentile(found.null, share) for share in (0.025, 0.975))
+        low, high = percentiles_95(found.null)
         # Added one by one: the order of the sum, and so its last bit, must not depend on the device.
         total = functools.reduce(torch.add, found.null.unbind(1))
         out["I(T;Y) null"] = Quantity(
@@ -235,14 +207,13 @@ def quantities(found: PlugIn, labels: Labels, flags: Mapping[str, Tensor]) -> di
         below = found.i_ty <= high
         of_labels, plain = {**of_labels, "below_null": below}, {**plain, "below_null": below}
     out["I(T;Y)"] = quantity("I(T;Y)", found.i_ty, plain)
-    thin = single if found.thin is None else found.thin
     for name, (h_t, i_ty) in found.corrected.items():
         # What most codes say by being seen once is a guess at the codes not seen, whatever formula makes it.
         of_t = {**common, "few_samples": single}
         if labels.distinct:
             out[f"I(X;T) {name}"] = _corrected_quantity(h_t, out["I(X;T)"], of_t)
         out[f"H(T) {name}"] = _corrected_quantity(h_t, out["H(T)"], of_t)
-        of_pairs = {**of_labels, "few_samples": few_cells[name] | single | thin}
+        of_pairs = {**of_labels, "few_samples": few_cells[name] | single | found.thin}
         corrected = _corrected_quantity(i_ty, out["I(T;Y)"], of_pairs)
         above = corrected.flags["saturated"] | ((i_ty >= found.h_y) & (found.h_y > 0))
         out[f"I(T;Y) {name}"] = replace(corrected, ceiling=at["I(T;Y)"], flags={**corrected.flags, "saturated": above})

@@ -14,20 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infoplane.estimators._counts import Group, Labels
-from infoplane.estimators._runs import Runs, find_runs, lookup, segment_sums, sort_rows, weigh
-from infoplane.estimators._shuffles import shuffles_of_rows
+from infoplane.estimators._counting.counts import Group, Labels, Runs, find_runs, lookup, segment_sums, sort_rows, weigh
+from infoplane.estimators._labels import permutations, shuffle_labels
 
 _TABLE_BYTES = 40 * 2**20
 _TABLE_CLASSES = 16
 _CACHED = 2**17
-
-
-@functools.lru_cache(maxsize=2)
-def _shuffles(samples: int, draws: int, seed: int) -> Tensor:
-    """(draws, samples) int64 permutations."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.stack([torch.randperm(samples, generator=generator) for _ in range(draws)])
 
 
 @functools.lru_cache(maxsize=1)
@@ -36,12 +28,17 @@ def _running_counts(class_counts: tuple[int, ...], draws: int, seed: int, device
 
     Kept from call to call: all layers and steps of a run share their labels.
     """
-    labels = torch.arange(len(class_counts)).repeat_interleave(torch.tensor(class_counts))
-    drawn = labels[_shuffles(len(labels), draws, seed)].numpy()
-    running = np.zeros((draws, len(class_counts) - 1, len(labels) + 1), dtype=np.int32)
+    drawn = _shuffled(torch.tensor(class_counts), draws, seed).numpy()
+    running = np.zeros((draws, len(class_counts) - 1, drawn.shape[1] + 1), dtype=np.int32)
     for k in range(running.shape[1]):
         np.cumsum(drawn == k, axis=1, dtype=np.int32, out=running[:, k, 1:])
     return torch.from_numpy(running).flatten(0, 1).T.contiguous().to(device)
+
+
+def _shuffled(class_counts: Tensor, draws: int, seed: int) -> Tensor:
+    """(draws, N) labels of so many rows of each class in random order."""
+    labels = torch.arange(len(class_counts), device=class_counts.device).repeat_interleave(class_counts)
+    return labels[permutations(len(labels), draws, seed).to(labels.device)]
 
 
 class ShuffledLabels:
@@ -53,54 +50,45 @@ class ShuffledLabels:
 
     def __init__(self, labels: Labels, draws: int, seed: int, table: Tensor) -> None:
         self.labels, self.draws, self.table = labels, draws, table
-        device = labels.y.device
-        self.by_input = not labels.distinct
         self.running: Tensor | None = None
-        size = 4 * (labels.samples + 1) * draws * (labels.classes - 1)
         if labels.classes == 1:
             return
-        if not self.by_input and labels.classes <= _TABLE_CLASSES and size <= _TABLE_BYTES:
+        if not labels.distinct:
+            self.drawn = shuffle_labels(labels.y, labels.x_ids, draws, seed)  # (draws, N)
+            return
+        size = 4 * (labels.samples + 1) * draws * (labels.classes - 1)
+        if labels.classes <= _TABLE_CLASSES and size <= _TABLE_BYTES:
             counts = tuple(labels.class_counts.tolist())
-            self.running = _running_counts(counts, draws, seed, device)
-            return
-        if self.by_input:
-            self.drawn = labels.y[shuffles_of_rows(labels.x_ids, draws, seed)]  # (draws, samples)
-            return
-        source = torch.arange(labels.classes, device=device).repeat_interleave(labels.class_counts)
-        self.drawn = source[_shuffles(len(source), draws, seed).to(device)]  # (draws, samples)
+            self.running = _running_counts(counts, draws, seed, labels.y.device)
+        else:
+            self.drawn = _shuffled(labels.class_counts, draws, seed)
 
     def joint_sums(self, group: Group) -> Tensor:
         """(G, draws) int64 sums of the table over n(t, y)."""
         if self.labels.classes == 1:
-            same: Tensor = weigh(group.t.tensors(), self.table)
-            return same[:, None].expand(-1, self.draws)
-        if self.by_input:
-            return self._by_sorting_inputs(group)
+            return weigh(group.t, self.table)[:, None].expand(-1, self.draws)
+        if group.ids is not None and group.order is not None:
+            joint = (group.ids * self.labels.classes + drawn[group.order] for drawn in self.drawn)
+            return torch.stack([weigh(find_runs(sort_rows(keys)), self.table) for keys in joint], dim=1)
         runs = _by_falling_count(group.t, self.labels.samples)
-        if self.running is not None:
-            return self._by_running_counts(runs)
-        return self._by_sorting(runs)
+        return self._by_sorting(runs) if self.running is None else self._by_running_counts(runs, self.running)
 
-    def _by_running_counts(self, runs: Runs) -> Tensor:
-        assert self.running is not None
+    def _by_running_counts(self, runs: Runs, running: Tensor) -> Tensor:
         lengths, total = runs.lengths, torch.cumsum(runs.lengths, 0)
         base = torch.cat([total.new_zeros(1), total])[runs.offsets[:-1]]
         ends = total - base[runs.snapshot_of_run()]
         width = self.labels.classes - 1
-        out = []
-        table = self.running
+        out = [lengths.new_zeros((0, self.draws))]
         step = max(1, _CACHED // (self.draws * width))
         for a in range(0, len(lengths), step):
             end, length = ends[a : a + step], lengths[a : a + step]
             # (M, draws, K - 1) in int64, which indexes the table.
-            counts = table.index_select(0, end).sub_(table.index_select(0, end - length)).to(torch.int64)
+            counts = running.index_select(0, end).sub_(running.index_select(0, end - length)).to(torch.int64)
             counts = counts.view(-1, self.draws, width)
             last = length[:, None] - (counts[:, :, 0] if width == 1 else counts.sum(2))
             known = lookup(self.table, counts)
             out.append((known[:, :, 0] if width == 1 else known.sum(2)).add_(lookup(self.table, last)))
-        values = torch.cat(out) if out else lengths.new_zeros((0, self.draws))
-        sums: Tensor = segment_sums(values, runs.offsets)
-        return sums
+        return segment_sums(torch.cat(out), runs.offsets)
 
     def _by_sorting(self, runs: Runs) -> Tensor:
         lengths, owner = runs.lengths, runs.snapshot_of_run()
@@ -115,15 +103,6 @@ class ShuffledLabels:
             sums = torch.zeros(len(runs.codes), dtype=torch.int64, device=lengths.device)
             owners = owner[torch.div(pairs, self.labels.classes, rounding_mode="floor")]
             out.append(sums.index_add_(0, owners, lookup(self.table, counts)))
-        return torch.stack(out, dim=1)
-
-    def _by_sorting_inputs(self, group: Group) -> Tensor:
-        assert group.ids is not None
-        assert group.order is not None
-        out = []
-        for drawn in self.drawn:
-            joint = group.ids * self.labels.classes + drawn[group.order]
-            out.append(weigh(find_runs(sort_rows(joint)).tensors(), self.table))
         return torch.stack(out, dim=1)
 
 

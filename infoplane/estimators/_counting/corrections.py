@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT
-from infoplane.estimators._runs import Runs, segment_sums, weigh
+from infoplane.estimators._counting.counts import Runs, segment_sums, weigh
 
 CORRECTIONS: tuple[str, ...] = ("miller-madow", "jackknife", "grassberger", "chao-shen", "chao-wang-jost")
 
@@ -76,24 +76,22 @@ def _table(name: str, samples: int) -> tuple[Tensor, int]:
 
 def corrected_entropy(runs: Runs, samples: int, name: str) -> Tensor:
     """(G,) corrected entropy in bits of each snapshot's counts."""
-    runs = runs.tensors()
     device = runs.codes.device
     runs = Runs(runs.lengths.cpu(), runs.offsets.cpu(), runs.codes.cpu())
     if name == "chao-shen":
         return _chao_shen(runs, samples).to(device)
     table, k = _table("plug-in" if name == "miller-madow" else name, samples)
     mean = weigh(runs, table).to(torch.float64) / float(samples * 2**k)
-    value: Tensor
-    if name == "miller-madow":
-        value = float(np.log2(samples)) - mean + (runs.codes.to(torch.float64) - 1) * (BITS_PER_NAT / (2 * samples))
-    elif name == "jackknife":
+    value = torch.full_like(mean, float(np.log2(samples)))
+    if name == "jackknife":
         # N H - (N - 1) mean H_(-i), summed over codes: the leave-one-out sums telescope.
         plain = log_table(samples)[0]
-        value = float(plain[-1] - plain[-2]) / 2.0**k - mean
-    elif name == "grassberger":
-        value = float(np.log2(samples)) - mean
-    else:
-        value = _unseen_tail(runs, samples) - mean
+        value = torch.full_like(mean, float(plain[-1] - plain[-2]) / 2.0**k)
+    elif name == "chao-wang-jost":
+        value = _unseen_tail(runs, samples)
+    value = value - mean
+    if name == "miller-madow":
+        value = value + (runs.codes.to(torch.float64) - 1) * (BITS_PER_NAT / (2 * samples))
     return value.to(device)
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -62,32 +62,37 @@ def _prime(free: int, hashes: int) -> int:
     return prime_below(int(2 ** (free / hashes)))
 
 
-class RowKeys(Protocol):
+def _multipliers(limit: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Random whole numbers in [0, limit) as floats of the type and on the device of `like`."""
+    generator = torch.Generator().manual_seed(_SEED)
+    return torch.randint(0, limit, shape, generator=generator, dtype=torch.int64).to(like)
+
+
+class RowKeys(ABC):
     """Keys for rows of `units` whole numbers in [low, low + radix), with `reserved` low bits for a label.
 
     Attributes
     ----------
-    units : int
     dtype : torch.dtype
         Of the cells it takes.
     bits : int
         Length of the key with its label.
+    offset : float
+        Taken off every base.
     """
 
+    dtype = torch.float64
+    bits = 63
+    offset = 0.0
     units: int
-    dtype: torch.dtype
-    bits: int
 
     def base(self, label: Tensor) -> Tensor:
         """(rows,) float64 to give to every call for rows with these labels."""
-        ...
+        return label.to(torch.float64) - self.offset
 
+    @abstractmethod
     def __call__(self, cells: Tensor, base: Tensor, out: Tensor) -> None:
-        """Write key * 2**reserved + label of each row of `cells` (rows, units) to `out` (rows,).
-
-        `out` is int64, or int32 for keys of at most 31 bits.
-        """
-        ...
+        """Write key * 2**reserved + label of each row of `cells` (rows, units) to `out`, int64 or int32 (rows,)."""
 
 
 def row_keys(units: int, radix: int, low: int, reserved: int, device: torch.device) -> RowKeys:
@@ -106,10 +111,8 @@ def row_keys(units: int, radix: int, low: int, reserved: int, device: torch.devi
     return HashedKeys(units, magnitude, reserved, device, 2, torch.float64)
 
 
-class RadixKeys:
+class RadixKeys(RowKeys):
     """The row as a number in base `radix`."""
-
-    dtype = torch.float64
 
     def __init__(self, units: int, radix: int, low: int, reserved: int, device: torch.device) -> None:
         self.units, self.reserved = units, reserved
@@ -126,9 +129,7 @@ class RadixKeys:
         self.weights = torch.tensor([w for part in powers for w in part], dtype=self.dtype, device=device)
         self.scales = [radix ** len(part) for part in powers]
         self.offsets = [float(low) * sum(part) for part in powers]
-
-    def base(self, label: Tensor) -> Tensor:
-        return label.to(torch.float64) - (self.offsets[0] if self.single else 0.0)
+        self.offset = self.offsets[0] if self.single else 0.0
 
     def __call__(self, cells: Tensor, base: Tensor, out: Tensor) -> None:
         if self.single:
@@ -144,7 +145,7 @@ class RadixKeys:
             out.bitwise_left_shift_(self.reserved).add_(base.to(torch.int64))
 
 
-class HashedKeys:
+class HashedKeys(RowKeys):
     """A tuple of linear hashes modulo a prime, as one number.
 
     Two hashes of 30 bits need float64; six of 10 bits fit float32, which needs neither a wider copy of the
@@ -154,25 +155,18 @@ class HashedKeys:
     def __init__(
         self, units: int, magnitude: int, reserved: int, device: torch.device, hashes: int, dtype: torch.dtype
     ) -> None:
-        self.units, self.reserved, self.hashes, self.dtype, self.bits = units, reserved, hashes, dtype, 63
+        self.units, self.reserved, self.hashes, self.dtype = units, reserved, hashes, dtype
         self.prime = _prime(63 - reserved, hashes)
         # A tensor: a CUDA kernel multiplies by the reciprocal of a Python number.
         self.divisor = torch.tensor(float(self.prime), dtype=dtype, device=device)
         self.width = _EXACT[dtype] // (self.prime * magnitude)
         self.slabs = [slice(a, a + self.width) for a in range(0, units, max(self.width, 1))]
-        generator = torch.Generator().manual_seed(_SEED)
-        multipliers = torch.randint(0, self.prime, (hashes, units), generator=generator, dtype=torch.int64)
-        self.weights = multipliers.to(dtype).to(device)
-
-    def base(self, label: Tensor) -> Tensor:
-        return label.to(torch.float64)
+        self.weights = _multipliers(self.prime, (hashes, units), self.divisor)
 
     def __call__(self, cells: Tensor, base: Tensor, out: Tensor) -> None:
-        total: Tensor | None = None
-        for slab in self.slabs:
-            value = self._residue(torch.mm(self.weights[:, slab], cells[:, slab].T))
-            total = value if total is None else self._residue(total.add_(value))
-        assert total is not None
+        total = self._product(cells, self.slabs[0])
+        for slab in self.slabs[1:]:
+            total = self._residue(total.add_(self._product(cells, slab)))
         whole = total.to(torch.int64)
         out.copy_(whole[0])
         for k in range(1, self.hashes):
@@ -180,26 +174,22 @@ class HashedKeys:
         if self.reserved:
             out.bitwise_left_shift_(self.reserved).add_(base.to(torch.int64))
 
+    def _product(self, cells: Tensor, slab: slice) -> Tensor:
+        return self._residue(torch.mm(self.weights[:, slab], cells[:, slab].T))
+
     def _residue(self, value: Tensor) -> Tensor:
         # |value| is exact, so the rounded quotient never reaches the next whole number: its floor is right.
         return value.sub_(torch.div(value, self.divisor).floor_().mul_(self.divisor))
 
 
-class OneHash:
+class OneHash(RowKeys):
     """One linear hash of full width: different keys mean different rows, equal keys may be chance."""
 
-    dtype = torch.float64
-
     def __init__(self, units: int, radix: int, low: int, device: torch.device) -> None:
-        self.units, self.bits = units, 63
+        self.units = units
         magnitude = max(abs(low), abs(low + radix - 1), 1)
         limit = max(_EXACT[self.dtype] // (units * magnitude), 2)
-        generator = torch.Generator().manual_seed(_SEED)
-        multipliers = torch.randint(0, limit, (units,), generator=generator, dtype=torch.int64)
-        self.weights = multipliers.to(self.dtype).to(device)
-
-    def base(self, label: Tensor) -> Tensor:
-        return label.to(torch.float64)
+        self.weights = _multipliers(limit, (units,), torch.empty(0, dtype=self.dtype, device=device))
 
     def __call__(self, cells: Tensor, base: Tensor, out: Tensor) -> None:
         out.copy_(torch.mv(cells, self.weights))

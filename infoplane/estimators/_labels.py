@@ -1,0 +1,226 @@
+"""Labels and targets: classes of real targets, rows grouped by label, and shuffles between inputs for a null."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from infoplane.estimators._protocol import as_floats
+
+
+def bin_targets(y: Tensor, n_bins: int = 10, rule: Literal["quantile", "width"] = "quantile") -> Tensor:
+    """Classes from real targets, for estimators that take discrete labels.
+
+    I(T;Y) of the binned target is a lower bound on that of the target itself, and depends on `n_bins`:
+    state it with the result.
+
+    Parameters
+    ----------
+    y : (N,) or (N, 1) float or integer tensor
+    n_bins : int
+        Number of classes, at least 2. Ties may leave some of them empty.
+    rule : "quantile" or "width"
+        Classes of equal size, equal values always sharing one, or of equal width between minimum and maximum.
+
+    Returns
+    -------
+    (N,) int64 tensor of classes in [0, n_bins).
+
+    Raises
+    ------
+    ValueError
+        Other shapes, non-finite values, unknown rule, fewer than two bins.
+
+    Examples
+    --------
+    >>> bin_targets(torch.tensor([0.0, 1.0, 2.0, 10.0]), n_bins=2).tolist()
+    [0, 0, 1, 1]
+    >>> bin_targets(torch.tensor([0.0, 1.0, 2.0, 10.0]), n_bins=2, rule="width").tolist()
+    [0, 0, 0, 1]
+    """
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1 or len(y) == 0:
+        raise ValueError(
+            f"y must have shape (samples,), got {tuple(y.shape)}; bin the columns of a vector target one by one"
+        )
+    if n_bins < 2:
+        raise ValueError(f"n_bins must be at least 2, got {n_bins}")
+    values = as_floats(y, "y").to(torch.float64)
+    if not bool(torch.isfinite(values).all()):
+        bad = int((~torch.isfinite(values)).nonzero()[0, 0])
+        raise ValueError(f"y has non-finite values, first at sample {bad}; remove these samples")
+    if rule == "width":
+        low, high = values.min(), values.max()
+        edges = low + (high - low) * torch.arange(1, n_bins, device=y.device, dtype=torch.float64) / n_bins
+        return torch.bucketize(values, edges, right=True)
+    if rule != "quantile":
+        raise ValueError(f"rule must be 'quantile' or 'width', got {rule!r}")
+    ordered = values.sort().values
+    # The class of a value is that of its first occurrence: a tie never straddles two classes.
+    rank = torch.searchsorted(ordered, values)
+    return torch.div(rank * n_bins, len(values), rounding_mode="floor")
+
+
+def standard_targets(y: Tensor, scale: float) -> Tensor | None:
+    """Targets (N, k) float64 in units of their noise, `scale` times the std of each; None if none varies."""
+    y = y.reshape(len(y), -1)
+    y = y - y[:1]
+    largest = y.abs().amax(0)
+    y = y[:, largest > 0] / largest[largest > 0]
+    if y.shape[1] == 0:
+        return None
+    return (y - y.mean(0)) / (scale * y.std(0, correction=0))
+
+
+def entropy_of_counts(counts: Tensor) -> Tensor:
+    """Plug-in entropy in bits of the distribution with these counts, () float64."""
+    p = counts[counts > 0].double() / counts.sum()
+    return (p * p.reciprocal().log2()).sum()
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Rows sorted by group, groups numbered from 0 without gaps.
+
+    Attributes
+    ----------
+    order : (n,) int64
+        Rows in the order of their groups.
+    counts : list of int
+        Rows of each group.
+    label : (n,) int64
+        Group of each row, sorted.
+    size : (n,) float64
+        Rows in the group of each row.
+    """
+
+    order: Tensor
+    counts: list[int]
+    label: Tensor
+    size: Tensor
+
+    @classmethod
+    def of(cls, groups: Tensor, rows: Tensor | None = None) -> Self:
+        """Group all rows, or the given ones, by `groups` (N,) int64."""
+        chosen = groups if rows is None else groups[rows]
+        label, order = torch.sort(chosen, stable=True)
+        label, counts = torch.unique_consecutive(label, return_inverse=True, return_counts=True)[1:]
+        return cls(order if rows is None else rows[order], counts.tolist(), label, counts[label].double())
+
+    @classmethod
+    def of_repeated(cls, groups: Tensor) -> Self | None:
+        """Only the groups with more than one row; None where there are none."""
+        rows = (torch.bincount(groups)[groups] > 1).nonzero()[:, 0]
+        return cls.of(groups, rows) if len(rows) else None
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+
+@functools.lru_cache(maxsize=2)
+def permutations(count: int, draws: int, seed: int) -> Tensor:
+    """(draws, count) int64 random permutations, kept from call to call: not to be written to."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randperm(count, generator=generator) for _ in range(draws)])
+
+
+def shuffles_of_inputs(rows: Tensor, draws: int, seed: int) -> Tensor:
+    """Permutations (draws, inputs) that move inputs between those with the same number of `rows` (inputs,) only.
+
+    The classes then keep their numbers of rows. Labels shuffled between the rows themselves would be no null: an
+    input's rows are no independent draws of its label, and a layer that tells inputs apart would seem to know
+    labels that are chance. An input whose number of rows no other has keeps its label, which can only raise
+    the null.
+    """
+    drawn = permutations(len(rows), draws, seed).to(rows.device)
+    alike = drawn.gather(1, torch.argsort(rows[drawn], dim=1, stable=True))
+    permuted = torch.empty_like(drawn)
+    permuted[:, torch.argsort(rows, stable=True)] = alike
+    return permuted
+
+
+def shuffles_of_rows(x_ids: Tensor, draws: int, seed: int) -> Tensor:
+    """Permutations (draws, N) of rows that move whole inputs: row k of one takes the place of row k of another.
+
+    Where every input has one row these are plain permutations; where it has one label, `shuffles_of_inputs` of that.
+    """
+    counts, rank, order = _places(x_ids)
+    start = torch.cumsum(counts, 0) - counts
+    moved = shuffles_of_inputs(counts, draws, seed)
+    rows: Tensor = order[start[moved[:, x_ids]] + rank]
+    return rows
+
+
+def _places(x_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of each input (inputs,), the number of each row within its input (N,), and the rows in input order (N,)."""
+    counts = torch.bincount(x_ids)
+    order = torch.argsort(x_ids, stable=True)
+    first = (torch.cumsum(counts, 0) - counts)[x_ids[order]]
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device) - first
+    return counts, rank, order
+
+
+def shuffle_labels(y: Tensor, x_ids: Tensor, draws: int, seed: int) -> Tensor:
+    """Labels or targets (N, ...) under `draws` shuffles between inputs, (draws, N, ...)."""
+    return y[shuffles_of_rows(x_ids, draws, seed)]
+
+
+def percentiles_95(draws: Tensor) -> tuple[Tensor, Tensor]:
+    """2.5 % and 97.5 % points over the last axis, on the line between the two nearest draws, to the last bit."""
+    ordered, last = draws.sort(dim=-1).values, draws.shape[-1] - 1
+
+    def point(share: float) -> Tensor:
+        below = int(share * last)
+        low, high = ordered[..., below], ordered[..., min(below + 1, last)]
+        return low + (high - low) * (share * last - below)
+
+    return point(0.025), point(0.975)
+
+
+def interval_95(draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, 2.5 % and 97.5 % points over the last axis, of draws that differ by rounding between devices anyway."""
+    low, high = torch.quantile(draws, draws.new_tensor([0.025, 0.975]), dim=-1)
+    return draws.mean(-1), low, high
+
+
+class AllShuffles:
+    """The mean of sum_ij A_ij B_s(i)s(j) over all shuffles s of whole inputs, for matrices over rows.
+
+    Inputs meet those with the same number of rows only. Let D[k, l] be the sum of A over pairs of rows k and l of one
+    input, S[k, l] that over rows k and l of any two inputs; inputs of n_g and n_h with as many rows then give, class of
+    equal inputs by class, D D' / n_g + (S - D)(S' - D') / n_g (n_g - 1) within one and S S' / n_g n_h between two.
+    """
+
+    def __init__(self, x_ids: Tensor) -> None:
+        counts, rank, _ = _places(x_ids)
+        self.samples, self.distinct = len(x_ids), len(counts) == len(x_ids)
+        sizes, kind = torch.unique(counts, return_inverse=True)
+        n = torch.bincount(kind).double()
+        of = torch.arange(len(sizes), device=n.device).repeat_interleave(sizes)  # (M,) of columns (kind, k)
+        column = (torch.cumsum(sizes, 0) - sizes)[kind[x_ids]] + rank
+        self.places = torch.zeros(len(x_ids), len(of), dtype=torch.float64, device=n.device)
+        self.places.scatter_(1, column[:, None], 1.0)
+        self.same = x_ids[:, None] == x_ids
+        within = of[:, None] == of
+        pairs = torch.where(within, n[of] * (n[of] - 1), n[of, None] * n[of])
+        self.apart = 1.0 / pairs.clamp(min=1.0)
+        self.own = within / n[of, None]
+
+    def sums(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        """D and S (..., M, M) of `a` (..., N, N); for distinct inputs its trace and the sum of its entries."""
+        if self.distinct:
+            own, whole = a.diagonal(dim1=-2, dim2=-1).sum(-1), a.sum((-2, -1))
+            return own[..., None, None], whole[..., None, None]
+        return self.places.T @ (a * self.same) @ self.places, self.places.T @ a @ self.places
+
+    def mean(self, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
+        """(...) the mean, from the `sums` of both matrices."""
+        (own_a, all_a), (own_b, all_b) = a, b
+        found: Tensor = (own_a * own_b * self.own + (all_a - own_a) * (all_b - own_b) * self.apart).sum((-2, -1))
+        return found
