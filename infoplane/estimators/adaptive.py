@@ -50,6 +50,16 @@ class Adaptive:
     training is then no effect of scale; it is one of rank, and the bins move with every snapshot. The bound
     log2 N and the singletons of a wide layer remain (flag `saturated`, and the null).
 
+    :measures: as `binning`, with bins of equal counts of distinct values
+    :assumes: ranks matter, scale does not
+    :errs: up, as `binning`
+    :cost: N D log(N D)
+    :memory: N D
+    :gives: I(X;T), I(T;Y), H(T), I(X;T|Y)
+    :unit: bit
+    :ceiling: H(X), H(Y)
+    :source: Chelombiev et al. 2019
+
     Parameters
     ----------
     n_bins : int

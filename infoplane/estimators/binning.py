@@ -49,6 +49,16 @@ class Binning:
     widened to float32 first), width = (hi - lo) / n_bins; `hi` belongs to the last cell. A value within one
     rounding of an edge may fall on either side of it.
 
+    :measures: H of equal-width cells, I(T;Y) of the cells
+    :assumes: the bin width is the scale that matters
+    :errs: up: towards log2 N and H(Y)
+    :cost: N D + N log N
+    :memory: N D
+    :gives: I(X;T), I(T;Y), H(T), I(X;T|Y)
+    :unit: bit
+    :ceiling: H(X), H(Y)
+    :source: Shwartz-Ziv and Tishby 2017; Saxe et al. 2018
+
     Parameters
     ----------
     n_bins : int

@@ -75,6 +75,16 @@ class Compressed:
     No flag sees dependence on dropped components through products of three or more, or with about as many units
     as samples. `ties` says that more than 5 % of the rows of T repeat.
 
+    :measures: principal components, then nearest-neighbour entropies
+    :assumes: few components carry T; I(X;T) needs noise in the network
+    :errs: either side; loses what the components lose
+    :cost: N D² + N log N
+    :memory: N D
+    :gives: I(T;Y), I(X;T) of noisy networks
+    :unit: bit
+    :ceiling: H(Y)
+    :source: Butakov et al. 2024
+
     Parameters
     ----------
     dims : int

@@ -34,6 +34,16 @@ class CauchySchwarz(KernelOfRun):
     D_CS(p(y|x); p(t|x)), 0 for a perfect output. The released code weighs samples by 1 / sum_j K_ij^2; this
     follows the derivation, 1 / (sum_j K_ij)^2.
 
+    :measures: Cauchy-Schwarz dependence; not Shannon
+    :assumes: a kernel width
+    :errs: up, by about 1/N
+    :cost: N² D
+    :memory: 5 N²
+    :gives: CS-QMI, conditional divergence
+    :unit: CS bit
+    :ceiling: log2 N
+    :source: Principe 2010; Yu et al. 2024
+
     Parameters
     ----------
     sigma : float, "median" or "snapshot"

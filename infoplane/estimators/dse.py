@@ -46,6 +46,16 @@ class DiffusionSpectralEntropy(KernelOfRun):
     classes are more compact than random subsets. It may be negative, is not bounded by H(Y), and DSMI(T;T) is
     not DSE(T). DSMI(X;T) does the same with clusters of the inputs, found once.
 
+    :measures: entropy of a diffusion spectrum, DSMI; not Shannon
+    :assumes: a kernel width
+    :errs: with kernel width and N
+    :cost: N² D + N³
+    :memory: 6 N²
+    :gives: DSE, DSMI
+    :unit: spectral bit
+    :ceiling: log2 N
+    :source: Liao et al. 2024
+
     Parameters
     ----------
     sigma : float, "median" or "snapshot"

@@ -51,6 +51,16 @@ class Geometry:
     ruled by the mean where it is large (ReLU layers). With few samples a unit, effective ranks come out too small
     (flag `few_samples` below three).
 
+    :measures: effective ranks, power law of the spectrum, class manifolds and distances; no information
+    :assumes: second moments matter
+    :errs: down with few samples
+    :cost: N D m + m³, m = min(N, D)
+    :memory: 3 N D + m²
+    :gives: ranks, spectral decay, nuclear norms, distances
+    :unit: dimensions, exponent, ...
+    :ceiling: min(N, D)
+    :source: Garrido et al. 2023; Agrawal et al. 2022
+
     Parameters
     ----------
     alpha : float

@@ -32,6 +32,16 @@ class Hsic(KernelOfRun):
     returned beside it: only what exceeds it is dependence. Rows with equal `x_ids` (duplicates, repeated noisy
     passes) keep their labels together.
 
+    :measures: Hilbert-Schmidt dependence; not Shannon
+    :assumes: a kernel width
+    :errs: up, by the null
+    :cost: N² D + N³
+    :memory: 7 N²
+    :gives: HSIC, nHSIC and their nulls
+    :unit: HSIC, nHSIC
+    :ceiling: rank of R_Y
+    :source: Gretton et al. 2005
+
     Parameters
     ----------
     sigma : float, "median" or "snapshot"

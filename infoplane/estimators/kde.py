@@ -54,6 +54,16 @@ class KDE:
     from I(X;T), bound against bound, so that its bounds stay bounds. With one row per input of a network that has
     noise of its own, what is bounded is the information about that one pass; for the input use `noise`.
 
+    :measures: bounds on the information seen through Gaussian noise
+    :assumes: the noise std is the scale that matters
+    :errs: I(X;T) upper and lower bound; I(T;Y) a point between neither
+    :cost: N² D
+    :memory: N D
+    :gives: bounds on I(X;T), points for I(T;Y)
+    :unit: bit
+    :ceiling: H(X), H(Y)
+    :source: Kolchinsky and Tracey 2017
+
     Parameters
     ----------
     variance : float or None

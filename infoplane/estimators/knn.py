@@ -98,6 +98,16 @@ class KNN:
     A constant layer has 0 bits, flag `degenerate`. Classes with at most k samples use fewer
     neighbours, those with one sample add 0: flag `few_samples`.
 
+    :measures: I(T;Y) from nearest neighbours
+    :assumes: few dimensions: T and targets about 3 together, more for classes
+    :errs: down in many dimensions, and with much information for N
+    :cost: N log N, or N² D
+    :memory: N D
+    :gives: I(T;Y)
+    :unit: bit
+    :ceiling: ψ(N) − ψ(k) for targets
+    :source: Kraskov 2004; Ross 2014; Gao 2017
+
     Parameters
     ----------
     n_neighbors : int

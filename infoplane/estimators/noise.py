@@ -68,6 +68,16 @@ class SamplePropagation:
     `low` and `high` cover the Monte Carlo error and, with network noise, the choice of the repeated inputs;
     not these biases. All snapshots get the same noise, so a trajectory is smoother than its intervals.
 
+    :measures: the information of `kde`, sampled, with its standard error
+    :assumes: as `kde`, or noise in the network itself
+    :errs: unbiased for the probe's inputs; down for the population, at most log2 N
+    :cost: draws N² D
+    :memory: N D
+    :gives: I(X;T), I(T;Y), I(X;T|Y)
+    :unit: bit
+    :ceiling: H(X), H(Y)
+    :source: Goldfeld et al. 2019
+
     Parameters
     ----------
     std : float or None

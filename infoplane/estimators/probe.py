@@ -58,6 +58,17 @@ class LinearProbe:
 
     Nothing is clipped: where T says nothing, the value is slightly negative.
 
+    :measures: what a linear probe can use of Y
+    :assumes: classes separate linearly
+    :errs: down: a lower bound in expectation; either side for a vector of targets that is not jointly Gaussian
+        (flagged)
+    :cost: N D min(N, D) + steps N D K
+    :memory: 3 N D
+    :gives: I(T;Y) as a linear probe reads it, code length
+    :unit: bit
+    :ceiling: H(Y)
+    :source: Xu et al. 2020
+
     Parameters
     ----------
     folds : int

@@ -35,6 +35,16 @@ class MatrixRenyi(KernelMethod):
     The kernel width sets the answer: published choices move I(T;Y) of one data set from 2.3 to 0.2. The value
     grows with N, so compare equal N only.
 
+    :measures: matrix-based Renyi entropy and information; not Shannon
+    :assumes: a kernel width
+    :errs: with kernel width and N
+    :cost: N² D + N³
+    :memory: 7 N²
+    :gives: S(T), I(T;Y), I(X;T) of kernel matrices
+    :unit: Renyi bit
+    :ceiling: log2 N, S(Y)
+    :source: Giraldo et al. 2015
+
     Parameters
     ----------
     alpha : float

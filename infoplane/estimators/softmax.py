@@ -33,6 +33,16 @@ class SoftmaxOutput:
     raised where it shows: fewer units than classes, or rows that are probabilities already (they sum to 1).
     I(X;T|Y) is the within-class spread that knowledge distillation wants large (Ye et al.).
 
+    :measures: the class drawn from the network's softmax
+    :assumes: T are the logits
+    :errs: exact for the probe
+    :cost: N D
+    :memory: N D
+    :gives: I(X;T), I(T;Y), I(X;T|Y) of the drawn class
+    :unit: bit
+    :ceiling: log2 D
+    :source: Ye et al. 2024
+
     Parameters
     ----------
     temperature : float
