@@ -117,6 +117,13 @@ class ResultTable:
         self.df = frame_of(columns)
         self.meta: dict[str, Any] = dict(meta or {})
 
+    @classmethod
+    def _of(cls, df: pd.DataFrame, meta: Mapping[str, Any]) -> Self:
+        """A table of rows that came from other tables, whose columns have their types already."""
+        table = cls.__new__(cls)
+        table.df, table.meta = df, dict(meta)
+        return table
+
     # Making, reading, writing
 
     @classmethod
@@ -156,7 +163,7 @@ class ResultTable:
                 else:
                     meta[name] = value
         meta.pop("table", None)
-        return cls(pd.concat([t.df for t in tables], ignore_index=True), meta)
+        return cls._of(pd.concat([t.df for t in tables], ignore_index=True), meta)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write CSV and JSON, each replaced atomically. Reading gives every number and name back exactly."""
@@ -199,10 +206,7 @@ class ResultTable:
         index = np.asarray(rows)
         if index.size == 0:
             index = index.astype(np.int64)
-        taken = ResultTable.__new__(ResultTable)  # its columns have their types already
-        taken.df = self.df.iloc[index].reset_index(drop=True)
-        taken.meta = dict(self.meta)
-        return taken
+        return ResultTable._of(self.df.iloc[index].reset_index(drop=True), self.meta)
 
     @property
     def settings(self) -> Array:
