@@ -14,7 +14,7 @@ from infoplane.estimators.binning import Binning
 from infoplane.estimators.hsic import Hsic
 from infoplane.hooks import Recorder, tokens
 from infoplane.results import ResultTable
-from infoplane.results.series import ordered_layers
+from infoplane.results.views import ordered_layers
 from infoplane.store import ActivationStore, StoreWriter, open_run
 
 N, TOKENS, WIDTH = 80, 6, 3

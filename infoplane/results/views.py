@@ -152,7 +152,7 @@ class Series:
     @property
     def n_samples(self) -> list[int]:
         """The numbers of samples met in the rows, ascending."""
-        return sorted({int(n) for n in self.table["n_samples"]})
+        return [int(n) for n in np.unique(self.table["n_samples"])]
 
     @property
     def quantities(self) -> list[str]:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from infoplane.results import ResultTable, Row
-from infoplane.results.series import (
+from infoplane.results.views import (
     ceiling_name,
     choose,
-    grid,
     is_in,
+    layer_metrics,
     metrics,
     options,
     ordered_layers,
@@ -28,7 +28,7 @@ def test_a_grid_has_steps_down_and_layers_across_in_forward_order():
     table = ResultTable.from_rows(
         [row(step=5, layer="out", depth=3, value=7.0, flags="saturated;ties"), row(step=2, value=3.0), row(step=5)]
     )
-    one = grid(choose(table), "I(X;T)")
+    one = choose(table).grid("I(X;T)")
     assert one.layers == ["fc1", "out"]
     assert one.steps.tolist() == [2, 5]
     np.testing.assert_array_equal(one.value, [[3.0, np.nan], [1.0, 7.0]])
@@ -41,8 +41,8 @@ def test_a_grid_has_steps_down_and_layers_across_in_forward_order():
 
 def test_a_ceiling_that_is_not_in_bits_is_no_entropy():
     table = ResultTable.from_rows([row(quantity="RankMe", unit="dimensions", ceiling=4.0)])
-    assert ceiling_name(grid(choose(table), "RankMe"), [16]) == "maximum"
-    assert ceiling_name(grid(choose(table), "RankMe"), [0]) == "maximum"
+    assert ceiling_name(choose(table).grid("RankMe"), [16]) == "maximum"
+    assert ceiling_name(choose(table).grid("RankMe"), [0]) == "maximum"
 
 
 def test_the_ceiling_of_information_about_real_targets_is_no_entropy_of_them():
@@ -50,7 +50,7 @@ def test_the_ceiling_of_information_about_real_targets_is_no_entropy_of_them():
     run = str(ResultTable.from_rows(rows)["run"][0])
     for target, name in (("continuous", "largest estimate"), ("discrete", "H(Y)")):
         table = ResultTable.from_rows(rows, {"runs": {run: {"target": target}}})
-        assert ceiling_name(grid(choose(table), "I(T;Y)"), [16]) == name
+        assert ceiling_name(choose(table).grid("I(T;Y)"), [16]) == name
 
 
 def test_what_prepare_found_is_no_choice():
@@ -116,7 +116,7 @@ def test_names_with_trailing_nul_are_told_apart():
     names = np.array(["a", "a\x00", "b"], dtype=object)
     assert is_in(names, ["a\x00"]).tolist() == [False, True, False]
     table = ResultTable.from_rows([row(layer="a"), row(layer="a\x00", depth=2, value=5.0)])
-    assert grid(choose(table, layers=["a\x00"]), "I(X;T)").value.tolist() == [[5.0]]
+    assert choose(table, layers=["a\x00"]).grid("I(X;T)").value.tolist() == [[5.0]]
 
 
 def test_metrics_come_in_step_order():
@@ -132,7 +132,29 @@ def test_metrics_come_in_step_order():
 def test_a_grid_needs_one_run_and_one_unit():
     table = ResultTable.from_rows([row(), row(run="b")])
     with pytest.raises(ValueError, match="holds one run, got 2: a, b"):
-        grid(choose(table, several_runs=True), "I(X;T)")
+        choose(table, several_runs=True).grid("I(X;T)")
     mixed = ResultTable.from_rows([row(unit="bit"), row(step=1, unit="nat")])
     with pytest.raises(ValueError, match=r"I\(X;T\) has several units in this table: bit, nat"):
-        grid(choose(mixed), "I(X;T)")
+        choose(mixed).grid("I(X;T)")
+
+
+def test_recorded_metrics_of_layers_are_chosen_as_estimates_are():
+    recorded = {"estimator": "recorded", "config": "{}", "quantity": "gradient_mean_norm", "unit": ""}
+    rows = [row(), row(layer="w1", value=2.0, **recorded), row(layer="w1", step=1, value=3.0, **recorded)]
+    table = ResultTable.from_rows([*rows, row(layer="", quantity="loss", estimator="recorded", config="{}")])
+    series = choose(table, estimator="recorded", quantity=["gradient_mean_norm"], layers=["*"])
+    assert (series.layers, series.quantities) == (["w1"], ["gradient_mean_norm"])
+    assert series.grid("gradient_mean_norm").value.tolist() == [[2.0], [3.0]]
+    assert list(choose(table).metrics()) == ["loss"]
+    run, times, layers, values = layer_metrics(table, ("gradient_mean_norm", "weight_norm"))
+    assert (run, times.tolist(), layers) == ("a", [0.0, 1.0], ["w1"])
+    assert values["gradient_mean_norm"].tolist() == [[2.0], [3.0]]
+    assert np.isnan(values["weight_norm"]).all()
+    assert layer_metrics(table, ("other",))[2] == []
+
+
+def test_a_grid_has_the_time_that_was_asked_for():
+    table = ResultTable.from_rows([row(epoch=float("nan")), row(step=10, epoch=2.0)])
+    assert choose(table).grid("I(X;T)").times.tolist() == [0.0, 10.0]
+    series = choose(table, against="epoch")
+    assert (series.left_out, series.grid("I(X;T)").times.tolist()) == (1, [2.0])
