@@ -327,4 +327,4 @@ def test_a_table_elsewhere_can_be_asked_for_where_it_is_advised(tmp_path, monkey
 def test_captions_are_unchanged_where_nothing_is_lost(tmp_path):
     table = analyze(make_run(tmp_path / "run"), "binning:n_bins=8", progress=False)
     assert losses(table) == []
-    assert not any("missing" in words for words in plots.plane.__globals__["plane_data"](table).caption)
+    assert not any("missing" in words for words in plots.plane_data(table).caption)

@@ -11,12 +11,11 @@ from infoplane.plots.compare import compare, compare_data
 from infoplane.plots.compression import compression, compression_data
 from infoplane.plots.curves import curve_data, curves
 from infoplane.plots.dpi import dpi, dpi_data
-from infoplane.plots.figures import FIGURES, draw_file
+from infoplane.plots.figures import FIGURES, draw_file, save
 from infoplane.plots.heatmap import heatmap, heatmap_data
 from infoplane.plots.null import null, null_data
 from infoplane.plots.plane import plane, plane_data
 from infoplane.plots.plane_grid import plane_grid, plane_grid_data
-from infoplane.plots.saving import save
 from infoplane.plots.snr import snr, snr_data
 from infoplane.plots.text import safe_text
 from infoplane.plots.tokens import tokens, tokens_data

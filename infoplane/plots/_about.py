@@ -1,17 +1,15 @@
-"""What a figure says of its numbers: estimator, settings, N, bound, doubtful points."""
+"""The words of a caption on the numbers: estimator, settings, N, bound, doubtful points."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
-
-import numpy as np
 
 from infoplane.plots.style import number
 from infoplane.plots.text import safe_text
 from infoplane.results import ResultTable
 from infoplane.results.losses import loss_words, losses
-from infoplane.results.series import Grid, Series, settings_words
+from infoplane.results.views import Grid, Series, settings_words
 
 LONG_LABEL = 30
 
@@ -28,32 +26,32 @@ def axis_label(quantity: str, unit: str) -> str:
 
 def about(series: Series, grids: Sequence[Grid]) -> list[str]:
     """The parts of the caption: how the numbers came about, then what is doubtful in them."""
-    parts = [
-        ", ".join([safe_text(series.estimator), *(safe_text(w, limit=48) for w in settings_words(series.settings))])
-    ]
+    words = [safe_text(w, limit=48) for w in settings_words(series.settings)]
+    parts = [", ".join([safe_text(series.estimator), *words])]
     sizes = series.n_samples
     if sizes[-1] > 0:  # what weights alone say has no samples
         n = number(sizes[0]) if len(sizes) == 1 else f"{number(sizes[0])} to {number(sizes[-1])}"
         parts.append(f"N = {n}" + ("" if series.subset == "all" else f" ({safe_text(series.subset)})"))
-    if len(series.runs) == 1:
-        parts.append(f"run {safe_text(series.runs[0], limit=24)}")
-    else:
-        parts.append(f"{len(series.runs)} runs")
+    parts.append(run_words(series.runs[0]) if len(series.runs) == 1 else f"{len(series.runs)} runs")
     if series.left_out:
         parts.append(f"snapshots without an epoch, not drawn: {series.left_out}")
     parts += lost_words(series.table, series.runs)
     meanings: dict[str, list[str]] = {}
     for grid in grids:
         bound = [f"{b} bound" for b in sorted(grid.bounds) if b in ("upper", "lower")]
-        words = [safe_text(e) for e in sorted(grid.estimands)] + bound
-        if words:
-            meanings.setdefault(", ".join(words), []).append(safe_text(grid.quantity))
-    return parts + [f"{', '.join(names)}: {words}" for words, names in meanings.items()]
+        if said := [safe_text(e) for e in sorted(grid.estimands)] + bound:
+            meanings.setdefault(", ".join(said), []).append(safe_text(grid.quantity))
+    return parts + [f"{', '.join(names)}: {said}" for said, names in meanings.items()]
 
 
-def lost_words(table: ResultTable, runs: Sequence[str] | None = None) -> list[str]:
-    """What is missing or damaged in the runs of a figure, of the layers that it has."""
-    found = losses(table, runs, set(table["layer"].tolist()))
+def run_words(run: str) -> str:
+    """The one run of a figure, by name."""
+    return f"run {safe_text(run, limit=24)}"
+
+
+def lost_words(table: ResultTable, runs: Iterable[str]) -> list[str]:
+    """Names what is missing or damaged in the runs and layers of a figure."""
+    found = losses(table, list(runs), set(table["layer"].tolist()))
     return [safe_text(words, limit=300) for words in loss_words(found)]
 
 
@@ -64,6 +62,7 @@ def folders(table: ResultTable) -> dict[str, str]:
 
 
 def doubtful(flagged: int, of: int, name: str, mark: str) -> list[str]:
+    """How many points are not to be believed, and how the figure marks them; nothing where there are none."""
     return [f"{flagged} of {of} points {name} ({mark})"] if flagged else []
 
 
@@ -71,8 +70,3 @@ def dpi_words(series: Series) -> list[str]:
     """The share of violations of the data-processing inequality, where the table can tell."""
     found = series.table.dpi()
     return [f"DPI violated in {100 * row.share:.3g} % of {number(row.pairs)} pairs" for row in found if row.pairs]
-
-
-def times(grid: Grid, against: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """The steps or the epochs of a grid, as `choose` was asked for."""
-    return grid.steps if against == "step" else grid.epochs

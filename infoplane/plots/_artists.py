@@ -1,4 +1,4 @@
-"""Pieces that several figures draw: captions, ceilings, direct labels, the colour bar of the steps."""
+"""Pieces that several figures draw: axes, ceilings, markers, legends, direct labels, the colour bar of the steps."""
 
 from __future__ import annotations
 
@@ -14,74 +14,41 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Normalize, SymLogNorm
-from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from infoplane.plots.style import FAINT, number, smallest_positive, step_colormap, step_ticks, text_color
-from infoplane.plots.text import text_width, wrap
+from infoplane.plots._figure import figure_of
+from infoplane.plots.style import (
+    DOTTED,
+    FAINT,
+    number,
+    small_size,
+    smallest_positive,
+    spans_decades,
+    step_colormap,
+    step_ticks,
+    text_color,
+)
+from infoplane.plots.text import safe_names, text_width
+from infoplane.results.views import Grid
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+Box = tuple[float, float, float, float]
+"""Left, lower, right and upper edge."""
 
 END_GAP = 11.0
 """Points between the axes and labels written at their right edge."""
 
 CEILING_LABEL = "_infoplane_ceiling"
-CAPTION_LABEL = "_infoplane_caption"
-"""Label of the artist whose text says what was measured; `save` copies it into the file's metadata."""
-
-
-def small_size() -> float:
-    return float(mpl.rcParams["font.size"]) - 1.2
-
-
-def add_caption(ax: Axes, parts: Sequence[str], *, own: bool, shown: bool = True) -> None:
-    """Write estimator, settings and N under the axes, or keep them unseen for the file's metadata.
-
-    `own` says that the figure is ours: the caption then runs over its whole width.
-    """
-    figure = ax.get_figure(root=True)
-    if figure is None:
-        raise ValueError("the axes belong to no figure")
-    size = small_size()
-    if not shown:
-        ax.text(0, 0, "  ·  ".join(parts), visible=False).set_label(CAPTION_LABEL)
-    elif own:
-        width = figure.get_figwidth() * 72 - 8
-        label = figure.supxlabel(
-            wrap(parts, width, size), x=4 / (figure.get_figwidth() * 72), ha="left", fontsize=size, color=FAINT
-        )
-        label.set_label(CAPTION_LABEL)
-    else:
-        width = max(ax.get_window_extent().width * 72 / figure.dpi, 72.0)
-        ax.annotate(
-            wrap(parts, width, size),
-            xy=(0.0, 0.0),
-            xycoords=("axes fraction", ax.xaxis.label),
-            xytext=(0, -3),
-            textcoords="offset points",
-            ha="left",
-            va="top",
-            fontsize=size,
-            color=FAINT,
-            annotation_clip=False,
-        ).set_label(CAPTION_LABEL)
-
-
-def captions(figure: Figure) -> list[str]:
-    """What the captions of a figure say, in one line each."""
-    texts = [a for a in figure.findobj(Text) if isinstance(a, Text) and a.get_label() == CAPTION_LABEL]
-    return [" ".join(text.get_text().split()) for text in texts]
 
 
 def step_colorbar(
     ax: Axes | Sequence[Axes], norm: Normalize, steps: FloatArray, label: str, *, aspect: float = 28
 ) -> Colorbar:
     """The colour bar of the steps, ticked at 0 and the decades where the scale is logarithmic."""
-    figure = (ax if isinstance(ax, Axes) else ax[0]).get_figure(root=True)
-    if figure is None:
-        raise ValueError("the axes belong to no figure")
+    figure = figure_of(ax if isinstance(ax, Axes) else ax[0])
     bar = figure.colorbar(ScalarMappable(norm=norm, cmap=step_colormap()), ax=ax, aspect=aspect, pad=0.02)
     bar.set_label(label)
     bar.outline.set_linewidth(0.4)
@@ -103,20 +70,29 @@ def apart(ticks: Sequence[float], place: Callable[[float], float], gap: float) -
     return kept
 
 
-def step_axis(ax: Axes, steps: FloatArray, *, log: bool) -> None:
+def step_axis(ax: Axes, steps: FloatArray, *, log: bool | None) -> None:
     """Put the steps on the x axis; the logarithmic scale is linear below the first step, so 0 is shown."""
     if steps.size == 0:
         raise ValueError("no steps to draw")
     low, high = float(steps.min()), float(steps.max())
-    if log:
-        ax.set_xscale("symlog", linthresh=smallest_positive(steps), linscale=0.4, base=10)
+    if spans_decades(steps) if log is None else log:
+        first = smallest_positive(steps)
+        ax.set_xscale("symlog", linthresh=first, linscale=0.4, base=10)
         ax.xaxis.set_major_locator(FixedLocator(step_ticks(steps, True)))
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xlim(low - (0.08 * smallest_positive(steps) if low <= 0 else 0.03 * low), high * 1.12 if high else 1.0)
+        ax.set_xlim(low - (0.08 * first if low <= 0 else 0.03 * low), high * 1.12 if high else 1.0)
     else:
         pad = 0.02 * (high - low) or 0.5
         ax.set_xlim(low - pad, high + pad)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+
+
+def row_axis(ax: Axes, names: Sequence[str], *, limit: int = 20) -> None:
+    """A row for each name on the y axis, from top to bottom, without tick marks."""
+    shown = safe_names(names, limit=limit)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.set_yticks(range(len(names)), [shown[name] for name in names])
+    ax.tick_params(axis="y", length=0)
 
 
 @dataclass(frozen=True)
@@ -126,61 +102,93 @@ class Ceiling:
     value: float
     name: str
 
+    def __str__(self) -> str:
+        return f"{self.name} = {self.value:.3g}"
 
-def draw_ceilings(ax: Axes, *, x: Ceiling | None, y: Ceiling | None, named: bool = True) -> None:
+
+def ceiling_of(one: Grid) -> Ceiling | None:
+    """The ceiling of a quantity, where its rows have one."""
+    return None if one.top is None else Ceiling(one.top, one.ceiling_name)
+
+
+def draw_ceilings(ax: Axes, *, x: Ceiling | None = None, y: Ceiling | None = None, named: bool = True) -> None:
     """Dotted lines at the ceilings within the limits; one beyond them is named at the edge it lies past."""
-    style: dict[str, Any] = {
-        "textcoords": "offset points", "fontsize": small_size(), "color": FAINT, "zorder": 1.5, "label": CEILING_LABEL,
-    }  # fmt: skip
-    line: dict[str, Any] = {"color": FAINT, "linewidth": 0.7, "linestyle": (0, (1, 2)), "zorder": 1}
+    line: dict[str, Any] = {"color": FAINT, "linewidth": 0.7, "linestyle": DOTTED, "zorder": 1}
     if x is not None:
-        text, inside = f"{x.name} = {x.value:.3g}", x.value <= ax.get_xlim()[1]
+        inside = x.value <= ax.get_xlim()[1]
         if inside:
             ax.axvline(x.value, **line)
-        if named and inside:
-            ax.annotate(text, (x.value, 0.02), xycoords=("data", "axes fraction"), xytext=(-2, 0), ha="right",
-                        va="bottom", rotation=90, **style)  # fmt: skip
-        elif named:
-            ax.annotate(text + " →", (1.0, 0.02), xycoords="axes fraction", xytext=(-2, 0), ha="right", va="bottom",
-                        **style)  # fmt: skip
+        if named:
+            text, at, unit = (str(x), x.value, "data") if inside else (f"{x} →", 1.0, "axes fraction")
+            turned = {"rotation": 90 if inside else 0, "ha": "right", "va": "bottom"}
+            name_ceiling(ax, text, (at, 0.02), (unit, "axes fraction"), (-2, 0), **turned)
     if y is not None:
-        text, inside = f"{y.name} = {y.value:.3g}", y.value <= ax.get_ylim()[1]
+        inside = y.value <= ax.get_ylim()[1]
         if inside:
             ax.axhline(y.value, **line)
-        if named and inside:
-            ax.annotate(text, (0.01, y.value), xycoords=("axes fraction", "data"), xytext=(0, 1.5), ha="left",
-                        va="bottom", **style)  # fmt: skip
-        elif named:
-            ax.annotate(text + " ↑", (0.01, 1.0), xycoords="axes fraction", xytext=(0, -2), ha="left", va="top",
-                        **style)  # fmt: skip
+        if named:
+            text, at, unit = (str(y), y.value, "data") if inside else (f"{y} ↑", 1.0, "axes fraction")
+            offset, va = ((0, 1.5), "bottom") if inside else ((0, -2), "top")
+            name_ceiling(ax, text, (0.01, at), ("axes fraction", unit), offset, ha="left", va=va)
 
 
-def legend_above(ax: Axes, handles: Sequence[Any], columns: int, labels: Sequence[str] | None = None) -> None:
-    """A legend on top of the axes, where it hides nothing; read row by row."""
-    names = [str(handle.get_label()) for handle in handles] if labels is None else list(labels)
-    columns = min(columns, len(names))
-    rows = -(-len(names) // columns)
+def name_ceiling(
+    ax: Axes, text: str, at: tuple[float, float], coords: Any, offset: tuple[float, float], **look: Any
+) -> None:
+    """The name of a ceiling, `offset` points from a place on its line; direct labels keep clear of it."""
+    look |= {"textcoords": "offset points", "fontsize": small_size(), "color": FAINT, "zorder": 1.5}
+    ax.annotate(text, at, offset, xycoords=coords, label=CEILING_LABEL, **look)
+
+
+def draw_points(ax: Axes, x: FloatArray, y: FloatArray, hollow: BoolArray, *, color: Any, **look: Any) -> None:
+    """Markers, open where `hollow`."""
+    for open_marker in (False, True):
+        at = hollow == open_marker
+        if at.any():  # an unclipped line without points would stretch the layout to the figure's corner
+            look |= {"markerfacecolor": "white" if open_marker else color}
+            ax.plot(x[at], y[at], color=color, linestyle="none", zorder=4, clip_on=False, **look)
+
+
+OPEN: dict[str, Any] = {"marker": "o", "markerfacecolor": "white", "linestyle": "none"}
+"""An open circle, in a legend."""
+
+
+def key(label: str, **look: Any) -> Line2D:
+    """An entry of a legend: a line or a marker as `look` says, grey where it gives no colour."""
+    return Line2D([], [], **{"color": FAINT, **look}, label=label)
+
+
+def legend(
+    ax: Axes, handles: Sequence[Any], columns: int | None = None, labels: Sequence[str] | None = None, **look: Any
+) -> Any:
+    """A legend on top of the axes, where it hides nothing; in one row unless `columns` says otherwise."""
+    if not handles:
+        return None
+    names = [str(handle.get_label()) for handle in handles] if labels is None else labels
+    look = {"labelcolor": FAINT, "borderaxespad": 0.1, **look}
+    return ax.legend(handles, names, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns or len(names), **look)
+
+
+def by_rows(handles: Sequence[Any], columns: int) -> list[Any]:
+    """The entries of a legend in the order in which it is to be read row by row."""
+    if len(handles) % columns:
+        return list(handles)
     # Matplotlib fills column by column.
-    order = [i for c in range(columns) for i in range(c, len(names), columns)]
-    if rows > 1 and len(names) % columns:
-        order = list(range(len(names)))
-    ax.legend(
-        [handles[i] for i in order], [names[i] for i in order], loc="lower left", bbox_to_anchor=(0, 1), ncols=columns,
-        labelcolor=FAINT, columnspacing=1.0, handlelength=1.0, handletextpad=0.3, borderaxespad=0.1,
-    )  # fmt: skip
+    return [handle for c in range(columns) for handle in handles[c::columns]]
 
 
-def limits(values: FloatArray, ceiling: float | None, *, pad: float = 0.05) -> tuple[float, float]:
+def limits(values: FloatArray, ceiling: Ceiling | None, *, pad: float = 0.05) -> tuple[float, float]:
     """Limits from the data, and the ceiling too where the data then still fill two fifths of the axis."""
+    top = None if ceiling is None else ceiling.value
     shown = values[np.isfinite(values)]
     if shown.size == 0:
-        low, high = 0.0, 1.0 if ceiling is None else ceiling
+        low, high = 0.0, 1.0 if top is None else top
     else:
         low, high = float(shown.min()), float(shown.max())
     if 0 < low < 0.25 * high:
         low = 0.0
-    if ceiling is not None and math.isfinite(ceiling) and ceiling > high and high - low >= 0.4 * (ceiling - low):
-        high = ceiling
+    if top is not None and math.isfinite(top) and top > high and high - low >= 0.4 * (top - low):
+        high = top
     extent = high - low
     if extent <= 1e-9 * max(abs(low), abs(high), 1e-300):
         extent = max(0.1 * abs(high), 0.1)
@@ -197,9 +205,12 @@ class Label:
     color: Any = "0.15"
 
 
-def place_labels(
-    anchors: FloatArray, sizes: FloatArray, obstacles: FloatArray, frame: tuple[float, float, float, float]
-) -> FloatArray:
+def end_of(x: FloatArray, y: FloatArray, text: str, color: Any) -> Label:
+    """A label at the last point of a line."""
+    return Label(float(x[-1]), float(y[-1]), text, color)
+
+
+def place_labels(anchors: FloatArray, sizes: FloatArray, obstacles: FloatArray, frame: Box) -> FloatArray:
     """Offsets (L, 2), from anchor to the centre of each label, that keep labels clear of each other and of points.
 
     Greedy: for each label the candidate of least cost among 16 directions and 7 distances. All in points.
@@ -215,10 +226,9 @@ def place_labels(
     """
     angles = np.arange(16) * (2 * np.pi / 16)
     directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    placed: list[tuple[float, float, float, float]] = []
+    placed: list[Box] = []
     leaders: list[tuple[FloatArray, FloatArray]] = []
     out = np.zeros_like(anchors)
-    x0, y0, x1, y1 = frame
     for i, anchor in enumerate(anchors):
         half = sizes[i] / 2
         best, best_cost = np.zeros(2), math.inf
@@ -226,31 +236,34 @@ def place_labels(
             for direction in directions:
                 # The label's edge, not its centre, keeps the gap.
                 offset = direction * (gap + np.abs(direction) @ half)
-                cx, cy = anchor + offset
-                box = (cx - half[0], cy - half[1], cx + half[0], cy + half[1])
-                cost = 0.25 * gap
-                outside = max(x0 - box[0], 0) + max(box[2] - x1, 0) + max(y0 - box[1], 0) + max(box[3] - y1, 0)
-                cost += 4 * outside
-                for other in placed:
-                    over_x = min(box[2], other[2]) - max(box[0], other[0]) + 1.5
-                    over_y = min(box[3], other[3]) - max(box[1], other[1]) + 1.0
-                    if over_x > 0 and over_y > 0:
-                        cost += 20 + over_x * over_y
-                inside = (
-                    (obstacles[:, 0] > box[0] - 1) & (obstacles[:, 0] < box[2] + 1)
-                    & (obstacles[:, 1] > box[1] - 1) & (obstacles[:, 1] < box[3] + 1)
-                )  # fmt: skip
-                cost += 0.8 * min(int(inside.sum()), 12)
-                if cost < best_cost and leaders:
+                cost = 0.25 * gap + box_cost(box_at(anchor + offset, half), placed, obstacles, frame)
+                if cost < best_cost:
                     end = anchor + direction * gap
                     cost += 6 * sum(_cross(anchor, end, a, b) for a, b in leaders)
                 if cost < best_cost:
                     best, best_cost = offset, cost
         out[i] = best
-        centre = anchor + best
-        placed.append((centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1]))
-        leaders.append((anchor, centre))
+        placed.append(box_at(anchor + best, half))
+        leaders.append((anchor, anchor + best))
     return out
+
+
+def box_at(centre: FloatArray, half: FloatArray) -> Box:
+    """The box of a label, from its centre and half its size."""
+    return (centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1])
+
+
+def box_cost(box: Box, placed: Sequence[Box], obstacles: FloatArray, frame: Box) -> float:
+    """The cost of a label there: points outside the frame, overlap with other labels, obstacles covered."""
+    cost = 0.0
+    cost += 4 * sum(max(frame[k] - box[k], 0) + max(box[k + 2] - frame[k + 2], 0) for k in (0, 1))
+    for other in placed:
+        over_x = min(box[2], other[2]) - max(box[0], other[0]) + 1.5
+        over_y = min(box[3], other[3]) - max(box[1], other[1]) + 1.0
+        if over_x > 0 and over_y > 0:
+            cost += 20 + over_x * over_y
+    covered = np.all((obstacles > np.subtract(box[:2], 1)) & (obstacles < np.add(box[2:], 1)), axis=1)
+    return cost + 0.8 * min(int(covered.sum()), 12)
 
 
 def _cross(a: FloatArray, b: FloatArray, c: FloatArray, d: FloatArray) -> bool:
@@ -267,9 +280,9 @@ def direct_labels(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> N
 
     Call it last: the axes' limits and layout must be final.
     """
-    figure = ax.get_figure(root=True)
-    if not labels or figure is None:
+    if not labels:
         return
+    figure = figure_of(ax)
     figure.draw_without_rendering()
     size = float(mpl.rcParams["font.size"]) - 0.5
     to_points = 72.0 / figure.dpi
@@ -278,31 +291,24 @@ def direct_labels(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> N
     boxes = [np.linspace((b.x0, (b.y0 + b.y1) / 2), (b.x1, (b.y0 + b.y1) / 2), 8) for b in taken]
     points = np.concatenate([ax.transData.transform(obstacles.reshape(-1, 2)), *boxes]) * to_points
     sizes = np.array([[text_width(label.text, size) + 2, 1.25 * size] for label in labels])
-    box = ax.get_window_extent()
-    frame = (box.x0 * to_points, box.y0 * to_points, box.x1 * to_points, box.y1 * to_points)
+    x0, y0, x1, y1 = (float(edge) * to_points for edge in ax.get_window_extent().extents)
     # Labels at the rim have the least room: they choose first.
-    middle = np.array([(frame[0] + frame[2]) / 2, (frame[1] + frame[3]) / 2])
+    middle = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
     order = np.argsort(-np.abs(anchors - middle).max(axis=1), kind="stable")
     offsets = np.empty_like(anchors)
-    offsets[order] = place_labels(anchors[order], sizes[order], points, frame)
+    offsets[order] = place_labels(anchors[order], sizes[order], points, (x0, y0, x1, y1))
+    leader = {"arrowstyle": "-", "linewidth": 0.5, "color": FAINT, "shrinkA": 0, "shrinkB": 2}
+    patch = {"boxstyle": "square,pad=0.08", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
     for label, offset, extent in zip(labels, offsets, sizes, strict=True):
         far = float(np.hypot(*(np.maximum(np.abs(offset) - extent / 2, 0)))) > 6
-        ax.annotate(
-            label.text,
-            xy=(label.x, label.y),
-            xytext=(float(offset[0]), float(offset[1])),
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            fontsize=size,
-            color=text_color(label.color),
-            zorder=6,
-            bbox={"boxstyle": "square,pad=0.08", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
-            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": FAINT, "shrinkA": 0, "shrinkB": 2}
-            if far
-            else None,
-            annotation_clip=False,
-        )
+        look = {"va": "center", "zorder": 6, "bbox": patch, "arrowprops": leader if far else None}
+        write_label(ax, label, tuple(offset.tolist()), "offset points", ha="center", fontsize=size, **look)
+
+
+def write_label(ax: Axes, label: Label, place: tuple[float, float], coords: Any, **look: Any) -> None:
+    """The text of a label at `place`, which may lie outside the axes."""
+    color = text_color(label.color)
+    ax.annotate(label.text, (label.x, label.y), place, textcoords=coords, color=color, annotation_clip=False, **look)
 
 
 def spread(positions: FloatArray, gap: float, low: float, high: float) -> FloatArray:
@@ -334,15 +340,14 @@ def spread(positions: FloatArray, gap: float, low: float, high: float) -> FloatA
 
 def end_labels(ax: Axes, labels: Sequence[Label]) -> None:
     """Write each label at the right edge, at the height of its line's end, moved apart where they are close."""
-    figure = ax.get_figure(root=True)
-    if not labels or figure is None:
+    if not labels:
         return
+    figure = figure_of(ax)
     size = float(mpl.rcParams["font.size"]) - 0.8
     # An unseen text as wide as the widest label makes the layout leave the room before heights are measured.
-    room = ax.annotate(
-        max(labels, key=lambda label: text_width(label.text, size)).text, (1.0, 0.5), xycoords="axes fraction",
-        xytext=(END_GAP, 0), textcoords="offset points", fontsize=size, alpha=0.0, annotation_clip=False,
-    )  # fmt: skip
+    widest = max(labels, key=lambda label: text_width(label.text, size))
+    unseen: dict[str, Any] = {"textcoords": "offset points", "alpha": 0.0, "annotation_clip": False}
+    room = ax.annotate(widest.text, (1.0, 0.5), (END_GAP, 0), xycoords="axes fraction", fontsize=size, **unseen)
     figure.draw_without_rendering()
     room.remove()
     to_points = 72.0 / figure.dpi
@@ -353,22 +358,7 @@ def end_labels(ax: Axes, labels: Sequence[Label]) -> None:
     placed = spread(np.round(heights)[::-1], 1.15 * size, low, high)[::-1]
     beside = ax.transAxes + ScaledTranslation(END_GAP / 72, 0, figure.dpi_scale_trans)
     for label, height in zip(labels, placed, strict=True):
-        ax.annotate(
-            label.text,
-            xy=(label.x, label.y),
-            xytext=(1.0, (height - box.y0 * to_points) / (box.height * to_points)),
-            textcoords=beside,
-            ha="left",
-            va="center",
-            fontsize=size,
-            color=text_color(label.color),
-            arrowprops={
-                "arrowstyle": "-",
-                "linewidth": 0.4,
-                "color": label.color,
-                "shrinkA": 0.5,
-                "shrinkB": 1.5,
-                "relpos": (0.0, 0.5),
-            },
-            annotation_clip=False,
-        )
+        leader = {"arrowstyle": "-", "linewidth": 0.4, "color": label.color, "shrinkA": 0.5, "shrinkB": 1.5}
+        leader["relpos"] = (0.0, 0.5)
+        place = (1.0, (height - box.y0 * to_points) / (box.height * to_points))
+        write_label(ax, label, place, beside, ha="left", va="center", fontsize=size, arrowprops=leader)

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import matplotlib as mpl
 import numpy as np
@@ -19,28 +19,35 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from infoplane.core.text import printable
-from infoplane.plots._artists import CEILING_LABEL, add_caption, captions, step_axis, step_colorbar
-from infoplane.plots.curves import chosen_metrics
-from infoplane.plots.plane import PlaneData, frame, name_layers, series_plane
-from infoplane.plots.style import (
-    FAINT,
-    INK,
+from infoplane.plots._artists import CEILING_LABEL, legend, step_axis, step_colorbar
+from infoplane.plots._figure import (
+    Options,
+    add_caption,
+    described,
     figure_canvas,
     keep_tick_style,
+    keywords,
+    selected,
+)
+from infoplane.plots.curves import Metrics, chosen_metrics
+from infoplane.plots.plane import PlaneData, frame, name_layers, series_plane
+from infoplane.plots.style import (
+    INK,
+    drawable,
     layer_line,
     layer_marker,
     number,
     rc_context,
-    spans_decades,
     step_colormap,
     step_norm,
     style_of,
 )
 from infoplane.plots.text import safe_text
 from infoplane.results import ResultTable
-from infoplane.results.series import choose
+from infoplane.results.views import choose
 
 FORMATS: tuple[str, ...] = ("gif", "webp", "apng", "png", "mp4")
 MOST_FRAMES = 240
@@ -55,24 +62,17 @@ def frame_indices(snapshots: int, most: int = MOST_FRAMES) -> npt.NDArray[np.int
     return np.unique(np.round(np.linspace(0, snapshots - 1, min(snapshots, most))).astype(np.int64))
 
 
+@keywords(Options)
 def animate(
     table: ResultTable,
     path: str | os.PathLike[str],
     *,
-    estimator: str | None = None,
-    settings: Mapping[str, Any] | str | None = None,
-    run: str | None = None,
-    subset: str | None = None,
-    layers: Sequence[str] | None = None,
-    against: Literal["step", "epoch"] = "step",
     metrics: bool = True,
     log: bool | None = None,
     fps: float = 12,
     frames: int = MOST_FRAMES,
-    caption: bool = True,
-    style: str = "screen",
-    width: float | None = None,
     dpi: float = 110,
+    **options: Unpack[Options],
 ) -> Path:
     """Write the plane over training as GIF, WebP, APNG or MP4.
 
@@ -113,16 +113,13 @@ def animate(
     if not 0 < fps <= 100:
         raise ValueError(f"fps must be above 0 and at most 100, got {fps}")
     encoder = find_ffmpeg() if kind == "mp4" else None
-    series = choose(
-        table, estimator=estimator, settings=settings, run=run, subset=subset, layers=layers, against=against
-    )
-    data = series_plane(series, against=against)
+    series = choose(table, **selected(options))
+    data = series_plane(series)
     shown = frame_indices(data.steps.size, frames)
     if shown.size < data.steps.size:
         data.caption.append(f"{shown.size} of {data.steps.size} snapshots shown")
-    recorded = chosen_metrics(table, series.runs[0], True, against) if metrics else {}
-    film = Film(data, recorded, against=against, log=log, caption=caption, style=style, width=width, dpi=dpi)
-    about = printable(" | ".join(captions(film.figure))).replace(r"\$", "$")
+    film = Film(data, chosen_metrics(series, metrics), options, log=log, dpi=dpi)
+    about = described(film.figure)
     if encoder is None:
         write_images(film.images(shown), target, kind, fps, about)
     else:
@@ -131,94 +128,80 @@ def animate(
 
 
 class Film:
-    """A figure laid out once, of which each snapshot changes a few artists."""
+    """A figure laid out once, of which each snapshot changes a few artists.
 
-    def __init__(
-        self,
-        data: PlaneData,
-        recorded: Mapping[str, Mapping[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]],
-        *,
-        against: str,
-        log: bool | None,
-        caption: bool,
-        style: str,
-        width: float | None,
-        dpi: float,
-    ) -> None:
-        self.data, self.against, self.dpi = data, against, dpi
-        self.rc = style_of(style)[1]
+    Each frame draws these artists on a picture of all others: a whole figure takes several times as long.
+    """
+
+    def __init__(self, data: PlaneData, recorded: Metrics, options: Options, *, log: bool | None, dpi: float) -> None:
+        self.data, self.against = data, options["against"]
+        self.rc = style_of(options["style"])[1]
         norm = step_norm(data.times, log)
         self.colors = np.asarray(step_colormap()(norm(data.times)))
-        with figure_canvas(style=style, width=width, aspect=0.95 if recorded else 0.75) as figure:
+        heights = [1, 0.3] if recorded else [1]
+        with figure_canvas(options, aspect=0.95 if recorded else 0.75) as figure:
             self.figure: Figure = figure
             FigureCanvasAgg(figure)
             figure.set_dpi(dpi)
-            grid: Any = figure.subplots(2 if recorded else 1, 1, squeeze=False,
-                                        height_ratios=[1, 0.3] if recorded else [1])  # fmt: skip
+            grid: Any = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)
             self.plane: Axes = grid[0, 0]
             self.marks: list[Any] = []
             frame(self.plane, [data])
-            add_caption(grid[-1, 0], data.caption, own=True, shown=caption)
+            add_caption(grid[-1, 0], data.caption, own=True, shown=options["caption"])
             self._draw_plane()
             if recorded:
                 self._draw_metrics(grid[1, 0], recorded, log)
-            step_colorbar(self.plane, norm, data.times, against)
+            step_colorbar(self.plane, norm, data.times, self.against)
             self.title = self.plane.set_title(self._title(data.steps.size - 1), loc="left")
             for ax in grid[:, 0]:
                 keep_tick_style(ax)
-            name_layers(self.plane, data, ink=None, own=True)
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")
-            # What changes, and the names above it, is drawn anew on a picture of all that stays.
-            names = [text for text in self.plane.texts if text.get_label() != CEILING_LABEL]
-            self.moving = [self.lines, *self.dots, self.now_line, *self.now, *self.marks, *names, self.title]
-            for artist in self.moving:
-                artist.set_animated(True)
-            canvas: Any = figure.canvas
-            canvas.draw()
-            self.still = canvas.copy_from_bbox(figure.bbox)
+            name_layers(self.plane, data, [INK] * len(data.layers), own=True)
+            self._draw_still()
+
+    def _draw_still(self) -> None:
+        """Fix the layout, and keep the picture of all that stays."""
+        self.figure.draw_without_rendering()
+        self.figure.set_layout_engine("none")
+        # The names stand above what changes, so they are drawn anew with it.
+        names = [text for text in self.plane.texts if text.get_label() != CEILING_LABEL]
+        self.moving = [self.lines, *self.dots, self.now_line, *self.now, *self.marks, *names, self.title]
+        for artist in self.moving:
+            artist.set_animated(True)
+        canvas: Any = self.figure.canvas
+        canvas.draw()
+        self.still = canvas.copy_from_bbox(self.figure.bbox)
 
     def _draw_plane(self) -> None:
+        """The artists of the plane, whose places `show` sets."""
         data, size = self.data, float(mpl.rcParams["lines.markersize"])
-        paths = [np.column_stack([data.i_xt[s, keep], data.i_ty[s, keep]]) for s, keep in enumerate(data.present)]
-        self.lines = LineCollection(paths, linewidths=0.5 * size / 3.4, zorder=2)
+        self.lines = LineCollection(data.paths, linewidths=0.5 * size / 3.4, zorder=2)
         self.plane.add_collection(self.lines, autolim=False)
-        self.dots = [
-            self.plane.scatter(data.i_xt[:, i], data.i_ty[:, i], s=(0.7 * size) ** 2, marker=layer_marker(i),
-                               linewidths=0.5, zorder=2.5)
-            for i in range(len(data.layers))
-        ]  # fmt: skip
         (self.now_line,) = self.plane.plot([], [], color=INK, linewidth=1.2, zorder=4)
-        self.now = [
-            self.plane.plot(
-                [], [], marker=layer_marker(i), markersize=1.5 * size, color=INK, linestyle="none", zorder=5
-            )[0]
-            for i in range(len(data.layers))
-        ]
+        self.dots, self.now = [], []
+        for i, (x, y) in enumerate(zip(data.i_xt.T, data.i_ty.T, strict=True)):
+            look: dict[str, Any] = {"marker": layer_marker(i)}
+            self.dots.append(self.plane.scatter(x, y, s=(0.7 * size) ** 2, linewidths=0.5, zorder=2.5, **look))
+            look |= {"markersize": 1.5 * size, "color": INK, "linestyle": "none", "zorder": 5}
+            self.now += self.plane.plot([], [], **look)
 
     def _draw_metrics(self, ax: Axes, recorded: Mapping[str, Mapping[str, Any]], log: bool | None) -> None:
         """The first scale at the left, the second at the right; more would be unreadable."""
-        times = self.data.times
-        step_axis(ax, times, log=spans_decades(times) if log is None else log)
+        step_axis(ax, self.data.times, log=log)
         ax.set_xlabel(self.against)
-        sides: list[Axes] = [ax, ax.twinx()]
+        sides: list[Axes] = [ax]
+        if len(recorded) > 1:
+            sides.append(ax.twinx())
+            sides[1].spines["right"].set_visible(True)
+            keep_tick_style(sides[1])
         handles: list[Any] = []
-        if len(recorded) < 2:
-            sides[1].remove()
         for side, (group, members) in zip(sides, recorded.items(), strict=False):
             side.set_ylabel(safe_text(group, limit=20))
             for name, (x, y) in members.items():
-                keep = np.isfinite(y) & (np.abs(y) < 1e15)
-                i = len(handles)
-                (line,) = side.plot(x[keep], y[keep], color=str(0.15 + 0.2 * (i % 3)), linestyle=layer_line(i),
-                                    label=safe_text(name, limit=24, legend=True))  # fmt: skip
-                handles.append(line)
-        if len(recorded) > 1:
-            sides[1].spines["right"].set_visible(True)
-            keep_tick_style(sides[1])
-        ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(handles), labelcolor=FAINT,
-                  borderaxespad=0.1, columnspacing=1.0)  # fmt: skip
-        self.marks.append(ax.axvline(times[0], color=INK, linewidth=0.9, zorder=5))
+                keep, i = np.isfinite(drawable(y)), len(handles)
+                look: dict[str, Any] = {"color": str(0.15 + 0.2 * (i % 3)), "linestyle": layer_line(i)}
+                handles += side.plot(x[keep], y[keep], label=safe_text(name, limit=24, legend=True), **look)
+        legend(ax, handles, columnspacing=1.0)
+        self.marks.append(ax.axvline(self.data.times[0], color=INK, linewidth=0.9, zorder=5))
 
     def _title(self, index: int) -> str:
         return f"{self.against} {number(float(self.data.times[index]))}"
@@ -271,8 +254,6 @@ def write_images(images: Iterator[Image.Image], target: Path, kind: str, fps: fl
     elif kind == "webp":
         options |= {"format": "WEBP", "lossless": False, "quality": 85, "method": 4}
     else:
-        from PIL.PngImagePlugin import PngInfo
-
         info = PngInfo()
         info.add_itxt("Description", about)
         options |= {"format": "PNG", "pnginfo": info}
@@ -281,28 +262,24 @@ def write_images(images: Iterator[Image.Image], target: Path, kind: str, fps: fl
 
 def write_video(images: Iterator[Image.Image], target: Path, encoder: str, fps: float, about: str) -> None:
     """H.264 in MP4, through a pipe to ffmpeg; its last words are in the error."""
-    first = next(images)
-    command = [
-        encoder, "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24",
-        "-s", f"{first.width}x{first.height}", "-r", f"{fps:g}", "-i", "-",
-        "-an", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "18",
-        "-metadata", "title=Information plane", "-metadata", f"comment={about}", "-fflags", "+bitexact",
-        "-movflags", "+faststart", "-f", "mp4", os.fspath(target.absolute()),
-    ]  # fmt: skip
+    last = next(images)
+    raw = f"-f rawvideo -pix_fmt rgb24 -s {last.width}x{last.height} -r {fps:g} -i -"
+    coded = "-an -c:v libx264 -pix_fmt yuv420p -crf 18"
+    about_file = ["-metadata", "title=Information plane", "-metadata", f"comment={about}", "-fflags", "+bitexact"]
+    command = [encoder, *["-loglevel", "error", "-y"], *raw.split(), *coded.split(), *about_file]
+    command += ["-movflags", "+faststart", "-f", "mp4", os.fspath(target.absolute())]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as ffmpeg:
         if ffmpeg.stdin is None or ffmpeg.stderr is None:
             raise OSError("ffmpeg was started without its pipes")
-        last = first
-        try:
-            ffmpeg.stdin.write(first.tobytes())
+        # A broken pipe says that ffmpeg gave up; the reason is in what it wrote.
+        with contextlib.suppress(BrokenPipeError):
+            ffmpeg.stdin.write(last.tobytes())
             for last in images:
                 ffmpeg.stdin.write(last.tobytes())
             for _ in range(round(HOLD * fps)):
                 ffmpeg.stdin.write(last.tobytes())
+        with contextlib.suppress(BrokenPipeError):
             ffmpeg.stdin.close()
-        except BrokenPipeError:  # ffmpeg gave up; what it said follows
-            with contextlib.suppress(BrokenPipeError):
-                ffmpeg.stdin.close()
         said = ffmpeg.stderr.read().decode(errors="replace").strip()
         code = ffmpeg.wait()
     if code:

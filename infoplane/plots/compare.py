@@ -3,45 +3,37 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from infoplane.core.deprecation import renamed
 from infoplane.core.palette import layer_colors
-from infoplane.plots._about import about, axis_label, folders, times
+from infoplane.plots._about import about, axis_label, folders
 from infoplane.plots._artists import (
+    OPEN,
     Ceiling,
-    Label,
-    add_caption,
     direct_labels,
     draw_ceilings,
     end_labels,
+    end_of,
+    key,
+    legend,
     limits,
     step_axis,
 )
-from infoplane.plots.style import (
-    FAINT,
-    INK,
-    canvas,
-    drawable,
-    figure_canvas,
-    keep_tick_style,
-    layer_line,
-    layer_marker,
-    spans_decades,
-)
+from infoplane.plots._figure import Options, canvas, keywords, panels, selected
+from infoplane.plots.style import FAINT, INK, drawable, layer_line, layer_marker
 from infoplane.plots.text import safe_names, safe_text
 from infoplane.results import ResultTable
-from infoplane.results.series import Grid, ceiling_name, choose, grid
 from infoplane.results.summary import Summary, over_runs
+from infoplane.results.views import Grid, Selection, Series, ceiling_name, choose
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -65,9 +57,16 @@ class GroupData:
     times: FloatArray
     summaries: Mapping[str, Summary]
 
+    @property
+    def words(self) -> str:
+        """The meaning of its lines and bands, for the legend."""
+        return next(iter(self.summaries.values())).words
+
 
 @dataclass(frozen=True, eq=False)
 class CompareData:
+    """Groups of runs, with the label and the ceiling of each quantity."""
+
     groups: list[GroupData]
     labels: Mapping[str, str]
     ceilings: Mapping[str, Ceiling | None]
@@ -75,108 +74,114 @@ class CompareData:
 
     @property
     def words(self) -> str:
-        """What lines and bands mean, for the legend."""
-        return next(iter(self.groups[0].summaries.values())).words
+        """The meaning of lines and bands, for the legend."""
+        return self.groups[0].words
+
+    @property
+    def layers(self) -> set[str]:
+        """The layers of any group."""
+        return {layer for group in self.groups for layer in group.layers}
 
     @property
     def coloured_by_group(self) -> bool:
         """Whether there are several groups of one layer, so that colours can tell groups apart."""
-        return len(self.groups) > 1 and len({layer for g in self.groups for layer in g.layers}) == 1
+        return len(self.groups) > 1 and len(self.layers) == 1
 
 
 @renamed("quantities", "quantity")
+@keywords(Selection, without=["run"])
 def compare_data(
     table: ResultTable,
     quantity: Sequence[str] | str = ("I(X;T)", "I(T;Y)"),
     *,
     spread: str | None = "ci95",
     groups: Mapping[str, Sequence[str] | str] | None = None,
-    estimator: str | None = None,
-    settings: Mapping[str, Any] | str | None = None,
-    subset: str | None = None,
-    layers: Sequence[str] | None = None,
-    against: Literal["step", "epoch"] = "step",
+    **select: Unpack[Selection],
 ) -> CompareData:
     """Mean and band over the runs of each group; see `compare` for the parameters."""
     quantities = [quantity] if isinstance(quantity, str) else list(quantity)
-    everything = choose(
-        table, estimator=estimator, settings=settings, subset=subset, layers=layers, several_runs=True, against=against
-    )
-    members = group_runs(everything.runs, groups, folders(table))
-    out, caption_grids = [], []
-    tops: dict[str, list[Grid]] = {q: [] for q in quantities}
-    for name, runs in members.items():
-        per_run = {}
-        for run in runs:
-            series = everything.of_run(run)
-            have = {str(layer) for layer in series.table["layer"]}
-            missing = [layer for layer in everything.layers if layer not in have]
-            per_run[run] = ([layer for layer in everything.layers if layer in have], series, missing)
-        kept = [layer for layer in everything.layers if all(layer in per_run[run][0] for run in runs)]
-        odd = [run for run in runs if per_run[run][0] != kept]
-        if odd or not kept:
-            raise ValueError(
-                f"the runs of a group must have the same layers; {odd[0] if odd else runs[0]} has "
-                f"{', '.join(per_run[odd[0] if odd else runs[0]][0])}, common to all are {', '.join(kept) or 'none'}; "
-                "choose layers=[...], or give groups={name: [run, ...]}"
-            )
-        grids = {q: [grid(s.with_layers(kept), q) for _, s, _ in per_run.values()] for q in quantities}
-        steps = grids[quantities[0]][0].steps
-        for g in grids[quantities[0]][1:]:
-            steps = np.intersect1d(steps, g.steps)
-        if steps.size == 0:
-            raise ValueError(f"runs {', '.join(runs)} have no step in common, so there is no mean to draw")
-        summaries = {}
+    everything = choose(table, several_runs=True, **select)
+    out: list[GroupData] = []
+    grids: dict[str, list[Grid]] = {q: [] for q in quantities}
+    for name, runs in group_runs(everything.runs, groups, folders(table)).items():
+        per_run = [everything.of_run(run).with_layers(common_layers(everything, runs)) for run in runs]
+        found = {q: [series.grid(q) for series in per_run] for q in quantities}
+        out.append(summarised(name, runs, found, spread))
         for q in quantities:
-            stacked = np.stack([g.value[np.searchsorted(g.steps, steps)] for g in grids[q]])
-            summaries[q] = over_runs(drawable(stacked), spread)
-            tops[q] += grids[q]
-        first = grids[quantities[0]][0]
-        when = times(first, against)[np.searchsorted(first.steps, steps)]
-        out.append(GroupData(name=name, runs=runs, layers=kept, times=when, summaries=summaries))
-        caption_grids += [grids[q][0] for q in quantities]
-    ceilings = {}
-    for q, gs in tops.items():
-        known = [g for g in gs if g.top is not None]
-        best = max(known, key=lambda g: g.top or 0.0, default=None)
-        ceilings[q] = (
-            None if best is None else Ceiling(float(best.top or 0.0), ceiling_name(best, everything.n_samples))
+            grids[q] += found[q]
+    caption = list(dict.fromkeys(about(everything, [gs[0] for gs in grids.values()])))
+    labels = {q: axis_label(q, gs[0].unit) for q, gs in grids.items()}
+    ceilings = {q: highest_ceiling(gs, everything.n_samples) for q, gs in grids.items()}
+    data = CompareData(groups=out, labels=labels, ceilings=ceilings, caption=caption)
+    if data.coloured_by_group:
+        caption.insert(1, f"layer {safe_text(next(iter(data.layers)), limit=24)}")
+    return data
+
+
+def common_layers(everything: Series, runs: Sequence[str]) -> list[str]:
+    """The layers of the runs of a group, which must have the same."""
+    have = {run: {str(layer) for layer in everything.of_run(run).table["layer"]} for run in runs}
+    per_run = {run: [layer for layer in everything.layers if layer in have[run]] for run in runs}
+    kept = [layer for layer in everything.layers if all(layer in have[run] for run in runs)]
+    odd = [run for run in runs if per_run[run] != kept]
+    if odd or not kept:
+        first = odd[0] if odd else runs[0]
+        raise ValueError(
+            f"the runs of a group must have the same layers; {first} has {', '.join(per_run[first])}, common to all "
+            f"are {', '.join(kept) or 'none'}; choose layers=[...], or give groups={{name: [run, ...]}}"
         )
-    caption = list(dict.fromkeys(about(everything, caption_grids[: len(quantities)])))
-    if len(out) > 1 and len(names := {layer for group in out for layer in group.layers}) == 1:
-        caption.insert(1, f"layer {safe_text(names.pop(), limit=24)}")
-    return CompareData(
-        groups=out,
-        labels={q: axis_label(q, gs[0].unit) for q, gs in tops.items()},
-        ceilings=ceilings,
-        caption=caption,
-    )
+    return kept
+
+
+def summarised(name: str, runs: list[str], grids: Mapping[str, Sequence[Grid]], spread: str | None) -> GroupData:
+    """The summary of each quantity over the runs of a group, at the steps that all of them have."""
+    per_run = next(iter(grids.values()))
+    first, steps = per_run[0], per_run[0].steps
+    for other in per_run[1:]:
+        steps = np.intersect1d(steps, other.steps)
+    if steps.size == 0:
+        raise ValueError(f"runs {', '.join(runs)} have no step in common, so there is no mean to draw")
+    summaries = {}
+    for quantity, found in grids.items():
+        stacked = np.stack([one.value[np.searchsorted(one.steps, steps)] for one in found])  # (runs, S, L)
+        summaries[quantity] = over_runs(drawable(stacked), spread)
+    times = first.times[np.searchsorted(first.steps, steps)]
+    return GroupData(name=name, runs=runs, layers=first.layers, times=times, summaries=summaries)
+
+
+def highest_ceiling(grids: Iterable[Grid], n_samples: list[int]) -> Ceiling | None:
+    """The largest ceiling of a quantity over runs, where any has one."""
+    known = [(one.top, one) for one in grids if one.top is not None]
+    if not known:
+        return None
+    top, one = max(known, key=lambda pair: pair[0])
+    return Ceiling(top, ceiling_name(one, n_samples))
 
 
 def group_runs(
     runs: Sequence[str], groups: Mapping[str, Sequence[str] | str] | None, named: Mapping[str, str] | None = None
 ) -> dict[str, list[str]]:
-    """Which runs belong together: all, or as `groups` says by ids, names of the directories, or globs of either."""
+    """The runs of each group: all, or as `groups` says by ids, names of the directories, or globs of either."""
     named = named or {}
     if not groups:
         return {"": list(runs)}
     out: dict[str, list[str]] = {}
     for name, patterns in groups.items():
         wanted = [patterns] if isinstance(patterns, str) else list(patterns)
-        hits = [
-            run for run in runs
-            if any(p in (run, named.get(run)) or fnmatch.fnmatchcase(known, p)
-                   for p in wanted for known in (run, named.get(run, run)))
-        ]  # fmt: skip
-        if not hits:
-            raise ValueError(
-                f"group {name!r} matches no run; available: {', '.join(named.get(run) or run for run in runs)}"
-            )
-        out[name] = hits
+        out[name] = [run for run in runs if any(is_called(run, p) or is_called(named.get(run, run), p) for p in wanted)]
+        if not out[name]:
+            have = ", ".join(named.get(run) or run for run in runs)
+            raise ValueError(f"group {name!r} matches no run; available: {have}")
     return out
 
 
+def is_called(name: str, pattern: str) -> bool:
+    """Whether a name is the pattern, which may hold brackets, or one that it matches as a glob."""
+    return name == pattern or fnmatch.fnmatchcase(name, pattern)
+
+
 @renamed("quantities", "quantity")
+@keywords(Options, without=["run"])
 def compare(
     table: ResultTable,
     *,
@@ -185,15 +190,8 @@ def compare(
     quantity: Sequence[str] | str | None = None,
     spread: str | None = "ci95",
     groups: Mapping[str, Sequence[str] | str] | None = None,
-    estimator: str | None = None,
-    settings: Mapping[str, Any] | str | None = None,
-    subset: str | None = None,
-    layers: Sequence[str] | None = None,
-    against: Literal["step", "epoch"] = "step",
     log: bool | None = None,
-    caption: bool = True,
-    style: str = "screen",
-    width: float | None = None,
+    **options: Unpack[Options],
 ) -> Axes:
     """Draw the mean over several runs, and their spread as a band that the legend explains.
 
@@ -222,66 +220,45 @@ def compare(
     """
     if form not in ("curves", "plane"):
         raise ValueError(f"form must be 'curves' or 'plane', got {form!r}")
-    pair = ["I(X;T)", "I(T;Y)"]
-    names = [quantity] if isinstance(quantity, str) else list(quantity or pair)
+    names = [quantity] if isinstance(quantity, str) else list(quantity or ["I(X;T)", "I(T;Y)"])
     if form == "plane" and len(names) != 2:
         raise ValueError(f"the plane takes two quantities, got {', '.join(names)}")
-    data = compare_data(
-        table, names, spread=spread, groups=groups, estimator=estimator, settings=settings, subset=subset,
-        layers=layers, against=against,
-    )  # fmt: skip
+    data = compare_data(table, names, spread=spread, groups=groups, **selected(options))
     if form == "plane":
-        with canvas(ax, style=style, width=width) as axes:
-            if caption or ax is None:
-                add_caption(axes, data.caption, own=ax is None, shown=caption)
+        with canvas(ax, data.caption, options) as axes:
             draw_mean_plane(axes, data)
-            keep_tick_style(axes)
         return axes
-    if ax is not None:
-        if len(names) > 1:
-            raise ValueError(f"ax takes one quantity, got {', '.join(names)}; pass quantity='I(T;Y)', or no ax")
-        with canvas(ax):
-            draw_mean_curve(ax, data, names[0], log=log, against=against)
-            if caption:
-                add_caption(ax, data.caption, own=False)
-        return ax
-    with figure_canvas(style=style, width=width, aspect=0.12 + 0.42 * len(names)) as figure:
-        column: Any = figure.subplots(len(names), 1, sharex=True, squeeze=False)
-        panels: list[Axes] = list(column[:, 0])
-        add_caption(panels[-1], data.caption, own=True, shown=caption)
-        for i, (axis, name) in enumerate(zip(panels, names, strict=True)):
-            last = i == len(names) - 1
-            draw_mean_curve(axis, data, name, log=log, against=against if last else "", legend=i == 0)
-            if not last:
-                axis.tick_params(labelbottom=False)
-            keep_tick_style(axis)
-    return panels[0]
+    if ax is not None and len(names) > 1:
+        raise ValueError(f"ax takes one quantity, got {', '.join(names)}; pass quantity='I(T;Y)', or no ax")
+    heights = [1.0] * len(names)
+    with panels(ax, data.caption, options, heights=heights, aspect=0.12 + 0.42 * len(names)) as column:
+        column[-1].set_xlabel(options["against"])
+        for i, (axis, name) in enumerate(zip(column, names, strict=True)):
+            draw_mean_curve(axis, data, name, log=log, named=i == 0)
+    return column[0]
 
 
 def legend_of(ax: Axes, data: CompareData, *, ends: bool = False) -> None:
-    """What the lines are, one entry per group, and what the band is; `ends` adds the first and last step.
+    """An entry for the line and the band of each group; `ends` adds the first and last step.
 
     What all groups share stands once, above them.
     """
     named = safe_names([g.name for g in data.groups], limit=20)
+    same = len(data.groups) > 1 and len({g.words for g in data.groups}) == 1
     handles: list[Any] = []
     labels: list[str] = []
-    same = len(data.groups) > 1 and len({next(iter(g.summaries.values())).words for g in data.groups}) == 1
     for i, group in enumerate(data.groups):
-        words = next(iter(group.summaries.values())).words
         color = looks(data, i, 0)[0] if data.coloured_by_group else FAINT
-        line = Line2D([], [], color=color, linestyle=layer_line(i))
-        handles.append((Patch(color=color, alpha=0.25, linewidth=0), line) if "band" in words else line)
+        line = key("", color=color, linestyle=layer_line(i))
+        handles.append((Patch(color=color, alpha=0.25, linewidth=0), line) if "band" in group.words else line)
         name = f" {named[group.name]}"
-        labels.append(words if not group.name else name if same else f"{name}: {words}")
+        labels.append(group.words if not group.name else name if same else f"{name}: {group.words}")
     if ends:
-        handles.append(Line2D([], [], marker="o", markerfacecolor="white", color=INK, linestyle="none"))
-        handles.append(Line2D([], [], marker="s", color=INK, linestyle="none"))
+        handles += [key("", color=INK, **OPEN), key("", color=INK, marker="s", linestyle="none")]
         labels += ["first step", "last step"]
     columns = max(1, min(len(labels), 60 // (max(map(len, labels)) + 6))) if same else 1
-    legend = ax.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1), labelcolor=FAINT, borderaxespad=0.1,
-                       ncols=columns, alignment="left", title=data.words if same else None)  # fmt: skip
-    legend.get_title().set_color(FAINT)
+    shown = legend(ax, handles, columns, labels, alignment="left", title=data.words if same else None)
+    shown.get_title().set_color(FAINT)
 
 
 def looks(data: CompareData, group: int, layer: int) -> tuple[str, str]:
@@ -291,44 +268,36 @@ def looks(data: CompareData, group: int, layer: int) -> tuple[str, str]:
     return layer_colors(max(len(g.layers) for g in data.groups))[layer], layer_marker(layer)
 
 
-def draw_mean_curve(
-    ax: Axes, data: CompareData, quantity: str, *, log: bool | None, against: str, legend: bool = True
-) -> None:
-    """One panel: a line per layer and group, with its band."""
-    everything = np.concatenate([g.times for g in data.groups])
-    ceiling = data.ceilings[quantity]
+def draw_mean_curve(ax: Axes, data: CompareData, quantity: str, *, log: bool | None, named: bool) -> None:
+    """One panel: a line per layer and group, with its band; the legend where `named`."""
     ax.set_ylabel(data.labels[quantity])
     ax.set_ylim(band_limits(data, quantity))
-    step_axis(ax, everything, log=spans_decades(everything) if log is None else log)
-    if against:
-        ax.set_xlabel(against)
+    step_axis(ax, np.concatenate([g.times for g in data.groups]), log=log)
     ends = []
     for number, group in enumerate(data.groups):
         shown = safe_names(group.layers, limit=16)
         summary = group.summaries[quantity]
         for i, layer in enumerate(group.layers):
-            mean = summary.mean[:, i]
-            keep = np.isfinite(mean)
+            keep = np.isfinite(summary.mean[:, i])
             if not keep.any():
                 continue
             color, marker = looks(data, number, i)
-            ax.plot(group.times[keep], mean[keep], color=color, linestyle=layer_line(number), zorder=3)
-            ax.plot(group.times[keep][-1:], mean[keep][-1:], color=color, marker=marker, clip_on=False,
-                    linestyle="none", zorder=4)  # fmt: skip
+            x, y = group.times[keep], summary.mean[keep, i]
+            ax.plot(x, y, color=color, linestyle=layer_line(number), zorder=3)
+            ax.plot(x[-1:], y[-1:], color=color, marker=marker, clip_on=False, linestyle="none", zorder=4)
             band = np.isfinite(summary.low[:, i])
             if band.any():
-                ax.fill_between(group.times[band], summary.low[band, i], summary.high[band, i], color=color,
-                                alpha=0.18, linewidth=0, zorder=2)  # fmt: skip
-            text = path_name(data, group, shown[layer])
-            ends.append(Label(float(group.times[keep][-1]), float(mean[keep][-1]), text, color))
-    draw_ceilings(ax, x=None, y=ceiling)
-    if legend:
+                edges = summary.low[band, i], summary.high[band, i]
+                ax.fill_between(group.times[band], *edges, color=color, alpha=0.18, linewidth=0, zorder=2)
+            ends.append(end_of(x, y, path_name(data, group, shown[layer]), color))
+    draw_ceilings(ax, y=data.ceilings[quantity])
+    if named:
         legend_of(ax, data)
     end_labels(ax, ends)
 
 
 def path_name(data: CompareData, group: GroupData, layer: str) -> str:
-    """What stands at the end of a path: the layer, the group, or both where both vary."""
+    """The name at the end of a path: the layer, the group, or both where both vary."""
     if not group.name:
         return layer
     name = safe_text(group.name, limit=12)
@@ -347,7 +316,7 @@ def band_limits(data: CompareData, quantity: str) -> tuple[float, float]:
     known = means[np.isfinite(means)]
     if ceiling is not None and known.size:
         bands = np.clip(bands, min(0.0, float(known.min())), max(ceiling.value, float(known.max())))
-    return limits(np.concatenate([means, bands]), None if ceiling is None else ceiling.value)
+    return limits(np.concatenate([means, bands]), ceiling)
 
 
 def ellipse_steps(x: FloatArray, y: FloatArray, *, ellipses: int = 5) -> npt.NDArray[np.int64]:
@@ -361,10 +330,8 @@ def ellipse_steps(x: FloatArray, y: FloatArray, *, ellipses: int = 5) -> npt.NDA
 def draw_mean_plane(ax: Axes, data: CompareData) -> None:
     """The mean trajectory of each layer, ellipses of the band's half-axes along it."""
     across, up = data.labels
-    ax.set_xlabel(data.labels[across])
-    ax.set_ylabel(data.labels[up])
-    ax.set_xlim(band_limits(data, across))
-    ax.set_ylim(band_limits(data, up))
+    ax.set(xlabel=data.labels[across], ylabel=data.labels[up])
+    ax.set(xlim=band_limits(data, across), ylim=band_limits(data, up))
     draw_ceilings(ax, x=data.ceilings[across], y=data.ceilings[up])
     labels, points = [], []
     for number, group in enumerate(data.groups):
@@ -372,26 +339,27 @@ def draw_mean_plane(ax: Axes, data: CompareData) -> None:
         xt, ty = group.summaries[across], group.summaries[up]
         for i, layer in enumerate(group.layers):
             color, _ = looks(data, number, i)
-            x, y = xt.mean[:, i], ty.mean[:, i]
-            keep = np.isfinite(x) & np.isfinite(y)
+            keep = np.isfinite(xt.mean[:, i]) & np.isfinite(ty.mean[:, i])
             if not keep.any():
                 continue
-            wide, tall = (xt.high - xt.low)[keep, i], (ty.high - ty.low)[keep, i]
-            if np.isfinite(wide).any() and np.isfinite(tall).any():
-                at = ellipse_steps(x[keep], y[keep])
-                ax.add_collection(
-                    EllipseCollection(
-                        np.nan_to_num(wide[at]), np.nan_to_num(tall[at]), np.zeros(at.size), units="xy",
-                        offsets=np.column_stack([x[keep][at], y[keep][at]]), offset_transform=ax.transData,
-                        facecolors=[color], alpha=0.13, linewidths=0, zorder=1.5,
-                    ),
-                    autolim=False,
-                )  # fmt: skip
-            ax.plot(x[keep], y[keep], color=color, linestyle=layer_line(number), linewidth=1.0, zorder=3)
-            ax.plot(x[keep][:1], y[keep][:1], marker="o", markerfacecolor="white", color=color, linestyle="none",
-                    zorder=4)  # fmt: skip
-            ax.plot(x[keep][-1:], y[keep][-1:], marker="s", color=color, linestyle="none", zorder=4)
-            labels.append(Label(float(x[keep][-1]), float(y[keep][-1]), path_name(data, group, shown[layer]), color))
-            points.append(np.column_stack([x[keep], y[keep]]))
+            path = np.column_stack([xt.mean[keep, i], ty.mean[keep, i]])
+            draw_ellipses(ax, path, (xt.high - xt.low)[keep, i], (ty.high - ty.low)[keep, i], color)
+            x, y = path.T
+            ax.plot(x, y, color=color, linestyle=layer_line(number), linewidth=1.0, zorder=3)
+            ax.plot(x[:1], y[:1], color=color, zorder=4, **OPEN)
+            ax.plot(x[-1:], y[-1:], marker="s", color=color, linestyle="none", zorder=4)
+            labels.append(end_of(x, y, path_name(data, group, shown[layer]), color))
+            points.append(path)
     legend_of(ax, data, ends=True)
     direct_labels(ax, labels, np.concatenate(points))
+
+
+def draw_ellipses(ax: Axes, path: FloatArray, wide: FloatArray, tall: FloatArray, color: Any) -> None:
+    """Ellipses along a path (S, 2), as wide and as tall as the bands of the two quantities."""
+    if not (np.isfinite(wide).any() and np.isfinite(tall).any()):
+        return
+    at = ellipse_steps(*path.T)
+    sizes = np.nan_to_num(wide[at]), np.nan_to_num(tall[at]), np.zeros(at.size)
+    place: dict[str, Any] = {"units": "xy", "offsets": path[at], "offset_transform": ax.transData}
+    ellipses = EllipseCollection(*sizes, **place, facecolors=[color], alpha=0.13, linewidths=0, zorder=1.5)
+    ax.add_collection(ellipses, autolim=False)

@@ -4,35 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from infoplane.core.deprecation import renamed
 from infoplane.core.errors import choices
 from infoplane.core.palette import layer_colors
-from infoplane.plots._about import about, axis_label, times
-from infoplane.plots._artists import Ceiling, Label, add_caption, draw_ceilings, end_labels, limits, step_axis
-from infoplane.plots.style import (
-    FAINT,
-    canvas,
-    drawable,
-    figure_canvas,
-    keep_tick_style,
-    layer_line,
-    layer_marker,
-    spans_decades,
+from infoplane.plots._about import about, axis_label
+from infoplane.plots._artists import (
+    OPEN,
+    Ceiling,
+    ceiling_of,
+    draw_ceilings,
+    draw_points,
+    end_labels,
+    end_of,
+    key,
+    legend,
+    limits,
+    step_axis,
 )
+from infoplane.plots._figure import Options, keywords, panels, selected
+from infoplane.plots.style import CHANCE, FAINT, drawable, layer_line, layer_marker
 from infoplane.plots.text import safe_names, safe_text
 from infoplane.results import ResultTable
-from infoplane.results.series import Series, ceiling_name, choose, grid
-from infoplane.results.series import metrics as recorded_metrics
+from infoplane.results.views import Selection, Series, choose
 
 FloatArray = npt.NDArray[np.float64]
+Metrics = dict[str, dict[str, tuple[FloatArray, FloatArray]]]
+"""By panel and name: times and values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,71 +70,49 @@ class CurveData:
     caption: list[str]
 
 
-def curve_data(
-    table: ResultTable,
-    quantity: str = "I(T;Y)",
-    *,
-    estimator: str | None = None,
-    settings: Mapping[str, Any] | str | None = None,
-    run: str | None = None,
-    subset: str | None = None,
-    layers: Sequence[str] | None = None,
-    against: Literal["step", "epoch"] = "step",
-) -> CurveData:
+@keywords(Selection)
+def curve_data(table: ResultTable, quantity: str = "I(T;Y)", **select: Unpack[Selection]) -> CurveData:
     """One quantity of one run, as arrays; see `curves` for the parameters."""
-    series = choose(
-        table, estimator=estimator, settings=settings, run=run, subset=subset, layers=layers, against=against
-    )
-    return series_curve(series, quantity, against=against)
+    return series_curve(choose(table, **select), quantity)
 
 
-def series_curve(series: Series, quantity: str, *, against: Literal["step", "epoch"] = "step") -> CurveData:
+def series_curve(series: Series, quantity: str) -> CurveData:
     """`curve_data` of a series chosen before."""
-    have = list(dict.fromkeys(str(q) for q in series.table["quantity"]))
+    have = series.quantities
     if quantity not in have:
         raise ValueError(f"{series.estimator} has no quantity {quantity!r} in this table; available: {', '.join(have)}")
-    main = grid(series, quantity)
-
-    def clean(values: FloatArray) -> FloatArray:
-        return drawable(values)
-
-    other = next((grid(series, f"{quantity} {b}") for b in ("lower", "upper") if f"{quantity} {b}" in have), None)
-    null = grid(series, f"{quantity} null") if f"{quantity} null" in have else None
+    main = series.grid(quantity)
+    beside = {side: f"{quantity} {side}" for side in ("lower", "upper", "null")}
+    known = {side: series.grid(name) for side, name in beside.items() if name in have}
+    other, null = known.get("lower", known.get("upper")), known.get("null")
     return CurveData(
         quantity=quantity,
         label=axis_label(quantity, main.unit),
         layers=main.layers,
-        times=times(main, against),
-        value=clean(main.value),
-        low=clean(main.low),
-        high=clean(main.high),
-        other_bound=None if other is None else clean(other.value),
-        null=None if null is None else clean(null.value),
-        null_low=None if null is None else clean(null.low),
-        null_high=None if null is None else clean(null.high),
+        times=main.times,
+        value=drawable(main.value),
+        low=drawable(main.low),
+        high=drawable(main.high),
+        other_bound=None if other is None else drawable(other.value),
+        null=None if null is None else drawable(null.value),
+        null_low=None if null is None else drawable(null.low),
+        null_high=None if null is None else drawable(null.high),
         saturated=main.flag("saturated"),
-        ceiling=None if main.top is None else Ceiling(main.top, ceiling_name(main, series.n_samples)),
+        ceiling=ceiling_of(main),
         caption=about(series, (main,)),
     )
 
 
 @renamed("quantities", "quantity")
+@keywords(Options)
 def curves(
     table: ResultTable,
     *,
     ax: Axes | None = None,
     quantity: Sequence[str] | str | None = None,
     metrics: Sequence[str] | str | bool = False,
-    estimator: str | None = None,
-    settings: Mapping[str, Any] | str | None = None,
-    run: str | None = None,
-    subset: str | None = None,
-    layers: Sequence[str] | None = None,
-    against: Literal["step", "epoch"] = "step",
     log: bool | None = None,
-    caption: bool = True,
-    style: str = "screen",
-    width: float | None = None,
+    **options: Unpack[Options],
 ) -> Axes:
     """Draw quantities against the training step, one line per layer.
 
@@ -158,135 +140,109 @@ def curves(
     ValueError
         If the table lacks what is asked for, or leaves a choice that was not made.
     """
-    series = choose(
-        table, estimator=estimator, settings=settings, run=run, subset=subset, layers=layers, against=against
-    )
+    series = choose(table, **selected(options))
     names = [quantity] if isinstance(quantity, str) else list(quantity or default_quantities(series))
-    shown = [series_curve(series, name, against=against) for name in names]
-    recorded = chosen_metrics(table, series.runs[0], metrics, against)
+    shown = [series_curve(series, name) for name in names]
+    recorded = chosen_metrics(series, metrics)
     if ax is not None and (len(shown) > 1 or recorded):
         raise ValueError(
             f"ax takes one quantity and no metrics, got {', '.join(names)}; pass quantity='I(T;Y)', or no ax"
         )
-    parts = about(series, [grid(series, name) for name in names])
-    if ax is not None:
-        with canvas(ax):
-            draw_curve(ax, shown[0], log=log, against=against)
-            if caption:
-                add_caption(ax, parts, own=False)
-        return ax
+    parts = about(series, [series.grid(name) for name in names])
     heights = [1.0] * len(shown) + [0.5] * len(recorded)
-    with figure_canvas(style=style, width=width, aspect=0.12 + 0.42 * sum(heights)) as figure:
-        axes: Any = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-        axes[-1].set_xlabel(against)
-        add_caption(axes[-1], parts, own=True, shown=caption)
+    with panels(ax, parts, options, heights=heights, aspect=0.12 + 0.42 * sum(heights)) as axes:
+        axes[-1].set_xlabel(options["against"])
         for axis, data in zip(axes, shown, strict=False):
-            draw_curve(axis, data, log=log, against="")
+            draw_curve(axis, data, log=log)
         for axis, (group, members) in zip(axes[len(shown) :], recorded.items(), strict=True):
             draw_metrics(axis, group, members)
-        for axis in axes[:-1]:
-            axis.tick_params(labelbottom=False)
-        for axis in axes:
-            keep_tick_style(axis)
-    first: Axes = axes[0]
-    return first
+    return axes[0]
 
 
 def default_quantities(series: Series) -> list[str]:
-    have = list(dict.fromkeys(str(q) for q in series.table["quantity"]))
+    """I(X;T) and I(T;Y), or the first two of an estimator that gives neither."""
+    have = series.quantities
     known: list[str] = [q for q in ("I(X;T)", "I(T;Y)") if q in have]
-    side = ("null", "lower", "upper")
-    return known or [q for q in have if q.rpartition(" ")[2] not in side][:2]
+    return known or [q for q in have if q.rpartition(" ")[2] not in ("null", "lower", "upper")][:2]
 
 
-def chosen_metrics(
-    table: ResultTable, run: str, wanted: Sequence[str] | str | bool, against: str = "step"
-) -> dict[str, dict[str, tuple[FloatArray, FloatArray]]]:
+def chosen_metrics(series: Series, wanted: Sequence[str] | str | bool) -> Metrics:
     """Recorded metrics by panel: shares such as accuracy apart from losses, whose scale has no end."""
     if wanted is False:
         return {}
-    known = recorded_metrics(table, run=run, against=against)
+    known = series.metrics()
     if wanted is not True:
         names = [wanted] if isinstance(wanted, str) else list(wanted)
         for name in names:
             if name not in known:
-                raise ValueError(f"run {run} recorded no metric {name!r}; {choices(name, known)}")
+                raise ValueError(f"run {series.runs[0]} recorded no metric {name!r}; {choices(name, known)}")
         known = {name: known[name] for name in names}
-    out: dict[str, dict[str, tuple[FloatArray, FloatArray]]] = {}
-    for name, series in known.items():
+    out: Metrics = {}
+    for name, recorded in known.items():
         group = "accuracy" if "acc" in name.lower() else "loss" if "loss" in name.lower() else name
-        out.setdefault(group, {})[name] = series
+        out.setdefault(group, {})[name] = recorded
     return out
 
 
-def draw_curve(ax: Axes, data: CurveData, *, log: bool | None, against: str) -> None:
+def draw_curve(ax: Axes, data: CurveData, *, log: bool | None) -> None:
     """One panel."""
-    colors = layer_colors(len(data.layers))
-    names = safe_names(data.layers, limit=18)
-    everything = [data.value, *(a for a in (data.other_bound, data.null_low) if a is not None)]
+    everything = [a.ravel() for a in (data.value, data.other_bound, data.null_low) if a is not None]
     ax.set_ylabel(data.label)
-    ax.set_ylim(limits(np.concatenate([a.ravel() for a in everything]), data.ceiling.value if data.ceiling else None))
-    step_axis(ax, data.times, log=spans_decades(data.times) if log is None else log)
-    if against:
-        ax.set_xlabel(against)
+    ax.set_ylim(limits(np.concatenate(everything), data.ceiling))
+    step_axis(ax, data.times, log=log)
+    colors, names = layer_colors(len(data.layers)), safe_names(data.layers, limit=18)
     ends = []
-    for i, layer in enumerate(data.layers):
-        color = colors[i]
+    for i, (layer, color) in enumerate(zip(data.layers, colors, strict=True)):
         keep = np.isfinite(data.value[:, i])
-        if not keep.any():
-            continue
-        x, y = data.times[keep], data.value[keep, i]
-        ax.plot(x, y, color=color, linestyle=layer_line(i // 8 if len(data.layers) > 8 else 0), zorder=3)
-        draw_band(ax, x, data.low[keep, i], data.high[keep, i], color=color, alpha=0.25)
-        if data.other_bound is not None:
-            draw_band(ax, x, data.other_bound[keep, i], y, color=color, alpha=0.12, hatch="////")
-        if data.null is not None and data.null_low is not None and data.null_high is not None:
-            ax.plot(data.times, data.null[:, i], color=color, linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=2)
-            drawn = np.isfinite(data.null[:, i])
-            low, high = data.null_low[drawn, i], data.null_high[drawn, i]
-            draw_band(ax, data.times[drawn], low, high, color=color, alpha=0.15)
-        hollow = data.saturated[keep, i]
-        every = max(1, x.size // 7)
-        marked = np.zeros(x.size, dtype=bool)
-        marked[(i * every // max(1, len(colors))) % every :: every] = True
-        marked[-1] = True
-        for open_marker in (False, True):
-            at = marked & (hollow == open_marker)
-            if not at.any():  # an unclipped line without points would stretch the layout to the figure's corner
-                continue
-            ax.plot(
-                x[at], y[at], linestyle="none", marker=layer_marker(i), color=color, zorder=4, clip_on=False,
-                markerfacecolor="white" if open_marker else color, markeredgewidth=0.7,
-            )  # fmt: skip
-        ends.append(Label(float(x[-1]), float(y[-1]), names[layer], color))
-    draw_ceilings(ax, x=None, y=data.ceiling)
-    handles: list[Any] = []
-    if np.isfinite(data.low).any():
-        handles.append(Patch(color=FAINT, alpha=0.3, linewidth=0, label="95 %, of sampling only"))
-    if data.other_bound is not None:
-        handles.append(Patch(facecolor="0.9", edgecolor=FAINT, hatch="////", linewidth=0, label="lower to upper bound"))
-    if data.null is not None:
-        handles.append(
-            Line2D([], [], color=FAINT, linewidth=0.8, linestyle=(0, (1, 1.5)), label="shuffled labels, mean and 95 %")
-        )
-    if data.saturated.any():
-        handles.append(
-            Line2D([], [], color=FAINT, marker="o", markerfacecolor="white", linestyle="none", label="saturated")
-        )
-    if handles:
-        ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(handles), labelcolor=FAINT,
-                  columnspacing=1.0, handletextpad=0.4, borderaxespad=0.1)  # fmt: skip
+        if keep.any():
+            draw_layer(ax, data, i, color)
+            ends.append(end_of(data.times[keep], data.value[keep, i], names[layer], color))
+    draw_ceilings(ax, y=data.ceiling)
+    legend(ax, curve_keys(data), columnspacing=1.0, handletextpad=0.4)
     end_labels(ax, ends)
+
+
+def draw_layer(ax: Axes, data: CurveData, i: int, color: Any) -> None:
+    """The line of one layer with its bands, its null and a few markers."""
+    keep = np.isfinite(data.value[:, i])
+    x, y = data.times[keep], data.value[keep, i]
+    ax.plot(x, y, color=color, linestyle=layer_line(i // 8 if len(data.layers) > 8 else 0), zorder=3)
+    draw_band(ax, x, data.low[keep, i], data.high[keep, i], facecolor=color, edgecolor="none", alpha=0.25)
+    if data.other_bound is not None:
+        draw_band(ax, x, data.other_bound[keep, i], y, facecolor=color, edgecolor=color, alpha=0.12, hatch="////")
+    if data.null is not None and data.null_low is not None and data.null_high is not None:
+        ax.plot(data.times, data.null[:, i], color=color, linewidth=0.8, linestyle=CHANCE, zorder=2)
+        drawn = np.isfinite(data.null[:, i])
+        low, high = data.null_low[drawn, i], data.null_high[drawn, i]
+        draw_band(ax, data.times[drawn], low, high, facecolor=color, edgecolor="none", alpha=0.15)
+    every = max(1, x.size // 7)
+    marked = np.zeros(x.size, dtype=bool)
+    # The layers take turns, so that markers of neighbouring lines do not fall together.
+    marked[(i * every // max(1, len(data.layers))) % every :: every] = True
+    marked[-1] = True
+    hollow = data.saturated[keep, i][marked]
+    draw_points(ax, x[marked], y[marked], hollow, marker=layer_marker(i), color=color, markeredgewidth=0.7)
+
+
+def curve_keys(data: CurveData) -> list[Any]:
+    """The entries of the legend: bands and marks, as far as the panel has them."""
+    keys: list[Any] = []
+    if np.isfinite(data.low).any():
+        keys.append(Patch(color=FAINT, alpha=0.3, linewidth=0, label="95 %, of sampling only"))
+    if data.other_bound is not None:
+        keys.append(Patch(facecolor="0.9", edgecolor=FAINT, hatch="////", linewidth=0, label="lower to upper bound"))
+    if data.null is not None:
+        keys.append(key("shuffled labels, mean and 95 %", linewidth=0.8, linestyle=CHANCE))
+    if data.saturated.any():
+        keys.append(key("saturated", **OPEN))
+    return keys
 
 
 def draw_band(ax: Axes, x: FloatArray, low: FloatArray, high: FloatArray, **look: Any) -> None:
     """The band at the points of a line; where one of them has none, neither has the line there."""
     keep = np.isfinite(low) & np.isfinite(high)
     if keep.any():
-        color = look.pop("color")
-        hatch = look.pop("hatch", None)
-        ax.fill_between(x, low, high, where=keep, facecolor=color, edgecolor=color if hatch else "none",
-                        linewidth=0, hatch=hatch, zorder=1.8, **look)  # fmt: skip
+        ax.fill_between(x, low, high, where=keep, linewidth=0, zorder=1.8, **look)
 
 
 def draw_metrics(ax: Axes, group: str, members: Mapping[str, tuple[FloatArray, FloatArray]]) -> None:
@@ -297,10 +253,8 @@ def draw_metrics(ax: Axes, group: str, members: Mapping[str, tuple[FloatArray, F
     for i, (name, (x, y)) in enumerate(members.items()):
         shade = str(0.15 + 0.35 * (i % 2))
         keep = np.isfinite(drawable(y))
-        if not keep.any():
-            continue
-        ax.plot(x[keep], y[keep], color=shade, linestyle=layer_line(i), zorder=3)
-        labels.append(Label(float(x[keep][-1]), float(y[keep][-1]), names[name], shade))
-    values = np.concatenate([y for _, y in members.values()])
-    ax.set_ylim(limits(drawable(values), None))
+        if keep.any():
+            ax.plot(x[keep], y[keep], color=shade, linestyle=layer_line(i), zorder=3)
+            labels.append(end_of(x[keep], y[keep], names[name], shade))
+    ax.set_ylim(limits(drawable(np.concatenate([y for _, y in members.values()])), None))
     end_labels(ax, labels)

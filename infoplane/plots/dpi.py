@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Unpack
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from infoplane.core.palette import OKABE_ITO
 from infoplane.plots._about import lost_words
-from infoplane.plots._artists import add_caption
-from infoplane.plots.style import FAINT, canvas, keep_tick_style, number
-from infoplane.plots.text import safe_names, safe_text
+from infoplane.plots._artists import row_axis
+from infoplane.plots._figure import Look, canvas, keywords
+from infoplane.plots.style import FAINT, number
+from infoplane.plots.text import safe_text
 from infoplane.results import DataProcessing, ResultTable
-from infoplane.results.series import settings_words
+from infoplane.results.views import settings_words
+
+Chain = Sequence[str] | Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,20 +33,16 @@ class DpiData:
 def dpi_data(
     table: ResultTable,
     *,
-    chain: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    chain: Chain | None = None,
     slack: float = 0.02,
     estimator: str | None = None,
     run: str | None = None,
     subset: str | None = None,
 ) -> DpiData:
     """Counts of violations; see `infoplane.results.ResultTable.dpi`."""
-    rows = [
-        row
-        for row in table.dpi(chain, slack)
-        if (estimator is None or row.estimator == estimator.partition(":")[0])
-        and (run is None or row.run == run)
-        and (subset is None or row.subset == subset)
-    ]
+    wanted = {"estimator": estimator and estimator.partition(":")[0], "run": run, "subset": subset}
+    chosen = {name: value for name, value in wanted.items() if value is not None}
+    rows = [row for row in table.dpi(chain, slack) if all(getattr(row, n) == value for n, value in chosen.items())]
     if not rows:
         raise ValueError(
             "no run of the table is known to be a chain of layers, where the inequality must hold; "
@@ -50,46 +50,40 @@ def dpi_data(
         )
     columns = [[row.run for row in rows], estimates(rows), [row.subset for row in rows]]
     varying = [column for column in columns if len(set(column)) > 1] or [columns[1]]
-    names = [" · ".join(parts) for parts in zip(*varying, strict=True)]
     fixed = [column[0] for column in columns if len(set(column)) == 1 and column not in varying]
+    full = dict.fromkeys(", ".join([row.estimator, *settings_words(row.settings)]) for row in rows)
     caption = [
         f"data-processing inequality: violated where I(X;T) rises by more than {slack:g} bits to the next layer",
         *(safe_text(text, limit=60) for text in fixed),
-        *(safe_text(text, limit=200) for text in dict.fromkeys(map(full_words, rows))),
-        *lost_words(table, list(dict.fromkeys(row.run for row in rows))),
+        *(safe_text(text, limit=200) for text in full),
+        *lost_words(table, dict.fromkeys(columns[0])),
     ]
-    return DpiData(names=names, rows=rows, caption=caption)
-
-
-def full_words(row: DataProcessing) -> str:
-    return ", ".join([row.estimator, *settings_words(row.settings)])
+    return DpiData(names=[" · ".join(parts) for parts in zip(*varying, strict=True)], rows=rows, caption=caption)
 
 
 def estimates(rows: Sequence[DataProcessing]) -> list[str]:
     """Each row's estimator, with the settings in which the rows of one estimator differ."""
-    words: dict[str, list[list[str]]] = {}
-    for row in rows:
-        words.setdefault(row.estimator, []).append(settings_words(row.settings))
+    words = [settings_words(row.settings) for row in rows]
+    shared: dict[str, set[str]] = {}
+    for row, own in zip(rows, words, strict=True):
+        shared[row.estimator] = shared.get(row.estimator, set(own)) & set(own)
     return [
-        ", ".join(
-            [row.estimator, *(w for w in settings_words(row.settings) if not all(w in o for o in words[row.estimator]))]
-        )
-        for row in rows
+        ", ".join([row.estimator, *(w for w in own if w not in shared[row.estimator])])
+        for row, own in zip(rows, words, strict=True)
     ]
 
 
+@keywords(Look)
 def dpi(
     table: ResultTable,
     *,
     ax: Axes | None = None,
-    chain: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    chain: Chain | None = None,
     slack: float = 0.02,
     estimator: str | None = None,
     run: str | None = None,
     subset: str | None = None,
-    caption: bool = True,
-    style: str = "screen",
-    width: float | None = None,
+    **look: Unpack[Look],
 ) -> Axes:
     """Draw the share of neighbouring layers between which I(X;T) rises, per run, estimator and settings.
 
@@ -107,23 +101,15 @@ def dpi(
     """
     data = dpi_data(table, chain=chain, slack=slack, estimator=estimator, run=run, subset=subset)
     count = len(data.rows)
-    with canvas(ax, style=style, width=width, aspect=min(1.6, 0.22 + 0.06 * count)) as axes:
-        if caption or ax is None:
-            add_caption(axes, data.caption, own=ax is None, shown=caption)
+    with canvas(ax, data.caption, look, aspect=min(1.6, 0.22 + 0.06 * count)) as axes:
         shares = np.array([100 * row.share for row in data.rows])
         axes.barh(range(count), shares, height=0.6, color=OKABE_ITO[0])
+        words: dict[str, Any] = {"va": "center", "color": FAINT, "fontsize": "small"}
         for i, (row, share) in enumerate(zip(data.rows, shares, strict=True)):
-            axes.annotate(
-                f"{number(row.violations)} of {number(row.pairs)}"
-                + (f", largest rise {row.worst:.2g} bits" if row.worst > 0 else ", no rise"),
-                (share, i), xytext=(3, 0), textcoords="offset points", va="center", color=FAINT,
-                fontsize="small",
-            )  # fmt: skip
+            rise = f"largest rise {row.worst:.2g} bits" if row.worst > 0 else "no rise"
+            text = f"{number(row.violations)} of {number(row.pairs)}, {rise}"
+            axes.annotate(text, (share, i), xytext=(3, 0), textcoords="offset points", **words)
         axes.set_xlim(0, max(5.0, float(shares.max()) * 1.05))
-        axes.set_ylim(count - 0.4, -0.6)
-        shown = safe_names(data.names, limit=44)
-        axes.set_yticks(range(count), [shown[name] for name in data.names])
         axes.set_xlabel("DPI violations [%]")
-        keep_tick_style(axes)
-        axes.tick_params(axis="y", length=0)
+        row_axis(axes, data.names, limit=44)
     return axes

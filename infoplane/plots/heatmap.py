@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from infoplane.plots._about import about, axis_label, doubtful, times
-from infoplane.plots._artists import add_caption, apart
-from infoplane.plots.style import canvas, drawable, keep_tick_style, number, spans_decades, step_ticks
+from infoplane.plots._about import about, axis_label, doubtful
+from infoplane.plots._artists import apart
+from infoplane.plots._figure import Options, canvas, figure_of, keywords, selected
+from infoplane.plots.style import drawable, number, spans_decades, step_ticks
 from infoplane.plots.text import safe_names
 from infoplane.results import ResultTable
-from infoplane.results.series import choose, grid
+from infoplane.results.views import Selection, choose
 
 FloatArray = npt.NDArray[np.float64]
 MOST_NAMES = 32
@@ -34,55 +34,34 @@ class HeatmapData:
     caption: list[str]
 
 
-def heatmap_data(
-    table: ResultTable,
-    quantity: str = "I(X;T)",
-    *,
-    estimator: str | None = None,
-    settings: Mapping[str, Any] | str | None = None,
-    run: str | None = None,
-    subset: str | None = None,
-    layers: Sequence[str] | None = None,
-    against: Literal["step", "epoch"] = "step",
-) -> HeatmapData:
+@keywords(Selection)
+def heatmap_data(table: ResultTable, quantity: str = "I(X;T)", **select: Unpack[Selection]) -> HeatmapData:
     """One quantity of one run as (layers, steps)."""
-    series = choose(
-        table, estimator=estimator, settings=settings, run=run, subset=subset, layers=layers, against=against
-    )
-    one = grid(series, quantity)
+    series = choose(table, **select)
+    one = series.grid(quantity)
     value = drawable(one.value)
-    if not np.isfinite(value).any():
-        have = ", ".join(dict.fromkeys(str(q) for q in series.table["quantity"]))
+    known = np.isfinite(value)
+    if not known.any():
+        have = ", ".join(series.quantities)
         raise ValueError(f"{series.estimator} has no {quantity!r} in this table; available: {have}")
-    saturated = one.flag("saturated") & np.isfinite(value)
+    saturated = one.flag("saturated") & known
     return HeatmapData(
         label=axis_label(quantity, one.unit),
         layers=one.layers,
-        times=times(one, against),
+        times=one.times,
         value=value.T,
         saturated=saturated.T,
         caption=[
             *about(series, (one,)),
-            *doubtful(int(saturated.sum()), int(np.isfinite(value).sum()), "saturated", "hatched"),
-            *doubtful(int((~np.isfinite(value)).sum()), value.size, "without a number", "white"),
+            *doubtful(int(saturated.sum()), int(known.sum()), "saturated", "hatched"),
+            *doubtful(int((~known).sum()), value.size, "without a number", "white"),
         ],
     )
 
 
+@keywords(Options)
 def heatmap(
-    table: ResultTable,
-    *,
-    ax: Axes | None = None,
-    quantity: str = "I(X;T)",
-    estimator: str | None = None,
-    settings: Mapping[str, Any] | str | None = None,
-    run: str | None = None,
-    subset: str | None = None,
-    layers: Sequence[str] | None = None,
-    against: Literal["step", "epoch"] = "step",
-    caption: bool = True,
-    style: str = "screen",
-    width: float | None = None,
+    table: ResultTable, *, ax: Axes | None = None, quantity: str = "I(X;T)", **options: Unpack[Options]
 ) -> Axes:
     """Draw one quantity as a heat map, layers in the order of the forward pass from top to bottom.
 
@@ -95,43 +74,36 @@ def heatmap(
     table, ax, estimator, settings, run, subset, layers, against, caption, style, width
         As in `infoplane.plots.plane`.
     """
-    data = heatmap_data(
-        table, quantity, estimator=estimator, settings=settings, run=run, subset=subset, layers=layers, against=against
-    )
+    data = heatmap_data(table, quantity, **selected(options))
     rows, columns = data.value.shape
-    with canvas(ax, style=style, width=width, aspect=min(1.4, 0.28 + 0.05 * rows)) as axes:
-        if caption or ax is None:
-            add_caption(axes, data.caption, own=ax is None, shown=caption)
-        edges = np.arange(columns + 1) - 0.5
-        mesh = axes.pcolormesh(
-            edges,
-            np.arange(rows + 1) - 0.5,
-            np.ma.masked_invalid(data.value),
-            cmap="viridis",
-            rasterized=rows * columns > 5000,
-        )
+    with canvas(ax, data.caption, options, aspect=min(1.4, 0.28 + 0.05 * rows)) as axes:
+        x, y = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
+        value, raster = np.ma.masked_invalid(data.value), rows * columns > 5000
+        mesh = axes.pcolormesh(x, y, value, cmap="viridis", rasterized=raster)
         for row, first, count in spans(data.saturated):
-            axes.add_patch(
-                Rectangle((first - 0.5, row - 0.5), count, 1, fill=False, hatch="////", edgecolor="0.25", linewidth=0)
-            )
-        axes.set_ylim(rows - 0.5, -0.5)
-        names = safe_names(data.layers, limit=20)
-        every = -(-rows // MOST_NAMES)
-        axes.set_yticks(range(0, rows, every), [names[layer] for layer in data.layers[::every]])
-        wanted = step_ticks(data.times, spans_decades(data.times))
-        # Columns are snapshots: a round step lies between the columns of its neighbours.
-        columns_at = np.arange(columns, dtype=np.float64)
-        ticks = apart(wanted, lambda t: float(np.interp(t, data.times, columns_at)), 0.05 * columns)
-        axes.set_xticks(np.interp(ticks, data.times, columns_at), [number(t) for t in ticks])
-        axes.set_xlabel(against)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        figure = axes.get_figure(root=True)
-        bar = figure.colorbar(mesh, ax=axes, pad=0.02, aspect=22)  # type: ignore[union-attr]
+            corner = (first - 0.5, row - 0.5)
+            axes.add_patch(Rectangle(corner, count, 1, fill=False, hatch="////", edgecolor="0.25", linewidth=0))
+        label_cells(axes, data)
+        axes.set_xlabel(options["against"])
+        axes.spines[:].set_visible(False)
+        bar = figure_of(axes).colorbar(mesh, ax=axes, pad=0.02, aspect=22)
         bar.set_label(data.label)
         bar.outline.set_visible(False)
-        keep_tick_style(axes)
     return axes
+
+
+def label_cells(ax: Axes, data: HeatmapData) -> None:
+    """Names of layers down, as many as there is room for, and round steps across."""
+    rows, columns = data.value.shape
+    names = safe_names(data.layers, limit=20)
+    every = -(-rows // MOST_NAMES)
+    ax.set_ylim(rows - 0.5, -0.5)
+    ax.set_yticks(range(0, rows, every), [names[layer] for layer in data.layers[::every]])
+    # Columns are snapshots: a round step lies between the columns of its neighbours.
+    at = np.arange(columns, dtype=np.float64)
+    wanted = step_ticks(data.times, spans_decades(data.times))
+    ticks = apart(wanted, lambda t: float(np.interp(t, data.times, at)), 0.05 * columns)
+    ax.set_xticks(np.interp(ticks, data.times, at), [number(t) for t in ticks])
 
 
 def spans(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int, int]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import matplotlib as mpl
 import numpy as np
@@ -15,21 +15,25 @@ from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
 from infoplane.core.palette import layer_colors
-from infoplane.plots._about import about, axis_label, doubtful, dpi_words, times
+from infoplane.plots._about import about, axis_label, doubtful, dpi_words
 from infoplane.plots._artists import (
+    OPEN,
     Ceiling,
     Label,
-    add_caption,
+    by_rows,
+    ceiling_of,
     direct_labels,
     draw_ceilings,
-    legend_above,
+    key,
+    legend,
     limits,
     step_colorbar,
 )
-from infoplane.plots.style import HUGE, INK, canvas, keep_tick_style, layer_marker, step_colormap, step_norm
+from infoplane.plots._figure import Options, canvas, figure_of, keywords, selected
+from infoplane.plots.style import HUGE, INK, layer_marker, step_colormap, step_norm
 from infoplane.plots.text import safe_names, text_width
 from infoplane.results import ResultTable
-from infoplane.results.series import Series, ceiling_name, choose, grid
+from infoplane.results.views import Selection, Series, choose
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -39,7 +43,7 @@ I_XT, I_TY = "I(X;T)", "I(T;Y)"
 
 @dataclass(frozen=True, eq=False)
 class PlaneData:
-    """What `plane` draws.
+    """The arrays that `plane` draws.
 
     Attributes
     ----------
@@ -67,74 +71,74 @@ class PlaneData:
 
     @property
     def present(self) -> BoolArray:
+        """(S, L): where there is a point."""
         return np.isfinite(self.i_xt) & np.isfinite(self.i_ty)
 
+    @property
+    def points(self) -> FloatArray:
+        """(P, 2): all points."""
+        return np.column_stack([self.i_xt[self.present], self.i_ty[self.present]])
 
-def plane_data(
-    table: ResultTable,
-    *,
-    estimator: str | None = None,
-    settings: Mapping[str, Any] | str | None = None,
-    run: str | None = None,
-    subset: str | None = None,
-    layers: Sequence[str] | None = None,
-    against: Literal["step", "epoch"] = "step",
-) -> PlaneData:
+    @property
+    def paths(self) -> list[FloatArray]:
+        """(k, 2) for each step: its points in the order of the layers."""
+        return [np.column_stack([self.i_xt[s, at], self.i_ty[s, at]]) for s, at in enumerate(self.present)]
+
+    def path(self, layer: int) -> tuple[FloatArray, FloatArray, BoolArray]:
+        """The points of a layer in step order, and which of them are saturated."""
+        at = self.present[:, layer]
+        return self.i_xt[at, layer], self.i_ty[at, layer], self.saturated[at, layer]
+
+    def end(self, layer: int, text: str, color: Any) -> Label:
+        """A label at the last point of a layer."""
+        x, y, _ = self.path(layer)
+        return Label(float(x[-1]), float(y[-1]), text, color)
+
+
+@keywords(Selection)
+def plane_data(table: ResultTable, **select: Unpack[Selection]) -> PlaneData:
     """The points of one run in one estimator's plane, as arrays; see `plane` for the parameters."""
-    return series_plane(
-        choose(table, estimator=estimator, settings=settings, run=run, subset=subset, layers=layers, against=against),
-        against=against,
-    )
+    return series_plane(choose(table, **select))
 
 
-def series_plane(series: Series, *, against: Literal["step", "epoch"] = "step") -> PlaneData:
+def series_plane(series: Series) -> PlaneData:
     """`plane_data` of a series chosen before."""
-    xt, ty = grid(series, I_XT), grid(series, I_TY)
-    i_xt, i_ty = xt.value.copy(), ty.value.copy()
-    if not (np.isfinite(i_xt) & np.isfinite(i_ty)).any():
-        have = ", ".join(sorted({str(q) for q in series.table["quantity"]}))
+    xt, ty = series.grid(I_XT), series.grid(I_TY)
+    if not (np.isfinite(xt.value) & np.isfinite(ty.value)).any():
+        have = ", ".join(sorted(series.quantities))
         raise ValueError(f"{series.estimator} gave no pair of {I_XT} and {I_TY} to draw; the table has {have}")
-    huge = (np.abs(i_xt) > HUGE) | (np.abs(i_ty) > HUGE)
-    i_xt[huge] = np.nan
-    i_ty[huge] = np.nan
+    huge = (np.abs(xt.value) > HUGE) | (np.abs(ty.value) > HUGE)
+    i_xt, i_ty = np.where(huge, np.nan, xt.value), np.where(huge, np.nan, ty.value)
     present = np.isfinite(i_xt) & np.isfinite(i_ty)
     saturated = (xt.flag("saturated") | ty.flag("saturated")) & present
-    caption = about(series, (xt, ty)) + dpi_words(series)
-    caption += doubtful(int(saturated.sum()), int(present.sum()), "saturated", "hollow")
+    of = int(present.sum())
+    caption = about(series, (xt, ty)) + dpi_words(series) + doubtful(int(saturated.sum()), of, "saturated", "hollow")
     chance = int((ty.flag("below_null") & present).sum())
     if chance:
-        caption.append(f"I(T;Y) no more than chance in {chance} of {int(present.sum())}")
+        caption.append(f"I(T;Y) no more than chance in {chance} of {of}")
     lost = int((xt.flag("nonfinite") | ty.flag("nonfinite") | huge).sum())
-    caption += doubtful(lost, int(present.sum()) + lost, "not finite", "not drawn")
     return PlaneData(
         layers=xt.layers,
         steps=xt.steps,
-        times=times(xt, against),
+        times=xt.times,
         i_xt=i_xt,
         i_ty=i_ty,
         saturated=saturated,
-        ceiling_xt=None if xt.top is None else Ceiling(xt.top, ceiling_name(xt, series.n_samples)),
-        ceiling_ty=None if ty.top is None else Ceiling(ty.top, ceiling_name(ty, series.n_samples)),
+        ceiling_xt=ceiling_of(xt),
+        ceiling_ty=ceiling_of(ty),
         labels=(axis_label(I_XT, xt.unit), axis_label(I_TY, ty.unit)),
-        caption=caption,
+        caption=caption + doubtful(lost, of + lost, "not finite", "not drawn"),
     )
 
 
+@keywords(Options)
 def plane(
     table: ResultTable,
     *,
     ax: Axes | None = None,
     by: Literal["step", "layer"] = "step",
-    estimator: str | None = None,
-    settings: Mapping[str, Any] | str | None = None,
-    run: str | None = None,
-    subset: str | None = None,
-    layers: Sequence[str] | None = None,
-    against: Literal["step", "epoch"] = "step",
     log: bool | None = None,
-    caption: bool = True,
-    style: str = "screen",
-    width: float | None = None,
+    **options: Unpack[Options],
 ) -> Axes:
     """Draw the information plane of one run.
 
@@ -151,7 +155,7 @@ def plane(
         notebook `ax.figure` shows it.
     by : {"step", "layer"}
     estimator, settings, run, subset, layers
-        What to draw where the table has several; see `infoplane.results.series.choose`.
+        What to draw where the table has several; see `infoplane.results.views.Selection`.
     against : {"step", "epoch"}
         Which column the colours show.
     log : bool, optional
@@ -180,45 +184,38 @@ def plane(
     """
     if by not in ("step", "layer"):
         raise ValueError(f"by must be 'step' or 'layer', got {by!r}")
-    data = plane_data(
-        table, estimator=estimator, settings=settings, run=run, subset=subset, layers=layers, against=against
-    )
-    with canvas(ax, style=style, width=width) as axes:
-        norm = step_norm(data.times, log)
+    data = plane_data(table, **selected(options))
+    with canvas(ax, data.caption, options) as axes:
         frame(axes, [data])
-        if caption or ax is None:
-            add_caption(axes, data.caption, own=ax is None, shown=caption)
         if by == "step":
+            norm = step_norm(data.times, log)
             draw_steps(axes, data, norm)
-            step_colorbar(axes, norm, data.times, against)
+            step_colorbar(axes, norm, data.times, options["against"])
+            name_layers(axes, data, [INK] * len(data.layers), own=ax is None)
         else:
-            draw_trajectories(axes, data)
-        keep_tick_style(axes)
-        name_layers(
-            axes, data, ink=None if by == "step" else layer_colors(len(data.layers)), ends=by == "layer", own=ax is None
-        )
+            colors = layer_colors(len(data.layers))
+            draw_trajectories(axes, data, colors)
+            name_layers(axes, data, colors, ends=True, own=ax is None)
     return axes
 
 
 def only_layers(data: PlaneData, layers: Sequence[str]) -> PlaneData:
     """The same plane with fewer layers."""
     at = [data.layers.index(layer) for layer in layers]
-    return replace(
-        data, layers=list(layers), i_xt=data.i_xt[:, at], i_ty=data.i_ty[:, at], saturated=data.saturated[:, at]
-    )
+    fewer = {name: getattr(data, name)[:, at] for name in ("i_xt", "i_ty", "saturated")}
+    return replace(data, layers=list(layers), **fewer)
 
 
 def frame(ax: Axes, planes: Sequence[PlaneData], *, named: bool = True) -> None:
     """Axis labels, limits from the points of all `planes`, and the ceilings, by name where `named`."""
-    x = np.concatenate([p.i_xt[p.present] for p in planes])
-    y = np.concatenate([p.i_ty[p.present] for p in planes])
-    tops = [max((c for c in cs if c is not None), key=lambda c: c.value, default=None)
-            for cs in ([p.ceiling_xt for p in planes], [p.ceiling_ty for p in planes])]  # fmt: skip
-    ax.set_xlabel(planes[0].labels[0])
-    ax.set_ylabel(planes[0].labels[1])
-    ax.set_xlim(limits(x, tops[0].value if tops[0] else None))
-    ax.set_ylim(limits(y, tops[1].value if tops[1] else None))
-    draw_ceilings(ax, x=tops[0], y=tops[1], named=named)
+    points = np.concatenate([p.points for p in planes])
+    x, y = (
+        max((c for c in ceilings if c is not None), key=lambda c: c.value, default=None)
+        for ceilings in ([p.ceiling_xt for p in planes], [p.ceiling_ty for p in planes])
+    )
+    ax.set(xlabel=planes[0].labels[0], ylabel=planes[0].labels[1])
+    ax.set(xlim=limits(points[:, 0], x), ylim=limits(points[:, 1], y))
+    draw_ceilings(ax, x=x, y=y, named=named)
 
 
 def draw_steps(ax: Axes, data: PlaneData, norm: Normalize, *, crowd: float | None = None) -> None:
@@ -228,63 +225,44 @@ def draw_steps(ax: Axes, data: PlaneData, norm: Normalize, *, crowd: float | Non
     if crowd is None:
         crowd = 0.85 if data.steps.size <= 80 else 0.7
     raster = data.present.sum() > 6000
-    paths = [np.column_stack([data.i_xt[s, keep], data.i_ty[s, keep]]) for s, keep in enumerate(data.present)]
-    ax.add_collection(
-        LineCollection(paths, colors=colors, linewidths=0.35 * scale / 3.4, alpha=0.75, zorder=2, rasterized=raster),
-        autolim=False,
-    )
+    lines: dict[str, Any] = {"linewidths": 0.35 * scale / 3.4, "alpha": 0.75, "zorder": 2, "rasterized": raster}
+    ax.add_collection(LineCollection(data.paths, colors=colors, **lines), autolim=False)
     for i in range(len(data.layers)):
         marker = layer_marker(i)
+        size = (crowd * scale * (1.25 if marker in "PX*<>^v" else 1.0)) ** 2
         for hollow in (False, True):
             keep = data.present[:, i] & (data.saturated[:, i] == hollow)
+            look: dict[str, Any] = {"facecolors": colors[keep], "edgecolors": "white", "linewidths": 0.25}
+            if hollow:
+                look = {"facecolors": "white", "edgecolors": colors[keep], "linewidths": 0.6}
             if keep.any():
-                ax.scatter(
-                    data.i_xt[keep, i],
-                    data.i_ty[keep, i],
-                    s=(crowd * scale * (1.25 if marker in "PX*<>^v" else 1.0)) ** 2,
-                    marker=marker,
-                    facecolors="white" if hollow else colors[keep],
-                    edgecolors=colors[keep] if hollow else "white",
-                    linewidths=0.6 if hollow else 0.25,
-                    zorder=3,
-                    clip_on=False,
-                    rasterized=raster,
-                )
+                x, y = data.i_xt[keep, i], data.i_ty[keep, i]
+                ax.scatter(x, y, s=size, marker=marker, zorder=3, clip_on=False, rasterized=raster, **look)
 
 
-def draw_trajectories(ax: Axes, data: PlaneData, *, colors: Sequence[Any] | None = None) -> None:
+def draw_trajectories(ax: Axes, data: PlaneData, colors: Sequence[Any]) -> None:
     """The path of each layer over training, with its start, its end and its direction."""
-    colors = layer_colors(len(data.layers)) if colors is None else colors
     size = float(mpl.rcParams["lines.markersize"])
+    arrow = {"arrowstyle": "-|>", "linewidth": 0.8, "mutation_scale": 2.2 * size, "shrinkA": 0, "shrinkB": 0}
+    first: dict[str, Any] = {**OPEN, "markersize": 1.5 * size, "markeredgewidth": 1.0, "zorder": 4}
+    last: dict[str, Any] = {"marker": "s", "markersize": 1.35 * size, "markeredgewidth": 0.5, "zorder": 5}
     for i, color in enumerate(colors):
-        keep = data.present[:, i]
-        x, y = data.i_xt[keep, i], data.i_ty[keep, i]
-        hollow = data.saturated[keep, i]
+        x, y, hollow = data.path(i)
         if x.size == 0:
             continue
+        faces = ["white" if h else color for h in hollow]
+        dots: dict[str, Any] = {"facecolors": faces, "edgecolors": [color], "linewidths": 0.5, "zorder": 2.5}
         ax.plot(x, y, color=color, linewidth=0.8, alpha=0.9, zorder=2, solid_joinstyle="round")
-        ax.scatter(
-            x, y, s=(0.55 * size) ** 2, marker=layer_marker(i), zorder=2.5, linewidths=0.5,
-            facecolors=["white" if h else color for h in hollow], edgecolors=[color],
-        )  # fmt: skip
-        ax.plot(x[:1], y[:1], marker="o", markersize=1.5 * size, markerfacecolor="white", markeredgecolor=color,
-                markeredgewidth=1.0, linestyle="none", zorder=4)  # fmt: skip
-        ax.plot(x[-1:], y[-1:], marker="s", markersize=1.35 * size, color=color, markeredgecolor="white",
-                markeredgewidth=0.5, linestyle="none", zorder=5)  # fmt: skip
+        ax.scatter(x, y, s=(0.55 * size) ** 2, marker=layer_marker(i), **dots)
+        ax.plot(x[:1], y[:1], markeredgecolor=color, **first)
+        ax.plot(x[-1:], y[-1:], color=color, markeredgecolor="white", linestyle="none", **last)
         for start, end in arrow_spans(ax, x, y):
-            ax.annotate(
-                "", xy=end, xytext=start, zorder=3,
-                arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 0.8, "mutation_scale": 2.2 * size,
-                            "shrinkA": 0, "shrinkB": 0},
-            )  # fmt: skip
+            ax.annotate("", xy=end, xytext=start, zorder=3, arrowprops={**arrow, "color": color})
 
 
 def path_ends() -> list[Line2D]:
     """Legend entries for the marks at the start and the end of a trajectory."""
-    return [
-        Line2D([], [], marker="o", markerfacecolor="white", markeredgecolor=INK, linestyle="none", label="first step"),
-        Line2D([], [], marker="s", color=INK, linestyle="none", label="last step"),
-    ]
+    return [key("first step", color=INK, **OPEN), key("last step", color=INK, marker="s", linestyle="none")]
 
 
 def arrow_spans(
@@ -313,39 +291,28 @@ MOST_DIRECT = 8
 LABEL_SHARE = 0.06
 
 
-def name_layers(ax: Axes, data: PlaneData, *, ink: Sequence[Any] | None, ends: bool = False, own: bool) -> None:
+def name_layers(ax: Axes, data: PlaneData, colors: Sequence[Any], *, ends: bool = False, own: bool) -> None:
     """Each layer's name beside its last point; in a legend of the markers where names would hide the points.
 
     A figure of our `own` grows by what the legend takes.
 
     Call it last: the axes' limits and layout must be final.
     """
-    figure = ax.get_figure(root=True)
-    if figure is None:
-        raise ValueError("the axes belong to no figure")
-    names = safe_names(data.layers, limit=20)
-    colors = [INK] * len(data.layers) if ink is None else list(ink)
-    last = {i: np.flatnonzero(data.present[:, i])[-1] for i in range(len(data.layers)) if data.present[:, i].any()}
+    figure = figure_of(ax)
+    names = list(safe_names(data.layers, limit=20).values())
+    drawn = [i for i in range(len(data.layers)) if data.present[:, i].any()]
     size = float(mpl.rcParams["font.size"])
-    widths = [text_width(names[data.layers[i]], size) for i in last]
-    box = ax.get_window_extent()
-    area = box.width * box.height * (72 / figure.dpi) ** 2
-    crowded = len(last) > MOST_DIRECT or sum(widths) * 1.2 * size > LABEL_SHARE * area
+    widths = [text_width(names[i], size) for i in drawn]
+    across, up = np.array(ax.get_window_extent().size) * 72 / figure.dpi
+    crowded = len(drawn) > MOST_DIRECT or sum(widths) * 1.2 * size > LABEL_SHARE * across * up
     handles = path_ends() if ends else []
     if crowded:
-        handles = [
-            Line2D([], [], color=colors[i], marker=layer_marker(i), linestyle="none", label=names[data.layers[i]])
-            for i in last
-        ] + handles
+        marks = [key(names[i], color=colors[i], marker=layer_marker(i), linestyle="none") for i in drawn]
+        handles = marks + handles
     if handles:
-        across = box.width * 72 / figure.dpi
-        columns = max(1, int(across // (max([*widths, 5.0 * size]) + 2.0 * size)))
-        legend_above(ax, handles, columns)
+        columns = min(len(handles), max(1, int(across // (max([*widths, 5.0 * size]) + 2.0 * size))))
+        legend(ax, by_rows(handles, columns), columns, columnspacing=1.0, handlelength=1.0, handletextpad=0.3)
         if own:
             figure.set_figheight(figure.get_figheight() + 1.55 * size / 72 * -(-len(handles) // columns))
-    shown = [min(last), max(last)] if crowded and len(last) > 1 else list(last)
-    labels = [
-        Label(float(data.i_xt[last[i], i]), float(data.i_ty[last[i], i]), names[data.layers[i]], colors[i])
-        for i in shown
-    ]
-    direct_labels(ax, labels, np.column_stack([data.i_xt[data.present], data.i_ty[data.present]]))
+    shown = [drawn[0], drawn[-1]] if crowded and len(drawn) > 1 else drawn
+    direct_labels(ax, [data.end(i, names[i], colors[i]) for i in shown], data.points)

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
 from infoplane.core.palette import layer_colors
-from infoplane.plots._about import lost_words
-from infoplane.plots._artists import Label, add_caption, end_labels, step_axis
-from infoplane.plots.style import FAINT, canvas, figure_canvas, keep_tick_style, layer_marker, spans_decades
-from infoplane.plots.text import safe_names, safe_text
+from infoplane.plots._about import lost_words, run_words
+from infoplane.plots._artists import Label, end_labels, end_of, key, legend, step_axis
+from infoplane.plots._figure import Look, keywords, panels
+from infoplane.plots.style import DOTTED, FAINT, layer_marker
+from infoplane.plots.text import safe_names
 from infoplane.results import ResultTable
-from infoplane.results.series import RECORDED, layer_metrics, match_layers
+from infoplane.results.views import RECORDED, layer_metrics, match_layers
 
 FloatArray = npt.NDArray[np.float64]
 MEAN, STD, WEIGHT = "gradient_mean_norm", "gradient_std_norm", "weight_norm"
+DASHED = (0, (4, 1.5))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +66,9 @@ def snr_data(
     keep = [known.index(layer) for layer in (match_layers(layers, known) if layers else known)]
     mean, std, weight = (moments[name][:, keep] for name in (MEAN, STD, WEIGHT))
     relative = bool(np.isfinite(weight).any())
-    ratio = np.divide(mean, std, out=np.full(mean.shape, np.nan), where=std > 0)
+    ratio = divided(mean, std)
     if relative:
-        mean, std = (np.divide(a, weight, out=np.full(a.shape, np.nan), where=weight > 0) for a in (mean, std))
+        mean, std = divided(mean, weight), divided(std, weight)
     return SnrData(
         layers=[known[i] for i in keep],
         times=times,
@@ -76,7 +77,7 @@ def snr_data(
         ratio=ratio,
         relative=relative,
         caption=[
-            f"run {safe_text(run, limit=24)}",
+            run_words(run),
             "gradients over batches" + (", divided by the weight norm" if relative else ""),
             "ratio below 1: fluctuation exceeds drift",
             *lost_words(table, [run]),
@@ -84,6 +85,14 @@ def snr_data(
     )
 
 
+def divided(a: FloatArray, b: FloatArray) -> FloatArray:
+    """a / b, NaN where b is not positive."""
+    out = np.full(a.shape, np.nan)
+    np.divide(a, b, out=out, where=b > 0)
+    return out
+
+
+@keywords(Look)
 def snr(
     table: ResultTable,
     *,
@@ -92,9 +101,7 @@ def snr(
     layers: Sequence[str] | None = None,
     against: Literal["step", "epoch"] = "step",
     log: bool | None = None,
-    caption: bool = True,
-    style: str = "screen",
-    width: float | None = None,
+    **look: Unpack[Look],
 ) -> Axes:
     """Draw the gradients' mean and standard deviation over batches, and below their ratio, per parameter.
 
@@ -109,53 +116,38 @@ def snr(
         As in `infoplane.plots.plane`; layers are the names under which gradients were recorded.
     """
     data = snr_data(table, run=run, layers=layers, against=against)
-    if ax is not None:
-        with canvas(ax):
-            draw_ratio(ax, data, log=log)
-            ax.set_xlabel(against)
-            if caption:
-                add_caption(ax, data.caption, own=False)
-        return ax
-    with figure_canvas(style=style, width=width, aspect=0.95) as figure:
-        grid: Any = figure.subplots(2, 1, sharex=True)
-        upper, lower = grid
-        lower.set_xlabel(against)
-        add_caption(lower, data.caption, own=True, shown=caption)
-        draw_moments(upper, data, log=log)
-        draw_ratio(lower, data, log=log)
-        upper.tick_params(labelbottom=False)
-        for axis in (upper, lower):
-            keep_tick_style(axis)
-    first: Axes = upper
-    return first
+    heights = [1.0] if ax is not None else [1.0, 1.0]
+    with panels(ax, data.caption, look, heights=heights, aspect=0.95) as axes:
+        axes[-1].set_xlabel(against)
+        if ax is None:
+            draw_moments(axes[0], data, log=log)
+        draw_ratio(axes[-1], data, log=log)
+    return axes[0]
 
 
 def draw_moments(ax: Axes, data: SnrData, *, log: bool | None) -> None:
     """Mean solid, standard deviation dashed, one colour per layer."""
     ax.set_ylabel("gradient / weight" if data.relative else "gradient norm")
     ends = draw_lines(ax, data, data.mean, log=log)
-    draw_lines(ax, data, data.std, log=log, linestyle=(0, (4, 1.5)))
-    handles = [
-        Line2D([], [], color=FAINT, label="mean over batches"),
-        Line2D([], [], color=FAINT, linestyle=(0, (4, 1.5)), label="standard deviation"),
-    ]
-    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, labelcolor=FAINT, borderaxespad=0.1)
+    draw_lines(ax, data, data.std, log=log, linestyle=DASHED)
+    legend(ax, [key("mean over batches"), key("standard deviation", linestyle=DASHED)])
     end_labels(ax, ends)
 
 
 def draw_ratio(ax: Axes, data: SnrData, *, log: bool | None) -> None:
+    """The ratio, with a line at 1 where that is among the values."""
     ax.set_ylabel("mean / std")
     ends = draw_lines(ax, data, data.ratio, log=log)
     low, high = ax.get_ylim()
     if low < 1 < high:
-        ax.axhline(1.0, color=FAINT, linewidth=0.7, linestyle=(0, (1, 2)), zorder=1)
+        ax.axhline(1.0, color=FAINT, linewidth=0.7, linestyle=DOTTED, zorder=1)
     end_labels(ax, ends)
 
 
 def draw_lines(ax: Axes, data: SnrData, values: FloatArray, *, log: bool | None, linestyle: Any = "-") -> list[Label]:
     """Lines on a logarithmic axis; zeros have no place there and are left out."""
     names = safe_names(data.layers, limit=18)
-    step_axis(ax, data.times, log=spans_decades(data.times) if log is None else log)
+    step_axis(ax, data.times, log=log)
     ax.set_yscale("log")
     ends = []
     for i, (layer, color) in enumerate(zip(data.layers, layer_colors(len(data.layers)), strict=True)):
@@ -164,5 +156,5 @@ def draw_lines(ax: Axes, data: SnrData, values: FloatArray, *, log: bool | None,
             x, y = data.times[keep], values[keep, i]
             ax.plot(x, y, color=color, linestyle=linestyle, zorder=3)
             ax.plot(x[-1:], y[-1:], color=color, marker=layer_marker(i), linestyle="none", zorder=4, clip_on=False)
-            ends.append(Label(float(x[-1]), float(y[-1]), names[layer], color))
+            ends.append(end_of(x, y, names[layer], color))
     return ends

@@ -7,15 +7,13 @@ carried by colour alone, and the maps keep their order in grey.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, SymLogNorm, to_rgb
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from infoplane.core.errors import choices
@@ -27,13 +25,24 @@ MM_PER_INCH = 25.4
 
 MARKERS: tuple[str, ...] = ("o", "s", "^", "D", "v", "P", "<", "X", ">", "p", "h", "*")
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
+DOTTED, CHANCE = (0, (1, 2)), (0, (1, 1.5))
+"""Lines of ceilings, and of what shuffled labels give."""
+
 INK = "0.15"
 FAINT = "0.45"
 HUGE = 1e15
 """Numbers beyond this are drawn by no axis; they are left out."""
 
-_BASE: Mapping[str, Any] = {
+FILES: Mapping[str, Any] = {
     "text.usetex": False,  # names from strangers are no TeX
+    "svg.fonttype": "none",
+    "svg.hashsalt": "infoplane",
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+}
+"""In every file text stays text, and repetition gives the same bytes."""
+
+_BASE: Mapping[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": INK,
@@ -49,10 +58,7 @@ _BASE: Mapping[str, Any] = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "hatch.linewidth": 0.35,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "infoplane",
-    "pdf.fonttype": 42,
-    "ps.fonttype": 42,
+    **FILES,
 }
 
 
@@ -90,59 +96,20 @@ STYLES: Mapping[str, tuple[float, Mapping[str, Any]]] = {
 
 
 def style_of(style: str) -> tuple[float, Mapping[str, Any]]:
+    """Width and settings of a style; an unknown name is a ValueError."""
     if style not in STYLES:
         raise ValueError(f"unknown style {style!r}; {choices(style, STYLES)}")
     return STYLES[style]
 
 
-@contextlib.contextmanager
-def canvas(
-    ax: Axes | None, *, style: str = "screen", width: float | None = None, aspect: float = 0.75
-) -> Iterator[Axes]:
-    """The axes to draw in: the caller's, under the caller's own settings, or new ones in the given style."""
-    if ax is not None:
-        with rc_context({"text.usetex": False}):
-            yield ax
-        return
-    with figure_canvas(style=style, width=width, aspect=aspect) as figure:
-        yield figure.add_subplot()
-
-
-@contextlib.contextmanager
-def figure_canvas(*, style: str = "screen", width: float | None = None, aspect: float = 0.75) -> Iterator[Figure]:
-    """A figure of its own, outside pyplot, with the style in force until the block ends.
-
-    `width` in millimetres replaces that of the style; `aspect` is height over width.
-    """
-    millimetres, settings = style_of(style)
-    if width is not None:
-        if not 20 <= width <= 2000:
-            raise ValueError(f"width must be between 20 and 2000 mm, got {width}")
-        millimetres = width
-    inches = millimetres / MM_PER_INCH
-    with rc_context(settings):
-        yield Figure(figsize=(inches, inches * aspect), layout="constrained")
+def small_size() -> float:
+    """Of captions and other remarks, in points."""
+    return float(mpl.rcParams["font.size"]) - 1.2
 
 
 def rc_context(settings: Any) -> contextlib.AbstractContextManager[None]:
+    """Matplotlib's settings changed until the block ends."""
     return mpl.rc_context(dict(settings))
-
-
-def keep_tick_style(ax: Axes) -> None:
-    """Write the tick settings into the axes: ticks are made late, when the style is no longer in force."""
-    params: Any = mpl.rcParams
-    axes: tuple[Literal["x", "y"], ...] = ("x", "y")
-    kinds: tuple[Literal["major", "minor"], ...] = ("major", "minor")
-    for name in axes:
-        for which in kinds:
-            ax.tick_params(
-                axis=name,
-                which=which,
-                labelsize=params[f"{name}tick.labelsize"],
-                width=params[f"{name}tick.{which}.width"],
-                length=params[f"{name}tick.{which}.size"],
-                color=params[f"{name}tick.color"],
-            )
 
 
 def drawable(values: FloatArray) -> FloatArray:
@@ -157,15 +124,13 @@ def step_colormap() -> Colormap:
 
 def spans_decades(steps: Sequence[float] | FloatArray) -> bool:
     """Whether the positive steps span more than two decades, and so want a logarithmic scale."""
-    positive = np.asarray(steps, dtype=np.float64)
-    positive = positive[positive > 0]
-    return bool(positive.size and positive.max() > 100 * positive.min())
+    return float(np.max(steps)) > 100 * smallest_positive(steps)
 
 
 def smallest_positive(steps: Sequence[float] | FloatArray) -> float:
-    positive = np.asarray(steps, dtype=np.float64)
-    positive = positive[positive > 0]
-    return float(positive.min()) if positive.size else 1.0
+    """The first positive step, 1 where there is none."""
+    values = np.asarray(steps, dtype=np.float64)
+    return float(np.min(values, where=values > 0, initial=np.inf)) if (values > 0).any() else 1.0
 
 
 def step_norm(steps: Sequence[float] | FloatArray, log: bool | None = None) -> Normalize:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from infoplane.core.palette import layer_colors
 from infoplane.core.tokens import split_token, token_position
 from infoplane.plots._about import about, axis_label
-from infoplane.plots._artists import Ceiling, Label, add_caption, draw_ceilings, end_labels, limits
-from infoplane.plots.style import FAINT, canvas, drawable, keep_tick_style, layer_line, layer_marker, number
+from infoplane.plots._artists import Ceiling, ceiling_of, draw_ceilings, end_labels, end_of, key, legend, limits
+from infoplane.plots._figure import Options, canvas, keywords, selected
+from infoplane.plots.style import CHANCE, drawable, layer_line, layer_marker, number
 from infoplane.plots.text import safe_names
 from infoplane.results import ResultTable
-from infoplane.results.series import ceiling_name, choose, grid
 from infoplane.results.summary import upper_fence
+from infoplane.results.views import Selection, choose
 
 FloatArray = npt.NDArray[np.float64]
+DASHED = (0, (5, 3))
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,49 +53,31 @@ class TokensData:
     caption: list[str]
 
 
+@keywords(Selection, without=["against"])
 def tokens_data(
     table: ResultTable,
     quantity: str | None = None,
     *,
     step: int | None = None,
     whisker: float = 1.5,
-    estimator: str | None = None,
-    settings: Mapping[str, Any] | str | None = None,
-    run: str | None = None,
-    subset: str | None = None,
-    layers: Sequence[str] | None = None,
+    **select: Unpack[Selection],
 ) -> TokensData:
     """One quantity of one run along its positions; see `tokens`."""
     if not any(token_position(layer) is not None for layer in set(table["layer"].tolist())):
         raise ValueError("the table has no single positions; analyze with layers=['LAYER[token=*]'] first")
-    wanted = [layers] if isinstance(layers, str) else list(layers or ["*"])
-    series = choose(
-        table, estimator=estimator, settings=settings, run=run, subset=subset,
-        layers=[f"{layer}[token=*]" for layer in wanted],
-    )  # fmt: skip
-    have = list(dict.fromkeys(str(q) for q in series.table["quantity"]))
+    layers = select["layers"] or ["*"]
+    wanted = [layers] if isinstance(layers, str) else list(layers)
+    select["layers"] = [f"{layer}[token=*]" for layer in wanted]
+    series = choose(table, **select)
+    have = series.quantities
     if quantity is None:
         quantity = next((q for q in ("nHSIC(T;Y)", "I(T;Y)") if q in have), have[0])
     if quantity not in have:
         raise ValueError(f"{series.estimator} has no {quantity!r} in this table; available: {', '.join(have)}")
-    main = grid(series, quantity)
-    steps = main.steps[np.isfinite(main.value).any(axis=1)].astype(np.int64).tolist()
-    at = step if step is not None else steps[-1] if steps else None
-    if at not in steps:
-        raise ValueError(f"no {quantity} at step {step}; the table has {', '.join(map(str, steps)) or 'none'}")
-    row = int(np.flatnonzero(main.steps == at)[0])
-    names = list(dict.fromkeys(split_token(key)[0] for key in main.layers))
-    places = [(names.index(split_token(key)[0]), token_position(key) or 0) for key in main.layers]
-    positions = np.unique([position for _, position in places])
-
-    def along(values: FloatArray) -> FloatArray:
-        out = np.full((len(names), positions.size), np.nan)
-        for (i, position), value in zip(places, values, strict=True):
-            out[i, np.searchsorted(positions, position)] = value
-        return drawable(out)
-
-    value = along(main.value[row])
-    null = along(grid(series, f"{quantity} null").value[row]) if f"{quantity} null" in have else None
+    main = series.grid(quantity)
+    row = row_of(main.steps, main.value, step, quantity)
+    names, positions, value = along(main.layers, main.value[row])
+    null = along(main.layers, series.grid(f"{quantity} null").value[row])[2] if f"{quantity} null" in have else None
     threshold = np.array([upper_fence(line, whisker) for line in value])
     return TokensData(
         label=axis_label(quantity, main.unit),
@@ -107,11 +89,31 @@ def tokens_data(
         threshold=threshold,
         peak=value > threshold[:, None],
         whisker=whisker,
-        ceiling=None if main.top is None else Ceiling(main.top, ceiling_name(main, series.n_samples)),
+        ceiling=ceiling_of(main),
         caption=[*about(series, (main,)), f"step {number(main.steps[row])}"],
     )
 
 
+def row_of(steps: FloatArray, values: FloatArray, step: int | None, quantity: str) -> int:
+    """The row of a step, by default of the last, among those of the values (S, L) that have a number."""
+    have = steps[np.isfinite(values).any(axis=1)].astype(np.int64).tolist()
+    at = step if step is not None else have[-1] if have else None
+    if at not in have:
+        raise ValueError(f"no {quantity} at step {step}; the table has {', '.join(map(str, have)) or 'none'}")
+    return int(np.flatnonzero(steps == at)[0])
+
+
+def along(keys: list[str], values: FloatArray) -> tuple[list[str], npt.NDArray[np.int64], FloatArray]:
+    """Layers, positions (P,) and the values as (L, P), from one value for each position of each layer."""
+    names = list(dict.fromkeys(split_token(key)[0] for key in keys))
+    places = np.array([token_position(key) or 0 for key in keys], dtype=np.int64)
+    positions = np.unique(places)
+    out = np.full((len(names), positions.size), np.nan)
+    out[[names.index(split_token(key)[0]) for key in keys], np.searchsorted(positions, places)] = values
+    return names, positions, drawable(out)
+
+
+@keywords(Options, without=["against"])
 def tokens(
     table: ResultTable,
     *,
@@ -119,14 +121,7 @@ def tokens(
     quantity: str | None = None,
     step: int | None = None,
     whisker: float = 1.5,
-    estimator: str | None = None,
-    settings: Mapping[str, Any] | str | None = None,
-    run: str | None = None,
-    subset: str | None = None,
-    layers: Sequence[str] | None = None,
-    caption: bool = True,
-    style: str = "screen",
-    width: float | None = None,
+    **options: Unpack[Options],
 ) -> Axes:
     """Draw one quantity against the position in the sequence, one line per layer, at one step of training.
 
@@ -151,22 +146,17 @@ def tokens(
     ValueError
         If the table has no single positions, lacks what is asked for, or leaves a choice that was not made.
     """
-    data = tokens_data(
-        table, quantity, step=step, whisker=whisker, estimator=estimator, settings=settings, run=run, subset=subset,
-        layers=layers,
-    )  # fmt: skip
-    with canvas(ax, style=style, width=width, aspect=0.55) as axes:
-        if caption or ax is None:
-            add_caption(axes, data.caption, own=ax is None, shown=caption)
+    data = tokens_data(table, quantity, step=step, whisker=whisker, **selected(options))
+    with canvas(ax, data.caption, options, aspect=0.55) as axes:
         draw(axes, data)
-        keep_tick_style(axes)
     return axes
 
 
 def draw(ax: Axes, data: TokensData) -> None:
-    colors, names = layer_colors(len(data.layers)), safe_names(data.layers, limit=18)
-    drawn = [data.value, data.threshold] + ([] if data.null is None else [data.null])
-    ax.set_ylim(limits(np.concatenate([a.ravel() for a in drawn]), data.ceiling.value if data.ceiling else None))
+    """Axes, a line for each layer, and the legend."""
+    names = safe_names(data.layers, limit=18)
+    drawn = [a.ravel() for a in (data.value, data.threshold, data.null) if a is not None]
+    ax.set_ylim(limits(np.concatenate(drawn), data.ceiling))
     first, last = int(data.positions[0]), int(data.positions[-1])
     pad = 0.02 * (last - first) or 0.5
     ax.set_xlim(first - pad, last + pad)
@@ -174,26 +164,29 @@ def draw(ax: Axes, data: TokensData) -> None:
     ax.set_xlabel("token")
     ax.set_ylabel(data.label)
     ends = []
-    for i, layer in enumerate(data.layers):
+    for i, (layer, color) in enumerate(zip(data.layers, layer_colors(len(data.layers)), strict=True)):
         known = np.isfinite(data.value[i])
-        if not known.any():
-            continue
-        x, y, peak = data.positions[known], data.value[i, known], data.peak[i, known]
-        line = layer_line(i // 8 if len(data.layers) > 8 else 0)
-        ax.plot(x, y, color=colors[i], linestyle=line, linewidth=1.0, zorder=3)
-        if np.isfinite(data.threshold[i]):
-            ax.axhline(data.threshold[i], color=colors[i], linewidth=0.7, linestyle=(0, (5, 3)), alpha=0.7, zorder=1.6)
-        if data.null is not None:
-            ax.plot(data.positions, data.null[i], color=colors[i], linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=2)
-        if peak.any():
-            ax.plot(x[peak], y[peak], linestyle="none", marker=layer_marker(i), color=colors[i], zorder=4)
-        ends.append(Label(float(x[-1]), float(y[-1]), names[layer], colors[i]))
-    draw_ceilings(ax, x=None, y=data.ceiling)
-    handles = [
-        Line2D([], [], color=FAINT, linewidth=0.7, linestyle=(0, (5, 3)), label=f"Q₃ + {data.whisker:g} IQR"),
-        Line2D([], [], color=FAINT, marker="o", linestyle="none", label="above it"),
-    ]
+        if known.any():
+            draw_layer(ax, data, i, color)
+            ends.append(end_of(data.positions[known], data.value[i, known], names[layer], color))
+    draw_ceilings(ax, y=data.ceiling)
+    keys = [key(f"Q₃ + {data.whisker:g} IQR", linewidth=0.7, linestyle=DASHED)]
+    keys.append(key("above it", marker="o", linestyle="none"))
     if data.null is not None:
-        handles.append(Line2D([], [], color=FAINT, linewidth=0.8, linestyle=(0, (1, 1.5)), label="shuffled labels"))
-    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, labelcolor=FAINT, borderaxespad=0.1)
+        keys.append(key("shuffled labels", linewidth=0.8, linestyle=CHANCE))
+    legend(ax, keys, 3)
     end_labels(ax, ends)
+
+
+def draw_layer(ax: Axes, data: TokensData, i: int, color: str) -> None:
+    """The line of one layer, its threshold, its null, and markers at the values above the threshold."""
+    known, peak = np.isfinite(data.value[i]), data.peak[i]
+    line = layer_line(i // 8 if len(data.layers) > 8 else 0)
+    ax.plot(data.positions[known], data.value[i, known], color=color, linestyle=line, linewidth=1.0, zorder=3)
+    if np.isfinite(data.threshold[i]):
+        ax.axhline(data.threshold[i], color=color, linewidth=0.7, linestyle=DASHED, alpha=0.7, zorder=1.6)
+    if data.null is not None:
+        ax.plot(data.positions, data.null[i], color=color, linewidth=0.8, linestyle=CHANCE, zorder=2)
+    if peak.any():
+        x, y = data.positions[peak], data.value[i, peak]
+        ax.plot(x, y, linestyle="none", marker=layer_marker(i), color=color, zorder=4)

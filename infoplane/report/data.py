@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,9 @@ import numpy.typing as npt
 
 from infoplane.core.palette import VIRIDIS, along, layer_colors
 from infoplane.core.text import printable, shorten
-from infoplane.report.doubts import estimate_name
+from infoplane.report.doubts import estimate_name, estimates
 from infoplane.results import ResultTable
-from infoplane.results.views import (
-    Grid,
-    Selection,
-    ceiling_name,
-    choose,
-    default_layers,
-    grid,
-    metrics,
-    options,
-    ordered_layers,
-)
+from infoplane.results.views import Grid, Series, ceiling_name, default_layers, metrics, options, ordered_layers
 
 DIGITS = 7
 STEP_SHADES = 24
@@ -32,73 +23,52 @@ STEP_SHADES = 24
 def page_data(table: ResultTable) -> dict[str, Any]:
     """Everything that the script draws, in JSON's types; numbers with seven digits, missing ones as None."""
     table = table.current()
-    estimates: list[dict[str, Any]] = []
     runs = options(table, "run")
     if not runs:
         raise ValueError("the table has no estimates to report; run infoplane.analyze(run) first")
     whole = table.take((table["estimator"] != "recorded") & (table["layer"] != ""))
     layers = ordered_layers(whole)
-    shown = set(default_layers(whole))
     place = {layer: i for i, layer in enumerate(layers)}
-    for estimator in options(table, "estimator"):
-        for settings in options(table, "settings", estimator=estimator):
-            for subset in options(table, "subset", estimator=estimator, settings=settings):
-                chosen: Selection = {"estimator": estimator, "settings": settings, "subset": subset, "layers": ["*"]}
-                everything = choose(table, **chosen, several_runs=True)
-                parts = []
-                for run in everything.runs:
-                    series = everything.of_run(run)
-                    have = [q for q in dict.fromkeys(str(q) for q in series.table["quantity"])]
-                    grids = {q: grid(series, q) for q in have}
-                    first = next(iter(grids.values()))
-                    parts.append(
-                        {
-                            "run": runs.index(run),
-                            "layers": [place[layer] for layer in first.layers],
-                            "steps": numbers(first.steps),
-                            "epochs": numbers(first.epochs),
-                            "quantities": {q: quantity_data(g) for q, g in grids.items()},
-                        }
-                    )
-                g = grid(everything.of_run(everything.runs[0]), "I(X;T)")
-                estimates.append(
-                    {
-                        "name": estimate_name(estimator, settings, subset),
-                        "n": everything.n_samples,
-                        "ceiling": ceiling_name(g, everything.n_samples),
-                        "parts": parts,
-                    }
-                )
+    shown = set(default_layers(whole))
     return {
         "runs": [display(run) for run in runs],
         "layers": [display(layer) for layer in layers],
         "shown": [layer in shown for layer in layers],
         "colors": layer_colors(len(layers)),
         "shades": [along(VIRIDIS, i / (STEP_SHADES - 1)) for i in range(STEP_SHADES)],
-        "estimates": estimates,
-        "metrics": [
-            {
-                display(name): {"steps": numbers(x), "values": numbers(y)}
-                for name, (x, y) in metrics(table, run=run).items()
-            }
-            for run in runs
-        ],
+        "estimates": [estimate_data(series, runs, place) for series in estimates(table)],
+        "metrics": [metric_data(table, run) for run in runs],
     }
+
+
+def estimate_data(series: Series, runs: list[str], place: Mapping[str, int]) -> dict[str, Any]:
+    """One way of estimating: its name, N, the ceiling's name, and its numbers run by run."""
+    parts = []
+    for run in series.runs:
+        one = series.of_run(run)
+        grids = {quantity: one.grid(quantity) for quantity in one.quantities}
+        first = next(iter(grids.values()))
+        part: dict[str, Any] = {"run": runs.index(run), "layers": [place[layer] for layer in first.layers]}
+        part |= {"steps": numbers(first.steps), "epochs": numbers(first.epochs)}
+        parts.append(part | {"quantities": {quantity: quantity_data(g) for quantity, g in grids.items()}})
+    ceiling = ceiling_name(series.of_run(series.runs[0]).grid("I(X;T)"), series.n_samples)
+    return {"name": estimate_name(series), "n": series.n_samples, "ceiling": ceiling, "parts": parts}
+
+
+def metric_data(table: ResultTable, run: str) -> dict[str, Any]:
+    """The recorded metrics of a run, by name."""
+    known = metrics(table, run=run)
+    return {display(name): {"steps": numbers(x), "values": numbers(y)} for name, (x, y) in known.items()}
 
 
 def quantity_data(one: Grid) -> dict[str, Any]:
     """Value, interval, ceiling and flags of one quantity, layer by layer."""
-    flag_sets: list[str] = []
-    codes: list[list[int]] = []
-    names = list(one.flags)
-    for i in range(len(one.layers)):
-        column = []
-        for s in range(one.steps.size):
-            text = ", ".join(name for name in names if one.flags[name][s, i])
-            if text not in flag_sets:
-                flag_sets.append(text)
-            column.append(flag_sets.index(text))
-        codes.append(column)
+    texts = [
+        [", ".join(name for name, mask in one.flags.items() if mask[s, i]) for s in range(one.steps.size)]
+        for i in range(len(one.layers))
+    ]
+    # Most values have the same few sets of flags: the page names each once.
+    flag_sets = list(dict.fromkeys(text for column in texts for text in column))
     out: dict[str, Any] = {"value": columns(one.value), "unit": "bits" if one.unit == "bit" else display(one.unit)}
     for name, values in (("low", one.low), ("high", one.high)):
         if np.isfinite(values).any():
@@ -107,6 +77,7 @@ def quantity_data(one: Grid) -> dict[str, Any]:
     if known.size:
         out["ceiling"] = numbers(known[:1])[0] if np.all(known == known[0]) else columns(one.ceiling)
     if flag_sets not in ([], [""]):
+        codes = [[flag_sets.index(text) for text in column] for column in texts]
         out["flags"] = {"names": flag_sets, "codes": codes}
     bounds = sorted(one.bounds - {"point"})
     if bounds:
@@ -115,10 +86,12 @@ def quantity_data(one: Grid) -> dict[str, Any]:
 
 
 def display(text: str) -> str:
+    """A name as the page shows it."""
     return shorten(printable(text), 60) or "(no name)"
 
 
 def numbers(values: npt.NDArray[Any]) -> list[float | int | None]:
+    """The values in JSON's types, None for those that no axis could draw."""
     out: list[float | int | None] = []
     for value in np.asarray(values, dtype=np.float64).tolist():
         if not math.isfinite(value) or abs(value) > 1e15:

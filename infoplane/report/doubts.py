@@ -1,8 +1,10 @@
-"""What in a results table should not be believed, in words: the first thing that a report says."""
+"""The doubts on a results table, in words: the first thing that a report says."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,20 +12,39 @@ import numpy.typing as npt
 from infoplane.core.text import printable, shorten
 from infoplane.results import ResultTable
 from infoplane.results.losses import losses
-from infoplane.results.series import ceiling_name, choose, grid, is_in, options, settings_words
+from infoplane.results.views import Selection, Series, ceiling_name, choose, is_in, options, settings_words
 
-_FLAGS: dict[str, str] = {
-    "out_of_range": "had activations beyond the outer bin edges; they were counted in cells of their own",
-    "ties": "had equal values where the method assumes a continuous variable",
-    "degenerate": "hardly varied over the inputs; the estimate is 0 by convention or dominated by rounding",
-    "single_class": "saw one label only, so I(T;Y) is 0 whatever the layer does",
-    "few_samples": "had too few samples for this method",
-    "out_of_domain": "left the domain of the method",
-    "unreliable": "were marked unreliable by the method itself",
-}
+BoolArray = npt.NDArray[np.bool_]
+
 DPI_SHARE = 0.05
 NULL_SHARE = 0.5
 MOST_LOSSES = 20
+
+SENTENCES: dict[str, str] = {
+    "nonfinite": "There is no number, for want of finite activations, in {layers}: did training diverge?",
+    "saturated": "{quantity} is at its ceiling ({ceiling}) in {layers}: {meaning}.",
+    "below_null": "I(T;Y) is no more than chance, within what shuffled labels give, in {layers}.",
+    "high_null": "On shuffled labels, which carry nothing, the estimate still is over {share:.0%} of H(Y) in {layers}: "
+    "there most of I(T;Y) is the number of samples, not the network.",
+    "dpi": "In run {run}, {violations} of {pairs} pairs of neighbouring layers violate the data-processing inequality "
+    "(I(X;T) rises by up to {worst:.2g} bits): the layers' numbers are not of one common quantity.",
+    "bound": "I(X;T) is {bounds} bound. The difference of two bounds bounds nothing: where the bound falls, I(X;T) "
+    "need not.",
+    "out_of_range": "{layers} had activations beyond the outer bin edges; they were counted in cells of their own.",
+    "ties": "{layers} had equal values where the method assumes a continuous variable.",
+    "degenerate": "{layers} hardly varied over the inputs; the estimate is 0 by convention or dominated by rounding.",
+    "single_class": "{layers} saw one label only, so I(T;Y) is 0 whatever the layer does.",
+    "few_samples": "{layers} had too few samples for this method.",
+    "out_of_domain": "{layers} left the domain of the method.",
+    "unreliable": "{layers} were marked unreliable by the method itself.",
+    "one_run": "There is one run only. Information curves vary much between seeds; one run shows one initialisation.",
+}
+MEANINGS: dict[str, str] = {
+    "I(X;T)": "it says that the estimator tells all inputs apart, not what the layer keeps",
+    "I(T;Y)": "the estimator cannot see more, and would say the same of any better layer",
+}
+PLAIN_FLAGS = ("out_of_range", "ties", "degenerate", "single_class", "few_samples", "out_of_domain", "unreliable")
+"""Flags of which the sentence says all."""
 
 
 @dataclass(frozen=True)
@@ -44,110 +65,84 @@ class Doubt:
     text: str
 
 
-def estimate_name(estimator: str, settings: str, subset: str) -> str:
+def estimates(table: ResultTable) -> Iterator[Series]:
+    """Each way of estimating in a table, an estimator with its settings on a subset, with all its runs and layers."""
+    for estimator in options(table, "estimator"):
+        for settings in options(table, "settings", estimator=estimator):
+            for subset in options(table, "subset", estimator=estimator, settings=settings):
+                chosen: Selection = {"estimator": estimator, "settings": settings, "subset": subset, "layers": ["*"]}
+                yield choose(table, **chosen, several_runs=True)
+
+
+def estimate_name(series: Series) -> str:
     """`binning, n_bins = 30 (test)`: one way of estimating, in words."""
-    words = ", ".join([estimator, *settings_words(settings)])
-    return printable(words if subset == "all" else f"{words} ({subset})")
+    words = ", ".join([series.estimator, *settings_words(series.settings)])
+    return printable(words if series.subset == "all" else f"{words} ({series.subset})")
 
 
 def doubts(table: ResultTable) -> list[Doubt]:
     """Everything that weakens the numbers of a table, the gravest first within each estimate."""
     table = table.current()
-    runs = options(table, "run")
     lost = losses(table)
     out = [Doubt("lost", "", f"The numbers are not of the whole recording. {loss}.") for loss in lost[:MOST_LOSSES]]
     if len(lost) > MOST_LOSSES:
         out.append(Doubt("lost", "", f"{len(lost) - MOST_LOSSES} more things are missing or damaged in these runs."))
-    for estimator in options(table, "estimator"):
-        for settings in options(table, "settings", estimator=estimator):
-            for subset in options(table, "subset", estimator=estimator, settings=settings):
-                out += _of_estimate(table, estimator, settings, subset)
-    if len(runs) == 1:
-        out.append(
-            Doubt(
-                "one_run",
-                "",
-                "There is one run only. Information curves vary much between seeds; one run shows one initialisation.",
-            )
-        )
+    for series in estimates(table):
+        out += doubts_of(series)
+    if len(options(table, "run")) == 1:
+        out.append(Doubt("one_run", "", SENTENCES["one_run"]))
     return out
 
 
-def _of_estimate(table: ResultTable, estimator: str, settings: str, subset: str) -> list[Doubt]:
-    name = estimate_name(estimator, settings, subset)
-    series = choose(table, estimator=estimator, settings=settings, subset=subset, layers=["*"], several_runs=True)
-    rows = series.table
+def doubts_of(series: Series) -> list[Doubt]:
+    """The doubts of one way of estimating."""
+    name, rows = estimate_name(series), series.table
     found: list[Doubt] = []
 
-    def say(kind: str, text: str) -> None:
-        found.append(Doubt(kind, name, text))
+    def say(kind: str, mask: BoolArray | None = None, **words: Any) -> None:
+        """One sentence, unless it is on values of which there are none."""
+        if mask is None or mask.any():
+            layers = "" if mask is None else layer_words(rows, mask)
+            found.append(Doubt(kind, name, SENTENCES[kind].format(layers=layers, **words)))
 
-    lost = rows.flag("nonfinite")
-    if lost.any():
-        say(
-            "nonfinite",
-            f"There is no number, for want of finite activations, in {_layers(rows, lost)}: did training diverge?",
-        )
-    for quantity in ("I(X;T)", "I(T;Y)"):
+    say("nonfinite", rows.flag("nonfinite"))
+    for quantity, meaning in MEANINGS.items():
         mask = is_in(rows["quantity"], [quantity]) & rows.flag("saturated")
-        if mask.any():
-            top = float(np.nanmax(rows["ceiling"][mask])) if np.isfinite(rows["ceiling"][mask]).any() else np.nan
-            one = grid(series.of_run(str(rows["run"][mask][0])), quantity)
-            ceiling = f"{top:.4g} bits = {ceiling_name(one, series.n_samples)}" if np.isfinite(top) else "its ceiling"
-            meaning = (
-                "it says that the estimator tells all inputs apart, not what the layer keeps"
-                if quantity == "I(X;T)"
-                else "the estimator cannot see more, and would say the same of any better layer"
-            )
-            say("saturated", f"{quantity} is at its ceiling ({ceiling}) in {_layers(rows, mask)}: {meaning}.")
-    chance = rows.flag("below_null")
-    if chance.any():
-        say(
-            "below_null",
-            f"I(T;Y) is no more than chance, within what shuffled labels give, in {_layers(rows, chance)}.",
-        )
+        ceiling = ceiling_words(series, quantity, mask) if mask.any() else ""
+        say("saturated", mask, quantity=quantity, ceiling=ceiling, meaning=meaning)
+    say("below_null", rows.flag("below_null"))
     null = (rows["quantity"] == "I(T;Y) null") & np.isfinite(rows["ceiling"])
-    high = null & (rows["value"] > NULL_SHARE * rows["ceiling"])
-    if high.any():
-        say(
-            "high_null",
-            f"On shuffled labels, which carry nothing, the estimate still is over {NULL_SHARE:.0%} of H(Y) in "
-            f"{_layers(rows, high)}: there most of I(T;Y) is the number of samples, not the network.",
-        )
+    say("high_null", null & (rows["value"] > NULL_SHARE * rows["ceiling"]), share=NULL_SHARE)
     for row in rows.dpi():
         if row.share > DPI_SHARE:
-            say(
-                "dpi",
-                f"In run {shorten(printable(row.run), 32)}, {row.violations} of {row.pairs} pairs of neighbouring "
-                f"layers violate the data-processing inequality (I(X;T) rises by up to {row.worst:.2g} bits): the "
-                "layers' numbers are not of one common quantity.",
-            )
-    bounds = sorted({str(b) for b in rows["bound"][rows["quantity"] == "I(X;T)"]} & {"upper", "lower"})
+            run = shorten(printable(row.run), 32)
+            say("dpi", run=run, violations=row.violations, pairs=row.pairs, worst=row.worst)
+    known = set(rows["bound"][rows["quantity"] == "I(X;T)"])
+    bounds = [words for bound, words in (("lower", "a lower"), ("upper", "an upper")) if bound in known]
     if bounds:
-        named = " and ".join("an upper" if bound == "upper" else "a lower" for bound in bounds)
-        say(
-            "bound",
-            f"I(X;T) is {named} bound. The difference of two bounds bounds nothing: where the bound falls, I(X;T) "
-            "need not.",
-        )
-    for flag, words in _FLAGS.items():
-        mask = rows.flag(flag)
-        if mask.any():
-            say(flag, f"{_layers(rows, mask)} {words}.")
+        say("bound", bounds=" and ".join(bounds))
+    for flag in PLAIN_FLAGS:
+        say(flag, rows.flag(flag))
     return found
 
 
-def _layers(rows: ResultTable, mask: npt.NDArray[np.bool_], most: int = 6) -> str:
-    """`layers a (54 of 54), b (3 of 54)`, counted in values."""
-    parts = []
-    total: dict[str, str] = {}
+def ceiling_words(series: Series, quantity: str, mask: BoolArray) -> str:
+    """The ceiling of saturated rows, by value and name where they have one."""
+    tops = series.table["ceiling"][mask]
+    if not np.isfinite(tops).any():
+        return "its ceiling"
+    one = series.of_run(str(series.table["run"][mask][0])).grid(quantity)
+    return f"{float(np.nanmax(tops)):.4g} bits = {ceiling_name(one, series.n_samples)}"
+
+
+def layer_words(rows: ResultTable, mask: BoolArray, most: int = 6) -> str:
+    """`layers a (54 of 54), b (3 of 54)`, counted in values of the first quantity that the mask has of each layer."""
+    first: dict[str, str] = {}
     for quantity, layer in zip(rows["quantity"][mask], rows["layer"][mask], strict=True):
-        total[str(layer)] = total.get(str(layer), str(quantity))
-    for layer, quantity in total.items():
-        mine = is_in(rows["layer"], [layer])
-        hit = int((mask & mine & is_in(rows["quantity"], [quantity])).sum())
-        of = int((mine & is_in(rows["quantity"], [quantity])).sum())
-        parts.append(f"{shorten(printable(layer), 32)} ({hit} of {of})")
-    rest = len(parts) - most
-    more = f" and {rest} more" if rest > 0 else ""
-    return "layer " + ", ".join(parts[:most]) + more if len(parts) == 1 else "layers " + ", ".join(parts[:most]) + more
+        first.setdefault(str(layer), str(quantity))
+    parts = []
+    for layer, quantity in first.items():
+        mine = is_in(rows["layer"], [layer]) & is_in(rows["quantity"], [quantity])
+        parts.append(f"{shorten(printable(layer), 32)} ({int((mask & mine).sum())} of {int(mine.sum())})")
+    more = f" and {len(parts) - most} more" if len(parts) > most else ""
+    return ("layer " if len(parts) == 1 else "layers ") + ", ".join(parts[:most]) + more

@@ -15,7 +15,7 @@ from infoplane.core.text import printable, shorten
 from infoplane.report.data import embed, page_data
 from infoplane.report.doubts import Doubt, doubts
 from infoplane.results import ResultTable, read_table
-from infoplane.results.series import is_in
+from infoplane.results.views import is_in
 
 
 def write_report(
@@ -110,16 +110,15 @@ def _provenance(table: ResultTable) -> str:
     for run in dict.fromkeys(str(r) for r in table["run"]):
         info = about.get(run, {}) if isinstance(about, Mapping) else {}
         mine = rows.take(is_in(rows["run"], [run]))
-        steps = sorted({int(s) for s in mine["step"]})
-        span = f"{len(steps)} ({steps[0]} to {steps[-1]})" if steps else "none"
+        steps = {int(s) for s in mine["step"]}
+        span = f"{len(steps)} ({min(steps)} to {max(steps)})" if steps else "none"
         chain = "yes" if info.get("chain") else "not known"
         runs.append((run, info.get("path", ""), span, len(set(mine["layer"])), chain))
     out += ["<h3>Runs</h3>", _rows(("run", "path", "snapshots (steps)", "layers", "plain chain"), runs)]
     versions = table.meta.get("versions", {})
-    known = {"infoplane": table.meta.get("infoplane", ""), **(versions if isinstance(versions, Mapping) else {})}
-    known = {name: version for name, version in known.items() if version}
-    if known:
-        out += ["<h3>Versions</h3>", _rows(("package", "version"), known.items())]
+    every = {"infoplane": table.meta.get("infoplane", ""), **(versions if isinstance(versions, Mapping) else {})}
+    if known := [(name, version) for name, version in every.items() if version]:
+        out += ["<h3>Versions</h3>", _rows(("package", "version"), known)]
     return "".join(out)
 
 

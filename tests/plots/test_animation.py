@@ -12,6 +12,7 @@ from infoplane import plots
 from infoplane.plots import animation
 from infoplane.plots.curves import chosen_metrics
 from infoplane.plots.plane import plane_data
+from infoplane.results.views import choose
 
 STEPS = [0, 1, 10, 100, 1000]
 SMALL = {"style": "column", "dpi": 60}
@@ -89,8 +90,9 @@ def test_fewer_frames_are_said(table, tmp_path):
 
 @pytest.fixture(scope="module")
 def film(table):
-    recorded = chosen_metrics(table, "a1b2c3", True)
-    return animation.Film(plane_data(table), recorded, against="step", log=None, caption=True, width=None, **SMALL)
+    recorded = chosen_metrics(choose(table), True)
+    look = {"against": "step", "caption": True, "style": SMALL["style"], "width": None}
+    return animation.Film(plane_data(table), recorded, look, log=None, dpi=SMALL["dpi"])
 
 
 def test_artists_stand_where_the_snapshot_is(film, table):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import pydoc
+
 import numpy as np
 import pytest
 import synthetic
@@ -336,3 +339,20 @@ def test_panels_keep_their_room_under_long_captions(style):
         box = panel.get_position()
         assert box.height * ax.figure.get_figheight() > 0.7
         assert box.width * ax.figure.get_figwidth() > 0.7
+
+
+# Keywords
+
+
+def test_help_shows_the_keywords_that_all_figures_share():
+    shared = ["estimator", "settings", "run", "subset", "layers", "against", "caption", "style", "width"]
+    assert list(inspect.signature(plots.plane).parameters) == ["table", "ax", "by", "log", *shared]
+    assert inspect.signature(plots.plane).parameters["against"].default == "step"
+    assert "run" not in inspect.signature(plots.compare).parameters
+    assert "layers: 'Sequence[str] | None' = None" in pydoc.render_doc(plots.heatmap, renderer=pydoc.plaintext)
+
+
+@pytest.mark.parametrize("draw", [*plots.FIGURES.values(), plots.plane_data, plots.compare_data])
+def test_an_unknown_keyword_is_refused_by_the_name_of_the_figure(draw, table):
+    with pytest.raises(TypeError, match=rf"^{draw.__name__}\(\) got an unexpected keyword argument 'layer'$"):
+        draw(table, layer="act1")

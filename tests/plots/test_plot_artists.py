@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from matplotlib.colors import to_rgb
 
 from infoplane.core.palette import OKABE_ITO, layer_colors
-from infoplane.plots._artists import limits, place_labels, spread
+from infoplane.plots._artists import Ceiling, limits, place_labels, spread
 from infoplane.plots.style import step_colormap, step_norm, step_ticks, text_color
 
 
@@ -43,7 +43,7 @@ def test_labels_of_one_place_do_not_overlap():
     [([0.4, 0.9], 1.0, True), ([0.01, 0.1], 12.0, False), ([3.0, 3.0], 3.0, True), ([0.0, 0.0], None, False)],
 )
 def test_limits_take_the_ceiling_in_unless_it_squeezes_the_data(values, ceiling, inside):
-    low, high = limits(np.array(values), ceiling)
+    low, high = limits(np.array(values), None if ceiling is None else Ceiling(ceiling, "H(Y)"))
     assert low < min(values) <= max(values) < high
     if ceiling is not None:
         assert (high >= ceiling) == inside
