@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +42,66 @@ QUANTITY = click.option(
 )
 OUT = click.option("-o", "--out", type=click.Path(path_type=Path), help="File to write; its suffix is the format.")
 
-UNTRUSTED = click.option(
-    "--untrusted/--trusted",
-    default=None,
-    help="Read in a child process with limits on memory and time [default: what belongs to another user].",
+JSON = click.option("--json", "as_json", is_flag=True, help="For machines.")
+UNTRUSTED = stacked(
+    click.option(
+        "--untrusted/--trusted",
+        default=None,
+        help="Read in a child process with limits on memory and time [default: what belongs to another user].",
+    ),
+    click.option("--max-memory", type=click.FloatRange(0.25), metavar="GIB", help="Limit of that child [default: 2]."),
+    click.option("--max-time", type=click.FloatRange(0), metavar="S", help="Its limit [default: grows with the runs]."),
 )
+ARGUMENTS = "infoplane.arguments"
+HOUR = 3600.0
+
+
+def reads_runs(work_seconds: float = 0.0) -> Callable[[Any], Any]:
+    """Let a command run itself again in a limited child where its runs are a stranger's.
+
+    `work_seconds` is what it may take beside reading them.
+    """
+
+    def decorate(function: Any) -> Any:
+        @functools.wraps(function)
+        def guarded(untrusted: bool | None, max_memory: float | None, max_time: float | None, **given: Any) -> Any:
+            from infoplane import store
+            from infoplane.core import limited
+
+            own = limited.limits_of_this_process()
+            runs = given["runs"] if "runs" in given else (given["run"],)
+            if own is not None:
+                limited.take(own, address_space=on_cpu(given))
+            elif untrusted or (untrusted is None and any(map(store.is_foreign, runs))):
+                memory = None if max_memory is None else int(max_memory * 2**30)
+                limits = store.limits_for(runs, work_seconds=work_seconds, memory_bytes=memory, seconds=max_time)
+                arguments = click.get_current_context().meta[ARGUMENTS]
+                sys.exit(limited.run_again(arguments, limits, ", ".join(map(str, runs))))
+            return function(**given)
+
+        return UNTRUSTED(guarded)
+
+    return decorate
+
+
+def on_cpu(given: Mapping[str, Any]) -> bool:
+    """Whether a command with these options computes on the CPU."""
+    if "device" not in given:
+        return True
+    from infoplane.analysis import device_of
+
+    return device_of(given["device"]) == "cpu"
 
 
 class OneLineErrors(click.Group):
     """Bad use and bad input end in one line on stderr and exit code 2; a bug keeps its traceback."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[ARGUMENTS] = list(args)  # for the same command again in a child
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
+        from infoplane.core import limited
         from infoplane.core.errors import StoreError
         from infoplane.core.text import printable
 
@@ -62,6 +113,10 @@ class OneLineErrors(click.Group):
             notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
             text = printable(" ".join(f"{error}{notes}".split()))
             raise click.ClickException(text or type(error).__name__) from error
+        except (MemoryError, RuntimeError) as error:
+            if limited.limits_of_this_process() is None or not limited.ran_out_of_memory(error):
+                raise
+            sys.exit(limited.OUT_OF_MEMORY)
         except KeyboardInterrupt:
             kept = ctx.invoked_subcommand == "estimate"  # the only one that keeps what is finished
             more = "; what was finished is kept, the same command goes on from there" if kept else ""
@@ -139,34 +194,35 @@ def demo(obj: dict[str, Any], data: str, out: Path | None, epochs: int | None, s
 
 @command("infoplane info runs/digits")
 @RUN
-@click.option("--json", "as_json", is_flag=True, help="For machines.")
-@UNTRUSTED
-def info(run: Path, as_json: bool, untrusted: bool | None) -> None:
+@JSON
+@reads_runs()
+def info(run: Path, as_json: bool) -> None:
     """What a run holds: layers, steps, probe, metrics, problems."""
     from infoplane import store
 
-    limited = store.is_foreign(run) if untrusted is None else untrusted
-    summary = store.summarize_untrusted(run) if limited else store.summarize(store.open_run(run))
+    summary = store.summarize(store.open_run(run))
     click.echo(json.dumps(summary.to_json(), indent=2) if as_json else str(summary))
     end(summary.to_json()["lost_steps"], said=True)
 
 
 @command("infoplane verify runs/digits")
 @RUN
-@UNTRUSTED
-def verify(run: Path, untrusted: bool | None) -> None:
+@JSON
+@reads_runs()
+def verify(run: Path, as_json: bool) -> None:
     """Read every byte of a run and check it; exit code 1 when something is wrong.
 
     A layer that the model did not call at a step is a note, with which a run is clean.
     """
     from infoplane import store
 
-    limited = store.is_foreign(run) if untrusted is None else untrusted
-    problems = store.verify_untrusted(run) if limited else store.open_run(run).verify()
-    for problem in problems:
-        click.echo(str(problem))
+    problems = store.open_run(run).verify()
     wrong = [problem for problem in problems if not problem.note]
-    click.echo(f"{run}: {'clean' if not wrong else f'{len(wrong)} problems'}")
+    if as_json:
+        click.echo(json.dumps([asdict(problem) for problem in problems], indent=2))
+    else:
+        text = "clean" if not wrong else f"{len(wrong)} problems"
+        click.echo("\n".join([*map(str, problems), f"{run}: {text}"]))
     sys.exit(1 if wrong else 0)
 
 
@@ -180,6 +236,7 @@ def verify(run: Path, untrusted: bool | None) -> None:
 @click.option(
     "-t", "--table", type=click.Path(path_type=Path), help="One CSV for all [default: results.csv of each run]."
 )
+@reads_runs(24 * HOUR)
 @click.pass_obj
 def estimate(
     obj: dict[str, Any],
@@ -222,6 +279,7 @@ def estimate(
 @SIZE
 @click.option("--format", type=click.Choice(["png", "svg", "pdf"]), help="Where the suffix does not name it.")
 @click.option("--dpi", type=click.IntRange(30, 1200), default=200, show_default=True)
+@reads_runs(HOUR)
 def plot(runs: tuple[Path, ...], kind: str, out: Path | None, **options: Any) -> None:
     """Draw a figure from the results of one or several runs."""
     from infoplane.plots.figures import draw_file, figures
@@ -241,6 +299,7 @@ def plot(runs: tuple[Path, ...], kind: str, out: Path | None, **options: Any) ->
 @QUANTITY
 @SIZE
 @click.option("--dpi", type=click.IntRange(30, 1200), default=200, show_default=True)
+@reads_runs(HOUR)
 def compare(runs: tuple[Path, ...], out: Path | None, dpi: int, **options: Any) -> None:
     """Mean and spread over several runs: the figure, and the values at the last common step."""
     from infoplane.plots.figures import draw_file
@@ -262,6 +321,7 @@ def compare(runs: tuple[Path, ...], out: Path | None, dpi: int, **options: Any) 
 @SIZE
 @click.option("--fps", type=click.FloatRange(0.5, 60), default=12, show_default=True)
 @click.option("--dpi", type=click.IntRange(30, 600), default=110, show_default=True)
+@reads_runs(HOUR)
 def animate(run: Path, out: Path | None, **options: Any) -> None:
     """The plane over training, with loss and accuracy below: GIF, WebP, APNG, or MP4 where ffmpeg is found."""
     from infoplane import plots
@@ -277,6 +337,7 @@ def animate(run: Path, out: Path | None, **options: Any) -> None:
 @RUNS
 @OUT
 @click.option("--title", default="Information plane", show_default=True)
+@reads_runs(HOUR)
 def report(runs: tuple[Path, ...], out: Path | None, title: str) -> None:
     """One self-contained page to explore in a browser, offline: warnings first, then plane, curves and settings."""
     from infoplane.report import write_report
@@ -321,6 +382,7 @@ def import_files(files: tuple[Path, ...], labels: Path | None, out: Path) -> Non
 @command("infoplane export runs/digits -o digits.csv")
 @RUNS
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="CSV file to write.")
+@reads_runs(HOUR)
 def export(runs: tuple[Path, ...], out: Path) -> None:
     """Write the results of one or several runs as one table, with its meta beside it."""
     from infoplane.results import read_table

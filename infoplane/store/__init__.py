@@ -5,10 +5,10 @@
 
 from infoplane.store._check import check_run
 from infoplane.store._shard import inputs_digest, probe_digest
-from infoplane.store._untrusted import UntrustedReader, is_foreign, summarize_untrusted, verify_untrusted
 from infoplane.store.layout import FORMAT_VERSION
 from infoplane.store.reader import ActivationStore, Problem, open_run, source_digest
 from infoplane.store.summary import RunSummary, summarize
+from infoplane.store.untrusted import UntrustedReader, is_foreign, limits_for, summarize_untrusted, verify_untrusted
 from infoplane.store.writer import StoreWriter
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "check_run",
     "inputs_digest",
     "is_foreign",
+    "limits_for",
     "open_run",
     "probe_digest",
     "source_digest",

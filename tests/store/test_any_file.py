@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from hostile_files import everything, restore, spoil
+from limited_calls import LimitedCalls
 from store_cases import copy_run, record
 
 from infoplane.core import StoreError
+from infoplane.core.limited import Limits
 from infoplane.results import ResultTable, Row
-from infoplane.store._limited import LimitedCalls, Limits
 
 HERE = Path(__file__).parent
 LIMITS = Limits(memory_bytes=256 << 20, cpu_seconds=10, wall_seconds=40)

@@ -13,12 +13,13 @@ import h5py
 import numpy as np
 import pytest
 from hostile_files import OLD_TREES, SHARD, Held, blocks_of, changed_blocks, fit, lookup3, old_tree
+from limited_calls import LimitedCalls
 from store_cases import check, layer, record, shards, snapshot, writer
 from test_hostile import rebuild
 
 from infoplane.core import StoreError
+from infoplane.core.limited import Limits
 from infoplane.store import _h5, open_run
-from infoplane.store._limited import LimitedCalls, Limits
 from infoplane.store._objects import checksum
 
 HERE = Path(__file__).parent

@@ -13,21 +13,23 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from limited_calls import LimitedCalls
 from store_cases import copy_run, record
 from test_hostile import BAD, INDEXES, OBJECTS, rebuild
 
+import infoplane
 from infoplane.cli import main
 from infoplane.core import StoreError
+from infoplane.core.limited import Limits, ask, run_again
 from infoplane.store import (
     UntrustedReader,
-    _untrusted,
     is_foreign,
+    limits_for,
     open_run,
     summarize,
     summarize_untrusted,
     verify_untrusted,
 )
-from infoplane.store._limited import LimitedCalls, Limits
 
 HERE = Path(__file__).parent
 
@@ -40,8 +42,24 @@ def run(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
+def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children know the jobs, and an infoplane whose command line is one of them."""
+    package = tmp_path / "jobs/infoplane"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        f"__path__ = [{str(package)!r}, {str(Path(infoplane.__file__).parent)!r}]\n__version__ = '0'\n"
+    )
+    (package / "__main__.py").write_text(
+        "import sys, untrusted_jobs\n"
+        "from infoplane.core import limited\n"
+        "limited.take(limited.limits_of_this_process(), address_space=sys.argv[1] != 'hoard')\n"
+        "try: found = getattr(untrusted_jobs, sys.argv[1])(sys.argv[2])\n"
+        "except MemoryError: sys.exit(limited.OUT_OF_MEMORY)\n"
+        "except OSError as error: sys.exit((print(f'Error: {error}', file=sys.stderr), 2)[1])\n"
+        "print(untrusted_jobs.json.dumps(found))\n"
+    )
+    path = [str(package.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
 
 
 def call(*arguments: object) -> tuple[int, str]:
@@ -49,56 +67,122 @@ def call(*arguments: object) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+def command(*arguments: object, **more: object) -> tuple[int, str]:
+    """As `call`, in a process of its own: what a child of it says is heard as well."""
+    words = [sys.executable, "-m", "infoplane", *map(str, arguments)]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **more)
+    return done.returncode, done.stdout
+
+
 LIMITS = Limits(memory_bytes=256 << 20, cpu_seconds=1, wall_seconds=8)
+BAD_ENDS = [
+    ("abort", LIMITS, "crashed (SIGABRT)"),
+    ("fault", LIMITS, "crashed (SIGSEGV)"),
+    ("allocate", Limits(256 << 20, 60, 60), "needed more than 256 MiB of memory"),
+    ("sleep", Limits(wall_seconds=1), "took longer than 1 s"),
+    ("close_and_sleep", Limits(wall_seconds=1), "took longer than 1 s"),
+    ("spin", Limits(cpu_seconds=1, wall_seconds=60), "needed more than 1 s of processor time"),
+    ("talk", Limits(wall_seconds=60), "gave an answer of more than 64 MiB"),
+    ("babble", Limits(), "gave no answer"),
+    ("silent", Limits(), "gave no answer"),
+]
 
 
-@pytest.mark.parametrize(
-    ("job", "limits", "why"),
-    [
-        ("abort", LIMITS, "crashed (SIGABRT)"),
-        ("fault", LIMITS, "crashed (SIGSEGV)"),
-        ("allocate", Limits(256 << 20, 60, 60), "needed more than 256 MiB of memory"),
-        ("sleep", Limits(wall_seconds=3), "took longer than 3 s"),
-        ("close_and_sleep", Limits(wall_seconds=3), "took longer than 3 s"),
-        ("spin", Limits(cpu_seconds=1, wall_seconds=60), "needed more than 1 s of processor time"),
-        ("talk", Limits(wall_seconds=60), "gave an answer of more than 64 MiB"),
-        ("babble", Limits(), "gave no answer"),
-        ("silent", Limits(), "gave no answer"),
-        ("fail", Limits(), "failed (exit status 1)"),
-    ],
-)
+@pytest.mark.parametrize(("job", "limits", "why"), BAD_ENDS)
 @pytest.mark.usefixtures("jobs")
 def test_a_child_that_ends_badly_is_one_line(job, limits, why):
-    with LimitedCalls() as calls:
-        with pytest.raises(StoreError) as caught:
-            calls.call(f"untrusted_jobs:{job}", "runs/theirs", limits)
-        assert calls.call("untrusted_jobs:echo", "x", Limits()) == ["x", True]
+    with pytest.raises(StoreError) as caught:
+        ask([job, "runs/theirs"], limits, "runs/theirs")
     assert str(caught.value) == f"runs/theirs: reading it {why}; do not trust this run"
+
+
+@pytest.mark.parametrize(("job", "limits", "why"), BAD_ENDS[:4])
+@pytest.mark.usefixtures("jobs")
+def test_so_is_one_that_has_the_terminal_and_what_can_be_allowed_is_said(job, limits, why):
+    with pytest.raises(StoreError) as caught:
+        run_again([job, "runs/theirs"], limits, "runs/theirs")
+    more = "" if "crashed" in why else ", or allow more with --max-memory and --max-time"
+    assert str(caught.value) == f"runs/theirs: reading it {why}; do not trust this run{more}"
+
+
+@pytest.mark.usefixtures("jobs")
+def test_a_child_without_an_address_limit_is_watched():
+    """As on a device other than the CPU: the memory that is resident counts."""
+    with pytest.raises(StoreError, match="needed more than 100 MiB of memory"):
+        ask(["hoard", "x"], Limits(memory_bytes=100 << 20), "x")
+
+
+@pytest.mark.usefixtures("jobs")
+def test_what_a_child_started_ends_with_it(tmp_path):
+    with pytest.raises(StoreError, match="took longer"):
+        run_again(["start_another", str(tmp_path / "pid")], Limits(wall_seconds=2), "x")
+    until = time.monotonic() + 20
+    started = int((tmp_path / "pid").read_text())
+    while _lives(started) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not _lives(started)
 
 
 @pytest.mark.usefixtures("jobs")
 def test_a_child_answers_and_writes_no_file(tmp_path):
-    odd = tmp_path / "a b\n'é"
-    with LimitedCalls() as calls:
-        assert calls.call("untrusted_jobs:echo", odd, Limits()) == [str(odd), True]
-        with pytest.raises(StoreError, match="File too large"):
-            calls.call("untrusted_jobs:write", tmp_path, Limits())
+    odd = tmp_path / "a b\n'\xe9"
+    assert ask(["echo", str(odd)], Limits(), "x") == [str(odd), True]
+    with pytest.raises(StoreError, match="File too large"):
+        ask(["write", str(tmp_path)], Limits(), "x")
     assert (tmp_path / "left").read_bytes() == b""
 
 
-def test_a_limit_ends_the_command_with_one_line_and_exit_code_2(run, monkeypatch):
-    monkeypatch.setattr(_untrusted, "Limits", lambda **given: Limits(wall_seconds=0.0001))
-    for name in ("info", "verify"):
-        assert call(name, "--untrusted", run) == (
-            2, f"Error: {run}: reading it took longer than 0.0001 s; do not trust this run\n",
-        )  # fmt: skip
+COMMANDS = ["info", "verify", "estimate", "plot", "compare", "animate", "report", "export"]
+
+
+def test_every_command_that_reads_a_run_can_do_so_in_a_child():
+    for name, known in main.commands.items():
+        reads = {"run", "runs"} & {parameter.name for parameter in known.params}
+        assert (name in COMMANDS) == bool(reads) == ("untrusted" in {parameter.name for parameter in known.params})
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_limit_ends_the_command_with_one_line_and_exit_code_2(run, tmp_path, name):
+    out = ["-o", tmp_path / "out.csv"] if name == "export" else []
+    assert call(name, "--untrusted", "--max-time", 0.0001, run, *out) == (
+        2, f"Error: {run}: reading it took longer than 0.0001 s; do not trust this run, or allow more with "
+           "--max-memory and --max-time\n",
+    )  # fmt: skip
 
 
 def test_a_good_run_reads_the_same(run):
-    for arguments in (("info", run), ("info", run, "--json"), ("verify", run)):
-        assert call(*arguments, "--untrusted") == call(*arguments)
+    for arguments in (("info", run), ("info", run, "--json"), ("verify", run), ("verify", run, "--json")):
+        assert command(*arguments, "--untrusted") == call(*arguments)
     assert str(summarize_untrusted(run)) == str(summarize(open_run(run)))
     assert verify_untrusted(run) == []
+
+
+def test_a_run_is_analysed_and_drawn_in_a_child(run, tmp_path):
+    """All options arrive, in front of the command and behind it, and what is written is the same."""
+    words = ["-q", "estimate", run, "-e", "binning:n_bins=4", "-t"]
+    there, here = tmp_path / "there.csv", tmp_path / "here.csv"
+    assert command(*words, there, "--untrusted") == (0, f"{there}: 64 rows\n")
+    assert call(*words, here) == (0, f"{here}: 64 rows\n")
+    assert there.read_bytes() == here.read_bytes()
+    assert command("-q", "estimate", run, "--untrusted")[0] == 0
+    assert command("export", "--untrusted", run, "-o", tmp_path / "all.csv")[0] == 0
+    assert command("plot", "--untrusted", run, "-o", tmp_path / "plane.svg") == (0, f"{tmp_path / 'plane.svg'}\n")
+    assert (tmp_path / "plane.svg").read_text().startswith("<?xml")
+
+
+def test_ctrl_c_goes_to_the_child(run, tmp_path):
+    """Its exit status, 130, and what it says are those of the command."""
+    many = [run, "-e", "knn", "-e", "kde:null_draws=200", "-e", "renyi", "-t", tmp_path / "t.csv"]
+    words = [sys.executable, "-m", "infoplane", "estimate", "--untrusted", *map(str, many)]
+    parent = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while not (tmp_path / "t.csv").exists() and time.monotonic() < until:
+        time.sleep(0.002)
+    parent.send_signal(signal.SIGINT)
+    said = parent.communicate(timeout=60)[1]
+    assert parent.returncode in (0, 130)  # 0: it was done before the signal came
+    assert "Traceback" not in said
+    assert ("interrupted" in said) == (parent.returncode == 130)
 
 
 def test_damage_and_a_run_that_cannot_be_opened_read_the_same(run):
@@ -107,79 +191,48 @@ def test_damage_and_a_run_that_cannot_be_opened_read_the_same(run):
     data[-5] ^= 1
     shard.write_bytes(data)
     assert verify_untrusted(run) == open_run(run).verify() != []
-    assert call("verify", "--untrusted", run) == call("verify", run)
+    assert command("verify", "--untrusted", run) == call("verify", run)
     (run / "probe.h5").write_bytes(b"x")
     for name in ("info", "verify"):
-        code, text = call(name, "--untrusted", run)
+        code, text = command(name, "--untrusted", run)
         assert (code, text.count("\n")) == (2, 1)
         assert (code, text) == call(name, run)
 
 
-def test_many_runs_share_a_helper_of_one_thread_and_a_lost_one_is_replaced(run, tmp_path):
+def test_a_reader_of_many_runs_goes_on_after_a_bad_one(run, tmp_path):
     with UntrustedReader() as reader:
         assert [reader.verify(run), reader.summarize(run).to_json()["steps"]] == [[], [0, 1, 5, 6]]
-        first = reader._helper.pid
         with pytest.raises(StoreError, match="not a run directory"):
             reader.summarize(tmp_path / "none")
-        assert reader._helper.pid == first
-        status = Path(f"/proc/{first}/status")
-        if status.exists():
-            assert "Threads:\t1\n" in status.read_text()
-        os.kill(first, signal.SIGKILL)
-        with pytest.raises(StoreError, match="ended its helper process"):
-            reader.verify(run)
+        with pytest.raises(StoreError, match=r"took longer than 0\.001 s"):
+            reader.verify(run, Limits(wall_seconds=0.001))
         assert reader.verify(run) == []
-        assert reader._helper.pid != first
-        last = reader._helper
-    assert last.returncode == -signal.SIGKILL
 
 
-CALLER = """
-import sys
-from infoplane.store._limited import LimitedCalls, Limits
-
-calls = LimitedCalls()
-print(calls.call("untrusted_jobs:parent", "x", Limits()), flush=True)
-calls.call("untrusted_jobs:sleep", "x", Limits())
-"""
+def test_limits_grow_with_the_runs(run):
+    one, two = limits_for([run]), limits_for([run, run], work_seconds=100.0)
+    assert Limits().cpu_seconds < one.cpu_seconds < two.cpu_seconds - 100.0
+    assert limits_for([run], memory_bytes=5, seconds=7.0) == Limits(5, 7.0, 7.0)
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-@pytest.mark.usefixtures("jobs")
-def test_helper_and_child_end_with_their_caller():
-    caller = subprocess.Popen([sys.executable, "-c", CALLER], stdout=subprocess.PIPE, text=True)
-    helper = int(caller.stdout.readline())
-    time.sleep(0.2)  # now it waits for a child that sleeps
-    assert _lives(helper)
-    caller.kill()
-    caller.communicate()
-    until = time.monotonic() + 20
-    while _lives(helper) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not _lives(helper)
-
-
-def _lives(group: int) -> bool:
-    """Whether the group of processes has a member that is more than an entry in the table."""
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, found, *_ = file.read_text().rpartition(")")[2].split()
-            if int(found) == group and state not in "ZX":
-                return True
+def _lives(process: int) -> bool:
+    """Whether a process is more than an entry in the table."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return False
 
 
 def test_what_belongs_to_another_user_is_read_in_a_child(run, tmp_path, monkeypatch):
     assert not is_foreign(run)
     assert not is_foreign(tmp_path / "none")
-    me = os.geteuid()
-    monkeypatch.setattr(_untrusted, "Limits", lambda **given: Limits(wall_seconds=0.0001))
-    assert call("info", run)[0] == call("verify", run)[0] == 0
+    me, short = os.geteuid(), ["--max-time", 0.0001]
+    assert call("info", *short, run)[0] == call("verify", *short, run)[0] == 0
     monkeypatch.setattr(os, "geteuid", lambda: me + 1)
     assert is_foreign(run)
+    for name in COMMANDS[:-1]:
+        assert "took longer than 0.0001 s" in call(name, *short, run)[1]
     for name in ("info", "verify"):
-        assert "took longer than 0.0001 s" in call(name, run)[1]
-        assert call(name, "--trusted", run)[0] == 0
+        assert call(name, "--trusted", *short, run)[0] == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -204,7 +257,7 @@ def test_a_hostile_shard_is_named_in_one_line(run, case):
         rebuild(run / "shards" / BAD, after=OBJECTS[case][0])
     else:
         rebuild(run / "shards" / BAD, INDEXES[case][0])
-    code, text = call("verify", "--untrusted", run)
+    code, text = command("verify", "--untrusted", run)
     assert code == 1
     first, last = text.splitlines()
     assert first.startswith(f"shards/{BAD}: ")
@@ -307,19 +360,22 @@ def test_reading_hostile_runs_opens_nothing_outside_and_runs_nothing(tmp_path, c
               f"libraries loaded 0, programs run 0; {time.monotonic() - began:.1f} s")  # fmt: skip
 
 
-def test_every_hostile_shard_reads_the_same_in_a_child(run, capsys):
+def test_every_hostile_shard_reads_the_same_in_a_child(run, monkeypatch, capsys):
     shard = run / "shards" / BAD
     original = shard.read_bytes()
     slowest = 0.0
-    with UntrustedReader() as reader:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
+    with LimitedCalls() as calls:
         for case in [*OBJECTS, *INDEXES]:
             shard.write_bytes(original)
             rebuild(shard, INDEXES.get(case, (None,))[0], after=OBJECTS.get(case, (None,))[0])
             began = time.monotonic()
-            found = reader.verify(run, Limits(memory_bytes=256 << 20, cpu_seconds=10, wall_seconds=60))
+            limits = Limits(memory_bytes=256 << 20, cpu_seconds=10, wall_seconds=60)
+            found = calls.call("untrusted_jobs:verify", run, limits)
             slowest = max(slowest, time.monotonic() - began)
-            assert [problem.file for problem in found] == [f"shards/{BAD}"]
-            assert found == open_run(run).verify()
+            assert len(found) == 1
+            assert found[0].startswith(f"shards/{BAD}: ")
+            assert found == list(map(str, open_run(run).verify()))
     with capsys.disabled():
         print(f"\n  hostile shards in a child of 256 MiB: {len(OBJECTS) + len(INDEXES)} named as without it, over time "
               f"0, over memory 0; slowest {slowest:.2f} s")  # fmt: skip

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json  # noqa: F401 (for the command line of the tests)
 import os
+import resource
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -57,8 +60,19 @@ def silent(path: str) -> None:
     os._exit(0)
 
 
-def fail(path: str) -> None:
-    raise ZeroDivisionError
+def hoard(path: str) -> None:
+    """More memory than a limit that only the parent knows."""
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    assert most == resource.RLIM_INFINITY
+    kept = [bytes(range(256)) * (1 << 12) for _ in range(900)]
+    time.sleep(100 + len(kept))
+
+
+def start_another(path: str) -> None:
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+    Path(path + "~").write_text(str(other.pid))
+    Path(path + "~").replace(path)
+    time.sleep(100)
 
 
 def write(path: str) -> None:
@@ -67,10 +81,6 @@ def write(path: str) -> None:
 
 def echo(path: str) -> list[object]:
     return [path, sys.flags.safe_path]
-
-
-def parent(path: str) -> int:
-    return os.getppid()
 
 
 def read_run(path: str) -> list[str]:
@@ -84,6 +94,10 @@ def read_run(path: str) -> list[str]:
             except StoreError:
                 assert store.problems
     return [str(problem) for problem in [*store.problems, *store.verify()]]
+
+
+def verify(path: str) -> list[str]:
+    return [str(problem) for problem in open_run(path).verify()]
 
 
 def read_table(path: str) -> list[str]:

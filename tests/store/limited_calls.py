@@ -1,4 +1,4 @@
-"""Calls in child processes with limits: a crash, a hang or a greedy call there is one error here.
+"""Thousands of calls on damaged files, each in a limited child: what the command line does once, without its start.
 
 A helper process imports what is needed once and never touches a file of the caller. For each call it forks
 a child, which takes the limits, makes the call and ends: no call sees what another one left behind.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import importlib
 import json
-import math
 import os
 import selectors
 import signal
@@ -17,34 +16,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from infoplane.core.errors import StoreError
 from infoplane.core.files import MIB, write_all
+from infoplane.core.limited import MAX_ANSWER_BYTES, OUT_OF_MEMORY, Limits, take
 
-MAX_ANSWER_BYTES = 64 * MIB
-_OUT_OF_MEMORY = 77
 _GRACE_SECONDS = 60.0  # for the helper itself, which has to be started and scheduled
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a child may use.
-
-    Attributes
-    ----------
-    memory_bytes : int
-        Address space beyond that of the libraries.
-    cpu_seconds, wall_seconds : float
-        Time of the processor and of the clock.
-    """
-
-    memory_bytes: int = 2048 * MIB
-    cpu_seconds: float = 60.0
-    wall_seconds: float = 120.0
 
 
 class LimitedCalls:
@@ -200,7 +180,7 @@ def _supervise(pid: int, listen: int, limits: Limits) -> tuple[bytes, str]:
 def _reason(status: int, limits: Limits) -> str:
     if status == 0:
         return ""
-    if status == _OUT_OF_MEMORY:
+    if status == OUT_OF_MEMORY:
         return f"needed more than {limits.memory_bytes / MIB:g} MiB of memory"
     if status == -signal.SIGXCPU:
         return f"needed more than {limits.cpu_seconds:g} s of processor time"
@@ -213,7 +193,7 @@ def _child(call: Callable[[str], Any], path: str, limits: Limits) -> NoReturn:
     """Take the limits, then touch the path; never returns."""
     status = 1
     try:
-        _limit(limits)
+        take(replace(limits, file_bytes=0))
         try:
             answer = {"result": call(path)}
         except (StoreError, OSError, ValueError) as error:
@@ -221,24 +201,6 @@ def _child(call: Callable[[str], Any], path: str, limits: Limits) -> NoReturn:
         write_all(1, json.dumps(answer).encode())
         status = 0
     except MemoryError:
-        status = _OUT_OF_MEMORY
+        status = OUT_OF_MEMORY
     finally:
         os._exit(status)
-
-
-def _limit(limits: Limits) -> None:
-    """Less memory and time than before, no file to write, no core dump."""
-    import resource  # not on every system
-
-    cpu = math.ceil(limits.cpu_seconds + time.process_time())
-    wanted = {"RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0, "RLIMIT_CPU": cpu}
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        used = int(statm.read_text().split()[0]) * resource.getpagesize()
-        wanted["RLIMIT_AS"] = used + limits.memory_bytes
-    for name, value in wanted.items():
-        kind = getattr(resource, name)
-        _, most = resource.getrlimit(kind)
-        if most == resource.RLIM_INFINITY or value < most:
-            # beyond the soft limit of processor time comes SIGXCPU, beyond the hard one SIGKILL
-            resource.setrlimit(kind, (value, value + 1 if name == "RLIMIT_CPU" else value))

@@ -1,29 +1,28 @@
-"""Reading a stranger's run in a child process with limits: a crash or a hang there is one error here."""
+"""Whose files a run is made of, and reading it in a child process with limits."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import asdict
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from infoplane.core.files import MIB
-from infoplane.store._limited import LimitedCalls, Limits
+from infoplane.core.limited import Limits, ask
 from infoplane.store.layout import SESSIONS_DIR, SHARDS_DIR
-from infoplane.store.reader import Problem, open_run
-from infoplane.store.summary import RunSummary, summarize
+from infoplane.store.reader import Problem
+from infoplane.store.summary import RunSummary
 
 _BYTES_PER_SECOND = 20 * MIB  # of a slow disk
 _FILES_PER_SECOND = 50
 
 
-class UntrustedReader(LimitedCalls):
+class UntrustedReader:
     """Reads runs of strangers, each in a child process of its own with limits on memory and time.
 
-    For many runs: the libraries are loaded once, a run then costs a few milliseconds more than in this
-    process. What a file does to its child, the next one does not see. It is no sandbox: what a
-    file made its child do would be done with the rights of the user.
+    `infoplane info` and `infoplane verify` run there, which costs about half a second; what a file does to its child,
+    the next one does not see. It is no sandbox: what a file made its child do would be done with the user's rights.
 
     Without `limits` the time that is allowed grows with the size of the run.
 
@@ -39,14 +38,24 @@ class UntrustedReader(LimitedCalls):
     ...         print(reader.summarize(path))
     """
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is kept from run to run."""
+
     def summarize(self, path: str | os.PathLike[str], limits: Limits | None = None) -> RunSummary:
         """`summarize(open_run(path))`, done in a child."""
-        return RunSummary(self.call(f"{__name__}:_summary", path, limits or _limits(Path(path))))
+        return RunSummary(self._ask("info", path, limits))
 
     def verify(self, path: str | os.PathLike[str], limits: Limits | None = None) -> list[Problem]:
         """`open_run(path).verify()`, done in a child."""
-        found = self.call(f"{__name__}:_problems", path, limits or _limits(Path(path)))
+        found = self._ask("verify", path, limits)
         return [Problem(**(item | {"steps": tuple(item["steps"])})) for item in found]
+
+    def _ask(self, command: str, path: str | os.PathLike[str], limits: Limits | None) -> Any:
+        path = os.fspath(path)
+        return ask([command, "--trusted", "--json", "--", path], limits or limits_for([path]), path)
 
 
 def summarize_untrusted(path: str | os.PathLike[str], limits: Limits | None = None) -> RunSummary:
@@ -77,20 +86,26 @@ def is_foreign(path: str | os.PathLike[str]) -> bool:
     return any(entry.st_uid != me for entry in found)
 
 
-def _summary(path: str) -> dict[str, Any]:
-    return summarize(open_run(path)).to_json()
+def limits_for(
+    runs: Iterable[str | os.PathLike[str]],
+    *,
+    work_seconds: float = 0.0,
+    memory_bytes: int | None = None,
+    seconds: float | None = None,
+) -> Limits:
+    """Limits that grow with the size of the runs.
 
-
-def _problems(path: str) -> list[dict[str, Any]]:
-    return [asdict(problem) for problem in open_run(path).verify()]
-
-
-def _limits(run: Path) -> Limits:
-    """More time for a larger run: bytes on the disk, where holes of sparse files do not count, and files."""
-    shards = _contents(run.resolve() / SHARDS_DIR)
-    more = sum(shard.st_blocks * 512 for shard in shards) / _BYTES_PER_SECOND + len(shards) / _FILES_PER_SECOND
-    base = Limits()
-    return Limits(cpu_seconds=base.cpu_seconds + more, wall_seconds=base.wall_seconds + more)
+    `work_seconds` is what is done beside reading; `memory_bytes` and `seconds` stand in the place of the defaults.
+    """
+    # Bytes on the disk: holes of sparse files do not count.
+    shards = [shard for run in runs for shard in _contents(Path(run).resolve() / SHARDS_DIR)]
+    reading = sum(shard.st_blocks * 512 for shard in shards) / _BYTES_PER_SECOND + len(shards) / _FILES_PER_SECOND
+    base, more = Limits(), reading + work_seconds
+    return Limits(
+        memory_bytes=base.memory_bytes if memory_bytes is None else memory_bytes,
+        cpu_seconds=base.cpu_seconds + more if seconds is None else seconds,
+        wall_seconds=base.wall_seconds + more if seconds is None else seconds,
+    )
 
 
 def _contents(directory: Path) -> list[os.stat_result]:

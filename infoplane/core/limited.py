@@ -1,0 +1,221 @@
+"""The command line run again in a child process with limits: a crash, a hang or a greedy file there is one error here.
+
+The child has the user's rights: this bounds crashes, time and memory, and is no sandbox.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+from infoplane.core.errors import StoreError
+from infoplane.core.files import MIB
+
+MAX_ANSWER_BYTES = 64 * MIB
+OUT_OF_MEMORY = 77
+"""The exit status of a child that ran out of memory."""
+_VARIABLE = "INFOPLANE_LIMITS"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a child may use.
+
+    Attributes
+    ----------
+    memory_bytes : int
+        Memory beyond that of the interpreter and its libraries.
+    cpu_seconds, wall_seconds : float
+        Time of the processor, for each process, and of the clock.
+    file_bytes : int or None
+        Largest file it may write; None sets no limit.
+    """
+
+    memory_bytes: int = 2048 * MIB
+    cpu_seconds: float = 60.0
+    wall_seconds: float = 120.0
+    file_bytes: int | None = None
+
+
+def run_again(arguments: Sequence[str], limits: Limits, what: str) -> int:
+    """`infoplane ARGUMENTS` in a limited child that shares this terminal; its exit status.
+
+    Ctrl-C and SIGTERM are passed on, and the child decides what they end.
+
+    Raises
+    ------
+    StoreError
+        The child crashed or passed a limit; `what` names what it was reading.
+    """
+    with _child(arguments, limits) as child, _passed_on(child):
+        why = _watch(child, limits)
+    return _status(child, limits, why, what, hint=", or allow more with --max-memory and --max-time")
+
+
+def ask(arguments: Sequence[str], limits: Limits, what: str) -> Any:
+    """What `infoplane ARGUMENTS` prints as JSON, from a limited child that writes no file.
+
+    Raises
+    ------
+    StoreError
+        With the child's own line of error, or as `run_again`.
+    """
+    limits = replace(limits, file_bytes=0)
+    with _child(arguments, limits, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        said = [_Said(child.stdout), _Said(child.stderr)]
+        why = _watch(child, limits, stop=lambda: max(len(one.data) for one in said) > MAX_ANSWER_BYTES)
+        answer, complaint = [one.all() for one in said]
+    if _status(child, limits, why, what) == 2:
+        raise StoreError(complaint.decode(errors="replace").removeprefix("Error: ").strip() or what)
+    try:
+        return json.loads(answer)
+    except (ValueError, RecursionError):
+        raise StoreError(_sentence(what, "gave no answer")) from None
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was no more memory; torch has no class for it."""
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
+def limits_of_this_process() -> Limits | None:
+    """The limits under which this process was started as a child; None if it was not."""
+    given = os.environ.get(_VARIABLE)
+    return Limits(**json.loads(given)) if given else None
+
+
+def take(limits: Limits, *, address_space: bool = True) -> None:
+    """Give up memory and time beyond the limits, and core dumps.
+
+    Without `address_space` memory is left to the parent, which watches what is resident: CUDA reserves addresses for
+    all the memory of the machine and could not start.
+    """
+    import resource  # not on every system
+
+    wanted = {"RLIMIT_CORE": 0, "RLIMIT_CPU": math.ceil(limits.cpu_seconds + time.process_time())}
+    if limits.file_bytes is not None:
+        wanted["RLIMIT_FSIZE"] = limits.file_bytes
+    statm = Path("/proc/self/statm")
+    if address_space and statm.exists():
+        used = int(statm.read_text().split()[0]) * resource.getpagesize()
+        wanted["RLIMIT_AS"] = used + limits.memory_bytes
+    for name, value in wanted.items():
+        kind = getattr(resource, name)
+        _, most = resource.getrlimit(kind)
+        if most == resource.RLIM_INFINITY or value < most:
+            # beyond the soft limit of processor time comes SIGXCPU, beyond the hard one SIGKILL
+            resource.setrlimit(kind, (value, value + 1 if name == "RLIMIT_CPU" else value))
+
+
+def _child(arguments: Sequence[str], limits: Limits, **streams: Any) -> subprocess.Popen[bytes]:
+    # A session of its own: what the child starts can be found and ended with it.
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "infoplane", *arguments],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        env=os.environ | {_VARIABLE: json.dumps(asdict(limits))},
+        **streams,
+    )
+
+
+class _Said:
+    """All that comes through a pipe, read by a thread while the child is watched."""
+
+    def __init__(self, pipe: IO[bytes] | None) -> None:
+        assert pipe is not None
+        self.data = bytearray()
+        self._thread = threading.Thread(target=self._read, args=(pipe,), daemon=True)
+        self._thread.start()
+
+    def _read(self, pipe: IO[bytes]) -> None:
+        while len(self.data) <= MAX_ANSWER_BYTES and (block := os.read(pipe.fileno(), MIB)):
+            self.data += block
+
+    def all(self) -> bytes:
+        self._thread.join()
+        return bytes(self.data)
+
+
+@contextlib.contextmanager
+def _passed_on(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Signals that would end this process go to the child, which is in another session, instead."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda number, _: child.send_signal(number)) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch(child: subprocess.Popen[bytes], limits: Limits, stop: Callable[[], bool] = lambda: False) -> str:
+    """Wait for the end of the child; why it was ended before, if it was."""
+    deadline = time.monotonic() + limits.wall_seconds
+    # Libraries and their buffers are resident as well; what a child that takes the limits itself gets is tighter.
+    most, pause, why = limits.memory_bytes + 512 * MIB, 0.002, ""
+    try:
+        while child.poll() is None and not why:
+            if time.monotonic() > deadline:
+                why = f"took longer than {limits.wall_seconds:g} s"
+            elif stop():
+                why = f"gave an answer of more than {MAX_ANSWER_BYTES // MIB} MiB"
+            elif pause >= 0.1 and _resident(child.pid) > most:
+                why = _too_much_memory(limits)
+            else:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(pause)
+                pause = min(2 * pause, 0.25)
+    finally:
+        # What the child started ends with it; the number stays taken as long as one of them lives.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    return why
+
+
+def _resident(session: int) -> int:
+    """Resident bytes of all processes of a session; 0 where there is no /proc."""
+    pages = 0
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            found = file.read_text().rpartition(")")[2].split()  # fields from the third on, see proc(5)
+            pages += int(found[21]) if int(found[3]) == session else 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _status(child: subprocess.Popen[bytes], limits: Limits, why: str, what: str, hint: str = "") -> int:
+    """The exit status of a child that ended by itself; `hint` says how to allow it more."""
+    status = child.returncode
+    if not why and status == OUT_OF_MEMORY:
+        why = _too_much_memory(limits)
+    elif not why and status == -signal.SIGXCPU:
+        why = f"needed more than {limits.cpu_seconds:g} s of processor time"
+    elif not why and status < 0 and -status in _SIGNALS:
+        return 128 - status
+    elif not why and status < 0:
+        why, hint = f"crashed ({signal.Signals(-status).name})", ""
+    if why:
+        raise StoreError(_sentence(what, why) + hint)
+    return status
+
+
+def _too_much_memory(limits: Limits) -> str:
+    return f"needed more than {limits.memory_bytes / MIB:g} MiB of memory"
+
+
+def _sentence(what: str, why: str) -> str:
+    return f"{what}: reading it {why}; do not trust this run"
