@@ -113,7 +113,7 @@ def independent_nats(p: float, q: float, n: int) -> float:
     m, whole = n - 1, math.floor(q)
     if p + q + 1 >= m:
         return 0.5 * p * q / n
-    i = torch.arange(1, whole + 2, dtype=torch.float64)
+    i = torch.arange(1, whole + 2, dtype=torch.float64, device="cpu")
     weight = torch.ones_like(i)
     weight[-1] = q - whole
     terms = ((m - i + 1) / 2).digamma() - ((m - p - i + 1) / 2).digamma()

@@ -97,7 +97,7 @@ class AdditiveChannel:
 
     def start(self, a: Span, generator: torch.Generator) -> Start:
         v = self._vectors(a)
-        z = torch.randn((self._pairs, *v.shape), generator=generator).to(v)
+        z = torch.randn((self._pairs, *v.shape), generator=generator, device="cpu").to(v)
         control = _control(z.double().square().sum(2), v.shape[1])
         z *= BITS_PER_NAT**0.5
         shift = (z * v).sum(2, keepdim=True)
@@ -173,7 +173,7 @@ class MultiplicativeChannel:
 
     def start(self, a: Span, generator: torch.Generator) -> Start:
         x, alive = self._rows[a.rows], self._alive[a.rows]
-        z = torch.randn((self._pairs, *x.shape), generator=generator).to(x)
+        z = torch.randn((self._pairs, *x.shape), generator=generator, device="cpu").to(x)
         square = (z.square() * alive).sum(2, keepdim=True)
         offset = 0.5 * BITS_PER_NAT * square + self._logs[a.rows]
         samples = torch.stack([x * (1 + self._std * z), x * (1 - self._std * z)], dim=1).flatten(0, 1)

@@ -225,7 +225,7 @@ def _bits(rows: Tensor) -> Tensor:
 
 def _odd(count: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(-(2**62), 2**62, (count,), generator=generator) * 2 + 1
+    return torch.randint(-(2**62), 2**62, (count,), generator=generator, device="cpu") * 2 + 1
 
 
 def _mixed(key: Tensor) -> Tensor:
@@ -285,7 +285,7 @@ def _mixtures(columns: Tensor, most: int) -> Tensor:
     if columns.shape[1] <= most:
         return columns
     generator = torch.Generator().manual_seed(0)
-    random = torch.randn(columns.shape[1], most, generator=generator, dtype=torch.float64)
+    random = torch.randn(columns.shape[1], most, generator=generator, device="cpu", dtype=torch.float64)
     mixed: Tensor = columns @ torch.linalg.qr(random)[0].to(columns.device)
     return mixed
 
@@ -328,7 +328,7 @@ def normal_scores(columns: Tensor, generator: torch.Generator | None = None) -> 
     width = upto - below
     rank = below + 0.5 * width.double()
     if generator is not None:
-        place = torch.rand(values.shape, generator=generator, dtype=torch.float64).to(values.device)
+        place = torch.rand(values.shape, generator=generator, device="cpu", dtype=torch.float64).to(values.device)
         rank = below + width * torch.where(width > 1, place, 0.5)
     scores = torch.special.ndtri(rank / values.shape[1])
     scores = torch.where(width == values.shape[1], 0.0, scores)
@@ -353,7 +353,9 @@ def excess_over_gaussian(white: Tensor) -> float:
     """
     rows = white[:: -(-len(white) // _EXCESS_ROWS)]
     generator = torch.Generator().manual_seed(0)
-    twins = (torch.randn(rows.shape, generator=generator, dtype=torch.float64) for _ in range(_EXCESS_TWINS))
+    twins = (
+        torch.randn(rows.shape, generator=generator, device="cpu", dtype=torch.float64) for _ in range(_EXCESS_TWINS)
+    )
     gaussian = sum(_mean_log_distance(whitened(twin).to(rows.device)) for twin in twins) / _EXCESS_TWINS
     return rows.shape[1] * (gaussian - _mean_log_distance(rows))
 
@@ -372,7 +374,7 @@ def kept_of_gaussian(value: PairValue, rows: int, units: tuple[int, int], nats: 
     narrow = min(units)
     kept = math.exp(-2.0 * max(nats, _TWIN_NATS) / narrow)  # 1 - rho^2
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(rows, u, generator=generator, dtype=torch.float64).to(like.device) for u in units)
+    a, b = (torch.randn(rows, u, generator=generator, device="cpu", dtype=torch.float64).to(like.device) for u in units)
     x = a[:, :narrow]
     z = math.sqrt(1.0 - kept) * x + math.sqrt(kept) * b[:, :narrow]
     noise = b[:, :narrow].square()

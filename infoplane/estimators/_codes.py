@@ -126,10 +126,10 @@ def _normal_scores(line: Tensor, chosen: Tensor, seed: int) -> Tensor:
     """
     value = (line[chosen, 0] * _GRID).round()
     generator = torch.Generator().manual_seed(seed)
-    shuffled = torch.randperm(len(value), generator=generator).to(line.device)
+    shuffled = torch.randperm(len(value), generator=generator, device="cpu").to(line.device)
     order = shuffled[torch.argsort(value[shuffled], stable=True)]
     out, score = line.clone(), torch.empty_like(value)
-    drawn = torch.randn(len(value), generator=generator, dtype=torch.float64).sort().values
+    drawn = torch.randn(len(value), generator=generator, device="cpu", dtype=torch.float64).sort().values
     score[order] = drawn.to(line.device)
     out[chosen, 0] = score
     return out
@@ -151,7 +151,7 @@ def spread_grid(block: Tensor, seed: int) -> Tensor | None:
             out, found = out.clone(), True
         gap = values.diff()
         cell = torch.minimum(torch.cat([gap[:1], gap]), torch.cat([gap, gap[-1:]]))[place]
-        u = torch.rand(len(cell), generator=generator, dtype=torch.float64).to(cell.device)
+        u = torch.rand(len(cell), generator=generator, device="cpu", dtype=torch.float64).to(cell.device)
         out[:, j] += (u - 0.5) * cell
     return out if found else None
 
@@ -193,7 +193,7 @@ def _components(z: Tensor, dims: int, more: int, seed: int) -> Tensor:
         values, vectors = torch.linalg.eigh(z @ z.T)
         return (vectors[:, -wanted:] * values[-wanted:].clamp(min=0).sqrt()).flip(1)
     generator = torch.Generator().manual_seed(seed)
-    start = torch.randn(units, dims + _SPARE, generator=generator, dtype=torch.float64).to(z.device)
+    start = torch.randn(units, dims + _SPARE, generator=generator, device="cpu", dtype=torch.float64).to(z.device)
     basis = torch.linalg.qr(z @ start)[0]
     for _ in range(12):
         basis = torch.linalg.qr(z @ torch.linalg.qr(z.T @ basis)[0])[0]

@@ -118,7 +118,9 @@ class Targets:
         if outputs:
             residual = self.white - held_out
             # Rounding keeps an exact prediction from -infinity: 52 bits of a target are all there is.
-            covariance = residual @ residual.mT / samples + 2.0**-104 * torch.eye(outputs).to(residual)
+            covariance = residual @ residual.mT / samples + 2.0**-104 * torch.eye(
+                outputs, dtype=residual.dtype, device=residual.device
+            )
             value = -0.5 * BITS_PER_NAT * torch.linalg.slogdet(covariance)[1]
             gain = self.white.square().sum(0) - (residual * torch.linalg.solve(covariance, residual)).sum(1)
             half = 0.98 * BITS_PER_NAT * gain.std(1) / math.sqrt(samples)
@@ -150,7 +152,7 @@ def _score_test(residuals: Tensor, features: Tensor, seed: int) -> tuple[Tensor,
 
     found, g = slope(residuals)
     generator = torch.Generator().manual_seed(seed)
-    signs = torch.randint(0, 2, (WITNESS_DRAWS, samples), generator=generator).to(residuals) * 2 - 1
+    signs = torch.randint(0, 2, (WITNESS_DRAWS, samples), generator=generator, device="cpu").to(residuals) * 2 - 1
     null = torch.stack([slope(residuals * s)[0] for s in signs])
     spread = null.square().mean(0).sqrt()
     return found, found / spread.clamp(min=1e-300), g @ features.mT
@@ -181,7 +183,9 @@ def telling_products(residuals: Tensor, z: Tensor) -> Tensor:
         along = (vectors.T @ r).float()  # scores need no more digits, and this is most of the work
         found = torch.stack([_product_scores(d, units.float()) for d in along]).amax(0).triu()  # (U, U)
         tests = min(len(r), PRODUCT_DIRECTIONS) * units.shape[1] * (units.shape[1] + 1) / 2
-        limit = -float(torch.special.ndtri(torch.tensor(0.5 * PRODUCT_CHANCE / tests, dtype=torch.float64)))
+        limit = -float(
+            torch.special.ndtri(torch.tensor(0.5 * PRODUCT_CHANCE / tests, dtype=torch.float64, device="cpu"))
+        )
         score, place = found.flatten().topk(min(PRODUCTS_KEPT, found.numel()))
         passed = place[score > limit]
         column = units[:, passed // units.shape[1]] * units[:, passed % units.shape[1]]

@@ -126,7 +126,7 @@ class Grouping:
 def permutations(count: int, draws: int, seed: int) -> Tensor:
     """(draws, count) int64 random permutations, kept from call to call: not to be written to."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.stack([torch.randperm(count, generator=generator) for _ in range(draws)])
+    return torch.stack([torch.randperm(count, generator=generator, device="cpu") for _ in range(draws)])
 
 
 def shuffles_of_inputs(rows: Tensor, draws: int, seed: int) -> Tensor:

@@ -125,8 +125,8 @@ def repeated_share(rows: Tensor) -> float:
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like.device)
+    return torch.randn(like.shape, generator=generator, device="cpu", dtype=torch.float64).to(like.device)
 
 
 def digamma(n: int) -> Tensor:
-    return torch.tensor(float(n), dtype=torch.float64).digamma()
+    return torch.tensor(float(n), dtype=torch.float64, device="cpu").digamma()

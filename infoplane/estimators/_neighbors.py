@@ -142,9 +142,9 @@ def _check_k(k: int, count: int) -> None:
 
 def _without_self(distance: Tensor, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """Drop each row's own index from its k + 1 nearest; among many equal rows it may be missing: then the last."""
-    if bool((index[:, 0] == torch.arange(len(index))).all()):
+    if bool((index[:, 0] == torch.arange(len(index), device="cpu")).all()):
         return distance[:, 1:].to(device), index[:, 1:].to(device)
-    own = index == torch.arange(len(index))[:, None]
+    own = index == torch.arange(len(index), device="cpu")[:, None]
     own[~own.any(1), -1] = True
     keep = ~own
     shape = len(index), index.shape[1] - 1
@@ -216,7 +216,7 @@ def _smallest(keys: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
     # that numpy's partition, several times faster than one that moves indices along, finds it too.
     room = (1 << (width - 1).bit_length()) - 1
     packed = keys.clamp(min=0.0).view(torch.int32).bitwise_and_(~room)
-    packed.bitwise_or_(torch.arange(width, dtype=torch.int32))
+    packed.bitwise_or_(torch.arange(width, dtype=torch.int32, device="cpu"))
     parted = torch.from_numpy(np.partition(packed.numpy(), wanted, axis=1))
     return (parted[:, :wanted] & room).long(), (parted[:, wanted] & ~room).view(torch.float32)
 
@@ -292,9 +292,9 @@ def _nearest_in_both(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | No
     # these weights the ellipsoid that holds all pairs of blocks within r is the smallest, two to three times theirs.
     weighted = torch.cat([x.rows * math.sqrt(x.units), y.rows * math.sqrt(y.units)], dim=1)
     tree = Points(weighted, tree=True).tree()
-    distance = torch.empty(x.count, k, dtype=torch.float64)
-    index = torch.empty(x.count, k, dtype=torch.int64)
-    left = torch.arange(x.count)
+    distance = torch.empty(x.count, k, dtype=torch.float64, device="cpu")
+    index = torch.empty(x.count, k, dtype=torch.int64, device="cpu")
+    left = torch.arange(x.count, device="cpu")
     for wanted in (2 * k + 5, 8 * k + 17):
         unsafe = []
         for few in torch.split(left, max(1, _CHUNK // (wanted * (x.units + y.units)))):

@@ -320,7 +320,7 @@ def centred_sums(
     if columns is not None:
         product = torch.zeros(len(columns), n, dtype=torch.float64, device=device)
         columns = columns.to(centred.dtype)
-    label = torch.repeat_interleave(torch.tensor(list(counts), device=device))
+    label = torch.repeat_interleave(torch.tensor(list(counts), device=device), output_size=n)
     for a, left, b, right in _pairs_of_spans(kernel, spans, within_only):
         k = kernel.block(a, left, b, right)
         if product is not None and columns is not None:

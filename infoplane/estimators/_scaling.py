@@ -34,4 +34,4 @@ def drawn_rows(samples: int, limit: int, seed: int) -> Tensor | None:
     if samples <= limit:
         return None
     generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(samples, generator=generator)[:limit].sort().values
+    return torch.randperm(samples, generator=generator, device="cpu")[:limit].sort().values

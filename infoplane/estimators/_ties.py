@@ -77,7 +77,7 @@ def numbered_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     else:
         bits = rows.to(torch.int64)  # exact beyond 2**53, too
     generator = torch.Generator().manual_seed(0)
-    odd = torch.randint(-(2**62), 2**62, (rows.shape[1],), generator=generator).to(rows.device) * 2 + 1
+    odd = torch.randint(-(2**62), 2**62, (rows.shape[1],), generator=generator, device="cpu").to(rows.device) * 2 + 1
     # Round numbers differ in their high bits only: brought down before they are multiplied.
     key = (bits ^ (bits >> 32)) * -7046029254386353131
     key = ((key ^ (key >> 29)) * odd).sum(1)

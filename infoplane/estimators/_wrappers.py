@@ -211,8 +211,8 @@ class SubsampleInterval(_Wrapper):
         generator = torch.Generator().manual_seed(self.seed)
         drawn: dict[str, list[Tensor]] = {}
         for _ in range(self.draws):
-            chosen = torch.zeros(inputs, dtype=torch.bool)
-            chosen[torch.randperm(inputs, generator=generator)[:size]] = True
+            chosen = torch.zeros(inputs, dtype=torch.bool, device="cpu")
+            chosen[torch.randperm(inputs, generator=generator, device="cpu")[:size]] = True
             rows = chosen.to(ids.device)[ids].nonzero()[:, 0]
             with values_only():
                 found = inner.estimate(
@@ -264,5 +264,5 @@ def without_null(estimator: Any) -> Any:
 
 def shuffled_targets(y: Tensor, x_ids: Tensor | None, draws: int, seed: int) -> list[Tensor]:
     """`draws` shuffles of the labels or targets (N, ...) between inputs: the rows of one input move together."""
-    ids = torch.arange(len(y)) if x_ids is None else torch.unique(x_ids, return_inverse=True)[1]
+    ids = torch.arange(len(y), device=y.device) if x_ids is None else torch.unique(x_ids, return_inverse=True)[1]
     return [y[rows] for rows in shuffles_of_rows(ids.to(y.device), draws, seed)]

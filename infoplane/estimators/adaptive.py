@@ -225,7 +225,7 @@ class Adaptive:
                 raise ValueError(f"the edges {self.run_edges} are known by their digest only; call prepare on the run")
             edges = self.__dict__["_unit_edges"]
         else:
-            edges = torch.tensor(self.run_edges, dtype=torch.float64)
+            edges = torch.tensor(self.run_edges, dtype=torch.float64, device="cpu")
         if self.per_unit and len(edges) != t.shape[2]:
             raise ValueError(
                 f"the prepared edges have {len(edges)} units, t has {t.shape[2]}; call prepare on this run"

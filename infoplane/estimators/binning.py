@@ -236,7 +236,7 @@ class Binning:
                     f"the per-unit range {self.run_range} is known by its digest only; call prepare on the run"
                 )
         else:
-            pairs = torch.tensor(self.run_range, dtype=torch.float64)
+            pairs = torch.tensor(self.run_range, dtype=torch.float64, device="cpu")
         if pairs.shape != (units, 2):
             raise ValueError(f"the prepared range has {len(pairs)} units, t has {units}; call prepare on this run")
         return pairs

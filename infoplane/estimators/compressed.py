@@ -227,7 +227,7 @@ class Compressed:
         if self.noise != "network" or not self.network_clean or self.network_std is None:
             return layer
         generator = torch.Generator().manual_seed(self.seed)
-        z = torch.randn(layer.shape, generator=generator, dtype=torch.float64).to(layer.device)
+        z = torch.randn(layer.shape, generator=generator, device="cpu", dtype=torch.float64).to(layer.device)
         clean = layer.double()
         return clean + self.network_std * (z * clean.abs() if self.network_kind == "multiplicative" else z)
 
@@ -244,7 +244,7 @@ class Compressed:
         return self._found(class_information(code, y, self.n_neighbors), hidden, code)
 
     def _found(self, part: Part, hidden: float, *codes: Code) -> _Found:
-        n, k = torch.tensor([len(codes[0].rows), self.n_neighbors]).double().digamma().tolist()
+        n, k = torch.tensor([len(codes[0].rows), self.n_neighbors], device="cpu").double().digamma().tolist()
         doubtful = (
             part.collapsed
             or part.missing > MISSING

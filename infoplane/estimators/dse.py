@@ -214,7 +214,7 @@ def _normalized(kernel: Tensor) -> Tensor:
 
 def _drawn_by_input(ids: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """`size` random rows, all rows of one input before those of the next: a class holds whole inputs too."""
-    place = torch.randperm(int(ids.max()) + 1, generator=generator).argsort().to(ids.device)
+    place = torch.randperm(int(ids.max()) + 1, generator=generator, device="cpu").argsort().to(ids.device)
     return torch.argsort(place[ids], stable=True)[:size]
 
 
@@ -267,7 +267,7 @@ def _neighbor_graph(rows: Tensor) -> scipy.sparse.csr_matrix:
     nearest = []
     for i in range(0, samples, _BLOCK):
         squared = norms - 2 * z[i : i + _BLOCK] @ z.T
-        own = torch.arange(i, min(i + _BLOCK, samples))
+        own = torch.arange(i, min(i + _BLOCK, samples), device="cpu")
         squared[own - i, own] = -torch.inf
         nearest.append(squared.topk(k, largest=False).indices)
     columns = torch.cat(nearest).numpy().ravel()

@@ -190,7 +190,9 @@ class KNN:
         # Estimates that only check are made where the distances look near.
         off = flag(_crowded(f, len(y)) or self._off(layer, y, f) for layer, f in zip(t, found, strict=True))
         if continuous:
-            top = (torch.tensor(float(len(y))).double().digamma() - digamma(self.n_neighbors)) * BITS_PER_NAT
+            top = (
+                torch.tensor(float(len(y)), device="cpu").double().digamma() - digamma(self.n_neighbors)
+            ) * BITS_PER_NAT
             ceiling = top.to(t.device)
             flags |= {"saturated": value > 0.9 * ceiling, "unreliable": off}
         else:

@@ -146,7 +146,7 @@ class LinearProbe:
         inputs = int(x_ids.max()) + 1
         if inputs < self.folds:
             raise ValueError(f"a cross-fit over {self.folds} folds needs as many different inputs, got {inputs}")
-        place = torch.randperm(inputs, generator=self._generator(0)).to(x_ids.device)
+        place = torch.randperm(inputs, generator=self._generator(0), device="cpu").to(x_ids.device)
         return (place % self.folds)[x_ids]
 
     def _generator(self, purpose: int) -> torch.Generator:
@@ -191,8 +191,8 @@ class LinearProbe:
 
     def _code(self, design: _Design, task: Classes, constant: Tensor) -> Quantity:
         samples, device = design.samples, constant.device
-        order = torch.randperm(samples, generator=self._generator(3))
-        place = torch.empty_like(order).index_put_((order,), torch.arange(samples)).to(device)
+        order = torch.randperm(samples, generator=self._generator(3), device="cpu")
+        place = torch.empty_like(order).index_put_((order,), torch.arange(samples, device="cpu")).to(device)
         ends = [samples]
         while ends[0] >= 2 * FIRST_BLOCK:
             ends.insert(0, -(-ends[0] // 2))
@@ -267,8 +267,8 @@ def _choose_ridge(design: _Design, task: Classes | Targets, rows: Tensor, valida
 
 def _fourier(z: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """(S, N, count) centred features cos(w.z + b) of a Gaussian kernel whose width is the rms radius of `z`."""
-    w = torch.randn(z.shape[2], count, generator=generator, dtype=torch.float64).to(z.device)
-    b = 2 * math.pi * torch.rand(count, generator=generator, dtype=torch.float64).to(z.device)
+    w = torch.randn(z.shape[2], count, generator=generator, device="cpu", dtype=torch.float64).to(z.device)
+    b = 2 * math.pi * torch.rand(count, generator=generator, device="cpu", dtype=torch.float64).to(z.device)
     phi = torch.cos(z @ w + b) * math.sqrt(2.0 / count)
     return phi - phi.mean(1, keepdim=True)
 

@@ -186,7 +186,7 @@ class _Spectra(KernelProblem):
         mean = distances.mean()
         mean = torch.where(mean > 0, mean, torch.ones_like(mean))
         best, chosen = torch.full_like(mean, -math.inf), mean
-        for factor in torch.linspace(0.1, 10.0, GRID).tolist():
+        for factor in torch.linspace(0.1, 10.0, GRID, device="cpu").tolist():
             kernel = distances.gaussian(factor * mean)
             score = (kernel * kernel_y).sum((1, 2)) / kernel.square().sum((1, 2)).sqrt()
             chosen = torch.where(score > best, factor * mean, chosen)

@@ -184,7 +184,7 @@ class GradientMoments:
             if steps > 1:
                 variances = [add_up(p, self._squares[p]) / (self._count[p] - 1) for p in seen if self._count[p] > 1]
                 metrics[name, "gradient_std_norm"] = _norm(variances)
-            metrics[name, "gradient_steps"] = torch.full(norm.shape, float(steps))
+            metrics[name, "gradient_steps"] = torch.full(norm.shape, float(steps), device="cpu")
         self._count, self._mean, self._squares = {}, {}, {}
         return metrics
 

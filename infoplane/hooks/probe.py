@@ -236,9 +236,9 @@ def _with_repeats(inputs: Inputs, record: Probe, repeats: tuple[int, int], seed:
     if not 1 <= m <= n or n_x < 1:
         raise ValueError(f"repeats=(m, n_x) needs 1 <= m <= {n} inputs and n_x >= 1 passes, got {repeats}")
     if seed is None:
-        rows = torch.arange(m)
+        rows = torch.arange(m, device="cpu")
     else:
-        rows = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:m].sort().values
+        rows = torch.randperm(n, generator=torch.Generator().manual_seed(seed), device="cpu")[:m].sort().values
     index = np.concatenate([np.arange(n), np.tile(rows.numpy(), n_x)])
     extended = dataclasses.replace(
         record,

@@ -256,11 +256,11 @@ def _check_mask(t: Tensor, mask: Tensor) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _unit_indices(total: int, n: int, seed: int, device: torch.device) -> Tensor:
-    chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:n]
+    chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed), device="cpu")[:n]
     return chosen.sort().values.to(device)
 
 
 @functools.lru_cache(maxsize=16)
 def _projection_matrix(total: int, n: int, seed: int, device: torch.device) -> Tensor:
-    matrix = torch.randn(total, n, generator=torch.Generator().manual_seed(seed))
+    matrix = torch.randn(total, n, generator=torch.Generator().manual_seed(seed), device="cpu")
     return (matrix / math.sqrt(n)).to(device)

@@ -232,7 +232,7 @@ class EdgeCells:
 @functools.lru_cache(maxsize=2)
 def _patterns(dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The finite 16-bit patterns in rising order of value, those values (float32), and which are finite."""
-    bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int32, device="cpu").to(torch.int16)
     values = bits.view(dtype).to(torch.float32).numpy()
     finite = np.isfinite(values)
     order = np.flatnonzero(finite)[np.argsort(values[finite], kind="stable")]
@@ -252,8 +252,8 @@ class HalfCells:
     def __init__(self, t: Tensor, low: float | None, rule: Rule) -> None:
         self.t, self.low, self.radix, self.digits = t, 0, rule.edges + 1, 1
         self.tables = np.zeros((len(t), 2**16), dtype=np.uint8)
-        self.index = torch.empty(_MARKED, dtype=torch.int64)
-        self.ones = torch.ones(_MARKED, dtype=torch.bool)
+        self.index = torch.empty(_MARKED, dtype=torch.int64, device="cpu")
+        self.ones = torch.ones(_MARKED, dtype=torch.bool, device="cpu")
         parts = [self._table(i, low, rule) for i in range(len(t))]
         self.found = Edges(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
@@ -344,7 +344,7 @@ def _edges_by_ranges(read: Read, low: float | None, rule: Rule) -> Tensor:
         if block.numel():
             lo, hi = torch.aminmax(block)
             least, most = min(least, float(lo)), max(most, float(hi))
-    sentinel = least if low is None else float(torch.tensor(low, dtype=dtype))
+    sentinel = least if low is None else float(torch.tensor(low, dtype=dtype, device="cpu"))
     if rule.distinct:
         bounds = [sentinel]
     while bounds[-1] < most:
@@ -361,10 +361,10 @@ def _edges_by_ranges(read: Read, low: float | None, rule: Rule) -> Tensor:
         here = (owner == p) & (ranks >= 0)
         edges[here] = values[np.searchsorted(np.cumsum(weights), ranks[here] - before[p], side="right")]
     found = torch.from_numpy(edges).to(dtype)[None]
-    first = torch.tensor([sentinel if rule.distinct else least], dtype=dtype)
+    first = torch.tensor([sentinel if rule.distinct else least], dtype=dtype, device="cpu")
     if rule.distinct:
         found = torch.cat([first[:, None], found], dim=1)
-    return _framed(found, first, torch.tensor([most], dtype=dtype), rule)
+    return _framed(found, first, torch.tensor([most], dtype=dtype, device="cpu"), rule)
 
 
 def _values_between(read: Read, lower: float, upper: float, distinct: bool) -> tuple[np.ndarray, np.ndarray, float]:

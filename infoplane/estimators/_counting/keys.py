@@ -65,7 +65,7 @@ def _prime(free: int, hashes: int) -> int:
 def _multipliers(limit: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Random whole numbers in [0, limit) as floats of the type and on the device of `like`."""
     generator = torch.Generator().manual_seed(_SEED)
-    return torch.randint(0, limit, shape, generator=generator, dtype=torch.int64).to(like)
+    return torch.randint(0, limit, shape, generator=generator, device="cpu", dtype=torch.int64).to(like)
 
 
 class RowKeys(ABC):

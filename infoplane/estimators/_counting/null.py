@@ -28,7 +28,7 @@ def _running_counts(class_counts: tuple[int, ...], draws: int, seed: int, device
 
     Kept from call to call: all layers and steps of a run share their labels.
     """
-    drawn = _shuffled(torch.tensor(class_counts), draws, seed).numpy()
+    drawn = _shuffled(torch.tensor(class_counts, device="cpu"), draws, seed).numpy()
     running = np.zeros((draws, len(class_counts) - 1, drawn.shape[1] + 1), dtype=np.int32)
     for k in range(running.shape[1]):
         np.cumsum(drawn == k, axis=1, dtype=np.int32, out=running[:, k, 1:])

@@ -148,7 +148,7 @@ class Pool:
         if pinned:
             self._unpinned -= nbytes
         with torch.inference_mode(False):  # such memory could not be written to outside that mode
-            return torch.empty(shape, dtype=dtype, pin_memory=pinned)
+            return torch.empty(shape, dtype=dtype, pin_memory=pinned, device="cpu")
 
     def lend(self, buffer: Tensor, copied: Copied | None = None) -> npt.NDArray[Any]:
         """The buffer as an array (bfloat16 as uint16 bits); it returns to the pool when the array is gone.

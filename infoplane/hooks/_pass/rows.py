@@ -143,7 +143,9 @@ def returned(output: Any) -> dict[str, Tensor]:
 def _first(run: RunChunk, probe: ProbeSet, rows: int) -> tuple[Inputs, PassValues]:
     # Of the whole probe: a first chunk of one class may all go to one expert. In the probe's order: it may be sorted.
     n = min(rows, probe.first_pass)
-    spread = torch.randperm(probe.first_pass, generator=torch.Generator().manual_seed(0))[:n].sort().values
+    spread = (
+        torch.randperm(probe.first_pass, generator=torch.Generator().manual_seed(0), device="cpu")[:n].sort().values
+    )
     try:
         chunk = probe.inputs.take(spread)
         return chunk, run(chunk, 0).whole()
@@ -158,10 +160,10 @@ def _cycle(n: int) -> Tensor:
     """One cycle through all rows that is no shift, and that a mirror turns into another one."""
     generator = torch.Generator().manual_seed(1)
     while True:
-        way = torch.randperm(n, generator=generator)
+        way = torch.randperm(n, generator=generator, device="cpu")
         order = torch.empty_like(way)
         order[way] = way.roll(1)
-        shift = (order - torch.arange(n)) % n
+        shift = (order - torch.arange(n, device="cpu")) % n
         if n < 4 or not (torch.equal(order.flip(0), n - 1 - order) or bool((shift == shift[0]).all())):
             return order
 
@@ -199,7 +201,7 @@ def _jolted(chunk: Inputs, seed: int) -> Inputs:
 def _jolt(t: Tensor, generator: torch.Generator) -> Tensor:
     if not t.is_floating_point():
         return t
-    sign = torch.randint(0, 2, t.shape, generator=generator).to(t.device, t.dtype) * 2 - 1
+    sign = torch.randint(0, 2, t.shape, generator=generator, device="cpu").to(t.device, t.dtype) * 2 - 1
     return t * (1 + JOLT_EPS * torch.finfo(t.dtype).eps * sign)
 
 
