@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,7 +169,7 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple | list) and len(value) == 2
 
 
-def _collected(loader: DataLoader[Any]) -> tuple[Any, npt.NDArray[Any]]:
+def _collected(loader: DataLoader[Any]) -> tuple[Inputs, npt.NDArray[Any]]:
     """All batches (x, y) of a loader, in order. The global random state stays as it was.
 
     Raises
@@ -187,13 +187,12 @@ def _collected(loader: DataLoader[Any]) -> tuple[Any, npt.NDArray[Any]]:
             "pass one with drop_last=False"
         )
     (x, y), (again, _) = surely(keep_random_state(torch.device("cpu")), lambda: (_one_pass(loader), _one_pass(loader)))
-    pairs = zip(as_inputs(x).tensors, as_inputs(again).tensors, strict=True)
-    if not all(torch.equal(a, b) for a, b in pairs):
+    if not all(torch.equal(a, b) for a, b in zip(x.tensors, again.tensors, strict=True)):
         warn("two passes over the probe's loader gave different inputs (a random transform?); the first is kept")
     return x, y
 
 
-def _one_pass(loader: DataLoader[Any]) -> tuple[Any, npt.NDArray[Any]]:
+def _one_pass(loader: DataLoader[Any]) -> tuple[Inputs, npt.NDArray[Any]]:
     xs, ys = [], []
     for batch in loader:
         if not _is_pair(batch):
@@ -206,9 +205,7 @@ def _one_pass(loader: DataLoader[Any]) -> tuple[Any, npt.NDArray[Any]]:
         ys.append(as_array(batch[1], "labels"))
     if not xs:
         raise ValueError("the probe's loader is empty")
-    args = tuple(torch.cat(column) for column in zip(*(x.args for x in xs), strict=True))
-    kwargs = {k: torch.cat([x.kwargs[k] for x in xs]) for k in xs[0].kwargs}
-    return kwargs or (args[0] if len(args) == 1 else args), np.concatenate(ys)
+    return concatenated([f"batch {i}" for i in range(len(xs))], xs), np.concatenate(ys)
 
 
 def _kept_inputs(inputs: Inputs) -> npt.NDArray[Any] | None:
@@ -272,7 +269,11 @@ class Inputs:
 
     def take(self, rows: slice | Tensor) -> Inputs:
         mask = None if self.mask is None else self.mask[rows]
-        return Inputs(tuple(t[rows] for t in self.args), {k: t[rows] for k, t in self.kwargs.items()}, mask)
+        return dataclasses.replace(self.map(lambda t: t[rows]), mask=mask)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Inputs:
+        """The function of every tensor, positional ones first, with the same mask."""
+        return Inputs(tuple(map(function, self.args)), {k: function(t) for k, t in self.kwargs.items()}, self.mask)
 
     def to(self, device: torch.device, dtypes: frozenset[torch.dtype]) -> Inputs:
         """A copy on the model's device; floating inputs of a dtype the model has none of take its dtype.
@@ -285,7 +286,7 @@ class Inputs:
                 return t.to(device, next(iter(dtypes)), copy=True)
             return t.to(device, copy=True)
 
-        return Inputs(tuple(move(t) for t in self.args), {k: move(t) for k, t in self.kwargs.items()})
+        return self.map(move)
 
 
 def as_inputs(x: Any) -> Inputs:
@@ -293,6 +294,8 @@ def as_inputs(x: Any) -> Inputs:
 
     The tensors are copied: later changes of the caller's do not reach the probe.
     """
+    if isinstance(x, Inputs):
+        return x
     if isinstance(x, Mapping):
         inputs = Inputs((), {str(k): _tensor(v, f"probe input {k!r}") for k, v in x.items()})
     elif isinstance(x, tuple | list):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import nn
@@ -30,12 +30,6 @@ _NEVER = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class CapturePlan:
-    captures: tuple[Capture, ...]
-    skipped: Mapping[str, str]
-
-
 def plan_captures(
     targets: Sequence[Target | OpTarget] | None,
     modules: Mapping[str, Named],
@@ -44,8 +38,8 @@ def plan_captures(
     settings: Settings,
     *,
     member_axis: int | None = None,
-) -> CapturePlan:
-    """Captures in forward order.
+) -> tuple[tuple[Capture, ...], dict[str, str]]:
+    """Captures in forward order, and what is skipped, with the reason.
 
     `targets` of None stands for every leaf module that ran; of those, the ones that cannot be recorded or that
     only pass their input on are skipped, with the reason. What the user named is never skipped.
@@ -96,7 +90,7 @@ def plan_captures(
     ordered = [c for _, c in sorted(placed.values(), key=lambda pair: pair[0])]
     for what, table in (("reduce", settings.reductions), ("batch_dim", settings.batch_dims)):
         _check_patterns(what, table, [c.layer for c in ordered])
-    return CapturePlan(tuple(_numbered(ordered)), skipped)
+    return tuple(replace(c, layer=replace(c.layer, depth=i)) for i, c in enumerate(ordered)), skipped
 
 
 def _output(seen: Observation, modules: Mapping[str, Named]) -> Target | None:
@@ -281,10 +275,6 @@ def _by_pattern(table: Mapping[str, Any], key: str, name: str, default: Any) -> 
         if pattern != "*" and (matches(key, pattern) or matches(name, pattern)):
             return value
     return table.get("*", default)
-
-
-def _numbered(captures: Sequence[Capture]) -> list[Capture]:
-    return [replace(c, layer=replace(c.layer, depth=i)) for i, c in enumerate(captures)]
 
 
 def describe(call: ModuleCall) -> str:

@@ -97,7 +97,7 @@ class Prober:
         modules = named_modules(self.model)
         seen, changed_first, replaced_first = self._observe(inputs, modules)
         first_call.refuse_new_weights()
-        plan = plan_captures(
+        self.captures, skipped = plan_captures(
             self.targets,
             modules,
             seen,
@@ -106,7 +106,7 @@ class Prober:
             member_axis=None if self.members is None else self.members.axis,
         )
         scripted = dict.fromkeys(scripted_modules(self.model), "it is a TorchScript module, which takes no hooks")
-        self.captures, self.skipped = plan.captures, {**plan.skipped, **scripted}
+        self.skipped = {**skipped, **scripted}
         self._warn_skipped()
         self._warn_batch_statistics()
         reductions = [c.reduction for c in self.captures]

@@ -191,11 +191,7 @@ def _sensitive(run: RunChunk, chunk: Inputs, plain: PassValues, rounding: float)
 
 def _jolted(chunk: Inputs, seed: int) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
-    return Inputs(
-        tuple(_jolt(t, generator) for t in chunk.args),
-        {k: _jolt(t, generator) for k, t in chunk.kwargs.items()},
-        chunk.mask,
-    )
+    return chunk.map(lambda t: _jolt(t, generator))
 
 
 def _jolt(t: Tensor, generator: torch.Generator) -> Tensor:
