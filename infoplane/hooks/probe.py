@@ -170,13 +170,8 @@ def _is_pair(value: Any) -> bool:
 
 
 def _collected(loader: DataLoader[Any]) -> tuple[Inputs, npt.NDArray[Any]]:
-    """All batches (x, y) of a loader, in order. The global random state stays as it was.
-
-    Raises
-    ------
-    ValueError
-        If the loader shuffles or drops samples: a probe is the same samples in the same order for ever.
-    """
+    """All batches (x, y) of a loader, in order; ValueError where it shuffles or drops samples."""
+    # A probe is the same samples in the same order for ever. The global random state stays as it was.
     if not isinstance(loader.sampler, SequentialSampler) and not isinstance(loader.dataset, IterableDataset):
         raise ValueError(
             f"the probe's loader draws its samples by a {type(loader.sampler).__name__}; pass one with shuffle=False"

@@ -184,11 +184,9 @@ class _Watcher:
         self.seen.ops.setdefault((module, name), []).append(call)
 
     def _wrapped(self, opened: _Running, outputs: Mapping[str, Tensor]) -> bool:
-        """Whether a module adds to a linear map, or scales it: low-rank adapters and their kin.
-
-        Inside run linear maps and nothing else, the output is that of none of them, and one alone (or a weight of
-        the module's own) leads directly from its input to its output: not so in attention or a gated unit.
-        """
+        """Whether a module adds to a linear map, or scales it: low-rank adapters and their kin."""
+        # Inside run linear maps and nothing else, the output is that of none of them, and one alone (or a weight of
+        # the module's own) leads directly from its input to its output: not so in attention or a gated unit.
         if self._flow is None or not opened.named.name or len(outputs) != 1 or not opened.inner:
             return False
         (output,) = outputs.values()

@@ -53,14 +53,7 @@ def plan_captures(
     skipped: dict[str, str] = {}
     placed: dict[tuple[str, Site, int, str], tuple[int, Capture]] = {}
     default = targets is None
-    if targets is None:
-        asked: list[Target] = [Target(modules[name], exact=False) for name in seen.leaves]
-    else:
-        asked = [t for t in targets if isinstance(t, Target)]
-        asked += [found for t in targets if isinstance(t, OpTarget) for found in _ops(t, modules, seen)]
-    if settings.functional:
-        asked += _activation_ops(modules, seen)
-    asked = _that_ran(asked, seen, skipped)
+    asked = _that_ran(_asked(targets, modules, seen, functional=settings.functional), seen, skipped)
     output = _output(seen, modules)
     if output is not None and (output.named.name not in seen.leaves if default else settings.logits):
         asked = [*asked, output]
@@ -83,6 +76,7 @@ def plan_captures(
             if nothing := _nothing_to_record(calls[index], layer, constant=seen.followed and not target.exact):
                 skipped[layer.key] = nothing
                 continue
+            # A place that was named twice, or that the output has as well, is recorded once: as first asked for.
             placed.setdefault((layer.name, layer.site, layer.call, layer.path), (order, planned))
     if not placed:
         reasons = "; ".join(f"{printable(n)}: {why}" for n, why in list(skipped.items())[:5])
@@ -91,6 +85,18 @@ def plan_captures(
     for what, table in (("reduce", settings.reductions), ("batch_dim", settings.batch_dims)):
         _check_patterns(what, table, [c.layer for c in ordered])
     return tuple(replace(c, layer=replace(c.layer, depth=i)) for i, c in enumerate(ordered)), skipped
+
+
+def _asked(
+    targets: Sequence[Target | OpTarget] | None, modules: Mapping[str, Named], seen: Observation, *, functional: bool
+) -> list[Target]:
+    """The selected modules and functions, or every layer that ran."""
+    if targets is None:
+        asked = [Target(modules[name], exact=False) for name in seen.leaves]
+    else:
+        asked = [t for t in targets if isinstance(t, Target)]
+        asked += [found for t in targets if isinstance(t, OpTarget) for found in _ops(t, modules, seen)]
+    return asked + (_activation_ops(modules, seen) if functional else [])
 
 
 def _output(seen: Observation, modules: Mapping[str, Named]) -> Target | None:
@@ -185,6 +191,7 @@ def _capture(
     label = label or "@out"
     what = f"the {site}put of layer {label}"
     path = target.path
+    # Attention returns (output, weights), recurrent layers (output, state): the layer is the first of them.
     if path is None and default and len(found) > 1 and isinstance(named.module, _FIRST_OUTPUT):
         path = "[0]"
     path = choose(found, path, what, call.output_type if site == "out" else "nothing")
@@ -194,8 +201,6 @@ def _capture(
     given = _by_pattern(settings.batch_dims, label, named.name, None)
     batch_dim = given or 0
     _check_tensor(tensor, label, batch_dim, rows, member_axis)
-    made = seen.output in [(named.name, index, p) for p in (path, "")]
-    last = made and not target.op
     layer = Layer(
         key=label,
         name=target.name,
@@ -203,7 +208,7 @@ def _capture(
         unit_shape=(),
         dtype=str(tensor.dtype).removeprefix("torch."),
         module_type=target.op or named.type_name,
-        role=_op_role(target.op) if target.op else _role(named, site, last),
+        role=_role(target, last=seen.output in [(named.name, index, p) for p in (path, "")]),
         site=site,
         call=index,
         path=path,
@@ -234,16 +239,13 @@ def _check_tensor(tensor: TensorInfo, label: str, batch_dim: int, rows: int, mem
         raise ValueError(wrong_rows(label, tensor.shape, rows))
 
 
-def _role(named: Named, site: Site, last: bool) -> Role:
-    if site == "in":
+def _role(target: Target, *, last: bool) -> Role:
+    if target.site == "in":
         return "input"
-    if last:
+    if last and not target.op:
         return "output"
-    return "activation" if is_activation(named.module) else "other"
-
-
-def _op_role(op: str) -> Role:
-    return "activation" if _is_activation_op(op) else "other"
+    activates = _is_activation_op(target.op) if target.op else is_activation(target.named.module)
+    return "activation" if activates else "other"
 
 
 def _is_activation_op(op: str) -> bool:

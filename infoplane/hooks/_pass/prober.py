@@ -83,14 +83,10 @@ class Prober:
             self._prepare()
 
     def _prepare(self) -> None:
-        """Find what runs and plan the captures; then their shapes, and which of them form a chain.
-
-        Raises
-        ------
-        ValueError, TypeError
-            For a selection or an output that cannot be recorded.
-        """
+        """Find what runs and plan the captures; then their shapes, and which of them form a chain."""
         refuse_lazy(self.model)
+        # The first pass shows which modules run, the second what the captures of the plan give, and, with a flow,
+        # which of them lies on every path from the input to the output.
         first = next(self.probe.chunks(self.batch_size))
         start, stop, inputs, _ = first
         first_call = FirstCall(self.model)
