@@ -23,7 +23,7 @@ from torch import Tensor
 
 from infoplane import datasets
 from infoplane.core.records import Noise
-from infoplane.estimators import Quantity, available, parse
+from infoplane.estimators import Estimator, Preparing, Quantity, available, parse
 
 SLACK = 0.02
 """Bits within which two estimates count as equal, beyond the stated tolerance of an invariance."""
@@ -46,7 +46,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Data:
+class LayerData:
     """A layer of real activations (N, U), its inputs and its labels."""
 
     t: Tensor
@@ -64,14 +64,14 @@ class _Blocks:
         yield self.t
 
 
-def digits_layer(samples: int, units: int, seed: int) -> Data:
+def digits_layer(samples: int, units: int, seed: int) -> LayerData:
     """A random tanh layer on handwritten digits: what the table is computed on."""
     x, y = (torch.from_numpy(a) for a in datasets.digits())
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(x), generator=generator)[:samples]
     weight = torch.randn(x.shape[1], units, generator=generator, dtype=torch.float64) / math.sqrt(x.shape[1])
     x = x[rows].double()
-    return Data(torch.tanh(2.0 * (x - x.mean(0)) @ weight), x, y[rows])
+    return LayerData(torch.tanh(2.0 * (x - x.mean(0)) @ weight), x, y[rows])
 
 
 def certify(names: Sequence[str] | None = None, *, samples: int = 1000, units: int = 2, seed: int = 0) -> list[Finding]:
@@ -84,7 +84,7 @@ def certify(names: Sequence[str] | None = None, *, samples: int = 1000, units: i
     samples, units : int
         Size of the layer, a random tanh layer on handwritten digits.
     seed : int
-        Of the layer, the rotations and the shuffles.
+        Draws the layer, the rotations and the shuffles.
 
     Returns
     -------
@@ -97,42 +97,40 @@ def certify(names: Sequence[str] | None = None, *, samples: int = 1000, units: i
     return found
 
 
-def _certify_one(name: str, data: Data, seed: int) -> list[Finding]:
+def _certify_one(name: str, data: LayerData, seed: int) -> list[Finding]:
     estimator = parse(name)
     generator = torch.Generator().manual_seed(seed + 1)
     if "discrete" not in estimator.targets:
-        data = Data(data.t, data.x, data.x.sum(1))
-    probe = _measure(estimator, data)
+        data = LayerData(data.t, data.x, data.x.sum(1))
     rows: list[Finding] = []
-    for quantity in _shown(probe):
-        flags: list[str] = []  # of the latest value
-
-        def value(
-            t: Tensor,
-            y: Tensor | None = None,
-            x: Tensor | None = None,
-            _q: str = quantity,
-            _flags: list[str] = flags,
-        ) -> float:
-            y = data.y if y is None else y
-            x = data.x if x is None else x
-            q = _measure(estimator, Data(t, x, y)).get(_q)
-            _flags[:] = [] if q is None else _raised(q)
-            return math.nan if q is None else float(q.value[0])
-
-        for check in _CHECKS:
-            outcome = check(value, data, quantity, generator)
-            if outcome is not None and not math.isnan(outcome[1]):
-                label, _, expected, got, holds = outcome
-                rows.append(Finding(name, quantity, label, expected, got, holds, ", ".join(flags)))
+    for quantity in _shown(_measure(estimator, data)):
+        value = _Value(estimator, data, quantity)
+        for check in (_controls, _laws, _maps):
+            for label, got, expected, holds in check(value, data, generator):
+                if not math.isnan(value.latest):
+                    rows.append(Finding(name, quantity, label, expected, got, holds, ", ".join(value.flags)))
     return rows
 
 
-def _measure(estimator: Any, data: Data) -> dict[str, Quantity]:
+class _Value:
+    """A quantity of changed data; NaN where it is not defined. `latest` and `flags` are of the last call."""
+
+    def __init__(self, estimator: Estimator, data: LayerData, quantity: str) -> None:
+        self.estimator, self.data, self.quantity = estimator, data, quantity
+
+    def __call__(self, t: Tensor, y: Tensor | None = None, x: Tensor | None = None) -> float:
+        data = LayerData(t, self.data.x if x is None else x, self.data.y if y is None else y)
+        q = _measure(self.estimator, data).get(self.quantity)
+        self.flags = [] if q is None else _raised(q)
+        self.latest = math.nan if q is None else float(q.value[0])
+        return self.latest
+
+
+def _measure(estimator: Estimator, data: LayerData) -> dict[str, Quantity]:
     t = data.t[None]
-    ready = estimator.prepare(_Blocks(t), data.y, data.x) if hasattr(estimator, "prepare") else estimator
-    found: dict[str, Quantity] = ready.estimate(t, data.y, x=data.x)
-    return found
+    if isinstance(estimator, Preparing):
+        estimator = estimator.prepare(_Blocks(t), data.y, data.x)
+    return estimator.estimate(t, data.y, x=data.x)
 
 
 def _raised(q: Quantity) -> list[str]:
@@ -144,83 +142,51 @@ def _shown(quantities: Mapping[str, Quantity]) -> list[str]:
     return [q for q in ("I(X;T)", "I(T;Y)") if q in quantities] or list(quantities)[:1]
 
 
-Value = Callable[..., float]
-Outcome = tuple[str, float, str, str, bool] | None
+Checks = Iterator[tuple[str, str, str, bool]]  # name, what came, what was expected, whether it holds
 
 
-def _independence(value: Value, data: Data, quantity: str, g: torch.Generator) -> Outcome:
-    if quantity != "I(T;Y)":
-        return None
-    got = value(torch.randn(data.t.shape, generator=g, dtype=torch.float64))
-    return "independent noise", got, "0 at most", f"{got:.3f}", got <= 0.05
+def _controls(value: _Value, data: LayerData, g: torch.Generator) -> Checks:
+    """There is nothing to know."""
+    if value.quantity.startswith("I("):  # an effective rank, for one, is 1
+        got = value(torch.zeros_like(data.t))
+        yield "constant layer", f"{got:.3f}", "0", abs(got) <= 1e-9
+    if value.quantity == "I(T;Y)":
+        got = value(torch.randn(data.t.shape, generator=g, dtype=torch.float64))
+        yield "independent noise", f"{got:.3f}", "0 at most", got <= 0.05
+        got = value(data.t, data.y[torch.randperm(len(data.y), generator=g)])
+        yield "permuted labels", f"{got:.3f}", "0 at most", got <= 0.05
 
 
-def _control(value: Value, data: Data, quantity: str, g: torch.Generator) -> Outcome:
-    if quantity != "I(T;Y)":
-        return None
-    got = value(data.t, data.y[torch.randperm(len(data.y), generator=g)])
-    return "permuted labels", got, "0 at most", f"{got:.3f}", got <= 0.05
-
-
-def _baseline(value: Value, data: Data, quantity: str, g: torch.Generator) -> Outcome:
-    if not quantity.startswith("I("):  # an effective rank, for one, is 1
-        return None
-    got = value(torch.zeros_like(data.t))
-    return "constant layer", got, "0", f"{got:.3f}", abs(got) <= 1e-9
-
-
-def _processing(value: Value, data: Data, quantity: str, g: torch.Generator) -> Outcome:
+def _laws(value: _Value, data: LayerData, g: torch.Generator) -> Checks:
+    """A part knows at most what the whole does, and two independent layers know twice as much as one."""
     whole, part = value(data.t), value(data.t[:, : data.t.shape[1] // 2])
-    return "data processing", whole, f"half the units <= {whole:.3f}", f"{part:.3f}", part <= whole + SLACK
-
-
-def _additivity(value: Value, data: Data, quantity: str, g: torch.Generator) -> Outcome:
+    yield "data processing", f"{part:.3f}", f"half the units <= {whole:.3f}", part <= whole + SLACK
     if data.y.is_floating_point():
-        return None
+        return
     # Few classes, so that the pair of labels has samples to be learned from.
     y = data.y % 2
     other = torch.randperm(len(y), generator=g)
     single = value(data.t, y)
     pair = value(torch.cat([data.t, data.t[other]], 1), 2 * y + y[other], torch.cat([data.x, data.x[other]], 1))
     holds = abs(pair - 2 * single) <= 0.1 * abs(2 * single) + SLACK
-    return "additivity", pair, f"two independent layers: {2 * single:.3f}", f"{pair:.3f}", holds
+    yield "additivity", f"{pair:.3f}", f"two independent layers: {2 * single:.3f}", holds
 
 
-def _scale(value: Value, data: Data, quantity: str, g: torch.Generator) -> Outcome:
-    return _same(value, data, "scale x1000", 1000.0 * data.t, 1e-9)
-
-
-def _monotone(value: Value, data: Data, quantity: str, g: torch.Generator) -> Outcome:
-    return _same(value, data, "monotone map", torch.sinh(2.0 * data.t), 1e-9)
-
-
-def _unit_monotone(value: Value, data: Data, quantity: str, g: torch.Generator) -> Outcome:
-    powers = torch.arange(1, data.t.shape[1] + 1, dtype=torch.float64)
-    return _same(value, data, "monotone map per unit", torch.sinh(powers * data.t) / powers, 1e-9)
-
-
-def _rotation(value: Value, data: Data, quantity: str, g: torch.Generator) -> Outcome:
-    q = torch.linalg.qr(torch.randn(data.t.shape[1], data.t.shape[1], generator=g, dtype=torch.float64))[0]
-    return _same(value, data, "rotation", data.t @ q, 1e-6)
-
-
-def _same(value: Value, data: Data, label: str, t: Tensor, tolerance: float) -> Outcome:
-    before, after = value(data.t), value(t)
-    holds = abs(after - before) <= tolerance * max(1.0, abs(before))
-    return label, after, f"{before:.3f}", f"{after:.3f}" + ("" if holds else f" ({after - before:+.1g})"), holds
-
-
-_CHECKS = (
-    _baseline,
-    _independence,
-    _control,
-    _processing,
-    _additivity,
-    _scale,
-    _monotone,
-    _unit_monotone,
-    _rotation,
-)
+def _maps(value: _Value, data: LayerData, g: torch.Generator) -> Checks:
+    """An invertible map of the layer changes nothing."""
+    units = data.t.shape[1]
+    powers = torch.arange(1, units + 1, dtype=torch.float64)
+    rotation = torch.linalg.qr(torch.randn(units, units, generator=g, dtype=torch.float64))[0]
+    before = value(data.t)
+    for label, t, tolerance in (
+        ("scale x1000", 1000.0 * data.t, 1e-9),
+        ("monotone map", torch.sinh(2.0 * data.t), 1e-9),
+        ("monotone map per unit", torch.sinh(powers * data.t) / powers, 1e-9),
+        ("rotation", data.t @ rotation, 1e-6),
+    ):
+        after = value(t)
+        holds = abs(after - before) <= tolerance * max(1.0, abs(before))
+        yield label, f"{after:.3f}" + ("" if holds else f" ({after - before:+.1g})"), f"{before:.3f}", holds
 
 
 def sandwich(samples: int = 400, units: int = 3, std: float = 0.1, seed: int = 0) -> Finding:
@@ -247,7 +213,7 @@ def known(names: Sequence[str] | None = None, *, samples: int = 1000, seed: int 
         As in `certify`. Estimators that give no I(T;Y), or not of classes or targets, have no row of these; nor have
         those that speak of the probe set alone, where every sample may be told apart, or of another output.
     samples, seed : int
-        Of each problem.
+        Number of samples that each problem has, and what draws them.
 
     Returns
     -------
@@ -263,7 +229,9 @@ def known(names: Sequence[str] | None = None, *, samples: int = 1000, seed: int 
             t, y = torch.from_numpy(problem.t), torch.from_numpy(problem.y)
             if ("continuous" if y.is_floating_point() else "discrete") not in estimator.targets:
                 continue
-            q = _measure(estimator, Data(t.double().view(len(t), -1), t.double().view(len(t), -1), y)).get("I(T;Y)")
+            q = _measure(estimator, LayerData(t.double().view(len(t), -1), t.double().view(len(t), -1), y)).get(
+                "I(T;Y)"
+            )
             if q is None or q.estimand in _OF_ELSEWHERE:
                 continue
             got, below = float(q.value[0]), q.bound == "lower" or q.estimand == "binned"
@@ -371,10 +339,6 @@ def _by_problem(findings: Sequence[Finding]) -> str:
     if not findings:
         return ""
     lines = ["| problem | estimator | I(T;Y) known | estimated | | flagged |", "|---|---|---|---|---|---|"]
-    for check in PROBLEMS:
-        for f in findings:
-            if f.check == check:
-                lines.append(
-                    f"| {check} | `{f.estimator}` | {f.expected} | {f.got} | {_verdict(f)} | {f.flagged or '-'} |"
-                )
+    for f in sorted(findings, key=lambda f: list(PROBLEMS).index(f.check)):
+        lines.append(f"| {f.check} | `{f.estimator}` | {f.expected} | {f.got} | {_verdict(f)} | {f.flagged or '-'} |")
     return "\n".join(lines)

@@ -178,18 +178,12 @@ def command(example: str, **settings: Any) -> Callable[[Callable[..., Any]], cli
 @click.option("--epochs", type=click.IntRange(1), help="Fewer epochs for a quick look.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.pass_obj
-def demo(obj: dict[str, Any], data: str, out: Path | None, epochs: int | None, seed: int) -> None:
+def demo(obj: dict[str, Any], /, data: str, out: Path | None, **settings: Any) -> None:
     """Train a small network, record it, estimate its information plane, draw it, and say what to doubt."""
     from infoplane import demo as demos
 
-    demos.show(
-        data,
-        out or demos.free_folder(Path("demo") / data),
-        epochs=epochs,
-        seed=seed,
-        progress=obj["progress"],
-        echo=click.echo,
-    )
+    out = out or demos.free_folder(Path("demo") / data)
+    demos.show(data, out, progress=obj["progress"], echo=click.echo, **settings)
 
 
 @command("infoplane info runs/digits")
@@ -239,14 +233,7 @@ def verify(run: Path, as_json: bool) -> None:
 @reads_runs(24 * HOUR)
 @click.pass_obj
 def estimate(
-    obj: dict[str, Any],
-    runs: tuple[Path, ...],
-    estimators: tuple[str, ...],
-    layers: tuple[str, ...],
-    subsets: tuple[str, ...],
-    device: str | None,
-    jobs: int,
-    table: Path | None,
+    obj: dict[str, Any], /, runs: tuple[Path, ...], layers: tuple[str, ...], table: Path | None, **asked: Any
 ) -> None:
     """Estimate information quantities on recorded activations; what is done already is not done again."""
     from infoplane.analysis import analyze
@@ -254,16 +241,7 @@ def estimate(
 
     lost = []
     for run in runs:
-        rows = analyze(
-            run,
-            list(estimators),
-            layers=list(layers) or None,
-            subsets=subsets,
-            device=device,
-            jobs=jobs,
-            table=table,
-            progress=obj["progress"],
-        )
+        rows = analyze(run, layers=layers or None, table=table, progress=obj["progress"], **asked)
         click.echo(f"{table or run / 'results.csv'}: {len(rows)} rows")
         lost += losses(rows)
     end(lost, said=True)

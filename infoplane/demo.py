@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from infoplane.results.views import default_layers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """What a demo trains: data, network, optimiser settings, and the estimator that suits the network."""
+class Demo:
+    """Data, network, optimiser settings, and the estimator that suits the network."""
 
     title: str
     x: Tensor
@@ -50,10 +50,10 @@ def _mlp(sizes: tuple[int, ...], activation: type[nn.Module], gain: float) -> nn
     return nn.Sequential(parts)
 
 
-def twelve_bit_task() -> Task:
+def twelve_bit_demo() -> Demo:
     """The network and problem of Shwartz-Ziv and Tishby (2017), with its own optimiser settings."""
     x, y = datasets.twelve_bit()
-    return Task(
+    return Demo(
         title="12-10-7-5-4-3-2 tanh network on the 4,096 patterns of Shwartz-Ziv and Tishby (2017)",
         x=torch.from_numpy(x),
         y=torch.from_numpy(y),
@@ -67,10 +67,10 @@ def twelve_bit_task() -> Task:
     )
 
 
-def digits_task() -> Task:
+def digits_demo() -> Demo:
     """A ReLU network on 1,797 handwritten digits."""
     x, y = datasets.digits()
-    return Task(
+    return Demo(
         title="64-32-16-8-10 ReLU network on 1,797 handwritten digits",
         x=torch.from_numpy(x),
         y=torch.from_numpy(y),
@@ -85,33 +85,30 @@ def digits_task() -> Task:
     )
 
 
-TASKS: dict[str, Callable[[], Task]] = {"twelve-bit": twelve_bit_task, "digits": digits_task}
+DEMOS: dict[str, Callable[[], Demo]] = {"twelve-bit": twelve_bit_demo, "digits": digits_demo}
 
 
-def _batches(rows: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    yield from torch.split(rows[torch.randperm(len(rows), generator=generator)], size)
-
-
-def train(task: Task, run: Path, *, epochs: int, seed: int = 0, progress: bool = True) -> None:
-    """Train `task` and record it into the run directory `run`: 80 % of the rows train, all are the probe."""
+def train(demo: Demo, run: Path, *, epochs: int, seed: int = 0, progress: bool = True) -> None:
+    """Train `demo` and record it into the run directory `run`: 80 % of the rows train, all are the probe."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(task.x), generator=generator)
+    order = torch.randperm(len(demo.x), generator=generator)
     train_rows, test_rows = order[: int(0.8 * len(order))], order[int(0.8 * len(order)) :]
-    model = task.model()
-    optimizer = torch.optim.Adam(model.parameters(), lr=task.lr, fused=True)
+    model = demo.model()
+    optimizer = torch.optim.Adam(model.parameters(), lr=demo.lr, fused=True)
     loss_of = nn.CrossEntropyLoss()
-    probe = {"train": (task.x[train_rows], task.y[train_rows]), "test": (task.x[test_rows], task.y[test_rows])}
+    probe = {"train": (demo.x[train_rows], demo.y[train_rows]), "test": (demo.x[test_rows], demo.y[test_rows])}
 
     def accuracy(rows: Tensor) -> float:
         with torch.no_grad():
-            return float((model(task.x[rows]).argmax(1) == task.y[rows]).double().mean())
+            return float((model(demo.x[rows]).argmax(1) == demo.y[rows]).double().mean())
 
     with Recorder(model, probe=probe, run=run, schedule=log_spaced(60, epochs), total=epochs) as recorder:
         for epoch in tqdm(range(1, epochs + 1), desc="training", unit="epoch", disable=not progress, mininterval=0.5):
             total = 0.0
-            for rows in _batches(train_rows, task.batch_size, generator):
-                loss = loss_of(model(task.x[rows]), task.y[rows])
+            shuffled = train_rows[torch.randperm(len(train_rows), generator=generator)]
+            for rows in torch.split(shuffled, demo.batch_size):
+                loss = loss_of(model(demo.x[rows]), demo.y[rows])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -150,41 +147,30 @@ def free_folder(wanted: Path) -> Path:
     return wanted if not wanted.exists() else next(path for path in numbered if not path.exists())
 
 
-def main(
-    data: str, out: Path, *, epochs: int | None = None, seed: int = 0, progress: bool = True
-) -> tuple[ResultTable, list[Path]]:
-    """Train, record, estimate and draw; returns the table and the figures written."""
-    torch.set_num_threads(1)  # the networks are small: a second thread waits longer than it works
-    task = TASKS[data]()
-    epochs = epochs or task.epochs
-    run = out / "run"
-    train(task, run, epochs=epochs, seed=seed, progress=progress)
-    table = analyze(run, task.estimator, progress=progress)
+def draw(table: ResultTable, out: Path) -> list[Path]:
+    """Plane and curves in every format; the files written."""
     figures = []
-    for name, draw in (("plane", plots.plane), ("curves", plots.curves)):
-        axes = draw(table)
+    for name, axes in (("plane", plots.plane(table)), ("curves", plots.curves(table))):
         for suffix in ("png", "svg", "pdf"):
-            path = out / f"{name}.{suffix}"
-            plots.save(axes, path)
-            figures.append(path)
-    return table, figures
+            figures.append(out / f"{name}.{suffix}")
+            plots.save(axes, figures[-1])
+    return figures
 
 
 def show(data: str, out: Path, *, epochs: int | None, seed: int, progress: bool, echo: Callable[[str], None]) -> None:
-    """The demo as the command line prints it."""
-    task = TASKS[data]()
-    echo(task.title)
-    table, figures = main(data, out, epochs=epochs, seed=seed, progress=progress)
-    echo("")
-    echo("Written")
-    echo(f"  activations  {out / 'run'}   (infoplane info, infoplane verify)")
-    echo(f"  results      {out / 'run' / 'results.csv'}   {len(table)} rows")
+    """Train, record, estimate and draw, then say what was written, what to look for and what to doubt."""
+    torch.set_num_threads(1)  # the networks are small: a second thread waits longer than it works
+    demo = DEMOS[data]()
+    run = out / "run"
+    echo(demo.title)
+    train(demo, run, epochs=epochs or demo.epochs, seed=seed, progress=progress)
+    table = analyze(run, demo.estimator, progress=progress)
+    figures = draw(table, out)
+    echo(f"\nWritten\n  activations  {run}   (infoplane info, infoplane verify)")
+    echo(f"  results      {run / 'results.csv'}   {len(table)} rows")
     for figure in figures:
         echo(f"  figure       {figure}")
-    echo("")
-    echo("Look for")
-    echo(f"  {task.look_for}")
-    echo("")
-    echo("Do not believe")
+    echo(f"\nLook for\n  {demo.look_for}")
+    echo("\nDo not believe")
     for line in doubts(table):
         echo(f"  {line}")

@@ -138,6 +138,24 @@ class Broken:
         raise {"RuntimeError": RuntimeError, "ZeroDivisionError": ZeroDivisionError}[self.kind]("no such luck")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Together:
+    """Estimates four snapshots as one program: each value depends on all of them, and on how many there are."""
+
+    name: ClassVar[str] = "together"
+    targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
+    guarantees: ClassVar[frozenset[str]] = frozenset()
+    chunk: ClassVar[int] = 4
+
+    def bytes_per_snapshot(self, samples: int, units: int) -> int:
+        return 1000
+
+    def estimate(self, t, y, *, x=None, x_ids=None):
+        mean = t.double().square().mean((1, 2))
+        value = mean / mean.sum() + len(t)
+        return {"I(X;T)": Quantity(value=value), "I(T;Y)": Quantity(value=value * y.double().mean())}
+
+
 def request(path, table=None, jobs=1, **changes):
     """The request that the resume tests make: several layers, subsets, blocks, and a snapshot with a NaN."""
     return analyze(

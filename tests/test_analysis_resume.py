@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import analysis_cases
 import pytest
-from analysis_cases import STOP, Spread, child, die, make_run, request
+from analysis_cases import STOP, Spread, Together, child, die, make_run, request
 from processes import fork_server
 
 from infoplane.analysis import analyze
@@ -68,8 +69,6 @@ def test_cut_at_every_line(run, whole, tmp_path, fast_disk):
 
 
 def test_cut_and_resumed_by_threads(run, whole, tmp_path, fast_disk):
-    from concurrent.futures import ThreadPoolExecutor
-
     table = tmp_path / "cut.csv"
     with ThreadPoolExecutor(2) as pool:
         for length in cuts(whole, 6, seed=2):
@@ -108,6 +107,63 @@ def test_finished_analysis_prepares_and_estimates_nothing(run, tmp_path):
         text = log.read_text()
         assert bool(text) == bool(expected)
         log.write_text("")
+
+
+# Estimators that estimate several snapshots as one
+
+
+def together(path, table, jobs=1, block_bytes=10**9):
+    return analyze(
+        path, Together(), subsets=("all", "class=*"), block_bytes=block_bytes, progress=False, jobs=jobs, table=table
+    )
+
+
+def stopped_anywhere(run, whole, table, start=0):
+    """Cut at the ends of lines from byte `start` on, spread over all chunks, and within lines; then resumed."""
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == 10 and i + 1 >= start]
+    with ThreadPoolExecutor(2) as pool:
+        for number, length in enumerate([*ends[::5], *(end - 20 for end in ends[1::17])]):
+            table.write_bytes(whole[:length])
+            table.with_suffix(".json").unlink(missing_ok=True)
+            together(run, table, jobs=pool if number % 2 else 1, block_bytes=(1, 3000, 10**9)[number % 3])
+            assert table.read_bytes() == whole, f"cut at byte {length}"
+
+
+def values(table, step):
+    rows = table.select(layer="fc0", subset="all", quantity="I(X;T)", step=step)
+    return rows.value.tolist()
+
+
+@pytest.mark.usefixtures("warm_workers")
+def test_chunks_are_the_same_wherever_they_were_stopped(tmp_path, fast_disk):
+    run = make_run(tmp_path / "run", bad={(1, 2)})
+    table = together(run, tmp_path / "whole.csv")
+    whole = (tmp_path / "whole.csv").read_bytes()
+    # Six snapshots are chunks of four and two, on the whole layer and with one of the four left out.
+    assert [int(values(table, step)[0]) for step in range(6)] == [4, 4, 4, 4, 2, 2]
+    other = table.select(layer="fc1", subset="all", quantity="I(X;T)", step=[0, 1, 3])
+    assert other.value.astype(int).tolist() == [3, 3, 3]
+    together(run, tmp_path / "two.csv", jobs=2, block_bytes=1)
+    assert (tmp_path / "two.csv").read_bytes() == whole
+    stopped_anywhere(run, whole, tmp_path / "cut.csv")
+
+
+@pytest.mark.usefixtures("warm_workers")
+def test_a_run_that_has_grown_keeps_the_rows_of_its_last_chunk(tmp_path, fast_disk):
+    run = make_run(tmp_path / "run")
+    before = together(run, tmp_path / "whole.csv")
+    short = (tmp_path / "whole.csv").read_bytes()
+    make_run(run, steps=range(6, 10), resume=True)
+    (tmp_path / "two.csv").write_bytes(short)
+    after = together(run, tmp_path / "whole.csv")
+    whole = (tmp_path / "whole.csv").read_bytes()
+    assert whole.startswith(short)
+    assert [values(after, step) for step in range(6)] == [values(before, step) for step in range(6)]
+    # The new rows are of chunks counted from the first step: steps 4 to 7 together, then 8 and 9.
+    assert [int(values(after, step)[0]) for step in range(6, 10)] == [4, 4, 2, 2]
+    together(run, tmp_path / "two.csv", jobs=2, block_bytes=1)
+    assert (tmp_path / "two.csv").read_bytes() == whole
+    stopped_anywhere(run, whole, tmp_path / "cut.csv", start=len(short))
 
 
 def killed(context, arguments, target, seconds):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from analysis_cases import Together
 from torch import nn
 
 import infoplane
@@ -101,6 +102,11 @@ def test_estimators_that_need_the_run(tmp_path):
     assert "prepared" in ranges.pop()
     with pytest.raises(ValueError, match="prepare must be 'refuse' or 'first', got 'last'"):
         live("kde", prepare="last")
+
+
+def test_estimators_of_several_snapshots_at_once_are_for_recorded_runs():
+    with pytest.raises(ValueError, match="together estimates 4 snapshots together, live has one at a time"):
+        live(Together())
 
 
 def test_bad_snapshots_get_a_row_without_a_value(tmp_path):

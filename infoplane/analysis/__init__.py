@@ -116,7 +116,7 @@ def analyze(
                 each.close(built)
     tables = [index.table(sorted({n for r in runs if r.index is index for n in r.order})) for index in indices.values()]
     if not any(r.estimated for r in runs):
-        reasons = list(dict.fromkeys(refusal["reason"] for r in runs for refusal in r.refusals))
+        reasons = list(dict.fromkeys(reason for r in runs for *_, reason in r.refusals))
         raise ValueError(f"nothing could be estimated: {'; '.join(reasons[:3]) or 'no layer has a snapshot'}")
     return tables[0] if len(tables) == 1 else ResultTable.concat(tables)
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MAX_BLOCK_SNAPSHOTS = 256
 """A stop loses at most the block in hand, so a block is not made larger than this even where it would fit."""
 
+_ABOUT = ("layer", "subset", "estimator", "settings", "reason")
 _log = logging.getLogger("infoplane")
 
 
@@ -61,7 +62,7 @@ class RunPlan:
             self.layers += [steps] if content[key] else []
         self.order: list[int] = []
         self.described = self.estimated = False
-        self.refusals: list[dict[str, Any]] = []
+        self.refusals: dict[tuple[str, ...], list[int]] = {}
         self.damages: list[tuple[str, Problem]] = []
 
     def describe(self, estimators: Iterable[Estimator]) -> None:
@@ -74,33 +75,20 @@ class RunPlan:
 
     def refuse(self, layer: str, subset: Subset, estimator: Estimator, refusal: Refusal) -> None:
         """Note what could not be estimated, and say it; damage is said at the end, once for all estimators."""
-        about = {
-            "layer": layer,
-            "subset": subset.name,
-            "estimator": estimator.name,
-            "settings": config_json(estimator),
-            "reason": refusal.reason,
-        }
+        about = (layer, subset.name, estimator.name, config_json(estimator), refusal.reason)
         self.damages += [(split_token(layer)[0], damage) for damage in refusal.damages]
-        for known in self.refusals:
-            if all(known[k] == v for k, v in about.items()):
-                known["steps"] += refusal.steps
-                return
-        self.refusals.append({**about, "steps": list(refusal.steps)})
-        if not refusal.damages:
+        if about not in self.refusals and not refusal.damages:
             _log.warning("%s skipped layer %s, subset %s: %s", estimator.name, layer, subset.name, refusal.reason)
+        self.refusals.setdefault(about, []).extend(refusal.steps)
 
     def close(self, estimators: Iterable[Estimator]) -> None:
         """Put refusals and losses into the table's meta, in place of what was noted earlier of the same estimates."""
         entry = self.index.writer.meta["runs"][self.store.run_id]
-        asked = {
-            (layer.name, subset.name, e.name, config_json(e))
-            for e in estimators
-            for layer in self.layers
-            for subset in self.subsets
-        }
-        about = ("layer", "subset", "estimator", "settings")
-        entry["skipped"] = [r for r in entry["skipped"] if tuple(r[k] for k in about) not in asked] + self.refusals
+        pairs = {(e.name, config_json(e)) for e in estimators}
+        asked = {(la.name, subset.name, *pair) for la in self.layers for subset in self.subsets for pair in pairs}
+        kept = [r for r in entry["skipped"] if tuple(r[name] for name in _ABOUT[:4]) not in asked]
+        refused = [dict(zip(_ABOUT, about, strict=True)) | {"steps": s} for about, s in self.refusals.items()]
+        entry["skipped"] = kept + refused
         layers = {each.layer for each in self.layers}
         kept = [loss for loss in entry.get("lost", []) if loss["layer"] and loss["layer"] not in layers]
         entry["problems"] = [str(problem) for problem in self.store.problems]
@@ -126,7 +114,7 @@ class RunPlan:
 class LayerPlan:
     """One estimator on one layer: prepared once for each surrounding subset, then estimated block by block.
 
-    `sizes` are the samples and units of one snapshot on each subset.
+    `sizes` are the samples and units of one snapshot on each subset, `chunk` the snapshots that a block must have.
     """
 
     def __init__(self, run: RunPlan, layer: LayerSteps, estimator: Estimator) -> None:
@@ -137,6 +125,9 @@ class LayerPlan:
         units = at_token(run.store.layer(layer.layer), layer.token).units
         wanted = {*run.subsets, *(subset.base for subset in run.subsets)}
         self.sizes = {subset: (len(subset.rows(probe, repeats=self.repeats)), units) for subset in wanted}
+        # What depends on the other snapshots of its block needs the same block each time: it is cut by number alone
+        # and estimated whole. None where each snapshot stands for itself.
+        self.chunk = None if "blocks" in estimator.guarantees else int(getattr(estimator, "chunk", 1))
 
     def estimate(self, subset: Subset, config: str) -> Estimate:
         """The key of its rows on this subset."""
@@ -233,10 +224,12 @@ class Analysis:
     def _begin(self, plan: LayerPlan, base: Subset) -> Future[Prepared]:
         """Begin to prepare on a surrounding subset, unless all that needs it is done or it could not be held."""
         config = config_json(plan.estimator)
-        if plan.need(base) > self.memory:
+        need = plan.need(base) * (plan.chunk or 1)
+        if need > self.memory:
+            what = f"{plan.chunk} snapshots at once need" if (plan.chunk or 1) > 1 else "one snapshot needs"
             reason = (
-                f"one snapshot needs {plan.need(base):,} bytes, the {self.device.partition(':')[0]} device has "
-                f"{self.memory:,}; record fewer samples or reduce the layer"
+                f"{what} {need:,} bytes, the {self.device.partition(':')[0]} device has {self.memory:,}; "
+                "record fewer samples or reduce the layer"
             )
             return done(Prepared(config, refusal=Refusal(plan.layer.steps, reason)))
         if not isinstance(plan.estimator, Preparing):
@@ -262,12 +255,9 @@ class Analysis:
             plan.run.refuse(plan.layer.name, subset, plan.estimator, ready.refusal)
             return
         estimate = plan.estimate(subset, ready.config)
-        alone = "blocks" in plan.estimator.guarantees
-        # What depends on the other snapshots of its block needs the same block each time: it is cut by number alone
-        # and estimated whole.
-        size = self._fitting(plan, subset) if alone else int(getattr(plan.estimator, "chunk", 1))
+        size = plan.chunk or self._fitting(plan, subset)
         for block in plan.layer.blocks(size):
-            missing = plan.run.index.missing(estimate, block, whole=not alone)
+            missing = plan.run.index.missing(estimate, block, whole=plan.chunk is not None)
             self.bar.total -= plan.work(subset, block) - plan.work(subset, missing)
             arriving: Future[Outcome] | None = None
             if missing.keys:
@@ -297,21 +287,19 @@ def _class_means(plan: LayerPlan, mean: ClassMean, estimate: Estimate) -> Iterat
         numbers = [index.numbers(each, content) for each in classes]
         for name in numbers[0]:
             conditioned = name.replace("I(X;T)", CONDITIONAL, 1)
-            if not (name == "I(X;T)" or name.startswith("I(X;T) ")) or conditioned in own:
-                continue
-            if not all(name in found for found in numbers):
-                continue
-            rows = [index.row(found[name]) for found in numbers]
-            yield rows[0]._replace(
-                subset=mean.base.name,
-                quantity=conditioned,
-                n_samples=sum(r.n_samples for r in rows),
-                value=sum(w * r.value for w, r in zip(weights, rows, strict=True)),
-                ceiling=sum(w * r.ceiling for w, r in zip(weights, rows, strict=True)),
-                low=float("nan"),
-                high=float("nan"),
-                flags=";".join(sorted({flag for r in rows for flag in r.flags.split(";") if flag})),
-            )
+            information = name == "I(X;T)" or name.startswith("I(X;T) ")
+            if information and conditioned not in own and all(name in found for found in numbers):
+                rows = [index.row(found[name]) for found in numbers]
+                yield rows[0]._replace(
+                    subset=mean.base.name,
+                    quantity=conditioned,
+                    n_samples=sum(r.n_samples for r in rows),
+                    value=sum(w * r.value for w, r in zip(weights, rows, strict=True)),
+                    ceiling=sum(w * r.ceiling for w, r in zip(weights, rows, strict=True)),
+                    low=float("nan"),
+                    high=float("nan"),
+                    flags=";".join(sorted({flag for r in rows for flag in r.flags.split(";") if flag})),
+                )
 
 
 def device_memory(device: str) -> int:

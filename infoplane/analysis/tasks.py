@@ -170,12 +170,13 @@ def estimate(task: Task, source: SnapshotSource) -> Outcome:
         names = names or list(quantities)
         found.update(zip(steps, _fields(quantities, *t.shape[::2]), strict=True))
     bad = task.layer.bad.intersection(source.steps(task.layer.layer))
-    rows = []
+    rows: list[Row] = []
     for step, digest in task.layer.keys:
         if step in bad:
             found[step] = [{"quantity": q, "n_units": layer.units, "flags": "nonfinite"} for q in names or ["I(X;T)"]]
-        for fields in found.get(step, ()):
-            rows.append(row(step=step, epoch=source.epoch(step), source=digest, **fields))
+        if step in found:
+            same: dict[str, Any] = {"step": step, "epoch": source.epoch(step), "source": digest}
+            rows += [row(**same, **fields) for fields in found[step]]
     return Outcome(rows, refused)
 
 
