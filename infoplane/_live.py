@@ -69,7 +69,7 @@ def live(
         raise ValueError(f"prepare must be 'refuse' or 'first', got {prepare!r}")
     built = build_estimators(estimators)
     for each in built:
-        together = getattr(each, "chunk", 1)
+        together = getattr(each, "chunk", None) or 1
         if together > 1 and "blocks" not in each.guarantees:
             raise ValueError(
                 f"{each.name} estimates {together} snapshots together, live has one at a time; "

@@ -59,7 +59,8 @@ def analyze(
     table : path, optional
         One CSV for all runs; by default `results.csv` in each run directory. The JSON of settings lies beside.
     block_bytes : int
-        Memory that the snapshots estimated together may need, by the estimator's own account.
+        Memory that the snapshots estimated together may need, by the estimator's own account. One that does not
+        declare the guarantee `blocks` gets its attribute `chunk` of snapshots (1 without one) at a time instead.
     progress : bool, optional
         False shows nothing. Otherwise a bar on a terminal or in a notebook, else a line a minute on stderr.
     jobs : int or concurrent.futures.Executor

@@ -127,7 +127,7 @@ class LayerPlan:
         self.sizes = {subset: (len(subset.rows(probe, repeats=self.repeats)), units) for subset in wanted}
         # What depends on the other snapshots of its block needs the same block each time: it is cut by number alone
         # and estimated whole. None where each snapshot stands for itself.
-        self.chunk = None if "blocks" in estimator.guarantees else int(getattr(estimator, "chunk", 1))
+        self.chunk = None if "blocks" in estimator.guarantees else int(getattr(estimator, "chunk", None) or 1)
 
     def estimate(self, subset: Subset, config: str) -> Estimate:
         """The key of its rows on this subset."""
