@@ -30,10 +30,9 @@ UPSTREAM = {
     "analysis": ["store", "estimators", "results"],
     "live": ["analysis"],
     "certify": ["analysis", "datasets"],
-    "sweep": ["analysis"],
     "testing": ["estimators"],
     "demo": ["hooks", "analysis", "plots", "report", "diagnostics", "datasets"],
-    "cli": ["demo", "certify", "sweep", "live", "importers", "integrations", "testing"],
+    "cli": ["demo", "certify", "live", "importers", "integrations", "testing"],
     "__main__": ["cli"],
     "__init__": [],
 }
@@ -44,7 +43,7 @@ OWNERS = {
     "pandas": {"results"},
     "plotly": {"report"},
     "torch": {
-        "hooks", "integrations", "estimators", "importers", "analysis", "live", "certify", "sweep", "testing", "demo",
+        "hooks", "integrations", "estimators", "importers", "analysis", "live", "certify", "testing", "demo",
     },
 }  # fmt: skip
 
