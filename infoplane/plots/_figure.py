@@ -6,7 +6,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, cast
+from typing import Any, ParamSpec, TypedDict, TypeVar, cast
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -133,18 +133,11 @@ def figure_of(ax: Axes) -> Figure:
 def keep_tick_style(ax: Axes) -> None:
     """Write the tick settings into the axes: ticks are made late, when the style is no longer in force."""
     params: Any = mpl.rcParams
-    axes: tuple[Literal["x", "y"], ...] = ("x", "y")
-    kinds: tuple[Literal["major", "minor"], ...] = ("major", "minor")
-    for name in axes:
-        for which in kinds:
-            ax.tick_params(
-                axis=name,
-                which=which,
-                labelsize=params[f"{name}tick.labelsize"],
-                width=params[f"{name}tick.{which}.width"],
-                length=params[f"{name}tick.{which}.size"],
-                color=params[f"{name}tick.color"],
-            )
+    for axis, name in ((ax.xaxis, "xtick"), (ax.yaxis, "ytick")):
+        look = {"labelsize": params[f"{name}.labelsize"], "color": params[f"{name}.color"]}
+        for which in ("major", "minor"):
+            size = {"width": params[f"{name}.{which}.width"], "length": params[f"{name}.{which}.size"]}
+            axis.set_tick_params(which=which, **look, **size)
 
 
 def add_caption(ax: Axes, parts: Sequence[str], *, own: bool, shown: bool = True) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Unpack
 
@@ -274,34 +274,34 @@ def draw_mean_curve(ax: Axes, data: CompareData, quantity: str, *, log: bool | N
     ax.set_ylim(band_limits(data, quantity))
     step_axis(ax, np.concatenate([g.times for g in data.groups]), log=log)
     ends = []
-    for number, group in enumerate(data.groups):
-        shown = safe_names(group.layers, limit=16)
+    for number, i, name, color, marker in paths(data):
+        group = data.groups[number]
         summary = group.summaries[quantity]
-        for i, layer in enumerate(group.layers):
-            keep = np.isfinite(summary.mean[:, i])
-            if not keep.any():
-                continue
-            color, marker = looks(data, number, i)
-            x, y = group.times[keep], summary.mean[keep, i]
-            ax.plot(x, y, color=color, linestyle=layer_line(number), zorder=3)
-            ax.plot(x[-1:], y[-1:], color=color, marker=marker, clip_on=False, linestyle="none", zorder=4)
-            band = np.isfinite(summary.low[:, i])
-            if band.any():
-                edges = summary.low[band, i], summary.high[band, i]
-                ax.fill_between(group.times[band], *edges, color=color, alpha=0.18, linewidth=0, zorder=2)
-            ends.append(end_of(x, y, path_name(data, group, shown[layer]), color))
+        keep = np.isfinite(summary.mean[:, i])
+        if not keep.any():
+            continue
+        x, y = group.times[keep], summary.mean[keep, i]
+        ax.plot(x, y, color=color, linestyle=layer_line(number), zorder=3)
+        ax.plot(x[-1:], y[-1:], color=color, marker=marker, clip_on=False, linestyle="none", zorder=4)
+        band = np.isfinite(summary.low[:, i])
+        if band.any():
+            edges = summary.low[band, i], summary.high[band, i]
+            ax.fill_between(group.times[band], *edges, color=color, alpha=0.18, linewidth=0, zorder=2)
+        ends.append(end_of(x, y, name, color))
     draw_ceilings(ax, y=data.ceilings[quantity])
     if named:
         legend_of(ax, data)
     end_labels(ax, ends)
 
 
-def path_name(data: CompareData, group: GroupData, layer: str) -> str:
-    """The name at the end of a path: the layer, the group, or both where both vary."""
-    if not group.name:
-        return layer
-    name = safe_text(group.name, limit=12)
-    return name if data.coloured_by_group else f"{layer}, {name}"
+def paths(data: CompareData) -> Iterator[tuple[int, int, str, str, str]]:
+    """Each group and layer by number, with the name at the end of its path, its colour and its marker."""
+    for number, group in enumerate(data.groups):
+        shown, of_group = safe_names(group.layers, limit=16), safe_text(group.name, limit=12)
+        for i, layer in enumerate(group.layers):
+            name = shown[layer] if not group.name else f"{shown[layer]}, {of_group}"
+            # Where one layer is drawn, the group alone tells the paths apart.
+            yield number, i, of_group if data.coloured_by_group and group.name else name, *looks(data, number, i)
 
 
 def band_limits(data: CompareData, quantity: str) -> tuple[float, float]:
@@ -334,22 +334,19 @@ def draw_mean_plane(ax: Axes, data: CompareData) -> None:
     ax.set(xlim=band_limits(data, across), ylim=band_limits(data, up))
     draw_ceilings(ax, x=data.ceilings[across], y=data.ceilings[up])
     labels, points = [], []
-    for number, group in enumerate(data.groups):
-        shown = safe_names(group.layers, limit=16)
-        xt, ty = group.summaries[across], group.summaries[up]
-        for i, layer in enumerate(group.layers):
-            color, _ = looks(data, number, i)
-            keep = np.isfinite(xt.mean[:, i]) & np.isfinite(ty.mean[:, i])
-            if not keep.any():
-                continue
-            path = np.column_stack([xt.mean[keep, i], ty.mean[keep, i]])
-            draw_ellipses(ax, path, (xt.high - xt.low)[keep, i], (ty.high - ty.low)[keep, i], color)
-            x, y = path.T
-            ax.plot(x, y, color=color, linestyle=layer_line(number), linewidth=1.0, zorder=3)
-            ax.plot(x[:1], y[:1], color=color, zorder=4, **OPEN)
-            ax.plot(x[-1:], y[-1:], marker="s", color=color, linestyle="none", zorder=4)
-            labels.append(end_of(x, y, path_name(data, group, shown[layer]), color))
-            points.append(path)
+    for number, i, name, color, _ in paths(data):
+        xt, ty = (data.groups[number].summaries[quantity] for quantity in (across, up))
+        keep = np.isfinite(xt.mean[:, i]) & np.isfinite(ty.mean[:, i])
+        if not keep.any():
+            continue
+        path = np.column_stack([xt.mean[keep, i], ty.mean[keep, i]])
+        draw_ellipses(ax, path, (xt.high - xt.low)[keep, i], (ty.high - ty.low)[keep, i], color)
+        x, y = path.T
+        ax.plot(x, y, color=color, linestyle=layer_line(number), linewidth=1.0, zorder=3)
+        ax.plot(x[:1], y[:1], color=color, zorder=4, **OPEN)
+        ax.plot(x[-1:], y[-1:], marker="s", color=color, linestyle="none", zorder=4)
+        labels.append(end_of(x, y, name, color))
+        points.append(path)
     legend_of(ax, data, ends=True)
     direct_labels(ax, labels, np.concatenate(points))
 

@@ -28,18 +28,8 @@ from infoplane.results import read_table
 
 FORMATS: tuple[str, ...] = ("png", "svg", "pdf")
 
-FIGURES: Mapping[str, Callable[..., Axes]] = {
-    "plane": plane,
-    "plane_grid": plane_grid,
-    "curves": curves,
-    "compare": compare,
-    "null": null,
-    "compression": compression,
-    "heatmap": heatmap,
-    "snr": snr,
-    "dpi": dpi_figure,
-    "tokens": tokens,
-}
+_EVERY = (plane, plane_grid, curves, compare, null, compression, heatmap, snr, dpi_figure, tokens)
+FIGURES: Mapping[str, Callable[..., Axes]] = {draw.__name__: draw for draw in _EVERY}
 """Every static figure by its name."""
 
 
