@@ -1,14 +1,78 @@
-"""What the mixture estimators share: rows grouped by class and by input, shuffled labels, common flags."""
+"""What the mixture estimators share: labels and shuffles of a call, common flags, a loop over snapshots."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from infoplane.estimators._driver import Given, Null, Problem, over_snapshots
+from infoplane.estimators._labels import Grouping, entropy_of_counts, interval_95, shuffles_of_rows, standard_targets
+
+DTYPES = {"auto": None, "float32": torch.float32, "float64": torch.float64}
+ESTIMAND = "noisy-finite"
 SATURATED = 0.99
 """Share of its ceiling from which a value says more about the sample than about the layer."""
+
+
+class MixtureProblem(Problem):
+    """Labels, inputs and shuffles of one call, and one snapshot after the other as a mixture of its rows.
+
+    Attributes
+    ----------
+    x_ids : (N,) int64
+    head : (n,) int64
+        Rows that the mixture is made of: all, or the first of each input.
+    classes : Grouping
+        Of these rows; one class where targets are continuous.
+    targets : (n, k) or None
+        Continuous targets in units of their noise; None for classes, and where no target varies.
+    h_x, h_y, given_y : () float64
+        H(X), H(Y) and H(X|Y).
+    shuffled : (draws, n) int64 or None
+        Shuffled labels in the order of the classes, or rows of shuffled targets; None without draws or with one class.
+    one_class, class_per_input : bool
+    """
+
+    def __init__(self, config: Any, given: Given, head: Tensor | None = None) -> None:
+        self.config, self.t, self.x_ids, self.dtype = config, given.t, given.x_ids, DTYPES[config.dtype]
+        self.head = torch.arange(len(given.y), device=given.y.device) if head is None else head
+        y, ids = given.y[self.head], given.x_ids[self.head]
+        self.continuous = y.is_floating_point()
+        labels = torch.zeros_like(ids) if self.continuous else torch.unique(y, return_inverse=True)[1]
+        self.classes = Grouping.of(labels)
+        count = len(self.classes.counts)
+        self.pairs = torch.unique(ids * count + labels, return_inverse=True)[1]
+        self.h_x, self.h_y = entropy_of_counts(torch.bincount(ids)), entropy_of_counts(torch.bincount(labels))
+        self.given_y = entropy_of_counts(torch.bincount(self.pairs)) - self.h_y
+        self.targets = standard_targets(y, config.target_scale) if self.continuous else None
+        self.one_class = self.targets is None if self.continuous else count == 1
+        self.class_per_input = count > 1 and count == int(ids.max()) + 1
+        self.repeated = Grouping.of_repeated(given.x_ids)
+        self.shuffled: Tensor | None = None
+        if config.null_draws and (self.continuous or count > 1):
+            rows = shuffles_of_rows(ids, config.null_draws, config.seed)
+            self.shuffled = rows if self.continuous else labels[rows][:, self.classes.order]
+
+    @abstractmethod
+    def snapshot(self, layer: Tensor) -> dict[str, Tensor]:
+        """The numbers of one snapshot (N, U)."""
+
+    def chunk(self, t: Tensor) -> dict[str, Tensor]:
+        return over_snapshots(t, self.snapshot)
+
+    def zero(self) -> Tensor:
+        return torch.zeros((), dtype=torch.float64, device=self.t.device)
+
+    def null_of(self, found: dict[str, Tensor]) -> Null | None:
+        return Null(*interval_95(found["null"]), slack=1e-9) if "null" in found else None
+
+    def saturated(self, found: dict[str, Tensor], i_xt: str, i_ty: str, ceiling: Tensor) -> Tensor:
+        """(S,) whether I(T;Y) is what any labels read once every sample is apart from every other."""
+        return (at_ceiling(found[i_xt], self.h_x) & at_ceiling(found[i_ty], ceiling)) | self.class_per_input
 
 
 class NullColumns:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from infoplane.estimators._labels import Grouping, entropy_of_counts, interval_95, shuffle_labels, standard_targets
+from infoplane.estimators._driver import Given, Null, report, run
+from infoplane.estimators._labels import Grouping
 from infoplane.estimators._mixture import (
+    DTYPES,
+    ESTIMAND,
+    MixtureProblem,
     NullColumns,
     at_ceiling,
     columns_pay,
@@ -20,14 +22,13 @@ from infoplane.estimators._mixture import (
     positive_std,
 )
 from infoplane.estimators._pairwise import CentredRows, KernelSums, centred_sums, kernel_sums
-from infoplane.estimators._protocol import Quantity, check_inputs
+from infoplane.estimators._protocol import Bound, Quantity
 from infoplane.estimators._registry import preset, register
 
 WIDE_BRACKET = 0.25
 """Share of the ceiling: bounds of I(X;T) further apart than this leave the value open (`unreliable`)."""
 
 Rule = Literal["max", "std", "iqr"]
-_DTYPES = {"auto": None, "float32": torch.float32, "float64": torch.float64}
 
 
 @register
@@ -131,8 +132,8 @@ class KDE:
             raise ValueError(f"rule must be 'max', 'std' or 'iqr', got {self.rule!r}")
         if not isinstance(self.null_draws, int) or self.null_draws < 0:
             raise ValueError(f"null_draws must be a whole number of 0 or more, got {self.null_draws!r}")
-        if self.dtype not in _DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {self.dtype!r}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """The snapshot and its centred copy in float64, and some fifty numbers for each sample."""
@@ -142,10 +143,11 @@ class KDE:
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
         """Bounds for every snapshot of `t` (S, N, U); snapshots are computed one by one."""
-        t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name)
-        problem = _Continuous(self, y, x_ids) if y.is_floating_point() else _Discrete(self, y, x_ids, t.shape[2])
-        rows = [problem.snapshot(layer, noise_std(layer, self)) for layer in t]
-        return problem.finish({key: torch.stack([row[key] for row in rows]) for key in rows[0]})
+        return run(self, t, y, x, x_ids)
+
+    def start(self, given: Given) -> _Bounds:
+        """Labels and shuffles, and for continuous targets their own bounds."""
+        return _Bounds(self, given)
 
 
 def noise_std(layer: Tensor, config: KDE) -> float:
@@ -173,128 +175,53 @@ def _spread_of_values(layer: Tensor, largest: float, rule: str) -> float:
     return math.sqrt(max(float(square / len(flat) - mean * mean), 0.0))
 
 
-class _Problem(ABC):
-    """What every snapshot of a block shares; `snapshot` gives the numbers of one, `quantities` names them."""
+class _Bounds(MixtureProblem):
+    """Upper and lower bounds from the sums of two kernels."""
 
-    def __init__(self, config: KDE, y: Tensor, x_ids: Tensor) -> None:
-        self.config, self.dtype = config, _DTYPES[config.dtype]
-        self.samples = len(y)
-        self.inputs = Grouping.of_repeated(x_ids)
-        self.h_x = entropy_of_counts(torch.bincount(x_ids))
+    def __init__(self, config: KDE, given: Given) -> None:
+        super().__init__(config, given)
+        self.samples = float(len(self.head))
+        # Rows of one input and label, where inputs have several labels.
+        alike = int(self.pairs.max()) == int(self.x_ids.max())
+        self.pair_rows = self.repeated if alike else Grouping.of_repeated(self.pairs)
+        self.null: NullColumns | None = None
+        count, draws = len(self.classes.counts), config.null_draws
+        if self.shuffled is not None and count > 1 and columns_pay(count, len(self.head), self.t.shape[2], draws):
+            self.null = NullColumns(self.shuffled, count)
+        self.upper_alone = self.lower_alone = self.zero()
+        if self.targets is not None:
+            self.upper_alone, self.lower_alone = self._bounds(kernel_sums(self.targets, 1.0, [len(self.head)]))
 
-    @abstractmethod
-    def snapshot(self, layer: Tensor, std: float) -> dict[str, Tensor]:
-        """The numbers of one snapshot (N, D) under noise of this std."""
+    def snapshot(self, layer: Tensor) -> dict[str, Tensor]:
+        std = noise_std(layer, self.config)
+        noise = positive_std(std, layer)
+        out = self._continuous(layer, noise) if self.continuous else self._discrete(layer, noise)
+        spread = out.pop("spread")
+        out["std"] = torch.full_like(spread, std)
+        return out | {"degenerate": (spread == 0.0) | (std == 0.0)}
 
-    def common(self, sums: KernelSums, std: float, device: torch.device) -> dict[str, Tensor]:
-        return {
-            "std": torch.tensor(std, dtype=torch.float64, device=device),
-            "degenerate": torch.tensor(sums.spread == 0.0 or std == 0.0, device=device),
-        }
+    def _bounds(self, sums: KernelSums) -> tuple[Tensor, Tensor]:
+        return log2_ratio_mean(self.samples, sums.narrow), log2_ratio_mean(self.samples, sums.wide)
 
-    def within(self, layer: Tensor, noise: float, groups: Grouping | None) -> tuple[Tensor, Tensor]:
+    def _within(self, layer: Tensor, noise: float, groups: Grouping | None) -> tuple[Tensor, Tensor]:
         """Upper and lower bound of what the rows of one group say apart, averaged over all rows."""
         if groups is None:
-            zero = torch.zeros((), dtype=torch.float64, device=layer.device)
-            return zero, zero
+            return self.zero(), self.zero()
         sums = kernel_sums(layer, noise, groups.counts, order=groups.order, within_only=True, dtype=self.dtype)
         share = len(groups) / self.samples
         upper = log2_ratio_mean(groups.size, sums.narrow_within)
         return share * upper, share * log2_ratio_mean(groups.size, sums.wide_within)
 
-    def quantities(
-        self,
-        found: dict[str, Tensor],
-        *,
-        ceiling: Tensor,
-        always: Mapping[str, bool],
-        h_x_given_y: Tensor | None = None,
-        saturated: bool = False,
-    ) -> dict[str, Quantity]:
-        """Name the stacked numbers; `always` holds flags of the labels, `ceiling` is that of I(T;Y)."""
-        degenerate = found["degenerate"]
-        open_bracket = found["upper"] - found["lower"] > WIDE_BRACKET * self.h_x
-        apart = at_ceiling(found["upper"], self.h_x)
-        label_flags = {"degenerate": degenerate, "unreliable": open_bracket}
-        label_flags |= {name: torch.full_like(degenerate, on) for name, on in always.items()}
-
-        def i_x(key: str, bound: Literal["upper", "lower"], top: Tensor) -> Quantity:
-            at_top = at_ceiling(found[key], top)
-            flags = {"degenerate": degenerate, "saturated": at_top, "unreliable": open_bracket}
-            return Quantity(value=found[key], bound=bound, ceiling=top, estimand="noisy-finite", flags=flags)
-
-        def i_y(value: Tensor, **flags: Tensor) -> Quantity:
-            # The ceiling is what any labels read once every sample is apart from every other.
-            at_top = (apart & at_ceiling(value, ceiling)) | saturated
-            return Quantity(
-                value=value,
-                ceiling=ceiling,
-                estimand="noisy-finite",
-                flags={**label_flags, "saturated": at_top, **flags},
-            )
-
-        out = {
-            "I(X;T)": i_x("upper", "upper", self.h_x),
-            "I(X;T) lower": i_x("lower", "lower", self.h_x),
-            "I(T;Y)": i_y(found["i_ty"]),
-            "I(T;Y) lower": i_y(found["i_ty_lower"]),
-        }
-        if "null" in found:
-            mean, low, high = interval_95(found["null"])
-            out["I(T;Y)"] = i_y(found["i_ty"], below_null=found["i_ty"] <= high + 1e-9)
-            out["I(T;Y) null"] = Quantity(
-                value=mean, low=low, high=high, ceiling=ceiling, estimand="noisy-finite", flags=label_flags
-            )
-        if h_x_given_y is not None:
-            out["I(X;T|Y)"] = i_x("upper_y", "upper", h_x_given_y)
-            out["I(X;T|Y) lower"] = i_x("lower_y", "lower", h_x_given_y)
-        out["noise std"] = Quantity(value=found["std"], unit="units of T", flags={"degenerate": degenerate})
-        return out
-
-    @abstractmethod
-    def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """The quantities, from the numbers of all snapshots."""
-
-
-class _Discrete(_Problem):
-    """Class labels: within-class sums from the same blocks as the whole."""
-
-    def __init__(self, config: KDE, y: Tensor, x_ids: Tensor, units: int) -> None:
-        super().__init__(config, y, x_ids)
-        self.classes = Grouping.of(y)
-        n_classes = len(self.classes.counts)
-        pairs = torch.unique(x_ids * n_classes + y, return_inverse=True)[1]
-        n_inputs = int(x_ids.max()) + 1
-        self.pairs = self.inputs if int(pairs.max()) + 1 == n_inputs else Grouping.of_repeated(pairs)
-        self.h_y = entropy_of_counts(torch.bincount(y))
-        self.h_x_given_y = entropy_of_counts(torch.bincount(pairs)) - self.h_y
-        self.class_per_input = n_classes == n_inputs and n_classes > 1
-        self.shuffled: Tensor | None = None
-        self.null: NullColumns | None = None
-        if config.null_draws and n_classes > 1:
-            shuffled = shuffle_labels(y, x_ids, config.null_draws, config.seed)[:, self.classes.order]
-            if columns_pay(n_classes, self.samples, units, config.null_draws):
-                self.null = NullColumns(shuffled, n_classes)
-            self.shuffled = shuffled
-
-    def snapshot(self, layer: Tensor, std: float) -> dict[str, Tensor]:
-        noise = positive_std(std, layer)
-        groups, n = self.classes, float(self.samples)
-        sums = kernel_sums(
-            layer,
-            noise,
-            groups.counts,
-            order=groups.order,
-            columns=None if self.null is None else self.null.columns,
-            dtype=self.dtype,
-        )
-        upper, lower = log2_ratio_mean(n, sums.narrow), log2_ratio_mean(n, sums.wide)
+    def _discrete(self, layer: Tensor, noise: float) -> dict[str, Tensor]:
+        """Class labels: within-class sums from the same blocks as the whole."""
+        groups, columns = self.classes, None if self.null is None else self.null.columns
+        sums = kernel_sums(layer, noise, groups.counts, order=groups.order, columns=columns, dtype=self.dtype)
+        upper, lower = self._bounds(sums)
         upper_y = log2_ratio_mean(groups.size, sums.narrow_within)
         lower_y = log2_ratio_mean(groups.size, sums.wide_within)
-        upper_x, lower_x = self.within(layer, noise, self.inputs)
-        upper_xy, lower_xy = upper_x, lower_x
-        if self.pairs is not self.inputs:
-            upper_xy, lower_xy = self.within(layer, noise, self.pairs)
+        upper_x, lower_x = upper_xy, lower_xy = self._within(layer, noise, self.repeated)
+        if self.pair_rows is not self.repeated:
+            upper_xy, lower_xy = self._within(layer, noise, self.pair_rows)
         out = {
             "upper": upper - lower_x,
             "lower": lower - upper_x,
@@ -302,7 +229,7 @@ class _Discrete(_Problem):
             "lower_y": lower_y - upper_xy,
             "i_ty": upper - upper_y,
             "i_ty_lower": lower - lower_y,
-            **self.common(sums, std, layer.device),
+            "spread": torch.full_like(upper, sums.spread),
         }
         if self.config.null_draws:
             out["null"] = upper - self._shuffled_within(layer, noise, sums)
@@ -325,46 +252,16 @@ class _Discrete(_Problem):
             values.append(log2_ratio_mean(groups.size, drawn.narrow_within))
         return torch.stack(values)
 
-    def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        counts = self.classes.counts
-        return self.quantities(
-            found,
-            ceiling=self.h_y,
-            always={"single_class": len(counts) == 1, "few_samples": min(counts) < 2},
-            h_x_given_y=self.h_x_given_y,
-            saturated=self.class_per_input,
-        )
-
-
-class _Continuous(_Problem):
-    """Targets with noise of their own: I(T+Z;Y+W) = I(X;T+Z) + I(X;Y+W) - I(X;T+Z,Y+W) for rows X."""
-
-    def __init__(self, config: KDE, y: Tensor, x_ids: Tensor) -> None:
-        super().__init__(config, y, x_ids)
-        self.targets = standard_targets(y, config.target_scale)
-        self.upper_alone = self.lower_alone = torch.zeros((), dtype=torch.float64, device=y.device)
-        if self.targets is not None:
-            sums = kernel_sums(self.targets, 1.0, [self.samples])
-            self.upper_alone, self.lower_alone = self._bounds(sums)
-        self.shuffled: Tensor | None = None
-        if config.null_draws:
-            rows = torch.arange(self.samples, device=y.device)
-            self.shuffled = shuffle_labels(rows, x_ids, config.null_draws, config.seed)
-
-    def _bounds(self, sums: KernelSums) -> tuple[Tensor, Tensor]:
-        n = float(self.samples)
-        return log2_ratio_mean(n, sums.narrow), log2_ratio_mean(n, sums.wide)
-
-    def snapshot(self, layer: Tensor, std: float) -> dict[str, Tensor]:
-        noise, whole = positive_std(std, layer), [self.samples]
+    def _continuous(self, layer: Tensor, noise: float) -> dict[str, Tensor]:
+        """Targets with noise of their own: I(T+Z;Y+W) = I(X;T+Z) + I(X;Y+W) - I(X;T+Z,Y+W) for rows X."""
+        whole = [len(layer)]
         sums = kernel_sums(layer, noise, whole, dtype=self.dtype)
         upper, lower = self._bounds(sums)
-        upper_x, lower_x = self.within(layer, noise, self.inputs)
-        zero = torch.zeros_like(upper)
-        out = {"upper": upper - lower_x, "lower": lower - upper_x, "i_ty": zero, "i_ty_lower": zero}
-        out |= self.common(sums, std, layer.device)
+        upper_x, lower_x = self._within(layer, noise, self.repeated)
+        out = {"upper": upper - lower_x, "lower": lower - upper_x, "i_ty": self.zero(), "i_ty_lower": self.zero()}
+        out["spread"] = torch.full_like(upper, sums.spread)
         if self.shuffled is not None:
-            out["null"] = zero.expand(len(self.shuffled))
+            out["null"] = self.zero().expand(len(self.shuffled))
         if self.targets is None or sums.spread == 0.0:
             return out
         joint = self._bounds(kernel_sums(layer, noise, whole, extra=self.targets, dtype=self.dtype))
@@ -375,11 +272,31 @@ class _Continuous(_Problem):
                 kernel_sums(layer, noise, whole, extra=self.targets[rows], wide=False, dtype=self.dtype).narrow
                 for rows in self.shuffled
             ]
-            out["null"] = upper + self.upper_alone - log2_ratio_mean(float(self.samples), torch.stack(drawn))
+            out["null"] = upper + self.upper_alone - log2_ratio_mean(self.samples, torch.stack(drawn))
         return out
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        return self.quantities(found, ceiling=self.upper_alone, always={"single_class": self.targets is None})
+        degenerate = found["degenerate"]
+        common = {"degenerate": degenerate, "unreliable": found["upper"] - found["lower"] > WIDE_BRACKET * self.h_x}
+        of_labels: dict[str, Tensor | bool] = {**common, "single_class": self.one_class}
+        if not self.continuous:
+            of_labels["few_samples"] = min(self.classes.counts) < 2
+        ceiling = self.upper_alone if self.continuous else self.h_y
+
+        def i_x(name: str, key: str, bound: Bound, top: Tensor) -> dict[str, Quantity]:
+            flags = {**common, "saturated": at_ceiling(found[key], top)}
+            return report(name, found[key], bound=bound, ceiling=top, estimand=ESTIMAND, flags=flags)
+
+        def i_y(name: str, key: str, null: Null | None = None) -> dict[str, Quantity]:
+            flags = {**of_labels, "saturated": self.saturated(found, "upper", key, ceiling)}
+            return report(name, found[key], ceiling=ceiling, estimand=ESTIMAND, flags=flags, null=null)
+
+        out = i_x("I(X;T)", "upper", "upper", self.h_x) | i_x("I(X;T) lower", "lower", "lower", self.h_x)
+        out |= i_y("I(T;Y)", "i_ty", self.null_of(found)) | i_y("I(T;Y) lower", "i_ty_lower")
+        if not self.continuous:
+            out |= i_x("I(X;T|Y)", "upper_y", "upper", self.given_y)
+            out |= i_x("I(X;T|Y) lower", "lower_y", "lower", self.given_y)
+        return out | report("noise std", found["std"], unit="units of T", flags={"degenerate": degenerate})
 
 
 preset("kde", "saxe-2018", variance=1e-3)
