@@ -82,7 +82,7 @@ class Binning:
     null_draws : int
         Shuffles of the labels for "I(T;Y) null"; 0 switches it off.
     seed : int
-        Of the shuffles.
+        Seeds the label shuffles.
     run_range
         Found by `prepare` for "layer" and "unit": (lo, hi); one pair per unit; or the digest of those pairs
         for more than 32 units (the pairs themselves stay with the object).

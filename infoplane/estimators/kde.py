@@ -79,7 +79,7 @@ class KDE:
     null_draws : int
         Label shuffles of `I(T;Y) null` (mean, and 2.5 and 97.5 % points); 0 leaves it out.
     seed : int
-        Of the shuffles.
+        Seeds the label shuffles.
     dtype : {"auto", "float32", "float64"}
         Of the kernel blocks. "auto" takes float64 for float64 layers and wherever float32 could err by
         1e-3 nats.
@@ -292,7 +292,9 @@ class _Bounds(MixtureProblem):
             return report(name, found[key], ceiling=ceiling, estimand=ESTIMAND, flags=flags, null=null)
 
         out = i_x("I(X;T)", "upper", "upper", self.h_x) | i_x("I(X;T) lower", "lower", "lower", self.h_x)
-        out |= i_y("I(T;Y)", "i_ty", self.null_of(found)) | i_y("I(T;Y) lower", "i_ty_lower")
+        value = i_y("I(T;Y)", "i_ty", self.null_of(found))
+        # The null comes after both values: this is the order of rows in a table.
+        out |= {"I(T;Y)": value.pop("I(T;Y)"), **i_y("I(T;Y) lower", "i_ty_lower"), **value}
         if not self.continuous:
             out |= i_x("I(X;T|Y)", "upper_y", "upper", self.given_y)
             out |= i_x("I(X;T|Y) lower", "lower_y", "lower", self.given_y)

@@ -15,14 +15,10 @@ from infoplane.estimators._channel import (
     Channel,
     MultiplicativeChannel,
 )
-from infoplane.estimators._labels import Grouping, entropy_of_counts, interval_95, shuffle_labels, standard_targets
-from infoplane.estimators._mixture import (
-    NullColumns,
-    at_ceiling,
-    positive_std,
-)
+from infoplane.estimators._driver import Flags, Given, Null, report, run
+from infoplane.estimators._mixture import DTYPES, ESTIMAND, MixtureProblem, NullColumns, at_ceiling, positive_std
 from infoplane.estimators._propagation import propagate, propagate_jointly, weigh_draws
-from infoplane.estimators._protocol import Blocks, Quantity, as_floats, check_inputs, prepared, widened
+from infoplane.estimators._protocol import Blocks, Bound, Quantity, as_floats, prepared, widened
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._spans import block_size, class_spans
 
@@ -31,8 +27,6 @@ COLUMN_CLASSES = 14
 """Up to this many classes the null is a product with indicator columns; more are masked draw by draw."""
 WIDE_INTERVAL = 0.1
 """Share of the ceiling: a 95 % interval wider than this leaves the value open (`unreliable`)."""
-
-_DTYPES = {"auto": None, "float32": torch.float32, "float64": torch.float64}
 
 
 @register
@@ -93,7 +87,7 @@ class SamplePropagation:
         Label shuffles of `I(T;Y) null` (mean, and 2.5 and 97.5 % points), taken with the first noise sample, whose
         own error is estimated from the others; 0 leaves it out.
     seed : int
-        Of the noise and of the shuffles.
+        Seeds the noise and the label shuffles.
     dtype : {"auto", "float32", "float64"}
         Of the blocks. "auto" takes float64 for float64 layers and wherever float32 could err by 1e-3 nats.
 
@@ -153,8 +147,8 @@ class SamplePropagation:
             raise ValueError(f"n_draws must be even and at least 2, got {self.n_draws!r}")
         if not isinstance(self.null_draws, int) or self.null_draws < 0:
             raise ValueError(f"null_draws must be a whole number of 0 or more, got {self.null_draws!r}")
-        if self.dtype not in _DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {self.dtype!r}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """The snapshot and its centred copy in float64, and the sums of every draw for each sample."""
@@ -205,10 +199,11 @@ class SamplePropagation:
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
         """Values and intervals for every snapshot of `t` (S, N, U); snapshots are computed one by one."""
-        t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name)
-        problem = _Problem(self, y, x_ids, t.shape[2])
-        rows = [problem.snapshot(layer) for layer in t]
-        return problem.quantities({key: torch.stack([row[key] for row in rows]) for key in rows[0]})
+        return run(self, t, y, x, x_ids)
+
+    def start(self, given: Given) -> _Propagation:
+        """Labels and shuffles of the rows that the mixture is made of, and the blocks they are cut into."""
+        return _Propagation(self, given)
 
 
 def rms_deviation(layer: Tensor) -> float:
@@ -244,58 +239,32 @@ def span_size(device: torch.device, units: int, pairs: int) -> int:
     return min(block_size(device), max(64, (1 << 20) // (pairs * units)))
 
 
-class _Problem:
-    """What every snapshot of a block shares."""
+def first_rows(x_ids: Tensor) -> Tensor:
+    """(inputs,) the first row of each input."""
+    first = torch.full((int(x_ids.max()) + 1,), len(x_ids), device=x_ids.device)
+    return first.scatter_reduce_(0, x_ids, torch.arange(len(x_ids), device=x_ids.device), "amin")
 
-    def __init__(self, config: SamplePropagation, y: Tensor, x_ids: Tensor, units: int) -> None:
-        self.config, self.std, self.dtype = config, config.noise_std(), _DTYPES[config.dtype]
-        self.pairs = config.n_draws // 2
-        device = y.device
-        rows = torch.arange(len(y), device=device)
+
+class _Propagation(MixtureProblem):
+    """Sums of likelihood ratios for noisy samples of every row."""
+
+    def __init__(self, config: SamplePropagation, given: Given) -> None:
+        self.std, self.pairs_drawn = config.noise_std(), config.n_draws // 2
         self.passes = config.network_std is not None or config.passes is not None
-        head = rows
-        if self.passes:
-            first = torch.full((int(x_ids.max()) + 1,), len(y), device=device)
-            head = first.scatter_reduce_(0, x_ids, rows, "amin")
-        self.continuous = y.is_floating_point()
-        self.repeated = Grouping.of_repeated(x_ids)
-        self.inputs_of_head = torch.bincount(x_ids[head], minlength=int(x_ids.max()) + 1)
-        self.x_ids = x_ids
-        self.h_x = entropy_of_counts(self.inputs_of_head)
-        labels = torch.zeros_like(head) if self.continuous else y[head]
-        self.classes = Grouping.of(labels)
-        self.order = head[self.classes.order]
-        self.size = span_size(device, units, self.pairs)
+        super().__init__(config, given, first_rows(given.x_ids) if self.passes else None)
+        self.order = self.head[self.classes.order]
+        self.inputs_of_head = torch.bincount(self.x_ids[self.head])
+        self.size = span_size(self.t.device, self.t.shape[2], self.pairs_drawn)
         self.spans = class_spans(self.classes.counts, self.size)
-        ids = torch.unique(x_ids[head], return_inverse=True)[1]
-        self.shuffled: Tensor | None = None
-        self.null: NullColumns | None = None
-        n_classes = len(self.classes.counts)
-        if self.continuous:
-            self.h_y = torch.zeros((), dtype=torch.float64, device=device)
-            self.given_y = torch.zeros_like(self.h_y)
-            self.targets = standard_targets(y[head], config.target_scale)
-            if config.null_draws:
-                self.shuffled = shuffle_labels(
-                    torch.arange(len(head), device=device), ids, config.null_draws, config.seed
-                )
-        else:
-            self.h_y = entropy_of_counts(torch.bincount(labels))
-            pairs = torch.unique(ids * (int(labels.max()) + 1) + labels, return_inverse=True)[1]
-            self.given_y = entropy_of_counts(torch.bincount(pairs)) - self.h_y
-            if config.null_draws and n_classes > 1:
-                renumbered = torch.unique(labels, return_inverse=True)[1]
-                drawn = shuffle_labels(renumbered, ids, config.null_draws, config.seed)
-                self.shuffled = drawn[:, self.classes.order]
-                if n_classes <= COLUMN_CLASSES:
-                    self.null = NullColumns(self.shuffled, n_classes)
-        self.class_per_input = n_classes > 1 and n_classes == int((self.inputs_of_head > 0).sum())
+        count = len(self.classes.counts)
+        few = self.shuffled is not None and not self.continuous and count <= COLUMN_CLASSES
+        self.null = NullColumns(self.shuffled, count) if few and self.shuffled is not None else None
 
     def channel(self, layer: Tensor, order: Tensor) -> Channel:
         if self.config.network_kind == "multiplicative":
-            return MultiplicativeChannel(layer, self.std, self.pairs, order=order)
+            return MultiplicativeChannel(layer, self.std, self.pairs_drawn, order=order)
         std = positive_std(self.std, layer)
-        return AdditiveChannel(layer, std, self.pairs, order=order, dtype=self.dtype)
+        return AdditiveChannel(layer, std, self.pairs_drawn, order=order, dtype=self.dtype)
 
     def snapshot(self, layer: Tensor) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(self.config.seed)
@@ -316,7 +285,7 @@ class _Problem:
             self.spans,
             groups.label,
             generator,
-            pairs=self.pairs,
+            pairs=self.pairs_drawn,
             shuffled=self.shuffled,
             columns=None if self.null is None else self.null.columns,
         )
@@ -341,9 +310,9 @@ class _Problem:
     def _continuous(self, layer: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         channel = self.channel(layer, self.order)
         n = math.log2(len(self.order))
-        zero = torch.zeros((), dtype=torch.float64, device=layer.device)
+        zero = self.zero()
         if self.targets is None:
-            draws = propagate(channel, self.spans, self.classes.label, generator, pairs=self.pairs)
+            draws = propagate(channel, self.spans, self.classes.label, generator, pairs=self.pairs_drawn)
             out = self._weighed({"i_xt": n - draws.whole}, draws.control)
             out |= {"i_ty": zero, "i_ty_se": zero, "ceiling": zero, "degenerate": self._degenerate(channel)}
             if self.shuffled is not None:
@@ -352,10 +321,10 @@ class _Problem:
         shuffled = [] if self.shuffled is None else [self.targets[rows] for rows in self.shuffled]
         joint = propagate_jointly(
             channel,
-            AdditiveChannel(self.targets, 1.0, self.pairs, dtype=channel.dtype),
+            AdditiveChannel(self.targets, 1.0, self.pairs_drawn, dtype=channel.dtype),
             self.spans,
             generator,
-            pairs=self.pairs,
+            pairs=self.pairs_drawn,
             shuffled=[AdditiveChannel(rows, 1.0, 1, dtype=channel.dtype) for rows in shuffled],
         )
         values = {"i_xt": n - joint.t, "i_ty": n - joint.t - joint.y + joint.joint, "ceiling": n - joint.y}
@@ -382,7 +351,7 @@ class _Problem:
         h(T|X) exceeds the entropy of the noise by this much. Without network noise inputs of a single row count
         as deterministic; with it nothing is known of them, and the others stand for all.
         """
-        zero = torch.zeros((), dtype=torch.float64, device=layer.device)
+        zero = self.zero()
         never = torch.zeros((), dtype=torch.bool, device=layer.device)
         groups = self.repeated
         if groups is None:
@@ -392,7 +361,7 @@ class _Problem:
             class_spans(groups.counts, self.size),
             groups.label,
             generator,
-            pairs=self.pairs,
+            pairs=self.pairs_drawn,
             within_only=True,
         )
         apart = groups.size.log2() - draws.within
@@ -413,59 +382,55 @@ class _Problem:
         full = value >= 0.99 * (weight * counts.double().log2()).sum()
         return value, (noise.square() + between).sqrt(), full
 
-    def quantities(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+    def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
         degenerate = found["degenerate"]
         resolved = self.repeated is not None or not self.passes
-        open_passes = found["passes_apart"] if resolved else torch.ones_like(degenerate)
         ceiling_y = found["ceiling"] if self.continuous else self.h_y
-        one_class = self.targets is None if self.continuous else len(self.classes.counts) == 1
 
-        def of(key: str, ceiling: Tensor, bound: Literal["point", "upper"], **flags: Tensor) -> Quantity:
-            value, half = found[key], Z_95 * found[key + "_se"]
+        def of(
+            name: str,
+            key: str,
+            ceiling: Tensor,
+            flags: dict[str, Tensor | bool],
+            *,
+            unsure: Tensor | bool = False,
+            bound: Bound = "point",
+            null: Null | None = None,
+        ) -> dict[str, Quantity]:
+            half = Z_95 * found[key + "_se"]
             wide = (2 * half > WIDE_INTERVAL * ceiling) & (ceiling > 0)
-            flags["unreliable"] = flags.get("unreliable", torch.zeros_like(wide)) | wide
-            return Quantity(
-                value=value,
-                low=value - half,
-                high=value + half,
+            flags = {"degenerate": degenerate, **flags, "unreliable": wide | unsure}
+            alone: Flags = {"degenerate": degenerate, "single_class": self.one_class}
+            return report(
+                name,
+                found[key],
+                half=half,
                 bound=bound,
                 ceiling=ceiling,
-                estimand="noisy-finite",
-                flags={"degenerate": degenerate, **flags},
+                estimand=ESTIMAND,
+                flags=flags,
+                null=null,
+                null_flags=alone,
             )
 
-        def of_x(key: str, ceiling: Tensor) -> Quantity:
-            saturated = at_ceiling(found[key], ceiling)
-            bound: Literal["point", "upper"] = "point" if resolved else "upper"
-            return of(key, ceiling, bound, saturated=saturated, unreliable=open_passes)
+        def of_x(name: str, key: str, ceiling: Tensor) -> dict[str, Quantity]:
+            flags: dict[str, Tensor | bool] = {"saturated": at_ceiling(found[key], ceiling)}
+            unsure = found["passes_apart"] if resolved else True
+            return of(name, key, ceiling, flags, unsure=unsure, bound="point" if resolved else "upper")
 
-        out = {"I(X;T)": of_x("i_xt", self.h_x)}
-        apart = at_ceiling(found["i_xt"], self.h_x)
-        flags = {
-            "single_class": torch.full_like(degenerate, one_class),
-            # The ceiling is what any labels read once every sample is apart from every other.
-            "saturated": (apart & at_ceiling(found["i_ty"], ceiling_y)) | self.class_per_input,
+        out = of_x("I(X;T)", "i_xt", self.h_x)
+        flags: dict[str, Tensor | bool] = {
+            "single_class": self.one_class,
+            "saturated": self.saturated(found, "i_xt", "i_ty", ceiling_y),
         }
         if not self.continuous:
-            out["I(X;T|Y)"] = of_x("i_xt_y", self.given_y)
-            flags["few_samples"] = torch.full_like(degenerate, min(self.classes.counts) < 2)
-        below = {}
-        if "null" in found:
-            mean, low, high = interval_95(found["null"])
-            below = {"below_null": found["i_ty"] <= high + 1e-9}
-            out["I(T;Y) null"] = Quantity(
-                value=mean,
-                low=low,
-                high=high,
-                ceiling=ceiling_y,
-                estimand="noisy-finite",
-                flags={"degenerate": degenerate, "single_class": flags["single_class"]},
-            )
-        out["I(T;Y)"] = of("i_ty", ceiling_y, "point", **flags, **below)
-        std = torch.full_like(found["i_ty"], self.std)
+            out |= of_x("I(X;T|Y)", "i_xt_y", self.given_y)
+            flags["few_samples"] = min(self.classes.counts) < 2
+        value = of("I(T;Y)", "i_ty", ceiling_y, flags, null=self.null_of(found))
+        # The null comes before the value: this is the order of rows in a table.
+        out |= dict(reversed(value.items()))
         unit = "relative to T" if self.config.network_kind == "multiplicative" else "units of T"
-        out["noise std"] = Quantity(value=std, unit=unit)
-        return out
+        return out | report("noise std", torch.full_like(found["i_ty"], self.std), unit=unit)
 
 
 preset("noise", "goldfeld-2019", std=0.005)
