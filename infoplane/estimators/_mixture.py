@@ -34,23 +34,35 @@ class MixtureProblem(Problem):
         H(X), H(Y) and H(X|Y).
     shuffled : (draws, n) int64 or None
         Shuffled labels in the order of the classes, or rows of shuffled targets; None without draws or with one class.
-    one_class, class_per_input : bool
+    one_class, class_per_input, several_labels : bool
+        Whether there is one label only; every input has a label of its own; rows of one input differ in theirs.
     """
+
+    several_labels = False
 
     def __init__(self, config: Any, given: Given, head: Tensor | None = None) -> None:
         self.config, self.t, self.x_ids, self.dtype = config, given.t, given.x_ids, DTYPES[config.dtype]
         self.head = torch.arange(len(given.y), device=given.y.device) if head is None else head
         y, ids = given.y[self.head], given.x_ids[self.head]
         self.continuous = y.is_floating_point()
-        labels = torch.zeros_like(ids) if self.continuous else torch.unique(y, return_inverse=True)[1]
-        self.classes = Grouping.of(labels)
-        count = len(self.classes.counts)
-        self.pairs = torch.unique(ids * count + labels, return_inverse=True)[1]
-        self.h_x, self.h_y = entropy_of_counts(torch.bincount(ids)), entropy_of_counts(torch.bincount(labels))
-        self.given_y = entropy_of_counts(torch.bincount(self.pairs)) - self.h_y
+        inputs = torch.bincount(ids)
+        self.h_x, self.h_y, self.given_y = entropy_of_counts(inputs), self.zero(), self.zero()
+        self.pairs, count = ids, 1
+        if self.continuous:
+            size = torch.full(ids.shape, len(ids), dtype=torch.float64, device=ids.device)
+            self.classes = Grouping(torch.arange(len(ids), device=ids.device), [len(ids)], torch.zeros_like(ids), size)
+        else:
+            labels = y if head is None else torch.unique(y, return_inverse=True)[1]
+            self.classes = Grouping.of(labels)
+            count = len(self.classes.counts)
+            self.pairs = torch.unique(ids * count + labels, return_inverse=True)[1]
+            self.h_y = entropy_of_counts(torch.bincount(labels))
+            pair_counts = torch.bincount(self.pairs)
+            self.given_y = entropy_of_counts(pair_counts) - self.h_y
+            self.several_labels = len(pair_counts) > len(inputs)
         self.targets = standard_targets(y, config.target_scale) if self.continuous else None
         self.one_class = self.targets is None if self.continuous else count == 1
-        self.class_per_input = count > 1 and count == int(ids.max()) + 1
+        self.class_per_input = count > 1 and count == len(inputs)
         self.repeated = Grouping.of_repeated(given.x_ids)
         self.shuffled: Tensor | None = None
         if config.null_draws and (self.continuous or count > 1):

@@ -182,8 +182,7 @@ class _Bounds(MixtureProblem):
         super().__init__(config, given)
         self.samples = float(len(self.head))
         # Rows of one input and label, where inputs have several labels.
-        alike = int(self.pairs.max()) == int(self.x_ids.max())
-        self.pair_rows = self.repeated if alike else Grouping.of_repeated(self.pairs)
+        self.pair_rows = Grouping.of_repeated(self.pairs) if self.several_labels else self.repeated
         self.null: NullColumns | None = None
         count, draws = len(self.classes.counts), config.null_draws
         if self.shuffled is not None and count > 1 and columns_pay(count, len(self.head), self.t.shape[2], draws):
