@@ -16,7 +16,7 @@ from infoplane.estimators.cs_qmi import CauchySchwarz
 from infoplane.estimators.dse import DiffusionSpectralEntropy
 from infoplane.estimators.geometry import Geometry
 from infoplane.estimators.hsic import Hsic
-from infoplane.estimators.probe import RIDGES, LinearProbe
+from infoplane.estimators.probe import RIDGES, LinearProbe, fold_of_row
 from infoplane.estimators.renyi import MatrixRenyi
 from infoplane.estimators.softmax import SoftmaxOutput
 
@@ -180,7 +180,7 @@ def rows(quick: bool = False) -> list[Row]:
     (logits,) = tanh_network(4096, (10,), 8)
     y2, y10 = labels(samples, 2), labels(samples, 10)
     probe = LinearProbe()
-    fold = probe._fold_of_row(torch.arange(samples)).numpy()
+    fold = fold_of_row(torch.arange(samples), probe.folds, probe.seed).numpy()
     folds, own = (fold, 5), (math.sqrt(wide),)
     nested = "scikit-learn, nested folds"
     dse = DiffusionSpectralEntropy(sigma=2.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators._checks import excess_over_gaussian, normal_scores, whitened
 from infoplane.estimators._linear_model import Loss, SoftmaxLoss, SquaredLoss
-from infoplane.estimators._protocol import Quantity
+from infoplane.estimators._protocol import Bound
 from infoplane.estimators._scaling import zscore
 
 # The fitted samples may look this much better than the held-out ones, as a share of H(Y), or in bits a target.
@@ -37,6 +36,8 @@ class Classes:
         counts = torch.bincount(y)
         self.log_prior = (counts.double() / len(y)).log()[y]  # (N,)
         self.h_y = -self.log_prior.mean() * BITS_PER_NAT
+        self.bound: Bound = "lower"
+        self.ceiling = self.h_y
         self.few = len(y) < 10 * self.outputs or int(counts.min()) < 5
 
     def loss(self, rows: Tensor) -> Loss:
@@ -64,19 +65,17 @@ class Classes:
         onehot: Tensor = torch.nn.functional.one_hot(self.y, self.outputs).T.double()
         return onehot - torch.softmax(held_out, 1)
 
-    def flags(self, constant: Tensor) -> dict[str, Tensor]:
+    def flags(self, constant: Tensor) -> dict[str, Tensor | bool]:
         """Flags that hold whatever is estimated; `constant` (S,)."""
-        same = torch.ones_like(constant)
-        return {"degenerate": constant, "single_class": same & (self.outputs == 1), "few_samples": same & self.few}
+        return {"degenerate": constant, "single_class": self.outputs == 1, "few_samples": self.few}
 
-    def information(self, held_out: Tensor, fitted: Tensor, doubtful: Tensor, constant: Tensor) -> Quantity:
-        """From held-out scores (S, K, N), mean loss on the fitted rows (S,), and flags (S,)."""
+    def information(self, held_out: Tensor, fitted: Tensor) -> dict[str, Tensor]:
+        """Bits (S,), half their interval, and whether fitted rows look better: from held-out scores (S, K, N)."""
         gain = (-self.row_loss(held_out[:, None])[:, 0] - self.log_prior) * BITS_PER_NAT  # (S, N)
         value = gain.mean(1)
         half = 1.96 * gain.std(1) / math.sqrt(gain.shape[1])
         loose = self.h_y - fitted * BITS_PER_NAT - value > OVERFIT_SHARE * self.h_y
-        flags = {**self.flags(constant), "unreliable": (doubtful | loose) & (self.outputs > 1)}
-        return Quantity(value=value, low=value - half, high=value + half, bound="lower", ceiling=self.h_y, flags=flags)
+        return {"value": value, "half": half, "loose": loose & (self.outputs > 1)}
 
 
 class Targets:
@@ -91,6 +90,9 @@ class Targets:
         self.outputs = len(self.white)
         excess = excess_over_gaussian(self.white.T) if self.outputs > 1 else 0.0
         self.gaussian = excess < NOT_GAUSSIAN + NOT_GAUSSIAN_EACH * self.outputs
+        self.bound: Bound = "lower" if self.gaussian else "point"
+        self.ceiling = None
+        self.few = len(y) < 30
 
     def loss(self, rows: Tensor) -> Loss:
         return SquaredLoss(self.white.T, rows)
@@ -110,10 +112,18 @@ class Targets:
         residual = self.white - held_out
         return residual / residual.square().mean(2, keepdim=True).sqrt().clamp(min=1e-150)
 
-    def information(self, held_out: Tensor, fitted: Tensor, doubtful: Tensor, constant: Tensor) -> Quantity:
-        """From held-out predictions (S, k', N), mean squared error on the fitted rows (S,), and flags (S,)."""
+    def flags(self, constant: Tensor) -> dict[str, Tensor | bool]:
+        """Flags that hold whatever is estimated; `constant` (S,)."""
+        return {
+            "degenerate": constant | (self.outputs == 0),
+            "ties": self.tied,
+            "few_samples": self.few,
+            "out_of_domain": not self.gaussian,
+        }
+
+    def information(self, held_out: Tensor, fitted: Tensor) -> dict[str, Tensor]:
+        """Bits (S,), half their interval, and whether fitted rows look better: from held-out predictions (S, k', N)."""
         outputs, samples = held_out.shape[1:]
-        same = torch.ones_like(constant)
         value, half, loose = (torch.zeros_like(fitted) for _ in range(3))
         if outputs:
             residual = self.white - held_out
@@ -125,15 +135,7 @@ class Targets:
             gain = self.white.square().sum(0) - (residual * torch.linalg.solve(covariance, residual)).sum(1)
             half = 0.98 * BITS_PER_NAT * gain.std(1) / math.sqrt(samples)
             loose = -0.5 * BITS_PER_NAT * (fitted / outputs + 2.0**-104).log() - value / outputs - OVERFIT_BITS
-        flags = {
-            "degenerate": constant | (same & (outputs == 0)),
-            "ties": same & self.tied,
-            "few_samples": same & (samples < 30),
-            "unreliable": (doubtful | (loose > 0)) & (outputs > 0),
-            "out_of_domain": same & (not self.gaussian),
-        }
-        bound: Literal["lower", "point"] = "lower" if self.gaussian else "point"
-        return Quantity(value=value, low=value - half, high=value + half, bound=bound, flags=flags)
+        return {"value": value, "half": half, "loose": loose > 0}
 
 
 def _score_test(residuals: Tensor, features: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:

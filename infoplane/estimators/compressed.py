@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -13,10 +13,12 @@ from torch import Tensor
 from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators._checks import above_ceiling, hidden_information, hidden_products
 from infoplane.estimators._codes import DENSE, Code, coded
+from infoplane.estimators._driver import Given, Number, Problem, over_snapshots, report, run
 from infoplane.estimators._entropies import NOTHING, Part, class_information, pair_information
 from infoplane.estimators._labels import entropy_of_counts
-from infoplane.estimators._protocol import Blocks, Quantity, check_inputs, input_features, prepared
+from infoplane.estimators._protocol import Blocks, Quantity, prepared
 from infoplane.estimators._registry import preset, register
+from infoplane.estimators._settings import Domain, at_least, check_settings, setting
 from infoplane.estimators.knn import TIED
 
 MISSING = 0.3
@@ -123,20 +125,18 @@ class Compressed:
     targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "constant_zero"})
 
-    dims: int = 4
-    n_neighbors: int = 5
-    noise: Literal["network", "recorded", "off"] = "network"
+    dims: int = setting(4, at_least(1))
+    n_neighbors: int = setting(5, at_least(1))
+    noise: Literal["network", "recorded", "off"] = setting(
+        "network", Domain("'network', 'recorded' or 'off'", named=("network", "recorded", "off"))
+    )
     seed: int = 0
     network_std: float | None = prepared()
     network_kind: str | None = prepared()
     network_clean: bool | None = prepared()
 
     def __post_init__(self) -> None:
-        for field in ("dims", "n_neighbors"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
-        if self.noise not in ("network", "recorded", "off"):
-            raise ValueError(f"noise must be 'network', 'recorded' or 'off', got {self.noise!r}")
+        check_settings(self)
 
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
         """Take over the noise that the network adds to the layer; no value is read."""
@@ -153,98 +153,95 @@ class Compressed:
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
         """I(T;Y), and I(X;T) of a layer with noise, of every snapshot of `t` (S, N, U)."""
-        least = max(self.n_neighbors + 2, 10)
-        t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name, min_samples=least)
-        random = self.noise == "recorded" or (self.noise == "network" and self.network_std is not None)
-        code_x = self._code_of_inputs(x, t) if random else None
-        if self.noise == "recorded":
-            _refuse_deterministic(t, x_ids)
-        code_y, counts = None, None
-        if y.is_floating_point():
-            code_y = self._code(y[:, None] if y.ndim == 1 else y, "y")
+        return run(self, t, y, x, x_ids, min_samples=max(self.n_neighbors + 2, 10))
+
+    def start(self, given: Given) -> _Codes:
+        """The codes of X and of real targets."""
+        return _Codes(self, given)
+
+
+class _Codes(Problem):
+    """The codes of X and of real targets, which the code of every snapshot is compared with."""
+
+    def __init__(self, config: Compressed, given: Given) -> None:
+        self.config, self.t, self.y = config, given.t, given.y
+        self.random = config.noise == "recorded" or (config.noise == "network" and config.network_std is not None)
+        self.code_x: Code | None = None
+        if self.random:
+            x = given.features(keep=True)
+            if x is None:
+                raise ValueError(
+                    "compressed needs the inputs x for I(X;T) of a layer with noise; pass x=..., record a probe small "
+                    "enough for its inputs to be kept, or set noise='off'"
+                )
+            self.code_x = self._code(x, "x")
+        if config.noise == "recorded":
+            _refuse_deterministic(given.t, given.x_ids)
+        self.continuous = given.y.is_floating_point()
+        self.code_y = self._code(given.y.reshape(len(given.y), -1), "y") if self.continuous else None
+
+    def chunk(self, t: Tensor) -> dict[str, Tensor]:
+        return over_snapshots(t, self._snapshot)
+
+    def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        shared: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "ties": found["tied"] > TIED}
+
+        def information(name: str, key: str, **more: Any) -> dict[str, Quantity]:
+            value, half = found[key] * BITS_PER_NAT, found[f"{key} error"] * BITS_PER_NAT * _Z95
+            doubtful = found[f"{key} doubtful"]
+            flags = {**shared, "unreliable": doubtful, **more.pop("flags", {})}
+            if more.get("ceiling") is not None:
+                flags["unreliable"] = doubtful | above_ceiling(value, more["ceiling"])
+            return report(name, value, half=half, flags=flags, **more)
+
+        if self.continuous:
+            constant = found["degenerate"] | (self.code_y is None)
+            out = information("I(T;Y)", "i_ty", flags={"degenerate": constant})
         else:
-            counts = torch.bincount(y)
-        rows = [self._snapshot(layer, y, code_x, code_y) for layer in t]
-
-        def stack(values: list[float] | list[bool], dtype: torch.dtype = torch.float64) -> Tensor:
-            return torch.tensor(values, dtype=dtype, device=t.device)
-
-        def quantity(found: list[_Found], estimand: str = "") -> Quantity:
-            value = stack([f.part.value for f in found]) * BITS_PER_NAT
-            half = stack([f.part.error for f in found]) * BITS_PER_NAT * _Z95
-            flags = {
-                "degenerate": stack([r.degenerate for r in rows], torch.bool),
-                "ties": stack([r.tied > TIED for r in rows], torch.bool),
-                "unreliable": stack([f.doubtful for f in found], torch.bool),
-            }
-            return Quantity(value=value, low=value - half, high=value + half, estimand=estimand, flags=flags)
-
-        out = {"I(T;Y)": quantity([r.i_ty for r in rows])}
-        constant = out["I(T;Y)"].flags["degenerate"]
-        if counts is not None:
-            out["I(T;Y)"] = self._with_classes(out["I(T;Y)"], counts)
-        elif code_y is None:
-            flags = {**out["I(T;Y)"].flags, "degenerate": torch.ones_like(constant)}
-            out["I(T;Y)"] = dataclasses.replace(out["I(T;Y)"], flags=flags)
-        if random:
-            out["I(X;T)"] = quantity([r.i_xt for r in rows], estimand="noisy-population")
-        out["variance kept"] = Quantity(
-            value=stack([r.kept for r in rows]), unit="share", flags={"degenerate": constant}
-        )
-        return out
-
-    def _with_classes(self, q: Quantity, counts: Tensor) -> Quantity:
-        ceiling = entropy_of_counts(counts)
-        one = torch.full_like(q.flags["ties"], len(counts) == 1)
-        few = torch.full_like(one, int(counts.min()) <= max(self.n_neighbors, self.dims + 1))
-        above = q.flags["unreliable"] | above_ceiling(q.value, ceiling)
-        return dataclasses.replace(
-            q, ceiling=ceiling, flags={**q.flags, "unreliable": above, "single_class": one, "few_samples": few}
-        )
-
-    def _code_of_inputs(self, x: Tensor | None, t: Tensor) -> Code | None:
-        if x is None:
-            raise ValueError(
-                "compressed needs the inputs x for I(X;T) of a layer with noise; pass x=..., record a probe small "
-                "enough for its inputs to be kept, or set noise='off'"
-            )
-        return self._code(input_features(x, t, keep=True), "x")
+            counts = torch.bincount(self.y)
+            few = int(counts.min()) <= max(self.config.n_neighbors, self.config.dims + 1)
+            flags = {"single_class": len(counts) == 1, "few_samples": few}
+            out = information("I(T;Y)", "i_ty", flags=flags, ceiling=entropy_of_counts(counts))
+        if self.random:
+            out |= information("I(X;T)", "i_xt", estimand="noisy-population")
+        return out | report("variance kept", found["kept"], unit="share", flags={"degenerate": found["degenerate"]})
 
     def _code(self, block: Tensor, role: Literal["t", "x", "y"]) -> Code | None:
         """The code of a block (N, D), None for a constant one. What is drawn for one role is independent of others."""
-        code = coded(block, self.dims, self.n_neighbors, self.seed + _STREAM * (1 + "txy".index(role)))
+        config = self.config
+        code = coded(block, config.dims, config.n_neighbors, config.seed + _STREAM * (1 + "txy".index(role)))
         return code if code.rows.shape[1] else None
 
-    def _snapshot(self, layer: Tensor, y: Tensor, code_x: Code | None, code_y: Code | None) -> _Row:
+    def _snapshot(self, layer: Tensor) -> dict[str, Number]:
         constant = bool((layer == layer[:1]).all())
-        code = None if constant else self._code(self._with_noise(layer), "t")
-        if code is None:
-            return _Row(degenerate=True)
-        i_ty = self._pair(code, code_y) if y.is_floating_point() else self._classes(code, y)
-        return _Row(i_ty, self._pair(code, code_x), code.kept, code.tied)
-
-    def _with_noise(self, layer: Tensor) -> Tensor:
-        if self.noise != "network" or not self.network_clean or self.network_std is None:
-            return layer
-        generator = torch.Generator().manual_seed(self.seed)
-        z = torch.randn(layer.shape, generator=generator, device="cpu", dtype=torch.float64).to(layer.device)
-        clean = layer.double()
-        return clean + self.network_std * (z * clean.abs() if self.network_kind == "multiplicative" else z)
+        code = None if constant else self._code(with_noise(layer, self.config), "t")
+        i_ty = i_xt = _ZERO
+        if code is not None:
+            i_ty = self._pair(code, self.code_y) if self.continuous else self._classes(code)
+            i_xt = self._pair(code, self.code_x)
+        out: dict[str, Number] = {
+            "degenerate": code is None,
+            "kept": 0.0 if code is None else code.kept,
+            "tied": 0.0 if code is None else code.tied,
+        }
+        for key, found in (("i_ty", i_ty), ("i_xt", i_xt)):
+            out |= {key: found.part.value, f"{key} error": found.part.error, f"{key} doubtful": found.doubtful}
+        return out
 
     def _pair(self, a: Code, b: Code | None) -> _Found:
         if b is None:
             return _ZERO
         whole = torch.cat([b.rows, b.dropped], 1)
         hidden = _hidden(a, whole, b.rows) + _hidden(b, a.rows, a.rows)
-        return self._found(pair_information(a, b, self.n_neighbors), hidden, a, b)
+        return self._found(pair_information(a, b, self.config.n_neighbors), hidden, a, b)
 
-    def _classes(self, code: Code, y: Tensor) -> _Found:
-        members = torch.nn.functional.one_hot(y).double()[:, 1:]
+    def _classes(self, code: Code) -> _Found:
+        members = torch.nn.functional.one_hot(self.y).double()[:, 1:]
         hidden = _hidden(code, members, members) if members.shape[1] else 0.0
-        return self._found(class_information(code, y, self.n_neighbors), hidden, code)
+        return self._found(class_information(code, self.y, self.config.n_neighbors), hidden, code)
 
     def _found(self, part: Part, hidden: float, *codes: Code) -> _Found:
-        n, k = torch.tensor([len(codes[0].rows), self.n_neighbors], device="cpu").double().digamma().tolist()
+        n, k = torch.tensor([len(codes[0].rows), self.config.n_neighbors], device="cpu").double().digamma().tolist()
         doubtful = (
             part.collapsed
             or part.missing > MISSING
@@ -258,6 +255,16 @@ class Compressed:
         return _Found(part, doubtful)
 
 
+def with_noise(layer: Tensor, config: Compressed) -> Tensor:
+    """A layer (N, U) with noise of the network drawn anew, where the recorded value is without it."""
+    if config.noise != "network" or not config.network_clean or config.network_std is None:
+        return layer
+    generator = torch.Generator().manual_seed(config.seed)
+    z = torch.randn(layer.shape, generator=generator, device="cpu", dtype=torch.float64).to(layer.device)
+    clean = layer.double()
+    return clean + config.network_std * (z * clean.abs() if config.network_kind == "multiplicative" else z)
+
+
 class _Found(NamedTuple):
     """An information, and whether a check doubts it."""
 
@@ -266,14 +273,6 @@ class _Found(NamedTuple):
 
 
 _ZERO = _Found(NOTHING, False)
-
-
-class _Row(NamedTuple):
-    i_ty: _Found = _ZERO
-    i_xt: _Found = _ZERO
-    kept: float = 0.0
-    tied: float = 0.0
-    degenerate: bool = False
 
 
 def _hidden(code: Code, other: Tensor, few: Tensor) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,12 +11,13 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT
+from infoplane.estimators._driver import Given, Problem, report, run
 from infoplane.estimators._held_out import Classes, Targets, telling_products
 from infoplane.estimators._linear_model import TOLERANCE, Fit, Loss, fit
-from infoplane.estimators._parts import in_parts
-from infoplane.estimators._protocol import Quantity, check_inputs, only_values
+from infoplane.estimators._protocol import Quantity, only_values
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._scaling import is_constant, zscore
+from infoplane.estimators._settings import Domain, at_least, check_settings, setting
 from infoplane.estimators._spectra import principal_coordinates
 
 RIDGES: tuple[float, ...] = (100.0, 10.0, 1.0, 0.1, 0.01, 0.001)
@@ -113,19 +113,16 @@ class LinearProbe:
     targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "unit_order"})
 
-    folds: int = 5
-    ridge: float | Literal["auto"] = "auto"
-    random_features: int = 0
+    folds: int = setting(5, at_least(3))
+    ridge: float | Literal["auto"] = setting(
+        "auto", Domain("'auto' or a positive number", 0.0, open=True, named=("auto",))
+    )
+    random_features: int = setting(0, Domain("0 or more", 0))
     code_length: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.folds < 3:
-            raise ValueError(f"folds must be at least 3, got {self.folds}")
-        if self.ridge != "auto" and not (isinstance(self.ridge, int | float) and 0 < self.ridge < math.inf):
-            raise ValueError(f"ridge must be 'auto' or a positive number, got {self.ridge!r}")
-        if self.random_features < 0:
-            raise ValueError(f"random_features must be 0 or more, got {self.random_features}")
+        check_settings(self)
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """Bytes one snapshot needs: units in float64 three times, their Gram matrix, scores of ten classes."""
@@ -136,60 +133,84 @@ class LinearProbe:
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
         """Estimate I(T;Y) of `t` (S, N, U) for integer classes (N,) or float targets (N,) or (N, k)."""
-        t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name, min_samples=self.folds)
-        fold = self._fold_of_row(x_ids)
-        task = Targets(y, _DITHER + self.seed) if y.is_floating_point() else Classes(y)
-        scores = 64 * t.shape[1] * self.folds * max(task.outputs, 1)
-        return in_parts(t, scores, lambda part: self._block(part, task, fold), _SCORE_BYTES)
+        return run(self, t, y, x, x_ids, min_samples=self.folds)
 
-    def _fold_of_row(self, x_ids: Tensor) -> Tensor:
-        inputs = int(x_ids.max()) + 1
-        if inputs < self.folds:
-            raise ValueError(f"a cross-fit over {self.folds} folds needs as many different inputs, got {inputs}")
-        place = torch.randperm(inputs, generator=self._generator(0), device="cpu").to(x_ids.device)
-        return (place % self.folds)[x_ids]
+    def start(self, given: Given) -> _CrossFit:
+        """Folds of the samples, and what is to be predicted."""
+        return _CrossFit(self, given)
+
+
+class _CrossFit(Problem):
+    """Classes or targets, each predicted by the probe of the other folds."""
+
+    part_bytes = _SCORE_BYTES
+
+    def __init__(self, config: LinearProbe, given: Given) -> None:
+        self.config, self.t, y = config, given.t, given.y
+        self.fold = fold_of_row(given.x_ids, config.folds, config.seed)
+        self.task = Targets(y, _DITHER + config.seed) if y.is_floating_point() else Classes(y)
+        self.bytes_each = 64 * self.t.shape[1] * config.folds * max(self.task.outputs, 1)
 
     def _generator(self, purpose: int) -> torch.Generator:
-        return torch.Generator().manual_seed(4 * self.seed + purpose)
+        return _generator(self.config.seed, purpose)
 
-    def _block(self, t: Tensor, task: Classes | Targets, fold: Tensor) -> dict[str, Quantity]:
+    def chunk(self, t: Tensor) -> dict[str, Tensor]:
         z = zscore(t) / math.sqrt(t.shape[2])
         constant = is_constant(z)  # as the probe sees it: a spread within rounding is none
-        features = z
-        if self.random_features:
-            features = torch.cat([z, _fourier(z, self.random_features, self._generator(1))], dim=2)
+        features, task, folds = z, self.task, self.config.folds
+        if self.config.random_features:
+            features = torch.cat([z, _fourier(z, self.config.random_features, self._generator(1))], dim=2)
         design = _Design(features)
-        outside = torch.arange(self.folds, device=t.device)[:, None] != fold  # (F, N): what a fold's probe may see
+        outside = torch.arange(folds, device=t.device)[:, None] != self.fold  # (F, N): what a fold's probe may see
         validation = ~outside.roll(-1, 0)
         held_out = z.new_empty(len(t), task.outputs, t.shape[1])
         fitted, doubtful = z.new_zeros(len(t)), torch.zeros_like(constant)
-        for some in design.at_once(self.folds, task.outputs):
-            model = self._cross_fit(design, task, outside[some], validation[some])
+        for some in design.at_once(folds, task.outputs):
+            model = self._cross_fit(design, outside[some], validation[some])
             for rows, scores in zip(~outside[some], model.scores.unbind(1), strict=True):
                 held_out[:, :, rows] = scores[:, :, rows]
             fitted += (task.row_loss(model.scores) * outside[some]).sum((1, 2)) / outside.sum()
             doubtful |= ~model.converged.all(1)
         if task.outputs and not only_values():
-            for features in (
-                _fourier(z, WITNESS_FEATURES, self._generator(2)),
-                telling_products(task.residuals(held_out), z),
-            ):
-                doubtful |= task.missed(held_out, features, 4 * self.seed + 3)
-        information = task.information(held_out, fitted, doubtful, constant)
-        estimand = FEATURE_ESTIMAND if self.random_features else ESTIMAND
-        found = {"I(T;Y)": dataclasses.replace(information, estimand=estimand)}
-        if self.code_length and isinstance(task, Classes):
-            found["prequential code length"] = self._code(design, task, constant)
+            doubtful |= self._missed(held_out, z)
+        found = {"constant": constant, "doubtful": doubtful, **task.information(held_out, fitted)}
+        if self.config.code_length and isinstance(task, Classes):
+            found["code"] = self._code(design, task, constant)
         return found
 
-    def _cross_fit(self, design: _Design, task: Classes | Targets, outside: Tensor, validation: Tensor) -> Fit:
-        """Fit each fold's probe on the rows `outside` (F, N) it, its ridge chosen on the part `validation` of them."""
-        if self.ridge != "auto":
-            return design.fit(task.loss(outside), design.ones * self.ridge)
-        ridge, start = _choose_ridge(design, task, outside & ~validation, validation)
-        return design.fit(task.loss(outside), ridge, start=start)
+    def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        task, flags = self.task, self.task.flags(found["constant"])
+        doubtful = (found["doubtful"] & (task.outputs > int(isinstance(task, Classes)))) | found["loose"]
+        out = report(
+            "I(T;Y)",
+            found["value"],
+            ceiling=task.ceiling,
+            half=found["half"],
+            bound=task.bound,
+            flags={**flags, "unreliable": doubtful},
+            estimand=FEATURE_ESTIMAND if self.config.random_features else ESTIMAND,
+        )
+        if "code" in found:
+            out |= report("prequential code length", found["code"], bound="upper", unit="bit/label", flags=flags)
+        return out
 
-    def _code(self, design: _Design, task: Classes, constant: Tensor) -> Quantity:
+    def _missed(self, held_out: Tensor, z: Tensor) -> Tensor:
+        """(S,) whether features that are not linear predict what the probe leaves."""
+        seed = 4 * self.config.seed + 3
+        curved = self.task.missed(held_out, _fourier(z, WITNESS_FEATURES, self._generator(2)), seed)
+        products = telling_products(self.task.residuals(held_out), z)
+        return curved | self.task.missed(held_out, products, seed)
+
+    def _cross_fit(self, design: _Design, outside: Tensor, validation: Tensor) -> Fit:
+        """Fit each fold's probe on the rows `outside` (F, N) it, its ridge chosen on the part `validation` of them."""
+        loss, ridge = self.task.loss(outside), self.config.ridge
+        if ridge != "auto":
+            return design.fit(loss, design.ones * ridge)
+        chosen, start = _choose_ridge(design, self.task, outside & ~validation, validation)
+        return design.fit(loss, chosen, start=start)
+
+    def _code(self, design: _Design, task: Classes, constant: Tensor) -> Tensor:
+        """(S,) bits a label to send the classes block after block."""
         samples, device = design.samples, constant.device
         order = torch.randperm(samples, generator=self._generator(3), device="cpu")
         place = torch.empty_like(order).index_put_((order,), torch.arange(samples, device="cpu")).to(device)
@@ -203,7 +224,7 @@ class LinearProbe:
             parts = []
             for some in design.at_once(len(before), task.outputs):
                 loss, lengths, model = task.loss(before[some]), [], None
-                for ridge in RIDGES if self.ridge == "auto" else (float(self.ridge),):
+                for ridge in RIDGES if self.config.ridge == "auto" else (float(self.config.ridge),):
                     model = design.fit(loss, design.ones * ridge, start=model)
                     lengths.append((task.row_loss(model.scores) * block[some]).sum(2))
                 parts.append(torch.stack(lengths, dim=2))
@@ -212,8 +233,21 @@ class LinearProbe:
             past = cost.cumsum(1) - cost
             past[:, 0, FIRST_RIDGE % cost.shape[2]] = -1.0
             total = total + cost.gather(2, past.argmin(2, keepdim=True)).sum((1, 2))
-        value = total * (BITS_PER_NAT / samples)
-        return Quantity(value=value, bound="upper", unit="bit/label", flags=task.flags(constant))
+        return total * (BITS_PER_NAT / samples)
+
+
+def fold_of_row(x_ids: Tensor, folds: int, seed: int) -> Tensor:
+    """The fold (N,) of each sample, the same for all samples of one input."""
+    inputs = int(x_ids.max()) + 1
+    if inputs < folds:
+        raise ValueError(f"a cross-fit over {folds} folds needs as many different inputs, got {inputs}")
+    place = torch.randperm(inputs, generator=_generator(seed, 0), device="cpu").to(x_ids.device)
+    return (place % folds)[x_ids]
+
+
+def _generator(seed: int, purpose: int) -> torch.Generator:
+    # Folds, features, their witnesses, signs and blocks draw from streams of their own.
+    return torch.Generator().manual_seed(4 * seed + purpose)
 
 
 class _Design:

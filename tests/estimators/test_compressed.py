@@ -13,7 +13,7 @@ from infoplane import datasets
 from infoplane.core.records import Noise
 from infoplane.estimators import config_json
 from infoplane.estimators._codes import principal_code
-from infoplane.estimators.compressed import Compressed
+from infoplane.estimators.compressed import Compressed, with_noise
 from infoplane.estimators.knn import ksg
 
 LN2 = math.log(2)
@@ -131,7 +131,7 @@ def test_noise_that_was_recorded_is_not_drawn_again():
 
 def test_multiplicative_noise_leaves_zeros():
     ready = Compressed().prepare(Blocks(torch.zeros(1), Noise(std=0.1, kind="multiplicative")), torch.zeros(1))
-    noisy = ready._with_noise(torch.tensor([[0.0, 1.0], [0.0, -200.0]]))
+    noisy = with_noise(torch.tensor([[0.0, 1.0], [0.0, -200.0]]), ready)
     assert noisy[:, 0].tolist() == [0, 0]
     assert 0 < abs(float(noisy[0, 1]) - 1) < 0.5
     assert 1 < abs(float(noisy[1, 1]) + 200) < 100
