@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 import uuid
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from infoplane.core.errors import StoreError
 from infoplane.core.records import Probe
 from infoplane.core.strict import canonical_json
 from infoplane.core.warn import warn
-from infoplane.store._manifest import Manifest, read_manifest
-from infoplane.store._records import ManifestEntry, RunRecord, SessionRecord, load_json
+from infoplane.store._records import Manifest, ManifestEntry, RunRecord, SessionRecord, load_json, read_manifest
+from infoplane.store._session import Session
 from infoplane.store._shard import check_probe, encode_probe, inputs_digest, probe_digest
 from infoplane.store.layout import (
     MAX_SESSIONS,
@@ -29,26 +29,10 @@ from infoplane.store.layout import (
     lock_file,
     manifest_file,
     parse_session_file,
-    session_file,
 )
 from infoplane.store.reader import ActivationStore
 
 POLL_SECONDS = 0.05
-
-
-@dataclass(frozen=True)
-class Opened:
-    """What a writer needs to know about the directory that it may now write to."""
-
-    run_id: str
-    session: int
-    last_step: int | None
-    lock: files.PidLock
-    rank: int
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def open_directory(
@@ -57,14 +41,15 @@ def open_directory(
     probe: Probe,
     settings: Mapping[str, Any],
     rank: int,
+    world_size: int,
     resume: bool,
     session: int | None,
     may_differ: Collection[str],
     join_seconds: float,
-) -> Opened:
+) -> Session:
     """Lock the directory for this rank, then create the run or check that it is the same one."""
     check_probe(probe)
-    settings_json = canonical_json(dict(settings), "settings")
+    settings = load_json(canonical_json(dict(settings), "settings"))  # tuples as lists, as they will be read
     found = probe_digest(probe, inputs_digest(probe))
     if rank > 0:
         _wait_for_run(path, join_seconds)
@@ -77,22 +62,32 @@ def open_directory(
         _sweep(path, rank)
         last_step = None
         if (path / RUN_FILE).exists():
-            record = RunRecord.load(files.read_file(path / RUN_FILE), RUN_FILE)
+            run = RunRecord.load(files.read_file(path / RUN_FILE), RUN_FILE)
             if rank == 0 and not resume:
                 raise StoreError(
-                    f"{path} already holds run {record.run_id} of {record.created}; pass resume=True to "
+                    f"{path} already holds run {run.run_id} of {run.created}; pass resume=True to "
                     "continue it, or choose another directory"
                 )
-            _check_same(record, settings_json, found, may_differ)
+            _check_same(run, settings, found, may_differ)
             if resume:
                 last_step = _recover(path, rank)
         else:
-            record = _create(path, probe, settings_json, found)
-        number = _number(path, rank, session, join_seconds)
+            run = _create(path, probe, settings, found)
+        record = SessionRecord(
+            run_id=run.run_id,
+            session=_number(path, rank, session, join_seconds),
+            rank=rank,
+            world_size=world_size,
+            created=_now(),
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            resumed_from=last_step,
+            settings=settings,
+        )
+        return Session(path, lock, record)
     except BaseException:
         lock.release()
         raise
-    return Opened(record.run_id, number, last_step, lock, rank)
 
 
 def _lock(path: Path, rank: int) -> files.PidLock:
@@ -106,32 +101,31 @@ def _lock(path: Path, rank: int) -> files.PidLock:
     return lock
 
 
-def _create(path: Path, probe: Probe, settings: bytes, found: str) -> RunRecord:
+def _create(path: Path, probe: Probe, settings: dict[str, Any], found: str) -> RunRecord:
     if any((path / SHARDS_DIR).iterdir()):
         raise StoreError(f"{path} has shards but no {RUN_FILE}; choose another directory, or put the file back")
     record = RunRecord(
         run_id=uuid.uuid4().hex[:12],
-        created=now(),
+        created=_now(),
         probe_digest=found,
         samples=probe.samples,
-        settings=load_json(settings),
+        settings=settings,
     )
-    pieces, _ = encode_probe(probe, record.run_id)
-    files.publish(path, PROBE_FILE, pieces)
+    files.publish(path, PROBE_FILE, encode_probe(probe, record.run_id))
     files.sync_directory(path.parent)
     # Written last: a directory with run.json has everything that a reader needs.
     files.publish_bytes(path, RUN_FILE, record.dump(), replace=False)
     return record
 
 
-def _check_same(record: RunRecord, settings: bytes, found: str, may_differ: Collection[str]) -> None:
+def _check_same(record: RunRecord, settings: Mapping[str, Any], found: str, may_differ: Collection[str]) -> None:
     """The run on disk and the one that is to be recorded must agree; the first difference is named."""
     if record.probe_digest != found:
         raise StoreError(
             f"run {record.run_id} was recorded with another probe: digest {record.probe_digest} there, {found} now"
         )
     old = {k: v for k, v in record.settings.items() if k not in may_differ}
-    new = {k: v for k, v in load_json(settings).items() if k not in may_differ}
+    new = {k: v for k, v in settings.items() if k not in may_differ}
     difference = _first_difference(old, new, "")
     if difference is not None:
         field, a, b = difference
@@ -261,6 +255,5 @@ def _wait_for_run(path: Path, join_seconds: float) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def write_session(path: Path, record: SessionRecord, *, first: bool) -> None:
-    name = session_file(record.session, record.rank)
-    files.publish_bytes(path / SESSIONS_DIR, name, record.dump(), replace=not first)
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

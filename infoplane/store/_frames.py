@@ -84,35 +84,29 @@ def _check_rows(rows: npt.NDArray[Any], samples: int) -> int:
 class Frame:
     """One snapshot, or the part of it that goes into one file, ready to be written."""
 
-    step: int
-    epoch: float
-    time: float
-    layers: tuple[Layer, ...]
-    arrays: tuple[npt.NDArray[Any], ...]
-    metrics: Mapping[tuple[str, str], float]
+    snapshot: Snapshot
+    arrays: tuple[npt.NDArray[Any], ...]  # contiguous, of the layers in order
     rows: IntArray  # (R, 2) half-open ranges of probe rows
+    metrics: Mapping[tuple[str, str], float]  # (name, layer or "")
 
     @classmethod
     def of(cls, snapshot: Snapshot, samples: int) -> Frame:
-        rows = (
-            np.array([[0, samples]], np.int64)
-            if snapshot.rows is None
-            else row_ranges(np.asarray(snapshot.rows, np.int64))
-        )
+        whole = np.array([[0, samples]], np.int64)
+        rows = whole if snapshot.rows is None else row_ranges(np.asarray(snapshot.rows, np.int64))
         arrays = tuple(
             np.ascontiguousarray(snapshot.arrays[layer.key], ARRAY_DTYPES[layer.dtype]) for layer in snapshot.layers
         )
         metrics = {(name, ""): float(value) for name, value in snapshot.metrics.items()}
         metrics |= {(name, layer): float(value) for (layer, name), value in snapshot.layer_metrics.items()}
-        return cls(
-            int(snapshot.step),
-            float(snapshot.epoch),
-            float(snapshot.time),
-            snapshot.layers,
-            arrays,
-            metrics,
-            rows,
-        )
+        return cls(snapshot, arrays, rows, metrics)
+
+    @property
+    def step(self) -> int:
+        return int(self.snapshot.step)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.snapshot.layers
 
     @cached_property
     def nbytes(self) -> int:

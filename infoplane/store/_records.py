@@ -1,4 +1,4 @@
-"""The JSON of the store: run, session, manifest line, and the `meta` of shards and probe.
+"""The JSON of the store: run, session, manifest, and the `meta` of shards and probe.
 
 Text from disk is data from a stranger: sizes are bounded, numbers finite, every field that is used is
 checked, unknown fields are ignored.
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self, TypeVar, cast
 
 import xxhash
 
+from infoplane.core import files
 from infoplane.core.errors import StoreError
+from infoplane.core.files import MIB
 from infoplane.core.records import Layer
 from infoplane.core.strict import canonical_json, load_object
 from infoplane.store.layout import (
@@ -22,6 +26,10 @@ from infoplane.store.layout import (
     FORMAT_VERSION,
     MAX_FILE_BYTES,
     MAX_LAYERS,
+    MAX_MANIFEST_BYTES,
+    MAX_MANIFEST_DAMAGE,
+    MAX_MANIFEST_LINE,
+    MAX_MANIFEST_LINES,
     MAX_PARTS,
     MAX_RANKS,
     MAX_SESSIONS,
@@ -30,6 +38,9 @@ from infoplane.store.layout import (
 )
 
 T = TypeVar("T")
+
+_NAMED_LINES = 10
+_WITHOUT = "the shards are read without it"
 
 
 def seal_json(data: Mapping[str, Any], what: str = "value") -> bytes:
@@ -78,6 +89,7 @@ def load_checked(data: bytes, name: str) -> dict[str, Any]:
 
 
 def get(data: Mapping[str, Any], key: str, kind: type[T]) -> T:
+    """A field of one type; True is no integer."""
     value = data.get(key)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise StoreError(f"field {key!r} must be {kind.__name__}, got {value!r:.60}")
@@ -85,21 +97,15 @@ def get(data: Mapping[str, Any], key: str, kind: type[T]) -> T:
 
 
 def get_int(data: Mapping[str, Any], key: str, low: int = 0, high: int = MAX_STEP) -> int:
+    """An integer of a range."""
     value = get(data, key, int)
     if not low <= value <= high:
         raise StoreError(f"field {key!r} must lie in {low}..{high}, got {value}")
     return value
 
 
-def get_seconds(data: Mapping[str, Any], key: str) -> float:
-    """A length of time, 0 where it is not given."""
-    value = data.get(key, 0.0)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e18:
-        raise StoreError(f"field {key!r} must be a number of seconds, got {value!r:.60}")
-    return float(value)
-
-
-def get_hex(data: Mapping[str, Any], key: str, digits: int) -> str:
+def get_hex(data: Mapping[str, Any], key: str, digits: int = 32) -> str:
+    """Hexadecimal digits, as many as that."""
     value = get(data, key, str)
     if len(value) != digits or set(value) - set("0123456789abcdef"):
         raise StoreError(f"field {key!r} must be {digits} hexadecimal digits, got {value!r:.60}")
@@ -107,21 +113,100 @@ def get_hex(data: Mapping[str, Any], key: str, digits: int) -> str:
 
 
 def get_strings(data: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """A list of strings."""
+    return tuple(_get_list(data, key, lambda item: isinstance(item, str), "strings"))
+
+
+def _get_list(data: Mapping[str, Any], key: str, fits: Callable[[Any], bool], what: str) -> list[Any]:
     value = get(data, key, list)
-    if not all(isinstance(item, str) for item in value):
-        raise StoreError(f"field {key!r} must be a list of strings")
-    return tuple(value)
+    if not all(map(fits, value)):
+        raise StoreError(f"field {key!r} must be a list of {what}")
+    return value
+
+
+def _get_objects(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    return _get_list(data, key, lambda item: isinstance(item, dict), "objects")
+
+
+def _get_steps(data: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    return tuple(_get_list(data, key, lambda s: type(s) is int and 0 <= s <= MAX_STEP, "integers"))
+
+
+def _get_ascending(data: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    steps = _get_steps(data, key)
+    if not steps:
+        raise StoreError(f"field {key!r} must be a list of integers")
+    if any(b <= a for a, b in itertools.pairwise(steps)):
+        raise StoreError(f"field {key!r} must ascend")
+    return steps
+
+
+def _get_seconds(data: Mapping[str, Any], key: str) -> float:
+    """A length of time, 0 where it is not given."""
+    value = data.get(key, 0.0)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e18:
+        raise StoreError(f"field {key!r} must be a number of seconds, got {value!r:.60}")
+    return float(value)
+
+
+def _get_step_or_none(data: Mapping[str, Any], key: str) -> int | None:
+    return None if data.get(key) is None else get_int(data, key)
+
+
+def _get_dropped(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    dropped = _get_objects(data, key)
+    for item in dropped:
+        get_int(item, "step")
+        get(item, "reason", str)
+    return dropped
+
+
+def _get_shard_name(data: Mapping[str, Any], key: str) -> str:
+    name = get(data, key, str)
+    if ShardName.parse(name) is None:
+        raise StoreError(f"{name!r:.80} is not a shard's name")
+    return name
+
+
+def _get_pairs(data: Mapping[str, Any], key: str) -> tuple[tuple[str, str], ...]:
+    def is_pair(item: Any) -> bool:
+        return isinstance(item, list) and len(item) == 2 and all(isinstance(s, str) for s in item)
+
+    return tuple((name, layer) for name, layer in _get_list(data, key, is_pair, "[name, layer]"))
+
+
+def _get_layers(data: Mapping[str, Any], key: str) -> tuple[Layer, ...]:
+    return load_layers(get(data, key, list))
+
+
+def checked(how: Callable[..., Any], *limits: Any, key: str = "", **options: Any) -> Any:
+    """A field of a record that is read by `how(data, key, *limits)`; the key is its own name, or `key`."""
+    return field(metadata={"how": how, "limits": limits, "key": key}, **options)
+
+
+class Checked:
+    """A record whose fields say how they are read from JSON; whatever else stands there is ignored."""
+
+    @classmethod
+    def read(cls, raw: Mapping[str, Any]) -> Self:
+        """Check every field. Raises StoreError with the first that does not fit."""
+        found = {}
+        for each in fields(cast(Any, cls)):
+            how = each.metadata.get("how")
+            if how is not None:
+                found[each.name] = how(raw, each.metadata["key"] or each.name, *each.metadata["limits"])
+        return cls(**found)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunRecord:
+class RunRecord(Checked):
     """run.json: written once, when the run is created."""
 
-    run_id: str
-    created: str
-    probe_digest: str
-    samples: int
-    settings: dict[str, Any]
+    run_id: str = checked(get, str)
+    created: str = checked(get, str)
+    probe_digest: str = checked(get_hex)
+    samples: int = checked(get_int, 1)
+    settings: dict[str, Any] = checked(get, dict)
     format_version: int = FORMAT_VERSION
 
     def dump(self) -> bytes:
@@ -132,32 +217,26 @@ class RunRecord:
         raw = load_checked(data, name)
         if raw.get("kind") != "run":
             raise StoreError(f"kind 'run' expected, got {raw.get('kind')!r:.40}")
-        return cls(
-            run_id=get(raw, "run_id", str),
-            created=get(raw, "created", str),
-            probe_digest=get_hex(raw, "probe_digest", 32),
-            samples=get_int(raw, "samples", 1),
-            settings=get(raw, "settings", dict),
-        )
+        return cls.read(raw)
 
 
 @dataclass(kw_only=True)
-class SessionRecord:
+class SessionRecord(Checked):
     """sessions/NNNN.json: one process start of one rank; rewritten whole when something is to be added."""
 
-    run_id: str
-    session: int
-    rank: int
-    world_size: int
-    created: str
-    pid: int
-    host: str
-    resumed_from: int | None
-    settings: dict[str, Any]
-    notes: dict[str, Any] = field(default_factory=dict)
-    dropped: list[dict[str, Any]] = field(default_factory=list)
-    closed: bool = False
-    stalled_seconds: float = 0.0
+    run_id: str = checked(get, str)
+    session: int = checked(get_int, 1, MAX_SESSIONS)
+    rank: int = checked(get_int, 0, MAX_RANKS - 1)
+    world_size: int = checked(get_int, 1, MAX_RANKS)
+    created: str = checked(get, str)
+    pid: int = checked(get_int)
+    host: str = checked(get, str)
+    resumed_from: int | None = checked(_get_step_or_none)
+    settings: dict[str, Any] = checked(get, dict)
+    notes: dict[str, Any] = checked(get, dict, default_factory=dict)
+    dropped: list[dict[str, Any]] = checked(_get_dropped, default_factory=list)
+    closed: bool = checked(get, bool, default=False)
+    stalled_seconds: float = checked(_get_seconds, default=0.0)
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": "session", "format_version": FORMAT_VERSION, **self.__dict__}
@@ -167,103 +246,55 @@ class SessionRecord:
 
     def unrecorded(self) -> list[tuple[str, tuple[int, ...], bool]]:
         """What the recorder could not record, at which steps, and whether nothing is wrong with that."""
-        out = []
         listed = get(self.notes, "problems", list) if "problems" in self.notes else []
-        for item in listed:
-            if not isinstance(item, dict):
-                raise StoreError("field 'problems' of 'notes' must be a list of objects")
-            steps = get(item, "steps", list)
-            if not all(type(s) is int and 0 <= s <= MAX_STEP for s in steps):
-                raise StoreError("field 'steps' must be a list of integers")
-            out.append((get(item, "what", str), tuple(steps), get(item, "note", bool)))
-        return out
+        if not all(isinstance(item, dict) for item in listed):
+            raise StoreError("field 'problems' of 'notes' must be a list of objects")
+        return [(get(item, "what", str), _get_steps(item, "steps"), get(item, "note", bool)) for item in listed]
 
     @classmethod
     def load(cls, data: bytes, name: str) -> Self:
-        raw = load_checked(data, name)
-        resumed = raw.get("resumed_from")
-        dropped = get(raw, "dropped", list)
-        if not all(isinstance(d, dict) for d in dropped):
-            raise StoreError("field 'dropped' must be a list of objects")
-        for item in dropped:
-            get_int(item, "step")
-            get(item, "reason", str)
-        return cls(
-            run_id=get(raw, "run_id", str),
-            session=get_int(raw, "session", 1, MAX_SESSIONS),
-            rank=get_int(raw, "rank", 0, MAX_RANKS - 1),
-            world_size=get_int(raw, "world_size", 1, MAX_RANKS),
-            created=get(raw, "created", str),
-            pid=get_int(raw, "pid"),
-            host=get(raw, "host", str),
-            resumed_from=None if resumed is None else get_int(raw, "resumed_from"),
-            settings=get(raw, "settings", dict),
-            notes=get(raw, "notes", dict),
-            dropped=dropped,
-            closed=get(raw, "closed", bool),
-            stalled_seconds=get_seconds(raw, "stalled_seconds"),
-        )
+        return cls.read(load_checked(data, name))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ManifestEntry:
+class ManifestEntry(Checked):
     """One line of a manifest: what a published shard must be."""
 
-    name: str
-    size: int
-    xxh3_128: str
-    rank: int
-    session: int
-    steps: tuple[int, ...]
+    name: str = checked(_get_shard_name)
+    steps: tuple[int, ...] = checked(_get_ascending)
+    size: int = checked(get_int, 1, key="bytes")
+    xxh3_128: str = checked(get_hex)
+    rank: int = checked(get_int, 0, MAX_RANKS - 1)
+    session: int = checked(get_int, 1, MAX_SESSIONS)
 
     def line(self) -> bytes:
         """The object with its own checksum as the last field, no line end."""
-        return seal_json(
-            {
-                "bytes": self.size,
-                "name": self.name,
-                "rank": self.rank,
-                "session": self.session,
-                "steps": list(self.steps),
-                "xxh3_128": self.xxh3_128,
-            }
-        )
+        found = self.__dict__.copy()
+        return seal_json(found | {"bytes": found.pop("size")})
 
     @classmethod
     def parse(cls, line: bytes) -> Self:
-        raw = load_sealed(line)
-        name = get(raw, "name", str)
-        if ShardName.parse(name) is None:
-            raise StoreError(f"{name!r:.80} is not a shard's name")
-        steps = get(raw, "steps", list)
-        if not steps or not all(type(s) is int and 0 <= s <= MAX_STEP for s in steps):
-            raise StoreError("field 'steps' must be a list of integers")
-        if any(b <= a for a, b in itertools.pairwise(steps)):
-            raise StoreError("field 'steps' must ascend")
-        return cls(
-            name=name,
-            size=get_int(raw, "bytes", 1),
-            xxh3_128=get_hex(raw, "xxh3_128", 32),
-            rank=get_int(raw, "rank", 0, MAX_RANKS - 1),
-            session=get_int(raw, "session", 1, MAX_SESSIONS),
-            steps=tuple(steps),
-        )
+        return cls.read(load_sealed(line))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardMeta:
+class ShardMeta(Checked):
     """`meta` of a shard."""
 
-    run_id: str
-    session: int
-    start_step: int
-    rank: int
-    world_size: int
-    part: int
-    parts: int
-    layers: tuple[Layer, ...]
-    metrics: tuple[tuple[str, str], ...]
-    writer: str
+    parts: int = checked(get_int, 1, MAX_PARTS)
+    world_size: int = checked(get_int, 1, MAX_RANKS)
+    run_id: str = checked(get, str)
+    session: int = checked(get_int, 1, MAX_SESSIONS)
+    start_step: int = checked(get_int)
+    rank: int = checked(get_int)
+    part: int = checked(get_int)
+    layers: tuple[Layer, ...] = checked(_get_layers)
+    metrics: tuple[tuple[str, str], ...] = checked(_get_pairs)  # (name, layer)
+    writer: str = checked(get, str)
+
+    def shard_name(self, first: int, last: int) -> ShardName:
+        """The name of the file with these first and last steps."""
+        return ShardName(first, last, self.session, self.rank, self.part if self.parts > 1 else None)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -278,24 +309,10 @@ class ShardMeta:
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
         if raw.get("kind") != "activations":
             raise StoreError(f"kind 'activations' expected, got {raw.get('kind')!r:.40}")
-        metrics = get(raw, "metrics", list)
-        for pair in metrics:
-            if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(s, str) for s in pair)):
-                raise StoreError("field 'metrics' must be a list of [name, layer]")
-        parts = get_int(raw, "parts", 1, MAX_PARTS)
-        world_size = get_int(raw, "world_size", 1, MAX_RANKS)
-        return cls(
-            run_id=get(raw, "run_id", str),
-            session=get_int(raw, "session", 1, MAX_SESSIONS),
-            start_step=get_int(raw, "start_step"),
-            rank=get_int(raw, "rank", 0, world_size - 1),
-            world_size=world_size,
-            part=get_int(raw, "part", 0, parts - 1),
-            parts=parts,
-            layers=load_layers(get(raw, "layers", list)),
-            metrics=tuple((name, layer) for name, layer in metrics),
-            writer=get(raw, "writer", str),
-        )
+        meta = cls.read(raw)
+        get_int(raw, "rank", 0, meta.world_size - 1)
+        get_int(raw, "part", 0, meta.parts - 1)
+        return meta
 
 
 def load_layers(raw: list[Any]) -> tuple[Layer, ...]:
@@ -313,3 +330,95 @@ def load_layers(raw: list[Any]) -> tuple[Layer, ...]:
         if any(n < 0 for n in layer.unit_shape) or math.prod(max(n, 1) for n in layer.unit_shape) > MAX_FILE_BYTES:
             raise StoreError(f"layer {layer.key!r:.80} has the shape {layer.unit_shape}")
     return layers
+
+
+@dataclass
+class Manifest:
+    """The lines of one manifest that can be used.
+
+    Attributes
+    ----------
+    entries : dict of shard name to ManifestEntry
+    lines : dict of shard name to bytes
+        The line as it stands in the file, without its end.
+    complaints : list of str
+        What is wrong with other lines: the first ten by number, then how many more.
+    clean : bool
+        Whether there is nothing in the file but these lines.
+    """
+
+    entries: dict[str, ManifestEntry] = field(default_factory=dict)
+    lines: dict[str, bytes] = field(default_factory=dict)
+    complaints: list[str] = field(default_factory=list)
+    clean: bool = True
+
+    def add(self, line: bytes | None, numbers: dict[str, int], number: int) -> None:
+        """Take one line. Raises StoreError with the reason why it cannot be used."""
+        if line is None:
+            raise StoreError(f"more than {MAX_MANIFEST_LINE} bytes")
+        entry = ManifestEntry.parse(line)
+        first = numbers.setdefault(entry.name, number)
+        if first == number:
+            self.entries[entry.name], self.lines[entry.name] = entry, line
+        elif self.entries.pop(entry.name, entry) != entry or entry.name not in self.lines:
+            self.lines.pop(entry.name, None)  # nobody can say which of the two is right
+            raise StoreError(f"it contradicts line {first} on {entry.name}")
+        else:
+            self.entries[entry.name], self.clean = entry, False
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The usable lines of a manifest; OSError or StoreError where the file as a whole cannot be read."""
+    found, numbers, bad, blank = Manifest(), dict[str, int](), 0, 0
+    for number, line in _lines(path):
+        if line == b"":  # what a torn line leaves behind; not worth a word, but not for ever either
+            blank += 1
+        else:
+            try:
+                found.add(line, numbers, number)
+            except StoreError as error:
+                bad += 1
+                if bad <= _NAMED_LINES:
+                    found.complaints.append(f"line {number}: {error}; {_WITHOUT}")
+        too_many = _too_many(bad + blank, number)
+        if too_many:
+            found.complaints.append(f"{too_many}; the rest is not used, and {_WITHOUT}")
+            break
+    else:
+        if bad > _NAMED_LINES:
+            found.complaints.append(f"{bad - _NAMED_LINES} more lines are damaged; {_WITHOUT}")
+    found.clean = found.clean and not (bad or blank) and _ends_whole(path)
+    return found
+
+
+def _too_many(useless: int, lines: int) -> str:
+    if useless > MAX_MANIFEST_DAMAGE:
+        return f"more than {MAX_MANIFEST_DAMAGE} damaged or empty lines"
+    return f"more than {MAX_MANIFEST_LINES} lines" if lines > MAX_MANIFEST_LINES else ""
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
+    """Number and content of every whole line, None for one that is too long.
+
+    What follows the last line end was cut off by a kill, and is left out.
+    """
+    fd = files.open_regular(path)
+    try:
+        size = os.fstat(fd).st_size
+        if size > MAX_MANIFEST_BYTES:
+            raise StoreError(f"{size} bytes, at most {MAX_MANIFEST_BYTES} expected")
+        number, rest, too_long = 0, b"", False
+        for at in range(0, size, MIB):
+            *whole, rest = (rest + os.pread(fd, MIB, at)).split(b"\n")
+            for line in whole:
+                number += 1
+                yield number, None if too_long or len(line) > MAX_MANIFEST_LINE else line
+                too_long = False
+            if len(rest) > MAX_MANIFEST_LINE:  # its bytes are not needed to call it too long
+                rest, too_long = b"", True
+    finally:
+        os.close(fd)
+
+
+def _ends_whole(path: Path) -> bool:
+    return files.last_byte(path) in (b"", b"\n")

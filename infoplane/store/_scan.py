@@ -14,8 +14,7 @@ from infoplane.core.files import parse_temporary
 from infoplane.core.records import Probe
 from infoplane.core.steps import step_words
 from infoplane.core.text import printable, shorten
-from infoplane.store._manifest import read_manifest
-from infoplane.store._records import ManifestEntry, RunRecord, SessionRecord
+from infoplane.store._records import ManifestEntry, RunRecord, SessionRecord, read_manifest
 from infoplane.store._shard import Shard, decode_probe, decode_shard
 from infoplane.store.layout import (
     MAX_FILE_BYTES,

@@ -36,8 +36,8 @@ from infoplane.store.layout import (
 _INDEX_DTYPES: dict[str, np.dtype[Any]] = {"u1": np.dtype("u1"), "i8": np.dtype("<i8"), "f8": np.dtype("<f8")}
 
 
-def encode_shard(meta: ShardMeta, frames: Sequence[Frame]) -> tuple[Iterator[memoryview], int]:
-    """The bytes of a shard in order, and their number; activations are passed on, not copied."""
+def encode_shard(meta: ShardMeta, frames: Sequence[Frame]) -> Iterator[memoryview]:
+    """The bytes of a shard in order; activations are passed on, not copied."""
     count, layers = len(frames), frames[0].layers
     names = {pair: m for m, pair in enumerate(meta.metrics)}
     metrics = np.full((count, len(names)), np.nan)
@@ -48,8 +48,8 @@ def encode_shard(meta: ShardMeta, frames: Sequence[Frame]) -> tuple[Iterator[mem
     index: dict[str, npt.NDArray[Any]] = {
         "meta": np.frombuffer(canonical_json(meta.to_json(), "shard meta"), np.uint8),
         "step": np.array([frame.step for frame in frames], np.int64),
-        "epoch": np.array([frame.epoch for frame in frames], np.float64),
-        "time": np.array([frame.time for frame in frames], np.float64),
+        "epoch": np.array([frame.snapshot.epoch for frame in frames], np.float64),
+        "time": np.array([frame.snapshot.time for frame in frames], np.float64),
         "rows": frames[0].rows,
         "metrics": metrics,
         "recorded": recorded,
@@ -71,7 +71,7 @@ def encode_shard(meta: ShardMeta, frames: Sequence[Frame]) -> tuple[Iterator[mem
 
 def _encode(
     index: Mapping[str, npt.NDArray[Any]], acts: Mapping[str, tuple[str, tuple[int, ...], list[Any]]]
-) -> tuple[Iterator[memoryview], int]:
+) -> Iterator[memoryview]:
     index = {name: np.ascontiguousarray(array) for name, array in index.items()}
     index[SEAL] = np.frombuffer(digest(*(array.tobytes() for array in index.values())), np.uint8)
     shapes = {name: (array.dtype.str.lstrip("<|"), array.shape) for name, array in index.items()}
@@ -80,7 +80,7 @@ def _encode(
         name: [array.reshape(-1).view("u1")] for name, array in index.items() if array.size
     }
     contents |= {name: buffers for name, (_, _, buffers) in acts.items()}
-    return plan.pieces(contents), plan.size
+    return plan.pieces(contents)
 
 
 def _read_index(
@@ -161,7 +161,7 @@ def decode_shard(source: _h5.Source, name: ShardName) -> Shard:
     step = arrays["step"]
     if not count or step[0] < 0 or not (np.diff(step) > 0).all():
         raise StoreError("'step' must ascend")
-    found = ShardName(int(step[0]), int(step[-1]), meta.session, meta.rank, meta.part if meta.parts > 1 else None)
+    found = meta.shard_name(int(step[0]), int(step[-1]))
     if found != name:
         raise StoreError(f"its content belongs to {found}; the file was renamed or copied")
     _refuse_others(extents, (*SHARD_INDEX, *(act_name(i) for i in range(layers))))
@@ -247,7 +247,7 @@ def check_probe(probe: Probe) -> None:
         raise ValueError(f"probe.inputs must have {n} rows, got shape {probe.inputs.shape}")
 
 
-def encode_probe(probe: Probe, run_id: str) -> tuple[Iterator[memoryview], int]:
+def encode_probe(probe: Probe, run_id: str) -> Iterator[memoryview]:
     """The bytes of probe.h5. Inputs above MAX_INPUT_BYTES, or of another type, leave only their digest."""
     meta = {
         "kind": "probe",

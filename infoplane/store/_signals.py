@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from types import CodeType, FrameType
+from types import FrameType
 from typing import ParamSpec, Protocol, TypeVar
 
 CLOSE_SECONDS = 8.0
@@ -38,8 +38,8 @@ class Stoppable(Protocol):
 
 
 open_writers: weakref.WeakSet[Stoppable] = weakref.WeakSet()
-_guarded: set[CodeType] = set()
-_deferred = False
+_busy = 0  # methods under way in the main thread that hold locks
+_deferred = False  # whether a signal waits for their end
 
 
 def watch(writer: Stoppable) -> None:
@@ -60,15 +60,19 @@ def unwatch(writer: Stoppable) -> None:
 
 
 def guarded(method: Callable[P, R]) -> Callable[P, R]:
-    """A method that holds locks: a signal that comes meanwhile is acted on when it returns."""
-    _guarded.add(method.__code__)
+    """A method that holds locks: a signal that comes meanwhile is acted on when the outermost of them returns."""
 
     @functools.wraps(method)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        global _busy
+        if not _in_main_thread():
+            return method(*args, **kwargs)
+        _busy += 1
         try:
             return method(*args, **kwargs)
         finally:
-            if pending():
+            _busy -= 1
+            if _deferred and not _busy:
                 _terminate()
 
     return run
@@ -85,12 +89,10 @@ def _in_main_thread() -> bool:
 
 def _handle(number: int, frame: FrameType | None) -> None:
     global _deferred
-    while frame is not None:
-        if frame.f_code in _guarded:
-            _deferred = True
-            return
-        frame = frame.f_back
-    _terminate()
+    if _busy:
+        _deferred = True
+    else:
+        _terminate()
 
 
 def _terminate() -> None:

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -22,6 +22,7 @@ from infoplane.store import _signals
 from infoplane.store._directory import open_directory
 from infoplane.store._frames import check_snapshot, snapshot_bytes
 from infoplane.store._sealer import Sealer
+from infoplane.store._shard import check_probe
 from infoplane.store.layout import MAX_FILE_BYTES, MAX_RANKS, SEAL_BYTES, SEAL_SECONDS
 
 DEFAULT_QUEUE_BYTES = 1 << 30
@@ -126,18 +127,19 @@ class StoreWriter:
         self._samples = probe.samples
         self._pid = os.getpid()
         self._closed = True
-        opened = open_directory(
+        self._session = open_directory(
             self.path,
             probe=probe,
             settings=settings,
             rank=rank,
+            world_size=world_size,
             resume=resume,
             session=session,
             may_differ=may_differ,
             join_seconds=join_seconds,
         )
-        self._lock = opened.lock
-        self.run_id, self.session, self.last_step = opened.run_id, opened.session, opened.last_step
+        record = self._session.record
+        self.run_id, self.session, self.last_step = record.run_id, record.session, record.resumed_from
         self._step: int | None = None
         self._queue: deque[tuple[Snapshot | threading.Event, int]] = deque()
         self._queued_bytes = 0
@@ -150,31 +152,28 @@ class StoreWriter:
         self._began = time.monotonic()
         self.stalled_s = 0.0
         self._thread: threading.Thread | None = None
-        try:
-            self._sealer = Sealer(
-                self.path,
-                opened,
-                samples=probe.samples,
-                world_size=world_size,
-                settings=settings,
-                seal_bytes=min(seal_bytes, max_file_bytes),
-                seal_seconds=seal_seconds,
-                max_file_bytes=max_file_bytes,
-                release=release,
-            )
-            if background:
-                thread = threading.Thread(target=self._run, name=f"infoplane writer {self.path}", daemon=True)
+        self._sealer = Sealer(
+            self._session,
+            samples=probe.samples,
+            seal_bytes=min(seal_bytes, max_file_bytes),
+            seal_seconds=seal_seconds,
+            max_file_bytes=max_file_bytes,
+            release=release,
+        )
+        if background:
+            thread = threading.Thread(target=self._run, name=f"infoplane writer {self.path}", daemon=True)
+            try:
                 thread.start()
-                self._thread = thread
-        except BaseException:
-            self._lock.release()
-            raise
+            except BaseException:
+                self._session.lock.release()
+                raise
+            self._thread = thread
         self._closed = False
         _signals.watch(self)
 
     @property
     def dropped(self) -> dict[int, str]:
-        return dict(self._sealer.dropped)
+        return dict(self._session.dropped)
 
     def __enter__(self) -> Self:
         return self
@@ -215,7 +214,7 @@ class StoreWriter:
     def annotate(self, **notes: Any) -> None:
         """Add JSON values to this session's file, at once."""
         self._ready()
-        self._sealer.annotate(notes)
+        self._session.annotate(notes)
 
     @deferred
     @_signals.guarded
@@ -235,7 +234,7 @@ class StoreWriter:
             while not done.wait(0.5) and self._thread.is_alive() and not _signals.pending():
                 checkpoint()
         self._report()
-        return not self._sealer.dropped and not self._sealer.uncertain
+        return not self._session.dropped and not self._session.uncertain
 
     @deferred
     @_signals.guarded
@@ -256,9 +255,10 @@ class StoreWriter:
         _signals.unwatch(self)
         try:
             if self._failure is None:
-                self._sealer.finish(self.stalled_s)
+                self._sealer.seal(wait=True)
+                self._session.close(self.stalled_s)
         finally:
-            self._lock.release()
+            self._session.lock.release()
         self._report(final=True)
 
     @property
@@ -352,10 +352,10 @@ class StoreWriter:
             ) from self._failure
 
     def _raise_error(self) -> None:
-        error = self._sealer.error
+        error = self._session.error
         if error is not None and self.on_error == "raise":
-            self._sealer.error = None
-            error.add_note(f"steps not written: {describe_steps(self._sealer.dropped) or 'none'}")
+            self._session.error = None
+            error.add_note(f"steps not written: {describe_steps(self._session.dropped) or 'none'}")
             raise error
 
     def _report(self, final: bool = False) -> None:
@@ -376,15 +376,8 @@ class StoreWriter:
             )
         if not final:
             return
-        if self._sealer.uncertain:
-            self._warn(f"what was written may not survive a power failure ({self._sealer.error})")
-        if self._sealer.unlisted:
-            self._warn(
-                f"the shards are whole, but not the manifest ({self._sealer.error}); "
-                "opening the run with resume=True makes up for it"
-            )
-        if self._sealer.unsaved:
-            self._warn(self._sealer.unsaved_words())
+        for text in self._session.losses():
+            self._warn(text)
         elapsed = time.monotonic() - self._began
         if self.stalled_s > max(1.0, _STALL_SHARE * elapsed):
             rate = self._sealer.bytes_written / elapsed / 1e6
@@ -396,6 +389,21 @@ class StoreWriter:
 
     def _warn(self, text: str) -> None:
         warn(f"{self.path}: {text}", RuntimeWarning)
+
+
+def check_run(probe: Probe, snapshots: Sequence[Snapshot]) -> None:
+    """Check a whole run that is in memory.
+
+    Raises
+    ------
+    ValueError, TypeError
+        What `StoreWriter` would raise for its probe, or for the first of the snapshots that it would not take.
+    """
+    check_probe(probe)
+    last: int | None = None
+    for snapshot in snapshots:
+        check_snapshot(snapshot, samples=probe.samples, last_step=last, max_sample_bytes=MAX_FILE_BYTES)
+        last = snapshot.step
 
 
 @atexit.register

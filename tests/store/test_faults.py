@@ -69,7 +69,7 @@ def record_three(path: Path) -> tuple[list[int], dict[int, str], bool]:
         before = set(out.dropped)
         out(snapshot(step))
         out.flush()
-        if set(out.dropped) == before and not out._sealer.uncertain:
+        if set(out.dropped) == before and not out._session.uncertain:
             acked.append(step)
     out.close()
     return acked, out.dropped, True
@@ -166,7 +166,7 @@ def test_a_shard_that_a_passing_error_stopped_is_written_again_from_memory(tmp_p
     out.flush()
     with faulty(fail_all=(call,), error=errno.EIO):
         out(snapshot(1))
-        wait_until(lambda: out._sealer._held is not None)
+        wait_until(lambda: out._sealer._held)
     assert out._sealer.pending_bytes > 0
     assert [s.step for s in released] == [0]
     out(snapshot(2))
@@ -191,12 +191,12 @@ def test_a_shard_that_waits_for_a_second_attempt_gets_it_in_time_and_in_order(tm
     out = writer(tmp_path / "run", background=True, seal_bytes=1, seal_seconds=0.2)
     with faulty(fail_all=("fsync",), error=errno.ESTALE):
         out(snapshot(0))
-        wait_until(lambda: out._sealer._held is not None)
+        wait_until(lambda: out._sealer._held)
     wait_until(lambda: len(shards(tmp_path / "run")) == 1)
     out._sealer._seal_seconds = 1e9
     with faulty(fail_all=("fsync",), error=errno.ESTALE):
         out(snapshot(1))
-        wait_until(lambda: out._sealer._held is not None)
+        wait_until(lambda: out._sealer._held)
     out.close()
     check_clean(tmp_path / "run", [0, 1])
     again = writer(tmp_path / "run", resume=True, seal_bytes=1)
@@ -204,7 +204,7 @@ def test_a_shard_that_waits_for_a_second_attempt_gets_it_in_time_and_in_order(tm
         warnings.simplefilter("ignore")
         for step in (2, 3, 4):
             again(snapshot(step))
-            assert again._sealer._held.steps == [step]
+            assert [frame.step for frame in again._sealer._held] == [step]
     assert set(again.dropped) == {2, 3}
     with pytest.warns(RuntimeWarning, match="steps 2-3 could not be written"):
         again.close()

@@ -15,8 +15,7 @@ from test_hostile import array_change, rebuild
 
 from infoplane.core import StoreError
 from infoplane.store import open_run
-from infoplane.store._manifest import read_manifest
-from infoplane.store._records import load_sealed, seal_json
+from infoplane.store._records import load_sealed, read_manifest, seal_json
 from infoplane.store.layout import MAX_MANIFEST_BYTES, MAX_MANIFEST_DAMAGE, MAX_MANIFEST_LINE
 
 WITHOUT = "the shards are read without it"
