@@ -95,6 +95,63 @@ def test_the_graph_has_no_cycle():
             assert part not in allowed(up)
 
 
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_at_once(path: Path) -> set[str]:
+    """Modules of the package that importing this one imports: at its top, but not for type checking only."""
+    known = {module_name(file) for file in FILES}
+    out: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            out |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            # `from package import module` imports the module, `from module import name` the module that has the name
+            out |= {name if name in known else str(node.module) for name in names}
+    return out & known
+
+
+def test_no_two_modules_import_each_other():
+    """Neither directly nor through others: any module can be imported first, and read first."""
+    graph = {module_name(file): imported_at_once(file) for file in FILES}
+    while leaves := {module for module, needs in graph.items() if not needs & graph.keys()}:
+        graph = {module: needs for module, needs in graph.items() if module not in leaves}
+    assert not graph, f"import circle among {sorted(graph)}"
+
+
+# Names that two classes still have. The list may only become shorter.
+SHARED_NAMES = {
+    "Blocks",
+    "Call",
+    "Data",
+    "Entry",
+    "Found",
+    "Function",
+    "Loss",
+    "Pass",
+    "Piece",
+    "Problem",
+    "RecorderCallback",
+    "Row",
+    "Side",
+    "Target",
+    "Task",
+}
+
+
+def test_a_class_name_means_one_thing():
+    named: dict[str, set[str]] = {}
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef):
+                named.setdefault(node.name.lstrip("_"), set()).add(module_name(file))
+    shared = {name for name, homes in named.items() if len(homes) > 1}
+    assert shared <= SHARED_NAMES, {name: sorted(named[name]) for name in shared - SHARED_NAMES}
+
+
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "marshal", "shelve", "yaml"}
 
 

@@ -16,8 +16,8 @@ from infoplane.core.errors import StoreError
 from infoplane.core.records import Probe
 from infoplane.core.strict import canonical_json
 from infoplane.core.warn import warn
+from infoplane.store._ledger import Ledger
 from infoplane.store._records import Manifest, ManifestEntry, RunRecord, SessionRecord, load_json, read_manifest
-from infoplane.store._session import Session
 from infoplane.store._shard import check_probe, encode_probe, inputs_digest, probe_digest
 from infoplane.store.layout import (
     MAX_SESSIONS,
@@ -46,7 +46,7 @@ def open_directory(
     session: int | None,
     may_differ: Collection[str],
     join_seconds: float,
-) -> Session:
+) -> Ledger:
     """Lock the directory for this rank, then create the run or check that it is the same one."""
     check_probe(probe)
     settings = load_json(canonical_json(dict(settings), "settings"))  # tuples as lists, as they will be read
@@ -84,7 +84,7 @@ def open_directory(
             resumed_from=last_step,
             settings=settings,
         )
-        return Session(path, lock, record)
+        return Ledger(path, lock, record)
     except BaseException:
         lock.release()
         raise

@@ -27,16 +27,16 @@ from infoplane.store._objects import (
     FILTERS,
     LAYOUT,
     UNDEFINED,
-    Blocks,
     Fields,
     Header,
+    MetadataBlocks,
     Source,
     read_header,
     shown,
 )
 from infoplane.store.layout import ACTS, MAX_LAYERS, act_name
 
-__all__ = ["TYPES", "Extent", "Plan", "Source", "parse", "plan"]
+__all__ = ["TYPES", "Extent", "FileLayout", "Source", "parse", "plan"]
 
 ALIGNMENT = 64
 MAX_OBJECTS = 64
@@ -154,7 +154,7 @@ def _create_hdf5(image: _Image) -> Any:
 
 
 @dataclass(frozen=True)
-class Plan:
+class FileLayout:
     """A file laid out but not written: the metadata, and the place of every array."""
 
     image: _Image
@@ -178,13 +178,13 @@ class Plan:
         yield memoryview(self.image.slice(at, self.size))
 
 
-def plan(arrays: Mapping[str, tuple[str, tuple[int, ...]]]) -> Plan:
+def plan(arrays: Mapping[str, tuple[str, tuple[int, ...]]]) -> FileLayout:
     """Lay out a file with these arrays (name -> type, shape), all contiguous, metadata at the front."""
     return _plan(tuple(arrays.items()))
 
 
 @functools.lru_cache(maxsize=8)  # most shards of a run have the layout of the one before
-def _plan(items: tuple[tuple[str, tuple[str, tuple[int, ...]]], ...]) -> Plan:
+def _plan(items: tuple[tuple[str, tuple[str, tuple[int, ...]]], ...]) -> FileLayout:
     arrays = dict(items)
     image = _Image()
     file = _create_hdf5(image)
@@ -211,7 +211,7 @@ def _plan(items: tuple[tuple[str, tuple[str, tuple[int, ...]]], ...]) -> Plan:
         extents[name] = Extent(dataset.get_offset() or 0, shape, kind)
     del dataset, datasets
     file.close()
-    return Plan(image, extents, image.size)
+    return FileLayout(image, extents, image.size)
 
 
 _known: list[tuple[int, list[tuple[int, bytes]], dict[str, Extent]]] = []
@@ -232,7 +232,7 @@ def parse(source: Source, check_meta: Callable[[bytes], dict[str, Any]]) -> tupl
     for size, trace, extents in reversed(_known):
         if size == source.size and all(source.read(at, len(data)) == data for at, data in trace):
             return extents, check_meta(_read(source, extents["meta"]))
-    blocks = Blocks(source)
+    blocks = MetadataBlocks(source)
     extents, meta = _walk(blocks, check_meta)
     _check_disjoint(blocks, extents)
     _known = [*_known[1 - _REMEMBERED :], (source.size, blocks.trace, extents)]
@@ -243,7 +243,9 @@ def _read(source: Source, extent: Extent) -> bytes:
     return source.read(extent.offset, extent.nbytes)
 
 
-def _walk(blocks: Blocks, check_meta: Callable[[bytes], dict[str, Any]]) -> tuple[dict[str, Extent], dict[str, Any]]:
+def _walk(
+    blocks: MetadataBlocks, check_meta: Callable[[bytes], dict[str, Any]]
+) -> tuple[dict[str, Extent], dict[str, Any]]:
     root = read_header(blocks, blocks.superblock(), "the root group")
     found = links(blocks, root, MAX_OBJECTS)
     if "meta" not in found:
@@ -263,13 +265,13 @@ def _walk(blocks: Blocks, check_meta: Callable[[bytes], dict[str, Any]]) -> tupl
     return extents, meta
 
 
-def _object(blocks: Blocks, name: str, address: int | None) -> Header:
+def _object(blocks: MetadataBlocks, name: str, address: int | None) -> Header:
     if address is None:
         raise StoreError(f"{shown(name)} is not a hard link")
     return read_header(blocks, address, shown(name))
 
 
-def _acts(blocks: Blocks, group: Header) -> dict[str, Extent]:
+def _acts(blocks: MetadataBlocks, group: Header) -> dict[str, Extent]:
     if not group.is_group:
         raise StoreError(f"{ACTS} must be a group")
     if group.has_attributes:
@@ -283,7 +285,7 @@ def _acts(blocks: Blocks, group: Header) -> dict[str, Extent]:
     return {f"{ACTS}/{name}": _dataset(blocks, name, _object(blocks, name, found[name])) for name in sorted(found)}
 
 
-def _dataset(blocks: Blocks, name: str, header: Header) -> Extent:
+def _dataset(blocks: MetadataBlocks, name: str, header: Header) -> Extent:
     if header.is_group or not header.is_dataset:
         raise StoreError(f"{shown(name)} is not a dataset")
     if header.has_attributes:
@@ -329,7 +331,7 @@ def _shape(name: str, space: Fields) -> tuple[int, ...]:
     return shape
 
 
-def _check_disjoint(blocks: Blocks, extents: Mapping[str, Extent]) -> None:
+def _check_disjoint(blocks: MetadataBlocks, extents: Mapping[str, Extent]) -> None:
     """No two arrays share bytes, nor does an array with what describes it."""
     spans = [(e.offset, e.offset + e.nbytes, shown(name)) for name, e in extents.items() if e.nbytes]
     spans += [(start, end, "the file's own index") for start, end in blocks.spans()]

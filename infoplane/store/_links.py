@@ -16,9 +16,9 @@ from infoplane.store._objects import (
     MAX_BLOCK_BYTES,
     SYMBOL_TABLE,
     UNDEFINED,
-    Blocks,
     Fields,
     Header,
+    MetadataBlocks,
     verify,
 )
 
@@ -36,7 +36,7 @@ class Link:
     address: int | None
 
 
-def links(blocks: Blocks, group: Header, limit: int) -> dict[str, int | None]:
+def links(blocks: MetadataBlocks, group: Header, limit: int) -> dict[str, int | None]:
     """Name -> address of the object's header; None for a link of another kind, which the caller refuses."""
     if SYMBOL_TABLE in group.messages or LINK_INFO not in group.messages:
         raise StoreError(f"{group.what} is a group of the old kind (symbol table); only new ones are allowed")
@@ -69,7 +69,7 @@ def _link(fields: Fields) -> Link:
     return Link(name, fields.number(8) if kind == 0 else None)
 
 
-def _dense(blocks: Blocks, heap: int, names: int, what: str, limit: int) -> list[Link]:
+def _dense(blocks: MetadataBlocks, heap: int, names: int, what: str, limit: int) -> list[Link]:
     tree = NameTree(blocks, names, what)
     if tree.count > limit:
         raise StoreError(f"{tree.count} objects in one group, at most {limit} allowed")
@@ -85,7 +85,7 @@ def _width(limit: int) -> int:
 class NameTree:
     """A version 2 B-tree over the hashes of link names."""
 
-    def __init__(self, blocks: Blocks, address: int, what: str) -> None:
+    def __init__(self, blocks: MetadataBlocks, address: int, what: str) -> None:
         self.blocks, self.what = blocks, f"the index of {what}"
         head = Fields(blocks.checked(address, 38, self.what, head=b"BTHD"), self.what, 4)
         head.expect(1, 0, name="version")
@@ -136,7 +136,7 @@ class NameTree:
 class Heap:
     """A fractal heap whose objects lie in its own blocks, without filters."""
 
-    def __init__(self, blocks: Blocks, address: int, what: str) -> None:
+    def __init__(self, blocks: MetadataBlocks, address: int, what: str) -> None:
         self.blocks, self.address, self.what = blocks, address, f"the heap of {what}"
         head = Fields(blocks.checked(address, 146, self.what, head=b"FRHP"), self.what, 4)
         head.expect(1, 0, name="version")

@@ -107,7 +107,7 @@ class Fields:
         return len(self.data) - self.at
 
 
-class Blocks:
+class MetadataBlocks:
     """The blocks of one file. Each is read once, lies within the file, and all together are bounded."""
 
     def __init__(self, source: Source) -> None:
@@ -213,7 +213,7 @@ class Header:
         return ATTRIBUTE in self.messages
 
 
-def read_header(blocks: Blocks, address: int, what: str) -> Header:
+def read_header(blocks: MetadataBlocks, address: int, what: str) -> Header:
     """An object header of version 2 with its continuations."""
     what = f"the header of {what}"
     start = Fields(blocks.peek(address, 34), what)

@@ -11,8 +11,8 @@ from infoplane import __version__
 from infoplane.core import files
 from infoplane.core.records import Snapshot
 from infoplane.store._frames import Frame
+from infoplane.store._ledger import Ledger
 from infoplane.store._records import ManifestEntry, ShardMeta
-from infoplane.store._session import Session
 from infoplane.store._shard import encode_shard
 from infoplane.store.layout import SHARDS_DIR
 
@@ -35,7 +35,7 @@ class Sealer:
 
     def __init__(
         self,
-        session: Session,
+        ledger: Ledger,
         *,
         samples: int,
         seal_bytes: int,
@@ -43,8 +43,8 @@ class Sealer:
         max_file_bytes: int,
         release: Callable[[Snapshot], None] | None,
     ) -> None:
-        self._session, self._samples, self._release = session, samples, release
-        self._shards = session.path / SHARDS_DIR
+        self._ledger, self._samples, self._release = ledger, samples, release
+        self._shards = ledger.path / SHARDS_DIR
         self._seal_bytes, self._seal_seconds = seal_bytes, seal_seconds
         self.max_sample_bytes = max(max_file_bytes - INDEX_ALLOWANCE, max_file_bytes // 2)
         self._fresh: list[Frame] = []  # nobody has tried to write them
@@ -97,13 +97,13 @@ class Sealer:
                 attempts = 2
         except BaseException as error:
             for frames in shards:
-                self._session.drop([frame.step for frame in frames], error)
+                self._ledger.drop([frame.step for frame in frames], error)
                 self._let_go(frames)
             raise
         finally:
             self._publishing = []
             self.pending_bytes = sum(frame.nbytes for frame in self._held)
-        self._session.list_shards()
+        self._ledger.list_shards()
 
     def _written(self, frames: list[Frame], attempts: int, *, wait: bool) -> bool:
         """Publish one shard, or drop it at its last attempt; False where that comes later."""
@@ -113,8 +113,8 @@ class Sealer:
                 break
             except (OSError, MemoryError) as error:
                 if left == 0:
-                    self._session.error = error
-                    self._session.drop([frame.step for frame in frames], error)
+                    self._ledger.error = error
+                    self._ledger.drop([frame.step for frame in frames], error)
                 elif not wait:
                     return False
         self._let_go(frames)
@@ -134,14 +134,14 @@ class Sealer:
     def abandon(self, queued: Iterable[Snapshot], error: BaseException) -> None:
         """List everything that is not published as dropped, while another thread may still be at it."""
         waiting = [frame.step for frame in [*self._held, *self._fresh]]
-        self._session.drop([*self._publishing, *waiting, *(snapshot.step for snapshot in queued)], error)
-        self._session.save()
+        self._ledger.drop([*self._publishing, *waiting, *(snapshot.step for snapshot in queued)], error)
+        self._ledger.save()
 
     def _publish(self, frames: list[Frame]) -> None:
         """Write one shard; one snapshot that is too large for a file becomes several."""
         parts = frames[0].split(self.max_sample_bytes) if len(frames) == 1 else []
         groups = [[part] for part in parts] if len(parts) > 1 else [frames]
-        record = self._session.record
+        record = self._ledger.record
         meta = ShardMeta(
             run_id=record.run_id,
             session=record.session,
@@ -164,7 +164,7 @@ class Sealer:
                 with contextlib.suppress(OSError):
                     (self._shards / entry.name).unlink()
             raise
-        self._session.unlisted += [entry.line() for entry in published]
+        self._ledger.unlisted += [entry.line() for entry in published]
 
     def _publish_file(self, meta: ShardMeta, frames: list[Frame]) -> ManifestEntry:
         steps = tuple(frame.step for frame in frames)
@@ -172,7 +172,7 @@ class Sealer:
         try:
             size, digest = files.publish(self._shards, name, encode_shard(meta, frames))
         except files.NotDurable as error:
-            self._session.uncertain, self._session.error = True, error
+            self._ledger.uncertain, self._ledger.error = True, error
             size, digest = error.size, error.digest
         self.bytes_written += size
         return ManifestEntry(name=name, size=size, xxh3_128=digest, rank=meta.rank, session=meta.session, steps=steps)

@@ -20,12 +20,13 @@ from infoplane.core.strict import canonical_json
 from infoplane.store._scan import DAMAGED, Problem, Scan, few
 from infoplane.store._shard import Shard
 from infoplane.store.layout import ARRAY_DTYPES, SESSIONS_DIR, SHARDS_DIR, ShardName, session_file
+from infoplane.store.summary import summarize
 
 __all__ = ["ActivationStore", "Problem", "open_run"]
 
 
 @dataclass(frozen=True)
-class _Piece:
+class _SnapshotPart:
     """Snapshot number `at` of a shard."""
 
     shard: Shard
@@ -87,8 +88,6 @@ class ActivationStore:
 
     def _repr_html_(self) -> str:
         """For a notebook: what the run holds."""
-        from infoplane.store.summary import summarize
-
         return summarize(self)._repr_html_()
 
     @property
@@ -243,15 +242,15 @@ class ActivationStore:
         unrecorded = scan.unrecorded()
         return [*scan.verify(), *unrecorded]
 
-    def _resolve(self, scan: Scan) -> dict[int, tuple[_Piece, ...]]:
+    def _resolve(self, scan: Scan) -> dict[int, tuple[_SnapshotPart, ...]]:
         """Step -> pieces of its snapshot. A session ends the older ones where it starts."""
         cut = scan.session_ends()
-        groups: dict[int, list[_Piece]] = {}
+        groups: dict[int, list[_SnapshotPart]] = {}
         for shard in scan.shards:
             for at, step in enumerate(shard.step.tolist()):
                 if step < cut[shard.meta.session]:
-                    groups.setdefault(step, []).append(_Piece(shard, at))
-        out: dict[int, tuple[_Piece, ...]] = {}
+                    groups.setdefault(step, []).append(_SnapshotPart(shard, at))
+        out: dict[int, tuple[_SnapshotPart, ...]] = {}
         complaints: dict[tuple[str, str], list[int]] = {}
         judged: dict[tuple[Shard, ...], tuple[str, str] | None] = {}
         for step in sorted(groups):
@@ -308,14 +307,14 @@ class ActivationStore:
         gone, row = int((present == 0).sum()), int(np.argmin(present))
         return "", f"incomplete: {gone} of {samples} probe rows missing, the first is {row}"
 
-    def _pieces(self, step: int) -> tuple[_Piece, ...]:
+    def _pieces(self, step: int) -> tuple[_SnapshotPart, ...]:
         try:
             return self._steps[int(step)]
         except KeyError:
             have = describe_steps(self._steps) or "none"
             raise ValueError(f"no complete snapshot at step {step} in run {self.path}; has {have}") from None
 
-    def _places(self, key: str, step: int) -> list[tuple[_Piece, int]]:
+    def _places(self, key: str, step: int) -> list[tuple[_SnapshotPart, int]]:
         """The pieces of one layer at one step, with the layer's number in each."""
         self.layer(key)
         pieces = self._pieces(step)
@@ -367,7 +366,7 @@ def _runs(jobs: Sequence[tuple[int, int, int]], merge: bool) -> Iterable[tuple[i
         at += n
 
 
-def _layer_at(places: Sequence[tuple[_Piece, int]]) -> Layer:
+def _layer_at(places: Sequence[tuple[_SnapshotPart, int]]) -> Layer:
     piece, i = places[0]
     return piece.shard.meta.layers[i]
 

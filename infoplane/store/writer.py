@@ -127,7 +127,7 @@ class StoreWriter:
         self._samples = probe.samples
         self._pid = os.getpid()
         self._closed = True
-        self._session = open_directory(
+        self._ledger = open_directory(
             self.path,
             probe=probe,
             settings=settings,
@@ -138,7 +138,7 @@ class StoreWriter:
             may_differ=may_differ,
             join_seconds=join_seconds,
         )
-        record = self._session.record
+        record = self._ledger.record
         self.run_id, self.session, self.last_step = record.run_id, record.session, record.resumed_from
         self._step: int | None = None
         self._queue: deque[tuple[Snapshot | threading.Event, int]] = deque()
@@ -153,7 +153,7 @@ class StoreWriter:
         self.stalled_s = 0.0
         self._thread: threading.Thread | None = None
         self._sealer = Sealer(
-            self._session,
+            self._ledger,
             samples=probe.samples,
             seal_bytes=min(seal_bytes, max_file_bytes),
             seal_seconds=seal_seconds,
@@ -165,7 +165,7 @@ class StoreWriter:
             try:
                 thread.start()
             except BaseException:
-                self._session.lock.release()
+                self._ledger.lock.release()
                 raise
             self._thread = thread
         self._closed = False
@@ -173,7 +173,7 @@ class StoreWriter:
 
     @property
     def dropped(self) -> dict[int, str]:
-        return dict(self._session.dropped)
+        return dict(self._ledger.dropped)
 
     def __enter__(self) -> Self:
         return self
@@ -214,7 +214,7 @@ class StoreWriter:
     def annotate(self, **notes: Any) -> None:
         """Add JSON values to this session's file, at once."""
         self._ready()
-        self._session.annotate(notes)
+        self._ledger.annotate(notes)
 
     @deferred
     @_signals.guarded
@@ -234,7 +234,7 @@ class StoreWriter:
             while not done.wait(0.5) and self._thread.is_alive() and not _signals.pending():
                 checkpoint()
         self._report()
-        return not self._session.dropped and not self._session.uncertain
+        return not self._ledger.dropped and not self._ledger.uncertain
 
     @deferred
     @_signals.guarded
@@ -256,9 +256,9 @@ class StoreWriter:
         try:
             if self._failure is None:
                 self._sealer.seal(wait=True)
-                self._session.close(self.stalled_s)
+                self._ledger.close(self.stalled_s)
         finally:
-            self._session.lock.release()
+            self._ledger.lock.release()
         self._report(final=True)
 
     @property
@@ -352,10 +352,10 @@ class StoreWriter:
             ) from self._failure
 
     def _raise_error(self) -> None:
-        error = self._session.error
+        error = self._ledger.error
         if error is not None and self.on_error == "raise":
-            self._session.error = None
-            error.add_note(f"steps not written: {describe_steps(self._session.dropped) or 'none'}")
+            self._ledger.error = None
+            error.add_note(f"steps not written: {describe_steps(self._ledger.dropped) or 'none'}")
             raise error
 
     def _report(self, final: bool = False) -> None:
@@ -376,7 +376,7 @@ class StoreWriter:
             )
         if not final:
             return
-        for text in self._session.losses():
+        for text in self._ledger.losses():
             self._warn(text)
         elapsed = time.monotonic() - self._began
         if self.stalled_s > max(1.0, _STALL_SHARE * elapsed):

@@ -21,7 +21,7 @@ from infoplane.core import StoreError
 from infoplane.core.files import digest
 from infoplane.core.files import fingerprint as table_digest
 from infoplane.store import _h5
-from infoplane.store._objects import Blocks
+from infoplane.store._objects import MetadataBlocks
 from infoplane.store._records import load_sealed, seal_json
 from infoplane.store._shard import decode_probe
 from infoplane.store.layout import PROBE_INDEX, SHARD_INDEX
@@ -292,7 +292,7 @@ def changed_metadata(run: Path, random: np.random.Generator, count: int) -> Iter
 
 def blocks_of(data: bytes) -> list[tuple[bytes, int, int]]:
     """(kind, first byte, end) of the superblock and of every block that describes the file."""
-    blocks = Blocks(Held(data))
+    blocks = MetadataBlocks(Held(data))
     _h5._walk(blocks, lambda text: {})
     return [(block[:4], at, at + len(block)) for at, block in blocks.trace]
 

@@ -69,7 +69,7 @@ def record_three(path: Path) -> tuple[list[int], dict[int, str], bool]:
         before = set(out.dropped)
         out(snapshot(step))
         out.flush()
-        if set(out.dropped) == before and not out._session.uncertain:
+        if set(out.dropped) == before and not out._ledger.uncertain:
             acked.append(step)
     out.close()
     return acked, out.dropped, True

@@ -15,7 +15,7 @@ from infoplane.store._records import SessionRecord, load_json
 from infoplane.store.layout import SESSIONS_DIR, dropped_file, manifest_file, session_file
 
 
-class Session:
+class Ledger:
     """What a writer tells the directory besides the shards. After a write error all of it waits: shards do without.
 
     Attributes
