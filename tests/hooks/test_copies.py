@@ -166,7 +166,7 @@ def test_a_third_snapshot_waits_for_the_first(fake):
 def test_page_locked_memory_is_bounded(monkeypatch):
     asked = []
     empty = torch.empty
-    monkeypatch.setattr(torch, "empty", lambda shape, dtype, pin_memory: asked.append(pin_memory) or empty(shape))
+    monkeypatch.setattr(torch, "empty", lambda shape, dtype, pin_memory, **kw: asked.append(pin_memory) or empty(shape))
     pool = Pool(pinned_bytes=100)
     for _ in range(4):
         pool.take((10,), torch.float32)
