@@ -9,7 +9,7 @@ import pkgutil
 import sys
 
 import benchmarks
-from benchmarks import _harness
+from benchmarks import _device, _harness
 
 # One thread, and a heap that keeps its pages: else page faults on fresh arrays flatter every ratio.
 ENVIRONMENT = {
@@ -23,18 +23,30 @@ ENVIRONMENT = {
 
 def modules() -> list[str]:
     found = (m.name for m in pkgutil.iter_modules(benchmarks.__path__))
-    # `silent` measures errors, not time, and has a command of its own.
-    return sorted(name for name in found if not name.startswith("_") and name != "silent")
+    # `silent` measures errors, `size` the code; they have commands of their own.
+    return sorted(name for name in found if not name.startswith("_") and name not in ("silent", "size"))
+
+
+def size(text: str) -> tuple[int, int]:
+    """Samples and units, from "4096x10"."""
+    samples, units = text.split("x")
+    return int(samples), int(units)
 
 
 def main() -> int:
-    if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
+    if "--device" not in sys.argv and any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
         os.environ.update(ENVIRONMENT)
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]])
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=benchmarks.__doc__)
     parser.add_argument("module", nargs="*", help=f"out of {', '.join(modules())}; all by default")
     parser.add_argument("--quick", action="store_true", help="the small cases only, three rounds")
+    parser.add_argument(
+        "--device", help="five estimators there, against our CPU, plain torch and the device's bandwidth"
+    )
+    parser.add_argument("--sizes", nargs="+", type=size, default=(), metavar="NxD", help="with --device: only these")
     options = parser.parse_args()
+    if options.device:
+        return _device.main(options.device, options.sizes)
     unknown = sorted(set(options.module) - set(modules()))
     if unknown:
         parser.error(f"no benchmark named {', '.join(unknown)}; available: {', '.join(modules())}")
