@@ -14,7 +14,7 @@ from torch import Tensor
 from infoplane.estimators._counting.counts import sort_rows
 from infoplane.estimators._neighbors import Points
 from infoplane.estimators._protocol import Quantity, widened
-from infoplane.estimators._ties import equal_rows, numbered_rows
+from infoplane.estimators._scaling import bits_of, equal_rows, numbered_rows, odd_numbers
 
 VOIDING: tuple[str, ...] = ("saturated", "degenerate", "few_samples", "out_of_domain", "unreliable")
 """Flags under which the error of a value is not that of sampling: an interval beside it would promise too much."""
@@ -206,26 +206,17 @@ def content_halves(layer: Tensor, y: Tensor, most: int) -> tuple[Tensor, Tensor]
 
 def content_keys(layer: Tensor, y: Tensor) -> Tensor:
     """(N,) int64 that follow from the values of a row and its label; units may come in any order."""
-    own = _mixed(_bits(y[:, None] if y.ndim == 1 else y))
-    own = _mixed((own * _odd(own.shape[1]).to(own.device)).sum(1))
+    own = _mixed(bits_of(y[:, None] if y.ndim == 1 else y))
+    own = _mixed((own * odd_numbers(own.shape[1]).to(own.device)).sum(1))
     step = max(1, _IN_CACHE // layer.shape[1])
     parts = [slice(start, start + step) for start in range(0, len(layer), step)]
     # Each unit has a signature, what it holds beside the labels, so that rows (0, 1) and (1, 0) differ.
     signature = torch.zeros(layer.shape[1], dtype=torch.int64, device=layer.device)
     for rows in parts:
-        signature += _mixed(_mixed(_bits(layer[rows])) ^ own[rows, None]).sum(0)
+        signature += _mixed(_mixed(bits_of(layer[rows])) ^ own[rows, None]).sum(0)
     signature = _mixed(signature)
-    keys = [_mixed(_mixed(_bits(layer[rows])) ^ signature).sum(1) for rows in parts]
+    keys = [_mixed(_mixed(bits_of(layer[rows])) ^ signature).sum(1) for rows in parts]
     return _mixed(torch.cat(keys) ^ own)
-
-
-def _bits(rows: Tensor) -> Tensor:
-    return (rows.double() + 0.0).contiguous().view(torch.int64)  # one zero
-
-
-def _odd(count: int) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(-(2**62), 2**62, (count,), generator=generator, device="cpu") * 2 + 1
 
 
 def _mixed(key: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from infoplane.estimators._ties import numbered_rows
+from infoplane.estimators._scaling import numbered_rows
 
 DENSE = 2048
 """Samples or units up to which a Gram matrix is decomposed whole."""

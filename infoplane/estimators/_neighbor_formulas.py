@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 
 from infoplane.estimators._distances import TIE, Metric
-from infoplane.estimators._neighbors import Points, intrinsic_dimension, pair_counts
-from infoplane.estimators._scaling import zscore
-from infoplane.estimators._ties import equal_rows, mean_digamma_of_rank
+from infoplane.estimators._neighbors import Counted, Points, intrinsic_dimension, pair_counts
+from infoplane.estimators._scaling import equal_rows, zscore
 
 Formula = Literal["auto", "ross", "ksg1", "ksg2", "gao"]
 Scale = Literal["unit", "block"]
+_COUNTED: dict[str, Counted] = {"ksg2": "rectangle", "gao": "closed"}
 _REPEATED = 0.01
+"""Share of samples that repeat a value of their unit from which units are jittered."""
+_TERMS = 1 << 20
+"""Terms of means over ranks held at a time."""
 
 
 class NeighborValue(NamedTuple):
@@ -40,54 +43,68 @@ def scaled_block(block: Tensor, scale: Scale) -> Tensor:
     return chosen / chosen.square().mean().sqrt()
 
 
-def class_information(
-    rows: Tensor, y: Tensor, k: int, metric: Metric = "euclidean", *, mixed: bool = False
-) -> NeighborValue:
-    """Ross (2014), or with `mixed` Gao et al. (2017), for scaled rows (N, D) and classes (N,) from 0."""
-    whole, n, short = Points(rows, metric), len(rows), 0.0
-    radius = torch.zeros(n, dtype=torch.float64, device=rows.device)
-    neighbors = torch.zeros(n, dtype=torch.int64, device=rows.device)
-    counts = torch.bincount(y)
-    alone = counts[y] == 1
-    # Others of the own class within the radius, ties included and left out.
-    own_closed, own_open = torch.zeros_like(neighbors), torch.zeros_like(neighbors)
-    distances, tied = [], torch.zeros_like(alone)
+class _OwnClass(NamedTuple):
+    """Neighbours of each row (N,) in its own class.
+
+    `radius` is the distance to the last of `neighbors` many; `closed` and `opened` count the class within it, ties
+    included and left out; `tied` rows have two neighbours at one distance.
+    """
+
+    radius: Tensor
+    neighbors: Tensor
+    closed: Tensor
+    opened: Tensor
+    tied: Tensor
+    dimension: float
+
+
+def _own_class(rows: Tensor, y: Tensor, counts: Tensor, k: int, metric: Metric, tree: bool) -> _OwnClass:
+    """The k nearest of every row's own class, or all others where it has fewer."""
+    radius = rows.new_zeros(len(rows))
+    neighbors, closed, opened = torch.zeros(3, len(rows), dtype=torch.int64, device=rows.device)
+    tied, distances = torch.zeros_like(neighbors, dtype=torch.bool), []
     for label in range(len(counts)):
         members = (y == label).nonzero()[:, 0]
         kk = min(k, len(members) - 1)
         if kk == 0:
             continue
-        points = Points(rows[members], metric, tree=whole.uses_tree)
+        points = Points(rows[members], metric, tree=tree)
+        # One more than k shows whether the k-th is tied with the next.
         found = points.nearest(min(kk + 1, len(members) - 1))[0]
         radius[members], neighbors[members] = found[:, kk - 1], kk
+        closed[members], opened[members] = kk, kk - 1
         if kk == k > 1:
             distances.append(found[:, :k])
-        here = found[:, kk - 1]
         repeated = (found[:, 1:] <= found[:, :-1] * (1 + TIE)).any(1)
-        own_closed[members], own_open[members] = kk, kk - 1
         if bool(repeated.any()):
-            own_closed[members], own_open[members] = points.within(here)
+            closed[members], opened[members] = points.within(found[:, kk - 1])
             tied[members] = repeated
-    closed, opened = whole.within(radius)
+    dimension = intrinsic_dimension(torch.cat(distances)) if distances else 0.0
+    return _OwnClass(radius, neighbors, closed, opened, tied, dimension)
+
+
+def class_information(
+    rows: Tensor, y: Tensor, k: int, metric: Metric = "euclidean", *, mixed: bool = False
+) -> NeighborValue:
+    """Ross (2014), or with `mixed` Gao et al. (2017), for scaled rows (N, D) and classes (N,) from 0."""
+    whole, n, counts, short = Points(rows, metric), len(rows), torch.bincount(y), 0.0
+    own = _own_class(rows, y, counts, k, metric, whole.uses_tree)
+    closed, opened = whole.within(own.radius)
     in_class = counts[y]
     if mixed:
-        equal = (radius == 0) & ~alone
-        kept = torch.where(equal, own_closed, neighbors)
-        local = kept.clamp(min=1).double().digamma() + math.log(n)
-        local = local - in_class.double().log() - (closed + 1).double().log()
+        kept = torch.where(own.radius == 0, own.closed, own.neighbors)  # all equal rows, at an atom
+        inside = (closed + 1).double().log()
+        local = kept.clamp(min=1).double().digamma() + math.log(n) - in_class.double().log() - inside
         # log(m + 1) in the place of psi(m): a bias that no number of samples takes away.
-        short = float(((closed + 1).double().log() - closed.clamp(min=1).double().digamma()).mean())
+        short = float((inside - closed.clamp(min=1).double().digamma()).mean())
     else:
         # Among the tied samples, those of the own class fill the places up to k in any order.
-        rank = mean_digamma_of_rank(opened, closed - opened, own_closed - own_open, neighbors - own_open)
-        local = neighbors.clamp(min=1).double().digamma() - rank
-        local = local + float(digamma(n)) - in_class.double().digamma()
-    nats = torch.where(alone, torch.zeros_like(local), local).sum() / n
-    if len(counts) == 1:
-        nats = torch.zeros_like(nats)
-    equal_share = max(float((equal_rows(rows) > 0).double().mean()), float(tied.double().mean()))
-    dimension = intrinsic_dimension(torch.cat(distances)) if distances else 0.0
-    return NeighborValue(nats=nats, tied=equal_share, dimension=dimension, short=short)
+        rank = mean_digamma_of_rank(opened, closed - opened, own.closed - own.opened, own.neighbors - own.opened)
+        local = own.neighbors.clamp(min=1).double().digamma() - rank + digamma(n) - in_class.double().digamma()
+    local = torch.where(in_class == 1, 0.0, local)  # a class of one says nothing
+    nats = local.sum() / n if len(counts) > 1 else local.new_zeros(())
+    tied = max(float((equal_rows(rows) > 0).double().mean()), float(own.tied.double().mean()))
+    return NeighborValue(nats=nats, tied=tied, dimension=own.dimension, short=short)
 
 
 def pair_information(
@@ -99,20 +116,17 @@ def pair_information(
     if formula != "gao" and jitter > 0 and max(repeated_share(a), repeated_share(b)) > _REPEATED:
         generator = torch.Generator().manual_seed(seed)
         a, b = (rows + jitter * _normal(rows, generator) for rows in (a, b))
-    found = pair_counts(Points(a, metric), Points(b, metric), k, rectangle=formula == "ksg2", ties=formula == "gao")
+    counted = _COUNTED.get(formula, "open")
+    distances, in_a, in_b = pair_counts(Points(a, metric), Points(b, metric), k, counted)
     if formula == "gao":
-        kept = torch.full_like(found.x_closed, k)
-        at_atom = found.distances[:, -1] == 0
-        kept = torch.where(at_atom, equal_rows(torch.cat([a, b], dim=1)), kept)
-        local = kept.double().digamma() + math.log(n)
-        local = local - (found.x_closed + 1).double().log() - (found.y_closed + 1).double().log()
+        at_atom = distances[:, -1] == 0
+        kept = torch.where(at_atom, equal_rows(torch.cat([a, b], dim=1)), k)
+        local = kept.double().digamma() + math.log(n) - (in_a + 1).double().log() - (in_b + 1).double().log()
     elif formula == "ksg2":
-        local = float(digamma(k)) - 1.0 / k + float(digamma(n)) - found.x_rectangle.double().digamma()
-        local = local - found.y_rectangle.double().digamma()
+        local = digamma(k) - 1.0 / k + digamma(n) - in_a.double().digamma() - in_b.double().digamma()
     else:
-        local = float(digamma(k)) + float(digamma(n)) - (found.x_open + 1).double().digamma()
-        local = local - (found.y_open + 1).double().digamma()
-    dimension = intrinsic_dimension(found.distances) if k > 1 else 0.0
+        local = digamma(k) + digamma(n) - (in_a + 1).double().digamma() - (in_b + 1).double().digamma()
+    dimension = intrinsic_dimension(distances) if k > 1 else 0.0
     return NeighborValue(nats=local.mean(), tied=equal, dimension=dimension)
 
 
@@ -129,4 +143,60 @@ def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def digamma(n: int) -> Tensor:
+    """psi(n), () float64 on the CPU: a number that tensors on every device take."""
     return torch.tensor(float(n), dtype=torch.float64, device="cpu").digamma()
+
+
+def mean_digamma_of_rank(inside: Tensor, shell: Tensor, own: Tensor, place: Tensor) -> Tensor:
+    """E psi(m) for the rank m of a neighbour of the own class in a shell of samples at one distance.
+
+    `inside` samples are closer. The shell has `shell` samples, `own` of them of the own class, in random
+    order; the wanted one is the `place`-th of its class. So m = inside + M, with M negative
+    hypergeometric:
+
+        P(M = x) = C(x - 1, place - 1) C(shell - x, own - place) / C(shell, own).
+
+    With nothing inside the mean is psi(place) + psi(shell + 1) - psi(own + 1): for M-th of n uniform order
+    statistics u, E[log u | M] = psi(M) - psi(n + 1), and E[log u] = psi(place) - psi(own + 1).
+
+    All arguments (N,) int64; returns (N,) float64. Rows with an empty shell (no neighbour) give 0.
+    """
+    out = torch.zeros(len(shell), dtype=torch.float64, device=shell.device)
+    # A place outside of the own part of the shell (rounding of a distance) counts as its nearest end.
+    place = torch.minimum(place, own).clamp(min=1)
+    some = (shell > 0) & (own > 0)
+    single = some & (shell == own)  # the places are the ranks
+    out[single] = (inside + place)[single].double().digamma()
+    first = some & ~single & (inside == 0)
+    if bool(first.any()):
+        s, o, p = (v[first].double() for v in (shell, own, place))
+        out[first] = p.digamma() + (s + 1).digamma() - (o + 1).digamma()
+    rest = (some & ~single & (inside > 0)).nonzero()[:, 0]
+    if len(rest) == 0:
+        return out
+    cases = torch.stack([v[rest] for v in (inside, shell, own, place)], dim=1)
+    cases, number = torch.unique(cases, dim=0, return_inverse=True)
+    values = torch.empty(len(cases), dtype=torch.float64, device=out.device)
+    widest = int((cases[:, 1] - cases[:, 2]).max()) + 1
+    step = max(1, _TERMS // widest)
+    for start in range(0, len(cases), step):
+        values[start : start + step] = _by_terms(cases[start : start + step])
+    out[rest] = values[number]
+    return out
+
+
+def _by_terms(cases: Tensor) -> Tensor:
+    """E psi(inside + M) of cases (n, 4) = (inside, shell, own, place), term by term."""
+    inside, shell, own, place = (c[:, None].double() for c in cases.T)
+    others = shell - own
+    before = torch.arange(int(others.max()) + 1, device=cases.device).double()  # of the other classes
+    valid = before <= others
+    x = place + torch.minimum(before, others)
+    log_p = _log_choose(x - 1, place - 1) + _log_choose(shell - x, own - place) - _log_choose(shell, own)
+    p = torch.where(valid, log_p.exp(), 0.0)
+    mean: Tensor = (p * (inside + x).digamma()).sum(1)
+    return mean
+
+
+def _log_choose(n: Tensor, k: Tensor) -> Tensor:
+    return torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)

@@ -7,8 +7,7 @@ whose undecided pairs are measured again (`_distances`), so that both paths give
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -221,65 +220,43 @@ def _smallest(keys: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
     return (parted[:, :wanted] & room).long(), (parted[:, wanted] & ~room).view(torch.float32)
 
 
-@dataclass
-class PairCounts:
-    """For every row, around which two blocks of coordinates are counted apart.
+Counted = Literal["open", "closed", "rectangle"]
 
-    Attributes
+
+def pair_counts(x: Points, y: Points, k: int, counted: Counted = "open") -> tuple[Tensor, Tensor, Tensor]:
+    """Distances (N, k), ascending, to the nearest in the joint space of `x` and `y`, and counts (N,) int64 in each.
+
+    Parameters
     ----------
-    distances : (N, k) float64, ascending
-        To the k nearest in the joint space: the larger of the distances in both blocks.
-    x_closed, x_open, y_closed, y_open : (N,) int64
-        Others within the k-th distance in each block, ties included and left out.
-    x_rectangle, y_rectangle : (N,) int64
-        Others within the largest distance, in that block, of the k neighbours; ties included.
-    """
-
-    distances: Tensor
-    x_closed: Tensor
-    x_open: Tensor
-    y_closed: Tensor
-    y_open: Tensor
-    x_rectangle: Tensor
-    y_rectangle: Tensor
-
-
-def pair_counts(x: Points, y: Points, k: int, *, rectangle: bool = False, ties: bool = True) -> PairCounts:
-    """Neighbours in the joint space of `x` and `y`, and counts in each.
-
-    The rectangle counts are those of the second estimator of Kraskov et al. (2004); without `rectangle` they
-    repeat the closed ones. Without `ties` those may repeat the open ones.
+    counted : {"open", "closed", "rectangle"}
+        Which others are counted in a block: those closer there than the k-th neighbour is in the joint space; those
+        as close; those as close there as the farthest of the k neighbours, which is the second estimator of Kraskov
+        et al. (2004).
     """
     if x.metric != y.metric or x.count != y.count:
         raise ValueError(f"both blocks need one metric and as many rows, got {x.count} and {y.count}")
     _check_k(k, x.count)
     one_norm = x.metric == "max" or x.units == y.units == 1
+    which = 1 if counted == "open" else 0
     # Which of several tied neighbours are taken decides a rectangle: blocks, as ever, where a list has another order.
-    nearest = None if rectangle and not one_norm else _nearest_in_both(x, y, k)
+    nearest = None if counted == "rectangle" and not one_norm else _nearest_in_both(x, y, k)
     if nearest is not None:
         distance, index = nearest
-        radius = distance[:, -1]
-        x_both, y_both = x.within(radius, ties=ties), y.within(radius, ties=ties)
-        x_rect, y_rect = x_both[0], y_both[0]
-        if rectangle:
-            x_rect, y_rect = (p.within(_reach(p, index))[0] for p in (x, y))
-        return PairCounts(distance, *x_both, *y_both, x_rect, y_rect)
+        radii = [_reach(p, index) if counted == "rectangle" else distance[:, -1] for p in (x, y)]
+        in_x, in_y = (p.within(radius, ties=counted != "open")[which] for p, radius in zip((x, y), radii, strict=True))
+        return distance, in_x, in_y
     scale = max(extent(x.rows), extent(y.rows)) or 1.0  # keys of both are compared with each other
     whole = all(integers_serve(p.rows, scale) for p in (x, y))
-    a, b = (Keys(p.rows, p.metric, scale, whole) for p in (x, y))
+    spaces = [Keys(p.rows, p.metric, scale, whole) for p in (x, y)]
     distances = torch.empty(x.count, k, dtype=torch.float64, device=x.rows.device)
-    out = torch.empty(6, x.count, dtype=torch.int64, device=x.rows.device)
-    for rows in a.spans():
-        block_x, block_y = a.block(rows), b.block(rows)
-        distances[rows], index = nearest_in_block([a, b], rows, torch.maximum(block_x, block_y), k)
-        radius = distances[rows, -1]
-        out[0, rows], out[1, rows] = a.count_within(rows, block_x, radius)
-        out[2, rows], out[3, rows] = b.count_within(rows, block_y, radius)
-        out[4, rows], out[5, rows] = out[0, rows], out[2, rows]
-        if rectangle:
-            out[4, rows] = a.count_within(rows, block_x, a.exact_from(rows, index).amax(1))[0]
-            out[5, rows] = b.count_within(rows, block_y, b.exact_from(rows, index).amax(1))[0]
-    return PairCounts(distances, *out)
+    counts = torch.empty(2, x.count, dtype=torch.int64, device=x.rows.device)
+    for rows in spaces[0].spans():
+        blocks = [keys.block(rows) for keys in spaces]
+        distances[rows], index = nearest_in_block(spaces, rows, torch.maximum(*blocks), k)
+        for out, keys, block in zip(counts, spaces, blocks, strict=True):
+            radius = keys.exact_from(rows, index).amax(1) if counted == "rectangle" else distances[rows, -1]
+            out[rows] = keys.count_within(rows, block, radius)[which]
+    return distances, counts[0], counts[1]
 
 
 def _nearest_in_both(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | None:

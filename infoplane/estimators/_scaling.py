@@ -1,4 +1,4 @@
-"""Units of a layer on one scale, and rows drawn with a recorded seed."""
+"""Rows of a layer: units on one scale, rows drawn with a recorded seed, and which rows are equal."""
 
 from __future__ import annotations
 
@@ -35,3 +35,31 @@ def drawn_rows(samples: int, limit: int, seed: int) -> Tensor | None:
         return None
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(samples, generator=generator, device="cpu")[:limit].sort().values
+
+
+def equal_rows(rows: Tensor) -> Tensor:
+    """How many other rows equal each row of `rows` (N, D) float64, (N,) int64."""
+    number, counts = numbered_rows(rows)
+    others: Tensor = counts[number] - 1
+    return others
+
+
+def numbered_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """A number (N,) int64 for each row of `rows` (N, D), the same for equal rows, and how often each comes."""
+    bits = bits_of(rows) if rows.is_floating_point() else rows.to(torch.int64)  # exact beyond 2**53, too
+    # Round numbers differ in their high bits only: brought down before they are multiplied.
+    key = (bits ^ (bits >> 32)) * -7046029254386353131
+    key = ((key ^ (key >> 29)) * odd_numbers(rows.shape[1]).to(rows.device)).sum(1)
+    number, counts = torch.unique(key, return_inverse=True, return_counts=True)[1:]
+    return number, counts
+
+
+def bits_of(rows: Tensor) -> Tensor:
+    """The 64 bits of every value as float64, int64 of the shape of `rows`; -0 has those of 0."""
+    return (rows.double() + 0.0).contiguous().view(torch.int64)
+
+
+def odd_numbers(count: int) -> Tensor:
+    """(count,) int64 random odd numbers, the same at every call: multiplying by them loses no bit."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(-(2**62), 2**62, (count,), generator=generator, device="cpu") * 2 + 1

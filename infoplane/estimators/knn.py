@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators._checks import above_ceiling, content_halves, kept_of_gaussian, normal_scores
 from infoplane.estimators._distances import Metric
+from infoplane.estimators._driver import Given, Number, Problem, over_snapshots, report, run
 from infoplane.estimators._labels import entropy_of_counts
 from infoplane.estimators._neighbor_formulas import (
     Formula,
@@ -26,8 +26,9 @@ from infoplane.estimators._neighbor_formulas import (
     scaled_block,
 )
 from infoplane.estimators._neighbors import Points, intrinsic_dimension
-from infoplane.estimators._protocol import Quantity, check_inputs, only_values, values_only
+from infoplane.estimators._protocol import Quantity, only_values, values_only
 from infoplane.estimators._registry import preset, register
+from infoplane.estimators._settings import Domain, at_least, check_settings, setting
 
 _DISCRETE, _CONTINUOUS = ("auto", "ross", "gao"), ("auto", "ksg1", "ksg2", "gao")
 
@@ -48,6 +49,11 @@ _SCATTER = 2.2
 _ALIKE = 0.995
 """Correlation of a unit with its normal scores from which they are as good as equal."""
 _DIMENSION_ROWS, _DIMENSION_NEIGHBORS = 1000, 4
+
+
+def _listed(*names: str) -> Domain:
+    """Some words, as the error lists them."""
+    return Domain(f"one of {', '.join(names)}", named=names)
 
 
 @register
@@ -147,22 +153,15 @@ class KNN:
     targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "sample_order", "unit_order", "constant_zero"})
 
-    n_neighbors: int = 3
-    formula: Formula = "auto"
-    metric: Metric = "euclidean"
-    scale: Scale = "unit"
-    jitter: float = 1e-4
+    n_neighbors: int = setting(3, at_least(1))
+    formula: Formula = setting("auto", _listed(*_DISCRETE, *_CONTINUOUS[1:3]))
+    metric: Metric = setting("euclidean", _listed("euclidean", "max"))
+    scale: Scale = setting("unit", _listed("unit", "block"))
+    jitter: float = setting(1e-4, Domain("at least 0 and below 0.1", 0.0, math.nextafter(0.1, 0.0)))
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.n_neighbors < 1:
-            raise ValueError(f"n_neighbors must be at least 1, got {self.n_neighbors}")
-        known = tuple(dict.fromkeys(_DISCRETE + _CONTINUOUS))
-        for field, allowed in (("formula", known), ("metric", ("euclidean", "max")), ("scale", ("unit", "block"))):
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}")
-        if not 0 <= self.jitter < 0.1:
-            raise ValueError(f"jitter must be at least 0 and below 0.1, got {self.jitter}")
+        check_settings(self)
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """The scaled snapshot in float64 and its factors for the products."""
@@ -172,99 +171,103 @@ class KNN:
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
         """I(T;Y) of every snapshot of `t` (S, N, U), one after another."""
-        t, y, _ = check_inputs(
-            t, y, x_ids, targets=self.targets, name=self.name, min_samples=max(self.n_neighbors + 2, 10)
-        )
-        continuous = y.is_floating_point()
-        allowed = _CONTINUOUS if continuous else _DISCRETE
+        return run(self, t, y, x, x_ids, min_samples=max(self.n_neighbors + 2, 10))
+
+    def start(self, given: Given) -> _Neighbors:
+        """The targets in one scale, or the classes."""
+        kind, allowed = ("continuous targets", _CONTINUOUS) if given.y.is_floating_point() else ("classes", _DISCRETE)
         if self.formula not in allowed:
-            kind = "continuous targets" if continuous else "classes"
             raise ValueError(f"formula {self.formula!r} does not take {kind}; choose from {', '.join(allowed)}")
-        found = [self._with_targets(layer, y) if continuous else self._with_classes(layer, y) for layer in t]
+        return _Neighbors(self, given)
 
-        def flag(on: Iterable[bool]) -> Tensor:
-            return torch.tensor(list(on), device=t.device)
 
-        value = torch.stack([f.nats for f in found]) * BITS_PER_NAT
-        flags = {"degenerate": flag(f.degenerate for f in found), "ties": flag(f.tied > TIED for f in found)}
-        # Estimates that only check are made where the distances look near.
-        off = flag(_crowded(f, len(y)) or self._off(layer, y, f) for layer, f in zip(t, found, strict=True))
-        if continuous:
-            top = (
-                torch.tensor(float(len(y)), device="cpu").double().digamma() - digamma(self.n_neighbors)
-            ) * BITS_PER_NAT
-            ceiling = top.to(t.device)
-            flags |= {"saturated": value > 0.9 * ceiling, "unreliable": off}
+class _Neighbors(Problem):
+    """Neighbours in each snapshot against one Y; `side` are its scaled targets (N, D'), or its classes (N,)."""
+
+    def __init__(self, config: KNN, given: Given) -> None:
+        self.config, self.t, self.y = config, given.t, given.y
+        self.continuous = self.y.is_floating_point()
+        self.side = scaled_block(self.y.reshape(len(self.y), -1), config.scale) if self.continuous else self.y
+
+    def chunk(self, t: Tensor) -> dict[str, Tensor]:
+        return over_snapshots(t, self._of_layer)
+
+    def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        value = found["nats"] * BITS_PER_NAT
+        flags: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "ties": found["tied"] > TIED}
+        if self.continuous:
+            top = (digamma(len(self.y)) - digamma(self.config.n_neighbors)) * BITS_PER_NAT
+            flags |= {"saturated": value > 0.9 * top, "unreliable": found["off"]}
+            return report("I(T;Y)", value, ceiling=top.to(value.device), flags=flags)
+        counts = torch.bincount(self.y)
+        ceiling = entropy_of_counts(counts)
+        # Neighbours too far lower a value, and from H(Y) no further than that.
+        off = found["off"] & (ceiling - value > SPARED * BITS_PER_NAT)
+        flags |= {
+            "unreliable": off | (found["short"] > SPARED) | above_ceiling(value, ceiling),
+            "single_class": len(counts) == 1,
+            "few_samples": int(counts.min()) <= self.config.n_neighbors,
+        }
+        return report("I(T;Y)", value, ceiling=ceiling, flags=flags)
+
+    def _of_layer(self, layer: Tensor) -> dict[str, Number]:
+        rows = scaled_block(layer, self.config.scale)
+        if rows.shape[1] == 0 or (self.continuous and self.side.shape[1] == 0):
+            found = NeighborValue(nats=rows.new_zeros(()), degenerate=True)
         else:
-            counts = torch.bincount(y)
-            ceiling = entropy_of_counts(counts)
-            # Neighbours too far lower a value, and from H(Y) no further than that.
-            off = off & (ceiling - value > SPARED * BITS_PER_NAT)
-            flags["unreliable"] = off | flag(f.short > SPARED for f in found) | above_ceiling(value, ceiling)
-            flags["single_class"] = flag([len(counts) == 1] * len(t))
-            flags["few_samples"] = flag([int(counts.min()) <= self.n_neighbors] * len(t))
-        return {"I(T;Y)": Quantity(value=value, ceiling=ceiling, flags=flags)}
+            found = _information(self.config, rows, self.side)
+        # Estimates that only check are made where the distances look near.
+        off = _crowded(found, len(rows)) or (not only_values() and self._off(layer, rows, found))
+        return {**found._asdict(), "off": off}
 
-    def _scaled(self, block: Tensor) -> Tensor:
-        """(N, D) the varying units of (N, U), scaled, float64."""
-        return scaled_block(block, self.scale)
-
-    def _with_classes(self, layer: Tensor, y: Tensor) -> NeighborValue:
-        rows = self._scaled(layer)
-        if rows.shape[1] == 0:
-            return NeighborValue(nats=y.new_zeros((), dtype=torch.float64), degenerate=True)
-        return self._of_classes(rows, y)
-
-    def _of_classes(self, rows: Tensor, y: Tensor) -> NeighborValue:
-        return class_information(rows, y, self.n_neighbors, self.metric, mixed=self.formula == "gao")
-
-    def _with_targets(self, layer: Tensor, y: Tensor) -> NeighborValue:
-        a, b = self._scaled(layer), self._scaled(y[:, None] if y.ndim == 1 else y)
-        if a.shape[1] == 0 or b.shape[1] == 0:
-            return NeighborValue(nats=y.new_zeros(()), degenerate=True)
-        return self._of_pair(a, b)
-
-    def _of_pair(self, a: Tensor, b: Tensor) -> NeighborValue:
-        return pair_information(
-            a, b, self.n_neighbors, self.metric, formula=self.formula, jitter=self.jitter, seed=self.seed
-        )
-
-    def _off(self, layer: Tensor, y: Tensor, found: NeighborValue) -> bool:
-        """Whether the value shows that neighbours are not near enough: see the docstring of the class."""
-        n, nats = len(y), float(found.nats)
-        if only_values():
-            return False
-        if found.degenerate or n < 4 * (self.n_neighbors + 2):
+    def _off(self, layer: Tensor, rows: Tensor, found: NeighborValue) -> bool:
+        """Whether the value shows that neighbours are not near enough: see the docstring of `KNN`."""
+        n, nats, scale = len(rows), float(found.nats), self.config.scale
+        if found.degenerate or n < 4 * (self.config.n_neighbors + 2):
             return not found.degenerate
-        a = self._scaled(layer)
-        one, other = content_halves(layer, y, n)
-        if not y.is_floating_point():
-            of_halves = [
-                self._of_classes(a[rows], torch.unique(y[rows], return_inverse=True)[1]) for rows in (one, other)
-            ]
-            return nats - 0.5 * sum(float(f.nats) for f in of_halves) > _limit(GROWN, n)
-        b = self._scaled(y.reshape(n, -1))
-        of_one = self._nats(a[one], b[one])
-        if nats - 0.5 * (of_one + self._nats(a[other], b[other])) > _limit(GROWN, n):
+        halves = [self._half(rows, part) for part in content_halves(layer, self.y, n)]
+        of_halves = [_nats(self.config, *half) for half in halves]
+        if nats - 0.5 * sum(of_halves) > _limit(GROWN, n):
             return True
-        raw = [a[one], b[one]]
-        ranked = [self._scaled(normal_scores(side)[0]) for side in raw]
-        if not all(map(_alike, raw, ranked)) and self._nats(*ranked) - of_one > _limit(RANKED, n):
+        if not self.continuous:
+            return False
+        ranked = [scaled_block(normal_scores(side)[0], scale) for side in halves[0]]
+        alike = all(map(_alike, halves[0], ranked))
+        if not alike and _nats(self.config, *ranked) - of_halves[0] > _limit(RANKED, n):
             return True
-        sizes = [_dimension(side[:_DIMENSION_ROWS], self.metric) for side in raw]
-        rows = min(n, max(1000, min(n // 2, 2000)))
-        kept = _kept(self, rows, (sizes[0], sizes[1]), math.ceil(10.0 * nats), str(a.device))
-        # What is lost falls about as the square of the distance to a neighbour, N^(-2/d) in d dimensions together.
-        return bool((nats / kept - nats) * (rows / n) ** (2.0 / sum(sizes)) > LOST)
+        return self._loses(halves[0], n, nats)
 
-    def _nats(self, a: Tensor, b: Tensor) -> float:
-        return float(self._of_pair(a, b).nats)
+    def _half(self, rows: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
+        """Some of the rows with their targets, or with their classes, numbered anew."""
+        side = self.side[part]
+        return rows[part], side if self.continuous else torch.unique(side, return_inverse=True)[1]
+
+    def _loses(self, half: tuple[Tensor, Tensor], samples: int, nats: float) -> bool:
+        """Whether Gaussian pairs of this information, of as many rows and dimensions as both sides, show too little."""
+        units = [_dimension(side[:_DIMENSION_ROWS], self.config.metric) for side in half]
+        rows = min(samples, max(1000, min(samples // 2, 2000)))
+        kept = _kept(self.config, rows, (units[0], units[1]), math.ceil(10.0 * nats), str(half[0].device))
+        # What is lost falls about as the square of the distance to a neighbour, N^(-2/d) in d dimensions together.
+        return bool((nats / kept - nats) * (rows / samples) ** (2.0 / sum(units)) > LOST)
+
+
+def _information(config: KNN, rows: Tensor, side: Tensor) -> NeighborValue:
+    """The value of scaled rows (N, D) with scaled targets (N, D') or classes (N,)."""
+    k, metric, formula = config.n_neighbors, config.metric, config.formula
+    if side.is_floating_point():
+        return pair_information(rows, side, k, metric, formula=formula, jitter=config.jitter, seed=config.seed)
+    return class_information(rows, side, k, metric, mixed=formula == "gao")
+
+
+def _nats(config: KNN, rows: Tensor, side: Tensor) -> float:
+    return float(_information(config, rows, side).nats)
 
 
 @functools.lru_cache(maxsize=1024)
-def _kept(estimator: KNN, rows: int, units: tuple[int, int], tenths: int, device: str) -> float:
+def _kept(config: KNN, rows: int, units: tuple[int, int], tenths: int, device: str) -> float:
     """The share of a Gaussian pair, made once for each tenth of a nat: snapshots of a run ask for the same."""
-    return kept_of_gaussian(estimator._nats, rows, units, 0.1 * tenths, like=torch.empty(0, device=device))
+    value = functools.partial(_nats, config)
+    return kept_of_gaussian(value, rows, units, 0.1 * tenths, like=torch.empty(0, device=device))
 
 
 def _alike(raw: Tensor, ranked: Tensor) -> bool:
@@ -374,7 +377,7 @@ def kozachenko_terms(radius: Tensor, k: int, units: int, metric: Metric = "eucli
     volume = units * math.log(2.0)  # of the unit cube [-1, 1]^D
     if metric == "euclidean":
         volume = 0.5 * units * math.log(math.pi) - math.lgamma(0.5 * units + 1.0)
-    return float(digamma(len(radius)) - digamma(k)) + volume + units * radius.log()
+    return digamma(len(radius)) - digamma(k) + volume + units * radius.log()
 
 
 def _columns(array: Tensor | npt.NDArray[Any], name: str) -> Tensor:

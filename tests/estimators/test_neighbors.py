@@ -13,8 +13,11 @@ from scipy.stats import nhypergeom
 
 from infoplane.estimators import _neighbors
 from infoplane.estimators._distances import COLUMN_GROUP, TIE, Keys
+from infoplane.estimators._neighbor_formulas import mean_digamma_of_rank
 from infoplane.estimators._neighbors import Points, intrinsic_dimension, pair_counts
-from infoplane.estimators._ties import equal_rows, mean_digamma_of_rank
+from infoplane.estimators._scaling import equal_rows
+
+COUNTED = ("open", "closed", "rectangle")
 
 
 def rows_of(kind: str, n: int, units: int, seed: int) -> torch.Tensor:
@@ -85,20 +88,18 @@ def test_float32_blocks_are_measured_again():
 def test_pair_counts(metric, dx, dy):
     x, y = rows_of("normal", 250, dx, seed=1), rows_of("normal", 250, dy, seed=2)
     k = 3
-    found = pair_counts(Points(x, metric), Points(y, metric), k, rectangle=True)
     a, b = all_distances(x, metric), all_distances(y, metric)
     joint = np.maximum(a, b)
     order = np.argsort(joint, axis=1)[:, :k]
     eps = np.take_along_axis(joint, order[:, -1:], 1)
-    np.testing.assert_allclose(found.distances[:, -1:], eps.astype(float), rtol=1e-9)
-    for one, closed, opened, rectangle in (
-        (a, found.x_closed, found.x_open, found.x_rectangle),
-        (b, found.y_closed, found.y_open, found.y_rectangle),
-    ):
-        np.testing.assert_array_equal(closed, (one <= eps * (1 + TIE)).sum(1))
-        np.testing.assert_array_equal(opened, (one < eps * (1 - TIE)).sum(1))
-        reach = np.take_along_axis(one, order, 1).max(1, keepdims=True)
-        np.testing.assert_array_equal(rectangle, (one <= reach * (1 + TIE)).sum(1))
+    for counted in COUNTED:
+        distances, *counts = pair_counts(Points(x, metric), Points(y, metric), k, counted)
+        np.testing.assert_allclose(distances[:, -1:], eps.astype(float), rtol=1e-9)
+        for one, found in zip((a, b), counts, strict=True):
+            reach = np.take_along_axis(one, order, 1).max(1, keepdims=True)
+            expected = {"open": one < eps * (1 - TIE), "closed": one <= eps * (1 + TIE)}
+            expected["rectangle"] = one <= reach * (1 + TIE)
+            np.testing.assert_array_equal(found, expected[counted].sum(1))
 
 
 @pytest.mark.parametrize("kind", ["normal", "lattice", "atom"])
@@ -108,13 +109,13 @@ def test_a_joint_tree_equals_blocks(kind, metric, dx, dy):
     """Ties and duplicates too: distances to the last digits, every count exactly."""
     n, k = 700, 3
     x, y = rows_of(kind, n, dx, seed=1), rows_of(kind, n, dy, seed=2)
-    tree, blocks = (
-        pair_counts(*(Points(rows, metric, tree=way) for rows in (x, y)), k, rectangle=kind == "normal")
-        for way in (True, False)
-    )
-    np.testing.assert_allclose(tree.distances, blocks.distances, rtol=1e-13)
-    for name in ("x_closed", "x_open", "y_closed", "y_open", "x_rectangle", "y_rectangle"):
-        assert torch.equal(getattr(tree, name), getattr(blocks, name)), name
+    for counted in COUNTED if kind == "normal" else COUNTED[:2]:
+        tree, blocks = (
+            pair_counts(*(Points(rows, metric, tree=way) for rows in (x, y)), k, counted) for way in (True, False)
+        )
+        np.testing.assert_allclose(tree[0], blocks[0], rtol=1e-13)
+        assert torch.equal(tree[1], blocks[1]), counted
+        assert torch.equal(tree[2], blocks[2]), counted
 
 
 @pytest.mark.parametrize("shape", ["one far unit", "clusters", "line"])
@@ -130,9 +131,9 @@ def test_rows_that_a_short_list_does_not_settle(shape):
         x[:, 1] = x[:, 0]
     tree, blocks = (pair_counts(Points(x, tree=way), Points(y, tree=way), 4) for way in (True, False))
     # Blocks centre the rows: coordinates of about 1 are rounded once more.
-    np.testing.assert_allclose(tree.distances, blocks.distances, rtol=1e-13, atol=4e-16)
-    assert torch.equal(tree.x_open, blocks.x_open)
-    assert torch.equal(tree.y_open, blocks.y_open)
+    np.testing.assert_allclose(tree[0], blocks[0], rtol=1e-13, atol=4e-16)
+    assert torch.equal(tree[1], blocks[1])
+    assert torch.equal(tree[2], blocks[2])
 
 
 @pytest.mark.parametrize("kind", ["normal", "lattice", "atom"])
