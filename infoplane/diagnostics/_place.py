@@ -1,4 +1,4 @@
-"""Where a diagnostic belongs in the results table."""
+"""What the diagnostics share: their place and rows in the results table, and checks of what they are given."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.exact import exact_float64
 from infoplane.core.files import fingerprint
 from infoplane.core.strict import canonical_json
-from infoplane.results import Curve, Row
+from infoplane.results import Curve, ResultTable, Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,26 +31,20 @@ class Place:
     @classmethod
     def of(cls, curve: Curve, at: int) -> Self:
         """That of one point of a curve."""
-        return cls(
-            run=curve.run,
-            step=int(curve.step[at]),
-            epoch=float(curve.epoch[at]),
-            layer=curve.layer,
-            depth=curve.depth,
-            subset=curve.subset,
-            estimand=curve.estimand,
-        )
+        named = {name: getattr(curve, name) for name in ("run", "layer", "depth", "subset", "estimand")}
+        return cls(step=int(curve.step[at]), epoch=float(curve.epoch[at]), **named)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Entry:
-    """One quantity: value, 95 % interval of its sampling error, unit, ceiling and flags."""
+    """One quantity: value, unit, 95 % interval of its sampling error, bound, ceiling and flags."""
 
     quantity: str
     value: float
     unit: str
     low: float = math.nan
     high: float = math.nan
+    bound: str = "point"
     ceiling: float = math.nan
     flags: tuple[str, ...] = ()
 
@@ -65,29 +60,18 @@ def rows(
     source: str = "",
 ) -> list[Row]:
     """Rows of a results table; a value that is not finite becomes an empty one, for which the flags stand."""
+    shared: dict[str, Any] = {
+        "estimator": estimator,
+        "config": canonical_json(config, "config").decode(),
+        "n_samples": n_samples,
+        "n_units": n_units,
+        "source": source,
+    }
+    # Places and entries name their fields as the table names its columns.
+    found = [Row(**vars(where), **shared, **vars(entry)) for entry in entries]
     return [
-        Row(
-            run=where.run,
-            step=where.step,
-            epoch=where.epoch,
-            layer=where.layer,
-            depth=where.depth,
-            subset=where.subset,
-            estimator=estimator,
-            config=canonical_json(config, "config").decode(),
-            n_samples=n_samples,
-            n_units=n_units,
-            quantity=e.quantity,
-            estimand=where.estimand,
-            value=e.value if math.isfinite(e.value) else math.nan,
-            low=e.low,
-            high=e.high,
-            ceiling=e.ceiling,
-            unit=e.unit,
-            flags=";".join(sorted(e.flags)),
-            source=source,
-        )
-        for e in entries
+        row._replace(value=row.value if math.isfinite(row.value) else math.nan, flags=";".join(sorted(row.flags)))
+        for row in found
     ]
 
 
@@ -95,3 +79,22 @@ def digest(*arrays: npt.ArrayLike) -> str:
     """Content digest of arrays, for the column `source`."""
     contents = [np.ascontiguousarray(array) for array in arrays]
     return fingerprint(*(part for a in contents for part in (f"{a.dtype.str}{a.shape}".encode(), a.tobytes())))
+
+
+def finite_float64(values: npt.ArrayLike, has: str, what: str = "entries") -> npt.NDArray[np.float64]:
+    """Real numbers as float64; `has` begins the error for those that are not finite: "weight has"."""
+    array = exact_float64(values, has.split()[0])
+    bad = int((~np.isfinite(array)).sum())
+    if bad:
+        raise ValueError(f"{has} {bad} non-finite {what}; did training diverge?")
+    return array
+
+
+def rounding(array: npt.NDArray[Any]) -> float:
+    """Relative rounding of the type that the numbers came in; of float64 for whole numbers."""
+    return float(np.finfo(array.dtype if array.dtype.kind == "f" else np.float64).eps)
+
+
+def quantities(table: ResultTable) -> str:
+    """The quantities that a table has, for the end of an error line."""
+    return ", ".join(dict.fromkeys(table["quantity"].tolist())) or "none"

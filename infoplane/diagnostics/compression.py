@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from infoplane.diagnostics._place import Entry, Place, digest, rows
+from infoplane.diagnostics._place import Entry, Place, digest, quantities, rows
 from infoplane.results import Curve, ResultTable, Row
 from infoplane.results.summary import compression
 
@@ -55,40 +55,27 @@ def compression_score(
     """
     curves = table.curves(quantity, **select)
     if not curves:
-        known = ", ".join(dict.fromkeys(table["quantity"].tolist())) or "none"
-        raise ValueError(f"no {quantity} matches; the table has {known}")
+        raise ValueError(f"no {quantity} matches; the table has {quantities(table)}")
     return ResultTable.from_rows((row for curve in curves for row in _rows(curve, end)), table.meta)
 
 
 def _rows(curve: Curve, end: int | None) -> list[Row]:
-    kept = np.ones(len(curve), dtype=bool) if end is None else curve.step <= end
-    kept &= np.isfinite(curve.value)
+    kept = np.isfinite(curve.value) & (True if end is None else curve.step <= end)
     if not kept.any():
         until = "" if end is None else f" up to step {end}"
         raise ValueError(f"layer {curve.layer!r} of run {curve.run!r} has no value of {curve.quantity}{until}")
-    saturated = [flags.split(";").count("saturated") > 0 for flags in curve.flags[kept].tolist()]
+    saturated = ["saturated" in flags.split(";") for flags in curve.flags[kept].tolist()]
     found = compression(curve.step[kept].astype(np.float64), curve.value[kept], saturated)
-    last = int(np.flatnonzero(kept)[-1])
-    config = {"end": end, "estimator": curve.estimator, "settings": json.loads(curve.settings), "window": 3}
     flags = ("saturated",) if found.saturated > 0 else ()
     entries = [
-        Entry(
-            quantity=f"{name} {curve.quantity}",
-            value=value,
-            unit=unit,
-            flags=("degenerate", *flags) if math.isnan(value) else flags,
-        )
+        Entry(f"{name} {curve.quantity}", value, unit, flags=("degenerate", *flags) if math.isnan(value) else flags)
         for name, value, unit in (
             ("C", found.fall, curve.unit),
             ("C/max", found.share, "1"),
             ("argmax", found.at, "step"),
         )
     ]
-    return rows(
-        Place.of(curve, last),
-        ESTIMATOR,
-        config,
-        entries,
-        n_samples=int(curve.n_samples[last]),
-        source=digest(curve.step[kept], curve.value[kept]),
-    )
+    last = int(np.flatnonzero(kept)[-1])
+    config = {"end": end, "estimator": curve.estimator, "settings": json.loads(curve.settings), "window": 3}
+    samples, source = int(curve.n_samples[last]), digest(curve.step[kept], curve.value[kept])
+    return rows(Place.of(curve, last), ESTIMATOR, config, entries, n_samples=samples, source=source)

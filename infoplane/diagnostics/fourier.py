@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.exact import exact_float64
-from infoplane.diagnostics._place import Entry, Place, digest, rows
+from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, rounding, rows
 from infoplane.results import Row
 
 ESTIMATOR = "fourier"
@@ -51,12 +50,8 @@ class FourierFeatures:
         flags = ("degenerate",) if self.silent == len(self.share) else ()
         most = float(self.period // 2)
         entries = [
-            Entry(
-                quantity="median top-frequency share", value=self.median_share, unit="share", ceiling=1.0, flags=flags
-            ),
-            Entry(
-                quantity="frequencies used", value=self.frequencies_used, unit="frequencies", ceiling=most, flags=flags
-            ),
+            Entry("median top-frequency share", self.median_share, "share", ceiling=1.0, flags=flags),
+            Entry("frequencies used", self.frequencies_used, "frequencies", ceiling=most, flags=flags),
         ]
         config = {"period": self.period}
         return rows(where, ESTIMATOR, config, entries, n_units=len(self.share), source=self.source)
@@ -102,29 +97,30 @@ def fourier_features(weight: npt.ArrayLike, period: int) -> FourierFeatures:
         raise ValueError(f"period must be at least 3, got {period}")
     if raw.ndim != 2 or raw.size == 0 or raw.shape[1] % period:
         raise ValueError(f"weight must have shape (units, operands * {period}), got {raw.shape}")
-    if not np.isfinite(raw).all():
-        raise ValueError(f"weight has {int((~np.isfinite(raw)).sum())} non-finite entries; did training diverge?")
-    size = float(np.abs(raw).max()) or 1.0
-    w = exact_float64(raw, "weight").reshape(len(raw), -1, period) / size
-    power = np.square(np.abs(np.fft.rfft(w, axis=2))).sum(1)[:, 1:]
+    w = finite_float64(raw, "weight has").reshape(len(raw), -1, period)
+    w = w / (np.abs(w).max() or 1.0)
+    power = np.square(np.abs(np.fft.rfft(w, axis=2))).sum(1)[:, 1:]  # (units, period // 2)
     # A real signal has each frequency twice, as k and -k, but that of half the period once.
     power[:, : (period - 1) // 2] *= 2
     total = power.sum(1)
-    eps = float(np.finfo(raw.dtype).eps) if raw.dtype.kind == "f" else float(np.finfo(np.float64).eps)
-    silent = total <= w.shape[1] * (period * eps) ** 2
+    silent = total <= w.shape[1] * (period * rounding(raw)) ** 2
     shares = np.where(silent[:, None], math.nan, power / np.where(silent, 1.0, total)[:, None])
-    share = shares.max(1)
     frequency = np.where(silent, 0, power.argmax(1) + 1)
-    used = np.bincount(frequency[~silent]) / max(1, int((~silent).sum()))
-    used = used[used > 0]
-    heard = not silent.all()
+    share = shares.max(1)
     return FourierFeatures(
         period=period,
         power=shares,
         share=share,
         frequency=frequency,
-        median_share=float(np.median(share[~silent])) if heard else math.nan,
-        frequencies_used=float(np.exp2(-(used * np.log2(used)).sum())) if heard else math.nan,
+        median_share=math.nan if silent.all() else float(np.median(share[~silent])),
+        frequencies_used=_effective_number(frequency[~silent]),
         silent=int(silent.sum()),
         source=digest(raw),
     )
+
+
+def _effective_number(values: npt.NDArray[np.int64]) -> float:
+    """2^H of the histogram of `values`; NaN where there are none."""
+    counts = np.unique(values, return_counts=True)[1]
+    share = counts / counts.sum()
+    return float(np.exp2(-(share * np.log2(share)).sum())) if len(share) else math.nan

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.strict import canonical_json
-from infoplane.core.units import BITS_PER_NAT
+from infoplane.core.units import BIT, BITS_PER_NAT
+from infoplane.diagnostics._place import Entry, Place, rows
 from infoplane.results import Row
 
 FloatArray = npt.NDArray[np.float64]
@@ -52,29 +52,15 @@ class Frontier:
 
     def rows(self, run: str = "", layer: str = "") -> list[Row]:
         """As rows of a results table: point k at step k, so that `table.plane("ib-frontier")` is the frontier."""
-        config = canonical_json({"exact": self.exact}).decode()
+        flags = () if self.converged else ("unreliable",)
+        bound = "point" if self.exact else "lower"
         out = []
-        for k, point in enumerate(zip(self.i_xt.tolist(), self.i_ty.tolist(), strict=True)):
-            for name, value, ceiling in zip(("I(X;T)", "I(T;Y)"), point, (self.h_x, self.i_xy), strict=True):
-                out.append(
-                    Row(
-                        run=run,
-                        step=k,
-                        epoch=float("nan"),
-                        layer=layer,
-                        depth=-1,
-                        subset="all",
-                        estimator=ESTIMATOR,
-                        config=config,
-                        n_samples=0,
-                        n_units=0,
-                        quantity=name,
-                        value=value,
-                        bound="point" if self.exact or name == "I(X;T)" else "lower",
-                        ceiling=ceiling,
-                        flags="" if self.converged else "unreliable",
-                    )
-                )
+        for k, (i_xt, i_ty) in enumerate(zip(self.i_xt.tolist(), self.i_ty.tolist(), strict=True)):
+            point = [
+                Entry("I(X;T)", i_xt, BIT, ceiling=self.h_x, flags=flags),
+                Entry("I(T;Y)", i_ty, BIT, bound=bound, ceiling=self.i_xy, flags=flags),
+            ]
+            out += rows(Place(run=run, step=k, layer=layer), ESTIMATOR, {"exact": self.exact}, point)
         return out
 
 
@@ -122,44 +108,44 @@ def ib_frontier(
     information bottleneck in deterministic scenarios", 2019. Witsenhausen and Wyner, "A conditional entropy bound for
     a pair of discrete random variables", 1975.
     """
+    p = _distribution(p_xy)
+    p_x, p_y_x = _merged(p)
+    h_x, h_y, i_xy = _entropy(p.sum(axis=1)), _entropy(p.sum(axis=0)), _information(p)
+    exact = bool(((p_y_x == 0) | (p_y_x == 1)).all())
+    converged = True
+    if exact:
+        corners = np.array([(0.0, 0.0, 1.0), (h_y, h_y, 1.0), (h_x, h_y, np.nan)])
+        corners = corners[np.append(np.diff(corners[:, 0]) > 1e-12, True)]
+    else:
+        found = [(0.0, 0.0, np.nan), (_entropy(p_x), i_xy, np.nan), (h_x, i_xy, np.nan)]
+        p_t_x = np.eye(len(p_x))
+        for beta in _falling(betas):
+            p_t_x, rested = _iterate(p_t_x, p_x, p_y_x, beta, tol, max_iter)
+            converged &= rested
+            found.append((*_point(p_t_x, p_x, p_y_x), beta))
+        corners = _concave_hull(np.array(found))
+    i_xt, i_ty, beta_of = corners.T
+    return Frontier(i_xt=i_xt, i_ty=i_ty, beta=beta_of, h_x=h_x, i_xy=i_xy, exact=exact, converged=converged)
+
+
+def _distribution(p_xy: npt.ArrayLike) -> FloatArray:
+    """A joint distribution (X, Y) that sums to 1."""
     p = np.asarray(p_xy, dtype=np.float64)
     if p.ndim != 2 or p.size == 0:
         raise ValueError(f"p_xy must have shape (X, Y), got {p.shape}")
     if not np.isfinite(p).all() or (p < 0).any() or p.sum() <= 0:
         raise ValueError(f"p_xy must be nonnegative with a positive sum, got a smallest entry of {p.min()}")
-    p = p / p.sum()
-    p_x, p_y_x = _merged(p)
-    h_x = _entropy(p.sum(axis=1))
-    i_xy = _information(p)
-    if ((p_y_x == 0) | (p_y_x == 1)).all():
-        h_y = _entropy(p.sum(axis=0))
-        corners = np.array([(0.0, 0.0), (h_y, h_y), (h_x, h_y)])
-        corners = corners[np.append(np.diff(corners[:, 0]) > 1e-12, True)] if h_x > 0 else corners[:1]
-        return Frontier(
-            i_xt=corners[:, 0],
-            i_ty=corners[:, 1],
-            beta=np.where(np.arange(len(corners)) == len(corners) - 1, np.nan, 1.0),
-            h_x=h_x,
-            i_xy=i_xy,
-            exact=True,
-            converged=True,
-        )
+    return np.asarray(p / p.sum())
+
+
+def _falling(betas: Sequence[float] | FloatArray | None) -> list[float]:
+    """The multipliers from the largest down."""
     if betas is None:  # dense both in the multiplier and in the slope 1 / beta of the frontier
         betas = np.concatenate([np.geomspace(1.0, 1000.0, 120), 120.0 / np.arange(1, 121)])
     steps = np.unique(np.asarray(betas, dtype=np.float64))[::-1]
-    if steps.ndim != 1 or steps.size == 0 or not np.isfinite(steps).all() or steps[-1] < 1.0:
+    if steps.size == 0 or not np.isfinite(steps).all() or steps[-1] < 1.0:
         raise ValueError(f"betas must be finite numbers of at least 1, got {steps}")
-    found = [(0.0, 0.0, np.nan), (_entropy(p_x), i_xy, np.nan), (h_x, i_xy, np.nan)]
-    p_t_x = np.eye(len(p_x))
-    converged = True
-    for beta in steps.tolist():
-        p_t_x, rested = _iterate(p_t_x, p_x, p_y_x, beta, tol, max_iter)
-        converged &= rested
-        found.append((*_point(p_t_x, p_x, p_y_x), beta))
-    hull = _concave_hull(np.array(found))
-    return Frontier(
-        i_xt=hull[:, 0], i_ty=hull[:, 1], beta=hull[:, 2], h_x=h_x, i_xy=i_xy, exact=False, converged=converged
-    )
+    return [float(beta) for beta in steps]
 
 
 def _merged(p: FloatArray) -> tuple[FloatArray, FloatArray]:

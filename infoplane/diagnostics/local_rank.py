@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.exact import exact_float64
-from infoplane.diagnostics._place import Entry, Place, digest, rows
+from infoplane.core.units import Z_95
+from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, rows
 from infoplane.results import Row
 
 ESTIMATOR = "local-rank"
@@ -46,9 +46,9 @@ class LocalRank:
     def rows(self, where: Place) -> list[Row]:
         """One row, "local rank" in dimensions, for the results table."""
         entry = Entry(
-            quantity="local rank",
-            value=self.mean,
-            unit="dimensions",
+            "local rank",
+            self.mean,
+            "dimensions",
             low=self.low,
             high=self.high,
             ceiling=float(self.limit),
@@ -88,22 +88,10 @@ def local_rank(jacobians: npt.ArrayLike | Iterable[npt.ArrayLike], epsilon: floa
     """
     if not 0 < epsilon < 1:
         raise ValueError(f"epsilon must be between 0 and 1, got {epsilon}")
-    found: list[npt.NDArray[np.float64]] = []
-    for batch in _batches(jacobians):
-        a = exact_float64(batch, "jacobians")
-        if a.ndim != 3:
-            raise ValueError(f"jacobians must have shape (samples, outputs, inputs), got {a.shape}")
-        if not np.isfinite(a).all():
-            raise ValueError(f"jacobians have {int((~np.isfinite(a)).sum())} non-finite entries; did training diverge?")
-        if found and min(a.shape[1:]) != found[0].shape[1]:
-            raise ValueError(f"batches of one layer must agree in shape, got {a.shape[1:]} after another")
-        found.append(np.asarray(np.linalg.svd(a, compute_uv=False), dtype=np.float64))
-    if not found or not sum(len(f) for f in found):
-        raise ValueError("local rank needs at least one Jacobian, got none")
-    values = np.concatenate(found)
+    values = _singular_values(jacobians)
     ranks = ((values > epsilon * values[:, :1]) & (values > 0)).sum(1)
     mean = float(ranks.mean())
-    half = 1.96 * float(ranks.std(ddof=1)) / math.sqrt(len(ranks)) if len(ranks) > 1 else math.nan
+    half = Z_95 * float(ranks.std(ddof=1)) / math.sqrt(len(ranks)) if len(ranks) > 1 else math.nan
     return LocalRank(
         ranks=ranks.astype(np.int64),
         mean=mean,
@@ -113,6 +101,21 @@ def local_rank(jacobians: npt.ArrayLike | Iterable[npt.ArrayLike], epsilon: floa
         epsilon=epsilon,
         source=digest(values),
     )
+
+
+def _singular_values(jacobians: npt.ArrayLike | Iterable[npt.ArrayLike]) -> npt.NDArray[np.float64]:
+    """Singular values (N, min(outputs, inputs)) of all batches, in falling order."""
+    found: list[npt.NDArray[np.float64]] = []
+    for batch in _batches(jacobians):
+        a = finite_float64(batch, "jacobians have")
+        if a.ndim != 3:
+            raise ValueError(f"jacobians must have shape (samples, outputs, inputs), got {a.shape}")
+        if found and min(a.shape[1:]) != found[0].shape[1]:
+            raise ValueError(f"batches of one layer must agree in shape, got {a.shape[1:]} after another")
+        found.append(np.asarray(np.linalg.svd(a, compute_uv=False), dtype=np.float64))
+    if not sum(map(len, found)):
+        raise ValueError("local rank needs at least one Jacobian, got none")
+    return np.concatenate(found)
 
 
 def _batches(jacobians: npt.ArrayLike | Iterable[npt.ArrayLike]) -> Iterable[npt.ArrayLike]:

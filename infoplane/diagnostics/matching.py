@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from infoplane.core.exact import exact_float64
 from infoplane.core.units import BITS_PER_NAT
-from infoplane.diagnostics._place import Entry, Place, digest, rows
+from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, rows
 from infoplane.results import Row
 
 ESTIMATOR = "unit-matching"
@@ -57,26 +56,13 @@ class Matching:
         """Rows for the results table: "matched units", "best units", "chance best units" and "span"."""
         unit = "bit" if self.measure == "information" else "correlation"
         entries = [
-            Entry(quantity="matched units", value=float(self.matched.mean()), unit=unit),
-            Entry(quantity="best units", value=float(self.best.mean()), unit=unit),
-            Entry(quantity="chance best units", value=self.chance, unit=unit),
-            Entry(
-                quantity="span",
-                value=self.span,
-                unit="share",
-                ceiling=1.0,
-                flags=() if math.isfinite(self.span) else ("few_samples",),
-            ),
+            Entry("matched units", float(self.matched.mean()), unit),
+            Entry("best units", float(self.best.mean()), unit),
+            Entry("chance best units", self.chance, unit),
+            Entry("span", self.span, "share", ceiling=1.0, flags=() if math.isfinite(self.span) else ("few_samples",)),
         ]
-        return rows(
-            where,
-            ESTIMATOR,
-            self.config,
-            entries,
-            n_samples=self.n_samples,
-            n_units=self.similarity.shape[0],
-            source=self.source,
-        )
+        size = {"n_samples": self.n_samples, "n_units": len(self.similarity)}
+        return rows(where, ESTIMATOR, self.config, entries, source=self.source, **size)
 
 
 def match_units(
@@ -103,7 +89,7 @@ def match_units(
     n_bins : int
         At least 2.
     seed : int
-        Of the shuffle behind `chance`.
+        Seeds the shuffle behind `chance`.
 
     Raises
     ------
@@ -125,15 +111,10 @@ def match_units(
         raise ValueError(f"measure must be 'correlation' or 'information', got {measure!r}")
     if n_bins < 2:
         raise ValueError(f"n_bins must be at least 2, got {n_bins}")
-    left, right = _units(a, "a"), _units(b, "b")
-    if len(left) != len(right):
-        raise ValueError(f"both layers must see the same samples, got {len(left)} and {len(right)}")
-    if len(left) < 2:
-        raise ValueError(f"unit matching needs at least 2 samples, got {len(left)}")
-    if measure == "correlation":
-        codes = _standardized(left), _standardized(right)
-        compare = _correlation
-    else:
+    left, right = _same_samples(a, b)
+    scaled = codes = _standardized(left), _standardized(right)
+    compare = _correlation
+    if measure == "information":
         codes = _one_hot(left, n_bins), _one_hot(right, n_bins)
         compare = _information
     similarity = compare(*codes)
@@ -145,7 +126,7 @@ def match_units(
         matched=similarity[first, second],
         best=similarity.max(axis=1),
         chance=float(compare(codes[0], codes[1][shuffled]).max(axis=1).mean()),
-        span=_span(_standardized(left), _standardized(right)),
+        span=_span(*scaled),
         measure=measure,
         n_samples=len(left),
         config={"measure": measure, "n_bins": n_bins if measure == "information" else None, "seed": seed},
@@ -153,12 +134,20 @@ def match_units(
     )
 
 
+def _same_samples(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Both layers as (N, units), once found to have the same number of samples."""
+    left, right = _units(a, "a"), _units(b, "b")
+    if len(left) != len(right):
+        raise ValueError(f"both layers must see the same samples, got {len(left)} and {len(right)}")
+    if len(left) < 2:
+        raise ValueError(f"unit matching needs at least 2 samples, got {len(left)}")
+    return left, right
+
+
 def _units(a: npt.ArrayLike, name: str) -> FloatArray:
-    array = exact_float64(a, name)
+    array = finite_float64(a, f"{name} has", "values")
     if array.ndim < 2 or array.size == 0:
         raise ValueError(f"{name} must have shape (samples, units), got {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} has {int((~np.isfinite(array)).sum())} non-finite values; did training diverge?")
     return array.reshape(len(array), -1)
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.diagnostics._place import Entry, Place, digest, rows
-from infoplane.results import Curve, ResultTable
+from infoplane.diagnostics._place import Entry, Place, digest, quantities, rows
+from infoplane.results import Curve, ResultTable, Row
 
 ESTIMATOR = "phases"
+FloatArray = npt.NDArray[np.float64]
 Label = Literal["warm-up", "entropy-seeking", "compression-seeking", "mixed", "flat"]
 
 
@@ -85,13 +86,7 @@ def label_phases(
     """
     steps, values = np.asarray(step), np.asarray(rank, dtype=np.float64)
     exponents = np.full(len(values), math.nan) if alpha is None else np.asarray(alpha, dtype=np.float64)
-    if values.ndim != 1 or len(values) < 2 or steps.shape != values.shape or exponents.shape != values.shape:
-        shapes = f"{steps.shape}, {values.shape}, {exponents.shape}"
-        raise ValueError(f"step, rank and alpha must have one value for each of at least 2 captures, got {shapes}")
-    if not (np.diff(steps) > 0).all():
-        raise ValueError("steps must ascend")
-    if not np.isfinite(values).all():
-        raise ValueError(f"rank has {int((~np.isfinite(values)).sum())} values that are not finite; leave these out")
+    _check_captures(steps, values, exponents)
     if not 0 < prominence < 1:
         raise ValueError(f"prominence must be between 0 and 1, got {prominence}")
     if window < 1 or window % 2 == 0:
@@ -100,25 +95,39 @@ def label_phases(
     span = float(np.ptp(smooth))
     if span == 0.0:
         return [Phase(label="flat", start=int(steps[0]), stop=int(steps[-1]), rank_change=0.0, alpha_change=math.nan)]
-    turns = _turning_points(smooth, prominence * span)
     found = []
-    for k, (a, b) in enumerate(itertools.pairwise(turns)):
-        change = float(smooth[b] - smooth[a])
-        known = smooth_alpha[a : b + 1][np.isfinite(smooth_alpha[a : b + 1])]
-        alpha_change = float(known[-1] - known[0]) if len(known) > 1 else math.nan
-        label: Label = "entropy-seeking" if change > 0 else "warm-up" if k == 0 else "compression-seeking"
-        if math.isfinite(alpha_change) and alpha_change * change >= 0:
-            label = "mixed"
+    for a, b in itertools.pairwise(_turning_points(smooth, prominence * span)):
+        change, alpha_change = float(smooth[b] - smooth[a]), _change(smooth_alpha[a : b + 1])
+        label = _label(change, alpha_change, first=a == 0)
         found.append(
-            Phase(
-                label=label,
-                start=int(steps[a]),
-                stop=int(steps[b]),
-                rank_change=change,
-                alpha_change=alpha_change,
-            )
+            Phase(label=label, start=int(steps[a]), stop=int(steps[b]), rank_change=change, alpha_change=alpha_change)
         )
     return found
+
+
+def _check_captures(steps: npt.NDArray[Any], rank: FloatArray, alpha: FloatArray) -> None:
+    if rank.ndim != 1 or len(rank) < 2 or steps.shape != rank.shape or alpha.shape != rank.shape:
+        shapes = f"{steps.shape}, {rank.shape}, {alpha.shape}"
+        raise ValueError(f"step, rank and alpha must have one value for each of at least 2 captures, got {shapes}")
+    if not (np.diff(steps) > 0).all():
+        raise ValueError("steps must ascend")
+    if not np.isfinite(rank).all():
+        raise ValueError(f"rank has {int((~np.isfinite(rank)).sum())} values that are not finite; leave these out")
+
+
+def _change(values: FloatArray) -> float:
+    """From the first known value to the last; NaN for fewer than two."""
+    known = values[np.isfinite(values)]
+    return float(known[-1] - known[0]) if len(known) > 1 else math.nan
+
+
+def _label(change: float, alpha_change: float, *, first: bool) -> Label:
+    # A compact spectrum decays steeply: rank and exponent move in opposite ways. NaN compares as False.
+    if alpha_change * change >= 0:
+        return "mixed"
+    if change > 0:
+        return "entropy-seeking"
+    return "warm-up" if first else "compression-seeking"
 
 
 def phases(
@@ -154,39 +163,34 @@ def phases(
     """
     curves = [c for c in table.curves(rank, **select) if np.isfinite(c.value).sum() > 1]
     if not curves:
-        known = ", ".join(dict.fromkeys(table["quantity"].tolist())) or "none"
-        raise ValueError(f"no curve of {rank!r} with two values; the table has {known}")
+        raise ValueError(f"no curve of {rank!r} with two values; the table has {quantities(table)}")
     exponents = {_key(c): c for c in table.curves(alpha, **select)} if alpha is not None else {}
-    out = []
-    for curve in curves:
-        kept = np.isfinite(curve.value)
-        step, values = curve.step[kept], curve.value[kept]
-        partner = exponents.get(_key(curve))
-        at = {} if partner is None else dict(zip(partner.step.tolist(), partner.value.tolist(), strict=True))
-        decay = np.array([at.get(s, math.nan) for s in step.tolist()])
-        found = label_phases(step, values, decay, prominence=prominence, window=window)
-        places = {s: i for i, s in enumerate(curve.step.tolist())}
-        source = digest(step, values, decay)
-        for number, phase in enumerate(found, start=1):
-            where = Place.of(curve, places[phase.stop])
-            config = {
-                "alpha": alpha,
-                "prominence": prominence,
-                "rank": rank,
-                "settings": curve.settings,
-                "start": phase.start,
-                "window": window,
-            }
-            entry = Entry(quantity=f"phase {number}: {phase.label}", value=phase.rank_change, unit=curve.unit)
-            out += rows(where, ESTIMATOR, config, [entry], n_samples=int(curve.n_samples[-1]), source=source)
+    config = {"alpha": alpha, "prominence": prominence, "rank": rank, "window": window}
+    out = [row for curve in curves for row in _rows(curve, exponents.get(_key(curve)), config, prominence, window)]
     return ResultTable.from_rows(out, table.meta)
+
+
+def _rows(
+    curve: Curve, exponent: Curve | None, config: dict[str, Any], prominence: float, window: int
+) -> Iterator[Row]:
+    kept = np.isfinite(curve.value)
+    step, values = curve.step[kept], curve.value[kept]
+    at = {} if exponent is None else dict(zip(exponent.step.tolist(), exponent.value.tolist(), strict=True))
+    alpha = np.array([at.get(s, math.nan) for s in step.tolist()])
+    found = label_phases(step, values, alpha, prominence=prominence, window=window)
+    samples, source = int(curve.n_samples[-1]), digest(step, values, alpha)
+    for number, phase in enumerate(found, start=1):
+        entry = Entry(f"phase {number}: {phase.label}", phase.rank_change, curve.unit)
+        where = Place.of(curve, int(np.flatnonzero(curve.step == phase.stop)[0]))
+        settings = config | {"settings": curve.settings, "start": phase.start}
+        yield from rows(where, ESTIMATOR, settings, [entry], n_samples=samples, source=source)
 
 
 def _key(curve: Curve) -> tuple[str, str, str, str, str]:
     return curve.run, curve.layer, curve.subset, curve.estimator, curve.settings
 
 
-def _smoothed(values: npt.NDArray[np.float64], window: int) -> npt.NDArray[np.float64]:
+def _smoothed(values: FloatArray, window: int) -> FloatArray:
     """Centred mean over at most `window` values; beside the ends and gaps over fewer, so that it stays centred."""
     out = np.full(len(values), math.nan)
     for i in np.flatnonzero(np.isfinite(values)).tolist():
@@ -197,7 +201,7 @@ def _smoothed(values: npt.NDArray[np.float64], window: int) -> npt.NDArray[np.fl
     return out
 
 
-def _turning_points(values: Sequence[float] | npt.NDArray[np.float64], least: float) -> list[int]:
+def _turning_points(values: FloatArray, least: float) -> list[int]:
     """Indices of the first value, of alternating extrema that differ by `least` or more, and of the last value."""
     turns, direction = [0], 0
     low = high = extreme = 0

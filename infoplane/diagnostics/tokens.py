@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from infoplane.core.tokens import split_token, token_position
 from infoplane.diagnostics._place import Entry, Place, digest, rows
@@ -70,35 +71,39 @@ def token_peaks(
 def _rows(curves: list[Curve], whisker: float) -> Iterator[Row]:
     curves = sorted(curves, key=lambda curve: token_position(curve.layer) or 0)
     first = curves[0]
-    layer = split_token(first.layer)[0]
     config = {
-        "estimator": first.estimator, "positions": len(curves), "settings": json.loads(first.settings),
+        "estimator": first.estimator,
+        "positions": len(curves),
+        "settings": json.loads(first.settings),
         "whisker": whisker,
-    }  # fmt: skip
+    }
     for step in np.unique(np.concatenate([curve.step for curve in curves])):
-        at = [(curve, int(np.flatnonzero(curve.step == step)[0])) for curve in curves if (curve.step == step).any()]
+        at = [(curve, int(i)) for curve in curves for i in np.flatnonzero(curve.step == step)[:1]]
         known = [(curve, i) for curve, i in at if np.isfinite(curve.value[i])]
-        if len(known) < LEAST_FENCED:
-            raise ValueError(
-                f"{layer!r} of run {first.run!r} has {len(known)} positions with {first.quantity} at step {step}; "
-                f"quartiles need {LEAST_FENCED}"
-            )
+        _check_count(known, first, step)
         values = np.array([curve.value[i] for curve, i in known])
-        threshold = upper_fence(values, whisker)
-        peaks = [(curve, i) for curve, i in known if curve.value[i] > threshold]
-        whole = replace(Place.of(*known[0]), layer=layer)
-        count = float(len(peaks))
-        found = [
-            (whole, Entry(quantity=f"threshold {first.quantity}", value=threshold, unit=first.unit)),
-            (whole, Entry(quantity=f"peaks {first.quantity}", value=count, unit="positions")),
-            *(
-                (
-                    Place.of(curve, i),
-                    Entry(quantity=f"peak {first.quantity}", value=float(curve.value[i]), unit=first.unit),
-                )
-                for curve, i in peaks
-            ),
-        ]
         samples = int(known[0][0].n_samples[known[0][1]])
-        for where, entry in found:
+        for where, entry in _entries(known, values, whisker):
             yield from rows(where, ESTIMATOR, config, [entry], n_samples=samples, source=digest(values))
+
+
+def _check_count(known: Sequence[tuple[Curve, int]], first: Curve, step: int) -> None:
+    if len(known) < LEAST_FENCED:
+        raise ValueError(
+            f"{split_token(first.layer)[0]!r} of run {first.run!r} has {len(known)} positions with {first.quantity} at "
+            f"step {step}; quartiles need {LEAST_FENCED}"
+        )
+
+
+def _entries(
+    known: Sequence[tuple[Curve, int]], values: npt.NDArray[np.float64], whisker: float
+) -> Iterator[tuple[Place, Entry]]:
+    """Threshold and number of peaks of the layer, then each peak at its position."""
+    places = [Place.of(curve, i) for curve, i in known]
+    whole = replace(places[0], layer=split_token(places[0].layer)[0])
+    quantity, unit = known[0][0].quantity, known[0][0].unit
+    threshold = upper_fence(values, whisker)
+    peaks = np.flatnonzero(values > threshold).tolist()
+    yield whole, Entry(f"threshold {quantity}", threshold, unit)
+    yield whole, Entry(f"peaks {quantity}", float(len(peaks)), "positions")
+    yield from ((places[k], Entry(f"peak {quantity}", float(values[k]), unit)) for k in peaks)

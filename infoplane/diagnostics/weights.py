@@ -1,4 +1,4 @@
-"""What the weights of a layer alone say: condition number, volume, entropy of the output for Gaussian inputs."""
+"""Read off the weights of a layer alone: condition number, volume, entropy of the output for Gaussian inputs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.exact import exact_float64
 from infoplane.core.units import BIT, BITS_PER_NAT
-from infoplane.diagnostics._place import Entry, Place, digest, rows
+from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, rounding, rows
 from infoplane.results import Row
 
 ESTIMATOR = "weights"
@@ -50,12 +49,12 @@ class WeightSpectrum:
         low = self.rank < len(self.singular_values)
         flags = ("degenerate",) if low else ()
         entries = [
-            Entry(quantity="condition number", value=self.condition, unit="1", flags=flags),
-            Entry(quantity="weight volume", value=self.log2_volume, unit="log2 volume", flags=flags),
-            Entry(quantity="weight rank", value=float(self.rank), unit="dimensions", flags=flags),
+            Entry("condition number", self.condition, "1", flags=flags),
+            Entry("weight volume", self.log2_volume, "log2 volume", flags=flags),
+            Entry("weight rank", float(self.rank), "dimensions", flags=flags),
         ]
         if self.shape[0] <= self.shape[1]:
-            entries.append(Entry(quantity="h(WX), X standard normal", value=self.output_entropy, unit=BIT, flags=flags))
+            entries.append(Entry("h(WX), X standard normal", self.output_entropy, BIT, flags=flags))
         return rows(where, ESTIMATOR, {}, entries, n_units=self.shape[0], source=self.source)
 
 
@@ -89,12 +88,9 @@ def weight_spectrum(weight: npt.ArrayLike) -> WeightSpectrum:
     raw = np.asarray(weight)
     if raw.ndim < 2 or raw.size == 0:
         raise ValueError(f"weight must have shape (out, in, ...), got {raw.shape}")
-    w = exact_float64(raw, "weight").reshape(len(raw), -1)
-    if not np.isfinite(w).all():
-        raise ValueError(f"weight has {int((~np.isfinite(w)).sum())} non-finite entries; did training diverge?")
+    w = finite_float64(raw, "weight has").reshape(len(raw), -1)
     s = np.asarray(np.linalg.svd(w, compute_uv=False), dtype=np.float64)
-    eps = float(np.finfo(raw.dtype).eps) if raw.dtype.kind == "f" else float(np.finfo(np.float64).eps)
-    rank = int((s > max(w.shape) * eps * s[0]).sum())
+    rank = int((s > max(w.shape) * rounding(raw) * s[0]).sum())
     full = rank == len(s)
     volume = float(np.log2(s).sum()) if full else -math.inf
     out, inputs = w.shape

@@ -35,7 +35,7 @@ def test_relu_layer_has_the_rank_of_its_active_units():
     active = x @ w.T > 0
     found = local_rank(active[:, :, None] * w)
     assert found.ranks.tolist() == active.sum(1).tolist()
-    half = 1.96 * active.sum(1).std(ddof=1) / np.sqrt(50)
+    half = 1.959963984540054 * active.sum(1).std(ddof=1) / np.sqrt(50)
     assert (found.low, found.high) == pytest.approx((found.mean - half, found.mean + half))
 
 
