@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from infoplane.core.units import BITS_PER_NAT
+from infoplane.core.units import BITS_PER_NAT, Z_95
 from infoplane.estimators._checks import excess_over_gaussian, normal_scores, whitened
 from infoplane.estimators._linear_model import Loss, SoftmaxLoss, SquaredLoss
 from infoplane.estimators._protocol import Bound
@@ -73,7 +73,7 @@ class Classes:
         """Bits (S,), half their interval, and whether fitted rows look better: from held-out scores (S, K, N)."""
         gain = (-self.row_loss(held_out[:, None])[:, 0] - self.log_prior) * BITS_PER_NAT  # (S, N)
         value = gain.mean(1)
-        half = 1.96 * gain.std(1) / math.sqrt(gain.shape[1])
+        half = Z_95 * gain.std(1) / math.sqrt(gain.shape[1])
         loose = self.h_y - fitted * BITS_PER_NAT - value > OVERFIT_SHARE * self.h_y
         return {"value": value, "half": half, "loose": loose & (self.outputs > 1)}
 

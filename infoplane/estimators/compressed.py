@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from infoplane.core.units import BITS_PER_NAT
+from infoplane.core.units import BITS_PER_NAT, Z_95
 from infoplane.estimators._checks import above_ceiling, hidden_information, hidden_products
 from infoplane.estimators._codes import DENSE, Code, coded
 from infoplane.estimators._driver import Given, Number, Problem, over_snapshots, report, run
@@ -30,7 +30,6 @@ HIDDEN = 0.08
 UNSURE, TAILED = 0.15, 4.0
 """Standard error in nats, and the same times sqrt(N): Gaussians of up to 4 and 4 dimensions have about 2.5."""
 
-_Z95 = 1.959964
 _STREAM = 1_000_003  # between the seeds of generators, so that no two draw the same numbers
 
 
@@ -187,7 +186,7 @@ class _Codes(Problem):
         shared: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "ties": found["tied"] > TIED}
 
         def information(name: str, key: str, **more: Any) -> dict[str, Quantity]:
-            value, half = found[key] * BITS_PER_NAT, found[f"{key} error"] * BITS_PER_NAT * _Z95
+            value, half = found[key] * BITS_PER_NAT, found[f"{key} error"] * BITS_PER_NAT * Z_95
             doubtful = found[f"{key} doubtful"]
             flags = {**shared, "unreliable": doubtful, **more.pop("flags", {})}
             if more.get("ceiling") is not None:
@@ -247,7 +246,7 @@ class _Codes(Problem):
             or part.missing > MISSING
             or abs(part.drift) > DRIFT
             or hidden > HIDDEN
-            or part.value + _Z95 * part.error < 0
+            or part.value + Z_95 * part.error < 0
             or part.error > max(UNSURE, TAILED / math.sqrt(len(codes[0].rows)))
             or max(part.unused, *(c.loose for c in codes)) > TIED
             or (max(c.spread for c in codes) > TIED and part.value > 0.5 * (n - k))

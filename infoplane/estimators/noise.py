@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from infoplane.core.units import Z_95
 from infoplane.estimators._channel import (
     AdditiveChannel,
     Channel,
@@ -22,7 +23,6 @@ from infoplane.estimators._protocol import Blocks, Bound, Quantity, as_floats, p
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._spans import block_size, class_spans
 
-Z_95 = 1.959963984540054
 COLUMN_CLASSES = 14
 """Up to this many classes the null is a product with indicator columns; more are masked draw by draw."""
 WIDE_INTERVAL = 0.1
