@@ -144,5 +144,8 @@ def test_other_refusals(data, tmp_path):
     with pytest.raises(TypeError, match="real numbers, got complex128"):
         infoplane.from_arrays(tmp_path / "run", {0: {"a": np.ones((40, 1), complex)}}, y)
     infoplane.from_arrays(tmp_path / "run", arrays, y)
-    with pytest.raises(StoreError, match="already holds run"):
+    with pytest.raises(
+        StoreError, match=r"already holds a run, .*; choose another directory, or delete this one"
+    ) as held:
         infoplane.from_arrays(tmp_path / "run", arrays, y)
+    assert "resume" not in str(held.value)  # an import has no such option

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,19 +16,12 @@ from infoplane.core.errors import StoreError, closest
 from infoplane.core.labels import as_array, as_labels, as_sample_ids, check_label_names, doubts
 from infoplane.core.records import Layer, Probe, Role, Snapshot
 from infoplane.core.steps import whole_step
+from infoplane.core.warn import warn
 from infoplane.store import ActivationStore, StoreWriter, check_run, open_run
+from infoplane.store.layout import ARRAY_DTYPES, RUN_FILE
 
 Arrays = Mapping[str, Any]
 Taken = dict[int, dict[str, torch.Tensor]]
-
-_DTYPES = {
-    str(d).removeprefix("torch."): d
-    for d in (
-        torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2, torch.int8,
-        torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.bool,
-    )
-}  # fmt: skip
-_BITS = {torch.bfloat16: torch.uint16, torch.float8_e4m3fn: torch.uint8, torch.float8_e5m2: torch.uint8}
 
 
 def from_arrays(
@@ -81,33 +73,8 @@ def from_arrays(
     StoreError
         If the directory holds a run or anything else.
     """
-    return write(
-        run,
-        activations,
-        labels,
-        inputs=inputs,
-        sample_ids=sample_ids,
-        label_names=label_names,
-        parts=parts,
-        metrics=metrics,
-        roles=roles,
-        chain=chain,
-    )
-
-
-def write(
-    run: str | os.PathLike[str],
-    activations: Any,
-    labels: Any,
-    *,
-    metrics: Any = None,
-    roles: Mapping[str, Role] | None = None,
-    chain: bool = False,
-    **rows: Any,
-) -> ActivationStore:
-    """What `from_arrays` and `from_files` do in the end; `rows` are inputs, sample_ids, label_names and parts."""
     taken = _taken(activations)
-    probe = _probe(labels, taken, **rows)
+    probe = _probe(labels, taken, inputs=inputs, sample_ids=sample_ids, label_names=label_names, parts=parts)
     layers = _layers(taken, roles or {}, probe.samples)
     numbers = _metrics(metrics or {}, taken)
     snapshots = [
@@ -123,9 +90,14 @@ def write(
     ]
     check_run(probe, snapshots)
     _check_free(Path(run))
+    _write(run, probe, snapshots, chain)
+    return open_run(run)
+
+
+def _write(run: str | os.PathLike[str], probe: Probe, snapshots: Sequence[Snapshot], chain: bool) -> None:
     settings = {
         "model": "unknown: activations were imported",
-        "layers": [la.key for la in layers],
+        "layers": [layer.key for layer in snapshots[0].layers],
         "chain": bool(chain),
         "target": probe.target,
         "imported": True,
@@ -134,15 +106,17 @@ def write(
     with StoreWriter(run, probe=probe, settings=settings, on_error="raise", background=False) as writer:
         for snapshot in snapshots:
             writer(snapshot)
-    return open_run(run)
 
 
 def _check_free(run: Path) -> None:
-    """A directory with a run in it is the writer's to refuse; one with other files would mix with them."""
-    if run.is_dir() and not (run / "run.json").exists():
-        held = next(run.iterdir(), None)
-        if held is not None:
-            raise StoreError(f"{run} is not empty, it holds {held.name!r}; choose a directory that does not exist yet")
+    """An import makes a new run: it goes into a directory that is not there yet, or empty."""
+    held = next(run.iterdir(), None) if run.is_dir() else None
+    if (run / RUN_FILE).exists():
+        raise StoreError(
+            f"{run} already holds a run, and an import makes a new one; choose another directory, or delete this one"
+        )
+    if held is not None:
+        raise StoreError(f"{run} is not empty, it holds {held.name!r}; choose a directory that does not exist yet")
 
 
 def _by_step(mapping: Mapping[Any, Any], what: str) -> dict[int, Any]:
@@ -181,7 +155,7 @@ def _taken(activations: Mapping[Any, Arrays]) -> Taken:
     for name in empty:
         if not all(arrays.get(name, first[name]).shape == first[name].shape for arrays in taken.values()):
             raise ValueError(f"layer {name!r} has no units at step {next(iter(taken))}, and some at another")
-        warnings.warn(f"layer {name!r} has no units, shape {tuple(first[name].shape)}; it is left out", stacklevel=4)
+        warn(f"layer {name!r} has no units, shape {tuple(first[name].shape)}; it is left out")
     return {step: {n: t for n, t in arrays.items() if n not in empty} for step, arrays in taken.items()}
 
 
@@ -191,53 +165,52 @@ def _tensor(name: str, values: Any) -> torch.Tensor:
             raise TypeError(f"layer {name!r} must be a dense tensor, got layout {values.layout}; pass .to_dense()")
         tensor: torch.Tensor = values.detach().cpu().contiguous()
     else:
-        if np.ma.isMaskedArray(values):
-            as_array(values, f"values of layer {name!r}")
-        array = np.asarray(values)
+        array = as_array(values, f"values of layer {name!r}")
         if array.dtype.kind not in "fiub":
             raise TypeError(f"layer {name!r} must hold real numbers, got {array.dtype}")
         if array.dtype.itemsize > 8:
             raise TypeError(f"layer {name!r} must hold numbers of at most 64 bits, got {array.dtype}")
         tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
-    if str(tensor.dtype).removeprefix("torch.") not in _DTYPES:
-        raise TypeError(f"layer {name!r} has {tensor.dtype}; expected one of {', '.join(_DTYPES)}")
+    if _dtype(tensor) not in ARRAY_DTYPES:
+        raise TypeError(f"layer {name!r} has {tensor.dtype}; expected one of {', '.join(ARRAY_DTYPES)}")
     return tensor
 
 
+def _dtype(t: torch.Tensor) -> str:
+    return str(t.dtype).removeprefix("torch.")
+
+
 def _stored(t: torch.Tensor) -> npt.NDArray[Any]:
-    return np.asarray((t.view(_BITS[t.dtype]) if t.dtype in _BITS else t).numpy())
+    # By way of bytes: numpy has no bfloat16 and no float8, which are stored as their bits.
+    stored = t.reshape(-1).view(torch.uint8).numpy().view(ARRAY_DTYPES[_dtype(t)])
+    return np.asarray(stored.reshape(t.shape))
 
 
 def _layers(taken: Taken, roles: Mapping[str, Role], samples: int) -> tuple[Layer, ...]:
     """The layers of the first step, once all steps are found to have them in the same shape and type."""
     first, arrays = next(iter(taken.items()))
     _check_roles(roles, arrays)
-    layers = []
-    for depth, (name, t) in enumerate(arrays.items()):
-        shape, dtype = tuple(t.shape[1:]), str(t.dtype).removeprefix("torch.")
-        role = roles.get(name, "other")
-        layers.append(
-            Layer(key=name, name=name, depth=depth, unit_shape=shape, raw_shape=shape, dtype=dtype, role=role)
-        )
     for step, own in taken.items():
         if sorted(own) != sorted(arrays):
             raise ValueError(f"step {step} has the layers {', '.join(own)}; the first step has {', '.join(arrays)}")
-        for layer in layers:
-            found, expected = own[layer.key], (samples, *layer.unit_shape)
-            if tuple(found.shape) != expected:
+        for name, t in arrays.items():
+            found, expected = tuple(own[name].shape), (samples, *t.shape[1:])
+            if found != expected:
+                raise ValueError(f"layer {name!r} at step {step} must have shape {expected}, got {found}")
+            if own[name].dtype != t.dtype:
                 raise ValueError(
-                    f"layer {layer.key!r} at step {step} must have shape {expected}, got {tuple(found.shape)}"
+                    f"layer {name!r} is {t.dtype} at step {first} and {own[name].dtype} at step {step}; bring all "
+                    "steps to one dtype"
                 )
-            if found.dtype != arrays[layer.key].dtype:
-                raise ValueError(
-                    f"layer {layer.key!r} is {arrays[layer.key].dtype} at step {first} and {found.dtype} at step "
-                    f"{step}; bring all steps to one dtype"
-                )
-    return tuple(layers)
+    return tuple(_layer(depth, name, t, roles.get(name, "other")) for depth, (name, t) in enumerate(arrays.items()))
 
 
-def _check_roles(roles: Mapping[str, Role], layers: Iterable[str]) -> None:
-    known = list(layers)
+def _layer(depth: int, name: str, t: torch.Tensor, role: Role) -> Layer:
+    shape = tuple(t.shape[1:])
+    return Layer(key=name, name=name, depth=depth, unit_shape=shape, raw_shape=shape, dtype=_dtype(t), role=role)
+
+
+def _check_roles(roles: Mapping[str, Role], known: Collection[str]) -> None:
     for name, role in roles.items():
         if name not in known:
             raise ValueError(f"roles: there is no layer {name!r}; closest: {', '.join(closest(str(name), known))}")
@@ -276,21 +249,8 @@ def _probe(
     label_names: Sequence[str] = (),
     parts: Sequence[str] | None = None,
 ) -> Probe:
-    y = as_array(labels, "labels")
-    if y.ndim == 0:
-        raise ValueError(f"labels must be one for each row, got the single value {y.tolist()!r:.60}")
+    y = _labels(labels, taken, label_names)
     samples = len(y)
-    step, first = next(iter(taken.items()))
-    for name, t in first.items():
-        if t.ndim == 0 or len(t) != samples:
-            rows = len(t) if t.ndim else 0
-            raise ValueError(f"layer {name!r} at step {step} has {rows} rows, there are {samples} labels")
-    y = as_labels(y, samples)
-    if samples < 2:
-        raise ValueError(f"a run needs at least 2 samples, got {samples}")
-    check_label_names(y, label_names)
-    for doubt in doubts(y):
-        warnings.warn(doubt, stacklevel=4)
     x, input_ids = _inputs(inputs, samples)
     names, part = _parts(parts, samples)
     return Probe(
@@ -303,6 +263,25 @@ def _probe(
         inputs=x,
         label_names=tuple(str(s) for s in label_names),
     )
+
+
+def _labels(labels: Any, taken: Taken, label_names: Sequence[str]) -> npt.NDArray[Any]:
+    """Labels for the rows of the layers of the first step; a warning where they are seldom meant so."""
+    y = as_array(labels, "labels")
+    if y.ndim == 0:
+        raise ValueError(f"labels must be one for each row, got the single value {y.tolist()!r:.60}")
+    step, first = next(iter(taken.items()))
+    for name, t in first.items():
+        rows = len(t) if t.ndim else 0
+        if t.ndim == 0 or rows != len(y):
+            raise ValueError(f"layer {name!r} at step {step} has {rows} rows, there are {len(y)} labels")
+    y = as_labels(y, len(y))
+    if len(y) < 2:
+        raise ValueError(f"a run needs at least 2 samples, got {len(y)}")
+    check_label_names(y, label_names)
+    for doubt in doubts(y):
+        warn(doubt)
+    return y
 
 
 def _inputs(inputs: Any, samples: int) -> tuple[npt.NDArray[Any] | None, npt.NDArray[np.int64]]:

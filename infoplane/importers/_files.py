@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,10 @@ import numpy as np
 from infoplane.core.errors import closest
 from infoplane.core.labels import as_array
 from infoplane.core.steps import counts_steps, steps_of_files, whole_step, without_counts
-from infoplane.importers._arrays import from_arrays, write
+from infoplane.core.warn import warn
+from infoplane.importers._arrays import from_arrays
 from infoplane.importers._read import Key, read_entries
-from infoplane.importers._rows import Agreed, Rows, agree, in_order
+from infoplane.importers._rows import Rows, agree, in_order
 from infoplane.store import ActivationStore
 
 LABELS, INPUTS, IDS, STEPS = ("labels", "y"), ("inputs", "x"), ("sample_ids", "ids"), ("steps", "step")
@@ -89,17 +89,20 @@ def from_files(
     pieces, sources = _read([Path(file) for file in files])
     if labels is not None:
         sources.append(_labels_file(Path(labels)))
-    sources += _given(inputs=options.pop("inputs", None), sample_ids=options.pop("sample_ids", None))
+    # The caller's own words on the rows are held against the files like one more of them.
+    if options.get("inputs") is not None:
+        sources.append(Rows.of("the argument inputs", inputs=options["inputs"]))
+    if options.get("sample_ids") is not None:
+        sources.append(Rows.of("the argument sample_ids", ids=options["sample_ids"]))
     agreed = agree(sources)
     if agreed.labels is None:
         raise ValueError("no labels: expected an array named 'labels' or 'y' in a file, or a file of their own")
-    if options.get("parts") is not None and any(order is not None for order in agreed.orders):
+    if options.get("parts") is not None and any(rows.order is not None for rows in sources):
         raise ValueError("parts cannot be given where the files hold their rows in different orders")
-    _reorder(pieces, sources, agreed)
     _warn_of_steps_in_names(pieces)
     metrics = _merged(_by_step(pieces, "numbers"), options.pop("metrics", None) or {})
     options |= {"inputs": agreed.inputs, "sample_ids": agreed.ids}
-    return write(run, _by_step(pieces, "layers"), agreed.labels, metrics=metrics, **options)
+    return from_arrays(run, _by_step(pieces, "layers"), agreed.labels, metrics=metrics, **options)
 
 
 def _warn_of_steps_in_names(pieces: Sequence[_Piece]) -> None:
@@ -109,27 +112,11 @@ def _warn_of_steps_in_names(pieces: Sequence[_Piece]) -> None:
         for name in piece.layers:
             other = first.setdefault(without_counts(name), name)
             if other != name:
-                warnings.warn(
+                warn(
                     f"{piece.file.name}: {other!r:.60} and {name!r:.60} are taken as two layers at step {piece.step}; "
-                    "if they are one layer at two steps, save {step: {layer: tensor}}, or a file for each step",
-                    stacklevel=3,
+                    "if they are one layer at two steps, save {step: {layer: tensor}}, or a file for each step"
                 )
                 return
-
-
-def _given(*, inputs: Any, sample_ids: Any) -> Iterator[Rows]:
-    """What the caller says of the rows is held against the files like one more of them."""
-    if inputs is not None:
-        yield Rows.of("the argument inputs", None, inputs, None, layers=False)
-    if sample_ids is not None:
-        yield Rows.of("the argument sample_ids", None, None, sample_ids, layers=False)
-
-
-def _reorder(pieces: Sequence[_Piece], sources: Sequence[Rows], agreed: Agreed) -> None:
-    order_of = {id(source): order for source, order in zip(sources, agreed.orders, strict=True)}
-    for piece in pieces:
-        order = order_of[id(piece.source)]
-        piece.layers = {name: in_order(a, order, piece.source, name) for name, a in piece.layers.items()}
 
 
 def _read(files: Sequence[Path]) -> tuple[list[_Piece], list[Rows]]:
@@ -142,7 +129,7 @@ def _read(files: Sequence[Path]) -> tuple[list[_Piece], list[Rows]]:
     sources: list[Rows] = []
     for file in files:
         entries = read_entries(file)
-        if file.suffix.lower() == ".npy":
+        if _is_npy(file):
             entries = _named_by_folder(file, entries, alone=alone)
         for step, values in _parts_of(file, entries):
             where = file.name if named[file.name] == 1 else str(file)
@@ -163,7 +150,7 @@ def _taken(file: Path, where: str, step: int | None, values: dict[str, Any]) -> 
             "their tokens and save them without it, or give the array another name if it is a layer"
         )
     layers = any(np.ndim(value) for value in values.values())
-    source = Rows.of(where, found["labels"], found["inputs"], found["ids"], layers=layers)
+    source = Rows.of(where, labels=found["labels"], inputs=found["inputs"], ids=found["ids"], layers=layers)
     stated = found["steps"]
     return source, list(_pieces(file, where, step, stated, values, source)) if values or stated is not None else []
 
@@ -188,8 +175,12 @@ def _named_by_folder(file: Path, entries: dict[Key, Any], *, alone: bool) -> dic
     return {(name,): value}
 
 
+def _is_npy(file: Path) -> bool:
+    return file.suffix.lower() == ".npy"
+
+
 def _is_special(file: Path) -> bool:
-    return file.suffix.lower() == ".npy" and any(file.stem in names for names in (*_SPECIAL.values(), MASKS))
+    return _is_npy(file) and any(file.stem in names for names in (*_SPECIAL.values(), MASKS))
 
 
 def _parts_of(file: Path, entries: Mapping[Key, Any]) -> Iterator[tuple[int | None, dict[str, Any]]]:
@@ -254,30 +245,25 @@ def _check_stacked(where: str, count: int, values: Mapping[str, Any], source: Ro
 
 
 def _whole_steps(where: str, stated: Iterable[Any]) -> list[int]:
-    steps: list[int] = []
-    for value in stated:
-        try:
-            steps.append(whole_step(value))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{where}: {error}") from error
-        if steps[-1] in steps[:-1]:
-            raise ValueError(f"{where}: step {steps[-1]} comes twice in the array 'steps'")
+    try:
+        steps = [whole_step(value) for value in stated]
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{where}: {error}") from error
+    twice = next((step for i, step in enumerate(steps) if step in steps[:i]), None)
+    if twice is not None:
+        raise ValueError(f"{where}: step {twice} comes twice in the array 'steps'")
     return steps
 
 
 def _name_steps(pieces: Sequence[_Piece]) -> None:
-    """Steps that are told by the names of the files."""
+    """Steps that are told by the names of the files; the folder of a `.npy` names its layer instead."""
     if not pieces:
         return
-    paths = [_named_path(piece.file) for piece in pieces]
-    for piece, step in zip(pieces, steps_of_files(paths), strict=True):
+    paths = [piece.file.absolute() for piece in pieces]
+    steps = steps_of_files([p.parent.parent / p.name if _is_npy(p) else p for p in paths])
+    for piece, step in zip(pieces, steps, strict=True):
         piece.step = step
-    _check_layout([piece.file for piece in pieces if piece.file.suffix.lower() == ".npy"])
-
-
-def _named_path(file: Path) -> PurePath:
-    """Without the folder that names the layer of a `.npy`."""
-    return file.absolute().parent.parent / file.name if file.suffix.lower() == ".npy" else file.absolute()
+    _check_layout([piece.file for piece in pieces if _is_npy(piece.file)])
 
 
 def _check_layout(files: Sequence[Path]) -> None:
@@ -301,7 +287,7 @@ def _labels_file(file: Path) -> Rows:
         raise ValueError(
             f"{file.name} should hold one array of labels, and sample_ids at most beside it; it has {names}"
         )
-    return Rows.of(file.name, labels, None, ids, layers=False)
+    return Rows.of(file.name, labels=labels, ids=ids)
 
 
 def _by_step(pieces: Sequence[_Piece], kind: str) -> dict[int, dict[str, Any]]:
@@ -316,14 +302,14 @@ def _by_step(pieces: Sequence[_Piece], kind: str) -> dict[int, dict[str, Any]]:
             if name in own and (kind == "layers" or own[name] != value):
                 a, b = (other, piece.file) if other.name == piece.file.name else (other.name, piece.file.name)
                 raise ValueError(f"{a} and {b} both hold {name!r} of step {piece.step}; {_remedy(piece.file, other)}")
-            own[name] = value
+            own[name] = in_order(value, piece.source, name) if kind == "layers" else value
     return found
 
 
 def _remedy(file: Path, other: Path) -> str:
     if file == other:
         return "name the file once"
-    if file.suffix.lower() == ".npy":
+    if _is_npy(file):
         return "keep one, or, where they are two layers, give each a folder of its name: LAYER/step-0100.npy"
     return "keep one, or tell their steps apart"
 

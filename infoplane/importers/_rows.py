@@ -1,4 +1,4 @@
-"""What several files say about the same samples: labels, inputs and ids, brought to one order or refused."""
+"""Labels, inputs and ids that several files give for the same samples, brought to one order or refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ALIGN = "put 'sample_ids' into each file, and their rows are brought to one orde
 
 @dataclass(eq=False)
 class Rows:
-    """What one source (a file, a step of it, an argument) says about its rows.
+    """Labels, inputs and ids of one source: a file, a step of it, an argument.
 
     Attributes
     ----------
@@ -28,6 +28,8 @@ class Rows:
     ids : (N,) int64 or None
     layers : bool
         Whether activations come in the same rows.
+    order : (N,) integers or None
+        Its rows in the order of all sources, once these agree; None for rows as they are.
     """
 
     name: str
@@ -35,9 +37,10 @@ class Rows:
     inputs: npt.NDArray[Any] | None = None
     ids: IntArray | None = None
     layers: bool = False
+    order: npt.NDArray[np.intp] | None = None
 
     @classmethod
-    def of(cls, name: str, labels: Any, inputs: Any, ids: Any, *, layers: bool) -> Rows:
+    def of(cls, name: str, *, labels: Any = None, inputs: Any = None, ids: Any = None, layers: bool = False) -> Rows:
         """From whatever stands in the file; ValueError, with its name, where that is no rows."""
         try:
             return cls(
@@ -56,18 +59,8 @@ def _column(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
-@dataclass(frozen=True, eq=False)
-class Agreed:
-    """Labels, inputs and ids of all, and the rows of each source in that order; None for rows as they are."""
-
-    labels: npt.NDArray[Any] | None
-    inputs: npt.NDArray[Any] | None
-    ids: IntArray | None
-    orders: list[npt.NDArray[np.intp] | None]
-
-
-def agree(sources: Sequence[Rows]) -> Agreed:
-    """One set of rows for all sources, in the order of the first that has ids.
+def agree(sources: Sequence[Rows]) -> Rows:
+    """One set of rows for all sources, in the order of the first that has ids; each source learns its `order`.
 
     Raises
     ------
@@ -76,16 +69,15 @@ def agree(sources: Sequence[Rows]) -> Agreed:
         orders and a source does not tell its own: with the names of two.
     """
     with_ids = [rows for rows in sources if rows.ids is not None]
-    ids = with_ids[0].ids if with_ids else None
-    orders = [_order(rows, with_ids[0]) if with_ids else None for rows in sources]
-    moved = next((rows for rows, order in zip(sources, orders, strict=True) if order is not None), None)
+    for rows in with_ids:
+        rows.order = _order(rows, with_ids[0])
+    moved = next((rows for rows in with_ids if rows.order is not None), None)
     for rows in sources:
-        silent = rows.ids is None and (moved is not None or (rows.layers and len(with_ids) > 1))
-        if silent:
+        if rows.ids is None and (moved is not None or (rows.layers and len(with_ids) > 1)):
             other = moved or with_ids[0]
             raise ValueError(f"{other.name} has sample_ids, {rows.name} has none, so its order is not known; {ALIGN}")
-    labels, inputs = (_agreed(what, sources, orders, ids) for what in ("labels", "inputs"))
-    return Agreed(labels, inputs, ids, orders)
+    ids = with_ids[0].ids if with_ids else None
+    return Rows("all files", _agreed("labels", sources, ids), _agreed("inputs", sources, ids), ids)
 
 
 def _order(rows: Rows, first: Rows) -> npt.NDArray[np.intp] | None:
@@ -103,16 +95,14 @@ def _order(rows: Rows, first: Rows) -> npt.NDArray[np.intp] | None:
     return place[np.searchsorted(rows.ids[place], first.ids)]
 
 
-def _agreed(
-    what: str, sources: Sequence[Rows], orders: Sequence[npt.NDArray[np.intp] | None], ids: IntArray | None
-) -> npt.NDArray[Any] | None:
+def _agreed(what: str, sources: Sequence[Rows], ids: IntArray | None) -> npt.NDArray[Any] | None:
     """Labels or inputs of the first source that has them, once all others that do are found to say the same."""
-    said = [(r, o) for r, o in zip(sources, orders, strict=True) if getattr(r, what) is not None]
+    said = [rows for rows in sources if getattr(rows, what) is not None]
     if not said:
         return None
-    first, values = said[0][0], _sorted(what, *said[0])
-    for rows, order in said[1:]:
-        other = _sorted(what, rows, order)
+    first, values = said[0], _sorted(what, said[0])
+    for rows in said[1:]:
+        other = _sorted(what, rows)
         if other.shape != values.shape:
             raise ValueError(
                 f"{first.name} and {rows.name} differ in their {what}: shapes {values.shape} and {other.shape}"
@@ -120,19 +110,18 @@ def _agreed(
         same = _equal(values, other)
         if not same.all():
             row = int(np.flatnonzero(~same)[0])
-            where = f"row {row}" if ids is None else f"sample id {ids[row]}"
-            raise ValueError(
-                f"{first.name} and {rows.name} differ in their {what}, first at {where}"
-                + (f"; {ALIGN}" if ids is None else "; a sample has one, at every step")
-            )
+            where, remedy = f"row {row}", ALIGN
+            if ids is not None:
+                where, remedy = f"sample id {ids[row]}", "a sample has one, at every step"
+            raise ValueError(f"{first.name} and {rows.name} differ in their {what}, first at {where}; {remedy}")
     return values
 
 
-def _sorted(what: str, rows: Rows, order: npt.NDArray[np.intp] | None) -> npt.NDArray[Any]:
+def _sorted(what: str, rows: Rows) -> npt.NDArray[Any]:
     values: npt.NDArray[Any] = getattr(rows, what)
     if rows.ids is not None and values.shape[:1] != rows.ids.shape:
         raise ValueError(f"{rows.name} has {len(rows.ids)} sample_ids, but {what} of shape {values.shape}")
-    return values if order is None else values[order]
+    return values if rows.order is None else values[rows.order]
 
 
 def _equal(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -145,11 +134,11 @@ def _equal(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return np.asarray(same.reshape(len(a) if a.ndim else 1, -1).all(axis=1))
 
 
-def in_order(layer: Any, order: npt.NDArray[np.intp] | None, rows: Rows, name: str) -> Any:
+def in_order(layer: Any, rows: Rows, name: str) -> Any:
     """A layer's rows in the order of all; ValueError where it has another number of them than its file has ids."""
     if rows.ids is not None and (np.ndim(layer) == 0 or len(layer) != len(rows.ids)):
         got = len(layer) if np.ndim(layer) else 0
         raise ValueError(f"{rows.name}: layer {name!r} has {got} rows, there are {len(rows.ids)} sample_ids")
-    if order is None:
+    if rows.order is None:
         return layer
-    return layer[torch.from_numpy(order)] if isinstance(layer, torch.Tensor) else layer[order]
+    return layer[torch.from_numpy(rows.order)] if isinstance(layer, torch.Tensor) else layer[rows.order]
