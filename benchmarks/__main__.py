@@ -23,8 +23,8 @@ ENVIRONMENT = {
 
 def modules() -> list[str]:
     found = (m.name for m in pkgutil.iter_modules(benchmarks.__path__))
-    # `silent` measures errors, `size` the code; they have commands of their own.
-    return sorted(name for name in found if not name.startswith("_") and name not in ("silent", "size"))
+    # `silent` measures errors, `size` the code, `resnet` one network as a whole; they have commands of their own.
+    return sorted(name for name in found if not name.startswith("_") and name not in ("silent", "size", "resnet"))
 
 
 def size(text: str) -> tuple[int, int]:
