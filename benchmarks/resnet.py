@@ -1,8 +1,8 @@
 """What recording costs on a network of the size people use: `python -m benchmarks.resnet`.
 
-ResNet-18 on 32 x 32 images, ten recorded blocks as means over positions, a probe of 2,000 samples, 50 snapshots, one at
-the end of each epoch of 50,000 images. Steps and snapshots are timed in turn, epochs are not run: what recording adds is
-the time of a snapshot over that of an epoch's steps.
+ResNet-18 on 32 x 32 images, ten recorded blocks as means over positions, a probe of 2,000 samples, 50 snapshots, one
+at the end of each epoch of 50,000 images. Steps and snapshots are timed in turn, epochs are not run: what recording
+adds is the time of a snapshot over that of an epoch's steps.
 """
 
 from __future__ import annotations
