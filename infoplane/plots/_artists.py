@@ -108,7 +108,7 @@ class Ceiling:
 
 def ceiling_of(one: Grid) -> Ceiling | None:
     """The ceiling of a quantity, where its rows have one."""
-    return None if one.top is None else Ceiling(one.top, one.ceiling_name)
+    return None if one.top is None else Ceiling(one.top, one.ceiling_name())
 
 
 def draw_ceilings(ax: Axes, *, x: Ceiling | None = None, y: Ceiling | None = None, named: bool = True) -> None:

@@ -33,7 +33,7 @@ from infoplane.plots.style import FAINT, INK, drawable, layer_line, layer_marker
 from infoplane.plots.text import safe_names, safe_text
 from infoplane.results import ResultTable
 from infoplane.results.summary import Summary, over_runs
-from infoplane.results.views import Grid, Selection, Series, ceiling_name, choose
+from infoplane.results.views import Grid, Selection, Series, choose
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -155,7 +155,7 @@ def highest_ceiling(grids: Iterable[Grid], n_samples: list[int]) -> Ceiling | No
     if not known:
         return None
     top, one = max(known, key=lambda pair: pair[0])
-    return Ceiling(top, ceiling_name(one, n_samples))
+    return Ceiling(top, one.ceiling_name(n_samples))
 
 
 def group_runs(

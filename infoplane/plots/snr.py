@@ -17,7 +17,7 @@ from infoplane.plots._figure import Look, keywords, panels
 from infoplane.plots.style import DOTTED, FAINT, layer_marker
 from infoplane.plots.text import safe_names
 from infoplane.results import ResultTable
-from infoplane.results.views import RECORDED, layer_metrics, match_layers
+from infoplane.results.views import RECORDED, Selection, choose
 
 FloatArray = npt.NDArray[np.float64]
 MEAN, STD, WEIGHT = "gradient_mean_norm", "gradient_std_norm", "weight_norm"
@@ -55,34 +55,41 @@ def snr_data(
     against: Literal["step", "epoch"] = "step",
 ) -> SnrData:
     """Recorded gradient moments of one run; see `snr`."""
-    run, times, known, moments = layer_metrics(table, (MEAN, STD, WEIGHT), run=run, against=against)
-    if not known or not np.isfinite(moments[MEAN]).any() or not np.isfinite(moments[STD]).any():
-        rows = table.select(estimator=RECORDED)
-        have = ", ".join(dict.fromkeys(str(q) for q in rows["quantity"])) or "none"
-        raise ValueError(
-            f"the table has no recorded gradient moments ({MEAN}, {STD}); recorded are {have}; "
-            "let the recorder take gradient statistics"
-        )
-    keep = [known.index(layer) for layer in (match_layers(layers, known) if layers else known)]
-    mean, std, weight = (moments[name][:, keep] for name in (MEAN, STD, WEIGHT))
+    check_recorded(table)
+    chosen: Selection = {"estimator": RECORDED, "run": run, "layers": layers or ["*"], "against": against}
+    series = choose(table, quantity=(MEAN, STD, WEIGHT), **chosen)
+    grids = [series.grid(name) for name in (MEAN, STD, WEIGHT)]
+    mean, std, weight = (one.value for one in grids)
     relative = bool(np.isfinite(weight).any())
     ratio = divided(mean, std)
     if relative:
         mean, std = divided(mean, weight), divided(std, weight)
     return SnrData(
-        layers=[known[i] for i in keep],
-        times=times,
+        layers=series.layers,
+        times=grids[0].times,
         mean=mean,
         std=std,
         ratio=ratio,
         relative=relative,
         caption=[
-            run_words(run),
+            run_words(series.runs[0]),
             "gradients over batches" + (", divided by the weight norm" if relative else ""),
             "ratio below 1: fluctuation exceeds drift",
-            *lost_words(table, [run]),
+            *lost_words(table, series.runs),
         ],
     )
+
+
+def check_recorded(table: ResultTable) -> None:
+    """Raise where the table has no mean or no standard deviation of any layer's gradients."""
+    rows = table.select(estimator=RECORDED)
+    known = rows.take(np.isfinite(rows["value"]) & (rows["layer"] != ""))
+    if not {MEAN, STD} <= set(known["quantity"]):
+        have = ", ".join(dict.fromkeys(rows["quantity"].tolist())) or "none"
+        raise ValueError(
+            f"the table has no recorded gradient moments ({MEAN}, {STD}); recorded are {have}; "
+            "let the recorder take gradient statistics"
+        )
 
 
 def divided(a: FloatArray, b: FloatArray) -> FloatArray:

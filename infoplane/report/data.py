@@ -14,7 +14,7 @@ from infoplane.core.palette import VIRIDIS, along, layer_colors
 from infoplane.core.text import printable, shorten
 from infoplane.report.doubts import estimate_name, estimates
 from infoplane.results import ResultTable
-from infoplane.results.views import Grid, Series, ceiling_name, default_layers, metrics, options, ordered_layers
+from infoplane.results.views import Grid, Series, default_layers, metrics, options, ordered_layers
 
 DIGITS = 7
 STEP_SHADES = 24
@@ -51,7 +51,7 @@ def estimate_data(series: Series, runs: list[str], place: Mapping[str, int]) -> 
         part: dict[str, Any] = {"run": runs.index(run), "layers": [place[layer] for layer in first.layers]}
         part |= {"steps": numbers(first.steps), "epochs": numbers(first.epochs)}
         parts.append(part | {"quantities": {quantity: quantity_data(g) for quantity, g in grids.items()}})
-    ceiling = ceiling_name(series.of_run(series.runs[0]).grid("I(X;T)"), series.n_samples)
+    ceiling = series.of_run(series.runs[0]).grid("I(X;T)").ceiling_name(series.n_samples)
     return {"name": estimate_name(series), "n": series.n_samples, "ceiling": ceiling, "parts": parts}
 
 

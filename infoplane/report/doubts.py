@@ -12,7 +12,7 @@ import numpy.typing as npt
 from infoplane.core.text import printable, shorten
 from infoplane.results import ResultTable
 from infoplane.results.losses import losses
-from infoplane.results.views import Selection, Series, ceiling_name, choose, is_in, options, settings_words
+from infoplane.results.views import Selection, Series, choose, is_in, options, settings_words
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -132,7 +132,7 @@ def ceiling_words(series: Series, quantity: str, mask: BoolArray) -> str:
     if not np.isfinite(tops).any():
         return "its ceiling"
     one = series.of_run(str(series.table["run"][mask][0])).grid(quantity)
-    return f"{float(np.nanmax(tops)):.4g} bits = {ceiling_name(one, series.n_samples)}"
+    return f"{float(np.nanmax(tops)):.4g} bits = {one.ceiling_name(series.n_samples)}"
 
 
 def layer_words(rows: ResultTable, mask: BoolArray, most: int = 6) -> str:

@@ -9,15 +9,14 @@ apostrophe, which reading takes off again; a text that begins with an apostrophe
 from __future__ import annotations
 
 import csv
-import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 Array = npt.NDArray[Any]
 NAN = float("nan")
@@ -62,8 +61,6 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
 _LONG = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
 _FORMULA = frozenset("=+-@'＝＋－＠")
 _QUOTED = re.compile("[\",;'|]|^ | $")
-# A quote within a cell, bare or odd in number, which a strict reader of CSV refuses.
-_BARE_QUOTE = re.compile(rb'"(?<=[^,\n"]")(?:"")*(?![",\n])')
 _DAMAGED = "the table is damaged: delete it and analyse again"
 
 
@@ -128,7 +125,7 @@ def whole_lines(data: bytes) -> bytes:
     return data[: data.rfind(b"\n") + 1]
 
 
-def parse_table(data: bytes, path: Path) -> pd.DataFrame:
+def parse_table(data: bytes, path: Path) -> dict[str, Array]:
     """Columns of a table file; a torn last line is dropped.
 
     Columns may come in any order, further ones are ignored.
@@ -139,24 +136,20 @@ def parse_table(data: bytes, path: Path) -> pd.DataFrame:
         A column is missing, or a line does not have as many fields as the header or holds no number
         where one belongs; the line says which.
     """
-    data = whole_lines(data).removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
     try:
-        text = data.decode()
+        text = whole_lines(data).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 at byte {error.start}; is it a results table?") from None
-    if not data:
-        return frame_of({c: [] for c in COLUMNS})
-    header = next(csv.reader([text[: text.index("\n")]]))
+    lines = _lines(text, path)
+    header = next(lines, list(COLUMNS))
     check_header(header, path)
-    if b"\r" in data or b"\0" in data or _BARE_QUOTE.search(data):
-        check_lines(text, path)
-    cells = _cells(data)
-    if cells is None:
-        check_lines(text, path)
-        raise ValueError(f"{path}: a line has too few or too many fields; {_DAMAGED}")
-    # Without an escape or an apostrophe every text stands for itself.
-    plain = b"\\" not in data and b"'" not in data
-    return frame_of({c: _read_column(c, cells.iloc[:, header.index(c)].to_numpy(), plain, path) for c in COLUMNS})
+    cells: dict[str, list[str]] = {c: [] for c in COLUMNS}
+    # In pieces that stay in the processor's cache while rows become columns.
+    while piece := list(islice(lines, 256)):
+        by_column = list(zip(*piece, strict=True))
+        for name, column in cells.items():
+            column += by_column[header.index(name)]
+    return {name: _read_column(name, column, path) for name, column in cells.items()}
 
 
 def check_header(line: Sequence[str], path: Path) -> None:
@@ -169,45 +162,33 @@ def check_header(line: Sequence[str], path: Path) -> None:
         )
 
 
-def check_lines(text: str, path: Path) -> None:
-    """Raise ValueError for the first line that is no CSV or has another number of fields than the header."""
+def _lines(text: str, path: Path) -> Iterator[list[str]]:
+    """The cells of each line; ValueError for the first that is no CSV or has not as many fields as the header."""
     if "\0" in text:
         at = text.count("\n", 0, text.index("\0")) + 1
         raise ValueError(f"{path} line {at} holds a NUL character; {_DAMAGED}")
-    reader = csv.reader(iter(text.split("\n")[:-1]), strict=True)
+    reader = csv.reader(text.split("\n")[:-1], strict=True)
+    expected = 0
     try:
-        expected = len(next(reader))
         for line in reader:
+            expected = expected or len(line)
             if len(line) != expected:
                 raise ValueError(
                     f"{path} line {reader.line_num} has {len(line)} fields, expected {expected}; {_DAMAGED}"
                 )
+            yield line
     except csv.Error as error:
         raise ValueError(f"{path} line {reader.line_num}: {error}; {_DAMAGED}") from None
 
 
-def _cells(data: bytes) -> pd.DataFrame | None:
-    """Every cell as text; None where a line has another number of fields than the header."""
-    # pandas fills lines that are too short, so each line gets one more field, which must then be the last.
-    marked = io.BytesIO(data.replace(b"\n", b",|\n"))
-    try:
-        cells = pd.read_csv(marked, dtype=object, keep_default_na=False, na_filter=False, lineterminator="\n")
-    except pd.errors.ParserError:
-        return None
-    # Where the first line is too long it takes its first field for an index.
-    whole = isinstance(cells.index, pd.RangeIndex) and (cells.iloc[:, -1] == "|").all()
-    return cells if whole else None
-
-
-def _read_column(name: str, cells: Array, plain: bool, path: Path) -> Array:
+def _read_column(name: str, cells: list[str], path: Path) -> Array:
     """The values that the cells of a column stand for."""
-    if name in TEXTS:
-        return cells if plain else by_value(cells, parse_text)
+    read = _int64 if name in INTEGERS else _float if name in FLOATS else parse_text
     try:
-        # numpy reads each cell with Python's own float or int, which are exact.
-        return np.where(cells == "", "nan", cells).astype(dtype_of(name))
-    except (ValueError, OverflowError):
-        read = _int64 if name in INTEGERS else _float
+        if name in ("value", "low", "high"):  # which hardly repeat
+            return np.array([read(cell) for cell in cells], np.float64)
+        return by_value(cells, read, dtype_of(name))
+    except ValueError:
         for line, cell in enumerate(cells, 2):
             try:
                 read(cell)
@@ -216,23 +197,22 @@ def _read_column(name: str, cells: Array, plain: bool, path: Path) -> Array:
         raise
 
 
-def by_value(column: Array, function: Callable[[Any], Any], dtype: Any = object) -> Array:
+def by_value(cells: Sequence[Any], function: Callable[[Any], Any], dtype: Any = object) -> Array:
     """`function` of every cell of a column; it is called once for each distinct value."""
-    cells = column.tolist()
     found = {cell: function(cell) for cell in set(cells)}
     out = np.empty(len(cells), dtype)
     out[:] = [found[cell] for cell in cells]
     return out
 
 
-def frame_of(columns: Mapping[str, Any]) -> pd.DataFrame:
-    """Columns of equal length with the types of the table; texts stay the Python strings that they are."""
+def typed_columns(columns: Mapping[str, Any]) -> dict[str, Array]:
+    """Columns of equal length with the types of the table."""
     arrays = {c: np.asarray(columns[c], dtype=dtype_of(c)) for c in COLUMNS}
+    rows = arrays["run"].shape[:1]
     for name, array in arrays.items():
-        if array.shape != (len(arrays["run"]),):
-            raise ValueError(f"column {name} must have shape ({len(arrays['run'])},) as run has, got {array.shape}")
-    # A Series keeps its type, where a frame would make its own kind of text of it.
-    return pd.DataFrame({c: pd.Series(array, dtype=array.dtype, copy=False) for c, array in arrays.items()})
+        if array.shape != rows:
+            raise ValueError(f"column {name} must have shape {rows} as run has, got {array.shape}")
+    return arrays
 
 
 def dtype_of(column: str) -> Any:

@@ -12,11 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import pandas as pd
-
 from infoplane.core.files import Locked, PidLock, fingerprint, publish_bytes, sync_directory
 from infoplane.core.strict import load_object
-from infoplane.results._csv import HEADER, Row, format_rows, parse_table, whole_lines
+from infoplane.results._csv import HEADER, Array, Row, format_rows, parse_table, whole_lines
 
 MAX_META_BYTES = 256 << 20
 """Of the JSON beside a table: far more than the settings of thousands of runs."""
@@ -86,7 +84,7 @@ def check_digest(data: bytes, meta: Mapping[str, Any], path: Path) -> None:
     )
 
 
-def read_files(path: Path, *, verify: bool = True) -> tuple[pd.DataFrame, dict[str, Any]]:
+def read_files(path: Path, *, verify: bool = True) -> tuple[dict[str, Array], dict[str, Any]]:
     """Columns and meta of a table; see `ResultTable.read`."""
     try:
         data = _content(path)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from infoplane.core.text import printable
 from infoplane.results.table import ResultTable
@@ -62,31 +61,50 @@ def over_runs(values: FloatArray, spread: str | None = "ci95") -> Summary:
         raise ValueError(f"spread must be one of {', '.join(SPREADS)} or None, got {spread!r}")
     if values.ndim == 0 or values.shape[0] == 0:
         raise ValueError(f"values must be (runs, ...) with at least one run, got shape {values.shape}")
-    # One row for each run, one column for each number of the array; pandas leaves NaN out.
-    frame = pd.DataFrame(np.where(np.isfinite(values), values, np.nan).reshape(len(values), -1))
-    count, mean = frame.count(), frame.mean()
+    known = np.isfinite(values)
+    count = known.sum(axis=0)
+    some = np.maximum(count, 1)  # the divisor where no run has a value, so that nothing is divided by 0
+    mean = np.where(count > 0, np.where(known, values, 0.0).sum(axis=0) / some, np.nan)
     if spread == "minmax":
-        low, high = frame.min(), frame.max()
+        low, high = _quantile(values, 0.0, count), _quantile(values, 1.0, count)
     elif spread == "quartiles":
-        low, high = frame.quantile(0.25), frame.quantile(0.75)
+        low, high = _quantile(values, 0.25, count), _quantile(values, 0.75, count)
     else:
-        half = frame.std() * _factor(spread, count)  # NaN where there is one run
+        squares = np.where(known, values - mean, 0.0) ** 2
+        sd = np.sqrt(squares.sum(axis=0) / np.maximum(count - 1, 1))
+        half = _factor(spread, count) * sd
         low, high = mean - half, mean + half
-    shape = values.shape[1:]
-    mean, low, high = (np.asarray(column, dtype=np.float64).reshape(shape) for column in (mean, low, high))
     runs = values.shape[0]
     words = f"mean of {runs} run{'' if runs == 1 else 's'}"
     if spread is not None and runs > 1:
         words += f", band: {SPREADS[spread]}"
-    return Summary(mean=mean, low=low, high=high, count=np.asarray(count, dtype=np.int64).reshape(shape), words=words)
+    return Summary(mean=mean, low=low, high=high, count=count, words=words)
 
 
-def _factor(spread: str | None, count: pd.Series) -> Any:
-    """How many standard deviations of the runs half a band is."""
-    if spread in (None, "sd"):
-        return 1.0 if spread else np.nan
-    error = 1 / np.sqrt(count.where(count > 0))
-    return error if spread == "se" else error * count.map({n: student_t(n - 1) for n in set(count) if n > 1})
+def _factor(spread: str | None, count: npt.NDArray[np.int64]) -> FloatArray:
+    """How many standard deviations of the runs half a band is; NaN where fewer than two runs have a value."""
+    # By the number of runs, which is at most the size of the first axis.
+    runs = np.arange(2, count.max(initial=1) + 1)
+    if spread == "sd":
+        factor = np.ones(runs.size)
+    elif spread is None:
+        factor = np.full(runs.size, np.nan)
+    else:
+        times = np.array([student_t(n - 1) for n in runs.tolist()]) if spread == "ci95" else np.ones(runs.size)
+        factor = times / np.sqrt(runs)
+    return np.concatenate([[np.nan, np.nan], factor])[count]
+
+
+def _quantile(values: FloatArray, q: float, count: npt.NDArray[np.int64]) -> FloatArray:
+    """Over the first axis, of the finite values alone; NaN where there are none."""
+    ordered = np.sort(np.where(np.isfinite(values), values, np.inf), axis=0)
+    last = np.maximum(count - 1, 0)
+    place = q * last
+    below = np.floor(place).astype(np.int64)
+    a = np.take_along_axis(ordered, below[None], axis=0)[0]
+    b = np.take_along_axis(ordered, np.minimum(below + 1, last)[None], axis=0)[0]
+    with np.errstate(invalid="ignore"):
+        return np.where(count > 0, a + (place - below) * (b - a), np.nan)
 
 
 LEAST_FENCED = 4

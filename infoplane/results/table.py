@@ -7,16 +7,16 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from infoplane.core.errors import closest
 from infoplane.core.strict import canonical_json
 from infoplane.core.tokens import layer_matches
-from infoplane.results._csv import COLUMNS, Row, by_value, format_rows, frame_of, visible
+from infoplane.results._csv import COLUMNS, Row, by_value, format_rows, typed_columns, visible
 from infoplane.results._files import TableWriter, csv_path, read_files, write_files
 from infoplane.results.trajectories import (
     Chain,
@@ -27,6 +27,9 @@ from infoplane.results.trajectories import (
     data_processing,
     pair,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = npt.NDArray[Any]
 Selector = str | Iterable[str] | None
@@ -63,7 +66,7 @@ class Column:
 
 
 class ResultTable:
-    """Results of one or several runs: a frame of rows and the settings beside it.
+    """Results of one or several runs: numpy columns of equal length and the settings beside them.
 
     A row is one quantity of one layer at one step. `value`, `low`, `high` and `ceiling` are in `unit` (bits
     for every Shannon information); NaN is "no value", and `flags` says why. `low` and `high` are the
@@ -80,7 +83,8 @@ class ResultTable:
     Attributes
     ----------
     df : pandas.DataFrame
-        The rows in the order of the table. A column is also there as an array, `table.value` or `table["value"]`.
+        The rows in the order of the table, a copy of them. A column is there as an array, `table.value` or
+        `table["value"]`.
     meta : dict
 
     Notes
@@ -114,14 +118,14 @@ class ResultTable:
         missing = [c for c in COLUMNS if c not in columns]
         if missing:
             raise ValueError(f"a results table needs the columns {', '.join(COLUMNS)}; missing: {', '.join(missing)}")
-        self.df = frame_of(columns)
+        self._columns = typed_columns(columns)
         self.meta: dict[str, Any] = dict(meta or {})
 
     @classmethod
-    def _of(cls, df: pd.DataFrame, meta: Mapping[str, Any]) -> Self:
-        """A table of rows that came from other tables, whose columns have their types already."""
+    def _of(cls, columns: dict[str, Array], meta: Mapping[str, Any]) -> Self:
+        """A table of columns that came from other tables, which have their types already."""
         table = cls.__new__(cls)
-        table.df, table.meta = df, dict(meta)
+        table._columns, table.meta = columns, dict(meta)
         return table
 
     # Making, reading, writing
@@ -163,7 +167,7 @@ class ResultTable:
                 else:
                     meta[name] = value
         meta.pop("table", None)
-        return cls._of(pd.concat([t.df for t in tables], ignore_index=True), meta)
+        return cls._of({c: np.concatenate([t[c] for t in tables]) for c in COLUMNS}, meta)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write CSV and JSON, each replaced atomically. Reading gives every number and name back exactly."""
@@ -184,14 +188,14 @@ class ResultTable:
     # Columns and rows
 
     def __len__(self) -> int:
-        return len(self.df)
+        return len(self._columns["run"])
 
     def __getitem__(self, column: str) -> Array:
         if column == "settings":
             return self.settings
         if column not in COLUMNS:
             raise KeyError(f"no column {column!r}; available: {', '.join((*COLUMNS, 'settings'))}")
-        return np.asarray(self.df[column])
+        return self._columns[column]
 
     if not TYPE_CHECKING:  # a type checker is to know the columns alone
 
@@ -206,16 +210,16 @@ class ResultTable:
         index = np.asarray(rows)
         if index.size == 0:
             index = index.astype(np.int64)
-        return ResultTable._of(self.df.iloc[index].reset_index(drop=True), self.meta)
+        return ResultTable._of({name: column[index] for name, column in self._columns.items()}, self.meta)
 
-    @property
+    @cached_property
     def settings(self) -> Array:
         """The user's own settings: `config` without what `prepare` found. The same for all steps and layers."""
-        return by_value(self.config, user_settings)
+        return by_value(self.config.tolist(), user_settings)
 
     def flag(self, name: str) -> npt.NDArray[np.bool_]:
         """Which rows carry a flag."""
-        return by_value(self.flags, lambda text: name in text.split(";"), bool)
+        return by_value(self.flags.tolist(), lambda text: name in text.split(";"), bool)
 
     def select(self, **rows: Unpack[Rows]) -> ResultTable:
         """Rows that match all of the given columns.
@@ -240,11 +244,8 @@ class ResultTable:
     def current(self) -> ResultTable:
         """Of rows that differ only in `source` or in what `prepare` found, the last written one."""
         names = ["run", "step", "layer", "subset", "estimator", "settings", "quantity"]
-        repeated = self._with_settings().duplicated(names, keep="last").to_numpy()
-        return self.take(~repeated) if repeated.any() else self
-
-    def _with_settings(self) -> pd.DataFrame:
-        return self.df.assign(settings=pd.Series(self.settings, dtype=object))
+        last = {key: i for i, key in enumerate(zip(*(self[n].tolist() for n in names), strict=True))}
+        return self if len(last) == len(self) else self.take(sorted(last.values()))
 
     # Views
 
@@ -262,7 +263,7 @@ class ResultTable:
             Nothing matches; the line says what the table has.
         """
         chosen = self.select(estimator=estimator, subset=subset, **where).current()
-        plane = pair(chosen._with_settings())
+        plane = pair(chosen)
         if len(plane) == 0:
             wanted = {"estimator": estimator, "subset": subset, "layer": where.get("layer"), "run": where.get("run")}
             raise ValueError(f"no pair of I(X;T) and I(T;Y) {self._why_empty(wanted)}")
@@ -284,7 +285,7 @@ class ResultTable:
             As in `select`.
         """
         chosen = self.select(quantity=quantity, estimator=estimator, subset=subset, **where)
-        return curves(chosen.current()._with_settings())
+        return curves(chosen.current())
 
     def dpi(self, chain: Chain = None, slack: float = 0.02) -> list[DataProcessing]:
         """Share of neighbouring layers where I(X;T_{l+1}) > I(X;T_l) + slack, which no true value can show.
@@ -301,8 +302,7 @@ class ResultTable:
         slack : float
             In bits.
         """
-        rows = self.select(quantity="I(X;T)").current()
-        return data_processing(rows._with_settings(), self.meta, chain, slack)
+        return data_processing(self.select(quantity="I(X;T)").current(), chain, slack)
 
     def _why_empty(self, wanted: Mapping[str, Selector]) -> str:
         """The end of an error line: what was asked for, and what the table has of it."""
@@ -316,9 +316,19 @@ class ResultTable:
 
     # Other containers
 
+    @cached_property
+    def df(self) -> pd.DataFrame:
+        """The rows as a frame, made when it is first asked for; texts stay the Python strings that they are."""
+        import pandas as pd  # here, since most uses of a table need no frame and need not wait for pandas
+
+        # A Series keeps its type, where a frame would make its own kind of text of it.
+        return pd.DataFrame({name: pd.Series(array, dtype=array.dtype) for name, array in self._columns.items()})
+
     def to_dataframe(self) -> pd.DataFrame:
         """A copy of the rows with pandas' own kind of text."""
-        return pd.DataFrame({c: self[c] for c in COLUMNS})
+        import pandas as pd
+
+        return pd.DataFrame(self._columns)
 
     def to_xarray(self) -> Any:
         """An xarray Dataset of the current estimates. Needs the extra `xarray`.
@@ -326,7 +336,8 @@ class ResultTable:
         Variables `value`, `low`, `high`, `ceiling` over (run, estimator, settings, subset, quantity, layer,
         step), NaN where there is no row; `epoch` over (run, step).
         """
-        frame = self.current()._with_settings()
+        current = self.current()
+        frame = current.df.assign(settings=current.settings)
         dims = ["run", "estimator", "settings", "subset", "quantity", "layer", "step"]
         # Steps are sorted; names keep the order of the table, which for layers is the forward order.
         labels = {d: sorted(set(frame[d])) if d == "step" else list(dict.fromkeys(frame[d])) for d in dims}
@@ -379,7 +390,7 @@ def _selected(name: str, cells: Array, selector: Any) -> npt.NDArray[np.bool_]:
         return np.isin(cells, np.atleast_1d(np.asarray(steps)))
     patterns = [selector] if isinstance(selector, str) else list(selector)
     match = layer_matches if name == "layer" else _matches
-    return by_value(cells, lambda cell: any(match(cell, p) for p in patterns), bool)
+    return by_value(cells.tolist(), lambda cell: any(match(cell, p) for p in patterns), bool)
 
 
 def _matches(cell: str, pattern: str) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from infoplane.core.errors import closest
+
+if TYPE_CHECKING:
+    from infoplane.results.table import ResultTable
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
@@ -69,14 +71,14 @@ class Plane:
 
     def trajectories(self) -> Iterator[tuple[tuple[str, str, str, str, str], IntArray]]:
         """((run, estimator, settings, subset, layer), indices in step order), layers by depth."""
-        yield from self._groups(("run", "estimator", "settings", "subset", "layer"), ("step", "depth"))
+        return self._groups(("run", "estimator", "settings", "subset", "layer"), ("step", "depth"))
 
     def steps(self) -> Iterator[tuple[tuple[str, str, str, str, int], IntArray]]:
         """((run, estimator, settings, subset, step), indices in depth order): the layers of one network."""
-        yield from self._groups(("run", "estimator", "settings", "subset", "step"), ("depth", "step"))
+        return self._groups(("run", "estimator", "settings", "subset", "step"), ("depth", "step"))
 
     def _groups(self, names: Sequence[str], order: Sequence[str]) -> Iterator[tuple[Any, IntArray]]:
-        return groups({name: getattr(self, name) for name in (*names, *order)}, names, order)
+        return groups([getattr(self, name) for name in names], [getattr(self, name) for name in order])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -129,61 +131,89 @@ class DataProcessing:
         return self.violations / self.pairs
 
 
-def groups(
-    columns: Mapping[str, Array] | pd.DataFrame, names: Sequence[str], order: Sequence[str]
-) -> Iterator[tuple[Any, IntArray]]:
-    """Rows that are equal in `names`, each group sorted by `order`; groups in the order of their first rows."""
-    frame = pd.DataFrame({name: columns[name] for name in names})
-    number = frame.groupby(list(names), sort=False).ngroup().to_numpy()
-    index = np.lexsort([*(columns[name] for name in reversed(order)), number])
-    # One cut where the number of the group changes.
-    parts = np.split(index, np.flatnonzero(np.diff(number[index])) + 1) if index.size else []
-    keys = frame.iloc[[part[0] for part in parts]].itertuples(index=False, name=None)
-    yield from zip(keys, parts, strict=True)
+def groups(columns: Sequence[Array], order: Sequence[Array]) -> Iterator[tuple[Any, IntArray]]:
+    """Rows that are equal in `columns`, each group sorted by `order`; groups in the order of their first rows."""
+    found: dict[Any, list[int]] = {}
+    for row, key in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+        found.setdefault(key, []).append(row)
+    for key, rows in found.items():
+        index = np.array(rows, dtype=np.int64)
+        yield key, index[np.lexsort([column[index] for column in reversed(order)])]
 
 
-def pair(rows: pd.DataFrame) -> Plane:
+def pair(table: ResultTable) -> Plane:
     """Join I(X;T), I(T;Y) and the null of the same estimate on the same data."""
-    keys = list(SAME_ESTIMATE)
-    names = {"I(X;T)": "i_xt", "I(T;Y)": "i_ty", "I(T;Y) null": "i_ty_null"}
-    parts = {name: rows[rows["quantity"] == quantity] for quantity, name in names.items()}
-    numbers = ["value", "low", "high", "ceiling", "bound", "flags"]
-    points = parts["i_xt"].rename(columns={n: f"i_xt_{n}" for n in numbers})
-    for name in ("i_ty", "i_ty_null"):
-        part = parts[name][keys + numbers].rename(columns={n: f"{name}_{n}" for n in numbers})
-        points = points.merge(part, on=keys, how="inner" if name == "i_ty" else "left")
-    points = points.rename(columns={f"{name}_value": name for name in names.values()})
-    return Plane(**{field.name: points[field.name].to_numpy() for field in fields(Plane)})
+    # For each quantity, the row that holds it for each estimate.
+    rows: dict[str, dict[Any, int]] = {"I(X;T)": {}, "I(T;Y)": {}, "I(T;Y) null": {}}
+    estimates = zip(*(table[name].tolist() for name in SAME_ESTIMATE), strict=True)
+    for row, (quantity, estimate) in enumerate(zip(table["quantity"].tolist(), estimates, strict=True)):
+        if quantity in rows:
+            rows[quantity][estimate] = row
+    xt, ty, null = rows.values()
+    shared = [estimate for estimate in xt if estimate in ty]
+    at_xt = np.array([xt[estimate] for estimate in shared], dtype=np.int64)
+    at_ty = np.array([ty[estimate] for estimate in shared], dtype=np.int64)
+    at_null = np.array([null.get(estimate, -1) for estimate in shared], dtype=np.int64)
+    same = (
+        "run",
+        "step",
+        "epoch",
+        "layer",
+        "depth",
+        "subset",
+        "estimator",
+        "config",
+        "n_samples",
+        "n_units",
+        "estimand",
+    )
+    own = ("low", "high", "ceiling", "bound", "flags")
+    return Plane(
+        **{name: table[name][at_xt] for name in same},
+        settings=table.settings[at_xt],
+        i_xt=table["value"][at_xt],
+        i_ty=table["value"][at_ty],
+        **{f"i_xt_{name}": table[name][at_xt] for name in own},
+        **{f"i_ty_{name}": table[name][at_ty] for name in own},
+        i_ty_null=_where_known(table["value"], at_null),
+        i_ty_null_high=_where_known(table["high"], at_null),
+    )
 
 
-def curves(rows: pd.DataFrame) -> list[Curve]:
+def _where_known(column: Array, rows: IntArray) -> FloatArray:
+    """The cells of these rows of a column, NaN for row -1."""
+    # The cell that stands beyond the end is also the one at -1.
+    return np.append(column, np.nan)[rows]
+
+
+def curves(table: ResultTable) -> list[Curve]:
     """One curve for each run, layer, subset, estimator, settings and quantity, in the order of their first rows."""
     names = ("run", "layer", "subset", "estimator", "settings", "quantity")
-    columns = {name: rows[name].to_numpy() for name in rows.columns}
+    alike = ("depth", "estimand", "bound", "unit")
+    along = ("step", "epoch", "value", "low", "high", "ceiling", "flags", "n_samples")
+    columns = {name: table[name] for name in (*names, *alike, *along)}
     out = []
-    for key, index in groups(columns, names, ("step",)):
-        alike = {name: columns[name][index[0]] for name in ("estimand", "bound", "unit")}
-        along = ("step", "epoch", "value", "low", "high", "ceiling", "flags", "n_samples")
-        arrays: dict[str, Any] = {name: columns[name][index] for name in along}
-        own = dict(zip(names, key, strict=True))
-        out.append(Curve(depth=int(columns["depth"][index[0]]), **own, **alike, **arrays))
+    for key, index in groups([columns[name] for name in names], [columns["step"]]):
+        own: dict[str, Any] = dict(zip(names, key, strict=True))
+        own |= {name: columns[name].item(index[0]) for name in alike}
+        own |= {name: columns[name][index] for name in along}
+        out.append(Curve(**own))
     return out
 
 
 Chain = Sequence[str] | Mapping[str, Sequence[str]] | None
 
 
-def data_processing(rows: pd.DataFrame, meta: Mapping[str, Any], chain: Chain, slack: float) -> list[DataProcessing]:
-    """See `ResultTable.dpi`; `rows` are the current ones of I(X;T)."""
-    check_chain(chain, rows)
+def data_processing(table: ResultTable, chain: Chain, slack: float) -> list[DataProcessing]:
+    """See `ResultTable.dpi`; the table has the current rows of I(X;T)."""
+    check_chain(chain, table["layer"].tolist())
     names = ("run", "estimator", "settings", "subset")
     out = []
-    for key, index in groups(rows, names, ("step", "depth")):
-        mine = rows.iloc[index]
-        layers = _chain_of(key[0], mine, meta, chain)
+    for key, index in groups([table[name] for name in names], [table["step"], table["depth"]]):
+        layers = _chain_of(key[0], table, index, chain)
         if layers is None:
             continue
-        rises = _rises(mine, layers)
+        rises = _rises(table, index, layers)
         if rises.size:
             own = dict(zip(names, key, strict=True))
             out.append(
@@ -199,39 +229,41 @@ def data_processing(rows: pd.DataFrame, meta: Mapping[str, Any], chain: Chain, s
     return out
 
 
-def check_chain(chain: Chain, rows: pd.DataFrame) -> None:
-    """Raise where `chain` is no sequence, or names a layer that the rows do not have."""
+def check_chain(chain: Chain, layers: Sequence[str]) -> None:
+    """Raise where `chain` is no sequence, or names a layer that is not among those of the rows."""
     if isinstance(chain, str):
         raise TypeError(f"chain must be a sequence of layer keys, got the text {chain!r}")
-    if chain is None or isinstance(chain, Mapping) or rows.empty:
+    if chain is None or isinstance(chain, Mapping) or not layers:
         return
-    known = list(dict.fromkeys(rows["layer"]))
+    known = list(dict.fromkeys(layers))
     for layer in chain:
         if layer not in known:
             raise ValueError(f"no I(X;T) of a layer {layer!r}; closest: {', '.join(closest(layer, known)) or 'none'}")
 
 
-def _rises(rows: pd.DataFrame, layers: Sequence[str]) -> FloatArray:
+def _rises(table: ResultTable, rows: IntArray, layers: Sequence[str]) -> FloatArray:
     """By how much I(X;T) rises from each layer of the chain to the next one that has a value at the same step."""
     rank = {layer: i for i, layer in enumerate(layers)}
-    rows = rows[rows["layer"].isin(rank) & rows["value"].notna()]
-    step, value = rows["step"].to_numpy(), rows["value"].to_numpy()
-    order = np.lexsort([[rank[layer] for layer in rows["layer"]], step])
+    place = np.array([rank.get(layer, -1) for layer in table["layer"][rows].tolist()])
+    step, value = table["step"][rows], table["value"][rows]
+    known = (place >= 0) & ~np.isnan(value)
+    step, value, place = step[known], value[known], place[known]
+    order = np.lexsort([place, step])
     with np.errstate(invalid="ignore"):
         rises = np.diff(value[order])
     return np.asarray(rises[np.diff(step[order]) == 0])
 
 
-def _chain_of(run: str, rows: pd.DataFrame, meta: Mapping[str, Any], chain: Chain) -> list[str] | None:
+def _chain_of(run: str, table: ResultTable, rows: IntArray, chain: Chain) -> list[str] | None:
     """The layers of a run in the order in which each feeds the next only; None where that is not known."""
     if isinstance(chain, Mapping):
         return list(chain[run]) if run in chain else None
     if chain is not None:
         return list(chain)
-    recorded = meta.get("runs", {}).get(run, {}).get("chain")
+    recorded = table.meta.get("runs", {}).get(run, {}).get("chain")
     if isinstance(recorded, list):
         return [str(layer) for layer in recorded]
     if recorded is True:
-        depth = dict(zip(rows["layer"], rows["depth"], strict=True))
+        depth = dict(zip(table["layer"][rows].tolist(), table["depth"][rows].tolist(), strict=True))
         return sorted(depth, key=lambda layer: depth[layer])
     return None

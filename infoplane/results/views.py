@@ -21,6 +21,7 @@ from infoplane.core.tokens import layer_matches, split_token, token_position
 from infoplane.core.units import BIT
 from infoplane.results._csv import by_value
 from infoplane.results.table import ResultTable
+from infoplane.results.trajectories import groups
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -102,18 +103,22 @@ class Grid:
         known = self.ceiling[np.isfinite(self.ceiling)]
         return float(known.max()) if known.size else None
 
-    @property
-    def ceiling_name(self) -> str:
+    def ceiling_name(self, n_samples: Sequence[int] | None = None) -> str:
         """log2 N where the ceiling of I(X;T) is that of the sample, else H(X); H(Y) for I(T;Y) of classes.
 
         Real targets have no H(Y): there the ceiling is the largest number that the estimator gives for the sample.
         A number that is not in bits has a maximum, which is no entropy.
+
+        Parameters
+        ----------
+        n_samples : sequence of int, optional
+            The numbers of samples, of several runs where the ceiling is that of all; by default those of this one.
         """
         if self.unit != BIT:
             return "maximum"
         if self.quantity.startswith("I(T;Y)"):
             return "largest estimate" if self.real_targets else "H(Y)"
-        top, sizes = self.top, self.n_samples
+        top, sizes = self.top, self.n_samples if n_samples is None else n_samples
         if top is not None and len(sizes) == 1 and math.isclose(top, math.log2(sizes[0]), abs_tol=1e-6):
             return "log₂ N"
         return "H(X)"
@@ -163,13 +168,13 @@ class Series:
         """The same of fewer layers."""
         return replace(
             self,
-            table=_where(self.table, is_in(self.table["layer"], layers)),
+            table=self.table.take(is_in(self.table["layer"], layers)),
             layers=[k for k in self.layers if k in set(layers)],
         )
 
     def of_run(self, run: str) -> Series:
         """The same of one of the runs."""
-        return replace(self, table=_where(self.table, is_in(self.table["run"], [run])), runs=[run])
+        return replace(self, table=self.table.take(is_in(self.table["run"], [run])), runs=[run])
 
     def grid(self, quantity: str) -> Grid:
         """One quantity of the one run as arrays (steps, layers).
@@ -185,13 +190,13 @@ class Series:
             raise ValueError(f"a grid holds one run, got {len(self.runs)}: {', '.join(self.runs)}")
         all_steps = self.table["step"].astype(np.float64)
         steps = np.unique(all_steps)
-        rows = _where(self.table, is_in(self.table["quantity"], [quantity]))
+        rows = self.table.take(is_in(self.table["quantity"], [quantity]))
         units = {str(u) for u in rows["unit"] if u}
         if len(units) > 1:
             raise ValueError(f"{quantity} has several units in this table: {', '.join(sorted(units))}")
         place = {layer: i for i, layer in enumerate(self.layers)}
         shape = (steps.size, len(place))
-        at = np.searchsorted(steps, rows["step"]), by_value(rows["layer"], place.__getitem__, np.int64)
+        at = np.searchsorted(steps, rows["step"]), by_value(rows["layer"].tolist(), place.__getitem__, np.int64)
         epochs = _filled(steps.shape, np.searchsorted(steps, all_steps), self.table["epoch"])
         names = sorted({name for flags in set(rows["flags"]) for name in flags.split(";") if name})
         return Grid(
@@ -248,9 +253,9 @@ def choose(
     whole = table.current()
     estimator, run, subset = select.get("estimator"), select.get("run"), select.get("subset")
     against, layers = select.get("against", "step"), select.get("layers")
-    rows = _where(whole, ((whole["estimator"] == RECORDED) == (estimator == RECORDED)) & (whole["layer"] != ""))
+    rows = whole.take(((whole["estimator"] == RECORDED) == (estimator == RECORDED)) & (whole["layer"] != ""))
     if quantity is not None:
-        rows = _where(rows, is_in(rows["quantity"], quantity))
+        rows = rows.take(is_in(rows["quantity"], quantity))
     if len(rows) == 0:
         raise ValueError("the table has no estimates; run infoplane.analyze(run) first")
     wanted = parse_settings(select.get("settings"))
@@ -269,7 +274,7 @@ def choose(
     rows = _one_setting(rows, wanted)
     rows, left_out = with_times(rows, against)
     keys = default_layers(rows) if not layers else match_layers(layers, ordered_layers(rows))
-    rows = _where(rows, is_in(rows["layer"], keys))
+    rows = rows.take(is_in(rows["layer"], keys))
     return Series(
         table=rows,
         runs=list(dict.fromkeys(rows["run"])),
@@ -293,7 +298,7 @@ def with_times(rows: ResultTable, against: str) -> tuple[ResultTable, int]:
     if not known.any():
         raise ValueError("the run recorded no epochs, its loop counted none; use against='step'")
     lost = {(run, int(step)) for run, step in zip(rows["run"][~known], rows["step"][~known], strict=True)}
-    return _where(rows, known), len(lost)
+    return rows.take(known), len(lost)
 
 
 def options(
@@ -307,7 +312,7 @@ def options(
 ) -> list[str]:
     """The values of a column (estimator, settings, run, subset) among the estimates that fit the other choices."""
     rows = table.current()
-    rows = _where(rows, (rows["estimator"] != RECORDED) & (rows["layer"] != ""))
+    rows = rows.take((rows["estimator"] != RECORDED) & (rows["layer"] != ""))
     if estimator is not None:
         name, _, rest = estimator.partition(":")
         rows = _equal(rows, "estimator", name)
@@ -329,36 +334,20 @@ def _filled(shape: tuple[int, ...], at: Any, values: npt.NDArray[Any], missing: 
     return out
 
 
-def grid(series: Series, quantity: str) -> Grid:
-    """`Series.grid`, as a function."""
-    return series.grid(quantity)
-
-
 def metrics(
     table: ResultTable, *, run: str | None = None, layer: str = "", against: str = "step"
 ) -> dict[str, tuple[FloatArray, FloatArray]]:
     """Recorded metrics of one run: name -> (steps or epochs, values), in step order; `layer=""` for the model's."""
-    frame = table.current().df
-    frame = frame[(frame["estimator"] == RECORDED) & (frame["layer"] == layer)]
+    rows = table.current()
+    rows = rows.take(is_in(rows["estimator"], [RECORDED]) & is_in(rows["layer"], [layer]))
     if run is not None:
-        frame = frame[frame["run"] == run]
+        rows = rows.take(is_in(rows["run"], [run]))
     out = {}
-    for name, rows in frame.sort_values("step", kind="stable").groupby("quantity", sort=False):
-        rows = rows[np.isfinite(rows[against].astype(np.float64))]
-        out[str(name)] = (rows[against].to_numpy(np.float64), rows["value"].to_numpy())
-    return {name: out[name] for name in dict.fromkeys(frame["quantity"])}
-
-
-def layer_metrics(
-    table: ResultTable, names: Sequence[str], *, run: str | None = None, against: Literal["step", "epoch"] = "step"
-) -> tuple[str, FloatArray, list[str], dict[str, FloatArray]]:
-    """Recorded metrics of layers or parameters of one run: (run, times (S,), layers, name -> (S, L) with NaN)."""
-    recorded = table.df[(table.df["estimator"] == RECORDED) & (table.df["layer"] != "")]
-    if not recorded["quantity"].isin(names).any():
-        return "", np.empty(0), [], {name: np.empty((0, 0)) for name in names}
-    series = choose(table, quantity=names, estimator=RECORDED, run=run, layers=["*"], against=against)
-    grids = {name: series.grid(name) for name in names}
-    return series.runs[0], grids[names[0]].times, series.layers, {name: one.value for name, one in grids.items()}
+    for (name,), index in groups([rows["quantity"]], [rows["step"]]):
+        when = rows[against][index].astype(np.float64)
+        known = np.isfinite(when)
+        out[name] = (when[known], rows["value"][index][known])
+    return out
 
 
 def parse_settings(text: Mapping[str, Any] | str | None) -> dict[str, Any]:
@@ -393,15 +382,10 @@ def settings_words(settings: str) -> list[str]:
     return out
 
 
-def ceiling_name(grid: Grid, n_samples: Iterable[int]) -> str:
-    """`Grid.ceiling_name`, for other numbers of samples."""
-    return replace(grid, n_samples=list(n_samples)).ceiling_name
-
-
 def ordered_layers(rows: ResultTable) -> list[str]:
     """Layers of the rows in the order of the forward pass."""
-    first = rows.df.drop_duplicates("layer")
-    depth = dict(zip(first["layer"], first["depth"], strict=True))
+    # The first row of a layer says how deep it is.
+    depth = dict(zip(rows["layer"][::-1].tolist(), rows["depth"][::-1].tolist(), strict=True))
     return sorted(depth, key=lambda layer: (depth[layer], split_token(layer)[0], token_position(layer) or 0, layer))
 
 
@@ -409,13 +393,14 @@ def default_layers(rows: ResultTable) -> list[str]:
     """Activations and the output of each run of which the meta tells the roles of its layers, else all its layers."""
     about = rows.meta.get("runs", {})
     kept: set[str] = set()
-    for run, layers in rows.df.groupby("run", sort=False)["layer"].unique().items():
+    for run in dict.fromkeys(rows["run"].tolist()):
+        layers = set(rows["layer"][is_in(rows["run"], [run])].tolist())
         shown = {
             str(layer["key"])
             for layer in about.get(run, {}).get("layers", ())
             if layer.get("role") in ("activation", "output")
         }
-        kept |= set(layers) & shown or set(layers)
+        kept |= layers & shown or layers
     return [layer for layer in ordered_layers(rows) if layer in kept]
 
 
@@ -433,21 +418,17 @@ def match_layers(patterns: Sequence[str], known: Sequence[str]) -> list[str]:
     return [layer for layer in known if layer in found]
 
 
-def _where(rows: ResultTable, mask: Any) -> ResultTable:
-    return rows.take(np.asarray(mask, dtype=bool))
-
-
 def is_in(column: npt.NDArray[Any], values: Iterable[str]) -> BoolArray:
     """Which cells of a text column equal one of `values`; numpy's `==` would lose trailing NUL characters."""
     wanted = set(values)
-    return by_value(column, wanted.__contains__, bool)
+    return by_value(column.tolist(), wanted.__contains__, bool)
 
 
 def _equal(rows: ResultTable, column: str, value: str) -> ResultTable:
     known = list(dict.fromkeys(rows[column].tolist()))
     if value not in known:
         raise ValueError(f"the table has no {column} {value!r}; available: {', '.join(known[:12])}")
-    return _where(rows, is_in(rows[column], [value]))
+    return rows.take(is_in(rows[column], [value]))
 
 
 def _one(rows: ResultTable, column: str, word: str) -> ResultTable:
@@ -480,4 +461,4 @@ def _one_setting(rows: ResultTable, wanted: Mapping[str, Any]) -> ResultTable:
             f"the table has {len(fit)} settings of {rows['estimator'][0]}, choose with settings=...: "
             f"{'; '.join(words(t) for t in fit[:12])}"
         )
-    return _where(rows, is_in(texts, fit[:1]))
+    return rows.take(is_in(texts, fit[:1]))

@@ -5,10 +5,8 @@ import pytest
 
 from infoplane.results import ResultTable, Row
 from infoplane.results.views import (
-    ceiling_name,
     choose,
     is_in,
-    layer_metrics,
     metrics,
     options,
     ordered_layers,
@@ -35,14 +33,14 @@ def test_a_grid_has_steps_down_and_layers_across_in_forward_order():
     assert one.flag("ties").tolist() == [[False, False], [False, True]]
     assert not one.flag("below_null").any()
     assert one.top == 4.0
-    assert ceiling_name(one, [16]) == "log₂ N"
-    assert ceiling_name(one, [17]) == "H(X)"
+    assert one.ceiling_name([16]) == "log₂ N"
+    assert one.ceiling_name([17]) == "H(X)"
 
 
 def test_a_ceiling_that_is_not_in_bits_is_no_entropy():
     table = ResultTable.from_rows([row(quantity="RankMe", unit="dimensions", ceiling=4.0)])
-    assert ceiling_name(choose(table).grid("RankMe"), [16]) == "maximum"
-    assert ceiling_name(choose(table).grid("RankMe"), [0]) == "maximum"
+    assert choose(table).grid("RankMe").ceiling_name() == "maximum"
+    assert choose(table).grid("RankMe").ceiling_name([0]) == "maximum"
 
 
 def test_the_ceiling_of_information_about_real_targets_is_no_entropy_of_them():
@@ -50,7 +48,7 @@ def test_the_ceiling_of_information_about_real_targets_is_no_entropy_of_them():
     run = str(ResultTable.from_rows(rows)["run"][0])
     for target, name in (("continuous", "largest estimate"), ("discrete", "H(Y)")):
         table = ResultTable.from_rows(rows, {"runs": {run: {"target": target}}})
-        assert ceiling_name(choose(table).grid("I(T;Y)"), [16]) == name
+        assert choose(table).grid("I(T;Y)").ceiling_name() == name
 
 
 def test_what_prepare_found_is_no_choice():
@@ -146,11 +144,10 @@ def test_recorded_metrics_of_layers_are_chosen_as_estimates_are():
     assert (series.layers, series.quantities) == (["w1"], ["gradient_mean_norm"])
     assert series.grid("gradient_mean_norm").value.tolist() == [[2.0], [3.0]]
     assert list(choose(table).metrics()) == ["loss"]
-    run, times, layers, values = layer_metrics(table, ("gradient_mean_norm", "weight_norm"))
-    assert (run, times.tolist(), layers) == ("a", [0.0, 1.0], ["w1"])
-    assert values["gradient_mean_norm"].tolist() == [[2.0], [3.0]]
-    assert np.isnan(values["weight_norm"]).all()
-    assert layer_metrics(table, ("other",))[2] == []
+    assert (series.runs, series.grid("gradient_mean_norm").times.tolist()) == (["a"], [0.0, 1.0])
+    assert np.isnan(series.grid("weight_norm").value).all()
+    with pytest.raises(ValueError, match="no estimates"):
+        choose(table, estimator="recorded", quantity=["other"])
 
 
 def test_a_grid_has_the_time_that_was_asked_for():
