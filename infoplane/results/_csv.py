@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -143,13 +144,18 @@ def parse_table(data: bytes, path: Path) -> dict[str, Array]:
     lines = _lines(text, path)
     header = next(lines, list(COLUMNS))
     check_header(header, path)
-    cells: dict[str, list[str]] = {c: [] for c in COLUMNS}
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    readers = {name: _reader(name) for name in COLUMNS}
     # In pieces that stay in the processor's cache while rows become columns.
     while piece := list(islice(lines, 256)):
-        by_column = list(zip(*piece, strict=True))
-        for name, column in cells.items():
-            column += by_column[header.index(name)]
-    return {name: _read_column(name, column, path) for name, column in cells.items()}
+        cells = list(zip(*piece, strict=True))
+        for name, column in columns.items():
+            try:
+                column += map(readers[name], cells[header.index(name)])
+            except ValueError as error:
+                # The column has grown up to the cell that could not be read; the header is line 1.
+                raise ValueError(f"{path} line {len(column) + 2}: {name} {error}") from None
+    return typed_columns(columns)
 
 
 def check_header(line: Sequence[str], path: Path) -> None:
@@ -181,20 +187,12 @@ def _lines(text: str, path: Path) -> Iterator[list[str]]:
         raise ValueError(f"{path} line {reader.line_num}: {error}; {_DAMAGED}") from None
 
 
-def _read_column(name: str, cells: list[str], path: Path) -> Array:
-    """The values that the cells of a column stand for."""
-    read = _int64 if name in INTEGERS else _float if name in FLOATS else parse_text
-    try:
-        if name in ("value", "low", "high"):  # which hardly repeat
-            return np.array([read(cell) for cell in cells], np.float64)
-        return by_value(cells, read, dtype_of(name))
-    except ValueError:
-        for line, cell in enumerate(cells, 2):
-            try:
-                read(cell)
-            except ValueError as error:
-                raise ValueError(f"{path} line {line}: {name} {error}") from None
-        raise
+def _reader(column: str) -> Callable[[str], Any]:
+    """The function that reads the cells of a column."""
+    if column in ("value", "low", "high"):
+        return _float
+    # Cells of the other columns repeat: each distinct one is read once.
+    return cache(_int64 if column in INTEGERS else _float if column in FLOATS else parse_text)
 
 
 def by_value(cells: Sequence[Any], function: Callable[[Any], Any], dtype: Any = object) -> Array:

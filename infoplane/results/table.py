@@ -149,7 +149,7 @@ class ResultTable:
         ValueError
             A column is missing, a line is damaged, or the file was changed after it was written.
         """
-        return cls(*read_files(csv_path(path), verify=verify))
+        return cls._of(*read_files(csv_path(path), verify=verify))
 
     @classmethod
     def concat(cls, tables: Sequence[ResultTable]) -> Self:
