@@ -20,95 +20,88 @@ from infoplane.hooks import Recorder, log_spaced
 from infoplane.results import ResultTable
 from infoplane.results.views import default_layers
 
+ESTIMATOR = "binning:n_bins=30"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Data, network, optimiser settings, and the estimator that suits the network."""
+    """Data, network (`widths` of its layers, inputs first; `gain` of its weights) and optimiser settings."""
 
     title: str
-    x: Tensor
-    y: Tensor
-    model: Callable[[], nn.Module]
+    data: Callable[[], datasets.Data]
+    widths: tuple[int, ...]
+    activation: type[nn.Module]
+    gain: float
     epochs: int
     batch_size: int
     lr: float
-    estimator: str
     look_for: str
 
+    def model(self) -> nn.Sequential:
+        """Fully connected layers, truncated-normal weights of std gain / sqrt(fan in), zero biases, logits last."""
+        parts: OrderedDict[str, nn.Module] = OrderedDict()
+        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(self.widths), 1):
+            linear = nn.Linear(fan_in, fan_out)
+            nn.init.trunc_normal_(linear.weight, std=self.gain / math.sqrt(fan_in))
+            nn.init.zeros_(linear.bias)
+            last = i == len(self.widths) - 1
+            parts["logits" if last else f"linear{i}"] = linear
+            if not last:
+                parts[f"{self.activation.__name__.lower()}{i}"] = self.activation()
+        return nn.Sequential(parts)
 
-def _mlp(sizes: tuple[int, ...], activation: type[nn.Module], gain: float) -> nn.Sequential:
-    """Fully connected layers, truncated-normal weights of std gain / sqrt(fan in), zero biases, logits last."""
-    parts: OrderedDict[str, nn.Module] = OrderedDict()
-    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes), 1):
-        linear = nn.Linear(fan_in, fan_out)
-        nn.init.trunc_normal_(linear.weight, std=gain / math.sqrt(fan_in))
-        nn.init.zeros_(linear.bias)
-        last = i == len(sizes) - 1
-        parts["logits" if last else f"linear{i}"] = linear
-        if not last:
-            parts[f"{activation.__name__.lower()}{i}"] = activation()
-    return nn.Sequential(parts)
 
-
-def twelve_bit_demo() -> Demo:
-    """The network and problem of Shwartz-Ziv and Tishby (2017), with its own optimiser settings."""
-    x, y = datasets.twelve_bit()
-    return Demo(
+DEMOS = {
+    # The network and problem of Shwartz-Ziv and Tishby (2017), with its own optimiser settings.
+    "twelve-bit": Demo(
         title="12-10-7-5-4-3-2 tanh network on the 4,096 patterns of Shwartz-Ziv and Tishby (2017)",
-        x=torch.from_numpy(x),
-        y=torch.from_numpy(y),
-        model=lambda: _mlp((12, 10, 7, 5, 4, 3, 2), nn.Tanh, 1.0),
+        data=datasets.twelve_bit,
+        widths=(12, 10, 7, 5, 4, 3, 2),
+        activation=nn.Tanh,
+        gain=1.0,
         epochs=2500,
         batch_size=512,
         lr=4e-4,
-        estimator="binning:n_bins=30",
         look_for="tanh5, the narrowest hidden layer: I(T;Y) rises far above its null while binned I(X;T) falls. "
         "tanh1 to tanh3 sit at the ceilings log2 N and H(Y) from the first step on: they tell nothing.",
-    )
-
-
-def digits_demo() -> Demo:
-    """A ReLU network on 1,797 handwritten digits."""
-    x, y = datasets.digits()
-    return Demo(
+    ),
+    "digits": Demo(
         title="64-32-16-8-10 ReLU network on 1,797 handwritten digits",
-        x=torch.from_numpy(x),
-        y=torch.from_numpy(y),
-        model=lambda: _mlp((64, 32, 16, 8, 10), nn.ReLU, math.sqrt(2.0)),
+        data=datasets.digits,
+        widths=(64, 32, 16, 8, 10),
+        activation=nn.ReLU,
+        gain=math.sqrt(2.0),
         epochs=300,
         batch_size=64,
         lr=2e-3,
-        estimator="binning:n_bins=30",
         look_for="relu1 holds I(T;Y) = H(Y) from the first step on, and as much of shuffled labels: 30 bins of 32 "
         "units tell every image apart. The deeper layers seem to gain; their null gains with them, since growing ReLU "
         "activations spread over more cells. What lies above the null (curves) is what they learn.",
-    )
-
-
-DEMOS: dict[str, Callable[[], Demo]] = {"twelve-bit": twelve_bit_demo, "digits": digits_demo}
+    ),
+}
 
 
 def train(demo: Demo, run: Path, *, epochs: int, seed: int = 0, progress: bool = True) -> None:
     """Train `demo` and record it into the run directory `run`: 80 % of the rows train, all are the probe."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(demo.x), generator=generator)
-    train_rows, test_rows = order[: int(0.8 * len(order))], order[int(0.8 * len(order)) :]
+    x, y = (torch.from_numpy(a) for a in demo.data())
+    train_rows, test_rows = torch.randperm(len(x), generator=generator).tensor_split([int(0.8 * len(x))])
     model = demo.model()
-    optimizer = torch.optim.Adam(model.parameters(), lr=demo.lr, fused=True)
     loss_of = nn.CrossEntropyLoss()
-    probe = {"train": (demo.x[train_rows], demo.y[train_rows]), "test": (demo.x[test_rows], demo.y[test_rows])}
+    optimizer = torch.optim.Adam(model.parameters(), lr=demo.lr, fused=True)
+    probe = {"train": (x[train_rows], y[train_rows]), "test": (x[test_rows], y[test_rows])}
 
     def accuracy(rows: Tensor) -> float:
         with torch.no_grad():
-            return float((model(demo.x[rows]).argmax(1) == demo.y[rows]).double().mean())
+            return float((model(x[rows]).argmax(1) == y[rows]).double().mean())
 
     with Recorder(model, probe=probe, run=run, schedule=log_spaced(60, epochs), total=epochs) as recorder:
         for epoch in tqdm(range(1, epochs + 1), desc="training", unit="epoch", disable=not progress, mininterval=0.5):
             total = 0.0
             shuffled = train_rows[torch.randperm(len(train_rows), generator=generator)]
             for rows in torch.split(shuffled, demo.batch_size):
-                loss = loss_of(model(demo.x[rows]), demo.y[rows])
+                loss = loss_of(model(x[rows]), y[rows])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -160,11 +153,11 @@ def draw(table: ResultTable, out: Path) -> list[Path]:
 def show(data: str, out: Path, *, epochs: int | None, seed: int, progress: bool, echo: Callable[[str], None]) -> None:
     """Train, record, estimate and draw, then say what was written, what to look for and what to doubt."""
     torch.set_num_threads(1)  # the networks are small: a second thread waits longer than it works
-    demo = DEMOS[data]()
+    demo = DEMOS[data]
     run = out / "run"
     echo(demo.title)
     train(demo, run, epochs=epochs or demo.epochs, seed=seed, progress=progress)
-    table = analyze(run, demo.estimator, progress=progress)
+    table = analyze(run, ESTIMATOR, progress=progress)
     figures = draw(table, out)
     echo(f"\nWritten\n  activations  {run}   (infoplane info, infoplane verify)")
     echo(f"  results      {run / 'results.csv'}   {len(table)} rows")

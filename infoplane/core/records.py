@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ import numpy.typing as npt
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 Role = Literal["activation", "output", "input", "other"]
+Site = Literal["out", "in"]
+NoiseKind = Literal["additive", "multiplicative"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,7 @@ class Noise:
     """
 
     std: float
-    kind: Literal["additive", "multiplicative"] = "additive"
+    kind: NoiseKind = "additive"
     clean: bool = True
 
 
@@ -67,7 +69,7 @@ class Layer:
     dtype: str = "float32"
     module_type: str = ""
     role: Role = "other"
-    site: Literal["out", "in"] = "out"
+    site: Site = "out"
     call: int = 0
     path: str = ""
     raw_shape: tuple[int, ...] = ()
@@ -81,57 +83,60 @@ class Layer:
         return int(np.prod(self.unit_shape, dtype=np.int64)) if self.unit_shape else 1
 
     def to_json(self) -> dict[str, Any]:
-        out: dict[str, Any] = {
-            "key": self.key,
-            "name": self.name,
-            "depth": self.depth,
-            "unit_shape": list(self.unit_shape),
-            "dtype": self.dtype,
-            "module_type": self.module_type,
-            "role": self.role,
-            "site": self.site,
-            "call": self.call,
-            "path": self.path,
-            "raw_shape": list(self.raw_shape),
-            "reduction": self.reduction,
-            "aliases": list(self.aliases),
-        }
-        if self.noise is not None:
-            out["noise"] = {"std": self.noise.std, "kind": self.noise.kind, "clean": self.noise.clean}
-        return out
+        lists = {name: list(getattr(self, name)) for name in ("unit_shape", "raw_shape", "aliases")}
+        out = vars(self) | lists
+        del out["noise"]
+        return out if self.noise is None else out | {"noise": dict(vars(self.noise))}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Layer:
         """Build from `to_json`; raises ValueError or KeyError for anything else."""
-        noise = data.get("noise")
-        return cls(
-            key=str(data["key"]),
-            name=str(data["name"]),
-            depth=int(data["depth"]),
-            unit_shape=tuple(int(n) for n in data["unit_shape"]),
-            dtype=str(data["dtype"]),
-            module_type=str(data.get("module_type", "")),
-            role=_one_of(data.get("role", "other"), ("activation", "output", "input", "other")),
-            site=_one_of(data.get("site", "out"), ("out", "in")),
-            call=int(data.get("call", 0)),
-            path=str(data.get("path", "")),
-            raw_shape=tuple(int(n) for n in data.get("raw_shape", ())),
-            reduction=str(data.get("reduction", "flatten")),
-            noise=None
-            if noise is None
-            else Noise(
-                std=float(noise["std"]),
-                kind=_one_of(noise["kind"], ("additive", "multiplicative")),
-                clean=bool(noise["clean"]),
-            ),
-            aliases=tuple(str(a) for a in data.get("aliases", ())),
-        )
+        named = [name for name in _FROM_JSON if name in data or name in _REQUIRED]
+        return cls(**{name: _FROM_JSON[name](data[name]) for name in named})
 
 
-def _one_of(value: Any, allowed: tuple[str, ...]) -> Any:
-    if value not in allowed:
-        raise ValueError(f"expected one of {', '.join(allowed)}, got {value!r}")
-    return value
+def _one_of(allowed: Any) -> Callable[[Any], Any]:
+    """A check that a value is one of a `Literal`."""
+
+    def check(value: Any) -> Any:
+        if value not in get_args(allowed):
+            raise ValueError(f"expected one of {', '.join(get_args(allowed))}, got {value!r}")
+        return value
+
+    return check
+
+
+def _numbers(values: Any) -> tuple[int, ...]:
+    return tuple(int(n) for n in values)
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    return tuple(str(text) for text in values)
+
+
+def _noise(data: Mapping[str, Any] | None) -> Noise | None:
+    if data is None:
+        return None
+    return Noise(std=float(data["std"]), kind=_one_of(NoiseKind)(data["kind"]), clean=bool(data["clean"]))
+
+
+_REQUIRED = ("key", "name", "depth", "unit_shape", "dtype")
+_FROM_JSON: dict[str, Callable[[Any], Any]] = {
+    "key": str,
+    "name": str,
+    "depth": int,
+    "unit_shape": _numbers,
+    "dtype": str,
+    "module_type": str,
+    "role": _one_of(Role),
+    "site": _one_of(Site),
+    "call": int,
+    "path": str,
+    "raw_shape": _numbers,
+    "reduction": str,
+    "noise": _noise,
+    "aliases": _texts,
+}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

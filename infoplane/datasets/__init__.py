@@ -90,7 +90,7 @@ def twelve_bit(*, noise: float = 0.0, seed: int = 0) -> Data:
     noise : float
         Width of a logistic label noise: p(y=1) = 1 / (1 + exp(-(score - 98.5) / noise)); 0 is the rule itself.
     seed : int
-        Of the label noise.
+        Seeds the label noise.
 
     Returns
     -------

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from infoplane.core.units import BITS_PER_NAT
 
-_BITS = 1.0 / math.log(2.0)
+Array = npt.NDArray[np.float64]
 
 
 class Known(NamedTuple):
@@ -81,7 +81,7 @@ def gaussian_classes(
     Parameters
     ----------
     means : (K,) or (K, 2)
-        Of the classes.
+        The middle of each class.
     stds : float or (K,)
     weights : (K,) or None
         Probabilities of the classes; None makes them equal.
@@ -95,9 +95,7 @@ def gaussian_classes(
     _require(dims in (1, 2), f"means must have shape (classes,) or (classes, 2), got {np.shape(means)}")
     sigma = np.broadcast_to(np.asarray(stds, np.float64), (classes,))
     _require(bool((sigma > 0).all()), f"stds must be positive, got {sigma.tolist()}")
-    p = _weights(weights, classes)
-    rng = np.random.default_rng(seed)
-    y = rng.choice(classes, samples, p=p)
+    p, rng, y = _classes(weights, classes, samples, seed)
     t = mu[y] + sigma[y, None] * rng.standard_normal((samples, dims))
 
     def density(points: Array) -> Array:
@@ -118,9 +116,7 @@ def gaussian_shells(
     Means, and so linear methods, see nothing. The information is that of the radius, by quadrature.
     """
     sigma = np.asarray(stds, np.float64)
-    p = _weights(weights, len(sigma))
-    rng = np.random.default_rng(seed)
-    y = rng.choice(len(sigma), samples, p=p)
+    p, rng, y = _classes(weights, len(sigma), samples, seed)
     t = sigma[y, None] * rng.standard_normal((samples, dims))
 
     def density(log_radius: Array) -> Array:
@@ -174,9 +170,7 @@ def zero_inflated(
     The information is that of the atom and of the density, by quadrature. Further `units` are rectified noise.
     """
     mu = np.asarray(means, np.float64)
-    p = _weights(weights, len(mu))
-    rng = np.random.default_rng(seed)
-    y = rng.choice(len(mu), samples, p=p)
+    p, rng, y = _classes(weights, len(mu), samples, seed)
     t = rng.standard_normal((samples, units))
     t[:, 0] += mu[y]
     at_zero = np.array([0.5 * math.erfc(m / math.sqrt(2.0)) for m in mu])
@@ -229,7 +223,7 @@ def binary_channel(noise: float) -> float:
     gain = 1.0 / noise
     z = np.linspace(-12.0, 12.0, 4801)
     weight = np.exp(-0.5 * z**2) / math.sqrt(2.0 * math.pi) * (z[1] - z[0])
-    return float(1.0 - (weight * np.logaddexp(0.0, -2.0 * gain * (gain + z))).sum() * _BITS)
+    return float(1.0 - (weight * np.logaddexp(0.0, -2.0 * gain * (gain + z))).sum() * BITS_PER_NAT)
 
 
 def orthonormal(dims: int, units: int, rng: np.random.Generator) -> Array:
@@ -248,13 +242,17 @@ def _turn(t: Array, units: int | None, rng: np.random.Generator) -> Array:
     return whole @ orthonormal(units, units, rng)
 
 
-def _weights(weights: npt.ArrayLike | None, classes: int) -> Array:
+def _classes(
+    weights: npt.ArrayLike | None, classes: int, samples: int, seed: int
+) -> tuple[Array, np.random.Generator, npt.NDArray[np.int64]]:
+    """Probabilities of the classes, the generator of the problem, and the class of each sample drawn from it."""
     p = np.full(classes, 1.0 / classes) if weights is None else np.asarray(weights, np.float64)
     _require(
         p.shape == (classes,) and bool((p > 0).all()) and abs(float(p.sum()) - 1.0) < 1e-9,
         f"weights must be {classes} positive numbers that sum to 1, got {p.tolist()}",
     )
-    return p
+    rng = np.random.default_rng(seed)
+    return p, rng, rng.choice(classes, samples, p=p)
 
 
 def _class_information(density: Callable[[Array], Array], p: Array, low: Array, high: Array, step: float) -> float:
@@ -263,10 +261,7 @@ def _class_information(density: Callable[[Array], Array], p: Array, low: Array, 
     `density` maps points (n, dims) to class densities (n, K). The trapezoid converges exponentially for
     Gaussians that vanish at the edges; Simpson's rule also serves densities that end at one.
     """
-    axes = []
-    for a, b in zip(low, high, strict=True):
-        n = 2 * math.ceil((b - a) / step / 2.0) + 1
-        axes.append(np.linspace(a, b, n))
+    axes = [np.linspace(a, b, 2 * math.ceil((b - a) / step / 2.0) + 1) for a, b in zip(low, high, strict=True)]
     if len(axes) == 1:
         x = axes[0]
         simpson = np.ones(len(x))

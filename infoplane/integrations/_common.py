@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from infoplane.hooks import Recorder
 
 By = Literal["epoch", "step"]
 
 
-def check_by(by: str) -> None:
-    if by not in ("epoch", "step"):
-        raise ValueError(f"by must be 'epoch' or 'step', got {by!r}")
+class Recording:
+    """The settings of a callback, and the recorder that lives as long as its training."""
+
+    recorder: Recorder | None = None
+
+    def __init__(self, probe: Any, run: str | Path | None, by: str, options: dict[str, Any]) -> None:
+        super().__init__()
+        if by not in ("epoch", "step"):
+            raise ValueError(f"by must be 'epoch' or 'step', got {by!r}")
+        self._probe, self._run, self._by, self._options = probe, run, by, options
+
+    def _start(self, model: nn.Module, precision: str, *, resume: bool) -> None:
+        """Record `model`; a training that goes on from a checkpoint resumes the run, unless the user says not to."""
+        options = {"autocast": autocast_of(precision)} | ({"resume": True} if resume else {}) | self._options
+        self.recorder = Recorder(model, self._probe, self._run, **options).start()
+
+    def _flush(self) -> None:
+        if self.recorder is not None and self.recorder.is_open:
+            self.recorder.flush()
+
+    def _close(self) -> None:
+        if self.recorder is not None:
+            self.recorder.close()
 
 
 def only_numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from infoplane.hooks import Recorder
-from infoplane.integrations._common import By, autocast_of, check_by, only_numbers
+from infoplane.integrations._common import By, Recording, only_numbers
 
 try:
     import lightning.pytorch as pl
@@ -14,7 +13,7 @@ except ImportError as error:
     raise ImportError("infoplane.integrations.lightning needs Lightning: pip install 'infoplane[lightning]'") from error
 
 
-class RecorderCallback(pl.Callback):  # type: ignore[misc,unused-ignore]
+class RecorderCallback(Recording, pl.Callback):  # type: ignore[misc,unused-ignore]
     """Record activations while a Lightning Trainer fits.
 
     Step 0 is taken before the first batch (not at the sanity check), the last one at the end of the fit; after
@@ -41,19 +40,12 @@ class RecorderCallback(pl.Callback):  # type: ignore[misc,unused-ignore]
     def __init__(
         self, probe: Any, run: str | Path | None = None, *, by: By = "epoch", module: str = "", **options: Any
     ) -> None:
-        check_by(by)
-        self._arguments = probe, run
-        self._by = by
+        super().__init__(probe, run, by, options)
         self._module = module
-        self._options = options
-        self.recorder: Recorder | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        probe, run = self._arguments
-        options = {"autocast": autocast_of(str(trainer.precision)), **self._options}
-        if trainer.ckpt_path is not None:
-            options.setdefault("resume", True)
-        self.recorder = Recorder(pl_module.get_submodule(self._module), probe, run, **options).start()
+        model = pl_module.get_submodule(self._module)
+        self._start(model, str(trainer.precision), resume=trainer.ckpt_path is not None)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if self._by == "epoch":
@@ -73,12 +65,10 @@ class RecorderCallback(pl.Callback):  # type: ignore[misc,unused-ignore]
             self.recorder.snapshot(step, epoch=epoch, metrics=only_numbers(trainer.callback_metrics))
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        if self.recorder is not None and self.recorder.is_open:
-            self.recorder.flush()
+        self._flush()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        if self.recorder is not None:
-            self.recorder.close()
+        self._close()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         if self.recorder is not None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from infoplane.hooks import Recorder
-from infoplane.integrations._common import By, autocast_of, check_by, only_numbers
+from infoplane.integrations._common import By, Recording, only_numbers
 
 try:
     from transformers import TrainerCallback
@@ -14,7 +13,7 @@ except ImportError as error:
     raise ImportError("infoplane.integrations.transformers needs transformers: pip install 'infoplane[hf]'") from error
 
 
-class RecorderCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
+class RecorderCallback(Recording, TrainerCallback):  # type: ignore[misc,unused-ignore]
     """Record activations while a `transformers.Trainer` trains.
 
     Step 0 is taken before the first batch and the last one at the end of training. The metrics of a snapshot
@@ -41,20 +40,12 @@ class RecorderCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
     """
 
     def __init__(self, probe: Any, run: str | Path | None = None, *, by: By = "step", **options: Any) -> None:
-        check_by(by)
-        self._arguments = probe, run
-        self._by = by
-        self._options = options
+        super().__init__(probe, run, by, options)
         self._logged: dict[str, float] = {}
-        self.recorder: Recorder | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        probe, run = self._arguments
         mixed = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
-        options = {"autocast": autocast_of(mixed), **self._options}
-        if state.global_step > 0:
-            options.setdefault("resume", True)
-        self.recorder = Recorder(model, probe, run, **options).start()
+        self._start(model, mixed, resume=state.global_step > 0)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         self._logged |= only_numbers(logs or {})
@@ -73,9 +64,7 @@ class RecorderCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
             self.recorder.snapshot(step, epoch=epoch, metrics=metrics)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.recorder is not None and self.recorder.is_open:
-            self.recorder.flush()
+        self._flush()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.recorder is not None:
-            self.recorder.close()
+        self._close()
