@@ -91,10 +91,11 @@ def certify(names: Sequence[str] | None = None, *, samples: int = 1000, units: i
     list of Finding
         In the order of the names. A quantity that an estimator does not define has no row.
     """
-    found = []
-    for name in names or sorted([*available(), *VARIANTS]):
-        found += _certify_one(name, digits_layer(samples, units, seed), seed)
-    return found
+    return [row for name in _specs(names) for row in _certify_one(name, digits_layer(samples, units, seed), seed)]
+
+
+def _specs(names: Sequence[str] | None) -> Sequence[str]:
+    return names or sorted([*available(), *VARIANTS])
 
 
 def _certify_one(name: str, data: LayerData, seed: int) -> list[Finding]:
@@ -221,24 +222,24 @@ def known(names: Sequence[str] | None = None, *, samples: int = 1000, seed: int 
         `check` is "kind: problem". A value holds within `OFF` bits; a lower bound, and the information of a binned
         layer, which is at most that of the layer itself, within `OFF` above.
     """
-    found = []
-    for name in names or sorted([*available(), *VARIANTS]):
-        estimator = parse(name)
-        for label, make in PROBLEMS.items():
-            problem = make(samples, seed)
-            t, y = torch.from_numpy(problem.t), torch.from_numpy(problem.y)
-            if ("continuous" if y.is_floating_point() else "discrete") not in estimator.targets:
-                continue
-            q = _measure(estimator, LayerData(t.double().view(len(t), -1), t.double().view(len(t), -1), y)).get(
-                "I(T;Y)"
-            )
-            if q is None or q.estimand in _OF_ELSEWHERE:
-                continue
-            got, below = float(q.value[0]), q.bound == "lower" or q.estimand == "binned"
-            holds = got - problem.bits <= OFF and (below or problem.bits - got <= OFF)
-            expected = f"{problem.bits:.3f}" + (" at most" if below else "")
-            found.append(Finding(name, "I(T;Y)", label, expected, f"{got:.3f}", holds, ", ".join(_raised(q))))
-    return found
+    pairs = ((name, label) for name in _specs(names) for label in PROBLEMS)
+    found = (_known_one(name, label, PROBLEMS[label](samples, seed)) for name, label in pairs)
+    return [finding for finding in found if finding is not None]
+
+
+def _known_one(name: str, label: str, problem: datasets.Known) -> Finding | None:
+    """One estimator on one problem; None where its I(T;Y) is not that of the problem, or there is none."""
+    estimator = parse(name)
+    t, y = torch.from_numpy(problem.t).double().view(len(problem.t), -1), torch.from_numpy(problem.y)
+    if ("continuous" if y.is_floating_point() else "discrete") not in estimator.targets:
+        return None
+    q = _measure(estimator, LayerData(t, t, y)).get("I(T;Y)")
+    if q is None or q.estimand in _OF_ELSEWHERE:
+        return None
+    got, below = float(q.value[0]), q.bound == "lower" or q.estimand == "binned"
+    holds = got - problem.bits <= OFF and (below or problem.bits - got <= OFF)
+    expected = f"{problem.bits:.3f}" + (" at most" if below else "")
+    return Finding(name, "I(T;Y)", label, expected, f"{got:.3f}", holds, ", ".join(_raised(q)))
 
 
 _OF_ELSEWHERE = ("noisy-finite", "softmax-output")
@@ -322,7 +323,7 @@ def _by_check(findings: Sequence[Finding]) -> str:
     lines = [f"| estimator | quantity | {' | '.join(checks)} |", f"|{'---|' * (len(checks) + 2)}"]
     for key in dict.fromkeys((f.estimator, f.quantity) for f in findings):
         own = {f.check: f for f in findings if (f.estimator, f.quantity) == key}
-        cells = ["" if check not in own else _cell(own[check]) for check in checks]
+        cells = [_cell(own[check]) if check in own else "" for check in checks]
         lines.append(f"| `{key[0]}` | {key[1]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
