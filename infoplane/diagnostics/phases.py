@@ -106,6 +106,7 @@ def label_phases(
 
 
 def _check_captures(steps: npt.NDArray[Any], rank: FloatArray, alpha: FloatArray) -> None:
+    """Raise ValueError where steps, ranks and exponents are not those of captures in order."""
     if rank.ndim != 1 or len(rank) < 2 or steps.shape != rank.shape or alpha.shape != rank.shape:
         shapes = f"{steps.shape}, {rank.shape}, {alpha.shape}"
         raise ValueError(f"step, rank and alpha must have one value for each of at least 2 captures, got {shapes}")
@@ -122,6 +123,7 @@ def _change(values: FloatArray) -> float:
 
 
 def _label(change: float, alpha_change: float, *, first: bool) -> Label:
+    """The name of a phase by the way that rank and exponent move."""
     # A compact spectrum decays steeply: rank and exponent move in opposite ways. NaN compares as False.
     if alpha_change * change >= 0:
         return "mixed"
@@ -173,6 +175,7 @@ def phases(
 def _rows(
     curve: Curve, exponent: Curve | None, config: dict[str, Any], prominence: float, window: int
 ) -> Iterator[Row]:
+    """The phases of one curve, each at its last step."""
     kept = np.isfinite(curve.value)
     step, values = curve.step[kept], curve.value[kept]
     at = {} if exponent is None else dict(zip(exponent.step.tolist(), exponent.value.tolist(), strict=True))

@@ -88,6 +88,7 @@ def _rows(curves: list[Curve], whisker: float) -> Iterator[Row]:
 
 
 def _check_count(known: Sequence[tuple[Curve, int]], first: Curve, step: int) -> None:
+    """Raise ValueError where too few positions have a value for quartiles."""
     if len(known) < LEAST_FENCED:
         raise ValueError(
             f"{split_token(first.layer)[0]!r} of run {first.run!r} has {len(known)} positions with {first.quantity} at "

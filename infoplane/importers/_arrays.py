@@ -95,6 +95,7 @@ def from_arrays(
 
 
 def _write(run: str | os.PathLike[str], probe: Probe, snapshots: Sequence[Snapshot], chain: bool) -> None:
+    """Write snapshots that have been checked, with settings that say where they come from."""
     settings = {
         "model": "unknown: activations were imported",
         "layers": [layer.key for layer in snapshots[0].layers],
