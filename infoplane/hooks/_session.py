@@ -30,7 +30,7 @@ from infoplane.hooks._pass.prober import Prober
 from infoplane.hooks._problems import Done, Failed, NonFiniteError, Problems, outcome
 from infoplane.hooks._ranks import Ranks, find_ranks, share_buffers
 from infoplane.hooks._settings import Settings
-from infoplane.hooks.metrics import LayerMetrics, as_numbers, number, numbers_of_members, to_numbers, weight_norms
+from infoplane.hooks.metrics import LayerMetrics, as_numbers, numbers_of_members, one_number, to_numbers, weight_norms
 from infoplane.hooks.overview import SizePlan, free_bytes
 from infoplane.hooks.probe import ProbeSet
 from infoplane.hooks.schedule import StepCounter, as_schedule, whole_number
@@ -174,28 +174,22 @@ class Session:
     def _open_sinks(self) -> int | None:
         """Open the stores and begin the sinks; the last step of a run that is resumed."""
         settings, sizes = self.settings, self.sizes
-        if settings.keep_activations:
+        store = {"on_error": settings.on_error, **(settings.writer or {})} if settings.keep_activations else None
+        if store is not None:
             refuse_unclosed(d.run for d in self.destinations)
-        if settings.keep_activations and self._ranks.rank == 0:
-            if not settings.quiet:
+            if self._ranks.rank == 0 and not settings.quiet:
                 print(f"infoplane: recording into {printable(self.run)}\n{sizes}", file=sys.stderr)
-            if not settings.allow_full_disk:
+            if self._ranks.rank == 0 and not settings.allow_full_disk:
                 sizes.check()
-        found = [
-            destination.open(
-                store=settings.keep_activations,
-                probe=self.prober.probe.record,
-                settings=self.describe() | ({"member": i} if len(self.destinations) > 1 else {}),
-                ranks=self._ranks,
-                resume=settings.resume,
-                options={"on_error": settings.on_error, **(settings.writer or {})},
-                layers=self.prober.layers,
-            )
-            for i, destination in enumerate(self.destinations)
-        ]
-        if any(last is None for last, _ in found):
+        found = []
+        for i, destination in enumerate(self.destinations):
+            described = self.describe() | ({"member": i} if len(self.destinations) > 1 else {})
+            run = {"probe": self.prober.probe.record, "settings": described, "resume": settings.resume}
+            found.append(destination.open(run, self.prober.layers, self._ranks, store=store))
+        resumed = [(last, shift) for last, shift in found if last is not None]
+        if len(resumed) < len(found):
             return None
-        last_step, shift = min((last, shift) for last, shift in found if last is not None)
+        last_step, shift = min(resumed)
         self._steps.resume(last_step, shift)
         self._noted_shift = False
         return last_step
@@ -254,10 +248,10 @@ class Session:
             for destination in self.destinations:
                 attempt("notes of the session", partial(destination.annotate, {SHIFT: self._steps.shift}))
         self._noted_shift = True
-        at = None if epoch is None else attempt("epoch", lambda: number("epoch", epoch), step)
+        at = None if epoch is None else attempt("epoch", lambda: one_number("epoch", epoch), step)
         return Visit(
             step,
-            float(counter) if at is None else at,
+            float(counter) if at is None else at[0],
             attempt("metrics", lambda: self._numbers(metrics, step), step) or (),
             {} if moments is None else attempt("gradient moments", moments.take, step) or {},
         )
@@ -309,24 +303,20 @@ class Session:
         if not isinstance(metrics, Mapping):
             raise TypeError(f"metrics must map names to numbers, as {{'loss': 0.3}}, got {metrics!r:.80}")
         runs = len(self.destinations)
-
-        def read(name: Any, value: Any) -> list[float]:
-            alone = self._members is None
-            return [number(name, value)] if alone else numbers_of_members(name, value, runs).tolist()
-
+        read = one_number if self._members is None else partial(numbers_of_members, members=runs)
         found = {name: outcome(partial(read, name, value)) for name, value in metrics.items()}
         self.problems.refuse({f"metric {n!r:.80}": f.error for n, f in found.items() if isinstance(f, Failed)}, step)
         return [{name: f.value[i] for name, f in found.items() if isinstance(f, Done)} for i in range(runs)]
 
     def _emit(self, visit: Visit, layers: tuple[Layer, ...], values: Mapping[str, Tensor]) -> None:
         """Hand the snapshot of each run to its sinks."""
-        alone, runs = self._members is None, len(self.destinations)
+        alone = self._members is None
 
         def layer_numbers() -> list[dict[tuple[str, str], float]]:
-            return as_numbers({**visit.layer_metrics, **self._norms()}, None if alone else runs)
+            return as_numbers({**visit.layer_metrics, **self._norms()})
 
         # This waits for the device, so it comes ahead of the long copies.
-        layer_metrics = self.problems.attempt("metrics of layers", layer_numbers, visit.step) or [{}] * runs
+        layer_metrics = self.problems.attempt("metrics of layers", layer_numbers, visit.step)
         needed = any(d.needs_arrays for d in self.destinations)
         arrays, pending = self._memory().arrays(values) if needed else ({}, None)
         now = time.time()
@@ -338,7 +328,7 @@ class Session:
                 layers=layers,
                 arrays=arrays if alone else {key: a[i] for key, a in arrays.items()},
                 metrics=visit.metrics[i] if visit.metrics else {},
-                layer_metrics=layer_metrics[i],
+                layer_metrics=layer_metrics[i] if layer_metrics else {},
                 tensors=values if alone else {key: v[i] for key, v in values.items()},
                 rows=self.prober.probe.rows,
                 pending=pending,

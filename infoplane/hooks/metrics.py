@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -143,9 +142,8 @@ class GradientMoments:
 
     def _add(self, parameter: Tensor) -> None:
         gradient = parameter.grad
-        if gradient is None or gradient.layout is not torch.strided:
-            return
-        self._update(parameter, gradient)
+        if gradient is not None and gradient.layout is torch.strided:
+            self._update(parameter, gradient)
 
     def _add_all(self, parameters: list[nn.Parameter]) -> None:
         for p in parameters:
@@ -233,25 +231,26 @@ def _norm(squares: list[Tensor]) -> Tensor:
     return total.sqrt()
 
 
-def number(name: Any, value: Any) -> float:
-    """One metric; TypeError for what is no single number."""
+def one_number(name: Any, value: Any) -> list[float]:
+    """A metric of a single network, as a list of one; TypeError for what is no single number."""
     _check_name(name)
     refusal = f"metric {name!r} must be one number, got "
     if isinstance(value, Tensor) and value.numel() != 1:
         raise TypeError(f"{refusal}a tensor of shape {tuple(value.shape)}")
     try:
-        return float(value.detach() if isinstance(value, Tensor) else value)
+        return [float(value.detach() if isinstance(value, Tensor) else value)]
     except (TypeError, ValueError) as error:
         raise TypeError(f"{refusal}{value!r:.80}") from error
 
 
-def numbers_of_members(name: Any, value: Any, members: int) -> npt.NDArray[np.float64]:
+def numbers_of_members(name: Any, value: Any, members: int) -> list[float]:
     """A metric with one number for each member, or one for all; TypeError for anything else."""
     _check_name(name)
     array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
     if array.ndim > 1 or (array.ndim == 1 and len(array) != members):
         raise TypeError(f"metric {name!r} must be one number or {members} of them, got shape {array.shape}")
-    return np.broadcast_to(array, (members,))
+    numbers: list[float] = np.broadcast_to(array, (members,)).tolist()
+    return numbers
 
 
 def _check_name(name: Any) -> None:
@@ -259,12 +258,10 @@ def _check_name(name: Any) -> None:
         raise TypeError(f"metrics map names to numbers, got the name {name!r:.80}")
 
 
-def as_numbers(metrics: LayerMetrics, members: int | None) -> list[dict[tuple[str, str], float]]:
-    """The numbers of the network, or of each member from metrics (members,); with one wait for the device."""
-    columns = to_numbers(list(metrics.values()))
-    if members is None:
-        return [dict(zip(metrics, columns, strict=True))]
-    return [{key: column[i] for key, column in zip(metrics, columns, strict=True)} for i in range(members)]
+def as_numbers(metrics: LayerMetrics) -> list[dict[tuple[str, str], float]]:
+    """The numbers of each network from scalars, or from metrics (members,); with one wait for the device."""
+    columns = to_numbers([values.reshape(-1) for values in metrics.values()])
+    return [dict(zip(metrics, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def to_numbers(values: Sequence[Tensor]) -> list[Any]:

@@ -15,8 +15,7 @@ from torch import nn
 from infoplane.core.records import Layer
 from infoplane.core.text import printable
 from infoplane.hooks._pass.first_call import refuse_lazy
-from infoplane.hooks._pass.flow import Flow
-from infoplane.hooks._pass.observe import Observation, look, observe
+from infoplane.hooks._pass.observe import Flow, Observation, look, observe
 from infoplane.hooks._pass.plan import describe, is_activation
 from infoplane.hooks._pass.state import Held, model_device, undisturbed
 from infoplane.hooks._ranks import is_sharded

@@ -139,12 +139,9 @@ class _PerDecade(_Named):
         if step < 1:
             return 0
         k = math.floor(self.per_decade * math.log10(step)) + 2
-        while k >= 0:
-            planned = _rounded_power(k, self.per_decade)
-            if planned <= step:
-                return planned
+        while (planned := _rounded_power(k, self.per_decade)) > step:  # the power of 0 is 1, and ends it
             k -= 1
-        return 0
+        return planned
 
     def planned(self, total: int) -> Iterable[int]:
         powers = (_rounded_power(k, self.per_decade) for k in itertools.count())

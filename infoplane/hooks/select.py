@@ -144,7 +144,7 @@ def _parts_match(name: Sequence[str], pattern: Sequence[str]) -> bool:
 
 def _clean(name: str) -> str:
     """The name without the prefixes that wrappers put into `named_modules()` of a wrapped model."""
-    parts = [p for p in name.split(".") if p not in ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")]
+    parts = [p for p in name.split(".") if p not in _WRAPPED]
     return ".".join(parts[1:] if len(parts) > 1 and parts[0] == "module" else parts)
 
 

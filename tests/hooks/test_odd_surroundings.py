@@ -1,4 +1,4 @@
-"""Names that a terminal would act on, and a caller in inference mode."""
+"""Names that a terminal would act on, a caller in inference mode, and one with another default device."""
 
 import contextlib
 import io
@@ -10,7 +10,7 @@ from recording import keys, record, recorder
 from torch import nn
 
 import infoplane
-from infoplane.hooks import NoiseInjection, Recorder, every
+from infoplane.hooks import NoiseInjection, Recorder, every, projection, units
 
 X = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(30) % 2
@@ -149,3 +149,39 @@ def test_a_model_made_in_inference_mode(inside, mode):
     expected = record(normalised(), X, mode=mode)[1].arrays
     for snapshot in sink.snapshots:
         assert all((snapshot.arrays[k] == a).all() for k, a in expected.items())
+
+
+def all_numbers(device, options):
+    """Arrays and metrics of two snapshots that are taken while new tensors are made on `device`."""
+    torch.manual_seed(0)
+    tokens = nn.Sequential(
+        nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.1), nn.Linear(3, 6), nn.Unflatten(1, (3, 2))
+    )
+    model = nn.Sequential(tokens, nn.Tanh())
+    rec, sink = recorder(model, (X, Y), schedule=every(1), quiet=True, **options)
+    with NoiseInjection(model, "0.0", std=0.1, seed=0), torch.device(device), rec:
+        rec.snapshot(1, metrics={"loss": 0.5})
+        table = infoplane.layers(model, X)
+    return [(s.arrays, s.metrics, s.layer_metrics) for s in sink.snapshots], str(table)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"reduce": projection(2), "weight_norms": True},
+        {"reduce": {"*": units(2), "1": "last"}, "dtype": torch.float16},
+        {"reduce": "mean", "mask": torch.ones(30, 3)},
+        {"repeats": (8, 2), "repeat_seed": 1, "functional": True},
+    ],
+)
+def test_another_default_device(options):
+    """Tensors that the recorder makes name their device: on "meta" none of them would have numbers."""
+    expected, table = all_numbers("cpu", options)
+    found, again = all_numbers("meta", options)
+    assert len(found) == 2
+    assert table == again
+    for (arrays, *numbers), (expected_arrays, *expected_numbers) in zip(found, expected, strict=True):
+        assert numbers == expected_numbers
+        assert arrays.keys() == expected_arrays.keys()
+        assert all((arrays[key] == expected_arrays[key]).all() for key in arrays)

@@ -13,7 +13,7 @@ from typing import Any
 
 from infoplane.core.errors import StoreError
 from infoplane.core.interrupts import interruptible
-from infoplane.core.records import Layer, Probe, Sink, Snapshot
+from infoplane.core.records import Layer, Sink, Snapshot
 from infoplane.core.text import printable
 from infoplane.hooks._problems import Problems
 from infoplane.hooks._ranks import Ranks
@@ -38,32 +38,24 @@ class Destination:
     writer: StoreWriter | None = None
 
     def open(
-        self,
-        *,
-        store: bool,
-        probe: Probe,
-        settings: Mapping[str, Any],
-        ranks: Ranks,
-        resume: bool,
-        options: Mapping[str, Any],
-        layers: Sequence[Layer],
+        self, run: Mapping[str, Any], layers: Sequence[Layer], ranks: Ranks, *, store: Mapping[str, Any] | None
     ) -> tuple[int | None, int | None]:
-        """Open the store if there is to be one, begin the sinks; last step and counter shift of a resumed run."""
+        """Open the store, begin the sinks; last step and counter shift of a resumed run.
+
+        Both get probe, settings and resume from `run`; `store` are further options of the writer, None for no store.
+        """
         last_step, shift = None, None
-        if store and ranks.takes_part and self.run is not None:
-            self.writer, last_step, shift = open_store(
-                self.run, probe=probe, settings=settings, ranks=ranks, resume=resume, options=options, layers=layers
-            )
+        if store is not None and ranks.takes_part and self.run is not None:
+            options = {**run, "may_differ": MAY_DIFFER, **store}
+            self.writer, last_step, shift = open_store(self.run, options, layers, ranks)
         if not ranks.writes:
             self.sinks = []
         elif self.writer is not None:
             self.sinks.insert(0, self.writer)
         run_id = secrets.token_hex(6) if self.writer is None else self.writer.run_id
-        for sink in self.sinks:
-            if not hasattr(sink, "begin"):
-                continue
-            found = sink.begin(probe=probe, settings=settings, run=self.run, run_id=run_id, resume=resume)
-            if not store and found is not None:
+        for begin in self._methods("begin"):
+            found = begin(**run, run=self.run, run_id=run_id)
+            if store is None and found is not None:
                 last_step, shift = found
         return last_step, shift
 
@@ -90,14 +82,16 @@ class Destination:
 
     def annotate(self, notes: Mapping[str, Any]) -> None:
         """Let the store and others remember something about the run, as how counters became steps."""
-        for sink in self.sinks:
-            if hasattr(sink, "annotate"):
-                sink.annotate(**notes)
+        for annotate in self._methods("annotate"):
+            annotate(**notes)
 
     def flush(self) -> None:
-        for sink in self.sinks:
-            if hasattr(sink, "flush"):
-                sink.flush()
+        for flush in self._methods("flush"):
+            flush()
+
+    def _methods(self, name: str) -> list[Callable[..., Any]]:
+        """The method of this name of each sink that has it."""
+        return [getattr(sink, name) for sink in self.sinks if hasattr(sink, name)]
 
 
 def _name(sink: Sink) -> str:
@@ -152,40 +146,20 @@ MAY_DIFFER = ("versions", "schedule", "skipped")
 
 
 def open_store(
-    path: Path,
-    *,
-    probe: Probe,
-    settings: Mapping[str, Any],
-    ranks: Ranks,
-    resume: bool,
-    options: Mapping[str, Any],
-    layers: Sequence[Layer],
+    path: Path, options: Mapping[str, Any], layers: Sequence[Layer], ranks: Ranks
 ) -> tuple[StoreWriter | None, int | None, int | None]:
     """The writer of this process, if it writes; the last step and the counter shift of the run that is resumed.
 
     Rank 0 makes or resumes the run, then the others that write join it; what rank 0 raises, all raise.
     """
-    together = ranks.share == "rows"
-
-    def new_writer(session: int | None = None) -> StoreWriter:
-        if resume and session is None and (path / RUN_FILE).exists():
-            _refuse_other_network(path, layers)
-        return StoreWriter(
-            path,
-            probe=probe,
-            settings=settings,
-            rank=ranks.rank if together else 0,
-            world_size=ranks.world_size if together else 1,
-            resume=resume,
-            session=session,
-            **{"may_differ": MAY_DIFFER, **options},
-        )
-
-    told: Any = None  # session, last step and shift; or what went wrong
+    place: dict[str, Any] = {"rank": ranks.rank, "world_size": ranks.world_size} if ranks.share == "rows" else {}
     mine: StoreWriter | None = None
+    told: Any = None  # session, last step and shift; or what went wrong
     if ranks.rank == 0:
         try:
-            mine = new_writer()
+            if options["resume"] and (path / RUN_FILE).exists():
+                _refuse_other_network(path, layers)
+            mine = StoreWriter(path, **options, **place)
             told = mine.session, mine.last_step, _stored_shift(path, mine.last_step)
         except (OSError, ValueError, StoreError) as error:
             if ranks.share == "first":
@@ -195,8 +169,8 @@ def open_store(
     if isinstance(told, Exception):
         raise told
     session, last_step, shift = told
-    if together and ranks.rank > 0:
-        mine = new_writer(session)
+    if place and mine is None:
+        mine = StoreWriter(path, **options, **place, session=session)
     return mine, last_step, shift
 
 

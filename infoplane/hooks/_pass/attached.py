@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -89,18 +90,15 @@ def watch_ops(
     Functions that others call are theirs: `functional.softmax` shows, the `Tensor.softmax` in it does not.
     """
     stack: list[str] = []
-    for named in modules.values():
-        _keep_on_stack(attached, named, stack)
-    with _FunctionMode(stack, seen):
-        return work()
 
+    def push(name: str, *_: Any) -> None:
+        stack.append(name)
 
-def _keep_on_stack(attached: Attached, named: Named, stack: list[str]) -> None:
-    def push(module: nn.Module, args: Any, kwargs: Any) -> None:
-        stack.append(named.name)
-
-    def pop(module: nn.Module, args: Any, output: Any) -> None:
+    def pop(*_: Any) -> None:
         stack.pop()
 
-    attached.before(named.module, push)
-    attached.after(named.module, pop)
+    for named in modules.values():
+        attached.before(named.module, partial(push, named.name))
+        attached.after(named.module, pop)
+    with _FunctionMode(stack, seen):
+        return work()

@@ -23,6 +23,10 @@ from infoplane.hooks.select import Named
 
 HALF_MAX = 65504.0
 
+Chunk = tuple[int, int, Inputs, int]
+"""First row, one past the last, inputs, and which pass."""
+Mark = Callable[[Tensor, Layer], None]
+
 
 @dataclass(frozen=True, eq=False)
 class Capture:
@@ -38,8 +42,7 @@ class Capture:
     owner: str = ""
     op: str = ""
     runs: int = 1
-    batch_dim: int = 0
-    batch_dim_given: bool = False
+    batch_dim: int | None = None  # the first axis, where the user has not given it
     dtype: torch.dtype | None = None
 
 
@@ -101,12 +104,12 @@ class Slot:
         self.clean = keeps_values(self.capture.reduction, tuple(output.shape[1 if self.member_axis is None else 2 :]))
         return self.clean
 
-    def extract(self, value: Any, rows: int, mask: Tensor | None, mark: Callable[[Tensor], None] | None) -> Tensor:
+    def extract(self, value: Any, rows: int, mask: Tensor | None, mark: Mark | None) -> Tensor:
         """The reduced values of one chunk, (rows, *units) or (members, rows, *units)."""
         key = self.capture.layer.key
         tensor = self._tensor(value).detach()
         if mark is not None:
-            mark(tensor)
+            mark(tensor, self.capture.layer)
         if self.member_axis is not None:
             return self._reduce_members(tensor, rows, mask)
         if self.capture.batch_dim:
@@ -118,7 +121,7 @@ class Slot:
 
     def _reduce_members(self, tensor: Tensor, rows: int, mask: Tensor | None) -> Tensor:
         tensor = tensor.movedim(self.member_axis or 0, 0)
-        tensor = tensor.movedim(self.capture.batch_dim + 1, 1)
+        tensor = tensor.movedim((self.capture.batch_dim or 0) + 1, 1)
         if tuple(tensor.shape[:2]) != (self.members, rows):
             raise ValueError(
                 f"layer {self.capture.layer.key!r} should have {self.members} members at axis {self.member_axis} and "
@@ -154,8 +157,6 @@ class Slot:
 
     def _tensor(self, value: Any) -> Tensor:
         layer = self.capture.layer
-        if isinstance(value, Tensor) and not layer.path:
-            return dense(value, f"layer {layer.key!r}")
         found = tensors_of(value)
         if layer.path not in found:
             choose(found, layer.path, f"the {layer.site}put of layer {layer.key}", type_name(value))
@@ -177,13 +178,12 @@ class Slot:
         noise = None if noise is None else replace(noise, clean=self.clean)
         if self.unreduced is not None and noise == self.capture.layer.noise:
             return self.capture.layer, self.buffer
-        reduction = self.capture.reduction.label(self.raw_shape)
         layer = replace(
             self.capture.layer,
             unit_shape=tuple(self.buffer.shape[2 if self.members else 1 :]),
             raw_shape=self.raw_shape,
             dtype=str(self.buffer.dtype).removeprefix("torch."),
-            reduction=reduction,
+            reduction=self.capture.reduction.label(self.raw_shape),
             noise=noise,
         )
         return layer, self.buffer
@@ -212,9 +212,6 @@ def _check_half(values: Tensor, key: str) -> None:
     lost = nonzero - int(torch.count_nonzero(values.half()))
     if lost > 1e-3 * nonzero:
         warn(f"float16 makes {lost} of {nonzero} nonzero values of layer {key!r} zero; store it as bfloat16 or float32")
-
-
-Chunk = tuple[int, int, Inputs, int]
 
 
 class _Station:
@@ -262,7 +259,7 @@ class _Station:
 class _Pass:
     """The chunk under way, and the layers that are lost."""
 
-    def __init__(self, slots: list[Slot], mark: Callable[[Tensor, Layer], None] | None, *, batched: bool) -> None:
+    def __init__(self, slots: list[Slot], mark: Mark | None, *, batched: bool) -> None:
         self.slots = slots
         self.stations: list[_Station] = []
         self.lost: dict[Slot, Exception] = {}
@@ -290,9 +287,7 @@ class _Pass:
             self.lost[slot] = found.error
 
     def _extract(self, slot: Slot, value: Any) -> None:
-        mark, layer = self._mark, slot.capture.layer
-        rows = self._stop - self._start
-        values = slot.extract(value, rows, self._mask, None if mark is None else lambda t: mark(t, layer))
+        values = slot.extract(value, self._stop - self._start, self._mask, self._mark)
         if self._batched:
             self._kept[slot] = values.clone()  # what runs later may work in place on the output
         else:
@@ -351,7 +346,7 @@ def capture(
     allocate: Callable[[tuple[int, ...], torch.dtype], Tensor],
     modules: Mapping[str, Named],
     mask: Callable[[Inputs], Tensor | None] = lambda inputs: None,
-    mark: Callable[[Tensor, Layer], None] | None = None,
+    mark: Mark | None = None,
     members: Members | None = None,
 ) -> Captured:
     """Run `forward(inputs, pass)` over the chunks and return each layer as it came, with its values (rows, *units).
@@ -363,30 +358,26 @@ def capture(
     count, axis = (0, None) if members is None else (members.count, members.axis)
     slots = [Slot(one, rows, allocate, count, axis) for one in captures]
     current = _Pass(slots, mark, batched=members is not None and members.state is not None)
-    by_module: dict[tuple[int, str], list[Slot]] = {}
+    by_place: dict[tuple[str, str], list[Slot]] = {}
     for slot in slots:
-        by_module.setdefault((id(slot.capture.module), slot.capture.op), []).append(slot)
+        by_place.setdefault((slot.capture.owner, slot.capture.op), []).append(slot)
+    stations = {place: _Station(group, current) for place, group in by_place.items()}
+    current.stations = list(stations.values())
 
     def run(attached: Attached) -> None:
-        functions: dict[tuple[str, str], _Station] = {}
         for named in modules.values():
             attached.let_stop(named.module)
-        for group in by_module.values():
-            station, first = _Station(group, current), group[0].capture
-            current.stations.append(station)
-            if first.op:
-                functions[first.owner, first.op] = station
-            else:
+        for (_, op), station in stations.items():
+            if not op:
                 station.attach(attached)
-
-        def called(module: str, op: str, args: Any, out: Any) -> None:
-            if (module, op) in functions:
-                functions[module, op].function(out)
-
-        if functions:
+        if any(op for _, op in stations):
             watch_ops(attached, modules, called, passes)
         else:
             passes()
+
+    def called(module: str, op: str, args: Any, out: Any) -> None:
+        if (module, op) in stations:
+            stations[module, op].function(out)
 
     def passes() -> None:
         for chunk in chunks:

@@ -1,21 +1,26 @@
-"""One forward pass watched from outside: which modules run, in which order, and what passes through them."""
+"""One forward pass watched from outside: which modules run, in which order, and on what their outputs depend."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from infoplane.hooks._pass.attached import Attached, watch_ops, with_hooks
-from infoplane.hooks._pass.flow import INPUT, Flow, trace
 from infoplane.hooks._pass.structure import TensorInfo, call_value, info, tensors_in, tensors_of, type_name
 from infoplane.hooks.select import Named
 
 Identity = tuple[StorageWeakRef, int, int]
+
+INPUT = -1
+"""The node of a flow that stands for the model's input."""
 
 LINEAR = (
     nn.Linear,
@@ -37,6 +42,71 @@ AFFINE_OPS = MAPPING_OPS | frozenset(
     }
 )  # fmt: skip
 """Functions with which such a layer puts its parts together."""
+
+
+class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows through every operation on which recorded layers, or on the input, a tensor depends directly.
+
+    Dependence is kept per storage, so views and in-place operations are followed. A weak reference keeps a
+    storage's address from being used again without keeping its memory.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.parents: dict[int, frozenset[int]] = {}
+        self._sources: dict[StorageWeakRef, frozenset[int]] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """The probe runs uncompiled anyway; True would import torch._dynamo, which takes seconds."""
+        return False
+
+    def mark(self, tensor: Tensor, node: int, *, cuts: bool = True) -> None:
+        """A recorded layer's tensor: note on what it depends; later ones depend on it instead, if it `cuts`."""
+        self.parents[node] = self.parents.get(node, frozenset()) | self.sources(tensor)
+        if cuts:
+            self._sources[_reference(tensor)] = frozenset({node})
+
+    def start(self, tensors: Iterable[Tensor]) -> None:
+        for t in tensors:
+            self._sources[_reference(t)] = frozenset({INPUT})
+
+    def sources(self, tensor: Tensor) -> frozenset[int]:
+        """On what a tensor depends directly: recorded layers, or the input."""
+        return self._sources.get(_reference(tensor), frozenset())
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        sources = frozenset[int]().union(*(self.sources(t) for t in read))
+        out = func(*args, **kwargs)
+        if sources and not _takes_shape_only(func):
+            for t in (*_written(func, args, kwargs), *tree_leaves(out)):
+                if isinstance(t, Tensor):
+                    reference = _reference(t)
+                    self._sources[reference] = self._sources.get(reference, frozenset()) | sources
+        return out
+
+
+def _takes_shape_only(func: Any) -> bool:
+    """zeros_like, new_empty, ...: the result does not depend on the argument's values."""
+    name = func._schema.name.removeprefix("aten::")
+    return bool(name.endswith("_like") or name.startswith("new_"))
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    written: list[Any] = []
+    for i, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[i] if i < len(args) else kwargs.get(argument.name)
+            written.extend(tree_leaves(value))
+    return written
+
+
+def _reference(tensor: Tensor) -> StorageWeakRef:
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +163,7 @@ class _Running:
     named: Named
     begin: int
     inputs: dict[str, TensorInfo]
-    storages: dict[int, tuple[int, int]]
+    same: set[Identity]
     inner: list[tuple[Named, ModuleCall, list[Any]]] = field(default_factory=list)
     functions: set[str] = field(default_factory=set)
 
@@ -111,7 +181,8 @@ def observe(
     def watched(attached: Attached) -> Any:
         for named in modules.values():
             attached.let_stop(named.module)
-            _watch(attached, named, watcher.before, watcher.after)
+            attached.before(named.module, partial(watcher.before, named))
+            attached.after(named.module, partial(watcher.after, named))
         return watch_ops(attached, modules, watcher.op, forward) if ops else forward()
 
     watcher.find_output(with_hooks(watched))
@@ -143,12 +214,12 @@ class _Watcher:
         self._stack: list[_Running] = []
         self._counter = iter(range(1 << 62))
 
-    def before(self, named: Named, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def before(self, named: Named, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         value = tensors_of(call_value(args, kwargs))
-        storages = {_storage(t): (_version(t), t.numel()) for t in value.values() if _has_storage(t)}
-        self._stack.append(_Running(named, next(self._counter), {p: info(t) for p, t in value.items()}, storages))
+        same = {_identity(t) for t in value.values() if _has_storage(t)}
+        self._stack.append(_Running(named, next(self._counter), {p: info(t) for p, t in value.items()}, same))
 
-    def after(self, named: Named, output: Any) -> None:
+    def after(self, named: Named, module: nn.Module, args: Any, output: Any) -> None:
         opened = self._stack.pop()
         outputs = tensors_in(output)
         known = {p: t for p, t in outputs.items() if _has_storage(t)}
@@ -198,7 +269,8 @@ class _Watcher:
         nodes = {c.begin for _, c in inside}
         last = self._flow.sources(output) & nodes
         direct = [n for n in last if not self._flow.parents.get(n, frozenset()) & nodes]
-        if not last or len(direct) > 1 or not (direct or any(p is not None for p in _own(opened.named))):
+        own = any(p is not None for p in opened.named.module._parameters.values())
+        if not last or len(direct) > 1 or not (direct or own):
             return False
         if not self._ops:
             self.seen.undecided = True
@@ -235,7 +307,7 @@ def _passes_through(opened: _Running, outputs: list[Tensor]) -> bool:
         return False
     if outputs[0].is_inference() and getattr(opened.named.module, "inplace", False):
         return False  # no version tells that it was written to
-    return opened.storages.get(_storage(outputs[0])) == (_version(outputs[0]), outputs[0].numel())
+    return _identity(outputs[0]) in opened.same
 
 
 def _calls_in(inner: list[tuple[Named, ModuleCall, list[Any]]]) -> list[ModuleCall]:
@@ -249,38 +321,48 @@ def _leaves_in(inner: list[tuple[Named, ModuleCall, list[Any]]]) -> list[tuple[N
     return found
 
 
-def _own(named: Named) -> list[nn.Parameter | None]:
-    return list(named.module._parameters.values())
-
-
-def _watch(
-    attached: Attached,
-    named: Named,
-    before: Callable[[Named, tuple[Any, ...], Mapping[str, Any]], None],
-    after: Callable[[Named, Any], None],
-) -> None:
-    def pre(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        before(named, args, kwargs)
-
-    def post(module: nn.Module, args: Any, output: Any) -> None:
-        after(named, output)
-
-    attached.before(named.module, pre)
-    attached.after(named.module, post)
-
-
 def _has_storage(tensor: Tensor) -> bool:
     return not tensor.is_nested and tensor.layout is torch.strided and not hasattr(tensor, "full_tensor")
 
 
-def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
-
-
 def _identity(tensor: Tensor) -> Identity:
     """Equal for a tensor and its views of all values; a weak reference keeps the address from being used again."""
-    return StorageWeakRef(tensor.untyped_storage()), _version(tensor), tensor.numel()  # type: ignore[no-untyped-call]
+    return _reference(tensor), 0 if tensor.is_inference() else tensor._version, tensor.numel()
+
+
+def markov_chain(parents: dict[int, frozenset[int]], order: Sequence[int]) -> list[int]:
+    """The layers through which every path from the input to the last layer goes, in forward order.
+
+    These are the dominators of the last layer: X -> T1 -> T2 -> ... holds for them and their successors. The
+    list is empty where no path from the input was seen.
+    """
+    if not order:
+        return []
+    last = order[-1]
+    if not _reaches_input(last, parents, without=None):
+        return []
+    return [n for n in order if n == last or not _reaches_input(last, parents, without=n)]
+
+
+def _reaches_input(node: int, parents: dict[int, frozenset[int]], without: int | None) -> bool:
+    stack, seen = [node], set[int]()
+    while stack:
+        current = stack.pop()
+        if current == INPUT:
+            return True
+        if current in seen or current == without:
+            continue
+        seen.add(current)
+        stack.extend(parents.get(current, ()))
+    return False
+
+
+def trace(forward: Callable[[Flow], None]) -> dict[int, frozenset[int]]:
+    """Parents of every marked node; empty where an operation cannot be followed (higher-order operators)."""
+    flow = Flow()
+    try:
+        with flow:
+            forward(flow)
+    except NotImplementedError:
+        return {}
+    return flow.parents

@@ -198,9 +198,8 @@ def _capture(
     if len(found) > 1:
         label = label.removesuffix("@in").removesuffix("@out") + f"@{site}{path}"
     tensor = found[path]
-    given = _by_pattern(settings.batch_dims, label, named.name, None)
-    batch_dim = given or 0
-    _check_tensor(tensor, label, batch_dim, rows, member_axis)
+    batch_dim = _by_pattern(settings.batch_dims, label, named.name, None)
+    _check_tensor(tensor, label, batch_dim or 0, rows, member_axis)
     layer = Layer(
         key=label,
         name=target.name,
@@ -223,7 +222,6 @@ def _capture(
         reduction=_by_pattern(settings.reductions, label, named.name, settings.reductions["*"]),
         runs=len(calls),
         batch_dim=batch_dim,
-        batch_dim_given=given is not None,
         dtype=settings.dtype,
     )
     return (call.end if site == "out" else call.begin), planned

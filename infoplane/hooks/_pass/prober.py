@@ -18,12 +18,11 @@ from infoplane.core.records import Layer
 from infoplane.core.text import printable
 from infoplane.core.warn import warn
 from infoplane.hooks._out.host import Allocate
-from infoplane.hooks._pass import flow as _flow
 from infoplane.hooks._pass import rows as _rows
 from infoplane.hooks._pass.capture import Capture, Captured, Chunk, capture
 from infoplane.hooks._pass.first_call import FirstCall, refuse_lazy
 from infoplane.hooks._pass.members import Members
-from infoplane.hooks._pass.observe import Observation, look, observe
+from infoplane.hooks._pass.observe import Flow, Observation, look, markov_chain, observe, trace
 from infoplane.hooks._pass.plan import plan_captures
 from infoplane.hooks._pass.state import Held, model_device, seed_generators, undisturbed
 from infoplane.hooks._ranks import is_sharded
@@ -108,7 +107,7 @@ class Prober:
         reductions = [c.reduction for c in self.captures]
         results: list[tuple[Layer, Tensor]] = []
 
-        def once(flow: _flow.Flow | None) -> None:
+        def once(flow: Flow | None) -> None:
             def mark(tensor: Tensor, layer: Layer) -> None:
                 if flow is not None:
                     shape = tuple(tensor.shape[1 if self._axis_only() is None else 2 :])
@@ -121,7 +120,7 @@ class Prober:
             )
 
         with first_call.blamed_for(replaced_first, lambda: self._held.replaced):
-            parents = {} if is_sharded(self.model) else _flow.trace(once)
+            parents = {} if is_sharded(self.model) else trace(once)
             if not parents:
                 once(None)
         first_call.refuse_set_once(changed_first, self._held.changed)
@@ -134,7 +133,7 @@ class Prober:
         """Find what runs, and what the first pass changed, or replaced."""
         changed: list[tuple[set[str], set[str]]] = []
 
-        def once(flow: _flow.Flow | None, ops: bool) -> Observation:
+        def once(flow: Flow | None, ops: bool) -> Observation:
             began = None if flow is None else flow.start
             try:
                 return self._undisturbed(
@@ -301,7 +300,7 @@ class Prober:
     def _markov(self, parents: dict[int, frozenset[int]]) -> bool | list[str]:
         order = range(len(self.layers))
         cutting = [i for i in order if is_lossless(self.captures[i].reduction, self.layers[i].raw_shape)]
-        chained = _flow.markov_chain(parents, cutting)
+        chained = markov_chain(parents, cutting)
         if len(chained) < 2:
             return False
         return len(chained) == len(self.layers) or [self.layers[i].key for i in chained]

@@ -243,7 +243,7 @@ def _moved(a: Tensor, b: Tensor | None, rounding: float) -> int:
 
 
 def _refuse(astray: Sequence[tuple[Capture, int]], n: int) -> None:
-    wrong = [(c, moved) for c, moved in astray if not c.batch_dim_given]
+    wrong = [(c, moved) for c, moved in astray if c.batch_dim is None]
     if wrong:
         raise ValueError(_not_samples(wrong, n) + f"; {_advice(wrong[0][0], n)}")
     if astray:
