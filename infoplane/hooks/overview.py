@@ -14,7 +14,7 @@ from torch import nn
 
 from infoplane.core.records import Layer
 from infoplane.core.text import printable
-from infoplane.hooks._pass.first_call import refuse_lazy
+from infoplane.hooks._pass.checks import refuse_lazy
 from infoplane.hooks._pass.observe import Flow, Observation, look, observe
 from infoplane.hooks._pass.plan import describe, is_activation
 from infoplane.hooks._pass.state import Held, model_device, undisturbed

@@ -243,12 +243,16 @@ class _Station:
     def ahead_of_noise(self, module: nn.Module, args: Any, output: Any) -> None:
         for call, slot in self._outs:
             if call == self.ended and slot.is_clean(output):
-                self.current.take(slot, output)
+                self.current.put(slot, output)
 
     def after(self, module: nn.Module, args: Any, output: Any) -> None:
+        current = self.current
         for call, slot in self._outs:
-            if call == self.ended and not slot.clean:
-                self.current.take(slot, output)
+            if call != self.ended or slot.clean:
+                continue
+            # A small network's probe consists of such lines: no further call stands between a hook and its copy.
+            if not (current.direct and slot.copy_unreduced(output, current.start, current.stop)):
+                current.put(slot, output)
         self.ended += 1
 
     def function(self, output: Any) -> None:
@@ -266,14 +270,9 @@ class _Pass:
         self._mark = mark
         self._batched = batched
         self._kept: dict[Slot, Tensor] = {}  # until the batched function returns them
-        self._direct = mark is None and not batched
-        self._start = self._stop = 0
+        self.direct = mark is None and not batched
+        self.start = self.stop = 0
         self._mask: Tensor | None = None
-
-    def take(self, slot: Slot, output: Any) -> None:
-        """Take an output, the short way if that can be."""
-        if not (self._direct and slot.copy_unreduced(output, self._start, self._stop)):
-            self.put(slot, output)
 
     def put(self, slot: Slot, value: Any) -> None:
         """Take a value with all checks."""
@@ -287,15 +286,15 @@ class _Pass:
             self.lost[slot] = found.error
 
     def _extract(self, slot: Slot, value: Any) -> None:
-        values = slot.extract(value, self._stop - self._start, self._mask, self._mark)
+        values = slot.extract(value, self.stop - self.start, self._mask, self._mark)
         if self._batched:
             self._kept[slot] = values.clone()  # what runs later may work in place on the output
         else:
-            slot.store(values, self._start, self._stop)
+            slot.store(values, self.start, self.stop)
 
     def run(self, forward: Callable[..., Any], chunk: Chunk, mask: Tensor | None) -> None:
         """Run the model on one chunk."""
-        self._start, self._stop, inputs, which = chunk
+        self.start, self.stop, inputs, which = chunk
         self._mask = mask
         for station in self.stations:
             station.begun = station.ended = 0
@@ -313,7 +312,7 @@ class _Pass:
             return values
 
         for slot, values in zip(there, forward(inputs, which, outputs=outputs), strict=True):
-            self._attempt(slot, partial(slot.store, values, self._start, self._stop))
+            self._attempt(slot, partial(slot.store, values, self.start, self.stop))
 
     def _count_calls(self) -> None:
         """After a chunk: layers of modules that ran more or less often are lost."""

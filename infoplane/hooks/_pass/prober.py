@@ -18,9 +18,8 @@ from infoplane.core.records import Layer
 from infoplane.core.text import printable
 from infoplane.core.warn import warn
 from infoplane.hooks._out.host import Allocate
-from infoplane.hooks._pass import rows as _rows
+from infoplane.hooks._pass import checks
 from infoplane.hooks._pass.capture import Capture, Captured, Chunk, capture
-from infoplane.hooks._pass.first_call import FirstCall, refuse_lazy
 from infoplane.hooks._pass.members import Members
 from infoplane.hooks._pass.observe import Flow, Observation, look, markov_chain, observe, trace
 from infoplane.hooks._pass.plan import plan_captures
@@ -83,12 +82,12 @@ class Prober:
 
     def _prepare(self) -> None:
         """Find what runs and plan the captures; then their shapes, and which of them form a chain."""
-        refuse_lazy(self.model)
+        checks.refuse_lazy(self.model)
         # The first pass shows which modules run, the second what the captures of the plan give, and, with a flow,
         # which of them lies on every path from the input to the output.
         first = next(self.probe.chunks(self.batch_size))
         start, stop, inputs, _ = first
-        first_call = FirstCall(self.model)
+        first_call = checks.FirstCall(self.model)
         modules = named_modules(self.model)
         seen, changed_first, replaced_first = self._observe(inputs, modules)
         first_call.refuse_new_weights()
@@ -146,30 +145,30 @@ class Prober:
         return seen, *changed[0]
 
     def _look_at_rows(self, rows: int) -> None:
-        def once(inputs: Inputs, which: int, jolt: int | None = None, /) -> _rows.PassValues:
+        def once(inputs: Inputs, which: int, jolt: int | None = None, /) -> checks.PassValues:
             output: dict[str, Tensor] = {}
 
             def forward(run: Run, inputs: Inputs) -> Any:
                 if jolt is None:
                     return run(inputs, which)
-                return _rows.with_jolted_embeddings(self.model, jolt, lambda: run(inputs, which))
+                return checks.with_jolted_embeddings(self.model, jolt, lambda: run(inputs, which))
 
             def watched(run: Run) -> Captured:
                 chunk = 0, len(inputs), inputs, which
                 return self._capture(
-                    lambda inputs, _: output.update(_rows.returned(forward(run, inputs))), [chunk], len(inputs)
+                    lambda inputs, _: output.update(checks.returned(forward(run, inputs))), [chunk], len(inputs)
                 )
 
             found = self._undisturbed(0, watched, noise_on=False)
             rows_first = [(la, v if self._axis_only() is None else v.movedim(1, 0)) for la, v in found.layers]
-            return _rows.PassValues({la.key: _rows.thinned(v) for la, v in rows_first}, output, found.lost)
+            return checks.PassValues({la.key: checks.thinned(v) for la, v in rows_first}, output, found.lost)
 
         kinds = [getattr(torch, la.dtype) for la in self.layers] + [p.dtype for p in self.model.parameters()]
         if self.settings.autocast is not None:
             kinds.append(self.settings.autocast)
-        allowed = _rows.tolerance(kinds, self.device)
+        allowed = checks.tolerance(kinds, self.device)
         alone = self.before_pass is None and not is_sharded(self.model)
-        self.state = _rows.look_at_rows(once, self.probe, rows, self.captures, allowed, alone=alone)
+        self.state = checks.look_at_rows(once, self.probe, rows, self.captures, allowed, alone=alone)
 
     def measure(self, step: int, allocate: Allocate) -> Captured:
         """One pass over the whole probe: each layer, as it is now, with values (rows, *units)."""

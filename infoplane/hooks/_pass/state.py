@@ -101,17 +101,14 @@ def _put_back(restores: list[Callable[[], object]]) -> None:
 
 def keep_random_state(device: torch.device) -> Restore:
     """The generators of torch (CPU and accelerators in use), NumPy and `random`."""
-    cpu = torch.get_rng_state()
-    cuda = [(d, torch.cuda.get_rng_state(d)) for d in _cuda_devices(device)]
-    legacy = np.random.get_state()  # noqa: NPY002 - the global generator is what a training loop draws from
-    python = random.getstate()
+    parts = [partial(torch.set_rng_state, torch.get_rng_state())]
+    parts += [partial(torch.cuda.set_rng_state, torch.cuda.get_rng_state(d), d) for d in _cuda_devices(device)]
+    parts += [partial(np.random.set_state, np.random.get_state())]  # noqa: NPY002 - what a training loop draws from
+    parts += [partial(random.setstate, random.getstate())]
 
     def restore() -> None:
-        torch.set_rng_state(cpu)
-        for used, state in cuda:
-            torch.cuda.set_rng_state(state, used)
-        np.random.set_state(legacy)  # noqa: NPY002
-        random.setstate(python)
+        for part in parts:
+            part()
 
     return restore
 
@@ -180,18 +177,16 @@ class Held:
 
     def keep(self, model: nn.Module, *, exact: bool = False) -> Restore:
         """Raises RuntimeError on restoring where something has changed that was not copied."""
-        held = self._buffers(model, exact)
+        sharded = is_sharded(model)  # such a model swaps its parameters in every pass
+        held = self._tensors(model, exact, parameters=not sharded)
         buffers = [(p, m._buffers, dict(m._buffers)) for p, m in model.named_modules() if type(m._buffers) is dict]
         replaced: set[str] = set()  # a second restoring finds none any more
-        gradients: list[tuple[Tensor, Tensor | None]] = []
-        if not is_sharded(model):  # such a model swaps its parameters in every pass
-            held += self._parameters(model)
-            gradients = [(p, p.grad) for p in model.parameters()]
-            held += [
-                _Tensor("gradient", name, {}, "", p.grad, copied=False, compared=False)
-                for name, p in model.named_parameters()
-                if p.grad is not None and p.grad.layout is torch.strided
-            ]
+        gradients = [] if sharded else [(name, p, p.grad) for name, p in model.named_parameters()]
+        held += [
+            _Tensor("gradient", name, {}, "", gradient, copied=False, compared=False)
+            for name, _, gradient in gradients
+            if gradient is not None and gradient.layout is torch.strided
+        ]
 
         @torch.no_grad()
         def restore() -> None:
@@ -208,7 +203,7 @@ class Held:
             self._changing |= names
             self._first = False
             lost = [h for h in held if not h.restore(changed=h in changed)]
-            for parameter, gradient in gradients:
+            for _, parameter, gradient in gradients:
                 if parameter.grad is not gradient:
                     parameter.grad = gradient
             if lost:
@@ -219,26 +214,22 @@ class Held:
 
         return restore
 
-    def _buffers(self, model: nn.Module, exact: bool) -> list[_Tensor]:
+    def _tensors(self, model: nn.Module, exact: bool, *, parameters: bool) -> list[_Tensor]:
+        room = parameters and self._first and sum(map(_bytes, model.parameters())) <= COPIED_PARAMETER_BYTES
         held = []
         for prefix, module in model.named_modules():
-            for key, buffer in module._buffers.items():
-                if buffer is not None:
+            changes = room or getattr(module, "max_norm", None) is not None
+            for kind, own in (("buffer", module._buffers), ("parameter", module._parameters if parameters else {})):
+                for key, tensor in own.items():
+                    if tensor is None:
+                        continue
                     name = f"{prefix}.{key}" if prefix else key
-                    copied = exact or self._first or name in self._changing or _bytes(buffer) <= SMALL_BUFFER_BYTES
-                    held.append(_Tensor("buffer", name, module._buffers, key, buffer, copied, compared=exact))
-        return held
-
-    def _parameters(self, model: nn.Module) -> list[_Tensor]:
-        room = self._first and sum(map(_bytes, model.parameters())) <= COPIED_PARAMETER_BYTES
-        held = []
-        for prefix, module in model.named_modules():
-            renormed = getattr(module, "max_norm", None) is not None
-            for key, parameter in module._parameters.items():
-                if parameter is not None:
-                    name = f"{prefix}.{key}" if prefix else key
-                    copied = room or renormed or name in self._changing
-                    held.append(_Tensor("parameter", name, module._parameters, key, parameter, copied, compared=True))
+                    if kind == "buffer":
+                        copied = exact or self._first or _bytes(tensor) <= SMALL_BUFFER_BYTES
+                    else:
+                        copied = changes
+                    compared = exact or kind == "parameter"
+                    held.append(_Tensor(kind, name, own, key, tensor, copied or name in self._changing, compared))
         return held
 
 
