@@ -66,16 +66,21 @@ def plan_captures(
             continue
         for index in _call_indices(target, len(calls), settings.calls):
             try:
-                order, planned = _capture(target, index, seen, rows, settings, default, member_axis)
+                tensor, planned = _capture(target, index, calls, settings, output=output, default=default)
+                _check_tensor(tensor, planned, rows, member_axis)
             except (TypeError, ValueError) as error:
                 if not (default or target is output):
                     raise
                 skipped[name or "@out"] = str(error)
                 continue
-            layer = planned.layer
-            if nothing := _nothing_to_record(calls[index], layer, constant=seen.followed and not target.exact):
-                skipped[layer.key] = nothing
+            layer, call = planned.layer, calls[index]
+            if 0 in tensor.shape:
+                skipped[layer.key] = f"it has no units, its shape is {tensor.shape}"
                 continue
+            if seen.followed and not target.exact and not call.depends:
+                skipped[layer.key] = "its output does not depend on the model's input"
+                continue
+            order = call.end if target.site == "out" else call.begin
             # A place that was named twice, or that the output has as well, is recorded once: as first asked for.
             placed.setdefault((layer.name, layer.site, layer.call, layer.path), (order, planned))
     if not placed:
@@ -105,15 +110,6 @@ def _output(seen: Observation, modules: Mapping[str, Named]) -> Target | None:
         return None
     name, index, path = seen.output
     return Target(modules[name], call=index, path=path or None, exact=False)
-
-
-def _nothing_to_record(call: ModuleCall, layer: Layer, *, constant: bool) -> str:
-    tensor = (call.outputs if layer.site == "out" else call.inputs)[layer.path]
-    if 0 in tensor.shape:
-        return f"it has no units, its shape is {tensor.shape}"
-    if constant and not call.depends:
-        return "its output does not depend on the model's input"
-    return ""
 
 
 def _calls(target: Target, seen: Observation) -> list[ModuleCall]:
@@ -175,66 +171,63 @@ def _call_indices(target: Target, ran: int, calls: Literal["last", "all"] | int 
 
 
 def _capture(
-    target: Target,
-    index: int,
-    seen: Observation,
-    rows: int,
-    settings: Settings,
-    default: bool,
-    member_axis: int | None,
-) -> tuple[int, Capture]:
-    named, site = target.named, target.site
-    calls = _calls(target, seen)
-    call = calls[index]
-    found = call.outputs if site == "out" else call.inputs
-    label = target.name + (f"#{index}" if len(calls) > 1 else "") + ("@in" if site == "in" else "")
-    label = label or "@out"
-    what = f"the {site}put of layer {label}"
-    path = target.path
-    # Attention returns (output, weights), recurrent layers (output, state): the layer is the first of them.
-    if path is None and default and len(found) > 1 and isinstance(named.module, _FIRST_OUTPUT):
-        path = "[0]"
-    path = choose(found, path, what, call.output_type if site == "out" else "nothing")
-    if len(found) > 1:
-        label = label.removesuffix("@in").removesuffix("@out") + f"@{site}{path}"
-    tensor = found[path]
-    batch_dim = _by_pattern(settings.batch_dims, label, named.name, None)
-    _check_tensor(tensor, label, batch_dim or 0, rows, member_axis)
+    target: Target, index: int, calls: list[ModuleCall], settings: Settings, *, output: Target | None, default: bool
+) -> tuple[TensorInfo, Capture]:
+    """One tensor of a call: its shape with all axes, and what is done to it."""
+    named = target.named
+    key, path, tensor = _tensor(target, index, calls, default=default)
+    last = output is not None and (output.name, output.call) == (target.name, index) and output.path in (path, None)
     layer = Layer(
-        key=label,
+        key=key,
         name=target.name,
         depth=0,
         unit_shape=(),
         dtype=str(tensor.dtype).removeprefix("torch."),
         module_type=target.op or named.type_name,
-        role=_role(target, last=seen.output in [(named.name, index, p) for p in (path, "")]),
-        site=site,
+        role=_role(target, last=last),
+        site=target.site,
         call=index,
         path=path,
         raw_shape=(),
         aliases=named.aliases,
     )
-    planned = Capture(
+    return tensor, Capture(
         layer=layer,
         module=named.module,
         owner=named.name,
         op=target.op,
-        reduction=_by_pattern(settings.reductions, label, named.name, settings.reductions["*"]),
+        reduction=_by_pattern(settings.reductions, key, named.name, settings.reductions["*"]),
         runs=len(calls),
-        batch_dim=batch_dim,
+        batch_dim=_by_pattern(settings.batch_dims, key, named.name, None),
         dtype=settings.dtype,
     )
-    return (call.end if site == "out" else call.begin), planned
 
 
-def _check_tensor(tensor: TensorInfo, label: str, batch_dim: int, rows: int, member_axis: int | None) -> None:
+def _tensor(target: Target, index: int, calls: list[ModuleCall], *, default: bool) -> tuple[str, str, TensorInfo]:
+    """The layer's key, and the tensor to record among those of one call, by its path."""
+    call, site, path = calls[index], target.site, target.path
+    found = call.outputs if site == "out" else call.inputs
+    key = target.name + (f"#{index}" if len(calls) > 1 else "") + ("@in" if site == "in" else "")
+    key = key or "@out"
+    # Attention returns (output, weights), recurrent layers (output, state): the layer is the first of them.
+    if path is None and default and len(found) > 1 and isinstance(target.named.module, _FIRST_OUTPUT):
+        path = "[0]"
+    kind = call.output_type if site == "out" else "nothing"
+    path = choose(found, path, f"the {site}put of layer {key}", kind)
+    if len(found) > 1:
+        key = key.removesuffix("@in").removesuffix("@out") + f"@{site}{path}"
+    return key, path, found[path]
+
+
+def _check_tensor(tensor: TensorInfo, planned: Capture, rows: int, member_axis: int | None) -> None:
+    key, batch_dim = planned.layer.key, planned.batch_dim or 0
     if tensor.odd:
-        refuse_odd(tensor.odd, f"layer {label!r}")
+        refuse_odd(tensor.odd, f"layer {key!r}")
     shape = list(tensor.shape)
     if member_axis is not None and -len(shape) <= member_axis < len(shape):
         del shape[member_axis]
     if len(shape) <= batch_dim or shape[batch_dim] != rows:
-        raise ValueError(wrong_rows(label, tensor.shape, rows))
+        raise ValueError(wrong_rows(key, tensor.shape, rows))
 
 
 def _role(target: Target, *, last: bool) -> Role:

@@ -19,7 +19,7 @@ from infoplane.core.text import printable
 from infoplane.core.warn import warn
 from infoplane.hooks._out.host import Allocate
 from infoplane.hooks._pass import checks
-from infoplane.hooks._pass.capture import Capture, Captured, Chunk, capture
+from infoplane.hooks._pass.capture import Capture, Captured, Chunk, Mark, capture
 from infoplane.hooks._pass.members import Members
 from infoplane.hooks._pass.observe import Flow, Observation, look, markov_chain, observe, trace
 from infoplane.hooks._pass.plan import plan_captures
@@ -110,13 +110,12 @@ class Prober:
             def mark(tensor: Tensor, layer: Layer) -> None:
                 if flow is not None:
                     shape = tuple(tensor.shape[1 if self._axis_only() is None else 2 :])
-                    cuts = is_lossless(reductions[layer.depth], shape)
-                    flow.mark(tensor, layer.depth, cuts=cuts)
+                    flow.mark(tensor, layer.depth, cuts=is_lossless(reductions[layer.depth], shape))
 
-            began = None if flow is None else flow.start
-            results[:] = self._undisturbed(
-                0, lambda run: self._capture(partial(run, began=began), [first], stop - start, mark=mark).whole()
-            )
+            def work(run: Run) -> Captured:
+                return self._capture(partial(run, flow=flow), [first], stop - start, mark=mark)
+
+            results[:] = self._undisturbed(0, work).whole()
 
         with first_call.blamed_for(replaced_first, lambda: self._held.replaced):
             parents = {} if is_sharded(self.model) else trace(once)
@@ -133,11 +132,11 @@ class Prober:
         changed: list[tuple[set[str], set[str]]] = []
 
         def once(flow: Flow | None, ops: bool) -> Observation:
-            began = None if flow is None else flow.start
+            def work(run: Run) -> Observation:
+                return observe(lambda: run(inputs, flow=flow), modules, ops=ops, flow=flow)
+
             try:
-                return self._undisturbed(
-                    0, lambda run: observe(lambda: run(inputs, began=began), modules, ops=ops, flow=flow)
-                )
+                return self._undisturbed(0, work)
             finally:
                 changed.append((self._held.changed, self._held.replaced))
 
@@ -174,32 +173,20 @@ class Prober:
         """One pass over the whole probe: each layer, as it is now, with values (rows, *units)."""
         modules = named_modules(self.model)
         gone = self._resolve_again(modules)
-        captured = self._undisturbed(
-            step,
-            lambda run: capture(
-                run,
-                [c for c in self.captures if c.layer.key not in gone],
-                self.probe.chunks(self.batch_size),
-                self.probe.samples,
-                allocate,
-                modules,
-                self._chunk_mask,
-                members=self.members,
-            ),
-        )
+        there = [c for c in self.captures if c.layer.key not in gone]
+        chunks, rows = self.probe.chunks(self.batch_size), self.probe.samples
+
+        def work(run: Run) -> Captured:
+            return capture(run, there, chunks, rows, allocate, modules, self._chunk_mask, members=self.members)
+
+        captured = self._undisturbed(step, work)
         if on_accelerator(self.device) and any(not on_accelerator(values.device) for _, values in captured.layers):
             torch.accelerator.synchronize(self.device)  # the copies into host memory
         found = {layer.key: layer for layer, _ in captured.layers}
         self.layers = tuple(found.get(layer.key, layer) for layer in self.layers)
         return replace(captured, lost=gone | captured.lost)
 
-    def _capture(
-        self,
-        run: Run,
-        chunks: Iterable[Chunk],
-        rows: int,
-        mark: Callable[[Tensor, Layer], None] | None = None,
-    ) -> Captured:
+    def _capture(self, run: Run, chunks: Iterable[Chunk], rows: int, mark: Mark | None = None) -> Captured:
         """Run the chunks with hooks on all captures; of stacked members only the first runs."""
         modules = named_modules(self.model)
         return capture(run, self.captures, chunks, rows, _fresh, modules, self._chunk_mask, mark, self._axis_only())
@@ -214,17 +201,15 @@ class Prober:
     def _resolve_again(self, modules: Mapping[str, Named]) -> dict[str, Exception]:
         """Modules may have been replaced since the last pass; layers whose module is gone, with the error."""
         type_ = printable(type(self.model).__name__)
-        gone: dict[str, Exception] = {
-            c.layer.key: ValueError(f"recorded layer {printable(repr(c.layer.key))} is no longer part of {type_}")
-            for c in self.captures
-            if c.owner not in modules
-        }
-        self.captures = tuple(
-            c
-            if c.owner not in modules or modules[c.owner].module is c.module
-            else replace(c, module=modules[c.owner].module)
-            for c in self.captures
-        )
+        gone: dict[str, Exception] = {}
+        captures = list(self.captures)
+        for i, c in enumerate(captures):
+            key = c.layer.key
+            if c.owner not in modules:
+                gone[key] = ValueError(f"recorded layer {printable(repr(key))} is no longer part of {type_}")
+            elif modules[c.owner].module is not c.module:
+                captures[i] = replace(c, module=modules[c.owner].module)
+        self.captures = tuple(captures)
         return gone
 
     def _undisturbed(self, step: int, work: Callable[[Run], T], *, noise_on: bool = True) -> T:
@@ -249,14 +234,13 @@ class Prober:
                 exact_buffers=self.before_pass is not None,
                 parameters=self.members is not None and self.members.state is not None,
             )
-        except torch.OutOfMemoryError as error:
-            error.add_note(
-                f"while recording step {step} on the probe set in chunks of {self.batch_size} samples; take a "
-                "smaller probe_batch_size, or reduce large layers"
-            )
-            raise
         except Exception as error:
-            error.add_note(f"while recording step {step} on the probe set")
+            note = f"while recording step {step} on the probe set"
+            if isinstance(error, torch.OutOfMemoryError):
+                note += (
+                    f" in chunks of {self.batch_size} samples; take a smaller probe_batch_size, or reduce large layers"
+                )
+            error.add_note(note)
             raise
 
     def _run(self, step: int, device: torch.device, noise_on: bool) -> Run:
@@ -269,7 +253,7 @@ class Prober:
         def run(
             inputs: Inputs,
             which: int = 0,
-            began: Callable[[list[Tensor]], None] | None = None,
+            flow: Flow | None = None,
             outputs: Callable[[], list[Tensor]] | None = None,
         ) -> Any:
             nonlocal current
@@ -279,8 +263,8 @@ class Prober:
                 generator = seed_generators(device, int(seed))
                 draw_noise_from(self.model, generator if noise_on else "off")
             moved = inputs.to(device, dtypes)
-            if began is not None:
-                began(moved.tensors)
+            if flow is not None:
+                flow.start(moved.tensors)
             if self.members is not None and self.members.state is not None:
                 if outputs is None:
                     return self.members.run_first(self.model, moved)
