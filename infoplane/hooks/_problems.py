@@ -183,10 +183,10 @@ class Problems:
 
     def refuse(self, lost: Mapping[str, Exception], step: int | None) -> None:
         """Raise the first error, or list what is missing by name, with the reasons."""
+        if not self.forgiving:
+            raise_any(lost)
         if not lost:
             return
-        if not self.forgiving:
-            raise all_of(lost)
         kinds: dict[str, dict[str, Exception]] = {}
         for what, error in lost.items():
             kinds.setdefault(_kind(what, error), {})[what] = error
@@ -248,13 +248,15 @@ def _kind(what: str, error: Exception) -> str:
     return re.sub(r"'[^']*'|\"[^\"]*\"|[-+]?\d[\d.e+-]*", "#", f"{what}: {say(error)}")
 
 
-def all_of(lost: Mapping[str, Exception]) -> Exception:
-    """The error that stands for all."""
-    first = next(iter(lost.values()))
+def raise_any(lost: Mapping[str, Exception]) -> None:
+    """Raise one error that stands for all, if there are any."""
+    first = next(iter(lost.values()), None)
+    if first is None:
+        return
     calls = [error for error in lost.values() if isinstance(error, NotCalled)]
     if not isinstance(first, NotCalled):
-        return first
-    return RuntimeError(
+        raise first
+    raise RuntimeError(
         f"{len(calls)} recorded layers were called another number of times than in the first probe pass: "
         f"{', '.join(error.listed for error in calls[:5])}; the forward pass must take the same way at every snapshot"
     )

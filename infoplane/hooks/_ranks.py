@@ -110,11 +110,10 @@ def find_ranks(model: nn.Module, *, shard_probe: bool) -> Ranks:
     ValueError
         If `shard_probe` is asked for a model whose forward pass needs all ranks.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not grouped or torch.distributed.get_world_size() == 1:
         return Ranks(0, 1, "first")
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    if world_size == 1:
-        return Ranks(0, 1, "first")
     if is_sharded(model):
         if shard_probe:
             raise ValueError(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from infoplane.core.records import Noise
-from infoplane.hooks._pass.structure import choose, info, tensors_in, type_name
+from infoplane.hooks._pass.calls import choose, info, tensors_in, type_name
 from infoplane.hooks.select import Layers, OpTarget, Target, named_modules, select, unwrap
 
 Kind = Literal["additive", "multiplicative"]

@@ -121,13 +121,7 @@ def as_probe_set(
         inputs = dataclasses.replace(inputs, mask=mask.detach().clone())
     if n < 2:
         raise ValueError(f"the probe needs at least 2 samples, got {n}")
-    kinds = {a.dtype.kind for a in labels}
-    if len(kinds) > 1:
-        raise ValueError("labels of all probe parts must be of one kind: integers (classes) or floats (targets)")
-    if len({a.shape[1:] for a in labels}) > 1:
-        shown = ", ".join(f"{name} {a.shape}" for name, a in zip(names, labels, strict=True))
-        raise ValueError(f"targets of all probe parts must have the same columns, got {shown}")
-    y = np.concatenate(labels)
+    y = _joined_labels(names, labels)
     check_label_names(y, label_names)
     for doubt in doubts(y):
         warn(doubt)
@@ -146,23 +140,29 @@ def as_probe_set(
     return _with_repeats(inputs, record, repeats, repeat_seed)
 
 
+def _joined_labels(names: Sequence[str], labels: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    if len({a.dtype.kind for a in labels}) > 1:
+        raise ValueError("labels of all probe parts must be of one kind: integers (classes) or floats (targets)")
+    if len({a.shape[1:] for a in labels}) > 1:
+        shown = ", ".join(f"{name} {a.shape}" for name, a in zip(names, labels, strict=True))
+        raise ValueError(f"targets of all probe parts must have the same columns, got {shown}")
+    return np.concatenate(labels)
+
+
 def _parts(probe: Any) -> tuple[tuple[str, ...], list[Any], list[Any]]:
-    if isinstance(probe, DataLoader):
-        probe = _collected(probe)
-    if isinstance(probe, Mapping):
-        if not probe:
-            raise ValueError("the probe has no parts")
-        pairs = [(k, _collected(p) if isinstance(p, DataLoader) else p) for k, p in probe.items()]
-        for name, pair in pairs:
-            if not _is_pair(pair):
-                raise TypeError(f"probe part {name!r} must be (x, y), got {type(pair).__qualname__}")
-        return tuple(str(k) for k, _ in pairs), [p[0] for _, p in pairs], [p[1] for _, p in pairs]
-    if _is_pair(probe):
-        return ("all",), [probe[0]], [probe[1]]
-    raise TypeError(
-        f'probe must be (x, y) or {{"train": (x, y), "test": (x, y)}}, got {type(probe).__qualname__}'
-        + (f" of length {len(probe)}" if isinstance(probe, tuple | list) else "")
-    )
+    named = probe if isinstance(probe, Mapping) else {"all": probe}
+    if not named:
+        raise ValueError("the probe has no parts")
+    pairs = [(k, _collected(p) if isinstance(p, DataLoader) else p) for k, p in named.items()]
+    for name, pair in pairs:
+        if _is_pair(pair):
+            continue
+        got = type(pair).__qualname__
+        if named is probe:
+            raise TypeError(f"probe part {name!r} must be (x, y), got {got}")
+        got += f" of length {len(pair)}" if isinstance(pair, tuple | list) else ""
+        raise TypeError(f'probe must be (x, y) or {{"train": (x, y), "test": (x, y)}}, got {got}')
+    return tuple(str(k) for k, _ in pairs), [p[0] for _, p in pairs], [p[1] for _, p in pairs]
 
 
 def _is_pair(value: Any) -> bool:
@@ -299,9 +299,8 @@ def as_inputs(x: Any) -> Inputs:
         inputs = Inputs((_tensor(x, "the probe input"),), {})
     if not inputs.tensors:
         raise ValueError("the probe has no inputs; pass probe=(x, y)")
-    for t in inputs.tensors:
-        if t.ndim == 0:
-            raise ValueError("probe inputs need a first axis of samples, got a scalar")
+    if any(t.ndim == 0 for t in inputs.tensors):
+        raise ValueError("probe inputs need a first axis of samples, got a scalar")
     lengths = {len(t) for t in inputs.tensors}
     if len(lengths) > 1:
         raise ValueError(f"probe inputs must have the same number of samples, got {sorted(lengths)}")

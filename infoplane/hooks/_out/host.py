@@ -112,15 +112,12 @@ class HostMemory:
         """The values as arrays, and what to call before they are read; None where they can be read at once."""
         if self._copies is None:
             return {key: self._pool.lend(v) for key, v in values.items()}, None
-        hosted = {key: v if self._is_here(v) else self._space(v) for key, v in values.items()}
+        hosted = {key: v if self._is_here(v) else self._pool.take(tuple(v.shape), v.dtype) for key, v in values.items()}
         copied = self._copies.start((v, hosted[key]) for key, v in values.items() if hosted[key] is not v)
         return {key: self._pool.lend(v, copied) for key, v in hosted.items()}, copied.synchronize
 
     def _is_here(self, values: Tensor) -> bool:
         return not on_accelerator(values.device)
-
-    def _space(self, values: Tensor) -> Tensor:
-        return self._pool.take(tuple(values.shape), values.dtype)
 
 
 class Pool:

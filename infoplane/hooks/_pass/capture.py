@@ -12,10 +12,18 @@ from torch import Tensor, nn
 
 from infoplane.core.records import Layer
 from infoplane.core.warn import warn
-from infoplane.hooks._pass.attached import Attached, watch_ops, with_hooks
+from infoplane.hooks._pass.calls import (
+    Attached,
+    call_value,
+    choose,
+    dense,
+    tensors_of,
+    type_name,
+    watch_ops,
+    with_hooks,
+)
 from infoplane.hooks._pass.members import Members
-from infoplane.hooks._pass.structure import call_value, choose, dense, tensors_of, type_name
-from infoplane.hooks._problems import Failed, NotCalled, all_of, outcome
+from infoplane.hooks._problems import Failed, NotCalled, outcome, raise_any
 from infoplane.hooks.noise import noise_of
 from infoplane.hooks.probe import Inputs
 from infoplane.hooks.reduce import Flatten, Function, Reduction, ReductionError, keeps_values
@@ -332,8 +340,7 @@ class Captured:
 
     def whole(self) -> list[tuple[Layer, Tensor]]:
         """All layers; raises where one is missing."""
-        if self.lost:
-            raise all_of(self.lost)
+        raise_any(self.lost)
         return self.layers
 
 

@@ -15,10 +15,9 @@ from torch.nn.parameter import is_lazy
 from infoplane.core.device import on_accelerator
 from infoplane.core.text import printable
 from infoplane.core.warn import warn
-from infoplane.hooks._pass.attached import Attached, with_hooks
+from infoplane.hooks._pass.calls import Attached, tensors_in, with_hooks
 from infoplane.hooks._pass.capture import Capture
-from infoplane.hooks._pass.structure import tensors_in
-from infoplane.hooks._problems import all_of
+from infoplane.hooks._problems import raise_any
 from infoplane.hooks.probe import Inputs, ProbeSet
 from infoplane.hooks.select import is_scripted, named_modules
 
@@ -58,8 +57,7 @@ class PassValues:
 
     def whole(self) -> PassValues:
         """Raises where a layer is missing."""
-        if self.lost:
-            raise all_of(self.lost)
+        raise_any(self.lost)
         return self
 
 

@@ -13,8 +13,17 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from infoplane.hooks._pass.attached import Attached, watch_ops, with_hooks
-from infoplane.hooks._pass.structure import TensorInfo, call_value, info, tensors_in, tensors_of, type_name
+from infoplane.hooks._pass.calls import (
+    Attached,
+    TensorInfo,
+    call_value,
+    info,
+    tensors_in,
+    tensors_of,
+    type_name,
+    watch_ops,
+    with_hooks,
+)
 from infoplane.hooks.select import Named
 
 Identity = tuple[StorageWeakRef, int, int]

@@ -12,9 +12,9 @@ from torch.nn.modules import activation
 from infoplane.core.errors import closest
 from infoplane.core.records import Layer, Role
 from infoplane.core.text import printable
+from infoplane.hooks._pass.calls import TensorInfo, choose, refuse_odd
 from infoplane.hooks._pass.capture import Capture, wrong_rows
 from infoplane.hooks._pass.observe import ModuleCall, Observation
-from infoplane.hooks._pass.structure import TensorInfo, choose, refuse_odd
 from infoplane.hooks._settings import Settings
 from infoplane.hooks.select import Named, OpTarget, Site, Target, matches
 
