@@ -31,7 +31,26 @@ _STEPS = 16_383.0
 _COARSE = 0.05
 _DIRECT_ELEMENTS = 1 << 18
 _MANY = 32
-DIRECT = "donot_use_mm_for_euclid_dist"
+_DIRECT = "donot_use_mm_for_euclid_dist"
+
+
+NORM = {"euclidean": 2.0, "max": math.inf}
+
+
+def lengths(rows: Tensor, own: Tensor, index: Tensor, metric: Metric) -> Tensor:
+    """Distances (n, c) of the rows `own` (n,) of (N, D) to the rows `index` (n, c), float64."""
+    out = torch.empty(index.shape, dtype=torch.float64, device=index.device)
+    step = max(1, _DIRECT_ELEMENTS // (rows.shape[1] * index.shape[1]))
+    for start in range(0, len(index), step):
+        part = slice(start, start + step)
+        gap = rows[index[part]].sub_(rows[own[part], None])
+        out[part] = torch.linalg.vector_norm(gap, NORM[metric], dim=-1)
+    return out
+
+
+def lengths_to_all(rows: Tensor, own: Tensor, metric: Metric) -> Tensor:
+    """Distances (n, N) of the rows `own` (n,) of (N, D) to all others, float64; infinite to themselves."""
+    return torch.cdist(rows[own], rows, p=NORM[metric], compute_mode=_DIRECT).scatter_(1, own[:, None], math.inf)
 
 
 def extent(rows: Tensor) -> float:
@@ -51,11 +70,11 @@ def integers_serve(rows: Tensor, scale: float) -> bool:
 class Keys:
     """Approximate keys of pairs, block by block: the square of the distance, or the distance (max norm).
 
-    The error of a key is at most `margin`; `exact` measures single pairs in float64.
+    The error of a key is at most the `bound` (N, 1) of its row; `exact` measures single pairs in float64.
     """
 
     def __init__(self, rows: Tensor, metric: Metric, scale: float | None = None, whole: bool | None = None) -> None:
-        self.squared = metric == "euclidean"
+        self.metric, self.squared = metric, metric == "euclidean"
         # On a GPU a float32 product may be rounded to TF32, and a float64 one costs no more.
         self.dtype = torch.float64 if on_accelerator(rows.device) else torch.float32
         roundoff = torch.finfo(self.dtype).eps / 2
@@ -71,13 +90,13 @@ class Keys:
             self._left = torch.cat([-2.0 * v, square, one], dim=1)
             self._right = torch.cat([v, one, square], dim=1)
             # Rounding of the inputs and of a product of length D + 2 whose terms sum to at most 2 (|a|^2 + |b|^2).
-            self._bound = 2.0 * (units + 8) * roundoff * (norm + norm.max())
+            self.bound = 2.0 * (units + 8) * roundoff * (norm + norm.max())
         else:
             whole = integers_serve(rows, self.scale) if whole is None else whole
             self._steps = _STEPS if whole else 1.0
             columns = (self._rows.T * self._steps).contiguous()  # (D, N)
             self._columns = columns.round_().to(torch.int16) if whole else columns.to(self.dtype)
-            self._bound = torch.full_like(rows[:, :1], 1.001 if whole else 8.0 * roundoff)
+            self.bound = torch.full_like(rows[:, :1], 1.001 if whole else 8.0 * roundoff)
         limit = _CUDA_BLOCK_ELEMENTS if on_accelerator(rows.device) else _BLOCK_ELEMENTS
         self.height = max(1, min(n, limit // n))
         self.width = -(-n // COLUMN_GROUP) * COLUMN_GROUP
@@ -86,13 +105,9 @@ class Keys:
         self._flags = torch.empty(2, self.height, n, dtype=self.dtype, device=rows.device)
 
     def spans(self) -> Iterator[slice]:
+        """The rows of each block, from the first."""
         for start in range(0, self.count, self.height):
             yield slice(start, min(start + self.height, self.count))
-
-    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """All rows and their keys, block by block from the first."""
-        for rows in self.spans():
-            yield rows, self.block(rows)
 
     def block(self, rows: slice) -> Tensor:
         """Keys (n, width) of some rows against all; infinite on the row itself and beyond the last column."""
@@ -121,64 +136,38 @@ class Keys:
                 torch.maximum(top, scratch, out=top)
             out[start:stop].copy_(top)
 
-    def margin(self, rows: slice | Tensor) -> Tensor:
-        return self._bound[rows]
-
     def key(self, distance: Tensor) -> Tensor:
         """The key of a distance, float64."""
         scaled = distance / self.scale
         return scaled.square() if self.squared else scaled * self._steps
 
-    def exact(self, i: Tensor, j: Tensor) -> Tensor:
-        """Distances (n,) of the pairs (i, j), float64."""
-        out = torch.empty(len(i), dtype=torch.float64, device=i.device)
-        step = max(1, _DIRECT_ELEMENTS // self.units)
-        for start in range(0, len(i), step):
-            part = slice(start, start + step)
-            out[part] = self._length(self._rows[j[part]].sub_(self._rows[i[part]]))
-        return out
+    def exact(self, own: Tensor, index: Tensor) -> Tensor:
+        """Distances (n, c) of the rows `own` (n,) to the rows `index` (n, c), float64."""
+        return lengths(self._rows, own, index, self.metric).mul_(self.scale)
 
-    def exact_from(self, rows: slice | Tensor, index: Tensor) -> Tensor:
-        """Distances (n, c) of some rows to the rows `index` (n, c), float64."""
-        out = torch.empty(index.shape, dtype=torch.float64, device=index.device)
-        step = max(1, _DIRECT_ELEMENTS // (self.units * index.shape[1]))
-        for start in range(0, len(index), step):
-            part = slice(start, start + step)
-            own = self._rows[rows][part, None]
-            out[part] = self._length(self._rows[index[part]].sub_(own))
-        return out
-
-    def _length(self, gap: Tensor) -> Tensor:
-        length: Tensor = torch.linalg.vector_norm(gap, 2.0 if self.squared else math.inf, dim=-1)
-        return length.mul_(self.scale)
-
-    def exact_to_all(self, rows: slice | Tensor) -> Tensor:
-        """Distances (n, N) of some rows to all, measured directly."""
-        norm = 2.0 if self.squared else math.inf
-        return torch.cdist(self._rows[rows], self._rows, p=norm, compute_mode=DIRECT) * self.scale
+    def exact_to_all(self, own: Tensor) -> Tensor:
+        """Distances (n, N) of the rows `own` (n,) to all others, measured directly; infinite to themselves."""
+        return lengths_to_all(self._rows, own, self.metric).mul_(self.scale)
 
     def count_within(self, rows: slice, block: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
         """Others within `radius` (n,) of the rows of a block, ties included and left out, (n,) int64."""
-        margin = self.margin(rows)
-        high = self.key(radius * (1.0 + TIE))[:, None] + margin
-        low = self.key(radius * (1.0 - TIE))[:, None] - margin
-        block = block[:, : self.count]
+        block, bound = block[:, : self.count], self.bound[rows]
+        high = (self.key(radius * (1.0 + TIE))[:, None] + bound).to(self.dtype)
+        low = (self.key(radius * (1.0 - TIE))[:, None] - bound).to(self.dtype)
         # Thresholds are rounded outwards: what float32 calls below `low` is below it.
-        low, high = _round(low, self.dtype, up=False), _round(high, self.dtype, up=True)
+        high = torch.nextafter(high, high.new_full((), math.inf))
+        low = torch.nextafter(low, low.new_full((), -math.inf))
         below, undecided = self._flags[:, : len(block)]
         opened = torch.lt(block, low, out=below).sum(1).long()
         torch.le(block, high, out=undecided).sub_(below)
-        closed = opened.clone()
         if float(undecided.sum()) > block.numel() // _MANY:
-            distance = self.exact_to_all(rows)
-            distance.diagonal(rows.start).fill_(math.inf)
+            distance = self.exact_to_all(torch.arange(rows.start, rows.stop, device=block.device))
             bound = radius[:, None]
             return (distance <= bound * (1.0 + TIE)).sum(1), (distance < bound * (1.0 - TIE)).sum(1)
         row, column = _places(undecided)
-        distance = self.exact(row + rows.start, column)
-        closed.index_add_(0, row, (distance <= radius[row] * (1.0 + TIE)).long())
-        opened.index_add_(0, row, (distance < radius[row] * (1.0 - TIE)).long())
-        return closed, opened
+        distance = self.exact(row + rows.start, column[:, None])[:, 0]
+        closed = opened.index_add(0, row, (distance <= radius[row] * (1.0 + TIE)).long())
+        return closed, opened.index_add_(0, row, (distance < radius[row] * (1.0 - TIE)).long())
 
 
 def _places(flags: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,12 +177,3 @@ def _places(flags: Tensor) -> tuple[Tensor, Tensor]:
         return row, column
     flat = torch.from_numpy(np.flatnonzero(flags.bool().numpy()))
     return torch.div(flat, flags.shape[1], rounding_mode="floor"), flat % flags.shape[1]
-
-
-def _round(value: Tensor, dtype: torch.dtype, *, up: bool) -> Tensor:
-    """Cast a float64 threshold so that it does not move inwards."""
-    cast = value.to(dtype)
-    if dtype == torch.float64:
-        return cast
-    edge = torch.full_like(cast, math.inf if up else -math.inf)
-    return torch.nextafter(cast, edge)

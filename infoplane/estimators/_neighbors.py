@@ -6,6 +6,7 @@ whose undecided pairs are measured again (`_distances`), so that both paths give
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Literal
 
@@ -16,7 +17,17 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from infoplane.core.device import on_accelerator
-from infoplane.estimators._distances import COLUMN_GROUP, DIRECT, TIE, Keys, Metric, extent, integers_serve
+from infoplane.estimators._distances import (
+    COLUMN_GROUP,
+    NORM,
+    TIE,
+    Keys,
+    Metric,
+    extent,
+    integers_serve,
+    lengths,
+    lengths_to_all,
+)
 
 Array = npt.NDArray[Any]
 
@@ -40,44 +51,48 @@ _SPARE = 12
 
 
 class Points:
-    """Rows (N, D) float64 under one norm, to be asked for neighbours. A row is no neighbour of itself."""
+    """Rows (N, D) float64 under one norm, to be asked for neighbours. A row is no neighbour of itself.
+
+    `tree` says whether a tree answers; by default it does where that is the faster way.
+    """
 
     def __init__(self, rows: Tensor, metric: Metric = "euclidean", *, tree: bool | None = None) -> None:
-        if metric not in ("euclidean", "max"):
+        if metric not in NORM:
             raise ValueError(f"metric must be 'euclidean' or 'max', got {metric!r}")
         self.rows, self.metric = rows.double(), metric
         self.count, self.units = self.rows.shape
-        self.wants_tree = False if on_accelerator(rows.device) else tree
+        self.wish = False if on_accelerator(rows.device) else tree
         self.uses_tree = self.prefers_tree(TREE_UNITS[metric], self.units)
-        self._tree: cKDTree | None = None
-        self._sorted: Tensor | None = None
 
     def prefers_tree(self, limit: int, units: int) -> bool:
         """Whether a tree finds neighbours in `units` coordinates sooner than blocks, where the caller has no wish."""
-        if self.wants_tree is not None:
-            return self.wants_tree
-        return units <= limit + math.log2(max(self.count, 1) / 1000)
+        return units <= limit + math.log2(max(self.count, 1) / 1000) if self.wish is None else self.wish
 
-    @property
-    def norm(self) -> float:
-        return 2.0 if self.metric == "euclidean" else math.inf
-
+    @functools.cached_property
     def tree(self) -> cKDTree:
-        if self._tree is None:
-            self._tree = cKDTree(self.rows.cpu().numpy(), leafsize=_LEAF)
-        return self._tree
+        """A tree of all rows."""
+        return cKDTree(self.rows.cpu().numpy(), leafsize=_LEAF)
+
+    @functools.cached_property
+    def ordered(self) -> Tensor:
+        """The values (N,) of the only unit, ascending."""
+        return self.rows[:, 0].sort().values
+
+    def in_tree(self, k: int) -> tuple[Array, Array]:
+        """Distances and indices (N, k) of the nearest from the tree, a row itself among them."""
+        distance, index = self.tree.query(self.tree.data, k=k, p=NORM[self.metric])
+        return distance, index
 
     def nearest(self, k: int) -> tuple[Tensor, Tensor]:
         """Distances (N, k), ascending, to the k nearest others, and their indices (N, k)."""
         _check_k(k, self.count)
         if self.uses_tree:
-            distance, index = self.tree().query(self.tree().data, k=k + 1, p=self.norm)
-            return _without_self(torch.from_numpy(distance), torch.from_numpy(index), self.rows.device)
+            return _without_self(*map(torch.from_numpy, self.in_tree(k + 1)))
         out = torch.empty(self.count, k, dtype=torch.float64, device=self.rows.device)
         found = torch.empty(self.count, k, dtype=torch.int64, device=self.rows.device)
         keys = Keys(self.rows, self.metric)
-        for rows, block in keys.blocks():
-            out[rows], found[rows] = nearest_in_block([keys], rows, block, k)
+        for rows in keys.spans():
+            out[rows], found[rows] = nearest_in_block([keys], rows, keys.block(rows), k)
         if self.units == 1:
             # Measured as `within` does on a line: a gap may be no larger than the rounding of scaled rows.
             out, order = (self.rows[found, 0] - self.rows).abs_().sort(dim=1)
@@ -93,40 +108,35 @@ class Points:
         if self.units == 1:
             return self._within_on_a_line(closed, opened)
         if self.uses_tree:
-            in_tree = self._within_in_tree(closed.cpu().numpy(), opened.cpu().numpy(), ties)
-            with_ties, without = (torch.from_numpy(count - 1).to(radius.device) for count in in_tree)
+            with_ties, without = torch.from_numpy(self._within_in_tree(closed.numpy(), opened.numpy(), ties) - 1)
             return with_ties, without.where(radius > 0, 0)
-        counts = [torch.empty(self.count, dtype=torch.int64, device=radius.device) for _ in range(2)]
+        counts = torch.empty(2, self.count, dtype=torch.int64, device=radius.device)
         keys = Keys(self.rows, self.metric)
-        for rows, block in keys.blocks():
-            both = keys.count_within(rows, block, radius[rows])
-            for out, part in zip(counts, both, strict=True):
-                out[rows] = part
+        for rows in keys.spans():
+            counts[0, rows], counts[1, rows] = keys.count_within(rows, keys.block(rows), radius[rows])
         return counts[0], counts[1]
 
-    def _within_in_tree(self, closed: Array, opened: Array, ties: bool) -> tuple[Array, Array]:
-        """Rows within two radii (N,), the row itself included. Few of them are read off one list of neighbours."""
+    def _within_in_tree(self, closed: Array, opened: Array, ties: bool) -> Array:
+        """Rows (2, N) within two radii (N,), the row itself included. Few are read off one list of neighbours."""
         out = np.zeros((2, self.count), np.int64)
         left = np.arange(self.count)
         some = left[:: -(-self.count // _TRIED)]
         listed = 2 * int(np.median(self._ball(some, closed))) + 2
         if listed <= _LISTED[self.metric] * self.units:
-            distance = self.tree().query(self.tree().data, k=listed, p=self.norm)[0]
+            distance = self.in_tree(listed)[0]
             out[0], out[1] = (distance <= closed[:, None]).sum(1), (distance <= opened[:, None]).sum(1)
             left = np.flatnonzero(distance[:, -1] <= closed)  # the list may end within the ball
         out[1, left] = self._ball(left, opened)
         out[0, left] = self._ball(left, closed) if ties else out[1, left]
-        return out[0], out[1]
+        return out
 
     def _ball(self, chosen: Array, radius: Array) -> Array:
-        found = self.tree().query_ball_point(self.tree().data[chosen], radius[chosen], p=self.norm, return_length=True)
-        return np.asarray(found, np.int64)
+        """How many rows, itself included, lie within `radius` (N,) of each of the `chosen`."""
+        near, p = self.tree.data[chosen], NORM[self.metric]
+        return np.asarray(self.tree.query_ball_point(near, radius[chosen], p=p, return_length=True), np.int64)
 
     def _within_on_a_line(self, closed: Tensor, opened: Tensor) -> tuple[Tensor, Tensor]:
-        value = self.rows[:, 0].contiguous()
-        if self._sorted is None:
-            self._sorted = value.sort().values
-        ordered = self._sorted
+        value, ordered = self.rows[:, 0].contiguous(), self.ordered
         right = torch.searchsorted(ordered, value + closed, right=True)
         inside = right - torch.searchsorted(ordered, value - closed)
         # The open interval never contains its ends: with radius 0 it is empty.
@@ -139,15 +149,14 @@ def _check_k(k: int, count: int) -> None:
         raise ValueError(f"n_neighbors must be at least 1 and below the number of samples ({count}), got {k}")
 
 
-def _without_self(distance: Tensor, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+def _without_self(distance: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """Drop each row's own index from its k + 1 nearest; among many equal rows it may be missing: then the last."""
-    if bool((index[:, 0] == torch.arange(len(index), device="cpu")).all()):
-        return distance[:, 1:].to(device), index[:, 1:].to(device)
     own = index == torch.arange(len(index), device="cpu")[:, None]
+    if bool(own[:, 0].all()):
+        return distance[:, 1:], index[:, 1:]
     own[~own.any(1), -1] = True
-    keep = ~own
     shape = len(index), index.shape[1] - 1
-    return distance[keep].view(shape).to(device), index[keep].view(shape).to(device)
+    return distance[~own].view(shape), index[~own].view(shape)
 
 
 def nearest_in_block(spaces: list[Keys], rows: slice, block: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -156,37 +165,28 @@ def nearest_in_block(spaces: list[Keys], rows: slice, block: Tensor, k: int) -> 
     `block` (n, width) holds the largest of their keys. The k smallest keys are taken, where the next one is
     larger beyond rounding; else some more are measured, and if that does not decide, all.
     """
-    count = spaces[0].count
-    distance, index, unsafe = _proven(spaces, rows, block, k, min(k, count - 1))
+    most = spaces[0].count - 1
+    own = torch.arange(rows.start, rows.stop, device=block.device)
+    distance, index, unsafe = _proven(spaces, own, block, k, k)
     if len(unsafe):
-        again = unsafe + rows.start
-        part = block[unsafe]
-        distance[unsafe], index[unsafe], open_ = _proven(spaces, again, part, k, min(k + _SPARE, count - 1))
-        unsafe = unsafe[open_]
+        more = min(k + _SPARE, most)
+        distance[unsafe], index[unsafe], left = _proven(spaces, own[unsafe], block[unsafe], k, more)
+        unsafe = unsafe[left]
     for few in torch.split(unsafe, spaces[0].height):
-        whole = spaces[0].exact_to_all(few + rows.start)
-        for space in spaces[1:]:
-            whole = torch.maximum(whole, space.exact_to_all(few + rows.start))
-        whole.scatter_(1, (few + rows.start)[:, None], math.inf)
+        whole = functools.reduce(torch.maximum, [space.exact_to_all(own[few]) for space in spaces])
         distance[few], index[few] = torch.topk(whole, k, dim=1, largest=False, sorted=True)
     return distance, index
 
 
-def _proven(
-    spaces: list[Keys], rows: slice | Tensor, block: Tensor, k: int, wanted: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _proven(spaces: list[Keys], own: Tensor, block: Tensor, k: int, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
     """Distances and indices (n, k) of the nearest of `wanted` candidates, and the rows that this does not prove."""
     index, limit = _candidates(block, wanted)
-    distance = spaces[0].exact_from(rows, index)
-    for space in spaces[1:]:
-        distance = torch.maximum(distance, space.exact_from(rows, index))
+    distance = functools.reduce(torch.maximum, [space.exact(own, index) for space in spaces])
     distance, order = distance.sort(dim=1, stable=True)
     distance, index = distance[:, :k].contiguous(), index.gather(1, order[:, :k])
     # All other pairs have keys of at least `limit`, less the error.
-    safe = torch.ones(len(block), dtype=torch.bool, device=block.device)
-    for space in spaces:
-        safe &= space.key(distance[:, -1]) < limit.double() - space.margin(rows)[:, 0]
-    return distance, index, (~safe).nonzero()[:, 0]
+    safe = [space.key(distance[:, -1]) < limit.double() - space.bound[own, 0] for space in spaces]
+    return distance, index, (~torch.stack(safe).all(0)).nonzero()[:, 0]
 
 
 def _candidates(block: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
@@ -242,7 +242,10 @@ def pair_counts(x: Points, y: Points, k: int, counted: Counted = "open") -> tupl
     nearest = None if counted == "rectangle" and not one_norm else _nearest_in_both(x, y, k)
     if nearest is not None:
         distance, index = nearest
-        radii = [_reach(p, index) if counted == "rectangle" else distance[:, -1] for p in (x, y)]
+        own = torch.arange(x.count, device=index.device)
+        radii = [distance[:, -1]] * 2
+        if counted == "rectangle":
+            radii = [lengths(p.rows, own, index, p.metric).amax(1) for p in (x, y)]
         in_x, in_y = (p.within(radius, ties=counted != "open")[which] for p, radius in zip((x, y), radii, strict=True))
         return distance, in_x, in_y
     scale = max(extent(x.rows), extent(y.rows)) or 1.0  # keys of both are compared with each other
@@ -254,7 +257,8 @@ def pair_counts(x: Points, y: Points, k: int, counted: Counted = "open") -> tupl
         blocks = [keys.block(rows) for keys in spaces]
         distances[rows], index = nearest_in_block(spaces, rows, torch.maximum(*blocks), k)
         for out, keys, block in zip(counts, spaces, blocks, strict=True):
-            radius = keys.exact_from(rows, index).amax(1) if counted == "rectangle" else distances[rows, -1]
+            own = torch.arange(rows.start, rows.stop, device=index.device)
+            radius = keys.exact(own, index).amax(1) if counted == "rectangle" else distances[rows, -1]
             out[rows] = keys.count_within(rows, block, radius)[which]
     return distances, counts[0], counts[1]
 
@@ -268,7 +272,7 @@ def _nearest_in_both(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | No
     # Of units times sqrt(D) the Euclidean length is at most sqrt(D + D') times the larger length of both blocks; with
     # these weights the ellipsoid that holds all pairs of blocks within r is the smallest, two to three times theirs.
     weighted = torch.cat([x.rows * math.sqrt(x.units), y.rows * math.sqrt(y.units)], dim=1)
-    tree = Points(weighted, tree=True).tree()
+    tree = Points(weighted, tree=True).tree
     distance = torch.empty(x.count, k, dtype=torch.float64, device="cpu")
     index = torch.empty(x.count, k, dtype=torch.int64, device="cpu")
     left = torch.arange(x.count, device="cpu")
@@ -276,7 +280,7 @@ def _nearest_in_both(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | No
         unsafe = []
         for few in torch.split(left, max(1, _CHUNK // (wanted * (x.units + y.units)))):
             length, found = (torch.from_numpy(a) for a in tree.query(tree.data[few.numpy()], k=min(wanted, x.count)))
-            both = torch.maximum(_lengths(x, few, found), _lengths(y, few, found))
+            both = torch.maximum(*(lengths(p.rows, few, found, p.metric) for p in (x, y)))
             both, order = both.masked_fill_(found == few[:, None], math.inf).sort(dim=1, stable=True)
             distance[few], index[few] = both[:, :k], found.gather(1, order[:, :k])
             # All others are at least as far as this; none is left where the list holds all rows.
@@ -286,22 +290,9 @@ def _nearest_in_both(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | No
     if len(left) > x.count // _DOUBTED:
         return None
     for few in torch.split(left, max(1, _CHUNK // x.count)):
-        whole = torch.maximum(*(torch.cdist(p.rows[few], p.rows, compute_mode=DIRECT) for p in (x, y)))
-        whole.scatter_(1, few[:, None], math.inf)
+        whole = torch.maximum(*(lengths_to_all(p.rows, few, p.metric) for p in (x, y)))
         distance[few], index[few] = torch.topk(whole, k, dim=1, largest=False, sorted=True)
     return distance, index
-
-
-def _lengths(points: Points, own: Tensor, index: Tensor) -> Tensor:
-    """Distances (n, c) of the rows `own` (n,) to the rows `index` (n, c)."""
-    gap = points.rows[index].sub_(points.rows[own, None])
-    length: Tensor = torch.linalg.vector_norm(gap, points.norm, dim=-1)
-    return length
-
-
-def _reach(points: Points, index: Tensor) -> Tensor:
-    """The largest distance (N,) to the rows `index` (N, k)."""
-    return _lengths(points, torch.arange(points.count, device=index.device), index).amax(1)
 
 
 def intrinsic_dimension(distances: Tensor) -> float:
