@@ -132,14 +132,14 @@ ESTIMATORS = [
         "estimators/_counting/__init__.py",
         '"H(T)": math.log2(labels.samples)',
         '"H(T)": math.log(labels.samples)',
-        "estimators/test_binning.py::test_informations_stay_within_their_bounds",
+        "estimators/test_binning.py::test_ceilings_are_entropies_of_rows_inputs_and_labels",
     ),
     Mutant(
         "percentiles one draw too high",
         "estimators/_labels.py",
         "below = int(share * last)",
         "below = min(int(share * last) + 1, last)",
-        "estimators/test_binning.py::test_null_of_independent_labels_covers_the_estimate",
+        "estimators/test_shuffles.py::test_percentiles_are_those_of_numpy",
     ),
     Mutant(
         "the edge of a class of targets belongs to the class below",
@@ -184,12 +184,11 @@ ESTIMATORS = [
         "estimators/test_kde.py::test_two_points_in_closed_form",
     ),
     Mutant(
-        "duplicates weigh as if all rows were repeated",
+        "inputs with several rows weigh as if all had them",
         "estimators/kde.py",
         "share = len(groups) / self.samples",
         "share = 1.0",
-        "estimators/test_kde.py::test_noisy_rows_of_one_input_count_as_noise "
-        "estimators/test_kde.py::test_labels_that_differ_between_rows_of_one_input",
+        "estimators/test_kde.py::test_rows_of_one_input_weigh_by_their_number",
     ),
     Mutant(
         "the spread of a layer around one mean instead of each unit's own",
@@ -203,7 +202,7 @@ ESTIMATORS = [
         "estimators/noise.py",
         "out[key] = out[key] - within",
         "out[key] = out[key]",
-        "estimators/test_noise.py::test_duplicated_inputs_share_their_information",
+        "estimators/test_noise.py::test_same_input_in_two_states_carries_one_bit",
     ),
     Mutant(
         "KSG counts without the sample itself",

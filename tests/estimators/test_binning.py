@@ -348,6 +348,17 @@ def test_coarser_bins_never_carry_more(seed):
         assert bool((coarse[name].value <= fine[name].value + EXACT).all())
 
 
+def test_ceilings_are_entropies_of_rows_inputs_and_labels():
+    """Eight rows, two of each input, one label in four."""
+    t, _ = random_layer(0, 2, 8, 3, 2)
+    y, ids = torch.tensor([1, 0, 0, 0]).repeat(2), torch.arange(4).repeat(2)
+    found = Binning(n_bins=4).estimate(t, y, x_ids=ids)
+    h_y = 2 - 0.75 * math.log2(3)
+    ceilings = {"H(T)": 3.0, "I(X;T)": 2.0, "I(T;Y)": h_y, "I(T;Y) null": h_y, "I(X;T|Y)": 2 - h_y}
+    for name, ceiling in ceilings.items():
+        assert found[name].ceiling.tolist() == pytest.approx(ceiling, abs=EXACT), name
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_informations_stay_within_their_bounds(seed):
     t, y = random_layer(seed, 3, 150, 2, 4)

@@ -208,6 +208,14 @@ def test_noisy_rows_of_one_input_count_as_noise():
     assert float(found["I(T;Y)"].value) == pytest.approx(1.0, abs=1e-9)
 
 
+def test_rows_of_one_input_weigh_by_their_number():
+    """Four far cells, two of them of one input: 2 bits of entropy, of which half the rows take 1 bit for noise."""
+    t = one_snapshot([0.0, 10.0, 20.0, 30.0])
+    found = KDE(variance=0.01).estimate(t, torch.tensor([0, 0, 1, 1]), x_ids=torch.tensor([0, 0, 1, 2]))
+    for name in ("I(X;T)", "I(X;T) lower"):
+        assert float(found[name].value) == pytest.approx(1.5, abs=1e-9)
+
+
 def test_labels_that_differ_between_rows_of_one_input():
     """X in two cells, each with both labels: I(T;Y) = 0, and given Y the input is still one bit."""
     t = one_snapshot([0.0, 0.0, 9.0, 9.0])

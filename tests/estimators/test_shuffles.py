@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
 from infoplane.estimators import parse
-from infoplane.estimators._labels import AllShuffles, shuffles_of_inputs, shuffles_of_rows
+from infoplane.estimators._labels import AllShuffles, percentiles_95, shuffles_of_inputs, shuffles_of_rows
 
 
 def test_inputs_move_among_those_of_equal_size():
@@ -138,3 +139,10 @@ def test_spectral_information_of_random_labels_does_not_grow_with_repeats(passes
     ids = torch.arange(40).repeat_interleave(passes)
     found = parse("dse:sigma=1.0").estimate(t.repeat_interleave(passes, 1), y.repeat_interleave(passes), x_ids=ids)
     assert abs(float(found["DSMI(T;Y)"].value)) < 0.1
+
+
+@pytest.mark.parametrize("draws", [1, 2, 20, 41, 200])
+def test_percentiles_are_those_of_numpy(draws):
+    values = torch.randn(3, draws, generator=torch.Generator().manual_seed(draws), dtype=torch.float64)
+    for found, percent in zip(percentiles_95(values), (2.5, 97.5), strict=True):
+        assert found.numpy() == pytest.approx(np.percentile(values.numpy(), percent, axis=-1), abs=1e-12)
