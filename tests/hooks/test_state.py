@@ -102,6 +102,20 @@ def test_gradients_and_histories():
     assert all(p.requires_grad for p in model.parameters())
 
 
+def test_the_pass_builds_no_graph():
+    seen = []
+
+    class Looks(nn.Linear):
+        def forward(self, x):
+            seen.append(super().forward(x).requires_grad)
+            return super().forward(x)
+
+    record(nn.Sequential(Looks(4, 3), nn.Tanh()), X)
+    assert seen
+    assert not any(seen)
+    assert torch.is_grad_enabled()
+
+
 def test_autocast_is_the_probes_own():
     """Also inside a caller's region, and its weight cache does not lose the training step's history."""
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
@@ -281,6 +295,23 @@ def test_a_layer_that_stops_running():
     with rec:
         model.use = False
         with pytest.raises(RuntimeError, match=r"1 recorded layers .*: a \(0 instead of 1\)"):
+            rec.snapshot(1)
+
+
+def test_a_layer_that_later_gives_one_row_for_all():
+    class Pooling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.pool = nn.Tanh(), nn.Linear(4, 2), False
+
+        def forward(self, x):
+            return self.b(x + self.a(x.mean(0, keepdim=True) if self.pool else x))
+
+    model = Pooling()
+    rec, _ = recorder(model, (X, torch.zeros(10).long()), schedule=every(1), on_error="raise")
+    with rec:
+        model.pool = True
+        with pytest.raises(ValueError, match=r"layer 'a' should have 10 rows, one per sample, got shape \(1, 4\)"):
             rec.snapshot(1)
 
 
