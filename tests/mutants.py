@@ -291,8 +291,8 @@ CAPTURE = [
     Mutant(
         "of a module that is called twice the last call is taken for all",
         "hooks/_pass/capture.py",
-        "if call == self.ended and not slot.clean:",
-        "if not slot.clean:",
+        "if call != self.ended or slot.clean:",
+        "if slot.clean:",
         "hooks/test_again.py hooks/test_select.py",
     ),
     Mutant(
@@ -326,8 +326,8 @@ CAPTURE = [
     Mutant(
         "NumPy's random numbers are not put back",
         "hooks/_pass/state.py",
-        "np.random.set_state(legacy)",
-        "_ = legacy",
+        "parts += [partial(np.random.set_state, np.random.get_state())]",
+        "parts += []",
         "hooks/test_state.py::test_random_states",
     ),
     Mutant(
@@ -429,7 +429,7 @@ STORE = [
         "core/files.py",
         'write_all(fd, b"\\n" + data if self._torn else data)\n                os.fsync(fd)',
         'write_all(fd, b"\\n" + data if self._torn else data)',
-        "store/test_crash.py::test_the_replay_of_power_cuts_passes_the_real_writer",
+        "store/test_manifest.py::test_lines_are_synced_when_append_returns",
     ),
     Mutant(
         "the next line goes on a torn one",

@@ -14,6 +14,7 @@ from store_cases import check, check_clean, record, shards, writer
 from test_hostile import array_change, rebuild
 
 from infoplane.core import StoreError
+from infoplane.core.files import Journal
 from infoplane.store import open_run
 from infoplane.store._records import load_sealed, read_manifest, seal_json
 from infoplane.store.layout import MAX_MANIFEST_BYTES, MAX_MANIFEST_DAMAGE, MAX_MANIFEST_LINE
@@ -220,3 +221,12 @@ def test_rows_that_are_listed_again_and_again_are_refused_by_their_number(run):
     (problem,) = open_run(run).problems
     assert time.perf_counter() - began < 5
     assert problem.what == "it lists more rows than the 24 of the probe"
+
+
+def test_lines_are_synced_when_append_returns(tmp_path, monkeypatch):
+    seen, write = [], os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: seen.append("write") or write(fd, data))
+    monkeypatch.setattr(os, "fsync", lambda fd: seen.append("sync"))
+    Journal(tmp_path / "lines").append([b"one", b"two"])
+    assert seen == ["write", "sync"]
+    assert (tmp_path / "lines").read_bytes() == b"one\ntwo\n"
