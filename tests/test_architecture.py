@@ -89,6 +89,39 @@ def test_imports_go_upstream_only(path):
         assert part in OWNERS.get(root, {part}), f"{path.name} ({part}) must not import {name}"
 
 
+def test_private_modules_are_used_by_their_own_part_only():
+    for path in FILES:
+        for name in imports(path):
+            root, *rest = name.split(".")
+            if root != "infoplane" or len(rest) < 2 or part_of(PACKAGE / rest[0]) == part_of(path):
+                continue
+            private = [word for word in rest[1:] if word.startswith("_") and not word.startswith("__")]
+            assert not private, f"{path.relative_to(PACKAGE)} imports {name}, which is private to {rest[0]}"
+
+
+# What figures take from results: the table, `choose` with what it gives and takes, and the words and scores of numbers.
+TAKEN_BY_FIGURES = {
+    "": {"ResultTable", "DataProcessing", "read_table"},
+    "views": {"RECORDED", "Grid", "Selection", "Series", "choose", "options", "settings_words"},
+    "summary": {"Compression", "Summary", "compression", "over_runs", "upper_fence"},
+    "losses": {"loss_words", "losses"},
+}
+
+
+def test_figures_read_a_table_through_choose_alone():
+    """Only `choose` narrows the table to arrays, and a figure or its data calls it once."""
+    for path in sorted((PACKAGE / "plots").glob("*.py")):
+        for name in imports(path):
+            if name.startswith("infoplane.results."):
+                module, _, taken = name.removeprefix("infoplane.results.").rpartition(".")
+                assert taken in TAKEN_BY_FIGURES[module], f"plots/{path.name} must not import {name}"
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
+                chosen = sum(ast.unparse(call) == "choose" for call in calls)
+                assert chosen <= 1, f"plots/{path.name}: {function.name} calls choose {chosen} times"
+
+
 def test_the_graph_has_no_cycle():
     for part, above in UPSTREAM.items():
         for up in above:
