@@ -102,7 +102,8 @@ def test_private_modules_are_used_by_their_own_part_only():
 # What figures take from results: the table, `choose` with what it gives and takes, and the words and scores of numbers.
 TAKEN_BY_FIGURES = {
     "": {"ResultTable", "DataProcessing", "read_table"},
-    "views": {"RECORDED", "Grid", "Selection", "Series", "choose", "options", "settings_words"},
+    "trajectories": {"Grid"},
+    "views": {"RECORDED", "Selection", "Series", "choose", "options", "settings_words"},
     "summary": {"Compression", "Summary", "compression", "over_runs", "upper_fence"},
     "losses": {"loss_words", "losses"},
 }

@@ -9,7 +9,8 @@ from infoplane.plots.style import number
 from infoplane.plots.text import safe_text
 from infoplane.results import ResultTable
 from infoplane.results.losses import loss_words, losses
-from infoplane.results.views import Grid, Series, settings_words
+from infoplane.results.trajectories import Grid
+from infoplane.results.views import Series, settings_words
 
 LONG_LABEL = 30
 

@@ -31,7 +31,7 @@ from infoplane.plots.style import (
     text_color,
 )
 from infoplane.plots.text import safe_names, text_width
-from infoplane.results.views import Grid
+from infoplane.results.trajectories import Grid
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]

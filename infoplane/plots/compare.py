@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Literal, Unpack
 
 import numpy as np
@@ -33,7 +34,8 @@ from infoplane.plots.style import FAINT, INK, drawable, layer_line, layer_marker
 from infoplane.plots.text import safe_names, safe_text
 from infoplane.results import ResultTable
 from infoplane.results.summary import Summary, over_runs
-from infoplane.results.views import Grid, Selection, Series, choose
+from infoplane.results.trajectories import Grid
+from infoplane.results.views import Selection, Series, choose
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -136,9 +138,8 @@ def common_layers(everything: Series, runs: Sequence[str]) -> list[str]:
 def summarised(name: str, runs: list[str], grids: Mapping[str, Sequence[Grid]], spread: str | None) -> GroupData:
     """The summary of each quantity over the runs of a group, at the steps that all of them have."""
     per_run = next(iter(grids.values()))
-    first, steps = per_run[0], per_run[0].steps
-    for other in per_run[1:]:
-        steps = np.intersect1d(steps, other.steps)
+    first = per_run[0]
+    steps = reduce(np.intersect1d, [one.steps for one in per_run])
     if steps.size == 0:
         raise ValueError(f"runs {', '.join(runs)} have no step in common, so there is no mean to draw")
     summaries = {}

@@ -14,7 +14,8 @@ from infoplane.core.palette import VIRIDIS, along, layer_colors
 from infoplane.core.text import printable, shorten
 from infoplane.report.doubts import estimate_name, estimates
 from infoplane.results import ResultTable
-from infoplane.results.views import Grid, Series, default_layers, metrics, options, ordered_layers
+from infoplane.results.trajectories import Grid
+from infoplane.results.views import Series, default_layers, metrics, options, ordered_layers
 
 DIGITS = 7
 STEP_SHADES = 24

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -215,16 +216,14 @@ def summarize(
     ValueError
         Runs of one layer have no step in common.
     """
+    alike = ("layer", "subset", "estimator", "settings", "quantity")
     groups: dict[tuple[str, ...], list[Curve]] = {}
     for curve in table.curves(quantity, **select):
-        key = (curve.layer, curve.subset, curve.estimator, curve.settings, curve.quantity)
-        groups.setdefault(key, []).append(curve)
+        groups.setdefault(tuple(getattr(curve, name) for name in alike), []).append(curve)
     out = []
-    for curves in groups.values():
+    for key, curves in groups.items():
         first = curves[0]
-        steps = first.step
-        for curve in curves[1:]:
-            steps = np.intersect1d(steps, curve.step)
+        steps = reduce(np.intersect1d, [curve.step for curve in curves])
         if steps.size == 0:
             raise ValueError(
                 f"runs {', '.join(c.run for c in curves)} have no step in common for layer {first.layer!r}, so they "
@@ -233,12 +232,8 @@ def summarize(
         values = np.stack([curve.value[np.searchsorted(curve.step, steps)] for curve in curves])
         out.append(
             CurveSummary(
-                layer=first.layer,
+                **dict(zip(alike, key, strict=True)),
                 depth=first.depth,
-                subset=first.subset,
-                estimator=first.estimator,
-                settings=first.settings,
-                quantity=first.quantity,
                 unit=first.unit,
                 runs=tuple(c.run for c in curves),
                 step=steps,

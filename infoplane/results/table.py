@@ -36,6 +36,10 @@ Selector = str | Iterable[str] | None
 """A name, a glob, several of these, or None for all."""
 
 
+_SHOWN = ("run", "step", "layer", "subset", "estimator", "quantity", "value", "bound", "ceiling", "unit", "flags")
+"""The columns that a notebook shows."""
+
+
 class Where(TypedDict, total=False):
     """Which rows `ResultTable.plane` and `curves` take, besides what they name themselves."""
 
@@ -359,25 +363,12 @@ class ResultTable:
         )
 
     def _repr_html_(self) -> str:
-        shown = [
-            "run",
-            "step",
-            "layer",
-            "subset",
-            "estimator",
-            "quantity",
-            "value",
-            "bound",
-            "ceiling",
-            "unit",
-            "flags",
-        ]
         rows = list(range(len(self))) if len(self) <= 20 else [*range(10), *range(len(self) - 10, len(self))]
-        lines = ["<tr>" + "".join(f"<th>{c}</th>" for c in shown) + "</tr>"]
+        lines = ["<tr>" + "".join(f"<th>{c}</th>" for c in _SHOWN) + "</tr>"]
         for i in rows:
             if len(self) > 20 and i == len(self) - 10:
-                lines.append(f'<tr><td colspan="{len(shown)}">… {len(self) - 20} rows …</td></tr>')
-            cells = (self[c][i] for c in shown)
+                lines.append(f'<tr><td colspan="{len(_SHOWN)}">… {len(self) - 20} rows …</td></tr>')
+            cells = (self[c][i] for c in _SHOWN)
             text = (f"{v:.4g}" if isinstance(v, float) else visible(str(v)) for v in cells)
             lines.append("<tr>" + "".join(f"<td>{html.escape(t)}</td>" for t in text) + "</tr>")
         return f"<p>{html.escape(repr(self))}</p><table>{''.join(lines)}</table>"

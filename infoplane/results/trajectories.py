@@ -1,7 +1,8 @@
-"""Rows of a table joined into points of the plane, curves over training and data-processing counts."""
+"""Rows of a table as arrays: points of the plane, grids of steps and layers, curves, data-processing counts."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.errors import closest
+from infoplane.core.units import BIT
 
 if TYPE_CHECKING:
     from infoplane.results.table import ResultTable
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 SAME_ESTIMATE = ("run", "step", "layer", "subset", "estimator", "config", "source")
 
@@ -79,6 +82,73 @@ class Plane:
 
     def _groups(self, names: Sequence[str], order: Sequence[str]) -> Iterator[tuple[Any, IntArray]]:
         return groups([getattr(self, name) for name in names], [getattr(self, name) for name in order])
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """One quantity of one run as arrays (steps, layers), NaN where the table has no row.
+
+    Attributes
+    ----------
+    steps, epochs, times : (S,) float64
+        `times` is the one of the two that was asked for with `against`.
+    layers : list of str, L of them
+    value, low, high, ceiling : (S, L) float64
+    flags : mapping from flag name to (S, L) bool
+    bounds, estimands : set of str
+        Those met in the rows: "point", "upper", "lower"; "binned", ...
+    unit : str
+    n_samples : list of int
+        The numbers of samples met in the rows of all quantities, ascending.
+    real_targets : bool
+        Whether Y is real-valued, so that H(Y) is no ceiling.
+    """
+
+    quantity: str
+    steps: FloatArray
+    epochs: FloatArray
+    times: FloatArray
+    layers: list[str]
+    value: FloatArray
+    low: FloatArray
+    high: FloatArray
+    ceiling: FloatArray
+    flags: Mapping[str, BoolArray]
+    bounds: frozenset[str]
+    estimands: frozenset[str]
+    unit: str
+    n_samples: list[int]
+    real_targets: bool = False
+
+    def flag(self, name: str) -> BoolArray:
+        """(S, L): which values carry a flag."""
+        return self.flags.get(name, np.zeros(self.value.shape, dtype=bool))
+
+    @property
+    def top(self) -> float | None:
+        """The largest ceiling, None where no row has one."""
+        known = self.ceiling[np.isfinite(self.ceiling)]
+        return float(known.max()) if known.size else None
+
+    def ceiling_name(self, n_samples: Sequence[int] | None = None) -> str:
+        """log2 N where the ceiling of I(X;T) is that of the sample, else H(X); H(Y) for I(T;Y) of classes.
+
+        Real targets have no H(Y): there the ceiling is the largest number that the estimator gives for the sample.
+        A number that is not in bits has a maximum, which is no entropy.
+
+        Parameters
+        ----------
+        n_samples : sequence of int, optional
+            The numbers of samples, of several runs where the ceiling is that of all; by default those of this one.
+        """
+        if self.unit != BIT:
+            return "maximum"
+        if self.quantity.startswith("I(T;Y)"):
+            return "largest estimate" if self.real_targets else "H(Y)"
+        top, sizes = self.top, self.n_samples if n_samples is None else n_samples
+        if top is not None and len(sizes) == 1 and math.isclose(top, math.log2(sizes[0]), abs_tol=1e-6):
+            return "log₂ N"
+        return "H(X)"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -7,7 +7,6 @@ and the caller made none, the error names what there is to choose from.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from infoplane.core.tokens import layer_matches, split_token, token_position
 from infoplane.core.units import BIT
 from infoplane.results._csv import by_value
 from infoplane.results.table import ResultTable
-from infoplane.results.trajectories import groups
+from infoplane.results.trajectories import Grid, groups
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -55,73 +54,6 @@ class Selection(TypedDict, total=False):
     subset: str | None
     layers: Sequence[str] | None
     against: Literal["step", "epoch"]
-
-
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """One quantity of one run as arrays (steps, layers), NaN where the table has no row.
-
-    Attributes
-    ----------
-    steps, epochs, times : (S,) float64
-        `times` is the one of the two that was asked for with `against`.
-    layers : list of str, L of them
-    value, low, high, ceiling : (S, L) float64
-    flags : mapping from flag name to (S, L) bool
-    bounds, estimands : set of str
-        Those met in the rows: "point", "upper", "lower"; "binned", ...
-    unit : str
-    n_samples : list of int
-        The numbers of samples met in the rows of all quantities, ascending.
-    real_targets : bool
-        Whether Y is real-valued, so that H(Y) is no ceiling.
-    """
-
-    quantity: str
-    steps: FloatArray
-    epochs: FloatArray
-    times: FloatArray
-    layers: list[str]
-    value: FloatArray
-    low: FloatArray
-    high: FloatArray
-    ceiling: FloatArray
-    flags: Mapping[str, BoolArray]
-    bounds: frozenset[str]
-    estimands: frozenset[str]
-    unit: str
-    n_samples: list[int]
-    real_targets: bool = False
-
-    def flag(self, name: str) -> BoolArray:
-        """(S, L): which values carry a flag."""
-        return self.flags.get(name, np.zeros(self.value.shape, dtype=bool))
-
-    @property
-    def top(self) -> float | None:
-        """The largest ceiling, None where no row has one."""
-        known = self.ceiling[np.isfinite(self.ceiling)]
-        return float(known.max()) if known.size else None
-
-    def ceiling_name(self, n_samples: Sequence[int] | None = None) -> str:
-        """log2 N where the ceiling of I(X;T) is that of the sample, else H(X); H(Y) for I(T;Y) of classes.
-
-        Real targets have no H(Y): there the ceiling is the largest number that the estimator gives for the sample.
-        A number that is not in bits has a maximum, which is no entropy.
-
-        Parameters
-        ----------
-        n_samples : sequence of int, optional
-            The numbers of samples, of several runs where the ceiling is that of all; by default those of this one.
-        """
-        if self.unit != BIT:
-            return "maximum"
-        if self.quantity.startswith("I(T;Y)"):
-            return "largest estimate" if self.real_targets else "H(Y)"
-        top, sizes = self.top, self.n_samples if n_samples is None else n_samples
-        if top is not None and len(sizes) == 1 and math.isclose(top, math.log2(sizes[0]), abs_tol=1e-6):
-            return "log₂ N"
-        return "H(X)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,16 +131,14 @@ class Series:
         at = np.searchsorted(steps, rows["step"]), by_value(rows["layer"].tolist(), place.__getitem__, np.int64)
         epochs = _filled(steps.shape, np.searchsorted(steps, all_steps), self.table["epoch"])
         names = sorted({name for flags in set(rows["flags"]) for name in flags.split(";") if name})
+        numbers: dict[str, Any] = {c: _filled(shape, at, rows[c]) for c in ("value", "low", "high", "ceiling")}
         return Grid(
+            **numbers,
             quantity=quantity,
             steps=steps,
             epochs=epochs,
             times=steps if self.against == "step" else epochs,
             layers=list(self.layers),
-            value=_filled(shape, at, rows["value"]),
-            low=_filled(shape, at, rows["low"]),
-            high=_filled(shape, at, rows["high"]),
-            ceiling=_filled(shape, at, rows["ceiling"]),
             flags={name: _filled(shape, at, rows.flag(name), False) for name in names},
             bounds=frozenset(str(b) for b in set(rows["bound"]) if b),
             estimands=frozenset(str(e) for e in set(rows["estimand"]) if e),
@@ -251,26 +181,21 @@ def choose(
         If nothing is left, or more than one estimator, setting, run or subset: the line names them.
     """
     whole = table.current()
-    estimator, run, subset = select.get("estimator"), select.get("run"), select.get("subset")
-    against, layers = select.get("against", "step"), select.get("layers")
-    rows = whole.take(((whole["estimator"] == RECORDED) == (estimator == RECORDED)) & (whole["layer"] != ""))
+    run, subset, layers = select.get("run"), select.get("subset"), select.get("layers")
+    against = select.get("against", "step")
+    recorded = select.get("estimator") == RECORDED
+    rows = whole.take(((whole["estimator"] == RECORDED) == recorded) & (whole["layer"] != ""))
     if quantity is not None:
         rows = rows.take(is_in(rows["quantity"], quantity))
     if len(rows) == 0:
         raise ValueError("the table has no estimates; run infoplane.analyze(run) first")
-    wanted = parse_settings(select.get("settings"))
-    if estimator is not None:
-        name, _, rest = estimator.partition(":")
-        wanted = {**parse_settings(rest), **wanted}
-        rows = _equal(rows, "estimator", name)
-    rows = _one(rows, "estimator", "estimator")
-    if run is not None:
-        rows = _equal(rows, "run", run)
-    elif not several_runs:
-        rows = _one(rows, "run", "run")
+    rows, wanted = _of_estimator(rows, select.get("estimator"), select.get("settings"))
+    rows = _only(rows, "estimator")
+    if run is not None or not several_runs:
+        rows = _only(rows, "run", run)
     if subset is None and "all" in set(rows["subset"]):
         subset = "all"
-    rows = _equal(rows, "subset", subset) if subset is not None else _one(rows, "subset", "subset")
+    rows = _only(rows, "subset", subset)
     rows = _one_setting(rows, wanted)
     rows, left_out = with_times(rows, against)
     keys = default_layers(rows) if not layers else match_layers(layers, ordered_layers(rows))
@@ -313,15 +238,11 @@ def options(
     """The values of a column (estimator, settings, run, subset) among the estimates that fit the other choices."""
     rows = table.current()
     rows = rows.take((rows["estimator"] != RECORDED) & (rows["layer"] != ""))
-    if estimator is not None:
-        name, _, rest = estimator.partition(":")
-        rows = _equal(rows, "estimator", name)
-        settings = {**parse_settings(rest), **parse_settings(settings)}
+    rows, wanted = _of_estimator(rows, estimator, settings)
     for name, value in (("run", run), ("subset", subset)):
         if value is not None:
-            rows = _equal(rows, name, value)
-    out = list(dict.fromkeys(str(v) for v in rows[column]))
-    wanted = parse_settings(settings)
+            rows = _only(rows, name, value)
+    out = list(dict.fromkeys(rows[column].tolist()))
     if column == "settings" and wanted:
         out = [t for t in out if all(json.loads(t).get(n) == v for n, v in wanted.items())]
     return out
@@ -424,18 +345,25 @@ def is_in(column: npt.NDArray[Any], values: Iterable[str]) -> BoolArray:
     return by_value(column.tolist(), wanted.__contains__, bool)
 
 
-def _equal(rows: ResultTable, column: str, value: str) -> ResultTable:
+def _of_estimator(
+    rows: ResultTable, estimator: str | None, settings: Mapping[str, Any] | str | None
+) -> tuple[ResultTable, dict[str, Any]]:
+    """The rows of an estimator, and the settings that are asked for, in its name after a colon or apart."""
+    wanted = parse_settings(settings)
+    if estimator is None:
+        return rows, wanted
+    name, _, rest = estimator.partition(":")
+    return _only(rows, "estimator", name), {**parse_settings(rest), **wanted}
+
+
+def _only(rows: ResultTable, column: str, value: str | None = None) -> ResultTable:
+    """The rows with this value in a column, or all where they have but one."""
     known = list(dict.fromkeys(rows[column].tolist()))
-    if value not in known:
+    if value is not None and value not in known:
         raise ValueError(f"the table has no {column} {value!r}; available: {', '.join(known[:12])}")
-    return rows.take(is_in(rows[column], [value]))
-
-
-def _one(rows: ResultTable, column: str, word: str) -> ResultTable:
-    known = list(dict.fromkeys(str(v) for v in rows[column]))
-    if len(known) > 1:
-        raise ValueError(f"the table has {len(known)} {word}s, choose one with {word}=...: {', '.join(known[:12])}")
-    return rows
+    if value is None and len(known) > 1:
+        raise ValueError(f"the table has {len(known)} {column}s, choose one with {column}=...: {', '.join(known[:12])}")
+    return rows if value is None or len(known) == 1 else rows.take(is_in(rows[column], [value]))
 
 
 def _one_setting(rows: ResultTable, wanted: Mapping[str, Any]) -> ResultTable:
