@@ -1,4 +1,4 @@
-"""The results table: what an analysis found, one row per quantity. Needs numpy and pandas only."""
+"""The results table: what an analysis found, one row per quantity. Needs numpy, and pandas for its frames alone."""
 
 from infoplane.results._csv import COLUMNS, KEY, Row
 from infoplane.results._files import TableWriter, csv_path
