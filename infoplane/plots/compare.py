@@ -122,7 +122,8 @@ def compare_data(
 
 def common_layers(everything: Series, runs: Sequence[str]) -> list[str]:
     """The layers of the runs of a group, which must have the same."""
-    have = {run: {str(layer) for layer in everything.of_run(run).table["layer"]} for run in runs}
+    rows = set(zip(everything.table["run"].tolist(), everything.table["layer"].tolist(), strict=True))
+    have = {run: {layer for of_run, layer in rows if of_run == run} for run in runs}
     per_run = {run: [layer for layer in everything.layers if layer in have[run]] for run in runs}
     kept = [layer for layer in everything.layers if all(layer in have[run] for run in runs)]
     odd = [run for run in runs if per_run[run] != kept]
