@@ -6,7 +6,7 @@ A snapshot has four forms on its way from a hook to the disk:
 
 1. the buffers that the hooks fill, one for each captured layer, while the probe set runs;
 2. `infoplane.core.Snapshot`: those buffers with the step, the layers and the metrics, as a sink gets it;
-3. a frame: checked, contiguous, with the digest of every array, waiting in the sealer for its shard;
+3. a frame: checked when it is handed over, then contiguous, with the digest of every array, waiting for its shard;
 4. the bytes of the shard in order: the index of all its frames, and views of their arrays, never copied.
 """
 

@@ -96,6 +96,9 @@ class Extent:
 class _Image:
     """A sparse file in memory that takes what HDF5 writes: the metadata."""
 
+    # `h5py.File(BytesIO())`, which writes the arrays too, would do without it and takes, digest included and the disk
+    # left out, 10 ms in place of 0.1 for a shard of 1 MB and 158 ms in place of 28 for one of 67 MB.
+
     def __init__(self) -> None:
         self.position = 0
         self.size = 0

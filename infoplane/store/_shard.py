@@ -1,9 +1,9 @@
-"""Shards and the probe file: from arrays to the bytes of a file, and from a file to a checked index."""
+"""Shards and the probe file: from snapshots to the bytes of a file, and from a file to a checked index."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,27 +13,157 @@ import numpy.typing as npt
 from infoplane.core import files
 from infoplane.core.errors import StoreError
 from infoplane.core.files import digest
-from infoplane.core.records import IntArray, Probe
+from infoplane.core.records import IntArray, Layer, Probe, Snapshot
 from infoplane.core.strict import canonical_json
 from infoplane.core.text import printable
 from infoplane.store import _h5
-from infoplane.store._frames import Frame
 from infoplane.store._records import ShardMeta, check_version, get_hex, get_strings, load_json
 from infoplane.store.layout import (
+    ARRAY_DTYPES,
     FORMAT_VERSION,
     INPUTS,
     MAX_INPUT_BYTES,
+    MAX_LAYERS,
     MAX_PROBE_FILE_BYTES,
+    MAX_STEP,
     PROBE_INDEX,
     SEAL,
     SHARD_INDEX,
     ShardName,
     act_name,
+    count_nonfinite,
+    cut_ranges,
     file_type,
     ranges_size,
+    row_ranges,
 )
 
 _INDEX_DTYPES: dict[str, np.dtype[Any]] = {"u1": np.dtype("u1"), "i8": np.dtype("<i8"), "f8": np.dtype("<f8")}
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One snapshot, or the part of it that goes into one file, as it waits for the disk."""
+
+    snapshot: Snapshot
+    rows: IntArray  # (R, 2) half-open ranges of probe rows
+    metrics: Mapping[tuple[str, str], float]  # (name, layer or "")
+    begin: int = 0  # these samples of the snapshot's arrays
+    end: int | None = None
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, *, samples: int, last_step: int | None, max_sample_bytes: int) -> Frame:
+        """Raise ValueError, or TypeError for a metric that is no number, when it cannot be stored."""
+        _check_step(snapshot.step, last_step)
+        rows, n = np.array([[0, samples]], np.int64), samples
+        if snapshot.rows is not None:
+            listed = np.asarray(snapshot.rows)
+            _check_rows(listed, samples)
+            rows, n = row_ranges(listed.astype(np.int64)), len(listed)
+        _check_layers(snapshot, n)
+        frame = cls(snapshot, rows, _metrics(snapshot))
+        per_sample = sum(snapshot.arrays[layer.key].nbytes for layer in snapshot.layers) // n
+        if per_sample > max_sample_bytes:
+            raise ValueError(
+                f"one sample of step {snapshot.step} has {per_sample} bytes, more than the {max_sample_bytes} of a "
+                "file; reduce the layers"
+            )
+        return frame
+
+    @property
+    def step(self) -> int:
+        return int(self.snapshot.step)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.snapshot.layers
+
+    @cached_property
+    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
+        """The arrays of the layers in order, contiguous; to be asked for when the snapshot has them (`wait`)."""
+        found = ((self.snapshot.arrays[layer.key], ARRAY_DTYPES[layer.dtype]) for layer in self.layers)
+        return tuple(np.ascontiguousarray(array[self.begin : self.end], dtype) for array, dtype in found)
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes in a file: the arrays and their share of the index."""
+        index = 24 + 24 * len(self.layers) + 9 * len(self.metrics) + self.rows.nbytes
+        return sum(self.snapshot.arrays[layer.key][self.begin : self.end].nbytes for layer in self.layers) + index
+
+    @cached_property
+    def digests(self) -> tuple[bytes, ...]:
+        return tuple(digest(array.reshape(-1).view("u1")) for array in self.arrays)
+
+    @cached_property
+    def nonfinite(self) -> tuple[int, ...]:
+        return tuple(count_nonfinite(array, layer.dtype) for layer, array in zip(self.layers, self.arrays, strict=True))
+
+    def belongs_with(self, other: Frame) -> bool:
+        """Whether both fit into one shard: the same layers, shapes, dtypes and rows."""
+        return self.layers == other.layers and np.array_equal(self.rows, other.rows)
+
+    def split(self, limit: int) -> list[Frame]:
+        """Parts of at most `limit` bytes, cut by samples."""
+        if self.nbytes <= limit:
+            return [self]
+        samples = ranges_size(self.rows)
+        n = limit * samples // self.nbytes
+        parts = [
+            replace(self, rows=cut_ranges(self.rows, a, a + n), metrics={}, begin=a, end=a + n)
+            for a in range(0, samples, n)
+        ]
+        return [replace(parts[0], metrics=self.metrics), *parts[1:]]
+
+
+def _check_step(step: int, last_step: int | None) -> None:
+    if not 0 <= step <= MAX_STEP:
+        raise ValueError(f"step must be 0 or above, got {step}")
+    if last_step is not None and step <= last_step:
+        raise ValueError(
+            f"step {step} does not come after step {last_step}, the last one of this session; "
+            "to go back, open the run again with resume=True"
+        )
+
+
+def _check_rows(rows: npt.NDArray[Any], samples: int) -> None:
+    if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows):
+        raise ValueError(f"rows must be a vector of probe rows, got {rows.dtype} {rows.shape}")
+    if rows.min() < 0 or rows.max() >= samples or len(np.unique(rows)) != len(rows):
+        raise ValueError(f"rows must be distinct and lie in 0..{samples - 1}")
+
+
+def _check_layers(snapshot: Snapshot, n: int) -> None:
+    """The layers can be stored, and the arrays are theirs, with `n` samples."""
+    if len(snapshot.layers) > MAX_LAYERS:
+        raise ValueError(f"at most {MAX_LAYERS} layers can be stored, got {len(snapshot.layers)}")
+    if len({layer.key for layer in snapshot.layers}) < len(snapshot.layers):
+        keys = [layer.key for layer in snapshot.layers]
+        raise ValueError(f"two layers have the key {max(keys, key=keys.count)!r}")
+    for layer in snapshot.layers:
+        if layer.dtype not in ARRAY_DTYPES:
+            raise ValueError(
+                f"layer {layer.key!r} has dtype {layer.dtype!r}, which cannot be stored; "
+                f"known: {', '.join(ARRAY_DTYPES)}"
+            )
+        if layer.key not in snapshot.arrays:
+            raise ValueError(f"snapshot {snapshot.step} has no array for layer {layer.key!r}")
+        array, needed = snapshot.arrays[layer.key], ARRAY_DTYPES[layer.dtype]
+        if array.shape != (n, *layer.unit_shape):
+            raise ValueError(f"layer {layer.key!r} must have shape {(n, *layer.unit_shape)}, got {array.shape}")
+        if array.dtype.newbyteorder("<") != needed:
+            raise ValueError(f"layer {layer.key!r} is {layer.dtype} and needs {needed} arrays, got {array.dtype}")
+
+
+def _metrics(snapshot: Snapshot) -> dict[tuple[str, str], float]:
+    """(name, layer) -> value; the layer is "" for what belongs to the whole model."""
+    found = {}
+    for key, value in [*snapshot.metrics.items(), *snapshot.layer_metrics.items()]:
+        layer, name = ("", key) if isinstance(key, str) else key
+        try:
+            found[name, layer] = float(value)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"metric {key!r} must be a number, got {value!r:.60}") from error
+    return found
 
 
 def encode_shard(meta: ShardMeta, frames: Sequence[Frame]) -> Iterator[memoryview]:

@@ -9,24 +9,27 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from infoplane import __version__
+from infoplane.core import files
 from infoplane.core.errors import StoreError
 from infoplane.core.interrupts import checkpoint, deferred
 from infoplane.core.records import Probe, Snapshot
 from infoplane.core.steps import describe_steps, step_words
 from infoplane.core.warn import warn
 from infoplane.store import _signals
-from infoplane.store._directory import open_directory
-from infoplane.store._frames import check_snapshot, snapshot_bytes
-from infoplane.store._sealer import Sealer
-from infoplane.store._shard import check_probe
-from infoplane.store.layout import MAX_FILE_BYTES, MAX_RANKS, SEAL_BYTES, SEAL_SECONDS
+from infoplane.store._directory import Ledger, open_directory
+from infoplane.store._records import ManifestEntry, ShardMeta
+from infoplane.store._shard import Frame, check_probe, encode_shard
+from infoplane.store.layout import MAX_FILE_BYTES, MAX_RANKS, SEAL_BYTES, SEAL_SECONDS, SHARDS_DIR
 
 DEFAULT_QUEUE_BYTES = 1 << 30
 _OVERHEAD = 4096  # of a waiting snapshot, beside its arrays
+_INDEX_ALLOWANCE = 16 << 20  # under the limit of a file, for the records of its layers and HDF5's own
 _STALL_SHARE = 0.05  # of the run's time; beyond it, the wait for the disk is worth a warning
 
 
@@ -140,40 +143,32 @@ class StoreWriter:
         )
         record = self._ledger.record
         self.run_id, self.session, self.last_step = record.run_id, record.session, record.resumed_from
-        self._step: int | None = None
-        self._queue: deque[tuple[Snapshot | threading.Event, int]] = deque()
-        self._queued_bytes = 0
-        self._queue_bytes = queue_bytes
-        self._largest = 0
-        self._changed = threading.Condition()
-        self._stop = False
-        self._failure: BaseException | None = None
         self._reported = False
         self._began = time.monotonic()
-        self.stalled_s = 0.0
-        self._thread: threading.Thread | None = None
-        self._sealer = Sealer(
+        self._worker = _Worker(
             self._ledger,
-            samples=probe.samples,
             seal_bytes=min(seal_bytes, max_file_bytes),
             seal_seconds=seal_seconds,
             max_file_bytes=max_file_bytes,
+            queue_bytes=queue_bytes,
             release=release,
         )
         if background:
-            thread = threading.Thread(target=self._run, name=f"infoplane writer {self.path}", daemon=True)
             try:
-                thread.start()
+                self._worker.start(f"infoplane writer {self.path}")
             except BaseException:
                 self._ledger.lock.release()
                 raise
-            self._thread = thread
         self._closed = False
         _signals.watch(self)
 
     @property
     def dropped(self) -> dict[int, str]:
         return dict(self._ledger.dropped)
+
+    @property
+    def stalled_s(self) -> float:
+        return self._worker.stalled_s
 
     def __enter__(self) -> Self:
         return self
@@ -196,17 +191,10 @@ class StoreWriter:
         """
         self._ready()
         self._raise_error()
-        check_snapshot(
-            snapshot,
-            samples=self._samples,
-            last_step=self._step,
-            max_sample_bytes=self._sealer.max_sample_bytes,
-        )
-        if self._thread is None:
-            self._step = snapshot.step
-            self._sealer.take(snapshot)
-        else:
-            self._enqueue(snapshot, snapshot_bytes(snapshot) + _OVERHEAD)
+        limit = self._worker.max_sample_bytes
+        frame = Frame.of(snapshot, samples=self._samples, last_step=self._worker.last_step, max_sample_bytes=limit)
+        if not self._worker.put(frame):
+            raise ValueError(f"the writer of {self.path} is closed")
         self._report()
 
     @deferred
@@ -224,15 +212,7 @@ class StoreWriter:
         Returns False when some of it had to be dropped, now or before.
         """
         self._ready()
-        if self._thread is None:
-            self._sealer.seal(wait=True)
-        else:
-            done = threading.Event()
-            with self._changed:
-                self._queue.append((done, 0))
-                self._changed.notify_all()
-            while not done.wait(0.5) and self._thread.is_alive() and not _signals.pending():
-                checkpoint()
+        self._worker.flush()
         self._report()
         return not self._ledger.dropped and not self._ledger.uncertain
 
@@ -242,20 +222,13 @@ class StoreWriter:
         """Publish what waits, finish the session's file and release the lock. Safe to call again."""
         if self._closed or os.getpid() != self._pid:
             return
-        if self._thread is not None:
-            with self._changed:
-                self._stop = True
-                self._changed.notify_all()
-            while self._thread.is_alive():
-                self._thread.join(0.5)
-                checkpoint()
-                if _signals.pending():
-                    return
+        if not self._worker.stop():
+            return
         self._closed = True
         _signals.unwatch(self)
         try:
-            if self._failure is None:
-                self._sealer.seal(wait=True)
+            if self._worker.failure is None:
+                self._worker.seal(wait=True)
                 self._ledger.close(self.stalled_s)
         finally:
             self._ledger.lock.release()
@@ -268,71 +241,7 @@ class StoreWriter:
 
     def abandon(self, error: Exception) -> None:
         """List what is not published yet as dropped, for this reason, in the session's file; the end is near."""
-        self._sealer.abandon([item for item, _ in list(self._queue) if isinstance(item, Snapshot)], error)
-
-    # The queue and its thread
-
-    def _enqueue(self, snapshot: Snapshot, nbytes: int) -> None:
-        self._largest = max(self._largest, nbytes)
-        budget = self._queue_bytes or max(DEFAULT_QUEUE_BYTES, 2 * self._largest)
-        with self._changed:
-            if self._waiting() + nbytes > budget:
-                self._wait_for_room(budget - nbytes)
-            if self._stop:
-                raise ValueError(f"the writer of {self.path} is closed")
-            self._step = snapshot.step
-            self._queued_bytes += nbytes
-            self._queue.append((snapshot, nbytes))
-            self._changed.notify_all()
-
-    def _waiting(self) -> int:
-        return self._queued_bytes + self._sealer.pending_bytes
-
-    def _wait_for_room(self, allowed: int) -> None:
-        """Called with the condition held. A snapshot larger than the budget waits until nothing else does."""
-        began = time.monotonic()
-        self._queue.append((threading.Event(), 0))  # seals what is pending, so that its bytes become free
-        self._changed.notify_all()
-        while self._waiting() > max(allowed, 0) and self._failure is None and not _signals.pending():
-            self._changed.wait(0.5)
-            checkpoint()
-        self.stalled_s += time.monotonic() - began
-
-    def _run(self) -> None:
-        try:
-            while self._work():
-                pass
-        except BaseException as error:  # a fault of the program: nothing more can be recorded, and it is said
-            with self._changed:
-                queued = [item for item, _ in self._queue if isinstance(item, Snapshot)]
-                self._queue.clear()
-                self._sealer.give_up(queued, error)
-                self._failure = error
-                self._changed.notify_all()
-
-    def _work(self) -> bool:
-        """Take one item of the queue, or seal when it is time; False when all is done."""
-        with self._changed:
-            while not self._queue and not self._stop:
-                self._queued_bytes = 0  # an interrupt may have come between a count and its entry
-                wait = self._sealer.due_in()
-                if wait is not None and wait <= 0:
-                    break
-                self._changed.wait(None if wait is None else min(wait, 3600.0))
-            item, nbytes = self._queue[0] if self._queue else (None, 0)
-            stopping = self._stop
-        if isinstance(item, Snapshot):
-            self._sealer.take(item)
-        else:
-            self._sealer.seal(wait=item is not None)
-        with self._changed:
-            if item is not None:
-                self._queue.popleft()
-                self._queued_bytes -= nbytes
-            self._changed.notify_all()
-        if isinstance(item, threading.Event):
-            item.set()
-        return item is not None or not stopping
+        self._worker.abandon(error)
 
     # Checks and reports
 
@@ -346,10 +255,11 @@ class StoreWriter:
         self._raise_failure()
 
     def _raise_failure(self) -> None:
-        if self._failure is not None:
+        failure = self._worker.failure
+        if failure is not None:
             raise StoreError(
-                f"recording into {self.path} has stopped: {type(self._failure).__name__}: {self._failure}"
-            ) from self._failure
+                f"recording into {self.path} has stopped: {type(failure).__name__}: {failure}"
+            ) from failure
 
     def _raise_error(self) -> None:
         error = self._ledger.error
@@ -380,7 +290,7 @@ class StoreWriter:
             self._warn(text)
         elapsed = time.monotonic() - self._began
         if self.stalled_s > max(1.0, _STALL_SHARE * elapsed):
-            rate = self._sealer.bytes_written / elapsed / 1e6
+            rate = self._worker.bytes_written / elapsed / 1e6
             self._warn(
                 f"training waited {self.stalled_s:.1f} s of {elapsed:.1f} s for the disk ({rate:.0f} MB/s "
                 "written); record fewer layers or steps, or use a faster disk"
@@ -389,6 +299,271 @@ class StoreWriter:
 
     def _warn(self, text: str) -> None:
         warn(f"{self.path}: {text}", RuntimeWarning)
+
+
+class _Worker:
+    """Takes frames one after the other and publishes them as shards, in a thread of its own or in that of the caller.
+
+    A shard that a write error stopped stays in memory and is written again with the next one, or at once where
+    the caller waits for the disk. Only what fails twice is dropped: many errors pass, and no more than one shard waits.
+
+    Attributes
+    ----------
+    max_sample_bytes : int
+        Bytes of one sample that still fit into a file.
+    last_step : int or None
+        The step handed over last.
+    waiting_bytes, bytes_written : int
+        What is not published yet, and what is.
+    stalled_s : float
+        Seconds that `put` waited for room.
+    failure : exception or None
+        A fault of the program that ended the thread: nothing more can be recorded.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        seal_bytes: int,
+        seal_seconds: float,
+        max_file_bytes: int,
+        queue_bytes: int | None,
+        release: Callable[[Snapshot], None] | None,
+    ) -> None:
+        self._ledger, self._release = ledger, release
+        self._shards = ledger.path / SHARDS_DIR
+        self._seal_bytes, self._seal_seconds, self._queue_bytes = seal_bytes, seal_seconds, queue_bytes
+        self.max_sample_bytes = max(max_file_bytes - _INDEX_ALLOWANCE, max_file_bytes // 2)
+        self._queue: deque[Frame | threading.Event] = deque()  # an event asks for a seal and is set after it
+        self._fresh: list[Frame] = []  # taken; nobody has tried to write them
+        self._fresh_bytes = 0
+        self._held: list[Frame] = []  # a write error stopped their shard once
+        self._publishing: list[int] = []  # steps of the shards that are on their way right now
+        self._due_at = 0.0
+        self._start_step = -1
+        self._largest = 0
+        self.last_step: int | None = None
+        self.waiting_bytes = self.bytes_written = 0
+        self.stalled_s = 0.0
+        self._changed = threading.Condition()
+        self._stopping = False
+        self.failure: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    # Called by the writer
+
+    def start(self, name: str) -> None:
+        """From now on work in a thread."""
+        thread = threading.Thread(target=self._run, name=name, daemon=True)
+        thread.start()
+        self._thread = thread
+
+    def put(self, frame: Frame) -> bool:
+        """Hand over a frame, waiting for room where there is none; False after `stop`."""
+        size = frame.nbytes + _OVERHEAD
+        self._largest = max(self._largest, size)
+        budget = self._queue_bytes or max(DEFAULT_QUEUE_BYTES, 2 * self._largest)
+        with self._changed:
+            if self._thread is not None and self.waiting_bytes + size > budget:
+                self._wait_for_room(budget - size)
+            if self._stopping:
+                return False
+            self.last_step = frame.step
+            if self._thread is not None:
+                self._queue.append(frame)
+            # After the frame: an interrupt in between leaves too low a count, which nobody waits for.
+            self.waiting_bytes += size
+            self._changed.notify_all()
+        if self._thread is None:
+            self._take(frame)
+        return True
+
+    def _wait_for_room(self, allowed: int) -> None:
+        """Called with the condition held. A frame larger than the budget waits until nothing else does."""
+        began = time.monotonic()
+        self._queue.append(threading.Event())  # seals what is pending, so that its bytes become free
+        self._changed.notify_all()
+        while self.waiting_bytes > max(allowed, 0) and self.failure is None and not _signals.pending():
+            self._changed.wait(0.5)
+            checkpoint()
+        self.stalled_s += time.monotonic() - began
+
+    def flush(self) -> None:
+        """Return when everything handed over so far is published or dropped."""
+        if self._thread is None:
+            self.seal(wait=True)
+            return
+        done = threading.Event()
+        with self._changed:
+            self._queue.append(done)
+            self._changed.notify_all()
+        while not done.wait(0.5) and self._thread.is_alive() and not _signals.pending():
+            checkpoint()
+
+    def stop(self) -> bool:
+        """End the thread when it has taken what is queued; False where a signal cannot wait for that."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        while self._thread is not None and self._thread.is_alive():
+            self._thread.join(0.5)
+            checkpoint()
+            if _signals.pending():
+                return False
+        return True
+
+    def abandon(self, error: BaseException) -> None:
+        """List everything that is not published as dropped, while another thread may still be at it."""
+        queued = [item for item in list(self._queue) if isinstance(item, Frame)]
+        waiting = [frame.step for frame in [*self._held, *self._fresh, *queued]]
+        self._ledger.drop([*self._publishing, *waiting], error)
+        self._ledger.save()
+
+    # The thread
+
+    def _run(self) -> None:
+        try:
+            while self._work():
+                pass
+        except BaseException as error:  # a fault of the program: nothing more can be recorded, and it is said
+            with self._changed:
+                self.abandon(error)
+                self._queue.clear()
+                self._held, self._fresh, self.waiting_bytes = [], [], 0
+                self.failure = error
+                self._changed.notify_all()
+
+    def _work(self) -> bool:
+        """Take one item of the queue, or seal when it is time; False when all is done."""
+        with self._changed:
+            while not self._queue and not self._stopping:
+                wait = self._due_in()
+                if wait is not None and wait <= 0:
+                    break
+                self._changed.wait(None if wait is None else min(wait, 3600.0))
+            # It stays in the queue until it is taken, so that `abandon` finds it.
+            item = self._queue[0] if self._queue else None
+            stopping = self._stopping
+        if isinstance(item, Frame):
+            self._take(item)
+        else:
+            self.seal(wait=item is not None)
+        with self._changed:
+            if item is not None:
+                self._queue.popleft()
+            self._changed.notify_all()
+        if isinstance(item, threading.Event):
+            item.set()
+        return item is not None or not stopping
+
+    def _take(self, frame: Frame) -> None:
+        """Add a frame, sealing before it or after it where that is due."""
+        try:
+            frame.snapshot.wait()
+        except BaseException:
+            self.seal()  # what came before is whole
+            raise
+        if self._start_step < 0:
+            self._start_step = frame.step
+        full = self._fresh_bytes + frame.nbytes > self.max_sample_bytes
+        if self._fresh and (full or not self._fresh[0].belongs_with(frame)):
+            self.seal()
+        if not (self._fresh or self._held):
+            self._due_at = time.monotonic() + self._seal_seconds
+        self._fresh.append(frame)
+        self._fresh_bytes += frame.nbytes
+        _ = frame.digests, frame.nonfinite  # spreads that work over the time between the seals
+        due = self._due_in()
+        if self._fresh_bytes >= self._seal_bytes or (due is not None and due <= 0):
+            self.seal()
+
+    def _due_in(self) -> float | None:
+        """Seconds until the pending snapshots are to be sealed; None when there are none."""
+        return self._due_at - time.monotonic() if self._fresh or self._held else None
+
+    def seal(self, *, wait: bool = False) -> None:
+        """Publish what is pending. With `wait` nothing stays for a later attempt: it is published or dropped."""
+        shards = [frames for frames in (self._held, self._fresh) if frames]
+        attempts = 1 if self._held else 2  # left to the first of them
+        self._publishing = [frame.step for frames in shards for frame in frames]
+        self._held, self._fresh, self._fresh_bytes = [], [], 0
+        try:
+            while shards:
+                if not self._written(shards[0], attempts, wait=wait):
+                    self._held, self._due_at = shards[0], time.monotonic() + self._seal_seconds
+                del shards[0]
+                attempts = 2
+        except BaseException as error:
+            for frames in shards:
+                self._ledger.drop([frame.step for frame in frames], error)
+                self._let_go(frames)
+            raise
+        finally:
+            self._publishing = []
+        self._ledger.list_shards()
+
+    def _written(self, frames: list[Frame], attempts: int, *, wait: bool) -> bool:
+        """Publish one shard, or drop it at its last attempt; False where that comes later."""
+        for left in reversed(range(attempts)):
+            try:
+                self._publish(frames)
+                break
+            except (OSError, MemoryError) as error:
+                if left == 0:
+                    self._ledger.error = error
+                    self._ledger.drop([frame.step for frame in frames], error)
+                elif not wait:
+                    return False
+        self._let_go(frames)
+        return True
+
+    def _let_go(self, frames: list[Frame]) -> None:
+        with self._changed:
+            self.waiting_bytes -= sum(frame.nbytes + _OVERHEAD for frame in frames)
+        if self._release is not None:
+            for frame in frames:
+                self._release(frame.snapshot)
+
+    def _publish(self, frames: list[Frame]) -> None:
+        """Write one shard; one snapshot that is too large for a file becomes several."""
+        parts = frames[0].split(self.max_sample_bytes) if len(frames) == 1 else []
+        groups = [[part] for part in parts] if len(parts) > 1 else [frames]
+        record = self._ledger.record
+        meta = ShardMeta(
+            run_id=record.run_id,
+            session=record.session,
+            start_step=self._start_step,
+            rank=record.rank,
+            world_size=record.world_size,
+            part=0,
+            parts=len(groups),
+            layers=frames[0].layers,
+            metrics=tuple(sorted({pair for frame in frames for pair in frame.metrics})),
+            writer=f"infoplane {__version__}",
+        )
+        published = []
+        try:
+            for part, group in enumerate(groups):
+                published.append(self._publish_file(replace(meta, part=part), group))
+        except BaseException:
+            # Parts of a snapshot that cannot be completed were never acknowledged.
+            for entry in published:
+                with contextlib.suppress(OSError):
+                    (self._shards / entry.name).unlink()
+            raise
+        self._ledger.unlisted += [entry.line() for entry in published]
+
+    def _publish_file(self, meta: ShardMeta, frames: list[Frame]) -> ManifestEntry:
+        steps = tuple(frame.step for frame in frames)
+        name = str(meta.shard_name(steps[0], steps[-1]))
+        try:
+            size, digest = files.publish(self._shards, name, encode_shard(meta, frames))
+        except files.NotDurable as error:
+            self._ledger.uncertain, self._ledger.error = True, error
+            size, digest = error.size, error.digest
+        self.bytes_written += size
+        return ManifestEntry(name=name, size=size, xxh3_128=digest, rank=meta.rank, session=meta.session, steps=steps)
 
 
 def check_run(probe: Probe, snapshots: Sequence[Snapshot]) -> None:
@@ -402,8 +577,7 @@ def check_run(probe: Probe, snapshots: Sequence[Snapshot]) -> None:
     check_probe(probe)
     last: int | None = None
     for snapshot in snapshots:
-        check_snapshot(snapshot, samples=probe.samples, last_step=last, max_sample_bytes=MAX_FILE_BYTES)
-        last = snapshot.step
+        last = Frame.of(snapshot, samples=probe.samples, last_step=last, max_sample_bytes=MAX_FILE_BYTES).step
 
 
 @atexit.register

@@ -161,17 +161,17 @@ def test_capture_goes_on_when_space_returns_and_the_gap_is_recorded(tmp_path):
 def test_a_shard_that_a_passing_error_stopped_is_written_again_from_memory(tmp_path, call, background):
     out = writer(tmp_path / "run", background=background, seal_bytes=1)
     released = []
-    out._sealer._release = released.append
+    out._worker._release = released.append
     out(snapshot(0))
     out.flush()
     with faulty(fail_all=(call,), error=errno.EIO):
         out(snapshot(1))
-        wait_until(lambda: out._sealer._held)
-    assert out._sealer.pending_bytes > 0
+        wait_until(lambda: out._worker._held)
+    assert out._worker.waiting_bytes > 0
     assert [s.step for s in released] == [0]
     out(snapshot(2))
     assert out.flush()
-    assert out._sealer.pending_bytes == 0
+    assert out._worker.waiting_bytes == 0
     assert [s.step for s in released] == [0, 1, 2]
     out.close()
     assert out.dropped == {}
@@ -191,12 +191,12 @@ def test_a_shard_that_waits_for_a_second_attempt_gets_it_in_time_and_in_order(tm
     out = writer(tmp_path / "run", background=True, seal_bytes=1, seal_seconds=0.2)
     with faulty(fail_all=("fsync",), error=errno.ESTALE):
         out(snapshot(0))
-        wait_until(lambda: out._sealer._held)
+        wait_until(lambda: out._worker._held)
     wait_until(lambda: len(shards(tmp_path / "run")) == 1)
-    out._sealer._seal_seconds = 1e9
+    out._worker._seal_seconds = 1e9
     with faulty(fail_all=("fsync",), error=errno.ESTALE):
         out(snapshot(1))
-        wait_until(lambda: out._sealer._held)
+        wait_until(lambda: out._worker._held)
     out.close()
     check_clean(tmp_path / "run", [0, 1])
     again = writer(tmp_path / "run", resume=True, seal_bytes=1)
@@ -204,7 +204,7 @@ def test_a_shard_that_waits_for_a_second_attempt_gets_it_in_time_and_in_order(tm
         warnings.simplefilter("ignore")
         for step in (2, 3, 4):
             again(snapshot(step))
-            assert [frame.step for frame in again._sealer._held] == [step]
+            assert [frame.step for frame in again._worker._held] == [step]
     assert set(again.dropped) == {2, 3}
     with pytest.warns(RuntimeWarning, match="steps 2-3 could not be written"):
         again.close()
@@ -438,7 +438,7 @@ def test_a_fault_of_the_program_stops_recording_and_is_raised(tmp_path, monkeypa
     def broken(*args):
         raise ZeroDivisionError("bug")
 
-    monkeypatch.setattr("infoplane.store._sealer.encode_shard", broken)
+    monkeypatch.setattr("infoplane.store.writer.encode_shard", broken)
     out(snapshot(0))
     out(snapshot(1, LAYERS[:1]))  # other layers: the first is sealed, the second still waits
     with pytest.raises(StoreError, match=r"recording into .* has stopped: ZeroDivisionError: bug"):
