@@ -25,6 +25,7 @@ from infoplane.core.strict import canonical_json, load_object
 MIB = 1 << 20
 MAX_JSON_BYTES = 64 * MIB
 _PAGE = 1 << 16
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF}
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
 _TEMPORARY = re.compile(r"\.(.+)\.(\d{1,10})\.tmp", re.ASCII | re.DOTALL)
@@ -70,17 +71,15 @@ def _gather(pieces: Iterable[memoryview], block: int = MIB) -> Iterator[Any]:
     small: list[memoryview] = []
     size = 0
     for piece in pieces:
-        if len(piece) >= block // 4:
-            if small:
-                yield b"".join(small)
-                small, size = [], 0
-            yield piece
-            continue
-        small.append(piece)
-        size += len(piece)
-        if size >= block:
+        large = len(piece) >= block // 4
+        if small and (large or size >= block):
             yield b"".join(small)
             small, size = [], 0
+        if large:
+            yield piece
+        else:
+            small.append(piece)
+            size += len(piece)
     if small:
         yield b"".join(small)
 
@@ -123,12 +122,11 @@ def publish(
     temporary, final = directory / temporary_name(name, os.getpid()), directory / name
     state = xxhash.xxh3_128()
     size = 0
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
     try:
-        fd = os.open(temporary, flags, 0o666)
+        fd = os.open(temporary, _NEW, 0o666)
     except FileExistsError:  # left by a dead process that had our number, as in a container
         temporary.unlink()
-        fd = os.open(temporary, flags, 0o666)
+        fd = os.open(temporary, _NEW, 0o666)
     try:
         try:
             for block in _gather(pieces):
@@ -172,7 +170,7 @@ def _link(temporary: Path, final: Path) -> None:
 
 def touch(path: Path) -> None:
     """An empty file, unless it is there already."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666))
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666))
     sync_directory(path.parent)
 
 
@@ -196,7 +194,7 @@ class Journal:
 
     def append(self, lines: Iterable[bytes]) -> None:
         data = b"".join(line + b"\n" for line in lines)
-        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o666)
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             size = os.fstat(fd).st_size
             try:
@@ -215,9 +213,7 @@ class Journal:
 
 def open_regular(path: Path) -> int:
     """A descriptor of a regular file, never through a symbolic link and never waiting on a pipe."""
-    flags = os.O_RDONLY
-    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"):
-        flags |= getattr(os, name, 0)
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         fd = os.open(path, flags)
     except OSError as error:
@@ -230,13 +226,20 @@ def open_regular(path: Path) -> int:
     return fd
 
 
-def last_byte(path: Path) -> bytes:
-    """The last byte of a regular file; nothing where it is empty."""
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """`open_regular` for the length of a `with` block."""
     fd = open_regular(path)
     try:
-        return os.pread(fd, 1, max(os.fstat(fd).st_size - 1, 0))
+        yield fd
     finally:
         os.close(fd)
+
+
+def last_byte(path: Path) -> bytes:
+    """The last byte of a regular file; nothing where it is empty."""
+    with opened(path) as fd:
+        return os.pread(fd, 1, max(os.fstat(fd).st_size - 1, 0))
 
 
 def byte_view(array: npt.NDArray[Any]) -> memoryview:
@@ -255,16 +258,13 @@ def read_into(fd: int, target: memoryview, offset: int) -> None:
 
 def read_file(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
     """The bytes of a regular file; StoreError where there are more than `limit`."""
-    fd = open_regular(path)
-    try:
+    with opened(path) as fd:
         size = os.fstat(fd).st_size
         if size > limit:
             raise StoreError(f"{size} bytes, at most {limit} expected")
         out = bytearray(size)
         read_into(fd, memoryview(out), 0)
         return bytes(out)
-    finally:
-        os.close(fd)
 
 
 class PagedFile:

@@ -23,7 +23,7 @@ import weakref
 from collections.abc import Callable
 from enum import Enum
 from types import CodeType, FrameType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -65,7 +65,7 @@ def deferred(method: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(method)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         global _previous, _pending
-        previous = signal.getsignal(signal.SIGINT) if _in_main_thread() else None
+        previous = signal.getsignal(signal.SIGINT) if in_main_thread() else None
         if previous is _handle:
             return surely(_act_where_open, functools.partial(method, *args, **kwargs))
         if not callable(previous):
@@ -73,8 +73,7 @@ def deferred(method: Callable[P, R]) -> Callable[P, R]:
         _previous, _pending = previous, False
         return surely(functools.partial(_leave, previous), functools.partial(_entered, method, *args, **kwargs))
 
-    _manners[_code(run)] = _Manner.HELD
-    return run
+    return _marked(run, _Manner.HELD)
 
 
 def interruptible(function: Callable[P, R]) -> Callable[P, R]:
@@ -85,8 +84,7 @@ def interruptible(function: Callable[P, R]) -> Callable[P, R]:
         checkpoint()
         return function(*args, **kwargs)
 
-    _manners[_code(run)] = _Manner.OPEN
-    return run
+    return _marked(run, _Manner.OPEN)
 
 
 def stepwise(function: Callable[P, R]) -> Callable[P, R]:
@@ -99,21 +97,21 @@ def stepwise(function: Callable[P, R]) -> Callable[P, R]:
         checkpoint()
         return result
 
-    _manners[_code(run)] = _Manner.STEPWISE
+    return _marked(run, _Manner.STEPWISE)
+
+
+def _marked(run: Callable[P, R], manner: _Manner) -> Callable[P, R]:
+    code: CodeType = cast(Any, run).__code__
+    _manners[code] = manner
     return run
 
 
 def checkpoint() -> None:
     """A place that may be left by an exception: SIGINT that waits acts here."""
     global _pending
-    if _pending and _in_main_thread():
+    if _pending and in_main_thread():
         _pending = False
         _previous(signal.SIGINT, None)
-
-
-def _code(function: Any) -> CodeType:
-    code: CodeType = function.__code__
-    return code
 
 
 def _entered(method: Callable[..., R], *args: Any, **kwargs: Any) -> R:
@@ -156,5 +154,6 @@ def _manner(frame: FrameType | None, *, skip: int = 0) -> _Manner:
     return _Manner.OPEN
 
 
-def _in_main_thread() -> bool:
+def in_main_thread() -> bool:
+    """Whether this is the thread that signals reach."""
     return threading.get_ident() == threading.main_thread().ident

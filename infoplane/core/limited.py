@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from infoplane.core.errors import StoreError
 from infoplane.core.files import MIB
+from infoplane.core.interrupts import in_main_thread
 
 MAX_ANSWER_BYTES = 64 * MIB
 OUT_OF_MEMORY = 77
@@ -151,7 +152,7 @@ class _Said:
 @contextlib.contextmanager
 def _passed_on(child: subprocess.Popen[bytes]) -> Iterator[None]:
     """Signals that would end this process go to the child, which is in another session, instead."""
-    if threading.current_thread() is not threading.main_thread():
+    if not in_main_thread():
         yield
         return
     before = {number: signal.signal(number, lambda number, _: child.send_signal(number)) for number in _SIGNALS}

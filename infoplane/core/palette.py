@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 # Okabe and Ito, "Color universal design", 2008; yellow last, for it is faint on white.
-OKABE_ITO: tuple[str, ...] = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#000000",
-    "#E69F00",
-    "#56B4E9",
-    "#F0E442",
-)
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#F0E442")
 
 # Viridis (van der Walt and Smith, 2015) at equal distances up to 0.92: its palest end is lost on white.
-VIRIDIS: tuple[str, ...] = (
-    "#440154", "#482979", "#3e4c8a", "#2f6b8e", "#24868e", "#1fa287", "#3fbc73", "#7fd34e", "#cae11f",
-)  # fmt: skip
+VIRIDIS = ("#440154", "#482979", "#3e4c8a", "#2f6b8e", "#24868e", "#1fa287", "#3fbc73", "#7fd34e", "#cae11f")
 
 
 def layer_colors(n: int) -> list[str]:

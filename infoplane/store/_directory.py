@@ -292,11 +292,8 @@ def rebuild_manifest(store: ActivationStore, rank: int) -> int:
         name = str(shard.name)
         if shard.name.rank != rank or name in old.lines:
             continue
-        fd = files.open_regular(store.path / SHARDS_DIR / name)
-        try:
+        with files.opened(store.path / SHARDS_DIR / name) as fd:
             size, found = files.file_digest(fd)
-        finally:
-            os.close(fd)
         entry = ManifestEntry(
             name=name,
             size=size,

@@ -402,8 +402,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
 
     What follows the last line end was cut off by a kill, and is left out.
     """
-    fd = files.open_regular(path)
-    try:
+    with files.opened(path) as fd:
         size = os.fstat(fd).st_size
         if size > MAX_MANIFEST_BYTES:
             raise StoreError(f"{size} bytes, at most {MAX_MANIFEST_BYTES} expected")
@@ -416,8 +415,6 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
                 too_long = False
             if len(rest) > MAX_MANIFEST_LINE:  # its bytes are not needed to call it too long
                 rest, too_long = b"", True
-    finally:
-        os.close(fd)
 
 
 def _ends_whole(path: Path) -> bool:

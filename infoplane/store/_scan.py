@@ -120,11 +120,8 @@ class Scan:
         self.problems.append(Problem(file, str(what), tuple(int(s) for s in steps)))
 
     def _load_probe(self) -> tuple[Probe, str]:
-        fd = files.open_regular(self.path / PROBE_FILE)
-        try:
+        with files.opened(self.path / PROBE_FILE) as fd:
             return decode_probe(fd, self.record.run_id)
-        finally:
-            os.close(fd)
 
     def _load_sessions(self) -> list[SessionRecord]:
         found, foreign = [], list[Problem]()
@@ -185,16 +182,13 @@ class Scan:
         return out
 
     def _load_shard(self, name: ShardName, entry: ManifestEntry | None) -> Shard:
-        fd = files.open_regular(self.path / SHARDS_DIR / str(name))
-        try:
+        with files.opened(self.path / SHARDS_DIR / str(name)) as fd:
             source = files.PagedFile(fd, MAX_INDEX_BYTES)
             if source.size > MAX_FILE_BYTES:
                 raise StoreError(f"{source.size} bytes, a shard has at most {MAX_FILE_BYTES}")
             if entry is not None and source.size != entry.size:
                 raise StoreError(f"{entry.size} bytes expected, got {source.size}")
             shard = decode_shard(source, name)
-        finally:
-            os.close(fd)
         if shard.meta.run_id != self.record.run_id:
             raise StoreError(f"it belongs to run {shard.meta.run_id:.40}, this is run {self.record.run_id:.40}")
         if int(shard.rows.max()) > self.probe.samples:
@@ -271,8 +265,7 @@ class Scan:
         """What does not match its digest, with the steps that it concerns; where nothing does, the file as a whole."""
         entry = self.manifest.get(str(shard.name))
         damaged: dict[tuple[int, ...], list[str]] = {}
-        fd = files.open_regular(self.path / SHARDS_DIR / str(shard.name))
-        try:
+        with files.opened(self.path / SHARDS_DIR / str(shard.name)) as fd:
             for i, (layer, extent) in enumerate(zip(shard.meta.layers, shard.acts, strict=True)):
                 stride = extent.nbytes // len(shard.step)
                 found = [files.file_digest(fd, extent.offset + at * stride, stride)[1] for at in range(len(shard.step))]
@@ -282,8 +275,6 @@ class Scan:
                 if bad:
                     damaged.setdefault(tuple(bad), []).append(layer.key)
             size, whole = files.file_digest(fd)
-        finally:
-            os.close(fd)
         if not damaged and entry is not None and (size, whole) != (entry.size, entry.xxh3_128):
             return [
                 Problem(file, f"digest {entry.xxh3_128} expected, got {whole}, outside the arrays: nothing is lost")

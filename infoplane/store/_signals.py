@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import ParamSpec, Protocol, TypeVar
 
+from infoplane.core.interrupts import in_main_thread
+
 CLOSE_SECONDS = 8.0
 """For publishing what waits."""
 LIST_SECONDS = 1.5
@@ -45,7 +47,7 @@ _deferred = False  # whether a signal waits for their end
 def watch(writer: Stoppable) -> None:
     """Close this writer at SIGTERM. Where the caller handles or ignores the signal, that is left alone."""
     open_writers.add(writer)
-    if _in_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+    if in_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         try:
             signal.signal(signal.SIGTERM, _handle)
         except ValueError:  # a sub-interpreter
@@ -55,7 +57,7 @@ def watch(writer: Stoppable) -> None:
 def unwatch(writer: Stoppable) -> None:
     """Forget a closed writer; after the last one SIGTERM is as it was."""
     open_writers.discard(writer)
-    if not open_writers and _in_main_thread() and signal.getsignal(signal.SIGTERM) is _handle:
+    if not open_writers and in_main_thread() and signal.getsignal(signal.SIGTERM) is _handle:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
@@ -65,7 +67,7 @@ def guarded(method: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(method)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         global _busy
-        if not _in_main_thread():
+        if not in_main_thread():
             return method(*args, **kwargs)
         _busy += 1
         try:
@@ -80,11 +82,7 @@ def guarded(method: Callable[P, R]) -> Callable[P, R]:
 
 def pending() -> bool:
     """Whether a guarded method of the main thread should stop waiting, because a signal waits for it."""
-    return _deferred and _in_main_thread()
-
-
-def _in_main_thread() -> bool:
-    return threading.get_ident() == threading.main_thread().ident
+    return _deferred and in_main_thread()
 
 
 def _handle(number: int, frame: FrameType | None) -> None:

@@ -42,18 +42,8 @@ MAX_PARTS = 1000
 MAX_SESSIONS = 9999
 
 # Root objects of a shard besides the group `acts`, in the order in which the seal digests them.
-SHARD_INDEX: tuple[str, ...] = (
-    "meta",
-    "step",
-    "epoch",
-    "time",
-    "rows",
-    "metrics",
-    "recorded",
-    "digests",
-    "nonfinite",
-)
-PROBE_INDEX: tuple[str, ...] = ("meta", "sample_ids", "input_ids", "repeats", "part", "labels")
+SHARD_INDEX = ("meta", "step", "epoch", "time", "rows", "metrics", "recorded", "digests", "nonfinite")
+PROBE_INDEX = ("meta", "sample_ids", "input_ids", "repeats", "part", "labels")
 SEAL = "seal"
 ACTS = "acts"
 INPUTS = "inputs"

@@ -328,8 +328,7 @@ class ActivationStore:
         bad: list[int] = []
         start, stop = (int(n) for n in shard.rows[0])
         whole = len(shard.rows) == 1 and stop - start == out.shape[1]
-        fd = files.open_regular(self.path / SHARDS_DIR / str(shard.name))
-        try:
+        with files.opened(self.path / SHARDS_DIR / str(shard.name)) as fd:
             size = os.fstat(fd).st_size
             if size != shard.size:
                 raise StoreError(f"{shard.size} bytes expected, got {size}")
@@ -349,8 +348,6 @@ class ActivationStore:
                         bad.append(s + k)
                 if len(shard.rows) > 1:
                     out[s, np.concatenate([np.arange(a, b) for a, b in shard.rows.tolist()])] = block[0]
-        finally:
-            os.close(fd)
         return bad
 
 

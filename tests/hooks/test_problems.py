@@ -285,10 +285,10 @@ class TestSinks:
         with rec:
             rec.snapshot(1)
             rec.flush()
-            rec._session.destinations[0].writer._failure = ZeroDivisionError("a fault")
+            rec._session.destinations[0].writer._worker.failure = ZeroDivisionError("a fault")
             with pytest.warns(UserWarning, match="sink StoreWriter .*recording into .* has stopped"):
                 rec.snapshot(2)
-            rec._session.destinations[0].writer._failure = None
+            rec._session.destinations[0].writer._worker.failure = None
         assert good.steps == [0, 1, 2]
 
     @pytest.mark.parametrize("layout", ["one", "flushed", "members"])

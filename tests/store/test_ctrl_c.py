@@ -36,7 +36,7 @@ CALLS = {
 def test_it_leaves_no_lock_taken(tmp_path, call):
     out = writer(tmp_path / "run", background=True)
     out(snapshot(0))
-    changed = out._changed
+    changed = out._worker._changed
     changed.__class__ = Pressed
     try:
         with pytest.raises(KeyboardInterrupt):

@@ -72,7 +72,7 @@ def test_the_call_waits_when_the_budget_is_used_up_and_counts_it(tmp_path, monke
     def slow(directory, name, pieces, **options):
         if name.endswith(".h5"):
             gate.wait(10)
-            most.append(out._waiting())
+            most.append(out._worker.waiting_bytes)
         return real(directory, name, pieces, **options)
 
     nbytes = sum(values(spec, 0).nbytes for spec in LAYERS)
