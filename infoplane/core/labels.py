@@ -93,9 +93,7 @@ def _classes(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
             f"class labels must have shape (samples,), got {labels.shape}; for one-hot rows pass y.argmax(1), of "
             "several labels per sample one column, y[:, j]"
         )
-    if labels.dtype.kind == "u" and labels.size and int(labels.max()) >= 2**63:
-        raise ValueError(f"class labels must be below 2**63, got {int(labels.max())}; number them from 0")
-    labels = labels.astype(np.int64)
+    labels = _as_int64(labels, "class labels", "; number them from 0")
     negative = np.flatnonzero(labels < 0)
     if len(negative):
         value = int(labels[negative[0]])
@@ -151,8 +149,12 @@ def as_ids(ids: Any, samples: int) -> IntArray:
     array = as_array(ids, "ids")
     if array.shape != (samples,) or array.dtype.kind not in "iu":
         raise ValueError(f"ids must be {samples} integers, got shape {array.shape} of {array.dtype}")
+    return _as_int64(array, "ids")
+
+
+def _as_int64(array: npt.NDArray[Any], what: str, advice: str = "") -> IntArray:
     if array.dtype.kind == "u" and array.size and int(array.max()) >= 2**63:
-        raise ValueError(f"ids must be below 2**63, got {int(array.max())}")
+        raise ValueError(f"{what} must be below 2**63, got {int(array.max())}{advice}")
     return array.astype(np.int64)
 
 

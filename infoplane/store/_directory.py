@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,8 @@ def open_directory(
     settings = load_json(canonical_json(dict(settings), "settings"))  # tuples as lists, as they will be read
     found = probe_digest(probe, inputs_digest(probe))
     if rank > 0:
-        _wait_for_run(path, join_seconds)
+        none = f"no {RUN_FILE} in {path} after {join_seconds:g} s; open the writer of rank 0 first"
+        _wait_for((path / RUN_FILE).exists, join_seconds, none)
     else:
         path.mkdir(parents=True, exist_ok=True)
     lock = _lock(path, rank)
@@ -344,34 +345,33 @@ def _sessions(path: Path) -> dict[int, set[int]]:
 
 def _number(path: Path, rank: int, session: int | None, join_seconds: float) -> int:
     """The number of this session: a new one for rank 0, that of rank 0 for the others."""
-    if rank == 0:
-        number = max(_sessions(path), default=0) + 1
-    else:
-        deadline = time.monotonic() + join_seconds
-        while True:
-            known = _sessions(path)
-            number = max((s for s, ranks in known.items() if 0 in ranks), default=0)
-            if session is not None:
-                number = session if 0 in known.get(session, set()) else 0
-            if number and rank not in known[number] and (session is not None or files.is_held(path / lock_file(0))):
-                break
-            if time.monotonic() > deadline:
-                raise StoreError(
-                    f"rank {rank} found no session of rank 0 to join in {path} within {join_seconds:g} s; "
-                    "open the writer of rank 0 first"
-                )
-            time.sleep(POLL_SECONDS)
+
+    def joined() -> int:
+        known = _sessions(path)
+        number = max((s for s, ranks in known.items() if 0 in ranks), default=0)
+        if session is not None:
+            number = session if 0 in known.get(session, set()) else 0
+        found = number and rank not in known[number] and (session is not None or files.is_held(path / lock_file(0)))
+        return number if found else 0
+
+    none = (
+        f"rank {rank} found no session of rank 0 to join in {path} within {join_seconds:g} s; "
+        "open the writer of rank 0 first"
+    )
+    number = max(_sessions(path), default=0) + 1 if rank == 0 else _wait_for(joined, join_seconds, none)
     if number > MAX_SESSIONS:
         raise StoreError(f"{path} has {MAX_SESSIONS} sessions already; record into another directory")
     return number
 
 
-def _wait_for_run(path: Path, join_seconds: float) -> None:
+def _wait_for(found: Callable[[], int], join_seconds: float, otherwise: str) -> int:
+    """The first result that is not 0; StoreError where there is none in time."""
     deadline = time.monotonic() + join_seconds
-    while not (path / RUN_FILE).exists():
+    while not (result := found()):
         if time.monotonic() > deadline:
-            raise StoreError(f"no {RUN_FILE} in {path} after {join_seconds:g} s; open the writer of rank 0 first")
+            raise StoreError(otherwise)
         time.sleep(POLL_SECONDS)
+    return result
 
 
 def _now() -> str:

@@ -9,6 +9,7 @@ by a whitelist that says where the arrays lie: the library never sees a file tha
 from __future__ import annotations
 
 import functools
+import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +43,6 @@ ALIGNMENT = 64
 MAX_OBJECTS = 64
 _MAX_RANK = 32
 _MAX_ELEMENTS = 1 << 50
-_PAGE = 1 << 16
 
 
 def _bfloat16() -> Any:
@@ -54,20 +54,8 @@ def _bfloat16() -> Any:
     return kind
 
 
-TYPES: dict[str, Any] = {
-    "f2": h5t.IEEE_F16LE,
-    "f4": h5t.IEEE_F32LE,
-    "f8": h5t.IEEE_F64LE,
-    "bfloat16": _bfloat16(),
-    "i1": h5t.STD_I8LE,
-    "i2": h5t.STD_I16LE,
-    "i4": h5t.STD_I32LE,
-    "i8": h5t.STD_I64LE,
-    "u1": h5t.STD_U8LE,
-    "u2": h5t.STD_U16LE,
-    "u4": h5t.STD_U32LE,
-    "u8": h5t.STD_U64LE,
-}
+_NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
+TYPES: dict[str, Any] = {kind: h5t.py_create(np.dtype(f"<{kind}")) for kind in _NUMBERS} | {"bfloat16": _bfloat16()}
 """The whole list of element types that a file may hold; nothing else is accepted."""
 
 
@@ -93,57 +81,27 @@ class Extent:
         return self.itemsize * math.prod(self.shape)
 
 
-class _Image:
-    """A sparse file in memory that takes what HDF5 writes: the metadata."""
+class _Image(io.BytesIO):
+    """A file in memory that keeps the metadata of what HDF5 writes; the arrays come from elsewhere."""
 
     # `h5py.File(BytesIO())`, which writes the arrays too, would do without it and takes, digest included and the disk
     # left out, 10 ms in place of 0.1 for a shard of 1 MB and 158 ms in place of 28 for one of 67 MB.
 
-    def __init__(self) -> None:
-        self.position = 0
-        self.size = 0
-        self._pages: dict[int, bytearray] = {}
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self.position = offset + (0, self.position, self.size)[whence]
-        return self.position
-
-    def tell(self) -> int:
-        return self.position
-
-    def flush(self) -> None:
-        pass
+    size = 0
+    metadata_end = 1 << 62
 
     def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        at, done = self.position, 0
-        while done < len(view):
-            page, start = divmod(at + done, _PAGE)
-            n = min(len(view) - done, _PAGE - start)
-            self._pages.setdefault(page, bytearray(_PAGE))[start : start + n] = view[done : done + n]
-            done += n
-        self.position = at + done
-        self.size = max(self.size, self.position)
-        return done
-
-    def readinto(self, target: Any) -> int:
-        view = memoryview(target).cast("B")
-        view[:] = self.slice(self.position, self.position + len(view))
-        self.position += len(view)
-        return len(view)
+        if self.tell() < self.metadata_end:
+            return super().write(data)
+        self.seek(len(data), io.SEEK_CUR)
+        return len(data)
 
     def truncate(self, size: int | None = None) -> int:
-        self.size = self.position if size is None else size
+        self.size = self.tell() if size is None else size
         return self.size
 
     def slice(self, start: int, stop: int) -> bytes:
-        out = bytearray(stop - start)
-        for page in range(start // _PAGE, -(-stop // _PAGE)):
-            data = self._pages.get(page)
-            if data is not None:
-                a, b = max(start, page * _PAGE), min(stop, (page + 1) * _PAGE)
-                out[a - start : b - start] = data[a - page * _PAGE : b - page * _PAGE]
-        return bytes(out)
+        return bytes(self.getbuffer()[start:stop]).ljust(stop - start, b"\0")
 
 
 def _create_hdf5(image: _Image) -> Any:
@@ -203,6 +161,7 @@ def _plan(items: tuple[tuple[str, tuple[str, tuple[int, ...]]], ...]) -> FileLay
         datasets[name] = h5d.create(file, name.encode(), TYPES[kind], h5s.create_simple(shape), dcpl=creation)
     # All metadata get their place now; writing one element of an array then makes HDF5 choose the array's.
     h5f.flush(file)
+    image.metadata_end = len(image.getbuffer())
     extents = {}
     scalar, zero = h5s.create_simple((1,)), np.zeros(1, np.int64)
     for name, dataset in datasets.items():

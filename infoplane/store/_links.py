@@ -6,7 +6,6 @@ Old groups (symbol tables) are refused. See `_objects` for the reason why this i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from infoplane.core.errors import StoreError
 from infoplane.store._objects import (
@@ -28,12 +27,8 @@ _MAX_DEPTH = 8
 _MAX_NAME = 1 << 12
 
 
-@dataclass(frozen=True)
-class Link:
-    """One name in a group; `address` is None for everything but a hard link."""
-
-    name: str
-    address: int | None
+Link = tuple[str, int | None]
+"""One name in a group and the address of the object's header; None for everything but a hard link."""
 
 
 def links(blocks: MetadataBlocks, group: Header, limit: int) -> dict[str, int | None]:
@@ -51,9 +46,9 @@ def links(blocks: MetadataBlocks, group: Header, limit: int) -> dict[str, int | 
         found += _dense(blocks, heap, names, group.what, limit)
     if len(found) > limit:
         raise StoreError(f"{len(found)} objects in one group, at most {limit} allowed")
-    if len({link.name for link in found}) < len(found):
+    if len(dict(found)) < len(found):
         raise StoreError(f"{group.what} has two objects of one name")
-    return {link.name: link.address for link in found}
+    return dict(found)
 
 
 def _link(fields: Fields) -> Link:
@@ -66,7 +61,7 @@ def _link(fields: Fields) -> Link:
     if size > _MAX_NAME:
         raise StoreError(f"{fields.what} has a name of {size} bytes")
     name = fields.take(size).decode("ascii", "replace")
-    return Link(name, fields.number(8) if kind == 0 else None)
+    return name, fields.number(8) if kind == 0 else None
 
 
 def _dense(blocks: MetadataBlocks, heap: int, names: int, what: str, limit: int) -> list[Link]:

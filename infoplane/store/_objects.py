@@ -66,13 +66,10 @@ def checksum(data: bytes) -> int:
     if not data:
         return c
     a, b, c = (a + words[tail]) & m, (b + words[tail + 1]) & m, (c + words[tail + 2]) & m
-    c = ((c ^ b) - (b << 14 & m | b >> 18)) & m
-    a = ((a ^ c) - (c << 11 & m | c >> 21)) & m
-    b = ((b ^ a) - (a << 25 & m | a >> 7)) & m
-    c = ((c ^ b) - (b << 16 & m | b >> 16)) & m
-    a = ((a ^ c) - (c << 4 & m | c >> 28)) & m
-    b = ((b ^ a) - (a << 14 & m | a >> 18)) & m
-    return ((c ^ b) - (b << 24 & m | b >> 8)) & m
+    for turn in (14, 11, 25, 16, 4, 14, 24):  # the three take turns
+        c = ((c ^ b) - (b << turn & m | b >> (32 - turn))) & m
+        a, b, c = b, c, a
+    return b
 
 
 def shown(name: str) -> str:

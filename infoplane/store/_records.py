@@ -18,7 +18,6 @@ import xxhash
 
 from infoplane.core import files
 from infoplane.core.errors import StoreError
-from infoplane.core.files import MIB
 from infoplane.core.records import Layer
 from infoplane.core.strict import canonical_json, load_object
 from infoplane.store.layout import (
@@ -402,19 +401,20 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
 
     What follows the last line end was cut off by a kill, and is left out.
     """
-    with files.opened(path) as fd:
+    with files.opened(path) as fd, os.fdopen(fd, "rb", closefd=False) as file:
         size = os.fstat(fd).st_size
         if size > MAX_MANIFEST_BYTES:
             raise StoreError(f"{size} bytes, at most {MAX_MANIFEST_BYTES} expected")
-        number, rest, too_long = 0, b"", False
-        for at in range(0, size, MIB):
-            *whole, rest = (rest + os.pread(fd, MIB, at)).split(b"\n")
-            for line in whole:
+        number, too_long, left = 0, False, size
+        while piece := file.readline(min(left, MAX_MANIFEST_LINE + 1)):
+            left -= len(piece)
+            whole = piece.endswith(b"\n")
+            if whole:
                 number += 1
-                yield number, None if too_long or len(line) > MAX_MANIFEST_LINE else line
-                too_long = False
-            if len(rest) > MAX_MANIFEST_LINE:  # its bytes are not needed to call it too long
-                rest, too_long = b"", True
+                yield number, None if too_long else piece[:-1]
+            elif len(piece) <= MAX_MANIFEST_LINE:
+                return  # the end: a writer at work may add to it right now
+            too_long = not whole
 
 
 def _ends_whole(path: Path) -> bool:

@@ -232,12 +232,6 @@ def _read_index(
     return out
 
 
-def _expect(arrays: Mapping[str, npt.NDArray[Any]], name: str, kind: str, shape: tuple[int, ...]) -> None:
-    array = arrays[name]
-    if array.dtype.str.lstrip("<|") != kind or array.shape != shape:
-        raise StoreError(f"{name!r} must be {kind} {shape}, got {array.dtype.str.lstrip('<|')} {array.shape}")
-
-
 def _refuse_others(extents: Mapping[str, _h5.Extent], names: Sequence[str]) -> None:
     extra = sorted(set(extents) - set(names) - {SEAL})
     if extra:
@@ -277,23 +271,28 @@ def decode_shard(source: _h5.Source, name: ShardName) -> Shard:
     meta = ShardMeta.from_json(raw)
     arrays = _read_index(source, extents, SHARD_INDEX)
     count, layers, columns = len(arrays["step"]), len(meta.layers), len(meta.metrics)
-    _expect(arrays, "step", "i8", (count,))
-    _expect(arrays, "epoch", "f8", (count,))
-    _expect(arrays, "time", "f8", (count,))
-    _expect(arrays, "metrics", "f8", (count, columns))
-    _expect(arrays, "recorded", "u1", (count, columns))
-    _expect(arrays, "digests", "u1", (count, layers, 16))
-    _expect(arrays, "nonfinite", "i8", (count, layers))
-    rows = arrays["rows"]
-    _expect(arrays, "rows", "i8", (len(rows), 2))
+    rows, step = arrays["rows"], arrays["step"]
+    expected = {
+        "step": ("i8", (count,)),
+        "epoch": ("f8", (count,)),
+        "time": ("f8", (count,)),
+        "metrics": ("f8", (count, columns)),
+        "recorded": ("u1", (count, columns)),
+        "digests": ("u1", (count, layers, 16)),
+        "nonfinite": ("i8", (count, layers)),
+        "rows": ("i8", (len(rows), 2)),
+    }
+    for index, (kind, shape) in expected.items():
+        found = arrays[index]
+        if found.dtype.str.lstrip("<|") != kind or found.shape != shape:
+            raise StoreError(f"{index!r} must be {kind} {shape}, got {found.dtype.str.lstrip('<|')} {found.shape}")
     if rows.min(initial=0) < 0 or not (rows[:, 0] < rows[:, 1]).all() or not len(rows):
         raise StoreError("'rows' must list half-open ranges of probe rows")
-    step = arrays["step"]
     if not count or step[0] < 0 or not (np.diff(step) > 0).all():
         raise StoreError("'step' must ascend")
-    found = meta.shard_name(int(step[0]), int(step[-1]))
-    if found != name:
-        raise StoreError(f"its content belongs to {found}; the file was renamed or copied")
+    own_name = meta.shard_name(int(step[0]), int(step[-1]))
+    if own_name != name:
+        raise StoreError(f"its content belongs to {own_name}; the file was renamed or copied")
     _refuse_others(extents, (*SHARD_INDEX, *(act_name(i) for i in range(layers))))
     acts = []
     for i, layer in enumerate(meta.layers):
@@ -302,20 +301,7 @@ def decode_shard(source: _h5.Source, name: ShardName) -> Shard:
         if extent is None or extent.shape != shape or extent.type != file_type(layer.dtype):
             raise StoreError(f"{act_name(i)} must be {file_type(layer.dtype)} {shape}, got {extent}")
         acts.append(extent)
-    return Shard(
-        name,
-        source.size,
-        meta,
-        step,
-        arrays["epoch"],
-        arrays["time"],
-        rows,
-        arrays["metrics"],
-        arrays["recorded"],
-        arrays["digests"],
-        arrays["nonfinite"],
-        tuple(acts),
-    )
+    return Shard(name=name, size=source.size, meta=meta, acts=tuple(acts), **{k: arrays[k] for k in expected})
 
 
 def _load_meta(text: bytes, name: str) -> dict[str, Any]:
@@ -348,15 +334,10 @@ def inputs_digest(probe: Probe) -> str | None:
 
 
 def _probe_arrays(probe: Probe) -> dict[str, npt.NDArray[Any]]:
-    labels = np.asarray(probe.labels)
-    kind = np.float64 if labels.dtype.kind == "f" else np.int64
-    return {
-        "sample_ids": np.ascontiguousarray(probe.sample_ids, np.int64),
-        "input_ids": np.ascontiguousarray(probe.input_ids, np.int64),
-        "repeats": np.ascontiguousarray(probe.repeats, np.int64),
-        "part": np.ascontiguousarray(probe.part, np.int64),
-        "labels": np.ascontiguousarray(labels, kind),
-    }
+    kinds: dict[str, Any] = dict.fromkeys(PROBE_INDEX[1:], np.int64)
+    if np.asarray(probe.labels).dtype.kind == "f":
+        kinds["labels"] = np.float64
+    return {name: np.ascontiguousarray(getattr(probe, name), kind) for name, kind in kinds.items()}
 
 
 def check_probe(probe: Probe) -> None:
@@ -416,16 +397,9 @@ def decode_probe(fd: int, run_id: str) -> tuple[Probe, str]:
         if extents[INPUTS].nbytes > MAX_INPUT_BYTES:
             raise StoreError(f"inputs of {extents[INPUTS].nbytes} bytes, at most {MAX_INPUT_BYTES} are kept")
         inputs = read_array(fd, extents[INPUTS])
-    probe = Probe(
-        sample_ids=arrays["sample_ids"],
-        input_ids=arrays["input_ids"],
-        repeats=arrays["repeats"],
-        labels=arrays["labels"],
-        part=arrays["part"],
-        part_names=get_strings(raw, "part_names"),
-        label_names=get_strings(raw, "label_names"),
-        inputs=inputs,
-    )
+    values: dict[str, Any] = {name: arrays[name] for name in PROBE_INDEX[1:]}
+    values |= {name: get_strings(raw, name) for name in ("part_names", "label_names")}
+    probe = Probe(inputs=inputs, **values)
     try:
         check_probe(probe)
     except ValueError as error:

@@ -48,23 +48,14 @@ SEAL = "seal"
 ACTS = "acts"
 INPUTS = "inputs"
 
+# Floats that numpy has not: their bits.
+_BITS = {"bfloat16": "u2", "float8_e4m3fn": "u1", "float8_e5m2": "u1"}
+_FLOATS = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
+_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+
 # Logical dtype (torch's name) -> numpy dtype of the arrays that writer and reader exchange.
 ARRAY_DTYPES: dict[str, np.dtype[Any]] = {
-    "float16": np.dtype("<f2"),
-    "bfloat16": np.dtype("<u2"),
-    "float32": np.dtype("<f4"),
-    "float64": np.dtype("<f8"),
-    "float8_e4m3fn": np.dtype("u1"),
-    "float8_e5m2": np.dtype("u1"),
-    "int8": np.dtype("i1"),
-    "int16": np.dtype("<i2"),
-    "int32": np.dtype("<i4"),
-    "int64": np.dtype("<i8"),
-    "uint8": np.dtype("u1"),
-    "uint16": np.dtype("<u2"),
-    "uint32": np.dtype("<u4"),
-    "uint64": np.dtype("<u8"),
-    "bool": np.dtype("?"),
+    name: np.dtype(_BITS.get(name, name)).newbyteorder("<") for name in (*_FLOATS, *_INTEGERS, "bool")
 }
 
 # Narrow floats: a value is NaN or infinite when (bits & mask) == mask.
@@ -117,15 +108,14 @@ def ranges_size(ranges: npt.NDArray[np.int64]) -> int:
     return int((ranges[:, 1] - ranges[:, 0]).sum())
 
 
+def listed_rows(ranges: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """(R, 2) half-open ranges -> (N,) row numbers."""
+    return np.concatenate([np.arange(start, stop) for start, stop in ranges.tolist()])
+
+
 def cut_ranges(ranges: npt.NDArray[np.int64], start: int, stop: int) -> npt.NDArray[np.int64]:
     """The ranges of entries `start` to `stop` of the rows that `ranges` lists."""
-    ends = np.cumsum(ranges[:, 1] - ranges[:, 0])
-    begins = ends - (ranges[:, 1] - ranges[:, 0])
-    low = np.clip(start - begins, 0, ends - begins)
-    high = np.clip(stop - begins, 0, ends - begins)
-    out = np.stack([ranges[:, 0] + low, ranges[:, 0] + high], axis=1)
-    kept: npt.NDArray[np.int64] = out[high > low]
-    return kept
+    return row_ranges(listed_rows(ranges)[start:stop])
 
 
 _SHARD = re.compile(r"(\d{8,19})-(\d{8,19})\.s(\d{4})\.r(\d{3})(?:\.p(\d{2,3}))?\.h5", re.ASCII)

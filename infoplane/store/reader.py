@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +19,13 @@ from infoplane.core.steps import describe_steps, step_words
 from infoplane.core.strict import canonical_json
 from infoplane.store._scan import DAMAGED, Problem, Scan, few
 from infoplane.store._shard import Shard
-from infoplane.store.layout import ARRAY_DTYPES, SESSIONS_DIR, SHARDS_DIR, ShardName, session_file
+from infoplane.store.layout import ARRAY_DTYPES, SESSIONS_DIR, SHARDS_DIR, ShardName, listed_rows, session_file
 from infoplane.store.summary import summarize
 
 __all__ = ["ActivationStore", "Problem", "open_run"]
 
 
-@dataclass(frozen=True)
-class _SnapshotPart:
+class _SnapshotPart(NamedTuple):
     """Snapshot number `at` of a shard."""
 
     shard: Shard
@@ -347,7 +346,7 @@ class ActivationStore:
                     if digest(view) != shard.digests[at + k, i].tobytes() or _bad_bool(block[k]):
                         bad.append(s + k)
                 if len(shard.rows) > 1:
-                    out[s, np.concatenate([np.arange(a, b) for a, b in shard.rows.tolist()])] = block[0]
+                    out[s, listed_rows(shard.rows)] = block[0]
         return bad
 
 

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 from infoplane import __version__
@@ -173,9 +172,7 @@ class StoreWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @deferred
@@ -220,9 +217,7 @@ class StoreWriter:
     @_signals.guarded
     def close(self) -> None:
         """Publish what waits, finish the session's file and release the lock. Safe to call again."""
-        if self._closed or os.getpid() != self._pid:
-            return
-        if not self._worker.stop():
+        if self._closed or not self.mine or not self._worker.stop():
             return
         self._closed = True
         _signals.unwatch(self)
@@ -246,7 +241,7 @@ class StoreWriter:
     # Checks and reports
 
     def _ready(self) -> None:
-        if os.getpid() != self._pid:
+        if not self.mine:
             raise RuntimeError(
                 f"this writer belongs to process {self._pid} and cannot be used in its child {os.getpid()}"
             )
