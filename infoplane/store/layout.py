@@ -110,7 +110,7 @@ def ranges_size(ranges: npt.NDArray[np.int64]) -> int:
 
 def listed_rows(ranges: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """(R, 2) half-open ranges -> (N,) row numbers."""
-    return np.concatenate([np.arange(start, stop) for start, stop in ranges.tolist()])
+    return np.concatenate([np.empty(0, np.int64), *(np.arange(start, stop) for start, stop in ranges.tolist())])
 
 
 def cut_ranges(ranges: npt.NDArray[np.int64], start: int, stop: int) -> npt.NDArray[np.int64]:

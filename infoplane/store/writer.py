@@ -360,7 +360,7 @@ class _Worker:
         self._largest = max(self._largest, size)
         budget = self._queue_bytes or max(DEFAULT_QUEUE_BYTES, 2 * self._largest)
         with self._changed:
-            if self._thread is not None and self.waiting_bytes + size > budget:
+            if self._thread is not None and self._occupied() + size > budget:
                 self._wait_for_room(budget - size)
             if self._stopping:
                 return False
@@ -368,18 +368,21 @@ class _Worker:
             if self._thread is not None:
                 self._queue.append(frame)
             # After the frame: an interrupt in between leaves too low a count, which nobody waits for.
-            self.waiting_bytes += size
+            self.waiting_bytes += frame.nbytes
             self._changed.notify_all()
         if self._thread is None:
             self._take(frame)
         return True
+
+    def _occupied(self) -> int:
+        return self.waiting_bytes + _OVERHEAD * len(self._queue)
 
     def _wait_for_room(self, allowed: int) -> None:
         """Called with the condition held. A frame larger than the budget waits until nothing else does."""
         began = time.monotonic()
         self._queue.append(threading.Event())  # seals what is pending, so that its bytes become free
         self._changed.notify_all()
-        while self.waiting_bytes > max(allowed, 0) and self.failure is None and not _signals.pending():
+        while self._occupied() > max(allowed, 0) and self.failure is None and not _signals.pending():
             self._changed.wait(0.5)
             checkpoint()
         self.stalled_s += time.monotonic() - began
@@ -515,7 +518,7 @@ class _Worker:
 
     def _let_go(self, frames: list[Frame]) -> None:
         with self._changed:
-            self.waiting_bytes -= sum(frame.nbytes + _OVERHEAD for frame in frames)
+            self.waiting_bytes -= sum(frame.nbytes for frame in frames)
         if self._release is not None:
             for frame in frames:
                 self._release(frame.snapshot)

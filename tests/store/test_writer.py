@@ -100,7 +100,7 @@ def test_a_snapshot_larger_than_the_whole_budget_is_still_taken(tmp_path):
 def test_waiting_for_the_disk_is_reported_when_it_costs_much(tmp_path):
     out = writer(tmp_path / "run")
     out(snapshot(0))
-    out.stalled_s = 7.0
+    out._worker.stalled_s = 7.0
     with pytest.warns(RuntimeWarning, match=r"training waited 7\.0 s of .* s for the disk .* record fewer layers"):
         out.close()
 
