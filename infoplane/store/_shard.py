@@ -48,6 +48,7 @@ class Frame:
     snapshot: Snapshot
     rows: IntArray  # (R, 2) half-open ranges of probe rows
     metrics: Mapping[tuple[str, str], float]  # (name, layer or "")
+    nbytes: int  # in a file, of the snapshot: its arrays and their share of the index
     begin: int = 0  # these samples of the snapshot's arrays
     end: int | None = None
 
@@ -61,14 +62,16 @@ class Frame:
             _check_rows(listed, samples)
             rows, n = row_ranges(listed.astype(np.int64)), len(listed)
         _check_layers(snapshot, n)
-        frame = cls(snapshot, rows, _metrics(snapshot))
-        per_sample = sum(snapshot.arrays[layer.key].nbytes for layer in snapshot.layers) // n
+        metrics = _metrics(snapshot)
+        nbytes = sum(snapshot.arrays[layer.key].nbytes for layer in snapshot.layers)
+        per_sample = nbytes // n
         if per_sample > max_sample_bytes:
             raise ValueError(
                 f"one sample of step {snapshot.step} has {per_sample} bytes, more than the {max_sample_bytes} of a "
                 "file; reduce the layers"
             )
-        return frame
+        index = 24 + 24 * len(snapshot.layers) + 9 * len(metrics) + rows.nbytes
+        return cls(snapshot, rows, metrics, nbytes + index)
 
     @property
     def step(self) -> int:
@@ -83,12 +86,6 @@ class Frame:
         """The arrays of the layers in order, contiguous; to be asked for when the snapshot has them (`wait`)."""
         found = ((self.snapshot.arrays[layer.key], ARRAY_DTYPES[layer.dtype]) for layer in self.layers)
         return tuple(np.ascontiguousarray(array[self.begin : self.end], dtype) for array, dtype in found)
-
-    @cached_property
-    def nbytes(self) -> int:
-        """Bytes in a file: the arrays and their share of the index."""
-        index = 24 + 24 * len(self.layers) + 9 * len(self.metrics) + self.rows.nbytes
-        return sum(self.snapshot.arrays[layer.key][self.begin : self.end].nbytes for layer in self.layers) + index
 
     @cached_property
     def digests(self) -> tuple[bytes, ...]:
