@@ -1,16 +1,16 @@
 """The one way from `estimate` to its quantities: `start` what snapshots share, a `chunk` at a time, `finish`.
 
-An estimator's `estimate` is `return run(self, t, y, x, x_ids)`. It has a method `start` that takes the checked inputs
-and returns a `Problem`, which holds the formula and names its numbers through `report`. The driver checks, cuts and
-puts together; the registry then looks at what holds for every estimator (`checked`).
+An estimator inherits `estimate` from `Method`. Its `start` takes the checked inputs and returns a `Problem`, which
+holds the formula and names its numbers through `report`. The driver checks, cuts and puts together; the registry then
+looks at what holds for every estimator (`checked`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import ClassVar, NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from infoplane.core.units import BIT
 from infoplane.estimators._protocol import Bound, Quantity, check_inputs, input_features
 from infoplane.estimators._scaling import drawn_rows
+from infoplane.estimators._settings import check_settings
 
 PART_BYTES = 256 << 20
 """Memory that one chunk of a method that takes several snapshots at once may use."""
@@ -54,81 +55,92 @@ class Problem(ABC):
 
     Attributes
     ----------
+    config : Method
     t : (S, N, U)
         The layer as the method uses it: as given, or some of its samples.
+    y : (N,) or (N, k)
+    samples, units : int
+        N and U.
     bytes_each : int
         Memory of one snapshot in a chunk; 0 for methods that loop over snapshots, whose chunk is all of them.
     part_bytes : int
         Memory that a chunk may use.
     """
 
-    t: Tensor
+    config: Method
     bytes_each: int = 0
     part_bytes: ClassVar[int] = PART_BYTES
 
-    @abstractmethod
+    def __init__(self, config: Any, given: Given) -> None:
+        self.config, self.t, self.y = config, given.t, given.y
+        self.samples, self.units = given.t.shape[1:]
+
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
         """The numbers (S_c, ...) of some consecutive snapshots (S_c, N, U), by keys of the method's own."""
+        rows = [self.snapshot(layer) for layer in t]
+        return {key: _stacked([row[key] for row in rows], t.device) for key in rows[0]}
+
+    def snapshot(self, layer: Tensor) -> Mapping[str, Number]:
+        """The numbers of one snapshot (N, U), for methods that take them one by one."""
+        raise NotImplementedError
 
     @abstractmethod
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
         """The quantities, from the numbers (S, ...) of all snapshots."""
 
+    def at_once(self) -> int:
+        """Snapshots of one chunk."""
+        fixed: int | None = getattr(self.config, "chunk", None)
+        if fixed is not None:  # their numbers depend on who is in the chunk: memory must not decide
+            return fixed
+        return max(1, self.part_bytes // self.bytes_each) if self.bytes_each else len(self.t)
 
-class Started(Protocol):
-    """An estimator that the driver can run."""
+
+class Method(ABC):
+    """An estimator that the driver runs: its settings, checked against their domains, and the `start` of a call."""
+
+    name: ClassVar[str]
+    targets: ClassVar[frozenset[str]]
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     @property
-    def name(self) -> str: ...
+    def min_samples(self) -> int:
+        """Samples that the method needs."""
+        return 2
 
-    @property
-    def targets(self) -> frozenset[str]: ...
+    @abstractmethod
+    def start(self, given: Given) -> Problem:
+        """What the snapshots of one call share."""
 
-    def start(self, given: Given) -> Problem: ...
+    def estimate(
+        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
+    ) -> dict[str, Quantity]:
+        """Every quantity by its name, for each snapshot of a layer.
 
+        Parameters
+        ----------
+        t : (S, N, U)
+            Activations of S snapshots on N samples.
+        y : (N,) integer classes, or (N,) or (N, k) float targets
+        x : (N, ...)
+            Inputs, for methods that read them.
+        x_ids : (N,) integers
+            Which input each sample is; without them every sample is an input of its own.
 
-def run(
-    estimator: Started,
-    t: Tensor,
-    y: Tensor,
-    x: Tensor | None,
-    x_ids: Tensor | None,
-    *,
-    min_samples: int = 2,
-    finite: bool = True,
-    widen: bool = True,
-) -> dict[str, Quantity]:
-    """Check the arguments of `estimate` as `check_inputs` does, then run `start`, every `chunk`, and `finish`."""
-    t, y, x_ids = check_inputs(
-        t,
-        y,
-        x_ids,
-        targets=estimator.targets,
-        name=estimator.name,
-        min_samples=min_samples,
-        finite=finite,
-        widen=widen,
-    )
-    problem = estimator.start(Given(t, y, x, x_ids))
-    size, whole = _snapshots_at_once(estimator, problem), len(problem.t)
-    if size >= whole:
-        return problem.finish(problem.chunk(problem.t))
-    parts = [problem.chunk(problem.t[i : i + size]) for i in range(0, whole, size)]
-    return problem.finish({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
-
-
-def _snapshots_at_once(estimator: Started, problem: Problem) -> int:
-    """Snapshots of one chunk."""
-    fixed: int | None = getattr(estimator, "chunk", None)
-    if fixed is not None:  # their numbers depend on who is in the chunk: memory must not decide
-        return fixed
-    return max(1, problem.part_bytes // problem.bytes_each) if problem.bytes_each else len(problem.t)
-
-
-def over_snapshots(t: Tensor, of_one: Callable[[Tensor], Mapping[str, Number]]) -> dict[str, Tensor]:
-    """A chunk of a method that takes snapshots one by one: its numbers of each (N, U), as tensors (S, ...)."""
-    rows = [of_one(layer) for layer in t]
-    return {key: _stacked([row[key] for row in rows], t.device) for key in rows[0]}
+        Raises
+        ------
+        ValueError, TypeError
+            With what was expected, what came, and what to do.
+        """
+        t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name, min_samples=self.min_samples)
+        problem = self.start(Given(t, y, x, x_ids))
+        size, t = problem.at_once(), problem.t
+        if size >= len(t):
+            return problem.finish(problem.chunk(t))
+        parts = [problem.chunk(t[i : i + size]) for i in range(0, len(t), size)]
+        return problem.finish({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
 
 
 def _stacked(numbers: list[Number], device: torch.device) -> Tensor:

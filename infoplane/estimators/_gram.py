@@ -14,10 +14,10 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from infoplane.estimators._driver import Given, Problem
+from infoplane.estimators._driver import Given, Method, Problem
 from infoplane.estimators._protocol import Blocks, prepared, widened
 from infoplane.estimators._scaling import drawn_rows
-from infoplane.estimators._settings import at_least, check_settings, positive_or, setting
+from infoplane.estimators._settings import at_least, positive_or, setting
 
 WidthRule = float | Literal["median", "snapshot"]
 
@@ -125,7 +125,7 @@ def centred(gram: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KernelMethod:
+class KernelMethod(Method):
     """What methods on N x N matrices share: at most `max_samples` samples, drawn with `seed`, and their memory."""
 
     copies: ClassVar[int] = 2
@@ -135,9 +135,6 @@ class KernelMethod:
 
     max_samples: int = setting(2000, at_least(2))
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_settings(self)
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """Bytes one snapshot needs: its values in float64, and matrices of the samples used."""
@@ -173,9 +170,9 @@ class KernelOfRun(KernelMethod):
 class KernelProblem(Problem):
     """Snapshots of a kernel method, as many at a time as their matrices leave room for."""
 
-    def __init__(self, method: KernelMethod, given: Given) -> None:
-        self.t = given.t
-        self.bytes_each = 8 * method.matrices * self.t.shape[1] ** 2
+    def __init__(self, config: KernelMethod, given: Given) -> None:
+        super().__init__(config, given)
+        self.bytes_each = 8 * config.matrices * self.samples**2
 
 
 def same_class(y: Tensor) -> Tensor:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from infoplane.estimators._driver import Given, Null, Problem, over_snapshots
+from infoplane.estimators._driver import Given, Null, Problem
 from infoplane.estimators._labels import Grouping, entropy_of_counts, interval_95, shuffles_of_rows, standard_targets
 
 DTYPES = {"auto": None, "float32": torch.float32, "float64": torch.float64}
@@ -41,7 +40,8 @@ class MixtureProblem(Problem):
     several_labels = False
 
     def __init__(self, config: Any, given: Given, head: Tensor | None = None) -> None:
-        self.config, self.t, self.x_ids, self.dtype = config, given.t, given.x_ids, DTYPES[config.dtype]
+        super().__init__(config, given)
+        self.x_ids, self.dtype = given.x_ids, DTYPES[config.dtype]
         self.head = torch.arange(len(given.y), device=given.y.device) if head is None else head
         y, ids = given.y[self.head], given.x_ids[self.head]
         self.continuous = y.is_floating_point()
@@ -68,13 +68,6 @@ class MixtureProblem(Problem):
         if config.null_draws and (self.continuous or count > 1):
             rows = shuffles_of_rows(ids, config.null_draws, config.seed)
             self.shuffled = rows if self.continuous else labels[rows][:, self.classes.order]
-
-    @abstractmethod
-    def snapshot(self, layer: Tensor) -> dict[str, Tensor]:
-        """The numbers of one snapshot (N, U)."""
-
-    def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        return over_snapshots(t, self.snapshot)
 
     def zero(self) -> Tensor:
         return torch.zeros((), dtype=torch.float64, device=self.t.device)

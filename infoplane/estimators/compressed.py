@@ -13,12 +13,12 @@ from torch import Tensor
 from infoplane.core.units import BITS_PER_NAT, Z_95
 from infoplane.estimators._checks import above_ceiling, hidden_information, hidden_products
 from infoplane.estimators._codes import DENSE, Code, coded
-from infoplane.estimators._driver import Given, Number, Problem, over_snapshots, report, run
+from infoplane.estimators._driver import Given, Method, Number, Problem, report
 from infoplane.estimators._entropies import NOTHING, Part, class_information, pair_information
 from infoplane.estimators._labels import entropy_of_counts
 from infoplane.estimators._protocol import Blocks, Quantity, prepared
 from infoplane.estimators._registry import preset, register
-from infoplane.estimators._settings import Domain, at_least, check_settings, setting
+from infoplane.estimators._settings import at_least, one_of, setting
 from infoplane.estimators.knn import TIED
 
 MISSING = 0.3
@@ -35,7 +35,7 @@ _STREAM = 1_000_003  # between the seeds of generators, so that no two draw the 
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Compressed:
+class Compressed(Method):
     """Principal components, whitening, then Kozachenko-Leonenko entropies, per snapshot.
 
     T, and X or a vector of targets, are projected on their first `dims` principal components, fitted anew for
@@ -126,16 +126,11 @@ class Compressed:
 
     dims: int = setting(4, at_least(1))
     n_neighbors: int = setting(5, at_least(1))
-    noise: Literal["network", "recorded", "off"] = setting(
-        "network", Domain("'network', 'recorded' or 'off'", named=("network", "recorded", "off"))
-    )
+    noise: Literal["network", "recorded", "off"] = setting("network", one_of("network", "recorded", "off"))
     seed: int = 0
     network_std: float | None = prepared()
     network_kind: str | None = prepared()
     network_clean: bool | None = prepared()
-
-    def __post_init__(self) -> None:
-        check_settings(self)
 
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
         """Take over the noise that the network adds to the layer; no value is read."""
@@ -148,11 +143,10 @@ class Compressed:
         """The centred snapshot with its Gram matrix, the codes, and what the checks make of them."""
         return 24 * samples * units + 16 * min(samples, units, DENSE) ** 2 + 4000 * samples
 
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]:
-        """I(T;Y), and I(X;T) of a layer with noise, of every snapshot of `t` (S, N, U)."""
-        return run(self, t, y, x, x_ids, min_samples=max(self.n_neighbors + 2, 10))
+    @property
+    def min_samples(self) -> int:
+        """Neighbours for every sample, and some more."""
+        return max(self.n_neighbors + 2, 10)
 
     def start(self, given: Given) -> _Codes:
         """The codes of X and of real targets."""
@@ -162,8 +156,10 @@ class Compressed:
 class _Codes(Problem):
     """The codes of X and of real targets, which the code of every snapshot is compared with."""
 
+    config: Compressed
+
     def __init__(self, config: Compressed, given: Given) -> None:
-        self.config, self.t, self.y = config, given.t, given.y
+        super().__init__(config, given)
         self.random = config.noise == "recorded" or (config.noise == "network" and config.network_std is not None)
         self.code_x: Code | None = None
         if self.random:
@@ -178,9 +174,6 @@ class _Codes(Problem):
             _refuse_deterministic(given.t, given.x_ids)
         self.continuous = given.y.is_floating_point()
         self.code_y = self._code(given.y.reshape(len(given.y), -1), "y") if self.continuous else None
-
-    def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        return over_snapshots(t, self._snapshot)
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
         shared: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "ties": found["tied"] > TIED}
@@ -211,7 +204,7 @@ class _Codes(Problem):
         code = coded(block, config.dims, config.n_neighbors, config.seed + _STREAM * (1 + "txy".index(role)))
         return code if code.rows.shape[1] else None
 
-    def _snapshot(self, layer: Tensor) -> dict[str, Number]:
+    def snapshot(self, layer: Tensor) -> dict[str, Number]:
         constant = bool((layer == layer[:1]).all())
         code = None if constant else self._code(with_noise(layer, self.config), "t")
         i_ty = i_xt = _ZERO

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from infoplane.estimators._checks import entropy_of_ids
-from infoplane.estimators._driver import Given, report, run
+from infoplane.estimators._driver import Given, report
 from infoplane.estimators._gram import Distances, KernelOfRun, KernelProblem, kernel_width, same_class
 from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import preset, register
@@ -92,12 +92,6 @@ class CauchySchwarz(KernelOfRun):
     standardize: bool = True
     max_samples: int = setting(4000, at_least(2))
 
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]:
-        """Estimate CS-QMI of `t` (S, N, U) with `y` and, where given, `x` (N, F)."""
-        return run(self, t, y, x, x_ids)
-
     def start(self, given: Given) -> _Divergence:
         """Kernels of the labels and inputs of the samples used."""
         return _Divergence(self, given.drawn(self.max_samples, self.seed))
@@ -109,6 +103,8 @@ class CauchySchwarz(KernelOfRun):
 
 class _Divergence(KernelProblem):
     """The kernels of Y and X, which every snapshot is compared with."""
+
+    config: CauchySchwarz
 
     def __init__(self, config: CauchySchwarz, given: Given) -> None:
         super().__init__(config, given)

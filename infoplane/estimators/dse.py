@@ -15,7 +15,7 @@ from torch import Tensor
 
 from infoplane.core.files import fingerprint
 from infoplane.estimators._checks import entropy_of_ids
-from infoplane.estimators._driver import Given, report, run
+from infoplane.estimators._driver import Given, report
 from infoplane.estimators._gram import Distances, KernelOfRun, KernelProblem, kernel_width
 from infoplane.estimators._labels import bin_targets
 from infoplane.estimators._protocol import Blocks, Quantity, as_floats, prepared
@@ -121,12 +121,6 @@ class DiffusionSpectralEntropy(KernelOfRun):
         found.__dict__["_found"] = (_digest(x), labels)
         return found
 
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]:
-        """Estimate DSE and DSMI of `t` (S, N, U); `y` as for every estimator, `x` (N, F) for DSMI(X;T)."""
-        return run(self, t, y, x, x_ids)
-
     def start(self, given: Given) -> _Diffusion:
         """Groups of samples: the classes, and clusters of the inputs."""
         return _Diffusion(self, given)
@@ -143,12 +137,13 @@ class DiffusionSpectralEntropy(KernelOfRun):
 class _Diffusion(KernelProblem):
     """The groups of samples whose spectra are compared with those of random subsets."""
 
+    config: DiffusionSpectralEntropy
+
     def __init__(self, config: DiffusionSpectralEntropy, given: Given) -> None:
         used = given.drawn(config.max_samples, config.seed)
         super().__init__(config, used)
         self.ids = torch.unique(used.x_ids, return_inverse=True)[1]
         self.h_x = entropy_of_ids(self.ids)
-        self.config = config
         self.groups = {"DSMI(T;Y)": self._classes(used.y)}
         x = given.features(keep=True)
         if x is not None:
@@ -173,7 +168,7 @@ class _Diffusion(KernelProblem):
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
         flags: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "out_of_domain": found["narrow"]}
         full = {**flags, "saturated": found["DSE"] >= 0.99 * self.h_x}
-        out = report("DSE", found["DSE"], ceiling=math.log2(self.t.shape[1]), unit=UNIT, flags=full)
+        out = report("DSE", found["DSE"], ceiling=math.log2(self.samples), unit=UNIT, flags=full)
         for name, labels in self.groups.items():
             counts = torch.bincount(labels)
             counts = counts[counts > 0]

@@ -20,7 +20,7 @@ from infoplane.estimators._canonical import (
     white_basis,
 )
 from infoplane.estimators._checks import repeated_entropy_nats
-from infoplane.estimators._driver import Given, Number, Problem, over_snapshots, report, run
+from infoplane.estimators._driver import Given, Method, Number, Problem, report
 from infoplane.estimators._gaussian_checks import (
     LEAST_SAMPLES,
     TEST_ROWS,
@@ -33,7 +33,7 @@ from infoplane.estimators._labels import entropy_of_counts
 from infoplane.estimators._protocol import Quantity, only_values
 from infoplane.estimators._registry import register
 from infoplane.estimators._scaling import zscore
-from infoplane.estimators._settings import Domain, check_settings, setting
+from infoplane.estimators._settings import Domain, setting
 
 STRONG, HIDDEN = 0.9, 0.1
 """Nats that shrinkage may hide of strong correlations."""
@@ -43,7 +43,7 @@ SINGULAR = 1e-9
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Gaussian:
+class Gaussian(Method):
     """-1/2 log2 det(I - R^2) with the canonical correlations R of T and Y: exact for linear Gaussian channels.
 
     Correlation matrices of T and of Y are shrunk towards the identity before they are inverted,
@@ -130,22 +130,14 @@ class Gaussian:
     name: ClassVar[str] = "gaussian"
     targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "sample_order", "unit_order", "constant_zero"})
+    min_samples = 4
 
     shrinkage: Shrinkage = setting("auto", Domain("'auto' or between 0 and 1", 0, 1, named=("auto",)))
     corrected: bool = True
 
-    def __post_init__(self) -> None:
-        check_settings(self)
-
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """The scaled snapshot and its parts in float64, Gram matrices with their eigenvectors, and ratios of pairs."""
         return 64 * samples * units + 64 * min(samples, units) ** 2 + 32 * min(samples // 2, TEST_ROWS) ** 2
-
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]:
-        """The Gaussian I(T;Y) of every snapshot of `t` (S, N, U)."""
-        return run(self, t, y, x, x_ids, min_samples=4)
 
     def start(self, given: Given) -> _Correlations:
         """White directions of the labels or targets."""
@@ -159,8 +151,10 @@ class _Correlations(Problem):
     bits, for classes.
     """
 
+    config: Gaussian
+
     def __init__(self, config: Gaussian, given: Given) -> None:
-        self.config, self.t, self.y = config, given.t, given.y
+        super().__init__(config, given)
         self.side: Side | None = None
         self.ceiling: Tensor | None = None
         if self.y.is_floating_point():
@@ -174,9 +168,6 @@ class _Correlations(Problem):
             self.basis = class_basis(self.y, counts)
             self.ceiling = entropy_of_counts(counts)
             self.h_y = float(self.ceiling) / BITS_PER_NAT
-
-    def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        return over_snapshots(t, self._of_layer)
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
         single = self.side is None and self.basis.size == 0
@@ -193,7 +184,7 @@ class _Correlations(Problem):
             **report("shrinkage", found["shrinkage"], unit="share"),
         }
 
-    def _of_layer(self, layer: Tensor) -> dict[str, Number]:
+    def snapshot(self, layer: Tensor) -> dict[str, Number]:
         z = zscore(layer)
         basis = white_basis(z, self.config.shrinkage)
         crowded = self.config.shrinkage == "auto" and basis.shrinkage > 2 * LEAST_SHRINKAGE

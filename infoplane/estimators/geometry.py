@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from infoplane.estimators._driver import Given, Problem, report, run
+from infoplane.estimators._driver import Given, Method, Problem, report
 from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import register
 from infoplane.estimators._scaling import drawn_rows, is_constant
-from infoplane.estimators._settings import POSITIVE, at_least, check_settings, setting
+from infoplane.estimators._settings import POSITIVE, at_least, setting
 from infoplane.estimators._spectra import eigenvalues, positive_part, renyi_bits, shannon_bits, shares
 
 FIRST_RANK, LAST_RANK = 6, 100
@@ -24,7 +24,7 @@ RANKS = ("RankMe", "RankMe (singular, centred)", "RankMe (eigen, uncentred)", "R
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Geometry:
+class Geometry(Method):
     """How many directions a layer uses, and how fast their variance decays. No information about X or Y.
 
     Names differ between papers, and so do the answers: singular values or their squares, centred or not. In one
@@ -108,19 +108,10 @@ class Geometry:
     pair_samples: int = setting(1000, at_least(2))
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        check_settings(self)
-
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """Bytes one snapshot needs: its values in float64 three times and four Gram matrices of its smaller side."""
         used = samples if min(samples, units) <= self.max_samples else self.max_samples
         return 24 * used * units + 32 * min(used, units) ** 2
-
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]:
-        """Spectral quantities of `t` (S, N, U); classes `y` (N,) add nuclear norms and distances."""
-        return run(self, t, y, x, x_ids)
 
     def start(self, given: Given) -> _Spectrum:
         """The samples used, and their classes."""
@@ -132,11 +123,12 @@ class Geometry:
 class _Spectrum(Problem):
     """Spectra of snapshots, and of the classes within them."""
 
+    config: Geometry
+
     def __init__(self, config: Geometry, given: Given) -> None:
-        self.config, self.t = config, given.t
-        self.samples, self.units = given.t.shape[1:]
+        super().__init__(config, given)
         self.bytes_each = config.bytes_per_snapshot(self.samples, self.units)
-        self.y = None if given.y.is_floating_point() else given.y
+        self.discrete = not given.y.is_floating_point()
         self.rows: slice | Tensor = slice(None)
         rows = drawn_rows(self.samples, config.pair_samples, config.seed)
         if rows is not None:
@@ -163,7 +155,7 @@ class _Spectrum(Problem):
         }
         if self.dimensions >= LEAST_DIMENSIONS:
             out["exponent"], out["fit"] = _power_law(spread.flip(1)[:, : self.dimensions])
-        if self.y is not None:
+        if self.discrete:
             out["centroid"], out["within"] = _nuclear_norms(z, self.y)
             apart = _distance_ratio(centred[:, self.rows], self.y[self.rows])
             if apart is not None:
@@ -190,7 +182,7 @@ class _Spectrum(Problem):
             shape = {**flags, "unreliable": poor}
             out |= report("alpha-ReQ", torch.where(poor, math.nan, found["exponent"]), unit="exponent", flags=shape)
             out |= report("alpha-ReQ R2", found["fit"], ceiling=1.0, unit="R2", flags=shape)
-        return out if self.y is None else out | self._of_classes(found, flags, int(self.y.max()) + 1)
+        return out | self._of_classes(found, flags, int(self.y.max()) + 1) if self.discrete else out
 
     def _of_classes(self, found: dict[str, Tensor], flags: dict[str, Tensor], classes: int) -> dict[str, Quantity]:
         flags = {**flags, "single_class": torch.full_like(flags["degenerate"], classes == 1)}

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from infoplane.estimators._driver import Given, Null, report, run
+from infoplane.estimators._driver import Given, Null, report
 from infoplane.estimators._gram import Distances, KernelOfRun, KernelProblem, centred, kernel_width, same_class
 from infoplane.estimators._labels import AllShuffles
 from infoplane.estimators._protocol import Quantity
@@ -87,15 +87,10 @@ class Hsic(KernelOfRun):
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "sample_order", "unit_order"})
 
     matrices: ClassVar[int] = 7
+    min_samples = 3
 
     epsilon: float = setting(1e-5, between(0, 1, open=True))
     max_samples: int = setting(2000, at_least(3))
-
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]:
-        """Estimate HSIC and nHSIC of `t` (S, N, U) with `y` and, where given, `x` (N, F)."""
-        return run(self, t, y, x, x_ids, min_samples=3)
 
     def start(self, given: Given) -> _Dependence:
         """Kernels of the labels and inputs of the samples used."""
@@ -104,6 +99,8 @@ class Hsic(KernelOfRun):
 
 class _Dependence(KernelProblem):
     """The kernels of Y and X, which every snapshot is compared with."""
+
+    config: Hsic
 
     def __init__(self, config: Hsic, given: Given) -> None:
         super().__init__(config, given)

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from infoplane.estimators._driver import Given, Null, report, run
+from infoplane.estimators._driver import Given, Method, Null, report
 from infoplane.estimators._labels import Grouping
 from infoplane.estimators._mixture import (
     DTYPES,
@@ -33,7 +33,7 @@ Rule = Literal["max", "std", "iqr"]
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class KDE:
+class KDE(Method):
     """Pairwise-distance bounds on the information of a layer seen through Gaussian noise.
 
     T + Z, with Z ~ N(0, s^2 I) added at analysis only, is a mixture of one Gaussian per sample. For X uniform
@@ -139,12 +139,6 @@ class KDE:
         """The snapshot and its centred copy in float64, and some fifty numbers for each sample."""
         return 16 * samples * units + 8 * samples * (10 + 2 * self.null_draws)
 
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]:
-        """Bounds for every snapshot of `t` (S, N, U); snapshots are computed one by one."""
-        return run(self, t, y, x, x_ids)
-
     def start(self, given: Given) -> _Bounds:
         """Labels and shuffles, and for continuous targets their own bounds."""
         return _Bounds(self, given)
@@ -178,9 +172,10 @@ def _spread_of_values(layer: Tensor, largest: float, rule: str) -> float:
 class _Bounds(MixtureProblem):
     """Upper and lower bounds from the sums of two kernels."""
 
+    config: KDE
+
     def __init__(self, config: KDE, given: Given) -> None:
         super().__init__(config, given)
-        self.samples = float(len(self.head))
         # Rows of one input and label, where inputs have several labels.
         self.pair_rows = Grouping.of_repeated(self.pairs) if self.several_labels else self.repeated
         self.null: NullColumns | None = None

@@ -16,7 +16,7 @@ from infoplane.estimators._channel import (
     Channel,
     MultiplicativeChannel,
 )
-from infoplane.estimators._driver import Flags, Given, Null, report, run
+from infoplane.estimators._driver import Flags, Given, Method, Null, report
 from infoplane.estimators._mixture import DTYPES, ESTIMAND, MixtureProblem, NullColumns, at_ceiling, positive_std
 from infoplane.estimators._propagation import propagate, propagate_jointly, weigh_draws
 from infoplane.estimators._protocol import Blocks, Bound, Quantity, as_floats, prepared, widened
@@ -31,7 +31,7 @@ WIDE_INTERVAL = 0.1
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class SamplePropagation:
+class SamplePropagation(Method):
     """Monte Carlo information of a layer seen through Gaussian noise, with its standard error.
 
     *Noise added at analysis.* T = f(X) is deterministic and Z ~ N(0, s^2 I) is added to the recorded value.
@@ -195,12 +195,6 @@ class SamplePropagation:
             )
         return self.relative_std * self.reference_rms
 
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]:
-        """Values and intervals for every snapshot of `t` (S, N, U); snapshots are computed one by one."""
-        return run(self, t, y, x, x_ids)
-
     def start(self, given: Given) -> _Propagation:
         """Labels and shuffles of the rows that the mixture is made of, and the blocks they are cut into."""
         return _Propagation(self, given)
@@ -247,6 +241,8 @@ def first_rows(x_ids: Tensor) -> Tensor:
 
 class _Propagation(MixtureProblem):
     """Sums of likelihood ratios for noisy samples of every row."""
+
+    config: SamplePropagation
 
     def __init__(self, config: SamplePropagation, given: Given) -> None:
         self.std, self.pairs_drawn = config.noise_std(), config.n_draws // 2

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT
-from infoplane.estimators._driver import Given, Problem, report, run
+from infoplane.estimators._driver import Given, Method, Problem, report
 from infoplane.estimators._held_out import Classes, Targets, telling_products
 from infoplane.estimators._linear_model import TOLERANCE, Fit, Loss, fit
 from infoplane.estimators._protocol import Quantity, only_values
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._scaling import is_constant, zscore
-from infoplane.estimators._settings import Domain, at_least, check_settings, setting
+from infoplane.estimators._settings import Domain, at_least, setting
 from infoplane.estimators._spectra import principal_coordinates
 
 RIDGES: tuple[float, ...] = (100.0, 10.0, 1.0, 0.1, 0.01, 0.001)
@@ -35,7 +35,7 @@ _SCORE_BYTES = 64 << 20
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class LinearProbe:
+class LinearProbe(Method):
     """V-information of linear probes: H(Y) minus held-out cross-entropy, in expectation a lower bound on I(T;Y).
 
     Classes: multinomial logistic regression. The cross-entropy of any q(y|t) is at least H(Y|T), and each
@@ -121,19 +121,15 @@ class LinearProbe:
     code_length: bool = False
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        check_settings(self)
-
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """Bytes one snapshot needs: units in float64 three times, their Gram matrix, scores of ten classes."""
         columns = units + self.random_features
         return 8 * (3 * samples * columns + 3 * min(samples, columns) ** 2) + 640 * samples * self.folds
 
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]:
-        """Estimate I(T;Y) of `t` (S, N, U) for integer classes (N,) or float targets (N,) or (N, k)."""
-        return run(self, t, y, x, x_ids, min_samples=self.folds)
+    @property
+    def min_samples(self) -> int:
+        """One in each fold."""
+        return self.folds
 
     def start(self, given: Given) -> _CrossFit:
         """Folds of the samples, and what is to be predicted."""
@@ -143,13 +139,15 @@ class LinearProbe:
 class _CrossFit(Problem):
     """Classes or targets, each predicted by the probe of the other folds."""
 
+    config: LinearProbe
     part_bytes = _SCORE_BYTES
 
     def __init__(self, config: LinearProbe, given: Given) -> None:
-        self.config, self.t, y = config, given.t, given.y
+        super().__init__(config, given)
+        y = given.y
         self.fold = fold_of_row(given.x_ids, config.folds, config.seed)
         self.task = Targets(y, _DITHER + config.seed) if y.is_floating_point() else Classes(y)
-        self.bytes_each = 64 * self.t.shape[1] * config.folds * max(self.task.outputs, 1)
+        self.bytes_each = 64 * self.samples * config.folds * max(self.task.outputs, 1)
 
     def _generator(self, purpose: int) -> torch.Generator:
         return _generator(self.config.seed, purpose)

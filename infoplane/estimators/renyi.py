@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from infoplane.estimators._checks import entropy_of_ids
-from infoplane.estimators._driver import Given, report, run
+from infoplane.estimators._driver import Given, report
 from infoplane.estimators._gram import Distances, KernelMethod, KernelProblem, same_class, silverman
 from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import preset, register
@@ -104,12 +104,6 @@ class MatrixRenyi(KernelMethod):
     x_width: float | Literal["silverman"] = setting("silverman", positive_or("silverman"))
     max_samples: int = setting(1000, at_least(2))
 
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]:
-        """Estimate S(T), I(T;Y) and, with `x` (N, F), I(X;T) of `t` (S, N, U)."""
-        return run(self, t, y, x, x_ids)
-
     def start(self, given: Given) -> _Spectra:
         """Kernels of the labels and inputs of the samples used."""
         return _Spectra(self, given.drawn(self.max_samples, self.seed))
@@ -118,9 +112,10 @@ class MatrixRenyi(KernelMethod):
 class _Spectra(KernelProblem):
     """The kernels of Y and X with their entropies, for the products with the kernel of every snapshot."""
 
+    config: MatrixRenyi
+
     def __init__(self, config: MatrixRenyi, given: Given) -> None:
         super().__init__(config, given)
-        self.config, self.y = config, given.y
         self.discrete = not given.y.is_floating_point()
         self.h_x = entropy_of_ids(given.x_ids)
         x = given.features()
@@ -153,7 +148,7 @@ class _Spectra(KernelProblem):
         s_t = found["s_t"]
         flags: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "saturated": s_t >= 0.99 * self.h_x}
         of_labels = flags | ({"single_class": int(self.y.max()) == 0} if self.discrete else {})
-        out = report("Renyi S(T)", s_t, ceiling=math.log2(self.t.shape[1]), unit=UNIT, flags=flags)
+        out = report("Renyi S(T)", s_t, ceiling=math.log2(self.samples), unit=UNIT, flags=flags)
         value = s_t + self.s_y - found["s_ty"]
         out |= report("Renyi I(T;Y)", value, ceiling=self.s_y, unit=UNIT, flags=of_labels)
         if self.kernel_x is not None:

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT
-from infoplane.estimators._driver import Given, Problem, report, run
+from infoplane.estimators._driver import Given, Method, Problem, report
 from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import register
 from infoplane.estimators._scaling import is_constant
-from infoplane.estimators._settings import POSITIVE, check_settings, setting
+from infoplane.estimators._settings import POSITIVE, setting
 
 ESTIMAND = "softmax-output"
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class SoftmaxOutput:
+class SoftmaxOutput(Method):
     """Exact information of the class C drawn from softmax(T), where T are the logits of the network.
 
     With X uniform on the samples, I(X;C) = H(mean p) - mean H(p), I(C;Y) and I(X;C|Y) follow from the same
@@ -79,37 +79,30 @@ class SoftmaxOutput:
 
     temperature: float = setting(1.0, POSITIVE)
 
-    def __post_init__(self) -> None:
-        check_settings(self)
-
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """Bytes one snapshot needs: probabilities, their logarithms and two copies, in float64."""
         return 40 * samples * units
 
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]:
-        """Information in the class drawn from softmax(`t`), `t` (S, N, U) logits, `y` (N,) integers."""
-        return run(self, t, y, x, x_ids)
-
     def start(self, given: Given) -> _Groups:
         """The samples as inputs, classes, and pairs of both."""
-        return _Groups(given, self.temperature)
+        return _Groups(self, given)
 
 
 class _Groups(Problem):
     """Entropies of the mean probabilities of all samples, of each input, class, and pair of both."""
 
-    def __init__(self, given: Given, temperature: float) -> None:
-        self.t, self.temperature = given.t, temperature
-        self.bytes_each = 40 * self.t.shape[1] * self.t.shape[2]
-        self.y, self.x_ids = given.y, given.x_ids
+    config: SoftmaxOutput
+
+    def __init__(self, config: SoftmaxOutput, given: Given) -> None:
+        super().__init__(config, given)
+        self.bytes_each = config.bytes_per_snapshot(self.samples, self.units)
+        self.x_ids = given.x_ids
         self.classes = int(given.y.max()) + 1
         self.pairs = torch.unique(given.x_ids * self.classes + given.y, return_inverse=True)[1]
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
         rows = t.double()
-        p = torch.softmax(rows / self.temperature, 2)
+        p = torch.softmax(rows / self.config.temperature, 2)
         groups = {"t": torch.zeros_like(self.y), "x": self.x_ids, "y": self.y, "xy": self.pairs}
         # Rows that are probabilities already are no logits.
         proper = (rows >= 0).all(2).all(1) & ((rows.sum(2) - 1.0).abs() < 1e-3).all(1)
@@ -118,9 +111,9 @@ class _Groups(Problem):
         }
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        constant, units = found["constant"], math.log2(self.t.shape[2])
+        constant, units = found["constant"], math.log2(self.units)
         h_x, h_y, h_xy = (_counts_entropy(ids) for ids in (self.x_ids, self.y, self.pairs))
-        off = (found["proper"] & ~constant) | (self.t.shape[2] < self.classes)
+        off = (found["proper"] & ~constant) | (self.units < self.classes)
         flags = {"degenerate": constant, "out_of_domain": off}
         of_labels = flags | {"single_class": torch.full_like(constant, self.classes == 1)}
 
