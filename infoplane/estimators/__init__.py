@@ -1,7 +1,6 @@
 """Estimators of what a layer knows: one public module each, found by the registry."""
 
 from infoplane.estimators._checks import VOIDING, above_ceiling, blank_intervals
-from infoplane.estimators._describe import describe
 from infoplane.estimators._labels import bin_targets
 from infoplane.estimators._protocol import (
     ALL_GUARANTEES,
@@ -12,10 +11,9 @@ from infoplane.estimators._protocol import (
     Quantity,
     assume_finite,
     check_inputs,
-    prepared,
 )
-from infoplane.estimators._registry import available, build, get, parse, preset, presets, register
-from infoplane.estimators._settings import config_json
+from infoplane.estimators._registry import available, build, describe, get, parse, preset, presets, register
+from infoplane.estimators._settings import config_json, prepared
 from infoplane.estimators._wrappers import permutation_null, subsample_interval
 
 __all__ = [

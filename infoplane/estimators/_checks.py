@@ -13,7 +13,7 @@ from torch import Tensor
 
 from infoplane.estimators._counting.counts import sort_rows
 from infoplane.estimators._neighbors import Points
-from infoplane.estimators._protocol import Quantity, widened
+from infoplane.estimators._protocol import Quantity, raised, widened
 from infoplane.estimators._scaling import bits_of, equal_rows, numbered_rows, odd_numbers
 
 VOIDING: tuple[str, ...] = ("saturated", "degenerate", "few_samples", "out_of_domain", "unreliable")
@@ -175,14 +175,11 @@ def checked(estimate: Estimate) -> Estimate:
     def within_checks(self: object, t: Tensor, y: Tensor, **more: Tensor | None) -> dict[str, Quantity]:
         if _NOTICING.get():  # a wrapper has looked, and hands on the ids
             return blank_intervals(estimate(self, t, y, **more))
-        token = _NOTICING.set(True)
-        try:
+        with raised(_NOTICING):
             found = estimate(self, t, y, **more)
             for ids, snapshots in _noticed(t, y, more.get("x"), more.get("x_ids")):
                 # The whole block, for a range or width that nobody prepared is that of the block.
                 found = _replaced(found, estimate(self, t, y, **{**more, "x_ids": ids}), snapshots)
-        finally:
-            _NOTICING.reset(token)
         return blank_intervals(found)
 
     within_checks.checked = True  # type: ignore[attr-defined]

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from infoplane.estimators._driver import Given, Method, Problem
-from infoplane.estimators._protocol import Blocks, prepared, widened
+from infoplane.estimators._protocol import Blocks, widened
 from infoplane.estimators._scaling import drawn_rows
-from infoplane.estimators._settings import at_least, positive_or, setting
+from infoplane.estimators._settings import at_least, positive_or, prepared, setting
 
 WidthRule = float | Literal["median", "snapshot"]
 
@@ -152,6 +152,24 @@ class KernelOfRun(KernelMethod):
     def scaled(self, a: Tensor) -> Tensor:
         """The rows (..., N, U) as the kernel takes them."""
         return a
+
+    def fixed(self, sigma: float, units: int) -> float:
+        """The width of rows with so many units, where a number was given."""
+        return sigma
+
+    def kernel(self, distances: Distances, units: int) -> Tensor:
+        """(S, N, N) Gaussian kernels of a layer."""
+        rule = self.sigma if isinstance(self.sigma, str) else self.fixed(self.sigma, units)
+        return distances.gaussian(kernel_width(rule, self.run_sigma, distances))
+
+    def kernel_beside(self, a: Tensor) -> Tensor:
+        """(1, N, N) kernel of X or Y: of real numbers with a width by the same rule, from their own distances."""
+        if not a.is_floating_point():
+            return same_class(a)[None]
+        a = a.view(len(a), -1)
+        distances = Distances.of(self.scaled(a)[None])
+        sigma = self.sigma
+        return distances.gaussian(distances.median() if isinstance(sigma, str) else self.fixed(sigma, a.shape[1]))
 
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
         """Find the width of the last snapshot."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import html
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
+from typing import ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -131,26 +132,26 @@ class Preparing(Protocol):
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self: ...
 
 
-def prepared(default: Any = None) -> Any:
-    """A dataclass field that `prepare` fills: recorded in the configuration, no setting of the user."""
-    return field(default=default, metadata={"prepared": True})
-
-
 _FINITE: ContextVar[bool] = ContextVar("assume_finite", default=False)
 
 
 @contextlib.contextmanager
-def assume_finite() -> Iterator[None]:
+def raised(flag: ContextVar[bool]) -> Iterator[None]:
+    """Within this context the flag is up."""
+    token = flag.set(True)
+    try:
+        yield
+    finally:
+        flag.reset(token)
+
+
+def assume_finite() -> AbstractContextManager[None]:
     """Within this context `estimate` need not look for NaN and infinity: the caller has done so.
 
     Saves one read of the activations, which for a wide layer can be most of the time. With non-finite values
     in the input results are then undefined.
     """
-    token = _FINITE.set(True)
-    try:
-        yield
-    finally:
-        _FINITE.reset(token)
+    return raised(_FINITE)
 
 
 def assumed_finite() -> bool:
@@ -161,14 +162,9 @@ def assumed_finite() -> bool:
 _VALUES_ONLY: ContextVar[bool] = ContextVar("values_only", default=False)
 
 
-@contextlib.contextmanager
-def values_only() -> Iterator[None]:
+def values_only() -> AbstractContextManager[None]:
     """Within this context nobody reads the flags of `estimate`: checks that only raise flags may be left out."""
-    token = _VALUES_ONLY.set(True)
-    try:
-        yield
-    finally:
-        _VALUES_ONLY.reset(token)
+    return raised(_VALUES_ONLY)
 
 
 def only_values() -> bool:

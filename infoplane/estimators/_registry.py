@@ -1,10 +1,14 @@
-"""Names of estimators: `binning`, presets `binning@saxe-2018`, settings `binning:n_bins=60`, wrappers `knn+null`."""
+"""Names of estimators and their pages.
+
+A spec is a name `binning`, a preset `binning@saxe-2018`, settings `binning:n_bins=60`, or wrapped: `knn+null`.
+"""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
 import importlib
+import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Mapping
@@ -13,6 +17,7 @@ from typing import Any, TypeVar
 
 from infoplane.core.errors import choices, closest
 from infoplane.estimators._checks import checked
+from infoplane.estimators._settings import own_settings
 
 _ESTIMATORS: dict[str, type[Any]] = {}
 _PRESETS: dict[str, dict[str, dict[str, Any]]] = {}
@@ -198,7 +203,7 @@ def _fields(spec: str, tail: str) -> dict[str, Any]:
 
 def build(cls: type[Any], fields: Mapping[str, Any]) -> Any:
     """Construct `cls(**fields)`, with one clear line for an unknown field."""
-    names = [f.name for f in dataclasses.fields(cls) if not f.metadata.get("prepared")]
+    names = [f.name for f in own_settings(cls)]
     for key in fields:
         if key not in names:
             raise ValueError(f"{cls.name} has no field {key!r}; {choices(key, names)}")
@@ -231,3 +236,40 @@ def _split(text: str) -> list[str]:
             start = i + 1
     parts.append(text[start:])
     return [p for p in (p.strip() for p in parts) if p]
+
+
+def describe(name: str | None = None) -> str:
+    """The list of all estimators, or the page of one: what it measures, how it misleads, its settings."""
+    if name is None:
+        rows = [(key, ", ".join(sorted(cls.targets)), _first_line(cls)) for key, cls in available().items()]
+        width = max(len(key) for key, _, _ in rows)
+        lines = [f"{key.ljust(width)}  {line} [{targets}]" for key, targets, line in rows]
+        return "\n".join([*lines, "", "infoplane estimators NAME shows the page of one, with its settings and presets"])
+    cls = get(name)
+    lines = [f"{cls.name}: {inspect.getdoc(cls) or ''}", "", "Settings and defaults"]
+    lines += [f"  {f.name} = {_default(f)!r}{_allowed(f)}" for f in own_settings(cls)]
+    known = presets(cls.name)
+    if known:
+        lines += ["", "Presets"]
+        lines += [
+            f"  {cls.name}@{key}: " + ", ".join(f"{field}={value!r}" for field, value in fields.items())
+            for key, fields in sorted(known.items())
+        ]
+    guarantees = ", ".join(sorted(cls.guarantees)) or "none"
+    lines += ["", f"Targets: {', '.join(sorted(cls.targets))}. Guarantees held by the contract suite: {guarantees}."]
+    return "\n".join(lines)
+
+
+def _first_line(cls: type) -> str:
+    return (inspect.getdoc(cls) or cls.__name__).split("\n\n")[0].replace("\n", " ")
+
+
+def _default(f: dataclasses.Field[object]) -> object:
+    if f.default is not dataclasses.MISSING:
+        return f.default
+    return f.default_factory() if f.default_factory is not dataclasses.MISSING else "required"
+
+
+def _allowed(f: dataclasses.Field[object]) -> str:
+    """Which values the setting may have, where it says so."""
+    return f" ({f.metadata['domain'].words})" if "domain" in f.metadata else ""

@@ -14,7 +14,7 @@ from infoplane.core.strict import canonical_json
 
 @dataclass(frozen=True)
 class Domain:
-    """Which values a setting may have: numbers from `least` to `most`, and some words.
+    """Which values a setting may have: numbers from `least` to `most`, and some words or None.
 
     Attributes
     ----------
@@ -24,27 +24,32 @@ class Domain:
         None as `least` means that no number is allowed.
     open : bool
         Whether the ends are left out.
-    named : tuple of str
-        Words that are allowed.
+    named : tuple of str or None
+        Words that are allowed; None in it where the setting may be left out.
+    whole : bool
+        Whether the numbers are integers.
     """
 
     words: str
     least: float | None = None
     most: float = math.inf
     open: bool = False
-    named: tuple[str, ...] = ()
+    named: tuple[str | None, ...] = ()
+    whole: bool = False
 
     def holds(self, value: object) -> bool:
         """Whether the value is allowed."""
-        if isinstance(value, str):
+        if value is None or isinstance(value, str):
             return value in self.named
-        if self.least is None or isinstance(value, bool) or not isinstance(value, Real):
+        if self.least is None or isinstance(value, bool) or not isinstance(value, int if self.whole else Real):
             return False
         number = float(value)
         return self.least < number < self.most if self.open else self.least <= number <= self.most
 
 
 POSITIVE = Domain("positive and finite", 0.0, open=True)
+POSITIVE_OR_NONE = Domain("positive and finite, or None", 0.0, open=True, named=(None,))
+COUNT = Domain("a whole number of 0 or more", 0, whole=True)
 
 
 def at_least(least: int) -> Domain:
@@ -75,6 +80,16 @@ def either(words: Sequence[str]) -> str:
 def setting(default: Any, domain: Domain) -> Any:
     """A dataclass field with the values it may have; `check_settings` in `__post_init__` holds it to them."""
     return field(default=default, metadata={"domain": domain})
+
+
+def prepared(default: Any = None) -> Any:
+    """A dataclass field that `prepare` fills: recorded in the configuration, no setting of the user."""
+    return field(default=default, metadata={"prepared": True})
+
+
+def own_settings(cls: Any) -> list[dataclasses.Field[Any]]:
+    """The fields that a user may set."""
+    return [f for f in dataclasses.fields(cls) if not f.metadata.get("prepared")]
 
 
 def check_settings(estimator: Any) -> None:

@@ -16,22 +16,28 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from infoplane.estimators._labels import interval_95, shuffles_of_rows
+from infoplane.estimators._driver import Null, with_null
+from infoplane.estimators._labels import interval_95, shuffle_labels
 from infoplane.estimators._protocol import Blocks, Estimator, Quantity, values_only
 from infoplane.estimators._registry import build_named, parse, register_wrapper
+from infoplane.estimators._settings import at_least, between, check_settings, setting
 
 DEPENDENCE = "(T;Y)"
-_ANY_TARGET = frozenset({"discrete", "continuous"})
 
 
 class _Wrapper:
     """Takes name, targets and promises from the estimator inside, which may be given as object, spec or settings."""
 
-    estimator: Any
-    suffix: ClassVar[str]
-    keeps: ClassVar[frozenset[str]]
+    name: ClassVar[str]
+    targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
+    guarantees: ClassVar[frozenset[str]] = frozenset({"blocks"})
+    # Shuffles and parts are drawn by place: permuted samples meet others.
+    keeps: ClassVar[frozenset[str]] = frozenset({"blocks", "unit_order", "constant_zero", "device_exact"})
 
-    def _adopt(self) -> None:
+    estimator: Any
+
+    def __post_init__(self) -> None:
+        check_settings(self)
         inner = self.estimator
         if isinstance(inner, str):
             inner = parse(inner)
@@ -43,10 +49,11 @@ class _Wrapper:
             raise TypeError(f"expected an estimator or its spec such as 'knn', got {type(inner).__name__}")
         for name, value in (
             ("estimator", inner),
-            ("name", f"{inner.name}+{self.suffix}"),
+            ("name", f"{inner.name}+{type(self).name}"),
             ("targets", inner.targets),
             ("guarantees", inner.guarantees & self.keeps),
             ("uses_repeats", getattr(inner, "uses_repeats", False)),
+            ("chunk", getattr(inner, "chunk", None)),
         ):
             object.__setattr__(self, name, value)
 
@@ -86,20 +93,10 @@ class PermutationNull(_Wrapper):
     """
 
     name: ClassVar[str] = "null"
-    targets: ClassVar[frozenset[str]] = _ANY_TARGET
-    guarantees: ClassVar[frozenset[str]] = frozenset({"blocks"})
-    suffix: ClassVar[str] = "null"
-    # Shuffles are drawn by place: permuted samples meet other shuffles.
-    keeps: ClassVar[frozenset[str]] = frozenset({"blocks", "unit_order", "constant_zero", "device_exact"})
 
     estimator: Any = "binning"
-    draws: int = 20
+    draws: int = setting(20, at_least(2))
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.draws < 2:
-            raise ValueError(f"draws must be at least 2, got {self.draws}")
-        self._adopt()
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """That of the estimator inside, which runs one shuffle at a time."""
@@ -121,13 +118,9 @@ class PermutationNull(_Wrapper):
             for name in names:
                 drawn[name].append(found[name].value)
         for name in names:
-            q = out[name]
-            mean, low, high = interval_95(torch.stack(drawn[name], dim=-1))
-            flags = {flag: on for flag, on in q.flags.items() if flag != "below_null"}
-            out[name] = dataclasses.replace(q, flags={**flags, "below_null": q.value <= high + 1e-9})
-            out[f"{name} null"] = Quantity(
-                value=mean, low=low, high=high, ceiling=q.ceiling, unit=q.unit, estimand=q.estimand, flags=flags
-            )
+            flags = {flag: on for flag, on in out[name].flags.items() if flag != "below_null"}
+            null = Null(*interval_95(torch.stack(drawn[name], dim=-1)), slack=1e-9)
+            out |= with_null(name, dataclasses.replace(out[name], flags=flags), null, flags)
         return out
 
 
@@ -174,25 +167,12 @@ class SubsampleInterval(_Wrapper):
     """
 
     name: ClassVar[str] = "interval"
-    targets: ClassVar[frozenset[str]] = _ANY_TARGET
-    guarantees: ClassVar[frozenset[str]] = frozenset({"blocks"})
-    suffix: ClassVar[str] = "interval"
-    keeps: ClassVar[frozenset[str]] = frozenset({"blocks", "unit_order", "constant_zero", "device_exact"})
 
     estimator: Any = "binning"
-    draws: int = 20
-    fraction: float = 0.5
-    level: float = 0.95
+    draws: int = setting(20, at_least(5))
+    fraction: float = setting(0.5, between(0.1, 0.9))
+    level: float = setting(0.95, between(0, 1, open=True))
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.draws < 5:
-            raise ValueError(f"draws must be at least 5, got {self.draws}")
-        if not 0.1 <= self.fraction <= 0.9:
-            raise ValueError(f"fraction must be between 0.1 and 0.9, got {self.fraction}")
-        if not 0 < self.level < 1:
-            raise ValueError(f"level must be between 0 and 1, got {self.level}")
-        self._adopt()
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """That of the estimator inside, and a part of the snapshot."""
@@ -204,8 +184,7 @@ class SubsampleInterval(_Wrapper):
         """The quantities of the estimator inside, with their intervals."""
         out = self.estimator.estimate(t, y, x=x, x_ids=x_ids)
         inner = without_null(self.estimator)
-        ids = torch.arange(len(y), device=y.device) if x_ids is None else x_ids.to(y.device)
-        ids = torch.unique(ids, return_inverse=True)[1]
+        ids = _input_ids(y, x_ids)
         inputs = int(ids.max()) + 1
         size = max(1, round(self.fraction * inputs))
         generator = torch.Generator().manual_seed(self.seed)
@@ -264,5 +243,12 @@ def without_null(estimator: Any) -> Any:
 
 def shuffled_targets(y: Tensor, x_ids: Tensor | None, draws: int, seed: int) -> list[Tensor]:
     """`draws` shuffles of the labels or targets (N, ...) between inputs: the rows of one input move together."""
-    ids = torch.arange(len(y), device=y.device) if x_ids is None else torch.unique(x_ids, return_inverse=True)[1]
-    return [y[rows] for rows in shuffles_of_rows(ids.to(y.device), draws, seed)]
+    return list(shuffle_labels(y, _input_ids(y, x_ids), draws, seed))
+
+
+def _input_ids(y: Tensor, x_ids: Tensor | None) -> Tensor:
+    """(N,) ids from 0 on the device of `y`; every sample an input of its own where none are given."""
+    if x_ids is None:
+        return torch.arange(len(y), device=y.device)
+    ids: Tensor = torch.unique(x_ids, return_inverse=True)[1]
+    return ids.to(y.device)

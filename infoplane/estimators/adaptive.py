@@ -16,16 +16,9 @@ from infoplane.estimators._counting import plug_in, quantities
 from infoplane.estimators._counting.corrections import check_corrections
 from infoplane.estimators._counting.counts import Labels
 from infoplane.estimators._counting.edges import EdgeCells, HalfCells, Rule, row_edges, run_edges
-from infoplane.estimators._protocol import (
-    ALL_GUARANTEES,
-    Blocks,
-    Quantity,
-    check_inputs,
-    prepared,
-    refuse_nonfinite,
-    widened,
-)
+from infoplane.estimators._protocol import ALL_GUARANTEES, Blocks, Quantity, check_inputs, refuse_nonfinite, widened
 from infoplane.estimators._registry import register
+from infoplane.estimators._settings import COUNT, Domain, check_settings, one_of, prepared, setting
 
 RECORDED_UNITS = 4
 _HALF_VALUES = 2**17
@@ -115,31 +108,26 @@ class Adaptive:
     guarantees: ClassVar[frozenset[str]] = ALL_GUARANTEES
     uses_repeats: ClassVar[bool] = True
 
-    n_bins: int = 30
+    n_bins: int = setting(30, Domain("from 2 to 65000", 2, 65_000, whole=True))
     low: float | Literal["auto", "min"] = "auto"
-    quantile: Literal["distinct", "equal_count"] = "distinct"
+    quantile: Literal["distinct", "equal_count"] = setting("distinct", one_of("distinct", "equal_count"))
     separate_saturated: bool = False
     per_unit: bool = False
     whole_run: bool = False
     corrections: tuple[str, ...] = ()
-    null_draws: int = 20
+    null_draws: int = setting(20, COUNT)
     seed: int = 0
     sentinel: float | Literal["min"] | None = prepared()
     run_edges: tuple[tuple[float, ...], ...] | str | None = prepared()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.n_bins, int) or not 2 <= self.n_bins <= 65_000:
-            raise ValueError(f"n_bins must be from 2 to 65000, got {self.n_bins}")
+        check_settings(self)
         if self.low not in ("auto", "min"):
             if isinstance(self.low, str) or not math.isfinite(self.low):
                 raise ValueError(f"low must be 'auto', 'min' or a finite number, got {self.low!r}")
             object.__setattr__(self, "low", float(self.low))
-        if self.quantile not in ("distinct", "equal_count"):
-            raise ValueError(f"quantile must be 'distinct' or 'equal_count', got {self.quantile!r}")
         if self.quantile == "equal_count" and (self.separate_saturated or self.low != "auto"):
             raise ValueError("quantile='equal_count' has no sentinel: low and separate_saturated do not apply")
-        if not isinstance(self.null_draws, int) or self.null_draws < 0:
-            raise ValueError(f"null_draws must be a whole number of 0 or more, got {self.null_draws!r}")
         object.__setattr__(self, "corrections", check_corrections(self.corrections))
 
     @property

@@ -20,12 +20,12 @@ from infoplane.estimators._protocol import (
     Quantity,
     assumed_finite,
     check_inputs,
-    prepared,
     refuse_nonfinite,
     whole_cells,
     widened,
 )
 from infoplane.estimators._registry import preset, register
+from infoplane.estimators._settings import COUNT, POSITIVE_OR_NONE, check_settings, one_of, prepared, setting
 
 # A per-unit range of more units than this is recorded by its digest.
 RECORDED_UNITS = 32
@@ -127,19 +127,18 @@ class Binning:
     uses_repeats: ClassVar[bool] = True
 
     n_bins: int | None = 30
-    width: float | None = None
+    width: float | None = setting(None, POSITIVE_OR_NONE)
     range: tuple[float, float] | Literal["layer", "unit", "snapshot", "snapshot_unit"] | None = "layer"
-    top: Literal["closed", "open"] = "closed"
-    rounding: Literal["floor", "nearest"] = "floor"
+    top: Literal["closed", "open"] = setting("closed", one_of("closed", "open"))
+    rounding: Literal["floor", "nearest"] = setting("floor", one_of("floor", "nearest"))
     corrections: tuple[str, ...] = ()
-    null_draws: int = 20
+    null_draws: int = setting(20, COUNT)
     seed: int = 0
     run_range: tuple[float, float] | tuple[tuple[float, float], ...] | str | None = prepared()
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.width is not None:
-            if not (self.width > 0 and math.isfinite(self.width)):
-                raise ValueError(f"width must be positive and finite, got {self.width}")
             if self.range not in ("layer", None) or self.n_bins not in (30, None):
                 raise ValueError(
                     f"width takes the place of n_bins and range, got width={self.width} with "
@@ -156,14 +155,8 @@ class Binning:
                 object.__setattr__(self, "range", _fixed_range(self.range))
             elif self.range not in _RANGES:
                 raise ValueError(f"range must be (lo, hi) or one of {', '.join(_RANGES)}, got {self.range!r}")
-        if self.top not in ("closed", "open"):
-            raise ValueError(f"top must be 'closed' or 'open', got {self.top!r}")
-        if self.rounding not in ("floor", "nearest"):
-            raise ValueError(f"rounding must be 'floor' or 'nearest', got {self.rounding!r}")
         if self.rounding == "nearest" and self.top == "open":
             raise ValueError("rounding='nearest' has a cell around hi: top must be 'closed'")
-        if not isinstance(self.null_draws, int) or self.null_draws < 0:
-            raise ValueError(f"null_draws must be a whole number of 0 or more, got {self.null_draws!r}")
         object.__setattr__(self, "corrections", check_corrections(self.corrections))
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:

@@ -16,9 +16,9 @@ from infoplane.estimators._codes import DENSE, Code, coded
 from infoplane.estimators._driver import Given, Method, Number, Problem, report
 from infoplane.estimators._entropies import NOTHING, Part, class_information, pair_information
 from infoplane.estimators._labels import entropy_of_counts
-from infoplane.estimators._protocol import Blocks, Quantity, prepared
+from infoplane.estimators._protocol import Blocks, Quantity
 from infoplane.estimators._registry import preset, register
-from infoplane.estimators._settings import at_least, one_of, setting
+from infoplane.estimators._settings import at_least, one_of, prepared, setting
 from infoplane.estimators.knn import TIED
 
 MISSING = 0.3

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from infoplane.estimators._checks import entropy_of_ids
 from infoplane.estimators._driver import Given, report
-from infoplane.estimators._gram import Distances, KernelOfRun, KernelProblem, kernel_width, same_class
+from infoplane.estimators._gram import Distances, KernelOfRun, KernelProblem
 from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._scaling import is_constant, zscore
@@ -118,17 +118,12 @@ class _Divergence(KernelProblem):
         self.of_output = x is not None and given.y.is_floating_point() and self.targets.shape[1] == self.t.shape[2]
 
     def _side(self, a: Tensor) -> _Side:
-        """The kernel of X or Y."""
-        if not a.is_floating_point():
-            return _Side.of_classes(a)
-        distances = Distances.of(self.config.scaled(a.view(len(a), -1))[None])
-        sigma = self.config.sigma
-        return _Side(distances.gaussian(distances.median() if isinstance(sigma, str) else sigma))
+        factor = None if a.is_floating_point() else torch.nn.functional.one_hot(a).double()
+        return _Side(self.config.kernel_beside(a), factor)
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
         scaled = self.config.scaled(t)
-        distances = Distances.of(scaled)
-        layer = _Side(distances.gaussian(kernel_width(self.config.sigma, self.config.run_sigma, distances)))
+        layer = _Side(self.config.kernel(Distances.of(scaled), self.units))
         self_t = layer.information(layer)
         out = {"degenerate": is_constant(scaled), "self": self_t}
         for pair, other in self.sides.items():
@@ -178,10 +173,6 @@ class _Side:
         self.kernel, self.factor = kernel, factor
         self.rows = kernel.mean(2)
         self.log_mean = self.rows.mean(1).log2()
-
-    @classmethod
-    def of_classes(cls, y: Tensor) -> _Side:
-        return cls(same_class(y)[None], torch.nn.functional.one_hot(y).double())
 
     def information(self, other: _Side) -> Tensor:
         """(S,) I_CS in bits of this kernel and another."""

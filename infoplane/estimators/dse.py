@@ -18,10 +18,10 @@ from infoplane.estimators._checks import entropy_of_ids
 from infoplane.estimators._driver import Given, report
 from infoplane.estimators._gram import Distances, KernelOfRun, KernelProblem, kernel_width
 from infoplane.estimators._labels import bin_targets
-from infoplane.estimators._protocol import Blocks, Quantity, as_floats, prepared
+from infoplane.estimators._protocol import Blocks, Quantity, as_floats
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._scaling import drawn_rows, is_constant
-from infoplane.estimators._settings import at_least, one_of, setting
+from infoplane.estimators._settings import at_least, one_of, prepared, setting
 from infoplane.estimators._spectra import eigenvalues, shannon_bits, shares
 
 UNIT = "spectral bit"

@@ -10,25 +10,23 @@ from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators._canonical import (
+    LEAST_SAMPLES,
     LEAST_SHRINKAGE,
+    TEST_ROWS,
     Canonical,
     Shrinkage,
+    Side,
     canonical,
     canonical_nats,
     class_basis,
+    classes_off_ground,
     independent_nats,
+    pairs_off_ground,
+    side,
     white_basis,
 )
 from infoplane.estimators._checks import repeated_entropy_nats
 from infoplane.estimators._driver import Given, Method, Number, Problem, report
-from infoplane.estimators._gaussian_checks import (
-    LEAST_SAMPLES,
-    TEST_ROWS,
-    Side,
-    classes_off_ground,
-    pairs_off_ground,
-    side,
-)
 from infoplane.estimators._labels import entropy_of_counts
 from infoplane.estimators._protocol import Quantity, only_values
 from infoplane.estimators._registry import register

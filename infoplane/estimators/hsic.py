@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from infoplane.estimators._driver import Given, Null, report
-from infoplane.estimators._gram import Distances, KernelOfRun, KernelProblem, centred, kernel_width, same_class
+from infoplane.estimators._gram import Distances, KernelOfRun, KernelProblem, centred
 from infoplane.estimators._labels import AllShuffles
 from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import preset, register
@@ -92,6 +92,10 @@ class Hsic(KernelOfRun):
     epsilon: float = setting(1e-5, between(0, 1, open=True))
     max_samples: int = setting(2000, at_least(3))
 
+    def fixed(self, sigma: float, units: int) -> float:
+        """The width grows with the square root of the units, as distances do."""
+        return float(sigma * units**0.5)
+
     def start(self, given: Given) -> _Dependence:
         """Kernels of the labels and inputs of the samples used."""
         return _Dependence(self, given.drawn(self.max_samples, self.seed))
@@ -107,26 +111,16 @@ class _Dependence(KernelProblem):
         self.config = config.ready(given.t)
         self.shuffles = AllShuffles(given.x_ids)
         self.single = not given.y.is_floating_point() and int(given.y.max()) == 0
-        self.sides = {"T;Y": self._side(given.y)}
+        self.sides = {"T;Y": self._side(self.config.kernel_beside(given.y))}
         x = given.features()
         if x is not None:
-            self.sides["X;T"] = self._side(x)
+            self.sides["X;T"] = self._side(self.config.kernel_beside(x))
 
-    def _side(self, a: Tensor) -> _Side:
-        if not a.is_floating_point():
-            return _Side(centred(same_class(a))[None], self.config.epsilon, self.shuffles)
-        a = a.view(len(a), -1)
-        distances = Distances.of(a[None])
-        sigma = self.config.sigma
-        width = distances.median() if isinstance(sigma, str) else sigma * a.shape[1] ** 0.5
-        return _Side(centred(distances.gaussian(width)), self.config.epsilon, self.shuffles)
+    def _side(self, kernel: Tensor) -> _Side:
+        return _Side(centred(kernel), self.config.epsilon, self.shuffles)
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        distances = Distances.of(t)
-        width = kernel_width(self.config.sigma, self.config.run_sigma, distances)
-        if not isinstance(self.config.sigma, str):
-            width = width * t.shape[2] ** 0.5
-        layer = _Side(centred(distances.gaussian(width)), self.config.epsilon, self.shuffles)
+        layer = self._side(self.config.kernel(Distances.of(t), self.units))
         out, scale = {"degenerate": is_constant(t)}, (t.shape[1] - 1) ** 2
         for pair, other in self.sides.items():
             out[f"nHSIC({pair})"] = (layer.smooth * other.smooth).sum((1, 2))

@@ -12,10 +12,11 @@ from torch import Tensor
 from infoplane.estimators._driver import Given, Method, Null, report
 from infoplane.estimators._labels import Grouping
 from infoplane.estimators._mixture import (
-    DTYPES,
     ESTIMAND,
+    PRECISIONS,
     MixtureProblem,
     NullColumns,
+    Precision,
     at_ceiling,
     columns_pay,
     log2_ratio_mean,
@@ -24,6 +25,7 @@ from infoplane.estimators._mixture import (
 from infoplane.estimators._pairwise import CentredRows, KernelSums, centred_sums, kernel_sums
 from infoplane.estimators._protocol import Bound, Quantity
 from infoplane.estimators._registry import preset, register
+from infoplane.estimators._settings import COUNT, POSITIVE, POSITIVE_OR_NONE, one_of, setting
 
 WIDE_BRACKET = 0.25
 """Share of the ceiling: bounds of I(X;T) further apart than this leave the value open (`unreliable`)."""
@@ -108,32 +110,21 @@ class KDE(Method):
     targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "constant_zero"})
 
-    variance: float | None = None
-    scale: float = 0.01
-    rule: Rule = "max"
-    target_scale: float = 0.1
-    null_draws: int = 20
+    variance: float | None = setting(None, POSITIVE_OR_NONE)
+    scale: float = setting(0.01, POSITIVE)
+    rule: Rule = setting("max", one_of("max", "std", "iqr"))
+    target_scale: float = setting(0.1, POSITIVE)
+    null_draws: int = setting(20, COUNT)
     seed: int = 0
-    dtype: Literal["auto", "float32", "float64"] = "auto"
+    dtype: Precision = setting("auto", PRECISIONS)
 
     def __post_init__(self) -> None:
-        if self.variance is not None:
-            if not isinstance(self.variance, int | float) or not 0 < self.variance < math.inf:
-                raise ValueError(f"variance must be positive and finite, or None, got {self.variance!r}")
-            if (self.scale, self.rule) != (0.01, "max"):
-                raise ValueError(
-                    f"a fixed variance takes the place of scale and rule, got variance={self.variance} with "
-                    f"scale={self.scale}, rule={self.rule}; give one or the other"
-                )
-        for field in ("scale", "target_scale"):
-            if not 0 < getattr(self, field) < math.inf:
-                raise ValueError(f"{field} must be positive and finite, got {getattr(self, field)}")
-        if self.rule not in ("max", "std", "iqr"):
-            raise ValueError(f"rule must be 'max', 'std' or 'iqr', got {self.rule!r}")
-        if not isinstance(self.null_draws, int) or self.null_draws < 0:
-            raise ValueError(f"null_draws must be a whole number of 0 or more, got {self.null_draws!r}")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        super().__post_init__()
+        if self.variance is not None and (self.scale, self.rule) != (0.01, "max"):
+            raise ValueError(
+                f"a fixed variance takes the place of scale and rule, got variance={self.variance} with "
+                f"scale={self.scale}, rule={self.rule}; give one or the other"
+            )
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """The snapshot and its centred copy in float64, and some fifty numbers for each sample."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators._checks import above_ceiling, content_halves, kept_of_gaussian, normal_scores
 from infoplane.estimators._distances import Metric
-from infoplane.estimators._driver import Given, Number, Problem, over_snapshots, report, run
+from infoplane.estimators._driver import Given, Method, Number, Problem, report
 from infoplane.estimators._labels import entropy_of_counts
 from infoplane.estimators._neighbor_formulas import (
     Formula,
@@ -28,7 +28,7 @@ from infoplane.estimators._neighbor_formulas import (
 from infoplane.estimators._neighbors import Points, intrinsic_dimension
 from infoplane.estimators._protocol import Quantity, only_values, values_only
 from infoplane.estimators._registry import preset, register
-from infoplane.estimators._settings import Domain, at_least, check_settings, setting
+from infoplane.estimators._settings import Domain, at_least, setting
 
 _DISCRETE, _CONTINUOUS = ("auto", "ross", "gao"), ("auto", "ksg1", "ksg2", "gao")
 
@@ -58,7 +58,7 @@ def _listed(*names: str) -> Domain:
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class KNN:
+class KNN(Method):
     """I(T;Y) from distances to nearest neighbours: no bins and no noise, accurate in few dimensions.
 
     Classes, formula `ross` (the default for them): with r_i the distance from t_i to its k-th neighbour of the
@@ -160,18 +160,14 @@ class KNN:
     jitter: float = setting(1e-4, Domain("at least 0 and below 0.1", 0.0, math.nextafter(0.1, 0.0)))
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        check_settings(self)
-
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """The scaled snapshot in float64 and its factors for the products."""
         return 40 * samples * units + 400 * samples
 
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]:
-        """I(T;Y) of every snapshot of `t` (S, N, U), one after another."""
-        return run(self, t, y, x, x_ids, min_samples=max(self.n_neighbors + 2, 10))
+    @property
+    def min_samples(self) -> int:
+        """Neighbours for every sample, and some more."""
+        return max(self.n_neighbors + 2, 10)
 
     def start(self, given: Given) -> _Neighbors:
         """The targets in one scale, or the classes."""
@@ -184,13 +180,12 @@ class KNN:
 class _Neighbors(Problem):
     """Neighbours in each snapshot against one Y; `side` are its scaled targets (N, D'), or its classes (N,)."""
 
+    config: KNN
+
     def __init__(self, config: KNN, given: Given) -> None:
-        self.config, self.t, self.y = config, given.t, given.y
+        super().__init__(config, given)
         self.continuous = self.y.is_floating_point()
         self.side = scaled_block(self.y.reshape(len(self.y), -1), config.scale) if self.continuous else self.y
-
-    def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        return over_snapshots(t, self._of_layer)
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
         value = found["nats"] * BITS_PER_NAT
@@ -210,7 +205,7 @@ class _Neighbors(Problem):
         }
         return report("I(T;Y)", value, ceiling=ceiling, flags=flags)
 
-    def _of_layer(self, layer: Tensor) -> dict[str, Number]:
+    def snapshot(self, layer: Tensor) -> dict[str, Number]:
         rows = scaled_block(layer, self.config.scale)
         if rows.shape[1] == 0 or (self.continuous and self.side.shape[1] == 0):
             found = NeighborValue(nats=rows.new_zeros(()), degenerate=True)

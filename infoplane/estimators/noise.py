@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -17,10 +17,19 @@ from infoplane.estimators._channel import (
     MultiplicativeChannel,
 )
 from infoplane.estimators._driver import Flags, Given, Method, Null, report
-from infoplane.estimators._mixture import DTYPES, ESTIMAND, MixtureProblem, NullColumns, at_ceiling, positive_std
+from infoplane.estimators._mixture import (
+    ESTIMAND,
+    PRECISIONS,
+    MixtureProblem,
+    NullColumns,
+    Precision,
+    at_ceiling,
+    positive_std,
+)
 from infoplane.estimators._propagation import propagate, propagate_jointly, weigh_draws
-from infoplane.estimators._protocol import Blocks, Bound, Quantity, as_floats, prepared, widened
+from infoplane.estimators._protocol import Blocks, Bound, Quantity, as_floats, widened
 from infoplane.estimators._registry import preset, register
+from infoplane.estimators._settings import COUNT, POSITIVE, POSITIVE_OR_NONE, prepared, setting
 from infoplane.estimators._spans import block_size, class_spans
 
 COLUMN_CLASSES = 14
@@ -120,24 +129,20 @@ class SamplePropagation(Method):
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "constant_zero"})
     uses_repeats: ClassVar[str] = "partial"
 
-    std: float | None = None
-    relative_std: float = 0.1
+    std: float | None = setting(None, POSITIVE_OR_NONE)
+    relative_std: float = setting(0.1, POSITIVE)
     n_draws: int = 8
-    target_scale: float = 0.1
-    null_draws: int = 20
+    target_scale: float = setting(0.1, POSITIVE)
+    null_draws: int = setting(20, COUNT)
     seed: int = 0
-    dtype: Literal["auto", "float32", "float64"] = "auto"
+    dtype: Precision = setting("auto", PRECISIONS)
     reference_rms: float | None = prepared()
     network_std: float | None = prepared()
     network_kind: str | None = prepared()
     passes: int | None = prepared()
 
     def __post_init__(self) -> None:
-        if self.std is not None and not 0 < self.std < math.inf:
-            raise ValueError(f"std must be positive and finite, or None, got {self.std}")
-        for field in ("relative_std", "target_scale"):
-            if not 0 < getattr(self, field) < math.inf:
-                raise ValueError(f"{field} must be positive and finite, got {getattr(self, field)}")
+        super().__post_init__()
         if self.std is not None and self.relative_std != 0.1:
             raise ValueError(
                 f"std takes the place of relative_std, got std={self.std} with relative_std={self.relative_std}; "
@@ -145,10 +150,6 @@ class SamplePropagation(Method):
             )
         if not isinstance(self.n_draws, int) or self.n_draws < 2 or self.n_draws % 2:
             raise ValueError(f"n_draws must be even and at least 2, got {self.n_draws!r}")
-        if not isinstance(self.null_draws, int) or self.null_draws < 0:
-            raise ValueError(f"null_draws must be a whole number of 0 or more, got {self.null_draws!r}")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """The snapshot and its centred copy in float64, and the sums of every draw for each sample."""

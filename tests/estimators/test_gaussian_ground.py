@@ -10,8 +10,8 @@ import torch
 
 from infoplane import datasets
 from infoplane.estimators import parse
+from infoplane.estimators._canonical import HeldOut, log_ratio, residual_nats, spread_features, z_of_shuffled
 from infoplane.estimators._checks import content_halves, repeated_entropy_nats
-from infoplane.estimators._gaussian_checks import HeldOut, log_ratio, residual_nats, spread_features, z_of_shuffled
 from infoplane.estimators._protocol import values_only
 from infoplane.estimators.gaussian import Gaussian
 

@@ -74,6 +74,16 @@ def problem(samples: int = 120, seed: int = 0):
     return torch.randn(3, samples, 2, generator=g) + torch.tensor([0.0, 0.4, 2.0])[:, None, None] * y[:, None], y
 
 
+def test_a_wrapper_asks_for_the_snapshots_and_passes_of_its_estimator():
+    class InThrees(MeanGap):
+        chunk = 3
+        uses_repeats = "partial"
+
+    wrapped = subsample_interval(permutation_null(InThrees()))
+    assert (wrapped.chunk, wrapped.uses_repeats) == (3, "partial")
+    assert (permutation_null(MeanGap()).chunk, permutation_null(MeanGap()).uses_repeats) == (None, False)
+
+
 def test_null_as_written_out():
     t, y = problem()
     found = permutation_null(MeanGap(), draws=30, seed=5).estimate(t, y)
