@@ -70,16 +70,6 @@ def above_ceiling(value: Tensor, ceiling: Tensor) -> Tensor:
     return value > ceiling + ABOVE
 
 
-def entropy_of_ids(ids: Tensor) -> Tensor:
-    """H(X) in bits of input ids (N,), () float64: what telling all inputs apart is worth, log2 N for distinct ones.
-
-    An entropy of T at this height says that inputs are told apart; repeated rows must not lift the bar.
-    """
-    p = torch.unique(ids, return_counts=True)[1].double() / len(ids)
-    bits: Tensor = -(p * p.log2()).sum()
-    return bits
-
-
 def copied_inputs(rows: Tensor, y: Tensor) -> Tensor | None:
     """Input ids (N,) where rows (N, U) look given several times, equal ones as one input; else None.
 

@@ -130,13 +130,7 @@ def _classes(code: Tensor, y: Tensor, k: int) -> Part:
         # A class of one says nothing: counted as the whole.
         own = whole._replace(error=0.0) if len(members) == 1 else _entropy_of_class(members, k)
         within = within.and_share(share, own)
-    return Part(
-        whole.value - within.value,
-        math.hypot(whole.error, within.error),
-        whole.drift - within.drift,
-        max(0.0, whole.missing, within.missing),
-        whole.collapsed or within.collapsed,
-    )
+    return whole.and_share(-1.0, within)._replace(missing=max(0.0, whole.missing, within.missing))
 
 
 def _entropy_of_class(members: Tensor, k: int) -> Part:

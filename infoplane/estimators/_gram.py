@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from infoplane.estimators._driver import Given, Method, Problem
-from infoplane.estimators._protocol import Blocks, widened
+from infoplane.estimators._protocol import Blocks, last_finite
 from infoplane.estimators._scaling import drawn_rows
 from infoplane.estimators._settings import at_least, positive_or, prepared, setting
 
@@ -78,7 +78,7 @@ class Distances:
 
     def rows(self, index: Tensor) -> Distances:
         """Between a subset of the rows."""
-        return Distances(self.squared[:, index][:, :, index], self.scale)
+        return Distances(submatrix(self.squared, index), self.scale)
 
 
 def median_of_last(
@@ -91,11 +91,7 @@ def median_of_last(
     ValueError
         Where there is no such snapshot.
     """
-    last: Tensor | None = None
-    for block in map(widened, blocks):
-        finite = torch.isfinite(block).flatten(1).all(1).nonzero()
-        if len(finite):
-            last = block[int(finite[-1])]
+    last = last_finite(blocks)
     if last is None:
         raise ValueError("no finite snapshot to take the kernel width from; did training diverge?")
     rows = drawn_rows(len(last), max_samples, seed)
@@ -157,10 +153,15 @@ class KernelOfRun(KernelMethod):
         """The width of rows with so many units, where a number was given."""
         return sigma
 
-    def kernel(self, distances: Distances, units: int) -> Tensor:
-        """(S, N, N) Gaussian kernels of a layer."""
+    def width_of(self, distances: Distances, units: int) -> Tensor:
+        """(S,) kernel widths of a layer."""
         rule = self.sigma if isinstance(self.sigma, str) else self.fixed(self.sigma, units)
-        return distances.gaussian(kernel_width(rule, self.run_sigma, distances))
+        return kernel_width(rule, self.run_sigma, distances)
+
+    def kernel(self, t: Tensor) -> Tensor:
+        """(S, N, N) Gaussian kernels of a layer, as `scaled` gives it."""
+        distances = Distances.of(t)
+        return distances.gaussian(self.width_of(distances, t.shape[2]))
 
     def kernel_beside(self, a: Tensor) -> Tensor:
         """(1, N, N) kernel of X or Y: of real numbers with a width by the same rule, from their own distances."""
@@ -191,6 +192,11 @@ class KernelProblem(Problem):
     def __init__(self, config: KernelMethod, given: Given) -> None:
         super().__init__(config, given)
         self.bytes_each = 8 * config.matrices * self.samples**2
+
+
+def submatrix(a: Tensor, index: Tensor) -> Tensor:
+    """Some rows, and the same columns, of (S, N, N)."""
+    return a[:, index][:, :, index]
 
 
 def same_class(y: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT
-from infoplane.estimators._spans import Span, block_size, class_spans
+from infoplane.estimators._labels import Span, block_size, class_spans
 
 FLOAT32_REACH = 1e3
 GRAM_REACH = 1e12

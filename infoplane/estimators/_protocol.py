@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -260,6 +260,16 @@ def widened(t: Tensor) -> Tensor:
     if t.dtype in (torch.float32, torch.float64):
         return t
     return t.to(torch.float32) if t.dtype.is_floating_point else as_floats(t, "t")
+
+
+def last_finite(blocks: Iterable[Tensor]) -> Tensor | None:
+    """The last snapshot (N, U) without NaN or infinity of a run in blocks (S, N, U), widened; None where none is."""
+    last: Tensor | None = None
+    for block in map(widened, blocks):
+        finite = torch.isfinite(block).flatten(1).all(1).nonzero()
+        if len(finite):
+            last = block[int(finite[-1])]
+    return last
 
 
 def as_floats(a: Tensor, what: str) -> Tensor:

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from infoplane.estimators._checks import entropy_of_ids
 from infoplane.estimators._driver import Given, report
 from infoplane.estimators._gram import Distances, KernelOfRun, KernelProblem
+from infoplane.estimators._labels import entropy_of_counts
 from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._scaling import is_constant, zscore
@@ -109,7 +109,7 @@ class _Divergence(KernelProblem):
     def __init__(self, config: CauchySchwarz, given: Given) -> None:
         super().__init__(config, given)
         self.config = config.ready(given.t)
-        self.h_x = entropy_of_ids(given.x_ids)
+        self.h_x = entropy_of_counts(torch.bincount(given.x_ids))
         self.sides = {"T;Y": self._side(given.y)}
         x = given.features()
         if x is not None:
@@ -123,7 +123,7 @@ class _Divergence(KernelProblem):
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
         scaled = self.config.scaled(t)
-        layer = _Side(self.config.kernel(Distances.of(scaled), self.units))
+        layer = _Side(self.config.kernel(scaled))
         self_t = layer.information(layer)
         out = {"degenerate": is_constant(scaled), "self": self_t}
         for pair, other in self.sides.items():

@@ -14,15 +14,13 @@ import torch
 from torch import Tensor
 
 from infoplane.core.files import fingerprint
-from infoplane.estimators._checks import entropy_of_ids
 from infoplane.estimators._driver import Given, report
-from infoplane.estimators._gram import Distances, KernelOfRun, KernelProblem, kernel_width
-from infoplane.estimators._labels import bin_targets
+from infoplane.estimators._gram import Distances, KernelOfRun, KernelProblem, submatrix
+from infoplane.estimators._labels import bin_targets, entropy_of_counts
 from infoplane.estimators._protocol import Blocks, Quantity, as_floats
 from infoplane.estimators._registry import preset, register
-from infoplane.estimators._scaling import drawn_rows, is_constant
+from infoplane.estimators._scaling import drawn_rows, eigenvalues, is_constant, shannon_bits, shares
 from infoplane.estimators._settings import at_least, one_of, prepared, setting
-from infoplane.estimators._spectra import eigenvalues, shannon_bits, shares
 
 UNIT = "spectral bit"
 # Below this ratio of median distance to kernel width, all samples look like one to the kernel.
@@ -116,7 +114,7 @@ class DiffusionSpectralEntropy(KernelOfRun):
         if x is None:
             return found
         x = as_floats(x, "x").flatten(1)
-        labels = spectral_clusters(_rows(x, drawn_rows(len(x), self.max_samples, self.seed)), self.clusters)
+        labels = self._clusters_of(x)
         found = replace(found, x_clusters=f"sha256:{_digest(labels)}")
         found.__dict__["_found"] = (_digest(x), labels)
         return found
@@ -131,7 +129,11 @@ class DiffusionSpectralEntropy(KernelOfRun):
         if known is not None and known[0] == _digest(x):
             labels: Tensor = known[1]
             return labels
-        return spectral_clusters(_rows(x, drawn_rows(len(x), self.max_samples, self.seed)), self.clusters)
+        return self._clusters_of(x)
+
+    def _clusters_of(self, x: Tensor) -> Tensor:
+        rows = drawn_rows(len(x), self.max_samples, self.seed)
+        return spectral_clusters(x if rows is None else x[rows.to(x.device)], self.clusters)
 
 
 class _Diffusion(KernelProblem):
@@ -143,7 +145,7 @@ class _Diffusion(KernelProblem):
         used = given.drawn(config.max_samples, config.seed)
         super().__init__(config, used)
         self.ids = torch.unique(used.x_ids, return_inverse=True)[1]
-        self.h_x = entropy_of_ids(self.ids)
+        self.h_x = entropy_of_counts(torch.bincount(self.ids))
         self.groups = {"DSMI(T;Y)": self._classes(used.y)}
         x = given.features(keep=True)
         if x is not None:
@@ -159,7 +161,7 @@ class _Diffusion(KernelProblem):
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
         distances = Distances.of(t)
-        width = kernel_width(self.config.sigma, self.config.run_sigma, distances)
+        width = self.config.width_of(distances, self.units)
         kernel = distances.gaussian(width)
         whole = self._entropy(kernel)
         out = {"DSE": whole, "degenerate": is_constant(t), "narrow": distances.median() < NARROWEST * width}
@@ -194,10 +196,10 @@ class _Diffusion(KernelProblem):
             if size not in drawn:
                 generator = torch.Generator().manual_seed(self.config.seed)
                 subsets = [_drawn_by_input(self.ids, size, generator) for _ in range(self.config.subsets)]
-                parts = [self._entropy(_submatrix(kernel, s)) for s in subsets]
+                parts = [self._entropy(submatrix(kernel, s)) for s in subsets]
                 drawn[size] = torch.stack(parts).mean(0)
             if size < samples:
-                total += size / samples * (drawn[size] - self._entropy(_submatrix(kernel, own)))
+                total += size / samples * (drawn[size] - self._entropy(submatrix(kernel, own)))
         return total
 
 
@@ -211,14 +213,6 @@ def _drawn_by_input(ids: Tensor, size: int, generator: torch.Generator) -> Tenso
     """`size` random rows, all rows of one input before those of the next: a class holds whole inputs too."""
     place = torch.randperm(int(ids.max()) + 1, generator=generator, device="cpu").argsort().to(ids.device)
     return torch.argsort(place[ids], stable=True)[:size]
-
-
-def _submatrix(kernel: Tensor, index: Tensor) -> Tensor:
-    return kernel[:, index][:, :, index]
-
-
-def _rows(a: Tensor, rows: Tensor | None) -> Tensor:
-    return a if rows is None else a[rows.to(a.device)]
 
 
 def _digest(a: Tensor) -> str:

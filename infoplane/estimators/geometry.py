@@ -9,12 +9,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from infoplane.estimators._driver import Given, Method, Problem, report
+from infoplane.estimators._driver import Flags, Given, Method, Problem, report
 from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import register
-from infoplane.estimators._scaling import drawn_rows, is_constant
+from infoplane.estimators._scaling import (
+    drawn_rows,
+    eigenvalues,
+    is_constant,
+    positive_part,
+    renyi_bits,
+    shannon_bits,
+    shares,
+)
 from infoplane.estimators._settings import POSITIVE, at_least, setting
-from infoplane.estimators._spectra import eigenvalues, positive_part, renyi_bits, shannon_bits, shares
 
 FIRST_RANK, LAST_RANK = 6, 100
 LEAST_DIMENSIONS, LEAST_FIT = 12, 0.8
@@ -134,6 +141,7 @@ class _Spectrum(Problem):
         if rows is not None:
             self.rows = rows.to(given.t.device)
         self.dimensions = min(self.samples - 1, self.units)
+        self.share = f"top-{config.top} variance share"
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
         constant = is_constant(t)
@@ -151,7 +159,7 @@ class _Spectrum(Problem):
             "von Neumann entropy": shannon_bits(p),
             "matrix-based entropy": renyi_bits(_or_one(raw), self.config.alpha),
             "participation ratio": torch.where(square > 0, 1.0 / torch.where(square > 0, square, 1.0), 0.0),
-            "top": p[:, -self.config.top :].sum(1),
+            self.share: p[:, -self.config.top :].sum(1),
         }
         if self.dimensions >= LEAST_DIMENSIONS:
             out["exponent"], out["fit"] = _power_law(spread.flip(1)[:, : self.dimensions])
@@ -164,19 +172,18 @@ class _Spectrum(Problem):
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
         constant = found["degenerate"]
-        flags = {"degenerate": constant, "few_samples": torch.full_like(constant, self.samples < 3 * self.units)}
+        flags: Flags = {"degenerate": constant, "few_samples": self.samples < 3 * self.units}
         limit = float(min(self.samples, self.units))
+        spectral = {
+            **dict.fromkeys(RANKS, (limit, "dimensions")),
+            "von Neumann entropy": (math.log2(limit), "von Neumann bit"),
+            "matrix-based entropy": (math.log2(limit), "matrix-based bit"),
+            "participation ratio": (limit, "dimensions"),
+            self.share: (1.0, "share"),
+        }
         out: dict[str, Quantity] = {}
-        for names, ceiling, unit in (
-            (RANKS, limit, "dimensions"),
-            (("von Neumann entropy",), math.log2(limit), "von Neumann bit"),
-            (("matrix-based entropy",), math.log2(limit), "matrix-based bit"),
-            (("participation ratio",), limit, "dimensions"),
-        ):
-            for name in names:
-                out |= report(name, found[name], ceiling=ceiling, unit=unit, flags=flags)
-        share = f"top-{self.config.top} variance share"
-        out |= report(share, found["top"], ceiling=1.0, unit="share", flags=flags)
+        for name, (ceiling, unit) in spectral.items():
+            out |= report(name, found[name], ceiling=ceiling, unit=unit, flags=flags)
         if "fit" in found:
             poor = ~(found["fit"] >= LEAST_FIT)
             shape = {**flags, "unreliable": poor}
@@ -184,8 +191,8 @@ class _Spectrum(Problem):
             out |= report("alpha-ReQ R2", found["fit"], ceiling=1.0, unit="R2", flags=shape)
         return out | self._of_classes(found, flags, int(self.y.max()) + 1) if self.discrete else out
 
-    def _of_classes(self, found: dict[str, Tensor], flags: dict[str, Tensor], classes: int) -> dict[str, Quantity]:
-        flags = {**flags, "single_class": torch.full_like(flags["degenerate"], classes == 1)}
+    def _of_classes(self, found: dict[str, Tensor], flags: Flags, classes: int) -> dict[str, Quantity]:
+        flags = {**flags, "single_class": classes == 1}
         most = math.sqrt(classes * min(classes, self.units))
         out = report("centroid nuclear norm", found["centroid"], ceiling=most, unit="nuclear norm", flags=flags)
         out |= report("class nuclear norm", found["within"], unit="nuclear norm", flags=flags)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from infoplane.estimators._driver import Given, Null, report
-from infoplane.estimators._gram import Distances, KernelOfRun, KernelProblem, centred
+from infoplane.estimators._gram import KernelOfRun, KernelProblem, centred
 from infoplane.estimators._labels import AllShuffles
 from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import preset, register
@@ -120,7 +120,7 @@ class _Dependence(KernelProblem):
         return _Side(centred(kernel), self.config.epsilon, self.shuffles)
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        layer = self._side(self.config.kernel(Distances.of(t), self.units))
+        layer = self._side(self.config.kernel(t))
         out, scale = {"degenerate": is_constant(t)}, (t.shape[1] - 1) ** 2
         for pair, other in self.sides.items():
             out[f"nHSIC({pair})"] = (layer.smooth * other.smooth).sum((1, 2))

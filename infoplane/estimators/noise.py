@@ -15,8 +15,12 @@ from infoplane.estimators._channel import (
     AdditiveChannel,
     Channel,
     MultiplicativeChannel,
+    propagate,
+    propagate_jointly,
+    weigh_draws,
 )
 from infoplane.estimators._driver import Flags, Given, Method, Null, report
+from infoplane.estimators._labels import block_size, class_spans
 from infoplane.estimators._mixture import (
     ESTIMAND,
     PRECISIONS,
@@ -26,11 +30,9 @@ from infoplane.estimators._mixture import (
     at_ceiling,
     positive_std,
 )
-from infoplane.estimators._propagation import propagate, propagate_jointly, weigh_draws
-from infoplane.estimators._protocol import Blocks, Bound, Quantity, as_floats, widened
+from infoplane.estimators._protocol import Blocks, Bound, Quantity, as_floats, last_finite
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._settings import COUNT, POSITIVE, POSITIVE_OR_NONE, prepared, setting
-from infoplane.estimators._spans import block_size, class_spans
 
 COLUMN_CLASSES = 14
 """Up to this many classes the null is a product with indicator columns; more are masked draw by draw."""
@@ -171,10 +173,8 @@ class SamplePropagation(Method):
             return dataclasses.replace(self, network_std=noise.std, network_kind=noise.kind, passes=passes)
         rms = self.reference_rms
         if self.std is None:
-            for block in map(widened, blocks):
-                finite = torch.isfinite(block).flatten(1).all(1).nonzero()
-                if len(finite):
-                    rms = rms_deviation(block[int(finite[-1])])
+            last = last_finite(blocks)
+            rms = rms if last is None else rms_deviation(last)
         return dataclasses.replace(self, reference_rms=rms, passes=passes)
 
     def noise_std(self) -> float:

@@ -16,9 +16,8 @@ from infoplane.estimators._held_out import Classes, Targets, telling_products
 from infoplane.estimators._linear_model import TOLERANCE, Fit, Loss, fit
 from infoplane.estimators._protocol import Quantity, only_values
 from infoplane.estimators._registry import preset, register
-from infoplane.estimators._scaling import is_constant, zscore
+from infoplane.estimators._scaling import is_constant, principal_coordinates, zscore
 from infoplane.estimators._settings import Domain, at_least, setting
-from infoplane.estimators._spectra import principal_coordinates
 
 RIDGES: tuple[float, ...] = (100.0, 10.0, 1.0, 0.1, 0.01, 0.001)
 INTERCEPT_RIDGE = 0.01

@@ -9,14 +9,21 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from infoplane.estimators._checks import entropy_of_ids
 from infoplane.estimators._driver import Given, report
-from infoplane.estimators._gram import Distances, KernelMethod, KernelProblem, same_class, silverman
+from infoplane.estimators._gram import Distances, KernelMethod, KernelProblem, same_class, silverman, submatrix
+from infoplane.estimators._labels import entropy_of_counts
 from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import preset, register
-from infoplane.estimators._scaling import drawn_rows, is_constant, zscore
+from infoplane.estimators._scaling import (
+    drawn_rows,
+    eigenvalues,
+    is_constant,
+    positive_part,
+    renyi_bits,
+    shares,
+    zscore,
+)
 from infoplane.estimators._settings import POSITIVE, Domain, at_least, positive_or, setting
-from infoplane.estimators._spectra import eigenvalues, positive_part, renyi_bits, shares
 
 UNIT = "Renyi bit"
 GRID = 300
@@ -117,7 +124,7 @@ class _Spectra(KernelProblem):
     def __init__(self, config: MatrixRenyi, given: Given) -> None:
         super().__init__(config, given)
         self.discrete = not given.y.is_floating_point()
-        self.h_x = entropy_of_ids(given.x_ids)
+        self.h_x = entropy_of_counts(torch.bincount(given.x_ids))
         x = given.features()
         self.kernel_x = None if x is None else self._kernel(x, config.x_width)
         if self.discrete:
@@ -161,7 +168,7 @@ class _Spectra(KernelProblem):
 
     def _with_classes(self, kernel: Tensor) -> Tensor:
         """(S,) joint entropy with the classes: blocks of one class each, whose eigenvalues are those of the whole."""
-        parts = [eigenvalues(_within(kernel, self.y == k)) for k in range(int(self.y.max()) + 1)]
+        parts = [eigenvalues(submatrix(kernel, (self.y == k).nonzero()[:, 0])) for k in range(int(self.y.max()) + 1)]
         return renyi_bits(shares(positive_part(torch.cat(parts, dim=1))), self.config.alpha)
 
     def _entropy(self, kernel: Tensor) -> Tensor:
@@ -177,7 +184,7 @@ class _Spectra(KernelProblem):
         rows = drawn_rows(samples, ALIGNED_ROWS, self.config.seed)
         if rows is not None:
             rows = rows.to(kernel_y.device)
-            distances, kernel_y = distances.rows(rows), kernel_y[rows][:, rows]
+            distances, kernel_y = distances.rows(rows), submatrix(kernel_y[None], rows)[0]
         mean = distances.mean()
         mean = torch.where(mean > 0, mean, torch.ones_like(mean))
         best, chosen = torch.full_like(mean, -math.inf), mean
@@ -187,11 +194,6 @@ class _Spectra(KernelProblem):
             chosen = torch.where(score > best, factor * mean, chosen)
             best = torch.maximum(best, score)
         return chosen
-
-
-def _within(kernel: Tensor, rows: Tensor) -> Tensor:
-    index = rows.nonzero()[:, 0]
-    return kernel[:, index][:, :, index]
 
 
 # Wickstrom's kernel is exp(-d^2 / sigma^2) with sigma = 8 for X.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT
-from infoplane.estimators._driver import Given, Method, Problem, report
+from infoplane.estimators._driver import Flags, Given, Method, Problem, report
 from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import register
 from infoplane.estimators._scaling import is_constant
@@ -114,10 +114,10 @@ class _Groups(Problem):
         constant, units = found["constant"], math.log2(self.units)
         h_x, h_y, h_xy = (_counts_entropy(ids) for ids in (self.x_ids, self.y, self.pairs))
         off = (found["proper"] & ~constant) | (self.units < self.classes)
-        flags = {"degenerate": constant, "out_of_domain": off}
-        of_labels = flags | {"single_class": torch.full_like(constant, self.classes == 1)}
+        flags: Flags = {"degenerate": constant, "out_of_domain": off}
+        of_labels = {**flags, "single_class": self.classes == 1}
 
-        def between(whole: str, parts: str, name: str, ceiling: float, flags: dict[str, Tensor]) -> dict[str, Quantity]:
+        def between(whole: str, parts: str, name: str, ceiling: float, flags: Flags) -> dict[str, Quantity]:
             value = torch.where(constant, 0.0, found[whole] - found[parts])
             return report(name, value, ceiling=min(ceiling, units), flags=flags, estimand=ESTIMAND)
 

@@ -7,7 +7,7 @@ import torch
 
 from infoplane.estimators import _linear_model
 from infoplane.estimators._linear_model import SoftmaxLoss, SquaredLoss, fit
-from infoplane.estimators._spectra import principal_coordinates
+from infoplane.estimators._scaling import principal_coordinates
 
 
 def dense_softmax(z, y, classes, ridge):

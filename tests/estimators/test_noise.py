@@ -15,10 +15,9 @@ import torch
 from infoplane.core import Noise
 from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators import config_json, parse
-from infoplane.estimators._channel import AdditiveChannel, MultiplicativeChannel
+from infoplane.estimators._channel import AdditiveChannel, MultiplicativeChannel, propagate, weigh_draws
+from infoplane.estimators._labels import class_spans
 from infoplane.estimators._pairwise import CentredRows
-from infoplane.estimators._propagation import propagate, weigh_draws
-from infoplane.estimators._spans import class_spans
 from infoplane.estimators.kde import KDE
 from infoplane.estimators.noise import SamplePropagation, rms_deviation
 

@@ -9,14 +9,13 @@ import sys
 import pytest
 import torch
 
-from infoplane.estimators._labels import Grouping, shuffle_labels
+from infoplane.estimators._labels import Grouping, class_spans, shuffle_labels
 from infoplane.estimators._mixture import NullColumns, columns_pay
 from infoplane.estimators._pairwise import (
     CentredRows,
     float32_is_exact,
     kernel_sums,
 )
-from infoplane.estimators._spans import class_spans
 
 
 def slow_sums(rows, std, label=None):
