@@ -277,12 +277,7 @@ def propagate(
                         continue
                     ratio.sub_(part)
                 (within if one else across)[s, a.rows].add_(ratio.sum(1))
-    return Samples(
-        whole=across.add_(within).log2_(),
-        within=within.log2(),
-        control=control,
-        null=null,
-    )
+    return Samples(whole=across.add_(within).log2_(), within=within.log2(), control=control, null=null)
 
 
 @dataclass

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BIT
-from infoplane.estimators._protocol import Bound, Quantity, check_inputs, input_features
+from infoplane.estimators._protocol import Bound, Quantity, as_floats, check_inputs
 from infoplane.estimators._scaling import drawn_rows
 from infoplane.estimators._settings import check_settings
 
@@ -36,8 +36,18 @@ class Given(NamedTuple):
     x_ids: Tensor
 
     def features(self, *, keep: bool = False) -> Tensor | None:
-        """The inputs (N, F) as `input_features` gives them, for methods that read them; None without."""
-        return None if self.x is None else input_features(self.x, self.t, keep=keep)
+        """The inputs (N, F) on the device of `t`, None without: float64, or floats as they are for `keep`."""
+        if self.x is None:
+            return None
+        if self.x.shape[:1] != self.t.shape[1:2]:
+            raise ValueError(f"x must have one row per sample ({self.t.shape[1]}), got shape {tuple(self.x.shape)}")
+        floats = as_floats(self.x, "x").to(self.t.device).flatten(1)
+        return floats if keep else floats.to(torch.float64)
+
+    def sides(self) -> dict[str, Tensor]:
+        """What a layer is compared with, by the pair that a quantity names: labels or targets, and inputs if given."""
+        x = self.features()
+        return {"T;Y": self.y} if x is None else {"T;Y": self.y, "X;T": x}
 
     def drawn(self, limit: int, seed: int) -> Given:
         """At most `limit` samples of all, drawn with `seed`; the ids are numbered anew."""
@@ -100,7 +110,7 @@ class Method(ABC):
     """An estimator that the driver runs: its settings, checked against their domains, and the `start` of a call."""
 
     name: ClassVar[str]
-    targets: ClassVar[frozenset[str]]
+    targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -124,6 +124,7 @@ def centred(gram: Tensor) -> Tensor:
 class KernelMethod(Method):
     """What methods on N x N matrices share: at most `max_samples` samples, drawn with `seed`, and their memory."""
 
+    guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "sample_order", "unit_order"})
     copies: ClassVar[int] = 2
     """Copies of a snapshot in float64."""
     matrices: ClassVar[int]

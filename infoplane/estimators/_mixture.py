@@ -10,10 +10,10 @@ from torch import Tensor
 
 from infoplane.estimators._driver import Given, Null, Problem
 from infoplane.estimators._labels import Grouping, entropy_of_counts, interval_95, shuffles_of_rows, standard_targets
-from infoplane.estimators._settings import Domain
+from infoplane.estimators._settings import listed
 
 DTYPES = {"auto": None, "float32": torch.float32, "float64": torch.float64}
-PRECISIONS = Domain(f"one of {', '.join(DTYPES)}", named=tuple(DTYPES))
+PRECISIONS = listed(*DTYPES)
 Precision = Literal["auto", "float32", "float64"]
 ESTIMAND = "noisy-finite"
 SATURATED = 0.99

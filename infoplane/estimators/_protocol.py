@@ -304,20 +304,6 @@ def whole_cells(t: Tensor, width: float) -> tuple[Tensor, float]:
     return torch.from_numpy(numbers.astype(np.float64)).to(t.device), 1.0
 
 
-def input_features(x: Tensor, t: Tensor, *, keep: bool = False) -> Tensor:
-    """Inputs `x` (N, ...) of the samples of `t` as (N, F) on its device: float64, or floats as they are for `keep`.
-
-    Raises
-    ------
-    ValueError
-        For another number of rows, and integers beyond 2**53.
-    """
-    if x.shape[:1] != t.shape[1:2]:
-        raise ValueError(f"x must have one row per sample ({t.shape[1]}), got shape {tuple(x.shape)}")
-    floats = as_floats(x, "x").to(t.device).flatten(1)
-    return floats if keep else floats.to(torch.float64)
-
-
 def _renumbered(ids: Tensor) -> Tensor:
     """The ids replaced by 0, 1, ... in rising order."""
     if len(ids) == 0:

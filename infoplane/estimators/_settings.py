@@ -67,6 +67,11 @@ def one_of(*named: str) -> Domain:
     return Domain(either([repr(name) for name in named]), named=named)
 
 
+def listed(*named: str) -> Domain:
+    """Some words, as the error lists them."""
+    return Domain(f"one of {', '.join(named)}", named=named)
+
+
 def positive_or(*named: str) -> Domain:
     """Positive finite numbers, and some words."""
     return Domain(either(("a positive number", *map(repr, named))), 0.0, open=True, named=named)

@@ -121,7 +121,6 @@ class Compressed(Method):
     """
 
     name: ClassVar[str] = "compressed"
-    targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "constant_zero"})
 
     dims: int = setting(4, at_least(1))

@@ -83,8 +83,6 @@ class CauchySchwarz(KernelOfRun):
     """
 
     name: ClassVar[str] = "cs-qmi"
-    targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
-    guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "sample_order", "unit_order"})
 
     copies: ClassVar[int] = 3
     matrices: ClassVar[int] = 5
@@ -110,12 +108,9 @@ class _Divergence(KernelProblem):
         super().__init__(config, given)
         self.config = config.ready(given.t)
         self.h_x = entropy_of_counts(torch.bincount(given.x_ids))
-        self.sides = {"T;Y": self._side(given.y)}
-        x = given.features()
-        if x is not None:
-            self.sides["X;T"] = self._side(x)
+        self.sides = {pair: self._side(a) for pair, a in given.sides().items()}
         self.targets = given.y.view(len(given.y), -1)
-        self.of_output = x is not None and given.y.is_floating_point() and self.targets.shape[1] == self.t.shape[2]
+        self.of_output = "X;T" in self.sides and self.y.is_floating_point() and self.targets.shape[1] == self.units
 
     def _side(self, a: Tensor) -> _Side:
         factor = None if a.is_floating_point() else torch.nn.functional.one_hot(a).double()

@@ -97,7 +97,6 @@ class DiffusionSpectralEntropy(KernelOfRun):
     """
 
     name: ClassVar[str] = "dse"
-    targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "unit_order"})
 
     matrices: ClassVar[int] = 6

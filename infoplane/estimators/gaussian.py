@@ -126,7 +126,6 @@ class Gaussian(Method):
     """
 
     name: ClassVar[str] = "gaussian"
-    targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "sample_order", "unit_order", "constant_zero"})
     min_samples = 4
 

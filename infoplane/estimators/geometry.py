@@ -106,7 +106,6 @@ class Geometry(Method):
     """
 
     name: ClassVar[str] = "geometry"
-    targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "sample_order", "unit_order"})
 
     alpha: float = setting(1.0, POSITIVE)

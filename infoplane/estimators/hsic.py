@@ -83,8 +83,6 @@ class Hsic(KernelOfRun):
     """
 
     name: ClassVar[str] = "hsic"
-    targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
-    guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "sample_order", "unit_order"})
 
     matrices: ClassVar[int] = 7
     min_samples = 3
@@ -111,10 +109,7 @@ class _Dependence(KernelProblem):
         self.config = config.ready(given.t)
         self.shuffles = AllShuffles(given.x_ids)
         self.single = not given.y.is_floating_point() and int(given.y.max()) == 0
-        self.sides = {"T;Y": self._side(self.config.kernel_beside(given.y))}
-        x = given.features()
-        if x is not None:
-            self.sides["X;T"] = self._side(self.config.kernel_beside(x))
+        self.sides = {pair: self._side(self.config.kernel_beside(a)) for pair, a in given.sides().items()}
 
     def _side(self, kernel: Tensor) -> _Side:
         return _Side(centred(kernel), self.config.epsilon, self.shuffles)

@@ -107,7 +107,6 @@ class KDE(Method):
     """
 
     name: ClassVar[str] = "kde"
-    targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "constant_zero"})
 
     variance: float | None = setting(None, POSITIVE_OR_NONE)

@@ -28,7 +28,7 @@ from infoplane.estimators._neighbor_formulas import (
 from infoplane.estimators._neighbors import Points, intrinsic_dimension
 from infoplane.estimators._protocol import Quantity, only_values, values_only
 from infoplane.estimators._registry import preset, register
-from infoplane.estimators._settings import Domain, at_least, setting
+from infoplane.estimators._settings import Domain, at_least, listed, setting
 
 _DISCRETE, _CONTINUOUS = ("auto", "ross", "gao"), ("auto", "ksg1", "ksg2", "gao")
 
@@ -49,11 +49,6 @@ _SCATTER = 2.2
 _ALIKE = 0.995
 """Correlation of a unit with its normal scores from which they are as good as equal."""
 _DIMENSION_ROWS, _DIMENSION_NEIGHBORS = 1000, 4
-
-
-def _listed(*names: str) -> Domain:
-    """Some words, as the error lists them."""
-    return Domain(f"one of {', '.join(names)}", named=names)
 
 
 @register
@@ -150,13 +145,12 @@ class KNN(Method):
     """
 
     name: ClassVar[str] = "knn"
-    targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "sample_order", "unit_order", "constant_zero"})
 
     n_neighbors: int = setting(3, at_least(1))
-    formula: Formula = setting("auto", _listed(*_DISCRETE, *_CONTINUOUS[1:3]))
-    metric: Metric = setting("euclidean", _listed("euclidean", "max"))
-    scale: Scale = setting("unit", _listed("unit", "block"))
+    formula: Formula = setting("auto", listed(*_DISCRETE, *_CONTINUOUS[1:3]))
+    metric: Metric = setting("euclidean", listed("euclidean", "max"))
+    scale: Scale = setting("unit", listed("unit", "block"))
     jitter: float = setting(1e-4, Domain("at least 0 and below 0.1", 0.0, math.nextafter(0.1, 0.0)))
     seed: int = 0
 

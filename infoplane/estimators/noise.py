@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from infoplane.estimators._channel import (
     propagate_jointly,
     weigh_draws,
 )
-from infoplane.estimators._driver import Flags, Given, Method, Null, report
+from infoplane.estimators._driver import Flags, Given, Method, report
 from infoplane.estimators._labels import block_size, class_spans
 from infoplane.estimators._mixture import (
     ESTIMAND,
@@ -30,7 +30,7 @@ from infoplane.estimators._mixture import (
     at_ceiling,
     positive_std,
 )
-from infoplane.estimators._protocol import Blocks, Bound, Quantity, as_floats, last_finite
+from infoplane.estimators._protocol import Blocks, Quantity, as_floats, last_finite
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._settings import COUNT, POSITIVE, POSITIVE_OR_NONE, prepared, setting
 
@@ -127,7 +127,6 @@ class SamplePropagation(Method):
     """
 
     name: ClassVar[str] = "noise"
-    targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "constant_zero"})
     uses_repeats: ClassVar[str] = "partial"
 
@@ -385,35 +384,17 @@ class _Propagation(MixtureProblem):
         ceiling_y = found["ceiling"] if self.continuous else self.h_y
 
         def of(
-            name: str,
-            key: str,
-            ceiling: Tensor,
-            flags: dict[str, Tensor | bool],
-            *,
-            unsure: Tensor | bool = False,
-            bound: Bound = "point",
-            null: Null | None = None,
+            name: str, key: str, ceiling: Tensor, flags: Flags, unsure: Tensor | bool, **more: Any
         ) -> dict[str, Quantity]:
             half = Z_95 * found[key + "_se"]
             wide = (2 * half > WIDE_INTERVAL * ceiling) & (ceiling > 0)
-            flags = {"degenerate": degenerate, **flags, "unreliable": wide | unsure}
-            alone: Flags = {"degenerate": degenerate, "single_class": self.one_class}
-            return report(
-                name,
-                found[key],
-                half=half,
-                bound=bound,
-                ceiling=ceiling,
-                estimand=ESTIMAND,
-                flags=flags,
-                null=null,
-                null_flags=alone,
-            )
+            more["flags"] = {"degenerate": degenerate, **flags, "unreliable": wide | unsure}
+            return report(name, found[key], half=half, ceiling=ceiling, estimand=ESTIMAND, **more)
 
         def of_x(name: str, key: str, ceiling: Tensor) -> dict[str, Quantity]:
-            flags: dict[str, Tensor | bool] = {"saturated": at_ceiling(found[key], ceiling)}
+            flags = {"saturated": at_ceiling(found[key], ceiling)}
             unsure = found["passes_apart"] if resolved else True
-            return of(name, key, ceiling, flags, unsure=unsure, bound="point" if resolved else "upper")
+            return of(name, key, ceiling, flags, unsure, bound="point" if resolved else "upper")
 
         out = of_x("I(X;T)", "i_xt", self.h_x)
         flags: dict[str, Tensor | bool] = {
@@ -423,7 +404,8 @@ class _Propagation(MixtureProblem):
         if not self.continuous:
             out |= of_x("I(X;T|Y)", "i_xt_y", self.given_y)
             flags["few_samples"] = min(self.classes.counts) < 2
-        value = of("I(T;Y)", "i_ty", ceiling_y, flags, null=self.null_of(found))
+        alone = {"degenerate": degenerate, "single_class": self.one_class}
+        value = of("I(T;Y)", "i_ty", ceiling_y, flags, False, null=self.null_of(found), null_flags=alone)
         # The null comes before the value: this is the order of rows in a table.
         out |= dict(reversed(value.items()))
         unit = "relative to T" if self.config.network_kind == "multiplicative" else "units of T"

@@ -109,7 +109,6 @@ class LinearProbe(Method):
     """
 
     name: ClassVar[str] = "probe"
-    targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "unit_order"})
 
     folds: int = setting(5, at_least(3))

@@ -98,8 +98,6 @@ class MatrixRenyi(KernelMethod):
     """
 
     name: ClassVar[str] = "renyi"
-    targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
-    guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "sample_order", "unit_order"})
 
     copies: ClassVar[int] = 3
     matrices: ClassVar[int] = 7

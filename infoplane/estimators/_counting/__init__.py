@@ -14,7 +14,8 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from torch import Tensor
 from infoplane.estimators._counting.corrections import CORRECTIONS, corrected_entropy, log_table
 from infoplane.estimators._counting.counts import Digitizer, Group, Labels, Runs, groups, lookup, sort_rows, weigh
 from infoplane.estimators._counting.null import ShuffledLabels
+from infoplane.estimators._driver import Flags, Null, report
 from infoplane.estimators._labels import percentiles_95
 from infoplane.estimators._protocol import Quantity
 
@@ -159,21 +161,14 @@ def quantities(found: PlugIn, labels: Labels, flags: Mapping[str, Tensor]) -> di
     other inputs have fewer rows: H(T|X) is then too low.
     """
     few = labels.samples < 10 * labels.classes or int(labels.class_counts.min()) < 2
-    common = {**flags, "degenerate": found.codes == 1}
-    of_labels = {
-        **common,
-        "single_class": torch.full_like(common["degenerate"], labels.classes == 1),
-        "few_samples": torch.full_like(common["degenerate"], few),
-    }
+    common: dict[str, Tensor | bool] = {**flags, "degenerate": found.codes == 1}
+    of_labels = {**common, "single_class": labels.classes == 1, "few_samples": few}
     of_inputs = common if labels.uniform else {**common, "unreliable": found.i_xt < found.h_t}
     # Miller 1955: to first order the plug-in I(T;Y) is (cells - codes - classes + 1) / 2N nats too high.
     bias = (found.cells - found.codes - (labels.classes - 1)).to(torch.float64) / (2 * labels.samples)
     # Rows that only repeat their input are no further samples.
     bias = torch.where(found.i_xt >= found.h_t, bias * (labels.samples / labels.inputs), bias)
-    few_cells = {
-        name: of_labels["few_samples"] | (bias > _MOST_BIAS.get(name, math.inf)) for name in ("", *CORRECTIONS)
-    }
-    plain = {**of_labels, "few_samples": few_cells[""]}
+    few_cells = {name: few | (bias > _MOST_BIAS.get(name, math.inf)) for name in ("", *CORRECTIONS)}
     single = mostly_single(found.codes, found.singles)
     ceilings = {
         "I(X;T)": found.h_x,
@@ -183,43 +178,36 @@ def quantities(found: PlugIn, labels: Labels, flags: Mapping[str, Tensor]) -> di
     }
     at = dict(zip(ceilings, found.h_t.new_tensor(list(ceilings.values())).unbind(), strict=True))
 
-    def quantity(name: str, value: Tensor, flags: Mapping[str, Tensor]) -> Quantity:
+    def of(name: str, value: Tensor, flags: Flags, **more: Any) -> dict[str, Quantity]:
         full = single | (value >= ceilings[name]) if ceilings[name] > 0 else single
-        return Quantity(value=value, ceiling=at[name], estimand="binned", flags={**flags, "saturated": full})
+        return report(name, value, ceiling=at[name], estimand="binned", flags={**flags, "saturated": full}, **more)
 
-    out = {
-        "I(X;T)": quantity("I(X;T)", found.i_xt, of_inputs),
-        "H(T)": quantity("H(T)", found.h_t, common),
-        "I(X;T|Y)": quantity("I(X;T|Y)", found.i_xt_given_y, {**of_labels, **of_inputs}),
-    }
+    out = of("I(X;T)", found.i_xt, of_inputs) | of("H(T)", found.h_t, common)
+    out |= of("I(X;T|Y)", found.i_xt_given_y, {**of_labels, **of_inputs})
+    null: Null | None = None
     if found.null is not None:
-        low, high = percentiles_95(found.null)
         # Added one by one: the order of the sum, and so its last bit, must not depend on the device.
         total = functools.reduce(torch.add, found.null.unbind(1))
-        out["I(T;Y) null"] = Quantity(
-            value=total / found.null.shape[1],
-            low=low,
-            high=high,
-            ceiling=at["I(T;Y)"],
-            estimand="binned",
-            flags=of_labels,
-        )
-        below = found.i_ty <= high
-        of_labels, plain = {**of_labels, "below_null": below}, {**plain, "below_null": below}
-    out["I(T;Y)"] = quantity("I(T;Y)", found.i_ty, plain)
-    for name, (h_t, i_ty) in found.corrected.items():
+        null = Null(total / found.null.shape[1], *percentiles_95(found.null))
+    plain = {**of_labels, "few_samples": few_cells[""]}
+    i_ty = of("I(T;Y)", found.i_ty, plain, null=null, null_flags=of_labels)
+    # The null comes before the value: this is the order of rows in a table.
+    out |= dict(reversed(i_ty.items()))
+    if null is not None:
+        of_labels["below_null"] = out["I(T;Y)"].flags["below_null"]
+    for name, corrected in found.corrected.items():
         # What most codes say by being seen once is a guess at the codes not seen, whatever formula makes it.
         of_t = {**common, "few_samples": single}
-        if labels.distinct:
-            out[f"I(X;T) {name}"] = _corrected_quantity(h_t, out["I(X;T)"], of_t)
-        out[f"H(T) {name}"] = _corrected_quantity(h_t, out["H(T)"], of_t)
         of_pairs = {**of_labels, "few_samples": few_cells[name] | single | found.thin}
-        corrected = _corrected_quantity(i_ty, out["I(T;Y)"], of_pairs)
-        above = corrected.flags["saturated"] | ((i_ty >= found.h_y) & (found.h_y > 0))
-        out[f"I(T;Y) {name}"] = replace(corrected, ceiling=at["I(T;Y)"], flags={**corrected.flags, "saturated": above})
+        # A correction cannot see what one code a sample hides: its value is saturated where the plain one is.
+        full = {of: out[of].flags["saturated"] for of in ("I(X;T)", "H(T)", "I(T;Y)")}
+        full["I(T;Y)"] = full["I(T;Y)"] | ((corrected[1] >= found.h_y) & (found.h_y > 0))
+        if labels.distinct:
+            out |= _corrected(f"I(X;T) {name}", corrected[0], of_t, full["I(X;T)"])
+        out |= _corrected(f"H(T) {name}", corrected[0], of_t, full["H(T)"])
+        out |= _corrected(f"I(T;Y) {name}", corrected[1], of_pairs, full["I(T;Y)"], ceiling=at["I(T;Y)"])
     return out
 
 
-def _corrected_quantity(value: Tensor, plain: Quantity, flags: Mapping[str, Tensor]) -> Quantity:
-    """A corrected value, saturated where the plain one is: a correction cannot see what one code a sample hides."""
-    return Quantity(value=value, estimand="binned", flags={**flags, "saturated": plain.flags["saturated"]})
+def _corrected(name: str, value: Tensor, flags: Flags, full: Tensor, **more: Any) -> dict[str, Quantity]:
+    return report(name, value, estimand="binned", flags={**flags, "saturated": full}, **more)
