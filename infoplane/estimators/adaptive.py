@@ -11,23 +11,20 @@ import torch
 from torch import Tensor
 
 from infoplane.core.device import on_accelerator
-from infoplane.core.files import fingerprint
-from infoplane.estimators._counting import plug_in, quantities
+from infoplane.estimators._counting import Counting
 from infoplane.estimators._counting.corrections import check_corrections
-from infoplane.estimators._counting.counts import Labels
 from infoplane.estimators._counting.edges import EdgeCells, HalfCells, Rule, row_edges, run_edges
-from infoplane.estimators._protocol import ALL_GUARANTEES, Blocks, Quantity, check_inputs, refuse_nonfinite, widened
+from infoplane.estimators._protocol import Blocks, Quantity, check_inputs, refuse_nonfinite, widened
 from infoplane.estimators._registry import register
 from infoplane.estimators._settings import COUNT, Domain, check_settings, one_of, prepared, setting
 
-RECORDED_UNITS = 4
 _HALF_VALUES = 2**17
 _BELOW_TANH = -1.000001
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Adaptive:
+class Adaptive(Counting):
     """Plug-in mutual information after binning at equal counts of distinct values (EBAB).
 
     For one layer and snapshot let u be the sorted distinct values of all its units above a sentinel `low`,
@@ -104,9 +101,7 @@ class Adaptive:
     """
 
     name: ClassVar[str] = "adaptive"
-    targets: ClassVar[frozenset[str]] = frozenset({"discrete"})
-    guarantees: ClassVar[frozenset[str]] = ALL_GUARANTEES
-    uses_repeats: ClassVar[bool] = True
+    recorded_units: ClassVar[int] = 4
 
     n_bins: int = setting(30, Domain("from 2 to 65000", 2, 65_000, whole=True))
     low: float | Literal["auto", "min"] = "auto"
@@ -149,12 +144,7 @@ class Adaptive:
         if not self.whole_run:
             return found
         edges = run_edges(lambda: _finite(blocks), found._low(), self.rule, self.per_unit)
-        if len(edges) <= RECORDED_UNITS:
-            return replace(found, run_edges=tuple(tuple(float(v) for v in row) for row in edges.tolist()))
-        digest = fingerprint(edges.cpu().double().numpy().tobytes(), method="sha256")
-        found = replace(found, run_edges=f"sha256:{digest}")
-        found.__dict__["_unit_edges"] = edges.cpu()
-        return found
+        return found.remembering("run_edges", edges)
 
     def estimate(
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
@@ -164,9 +154,7 @@ class Adaptive:
         if t.dtype in (torch.float16, torch.bfloat16) and not self._table_pays(t):
             t = t.to(torch.float32)
         digitize, outside, few = self._digitizer(t)
-        labels = Labels.of(y, x_ids)
-        counts = plug_in(t, labels, digitize, null_draws=self.null_draws, seed=self.seed, corrections=self.corrections)
-        return quantities(counts, labels, {"out_of_range": outside, "ties": few})
+        return self.counted(t, y, x_ids, digitize, {"out_of_range": outside, "ties": few})
 
     def _table_pays(self, t: Tensor) -> bool:
         pooled = not (self.per_unit or self.whole_run or on_accelerator(t.device)) and self.quantile == "distinct"
@@ -207,18 +195,8 @@ class Adaptive:
     def _edges_of_run(self, t: Tensor, low: float | None) -> Tensor:
         """(1, 1 or U, E) edges of the run in the type of `t`."""
         if self.run_edges is None:
-            edges = run_edges(lambda: iter([t]), low, self.rule, self.per_unit)
-        elif isinstance(self.run_edges, str):
-            if "_unit_edges" not in self.__dict__:
-                raise ValueError(f"the edges {self.run_edges} are known by their digest only; call prepare on the run")
-            edges = self.__dict__["_unit_edges"]
-        else:
-            edges = torch.tensor(self.run_edges, dtype=torch.float64, device="cpu")
-        if self.per_unit and len(edges) != t.shape[2]:
-            raise ValueError(
-                f"the prepared edges have {len(edges)} units, t has {t.shape[2]}; call prepare on this run"
-            )
-        return edges.to(t)[None]
+            return run_edges(lambda: iter([t]), low, self.rule, self.per_unit).to(t)[None]
+        return self.remembered("run_edges", "edges", t.shape[2] if self.per_unit else 1).to(t)[None]
 
 
 def _refuse(t: Tensor, least: Tensor, most: Tensor) -> None:

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 from infoplane.core.device import on_accelerator
-from infoplane.core.files import fingerprint
-from infoplane.estimators._counting import plug_in, quantities
+from infoplane.estimators._counting import Counting
 from infoplane.estimators._counting.corrections import check_corrections
-from infoplane.estimators._counting.counts import Labels, Scratch, Stretches
+from infoplane.estimators._counting.counts import Scratch, Stretches
 from infoplane.estimators._protocol import (
-    ALL_GUARANTEES,
     Blocks,
     Quantity,
     assumed_finite,
@@ -25,10 +23,8 @@ from infoplane.estimators._protocol import (
     widened,
 )
 from infoplane.estimators._registry import preset, register
-from infoplane.estimators._settings import COUNT, POSITIVE_OR_NONE, check_settings, one_of, prepared, setting
+from infoplane.estimators._settings import COUNT, Domain, check_settings, one_of, prepared, setting
 
-# A per-unit range of more units than this is recorded by its digest.
-RECORDED_UNITS = 32
 _MAX_RADIX = 65_536
 _RANGES = ("layer", "unit", "snapshot", "snapshot_unit")
 _ONE_PASS = 2**15
@@ -37,7 +33,7 @@ _SAMPLE = 2**15
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Binning:
+class Binning(Counting):
     """Plug-in mutual information after equal-width binning of every unit.
 
     A sample's code is its row of cells. A deterministic layer then has I(X;T) = H(code), a property of the
@@ -122,12 +118,10 @@ class Binning:
     """
 
     name: ClassVar[str] = "binning"
-    targets: ClassVar[frozenset[str]] = frozenset({"discrete"})
-    guarantees: ClassVar[frozenset[str]] = ALL_GUARANTEES
-    uses_repeats: ClassVar[bool] = True
+    recorded_units: ClassVar[int] = 32
 
     n_bins: int | None = 30
-    width: float | None = setting(None, POSITIVE_OR_NONE)
+    width: float | None = setting(None, Domain("positive and finite", 0.0, open=True, named=(None,)))
     range: tuple[float, float] | Literal["layer", "unit", "snapshot", "snapshot_unit"] | None = "layer"
     top: Literal["closed", "open"] = setting("closed", one_of("closed", "open"))
     rounding: Literal["floor", "nearest"] = setting("floor", one_of("floor", "nearest"))
@@ -182,12 +176,7 @@ class Binning:
         pairs = torch.stack([low, high], dim=1).cpu()
         if self.range == "layer":
             return replace(self, run_range=(float(pairs[0, 0]), float(pairs[0, 1])))
-        if len(pairs) <= RECORDED_UNITS:
-            return replace(self, run_range=tuple((float(a), float(b)) for a, b in pairs.tolist()))
-        digest = fingerprint(pairs.numpy().tobytes(), method="sha256")
-        found = replace(self, run_range=f"sha256:{digest}")
-        found.__dict__["_unit_range"] = pairs
-        return found
+        return self.remembering("run_range", pairs)
 
     def estimate(
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
@@ -198,9 +187,7 @@ class Binning:
             t, width = whole_cells(t, width)
         t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name, finite=False)
         digitize = _FixedWidth(t, width) if width is not None else self._cells(t)
-        labels = Labels.of(y, x_ids)
-        found = plug_in(t, labels, digitize, null_draws=self.null_draws, seed=self.seed, corrections=self.corrections)
-        return quantities(found, labels, {"out_of_range": digitize.outside})
+        return self.counted(t, y, x_ids, digitize, {"out_of_range": digitize.outside})
 
     def _cells(self, t: Tensor) -> _Cells:
         """The digitizer, with outer edges (1 or S, 1, 1 or U) in the dtype of `t`."""
@@ -214,25 +201,12 @@ class Binning:
             if not of_snapshot:
                 low, high = low.amin(0, keepdim=True), high.amax(0, keepdim=True)
         elif self.range == "unit":
-            pairs = self._unit_pairs(t.shape[2]).to(t)
+            pairs = self.remembered("run_range", "ranges", t.shape[2]).to(t)
             low, high = pairs[None, None, :, 0], pairs[None, None, :, 1]
         else:
             bounds = self.run_range if self.range == "layer" else self.range
             low, high = torch.tensor(bounds, dtype=t.dtype, device=t.device).view(2, 1, 1, 1)
         return _Cells(t, low, high, self.n_bins, nearest=self.rounding == "nearest", top=self.top, known=known)
-
-    def _unit_pairs(self, units: int) -> Tensor:
-        if isinstance(self.run_range, str):
-            pairs = self.__dict__.get("_unit_range")
-            if pairs is None:
-                raise ValueError(
-                    f"the per-unit range {self.run_range} is known by its digest only; call prepare on the run"
-                )
-        else:
-            pairs = torch.tensor(self.run_range, dtype=torch.float64, device="cpu")
-        if pairs.shape != (units, 2):
-            raise ValueError(f"the prepared range has {len(pairs)} units, t has {units}; call prepare on this run")
-        return pairs
 
 
 def _fixed_range(bounds: object) -> tuple[float, float]:

@@ -14,22 +14,67 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from infoplane.core.files import fingerprint
 from infoplane.estimators._counting.corrections import CORRECTIONS, corrected_entropy, log_table
 from infoplane.estimators._counting.counts import Digitizer, Group, Labels, Runs, groups, lookup, sort_rows, weigh
 from infoplane.estimators._counting.null import ShuffledLabels
 from infoplane.estimators._driver import Flags, Null, report
 from infoplane.estimators._labels import percentiles_95
-from infoplane.estimators._protocol import Quantity
+from infoplane.estimators._protocol import ALL_GUARANTEES, Quantity
 
 # Nats of first-order bias beyond which I(T;Y) has the flag `few_samples`: plain, and with corrections that
 # take off this order only. The others estimate the cells that were not seen.
 _MOST_BIAS = {"": 0.07, "miller-madow": 0.15, "jackknife": 0.15, "grassberger": 0.15}
+
+
+class Counting:
+    """What `binning` and `adaptive` share: their promises, edges that `prepare` found, and the counts of cells."""
+
+    targets: ClassVar[frozenset[str]] = frozenset({"discrete"})
+    guarantees: ClassVar[frozenset[str]] = ALL_GUARANTEES
+    uses_repeats: ClassVar[bool] = True
+    recorded_units: ClassVar[int]
+    """Units whose edges are recorded one by one; those of more units by their digest."""
+
+    corrections: tuple[str, ...]
+    null_draws: int
+    seed: int
+
+    def remembering(self, name: str, edges: Tensor) -> Self:
+        """A copy whose field `name` holds edges (U, E), or the digest of many, with the edges beside it."""
+        if len(edges) <= self.recorded_units:
+            return replace(self, **{name: tuple(tuple(row) for row in edges.tolist())})  # type: ignore[type-var]
+        digest = fingerprint(edges.cpu().double().numpy().tobytes(), method="sha256")
+        found = replace(self, **{name: f"sha256:{digest}"})  # type: ignore[type-var]
+        found.__dict__[f"_{name}"] = edges.cpu()
+        return found
+
+    def remembered(self, name: str, what: str, units: int) -> Tensor:
+        """The edges (U, E) in the field `name`; ValueError where they are not there, or of another number of units."""
+        kept = getattr(self, name)
+        if not isinstance(kept, str):
+            edges = torch.tensor(kept, dtype=torch.float64, device="cpu")
+        elif f"_{name}" in self.__dict__:
+            edges = self.__dict__[f"_{name}"]
+        else:
+            raise ValueError(f"the {what} {kept} are known by their digest only; call prepare on the run")
+        if len(edges) != units:
+            raise ValueError(f"the prepared {what} have {len(edges)} units, t has {units}; call prepare on this run")
+        return edges
+
+    def counted(
+        self, t: Tensor, y: Tensor, x_ids: Tensor, digitize: Digitizer, flags: Mapping[str, Tensor]
+    ) -> dict[str, Quantity]:
+        """The quantities of a block, from the cells of its values."""
+        labels = Labels.of(y, x_ids)
+        found = plug_in(t, labels, digitize, null_draws=self.null_draws, seed=self.seed, corrections=self.corrections)
+        return quantities(found, labels, flags)
 
 
 @dataclass(frozen=True)
