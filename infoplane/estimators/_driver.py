@@ -205,7 +205,8 @@ def report(
     null_flags : the same
         Flags of the null; those of the value without `saturated` when not given.
     """
-    top = value.new_tensor(ceiling) if isinstance(ceiling, int | float) else ceiling
+    # Filled on the device of the value: a copy from the host would make an accelerator wait.
+    top = value.new_full((), ceiling) if isinstance(ceiling, int | float) else ceiling
     low, high = (None, None) if half is None else (value - half, value + half)
     quantity = Quantity(
         value=value,

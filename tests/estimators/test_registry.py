@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from infoplane.estimators import available, get, register
+from infoplane.estimators import available, describe, get, register
 from infoplane.estimators._registry import _ESTIMATORS, preset, presets, register_wrapper
 
 
@@ -82,3 +82,10 @@ def test_suffixes_and_presets_keep_their_meaning():
     with pytest.raises(ValueError, match=r"binning@saxe-2018 stands for .*0.07.* already"):
         preset("binning", "saxe-2018", width=0.08)
     assert presets("binning")["saxe-2018"] == known
+
+
+def test_the_page_of_an_estimator_says_which_values_a_setting_may_have():
+    page = describe("softmax")
+    assert "temperature = 1.0 (positive and finite)" in page
+    assert "sigma = 'median' (a positive number, 'median' or 'snapshot')" in describe("hsic")
+    assert "run_sigma = " not in describe("hsic")
