@@ -119,9 +119,9 @@ ESTIMATORS = [
     ),
     Mutant(
         "a value inside its null counts as above it",
-        "estimators/_counting/__init__.py",
-        "below = found.i_ty <= high",
-        "below = found.i_ty < low",
+        "estimators/_driver.py",
+        "top = self.mean if self.high is None else self.high",
+        "top = self.mean if self.low is None else self.low",
         "estimators/test_binning.py::test_null_of_independent_labels_covers_the_estimate",
     ),
     Mutant(
@@ -238,7 +238,7 @@ ESTIMATORS = [
     ),
     Mutant(
         "Renyi entropy in nats",
-        "estimators/_spectra.py",
+        "estimators/_scaling.py",
         "torch.log2(p.pow(alpha).sum(-1))",
         "torch.log(p.pow(alpha).sum(-1))",
         "estimators/test_renyi.py::test_distant_clusters_have_the_entropy_of_their_sizes",

@@ -245,7 +245,7 @@ def quantities(found: PlugIn, labels: Labels, flags: Mapping[str, Tensor]) -> di
         of_t = {**common, "few_samples": single}
         of_pairs = {**of_labels, "few_samples": few_cells[name] | single | found.thin}
         # A correction cannot see what one code a sample hides: its value is saturated where the plain one is.
-        full = {of: out[of].flags["saturated"] for of in ("I(X;T)", "H(T)", "I(T;Y)")}
+        full = {key: out[key].flags["saturated"] for key in ("I(X;T)", "H(T)", "I(T;Y)")}
         full["I(T;Y)"] = full["I(T;Y)"] | ((corrected[1] >= found.h_y) & (found.h_y > 0))
         if labels.distinct:
             out |= _corrected(f"I(X;T) {name}", corrected[0], of_t, full["I(X;T)"])
