@@ -126,7 +126,7 @@ def plug_in(
     table = table.to(t.device)
     shuffled = ShuffledLabels(labels, null_draws, seed, table) if null_draws else None
     found = [_sums(group, labels, table, shuffled, corrections) for group in groups(t, labels, digitize)]
-    s = {name: torch.cat([one[name] for one in found]) for name in found[0]}
+    s = found[0] if len(found) == 1 else {name: torch.cat([one[name] for one in found]) for name in found[0]}
     whole, s_y = int(table[-1]), int(lookup(table, labels.class_counts).sum())
     s_x = s_xy = 0
     if not labels.distinct:
@@ -145,9 +145,9 @@ def plug_in(
         h_y=float(whole - s_y) / scale,
         h_x_given_y=float(s_y - s_xy) / scale,
         h_t=bits(whole - s["t"]),
-        i_xt=bits((whole - s_x) - (s["t"] - s["tx"])),
+        i_xt=bits((whole - s_x) - (s["t"] - s.get("tx", 0))),
         i_ty=bits((whole - s_y) - (s["t"] - s["ty"])),
-        i_xt_given_y=bits((s_y - s_xy) - (s["ty"] - s["txy"])),
+        i_xt_given_y=bits((s_y - s_xy) - (s["ty"] - s.get("txy", 0))),
         null=bits((whole - s_y) - (s["t"][:, None] - s["null"])) if shuffled else None,
         codes=s["codes"],
         singles=s["singles"],
@@ -162,13 +162,11 @@ def _sums(
 ) -> dict[str, Tensor]:
     """Sums of c log2 c, numbers of codes and corrected entropies of the snapshots of one group."""
     t, ty = weigh(group.t, table), weigh(group.ty, table)
-    tx = txy = torch.zeros_like(t)
-    if group.tx is not None and group.txy is not None:
-        tx = txy = weigh(group.tx, table)
-        if group.txy is not group.tx:
-            txy = weigh(group.txy, table)
-    out = {"t": t, "ty": ty, "tx": tx, "txy": txy, "codes": group.t.codes, "cells": group.ty.codes}
+    out = {"t": t, "ty": ty, "codes": group.t.codes, "cells": group.ty.codes}
     out["singles"] = _codes_of_one_input(group, labels)
+    if group.tx is not None and group.txy is not None:
+        out["tx"] = weigh(group.tx, table)
+        out["txy"] = out["tx"] if group.txy is group.tx else weigh(group.txy, table)
     if corrections:
         out["thin"] = mostly_single(group.ty.codes, group.ty.singles)
     if shuffled is not None:

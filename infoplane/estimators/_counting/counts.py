@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -100,22 +100,25 @@ def find_runs(ordered: Tensor) -> Runs:
 
 def joint_runs(ordered: Tensor, bits: int) -> tuple[Runs, Runs]:
     """Counts of the keys without their `bits` low bits, and of the whole keys; `ordered` (G, N) >= 0 is sorted."""
-    new = torch.ones(ordered.shape, dtype=torch.bool, device=ordered.device)
-    changed = torch.bitwise_xor(ordered[:, 1:], ordered[:, :-1])
+    # Both libraries have these calls; those of numpy cost a third.
+    lib: Any = torch if on_accelerator(ordered.device) else np
+    keys, flag = (ordered, torch.bool) if lib is torch else (ordered.numpy(), bool)
+    new = lib.ones_like(keys, dtype=flag)
+    changed = lib.bitwise_xor(keys[:, 1:], keys[:, :-1])
     # Neighbours that differ above the low bits have a difference of at least 2**bits under exclusive or.
-    torch.ge(changed, 1 << bits, out=new[:, 1:])
+    lib.greater_equal(changed, 1 << bits, out=new[:, 1:])
     runs = _runs_from(new)
     if bits == 0:
         return runs, runs
     new[:, 0] = True
-    torch.ne(changed, 0, out=new[:, 1:])
+    lib.not_equal(changed, 0, out=new[:, 1:])
     return runs, _runs_from(new)
 
 
-def _runs_from(new: Tensor) -> Runs:
+def _runs_from(new: np.ndarray | Tensor) -> Runs:
     """Runs that begin where `new` (G, N) is set, which is overwritten."""
-    if not on_accelerator(new.device):
-        return Runs(*map(torch.from_numpy, _runs_from_numpy(new.numpy())))
+    if not isinstance(new, Tensor):
+        return Runs(*map(torch.from_numpy, _runs_from_numpy(new)))
     offsets = torch.zeros(len(new) + 1, dtype=torch.int64, device=new.device)
     torch.cumsum(new.sum(dim=1), 0, out=offsets[1:])
     starts = new.view(-1).nonzero()[:, 0]
@@ -163,8 +166,10 @@ def segment_sums(values: Tensor, offsets: Tensor) -> Tensor:
         torch.cumsum(values, 0, dtype=torch.int64, out=total[1:])
         return total.index_select(0, offsets).diff(dim=0)
     starts, ends = offsets.numpy()[:-1], offsets.numpy()[1:]
-    # reduceat takes no empty segment
     filled = ends > starts
+    if filled.all():
+        return torch.from_numpy(np.add.reduceat(values.numpy(), starts, axis=0, dtype=np.int64))
+    # reduceat takes no empty segment
     sums = np.zeros((len(starts), *values.shape[1:]), dtype=np.int64)
     if filled.any():
         sums[filled] = np.add.reduceat(values.numpy(), starts[filled], axis=0, dtype=np.int64)
@@ -173,7 +178,11 @@ def segment_sums(values: Tensor, offsets: Tensor) -> Tensor:
 
 def weigh(runs: Runs, table: Tensor) -> Tensor:
     """(G,) sum of `table` (N + 1,) int64 at the counts of each snapshot."""
-    sums = segment_sums(lookup(table, runs.lengths), runs.offsets)
+    if on_accelerator(table.device):
+        values = lookup(table, runs.lengths)
+    else:
+        values = torch.from_numpy(table.numpy().take(runs.lengths.numpy()))
+    sums = segment_sums(values, runs.offsets)
     single = int(table[1]) if len(table) > 1 else 0
     return sums + (runs.codes - runs.offsets.diff()) * single if single else sums
 
