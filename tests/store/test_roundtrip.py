@@ -208,6 +208,13 @@ def test_reading_any_selection_of_steps(tmp_path):
     assert (store.epoch(5), store.time(5), store.session(5)) == (2.5, 1e9 + 5, 1)
 
 
+def test_steps_of_more_digits_than_names_have_room_for_stay_in_order(tmp_path):
+    steps = [99_999_999, 100_000_000]
+    record(tmp_path / "run", [[step] for step in steps])
+    assert [path.name[:9] for path in shards(tmp_path / "run")] == ["100000000", "99999999-"]
+    check_clean(tmp_path / "run", steps)
+
+
 def test_what_is_not_there_is_named(tmp_path):
     record(tmp_path / "run", [[0, 3, 4]])
     store = open_run(tmp_path / "run")
