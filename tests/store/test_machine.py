@@ -29,6 +29,7 @@ from infoplane.store.layout import RUN_FILE, lock_file, manifest_file
 
 SAMPLES = 4
 LAYERS = (layer("fc"), layer("out", (), "float64", 1))
+GAPS = st.lists(st.integers(1, 3), max_size=3)
 CALLS = ("open", "write", "fsync", "ftruncate", "link", "replace", "unlink")
 
 
@@ -110,14 +111,13 @@ class Run(RuleBasedStateMachine):
         return out
 
     @precondition(lambda self: self.out is None)
-    @rule()
-    def open(self) -> None:
+    @rule(gaps=GAPS, back=st.integers(0, 4), both=st.booleans())
+    def open(self, gaps: list[int], back: int, both: bool) -> None:
         before = open_run(self.path).steps() if (self.path / RUN_FILE).exists() else []
         self.out, self.last = self.opened(), None
         assert self.out.last_step == max(before, default=None)
+        self.record(gaps, back, both)
 
-    @precondition(lambda self: self.out is not None)
-    @rule(gaps=st.lists(st.integers(1, 3), min_size=1, max_size=3), back=st.integers(0, 4), both=st.booleans())
     def record(self, gaps: list[int], back: int, both: bool) -> None:
         """Further steps; a new session may begin before the last step of the run."""
         for gap in gaps:
@@ -139,10 +139,11 @@ class Run(RuleBasedStateMachine):
             self.out(snapshot(max(0, self.last - back), LAYERS, SAMPLES))
 
     @precondition(lambda self: self.out is not None)
-    @rule()
-    def flush(self) -> None:
+    @rule(gaps=GAPS, both=st.booleans())
+    def seal_and_go_on(self, gaps: list[int], both: bool) -> None:
         assert self.out.flush()
         self.seal()
+        self.record(gaps, 0, both)
 
     @precondition(lambda self: self.out is not None)
     @rule()
