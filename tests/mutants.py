@@ -544,7 +544,7 @@ ANALYSIS = [
         "analysis/subsets.py",
         "return Subset(self.part)",
         "return self",
-        "test_analysis.py::test_classes_average_to_the_conditional_information_of_one_layer",
+        "test_analysis.py::test_prepare_sees_the_run_once_and_its_findings_are_recorded",
     ),
     Mutant(
         "further passes count as inputs",
@@ -587,7 +587,7 @@ ANALYSIS = [
         "analysis/plan.py",
         "whole=plan.chunk is not None",
         "whole=False",
-        "test_analysis_resume.py::test_chunks_are_the_same_wherever_they_were_stopped",
+        "test_analysis_resume.py::test_a_run_that_has_grown_keeps_the_rows_of_its_last_chunk",
     ),
     Mutant(
         "rows of a class stand for the whole probe",
