@@ -126,6 +126,7 @@ class _Spectra(KernelProblem):
         x = given.features()
         self.kernel_x = None if x is None else self._kernel(x, config.x_width)
         if self.discrete:
+            self.classes = int(given.y.max()) + 1
             self.kernel_y = same_class(given.y)
             self.s_y = renyi_bits(shares(torch.bincount(given.y).double()), config.alpha)
         else:
@@ -152,7 +153,7 @@ class _Spectra(KernelProblem):
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
         s_t = found["s_t"]
         flags: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "saturated": s_t >= 0.99 * self.h_x}
-        of_labels = flags | ({"single_class": int(self.y.max()) == 0} if self.discrete else {})
+        of_labels = flags | ({"single_class": self.classes == 1} if self.discrete else {})
         out = report("Renyi S(T)", s_t, ceiling=math.log2(self.samples), unit=UNIT, flags=flags)
         value = s_t + self.s_y - found["s_ty"]
         out |= report("Renyi I(T;Y)", value, ceiling=self.s_y, unit=UNIT, flags=of_labels)
@@ -166,7 +167,7 @@ class _Spectra(KernelProblem):
 
     def _with_classes(self, kernel: Tensor) -> Tensor:
         """(S,) joint entropy with the classes: blocks of one class each, whose eigenvalues are those of the whole."""
-        parts = [eigenvalues(submatrix(kernel, (self.y == k).nonzero()[:, 0])) for k in range(int(self.y.max()) + 1)]
+        parts = [eigenvalues(submatrix(kernel, (self.y == k).nonzero()[:, 0])) for k in range(self.classes)]
         return renyi_bits(shares(positive_part(torch.cat(parts, dim=1))), self.config.alpha)
 
     def _entropy(self, kernel: Tensor) -> Tensor:

@@ -84,6 +84,20 @@ def test_a_wrapper_asks_for_the_snapshots_and_passes_of_its_estimator():
     assert (permutation_null(MeanGap()).chunk, permutation_null(MeanGap()).uses_repeats) == (None, False)
 
 
+@pytest.mark.parametrize("spec", ["binning:range=unit", "adaptive:whole_run=True,per_unit=True"])
+def test_edges_of_many_units_that_prepare_found_reach_the_wrapped_estimator(spec):
+    """They are recorded by their digest alone, and the copy without a null of its own has them all the same."""
+    t, y = torch.rand(2, 200, 40, generator=torch.Generator().manual_seed(0)), torch.arange(200) % 2
+    plain, wrapped = (
+        parse(spec + more).prepare([t], y).estimate(t, y)
+        for more in (
+            "",
+            "+null",
+        )
+    )
+    assert torch.equal(plain["I(T;Y)"].value, wrapped["I(T;Y)"].value)
+
+
 def test_null_as_written_out():
     t, y = problem()
     found = permutation_null(MeanGap(), draws=30, seed=5).estimate(t, y)
