@@ -98,9 +98,11 @@ class Layer:
 def _one_of(allowed: Any) -> Callable[[Any], Any]:
     """A check that a value is one of a `Literal`."""
 
+    known = get_args(allowed)
+
     def check(value: Any) -> Any:
-        if value not in get_args(allowed):
-            raise ValueError(f"expected one of {', '.join(get_args(allowed))}, got {value!r}")
+        if value not in known:
+            raise ValueError(f"expected one of {', '.join(known)}, got {value!r}")
         return value
 
     return check

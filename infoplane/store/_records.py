@@ -314,7 +314,20 @@ class ShardMeta(Checked):
         return meta
 
 
+_last_layers: tuple[list[Any], tuple[Layer, ...]] = ([], ())
+
+
 def load_layers(raw: list[Any]) -> tuple[Layer, ...]:
+    """The layers of a record, checked."""
+    global _last_layers
+    known, layers = _last_layers
+    if raw != known:  # nearly every shard of a run has the layers of the one before
+        layers = _checked_layers(raw)
+        _last_layers = raw, layers
+    return layers
+
+
+def _checked_layers(raw: list[Any]) -> tuple[Layer, ...]:
     if len(raw) > MAX_LAYERS:
         raise StoreError(f"{len(raw)} layers, at most {MAX_LAYERS} allowed")
     try:
