@@ -26,7 +26,7 @@ def _one_torch_thread() -> None:
 # With INFOPLANE_STRICT_SKIPS a test may be skipped only for what its markers say it needs: "1" on a machine without
 # the extras and a browser, "all" where everything that can be installed is.
 _STRICT = os.environ.get("INFOPLANE_STRICT_SKIPS", "")
-_EXCUSES = {"gpu", "data", "cpu_branch"} | (set() if _STRICT == "all" else {"extra", "browser"})
+_EXCUSES = {"gpu", "data"} | (set() if _STRICT == "all" else {"extra", "browser"})
 _unexcused: list[str] = []
 
 
