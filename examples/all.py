@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,11 @@ def outcome(script: Path, given: argparse.Namespace) -> dict[str, Any]:
     return record
 
 
+def anchor(title: str) -> str:
+    """The place of a heading in a page, as GitHub and Sphinx both make it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
 def said(o: dict[str, Any]) -> str:
     return f"{o['claim']}: {o['measured']} (reference {o['reference']})"
 
@@ -100,12 +106,12 @@ def write(page: Path, out: Path, records: list[tuple[Path, dict[str, Any]]], qui
         title = script.read_text().split('"""')[1].partition("\n")[0].rstrip(".")
         held = sum(o["holds"] for o in r["outcomes"])
         lines.append(
-            f"| [`{script.name}`](#{script.stem}) | {title} | {held} of {len(r['outcomes'])} | {r['seconds']} |"
+            f"| [`{script.name}`](#{anchor(title)}) | {title} | {held} of {len(r['outcomes'])} | {r['seconds']} |"
         )
     for script, r in records:
         title, _, text = script.read_text().split('"""')[1].partition("\n")
         lines += [
-            f'\n<a id="{script.stem}"></a>\n\n## {title.rstrip(".")}\n',
+            f"\n## {title.rstrip('.')}\n",
             f"`python examples/{script.name}`\n",
             text.strip(),
         ]

@@ -197,7 +197,7 @@ class Snapshot:
         Seconds since the Unix epoch.
     layers : tuple of Layer
         In forward order.
-    arrays : mapping from Layer.key to array (N, *unit_shape)
+    arrays : mapping from Layer.key to array `(N, *unit_shape)`
         Stored numbers; bfloat16 as its uint16 bits, with the logical dtype in the Layer.
     metrics : mapping from name to value
         Of the whole model: loss, accuracy.

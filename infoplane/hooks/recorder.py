@@ -74,7 +74,7 @@ class Recorder:
         Record activation functions that modules call without an activation module, too, as `block.0::relu`.
     calls : "last", "all" or int, optional
         Which calls of a module that runs several times in one forward pass.
-    reduce : reduction, or mapping from layer pattern to reduction ("*" for all others)
+    reduce : reduction, or mapping from layer pattern to reduction (`"*"` for all others)
         What is stored of an output: see `infoplane.hooks.reduce`. All values by default.
     dtype : torch.dtype, optional
         Store floating values as this; by default as they come.
@@ -118,7 +118,7 @@ class Recorder:
         "train" keeps each module's mode: dropout acts, batch statistics are used (their buffers are restored).
     autocast : torch.dtype, optional
         Run the probe under autocast to this dtype. Off by default, also inside a caller's autocast region.
-    forward : function of (model, *args, **kwargs), optional
+    forward : function of `(model, *args, **kwargs)`, optional
         How to run the model, where it is not called directly.
     seed : int
         Seeds the noise that the network draws at a snapshot.

@@ -43,7 +43,7 @@ def from_arrays(
     ----------
     run : path
         A directory that does not exist yet, or is empty.
-    activations : mapping from step to mapping from layer to array (N, *units)
+    activations : mapping from step to mapping from layer to array `(N, *units)`
         numpy arrays or torch tensors; every step has the same layers in the same shapes and dtypes, listed in forward
         order. A layer without units is left out, with a warning.
     labels : (N,) integers, or (N,) or (N, k) floats

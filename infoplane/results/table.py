@@ -65,8 +65,9 @@ class Column:
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, table: ResultTable, owner: type) -> Array:
-        return table[self.name]
+    def __get__(self, table: ResultTable | None, owner: type) -> Any:
+        # Asked of the class, as `help` and documentation do, there is no table to read.
+        return self if table is None else table[self.name]
 
 
 class ResultTable:
@@ -136,7 +137,7 @@ class ResultTable:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Row], meta: Mapping[str, Any] | None = None) -> Self:
-        """A table from `Row`s in memory."""
+        """A table from rows in memory, each a `Row`."""
         cells = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
         return cls(dict(zip(COLUMNS, cells, strict=True)), meta)
 

@@ -184,7 +184,7 @@ class ActivationStore:
         return int(self.probe.samples * layer.units * ARRAY_DTYPES[layer.dtype].itemsize)
 
     def read(self, key: str, steps: Sequence[int]) -> npt.NDArray[Any]:
-        """Activations of one layer, (S, N, *unit_shape), rows in probe order, checked.
+        """Activations of one layer, `(S, N, *unit_shape)`, rows in probe order, checked.
 
         The dtype is the stored one; bfloat16 comes as its uint16 bits (`Layer.dtype` says so).
 
