@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 # Control and format characters (bidirectional overrides among them), surrogates, private use, unassigned,
 # line and paragraph separators: nothing that a reader could see as itself.
@@ -31,3 +32,9 @@ def shorten(text: str, limit: int = 32) -> str:
         return text
     head = (limit - 1) // 2
     return text[:head] + "…" + text[len(text) - (limit - 1 - head) :]
+
+
+def listed(names: Sequence[str], most: int, what: str = "") -> str:
+    """`a, b and 3 more`: at most so many names, and how many others there are; `what` says of what."""
+    more = f" and {len(names) - most} more {what}".rstrip() if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import torch
 
-from infoplane.core.text import printable
+from infoplane.core.text import listed, printable
 from infoplane.core.warn import warn
 from infoplane.store import Problem
 
@@ -209,8 +209,7 @@ class Problems:
         count = self._kinds[kind] = self._kinds.get(kind, 0) + 1
         if count != 10 ** (len(str(count)) - 1):
             return
-        names = list(found)
-        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        shown = listed(list(found), 5)
         at = "" if step is None else f" at step {step}"
         again = f" (for the {count}th time)" if count > 1 else ""
         self._saved_at = -SAVE_SECONDS

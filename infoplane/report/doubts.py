@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.text import printable, shorten
+from infoplane.core.text import listed, printable, shorten
 from infoplane.results import ResultTable
 from infoplane.results.losses import losses
 from infoplane.results.views import Selection, Series, choose, is_in, options, settings_words
@@ -144,5 +144,4 @@ def layer_words(rows: ResultTable, mask: BoolArray, most: int = 6) -> str:
     for layer, quantity in first.items():
         mine = is_in(rows["layer"], [layer]) & is_in(rows["quantity"], [quantity])
         parts.append(f"{shorten(printable(layer), 32)} ({int((mask & mine).sum())} of {int(mine.sum())})")
-    more = f" and {len(parts) - most} more" if len(parts) > most else ""
-    return ("layer " if len(parts) == 1 else "layers ") + ", ".join(parts[:most]) + more
+    return ("layer " if len(parts) == 1 else "layers ") + listed(parts, most)

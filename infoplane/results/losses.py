@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from infoplane.core.steps import step_words
-from infoplane.core.text import printable, shorten
+from infoplane.core.text import listed, printable, shorten
 from infoplane.core.tokens import split_token
 from infoplane.results._files import csv_path, meta_path, read_meta
 from infoplane.results.table import ResultTable
@@ -91,9 +91,7 @@ def loss_words(found: Sequence[Loss]) -> list[str]:
             steps = {step for loss in mine if loss.layer == layer for step in loss.steps}
             words.append(f"{f'of layer {shorten(layer, 24)} ' if layer else ''}{step_words(steps)}")
         shards = list(dict.fromkeys(PurePosixPath(loss.file).name for loss in mine if loss.file.startswith("shards/")))
-        places = ", ".join(shorten(name, 48) for name in shards[:_NAMED])
-        places += f" and {len(shards) - _NAMED} more shards" if len(shards) > _NAMED else ""
-        places = f" ({places})" if places else ""
+        places = f" ({listed([shorten(name, 48) for name in shards], _NAMED, 'shards')})" if shards else ""
         whose = f" in run {shorten(run, 24)}" if len(runs) > 1 else ""
         out.append(printable(f"missing or damaged{whose}: {', '.join(words)}{places}"))
     rest = len(runs) - _NAMED - 1

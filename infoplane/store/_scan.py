@@ -13,7 +13,7 @@ from infoplane.core.errors import StoreError
 from infoplane.core.files import parse_temporary
 from infoplane.core.records import Probe
 from infoplane.core.steps import step_words
-from infoplane.core.text import printable, shorten
+from infoplane.core.text import listed, printable, shorten
 from infoplane.store._records import ManifestEntry, RunRecord, SessionRecord, read_manifest
 from infoplane.store._shard import Shard, decode_probe, decode_shard
 from infoplane.store.layout import (
@@ -292,8 +292,7 @@ def few(found: list[Problem], file: str, rest: str, *, most: int = _NAMED) -> li
 
 
 def _layers(keys: list[str]) -> str:
-    names = ", ".join(repr(shorten(key, 60)) for key in keys[:3])
-    return f"layer{'s' * (len(keys) > 1)} {names}" + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+    return f"layer{'s' * (len(keys) > 1)} {listed([repr(shorten(key, 60)) for key in keys], 3)}"
 
 
 def _named(name: str, error: Exception) -> StoreError:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from infoplane.core.interrupts import checkpoint, surely
-from infoplane.core.text import printable
+from infoplane.core.text import listed, printable
 from infoplane.hooks.select import Named
 
 T = TypeVar("T")
@@ -215,5 +215,4 @@ def type_name(value: Any) -> str:
 
 
 def _listed(found: Mapping[str, Any]) -> str:
-    shown = [f"{printable(p) or 'itself'} {tuple(t.shape)}" for p, t in found.items()]
-    return ", ".join(shown[:8]) + (f", and {len(shown) - 8} more" if len(shown) > 8 else "")
+    return listed([f"{printable(p) or 'itself'} {tuple(t.shape)}" for p, t in found.items()], 8)

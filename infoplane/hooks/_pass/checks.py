@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from infoplane.core.device import on_accelerator
-from infoplane.core.text import printable
+from infoplane.core.text import listed, printable
 from infoplane.core.warn import warn
 from infoplane.hooks._pass.calls import Attached, tensors_in, with_hooks
 from infoplane.hooks._pass.capture import Capture
@@ -285,9 +285,8 @@ def _state(keys: Sequence[str]) -> str:
 
 
 def _named(keys: Sequence[str], what: str = "") -> str:
-    shown = ", ".join(repr(k) for k in keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
     verb = "rows of layer" if len(keys) == 1 else "rows of layers"
-    return f"{verb} {shown} are {what}".rstrip()
+    return f"{verb} {listed([repr(k) for k in keys], 8)} are {what}".rstrip()
 
 
 def refuse_lazy(model: nn.Module) -> None:
@@ -354,4 +353,4 @@ def _weights(model: nn.Module) -> list[str]:
 
 
 def _first_of(names: list[str]) -> str:
-    return repr(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+    return listed([repr(name) for name in names], 1)

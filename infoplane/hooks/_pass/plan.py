@@ -11,7 +11,7 @@ from torch.nn.modules import activation
 
 from infoplane.core.errors import closest
 from infoplane.core.records import Layer, Role
-from infoplane.core.text import printable
+from infoplane.core.text import listed, printable
 from infoplane.hooks._pass.calls import TensorInfo, choose, refuse_odd
 from infoplane.hooks._pass.capture import Capture, wrong_rows
 from infoplane.hooks._pass.observe import ModuleCall, Observation
@@ -141,8 +141,8 @@ def _that_ran(targets: Sequence[Target], seen: Observation, skipped: dict[str, s
     named = [t.named.name for t in silent if t.exact]
     if named or (silent and len(silent) == len(targets)):
         names = named or [t.named.name for t in silent]
-        listed = ", ".join(repr(n) for n in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        raise ValueError(f"selected but never run in the probe's forward pass: {listed}; {_NEVER}")
+        shown = listed([repr(n) for n in names], 8)
+        raise ValueError(f"selected but never run in the probe's forward pass: {shown}; {_NEVER}")
     for t in silent:
         skipped[t.named.name or "@out"] = "never ran"
     return [t for t in targets if t not in silent]
