@@ -104,7 +104,7 @@ TAKEN_BY_FIGURES = {
     "": {"ResultTable", "DataProcessing", "read_table"},
     "trajectories": {"Grid"},
     "views": {"RECORDED", "Selection", "Series", "choose", "options", "settings_words"},
-    "summary": {"Compression", "Summary", "compression", "over_runs", "upper_fence"},
+    "summary": {"Compression", "Summary", "at_common_steps", "compression", "over_runs", "upper_fence"},
     "losses": {"loss_words", "losses"},
 }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, Literal, Unpack
 
 import numpy as np
@@ -33,7 +32,7 @@ from infoplane.plots._figure import Options, canvas, keywords, panels, selected
 from infoplane.plots.style import FAINT, INK, drawable, layer_line, layer_marker
 from infoplane.plots.text import safe_names, safe_text
 from infoplane.results import ResultTable
-from infoplane.results.summary import Summary, over_runs
+from infoplane.results.summary import Summary, at_common_steps, over_runs
 from infoplane.results.trajectories import Grid
 from infoplane.results.views import Selection, Series, choose
 
@@ -106,7 +105,7 @@ def compare_data(
     out: list[GroupData] = []
     grids: dict[str, list[Grid]] = {q: [] for q in quantities}
     for name, runs in group_runs(everything.runs, groups, folders(table)).items():
-        per_run = [everything.of_run(run).with_layers(common_layers(everything, runs)) for run in runs]
+        per_run = [everything.of_run(run, common_layers(everything, runs)) for run in runs]
         found = {q: [series.grid(q) for series in per_run] for q in quantities}
         out.append(summarised(name, runs, found, spread))
         for q in quantities:
@@ -138,15 +137,13 @@ def common_layers(everything: Series, runs: Sequence[str]) -> list[str]:
 
 def summarised(name: str, runs: list[str], grids: Mapping[str, Sequence[Grid]], spread: str | None) -> GroupData:
     """The summary of each quantity over the runs of a group, at the steps that all of them have."""
-    per_run = next(iter(grids.values()))
-    first = per_run[0]
-    steps = reduce(np.intersect1d, [one.steps for one in per_run])
-    if steps.size == 0:
-        raise ValueError(f"runs {', '.join(runs)} have no step in common, so there is no mean to draw")
     summaries = {}
     for quantity, found in grids.items():
-        stacked = np.stack([one.value[np.searchsorted(one.steps, steps)] for one in found])  # (runs, S, L)
+        steps, stacked = at_common_steps([one.steps for one in found], [one.value for one in found])  # (runs, S, L)
+        if steps.size == 0:
+            raise ValueError(f"runs {', '.join(runs)} have no step in common, so there is no mean to draw")
         summaries[quantity] = over_runs(drawable(stacked), spread)
+        first = found[0]
     times = first.times[np.searchsorted(first.steps, steps)]
     return GroupData(name=name, runs=runs, layers=first.layers, times=times, summaries=summaries)
 

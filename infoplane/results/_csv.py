@@ -53,8 +53,6 @@ KEY: tuple[str, ...] = ("run", "step", "layer", "subset", "estimator", "config",
 INTEGERS: frozenset[str] = frozenset({"step", "depth", "n_samples", "n_units"})
 FLOATS: frozenset[str] = frozenset({"epoch", "value", "low", "high", "ceiling"})
 HEADER: bytes = (",".join(COLUMNS) + "\n").encode()
-TEXTS: frozenset[str] = frozenset(COLUMNS) - INTEGERS - FLOATS
-_KINDS = tuple("i" if c in INTEGERS else "f" if c in FLOATS else "s" for c in COLUMNS)
 
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\\\\\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _ESCAPE = re.compile(r"\\(n|r|t|\\|x[0-9a-f]{2}|u[0-9a-f]{4})")
@@ -100,25 +98,24 @@ def format_float(value: float) -> str:
     return "" if value != value else repr(float(value))
 
 
+def format_integer(value: int) -> str:
+    """A whole number of any type, a bool as 0 or 1."""
+    return str(int(value))
+
+
 def format_rows(rows: Iterable[Row]) -> bytes:
     """Lines of the table, without a header."""
-    cells: dict[str, str] = {}
-    lines = []
-    for row in rows:
-        line: list[str] = []
-        value: Any
-        for kind, value in zip(_KINDS, row, strict=True):
-            if kind == "s":
-                cell = cells.get(value)
-                if cell is None:
-                    cell = cells[value] = format_text(value)
-            elif kind == "f":
-                cell = format_float(value)
-            else:
-                cell = str(int(value))
-            line.append(cell)
-        lines.append(",".join(line) + "\n")
-    return "".join(lines).encode()
+    # Column by column: a text or a number that comes again is written once.
+    columns = zip(COLUMNS, zip(*rows, strict=True), strict=False)  # there are no columns where there are no rows
+    cells = [list(map(_writer(name), column)) for name, column in columns]
+    return "".join(",".join(line) + "\n" for line in zip(*cells, strict=True)).encode()
+
+
+def _writer(column: str) -> Callable[[Any], str]:
+    """The function that writes the cells of a column."""
+    if column in FLOATS:
+        return format_float
+    return cache(format_integer if column in INTEGERS else format_text)
 
 
 def whole_lines(data: bytes) -> bytes:
@@ -205,7 +202,7 @@ def by_value(cells: Sequence[Any], function: Callable[[Any], Any], dtype: Any = 
 
 def typed_columns(columns: Mapping[str, Any]) -> dict[str, Array]:
     """Columns of equal length with the types of the table."""
-    arrays = {c: np.asarray(columns[c], dtype=dtype_of(c)) for c in COLUMNS}
+    arrays = {c: np.asarray(columns[c], dtype=_dtype_of(c)) for c in COLUMNS}
     rows = arrays["run"].shape[:1]
     for name, array in arrays.items():
         if array.shape != rows:
@@ -213,7 +210,7 @@ def typed_columns(columns: Mapping[str, Any]) -> dict[str, Array]:
     return arrays
 
 
-def dtype_of(column: str) -> Any:
+def _dtype_of(column: str) -> Any:
     """The numpy type of a column."""
     return np.int64 if column in INTEGERS else np.float64 if column in FLOATS else object
 

@@ -9,8 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from infoplane.core.files import Locked, PidLock, fingerprint, publish_bytes, sync_directory
 from infoplane.core.strict import load_object
@@ -100,16 +99,14 @@ def write_files(path: Path, rows: bytes, meta: Mapping[str, Any]) -> None:
     """Replace a table and its JSON. The digest goes in last, so that a stop in between leaves no false one."""
     plain = {k: v for k, v in meta.items() if k != "table"}
     data = HEADER + rows
-    lock = lock_table(path)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(lock_table(path).release)
         write_meta(meta_path(path), plain)
         publish_bytes(path.parent, path.name, data)
         write_meta(meta_path(path), {**plain, "table": {"bytes": len(data), "blake2b": fingerprint(data)}})
-    finally:
-        lock.release()
 
 
-class TableWriter:
+class TableWriter(contextlib.AbstractContextManager["TableWriter"]):
     """Appends rows to one table as its only writer.
 
     Opening takes the lock, checks header and digest and cuts a torn last line off; `columns` and `meta` hold
@@ -135,12 +132,10 @@ class TableWriter:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = csv_path(path)
-        self._lock = lock_table(self.path)
-        self._open = contextlib.ExitStack()
-        self._open.callback(self._lock.release)
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(lock_table(self.path).release)
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-            self._file = self._open.enter_context(os.fdopen(fd, "r+b"))
+            self._file = stack.enter_context(os.fdopen(fd, "r+b"))
             data = self._file.read()
             self.meta = read_meta(meta_path(self.path))
             kept = whole_lines(data)
@@ -161,9 +156,8 @@ class TableWriter:
             if not kept:
                 self._write(HEADER)
                 sync_directory(self.path.parent)
-        except BaseException:
-            self._open.close()
-            raise
+            # From here on `close` gives back what an error has not.
+            self._open = stack.pop_all()
 
     def append(self, rows: Iterable[Row]) -> None:
         """Add rows at the end; they are synced to the disk on return."""
@@ -175,6 +169,7 @@ class TableWriter:
         self._file.write(data)
         self._file.flush()
         os.fsync(self._file.fileno())
+        # What was written whole: a failed write may have left a piece.
         self._hash.update(data)
         self._size += len(data)
 
@@ -188,12 +183,7 @@ class TableWriter:
         finally:
             self._open.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -17,6 +17,8 @@ from infoplane.results.trajectories import Curve
 
 FloatArray = npt.NDArray[np.float64]
 
+Steps = npt.NDArray[Any]
+
 SPREADS: dict[str, str] = {
     "ci95": "95 % CI of the mean (Student t)",
     "sd": "standard deviation",
@@ -66,10 +68,9 @@ def over_runs(values: FloatArray, spread: str | None = "ci95") -> Summary:
     count = known.sum(axis=0)
     some = np.maximum(count, 1)  # the divisor where no run has a value, so that nothing is divided by 0
     mean = np.where(count > 0, np.where(known, values, 0.0).sum(axis=0) / some, np.nan)
-    if spread == "minmax":
-        low, high = _quantile(values, 0.0, count), _quantile(values, 1.0, count)
-    elif spread == "quartiles":
-        low, high = _quantile(values, 0.25, count), _quantile(values, 0.75, count)
+    if spread in ("minmax", "quartiles"):
+        tail = 0.0 if spread == "minmax" else 0.25
+        low, high = (_quantile(values, q, count) for q in (tail, 1 - tail))
     else:
         squares = np.where(known, values - mean, 0.0) ** 2
         sd = np.sqrt(squares.sum(axis=0) / np.maximum(count - 1, 1))
@@ -85,15 +86,11 @@ def over_runs(values: FloatArray, spread: str | None = "ci95") -> Summary:
 def _factor(spread: str | None, count: npt.NDArray[np.int64]) -> FloatArray:
     """How many standard deviations of the runs half a band is; NaN where fewer than two runs have a value."""
     # By the number of runs, which is at most the size of the first axis.
-    runs = np.arange(2, count.max(initial=1) + 1)
-    if spread == "sd":
-        factor = np.ones(runs.size)
-    elif spread is None:
-        factor = np.full(runs.size, np.nan)
-    else:
-        times = np.array([student_t(n - 1) for n in runs.tolist()]) if spread == "ci95" else np.ones(runs.size)
-        factor = times / np.sqrt(runs)
-    return np.concatenate([[np.nan, np.nan], factor])[count]
+    factor = np.full(int(count.max(initial=1)) + 1, np.nan)
+    for n in range(2, factor.size if spread is not None else 0):
+        errors = student_t(n - 1) if spread == "ci95" else 1.0
+        factor[n] = 1.0 if spread == "sd" else errors / math.sqrt(n)
+    return factor[count]
 
 
 def _quantile(values: FloatArray, q: float, count: npt.NDArray[np.int64]) -> FloatArray:
@@ -137,25 +134,20 @@ def student_t(df: int, level: float = 0.95) -> float:
         raise ValueError(f"degrees of freedom must be at least 1, got {df}")
 
     def inside(t: float) -> float:
-        angle = math.atan2(t, math.sqrt(df))
-        s, c2 = math.sin(angle), math.cos(angle) ** 2
-        term, total = (1.0, 1.0) if df % 2 == 0 else (math.cos(angle), math.cos(angle))
-        for k in range(2 if df % 2 == 0 else 3, df - 1, 2):
-            term *= (k - 1) / k * c2
+        angle, odd = math.atan2(t, math.sqrt(df)), df % 2
+        term = total = math.cos(angle) if odd else 1.0
+        for k in range(2 + odd, df - 1, 2):
+            term *= (k - 1) / k * math.cos(angle) ** 2
             total += term
-        if df % 2 == 0:
-            return s * total
-        return 2 / math.pi * (angle + (s * total if df > 1 else 0.0))
+        total *= math.sin(angle) if df > 1 else 0.0
+        return 2 / math.pi * (angle + total) if odd else total
 
     low, high = 0.0, 1.0
     while inside(high) < level:
         high *= 2
-    for _ in range(200):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
+    while (middle := (low + high) / 2) not in (low, high):
         low, high = (middle, high) if inside(middle) < level else (low, middle)
-    return (low + high) / 2
+    return middle
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -223,13 +215,12 @@ def summarize(
     out = []
     for key, curves in groups.items():
         first = curves[0]
-        steps = reduce(np.intersect1d, [curve.step for curve in curves])
+        steps, values = at_common_steps([curve.step for curve in curves], [curve.value for curve in curves])
         if steps.size == 0:
             raise ValueError(
                 f"runs {', '.join(c.run for c in curves)} have no step in common for layer {first.layer!r}, so they "
                 "have no mean; record them with the same schedule"
             )
-        values = np.stack([curve.value[np.searchsorted(curve.step, steps)] for curve in curves])
         out.append(
             CurveSummary(
                 **dict(zip(alike, key, strict=True)),
@@ -241,6 +232,12 @@ def summarize(
             )
         )
     return out
+
+
+def at_common_steps(steps: Sequence[Steps], values: Sequence[FloatArray]) -> tuple[Steps, FloatArray]:
+    """The steps that all runs have, of the steps (S,) of each, and the values (runs, common steps, ...) there."""
+    common = reduce(np.intersect1d, steps)
+    return common, np.stack([own[np.searchsorted(at, common)] for at, own in zip(steps, values, strict=True)])
 
 
 @dataclass(frozen=True)

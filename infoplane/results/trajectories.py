@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -220,40 +220,20 @@ def pair(table: ResultTable) -> Plane:
         if quantity in rows:
             rows[quantity][estimate] = row
     xt, ty, null = rows.values()
-    shared = [estimate for estimate in xt if estimate in ty]
-    at_xt = np.array([xt[estimate] for estimate in shared], dtype=np.int64)
-    at_ty = np.array([ty[estimate] for estimate in shared], dtype=np.int64)
-    at_null = np.array([null.get(estimate, -1) for estimate in shared], dtype=np.int64)
-    same = (
-        "run",
-        "step",
-        "epoch",
-        "layer",
-        "depth",
-        "subset",
-        "estimator",
-        "config",
-        "n_samples",
-        "n_units",
-        "estimand",
-    )
+    # Where there is no null, its row is the one beyond the end.
+    joined = [(row, ty[estimate], null.get(estimate, len(table))) for estimate, row in xt.items() if estimate in ty]
+    at_xt, at_ty, at_null = np.array(joined, dtype=np.int64).reshape(-1, 3).T
+    same = [field.name for field in fields(Plane) if not field.name.startswith("i_")]
     own = ("low", "high", "ceiling", "bound", "flags")
     return Plane(
         **{name: table[name][at_xt] for name in same},
-        settings=table.settings[at_xt],
         i_xt=table["value"][at_xt],
         i_ty=table["value"][at_ty],
         **{f"i_xt_{name}": table[name][at_xt] for name in own},
         **{f"i_ty_{name}": table[name][at_ty] for name in own},
-        i_ty_null=_where_known(table["value"], at_null),
-        i_ty_null_high=_where_known(table["high"], at_null),
+        i_ty_null=np.append(table["value"], np.nan)[at_null],
+        i_ty_null_high=np.append(table["high"], np.nan)[at_null],
     )
-
-
-def _where_known(column: Array, rows: IntArray) -> FloatArray:
-    """The cells of these rows of a column, NaN for row -1."""
-    # The cell that stands beyond the end is also the one at -1.
-    return np.append(column, np.nan)[rows]
 
 
 def curves(table: ResultTable) -> list[Curve]:
@@ -280,22 +260,16 @@ def data_processing(table: ResultTable, chain: Chain, slack: float) -> list[Data
     names = ("run", "estimator", "settings", "subset")
     out = []
     for key, index in groups([table[name] for name in names], [table["step"], table["depth"]]):
-        layers = _chain_of(key[0], table, index, chain)
-        if layers is None:
-            continue
+        own = dict(zip(names, key, strict=True))
+        layers = _chain_of(own["run"], table, index, chain)
         rises = _rises(table, index, layers)
         if rises.size:
-            own = dict(zip(names, key, strict=True))
-            out.append(
-                DataProcessing(
-                    **own,
-                    pairs=rises.size,
-                    violations=int((rises > slack).sum()),
-                    worst=float(rises.max()),
-                    chain=tuple(layers),
-                    slack=slack,
-                )
-            )
+            found: dict[str, Any] = {
+                "pairs": rises.size,
+                "violations": int((rises > slack).sum()),
+                "worst": float(rises.max()),
+            }
+            out.append(DataProcessing(**own, **found, chain=layers, slack=slack))
     return out
 
 
@@ -324,16 +298,14 @@ def _rises(table: ResultTable, rows: IntArray, layers: Sequence[str]) -> FloatAr
     return np.asarray(rises[np.diff(step[order]) == 0])
 
 
-def _chain_of(run: str, table: ResultTable, rows: IntArray, chain: Chain) -> list[str] | None:
-    """The layers of a run in the order in which each feeds the next only; None where that is not known."""
+def _chain_of(run: str, table: ResultTable, rows: IntArray, chain: Chain) -> tuple[str, ...]:
+    """The layers of a run in the order in which each feeds the next only; none where that is not known."""
     if isinstance(chain, Mapping):
-        return list(chain[run]) if run in chain else None
+        return tuple(chain.get(run, ()))
     if chain is not None:
-        return list(chain)
+        return tuple(chain)
     recorded = table.meta.get("runs", {}).get(run, {}).get("chain")
-    if isinstance(recorded, list):
-        return [str(layer) for layer in recorded]
     if recorded is True:
         depth = dict(zip(table["layer"][rows].tolist(), table["depth"][rows].tolist(), strict=True))
-        return sorted(depth, key=lambda layer: depth[layer])
-    return None
+        return tuple(sorted(depth, key=lambda layer: depth[layer]))
+    return tuple(map(str, recorded)) if isinstance(recorded, list) else ()

@@ -96,17 +96,12 @@ class Series:
         """The names of what the estimator gave, in the order of the table."""
         return list(dict.fromkeys(self.table["quantity"].tolist()))
 
-    def with_layers(self, layers: Sequence[str]) -> Series:
-        """The same of fewer layers."""
-        return replace(
-            self,
-            table=self.table.take(is_in(self.table["layer"], layers)),
-            layers=[k for k in self.layers if k in set(layers)],
-        )
-
-    def of_run(self, run: str) -> Series:
-        """The same of one of the runs."""
-        return replace(self, table=self.table.take(is_in(self.table["run"], [run])), runs=[run])
+    def of_run(self, run: str, layers: Sequence[str] | None = None) -> Series:
+        """The same of one of the runs, and of fewer layers where they are named, in the order of the forward pass."""
+        rows = self.table.take(is_in(self.table["run"], [run]))
+        if layers is None:
+            return replace(self, table=rows, runs=[run])
+        return replace(self, table=rows.take(is_in(rows["layer"], layers)), runs=[run], layers=list(layers))
 
     def grid(self, quantity: str) -> Grid:
         """One quantity of the one run as arrays (steps, layers).
@@ -183,13 +178,12 @@ def choose(
     whole = table.current()
     run, subset, layers = select.get("run"), select.get("subset"), select.get("layers")
     against = select.get("against", "step")
-    recorded = select.get("estimator") == RECORDED
-    rows = whole.take(((whole["estimator"] == RECORDED) == recorded) & (whole["layer"] != ""))
+    rows = of_layers(whole, recorded=select.get("estimator") == RECORDED)
     if quantity is not None:
         rows = rows.take(is_in(rows["quantity"], quantity))
     if len(rows) == 0:
         raise ValueError("the table has no estimates; run infoplane.analyze(run) first")
-    rows, wanted = _of_estimator(rows, select.get("estimator"), select.get("settings"))
+    rows, wanted = _of_estimator(rows, select)
     rows = _only(rows, "estimator")
     if run is not None or not several_runs:
         rows = _only(rows, "run", run)
@@ -226,26 +220,21 @@ def with_times(rows: ResultTable, against: str) -> tuple[ResultTable, int]:
     return rows.take(known), len(lost)
 
 
-def options(
-    table: ResultTable,
-    column: str,
-    *,
-    estimator: str | None = None,
-    settings: Mapping[str, Any] | str | None = None,
-    run: str | None = None,
-    subset: str | None = None,
-) -> list[str]:
+def options(table: ResultTable, column: str, **select: Unpack[Selection]) -> list[str]:
     """The values of a column (estimator, settings, run, subset) among the estimates that fit the other choices."""
-    rows = table.current()
-    rows = rows.take((rows["estimator"] != RECORDED) & (rows["layer"] != ""))
-    rows, wanted = _of_estimator(rows, estimator, settings)
-    for name, value in (("run", run), ("subset", subset)):
-        if value is not None:
-            rows = _only(rows, name, value)
+    rows, wanted = _of_estimator(of_layers(table.current()), select)
+    for name in ("run", "subset"):
+        if (value := select.get(name)) is not None:
+            rows = _only(rows, name, str(value))
     out = list(dict.fromkeys(rows[column].tolist()))
     if column == "settings" and wanted:
         out = [t for t in out if all(json.loads(t).get(n) == v for n, v in wanted.items())]
     return out
+
+
+def of_layers(table: ResultTable, *, recorded: bool = False) -> ResultTable:
+    """The estimates of a table, or what was `recorded` of its layers; without what was recorded of the model."""
+    return table.take(((table["estimator"] == RECORDED) == recorded) & (table["layer"] != ""))
 
 
 def _filled(shape: tuple[int, ...], at: Any, values: npt.NDArray[Any], missing: Any = np.nan) -> npt.NDArray[Any]:
@@ -260,9 +249,8 @@ def metrics(
 ) -> dict[str, tuple[FloatArray, FloatArray]]:
     """Recorded metrics of one run: name -> (steps or epochs, values), in step order; `layer=""` for the model's."""
     rows = table.current()
-    rows = rows.take(is_in(rows["estimator"], [RECORDED]) & is_in(rows["layer"], [layer]))
-    if run is not None:
-        rows = rows.take(is_in(rows["run"], [run]))
+    of_run = True if run is None else is_in(rows["run"], [run])
+    rows = rows.take(is_in(rows["estimator"], [RECORDED]) & is_in(rows["layer"], [layer]) & of_run)
     out = {}
     for (name,), index in groups([rows["quantity"]], [rows["step"]]):
         when = rows[against][index].astype(np.float64)
@@ -316,11 +304,8 @@ def default_layers(rows: ResultTable) -> list[str]:
     kept: set[str] = set()
     for run in dict.fromkeys(rows["run"].tolist()):
         layers = set(rows["layer"][is_in(rows["run"], [run])].tolist())
-        shown = {
-            str(layer["key"])
-            for layer in about.get(run, {}).get("layers", ())
-            if layer.get("role") in ("activation", "output")
-        }
+        known = about.get(run, {}).get("layers", ())
+        shown = {str(layer["key"]) for layer in known if layer.get("role") in ("activation", "output")}
         kept |= layers & shown or layers
     return [layer for layer in ordered_layers(rows) if layer in kept]
 
@@ -332,9 +317,8 @@ def match_layers(patterns: Sequence[str], known: Sequence[str]) -> list[str]:
     for pattern in patterns:
         hits = {layer for layer in known if layer_matches(layer, pattern)}
         if not hits:
-            raise ValueError(
-                f"no layer of the table matches {pattern!r}; closest: {', '.join(closest(pattern, known))}"
-            )
+            near = ", ".join(closest(pattern, known))
+            raise ValueError(f"no layer of the table matches {pattern!r}; closest: {near}")
         found |= hits
     return [layer for layer in known if layer in found]
 
@@ -345,11 +329,9 @@ def is_in(column: npt.NDArray[Any], values: Iterable[str]) -> BoolArray:
     return by_value(column.tolist(), wanted.__contains__, bool)
 
 
-def _of_estimator(
-    rows: ResultTable, estimator: str | None, settings: Mapping[str, Any] | str | None
-) -> tuple[ResultTable, dict[str, Any]]:
+def _of_estimator(rows: ResultTable, select: Selection) -> tuple[ResultTable, dict[str, Any]]:
     """The rows of an estimator, and the settings that are asked for, in its name after a colon or apart."""
-    wanted = parse_settings(settings)
+    wanted, estimator = parse_settings(select.get("settings")), select.get("estimator")
     if estimator is None:
         return rows, wanted
     name, _, rest = estimator.partition(":")
@@ -379,14 +361,10 @@ def _one_setting(rows: ResultTable, wanted: Mapping[str, Any]) -> ResultTable:
     def words(text: str) -> str:
         return ",".join(f"{n}={json.dumps(known[text].get(n))}" for n in varying) or "(default)"
 
+    name, have = rows["estimator"][0], "; ".join(map(words, fit[:12] or known))
     if not fit:
         asked = ",".join(f"{n}={json.dumps(v)}" for n, v in wanted.items())
-        raise ValueError(
-            f"the table has no {rows['estimator'][0]} with {asked}; available: {'; '.join(map(words, known))}"
-        )
+        raise ValueError(f"the table has no {name} with {asked}; available: {have}")
     if len(fit) > 1:
-        raise ValueError(
-            f"the table has {len(fit)} settings of {rows['estimator'][0]}, choose with settings=...: "
-            f"{'; '.join(words(t) for t in fit[:12])}"
-        )
+        raise ValueError(f"the table has {len(fit)} settings of {name}, choose with settings=...: {have}")
     return rows.take(is_in(texts, fit[:1]))
