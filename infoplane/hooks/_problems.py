@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -56,12 +56,7 @@ class Failed:
     error: Exception
 
 
-@dataclass(frozen=True)
-class Done(Generic[T]):
-    value: T
-
-
-def outcome(work: Callable[[], T]) -> Done[T] | Failed:
+def outcome(work: Callable[[], T]) -> T | Failed:
     """Keep what `work()` gave or raised. This is the only place where the recorder catches an exception to go on.
 
     Out of memory, and errors of the accelerator, after which nothing on it can be trusted, are raised as they are,
@@ -69,7 +64,7 @@ def outcome(work: Callable[[], T]) -> Done[T] | Failed:
     also where another exception has covered it.
     """
     try:
-        return Done(work())
+        return work()
     except Exception as error:
         failed = error
     end = ending(failed)
@@ -143,6 +138,11 @@ class _Listed:
         often = f", {self.count} times" if self.count > max(1, len(self.steps)) else ""
         return Problem("", self.what + often, tuple(self.steps), note=self.note)
 
+    def to_json(self) -> dict[str, Any]:
+        problem = self.problem()
+        cut = f", {len(self.steps)} steps, of which the first are named" if len(self.steps) > KEPT_STEPS else ""
+        return {"what": problem.what + cut, "steps": self.steps[:KEPT_STEPS], "note": self.note}
+
 
 class Problems:
     """The policy of one recorder, and what it forgave.
@@ -156,7 +156,8 @@ class Problems:
         self.begun = False
         self._entries: dict[str, _Listed] = {}
         self._kinds: dict[str, int] = {}
-        self._save: Callable[[list[dict[str, Any]]], None] | None = None
+        self.save_with: Callable[[list[dict[str, Any]]], None] | None = None
+        """Where the list goes when it has grown: into the session's file."""
         self._saved_at = -SAVE_SECONDS
         self._unsaved = False
         self._unsaid: list[str] = []
@@ -169,15 +170,11 @@ class Problems:
     def forgiving(self) -> bool:
         return self.begun and self._on_error == "warn"
 
-    def save_with(self, save: Callable[[list[dict[str, Any]]], None]) -> None:
-        """Where the list goes when it has grown: into the session's file."""
-        self._save = save
-
     def attempt(self, what: str, work: Callable[[], T], step: int | None = None) -> T | None:
         """`work()`; None where it failed and this is forgiven, `what` then being missing."""
         found = outcome(work)
-        if isinstance(found, Done):
-            return found.value
+        if not isinstance(found, Failed):
+            return found
         self.refuse({what: found.error}, step)
         return None
 
@@ -189,10 +186,10 @@ class Problems:
             return
         kinds: dict[str, dict[str, Exception]] = {}
         for what, error in lost.items():
-            kinds.setdefault(_kind(what, error), {})[what] = error
+            kind = _kind(what, error)
+            kinds.setdefault(kind, {})[what] = error
+            self._list(f"{kind} {what}", f"{what}: {say(error)}", step, note=isinstance(error, NotCalled))
         for kind, found in kinds.items():
-            for what, error in found.items():
-                self._list(f"{kind} {what}", f"{what}: {say(error)}", step, note=isinstance(error, NotCalled))
             self._count(kind, found, step)
         self.save()
 
@@ -209,13 +206,12 @@ class Problems:
         count = self._kinds[kind] = self._kinds.get(kind, 0) + 1
         if count != 10 ** (len(str(count)) - 1):
             return
-        shown = listed(list(found), 5)
         at = "" if step is None else f" at step {step}"
         again = f" (for the {count}th time)" if count > 1 else ""
         self._saved_at = -SAVE_SECONDS
         self._unsaid.append(
-            f"not recorded{at}{again}: {shown}: {say(next(iter(found.values())))}; training goes on, and all that is "
-            'missing stands in recorder.problems (on_error="raise" stops instead)'
+            f"not recorded{at}{again}: {listed(list(found), 5)}: {say(next(iter(found.values())))}; training goes on, "
+            'and all that is missing stands in recorder.problems (on_error="raise" stops instead)'
         )
 
     def warn_of_new(self) -> None:
@@ -226,20 +222,14 @@ class Problems:
 
     def save(self, *, now: bool = False) -> None:
         """Hand the list on where it has grown, at most every two seconds unless something is new."""
-        if self._save is None or not self._unsaved or not (now or time.monotonic() - self._saved_at >= SAVE_SECONDS):
+        save = self.save_with
+        if save is None or not self._unsaved or not (now or time.monotonic() - self._saved_at >= SAVE_SECONDS):
             return
         self._saved_at, self._unsaved = time.monotonic(), False
-        save = self._save
-        found = outcome(lambda: save([_as_json(entry) for entry in self._entries.values()]))
+        found = outcome(lambda: save([entry.to_json() for entry in self._entries.values()]))
         if isinstance(found, Failed):
             self._list("save", f"the session's list of problems: {say(found.error)}", None, note=False)
             self._unsaved = False
-
-
-def _as_json(entry: _Listed) -> dict[str, Any]:
-    problem = entry.problem()
-    cut = f", {len(entry.steps)} steps, of which the first are named" if len(entry.steps) > KEPT_STEPS else ""
-    return {"what": problem.what + cut, "steps": list(problem.steps[:KEPT_STEPS]), "note": problem.note}
 
 
 def _kind(what: str, error: Exception) -> str:

@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,12 +25,13 @@ from infoplane.core.text import printable
 from infoplane.core.warn import warn
 from infoplane.hooks._out.destination import SHIFT, Destination, close_all, forget, refuse_unclosed, remember
 from infoplane.hooks._out.host import HostMemory
+from infoplane.hooks._pass.capture import Captured
 from infoplane.hooks._pass.members import Members, State
 from infoplane.hooks._pass.prober import Prober
-from infoplane.hooks._problems import Done, Failed, NonFiniteError, Problems, outcome
+from infoplane.hooks._problems import Failed, NonFiniteError, Problems, outcome
 from infoplane.hooks._ranks import Ranks, find_ranks, share_buffers
 from infoplane.hooks._settings import Settings
-from infoplane.hooks.metrics import LayerMetrics, as_numbers, numbers_of_members, one_number, to_numbers, weight_norms
+from infoplane.hooks.metrics import LayerMetrics, as_numbers, numbers, to_numbers, weight_norms
 from infoplane.hooks.overview import SizePlan, free_bytes
 from infoplane.hooks.probe import ProbeSet
 from infoplane.hooks.schedule import StepCounter, as_schedule, whole_number
@@ -156,7 +157,7 @@ class Session:
             self._ranks.together(self._prepare)
         try:
             last_step, _ = self._ranks.together(lambda: (self._open_sinks(), {}))
-            self.problems.save_with(self._save_problems)
+            self.problems.save_with = self._save_problems
             self.state = "open"
             remember(self, self.destinations)
             if last_step is None and self.settings.initial:
@@ -248,7 +249,7 @@ class Session:
             for destination in self.destinations:
                 attempt("notes of the session", partial(destination.annotate, {SHIFT: self._steps.shift}))
         self._noted_shift = True
-        at = None if epoch is None else attempt("epoch", lambda: one_number("epoch", epoch), step)
+        at = None if epoch is None else attempt("epoch", lambda: numbers("epoch", epoch), step)
         return Visit(
             step,
             float(counter) if at is None else at[0],
@@ -264,8 +265,8 @@ class Session:
         if self.state != "open":
             raise RuntimeError("due() needs an open recorder: use it inside `with Recorder(...) as recorder:`")
         found = outcome(lambda: copy.copy(self._steps).call(whole_number(step))[1])
-        if isinstance(found, Done):
-            return found.value
+        if not isinstance(found, Failed):
+            return found
         if not self.problems.forgiving:
             raise found.error
         return False  # `snapshot` lists it
@@ -282,20 +283,20 @@ class Session:
         return bool(taken)
 
     def _record(self, visit: Visit) -> bool:
-        def measured() -> tuple[list[tuple[Layer, Tensor]], dict[str, Exception]]:
+        def measured() -> tuple[Captured, dict[str, Exception]]:
             before = self.prober.layers
             on_device = any(d.needs_tensors for d in self.destinations)
             captured = self.prober.measure(visit.step, self._memory().allocator(on_device=on_device))
             axis = 0 if self._members is None else 1
-            self._watch.look(visit.step, before, captured.layers, self.prober.probe, axis=axis)
-            return captured.layers, {f"layer {key!r}": error for key, error in captured.lost.items()}
+            self._watch.look(visit.step, before, captured, self.prober.probe, axis=axis)
+            return captured, {f"layer {key!r}": error for key, error in captured.lost.items()}
 
         found, lost = self._ranks.together(measured)
         self.problems.refuse(lost, visit.step)
-        there = [(layer, values) for layer, values in found if f"layer {layer.key!r}" not in lost]
-        if not there:
+        layers = tuple(layer for layer in found.layers if f"layer {layer.key!r}" not in lost)
+        if not layers:
             raise ValueError("none of the recorded layers could be recorded")
-        self._emit(visit, tuple(layer for layer, _ in there), {layer.key: values for layer, values in there})
+        self._emit(visit, layers, {layer.key: found.values[layer.key] for layer in layers})
         return True
 
     def _numbers(self, metrics: Any, step: int) -> list[dict[str, float]]:
@@ -303,10 +304,10 @@ class Session:
         if not isinstance(metrics, Mapping):
             raise TypeError(f"metrics must map names to numbers, as {{'loss': 0.3}}, got {metrics!r:.80}")
         runs = len(self.destinations)
-        read = one_number if self._members is None else partial(numbers_of_members, members=runs)
-        found = {name: outcome(partial(read, name, value)) for name, value in metrics.items()}
+        members = None if self._members is None else runs
+        found = {name: outcome(partial(numbers, name, value, members)) for name, value in metrics.items()}
         self.problems.refuse({f"metric {n!r:.80}": f.error for n, f in found.items() if isinstance(f, Failed)}, step)
-        return [{name: f.value[i] for name, f in found.items() if isinstance(f, Done)} for i in range(runs)]
+        return [{name: f[i] for name, f in found.items() if not isinstance(f, Failed)} for i in range(runs)]
 
     def _emit(self, visit: Visit, layers: tuple[Layer, ...], values: Mapping[str, Tensor]) -> None:
         """Hand the snapshot of each run to its sinks."""
@@ -351,9 +352,6 @@ def _dtype_name(dtype: torch.dtype | None) -> str | None:
     return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
-Results = Sequence[tuple[Layer, Tensor]]
-
-
 class Watch:
     """Looks at every snapshot; each kind of finding is told once."""
 
@@ -362,17 +360,17 @@ class Watch:
         self._told: set[str] = set()
         self._seen_repeats = False
 
-    def look(self, step: int, before: Sequence[Layer], results: Results, probe: ProbeSet, *, axis: int) -> None:
+    def look(self, step: int, before: Sequence[Layer], found: Captured, probe: ProbeSet, *, axis: int) -> None:
         """Raise ValueError for NaN or infinite values where that was asked for; warn of the rest."""
-        self._changes(step, before, results)
-        self._finite(step, results)
+        self._changes(step, before, found.layers)
+        self._finite(step, found.values)
         if probe.passes and not self._seen_repeats:
             self._seen_repeats = True
-            self._repeats(results, probe, axis)
+            self._repeats(found.values.values(), probe, axis)
 
-    def _changes(self, step: int, before: Sequence[Layer], results: Results) -> None:
+    def _changes(self, step: int, before: Sequence[Layer], now: Sequence[Layer]) -> None:
         known = {layer.key: layer for layer in before}
-        for new, _ in results:
+        for new in now:
             old = known[new.key]
             if (old.unit_shape, old.dtype) != (new.unit_shape, new.dtype):
                 self._tell(
@@ -381,25 +379,25 @@ class Watch:
                     f"at step {step}; steps before and after cannot be analysed together",
                 )
 
-    def _finite(self, step: int, results: Results) -> None:
-        floating = [(layer, values) for layer, values in results if values.is_floating_point()]
+    def _finite(self, step: int, found: Mapping[str, Tensor]) -> None:
+        floating = {key: values for key, values in found.items() if values.is_floating_point()}
         # The sum is sixteen times faster than a look at every value, and finite when all are.
-        sums = to_numbers([values.sum(dtype=torch.float32) for _, values in floating])
-        for (layer, values), total in zip(floating, sums, strict=True):
+        sums = to_numbers([values.sum(dtype=torch.float32) for values in floating.values()])
+        for (key, values), total in zip(floating.items(), sums, strict=True):
             if math.isfinite(total):
                 continue
             bad = int((~torch.isfinite(values)).sum())
             if not bad:
                 continue
-            text = f"layer {layer.key!r} has {bad} NaN or infinite values at step {step}; did training diverge?"
+            text = f"layer {key!r} has {bad} NaN or infinite values at step {step}; did training diverge?"
             if self._nonfinite == "raise":
                 raise NonFiniteError(text)
             self._tell("nonfinite", f"{text} Later ones are counted without a warning.")
 
-    def _repeats(self, results: Results, probe: ProbeSet, axis: int) -> None:
+    def _repeats(self, found: Iterable[Tensor], probe: ProbeSet, axis: int) -> None:
         """Further passes over a network without noise are the first one again."""
         start, again = probe.first_pass, probe.passes[0]
-        for _, values in results:
+        for values in found:
             first = values.index_select(axis, again.to(values.device))
             if not torch.equal(first, values.narrow(axis, start, len(again))):
                 return

@@ -108,7 +108,7 @@ class Settings:
             sample_ids=self.sample_ids,
             input_ids=self.input_ids,
             label_names=self.label_names,
-            mask=self.mask if isinstance(self.mask, Tensor) else None,
+            mask="attention_mask" if self.mask is None else self.mask,
             repeats=self.repeats,
             repeat_seed=self.repeat_seed,
         )

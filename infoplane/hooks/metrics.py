@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -11,9 +12,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from infoplane.core.errors import closest
-from infoplane.hooks.select import matches, named_modules, unwrap
+from infoplane.hooks.select import by_pattern, check_patterns, named_modules, unwrap
 
 LayerMetrics = dict[tuple[str, str], Tensor]
+
+
+@dataclass
+class _Moments:
+    """Steps, mean, and sum of squares around the mean of one parameter's gradients."""
+
+    count: int
+    mean: Tensor
+    squares: Tensor
 
 
 class GradientMoments:
@@ -66,7 +76,12 @@ class GradientMoments:
         parameters = [p for group in self._parameters.by_module.values() for p in group if p.requires_grad]
         self._parameters.check(parameters)
         if optimizer is not None:
-            handle: Any = optimizer.register_step_pre_hook(lambda *_: self._add_all(parameters))
+
+            def add_all(*_: Any) -> None:
+                for p in parameters:
+                    self._add(p)
+
+            handle: Any = optimizer.register_step_pre_hook(add_all)
             self._remove.append(handle.remove)
         else:
             for p in parameters:
@@ -96,9 +111,7 @@ class GradientMoments:
     def _start(self, parameters: Parameters) -> None:
         self._parameters = parameters
         self.reads_parameters = True
-        self._count: dict[Tensor, int] = {}
-        self._mean: dict[Tensor, Tensor] = {}
-        self._squares: dict[Tensor, Tensor] = {}
+        self._moments: dict[Tensor, _Moments] = {}
         self._remove: list[Callable[[], None]] = []
 
     @property
@@ -145,24 +158,20 @@ class GradientMoments:
         if gradient is not None and gradient.layout is torch.strided:
             self._update(parameter, gradient)
 
-    def _add_all(self, parameters: list[nn.Parameter]) -> None:
-        for p in parameters:
-            self._add(p)
-
     @torch.no_grad()
     def _update(self, parameter: Tensor, gradient: Tensor) -> None:
         """Welford's update: stable in the gradient's own precision."""
         if hasattr(gradient, "to_local"):
             gradient = gradient.to_local()
         gradient = gradient.detach().float()
-        n = self._count[parameter] = self._count.get(parameter, 0) + 1
-        if n == 1:
-            self._mean[parameter] = gradient.clone()
-            self._squares[parameter] = torch.zeros_like(gradient)
+        seen = self._moments.get(parameter)
+        if seen is None:
+            self._moments[parameter] = _Moments(1, gradient.clone(), torch.zeros_like(gradient))
             return
-        delta = gradient - self._mean[parameter]
-        self._mean[parameter] += delta / n
-        self._squares[parameter].addcmul_(delta, gradient - self._mean[parameter])
+        seen.count += 1
+        delta = gradient - seen.mean
+        seen.mean += delta / seen.count
+        seen.squares.addcmul_(delta, gradient - seen.mean)
 
     @torch.no_grad()
     def take(self) -> LayerMetrics:
@@ -172,18 +181,18 @@ class GradientMoments:
         `gradient_steps` is their number.
         """
         metrics: LayerMetrics = {}
-        add_up = self._parameters.sum
         for name, parameters in self._parameters.by_module.items():
-            seen = [p for p in parameters if self._count.get(p)]
+            seen = [(p, self._moments[p]) for p in parameters if p in self._moments]
             if not seen:
                 continue
-            steps = max(self._count[p] for p in seen)
-            norm = metrics[name, "gradient_mean_norm"] = _norm([add_up(p, self._mean[p].square()) for p in seen])
+            steps = max(m.count for _, m in seen)
+            add_up = self._parameters.sum
+            norm = metrics[name, "gradient_mean_norm"] = _norm([add_up(p, m.mean.square()) for p, m in seen])
             if steps > 1:
-                variances = [add_up(p, self._squares[p]) / (self._count[p] - 1) for p in seen if self._count[p] > 1]
+                variances = [add_up(p, m.squares) / (m.count - 1) for p, m in seen if m.count > 1]
                 metrics[name, "gradient_std_norm"] = _norm(variances)
             metrics[name, "gradient_steps"] = torch.full(norm.shape, float(steps), device="cpu")
-        self._count, self._mean, self._squares = {}, {}, {}
+        self._moments = {}
         return metrics
 
     def remove(self) -> None:
@@ -231,31 +240,23 @@ def _norm(squares: list[Tensor]) -> Tensor:
     return total.sqrt()
 
 
-def one_number(name: Any, value: Any) -> list[float]:
-    """A metric of a single network, as a list of one; TypeError for what is no single number."""
-    _check_name(name)
+def numbers(name: Any, value: Any, members: int | None = None) -> list[float]:
+    """A metric as a list of one; with members as one number for each. TypeError for what is no number."""
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"metrics map names to numbers, got the name {name!r:.80}")
+    value = value.detach().cpu() if isinstance(value, Tensor) else value
+    if members is not None:
+        array = np.asarray(value, dtype=np.float64)
+        if array.ndim > 1 or (array.ndim == 1 and len(array) != members):
+            raise TypeError(f"metric {name!r} must be one number or {members} of them, got shape {array.shape}")
+        return [float(number) for number in np.broadcast_to(array, (members,))]
     refusal = f"metric {name!r} must be one number, got "
     if isinstance(value, Tensor) and value.numel() != 1:
         raise TypeError(f"{refusal}a tensor of shape {tuple(value.shape)}")
     try:
-        return [float(value.detach() if isinstance(value, Tensor) else value)]
+        return [float(value)]
     except (TypeError, ValueError) as error:
         raise TypeError(f"{refusal}{value!r:.80}") from error
-
-
-def numbers_of_members(name: Any, value: Any, members: int) -> list[float]:
-    """A metric with one number for each member, or one for all; TypeError for anything else."""
-    _check_name(name)
-    array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
-    if array.ndim > 1 or (array.ndim == 1 and len(array) != members):
-        raise TypeError(f"metric {name!r} must be one number or {members} of them, got shape {array.shape}")
-    numbers: list[float] = np.broadcast_to(array, (members,)).tolist()
-    return numbers
-
-
-def _check_name(name: Any) -> None:
-    if not isinstance(name, str) or not name:
-        raise TypeError(f"metrics map names to numbers, got the name {name!r:.80}")
 
 
 def as_numbers(metrics: LayerMetrics) -> list[dict[tuple[str, str], float]]:
@@ -279,15 +280,19 @@ class Parameters:
     """
 
     def __init__(self, model: nn.Module, members: int | None = None, dim: int | Mapping[str, int] = 0) -> None:
-        self.by_module = own_parameters(model)
+        self.by_module: dict[str, list[nn.Parameter]] = {}
+        """Own parameters of each module that has some; "@out" is the model itself."""
         self.names: dict[Tensor, str] = {p: n for n, p in model.named_parameters()}
         self.by_name = {n: p for p, n in self.names.items()}
+        left = set(self.names)
+        for name, named in named_modules(model).items():
+            # A parameter that several modules share counts for the first.
+            if own := [p for p in named.module.parameters(recurse=False) if p in left]:
+                self.by_module[name or "@out"] = own
+            left.difference_update(own)
         self.members = members
         self.dims = dim if isinstance(dim, Mapping) else {"*": dim}
-        for pattern in self.dims:
-            if pattern != "*" and not any(_fits(n, pattern) for n in self.by_name):
-                near = ", ".join(closest(pattern, self.by_name))
-                raise ValueError(f"parameter_dim names {pattern!r}, no parameter of the model; closest: {near}")
+        check_patterns("parameter_dim", self.dims, list(self.by_name), "parameter of the model")
 
     def sum(self, parameter: Tensor, values: Tensor) -> Tensor:
         """Sum of values that lie as the parameter does."""
@@ -306,25 +311,5 @@ class Parameters:
                 )
 
     def _dim(self, parameter: Tensor) -> int:
-        name = self.names[parameter]
-        fitting = (d for pattern, d in self.dims.items() if pattern != "*" and _fits(name, pattern))
-        return self.dims[name] if name in self.dims else next(fitting, self.dims.get("*", 0))
-
-
-def _fits(name: str, pattern: str) -> bool:
-    return name == pattern or matches(name, pattern)
-
-
-def own_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Parameters of each module that has some of its own; one shared by several counts for the first.
-
-    The model itself is called "@out".
-    """
-    owned: dict[str, list[nn.Parameter]] = {}
-    seen: set[nn.Parameter] = set()
-    for name, named in named_modules(model).items():
-        own = [p for p in named.module.parameters(recurse=False) if p not in seen]
-        seen.update(own)
-        if own:
-            owned[name or "@out"] = own
-    return owned
+        found: int = by_pattern(self.dims, [self.names[parameter]], 0)
+        return found

@@ -85,7 +85,7 @@ def as_probe_set(
     sample_ids: Any = None,
     input_ids: Any = None,
     label_names: Sequence[str] = (),
-    mask: Tensor | None = None,
+    mask: Tensor | str | None = None,
     repeats: tuple[int, int] | None = None,
     repeat_seed: int | None = None,
 ) -> ProbeSet:
@@ -100,6 +100,8 @@ def as_probe_set(
         The user's identifiers, unique; 0, 1, 2, ... by default.
     input_ids : (samples,) integers, optional
         Equal for equal inputs; found by comparing the inputs by default.
+    mask : (samples, tokens) tensor, or name of a keyword input, optional
+        True where a token is no padding; no mask where there is no such input.
     repeats : (m, n_x), optional
         n_x further passes over m of the inputs: the first m, or m drawn with `repeat_seed`.
 
@@ -115,7 +117,9 @@ def as_probe_set(
     labels = [as_labels(y, len(p)) for p, y in zip(parts, ys, strict=True)]
     inputs = concatenated(names, parts)
     n = len(inputs)
-    if mask is not None:
+    if isinstance(mask, str):
+        inputs = dataclasses.replace(inputs, mask=inputs.kwargs.get(mask))
+    elif mask is not None:
         if mask.ndim != 2 or len(mask) != n:
             raise ValueError(f"mask must have shape ({n}, tokens), got {tuple(mask.shape)}")
         inputs = dataclasses.replace(inputs, mask=mask.detach().clone())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
@@ -15,6 +15,8 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from infoplane.core.errors import closest
 from infoplane.core.text import printable
 
+T = TypeVar("T")
+D = TypeVar("D")
 Site = Literal["in", "out"]
 LayerSpec = str | re.Pattern[str] | type[nn.Module] | nn.Module | Callable[[str, nn.Module], bool]
 Layers = LayerSpec | Sequence[LayerSpec] | None
@@ -140,6 +142,24 @@ def _parts_match(name: Sequence[str], pattern: Sequence[str]) -> bool:
     if pattern[0] == "**":
         return any(_parts_match(name[i:], pattern[1:]) for i in range(len(name) + 1))
     return bool(name) and fnmatch.fnmatchcase(name[0], pattern[0]) and _parts_match(name[1:], pattern[1:])
+
+
+def by_pattern(table: Mapping[str, T], names: Sequence[str], default: D) -> T | D:
+    """The entry whose pattern is one of the names itself, else the first glob that fits; "*" is for all others."""
+    for name in names:
+        if name in table:
+            return table[name]
+    for pattern, value in table.items():
+        if pattern != "*" and any(matches(name, pattern) for name in names):
+            return value
+    return table.get("*", default)
+
+
+def check_patterns(what: str, table: Iterable[str], names: Sequence[str], kind: str) -> None:
+    """A pattern that fits nothing is a slip: what it was meant for would be treated in another way unnoticed."""
+    for pattern in table:
+        if pattern != "*" and not any(name == pattern or matches(name, pattern) for name in names):
+            raise ValueError(f"{what} names {pattern!r}, no {kind}; closest: {', '.join(closest(pattern, names))}")
 
 
 def _clean(name: str) -> str:

@@ -116,8 +116,7 @@ class TensorInfo(NamedTuple):
 
 
 def info(tensor: Tensor) -> TensorInfo:
-    odd = _odd(tensor)
-    return TensorInfo(() if tensor.is_nested else tuple(tensor.shape), tensor.dtype, odd)
+    return TensorInfo(() if tensor.is_nested else tuple(tensor.shape), tensor.dtype, _odd(tensor))
 
 
 def tensors_in(value: Any) -> dict[str, Tensor]:
@@ -146,20 +145,9 @@ def _walk(value: Any, path: str, found: dict[str, Tensor]) -> None:
             _walk(getattr(value, field.name), f"{path}.{field.name}", found)
 
 
-def call_value(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The arguments of a module as one value: `[0]`, `[1]` for positional and `.name` for keyword arguments."""
-    values = {f"[{i}]{p}": t for i, a in enumerate(args) for p, t in tensors_in(a).items()}
-    values |= tensors_in(dict(kwargs))
-    return _Arguments(values)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Arguments:
-    values: dict[str, Tensor]
-
-
-def tensors_of(value: Any) -> dict[str, Tensor]:
-    return value.values if isinstance(value, _Arguments) else tensors_in(value)
+def tensors_in_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors in the arguments of a module: at `[0]`, `[1]` for positional and `.name` for keyword arguments."""
+    return tensors_in(args) | tensors_in(dict(kwargs))
 
 
 def choose(found: Mapping[str, Tensor] | Mapping[str, TensorInfo], path: str | None, what: str, kind: str) -> str:
@@ -215,4 +203,5 @@ def type_name(value: Any) -> str:
 
 
 def _listed(found: Mapping[str, Any]) -> str:
-    return listed([f"{printable(p) or 'itself'} {tuple(t.shape)}" for p, t in found.items()], 8)
+    shown = [f"{printable(p) or 'itself'} {tuple(t.shape)}" for p, t in found.items()]
+    return listed(shown, 8)

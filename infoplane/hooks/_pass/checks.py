@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -16,8 +15,8 @@ from infoplane.core.device import on_accelerator
 from infoplane.core.text import listed, printable
 from infoplane.core.warn import warn
 from infoplane.hooks._pass.calls import Attached, tensors_in, with_hooks
-from infoplane.hooks._pass.capture import Capture
-from infoplane.hooks._problems import raise_any
+from infoplane.hooks._pass.capture import Capture, Captured
+from infoplane.hooks._pass.state import Held
 from infoplane.hooks.probe import Inputs, ProbeSet
 from infoplane.hooks.select import is_scripted, named_modules
 
@@ -40,29 +39,11 @@ _REMEDY = (
 
 _REFUSALS = (ValueError, TypeError, IndexError, KeyError, AssertionError, RuntimeError)
 
-Values = Mapping[str, Tensor]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class PassValues:
-    """The values of one pass: each recorded layer as (rows, units), and the tensors that the model returned.
-
-    Layers that are `lost` did not run in it, or gave what cannot be taken: a drop of whole layers is noise as well.
-    """
-
-    layers: Values
-    outputs: Values
-    lost: Mapping[str, Exception] = field(default_factory=dict)
-
-    def whole(self) -> PassValues:
-        """Raises where a layer is missing."""
-        raise_any(self.lost)
-        return self
-
-
 class RunChunk(Protocol):
-    def __call__(self, inputs: Inputs, which: int, jolt: int | None = None, /) -> PassValues: ...
+    def __call__(self, inputs: Inputs, which: int, jolt: int | None = None, /) -> Captured: ...
 
 
 def look_at_rows(
@@ -90,7 +71,7 @@ def look_at_rows(
     state = _state(kept) if kept else ""
     if state:
         warn(state)
-    random = [k for k, v in plain.layers.items() if k not in kept and _differ(v, other.layers.get(k), rounding)]
+    random = [k for k, v in plain.values.items() if k not in kept and _differ(v, other.values.get(k), rounding)]
     if len(chunk) < 4:  # of so few, another order is too often the same but for a mirror
         return state
     if random:
@@ -105,7 +86,7 @@ def look_at_rows(
         key = capture.layer.key
         if key in kept or key in random:
             continue
-        moved = _moved(plain.layers[key][order], turned.layers.get(key), rounding)
+        moved = _moved(plain.values[key][order], turned.values.get(key), rounding)
         if moved <= max(1, ROWS_SHARE * len(chunk)):
             continue
         if sensitive(key) > 0.1 * moved:
@@ -147,7 +128,7 @@ def returned(output: Any) -> dict[str, Tensor]:
     return {k: thinned(t if t.ndim else t[None]) for k, t in dense.items() if not hasattr(t, "full_tensor")}
 
 
-def _first(run: RunChunk, probe: ProbeSet, rows: int) -> tuple[Inputs, PassValues]:
+def _first(run: RunChunk, probe: ProbeSet, rows: int) -> tuple[Inputs, Captured]:
     # Of the whole probe: a first chunk of one class may all go to one expert. In the probe's order: it may be sorted.
     n = min(rows, probe.first_pass)
     spread = (
@@ -175,7 +156,7 @@ def _cycle(n: int) -> Tensor:
             return order
 
 
-def _turned(run: RunChunk, chunk: Inputs, order: Tensor) -> PassValues | str:
+def _turned(run: RunChunk, chunk: Inputs, order: Tensor) -> Captured | str:
     try:
         return run(chunk.take(order), 0)
     except torch.OutOfMemoryError:
@@ -184,14 +165,14 @@ def _turned(run: RunChunk, chunk: Inputs, order: Tensor) -> PassValues | str:
         return f"{type(error).__name__}: {printable(str(error).splitlines()[0] if str(error) else '')}"
 
 
-def _sensitive(run: RunChunk, chunk: Inputs, plain: PassValues, rounding: float) -> Callable[[str], int]:
+def _sensitive(run: RunChunk, chunk: Inputs, plain: Captured, rounding: float) -> Callable[[str], int]:
     """How many rows of a layer move when the inputs change in their last digits; run when first asked for."""
-    found: list[PassValues] = []
+    found: list[Captured] = []
 
     def moved(key: str) -> int:
         if not found:
             found.extend(run(_jolted(chunk, seed), 0, seed) for seed in range(JOLTS))
-        return max(_moved(plain.layers[key], seen.layers.get(key), rounding) for seen in found)
+        return max(_moved(plain.values[key], seen.values.get(key), rounding) for seen in found)
 
     return moved
 
@@ -208,8 +189,10 @@ def _jolt(t: Tensor, generator: torch.Generator) -> Tensor:
     return t * (1 + JOLT_EPS * torch.finfo(t.dtype).eps * sign)
 
 
-def with_jolted_embeddings(model: nn.Module, seed: int, work: Callable[[], T]) -> T:
-    """`work()` with the last digits of every embedding changed: tokens have none."""
+def with_jolted_embeddings(model: nn.Module, seed: int | None, work: Callable[[], T]) -> T:
+    """`work()` with the last digits of every embedding changed, since tokens have none; unless the seed is None."""
+    if seed is None:
+        return work()
     generator = torch.Generator().manual_seed(seed)
 
     def run(attached: Attached) -> T:
@@ -221,8 +204,8 @@ def with_jolted_embeddings(model: nn.Module, seed: int, work: Callable[[], T]) -
     return with_hooks(run)
 
 
-def _changed(plain: PassValues, again: PassValues, rounding: float) -> list[str]:
-    layers = [k for k, v in plain.layers.items() if _differ(v, again.layers.get(k), rounding)]
+def _changed(plain: Captured, again: Captured, rounding: float) -> list[str]:
+    layers = [k for k, v in plain.values.items() if _differ(v, again.values.get(k), rounding)]
     outputs = [k for k, v in plain.outputs.items() if k in again.outputs and _differ(v, again.outputs[k], rounding)]
     return layers or ["@out" + k for k in outputs]
 
@@ -285,8 +268,7 @@ def _state(keys: Sequence[str]) -> str:
 
 
 def _named(keys: Sequence[str], what: str = "") -> str:
-    verb = "rows of layer" if len(keys) == 1 else "rows of layers"
-    return f"{verb} {listed([repr(k) for k in keys], 8)} are {what}".rstrip()
+    return f"rows of layer{'s' * (len(keys) > 1)} {listed(list(map(repr, keys)), 8)} are {what}".rstrip()
 
 
 def refuse_lazy(model: nn.Module) -> None:
@@ -306,8 +288,8 @@ def refuse_lazy(model: nn.Module) -> None:
 class FirstCall:
     """The content of all modules, noted ahead of the first pass, to be put back where that pass is refused."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, held: Held) -> None:
+        self._model, self._held = model, held
         self._found = [
             (module, [dict(part) for part in _parts(module)]) for module in model.modules() if not is_scripted(module)
         ]
@@ -317,24 +299,25 @@ class FirstCall:
         """Raise ValueError where the pass has made parameters, as layers sized by their first input do."""
         made = [name for name in _weights(self._model) if name not in self._weights]
         if made:
-            self._refuse(f"{_first_of(made)} first appeared in the probe's forward pass")
-
-    def refuse_set_once(self, first: Iterable[str], second: Iterable[str]) -> None:
-        """Raise ValueError for what the first pass set and the second did not, although it had been put back."""
-        once = sorted(set(first) - set(second))
-        if once:
-            self._refuse(f"{_first_of(once)} is set by the first forward pass only")
+            self._refuse(f"{listed(list(map(repr, made)), 1)} first appeared in the probe's forward pass")
 
     @contextlib.contextmanager
-    def blamed_for(self, first: set[str], second: Callable[[], set[str]]) -> Iterator[None]:
-        """Raise ValueError where the second pass fails on buffers put back: the model remembers that it made them."""
+    def watch_second(self) -> Iterator[None]:
+        """Raise ValueError for what the first pass set and the second does not, although it was put back."""
         try:
             yield
         except (RuntimeError, AttributeError, TypeError, IndexError) as error:
-            made = sorted(first - second())
-            if not made or isinstance(error, torch.OutOfMemoryError):
-                raise
-            self._refuse(f"{_first_of(made)} is set by the first forward pass only")
+            # It may fail on buffers put back, where the model remembers in an attribute that it made them.
+            if not isinstance(error, torch.OutOfMemoryError):
+                self._refuse_set_once(1)
+            raise
+        self._refuse_set_once(0)
+
+    def _refuse_set_once(self, kind: int) -> None:
+        assert self._held.first is not None
+        once = sorted(self._held.first[kind] - (self._held.changed, self._held.replaced)[kind])
+        if once:
+            self._refuse(f"{listed(list(map(repr, once)), 1)} is set by the first forward pass only")
 
     def _refuse(self, what: str) -> None:
         for module, held in self._found:
@@ -350,7 +333,3 @@ def _parts(module: nn.Module) -> tuple[dict[str, Any], ...]:
 
 def _weights(model: nn.Module) -> list[str]:
     return [name for name, _ in model.named_parameters(remove_duplicate=False)]
-
-
-def _first_of(names: list[str]) -> str:
-    return listed([repr(name) for name in names], 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +16,16 @@ from torch.utils._pytree import tree_leaves
 from infoplane.hooks._pass.calls import (
     Attached,
     TensorInfo,
-    call_value,
     info,
     tensors_in,
-    tensors_of,
+    tensors_in_call,
     type_name,
     watch_ops,
     with_hooks,
 )
 from infoplane.hooks.select import Named
 
+T = TypeVar("T")
 Identity = tuple[StorageWeakRef, int, int]
 
 INPUT = -1
@@ -200,18 +200,8 @@ def observe(
 
 def look(once: Callable[[Flow | None, bool], Observation], *, ops: bool, follow: bool) -> Observation:
     """`once(flow, ops)`: with a flow where all operations can be followed, again with functions where they decide."""
-    found: list[Observation] = []
-
-    def run(flow: Flow | None) -> None:
-        found[:] = [once(flow, ops)]
-
-    if follow:
-        trace(run)
-    if not found:
-        run(None)
-    if found[0].undecided and not ops:
-        return look(once, ops=True, follow=follow)
-    return found[0]
+    seen, _ = followed(lambda flow: once(flow, ops), possible=follow)
+    return look(once, ops=True, follow=follow) if seen.undecided and not ops else seen
 
 
 class _Watcher:
@@ -224,7 +214,7 @@ class _Watcher:
         self._counter = iter(range(1 << 62))
 
     def before(self, named: Named, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        value = tensors_of(call_value(args, kwargs))
+        value = tensors_in_call(args, kwargs)
         same = {_identity(t) for t in value.values() if _has_storage(t)}
         self._stack.append(_Running(named, next(self._counter), {p: info(t) for p, t in value.items()}, same))
 
@@ -366,12 +356,13 @@ def _reaches_input(node: int, parents: dict[int, frozenset[int]], without: int |
     return False
 
 
-def trace(forward: Callable[[Flow], None]) -> dict[int, frozenset[int]]:
-    """Parents of every marked node; empty where an operation cannot be followed (higher-order operators)."""
+def followed(work: Callable[[Flow | None], T], *, possible: bool) -> tuple[T, dict[int, frozenset[int]]]:
+    """`work(flow)` and the parents of every marked node; without a flow where an operation cannot be followed."""
     flow = Flow()
     try:
-        with flow:
-            forward(flow)
+        if possible:
+            with flow:
+                return work(flow), flow.parents
     except NotImplementedError:
-        return {}
-    return flow.parents
+        pass  # a higher-order operator
+    return work(None), {}

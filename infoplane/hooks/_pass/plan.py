@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 from torch.nn.modules import activation
@@ -16,7 +16,7 @@ from infoplane.hooks._pass.calls import TensorInfo, choose, refuse_odd
 from infoplane.hooks._pass.capture import Capture, wrong_rows
 from infoplane.hooks._pass.observe import ModuleCall, Observation
 from infoplane.hooks._settings import Settings
-from infoplane.hooks.select import Named, OpTarget, Site, Target, matches
+from infoplane.hooks.select import Named, OpTarget, Site, Target, by_pattern, check_patterns, matches
 
 ACTIVATIONS: tuple[type[nn.Module], ...] = tuple(
     getattr(activation, name) for name in activation.__all__ if name != "MultiheadAttention"
@@ -87,8 +87,9 @@ def plan_captures(
         reasons = "; ".join(f"{printable(n)}: {why}" for n, why in list(skipped.items())[:5])
         raise ValueError(f"no layer can be recorded{': ' + reasons if reasons else ''}")
     ordered = [c for _, c in sorted(placed.values(), key=lambda pair: pair[0])]
-    for what, table in (("reduce", settings.reductions), ("batch_dim", settings.batch_dims)):
-        _check_patterns(what, table, [c.layer for c in ordered])
+    names = list(dict.fromkeys(n for c in ordered for n in (c.layer.key, c.layer.name)))
+    check_patterns("reduce", settings.reductions, names, "recorded layer")
+    check_patterns("batch_dim", settings.batch_dims, names, "recorded layer")
     return tuple(replace(c, layer=replace(c.layer, depth=i)) for i, c in enumerate(ordered)), skipped
 
 
@@ -141,7 +142,7 @@ def _that_ran(targets: Sequence[Target], seen: Observation, skipped: dict[str, s
     named = [t.named.name for t in silent if t.exact]
     if named or (silent and len(silent) == len(targets)):
         names = named or [t.named.name for t in silent]
-        shown = listed([repr(n) for n in names], 8)
+        shown = listed(list(map(repr, names)), 8)
         raise ValueError(f"selected but never run in the probe's forward pass: {shown}; {_NEVER}")
     for t in silent:
         skipped[t.named.name or "@out"] = "never ran"
@@ -196,9 +197,9 @@ def _capture(
         module=named.module,
         owner=named.name,
         op=target.op,
-        reduction=_by_pattern(settings.reductions, key, named.name, settings.reductions["*"]),
+        reduction=by_pattern(settings.reductions, [key, named.name], settings.reductions["*"]),
         runs=len(calls),
-        batch_dim=_by_pattern(settings.batch_dims, key, named.name, None),
+        batch_dim=by_pattern(settings.batch_dims, [key, named.name], None),
         dtype=settings.dtype,
     )
 
@@ -246,28 +247,6 @@ def _is_activation_op(op: str) -> bool:
 def is_activation(module: nn.Module) -> bool:
     """An elementwise nonlinearity or a softmax: torch's own, and those of the transformers library."""
     return isinstance(module, ACTIVATIONS) or type(module).__module__ == "transformers.activations"
-
-
-def _check_patterns(what: str, table: Mapping[str, Any], layers: Sequence[Layer]) -> None:
-    """A pattern that fits nothing is a slip: what it was meant for would be stored in another way unnoticed."""
-    names = [n for layer in layers for n in (layer.key, layer.name)]
-    for pattern in table:
-        if pattern != "*" and pattern not in names and not any(matches(n, pattern) for n in names):
-            keys = [layer.key for layer in layers]
-            raise ValueError(
-                f"{what} names {pattern!r}, no recorded layer; closest: {', '.join(closest(pattern, keys))}"
-            )
-
-
-def _by_pattern(table: Mapping[str, Any], key: str, name: str, default: Any) -> Any:
-    """The entry whose pattern is the key or name itself, else the first glob that fits; "*" is for all others."""
-    for exact in (key, name):
-        if exact in table:
-            return table[exact]
-    for pattern, value in table.items():
-        if pattern != "*" and (matches(key, pattern) or matches(name, pattern)):
-            return value
-    return table.get("*", default)
 
 
 def describe(call: ModuleCall) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,9 +18,9 @@ from infoplane.core.text import printable
 from infoplane.core.warn import warn
 from infoplane.hooks._out.host import Allocate
 from infoplane.hooks._pass import checks
-from infoplane.hooks._pass.capture import Capture, Captured, Chunk, Mark, capture
+from infoplane.hooks._pass.capture import Capture, Captured, Chunk, Pass, capture
 from infoplane.hooks._pass.members import Members
-from infoplane.hooks._pass.observe import Flow, Observation, look, markov_chain, observe, trace
+from infoplane.hooks._pass.observe import Flow, Observation, followed, look, markov_chain, observe
 from infoplane.hooks._pass.plan import plan_captures
 from infoplane.hooks._pass.state import Held, model_device, seed_generators, undisturbed
 from infoplane.hooks._ranks import is_sharded
@@ -55,12 +54,16 @@ class Prober:
         self.before_pass: Callable[[nn.Module], None] | None = None
         # Found by `prepare`.
         self.captures: tuple[Capture, ...] = ()
-        self.layers: tuple[Layer, ...] = ()
         self.skipped: Mapping[str, str] = {}
         self.chain: bool | list[str] = False
         self.state = ""  # the warning that the forward pass keeps state, where it was said
         self._held = Held()
         settings.reductions  # noqa: B018 - an unknown one is refused here
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The recorded layers, as they last came."""
+        return tuple(c.layer for c in self.captures)
 
     @property
     def device(self) -> torch.device:
@@ -85,82 +88,53 @@ class Prober:
         checks.refuse_lazy(self.model)
         # The first pass shows which modules run, the second what the captures of the plan give, and, with a flow,
         # which of them lies on every path from the input to the output.
-        first = next(self.probe.chunks(self.batch_size))
-        start, stop, inputs, _ = first
-        first_call = checks.FirstCall(self.model)
-        modules = named_modules(self.model)
-        seen, changed_first, replaced_first = self._observe(inputs, modules)
+        chunk = next(self.probe.chunks(self.batch_size))
+        first_call = checks.FirstCall(self.model, self._held)
+        modules, rows = named_modules(self.model), len(chunk[2])
+        follow = not is_sharded(self.model)
+
+        def watched(flow: Flow | None, ops: bool) -> Observation:
+            def work(run: Run) -> Observation:
+                return observe(lambda: run(chunk[2]), modules, ops=ops, flow=flow)
+
+            return self._undisturbed(0, work, flow=flow)
+
+        seen = look(watched, ops=self._wants_ops(), follow=follow)
         first_call.refuse_new_weights()
-        self.captures, skipped = plan_captures(
-            self.targets,
-            modules,
-            seen,
-            stop - start,
-            self.settings,
-            member_axis=None if self.members is None else self.members.axis,
-        )
+        axis = None if self.members is None else self.members.axis
+        captures, skipped = plan_captures(self.targets, modules, seen, rows, self.settings, member_axis=axis)
         scripted = dict.fromkeys(scripted_modules(self.model), "it is a TorchScript module, which takes no hooks")
         self.skipped = {**skipped, **scripted}
         self._warn_skipped()
         self._warn_batch_statistics()
-        reductions = [c.reduction for c in self.captures]
-        results: list[tuple[Layer, Tensor]] = []
 
-        def once(flow: Flow | None) -> None:
-            def mark(tensor: Tensor, layer: Layer) -> None:
-                if flow is not None:
-                    shape = tuple(tensor.shape[1 if self._axis_only() is None else 2 :])
-                    flow.mark(tensor, layer.depth, cuts=is_lossless(reductions[layer.depth], shape))
-
+        def captured(flow: Flow | None) -> Captured:
             def work(run: Run) -> Captured:
-                return self._capture(partial(run, flow=flow), [first], stop - start, mark=mark)
+                return self._capture_first(run, captures, [chunk], flow)
 
-            results[:] = self._undisturbed(0, work).whole()
+            return self._undisturbed(0, work, flow=flow).whole()
 
-        with first_call.blamed_for(replaced_first, lambda: self._held.replaced):
-            parents = {} if is_sharded(self.model) else trace(once)
-            if not parents:
-                once(None)
-        first_call.refuse_set_once(changed_first, self._held.changed)
-        self.layers = tuple(layer for layer, _ in results)
-        self.captures = tuple(replace(c, layer=la) for c, la in zip(self.captures, self.layers, strict=True))
+        with first_call.watch_second():
+            found, parents = followed(captured, possible=follow)
+        self.captures = tuple(replace(c, layer=layer) for c, layer in zip(captures, found.layers, strict=True))
         self.chain = self._markov(parents)
-        self._look_at_rows(stop - start)
-
-    def _observe(self, inputs: Inputs, modules: Mapping[str, Named]) -> tuple[Observation, set[str], set[str]]:
-        """Find what runs, and what the first pass changed, or replaced."""
-        changed: list[tuple[set[str], set[str]]] = []
-
-        def once(flow: Flow | None, ops: bool) -> Observation:
-            def work(run: Run) -> Observation:
-                return observe(lambda: run(inputs, flow=flow), modules, ops=ops, flow=flow)
-
-            try:
-                return self._undisturbed(0, work)
-            finally:
-                changed.append((self._held.changed, self._held.replaced))
-
-        seen = look(once, ops=self._wants_ops(), follow=not is_sharded(self.model))
-        return seen, *changed[0]
+        self._look_at_rows(rows)
 
     def _look_at_rows(self, rows: int) -> None:
-        def once(inputs: Inputs, which: int, jolt: int | None = None, /) -> checks.PassValues:
-            output: dict[str, Tensor] = {}
+        def once(inputs: Inputs, which: int, jolt: int | None = None, /) -> Captured:
+            outputs: dict[str, Tensor] = {}
 
-            def forward(run: Run, inputs: Inputs) -> Any:
-                if jolt is None:
-                    return run(inputs, which)
-                return checks.with_jolted_embeddings(self.model, jolt, lambda: run(inputs, which))
+            def work(run: Run) -> Captured:
+                def forward(inputs: Inputs, which: int) -> None:
+                    output = checks.with_jolted_embeddings(self.model, jolt, lambda: run(inputs, which))
+                    outputs.update(checks.returned(output))
 
-            def watched(run: Run) -> Captured:
-                chunk = 0, len(inputs), inputs, which
-                return self._capture(
-                    lambda inputs, _: output.update(checks.returned(forward(run, inputs))), [chunk], len(inputs)
-                )
+                return self._capture_first(forward, self.captures, [(0, len(inputs), inputs, which)])
 
-            found = self._undisturbed(0, watched, noise_on=False)
-            rows_first = [(la, v if self._axis_only() is None else v.movedim(1, 0)) for la, v in found.layers]
-            return checks.PassValues({la.key: checks.thinned(v) for la, v in rows_first}, output, found.lost)
+            found = self._undisturbed(0, work, noise_on=False)
+            stacked = self._axis_only() is not None
+            rows_first = {k: v.movedim(1, 0) if stacked else v for k, v in found.values.items()}
+            return replace(found, values={k: checks.thinned(v) for k, v in rows_first.items()}, outputs=outputs)
 
         kinds = [getattr(torch, la.dtype) for la in self.layers] + [p.dtype for p in self.model.parameters()]
         if self.settings.autocast is not None:
@@ -174,22 +148,24 @@ class Prober:
         modules = named_modules(self.model)
         gone = self._resolve_again(modules)
         there = [c for c in self.captures if c.layer.key not in gone]
-        chunks, rows = self.probe.chunks(self.batch_size), self.probe.samples
+        current = Pass(self.probe.samples, allocate, self.device, self.members)
 
         def work(run: Run) -> Captured:
-            return capture(run, there, chunks, rows, allocate, modules, self._chunk_mask, members=self.members)
+            return capture(run, there, self.probe.chunks(self.batch_size), current, modules)
 
         captured = self._undisturbed(step, work)
-        if on_accelerator(self.device) and any(not on_accelerator(values.device) for _, values in captured.layers):
+        if on_accelerator(self.device) and any(not on_accelerator(v.device) for v in captured.values.values()):
             torch.accelerator.synchronize(self.device)  # the copies into host memory
-        found = {layer.key: layer for layer, _ in captured.layers}
-        self.layers = tuple(found.get(layer.key, layer) for layer in self.layers)
-        return replace(captured, lost=gone | captured.lost)
+        now = {layer.key: layer for layer in captured.layers}
+        self.captures = tuple(replace(c, layer=now.get(c.layer.key, c.layer)) for c in self.captures)
+        return replace(captured, lost={**gone, **captured.lost})
 
-    def _capture(self, run: Run, chunks: Iterable[Chunk], rows: int, mark: Mark | None = None) -> Captured:
-        """Run the chunks with hooks on all captures; of stacked members only the first runs."""
-        modules = named_modules(self.model)
-        return capture(run, self.captures, chunks, rows, _fresh, modules, self._chunk_mask, mark, self._axis_only())
+    def _capture_first(
+        self, run: Run, captures: Sequence[Capture], chunks: Sequence[Chunk], flow: Flow | None = None
+    ) -> Captured:
+        """Run one chunk with hooks on the captures; of members with a stacked state only the first runs."""
+        current = Pass(len(chunks[0][2]), _fresh, self.device, self._axis_only(), flow)
+        return capture(run, captures, chunks, current, named_modules(self.model))
 
     def _axis_only(self) -> Members | None:
         """For a pass with one member: members with a stacked state are then not there."""
@@ -203,7 +179,7 @@ class Prober:
         type_ = printable(type(self.model).__name__)
         gone: dict[str, Exception] = {}
         captures = list(self.captures)
-        for i, c in enumerate(captures):
+        for i, c in enumerate(self.captures):
             key = c.layer.key
             if c.owner not in modules:
                 gone[key] = ValueError(f"recorded layer {printable(repr(key))} is no longer part of {type_}")
@@ -212,7 +188,9 @@ class Prober:
         self.captures = tuple(captures)
         return gone
 
-    def _undisturbed(self, step: int, work: Callable[[Run], T], *, noise_on: bool = True) -> T:
+    def _undisturbed(
+        self, step: int, work: Callable[[Run], T], *, noise_on: bool = True, flow: Flow | None = None
+    ) -> T:
         """`work(run)`, where run(inputs, pass) is a forward pass of the model, with all else undisturbed."""
         device = self.device
 
@@ -221,7 +199,7 @@ class Prober:
                 self.agree()
             if self.before_pass is not None:
                 self.before_pass(self.model)
-            return work(self._run(step, device, noise_on))
+            return work(self._run(step, device, noise_on, flow))
 
         try:
             return undisturbed(
@@ -243,19 +221,14 @@ class Prober:
             error.add_note(note)
             raise
 
-    def _run(self, step: int, device: torch.device, noise_on: bool) -> Run:
+    def _run(self, step: int, device: torch.device, noise_on: bool, flow: Flow | None) -> Run:
         """A function that runs the model on inputs of the `which`-th pass, with random numbers of its own."""
         weights = self.model.parameters() if self.members is None else self.members.tensors or self.model.parameters()
         dtypes = frozenset(p.dtype for p in weights if p.is_floating_point())
         current: int | None = None
 
         @stepwise
-        def run(
-            inputs: Inputs,
-            which: int = 0,
-            flow: Flow | None = None,
-            outputs: Callable[[], list[Tensor]] | None = None,
-        ) -> Any:
+        def run(inputs: Inputs, which: int = 0, outputs: Callable[[], list[Tensor]] | None = None) -> Any:
             nonlocal current
             if which != current:
                 current = which
@@ -275,14 +248,8 @@ class Prober:
 
         return run
 
-    def _chunk_mask(self, inputs: Inputs) -> Tensor | None:
-        name = self.settings.mask if isinstance(self.settings.mask, str) else "attention_mask"
-        mask = inputs.mask if inputs.mask is not None else inputs.kwargs.get(name)
-        return None if mask is None else mask.to(self.device)
-
     def _markov(self, parents: dict[int, frozenset[int]]) -> bool | list[str]:
-        order = range(len(self.layers))
-        cutting = [i for i in order if is_lossless(self.captures[i].reduction, self.layers[i].raw_shape)]
+        cutting = [i for i, c in enumerate(self.captures) if is_lossless(c.reduction, c.layer.raw_shape)]
         chained = markov_chain(parents, cutting)
         if len(chained) < 2:
             return False

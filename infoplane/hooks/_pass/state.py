@@ -172,8 +172,9 @@ class Held:
         """Names of what the last pass changed, replaced or made."""
         self.replaced: set[str] = set()
         """Names of what it replaced or made."""
+        self.first: tuple[set[str], set[str]] | None = None
+        """Both after the first pass."""
         self._changing: set[str] = set()
-        self._first = True
 
     def keep(self, model: nn.Module, *, exact: bool = False) -> Restore:
         """Raises RuntimeError on restoring where something has changed that was not copied."""
@@ -201,7 +202,7 @@ class Held:
                         del own[key]
             self.changed, self.replaced = names | replaced, set(replaced)
             self._changing |= names
-            self._first = False
+            self.first = self.first or (self.changed, self.replaced)
             lost = [h for h in held if not h.restore(changed=h in changed)]
             for _, parameter, gradient in gradients:
                 if parameter.grad is not gradient:
@@ -215,7 +216,7 @@ class Held:
         return restore
 
     def _tensors(self, model: nn.Module, exact: bool, *, parameters: bool) -> list[_Tensor]:
-        room = parameters and self._first and sum(map(_bytes, model.parameters())) <= COPIED_PARAMETER_BYTES
+        room = parameters and self.first is None and sum(map(_bytes, model.parameters())) <= COPIED_PARAMETER_BYTES
         held = []
         for prefix, module in model.named_modules():
             changes = room or getattr(module, "max_norm", None) is not None
@@ -225,7 +226,7 @@ class Held:
                         continue
                     name = f"{prefix}.{key}" if prefix else key
                     if kind == "buffer":
-                        copied = exact or self._first or _bytes(tensor) <= SMALL_BUFFER_BYTES
+                        copied = exact or self.first is None or _bytes(tensor) <= SMALL_BUFFER_BYTES
                     else:
                         copied = changes
                     compared = exact or kind == "parameter"
