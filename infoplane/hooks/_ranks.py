@@ -65,9 +65,11 @@ class Ranks:
             raise
         return value, self._merged(missing)
 
-    def check(self) -> None:
-        """Before a collective: raises PeerError on all ranks where one has failed."""
+    def enter_pass(self, model: nn.Module) -> None:
+        """What ranks do together ahead of a pass; raises PeerError on all of them where one has failed."""
         self._merged({})
+        if self.share == "rows":
+            _share_buffers(model)
 
     def _merged(self, missing: Mapping[str, Exception]) -> dict[str, Exception]:
         told = {name: (say(error), isinstance(error, NotCalled)) for name, error in missing.items()}
@@ -131,7 +133,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 @stepwise
-def share_buffers(model: nn.Module) -> None:
+def _share_buffers(model: nn.Module) -> None:
     """Give every rank the buffers of rank 0: batch statistics differ between the ranks of DDP."""
     for buffer in model.buffers():
         torch.distributed.broadcast(buffer, src=0)

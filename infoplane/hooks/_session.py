@@ -29,7 +29,7 @@ from infoplane.hooks._pass.capture import Captured
 from infoplane.hooks._pass.members import Members, State
 from infoplane.hooks._pass.prober import Prober
 from infoplane.hooks._problems import Failed, NonFiniteError, Problems, outcome
-from infoplane.hooks._ranks import Ranks, find_ranks, share_buffers
+from infoplane.hooks._ranks import Ranks, find_ranks
 from infoplane.hooks._settings import Settings
 from infoplane.hooks.metrics import LayerMetrics, as_numbers, numbers, to_numbers, weight_norms
 from infoplane.hooks.overview import SizePlan, free_bytes
@@ -62,7 +62,14 @@ class Session:
         self.problems = Problems(settings.on_error)
         self._members = members
         self._check_destinations()
-        self._check_gradients()
+        moments = settings.gradients
+        if members is not None and moments is not None:
+            members.check_gradients(moments)
+        elif moments is not None and moments.members is not None:
+            raise ValueError(
+                f"these GradientMoments are of {moments.members} members; give them to a CollectionRecorder, "
+                "or leave members= out"
+            )
         if settings.keeps_norms and members is not None:
             members.weight_norms(self.model)  # raises where a parameter does not hold the members
         self._ranks = Ranks(0, 1, "first")
@@ -79,18 +86,6 @@ class Session:
                 raise ValueError('run must name a directory for the activations, as run="runs/a"')
             if not self.settings.keep_activations and not destination.sinks:
                 raise ValueError("keep_activations=False without a sink would record nothing; pass sinks=[...]")
-
-    def _check_gradients(self) -> None:
-        moments = self.settings.gradients
-        if moments is None:
-            return
-        if self._members is not None:
-            self._members.check_gradients(moments)
-        elif moments.members is not None:
-            raise ValueError(
-                f"these GradientMoments are of {moments.members} members; give them to a CollectionRecorder, "
-                "or leave members= out"
-            )
 
     @property
     def run(self) -> Path | None:
@@ -148,11 +143,7 @@ class Session:
         if self.state != "new":
             raise RuntimeError(f"this recorder is {self.state}; make a new one for another run")
         self._ranks = find_ranks(self.model, shard_probe=self.settings.shard_probe)
-        if self._ranks.share == "rows":
-            self.prober.probe = self.prober.probe.share(self._ranks.rank, self._ranks.world_size)
-            self.prober.before_pass = share_buffers
-        if self._ranks.share != "first":
-            self.prober.agree = self._ranks.check
+        self.prober.join(self._ranks)
         if self._ranks.takes_part:
             self._ranks.together(self._prepare)
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, Self
 
 import torch
@@ -134,22 +133,12 @@ def noise_of(module: nn.Module) -> Noise | None:
     return None
 
 
-def keep_noise(model: nn.Module) -> Callable[[], None]:
-    """The sources that the noise of all layers is drawn from; call the result to put them back."""
-    found = [(hook, hook.measuring) for hook in _noise_hooks(model)]
-
-    def restore() -> None:
-        for hook, source in found:
-            hook.measuring = source
-
-    return restore
-
-
 def draw_noise_from(model: nn.Module, generator: torch.Generator | Literal["off"]) -> None:
-    """Draw the noise of all layers from `generator`, or leave it out, until `keep_noise` puts back what was before."""
-    for hook in _noise_hooks(model):
+    """Draw the noise of all layers from `generator`, or leave it out, until what was before is put back."""
+    for hook in noise_hooks(model):
         hook.measuring = generator
 
 
-def _noise_hooks(model: nn.Module) -> list[_NoiseHook]:
+def noise_hooks(model: nn.Module) -> list[_NoiseHook]:
+    """The hooks that add noise; `measuring` is the source that each draws it from while it is measured."""
     return [h for m in model.modules() for h in m._forward_hooks.values() if isinstance(h, _NoiseHook)]

@@ -15,8 +15,8 @@ from torch import nn
 from infoplane.core.records import Layer
 from infoplane.core.text import printable
 from infoplane.hooks._pass.checks import refuse_lazy
-from infoplane.hooks._pass.observe import Flow, Observation, look, observe
-from infoplane.hooks._pass.plan import describe, is_activation
+from infoplane.hooks._pass.observe import Flow, ModuleCall, Observation, look, observe
+from infoplane.hooks._pass.plan import is_activation
 from infoplane.hooks._pass.state import Held, model_device, undisturbed
 from infoplane.hooks._ranks import is_sharded
 from infoplane.hooks.probe import as_inputs
@@ -131,7 +131,13 @@ def _row(name: str, type_: str, module: nn.Module, seen: Observation, n: int, sa
         notes.append(f"choose a call: {name}#0")
     if len(calls[-1].outputs) > 1:
         notes.append(f"choose a tensor: {name}@out{next(iter(calls[-1].outputs))}")
-    return LayerRow(name, type_, describe(calls[-1]), len(calls), held * samples // n, role, "; ".join(notes))
+    return LayerRow(name, type_, _shapes(calls[-1]), len(calls), held * samples // n, role, "; ".join(notes))
+
+
+def _shapes(call: ModuleCall) -> str:
+    """Shapes of a call's outputs."""
+    shapes = [f"{p}{'x'.join(map(str, t.shape)) or 'scalar'}" for p, t in call.outputs.items()]
+    return ", ".join(shapes) or call.output_type
 
 
 @dataclass(frozen=True)

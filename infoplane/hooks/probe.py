@@ -53,28 +53,22 @@ class ProbeSet:
         start, stop = n * rank // world_size, n * (rank + 1) // world_size
         if n < world_size:
             raise ValueError(f"{n} samples cannot be shared by {world_size} ranks")
-        rows, passes, offset = [np.arange(start, stop)], [], n
-        for indices in self.passes:
-            mine = (indices >= start) & (indices < stop)
-            rows.append(offset + mine.nonzero().flatten().numpy())
+        rows, passes, offset = [], [], 0
+        for indices in (torch.arange(n, device="cpu"), *self.passes):
+            mine = ((indices >= start) & (indices < stop)).nonzero().flatten()
+            rows.append(offset + mine)
             passes.append(indices[mine] - start)
             offset += len(indices)
-        return dataclasses.replace(
-            self,
-            inputs=self.inputs.take(slice(start, stop)),
-            passes=tuple(passes),
-            rows=np.concatenate(rows).astype(np.int64),
-        )
+        inputs = self.inputs.take(slice(start, stop))
+        return dataclasses.replace(self, inputs=inputs, passes=tuple(passes[1:]), rows=torch.cat(rows).numpy())
 
     def chunks(self, size: int) -> Iterator[tuple[int, int, Inputs, int]]:
         """(first row, one past the last, inputs, pass) in pieces of at most `size`, passes one after the other."""
-        for a in range(0, self.first_pass, size):
-            b = min(a + size, self.first_pass)
-            yield a, b, self.inputs.take(slice(a, b)), 0
-        row = self.first_pass
-        for k, rows in enumerate(self.passes, start=1):
-            for a in range(0, len(rows), size):
-                part = rows[a : a + size]
+        row = 0
+        passes: list[range | Tensor] = [range(self.first_pass), *self.passes]
+        for k, indices in enumerate(passes):
+            for a in range(0, len(indices), size):
+                part = indices[a : a + size]
                 yield row, row + len(part), self.inputs.take(part), k
                 row += len(part)
 
@@ -129,19 +123,21 @@ def as_probe_set(
     check_label_names(y, label_names)
     for doubt in doubts(y):
         warn(doubt)
+    again = () if repeats is None else _further_passes(n, repeats, repeat_seed)
+    # The inputs of all rows; a slice where there are no more rows than inputs, since it copies nothing.
+    rows = np.concatenate([np.arange(n), *again]) if again else slice(None)
+    kept = _kept_inputs(inputs)
     record = Probe(
-        sample_ids=as_sample_ids(sample_ids, n),
-        input_ids=as_ids(input_ids, n) if input_ids is not None else equal_input_ids(inputs),
-        repeats=np.zeros(n, dtype=np.int64),
-        labels=y,
-        part=np.repeat(np.arange(len(parts), dtype=np.int64), [len(p) for p in parts]),
+        sample_ids=as_sample_ids(sample_ids, n)[rows],
+        input_ids=(as_ids(input_ids, n) if input_ids is not None else equal_input_ids(inputs))[rows],
+        repeats=np.repeat(np.arange(1 + len(again), dtype=np.int64), [n, *map(len, again)]),
+        labels=y[rows],
+        part=np.repeat(np.arange(len(parts), dtype=np.int64), [len(p) for p in parts])[rows],
         part_names=names,
-        inputs=_kept_inputs(inputs),
+        inputs=None if kept is None else kept[rows],
         label_names=tuple(str(s) for s in label_names),
     )
-    if repeats is None:
-        return ProbeSet(inputs=inputs, record=record)
-    return _with_repeats(inputs, record, repeats, repeat_seed)
+    return ProbeSet(inputs=inputs, record=record, passes=again)
 
 
 def _joined_labels(names: Sequence[str], labels: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
@@ -226,26 +222,15 @@ def _kept_inputs(inputs: Inputs) -> npt.NDArray[Any] | None:
     return torch.cat([t.reshape(len(t), -1) for t in tensors], dim=1).cpu().numpy()
 
 
-def _with_repeats(inputs: Inputs, record: Probe, repeats: tuple[int, int], seed: int | None) -> ProbeSet:
+def _further_passes(n: int, repeats: tuple[int, int], seed: int | None) -> tuple[Tensor, ...]:
+    """The inputs of each noisy pass after the first."""
     m, n_x = repeats
-    n = len(inputs)
     if not 1 <= m <= n or n_x < 1:
         raise ValueError(f"repeats=(m, n_x) needs 1 <= m <= {n} inputs and n_x >= 1 passes, got {repeats}")
-    if seed is None:
-        rows = torch.arange(m, device="cpu")
-    else:
-        rows = torch.randperm(n, generator=torch.Generator().manual_seed(seed), device="cpu")[:m].sort().values
-    index = np.concatenate([np.arange(n), np.tile(rows.numpy(), n_x)])
-    extended = dataclasses.replace(
-        record,
-        sample_ids=record.sample_ids[index],
-        input_ids=record.input_ids[index],
-        repeats=np.concatenate([record.repeats, np.repeat(np.arange(1, n_x + 1), m)]),
-        labels=record.labels[index],
-        part=record.part[index],
-        inputs=None if record.inputs is None else record.inputs[index],
-    )
-    return ProbeSet(inputs=inputs, record=extended, passes=(rows,) * n_x)
+    rows = torch.arange(n, device="cpu")
+    if seed is not None:
+        rows = torch.randperm(n, generator=torch.Generator().manual_seed(seed), device="cpu")
+    return (rows[:m].sort().values,) * n_x
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,7 +251,9 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.tensors[0])
 
-    def take(self, rows: slice | Tensor) -> Inputs:
+    def take(self, rows: range | slice | Tensor) -> Inputs:
+        if isinstance(rows, range):
+            rows = slice(rows.start, rows.stop)  # a view
         mask = None if self.mask is None else self.mask[rows]
         return dataclasses.replace(self.map(lambda t: t[rows]), mask=mask)
 

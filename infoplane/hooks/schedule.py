@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import bisect
-import functools
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from infoplane.core.steps import whole_step
+from infoplane.core.steps import MAX_STEP, whole_step
 
 
 @runtime_checkable
@@ -127,33 +125,6 @@ class _Steps(_Named):
         return self.steps
 
 
-@dataclass(frozen=True)
-class _PerDecade(_Named):
-    per_decade: int
-
-    def due(self, step: int, previous: int) -> bool:
-        return self._last_upto(step) > self._last_upto(previous)
-
-    def _last_upto(self, step: int) -> int:
-        """Largest planned step that is not beyond `step`."""
-        if step < 1:
-            return 0
-        k = math.floor(self.per_decade * math.log10(step)) + 2
-        while (planned := _rounded_power(k, self.per_decade)) > step:  # the power of 0 is 1, and ends it
-            k -= 1
-        return planned
-
-    def planned(self, total: int) -> Iterable[int]:
-        powers = (_rounded_power(k, self.per_decade) for k in itertools.count())
-        return itertools.takewhile(lambda step: step <= total, powers)
-
-
-@functools.lru_cache(maxsize=4096)
-def _rounded_power(k: int, per_decade: int) -> int:
-    exact: float = 10.0 ** (k / per_decade)
-    return round(exact)
-
-
 def log_spaced(points: int | None = None, total: int | None = None, *, per_decade: int | None = None) -> Schedule:
     """Steps at equal ratios: dense early, where information planes move, and sparse late.
 
@@ -170,7 +141,8 @@ def log_spaced(points: int | None = None, total: int | None = None, *, per_decad
     if points is None and total is None:
         per_decade = 20 if per_decade is None else per_decade
         _positive("per_decade", per_decade)
-        return _PerDecade(f"log_spaced(per_decade={per_decade})", per_decade)
+        powers = (10.0 ** (k / per_decade) for k in range(int(per_decade * math.log10(MAX_STEP)) + 1))
+        return _Steps(f"log_spaced(per_decade={per_decade})", tuple(sorted({round(power) for power in powers})))
     if points is None or total is None or per_decade is not None:
         raise ValueError(
             "log_spaced takes points and total, or per_decade alone; "

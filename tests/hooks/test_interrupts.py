@@ -348,11 +348,13 @@ def test_what_comes_while_the_model_is_put_back_waits_until_that_is_done(monkeyp
     import infoplane.hooks._pass.state as state
 
     model, recorder = network_recorder()
-    keep = state.keep_modes
+    keep = state.keep_attribute
     reached = []
 
-    def keep_modes(model):
-        restore = keep(model)
+    def keep_attribute(owners, name):
+        restore = keep(owners, name)
+        if name != "training":
+            return restore
 
         def pressed():
             signal.raise_signal(signal.SIGINT)
@@ -363,7 +365,7 @@ def test_what_comes_while_the_model_is_put_back_waits_until_that_is_done(monkeyp
 
     with recorder:
         before = found(model)
-        monkeypatch.setattr(state, "keep_modes", keep_modes)
+        monkeypatch.setattr(state, "keep_attribute", keep_attribute)
         with pytest.raises(KeyboardInterrupt):
             recorder.snapshot(1)
         assert reached == [True]

@@ -38,18 +38,17 @@ Chunk = tuple[int, int, Inputs, int]
 """First row, one past the last, inputs, and which pass."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Capture:
     """One tensor to record: where it is found, and what is done to it before the copy.
 
-    `runs` is how often the module, or the function `op` in it, is called in one forward pass; `owner` is the
-    module's name.
+    `runs` is how often the module, or the function `op` in it, is called in one forward pass. The layer is as it last
+    came: a pass may find another module under the name, or another shape.
     """
 
     layer: Layer
-    module: nn.Module
+    named: Named
     reduction: Reduction
-    owner: str = ""
     op: str = ""
     runs: int = 1
     batch_dim: int | None = None  # the first axis, where the user has not given it
@@ -141,7 +140,7 @@ class Slot:
     # -- hooks -----------------------------------------------------------------------------------------
 
     def attach(self, attached: Attached) -> None:
-        module = self.capture.module
+        module = self.capture.named.module
         if self.capture.layer.site == "in":
             attached.before(module, self.before)
             return
@@ -274,7 +273,7 @@ class Slot:
         """The layer as it came in this pass."""
         assert self.buffer is not None  # a layer that did not run was reported before
         capture = self.capture
-        noise = noise_of(capture.module) if capture.layer.site == "out" and not capture.op else None
+        noise = noise_of(capture.named.module) if capture.layer.site == "out" and not capture.op else None
         noise = None if noise is None else replace(noise, clean=self.clean)
         if self.unreduced is not None and noise == capture.layer.noise:
             return capture.layer
@@ -334,7 +333,7 @@ def capture(
     of_functions: dict[tuple[str, str], list[Slot]] = {}
     for slot in slots:
         if slot.capture.op:
-            of_functions.setdefault((slot.capture.owner, slot.capture.op), []).append(slot)
+            of_functions.setdefault((slot.capture.named.name, slot.capture.op), []).append(slot)
 
     def run(attached: Attached) -> None:
         for named in modules.values():
@@ -349,7 +348,7 @@ def capture(
 
     def called(module: str, op: str, args: Any, out: Any) -> None:
         for slot in of_functions.get((module, op), ()):
-            slot.after(slot.capture.module, (), out)
+            slot.after(slot.capture.named.module, (), out)
 
     def passes() -> None:
         for chunk in chunks:

@@ -118,26 +118,39 @@ def _reference(tensor: Tensor) -> StorageWeakRef:
     return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class ModuleCall:
-    """One call of a module: order of its beginning and end among all events, tensors in and out.
+    """One call of a module, or of a function: order of its beginning and end among all events, tensors in and out.
 
     A `leaf` is a layer: what goes on is its output alone. No module ran inside, or none whose output depends on the
     model's input (a parametrised weight), or only parts of a linear map (`_wrapped`). `part` says that a layer around
     it stands for the call, `depends` that the output depends on the model's input, as far as that was followed.
     """
 
+    named: Named
     begin: int
-    end: int
-    inputs: Mapping[str, TensorInfo]
-    outputs: Mapping[str, TensorInfo]
-    output_type: str
-    leaf: bool
-    passes_through: bool
+    end: int = -1
+    inputs: Mapping[str, TensorInfo] = field(default_factory=dict)
+    outputs: Mapping[str, TensorInfo] = field(default_factory=dict)
+    output_type: str = ""
+    leaf: bool = True
+    passes_through: bool = False
     depends: bool = True
     part: bool = False
+    given: set[Identity] = field(default_factory=set)
+    """What tells the tensors in the input from others."""
     same: Mapping[Identity, str] = field(default_factory=dict)
     """Places in the output by what tells its tensors from others."""
+    inner: list[ModuleCall] = field(default_factory=list)
+    """Calls of modules directly inside."""
+    functions: set[str] = field(default_factory=set)
+    """Names of the functions called directly inside."""
+
+    def calls_inside(self) -> list[ModuleCall]:
+        return [c for call in self.inner for c in (call, *call.calls_inside())]
+
+    def leaves_inside(self) -> list[ModuleCall]:
+        return [c for call in self.inner for c in ([call] if call.leaf else call.leaves_inside())]
 
 
 @dataclass
@@ -167,16 +180,6 @@ class Observation:
         return max(leaves, key=lambda n: self.calls[n][-1].end) if leaves else None
 
 
-@dataclass(eq=False)
-class _Running:
-    named: Named
-    begin: int
-    inputs: dict[str, TensorInfo]
-    same: set[Identity]
-    inner: list[tuple[Named, ModuleCall, list[Any]]] = field(default_factory=list)
-    functions: set[str] = field(default_factory=set)
-
-
 def observe(
     forward: Callable[[], Any], modules: Mapping[str, Named], *, ops: bool = False, flow: Flow | None = None
 ) -> Observation:
@@ -185,7 +188,7 @@ def observe(
     With `flow`, in whose mode this must run, layers are told from blocks, and the layer whose output the model
     returns from one that only ended last.
     """
-    watcher = _Watcher(flow, ops)
+    watcher = _Watcher(modules, flow, ops)
 
     def watched(attached: Attached) -> Any:
         for named in modules.values():
@@ -207,74 +210,68 @@ def look(once: Callable[[Flow | None, bool], Observation], *, ops: bool, follow:
 class _Watcher:
     """Collects what the hooks of `observe` see."""
 
-    def __init__(self, flow: Flow | None, ops: bool) -> None:
+    def __init__(self, modules: Mapping[str, Named], flow: Flow | None, ops: bool) -> None:
         self.seen = Observation()
-        self._flow, self._ops = flow, ops
-        self._stack: list[_Running] = []
+        self._modules, self._flow, self._ops = modules, flow, ops
+        self._stack: list[ModuleCall] = []
         self._counter = iter(range(1 << 62))
 
     def before(self, named: Named, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        value = tensors_in_call(args, kwargs)
-        same = {_identity(t) for t in value.values() if _has_storage(t)}
-        self._stack.append(_Running(named, next(self._counter), {p: info(t) for p, t in value.items()}, same))
+        found = tensors_in_call(args, kwargs)
+        call = ModuleCall(named, next(self._counter), inputs={p: info(t) for p, t in found.items()})
+        call.given = {_identity(t) for t in found.values() if _has_storage(t)}
+        self._stack.append(call)
 
     def after(self, named: Named, module: nn.Module, args: Any, output: Any) -> None:
-        opened = self._stack.pop()
-        outputs = tensors_in(output)
-        known = {p: t for p, t in outputs.items() if _has_storage(t)}
-        depends = self._flow is None or len(known) < len(outputs) or any(map(self._flow.sources, known.values()))
-        leaf = not any(c.depends for _, c, _ in opened.inner) if depends else not opened.inner
-        leaf = leaf or (depends and self._wrapped(opened, outputs))
-        call = ModuleCall(
-            begin=opened.begin,
-            end=next(self._counter),
-            inputs=opened.inputs,
-            outputs={p: info(t) for p, t in outputs.items()},
-            output_type=type_name(output),
-            leaf=leaf,
-            passes_through=_passes_through(opened, list(outputs.values())),
-            depends=depends,
-            same={_identity(t): p for p, t in known.items()},
-        )
-        if leaf:
-            for part in _calls_in(opened.inner):
-                object.__setattr__(part, "part", True)
-            if self._flow is not None and depends:
+        call = self._stack.pop()
+        found = tensors_in(output)
+        known = {p: t for p, t in found.items() if _has_storage(t)}
+        call.outputs, call.output_type = {p: info(t) for p, t in found.items()}, type_name(output)
+        call.same = {_identity(t): p for p, t in known.items()}
+        call.passes_through = _passes_through(call, list(found.values()))
+        call.depends = self._flow is None or len(known) < len(found) or any(map(self._flow.sources, known.values()))
+        call.leaf = not any(c.depends for c in call.inner) if call.depends else not call.inner
+        call.leaf = call.leaf or (call.depends and self._wrapped(call, found))
+        if call.leaf:
+            for part in call.calls_inside():
+                part.part = True
+            if self._flow is not None and call.depends:
                 for t in known.values():
                     self._flow.mark(t, call.begin)
+        call.end = next(self._counter)
         self.seen.calls.setdefault(named.name, []).append(call)
         if self._stack:
-            self._stack[-1].inner.append((named, call, opened.inner))
+            self._stack[-1].inner.append(call)
 
     def op(self, module: str, name: str, args: tuple[Any, ...], out: Any) -> None:
         if self._stack and (self._flow is None or (_has_storage(out) and self._flow.sources(out))):
             self._stack[-1].functions.add(name)
-        now = next(self._counter)
-        call = ModuleCall(now, now, {}, {p: info(t) for p, t in tensors_in(out).items()}, type_name(out), True, False)
+        now, outputs = next(self._counter), {p: info(t) for p, t in tensors_in(out).items()}
+        call = ModuleCall(self._modules[module], now, now, outputs=outputs, output_type=type_name(out))
         self.seen.ops.setdefault((module, name), []).append(call)
 
-    def _wrapped(self, opened: _Running, outputs: Mapping[str, Tensor]) -> bool:
+    def _wrapped(self, call: ModuleCall, outputs: Mapping[str, Tensor]) -> bool:
         """Whether a module adds to a linear map, or scales it: low-rank adapters and their kin."""
         # Inside run linear maps and nothing else, the output is that of none of them, and one alone (or a weight of
         # the module's own) leads directly from its input to its output: not so in attention or a gated unit.
-        if self._flow is None or not opened.named.name or len(outputs) != 1 or not opened.inner:
+        if self._flow is None or not call.named.name or len(outputs) != 1 or not call.inner:
             return False
         (output,) = outputs.values()
-        inside = [(n, c) for n, c in _leaves_in(opened.inner) if c.depends and not c.passes_through]
-        if not inside or not _has_storage(output) or not all(isinstance(n.module, LINEAR) for n, _ in inside):
+        inside = [c for c in call.leaves_inside() if c.depends and not c.passes_through]
+        if not inside or not _has_storage(output) or not all(isinstance(c.named.module, LINEAR) for c in inside):
             return False
-        if any(_identity(output) in c.same for c in _calls_in(opened.inner)):
+        if any(_identity(output) in c.same for c in call.calls_inside()):
             return False
-        nodes = {c.begin for _, c in inside}
+        nodes = {c.begin for c in inside}
         last = self._flow.sources(output) & nodes
         direct = [n for n in last if not self._flow.parents.get(n, frozenset()) & nodes]
-        own = any(p is not None for p in opened.named.module._parameters.values())
+        own = any(p is not None for p in call.named.module._parameters.values())
         if not last or len(direct) > 1 or not (direct or own):
             return False
         if not self._ops:
             self.seen.undecided = True
             return False
-        return opened.functions <= AFFINE_OPS and bool(direct or opened.functions & MAPPING_OPS)
+        return call.functions <= AFFINE_OPS and bool(direct or call.functions & MAPPING_OPS)
 
     def find_output(self, returned: Any) -> None:
         """The layer whose output the model returns; else the block or model that computes it out of several."""
@@ -301,23 +298,12 @@ class _Watcher:
             seen.output = (name, index, call.same.get(key, "") if len(call.outputs) > 1 else "")
 
 
-def _passes_through(opened: _Running, outputs: list[Tensor]) -> bool:
+def _passes_through(call: ModuleCall, outputs: list[Tensor]) -> bool:
     if len(outputs) != 1 or not _has_storage(outputs[0]):
         return False
-    if outputs[0].is_inference() and getattr(opened.named.module, "inplace", False):
+    if outputs[0].is_inference() and getattr(call.named.module, "inplace", False):
         return False  # no version tells that it was written to
-    return _identity(outputs[0]) in opened.same
-
-
-def _calls_in(inner: list[tuple[Named, ModuleCall, list[Any]]]) -> list[ModuleCall]:
-    return [c for _, call, within in inner for c in (call, *_calls_in(within))]
-
-
-def _leaves_in(inner: list[tuple[Named, ModuleCall, list[Any]]]) -> list[tuple[Named, ModuleCall]]:
-    found = []
-    for named, call, within in inner:
-        found += [(named, call)] if call.leaf else _leaves_in(within)
-    return found
+    return _identity(outputs[0]) in call.given
 
 
 def _has_storage(tensor: Tensor) -> bool:

@@ -59,7 +59,7 @@ def plan_captures(
         asked = [*asked, output]
     for target in asked:
         name = target.name
-        calls = _calls(target, seen)
+        calls = seen.ops[target.named.name, target.op] if target.op else seen.calls[target.named.name]
         passes_through = all(c.passes_through for c in calls)
         if default and passes_through and (output is None or name != output.name):
             skipped[name or "@out"] = f"{printable(target.named.type_name)} passes its input on unchanged"
@@ -90,7 +90,9 @@ def plan_captures(
     names = list(dict.fromkeys(n for c in ordered for n in (c.layer.key, c.layer.name)))
     check_patterns("reduce", settings.reductions, names, "recorded layer")
     check_patterns("batch_dim", settings.batch_dims, names, "recorded layer")
-    return tuple(replace(c, layer=replace(c.layer, depth=i)) for i, c in enumerate(ordered)), skipped
+    for depth, one in enumerate(ordered):
+        one.layer = replace(one.layer, depth=depth)
+    return tuple(ordered), skipped
 
 
 def _asked(
@@ -111,10 +113,6 @@ def _output(seen: Observation, modules: Mapping[str, Named]) -> Target | None:
         return None
     name, index, path = seen.output
     return Target(modules[name], call=index, path=path or None, exact=False)
-
-
-def _calls(target: Target, seen: Observation) -> list[ModuleCall]:
-    return seen.ops[target.named.name, target.op] if target.op else seen.calls[target.named.name]
 
 
 def _ops(wanted: OpTarget, modules: Mapping[str, Named], seen: Observation) -> list[Target]:
@@ -139,10 +137,9 @@ def _activation_ops(modules: Mapping[str, Named], seen: Observation) -> list[Tar
 
 def _that_ran(targets: Sequence[Target], seen: Observation, skipped: dict[str, str]) -> list[Target]:
     silent = [t for t in targets if not t.op and t.named.name not in seen.calls]
-    named = [t.named.name for t in silent if t.exact]
-    if named or (silent and len(silent) == len(targets)):
-        names = named or [t.named.name for t in silent]
-        shown = listed(list(map(repr, names)), 8)
+    exact = [t for t in silent if t.exact]
+    if exact or (silent and len(silent) == len(targets)):
+        shown = listed([repr(t.named.name) for t in exact or silent], 8)
         raise ValueError(f"selected but never run in the probe's forward pass: {shown}; {_NEVER}")
     for t in silent:
         skipped[t.named.name or "@out"] = "never ran"
@@ -155,20 +152,17 @@ def _call_indices(target: Target, ran: int, calls: Literal["last", "all"] | int 
         if target.call >= ran:
             raise ValueError(f"layer {name!r} runs {ran} times, so there is no call #{target.call}")
         return [target.call]
-    if ran == 1:
-        return [0]
+    if ran == 1 or calls == "all":
+        return list(range(ran))
     if calls is None:
         raise ValueError(
             f"layer {name!r} runs {ran} times in one forward pass; choose with calls='last', calls='all' or an index, "
             f"or name one call as '{name}#0'"
         )
-    if calls == "all":
-        return list(range(ran))
-    if calls == "last":
-        return [ran - 1]
-    if not isinstance(calls, int) or not -ran <= calls < ran:
+    index = -1 if calls == "last" else calls
+    if not isinstance(index, int) or not -ran <= index < ran:
         raise ValueError(f"calls must be 'last', 'all' or an index below {ran} for layer {name!r}, got {calls!r}")
-    return [calls % ran]
+    return [index % ran]
 
 
 def _capture(
@@ -182,20 +176,18 @@ def _capture(
         key=key,
         name=target.name,
         depth=0,
-        unit_shape=(),
+        unit_shape=(),  # found by the next pass, as the depth is when all layers are known
         dtype=str(tensor.dtype).removeprefix("torch."),
         module_type=target.op or named.type_name,
         role=_role(target, last=last),
         site=target.site,
         call=index,
         path=path,
-        raw_shape=(),
         aliases=named.aliases,
     )
     return tensor, Capture(
         layer=layer,
-        module=named.module,
-        owner=named.name,
+        named=named,
         op=target.op,
         reduction=by_pattern(settings.reductions, [key, named.name], settings.reductions["*"]),
         runs=len(calls),
@@ -247,10 +239,3 @@ def _is_activation_op(op: str) -> bool:
 def is_activation(module: nn.Module) -> bool:
     """An elementwise nonlinearity or a softmax: torch's own, and those of the transformers library."""
     return isinstance(module, ACTIVATIONS) or type(module).__module__ == "transformers.activations"
-
-
-def describe(call: ModuleCall) -> str:
-    """Shapes of a call's outputs, for a table."""
-    return (
-        ", ".join(f"{p}{'x'.join(map(str, t.shape)) or 'scalar'}" for p, t in call.outputs.items()) or call.output_type
-    )

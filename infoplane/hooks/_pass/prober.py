@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from infoplane.core.device import on_accelerator
@@ -23,12 +23,12 @@ from infoplane.hooks._pass.members import Members
 from infoplane.hooks._pass.observe import Flow, Observation, followed, look, markov_chain, observe
 from infoplane.hooks._pass.plan import plan_captures
 from infoplane.hooks._pass.state import Held, model_device, seed_generators, undisturbed
-from infoplane.hooks._ranks import is_sharded
+from infoplane.hooks._ranks import Ranks, is_sharded
 from infoplane.hooks._settings import Settings
 from infoplane.hooks.noise import draw_noise_from
 from infoplane.hooks.probe import Inputs
 from infoplane.hooks.reduce import is_lossless
-from infoplane.hooks.select import Named, OpTarget, Target, named_modules, scripted_modules, select, unwrap
+from infoplane.hooks.select import OpTarget, Target, named_modules, scripted_modules, select, unwrap
 
 Run = Callable[..., Any]
 T = TypeVar("T")
@@ -49,9 +49,7 @@ class Prober:
             self.targets = select(settings.layers, named_modules(self.model), type(self.model).__name__)
         self.probe = settings.probe_set()
         self.batch_size = settings.probe_batch_size
-        # What the ranks of a distributed job do together ahead of each pass.
-        self.agree: Callable[[], object] | None = None
-        self.before_pass: Callable[[nn.Module], None] | None = None
+        self.ranks = Ranks(0, 1, "first")
         # Found by `prepare`.
         self.captures: tuple[Capture, ...] = ()
         self.skipped: Mapping[str, str] = {}
@@ -65,6 +63,12 @@ class Prober:
         """The recorded layers, as they last came."""
         return tuple(c.layer for c in self.captures)
 
+    def join(self, ranks: Ranks) -> None:
+        """Run on this process's part of the probe, in step with the other ranks."""
+        self.ranks = ranks
+        if ranks.share == "rows":
+            self.probe = self.probe.share(ranks.rank, ranks.world_size)
+
     @property
     def device(self) -> torch.device:
         """Where the forward pass runs."""
@@ -77,7 +81,7 @@ class Prober:
         try:
             self._prepare()
         except torch.OutOfMemoryError:
-            if self.batch_size == 1 or self.agree is not None:  # ranks make the same number of passes
+            if self.batch_size == 1 or self.ranks.share != "first":  # ranks make the same number of passes
                 raise
             self.batch_size = (self.batch_size + 1) // 2
             warn(f"out of memory in the probe pass; goes on with probe_batch_size={self.batch_size}")
@@ -94,10 +98,9 @@ class Prober:
         follow = not is_sharded(self.model)
 
         def watched(flow: Flow | None, ops: bool) -> Observation:
-            def work(run: Run) -> Observation:
-                return observe(lambda: run(chunk[2]), modules, ops=ops, flow=flow)
-
-            return self._undisturbed(0, work, flow=flow)
+            return self._undisturbed(
+                0, lambda run: observe(lambda: run(chunk[2]), modules, ops=ops, flow=flow), flow=flow
+            )
 
         seen = look(watched, ops=self._wants_ops(), follow=follow)
         first_call.refuse_new_weights()
@@ -109,14 +112,12 @@ class Prober:
         self._warn_batch_statistics()
 
         def captured(flow: Flow | None) -> Captured:
-            def work(run: Run) -> Captured:
-                return self._capture_first(run, captures, [chunk], flow)
-
-            return self._undisturbed(0, work, flow=flow).whole()
+            return self._undisturbed(0, lambda run: self._capture_first(run, captures, chunk, flow), flow=flow).whole()
 
         with first_call.watch_second():
             found, parents = followed(captured, possible=follow)
-        self.captures = tuple(replace(c, layer=layer) for c, layer in zip(captures, found.layers, strict=True))
+        self.captures = captures
+        self._update(found.layers)
         self.chain = self._markov(parents)
         self._look_at_rows(rows)
 
@@ -124,14 +125,14 @@ class Prober:
         def once(inputs: Inputs, which: int, jolt: int | None = None, /) -> Captured:
             outputs: dict[str, Tensor] = {}
 
-            def work(run: Run) -> Captured:
+            def watched(run: Run) -> Captured:
                 def forward(inputs: Inputs, which: int) -> None:
                     output = checks.with_jolted_embeddings(self.model, jolt, lambda: run(inputs, which))
                     outputs.update(checks.returned(output))
 
-                return self._capture_first(forward, self.captures, [(0, len(inputs), inputs, which)])
+                return self._capture_first(forward, self.captures, (0, len(inputs), inputs, which))
 
-            found = self._undisturbed(0, work, noise_on=False)
+            found = self._undisturbed(0, watched, noise_on=False)
             stacked = self._axis_only() is not None
             rows_first = {k: v.movedim(1, 0) if stacked else v for k, v in found.values.items()}
             return replace(found, values={k: checks.thinned(v) for k, v in rows_first.items()}, outputs=outputs)
@@ -140,32 +141,39 @@ class Prober:
         if self.settings.autocast is not None:
             kinds.append(self.settings.autocast)
         allowed = checks.tolerance(kinds, self.device)
-        alone = self.before_pass is None and not is_sharded(self.model)
+        alone = self.ranks.share != "rows" and not is_sharded(self.model)
         self.state = checks.look_at_rows(once, self.probe, rows, self.captures, allowed, alone=alone)
 
     def measure(self, step: int, allocate: Allocate) -> Captured:
         """One pass over the whole probe: each layer, as it is now, with values (rows, *units)."""
         modules = named_modules(self.model)
-        gone = self._resolve_again(modules)
+        chunks = self.probe.chunks(self.batch_size)
+        gone: dict[str, Exception] = {}
+        for c in self.captures:
+            # A module may have been replaced since the last pass.
+            if c.named.name in modules:
+                c.named = modules[c.named.name]
+            else:
+                name = f"{printable(repr(c.layer.key))} is no longer part of {printable(type(self.model).__name__)}"
+                gone[c.layer.key] = ValueError(f"recorded layer {name}")
         there = [c for c in self.captures if c.layer.key not in gone]
         current = Pass(self.probe.samples, allocate, self.device, self.members)
-
-        def work(run: Run) -> Captured:
-            return capture(run, there, self.probe.chunks(self.batch_size), current, modules)
-
-        captured = self._undisturbed(step, work)
+        captured = self._undisturbed(step, lambda run: capture(run, there, chunks, current, modules))
         if on_accelerator(self.device) and any(not on_accelerator(v.device) for v in captured.values.values()):
             torch.accelerator.synchronize(self.device)  # the copies into host memory
-        now = {layer.key: layer for layer in captured.layers}
-        self.captures = tuple(replace(c, layer=now.get(c.layer.key, c.layer)) for c in self.captures)
+        self._update(captured.layers)
         return replace(captured, lost={**gone, **captured.lost})
 
-    def _capture_first(
-        self, run: Run, captures: Sequence[Capture], chunks: Sequence[Chunk], flow: Flow | None = None
-    ) -> Captured:
+    def _update(self, layers: Iterable[Layer]) -> None:
+        """Keep the layers as they came."""
+        now = {layer.key: layer for layer in layers}
+        for c in self.captures:
+            c.layer = now.get(c.layer.key, c.layer)
+
+    def _capture_first(self, run: Run, captures: Sequence[Capture], chunk: Chunk, flow: Flow | None = None) -> Captured:
         """Run one chunk with hooks on the captures; of members with a stacked state only the first runs."""
-        current = Pass(len(chunks[0][2]), _fresh, self.device, self._axis_only(), flow)
-        return capture(run, captures, chunks, current, named_modules(self.model))
+        current = Pass(len(chunk[2]), _fresh, self.device, self._axis_only(), flow)
+        return capture(run, captures, [chunk], current, named_modules(self.model))
 
     def _axis_only(self) -> Members | None:
         """For a pass with one member: members with a stacked state are then not there."""
@@ -174,20 +182,6 @@ class Prober:
     def _wants_ops(self) -> bool:
         return self.settings.functional or any(isinstance(t, OpTarget) for t in self.targets or ())
 
-    def _resolve_again(self, modules: Mapping[str, Named]) -> dict[str, Exception]:
-        """Modules may have been replaced since the last pass; layers whose module is gone, with the error."""
-        type_ = printable(type(self.model).__name__)
-        gone: dict[str, Exception] = {}
-        captures = list(self.captures)
-        for i, c in enumerate(self.captures):
-            key = c.layer.key
-            if c.owner not in modules:
-                gone[key] = ValueError(f"recorded layer {printable(repr(key))} is no longer part of {type_}")
-            elif modules[c.owner].module is not c.module:
-                captures[i] = replace(c, module=modules[c.owner].module)
-        self.captures = tuple(captures)
-        return gone
-
     def _undisturbed(
         self, step: int, work: Callable[[Run], T], *, noise_on: bool = True, flow: Flow | None = None
     ) -> T:
@@ -195,10 +189,7 @@ class Prober:
         device = self.device
 
         def started() -> T:
-            if self.agree is not None:
-                self.agree()
-            if self.before_pass is not None:
-                self.before_pass(self.model)
+            self.ranks.enter_pass(self.model)
             return work(self._run(step, device, noise_on, flow))
 
         try:
@@ -209,7 +200,7 @@ class Prober:
                 device,
                 autocast=self.settings.autocast,
                 evaluation=self.settings.mode == "eval",
-                exact_buffers=self.before_pass is not None,
+                exact_buffers=self.ranks.share == "rows",
                 parameters=self.members is not None and self.members.state is not None,
             )
         except Exception as error:

@@ -10,7 +10,7 @@ import itertools
 import random
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from infoplane.core.interrupts import surely
 from infoplane.hooks._ranks import is_sharded
-from infoplane.hooks.noise import keep_noise
+from infoplane.hooks.noise import noise_hooks
 
 SMALL_BUFFER_BYTES = 1 << 20
 
@@ -63,13 +63,16 @@ def undisturbed(
                 traceback.clear_frames(error.__traceback__)
             raise
 
+    sharded = is_sharded(model)  # such a model swaps its parameters in every pass
+
     def kept() -> T:
         restores: list[Callable[[], object]] = [
             partial(torch.set_grad_enabled, torch.is_grad_enabled()),
             keep_random_state(device),
-            keep_modes(model),
-            held.keep(model, exact=exact_buffers or not evaluation),
-            keep_noise(model),
+            keep_attribute(model.modules(), "training"),
+            keep_attribute([] if sharded else model.parameters(), "grad"),
+            held.keep(model, exact=exact_buffers or not evaluation, sharded=sharded),
+            keep_attribute(noise_hooks(model), "measuring"),
             keep_compilation(),
             keep_precision(device.type),
             keep_torch_stacks(),
@@ -122,14 +125,14 @@ def _cuda_devices(device: torch.device) -> list[torch.device]:
     return [torch.device("cuda", i) for i in sorted(indices)]
 
 
-def keep_modes(model: nn.Module) -> Restore:
-    """Each module's own mode: users freeze single ones."""
-    found = [(module, module.training) for module in model.modules()]
+def keep_attribute(owners: Iterable[Any], name: str) -> Restore:
+    """The attribute of each owner by identity: modes (users freeze single modules), gradients, sources of noise."""
+    found = [(owner, getattr(owner, name)) for owner in owners]
 
     def restore() -> None:
-        for module, training in found:
-            if module.training is not training:
-                module.training = training
+        for owner, value in found:
+            if getattr(owner, name) is not value:
+                setattr(owner, name, value)
 
     return restore
 
@@ -176,18 +179,15 @@ class Held:
         """Both after the first pass."""
         self._changing: set[str] = set()
 
-    def keep(self, model: nn.Module, *, exact: bool = False) -> Restore:
+    def keep(self, model: nn.Module, *, exact: bool, sharded: bool) -> Restore:
         """Raises RuntimeError on restoring where something has changed that was not copied."""
-        sharded = is_sharded(model)  # such a model swaps its parameters in every pass
         held = self._tensors(model, exact, parameters=not sharded)
         buffers = [(p, m._buffers, dict(m._buffers)) for p, m in model.named_modules() if type(m._buffers) is dict]
         replaced: set[str] = set()  # a second restoring finds none any more
-        gradients = [] if sharded else [(name, p, p.grad) for name, p in model.named_parameters()]
-        held += [
-            _Tensor("gradient", name, {}, "", gradient, copied=False, compared=False)
-            for name, _, gradient in gradients
-            if gradient is not None and gradient.layout is torch.strided
-        ]
+        for name, parameter in () if sharded else model.named_parameters():
+            gradient = parameter.grad
+            if gradient is not None and gradient.layout is torch.strided:
+                held.append(_Tensor("gradient", name, {}, "", gradient, copied=False, compared=False))
 
         @torch.no_grad()
         def restore() -> None:
@@ -204,9 +204,6 @@ class Held:
             self._changing |= names
             self.first = self.first or (self.changed, self.replaced)
             lost = [h for h in held if not h.restore(changed=h in changed)]
-            for _, parameter, gradient in gradients:
-                if parameter.grad is not gradient:
-                    parameter.grad = gradient
             if lost:
                 raise RuntimeError(
                     f"the probe pass changed the {lost[0].kind} {lost[0].name!r}, which no earlier pass had changed "
@@ -225,12 +222,10 @@ class Held:
                     if tensor is None:
                         continue
                     name = f"{prefix}.{key}" if prefix else key
-                    if kind == "buffer":
-                        copied = exact or self.first is None or _bytes(tensor) <= SMALL_BUFFER_BYTES
-                    else:
-                        copied = changes
+                    small = exact or self.first is None or _bytes(tensor) <= SMALL_BUFFER_BYTES
+                    copied = (small if kind == "buffer" else changes) or name in self._changing
                     compared = exact or kind == "parameter"
-                    held.append(_Tensor(kind, name, own, key, tensor, copied or name in self._changing, compared))
+                    held.append(_Tensor(kind, name, own, key, tensor, copied, compared))
         return held
 
 
