@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +111,11 @@ def ceiling_of(one: Grid) -> Ceiling | None:
     return None if one.top is None else Ceiling(one.top, one.ceiling_name())
 
 
+def highest(ceilings: Iterable[Ceiling | None]) -> Ceiling | None:
+    """The largest of several ceilings, where any is known."""
+    return max((c for c in ceilings if c is not None), key=lambda c: c.value, default=None)
+
+
 def draw_ceilings(ax: Axes, *, x: Ceiling | None = None, y: Ceiling | None = None, named: bool = True) -> None:
     """Dotted lines at the ceilings within the limits; one beyond them is named at the edge it lies past."""
     line: dict[str, Any] = {"color": FAINT, "linewidth": 0.7, "linestyle": DOTTED, "zorder": 1}
@@ -205,9 +210,23 @@ class Label:
     color: Any = "0.15"
 
 
-def end_of(x: FloatArray, y: FloatArray, text: str, color: Any) -> Label:
+def end_of(x: npt.NDArray[Any], y: FloatArray, text: str, color: Any) -> Label:
     """A label at the last point of a line."""
     return Label(float(x[-1]), float(y[-1]), text, color)
+
+
+def draw_line(
+    ax: Axes, x: npt.NDArray[Any], y: FloatArray, name: str, color: Any, marker: str = "", **look: Any
+) -> list[Label]:
+    """A line through the points that have a number, with a marker at the last of them; its label, if there are any."""
+    known = np.isfinite(y)
+    if not known.any():
+        return []
+    x, y = x[known], y[known]
+    ax.plot(x, y, color=color, zorder=3, **look)
+    if marker:
+        ax.plot(x[-1:], y[-1:], color=color, marker=marker, linestyle="none", zorder=4, clip_on=False)
+    return [end_of(x, y, name, color)]
 
 
 def place_labels(anchors: FloatArray, sizes: FloatArray, obstacles: FloatArray, frame: Box) -> FloatArray:
@@ -316,15 +335,11 @@ def spread(positions: FloatArray, gap: float, low: float, high: float) -> FloatA
 
     Where there is no room for that, they are spaced evenly over the range.
     """
-    n = positions.size
-    if n == 0:
-        return positions
+    n, order = positions.size, np.argsort(positions, kind="stable")
+    out = np.empty(n)
     if (n - 1) * gap >= high - low:
-        even = np.linspace(low, high, n) if n > 1 else np.array([(low + high) / 2])
-        out = np.empty(n)
-        out[np.argsort(positions, kind="stable")] = even
+        out[order] = np.linspace(low, high, n) if n > 1 else (low + high) / 2
         return out
-    order = np.argsort(positions, kind="stable")
     # Pool neighbours that are too close, each pool centred on the mean of where its members want to be.
     pools: list[tuple[float, int]] = []
     for wish in np.clip(positions[order], low, high) - gap * np.arange(n):
@@ -332,8 +347,7 @@ def spread(positions: FloatArray, gap: float, low: float, high: float) -> FloatA
         while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
             (b, nb), (a, na) = pools.pop(), pools.pop()
             pools.append(((a * na + b * nb) / (na + nb), na + nb))
-    flat = np.concatenate([np.full(count, mean) for mean, count in pools])
-    out = np.empty(n)
+    flat = np.repeat([mean for mean, _ in pools], [count for _, count in pools])
     out[order] = np.clip(flat, low, high - gap * (n - 1)) + gap * np.arange(n)
     return out
 

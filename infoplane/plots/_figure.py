@@ -111,13 +111,11 @@ def figure_canvas(look: Look, *, aspect: float = 0.75) -> Iterator[Figure]:
 
     `width` in millimetres replaces that of the style; `aspect` is height over width.
     """
-    millimetres, settings = style_of(look["style"])
-    width = look["width"]
-    if width is not None:
-        if not 20 <= width <= 2000:
-            raise ValueError(f"width must be between 20 and 2000 mm, got {width}")
-        millimetres = width
-    inches = millimetres / MM_PER_INCH
+    usual, settings = style_of(look["style"])
+    width = usual if look["width"] is None else look["width"]
+    if not 20 <= width <= 2000:
+        raise ValueError(f"width must be between 20 and 2000 mm, got {width}")
+    inches = width / MM_PER_INCH
     with rc_context(settings):
         yield Figure(figsize=(inches, inches * aspect), layout="constrained")
 
@@ -146,26 +144,18 @@ def add_caption(ax: Axes, parts: Sequence[str], *, own: bool, shown: bool = True
     `own` says that the figure is ours: the caption then runs over its whole width.
     """
     figure, size = figure_of(ax), small_size()
+    look: dict[str, Any] = {"ha": "left", "fontsize": size, "color": FAINT}
     label: Text
     if not shown:
         label = ax.text(0, 0, "  ·  ".join(parts), visible=False)
     elif own:
         points = figure.get_figwidth() * 72
-        label = figure.supxlabel(wrap(parts, points - 8, size), x=4 / points, ha="left", fontsize=size, color=FAINT)
+        label = figure.supxlabel(wrap(parts, points - 8, size), x=4 / points, **look)
     else:
-        width = max(ax.get_window_extent().width * 72 / figure.dpi, 72.0)
-        label = ax.annotate(
-            wrap(parts, width, size),
-            xy=(0.0, 0.0),
-            xycoords=("axes fraction", ax.xaxis.label),
-            xytext=(0, -3),
-            textcoords="offset points",
-            ha="left",
-            va="top",
-            fontsize=size,
-            color=FAINT,
-            annotation_clip=False,
-        )
+        text = wrap(parts, max(ax.get_window_extent().width * 72 / figure.dpi, 72.0), size)
+        below: Any = ("axes fraction", ax.xaxis.label)
+        look |= {"va": "top", "annotation_clip": False}
+        label = ax.annotate(text, (0.0, 0.0), (0, -3), below, "offset points", **look)
     label.set_label(CAPTION_LABEL)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import os
 import shutil
 import subprocess
@@ -262,27 +263,22 @@ def write_images(images: Iterator[Image.Image], target: Path, kind: str, fps: fl
 
 def write_video(images: Iterator[Image.Image], target: Path, encoder: str, fps: float, about: str) -> None:
     """H.264 in MP4, through a pipe to ffmpeg; its last words are in the error."""
-    last = next(images)
-    raw = f"-f rawvideo -pix_fmt rgb24 -s {last.width}x{last.height} -r {fps:g} -i -"
+    first = next(images)
+    raw = f"-f rawvideo -pix_fmt rgb24 -s {first.width}x{first.height} -r {fps:g} -i -"
     coded = "-an -c:v libx264 -pix_fmt yuv420p -crf 18"
     about_file = ["-metadata", "title=Information plane", "-metadata", f"comment={about}", "-fflags", "+bitexact"]
     command = [encoder, *["-loglevel", "error", "-y"], *raw.split(), *coded.split(), *about_file]
     command += ["-movflags", "+faststart", "-f", "mp4", os.fspath(target.absolute())]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as ffmpeg:
-        if ffmpeg.stdin is None or ffmpeg.stderr is None:
-            raise OSError("ffmpeg was started without its pipes")
+        frames: Any = ffmpeg.stdin
         # A broken pipe says that ffmpeg gave up; the reason is in what it wrote.
         with contextlib.suppress(BrokenPipeError):
-            ffmpeg.stdin.write(last.tobytes())
-            for last in images:
-                ffmpeg.stdin.write(last.tobytes())
+            for image in itertools.chain([first], images):
+                frames.write(image.tobytes())
             for _ in range(round(HOLD * fps)):
-                ffmpeg.stdin.write(last.tobytes())
-        with contextlib.suppress(BrokenPipeError):
-            ffmpeg.stdin.close()
-        said = ffmpeg.stderr.read().decode(errors="replace").strip()
-        code = ffmpeg.wait()
-    if code:
+                frames.write(image.tobytes())
+        said = ffmpeg.communicate()[1].decode(errors="replace").strip()
+    if code := ffmpeg.returncode:
         raise OSError(f"ffmpeg could not write {target}: {printable(said[-300:]) or f'exit code {code}'}")
 
 

@@ -21,8 +21,10 @@ from infoplane.plots._artists import (
     Ceiling,
     direct_labels,
     draw_ceilings,
+    draw_line,
     end_labels,
     end_of,
+    highest,
     key,
     legend,
     limits,
@@ -150,11 +152,7 @@ def summarised(name: str, runs: list[str], grids: Mapping[str, Sequence[Grid]], 
 
 def highest_ceiling(grids: Iterable[Grid], n_samples: list[int]) -> Ceiling | None:
     """The largest ceiling of a quantity over runs, where any has one."""
-    known = [(one.top, one) for one in grids if one.top is not None]
-    if not known:
-        return None
-    top, one = max(known, key=lambda pair: pair[0])
-    return Ceiling(top, one.ceiling_name(n_samples))
+    return highest(Ceiling(one.top, one.ceiling_name(n_samples)) for one in grids if one.top is not None)
 
 
 def group_runs(
@@ -276,17 +274,11 @@ def draw_mean_curve(ax: Axes, data: CompareData, quantity: str, *, log: bool | N
     for number, i, name, color, marker in paths(data):
         group = data.groups[number]
         summary = group.summaries[quantity]
-        keep = np.isfinite(summary.mean[:, i])
-        if not keep.any():
-            continue
-        x, y = group.times[keep], summary.mean[keep, i]
-        ax.plot(x, y, color=color, linestyle=layer_line(number), zorder=3)
-        ax.plot(x[-1:], y[-1:], color=color, marker=marker, clip_on=False, linestyle="none", zorder=4)
+        ends += draw_line(ax, group.times, summary.mean[:, i], name, color, marker, linestyle=layer_line(number))
         band = np.isfinite(summary.low[:, i])
         if band.any():
             edges = summary.low[band, i], summary.high[band, i]
             ax.fill_between(group.times[band], *edges, color=color, alpha=0.18, linewidth=0, zorder=2)
-        ends.append(end_of(x, y, name, color))
     draw_ceilings(ax, y=data.ceilings[quantity])
     if named:
         legend_of(ax, data)

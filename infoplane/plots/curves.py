@@ -18,11 +18,12 @@ from infoplane.plots._about import about, axis_label
 from infoplane.plots._artists import (
     OPEN,
     Ceiling,
+    Label,
     ceiling_of,
     draw_ceilings,
+    draw_line,
     draw_points,
     end_labels,
-    end_of,
     key,
     legend,
     limits,
@@ -82,8 +83,8 @@ def series_curve(series: Series, quantity: str) -> CurveData:
     if quantity not in have:
         raise ValueError(f"{series.estimator} has no quantity {quantity!r} in this table; available: {', '.join(have)}")
     main = series.grid(quantity)
-    beside = {side: f"{quantity} {side}" for side in ("lower", "upper", "null")}
-    known = {side: series.grid(name) for side, name in beside.items() if name in have}
+    names = {side: f"{quantity} {side}" for side in ("lower", "upper", "null")}
+    known = {side: series.grid(name) for side, name in names.items() if name in have}
     other, null = known.get("lower", known.get("upper")), known.get("null")
     return CurveData(
         quantity=quantity,
@@ -193,20 +194,19 @@ def draw_curve(ax: Axes, data: CurveData, *, log: bool | None) -> None:
     colors, names = layer_colors(len(data.layers)), safe_names(data.layers, limit=18)
     ends = []
     for i, (layer, color) in enumerate(zip(data.layers, colors, strict=True)):
-        keep = np.isfinite(data.value[:, i])
-        if keep.any():
-            draw_layer(ax, data, i, color)
-            ends.append(end_of(data.times[keep], data.value[keep, i], names[layer], color))
+        ends += draw_layer(ax, data, i, names[layer], color)
     draw_ceilings(ax, y=data.ceiling)
     legend(ax, curve_keys(data), columnspacing=1.0, handletextpad=0.4)
     end_labels(ax, ends)
 
 
-def draw_layer(ax: Axes, data: CurveData, i: int, color: Any) -> None:
-    """The line of one layer with its bands, its null and a few markers."""
+def draw_layer(ax: Axes, data: CurveData, i: int, name: str, color: Any) -> list[Label]:
+    """The line of one layer with its bands, its null and a few markers; its label, if it has a number."""
     keep = np.isfinite(data.value[:, i])
     x, y = data.times[keep], data.value[keep, i]
-    ax.plot(x, y, color=color, linestyle=layer_line(i // 8 if len(data.layers) > 8 else 0), zorder=3)
+    line = layer_line(i // 8 if len(data.layers) > 8 else 0)
+    if not (end := draw_line(ax, x, y, name, color, linestyle=line)):
+        return []
     draw_band(ax, x, data.low[keep, i], data.high[keep, i], facecolor=color, edgecolor="none", alpha=0.25)
     if data.other_bound is not None:
         draw_band(ax, x, data.other_bound[keep, i], y, facecolor=color, edgecolor=color, alpha=0.12, hatch="////")
@@ -222,6 +222,7 @@ def draw_layer(ax: Axes, data: CurveData, i: int, color: Any) -> None:
     marked[-1] = True
     hollow = data.saturated[keep, i][marked]
     draw_points(ax, x[marked], y[marked], hollow, marker=layer_marker(i), color=color, markeredgewidth=0.7)
+    return end
 
 
 def curve_keys(data: CurveData) -> list[Any]:
@@ -251,10 +252,6 @@ def draw_metrics(ax: Axes, group: str, members: Mapping[str, tuple[FloatArray, F
     ax.set_ylabel(safe_text(group, limit=24))
     labels = []
     for i, (name, (x, y)) in enumerate(members.items()):
-        shade = str(0.15 + 0.35 * (i % 2))
-        keep = np.isfinite(drawable(y))
-        if keep.any():
-            ax.plot(x[keep], y[keep], color=shade, linestyle=layer_line(i), zorder=3)
-            labels.append(end_of(x[keep], y[keep], names[name], shade))
+        labels += draw_line(ax, x, drawable(y), names[name], str(0.15 + 0.35 * (i % 2)), linestyle=layer_line(i))
     ax.set_ylim(limits(drawable(np.concatenate([y for _, y in members.values()])), None))
     end_labels(ax, labels)

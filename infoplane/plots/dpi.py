@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from infoplane.core.palette import OKABE_ITO
 from infoplane.plots._about import lost_words
 from infoplane.plots._artists import row_axis
-from infoplane.plots._figure import Look, canvas, keywords
+from infoplane.plots._figure import Options, canvas, keywords, selected
 from infoplane.plots.style import FAINT, number
 from infoplane.plots.text import safe_text
 from infoplane.results import DataProcessing, ResultTable
-from infoplane.results.views import settings_words
+from infoplane.results.views import Selection, settings_words
 
 Chain = Sequence[str] | Mapping[str, Sequence[str]]
 
@@ -30,19 +30,18 @@ class DpiData:
     caption: list[str]
 
 
+ALL_TOGETHER = ("settings", "layers", "against")
+"""No choices here: all settings have a row, the chain says which layers, and steps are counted together."""
+
+
+@keywords(Selection, without=ALL_TOGETHER)
 def dpi_data(
-    table: ResultTable,
-    *,
-    chain: Chain | None = None,
-    slack: float = 0.02,
-    estimator: str | None = None,
-    run: str | None = None,
-    subset: str | None = None,
+    table: ResultTable, *, chain: Chain | None = None, slack: float = 0.02, **select: Unpack[Selection]
 ) -> DpiData:
     """Counts of violations; see `infoplane.results.ResultTable.dpi`."""
-    wanted = {"estimator": estimator and estimator.partition(":")[0], "run": run, "subset": subset}
-    chosen = {name: value for name, value in wanted.items() if value is not None}
-    rows = [row for row in table.dpi(chain, slack) if all(getattr(row, n) == value for n, value in chosen.items())]
+    estimator = select["estimator"]
+    wanted = {**select, "estimator": estimator and estimator.partition(":")[0]}
+    rows = [r for r in table.dpi(chain, slack) if all(v in (None, getattr(r, name)) for name, v in wanted.items())]
     if not rows:
         raise ValueError(
             "no run of the table is known to be a chain of layers, where the inequality must hold; "
@@ -73,17 +72,14 @@ def estimates(rows: Sequence[DataProcessing]) -> list[str]:
     ]
 
 
-@keywords(Look)
+@keywords(Options, without=ALL_TOGETHER)
 def dpi(
     table: ResultTable,
     *,
     ax: Axes | None = None,
     chain: Chain | None = None,
     slack: float = 0.02,
-    estimator: str | None = None,
-    run: str | None = None,
-    subset: str | None = None,
-    **look: Unpack[Look],
+    **options: Unpack[Options],
 ) -> Axes:
     """Draw the share of neighbouring layers between which I(X;T) rises, per run, estimator and settings.
 
@@ -99,9 +95,9 @@ def dpi(
     table, ax, estimator, run, subset, caption, style, width
         As in `infoplane.plots.plane`.
     """
-    data = dpi_data(table, chain=chain, slack=slack, estimator=estimator, run=run, subset=subset)
+    data = dpi_data(table, chain=chain, slack=slack, **selected(options))
     count = len(data.rows)
-    with canvas(ax, data.caption, look, aspect=min(1.6, 0.22 + 0.06 * count)) as axes:
+    with canvas(ax, data.caption, options, aspect=min(1.6, 0.22 + 0.06 * count)) as axes:
         shares = np.array([100 * row.share for row in data.rows])
         axes.barh(range(count), shares, height=0.6, color=OKABE_ITO[0])
         words: dict[str, Any] = {"va": "center", "color": FAINT, "fontsize": "small"}

@@ -24,6 +24,8 @@ from infoplane.plots._artists import (
     ceiling_of,
     direct_labels,
     draw_ceilings,
+    end_of,
+    highest,
     key,
     legend,
     limits,
@@ -92,7 +94,7 @@ class PlaneData:
     def end(self, layer: int, text: str, color: Any) -> Label:
         """A label at the last point of a layer."""
         x, y, _ = self.path(layer)
-        return Label(float(x[-1]), float(y[-1]), text, color)
+        return end_of(x, y, text, color)
 
 
 @keywords(Selection)
@@ -209,10 +211,7 @@ def only_layers(data: PlaneData, layers: Sequence[str]) -> PlaneData:
 def frame(ax: Axes, planes: Sequence[PlaneData], *, named: bool = True) -> None:
     """Axis labels, limits from the points of all `planes`, and the ceilings, by name where `named`."""
     points = np.concatenate([p.points for p in planes])
-    x, y = (
-        max((c for c in ceilings if c is not None), key=lambda c: c.value, default=None)
-        for ceilings in ([p.ceiling_xt for p in planes], [p.ceiling_ty for p in planes])
-    )
+    x, y = highest(p.ceiling_xt for p in planes), highest(p.ceiling_ty for p in planes)
     ax.set(xlabel=planes[0].labels[0], ylabel=planes[0].labels[1])
     ax.set(xlim=limits(points[:, 0], x), ylim=limits(points[:, 1], y))
     draw_ceilings(ax, x=x, y=y, named=named)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +11,8 @@ from matplotlib.axes import Axes
 
 from infoplane.core.palette import layer_colors
 from infoplane.plots._about import lost_words, run_words
-from infoplane.plots._artists import Label, end_labels, end_of, key, legend, step_axis
-from infoplane.plots._figure import Look, keywords, panels
+from infoplane.plots._artists import Label, draw_line, end_labels, key, legend, step_axis
+from infoplane.plots._figure import Options, keywords, panels, selected
 from infoplane.plots.style import DOTTED, FAINT, layer_marker
 from infoplane.plots.text import safe_names
 from infoplane.results import ResultTable
@@ -47,16 +46,15 @@ class SnrData:
     caption: list[str]
 
 
-def snr_data(
-    table: ResultTable,
-    *,
-    run: str | None = None,
-    layers: Sequence[str] | None = None,
-    against: Literal["step", "epoch"] = "step",
-) -> SnrData:
+ONE_ESTIMATOR = ("estimator", "settings", "subset")
+"""No choices here: what was recorded is of one kind."""
+
+
+@keywords(Selection, without=ONE_ESTIMATOR)
+def snr_data(table: ResultTable, **select: Unpack[Selection]) -> SnrData:
     """Recorded gradient moments of one run; see `snr`."""
     check_recorded(table)
-    chosen: Selection = {"estimator": RECORDED, "run": run, "layers": layers or ["*"], "against": against}
+    chosen: Selection = {**select, "estimator": RECORDED, "layers": select["layers"] or ["*"]}
     series = choose(table, quantity=(MEAN, STD, WEIGHT), **chosen)
     grids = [series.grid(name) for name in (MEAN, STD, WEIGHT)]
     mean, std, weight = (one.value for one in grids)
@@ -99,17 +97,8 @@ def divided(a: FloatArray, b: FloatArray) -> FloatArray:
     return out
 
 
-@keywords(Look)
-def snr(
-    table: ResultTable,
-    *,
-    ax: Axes | None = None,
-    run: str | None = None,
-    layers: Sequence[str] | None = None,
-    against: Literal["step", "epoch"] = "step",
-    log: bool | None = None,
-    **look: Unpack[Look],
-) -> Axes:
+@keywords(Options, without=ONE_ESTIMATOR)
+def snr(table: ResultTable, *, ax: Axes | None = None, log: bool | None = None, **options: Unpack[Options]) -> Axes:
     """Draw the gradients' mean and standard deviation over batches, and below their ratio, per parameter.
 
     Shwartz-Ziv and Tishby (2017) read the step where the ratio falls below 1 as the change from drift to
@@ -122,10 +111,10 @@ def snr(
     table, run, layers, against, log, caption, style, width
         As in `infoplane.plots.plane`; layers are the names under which gradients were recorded.
     """
-    data = snr_data(table, run=run, layers=layers, against=against)
+    data = snr_data(table, **selected(options))
     heights = [1.0] if ax is not None else [1.0, 1.0]
-    with panels(ax, data.caption, look, heights=heights, aspect=0.95) as axes:
-        axes[-1].set_xlabel(against)
+    with panels(ax, data.caption, options, heights=heights, aspect=0.95) as axes:
+        axes[-1].set_xlabel(options["against"])
         if ax is None:
             draw_moments(axes[0], data, log=log)
         draw_ratio(axes[-1], data, log=log)
@@ -153,15 +142,11 @@ def draw_ratio(ax: Axes, data: SnrData, *, log: bool | None) -> None:
 
 def draw_lines(ax: Axes, data: SnrData, values: FloatArray, *, log: bool | None, linestyle: Any = "-") -> list[Label]:
     """Lines on a logarithmic axis; zeros have no place there and are left out."""
-    names = safe_names(data.layers, limit=18)
+    names, colors = safe_names(data.layers, limit=18), layer_colors(len(data.layers))
     step_axis(ax, data.times, log=log)
     ax.set_yscale("log")
+    drawn = np.where((values > 0) & (values < 1e300), values, np.nan)
     ends = []
-    for i, (layer, color) in enumerate(zip(data.layers, layer_colors(len(data.layers)), strict=True)):
-        keep = np.isfinite(values[:, i]) & (values[:, i] > 0) & (values[:, i] < 1e300)
-        if keep.any():
-            x, y = data.times[keep], values[keep, i]
-            ax.plot(x, y, color=color, linestyle=linestyle, zorder=3)
-            ax.plot(x[-1:], y[-1:], color=color, marker=layer_marker(i), linestyle="none", zorder=4, clip_on=False)
-            ends.append(end_of(x, y, names[layer], color))
+    for i, layer in enumerate(data.layers):
+        ends += draw_line(ax, data.times, drawn[:, i], names[layer], colors[i], layer_marker(i), linestyle=linestyle)
     return ends

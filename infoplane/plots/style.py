@@ -63,6 +63,8 @@ _BASE: Mapping[str, Any] = {
 
 
 def _sized(size: float, line: float) -> dict[str, Any]:
+    """Settings of a style with text of `size` points and lines `line` times as thick as in a column."""
+    ticks = {"major.width": 0.6, "minor.width": 0.4, "major.size": 2.5, "minor.size": 1.5}
     return {
         "font.size": size,
         "axes.labelsize": size,
@@ -72,14 +74,7 @@ def _sized(size: float, line: float) -> dict[str, Any]:
         "legend.fontsize": size - 0.5,
         "figure.titlesize": size + 1,
         "axes.linewidth": 0.6 * line,
-        "xtick.major.width": 0.6 * line,
-        "ytick.major.width": 0.6 * line,
-        "xtick.minor.width": 0.4 * line,
-        "ytick.minor.width": 0.4 * line,
-        "xtick.major.size": 2.5 * line,
-        "ytick.major.size": 2.5 * line,
-        "xtick.minor.size": 1.5 * line,
-        "ytick.minor.size": 1.5 * line,
+        **{f"{axis}tick.{name}": points * line for axis in "xy" for name, points in ticks.items()},
         "lines.linewidth": 1.1 * line,
         "lines.markersize": 3.4 * line,
         "figure.dpi": 150,
@@ -164,9 +159,9 @@ def step_ticks(steps: Sequence[float] | FloatArray, log: bool) -> list[float]:
 
 def number(value: float) -> str:
     """A step, count or setting as a reader writes it."""
-    return (
-        f"{value:,.0f}".replace(",", "\u202f" if abs(value) >= 10_000 else "") if value == int(value) else f"{value:g}"
-    )
+    if value != int(value):
+        return f"{value:g}"
+    return f"{value:,.0f}".replace(",", "\u202f" if abs(value) >= 10_000 else "")
 
 
 def text_color(color: Any) -> tuple[float, float, float]:

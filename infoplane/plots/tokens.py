@@ -13,7 +13,17 @@ from matplotlib.ticker import MaxNLocator
 from infoplane.core.palette import layer_colors
 from infoplane.core.tokens import split_token, token_position
 from infoplane.plots._about import about, axis_label
-from infoplane.plots._artists import Ceiling, ceiling_of, draw_ceilings, end_labels, end_of, key, legend, limits
+from infoplane.plots._artists import (
+    Ceiling,
+    Label,
+    ceiling_of,
+    draw_ceilings,
+    draw_line,
+    end_labels,
+    key,
+    legend,
+    limits,
+)
 from infoplane.plots._figure import Options, canvas, keywords, selected
 from infoplane.plots.style import CHANCE, drawable, layer_line, layer_marker, number
 from infoplane.plots.text import safe_names
@@ -165,10 +175,7 @@ def draw(ax: Axes, data: TokensData) -> None:
     ax.set_ylabel(data.label)
     ends = []
     for i, (layer, color) in enumerate(zip(data.layers, layer_colors(len(data.layers)), strict=True)):
-        known = np.isfinite(data.value[i])
-        if known.any():
-            draw_layer(ax, data, i, color)
-            ends.append(end_of(data.positions[known], data.value[i, known], names[layer], color))
+        ends += draw_layer(ax, data, i, names[layer], color)
     draw_ceilings(ax, y=data.ceiling)
     keys = [key(f"Q₃ + {data.whisker:g} IQR", linewidth=0.7, linestyle=DASHED)]
     keys.append(key("above it", marker="o", linestyle="none"))
@@ -178,15 +185,15 @@ def draw(ax: Axes, data: TokensData) -> None:
     end_labels(ax, ends)
 
 
-def draw_layer(ax: Axes, data: TokensData, i: int, color: str) -> None:
-    """The line of one layer, its threshold, its null, and markers at the values above the threshold."""
-    known, peak = np.isfinite(data.value[i]), data.peak[i]
-    line = layer_line(i // 8 if len(data.layers) > 8 else 0)
-    ax.plot(data.positions[known], data.value[i, known], color=color, linestyle=line, linewidth=1.0, zorder=3)
+def draw_layer(ax: Axes, data: TokensData, i: int, name: str, color: str) -> list[Label]:
+    """The line of one layer, its threshold, its null, and markers at the values above the threshold; its label."""
+    peak, line = data.peak[i], layer_line(i // 8 if len(data.layers) > 8 else 0)
+    end = draw_line(ax, data.positions, data.value[i], name, color, linestyle=line, linewidth=1.0)
     if np.isfinite(data.threshold[i]):
         ax.axhline(data.threshold[i], color=color, linewidth=0.7, linestyle=DASHED, alpha=0.7, zorder=1.6)
-    if data.null is not None:
+    if data.null is not None and end:
         ax.plot(data.positions, data.null[i], color=color, linewidth=0.8, linestyle=CHANCE, zorder=2)
     if peak.any():
         x, y = data.positions[peak], data.value[i, peak]
         ax.plot(x, y, linestyle="none", marker=layer_marker(i), color=color, zorder=4)
+    return end
