@@ -73,12 +73,11 @@ class Extent:
     type: str
 
     @property
-    def itemsize(self) -> int:
-        return int(TYPES[self.type].get_size())
-
-    @property
     def nbytes(self) -> int:
-        return self.itemsize * math.prod(self.shape)
+        return int(TYPES[self.type].get_size()) * math.prod(self.shape)
+
+    def read(self, source: Source) -> bytes:
+        return source.read(self.offset, self.nbytes)
 
 
 class _Image(io.BytesIO):
@@ -120,7 +119,6 @@ class FileLayout:
 
     image: _Image
     extents: Mapping[str, Extent]
-    size: int
 
     def pieces(self, contents: Mapping[str, Sequence[Any]]) -> Iterator[memoryview]:
         """The bytes of the file in order; `contents` gives the buffers of every array, in order."""
@@ -136,17 +134,13 @@ class FileLayout:
                 yield view
             if at != extent.offset + extent.nbytes:
                 raise ValueError(f"{name} has {extent.nbytes} bytes, got {at - extent.offset}")
-        yield memoryview(self.image.slice(at, self.size))
-
-
-def plan(arrays: Mapping[str, tuple[str, tuple[int, ...]]]) -> FileLayout:
-    """Lay out a file with these arrays (name -> type, shape), all contiguous, metadata at the front."""
-    return _plan(tuple(arrays.items()))
+        yield memoryview(self.image.slice(at, self.image.size))
 
 
 @functools.lru_cache(maxsize=8)  # most shards of a run have the layout of the one before
-def _plan(items: tuple[tuple[str, tuple[str, tuple[int, ...]]], ...]) -> FileLayout:
-    arrays = dict(items)
+def plan(*named: tuple[str, tuple[str, tuple[int, ...]]]) -> FileLayout:
+    """Lay out a file with these arrays (name, (type, shape)), all contiguous, metadata at the front."""
+    arrays = dict(named)
     image = _Image()
     file = _create_hdf5(image)
     creation = h5p.create(h5p.DATASET_CREATE)
@@ -173,7 +167,7 @@ def _plan(items: tuple[tuple[str, tuple[str, tuple[int, ...]]], ...]) -> FileLay
         extents[name] = Extent(dataset.get_offset() or 0, shape, kind)
     del dataset, datasets
     file.close()
-    return FileLayout(image, extents, image.size)
+    return FileLayout(image, extents)
 
 
 _known: list[tuple[int, list[tuple[int, bytes]], dict[str, Extent]]] = []
@@ -193,16 +187,12 @@ def parse(source: Source, check_meta: Callable[[bytes], dict[str, Any]]) -> tupl
     global _known
     for size, trace, extents in reversed(_known):
         if size == source.size and all(source.read(at, len(data)) == data for at, data in trace):
-            return extents, check_meta(_read(source, extents["meta"]))
+            return extents, check_meta(extents["meta"].read(source))
     blocks = MetadataBlocks(source)
     extents, meta = _walk(blocks, check_meta)
     _check_disjoint(blocks, extents)
     _known = [*_known[1 - _REMEMBERED :], (source.size, blocks.trace, extents)]
     return extents, meta
-
-
-def _read(source: Source, extent: Extent) -> bytes:
-    return source.read(extent.offset, extent.nbytes)
 
 
 def _walk(
@@ -215,7 +205,7 @@ def _walk(
     extents = {"meta": _dataset(blocks, "meta", _object(blocks, "meta", found.pop("meta")))}
     if extents["meta"].type != "u1":
         raise StoreError(f"'meta' must be bytes, got {extents['meta'].type}")
-    meta = check_meta(_read(blocks.source, extents["meta"]))
+    meta = check_meta(extents["meta"].read(blocks.source))
     if root.has_attributes:
         raise StoreError("attributes are not allowed")
     for name, address in found.items():
@@ -259,24 +249,17 @@ def _dataset(blocks: MetadataBlocks, name: str, header: Header) -> Extent:
     if EXTERNAL in header.messages or FILTERS in header.messages:
         raise StoreError(f"{shown(name)} has external storage or filters; neither is allowed")
     offset, stored = layout.number(8), layout.number(8)
-    element = _type(name, header)
+    # The element type is found by comparison with the whole list: a description of the same bytes.
+    described = header.one(DATATYPE).data
+    element = _ENCODED.get((described[0] & 15, described[1:])) if described and described[0] >> 4 in (1, 2, 3) else None
+    if element is None:
+        raise StoreError(f"{shown(name)} has an element type that is not allowed")
     extent = Extent(0 if offset == UNDEFINED else offset, _shape(name, header.one(DATASPACE)), element)
     if extent.nbytes and not 48 <= extent.offset <= blocks.source.size - extent.nbytes:
         raise StoreError(f"{shown(name)} {extent.shape} does not fit into the file's {blocks.source.size} bytes")
     if extent.nbytes and stored != extent.nbytes:
         raise StoreError(f"{shown(name)} {extent.shape} has {extent.nbytes} bytes, its record says {stored}")
     return extent
-
-
-def _type(name: str, header: Header) -> str:
-    """The element type, by comparison with the whole list: a description of the same bytes."""
-    found = None
-    if not header.shared(DATATYPE):  # shared: a committed type, in an object of its own
-        data = header.one(DATATYPE).data
-        found = _ENCODED.get((data[0] & 15, data[1:])) if data and data[0] >> 4 in (1, 2, 3) else None
-    if found is None:
-        raise StoreError(f"{shown(name)} has an element type that is not allowed")
-    return found
 
 
 def _shape(name: str, space: Fields) -> tuple[int, ...]:
@@ -296,7 +279,7 @@ def _shape(name: str, space: Fields) -> tuple[int, ...]:
 def _check_disjoint(blocks: MetadataBlocks, extents: Mapping[str, Extent]) -> None:
     """No two arrays share bytes, nor does an array with what describes it."""
     spans = [(e.offset, e.offset + e.nbytes, shown(name)) for name, e in extents.items() if e.nbytes]
-    spans += [(start, end, "the file's own index") for start, end in blocks.spans()]
+    spans += [(at, at + len(data), "the file's own index") for at, data in blocks.trace]
     end, last = 0, ""
     for start, stop, name in sorted(spans):
         if start < end:

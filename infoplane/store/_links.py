@@ -5,11 +5,11 @@ Old groups (symbol tables) are refused. See `_objects` for the reason why this i
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator
 
 from infoplane.core.errors import StoreError
 from infoplane.store._objects import (
-    GROUP_INFO,
     LINK,
     LINK_INFO,
     MAX_BLOCK_BYTES,
@@ -23,6 +23,7 @@ from infoplane.store._objects import (
 
 _NAMES = 5  # kind of a B-tree that finds links by the hash of their name
 _RECORD = 11  # its records: hash (4), heap identifier (7)
+_COLUMNS = 4  # of a heap's tables, always
 _MAX_DEPTH = 8
 _MAX_NAME = 1 << 12
 
@@ -39,13 +40,12 @@ def links(blocks: MetadataBlocks, group: Header, limit: int) -> dict[str, int | 
     info.expect(1, 0, name="version of the link info")
     info.take(8 if info.expect(1, 0, 1, 2, 3, name="flags of the link info") & 1 else 0)
     heap, names = info.number(8), info.number(8)
-    if group.shared(GROUP_INFO) or group.shared(LINK):
-        raise StoreError(f"{group.what} shares its description with another object; that is not allowed")
-    found = [_link(Fields(message.data, group.what)) for message in group.messages.get(LINK, ())]
+    found = [_link(Fields(message, group.what)) for message in group.messages.get(LINK, ())]
     if heap != UNDEFINED:
-        found += _dense(blocks, heap, names, group.what, limit)
-    if len(found) > limit:
-        raise StoreError(f"{len(found)} objects in one group, at most {limit} allowed")
+        tree, objects = NameTree(blocks, names, group.what), Heap(blocks, heap, group.what)
+        _check_count(tree.count, limit)
+        found += [_link(Fields(objects[record[4:]], f"a link of {group.what}")) for record in tree.records()]
+    _check_count(len(found), limit)
     if len(dict(found)) < len(found):
         raise StoreError(f"{group.what} has two objects of one name")
     return dict(found)
@@ -64,12 +64,9 @@ def _link(fields: Fields) -> Link:
     return name, fields.number(8) if kind == 0 else None
 
 
-def _dense(blocks: MetadataBlocks, heap: int, names: int, what: str, limit: int) -> list[Link]:
-    tree = NameTree(blocks, names, what)
-    if tree.count > limit:
-        raise StoreError(f"{tree.count} objects in one group, at most {limit} allowed")
-    store = Heap(blocks, heap, what)
-    return [_link(Fields(store.object(record[4:]), f"a link of {what}")) for record in tree.records()]
+def _check_count(count: int, limit: int) -> None:
+    if count > limit:
+        raise StoreError(f"{count} objects in one group, at most {limit} allowed")
 
 
 def _width(limit: int) -> int:
@@ -92,17 +89,17 @@ class NameTree:
         self.root, self.root_count, self.count = head.number(8), head.number(2), head.number(8)
         if self.depth > _MAX_DEPTH or not 64 <= self.node_bytes <= MAX_BLOCK_BYTES:
             raise StoreError(f"{self.what} has depth {self.depth} and nodes of {self.node_bytes} bytes")
-        # What a node of each depth can hold, which decides how wide the counts in the nodes above are.
-        self.most = [(self.node_bytes - 10) // _RECORD]
-        self.below = [self.most[0]]
+        # By depth: the records that a node can hold, and the bytes of its pointer to a child: address (8), records in
+        # the child, and, unless that is a leaf, records below it. Each count is as wide as the largest one needs.
+        room = self.node_bytes - 10
+        self.most, self.pointer = [room // _RECORD], [0]
+        self.count_bytes, below = _width(self.most[0]), self.most[0]
         for depth in range(1, self.depth + 1):
-            pointer = self._pointer(depth)
-            self.most.append((self.node_bytes - 10 - pointer) // (_RECORD + pointer))
-            self.below.append((self.most[depth] + 1) * self.below[-1] + self.most[depth])
-
-    def _pointer(self, depth: int) -> int:
-        """Bytes of a child's address and counts in a node of this depth."""
-        return 8 + _width(self.most[0]) + (_width(self.below[depth - 1]) if depth > 1 else 0)
+            pointer = 8 + self.count_bytes + (_width(below) if depth > 1 else 0)
+            most = (room - pointer) // (_RECORD + pointer)
+            below = (most + 1) * below + most
+            self.most.append(most)
+            self.pointer.append(pointer)
 
     def records(self) -> list[bytes]:
         found = list(self._node(self.root, self.root_count, self.depth)) if self.count else []
@@ -113,23 +110,20 @@ class NameTree:
     def _node(self, address: int, count: int, depth: int) -> Iterator[bytes]:
         if not 0 < count <= self.most[depth]:
             raise StoreError(f"{self.what} has a node of {count} records")
-        size = 6 + count * _RECORD + ((count + 1) * self._pointer(depth) if depth else 0) + 4
-        node = Fields(
-            self.blocks.checked(address, size, f"a node of {self.what}", head=b"BTIN" if depth else b"BTLF"),
-            self.what,
-            4,
-        )
+        size = 6 + count * _RECORD + (count + 1) * self.pointer[depth] + 4
+        head = b"BTIN" if depth else b"BTLF"
+        node = Fields(self.blocks.checked(address, size, f"a node of {self.what}", head=head), self.what, 4)
         node.expect(1, 0, name="version")
         node.expect(1, _NAMES, name="kind")
         yield from (node.take(_RECORD) for _ in range(count))
         for _ in range(count + 1 if depth else 0):
-            child, held = node.number(8), node.number(_width(self.most[0]))
-            node.take(_width(self.below[depth - 1]) if depth > 1 else 0)
+            child, held = node.number(8), node.number(self.count_bytes)
+            node.take(self.pointer[depth] - 8 - self.count_bytes)
             yield from self._node(child, held, depth - 1)
 
 
 class Heap:
-    """A fractal heap whose objects lie in its own blocks, without filters."""
+    """A fractal heap whose objects lie in its own blocks, without filters; `heap[identifier]` is an object."""
 
     def __init__(self, blocks: MetadataBlocks, address: int, what: str) -> None:
         self.blocks, self.address, self.what = blocks, address, f"the heap of {what}"
@@ -140,76 +134,60 @@ class Heap:
         self.with_checksum = bool(head.expect(1, 0, 2, name="flags") & 2)
         head.take(4 + 8 + 8 + 8 + 8)  # limits and places of objects and free space, found otherwise
         head.take(8 * 8)  # counts and sizes
-        self.columns, self.first, self.largest = head.number(2), head.number(8), head.number(8)
+        columns, self.first, largest = head.number(2), head.number(8), head.number(8)
         self.offset_bytes = (head.expect(2, 32, name="bits of an offset") + 7) // 8
         head.take(2)
-        self.root, self.rows = head.number(8), head.number(2)
-        sizes = (self.first, self.largest)
-        if (
-            self.columns != 4
-            or any(n & (n - 1) or not 64 <= n <= MAX_BLOCK_BYTES for n in sizes)
-            or sizes[0] > sizes[1]
-        ):
-            raise StoreError(f"{self.what} has {self.columns} columns and blocks of {sizes[0]} to {sizes[1]} bytes")
-        self.direct_rows = (self.largest // self.first).bit_length() + 1
-        self._direct: dict[int, tuple[int, bytes]] = {}
-        self._indirect: dict[int, list[int]] = {}
+        root, rows = head.number(8), head.number(2)
+        powers = all(64 <= n <= MAX_BLOCK_BYTES and not n & (n - 1) for n in (self.first, largest))
+        if columns != _COLUMNS or not powers or self.first > largest:
+            raise StoreError(f"{self.what} has {columns} columns and blocks of {self.first} to {largest} bytes")
+        self.direct_rows = (largest // self.first).bit_length() + 1
+        found = dict(self._content(root, 0, self.first, rows))
+        self.starts, self.contents = list(found), list(found.values())
 
-    def object(self, identifier: bytes) -> bytes:
+    def __getitem__(self, identifier: bytes) -> bytes:
         """The bytes that an identifier names: kind and version 0, offset (4), length (2)."""
         if identifier[0] != 0:
             raise StoreError(f"{self.what} keeps an object outside its blocks")
         offset, size = int.from_bytes(identifier[1:5], "little"), int.from_bytes(identifier[5:7], "little")
-        start, data = self._block(offset)
-        if offset - start + size > len(data):
-            raise StoreError(f"{self.what} has an object beyond its block")
-        return data[offset - start : offset - start + size]
+        place = bisect.bisect(self.starts, offset) - 1
+        at = offset - self.starts[place] if place >= 0 else 0
+        if place < 0 or at + size > len(self.contents[place]):
+            raise StoreError(f"{self.what} has an object beyond its blocks")
+        return self.contents[place][at : at + size]
 
-    def _size(self, row: int) -> int:
-        """Bytes of heap that one entry of a row covers: 1, 1, 2, 4, ... times those of the first block."""
-        return self.first << max(row - 1, 0)
+    def _content(self, address: int, start: int, size: int, rows: int) -> Iterator[tuple[int, bytes]]:
+        """(first offset in the heap, bytes) of one block of `size` bytes, or of those in a table of `rows`."""
+        if not rows:
+            yield start, self._block(address, start, size)
+            return
+        for i, child in enumerate(self._table(address, start, rows)):
+            # Entries of the rows cover 1, 1, 2, 4, ... times the bytes of the first block. Those beyond the largest
+            # block are tables again, of as many rows as make up their size: fewer than the table around them.
+            row = i // _COLUMNS
+            size = self.first << max(row - 1, 0)
+            inner = 0 if row < self.direct_rows else (size // (self.first * _COLUMNS)).bit_length()
+            if child != UNDEFINED:
+                yield from self._content(child, start, size, inner)
+            start += size
 
-    def _block(self, offset: int) -> tuple[int, bytes]:
-        """The direct block that holds an offset of the heap, with its first offset."""
-        if not self.rows:
-            return self._read_direct(self.root, 0, self.first)
-        address, start, rows = self.root, 0, self.rows
-        while True:
-            entries = self._read_indirect(address, start, rows)
-            row, begin = 0, start
-            while row < rows and offset >= begin + self.columns * self._size(row):
-                begin += self.columns * self._size(row)
-                row += 1
-            if row == rows:
-                raise StoreError(f"{self.what} has an object beyond its end")
-            column = (offset - begin) // self._size(row)
-            address, start = entries[row * self.columns + column], begin + column * self._size(row)
-            if row < self.direct_rows:
-                return self._read_direct(address, start, self._size(row))
-            # A block of rows again, as many as make up the size of this entry: smaller than the one around it.
-            rows = (self._size(row) // (self.first * self.columns)).bit_length()
+    def _block(self, address: int, start: int, size: int) -> bytes:
+        what = f"a block of {self.what}"
+        data = self.blocks.read(address, size, what, head=b"FHDB")
+        end = self._check_start(data, start, what)
+        if self.with_checksum:
+            verify(data[:end] + bytes(4) + data[end + 4 :], data[end : end + 4], what)
+        return data
 
-    def _read_direct(self, address: int, start: int, size: int) -> tuple[int, bytes]:
-        if start not in self._direct:
-            what = f"a block of {self.what}"
-            data = self.blocks.read(address, size, what, head=b"FHDB")
-            end = self._check_start(data, start, what)
-            if self.with_checksum:
-                verify(data[:end] + bytes(4) + data[end + 4 :], data[end : end + 4], what)
-            self._direct[start] = start, data
-        return self._direct[start]
-
-    def _read_indirect(self, address: int, start: int, rows: int) -> list[int]:
-        if start not in self._indirect:
-            what = f"a table of {self.what}"
-            head = 4 + 1 + 8 + self.offset_bytes
-            if rows > 32:
-                raise StoreError(f"{what} has {rows} rows")
-            data = self.blocks.checked(address, head + 8 * rows * self.columns + 4, what, head=b"FHIB")
-            self._check_start(data, start, what)
-            fields = Fields(data, what, head)
-            self._indirect[start] = [fields.number(8) for _ in range(rows * self.columns)]
-        return self._indirect[start]
+    def _table(self, address: int, start: int, rows: int) -> list[int]:
+        """The addresses of the blocks and tables in a table, row by row."""
+        what, entries = f"a table of {self.what}", rows * _COLUMNS
+        if rows > 32:
+            raise StoreError(f"{what} has {rows} rows")
+        size = 4 + 1 + 8 + self.offset_bytes + 8 * entries + 4
+        data = self.blocks.checked(address, size, what, head=b"FHIB")
+        fields = Fields(data, what, self._check_start(data, start, what))
+        return [fields.number(8) for _ in range(entries)]
 
     def _check_start(self, data: bytes, start: int, what: str) -> int:
         """The head of a block: its heap, and where it begins there; how many bytes it takes."""

@@ -113,10 +113,6 @@ class MetadataBlocks:
         self._starts: set[int] = set()
         self._room = MAX_METADATA_BYTES
 
-    def peek(self, offset: int, n: int) -> bytes:
-        """The first bytes of a block whose length they tell."""
-        return self.source.read(offset, n) if offset < self.source.size else b""
-
     def read(self, offset: int, n: int, what: str, *, head: bytes = b"") -> bytes:
         """A whole block that begins with `head`, without the checksum at its end, which has been compared."""
         if offset in self._starts:
@@ -157,10 +153,6 @@ class MetadataBlocks:
         self.trace.append((0, data))
         return int(root)
 
-    def spans(self) -> list[tuple[int, int]]:
-        """(first byte, end) of everything that was read."""
-        return [(offset, offset + len(data)) for offset, data in self.trace]
-
 
 def verify(data: bytes, stored: bytes, what: str) -> None:
     if checksum(data).to_bytes(4, "little") != stored:
@@ -168,27 +160,16 @@ def verify(data: bytes, stored: bytes, what: str) -> None:
 
 
 @dataclass(frozen=True)
-class Message:
-    flags: int
-    data: bytes
-
-
-@dataclass(frozen=True)
 class Header:
     """The messages of one object, by kind."""
 
     what: str
-    messages: Mapping[int, list[Message]]
+    messages: Mapping[int, list[bytes]]
 
     def one(self, kind: int) -> Fields:
-        """The content of a message that there is once, and here."""
+        """The content of a message that there is once."""
         (message,) = self.messages[kind]
-        if message.flags & _SHARED:
-            raise StoreError(f"{self.what} shares its description with another object; that is not allowed")
-        return Fields(message.data, self.what)
-
-    def shared(self, kind: int) -> bool:
-        return any(message.flags & _SHARED for message in self.messages.get(kind, ()))
+        return Fields(message, self.what)
 
     @property
     def is_group(self) -> bool:
@@ -202,7 +183,7 @@ class Header:
     def has_attributes(self) -> bool:
         """Attributes in the header, or a heap for many of them."""
         for message in self.messages.get(ATTRIBUTE_INFO, ()):
-            fields = Fields(message.data, self.what)
+            fields = Fields(message, self.what)
             fields.expect(1, 0, name="version of the attribute info")
             fields.take(2 if fields.expect(1, 0, 1, 2, 3, name="flags of the attribute info") & 1 else 0)
             if fields.number(8) != UNDEFINED:
@@ -213,7 +194,7 @@ class Header:
 def read_header(blocks: MetadataBlocks, address: int, what: str) -> Header:
     """An object header of version 2 with its continuations."""
     what = f"the header of {what}"
-    start = Fields(blocks.peek(address, 34), what)
+    start = Fields(blocks.source.read(address, 34), what)
     if start.take(4) != b"OHDR":
         raise StoreError(f"{what} is not one of version 2 (with a checksum), the only one allowed")
     start.expect(1, 2, name="version")
@@ -223,7 +204,7 @@ def read_header(blocks: MetadataBlocks, address: int, what: str) -> Header:
     start.take((16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0))  # times, limits of attributes
     size = start.number(1 << (flags & 3))
     data = blocks.checked(address, start.at + size + 4, what, head=b"OHDR")
-    messages: dict[int, list[Message]] = {}
+    messages: dict[int, list[bytes]] = {}
     chunks = [data[start.at :]]
     for chunk in chunks:  # grows by the continuations that are found
         for kind, message in _messages(chunk, what, tracked=bool(flags & 4)):
@@ -232,22 +213,24 @@ def read_header(blocks: MetadataBlocks, address: int, what: str) -> Header:
                 continue
             if len(chunks) > _MAX_CONTINUATIONS:
                 raise StoreError(f"{what} has more than {_MAX_CONTINUATIONS} continuations")
-            place = Fields(message.data, what)
-            chunks.append(
-                blocks.checked(place.number(8), place.number(8), f"a continuation of {what}", head=b"OCHK")[4:]
-            )
+            place = Fields(message, what)
+            more = blocks.checked(place.number(8), place.number(8), f"a continuation of {what}", head=b"OCHK")
+            chunks.append(more[4:])
     for kind in _ONCE & messages.keys():
         if len(messages[kind]) > 1:
             raise StoreError(f"{what} has {len(messages[kind])} messages of kind {kind}, one allowed")
     return Header(what.removeprefix("the header of "), messages)
 
 
-def _messages(chunk: bytes, what: str, *, tracked: bool) -> Iterator[tuple[int, Message]]:
-    """(kind, message) of one chunk. Fewer bytes than the head of a message at its end are a gap."""
+def _messages(chunk: bytes, what: str, *, tracked: bool) -> Iterator[tuple[int, bytes]]:
+    """(kind, content) of the messages of one chunk. Fewer bytes than the head of a message at its end are a gap."""
     fields = Fields(chunk, what)
     while fields.left >= (6 if tracked else 4):
         kind, size, flags = fields.number(1), fields.number(2), fields.number(1)
         fields.take(2 if tracked else 0)  # the order of creation, of messages that have one
         if kind not in _KNOWN:
             raise StoreError(f"{what} has a message of kind {kind}, which the format does not know")
-        yield kind, Message(flags, fields.take(size))
+        content = fields.take(size)
+        if flags & _SHARED and kind != DATATYPE:
+            raise StoreError(f"{what} shares its description with another object; that is not allowed")
+        yield kind, b"" if flags & _SHARED else content  # a committed type stands elsewhere: nothing to compare here

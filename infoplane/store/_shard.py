@@ -202,12 +202,12 @@ def _encode(
     index = {name: np.ascontiguousarray(array) for name, array in index.items()}
     index[SEAL] = np.frombuffer(digest(*(array.tobytes() for array in index.values())), np.uint8)
     shapes = {name: (array.dtype.str.lstrip("<|"), array.shape) for name, array in index.items()}
-    plan = _h5.plan(shapes | {name: (kind, shape) for name, (kind, shape, _) in acts.items()})
+    shapes |= {name: (kind, shape) for name, (kind, shape, _) in acts.items()}
     contents: dict[str, list[Any]] = {
         name: [array.reshape(-1).view("u1")] for name, array in index.items() if array.size
     }
     contents |= {name: buffers for name, (_, _, buffers) in acts.items()}
-    return plan.pieces(contents)
+    return _h5.plan(*shapes.items()).pieces(contents)
 
 
 def _read_index(
@@ -217,7 +217,7 @@ def _read_index(
     missing = [name for name in (*names, SEAL) if name not in extents]
     if missing:
         raise StoreError(f"object {missing[0]!r} is missing")
-    data = {name: source.read(extents[name].offset, extents[name].nbytes) for name in (*names, SEAL)}
+    data = {name: extents[name].read(source) for name in (*names, SEAL)}
     if digest(*(data[name] for name in names)) != data[SEAL]:
         raise StoreError("its index does not match its seal; the file was altered")
     out: dict[str, npt.NDArray[Any]] = {}
