@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import xxhash
 
@@ -76,17 +76,6 @@ def check_version(data: Mapping[str, Any], name: str) -> None:
         )
 
 
-def load_checked(data: bytes, name: str) -> dict[str, Any]:
-    """A sealed JSON file of a format that this release knows; a newer one may be sealed in another way."""
-    try:
-        raw = load_sealed(data)
-    except StoreError:
-        check_version(load_json(data), name)
-        raise
-    check_version(raw, name)
-    return raw
-
-
 def get(data: Mapping[str, Any], key: str, kind: type[T]) -> T:
     """A field of one type; True is no integer."""
     value = data.get(key)
@@ -123,10 +112,6 @@ def _get_list(data: Mapping[str, Any], key: str, fits: Callable[[Any], bool], wh
     return value
 
 
-def _get_objects(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    return _get_list(data, key, lambda item: isinstance(item, dict), "objects")
-
-
 def _get_steps(data: Mapping[str, Any], key: str) -> tuple[int, ...]:
     return tuple(_get_list(data, key, lambda s: type(s) is int and 0 <= s <= MAX_STEP, "integers"))
 
@@ -153,7 +138,7 @@ def _get_step_or_none(data: Mapping[str, Any], key: str) -> int | None:
 
 
 def _get_dropped(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    dropped = _get_objects(data, key)
+    dropped = _get_list(data, key, lambda item: isinstance(item, dict), "objects")
     for item in dropped:
         get_int(item, "step")
         get(item, "reason", str)
@@ -174,8 +159,34 @@ def _get_pairs(data: Mapping[str, Any], key: str) -> tuple[tuple[str, str], ...]
     return tuple((name, layer) for name, layer in _get_list(data, key, is_pair, "[name, layer]"))
 
 
+_last_layers: tuple[list[Any], tuple[Layer, ...]] = ([], ())
+
+
 def _get_layers(data: Mapping[str, Any], key: str) -> tuple[Layer, ...]:
-    return load_layers(get(data, key, list))
+    global _last_layers
+    raw = get(data, key, list)
+    known, layers = _last_layers
+    if raw != known:  # nearly every shard of a run has the layers of the one before
+        layers = _checked_layers(raw)
+        _last_layers = raw, layers
+    return layers
+
+
+def _checked_layers(raw: list[Any]) -> tuple[Layer, ...]:
+    if len(raw) > MAX_LAYERS:
+        raise StoreError(f"{len(raw)} layers, at most {MAX_LAYERS} allowed")
+    try:
+        layers = tuple(Layer.from_json(item) for item in raw)
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise StoreError(f"a layer's record is not valid: {error}") from error
+    if len({layer.key for layer in layers}) < len(layers):
+        raise StoreError("two layers have the same key")
+    for layer in layers:
+        if layer.dtype not in ARRAY_DTYPES:
+            raise StoreError(f"layer {layer.key!r:.80} has the unknown dtype {layer.dtype!r:.40}")
+        if any(n < 0 for n in layer.unit_shape) or math.prod(max(n, 1) for n in layer.unit_shape) > MAX_FILE_BYTES:
+            raise StoreError(f"layer {layer.key!r:.80} has the shape {layer.unit_shape}")
+    return layers
 
 
 def checked(how: Callable[..., Any], *limits: Any, key: str = "", **options: Any) -> Any:
@@ -186,9 +197,14 @@ def checked(how: Callable[..., Any], *limits: Any, key: str = "", **options: Any
 class Checked:
     """A record whose fields say how they are read from JSON; whatever else stands there is ignored."""
 
+    KIND: ClassVar[str] = ""
+    """The field `kind` of the object; "" where it has none."""
+
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> Self:
         """Check every field. Raises StoreError with the first that does not fit."""
+        if cls.KIND and raw.get("kind") != cls.KIND:
+            raise StoreError(f"kind {cls.KIND!r} expected, got {raw.get('kind')!r:.40}")
         found = {}
         for each in fields(cast(Any, cls)):
             how = each.metadata.get("how")
@@ -196,33 +212,42 @@ class Checked:
                 found[each.name] = how(raw, each.metadata["key"] or each.name, *each.metadata["limits"])
         return cls(**found)
 
+    @classmethod
+    def load(cls, data: bytes, name: str) -> Self:
+        """From the sealed bytes of a file of a format that this release knows."""
+        try:
+            raw = load_sealed(data)
+        except StoreError:
+            check_version(load_json(data), name)  # a newer format may be sealed in another way
+            raise
+        check_version(raw, name)
+        return cls.read(raw)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "kind": self.KIND, "format_version": FORMAT_VERSION}
+
+    def dump(self) -> bytes:
+        """The whole file."""
+        return seal_json(self.to_json(), self.KIND) + b"\n"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord(Checked):
     """run.json: written once, when the run is created."""
 
+    KIND = "run"
     run_id: str = checked(get, str)
     created: str = checked(get, str)
     probe_digest: str = checked(get_hex)
     samples: int = checked(get_int, 1)
     settings: dict[str, Any] = checked(get, dict)
-    format_version: int = FORMAT_VERSION
-
-    def dump(self) -> bytes:
-        return seal_json({"kind": "run", **self.__dict__}, "settings") + b"\n"
-
-    @classmethod
-    def load(cls, data: bytes, name: str) -> Self:
-        raw = load_checked(data, name)
-        if raw.get("kind") != "run":
-            raise StoreError(f"kind 'run' expected, got {raw.get('kind')!r:.40}")
-        return cls.read(raw)
 
 
 @dataclass(kw_only=True)
 class SessionRecord(Checked):
     """sessions/NNNN.json: one process start of one rank; rewritten whole when something is to be added."""
 
+    KIND = "session"
     run_id: str = checked(get, str)
     session: int = checked(get_int, 1, MAX_SESSIONS)
     rank: int = checked(get_int, 0, MAX_RANKS - 1)
@@ -237,22 +262,12 @@ class SessionRecord(Checked):
     closed: bool = checked(get, bool, default=False)
     stalled_seconds: float = checked(_get_seconds, default=0.0)
 
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "session", "format_version": FORMAT_VERSION, **self.__dict__}
-
-    def dump(self) -> bytes:
-        return seal_json(self.to_json(), "session") + b"\n"
-
     def unrecorded(self) -> list[tuple[str, tuple[int, ...], bool]]:
         """What the recorder could not record, at which steps, and whether nothing is wrong with that."""
         listed = get(self.notes, "problems", list) if "problems" in self.notes else []
         if not all(isinstance(item, dict) for item in listed):
             raise StoreError("field 'problems' of 'notes' must be a list of objects")
         return [(get(item, "what", str), _get_steps(item, "steps"), get(item, "note", bool)) for item in listed]
-
-    @classmethod
-    def load(cls, data: bytes, name: str) -> Self:
-        return cls.read(load_checked(data, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,6 +295,7 @@ class ManifestEntry(Checked):
 class ShardMeta(Checked):
     """`meta` of a shard."""
 
+    KIND = "activations"
     parts: int = checked(get_int, 1, MAX_PARTS)
     world_size: int = checked(get_int, 1, MAX_RANKS)
     run_id: str = checked(get, str)
@@ -296,52 +312,14 @@ class ShardMeta(Checked):
         return ShardName(first, last, self.session, self.rank, self.part if self.parts > 1 else None)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            **self.__dict__,
-            "kind": "activations",
-            "format_version": FORMAT_VERSION,
-            "layers": [layer.to_json() for layer in self.layers],
-            "metrics": [list(pair) for pair in self.metrics],
-        }
+        return super().to_json() | {"layers": [layer.to_json() for layer in self.layers]}
 
     @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> Self:
-        if raw.get("kind") != "activations":
-            raise StoreError(f"kind 'activations' expected, got {raw.get('kind')!r:.40}")
-        meta = cls.read(raw)
+    def read(cls, raw: Mapping[str, Any]) -> Self:
+        meta = super().read(raw)
         get_int(raw, "rank", 0, meta.world_size - 1)
         get_int(raw, "part", 0, meta.parts - 1)
         return meta
-
-
-_last_layers: tuple[list[Any], tuple[Layer, ...]] = ([], ())
-
-
-def load_layers(raw: list[Any]) -> tuple[Layer, ...]:
-    """The layers of a record, checked."""
-    global _last_layers
-    known, layers = _last_layers
-    if raw != known:  # nearly every shard of a run has the layers of the one before
-        layers = _checked_layers(raw)
-        _last_layers = raw, layers
-    return layers
-
-
-def _checked_layers(raw: list[Any]) -> tuple[Layer, ...]:
-    if len(raw) > MAX_LAYERS:
-        raise StoreError(f"{len(raw)} layers, at most {MAX_LAYERS} allowed")
-    try:
-        layers = tuple(Layer.from_json(item) for item in raw)
-    except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise StoreError(f"a layer's record is not valid: {error}") from error
-    if len({layer.key for layer in layers}) < len(layers):
-        raise StoreError("two layers have the same key")
-    for layer in layers:
-        if layer.dtype not in ARRAY_DTYPES:
-            raise StoreError(f"layer {layer.key!r:.80} has the unknown dtype {layer.dtype!r:.40}")
-        if any(n < 0 for n in layer.unit_shape) or math.prod(max(n, 1) for n in layer.unit_shape) > MAX_FILE_BYTES:
-            raise StoreError(f"layer {layer.key!r:.80} has the shape {layer.unit_shape}")
-    return layers
 
 
 @dataclass
@@ -363,31 +341,33 @@ class Manifest:
     lines: dict[str, bytes] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
     clean: bool = True
+    _first: dict[str, int] = field(default_factory=dict)  # shard name -> number of the first line on it
 
-    def add(self, line: bytes | None, numbers: dict[str, int], number: int) -> None:
+    def add(self, line: bytes | None, number: int) -> None:
         """Take one line. Raises StoreError with the reason why it cannot be used."""
         if line is None:
             raise StoreError(f"more than {MAX_MANIFEST_LINE} bytes")
         entry = ManifestEntry.parse(line)
-        first = numbers.setdefault(entry.name, number)
+        first = self._first.setdefault(entry.name, number)
         if first == number:
             self.entries[entry.name], self.lines[entry.name] = entry, line
-        elif self.entries.pop(entry.name, entry) != entry or entry.name not in self.lines:
-            self.lines.pop(entry.name, None)  # nobody can say which of the two is right
+        elif self.entries.get(entry.name) == entry:
+            self.clean = False
+        else:  # nobody can say which of the two is right
+            self.entries.pop(entry.name, None)
+            self.lines.pop(entry.name, None)
             raise StoreError(f"it contradicts line {first} on {entry.name}")
-        else:
-            self.entries[entry.name], self.clean = entry, False
 
 
 def read_manifest(path: Path) -> Manifest:
     """The usable lines of a manifest; OSError or StoreError where the file as a whole cannot be read."""
-    found, numbers, bad, blank = Manifest(), dict[str, int](), 0, 0
-    for number, line in _lines(path):
+    found, bad, blank = Manifest(), 0, 0
+    for number, line in enumerate(_lines(path), 1):
         if line == b"":  # what a torn line leaves behind; not worth a word, but not for ever either
             blank += 1
         else:
             try:
-                found.add(line, numbers, number)
+                found.add(line, number)
             except StoreError as error:
                 bad += 1
                 if bad <= _NAMED_LINES:
@@ -399,7 +379,7 @@ def read_manifest(path: Path) -> Manifest:
     else:
         if bad > _NAMED_LINES:
             found.complaints.append(f"{bad - _NAMED_LINES} more lines are damaged; {_WITHOUT}")
-    found.clean = found.clean and not (bad or blank) and _ends_whole(path)
+    found.clean = found.clean and not (bad or blank) and files.last_byte(path) in (b"", b"\n")
     return found
 
 
@@ -409,26 +389,17 @@ def _too_many(useless: int, lines: int) -> str:
     return f"more than {MAX_MANIFEST_LINES} lines" if lines > MAX_MANIFEST_LINES else ""
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
-    """Number and content of every whole line, None for one that is too long.
-
-    What follows the last line end was cut off by a kill, and is left out.
-    """
+def _lines(path: Path) -> Iterator[bytes | None]:
+    """Every whole line without its end, None for one that is too long; what a kill cut off at the end is left out."""
     with files.opened(path) as fd, os.fdopen(fd, "rb", closefd=False) as file:
         size = os.fstat(fd).st_size
         if size > MAX_MANIFEST_BYTES:
             raise StoreError(f"{size} bytes, at most {MAX_MANIFEST_BYTES} expected")
-        number, too_long, left = 0, False, size
-        while piece := file.readline(min(left, MAX_MANIFEST_LINE + 1)):
-            left -= len(piece)
+        too_long = False
+        while piece := file.readline(MAX_MANIFEST_LINE + 1):
             whole = piece.endswith(b"\n")
             if whole:
-                number += 1
-                yield number, None if too_long else piece[:-1]
+                yield None if too_long else piece[:-1]
             elif len(piece) <= MAX_MANIFEST_LINE:
                 return  # the end: a writer at work may add to it right now
             too_long = not whole
-
-
-def _ends_whole(path: Path) -> bool:
-    return files.last_byte(path) in (b"", b"\n")

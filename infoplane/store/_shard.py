@@ -201,13 +201,13 @@ def _encode(
 ) -> Iterator[memoryview]:
     index = {name: np.ascontiguousarray(array) for name, array in index.items()}
     index[SEAL] = np.frombuffer(digest(*(array.tobytes() for array in index.values())), np.uint8)
-    shapes = {name: (array.dtype.str.lstrip("<|"), array.shape) for name, array in index.items()}
-    shapes |= {name: (kind, shape) for name, (kind, shape, _) in acts.items()}
-    contents: dict[str, list[Any]] = {
-        name: [array.reshape(-1).view("u1")] for name, array in index.items() if array.size
+    arrays: dict[str, tuple[str, tuple[int, ...], list[Any]]] = {
+        name: (array.dtype.str.lstrip("<|"), array.shape, [array.reshape(-1).view("u1")])
+        for name, array in index.items()
     }
-    contents |= {name: buffers for name, (_, _, buffers) in acts.items()}
-    return _h5.plan(*shapes.items()).pieces(contents)
+    arrays |= acts
+    shapes = {name: (kind, shape) for name, (kind, shape, _) in arrays.items()}
+    return _h5.plan(*shapes.items()).pieces({name: buffers for name, (_, _, buffers) in arrays.items()})
 
 
 def _read_index(
@@ -265,7 +265,7 @@ class Shard:
 def decode_shard(source: _h5.Source, name: ShardName) -> Shard:
     """Check a whole index. Raises StoreError with the reason, without the file's name."""
     extents, raw = _h5.parse(source, lambda text: _load_meta(text, str(name)))
-    meta = ShardMeta.from_json(raw)
+    meta = ShardMeta.read(raw)
     arrays = _read_index(source, extents, SHARD_INDEX)
     count, layers, columns = len(arrays["step"]), len(meta.layers), len(meta.metrics)
     rows, step = arrays["rows"], arrays["step"]
