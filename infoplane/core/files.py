@@ -66,9 +66,9 @@ class NotDurable(OSError):
     digest = ""
 
 
-def _gather(pieces: Iterable[memoryview], block: int = MIB) -> Iterator[Any]:
+def _gather(pieces: Iterable[Any], block: int = MIB) -> Iterator[Any]:
     """Small pieces joined to blocks, large ones passed on as they are."""
-    small: list[memoryview] = []
+    small: list[Any] = []
     size = 0
     for piece in pieces:
         large = len(piece) >= block // 4
@@ -110,7 +110,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def publish(
-    directory: Path, name: str, pieces: Iterable[memoryview], *, replace: bool = True, sync: bool = True
+    directory: Path, name: str, pieces: Iterable[Any], *, replace: bool = True, sync: bool = True
 ) -> tuple[int, str]:
     """Write a file under a temporary name, sync it, then give it its name; (bytes, XXH3-128).
 
@@ -174,13 +174,6 @@ def touch(path: Path) -> None:
     sync_directory(path.parent)
 
 
-def publish_bytes(
-    directory: Path, name: str, data: bytes, *, replace: bool = True, sync: bool = True
-) -> tuple[int, str]:
-    """`publish` for content that is in one piece."""
-    return publish(directory, name, [memoryview(data)], replace=replace, sync=sync)
-
-
 class Journal:
     """An append-only text file whose lines are on disk before `append` returns.
 
@@ -211,7 +204,8 @@ class Journal:
             os.close(fd)
 
 
-def open_regular(path: Path) -> int:
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
     """A descriptor of a regular file, never through a symbolic link and never waiting on a pipe."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
@@ -220,17 +214,9 @@ def open_regular(path: Path) -> int:
         if error.errno == errno.ELOOP:
             raise StoreError("a symbolic link, not a regular file") from error
         raise
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise StoreError("not a regular file")
-    return fd
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[int]:
-    """`open_regular` for the length of a `with` block."""
-    fd = open_regular(path)
     try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise StoreError("not a regular file")
         yield fd
     finally:
         os.close(fd)
@@ -309,15 +295,12 @@ def file_digest(fd: int, offset: int = 0, length: int | None = None) -> tuple[in
     return size, state.hexdigest()
 
 
-def remove_leftovers(directory: Path, dead: Callable[[str, int], bool]) -> list[str]:
+def remove_leftovers(directory: Path, dead: Callable[[str, int], bool]) -> None:
     """Remove temporary files; `dead(final name, pid)` says which nobody will finish."""
-    removed = []
-    for entry in sorted(directory.iterdir()):
+    for entry in list(directory.iterdir()):
         found = parse_temporary(entry.name)
         if found is not None and dead(*found):
             entry.unlink(missing_ok=True)
-            removed.append(entry.name)
-    return removed
 
 
 def process_start(pid: int) -> int | None:
@@ -379,7 +362,7 @@ class PidLock:
 
     def _create(self, *, again: bool = False) -> None:
         try:
-            publish_bytes(self.path.parent, self.path.name, self._content, replace=False, sync=False)
+            publish(self.path.parent, self.path.name, [self._content], replace=False, sync=False)
         except (FileExistsError, FileNotFoundError) as error:
             # Not found: who cleans up behind a dead process took our temporary file for one of its.
             if again or (isinstance(error, FileNotFoundError) and self.path.parent.is_dir()):
@@ -446,10 +429,7 @@ def is_held(path: Path) -> bool:
         owner = read_owner(_content_of(path) or b"")
     except (OSError, StoreError):
         return False
-    if owner is None:
-        return False
-    pid, host, started = owner
-    return host != socket.gethostname() or alive(pid, started)
+    return owner is not None and (owner[1] != socket.gethostname() or alive(owner[0], owner[2]))
 
 
 def _content_of(path: Path) -> bytes | None:

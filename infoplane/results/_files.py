@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from infoplane.core.files import Locked, PidLock, fingerprint, publish_bytes, sync_directory
+from infoplane.core.files import Locked, PidLock, fingerprint, publish, sync_directory
 from infoplane.core.strict import load_object
 from infoplane.results._csv import HEADER, Array, Row, format_rows, parse_table, whole_lines
 
@@ -33,7 +33,7 @@ def meta_path(table: Path) -> Path:
 def write_meta(path: Path, meta: Mapping[str, Any]) -> None:
     """Write strict JSON atomically; NaN and infinities are refused by the encoder."""
     text = json.dumps(meta, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False)
-    publish_bytes(path.parent, path.name, text.encode() + b"\n")
+    publish(path.parent, path.name, [text.encode() + b"\n"])
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def write_files(path: Path, rows: bytes, meta: Mapping[str, Any]) -> None:
     with contextlib.ExitStack() as stack:
         stack.callback(lock_table(path).release)
         write_meta(meta_path(path), plain)
-        publish_bytes(path.parent, path.name, data)
+        publish(path.parent, path.name, [data])
         write_meta(meta_path(path), {**plain, "table": {"bytes": len(data), "blake2b": fingerprint(data)}})
 
 

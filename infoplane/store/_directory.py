@@ -20,7 +20,7 @@ from infoplane.core.steps import step_words
 from infoplane.core.strict import canonical_json
 from infoplane.core.warn import warn
 from infoplane.store._records import Manifest, ManifestEntry, RunRecord, SessionRecord, load_json, read_manifest
-from infoplane.store._shard import check_probe, encode_probe, inputs_digest, probe_digest
+from infoplane.store._shard import Shard, check_probe, encode_probe, inputs_digest, probe_digest
 from infoplane.store.layout import (
     MAX_SESSIONS,
     PROBE_FILE,
@@ -72,7 +72,7 @@ class Ledger:
 
     def _write(self, *, replace: bool = True) -> None:
         name = session_file(self.record.session, self.record.rank)
-        files.publish_bytes(self.path / SESSIONS_DIR, name, self.record.dump(), replace=replace)
+        files.publish(self.path / SESSIONS_DIR, name, [self.record.dump()], replace=replace)
 
     def drop(self, steps: Iterable[int], error: BaseException) -> None:
         """Note that these steps are lost."""
@@ -113,25 +113,22 @@ class Ledger:
                 self._write()
             except OSError as error:
                 self.error = error
-                self._set_mark()
+                # A full disk still takes a name.
+                steps = (min(self.dropped), max(self.dropped)) if self.dropped else None
+                self._set_mark(dropped_file(self.record.session, self.record.rank, *steps) if steps else "")
             else:
                 self.unsaved = False
-                self._remove_mark("")
+                self._set_mark("")
 
-    def _set_mark(self) -> None:
-        """Say in the name of an empty file that steps were dropped: a full disk still takes a name."""
-        if not self.dropped:
+    def _set_mark(self, name: str) -> None:
+        """Leave an empty file of this name, in the place of the one before; none for ""."""
+        if name == self.mark:
             return
-        name = dropped_file(self.record.session, self.record.rank, min(self.dropped), max(self.dropped))
-        if name != self.mark:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if name:
                 files.touch(self.path / name)
-                self._remove_mark(name)
-
-    def _remove_mark(self, new: str) -> None:
-        old, self.mark = self.mark, new
-        if old:
-            with contextlib.suppress(OSError):
+            old, self.mark = self.mark, name
+            if old:
                 (self.path / old).unlink()
 
     def losses(self) -> list[str]:
@@ -237,7 +234,7 @@ def _create(path: Path, probe: Probe, settings: dict[str, Any], found: str) -> R
     files.publish(path, PROBE_FILE, encode_probe(probe, record.run_id))
     files.sync_directory(path.parent)
     # Written last: a directory with run.json has everything that a reader needs.
-    files.publish_bytes(path, RUN_FILE, record.dump(), replace=False)
+    files.publish(path, RUN_FILE, [record.dump()], replace=False)
     return record
 
 
@@ -273,41 +270,34 @@ def _first_difference(old: Any, new: Any, field: str) -> tuple[str, Any, Any] | 
 def _recover(path: Path, rank: int) -> int | None:
     """Last complete step; the manifest of this rank is rebuilt where it and the shards disagree."""
     store = ActivationStore(path)
-    rebuild_manifest(store, rank)
+    _rebuild_manifest(store, rank)
     steps = store.steps()
     return steps[-1] if steps else None
 
 
-def rebuild_manifest(store: ActivationStore, rank: int) -> int:
-    """Write the manifest of one rank anew when lines are damaged or shards are not listed; lines added."""
-    path = store.path / manifest_file(rank)
-    old, rewrite = Manifest(), False
+def _rebuild_manifest(store: ActivationStore, rank: int) -> None:
+    """Write the manifest of one rank anew when lines are damaged or shards are not listed."""
+    path, old = store.path / manifest_file(rank), Manifest()
     if path.exists() or path.is_symlink():
         try:
             old = read_manifest(path)
         except StoreError:  # no regular file, or beyond all sizes: another one takes its place
-            rewrite = True
-    lines = list(old.lines.values())
-    added = 0
-    for shard in store.valid_shards():
-        name = str(shard.name)
-        if shard.name.rank != rank or name in old.lines:
-            continue
-        with files.opened(store.path / SHARDS_DIR / name) as fd:
-            size, found = files.file_digest(fd)
-        entry = ManifestEntry(
-            name=name,
-            size=size,
-            xxh3_128=found,
-            rank=rank,
-            session=shard.name.session,
-            steps=tuple(shard.step.tolist()),
-        )
-        lines.append(entry.line())
-        added += 1
-    if added or rewrite or not old.clean:
-        files.publish_bytes(store.path, path.name, b"".join(line + b"\n" for line in lines))
-    return added
+            old.clean = False
+    unlisted = [s for s in store.valid_shards() if s.name.rank == rank and str(s.name) not in old.lines]
+    lines = [*old.lines.values(), *(_line(store.path, shard) for shard in unlisted)]
+    if unlisted or not old.clean:
+        files.publish(store.path, path.name, [b"".join(line + b"\n" for line in lines)])
+
+
+def _line(path: Path, shard: Shard) -> bytes:
+    """The manifest's line on a shard, from the file itself."""
+    name, steps = str(shard.name), tuple(shard.step.tolist())
+    with files.opened(path / SHARDS_DIR / name) as fd:
+        size, found = files.file_digest(fd)
+    entry = ManifestEntry(
+        name=name, size=size, xxh3_128=found, rank=shard.name.rank, session=shard.name.session, steps=steps
+    )
+    return entry.line()
 
 
 def _sweep(path: Path, rank: int) -> None:

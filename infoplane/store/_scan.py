@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -11,7 +12,6 @@ from typing import TypeVar
 from infoplane.core import files
 from infoplane.core.errors import StoreError
 from infoplane.core.files import parse_temporary
-from infoplane.core.records import Probe
 from infoplane.core.steps import step_words
 from infoplane.core.text import listed, printable, shorten
 from infoplane.store._records import ManifestEntry, RunRecord, SessionRecord, read_manifest
@@ -24,8 +24,8 @@ from infoplane.store.layout import (
     SESSIONS_DIR,
     SHARDS_DIR,
     ShardName,
+    is_manifest_file,
     parse_dropped_file,
-    parse_manifest_file,
     parse_session_file,
     session_file,
 )
@@ -96,14 +96,10 @@ class Scan:
             raise StoreError(f"{path} is not a run directory: " + ("a file" if path.exists() else "not found"))
         if not (path / RUN_FILE).exists():
             raise StoreError(f"{path} is not a run directory: no {RUN_FILE} in it")
-        try:
+        with _named(RUN_FILE):
             self.record = RunRecord.load(files.read_file(path / RUN_FILE), RUN_FILE)
-        except (StoreError, OSError) as error:
-            raise _named(RUN_FILE, error) from error
-        try:
-            self.probe, found = self._load_probe()
-        except (StoreError, OSError) as error:
-            raise _named(PROBE_FILE, error) from error
+        with _named(PROBE_FILE), files.opened(path / PROBE_FILE) as fd:
+            self.probe, found = decode_probe(fd, self.record.run_id)
         if found != self.record.probe_digest:
             raise StoreError(
                 f"{PROBE_FILE} has the digest {found}, {RUN_FILE} says {self.record.probe_digest}; "
@@ -118,10 +114,6 @@ class Scan:
 
     def complain(self, file: str, what: object, steps: Iterable[int] = ()) -> None:
         self.problems.append(Problem(file, str(what), tuple(int(s) for s in steps)))
-
-    def _load_probe(self) -> tuple[Probe, str]:
-        with files.opened(self.path / PROBE_FILE) as fd:
-            return decode_probe(fd, self.record.run_id)
 
     def _load_sessions(self) -> list[SessionRecord]:
         found, foreign = [], list[Problem]()
@@ -144,7 +136,7 @@ class Scan:
     def _load_manifests(self) -> dict[str, ManifestEntry]:
         out: dict[str, ManifestEntry] = {}
         for name in self._names("."):
-            if parse_manifest_file(name) is None:
+            if not is_manifest_file(name):
                 continue
             try:
                 found = read_manifest(self.path / name)
@@ -295,9 +287,13 @@ def _layers(keys: list[str]) -> str:
     return f"layer{'s' * (len(keys) > 1)} {listed([repr(shorten(key, 60)) for key in keys], 3)}"
 
 
-def _named(name: str, error: Exception) -> StoreError:
-    """The error with the name of the file in front, once."""
-    if isinstance(error, FileNotFoundError):
-        return StoreError(f"{name} is missing")
-    text = str(error)
-    return StoreError(text if text.startswith(name) else f"{name}: {text}")
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Errors as StoreError with the name of the file in front, once."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StoreError(f"{name} is missing") from error
+    except (StoreError, OSError) as error:
+        text = str(error)
+        raise StoreError(text if text.startswith(name) else f"{name}: {text}") from error

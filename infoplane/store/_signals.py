@@ -11,9 +11,12 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from types import FrameType
-from typing import ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from infoplane.core.interrupts import in_main_thread
+from infoplane.core.interrupts import deferred, in_main_thread
+
+if TYPE_CHECKING:
+    from infoplane.store.writer import StoreWriter
 
 CLOSE_SECONDS = 8.0
 """For publishing what waits."""
@@ -24,27 +27,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Stoppable(Protocol):
-    """An open writer."""
-
-    @property
-    def mine(self) -> bool:
-        """Whether it was opened in this process."""
-        ...
-
-    def close(self) -> None: ...
-
-    def abandon(self, error: Exception) -> None:
-        """List as dropped what is not published yet; another thread may still be publishing."""
-        ...
-
-
-open_writers: weakref.WeakSet[Stoppable] = weakref.WeakSet()
+open_writers: weakref.WeakSet[StoreWriter] = weakref.WeakSet()
 _busy = 0  # methods under way in the main thread that hold locks
 _deferred = False  # whether a signal waits for their end
 
 
-def watch(writer: Stoppable) -> None:
+def watch(writer: StoreWriter) -> None:
     """Close this writer at SIGTERM. Where the caller handles or ignores the signal, that is left alone."""
     open_writers.add(writer)
     if in_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -54,7 +42,7 @@ def watch(writer: Stoppable) -> None:
             return
 
 
-def unwatch(writer: Stoppable) -> None:
+def unwatch(writer: StoreWriter) -> None:
     """Forget a closed writer; after the last one SIGTERM is as it was."""
     open_writers.discard(writer)
     if not open_writers and in_main_thread() and signal.getsignal(signal.SIGTERM) is _handle:
@@ -62,7 +50,7 @@ def unwatch(writer: Stoppable) -> None:
 
 
 def guarded(method: Callable[P, R]) -> Callable[P, R]:
-    """A method that holds locks: a signal that comes meanwhile is acted on when the outermost of them returns."""
+    """A method that holds locks: SIGTERM that comes meanwhile acts when the outermost of them returns, SIGINT too."""
 
     @functools.wraps(method)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -77,7 +65,7 @@ def guarded(method: Callable[P, R]) -> Callable[P, R]:
             if _deferred and not _busy:
                 _terminate()
 
-    return run
+    return deferred(run)
 
 
 def pending() -> bool:
@@ -110,7 +98,7 @@ def _terminate() -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
-def _run_all(jobs: dict[Stoppable, Callable[[], None]], seconds: float) -> Iterable[Stoppable]:
+def _run_all(jobs: dict[StoreWriter, Callable[[], None]], seconds: float) -> Iterable[StoreWriter]:
     """Run the jobs side by side; the writers whose job has not ended in time."""
     deadline = time.monotonic() + seconds
     threads = {writer: threading.Thread(target=job, daemon=True) for writer, job in jobs.items()}

@@ -120,7 +120,7 @@ def cut_ranges(ranges: npt.NDArray[np.int64], start: int, stop: int) -> npt.NDAr
 
 _SHARD = re.compile(r"(\d{8,19})-(\d{8,19})\.s(\d{4})\.r(\d{3})(?:\.p(\d{2,3}))?\.h5", re.ASCII)
 _SESSION = re.compile(r"(\d{4})(?:\.r(\d{3}))?\.json", re.ASCII)
-_MANIFEST = re.compile(r"manifest(?:\.r(\d{3}))?\.jsonl", re.ASCII)
+_MANIFEST = re.compile(r"manifest(?:\.r\d{3})?\.jsonl", re.ASCII)
 _DROPPED = re.compile(r"dropped\.s(\d{4})\.r(\d{3})\.(\d{8,19})-(\d{8,19})", re.ASCII)
 
 
@@ -141,11 +141,7 @@ class ShardName:
     @classmethod
     def parse(cls, name: str) -> Self | None:
         match = _SHARD.fullmatch(name)
-        if match is None:
-            return None
-        first, last, session, rank = (int(g) for g in match.groups()[:4])
-        part = match.group(5)
-        out = cls(first, last, session, rank, None if part is None else int(part))
+        out = match and cls(*(int(g) for g in match.groups() if g is not None))
         return out if str(out) == name else None
 
 
@@ -156,16 +152,15 @@ def session_file(session: int, rank: int) -> str:
 def parse_session_file(name: str) -> tuple[int, int] | None:
     """(session, rank) of a session file's name, or None."""
     match = _SESSION.fullmatch(name)
-    return None if match is None else (int(match.group(1)), int(match.group(2) or 0))
+    return match and (int(match[1]), int(match[2] or 0))
 
 
 def manifest_file(rank: int) -> str:
     return "manifest.jsonl" if rank == 0 else f"manifest.r{rank:03d}.jsonl"
 
 
-def parse_manifest_file(name: str) -> int | None:
-    match = _MANIFEST.fullmatch(name)
-    return None if match is None else int(match.group(1) or 0)
+def is_manifest_file(name: str) -> bool:
+    return _MANIFEST.fullmatch(name) is not None
 
 
 def dropped_file(session: int, rank: int, first: int, last: int) -> str:
@@ -176,10 +171,7 @@ def dropped_file(session: int, rank: int, first: int, last: int) -> str:
 def parse_dropped_file(name: str) -> tuple[int, int, int, int] | None:
     """(session, rank, first step, last step) or None."""
     match = _DROPPED.fullmatch(name)
-    if match is None:
-        return None
-    session, rank, first, last = (int(group) for group in match.groups())
-    return session, rank, first, last
+    return match and (int(match[1]), int(match[2]), int(match[3]), int(match[4]))
 
 
 def lock_file(rank: int) -> str:

@@ -108,8 +108,8 @@ class ActivationStore:
     def layer(self, key: str, step: int | None = None) -> Layer:
         """The layer with this key, as first recorded or as at `step`. Raises ValueError with the closest names."""
         if step is not None:
-            piece, place = self._places(key, step)[0]
-            return piece.shard.meta.layers[place]
+            pieces, i = self._places(key, step)
+            return pieces[0].shard.meta.layers[i]
         try:
             return self._layers[key]
         except KeyError:
@@ -169,14 +169,14 @@ class ActivationStore:
 
     def source(self, key: str, step: int) -> str:
         """Digest of the content of this layer at this step and of the probe, 32 hexadecimal digits."""
-        places = self._places(key, step)
-        layer = places[0][0].shard.meta.layers[places[0][1]]
-        parts = [(p.shard.rows.tolist(), p.shard.digests[p.at, i].tobytes()) for p, i in places]
-        return source_digest(self.probe_digest, layer, parts)
+        pieces, i = self._places(key, step)
+        parts = [(p.shard.rows.tolist(), p.shard.digests[p.at, i].tobytes()) for p in pieces]
+        return source_digest(self.probe_digest, pieces[0].shard.meta.layers[i], parts)
 
     def nonfinite(self, key: str, step: int) -> int:
         """Number of NaN and infinite values."""
-        return sum(int(p.shard.nonfinite[p.at, i]) for p, i in self._places(key, step))
+        pieces, i = self._places(key, step)
+        return sum(int(p.shard.nonfinite[p.at, i]) for p in pieces)
 
     def nbytes(self, key: str) -> int:
         """Bytes of one snapshot of this layer."""
@@ -198,7 +198,8 @@ class ActivationStore:
         """
         steps = [int(s) for s in steps]
         places = [self._places(key, step) for step in steps]
-        specs = {(layer.unit_shape, layer.dtype) for layer in map(_layer_at, places)}
+        layers = (pieces[0].shard.meta.layers[i] for pieces, i in places)
+        specs = {(layer.unit_shape, layer.dtype) for layer in layers}
         if len(specs) > 1:
             (a, kind_a), (b, kind_b) = sorted(specs)[:2]
             raise StoreError(
@@ -208,8 +209,8 @@ class ActivationStore:
         unit_shape, dtype = next(iter(specs)) if specs else (layer.unit_shape, layer.dtype)
         out = np.empty((len(steps), self.probe.samples, *unit_shape), ARRAY_DTYPES[dtype])
         wanted: dict[Shard, list[tuple[int, int, int]]] = {}  # shard -> (place in out, snapshot, layer)
-        for s, here in enumerate(places):
-            for piece, i in here:
+        for s, (pieces, i) in enumerate(places):
+            for piece in pieces:
                 wanted.setdefault(piece.shard, []).append((s, piece.at, i))
         damaged: dict[int, Problem] = {}
         for shard, jobs in wanted.items():
@@ -313,14 +314,15 @@ class ActivationStore:
             have = describe_steps(self._steps) or "none"
             raise ValueError(f"no complete snapshot at step {step} in run {self.path}; has {have}") from None
 
-    def _places(self, key: str, step: int) -> list[tuple[_SnapshotPart, int]]:
-        """The pieces of one layer at one step, with the layer's number in each."""
+    def _places(self, key: str, step: int) -> tuple[tuple[_SnapshotPart, ...], int]:
+        """The pieces of a snapshot, and the number that a layer has in all of them."""
         self.layer(key)
         pieces = self._pieces(step)
-        if key not in pieces[0].shard.layer_number:
+        i = pieces[0].shard.layer_number.get(key)
+        if i is None:
             have = step_words(self.steps(key))
             raise ValueError(f"layer {key!r} was not recorded at step {step}; it has {have}")
-        return [(piece, piece.shard.layer_number[key]) for piece in pieces]
+        return pieces, i
 
     def _read_shard(self, shard: Shard, jobs: Sequence[tuple[int, int, int]], out: npt.NDArray[Any]) -> list[int]:
         """Fill `out` from one shard; the places in `out` whose content does not match its digest."""
@@ -360,11 +362,6 @@ def _runs(jobs: Sequence[tuple[int, int, int]], merge: bool) -> Iterable[tuple[i
             n += 1
         yield s, snapshot, i, n
         at += n
-
-
-def _layer_at(places: Sequence[tuple[_SnapshotPart, int]]) -> Layer:
-    piece, i = places[0]
-    return piece.shard.meta.layers[i]
 
 
 def _specs(shard: Shard) -> list[tuple[str, tuple[int, ...], str]]:

@@ -18,6 +18,22 @@ _BYTES_PER_SECOND = 20 * MIB  # of a slow disk
 _FILES_PER_SECOND = 50
 
 
+def summarize_untrusted(path: str | os.PathLike[str], limits: Limits | None = None) -> RunSummary:
+    """`summarize(open_run(path))`, done in a child."""
+    return RunSummary(_ask("info", path, limits))
+
+
+def verify_untrusted(path: str | os.PathLike[str], limits: Limits | None = None) -> list[Problem]:
+    """`open_run(path).verify()`, done in a child."""
+    found = _ask("verify", path, limits)
+    return [Problem(**(item | {"steps": tuple(item["steps"])})) for item in found]
+
+
+def _ask(command: str, path: str | os.PathLike[str], limits: Limits | None) -> Any:
+    path = os.fspath(path)
+    return ask([command, "--trusted", "--json", "--", path], limits or limits_for([path]), path)
+
+
 class UntrustedReader:
     """Reads runs of strangers, each in a child process of its own with limits on memory and time.
 
@@ -44,30 +60,8 @@ class UntrustedReader:
     def __exit__(self, *_: object) -> None:
         """Nothing is kept from run to run."""
 
-    def summarize(self, path: str | os.PathLike[str], limits: Limits | None = None) -> RunSummary:
-        """`summarize(open_run(path))`, done in a child."""
-        return RunSummary(self._ask("info", path, limits))
-
-    def verify(self, path: str | os.PathLike[str], limits: Limits | None = None) -> list[Problem]:
-        """`open_run(path).verify()`, done in a child."""
-        found = self._ask("verify", path, limits)
-        return [Problem(**(item | {"steps": tuple(item["steps"])})) for item in found]
-
-    def _ask(self, command: str, path: str | os.PathLike[str], limits: Limits | None) -> Any:
-        path = os.fspath(path)
-        return ask([command, "--trusted", "--json", "--", path], limits or limits_for([path]), path)
-
-
-def summarize_untrusted(path: str | os.PathLike[str], limits: Limits | None = None) -> RunSummary:
-    """`UntrustedReader.summarize` for a single run."""
-    with UntrustedReader() as reader:
-        return reader.summarize(path, limits)
-
-
-def verify_untrusted(path: str | os.PathLike[str], limits: Limits | None = None) -> list[Problem]:
-    """`UntrustedReader.verify` for a single run."""
-    with UntrustedReader() as reader:
-        return reader.verify(path, limits)
+    summarize = staticmethod(summarize_untrusted)
+    verify = staticmethod(verify_untrusted)
 
 
 def is_foreign(path: str | os.PathLike[str]) -> bool:

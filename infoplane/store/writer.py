@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 from infoplane import __version__
 from infoplane.core import files
 from infoplane.core.errors import StoreError
-from infoplane.core.interrupts import checkpoint, deferred
+from infoplane.core.interrupts import checkpoint
 from infoplane.core.records import Probe, Snapshot
 from infoplane.core.steps import describe_steps, step_words
 from infoplane.core.warn import warn
@@ -175,7 +175,6 @@ class StoreWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @deferred
     @_signals.guarded
     def __call__(self, snapshot: Snapshot, /) -> None:
         """Queue a snapshot.
@@ -194,14 +193,12 @@ class StoreWriter:
             raise ValueError(f"the writer of {self.path} is closed")
         self._report()
 
-    @deferred
     @_signals.guarded
     def annotate(self, **notes: Any) -> None:
         """Add JSON values to this session's file, at once."""
         self._ready()
         self._ledger.annotate(notes)
 
-    @deferred
     @_signals.guarded
     def flush(self) -> bool:
         """Wait until everything handed over so far is on the disk.
@@ -213,7 +210,6 @@ class StoreWriter:
         self._report()
         return not self._ledger.dropped and not self._ledger.uncertain
 
-    @deferred
     @_signals.guarded
     def close(self) -> None:
         """Publish what waits, finish the session's file and release the lock. Safe to call again."""

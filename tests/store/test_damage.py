@@ -259,9 +259,8 @@ def test_a_whole_file_digest_finds_what_no_reader_would_see(run, tmp_path):
     from infoplane.core import files
     from infoplane.store import _h5
 
-    fd = files.open_regular(path / "shards" / str(shard.name))
-    extents, _ = _h5.parse(files.PagedFile(fd, 1 << 30), lambda text: {})
-    os.close(fd)
+    with files.opened(path / "shards" / str(shard.name)) as fd:
+        extents, _ = _h5.parse(files.PagedFile(fd, 1 << 30), lambda text: {})
     first = min(e.offset for e in extents.values() if e.nbytes)
     for extent in extents.values():
         used[extent.offset : extent.offset + extent.nbytes] = True
