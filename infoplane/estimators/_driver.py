@@ -111,6 +111,8 @@ class Method(ABC):
 
     name: ClassVar[str]
     targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
+    as_given: ClassVar[bool] = False
+    """Whether the method itself widens narrow floats and refuses what is not finite."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -119,6 +121,10 @@ class Method(ABC):
     def min_samples(self) -> int:
         """Samples that the method needs."""
         return 2
+
+    def values(self, t: Tensor) -> Tensor:
+        """The activations before they are checked."""
+        return t
 
     @abstractmethod
     def start(self, given: Given) -> Problem:
@@ -144,7 +150,16 @@ class Method(ABC):
         ValueError, TypeError
             With what was expected, what came, and what to do.
         """
-        t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name, min_samples=self.min_samples)
+        t, y, x_ids = check_inputs(
+            self.values(t),
+            y,
+            x_ids,
+            targets=self.targets,
+            name=self.name,
+            min_samples=self.min_samples,
+            finite=not self.as_given,
+            widen=not self.as_given,
+        )
         problem = self.start(Given(t, y, x, x_ids))
         size, t = problem.at_once(), problem.t
         if size >= len(t):

@@ -290,18 +290,18 @@ def _extremes(a: Tensor) -> tuple[int, int]:
     return int(least), int(most)
 
 
-def whole_cells(t: Tensor, width: float) -> tuple[Tensor, float]:
-    """Numbers for the cells of a fixed width of whole numbers that float64 would mix up, and the width of a number.
+def whole_cells(t: Tensor, width: float) -> Tensor:
+    """Numbers in the same cells of a fixed width for whole numbers that float64 would mix up; others as they are.
 
-    A cell of width 1 or less holds one whole number, and a whole width divides exactly. Anything else is returned as
-    it is.
+    A cell of width 1 or less holds one whole number, and a whole width divides exactly.
     """
     if not isinstance(t, Tensor) or fits_float64(*_extremes(t)) or not (width <= 1 or width == int(width)):
-        return t, width
+        return t
     values = t.detach().cpu().numpy()
     cells = values if width <= 1 else values // values.dtype.type(int(width))
     numbers = np.unique(cells, return_inverse=True)[1].reshape(cells.shape)
-    return torch.from_numpy(numbers.astype(np.float64)).to(t.device), 1.0
+    # The middle of the cell: rounding puts it into no other.
+    return torch.from_numpy((numbers + 0.5) * width).to(t.device)
 
 
 def _renumbered(ids: Tensor) -> Tensor:

@@ -87,9 +87,14 @@ def setting(default: Any, domain: Domain) -> Any:
     return field(default=default, metadata={"domain": domain})
 
 
-def prepared(default: Any = None) -> Any:
-    """A dataclass field that `prepare` fills: recorded in the configuration, no setting of the user."""
-    return field(default=default, metadata={"prepared": True})
+def prepared(default: Any = None, *, recorded: bool = True) -> Any:
+    """A dataclass field that `prepare` fills, no setting of the user.
+
+    It is part of the recorded configuration, and of equality, unless `recorded` is false: for what is too large, and
+    stands in another field by its digest.
+    """
+    metadata = {"prepared": True, "recorded": recorded}
+    return field(default=default, compare=recorded, repr=recorded, metadata=metadata)
 
 
 def own_settings(cls: Any) -> list[dataclasses.Field[Any]]:
@@ -132,7 +137,7 @@ def _settings_and_found(estimator: Any) -> tuple[dict[str, Any], dict[str, Any]]
     settings: dict[str, Any] = {}
     found: dict[str, Any] = {}
     for f in dataclasses.fields(estimator) if dataclasses.is_dataclass(estimator) else ():
-        value = getattr(estimator, f.name)
+        value = getattr(estimator, f.name) if f.metadata.get("recorded", True) else None
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             inner, inner_found = _settings_and_found(value)
             settings[f.name] = {"name": getattr(value, "name", type(value).__name__), **inner}

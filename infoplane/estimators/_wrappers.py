@@ -237,12 +237,7 @@ def without_null(estimator: Any) -> Any:
         return dataclasses.replace(estimator, estimator=without_null(estimator.estimator))
     fields = {f.name for f in dataclasses.fields(estimator)} if dataclasses.is_dataclass(estimator) else set()
     if "null_draws" in fields and estimator.null_draws:
-        found = dataclasses.replace(estimator, null_draws=0)
-        # What `prepare` found and is recorded by its digest alone stands beside the fields, and replace() copies these.
-        beside = {name: value for name, value in getattr(estimator, "__dict__", {}).items() if name not in fields}
-        if beside:
-            found.__dict__.update(beside)
-        return found
+        return dataclasses.replace(estimator, null_draws=0)
     return estimator
 
 

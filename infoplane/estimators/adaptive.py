@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from infoplane.core.device import on_accelerator
-from infoplane.estimators._counting import Counting
-from infoplane.estimators._counting.corrections import check_corrections
+from infoplane.estimators._counting import CellCounts, Counting
 from infoplane.estimators._counting.edges import EdgeCells, HalfCells, Rule, row_edges, run_edges
-from infoplane.estimators._protocol import Blocks, Quantity, check_inputs, refuse_nonfinite, widened
+from infoplane.estimators._driver import Given
+from infoplane.estimators._protocol import Blocks, refuse_nonfinite, widened
 from infoplane.estimators._registry import register
-from infoplane.estimators._settings import COUNT, Domain, check_settings, one_of, prepared, setting
+from infoplane.estimators._settings import COUNT, Domain, one_of, prepared, setting
 
 _HALF_VALUES = 2**17
 _BELOW_TANH = -1.000001
@@ -75,6 +75,8 @@ class Adaptive(Counting):
         Found by `prepare`: what "auto" stands for.
     run_edges
         Found by `prepare` for `whole_run`: the edges, for up to 4 units apart, or their digest.
+    edges
+        Found by `prepare`: the edges that `run_edges` is the digest of. Neither compared nor recorded.
 
     Raises
     ------
@@ -114,16 +116,16 @@ class Adaptive(Counting):
     seed: int = 0
     sentinel: float | Literal["min"] | None = prepared()
     run_edges: tuple[tuple[float, ...], ...] | str | None = prepared()
+    edges: Tensor | None = prepared(recorded=False)
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        super().__post_init__()
         if self.low not in ("auto", "min"):
             if isinstance(self.low, str) or not math.isfinite(self.low):
                 raise ValueError(f"low must be 'auto', 'min' or a finite number, got {self.low!r}")
             object.__setattr__(self, "low", float(self.low))
         if self.quantile == "equal_count" and (self.separate_saturated or self.low != "auto"):
             raise ValueError("quantile='equal_count' has no sentinel: low and separate_saturated do not apply")
-        object.__setattr__(self, "corrections", check_corrections(self.corrections))
 
     @property
     def rule(self) -> Rule:
@@ -146,15 +148,12 @@ class Adaptive(Counting):
         edges = run_edges(lambda: _finite(blocks), found._low(), self.rule, self.per_unit)
         return found.remembering("run_edges", edges)
 
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]:
-        """Estimate I(X;T), I(T;Y), H(T), I(X;T|Y) and the null for `t` (S, N, U), integer `y` (N,)."""
-        t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name, finite=False, widen=False)
-        if t.dtype in (torch.float16, torch.bfloat16) and not self._table_pays(t):
-            t = t.to(torch.float32)
-        digitize, outside, few = self._digitizer(t)
-        return self.counted(t, y, x_ids, digitize, {"out_of_range": outside, "ties": few})
+    def start(self, given: Given) -> CellCounts:
+        """The digitizer of the block, and what its counts are compared with."""
+        if not self._table_pays(given.t):
+            given = given._replace(t=widened(given.t))
+        digitize, outside, few = self._digitizer(given.t)
+        return CellCounts(self, given, digitize, {"out_of_range": outside, "ties": few})
 
     def _table_pays(self, t: Tensor) -> bool:
         pooled = not (self.per_unit or self.whole_run or on_accelerator(t.device)) and self.quantile == "distinct"

@@ -10,20 +10,12 @@ import torch
 from torch import Tensor
 
 from infoplane.core.device import on_accelerator
-from infoplane.estimators._counting import Counting
-from infoplane.estimators._counting.corrections import check_corrections
-from infoplane.estimators._counting.counts import Scratch, Stretches
-from infoplane.estimators._protocol import (
-    Blocks,
-    Quantity,
-    assumed_finite,
-    check_inputs,
-    refuse_nonfinite,
-    whole_cells,
-    widened,
-)
+from infoplane.estimators._counting import CellCounts, Counting
+from infoplane.estimators._counting.counts import Scratch, far_apart
+from infoplane.estimators._driver import Given
+from infoplane.estimators._protocol import Blocks, assumed_finite, refuse_nonfinite, whole_cells, widened
 from infoplane.estimators._registry import preset, register
-from infoplane.estimators._settings import COUNT, Domain, check_settings, one_of, prepared, setting
+from infoplane.estimators._settings import COUNT, Domain, one_of, prepared, setting
 
 _MAX_RADIX = 65_536
 _RANGES = ("layer", "unit", "snapshot", "snapshot_unit")
@@ -81,7 +73,9 @@ class Binning(Counting):
         Seeds the label shuffles.
     run_range
         Found by `prepare` for "layer" and "unit": (lo, hi); one pair per unit; or the digest of those pairs
-        for more than 32 units (the pairs themselves stay with the object).
+        for more than 32 units.
+    edges
+        Found by `prepare`: the pairs that `run_range` is the digest of. Neither compared nor recorded.
 
     Raises
     ------
@@ -129,9 +123,10 @@ class Binning(Counting):
     null_draws: int = setting(20, COUNT)
     seed: int = 0
     run_range: tuple[float, float] | tuple[tuple[float, float], ...] | str | None = prepared()
+    edges: Tensor | None = prepared(recorded=False)
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        super().__post_init__()
         if self.width is not None:
             if self.range not in ("layer", None) or self.n_bins not in (30, None):
                 raise ValueError(
@@ -151,7 +146,6 @@ class Binning(Counting):
                 raise ValueError(f"range must be (lo, hi) or one of {', '.join(_RANGES)}, got {self.range!r}")
         if self.rounding == "nearest" and self.top == "open":
             raise ValueError("rounding='nearest' has a cell around hi: top must be 'closed'")
-        object.__setattr__(self, "corrections", check_corrections(self.corrections))
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """Bytes one snapshot needs: its values, widened, their cells, and a few 64-bit numbers per row."""
@@ -178,16 +172,15 @@ class Binning(Counting):
             return replace(self, run_range=(float(pairs[0, 0]), float(pairs[0, 1])))
         return self.remembering("run_range", pairs)
 
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]:
-        """Estimate I(X;T), I(T;Y), H(T), I(X;T|Y) and the null for `t` (S, N, U), integer `y` (N,)."""
-        width = self.width
-        if width is not None:
-            t, width = whole_cells(t, width)
-        t, y, x_ids = check_inputs(t, y, x_ids, targets=self.targets, name=self.name, finite=False)
-        digitize = _FixedWidth(t, width) if width is not None else self._cells(t)
-        return self.counted(t, y, x_ids, digitize, {"out_of_range": digitize.outside})
+    def values(self, t: Tensor) -> Tensor:
+        """Whole numbers that float64 would mix up become numbers in the cells of a fixed width."""
+        return t if self.width is None else whole_cells(t, self.width)
+
+    def start(self, given: Given) -> CellCounts:
+        """The digitizer of the block, and what its counts are compared with."""
+        given = given._replace(t=widened(given.t))
+        digitize = self._cells(given.t) if self.width is None else _FixedWidth(given.t, self.width)
+        return CellCounts(self, given, digitize, {"out_of_range": digitize.outside})
 
     def _cells(self, t: Tensor) -> _Cells:
         """The digitizer, with outer edges (1 or S, 1, 1 or U) in the dtype of `t`."""
@@ -240,10 +233,9 @@ class _FixedWidth:
         self.first, self.last = 0, 0
         # Late snapshots mostly reach furthest.
         if len(t):
-            self(t[-1:, : max(1, _SAMPLE // t.shape[2])], 0, None)
+            self(t[-1:, : max(1, _SAMPLE // t.shape[2])], 0, False)
 
-    def __call__(self, values: Tensor, first: int, units: Stretches | None) -> Tensor:
-        values = values if units is None else units.of(values)
+    def __call__(self, values: Tensor, first: int, probing: bool) -> Tensor:
         cells = torch.div(values, self.width, out=self.scratch.view(values.shape, values.dtype, values.device)).floor_()
         low, high = (float(v) for v in torch.aminmax(cells))
         if not self.first <= low <= high <= self.last:
@@ -292,13 +284,12 @@ class _Cells:
         self.outside = torch.zeros(len(t), dtype=torch.bool, device=t.device)
         self.scratch = Scratch()
 
-    def __call__(self, values: Tensor, first: int, units: Stretches | None) -> Tensor:
+    def __call__(self, values: Tensor, first: int, probing: bool) -> Tensor:
         snapshots = slice(first, first + len(values))
-        low, high, step = (_part(a, snapshots, units) for a in (self.low_edge, self.high_edge, self.step))
-        values = values if units is None else units.of(values)
+        low, high, step = (_part(a, snapshots, probing) for a in (self.low_edge, self.high_edge, self.step))
         place = torch.sub(values, low, out=self.scratch.view(values.shape, values.dtype, values.device)).div_(step)
         if self.any_odd:
-            odd = _part(self.odd, snapshots, units)
+            odd = _part(self.odd, snapshots, probing)
             place = torch.where(odd, _scaled_place(values, low, high, self.n), place)
         if not self.known:
             least, most = (float(v) for v in torch.aminmax(place))
@@ -332,7 +323,7 @@ class _Cells:
         if self.known:
             return
         snapshots = slice(first, first + len(values))
-        low, high = (_part(a, snapshots, None) for a in (self.low_edge, self.high_edge))
+        low, high = (_part(a, snapshots, False) for a in (self.low_edge, self.high_edge))
         least, most = _extremes(values, high.shape[2] > 1)
         if not bool((torch.isfinite(least) & torch.isfinite(most)).all()):
             refuse_nonfinite(self.t)
@@ -346,9 +337,9 @@ def _scaled_place(values: Tensor, low: Tensor, high: Tensor, n: int) -> Tensor:
     return ((values.double() * scale - low) / ((high - low) / n)).to(values.dtype)
 
 
-def _part(a: Tensor, snapshots: slice, units: Stretches | None) -> Tensor:
+def _part(a: Tensor, snapshots: slice, probing: bool) -> Tensor:
     a = a[snapshots] if a.shape[0] > 1 else a
-    return a if units is None else units.of(a)
+    return far_apart(a) if probing and a.shape[2] > 1 else a
 
 
 preset("binning", "shwartz-ziv-2017", n_bins=29, range=(-1.0, 1.0), top="open")

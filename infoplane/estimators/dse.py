@@ -71,8 +71,8 @@ class DiffusionSpectralEntropy(KernelOfRun):
     max_samples : int
         More samples than this are drawn from, with `seed`: the cost is of order N^3, the memory N^2.
     seed : int
-    run_sigma, x_clusters
-        Found by `prepare`: the frozen width, and the digest of the clusters.
+    run_sigma, x_clusters, clusters_found
+        Found by `prepare`: the frozen width, the digest of the clusters, and these, neither compared nor recorded.
 
     Notes
     -----
@@ -106,6 +106,7 @@ class DiffusionSpectralEntropy(KernelOfRun):
     subsets: int = setting(5, at_least(1))
     clusters: int = setting(10, at_least(2))
     x_clusters: str | None = prepared()
+    clusters_found: tuple[str, Tensor] | None = prepared(recorded=False)
 
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
         """Find the width of the last snapshot and the clusters of `x`."""
@@ -114,9 +115,7 @@ class DiffusionSpectralEntropy(KernelOfRun):
             return found
         x = as_floats(x, "x").flatten(1)
         labels = self._clusters_of(x)
-        found = replace(found, x_clusters=f"sha256:{_digest(labels)}")
-        found.__dict__["_found"] = (_digest(x), labels)
-        return found
+        return replace(found, x_clusters=f"sha256:{_digest(labels)}", clusters_found=(_digest(x), labels))
 
     def start(self, given: Given) -> _Diffusion:
         """Groups of samples: the classes, and clusters of the inputs."""
@@ -124,11 +123,8 @@ class DiffusionSpectralEntropy(KernelOfRun):
 
     def groups_of_inputs(self, x: Tensor) -> Tensor:
         """Clusters of the inputs (N, F) that are used, as `prepare` has found them where it has seen these."""
-        known = self.__dict__.get("_found")
-        if known is not None and known[0] == _digest(x):
-            labels: Tensor = known[1]
-            return labels
-        return self._clusters_of(x)
+        known = self.clusters_found
+        return known[1] if known is not None and known[0] == _digest(x) else self._clusters_of(x)
 
     def _clusters_of(self, x: Tensor) -> Tensor:
         rows = drawn_rows(len(x), self.max_samples, self.seed)

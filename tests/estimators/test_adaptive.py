@@ -76,7 +76,7 @@ def test_examples_run_on_the_published_code(rows, low, n, edges, codes, entropy)
     t = torch.tensor(rows, dtype=torch.float64)[None]
     found = row_edges(t.reshape(1, -1), low, Rule(n)).edges[0]
     assert found[torch.isfinite(found)].tolist() == edges
-    cells = EdgeCells(found[None, None])(t, 0, None)[0].long() - 1
+    cells = EdgeCells(found[None, None])(t, 0, False)[0].long() - 1
     assert rows_as_tuples(cells) == codes
     estimate = Adaptive(n_bins=n, low=low, null_draws=0).estimate(t, torch.arange(len(rows)) % 2)
     assert value(estimate) == pytest.approx(entropy, abs=1e-12)

@@ -13,10 +13,10 @@ import torch
 from truths import random_layer, rows_as_tuples, slow_entropy_bits, slow_information_bits, tied_layer
 
 from infoplane.core.device import accelerator_branches
+from infoplane.estimators._counting import CellCounts, null
 from infoplane.estimators._counting import counts as counting
-from infoplane.estimators._counting import null, plug_in
 from infoplane.estimators._counting.corrections import CORRECTIONS, corrected_entropy
-from infoplane.estimators._counting.counts import Labels, Runs, find_runs, joint_runs, sort_rows
+from infoplane.estimators._counting.counts import Runs, find_runs, joint_runs, sort_rows
 from infoplane.estimators._counting.keys import (
     HashedKeys,
     OneHash,
@@ -26,6 +26,7 @@ from infoplane.estimators._counting.keys import (
     prime_below,
     row_keys,
 )
+from infoplane.estimators._driver import Given
 from infoplane.estimators._labels import permutations
 from infoplane.estimators.binning import Binning, _FixedWidth
 
@@ -172,6 +173,13 @@ def test_runs_do_not_reach_into_the_next_snapshot():
 # --- plug-in ----------------------------------------------------------------------------------------
 
 
+def counted(t, y, ids, width, *, null_draws=0, seed=0):
+    """The counts of cells of one width, and the numbers they give."""
+    given = Given(t, y, None, ids)
+    problem = CellCounts(Binning(width=width, null_draws=null_draws, seed=seed), given, _FixedWidth(t, width), {})
+    return problem, problem.chunk(t)
+
+
 @pytest.mark.parametrize("classes", [1, 2, 5, 300])
 @pytest.mark.parametrize("shared_inputs", ["none", "pairs", "pairs with two labels", "uneven"])
 def test_all_quantities_equal_the_slow_reference(classes, shared_inputs):
@@ -183,12 +191,12 @@ def test_all_quantities_equal_the_slow_reference(classes, shared_inputs):
         y = y[ids * 2]
     y = torch.unique(y, return_inverse=True)[1]
     ids = torch.unique(ids, return_inverse=True)[1]
-    found = plug_in(t, Labels.of(y, ids), _FixedWidth(t, 0.5))
+    problem, found = counted(t, y, ids, 0.5)
     for s in range(3):
         codes, labels, inputs = rows_as_tuples(t[s]), y.tolist(), ids.tolist()
-        assert float(found.h_t[s]) == pytest.approx(slow_entropy_bits(codes), abs=EXACT)
-        assert float(found.i_ty[s]) == pytest.approx(slow_information_bits(codes, labels), abs=EXACT)
-        assert float(found.i_xt[s]) == pytest.approx(slow_information_bits(codes, inputs), abs=EXACT)
+        assert float(found["H(T)"][s]) == pytest.approx(slow_entropy_bits(codes), abs=EXACT)
+        assert float(found["I(T;Y)"][s]) == pytest.approx(slow_information_bits(codes, labels), abs=EXACT)
+        assert float(found["I(X;T)"][s]) == pytest.approx(slow_information_bits(codes, inputs), abs=EXACT)
         both, ty, xy = (
             list(zip(codes, inputs, labels, strict=True)),
             list(zip(codes, labels, strict=True)),
@@ -197,23 +205,23 @@ def test_all_quantities_equal_the_slow_reference(classes, shared_inputs):
         conditional = (
             slow_entropy_bits(ty) + slow_entropy_bits(xy) - slow_entropy_bits(both) - slow_entropy_bits(labels)
         )
-        assert float(found.i_xt_given_y[s]) == pytest.approx(conditional, abs=EXACT)
-        assert int(found.codes[s]) == len(set(codes))
+        assert float(found["I(X;T|Y)"][s]) == pytest.approx(conditional, abs=EXACT)
+        assert int(found["codes"][s]) == len(set(codes))
         of_code = Counter(code for code, _ in set(zip(codes, inputs, strict=True)))
-        assert int(found.singles[s]) == sum(c == 1 for c in of_code.values())
-    assert float(found.h_x) == pytest.approx(slow_entropy_bits(ids.tolist()), abs=EXACT)
-    assert float(found.h_y) == pytest.approx(slow_entropy_bits(y.tolist()), abs=EXACT)
+        assert int(found["singles"][s]) == sum(c == 1 for c in of_code.values())
+    assert problem.h_x == pytest.approx(slow_entropy_bits(ids.tolist()), abs=EXACT)
+    assert problem.h_y == pytest.approx(slow_entropy_bits(y.tolist()), abs=EXACT)
 
 
 def test_entropy_at_its_ends_is_exact():
     for samples in (2, 3, 1000, 4097, 100_003):
         t = torch.arange(samples).double()[None, :, None]
-        labels = Labels.of(torch.arange(samples) % 2, torch.arange(samples))
-        apart = plug_in(t, labels, _FixedWidth(t, 1.0))
-        assert float(apart.h_t) == pytest.approx(math.log2(samples), rel=1e-15)
-        assert float(apart.i_ty) == float(apart.h_y)
-        same = plug_in(0 * t, labels, _FixedWidth(0 * t, 1.0))
-        assert float(same.h_t) == float(same.i_ty) == float(same.i_xt) == 0.0
+        y, ids = torch.arange(samples) % 2, torch.arange(samples)
+        problem, apart = counted(t, y, ids, 1.0)
+        assert float(apart["H(T)"]) == pytest.approx(math.log2(samples), rel=1e-15)
+        assert float(apart["I(T;Y)"]) == problem.h_y
+        _, same = counted(0 * t, y, ids, 1.0)
+        assert float(same["H(T)"]) == float(same["I(T;Y)"]) == float(same["I(X;T)"]) == 0.0
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
@@ -253,8 +261,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 def test_null_equals_shuffling_the_labels(classes):
     """The shuffle over codes in falling order of count is one of the labels: each draw by the slow way."""
     t, y = tied_layer(classes, 2, 150, 2, classes)
-    labels = Labels.of(torch.unique(y, return_inverse=True)[1], torch.arange(150))
-    found = plug_in(t, labels, _FixedWidth(t, 0.5), null_draws=6, seed=3)
+    problem, found = counted(t, torch.unique(y, return_inverse=True)[1], torch.arange(150), 0.5, null_draws=6, seed=3)
+    labels = problem.labels
     drawn = torch.arange(labels.classes).repeat_interleave(labels.class_counts)[permutations(150, 6, 3)]
     for s in range(2):
         by_count = sorted(Counter(rows_as_tuples(t[s])).items(), key=lambda item: -item[1])
@@ -262,32 +270,29 @@ def test_null_equals_shuffling_the_labels(classes):
         for d in range(6):
             assert sorted(drawn[d].tolist()) == sorted(labels.y.tolist())
             want = slow_information_bits(codes, drawn[d].tolist())
-            assert float(found.null[s, d]) == pytest.approx(want, abs=EXACT)
+            assert float(found["null"][s, d]) == pytest.approx(want, abs=EXACT)
 
 
 def test_both_ways_of_counting_shuffles_agree(monkeypatch):
     t, y = tied_layer(8, 3, 200, 2, 4)
-    labels = Labels.of(y, torch.arange(200))
-    by_table = plug_in(t, labels, _FixedWidth(t, 0.5), null_draws=5)
+    _, by_table = counted(t, y, torch.arange(200), 0.5, null_draws=5)
     monkeypatch.setattr(null, "_TABLE_BYTES", 0)
-    by_sort = plug_in(t, labels, _FixedWidth(t, 0.5), null_draws=5)
-    assert torch.equal(by_table.null, by_sort.null)
+    _, by_sort = counted(t, y, torch.arange(200), 0.5, null_draws=5)
+    assert torch.equal(by_table["null"], by_sort["null"])
 
 
 def test_labels_of_repeated_inputs_are_shuffled_together():
     """Ten passes over 30 inputs whose codes are their own: shuffled inputs still determine their label."""
     ids = torch.arange(30).repeat(10)
-    labels = Labels.of(ids % 3, ids)
-    assert labels.uniform
     t = ids.double()[None, :, None]
-    found = plug_in(t, labels, _FixedWidth(t, 1.0), null_draws=4)
-    assert torch.allclose(found.null, torch.full_like(found.null, found.h_y), atol=EXACT)
+    problem, found = counted(t, ids % 3, ids, 1.0, null_draws=4)
+    assert problem.labels.uniform
+    assert torch.allclose(found["null"], torch.full_like(found["null"], problem.h_y), atol=EXACT)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
     noisy = (t + torch.randint(0, 2, (300,), generator=torch.Generator().manual_seed(2))[:, None]) // 4
-    one = plug_in(noisy, labels, _FixedWidth(noisy, 1.0), null_draws=4)
-    mixed = noisy[:, order]
-    two = plug_in(mixed, Labels.of(labels.y[order], ids[order]), _FixedWidth(mixed, 1.0), null_draws=4)
-    assert torch.equal(one.null, two.null)
+    _, one = counted(noisy, ids % 3, ids, 1.0, null_draws=4)
+    _, two = counted(noisy[:, order], ids[order] % 3, ids[order], 1.0, null_draws=4)
+    assert torch.equal(one["null"], two["null"])
 
 
 # --- corrections ------------------------------------------------------------------------------------

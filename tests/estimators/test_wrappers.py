@@ -88,14 +88,25 @@ def test_a_wrapper_asks_for_the_snapshots_and_passes_of_its_estimator():
 def test_edges_of_many_units_that_prepare_found_reach_the_wrapped_estimator(spec):
     """They are recorded by their digest alone, and the copy without a null of its own has them all the same."""
     t, y = torch.rand(2, 200, 40, generator=torch.Generator().manual_seed(0)), torch.arange(200) % 2
-    plain, wrapped = (
-        parse(spec + more).prepare([t], y).estimate(t, y)
-        for more in (
-            "",
-            "+null",
-        )
-    )
+    plain, wrapped = (parse(spec + more).prepare([t], y).estimate(t, y) for more in ("", "+null"))
     assert torch.equal(plain["I(T;Y)"].value, wrapped["I(T;Y)"].value)
+
+
+@pytest.mark.parametrize("spec", ["binning:range=unit", "adaptive:whole_run=True,per_unit=True"])
+def test_a_copy_with_other_settings_keeps_the_edges_that_prepare_found(spec):
+    """Edges of many units are neither shown, compared nor recorded, but belong to the fields that replace() copies."""
+    t, y = torch.rand(2, 200, 40, generator=torch.Generator().manual_seed(0)), torch.arange(200) % 2
+    ready = parse(spec).prepare([t], y)
+    copy = dataclasses.replace(ready, null_draws=3)
+    # The range of the first snapshot is narrower than that of the run.
+    assert torch.equal(copy.estimate(t[:1], y)["H(T)"].value, ready.estimate(t[:1], y)["H(T)"].value)
+    assert ready != parse(spec)
+    assert hash(dataclasses.replace(copy, null_draws=ready.null_draws)) == hash(ready)
+    assert dataclasses.replace(copy, null_draws=ready.null_draws) == ready
+    assert " edges=" not in repr(ready)
+    assert '"edges"' not in config_json(ready)
+    with pytest.raises(ValueError, match="has no field 'edges'"):
+        parse(f"{spec},edges=1")
 
 
 def test_null_as_written_out():

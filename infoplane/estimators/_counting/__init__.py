@@ -14,17 +14,17 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from infoplane.core.files import fingerprint
-from infoplane.estimators._counting.corrections import CORRECTIONS, corrected_entropy, log_table
+from infoplane.estimators._counting.corrections import CORRECTIONS, check_corrections, corrected_entropy, log_table
 from infoplane.estimators._counting.counts import Digitizer, Group, Labels, Runs, groups, lookup, sort_rows, weigh
 from infoplane.estimators._counting.null import ShuffledLabels
-from infoplane.estimators._driver import Flags, Null, report
+from infoplane.estimators._driver import Flags, Given, Method, Null, Problem, report
 from infoplane.estimators._labels import percentiles_95
 from infoplane.estimators._protocol import ALL_GUARANTEES, Quantity
 
@@ -33,148 +33,168 @@ from infoplane.estimators._protocol import ALL_GUARANTEES, Quantity
 _MOST_BIAS = {"": 0.07, "miller-madow": 0.15, "jackknife": 0.15, "grassberger": 0.15}
 
 
-class Counting:
-    """What `binning` and `adaptive` share: their promises, edges that `prepare` found, and the counts of cells."""
+class Counting(Method):
+    """What `binning` and `adaptive` share: their promises, and edges that `prepare` found."""
 
     targets: ClassVar[frozenset[str]] = frozenset({"discrete"})
     guarantees: ClassVar[frozenset[str]] = ALL_GUARANTEES
     uses_repeats: ClassVar[bool] = True
+    # Cells need the extremes of the values anyway, which show what is not finite.
+    as_given: ClassVar[bool] = True
     recorded_units: ClassVar[int]
     """Units whose edges are recorded one by one; those of more units by their digest."""
 
     corrections: tuple[str, ...]
     null_draws: int
     seed: int
+    edges: Tensor | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "corrections", check_corrections(self.corrections))
 
     def remembering(self, name: str, edges: Tensor) -> Self:
         """A copy whose field `name` holds edges (U, E), or the digest of many, with the edges beside it."""
         if len(edges) <= self.recorded_units:
             return replace(self, **{name: tuple(tuple(row) for row in edges.tolist())})  # type: ignore[type-var]
         digest = fingerprint(edges.cpu().double().numpy().tobytes(), method="sha256")
-        found = replace(self, **{name: f"sha256:{digest}"})  # type: ignore[type-var]
-        found.__dict__[f"_{name}"] = edges.cpu()
-        return found
+        return replace(self, **{name: f"sha256:{digest}", "edges": edges.cpu()})  # type: ignore[type-var]
 
     def remembered(self, name: str, what: str, units: int) -> Tensor:
         """The edges (U, E) in the field `name`; ValueError where they are not there, or of another number of units."""
-        kept = getattr(self, name)
+        kept, edges = getattr(self, name), self.edges
         if not isinstance(kept, str):
             edges = torch.tensor(kept, dtype=torch.float64, device="cpu")
-        elif f"_{name}" in self.__dict__:
-            edges = self.__dict__[f"_{name}"]
-        else:
+        if edges is None:
             raise ValueError(f"the {what} {kept} are known by their digest only; call prepare on the run")
         if len(edges) != units:
             raise ValueError(f"the prepared {what} have {len(edges)} units, t has {units}; call prepare on this run")
         return edges
 
-    def counted(
-        self, t: Tensor, y: Tensor, x_ids: Tensor, digitize: Digitizer, flags: Mapping[str, Tensor]
-    ) -> dict[str, Quantity]:
-        """The quantities of a block, from the cells of its values."""
-        labels = Labels.of(y, x_ids)
-        found = plug_in(t, labels, digitize, null_draws=self.null_draws, seed=self.seed, corrections=self.corrections)
-        return quantities(found, labels, flags)
 
-
-@dataclass(frozen=True)
-class PlugIn:
-    """Plug-in estimates in bits; (S,) float64 unless said otherwise.
+class CellCounts(Problem):
+    """Counts of the cells of a block, their entropies and informations in bits, and the quantities made of them.
 
     Attributes
     ----------
+    flags : mapping to (S,) bool
+        What the digitizer finds out while it counts, and other flags of its own.
     h_x, h_y, h_x_given_y : float
-    null : (S, draws) float64 or None
-        I(T;Y) with shuffled labels.
-    codes, singles, cells : (S,) int64
-        Different codes, those of a single input, and different pairs of code and class.
-    corrected : mapping from correction to entropies (H(T), I(T;Y)), each (S,)
-    thin : (S,) bool
-        Most pairs (code, class) are seen once; all False where nothing is corrected.
     """
 
-    h_x: float
-    h_y: float
-    h_x_given_y: float
-    h_t: Tensor
-    i_xt: Tensor
-    i_ty: Tensor
-    i_xt_given_y: Tensor
-    null: Tensor | None
-    codes: Tensor
-    singles: Tensor
-    cells: Tensor
-    corrected: dict[str, tuple[Tensor, Tensor]]
-    thin: Tensor
+    config: Counting
 
+    def __init__(self, config: Counting, given: Given, digitize: Digitizer, flags: Mapping[str, Tensor]) -> None:
+        super().__init__(config, given)
+        self.labels = labels = Labels(given.y, given.x_ids)
+        self.digitize, self.flags = digitize, flags
+        table, k = log_table(self.samples)
+        self.table, self.scale = table.to(self.t.device), float(self.samples * 2**k)
+        self.shuffled: ShuffledLabels | None = None
+        if config.null_draws:
+            self.shuffled = ShuffledLabels(labels, config.null_draws, config.seed, self.table)
+        # Sums of c log2 c over the counts of classes, of inputs, and of both; those of ones are 0.
+        self.whole, self.sum_y = int(table[-1]), int(lookup(self.table, labels.class_counts).sum())
+        self.sum_x = self.sum_xy = 0
+        if not labels.distinct:
+            self.sum_x = self.sum_xy = int(lookup(self.table, torch.bincount(labels.x_ids)).sum())
+            if not labels.one_label:
+                self.sum_xy = int(lookup(self.table, torch.bincount(labels.pairs()[0])).sum())
+        self.h_x, self.h_y = (self.whole - self.sum_x) / self.scale, (self.whole - self.sum_y) / self.scale
+        self.h_x_given_y = (self.sum_y - self.sum_xy) / self.scale
+        of_y = Runs.of_counts(labels.class_counts)
+        self.corrected_h_y = {name: corrected_entropy(of_y, self.samples, name) for name in config.corrections}
 
-def plug_in(
-    t: Tensor,
-    labels: Labels,
-    digitize: Digitizer,
-    *,
-    null_draws: int = 0,
-    seed: int = 0,
-    corrections: tuple[str, ...] = (),
-) -> PlugIn:
-    """Count a block (S, N, U) and return its entropies and informations.
+    def chunk(self, t: Tensor) -> dict[str, Tensor]:
+        """Values (S,) by the names of their quantities, "null" (S, draws), and numbers of codes."""
+        parts = [self._sums(group) for group in groups(t, self.labels, self.digitize)]
+        s = parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        whole, sum_x, sum_y, sum_xy = self.whole, self.sum_x, self.sum_y, self.sum_xy
+        # Differences are taken between integers, and converted once: an information of 0 is exactly 0, and one at
+        # its ceiling is exactly the ceiling.
+        found = {
+            "H(T)": whole - s["t"],
+            "I(X;T)": (whole - sum_x) - (s["t"] - s.pop("tx", 0)),
+            "I(T;Y)": (whole - sum_y) - (s["t"] - s["ty"]),
+            "I(X;T|Y)": (sum_y - sum_xy) - (s["ty"] - s.pop("txy", 0)),
+        }
+        if self.shuffled:
+            found["null"] = (whole - sum_y) - (s["t"][:, None] - s.pop("null"))
+        return s | {name: total.to(torch.float64) / self.scale for name, total in found.items()}
 
-    All differences are taken between integers and converted once, so an information of 0 is exactly 0 and one
-    at its ceiling is exactly the ceiling.
-    """
-    table, k = log_table(labels.samples)
-    table = table.to(t.device)
-    shuffled = ShuffledLabels(labels, null_draws, seed, table) if null_draws else None
-    found = [_sums(group, labels, table, shuffled, corrections) for group in groups(t, labels, digitize)]
-    s = found[0] if len(found) == 1 else {name: torch.cat([one[name] for one in found]) for name in found[0]}
-    whole, s_y = int(table[-1]), int(lookup(table, labels.class_counts).sum())
-    s_x = s_xy = 0
-    if not labels.distinct:
-        s_x = s_xy = int(lookup(table, torch.bincount(labels.x_ids)).sum())
-        if not labels.one_label:
-            s_xy = int(lookup(table, torch.bincount(labels.pairs()[0])).sum())
+    def _sums(self, group: Group) -> dict[str, Tensor]:
+        """Sums of c log2 c, numbers of codes and corrected entropies of the snapshots of one group."""
+        t, ty = weigh(group.t, self.table), weigh(group.ty, self.table)
+        out = {"t": t, "ty": ty, "codes": group.t.codes, "cells": group.ty.codes}
+        out["singles"] = _codes_of_one_input(group, self.labels)
+        if group.tx is not None and group.txy is not None:
+            out["tx"] = weigh(group.tx, self.table)
+            out["txy"] = out["tx"] if group.txy is group.tx else weigh(group.txy, self.table)
+        if self.shuffled is not None:
+            out["null"] = self.shuffled.joint_sums(group)
+        if self.config.corrections:
+            out["thin"] = mostly_single(group.ty.codes, group.ty.singles)
+        for name in self.config.corrections:
+            h_t, h_ty = (corrected_entropy(runs, self.samples, name) for runs in (group.t, group.ty))
+            out |= {f"H(T) {name}": h_t, f"I(T;Y) {name}": h_t + self.corrected_h_y[name] - h_ty}
+        return out
 
-    scale = float(labels.samples * 2**k)
+    def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        """The quantities, with ceilings, null and flags.
 
-    def bits(total: Tensor) -> Tensor:
-        return total.to(torch.float64) / scale
+        Flags: `saturated` where most codes are of one input or the value is at its ceiling; `degenerate` where the
+        layer has one code; `single_class`; `few_samples` where classes have fewer than ten samples on average, one
+        has a single sample, or the pairs of code and class are too many for the samples; `below_null` where I(T;Y)
+        does not exceed the 97.5 % point of its null; `unreliable` where rows of one input have different codes while
+        other inputs have fewer rows: H(T|X) is then too low.
+        """
+        labels, i_xt, h_t = self.labels, found["I(X;T)"], found["H(T)"]
+        few = labels.samples < 10 * labels.classes or int(labels.class_counts.min()) < 2
+        common: dict[str, Tensor | bool] = {**self.flags, "degenerate": found["codes"] == 1}
+        of_labels = {**common, "single_class": labels.classes == 1, "few_samples": few}
+        of_inputs = common if labels.uniform else {**common, "unreliable": i_xt < h_t}
+        # Miller 1955: to first order the plug-in I(T;Y) is (cells - codes - classes + 1) / 2N nats too high.
+        bias = (found["cells"] - found["codes"] - (labels.classes - 1)).to(torch.float64) / (2 * labels.samples)
+        # Rows that only repeat their input are no further samples.
+        bias = torch.where(i_xt >= h_t, bias * (labels.samples / labels.inputs), bias)
+        few_cells = {name: few | (bias > _MOST_BIAS.get(name, math.inf)) for name in ("", *CORRECTIONS)}
+        single = mostly_single(found["codes"], found["singles"])
+        ceilings = {
+            "I(X;T)": self.h_x,
+            "H(T)": math.log2(labels.samples),
+            "I(X;T|Y)": self.h_x_given_y,
+            "I(T;Y)": self.h_y,
+        }
+        at = dict(zip(ceilings, h_t.new_tensor(list(ceilings.values())).unbind(), strict=True))
+        full = {n: single | (found[n] >= top) if top > 0 else single for n, top in ceilings.items()}
 
-    h_y = {name: corrected_entropy(Runs.of_counts(labels.class_counts), labels.samples, name) for name in corrections}
-    return PlugIn(
-        h_x=float(whole - s_x) / scale,
-        h_y=float(whole - s_y) / scale,
-        h_x_given_y=float(s_y - s_xy) / scale,
-        h_t=bits(whole - s["t"]),
-        i_xt=bits((whole - s_x) - (s["t"] - s.get("tx", 0))),
-        i_ty=bits((whole - s_y) - (s["t"] - s["ty"])),
-        i_xt_given_y=bits((s_y - s_xy) - (s["ty"] - s.get("txy", 0))),
-        null=bits((whole - s_y) - (s["t"][:, None] - s["null"])) if shuffled else None,
-        codes=s["codes"],
-        singles=s["singles"],
-        cells=s["cells"],
-        corrected={name: (s[f"t {name}"], s[f"t {name}"] + h_y[name] - s[f"ty {name}"]) for name in corrections},
-        thin=s.get("thin", s["codes"] == 0),
-    )
+        def of(name: str, flags: Flags, **more: Any) -> dict[str, Quantity]:
+            flags = {**flags, "saturated": full[name]}
+            return report(name, found[name], ceiling=at[name], estimand="binned", flags=flags, **more)
 
-
-def _sums(
-    group: Group, labels: Labels, table: Tensor, shuffled: ShuffledLabels | None, corrections: tuple[str, ...]
-) -> dict[str, Tensor]:
-    """Sums of c log2 c, numbers of codes and corrected entropies of the snapshots of one group."""
-    t, ty = weigh(group.t, table), weigh(group.ty, table)
-    out = {"t": t, "ty": ty, "codes": group.t.codes, "cells": group.ty.codes}
-    out["singles"] = _codes_of_one_input(group, labels)
-    if group.tx is not None and group.txy is not None:
-        out["tx"] = weigh(group.tx, table)
-        out["txy"] = out["tx"] if group.txy is group.tx else weigh(group.txy, table)
-    if corrections:
-        out["thin"] = mostly_single(group.ty.codes, group.ty.singles)
-    if shuffled is not None:
-        out["null"] = shuffled.joint_sums(group)
-    for name in corrections:
-        for key, runs in (("t", group.t), ("ty", group.ty)):
-            out[f"{key} {name}"] = corrected_entropy(runs, labels.samples, name)
-    return out
+        out = of("I(X;T)", of_inputs) | of("H(T)", common) | of("I(X;T|Y)", {**of_labels, **of_inputs})
+        null: Null | None = None
+        if "null" in found:
+            # Added one by one: the order of the sum, and so its last bit, must not depend on the device.
+            total = functools.reduce(torch.add, found["null"].unbind(1))
+            null = Null(total / found["null"].shape[1], *percentiles_95(found["null"]))
+        i_ty = of("I(T;Y)", {**of_labels, "few_samples": few_cells[""]}, null=null, null_flags=of_labels)
+        # The null comes before the value: this is the order of rows in a table.
+        out |= dict(reversed(i_ty.items()))
+        if null is not None:
+            of_labels["below_null"] = out["I(T;Y)"].flags["below_null"]
+        for name in self.config.corrections:
+            # What most codes say by being seen once is a guess at the codes not seen, whatever formula makes it.
+            of_t = {**common, "few_samples": single}
+            of_pairs = {**of_labels, "few_samples": few_cells[name] | single | found["thin"]}
+            value, h_t = found[f"I(T;Y) {name}"], found[f"H(T) {name}"]
+            # A correction cannot see what one code a sample hides: its value is saturated where the plain one is.
+            at_top = full["I(T;Y)"] | ((value >= self.h_y) & (self.h_y > 0))
+            if labels.distinct:
+                out |= _corrected(f"I(X;T) {name}", h_t, of_t, full["I(X;T)"])
+            out |= _corrected(f"H(T) {name}", h_t, of_t, full["H(T)"])
+            out |= _corrected(f"I(T;Y) {name}", value, of_pairs, at_top, ceiling=at["I(T;Y)"])
+        return out
 
 
 def mostly_single(codes: Tensor, singles: Tensor) -> Tensor:
@@ -192,64 +212,6 @@ def _codes_of_one_input(group: Group, labels: Labels) -> Tensor:
     code = torch.div(pairs, labels.inputs, rounding_mode="floor")
     inputs_of_code = torch.zeros_like(pairs).scatter_add_(1, code, first)
     return (inputs_of_code == 1).sum(1)
-
-
-def quantities(found: PlugIn, labels: Labels, flags: Mapping[str, Tensor]) -> dict[str, Quantity]:
-    """The quantities of a counting estimator, with ceilings, null and flags.
-
-    Flags: `saturated` where most codes are of one input or the value is at its ceiling; `degenerate` where the
-    layer has one code; `single_class`; `few_samples` where classes have fewer than ten samples on average, one
-    has a single sample, or the pairs of code and class are too many for the samples; `below_null` where I(T;Y)
-    does not exceed the 97.5 % point of its null; `unreliable` where rows of one input have different codes while
-    other inputs have fewer rows: H(T|X) is then too low.
-    """
-    few = labels.samples < 10 * labels.classes or int(labels.class_counts.min()) < 2
-    common: dict[str, Tensor | bool] = {**flags, "degenerate": found.codes == 1}
-    of_labels = {**common, "single_class": labels.classes == 1, "few_samples": few}
-    of_inputs = common if labels.uniform else {**common, "unreliable": found.i_xt < found.h_t}
-    # Miller 1955: to first order the plug-in I(T;Y) is (cells - codes - classes + 1) / 2N nats too high.
-    bias = (found.cells - found.codes - (labels.classes - 1)).to(torch.float64) / (2 * labels.samples)
-    # Rows that only repeat their input are no further samples.
-    bias = torch.where(found.i_xt >= found.h_t, bias * (labels.samples / labels.inputs), bias)
-    few_cells = {name: few | (bias > _MOST_BIAS.get(name, math.inf)) for name in ("", *CORRECTIONS)}
-    single = mostly_single(found.codes, found.singles)
-    ceilings = {
-        "I(X;T)": found.h_x,
-        "H(T)": math.log2(labels.samples),
-        "I(X;T|Y)": found.h_x_given_y,
-        "I(T;Y)": found.h_y,
-    }
-    at = dict(zip(ceilings, found.h_t.new_tensor(list(ceilings.values())).unbind(), strict=True))
-
-    def of(name: str, value: Tensor, flags: Flags, **more: Any) -> dict[str, Quantity]:
-        full = single | (value >= ceilings[name]) if ceilings[name] > 0 else single
-        return report(name, value, ceiling=at[name], estimand="binned", flags={**flags, "saturated": full}, **more)
-
-    out = of("I(X;T)", found.i_xt, of_inputs) | of("H(T)", found.h_t, common)
-    out |= of("I(X;T|Y)", found.i_xt_given_y, {**of_labels, **of_inputs})
-    null: Null | None = None
-    if found.null is not None:
-        # Added one by one: the order of the sum, and so its last bit, must not depend on the device.
-        total = functools.reduce(torch.add, found.null.unbind(1))
-        null = Null(total / found.null.shape[1], *percentiles_95(found.null))
-    plain = {**of_labels, "few_samples": few_cells[""]}
-    i_ty = of("I(T;Y)", found.i_ty, plain, null=null, null_flags=of_labels)
-    # The null comes before the value: this is the order of rows in a table.
-    out |= dict(reversed(i_ty.items()))
-    if null is not None:
-        of_labels["below_null"] = out["I(T;Y)"].flags["below_null"]
-    for name, corrected in found.corrected.items():
-        # What most codes say by being seen once is a guess at the codes not seen, whatever formula makes it.
-        of_t = {**common, "few_samples": single}
-        of_pairs = {**of_labels, "few_samples": few_cells[name] | single | found.thin}
-        # A correction cannot see what one code a sample hides: its value is saturated where the plain one is.
-        full = {key: out[key].flags["saturated"] for key in ("I(X;T)", "H(T)", "I(T;Y)")}
-        full["I(T;Y)"] = full["I(T;Y)"] | ((corrected[1] >= found.h_y) & (found.h_y > 0))
-        if labels.distinct:
-            out |= _corrected(f"I(X;T) {name}", corrected[0], of_t, full["I(X;T)"])
-        out |= _corrected(f"H(T) {name}", corrected[0], of_t, full["H(T)"])
-        out |= _corrected(f"I(T;Y) {name}", corrected[1], of_pairs, full["I(T;Y)"], ceiling=at["I(T;Y)"])
-    return out
 
 
 def _corrected(name: str, value: Tensor, flags: Flags, full: Tensor, **more: Any) -> dict[str, Quantity]:

@@ -26,6 +26,7 @@ CHUNK_ELEMENTS = 262_144
 _ACCELERATOR_FACTOR = 64
 _JOINT_CLASSES = 256
 EARLY_UNITS = 64
+PROBED = 32
 
 
 # --- sorting and run lengths: numpy on CPU memory sorts integers 5 to 8 times faster than torch, finds non-zeros
@@ -190,24 +191,14 @@ def weigh(runs: Runs, table: Tensor) -> Tensor:
 # --- from values to keys
 
 
-class Stretches:
-    """Two stretches of sixteen units of each row, far apart.
+def far_apart(a: Tensor, axis: int = -1) -> Tensor:
+    """A copy of `a` with 32 of its units, in two stretches.
 
     Apart, because neighbours may be dead together; stretches, because memory comes in cache lines.
     """
-
-    units = 32
-
-    def __init__(self, units: int) -> None:
-        self.half = units // 2
-        self.start = (self.half - 16) // 2
-
-    def of(self, a: Tensor) -> Tensor:
-        """View (..., 2, 16) of `a` (..., U), or (..., 1, 1) of (..., 1)."""
-        if a.shape[-1] == 1:
-            return a[..., None]
-        halves = torch.unflatten(a[..., : 2 * self.half], -1, (2, self.half))
-        return halves[..., self.start : self.start + 16]
+    half = a.shape[axis] // 2
+    first = (half - PROBED // 2) // 2
+    return torch.cat([a.narrow(axis, start, PROBED // 2) for start in (first, first + half)], axis)
 
 
 class Digitizer(Protocol):
@@ -220,10 +211,11 @@ class Digitizer(Protocol):
     radix: int
     digits: int
 
-    def __call__(self, values: Tensor, first: int, units: Stretches | None) -> Tensor:
-        """Cells of `values` (s, n, U), or of `units.of(values)`, in any dtype; may be scratch of the digitizer.
+    def __call__(self, values: Tensor, first: int, probing: bool) -> Tensor:
+        """Cells of `values` (s, n, U), in any dtype; may be scratch of the digitizer.
 
-        `values` begins at snapshot `first` of the block. The last axis of the result is `digits` times longer.
+        `values` begins at snapshot `first` of the block, and is of all units, or `far_apart`. The last axis of
+        the result is `digits` times longer.
         """
         ...
 
@@ -251,7 +243,6 @@ class Scratch:
         return view
 
 
-@dataclass(frozen=True)
 class Labels:
     """Classes and input ids, renumbered from 0, which all snapshots of a block share.
 
@@ -266,25 +257,15 @@ class Labels:
         Every input has the same number of rows.
     """
 
-    y: Tensor
-    x_ids: Tensor
-    samples: int
-    classes: int
-    inputs: int
-    class_counts: Tensor
-    one_label: bool
-    uniform: bool
-
-    @classmethod
-    def of(cls, y: Tensor, x_ids: Tensor) -> Labels:
-        class_counts, inputs = torch.bincount(y), int(x_ids.max()) + 1
-        one_label = uniform = True
+    def __init__(self, y: Tensor, x_ids: Tensor) -> None:
+        self.y, self.x_ids, self.class_counts = y, x_ids, torch.bincount(y)
+        self.samples, self.classes, self.inputs = len(y), len(self.class_counts), int(x_ids.max()) + 1
+        self.one_label = self.uniform = True
         # With as many inputs as rows, each has one row, and which is which plays no part.
-        if inputs < len(y):
+        if not self.distinct:
             rows = torch.bincount(x_ids)
             label = torch.zeros_like(rows).scatter_(0, x_ids, y)
-            one_label, uniform = bool((label[x_ids] == y).all()), bool((rows == rows[0]).all())
-        return cls(y, x_ids, len(y), len(class_counts), inputs, class_counts, one_label, uniform)
+            self.one_label, self.uniform = bool((label[x_ids] == y).all()), bool((rows == rows[0]).all())
 
     @property
     def distinct(self) -> bool:
@@ -350,8 +331,7 @@ class _Counter:
         self.bits = label_bits(labels.classes) if self.joint else 0
         self.label = labels.y if self.joint else torch.zeros_like(labels.y)
         # Rows that differ on a few units differ: where those tell all rows apart, the other units are not read.
-        early = self.joint and self.size == 1 and units >= EARLY_UNITS
-        self.probed = Stretches(units) if early else None
+        self.early = self.joint and self.size == 1 and units >= EARLY_UNITS
         self._build()
 
     @property
@@ -371,8 +351,8 @@ class _Counter:
         self.buffer = torch.empty((self.size, self.labels.samples), dtype=dtype, device=device)
         # What the keys of a chunk of whole snapshots start from.
         self.base = self.keys_of.base(self.label).repeat(max(1, self.chunk // units // self.labels.samples))
-        if self.probed:
-            self.probe_keys = OneHash(self.probed.units * digits, radix, low, device)
+        if self.early:
+            self.probe_keys = OneHash(PROBED * digits, radix, low, device)
             self.probe_base = self.probe_keys.base(torch.zeros_like(self.labels.y))
 
     def count(self, first: int) -> Group:
@@ -380,7 +360,7 @@ class _Counter:
         block = self.t[first : first + self.size]
         while True:
             try:
-                early = self._count_early(block, first, self.probed) if self.probed else None
+                early = self._count_early(block, first) if self.early else None
                 if early is not None:
                     return early
                 keys = self._keys(block, first, self.keys_of, self.base, self.buffer[: len(block)])
@@ -389,11 +369,11 @@ class _Counter:
                 self._build()
 
     def _keys(
-        self, block: Tensor, first: int, keys_of: RowKeys, base: Tensor, out: Tensor, units: Stretches | None = None
+        self, block: Tensor, first: int, keys_of: RowKeys, base: Tensor, out: Tensor, probing: bool = False
     ) -> Tensor:
         """Write to `out` (G, N) the keys of rows of `block` (G, N, U), which starts at snapshot `first`."""
         for at, row, values, target in _chunks(block, out, self.chunk // keys_of.units):
-            cells = self.digitize(values, first + at, units)
+            cells = self.digitize(values, first + at, probing)
             if self._bounds != self.built:
                 raise _Wider
             if cells.dtype != keys_of.dtype or not cells.is_contiguous():
@@ -402,11 +382,12 @@ class _Counter:
             keys_of(cells.view(size, -1), base if len(base) == size else base[row : row + size], target)
         return out
 
-    def _count_early(self, block: Tensor, first: int, probed: Stretches) -> Group | None:
+    def _count_early(self, block: Tensor, first: int) -> Group | None:
         """Exact counts of one snapshot from a few units where they separate nearly all rows, else None."""
         self.digitize.inspect(block, first)
         samples = self.labels.samples
-        keys = self._keys(block, first, self.probe_keys, self.probe_base, self.buffer[:1], probed)
+        some = far_apart(block)
+        keys = self._keys(some, first, self.probe_keys, self.probe_base, self.buffer[:1], probing=True)
         ordered = sort_rows(keys.clone())[0]
         repeated = ordered[1:][ordered[1:] == ordered[:-1]]
         tied = torch.isin(keys[0], torch.unique_consecutive(repeated)).nonzero()[:, 0]

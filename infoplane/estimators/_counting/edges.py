@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.device import on_accelerator
-from infoplane.estimators._counting.counts import Stretches
+from infoplane.estimators._counting.counts import far_apart
 
 # Elements sorted at a time, and compared with every edge while they stay in cache.
 SORT_ELEMENTS = 2**20
@@ -206,21 +206,19 @@ class EdgeCells:
         self.low, self.radix, self.digits = 0, edges.shape[2] + 1, 1
         self.buffer = torch.empty(0, dtype=torch.uint8, device=edges.device)
 
-    def __call__(self, values: Tensor, first: int, units: Stretches | None) -> Tensor:
+    def __call__(self, values: Tensor, first: int, probing: bool) -> Tensor:
         edges = self.edges[first : first + len(values)] if len(self.edges) > 1 else self.edges
-        if units is not None:
-            values = units.of(values)
-            if edges.shape[1] > 1:
-                edges = units.of(edges.transpose(1, 2)).flatten(2).transpose(1, 2)
+        if probing and edges.shape[1] > 1:
+            edges = far_apart(edges, 1)
         if self.buffer.numel() < values.numel():
             self.buffer = torch.empty(values.numel(), dtype=torch.uint8, device=values.device)
         if edges.shape[1] == 1:
             rows = values.reshape(len(values), -1)
             return self._count(rows, edges[:, 0]).view(values.shape)
-        columns = values.flatten(2).transpose(1, 2)
+        columns = values.transpose(1, 2)
         rows = columns.reshape(-1, columns.shape[2])
         own = edges.expand(len(values), -1, -1).reshape(len(rows), -1)
-        return self._count(rows, own).view(columns.shape).transpose(1, 2).view(values.shape)
+        return self._count(rows, own).view(columns.shape).transpose(1, 2)
 
     def _count(self, rows: Tensor, edges: Tensor) -> Tensor:
         return edges_at_or_below(rows, edges, self.buffer[: rows.numel()].view(rows.shape))
@@ -277,8 +275,7 @@ class HalfCells:
         self.tables[i, 0x8000] = self.tables[i, 0]
         return found._replace(least=torch.full_like(found.least, torch.nan)) if bad else found
 
-    def __call__(self, values: Tensor, first: int, units: Stretches | None) -> Tensor:
-        values = values if units is None else units.of(values)
+    def __call__(self, values: Tensor, first: int, probing: bool) -> Tensor:
         bits = values.reshape(len(values), -1).view(torch.int16).numpy().view(np.uint16)
         cells = np.empty(bits.shape, dtype=np.uint8)
         for i, row in enumerate(bits):
