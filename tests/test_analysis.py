@@ -447,12 +447,12 @@ def test_a_run_that_grew_keeps_what_does_not_depend_on_it(tmp_path):
 def test_altered_store_under_a_running_analysis_is_an_error(tmp_path):
     from infoplane.analysis.source import LayerSteps
     from infoplane.analysis.subsets import Subset
-    from infoplane.analysis.tasks import Task, run_estimate
+    from infoplane.analysis.tasks import Task, estimate, run_task
 
     path = make_run(tmp_path / "run")
     steps = LayerSteps(str(path), "x", open_run(path).run_id, "fc0", ((0, "0" * 32),))
     with pytest.raises(StoreError, match="layer 'fc0' at step 0 changed during the analysis"):
-        run_estimate(Task(steps, Subset(), Spread(), "cpu", 1))
+        run_task(estimate, Task(steps, Subset(), Spread(), "cpu", 1))
 
 
 # Blocks, executors, progress

@@ -218,7 +218,7 @@ def test_died_worker_is_reported_and_rows_stay(run, tmp_path, monkeypatch):
     from concurrent.futures.process import BrokenProcessPool
 
     table = tmp_path / "t.csv"
-    monkeypatch.setattr("infoplane.analysis.plan.run_estimate", die)
+    monkeypatch.setattr("infoplane.analysis.plan.estimate", die)
     with pytest.raises(BrokenProcessPool) as caught:
         request(run, table, jobs=2)
     assert any("fewer jobs or smaller block_bytes" in note for note in caught.value.__notes__)

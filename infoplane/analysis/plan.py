@@ -17,7 +17,7 @@ from infoplane.analysis.index import CONDITIONAL, Content, Estimate, TableIndex
 from infoplane.analysis.record import RECORDED, describe_estimators, losses, recorded_rows, run_meta, words_of_losses
 from infoplane.analysis.source import LayerSteps, Refusal, at_token, bad_steps, choose_layers
 from infoplane.analysis.subsets import ClassMean, Subset, resolve, wants_repeats
-from infoplane.analysis.tasks import Outcome, Prepared, Task, run_estimate, run_prepare
+from infoplane.analysis.tasks import Outcome, Prepared, Task, estimate, prepare, run_task
 from infoplane.analysis.workers import done
 from infoplane.core.files import fingerprint
 from infoplane.core.tokens import split_token
@@ -96,12 +96,12 @@ class RunPlan:
         for line in words_of_losses(self.store, entry["lost"], sorted(layers)):
             _log.warning("%s: %s", self.path, line)
 
-    def take(self, estimate: Estimate, contents: Iterable[Content]) -> None:
+    def take(self, key: Estimate, contents: Iterable[Content]) -> None:
         """Put the rows of these steps into the result."""
         for content in contents:
-            numbers = self.index.numbers(estimate, content).values()
+            numbers = self.index.numbers(key, content).values()
             self.order += numbers
-            self.estimated |= bool(numbers) and estimate.estimator != RECORDED
+            self.estimated |= bool(numbers) and key.estimator != RECORDED
 
     def write_recorded(self) -> None:
         """Put the recorded metrics into the table."""
@@ -129,8 +129,8 @@ class LayerPlan:
         # and estimated whole. None where each snapshot stands for itself.
         self.chunk = None if "blocks" in estimator.guarantees else int(getattr(estimator, "chunk", None) or 1)
 
-    def estimate(self, subset: Subset, config: str) -> Estimate:
-        """The key of its rows on this subset."""
+    def key(self, subset: Subset, config: str) -> Estimate:
+        """What its rows on this subset have in common."""
         return Estimate(self.layer.run, self.layer.name, subset.name, self.estimator.name, config)
 
     def work(self, subset: Subset, layer: LayerSteps) -> float:
@@ -142,14 +142,14 @@ class LayerPlan:
         """Bytes that one snapshot takes, by the estimator's own account."""
         return max(1, int(self.estimator.bytes_per_snapshot(*self.sizes[subset])))
 
-    def write(self, subset: Subset, estimate: Estimate, block: LayerSteps, arriving: Future[Outcome] | None) -> None:
+    def write(self, subset: Subset, key: Estimate, block: LayerSteps, arriving: Future[Outcome] | None) -> None:
         """Add the rows that were estimated, and take all rows of the block into the result."""
         if arriving is not None:
             outcome = arriving.result()
             self.run.index.add(outcome.rows)
             for refusal in outcome.refused:
                 self.run.refuse(self.layer.name, subset, self.estimator, refusal)
-        self.run.take(estimate, block.keys)
+        self.run.take(key, block.keys)
 
 
 @dataclass(eq=False)
@@ -206,7 +206,7 @@ class Analysis:
             for mean in plan.run.means:
                 ready = plan.ready[mean.base].result()
                 if ready.refusal is None:
-                    yield Piece(partial(_write_mean, plan, mean, plan.estimate(mean.base, ready.config)))
+                    yield Piece(partial(_write_mean, plan, mean, plan.key(mean.base, ready.config)))
 
     # Preparing
 
@@ -235,11 +235,11 @@ class Analysis:
         if not isinstance(plan.estimator, Preparing):
             return done(Prepared(config, plan.estimator))
         names = [subset.name for subset in plan.run.subsets if subset.base == base]
-        known = plan.run.index.known_config(plan.estimate(base, config), names, plan.layer)
+        known = plan.run.index.known_config(plan.key(base, config), names, plan.layer)
         if known is not None:
             return done(Prepared(known))
         task = Task(plan.layer, base, plan.estimator, self.device, self._fitting(plan, base))
-        return self.executor.submit(run_prepare, task)
+        return self.executor.submit(run_task, prepare, task)
 
     # Estimating
 
@@ -254,33 +254,33 @@ class Analysis:
             self.bar.total -= plan.work(subset, plan.layer)
             plan.run.refuse(plan.layer.name, subset, plan.estimator, ready.refusal)
             return
-        estimate = plan.estimate(subset, ready.config)
+        key = plan.key(subset, ready.config)
         size = plan.chunk or self._fitting(plan, subset)
         for block in plan.layer.blocks(size):
-            missing = plan.run.index.missing(estimate, block, whole=plan.chunk is not None)
+            missing = plan.run.index.missing(key, block, whole=plan.chunk is not None)
             self.bar.total -= plan.work(subset, block) - plan.work(subset, missing)
             arriving: Future[Outcome] | None = None
             if missing.keys:
                 assert ready.estimator is not None  # only where nothing is missing
                 task = Task(missing, subset, ready.estimator, self.device, size)
-                arriving = self.executor.submit(run_estimate, task)
-            write = partial(plan.write, subset, estimate, block, arriving)
+                arriving = self.executor.submit(run_task, estimate, task)
+            write = partial(plan.write, subset, key, block, arriving)
             yield Piece(write, arriving, plan.work(subset, missing), f"{plan.estimator.name} {plan.layer.name}")
 
 
-def _write_mean(plan: LayerPlan, mean: ClassMean, estimate: Estimate) -> None:
+def _write_mean(plan: LayerPlan, mean: ClassMean, key: Estimate) -> None:
     """Add sum_y p(y) I(X;T|Y=y), and take it into the result."""
     index = plan.run.index
-    rows = list(_class_means(plan, mean, estimate))
+    rows = list(_class_means(plan, mean, key))
     index.add(rows)
-    plan.run.order += [index.numbers(estimate, (row.step, row.source))[row.quantity] for row in rows]
+    plan.run.order += [index.numbers(key, (row.step, row.source))[row.quantity] for row in rows]
 
 
-def _class_means(plan: LayerPlan, mean: ClassMean, estimate: Estimate) -> Iterator[Row]:
+def _class_means(plan: LayerPlan, mean: ClassMean, key: Estimate) -> Iterator[Row]:
     """A row for every step at which each class has one; none for what the estimator returns itself."""
     index = plan.run.index
     weights = mean.weights(plan.run.store.probe, repeats=plan.repeats)
-    classes = [estimate._replace(subset=subset.name) for subset in mean.classes]
+    classes = [key._replace(subset=subset.name) for subset in mean.classes]
     contents = plan.layer.keys
     own = {name for content in contents for name in index.numbers(classes[0], content) if name.startswith(CONDITIONAL)}
     for content in contents:

@@ -68,40 +68,22 @@ def describe_estimators(meta: MutableMapping[str, Any], estimators: Iterable[Est
             "targets": sorted(e.targets),
             "guarantees": sorted(e.guarantees),
         }
-    meta["versions"] = {
-        "infoplane": __version__,
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
+    meta["versions"] = {"infoplane": __version__, "torch": str(torch.__version__), "numpy": np.__version__}
+    meta["versions"]["python"] = platform.python_version()
     meta["infoplane"] = __version__
 
 
 def recorded_rows(source: SnapshotSource) -> list[Row]:
     """Training metrics as rows: a plot never reopens the store. `source` is a digest of the value itself."""
     depth = {layer.key: layer.depth for layer in source.layers}
+    same: dict[str, Any] = {"run": source.run_id, "subset": "all", "estimator": RECORDED, "config": "{}", "unit": ""}
+    same |= {"n_samples": 0, "n_units": 0}
     rows = []
     for step, epoch, name, layer, value in source.metrics():
+        same |= {"step": step, "epoch": epoch, "layer": layer, "depth": depth.get(layer, -1)}
         found = fingerprint(f"{epoch!r} {value!r}".encode())
-        rows.append(
-            Row(
-                run=source.run_id,
-                step=step,
-                epoch=epoch,
-                layer=layer,
-                depth=depth.get(layer, -1),
-                subset="all",
-                estimator=RECORDED,
-                config="{}",
-                n_samples=0,
-                n_units=0,
-                quantity=name,
-                value=value,
-                unit="",
-                flags="" if np.isfinite(value) else "nonfinite",
-                source=found,
-            )
-        )
+        flags = "" if np.isfinite(value) else "nonfinite"
+        rows.append(Row(**same, quantity=name, value=value, flags=flags, source=found))
     return rows
 
 

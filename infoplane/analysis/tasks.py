@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +29,8 @@ from infoplane.core.errors import StoreError
 from infoplane.estimators import Estimator, Preparing, Quantity, assume_finite, blank_intervals, config_json
 from infoplane.results import Row
 from infoplane.store import ActivationStore, open_run
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -102,21 +103,14 @@ def single_thread() -> None:
         torch.set_num_threads(1)
 
 
-@contextlib.contextmanager
-def _noted(task: Task) -> Iterator[None]:
-    """Errors of this task say where they happened."""
+def run_task(work: Callable[[Task, SnapshotSource], T], task: Task) -> T:
+    """Do the work of a task (`prepare`, `estimate`) in this process; its errors say where they happened."""
+    single_thread()
     try:
-        yield
+        return work(task, _store_of(task.layer))
     except Exception as error:
         error.add_note(task.describe())
         raise
-
-
-def run_prepare(task: Task) -> Prepared:
-    """The estimator, prepared on all steps of the task; or why it refuses them."""
-    single_thread()
-    with _noted(task):
-        return prepare(task, _store_of(task.layer))
 
 
 def prepare(task: Task, source: SnapshotSource) -> Prepared:
@@ -136,27 +130,13 @@ def prepare(task: Task, source: SnapshotSource) -> Prepared:
     return Prepared(config_json(ready), ready)
 
 
-def run_estimate(task: Task) -> Outcome:
-    """Rows of one block of snapshots, in step order."""
-    single_thread()
-    with _noted(task):
-        return estimate(task, _store_of(task.layer))
-
-
 def estimate(task: Task, source: SnapshotSource) -> Outcome:
     """Rows of one block of snapshots of this source, in step order."""
     blocks = LayerBlocks(task, source)
     layer = at_token(source.layer(task.layer.layer), task.layer.token)
-    row = partial(
-        Row,
-        run=task.layer.run,
-        layer=layer.key,
-        depth=layer.depth,
-        subset=task.subset.name,
-        estimator=task.estimator.name,
-        config=config_json(task.estimator),
-        n_samples=len(blocks.y),
-    )
+    same: dict[str, Any] = {"run": task.layer.run, "layer": layer.key, "depth": layer.depth}
+    same |= {"subset": task.subset.name, "estimator": task.estimator.name, "config": config_json(task.estimator)}
+    same |= {"n_samples": len(blocks.y)}
     refused: list[Refusal] = []
     found: dict[int, list[dict[str, Any]]] = {}
     names: list[str] = []
@@ -175,8 +155,8 @@ def estimate(task: Task, source: SnapshotSource) -> Outcome:
         if step in bad:
             found[step] = [{"quantity": q, "n_units": layer.units, "flags": "nonfinite"} for q in names or ["I(X;T)"]]
         if step in found:
-            same: dict[str, Any] = {"step": step, "epoch": source.epoch(step), "source": digest}
-            rows += [row(**same, **fields) for fields in found[step]]
+            same |= {"step": step, "epoch": source.epoch(step), "source": digest}
+            rows += [Row(**same, **fields) for fields in found[step]]
     return Outcome(rows, refused)
 
 

@@ -60,13 +60,8 @@ def rows(
     source: str = "",
 ) -> list[Row]:
     """Rows of a results table; a value that is not finite becomes an empty one, for which the flags stand."""
-    shared: dict[str, Any] = {
-        "estimator": estimator,
-        "config": canonical_json(config, "config").decode(),
-        "n_samples": n_samples,
-        "n_units": n_units,
-        "source": source,
-    }
+    shared: dict[str, Any] = {"estimator": estimator, "config": canonical_json(config, "config").decode()}
+    shared |= {"n_samples": n_samples, "n_units": n_units, "source": source}
     # Places and entries name their fields as the table names its columns.
     found = [Row(**vars(where), **shared, **vars(entry)) for entry in entries]
     return [

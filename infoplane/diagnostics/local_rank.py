@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,15 +46,9 @@ class LocalRank:
 
     def rows(self, where: Place) -> list[Row]:
         """One row, "local rank" in dimensions, for the results table."""
-        entry = Entry(
-            "local rank",
-            self.mean,
-            "dimensions",
-            low=self.low,
-            high=self.high,
-            ceiling=float(self.limit),
-            flags=("degenerate",) if not self.ranks.any() else (),
-        )
+        flags = () if self.ranks.any() else ("degenerate",)
+        limits: dict[str, Any] = {"low": self.low, "high": self.high, "ceiling": float(self.limit)}
+        entry = Entry("local rank", self.mean, "dimensions", flags=flags, **limits)
         return rows(where, ESTIMATOR, {"epsilon": self.epsilon}, [entry], n_samples=len(self.ranks), source=self.source)
 
 

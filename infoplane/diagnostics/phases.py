@@ -98,10 +98,8 @@ def label_phases(
     found = []
     for a, b in itertools.pairwise(_turning_points(smooth, prominence * span)):
         change, alpha_change = float(smooth[b] - smooth[a]), _change(smooth_alpha[a : b + 1])
-        label = _label(change, alpha_change, first=a == 0)
-        found.append(
-            Phase(label=label, start=int(steps[a]), stop=int(steps[b]), rank_change=change, alpha_change=alpha_change)
-        )
+        start, stop, label = int(steps[a]), int(steps[b]), _label(change, alpha_change, first=a == 0)
+        found.append(Phase(label=label, start=start, stop=stop, rank_change=change, alpha_change=alpha_change))
     return found
 
 

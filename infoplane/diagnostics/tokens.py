@@ -71,12 +71,8 @@ def token_peaks(
 def _rows(curves: list[Curve], whisker: float) -> Iterator[Row]:
     curves = sorted(curves, key=lambda curve: token_position(curve.layer) or 0)
     first = curves[0]
-    config = {
-        "estimator": first.estimator,
-        "positions": len(curves),
-        "settings": json.loads(first.settings),
-        "whisker": whisker,
-    }
+    config = {"estimator": first.estimator, "settings": json.loads(first.settings)}
+    config |= {"positions": len(curves), "whisker": whisker}
     for step in np.unique(np.concatenate([curve.step for curve in curves])):
         at = [(curve, int(i)) for curve in curves for i in np.flatnonzero(curve.step == step)[:1]]
         known = [(curve, i) for curve, i in at if np.isfinite(curve.value[i])]

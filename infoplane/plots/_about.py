@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Any
 
+from infoplane.plots._artists import Ceiling, ceiling_of
 from infoplane.plots.style import number
 from infoplane.plots.text import safe_text
 from infoplane.results import ResultTable
@@ -13,6 +16,31 @@ from infoplane.results.trajectories import Grid
 from infoplane.results.views import Series, settings_words
 
 LONG_LABEL = 30
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Shown:
+    """What the figures of one quantity have in common.
+
+    Attributes
+    ----------
+    label : str
+        The quantity and its unit, as an axis names them.
+    layers : list of str, L of them, in the order of the forward pass
+    ceiling : Ceiling or None
+    caption : list of str
+    """
+
+    label: str
+    layers: list[str]
+    ceiling: Ceiling | None
+    caption: list[str]
+
+
+def shown(series: Series, one: Grid, *more: str) -> dict[str, Any]:
+    """The fields of `Shown` for one quantity of a series, with `more` at the end of the caption."""
+    label, ceiling, caption = axis_label(one.quantity, one.unit), ceiling_of(one), about(series, (one,))
+    return {"label": label, "layers": one.layers, "ceiling": ceiling, "caption": [*caption, *more]}
 
 
 def axis_label(quantity: str, unit: str) -> str:

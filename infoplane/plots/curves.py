@@ -14,12 +14,10 @@ from matplotlib.patches import Patch
 from infoplane.core.deprecation import renamed
 from infoplane.core.errors import choices
 from infoplane.core.palette import layer_colors
-from infoplane.plots._about import about, axis_label
+from infoplane.plots._about import Shown, about, shown
 from infoplane.plots._artists import (
     OPEN,
-    Ceiling,
     Label,
-    ceiling_of,
     draw_ceilings,
     draw_line,
     draw_points,
@@ -40,8 +38,8 @@ Metrics = dict[str, dict[str, tuple[FloatArray, FloatArray]]]
 """By panel and name: times and values."""
 
 
-@dataclass(frozen=True, eq=False)
-class CurveData:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CurveData(Shown):
     """One quantity against training, as (S, L) arrays with NaN where a number is missing.
 
     Attributes
@@ -56,8 +54,6 @@ class CurveData:
     """
 
     quantity: str
-    label: str
-    layers: list[str]
     times: FloatArray
     value: FloatArray
     low: FloatArray
@@ -67,8 +63,6 @@ class CurveData:
     null_low: FloatArray | None
     null_high: FloatArray | None
     saturated: npt.NDArray[np.bool_]
-    ceiling: Ceiling | None
-    caption: list[str]
 
 
 @keywords(Selection)
@@ -87,9 +81,8 @@ def series_curve(series: Series, quantity: str) -> CurveData:
     known = {side: series.grid(name) for side, name in names.items() if name in have}
     other, null = known.get("lower", known.get("upper")), known.get("null")
     return CurveData(
+        **shown(series, main),
         quantity=quantity,
-        label=axis_label(quantity, main.unit),
-        layers=main.layers,
         times=main.times,
         value=drawable(main.value),
         low=drawable(main.low),
@@ -99,8 +92,6 @@ def series_curve(series: Series, quantity: str) -> CurveData:
         null_low=None if null is None else drawable(null.low),
         null_high=None if null is None else drawable(null.high),
         saturated=main.flag("saturated"),
-        ceiling=ceiling_of(main),
-        caption=about(series, (main,)),
     )
 
 
@@ -143,19 +134,19 @@ def curves(
     """
     series = choose(table, **selected(options))
     names = [quantity] if isinstance(quantity, str) else list(quantity or default_quantities(series))
-    shown = [series_curve(series, name) for name in names]
+    data = [series_curve(series, name) for name in names]
     recorded = chosen_metrics(series, metrics)
-    if ax is not None and (len(shown) > 1 or recorded):
+    if ax is not None and (len(data) > 1 or recorded):
         raise ValueError(
             f"ax takes one quantity and no metrics, got {', '.join(names)}; pass quantity='I(T;Y)', or no ax"
         )
     parts = about(series, [series.grid(name) for name in names])
-    heights = [1.0] * len(shown) + [0.5] * len(recorded)
+    heights = [1.0] * len(data) + [0.5] * len(recorded)
     with panels(ax, parts, options, heights=heights, aspect=0.12 + 0.42 * sum(heights)) as axes:
         axes[-1].set_xlabel(options["against"])
-        for axis, data in zip(axes, shown, strict=False):
-            draw_curve(axis, data, log=log)
-        for axis, (group, members) in zip(axes[len(shown) :], recorded.items(), strict=True):
+        for axis, one in zip(axes, data, strict=False):
+            draw_curve(axis, one, log=log)
+        for axis, (group, members) in zip(axes[len(data) :], recorded.items(), strict=True):
             draw_metrics(axis, group, members)
     return axes[0]
 

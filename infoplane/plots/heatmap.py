@@ -10,7 +10,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from infoplane.plots._about import about, axis_label, doubtful
+from infoplane.plots._about import Shown, doubtful, shown
 from infoplane.plots._artists import apart
 from infoplane.plots._figure import Options, canvas, figure_of, keywords, selected
 from infoplane.plots.style import drawable, number, spans_decades, step_ticks
@@ -22,16 +22,13 @@ FloatArray = npt.NDArray[np.float64]
 MOST_NAMES = 32
 
 
-@dataclass(frozen=True, eq=False)
-class HeatmapData:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class HeatmapData(Shown):
     """(L, S) values with layers down and steps across, NaN where a number is missing."""
 
-    label: str
-    layers: list[str]
     times: FloatArray
     value: FloatArray
     saturated: npt.NDArray[np.bool_]
-    caption: list[str]
 
 
 @keywords(Selection)
@@ -45,18 +42,9 @@ def heatmap_data(table: ResultTable, quantity: str = "I(X;T)", **select: Unpack[
         have = ", ".join(series.quantities)
         raise ValueError(f"{series.estimator} has no {quantity!r} in this table; available: {have}")
     saturated = one.flag("saturated") & known
-    return HeatmapData(
-        label=axis_label(quantity, one.unit),
-        layers=one.layers,
-        times=one.times,
-        value=value.T,
-        saturated=saturated.T,
-        caption=[
-            *about(series, (one,)),
-            *doubtful(int(saturated.sum()), int(known.sum()), "saturated", "hatched"),
-            *doubtful(int((~known).sum()), value.size, "without a number", "white"),
-        ],
-    )
+    doubts = doubtful(int(saturated.sum()), int(known.sum()), "saturated", "hatched")
+    doubts += doubtful(int((~known).sum()), value.size, "without a number", "white")
+    return HeatmapData(**shown(series, one, *doubts), times=one.times, value=value.T, saturated=saturated.T)
 
 
 @keywords(Options)

@@ -12,11 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from infoplane.core.palette import OKABE_ITO
-from infoplane.plots._about import about, axis_label
+from infoplane.plots._about import Shown, shown
 from infoplane.plots._artists import (
     OPEN,
-    Ceiling,
-    ceiling_of,
     draw_ceilings,
     draw_points,
     key,
@@ -32,8 +30,8 @@ from infoplane.results.views import Selection, choose
 FloatArray = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class NullData:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class NullData(Shown):
     """A quantity and its null at few steps, arrays (steps, layers).
 
     Attributes
@@ -42,15 +40,11 @@ class NullData:
     value, null, null_low, null_high : (S, L) float64
     """
 
-    label: str
-    layers: list[str]
     times: FloatArray
     value: FloatArray
     null: FloatArray
     null_low: FloatArray
     null_high: FloatArray
-    ceiling: Ceiling | None
-    caption: list[str]
 
     @property
     def above_chance(self) -> npt.NDArray[np.bool_]:
@@ -79,15 +73,12 @@ def null_data(
     below = int((main.value <= chance.high)[known].sum())
     of = int((np.isfinite(main.value) & np.isfinite(chance.high)).sum())
     return NullData(
-        label=axis_label(quantity, main.unit),
-        layers=main.layers,
+        **shown(series, main, f"no more than chance in {below} of {of} points, all steps"),
         times=main.times[at],
         value=main.value[at],
         null=chance.value[at],
         null_low=chance.low[at],
         null_high=chance.high[at],
-        ceiling=ceiling_of(main),
-        caption=[*about(series, (main,)), f"no more than chance in {below} of {of} points, all steps"],
     )
 
 

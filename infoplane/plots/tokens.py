@@ -12,11 +12,9 @@ from matplotlib.ticker import MaxNLocator
 
 from infoplane.core.palette import layer_colors
 from infoplane.core.tokens import split_token, token_position
-from infoplane.plots._about import about, axis_label
+from infoplane.plots._about import Shown, shown
 from infoplane.plots._artists import (
-    Ceiling,
     Label,
-    ceiling_of,
     draw_ceilings,
     draw_line,
     end_labels,
@@ -35,8 +33,8 @@ FloatArray = npt.NDArray[np.float64]
 DASHED = (0, (5, 3))
 
 
-@dataclass(frozen=True, eq=False)
-class TokensData:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TokensData(Shown):
     """One quantity at one step as (L, P) arrays over layers and positions, NaN where a number is missing.
 
     Attributes
@@ -50,17 +48,13 @@ class TokensData:
         Values above it.
     """
 
-    label: str
     step: int
-    layers: list[str]
     positions: npt.NDArray[np.int64]
     value: FloatArray
     null: FloatArray | None
     threshold: FloatArray
     peak: npt.NDArray[np.bool_]
     whisker: float
-    ceiling: Ceiling | None
-    caption: list[str]
 
 
 @keywords(Selection, without=["against"])
@@ -90,17 +84,14 @@ def tokens_data(
     null = along(main.layers, series.grid(f"{quantity} null").value[row])[2] if f"{quantity} null" in have else None
     threshold = np.array([upper_fence(line, whisker) for line in value])
     return TokensData(
-        label=axis_label(quantity, main.unit),
+        **shown(series, main, f"step {number(main.steps[row])}") | {"layers": names},
         step=int(main.steps[row]),
-        layers=names,
         positions=positions,
         value=value,
         null=null,
         threshold=threshold,
         peak=value > threshold[:, None],
         whisker=whisker,
-        ceiling=ceiling_of(main),
-        caption=[*about(series, (main,)), f"step {number(main.steps[row])}"],
     )
 
 
