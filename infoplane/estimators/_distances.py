@@ -27,6 +27,11 @@ COLUMN_GROUP = 32
 _BLOCK_ELEMENTS = 1 << 21
 _CUDA_BLOCK_ELEMENTS = 1 << 25
 _TILE_ELEMENTS = 1 << 17
+_WINDOW_ELEMENTS = 1 << 17
+_WINDOW_ROWS = 32, 256
+"""Fewer rows at a time are all calls, more have a wide window."""
+_LOOKED_AT = 8, 128
+"""Units and rows that say along which unit windows are narrow."""
 _STEPS = 16_383.0
 _COARSE = 0.05
 _DIRECT_ELEMENTS = 1 << 18
@@ -44,7 +49,7 @@ def lengths(rows: Tensor, own: Tensor, index: Tensor, metric: Metric) -> Tensor:
     for start in range(0, len(index), step):
         part = slice(start, start + step)
         gap = rows[index[part]].sub_(rows[own[part], None])
-        out[part] = torch.linalg.vector_norm(gap, NORM[metric], dim=-1)
+        out[part] = torch.linalg.vector_norm(gap, dim=-1) if metric == "euclidean" else gap.abs_().amax(-1)
     return out
 
 
@@ -100,41 +105,45 @@ class Keys:
         limit = _CUDA_BLOCK_ELEMENTS if on_accelerator(rows.device) else _BLOCK_ELEMENTS
         self.height = max(1, min(n, limit // n))
         self.width = -(-n // COLUMN_GROUP) * COLUMN_GROUP
-        self._buffer = torch.empty(self.height, self.width, dtype=self.dtype, device=rows.device)
-        self._buffer[:, n:] = math.inf
-        self._flags = torch.empty(2, self.height, n, dtype=self.dtype, device=rows.device)
+        self._held: dict[str, Tensor] = {}
 
     def spans(self) -> Iterator[slice]:
         """The rows of each block, from the first."""
         for start in range(0, self.count, self.height):
             yield slice(start, min(start + self.height, self.count))
 
+    def _space(self, name: str, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        """Memory of this shape, used again under this name: fresh pages cost more than the arithmetic."""
+        flat, size = self._held.get(name), shape[0] * shape[1]
+        if flat is None or len(flat) < size:
+            flat = self._held[name] = torch.empty(size, dtype=dtype, device=self._rows.device)
+        return flat[:size].view(shape)
+
     def block(self, rows: slice) -> Tensor:
         """Keys (n, width) of some rows against all; infinite on the row itself and beyond the last column."""
-        count = self.count
-        whole = self._buffer[: rows.stop - rows.start]
-        out = whole[:, :count]
-        if self.squared:
-            torch.mm(self._left[rows], self._right.T, out=out)
-        else:
-            self._largest_gaps(rows, out)
+        whole = self._space("block", (rows.stop - rows.start, self.width), self.dtype)
+        whole[:, self.count :] = math.inf
+        out = whole[:, : self.count]
+        tile = len(out) if self.squared or on_accelerator(out.device) else max(1, _TILE_ELEMENTS // self.count)
+        for start in range(0, len(out), tile):  # a few rows at a time, so that all stays in the cache
+            part = out[start : start + tile]
+            self._keys(slice(rows.start + start, rows.start + start + len(part)), slice(0, self.count), part)
         out.diagonal(rows.start).fill_(math.inf)
         return whole
 
-    def _largest_gaps(self, rows: slice, out: Tensor) -> None:
-        """Keys under the max norm, a few rows at a time so that all stays in the cache."""
-        columns = self._columns
-        tile = len(out) if on_accelerator(out.device) else max(1, _TILE_ELEMENTS // out.shape[1])
-        largest, gap = torch.empty(2, min(tile, len(out)), out.shape[1], dtype=columns.dtype, device=out.device)
-        for start in range(0, len(out), tile):
-            stop = min(start + tile, len(out))
-            own = columns[:, rows.start + start : rows.start + stop, None]
-            top, scratch = largest[: stop - start], gap[: stop - start]
-            torch.sub(own[0], columns[0], out=top).abs_()
-            for u in range(1, self.units):
-                torch.sub(own[u], columns[u], out=scratch).abs_()
-                torch.maximum(top, scratch, out=top)
-            out[start:stop].copy_(top)
+    def _keys(self, rows: slice, columns: slice, out: Tensor | None = None) -> Tensor:
+        """Keys (n, w) of some rows against some, in the type they are computed in or written to `out`."""
+        shape = rows.stop - rows.start, columns.stop - columns.start
+        if self.squared:
+            out = self._space("keys", shape, self.dtype) if out is None else out
+            return torch.mm(self._left[rows], self._right[columns].T, out=out)
+        own, others = self._columns[:, rows, None], self._columns[:, columns]
+        largest, gap = (self._space(name, shape, others.dtype) for name in ("keys", "gap"))
+        torch.sub(own[0], others[0], out=largest).abs_()
+        for u in range(1, self.units):
+            torch.sub(own[u], others[u], out=gap).abs_()
+            torch.maximum(largest, gap, out=largest)
+        return largest if out is None else out.copy_(largest)
 
     def key(self, distance: Tensor) -> Tensor:
         """The key of a distance, float64."""
@@ -149,25 +158,97 @@ class Keys:
         """Distances (n, N) of the rows `own` (n,) to all others, measured directly; infinite to themselves."""
         return lengths_to_all(self._rows, own, self.metric).mul_(self.scale)
 
-    def count_within(self, rows: slice, block: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-        """Others within `radius` (n,) of the rows of a block, ties included and left out, (n,) int64."""
-        block, bound = block[:, : self.count], self.bound[rows]
-        high = (self.key(radius * (1.0 + TIE))[:, None] + bound).to(self.dtype)
-        low = (self.key(radius * (1.0 - TIE))[:, None] - bound).to(self.dtype)
+    def limits(self, radius: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys (N, 1): below the first a pair is closer than `radius` (N,), above the second farther, ties included."""
+        low = self.key(radius * (1.0 - TIE))[:, None] - self.bound
+        high = self.key(radius * (1.0 + TIE))[:, None] + self.bound
+        if not self.squared and self._columns.dtype == torch.int16:
+            low, high = (limit.clamp_(-1.0, 2.0 * _STEPS + 1.0) for limit in (low.ceil(), high.floor()))
+            return low.to(torch.int16), high.to(torch.int16)
         # Thresholds are rounded outwards: what float32 calls below `low` is below it.
-        high = torch.nextafter(high, high.new_full((), math.inf))
-        low = torch.nextafter(low, low.new_full((), -math.inf))
-        below, undecided = self._flags[:, : len(block)]
-        opened = torch.lt(block, low, out=below).sum(1).long()
-        torch.le(block, high, out=undecided).sub_(below)
-        if float(undecided.sum()) > block.numel() // _MANY:
-            distance = self.exact_to_all(torch.arange(rows.start, rows.stop, device=block.device))
-            bound = radius[:, None]
-            return (distance <= bound * (1.0 + TIE)).sum(1), (distance < bound * (1.0 - TIE)).sum(1)
-        row, column = _places(undecided)
-        distance = self.exact(row + rows.start, column[:, None])[:, 0]
-        closed = opened.index_add(0, row, (distance <= radius[row] * (1.0 + TIE)).long())
-        return closed, opened.index_add_(0, row, (distance < radius[row] * (1.0 - TIE)).long())
+        low, high = low.to(self.dtype), high.to(self.dtype)
+        most = torch.full_like(low, math.inf)
+        return torch.nextafter(low, -most), torch.nextafter(high, most)
+
+    def counted(self, rows: slice, columns: slice, limits: tuple[Tensor, Tensor], out: Tensor) -> tuple[Tensor, Tensor]:
+        """Count the columns whose keys are below the first limit, and up to the second, into `out` (2, n).
+
+        Returns which they are, (n, w) of 0 and 1, until the next call.
+        """
+        key = self._keys(rows, columns)
+        below, upto = (self._space(name, (len(key), key.shape[1]), key.dtype) for name in ("below", "upto"))
+        torch.sum(torch.lt(key, limits[0][rows], out=below), 1, dtype=out.dtype, out=out[0])
+        torch.sum(torch.le(key, limits[1][rows], out=upto), 1, dtype=out.dtype, out=out[1])
+        return below, upto
+
+    def measured(self, own: Tensor, columns: slice, radius: Tensor) -> Tensor:
+        """The same counts (2, n) for the rows `own` (n,) within `radius` (n,), from distances in float64."""
+        distance = torch.cdist(self._rows[own], self._rows[columns], p=NORM[self.metric], compute_mode=_DIRECT)
+        distance, reach = distance.mul_(self.scale), radius[:, None]
+        return torch.stack([(distance < reach * (1.0 - TIE)).sum(1), (distance <= reach * (1.0 + TIE)).sum(1)])
+
+
+def counts_within(rows: Tensor, radius: Tensor, metric: Metric, known: Tensor) -> tuple[Tensor, Tensor]:
+    """How many others lie within `radius` (N,) of each of `rows` (N, D): ties included, and left out, (N,) int64.
+
+    `known` (N,) of the others are known to be ties. Rows come in the order of one unit, so that consecutive ones meet
+    no others than those in a window of it.
+    """
+    value, order = rows[:, _narrow_unit(rows, radius)].sort()
+    rows, radius, known = rows[order], radius[order], known[order]
+    keys, pairs = Keys(rows, metric), []
+    limits = keys.limits(radius)
+    # Counts of floats are floats, the fastest sums.
+    dtype = keys.dtype if limits[0].is_floating_point() else torch.int32
+    counts = torch.empty(2, len(rows), dtype=dtype, device=rows.device)
+    for part, columns in _windows(value, radius):
+        found = counts[:, part]
+        below, upto = keys.counted(part, columns, limits, found)
+        # Where as many lie between as are known to be ties, these are they.
+        left = (found[1] - found[0] != known[part]).nonzero()[:, 0]
+        if len(left) == 0:
+            continue
+        own = left + part.start
+        row, column = (upto[left] != below[left]).nonzero(as_tuple=True)
+        if len(row) > below.numel() // _MANY:
+            found[:, left] = keys.measured(own, columns, radius[own]).to(dtype)
+        else:
+            found[1, left] = found[0, left]
+            pairs.append(torch.stack([own[row], column + columns.start]))
+    if pairs:
+        own, other = torch.cat(pairs, 1)
+        distance, reach = keys.exact(own, other[:, None])[:, 0], radius[own]
+        counts[0].index_add_(0, own, (distance < reach * (1.0 - TIE)).to(dtype))
+        counts[1].index_add_(0, own, (distance <= reach * (1.0 + TIE)).to(dtype))
+    counts -= torch.stack([radius > 0, radius >= 0]).to(dtype)  # the row itself
+    opened, closed = torch.empty_like(counts, dtype=torch.int64).index_copy_(1, order, counts.long())
+    return closed, opened
+
+
+def _windows(value: Tensor, radius: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Some consecutive values of (N,), ascending, and those within `radius` (N,) of any of them."""
+    count, reach = len(value), radius * (1.0 + 2.0 * TIE)
+    if on_accelerator(value.device):  # a look at the values would take longer than what they spare
+        height = max(1, _CUDA_BLOCK_ELEMENTS // count)
+        yield from ((slice(i, min(i + height, count)), slice(0, count)) for i in range(0, count, height))
+        return
+    ordered, low, high = value.numpy(), (value - reach).numpy(), (value + reach).numpy()
+    some = slice(None, None, -(-count // _LOOKED_AT[1]))
+    width = int((np.searchsorted(ordered, high[some]) - np.searchsorted(ordered, low[some])).max())
+    height = min(max(_WINDOW_ELEMENTS // max(1, width), _WINDOW_ROWS[0]), _WINDOW_ROWS[1])
+    starts = np.arange(0, count, height)
+    first = np.searchsorted(ordered, np.minimum.reduceat(low, starts)).tolist()
+    last = np.searchsorted(ordered, np.maximum.reduceat(high, starts), side="right").tolist()
+    for start, left, right in zip(starts.tolist(), first, last, strict=True):
+        yield slice(start, min(start + height, count)), slice(left, right)
+
+
+def _narrow_unit(rows: Tensor, radius: Tensor) -> int:
+    """The unit of (N, D) along which the fewest rows lie within `radius` (N,), of some units and by some rows."""
+    units, few = _LOOKED_AT
+    step = -(-len(rows) // few)
+    value, reach = rows[::step, :units].T, radius[::step, None]
+    return int(((value[:, :, None] - value[:, None]).abs() <= reach).sum((1, 2)).argmin())
 
 
 def _places(flags: Tensor) -> tuple[Tensor, Tensor]:

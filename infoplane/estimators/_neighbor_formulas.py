@@ -17,6 +17,8 @@ Scale = Literal["unit", "block"]
 _COUNTED: dict[str, Counted] = {"ksg2": "rectangle", "gao": "closed"}
 _REPEATED = 0.01
 """Share of samples that repeat a value of their unit from which units are jittered."""
+_FEW, _TREE_UNITS = 200, 6
+"""A class of so few samples, or in so few units, takes a tree."""
 _TERMS = 1 << 20
 """Terms of means over ranks held at a time."""
 
@@ -58,28 +60,28 @@ class _OwnClass(NamedTuple):
     dimension: float
 
 
-def _own_class(rows: Tensor, y: Tensor, counts: Tensor, k: int, metric: Metric, tree: bool) -> _OwnClass:
+def _own_class(rows: Tensor, y: Tensor, counts: Tensor, k: int, metric: Metric) -> _OwnClass:
     """The k nearest of every row's own class, or all others where it has fewer."""
-    radius = rows.new_zeros(len(rows))
-    neighbors, closed, opened = torch.zeros(3, len(rows), dtype=torch.int64, device=rows.device)
-    tied, distances = torch.zeros_like(neighbors, dtype=torch.bool), []
-    for label in range(len(counts)):
-        members = (y == label).nonzero()[:, 0]
-        kk = min(k, len(members) - 1)
-        if kk == 0:
-            continue
-        points = Points(rows[members], metric, tree=tree)
-        # One more than k shows whether the k-th is tied with the next.
-        found = points.nearest(min(kk + 1, len(members) - 1))[0]
-        radius[members], neighbors[members] = found[:, kk - 1], kk
-        closed[members], opened[members] = kk, kk - 1
-        if kk == k > 1:
-            distances.append(found[:, :k])
-        repeated = (found[:, 1:] <= found[:, :-1] * (1 + TIE)).any(1)
-        if bool(repeated.any()):
-            closed[members], opened[members] = points.within(found[:, kk - 1])
-            tied[members] = repeated
-    dimension = intrinsic_dimension(torch.cat(distances)) if distances else 0.0
+    order, sizes = y.argsort(stable=True), counts.tolist()
+    # Blocks take long to set up for a few rows.
+    trees = [True if size <= _FEW or rows.shape[1] <= _TREE_UNITS else None for size in sizes]
+    classes = [Points(own, metric, tree=tree) for own, tree in zip(torch.split(rows[order], sizes), trees, strict=True)]
+    # One more than k shows whether the k-th is tied with the next.
+    by_class = rows.new_full((len(rows), k + 1), math.inf)
+    for points, out in zip(classes, torch.split(by_class, sizes), strict=True):
+        wanted = min(k + 1, points.count - 1)
+        if wanted > 0:
+            out[:, :wanted] = points.distances(wanted)
+    found = torch.empty_like(by_class).index_copy_(0, order, by_class)
+    neighbors = (counts[y] - 1).clamp(max=k)
+    radius = found.gather(1, (neighbors - 1).clamp(min=0)[:, None])[:, 0].where(neighbors > 0, 0.0)
+    closed, opened = neighbors.clone(), (neighbors - 1).clamp(min=0)
+    tied = ((found[:, 1:] <= found[:, :-1] * (1 + TIE)) & found[:, 1:].isfinite()).any(1)
+    if bool(tied.any()):
+        for points, members in zip(classes, torch.split(order, sizes), strict=True):
+            if bool(tied[members].any()):
+                closed[members], opened[members] = points.within(radius[members])
+    dimension = intrinsic_dimension(found[neighbors == k, :k]) if k > 1 else 0.0
     return _OwnClass(radius, neighbors, closed, opened, tied, dimension)
 
 
@@ -88,8 +90,8 @@ def class_information(
 ) -> NeighborValue:
     """Ross (2014), or with `mixed` Gao et al. (2017), for scaled rows (N, D) and classes (N,) from 0."""
     whole, n, counts, short = Points(rows, metric), len(rows), torch.bincount(y), 0.0
-    own = _own_class(rows, y, counts, k, metric, whole.uses_tree)
-    closed, opened = whole.within(own.radius)
+    own = _own_class(rows, y, counts, k, metric)
+    closed, opened = whole.within(own.radius, own.closed - own.opened)
     in_class = counts[y]
     if mixed:
         kept = torch.where(own.radius == 0, own.closed, own.neighbors)  # all equal rows, at an atom

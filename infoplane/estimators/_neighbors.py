@@ -23,6 +23,7 @@ from infoplane.estimators._distances import (
     TIE,
     Keys,
     Metric,
+    counts_within,
     extent,
     integers_serve,
     lengths,
@@ -33,14 +34,9 @@ Array = npt.NDArray[Any]
 
 TREE_UNITS = {"euclidean": 5, "max": 4}
 """A tree is faster up to so many units at 1,000 rows, and one more each time these double; measured on one core."""
-_PAIR_UNITS = 10
+_PAIR_UNITS = 11
 """The same for the nearest in a joint space, for which blocks take three times as long."""
 
-_LEAF = 32
-_LISTED = {"euclidean": 4, "max": 30}
-"""So many neighbours a unit are listed sooner than a ball is searched twice."""
-_TRIED = 64
-"""Rows whose counts say how long a list has to be."""
 _DOUBTED = 8
 """Blocks take over where a list leaves more than one row in so many open."""
 _CHUNK = 1 << 20
@@ -71,21 +67,31 @@ class Points:
     @functools.cached_property
     def tree(self) -> cKDTree:
         """A tree of all rows."""
-        return cKDTree(self.rows.cpu().numpy(), leafsize=_LEAF)
+        return cKDTree(self.rows.cpu().numpy(), leafsize=4 * (self.units + 1))
 
     @functools.cached_property
-    def ordered(self) -> Tensor:
-        """The values (N,) of the only unit, ascending."""
-        return self.rows[:, 0].sort().values
+    def line(self) -> tuple[Tensor, Tensor]:
+        """The values (N,) of the only unit, ascending, and their rows (N,)."""
+        value, order = self.rows[:, 0].sort()
+        return value, order
 
     def in_tree(self, k: int) -> tuple[Array, Array]:
         """Distances and indices (N, k) of the nearest from the tree, a row itself among them."""
         distance, index = self.tree.query(self.tree.data, k=k, p=NORM[self.metric])
         return distance, index
 
+    def distances(self, k: int) -> Tensor:
+        """Distances (N, k), ascending, to the k nearest others."""
+        _check_k(k, self.count)
+        if not self.uses_tree or self.units == 1:
+            return self.nearest(k)[0]
+        return torch.from_numpy(self.in_tree(k + 1)[0])[:, 1:]  # the first is 0, of the row itself or of an equal
+
     def nearest(self, k: int) -> tuple[Tensor, Tensor]:
         """Distances (N, k), ascending, to the k nearest others, and their indices (N, k)."""
         _check_k(k, self.count)
+        if self.units == 1:
+            return self._nearest_on_a_line(k)
         if self.uses_tree:
             return _without_self(*map(torch.from_numpy, self.in_tree(k + 1)))
         out = torch.empty(self.count, k, dtype=torch.float64, device=self.rows.device)
@@ -93,50 +99,29 @@ class Points:
         keys = Keys(self.rows, self.metric)
         for rows in keys.spans():
             out[rows], found[rows] = nearest_in_block([keys], rows, keys.block(rows), k)
-        if self.units == 1:
-            # Measured as `within` does on a line: a gap may be no larger than the rounding of scaled rows.
-            out, order = (self.rows[found, 0] - self.rows).abs_().sort(dim=1)
-            found = found.gather(1, order)
         return out, found
 
-    def within(self, radius: Tensor, *, ties: bool = True) -> tuple[Tensor, Tensor]:
+    def _nearest_on_a_line(self, k: int) -> tuple[Tensor, Tensor]:
+        value, order = self.line
+        # The k nearest are among the k before and the k after.
+        around = torch.nn.functional.pad(value, (k, k), value=math.inf).unfold(0, 2 * k + 1, 1)
+        gap = (around - value[:, None]).abs_()
+        gap[:, k] = math.inf
+        distance, place = torch.topk(gap, k, dim=1, largest=False, sorted=True)
+        index = order[place + torch.arange(-k, self.count - k, device=place.device)[:, None]]
+        return torch.empty_like(distance).index_copy_(0, order, distance), index.index_copy(0, order, index)
+
+    def within(self, radius: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """How many others lie within `radius` (N,): ties with it included, and left out. Both (N,) int64.
 
-        Without `ties` the first may repeat the second, which saves a tree half its time.
+        `known` (N,) of them are known to be ties, which saves measuring them; 0 by default.
         """
-        closed, opened = radius * (1.0 + TIE), radius * (1.0 - TIE)
         if self.units == 1:
-            return self._within_on_a_line(closed, opened)
-        if self.uses_tree:
-            with_ties, without = torch.from_numpy(self._within_in_tree(closed.numpy(), opened.numpy(), ties) - 1)
-            return with_ties, without.where(radius > 0, 0)
-        counts = torch.empty(2, self.count, dtype=torch.int64, device=radius.device)
-        keys = Keys(self.rows, self.metric)
-        for rows in keys.spans():
-            counts[0, rows], counts[1, rows] = keys.count_within(rows, keys.block(rows), radius[rows])
-        return counts[0], counts[1]
-
-    def _within_in_tree(self, closed: Array, opened: Array, ties: bool) -> Array:
-        """Rows (2, N) within two radii (N,), the row itself included. Few are read off one list of neighbours."""
-        out = np.zeros((2, self.count), np.int64)
-        left = np.arange(self.count)
-        some = left[:: -(-self.count // _TRIED)]
-        listed = 2 * int(np.median(self._ball(some, closed))) + 2
-        if listed <= _LISTED[self.metric] * self.units:
-            distance = self.in_tree(listed)[0]
-            out[0], out[1] = (distance <= closed[:, None]).sum(1), (distance <= opened[:, None]).sum(1)
-            left = np.flatnonzero(distance[:, -1] <= closed)  # the list may end within the ball
-        out[1, left] = self._ball(left, opened)
-        out[0, left] = self._ball(left, closed) if ties else out[1, left]
-        return out
-
-    def _ball(self, chosen: Array, radius: Array) -> Array:
-        """How many rows, itself included, lie within `radius` (N,) of each of the `chosen`."""
-        near, p = self.tree.data[chosen], NORM[self.metric]
-        return np.asarray(self.tree.query_ball_point(near, radius[chosen], p=p, return_length=True), np.int64)
+            return self._within_on_a_line(radius * (1.0 + TIE), radius * (1.0 - TIE))
+        return counts_within(self.rows, radius, self.metric, torch.zeros_like(radius) if known is None else known)
 
     def _within_on_a_line(self, closed: Tensor, opened: Tensor) -> tuple[Tensor, Tensor]:
-        value, ordered = self.rows[:, 0].contiguous(), self.ordered
+        value, ordered = self.rows[:, 0].contiguous(), self.line[0]
         right = torch.searchsorted(ordered, value + closed, right=True)
         inside = right - torch.searchsorted(ordered, value - closed)
         # The open interval never contains its ends: with radius 0 it is empty.
@@ -240,27 +225,27 @@ def pair_counts(x: Points, y: Points, k: int, counted: Counted = "open") -> tupl
     which = 1 if counted == "open" else 0
     # Which of several tied neighbours are taken decides a rectangle: blocks, as ever, where a list has another order.
     nearest = None if counted == "rectangle" and not one_norm else _nearest_in_both(x, y, k)
-    if nearest is not None:
-        distance, index = nearest
-        own = torch.arange(x.count, device=index.device)
-        radii = [distance[:, -1]] * 2
-        if counted == "rectangle":
-            radii = [lengths(p.rows, own, index, p.metric).amax(1) for p in (x, y)]
-        in_x, in_y = (p.within(radius, ties=counted != "open")[which] for p, radius in zip((x, y), radii, strict=True))
-        return distance, in_x, in_y
+    distance, index = nearest or _nearest_by_blocks(x, y, k)
+    own, counts = torch.arange(x.count, device=index.device), []
+    for points in (x, y):
+        apart = lengths(points.rows, own, index, points.metric)
+        radius = apart.amax(1) if counted == "rectangle" else distance[:, -1]
+        known = (apart >= radius[:, None] * (1.0 - TIE)).sum(1)
+        counts.append(points.within(radius, known)[which])
+    return distance, counts[0], counts[1]
+
+
+def _nearest_by_blocks(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor]:
+    """Distances and indices (N, k) of the nearest in the joint space, from blocks."""
     scale = max(extent(x.rows), extent(y.rows)) or 1.0  # keys of both are compared with each other
     whole = all(integers_serve(p.rows, scale) for p in (x, y))
     spaces = [Keys(p.rows, p.metric, scale, whole) for p in (x, y)]
-    distances = torch.empty(x.count, k, dtype=torch.float64, device=x.rows.device)
-    counts = torch.empty(2, x.count, dtype=torch.int64, device=x.rows.device)
+    distance = torch.empty(x.count, k, dtype=torch.float64, device=x.rows.device)
+    index = torch.empty(x.count, k, dtype=torch.int64, device=x.rows.device)
     for rows in spaces[0].spans():
-        blocks = [keys.block(rows) for keys in spaces]
-        distances[rows], index = nearest_in_block(spaces, rows, torch.maximum(*blocks), k)
-        for out, keys, block in zip(counts, spaces, blocks, strict=True):
-            own = torch.arange(rows.start, rows.stop, device=index.device)
-            radius = keys.exact(own, index).amax(1) if counted == "rectangle" else distances[rows, -1]
-            out[rows] = keys.count_within(rows, block, radius)[which]
-    return distances, counts[0], counts[1]
+        block = torch.maximum(*(keys.block(rows) for keys in spaces))
+        distance[rows], index[rows] = nearest_in_block(spaces, rows, block, k)
+    return distance, index
 
 
 def _nearest_in_both(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | None:
