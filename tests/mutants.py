@@ -531,7 +531,7 @@ STORE = [
     ),
     Mutant(
         "a shard that could not be written once is lost",
-        "store/writer.py",
+        "store/_worker.py",
         "attempts = 1 if self._held else 2",
         "attempts = 1",
         "store/test_faults.py::test_a_shard_that_a_passing_error_stopped_is_written_again_from_memory",

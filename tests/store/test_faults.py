@@ -438,7 +438,7 @@ def test_a_fault_of_the_program_stops_recording_and_is_raised(tmp_path, monkeypa
     def broken(*args):
         raise ZeroDivisionError("bug")
 
-    monkeypatch.setattr("infoplane.store.writer.encode_shard", broken)
+    monkeypatch.setattr("infoplane.store._worker.encode_shard", broken)
     out(snapshot(0))
     out(snapshot(1, LAYERS[:1]))  # other layers: the first is sealed, the second still waits
     with pytest.raises(StoreError, match=r"recording into .* has stopped: ZeroDivisionError: bug"):
