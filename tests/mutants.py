@@ -319,8 +319,8 @@ CAPTURE = [
     Mutant(
         "the probe runs in training mode",
         "hooks/_pass/state.py",
-        "        if evaluation:\n            evaluate(model)",
-        "        if not evaluation:\n            evaluate(model)",
+        "if self._evaluation:\n                evaluate(model)",
+        "if not self._evaluation:\n                evaluate(model)",
         "hooks/test_state.py::test_training_mode_must_be_asked_for",
     ),
     Mutant(

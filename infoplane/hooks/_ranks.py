@@ -47,8 +47,10 @@ class Ranks:
     def writes(self) -> bool:
         return self.share == "rows" or self.rank == 0
 
-    def together(self, work: Callable[[], tuple[T, Mapping[str, Exception]]]) -> tuple[T, dict[str, Exception]]:
-        """Do the work of every rank; its value here, and what is missing on any of them, by name.
+    def together(
+        self, work: Callable[[], T], lost: Callable[[T], Mapping[str, Exception]] = lambda value: {}
+    ) -> tuple[T, dict[str, Exception]]:
+        """Do the work of every rank; its value here, and what is `lost` on any of them, by name.
 
         Raises
         ------
@@ -56,7 +58,8 @@ class Ranks:
             If another rank failed; what fails here is raised as it is, when the others know.
         """
         try:
-            value, missing = work()
+            value = work()
+            missing = lost(value)
         except PeerError:
             raise  # which all ranks know
         except Exception as error:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -34,8 +33,7 @@ from infoplane.hooks._settings import Settings
 from infoplane.hooks.metrics import LayerMetrics, as_numbers, numbers, to_numbers, weight_norms
 from infoplane.hooks.overview import SizePlan, free_bytes
 from infoplane.hooks.probe import ProbeSet
-from infoplane.hooks.schedule import StepCounter, as_schedule, whole_number
-from infoplane.store import Problem
+from infoplane.hooks.schedule import StepCounter, as_schedule
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,22 @@ class Session:
         self.state: Literal["new", "open", "closed"] = "new"
         self.problems = Problems(settings.on_error)
         self._members = members
-        self._check_destinations()
-        moments = settings.gradients
+        self._check(settings)
+        self._ranks = Ranks(0, 1, "first")
+        self._host: HostMemory | None = None
+        self._pid = os.getpid()
+        self._steps = StepCounter(self.schedule, initial=settings.initial)
+        self._noted_shift = not settings.initial
+        self._skipped: Visit | None = None
+        self._watch = Watch(settings.nonfinite)
+
+    def _check(self, settings: Settings) -> None:
+        """Raise ValueError for settings that do not fit each other, or the members."""
+        if settings.keep_activations and any(d.run is None for d in self.destinations):
+            raise ValueError('run must name a directory for the activations, as run="runs/a"')
+        if not settings.keep_activations and not all(d.sinks for d in self.destinations):
+            raise ValueError("keep_activations=False without a sink would record nothing; pass sinks=[...]")
+        members, moments = self._members, settings.gradients
         if members is not None and moments is not None:
             members.check_gradients(moments)
         elif moments is not None and moments.members is not None:
@@ -72,37 +84,15 @@ class Session:
             )
         if settings.keeps_norms and members is not None:
             members.weight_norms(self.model)  # raises where a parameter does not hold the members
-        self._ranks = Ranks(0, 1, "first")
-        self._host: HostMemory | None = None
-        self._pid = os.getpid()
-        self._steps = StepCounter(self.schedule, initial=settings.initial)
-        self._noted_shift = not settings.initial
-        self._skipped: Visit | None = None
-        self._watch = Watch(settings.nonfinite)
-
-    def _check_destinations(self) -> None:
-        for destination in self.destinations:
-            if self.settings.keep_activations and destination.run is None:
-                raise ValueError('run must name a directory for the activations, as run="runs/a"')
-            if not self.settings.keep_activations and not destination.sinks:
-                raise ValueError("keep_activations=False without a sink would record nothing; pass sinks=[...]")
-
-    @property
-    def run(self) -> Path | None:
-        return self.destinations[0].run
-
-    @property
-    def all_problems(self) -> tuple[Problem, ...]:
-        return (*self.problems.listed, *(p for d in self.destinations for p in d.unwritten))
 
     @property
     def sizes(self) -> SizePlan:
-        total = self.settings.total
-        where = self.run if self.settings.keep_activations else None
+        settings = self.settings
+        where = self.destinations[0].run if settings.keep_activations else None
         return SizePlan(
             layers=self.prober.layers,
             samples=self.prober.probe.record.samples,
-            snapshots=None if total is None else len(self.schedule.plan(total)),
+            snapshots=None if settings.total is None else len(self.schedule.plan(settings.total)),
             free=None if where is None else free_bytes(where),
             where="" if where is None else str(where.absolute().parent),
             members=len(self.destinations),
@@ -145,9 +135,9 @@ class Session:
         self._ranks = find_ranks(self.model, shard_probe=self.settings.shard_probe)
         self.prober.join(self._ranks)
         if self._ranks.takes_part:
-            self._ranks.together(self._prepare)
+            self._ranks.together(self.prober.prepare)
         try:
-            last_step, _ = self._ranks.together(lambda: (self._open_sinks(), {}))
+            last_step, _ = self._ranks.together(self._open_sinks)
             self.problems.save_with = self._save_problems
             self.state = "open"
             remember(self, self.destinations)
@@ -159,10 +149,6 @@ class Session:
             close_all(self.destinations, error)
             raise
 
-    def _prepare(self) -> tuple[None, dict[str, Exception]]:
-        self.prober.prepare()
-        return None, {}
-
     def _open_sinks(self) -> int | None:
         """Open the stores and begin the sinks; the last step of a run that is resumed."""
         settings, sizes = self.settings, self.sizes
@@ -170,7 +156,7 @@ class Session:
         if store is not None:
             refuse_unclosed(d.run for d in self.destinations)
             if self._ranks.rank == 0 and not settings.quiet:
-                print(f"infoplane: recording into {printable(self.run)}\n{sizes}", file=sys.stderr)
+                print(f"infoplane: recording into {printable(self.destinations[0].run)}\n{sizes}", file=sys.stderr)
             if self._ranks.rank == 0 and not settings.allow_full_disk:
                 sizes.check()
         found = []
@@ -218,23 +204,22 @@ class Session:
             raise RuntimeError("snapshot() needs an open recorder: use it inside `with Recorder(...) as recorder:`")
         if os.getpid() != self._pid:
             raise RuntimeError(f"this recorder belongs to process {self._pid}, not to its child {os.getpid()}")
-        counted = self.problems.attempt("a call of snapshot", lambda: self._count(step, force, state))
+
+        def count() -> tuple[int, bool]:
+            if state is not None and self._members is not None:
+                self._members.use(state)
+            return self._steps.call(step, force=force)
+
+        counted = self.problems.attempt("a call of snapshot", count)
         taken = False
         if counted is not None:
-            counter, step, due = counted
-            visit = self._visit(counter, step, epoch, {} if metrics is None else metrics)
-            self._skipped = None if due else visit
-            taken = due and self._take(visit)
+            visit = self._visit(counted[0], epoch, {} if metrics is None else metrics)
+            self._skipped = None if counted[1] else visit
+            taken = counted[1] and self._take(visit)
         self.problems.warn_of_new()
         return taken
 
-    def _count(self, counter: Any, force: bool, state: State | None) -> tuple[int, int, bool]:
-        if state is not None and self._members is not None:
-            self._members.use(state)
-        counter = whole_number(counter)
-        return counter, *self._steps.call(counter, force=force)
-
-    def _visit(self, counter: int, step: int, epoch: Any, metrics: Any) -> Visit:
+    def _visit(self, step: int, epoch: Any, metrics: Any) -> Visit:
         attempt, moments = self.problems.attempt, self.settings.gradients
         if not self._noted_shift:
             for destination in self.destinations:
@@ -243,7 +228,7 @@ class Session:
         at = None if epoch is None else attempt("epoch", lambda: numbers("epoch", epoch), step)
         return Visit(
             step,
-            float(counter) if at is None else at[0],
+            float(step - (self._steps.shift or 0)) if at is None else at[0],
             attempt("metrics", lambda: self._numbers(metrics, step), step) or (),
             {} if moments is None else attempt("gradient moments", moments.take, step) or {},
         )
@@ -255,7 +240,7 @@ class Session:
     def due(self, step: Any) -> bool:
         if self.state != "open":
             raise RuntimeError("due() needs an open recorder: use it inside `with Recorder(...) as recorder:`")
-        found = outcome(lambda: copy.copy(self._steps).call(whole_number(step))[1])
+        found = outcome(lambda: copy.copy(self._steps).call(step)[1])
         if not isinstance(found, Failed):
             return found
         if not self.problems.forgiving:
@@ -274,15 +259,15 @@ class Session:
         return bool(taken)
 
     def _record(self, visit: Visit) -> bool:
-        def measured() -> tuple[Captured, dict[str, Exception]]:
+        def measured() -> Captured:
             before = self.prober.layers
-            on_device = any(d.needs_tensors for d in self.destinations)
-            captured = self.prober.measure(visit.step, self._memory().allocator(on_device=on_device))
-            axis = 0 if self._members is None else 1
-            self._watch.look(visit.step, before, captured, self.prober.probe, axis=axis)
-            return captured, {f"layer {key!r}": error for key, error in captured.lost.items()}
+            captured = self.prober.measure(visit.step, self._memory().allocator(on_device=any(self._on_device())))
+            self._watch.look(visit.step, before, captured, self.prober.probe, axis=0 if self._members is None else 1)
+            return captured
 
-        found, lost = self._ranks.together(measured)
+        found, lost = self._ranks.together(
+            measured, lambda captured: {f"layer {key!r}": error for key, error in captured.lost.items()}
+        )
         self.problems.refuse(lost, visit.step)
         layers = tuple(layer for layer in found.layers if f"layer {layer.key!r}" not in lost)
         if not layers:
@@ -304,13 +289,11 @@ class Session:
         """Hand the snapshot of each run to its sinks."""
         alone = self._members is None
 
-        def layer_numbers() -> list[dict[tuple[str, str], float]]:
-            return as_numbers({**visit.layer_metrics, **self._norms()})
-
         # This waits for the device, so it comes ahead of the long copies.
-        layer_metrics = self.problems.attempt("metrics of layers", layer_numbers, visit.step)
-        needed = any(d.needs_arrays for d in self.destinations)
-        arrays, pending = self._memory().arrays(values) if needed else ({}, None)
+        layer_metrics = self.problems.attempt(
+            "metrics of layers", lambda: as_numbers({**visit.layer_metrics, **self._norms()}), visit.step
+        )
+        arrays, pending = ({}, None) if all(self._on_device()) else self._memory().arrays(values)
         now = time.time()
         for i, destination in enumerate(self.destinations):
             snapshot = Snapshot(
@@ -331,6 +314,10 @@ class Session:
         if not self.settings.keeps_norms:
             return {}
         return weight_norms(self.model) if self._members is None else self._members.weight_norms(self.model)
+
+    def _on_device(self) -> list[bool]:
+        """Of each sink, whether it reads the tensors where they are."""
+        return [getattr(sink, "on_device", False) for d in self.destinations for sink in d.sinks]
 
     def _memory(self) -> HostMemory:
         device = self.prober.device

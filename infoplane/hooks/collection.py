@@ -72,17 +72,13 @@ class CollectionRecorder(Recorder):
             raise TypeError(f"a collection takes no {sorted(refused)[0]!r}; sinks are given by member_sinks")
         if (state is None) == (member_dim is None):
             raise ValueError("pass either state=(parameters, buffers) or member_dim= with members=")
-        if state is not None:
-            count = count_members(state() if callable(state) else state)
-        elif members is None:
+        count = members if state is None else count_members(state() if callable(state) else state)
+        if count is None:
             raise ValueError("member_dim needs members=, their number")
-        else:
-            count = members
         if members not in (None, count):
             raise ValueError(f"the state has {count} members, not {members}")
-        moments = options.get("gradients")
         if parameter_dim is None:
-            parameter_dim = 0 if moments is None else moments.parameter_dim
+            parameter_dim = getattr(options.get("gradients"), "parameter_dim", 0)
         destinations = [Destination(path, list(member_sinks(i))) for i, path in enumerate(_paths(runs, count))]
         settings = Settings(model, probe, **options)
         self._hold(Session(settings, destinations, Members(count, state, member_dim, parameter_dim)))

@@ -17,7 +17,7 @@ from infoplane.core.text import printable
 from infoplane.hooks._pass.checks import refuse_lazy
 from infoplane.hooks._pass.observe import Flow, ModuleCall, Observation, look, observe
 from infoplane.hooks._pass.plan import is_activation
-from infoplane.hooks._pass.state import Held, model_device, undisturbed
+from infoplane.hooks._pass.state import Surroundings, model_device
 from infoplane.hooks._ranks import is_sharded
 from infoplane.hooks.probe import as_inputs
 from infoplane.hooks.select import named_modules, unwrap
@@ -90,7 +90,7 @@ def layers(model: nn.Module, batch: Any, *, samples: int | None = None) -> Layer
     modules = named_modules(inner)
     inputs = as_inputs(batch)
     dtypes = frozenset(p.dtype for p in inner.parameters() if p.is_floating_point())
-    held = Held()
+    surroundings = Surroundings(inner)
 
     def once(flow: Flow | None, ops: bool) -> Observation:
         moved = inputs.to(model_device(inner), dtypes)
@@ -100,44 +100,41 @@ def layers(model: nn.Module, batch: Any, *, samples: int | None = None) -> Layer
                 flow.start(moved.tensors)
             return inner(*moved.args, **moved.kwargs)
 
-        return undisturbed(lambda: observe(forward, modules, ops=ops, flow=flow), inner, held, model_device(inner))
+        return surroundings.undisturbed(lambda: observe(forward, modules, ops=ops, flow=flow), model_device(inner))
 
     seen = look(once, ops=False, follow=not is_sharded(inner))
     n = len(inputs)
-    rows = []
-    for name in sorted(seen.calls, key=lambda s: seen.calls[s][0].end):
-        rows.append(_row(name, modules[name].type_name, modules[name].module, seen, n, samples or n))
-    for name, named in modules.items():
-        if name not in seen.calls and named.has_forward:
-            rows.append(LayerRow(name, named.type_name, "-", 0, 0, "", "never ran"))
+    rows = [_row(calls, n, samples or n, seen) for calls in sorted(seen.calls.values(), key=lambda calls: calls[0].end)]
+    silent = [named for name, named in modules.items() if name not in seen.calls and named.has_forward]
+    rows += [LayerRow(named.name, named.type_name, "-", 0, 0, "", "never ran") for named in silent]
     return LayerTable(type(inner).__name__, tuple(rows), samples or n)
 
 
-def _row(name: str, type_: str, module: nn.Module, seen: Observation, n: int, samples: int) -> LayerRow:
-    calls = seen.calls[name]
-    held = sum(math.prod(t.shape) * t.dtype.itemsize for t in calls[-1].outputs.values())
-    if seen.output is not None and name == seen.output[0]:
+def _row(calls: Sequence[ModuleCall], n: int, samples: int, seen: Observation) -> LayerRow:
+    named, last = calls[-1].named, calls[-1]
+    held = sum(math.prod(t.shape) * t.dtype.itemsize for t in last.outputs.values())
+    role = "block"
+    if seen.output is not None and named.name == seen.output[0].named.name:
         role = "output"
     elif all(c.leaf for c in calls):
-        role = "activation" if is_activation(module) else "other"
-    else:
-        role = "block"
-    notes = []
-    if all(c.passes_through for c in calls):
-        notes.append("passes its input on")
-    if all(c.part for c in calls):
-        notes.append("part of the layer around it")
-    if len(calls) > 1:
-        notes.append(f"choose a call: {name}#0")
-    if len(calls[-1].outputs) > 1:
-        notes.append(f"choose a tensor: {name}@out{next(iter(calls[-1].outputs))}")
-    return LayerRow(name, type_, _shapes(calls[-1]), len(calls), held * samples // n, role, "; ".join(notes))
-
-
-def _shapes(call: ModuleCall) -> str:
-    """Shapes of a call's outputs."""
-    shapes = [f"{p}{'x'.join(map(str, t.shape)) or 'scalar'}" for p, t in call.outputs.items()]
-    return ", ".join(shapes) or call.output_type
+        role = "activation" if is_activation(named.module) else "other"
+    notes = {
+        "passes its input on": all(c.passes_through for c in calls),
+        "part of the layer around it": all(c.part for c in calls),
+        f"choose a call: {named.name}#0": len(calls) > 1,
+        f"choose a tensor: {named.name}@out{next(iter(last.outputs), '')}": len(last.outputs) > 1,
+    }
+    # Shapes as `[0]2x3`, by their place in what the module returned.
+    shapes = [f"{place}{'x'.join(map(str, t.shape)) or 'scalar'}" for place, t in last.outputs.items()]
+    return LayerRow(
+        named.name,
+        named.type_name,
+        ", ".join(shapes) or last.output_type,
+        len(calls),
+        held * samples // n,
+        role,
+        "; ".join(note for note, holds in notes.items() if holds),
+    )
 
 
 @dataclass(frozen=True)

@@ -205,7 +205,7 @@ def _one_pass(loader: DataLoader[Any]) -> tuple[Inputs, npt.NDArray[Any]]:
 
 def _kept_inputs(inputs: Inputs) -> npt.NDArray[Any] | None:
     tensors = inputs.tensors
-    if sum(t.numel() * t.element_size() for t in tensors) > KEPT_INPUT_BYTES:
+    if sum(t.nbytes for t in tensors) > KEPT_INPUT_BYTES:
         return None
     if any(t.is_complex() for t in tensors):
         return None

@@ -243,7 +243,7 @@ class Recorder:
     @property
     def run(self) -> Path | None:
         """The run's directory."""
-        return self._session.run
+        return self._session.destinations[0].run
 
     @property
     def is_open(self) -> bool:
@@ -281,7 +281,7 @@ class Recorder:
         Last come the steps that the disk did not take. It stands in the session's file too, and `verify` lists it. What
         the model did not call is a `note`.
         """
-        return self._session.all_problems
+        return (*self._session.problems.listed, *(p for d in self._session.destinations for p in d.unwritten))
 
     @property
     def sizes(self) -> SizePlan:

@@ -198,16 +198,6 @@ def _positive(name: str, value: int) -> None:
         raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-def whole_number(value: Any) -> int:
-    """The loop's counter: a whole number from 0 of any kind, as `whole_step` takes it; TypeError for anything else."""
-    try:
-        return whole_step(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"step must be a whole number, got {value!r:.80}; counters start from 0, fractional epochs go into epoch="
-        ) from error
-
-
 class StepCounter:
     """Steps are completed units of training, and step 0 is the untrained model.
 
@@ -226,16 +216,25 @@ class StepCounter:
         self.shift = shift
         self._resumed = last_step
 
-    def call(self, counter: int, *, force: bool = False) -> tuple[int, bool]:
-        """The step of one call, and whether it is due.
+    def call(self, value: Any, *, force: bool = False) -> tuple[int, bool]:
+        """The step of one call, whose value is the loop's counter, and whether it is due.
 
         A restarted training may go back before the last stored step: its first call sets where it goes on.
 
         Raises
         ------
+        TypeError
+            If the counter is no whole number from 0, of any kind that `whole_step` takes.
         ValueError
-            If the counter does not grow.
+            If it does not grow.
         """
+        try:
+            counter = whole_step(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"step must be a whole number, got {value!r:.80}; counters start from 0, fractional epochs go into "
+                "epoch="
+            ) from error
         if self.shift is None:
             self.shift = 1 if counter == 0 else 0
         step = counter + self.shift

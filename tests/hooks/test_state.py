@@ -12,7 +12,7 @@ from recording import keys, record, recorder
 from torch import nn
 
 from infoplane.hooks import every
-from infoplane.hooks._pass.state import Held, keep_random_state, undisturbed
+from infoplane.hooks._pass.state import Surroundings, keep_random_state
 
 X = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
 
@@ -29,7 +29,7 @@ def test_modes_are_restored_one_by_one_without_calling_train():
 
     model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(4), Merges())
     model[0].training = False
-    inside = undisturbed(lambda: [m.training for m in model.modules()], model, Held(), torch.device("cpu"))
+    inside = Surroundings(model).undisturbed(lambda: [m.training for m in model.modules()], torch.device("cpu"))
     assert inside == [False] * 4
     assert [m.training for m in model.modules()] == [True, False, True, True]
     assert model[2].merged == 0
@@ -323,7 +323,7 @@ def test_undisturbed_restores_when_the_model_raises():
         raise ArithmeticError
 
     with pytest.raises(ArithmeticError):
-        undisturbed(fails, model, Held(), torch.device("cpu"))
+        Surroundings(model).undisturbed(fails, torch.device("cpu"))
     assert model[0].training
     assert float(model[1].calls.sum()) == 0
     assert torch.is_grad_enabled()

@@ -60,14 +60,6 @@ class Destination:
         return last_step, shift
 
     @property
-    def needs_arrays(self) -> bool:
-        return not all(getattr(s, "on_device", False) for s in self.sinks)
-
-    @property
-    def needs_tensors(self) -> bool:
-        return any(getattr(s, "on_device", False) for s in self.sinks)
-
-    @property
     def unwritten(self) -> list[Problem]:
         """The steps that the disk did not take, by reason."""
         reasons: dict[str, list[int]] = {}

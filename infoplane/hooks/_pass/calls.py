@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -34,10 +34,6 @@ class Attached:
         self._mine.append((module, hook))
         module.register_forward_hook(hook, prepend=first)
 
-    def let_stop(self, module: nn.Module) -> None:
-        """Let Ctrl-C end the pass where the module is called: no code of torch is half way through anything there."""
-        self.before(module, _between_modules, first=True)
-
     def remove(self) -> None:
         for module, hook in self._mine:
             for hooks, flags in (
@@ -49,14 +45,17 @@ class Attached:
                     del hooks[key]
 
 
-def _between_modules(module: nn.Module, args: Any, kwargs: Any) -> None:
-    checkpoint()
-
-
-def with_hooks(work: Callable[[Attached], T]) -> T:
+def with_hooks(work: Callable[[Attached], T], modules: Iterable[Named] = ()) -> T:
     """`work` with hooks that it attaches and that are gone afterwards, also when it is cut short."""
     attached = Attached()
-    return surely(attached.remove, lambda: work(attached))
+
+    def run() -> T:
+        for named in modules:
+            # Ctrl-C may end the pass where a module is called: no code of torch is half way through anything there.
+            attached.before(named.module, lambda *_: checkpoint(), first=True)
+        return work(attached)
+
+    return surely(attached.remove, run)
 
 
 class _FunctionMode(TorchFunctionMode):
@@ -69,10 +68,8 @@ class _FunctionMode(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor):
-            name = op_name(func)
-            if name:
-                self._seen(self._stack[-1] if self._stack else "", name, args, out)
+        if isinstance(out, Tensor) and (name := op_name(func)):
+            self._seen(self._stack[-1] if self._stack else "", name, args, out)
         return out
 
 

@@ -336,8 +336,6 @@ def capture(
             of_functions.setdefault((slot.capture.named.name, slot.capture.op), []).append(slot)
 
     def run(attached: Attached) -> None:
-        for named in modules.values():
-            attached.let_stop(named.module)
         for slot in slots:
             if not slot.capture.op:
                 slot.attach(attached)
@@ -355,7 +353,7 @@ def capture(
             current.begin(chunk)
             _run_chunk(partial(forward, *chunk[2:]), slots, current)
 
-    with_hooks(run)
+    with_hooks(run, modules.values())
     there = [slot for slot in slots if slot.lost is None]
     values = {slot.capture.layer.key: slot.buffer for slot in there if slot.buffer is not None}
     lost = {slot.capture.layer.key: slot.lost for slot in slots if slot.lost is not None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -16,7 +17,7 @@ from infoplane.core.text import listed, printable
 from infoplane.core.warn import warn
 from infoplane.hooks._pass.calls import Attached, tensors_in, with_hooks
 from infoplane.hooks._pass.capture import Capture, Captured
-from infoplane.hooks._pass.state import Held
+from infoplane.hooks._pass.state import Surroundings
 from infoplane.hooks.probe import Inputs, ProbeSet
 from infoplane.hooks.select import is_scripted, named_modules
 
@@ -170,16 +171,12 @@ def _sensitive(run: RunChunk, chunk: Inputs, plain: Captured, rounding: float) -
     found: list[Captured] = []
 
     def moved(key: str) -> int:
-        if not found:
-            found.extend(run(_jolted(chunk, seed), 0, seed) for seed in range(JOLTS))
+        for seed in range(0 if found else JOLTS):
+            generator = torch.Generator().manual_seed(seed)
+            found.append(run(chunk.map(partial(_jolt, generator=generator)), 0, seed))
         return max(_moved(plain.values[key], seen.values.get(key), rounding) for seen in found)
 
     return moved
-
-
-def _jolted(chunk: Inputs, seed: int) -> Inputs:
-    generator = torch.Generator().manual_seed(seed)
-    return chunk.map(lambda t: _jolt(t, generator))
 
 
 def _jolt(t: Tensor, generator: torch.Generator) -> Tensor:
@@ -288,12 +285,11 @@ def refuse_lazy(model: nn.Module) -> None:
 class FirstCall:
     """The content of all modules, noted ahead of the first pass, to be put back where that pass is refused."""
 
-    def __init__(self, model: nn.Module, held: Held) -> None:
-        self._model, self._held = model, held
-        self._found = [
-            (module, [dict(part) for part in _parts(module)]) for module in model.modules() if not is_scripted(module)
-        ]
-        self._weights = set(_weights(model))
+    def __init__(self, surroundings: Surroundings) -> None:
+        self._surroundings, self._model = surroundings, surroundings.model
+        modules = [module for module in self._model.modules() if not is_scripted(module)]
+        self._found = [(part, dict(part)) for module in modules for part in _parts(module)]
+        self._weights = set(_weights(self._model))
 
     def refuse_new_weights(self) -> None:
         """Raise ValueError where the pass has made parameters, as layers sized by their first input do."""
@@ -314,16 +310,16 @@ class FirstCall:
         self._refuse_set_once(0)
 
     def _refuse_set_once(self, kind: int) -> None:
-        assert self._held.first is not None
-        once = sorted(self._held.first[kind] - (self._held.changed, self._held.replaced)[kind])
+        seen = self._surroundings
+        assert seen.first is not None
+        once = sorted(seen.first[kind] - (seen.changed, seen.replaced)[kind])
         if once:
             self._refuse(f"{listed(list(map(repr, once)), 1)} is set by the first forward pass only")
 
     def _refuse(self, what: str) -> None:
-        for module, held in self._found:
-            for now, before in zip(_parts(module), held, strict=True):
-                now.clear()
-                now.update(before)
+        for part, before in self._found:
+            part.clear()
+            part.update(before)
         raise ValueError(f"{what} of {printable(type(self._model).__name__)}; {_REMEDY}")
 
 

@@ -157,12 +157,12 @@ class ModuleCall:
 class Observation:
     """Calls of every module that ran, by its name; of functions, by the calling module's name and their own.
 
-    `output` is where the model's output comes from: module, number of the call, place in what the call returned.
+    `output` is where the model's output comes from: the call, and the place in what it returned.
     """
 
     calls: dict[str, list[ModuleCall]] = field(default_factory=dict)
     ops: dict[tuple[str, str], list[ModuleCall]] = field(default_factory=dict)
-    output: tuple[str, int, str] | None = None
+    output: tuple[ModuleCall, str] | None = None
     followed: bool = False
     """Whether the model's output was seen to depend on its input; else what `depends` says is worth nothing."""
     undecided: bool = False
@@ -173,11 +173,6 @@ class Observation:
         """Modules that are layers, in the order in which they first ended."""
         leaves = [n for n, calls in self.calls.items() if all(c.leaf for c in calls) and not all(c.part for c in calls)]
         return sorted(leaves, key=lambda n: self.calls[n][0].end)
-
-    @property
-    def last_leaf(self) -> str | None:
-        leaves = self.leaves
-        return max(leaves, key=lambda n: self.calls[n][-1].end) if leaves else None
 
 
 def observe(
@@ -192,12 +187,11 @@ def observe(
 
     def watched(attached: Attached) -> Any:
         for named in modules.values():
-            attached.let_stop(named.module)
             attached.before(named.module, partial(watcher.before, named))
             attached.after(named.module, partial(watcher.after, named))
         return watch_ops(attached, modules, watcher.op, forward) if ops else forward()
 
-    watcher.find_output(with_hooks(watched))
+    watcher.find_output(with_hooks(watched, modules.values()))
     return watcher.seen
 
 
@@ -276,26 +270,25 @@ class _Watcher:
     def find_output(self, returned: Any) -> None:
         """The layer whose output the model returns; else the block or model that computes it out of several."""
         seen = self.seen
-        last = seen.last_leaf
-        seen.output = None if last is None else (last, len(seen.calls[last]) - 1, "")
+        last = max((seen.calls[name][-1] for name in seen.leaves), key=lambda c: c.end, default=None)
+        seen.output = None if last is None else (last, "")
         found = tensors_in(returned)
         path = next((p for p in found if p.rpartition(".")[2] == "logits"), next(iter(found), None))
         if path is None or not _has_storage(found[path]):
             return
         seen.followed = self._flow is not None and bool(self._flow.sources(found[path]))
-        calls = [(n, i, c) for n, some in seen.calls.items() for i, c in enumerate(some) if not c.part]
-        leaves = [(n, i, c) for n, i, c in calls if c.leaf]
+        calls = [c for some in seen.calls.values() for c in some if not c.part]
+        leaves = [c for c in calls if c.leaf]
         key = _identity(found[path])
-        made = max((f for f in leaves if key in f[2].same), key=lambda f: f[2].end, default=None)
+        made = max((c for c in leaves if key in c.same), key=lambda c: c.end, default=None)
         if made is None and self._flow is not None:
             nodes = self._flow.sources(found[path]) - {INPUT}
             if len(nodes) == 1:  # functions of one layer's output, as log_softmax: that layer has the logits
-                made = next((f for f in leaves if f[2].begin in nodes), None)
+                made = next((c for c in leaves if c.begin in nodes), None)
             elif nodes:
-                made = min((f for f in calls if key in f[2].same), key=lambda f: f[2].end, default=None)
+                made = min((c for c in calls if key in c.same), key=lambda c: c.end, default=None)
         if made is not None:
-            name, index, call = made
-            seen.output = (name, index, call.same.get(key, "") if len(call.outputs) > 1 else "")
+            seen.output = made, made.same.get(key, "") if len(made.outputs) > 1 else ""
 
 
 def _passes_through(call: ModuleCall, outputs: list[Tensor]) -> bool:

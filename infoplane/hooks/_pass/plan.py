@@ -54,7 +54,7 @@ def plan_captures(
     placed: dict[tuple[str, Site, int, str], tuple[int, Capture]] = {}
     default = targets is None
     asked = _that_ran(_asked(targets, modules, seen, functional=settings.functional), seen, skipped)
-    output = _output(seen, modules)
+    output = _output(seen)
     if output is not None and (output.named.name not in seen.leaves if default else settings.logits):
         asked = [*asked, output]
     for target in asked:
@@ -107,12 +107,13 @@ def _asked(
     return asked + (_activation_ops(modules, seen) if functional else [])
 
 
-def _output(seen: Observation, modules: Mapping[str, Named]) -> Target | None:
+def _output(seen: Observation) -> Target | None:
     """Where the model's output is found: recorded in any case, unless `logits` is False."""
     if seen.output is None:
         return None
-    name, index, path = seen.output
-    return Target(modules[name], call=index, path=path or None, exact=False)
+    call, path = seen.output
+    index = seen.calls[call.named.name].index(call)
+    return Target(call.named, call=index, path=path or None, exact=False)
 
 
 def _ops(wanted: OpTarget, modules: Mapping[str, Named], seen: Observation) -> list[Target]:

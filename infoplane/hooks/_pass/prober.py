@@ -22,13 +22,13 @@ from infoplane.hooks._pass.capture import Capture, Captured, Chunk, Pass, captur
 from infoplane.hooks._pass.members import Members
 from infoplane.hooks._pass.observe import Flow, Observation, followed, look, markov_chain, observe
 from infoplane.hooks._pass.plan import plan_captures
-from infoplane.hooks._pass.state import Held, model_device, seed_generators, undisturbed
+from infoplane.hooks._pass.state import Surroundings, model_device, seed_generators
 from infoplane.hooks._ranks import Ranks, is_sharded
 from infoplane.hooks._settings import Settings
 from infoplane.hooks.noise import draw_noise_from
 from infoplane.hooks.probe import Inputs
 from infoplane.hooks.reduce import is_lossless
-from infoplane.hooks.select import OpTarget, Target, named_modules, scripted_modules, select, unwrap
+from infoplane.hooks.select import Named, OpTarget, Target, named_modules, scripted_modules, select, unwrap
 
 Run = Callable[..., Any]
 T = TypeVar("T")
@@ -43,6 +43,7 @@ class Prober:
     def __init__(self, settings: Settings, members: Members | None = None) -> None:
         self.settings = settings
         self.members = members
+        self.stacked = members is not None and members.state is not None
         self.model = unwrap(settings.model)
         self.targets: list[Target | OpTarget] | None = None
         if settings.layers is not None:
@@ -55,7 +56,9 @@ class Prober:
         self.skipped: Mapping[str, str] = {}
         self.chain: bool | list[str] = False
         self.state = ""  # the warning that the forward pass keeps state, where it was said
-        self._held = Held()
+        self._surroundings = Surroundings(
+            self.model, autocast=settings.autocast, evaluation=settings.mode == "eval", swaps=self.stacked
+        )
         settings.reductions  # noqa: B018 - an unknown one is refused here
 
     @property
@@ -67,6 +70,7 @@ class Prober:
         """Run on this process's part of the probe, in step with the other ranks."""
         self.ranks = ranks
         if ranks.share == "rows":
+            self._surroundings.exact = True  # collectives change buffers
             self.probe = self.probe.share(ranks.rank, ranks.world_size)
 
     @property
@@ -93,7 +97,7 @@ class Prober:
         # The first pass shows which modules run, the second what the captures of the plan give, and, with a flow,
         # which of them lies on every path from the input to the output.
         chunk = next(self.probe.chunks(self.batch_size))
-        first_call = checks.FirstCall(self.model, self._held)
+        first_call = checks.FirstCall(self._surroundings)
         modules, rows = named_modules(self.model), len(chunk[2])
         follow = not is_sharded(self.model)
 
@@ -102,14 +106,14 @@ class Prober:
                 0, lambda run: observe(lambda: run(chunk[2]), modules, ops=ops, flow=flow), flow=flow
             )
 
-        seen = look(watched, ops=self._wants_ops(), follow=follow)
+        ops = self.settings.functional or any(isinstance(t, OpTarget) for t in self.targets or ())
+        seen = look(watched, ops=ops, follow=follow)
         first_call.refuse_new_weights()
         axis = None if self.members is None else self.members.axis
         captures, skipped = plan_captures(self.targets, modules, seen, rows, self.settings, member_axis=axis)
         scripted = dict.fromkeys(scripted_modules(self.model), "it is a TorchScript module, which takes no hooks")
         self.skipped = {**skipped, **scripted}
-        self._warn_skipped()
-        self._warn_batch_statistics()
+        self._warn_of_layers(modules)
 
         def captured(flow: Flow | None) -> Captured:
             return self._undisturbed(0, lambda run: self._capture_first(run, captures, chunk, flow), flow=flow).whole()
@@ -133,8 +137,8 @@ class Prober:
                 return self._capture_first(forward, self.captures, (0, len(inputs), inputs, which))
 
             found = self._undisturbed(0, watched, noise_on=False)
-            stacked = self._axis_only() is not None
-            rows_first = {k: v.movedim(1, 0) if stacked else v for k, v in found.values.items()}
+            members_first = self.members is not None and not self.stacked
+            rows_first = {k: v.movedim(1, 0) if members_first else v for k, v in found.values.items()}
             return replace(found, values={k: checks.thinned(v) for k, v in rows_first.items()}, outputs=outputs)
 
         kinds = [getattr(torch, la.dtype) for la in self.layers] + [p.dtype for p in self.model.parameters()]
@@ -172,15 +176,8 @@ class Prober:
 
     def _capture_first(self, run: Run, captures: Sequence[Capture], chunk: Chunk, flow: Flow | None = None) -> Captured:
         """Run one chunk with hooks on the captures; of members with a stacked state only the first runs."""
-        current = Pass(len(chunk[2]), _fresh, self.device, self._axis_only(), flow)
+        current = Pass(len(chunk[2]), _fresh, self.device, None if self.stacked else self.members, flow)
         return capture(run, captures, [chunk], current, named_modules(self.model))
-
-    def _axis_only(self) -> Members | None:
-        """For a pass with one member: members with a stacked state are then not there."""
-        return None if self.members is None or self.members.state is not None else self.members
-
-    def _wants_ops(self) -> bool:
-        return self.settings.functional or any(isinstance(t, OpTarget) for t in self.targets or ())
 
     def _undisturbed(
         self, step: int, work: Callable[[Run], T], *, noise_on: bool = True, flow: Flow | None = None
@@ -193,16 +190,7 @@ class Prober:
             return work(self._run(step, device, noise_on, flow))
 
         try:
-            return undisturbed(
-                started,
-                self.model,
-                self._held,
-                device,
-                autocast=self.settings.autocast,
-                evaluation=self.settings.mode == "eval",
-                exact_buffers=self.ranks.share == "rows",
-                parameters=self.members is not None and self.members.state is not None,
-            )
+            return self._surroundings.undisturbed(started, device)
         except Exception as error:
             note = f"while recording step {step} on the probe set"
             if isinstance(error, torch.OutOfMemoryError):
@@ -229,7 +217,7 @@ class Prober:
             moved = inputs.to(device, dtypes)
             if flow is not None:
                 flow.start(moved.tensors)
-            if self.members is not None and self.members.state is not None:
+            if self.members is not None and self.stacked:
                 if outputs is None:
                     return self.members.run_first(self.model, moved)
                 return self.members.run_all(self.model, moved, outputs)
@@ -246,20 +234,17 @@ class Prober:
             return False
         return len(chained) == len(self.layers) or [self.layers[i].key for i in chained]
 
-    def _warn_skipped(self) -> None:
+    def _warn_of_layers(self, modules: Mapping[str, Named]) -> None:
         lost = {n: why for n, why in self.skipped.items() if "passes its input on" not in why}
         if lost:
             name, why = next(iter(lost.items()))
             warn(f"{len(lost)} layers are not recorded (all in recorder.skipped), first {name!r}: {why}")
-
-    def _warn_batch_statistics(self) -> None:
-        for name, named in named_modules(self.model).items():
-            if isinstance(named.module, _BatchNorm) and named.module.running_mean is None:
-                warn(
-                    f"layer {name!r} normalises by the statistics of each batch: activations depend on "
-                    f"probe_batch_size={self.batch_size}"
-                )
-                return
+        norms = [n for n, m in modules.items() if isinstance(m.module, _BatchNorm) and m.module.running_mean is None]
+        if norms:
+            warn(
+                f"layer {norms[0]!r} normalises by the statistics of each batch: activations depend on "
+                f"probe_batch_size={self.batch_size}"
+            )
 
 
 def _fresh(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -31,63 +31,6 @@ Restore = Callable[[], None]
 T = TypeVar("T")
 
 
-def undisturbed(
-    work: Callable[[], T],
-    model: nn.Module,
-    held: Held,
-    device: torch.device,
-    *,
-    autocast: torch.dtype | None = None,
-    evaluation: bool = True,
-    exact_buffers: bool = False,
-    parameters: bool = False,
-) -> T:
-    """`work()` without gradients and in evaluation mode; training with and without it is equal bit for bit.
-
-    With `parameters`, those that the work swaps are put back too. Models that swap their own in a forward pass
-    (sharded ones) must not have this.
-    """
-
-    def changed() -> T:
-        torch.set_grad_enabled(False)
-        if evaluation:
-            evaluate(model)
-        run_eagerly()
-        set_precision(device.type, autocast)
-        try:
-            return work()
-        except BaseException as error:
-            if not isinstance(error, Exception):
-                # A guard of torch's (inference mode) that Ctrl-C caught on entering sits in a frame of the traceback,
-                # and puts back what it found when it is freed: that has to be before all is put back.
-                traceback.clear_frames(error.__traceback__)
-            raise
-
-    sharded = is_sharded(model)  # such a model swaps its parameters in every pass
-
-    def kept() -> T:
-        restores: list[Callable[[], object]] = [
-            partial(torch.set_grad_enabled, torch.is_grad_enabled()),
-            keep_random_state(device),
-            keep_attribute(model.modules(), "training"),
-            keep_attribute([] if sharded else model.parameters(), "grad"),
-            held.keep(model, exact=exact_buffers or not evaluation, sharded=sharded),
-            keep_attribute(noise_hooks(model), "measuring"),
-            keep_compilation(),
-            keep_precision(device.type),
-            keep_torch_stacks(),
-            *([keep_parameters(model)] if parameters else []),
-        ]
-        return surely(partial(_put_back, restores), changed)
-
-    # Inference tensors can be worked on in inference mode only, and what is made in that mode stays one of them.
-    inference = any(t.is_inference() for t in itertools.chain(model.parameters(), model.buffers()))
-    if torch.is_inference_mode_enabled() is inference:
-        return kept()
-    with torch.inference_mode(inference):
-        return kept()
-
-
 def _put_back(restores: list[Callable[[], object]]) -> None:
     """Call each, the last one first, and take those off the list that have done their work."""
     failed: Exception | None = None
@@ -160,28 +103,82 @@ def keep_parameters(model: nn.Module) -> Restore:
     return restore
 
 
-class Held:
-    """Restores buffers, parameters and gradients that a forward pass changes, in evaluation mode too.
+class Surroundings:
+    """A model with all that a forward pass, or the preparation of one, changes; training never sees it.
 
-    Observers, counters and caches change buffers; embeddings with `max_norm` and weights that are set at the first
-    call change parameters. The first pass under `keep` copies all of them and learns which change; later passes
+    Observers, counters and caches change buffers, in evaluation mode too; embeddings with `max_norm` and weights that
+    are set at the first call change parameters. The first pass copies all of them and learns which change; later passes
     copy those and the small buffers. A change shows in the tensor's version, except for writes through `.data`,
     batch statistics in training mode and collectives: there values are compared (what is copied of parameters, and
-    buffers with `exact`, which also copies all).
+    buffers where they are `exact`, which also copies all).
+
+    With `swaps`, parameters that the work swaps are put back too. Models that swap their own in a forward pass
+    (sharded ones) must not have this.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, model: nn.Module, *, autocast: torch.dtype | None = None, evaluation: bool = True, swaps: bool = False
+    ) -> None:
+        self.model = model
+        self.exact = not evaluation
+        self._autocast, self._evaluation, self._swaps = autocast, evaluation, swaps
         self.changed: set[str] = set()
-        """Names of what the last pass changed, replaced or made."""
+        """Names of the tensors that the last pass changed, replaced or made."""
         self.replaced: set[str] = set()
         """Names of what it replaced or made."""
         self.first: tuple[set[str], set[str]] | None = None
         """Both after the first pass."""
         self._changing: set[str] = set()
 
-    def keep(self, model: nn.Module, *, exact: bool, sharded: bool) -> Restore:
+    def undisturbed(self, work: Callable[[], T], device: torch.device) -> T:
+        """`work()` without gradients, in evaluation mode; training with and without it is equal bit for bit."""
+        model = self.model
+
+        def changed() -> T:
+            torch.set_grad_enabled(False)
+            if self._evaluation:
+                evaluate(model)
+            run_eagerly()
+            set_precision(device.type, self._autocast)
+            try:
+                return work()
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    # A guard of torch's (inference mode) that Ctrl-C caught on entering sits in a frame of the
+                    # traceback, and puts back what it found when it is freed: that has to be before all is put back.
+                    traceback.clear_frames(error.__traceback__)
+                raise
+
+        def kept() -> T:
+            return surely(partial(_put_back, self._keep(device)), changed)
+
+        # Inference tensors can be worked on in inference mode only, and what is made in that mode stays one of them.
+        inference = any(t.is_inference() for t in itertools.chain(model.parameters(), model.buffers()))
+        if torch.is_inference_mode_enabled() is inference:
+            return kept()
+        with torch.inference_mode(inference):
+            return kept()
+
+    def _keep(self, device: torch.device) -> list[Callable[[], object]]:
+        model = self.model
+        sharded = is_sharded(model)  # such a model swaps its parameters in every pass
+        return [
+            partial(torch.set_grad_enabled, torch.is_grad_enabled()),
+            keep_random_state(device),
+            keep_attribute(model.modules(), "training"),
+            keep_attribute([] if sharded else model.parameters(), "grad"),
+            self._keep_tensors(sharded=sharded),
+            keep_attribute(noise_hooks(model), "measuring"),
+            keep_compilation(),
+            keep_precision(device.type),
+            keep_torch_stacks(),
+            *([keep_parameters(model)] if self._swaps else []),
+        ]
+
+    def _keep_tensors(self, *, sharded: bool) -> Restore:
         """Raises RuntimeError on restoring where something has changed that was not copied."""
-        held = self._tensors(model, exact, parameters=not sharded)
+        model = self.model
+        held = self._tensors(parameters=not sharded)
         buffers = [(p, m._buffers, dict(m._buffers)) for p, m in model.named_modules() if type(m._buffers) is dict]
         replaced: set[str] = set()  # a second restoring finds none any more
         for name, parameter in () if sharded else model.named_parameters():
@@ -212,8 +209,9 @@ class Held:
 
         return restore
 
-    def _tensors(self, model: nn.Module, exact: bool, *, parameters: bool) -> list[_Tensor]:
-        room = parameters and self.first is None and sum(map(_bytes, model.parameters())) <= COPIED_PARAMETER_BYTES
+    def _tensors(self, *, parameters: bool) -> list[_Tensor]:
+        model, exact = self.model, self.exact
+        room = parameters and self.first is None and sum(p.nbytes for p in model.parameters()) <= COPIED_PARAMETER_BYTES
         held = []
         for prefix, module in model.named_modules():
             changes = room or getattr(module, "max_norm", None) is not None
@@ -222,7 +220,7 @@ class Held:
                     if tensor is None:
                         continue
                     name = f"{prefix}.{key}" if prefix else key
-                    small = exact or self.first is None or _bytes(tensor) <= SMALL_BUFFER_BYTES
+                    small = exact or self.first is None or tensor.nbytes <= SMALL_BUFFER_BYTES
                     copied = (small if kind == "buffer" else changes) or name in self._changing
                     compared = exact or kind == "parameter"
                     held.append(_Tensor(kind, name, own, key, tensor, copied, compared))
@@ -258,10 +256,6 @@ class _Tensor:
         if self.is_replaced():
             self._own[self._key] = self._tensor
         return not changed or self._copy is not None
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def keep_compilation() -> Restore:
