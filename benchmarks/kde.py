@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks._data import labels, tanh_network
 from benchmarks._harness import Row, compare, median_ms
-from infoplane.estimators._pairwise import kernel_sums
+from infoplane.estimators._pairwise import CentredRows, kernel_sums
 from infoplane.estimators.kde import KDE
 
 Bounds = tuple[float, float, float, float]
@@ -156,7 +156,7 @@ def accuracy() -> Row:
             "relu": torch.relu(centre + 0.02 * noise) + 10,
             "near": 1 + 1e-3 * noise,
         }[kind]
-        found = kernel_sums(t, math.sqrt(variance), [512, 512])
+        found = kernel_sums(CentredRows(t, math.sqrt(variance), wide=True), [512, 512])
         square = torch.cdist(t.double(), t.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
         same = (torch.arange(1024) // 512)[:, None] == (torch.arange(1024) // 512)[None]
         narrow, wide = torch.exp(-square / (2 * variance)), torch.exp(-square / (8 * variance))

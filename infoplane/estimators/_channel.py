@@ -20,13 +20,7 @@ from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators._labels import Span
-from infoplane.estimators._pairwise import (
-    CACHED_BYTES,
-    CentredRows,
-    direct_exponents,
-    left_factor,
-    right_factor,
-)
+from infoplane.estimators._pairwise import CentredRows, right_factor
 
 _LOWEST = {torch.float32: -125.0, torch.float64: -1020.0}
 _HIGHEST = 100.0
@@ -66,8 +60,14 @@ class Channel(Protocol):
     def ratios(self, a: Span, start: Start, b: Span) -> Iterator[Tensor]: ...
 
 
+Buffers = dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]]
+
+
 class AdditiveChannel:
-    """T = x_i + s Z: log p_j / p_i = -(|x_i - x_j|^2 + 2 z . (x_i - x_j)) / 2 s^2."""
+    """T = x_i + s Z: log p_j / p_i = -(|x_i - x_j|^2 + 2 z . (x_i - x_j)) / 2 s^2.
+
+    Channels of one type that are not asked for ratios at the same time may share their `buffers`.
+    """
 
     def __init__(
         self,
@@ -77,17 +77,14 @@ class AdditiveChannel:
         *,
         order: Tensor | None = None,
         dtype: torch.dtype | None = None,
+        buffers: Buffers | None = None,
     ) -> None:
         self._rows = CentredRows(rows, std, order=order, dtype=dtype, rotate=True)
         self._pairs = pairs
         self.count, self.dtype = self._rows.count, self._rows.dtype
         self.device, self.spread = rows.device, self._rows.spread
         self._apart = self._rows.direct and self.spread > _TILT_REACH
-        small = self.dtype.itemsize * self.count * (self._rows.units + 2) <= CACHED_BYTES
-        self._right = None
-        if small and not self._rows.direct:
-            self._right = right_factor(self._rows.take(slice(0, self.count)))
-        self._buffers: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
+        self._buffers: Buffers = {} if buffers is None else buffers
 
     def _vectors(self, a: Span) -> Tensor:
         v = self._rows.take(a.rows)
@@ -103,8 +100,7 @@ class AdditiveChannel:
         shift = (z * v).sum(2, keepdim=True)
         # Times the right factor [w, 1, -|w|^2/2] this is z . (v - w).
         tilts = torch.cat([-z, shift, torch.zeros_like(shift)], dim=2)
-        base = self._rows.take(a.rows) if self._rows.direct else left_factor(v)
-        return Start(base=base, tilts=list(tilts), control=control)
+        return Start(base=self._rows.left(a.rows), tilts=list(tilts), control=control)
 
     def ratios(self, a: Span, start: Start, b: Span) -> Iterator[Tensor]:
         shape = len(a), len(b)
@@ -112,13 +108,11 @@ class AdditiveChannel:
             new = torch.empty(3, *shape, dtype=self.dtype, device=start.base.device)
             self._buffers[shape] = (new[0], new[1], new[2])
         base, tilt, out = self._buffers[shape]
-        right = right_factor(self._vectors(b)) if self._right is None else self._right[b.rows]
+        right = self._rows.right(b.rows)
+        self._rows.exponents(start.base, right, base)
         equal = None
         if self._rows.direct:
-            direct_exponents(self._rows, start.base, self._rows.take(b.rows), base)
-            equal = base == 0
-        else:
-            torch.mm(start.base, right.T, out=base)
+            right, equal = right_factor(self._vectors(b)), base == 0
         if a.start == b.start:
             base.fill_diagonal_(0.0)
         low = _LOWEST[self.dtype]

@@ -60,9 +60,9 @@ class CentredRows:
         Which rows, in which order.
     extra : (N, k) float64 or None
         Further coordinates, already in units of their noise: the targets of a joint mixture.
-    factor : float
-        `take` gives v = sqrt(log2 e) * factor * (x - centre) / std, so that 2^(-|v - v'|^2 / 2) is
-        exp(-factor^2 |x - x'|^2 / 2 std^2).
+    wide : bool
+        Whether the wide kernel is wanted beside the narrow one: with f = 1/2, else 1, `take` gives
+        v = sqrt(log2 e) * f * (x - centre) / std, so that 2^(-|v - v'|^2 / 2) is exp(-f^2 |x - x'|^2 / 2 std^2).
     dtype : torch.float32, torch.float64 or None
         None chooses: float64 for float64 rows, otherwise by the spread.
     rotate : bool
@@ -71,9 +71,11 @@ class CentredRows:
     Attributes
     ----------
     spread : float
-        q = factor^2 max |x - mean|^2 / 2 std^2; 0 exactly when all rows are equal.
+        q = f^2 max |x - mean|^2 / 2 std^2; 0 exactly when all rows are equal.
     direct : bool
         Distances cannot be Gram products: `take` leaves the multiplication with `ratio` to its user.
+    keeps_right : bool
+        Whether the right factors of all rows are made once.
     """
 
     def __init__(
@@ -83,11 +85,12 @@ class CentredRows:
         *,
         order: Tensor | None = None,
         extra: Tensor | None = None,
-        factor: float = 1.0,
+        wide: bool = False,
         dtype: torch.dtype | None = None,
         rotate: bool = False,
     ) -> None:
-        self._rows, self._order = rows, order
+        self._rows, self._order, self.wide = rows, order, wide
+        factor = 0.5 if wide else 1.0
         self.count = len(rows) if order is None else len(order)
         self.device = rows.device
         # A power of two brings the largest value to [0.5, 1), so that 1e300 and denormals are ordinary
@@ -123,6 +126,8 @@ class CentredRows:
             self.units = self.count
         elif cached:
             self._cache = self._scaled(slice(0, self.count))
+        self.keeps_right = not self.direct and self.dtype.itemsize * self.count * (self.units + 2) <= CACHED_BYTES
+        self._right: Tensor | None = None
 
     def _turned(self) -> Tensor:
         """Coordinates of the rows in an orthonormal basis of their span, (count, count).
@@ -153,28 +158,39 @@ class CentredRows:
         """The same rows in another order."""
         other = copy.copy(self)
         other._order = order if self._order is None else self._order[order]
-        other._cache = None if self._cache is None else self._cache[order]
+        other._cache, other._right = None if self._cache is None else self._cache[order], None
         return other
 
     def take(self, part: slice) -> Tensor:
         return self._scaled(part) if self._cache is None else self._cache[part]
 
+    def left(self, part: slice) -> Tensor:
+        """[v, -|v|^2/2, 1], (n, D + 2); the rows themselves where distances are taken directly."""
+        v = self.take(part)
+        if self.direct:
+            return v
+        norms = half_norms(v)
+        return torch.cat([v, -norms, torch.ones_like(norms)], dim=1)
+
+    def right(self, part: slice) -> Tensor:
+        """[v, 1, -|v|^2/2], (n, D + 2), or the rows themselves."""
+        if not self.keeps_right:
+            return self.take(part) if self.direct else right_factor(self.take(part))
+        if self._right is None:
+            self._right = right_factor(self.take(slice(0, self.count)))
+        return self._right[part]
+
+    def exponents(self, left: Tensor, right: Tensor, out: Tensor) -> Tensor:
+        """-|v - w|^2 / 2 between the rows of both, into `out`."""
+        if not self.direct:
+            return torch.mm(left, right.T, out=out)
+        distances = torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist")
+        return torch.mul(distances, self.ratio, out=out).square_().mul_(-0.5)
+
 
 def half_norms(v: Tensor) -> Tensor:
     """|v|^2 / 2 of the rows as rounded, (n, 1)."""
     return v.double().square().sum(1, keepdim=True).mul_(0.5).to(v.dtype)
-
-
-def direct_exponents(rows: CentredRows, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """-|v - w|^2 / 2 from the distances themselves, into `out`."""
-    distances = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-    return torch.mul(distances, rows.ratio, out=out).square_().mul_(-0.5)
-
-
-def left_factor(v: Tensor) -> Tensor:
-    """[v, -|v|^2/2, 1], (n, D + 2)."""
-    norms = half_norms(v)
-    return torch.cat([v, -norms, torch.ones_like(norms)], dim=1)
 
 
 def right_factor(v: Tensor) -> Tensor:
@@ -186,55 +202,30 @@ def right_factor(v: Tensor) -> Tensor:
 class PairKernel:
     """Blocks of the wide and narrow kernel over centred rows, in buffers that the next block overwrites.
 
-    The wide kernel is 2^(-|v_i - v_j|^2 / 2) of the given rows and the narrow one its fourth power; without
-    `wide` the first is called narrow and is the only one.
+    The wide kernel is 2^(-|v_i - v_j|^2 / 2) of the given rows and the narrow one its fourth power; for rows that are
+    not `wide` the first is called narrow and is the only one.
     """
 
-    def __init__(self, rows: CentredRows, spans: Sequence[Span], *, wide: bool = True) -> None:
-        self._rows, self._wide = rows, wide
-        self._kinds = 2 if wide else 1
-        largest = max(len(span) for span in spans)
-        self._buffer = torch.empty(self._kinds * largest**2, dtype=rows.dtype, device=rows.device)
+    def __init__(self, rows: CentredRows, largest: int) -> None:
+        self._rows, self.kinds = rows, 2 if rows.wide else 1
+        self._buffer = torch.empty(self.kinds * largest**2, dtype=rows.dtype, device=rows.device)
         self._views: dict[tuple[int, int], Tensor] = {}
-        self._floor = _FLOOR[rows.dtype] * (1.0 if wide else 4.0)
-        small = rows.dtype.itemsize * rows.count * (rows.units + 2) <= CACHED_BYTES and not rows.direct
-        self._right = right_factor(rows.take(slice(0, rows.count))) if small else None
-
-    def left(self, a: Span) -> Tensor:
-        v = self._rows.take(a.rows)
-        return v if self._rows.direct else left_factor(v)
-
-    def right(self, b: Span) -> Tensor:
-        if self._right is not None:
-            return self._right[b.rows]
-        v = self._rows.take(b.rows)
-        return v if self._rows.direct else right_factor(v)
-
-    def together(self, spans: Sequence[Span]) -> int:
-        """Spans whose left factors are held at a time: rows that are not kept are made once for all of them."""
-        held = self._rows.dtype.itemsize * (self._rows.units + 2) * max(len(span) for span in spans)
-        return 1 if self._right is not None else max(1, CACHED_BYTES // 2 // held)
+        self._floor = _FLOOR[rows.dtype] * (1.0 if rows.wide else 4.0)
 
     def block(self, a: Span, left: Tensor, b: Span, right: Tensor) -> Tensor:
         """Kernels between the rows of `a` (their `left` factor) and of `b`: (2 or 1, len(a), len(b))."""
         shape = len(a), len(b)
         both = self._views.get(shape)
         if both is None:
-            both = self._buffer[: self._kinds * shape[0] * shape[1]].view(self._kinds, *shape)
+            both = self._buffer[: self.kinds * shape[0] * shape[1]].view(self.kinds, *shape)
             self._views[shape] = both
-        out = both[0]
-        if self._rows.direct:
-            direct_exponents(self._rows, left, right, out)
-        else:
-            torch.mm(left, right.T, out=out)
-        out.clamp_(self._floor, 0.0)
+        out = self._rows.exponents(left, right, both[0]).clamp_(self._floor, 0.0)
         if a.start == b.start:
             out.fill_diagonal_(0.0)
         torch.exp2(out, out=out)
-        if self._wide:
-            narrow = both[1]
-            torch.mul(out, out, out=narrow)
-            narrow.mul_(narrow)
+        if self.kinds == 2:
+            torch.mul(out, out, out=both[1])
+            both[1].mul_(both[1])
         return both
 
 
@@ -247,11 +238,9 @@ class KernelSums:
     narrow, wide : (N,)
         Over all rows; over the own class where only pairs within classes were asked for.
     narrow_within, wide_within : (N,)
-        Over the rows of the own class. Without `wide` the wide ones are the narrow ones.
+        Over the rows of the own class. Of rows that are not `wide` the wide ones are the narrow ones.
     columns : (C, N) or None
         The given columns times the narrow kernel.
-    spread, dtype
-        As in `CentredRows`.
     """
 
     narrow: Tensor
@@ -259,69 +248,39 @@ class KernelSums:
     wide: Tensor
     wide_within: Tensor
     columns: Tensor | None
-    spread: float
-    dtype: torch.dtype
 
 
 def kernel_sums(
-    rows: Tensor,
-    std: float,
+    rows: CentredRows,
     counts: Sequence[int],
     *,
-    order: Tensor | None = None,
-    extra: Tensor | None = None,
     columns: Tensor | None = None,
-    wide: bool = True,
     within_only: bool = False,
-    dtype: torch.dtype | None = None,
     size: int | None = None,
 ) -> KernelSums:
     """Sums over j of the narrow and wide kernels between rows i and j, over all rows and within classes.
 
     Parameters
     ----------
-    rows : (N, D)
-    std : float
-        Noise std; the narrow kernel is exp(-|x - x'|^2 / 2 std^2).
     counts : sequence of int
         Rows of each class, in the order of the rows; one class is `[N]`.
-    order : (N,) int64 or None
-        Which rows, sorted by class.
-    extra : (N, k) float64 or None
-        Further coordinates in units of their own noise.
     columns : (C, N) or None
-        In the sorted order; `columns` of the result is their product with the narrow kernel, (C, N).
-    wide : bool
-        Whether the wide kernel is wanted too.
+        In the order of the rows; `columns` of the result is their product with the narrow kernel, (C, N).
     within_only : bool
         Visit pairs within classes only.
+    size : int or None
+        Rows of a block.
     """
-    factor = 0.5 if wide else 1.0
-    centred = CentredRows(rows, std, order=order, extra=extra, factor=factor, dtype=dtype)
-    return centred_sums(centred, counts, columns=columns, wide=wide, within_only=within_only, size=size)
-
-
-def centred_sums(
-    centred: CentredRows,
-    counts: Sequence[int],
-    *,
-    columns: Tensor | None = None,
-    wide: bool = True,
-    within_only: bool = False,
-    size: int | None = None,
-) -> KernelSums:
-    """`kernel_sums` of rows that are centred already, with a factor of 1/2 where the wide kernel is wanted."""
-    spans = class_spans(counts, size or block_size(centred.device))
-    kernel = PairKernel(centred, spans, wide=wide)
-    n, device, kinds = centred.count, centred.device, 2 if wide else 1
-    across = torch.zeros(kinds, n, dtype=torch.float64, device=device)
+    n, device, spans = rows.count, rows.device, class_spans(counts, size or block_size(rows.device))
+    kernel = PairKernel(rows, max(len(span) for span in spans))
+    across = torch.zeros(kernel.kinds, n, dtype=torch.float64, device=device)
     within = torch.zeros_like(across)
     product = None
     if columns is not None:
         product = torch.zeros(len(columns), n, dtype=torch.float64, device=device)
-        columns = columns.to(centred.dtype)
+        columns = columns.to(rows.dtype)
     label = torch.repeat_interleave(torch.tensor(list(counts), device=device), output_size=n)
-    for a, left, b, right in _pairs_of_spans(kernel, spans, within_only):
+    for a, left, b, right in _pairs_of_spans(rows, spans, within_only):
         k = kernel.block(a, left, b, right)
         if product is not None and columns is not None:
             product[:, a.rows].add_(columns[:, b.rows] @ k[-1].T)
@@ -330,39 +289,35 @@ def centred_sums(
         one = a.is_one_class_with(b)
         if a.meets(b) and not one:  # several classes in one block
             part = k * (label[a.rows, None] == label[None, b.rows]).to(k.dtype)
-            within[:, a.rows].add_(part.sum(2))
-            if a is not b:
-                within[:, b.rows].add_(part.sum(1))
+            _add_sums(within, part, a, b)
             if within_only:
                 continue
             k.sub_(part)
-        target = within if one else across
-        target[:, a.rows].add_(k.sum(2))
-        if a is not b:
-            target[:, b.rows].add_(k.sum(1))
+        _add_sums(within if one else across, k, a, b)
     whole = across.add_(within)
-    return KernelSums(
-        narrow=whole[-1],
-        narrow_within=within[-1],
-        wide=whole[0],
-        wide_within=within[0],
-        columns=product,
-        spread=centred.spread,
-        dtype=centred.dtype,
-    )
+    return KernelSums(whole[-1], within[-1], whole[0], within[0], product)
+
+
+def _add_sums(sums: Tensor, block: Tensor, a: Span, b: Span) -> None:
+    """Add a block (kinds, a, b) to the sums (kinds, N) of its rows and, as block (b, a), of its columns."""
+    sums[:, a.rows].add_(block.sum(2))
+    if a is not b:
+        sums[:, b.rows].add_(block.sum(1))
 
 
 def _pairs_of_spans(
-    kernel: PairKernel, spans: Sequence[Span], within_only: bool
+    rows: CentredRows, spans: Sequence[Span], within_only: bool
 ) -> Iterator[tuple[Span, Tensor, Span, Tensor]]:
     """Every pair of spans once, the first not after the second, with the factors of both."""
-    step = kernel.together(spans)
+    # Rows whose right factors are not kept make them once for as many left factors as can be held.
+    held_bytes = rows.dtype.itemsize * (rows.units + 2) * max(len(span) for span in spans)
+    step = 1 if rows.keeps_right else max(1, CACHED_BYTES // 2 // held_bytes)
     for i in range(0, len(spans), step):
-        held = [(a, kernel.left(a)) for a in spans[i : i + step]]
+        held = [(a, rows.left(a.rows)) for a in spans[i : i + step]]
         for b in spans[i:]:
             if within_only and not held[-1][0].meets(b):
                 break
-            right = kernel.right(b)
+            right = rows.right(b.rows)
             for a, left in held:
                 if a.start <= b.start and (a.meets(b) or not within_only):
                     yield a, left, b, right

@@ -22,7 +22,7 @@ from infoplane.estimators._mixture import (
     log2_ratio_mean,
     positive_std,
 )
-from infoplane.estimators._pairwise import CentredRows, KernelSums, centred_sums, kernel_sums
+from infoplane.estimators._pairwise import CentredRows, KernelSums, kernel_sums
 from infoplane.estimators._protocol import Bound, Quantity
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._settings import COUNT, POSITIVE, POSITIVE_OR_NONE, one_of, setting
@@ -174,7 +174,8 @@ class _Bounds(MixtureProblem):
             self.null = NullColumns(self.shuffled, count)
         self.upper_alone = self.lower_alone = self.zero()
         if self.targets is not None:
-            self.upper_alone, self.lower_alone = self._bounds(kernel_sums(self.targets, 1.0, [len(self.head)]))
+            alone = CentredRows(self.targets, 1.0, wide=True)
+            self.upper_alone, self.lower_alone = self._bounds(kernel_sums(alone, [len(self.head)]))
 
     def snapshot(self, layer: Tensor) -> dict[str, Tensor]:
         std = noise_std(layer, self.config)
@@ -191,7 +192,8 @@ class _Bounds(MixtureProblem):
         """Upper and lower bound of what the rows of one group say apart, averaged over all rows."""
         if groups is None:
             return self.zero(), self.zero()
-        sums = kernel_sums(layer, noise, groups.counts, order=groups.order, within_only=True, dtype=self.dtype)
+        rows = CentredRows(layer, noise, order=groups.order, wide=True, dtype=self.dtype)
+        sums = kernel_sums(rows, groups.counts, within_only=True)
         share = len(groups) / self.samples
         upper = log2_ratio_mean(groups.size, sums.narrow_within)
         return share * upper, share * log2_ratio_mean(groups.size, sums.wide_within)
@@ -199,7 +201,8 @@ class _Bounds(MixtureProblem):
     def _discrete(self, layer: Tensor, noise: float) -> dict[str, Tensor]:
         """Class labels: within-class sums from the same blocks as the whole."""
         groups, columns = self.classes, None if self.null is None else self.null.columns
-        sums = kernel_sums(layer, noise, groups.counts, order=groups.order, columns=columns, dtype=self.dtype)
+        rows = CentredRows(layer, noise, order=groups.order, wide=True, dtype=self.dtype)
+        sums = kernel_sums(rows, groups.counts, columns=columns)
         upper, lower = self._bounds(sums)
         upper_y = log2_ratio_mean(groups.size, sums.narrow_within)
         lower_y = log2_ratio_mean(groups.size, sums.wide_within)
@@ -213,13 +216,13 @@ class _Bounds(MixtureProblem):
             "lower_y": lower_y - upper_xy,
             "i_ty": upper - upper_y,
             "i_ty_lower": lower - lower_y,
-            "spread": torch.full_like(upper, sums.spread),
+            "spread": torch.full_like(upper, rows.spread),
         }
         if self.config.null_draws:
-            out["null"] = upper - self._shuffled_within(layer, noise, sums)
+            out["null"] = upper - self._shuffled_within(layer, noise, sums, rows.dtype)
         return out
 
-    def _shuffled_within(self, layer: Tensor, noise: float, sums: KernelSums) -> Tensor:
+    def _shuffled_within(self, layer: Tensor, noise: float, sums: KernelSums, dtype: torch.dtype) -> Tensor:
         """The upper bound within classes for each draw, (R,)."""
         groups = self.classes
         if self.shuffled is None:  # one class
@@ -229,33 +232,32 @@ class _Bounds(MixtureProblem):
             size = torch.tensor(groups.counts, device=own.device).double()[self.shuffled]
             return log2_ratio_mean(size, own)
         values = []
-        centred = CentredRows(layer, noise, order=groups.order, dtype=sums.dtype)
+        centred = CentredRows(layer, noise, order=groups.order, dtype=dtype)
         for labels in self.shuffled:
             rows = centred.reordered(torch.argsort(labels, stable=True))
-            drawn = centred_sums(rows, groups.counts, wide=False, within_only=True)
+            drawn = kernel_sums(rows, groups.counts, within_only=True)
             values.append(log2_ratio_mean(groups.size, drawn.narrow_within))
         return torch.stack(values)
 
     def _continuous(self, layer: Tensor, noise: float) -> dict[str, Tensor]:
         """Targets with noise of their own: I(T+Z;Y+W) = I(X;T+Z) + I(X;Y+W) - I(X;T+Z,Y+W) for rows X."""
         whole = [len(layer)]
-        sums = kernel_sums(layer, noise, whole, dtype=self.dtype)
-        upper, lower = self._bounds(sums)
+        rows = CentredRows(layer, noise, wide=True, dtype=self.dtype)
+        upper, lower = self._bounds(kernel_sums(rows, whole))
         upper_x, lower_x = self._within(layer, noise, self.repeated)
         out = {"upper": upper - lower_x, "lower": lower - upper_x, "i_ty": self.zero(), "i_ty_lower": self.zero()}
-        out["spread"] = torch.full_like(upper, sums.spread)
+        out["spread"] = torch.full_like(upper, rows.spread)
         if self.shuffled is not None:
             out["null"] = self.zero().expand(len(self.shuffled))
-        if self.targets is None or sums.spread == 0.0:
+        if self.targets is None or rows.spread == 0.0:
             return out
-        joint = self._bounds(kernel_sums(layer, noise, whole, extra=self.targets, dtype=self.dtype))
+        rows = CentredRows(layer, noise, extra=self.targets, wide=True, dtype=self.dtype)
+        joint = self._bounds(kernel_sums(rows, whole))
         out["i_ty"] = upper + self.upper_alone - joint[0]
         out["i_ty_lower"] = lower + self.lower_alone - joint[1]
         if self.shuffled is not None:
-            drawn = [
-                kernel_sums(layer, noise, whole, extra=self.targets[rows], wide=False, dtype=self.dtype).narrow
-                for rows in self.shuffled
-            ]
+            shuffled = (CentredRows(layer, noise, extra=self.targets[s], dtype=self.dtype) for s in self.shuffled)
+            drawn = [kernel_sums(rows, whole).narrow for rows in shuffled]
             out["null"] = upper + self.upper_alone - log2_ratio_mean(self.samples, torch.stack(drawn))
         return out
 

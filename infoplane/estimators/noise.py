@@ -13,6 +13,7 @@ from torch import Tensor
 from infoplane.core.units import Z_95
 from infoplane.estimators._channel import (
     AdditiveChannel,
+    Buffers,
     Channel,
     MultiplicativeChannel,
     propagate,
@@ -315,13 +316,14 @@ class _Propagation(MixtureProblem):
                 out["null"] = zero.expand(len(self.shuffled))
             return out
         shuffled = [] if self.shuffled is None else [self.targets[rows] for rows in self.shuffled]
+        buffers: Buffers = {}
         joint = propagate_jointly(
             channel,
             AdditiveChannel(self.targets, 1.0, self.pairs_drawn, dtype=channel.dtype),
             self.spans,
             generator,
             pairs=self.pairs_drawn,
-            shuffled=[AdditiveChannel(rows, 1.0, 1, dtype=channel.dtype) for rows in shuffled],
+            shuffled=[AdditiveChannel(rows, 1.0, 1, dtype=channel.dtype, buffers=buffers) for rows in shuffled],
         )
         values = {"i_xt": n - joint.t, "i_ty": n - joint.t - joint.y + joint.joint, "ceiling": n - joint.y}
         out = self._weighed(values, joint.control)

@@ -11,11 +11,7 @@ import torch
 
 from infoplane.estimators._labels import Grouping, class_spans, shuffle_labels
 from infoplane.estimators._mixture import NullColumns, columns_pay
-from infoplane.estimators._pairwise import (
-    CentredRows,
-    float32_is_exact,
-    kernel_sums,
-)
+from infoplane.estimators._pairwise import CentredRows, float32_is_exact, kernel_sums
 
 
 def slow_sums(rows, std, label=None):
@@ -27,6 +23,11 @@ def slow_sums(rows, std, label=None):
         same = (label[:, None] == label[None]).double()
         kernels = tuple(k * same for k in kernels)
     return tuple(k.sum(1) for k in kernels)
+
+
+def sums_of(rows, std, counts, *, order=None, extra=None, dtype=None, wide=True, **how):
+    centred = CentredRows(rows, std, order=order, extra=extra, dtype=dtype, wide=wide)
+    return kernel_sums(centred, counts, **how)
 
 
 def random_rows(n, d, seed=0, dtype=torch.float64):
@@ -45,8 +46,8 @@ def test_sums_equal_the_plain_ones(size, classes, dtype, tolerance):
     """Blocks inside a class, across classes, and with several small classes in them."""
     rows, y = random_rows(203, 5), random_labels(203, classes)
     groups = Grouping.of(y)
-    found = kernel_sums(rows, 0.5, groups.counts, order=groups.order, size=size, dtype=dtype)
-    assert found.dtype == dtype
+    found = sums_of(rows, 0.5, groups.counts, order=groups.order, size=size, dtype=dtype)
+    assert CentredRows(rows, 0.5, dtype=dtype, wide=True).take(slice(0, 3)).dtype == dtype
     expected = (*slow_sums(rows, 0.5), *slow_sums(rows, 0.5, y))
     parts = (found.narrow, found.wide, found.narrow_within, found.wide_within)
     for part, whole in zip(parts, expected, strict=True):
@@ -58,11 +59,11 @@ def test_sums_equal_the_plain_ones(size, classes, dtype, tolerance):
 def test_pairs_within_classes_alone_give_the_same_sums(size, classes):
     rows, y = random_rows(160, 3), random_labels(160, classes)
     groups = Grouping.of(y)
-    whole = kernel_sums(rows, 0.3, groups.counts, order=groups.order, size=size)
-    within = kernel_sums(rows, 0.3, groups.counts, order=groups.order, size=size, within_only=True)
+    whole = sums_of(rows, 0.3, groups.counts, order=groups.order, size=size)
+    within = sums_of(rows, 0.3, groups.counts, order=groups.order, size=size, within_only=True)
     torch.testing.assert_close(within.narrow_within, whole.narrow_within, rtol=1e-14, atol=0)
     torch.testing.assert_close(within.wide_within, whole.wide_within, rtol=1e-14, atol=0)
-    alone = kernel_sums(rows, 0.3, groups.counts, order=groups.order, size=size, within_only=True, wide=False)
+    alone = sums_of(rows, 0.3, groups.counts, order=groups.order, size=size, within_only=True, wide=False)
     torch.testing.assert_close(alone.narrow_within, whole.narrow_within, rtol=1e-12, atol=0)
 
 
@@ -72,9 +73,9 @@ def test_rows_made_anew_for_each_block_give_the_same_sums(kept, within_only, mon
     """None of the rows kept, and several spans of left factors held at a time."""
     rows, y = random_rows(150, 6), random_labels(150, 4)
     groups = Grouping.of(y)
-    expected = kernel_sums(rows, 0.4, groups.counts, order=groups.order, size=16, within_only=within_only)
+    expected = sums_of(rows, 0.4, groups.counts, order=groups.order, size=16, within_only=within_only)
     monkeypatch.setattr("infoplane.estimators._pairwise.CACHED_BYTES", kept)
-    found = kernel_sums(rows, 0.4, groups.counts, order=groups.order, size=16, within_only=within_only)
+    found = sums_of(rows, 0.4, groups.counts, order=groups.order, size=16, within_only=within_only)
     for name in ("narrow", "wide", "narrow_within", "wide_within"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-13, atol=0)
 
@@ -83,14 +84,14 @@ def test_rows_made_anew_for_each_block_give_the_same_sums(kept, within_only, mon
 def test_columns_are_multiplied_with_the_narrow_kernel(size):
     rows = random_rows(120, 4)
     columns = torch.rand(6, 120, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    found = kernel_sums(rows, 0.4, [70, 50], columns=columns, size=size)
+    found = sums_of(rows, 0.4, [70, 50], columns=columns, size=size)
     square = torch.cdist(rows, rows).square()
     torch.testing.assert_close(found.columns, columns @ torch.exp(-square / (2 * 0.4**2)), rtol=1e-12, atol=0)
 
 
 def test_extra_coordinates_are_in_units_of_their_noise():
     rows, targets = random_rows(80, 3), random_rows(80, 2, seed=5)
-    found = kernel_sums(rows, 0.25, [80], extra=targets / 0.5)
+    found = sums_of(rows, 0.25, [80], extra=targets / 0.5)
     expected = slow_sums(torch.cat([rows / 0.25, targets / 0.5], dim=1), 1.0)
     torch.testing.assert_close(found.narrow, expected[0], rtol=1e-12, atol=0)
     torch.testing.assert_close(found.wide, expected[1], rtol=1e-12, atol=0)
@@ -133,7 +134,7 @@ def test_chosen_precision_errs_by_less_than_a_millinat(kind, units, variance):
     }[kind]
     y = random_labels(512, 2)
     groups, std = Grouping.of(y), math.sqrt(variance)
-    found = kernel_sums(rows, std, groups.counts, order=groups.order)
+    found = sums_of(rows, std, groups.counts, order=groups.order)
     expected = (*slow_sums(rows, std), *slow_sums(rows, std, y))
     parts = (found.narrow, found.wide, found.narrow_within, found.wide_within)
     for part, whole in zip(parts, expected, strict=True):
@@ -166,16 +167,16 @@ def test_float32_is_not_used_where_its_products_are_cut(precision):
 def test_any_scale_gives_the_sums_of_the_scaled_rows(factor):
     """Within the precision of a denormal, 14 bits at 1e-310."""
     rows = random_rows(50, 3)
-    found = kernel_sums(rows * factor, 0.5 * factor, [50])
-    expected = kernel_sums(rows, 0.5, [50])
+    found = sums_of(rows * factor, 0.5 * factor, [50])
+    expected = sums_of(rows, 0.5, [50])
     torch.testing.assert_close(found.narrow, expected.narrow, rtol=1e-3 if factor < 1e-300 else 1e-9, atol=0)
 
 
 def test_noise_far_below_or_above_the_rows_is_a_limit_not_an_error():
     rows = random_rows(40, 3)
-    apart = kernel_sums(rows * 1e300, 0.3, [40])
+    apart = sums_of(rows * 1e300, 0.3, [40])
     assert torch.equal(apart.narrow, torch.ones(40, dtype=torch.float64))
-    merged = kernel_sums(rows * 1e-310, 0.3, [40])
+    merged = sums_of(rows * 1e-310, 0.3, [40])
     assert torch.equal(merged.narrow, torch.full((40,), 40.0, dtype=torch.float64))
 
 
@@ -183,7 +184,7 @@ def test_distances_beyond_the_gram_form_are_taken_directly():
     """q = 1e17: twins 1e-8 apart at distance 1e3 from their likes, with noise of 1e-6."""
     centres = 1e3 * random_rows(20, 4)
     rows = torch.cat([centres, centres + 5e-7])
-    found = kernel_sums(rows, 1e-6, [40])
+    found = sums_of(rows, 1e-6, [40])
     torch.testing.assert_close(found.narrow, slow_sums(rows, 1e-6)[0], rtol=1e-6, atol=0)
     assert float(found.narrow.min()) > 1.5
 
@@ -192,15 +193,15 @@ def test_offset_of_float32_rows_does_not_reach_the_sums():
     """Plain float32 Gram products of these rows give more than log N nats."""
     exact = torch.randint(-64, 64, (500, 20), generator=torch.Generator().manual_seed(0)) / 64
     shifted = (exact + 100).to(torch.float32)
-    found = kernel_sums(shifted, 0.2, [500])
+    found = sums_of(shifted, 0.2, [500])
     torch.testing.assert_close(found.narrow, slow_sums(exact, 0.2)[0], rtol=1e-4, atol=0)
     assert float((math.log(500) - found.narrow.log()).mean()) <= math.log(500)
 
 
 def test_equal_rows_sum_to_their_number_exactly():
     rows = torch.full((300, 7), 1.1e8, dtype=torch.float32)
-    found = kernel_sums(rows, 1e-3, [100, 200], size=64)
-    assert found.spread == 0.0
+    found = sums_of(rows, 1e-3, [100, 200], size=64)
+    assert CentredRows(rows, 1e-3, wide=True).spread == 0.0
     assert torch.equal(found.narrow, torch.full((300,), 300.0, dtype=torch.float64))
     assert found.wide_within.tolist() == [100.0] * 100 + [200.0] * 200
 
@@ -211,7 +212,7 @@ def test_null_columns_give_the_sums_of_the_shuffled_classes(classes):
     groups = Grouping.of(y)
     shuffled = shuffle_labels(y, torch.arange(130), 4, 0)[:, groups.order]
     null = NullColumns(shuffled, classes)
-    found = kernel_sums(rows, 0.3, groups.counts, order=groups.order, columns=null.columns)
+    found = sums_of(rows, 0.3, groups.counts, order=groups.order, columns=null.columns)
     own = null.own_sums(found.columns, found.narrow)
     for labels, sums in zip(shuffled, own, strict=True):
         expected = slow_sums(rows[groups.order], 0.3, labels)[0]
@@ -239,12 +240,13 @@ def test_many_classes_take_their_null_from_pairs_within_them():
 MEMORY = """
 import resource, torch
 torch.set_num_threads(1)
-from infoplane.estimators._pairwise import kernel_sums
-kernel_sums(torch.randn(600, 30).double(), 0.1, [600])
+from infoplane.estimators._pairwise import CentredRows, kernel_sums
+kernel_sums(CentredRows(torch.randn(600, 30).double(), 0.1, wide=True), [600])
 t = torch.randn({n}, {d})
 columns = torch.ones(20, {n})
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-kernel_sums(t, 3.0, [{n} // 2, {n} - {n} // 2], columns=columns, dtype=torch.{dtype})
+rows = CentredRows(t, 3.0, dtype=torch.{dtype}, wide=True)
+kernel_sums(rows, [{n} // 2, {n} - {n} // 2], columns=columns)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
