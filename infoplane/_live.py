@@ -5,11 +5,11 @@ For runs that are too big to store, and for curves that can be looked at before 
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -136,9 +136,15 @@ class Live:
             raise ValueError("live estimation needs the whole probe on one rank; leave shard_probe out")
         self._run.take(snapshot)
         rows = recorded_rows(self._run)
-        with _as_analysed(snapshot):
-            for layer in snapshot.layers:
-                rows += self._estimate(layer, snapshot.step)
+        threads = torch.get_num_threads()
+        if not any(on_accelerator(t.device) for t in (snapshot.tensors or {}).values()):
+            single_thread()  # as in `analyze`: sums then have one order
+        try:
+            with torch.no_grad():
+                for layer in snapshot.layers:
+                    rows += self._estimate(layer, snapshot.step)
+        finally:
+            torch.set_num_threads(threads)
         self._index.add(rows)
         self._rows += rows
         if self.on_rows is not None:
@@ -150,17 +156,15 @@ class Live:
         bad = frozenset({step} if t.is_floating_point() and not bool(torch.isfinite(t).all()) else ())
         steps = LayerSteps("", "", self._run.run_id, layer.key, ((step, self._run.source(layer.key, step)),), bad)
         rows: list[Row] = []
-        for subset in self._subsets:
-            for number, estimator in enumerate(self.estimators):
-                task = Task(steps, subset, estimator, str(t.device), 1)
-                ready = self._ready(number, task) if not bad else Prepared("", estimator)
-                reasons = [ready.refusal.reason] if ready.refusal is not None else []
-                if ready.estimator is not None:
-                    found = estimate(replace(task, estimator=ready.estimator), self._run)
-                    rows += found.rows
-                    reasons = [refusal.reason for refusal in found.refused]
-                for reason in reasons:
-                    self._refuse(layer, subset, estimator, reason)
+        for subset, (number, estimator) in itertools.product(self._subsets, enumerate(self.estimators)):
+            task = Task(steps, subset, estimator, str(t.device), 1)
+            ready = self._ready(number, task) if not bad else Prepared("", estimator)
+            refused = [] if ready.refusal is None else [ready.refusal]
+            if ready.estimator is not None:
+                found, refused = estimate(replace(task, estimator=ready.estimator), self._run)
+                rows += found
+            for refusal in refused:
+                self._refuse(layer, subset, estimator, refusal.reason)
         return rows
 
     def _ready(self, number: int, task: Task) -> Prepared:
@@ -234,7 +238,7 @@ class _LiveRun:
         return self._now.layers
 
     def layer(self, key: str) -> Layer:
-        return next(la for la in self._now.layers if la.key == key)
+        return next(layer for layer in self.layers if layer.key == key)
 
     def steps(self, key: str | None = None) -> list[int]:
         return self._taken if key is None else [self._now.step]
@@ -266,16 +270,3 @@ class _LiveRun:
         assert self._now.tensors is not None
         values: Tensor = self._now.tensors[key]
         return values
-
-
-@contextlib.contextmanager
-def _as_analysed(snapshot: Snapshot) -> Iterator[None]:
-    """On the CPU with one thread, as in `analyze`: sums then have one order."""
-    before = torch.get_num_threads()
-    if not any(on_accelerator(t.device) for t in (snapshot.tensors or {}).values()):
-        single_thread()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.set_num_threads(before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from infoplane.core.errors import closest
+from infoplane.hooks._pass.calls import Installed
 from infoplane.hooks.select import by_pattern, check_patterns, named_modules, unwrap
 
 LayerMetrics = dict[tuple[str, str], Tensor]
@@ -26,7 +27,7 @@ class _Moments:
     squares: Tensor
 
 
-class GradientMoments:
+class GradientMoments(Installed):
     """Stream the gradients of every optimizer step into their mean and variance, until removed.
 
     For a module with parameters W and gradients g_b of steps b = 1..B, `take` gives the Frobenius norms
@@ -82,11 +83,11 @@ class GradientMoments:
                     self._add(p)
 
             handle: Any = optimizer.register_step_pre_hook(add_all)
-            self._remove.append(handle.remove)
+            self._removals.append(handle.remove)
         else:
             for p in parameters:
                 handle = p.register_post_accumulate_grad_hook(self._add)  # type: ignore[no-untyped-call]
-                self._remove.append(handle.remove)
+                self._removals.append(handle.remove)
 
     @classmethod
     def functional(cls, model: nn.Module, *, members: int | None = None) -> Self:
@@ -109,10 +110,10 @@ class GradientMoments:
         return moments
 
     def _start(self, parameters: Parameters) -> None:
+        super().__init__()
         self._parameters = parameters
         self.reads_parameters = True
         self._moments: dict[Tensor, _Moments] = {}
-        self._remove: list[Callable[[], None]] = []
 
     @property
     def members(self) -> int | None:
@@ -194,18 +195,6 @@ class GradientMoments:
             metrics[name, "gradient_steps"] = torch.full(norm.shape, float(steps), device="cpu")
         self._moments = {}
         return metrics
-
-    def remove(self) -> None:
-        """Stop; calling it again does nothing."""
-        for remove in self._remove:
-            remove()
-        self._remove = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.remove()
 
 
 @torch.no_grad()

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from infoplane.core.records import Noise
-from infoplane.hooks._pass.calls import choose, info, tensors_in, type_name
+from infoplane.hooks._pass.calls import Installed, choose, tensors_in, type_name
 from infoplane.hooks.select import Layers, OpTarget, Target, named_modules, select, unwrap
 
 Kind = Literal["additive", "multiplicative"]
 
 
-class NoiseInjection:
+class NoiseInjection(Installed):
     """Add independent Gaussian noise to the outputs of chosen layers, until removed.
 
     With T the layer's output and Z standard normal, the next layer gets T + std Z (additive) or
@@ -56,6 +56,7 @@ class NoiseInjection:
     def __init__(
         self, model: nn.Module, layers: Layers, std: float, kind: Kind = "additive", *, seed: int | None = None
     ) -> None:
+        super().__init__()
         if not std > 0:
             raise ValueError(f"std must be positive, got {std}")
         if kind not in ("additive", "multiplicative"):
@@ -73,21 +74,9 @@ class NoiseInjection:
             places.append(target)
         self.layers = tuple(t.named.name for t in places)
         self.noise = Noise(std=float(std), kind=kind)
-        self._handles = [
-            t.named.module.register_forward_hook(_NoiseHook(self.noise, t.named.name, seed)) for t in places
-        ]
-
-    def remove(self) -> None:
-        """Take the noise away; calling it again does nothing."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.remove()
+        for t in places:
+            handle = t.named.module.register_forward_hook(_NoiseHook(self.noise, t.named.name, seed))
+            self._removals.append(handle.remove)
 
 
 class _NoiseHook:
@@ -102,8 +91,7 @@ class _NoiseHook:
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Tensor:
         if not isinstance(output, Tensor):
-            found = {p: info(t) for p, t in tensors_in(output).items()}
-            choose(found, None, f"the output of layer {self.name}", type_name(output))
+            choose(tensors_in(output), None, f"the output of layer {self.name}", type_name(output))
             raise TypeError(f"noise needs a layer whose output is a tensor, got {type_name(output)} from {self.name!r}")
         if self.measuring == "off":
             return output

@@ -163,25 +163,17 @@ class SizePlan:
 
     def __str__(self) -> str:
         rows = [("layer", "shape", "stored", "a snapshot")]
-        rows += [
-            (
-                la.key,
-                "x".join(map(str, la.raw_shape)),
-                f"{la.units} {la.dtype}, {la.reduction}",
-                size(self.bytes_of(la)),
-            )
-            for la in self.layers[:_SHOWN]
-        ]
+        for la in self.layers[:_SHOWN]:
+            stored = f"{la.units} {la.dtype}, {la.reduction}"
+            rows.append((la.key, "x".join(map(str, la.raw_shape)), stored, size(self.bytes_of(la))))
         text = _aligned(rows)
         if len(self.layers) > _SHOWN:
             text += f"\n... and {len(self.layers) - _SHOWN} more layers"
         free = "" if self.free is None else f", {size(self.free)} free in {printable(self.where)}"
-        if self.snapshots is not None:
-            much = f"{self.snapshots} snapshots: {size(self.total)}"
-        else:
-            much = "number of snapshots open (pass total=)"
-            if self.free and self.per_snapshot:
-                much += f", room for {self.free // self.per_snapshot}"
+        much = f"{self.snapshots} snapshots: {size(self.total)}"
+        if self.snapshots is None:
+            room = f", room for {self.free // self.per_snapshot}" if self.free and self.per_snapshot else ""
+            much = f"number of snapshots open (pass total=){room}"
         of = f" of {self.members} members" if self.members > 1 else ""
         return f"{text}\n{self.samples} samples{of}, {size(self.per_snapshot)} a snapshot; {much}{free}"
 

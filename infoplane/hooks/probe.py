@@ -205,9 +205,7 @@ def _one_pass(loader: DataLoader[Any]) -> tuple[Inputs, npt.NDArray[Any]]:
 
 def _kept_inputs(inputs: Inputs) -> npt.NDArray[Any] | None:
     tensors = inputs.tensors
-    if sum(t.nbytes for t in tensors) > KEPT_INPUT_BYTES:
-        return None
-    if any(t.is_complex() for t in tensors):
+    if sum(t.nbytes for t in tensors) > KEPT_INPUT_BYTES or any(t.is_complex() for t in tensors):
         return None
     if len({t.dtype for t in tensors}) > 1:
         if not all(t.is_floating_point() or fits_float64(*extremes(t.cpu().numpy())) for t in tensors):

@@ -228,15 +228,12 @@ def named_modules(model: nn.Module) -> dict[str, Named]:
     """
     if is_scripted(unwrap(model)):
         raise TypeError("the model is a TorchScript module, which takes no hooks; record the one that it was made of")
-    names: dict[int, list[str]] = {}
-    modules: dict[int, nn.Module] = {}
+    found: dict[int, tuple[nn.Module, list[str]]] = {}
     for name, module in _walk(unwrap(model), ""):
-        if is_scripted(module):
-            continue
-        modules[id(module)] = module
-        if name not in names.setdefault(id(module), []):
-            names[id(module)].append(name)
-    return {n[0]: Named(n[0], modules[i], tuple(n[1:])) for i, n in names.items()}
+        names = found.setdefault(id(module), (module, []))[1]
+        if name not in names:
+            names.append(name)
+    return {n[0]: Named(n[0], m, tuple(n[1:])) for m, n in found.values() if not is_scripted(m)}
 
 
 def scripted_modules(model: nn.Module) -> list[str]:

@@ -30,11 +30,11 @@ class Recording:
         options = {"autocast": autocast_of(precision)} | ({"resume": True} if resume else {}) | self._options
         self.recorder = Recorder(model, self._probe, self._run, **options).start()
 
-    def _flush(self) -> None:
+    def _flush(self, *event: Any, **details: Any) -> None:
         if self.recorder is not None and self.recorder.is_open:
             self.recorder.flush()
 
-    def _close(self) -> None:
+    def on_train_end(self, *event: Any, **details: Any) -> None:
         if self.recorder is not None:
             self.recorder.close()
 

@@ -64,11 +64,7 @@ class RecorderCallback(Recording, pl.Callback):  # type: ignore[misc,unused-igno
         if self.recorder is not None:
             self.recorder.snapshot(step, epoch=epoch, metrics=only_numbers(trainer.callback_metrics))
 
-    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        self._flush()
-
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        self._close()
+    on_save_checkpoint = Recording._flush
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         if self.recorder is not None:

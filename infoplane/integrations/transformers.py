@@ -63,8 +63,4 @@ class RecorderCallback(Recording, TrainerCallback):  # type: ignore[misc,unused-
             metrics = {name: value for name, value in self._logged.items() if name != "epoch"}
             self.recorder.snapshot(step, epoch=epoch, metrics=metrics)
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._flush()
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._close()
+    on_save = Recording._flush

@@ -92,11 +92,10 @@ def _name(sink: Sink) -> str:
 
 @interruptible
 def _hand(sink: Sink, snapshot: Snapshot) -> None:
-    if snapshot.pending is not None:
-        if getattr(sink, "reads_later", False):
-            snapshot = replace(snapshot, tensors=None)  # a queue must not hold the device's memory
-        elif not getattr(sink, "on_device", False):
-            snapshot.wait()
+    if getattr(sink, "reads_later", False):
+        snapshot = replace(snapshot, tensors=None)  # a queue must not hold the device's memory
+    elif not getattr(sink, "on_device", False):
+        snapshot.wait()
     sink(snapshot)
 
 

@@ -62,21 +62,6 @@ class Copies:
         return copied
 
 
-class BlockingCopies:
-    """Copies off a device without CUDA's streams; done when `start` returns."""
-
-    def start(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Copied:
-        for source, target in pairs:
-            target.copy_(source)
-        return self
-
-    def query(self) -> bool:
-        return True
-
-    def synchronize(self) -> None:
-        return
-
-
 class HostMemory:
     """Where a pass over the probe puts its values, and how they become arrays.
 
@@ -87,9 +72,7 @@ class HostMemory:
     def __init__(self, device: torch.device, snapshot_bytes: int = 0) -> None:
         self.device = device
         has_streams = device.type == "cuda"
-        self._copies: Copies | BlockingCopies | None = None
-        if on_accelerator(device):
-            self._copies = Copies(device) if has_streams else BlockingCopies()
+        self._copies = Copies(device) if has_streams else None
         self._pool = Pool(pinned_bytes=max(PINNED_BYTES, 2 * snapshot_bytes) if has_streams else 0)
 
     def allocator(self, *, on_device: bool) -> Allocate:
@@ -110,11 +93,15 @@ class HostMemory:
 
     def arrays(self, values: Mapping[str, Tensor]) -> tuple[dict[str, npt.NDArray[Any]], Callable[[], None] | None]:
         """The values as arrays, and what to call before they are read; None where they can be read at once."""
-        if self._copies is None:
-            return {key: self._pool.lend(v) for key, v in values.items()}, None
-        hosted = {key: v if self._is_here(v) else self._pool.take(tuple(v.shape), v.dtype) for key, v in values.items()}
-        copied = self._copies.start((v, hosted[key]) for key, v in values.items() if hosted[key] is not v)
-        return {key: self._pool.lend(v, copied) for key, v in hosted.items()}, copied.synchronize
+        hosted = {k: self._pool.take(tuple(v.shape), v.dtype) for k, v in values.items() if not self._is_here(v)}
+        copied = None
+        if self._copies is not None:
+            copied = self._copies.start((values[key], target) for key, target in hosted.items())
+        else:
+            for key, target in hosted.items():
+                target.copy_(values[key])
+        arrays = {key: self._pool.lend(hosted.get(key, v), copied) for key, v in values.items()}
+        return arrays, None if copied is None else copied.synchronize
 
     def _is_here(self, values: Tensor) -> bool:
         return not on_accelerator(values.device)

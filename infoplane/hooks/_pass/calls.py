@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,25 @@ class Attached:
                 for key in [key for key, found in hooks.items() if found is hook]:
                     flags.pop(key, None)
                     del hooks[key]
+
+
+class Installed:
+    """What stays attached to a model until it is removed, or until the end of its `with` block."""
+
+    def __init__(self) -> None:
+        self._removals: list[Callable[[], None]] = []
+
+    def remove(self) -> None:
+        """Take it away; calling it again does nothing."""
+        for remove in self._removals:
+            remove()
+        self._removals = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.remove()
 
 
 def with_hooks(work: Callable[[Attached], T], modules: Iterable[Named] = ()) -> T:

@@ -21,7 +21,7 @@ from infoplane.hooks._pass import checks
 from infoplane.hooks._pass.capture import Capture, Captured, Chunk, Pass, capture
 from infoplane.hooks._pass.members import Members
 from infoplane.hooks._pass.observe import Flow, Observation, followed, look, markov_chain, observe
-from infoplane.hooks._pass.plan import plan_captures
+from infoplane.hooks._pass.plan import Planner
 from infoplane.hooks._pass.state import Surroundings, model_device, seed_generators
 from infoplane.hooks._ranks import Ranks, is_sharded
 from infoplane.hooks._settings import Settings
@@ -110,9 +110,10 @@ class Prober:
         seen = look(watched, ops=ops, follow=follow)
         first_call.refuse_new_weights()
         axis = None if self.members is None else self.members.axis
-        captures, skipped = plan_captures(self.targets, modules, seen, rows, self.settings, member_axis=axis)
+        planner = Planner(self.targets, modules, seen, rows, self.settings, axis)
+        captures = planner.captures()
         scripted = dict.fromkeys(scripted_modules(self.model), "it is a TorchScript module, which takes no hooks")
-        self.skipped = {**skipped, **scripted}
+        self.skipped = {**planner.skipped, **scripted}
         self._warn_of_layers(modules)
 
         def captured(flow: Flow | None) -> Captured:
