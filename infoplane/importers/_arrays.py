@@ -74,8 +74,21 @@ def from_arrays(
         If the directory holds a run or anything else.
     """
     taken = _taken(activations)
-    probe = _probe(labels, taken, inputs=inputs, sample_ids=sample_ids, label_names=label_names, parts=parts)
-    layers = _layers(taken, roles or {}, probe.samples)
+    y = _labels(labels, taken, label_names)
+    samples = len(y)
+    x, input_ids = _inputs(inputs, samples)
+    names, part = _parts(parts, samples)
+    probe = Probe(
+        sample_ids=as_sample_ids(sample_ids, samples),
+        input_ids=input_ids,
+        repeats=np.zeros(samples, np.int64),
+        labels=y,
+        part=part,
+        part_names=names,
+        inputs=x,
+        label_names=tuple(str(s) for s in label_names),
+    )
+    layers = _layers(taken, roles or {}, samples)
     numbers = _metrics(metrics or {}, taken)
     snapshots = [
         Snapshot(
@@ -239,31 +252,6 @@ def _is_number(value: Any) -> bool:
     if isinstance(value, torch.Tensor):
         return value.numel() == 1 and not value.is_complex()
     return isinstance(value, np.generic | np.ndarray) and value.size == 1 and value.dtype.kind in "fiub"
-
-
-def _probe(
-    labels: Any,
-    taken: Taken,
-    *,
-    inputs: Any = None,
-    sample_ids: Any = None,
-    label_names: Sequence[str] = (),
-    parts: Sequence[str] | None = None,
-) -> Probe:
-    y = _labels(labels, taken, label_names)
-    samples = len(y)
-    x, input_ids = _inputs(inputs, samples)
-    names, part = _parts(parts, samples)
-    return Probe(
-        sample_ids=as_sample_ids(sample_ids, samples),
-        input_ids=input_ids,
-        repeats=np.zeros(samples, np.int64),
-        labels=y,
-        part=part,
-        part_names=names,
-        inputs=x,
-        label_names=tuple(str(s) for s in label_names),
-    )
 
 
 def _labels(labels: Any, taken: Taken, label_names: Sequence[str]) -> npt.NDArray[Any]:
