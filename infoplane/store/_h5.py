@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import io
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -170,8 +171,7 @@ def plan(*named: tuple[str, tuple[str, tuple[int, ...]]]) -> FileLayout:
     return FileLayout(image, extents)
 
 
-_known: list[tuple[int, list[tuple[int, bytes]], dict[str, Extent]]] = []
-_REMEMBERED = 16
+_known: deque[tuple[int, list[tuple[int, bytes]], dict[str, Extent]]] = deque(maxlen=16)
 
 
 def parse(source: Source, check_meta: Callable[[bytes], dict[str, Any]]) -> tuple[dict[str, Extent], dict[str, Any]]:
@@ -184,14 +184,13 @@ def parse(source: Source, check_meta: Callable[[bytes], dict[str, Any]]) -> tupl
     the file and the blocks that it read, and the shards of a run mostly agree in all of them: for
     most of them a comparison of bytes is enough.
     """
-    global _known
     for size, trace, extents in reversed(_known):
         if size == source.size and all(source.read(at, len(data)) == data for at, data in trace):
             return extents, check_meta(extents["meta"].read(source))
     blocks = MetadataBlocks(source)
     extents, meta = _walk(blocks, check_meta)
     _check_disjoint(blocks, extents)
-    _known = [*_known[1 - _REMEMBERED :], (source.size, blocks.trace, extents)]
+    _known.append((source.size, blocks.trace, extents))
     return extents, meta
 
 

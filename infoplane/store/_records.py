@@ -92,11 +92,11 @@ def get_int(data: Mapping[str, Any], key: str, low: int = 0, high: int = MAX_STE
     return value
 
 
-def get_hex(data: Mapping[str, Any], key: str, digits: int = 32) -> str:
-    """Hexadecimal digits, as many as that."""
+def get_hex(data: Mapping[str, Any], key: str) -> str:
+    """A digest of 128 bits."""
     value = get(data, key, str)
-    if len(value) != digits or set(value) - set("0123456789abcdef"):
-        raise StoreError(f"field {key!r} must be {digits} hexadecimal digits, got {value!r:.60}")
+    if len(value) != 32 or set(value) - set("0123456789abcdef"):
+        raise StoreError(f"field {key!r} must be 32 hexadecimal digits, got {value!r:.60}")
     return value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -115,22 +115,24 @@ class Scan:
     def complain(self, file: str, what: object, steps: Iterable[int] = ()) -> None:
         self.problems.append(Problem(file, str(what), tuple(int(s) for s in steps)))
 
+    def _ours(self, directory: str, parse: Callable[[str], T | None], what: str) -> dict[str, T]:
+        """What the names in a directory say; a complaint of those that say nothing."""
+        found = {name: parse(name) for name in self._names(directory)}
+        text = f"not a {what} of this format"
+        foreign = [Problem(f"{directory}/{name}", text) for name, place in found.items() if place is None]
+        self.problems += few(foreign, directory, f"more files: {text}")
+        return {name: place for name, place in found.items() if place is not None}
+
     def _load_sessions(self) -> list[SessionRecord]:
-        found, foreign = [], list[Problem]()
-        for name in self._names(SESSIONS_DIR):
-            place = parse_session_file(name)
-            if place is None:
-                foreign.append(Problem(f"{SESSIONS_DIR}/{name}", "not a session of this format"))
-                continue
+        found = []
+        for name, place in self._ours(SESSIONS_DIR, parse_session_file, "session").items():
             try:
                 record = SessionRecord.load(files.read_file(self.path / SESSIONS_DIR / name), name)
                 if (record.session, record.rank) != place or record.run_id != self.record.run_id:
                     raise StoreError(f"it belongs to session {record.session} of run {record.run_id:.40}")
+                found.append(record)
             except (OSError, StoreError) as error:
                 self.complain(f"{SESSIONS_DIR}/{name}", error)
-                continue
-            found.append(record)
-        self.problems += few(foreign, SESSIONS_DIR, "more files: not a session of this format")
         return sorted(found, key=lambda record: (record.session, record.rank))
 
     def _load_manifests(self) -> dict[str, ManifestEntry]:
@@ -149,28 +151,18 @@ class Scan:
         return out
 
     def _load_shards(self) -> list[Shard]:
-        out, foreign = [], list[Problem]()
-        found = set()
-        for name in self._names(SHARDS_DIR):
-            file = f"{SHARDS_DIR}/{name}"
-            parsed = ShardName.parse(name)
-            if parsed is None:
-                foreign.append(Problem(file, "not a shard of this format"))
-                continue
-            found.add(name)
+        out, found = [], self._ours(SHARDS_DIR, ShardName.parse, "shard")
+        for name, parsed in found.items():
             entry = self.manifest.get(name)
             try:
                 out.append(self._load_shard(parsed, entry))
             except (OSError, StoreError) as error:
-                self.complain(file, error, entry.steps if entry else sorted({parsed.first, parsed.last}))
+                steps = entry.steps if entry else sorted({parsed.first, parsed.last})
+                self.complain(f"{SHARDS_DIR}/{name}", error, steps)
         what = "missing, though the manifest lists it"
-        gone = [
-            Problem(f"{SHARDS_DIR}/{name}", what, entry.steps)
-            for name, entry in self.manifest.items()
-            if name not in found
-        ]
-        self.problems += few(gone, SHARDS_DIR, f"more shards: {what}")
-        self.problems += few(foreign, SHARDS_DIR, "more files: not a shard of this format")
+        gone = [name for name in self.manifest if name not in found]
+        lost = [Problem(f"{SHARDS_DIR}/{name}", what, self.manifest[name].steps) for name in gone]
+        self.problems += few(lost, SHARDS_DIR, f"more shards: {what}")
         return out
 
     def _load_shard(self, name: ShardName, entry: ManifestEntry | None) -> Shard:

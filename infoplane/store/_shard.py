@@ -388,7 +388,7 @@ def decode_probe(fd: int, run_id: str) -> tuple[Probe, str]:
     for name in PROBE_INDEX[1:]:
         if name != "labels" and arrays[name].dtype != np.int64:
             raise StoreError(f"{name!r} must be i8")
-    expected = None if raw.get("inputs_digest") is None else get_hex(raw, "inputs_digest", 32)
+    expected = None if raw.get("inputs_digest") is None else get_hex(raw, "inputs_digest")
     inputs = None
     if INPUTS in extents:
         if extents[INPUTS].nbytes > MAX_INPUT_BYTES:
