@@ -11,20 +11,14 @@ import sys
 import benchmarks
 from benchmarks import _device, _harness
 
-# One thread, and a heap that keeps its pages: else page faults on fresh arrays flatter every ratio.
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**40),
-}
+# They have commands of their own: errors, the code's size, one network as a whole, another checkout.
+COMMANDS = ("silent", "size", "resnet", "against")
 
 
 def modules() -> list[str]:
+    """The modules with rows."""
     found = (m.name for m in pkgutil.iter_modules(benchmarks.__path__))
-    # `silent` measures errors, `size` the code, `resnet` one network as a whole; they have commands of their own.
-    return sorted(name for name in found if not name.startswith("_") and name not in ("silent", "size", "resnet"))
+    return sorted(name for name in found if not name.startswith("_") and name not in COMMANDS)
 
 
 def size(text: str) -> tuple[int, int]:
@@ -34,8 +28,10 @@ def size(text: str) -> tuple[int, int]:
 
 
 def main() -> int:
-    if "--device" not in sys.argv and any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
-        os.environ.update(ENVIRONMENT)
+    if "--device" not in sys.argv and any(
+        os.environ.get(name) != value for name, value in _harness.ENVIRONMENT.items()
+    ):
+        os.environ.update(_harness.ENVIRONMENT)
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]])
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=benchmarks.__doc__)
     parser.add_argument("module", nargs="*", help=f"out of {', '.join(modules())}; all by default")
@@ -44,7 +40,7 @@ def main() -> int:
         "--device", help="five estimators there, against our CPU, plain torch and the device's bandwidth"
     )
     parser.add_argument("--sizes", nargs="+", type=size, default=(), metavar="NxD", help="with --device: only these")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     if options.device:
         return _device.main(options.device, options.sizes)
     unknown = sorted(set(options.module) - set(modules()))
@@ -52,9 +48,10 @@ def main() -> int:
         parser.error(f"no benchmark named {', '.join(unknown)}; available: {', '.join(modules())}")
     rows = []
     for name in options.module or modules():
-        for row in importlib.import_module(f"benchmarks.{name}").rows(quick=options.quick):
-            print(_harness.table([row]).splitlines()[1], file=sys.stderr, flush=True)
-            rows.append(row)
+        for case in importlib.import_module(f"benchmarks.{name}").cases(quick=options.quick):
+            for row in case.rows():
+                print(_harness.table([row]).splitlines()[1], file=sys.stderr, flush=True)
+                rows.append(row)
     print(_harness.table(rows))
     return 0 if all(row.ok for row in rows) else 1
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+# A heap that keeps its pages: else page faults on fresh arrays flatter every ratio.
+ENVIRONMENT = ONE_THREAD | {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +60,10 @@ class Timing:
     high: float
 
 
+def nothing() -> None:
+    pass
+
+
 def cpu_ms(call: Callable[[], Any]) -> float:
     """CPU milliseconds of this process for one call."""
     start = time.process_time()
@@ -88,6 +99,57 @@ def compare(
         low=min(ratios),
         high=max(ratios),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One row before it is measured.
+
+    `check` raises where candidate and reference disagree. `reference_ms` of the row is `scale` times what `reference`
+    takes, where it does a part of the work. `limit`, where there is one, is called with the candidate's milliseconds
+    and returns the last two fields of the row about limits. `measure` replaces all of this for a row that is no ratio
+    of two calls. `benchmarks.against` runs `candidate` alone; without one the row says nothing of speed.
+    """
+
+    id: str
+    case: str
+    against: str
+    must: float | str = "-"
+    aim: float | str = "-"
+    candidate: Callable[[], Any] | None = None
+    reference: Callable[[], Any] = nothing
+    check: Callable[[], None] = nothing
+    rounds: int = 5
+    scale: float = 1.0
+    clock: Callable[[Callable[[], Any]], float] = cpu_ms
+    limit: Callable[[float], tuple[float, str]] | None = None
+    measure: Callable[[Case], Iterable[Row]] | None = None
+
+    def rows(self) -> Iterable[Row]:
+        if self.measure is not None:
+            return self.measure(self)
+        assert self.candidate is not None
+        self.check()
+        timing = compare(self.candidate, self.reference, rounds=self.rounds, scale=self.scale, clock=self.clock)
+        limit, limit_of = self.limit(timing.candidate_ms) if self.limit else (float("nan"), "")
+        return [self.row(**vars(timing), limit=limit, limit_of=limit_of)]
+
+    def row(self, **measured: Any) -> Row:
+        named = {name: getattr(self, name) for name in ("id", "case", "against", "must", "aim")}
+        return Row(**(named | measured))
+
+
+def package(name: str) -> str:
+    """Name and version of an opponent, as the table shows it."""
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return f"{name} (not installed)"
+
+
+def holder(name: str) -> ModuleType:
+    """The imported module of infoplane that holds `name`; in older checkouts it may be another one."""
+    return next(m for key, m in sorted(sys.modules.items()) if key.startswith("infoplane.") and name in vars(m))
 
 
 def median_ms(call: Callable[[], Any], rounds: int = 5) -> float:

@@ -1,4 +1,4 @@
-"""A1 and A2: entropy-based adaptive binning against the authors' algorithm in numpy."""
+"""A1 and A2: entropy-based adaptive binning against the authors' algorithm in numpy, own code: no package has it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks._data import labels, tanh_network
-from benchmarks._harness import Row, compare, copy_ms
+from benchmarks._harness import Case, copy_ms
 from infoplane.estimators import assume_finite
 from infoplane.estimators.adaptive import Adaptive
 
@@ -37,36 +37,43 @@ def chelombiev(t: np.ndarray, members: list[np.ndarray]) -> tuple[float, float]:
     return h / math.log(2), (h - conditional) / math.log(2)
 
 
-def case(id: str, samples: int, units: int, classes: int, snapshots: int, dtype: torch.dtype,
-         must: float, aim: float, rounds: int) -> Row:  # fmt: skip
+def case(
+    id: str, samples: int, units: int, classes: int, snapshots: int, dtype: torch.dtype, must: float, aim: float,
+    rounds: int,
+) -> Case:  # fmt: skip
     (t,) = tanh_network(samples, (units,), snapshots)
     t = t.to(dtype)
     y = labels(samples, classes)
     members = [(y == k).numpy() for k in range(classes)]
     wide = [snapshot.float().numpy() for snapshot in t]
     estimator = Adaptive(n_bins=BINS, low=LOW, null_draws=0)
-    found = estimator.estimate(t, y)
-    for s in (0, snapshots - 1):
-        for name, want in zip(("I(X;T)", "I(T;Y)"), chelombiev(wide[s], members), strict=True):
-            gap = abs(want - float(found[name].value[s]))
-            if gap > TOLERANCE:
-                raise AssertionError(f"{name} differs from the reference by {gap} bits at snapshot {s}")
     some = range(0, snapshots, max(1, snapshots // 8))
+
+    def check() -> None:
+        found = estimator.estimate(t, y)
+        for s in (0, snapshots - 1):
+            for name, want in zip(("I(X;T)", "I(T;Y)"), chelombiev(wide[s], members), strict=True):
+                gap = abs(want - float(found[name].value[s]))
+                if gap > TOLERANCE:
+                    raise AssertionError(f"{name} differs from the reference by {gap} bits at snapshot {s}")
+
+    def candidate() -> None:
+        with assume_finite():
+            estimator.estimate(t, y)
 
     def reference() -> None:
         for s in some:
             chelombiev(wide[s], members)
 
-    with assume_finite():
-        timing = compare(lambda: estimator.estimate(t, y), reference, rounds=rounds, scale=snapshots / len(some))
-    name = str(dtype).removeprefix("torch.")
-    return Row(
-        id=id, case=f"{samples}x{units} x {snapshots} {name}", against="np.unique, np.digitize", must=must, aim=aim,
-        limit=timing.candidate_ms / copy_ms(t.view(torch.uint8).numpy()), limit_of="copies", **vars(timing),
+    name = f"{samples}x{units} x {snapshots} {dtype}".replace("torch.", "")
+    return Case(
+        id=id, case=name, against="np.unique, np.digitize (own code)", must=must, aim=aim, candidate=candidate,
+        reference=reference, check=check, rounds=rounds, scale=snapshots / len(some),
+        limit=lambda ms: (ms / copy_ms(t.view(torch.uint8).numpy()), "copies"),
     )  # fmt: skip
 
 
-def rows(quick: bool = False) -> Iterator[Row]:
+def cases(quick: bool = False) -> Iterator[Case]:
     rounds = 3 if quick else 5
     yield case("A1", 4096, 10, 2, 20 if quick else 100, torch.float32, 3.0, 8.0, rounds)
     if quick:

@@ -1,4 +1,7 @@
-"""K1 to K5: pairwise-distance bounds against the plain N x N formulas, and their accuracy."""
+"""K1 to K6: pairwise-distance bounds against the N x N formulas of kde.py (Saxe et al.), and their accuracy.
+
+The opponent is own code, in torch and in numpy: no package has these bounds.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,7 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 from benchmarks._data import labels, tanh_network
-from benchmarks._harness import Row, compare, median_ms
-from infoplane.estimators._pairwise import CentredRows, kernel_sums
+from benchmarks._harness import Case, Row, compare, holder, median_ms
 from infoplane.estimators.kde import KDE
 
 Bounds = tuple[float, float, float, float]
@@ -62,7 +64,7 @@ def limit_ms(samples: int, units: int, dtype: torch.dtype) -> float:
 
 def against_plain(
     id: str, samples: int, units: int, classes: int, dtype: str, reference: str, must: float, aim: float, rounds: int
-) -> Row:
+) -> Case:
     """One snapshot, both bounds of I(X;T) and I(T;Y), without the null, which the references do not have."""
     kind = getattr(torch, dtype)
     t = tanh_network(samples, (units,), 1)[0][0].to(kind)
@@ -75,28 +77,30 @@ def against_plain(
             return by_calls(plain_numpy, t.numpy(), [part.numpy() for part in parts])
         return by_calls(plain_torch, t, list(parts))
 
-    tolerance = 1e-3 if dtype == "float32" else 1e-9
-    gap = max(abs(a - b) for a, b in zip(ours(estimator, t, y), plain(), strict=True))
-    if gap > tolerance:
-        raise AssertionError(f"{id}: bounds differ by {gap} bit from the plain ones")
-    timing = compare(lambda: ours(estimator, t, y), plain, rounds=rounds)
-    return Row(
-        id=id, case=f"{samples}x{units}, {classes} classes, {dtype}", against=f"{reference} N x N",
-        must=must, aim=aim, limit=timing.candidate_ms / limit_ms(samples, units, kind),
-        limit_of="product + exp", **vars(timing),
+    def check() -> None:
+        gap = max(abs(a - b) for a, b in zip(ours(estimator, t, y), plain(), strict=True))
+        if gap > (1e-3 if dtype == "float32" else 1e-9):
+            raise AssertionError(f"{id}: bounds differ by {gap} bit from the plain ones")
+
+    return Case(
+        id=id, case=f"{samples}x{units}, {classes} classes, {dtype}", against=f"{reference} N x N (own code)",
+        must=must, aim=aim, candidate=lambda: ours(estimator, t, y), reference=plain, check=check, rounds=rounds,
+        limit=lambda ms: (ms / limit_ms(samples, units, kind), "product + exp"),
     )  # fmt: skip
 
 
-def null_cost(classes: int, rounds: int) -> Row:
+def null_cost(classes: int, rounds: int) -> Case:
     """Twenty shuffles against none."""
     t, y = tanh_network(4096, (10,), 1)[0], labels(4096, classes)
     without, with_null = (KDE(variance=VARIANCE, null_draws=n, dtype="float32") for n in (0, 20))
-    timing = compare(lambda: with_null.estimate(t, y), lambda: without.estimate(t, y), rounds=rounds)
-    return Row(
-        id="K6", case=f"4096x10, {classes} classes, 20 label shuffles", against="none", must="-", aim="-",
-        value=f"{1 / timing.ratio:.2g} times", met=True,
-        candidate_ms=timing.candidate_ms, reference_ms=timing.reference_ms,
-    )  # fmt: skip
+
+    def measure(case: Case) -> Iterator[Row]:
+        timing = compare(lambda: with_null.estimate(t, y), lambda: without.estimate(t, y), rounds=rounds)
+        times = {"candidate_ms": timing.candidate_ms, "reference_ms": timing.reference_ms}
+        yield case.row(value=f"{1 / timing.ratio:.2g} times", met=True, **times)
+
+    name = f"4096x10, {classes} classes, 20 label shuffles"
+    return Case(id="K6", case=name, against="none", candidate=lambda: with_null.estimate(t, y), measure=measure)
 
 
 GROWTH = """
@@ -119,29 +123,37 @@ def growth_mib(samples: int, units: int, dtype: str) -> float:
     return int(done.stdout) / 1024
 
 
-def many_rows() -> Iterator[Row]:
+def many_rows() -> Case:
     """K4: a number of rows whose N x N matrix would take 10 GB."""
     samples = 50_000
     t, y = tanh_network(samples, (10,), 1)[0], labels(samples, 2)
     estimator = KDE(variance=VARIANCE, null_draws=0, dtype="float32")
-    start = time.process_time()
-    estimator.estimate(t, y)
-    ms = 1e3 * (time.process_time() - start)
-    pair = 1e6 * ms / samples**2
-    yield Row(
+
+    def measure(case: Case) -> Iterator[Row]:
+        start = time.process_time()
+        estimator.estimate(t, y)
+        ms = 1e3 * (time.process_time() - start)
+        pair, limit = 1e6 * ms / samples**2, ms / limit_ms(samples, 10, torch.float32)
+        yield case.row(candidate_ms=ms, limit=limit, limit_of="product + exp", value=f"{pair:.2g} ns", met=pair <= 2)
+
+    return Case(
         id="K4", case="50000x10, 2 classes, float32", against="blocked limit", must="2 ns per pair", aim="1 ns",
-        candidate_ms=ms, limit=ms / limit_ms(samples, 10, torch.float32), limit_of="product + exp",
-        value=f"{pair:.2g} ns", met=pair <= 2,
-    )  # fmt: skip
-    mib = growth_mib(samples, 10, "float32")
-    yield Row(
-        id="K4", case="50000x10, memory", against="rows", must="100 MiB", aim="20 MiB",
-        value=f"{mib:.0f} MiB", met=mib < 100,
+        candidate=lambda: estimator.estimate(t, y), measure=measure,
     )  # fmt: skip
 
 
-def accuracy() -> Row:
+def memory(id: str, samples: int, units: int, most: int) -> Case:
+    def measure(case: Case) -> Iterator[Row]:
+        mib = growth_mib(samples, units, "float32")
+        yield case.row(value=f"{mib:.0f} MiB", met=mib < most)
+
+    name = f"kde, {samples}x{units}, memory"
+    return Case(id=id, case=name, against="rows", must=f"{most} MiB", aim="20 MiB", measure=measure)
+
+
+def accuracy(case: Case) -> Iterator[Row]:
     """K5: the precision that is chosen, against distances taken directly in float64, in nats."""
+    pairwise = holder("kernel_sums")
     g = torch.Generator().manual_seed(0)
     worst = 0.0
     for kind, units, variance in (
@@ -156,7 +168,7 @@ def accuracy() -> Row:
             "relu": torch.relu(centre + 0.02 * noise) + 10,
             "near": 1 + 1e-3 * noise,
         }[kind]
-        found = kernel_sums(CentredRows(t, math.sqrt(variance), wide=True), [512, 512])
+        found = pairwise.kernel_sums(pairwise.CentredRows(t, math.sqrt(variance), wide=True), [512, 512])
         square = torch.cdist(t.double(), t.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
         same = (torch.arange(1024) // 512)[:, None] == (torch.arange(1024) // 512)[None]
         narrow, wide = torch.exp(-square / (2 * variance)), torch.exp(-square / (8 * variance))
@@ -165,26 +177,23 @@ def accuracy() -> Row:
             (found.narrow_within, narrow * same), (found.wide_within, wide * same),
         ):  # fmt: skip
             worst = max(worst, abs(float(part.log().mean() - kernel.sum(1).log().mean())))
-    return Row(
-        id="K5", case="accuracy, 8 layers of 1024 rows", against="float64, direct", must="1e-3 nats", aim="1e-4",
-        value=f"{worst:.1g} nats", met=worst < 1e-3,
-    )  # fmt: skip
+    yield case.row(value=f"{worst:.1g} nats", met=worst < 1e-3)
 
 
-def rows(quick: bool = False) -> Iterator[Row]:
+def cases(quick: bool = False) -> Iterator[Case]:
     rounds = 3 if quick else 7
     yield against_plain("K1", 4096, 10, 2, "float32", "torch", 25.0, 45.0, rounds)
     yield against_plain("K2", 4096, 10, 2, "float64", "numpy", 25.0, 60.0, rounds)
     yield null_cost(2, rounds)
     yield null_cost(10, rounds)
-    yield accuracy()
+    yield Case(
+        id="K5", case="accuracy, 8 layers of 1024 rows", against="float64, direct", must="1e-3 nats", aim="1e-4",
+        measure=accuracy,
+    )  # fmt: skip
     if quick:
         return
     yield against_plain("K3", 10_000, 1024, 10, "float32", "torch", 5.0, 10.0, 5)
     yield against_plain("K3", 10_000, 1024, 10, "float64", "torch", 2.5, 5.0, 5)
-    yield from many_rows()
-    mib = growth_mib(10_000, 1024, "float32")
-    yield Row(
-        id="M1", case="kde, 10000x1024, memory", against="rows", must="64 MiB", aim="20 MiB",
-        value=f"{mib:.0f} MiB", met=mib < 64,
-    )  # fmt: skip
+    yield many_rows()
+    yield memory("K4", 50_000, 10, 100)
+    yield memory("M1", 10_000, 1024, 64)
