@@ -82,13 +82,14 @@ class RowKeys(ABC):
     """
 
     dtype = torch.float64
+    base_dtype = torch.float64
     bits = 63
     offset = 0.0
     units: int
 
     def base(self, label: Tensor) -> Tensor:
-        """(rows,) float64 to give to every call for rows with these labels."""
-        return label.to(torch.float64) - self.offset
+        """(rows,) to give to every call for rows with these labels."""
+        return label.to(self.base_dtype) - self.offset
 
     @abstractmethod
     def __call__(self, cells: Tensor, base: Tensor, out: Tensor) -> None:
@@ -117,9 +118,14 @@ class RadixKeys(RowKeys):
     def __init__(self, units: int, radix: int, low: int, reserved: int, device: torch.device) -> None:
         self.units, self.reserved = units, reserved
         self.bits = ((radix**units << reserved) - 1).bit_length()
-        magnitude, exact = max(abs(low), abs(low + radix - 1), 1), _EXACT[self.dtype]
+        magnitude = max(abs(low), abs(low + radix - 1), 1)
         # Units are taken in slabs whose sum stays exact; a single slab takes the label with it.
-        self.single = (magnitude * (radix**units - 1) // (radix - 1) + 1) << reserved < exact
+        largest = (magnitude * (radix**units - 1) // (radix - 1) + 1) << reserved
+        # Cells mostly are float32: those of few units need no wider copy. An accelerator may round products of float32.
+        if largest < _EXACT[torch.float32] and not on_accelerator(device):
+            self.dtype = self.base_dtype = torch.float32
+        exact = _EXACT[self.dtype]
+        self.single = largest < exact
         width = units if self.single else 1
         while width < units and magnitude * (radix ** (width + 1) - 1) < exact * (radix - 1):
             width += 1
