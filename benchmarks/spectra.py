@@ -15,12 +15,12 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from benchmarks._data import labels, tanh_network
-from benchmarks._harness import Case, package
+from benchmarks._harness import Case, holder, package
 from infoplane.estimators.cs_qmi import CauchySchwarz
 from infoplane.estimators.dse import DiffusionSpectralEntropy
 from infoplane.estimators.geometry import Geometry
 from infoplane.estimators.hsic import Hsic
-from infoplane.estimators.probe import LinearProbe, fold_of_row
+from infoplane.estimators.probe import LinearProbe
 from infoplane.estimators.renyi import MatrixRenyi
 from infoplane.estimators.softmax import SoftmaxOutput
 
@@ -43,8 +43,9 @@ def zscore(t: Array) -> Array:
     return (t - t.mean(0)) / np.where(std > 0, std, 1)
 
 
-def plain_probe(t: Array, y: Array, fold: Array, folds: int) -> float:
-    """Nested cross-fit with scikit-learn, every ridge of every fold from scratch."""
+def plain_probe(t: Array, y: Array, folds: int, seed: int) -> float:
+    """Nested cross-fit with scikit-learn on our folds, every ridge of every fold from scratch."""
+    fold = holder("fold_of_row").fold_of_row(torch.arange(len(y)), folds, seed).numpy()
     z, k = zscore(t) / math.sqrt(t.shape[1]), int(y.max()) + 1
     nats = 0.0
 
@@ -164,8 +165,7 @@ def cases(quick: bool = False) -> Iterator[Case]:
     (logits,) = tanh_network(4096, (10,), 8)
     y2, y10 = labels(samples, 2), labels(samples, 10)
     probe = LinearProbe()
-    fold = fold_of_row(torch.arange(samples), probe.folds, probe.seed).numpy()
-    folds, own = (fold, 5), (math.sqrt(wide),)
+    folds, own = (probe.folds, probe.seed), (math.sqrt(wide),)
     nested = f"{package('scikit-learn')}, nested folds"
     authors, (spectra, sums, by_row) = package("dse-dsmi"), (f"{w} (own code)" for w in ("spectra", "sums", "by rows"))
     dse = DiffusionSpectralEntropy(sigma=2.0)
