@@ -22,6 +22,7 @@ from infoplane.store import ActivationStore
 
 LABELS, INPUTS, IDS, STEPS = ("labels", "y"), ("inputs", "x"), ("sample_ids", "ids"), ("steps", "step")
 MASKS = ("mask", "attention_mask")
+_Step = tuple[int | None, dict[str, Any]]  # None for a step that the file's name tells
 
 
 @dataclass(eq=False)
@@ -133,15 +134,15 @@ def _read(files: Sequence[Path]) -> tuple[list[_Piece], list[Rows]]:
             entries = _named_by_folder(file, entries, alone=alone)
         for step, values in _parts_of(file, entries):
             where = file.name if named[file.name] == 1 else str(file)
-            source, some = _taken(file, where if step is None else f"{where}, step {step}", step, values)
+            source, parts = _taken(where if step is None else f"{where}, step {step}", step, values)
             sources.append(source)
-            pieces += some
+            pieces += [_Piece.of(file, one, own, source) for one, own in parts]
     _name_steps([piece for piece in pieces if piece.step is None])
     return pieces, sources
 
 
-def _taken(file: Path, where: str, step: int | None, values: dict[str, Any]) -> tuple[Rows, list[_Piece]]:
-    """What one step of a file, or all of it, says about its rows, and its layers and numbers."""
+def _taken(where: str, step: int | None, values: dict[str, Any]) -> tuple[Rows, list[_Step]]:
+    """What one step of a file, or all of it, says about its rows, and its layers and numbers by step."""
     found = {kind: _pop(where, values, names) for kind, names in _SPECIAL.items()}
     masked = next((name for name in MASKS if name in values), None)
     if masked is not None:
@@ -152,7 +153,7 @@ def _taken(file: Path, where: str, step: int | None, values: dict[str, Any]) -> 
     layers = any(np.ndim(value) for value in values.values())
     source = Rows.of(where, labels=found["labels"], inputs=found["inputs"], ids=found["ids"], layers=layers)
     stated = found["steps"]
-    return source, list(_pieces(file, where, step, stated, values, source)) if values or stated is not None else []
+    return source, list(_steps(where, step, stated, values, source)) if values or stated is not None else []
 
 
 _SPECIAL = {"labels": LABELS, "inputs": INPUTS, "ids": IDS, "steps": STEPS}
@@ -183,7 +184,7 @@ def _is_special(file: Path) -> bool:
     return _is_npy(file) and any(file.stem in names for names in (*_SPECIAL.values(), MASKS))
 
 
-def _parts_of(file: Path, entries: Mapping[Key, Any]) -> Iterator[tuple[int | None, dict[str, Any]]]:
+def _parts_of(file: Path, entries: Mapping[Key, Any]) -> Iterable[_Step]:
     """The steps of a file that holds `{step: {layer: array}}`, and None with all that stands beside them."""
     by_step: dict[int | None, dict[str, Any]] = {}
     for key, value in entries.items():
@@ -203,21 +204,19 @@ def _parts_of(file: Path, entries: Mapping[Key, Any]) -> Iterator[tuple[int | No
     beside = next((name for name in by_step.get(None, {}) if name not in _ROWS), None)
     if beside is not None and len(by_step) > 1:
         raise ValueError(f"{file.name}: {beside!r} stands beside the steps, not in one of them")
-    yield from by_step.items()
+    return by_step.items()
 
 
-def _pieces(
-    file: Path, where: str, step: int | None, stated: Any, values: dict[str, Any], source: Rows
-) -> Iterator[_Piece]:
+def _steps(where: str, step: int | None, stated: Any, values: dict[str, Any], source: Rows) -> Iterator[_Step]:
     if stated is None:
-        yield _Piece.of(file, step, values, source)
+        yield step, values
         return
     if step is not None:
         raise ValueError(f"{where} states its step twice, also as 'steps'")
     listed = as_array(stated, "steps")
     steps = _whole_steps(where, np.atleast_1d(listed).tolist() if listed.ndim < 2 else [listed.tolist()])
     if listed.ndim == 0:
-        yield _Piece.of(file, steps[0], values, source)
+        yield steps[0], values
         return
     for name, a in values.items():
         count = len(a) if np.ndim(a) else 0
@@ -225,22 +224,18 @@ def _pieces(
             raise ValueError(f"{where}: {name!r} has {count} steps, the array 'steps' has {len(steps)}")
     _check_stacked(where, len(steps), values, source)
     for i, one in enumerate(steps):
-        yield _Piece.of(file, one, {name: a[i] for name, a in values.items()}, source)
+        yield one, {name: a[i] for name, a in values.items()}
 
 
 def _check_stacked(where: str, count: int, values: Mapping[str, Any], source: Rows) -> None:
     """Labels and inputs of a file with many steps are those of its samples, once: not (S, N), as its layers are."""
     samples = {np.shape(a)[1] for a in values.values() if np.ndim(a) > 1}
     for what, rows in (("labels", source.labels), ("inputs", source.inputs)):
-        if (
-            rows is not None
-            and rows.shape[:1] == (count,)
-            and rows.shape[1:2]
-            and samples == {rows.shape[1]} != {count}
-        ):
+        shape = () if rows is None else rows.shape
+        if len(shape) > 1 and shape[0] == count and samples == {shape[1]} != {count}:
             raise ValueError(
-                f"{where}: {what} of shape {rows.shape} come once for each step; expected one for each sample, "
-                f"({rows.shape[1]}{', ...' if what == 'inputs' else ','}), or a file for each step"
+                f"{where}: {what} of shape {shape} come once for each step; expected one for each sample, "
+                f"({shape[1]}{', ...' if what == 'inputs' else ','}), or a file for each step"
             )
 
 
