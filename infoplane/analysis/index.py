@@ -40,9 +40,8 @@ class TableIndex:
         self._configs: dict[tuple[str, str, str, str], list[str]] = {}
         names = ("run", "layer", "subset", "estimator", "config", "step", "source", "quantity")
         last: tuple[Estimate, Content] | None = None
-        for i, (*key, step, source, quantity) in enumerate(
-            zip(*(writer.columns[n].tolist() for n in names), strict=True)
-        ):
+        rows = zip(*(writer.columns[name].tolist() for name in names), strict=True)
+        for i, (*key, step, source, quantity) in enumerate(rows):
             last = Estimate(*key), (step, source)
             self._insert(*last, quantity, i)
         self._tail = last if writer.unsealed else None

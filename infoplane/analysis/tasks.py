@@ -175,10 +175,7 @@ def _fields(quantities: Mapping[str, Quantity], count: int, units: int) -> list[
 
 def _numbers(value: Tensor | None, count: int) -> list[float]:
     """One number for each snapshot, NaN where there is none."""
-    if value is None:
-        return [float("nan")] * count
-    numbers: list[float] = value.to(torch.float64).expand(count).tolist()
-    return numbers
+    return [float("nan")] * count if value is None else [*value.to(torch.float64).expand(count).tolist()]
 
 
 class LayerBlocks:

@@ -101,17 +101,8 @@ def progress_bar(wanted: bool | None) -> tqdm[Any]:
     """None or True: a bar on a terminal or in a notebook, else a line a minute on stderr. False: nothing."""
     from tqdm.auto import tqdm as bar
 
-    if sys.stderr.isatty() or "ipykernel" in sys.modules:
-        shape = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-        return bar(total=0.0, desc="estimating", disable=wanted is False, bar_format=shape)
-    return bar(
-        total=0.0,
-        desc="estimating",
-        disable=wanted is False,
-        bar_format="{desc} {percentage:.0f} %, {remaining} left{postfix}",
-        file=_Lines(sys.stderr),
-        mininterval=LINE_SECONDS,
-        delay=LINE_SECONDS,
-        miniters=0,
-        smoothing=0,
-    )
+    look: dict[str, Any] = {"bar_format": "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"}
+    if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+        look = {"bar_format": "{desc} {percentage:.0f} %, {remaining} left{postfix}", "file": _Lines(sys.stderr)}
+        look |= {"mininterval": LINE_SECONDS, "delay": LINE_SECONDS, "miniters": 0, "smoothing": 0}
+    return bar(total=0.0, desc="estimating", disable=wanted is False, **look)

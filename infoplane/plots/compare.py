@@ -124,14 +124,12 @@ def compare_data(
 def common_layers(everything: Series, runs: Sequence[str]) -> list[str]:
     """The layers of the runs of a group, which must have the same."""
     rows = set(zip(everything.table["run"].tolist(), everything.table["layer"].tolist(), strict=True))
-    have = {run: {layer for of_run, layer in rows if of_run == run} for run in runs}
-    per_run = {run: [layer for layer in everything.layers if layer in have[run]] for run in runs}
-    kept = [layer for layer in everything.layers if all(layer in have[run] for run in runs)]
-    odd = [run for run in runs if per_run[run] != kept]
-    if odd or not kept:
-        first = odd[0] if odd else runs[0]
+    per_run = {run: [layer for layer in everything.layers if (run, layer) in rows] for run in runs}
+    kept = [layer for layer in everything.layers if all(layer in layers for layers in per_run.values())]
+    odd = next((run for run in runs if per_run[run] != kept), runs[0])
+    if per_run[odd] != kept or not kept:
         raise ValueError(
-            f"the runs of a group must have the same layers; {first} has {', '.join(per_run[first])}, common to all "
+            f"the runs of a group must have the same layers; {odd} has {', '.join(per_run[odd])}, common to all "
             f"are {', '.join(kept) or 'none'}; choose layers=[...], or give groups={{name: [run, ...]}}"
         )
     return kept

@@ -41,9 +41,7 @@ def safe_names(names: Iterable[str], *, limit: int = 32, legend: bool = False) -
     """`safe_text` of each name, numbered where shortening or escaping made two of them equal."""
     out: dict[str, str] = {}
     taken: dict[str, int] = {}
-    for name in names:
-        if name in out:
-            continue
+    for name in dict.fromkeys(names):
         shown = safe_text(name, limit=limit, legend=legend)
         taken[shown] = taken.get(shown, 0) + 1
         out[name] = shown if taken[shown] == 1 else f"{shown} ({taken[shown]})"
