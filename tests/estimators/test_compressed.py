@@ -150,16 +150,6 @@ def test_deterministic_layers_are_refused_with_the_reason():
         estimator.estimate(noisy, y)
 
 
-def test_classes_in_closed_form():
-    known = datasets.gaussian_classes(3000, means=[-1.0, 0.5, 2.0], units=30, seed=2)
-    signal = np.array([known.t[known.y == c].mean(0) for c in range(3)])
-    axis = signal[2] - signal[0]
-    stretched = known.t + 4 * np.outer(known.t @ axis, axis) / (axis @ axis)
-    q = Compressed().estimate(torch.tensor(stretched)[None], torch.tensor(known.y))["I(T;Y)"]
-    assert float(q.value) == pytest.approx(known.bits, abs=0.1)
-    assert float(q.low) < float(q.value) < float(q.high)
-
-
 def test_intervals_cover_the_truth():
     """Two-dimensional classes, where the bias is small: a conservative interval misses at most 1 of 30."""
     hits = 0

@@ -40,17 +40,20 @@ def gaussian_classes(means, samples, seed, noise_units=0):
 
 
 @pytest.mark.parametrize("means", [(-1.0, 1.0), (-0.3, 0.3), (0.0, 2.0, 5.0)])
-def test_equal_variance_gaussians(means):
-    """log p(y|t) is linear in t, so the bound is tight: off by 4 standard errors, and the cost of K (U + 1)
-    coefficients, each 1/(2N) nats, at most."""
-    t, y = gaussian_classes(means, 4000, seed=0)
-    found = LinearProbe().estimate(t, y)["I(T;Y)"]
-    error = float((found.high - found.low) / 3.92)
-    assert abs(float(found.value) - gaussian_classes_bits(means)) < 4 * error + 2 * len(means) / (2 * 4000) / math.log(
-        2
-    )
+def test_equal_variances_are_its_own_ground(means):
+    """log p(y|t) is linear in t, so the bound is tight: the values are in truths_table.py."""
+    found = LinearProbe().estimate(*gaussian_classes(means, 1000, seed=0))["I(T;Y)"]
     assert found.bound == "lower"
     assert not found.flags["unreliable"].any()
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
+def test_an_increasing_map_of_a_target_changes_nothing(rho):
+    """Normal scores depend on ranks alone."""
+    y = normal(1000, 1, seed=1)[:, 0]
+    t = (rho * y + math.sqrt(1 - rho**2) * normal(1000, 1, seed=2)[:, 0])[None, :, None]
+    here, there = (LinearProbe().estimate(t, target)["I(T;Y)"].value for target in (y, torch.exp(3 * y)))
+    assert torch.equal(here, there)
 
 
 def many_gaussian_layers(count, samples, seed, noise_units=0):
@@ -70,18 +73,6 @@ def test_in_expectation_a_lower_bound_and_its_interval():
     assert float(found.value.mean()) < truth + 3 * float(found.value.std()) / math.sqrt(60)
     assert float(found.value.mean()) > truth - 0.05
     assert int(((found.low <= truth) & (truth <= found.high)).sum()) >= 51
-
-
-@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
-def test_gaussian_target(rho):
-    """-1/2 log2(1 - rho^2), whatever increasing map Y has been through: normal scores depend on ranks alone."""
-    g = generator(1)
-    y = torch.randn(4000, generator=g, dtype=torch.float64)
-    t = (rho * y + math.sqrt(1 - rho**2) * torch.randn(4000, generator=g, dtype=torch.float64))[None, :, None]
-    found = LinearProbe().estimate(t, y)["I(T;Y)"]
-    error = float((found.high - found.low) / 3.92)
-    assert abs(float(found.value) + 0.5 * math.log2(1 - rho**2)) < 4 * error + 0.001
-    assert torch.equal(LinearProbe().estimate(t, torch.exp(3 * y))["I(T;Y)"].value, found.value)
 
 
 def test_vector_target():

