@@ -35,11 +35,6 @@ class NotCalled(RuntimeError):
         super().__init__(text)
         self.listed = listed
 
-    @classmethod
-    def counted(cls, key: str, ran: int, runs: int) -> NotCalled:
-        often = "was not called" if ran == 0 else f"was called {ran} times instead of {runs}"
-        return cls(often, f"{key} ({ran} instead of {runs})")
-
 
 class PeerError(Exception):
     """Another rank could not go on; all ranks raise this, or go on, together."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,9 +21,7 @@ from infoplane.hooks.select import Layers
 Reduce = Reduction | str | Callable[[Tensor], Tensor]
 
 
-def _one_of(*choices: str) -> Any:
-    """A field that takes one of these words, the first by default."""
-    return field(default=choices[0], metadata={"choices": choices})
+_CHOICES = {"mode": ("eval", "train"), "nonfinite": ("warn", "raise"), "on_error": ("warn", "raise")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,14 +60,14 @@ class Settings:
     writer: Mapping[str, Any] | None = None
     # how the probe runs
     probe_batch_size: int = 256
-    mode: Literal["eval", "train"] = _one_of("eval", "train")
+    mode: Literal["eval", "train"] = "eval"
     autocast: torch.dtype | None = None
     forward: Callable[..., Any] | None = None
     seed: int = 0
     shard_probe: bool = False
     # what happens when something is wrong
-    nonfinite: Literal["warn", "raise"] = _one_of("warn", "raise")
-    on_error: Literal["warn", "raise"] = _one_of("warn", "raise")
+    nonfinite: Literal["warn", "raise"] = "warn"
+    on_error: Literal["warn", "raise"] = "warn"
     allow_full_disk: bool = False
     quiet: bool = False
 
@@ -78,10 +76,9 @@ class Settings:
             raise TypeError(f"model must be a torch.nn.Module, got {type(self.model).__qualname__}")
         if self.probe_batch_size < 1:
             raise ValueError(f"probe_batch_size must be at least 1, got {self.probe_batch_size}")
-        for one in fields(self):
-            choices, value = one.metadata.get("choices", ()), getattr(self, one.name)
-            if choices and value not in choices:
-                raise ValueError(f"{one.name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {getattr(self, name)!r}")
 
     @functools.cached_property
     def reductions(self) -> Mapping[str, Reduction]:

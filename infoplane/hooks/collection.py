@@ -105,7 +105,7 @@ def _paths(runs: Sequence[str | Path] | str | Path | None, count: int) -> list[P
     if isinstance(runs, str | Path):
         paths = [Path(str(runs).format(member=i)) for i in range(count)]
     else:
-        paths = [Path(r) for r in runs]
+        paths = [Path(run) for run in runs]
     if len(paths) != count or len(set(paths)) != count:
         raise ValueError(
             f"{count} members need {count} different runs, got {len(set(paths))}; use a name with {{member}}"

@@ -266,9 +266,8 @@ class Inputs:
         """
 
         def move(t: Tensor) -> Tensor:
-            if t.is_floating_point() and len(dtypes) == 1 and t.dtype not in dtypes:
-                return t.to(device, next(iter(dtypes)), copy=True)
-            return t.to(device, copy=True)
+            fits = not t.is_floating_point() or len(dtypes) != 1 or t.dtype in dtypes
+            return t.to(device, t.dtype if fits else next(iter(dtypes)), copy=True)
 
         return self.map(move)
 

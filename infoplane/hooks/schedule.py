@@ -42,9 +42,6 @@ class Plan:
     def __iter__(self) -> Iterator[int]:
         return iter(self.steps)
 
-    def __contains__(self, step: object) -> bool:
-        return step in self.steps
-
     def __str__(self) -> str:
         shown = [str(s) for s in self.steps]
         if len(shown) > 24:

@@ -6,7 +6,7 @@ import math
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy.typing as npt
 import torch
@@ -29,23 +29,15 @@ KEPT_PER_SHAPE = 4
 """Free buffers of one shape and dtype that are kept."""
 
 
-class Copied(Protocol):
-    """Tells when a device has finished copying, as torch.cuda.Event does; both raise what went wrong there."""
-
-    def query(self) -> bool: ...
-
-    def synchronize(self) -> None: ...
-
-
 class Copies:
     """Copies off a CUDA device, on a stream of their own, while the device goes on computing."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._running: deque[Copied] = deque()
+        self._running: deque[cuda.Event] = deque()
 
-    def start(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Copied:
+    def start(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> cuda.Event:
         """Copy each source into its target in page-locked memory; the caller waits on the result before it reads."""
         if len(self._running) == AT_ONCE:
             self._running.popleft().synchronize()
@@ -117,14 +109,14 @@ class Pool:
 
     def __init__(self, *, pinned_bytes: int = 0) -> None:
         self._unpinned = pinned_bytes
-        self._free: dict[tuple[tuple[int, ...], torch.dtype], deque[tuple[Tensor, Copied | None]]] = {}
+        self._free: dict[tuple[tuple[int, ...], torch.dtype], deque[tuple[Tensor, cuda.Event | None]]] = {}
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A buffer with arbitrary content that no device is still writing to."""
         free = self._free.setdefault((shape, dtype), deque())
         for _ in range(len(free)):
             buffer, copied = free.pop()
-            if copied is None or copied.query():
+            if copied is None or copied.query():  # type: ignore[no-untyped-call]
                 return buffer
             free.appendleft((buffer, copied))
         nbytes = math.prod(shape) * dtype.itemsize
@@ -134,7 +126,7 @@ class Pool:
         with torch.inference_mode(False):  # such memory could not be written to outside that mode
             return torch.empty(shape, dtype=dtype, pin_memory=pinned, device="cpu")
 
-    def lend(self, buffer: Tensor, copied: Copied | None = None) -> npt.NDArray[Any]:
+    def lend(self, buffer: Tensor, copied: cuda.Event | None = None) -> npt.NDArray[Any]:
         """The buffer as an array (bfloat16 as uint16 bits); it returns to the pool when the array is gone.
 
         Before `copied`, if given, the array holds no numbers yet. NumPy views of the array keep the array itself,
@@ -144,7 +136,7 @@ class Pool:
         weakref.finalize(array, self._give_back, buffer, copied).atexit = False
         return array
 
-    def _give_back(self, buffer: Tensor, copied: Copied | None) -> None:
+    def _give_back(self, buffer: Tensor, copied: cuda.Event | None) -> None:
         free = self._free[tuple(buffer.shape), buffer.dtype]
         if len(free) < KEPT_PER_SHAPE or buffer.is_pinned():
             free.append((buffer, copied))

@@ -78,7 +78,7 @@ def with_hooks(work: Callable[[Attached], T], modules: Iterable[Named] = ()) -> 
 
 
 class _FunctionMode(TorchFunctionMode):
-    def __init__(self, stack: list[str], seen: Callable[[str, str, tuple[Any, ...], Any], None]) -> None:
+    def __init__(self, stack: list[str], seen: Callable[[str, str, Any], None]) -> None:
         super().__init__()
         self._stack = stack
         self._seen = seen
@@ -88,7 +88,7 @@ class _FunctionMode(TorchFunctionMode):
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         if isinstance(out, Tensor) and (name := op_name(func)):
-            self._seen(self._stack[-1] if self._stack else "", name, args, out)
+            self._seen(self._stack[-1] if self._stack else "", name, out)
         return out
 
 
@@ -101,10 +101,10 @@ def op_name(func: Any) -> str:
 def watch_ops(
     attached: Attached,
     modules: Mapping[str, Named],
-    seen: Callable[[str, str, tuple[Any, ...], Any], None],
+    seen: Callable[[str, str, Any], None],
     work: Callable[[], T],
 ) -> T:
-    """`work()`, calling `seen(module name, op name, arguments, result)` after every function called inside.
+    """`work()`, calling `seen(module name, op name, result)` after every function called inside.
 
     Functions that others call are theirs: `functional.softmax` shows, the `Tensor.softmax` in it does not.
     """

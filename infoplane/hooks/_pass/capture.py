@@ -74,38 +74,86 @@ class Captured:
         return self
 
 
-@dataclass(eq=False)
 class Pass:
-    """A pass over `rows` rows of the probe, and the chunk of them that is under way.
+    """A pass over `rows` rows of the probe with hooks on all captures, and the chunk that is under way.
 
-    With `members` every buffer has their axis first. Under vmap a hook sees one member, which stands for all.
+    With `members` every buffer has their axis first. Where they are `batched`, under vmap, a hook sees one member,
+    which stands for all.
     """
 
-    rows: int
-    allocate: Allocate
-    device: torch.device
-    members: Members | None = None
-    flow: Flow | None = None
-    start: int = 0
-    stop: int = 0
-    mask: Tensor | None = None
-    kept: dict[Slot, Tensor] = field(default_factory=dict)
-    """Values of one member, until the batched function returns those of all."""
+    def __init__(
+        self,
+        captures: Iterable[Capture],
+        rows: int,
+        allocate: Allocate,
+        device: torch.device,
+        members: Members | None = None,
+        flow: Flow | None = None,
+    ) -> None:
+        self.rows, self.allocate, self.device = rows, allocate, device
+        self.members, self.flow = members, flow
+        self.batched = members is not None and members.state is not None
+        self.leads = 0 if members is None else 1  # axes of a buffer ahead of its rows
+        self.start = self.stop = 0
+        self.mask: Tensor | None = None
+        self.kept: dict[Slot, Tensor] = {}  # values of one member, until the batched function returns those of all
+        self._slots = [Slot(one, self) for one in captures]
 
-    def begin(self, chunk: Chunk) -> None:
-        """Go on to the next chunk."""
-        self.start, self.stop, inputs, _ = chunk
+    def run(self, forward: Callable[..., Any], chunks: Iterable[Chunk], modules: Mapping[str, Named]) -> Captured:
+        """Run `forward(inputs, pass)` over the chunks.
+
+        Members with a stacked state run as `forward(inputs, pass, outputs)`, which returns what `outputs` gave inside.
+        A layer that ran another number of times than was planned, or whose values cannot be taken, is among the lost.
+        """
+        slots = self._slots
+        of_functions: dict[tuple[str, str], list[Slot]] = {}
+        for slot in (slot for slot in slots if slot.capture.op):
+            of_functions.setdefault((slot.capture.named.name, slot.capture.op), []).append(slot)
+
+        def called(module: str, op: str, out: Any) -> None:
+            for slot in of_functions.get((module, op), ()):
+                slot.after(slot.capture.named.module, (), out)
+
+        def passes() -> None:
+            for chunk in chunks:
+                self._run_chunk(forward, chunk)
+
+        def run(attached: Attached) -> None:
+            for slot in (slot for slot in slots if not slot.capture.op):
+                slot.attach(attached)
+            if of_functions:
+                watch_ops(attached, modules, called, passes)
+            else:
+                passes()
+
+        with_hooks(run, modules.values())
+        there = [slot for slot in slots if slot.lost is None]
+        values = {slot.capture.layer.key: slot.buffer for slot in there if slot.buffer is not None}
+        lost = {slot.capture.layer.key: slot.lost for slot in slots if slot.lost is not None}
+        return Captured(tuple(slot.layer() for slot in there), values, lost)
+
+    def _run_chunk(self, forward: Callable[..., Any], chunk: Chunk) -> None:
+        self.start, self.stop, inputs, which = chunk
         self.mask = None if inputs.mask is None else inputs.mask.to(self.device)
+        there: list[Slot] = []
 
-    @property
-    def batched(self) -> bool:
-        """Whether members run under vmap."""
-        return self.members is not None and self.members.state is not None
+        def outputs() -> list[Tensor]:
+            for slot in self._slots:
+                slot.count_calls()
+            there[:] = [slot for slot in self._slots if slot.lost is None]
+            values = [self.kept[slot] for slot in there if self.batched]
+            self.kept.clear()
+            return values
 
-    @property
-    def leads(self) -> int:
-        """Axes of a buffer ahead of its rows."""
-        return 0 if self.members is None else 1
+        for slot in self._slots:
+            slot.ran = 0
+        if not self.batched:
+            forward(inputs, which)
+            outputs()
+            return
+        # What a batched function gives is stored when it has returned.
+        for slot, values in zip(there, forward(inputs, which, outputs), strict=True):
+            slot.attempt(partial(slot.store, values))
 
 
 class Slot:
@@ -171,8 +219,10 @@ class Slot:
     def count_calls(self) -> None:
         """After a chunk: a layer of a module that ran more or less often is lost."""
         # Each of a module's calls is, since which of them is which cannot be known then.
-        if self.ran != self.capture.runs and self.lost is None:
-            self.lost = NotCalled.counted(self.capture.layer.key, self.ran, self.capture.runs)
+        ran, runs = self.ran, self.capture.runs
+        if ran != runs and self.lost is None:
+            often = "was not called" if ran == 0 else f"was called {ran} times instead of {runs}"
+            self.lost = NotCalled(often, f"{self.capture.layer.key} ({ran} instead of {runs})")
 
     # -- values ----------------------------------------------------------------------------------------
 
@@ -193,7 +243,7 @@ class Slot:
     def _take(self, value: Any) -> None:
         # The copy alone is what a small network's probe costs: nothing else stands between a hook and it.
         if not self._copied(value) and self.lost is None:
-            self.attempt(lambda: self._take_with_checks(value))
+            self.attempt(lambda: self._keep(self._extract(value)))
 
     def attempt(self, work: Callable[[], None]) -> None:
         """An error is kept, and ends neither the forward pass nor the other layers."""
@@ -201,8 +251,7 @@ class Slot:
         if isinstance(found, Failed):
             self.lost = found.error
 
-    def _take_with_checks(self, value: Any) -> None:
-        values = self._extract(value)
+    def _keep(self, values: Tensor) -> None:
         if self.current.batched:
             self.current.kept[self] = values.clone()  # what runs later may work in place on the output
         else:
@@ -315,68 +364,3 @@ def _check_half(values: Tensor, key: str) -> None:
     lost = nonzero - int(torch.count_nonzero(values.half()))
     if lost > 1e-3 * nonzero:
         warn(f"float16 makes {lost} of {nonzero} nonzero values of layer {key!r} zero; store it as bfloat16 or float32")
-
-
-def capture(
-    forward: Callable[..., Any],
-    captures: Iterable[Capture],
-    chunks: Iterable[Chunk],
-    current: Pass,
-    modules: Mapping[str, Named],
-) -> Captured:
-    """Run `forward(inputs, pass)` over the chunks, with hooks on all captures.
-
-    Members with a stacked state run as `forward(inputs, pass, outputs)`, which returns what `outputs` gave inside. A
-    layer that ran another number of times than was planned, or whose values cannot be taken, is among the lost.
-    """
-    slots = [Slot(one, current) for one in captures]
-    of_functions: dict[tuple[str, str], list[Slot]] = {}
-    for slot in slots:
-        if slot.capture.op:
-            of_functions.setdefault((slot.capture.named.name, slot.capture.op), []).append(slot)
-
-    def run(attached: Attached) -> None:
-        for slot in slots:
-            if not slot.capture.op:
-                slot.attach(attached)
-        if of_functions:
-            watch_ops(attached, modules, called, passes)
-        else:
-            passes()
-
-    def called(module: str, op: str, args: Any, out: Any) -> None:
-        for slot in of_functions.get((module, op), ()):
-            slot.after(slot.capture.named.module, (), out)
-
-    def passes() -> None:
-        for chunk in chunks:
-            current.begin(chunk)
-            _run_chunk(partial(forward, *chunk[2:]), slots, current)
-
-    with_hooks(run, modules.values())
-    there = [slot for slot in slots if slot.lost is None]
-    values = {slot.capture.layer.key: slot.buffer for slot in there if slot.buffer is not None}
-    lost = {slot.capture.layer.key: slot.lost for slot in slots if slot.lost is not None}
-    return Captured(tuple(slot.layer() for slot in there), values, lost)
-
-
-def _run_chunk(forward: Callable[..., Any], slots: list[Slot], current: Pass) -> None:
-    """Run the model on one chunk; what a batched function gives is stored when it has returned."""
-    there: list[Slot] = []
-
-    def outputs() -> list[Tensor]:
-        for slot in slots:
-            slot.count_calls()
-        there[:] = [slot for slot in slots if slot.lost is None]
-        values = [current.kept[slot] for slot in there if current.batched]
-        current.kept.clear()
-        return values
-
-    for slot in slots:
-        slot.ran = 0
-    if not current.batched:
-        forward()
-        outputs()
-        return
-    for slot, values in zip(there, forward(outputs), strict=True):
-        slot.attempt(partial(slot.store, values))

@@ -237,7 +237,7 @@ class _Watcher:
         if self._stack:
             self._stack[-1].inner.append(call)
 
-    def op(self, module: str, name: str, args: tuple[Any, ...], out: Any) -> None:
+    def op(self, module: str, name: str, out: Any) -> None:
         if self._stack and (self._flow is None or (_has_storage(out) and self._flow.sources(out))):
             self._stack[-1].functions.add(name)
         now, outputs = next(self._counter), {p: info(t) for p, t in tensors_in(out).items()}

@@ -18,7 +18,7 @@ from infoplane.core.text import printable
 from infoplane.core.warn import warn
 from infoplane.hooks._out.host import Allocate
 from infoplane.hooks._pass import checks
-from infoplane.hooks._pass.capture import Capture, Captured, Chunk, Pass, capture
+from infoplane.hooks._pass.capture import Capture, Captured, Chunk, Pass
 from infoplane.hooks._pass.members import Members
 from infoplane.hooks._pass.observe import Flow, Observation, followed, look, markov_chain, observe
 from infoplane.hooks._pass.plan import Planner
@@ -162,8 +162,8 @@ class Prober:
                 name = f"{printable(repr(c.layer.key))} is no longer part of {printable(type(self.model).__name__)}"
                 gone[c.layer.key] = ValueError(f"recorded layer {name}")
         there = [c for c in self.captures if c.layer.key not in gone]
-        current = Pass(self.probe.samples, allocate, self.device, self.members)
-        captured = self._undisturbed(step, lambda run: capture(run, there, chunks, current, modules))
+        current = Pass(there, self.probe.samples, allocate, self.device, self.members)
+        captured = self._undisturbed(step, lambda run: current.run(run, chunks, modules))
         if on_accelerator(self.device) and any(not on_accelerator(v.device) for v in captured.values.values()):
             torch.accelerator.synchronize(self.device)  # the copies into host memory
         self._update(captured.layers)
@@ -177,8 +177,9 @@ class Prober:
 
     def _capture_first(self, run: Run, captures: Sequence[Capture], chunk: Chunk, flow: Flow | None = None) -> Captured:
         """Run one chunk with hooks on the captures; of members with a stacked state only the first runs."""
-        current = Pass(len(chunk[2]), _fresh, self.device, None if self.stacked else self.members, flow)
-        return capture(run, captures, [chunk], current, named_modules(self.model))
+        first = None if self.stacked else self.members
+        current = Pass(captures, len(chunk[2]), _fresh, self.device, first, flow)
+        return current.run(run, [chunk], named_modules(self.model))
 
     def _undisturbed(
         self, step: int, work: Callable[[Run], T], *, noise_on: bool = True, flow: Flow | None = None
