@@ -145,7 +145,7 @@ def hand_off(quick: bool) -> Iterator[Case]:
 
     def measure(case: Case) -> Iterator[Row]:
         taken: list[float] = []
-        (destination,) = recorder._destinations
+        (destination,) = recorder._session.destinations
         writer = destination.sinks[0]
 
         def timed(snapshot) -> None:

@@ -28,7 +28,6 @@ from infoplane.hooks._pass.capture import Captured
 from infoplane.hooks._pass.members import Members, State
 from infoplane.hooks._pass.prober import Prober
 from infoplane.hooks._problems import Failed, NonFiniteError, Problems, outcome
-from infoplane.hooks._ranks import Ranks, find_ranks
 from infoplane.hooks._settings import Settings
 from infoplane.hooks.metrics import LayerMetrics, as_numbers, numbers, to_numbers, weight_norms
 from infoplane.hooks.overview import SizePlan, free_bytes
@@ -60,7 +59,7 @@ class Session:
         self.problems = Problems(settings.on_error)
         self._members = members
         self._check(settings)
-        self._ranks = Ranks(0, 1, "first")
+        self._ranks = self.prober.ranks
         self._host: HostMemory | None = None
         self._pid = os.getpid()
         self._steps = StepCounter(self.schedule, initial=settings.initial)
@@ -132,8 +131,7 @@ class Session:
         """Find the layers, open the sinks and take step 0."""
         if self.state != "new":
             raise RuntimeError(f"this recorder is {self.state}; make a new one for another run")
-        self._ranks = find_ranks(self.model, shard_probe=self.settings.shard_probe)
-        self.prober.join(self._ranks)
+        self._ranks = self.prober.join_ranks()
         if self._ranks.takes_part:
             self._ranks.together(self.prober.prepare)
         try:

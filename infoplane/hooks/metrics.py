@@ -112,18 +112,9 @@ class GradientMoments(Installed):
     def _start(self, parameters: Parameters) -> None:
         super().__init__()
         self._parameters = parameters
+        self.members, self.parameter_dim = parameters.members, parameters.dims
         self.reads_parameters = True
         self._moments: dict[Tensor, _Moments] = {}
-
-    @property
-    def members(self) -> int | None:
-        """Number of networks, where there are several."""
-        return self._parameters.members
-
-    @property
-    def parameter_dim(self) -> Mapping[str, int]:
-        """Axis of the members by patterns of parameter names."""
-        return self._parameters.dims
 
     def add(self, gradients: Mapping[str, Tensor | None]) -> None:
         """The gradients of one step by parameter name, as `torch.func.grad` gives them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -344,12 +344,13 @@ def wrong_rows(key: str, shape: tuple[int, ...], rows: int, members: Members | N
             f"{shape} with these two axes first"
         )
     others = [i for i, n in enumerate(shape) if n == rows and i > 0]
-    advice = (
-        f"its samples may be axis {others[0]}: pass batch_dim={{{key!r}: {others[0]}}}"
-        if others
-        else "leave it out, or reduce inside the model to one row per sample"
-    )
+    advice = axis_advice(key, others, "leave it out, or reduce inside the model to one row per sample")
     return f"layer {key!r} should have {rows} rows, one per sample, got shape {shape}; {advice}"
+
+
+def axis_advice(key: str, axes: Sequence[int], otherwise: str) -> str:
+    """What to do about a layer of which other axes have as many entries as there are samples."""
+    return f"its samples may be axis {axes[0]}: pass batch_dim={{{key!r}: {axes[0]}}}" if axes else otherwise
 
 
 def _check_half(values: Tensor, key: str) -> None:

@@ -16,7 +16,7 @@ from infoplane.core.device import on_accelerator
 from infoplane.core.text import listed, printable
 from infoplane.core.warn import warn
 from infoplane.hooks._pass.calls import Attached, tensors_in, with_hooks
-from infoplane.hooks._pass.capture import Capture, Captured
+from infoplane.hooks._pass.capture import Capture, Captured, axis_advice
 from infoplane.hooks._pass.state import Surroundings
 from infoplane.hooks.probe import Inputs, ProbeSet
 from infoplane.hooks.select import is_scripted, named_modules
@@ -248,11 +248,11 @@ def _not_samples(astray: Sequence[tuple[Capture, int]], n: int) -> str:
 def _advice(capture: Capture, n: int) -> str:
     key = capture.layer.key
     axes = [i for i, size in enumerate(capture.layer.raw_shape, start=1) if size == n]
-    if axes:
-        return f"its samples may be axis {axes[0]}: pass batch_dim={{{key!r}: {axes[0]}}}"
-    return (
+    return axis_advice(
+        key,
+        axes,
         "leave it out, or reduce inside the model to one row per sample in the order of the input; "
-        f"batch_dim={{{key!r}: 0}} records it as it is"
+        f"batch_dim={{{key!r}: 0}} records it as it is",
     )
 
 
@@ -310,9 +310,8 @@ class FirstCall:
         self._refuse_set_once(0)
 
     def _refuse_set_once(self, kind: int) -> None:
-        seen = self._surroundings
-        assert seen.first is not None
-        once = sorted(seen.first[kind] - (seen.changed, seen.replaced)[kind])
+        first, last = self._surroundings.first, self._surroundings.last
+        once = sorted(first[kind] - last[kind]) if first and last else []
         if once:
             self._refuse(f"{listed(list(map(repr, once)), 1)} is set by the first forward pass only")
 

@@ -23,7 +23,7 @@ from infoplane.hooks._pass.members import Members
 from infoplane.hooks._pass.observe import Flow, Observation, followed, look, markov_chain, observe
 from infoplane.hooks._pass.plan import Planner
 from infoplane.hooks._pass.state import Surroundings, model_device, seed_generators
-from infoplane.hooks._ranks import Ranks, is_sharded
+from infoplane.hooks._ranks import Ranks, find_ranks, is_sharded
 from infoplane.hooks._settings import Settings
 from infoplane.hooks.noise import draw_noise_from
 from infoplane.hooks.probe import Inputs
@@ -66,12 +66,13 @@ class Prober:
         """The recorded layers, as they last came."""
         return tuple(c.layer for c in self.captures)
 
-    def join(self, ranks: Ranks) -> None:
-        """Run on this process's part of the probe, in step with the other ranks."""
-        self.ranks = ranks
+    def join_ranks(self) -> Ranks:
+        """Run on this process's part of the probe from now on, in step with the other ranks."""
+        self.ranks = ranks = find_ranks(self.model, shard_probe=self.settings.shard_probe)
         if ranks.share == "rows":
             self._surroundings.exact = True  # collectives change buffers
             self.probe = self.probe.share(ranks.rank, ranks.world_size)
+        return ranks
 
     @property
     def device(self) -> torch.device:

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -103,6 +103,13 @@ def keep_parameters(model: nn.Module) -> Restore:
     return restore
 
 
+class Changes(NamedTuple):
+    """Names of the tensors that a pass changed, replaced or made, and of those that it replaced or made."""
+
+    changed: set[str]
+    replaced: set[str]
+
+
 class Surroundings:
     """A model with all that a forward pass, or the preparation of one, changes; training never sees it.
 
@@ -112,8 +119,8 @@ class Surroundings:
     batch statistics in training mode and collectives: there values are compared (what is copied of parameters, and
     buffers where they are `exact`, which also copies all).
 
-    With `swaps`, parameters that the work swaps are put back too. Models that swap their own in a forward pass
-    (sharded ones) must not have this.
+    `first` and `last` are the changes of these passes. With `swaps`, parameters that the work swaps are put back too.
+    Models that swap their own in a forward pass (sharded ones) must not have this.
     """
 
     def __init__(
@@ -122,12 +129,8 @@ class Surroundings:
         self.model = model
         self.exact = not evaluation
         self._autocast, self._evaluation, self._swaps = autocast, evaluation, swaps
-        self.changed: set[str] = set()
-        """Names of the tensors that the last pass changed, replaced or made."""
-        self.replaced: set[str] = set()
-        """Names of what it replaced or made."""
-        self.first: tuple[set[str], set[str]] | None = None
-        """Both after the first pass."""
+        self.first: Changes | None = None
+        self.last: Changes | None = None
         self._changing: set[str] = set()
 
     def undisturbed(self, work: Callable[[], T], device: torch.device) -> T:
@@ -197,9 +200,9 @@ class Surroundings:
                     own[key] = None
                     if key not in before:
                         del own[key]
-            self.changed, self.replaced = names | replaced, set(replaced)
             self._changing |= names
-            self.first = self.first or (self.changed, self.replaced)
+            self.last = Changes(names | replaced, set(replaced))
+            self.first = self.first or self.last
             lost = [h for h in held if not h.restore(changed=h in changed)]
             if lost:
                 raise RuntimeError(
