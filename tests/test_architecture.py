@@ -123,6 +123,19 @@ def test_figures_read_a_table_through_choose_alone():
                 assert chosen <= 1, f"plots/{path.name}: {function.name} calls choose {chosen} times"
 
 
+def test_figures_narrow_no_table_themselves():
+    """But for the gradients: their figure says which of them the table lacks."""
+    narrowing = {"select", "take", "current", "curves"}
+    found = set()
+    for path in (PACKAGE / "plots").glob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                called = {node.func.attr for node in ast.walk(function)
+                          if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)}  # fmt: skip
+                found |= {(path.name, function.name)} if called & narrowing else set()
+    assert found == {("snr.py", "check_recorded")}
+
+
 def test_the_graph_has_no_cycle():
     for part, above in UPSTREAM.items():
         for up in above:

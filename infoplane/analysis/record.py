@@ -81,6 +81,7 @@ def recorded_rows(source: SnapshotSource) -> list[Row]:
     rows = []
     for step, epoch, name, layer, value in source.metrics():
         same |= {"step": step, "epoch": epoch, "layer": layer, "depth": depth.get(layer, -1)}
+        # Recorded again at the same step, another value is another row.
         found = fingerprint(f"{epoch!r} {value!r}".encode())
         flags = "" if np.isfinite(value) else "nonfinite"
         rows.append(Row(**same, quantity=name, value=value, flags=flags, source=found))

@@ -162,6 +162,7 @@ def _standardized(a: FloatArray) -> FloatArray:
 
 
 def _correlation(a: FloatArray, b: FloatArray) -> FloatArray:
+    # Of standardized columns it is their product.
     return np.asarray(np.abs(a.T @ b))
 
 

@@ -190,11 +190,13 @@ def limits(values: FloatArray, ceiling: Ceiling | None, *, pad: float = 0.05) ->
         low, high = 0.0, 1.0 if top is None else top
     else:
         low, high = float(shown.min()), float(shown.max())
+    # An axis that begins near 0 begins at 0: what is lost is then seen against what there was.
     if 0 < low < 0.25 * high:
         low = 0.0
     if top is not None and math.isfinite(top) and top > high and high - low >= 0.4 * (top - low):
         high = top
     extent = high - low
+    # Equal values need an axis, too, on which their rounding does not look like change.
     if extent <= 1e-9 * max(abs(low), abs(high), 1e-300):
         extent = max(0.1 * abs(high), 0.1)
     return low - pad * extent, high + (pad + 0.03) * extent
@@ -279,6 +281,7 @@ def box_cost(box: Box, placed: Sequence[Box], obstacles: FloatArray, frame: Box)
     for other in placed:
         over_x = min(box[2], other[2]) - max(box[0], other[0]) + 1.5
         over_y = min(box[3], other[3]) - max(box[1], other[1]) + 1.0
+        # Of two labels on top of each other neither can be read.
         if over_x > 0 and over_y > 0:
             cost += 20 + over_x * over_y
     covered = np.all((obstacles > np.subtract(box[:2], 1)) & (obstacles < np.add(box[2:], 1)), axis=1)

@@ -239,6 +239,7 @@ class Film:
                 for artist in self.moving:
                     self.figure.draw_artist(artist)
                 pixels = np.array(canvas.buffer_rgba())[..., :3]
+            # H.264 with half the colour resolution takes even sizes only.
             even = pixels[: pixels.shape[0] // 2 * 2, : pixels.shape[1] // 2 * 2]
             yield Image.fromarray(np.ascontiguousarray(even))
 

@@ -312,6 +312,7 @@ def ellipse_steps(x: FloatArray, y: FloatArray, *, ellipses: int = 5) -> npt.NDA
     """Which points of a path carry an ellipse: the ends, and points at equal shares of its length between."""
     spans = [float(np.ptp(v)) or 1.0 for v in (x, y)]
     length = np.concatenate([[0.0], np.cumsum(np.hypot(np.diff(x) / spans[0], np.diff(y) / spans[1]))])
+    # A little short of the end, which rounding could put beyond the last point.
     at = np.searchsorted(length, np.linspace(0.0, (1 - 1e-9) * length[-1], ellipses))
     return np.unique(np.minimum([*at[:-1], x.size - 1], x.size - 1))
 

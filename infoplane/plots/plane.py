@@ -223,11 +223,13 @@ def draw_steps(ax: Axes, data: PlaneData, norm: Normalize, *, crowd: float | Non
     scale = float(mpl.rcParams["lines.markersize"])
     if crowd is None:
         crowd = 0.85 if data.steps.size <= 80 else 0.7
+    # A vector file with more markers than this opens slowly.
     raster = data.present.sum() > 6000
     lines: dict[str, Any] = {"linewidths": 0.35 * scale / 3.4, "alpha": 0.75, "zorder": 2, "rasterized": raster}
     ax.add_collection(LineCollection(data.paths, colors=colors, **lines), autolim=False)
     for i in range(len(data.layers)):
         marker = layer_marker(i)
+        # Pointed and crossed markers have less ink than round ones of their width.
         size = (crowd * scale * (1.25 if marker in "PX*<>^v" else 1.0)) ** 2
         for hollow in (False, True):
             keep = data.present[:, i] & (data.saturated[:, i] == hollow)

@@ -138,21 +138,37 @@ def parse_table(data: bytes, path: Path) -> dict[str, Array]:
         text = whole_lines(data).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 at byte {error.start}; is it a results table?") from None
-    lines = _lines(text, path)
+    if "\0" in text:
+        at = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(f"{path} line {at} holds a NUL character; {_DAMAGED}")
+    reader = csv.reader(text.split("\n")[:-1], strict=True)
+    try:
+        return typed_columns(_columns(reader, path))
+    except csv.Error as error:
+        raise ValueError(f"{path} line {reader.line_num}: {error}; {_DAMAGED}") from None
+
+
+def _columns(lines: Iterator[list[str]], path: Path) -> dict[str, list[Any]]:
+    """The cells of each column, read; ValueError for the first line that has not as many fields as the header."""
     header = next(lines, list(COLUMNS))
     check_header(header, path)
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     readers = {name: _reader(name) for name in COLUMNS}
     # In pieces that stay in the processor's cache while rows become columns.
     while piece := list(islice(lines, 256)):
+        widths = list(map(len, piece))
+        if set(widths) != {len(header)}:
+            at = next(i for i, width in enumerate(widths) if width != len(header))
+            line = len(columns["run"]) + at + 2  # the header is line 1
+            raise ValueError(f"{path} line {line} has {widths[at]} fields, expected {len(header)}; {_DAMAGED}")
         cells = list(zip(*piece, strict=True))
         for name, column in columns.items():
             try:
                 column += map(readers[name], cells[header.index(name)])
             except ValueError as error:
-                # The column has grown up to the cell that could not be read; the header is line 1.
+                # The column has grown up to the cell that could not be read.
                 raise ValueError(f"{path} line {len(column) + 2}: {name} {error}") from None
-    return typed_columns(columns)
+    return columns
 
 
 def check_header(line: Sequence[str], path: Path) -> None:
@@ -165,31 +181,23 @@ def check_header(line: Sequence[str], path: Path) -> None:
         )
 
 
-def _lines(text: str, path: Path) -> Iterator[list[str]]:
-    """The cells of each line; ValueError for the first that is no CSV or has not as many fields as the header."""
-    if "\0" in text:
-        at = text.count("\n", 0, text.index("\0")) + 1
-        raise ValueError(f"{path} line {at} holds a NUL character; {_DAMAGED}")
-    reader = csv.reader(text.split("\n")[:-1], strict=True)
-    expected = 0
-    try:
-        for line in reader:
-            expected = expected or len(line)
-            if len(line) != expected:
-                raise ValueError(
-                    f"{path} line {reader.line_num} has {len(line)} fields, expected {expected}; {_DAMAGED}"
-                )
-            yield line
-    except csv.Error as error:
-        raise ValueError(f"{path} line {reader.line_num}: {error}; {_DAMAGED}") from None
+class _Memo(dict[str, Any]):
+    """Reads each distinct cell once: the cells of most columns repeat."""
+
+    # A dictionary, since finding a cell in it takes half as long as in `functools.cache`.
+    def __init__(self, read: Callable[[str], Any]) -> None:
+        self.read = read
+
+    def __missing__(self, cell: str) -> Any:
+        value = self[cell] = self.read(cell)
+        return value
 
 
 def _reader(column: str) -> Callable[[str], Any]:
     """The function that reads the cells of a column."""
     if column in ("value", "low", "high"):
         return _float
-    # Cells of the other columns repeat: each distinct one is read once.
-    return cache(_int64 if column in INTEGERS else _float if column in FLOATS else parse_text)
+    return _Memo(_int64 if column in INTEGERS else _float if column in FLOATS else parse_text).__getitem__
 
 
 def by_value(cells: Sequence[Any], function: Callable[[Any], Any], dtype: Any = object) -> Array:

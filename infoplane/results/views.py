@@ -115,6 +115,7 @@ class Series:
             raise ValueError(f"this figure takes one quantity, got {', '.join(quantity) or 'none'}")
         if len(self.runs) != 1:
             raise ValueError(f"a grid holds one run, got {len(self.runs)}: {', '.join(self.runs)}")
+        # The steps of all quantities: grids of one series have the same rows.
         all_steps = self.table["step"].astype(np.float64)
         steps = np.unique(all_steps)
         rows = self.table.take(is_in(self.table["quantity"], [quantity]))
