@@ -11,9 +11,9 @@ exponents are cut there, and below where float32 and float64 leave the normal nu
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ def _control(square: Tensor, dimensions: Tensor | int) -> Tensor:
     return torch.stack([c, c * (c - 2) - half])
 
 
-class Channel(Protocol):
+class Channel(ABC):
     """Draws noise for a span of rows, then yields the ratios of its samples to the rows of another span."""
 
     count: int
@@ -55,15 +55,27 @@ class Channel(Protocol):
     device: torch.device
     spread: float
 
-    def start(self, a: Span, generator: torch.Generator) -> Start: ...
+    @abstractmethod
+    def start(self, a: Span, generator: torch.Generator) -> Start:
+        """The noise of the rows of a span."""
 
-    def ratios(self, a: Span, start: Start, b: Span) -> Iterator[Tensor]: ...
+    @abstractmethod
+    def exponents(self, a: Span, start: Start, b: Span) -> Iterator[Tensor]:
+        """log2 of the ratios (len(a), len(b)), which may be overwritten, for one draw after the other."""
+
+    def ratios(self, a: Span, start: Start, b: Span) -> Iterator[Tensor]:
+        """The ratios (len(a), len(b)) for one draw after the other, to be used before the next is asked for."""
+        for out in self.exponents(a, start, b):
+            if a.start == b.start:
+                out.fill_diagonal_(0.0)
+            out.clamp_(_LOWEST[self.dtype], _HIGHEST)
+            yield torch.exp2(out, out=out)
 
 
 Buffers = dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]]
 
 
-class AdditiveChannel:
+class AdditiveChannel(Channel):
     """T = x_i + s Z: log p_j / p_i = -(|x_i - x_j|^2 + 2 z . (x_i - x_j)) / 2 s^2.
 
     Channels of one type that are not asked for ratios at the same time may share their `buffers`.
@@ -102,7 +114,7 @@ class AdditiveChannel:
         tilts = torch.cat([-z, shift, torch.zeros_like(shift)], dim=2)
         return Start(base=self._rows.left(a.rows), tilts=list(tilts), control=control)
 
-    def ratios(self, a: Span, start: Start, b: Span) -> Iterator[Tensor]:
+    def exponents(self, a: Span, start: Start, b: Span) -> Iterator[Tensor]:
         shape = len(a), len(b)
         if shape not in self._buffers:
             new = torch.empty(3, *shape, dtype=self.dtype, device=start.base.device)
@@ -113,22 +125,15 @@ class AdditiveChannel:
         equal = None
         if self._rows.direct:
             right, equal = right_factor(self._vectors(b)), base == 0
-        if a.start == b.start:
-            base.fill_diagonal_(0.0)
-        low = _LOWEST[self.dtype]
         for factor in start.tilts:
             torch.mm(factor, right.T, out=tilt)
             if equal is not None:
                 tilt.masked_fill_(equal, 0.0)
-            if a.start == b.start:
-                tilt.fill_diagonal_(0.0)
             for combine in (torch.sub, torch.add):
-                combine(base, tilt, out=out)
-                out.clamp_(low, _HIGHEST)
-                yield torch.exp2(out, out=out)
+                yield combine(base, tilt, out=out)
 
 
-class MultiplicativeChannel:
+class MultiplicativeChannel(Channel):
     """T_d = x_d (1 + s Z_d): components have their own variance in every unit, s^2 x_d^2.
 
     A unit that is exactly zero stays zero, an atom: samples and components with different zeros never meet,
@@ -176,21 +181,15 @@ class MultiplicativeChannel:
         control = _control(square[:, :, 0], alive.sum(1))
         return Start(base=alive, tilts=list(lefts), control=control)
 
-    def ratios(self, a: Span, start: Start, b: Span) -> Iterator[Tensor]:
+    def exponents(self, a: Span, start: Start, b: Span) -> Iterator[Tensor]:
         apart = None
         if self._sparse:
             other = self._alive[b.rows]
             common = start.base @ other.T
             apart = (common != start.base.sum(1, keepdim=True)) | (common != other.sum(1))
-        low = _LOWEST[self.dtype]
         for left in start.tilts:
             out = left @ self._right[b.rows].T
-            if apart is not None:
-                out.masked_fill_(apart, low)
-            if a.start == b.start:
-                out.fill_diagonal_(0.0)
-            out.clamp_(low, _HIGHEST)
-            yield torch.exp2(out, out=out)
+            yield out if apart is None else out.masked_fill_(apart, _LOWEST[self.dtype])
 
 
 @dataclass
@@ -239,12 +238,9 @@ def propagate(
     across = torch.zeros(2 * pairs, n, dtype=torch.float64, device=device)
     within = torch.zeros_like(across)
     control = torch.zeros(2, pairs, n, dtype=torch.float64, device=device)
-    null = None
-    if columns is not None:
-        columns = columns.to(channel.dtype)
-        null = torch.zeros(len(columns), n, dtype=torch.float64, device=device)
-    elif shuffled is not None:
-        null = torch.zeros(len(shuffled), n, dtype=torch.float64, device=device)
+    columns = None if columns is None else columns.to(channel.dtype)
+    drawn = shuffled if columns is None else columns
+    null = None if drawn is None else torch.zeros(len(drawn), n, dtype=torch.float64, device=device)
     for a in spans:
         start = channel.start(a, generator)
         control[:, :, a.rows] = start.control
@@ -257,13 +253,12 @@ def propagate(
             if related and not one:
                 same = (label[a.rows, None] == label[None, b.rows]).to(channel.dtype)
             for s, ratio in enumerate(channel.ratios(a, start, b)):
-                if null is not None and s == 0:
+                if s == 0 and null is not None and drawn is not None:
                     if columns is not None:
                         null[:, a.rows].add_(columns[:, b.rows] @ ratio.T)
-                    elif shuffled is not None:
-                        for r, drawn in enumerate(shuffled):
-                            own = drawn[a.rows, None] == drawn[None, b.rows]
-                            null[r, a.rows].add_((ratio * own).sum(1))
+                    else:
+                        own = (ratio * (labels[a.rows, None] == labels[None, b.rows]) for labels in drawn)
+                        null[:, a.rows].add_(torch.stack([part.sum(1) for part in own]))
                 if same is not None:
                     part = ratio * same
                     within[s, a.rows].add_(part.sum(1))

@@ -55,12 +55,8 @@ def register(cls: T) -> T:
             f"{cls.name!r} is the name of {kind} estimator ({known.__module__}.{known.__qualname__}); "
             f"give {cls.__module__}.{cls.__qualname__} a name of its own"
         )
-    _ESTIMATORS[cls.name] = _with_checks(cls)
-    return cls
-
-
-def _with_checks(cls: T) -> T:
     cls.estimate = checked(cls.estimate)
+    _ESTIMATORS[cls.name] = cls
     return cls
 
 
@@ -85,7 +81,8 @@ def register_wrapper(suffix: str) -> Callable[[T], T]:
         known = _WRAPPERS.get(suffix)
         if known is not None and not _same_class(known, cls):
             raise ValueError(f"'+{suffix}' is {known.__module__}.{known.__qualname__}; choose another suffix")
-        _WRAPPERS[suffix] = _with_checks(cls)
+        cls.estimate = checked(cls.estimate)
+        _WRAPPERS[suffix] = cls
         return cls
 
     return decorate

@@ -304,13 +304,10 @@ def _chunks(block: Tensor, out: Tensor, limit: int) -> Iterator[tuple[int, int, 
     """Pieces of at most `limit` rows: snapshot and row they begin at, values, place of the keys."""
     samples = block.shape[1]
     step = max(1, limit // samples)
-    for k, (values, target) in enumerate(zip(torch.split(block, step), torch.split(out, step), strict=True)):
-        if samples <= limit:
-            yield k * step, 0, values, target.view(-1)
-        else:
-            pieces = zip(torch.split(values, limit, 1), torch.split(target, limit, 1), strict=True)
-            for j, (some, place) in enumerate(pieces):
-                yield k * step, j * limit, some, place[0]
+    for k in range(0, len(block), step):
+        for j in range(0, samples, limit):
+            rows = slice(j, j + limit)
+            yield k, j, block[k : k + step, rows], out[k : k + step, rows].view(-1)
 
 
 class _Wider(Exception):
