@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -65,10 +67,17 @@ def allowed(part: str) -> set[str]:
     return found
 
 
+@functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """The syntax tree of a file, its module first: each file is read once."""
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
+@functools.cache
 def imports(path: Path) -> list[str]:
     """Dotted names imported anywhere in the file, but for `if TYPE_CHECKING` blocks of the package root."""
     out = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             out += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -116,7 +125,7 @@ def test_figures_read_a_table_through_choose_alone():
             if name.startswith("infoplane.results."):
                 module, _, taken = name.removeprefix("infoplane.results.").rpartition(".")
                 assert taken in TAKEN_BY_FIGURES[module], f"plots/{path.name} must not import {name}"
-        for function in ast.walk(ast.parse(path.read_text())):
+        for function in nodes(path):
             if isinstance(function, ast.FunctionDef):
                 calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
                 chosen = sum(ast.unparse(call) == "choose" for call in calls)
@@ -151,7 +160,7 @@ def imported_at_once(path: Path) -> set[str]:
     """Modules of the package that importing this one imports: at its top, but not for type checking only."""
     known = {module_name(file) for file in FILES}
     out: set[str] = set()
-    for node in ast.parse(path.read_text()).body:
+    for node in nodes(path)[0].body:
         if isinstance(node, ast.Import):
             out |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -188,7 +197,7 @@ SHARED_NAMES = {
 def test_a_class_name_means_one_thing():
     named: dict[str, set[str]] = {}
     for file in FILES:
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in nodes(file):
             if isinstance(node, ast.ClassDef):
                 named.setdefault(node.name.lstrip("_"), set()).add(module_name(file))
     shared = {name for name, homes in named.items() if len(homes) > 1}
@@ -204,7 +213,7 @@ def test_nothing_runs_what_a_file_says(path):
     if part_of(path) != "testing":  # which checks that an estimator can be sent to another process
         for name in imports(path):
             assert name.split(".")[0] not in FORBIDDEN_MODULES
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.ExceptHandler):
             bare = node.type is None or (
                 isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException")
@@ -250,13 +259,13 @@ def asks_for_the_kind(node: ast.AST) -> bool:
     return kind and any(isinstance(n, ast.Constant) and n.value in KINDS for n in within)
 
 
-def kinds_asked_in(source: str, file: str) -> set[tuple[str, str]]:
-    tree, found = ast.parse(source), set()
-    for node in ast.walk(tree):
+def kinds_asked_in(tree: Sequence[ast.AST], file: str) -> set[tuple[str, str]]:
+    found = set()
+    for node in tree:
         if asks_for_the_kind(node):
             around = [
                 f
-                for f in ast.walk(tree)
+                for f in tree
                 if isinstance(f, ast.FunctionDef) and f.lineno <= node.lineno <= (f.end_lineno or f.lineno)
             ]
             found.add((file, max(around, key=lambda f: f.lineno).name if around else ""))
@@ -269,11 +278,11 @@ def kinds_asked_in(source: str, file: str) -> set[tuple[str, str]]:
      "if self.device.type in ('cuda', 'mps'): pass", "a = name.startswith('cuda')"],
 )  # fmt: skip
 def test_a_choice_by_the_kind_of_device_is_found(line):
-    assert kinds_asked_in(f"def f():\n    {line}\n", "a.py") == {("a.py", "f")}
+    assert kinds_asked_in(list(ast.walk(ast.parse(f"def f():\n    {line}\n"))), "a.py") == {("a.py", "f")}
 
 
 def test_one_function_chooses_between_cpu_and_accelerator():
-    asked = {found for path in FILES for found in kinds_asked_in(path.read_text(), str(path.relative_to(PACKAGE)))}
+    asked = {found for path in FILES for found in kinds_asked_in(nodes(path), str(path.relative_to(PACKAGE)))}
     assert asked - set(KIND_ASKED) == set(), "ask core.device.on_accelerator instead, which tests can turn"
     assert set(KIND_ASKED) - asked == set(), "no exception without a use"
 

@@ -13,7 +13,9 @@ from benchmarks import _device
 from infoplane.estimators import parse
 
 
-@pytest.mark.parametrize("spec", _device.SPECS)
+@pytest.mark.parametrize(
+    "spec", [_device.SPECS[0], *(pytest.param(spec, marks=pytest.mark.slow) for spec in _device.SPECS[1:])]
+)
 def test_every_row_has_its_times(spec):
     line = _device.measure(spec, 60, 3, torch.device("cpu"))
     assert min(line.device_ms, line.cpu_ms, line.plain_ms, line.copy_ms) > 0

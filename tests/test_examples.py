@@ -54,6 +54,7 @@ common.main(run, __doc__)
 """
 
 
+@pytest.mark.slow
 def test_an_example_whose_data_are_absent_is_skipped_in_one_line(tmp_path):
     script, out = tmp_path / "e99_absent.py", tmp_path / "out"
     script.write_text(ABSENT.format(folder=str(EXAMPLES)))

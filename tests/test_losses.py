@@ -85,13 +85,18 @@ CASES = {
 }
 
 
+USUAL = ("altered", "half")  # one file that is damaged, one step that is incomplete
 FIGURES = ("plane", "curves", "heatmap", "null", "dpi", "compression", "plane_grid")
 
 
 @pytest.mark.usefixtures("warm_workers")
 @pytest.mark.parametrize(
     ("case", "jobs", "figures"),
-    [*((case, 1, FIGURES[:1]) for case in CASES), ("missing", 1, FIGURES[1:]), ("altered", 2, FIGURES[:1])],
+    [
+        *(pytest.param(case, 1, FIGURES[:1], marks=() if case in USUAL else pytest.mark.slow) for case in CASES),
+        ("missing", 1, FIGURES[1:]),
+        pytest.param("altered", 2, FIGURES[:1], marks=pytest.mark.slow),
+    ],
 )
 def test_lost_steps_are_said_wherever_their_numbers_are_read(tmp_path, caplog, case, jobs, figures):
     make, what = CASES[case]

@@ -78,6 +78,7 @@ def test_ctrl_c_reaches_a_child():
 """
 
 
+@pytest.mark.slow
 def test_a_failing_test_leaves_nothing_also_where_signals_are_ignored(tmp_path):
     """A whole session of pytest with three tests that leave a child, started as by nohup."""
     (tmp_path / "test_cases.py").write_text(CASES)

@@ -51,9 +51,9 @@ def assert_same(got, want, tolerance):
 
 
 # Binary and constant layers, ties, one unit, more units than samples: where the branches sort, count and measure apart.
+# (float64 of few units: every row of the table of truths.)
 LAYERS = {
     "float32": lambda kind: layer(kind, 2, 90, 5),
-    "float64": lambda kind: layer(kind, 2, 90, 5, torch.float64),
     "one unit": lambda kind: layer(kind, 2, 60, 1, torch.float64),
     "wide": lambda kind: layer(kind, 2, 40, 70),
     "signs": lambda kind: (lambda t, y, x: (t.sign(), y, x))(*layer(kind, 2, 60, 3)),
@@ -115,7 +115,7 @@ WAITS = {
     ("renyi", "continuous"): (6, 0, ""),
     ("softmax", "discrete"): (18, 0, ""),
 }
-SIZES = [(2, 64, 4), (4, 64, 4), (2, 128, 4), (2, 64, 8)]
+SIZES = [(4, 64, 4), (2, 128, 8)]
 
 
 def waits(name, kind, sizes):

@@ -29,21 +29,26 @@ def test_counting_estimators_promise_everything(name):
     assert available()[name].guarantees == ALL_GUARANTEES
 
 
+VARIANTS = [
+    ("binning", {"width": 0.1}),
+    ("binning", {"range": "unit", "n_bins": 5}),
+    ("adaptive", {"per_unit": True, "separate_saturated": True, "corrections": ("jackknife", "grassberger")}),
+]
+MORE_VARIANTS = [
+    ("binning", {"range": (-1.0, 1.0), "top": "open"}),
+    ("binning", {"range": "snapshot", "corrections": ("miller-madow", "chao-shen", "chao-wang-jost")}),
+    ("binning", {"range": "snapshot_unit", "n_bins": 100}),
+    ("binning", {"rounding": "nearest", "n_bins": 16, "null_draws": 0}),
+    ("adaptive", {"low": "min", "n_bins": 5}),
+    ("adaptive", {"whole_run": True, "n_bins": 8}),
+    ("adaptive", {"whole_run": True, "per_unit": True}),
+    ("adaptive", {"quantile": "equal_count", "n_bins": 100}),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "config"),
-    [
-        ("binning", {"width": 0.1}),
-        ("binning", {"range": (-1.0, 1.0), "top": "open"}),
-        ("binning", {"range": "snapshot", "corrections": ("miller-madow", "chao-shen", "chao-wang-jost")}),
-        ("binning", {"range": "unit", "n_bins": 5}),
-        ("binning", {"range": "snapshot_unit", "n_bins": 100}),
-        ("binning", {"rounding": "nearest", "n_bins": 16, "null_draws": 0}),
-        ("adaptive", {"low": "min", "n_bins": 5}),
-        ("adaptive", {"per_unit": True, "separate_saturated": True, "corrections": ("jackknife", "grassberger")}),
-        ("adaptive", {"whole_run": True, "n_bins": 8}),
-        ("adaptive", {"whole_run": True, "per_unit": True}),
-        ("adaptive", {"quantile": "equal_count", "n_bins": 100}),
-    ],
+    [*VARIANTS, *(pytest.param(*variant, marks=pytest.mark.slow) for variant in MORE_VARIANTS)],
     ids=str,
 )
 def test_variants_of_counting_keep_the_contract(name, config):

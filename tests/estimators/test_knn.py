@@ -405,7 +405,10 @@ def test_too_few_samples_are_refused():
         KNN(n_neighbors=20).estimate(torch.zeros(1, 21, 2), torch.arange(21) % 2)
 
 
-@pytest.mark.parametrize("settings", [{"formula": "gao"}, {"metric": "max", "scale": "block", "n_neighbors": 1}])
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param({"formula": "gao"}, marks=pytest.mark.slow), {"metric": "max", "scale": "block", "n_neighbors": 1}],
+)
 def test_contract_of_the_other_settings(settings):
     check_estimator(KNN, **settings)
 

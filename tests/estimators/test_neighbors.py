@@ -77,7 +77,7 @@ def test_wide_blocks_choose_candidates_by_groups():
 def test_float32_blocks_are_measured_again():
     """Clusters of width 1e-6 far apart: float32 keys are noise there, the answer is not."""
     centre = torch.randn(20, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    rows = centre.repeat_interleave(60, 0) + 1e-6 * rows_of("normal", 1200, 16, seed=2)
+    rows = centre.repeat_interleave(30, 0) + 1e-6 * rows_of("normal", 600, 16, seed=2)
     expected = np.sort(all_distances(rows, "euclidean"), axis=1)[:, :3].astype(float)
     np.testing.assert_allclose(Points(rows, tree=False).nearest(3)[0], expected, rtol=1e-7)
 

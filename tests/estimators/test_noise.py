@@ -466,9 +466,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-@pytest.mark.parametrize(
-    ("n", "d", "std", "draws"), [(500, 5000, 9.0, 8), pytest.param(2200, 1024, 0.1, 2, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("n", "d", "std", "draws"), [(500, 5000, 9.0, 8), (2200, 1024, 0.1, 2)])
+@pytest.mark.slow
 def test_memory_beyond_the_rows_stays_under_64_mib(n, d, std, draws):
     """Rotated rows, and rows in float64 that are made anew for each block."""
     code = MEMORY.format(n=n, d=d, std=std, draws=draws)

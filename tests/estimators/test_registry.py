@@ -39,6 +39,7 @@ def test_no_foreign_class_takes_the_name_of_a_built_in_one(name):
     assert get(name).__module__.startswith("infoplane.estimators.")
 
 
+@pytest.mark.slow
 def test_a_foreign_class_that_comes_first_takes_no_built_in_name():
     code = """
 from typing import ClassVar

@@ -195,7 +195,7 @@ def test_every_estimator_can_be_wrapped(name):
 @pytest.mark.parametrize(
     ("cls", "settings"),
     [
-        (PermutationNull, {"estimator": "gaussian", "draws": 2}),
+        pytest.param(PermutationNull, {"estimator": "gaussian", "draws": 2}, marks=pytest.mark.slow),
         (PermutationNull, {"estimator": "binning:range=layer", "draws": 2}),
         (SubsampleInterval, {"estimator": "binning:null_draws=0", "draws": 5}),
     ],

@@ -164,7 +164,7 @@ def at_random(kind, count, seed):
     ("kind", "count", "seed"),
     [
         ("network", 150, 0),
-        ("collection", 100, 0),
+        pytest.param("collection", 100, 0, marks=pytest.mark.slow),
         *(
             pytest.param(kind, 2000, seed, marks=[pytest.mark.full, pytest.mark.timeout(3600)])
             for kind in ("network", "collection")

@@ -139,6 +139,7 @@ def fully_sharded(rank, run):
     return results
 
 
+@pytest.mark.slow
 def test_sharded_parameters_are_run_by_all_ranks_and_written_by_one(tmp_path):
     ranks = on_ranks(fully_sharded, 2, str(tmp_path / "a"))
     for rank, result in enumerate(ranks):

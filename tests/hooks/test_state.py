@@ -164,6 +164,7 @@ def test_the_fused_path_of_attention_is_off_only_inside():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+@pytest.mark.slow
 def test_importing_dynamo_is_not_our_doing():
     """It takes seconds; nothing can be compiled before it was imported."""
     code = (

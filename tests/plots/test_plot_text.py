@@ -82,7 +82,8 @@ def rename(table: ResultTable, names: dict[str, str], run: str) -> ResultTable:
     return ResultTable.from_rows(rows)
 
 
-@pytest.mark.parametrize("draw", [plots.plane, pytest.param(plots.curves, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("draw", [plots.plane, plots.curves])
 @given(
     layers=st.lists(st.text(min_size=1, max_size=40), min_size=2, max_size=2, unique=True), run=st.text(max_size=320)
 )

@@ -27,6 +27,7 @@ def test_drawing_again_gives_the_same_bytes(draw, kind, table, tmp_path):
     assert plots.save(draw(table), tmp_path / f"b.{kind}", dpi=80).read_bytes() == first
 
 
+@pytest.mark.slow
 def test_the_bytes_do_not_depend_on_the_process_or_the_clock(table, tmp_path):
     table.write(tmp_path / "results.csv")
     code = (

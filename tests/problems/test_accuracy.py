@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 
 from infoplane.datasets import code_table, noise_channel
@@ -28,6 +29,7 @@ def test_information_of_undersampled_codes():
     assert np.mean(plain) > 4 * np.mean(corrected)
 
 
+@pytest.mark.slow
 def test_entropy_of_undersampled_codes():
     """100 to 1,000 codes, 500 samples: 0.058 nats over 200 tables, the plug-in 0.47."""
     rng = np.random.default_rng(1)
