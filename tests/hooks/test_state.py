@@ -282,38 +282,34 @@ def test_replaced_and_grown_layers():
             rec.snapshot(3)
 
 
-def test_a_layer_that_stops_running():
-    class Gated(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b, self.use = nn.Linear(4, 4), nn.Linear(4, 2), True
+class Changing(nn.Module):
+    """Layer b of what `usual` makes of layer a and the input; of what `later` makes once it has changed."""
 
-        def forward(self, x):
-            return self.b(self.a(x) if self.use else x)
+    def __init__(self, a, usual, later):
+        super().__init__()
+        self.a, self.b, self.usual, self.later, self.changed = a, nn.Linear(4, 2), usual, later, False
 
-    model = Gated()
+    def forward(self, x):
+        return self.b((self.later if self.changed else self.usual)(self.a, x))
+
+
+def change(model, error, match):
+    """Record step 0, let the model change, and expect this of step 1."""
     rec, _ = recorder(model, (X, torch.zeros(10).long()), schedule=every(1), on_error="raise")
     with rec:
-        model.use = False
-        with pytest.raises(RuntimeError, match=r"1 recorded layers .*: a \(0 instead of 1\)"):
+        model.changed = True
+        with pytest.raises(error, match=match):
             rec.snapshot(1)
+
+
+def test_a_layer_that_stops_running():
+    model = Changing(nn.Linear(4, 4), lambda a, x: a(x), lambda a, x: x)
+    change(model, RuntimeError, r"1 recorded layers .*: a \(0 instead of 1\)")
 
 
 def test_a_layer_that_later_gives_one_row_for_all():
-    class Pooling(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b, self.pool = nn.Tanh(), nn.Linear(4, 2), False
-
-        def forward(self, x):
-            return self.b(x + self.a(x.mean(0, keepdim=True) if self.pool else x))
-
-    model = Pooling()
-    rec, _ = recorder(model, (X, torch.zeros(10).long()), schedule=every(1), on_error="raise")
-    with rec:
-        model.pool = True
-        with pytest.raises(ValueError, match=r"layer 'a' should have 10 rows, one per sample, got shape \(1, 4\)"):
-            rec.snapshot(1)
+    model = Changing(nn.Tanh(), lambda a, x: x + a(x), lambda a, x: x + a(x.mean(0, keepdim=True)))
+    change(model, ValueError, r"layer 'a' should have 10 rows, one per sample, got shape \(1, 4\)")
 
 
 def test_undisturbed_restores_when_the_model_raises():
