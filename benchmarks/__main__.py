@@ -5,20 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import pkgutil
 import sys
 
 import benchmarks
 from benchmarks import _device, _harness
-
-# They have commands of their own: errors, the code's size, one network as a whole, another checkout.
-COMMANDS = ("silent", "size", "resnet", "against")
-
-
-def modules() -> list[str]:
-    """The modules with rows."""
-    found = (m.name for m in pkgutil.iter_modules(benchmarks.__path__))
-    return sorted(name for name in found if not name.startswith("_") and name not in COMMANDS)
 
 
 def size(text: str) -> tuple[int, int]:
@@ -34,7 +24,7 @@ def main() -> int:
         os.environ.update(_harness.ENVIRONMENT)
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]])
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=benchmarks.__doc__)
-    parser.add_argument("module", nargs="*", help=f"out of {', '.join(modules())}; all by default")
+    parser.add_argument("module", nargs="*", help=f"out of {', '.join(_harness.modules())}; all by default")
     parser.add_argument("--quick", action="store_true", help="the small cases only, three rounds")
     parser.add_argument(
         "--device", help="five estimators there, against our CPU, plain torch and the device's bandwidth"
@@ -43,11 +33,11 @@ def main() -> int:
     options = parser.parse_intermixed_args()
     if options.device:
         return _device.main(options.device, options.sizes)
-    unknown = sorted(set(options.module) - set(modules()))
+    unknown = sorted(set(options.module) - set(_harness.modules()))
     if unknown:
-        parser.error(f"no benchmark named {', '.join(unknown)}; available: {', '.join(modules())}")
+        parser.error(f"no benchmark named {', '.join(unknown)}; available: {', '.join(_harness.modules())}")
     rows = []
-    for name in options.module or modules():
+    for name in options.module or _harness.modules():
         for case in importlib.import_module(f"benchmarks.{name}").cases(quick=options.quick):
             for row in case.rows():
                 print(_harness.table([row]).splitlines()[1], file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import statistics
 import sys
 import time
@@ -9,6 +10,7 @@ import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +20,15 @@ import torch
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 # A heap that keeps its pages: else page faults on fresh arrays flatter every ratio.
 ENVIRONMENT = ONE_THREAD | {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+
+# They have commands of their own: errors, the code's size, one network as a whole, another checkout.
+COMMANDS = ("silent", "size", "resnet", "against")
+
+
+def modules() -> list[str]:
+    """The modules with rows."""
+    found = (m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    return sorted(name for name in found if not name.startswith("_") and name not in COMMANDS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,6 @@ from typing import Any
 import torch
 
 from benchmarks import _harness
-from benchmarks.__main__ import modules
 
 SPEED, MEMORY = 0.85, 1.1
 SLACK = 1.0
@@ -205,7 +204,7 @@ def alone(old: Path, module: str, quick: bool, name: str) -> tuple[float, float]
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.against", description=__doc__)
     parser.add_argument("old", type=Path, help="a checkout of the older package")
-    parser.add_argument("module", nargs="*", help=f"out of {', '.join(modules())}; all by default")
+    parser.add_argument("module", nargs="*", help=f"out of {', '.join(_harness.modules())}; all by default")
     parser.add_argument("--quick", action="store_true", help="the small cases only")
     parser.add_argument("--only", default="", metavar="TEXT", help="rows with this in their name")
     options = parser.parse_intermixed_args()
@@ -213,7 +212,7 @@ def main() -> int:
     if not (old / "infoplane").is_dir():
         parser.error(f"{options.old} has no folder infoplane; give the top of a checkout")
     held = True
-    for module in options.module or modules():
+    for module in options.module or _harness.modules():
         try:
             held &= all(list(compare(old, module, options.quick, options.only)))
         except RuntimeError as error:

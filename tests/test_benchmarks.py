@@ -1,15 +1,16 @@
-"""The benchmarks of a device: their own arithmetic, and what they say where there is none."""
+"""The benchmarks of a device: their own arithmetic, and what they say where there is none; another checkout."""
 
 from __future__ import annotations
 
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import _device
+from benchmarks import _device, against
 from infoplane.estimators import parse
 
 
@@ -45,3 +46,46 @@ def test_without_the_device_one_line_and_exit_code_2():
     assert done.stdout.splitlines() == [
         "benchmarks: torch finds no device 'xpu' on this machine; leave --device out for the CPU's rows"
     ]
+
+
+@pytest.fixture
+def checkouts(tmp_path, monkeypatch):
+    """Two checkouts whose packages differ in what one call takes; the benchmarks are those of the first."""
+    for name, repeats in (("new", 4), ("old", 1)):
+        package = tmp_path / name / "infoplane"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text(f"REPEATS = {repeats}\n")
+    copied = tmp_path / "new" / "benchmarks"
+    copied.mkdir()
+    for file in Path(against.__file__).parent.glob("*.py"):
+        (copied / file.name).write_text(file.read_text())
+    (copied / "one.py").write_text(
+        "import infoplane\n"
+        "MANY = 200_000 * infoplane.REPEATS\n"
+        "from benchmarks._harness import Case\n"
+        "def cases(quick=False):\n"
+        "    for case in ('burn', 'burn'):\n"
+        "        yield Case(id='Z1', case=case, against='-', candidate=lambda: sum(range(MANY)))\n"
+        "    yield Case(id='Z2', case='no call', against='-')\n"
+    )
+    monkeypatch.setattr(against, "HERE", tmp_path / "new")
+    return tmp_path / "old"
+
+
+@pytest.mark.slow
+def test_another_checkout_is_measured_row_by_row(checkouts, capsys):
+    """The same benchmark on both packages: one that does four times the work is a quarter as fast, and said to be."""
+    held = list(against.compare(checkouts, "one", quick=True, only=""))
+    lines = capsys.readouterr().out.splitlines()
+    assert held == [False, True]
+    assert [line.split()[:2] for line in lines] == [["Z1", "burn"]] * 2
+    assert float(lines[0].split("x")[1].split()[0]) == pytest.approx(0.25, rel=0.4)
+    assert lines[0].endswith("SLOWER")
+    assert lines[1].endswith("MiB")
+
+
+@pytest.mark.slow
+def test_a_row_that_fails_names_its_error(checkouts):
+    (against.HERE / "benchmarks" / "one.py").write_text("def cases(quick=False):\n    yield undefined\n")
+    with pytest.raises(RuntimeError, match="NameError: name 'undefined' is not defined"):
+        list(against.compare(checkouts, "one", quick=True, only=""))
