@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import _device, against
+from benchmarks import _device, _harness, against
 from infoplane.estimators import parse
 
 
@@ -89,3 +90,19 @@ def test_a_row_that_fails_names_its_error(checkouts):
     (against.HERE / "benchmarks" / "one.py").write_text("def cases(quick=False):\n    yield undefined\n")
     with pytest.raises(RuntimeError, match="NameError: name 'undefined' is not defined"):
         list(against.compare(checkouts, "one", quick=True, only=""))
+
+
+@pytest.mark.extra
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("module", _harness.modules())
+def test_every_opponent_computes_the_same(module):
+    """What the rows compare agrees within the stated tolerance, and every package named is installed."""
+    pytest.importorskip("infomeasure", reason="needs the extra bench")
+    joblib = pytest.importorskip("joblib", reason="needs the extra bench")
+    # Threads, for joblib's processes would outlive the test.
+    with joblib.parallel_config(backend="threading"):
+        for case in importlib.import_module(f"benchmarks.{module}").cases(quick=True):
+            assert "not installed" not in case.against
+            case.check()
+            case.reference()
