@@ -63,7 +63,6 @@ class NoiseInjection(Installed):
             raise ValueError(f"kind must be 'additive' or 'multiplicative', got {kind!r}")
         inner = unwrap(model)
         targets = select(layers, named_modules(inner), type(inner).__name__)
-        places: list[Target] = []
         for target in targets:
             if isinstance(target, OpTarget):
                 raise ValueError(f"noise goes on modules, not on functions like {target.pattern!r}")
@@ -71,11 +70,11 @@ class NoiseInjection(Installed):
                 raise ValueError(f"noise goes on a module's whole output, not on one place of {target.named.name!r}")
             if noise_of(target.named.module) is not None:
                 raise ValueError(f"layer {target.named.name!r} has noise already; remove() it first")
-            places.append(target)
-        self.layers = tuple(t.named.name for t in places)
+        places = [target.named for target in targets if isinstance(target, Target)]
+        self.layers = tuple(named.name for named in places)
         self.noise = Noise(std=float(std), kind=kind)
-        for t in places:
-            handle = t.named.module.register_forward_hook(_NoiseHook(self.noise, t.named.name, seed))
+        for named in places:
+            handle = named.module.register_forward_hook(_NoiseHook(self.noise, named.name, seed))
             self._removals.append(handle.remove)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from infoplane.core.records import Layer
 from infoplane.core.text import printable
 from infoplane.hooks._pass.checks import refuse_lazy
-from infoplane.hooks._pass.observe import Flow, ModuleCall, Observation, look, observe
+from infoplane.hooks._pass.observe import Flow, ModuleCall, Observation, Watcher, look
 from infoplane.hooks._pass.plan import is_activation
 from infoplane.hooks._pass.state import Surroundings, model_device
 from infoplane.hooks._ranks import is_sharded
@@ -100,7 +100,7 @@ def layers(model: nn.Module, batch: Any, *, samples: int | None = None) -> Layer
                 flow.start(moved.tensors)
             return inner(*moved.args, **moved.kwargs)
 
-        return surroundings.undisturbed(lambda: observe(forward, modules, ops=ops, flow=flow), model_device(inner))
+        return surroundings.undisturbed(lambda: Watcher(modules, flow, ops=ops).watch(forward), model_device(inner))
 
     seen = look(once, ops=False, follow=not is_sharded(inner))
     n = len(inputs)

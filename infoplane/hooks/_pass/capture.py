@@ -127,6 +127,7 @@ class Pass:
                 passes()
 
         with_hooks(run, modules.values())
+        self._slots = []  # they refer to this pass: the cycle would keep a device's memory until it is collected
         there = [slot for slot in slots if slot.lost is None]
         values = {slot.capture.layer.key: slot.buffer for slot in there if slot.buffer is not None}
         lost = {slot.capture.layer.key: slot.lost for slot in slots if slot.lost is not None}

@@ -38,6 +38,12 @@ _REMEDY = (
 )
 """Models that make or set their weights when they are first called: a recording must not be that call."""
 
+_STATE = (
+    "when the same rows are passed twice: the forward pass keeps state outside parameters and buffers (a hidden state, "
+    "a running mean in an attribute, a generator of its own), which every snapshot changes, so training is not what it "
+    "would be without recording; make it a buffer, or reset it"
+)
+
 _REFUSALS = (ValueError, TypeError, IndexError, KeyError, AssertionError, RuntimeError)
 
 T = TypeVar("T")
@@ -67,10 +73,11 @@ def look_at_rows(
     chunk, plain = _first(run, probe, rows)
     again, other = run(chunk, 0), run(chunk, 1)
     order = _cycle(len(chunk))
-    turned = _turned(run, chunk, order)
+    turned = _unless_refused(lambda: run(chunk.take(order), 0))
     kept = _changed(plain, again, rounding)
-    state = _state(kept) if kept else ""
-    if state:
+    state = ""
+    if kept:
+        state = f"{_named(kept, 'not the same')} {_STATE}"
         warn(state)
     random = [k for k, v in plain.values.items() if k not in kept and _differ(v, other.values.get(k), rounding)]
     if len(chunk) < 4:  # of so few, another order is too often the same but for a mirror
@@ -83,10 +90,8 @@ def look_at_rows(
     sensitive = _sensitive(run, chunk, plain, rounding) if alone else lambda key: 0
     astray: list[tuple[Capture, int]] = []
     blurred: list[str] = []
-    for capture in captures:
+    for capture in (c for c in captures if c.layer.key not in (*kept, *random)):
         key = capture.layer.key
-        if key in kept or key in random:
-            continue
         moved = _moved(plain.values[key][order], turned.values.get(key), rounding)
         if moved <= max(1, ROWS_SHARE * len(chunk)):
             continue
@@ -132,17 +137,13 @@ def returned(output: Any) -> dict[str, Tensor]:
 def _first(run: RunChunk, probe: ProbeSet, rows: int) -> tuple[Inputs, Captured]:
     # Of the whole probe: a first chunk of one class may all go to one expert. In the probe's order: it may be sorted.
     n = min(rows, probe.first_pass)
-    spread = (
-        torch.randperm(probe.first_pass, generator=torch.Generator().manual_seed(0), device="cpu")[:n].sort().values
-    )
-    try:
-        chunk = probe.inputs.take(spread)
-        return chunk, run(chunk, 0).whole()
-    except torch.OutOfMemoryError:
-        raise
-    except _REFUSALS:
-        chunk = probe.inputs.take(slice(0, n))  # it has run before; another may take another way
-        return chunk, run(chunk, 0).whole()
+    drawn = torch.randperm(probe.first_pass, generator=torch.Generator().manual_seed(0), device="cpu")[:n]
+    chunk = probe.inputs.take(drawn.sort().values)
+    found = _unless_refused(lambda: run(chunk, 0).whole())
+    if not isinstance(found, str):
+        return chunk, found
+    chunk = probe.inputs.take(slice(0, n))  # it has run before; another may take another way
+    return chunk, run(chunk, 0).whole()
 
 
 def _cycle(n: int) -> Tensor:
@@ -157,9 +158,10 @@ def _cycle(n: int) -> Tensor:
             return order
 
 
-def _turned(run: RunChunk, chunk: Inputs, order: Tensor) -> Captured | str:
+def _unless_refused(work: Callable[[], Captured]) -> Captured | str:
+    """The pass, or the model's reason for not running on these rows."""
     try:
-        return run(chunk.take(order), 0)
+        return work()
     except torch.OutOfMemoryError:
         raise
     except _REFUSALS as error:
@@ -253,14 +255,6 @@ def _advice(capture: Capture, n: int) -> str:
         axes,
         "leave it out, or reduce inside the model to one row per sample in the order of the input; "
         f"batch_dim={{{key!r}: 0}} records it as it is",
-    )
-
-
-def _state(keys: Sequence[str]) -> str:
-    return (
-        f"{_named(keys, 'not the same')} when the same rows are passed twice: the forward pass keeps state outside "
-        "parameters and buffers (a hidden state, a running mean in an attribute, a generator of its own), which every "
-        "snapshot changes, so training is not what it would be without recording; make it a buffer, or reset it"
     )
 
 

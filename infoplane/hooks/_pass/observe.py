@@ -175,40 +175,36 @@ class Observation:
         return sorted(leaves, key=lambda n: self.calls[n][0].end)
 
 
-def observe(
-    forward: Callable[[], Any], modules: Mapping[str, Named], *, ops: bool = False, flow: Flow | None = None
-) -> Observation:
-    """Run `forward` with a pair of hooks on every module, and on request with an eye on every function.
-
-    With `flow`, in whose mode this must run, layers are told from blocks, and the layer whose output the model
-    returns from one that only ended last.
-    """
-    watcher = _Watcher(modules, flow, ops)
-
-    def watched(attached: Attached) -> Any:
-        for named in modules.values():
-            attached.before(named.module, partial(watcher.before, named))
-            attached.after(named.module, partial(watcher.after, named))
-        return watch_ops(attached, modules, watcher.op, forward) if ops else forward()
-
-    watcher.find_output(with_hooks(watched, modules.values()))
-    return watcher.seen
-
-
 def look(once: Callable[[Flow | None, bool], Observation], *, ops: bool, follow: bool) -> Observation:
     """`once(flow, ops)`: with a flow where all operations can be followed, again with functions where they decide."""
     seen, _ = followed(lambda flow: once(flow, ops), possible=follow)
     return look(once, ops=True, follow=follow) if seen.undecided and not ops else seen
 
 
-class _Watcher:
-    """Collects what the hooks of `observe` see."""
+class Watcher:
+    """Watches one forward pass by a pair of hooks on every module, and with `ops` every function as well.
 
-    def __init__(self, modules: Mapping[str, Named], flow: Flow | None, ops: bool) -> None:
+    With `flow`, in whose mode this must run, layers are told from blocks, and the layer whose output the model
+    returns from one that only ended last.
+    """
+
+    def __init__(self, modules: Mapping[str, Named], flow: Flow | None, *, ops: bool) -> None:
         self.seen = Observation()
         self._modules, self._flow, self._ops = modules, flow, ops
         self._stack: list[ModuleCall] = []
         self._counter = iter(range(1 << 62))
+
+    def watch(self, forward: Callable[[], Any]) -> Observation:
+        """What ran in `forward()`."""
+
+        def watched(attached: Attached) -> Any:
+            for named in self._modules.values():
+                attached.before(named.module, partial(self.before, named))
+                attached.after(named.module, partial(self.after, named))
+            return watch_ops(attached, self._modules, self.op, forward) if self._ops else forward()
+
+        self._find_output(with_hooks(watched, self._modules.values()))
+        return self.seen
 
     def before(self, named: Named, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         found = tensors_in_call(args, kwargs)
@@ -267,7 +263,7 @@ class _Watcher:
             return False
         return call.functions <= AFFINE_OPS and bool(direct or call.functions & MAPPING_OPS)
 
-    def find_output(self, returned: Any) -> None:
+    def _find_output(self, returned: Any) -> None:
         """The layer whose output the model returns; else the block or model that computes it out of several."""
         seen = self.seen
         last = max((seen.calls[name][-1] for name in seen.leaves), key=lambda c: c.end, default=None)

@@ -20,7 +20,7 @@ from infoplane.hooks._out.host import Allocate
 from infoplane.hooks._pass import checks
 from infoplane.hooks._pass.capture import Capture, Captured, Chunk, Pass
 from infoplane.hooks._pass.members import Members
-from infoplane.hooks._pass.observe import Flow, Observation, followed, look, markov_chain, observe
+from infoplane.hooks._pass.observe import Flow, Observation, Watcher, followed, look, markov_chain
 from infoplane.hooks._pass.plan import Planner
 from infoplane.hooks._pass.state import Surroundings, model_device, seed_generators
 from infoplane.hooks._ranks import Ranks, find_ranks, is_sharded
@@ -103,9 +103,8 @@ class Prober:
         follow = not is_sharded(self.model)
 
         def watched(flow: Flow | None, ops: bool) -> Observation:
-            return self._undisturbed(
-                0, lambda run: observe(lambda: run(chunk[2]), modules, ops=ops, flow=flow), flow=flow
-            )
+            watcher = Watcher(modules, flow, ops=ops)
+            return self._undisturbed(0, lambda run: watcher.watch(lambda: run(chunk[2])), flow=flow)
 
         ops = self.settings.functional or any(isinstance(t, OpTarget) for t in self.targets or ())
         seen = look(watched, ops=ops, follow=follow)
