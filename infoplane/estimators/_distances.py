@@ -40,6 +40,7 @@ _DIRECT = "donot_use_mm_for_euclid_dist"
 
 
 NORM = {"euclidean": 2.0, "max": math.inf}
+ALL = slice(None)
 
 
 def lengths(rows: Tensor, own: Tensor, index: Tensor, metric: Metric) -> Tensor:
@@ -53,9 +54,9 @@ def lengths(rows: Tensor, own: Tensor, index: Tensor, metric: Metric) -> Tensor:
     return out
 
 
-def lengths_to_all(rows: Tensor, own: Tensor, metric: Metric) -> Tensor:
-    """Distances (n, N) of the rows `own` (n,) of (N, D) to all others, float64; infinite to themselves."""
-    return torch.cdist(rows[own], rows, p=NORM[metric], compute_mode=_DIRECT).scatter_(1, own[:, None], math.inf)
+def lengths_to_all(rows: Tensor, own: Tensor, metric: Metric, columns: slice = ALL) -> Tensor:
+    """Distances (n, w) of the rows `own` (n,) of (N, D) to some of them, float64; 0 to themselves."""
+    return torch.cdist(rows[own], rows[columns], p=NORM[metric], compute_mode=_DIRECT)
 
 
 def extent(rows: Tensor) -> float:
@@ -154,9 +155,9 @@ class Keys:
         """Distances (n, c) of the rows `own` (n,) to the rows `index` (n, c), float64."""
         return lengths(self._rows, own, index, self.metric).mul_(self.scale)
 
-    def exact_to_all(self, own: Tensor) -> Tensor:
-        """Distances (n, N) of the rows `own` (n,) to all others, measured directly; infinite to themselves."""
-        return lengths_to_all(self._rows, own, self.metric).mul_(self.scale)
+    def exact_to_all(self, own: Tensor, columns: slice = ALL) -> Tensor:
+        """Distances (n, w) of the rows `own` (n,) to some or all, measured directly; 0 to themselves."""
+        return lengths_to_all(self._rows, own, self.metric, columns).mul_(self.scale)
 
     def limits(self, radius: Tensor) -> tuple[Tensor, Tensor]:
         """Keys (N, 1): below the first a pair is closer than `radius` (N,), above the second farther, ties included."""
@@ -180,12 +181,6 @@ class Keys:
         torch.sum(torch.lt(key, limits[0][rows], out=below), 1, dtype=out.dtype, out=out[0])
         torch.sum(torch.le(key, limits[1][rows], out=upto), 1, dtype=out.dtype, out=out[1])
         return below, upto
-
-    def measured(self, own: Tensor, columns: slice, radius: Tensor) -> Tensor:
-        """The same counts (2, n) for the rows `own` (n,) within `radius` (n,), from distances in float64."""
-        distance = torch.cdist(self._rows[own], self._rows[columns], p=NORM[self.metric], compute_mode=_DIRECT)
-        distance, reach = distance.mul_(self.scale), radius[:, None]
-        return torch.stack([(distance < reach * (1.0 - TIE)).sum(1), (distance <= reach * (1.0 + TIE)).sum(1)])
 
 
 def counts_within(rows: Tensor, radius: Tensor, metric: Metric, known: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,18 +206,22 @@ def counts_within(rows: Tensor, radius: Tensor, metric: Metric, known: Tensor) -
         own = left + part.start
         row, column = (upto[left] != below[left]).nonzero(as_tuple=True)
         if len(row) > below.numel() // _MANY:
-            found[:, left] = keys.measured(own, columns, radius[own]).to(dtype)
+            distance = keys.exact_to_all(own, columns)
+            found[:, left] = _within(distance, radius[own, None]).sum(2).to(dtype)
         else:
             found[1, left] = found[0, left]
             pairs.append(torch.stack([own[row], column + columns.start]))
     if pairs:
         own, other = torch.cat(pairs, 1)
-        distance, reach = keys.exact(own, other[:, None])[:, 0], radius[own]
-        counts[0].index_add_(0, own, (distance < reach * (1.0 - TIE)).to(dtype))
-        counts[1].index_add_(0, own, (distance <= reach * (1.0 + TIE)).to(dtype))
+        counts.index_add_(1, own, _within(keys.exact(own, other[:, None])[:, 0], radius[own]).to(dtype))
     counts -= torch.stack([radius > 0, radius >= 0]).to(dtype)  # the row itself
     opened, closed = torch.empty_like(counts, dtype=torch.int64).index_copy_(1, order, counts.long())
     return closed, opened
+
+
+def _within(distance: Tensor, radius: Tensor) -> Tensor:
+    """Whether distances are below a radius, and up to it, ties included, (2, ...) bool."""
+    return torch.stack([distance < radius * (1.0 - TIE), distance <= radius * (1.0 + TIE)])
 
 
 def _windows(value: Tensor, radius: Tensor) -> Iterator[tuple[slice, slice]]:

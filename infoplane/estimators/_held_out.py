@@ -9,7 +9,7 @@ from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT, Z_95
 from infoplane.estimators._checks import excess_over_gaussian, normal_scores, whitened
-from infoplane.estimators._linear_model import Loss, SoftmaxLoss, SquaredLoss
+from infoplane.estimators._linear_model import SoftmaxLoss, SquaredLoss
 from infoplane.estimators._protocol import Bound
 from infoplane.estimators._scaling import zscore
 
@@ -28,11 +28,11 @@ NOT_GAUSSIAN_EACH = 0.005
 """Nats of non-Gaussian structure among the targets that are let pass, and more for each: the scatter of that check."""
 
 
-class Classes:
+class Classes(SoftmaxLoss):
     """Integer classes `y` (N,) from 0, predicted by a softmax."""
 
     def __init__(self, y: Tensor) -> None:
-        self.y, self.outputs = y, int(y.max()) + 1
+        super().__init__(y, int(y.max()) + 1)
         counts = torch.bincount(y)
         self.log_prior = (counts.double() / len(y)).log()[y]  # (N,)
         self.h_y = -self.log_prior.mean() * BITS_PER_NAT
@@ -40,16 +40,12 @@ class Classes:
         self.ceiling = self.h_y
         self.few = len(y) < 10 * self.outputs or int(counts.min()) < 5
 
-    def loss(self, rows: Tensor) -> Loss:
-        return SoftmaxLoss(self.y, self.outputs, rows)
-
     def row_loss(self, scores: Tensor) -> Tensor:
         """(S, F, N) nats. One part in N of the prediction is uniform: no sample costs more than ln(N K)."""
         samples = scores.shape[3]
         if self.outputs == 1:
             return torch.zeros_like(scores[:, :, 0])
-        index = self.y[None, None, None].expand(*scores.shape[:2], 1, -1)
-        own = (scores.gather(2, index) - torch.logsumexp(scores, 2, keepdim=True))[:, :, 0]
+        own = self.own_score(scores) - torch.logsumexp(scores, 2)
         floor = torch.full_like(own, -math.log(samples * self.outputs))
         return -torch.logaddexp(own + math.log1p(-1.0 / samples), floor)
 
@@ -62,8 +58,7 @@ class Classes:
 
     def residuals(self, held_out: Tensor) -> Tensor:
         """(S, K, N) what `held_out` scores (S, K, N) leave of the indicators of the classes."""
-        onehot: Tensor = torch.nn.functional.one_hot(self.y, self.outputs).T.double()
-        return onehot - torch.softmax(held_out, 1)
+        return self._onehot - torch.softmax(held_out, 1)
 
     def flags(self, constant: Tensor) -> dict[str, Tensor | bool]:
         """Flags that hold whatever is estimated; `constant` (S,)."""
@@ -78,7 +73,7 @@ class Classes:
         return {"value": value, "half": half, "loose": loose & (self.outputs > 1)}
 
 
-class Targets:
+class Targets(SquaredLoss):
     """Real targets `y` (N,) or (N, k), as normal scores that are then whitened."""
 
     def __init__(self, y: Tensor, seed: int = 0) -> None:
@@ -86,20 +81,16 @@ class Targets:
         self.tied = bool(repeated.double().mean() > 0.01)
         # Leaving directions out can only lower a bound. Those of hardly any variance are mostly ranks rounded to
         # scores, and so are targets that repeat one another.
-        self.white = whitened(scores, LEAST_TARGET).T.contiguous()  # (k', N)
-        self.outputs = len(self.white)
-        excess = excess_over_gaussian(self.white.T) if self.outputs > 1 else 0.0
+        super().__init__(whitened(scores, LEAST_TARGET))
+        excess = excess_over_gaussian(self.targets.T) if self.outputs > 1 else 0.0
         self.gaussian = excess < NOT_GAUSSIAN + NOT_GAUSSIAN_EACH * self.outputs
         self.bound: Bound = "lower" if self.gaussian else "point"
         self.ceiling = None
         self.few = len(y) < 30
 
-    def loss(self, rows: Tensor) -> Loss:
-        return SquaredLoss(self.white.T, rows)
-
     def row_loss(self, scores: Tensor) -> Tensor:
         """(S, F, N) squared error."""
-        found: Tensor = (scores - self.white).square().sum(2)
+        found: Tensor = (scores - self.targets).square().sum(2)
         return found
 
     def missed(self, held_out: Tensor, features: Tensor, seed: int) -> Tensor:
@@ -109,7 +100,7 @@ class Targets:
 
     def residuals(self, held_out: Tensor) -> Tensor:
         """(S, k', N) what `held_out` predictions (S, k', N) leave of the targets, each of variance 1."""
-        residual = self.white - held_out
+        residual = self.targets - held_out
         return residual / residual.square().mean(2, keepdim=True).sqrt().clamp(min=1e-150)
 
     def flags(self, constant: Tensor) -> dict[str, Tensor | bool]:
@@ -126,13 +117,13 @@ class Targets:
         outputs, samples = held_out.shape[1:]
         value, half, loose = (torch.zeros_like(fitted) for _ in range(3))
         if outputs:
-            residual = self.white - held_out
+            residual = self.targets - held_out
             # Rounding keeps an exact prediction from -infinity: 52 bits of a target are all there is.
             covariance = residual @ residual.mT / samples + 2.0**-104 * torch.eye(
                 outputs, dtype=residual.dtype, device=residual.device
             )
             value = -0.5 * BITS_PER_NAT * torch.linalg.slogdet(covariance)[1]
-            gain = self.white.square().sum(0) - (residual * torch.linalg.solve(covariance, residual)).sum(1)
+            gain = self.targets.square().sum(0) - (residual * torch.linalg.solve(covariance, residual)).sum(1)
             half = 0.98 * BITS_PER_NAT * gain.std(1) / math.sqrt(samples)
             loose = -0.5 * BITS_PER_NAT * (fitted / outputs + 2.0**-104).log() - value / outputs - OVERFIT_BITS
         return {"value": value, "half": half, "loose": loose > 0}

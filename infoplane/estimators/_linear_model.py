@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,89 +27,58 @@ SMALL_GAIN = 0.25
 NEAR = 1e-8
 
 
-class Loss(Protocol):
-    """Sum of a convex loss over the rows of each subset; `scores` are (S, F, K, N).
-
-    `outputs` is K and `rows` (F, N) bool. `slope` returns the derivative by the scores and a state, with
-    which `curve` applies the second derivative to a direction and `curvature` gives its mean diagonal (S, F).
-    """
-
-    outputs: int
-    rows: Tensor
-
-    def value(self, scores: Tensor) -> Tensor: ...
-
-    def slope(self, scores: Tensor) -> tuple[Tensor, Tensor]: ...
-
-    def curve(self, state: Tensor, direction: Tensor) -> Tensor: ...
-
-    def curvature(self, state: Tensor) -> Tensor: ...
-
-    def part(self, subsets: Tensor) -> Loss: ...
-
-
 class SoftmaxLoss:
-    """Multinomial cross-entropy in nats.
+    """Multinomial cross-entropy in nats of classes `y` (N,) int64 from 0.
 
-    Parameters
-    ----------
-    y : (N,) int64
-        Classes from 0.
-    classes : int
-    rows : (F, N) bool
-        Which rows each problem is fitted to.
+    As for every convex loss here: `value` (S, F) sums it over the rows (F, N) bool of each subset, for scores
+    (S, F, K, N) of `outputs` K. `slope` returns the derivative by the scores and a state, with which `curve` applies
+    the second derivative to a direction and `curvature` gives its mean diagonal (S, F).
     """
 
-    def __init__(self, y: Tensor, classes: int, rows: Tensor) -> None:
-        self.outputs, self.rows = classes, rows
-        self._outside = ~rows[:, None, :]
-        self._index = y[None, None, None, :]
+    def __init__(self, y: Tensor, classes: int) -> None:
+        self.y, self.outputs = y, classes
         self._onehot = torch.nn.functional.one_hot(y, classes).T.double()
 
-    def value(self, scores: Tensor) -> Tensor:
-        own = scores.gather(2, self._index.expand(*scores.shape[:2], 1, -1))[:, :, 0]
-        return ((torch.logsumexp(scores, 2) - own) * self.rows).sum(2)
+    def own_score(self, scores: Tensor) -> Tensor:
+        """The scores (S, F, N) of the class that each row has."""
+        return scores.gather(2, self.y.expand(*scores.shape[:2], 1, -1))[:, :, 0]
 
-    def slope(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        p = torch.softmax(scores, 2)
-        return (p - self._onehot).masked_fill_(self._outside, 0.0), p.masked_fill(self._outside, 0.0)
+    def value(self, scores: Tensor, rows: Tensor) -> Tensor:
+        return ((torch.logsumexp(scores, 2) - self.own_score(scores)) * rows).sum(2)
 
-    def curve(self, state: Tensor, direction: Tensor) -> Tensor:
+    def slope(self, scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        p, outside = torch.softmax(scores, 2), ~rows[:, None]
+        return (p - self._onehot).masked_fill_(outside, 0.0), p.masked_fill(outside, 0.0)
+
+    def curve(self, state: Tensor, direction: Tensor, rows: Tensor) -> Tensor:
         out = state * direction
         return out.sub_(state * out.sum(2, keepdim=True))
 
-    def curvature(self, state: Tensor) -> Tensor:
-        return (state - state.square()).mean(2).sum(2) / self.rows.sum(1)
-
-    def part(self, subsets: Tensor) -> SoftmaxLoss:
-        """The loss of some of the subsets."""
-        return SoftmaxLoss(self._index[0, 0, 0], self.outputs, self.rows[subsets])
+    def curvature(self, state: Tensor, rows: Tensor) -> Tensor:
+        return (state - state.square()).mean(2).sum(2) / rows.sum(1)
 
 
 class SquaredLoss:
     """Half the squared error against `targets` (N, k), over the rows (F, N) of each problem."""
 
-    def __init__(self, targets: Tensor, rows: Tensor) -> None:
-        self.outputs, self.rows = targets.shape[1], rows
-        self._outside = ~rows[:, None, :]
-        self._targets = targets.T.double()
+    def __init__(self, targets: Tensor) -> None:
+        self.outputs, self.targets = targets.shape[1], targets.T.double().contiguous()
 
-    def value(self, scores: Tensor) -> Tensor:
-        return 0.5 * self.slope(scores)[0].square().sum((2, 3))
+    def value(self, scores: Tensor, rows: Tensor) -> Tensor:
+        return 0.5 * self.slope(scores, rows)[0].square().sum((2, 3))
 
-    def slope(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        error = (scores - self._targets).masked_fill_(self._outside, 0.0)
+    def slope(self, scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        error = (scores - self.targets).masked_fill_(~rows[:, None], 0.0)
         return error, error
 
-    def curve(self, state: Tensor, direction: Tensor) -> Tensor:
-        return direction.masked_fill(self._outside, 0.0)
+    def curve(self, state: Tensor, direction: Tensor, rows: Tensor) -> Tensor:
+        return direction.masked_fill(~rows[:, None], 0.0)
 
-    def curvature(self, state: Tensor) -> Tensor:
+    def curvature(self, state: Tensor, rows: Tensor) -> Tensor:
         return state.new_ones(state.shape[:2])
 
-    def part(self, subsets: Tensor) -> SquaredLoss:
-        """The loss of some of the subsets."""
-        return SquaredLoss(self._targets.T, self.rows[subsets])
+
+Loss = SoftmaxLoss | SquaredLoss
 
 
 @dataclass(frozen=True)
@@ -151,6 +119,7 @@ def fit(
     design: Tensor,
     squares: Tensor,
     loss: Loss,
+    rows: Tensor,
     penalty: Tensor,
     *,
     start: Fit | None = None,
@@ -165,6 +134,8 @@ def fit(
         Columns nearly orthogonal (principal coordinates): the preconditioner takes them to be.
     squares : (S, r)
         Squared norms of the columns.
+    rows : (F, N) bool
+        Which rows each problem is fitted to.
     penalty : broadcastable to (S, F, 1, r)
         Positive: it makes the minimum unique.
     start : Fit or None
@@ -175,14 +146,14 @@ def fit(
         In nats a row, how far above the minimum is near enough.
     """
     snapshots, samples, columns = design.shape
-    shape = snapshots, len(loss.rows), loss.outputs
+    shape = snapshots, len(rows), loss.outputs
     if start is None:
         start = Fit(design.new_zeros(*shape, columns), design.new_zeros(*shape, samples), design.new_zeros(shape[:2]))
     working = design.new_ones(shape[:2], dtype=torch.bool) if active is None else active
     start = Fit(start.weights, start.scores, ~working)
     found = Fit(start.weights.clone(), start.scores.clone(), ~working)
     penalty = penalty.expand(*shape[:2], 1, columns)
-    left = _Working(design, squares, loss, penalty, start, working, tolerance)
+    left = _Working(design, squares, loss, rows, penalty, start, working, tolerance)
     for _ in range(MAX_STEPS):
         if not bool(left.working.any()):
             break
@@ -200,23 +171,24 @@ class _Working:
         design: Tensor,
         squares: Tensor,
         loss: Loss,
+        rows: Tensor,
         penalty: Tensor,
         start: Fit,
         working: Tensor,
         tolerance: float,
         place: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        self.design, self.squares, self.loss, self.penalty = design, squares, loss, penalty
+        self.design, self.squares, self.loss, self.rows, self.penalty = design, squares, loss, rows, penalty
         self.weights, self.scores, self.converged = start.weights, start.scores, start.converged
         self.working, self.tolerance = working, tolerance
         # Of every snapshot and subset here its place in the whole: (S', 1) and (F',).
         device = design.device
         self.place = place or (
             torch.arange(len(design), device=device)[:, None],
-            torch.arange(len(loss.rows), device=device),
+            torch.arange(len(rows), device=device),
         )
         self.coarse = design.float()
-        self.count = loss.rows.sum(1)  # (F,)
+        self.count = rows.sum(1)  # (F,)
         self.current = self._objective(self.scores, self.weights)
 
     def store(self, found: Fit) -> None:
@@ -236,7 +208,8 @@ class _Working:
         return _Working(
             self.design if whole else self.design[snapshots],
             self.squares[snapshots],
-            self.loss.part(columns),
+            self.loss,
+            self.rows[columns],
             self.penalty[rows, columns],
             here,
             self.working[rows, columns],
@@ -246,13 +219,13 @@ class _Working:
 
     def step(self) -> None:
         """One Newton step of the working problems, shortened until the objective falls."""
-        slope, state = self.loss.slope(self.scores)
+        slope, state = self.loss.slope(self.scores, self.rows)
         gradient = self._back(slope) + self.penalty * self.weights
-        scale = self.loss.curvature(state) * (self.count / self.design.shape[1])
+        scale = self.loss.curvature(state, self.rows) * (self.count / self.design.shape[1])
         coarse_state, ridge = state.float(), self.penalty.float()
 
         def hessian(v: Tensor) -> Tensor:
-            return self._back(self.loss.curve(coarse_state, self._scores_of(v))) + ridge * v
+            return self._back(self.loss.curve(coarse_state, self._scores_of(v), self.rows)) + ridge * v
 
         inverse = 1.0 / (self.squares[:, None, None, :] * _wide(scale) + self.penalty)
         step = _conjugate_gradients(hessian, gradient.float(), inverse.float(), self.working, self.count).double()
@@ -286,7 +259,7 @@ class _Working:
         return (per_row.flatten(1, 2) @ matrix).view(*per_row.shape[:3], matrix.shape[2])
 
     def _objective(self, scores: Tensor, weights: Tensor) -> Tensor:
-        return self.loss.value(scores) + 0.5 * (self.penalty * weights.square()).sum((2, 3))
+        return self.loss.value(scores, self.rows) + 0.5 * (self.penalty * weights.square()).sum((2, 3))
 
 
 def _conjugate_gradients(

@@ -94,12 +94,7 @@ class Points:
             return self._nearest_on_a_line(k)
         if self.uses_tree:
             return _without_self(*map(torch.from_numpy, self.in_tree(k + 1)))
-        out = torch.empty(self.count, k, dtype=torch.float64, device=self.rows.device)
-        found = torch.empty(self.count, k, dtype=torch.int64, device=self.rows.device)
-        keys = Keys(self.rows, self.metric)
-        for rows in keys.spans():
-            out[rows], found[rows] = nearest_in_block([keys], rows, keys.block(rows), k)
-        return out, found
+        return _nearest_by_blocks([Keys(self.rows, self.metric)], k)
 
     def _nearest_on_a_line(self, k: int) -> tuple[Tensor, Tensor]:
         value, order = self.line
@@ -144,12 +139,19 @@ def _without_self(distance: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     return distance[~own].view(shape), index[~own].view(shape)
 
 
-def nearest_in_block(spaces: list[Keys], rows: slice, block: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k nearest others of the rows of a block in the largest of the distances in `spaces`.
+def _nearest_by_blocks(spaces: list[Keys], k: int) -> tuple[Tensor, Tensor]:
+    """Distances and indices (N, k) of the k nearest others in the largest of the distances in `spaces`."""
+    blocks = [_nearest_in_block(spaces, rows, k) for rows in spaces[0].spans()]
+    return torch.cat([distance for distance, _ in blocks]), torch.cat([index for _, index in blocks])
 
-    `block` (n, width) holds the largest of their keys. The k smallest keys are taken, where the next one is
-    larger beyond rounding; else some more are measured, and if that does not decide, all.
+
+def _nearest_in_block(spaces: list[Keys], rows: slice, k: int) -> tuple[Tensor, Tensor]:
+    """The same for some rows.
+
+    The k smallest keys are taken, where the next one is larger beyond rounding; else some more are measured, and if
+    that does not decide, all.
     """
+    block = functools.reduce(torch.maximum, [space.block(rows) for space in spaces])
     most = spaces[0].count - 1
     own = torch.arange(rows.start, rows.stop, device=block.device)
     distance, index, unsafe = _proven(spaces, own, block, k, k)
@@ -159,8 +161,14 @@ def nearest_in_block(spaces: list[Keys], rows: slice, block: Tensor, k: int) -> 
         unsafe = unsafe[left]
     for few in torch.split(unsafe, spaces[0].height):
         whole = functools.reduce(torch.maximum, [space.exact_to_all(own[few]) for space in spaces])
-        distance[few], index[few] = torch.topk(whole, k, dim=1, largest=False, sorted=True)
+        distance[few], index[few] = _nearest_of_all(whole, own[few], k)
     return distance, index
+
+
+def _nearest_of_all(distance: Tensor, own: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k smallest of all distances (n, N) of the rows `own` (n,), which are no neighbours of themselves."""
+    found = torch.topk(distance.scatter_(1, own[:, None], math.inf), k, dim=1, largest=False, sorted=True)
+    return found.values, found.indices
 
 
 def _proven(spaces: list[Keys], own: Tensor, block: Tensor, k: int, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -225,7 +233,7 @@ def pair_counts(x: Points, y: Points, k: int, counted: Counted = "open") -> tupl
     which = 1 if counted == "open" else 0
     # Which of several tied neighbours are taken decides a rectangle: blocks, as ever, where a list has another order.
     nearest = None if counted == "rectangle" and not one_norm else _nearest_in_both(x, y, k)
-    distance, index = nearest or _nearest_by_blocks(x, y, k)
+    distance, index = nearest or _nearest_by_blocks(_spaces(x, y), k)
     own, counts = torch.arange(x.count, device=index.device), []
     for points in (x, y):
         apart = lengths(points.rows, own, index, points.metric)
@@ -235,17 +243,11 @@ def pair_counts(x: Points, y: Points, k: int, counted: Counted = "open") -> tupl
     return distance, counts[0], counts[1]
 
 
-def _nearest_by_blocks(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor]:
-    """Distances and indices (N, k) of the nearest in the joint space, from blocks."""
-    scale = max(extent(x.rows), extent(y.rows)) or 1.0  # keys of both are compared with each other
+def _spaces(x: Points, y: Points) -> list[Keys]:
+    """Keys of both that can be compared with each other."""
+    scale = max(extent(x.rows), extent(y.rows)) or 1.0
     whole = all(integers_serve(p.rows, scale) for p in (x, y))
-    spaces = [Keys(p.rows, p.metric, scale, whole) for p in (x, y)]
-    distance = torch.empty(x.count, k, dtype=torch.float64, device=x.rows.device)
-    index = torch.empty(x.count, k, dtype=torch.int64, device=x.rows.device)
-    for rows in spaces[0].spans():
-        block = torch.maximum(*(keys.block(rows) for keys in spaces))
-        distance[rows], index[rows] = nearest_in_block(spaces, rows, block, k)
-    return distance, index
+    return [Keys(p.rows, p.metric, scale, whole) for p in (x, y)]
 
 
 def _nearest_in_both(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | None:
@@ -276,7 +278,7 @@ def _nearest_in_both(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | No
         return None
     for few in torch.split(left, max(1, _CHUNK // x.count)):
         whole = torch.maximum(*(lengths_to_all(p.rows, few, p.metric) for p in (x, y)))
-        distance[few], index[few] = torch.topk(whole, k, dim=1, largest=False, sorted=True)
+        distance[few], index[few] = _nearest_of_all(whole, few, k)
     return distance, index
 
 

@@ -199,11 +199,11 @@ class _CrossFit(Problem):
 
     def _cross_fit(self, design: _Design, outside: Tensor, validation: Tensor) -> Fit:
         """Fit each fold's probe on the rows `outside` (F, N) it, its ridge chosen on the part `validation` of them."""
-        loss, ridge = self.task.loss(outside), self.config.ridge
+        ridge = self.config.ridge
         if ridge != "auto":
-            return design.fit(loss, design.ones * ridge)
+            return design.fit(self.task, outside, design.ones * ridge)
         chosen, start = _choose_ridge(design, self.task, outside & ~validation, validation)
-        return design.fit(loss, chosen, start=start)
+        return design.fit(self.task, outside, chosen, start=start)
 
     def _code(self, design: _Design, task: Classes, constant: Tensor) -> Tensor:
         """(S,) bits a label to send the classes block after block."""
@@ -219,9 +219,9 @@ class _CrossFit(Problem):
         if len(before):
             parts = []
             for some in design.at_once(len(before), task.outputs):
-                loss, lengths, model = task.loss(before[some]), [], None
+                lengths, model = [], None
                 for ridge in RIDGES if self.config.ridge == "auto" else (float(self.config.ridge),):
-                    model = design.fit(loss, design.ones * ridge, start=model)
+                    model = design.fit(task, before[some], design.ones * ridge, start=model)
                     lengths.append((task.row_loss(model.scores) * block[some]).sum(2))
                 parts.append(torch.stack(lengths, dim=2))
             cost = torch.cat(parts, dim=1)  # (S, J, ridges)
@@ -265,6 +265,7 @@ class _Design:
     def fit(
         self,
         loss: Loss,
+        rows: Tensor,
         ridge: Tensor,
         *,
         start: Fit | None = None,
@@ -274,17 +275,16 @@ class _Design:
         """`ridge` is broadcastable to (S, F)."""
         penalty = ridge[:, :, None, None].repeat(1, 1, 1, self.columns.shape[2])
         penalty[..., -1] = INTERCEPT_RIDGE
-        return fit(self.columns, self.squares, loss, penalty, start=start, active=active, tolerance=tolerance)
+        return fit(self.columns, self.squares, loss, rows, penalty, start=start, active=active, tolerance=tolerance)
 
 
 def _choose_ridge(design: _Design, task: Classes | Targets, rows: Tensor, validation: Tensor) -> tuple[Tensor, Fit]:
     """First local minimum of the validation loss along falling ridges: its (S, F) values, and the fits there."""
-    loss = task.loss(rows)
-    kept = design.fit(loss, design.ones * RIDGES[0], tolerance=COARSE)
+    kept = design.fit(task, rows, design.ones * RIDGES[0], tolerance=COARSE)
     best = (task.row_loss(kept.scores) * validation).sum(2)
     chosen, falling = torch.full_like(best, RIDGES[0]), torch.ones_like(best, dtype=torch.bool)
     for ridge in RIDGES[1:]:
-        model = design.fit(loss, design.ones * ridge, start=kept, active=falling, tolerance=COARSE)
+        model = design.fit(task, rows, design.ones * ridge, start=kept, active=falling, tolerance=COARSE)
         score = (task.row_loss(model.scores) * validation).sum(2)
         falling = falling & (score < best)
         if not bool(falling.any()):

@@ -44,7 +44,7 @@ def test_softmax_minimum(seed, ridge):
     """Scores agree to 1e-6: the last step starts within 1e-12 nats a row, an error of its square root, and cuts it."""
     z, y, rows = problem(seed)
     coordinates, squares = principal_coordinates(z)
-    found = fit(coordinates, squares, SoftmaxLoss(y, 3, rows), torch.full((1, 1, 1, 4), ridge, dtype=torch.float64))
+    found = fit(coordinates, squares, SoftmaxLoss(y, 3), rows, torch.full((1, 1, 1, 4), ridge, dtype=torch.float64))
     assert found.converged.all()
     for s in range(2):
         for f in range(2):
@@ -57,7 +57,7 @@ def test_squared_minimum(seed):
     z, _, rows = problem(seed)
     targets = torch.randn(60, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
     ridge = torch.full((2, 2, 1, 4), 0.3, dtype=torch.float64)
-    found = fit(*principal_coordinates(z), SquaredLoss(targets, rows), ridge)
+    found = fit(*principal_coordinates(z), SquaredLoss(targets), rows, ridge)
     assert found.converged.all()
     for s in range(2):
         for f in range(2):
@@ -68,10 +68,10 @@ def test_squared_minimum(seed):
 
 def test_frozen_problems_keep_their_start():
     z, y, rows = problem(0)
-    design, loss = principal_coordinates(z), SoftmaxLoss(y, 3, rows)
-    first = fit(*design, loss, torch.full((1, 1, 1, 4), 10.0, dtype=torch.float64))
+    design, loss = principal_coordinates(z), (SoftmaxLoss(y, 3), rows)
+    first = fit(*design, *loss, torch.full((1, 1, 1, 4), 10.0, dtype=torch.float64))
     active = torch.tensor([[True, False], [False, True]])
-    second = fit(*design, loss, torch.full((1, 1, 1, 4), 0.1, dtype=torch.float64), start=first, active=active)
+    second = fit(*design, *loss, torch.full((1, 1, 1, 4), 0.1, dtype=torch.float64), start=first, active=active)
     assert torch.equal(second.weights[~active], first.weights[~active])
     assert not torch.allclose(second.weights[active], first.weights[active], atol=1e-3)
 
@@ -81,9 +81,9 @@ def test_separable_classes_without_much_penalty():
     z = torch.linspace(-1, 1, 40, dtype=torch.float64)[None, :, None]
     y = (z[0, :, 0] > 0).long()
     rows = torch.ones(1, 40, dtype=torch.bool)
-    found = fit(*principal_coordinates(z), SoftmaxLoss(y, 2, rows), torch.full((1, 1, 1, 1), 1e-6, dtype=torch.float64))
+    found = fit(*principal_coordinates(z), SoftmaxLoss(y, 2), rows, torch.full((1, 1, 1, 1), 1e-6, dtype=torch.float64))
     assert found.converged.all()
-    assert SoftmaxLoss(y, 2, rows).value(found.scores).item() < 0.01
+    assert SoftmaxLoss(y, 2).value(found.scores, rows).item() < 0.01
 
 
 @pytest.mark.parametrize("loss", ["softmax", "squared"])
@@ -100,14 +100,14 @@ def test_what_has_converged_is_left_out_of_the_products(loss, easy, monkeypatch)
     monkeypatch.setattr(
         _linear_model._Working, "_back", lambda self, v: sizes.append(v.shape[0] * v.shape[1]) or whole(self, v)
     )
-    made = (lambda r: SoftmaxLoss(y, 3, r)) if loss == "softmax" else (lambda r: SquaredLoss(targets, r))
-    found = fit(design, squares, made(rows), ridge)
+    convex = SoftmaxLoss(y, 3) if loss == "softmax" else SquaredLoss(targets)
+    found = fit(design, squares, convex, rows, ridge)
     assert found.converged.all()
     assert sizes[0] == 4
     assert sizes[-1] <= 2
     for s in range(2):
         for f in range(2):
-            one = fit(design[[s]], squares[[s]], made(rows[[f]]), ridge[[s]][:, [f]])
+            one = fit(design[[s]], squares[[s]], convex, rows[[f]], ridge[[s]][:, [f]])
             torch.testing.assert_close(found.scores[s, f], one.scores[0, 0], atol=1e-6, rtol=0)
 
 
@@ -123,19 +123,19 @@ def test_directions_stop_where_they_gain_little(monkeypatch):
     ridge = torch.full((1, 1, 1, design.shape[2]), 1e-2, dtype=torch.float64)
     products, whole = [0], SoftmaxLoss.curve
 
-    def curve(self, state, direction):
+    def curve(self, *given):
         products[0] += 1
-        return whole(self, state, direction)
+        return whole(self, *given)
 
     monkeypatch.setattr(SoftmaxLoss, "curve", curve)
     found = {}
     for gain in (0.0, _linear_model.SMALL_GAIN):
         monkeypatch.setattr(_linear_model, "SMALL_GAIN", gain)
         products[0] = 0
-        fitted = fit(design, squares, SoftmaxLoss(y, 5, rows), ridge, tolerance=1e-6)
+        fitted = fit(design, squares, SoftmaxLoss(y, 5), rows, ridge, tolerance=1e-6)
         found[gain] = products[0], fitted
     (all_, exact), (few, inexact) = found.values()
     assert inexact.converged.all()
     assert few < 0.8 * all_
-    loss = SoftmaxLoss(y, 5, rows)
-    assert (loss.value(inexact.scores) - loss.value(exact.scores)).abs().max() < 0.1
+    loss = SoftmaxLoss(y, 5)
+    assert (loss.value(inexact.scores, rows) - loss.value(exact.scores, rows)).abs().max() < 0.1
