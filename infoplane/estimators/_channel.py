@@ -51,6 +51,7 @@ class Channel(ABC):
     """Draws noise for a span of rows, then yields the ratios of its samples to the rows of another span."""
 
     count: int
+    pairs: int
     dtype: torch.dtype
     device: torch.device
     spread: float
@@ -92,7 +93,7 @@ class AdditiveChannel(Channel):
         buffers: Buffers | None = None,
     ) -> None:
         self._rows = CentredRows(rows, std, order=order, dtype=dtype, rotate=True)
-        self._pairs = pairs
+        self.pairs = pairs
         self.count, self.dtype = self._rows.count, self._rows.dtype
         self.device, self.spread = rows.device, self._rows.spread
         self._apart = self._rows.direct and self.spread > _TILT_REACH
@@ -106,7 +107,7 @@ class AdditiveChannel(Channel):
 
     def start(self, a: Span, generator: torch.Generator) -> Start:
         v = self._vectors(a)
-        z = torch.randn((self._pairs, *v.shape), generator=generator, device="cpu").to(v)
+        z = torch.randn((self.pairs, *v.shape), generator=generator, device="cpu").to(v)
         control = _control(z.double().square().sum(2), v.shape[1])
         z *= BITS_PER_NAT**0.5
         shift = (z * v).sum(2, keepdim=True)
@@ -150,7 +151,7 @@ class MultiplicativeChannel(Channel):
         chosen = (rows if order is None else rows[order]).double()
         largest = float(chosen.abs().max())
         chosen = chosen / largest if largest > 0 else chosen
-        self._rows, self._std, self._pairs = chosen, std, pairs
+        self._rows, self._std, self.pairs = chosen, std, pairs
         self.count, self.dtype, self.device = len(chosen), torch.float64, rows.device
         self._alive = (chosen != 0).double()
         self._sparse = bool((self._alive == 0).any())
@@ -172,7 +173,7 @@ class MultiplicativeChannel(Channel):
 
     def start(self, a: Span, generator: torch.Generator) -> Start:
         x, alive = self._rows[a.rows], self._alive[a.rows]
-        z = torch.randn((self._pairs, *x.shape), generator=generator, device="cpu").to(x)
+        z = torch.randn((self.pairs, *x.shape), generator=generator, device="cpu").to(x)
         square = (z.square() * alive).sum(2, keepdim=True)
         offset = 0.5 * BITS_PER_NAT * square + self._logs[a.rows]
         samples = torch.stack([x * (1 + self._std * z), x * (1 - self._std * z)], dim=1).flatten(0, 1)
@@ -218,12 +219,11 @@ def propagate(
     label: Tensor,
     generator: torch.Generator,
     *,
-    pairs: int,
     within_only: bool = False,
     shuffled: Tensor | None = None,
     columns: Tensor | None = None,
 ) -> Samples:
-    """Sums of ratios over all rows and within classes, for `2 * pairs` noisy samples of every row.
+    """Sums of ratios over all rows and within classes, for `2 * channel.pairs` noisy samples of every row.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ def propagate(
     columns : (C, N) or None
         With `columns`, `null` is their product with the ratios, (C, N), not yet logarithms.
     """
-    n, device = channel.count, label.device
+    n, pairs, device = channel.count, channel.pairs, label.device
     across = torch.zeros(2 * pairs, n, dtype=torch.float64, device=device)
     within = torch.zeros_like(across)
     control = torch.zeros(2, pairs, n, dtype=torch.float64, device=device)
@@ -287,11 +287,10 @@ def propagate_jointly(
     spans: list[Span],
     generator: torch.Generator,
     *,
-    pairs: int,
     shuffled: list[AdditiveChannel],
 ) -> JointSamples:
     """As `propagate` for a mixture in (T, Y); `shuffled` holds channels of the targets in shuffled order."""
-    n, device = t.count, t.device
+    n, pairs, device = t.count, t.pairs, t.device
     sums = torch.zeros(3, 2 * pairs, n, dtype=torch.float64, device=device)
     control = torch.zeros(4, pairs, n, dtype=torch.float64, device=device)
     null = torch.zeros(2, len(shuffled), n, dtype=torch.float64, device=device)

@@ -265,38 +265,29 @@ class _Propagation(MixtureProblem):
 
     def snapshot(self, layer: Tensor) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(self.config.seed)
-        out = self._continuous(layer, generator) if self.continuous else self._discrete(layer, generator)
+        channel = self.channel(layer, self.order)
+        out = self._continuous(channel, generator) if self.continuous else self._discrete(channel, generator)
         within, error, full = self._within_inputs(layer, generator)
         for key in ("i_xt", "i_xt_y"):
             if key in out:
                 out[key] = out[key] - within
                 out[key + "_se"] = (out[key + "_se"].square() + error.square()).sqrt()
-        out["passes_apart"] = full
-        return out
+        degenerate = torch.tensor(channel.spread == 0.0 or self.std == 0.0, device=channel.device)
+        return out | {"passes_apart": full, "degenerate": degenerate}
 
-    def _discrete(self, layer: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        channel = self.channel(layer, self.order)
-        groups = self.classes
-        draws = propagate(
-            channel,
-            self.spans,
-            groups.label,
-            generator,
-            pairs=self.pairs_drawn,
-            shuffled=self.shuffled,
-            columns=None if self.null is None else self.null.columns,
-        )
+    def _discrete(self, channel: Channel, generator: torch.Generator) -> dict[str, Tensor]:
+        groups, columns = self.classes, None if self.null is None else self.null.columns
+        draws = propagate(channel, self.spans, groups.label, generator, shuffled=self.shuffled, columns=columns)
         whole = math.log2(len(self.order)) - draws.whole
         within = groups.size.log2() - draws.within
         out = self._weighed({"i_xt": whole, "i_xt_y": within, "i_ty": whole - within}, draws.control)
-        out["degenerate"] = self._degenerate(channel)
         if self.config.null_draws:
             if self.shuffled is None or draws.null is None:  # one class
-                out["null"] = torch.zeros(self.config.null_draws, dtype=torch.float64, device=layer.device)
+                out["null"] = self.zero().repeat(self.config.null_draws)
             elif self.class_per_input:  # every shuffle only renames the classes
                 out["null"] = out["i_ty"].expand(self.config.null_draws)
             else:
-                own, size = draws.null, groups.size
+                own = draws.null
                 if self.null is not None:
                     own = self.null.own_sums(own, draws.whole[0].exp2())
                 size = torch.tensor(groups.counts, device=own.device).double()[self.shuffled]
@@ -304,30 +295,23 @@ class _Propagation(MixtureProblem):
                 out["null"] = drawn.mean(1) - _error_of_first_draw(drawn.mean(0), whole)
         return out
 
-    def _continuous(self, layer: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        channel = self.channel(layer, self.order)
+    def _continuous(self, channel: Channel, generator: torch.Generator) -> dict[str, Tensor]:
         n = math.log2(len(self.order))
         zero = self.zero()
         if self.targets is None:
-            draws = propagate(channel, self.spans, self.classes.label, generator, pairs=self.pairs_drawn)
+            draws = propagate(channel, self.spans, self.classes.label, generator)
             out = self._weighed({"i_xt": n - draws.whole}, draws.control)
-            out |= {"i_ty": zero, "i_ty_se": zero, "ceiling": zero, "degenerate": self._degenerate(channel)}
+            out |= {"i_ty": zero, "i_ty_se": zero, "ceiling": zero}
             if self.shuffled is not None:
                 out["null"] = zero.expand(len(self.shuffled))
             return out
         shuffled = [] if self.shuffled is None else [self.targets[rows] for rows in self.shuffled]
         buffers: Buffers = {}
-        joint = propagate_jointly(
-            channel,
-            AdditiveChannel(self.targets, 1.0, self.pairs_drawn, dtype=channel.dtype),
-            self.spans,
-            generator,
-            pairs=self.pairs_drawn,
-            shuffled=[AdditiveChannel(rows, 1.0, 1, dtype=channel.dtype, buffers=buffers) for rows in shuffled],
-        )
+        targets = AdditiveChannel(self.targets, 1.0, self.pairs_drawn, dtype=channel.dtype)
+        others = [AdditiveChannel(rows, 1.0, 1, dtype=channel.dtype, buffers=buffers) for rows in shuffled]
+        joint = propagate_jointly(channel, targets, self.spans, generator, shuffled=others)
         values = {"i_xt": n - joint.t, "i_ty": n - joint.t - joint.y + joint.joint, "ceiling": n - joint.y}
         out = self._weighed(values, joint.control)
-        out["degenerate"] = self._degenerate(channel)
         if self.shuffled is not None:
             out["null"] = (n - joint.t[0] - joint.null_y + joint.null_joint).mean(1)
         if channel.spread == 0.0:
@@ -340,9 +324,6 @@ class _Propagation(MixtureProblem):
             out[key], out[key + "_se"] = weigh_draws(draws, control)
         return out
 
-    def _degenerate(self, channel: Channel) -> Tensor:
-        return torch.tensor(channel.spread == 0.0 or self.std == 0.0, device=channel.device)
-
     def _within_inputs(self, layer: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """What the rows of one input say apart: its mean over inputs, standard error, and whether it is full.
 
@@ -350,18 +331,12 @@ class _Propagation(MixtureProblem):
         as deterministic; with it nothing is known of them, and the others stand for all.
         """
         zero = self.zero()
-        never = torch.zeros((), dtype=torch.bool, device=layer.device)
+        never = zero > 0
         groups = self.repeated
         if groups is None:
             return zero, zero, never
-        draws = propagate(
-            self.channel(layer, groups.order),
-            class_spans(groups.counts, self.size),
-            groups.label,
-            generator,
-            pairs=self.pairs_drawn,
-            within_only=True,
-        )
+        channel, spans = self.channel(layer, groups.order), class_spans(groups.counts, self.size)
+        draws = propagate(channel, spans, groups.label, generator, within_only=True)
         apart = groups.size.log2() - draws.within
         counts = torch.tensor(groups.counts, device=layer.device)
         of_row = torch.zeros(len(counts), len(groups), dtype=torch.float64, device=layer.device)

@@ -76,7 +76,7 @@ def test_sums_equal_the_plain_ones(n, d, dtype):
     rows = t[0]
     channel = AdditiveChannel(rows, 0.5, 3, dtype=getattr(torch, dtype))
     spans = class_spans([n], 32)
-    found = propagate(channel, spans, torch.zeros(n, dtype=torch.int64), torch.Generator().manual_seed(0), pairs=3)
+    found = propagate(channel, spans, torch.zeros(n, dtype=torch.int64), torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
     centred = CentredRows(rows, 0.5, rotate=True)
     basis = centred.take(slice(0, n)) / math.sqrt(BITS_PER_NAT) * 0.5
@@ -247,9 +247,7 @@ def test_units_that_are_zero_are_atoms_under_multiplicative_noise():
     """(1, 0), (0, 1), (1, 1) have different zeros and never meet, whatever the noise; (0, 0) is one point."""
     rows = torch.tensor([[1.0, 0], [0, 1], [1, 1], [0, 0], [0, 0]], dtype=torch.float64)
     channel = MultiplicativeChannel(rows, 5.0, 4)
-    found = propagate(
-        channel, class_spans([5], 8), torch.zeros(5, dtype=torch.int64), torch.Generator().manual_seed(0), pairs=4
-    )
+    found = propagate(channel, class_spans([5], 8), torch.zeros(5, dtype=torch.int64), torch.Generator().manual_seed(0))
     expected = torch.tensor([0.0, 0, 0, 1, 1], dtype=torch.float64).expand(8, 5)
     torch.testing.assert_close(found.whole, expected, rtol=0, atol=1e-12)
 
@@ -258,7 +256,7 @@ def test_multiplicative_sums_equal_the_plain_ones():
     rows = random_problem(40, 3)[0][0] + 2
     channel = MultiplicativeChannel(rows, 0.3, 2)
     label = torch.zeros(40, dtype=torch.int64)
-    found = propagate(channel, class_spans([40], 64), label, torch.Generator().manual_seed(5), pairs=2)
+    found = propagate(channel, class_spans([40], 64), label, torch.Generator().manual_seed(5))
     z = torch.randn(2, 40, 3, generator=torch.Generator().manual_seed(5)).double()
     for m in range(2):
         for k, sign in enumerate((1, -1)):
