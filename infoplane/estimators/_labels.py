@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.device import on_accelerator
-from infoplane.estimators._protocol import as_floats
+from infoplane.estimators._protocol import finite_targets
 
 
 def bin_targets(y: Tensor, n_bins: int = 10, rule: Literal["quantile", "width"] = "quantile") -> Tensor:
@@ -52,10 +52,7 @@ def bin_targets(y: Tensor, n_bins: int = 10, rule: Literal["quantile", "width"] 
         )
     if n_bins < 2:
         raise ValueError(f"n_bins must be at least 2, got {n_bins}")
-    values = as_floats(y, "y").to(torch.float64)
-    if not bool(torch.isfinite(values).all()):
-        bad = int((~torch.isfinite(values)).nonzero()[0, 0])
-        raise ValueError(f"y has non-finite values, first at sample {bad}; remove these samples")
+    values = finite_targets(y)
     if rule == "width":
         low, high = values.min(), values.max()
         edges = low + (high - low) * torch.arange(1, n_bins, device=y.device, dtype=torch.float64) / n_bins

@@ -221,10 +221,7 @@ def check_inputs(
             )
         if y.ndim > 2:
             raise ValueError(f"targets must have shape (samples,) or (samples, k), got {tuple(y.shape)}")
-        y = y.to(torch.float64)
-        if not bool(torch.isfinite(y).all()):
-            bad = int((~torch.isfinite(y)).nonzero()[0, 0])
-            raise ValueError(f"y has non-finite values, first at sample {bad}; remove these samples")
+        y = finite_targets(y)
     else:
         if y.is_complex():
             raise TypeError(f"y must be real, got {y.dtype}")
@@ -278,6 +275,15 @@ def as_floats(a: Tensor, what: str) -> Tensor:
         return a
     refuse_inexact(*_extremes(a), what)
     return a.to(torch.float64)
+
+
+def finite_targets(y: Tensor) -> Tensor:
+    """Targets (N, ...) as float64; ValueError where they are not finite, or integers that are not exact."""
+    y = as_floats(y, "y").to(torch.float64)
+    if not bool(torch.isfinite(y).all()):
+        bad = int((~torch.isfinite(y)).nonzero()[0, 0])
+        raise ValueError(f"y has non-finite values, first at sample {bad}; remove these samples")
+    return y
 
 
 def _extremes(a: Tensor) -> tuple[int, int]:

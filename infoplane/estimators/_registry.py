@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -24,7 +25,6 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {}
 _WRAPPERS: dict[str, type[Any]] = {}
 _BUILT_IN = "infoplane.estimators."
 _RESERVED = ("recorded",)
-_loaded = False
 T = TypeVar("T", bound=type[Any])
 
 
@@ -102,15 +102,12 @@ def preset(estimator: str, name: str, **fields: Any) -> None:
         raise ValueError(f"{estimator}@{name} stands for {known} already; give {fields} a name of its own")
 
 
+@functools.cache
 def _load() -> None:
-    global _loaded
-    if _loaded:
-        return
     package = importlib.import_module("infoplane.estimators")
     for module in pkgutil.iter_modules(package.__path__):
         if not module.name.startswith("_"):
             importlib.import_module(f"infoplane.estimators.{module.name}")
-    _loaded = True
 
 
 def available() -> dict[str, type[Any]]:
