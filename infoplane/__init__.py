@@ -18,6 +18,7 @@ _LAZY = {
     "live": "infoplane._live",
     "open_run": "infoplane.store",
     "StoreError": "infoplane.core.errors",
+    "advise": "infoplane.analysis",
     "analyze": "infoplane.analysis",
     "from_arrays": "infoplane.importers",
     "ResultTable": "infoplane.results",
@@ -46,6 +47,7 @@ __all__ = ["__version__", *_LAZY, *sorted(_MODULES)]
 
 if TYPE_CHECKING:
     from infoplane._live import live as live
+    from infoplane.analysis import advise as advise
     from infoplane.analysis import analyze as analyze
     from infoplane.core.errors import StoreError as StoreError
     from infoplane.hooks import Recorder as Recorder

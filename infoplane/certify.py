@@ -23,6 +23,7 @@ from torch import Tensor
 
 from infoplane import datasets
 from infoplane.core.records import Noise
+from infoplane.core.text import aligned
 from infoplane.estimators import Estimator, Preparing, Quantity, available, parse
 
 SLACK = 0.02
@@ -306,8 +307,7 @@ def to_text(findings: Sequence[Finding]) -> str:
         (f.estimator, f.quantity, f.check, f.expected, f.got, "holds" if f.holds else "FAILS", f.flagged)
         for f in findings
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(aligned(rows))
 
 
 def to_markdown(findings: Sequence[Finding]) -> str:

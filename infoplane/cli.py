@@ -247,6 +247,24 @@ def estimate(
     end(lost, said=True)
 
 
+@command("infoplane advise runs/digits -e noise")
+@RUN
+@click.option("-e", "--estimator", "estimators", multiple=True, default=["binning", "kde", "noise"], show_default=True)
+@click.option("-l", "--layer", "layers", multiple=True, metavar="GLOB", help="Only these layers.")
+@click.option("-s", "--subset", default="all", show_default=True, metavar="NAME")
+@click.option("--device", help="cpu, cuda, cuda:1, ... [default: cuda where there is one]")
+@click.option("-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@JSON
+@reads_runs(HOUR)
+@click.pass_obj
+def advise(obj: dict[str, Any], /, run: Path, layers: tuple[str, ...], as_json: bool, **asked: Any) -> None:
+    """Find the bins or the noise at which the layers show something, and keep the advice in results.json."""
+    from infoplane.analysis import advise
+
+    found = advise(run, layers=layers or None, progress=obj["progress"], **asked)
+    click.echo(json.dumps(asdict(found)) if as_json else str(found))
+
+
 @command("infoplane plot runs/digits -k plane -o plane.pdf")
 @RUNS
 @click.option("-k", "--kind", default="plane", show_default=True, help="Which figure; 'list' names them.")

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from infoplane.analysis.advice import Advice as Advice
+from infoplane.analysis.advice import advise as advise
 from infoplane.analysis.index import TableIndex
 from infoplane.analysis.plan import Analysis, RunPlan
 from infoplane.analysis.tasks import opened, single_thread
@@ -32,6 +34,7 @@ def analyze(
     *,
     layers: str | Sequence[str] | None = None,
     subsets: str | Sequence[str] = ("all",),
+    steps: Sequence[int] | None = None,
     device: str | torch.device | None = None,
     table: str | os.PathLike[str] | None = None,
     block_bytes: int = 256 * 2**20,
@@ -54,6 +57,9 @@ def analyze(
         With "class=*" the weighted mean sum_y p(y) I(X;T|Y=y) is added as the quantity "I(X;T|Y)" of the
         surrounding subset, except for estimators that return that quantity themselves. A class is
         estimated with what `prepare` found on the surrounding subset: T is the same for all classes.
+    steps : sequence of int, optional
+        Only these snapshots; what an estimator finds of the whole run (edges, scale) is found on all of them. By
+        default every one.
     device : str or torch.device, optional
         By default CUDA where there is one, else the CPU.
     table : path, optional
@@ -95,7 +101,7 @@ def analyze(
     if block_bytes < 1:
         raise ValueError(f"block_bytes must be positive, got {block_bytes}")
     built = build_estimators(estimators)
-    runs = [RunPlan(store, layers, subsets) for store in open_runs(run)]
+    runs = [RunPlan(store, layers, subsets, steps) for store in open_runs(run)]
     with ExitStack() as stack:
         indices: dict[Path, TableIndex] = {}
         for each in runs:

@@ -14,12 +14,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from infoplane.analysis.index import CONDITIONAL, Content, Estimate, TableIndex
-from infoplane.analysis.record import RECORDED, describe_estimators, losses, recorded_rows, run_meta, words_of_losses
+from infoplane.analysis.record import (
+    ADVICE,
+    RECORDED,
+    describe_estimators,
+    losses,
+    recorded_rows,
+    run_meta,
+    words_of_losses,
+)
 from infoplane.analysis.source import LayerSteps, Refusal, at_token, bad_steps, choose_layers
 from infoplane.analysis.subsets import ClassMean, Subset, resolve, wants_repeats
 from infoplane.analysis.tasks import Outcome, Prepared, Task, estimate, prepare, run_task
 from infoplane.analysis.workers import done
 from infoplane.core.files import fingerprint
+from infoplane.core.steps import step_words
 from infoplane.core.tokens import split_token
 from infoplane.estimators import Estimator, Preparing, config_json
 from infoplane.results import Row
@@ -44,12 +53,21 @@ class RunPlan:
     index: TableIndex
 
     def __init__(
-        self, store: ActivationStore, layers: str | Sequence[str] | None, subsets: str | Sequence[str]
+        self,
+        store: ActivationStore,
+        layers: str | Sequence[str] | None,
+        subsets: str | Sequence[str],
+        steps: Sequence[int] | None = None,
     ) -> None:
         if not store.steps():
             problems = "; ".join(map(str, store.problems[:3]))
             raise ValueError(f"{store.path} has no complete snapshot{': ' + problems if problems else ''}")
         self.store = store
+        self.steps = frozenset(store.steps() if steps is None else map(int, steps))
+        if unknown := sorted(self.steps.difference(store.steps())):
+            raise ValueError(
+                f"{store.path} has no snapshot of {step_words(unknown)}; it has {step_words(store.steps())}"
+            )
         self.subsets, self.means = resolve(subsets, store.probe)
         places = choose_layers(store, layers)
         content = {key: tuple((s, store.source(key, s)) for s in store.steps(key)) for key in dict(places)}
@@ -58,8 +76,8 @@ class RunPlan:
         self.layers: list[LayerSteps] = []
         for key, token in places:
             bad = bad_steps(store, key, token)
-            steps = LayerSteps(self.path, self.fingerprint, store.run_id, key, content[key], bad, token)
-            self.layers += [steps] if content[key] else []
+            found = LayerSteps(self.path, self.fingerprint, store.run_id, key, content[key], bad, token)
+            self.layers += [found] if content[key] else []
         self.order: list[int] = []
         self.described = self.estimated = False
         self.refusals: dict[tuple[str, ...], list[int]] = {}
@@ -69,7 +87,9 @@ class RunPlan:
         """Put layers, labels, settings and versions into the table's meta; what was skipped before stays."""
         meta = self.index.writer.meta
         known = meta.setdefault("runs", {}).get(self.store.run_id, {})
-        kept = {name: known.get(name, []) for name in ("skipped", "lost")}
+        kept = {"skipped": [], "lost": []} | {
+            name: known[name] for name in ("skipped", "lost", ADVICE) if name in known
+        }
         meta["runs"][self.store.run_id] = run_meta(self.store, self.index.writer.path) | kept
         describe_estimators(meta, estimators)
 
@@ -256,15 +276,18 @@ class Analysis:
             return
         key = plan.key(subset, ready.config)
         size = plan.chunk or self._fitting(plan, subset)
-        for block in plan.layer.blocks(size):
+        for whole in plan.layer.blocks(size):
+            asked = whole.at(plan.run.steps)
+            # Snapshots that depend on their block are estimated with all of it.
+            block = whole if plan.chunk is not None and asked.keys else asked
             missing = plan.run.index.missing(key, block, whole=plan.chunk is not None)
-            self.bar.total -= plan.work(subset, block) - plan.work(subset, missing)
+            self.bar.total -= plan.work(subset, whole) - plan.work(subset, missing)
             arriving: Future[Outcome] | None = None
             if missing.keys:
                 assert ready.estimator is not None  # only where nothing is missing
                 task = Task(missing, subset, ready.estimator, self.device, size)
                 arriving = self.executor.submit(run_task, estimate, task)
-            write = partial(plan.write, subset, key, block, arriving)
+            write = partial(plan.write, subset, key, asked, arriving)
             yield Piece(write, arriving, plan.work(subset, missing), f"{plan.estimator.name} {plan.layer.name}")
 
 

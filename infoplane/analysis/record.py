@@ -22,6 +22,8 @@ from infoplane.results import Row
 from infoplane.store import ActivationStore, Problem
 
 RECORDED = "recorded"
+ADVICE = "advice"
+"""Where scale advice stands in the JSON of a table, under its run."""
 MOST = 10
 
 

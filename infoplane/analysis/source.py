@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -90,7 +90,7 @@ class LayerSteps:
         for i in range(0, len(self.keys), size):
             yield replace(self, keys=self.keys[i : i + size])
 
-    def at(self, steps: Sequence[int]) -> LayerSteps:
+    def at(self, steps: Collection[int]) -> LayerSteps:
         """The same layer at some of the steps."""
         wanted = set(steps)
         return replace(self, keys=tuple(key for key in self.keys if key[0] in wanted))

@@ -38,3 +38,10 @@ def listed(names: Sequence[str], most: int, what: str = "") -> str:
     """`a, b and 3 more`: at most so many names, and how many others there are; `what` says of what."""
     more = f" and {len(names) - most} more {what}".rstrip() if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """One line for each row, its cells below one another; control characters of strangers' names are escaped."""
+    shown = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from infoplane.core.records import Layer
-from infoplane.core.text import printable
+from infoplane.core.text import aligned, printable
 from infoplane.hooks._pass.checks import refuse_lazy
 from infoplane.hooks._pass.observe import Flow, ModuleCall, Observation, Watcher, look
 from infoplane.hooks._pass.plan import is_activation
@@ -62,7 +62,7 @@ class LayerTable:
             (r.name or "@out", r.type, r.output, str(r.calls) if r.calls else "-", size(r.bytes), r.role, r.note)
             for r in self.rows
         ]
-        return f"{printable(self.model)}\n{_aligned([head, *body])}"
+        return "\n".join([printable(self.model), *aligned([head, *body])])
 
     __repr__ = __str__
 
@@ -166,7 +166,7 @@ class SizePlan:
         for la in self.layers[:_SHOWN]:
             stored = f"{la.units} {la.dtype}, {la.reduction}"
             rows.append((la.key, "x".join(map(str, la.raw_shape)), stored, size(self.bytes_of(la))))
-        text = _aligned(rows)
+        text = "\n".join(aligned(rows))
         if len(self.layers) > _SHOWN:
             text += f"\n... and {len(self.layers) - _SHOWN} more layers"
         free = "" if self.free is None else f", {size(self.free)} free in {printable(self.where)}"
@@ -204,9 +204,3 @@ def size(n: int) -> str:
             return f"{n} B" if unit == "B" else f"{value:.{0 if value >= 99.5 else 1}f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    rows = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.steps import describe_steps
-from infoplane.core.text import printable
+from infoplane.core.text import aligned, printable
 from infoplane.store.layout import FORMAT_VERSION
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class RunSummary:
             f"sessions {d['sessions']}",
             f"metrics  {', '.join(printable(m) for m in d['metrics']) or 'none'}",
             "",
-            *_columns(
+            *aligned(
                 [
                     ("layer", "role", "module", "shape", "stored", "bytes", "snapshots", "non-finite"),
                     *(
@@ -105,8 +105,3 @@ def summarize(store: ActivationStore) -> RunSummary:
 def _distinct(values: npt.NDArray[Any]) -> int:
     """How many different values; `np.unique` would import numpy.ma, with the run already open."""
     return 1 + int(np.count_nonzero(np.diff(np.sort(values))))
-
-
-def _columns(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
