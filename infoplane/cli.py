@@ -238,11 +238,12 @@ def estimate(
     """Estimate information quantities on recorded activations; what is done already is not done again."""
     from infoplane.analysis import analyze
     from infoplane.results.losses import losses
+    from infoplane.results.overview import overview
 
     lost = []
     for run in runs:
         rows = analyze(run, layers=layers or None, table=table, progress=obj["progress"], **asked)
-        click.echo(f"{table or run / 'results.csv'}: {len(rows)} rows")
+        click.echo(f"{table or run / 'results.csv'}: {len(rows)} rows\n\n{overview(rows)}")
         lost += losses(rows)
     end(lost, said=True)
 

@@ -15,9 +15,11 @@ import numpy.typing as npt
 
 from infoplane.core.errors import closest
 from infoplane.core.strict import canonical_json
+from infoplane.core.text import listed
 from infoplane.core.tokens import layer_matches
 from infoplane.results._csv import COLUMNS, Row, by_value, format_rows, typed_columns, visible
 from infoplane.results._files import TableWriter, csv_path, read_files, write_files
+from infoplane.results.overview import overview
 from infoplane.results.trajectories import (
     Chain,
     Curve,
@@ -354,14 +356,11 @@ class ResultTable:
 
     def __repr__(self) -> str:
         def names(column: str) -> str:
-            known = list(dict.fromkeys(c for c in self[column] if c))
-            shown = ", ".join(visible(k) for k in known[:6])
-            return shown + (f", ... ({len(known)})" if len(known) > 6 else "")
+            known = list(dict.fromkeys(visible(c) for c in self[column] if c))
+            return listed(known, 6)
 
-        return (
-            f"ResultTable: {len(self)} rows; runs: {names('run')}; layers: {names('layer')}; "
-            f"estimators: {names('estimator')}; quantities: {names('quantity')}"
-        )
+        what = "; ".join(f"{column}s: {names(column)}" for column in ("run", "estimator"))
+        return f"ResultTable: {len(self)} rows; {what}\n{overview(self, most=1)}"
 
     def _repr_html_(self) -> str:
         rows = list(range(len(self))) if len(self) <= 20 else [*range(10), *range(len(self) - 10, len(self))]
@@ -372,7 +371,7 @@ class ResultTable:
             cells = (self[c][i] for c in _SHOWN)
             text = (f"{v:.4g}" if isinstance(v, float) else visible(str(v)) for v in cells)
             lines.append("<tr>" + "".join(f"<td>{html.escape(t)}</td>" for t in text) + "</tr>")
-        return f"<p>{html.escape(repr(self))}</p><table>{''.join(lines)}</table>"
+        return f"<pre>{html.escape(repr(self))}</pre><table>{''.join(lines)}</table>"
 
 
 def _selected(name: str, cells: Array, selector: Any) -> npt.NDArray[np.bool_]:

@@ -19,6 +19,7 @@ from infoplane.core.errors import closest
 from infoplane.core.tokens import layer_matches, split_token, token_position
 from infoplane.core.units import BIT
 from infoplane.results._csv import by_value
+from infoplane.results.overview import settings_words as settings_words
 from infoplane.results.table import ResultTable
 from infoplane.results.trajectories import Grid, groups
 
@@ -26,7 +27,6 @@ FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 RECORDED = "recorded"
-_UNINTERESTING = frozenset({"seed", "null_draws", "null_seed", "prepared"})
 
 
 class Selection(TypedDict, total=False):
@@ -277,18 +277,6 @@ def parse_settings(text: Mapping[str, Any] | str | None) -> dict[str, Any]:
             out[name.strip()] = json.loads(value.replace("(", "[").replace(")", "]"))
         except json.JSONDecodeError:
             out[name.strip()] = value.strip()
-    return out
-
-
-def settings_words(settings: str) -> list[str]:
-    """The settings that change what a number means, as `n_bins = 30`; unset ones and seeds are left out."""
-    out = []
-    for name, value in json.loads(settings or "{}").items():
-        if value is None or value == [] or name in _UNINTERESTING:
-            continue
-        if isinstance(value, list):
-            value = "(" + ", ".join(f"{v:g}" if isinstance(v, int | float) else str(v) for v in value) + ")"
-        out.append(f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}")
     return out
 
 

@@ -1,0 +1,159 @@
+"""A table of results in under twenty lines: a row a layer, from the first to the last step, and what is in doubt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from infoplane.core.text import aligned, listed, printable
+
+if TYPE_CHECKING:
+    from infoplane.results.table import ResultTable
+
+FLAG_WORDS = {
+    "nonfinite": "no finite activations",
+    "saturated": "saturated",
+    "below_null": "no better than shuffled labels",
+    "out_of_range": "values beyond the bins",
+    "ties": "equal values",
+    "degenerate": "hardly varies",
+    "single_class": "one label only",
+    "few_samples": "too few samples",
+    "out_of_domain": "outside the method's domain",
+    "unreliable": "unreliable",
+}
+"""Each flag in words."""
+REMEDIES = {
+    "nonfinite": "look at the loss: did training diverge?",
+    "saturated": "`infoplane advise RUN` looks for bins or noise that show something",
+    "below_null": "record more samples or fewer units, or look more coarsely",
+    "few_samples": "record more samples",
+    "out_of_domain": "docs/methods.md says which estimator suits which layer",
+    "unreliable": "docs/methods.md says which estimator suits which layer",
+}
+"""What to do about a flag."""
+_UNINTERESTING = frozenset({"seed", "null_draws", "null_seed", "prepared"})
+PLANE = ("I(X;T)", "I(T;Y)")
+MOST_COLUMNS, MOST_LAYERS = 3, 12
+
+
+def overview(table: ResultTable, *, most: int | None = None) -> str:
+    """Every way of estimating in a table, each as a row a layer; `most` of them, and how many there are beyond."""
+    table = table.current()
+    rows = table.take(table.estimator != "recorded")
+    ways = list(dict.fromkeys(zip(*(rows[c].tolist() for c in ("estimator", "settings", "subset")), strict=True)))
+    lines = [line for way in ways[:most] for line in [*_way(rows, *way), ""]]
+    if most is not None and len(ways) > most:
+        lines.append(f"and {len(ways) - most} more estimates")
+    return "\n".join([*lines[:-1], *(lines[-1:] if lines and lines[-1] else [])]) or "no estimates"
+
+
+def _way(table: ResultTable, estimator: str, settings: str, subset: str) -> Iterator[str]:
+    """One estimator with its settings on one subset."""
+    rows = table.take((table.estimator == estimator) & (table.settings == settings) & (table.subset == subset))
+    quantities = _quantities(rows)
+    yield _head(rows, estimator, settings, subset, quantities)
+    layers = list(dict.fromkeys(rows.layer[np.argsort(rows.depth, kind="stable")].tolist()))
+    null = f"{quantities[-1]} null"
+    cells = [["layer", *quantities, null, "in doubt"]]
+    for layer in layers[:MOST_LAYERS]:
+        of_layer = rows.take(rows.layer == layer)
+        spans = [_span(of_layer, quantity) for quantity in quantities]
+        cells.append([layer, *spans, _last(of_layer, null), _doubts(of_layer, quantities)])
+    if not any(row[-2] for row in cells[1:]):
+        cells = [[*row[:-2], row[-1]] for row in cells]
+    yield from aligned(cells)
+    if len(layers) > MOST_LAYERS:
+        yield f"and {len(layers) - MOST_LAYERS} more layers"
+    yield from _skipped(table, estimator, settings, subset)
+    yield from _to_do(rows.take(np.isin(rows.quantity, quantities)))
+
+
+def _quantities(rows: ResultTable) -> list[str]:
+    """The coordinates of the plane, or the first few of what the method gives."""
+    known = list(dict.fromkeys(rows.quantity.tolist()))
+    return [q for q in PLANE if q in known] or [q for q in known if not q.endswith((" null", " lower"))][:MOST_COLUMNS]
+
+
+def _head(rows: ResultTable, estimator: str, settings: str, subset: str, quantities: Sequence[str]) -> str:
+    """`binning, n_bins = 30 (test), N = 300, steps 0 to 50; at most I(X;T) 8.23, I(T;Y) 3.32 bits`."""
+    words = ", ".join(map(printable, [estimator, *settings_words(settings)])) + (
+        "" if subset == "all" else f" ({printable(subset)})"
+    )
+    runs = len(set(rows.run.tolist()))
+    several = f", mean of {runs} runs" if runs > 1 else ""
+    tops = [(q, rows.ceiling[rows.quantity == q]) for q in quantities]
+    most = [f"{q} {np.nanmax(top):.4g}" for q, top in tops if np.isfinite(top).any()]
+    unit = ", ".join(dict.fromkeys(rows.unit[np.isin(rows.quantity, quantities)].tolist()))
+    at_most = f"; at most {', '.join(most)} {'bits' if unit == 'bit' else unit}".rstrip() if most else ""
+    return f"{words}, N = {max(rows.n_samples)}, steps {min(rows.step)} to {max(rows.step)}{several}{at_most}"
+
+
+def _span(rows: ResultTable, quantity: str) -> str:
+    """`8.1 -> 10.6`: the value at the first and at the last step, as means over the runs."""
+    found = rows.take((rows.quantity == quantity) & np.isfinite(rows.value))
+    if not len(found):
+        return "no value"
+    ends = [np.mean([_at(found, run, which) for run in dict.fromkeys(found.run.tolist())]) for which in (min, max)]
+    return " -> ".join(f"{end:.2f}" for end in ends[: 1 if min(found.step) == max(found.step) else 2])
+
+
+def _at(rows: ResultTable, run: str, which: Any) -> float:
+    of_run = rows.take(rows.run == run)
+    return float(of_run.value[of_run.step == which(of_run.step)][0])
+
+
+def _last(rows: ResultTable, quantity: str) -> str:
+    """The value at the last step."""
+    span = _span(rows, quantity)
+    return "" if span == "no value" else span.rpartition(" ")[2]
+
+
+def _doubts(rows: ResultTable, quantities: Sequence[str]) -> str:
+    """`I(X;T) saturated (38 of 51)`, the flags of the values shown."""
+    said = []
+    for quantity in quantities:
+        of = rows.take(rows.quantity == quantity)
+        for flag, words in FLAG_WORDS.items():
+            if up := int(of.flag(flag).sum()):
+                said.append(f"{quantity} {words}" + ("" if up == len(of) else f" ({up} of {len(of)})"))
+    return "; ".join(said)
+
+
+def _skipped(table: ResultTable, estimator: str, settings: str, subset: str) -> Iterator[str]:
+    """What the estimator refused, and why."""
+    by_reason: dict[str, list[str]] = {}
+    for about in table.meta.get("runs", {}).values():
+        for entry in about.get("skipped", []):
+            if (entry["estimator"], entry["subset"]) == (estimator, subset) and _same(entry["settings"], settings):
+                by_reason.setdefault(entry["reason"], []).append(printable(entry["layer"]))
+    for reason, layers in list(by_reason.items())[:1]:
+        more = f" (and {len(by_reason) - 1} more reasons, in results.json)" if len(by_reason) > 1 else ""
+        yield f"skipped: {listed(list(dict.fromkeys(layers)), 4)}: {printable(reason)}{more}"
+
+
+def _same(a: str, b: str) -> bool:
+    return a == b or json.loads(a) == json.loads(b)
+
+
+def _to_do(rows: ResultTable) -> Iterator[str]:
+    """What to do about the flag that is most often up."""
+    counts = {flag: int(rows.flag(flag).sum()) for flag in REMEDIES}
+    worst = max(counts, key=lambda flag: counts[flag])
+    if counts[worst]:
+        yield f"{counts[worst]} of {len(rows)} values are {FLAG_WORDS[worst]}: {REMEDIES[worst]}"
+
+
+def settings_words(settings: str) -> list[str]:
+    """The settings that change what a number means, as `n_bins = 30`; unset ones and seeds are left out."""
+    out = []
+    for name, value in json.loads(settings or "{}").items():
+        if value is None or value == [] or name in _UNINTERESTING:
+            continue
+        if isinstance(value, list):
+            value = "(" + ", ".join(f"{v:g}" if isinstance(v, int | float) else str(v) for v in value) + ")"
+        out.append(f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}")
+    return out

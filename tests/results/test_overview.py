@@ -1,0 +1,113 @@
+"""The table in under twenty lines: what it says of values, ceilings, flags, refusals, runs."""
+
+import json
+
+import numpy as np
+import pytest
+
+from infoplane.cli import main as cli
+from infoplane.results import ResultTable, Row
+from infoplane.results.overview import FLAG_WORDS, overview
+
+
+def row(layer="fc", step=0, quantity="I(X;T)", value=1.0, flags="", **other):
+    fields = dict(
+        run="r1", step=step, epoch=float(step), layer=layer, depth=0, subset="all", estimator="binning",
+        config='{"n_bins":30,"seed":0}', n_samples=300, n_units=4, quantity=quantity, value=value, unit="bit",
+        ceiling=8.0, flags=flags, source="s",
+    )  # fmt: skip
+    return Row(**{**fields, **other})
+
+
+def table(*rows, **meta):
+    return ResultTable.from_rows(rows, meta)
+
+
+def test_first_and_last_step_ceiling_null_and_flags():
+    text = overview(
+        table(
+            row(step=0, value=2.0),
+            row(step=5, value=7.25, flags="saturated"),
+            row(step=0, quantity="I(T;Y)", value=0.5, ceiling=1.0, flags="below_null"),
+            row(step=5, quantity="I(T;Y)", value=0.75, ceiling=1.0),
+            row(step=0, quantity="I(T;Y) null", value=0.5, ceiling=1.0),
+            row(step=5, quantity="I(T;Y) null", value=0.125, ceiling=1.0),
+        )
+    )
+    head, heads, line, to_do = text.splitlines()
+    assert head == "binning, n_bins = 30, N = 300, steps 0 to 5; at most I(X;T) 8, I(T;Y) 1 bits"
+    assert heads.split("  ")[0] == "layer"
+    assert "2.00 -> 7.25" in line
+    assert "0.50 -> 0.75" in line
+    assert "0.12" in line
+    assert "I(X;T) saturated (1 of 2); I(T;Y) no better than shuffled labels (1 of 2)" in line
+    assert to_do.startswith("1 of 4 values are saturated: `infoplane advise RUN`")
+
+
+@pytest.mark.parametrize("flag", FLAG_WORDS)
+def test_every_flag_is_said_in_words(flag):
+    text = overview(table(row(flags=flag, value=np.nan if flag == "nonfinite" else 1.0)))
+    assert FLAG_WORDS[flag] in text
+
+
+def test_every_flag_of_the_estimators_has_words():
+    from infoplane.estimators import FLAGS
+
+    assert set(FLAGS) <= set(FLAG_WORDS)
+
+
+def test_twelve_layers_take_less_than_twenty_lines():
+    rows = [
+        row(layer=f"layer{i}", depth=i, step=s, quantity=q, flags="saturated;ties", estimator=e)
+        for i in range(12) for s in (0, 1) for q in ("I(X;T)", "I(T;Y)", "I(T;Y) null") for e in ("binning", "kde")
+    ]  # fmt: skip
+    skipped = [
+        dict(
+            layer=f"layer{i}",
+            subset="all",
+            estimator="binning",
+            settings='{"n_bins":30,"seed":0}',
+            reason=f"why {i}",
+            steps=[0],
+        )
+        for i in range(5)
+    ]
+    text = repr(table(*rows, runs={"r1": {"skipped": skipped}}))
+    assert len(text.splitlines()) < 20
+    assert "and 1 more estimates" in text
+    assert "skipped: layer0: why 0" in text
+
+
+def test_layers_stand_in_forward_order_and_runs_are_averaged():
+    rows = [row(layer=n, depth=d, run=r, value=v) for n, d in (("b", 0), ("a", 1)) for r, v in (("x", 1.0), ("y", 3.0))]
+    lines = overview(table(*rows)).splitlines()
+    assert "mean of 2 runs" in lines[0]
+    assert [line.split()[:2] for line in lines[2:4]] == [["b", "2.00"], ["a", "2.00"]]
+
+
+def test_measures_that_are_no_information_keep_their_unit():
+    text = overview(table(row(quantity="HSIC(T;Y)", unit="HSIC", estimator="hsic", ceiling=2.0)))
+    assert "HSIC(T;Y) 2 HSIC" in text
+    assert "bits" not in text
+
+
+def test_empty_table_and_names_of_strangers():
+    assert overview(table()) == "no estimates"
+    assert "\x1b" not in overview(table(row(layer="\x1b[31mred")))
+
+
+def test_notebook_shows_it_escaped():
+    shown = table(row(layer="<b>bold</b>"))._repr_html_()
+    assert "<b>" not in shown
+    assert "at most I(X;T) 8 bits" in shown
+
+
+def test_estimate_prints_it(tmp_path, capsys):
+    import infoplane
+
+    x = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+    infoplane.from_arrays(tmp_path / "run", {0: {"fc": x}, 3: {"fc": x}}, labels=(x[:, 0] > 0).astype(int))
+    cli(["-q", "estimate", str(tmp_path / "run")], standalone_mode=False)
+    out = capsys.readouterr().out
+    assert "N = 50, steps 0 to 3; at most I(X;T) 5.644" in out
+    assert json.loads((tmp_path / "run" / "results.json").read_text())
