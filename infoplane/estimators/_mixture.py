@@ -48,16 +48,12 @@ class MixtureProblem(Problem):
         self.head = torch.arange(len(given.y), device=given.y.device) if head is None else head
         y, ids = given.y[self.head], given.x_ids[self.head]
         self.continuous = y.is_floating_point()
-        inputs = torch.bincount(ids)
-        self.h_x, self.h_y, self.given_y = entropy_of_counts(inputs), self.zero(), self.zero()
-        self.pairs, count = ids, 1
-        if self.continuous:
-            size = torch.full(ids.shape, len(ids), dtype=torch.float64, device=ids.device)
-            self.classes = Grouping(torch.arange(len(ids), device=ids.device), [len(ids)], torch.zeros_like(ids), size)
-        else:
-            labels = y if head is None else torch.unique(y, return_inverse=True)[1]
-            self.classes = Grouping.of(labels)
-            count = len(self.classes.counts)
+        # Continuous targets leave one class.
+        labels = torch.zeros_like(ids) if self.continuous else torch.unique(y, return_inverse=True)[1]
+        self.classes, inputs = Grouping.of(labels), torch.bincount(ids)
+        count = len(self.classes.counts)
+        self.pairs, self.h_x, self.h_y, self.given_y = ids, entropy_of_counts(inputs), self.zero(), self.zero()
+        if not self.continuous:
             self.pairs = torch.unique(ids * count + labels, return_inverse=True)[1]
             self.h_y = entropy_of_counts(torch.bincount(labels))
             pair_counts = torch.bincount(self.pairs)

@@ -96,6 +96,7 @@ def check(store: ActivationStore, steps: list[int], layers: tuple[Layer, ...] = 
         got = store.read(spec.key, steps)
         samples = store.probe.samples
         assert got.shape == (len(steps), samples, *spec.unit_shape)
+        assert store.nbytes(spec.key) == got[0].nbytes
         for s, step in enumerate(steps):
             assert bits(got[s]) == bits(values(spec, step, samples)), (spec.key, step)
 

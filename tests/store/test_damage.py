@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from store_cases import LAYERS, check, copy_run, record, shards, snapshot, values, writer
+from store_cases import LAYERS, check, copy_run, record, shards, values
 
 from infoplane.core import StoreError
 from infoplane.store import ActivationStore, Problem, _shard, open_run, reader
@@ -238,16 +238,6 @@ def test_the_message_of_a_truncated_shard(run, tmp_path):
     (path / "manifest.jsonl").unlink()
     (problem,) = open_run(path).problems
     assert str(problem) == f"shards/{first.name}: {size} bytes expected, got {size // 2} (steps 0-1)"
-
-
-def test_a_damaged_run_can_be_continued(run, tmp_path):
-    path = copy_run(run, tmp_path / "run")
-    shards(path)[0].write_bytes(b"")
-    with writer(path, resume=True) as out:
-        assert out.last_step == 3
-        out(snapshot(4))
-    check(open_run(path), [2, 3, 4])
-    assert [p.steps for p in open_run(path).problems] == [(0, 1)]
 
 
 def test_a_whole_file_digest_finds_what_no_reader_would_see(run, tmp_path):

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
-from store_cases import layer, probe, snapshot, writer
+from store_cases import layer, probe, shards, snapshot, writer
 
 from infoplane.core import StoreError
 from infoplane.store import ActivationStore, StoreWriter, open_run
@@ -79,6 +79,7 @@ class Run(RuleBasedStateMachine):
         self.last: int | None = None  # step of this session
         self.start = 0  # first step of this session
         self.damaged: dict[str, tuple[bytes, ManifestEntry]] = {}  # what a shard was
+        self.published: dict[str, bytes] = {}  # shards that were there once
 
     def next_place(self) -> Path:
         self.places += 1
@@ -113,9 +114,15 @@ class Run(RuleBasedStateMachine):
     @precondition(lambda self: self.out is None)
     @rule(gaps=GAPS, back=st.integers(0, 4), both=st.booleans())
     def open(self, gaps: list[int], back: int, both: bool) -> None:
-        before = open_run(self.path).steps() if (self.path / RUN_FILE).exists() else []
+        steps, sessions = [], 0
+        if (self.path / RUN_FILE).exists():
+            before = open_run(self.path)
+            steps, sessions = before.steps(), max((each["session"] for each in before.sessions), default=0)
         self.out, self.last = self.opened(), None
-        assert self.out.last_step == max(before, default=None)
+        assert (self.out.last_step, self.out.session) == (max(steps, default=None), sessions + 1)
+        assert open_run(self.path).sessions[-1]["resumed_from"] == self.out.last_step
+        if not self.damaged:
+            assert set(self.manifest()) == {path.name for path in shards(self.path)}
         self.record(gaps, back, both)
 
     def record(self, gaps: list[int], back: int, both: bool) -> None:
@@ -207,11 +214,18 @@ class Run(RuleBasedStateMachine):
         (self.path / "shards" / name).write_bytes(data)
 
     @precondition(lambda self: self.out is None and self.manifest() and not self.damaged)
-    @rule(where=st.floats(0, 1))
-    def cut_the_manifest(self, where: float) -> None:
+    @rule(how=st.sampled_from(["cut", "line", "gone"]), where=st.floats(0, 1))
+    def cut_the_manifest(self, how: str, where: float) -> None:
         """The shards do without; the next session lists them again."""
         path = self.path / manifest_file(0)
-        path.write_bytes(path.read_bytes()[: int(where * path.stat().st_size)])
+        if how == "gone":
+            path.unlink()
+        elif how == "cut":
+            path.write_bytes(path.read_bytes()[: int(where * path.stat().st_size)])
+        else:
+            lines = path.read_bytes().splitlines(keepends=True)
+            del lines[int(where * (len(lines) - 1))]
+            path.write_bytes(b"".join(lines))
 
     # Reading
 
@@ -224,15 +238,27 @@ class Run(RuleBasedStateMachine):
             except StoreError:
                 assert len(store.steps(key)) < len(steps)
                 continue
-            for step, got in zip(steps, values, strict=True):
-                assert got.tobytes() == recorded(step, self.readable[step][0], key).tobytes()
-                assert store.session(step) == self.readable[step][0]
+            some = order.choice(steps, int(order.integers(len(steps) + 2))).tolist()  # several times, or none
+            again = store.read(key, some)
+            assert len(again) == len(some)
+            for step, got in [*zip(steps, values, strict=True), *zip(some, again, strict=True)]:
+                session = self.readable[step][0]
+                assert got.tobytes() == recorded(step, session, key).tobytes()
+                assert (store.session(step), store.epoch(step), store.time(step)) == (session, step / 2, 1e9 + step)
+                assert store.nbytes(key) == got.nbytes
             break
         return set(steps)
+
+    def keep(self) -> None:
+        """No shard that was there once has gone or changed, superseded ones included."""
+        here = {path.name: path.read_bytes() for path in shards(self.path) if path.name not in self.damaged}
+        assert here.items() >= {n: data for n, data in self.published.items() if n not in self.damaged}.items()
+        self.published |= here
 
     @precondition(lambda self: (self.path / RUN_FILE).exists())
     @rule(seed=st.integers(0, 100))
     def read(self, seed: int) -> None:
+        self.keep()
         store, risk = open_run(self.path), self.at_risk()
         assert store.steps() == sorted(store.steps())
         assert store.steps() or not set(self.readable) - risk

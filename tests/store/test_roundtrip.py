@@ -196,18 +196,6 @@ def test_a_snapshot_of_metrics_alone_is_no_step_of_activations(tmp_path):
     assert store.problems == ()
 
 
-def test_reading_any_selection_of_steps(tmp_path):
-    record(tmp_path / "run", [[0, 1, 2, 3], [4], [5, 6, 7]])
-    store = open_run(tmp_path / "run")
-    for steps in ([0], [1, 2], [3, 4, 5], [7, 0, 6, 1, 2], [2, 2, 3], list(range(8)), []):
-        got = store.read("fc2", steps)
-        assert got.shape == (len(steps), SAMPLES, 2, 3)
-        for s, step in enumerate(steps):
-            assert bits(got[s]) == bits(values(LAYERS[1], step))
-    assert store.nbytes("fc2") == SAMPLES * 6 * 2
-    assert (store.epoch(5), store.time(5), store.session(5)) == (2.5, 1e9 + 5, 1)
-
-
 def test_steps_of_more_digits_than_names_have_room_for_stay_in_order(tmp_path):
     steps = [99_999_999, 100_000_000]
     record(tmp_path / "run", [[step] for step in steps])

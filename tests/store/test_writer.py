@@ -375,14 +375,6 @@ def test_resume_supersedes_and_deletes_nothing(tmp_path):
     assert open_run(tmp_path / "run").verify() == []
 
 
-def test_a_session_that_published_nothing_supersedes_nothing(tmp_path):
-    record(tmp_path / "run", [[0, 1]])
-    writer(tmp_path / "run", resume=True).close()
-    with writer(tmp_path / "run", resume=True) as out:
-        assert out.session == 3
-    check_clean(tmp_path / "run", [0, 1])
-
-
 def test_a_damaged_newest_session_does_not_bring_back_what_it_superseded(tmp_path):
     record(tmp_path / "run", [[0, 1, 2, 3]])
     record(tmp_path / "run", [[2], [4]], resume=True)
@@ -393,13 +385,6 @@ def test_a_damaged_newest_session_does_not_bring_back_what_it_superseded(tmp_pat
     second.write_bytes(b"")
     assert open_run(tmp_path / "run").steps() == [0, 1]
     assert [p.steps for p in open_run(tmp_path / "run").problems] == [(2,), (4,)]
-
-
-def test_resume_where_there_is_no_run_makes_one(tmp_path):
-    with writer(tmp_path / "run", resume=True) as out:
-        assert (out.last_step, out.session) == (None, 1)
-        out(snapshot(0))
-    check_clean(tmp_path / "run", [0])
 
 
 @pytest.mark.parametrize(
@@ -440,22 +425,6 @@ def test_notes_are_in_the_session_at_once(tmp_path):
         assert open_run(tmp_path / "run").sessions[0]["notes"] == {"shift": 1}
         out.annotate(other="x")
     assert open_run(tmp_path / "run").sessions[0]["notes"] == {"shift": 1, "other": "x"}
-
-
-def test_a_shard_that_the_manifest_does_not_list_is_accepted_and_listed(tmp_path):
-    record(tmp_path / "run", [[0], [1], [2]])
-    manifest = tmp_path / "run/manifest.jsonl"
-    whole = manifest.read_bytes()
-    lines = whole.splitlines(keepends=True)
-    for content in (b"", lines[0] + lines[1][:40], lines[0] + b"rubbish\n" + lines[2], lines[1]):
-        manifest.write_bytes(content)
-        assert open_run(tmp_path / "run").steps() == [0, 1, 2]
-        writer(tmp_path / "run", resume=True).close()
-        assert sorted(manifest.read_bytes().splitlines(keepends=True)) == sorted(lines)
-    manifest.unlink()
-    writer(tmp_path / "run", resume=True).close()
-    assert manifest.read_bytes() == whole
-    check_clean(tmp_path / "run", [0, 1, 2])
 
 
 def test_leftovers_of_a_dead_writer_are_removed_and_those_of_others_are_not(tmp_path):
