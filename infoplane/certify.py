@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from infoplane import datasets
-from infoplane.core.records import Noise
 from infoplane.core.text import aligned
-from infoplane.estimators import Estimator, Preparing, Quantity, available, parse
+from infoplane.estimators import Estimator, Quantity, available, parse
+from infoplane.testing import ready
 
 SLACK = 0.02
 """Bits within which two estimates count as equal, beyond the stated tolerance of an invariance."""
@@ -53,16 +53,6 @@ class LayerData:
     t: Tensor
     x: Tensor
     y: Tensor
-
-
-class _Blocks:
-    noise: Noise | None = None
-
-    def __init__(self, t: Tensor) -> None:
-        self.t = t
-
-    def __iter__(self) -> Iterator[Tensor]:
-        yield self.t
 
 
 def digits_layer(samples: int, units: int, seed: int) -> LayerData:
@@ -131,9 +121,8 @@ class _Value:
 
 def _measure(estimator: Estimator, data: LayerData) -> dict[str, Quantity]:
     t = data.t[None]
-    if isinstance(estimator, Preparing):
-        estimator = estimator.prepare(_Blocks(t), data.y, data.x)
-    return estimator.estimate(t, data.y, x=data.x)
+    found: dict[str, Quantity] = ready(estimator, t, data.y, data.x).estimate(t, data.y, x=data.x)
+    return found
 
 
 def _raised(q: Quantity) -> list[str]:
@@ -318,29 +307,28 @@ def to_markdown(findings: Sequence[Finding]) -> str:
 
 
 def _by_check(findings: Sequence[Finding]) -> str:
-    if not findings:
-        return ""
     checks = list(dict.fromkeys(f.check for f in findings))
-    lines = [f"| estimator | quantity | {' | '.join(checks)} |", f"|{'---|' * (len(checks) + 2)}"]
-    for key in dict.fromkeys((f.estimator, f.quantity) for f in findings):
-        own = {f.check: f for f in findings if (f.estimator, f.quantity) == key}
-        cells = [_cell(own[check]) if check in own else "" for check in checks]
-        lines.append(f"| `{key[0]}` | {key[1]} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    by_quantity: dict[tuple[str, str], dict[str, str]] = {}
+    for f in findings:
+        cell = f"{_verdict(f)}: {f.got}" + (", flagged" if f.flagged else "")
+        by_quantity.setdefault((f.estimator, f.quantity), {})[f.check] = cell
+    rows = [(f"`{name}`", quantity, *map(own.get, checks)) for (name, quantity), own in by_quantity.items()]
+    return _markdown(f"| estimator | quantity | {' | '.join(checks)} |", rows)
 
 
-def _cell(f: Finding) -> str:
-    return f"{_verdict(f)}: {f.got}" + (", flagged" if f.flagged else "")
+def _by_problem(findings: Sequence[Finding]) -> str:
+    rows = [
+        (f.check, f"`{f.estimator}`", f.expected, f.got, _verdict(f), f.flagged or "-")
+        for f in sorted(findings, key=lambda f: list(PROBLEMS).index(f.check))
+    ]
+    return _markdown("| problem | estimator | I(T;Y) known | estimated | | flagged |", rows)
 
 
 def _verdict(f: Finding) -> str:
     return "holds" if f.holds else "**fails**"
 
 
-def _by_problem(findings: Sequence[Finding]) -> str:
-    if not findings:
-        return ""
-    lines = ["| problem | estimator | I(T;Y) known | estimated | | flagged |", "|---|---|---|---|---|---|"]
-    for f in sorted(findings, key=lambda f: list(PROBLEMS).index(f.check)):
-        lines.append(f"| {f.check} | `{f.estimator}` | {f.expected} | {f.got} | {_verdict(f)} | {f.flagged or '-'} |")
-    return "\n".join(lines)
+def _markdown(head: str, rows: Sequence[Sequence[str | None]]) -> str:
+    """A table in Markdown under this line; nothing where it has no rows."""
+    lines = [f"| {' | '.join(cell or '' for cell in row)} |" for row in rows]
+    return "\n".join([head, "|" + "---|" * (head.count("|") - 1), *lines]) if rows else ""

@@ -365,15 +365,51 @@ def certify(names: tuple[str, ...], markdown: bool) -> None:
     click.echo((certificates.to_markdown if markdown else certificates.to_text)(findings))
 
 
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def by_layer(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """Words LAYER=ROLE as a mapping."""
+    wrong = next((word for word in given if not all(word.rpartition("="))), None)
+    if wrong is not None:
+        raise click.BadParameter(f"expected LAYER=ROLE, as in 'fc*=activation', got {wrong!r}")
+    return {layer: role for layer, _, role in (word.rpartition("=") for word in given)}
+
+
+def names(ctx: click.Context, parameter: click.Parameter, given: str | None) -> Path | list[str]:
+    """A file that exists, or words between commas."""
+    return Path(given) if given and Path(given).is_file() else given.split(",") if given else []
+
+
 @command("infoplane import step-*.npz --labels y.npy -o runs/theirs", name="import")
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--labels", type=click.Path(exists=True, path_type=Path), help="File with one array, if not in FILES.")
+@click.argument("files", nargs=-1, required=True, type=FILE)
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Run directory to make.")
-def import_files(files: tuple[Path, ...], labels: Path | None, out: Path) -> None:
-    """Make a run of activations saved by other means: .npz, .npy, .safetensors, .pt (weights only)."""
+@click.option("--labels", type=FILE, help="File with one array, if not in FILES.")
+@click.option("--classes", is_flag=True, help="Labels that are whole numbers stored as floats are classes.")
+@click.option(
+    "--label-names", callback=names, metavar="NAMES|FILE", help="Of class 0, 1, ...: cat,dog, or a line each."
+)
+@click.option("--parts", type=FILE, help="The part of each row (train, test): text lines, or one array.")
+@click.option(
+    "--role", "roles", multiple=True, callback=by_layer, metavar="LAYER=ROLE", help="activation, output, input, other."
+)
+@click.option("--metrics", type=FILE, help="CSV with a column step, or JSON {step: {name: number}}.")
+@click.option("--chain", is_flag=True, help="Each layer is computed from the one before alone.")
+def import_files(files: tuple[Path, ...], out: Path, **options: Any) -> None:
+    """Make a run of activations saved by other means: .npz, .npy, .safetensors, .pt (weights only), .h5, .mat."""
     from infoplane import importers, store
 
-    click.echo(str(store.summarize(importers.from_files(out, files, labels=labels))))
+    click.echo(str(store.summarize(importers.from_files(out, files, **options))))
+
+
+@command("infoplane unpack acts.mat FOLDER", hidden=True)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+def unpack(file: Path, folder: Path) -> None:
+    """The part of import that reads HDF5 and MATLAB files, in the child with limits that import starts."""
+    from infoplane import store
+
+    click.echo(json.dumps(store.unpack(file, folder)))
 
 
 @command("infoplane export runs/digits -o digits.csv")

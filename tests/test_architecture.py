@@ -31,7 +31,7 @@ UPSTREAM = {
     "importers": ["store"],
     "analysis": ["store", "estimators", "results"],
     "live": ["analysis"],
-    "certify": ["analysis", "datasets"],
+    "certify": ["analysis", "datasets", "testing"],
     "testing": ["estimators"],
     "demo": ["hooks", "analysis", "plots", "report", "diagnostics", "datasets"],
     "cli": ["demo", "certify", "live", "importers", "integrations", "testing"],
@@ -180,7 +180,6 @@ def test_no_two_modules_import_each_other():
 
 # Names that two classes still have. The list may only become shorter.
 SHARED_NAMES = {
-    "Blocks",
     "Data",
     "Loss",
     "Named",

@@ -65,25 +65,27 @@ def run_again(arguments: Sequence[str], limits: Limits, what: str) -> int:
     return _status(child, limits, why, what, hint=", or allow more with --max-memory and --max-time")
 
 
-def ask(arguments: Sequence[str], limits: Limits, what: str) -> Any:
-    """What `infoplane ARGUMENTS` prints as JSON, from a limited child that writes no file.
+def ask(arguments: Sequence[str], limits: Limits, what: str, kind: str = "run") -> Any:
+    """What `infoplane ARGUMENTS` prints as JSON, from a limited child that writes no file unless the limits allow it.
+
+    `what` names what it reads, `kind` says what that is.
 
     Raises
     ------
     StoreError
         With the child's own line of error, or as `run_again`.
     """
-    limits = replace(limits, file_bytes=0)
+    limits = replace(limits, file_bytes=limits.file_bytes or 0)
     with _child(arguments, limits, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         said = [_Said(child.stdout), _Said(child.stderr)]
         why = _watch(child, limits, stop=lambda: max(len(one.data) for one in said) > MAX_ANSWER_BYTES)
         answer, complaint = [one.all() for one in said]
-    if _status(child, limits, why, what) == 2:
+    if _status(child, limits, why, what, kind=kind) == 2:
         raise StoreError(complaint.decode(errors="replace").removeprefix("Error: ").strip() or what)
     try:
         return json.loads(answer)
     except (ValueError, RecursionError):
-        raise StoreError(_sentence(what, "gave no answer")) from None
+        raise StoreError(_sentence(what, "gave no answer", kind)) from None
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
@@ -198,7 +200,9 @@ def _resident(session: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _status(child: subprocess.Popen[bytes], limits: Limits, why: str, what: str, hint: str = "") -> int:
+def _status(
+    child: subprocess.Popen[bytes], limits: Limits, why: str, what: str, hint: str = "", kind: str = "run"
+) -> int:
     """The exit status of a child that ended by itself; `hint` says how to allow it more."""
     status = child.returncode
     if not why and status == OUT_OF_MEMORY:
@@ -210,7 +214,7 @@ def _status(child: subprocess.Popen[bytes], limits: Limits, why: str, what: str,
     elif not why and status < 0:
         why, hint = f"crashed ({signal.Signals(-status).name})", ""
     if why:
-        raise StoreError(_sentence(what, why) + hint)
+        raise StoreError(_sentence(what, why, kind) + hint)
     return status
 
 
@@ -218,5 +222,5 @@ def _too_much_memory(limits: Limits) -> str:
     return f"needed more than {limits.memory_bytes / MIB:g} MiB of memory"
 
 
-def _sentence(what: str, why: str) -> str:
-    return f"{what}: reading it {why}; do not trust this run"
+def _sentence(what: str, why: str, kind: str) -> str:
+    return f"{what}: reading it {why}; do not trust this {kind}"

@@ -12,7 +12,7 @@ inexact Newton step changes the path and not the minimum.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -150,10 +150,11 @@ def fit(
     if start is None:
         start = Fit(design.new_zeros(*shape, columns), design.new_zeros(*shape, samples), design.new_zeros(shape[:2]))
     working = design.new_ones(shape[:2], dtype=torch.bool) if active is None else active
-    start = Fit(start.weights, start.scores, ~working)
     found = Fit(start.weights.clone(), start.scores.clone(), ~working)
     penalty = penalty.expand(*shape[:2], 1, columns)
-    left = _Working(design, squares, loss, rows, penalty, start, working, tolerance)
+    place = torch.arange(shape[0], device=design.device)[:, None], torch.arange(shape[1], device=design.device)
+    own = start.weights, start.scores, ~working, working
+    left = _Working(design, squares, loss, rows, penalty, *own, tolerance, place)
     for _ in range(MAX_STEPS):
         if not bool(left.working.any()):
             break
@@ -163,32 +164,26 @@ def fit(
     return found
 
 
+@dataclass
 class _Working:
     """The problems of a fit that are still worked on, and the frozen ones of the same snapshots and subsets."""
 
-    def __init__(
-        self,
-        design: Tensor,
-        squares: Tensor,
-        loss: Loss,
-        rows: Tensor,
-        penalty: Tensor,
-        start: Fit,
-        working: Tensor,
-        tolerance: float,
-        place: tuple[Tensor, Tensor] | None = None,
-    ) -> None:
-        self.design, self.squares, self.loss, self.rows, self.penalty = design, squares, loss, rows, penalty
-        self.weights, self.scores, self.converged = start.weights, start.scores, start.converged
-        self.working, self.tolerance = working, tolerance
-        # Of every snapshot and subset here its place in the whole: (S', 1) and (F',).
-        device = design.device
-        self.place = place or (
-            torch.arange(len(design), device=device)[:, None],
-            torch.arange(len(rows), device=device),
-        )
-        self.coarse = design.float()
-        self.count = rows.sum(1)  # (F,)
+    design: Tensor
+    squares: Tensor
+    loss: Loss
+    rows: Tensor
+    penalty: Tensor
+    weights: Tensor
+    scores: Tensor
+    converged: Tensor
+    working: Tensor
+    tolerance: float
+    # Where each snapshot and subset here stands in the whole: (S', 1) and (F',).
+    place: tuple[Tensor, Tensor]
+
+    def __post_init__(self) -> None:
+        self.coarse = self.design.float()
+        self.count = self.rows.sum(1)  # (F,)
         self.current = self._objective(self.scores, self.weights)
 
     def store(self, found: Fit) -> None:
@@ -203,18 +198,14 @@ class _Working:
             return self
         self.store(found)
         rows, columns = snapshots.nonzero(), subsets.nonzero()[:, 0]
-        here = Fit(self.weights[rows, columns], self.scores[rows, columns], self.converged[rows, columns])
-        whole = bool(snapshots.all())  # then the design stays where it is
-        return _Working(
-            self.design if whole else self.design[snapshots],
-            self.squares[snapshots],
-            self.loss,
-            self.rows[columns],
-            self.penalty[rows, columns],
-            here,
-            self.working[rows, columns],
-            self.tolerance,
-            (self.place[0][snapshots], self.place[1][columns]),
+        parts = ("weights", "scores", "converged", "working", "penalty")
+        return replace(
+            self,
+            design=self.design if bool(snapshots.all()) else self.design[snapshots],  # whole, it stays where it is
+            squares=self.squares[snapshots],
+            rows=self.rows[columns],
+            place=(self.place[0][snapshots], self.place[1][columns]),
+            **{name: getattr(self, name)[rows, columns] for name in parts},
         )
 
     def step(self) -> None:

@@ -17,6 +17,7 @@ from infoplane.core.files import fingerprint
 from infoplane.estimators._driver import Given, report
 from infoplane.estimators._gram import Distances, KernelOfRun, KernelProblem, submatrix
 from infoplane.estimators._labels import bin_targets, entropy_of_counts
+from infoplane.estimators._neighbors import Points
 from infoplane.estimators._protocol import Blocks, Quantity, as_floats
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._scaling import drawn_rows, eigenvalues, is_constant, shannon_bits, shares
@@ -25,8 +26,8 @@ from infoplane.estimators._settings import at_least, one_of, prepared, setting
 UNIT = "spectral bit"
 # Below this ratio of median distance to kernel width, all samples look like one to the kernel.
 NARROWEST = 0.25
-# Neighbours in the graph that is clustered, rows of it at a time, and rows up to which all eigenvectors are found.
-NEIGHBORS, _BLOCK, _DENSE = 10, 512, 512
+# Neighbours in the graph that is clustered, and rows up to which all eigenvectors are found.
+NEIGHBORS, _DENSE = 10, 512
 
 
 @register
@@ -243,20 +244,12 @@ def spectral_clusters(x: Tensor, count: int) -> Tensor:
 def _neighbor_graph(rows: Tensor) -> scipy.sparse.csr_matrix:
     """Symmetric weights: 1 where each is among the other's ten nearest, 1/2 where one is; itself included."""
     samples = len(rows)
-    k = min(NEIGHBORS, samples)
-    size = rows.abs().max()
-    z = rows / (size if size > 0 else 1.0)
-    z = z - z.mean(0)
-    norms = z.square().sum(1)
-    nearest = []
-    for i in range(0, samples, _BLOCK):
-        squared = norms - 2 * z[i : i + _BLOCK] @ z.T
-        own = torch.arange(i, min(i + _BLOCK, samples), device="cpu")
-        squared[own - i, own] = -torch.inf
-        nearest.append(squared.topk(k, largest=False).indices)
-    columns = torch.cat(nearest).numpy().ravel()
+    own = torch.arange(samples, device="cpu")[:, None]
+    others = Points(rows).nearest(min(NEIGHBORS, samples) - 1)[1]
+    columns = torch.cat([own, others], 1).numpy()
     ones = scipy.sparse.csr_matrix(
-        (np.ones(samples * k), (np.repeat(np.arange(samples), k), columns)), shape=(samples, samples)
+        (np.ones(columns.size), (np.repeat(np.arange(samples), columns.shape[1]), columns.ravel())),
+        shape=(samples, samples),
     )
     return (0.5 * (ones + ones.T)).tocsr()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, get_args
 
@@ -36,6 +37,7 @@ def from_arrays(
     metrics: Mapping[int, Mapping[str, float]] | None = None,
     roles: Mapping[str, Role] | None = None,
     chain: bool = False,
+    classes: bool = False,
 ) -> ActivationStore:
     """Write activations in memory as a run, and open it.
 
@@ -57,10 +59,12 @@ def from_arrays(
     parts : sequence of N names, optional
         Which part of the data each row belongs to ("train", "test").
     metrics : mapping from step to mapping from name to number, optional
-    roles : mapping from layer to "activation", "output", "input" or "other", optional
-        Plots draw activations and the output by default.
+    roles : mapping from layer or glob to "activation", "output", "input" or "other", optional
+        Plots draw activations and the output by default. A name goes before a glob, and a later glob before an earlier.
     chain : bool
         Whether each layer is computed from the one before alone, so that the data-processing inequality binds them.
+    classes : bool
+        Whether labels that are whole numbers stored as floats are classes; they are targets otherwise.
 
     Returns
     -------
@@ -74,7 +78,7 @@ def from_arrays(
         If the directory holds a run or anything else.
     """
     taken = _taken(activations)
-    y = _labels(labels, taken, label_names)
+    y = _labels(labels, taken, label_names, classes)
     samples = len(y)
     x, input_ids = _inputs(inputs, samples)
     names, part = _parts(parts, samples)
@@ -203,7 +207,7 @@ def _stored(t: torch.Tensor) -> npt.NDArray[Any]:
 def _layers(taken: Taken, roles: Mapping[str, Role], samples: int) -> tuple[Layer, ...]:
     """The layers of the first step, once all steps are found to have them in the same shape and type."""
     first, arrays = next(iter(taken.items()))
-    _check_roles(roles, arrays)
+    role_of = _roles(roles, arrays)
     for step, own in taken.items():
         if sorted(own) != sorted(arrays):
             raise ValueError(f"step {step} has the layers {', '.join(own)}; the first step has {', '.join(arrays)}")
@@ -216,7 +220,7 @@ def _layers(taken: Taken, roles: Mapping[str, Role], samples: int) -> tuple[Laye
                     f"layer {name!r} is {t.dtype} at step {first} and {own[name].dtype} at step {step}; bring all "
                     "steps to one dtype"
                 )
-    return tuple(_layer(depth, name, t, roles.get(name, "other")) for depth, (name, t) in enumerate(arrays.items()))
+    return tuple(_layer(depth, name, t, role_of.get(name, "other")) for depth, (name, t) in enumerate(arrays.items()))
 
 
 def _layer(depth: int, name: str, t: torch.Tensor, role: Role) -> Layer:
@@ -224,12 +228,19 @@ def _layer(depth: int, name: str, t: torch.Tensor, role: Role) -> Layer:
     return Layer(key=name, name=name, depth=depth, unit_shape=shape, raw_shape=shape, dtype=_dtype(t), role=role)
 
 
-def _check_roles(roles: Mapping[str, Role], known: Collection[str]) -> None:
-    for name, role in roles.items():
-        if name not in known:
-            raise ValueError(f"roles: there is no layer {name!r}; closest: {', '.join(closest(str(name), known))}")
+def _roles(roles: Mapping[str, Role], known: Collection[str]) -> dict[str, Role]:
+    """The role of each layer that a name or a glob names; a name goes before a glob."""
+    found: dict[str, Role] = {}
+    for pattern, role in sorted(roles.items(), key=lambda item: item[0] in known):
+        hits = [pattern] if pattern in known else [name for name in known if fnmatchcase(name, str(pattern))]
+        if not hits:
+            raise ValueError(
+                f"roles: there is no layer {pattern!r}; closest: {', '.join(closest(str(pattern), known))}"
+            )
         if role not in get_args(Role):
-            raise ValueError(f"roles: layer {name!r} must be one of {', '.join(get_args(Role))}, got {role!r}")
+            raise ValueError(f"roles: layer {pattern!r} must be one of {', '.join(get_args(Role))}, got {role!r}")
+        found |= dict.fromkeys(hits, role)
+    return found
 
 
 def _metrics(metrics: Mapping[Any, Mapping[str, Any]], taken: Taken) -> dict[int, dict[str, float]]:
@@ -254,7 +265,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, np.generic | np.ndarray) and value.size == 1 and value.dtype.kind in "fiub"
 
 
-def _labels(labels: Any, taken: Taken, label_names: Sequence[str]) -> npt.NDArray[Any]:
+def _labels(labels: Any, taken: Taken, label_names: Sequence[str], classes: bool) -> npt.NDArray[Any]:
     """Labels for the rows of the layers of the first step; a warning where they are seldom meant so."""
     y = as_array(labels, "labels")
     if y.ndim == 0:
@@ -265,12 +276,25 @@ def _labels(labels: Any, taken: Taken, label_names: Sequence[str]) -> npt.NDArra
         if t.ndim == 0 or rows != len(y):
             raise ValueError(f"layer {name!r} at step {step} has {rows} rows, there are {len(y)} labels")
     y = as_labels(y, len(y))
+    if classes and y.dtype.kind == "f":
+        y = _numbered(y)
     if len(y) < 2:
         raise ValueError(f"a run needs at least 2 samples, got {len(y)}")
     check_label_names(y, label_names)
     for doubt in doubts(y):
-        warn(doubt)
+        warn(f"{doubt}, or say classes=True (--classes)" if y.dtype.kind == "f" else doubt)
     return y
+
+
+def _numbered(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Labels that are whole numbers stored as floats, as classes."""
+    broken = np.flatnonzero((labels != np.round(labels)) | (abs(labels) > 2**53))
+    if len(broken):
+        raise ValueError(
+            f"labels that are classes must be whole numbers, got {labels.flat[broken[0]]}; for targets leave out "
+            "classes=True (--classes)"
+        )
+    return as_labels(labels.astype(np.int64), len(labels))
 
 
 def _inputs(inputs: Any, samples: int) -> tuple[npt.NDArray[Any] | None, npt.NDArray[np.int64]]:

@@ -16,11 +16,12 @@ from infoplane.core.labels import as_array
 from infoplane.core.steps import counts_steps, steps_of_files, whole_step, without_counts
 from infoplane.core.warn import warn
 from infoplane.importers._arrays import from_arrays
+from infoplane.importers._beside import without_files
+from infoplane.importers._matlab import column, is_mat, samples_first, samples_of
 from infoplane.importers._read import Key, read_entries
-from infoplane.importers._rows import Rows, agree, in_order
+from infoplane.importers._rows import IDS, INPUTS, LABELS, STEPS, Rows, agree, in_order
 from infoplane.store import ActivationStore
 
-LABELS, INPUTS, IDS, STEPS = ("labels", "y"), ("inputs", "x"), ("sample_ids", "ids"), ("steps", "step")
 MASKS = ("mask", "attention_mask")
 _Step = tuple[int | None, dict[str, Any]]  # None for a step that the file's name tells
 
@@ -55,13 +56,14 @@ def from_files(
     labels: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> ActivationStore:
-    """Make a run of saved activations: `.npz`, `.npy`, `.safetensors` or `.pt`.
+    """Make a run of saved activations: `.npz`, `.npy`, `.safetensors`, `.pt`, `.h5` or `.mat`.
 
     A file holds one step, `{layer: (N, ...)}`, or, when it has an array `steps` (S,), many: `{layer: (S, N, ...)}`; a
-    `.pt` may also hold `{step: {layer: (N, ...)}}`. The step of a file is the number `steps` in it, or the one in its
-    name (`step-0100.npz`): that after the word step, epoch, iter or checkpoint, or that which varies from file
+    `.pt` or `.h5` may also hold `{step: {layer: (N, ...)}}`. The step of a file is the number `steps` in it, or the one
+    in its name (`step-0100.npz`): that after the word step, epoch, iter or checkpoint, or that which varies from file
     to file. A `.npy` holds one layer, named by the file's folder or, for a single file, by the file. Single numbers
-    are metrics of the step. Other nested dicts of a `.pt` give layers `outer/inner`.
+    are metrics of the step. Other nested dicts of a `.pt`, and groups of a `.h5`, give layers `outer/inner`. In a
+    `.mat` the samples lie on the axis that is as long as the labels, the steps on that which is as long as `steps`.
 
     Arrays named `labels` or `y`, `inputs` or `x`, and `sample_ids` or `ids` are what their names say; labels may also
     come from a file of their own. Each may stand in one file, for all, or in several, which must then agree. Where
@@ -70,7 +72,8 @@ def from_files(
     Parameters
     ----------
     run, options
-        As for `from_arrays`.
+        As for `from_arrays`; `parts` and `label_names` may be files with a name for each row or class (a line of text,
+        or a value of one array), `metrics` a CSV file with a column `step` or JSON `{step: {name: number}}`.
     files : sequence of paths
     labels : path, optional
         A file with one array, or with `labels` and `sample_ids`.
@@ -87,9 +90,10 @@ def from_files(
     unknown = next((name for name in options if name not in known), None)
     if unknown is not None:
         raise TypeError(f"from_files has no option {unknown!r}; closest: {', '.join(closest(unknown, known))}")
-    pieces, sources = _read([Path(file) for file in files])
-    if labels is not None:
-        sources.append(_labels_file(Path(labels)))
+    given = [] if labels is None else [_labels_file(Path(labels))]
+    pieces, sources = _read([Path(file) for file in files], given)
+    sources += given
+    options = without_files(options, {piece.step for piece in pieces if piece.step is not None})
     # The caller's own words on the rows are held against the files like one more of them.
     if options.get("inputs") is not None:
         sources.append(Rows.of("the argument inputs", inputs=options["inputs"]))
@@ -120,7 +124,7 @@ def _warn_of_steps_in_names(pieces: Sequence[_Piece]) -> None:
                 return
 
 
-def _read(files: Sequence[Path]) -> tuple[list[_Piece], list[Rows]]:
+def _read(files: Sequence[Path], given: Sequence[Rows]) -> tuple[list[_Piece], list[Rows]]:
     """All pieces of all files, each with its step, and what the files say about their rows."""
     if not files:
         raise ValueError("no files to import")
@@ -128,8 +132,12 @@ def _read(files: Sequence[Path]) -> tuple[list[_Piece], list[Rows]]:
     named = Counter(file.name for file in files)
     alone = sum(not _is_special(file) for file in files) == 1
     sources: list[Rows] = []
-    for file in files:
-        entries = read_entries(file)
+    contents = [(file, read_entries(file)) for file in files]
+    counts = [len(rows.labels) for rows in given if rows.labels is not None and rows.labels.ndim]
+    counts += [count for _, entries in contents if (count := samples_of(entries)) is not None]
+    for file, entries in contents:
+        if is_mat(file):
+            entries = samples_first(file, entries, counts[0] if counts else None)
         if _is_npy(file):
             entries = _named_by_folder(file, entries, alone=alone)
         for step, values in _parts_of(file, entries):
@@ -278,6 +286,8 @@ def _labels_file(file: Path) -> Rows:
     ids, labels = _pop(file.name, values, IDS), _pop(file.name, values, LABELS)
     if labels is None and len(values) == 1:
         labels = values.popitem()[1]
+    if is_mat(file):
+        ids, labels = (None if one is None else column(one) for one in (ids, labels))
     if labels is None or values:
         raise ValueError(
             f"{file.name} should hold one array of labels, and sample_ids at most beside it; it has {names}"

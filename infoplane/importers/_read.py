@@ -16,19 +16,24 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from infoplane.core.errors import StoreError
 from infoplane.core.text import printable
+from infoplane.store import FOREIGN, read_foreign
 
 Key = tuple[str | int, ...]
 """Where a value stands in a file: its name, or the keys of nested dicts from the outermost."""
 
-KINDS = (".npz", ".npy", ".safetensors", ".pt", ".pth")
+KINDS = (".npz", ".npy", ".safetensors", ".pt", ".pth", *FOREIGN)
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _PICKLE_BYTES = 64 << 20
 _DEEPEST = 20
 
 
 def read_arrays(file: str | os.PathLike[str]) -> Mapping[str, Any]:
-    """The arrays, tensors and numbers of one file, by name; keys of nested dicts are joined by "/".
+    """The arrays, tensors and numbers of one file, by name; keys of nested dicts and groups are joined by "/".
+
+    `.h5`, `.hdf5` and `.mat` are read in a child process with limits, which leaves out, with a warning, what is no
+    array of numbers.
 
     Raises
     ------
@@ -44,7 +49,9 @@ def read_entries(file: Path) -> dict[Key, Any]:
     """The same by their keys."""
     kind = file.suffix.lower()
     if kind not in KINDS:
-        raise ValueError(f"{file.name}: expected .npz, .npy, .safetensors or .pt")
+        raise ValueError(f"{file.name}: expected .npz, .npy, .safetensors, .pt, .h5 or .mat")
+    if kind in FOREIGN:
+        return _foreign(file)
     try:
         if kind == ".npz":
             return {(name,): value for name, value in _numpy_archive(file)}
@@ -62,6 +69,13 @@ def read_entries(file: Path) -> dict[Key, Any]:
     except Exception as error:
         raise ValueError(f"{file.name} cannot be read as plain arrays: {_one_line(error)}") from error
     return dict(_plain(file, loaded))
+
+
+def _foreign(file: Path) -> dict[Key, Any]:
+    try:
+        return {(*key,): value for key, value in read_foreign(file).items()}
+    except StoreError as error:
+        raise ValueError(str(error)) from error
 
 
 def _numpy_archive(file: Path) -> Iterator[tuple[str, Any]]:

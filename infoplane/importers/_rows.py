@@ -13,6 +13,8 @@ import torch
 from infoplane.core.labels import as_array, as_sample_ids
 from infoplane.core.records import IntArray
 
+LABELS, INPUTS, IDS, STEPS = ("labels", "y"), ("inputs", "x"), ("sample_ids", "ids"), ("steps", "step")
+"""Names of arrays that are no layers."""
 ALIGN = "put 'sample_ids' into each file, and their rows are brought to one order"
 
 

@@ -11,6 +11,7 @@ A snapshot has four forms on its way from a hook to the disk:
 """
 
 from infoplane.store._shard import inputs_digest, probe_digest
+from infoplane.store.foreign import FOREIGN, read_foreign, unpack
 from infoplane.store.layout import FORMAT_VERSION
 from infoplane.store.reader import ActivationStore, Problem, open_run, source_digest
 from infoplane.store.summary import RunSummary, summarize
@@ -18,6 +19,7 @@ from infoplane.store.untrusted import UntrustedReader, is_foreign, limits_for, s
 from infoplane.store.writer import StoreWriter, check_run
 
 __all__ = [
+    "FOREIGN",
     "FORMAT_VERSION",
     "ActivationStore",
     "Problem",
@@ -30,8 +32,10 @@ __all__ = [
     "limits_for",
     "open_run",
     "probe_digest",
+    "read_foreign",
     "source_digest",
     "summarize",
     "summarize_untrusted",
+    "unpack",
     "verify_untrusted",
 ]

@@ -1,4 +1,4 @@
-"""The one place where HDF5 is used: laying out a new file; and the parse of an existing one, without it.
+"""The one place where HDF5 is used for runs: laying out a new file; and the parse of an existing one, without it.
 
 HDF5 never touches a disk here and never reads or writes an array. To write, it lays out the objects in
 memory and says where each array belongs; the bytes go to the disk from Python, so a full disk is an
@@ -105,7 +105,7 @@ class _Image(io.BytesIO):
 
 
 def _create_hdf5(image: _Image) -> Any:
-    """Every HDF5 file of the package begins with this call, in memory; none is ever opened."""
+    """Every HDF5 file of the package begins with this call, in memory; no file of a run is ever opened."""
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_fileobj_driver(h5fd.fileobj_driver, image)
     access.set_fclose_degree(h5f.CLOSE_STRONG)

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import math
+import operator
 import pickle
 import warnings
 from collections.abc import Callable
@@ -21,9 +22,19 @@ from torch import Tensor
 from infoplane.core.units import BIT
 from infoplane.estimators import ALL_GUARANTEES, FLAGS, Estimator, Quantity, build, config_json
 from infoplane.testing._labels import check_ceiling, check_one_class, check_one_target, check_singular_layers
-from infoplane.testing._subject import SAME, SAMPLES, SNAPSHOTS, UNITS, Blocks, Subject, require
+from infoplane.testing._subject import (
+    SAME,
+    SAMPLES,
+    SNAPSHOTS,
+    UNITS,
+    InMemory,
+    Subject,
+    ready,
+    require,
+    require_finite,
+)
 
-__all__ = ["check_estimator"]
+__all__ = ["InMemory", "check_estimator", "ready"]
 
 
 def check_estimator(cls: type[Any], **config: Any) -> dict[str, str]:
@@ -99,18 +110,18 @@ def _check_dataclass(s: Subject) -> None:
 
 
 def _check_config(s: Subject) -> None:
-    ready = s.ready(s.t, s.y, s.x)
-    settings = json.loads(config_json(ready))
+    first = s.ready(s.t, s.y, s.x)
+    settings = json.loads(config_json(first))
     settings.pop("prepared", None)
     again = build(s.cls, settings)
     require(
         config_json(again) == config_json(s.make()),
         f"settings read back from JSON differ: {config_json(again)} against {config_json(s.make())}",
     )
-    found = again.prepare(Blocks(s.t), s.y, s.x) if hasattr(again, "prepare") else again
-    require(config_json(found) == config_json(ready), "prepare found something else the second time")
-    copy = pickle.loads(pickle.dumps(ready))
-    _same(copy.estimate(s.t, s.y, x=s.x), ready.estimate(s.t, s.y, x=s.x), 0.0, "a pickled copy")
+    found = ready(again, s.t, s.y, s.x)
+    require(config_json(found) == config_json(first), "prepare found something else the second time")
+    copy = pickle.loads(pickle.dumps(first))
+    _same(copy.estimate(s.t, s.y, x=s.x), first.estimate(s.t, s.y, x=s.x), 0.0, "a pickled copy")
 
 
 def _check_prepare(s: Subject) -> None:
@@ -118,8 +129,8 @@ def _check_prepare(s: Subject) -> None:
         return
     fresh = s.make()
     before = config_json(fresh)
-    ready = fresh.prepare(Blocks(s.t), s.y, s.x)
-    require(type(ready) is s.cls, f"prepare must return {s.cls.__name__}, got {type(ready).__name__}")
+    found = fresh.prepare(InMemory(s.t), s.y, s.x)
+    require(type(found) is s.cls, f"prepare must return {s.cls.__name__}, got {type(found).__name__}")
     require(config_json(fresh) == before, "prepare must return a copy and leave the original as it was")
 
 
@@ -180,10 +191,11 @@ def _check_inputs_untouched(s: Subject) -> None:
 
 
 def _check_blocks(s: Subject) -> None:
-    whole, ready = s.run(), s.ready(s.t, s.y, s.x)
+    whole, seen = s.run(), s.ready(s.t, s.y, s.x)
     for i in range(SNAPSHOTS):
-        one = ready.estimate(s.t[i : i + 1], s.y, x=s.x)
-        _same(one, {n: _snapshot(q, i) for n, q in whole.items()}, SAME, f"snapshot {i} alone")
+        one = seen.estimate(s.t[i : i + 1], s.y, x=s.x)
+        of_one = operator.itemgetter(slice(i, i + 1))
+        _same(one, {name: _each(q, of_one) for name, q in whole.items()}, SAME, f"snapshot {i} alone")
 
 
 def _check_sample_order(s: Subject) -> None:
@@ -206,17 +218,12 @@ def _check_constant_zero(s: Subject) -> None:
 
 def _check_device_exact(s: Subject) -> None:
     there = s.run(s.t.cuda(), s.y.cuda(), s.x.cuda())
-    here = {
-        name: dataclasses.replace(q, value=q.value.cpu(), low=_cpu(q.low), high=_cpu(q.high), flags={})
-        for name, q in there.items()
-    }
-    _same(here, s.run(), 0.0, "the GPU")
+    _same({name: _each(q, Tensor.cpu) for name, q in there.items()}, s.run(), 0.0, "the GPU")
 
 
 def _check_constant_layer(s: Subject) -> None:
     found = s.run(torch.full_like(s.t, 0.75))
-    for name, q in found.items():
-        require(bool(torch.isfinite(q.value).all()), f"{name} of a constant layer must be finite")
+    require_finite(found, "of a constant layer must be finite")
     flagged = any(bool(q.flags["degenerate"].all()) for q in found.values() if "degenerate" in q.flags)
     require(flagged, "a constant layer must raise the flag 'degenerate'")
 
@@ -227,34 +234,33 @@ def _check_one_sample(s: Subject) -> None:
     except ValueError as error:
         require("sample" in str(error), f"the error must speak of samples, got {error}")
         return
-    for name, q in found.items():
-        require(bool(torch.isfinite(q.value).all()), f"{name} of one sample must be finite or refused")
+    require_finite(found, "of one sample must be finite or refused")
 
 
 def _check_nonfinite(s: Subject) -> None:
-    ready = s.ready(s.t, s.y, s.x)
+    seen = s.ready(s.t, s.y, s.x)
     for bad in (math.nan, math.inf, -math.inf):
         t = s.t.clone()
         t[1, 5, 2] = bad
-        _raises(ValueError, "non-finite", functools.partial(ready.estimate, t, s.y, x=s.x), f"{bad} in t")
+        _raises(ValueError, "non-finite", functools.partial(seen.estimate, t, s.y, x=s.x), f"{bad} in t")
 
 
 def _check_bad_shapes(s: Subject) -> None:
-    ready = s.ready(s.t, s.y, s.x)
-    _raises(ValueError, "shape", lambda: ready.estimate(s.t[0], s.y, x=s.x), "t without a snapshot axis")
-    _raises(ValueError, "at least one", lambda: ready.estimate(s.t[:0], s.y, x=s.x), "no snapshot")
-    _raises(ValueError, "at least one", lambda: ready.estimate(s.t[:, :, :0], s.y, x=s.x), "no unit")
-    _raises(ValueError, "y", lambda: ready.estimate(s.t, s.y[:-1], x=s.x), "one label too few")
-    _raises(ValueError, "x_ids", lambda: ready.estimate(s.t, s.y, x=s.x, x_ids=torch.arange(3)), "3 x_ids")
-    _raises(TypeError, "t", lambda: ready.estimate(s.t.numpy(), s.y, x=s.x), "a numpy t")
+    seen = s.ready(s.t, s.y, s.x)
+    _raises(ValueError, "shape", lambda: seen.estimate(s.t[0], s.y, x=s.x), "t without a snapshot axis")
+    _raises(ValueError, "at least one", lambda: seen.estimate(s.t[:0], s.y, x=s.x), "no snapshot")
+    _raises(ValueError, "at least one", lambda: seen.estimate(s.t[:, :, :0], s.y, x=s.x), "no unit")
+    _raises(ValueError, "y", lambda: seen.estimate(s.t, s.y[:-1], x=s.x), "one label too few")
+    _raises(ValueError, "x_ids", lambda: seen.estimate(s.t, s.y, x=s.x, x_ids=torch.arange(3)), "3 x_ids")
+    _raises(TypeError, "t", lambda: seen.estimate(s.t.numpy(), s.y, x=s.x), "a numpy t")
 
 
 def _check_target_kind(s: Subject) -> None:
-    ready = s.ready(s.t, s.y, s.x)
+    seen = s.ready(s.t, s.y, s.x)
     if "continuous" not in s.cls.targets:
-        _raises(ValueError, "bin", lambda: ready.estimate(s.t, s.x[:, 0], x=s.x), "a float target")
+        _raises(ValueError, "bin", lambda: seen.estimate(s.t, s.x[:, 0], x=s.x), "a float target")
     if "discrete" not in s.cls.targets:
-        _raises(ValueError, "continuous", lambda: ready.estimate(s.t, s.classes, x=s.x), "integer classes")
+        _raises(ValueError, "continuous", lambda: seen.estimate(s.t, s.classes, x=s.x), "integer classes")
 
 
 def _check_dtypes(s: Subject) -> None:
@@ -311,19 +317,10 @@ _CHECKS: tuple[Callable[[Subject], None], ...] = (
 )
 
 
-def _cpu(value: Tensor | None) -> Tensor | None:
-    return None if value is None else value.cpu()
-
-
-def _snapshot(q: Quantity, i: int) -> Quantity:
-    part = slice(i, i + 1)
-    return dataclasses.replace(
-        q,
-        value=q.value[part],
-        low=None if q.low is None else q.low[part],
-        high=None if q.high is None else q.high[part],
-        flags={flag: mask[part] for flag, mask in q.flags.items()},
-    )
+def _each(q: Quantity, part: Callable[[Tensor], Tensor]) -> Quantity:
+    """The quantity with something done to its value and interval; its flags and its ceiling are left out."""
+    low, high = (None if end is None else part(end) for end in (q.low, q.high))
+    return dataclasses.replace(q, value=part(q.value), low=low, high=high, ceiling=None, flags={})
 
 
 def _same(got: dict[str, Quantity], want: dict[str, Quantity], tolerance: float, what: str) -> None:

@@ -16,8 +16,13 @@ SNAPSHOTS, SAMPLES, UNITS, CLASSES = 3, 64, 4, 3
 SAME = 1e-9
 
 
-class Blocks:
-    """A whole run held in memory, as `prepare` reads it."""
+class InMemory:
+    """A whole run of one layer held in memory, as `prepare` reads it: two snapshots at a time.
+
+    Parameters
+    ----------
+    t : (S, N, U) Tensor
+    """
 
     noise: Noise | None = None
 
@@ -27,6 +32,27 @@ class Blocks:
     def __iter__(self) -> Iterator[Tensor]:
         for start in range(0, len(self.t), 2):
             yield self.t[start : start + 2]
+
+
+def ready(estimator: Any, t: Tensor, y: Tensor, x: Tensor | None = None) -> Any:
+    """The estimator after it has seen the run `t`, where it wants to.
+
+    Parameters
+    ----------
+    estimator : Estimator
+    t : (S, N, U) Tensor
+        The whole run of one layer.
+    y : (N,) or (N, K) Tensor
+        Classes or targets.
+    x : (N, F) Tensor, optional
+        Inputs.
+
+    Returns
+    -------
+    Estimator
+        What `prepare` gives, or the estimator itself where it has no `prepare`.
+    """
+    return estimator.prepare(InMemory(t), y, x) if hasattr(estimator, "prepare") else estimator
 
 
 @dataclasses.dataclass
@@ -73,8 +99,7 @@ class Subject:
 
     def ready(self, t: Tensor, y: Tensor, x: Tensor) -> Any:
         """An estimator that has seen the run `t`, where it wants to."""
-        estimator = self.make()
-        return estimator.prepare(Blocks(t), y, x) if hasattr(estimator, "prepare") else estimator
+        return ready(self.make(), t, y, x)
 
     def run(
         self, t: Tensor | None = None, y: Tensor | None = None, x: Tensor | None = None, **more: Any
@@ -87,3 +112,12 @@ class Subject:
 def require(condition: bool, message: str) -> None:
     if not condition:
         raise AssertionError(message)
+
+
+def require_finite(found: dict[str, Quantity], what: str) -> None:
+    for name, q in found.items():
+        require(bool(torch.isfinite(q.value).all()), f"{name} {what}")
+
+
+def require_zero(q: Quantity, what: str) -> None:
+    require(bool((q.value.abs() < SAME).all()), f"I(T;Y) {what} must be 0, got {q.value.tolist()}")

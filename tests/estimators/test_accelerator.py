@@ -10,7 +10,7 @@ from watching import Allocations, Waits
 
 from infoplane.core.device import accelerator_branches
 from infoplane.estimators import available
-from infoplane.testing._subject import Blocks
+from infoplane.testing import ready
 
 CASES = [
     (name, kind)
@@ -28,13 +28,8 @@ def layer(kind, snapshots, samples, units, dtype=torch.float32):
     return t, y if kind == "discrete" else x.double().sum(1), x
 
 
-def ready(name, t, y, x):
-    estimator = available()[name]()
-    return estimator.prepare(Blocks(t), y, x) if hasattr(estimator, "prepare") else estimator
-
-
 def estimated(name, t, y, x):
-    return ready(name, t, y, x).estimate(t, y, x=x)
+    return ready(available()[name](), t, y, x).estimate(t, y, x=x)
 
 
 def assert_same(got, want, tolerance):
@@ -120,7 +115,7 @@ SIZES = [(4, 64, 4), (2, 128, 8)]
 
 def waits(name, kind, sizes):
     t, y, x = layer(kind, *sizes)
-    estimator = ready(name, t, y, x)
+    estimator = ready(available()[name](), t, y, x)
     with accelerator_branches(), Waits() as watched:
         estimator.estimate(t, y, x=x)
     return watched.found
@@ -209,7 +204,7 @@ def test_memory_is_what_is_declared(name, kind, forced):
     most = MORE[name, kind][forced] if (name, kind) in MORE else (MOST, MOST)
     for limit, (snapshots, samples, units) in zip(most, MEMORY_SIZES, strict=True):
         t, y, x = layer(kind, snapshots, samples, units)
-        estimator = ready(name, t, y, x)
+        estimator = ready(available()[name](), t, y, x)
         with accelerator_branches() if forced else torch.device("cpu"), Allocations() as seen:
             estimator.estimate(t, y, x=x)
         declared = snapshots * estimator.bytes_per_snapshot(samples, units)

@@ -11,16 +11,7 @@ import torch
 from infoplane import datasets
 from infoplane.estimators import bin_targets, get, parse
 from infoplane.estimators.dse import DiffusionSpectralEntropy
-
-
-class Run:
-    noise = None
-
-    def __init__(self, t):
-        self.t = t
-
-    def __iter__(self):
-        yield from (self.t[i : i + 2] for i in range(0, len(self.t), 2))
+from infoplane.testing import InMemory
 
 
 def blobs(sizes, gap=1e3):
@@ -91,7 +82,7 @@ def test_scale_matters_unless_the_width_follows():
 def test_median_is_frozen_at_the_last_snapshot():
     g = torch.Generator().manual_seed(2)
     t, y = torch.randn(4, 60, 3, generator=g) * torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None, None], torch.arange(60) % 2
-    ready = DiffusionSpectralEntropy().prepare(Run(t), y)
+    ready = DiffusionSpectralEntropy().prepare(InMemory(t), y)
     same = DiffusionSpectralEntropy(sigma=ready.run_sigma)
     torch.testing.assert_close(ready.estimate(t, y)["DSE"].value, same.estimate(t, y)["DSE"].value, atol=0, rtol=0)
     torch.testing.assert_close(ready.estimate(t[:1], y)["DSE"].value, same.estimate(t[:1], y)["DSE"].value)
@@ -110,7 +101,7 @@ def test_rotation_and_shift_change_nothing():
 def test_clusters_of_inputs_are_found_once():
     x, y = (torch.from_numpy(a[:200]) for a in datasets.digits())
     t = x.double()[None]
-    ready = DiffusionSpectralEntropy().prepare(Run(t), y, x)
+    ready = DiffusionSpectralEntropy().prepare(InMemory(t), y, x)
     prepared, fresh = ready.estimate(t, y, x=x), DiffusionSpectralEntropy().estimate(t, y, x=x)
     assert ready.x_clusters.startswith("sha256:")
     assert torch.equal(prepared["DSMI(X;T)"].value, fresh["DSMI(X;T)"].value)
@@ -197,7 +188,7 @@ def test_digits_with_true_and_with_shuffled_labels():
     for seed in range(3):
         for shuffled in (False, True):
             t, y = digits_run(seed, shuffled)
-            found = DiffusionSpectralEntropy().prepare(Run(t), y).estimate(t, y)
+            found = DiffusionSpectralEntropy().prepare(InMemory(t), y).estimate(t, y)
             assert float(found["DSE"].value[-1]) > float(found["DSE"].value[0]) + 1
             final[shuffled] += float(found["DSMI(T;Y)"].value[-1])
             if not shuffled:

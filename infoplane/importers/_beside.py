@@ -1,0 +1,110 @@
+"""What stands in small files beside the activations: names of parts and classes, metrics."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from infoplane.core.labels import as_array
+from infoplane.core.strict import load_object
+from infoplane.core.warn import warn
+from infoplane.importers._read import KINDS, read_entries
+
+Metrics = dict[int, dict[str, float]]
+
+
+def names_in(file: str | os.PathLike[str]) -> list[str]:
+    """Names: the lines of a text file, or the values of the one array of another."""
+    file = Path(file)
+    if file.suffix.lower() not in KINDS:
+        return _text(file).splitlines()
+    arrays = list(read_entries(file).values())
+    values = as_array(arrays[0], file.name) if len(arrays) == 1 else None
+    if values is None or values.size != max(values.shape, default=0):
+        raise ValueError(f"{file.name} should hold one array with one name or number for each row")
+    return [_name(value) for value in values.reshape(-1).tolist()]
+
+
+def _name(value: Any) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def metrics_in(file: str | os.PathLike[str]) -> Metrics:
+    """Metrics of steps: a CSV file with a column `step`, or JSON `{step: {name: number}}`.
+
+    Cells that are empty are left out.
+    """
+    file = Path(file)
+    if file.suffix.lower() == ".json":
+        return _from_json(file)
+    rows = list(csv.reader(_text(file).splitlines()))
+    head = [name.strip() for name in rows[0]] if rows else []
+    if head.count("step") != 1 or len(set(head)) < len(head):
+        raise ValueError(f"{file.name} should begin with a line of names, each once, and step among them; got {head}")
+    found: Metrics = {}
+    for line, row in enumerate(rows[1:], start=2):
+        if len(row) != len(head):
+            raise ValueError(f"{file.name}, line {line}: expected {len(head)} cells, got {len(row)}")
+        cells = {name: cell.strip() for name, cell in zip(head, row, strict=True) if cell.strip()}
+        where = f"{file.name}, line {line}"
+        step = _step(where, cells.pop("step", ""))
+        if step in found:
+            raise ValueError(f"{where}: step {step} comes twice")
+        found[step] = {name: _number(where, name, cell) for name, cell in cells.items()}
+    return found
+
+
+def _from_json(file: Path) -> Metrics:
+    try:
+        content = load_object(_text(file).encode())
+    except ValueError as error:
+        raise ValueError(f"{file.name}: {error}") from error
+    bad = next((step for step, numbers in content.items() if not isinstance(numbers, dict)), None)
+    if bad is not None:
+        raise ValueError(f"{file.name}: expected {{step: {{name: number}}}}, got {content[bad]!r:.40} for {bad!r:.40}")
+    return {
+        _step(file.name, step): {str(name): _number(file.name, name, value) for name, value in numbers.items()}
+        for step, numbers in content.items()
+    }
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file.name} is no text in UTF-8") from error
+
+
+def _step(where: str, text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"{where}: a step must be a whole number from 0, got {text!r:.40}")
+    return int(text)
+
+
+def _number(where: str, name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {name!r:.40} must be a number, got {value!r:.40}") from error
+
+
+def without_files(options: Mapping[str, Any], steps: Collection[int]) -> dict[str, Any]:
+    """Options with the content of the files that some of them name; of metrics, those of the given steps."""
+    read = dict(options)
+    for name in ("parts", "label_names"):
+        if isinstance(options.get(name), str | os.PathLike):
+            read[name] = names_in(options[name])
+    file = options.get("metrics")
+    if isinstance(file, str | os.PathLike):
+        found = metrics_in(file)
+        read["metrics"] = {step: numbers for step, numbers in found.items() if step in steps}
+        # A log of the training has more steps than were saved.
+        if len(read["metrics"]) < len(found):
+            warn(
+                f"{Path(file).name}: {len(found) - len(read['metrics'])} of {len(found)} steps have no activations and "
+                "are left out"
+            )
+    return read

@@ -1,0 +1,247 @@
+"""The arrays of plain numbers in a stranger's HDF5 file, found by a walk that follows no link out of it.
+
+Everything here runs in a child with limits. What is no array of plain numbers is left out and named; an array of
+numbers that cannot be had as it was meant is refused.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from typing import IO, Any
+
+import numpy as np
+from h5py import h5, h5a, h5d, h5f, h5fd, h5g, h5l, h5o, h5p, h5s, h5t, h5z
+
+from infoplane.core.errors import StoreError
+from infoplane.core.files import MIB
+from infoplane.core.text import shorten
+from infoplane.store._plain import Block, Key, PlainArray, Skipped, named, not_plain, refuse_complex
+
+NUMBERS = frozenset(["b1", "f2", "f4", "f8", *(f"{sign}{size}" for sign in "iu" for size in (1, 2, 4, 8))])
+"""The types of arrays that are read, as kind and bytes."""
+_MATLAB = {"double", "single", "logical", *(f"{sign}int{8 * size}" for sign in ("", "u") for size in (1, 2, 4, 8))}
+_FILTERS = {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32}
+_LAYOUTS = {h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED}
+_MAX_OBJECTS = 10_000
+_DEEPEST = 20
+_MAX_CHUNK = 512 * MIB
+_BLOCK = 32 * MIB
+_OWN = {"#refs#", "#subsystem#"}  # where MATLAB keeps what its cells and objects point to
+
+
+def find(stream: IO[bytes]) -> tuple[list[PlainArray], Skipped]:
+    """Every array that may be read, and what is left out with the reason; StoreError for one that is refused."""
+    stream.seek(0)
+    matlab = stream.read(10) == b"MATLAB 7.3"
+    access = h5p.create(h5p.FILE_ACCESS)
+    # By way of the open file: the library never gets a name, and cannot wait on a pipe.
+    access.set_fileobj_driver(h5fd.fileobj_driver, stream)
+    root = h5g.open(h5f.open(b"foreign", h5f.ACC_RDONLY, fapl=access), b"/")
+    walk = _Walk(h5o.get_info(root).addr, matlab=matlab)
+    walk.group((), root)
+    return walk.found, walk.skipped
+
+
+class _Walk:
+    """All objects of a file, each looked at once, by hard links alone."""
+
+    def __init__(self, root: int, *, matlab: bool) -> None:
+        self.matlab = matlab
+        self.found: list[PlainArray] = []
+        self.skipped: Skipped = []
+        self._seen: dict[int, Key] = {root: ("/",)}
+
+    def group(self, key: Key, group: Any) -> None:
+        """Everything below a group, in the order of creation where the file knows it, else of names."""
+        if len(key) > _DEEPEST:
+            raise StoreError(f"{named(key)} lies more than {_DEEPEST} groups deep")
+        if len(self._seen) + group.get_num_objs() > _MAX_OBJECTS:
+            raise StoreError(f"it holds more than {_MAX_OBJECTS:,} objects")
+        for raw in _links(group):
+            if not (name := _text(raw)):
+                self.skipped.append(((*key, ascii(raw)), "a name that is no text"))
+            elif not (self.matlab and name in _OWN):
+                self._link((*key, name), group, raw)
+
+    def _link(self, key: Key, group: Any, raw: bytes) -> None:
+        kind = group.links.get_info(raw).type
+        if kind != h5l.TYPE_HARD:
+            words = {h5l.TYPE_SOFT: "a soft link", h5l.TYPE_EXTERNAL: "a link to another file"}
+            self.skipped.append((key, words.get(kind, "a link of its own kind")))
+            return
+        info = h5o.get_info(group, raw)
+        if info.addr in self._seen:
+            self.skipped.append((key, f"another name of {named(self._seen[info.addr])}"))
+            return
+        self._seen[info.addr] = key
+        if info.type == h5o.TYPE_GROUP:
+            self._open_group(key, h5g.open(group, raw))
+        elif info.type == h5o.TYPE_DATASET:
+            self._dataset(key, h5d.open(group, raw))
+        else:
+            self.skipped.append((key, "a named type"))
+
+    def _open_group(self, key: Key, group: Any) -> None:
+        if h5a.exists(group, b"MATLAB_sparse"):
+            raise StoreError(f"{named(key)} is sparse; save full({key[-1]})")
+        kind = _matlab_class(group)
+        if kind is None:
+            self.group(key, group)
+        else:
+            self.skipped.append((key, not_plain(kind)))
+
+    def _dataset(self, key: Key, dataset: Any) -> None:
+        kind = _matlab_class(dataset)
+        if kind is not None and (kind not in _MATLAB or h5a.exists(dataset, b"MATLAB_empty")):
+            self.skipped.append((key, not_plain(kind) if kind not in _MATLAB else "empty"))
+            return
+        dtype = _dtype(key, dataset.get_type())
+        if isinstance(dtype, str):
+            self.skipped.append((key, dtype))
+            return
+        creation = dataset.get_create_plist()
+        _check_storage(key, creation)  # before its shape is asked for: that of a virtual one lies in other files
+        space = dataset.get_space()
+        if space.get_simple_extent_type() == h5s.NULL:
+            self.skipped.append((key, "empty"))
+            return
+        shape, turned = tuple(map(int, space.shape)), self.matlab or kind is not None
+        chunk = _chunk(key, creation, dataset, shape, dtype)
+        meant = np.dtype(bool) if kind == "logical" else dtype
+        self.found.append(
+            PlainArray(
+                key,
+                shape[::-1] if turned else shape,
+                meant,
+                lambda: _blocks(dataset, shape, chunk, dtype, meant),
+                reversed=turned,
+            )
+        )
+
+
+def _links(group: Any) -> list[bytes]:
+    """Names of a group's links."""
+    names: list[bytes] = []
+    tracked = group.get_create_plist().get_link_creation_order() & h5p.CRT_ORDER_TRACKED
+    group.links.iterate(names.append, idx_type=h5.INDEX_CRT_ORDER if tracked else h5.INDEX_NAME)
+    return names if tracked else sorted(names, key=_with_numbers)
+
+
+def _with_numbers(name: bytes) -> list[tuple[int, int, bytes]]:
+    """A key for sorting that puts `fc2` before `fc10`."""
+    return [(0, int(part), b"") if part.isdigit() else (1, 0, part) for part in re.findall(rb"\d{1,18}|\D+", name)]
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return ""
+
+
+def _matlab_class(thing: Any) -> str | None:
+    """The class that MATLAB gave an object; None where it was not MATLAB's."""
+    if not h5a.exists(thing, b"MATLAB_class"):
+        return None
+    attribute = h5a.open(thing, b"MATLAB_class")
+    kind = attribute.get_type()
+    # A text of variable length is a pointer, which a file can point anywhere.
+    plain = kind.get_class() == h5t.STRING and not kind.is_variable_str() and 0 < kind.get_size() <= 64
+    if not plain or attribute.get_space().get_simple_extent_npoints() != 1:
+        return "unknown"
+    value = np.zeros((), f"S{kind.get_size()}")
+    attribute.read(value)
+    return bytes(value.item()).rstrip(b"\0").decode("ascii", "replace")
+
+
+_WORDS = {
+    h5t.STRING: "text", h5t.REFERENCE: "references", h5t.COMPOUND: "records", h5t.VLEN: "rows of different lengths",
+    h5t.OPAQUE: "bytes without a type", h5t.ENUM: "an enumeration", h5t.ARRAY: "records", h5t.BITFIELD: "bits",
+}  # fmt: skip
+
+
+def _dtype(key: Key, kind: Any) -> np.dtype[Any] | str:
+    """The numpy type of plain numbers, in this machine's byte order; or what it is instead."""
+    group = kind.get_class()
+    if _is_complex(kind):
+        refuse_complex(key)
+    if group not in (h5t.INTEGER, h5t.FLOAT, h5t.ENUM):
+        return str(_WORDS.get(group, "of a type without numbers"))
+    try:
+        dtype: np.dtype[Any] = np.dtype(kind.dtype).newbyteorder("=")
+    except (TypeError, ValueError):
+        dtype = np.dtype("V1")
+    if group == h5t.ENUM and dtype != np.dtype(bool):
+        return "an enumeration"
+    if f"{dtype.kind}{dtype.itemsize}" not in NUMBERS:
+        raise StoreError(f"{named(key)} holds numbers of an unusual type; save them as float or int of 8 to 64 bits")
+    return dtype
+
+
+def _is_complex(kind: Any) -> bool:
+    """As h5py and MATLAB write complex numbers, and as HDF5 2 has them."""
+    if kind.get_class() != h5t.COMPOUND:
+        return bool(kind.get_class() == getattr(h5t, "COMPLEX", object()))
+    members = [kind.get_member_name(i).lower() for i in range(min(kind.get_nmembers(), 3))]
+    return members in ([b"r", b"i"], [b"real", b"imag"])
+
+
+def _check_storage(key: Key, creation: Any) -> None:
+    """StoreError unless the numbers lie in the file itself, behind filters that every HDF5 library has."""
+    if creation.get_layout() not in _LAYOUTS:
+        raise StoreError(f"{named(key)} is virtual, its numbers lie in other files; save a copy of them")
+    if creation.get_external_count():
+        raise StoreError(f"{named(key)} lies in other files (external storage); save a copy of it")
+    filters = [creation.get_filter(i) for i in range(creation.get_nfilters())]
+    odd = next((one for one in filters if one[0] not in _FILTERS), None)
+    if odd is not None or len({one[0] for one in filters}) < len(filters):
+        name = shorten((odd or filters[0])[3].decode("ascii", "replace"), 30)
+        raise StoreError(
+            f"{named(key)} has the filter {name!r}; expected gzip, shuffle and fletcher32 at most, each once: save it "
+            "with compression='gzip', or without"
+        )
+
+
+def _chunk(key: Key, creation: Any, dataset: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
+    """The shape of its chunks, once all of them are there: HDF5 gives a fill value for what was never written."""
+    if not math.prod(shape):
+        return shape
+    chunk, there, all_of = tuple(1 for _ in shape), int(dataset.get_storage_size() > 0), 1
+    if creation.get_layout() == h5d.CHUNKED:
+        chunk = tuple(map(int, creation.get_chunk()))
+        there, all_of = dataset.get_num_chunks(), math.prod(-(-n // c) for n, c in zip(shape, chunk, strict=True))
+    if math.prod(chunk) * dtype.itemsize > _MAX_CHUNK:
+        raise StoreError(f"{named(key)} has chunks {chunk}; expected at most {_MAX_CHUNK // MIB} MiB in one")
+    if there < all_of:
+        raise StoreError(
+            f"{named(key)} {shape} was written in part, {there} of {all_of} chunks; HDF5 would give its fill value for "
+            "the rest: cut it to what was written"
+        )
+    return chunk
+
+
+def _blocks(
+    dataset: Any, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: np.dtype[Any], meant: np.dtype[Any]
+) -> Iterator[Block]:
+    """All of a dataset in blocks of whole chunks, so that none is decompressed twice; the last axes are taken whole."""
+    if not math.prod(shape):
+        return
+    size = list(chunk)
+    for axis in reversed(range(len(shape))):
+        more = max(1, _BLOCK // (math.prod(size) * dtype.itemsize))
+        size[axis] = min(shape[axis], chunk[axis] * more)
+    for start in itertools.product(*(range(0, n, s) for n, s in zip(shape, size, strict=True))):
+        count = tuple(min(s, n - i) for s, n, i in zip(size, shape, start, strict=True))
+        block = np.empty(count, dtype)
+        if shape:
+            space = dataset.get_space()
+            space.select_hyperslab(start, count)
+            dataset.read(h5s.create_simple(count), space, block)
+        else:
+            dataset.read(h5s.ALL, h5s.ALL, block)
+        # A byte that is neither 0 nor 1 would be a boolean that is neither.
+        bits = block.view(np.uint8) if dtype.kind == "b" else block
+        yield start, bits != 0 if meant.kind == "b" else block

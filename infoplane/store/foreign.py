@@ -1,0 +1,181 @@
+"""HDF5 and MATLAB files of other programs: read in a child with limits, handed over as numpy files.
+
+A library that follows links and trusts sizes meets a stranger's file here, so it does so in the limited child only
+(`unpack`), and behind a whitelist: plain numbers, stored in the file itself. The parent (`read_foreign`) never opens
+such a file.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from infoplane.core import limited
+from infoplane.core.errors import StoreError
+from infoplane.core.files import MIB, opened, write_all
+from infoplane.core.text import listed, printable
+from infoplane.core.warn import warn
+from infoplane.store import _foreign_h5, _foreign_mat
+from infoplane.store._plain import Key, PlainArray, named
+
+FOREIGN = (".h5", ".hdf5", ".mat")
+_SMALLEST_ROOM = 256 * MIB
+_MOST_EXPANSION = 100  # compressed activations of a dead layer reach it, one bomb of zeros ten times that
+_FREE_SHARE = 0.9
+_BYTES_PER_SECOND = 2 * MIB  # of a slow disk, with the compression undone
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_PLACES = (0, *(1 << n for n in range(9, 21)))  # of the signature: a header of the user's may stand before it
+
+
+def read_foreign(file: str | os.PathLike[str], limits: limited.Limits | None = None) -> dict[Key, npt.NDArray[Any]]:
+    """The arrays of plain numbers in an HDF5 or MATLAB file, by the names of their groups and their own.
+
+    A child process with limits reads the file, which costs about half a second. Text, objects and links are left out
+    and named in a warning. MATLAB's arrays have the axes that MATLAB shows.
+
+    Parameters
+    ----------
+    file : path
+        `.h5`, `.hdf5` or `.mat`, of every version.
+    limits : Limits, optional
+        What the child may use; by default it grows with the file.
+
+    Raises
+    ------
+    StoreError
+        The file is no such file, or holds numbers that are refused: complex, sparse, stored elsewhere, compressed by
+        other filters than gzip and shuffle, written in part; or more of them than 100 times the file (256 MiB for a
+        small one) or than the free space of the folder for temporary files; or it makes its child crash.
+    OSError
+        The file cannot be read.
+    """
+    file = Path(file).resolve(strict=True)
+    with tempfile.TemporaryDirectory(prefix="infoplane-") as folder:
+        words = ["unpack", "--", str(file), folder]
+        answer = limited.ask(words, limits or _limits(file.stat().st_size, folder), file.name, "file")
+        arrays = {
+            tuple(one["key"]): _load(file, Path(folder, f"{i}.npy"), one) for i, one in enumerate(answer["arrays"])
+        }
+    left_out = [f"{named(tuple(key))} ({why})" for key, why in answer["skipped"]]
+    if left_out:
+        warn(printable(f"{file.name}: left out {listed(left_out, 5)}"))
+    if not arrays:
+        raise StoreError(f"{file.name} holds no array of plain numbers")
+    return arrays
+
+
+def unpack(file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Write the arrays of a file into a folder as `0.npy`, `1.npy`, ...; their keys and what was left out.
+
+    Raises
+    ------
+    StoreError
+        As `read_foreign`, and in any process but a child with limits.
+    """
+    own = limited.limits_of_this_process()
+    if own is None:
+        raise StoreError("files of other programs are read in a child with limits; use infoplane import")
+    file, folder = Path(file), Path(folder)
+    os.environ["HDF5_PLUGIN_PRELOAD"] = "::"  # no library is loaded for a filter that the file names
+    with warnings.catch_warnings(action="ignore"), opened(file) as fd, os.fdopen(os.dup(fd), "rb") as stream:
+        limited.take(own)
+        try:
+            found, skipped = (_foreign_h5 if _is_hdf5(file, stream) else _foreign_mat).find(stream)
+            _check_room(found, os.fstat(fd).st_size, folder)
+            for number, one in enumerate(found):
+                _write(folder / f"{number}.npy", one)
+        except StoreError as error:
+            raise StoreError(f"{file.name}: {error}") from error
+        except Exception as error:  # whatever the libraries raise for a damaged file
+            if limited.ran_out_of_memory(error):
+                raise
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise StoreError(f"{file.name} is damaged, or no file of its kind: {reason}") from error
+    arrays = [{"key": one.key, "shape": one.shape, "dtype": one.dtype.str} for one in found]
+    return {"arrays": arrays, "skipped": skipped}
+
+
+def _limits(size: int, folder: str) -> limited.Limits:
+    room, seconds = _room(size, Path(folder)), size / _BYTES_PER_SECOND
+    base = limited.Limits()
+    return limited.Limits(
+        # scipy holds an array of a .mat up to version 7 as it is stored and as it is meant; these end at 2 GiB.
+        memory_bytes=base.memory_bytes + min(3 * room, 4096 * MIB),
+        cpu_seconds=base.cpu_seconds + seconds,
+        wall_seconds=base.wall_seconds + seconds,
+        file_bytes=room + MIB,
+    )
+
+
+def _room(size: int, folder: Path) -> int:
+    """Bytes that the arrays of a file of this size may take together."""
+    return min(max(_SMALLEST_ROOM, _MOST_EXPANSION * size), int(_FREE_SHARE * shutil.disk_usage(folder).free))
+
+
+def _check_room(found: Sequence[PlainArray], size: int, folder: Path) -> None:
+    room, needed = _room(size, folder), sum(one.nbytes for one in found)
+    if needed > room:
+        largest = max(found, key=lambda one: one.nbytes)
+        raise StoreError(
+            f"its arrays take {needed / MIB:,.0f} MiB, {named(largest.key)} {largest.shape} the most; at most "
+            f"{room / MIB:,.0f} MiB are read, {_MOST_EXPANSION} times the file or {_FREE_SHARE:.0%} of what is free "
+            "for temporary files (TMPDIR); save it in parts or without compression"
+        )
+
+
+def _is_hdf5(file: Path, stream: IO[bytes]) -> bool:
+    for place in _PLACES:
+        stream.seek(place)
+        if stream.read(len(_SIGNATURE)) == _SIGNATURE:
+            return True
+    if file.suffix.lower() != ".mat":
+        raise StoreError("it is no HDF5 file")
+    return False
+
+
+def _write(file: Path, one: PlainArray) -> None:
+    """An array as numpy saves it, block by block; of one with its axes reversed the bytes stay as they are."""
+    stored = one.shape[::-1] if one.reversed else one.shape
+    header = {"descr": np.lib.format.dtype_to_descr(one.dtype), "fortran_order": one.reversed, "shape": one.shape}
+    with file.open("xb") as out:
+        np.lib.format.write_array_header_1_0(out, header)
+        begin = out.tell()
+        for start, block in one.blocks():
+            for place, run in _runs(stored, start, block):
+                out.seek(begin + place * one.dtype.itemsize)
+                out.flush()
+                write_all(out.fileno(), np.ascontiguousarray(run).reshape(-1).view(np.uint8))
+
+
+def _runs(
+    shape: Sequence[int], start: Sequence[int], block: npt.NDArray[Any]
+) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """The parts of a block that lie in one piece in the whole array, each with the place of its first element."""
+    axis = block.ndim  # from here on the block covers every axis, and the one before may be covered in part
+    while axis and block.shape[axis - 1] == shape[axis - 1]:
+        axis -= 1
+    strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+    first = sum(s * n for s, n in zip(start, strides, strict=True))
+    for index in np.ndindex(block.shape[: max(axis - 1, 0)]):
+        yield first + sum(i * n for i, n in zip(index, strides, strict=False)), block[index]
+
+
+def _load(file: Path, path: Path, said: dict[str, Any]) -> npt.NDArray[Any]:
+    """An array that the child has written, once it is found to be what the child has said."""
+    try:
+        # Pages of a mapped file are fetched when they are used, and outlive its name.
+        array = np.load(path, mmap_mode="c" if path.stat().st_size > MIB else None, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file.name}: reading it gave no array for {named(tuple(said['key']))}") from error
+    if (list(array.shape), array.dtype.str) != (said["shape"], said["dtype"]):
+        raise StoreError(f"{file.name}: reading it gave another array for {named(tuple(said['key']))} than it said")
+    return np.asarray(array)
