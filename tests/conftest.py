@@ -62,6 +62,6 @@ def foreign_here(monkeypatch):
     from infoplane.store import unpack
 
     monkeypatch.setattr(limited, "limits_of_this_process", limited.Limits)
-    monkeypatch.setattr(limited, "take", lambda limits: None)
+    monkeypatch.setattr(limited, "take", lambda *_, **__: None)
     monkeypatch.setattr(limited, "ask", lambda words, *_: json.loads(json.dumps(unpack(*words[2:]))))
     monkeypatch.setenv("HDF5_PLUGIN_PRELOAD", "::")

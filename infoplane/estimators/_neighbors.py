@@ -31,12 +31,15 @@ from infoplane.estimators._distances import (
 )
 
 Array = npt.NDArray[Any]
+Counted = Literal["open", "closed", "rectangle"]
 
 TREE_UNITS = {"euclidean": 5, "max": 4}
 """A tree is faster up to so many units at 1,000 rows, and one more each time these double; measured on one core."""
 _PAIR_UNITS = 11
 """The same for the nearest in a joint space, for which blocks take three times as long."""
 
+_BALL_UNITS, _BALL_ROWS = 3, {"euclidean": 8000, "max": 30_000}
+"""In so few units and from so many rows a tree counts one ball sooner than windows do; a second one costs as much."""
 _DOUBTED = 8
 """Blocks take over where a list leaves more than one row in so many open."""
 _CHUNK = 1 << 20
@@ -114,6 +117,18 @@ class Points:
         if self.units == 1:
             return self._within_on_a_line(radius * (1.0 + TIE), radius * (1.0 - TIE))
         return counts_within(self.rows, radius, self.metric, torch.zeros_like(radius) if known is None else known)
+
+    @property
+    def prefers_ball(self) -> bool:
+        """Whether one count is found sooner in the tree than in windows."""
+        return self.uses_tree and 1 < self.units <= _BALL_UNITS and self.count >= _BALL_ROWS[self.metric]
+
+    def ball(self, radius: Tensor, counted: Counted) -> Tensor:
+        """How many others lie within `radius` (N,), from the tree: ties left out where counts are open."""
+        reach = (radius * (1.0 - TIE if counted == "open" else 1.0 + TIE)).numpy()
+        found = self.tree.query_ball_point(self.tree.data, reach, p=NORM[self.metric], return_length=True)
+        others = torch.from_numpy(np.asarray(found, np.int64)) - 1
+        return others.where(radius > 0, 0) if counted == "open" else others
 
     def _within_on_a_line(self, closed: Tensor, opened: Tensor) -> tuple[Tensor, Tensor]:
         value, ordered = self.rows[:, 0].contiguous(), self.line[0]
@@ -213,9 +228,6 @@ def _smallest(keys: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
     return (parted[:, :wanted] & room).long(), (parted[:, wanted] & ~room).view(torch.float32)
 
 
-Counted = Literal["open", "closed", "rectangle"]
-
-
 def pair_counts(x: Points, y: Points, k: int, counted: Counted = "open") -> tuple[Tensor, Tensor, Tensor]:
     """Distances (N, k), ascending, to the nearest in the joint space of `x` and `y`, and counts (N,) int64 in each.
 
@@ -239,7 +251,7 @@ def pair_counts(x: Points, y: Points, k: int, counted: Counted = "open") -> tupl
         apart = lengths(points.rows, own, index, points.metric)
         radius = apart.amax(1) if counted == "rectangle" else distance[:, -1]
         known = (apart >= radius[:, None] * (1.0 - TIE)).sum(1)
-        counts.append(points.within(radius, known)[which])
+        counts.append(points.ball(radius, counted) if points.prefers_ball else points.within(radius, known)[which])
     return distance, counts[0], counts[1]
 
 

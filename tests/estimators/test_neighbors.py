@@ -117,6 +117,20 @@ def test_a_joint_tree_equals_blocks(kind, metric, dx, dy):
         assert torch.equal(tree[2], blocks[2]), counted
 
 
+@pytest.mark.cpu_branch
+@pytest.mark.parametrize("kind", ["normal", "lattice", "atom"])
+@pytest.mark.parametrize("metric", ["euclidean", "max"])
+def test_balls_equal_windows(kind, metric, monkeypatch):
+    """Many rows in two or three units are counted in a tree, the same numbers."""
+    x, y = rows_of(kind, 700, 2, seed=1), rows_of(kind, 700, 3, seed=2)
+    for counted in COUNTED[:2]:
+        windows = pair_counts(Points(x, metric, tree=True), Points(y, metric, tree=True), 3, counted)
+        with monkeypatch.context() as patch:
+            patch.setattr(_neighbors, "_BALL_ROWS", {metric: 1})
+            balls = pair_counts(Points(x, metric, tree=True), Points(y, metric, tree=True), 3, counted)
+        assert all(torch.equal(a, b) for a, b in zip(windows, balls, strict=True)), counted
+
+
 @pytest.mark.parametrize("shape", ["one far unit", "clusters", "line"])
 def test_rows_that_a_short_list_does_not_settle(shape):
     """Where one block is much wider than the other, the nearest in the joint space are not first in the list."""

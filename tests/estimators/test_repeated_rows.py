@@ -42,7 +42,7 @@ def raised(q) -> set[str]:
     return {flag for flag, on in q.flags.items() if bool(on.any())}
 
 
-TIMES = ["twice", "ten times in any order", "most of them twice"]
+TIMES = ["twice", pytest.param("ten times in any order", marks=pytest.mark.slow), "most of them twice"]
 
 
 @pytest.mark.parametrize("times", TIMES)

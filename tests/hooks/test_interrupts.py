@@ -22,6 +22,10 @@ PACKAGE = str(Path(infoplane.__file__).parent)
 AWAY = "_give_back"  # runs when an array is freed, and no exception can leave it
 
 
+# A collection is tried in the longer run: it goes through the same lines, and some of its own.
+MAKERS = [network_recorder, pytest.param(collection_recorder, marks=pytest.mark.slow)]
+
+
 def is_within(frame, name):
     while frame is not None and frame.f_code.co_name != name:
         frame = frame.f_back
@@ -85,7 +89,7 @@ def interrupted_everywhere(model, recorder, places=None):
     return len(chosen), wrong
 
 
-@pytest.mark.parametrize("make", [network_recorder, collection_recorder])
+@pytest.mark.parametrize("make", MAKERS)
 def test_at_every_line_of_the_package(make):
     """Once at each line: set-up, hooks, the pass, sinks, and putting back."""
     model, recorder = make()
@@ -103,7 +107,7 @@ def test_at_every_line_each_time_that_it_runs(make):
     assert wrong == {}
 
 
-@pytest.mark.parametrize("make", [network_recorder, collection_recorder])
+@pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize(
     "every_nth",
     [

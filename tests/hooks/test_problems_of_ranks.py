@@ -68,6 +68,7 @@ class TestSeveralRanks:
             ("layer 'extra': on rank 1: was not called", (2,), True)
         ]
 
+    @pytest.mark.slow
     def test_a_failing_pass_of_one_is_a_step_of_none(self, tmp_path):
         found = on_ranks(record_unevenly, 2, tmp_path / "a", "fail", "warn")
         assert [said for said, _, _ in found] == [["fc", False]] * 2
