@@ -15,7 +15,7 @@ from infoplane.core.text import printable, shorten
 from infoplane.report.doubts import estimate_name, estimates
 from infoplane.results import ResultTable
 from infoplane.results.trajectories import Grid
-from infoplane.results.views import Series, default_layers, metrics, options, ordered_layers
+from infoplane.results.views import Series, default_layers, metrics, of_layers, ordered_layers
 
 DIGITS = 7
 STEP_SHADES = 24
@@ -24,10 +24,10 @@ STEP_SHADES = 24
 def page_data(table: ResultTable) -> dict[str, Any]:
     """Everything that the script draws, in JSON's types; numbers with seven digits, missing ones as None."""
     table = table.current()
-    runs = options(table, "run")
-    if not runs:
+    whole = of_layers(table)
+    if len(whole) == 0:
         raise ValueError("the table has no estimates to report; run infoplane.analyze(run) first")
-    whole = table.take((table["estimator"] != "recorded") & (table["layer"] != ""))
+    runs = list(dict.fromkeys(table["run"].tolist()))
     layers = ordered_layers(whole)
     place = {layer: i for i, layer in enumerate(layers)}
     shown = set(default_layers(whole))

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from infoplane.core.text import listed, printable, shorten
 from infoplane.results import ResultTable
 from infoplane.results.losses import losses
-from infoplane.results.views import Selection, Series, choose, is_in, options, settings_words
+from infoplane.results.trajectories import groups
+from infoplane.results.views import Series, choose, is_in, of_layers, options, ordered_layers, settings_words
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -67,11 +68,11 @@ class Doubt:
 
 def estimates(table: ResultTable) -> Iterator[Series]:
     """Each way of estimating in a table, an estimator with its settings on a subset, with all its runs and layers."""
-    for estimator in options(table, "estimator"):
-        for settings in options(table, "settings", estimator=estimator):
-            for subset in options(table, "subset", estimator=estimator, settings=settings):
-                chosen: Selection = {"estimator": estimator, "settings": settings, "subset": subset, "layers": ["*"]}
-                yield choose(table, **chosen, several_runs=True)
+    rows = of_layers(table.current())
+    ways = [rows[name] for name in ("estimator", "settings", "subset")]
+    for (*_, subset), index in groups(ways, [np.arange(len(rows))]):
+        of_way = rows.take(index)
+        yield choose(of_way, several_runs=True, subset=subset, layers=ordered_layers(of_way))
 
 
 def estimate_name(series: Series) -> str:

@@ -227,10 +227,10 @@ def options(table: ResultTable, column: str, **select: Unpack[Selection]) -> lis
     for name in ("run", "subset"):
         if (value := select.get(name)) is not None:
             rows = _only(rows, name, str(value))
-    out = list(dict.fromkeys(rows[column].tolist()))
-    if column == "settings" and wanted:
-        out = [t for t in out if all(json.loads(t).get(n) == v for n, v in wanted.items())]
-    return out
+    if wanted:
+        fit = by_value(rows["settings"].tolist(), lambda text: wanted.items() <= parse_settings(text).items(), bool)
+        rows = rows.take(fit)
+    return list(dict.fromkeys(rows[column].tolist()))
 
 
 def of_layers(table: ResultTable, *, recorded: bool = False) -> ResultTable:

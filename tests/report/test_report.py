@@ -136,6 +136,48 @@ def test_subsets_are_estimates_of_their_own():
     assert [e["name"] for e in page_data(both)["estimates"]] == ["binning, n_bins = 30", "binning, n_bins = 30 (test)"]
 
 
+def other(step=0, **changes):
+    """A number of an estimator that knows no Shannon information."""
+    base = rows(steps=(step,), layers=("act1",))[0]._replace(estimator="geometry", config="{}", quantity="RankMe")
+    return base._replace(**{"unit": "dimensions", "ceiling": math.nan, "flags": "", "value": 3.0, **changes})
+
+
+UNEVEN = {
+    "a setting on fewer subsets": rows(subset="train") + rows(subset="val") + rows(subset="val", n_bins=5),
+    "a setting on fewer runs": rows() + rows(run="second") + rows(run="second", n_bins=5),
+    "another subset in each run": rows(subset="train") + rows(run="second", subset="val", n_bins=5),
+    "a setting that others hold": rows() + [r._replace(config=r.config[:-1] + ',"zeta":1}') for r in rows()],
+    "a layer in one estimate only": rows() + rows(n_bins=5, layers=("act2",)),
+    "layers of one run only": rows() + rows(run="second", layers=("other", "out")),
+    "other steps in each run": rows(steps=(0, 1)) + rows(run="second", steps=(5, 7)) + rows(run="b", steps=(9,)),
+    "no labels": [r for r in rows() if r.quantity == "I(X;T)"],
+    "no labels in one estimate": rows() + [r for r in rows(n_bins=5) if r.quantity == "I(X;T)"],
+    "no Shannon information": [other(step) for step in (0, 1, 2)],
+    "one step": rows(steps=(7,)),
+    "one step of one run": rows() + rows(run="second", steps=(7,)),
+    "no number anywhere": [r._replace(value=math.nan, low=math.nan, high=math.nan, flags="nonfinite") for r in rows()],
+    "no flag and no number": [r._replace(value=math.nan, ceiling=math.nan, flags="") for r in rows()],
+    "a run with metrics alone": rows() + metric_rows() + metric_rows(run="second"),
+    "layers named as globs": rows(layers=("a[b]", "*", "a?")),
+}
+
+
+@pytest.mark.parametrize("what", UNEVEN)
+def test_every_uneven_table_has_a_page(what):
+    """What was estimated here and not there is shown where it is, and nothing else goes."""
+    source = ResultTable.from_rows(UNEVEN[what], meta("first"))
+    data = Page(report_html(source)).data
+    shown = sum(
+        len(column) for e in data["estimates"] for part in e["parts"] for q in part["quantities"].values()
+        for column in q["value"]
+    )  # fmt: skip
+    estimated = source.take(source["estimator"] != "recorded")
+    ways = set(zip(*(estimated[c] for c in ("estimator", "settings", "subset")), strict=True))
+    assert len(data["estimates"]) == len(ways)
+    assert len(data["runs"]) == len(set(source["run"]))
+    assert shown >= len(estimated)
+
+
 def test_nothing_to_report_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no estimates"):
         write_report(ResultTable.from_rows(metric_rows()), tmp_path / "report.html")
