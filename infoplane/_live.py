@@ -28,6 +28,7 @@ from infoplane.core.files import digest
 from infoplane.core.records import Layer, Probe, Snapshot
 from infoplane.estimators import Estimator, config_json
 from infoplane.results import ResultTable, Row, TableWriter
+from infoplane.results.names import placed
 from infoplane.store import Problem, inputs_digest, probe_digest, source_digest
 
 _SHIFT = "counter_shift"
@@ -200,7 +201,8 @@ class Live:
     @property
     def table(self) -> ResultTable:
         """The rows that this sink has written so far."""
-        return ResultTable.from_rows(self._rows, {} if self._index is None else self._index.writer.meta)
+        known = None if self._index is None else placed(self._index.writer.meta, self._index.writer.path)
+        return ResultTable.from_rows(self._rows, known)
 
     def close(self) -> None:
         """Write the meta data and let the table go."""

@@ -397,7 +397,7 @@ def test_several_runs_in_one_table(tmp_path):
     both = quiet(paths, Spread(), table=tmp_path / "all.csv")
     read = ResultTable.read(tmp_path / "all.csv")
     assert list(map(repr, read)) == list(map(repr, both))
-    assert {r["path"] for r in read.meta["runs"].values()} == {"a", "b"}
+    assert {r["path"] for r in read.meta["runs"].values()} == set(map(str, paths))  # on the disk "a" and "b"
     assert not (paths[0] / "results.csv").exists()
 
 

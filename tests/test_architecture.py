@@ -110,7 +110,9 @@ def test_private_modules_are_used_by_their_own_part_only():
 
 # What figures take from results: the table, `choose` with what it gives and takes, and the words and scores of numbers.
 TAKEN_BY_FIGURES = {
-    "": {"ResultTable", "DataProcessing", "read_table"},
+    "": {"ResultTable", "DataProcessing", "read_table", "run_names"},
+    "names": {"runs_called"},
+    "scales": {"by_scale"},
     "trajectories": {"Grid"},
     "views": {"RECORDED", "Selection", "Series", "choose", "options", "settings_words"},
     "summary": {"Compression", "Summary", "at_common_steps", "compression", "over_runs", "upper_fence"},

@@ -137,12 +137,11 @@ def extra(kind: str) -> list[str]:
 def test_groups_of_runs_say_which_has_lost_what(tmp_path):
     runs = [missing(tmp_path / "a"), make_run(tmp_path / "b", seed=1), altered(tmp_path / "c", layer=1, step=4)]
     call("estimate", *runs, "-e", "binning:n_bins=8", code=3)
-    names = [open_run(run).run_id for run in runs]
     drawn = call("compare", *runs, "-o", tmp_path / "c.svg", code=3)
     assert drawn.stderr.count("missing or damaged: run ") == 2
     text = " ".join((tmp_path / "c.svg").read_text().split())
-    assert f"missing or damaged in run {names[0]}: step 2" in text
-    assert f"missing or damaged in run {names[2]}: of layer fc1 step 4" in text
+    assert "missing or damaged in run a: step 2" in text
+    assert "missing or damaged in run c: of layer fc1 step 4" in text
     call("compare", *runs, "-l", "fc0", "-o", tmp_path / "c.svg", code=3)
     text = (tmp_path / "c.svg").read_text()
     assert "of layer fc1" not in text  # not in this figure

@@ -148,7 +148,7 @@ def open_runs(run: Any) -> list[ActivationStore]:
         store = open_run(each) if isinstance(each, str | os.PathLike) else each
         known = stores.setdefault(store.run_id, store)
         if os.path.abspath(known.path) != os.path.abspath(store.path):  # noqa: PTH100
-            raise ValueError(f"{known.path} and {store.path} are copies of one run ({store.run_id}); give one of them")
+            raise ValueError(f"{known.path} and {store.path} are copies of one run; give one of them")
     if not stores:
         raise ValueError("analyze needs at least one run, got an empty sequence")
     return list(stores.values())

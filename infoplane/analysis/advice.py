@@ -211,9 +211,9 @@ def _of_layers(
     table: ResultTable, spec: str, field: str, values: tuple[float, ...], built: Sequence[Any]
 ) -> list[LayerAdvice]:
     """The scales at which each layer shows something, in forward order."""
-    rows = [table.select(estimator=e.name, settings=config_json(e)) for e in built]
+    rows = [table.take((table.estimator == e.name) & (table.settings == config_json(e))) for e in built]
     found = []
-    for layer in dict.fromkeys(table.select(estimator=built[0].name).layer.tolist()):
+    for layer in dict.fromkeys(table.layer[table.estimator == built[0].name].tolist()):
         seen = [_seen(each.take(each.layer == layer)) for each in rows]
         shown = tuple(v for v, (share, above) in zip(values, seen, strict=True) if _shows(share) and above)
         shares, nulls = zip(*seen, strict=True)
@@ -228,7 +228,7 @@ def _shows(share: float | None) -> bool:
 
 def _seen(rows: ResultTable) -> tuple[float | None, bool]:
     """The largest I(X;T) over its ceiling, None without one, and whether the last I(T;Y) is above its null."""
-    i_xt, i_ty = rows.select(quantity="I(X;T)"), rows.select(quantity="I(T;Y)")
+    i_xt, i_ty = (rows.take(rows.quantity == quantity) for quantity in ("I(X;T)", "I(T;Y)"))
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = i_xt.value / i_xt.ceiling
     finite = shares[np.isfinite(shares)]

@@ -9,6 +9,7 @@ import numpy as np
 
 from infoplane.analysis.source import LayerSteps
 from infoplane.results import COLUMNS, ResultTable, Row, TableWriter, user_settings
+from infoplane.results.names import placed
 
 CONDITIONAL = "I(X;T|Y)"
 
@@ -79,7 +80,8 @@ class TableIndex:
         """The rows of these numbers, with the table's meta."""
         table = ResultTable.concat([self._disk, ResultTable.from_rows(self._added)])
         table = table.take(np.array(numbers, dtype=np.int64))
-        table.meta = {k: v for k, v in self.writer.meta.items() if k != "table"}
+        table.meta = placed(self.writer.meta, self.writer.path)
+        table.meta.pop("table", None)
         return table
 
     def missing(self, estimate: Estimate, block: LayerSteps, *, whole: bool) -> LayerSteps:

@@ -121,6 +121,7 @@ class Session:
                 "numpy": np.__version__,
                 "python": platform.python_version(),
             },
+            **({} if settings.name is None else {"name": settings.name}),
             **({} if self._members is None else {"members": self._members.count}),
         }
 
@@ -160,6 +161,8 @@ class Session:
         found = []
         for i, destination in enumerate(self.destinations):
             described = self.describe() | ({"member": i} if len(self.destinations) > 1 else {})
+            if self._members is not None and settings.name is not None:
+                described["name"] = settings.name.format(member=i)
             run = {"probe": self.prober.probe.record, "settings": described, "resume": settings.resume}
             found.append(destination.open(run, self.prober.layers, self._ranks, store=store))
         resumed = [(last, shift) for last, shift in found if last is not None]

@@ -32,6 +32,7 @@ class Settings:
     probe: Any
     run: str | Path | None = None
     _: KW_ONLY
+    name: str | None = None
     # what is recorded
     layers: Layers = None
     logits: bool = True
@@ -76,6 +77,8 @@ class Settings:
             raise TypeError(f"model must be a torch.nn.Module, got {type(self.model).__qualname__}")
         if self.probe_batch_size < 1:
             raise ValueError(f"probe_batch_size must be at least 1, got {self.probe_batch_size}")
+        if self.name is not None and not (isinstance(self.name, str) and self.name.strip()):
+            raise ValueError(f"name is what figures call the run, a text such as 'seed 1', got {self.name!r:.80}")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {getattr(self, name)!r}")

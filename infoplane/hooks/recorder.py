@@ -64,6 +64,8 @@ class Recorder:
         the other.
     run : path, optional
         Directory of the activation store. Needed unless `keep_activations` is False.
+    name : str, optional
+        What figures, tables and reports call the run; the name of its directory by default.
     layers : name, glob, regular expression, type, predicate, module, or list of them, optional
         See `infoplane.hooks.select`. By default every leaf module that ran and does more than pass its input on; a
         linear layer made of parts (parametrised weights, low-rank adapters) is one.

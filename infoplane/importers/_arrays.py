@@ -38,6 +38,7 @@ def from_arrays(
     roles: Mapping[str, Role] | None = None,
     chain: bool = False,
     classes: bool = False,
+    name: str | None = None,
 ) -> ActivationStore:
     """Write activations in memory as a run, and open it.
 
@@ -65,6 +66,8 @@ def from_arrays(
         Whether each layer is computed from the one before alone, so that the data-processing inequality binds them.
     classes : bool
         Whether labels that are whole numbers stored as floats are classes; they are targets otherwise.
+    name : str, optional
+        What figures, tables and reports call the run; the name of its directory by default.
 
     Returns
     -------
@@ -107,19 +110,19 @@ def from_arrays(
     ]
     check_run(probe, snapshots)
     _check_free(Path(run))
-    _write(run, probe, snapshots, chain)
+    _write(run, probe, snapshots, {"chain": bool(chain)} | ({} if name is None else {"name": str(name)}))
     return open_run(run)
 
 
-def _write(run: str | os.PathLike[str], probe: Probe, snapshots: Sequence[Snapshot], chain: bool) -> None:
+def _write(run: str | os.PathLike[str], probe: Probe, snapshots: Sequence[Snapshot], more: Mapping[str, Any]) -> None:
     """Write snapshots that have been checked, with settings that say where they come from."""
     settings = {
         "model": "unknown: activations were imported",
         "layers": [layer.key for layer in snapshots[0].layers],
-        "chain": bool(chain),
         "target": probe.target,
         "imported": True,
         "versions": {"torch": str(torch.__version__), "numpy": np.__version__},
+        **more,
     }
     with StoreWriter(run, probe=probe, settings=settings, on_error="raise", background=False) as writer:
         for snapshot in snapshots:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 from infoplane.plots._artists import Ceiling, ceiling_of
@@ -61,7 +60,7 @@ def about(series: Series, grids: Sequence[Grid]) -> list[str]:
     if sizes[-1] > 0:  # what weights alone say has no samples
         n = number(sizes[0]) if len(sizes) == 1 else f"{number(sizes[0])} to {number(sizes[-1])}"
         parts.append(f"N = {n}" + ("" if series.subset == "all" else f" ({safe_text(series.subset)})"))
-    parts.append(run_words(series.runs[0]) if len(series.runs) == 1 else f"{len(series.runs)} runs")
+    parts.append(run_words(series.name(series.runs[0])) if len(series.runs) == 1 else f"{len(series.runs)} runs")
     if series.left_out:
         parts.append(f"snapshots without an epoch, not drawn: {series.left_out}")
     parts += lost_words(series.table, series.runs)
@@ -82,12 +81,6 @@ def lost_words(table: ResultTable, runs: Iterable[str]) -> list[str]:
     """Names what is missing or damaged in the runs and layers of a figure."""
     found = losses(table, list(runs), set(table["layer"].tolist()))
     return [safe_text(words, limit=300) for words in loss_words(found)]
-
-
-def folders(table: ResultTable) -> dict[str, str]:
-    """The name of the directory of each run, where the table's meta tells it."""
-    known = table.meta.get("runs", {})
-    return {str(run): PurePath(str(about_run.get("path", ""))).name for run, about_run in known.items()}
 
 
 def doubtful(flagged: int, of: int, name: str, mark: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Unpack
@@ -15,7 +14,7 @@ from matplotlib.patches import Patch
 
 from infoplane.core.deprecation import renamed
 from infoplane.core.palette import layer_colors
-from infoplane.plots._about import about, axis_label, folders
+from infoplane.plots._about import about, axis_label
 from infoplane.plots._artists import (
     OPEN,
     Ceiling,
@@ -34,6 +33,7 @@ from infoplane.plots._figure import Options, canvas, keywords, panels, selected
 from infoplane.plots.style import FAINT, INK, drawable, layer_line, layer_marker
 from infoplane.plots.text import safe_names, safe_text
 from infoplane.results import ResultTable
+from infoplane.results.names import runs_called
 from infoplane.results.summary import Summary, at_common_steps, over_runs
 from infoplane.results.trajectories import Grid
 from infoplane.results.views import Selection, Series, choose
@@ -106,10 +106,10 @@ def compare_data(
     everything = choose(table, several_runs=True, **select)
     out: list[GroupData] = []
     grids: dict[str, list[Grid]] = {q: [] for q in quantities}
-    for name, runs in group_runs(everything.runs, groups, folders(table)).items():
+    for name, runs in group_runs(everything, groups).items():
         per_run = [everything.of_run(run, common_layers(everything, runs)) for run in runs]
         found = {q: [series.grid(q) for series in per_run] for q in quantities}
-        out.append(summarised(name, runs, found, spread))
+        out.append(summarised(name, per_run, found, spread))
         for q in quantities:
             grids[q] += found[q]
     caption = list(dict.fromkeys(about(everything, [gs[0] for gs in grids.values()])))
@@ -129,19 +129,22 @@ def common_layers(everything: Series, runs: Sequence[str]) -> list[str]:
     odd = next((run for run in runs if per_run[run] != kept), runs[0])
     if per_run[odd] != kept or not kept:
         raise ValueError(
-            f"the runs of a group must have the same layers; {odd} has {', '.join(per_run[odd])}, common to all "
-            f"are {', '.join(kept) or 'none'}; choose layers=[...], or give groups={{name: [run, ...]}}"
+            f"the runs of a group must have the same layers; {everything.name(odd)} has {', '.join(per_run[odd])}, "
+            f"common to all are {', '.join(kept) or 'none'}; choose layers=[...], or give groups={{name: [run, ...]}}"
         )
     return kept
 
 
-def summarised(name: str, runs: list[str], grids: Mapping[str, Sequence[Grid]], spread: str | None) -> GroupData:
+def summarised(
+    name: str, per_run: Sequence[Series], grids: Mapping[str, Sequence[Grid]], spread: str | None
+) -> GroupData:
     """The summary of each quantity over the runs of a group, at the steps that all of them have."""
-    summaries = {}
+    summaries, runs = {}, [series.runs[0] for series in per_run]
     for quantity, found in grids.items():
         steps, stacked = at_common_steps([one.steps for one in found], [one.value for one in found])  # (runs, S, L)
         if steps.size == 0:
-            raise ValueError(f"runs {', '.join(runs)} have no step in common, so there is no mean to draw")
+            names = ", ".join(series.name(run) for series, run in zip(per_run, runs, strict=True))
+            raise ValueError(f"runs {names} have no step in common, so there is no mean to draw")
         summaries[quantity] = over_runs(drawable(stacked), spread)
         first = found[0]
     times = first.times[np.searchsorted(first.steps, steps)]
@@ -153,26 +156,16 @@ def highest_ceiling(grids: Iterable[Grid], n_samples: list[int]) -> Ceiling | No
     return highest(Ceiling(one.top, one.ceiling_name(n_samples)) for one in grids if one.top is not None)
 
 
-def group_runs(
-    runs: Sequence[str], groups: Mapping[str, Sequence[str] | str] | None, named: Mapping[str, str] | None = None
-) -> dict[str, list[str]]:
-    """The runs of each group: all, or as `groups` says by ids, names of the directories, or globs of either."""
-    named = named or {}
+def group_runs(series: Series, groups: Mapping[str, Sequence[str] | str] | None) -> dict[str, list[str]]:
+    """The runs of each group: all, or as `groups` says by names, ids, or globs of either."""
     if not groups:
-        return {"": list(runs)}
-    out: dict[str, list[str]] = {}
-    for name, patterns in groups.items():
-        wanted = [patterns] if isinstance(patterns, str) else list(patterns)
-        out[name] = [run for run in runs if any(is_called(run, p) or is_called(named.get(run, run), p) for p in wanted)]
-        if not out[name]:
-            have = ", ".join(named.get(run) or run for run in runs)
+        return {"": series.runs}
+    out = {name: runs_called(series.table, wanted) for name, wanted in groups.items()}
+    for name, runs in out.items():
+        if not runs:
+            have = ", ".join(map(series.name, series.runs))
             raise ValueError(f"group {name!r} matches no run; available: {have}")
     return out
-
-
-def is_called(name: str, pattern: str) -> bool:
-    """Whether a name is the pattern, which may hold brackets, or one that it matches as a glob."""
-    return name == pattern or fnmatch.fnmatchcase(name, pattern)
 
 
 @renamed("quantities", "quantity")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 
 from infoplane.core.palette import OKABE_ITO
-from infoplane.plots._about import about, folders
+from infoplane.plots._about import about
 from infoplane.plots._artists import OPEN, key, legend, limits, row_axis
 from infoplane.plots._figure import Options, canvas, keywords, selected
 from infoplane.plots.style import FAINT, layer_marker
@@ -32,7 +32,7 @@ class CompressionData:
     ----------
     layers, runs : list of str
     scores : mapping from (run, layer) to Compression
-    names : mapping from run to the name of its directory, or to the run itself where that is unknown or shared
+    names : mapping from run to what it is called
     """
 
     layers: list[str]
@@ -65,10 +65,7 @@ def compression_data(table: ResultTable, **select: Unpack[Selection]) -> Compres
     if not scores:
         raise ValueError(f"the table has no I(X;T) of {series.estimator}")
     caption = [*about(series, [grids[series.runs[0]]]), "fall = maximum - end, after a median filter of 3 points"]
-    known = folders(table)
-    names = {run: known.get(run, "") for run in series.runs}
-    if "" in names.values() or len(set(names.values())) < len(names):
-        names = {run: run for run in series.runs}
+    names = {run: series.name(run) for run in series.runs}
     return CompressionData(layers=series.layers, runs=series.runs, scores=scores, caption=caption, names=names)
 
 

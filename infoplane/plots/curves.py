@@ -167,7 +167,9 @@ def chosen_metrics(series: Series, wanted: Sequence[str] | str | bool) -> Metric
         names = [wanted] if isinstance(wanted, str) else list(wanted)
         for name in names:
             if name not in known:
-                raise ValueError(f"run {series.runs[0]} recorded no metric {name!r}; {choices(name, known)}")
+                raise ValueError(
+                    f"run {series.name(series.runs[0])} recorded no metric {name!r}; {choices(name, known)}"
+                )
         known = {name: known[name] for name in names}
     out: Metrics = {}
     for name, recorded in known.items():

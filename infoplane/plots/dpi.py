@@ -15,7 +15,7 @@ from infoplane.plots._artists import row_axis
 from infoplane.plots._figure import Options, canvas, keywords, selected
 from infoplane.plots.style import FAINT, number
 from infoplane.plots.text import safe_text
-from infoplane.results import DataProcessing, ResultTable
+from infoplane.results import DataProcessing, ResultTable, run_names
 from infoplane.results.views import Selection, settings_words
 
 Chain = Sequence[str] | Mapping[str, Sequence[str]]
@@ -47,7 +47,8 @@ def dpi_data(
             "no run of the table is known to be a chain of layers, where the inequality must hold; "
             "say which layers form one: chain=['fc1', 'fc2', ...]"
         )
-    columns = [[row.run for row in rows], estimates(rows), [row.subset for row in rows]]
+    called = run_names(table)
+    columns = [[f"run {called[row.run]}" for row in rows], estimates(rows), [row.subset for row in rows]]
     varying = [column for column in columns if len(set(column)) > 1] or [columns[1]]
     fixed = [column[0] for column in columns if len(set(column)) == 1 and column not in varying]
     full = dict.fromkeys(", ".join([row.estimator, *settings_words(row.settings)]) for row in rows)
@@ -55,7 +56,7 @@ def dpi_data(
         f"data-processing inequality: violated where I(X;T) rises by more than {slack:g} bits to the next layer",
         *(safe_text(text, limit=60) for text in fixed),
         *(safe_text(text, limit=200) for text in full),
-        *lost_words(table, dict.fromkeys(columns[0])),
+        *lost_words(table, dict.fromkeys(row.run for row in rows)),
     ]
     return DpiData(names=[" · ".join(parts) for parts in zip(*varying, strict=True)], rows=rows, caption=caption)
 

@@ -17,7 +17,7 @@ from infoplane.plots._figure import Options, add_caption, figure_canvas, keep_ti
 from infoplane.plots.plane import PlaneData, draw_steps, frame, only_layers, plane_data
 from infoplane.plots.style import FAINT, INK, small_size, step_colormap, step_norm
 from infoplane.plots.text import safe_names, wrap
-from infoplane.results import ResultTable
+from infoplane.results import ResultTable, run_names
 from infoplane.results.views import Selection, options
 
 MAX_PANELS = 30
@@ -38,7 +38,10 @@ def plane_grid_data(table: ResultTable, *, by: By = "layer", **select: Unpack[Se
         if chosen[by] is not None:
             raise ValueError(f"by={by!r} makes a panel of each {by}, so it cannot be chosen; got {by}={chosen[by]!r}")
         fixed = {name: value for name, value in chosen.items() if name not in (by, "layers", "against")}
-        panels = {value: plane_data(table, **{**chosen, by: value}) for value in options(table, by, **fixed)}
+        names = run_names(table) if by == "run" else {}
+        panels = {
+            names.get(value, value): plane_data(table, **{**chosen, by: value}) for value in options(table, by, **fixed)
+        }
     else:
         raise ValueError(f"by must be layer, estimator, run, subset or settings, got {by!r}")
     if len(panels) > MAX_PANELS:

@@ -70,7 +70,7 @@ def snr_data(table: ResultTable, **select: Unpack[Selection]) -> SnrData:
         ratio=ratio,
         relative=relative,
         caption=[
-            run_words(series.runs[0]),
+            run_words(series.name(series.runs[0])),
             "gradients over batches" + (", divided by the weight norm" if relative else ""),
             "ratio below 1: fluctuation exceeds drift",
             *lost_words(table, series.runs),
@@ -80,7 +80,7 @@ def snr_data(table: ResultTable, **select: Unpack[Selection]) -> SnrData:
 
 def check_recorded(table: ResultTable) -> None:
     """Raise where the table has no mean or no standard deviation of any layer's gradients."""
-    rows = table.select(estimator=RECORDED)
+    rows = table.take(table["estimator"] == RECORDED)
     known = rows.take(np.isfinite(rows["value"]) & (rows["layer"] != ""))
     if not {MEAN, STD} <= set(known["quantity"]):
         have = ", ".join(dict.fromkeys(rows["quantity"].tolist())) or "none"

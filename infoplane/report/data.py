@@ -13,7 +13,7 @@ import numpy.typing as npt
 from infoplane.core.palette import VIRIDIS, along, layer_colors
 from infoplane.core.text import printable, shorten
 from infoplane.report.doubts import estimate_name, estimates
-from infoplane.results import ResultTable
+from infoplane.results import ResultTable, run_names
 from infoplane.results.trajectories import Grid
 from infoplane.results.views import Series, default_layers, metrics, of_layers, ordered_layers
 
@@ -30,9 +30,10 @@ def page_data(table: ResultTable) -> dict[str, Any]:
     runs = list(dict.fromkeys(table["run"].tolist()))
     layers = ordered_layers(whole)
     place = {layer: i for i, layer in enumerate(layers)}
+    names = run_names(table)
     shown = set(default_layers(whole))
     return {
-        "runs": [display(run) for run in runs],
+        "runs": [display(names[run]) for run in runs],
         "layers": [display(layer) for layer in layers],
         "shown": [layer in shown for layer in layers],
         "colors": layer_colors(len(layers)),

@@ -116,7 +116,7 @@ def doubts_of(series: Series) -> list[Doubt]:
     say("high_null", null & (rows["value"] > NULL_SHARE * rows["ceiling"]), share=NULL_SHARE)
     for row in rows.dpi():
         if row.share > DPI_SHARE:
-            run = shorten(printable(row.run), 32)
+            run = shorten(printable(series.name(row.run)), 32)
             say("dpi", run=run, violations=row.violations, pairs=row.pairs, worst=row.worst)
     known = set(rows["bound"][rows["quantity"] == "I(X;T)"])
     bounds = [words for bound, words in (("lower", "a lower"), ("upper", "an upper")) if bound in known]

@@ -14,7 +14,7 @@ from typing import Any
 from infoplane.core.text import printable, shorten
 from infoplane.report.data import embed, page_data
 from infoplane.report.doubts import Doubt, doubts
-from infoplane.results import ResultTable, read_table
+from infoplane.results import ResultTable, read_table, run_names
 from infoplane.results.views import is_in
 
 
@@ -105,7 +105,7 @@ def _provenance(table: ResultTable) -> str:
     rows = table.take(table["estimator"] != "recorded")
     configs = dict.fromkeys(zip(rows["estimator"], rows["settings"], rows["subset"], rows["n_samples"], strict=True))
     out = ["<h3>Estimates</h3>", _rows(("estimator", "settings", "subset", "N"), configs)]
-    about = table.meta.get("runs", {})
+    about, names = table.meta.get("runs", {}), run_names(table)
     runs = []
     for run in dict.fromkeys(str(r) for r in table["run"]):
         info = about.get(run, {}) if isinstance(about, Mapping) else {}
@@ -113,7 +113,7 @@ def _provenance(table: ResultTable) -> str:
         steps = {int(s) for s in mine["step"]}
         span = f"{len(steps)} ({min(steps)} to {max(steps)})" if steps else "none"
         chain = "yes" if info.get("chain") else "not known"
-        runs.append((run, info.get("path", ""), span, len(set(mine["layer"])), chain))
+        runs.append((names[run], info.get("path", ""), span, len(set(mine["layer"])), chain))
     out += ["<h3>Runs</h3>", _rows(("run", "path", "snapshots (steps)", "layers", "plain chain"), runs)]
     versions = table.meta.get("versions", {})
     every = {"infoplane": table.meta.get("infoplane", ""), **(versions if isinstance(versions, Mapping) else {})}

@@ -2,6 +2,7 @@
 
 from infoplane.results._csv import COLUMNS, KEY, Row
 from infoplane.results._files import TableWriter, csv_path
+from infoplane.results.names import run_names
 from infoplane.results.summary import CurveSummary, Summary, over_runs, summarize
 from infoplane.results.table import ResultTable, read_table, user_settings
 from infoplane.results.trajectories import Curve, DataProcessing, Plane
@@ -20,6 +21,7 @@ __all__ = [
     "csv_path",
     "over_runs",
     "read_table",
+    "run_names",
     "summarize",
     "user_settings",
 ]

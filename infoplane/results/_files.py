@@ -14,6 +14,7 @@ from typing import Any
 from infoplane.core.files import Locked, PidLock, fingerprint, publish, sync_directory
 from infoplane.core.strict import load_object
 from infoplane.results._csv import HEADER, Array, Row, format_rows, parse_table, whole_lines
+from infoplane.results.names import placed, with_paths
 
 MAX_META_BYTES = 256 << 20
 """Of the JSON beside a table: far more than the settings of thousands of runs."""
@@ -92,12 +93,13 @@ def read_files(path: Path, *, verify: bool = True) -> tuple[dict[str, Array], di
     meta = read_meta(meta_path(path))
     if verify:
         check_digest(data, meta, path)
-    return parse_table(data, path), meta
+    return parse_table(data, path), placed(meta, path)
 
 
 def write_files(path: Path, rows: bytes, meta: Mapping[str, Any]) -> None:
     """Replace a table and its JSON. The digest goes in last, so that a stop in between leaves no false one."""
-    plain = {k: v for k, v in meta.items() if k != "table"}
+    plain = with_paths(meta, lambda run: os.path.relpath(run, path.parent))
+    plain.pop("table", None)
     data = HEADER + rows
     with contextlib.ExitStack() as stack:
         stack.callback(lock_table(path).release)

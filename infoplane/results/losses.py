@@ -12,6 +12,7 @@ from infoplane.core.steps import step_words
 from infoplane.core.text import listed, printable, shorten
 from infoplane.core.tokens import split_token
 from infoplane.results._files import csv_path, meta_path, read_meta
+from infoplane.results.names import names_of, placed, run_names
 from infoplane.results.table import ResultTable
 
 _NAMED = 2
@@ -31,6 +32,8 @@ class Loss:
     steps : tuple of int
     layer : str
         The layer that alone is concerned; "" for all.
+    name : str
+        What the run is called; "" where that is its id.
     """
 
     run: str
@@ -38,35 +41,43 @@ class Loss:
     what: str
     steps: tuple[int, ...]
     layer: str = ""
+    name: str = ""
 
     def __str__(self) -> str:
         place = f"{self.file}: " if self.file else ""
         steps = f" ({step_words(self.steps)})" if self.steps else ""
-        return printable(f"run {shorten(self.run, 40)}: {place}{shorten(self.what, 400)}{steps}")
+        return printable(f"run {shorten(self.called, 40)}: {place}{shorten(self.what, 400)}{steps}")
+
+    @property
+    def called(self) -> str:
+        """The run as a person reads it."""
+        return self.name or self.run
 
 
 def losses(
     table: ResultTable, runs: Collection[str] | None = None, layers: Collection[str] | None = None
 ) -> list[Loss]:
     """What the table's meta says to be lost of these runs, by default of all that have rows, and of these layers."""
-    about = table.meta.get("runs", {})
-    wanted = dict.fromkeys(str(run) for run in table["run"]) if runs is None else dict.fromkeys(runs)
-    found = [loss for run in wanted for loss in _of_run(run, about.get(run) if isinstance(about, Mapping) else None)]
+    about, names = table.meta.get("runs", {}), run_names(table)
+    wanted = names if runs is None else dict.fromkeys(runs)
+    known = about if isinstance(about, Mapping) else {}
+    with_rows = set(table["run"].tolist()) if runs is None else wanted
+    found = [one for run in wanted if run in with_rows for one in _of_run(run, known.get(run), names.get(run, ""))]
     whole = None if layers is None else {"", *(split_token(layer)[0] for layer in layers)}
     return [loss for loss in found if whole is None or loss.layer in whole]
 
 
 def read_losses(paths: Sequence[str | os.PathLike[str]]) -> list[Loss]:
     """The same of tables on disk, CSV files or run directories, without reading their rows."""
-    out = []
-    for path in paths:
-        about = read_meta(meta_path(csv_path(path))).get("runs")
-        for run, known in about.items() if isinstance(about, Mapping) else ():
-            out += _of_run(str(run), known)
-    return out
+    known: dict[str, Any] = {}
+    for path in map(csv_path, paths):
+        about = placed(read_meta(meta_path(path)), path).get("runs")
+        known |= about if isinstance(about, Mapping) else {}
+    names = names_of((), known)
+    return [loss for run, about in known.items() for loss in _of_run(run, about, names[run])]
 
 
-def _of_run(run: str, about: Any) -> list[Loss]:
+def _of_run(run: str, about: Any, name: str) -> list[Loss]:
     """The well-formed entries: meta are a file that anybody may have written."""
     entries = about.get("lost") if isinstance(about, Mapping) else None
     out = []
@@ -76,16 +87,16 @@ def _of_run(run: str, about: Any) -> list[Loss]:
         steps = entry.get("steps")
         file, what, layer = (str(entry.get(name, "")) for name in ("file", "what", "layer"))
         numbers = tuple(s for s in steps if type(s) is int) if isinstance(steps, list) else ()
-        out.append(Loss(run, file, what, numbers, layer))
+        out.append(Loss(run, file, what, numbers, layer, name))
     return out
 
 
 def loss_words(found: Sequence[Loss]) -> list[str]:
     """A part of a caption for each run: `missing or damaged: steps 5-8 (00000005-00000008.s0001.r000.h5)`."""
     out = []
-    runs = list(dict.fromkeys(loss.run for loss in found))
+    runs = list(dict.fromkeys(loss.called for loss in found))
     for run in runs[: _NAMED + 1]:
-        mine = [loss for loss in found if loss.run == run]
+        mine = [loss for loss in found if loss.called == run]
         words = []
         for layer in list(dict.fromkeys(loss.layer for loss in mine))[: _NAMED + 1]:
             steps = {step for loss in mine if loss.layer == layer for step in loss.steps}

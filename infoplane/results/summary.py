@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.text import printable
+from infoplane.results.names import run_names
 from infoplane.results.table import ResultTable
 from infoplane.results.trajectories import Curve
 
@@ -217,9 +218,10 @@ def summarize(
         first = curves[0]
         steps, values = at_common_steps([curve.step for curve in curves], [curve.value for curve in curves])
         if steps.size == 0:
+            called = run_names(table)
             raise ValueError(
-                f"runs {', '.join(c.run for c in curves)} have no step in common for layer {first.layer!r}, so they "
-                "have no mean; record them with the same schedule"
+                f"runs {', '.join(called[c.run] for c in curves)} have no step in common for layer {first.layer!r}, so "
+                "they have no mean; record them with the same schedule"
             )
         out.append(
             CurveSummary(

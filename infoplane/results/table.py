@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,8 @@ from infoplane.core.text import listed
 from infoplane.core.tokens import layer_matches
 from infoplane.results._csv import COLUMNS, Row, by_value, format_rows, typed_columns, visible
 from infoplane.results._files import TableWriter, csv_path, read_files, write_files
-from infoplane.results.overview import overview
+from infoplane.results.names import is_glob, run_names, runs_called
+from infoplane.results.overview import PLANE, overview
 from infoplane.results.trajectories import (
     Chain,
     Curve,
@@ -40,6 +41,10 @@ Selector = str | Iterable[str] | None
 
 _SHOWN = ("run", "step", "layer", "subset", "estimator", "quantity", "value", "bound", "ceiling", "unit", "flags")
 """The columns that a notebook shows."""
+
+
+_NAMES = ("layer", "quantity", "estimator", "subset")
+"""The columns of which a name that no row has is a slip."""
 
 
 class Where(TypedDict, total=False):
@@ -232,20 +237,27 @@ class ResultTable:
         """Rows that match all of the given columns.
 
         Text matches exactly or as a glob (`layer="fc*"`, `subset="class=*"`, and `layer="block2[token=*]"` for the
-        positions of a layer); a list matches what any of its entries matches; None leaves the column alone. What
-        matches nothing gives an empty table.
+        positions of a layer); a list matches what any of its entries matches; None leaves the column alone. A glob
+        that matches nothing gives an empty table.
 
         Parameters
         ----------
         layer, quantity, estimator, subset, run, settings, config, unit : str or several
+            A run by its name, its path or its id.
         step : int or several
+
+        Raises
+        ------
+        ValueError
+            A layer, quantity, estimator, subset or run that is no glob is in no row; the line has the closest.
         """
         mask = np.ones(len(self), dtype=bool)
         for name, selector in rows.items():
             if name not in Rows.__annotations__:
                 raise TypeError(f"select takes {', '.join(Rows.__annotations__)}, got {name!r}")
             if selector is not None:
-                mask &= _selected(name, self[name], selector)
+                chosen = runs_called(self, cast(Any, selector)) if name == "run" else selector
+                mask &= _selected(name, self[name], chosen)
         return self.take(mask)
 
     def current(self) -> ResultTable:
@@ -278,7 +290,7 @@ class ResultTable:
 
     def curves(
         self,
-        quantity: Selector = ("I(X;T)", "I(T;Y)"),
+        quantity: Selector = PLANE,
         *,
         estimator: Selector = None,
         subset: Selector = "all",
@@ -291,6 +303,9 @@ class ResultTable:
         quantity, estimator, subset, layer, run, step, settings
             As in `select`.
         """
+        if quantity == PLANE:
+            # The default, of which a method may give one alone, or none.
+            quantity = [name for name in PLANE if name in self.quantity]
         chosen = self.select(quantity=quantity, estimator=estimator, subset=subset, **where)
         return curves(chosen.current())
 
@@ -309,17 +324,22 @@ class ResultTable:
         slack : float
             In bits.
         """
-        return data_processing(self.select(quantity="I(X;T)").current(), chain, slack)
+        return data_processing(self.take(self.quantity == PLANE[0]).current(), chain, slack)
 
     def _why_empty(self, wanted: Mapping[str, Selector]) -> str:
         """The end of an error line: what was asked for, and what the table has of it."""
         parts = []
         for name, selector in wanted.items():
             if selector is not None:
-                known = sorted(set(self[name]) - {"", "recorded"})
+                known = sorted(set(self[name]) - {"", "recorded"}) if name != "run" else self._runs()
                 shown = closest(str(selector), known) if len(known) > 5 else known
                 parts.append(f"{name} {selector!r} (available: {visible(', '.join(shown)) or 'none'})")
         return f"for {', '.join(parts)}" if len(self) else "in an empty table"
+
+    def _runs(self) -> list[str]:
+        """The names of the runs that have rows."""
+        called = run_names(self)
+        return [called[run] for run in dict.fromkeys(self.run.tolist())]
 
     # Other containers
 
@@ -355,20 +375,21 @@ class ResultTable:
     # Display
 
     def __repr__(self) -> str:
-        def names(column: str) -> str:
-            known = list(dict.fromkeys(visible(c) for c in self[column] if c))
-            return listed(known, 6)
-
-        what = "; ".join(f"{column}s: {names(column)}" for column in ("run", "estimator"))
+        known = {
+            "runs": self._runs(),
+            "estimators": [name for name in dict.fromkeys(self.estimator.tolist()) if name],
+        }
+        what = "; ".join(f"{column}: {listed([visible(name) for name in names], 6)}" for column, names in known.items())
         return f"ResultTable: {len(self)} rows; {what}\n{overview(self, most=1)}"
 
     def _repr_html_(self) -> str:
         rows = list(range(len(self))) if len(self) <= 20 else [*range(10), *range(len(self) - 10, len(self))]
+        called = run_names(self)
         lines = ["<tr>" + "".join(f"<th>{c}</th>" for c in _SHOWN) + "</tr>"]
         for i in rows:
             if len(self) > 20 and i == len(self) - 10:
                 lines.append(f'<tr><td colspan="{len(_SHOWN)}">… {len(self) - 20} rows …</td></tr>')
-            cells = (self[c][i] for c in _SHOWN)
+            cells = (called[self[c][i]] if c == "run" else self[c][i] for c in _SHOWN)
             text = (f"{v:.4g}" if isinstance(v, float) else visible(str(v)) for v in cells)
             lines.append("<tr>" + "".join(f"<td>{html.escape(t)}</td>" for t in text) + "</tr>")
         return f"<pre>{html.escape(repr(self))}</pre><table>{''.join(lines)}</table>"
@@ -380,8 +401,19 @@ def _selected(name: str, cells: Array, selector: Any) -> npt.NDArray[np.bool_]:
         steps = selector if isinstance(selector, int | np.integer | np.ndarray) else list(selector)
         return np.isin(cells, np.atleast_1d(np.asarray(steps)))
     patterns = [selector] if isinstance(selector, str) else list(selector)
+    if name in _NAMES:
+        _check_known(name, cells, patterns)
     match = layer_matches if name == "layer" else _matches
     return by_value(cells.tolist(), lambda cell: any(match(cell, p) for p in patterns), bool)
+
+
+def _check_known(name: str, cells: Array, patterns: Iterable[str]) -> None:
+    """Raise ValueError for a name that no row has, unless it is a glob or there are no rows."""
+    known = list(dict.fromkeys(cells.tolist()))
+    for pattern in patterns:
+        if known and pattern not in known and not is_glob(pattern):
+            near = ", ".join(closest(pattern, known))
+            raise ValueError(f"the table has no {name} {visible(pattern)!r}; closest: {near}")
 
 
 def _matches(cell: str, pattern: str) -> bool:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
@@ -19,6 +20,7 @@ from infoplane.core.errors import closest
 from infoplane.core.tokens import layer_matches, split_token, token_position
 from infoplane.core.units import BIT
 from infoplane.results._csv import by_value
+from infoplane.results.names import run_names, runs_called
 from infoplane.results.overview import settings_words as settings_words
 from infoplane.results.table import ResultTable
 from infoplane.results.trajectories import Grid, groups
@@ -39,7 +41,7 @@ class Selection(TypedDict, total=False):
     settings : mapping or str
         Settings that the rows must have: {"n_bins": 30} or "n_bins=30".
     run, subset : str
-        Without `subset`, "all" is taken where the table has it.
+        A run by its name, its path or its id. Without `subset`, "all" is taken where the table has it.
     layers : sequence of str
         Names or globs. By default the outputs of activation modules and the model's output, where the
         table's meta tells the roles, else all.
@@ -86,6 +88,14 @@ class Series:
     whole: ResultTable
     left_out: int = 0
 
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        return run_names(self.whole)
+
+    def name(self, run: str) -> str:
+        """What a run is called."""
+        return self._names[run]
+
     @property
     def n_samples(self) -> list[int]:
         """The numbers of samples met in the rows, ascending."""
@@ -114,7 +124,8 @@ class Series:
         if not isinstance(quantity, str):
             raise ValueError(f"this figure takes one quantity, got {', '.join(quantity) or 'none'}")
         if len(self.runs) != 1:
-            raise ValueError(f"a grid holds one run, got {len(self.runs)}: {', '.join(self.runs)}")
+            called = ", ".join(map(self.name, self.runs))
+            raise ValueError(f"a grid holds one run, got {len(self.runs)}: {called}")
         # The steps of all quantities: grids of one series have the same rows.
         all_steps = self.table["step"].astype(np.float64)
         steps = np.unique(all_steps)
@@ -187,7 +198,7 @@ def choose(
     rows, wanted = _of_estimator(rows, select)
     rows = _only(rows, "estimator")
     if run is not None or not several_runs:
-        rows = _only(rows, "run", run)
+        rows = _one_run(rows, run)
     if subset is None and "all" in set(rows["subset"]):
         subset = "all"
     rows = _only(rows, "subset", subset)
@@ -224,9 +235,10 @@ def with_times(rows: ResultTable, against: str) -> tuple[ResultTable, int]:
 def options(table: ResultTable, column: str, **select: Unpack[Selection]) -> list[str]:
     """The values of a column (estimator, settings, run, subset) among the estimates that fit the other choices."""
     rows, wanted = _of_estimator(of_layers(table.current()), select)
-    for name in ("run", "subset"):
-        if (value := select.get(name)) is not None:
-            rows = _only(rows, name, str(value))
+    if (run := select.get("run")) is not None:
+        rows = _one_run(rows, run)
+    if (subset := select.get("subset")) is not None:
+        rows = _only(rows, "subset", subset)
     if wanted:
         fit = by_value(rows["settings"].tolist(), lambda text: wanted.items() <= parse_settings(text).items(), bool)
         rows = rows.take(fit)
@@ -335,6 +347,20 @@ def _only(rows: ResultTable, column: str, value: str | None = None) -> ResultTab
     if value is None and len(known) > 1:
         raise ValueError(f"the table has {len(known)} {column}s, choose one with {column}=...: {', '.join(known[:12])}")
     return rows if value is None or len(known) == 1 else rows.take(is_in(rows[column], [value]))
+
+
+def _one_run(rows: ResultTable, value: str | None = None) -> ResultTable:
+    """The rows of the one run that is called so, or all where there is but one."""
+    called = run_names(rows)
+    known = list(dict.fromkeys(rows["run"].tolist()))
+    found = known if value is None else runs_called(rows, value)
+    have = ", ".join(called[run] for run in (found or known)[:12])
+    if not found:
+        raise ValueError(f"no run of the table matches {value!r}; available: {have}")
+    if len(found) > 1:
+        what = f"{len(found)} runs" + ("" if value is None else f" that match {value!r}")
+        raise ValueError(f"the table has {what}, choose one with run=...: {have}")
+    return rows if len(known) == 1 else rows.take(is_in(rows["run"], found))
 
 
 def _one_setting(rows: ResultTable, wanted: Mapping[str, Any]) -> ResultTable:

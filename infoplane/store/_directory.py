@@ -185,10 +185,10 @@ def open_directory(
             run = RunRecord.load(files.read_file(path / RUN_FILE), RUN_FILE)
             if rank == 0 and not resume:
                 raise StoreError(
-                    f"{path} already holds run {run.run_id} of {run.created}; pass resume=True to "
+                    f"{path} already holds a run of {run.created}; pass resume=True to "
                     "continue it, or choose another directory"
                 )
-            _check_same(run, settings, found, may_differ)
+            _check_same(path, run, settings, found, may_differ)
             if resume:
                 last_step = _recover(path, rank)
         else:
@@ -238,19 +238,19 @@ def _create(path: Path, probe: Probe, settings: dict[str, Any], found: str) -> R
     return record
 
 
-def _check_same(record: RunRecord, settings: Mapping[str, Any], found: str, may_differ: Collection[str]) -> None:
+def _check_same(
+    path: Path, record: RunRecord, settings: Mapping[str, Any], found: str, may_differ: Collection[str]
+) -> None:
     """The run on disk and the one that is to be recorded must agree; the first difference is named."""
     if record.probe_digest != found:
-        raise StoreError(
-            f"run {record.run_id} was recorded with another probe: digest {record.probe_digest} there, {found} now"
-        )
+        raise StoreError(f"{path} was recorded with another probe: digest {record.probe_digest} there, {found} now")
     old = {k: v for k, v in record.settings.items() if k not in may_differ}
     new = {k: v for k, v in settings.items() if k not in may_differ}
     difference = _first_difference(old, new, "")
     if difference is not None:
         field, a, b = difference
         raise StoreError(
-            f"run {record.run_id} was recorded with {field} = {a!r:.200}, now it is {b!r:.200}; "
+            f"{path} was recorded with {field} = {a!r:.200}, now it is {b!r:.200}; "
             "use the old value or record into another directory"
         )
 

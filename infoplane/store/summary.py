@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,11 +29,11 @@ class RunSummary:
 
     def __str__(self) -> str:
         d = self.data
-        probe = d["probe"]
+        probe, called = d["probe"], d["settings"].get("name") or Path(d["path"]).absolute().name
         parts = ", ".join(f"{printable(name)} {count}" for name, count in probe["parts"].items())
         target = f"{probe['classes']} classes" if probe["classes"] is not None else "continuous targets"
         lines = [
-            f"run {printable(d['run_id'])} in {printable(d['path'])}",
+            f"run {printable(called)} in {printable(d['path'])}",
             f"model    {printable(str(d['settings'].get('model', 'unknown')))}",
             f"probe    {probe['samples']} rows ({parts}), {probe['distinct_inputs']} distinct inputs, {target}",
             f"steps    {len(d['steps'])}: {describe_steps(d['steps'])}",

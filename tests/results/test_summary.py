@@ -108,7 +108,8 @@ def test_runs_are_averaged_at_the_steps_they_share():
     assert first.summary.count.tolist() == [2, 1, 2]
     assert first.summary.high.tolist() == [4.0, 3.0, 6.0]
     assert (second.layer, second.runs) == ("fc2", ("a",))
-    assert summarize(table, layer="fc9") == []
+    with pytest.raises(ValueError, match="the table has no layer 'fc9'; closest: fc2, fc1"):
+        summarize(table, layer="fc9")
 
 
 def test_runs_without_a_common_step_have_no_mean():

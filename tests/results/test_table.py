@@ -463,7 +463,8 @@ def test_select_by_value_glob_list_and_step():
     assert len(table.select(quantity=["I(X;T)", "I(T;Y)"], step=1)) == 6
     assert len(table.select(step=range(2))) == len(table)
     assert len(table.select(step=[7])) == 0
-    assert len(table.select(layer="none")) == 0
+    assert len(table.select(layer="none*")) == 0
+    assert len(table.take([]).select(layer="none")) == 0
 
 
 def test_flag_matches_whole_names():

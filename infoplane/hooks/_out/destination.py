@@ -132,7 +132,7 @@ def _close(sinks: list[Sink], failed: list[Exception]) -> None:
 SHIFT = "counter_shift"
 """Name under which a session's file remembers by how much the loop's counters were shifted."""
 
-MAY_DIFFER = ("versions", "schedule", "skipped")
+MAY_DIFFER = ("versions", "schedule", "skipped", "name")
 """Settings that a resumed run need not share with what is stored."""
 
 
@@ -176,7 +176,7 @@ def _refuse_other_network(path: Path, layers: Sequence[Layer]) -> None:
         was, now = _what_it_is(store.layer(layer.key, steps[-1])), _what_it_is(layer)
         if was != now:
             raise StoreError(
-                f"run {store.run_id} has layer {layer.key!r} as {was} at step {steps[-1]}, now it is {now}: another "
+                f"{path} has layer {layer.key!r} as {was} at step {steps[-1]}, now it is {now}: another "
                 "network; take the one of the run, or record into another directory"
             )
 
