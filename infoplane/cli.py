@@ -384,6 +384,7 @@ def names(ctx: click.Context, parameter: click.Parameter, given: str | None) -> 
 @command("infoplane import step-*.npz --labels y.npy -o runs/theirs", name="import")
 @click.argument("files", nargs=-1, required=True, type=FILE)
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Run directory to make.")
+@click.option("--name", help="What figures and reports call the run [default: the name of its directory].")
 @click.option("--labels", type=FILE, help="File with one array, if not in FILES.")
 @click.option("--classes", is_flag=True, help="Labels that are whole numbers stored as floats are classes.")
 @click.option(
