@@ -1,12 +1,22 @@
-"""What a notebook shows of a run, a summary and an estimate."""
+"""What a notebook shows of runs, numbers, tables, figures, animations and pages."""
 
 from __future__ import annotations
+
+import base64
+import html
+import io
+import re
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 
 import infoplane
+from infoplane import plots
+from infoplane.analysis import workers
+from infoplane.core import shown
 from infoplane.estimators import Quantity, parse
 
 
@@ -33,3 +43,130 @@ def test_an_estimate_shows_all_that_belongs_to_the_number():
     assert many.rows()[0][3] == ""
     with pytest.raises(AttributeError):
         many.value = None
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    acts = {step: {"a": rng.normal(size=(60, 3)) + step * y[:, None], "b": y[:, None] + 0.0} for step in range(3)}
+    run = tmp_path_factory.mktemp("shown") / "run"
+    infoplane.from_arrays(run, acts, y)
+    return infoplane.analyze(run, "kde", progress=False)
+
+
+@pytest.mark.parametrize("draw", [plots.plane, plots.plane_grid, plots.curves, plots.null, plots.heatmap])
+def test_a_figure_is_shown_at_its_size_with_what_was_drawn_later(table, draw):
+    axes = draw(table, **({"quantity": "I(T;Y)"} if draw in (plots.null, plots.heatmap) else {}))
+    png, size = axes._repr_png_()
+    pixels = Image.open(io.BytesIO(png)).size
+    np.testing.assert_allclose([size["width"], size["height"]], np.array(pixels) / 1.5, atol=1)
+    assert size["width"] == round(170 / 25.4 * 96)
+    axes.plot(axes.get_xlim(), axes.get_ylim(), color="red", linewidth=8)
+    assert axes._repr_png_()[0] != png
+    assert axes.figure._repr_png_() == axes._repr_png_()
+
+
+def test_axes_of_the_user_stay_what_they_are(table):
+    ax = Figure().subplots()
+    assert plots.plane(table, ax=ax) is ax
+    assert not hasattr(ax, "_repr_png_")
+
+
+def test_an_animation_and_a_page_are_shown_with_a_link(table, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    film = plots.animate(table, "a b#.gif", dpi=40)
+    found = re.search(r'<img src="data:image/gif;base64,([^"]+)"', film._repr_html_())
+    assert base64.b64decode(found[1]) == film.read_bytes()
+    assert 'href="a%20b%23.gif"' in film._repr_html_()
+    page = infoplane.report.write_report(table, "<r>.html", title="</iframe>")
+    (frame, source), *more = re.findall(r'(<iframe srcdoc="([^"]*)"[^>]*>)', page._repr_html_())
+    assert not more
+    assert html.unescape(source) == page.read_text()
+    assert 'sandbox="allow-scripts allow-downloads"' in frame
+    assert "<r>" not in page._repr_html_()
+    assert 'href="%3Cr%3E.html"' in page._repr_html_()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    there = shown.ShownFile(tmp_path / "a b#.gif")
+    assert f'href="{(tmp_path / "a b#.gif").as_uri()}"' in there._repr_html_()
+    monkeypatch.setattr(shown, "MOST_BYTES", 10)
+    assert there._repr_html_() is None
+    assert there.parent._repr_html_() is None
+
+
+def test_a_bar_leaves_its_last_line(monkeypatch):
+    """As IPython has it: `display` makes an output and gives a handle that changes it."""
+    outputs = []
+
+    class Handle:
+        def update(self, data, *, raw):
+            outputs[-1] = data["text/plain"]
+
+    def display(data, *, raw, display_id):
+        outputs.append(data["text/plain"])
+        return Handle()
+
+    cell = workers._Cell(display)
+    cell.write("\r  3%|  ")
+    cell.write("\r100%|██")
+    cell.write("\n")
+    assert outputs == ["100%|██"]
+    assert not workers.in_notebook()
+
+
+CELLS = [
+    """
+import time, torch, infoplane
+from infoplane import plots
+x, y = (torch.from_numpy(a)[:300] for a in infoplane.datasets.digits())
+model = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.Tanh(), torch.nn.Linear(8, 10))
+optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+with infoplane.Recorder(model, (x, y), "runs/a", schedule=[2, 4, 8], quiet=True) as recorder:
+    for epoch in range(8):
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        recorder.snapshot(epoch, metrics={"loss": loss})
+class Slow(type(infoplane.estimators.parse("noise"))):
+    name = "slow"
+    def estimate(self, *args, **kwargs):
+        time.sleep(0.4)
+        return super().estimate(*args, **kwargs)
+""",
+    'table = infoplane.analyze("runs/a", [Slow(relative_std=0.5)])\ntable',
+    "plots.plane(table)",
+    "plots.curves(table)",
+    "plots.plane_grid(table)",
+    'plots.animate(table, "a.gif", dpi=50)',
+    'infoplane.report.write_report(table, "r.html")',
+    'infoplane.advise("runs/a", "binning", progress=False)',
+    'import sys\n"matplotlib.pyplot" in sys.modules',
+]
+PICTURE = "image/png"
+
+
+@pytest.mark.extra
+@pytest.mark.filterwarnings("ignore")
+def test_a_fresh_kernel_shows_everything(tmp_path, monkeypatch):
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
+    nbclient.NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    recorded, estimated, *shown_cells, state = (cell.outputs for cell in notebook.cells)
+    assert recorded == []
+    bar, rows = estimated
+    assert bar.data["text/plain"].startswith("estimating 100%|█")
+    assert "<table>" in rows.data["text/html"]
+    assert all(len(outputs) == 1 for outputs in shown_cells)
+    data = [outputs[0].data for outputs in shown_cells]
+    assert [PICTURE in each for each in data] == [True] * 3 + [False] * 3
+    assert all(Image.open(io.BytesIO(base64.b64decode(each[PICTURE]))).width > 900 for each in data[:3])
+    film, page, advice = (each["text/html"] for each in data[3:])
+    assert film.startswith('<img src="data:image/gif;base64,')
+    assert page.startswith('<iframe srcdoc="&lt;!DOCTYPE html&gt;')
+    assert '<a href="r.html"' in page
+    assert advice.startswith("<pre>")
+    assert state[0].data["text/plain"] == "False"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -95,6 +96,10 @@ class Advice:
 
     def __str__(self) -> str:
         return "\n".join(_lines(self))
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the same words, every name escaped."""
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def advise(

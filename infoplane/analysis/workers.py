@@ -97,12 +97,44 @@ class _Lines:
         self._file.flush()
 
 
+class _Cell:
+    """A stream whose last line stands in the output of a notebook's cell, so that a saved one holds the end alone.
+
+    The bars of tqdm that are made for notebooks need ipywidgets, and are lost or stand still where it was saved.
+    """
+
+    encoding = "utf-8"  # for a bar of blocks
+
+    def __init__(self, display: Callable[..., Any]) -> None:
+        self._display = display
+        self._shown: Any = None
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            words = {"text/plain": line}
+            if self._shown is None:
+                self._shown = self._display(words, raw=True, display_id=True)
+            else:
+                self._shown.update(words, raw=True)
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+
 def progress_bar(wanted: bool | None) -> tqdm[Any]:
     """None or True: a bar on a terminal or in a notebook, else a line a minute on stderr. False: nothing."""
-    from tqdm.auto import tqdm as bar
+    from tqdm import tqdm as bar
 
     look: dict[str, Any] = {"bar_format": "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"}
-    if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+    if in_notebook():
+        look |= {"file": _Cell(sys.modules["IPython"].display.display), "ncols": 80, "mininterval": 0.5, "delay": 1.0}
+    elif not sys.stderr.isatty():
         look = {"bar_format": "{desc} {percentage:.0f} %, {remaining} left{postfix}", "file": _Lines(sys.stderr)}
         look |= {"mininterval": LINE_SECONDS, "delay": LINE_SECONDS, "miniters": 0, "smoothing": 0}
     return bar(total=0.0, desc="estimating", disable=wanted is False, **look)
+
+
+def in_notebook() -> bool:
+    """Whether a notebook's kernel runs this code."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")

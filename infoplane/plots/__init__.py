@@ -2,8 +2,8 @@
 
 The module needs matplotlib and numpy, neither torch nor h5py: a figure can be drawn again on any machine
 that has the table. No function touches pyplot, a global setting or a file; `save` writes files. Without
-`ax` the figure lives outside pyplot, so it needs no display; in a notebook, `ax.figure` shows it. Beside each
-`name(table)` stands `name_data(table)`, the numbers that it draws.
+`ax` the figure lives outside pyplot, so it needs no display; a notebook shows the axes that are returned as the
+picture of their figure. Beside each `name(table)` stands `name_data(table)`, the numbers that it draws.
 """
 
 from infoplane.plots.animation import animate

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from infoplane.core.text import printable
+from infoplane.plots._picture import PictureFigure
 from infoplane.plots.style import FAINT, MM_PER_INCH, rc_context, small_size, style_of
 from infoplane.plots.text import wrap
 from infoplane.results.views import Selection
@@ -117,7 +118,7 @@ def figure_canvas(look: Look, *, aspect: float = 0.75) -> Iterator[Figure]:
         raise ValueError(f"width must be between 20 and 2000 mm, got {width}")
     inches = width / MM_PER_INCH
     with rc_context(settings):
-        yield Figure(figsize=(inches, inches * aspect), layout="constrained")
+        yield PictureFigure(figsize=(inches, inches * aspect), layout="constrained")
 
 
 def figure_of(ax: Axes) -> Figure:

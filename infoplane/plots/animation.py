@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from infoplane.core.shown import ShownFile
 from infoplane.core.text import printable
 from infoplane.plots._artists import CEILING_LABEL, legend, step_axis, step_colorbar
 from infoplane.plots._figure import (
@@ -100,14 +101,14 @@ def animate(
     Returns
     -------
     Path
-        The file written.
+        The file written; a notebook plays it.
 
     Raises
     ------
     ValueError
         For another format, or MP4 where no ffmpeg is found.
     """
-    target = Path(path)
+    target = ShownFile(path)
     kind = target.suffix.lstrip(".").lower()
     if kind not in FORMATS:
         raise ValueError(f"an animation is written as {', '.join(FORMATS)}, got {kind!r}; name it like plane.gif")

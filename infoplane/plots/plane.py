@@ -154,7 +154,7 @@ def plane(
     table : ResultTable
     ax : Axes, optional
         Where to draw. Without it a figure is made outside pyplot: `save(ax, path)` writes it, and in a
-        notebook `ax.figure` shows it.
+        notebook what is returned shows it.
     by : {"step", "layer"}
     estimator, settings, run, subset, layers
         What to draw where the table has several; see `infoplane.results.views.Selection`.

@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from infoplane.core.shown import ShownFile
 from infoplane.core.text import printable, shorten
 from infoplane.report.data import embed, page_data
 from infoplane.report.doubts import Doubt, doubts
@@ -33,7 +34,7 @@ def write_report(
     Returns
     -------
     Path
-        The file written.
+        The file written; a notebook shows the page, with a link to it.
 
     Raises
     ------
@@ -41,7 +42,7 @@ def write_report(
         If there are no estimates to report.
     """
     table = runs if isinstance(runs, ResultTable) else read_table(runs)
-    target = Path(out)
+    target = ShownFile(out)
     target.write_text(report_html(table, title=title), encoding="utf-8", newline="\n")
     return target
 

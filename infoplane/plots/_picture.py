@@ -1,0 +1,49 @@
+"""The figures that plots make of their own: a notebook shows them, and their axes, as a picture."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from infoplane.plots.style import FILES, rc_context
+
+CSS_PIXELS = 96
+"""In an inch, as browsers have it."""
+SHARPNESS = 1.5
+"""Pixels of a picture in a pixel of the page, for screens that have more of them."""
+
+Png = tuple[bytes, dict[str, int]]
+
+
+class PictureAxes(Axes):
+    """Axes that a notebook shows as the picture of their whole figure, without a magic line and without pyplot."""
+
+    def _repr_png_(self) -> Png | None:
+        figure = self.get_figure(root=True)
+        return None if figure is None else picture(figure)
+
+
+class PictureFigure(Figure):
+    """A figure that a notebook shows, whose axes are shown as the figure."""
+
+    def add_subplot(self, *args: Any, **kwargs: Any) -> Any:
+        """As in `Figure`, with axes that are shown."""
+        if not {"projection", "polar", "axes_class"} & kwargs.keys():
+            kwargs["axes_class"] = PictureAxes
+        return super().add_subplot(*args, **kwargs)
+
+    def _repr_png_(self) -> Png:
+        return picture(self)
+
+
+def picture(figure: Figure | SubFigure) -> Png:
+    """A figure as PNG, and the size at which a page shows it: its own, in inches."""
+    whole: Any = figure
+    out = io.BytesIO()
+    with rc_context({**FILES, "savefig.bbox": None}):
+        whole.savefig(out, format="png", dpi=SHARPNESS * CSS_PIXELS)
+    width, height = whole.get_size_inches() * CSS_PIXELS
+    return out.getvalue(), {"width": round(width), "height": round(height)}
