@@ -22,7 +22,15 @@ from infoplane.core.interrupts import deferred
 from infoplane.core.records import Layer, Snapshot
 from infoplane.core.text import printable
 from infoplane.core.warn import warn
-from infoplane.hooks._out.destination import SHIFT, Destination, close_all, forget, refuse_unclosed, remember
+from infoplane.hooks._out.destination import (
+    SHIFT,
+    Destination,
+    close_all,
+    forget,
+    refuse_unclosed,
+    remember,
+    stored_reductions,
+)
 from infoplane.hooks._out.host import HostMemory
 from infoplane.hooks._pass.capture import Captured
 from infoplane.hooks._pass.members import Members, State
@@ -95,6 +103,7 @@ class Session:
             free=None if where is None else free_bytes(where),
             where="" if where is None else str(where.absolute().parent),
             members=len(self.destinations),
+            note=self.prober.note,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -104,6 +113,7 @@ class Session:
         return {
             "model": f"{type(self.model).__module__}.{type(self.model).__qualname__}",
             "layers": [la.key for la in prober.layers],
+            "selection": prober.choice.by,
             "chain": prober.chain,
             "skipped": dict(prober.skipped),
             "schedule": str(self.schedule),
@@ -134,6 +144,8 @@ class Session:
             raise RuntimeError(f"this recorder is {self.state}; make a new one for another run")
         self._ranks = self.prober.join_ranks()
         if self._ranks.takes_part:
+            if self.settings.resume and self.settings.keep_activations:
+                self.prober.keep(stored_reductions(self.destinations[0].run))
             self._ranks.together(self.prober.prepare)
         try:
             last_step, _ = self._ranks.together(self._open_sinks)

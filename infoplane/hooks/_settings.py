@@ -35,10 +35,11 @@ class Settings:
     name: str | None = None
     # what is recorded
     layers: Layers = None
+    depth: int | None = None
     logits: bool = True
     functional: bool = False
     calls: Literal["last", "all"] | int | None = None
-    reduce: Reduce | Mapping[str, Reduce] = "flatten"
+    reduce: Reduce | Mapping[str, Reduce] | None = None
     dtype: torch.dtype | None = None
     batch_dim: int | Mapping[str, int] | None = None
     mask: Tensor | str | None = None
@@ -79,15 +80,27 @@ class Settings:
             raise ValueError(f"probe_batch_size must be at least 1, got {self.probe_batch_size}")
         if self.name is not None and not (isinstance(self.name, str) and self.name.strip()):
             raise ValueError(f"name is what figures call the run, a text such as 'seed 1', got {self.name!r:.80}")
+        if self.depth is not None:
+            if isinstance(self.depth, bool) or not isinstance(self.depth, int) or self.depth < 1:
+                raise ValueError(f"depth must be a whole number of at least 1, got {self.depth!r}")
+            if self.layers is not None:
+                raise ValueError("layers and depth both choose layers; pass one of them")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {getattr(self, name)!r}")
 
     @functools.cached_property
     def reductions(self) -> Mapping[str, Reduction]:
-        """Reductions by pattern of layer names; "*" is for all others."""
+        """The reductions that were asked for, by pattern of layer names; "*" is for all others."""
+        if self.reduce is None:
+            return {}
         table = self.reduce if isinstance(self.reduce, Mapping) else {"*": self.reduce}
-        return {"*": as_reduction("flatten"), **{pattern: as_reduction(r) for pattern, r in table.items()}}
+        return {pattern: as_reduction(r) for pattern, r in table.items()}
+
+    @property
+    def named(self) -> Layers:
+        """The layers that were named; None where the model's own structure says which."""
+        return None if isinstance(self.layers, str) and self.layers == "blocks" else self.layers
 
     @property
     def batch_dims(self) -> Mapping[str, int]:

@@ -14,9 +14,9 @@ from torch import nn
 
 from infoplane.core.records import Layer
 from infoplane.core.text import aligned, printable
+from infoplane.hooks._pass.blocks import is_activation
 from infoplane.hooks._pass.checks import refuse_lazy
 from infoplane.hooks._pass.observe import Flow, ModuleCall, Observation, Watcher, look
-from infoplane.hooks._pass.plan import is_activation
 from infoplane.hooks._pass.state import Surroundings, model_device
 from infoplane.hooks._ranks import is_sharded
 from infoplane.hooks.probe import as_inputs
@@ -147,6 +147,7 @@ class SizePlan:
     free: int | None
     where: str
     members: int = 1
+    note: str = ""
 
     def bytes_of(self, layer: Layer) -> int:
         itemsize: int = getattr(torch, layer.dtype).itemsize
@@ -169,6 +170,7 @@ class SizePlan:
         text = "\n".join(aligned(rows))
         if len(self.layers) > _SHOWN:
             text += f"\n... and {len(self.layers) - _SHOWN} more layers"
+        text += f"\n{self.note}" if self.note else ""
         free = "" if self.free is None else f", {size(self.free)} free in {printable(self.where)}"
         much = f"{self.snapshots} snapshots: {size(self.total)}"
         if self.snapshots is None:

@@ -68,16 +68,24 @@ class Recorder:
         What figures, tables and reports call the run; the name of its directory by default.
     layers : name, glob, regular expression, type, predicate, module, or list of them, optional
         See `infoplane.hooks.select`. By default every leaf module that ran and does more than pass its input on; a
-        linear layer made of parts (parametrised weights, low-rank adapters) is one.
+        linear layer made of parts (parametrised weights, low-rank adapters) is one. `"blocks"`, and the default of
+        models of more than 16 leaves: the modules of which the model has several of a kind (residual blocks, encoder
+        layers, stages in a Sequential), outermost first, and the last layer of what lies before, between and after
+        them; of a model that repeats none, the outputs of its activation modules.
+    depth : int, optional
+        In place of `layers`: the modules that are called this many calls inside the model, and the leaves above.
     logits : bool
         Record the model's output also where `layers` does not name it: the layer whose output it returns, or
         functions of it; the block or the model that adds several up.
     functional : bool
         Record activation functions that modules call without an activation module, too, as `block.0::relu`.
     calls : "last", "all" or int, optional
-        Which calls of a module that runs several times in one forward pass.
+        Which calls of a module that runs several times in one forward pass. By default one with weights needs a
+        choice; each call of one without, as a ReLU in two places, is a layer, unless it was named.
     reduce : reduction, or mapping from layer pattern to reduction (`"*"` for all others)
-        What is stored of an output: see `infoplane.hooks.reduce`. All values by default.
+        What is stored of an output: see `infoplane.hooks.reduce`. All values by default; of blocks, and at a `depth`,
+        maps and sequences as their mean over positions or tokens. A reduction of tokens for all (`"*"`) leaves layers
+        without tokens that nobody named as they are.
     dtype : torch.dtype, optional
         Store floating values as this; by default as they come.
     batch_dim : int, or mapping from layer pattern to int, optional
@@ -111,7 +119,7 @@ class Recorder:
     keep_activations : bool
         False writes no activations, for runs that are estimated as they go.
     resume : bool
-        Continue the run in this directory.
+        Continue the run in this directory, with its layers where none are named.
     writer : mapping
         Further arguments of `infoplane.store.StoreWriter`.
     probe_batch_size : int

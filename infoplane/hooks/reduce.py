@@ -60,15 +60,17 @@ class Mean:
     """Average over tokens (rows, tokens, units) or over space (rows, channels, height, width, ...).
 
     A three-dimensional output is read as tokens; `over="space"` averages its last axis instead, as for
-    Conv1d. Tokens that `mask` marks as padding do not count. A (rows, units) output is left as it is.
+    Conv1d, and `over="positions"` all axes but the last, as of (rows, height, width, channels). Tokens that `mask`
+    marks as padding do not count, unless `masked` is False. A (rows, units) output is left as it is.
     The mean forgets where things are: I(X;T) of it says nothing about the full map.
     """
 
     over: str = "auto"
+    masked: bool = True
 
     def __post_init__(self) -> None:
-        if self.over not in ("auto", "space", "tokens"):
-            raise ValueError(f"mean is over 'auto', 'space' or 'tokens', got {self.over!r}")
+        if self.over not in ("auto", "space", "tokens", "positions"):
+            raise ValueError(f"mean is over 'auto', 'space', 'tokens' or 'positions', got {self.over!r}")
 
     def _tokens(self, ndim: int) -> bool:
         return self.over == "tokens" or (self.over == "auto" and ndim == 3)
@@ -76,15 +78,18 @@ class Mean:
     def label(self, shape: tuple[int, ...]) -> str:
         if len(shape) < 2:
             return "flatten"
-        return "mean over tokens" if self._tokens(len(shape) + 1) else "mean over space"
+        if self._tokens(len(shape) + 1):
+            return "mean over tokens" if self.masked else "mean over tokens, padding too"
+        return "mean over positions" if self.over == "positions" else "mean over space"
 
     def __call__(self, t: Tensor, mask: Tensor | None) -> Tensor:
         if t.ndim < 3:
             return t.reshape(len(t), -1)
         t = _floating(t)
         if not self._tokens(t.ndim):
-            return t.mean(dim=tuple(range(2, t.ndim)))
-        if mask is None:
+            first = 1 if self.over == "positions" else 2
+            return t.mean(dim=tuple(range(first, first + t.ndim - 2)))
+        if mask is None or not self.masked:
             return t.mean(dim=1).reshape(len(t), -1)
         _check_mask(t, mask)
         weight = mask.to(t.dtype).reshape(*mask.shape, *([1] * (t.ndim - 2)))
@@ -201,6 +206,7 @@ _NAMED: dict[str, Reduction] = {
     "mean": Mean(),
     "mean-space": Mean("space"),
     "mean-tokens": Mean("tokens"),
+    "mean-positions": Mean("positions"),
     "cls": Tokens((0,)),
     "last": Last(),
 }

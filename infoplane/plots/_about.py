@@ -89,6 +89,11 @@ def doubtful(flagged: int, of: int, name: str, mark: str) -> list[str]:
 
 
 def dpi_words(series: Series) -> list[str]:
-    """The share of violations of the data-processing inequality, where the table can tell."""
+    """The share of violations of the data-processing inequality, or why the drawn layers have none."""
     found = series.table.dpi()
-    return [f"DPI violated in {100 * row.share:.3g} % of {number(row.pairs)} pairs" for row in found if row.pairs]
+    words = [f"DPI violated in {100 * row.share:.3g} % of {number(row.pairs)} pairs" for row in found if row.pairs]
+    known = [layer for run in series.runs for layer in series.table.meta.get("runs", {}).get(run, {}).get("layers", ())]
+    pooled = {str(layer["key"]) for layer in known if str(layer.get("reduction", "")).startswith("mean over")}
+    if not words and pooled.intersection(series.layers):
+        words.append("no data-processing share: pooled layers are no chain")
+    return words

@@ -300,12 +300,14 @@ def ordered_layers(rows: ResultTable) -> list[str]:
 
 
 def default_layers(rows: ResultTable) -> list[str]:
-    """Activations and the output of each run of which the meta tells the roles of its layers, else all its layers."""
+    """Activations and the output of each run whose layers are all leaves of its model, else all its layers."""
     about = rows.meta.get("runs", {})
     kept: set[str] = set()
     for run in dict.fromkeys(rows["run"].tolist()):
         layers = set(rows["layer"][is_in(rows["run"], [run])].tolist())
-        known = about.get(run, {}).get("layers", ())
+        # Layers that were named, and blocks, are what somebody wants to see; so old runs do not tell it.
+        leaves = about.get(run, {}).get("settings", {}).get("selection", "leaves") == "leaves"
+        known = about.get(run, {}).get("layers", ()) if leaves else ()
         shown = {str(layer["key"]) for layer in known if layer.get("role") in ("activation", "output")}
         kept |= layers & shown or layers
     return [layer for layer in ordered_layers(rows) if layer in kept]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import weakref
@@ -132,7 +133,7 @@ def _close(sinks: list[Sink], failed: list[Exception]) -> None:
 SHIFT = "counter_shift"
 """Name under which a session's file remembers by how much the loop's counters were shifted."""
 
-MAY_DIFFER = ("versions", "schedule", "skipped", "name")
+MAY_DIFFER = ("versions", "schedule", "skipped", "selection", "name")
 """Settings that a resumed run need not share with what is stored."""
 
 
@@ -163,6 +164,16 @@ def open_store(
     if place and mine is None:
         mine = StoreWriter(path, **options, **place, session=session)
     return mine, last_step, shift
+
+
+def stored_reductions(path: Path | None) -> dict[str, str]:
+    """The layers of a run, as their reductions by key; empty where there is no run that can be read."""
+    if path is None or not (path / RUN_FILE).exists():
+        return {}
+    with contextlib.suppress(OSError, StoreError):  # the writer says what is wrong
+        found = open_run(path).settings.get("reductions", {})
+        return {str(key): str(label) for key, label in found.items()} if isinstance(found, Mapping) else {}
+    return {}
 
 
 def _refuse_other_network(path: Path, layers: Sequence[Layer]) -> None:

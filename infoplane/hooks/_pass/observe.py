@@ -269,7 +269,7 @@ class Watcher:
         last = max((seen.calls[name][-1] for name in seen.leaves), key=lambda c: c.end, default=None)
         seen.output = None if last is None else (last, "")
         found = tensors_in(returned)
-        path = next((p for p in found if p.rpartition(".")[2] == "logits"), next(iter(found), None))
+        path = output_path(found)
         if path is None or not _has_storage(found[path]):
             return
         seen.followed = self._flow is not None and bool(self._flow.sources(found[path]))
@@ -285,6 +285,12 @@ class Watcher:
                 made = min((c for c in calls if key in c.same), key=lambda c: c.end, default=None)
         if made is not None:
             seen.output = made, made.same.get(key, "") if len(made.outputs) > 1 else ""
+
+
+def output_path(found: Iterable[str]) -> str | None:
+    """Which of the tensors that a model returns is its output: the logits, or the first."""
+    found = list(found)
+    return next((path for path in found if path.rpartition(".")[2] == "logits"), next(iter(found), None))
 
 
 def _passes_through(call: ModuleCall, outputs: list[Tensor]) -> bool:

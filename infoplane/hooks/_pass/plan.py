@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import nn
-from torch.nn.modules import activation
 
 from infoplane.core.errors import closest
 from infoplane.core.records import Layer, Role
 from infoplane.core.text import listed, printable
+from infoplane.hooks._pass.blocks import ACTIVATIONS, Choice, is_activation, output_of, pooling
 from infoplane.hooks._pass.calls import TensorInfo, choose, refuse_odd
 from infoplane.hooks._pass.capture import Capture, wrong_rows
 from infoplane.hooks._pass.observe import ModuleCall, Observation
 from infoplane.hooks._settings import Settings
+from infoplane.hooks.reduce import Flatten, Last, Reduction, Tokens
 from infoplane.hooks.select import Named, OpTarget, Site, Target, by_pattern, check_patterns, matches
 
-ACTIVATIONS: tuple[type[nn.Module], ...] = tuple(
-    getattr(activation, name) for name in activation.__all__ if name != "MultiheadAttention"
-)
 # relu, leaky_relu, log_softmax ... are named like the modules ReLU, LeakyReLU, LogSoftmax.
 _ACTIVATION_NAMES = frozenset(kind.__name__.lower() for kind in ACTIVATIONS)
 _FIRST_OUTPUT = (nn.MultiheadAttention, nn.RNNBase)
@@ -34,16 +33,20 @@ _NEVER = (
 class Planner:
     """What is captured of a forward pass over `rows` samples that was `seen`.
 
-    `targets` of None stands for every leaf module that ran; of those, the ones that cannot be recorded or that
-    only pass their input on are skipped, with the reason. What the user named is never skipped.
+    `targets` are what the user named, and never skipped. Without them the calls of `choice` are captured; of those,
+    the ones that cannot be recorded or that only pass their input on are skipped, with the reason. `kept` are the
+    reductions of a run that goes on, by key.
     """
 
     targets: Sequence[Target | OpTarget] | None
+    choice: Choice
     modules: Mapping[str, Named]
     seen: Observation
     rows: int
     settings: Settings
     member_axis: int | None
+    masked: int | None = None
+    kept: Mapping[str, str] | None = None
     skipped: dict[str, str] = field(default_factory=dict)
 
     def captures(self) -> tuple[Capture, ...]:
@@ -59,7 +62,7 @@ class Planner:
         asked, output = self._that_ran(self._asked()), self._output()
         if output is not None:
             hidden = output.named.name not in self.seen.leaves
-            asked += [output] if (hidden if self.targets is None else self.settings.logits) else []
+            asked += [output] if (hidden if self._by_leaves else self.settings.logits) else []
         for target in asked:
             for call, planned in self._of_target(target, output):
                 # A place that was named twice, or that the output has as well, is recorded once: as first asked for.
@@ -76,10 +79,14 @@ class Planner:
             one.layer = replace(one.layer, depth=depth)
         return tuple(ordered)
 
+    @property
+    def _by_leaves(self) -> bool:
+        return self.targets is None and self.choice.by == "leaves"
+
     def _asked(self) -> list[Target]:
         """The selected modules and functions, or every layer that ran."""
         if self.targets is None:
-            asked = [Target(self.modules[name], exact=False) for name in self.seen.leaves]
+            asked = self._chosen()
         else:
             asked = [t for t in self.targets if isinstance(t, Target)]
             asked += [found for t in self.targets if isinstance(t, OpTarget) for found in self._ops(t)]
@@ -88,6 +95,21 @@ class Planner:
             Target(self.modules[module], exact=False, op=op)
             for module, op in self.seen.ops
             if self.settings.functional and _is_activation_op(op) and not is_activation(self.modules[module].module)
+        ]
+
+    def _chosen(self) -> list[Target]:
+        """The calls of the choice; of leaves the modules, since `calls` says which of their calls."""
+        modules = dict.fromkeys(call.named.name for call in self.choice.calls)
+        if self.choice.by == "leaves":
+            return [Target(self.modules[name], exact=False) for name in modules]
+        # The model's output stands for the layer that it is a part of.
+        output = output_of(self.seen, self.choice)
+        instead = self.seen.output if output and not output[0].named.name else None
+        return [
+            Target(self.modules[name], call=i, exact=False)
+            for name in modules
+            for i, call in enumerate(self.seen.calls[name])
+            if call in self.choice.calls and not (instead and call is instead[0])
         ]
 
     def _ops(self, wanted: OpTarget) -> list[Target]:
@@ -111,9 +133,10 @@ class Planner:
 
     def _output(self) -> Target | None:
         """Where the model's output is found: recorded in any case, unless `logits` is False."""
-        if self.seen.output is None:
+        found = self.seen.output if self.targets is not None else output_of(self.seen, self.choice)
+        if found is None:
             return None
-        call, path = self.seen.output
+        call, path = found
         index = self.seen.calls[call.named.name].index(call)
         return Target(call.named, call=index, path=path or None, exact=False)
 
@@ -124,7 +147,7 @@ class Planner:
         if default and all(c.passes_through for c in calls) and (output is None or name != output.name):
             self.skipped[name or "@out"] = f"{printable(target.named.type_name)} passes its input on unchanged"
             return
-        for index in _call_indices(target, len(calls), self.settings.calls):
+        for index in _call_indices(target, calls, self.settings.calls):
             try:
                 shape, planned = self._capture(target, index, calls, output)
             except (TypeError, ValueError) as error:
@@ -160,16 +183,28 @@ class Planner:
             aliases=named.aliases,
         )
         batch_dim = by_pattern(self.settings.batch_dims, [key, named.name], None)
-        self._check_rows(key, tensor, batch_dim or 0)
+        shape = self._check_rows(key, tensor, batch_dim or 0)
         return tensor.shape, Capture(
             layer=layer,
             named=named,
             op=target.op,
-            reduction=by_pattern(self.settings.reductions, [key, named.name], self.settings.reductions["*"]),
+            reduction=self._reduction(target, key, calls[index], shape),
             runs=len(calls),
             batch_dim=batch_dim,
             dtype=self.settings.dtype,
         )
+
+    def _reduction(self, target: Target, key: str, call: ModuleCall, shape: Sequence[int]) -> Reduction:
+        """What is stored of a layer of this shape, rows first."""
+        table, pooled = self.settings.reductions, pooling(self.seen, call, shape, self.masked)
+        given = by_pattern(table, [key, target.named.name], None)
+        if given is not None:
+            # What holds for all tokens of all layers leaves a layer without tokens, which nobody named, as it is.
+            misfit = isinstance(given, Tokens | Last) and len(shape) < 3 and not target.exact
+            return Flatten() if misfit and given is table.get("*") else given
+        if self.kept is not None:
+            return Flatten() if self.kept.get(key) == "flatten" else pooled
+        return pooled if self.targets is None and self.choice.pools else Flatten()
 
     def _tensor(self, target: Target, index: int, calls: list[ModuleCall]) -> tuple[str, str, TensorInfo]:
         """The layer's key, and the tensor to record among those of one call, by its path."""
@@ -178,16 +213,18 @@ class Planner:
         key = target.name + (f"#{index}" if len(calls) > 1 else "") + ("@in" if site == "in" else "")
         key = key or "@out"
         # Attention returns (output, weights), recurrent layers (output, state): the layer is the first of them.
-        several = self.targets is None and len(found) > 1
-        if path is None and several and isinstance(target.named.module, _FIRST_OUTPUT):
-            path = "[0]"
+        # So do blocks of the transformers library, and models of it (.last_hidden_state is first).
+        first = self.choice.by != "leaves" or isinstance(target.named.module, _FIRST_OUTPUT)
+        if path is None and self.targets is None and len(found) > 1 and first:
+            path = next(iter(found))
         kind = call.output_type if site == "out" else "nothing"
         path = choose(found, path, f"the {site}put of layer {key}", kind)
         if len(found) > 1:
             key = key.removesuffix("@in").removesuffix("@out") + f"@{site}{path}"
         return key, path, found[path]
 
-    def _check_rows(self, key: str, tensor: TensorInfo, batch_dim: int) -> None:
+    def _check_rows(self, key: str, tensor: TensorInfo, batch_dim: int) -> list[int]:
+        """The shape of one member with its rows first."""
         if tensor.odd:
             refuse_odd(tensor.odd, f"layer {key!r}")
         shape = list(tensor.shape)
@@ -195,16 +232,19 @@ class Planner:
             del shape[self.member_axis]
         if len(shape) <= batch_dim or shape[batch_dim] != self.rows:
             raise ValueError(wrong_rows(key, tensor.shape, self.rows))
+        return [shape.pop(batch_dim), *shape]
 
 
-def _call_indices(target: Target, ran: int, calls: Literal["last", "all"] | int | None) -> list[int]:
-    name = target.name
+def _call_indices(target: Target, made: Sequence[ModuleCall], calls: Literal["last", "all"] | int | None) -> list[int]:
+    name, ran = target.name, len(made)
     if target.call is not None:
         if target.call >= ran:
             raise ValueError(f"layer {name!r} runs {ran} times, so there is no call #{target.call}")
         return [target.call]
-    if ran == 1 or calls == "all":
-        return list(range(ran))
+    # A module without weights that serves in several places is a layer in each; one with weights is applied again.
+    several = calls is None and not target.exact and not target.op and _is_free(target.named.module)
+    if ran == 1 or calls == "all" or several:
+        return [i for i in range(ran) if not (several and made[i].passes_through)] or [ran - 1]
     if calls is None:
         raise ValueError(
             f"layer {name!r} runs {ran} times in one forward pass; choose with calls='last', calls='all' or an index, "
@@ -214,6 +254,11 @@ def _call_indices(target: Target, ran: int, calls: Literal["last", "all"] | int 
     if not isinstance(index, int) or not -ran <= index < ran:
         raise ValueError(f"calls must be 'last', 'all' or an index below {ran} for layer {name!r}, got {calls!r}")
     return [index % ran]
+
+
+def _is_free(module: nn.Module) -> bool:
+    """Whether a module has no weights, or is an activation, which may have a slope."""
+    return is_activation(module) or not any(True for _ in itertools.chain(module.parameters(), module.buffers()))
 
 
 def _role(target: Target, *, last: bool) -> Role:
@@ -227,8 +272,3 @@ def _role(target: Target, *, last: bool) -> Role:
 
 def _is_activation_op(op: str) -> bool:
     return op.replace("_", "") in _ACTIVATION_NAMES
-
-
-def is_activation(module: nn.Module) -> bool:
-    """An elementwise nonlinearity or a softmax: torch's own, and those of the transformers library."""
-    return isinstance(module, ACTIVATIONS) or type(module).__module__ == "transformers.activations"

@@ -18,6 +18,7 @@ from infoplane.core.text import printable
 from infoplane.core.warn import warn
 from infoplane.hooks._out.host import Allocate
 from infoplane.hooks._pass import checks
+from infoplane.hooks._pass.blocks import Choice, choose_calls
 from infoplane.hooks._pass.capture import Capture, Captured, Chunk, Pass
 from infoplane.hooks._pass.members import Members
 from infoplane.hooks._pass.observe import Flow, Observation, Watcher, followed, look, markov_chain
@@ -28,7 +29,7 @@ from infoplane.hooks._settings import Settings
 from infoplane.hooks.noise import draw_noise_from
 from infoplane.hooks.probe import Inputs
 from infoplane.hooks.reduce import is_lossless
-from infoplane.hooks.select import Named, OpTarget, Target, named_modules, scripted_modules, select, unwrap
+from infoplane.hooks.select import Layers, Named, OpTarget, Target, named_modules, scripted_modules, select, unwrap
 
 Run = Callable[..., Any]
 T = TypeVar("T")
@@ -46,13 +47,15 @@ class Prober:
         self.stacked = members is not None and members.state is not None
         self.model = unwrap(settings.model)
         self.targets: list[Target | OpTarget] | None = None
-        if settings.layers is not None:
-            self.targets = select(settings.layers, named_modules(self.model), type(self.model).__name__)
+        self.kept: Mapping[str, str] | None = None  # the reductions of a run that goes on
+        if settings.named is not None:
+            self._target(settings.named)
         self.probe = settings.probe_set()
         self.batch_size = settings.probe_batch_size
         self.ranks = Ranks(0, 1, "first")
         # Found by `prepare`.
         self.captures: tuple[Capture, ...] = ()
+        self.choice = Choice("named", ())
         self.skipped: Mapping[str, str] = {}
         self.chain: bool | list[str] = False
         self.state = ""  # the warning that the forward pass keeps state, where it was said
@@ -66,6 +69,15 @@ class Prober:
         """The recorded layers, as they last came."""
         return tuple(c.layer for c in self.captures)
 
+    def _target(self, layers: Layers) -> None:
+        self.targets = select(layers, named_modules(self.model), type(self.model).__name__)
+
+    def keep(self, reductions: Mapping[str, str]) -> None:
+        """Record the layers of a run that goes on, unless they were named: what is chosen by default may change."""
+        if self.settings.named is None and reductions:
+            self.kept = reductions
+            self._target(list(reductions))
+
     def join_ranks(self) -> Ranks:
         """Run on this process's part of the probe from now on, in step with the other ranks."""
         self.ranks = ranks = find_ranks(self.model, shard_probe=self.settings.shard_probe)
@@ -73,6 +85,17 @@ class Prober:
             self._surroundings.exact = True  # collectives change buffers
             self.probe = self.probe.share(ranks.rank, ranks.world_size)
         return ranks
+
+    @property
+    def note(self) -> str:
+        """What the recorded layers are, where nobody named them, for the printed plan."""
+        if self.kept is not None:
+            return "layers: those that the run was started with"
+        if not self.choice.words:
+            return ""
+        pooled = any(layer.reduction.startswith("mean") for layer in self.layers)
+        means = "; maps and sequences as means, since reduce= says nothing" if pooled and self.choice.pools else ""
+        return f"layers: {self.choice.words}{means}; layers=, depth= for others"
 
     @property
     def device(self) -> torch.device:
@@ -109,8 +132,13 @@ class Prober:
         ops = self.settings.functional or any(isinstance(t, OpTarget) for t in self.targets or ())
         seen = look(watched, ops=ops, follow=follow)
         first_call.refuse_new_weights()
+        if self.targets is None:
+            blocks = self.settings.layers is not None
+            self.choice = choose_calls(seen, blocks=blocks, depth=self.settings.depth)
         axis = None if self.members is None else self.members.axis
-        planner = Planner(self.targets, modules, seen, rows, self.settings, axis)
+        mask = chunk[2].mask
+        masked = None if mask is None else mask.shape[1]
+        planner = Planner(self.targets, self.choice, modules, seen, rows, self.settings, axis, masked, self.kept)
         captures = planner.captures()
         scripted = dict.fromkeys(scripted_modules(self.model), "it is a TorchScript module, which takes no hooks")
         self.skipped = {**planner.skipped, **scripted}

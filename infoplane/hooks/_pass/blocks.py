@@ -1,0 +1,177 @@
+"""Which calls of a forward pass are the layers of a model that nobody named: its leaves, its blocks, or a depth."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.nn.modules import activation
+
+from infoplane.core.text import listed, printable
+from infoplane.hooks._pass.observe import ModuleCall, Observation, output_path
+from infoplane.hooks.reduce import Flatten, Mean, Reduction
+
+MOST_LEAVES = 16
+"""A model of more leaf layers than this is recorded by its blocks."""
+
+ACTIVATIONS: tuple[type[nn.Module], ...] = tuple(
+    getattr(activation, name) for name in activation.__all__ if name != "MultiheadAttention"
+)
+
+# Where a module says how many channels it gives, and at which axis of its output they are.
+_WIDTHS = {
+    "out_channels": 1,
+    "num_channels": 1,
+    "num_features": 1,
+    "out_features": -1,
+    "normalized_shape": -1,
+    "embedding_dim": -1,
+    "nf": -1,  # the linear map of GPT-2 in the transformers library
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Calls of modules, in the order of the forward pass, and what they are in words for the printed plan."""
+
+    by: str
+    calls: Sequence[ModuleCall]
+    words: str = ""
+
+    @property
+    def pools(self) -> bool:
+        """Whether maps and sequences are stored as means where the user has not said otherwise."""
+        return self.by != "leaves"
+
+
+def choose_calls(seen: Observation, *, blocks: bool, depth: int | None) -> Choice:
+    """The calls at a depth, those of the blocks, or of the leaves where there are not too many of them."""
+    if depth is not None:
+        return _at_depth(seen, depth)
+    calls = [call for name in seen.leaves for call in seen.calls[name]]
+    several = len({call.named.name for call in calls if not call.passes_through}) > MOST_LEAVES
+    return _blocks(seen) if blocks or several else Choice("leaves", calls)
+
+
+def _at_depth(seen: Observation, depth: int) -> Choice:
+    """Calls that lie `depth` calls inside that of the model, and the leaves above them."""
+    found = _top(seen)
+    for _ in range(depth - 1):
+        found = [inner for call in found for inner in ([call] if call.leaf else call.inner)]
+    return Choice(f"depth {depth}", found, f"modules at depth {depth}")
+
+
+def _blocks(seen: Observation) -> Choice:
+    """The modules of which a model has several of a kind, outermost first, and the last layer of what lies between."""
+    top = _top(seen)
+    is_block = _block_test([c for call in top for c in (call, *call.calls_inside()) if not c.leaf])
+    if is_block is None:
+        return _activations(seen)
+
+    def units(call: ModuleCall) -> Iterator[ModuleCall]:
+        if is_block(call) or not any(map(is_block, call.calls_inside())):
+            yield call
+        else:
+            for inner in call.inner:
+                yield from units(inner)
+
+    found: list[ModuleCall] = []
+    every = [call for outer in top for call in units(outer) if call.depends and not call.passes_through]
+    for block, group in itertools.groupby(every, is_block):
+        run = list(group)
+        found += run if block else run[-1:]
+    shown = Counter(printable(call.named.type_name) for call in found if is_block(call))
+    words = f"{listed([f'{n} {kind}' for kind, n in shown.items()], 4)}, and the last layer before, between and after"
+    return Choice("blocks", found, words)
+
+
+def _block_test(calls: Sequence[ModuleCall]) -> Callable[[ModuleCall], bool] | None:
+    """Whether a call is one of a block; None for a model that repeats no kind of module."""
+    count = Counter(type(call.named.module) for call in calls)
+    kinds = {kind for kind, n in count.items() if n > 1 and kind is not nn.Sequential}
+    if not kinds and count[nn.Sequential] > 2:  # stages without a class of their own
+        kinds = {nn.Sequential}
+
+    def is_block(call: ModuleCall) -> bool:
+        kind = type(call.named.module)
+        if kind not in kinds or call.leaf:
+            return False
+        # Two of a kind that are made of blocks are an encoder and a decoder, or the two ways of a twin network.
+        holds = count[kind] == 2 or kind is nn.Sequential
+        return not (holds and any(type(c.named.module) in kinds for c in call.calls_inside()))
+
+    return is_block if kinds else None
+
+
+def _activations(seen: Observation) -> Choice:
+    """Of a model without blocks: the outputs of its activation modules, or all its leaves where it has too few."""
+    leaves = sorted((c for name in seen.leaves for c in seen.calls[name]), key=lambda call: call.end)
+    acts = [c for c in leaves if is_activation(c.named.module)]
+    words = "the model repeats no module"
+    if len(acts) < 3:
+        return Choice("all leaves", leaves, f"{words}: all its leaves")
+    return Choice("activations", acts, f"{words}: its {len(acts)} activations")
+
+
+def _top(seen: Observation) -> list[ModuleCall]:
+    """The calls directly inside that of the model, or of what runs in its place."""
+    calls = [call for some in seen.calls.values() for call in some]
+    inside = {id(inner) for call in calls for inner in call.inner}
+    outermost = sorted((call for call in calls if id(call) not in inside), key=lambda call: call.begin)
+    if len(outermost) == 1 and not outermost[0].leaf and not outermost[0].named.name:
+        return outermost[0].inner
+    return outermost
+
+
+def output_of(seen: Observation, choice: Choice) -> tuple[ModuleCall, str] | None:
+    """Where the model's output is found, among the calls of a choice if it is there: the call, and the place in it."""
+    whole, made = seen.calls.get("", [])[-1:], seen.output
+    path = output_path(whole[0].outputs) if whole else None
+    if path is None or made is None or choice.by == "leaves":
+        return made
+    keys = {key for key, place in whole[0].same.items() if place == path}
+    for call in choice.calls:
+        for key in keys & call.same.keys():
+            return call, call.same[key] if len(call.outputs) > 1 else ""
+    # Of a layer of which the model returns only a part, one token or an average, the output is what it returns.
+    given = made[0].outputs.get(made[1]) or next(iter(made[0].outputs.values()))
+    part = math.prod(whole[0].outputs[path].shape) < math.prod(given.shape)
+    return (whole[0], path if len(whole[0].outputs) > 1 else "") if part else made
+
+
+def is_activation(module: nn.Module) -> bool:
+    """An elementwise nonlinearity or a softmax: torch's own, and those of the transformers library."""
+    return isinstance(module, ACTIVATIONS) or type(module).__module__ == "transformers.activations"
+
+
+def pooling(seen: Observation, call: ModuleCall, shape: Sequence[int], masked: int | None) -> Reduction:
+    """How a layer of this shape (with rows) is stored where nobody chose: its mean over positions or tokens.
+
+    `masked` is the number of tokens of the mask, if there is one.
+    """
+    if len(shape) < 3:
+        return Flatten()
+    if _channels(seen, call, shape) == 1:
+        return Mean("space")
+    if len(shape) > 3:
+        return Mean("positions")
+    return Mean("tokens", masked=masked in (None, shape[1]))
+
+
+def _channels(seen: Observation, call: ModuleCall, shape: Sequence[int]) -> int:
+    """The axis of the channels, 1 or -1: where the last module that says their number has them."""
+    before = [c for some in seen.calls.values() for c in some if c.end <= call.end]
+    for one in sorted(before, key=lambda c: c.end, reverse=True):
+        for name, axis in _WIDTHS.items():
+            width: Any = getattr(one.named.module, name, None)
+            width = width[-1] if isinstance(width, tuple) and width else width
+            # Its own axis first: the number of positions may be that of channels.
+            for place in (axis, -axis if axis == 1 else 1):
+                if isinstance(width, int) and shape[place] == width:
+                    return place
+    return -1 if len(shape) == 3 else 1
