@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -36,6 +37,12 @@ CHOICE = stacked(
     click.option("-e", "--estimator", metavar="SPEC", help="Which estimator, where the table has several."),
     click.option("-l", "--layer", "layers", multiple=True, metavar="GLOB", help="Only these layers."),
     click.option("-s", "--subset", help="all, train, test, class=3, ..."),
+)
+SHOWN = stacked(
+    click.option("--against", type=click.Choice(["step", "epoch"]), help="The time that the figure shows."),
+    click.option("--log/--linear", default=None, help="Steps on a logarithmic scale [default: over two decades]."),
+    click.option("--title", help="A line above the figure."),
+    click.option("--caption/--no-caption", default=None, help="What was measured, below it [default: shown]."),
 )
 QUANTITY = click.option(
     "--quantity", multiple=True, metavar="NAME", help="I(X;T), I(T;Y), ...; again for a further panel."
@@ -112,6 +119,7 @@ class OneLineErrors(click.Group):
                 raise
             notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
             text = printable(" ".join(f"{error}{notes}".split()))
+            text = in_options(text, self.get_command(ctx, ctx.invoked_subcommand or ""))
             raise click.ClickException(text or type(error).__name__) from error
         except (MemoryError, RuntimeError) as error:
             if limited.limits_of_this_process() is None or not limited.ran_out_of_memory(error):
@@ -122,6 +130,24 @@ class OneLineErrors(click.Group):
             more = "; what was finished is kept, the same command goes on from there" if kept else ""
             click.echo(f"interrupted{more}", err=True)
             sys.exit(130)
+
+
+VALUE = r"\.\.\.|\[\.\.\.\]|\[(?:[^\[\]]|\[[^\]]*\])*\]|'[^']*'|[\w*]*"
+"""What may stand after `name=` in an error: ..., a list, a text, a word."""
+
+
+def in_options(text: str, asked: click.Command | None) -> str:
+    """An error in the words of the command line: `choose with run='a'` is `--run a` where there is that option."""
+    options = {p.name: p.opts[-1] for p in (asked.params if asked else ()) if isinstance(p, click.Option)}
+    if "estimator" in options:
+        options["settings"] = "--estimator NAME:SETTING=VALUE"
+
+    def spoken(found: re.Match[str]) -> str:
+        words = re.findall(r"'([^']*)'", found[2]) if found[2][:1] in "['" else [found[2]]
+        return " ".join(f"{options[found[1]]} {word}".rstrip(" .") for word in words or [""])
+
+    names = "|".join(name for name in options if name)
+    return re.sub(rf"(?<![\w/\\.-])({names})=({VALUE})", spoken, text) if names else text
 
 
 click.ClickException.exit_code = 2
@@ -271,8 +297,15 @@ def advise(obj: dict[str, Any], /, run: Path, layers: tuple[str, ...], as_json: 
 @click.option("-k", "--kind", default="plane", show_default=True, help="Which figure; 'list' names them.")
 @OUT
 @CHOICE
-@click.option("--by", type=click.Choice(["step", "layer"]), help="A line for each step or for each layer.")
+@click.option("--run", metavar="NAME", help="Which run, where there are several.")
+@click.option(
+    "--by",
+    type=click.Choice(["step", "layer", "estimator", "run", "subset", "settings"]),
+    help="plane: a line for each step or layer; plane_grid: what panels differ in.",
+)
 @QUANTITY
+@click.option("--metrics", is_flag=True, default=None, help="curves: loss and accuracy below.")
+@SHOWN
 @SIZE
 @click.option("--format", type=click.Choice(["png", "svg", "pdf"]), help="Where the suffix does not name it.")
 @click.option("--dpi", type=click.IntRange(30, 1200), default=200, show_default=True)
@@ -294,6 +327,7 @@ def plot(runs: tuple[Path, ...], kind: str, out: Path | None, **options: Any) ->
 @OUT
 @CHOICE
 @QUANTITY
+@SHOWN
 @SIZE
 @click.option("--dpi", type=click.IntRange(30, 1200), default=200, show_default=True)
 @reads_runs(HOUR)

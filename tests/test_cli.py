@@ -106,7 +106,8 @@ def test_a_quantity_is_chosen_by_one_name_in_every_figure(run, tmp_path):
     two = ("--quantity", "I(X;T)", "--quantity", "I(T;Y)")
     assert "takes one quantity, got I(X;T), I(T;Y)" in one_line("plot", run, "-k", "heatmap", *two, "-o", out)
     assert "takes one quantity, got I(X;T), I(T;Y)" in one_line("plot", run, "-k", "null", *two, "-o", out)
-    assert "the figure 'plane' takes no 'quantity'" in one_line("plot", run, "--quantity", "I(X;T)", "-o", out)
+    refused = "the figure 'plane' takes no --quantity; it takes --by, --log, --estimator, --run, --subset, --layer"
+    assert refused in one_line("plot", run, "--quantity", "I(X;T)", "-o", out)
 
 
 def test_compare_animate_report_export(run, recorded, tmp_path):

@@ -174,5 +174,5 @@ def _writer(path: Path) -> TableWriter:
     try:
         return TableWriter(path)
     except PermissionError as error:
-        error.add_note("give table=PATH, or --table PATH on the command line, to keep the results elsewhere")
+        error.add_note("give table=PATH to keep the results elsewhere")
         raise

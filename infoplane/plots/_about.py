@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from infoplane.core.text import listed
 from infoplane.plots._artists import Ceiling, ceiling_of
 from infoplane.plots.style import number
 from infoplane.plots.text import safe_text
@@ -14,7 +15,7 @@ from infoplane.results.losses import loss_words, losses
 from infoplane.results.trajectories import Grid
 from infoplane.results.views import Series, settings_words
 
-LONG_LABEL = 30
+LONG_LABEL, MOST_HIDDEN = 30, 3
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,6 +64,7 @@ def about(series: Series, grids: Sequence[Grid]) -> list[str]:
     parts.append(run_words(series.name(series.runs[0])) if len(series.runs) == 1 else f"{len(series.runs)} runs")
     if series.left_out:
         parts.append(f"snapshots without an epoch, not drawn: {series.left_out}")
+    parts += hidden_words(series)
     parts += lost_words(series.table, series.runs)
     meanings: dict[str, list[str]] = {}
     for grid in grids:
@@ -75,6 +77,13 @@ def about(series: Series, grids: Sequence[Grid]) -> list[str]:
 def run_words(run: str) -> str:
     """The one run of a figure, by name."""
     return f"run {safe_text(run, limit=24)}"
+
+
+def hidden_words(series: Series) -> list[str]:
+    """Which layers are left out, where nobody chose them."""
+    names = [safe_text(layer, limit=24) for layer in series.hidden]
+    of = len(names) + len(series.layers)
+    return [f"{len(names)} of {of} layers not drawn: {listed(names, MOST_HIDDEN)}"] if names else []
 
 
 def lost_words(table: ResultTable, runs: Iterable[str]) -> list[str]:
@@ -90,8 +99,7 @@ def doubtful(flagged: int, of: int, name: str, mark: str) -> list[str]:
 
 def dpi_words(series: Series) -> list[str]:
     """The share of violations of the data-processing inequality, or why the drawn layers have none."""
-    found = series.table.dpi()
-    words = [f"DPI violated in {100 * row.share:.3g} % of {number(row.pairs)} pairs" for row in found if row.pairs]
+    words = [f"DPI violated in {100 * row.share:.3g} % of {number(row.pairs)} pairs" for row in series.dpi()]
     known = [layer for run in series.runs for layer in series.table.meta.get("runs", {}).get(run, {}).get("layers", ())]
     pooled = {str(layer["key"]) for layer in known if str(layer.get("reduction", "")).startswith("mean over")}
     if not words and pooled.intersection(series.layers):

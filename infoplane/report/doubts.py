@@ -114,7 +114,7 @@ def doubts_of(series: Series) -> list[Doubt]:
     say("below_null", rows.flag("below_null"))
     null = (rows["quantity"] == "I(T;Y) null") & np.isfinite(rows["ceiling"])
     say("high_null", null & (rows["value"] > NULL_SHARE * rows["ceiling"]), share=NULL_SHARE)
-    for row in rows.dpi():
+    for row in series.dpi():
         if row.share > DPI_SHARE:
             run = shorten(printable(series.name(row.run)), 32)
             say("dpi", run=run, violations=row.violations, pairs=row.pairs, worst=row.worst)

@@ -39,10 +39,12 @@ def write_report(
     Raises
     ------
     ValueError
-        If there are no estimates to report.
+        If there are no estimates to report, or `out` does not end in .html or .htm.
     """
-    table = runs if isinstance(runs, ResultTable) else read_table(runs)
     target = ShownFile(out)
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"a report is a page to open in a browser, so its file ends in .html, got {target.name!r}")
+    table = runs if isinstance(runs, ResultTable) else read_table(runs)
     target.write_text(report_html(table, title=title), encoding="utf-8", newline="\n")
     return target
 

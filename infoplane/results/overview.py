@@ -69,6 +69,7 @@ def _way(table: ResultTable, estimator: str, settings: str, subset: str) -> Iter
     if len(layers) > MOST_LAYERS:
         yield f"and {len(layers) - MOST_LAYERS} more layers"
     yield from _skipped(table, estimator, settings, subset)
+    yield from _violations(rows)
     yield from _to_do(rows.take(np.isin(rows.quantity, quantities)))
 
 
@@ -133,6 +134,14 @@ def _skipped(table: ResultTable, estimator: str, settings: str, subset: str) -> 
     for reason, layers in list(by_reason.items())[:1]:
         more = f" (and {len(by_reason) - 1} more reasons, in results.json)" if len(by_reason) > 1 else ""
         yield f"skipped: {listed(list(dict.fromkeys(layers)), 4)}: {printable(reason)}{more}"
+
+
+def _violations(rows: ResultTable) -> Iterator[str]:
+    """How often the data-processing inequality is violated, as figures and reports count it."""
+    found = rows.dpi()
+    up, of = sum(row.violations for row in found), sum(row.pairs for row in found)
+    if up:
+        yield f"I(X;T) rises to the next layer in {up} of {of} pairs, which no true value can (data processing)"
 
 
 def _same(a: str, b: str) -> bool:

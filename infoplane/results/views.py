@@ -23,7 +23,7 @@ from infoplane.results._csv import by_value
 from infoplane.results.names import run_names, runs_called
 from infoplane.results.overview import settings_words as settings_words
 from infoplane.results.table import ResultTable
-from infoplane.results.trajectories import Grid, groups
+from infoplane.results.trajectories import DataProcessing, Grid, groups
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -76,6 +76,8 @@ class Series:
         The table that was chosen from, current rows only.
     left_out : int
         Snapshots without the time that was asked for.
+    hidden : list of str
+        Layers that have rows and are not shown, since nobody chose layers.
     """
 
     table: ResultTable
@@ -87,6 +89,7 @@ class Series:
     against: str
     whole: ResultTable
     left_out: int = 0
+    hidden: Sequence[str] = ()
 
     @cached_property
     def _names(self) -> dict[str, str]:
@@ -154,6 +157,12 @@ class Series:
             real_targets=self.table.meta.get("runs", {}).get(self.runs[0], {}).get("target") == "continuous",
         )
 
+    def dpi(self) -> list[DataProcessing]:
+        """As `ResultTable.dpi` counts them for this estimate and these runs, over all their layers, shown or not."""
+        same = {"estimator": [self.estimator], "settings": [self.settings], "subset": [self.subset], "run": self.runs}
+        rows = np.logical_and.reduce([is_in(self.whole[name], values) for name, values in same.items()])
+        return self.whole.take(rows).dpi()
+
     def metrics(self) -> dict[str, tuple[FloatArray, FloatArray]]:
         """The recorded metrics of the model in the first run: name -> (times, values), in step order."""
         return metrics(self.whole, run=self.runs[0], against=self.against)
@@ -204,7 +213,8 @@ def choose(
     rows = _only(rows, "subset", subset)
     rows = _one_setting(rows, wanted)
     rows, left_out = with_times(rows, against)
-    keys = default_layers(rows) if not layers else match_layers(layers, ordered_layers(rows))
+    known = ordered_layers(rows)
+    keys = default_layers(rows) if not layers else match_layers(layers, known)
     rows = rows.take(is_in(rows["layer"], keys))
     return Series(
         table=rows,
@@ -216,6 +226,7 @@ def choose(
         against=against,
         whole=whole,
         left_out=left_out,
+        hidden=() if layers else [layer for layer in known if layer not in keys],
     )
 
 

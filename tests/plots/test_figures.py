@@ -305,7 +305,7 @@ def test_draw_file_names_the_figures(tmp_path, table):
     table.write(tmp_path / "results.csv")
     with pytest.raises(ValueError, match=r"no figure named 'planes'; closest: plane.*; available: plane, plane_grid"):
         plots.draw_file([tmp_path / "results.csv"], "planes", tmp_path / "a.png")
-    with pytest.raises(ValueError, match="the figure 'null' takes no 'by'; it takes ax, quantity, steps"):
+    with pytest.raises(ValueError, match="the figure 'null' takes no by=; it takes ax=, quantity=, steps="):
         plots.draw_file([tmp_path / "results.csv"], "null", tmp_path / "a.png", by="layer")
     with pytest.raises(ValueError, match="unknown style 'poster'; available: column, page, screen"):
         plots.plane(table, style="poster")
