@@ -8,14 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from infoplane import estimators
+from infoplane.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_program_of_the_readme_makes_its_figure(tmp_path):
+def test_the_program_of_the_readme_makes_its_figure_and_its_commands_run(tmp_path, monkeypatch):
     (program,) = re.findall(r"```python\n(.*?)```", README, re.S)
     shown = [line for line in program.splitlines() if line.strip() and not line.startswith(("import", "from"))]
     assert len(shown) <= 15
@@ -25,6 +27,12 @@ def test_the_program_of_the_readme_makes_its_figure(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "plane.pdf").read_bytes().startswith(b"%PDF")
     assert (tmp_path / "runs/digits/results.csv").exists()
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"^    infoplane (.*)$", README, re.M)
+    assert len(commands) == 4
+    for command in commands:
+        outcome = CliRunner().invoke(main, ["-q", *command.split()])
+        assert outcome.exit_code == 0, (command, outcome.output)
 
 
 @pytest.mark.parametrize("ending", ["infoplane demo", "python -m pytest"])
