@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from infoplane.core.errors import StoreError, closest
 from infoplane.core.exact import extremes, fits_float64
+from infoplane.core.globs import across_parts, name_matches
 from infoplane.core.records import Layer, Probe
 from infoplane.core.steps import step_words
 from infoplane.core.tokens import split_token, token_key, token_range
@@ -136,11 +136,10 @@ def choose_layers(source: SnapshotSource, wanted: str | Sequence[str] | None) ->
     found: set[tuple[str, int | None]] = set()
     for pattern in [wanted] if isinstance(wanted, str) else wanted:
         name, which = (pattern, None) if pattern in order else split_token(pattern)
-        hits = [name] if name in order else [key for key in order if fnmatchcase(key, name)]
+        hits = [name] if name in order else [key for key in order if name_matches(key, name)]
         if not hits:
-            raise ValueError(
-                f"no layer of {source.path} matches {pattern!r}; closest: {', '.join(closest(name, order))}"
-            )
+            near = ", ".join(closest(name, order)) + across_parts(name, order)
+            raise ValueError(f"no layer of {source.path} matches {pattern!r}; closest: {near}")
         found.update([(key, None) for key in hits] if which is None else _positions(source, pattern, hits, which))
     if not found:
         raise ValueError("layers must name at least one layer, got none; leave it out for all")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from fnmatch import fnmatchcase
+
+from infoplane.core.globs import name_matches
 
 _KEY = re.compile(r"(?P<layer>.+)\[token=(?P<which>[^\[\]]*)\]", re.DOTALL)
 _WHICH = re.compile(r"-?\d+|-?\d*:-?\d*(:[1-9]\d*)?")
@@ -57,9 +58,9 @@ def layer_matches(key: str, pattern: str) -> bool:
         return True
     layer, which = split_token(pattern)
     if which is None:
-        return fnmatchcase(key, pattern)
+        return name_matches(key, pattern)
     name, position = split_token(key)[0], token_position(key)
-    if position is None or not fnmatchcase(name, layer):
+    if position is None or not name_matches(name, layer):
         return False
     if which == "*":
         return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from infoplane.core.errors import closest
+from infoplane.core.globs import across_parts, name_matches
 from infoplane.core.text import printable
 
 T = TypeVar("T")
@@ -56,11 +56,10 @@ class OpTarget:
 def select(specs: Layers, modules: Mapping[str, Named], model_name: str) -> list[Target | OpTarget]:
     """Resolve what the user asked for; duplicates are dropped.
 
-    A string is a module's name (`encoder.0`) or a glob: `*` and `?` stay within one part of a name and `**` stands
-    for any number of parts (`encoder.*.act`, `**.act`, `encoder.**`). Either may come with a call, a site and a
-    place in the output: `block#1`, `fc1@in`, `lstm@out[0]`, `bert@out.last_hidden_state`. `@out` alone is the
-    output of the model. A compiled regular expression must match the whole name. `block.0::relu#1` is the second
-    call of `relu` that the module makes itself, not one of its submodules; such names and their globs
+    A string is a module's name (`encoder.0`) or a glob (`encoder.*.act`, see `infoplane.core.globs`). Either may come
+    with a call, a site and a place in the output: `block#1`, `fc1@in`, `lstm@out[0]`, `bert@out.last_hidden_state`.
+    `@out` alone is the output of the model. A compiled regular expression must match the whole name. `block.0::relu#1`
+    is the second call of `relu` that the module makes itself, not one of its submodules; such names and their globs
     (`**::gelu`) cannot be checked before the first forward pass.
 
     Raises
@@ -124,24 +123,11 @@ def _resolve_string(spec: str, modules: Mapping[str, Named], model_name: str) ->
     path = parsed["path"] or None
     if pattern in by_name:
         return [Target(by_name[pattern], site, call, path)]
-    matched = {n.name: n for alias, n in by_name.items() if alias and n.has_forward and matches(alias, pattern)}
+    matched = {n.name: n for alias, n in by_name.items() if alias and n.has_forward and name_matches(alias, pattern)}
     if not matched:
         raise ValueError(_no_match(repr(spec), pattern, modules, model_name))
     ordered = [n for n in modules.values() if n.name in matched]
     return [Target(n, site, call, path, exact=False) for n in ordered]
-
-
-def matches(name: str, pattern: str) -> bool:
-    """Whether a dotted name fits a glob in which `*` stays within one part and `**` stands for any number of parts."""
-    return _parts_match(name.split("."), pattern.split("."))
-
-
-def _parts_match(name: Sequence[str], pattern: Sequence[str]) -> bool:
-    if not pattern:
-        return not name
-    if pattern[0] == "**":
-        return any(_parts_match(name[i:], pattern[1:]) for i in range(len(name) + 1))
-    return bool(name) and fnmatch.fnmatchcase(name[0], pattern[0]) and _parts_match(name[1:], pattern[1:])
 
 
 def by_pattern(table: Mapping[str, T], names: Sequence[str], default: D) -> T | D:
@@ -150,7 +136,7 @@ def by_pattern(table: Mapping[str, T], names: Sequence[str], default: D) -> T | 
         if name in table:
             return table[name]
     for pattern, value in table.items():
-        if pattern != "*" and any(matches(name, pattern) for name in names):
+        if pattern != "*" and any(name_matches(name, pattern) for name in names):
             return value
     return table.get("*", default)
 
@@ -158,8 +144,9 @@ def by_pattern(table: Mapping[str, T], names: Sequence[str], default: D) -> T | 
 def check_patterns(what: str, table: Iterable[str], names: Sequence[str], kind: str) -> None:
     """A pattern that fits nothing is a slip: what it was meant for would be treated in another way unnoticed."""
     for pattern in table:
-        if pattern != "*" and not any(name == pattern or matches(name, pattern) for name in names):
-            raise ValueError(f"{what} names {pattern!r}, no {kind}; closest: {', '.join(closest(pattern, names))}")
+        if pattern != "*" and not any(name == pattern or name_matches(name, pattern) for name in names):
+            near = ", ".join(closest(pattern, names)) + across_parts(pattern, names)
+            raise ValueError(f"{what} names {pattern!r}, no {kind}; closest: {near}")
 
 
 def _clean(name: str) -> str:
@@ -171,6 +158,7 @@ def _clean(name: str) -> str:
 def _no_match(what: str, pattern: str, modules: Mapping[str, Named], model_name: str) -> str:
     names = [n for n in modules if n]
     near = ", ".join(closest(pattern, names)) if names else "none, the model has no submodules"
+    near += across_parts(pattern, names)
     return (
         f"no layer of {printable(model_name)} matches {what}; closest: {near}; infoplane.layers(model, batch) lists all"
     )

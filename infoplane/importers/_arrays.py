@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from infoplane.core.errors import StoreError, closest
+from infoplane.core.globs import across_parts, name_matches
 from infoplane.core.labels import as_array, as_labels, as_sample_ids, check_label_names, doubts
 from infoplane.core.records import Layer, Probe, Role, Snapshot
 from infoplane.core.steps import whole_step
@@ -235,11 +235,10 @@ def _roles(roles: Mapping[str, Role], known: Collection[str]) -> dict[str, Role]
     """The role of each layer that a name or a glob names; a name goes before a glob."""
     found: dict[str, Role] = {}
     for pattern, role in sorted(roles.items(), key=lambda item: item[0] in known):
-        hits = [pattern] if pattern in known else [name for name in known if fnmatchcase(name, str(pattern))]
+        hits = [pattern] if pattern in known else [name for name in known if name_matches(name, str(pattern))]
         if not hits:
-            raise ValueError(
-                f"roles: there is no layer {pattern!r}; closest: {', '.join(closest(str(pattern), known))}"
-            )
+            near = ", ".join(closest(str(pattern), known)) + across_parts(str(pattern), known)
+            raise ValueError(f"roles: there is no layer {pattern!r}; closest: {near}")
         if role not in get_args(Role):
             raise ValueError(f"roles: layer {pattern!r} must be one of {', '.join(get_args(Role))}, got {role!r}")
         found |= dict.fromkeys(hits, role)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.errors import closest
+from infoplane.core.globs import across_parts
 from infoplane.core.strict import canonical_json
 from infoplane.core.text import listed
 from infoplane.core.tokens import layer_matches
@@ -238,7 +239,8 @@ class ResultTable:
 
         Text matches exactly or as a glob (`layer="fc*"`, `subset="class=*"`, and `layer="block2[token=*]"` for the
         positions of a layer); a list matches what any of its entries matches; None leaves the column alone. A glob
-        that matches nothing gives an empty table.
+        that matches nothing gives an empty table. In names of layers `*` stays within one part (`encoder.*.act`) and
+        `**` stands for any number of parts (`encoder.**`), as in the recorder.
 
         Parameters
         ----------
@@ -249,7 +251,8 @@ class ResultTable:
         Raises
         ------
         ValueError
-            A layer, quantity, estimator, subset or run that is no glob is in no row; the line has the closest.
+            A layer, quantity, estimator, subset or run that is no glob is in no row; the line has the closest. A glob
+            matches no layer only because its `*` does not stand for dots; the line has the one with `**`.
         """
         mask = np.ones(len(self), dtype=bool)
         for name, selector in rows.items():
@@ -414,6 +417,9 @@ def _check_known(name: str, cells: Array, patterns: Iterable[str]) -> None:
         if known and pattern not in known and not is_glob(pattern):
             near = ", ".join(closest(pattern, known))
             raise ValueError(f"the table has no {name} {visible(pattern)!r}; closest: {near}")
+        hint = across_parts(pattern, known) if name == "layer" else ""
+        if hint and not any(layer_matches(one, pattern) for one in known):
+            raise ValueError(f"the table has no layer that matches {visible(pattern)!r}{hint}")
 
 
 def _matches(cell: str, pattern: str) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.errors import closest
+from infoplane.core.globs import across_parts
 from infoplane.core.tokens import layer_matches, split_token, token_position
 from infoplane.core.units import BIT
 from infoplane.results._csv import by_value
@@ -331,7 +332,7 @@ def match_layers(patterns: Sequence[str], known: Sequence[str]) -> list[str]:
     for pattern in patterns:
         hits = {layer for layer in known if layer_matches(layer, pattern)}
         if not hits:
-            near = ", ".join(closest(pattern, known))
+            near = ", ".join(closest(pattern, known)) + across_parts(pattern, known)
             raise ValueError(f"no layer of the table matches {pattern!r}; closest: {near}")
         found |= hits
     return [layer for layer in known if layer in found]

@@ -10,6 +10,7 @@ from typing import Literal
 from torch import nn
 
 from infoplane.core.errors import closest
+from infoplane.core.globs import name_matches
 from infoplane.core.records import Layer, Role
 from infoplane.core.text import listed, printable
 from infoplane.hooks._pass.blocks import ACTIVATIONS, Choice, is_activation, output_of, pooling
@@ -18,7 +19,7 @@ from infoplane.hooks._pass.capture import Capture, wrong_rows
 from infoplane.hooks._pass.observe import ModuleCall, Observation
 from infoplane.hooks._settings import Settings
 from infoplane.hooks.reduce import Flatten, Last, Reduction, Tokens
-from infoplane.hooks.select import Named, OpTarget, Site, Target, by_pattern, check_patterns, matches
+from infoplane.hooks.select import Named, OpTarget, Site, Target, by_pattern, check_patterns
 
 # relu, leaky_relu, log_softmax ... are named like the modules ReLU, LeakyReLU, LogSoftmax.
 _ACTIVATION_NAMES = frozenset(kind.__name__.lower() for kind in ACTIVATIONS)
@@ -114,7 +115,7 @@ class Planner:
 
     def _ops(self, wanted: OpTarget) -> list[Target]:
         names = {f"{module}::{op}": (module, op) for module, op in self.seen.ops}
-        matched = [n for n in names if n == wanted.pattern] or [n for n in names if matches(n, wanted.pattern)]
+        matched = [n for n in names if n == wanted.pattern] or [n for n in names if name_matches(n, wanted.pattern)]
         if not matched:
             raise ValueError(
                 f"no function call of the forward pass matches {wanted.pattern!r}; closest: "
