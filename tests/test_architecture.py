@@ -114,7 +114,8 @@ TAKEN_BY_FIGURES = {
     "names": {"runs_called"},
     "scales": {"by_scale"},
     "trajectories": {"Grid"},
-    "views": {"RECORDED", "Selection", "Series", "choose", "options", "settings_words"},
+    "views": {"RECORDED", "Selection", "Series", "by_looking", "choose", "options", "settings_words"},
+    "limits": {"axis_limits", "widened"},
     "summary": {"Compression", "Summary", "at_common_steps", "compression", "over_runs", "upper_fence"},
     "losses": {"loss_words", "losses"},
 }

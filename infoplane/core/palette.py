@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 # Okabe and Ito, "Color universal design", 2008; yellow last, for it is faint on white.
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#F0E442")
 
 # Viridis (van der Walt and Smith, 2015) at equal distances up to 0.92: its palest end is lost on white.
 VIRIDIS = ("#440154", "#482979", "#3e4c8a", "#2f6b8e", "#24868e", "#1fa287", "#3fbc73", "#7fd34e", "#cae11f")
 
+# Dark red to pale orange, lighter with every step: no colour of it lies on the map of the steps, viridis.
+EMBERS = ("#2d0a12", "#5c1220", "#8f1d22", "#bf3a1e", "#dd6425", "#ee9144", "#f6bb78")
+
+MOST_COLORS = 20
+"""Layers beyond which the layers of a block share a colour."""
+
 
 def layer_colors(n: int) -> list[str]:
-    """Okabe and Ito's colours for up to eight layers, else viridis by depth."""
+    """Okabe and Ito's colours for up to eight layers, else a map by depth that is not the one of the steps."""
     if n <= len(OKABE_ITO):
         return list(OKABE_ITO[:n])
-    return [along(VIRIDIS, i / (n - 1)) for i in range(n)]
+    return [along(EMBERS, i / (n - 1)) for i in range(n)]
+
+
+def block_colors(layers: Sequence[str]) -> list[str]:
+    """A colour for each layer; of more than twenty those of one block, "layer4" of "layer4.1", share theirs."""
+    blocks = blocks_of(layers)
+    shared = list(dict.fromkeys(blocks))
+    colors = dict(zip(shared, layer_colors(len(shared)), strict=True))
+    return [colors[block] for block in blocks]
+
+
+def blocks_of(layers: Sequence[str]) -> list[str]:
+    """The block of each layer: itself among at most twenty, else as much of its dotted name as leaves few blocks."""
+    if len(layers) <= MOST_COLORS:
+        return list(layers)
+    for parts in range(max(layer.count(".") for layer in layers), 0, -1):
+        blocks = [".".join(layer.split(".")[:parts]) for layer in layers]
+        if len(set(blocks)) <= MOST_COLORS:
+            return blocks
+    # Names without parts: neighbours in depth are a block.
+    return [str(i * MOST_COLORS // len(layers)) for i in range(len(layers))]
 
 
 def along(colors: tuple[str, ...], share: float) -> str:

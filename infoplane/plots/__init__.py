@@ -6,6 +6,8 @@ that has the table. No function touches pyplot, a global setting or a file; `sav
 picture of their figure. Beside each `name(table)` stands `name_data(table)`, the numbers that it draws.
 """
 
+from infoplane.plots._figure import caption
+from infoplane.plots._layers import recolor
 from infoplane.plots.animation import animate
 from infoplane.plots.compare import compare, compare_data
 from infoplane.plots.compression import compression, compression_data
@@ -23,6 +25,7 @@ from infoplane.plots.tokens import tokens, tokens_data
 __all__ = [
     "FIGURES",
     "animate",
+    "caption",
     "compare",
     "compare_data",
     "compression",
@@ -40,6 +43,7 @@ __all__ = [
     "plane_data",
     "plane_grid",
     "plane_grid_data",
+    "recolor",
     "safe_text",
     "save",
     "snr",

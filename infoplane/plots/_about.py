@@ -13,7 +13,7 @@ from infoplane.plots.text import safe_text
 from infoplane.results import ResultTable
 from infoplane.results.losses import loss_words, losses
 from infoplane.results.trajectories import Grid
-from infoplane.results.views import Series, settings_words
+from infoplane.results.views import Series, by_looking, settings_words
 
 LONG_LABEL, MOST_HIDDEN = 30, 3
 
@@ -26,12 +26,14 @@ class Shown:
     ----------
     label : str
         The quantity and its unit, as an axis names them.
+    unit : str
     layers : list of str, L of them, in the order of the forward pass
     ceiling : Ceiling or None
     caption : list of str
     """
 
     label: str
+    unit: str
     layers: list[str]
     ceiling: Ceiling | None
     caption: list[str]
@@ -40,7 +42,7 @@ class Shown:
 def shown(series: Series, one: Grid, *more: str) -> dict[str, Any]:
     """The fields of `Shown` for one quantity of a series, with `more` at the end of the caption."""
     label, ceiling, caption = axis_label(one.quantity, one.unit), ceiling_of(one), about(series, (one,))
-    return {"label": label, "layers": one.layers, "ceiling": ceiling, "caption": [*caption, *more]}
+    return {"label": label, "unit": one.unit, "layers": one.layers, "ceiling": ceiling, "caption": [*caption, *more]}
 
 
 def axis_label(quantity: str, unit: str) -> str:
@@ -57,6 +59,7 @@ def about(series: Series, grids: Sequence[Grid]) -> list[str]:
     """The parts of the caption: how the numbers came about, then what is doubtful in them."""
     words = [safe_text(w, limit=48) for w in settings_words(series.settings)]
     parts = [", ".join([safe_text(series.estimator), *words])]
+    parts += by_looking(series.table, series.estimator, series.settings, series.runs)
     sizes = series.n_samples
     if sizes[-1] > 0:  # what weights alone say has no samples
         n = number(sizes[0]) if len(sizes) == 1 else f"{number(sizes[0])} to {number(sizes[-1])}"

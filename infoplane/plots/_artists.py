@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +17,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from infoplane.plots._figure import figure_of
+from infoplane.core.units import BIT
+from infoplane.plots._figure import Look, figure_of, grow, is_own, slot_width
+from infoplane.plots._layers import LayerLook, tag
 from infoplane.plots.style import (
     DOTTED,
     FAINT,
     number,
+    points_of,
     small_size,
     smallest_positive,
     spans_decades,
@@ -30,7 +32,8 @@ from infoplane.plots.style import (
     step_ticks,
     text_color,
 )
-from infoplane.plots.text import safe_names, text_width
+from infoplane.plots.text import safe_text, text_width, wrap
+from infoplane.results.limits import axis_limits
 from infoplane.results.trajectories import Grid
 
 FloatArray = npt.NDArray[np.float64]
@@ -45,12 +48,13 @@ CEILING_LABEL = "_infoplane_ceiling"
 
 
 def step_colorbar(
-    ax: Axes | Sequence[Axes], norm: Normalize, steps: FloatArray, label: str, *, aspect: float = 28
-) -> Colorbar:
+    ax: Axes | Sequence[Axes], norm: Normalize, steps: FloatArray, look: Look, label: str, *, aspect: float = 28
+) -> None:
     """The colour bar of the steps, ticked at 0 and the decades where the scale is logarithmic."""
-    figure = figure_of(ax if isinstance(ax, Axes) else ax[0])
-    bar = figure.colorbar(ScalarMappable(norm=norm, cmap=step_colormap()), ax=ax, aspect=aspect, pad=0.02)
-    bar.set_label(label)
+    bar = colorbar(ax, ScalarMappable(norm=norm, cmap=step_colormap(look["cmap"])), look, label, aspect=aspect)
+    if bar is None:
+        return
+    figure = figure_of(bar.ax)
     bar.outline.set_linewidth(0.4)
     axis = bar.ax.yaxis if bar.orientation == "vertical" else bar.ax.xaxis
     room = 1.4 * float(mpl.rcParams["font.size"]) / (0.7 * figure.get_figheight() * 72)
@@ -58,6 +62,22 @@ def step_colorbar(
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     axis.set_minor_locator(NullLocator())
+
+
+def colorbar(
+    ax: Axes | Sequence[Axes], drawn: ScalarMappable, look: Look, label: str, *, aspect: float
+) -> Colorbar | None:
+    """A colour bar, unless the figure is to have none."""
+    if not look["colorbar"]:
+        return None
+    first = ax if isinstance(ax, Axes) else ax[0]
+    figure = figure_of(first)
+    if is_own(first) or figure.get_layout_engine() is None or not isinstance(ax, Axes):
+        bar = figure.colorbar(drawn, ax=ax, aspect=aspect, pad=0.02)
+    else:
+        # Bound to the caller's axes: a layout that moves them or changes their shape takes the bar along.
+        bar = figure.colorbar(drawn, cax=first.inset_axes((1.03, 0.0, 1 / aspect, 1.0)))
+    bar.set_label(label)
     return bar
 
 
@@ -87,12 +107,30 @@ def step_axis(ax: Axes, steps: FloatArray, *, log: bool | None) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
 
 
-def row_axis(ax: Axes, names: Sequence[str], *, limit: int = 20) -> None:
-    """A row for each name on the y axis, from top to bottom, without tick marks."""
-    shown = safe_names(names, limit=limit)
-    ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.set_yticks(range(len(names)), [shown[name] for name in names])
+ROW_SHARE = 0.26
+"""Share of a figure's width that names of rows may take."""
+
+
+def row_axis(ax: Axes, rows: Sequence[LayerLook], *, every: int = 1) -> None:
+    """A row for each layer on the y axis, from top to bottom, without tick marks; `every` so many is named."""
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_yticks(range(0, len(rows), every), [row.name for row in rows[::every]])
     ax.tick_params(axis="y", length=0)
+    for row, text in zip(rows[::every], ax.get_yticklabels(), strict=True):
+        tag(text, row.key, "name")
+
+
+def beside_rows(ax: Axes) -> float:
+    """Share of the figure's width that is left beside the names of the rows."""
+    widest = max(text_width(text.get_text(), small_size(0.5)) for text in ax.get_yticklabels())
+    return 0.9 - widest / slot_width(ax)
+
+
+def measured(label: str, caption: Sequence[str], look: Look, width: float) -> str:
+    """The label of an axis; without a caption it says the estimator and its scale as well, at most `width` wide."""
+    if look["caption"] or not caption:
+        return label
+    return "\n".join([label, wrap([caption[0]], width, points_of(mpl.rcParams["axes.labelsize"]))])
 
 
 @dataclass(frozen=True)
@@ -145,14 +183,19 @@ def name_ceiling(
     ax.annotate(text, at, offset, xycoords=coords, label=CEILING_LABEL, **look)
 
 
-def draw_points(ax: Axes, x: FloatArray, y: FloatArray, hollow: BoolArray, *, color: Any, **look: Any) -> None:
+def draw_points(ax: Axes, x: FloatArray, y: FloatArray, hollow: BoolArray, *, color: Any, **look: Any) -> list[Line2D]:
     """Markers, open where `hollow`."""
+    out: list[Line2D] = []
     for open_marker in (False, True):
         at = hollow == open_marker
         if at.any():  # an unclipped line without points would stretch the layout to the figure's corner
             look |= {"markerfacecolor": "white" if open_marker else color}
-            ax.plot(x[at], y[at], color=color, linestyle="none", zorder=4, clip_on=False, **look)
+            out += ax.plot(x[at], y[at], color=color, linestyle="none", zorder=4, clip_on=False, **look)
+    return out
 
+
+WIDE_SHARE, LEGEND_SHARE = 0.78, 0.62
+"""Shares of a figure's width that a legend may take: up to its right edge, and up to what stands beside the axes."""
 
 OPEN: dict[str, Any] = {"marker": "o", "markerfacecolor": "white", "linestyle": "none"}
 """An open circle, in a legend."""
@@ -164,42 +207,63 @@ def key(label: str, **look: Any) -> Line2D:
 
 
 def legend(
-    ax: Axes, handles: Sequence[Any], columns: int | None = None, labels: Sequence[str] | None = None, **look: Any
+    ax: Axes,
+    handles: Sequence[Any],
+    look: Look,
+    *,
+    labels: Sequence[str] | None = None,
+    title: str | None = None,
+    share: float = WIDE_SHARE,
 ) -> Any:
-    """A legend on top of the axes, where it hides nothing; in one row unless `columns` says otherwise."""
-    if not handles:
+    """A legend no wider than the axes: on top of our own, which grow by it, in free space of the caller's."""
+    if not handles or look["legend"] is False:
         return None
-    names = [str(handle.get_label()) for handle in handles] if labels is None else labels
-    look = {"labelcolor": FAINT, "borderaxespad": 0.1, **look}
-    return ax.legend(handles, names, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns or len(names), **look)
-
-
-def by_rows(handles: Sequence[Any], columns: int) -> list[Any]:
-    """The entries of a legend in the order in which it is to be read row by row."""
-    if len(handles) % columns:
-        return list(handles)
-    # Matplotlib fills column by column.
-    return [handle for c in range(columns) for handle in handles[c::columns]]
-
-
-def limits(values: FloatArray, ceiling: Ceiling | None, *, pad: float = 0.05) -> tuple[float, float]:
-    """Limits from the data, and the ceiling too where the data then still fill two fifths of the axis."""
-    top = None if ceiling is None else ceiling.value
-    shown = values[np.isfinite(values)]
-    if shown.size == 0:
-        low, high = 0.0, 1.0 if top is None else top
+    own, size = is_own(ax), points_of(mpl.rcParams["legend.fontsize"])
+    wide = share * slot_width(ax)
+    names = [str(handle.get_label()) for handle in handles] if labels is None else list(labels)
+    names = [wrap([name], wide - 2.5 * size, size) for name in names]
+    columns = most_columns([text_width(name, size) + 2.9 * size for name in names], wide + size)
+    how: dict[str, Any] = {"labelcolor": FAINT, "handlelength": 1.5, "handletextpad": 0.4, "columnspacing": 1.0}
+    how |= {"ncols": columns, "alignment": "left", "title": None if title is None else wrap([title], wide, size)}
+    if isinstance(look["legend"], str) or not own:
+        place = look["legend"] if isinstance(look["legend"], str) else "best"
+        how |= {"loc": place, "frameon": True, "framealpha": 0.8, "edgecolor": "none"}
     else:
-        low, high = float(shown.min()), float(shown.max())
-    # An axis that begins near 0 begins at 0: what is lost is then seen against what there was.
-    if 0 < low < 0.25 * high:
-        low = 0.0
-    if top is not None and math.isfinite(top) and top > high and high - low >= 0.4 * (top - low):
-        high = top
-    extent = high - low
-    # Equal values need an axis, too, on which their rounding does not look like change.
-    if extent <= 1e-9 * max(abs(low), abs(high), 1e-300):
-        extent = max(0.1 * abs(high), 0.1)
-    return low - pad * extent, high + (pad + 0.03) * extent
+        how |= {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.1}
+        rows = [names[first : first + columns] for first in range(0, len(names), columns)]
+        lines = sum(max(name.count("\n") + 1 for name in row) for row in rows)
+        lines += 0 if title is None else how["title"].count("\n") + 1
+        grow(figure_of(ax), 1.35 * size * lines)
+    order = list(range(len(names)))
+    # Matplotlib fills column by column; entries are to be read row by row.
+    by_rows = [i for c in range(columns) for i in order[c::columns]]
+    shown = ax.legend([handles[i] for i in by_rows], [names[i] for i in by_rows], **how)
+    shown.get_title().set_color(FAINT)
+    return shown
+
+
+def most_columns(widths: Sequence[float], room: float) -> int:
+    """The largest number of columns, filled row by row, that are together no wider than `room`; at least one."""
+    for columns in range(len(widths), 1, -1):
+        if sum(max(widths[c::columns]) for c in range(columns)) <= room:
+            return columns
+    return 1
+
+
+def limits(values: FloatArray, ceiling: Ceiling | None, *, unit: str = BIT) -> tuple[float, float]:
+    """`axis_limits` of everything drawn."""
+    return axis_limits(values, None if ceiling is None else ceiling.value, unit=unit)
+
+
+def cut(band: FloatArray, values: FloatArray, ceiling: Ceiling | None) -> FloatArray:
+    """An edge of a band, cut at 0 and at the ceiling: beyond them is no value, though the `values` drawn keep theirs.
+
+    The interval of a mean of two runs is many times wider than anything the quantity can be.
+    """
+    known = values[np.isfinite(values)]
+    if ceiling is None or not known.size:
+        return band
+    return np.clip(band, min(0.0, float(known.min())), max(ceiling.value, float(known.max())))
 
 
 @dataclass(frozen=True)
@@ -210,82 +274,92 @@ class Label:
     y: float
     text: str
     color: Any = "0.15"
+    key: str = ""
 
 
-def end_of(x: npt.NDArray[Any], y: FloatArray, text: str, color: Any) -> Label:
+def end_of(x: npt.NDArray[Any], y: FloatArray, of: LayerLook) -> Label:
     """A label at the last point of a line."""
-    return Label(float(x[-1]), float(y[-1]), text, color)
+    return Label(float(x[-1]), float(y[-1]), of.name, of.color, of.key)
 
 
 def draw_line(
-    ax: Axes, x: npt.NDArray[Any], y: FloatArray, name: str, color: Any, marker: str = "", **look: Any
+    ax: Axes,
+    x: npt.NDArray[Any],
+    y: FloatArray,
+    of: LayerLook,
+    *,
+    part: str = "mean",
+    marked: bool = False,
+    **look: Any,
 ) -> list[Label]:
-    """A line through the points that have a number, with a marker at the last of them; its label, if there are any."""
+    """A line through the points that have a number, `marked` at the last; its label, if there are any."""
     known = np.isfinite(y)
     if not known.any():
         return []
     x, y = x[known], y[known]
-    ax.plot(x, y, color=color, zorder=3, **look)
-    if marker:
-        ax.plot(x[-1:], y[-1:], color=color, marker=marker, linestyle="none", zorder=4, clip_on=False)
-    return [end_of(x, y, name, color)]
+    look = {"color": of.color, "zorder": 3, "linestyle": of.line, **look}
+    tag(ax.plot(x, y, label=safe_text(of.name, limit=60, legend=True), **look), of.key, part)
+    if marked:
+        last = ax.plot(x[-1:], y[-1:], color=of.color, marker=of.marker, linestyle="none", zorder=4, clip_on=False)
+        tag(last, of.key, "last")
+    return [end_of(x, y, of)]
 
 
-def place_labels(anchors: FloatArray, sizes: FloatArray, obstacles: FloatArray, frame: Box) -> FloatArray:
-    """Offsets (L, 2), from anchor to the centre of each label, that keep labels clear of each other and of points.
+GAPS = (4.0, 7.0, 11.0, 16.0, 23.0, 32.0, 44.0, 60.0)
+"""Points between a point and its label, from near to far."""
 
-    Greedy: for each label the candidate of least cost among 16 directions and 7 distances. All in points.
+
+def place_labels(
+    anchors: FloatArray, sizes: FloatArray, obstacles: FloatArray, frame: Box, *, radius: float = 1.0
+) -> FloatArray:
+    """Offsets (L, 2), from anchor to the centre of each label; NaN for one that has no free place.
+
+    Greedy: for each label the candidate of least cost among 16 directions and 8 distances, of those that cover
+    neither an obstacle nor another label and lie within the frame. All in points.
 
     Parameters
     ----------
     anchors, sizes : (L, 2)
         Where each label belongs; its width and height.
     obstacles : (M, 2)
-        Points better left uncovered.
+        Points that stay uncovered, with `radius` around them.
     frame : (x0, y0, x1, y1)
-        What labels should stay within.
+        What labels stay within.
     """
     angles = np.arange(16) * (2 * np.pi / 16)
-    directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    around = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    gaps, directions = np.repeat(GAPS, 16), np.tile(around, (len(GAPS), 1))  # (C,), (C, 2)
     placed: list[Box] = []
     leaders: list[tuple[FloatArray, FloatArray]] = []
-    out = np.zeros_like(anchors)
+    out = np.full_like(anchors, np.nan)
     for i, anchor in enumerate(anchors):
         half = sizes[i] / 2
-        best, best_cost = np.zeros(2), math.inf
-        for gap in (4.0, 7.0, 11.0, 16.0, 23.0, 32.0, 44.0):
-            for direction in directions:
-                # The label's edge, not its centre, keeps the gap.
-                offset = direction * (gap + np.abs(direction) @ half)
-                cost = 0.25 * gap + box_cost(box_at(anchor + offset, half), placed, obstacles, frame)
-                if cost < best_cost:
-                    end = anchor + direction * gap
-                    cost += 6 * sum(_cross(anchor, end, a, b) for a, b in leaders)
-                if cost < best_cost:
-                    best, best_cost = offset, cost
-        out[i] = best
-        placed.append(box_at(anchor + best, half))
-        leaders.append((anchor, anchor + best))
+        # The label's edge, not its centre, keeps the gap.
+        offsets = directions * (gaps + np.abs(directions) @ half)[:, None]
+        low, high = anchor + offsets - half, anchor + offsets + half
+        free = is_free(low, high, placed, obstacles, frame, radius)
+        ends = anchor + directions * gaps[:, None]
+        crossed = [sum(_cross(anchor, end, *line) for line in leaders) for end in ends]
+        cost = 0.25 * gaps + 6 * np.array(crossed)
+        if free.any():
+            best = int(np.argmin(np.where(free, cost, np.inf)))
+            out[i] = offsets[best]
+            placed.append((low[best, 0], low[best, 1], high[best, 0], high[best, 1]))
+            leaders.append((anchor, anchor + offsets[best]))
     return out
 
 
-def box_at(centre: FloatArray, half: FloatArray) -> Box:
-    """The box of a label, from its centre and half its size."""
-    return (centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1])
-
-
-def box_cost(box: Box, placed: Sequence[Box], obstacles: FloatArray, frame: Box) -> float:
-    """The cost of a label there: points outside the frame, overlap with other labels, obstacles covered."""
-    cost = 0.0
-    cost += 4 * sum(max(frame[k] - box[k], 0) + max(box[k + 2] - frame[k + 2], 0) for k in (0, 1))
+def is_free(
+    low: FloatArray, high: FloatArray, placed: Sequence[Box], obstacles: FloatArray, frame: Box, radius: float
+) -> BoolArray:
+    """(C,): which boxes, by their corners (C, 2), lie within the frame and cover neither obstacles nor labels."""
+    free = np.all((low >= frame[:2]) & (high <= frame[2:]), axis=1)
     for other in placed:
-        over_x = min(box[2], other[2]) - max(box[0], other[0]) + 1.5
-        over_y = min(box[3], other[3]) - max(box[1], other[1]) + 1.0
-        # Of two labels on top of each other neither can be read.
-        if over_x > 0 and over_y > 0:
-            cost += 20 + over_x * over_y
-    covered = np.all((obstacles > np.subtract(box[:2], 1)) & (obstacles < np.add(box[2:], 1)), axis=1)
-    return cost + 0.8 * min(int(covered.sum()), 12)
+        right = low >= np.add(other[2:], (1.5, 1.0))
+        left = high <= np.subtract(other[:2], (1.5, 1.0))
+        free &= np.any(right | left, axis=1)
+    covered = (low[:, None] - radius < obstacles) & (high[:, None] + radius > obstacles)  # (C, M, 2)
+    return np.asarray(free & ~np.any(np.all(covered, axis=2), axis=1))
 
 
 def _cross(a: FloatArray, b: FloatArray, c: FloatArray, d: FloatArray) -> bool:
@@ -297,40 +371,63 @@ def _cross(a: FloatArray, b: FloatArray, c: FloatArray, d: FloatArray) -> bool:
     return side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0
 
 
-def direct_labels(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> None:
-    """Write each label beside its point, with a thin leader where it had to move away.
+def direct_labels(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> list[Label]:
+    """Write each label beside its point, with a thin leader where it had to move away; those without room come back.
 
     Call it last: the axes' limits and layout must be final.
     """
+    offsets, size = free_places(ax, labels, obstacles)
+    leader = {"arrowstyle": "-", "linewidth": 0.5, "color": FAINT, "shrinkA": 0, "shrinkB": 2}
+    patch = {"boxstyle": "square,pad=0.08", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+    left: list[Label] = []
+    for label, offset in zip(labels, offsets, strict=True):
+        if not np.isfinite(offset).all():
+            left.append(label)
+            continue
+        extent = label_size(label, size)
+        far = float(np.hypot(*(np.maximum(np.abs(offset) - extent / 2, 0)))) > 6
+        look = {"va": "center", "zorder": 6, "bbox": patch, "arrowprops": leader if far else None}
+        write_label(ax, label, tuple(offset.tolist()), "offset points", ha="center", fontsize=size, **look)
+    return left
+
+
+def label_size(label: Label, size: float) -> FloatArray:
+    """Width and height of a label in points."""
+    return np.array([text_width(label.text, size) + 2, 1.25 * size])
+
+
+def free_places(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> tuple[FloatArray, float]:
+    """Where `direct_labels` puts each label, (L, 2) in points from its point or NaN, and the size of the type."""
+    size = small_size(0.5)
     if not labels:
-        return
+        return np.empty((0, 2)), size
     figure = figure_of(ax)
     figure.draw_without_rendering()
-    size = float(mpl.rcParams["font.size"]) - 0.5
     to_points = 72.0 / figure.dpi
     anchors = ax.transData.transform([(label.x, label.y) for label in labels]) * to_points
     taken = [artist.get_window_extent() for artist in ax.texts if artist.get_label() == CEILING_LABEL]
-    boxes = [np.linspace((b.x0, (b.y0 + b.y1) / 2), (b.x1, (b.y0 + b.y1) / 2), 8) for b in taken]
+    grids = [np.meshgrid(np.linspace(b.x0, b.x1, 8), np.linspace(b.y0, b.y1, 8)) for b in taken]
+    boxes = [np.column_stack([x.ravel(), y.ravel()]) for x, y in grids]
     points = np.concatenate([ax.transData.transform(obstacles.reshape(-1, 2)), *boxes]) * to_points
-    sizes = np.array([[text_width(label.text, size) + 2, 1.25 * size] for label in labels])
+    # Of points that fall together to within a third of a point one is enough.
+    points = np.unique(np.round(points * 3), axis=0) / 3
+    sizes = np.array([label_size(label, size) for label in labels])
     x0, y0, x1, y1 = (float(edge) * to_points for edge in ax.get_window_extent().extents)
     # Labels at the rim have the least room: they choose first.
     middle = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
     order = np.argsort(-np.abs(anchors - middle).max(axis=1), kind="stable")
     offsets = np.empty_like(anchors)
-    offsets[order] = place_labels(anchors[order], sizes[order], points, (x0, y0, x1, y1))
-    leader = {"arrowstyle": "-", "linewidth": 0.5, "color": FAINT, "shrinkA": 0, "shrinkB": 2}
-    patch = {"boxstyle": "square,pad=0.08", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
-    for label, offset, extent in zip(labels, offsets, sizes, strict=True):
-        far = float(np.hypot(*(np.maximum(np.abs(offset) - extent / 2, 0)))) > 6
-        look = {"va": "center", "zorder": 6, "bbox": patch, "arrowprops": leader if far else None}
-        write_label(ax, label, tuple(offset.tolist()), "offset points", ha="center", fontsize=size, **look)
+    radius = 0.6 * float(mpl.rcParams["lines.markersize"])
+    offsets[order] = place_labels(anchors[order], sizes[order], points, (x0, y0, x1, y1), radius=radius)
+    return offsets, size
 
 
 def write_label(ax: Axes, label: Label, place: tuple[float, float], coords: Any, **look: Any) -> None:
     """The text of a label at `place`, which may lie outside the axes."""
-    color = text_color(label.color)
-    ax.annotate(label.text, (label.x, label.y), place, textcoords=coords, color=color, annotation_clip=False, **look)
+    look |= {"textcoords": coords, "color": text_color(label.color), "annotation_clip": False}
+    text = ax.annotate(label.text, (label.x, label.y), place, **look)
+    if label.key:
+        tag(text, label.key, "name")
 
 
 def spread(positions: FloatArray, gap: float, low: float, high: float) -> FloatArray:
@@ -360,7 +457,7 @@ def end_labels(ax: Axes, labels: Sequence[Label]) -> None:
     if not labels:
         return
     figure = figure_of(ax)
-    size = float(mpl.rcParams["font.size"]) - 0.8
+    size = small_size(0.8)
     # An unseen text as wide as the widest label makes the layout leave the room before heights are measured.
     widest = max(labels, key=lambda label: text_width(label.text, size))
     unseen: dict[str, Any] = {"textcoords": "offset points", "alpha": 0.0, "annotation_clip": False}

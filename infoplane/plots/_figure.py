@@ -10,13 +10,15 @@ from typing import Any, ParamSpec, TypedDict, TypeVar, cast
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import ScalarFormatter
 
 from infoplane.core.text import printable
 from infoplane.plots._picture import PictureFigure
-from infoplane.plots.style import FAINT, MM_PER_INCH, rc_context, small_size, style_of
-from infoplane.plots.text import wrap
+from infoplane.plots.style import FAINT, MM_PER_INCH, points_of, rc_context, small_size, style_of
+from infoplane.plots.text import safe_text, wrap
 from infoplane.results.views import Selection
 
 P = ParamSpec("P")
@@ -32,13 +34,20 @@ class Look(TypedDict, total=False):
     caption: bool
     style: str
     width: float | None
+    title: str | None
+    colors: Sequence[Any] | Mapping[str, Any] | None
+    markers: Sequence[Any] | Mapping[str, Any] | None
+    labels: Sequence[str] | Mapping[str, str] | None
+    cmap: str | Colormap | None
+    legend: bool | str
+    colorbar: bool
 
 
 class Options(Selection, Look, total=False):
     """The keywords of a figure: what to show of the table, and how it looks."""
 
 
-DEFAULTS: Mapping[str, Any] = {"against": "step", "caption": True, "style": "screen"}
+DEFAULTS: Mapping[str, Any] = {"against": "step", "caption": True, "style": "screen", "legend": True, "colorbar": True}
 """Of the shared keywords; that of the others is None."""
 
 
@@ -85,15 +94,17 @@ def canvas(ax: Axes | None, caption: Sequence[str], look: Look, *, aspect: float
 
 @contextlib.contextmanager
 def panels(
-    ax: Axes | None, caption: Sequence[str], look: Look, *, heights: Sequence[float] = (1.0,), aspect: float = 0.75
+    ax: Axes | Sequence[Axes] | None,
+    caption: Sequence[str],
+    look: Look,
+    *,
+    heights: Sequence[float] = (1.0,),
+    aspect: float = 0.75,
 ) -> Iterator[list[Axes]]:
     """As `canvas`, with new axes one below the other that share their x axis, which the last of them names."""
     if ax is not None:
         with rc_context({"text.usetex": False}):
-            if look["caption"]:
-                add_caption(ax, caption, own=False)
-            keep_tick_style(ax)
-            yield [ax]
+            yield given_axes(ax, len(heights), caption, look)
         return
     with figure_canvas(look, aspect=aspect) as figure:
         grid: Any = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
@@ -104,6 +115,19 @@ def panels(
         for axis in axes[:-1]:
             axis.tick_params(labelbottom=False)
         yield axes
+
+
+def given_axes(ax: Axes | Sequence[Axes], count: int, caption: Sequence[str], look: Look) -> list[Axes]:
+    """The caller's axes, one for each of `count` panels, with title and caption."""
+    axes = [ax] if isinstance(ax, Axes) else list(ax)
+    if len(axes) != count:
+        raise ValueError(f"this figure has {count} panels, so ax must be as many axes; got {len(axes)}")
+    add_caption(axes[-1], caption, own=False, shown=look["caption"])
+    if look["title"] is not None:
+        axes[0].set_title(safe_text(look["title"], limit=200))
+    for axis in axes:
+        keep_tick_style(axis)
+    return axes
 
 
 @contextlib.contextmanager
@@ -118,7 +142,31 @@ def figure_canvas(look: Look, *, aspect: float = 0.75) -> Iterator[Figure]:
         raise ValueError(f"width must be between 20 and 2000 mm, got {width}")
     inches = width / MM_PER_INCH
     with rc_context(settings):
-        yield PictureFigure(figsize=(inches, inches * aspect), layout="constrained")
+        figure = PictureFigure(figsize=(inches, inches * aspect), layout="constrained")
+        if look["title"] is not None:
+            size = points_of(mpl.rcParams["figure.titlesize"])
+            text = wrap([safe_text(look["title"], limit=200)], inches * 72 - 8, size)
+            figure.suptitle(text, x=4 / (inches * 72), ha="left")
+            grow(figure, 1.6 * size * (text.count("\n") + 1))
+        yield figure
+
+
+def grow(figure: Figure, points: float) -> None:
+    """Make a figure higher by what stands beside the data, so that these keep their room."""
+    figure.set_figheight(figure.get_figheight() + points / 72)
+
+
+def is_own(ax: Axes) -> bool:
+    """Whether the axes are of a figure that was made here, and not the caller's."""
+    return isinstance(figure_of(ax), PictureFigure)
+
+
+def slot_width(ax: Axes) -> float:
+    """Points across that the axes and what stands beside them have in their figure."""
+    spec, whole = ax.get_subplotspec(), ax.figure.bbox.width * 72 / figure_of(ax).dpi
+    if spec is None:
+        return float(ax.get_window_extent().width * 72 / figure_of(ax).dpi) / 0.775
+    return float(whole * len(spec.colspan) / spec.get_gridspec().ncols)
 
 
 def figure_of(ax: Axes) -> Figure:
@@ -129,14 +177,29 @@ def figure_of(ax: Axes) -> Figure:
     return figure
 
 
+def panel_height(ax: Axes) -> float:
+    """Points that the label of a y axis may be long."""
+    return float(ax.get_window_extent().height * 72 / figure_of(ax).dpi)
+
+
 def keep_tick_style(ax: Axes) -> None:
     """Write the tick settings into the axes: ticks are made late, when the style is no longer in force."""
     params: Any = mpl.rcParams
+    plain_numbers(ax)
     for axis, name in ((ax.xaxis, "xtick"), (ax.yaxis, "ytick")):
         look = {"labelsize": params[f"{name}.labelsize"], "color": params[f"{name}.color"]}
         for which in ("major", "minor"):
             size = {"width": params[f"{name}.{which}.width"], "length": params[f"{name}.{which}.size"]}
             axis.set_tick_params(which=which, **look, **size)
+
+
+def plain_numbers(ax: Axes) -> None:
+    """Ticks that say their whole value: "0.02" on the axis and "+9.96" at its end is read as 0.02."""
+    for axis in (ax.xaxis, ax.yaxis):
+        formatter = axis.get_major_formatter()
+        if isinstance(formatter, ScalarFormatter):
+            formatter.set_useOffset(False)
+            formatter.set_powerlimits((-6, 9))
 
 
 def add_caption(ax: Axes, parts: Sequence[str], *, own: bool, shown: bool = True) -> None:
@@ -151,13 +214,26 @@ def add_caption(ax: Axes, parts: Sequence[str], *, own: bool, shown: bool = True
         label = ax.text(0, 0, "  ·  ".join(parts), visible=False)
     elif own:
         points = figure.get_figwidth() * 72
-        label = figure.supxlabel(wrap(parts, points - 8, size), x=4 / points, **look)
+        text = wrap(parts, points - 8, size)
+        label = figure.supxlabel(text, x=4 / points, **look)
+        grow(figure, 1.25 * size * max(0, text.count("\n") - 1))
     else:
         text = wrap(parts, max(ax.get_window_extent().width * 72 / figure.dpi, 72.0), size)
         below: Any = ("axes fraction", ax.xaxis.label)
         look |= {"va": "top", "annotation_clip": False}
         label = ax.annotate(text, (0.0, 0.0), (0, -3), below, "offset points", **look)
     label.set_label(CAPTION_LABEL)
+
+
+def caption(figure: Axes | Figure) -> str:
+    """What was measured, in one line: the caption of a figure, also of one that does not show it.
+
+    Parameters
+    ----------
+    figure : Axes or Figure
+        What a plot function returned.
+    """
+    return described(figure_of(figure) if isinstance(figure, Axes) else figure)
 
 
 def described(figure: Figure) -> str:

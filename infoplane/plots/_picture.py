@@ -27,7 +27,12 @@ class PictureAxes(Axes):
 
 
 class PictureFigure(Figure):
-    """A figure that a notebook shows, whose axes are shown as the figure."""
+    """A figure that a notebook shows, whose axes are shown as the figure, and whose text stays text in every file."""
+
+    def savefig(self, fname: Any, **how: Any) -> None:
+        """As in `Figure`, with TrueType fonts (Type 42) in PDF."""
+        with rc_context(FILES):
+            super().savefig(fname, **how)
 
     def add_subplot(self, *args: Any, **kwargs: Any) -> Any:
         """As in `Figure`, with axes that are shown."""

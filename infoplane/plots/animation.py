@@ -24,7 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from infoplane.core.shown import ShownFile
 from infoplane.core.text import printable
-from infoplane.plots._artists import CEILING_LABEL, legend, step_axis, step_colorbar
+from infoplane.plots._artists import CEILING_LABEL, legend, limits, step_axis, step_colorbar
 from infoplane.plots._figure import (
     Options,
     add_caption,
@@ -34,13 +34,13 @@ from infoplane.plots._figure import (
     keywords,
     selected,
 )
+from infoplane.plots._layers import layer_looks
 from infoplane.plots.curves import Metrics, chosen_metrics
-from infoplane.plots.plane import PlaneData, frame, name_layers, series_plane
+from infoplane.plots.plane import NAME_SHARE, PlaneData, frame, name_layers, series_plane
 from infoplane.plots.style import (
     INK,
     drawable,
     layer_line,
-    layer_marker,
     number,
     rc_context,
     step_colormap,
@@ -139,7 +139,7 @@ class Film:
         self.data, self.against = data, options["against"]
         self.rc = style_of(options["style"])[1]
         norm = step_norm(data.times, log)
-        self.colors = np.asarray(step_colormap()(norm(data.times)))
+        self.colors = np.asarray(step_colormap(options["cmap"])(norm(data.times)))
         heights = [1, 0.3] if recorded else [1]
         with figure_canvas(options, aspect=0.95 if recorded else 0.75) as figure:
             self.figure: Figure = figure
@@ -148,16 +148,19 @@ class Film:
             grid: Any = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)
             self.plane: Axes = grid[0, 0]
             self.marks: list[Any] = []
-            frame(self.plane, [data])
+            frame(self.plane, [data], options)
+            self.looks = layer_looks(
+                self.plane, data.layers, options, share=NAME_SHARE, colors=[INK] * len(data.layers)
+            )
             add_caption(grid[-1, 0], data.caption, own=True, shown=options["caption"])
             self._draw_plane()
             if recorded:
-                self._draw_metrics(grid[1, 0], recorded, log)
-            step_colorbar(self.plane, norm, data.times, self.against)
+                self._draw_metrics(grid[1, 0], recorded, options, log)
+            step_colorbar(self.plane, norm, data.times, options, self.against)
             self.title = self.plane.set_title(self._title(data.steps.size - 1), loc="left")
             for ax in grid[:, 0]:
                 keep_tick_style(ax)
-            name_layers(self.plane, data, [INK] * len(data.layers), own=True)
+            name_layers(self.plane, data, self.looks, options)
             self._draw_still()
 
     def _draw_still(self) -> None:
@@ -181,12 +184,14 @@ class Film:
         (self.now_line,) = self.plane.plot([], [], color=INK, linewidth=1.2, zorder=4)
         self.dots, self.now = [], []
         for i, (x, y) in enumerate(zip(data.i_xt.T, data.i_ty.T, strict=True)):
-            look: dict[str, Any] = {"marker": layer_marker(i)}
+            look: dict[str, Any] = {"marker": self.looks[i].marker}
             self.dots.append(self.plane.scatter(x, y, s=(0.7 * size) ** 2, linewidths=0.5, zorder=2.5, **look))
             look |= {"markersize": 1.5 * size, "color": INK, "linestyle": "none", "zorder": 5}
             self.now += self.plane.plot([], [], **look)
 
-    def _draw_metrics(self, ax: Axes, recorded: Mapping[str, Mapping[str, Any]], log: bool | None) -> None:
+    def _draw_metrics(
+        self, ax: Axes, recorded: Mapping[str, Mapping[str, Any]], options: Options, log: bool | None
+    ) -> None:
         """The first scale at the left, the second at the right; more would be unreadable."""
         step_axis(ax, self.data.times, log=log)
         ax.set_xlabel(self.against)
@@ -202,7 +207,8 @@ class Film:
                 keep, i = np.isfinite(drawable(y)), len(handles)
                 look: dict[str, Any] = {"color": str(0.15 + 0.2 * (i % 3)), "linestyle": layer_line(i)}
                 handles += side.plot(x[keep], y[keep], label=safe_text(name, limit=24, legend=True), **look)
-        legend(ax, handles, columnspacing=1.0)
+            side.set_ylim(limits(drawable(np.concatenate([y for _, y in members.values()])), None, unit=group))
+        legend(ax, handles, options)
         self.marks.append(ax.axvline(self.data.times[0], color=INK, linewidth=0.9, zorder=5))
 
     def _title(self, index: int) -> str:

@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Unpack
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 from infoplane.core.deprecation import renamed
-from infoplane.core.palette import layer_colors
-from infoplane.plots._about import about, axis_label
+from infoplane.plots._about import about, axis_label, doubtful
 from infoplane.plots._artists import (
+    LEGEND_SHARE,
     OPEN,
     Ceiling,
+    cut,
     direct_labels,
     draw_ceilings,
     draw_line,
+    draw_points,
     end_labels,
     end_of,
     highest,
     key,
     legend,
     limits,
+    measured,
     step_axis,
 )
-from infoplane.plots._figure import Options, canvas, keywords, panels, selected
-from infoplane.plots.style import FAINT, INK, drawable, layer_line, layer_marker
+from infoplane.plots._figure import Look, Options, keywords, panel_height, panels, selected, slot_width
+from infoplane.plots._layers import END_SHARE, LayerLook, layer_looks, tag
+from infoplane.plots.curves import draw_band, turns
+from infoplane.plots.plane import NAME_SHARE, draw_ends
+from infoplane.plots.style import FAINT, INK, drawable, layer_line
 from infoplane.plots.text import safe_names, safe_text
 from infoplane.results import ResultTable
 from infoplane.results.names import runs_called
@@ -39,6 +45,9 @@ from infoplane.results.trajectories import Grid
 from infoplane.results.views import Selection, Series, choose
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+FLAGS = ("saturated", "below_null")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +61,8 @@ class GroupData:
     times : (S,) float64
         Steps (or epochs) that all runs of the group have.
     summaries : mapping from quantity to Summary of (S, L)
+    flags : mapping from quantity and flag ("saturated", "below_null") to (S, L) bool
+        Where any of the runs has the flag: a mean that holds a ceiling is none.
     """
 
     name: str
@@ -59,6 +70,7 @@ class GroupData:
     layers: list[str]
     times: FloatArray
     summaries: Mapping[str, Summary]
+    flags: Mapping[tuple[str, str], BoolArray]
 
     @property
     def words(self) -> str:
@@ -72,6 +84,7 @@ class CompareData:
 
     groups: list[GroupData]
     labels: Mapping[str, str]
+    units: Mapping[str, str]
     ceilings: Mapping[str, Ceiling | None]
     caption: list[str]
 
@@ -115,7 +128,9 @@ def compare_data(
     caption = list(dict.fromkeys(about(everything, [gs[0] for gs in grids.values()])))
     labels = {q: axis_label(q, gs[0].unit) for q, gs in grids.items()}
     ceilings = {q: highest_ceiling(gs, everything.n_samples) for q, gs in grids.items()}
-    data = CompareData(groups=out, labels=labels, ceilings=ceilings, caption=caption)
+    units = {q: gs[0].unit for q, gs in grids.items()}
+    caption += flag_words(out, quantities)
+    data = CompareData(groups=out, labels=labels, units=units, ceilings=ceilings, caption=caption)
     if data.coloured_by_group:
         caption.insert(1, f"layer {safe_text(next(iter(data.layers)), limit=24)}")
     return data
@@ -139,16 +154,32 @@ def summarised(
     name: str, per_run: Sequence[Series], grids: Mapping[str, Sequence[Grid]], spread: str | None
 ) -> GroupData:
     """The summary of each quantity over the runs of a group, at the steps that all of them have."""
-    summaries, runs = {}, [series.runs[0] for series in per_run]
+    summaries, flags = {}, {}
+    runs = [series.runs[0] for series in per_run]
     for quantity, found in grids.items():
         steps, stacked = at_common_steps([one.steps for one in found], [one.value for one in found])  # (runs, S, L)
         if steps.size == 0:
             names = ", ".join(series.name(run) for series, run in zip(per_run, runs, strict=True))
             raise ValueError(f"runs {names} have no step in common, so there is no mean to draw")
         summaries[quantity] = over_runs(drawable(stacked), spread)
+        for flag in FLAGS:
+            raised = at_common_steps([one.steps for one in found], [one.flag(flag).astype(float) for one in found])[1]
+            flags[quantity, flag] = np.asarray(raised.any(axis=0))
         first = found[0]
     times = first.times[np.searchsorted(first.steps, steps)]
-    return GroupData(name=name, runs=runs, layers=first.layers, times=times, summaries=summaries)
+    return GroupData(name=name, runs=runs, layers=first.layers, times=times, summaries=summaries, flags=flags)
+
+
+def flag_words(groups: Sequence[GroupData], quantities: Sequence[str]) -> list[str]:
+    """How many means hold a value that is only its ceiling, or no more than chance."""
+    out = []
+    for quantity in quantities:
+        name = safe_text(quantity, limit=40)
+        of = sum(int(np.isfinite(group.summaries[quantity].mean).sum()) for group in groups)
+        at, chance = (sum(int(group.flags[quantity, flag].sum()) for group in groups) for flag in FLAGS)
+        out += doubtful(at, of, f"of {name} saturated in some run", "hollow")
+        out += doubtful(chance, of, f"of {name} no more than chance in some run", "crossed")
+    return out
 
 
 def highest_ceiling(grids: Iterable[Grid], n_samples: list[int]) -> Ceiling | None:
@@ -173,7 +204,7 @@ def group_runs(series: Series, groups: Mapping[str, Sequence[str] | str] | None)
 def compare(
     table: ResultTable,
     *,
-    ax: Axes | None = None,
+    ax: Axes | Sequence[Axes] | None = None,
     form: Literal["curves", "plane"] = "curves",
     quantity: Sequence[str] | str | None = None,
     spread: str | None = "ci95",
@@ -213,21 +244,23 @@ def compare(
         raise ValueError(f"the plane takes two quantities, got {', '.join(names)}")
     data = compare_data(table, names, spread=spread, groups=groups, **selected(options))
     if form == "plane":
-        with canvas(ax, data.caption, options) as axes:
-            draw_mean_plane(axes, data)
+        with panels(ax, data.caption, options) as (axes,):
+            draw_mean_plane(axes, data, options)
         return axes
-    if ax is not None and len(names) > 1:
-        raise ValueError(f"ax takes one quantity, got {', '.join(names)}; pass quantity='I(T;Y)', or no ax")
+    if isinstance(ax, Axes) and len(names) > 1:
+        raise ValueError(
+            f"ax takes one quantity, got {', '.join(names)}; pass quantity='I(T;Y)', a sequence of axes, or no ax"
+        )
     heights = [1.0] * len(names)
     with panels(ax, data.caption, options, heights=heights, aspect=0.12 + 0.42 * len(names)) as column:
         column[-1].set_xlabel(options["against"])
         for i, (axis, name) in enumerate(zip(column, names, strict=True)):
-            draw_mean_curve(axis, data, name, log=log, named=i == 0)
+            draw_mean_curve(axis, data, name, options, log=log, named=i == 0)
     return column[0]
 
 
-def legend_of(ax: Axes, data: CompareData, *, ends: bool = False) -> None:
-    """An entry for the line and the band of each group; `ends` adds the first and last step.
+def legend_of(ax: Axes, data: CompareData, paths: Sequence[Path], look: Look, *, ends: bool = False) -> None:
+    """An entry for the line and the band of each group, and for the marks; `ends` adds the first and last step.
 
     What all groups share stands once, above them.
     """
@@ -236,69 +269,97 @@ def legend_of(ax: Axes, data: CompareData, *, ends: bool = False) -> None:
     handles: list[Any] = []
     labels: list[str] = []
     for i, group in enumerate(data.groups):
-        color = looks(data, i, 0)[0] if data.coloured_by_group else FAINT
+        color = next(path.of.color for path in paths if path.group == i) if data.coloured_by_group else FAINT
         line = key("", color=color, linestyle=layer_line(i))
         handles.append((Patch(color=color, alpha=0.25, linewidth=0), line) if "band" in group.words else line)
-        name = f" {named[group.name]}"
-        labels.append(group.words if not group.name else name if same else f"{name}: {group.words}")
+        labels.append(
+            group.words if not group.name else named[group.name] if same else f"{named[group.name]}: {group.words}"
+        )
     if ends:
-        handles += [key("", color=INK, **OPEN), key("", color=INK, marker="s", linestyle="none")]
+        handles += [key("", color=INK, marker=marker, linestyle="none") for marker in "os"]
         labels += ["first step", "last step"]
-    columns = max(1, min(len(labels), 60 // (max(map(len, labels)) + 6))) if same else 1
-    shown = legend(ax, handles, columns, labels, alignment="left", title=data.words if same else None)
-    shown.get_title().set_color(FAINT)
+    for flag, text, mark in zip(FLAGS, ("saturated", "no more than chance"), (OPEN, CROSS), strict=True):
+        if any(group.flags[name, flag].any() for group in data.groups for name in data.labels):
+            handles.append(key("", **mark))
+            labels.append(text)
+    legend(ax, handles, look, labels=labels, title=data.words if same else None)
 
 
-def looks(data: CompareData, group: int, layer: int) -> tuple[str, str]:
-    """Colour and marker of a path: those of its layer, or of its group where one layer is drawn."""
-    if data.coloured_by_group:
-        return layer_colors(len(data.groups))[group], layer_marker(group)
-    return layer_colors(max(len(g.layers) for g in data.groups))[layer], layer_marker(layer)
+CROSS: dict[str, Any] = {"marker": "x", "linestyle": "none"}
+"""A point no better than chance."""
 
 
-def draw_mean_curve(ax: Axes, data: CompareData, quantity: str, *, log: bool | None, named: bool) -> None:
+@dataclass(frozen=True)
+class Path:
+    """One layer of one group, by number, and its looks: the layer's, or the group's where one layer is drawn."""
+
+    group: int
+    layer: int
+    of: LayerLook
+
+
+def mean_paths(ax: Axes, data: CompareData, look: Look, *, share: float) -> list[Path]:
+    """The paths of all groups, named by layer and group; the line is the group's."""
+    by_group = data.coloured_by_group
+    layers = list(dict.fromkeys(layer for group in data.groups for layer in group.layers))
+    looks = layer_looks(ax, [g.name for g in data.groups] if by_group else layers, look, share=share)
+    names = safe_names([g.name for g in data.groups], limit=12)
+    out = []
+    for number, group in enumerate(data.groups):
+        for i, layer in enumerate(group.layers):
+            of = looks[number if by_group else layers.index(layer)]
+            ours = group.name and not by_group
+            name = f"{of.name}, {names[group.name]}" if ours else of.name
+            gid = f"{group.name}:{layer}" if ours else of.key
+            out.append(Path(number, i, replace(of, name=name, key=gid, line=layer_line(number))))
+    return out
+
+
+def draw_mean_curve(ax: Axes, data: CompareData, quantity: str, look: Look, *, log: bool | None, named: bool) -> None:
     """One panel: a line per layer and group, with its band; the legend where `named`."""
-    ax.set_ylabel(data.labels[quantity])
+    ax.set_ylabel(measured(data.labels[quantity], data.caption, look, panel_height(ax)))
     ax.set_ylim(band_limits(data, quantity))
     step_axis(ax, np.concatenate([g.times for g in data.groups]), log=log)
-    ends = []
-    for number, i, name, color, marker in paths(data):
-        group = data.groups[number]
-        summary = group.summaries[quantity]
-        ends += draw_line(ax, group.times, summary.mean[:, i], name, color, marker, linestyle=layer_line(number))
-        band = np.isfinite(summary.low[:, i])
-        if band.any():
-            edges = summary.low[band, i], summary.high[band, i]
-            ax.fill_between(group.times[band], *edges, color=color, alpha=0.18, linewidth=0, zorder=2)
+    ends, paths = [], mean_paths(ax, data, look, share=END_SHARE)
+    for path in paths:
+        group, i, of = data.groups[path.group], path.layer, path.of
+        low, high = bands(data, group.summaries[quantity], quantity)
+        ends += draw_line(ax, group.times, group.summaries[quantity].mean[:, i], of)
+        draw_band(ax, group.times, low[:, i], high[:, i], of, "band", alpha=0.18)
+        draw_marks(ax, group, quantity, path, len(group.layers))
     draw_ceilings(ax, y=data.ceilings[quantity])
     if named:
-        legend_of(ax, data)
+        legend_of(ax, data, paths, look)
     end_labels(ax, ends)
 
 
-def paths(data: CompareData) -> Iterator[tuple[int, int, str, str, str]]:
-    """Each group and layer by number, with the name at the end of its path, its colour and its marker."""
-    for number, group in enumerate(data.groups):
-        shown, of_group = safe_names(group.layers, limit=16), safe_text(group.name, limit=12)
-        for i, layer in enumerate(group.layers):
-            name = shown[layer] if not group.name else f"{shown[layer]}, {of_group}"
-            # Where one layer is drawn, the group alone tells the paths apart.
-            yield number, i, of_group if data.coloured_by_group and group.name else name, *looks(data, number, i)
+def draw_marks(ax: Axes, group: GroupData, quantity: str, path: Path, layers: int) -> None:
+    """Markers along a mean: hollow where some run is saturated, crossed where one is no more than chance."""
+    mean = group.summaries[quantity].mean[:, path.layer]
+    known = np.isfinite(mean)
+    x, y = group.times[known], mean[known]
+    saturated, chance = (group.flags[quantity, flag][known, path.layer] for flag in FLAGS)
+    marked = turns(x.size, path.layer, layers)
+    look: dict[str, Any] = {"marker": path.of.marker, "color": path.of.color, "markeredgewidth": 0.7}
+    tag(draw_points(ax, x[marked], y[marked], saturated[marked], **look), path.of.key, "points")
+    at = marked & chance
+    if at.any():
+        tag(ax.plot(x[at], y[at], color=INK, zorder=5, clip_on=False, **CROSS), path.of.key, "chance")
+
+
+def bands(data: CompareData, summary: Summary, quantity: str) -> tuple[FloatArray, FloatArray]:
+    """The edges of the bands of a quantity, as far as it can go."""
+    means = np.concatenate([g.summaries[quantity].mean.ravel() for g in data.groups])
+    low, high = (cut(edge, means, data.ceilings[quantity]) for edge in (summary.low, summary.high))
+    return low, high
 
 
 def band_limits(data: CompareData, quantity: str) -> tuple[float, float]:
-    """Limits that hold the means, and of the bands what lies between 0 and the ceiling.
-
-    The interval of a mean of two runs is many times wider than anything the quantity can be; the axes cut it off.
-    """
+    """Limits that hold the means and the bands as they are drawn."""
     summaries = [g.summaries[quantity] for g in data.groups]
-    means = np.concatenate([s.mean.ravel() for s in summaries])
-    bands = np.concatenate([a.ravel() for s in summaries for a in (s.low, s.high)])
-    ceiling = data.ceilings[quantity]
-    known = means[np.isfinite(means)]
-    if ceiling is not None and known.size:
-        bands = np.clip(bands, min(0.0, float(known.min())), max(ceiling.value, float(known.max())))
-    return limits(np.concatenate([means, bands]), ceiling)
+    edges = [edge for summary in summaries for edge in bands(data, summary, quantity)]
+    drawn = np.concatenate([a.ravel() for a in [*(s.mean for s in summaries), *edges]])
+    return limits(drawn, data.ceilings[quantity], unit=data.units[quantity])
 
 
 def ellipse_steps(x: FloatArray, y: FloatArray, *, ellipses: int = 5) -> npt.NDArray[np.int64]:
@@ -310,36 +371,54 @@ def ellipse_steps(x: FloatArray, y: FloatArray, *, ellipses: int = 5) -> npt.NDA
     return np.unique(np.minimum([*at[:-1], x.size - 1], x.size - 1))
 
 
-def draw_mean_plane(ax: Axes, data: CompareData) -> None:
+def draw_mean_plane(ax: Axes, data: CompareData, look: Look) -> None:
     """The mean trajectory of each layer, ellipses of the band's half-axes along it."""
     across, up = data.labels
-    ax.set(xlabel=data.labels[across], ylabel=data.labels[up])
-    ax.set(xlim=band_limits(data, across), ylim=band_limits(data, up))
+    ax.set(xlabel=measured(data.labels[across], data.caption, look, LEGEND_SHARE * slot_width(ax)))
+    ax.set(ylabel=data.labels[up], xlim=band_limits(data, across), ylim=band_limits(data, up))
     draw_ceilings(ax, x=data.ceilings[across], y=data.ceilings[up])
-    labels, points = [], []
-    for number, i, name, color, _ in paths(data):
-        xt, ty = (data.groups[number].summaries[quantity] for quantity in (across, up))
+    labels, points, paths = [], [], mean_paths(ax, data, look, share=NAME_SHARE)
+    for path in paths:
+        group, i, of = data.groups[path.group], path.layer, path.of
+        xt, ty = (group.summaries[quantity] for quantity in (across, up))
         keep = np.isfinite(xt.mean[:, i]) & np.isfinite(ty.mean[:, i])
         if not keep.any():
             continue
-        path = np.column_stack([xt.mean[keep, i], ty.mean[keep, i]])
-        draw_ellipses(ax, path, (xt.high - xt.low)[keep, i], (ty.high - ty.low)[keep, i], color)
-        x, y = path.T
-        ax.plot(x, y, color=color, linestyle=layer_line(number), linewidth=1.0, zorder=3)
-        ax.plot(x[:1], y[:1], color=color, zorder=4, **OPEN)
-        ax.plot(x[-1:], y[-1:], marker="s", color=color, linestyle="none", zorder=4)
-        labels.append(end_of(x, y, name, color))
-        points.append(path)
-    legend_of(ax, data, ends=True)
-    direct_labels(ax, labels, np.concatenate(points))
+        way = np.column_stack([xt.mean[keep, i], ty.mean[keep, i]])
+        draw_ellipses(ax, data, way, (xt.high - xt.low)[keep, i], (ty.high - ty.low)[keep, i], of)
+        saturated, chance = ((group.flags[across, flag] | group.flags[up, flag])[keep, i] for flag in FLAGS)
+        draw_way(ax, way, saturated, chance, of)
+        labels.append(end_of(way[:, 0], way[:, 1], of))
+        points.append(way)
+    legend_of(ax, data, paths, look, ends=True)
+    unplaced = direct_labels(ax, labels, np.concatenate(points))
+    if unplaced:
+        end_labels(ax, unplaced)
 
 
-def draw_ellipses(ax: Axes, path: FloatArray, wide: FloatArray, tall: FloatArray, color: Any) -> None:
-    """Ellipses along a path (S, 2), as wide and as tall as the bands of the two quantities."""
+def draw_way(ax: Axes, way: FloatArray, saturated: BoolArray, chance: BoolArray, of: LayerLook) -> None:
+    """A mean path (S, 2) with its first and last step; hollow where saturated, crossed where no more than chance."""
+    x, y = way.T
+    name = safe_text(of.name, limit=60, legend=True)
+    tag(ax.plot(x, y, color=of.color, linestyle=of.line, linewidth=1.0, zorder=3, label=name), of.key, "mean")
+    draw_ends(ax, x, y, saturated, of)
+    for at in np.flatnonzero(chance)[[0, -1]] if chance.any() else []:
+        if at in (0, x.size - 1):
+            tag(ax.plot(x[at], y[at], color=INK, zorder=5, **CROSS), of.key, "chance")
+
+
+def draw_ellipses(
+    ax: Axes, data: CompareData, path: FloatArray, wide: FloatArray, tall: FloatArray, of: LayerLook
+) -> None:
+    """Ellipses along a path (S, 2), as wide and as tall as the two bands; they stop at the ceilings."""
     if not (np.isfinite(wide).any() and np.isfinite(tall).any()):
         return
     at = ellipse_steps(*path.T)
     sizes = np.nan_to_num(wide[at]), np.nan_to_num(tall[at]), np.zeros(at.size)
     place: dict[str, Any] = {"units": "xy", "offsets": path[at], "offset_transform": ax.transData}
-    ellipses = EllipseCollection(*sizes, **place, facecolors=[color], alpha=0.13, linewidths=0, zorder=1.5)
-    ax.add_collection(ellipses, autolim=False)
+    ellipses = EllipseCollection(*sizes, **place, facecolors=[of.color], alpha=0.13, linewidths=0, zorder=1.5)
+    tops = [np.inf if c is None else c.value for c in data.ceilings.values()]
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    within = Rectangle((left, low), min(right, tops[0]) - left, min(high, tops[1]) - low, transform=ax.transData)
+    ax.add_collection(tag(ellipses, of.key, "band"), autolim=False)
+    ellipses.set_clip_path(within)

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 
 from infoplane.core.palette import OKABE_ITO
 from infoplane.plots._about import about
-from infoplane.plots._artists import OPEN, key, legend, limits, row_axis
-from infoplane.plots._figure import Options, canvas, keywords, selected
+from infoplane.plots._artists import LEGEND_SHARE, OPEN, ROW_SHARE, beside_rows, key, legend, limits, measured, row_axis
+from infoplane.plots._figure import Options, canvas, keywords, selected, slot_width
+from infoplane.plots._layers import LayerLook, chosen, row_looks, tag
 from infoplane.plots.style import FAINT, layer_marker
 from infoplane.plots.text import safe_names
 from infoplane.results import ResultTable
@@ -86,10 +87,12 @@ def compression(table: ResultTable, *, ax: Axes | None = None, **options: Unpack
         falls = np.stack([data.falls(run) for run in data.runs])
         axes.set_xlim(limits(np.append(falls.ravel(), 0.0), None))
         axes.axvline(0, color=FAINT, linewidth=0.6, zorder=1)
-        axes.set_xlabel("fall of I(X;T) from its maximum [bits]")
-        row_axis(axes, data.layers)
-        for r, run in enumerate(data.runs):
-            draw_run(axes, data, r, run)
+        label = "fall of I(X;T) from its maximum [bits]"
+        axes.set_xlabel(measured(label, data.caption, options, LEGEND_SHARE * slot_width(axes)))
+        row_axis(axes, row_looks(axes, data.layers, options, share=ROW_SHARE))
+        runs = run_looks(axes, data, options)
+        for r, of in enumerate(runs):
+            draw_run(axes, data, r, of)
         keys: list[Any] = []
         if len(data.runs) > 1:
             known, rows = np.isfinite(falls), np.arange(len(data.layers))
@@ -98,25 +101,36 @@ def compression(table: ResultTable, *, ax: Axes | None = None, **options: Unpack
             bar: dict[str, Any] = {"color": "0.2", "marker": "|", "markersize": 8, "linestyle": "none"}
             keys.append(key(f"mean of {len(data.runs)} runs", **bar))
         if data.named:
-            shown = safe_names(data.names.values(), limit=16, legend=True)
-            texts = [shown[data.names[run]] for run in data.runs]
-            keys += [key(t, color=OKABE_ITO[r], marker=layer_marker(r), linestyle="none") for r, t in enumerate(texts)]
+            keys += [key(of.name, color=of.color, marker=of.marker, linestyle="none") for of in runs]
         if any(found.saturated for found in data.scores.values()):
             keys.append(key("was saturated", **OPEN))
-        legend(axes, keys, 3, columnspacing=1.0, handletextpad=0.3)
+        legend(axes, keys, options, share=beside_rows(axes))
     return axes
 
 
-def draw_run(ax: Axes, data: CompressionData, r: int, run: str) -> None:
+def run_looks(ax: Axes, data: CompressionData, look: Options) -> list[LayerLook]:
+    """How each run is drawn: a colour and a marker of its own where there are few."""
+    colors = [OKABE_ITO[r if data.named else 0] for r in range(len(data.runs))]
+    markers = chosen(
+        "markers", data.runs, look["markers"], [layer_marker(r if data.named else 0) for r in range(len(colors))]
+    )
+    shown = safe_names(data.names.values(), limit=16, legend=True)
+    hues = chosen("colors", data.runs, look["colors"], colors)
+    return [
+        LayerLook(run, shown[data.names[run]], c, m, "-") for run, c, m in zip(data.runs, hues, markers, strict=True)
+    ]
+
+
+def draw_run(ax: Axes, data: CompressionData, r: int, of: LayerLook) -> None:
     """The falls of one run, in rows a little apart from those of other runs; lines from 0 where it is the only one."""
     alone = len(data.runs) == 1
     shift = 0.0 if alone else np.linspace(-0.22, 0.22, len(data.runs))[r]
-    color = OKABE_ITO[r if data.named else 0]
-    look: dict[str, Any] = {"linestyle": "none", "marker": layer_marker(r if data.named else 0), "color": color}
+    look: dict[str, Any] = {"linestyle": "none", "marker": of.marker, "color": of.color}
     look |= {"alpha": 1.0 if data.named or alone else 0.6, "zorder": 3, "clip_on": False}
     for i, layer in enumerate(data.layers):
-        found = data.scores.get((run, layer))
+        found = data.scores.get((of.key, layer))
         if found is not None:
-            ax.plot(found.fall, i + shift, markerfacecolor="white" if found.saturated else color, **look)
+            face = "white" if found.saturated else of.color
+            tag(ax.plot(found.fall, i + shift, markerfacecolor=face, **look), of.key, "points")
             if alone:
-                ax.hlines(i, 0, found.fall, color=color, linewidth=0.8, zorder=2)
+                tag(ax.hlines(i, 0, found.fall, color=of.color, linewidth=0.8, zorder=2), of.key, "fall")

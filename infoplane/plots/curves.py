@@ -13,11 +13,11 @@ from matplotlib.patches import Patch
 
 from infoplane.core.deprecation import renamed
 from infoplane.core.errors import choices
-from infoplane.core.palette import layer_colors
 from infoplane.plots._about import Shown, about, shown
 from infoplane.plots._artists import (
     OPEN,
     Label,
+    cut,
     draw_ceilings,
     draw_line,
     draw_points,
@@ -25,11 +25,13 @@ from infoplane.plots._artists import (
     key,
     legend,
     limits,
+    measured,
     step_axis,
 )
-from infoplane.plots._figure import Options, keywords, panels, selected
-from infoplane.plots.style import CHANCE, FAINT, drawable, layer_line, layer_marker
-from infoplane.plots.text import safe_names, safe_text
+from infoplane.plots._figure import Look, Options, keywords, panel_height, panels, selected, slot_width
+from infoplane.plots._layers import END_SHARE, LayerLook, layer_looks, tag
+from infoplane.plots.style import CHANCE, FAINT, drawable, layer_line, small_size
+from infoplane.plots.text import fitted_names, safe_text
 from infoplane.results import ResultTable
 from infoplane.results.views import Selection, Series, choose
 
@@ -63,6 +65,12 @@ class CurveData(Shown):
     null_low: FloatArray | None
     null_high: FloatArray | None
     saturated: npt.NDArray[np.bool_]
+
+    @property
+    def bands(self) -> dict[str, FloatArray | None]:
+        """The edges of all bands, by name."""
+        interval = {"low": self.low, "high": self.high, "other": self.other_bound}
+        return {**interval, "null_low": self.null_low, "null_high": self.null_high}
 
 
 @keywords(Selection)
@@ -100,7 +108,7 @@ def series_curve(series: Series, quantity: str) -> CurveData:
 def curves(
     table: ResultTable,
     *,
-    ax: Axes | None = None,
+    ax: Axes | Sequence[Axes] | None = None,
     quantity: Sequence[str] | str | None = None,
     metrics: Sequence[str] | str | bool = False,
     log: bool | None = None,
@@ -119,13 +127,13 @@ def curves(
         One panel each; by default I(X;T) and I(T;Y) as far as the table has them.
     metrics : bool, str or sequence of str
         Recorded training metrics in further panels below: all with True, or those named.
-    ax : Axes, optional
-        Takes one quantity only. Without it a figure is made; the first of its panels is returned, and
+    ax : Axes or sequence of Axes, optional
+        As many as there are panels. Without it a figure is made; the first of its panels is returned, and
         `ax.figure` has all.
     log : bool, optional
         Logarithmic step axis on which 0 has its place; by default where steps span over two decades.
     table, estimator, settings, run, subset, layers, against, caption, style, width
-        As in `infoplane.plots.plane`.
+        As in `infoplane.plots.plane`, and so are the keywords of the look that follow.
 
     Raises
     ------
@@ -136,16 +144,17 @@ def curves(
     names = [quantity] if isinstance(quantity, str) else list(quantity or default_quantities(series))
     data = [series_curve(series, name) for name in names]
     recorded = chosen_metrics(series, metrics)
-    if ax is not None and (len(data) > 1 or recorded):
+    if isinstance(ax, Axes) and (len(data) > 1 or recorded):
         raise ValueError(
-            f"ax takes one quantity and no metrics, got {', '.join(names)}; pass quantity='I(T;Y)', or no ax"
+            f"ax takes one quantity and no metrics, got {', '.join([*names, *recorded])}; pass quantity='I(T;Y)', "
+            "a sequence of axes, or no ax"
         )
     parts = about(series, [series.grid(name) for name in names])
     heights = [1.0] * len(data) + [0.5] * len(recorded)
     with panels(ax, parts, options, heights=heights, aspect=0.12 + 0.42 * sum(heights)) as axes:
         axes[-1].set_xlabel(options["against"])
         for axis, one in zip(axes, data, strict=False):
-            draw_curve(axis, one, log=log)
+            draw_curve(axis, one, options, log=log)
         for axis, (group, members) in zip(axes[len(data) :], recorded.items(), strict=True):
             draw_metrics(axis, group, members)
     return axes[0]
@@ -178,44 +187,54 @@ def chosen_metrics(series: Series, wanted: Sequence[str] | str | bool) -> Metric
     return out
 
 
-def draw_curve(ax: Axes, data: CurveData, *, log: bool | None) -> None:
+def draw_curve(ax: Axes, data: CurveData, look: Look, *, log: bool | None) -> None:
     """One panel."""
-    everything = [a.ravel() for a in (data.value, data.other_bound, data.null_low) if a is not None]
-    ax.set_ylabel(data.label)
-    ax.set_ylim(limits(np.concatenate(everything), data.ceiling))
+    bands = {name: None if band is None else cut(band, data.value, data.ceiling) for name, band in data.bands.items()}
+    everything = [a.ravel() for a in (data.value, data.null, *bands.values()) if a is not None]
+    ax.set_ylabel(measured(data.label, data.caption, look, panel_height(ax)))
+    ax.set_ylim(limits(np.concatenate(everything), data.ceiling, unit=data.unit))
     step_axis(ax, data.times, log=log)
-    colors, names = layer_colors(len(data.layers)), safe_names(data.layers, limit=18)
     ends = []
-    for i, (layer, color) in enumerate(zip(data.layers, colors, strict=True)):
-        ends += draw_layer(ax, data, i, names[layer], color)
+    for i, of in enumerate(layer_looks(ax, data.layers, look)):
+        ends += draw_layer(ax, data, bands, i, of)
     draw_ceilings(ax, y=data.ceiling)
-    legend(ax, curve_keys(data), columnspacing=1.0, handletextpad=0.4)
+    legend(ax, curve_keys(data), look)
     end_labels(ax, ends)
 
 
-def draw_layer(ax: Axes, data: CurveData, i: int, name: str, color: Any) -> list[Label]:
+def draw_layer(ax: Axes, data: CurveData, bands: Mapping[str, FloatArray | None], i: int, of: LayerLook) -> list[Label]:
     """The line of one layer with its bands, its null and a few markers; its label, if it has a number."""
     keep = np.isfinite(data.value[:, i])
     x, y = data.times[keep], data.value[keep, i]
-    line = layer_line(i // 8 if len(data.layers) > 8 else 0)
-    if not (end := draw_line(ax, x, y, name, color, linestyle=line)):
+    if not (end := draw_line(ax, x, y, of)):
         return []
-    draw_band(ax, x, data.low[keep, i], data.high[keep, i], facecolor=color, edgecolor="none", alpha=0.25)
-    if data.other_bound is not None:
-        draw_band(ax, x, data.other_bound[keep, i], y, facecolor=color, edgecolor=color, alpha=0.12, hatch="////")
-    if data.null is not None and data.null_low is not None and data.null_high is not None:
-        ax.plot(data.times, data.null[:, i], color=color, linewidth=0.8, linestyle=CHANCE, zorder=2)
-        drawn = np.isfinite(data.null[:, i])
-        low, high = data.null_low[drawn, i], data.null_high[drawn, i]
-        draw_band(ax, data.times[drawn], low, high, facecolor=color, edgecolor="none", alpha=0.15)
-    every = max(1, x.size // 7)
-    marked = np.zeros(x.size, dtype=bool)
-    # The layers take turns, so that markers of neighbouring lines do not fall together.
-    marked[(i * every // max(1, len(data.layers))) % every :: every] = True
-    marked[-1] = True
+    low, high, other, null_low, null_high = (None if band is None else band[:, i] for band in bands.values())
+    if low is not None and high is not None:
+        draw_band(ax, x, low[keep], high[keep], of, "band", alpha=0.25)
+    if other is not None:
+        draw_band(ax, x, other[keep], y, of, "bounds", edgecolor=of.color, alpha=0.12, hatch="////")
+    if data.null is not None and null_low is not None and null_high is not None:
+        tag(
+            ax.plot(data.times, data.null[:, i], color=of.color, linewidth=0.8, linestyle=CHANCE, zorder=2),
+            of.key,
+            "null",
+        )
+        known = np.isfinite(data.null[:, i])
+        draw_band(ax, data.times[known], null_low[known], null_high[known], of, "null", alpha=0.15)
+    marked = turns(x.size, i, len(data.layers))
     hollow = data.saturated[keep, i][marked]
-    draw_points(ax, x[marked], y[marked], hollow, marker=layer_marker(i), color=color, markeredgewidth=0.7)
+    points = draw_points(ax, x[marked], y[marked], hollow, marker=of.marker, color=of.color, markeredgewidth=0.7)
+    tag(points, of.key, "points")
     return end
+
+
+def turns(points: int, i: int, layers: int) -> npt.NDArray[np.bool_]:
+    """Which points of a line get a marker: about seven and the last; layers take turns, so that few fall together."""
+    every = max(1, points // 7)
+    marked = np.zeros(points, dtype=bool)
+    marked[(i * every // max(1, layers)) % every :: every] = True
+    marked[-1:] = True
+    return marked
 
 
 def curve_keys(data: CurveData) -> list[Any]:
@@ -232,19 +251,26 @@ def curve_keys(data: CurveData) -> list[Any]:
     return keys
 
 
-def draw_band(ax: Axes, x: FloatArray, low: FloatArray, high: FloatArray, **look: Any) -> None:
+def draw_band(
+    ax: Axes, x: FloatArray, low: FloatArray, high: FloatArray, of: LayerLook, part: str, **look: Any
+) -> None:
     """The band at the points of a line; where one of them has none, neither has the line there."""
     keep = np.isfinite(low) & np.isfinite(high)
     if keep.any():
-        ax.fill_between(x, low, high, where=keep, linewidth=0, zorder=1.8, **look)
+        look = {"facecolor": of.color, "edgecolor": "none", **look}
+        tag(ax.fill_between(x, low, high, where=keep, linewidth=0, zorder=1.8, **look), of.key, part)
 
 
 def draw_metrics(ax: Axes, group: str, members: Mapping[str, tuple[FloatArray, FloatArray]]) -> None:
     """Training metrics of one scale in one panel."""
-    names = safe_names(members, limit=18)
+    # The axis says "accuracy" already.
+    short = [name.removesuffix(f" {group}") for name in members]
+    fitted = fitted_names(short, END_SHARE * slot_width(ax), small_size(0.8))
+    names = {name: fitted[own] for name, own in zip(members, short, strict=True)}
     ax.set_ylabel(safe_text(group, limit=24))
     labels = []
     for i, (name, (x, y)) in enumerate(members.items()):
-        labels += draw_line(ax, x, drawable(y), names[name], str(0.15 + 0.35 * (i % 2)), linestyle=layer_line(i))
-    ax.set_ylim(limits(drawable(np.concatenate([y for _, y in members.values()])), None))
+        of = LayerLook(name, names[name], str(0.15 + 0.35 * (i % 2)), "", layer_line(i))
+        labels += draw_line(ax, x, drawable(y), of)
+    ax.set_ylim(limits(drawable(np.concatenate([y for _, y in members.values()])), None, unit=group))
     end_labels(ax, labels)

@@ -11,12 +11,13 @@ from matplotlib.axes import Axes
 
 from infoplane.core.palette import OKABE_ITO
 from infoplane.plots._about import lost_words
-from infoplane.plots._artists import row_axis
-from infoplane.plots._figure import Options, canvas, keywords, selected
-from infoplane.plots.style import FAINT, number
-from infoplane.plots.text import safe_text
+from infoplane.plots._artists import ROW_SHARE, row_axis
+from infoplane.plots._figure import Options, canvas, figure_of, grow, is_own, keywords, selected, slot_width
+from infoplane.plots._layers import LayerLook, chosen, tag
+from infoplane.plots.style import FAINT, number, small_size
+from infoplane.plots.text import safe_text, wrap
 from infoplane.results import DataProcessing, ResultTable, run_names
-from infoplane.results.views import Selection, settings_words
+from infoplane.results.views import Selection, by_looking, settings_words
 
 Chain = Sequence[str] | Mapping[str, Sequence[str]]
 
@@ -51,7 +52,12 @@ def dpi_data(
     columns = [[f"run {called[row.run]}" for row in rows], estimates(rows), [row.subset for row in rows]]
     varying = [column for column in columns if len(set(column)) > 1] or [columns[1]]
     fixed = [column[0] for column in columns if len(set(column)) == 1 and column not in varying]
-    full = dict.fromkeys(", ".join([row.estimator, *settings_words(row.settings)]) for row in rows)
+    full = dict.fromkeys(
+        ", ".join(
+            [row.estimator, *settings_words(row.settings), *by_looking(table, row.estimator, row.settings, [row.run])]
+        )
+        for row in rows
+    )
     caption = [
         f"data-processing inequality: violated where I(X;T) rises by more than {slack:g} bits to the next layer",
         *(safe_text(text, limit=60) for text in fixed),
@@ -98,15 +104,35 @@ def dpi(
     """
     data = dpi_data(table, chain=chain, slack=slack, **selected(options))
     count = len(data.rows)
-    with canvas(ax, data.caption, options, aspect=min(1.6, 0.22 + 0.06 * count)) as axes:
+    with canvas(ax, data.caption, options, aspect=min(1.6, 0.22 + 0.09 * count)) as axes:
         shares = np.array([100 * row.share for row in data.rows])
-        axes.barh(range(count), shares, height=0.6, color=OKABE_ITO[0])
-        words: dict[str, Any] = {"va": "center", "color": FAINT, "fontsize": "small"}
-        for i, (row, share) in enumerate(zip(data.rows, shares, strict=True)):
-            rise = f"largest rise {row.worst:.2g} bits" if row.worst > 0 else "no rise"
-            text = f"{number(row.violations)} of {number(row.pairs)}, {rise}"
-            axes.annotate(text, (share, i), xytext=(3, 0), textcoords="offset points", **words)
+        looks = estimate_looks(axes, data, options)
+        if is_own(axes):
+            lines = max(of.name.count("\n") for of in looks)
+            grow(figure_of(axes), 1.1 * lines * small_size() * count)
+        row_axis(axes, looks)
+        for i, (share, of) in enumerate(zip(shares, looks, strict=True)):
+            tag(axes.barh(i + 0.15, share, height=0.4, color=of.color).patches, of.key, "share")
         axes.set_xlim(0, max(5.0, float(shares.max()) * 1.05))
+        for i, row in enumerate(data.rows):
+            write_counts(axes, row, i)
         axes.set_xlabel("DPI violations [%]")
-        row_axis(axes, data.names, limit=44)
     return axes
+
+
+def estimate_looks(ax: Axes, data: DpiData, look: Options) -> list[LayerLook]:
+    """The rows, by name: what tells estimates apart is a sentence, which is broken rather than cut."""
+    names = [f"{i}" for i in range(len(data.rows))] if len(set(data.names)) < len(data.names) else data.names
+    texts = chosen("labels", names, look["labels"], [safe_text(name, limit=80) for name in data.names])
+    colors = chosen("colors", names, look["colors"], [OKABE_ITO[0]] * len(names))
+    wide = ROW_SHARE * slot_width(ax)
+    broken = [wrap(text.split(" · "), wide, small_size(0.5), joint=" · ") for text in texts]
+    return [LayerLook(*each, "", "-") for each in zip(names, broken, colors, strict=True)]
+
+
+def write_counts(ax: Axes, row: DataProcessing, i: int) -> None:
+    """How many violations and how large, above the bar: beside or within it there is not always room."""
+    rise = f"largest rise {row.worst:.2g} bits" if row.worst > 0 else "no rise"
+    text = f"{number(row.violations)} of {number(row.pairs)}, {rise}"
+    look: dict[str, Any] = {"va": "bottom", "color": FAINT, "fontsize": small_size(), "textcoords": "offset points"}
+    ax.annotate(text, (0, i - 0.05), xytext=(2, 0.5), **look)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from infoplane.plots._about import Shown, doubtful, shown
-from infoplane.plots._artists import apart
-from infoplane.plots._figure import Options, canvas, figure_of, keywords, selected
+from infoplane.plots._artists import apart, colorbar, measured, row_axis
+from infoplane.plots._figure import Options, canvas, keywords, panel_height, plain_numbers, selected
+from infoplane.plots._layers import END_SHARE, layer_looks
 from infoplane.plots.style import drawable, number, spans_decades, step_ticks
-from infoplane.plots.text import safe_names
 from infoplane.results import ResultTable
+from infoplane.results.limits import widened
 from infoplane.results.views import Selection, choose
 
 FloatArray = npt.NDArray[np.float64]
@@ -64,29 +65,35 @@ def heatmap(
     """
     data = heatmap_data(table, quantity, **selected(options))
     rows, columns = data.value.shape
-    with canvas(ax, data.caption, options, aspect=min(1.4, 0.28 + 0.05 * rows)) as axes:
+    with canvas(ax, data.caption, options, aspect=min(1.4, max(0.42, 0.28 + 0.05 * rows))) as axes:
         x, y = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
         value, raster = np.ma.masked_invalid(data.value), rows * columns > 5000
-        mesh = axes.pcolormesh(x, y, value, cmap="viridis", rasterized=raster)
+        top = None if data.ceiling is None else data.ceiling.value
+        low, high = widened(float(value.min()), float(value.max()), top, unit=data.unit)
+        scale: dict[str, Any] = {
+            "cmap": "viridis" if options["cmap"] is None else options["cmap"],
+            "vmin": low,
+            "vmax": high,
+        }
+        mesh = axes.pcolormesh(x, y, value, rasterized=raster, **scale)
         for row, first, count in spans(data.saturated):
             corner = (first - 0.5, row - 0.5)
             axes.add_patch(Rectangle(corner, count, 1, fill=False, hatch="////", edgecolor="0.25", linewidth=0))
-        label_cells(axes, data)
+        label_cells(axes, data, options)
         axes.set_xlabel(options["against"])
         axes.spines[:].set_visible(False)
-        bar = figure_of(axes).colorbar(mesh, ax=axes, pad=0.02, aspect=22)
-        bar.set_label(data.label)
-        bar.outline.set_visible(False)
+        label = measured(data.label, data.caption, options, panel_height(axes))
+        if bar := colorbar(axes, mesh, options, label, aspect=22):
+            plain_numbers(bar.ax)
+            bar.outline.set_visible(False)
     return axes
 
 
-def label_cells(ax: Axes, data: HeatmapData) -> None:
+def label_cells(ax: Axes, data: HeatmapData, look: Options) -> None:
     """Names of layers down, as many as there is room for, and round steps across."""
     rows, columns = data.value.shape
-    names = safe_names(data.layers, limit=20)
-    every = -(-rows // MOST_NAMES)
+    row_axis(ax, layer_looks(ax, data.layers, look, share=END_SHARE), every=-(-rows // MOST_NAMES))
     ax.set_ylim(rows - 0.5, -0.5)
-    ax.set_yticks(range(0, rows, every), [names[layer] for layer in data.layers[::every]])
     # Columns are snapshots: a round step lies between the columns of its neighbours.
     at = np.arange(columns, dtype=np.float64)
     wanted = step_ticks(data.times, spans_decades(data.times))

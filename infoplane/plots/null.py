@@ -9,21 +9,27 @@ from typing import Any, Unpack
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.patches import Patch
 
-from infoplane.core.palette import OKABE_ITO
 from infoplane.plots._about import Shown, shown
 from infoplane.plots._artists import (
+    LEGEND_SHARE,
     OPEN,
+    ROW_SHARE,
+    beside_rows,
+    cut,
     draw_ceilings,
     draw_points,
     key,
     legend,
     limits,
+    measured,
     row_axis,
 )
-from infoplane.plots._figure import Options, canvas, keywords, selected
-from infoplane.plots.style import CHANCE, DOTTED, FAINT, number
+from infoplane.plots._figure import Options, canvas, keywords, selected, slot_width
+from infoplane.plots._layers import LayerLook, chosen, row_looks, tag
+from infoplane.plots.style import CHANCE, DOTTED, FAINT, number, step_colormap
 from infoplane.results import ResultTable
 from infoplane.results.views import Selection, choose
 
@@ -111,27 +117,43 @@ def null(
     data = null_data(table, quantity, steps=steps, **selected(options))
     with canvas(ax, data.caption, options, aspect=min(1.6, 0.3 + 0.075 * len(data.layers))) as axes:
         everything = np.concatenate([data.value.ravel(), data.null_low.ravel(), data.null_high.ravel()])
-        axes.set_xlim(limits(everything, data.ceiling))
-        axes.set_xlabel(data.label)
-        row_axis(axes, data.layers)
-        keys: list[Any] = [draw_step(axes, data, s, options["against"]) for s in range(len(data.times))]
+        everything = np.append(everything, data.null.ravel())
+        axes.set_xlim(limits(everything, data.ceiling, unit=data.unit))
+        axes.set_xlabel(measured(data.label, data.caption, options, LEGEND_SHARE * slot_width(axes)))
+        row_axis(axes, row_looks(axes, data.layers, options, share=ROW_SHARE))
+        steps_drawn = step_looks(data, options)
+        keys: list[Any] = [draw_step(axes, data, s, of) for s, of in enumerate(steps_drawn)]
         draw_ceilings(axes, x=data.ceiling, named=False)
         keys.append(Patch(color=FAINT, alpha=0.35, linewidth=0, label="shuffled labels, 95 %"))
         keys.append(key("not above chance", **OPEN))
         if data.ceiling is not None:
             keys.append(key(str(data.ceiling), linewidth=0.7, linestyle=DOTTED))
-        legend(axes, keys, 2, columnspacing=1.0, handletextpad=0.5)
+        legend(axes, keys, options, share=beside_rows(axes))
     return axes
 
 
-def draw_step(ax: Axes, data: NullData, s: int, against: str) -> Any:
+def step_looks(data: NullData, look: Options) -> list[LayerLook]:
+    """How each step is drawn: by default in a colour of the map of the steps, never in that of a layer."""
+    names = [f"{look['against']} {number(time)}" for time in data.times]
+    shades = step_colormap(look["cmap"])(np.linspace(0.1, 0.8, len(names)))
+    colors = chosen("colors", names, look["colors"], [to_hex(shade) for shade in shades])
+    markers = chosen("markers", names, look["markers"], list("osD^")[: len(names)])
+    return [LayerLook(name, name, c, m, "-") for name, c, m in zip(names, colors, markers, strict=True)]
+
+
+def draw_step(ax: Axes, data: NullData, s: int, of: LayerLook) -> Any:
     """The values of one step and their null, in rows a little apart from those of other steps; its legend entry."""
     count = len(data.times)
     y = np.arange(len(data.layers)) + (np.linspace(-0.2, 0.2, count)[s] if count > 1 else 0.0)
-    color, marker = OKABE_ITO[s], "osD^"[s]
-    ax.hlines(y, data.null[s], data.value[s], color=color, linewidth=0.7, linestyle=CHANCE, zorder=2)
-    ax.hlines(y, data.null_low[s], data.null_high[s], color=color, linewidth=4, alpha=0.3, zorder=2)
-    ax.plot(data.null[s], y, "|", color=color, markersize=6, zorder=3)
+    color = of.color
+    low, high = (cut(edge, data.value, data.ceiling)[s] for edge in (data.null_low, data.null_high))
+    drawn: list[Any] = [
+        ax.hlines(y, data.null[s], data.value[s], color=color, linewidth=0.7, linestyle=CHANCE, zorder=2)
+    ]
+    drawn.append(ax.hlines(y, low, high, color=color, linewidth=4, alpha=0.3, zorder=2))
+    drawn += ax.plot(data.null[s], y, "|", color=color, markersize=6, zorder=3)
+    tag(drawn, of.key, "null")
     at = np.isfinite(data.value[s])
-    draw_points(ax, data.value[s][at], y[at], ~data.above_chance[s][at], marker=marker, color=color)
-    return key(f"{against} {number(data.times[s])}", color=color, marker=marker, linestyle="none")
+    points = draw_points(ax, data.value[s][at], y[at], ~data.above_chance[s][at], marker=of.marker, color=color)
+    tag(points, of.key, "points")
+    return key(of.name, color=color, marker=of.marker, linestyle="none")

@@ -14,26 +14,30 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
-from infoplane.core.palette import layer_colors
+from infoplane.core.text import listed
 from infoplane.plots._about import about, axis_label, doubtful, dpi_words
 from infoplane.plots._artists import (
+    LEGEND_SHARE,
     OPEN,
+    WIDE_SHARE,
     Ceiling,
     Label,
-    by_rows,
     ceiling_of,
     direct_labels,
     draw_ceilings,
     end_of,
+    free_places,
     highest,
     key,
     legend,
     limits,
+    measured,
     step_colorbar,
 )
-from infoplane.plots._figure import Options, canvas, figure_of, keywords, selected
-from infoplane.plots.style import HUGE, INK, layer_marker, step_colormap, step_norm
-from infoplane.plots.text import safe_names, text_width
+from infoplane.plots._figure import Look, Options, canvas, figure_of, keywords, selected, slot_width
+from infoplane.plots._layers import LayerLook, layer_looks, tag
+from infoplane.plots.style import HUGE, INK, step_colormap, step_norm
+from infoplane.plots.text import safe_text, text_width
 from infoplane.results import ResultTable
 from infoplane.results.views import Selection, Series, choose
 
@@ -56,6 +60,8 @@ class PlaneData:
         Bits, NaN where a point is missing.
     saturated : (S, L) bool
         Points at which either number is only its ceiling.
+    cornered : (L,) bool
+        Layers of which both numbers are only their ceilings at every step: they say nothing but that.
     ceiling_xt, ceiling_ty : Ceiling or None
     caption : list of str
     """
@@ -66,6 +72,7 @@ class PlaneData:
     i_xt: FloatArray
     i_ty: FloatArray
     saturated: BoolArray
+    cornered: BoolArray
     ceiling_xt: Ceiling | None
     ceiling_ty: Ceiling | None
     labels: tuple[str, str]
@@ -75,6 +82,12 @@ class PlaneData:
     def present(self) -> BoolArray:
         """(S, L): where there is a point."""
         return np.isfinite(self.i_xt) & np.isfinite(self.i_ty)
+
+    @property
+    def drawn(self) -> BoolArray:
+        """(S, L): the points that get a marker: of a layer that is saturated throughout the last alone."""
+        last = self.present & (np.cumsum(self.present[::-1], axis=0)[::-1] == 1)
+        return np.where(self.cornered, last, self.present)
 
     @property
     def points(self) -> FloatArray:
@@ -87,14 +100,14 @@ class PlaneData:
         return [np.column_stack([self.i_xt[s, at], self.i_ty[s, at]]) for s, at in enumerate(self.present)]
 
     def path(self, layer: int) -> tuple[FloatArray, FloatArray, BoolArray]:
-        """The points of a layer in step order, and which of them are saturated."""
-        at = self.present[:, layer]
+        """The points of a layer that are drawn, in step order, and which of them are saturated."""
+        at = self.drawn[:, layer]
         return self.i_xt[at, layer], self.i_ty[at, layer], self.saturated[at, layer]
 
-    def end(self, layer: int, text: str, color: Any) -> Label:
+    def end(self, layer: int, of: LayerLook) -> Label:
         """A label at the last point of a layer."""
         x, y, _ = self.path(layer)
-        return end_of(x, y, text, color)
+        return end_of(x, y, of)
 
 
 @keywords(Selection)
@@ -113,6 +126,7 @@ def series_plane(series: Series) -> PlaneData:
     i_xt, i_ty = np.where(huge, np.nan, xt.value), np.where(huge, np.nan, ty.value)
     present = np.isfinite(i_xt) & np.isfinite(i_ty)
     saturated = (xt.flag("saturated") | ty.flag("saturated")) & present
+    both = xt.flag("saturated") & ty.flag("saturated")
     of = int(present.sum())
     caption = about(series, (xt, ty)) + dpi_words(series) + doubtful(int(saturated.sum()), of, "saturated", "hollow")
     chance = int((ty.flag("below_null") & present).sum())
@@ -126,6 +140,7 @@ def series_plane(series: Series) -> PlaneData:
         i_xt=i_xt,
         i_ty=i_ty,
         saturated=saturated,
+        cornered=np.asarray((both | ~present).all(axis=0) & present.any(axis=0)),
         ceiling_xt=ceiling_of(xt),
         ceiling_ty=ceiling_of(ty),
         labels=(axis_label(I_XT, xt.unit), axis_label(I_TY, ty.unit)),
@@ -146,15 +161,16 @@ def plane(
 
     The canonical form (`by="step"`, after Shwartz-Ziv and Tishby, 2017) has one thin line per step that
     joins the layers in the order of the forward pass; colour is the step, the marker's shape the layer. With
-    `by="layer"` the points of each layer are joined in step order instead, from an open circle at the first
-    step to a filled square at the last, arrows along the way.
+    `by="layer"` the points of each layer are joined in step order instead, from a circle at the first step to a
+    square at the last, arrows along the way. Hollow marks are saturated; a layer that is so throughout has one mark and
+    its name in the legend.
 
     Parameters
     ----------
     table : ResultTable
     ax : Axes, optional
-        Where to draw. Without it a figure is made outside pyplot: `save(ax, path)` writes it, and in a
-        notebook what is returned shows it.
+        Where to draw; a figure of several panels takes as many. Without it a figure is made outside pyplot:
+        `save(ax, path)` writes it, and in a notebook what is returned shows it.
     by : {"step", "layer"}
     estimator, settings, run, subset, layers
         What to draw where the table has several; see `infoplane.results.views.Selection`.
@@ -163,11 +179,21 @@ def plane(
     log : bool, optional
         Logarithmic colour scale, on which step 0 has its place; by default where steps span over two decades.
     caption : bool
-        Show the line that says estimator, settings and N; without it `save` still puts it into the file.
+        Show the line that says estimator, settings and N. Without it the labels of the axes name the estimator and
+        its scale, `infoplane.plots.caption(ax)` returns the line, and `save` still puts it into the file.
     style : {"screen", "column", "page"}
         Text size and width: for the screen, one column (85 mm) or the full page (170 mm) of a paper.
     width : float, optional
         Millimetres, instead of the style's.
+    title : str, optional
+    colors, markers, labels : sequence, or mapping from layer to one, optional
+        Of the layers (or of what else a figure tells apart by them: groups, runs, steps), in the order in which they
+        are drawn; a mapping names only those that differ, by key or glob. `labels` are the names shown.
+    cmap : str or Colormap, optional
+        Of Matplotlib, for the steps (in a heat map for the values).
+    legend : bool or str
+        Without a legend, or with one at a place inside the axes that Matplotlib knows, such as "lower right".
+    colorbar : bool
 
     Returns
     -------
@@ -188,38 +214,41 @@ def plane(
         raise ValueError(f"by must be 'step' or 'layer', got {by!r}")
     data = plane_data(table, **selected(options))
     with canvas(ax, data.caption, options) as axes:
-        frame(axes, [data])
+        frame(axes, [data], options)
+        usual = [INK] * len(data.layers) if by == "step" else None
+        looks = layer_looks(axes, data.layers, options, share=NAME_SHARE, colors=usual)
         if by == "step":
             norm = step_norm(data.times, log)
-            draw_steps(axes, data, norm)
-            step_colorbar(axes, norm, data.times, options["against"])
-            name_layers(axes, data, [INK] * len(data.layers), own=ax is None)
+            draw_steps(axes, data, norm, looks, options)
+            step_colorbar(axes, norm, data.times, options, options["against"])
         else:
-            colors = layer_colors(len(data.layers))
-            draw_trajectories(axes, data, colors)
-            name_layers(axes, data, colors, ends=True, own=ax is None)
+            draw_trajectories(axes, data, looks)
+        name_layers(axes, data, looks, options, ends=by == "layer")
     return axes
 
 
 def only_layers(data: PlaneData, layers: Sequence[str]) -> PlaneData:
     """The same plane with fewer layers."""
     at = [data.layers.index(layer) for layer in layers]
-    fewer = {name: getattr(data, name)[:, at] for name in ("i_xt", "i_ty", "saturated")}
+    fewer = {name: getattr(data, name)[..., at] for name in ("i_xt", "i_ty", "saturated", "cornered")}
     return replace(data, layers=list(layers), **fewer)
 
 
-def frame(ax: Axes, planes: Sequence[PlaneData], *, named: bool = True) -> None:
+def frame(ax: Axes, planes: Sequence[PlaneData], look: Look, *, named: bool = True) -> None:
     """Axis labels, limits from the points of all `planes`, and the ceilings, by name where `named`."""
     points = np.concatenate([p.points for p in planes])
     x, y = highest(p.ceiling_xt for p in planes), highest(p.ceiling_ty for p in planes)
-    ax.set(xlabel=planes[0].labels[0], ylabel=planes[0].labels[1])
+    across = measured(planes[0].labels[0], planes[0].caption, look, LEGEND_SHARE * slot_width(ax))
+    ax.set(xlabel=across, ylabel=planes[0].labels[1])
     ax.set(xlim=limits(points[:, 0], x), ylim=limits(points[:, 1], y))
     draw_ceilings(ax, x=x, y=y, named=named)
 
 
-def draw_steps(ax: Axes, data: PlaneData, norm: Normalize, *, crowd: float | None = None) -> None:
+def draw_steps(
+    ax: Axes, data: PlaneData, norm: Normalize, looks: Sequence[LayerLook], look: Look, *, crowd: float | None = None
+) -> None:
     """One line per step through the layers, a marker per layer, coloured by step."""
-    colors = step_colormap()(norm(data.times))
+    colors = step_colormap(look["cmap"])(norm(data.times))
     scale = float(mpl.rcParams["lines.markersize"])
     if crowd is None:
         crowd = 0.85 if data.steps.size <= 80 else 0.7
@@ -227,43 +256,56 @@ def draw_steps(ax: Axes, data: PlaneData, norm: Normalize, *, crowd: float | Non
     raster = data.present.sum() > 6000
     lines: dict[str, Any] = {"linewidths": 0.35 * scale / 3.4, "alpha": 0.75, "zorder": 2, "rasterized": raster}
     ax.add_collection(LineCollection(data.paths, colors=colors, **lines), autolim=False)
-    for i in range(len(data.layers)):
-        marker = layer_marker(i)
+    for i, of in enumerate(looks):
         # Pointed and crossed markers have less ink than round ones of their width.
-        size = (crowd * scale * (1.25 if marker in "PX*<>^v" else 1.0)) ** 2
-        for hollow in (False, True):
-            keep = data.present[:, i] & (data.saturated[:, i] == hollow)
-            look: dict[str, Any] = {"facecolors": colors[keep], "edgecolors": "white", "linewidths": 0.25}
-            if hollow:
-                look = {"facecolors": "white", "edgecolors": colors[keep], "linewidths": 0.6}
-            if keep.any():
-                x, y = data.i_xt[keep, i], data.i_ty[keep, i]
-                ax.scatter(x, y, s=size, marker=marker, zorder=3, clip_on=False, rasterized=raster, **look)
+        size = (crowd * scale * (1.0 if of.marker in ("o", "s", "D", "p", "h") else 1.25)) ** 2
+        at = np.flatnonzero(data.drawn[:, i])
+        # The last step of a layer stands above the first ones of the layers drawn after it.
+        for part, steps, zorder in (("points", at[:-1], 3.0), ("last", at[-1:], 3.5)):
+            for hollow in (False, True):
+                keep = steps[data.saturated[steps, i] == hollow]
+                how: dict[str, Any] = {"facecolors": colors[keep], "edgecolors": "white", "linewidths": 0.25}
+                if hollow:
+                    how = {"facecolors": "white", "edgecolors": colors[keep], "linewidths": 0.6}
+                how |= {"s": size, "marker": of.marker, "zorder": zorder, "clip_on": False, "rasterized": raster}
+                if keep.size:
+                    tag(ax.scatter(data.i_xt[keep, i], data.i_ty[keep, i], **how), of.key, part)
 
 
-def draw_trajectories(ax: Axes, data: PlaneData, colors: Sequence[Any]) -> None:
-    """The path of each layer over training, with its start, its end and its direction."""
+def draw_trajectories(ax: Axes, data: PlaneData, looks: Sequence[LayerLook]) -> None:
+    """The path of each layer over training, with its start, its end and its direction; hollow where saturated."""
     size = float(mpl.rcParams["lines.markersize"])
     arrow = {"arrowstyle": "-|>", "linewidth": 0.8, "mutation_scale": 2.2 * size, "shrinkA": 0, "shrinkB": 0}
-    first: dict[str, Any] = {**OPEN, "markersize": 1.5 * size, "markeredgewidth": 1.0, "zorder": 4}
-    last: dict[str, Any] = {"marker": "s", "markersize": 1.35 * size, "markeredgewidth": 0.5, "zorder": 5}
-    for i, color in enumerate(colors):
+    for i, of in enumerate(looks):
         x, y, hollow = data.path(i)
         if x.size == 0:
             continue
-        faces = ["white" if h else color for h in hollow]
-        dots: dict[str, Any] = {"facecolors": faces, "edgecolors": [color], "linewidths": 0.5, "zorder": 2.5}
-        ax.plot(x, y, color=color, linewidth=0.8, alpha=0.9, zorder=2, solid_joinstyle="round")
-        ax.scatter(x, y, s=(0.55 * size) ** 2, marker=layer_marker(i), **dots)
-        ax.plot(x[:1], y[:1], markeredgecolor=color, **first)
-        ax.plot(x[-1:], y[-1:], color=color, markeredgecolor="white", linestyle="none", **last)
-        for start, end in arrow_spans(ax, x, y):
-            ax.annotate("", xy=end, xytext=start, zorder=3, arrowprops={**arrow, "color": color})
+        line: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.9, "zorder": 2, "solid_joinstyle": "round"}
+        tag(ax.plot(x, y, color=of.color, label=safe_text(of.name, legend=True), **line), of.key, "mean")
+        faces = np.array(["white" if h else of.color for h in hollow[1:-1]], dtype=object)
+        dots: dict[str, Any] = {"edgecolors": [of.color], "linewidths": 0.6, "zorder": 2.5, "marker": of.marker}
+        if faces.size:
+            tag(ax.scatter(x[1:-1], y[1:-1], s=(0.6 * size) ** 2, facecolors=list(faces), **dots), of.key, "points")
+        draw_ends(ax, x, y, hollow, of, markersize=1.4 * size, markeredgewidth=0.8)
+        for start, stop in arrow_spans(ax, x, y):
+            head = ax.annotate("", xy=stop, xytext=start, zorder=3, arrowprops={**arrow, "color": of.color})
+            tag(head, of.key, "arrow")
 
 
-def path_ends() -> list[Line2D]:
-    """Legend entries for the marks at the start and the end of a trajectory."""
-    return [key("first step", color=INK, **OPEN), key("last step", color=INK, marker="s", linestyle="none")]
+def draw_ends(ax: Axes, x: FloatArray, y: FloatArray, hollow: BoolArray, of: LayerLook, **look: Any) -> None:
+    """A circle at the first and a square at the last point of a path, above all paths; last steps above first ones."""
+    for part, at, marker, zorder in (("first", 0, "o", 4), ("last", x.size - 1, "s", 5)):
+        if part == "last" or x.size > 1:
+            face, edge = ("white", of.color) if hollow[at] else (of.color, "white")
+            look |= {"marker": marker, "markerfacecolor": face, "markeredgecolor": edge, "zorder": zorder}
+            tag(ax.plot(x[at], y[at], linestyle="none", color=of.color, **look), of.key, part)
+
+
+def path_ends(hollow: bool) -> list[Line2D]:
+    """Legend entries for the marks at the start and the end of a trajectory, and for hollow ones."""
+    ends = [key("first step", color=INK, marker="o", linestyle="none")]
+    ends.append(key("last step", color=INK, marker="s", linestyle="none"))
+    return [*ends, key("saturated", **OPEN)] if hollow else ends
 
 
 def arrow_spans(
@@ -289,31 +331,35 @@ def arrow_spans(
 
 
 MOST_DIRECT = 8
-LABEL_SHARE = 0.06
+LABEL_SHARE, NAME_SHARE = 0.06, 0.3
+"""Shares: of the area of the axes that names inside may take, and of its width that one of them may."""
 
 
-def name_layers(ax: Axes, data: PlaneData, colors: Sequence[Any], *, ends: bool = False, own: bool) -> None:
+def name_layers(ax: Axes, data: PlaneData, looks: Sequence[LayerLook], look: Look, *, ends: bool = False) -> None:
     """Each layer's name beside its last point; in a legend of the markers where names would hide the points.
 
-    A figure of our `own` grows by what the legend takes.
+    Layers that are saturated throughout are one line of the legend.
 
     Call it last: the axes' limits and layout must be final.
     """
-    figure = figure_of(ax)
-    names = list(safe_names(data.layers, limit=20).values())
-    drawn = [i for i in range(len(data.layers)) if data.present[:, i].any()]
+    drawn = [i for i in range(len(looks)) if data.present[:, i].any() and not data.cornered[i]]
+    labels = [data.end(i, looks[i]) for i in drawn]
+    crowded = look["legend"] is not False and is_crowded(ax, data, labels)
+    handles = [key(looks[i].name, color=looks[i].color, marker=looks[i].marker, linestyle="none") for i in drawn]
+    handles = (handles if crowded else []) + (path_ends(bool(data.saturated.any())) if ends else [])
+    if data.cornered.any():
+        names = listed([of.name for of, at in zip(looks, data.cornered, strict=True) if at], MOST_DIRECT)
+        handles.append(key(f"saturated throughout: {names}", **OPEN))
+    legend(ax, handles, look, share=WIDE_SHARE if ends else LEGEND_SHARE)
+    if not crowded:
+        direct_labels(ax, labels, data.points)
+
+
+def is_crowded(ax: Axes, data: PlaneData, labels: Sequence[Label]) -> bool:
+    """Whether names would take much of the axes, or one of them would have no place that is free of points."""
     size = float(mpl.rcParams["font.size"])
-    widths = [text_width(names[i], size) for i in drawn]
-    across, up = np.array(ax.get_window_extent().size) * 72 / figure.dpi
-    crowded = len(drawn) > MOST_DIRECT or sum(widths) * 1.2 * size > LABEL_SHARE * across * up
-    handles = path_ends() if ends else []
-    if crowded:
-        marks = [key(names[i], color=colors[i], marker=layer_marker(i), linestyle="none") for i in drawn]
-        handles = marks + handles
-    if handles:
-        columns = min(len(handles), max(1, int(across // (max([*widths, 5.0 * size]) + 2.0 * size))))
-        legend(ax, by_rows(handles, columns), columns, columnspacing=1.0, handlelength=1.0, handletextpad=0.3)
-        if own:
-            figure.set_figheight(figure.get_figheight() + 1.55 * size / 72 * -(-len(handles) // columns))
-    shown = [drawn[0], drawn[-1]] if crowded and len(drawn) > 1 else drawn
-    direct_labels(ax, [data.end(i, names[i], colors[i]) for i in shown], data.points)
+    across, up = np.array(ax.get_window_extent().size) * 72 / figure_of(ax).dpi
+    area = sum(text_width(label.text, size) for label in labels) * 1.2 * size
+    if len(labels) > MOST_DIRECT or area > LABEL_SHARE * across * up:
+        return True
+    return bool(np.isnan(free_places(ax, labels, data.points)[0]).any())

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from infoplane.core.text import shorten
 from infoplane.plots._artists import direct_labels, step_colorbar
-from infoplane.plots._figure import Options, add_caption, figure_canvas, keep_tick_style, keywords, selected
+from infoplane.plots._figure import Look, Options, add_caption, figure_canvas, keep_tick_style, keywords, selected
+from infoplane.plots._layers import LayerLook, layer_looks
 from infoplane.plots.plane import PlaneData, draw_steps, frame, only_layers, plane_data
 from infoplane.plots.style import FAINT, INK, small_size, step_colormap, step_norm
 from infoplane.plots.text import safe_names, wrap
@@ -23,6 +23,9 @@ from infoplane.results.views import Selection, options
 MAX_PANELS = 30
 BAR_POINTS = 60
 """The width of the colour bar and its label."""
+
+PANEL_SHARE = 0.4
+"""Of the width of a panel, which a name in it may take."""
 
 By = Literal["layer", "estimator", "run", "subset", "settings"]
 
@@ -85,10 +88,11 @@ def plane_grid(
     times = np.concatenate([p.times for p in planes])
     norm = step_norm(times, log)
     titles, own, shared = panel_texts(panels, by)
+    everywhere = list(dict.fromkeys(layer for p in planes for layer in p.layers))
     with figure_canvas(options, aspect=aspect) as figure:
         axes = titled_panels(figure, titles, own, across)
         for i, (ax, data) in enumerate(zip(axes, planes, strict=True)):
-            frame(ax, planes, named=i == 0)
+            frame(ax, planes, options, named=i == 0)
             ax.locator_params(axis="both", nbins=4)
             if i % across:
                 ax.set_ylabel("")
@@ -97,14 +101,15 @@ def plane_grid(
             else:
                 ax.tick_params(labelbottom=True)
             if by == "layer":
-                draw_path(ax, data, norm)
-            draw_steps(ax, data, norm, crowd=0.7 if by == "layer" else 0.65)
+                draw_path(ax, data, norm, options)
+            looks = looks_of(ax, data, everywhere, options)
+            draw_steps(ax, data, norm, looks, options, crowd=0.7 if by == "layer" else 0.65)
             keep_tick_style(ax)
-        step_colorbar(axes, norm, times, options["against"], aspect=35)
+        step_colorbar(axes, norm, times, options, options["against"], aspect=35)
         add_caption(axes[0], shared, own=True, shown=options["caption"])
         if by != "layer":
             for ax, data in zip(axes, planes, strict=True):
-                name_ends(ax, data)
+                name_ends(ax, data, looks_of(ax, data, everywhere, options))
     return axes[0]
 
 
@@ -142,9 +147,9 @@ def panel_texts(panels: Mapping[str, PlaneData], by: str) -> tuple[list[str], li
     return titles, [[part for part in caption if part not in shared] for caption in captions], shared
 
 
-def draw_path(ax: Axes, data: PlaneData, norm: Any) -> None:
+def draw_path(ax: Axes, data: PlaneData, norm: Any, look: Look) -> None:
     """The points of a single layer joined in step order, coloured by step, with rings at both ends."""
-    points, colors = data.points, step_colormap()(norm(data.times[data.present[:, 0]]))
+    points, colors = data.points, step_colormap(look["cmap"])(norm(data.times[data.present[:, 0]]))
     if len(points) > 1:
         pieces = np.stack([points[:-1], points[1:]], axis=1)
         ax.add_collection(LineCollection(list(pieces), colors=colors[1:], linewidths=0.8, zorder=2), autolim=False)
@@ -153,8 +158,13 @@ def draw_path(ax: Axes, data: PlaneData, norm: Any) -> None:
         ax.scatter(ends[:, 0], ends[:, 1], marker=shape, **ring)
 
 
-def name_ends(ax: Axes, data: PlaneData) -> None:
+def looks_of(ax: Axes, data: PlaneData, everywhere: Sequence[str], look: Look) -> list[LayerLook]:
+    """The looks of the layers of one panel, which are the same in all panels."""
+    found = layer_looks(ax, everywhere, look, share=PANEL_SHARE, colors=[INK] * len(everywhere))
+    return [of for of in found if of.key in data.layers]
+
+
+def name_ends(ax: Axes, data: PlaneData, looks: Sequence[LayerLook]) -> None:
     """First and last layer named in each panel; between them the order is that of the forward pass."""
-    names = list(safe_names((shorten(layer, 14) for layer in data.layers), limit=14).values())
     ends = [i for i in sorted({0, len(data.layers) - 1}) if data.present[:, i].any()]
-    direct_labels(ax, [data.end(i, names[i], INK) for i in ends], data.points)
+    direct_labels(ax, [data.end(i, looks[i]) for i in ends], data.points)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 
-from infoplane.core.palette import layer_colors
 from infoplane.plots._about import lost_words, run_words
 from infoplane.plots._artists import Label, draw_line, end_labels, key, legend, step_axis
-from infoplane.plots._figure import Options, keywords, panels, selected
-from infoplane.plots.style import DOTTED, FAINT, layer_marker
-from infoplane.plots.text import safe_names
+from infoplane.plots._figure import Look, Options, keywords, panels, selected
+from infoplane.plots._layers import layer_looks
+from infoplane.plots.style import DOTTED, FAINT
 from infoplane.results import ResultTable
 from infoplane.results.views import RECORDED, Selection, choose
 
@@ -98,7 +99,13 @@ def divided(a: FloatArray, b: FloatArray) -> FloatArray:
 
 
 @keywords(Options, without=ONE_ESTIMATOR)
-def snr(table: ResultTable, *, ax: Axes | None = None, log: bool | None = None, **options: Unpack[Options]) -> Axes:
+def snr(
+    table: ResultTable,
+    *,
+    ax: Axes | Sequence[Axes] | None = None,
+    log: bool | None = None,
+    **options: Unpack[Options],
+) -> Axes:
     """Draw the gradients' mean and standard deviation over batches, and below their ratio, per parameter.
 
     Shwartz-Ziv and Tishby (2017) read the step where the ratio falls below 1 as the change from drift to
@@ -106,47 +113,67 @@ def snr(table: ResultTable, *, ax: Axes | None = None, log: bool | None = None, 
 
     Parameters
     ----------
-    ax : Axes, optional
-        Takes the ratio alone. Without it a figure of both panels is made and the first returned.
+    ax : Axes or two of them, optional
+        One takes the ratio alone. Without it a figure of both panels is made and the first returned.
     table, run, layers, against, log, caption, style, width
         As in `infoplane.plots.plane`; layers are the names under which gradients were recorded.
     """
     data = snr_data(table, **selected(options))
-    heights = [1.0] if ax is not None else [1.0, 1.0]
+    heights = [1.0] if isinstance(ax, Axes) else [1.0, 1.0]
     with panels(ax, data.caption, options, heights=heights, aspect=0.95) as axes:
         axes[-1].set_xlabel(options["against"])
-        if ax is None:
-            draw_moments(axes[0], data, log=log)
-        draw_ratio(axes[-1], data, log=log)
+        if len(axes) == 2:
+            draw_moments(axes[0], data, options, log=log)
+        draw_ratio(axes[-1], data, options, log=log)
     return axes[0]
 
 
-def draw_moments(ax: Axes, data: SnrData, *, log: bool | None) -> None:
+def draw_moments(ax: Axes, data: SnrData, look: Look, *, log: bool | None) -> None:
     """Mean solid, standard deviation dashed, one colour per layer."""
     ax.set_ylabel("gradient / weight" if data.relative else "gradient norm")
-    ends = draw_lines(ax, data, data.mean, log=log)
-    draw_lines(ax, data, data.std, log=log, linestyle=DASHED)
-    legend(ax, [key("mean over batches"), key("standard deviation", linestyle=DASHED)])
+    ends = draw_lines(ax, data, data.mean, look, log=log)
+    draw_lines(ax, data, data.std, look, log=log, part="std", linestyle=DASHED)
+    legend(ax, [key("mean over batches"), key("standard deviation", linestyle=DASHED)], look)
     end_labels(ax, ends)
 
 
-def draw_ratio(ax: Axes, data: SnrData, *, log: bool | None) -> None:
+def draw_ratio(ax: Axes, data: SnrData, look: Look, *, log: bool | None) -> None:
     """The ratio, with a line at 1 where that is among the values."""
     ax.set_ylabel("mean / std")
-    ends = draw_lines(ax, data, data.ratio, log=log)
+    ends = draw_lines(ax, data, data.ratio, look, log=log, part="ratio")
     low, high = ax.get_ylim()
     if low < 1 < high:
         ax.axhline(1.0, color=FAINT, linewidth=0.7, linestyle=DOTTED, zorder=1)
     end_labels(ax, ends)
 
 
-def draw_lines(ax: Axes, data: SnrData, values: FloatArray, *, log: bool | None, linestyle: Any = "-") -> list[Label]:
-    """Lines on a logarithmic axis; zeros have no place there and are left out."""
-    names, colors = safe_names(data.layers, limit=18), layer_colors(len(data.layers))
-    step_axis(ax, data.times, log=log)
+def log_axis(ax: Axes) -> None:
+    """A logarithmic y axis with numbers as they are written; 2 and 5 are named where there is no decade."""
+
+    def between(value: float, _: int) -> str:
+        low, high = ax.get_ylim()
+        return f"{value:g}" if high < 10 * low and f"{value:e}"[0] in "25" else ""
+
     ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(FuncFormatter(between))
+
+
+def draw_lines(
+    ax: Axes,
+    data: SnrData,
+    values: FloatArray,
+    look: Look,
+    *,
+    log: bool | None,
+    part: str = "mean",
+    linestyle: Any = "-",
+) -> list[Label]:
+    """Lines on a logarithmic axis; zeros have no place there and are left out."""
+    step_axis(ax, data.times, log=log)
+    log_axis(ax)
     drawn = np.where((values > 0) & (values < 1e300), values, np.nan)
     ends = []
-    for i, layer in enumerate(data.layers):
-        ends += draw_line(ax, data.times, drawn[:, i], names[layer], colors[i], layer_marker(i), linestyle=linestyle)
+    for i, of in enumerate(layer_looks(ax, data.layers, look)):
+        ends += draw_line(ax, data.times, drawn[:, i], of, part=part, marked=True, linestyle=linestyle)
     return ends

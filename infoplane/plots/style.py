@@ -14,6 +14,8 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, SymLogNorm, to_rgb
+from matplotlib.font_manager import FontProperties
+from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
 from infoplane.core.errors import choices
@@ -23,7 +25,12 @@ FloatArray = npt.NDArray[np.float64]
 
 MM_PER_INCH = 25.4
 
-MARKERS: tuple[str, ...] = ("o", "s", "^", "D", "v", "P", "<", "X", ">", "p", "h", "*")
+# Twenty that can be open or filled; a tuple is a star of so many points, turned; a path is half a disc.
+MARKERS: tuple[Any, ...] = (
+    *("o", "s", "^", "D", "v", "P", "<", "X", ">", "p", "h", "*", "d"),
+    *((4, 1, 0), (4, 1, 45), (3, 1, 0), (3, 1, 180), (6, 1, 0)),
+    *(Path.wedge(0, 180), Path.wedge(180, 360)),
+)
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
 DOTTED, CHANCE = (0, (1, 2)), (0, (1, 1.5))
 """Lines of ceilings, and of what shuffled labels give."""
@@ -49,6 +56,7 @@ _BASE: Mapping[str, Any] = {
     "axes.labelcolor": INK,
     "axes.titlelocation": "left",
     "axes.unicode_minus": True,
+    "axes.formatter.useoffset": False,
     "xtick.color": INK,
     "ytick.color": INK,
     "text.color": INK,
@@ -97,9 +105,19 @@ def style_of(style: str) -> tuple[float, Mapping[str, Any]]:
     return STYLES[style]
 
 
-def small_size() -> float:
-    """Of captions and other remarks, in points."""
-    return float(mpl.rcParams["font.size"]) - 1.2
+def points_of(size: Any) -> float:
+    """The size of type of a setting, which may be a word such as "medium", in points."""
+    return float(FontProperties(size=size).get_size_in_points())
+
+
+LEAST_SIZE = 6.5
+"""Points: smaller type is not read on paper."""
+
+
+def small_size(less: float = 1.2) -> float:
+    """Of captions and other remarks, in points: `less` than the rest, but not too small to be read."""
+    size = float(mpl.rcParams["font.size"])
+    return max(size - less, min(size, LEAST_SIZE))
 
 
 def rc_context(settings: Any) -> contextlib.AbstractContextManager[None]:
@@ -112,9 +130,15 @@ def drawable(values: FloatArray) -> FloatArray:
     return np.where(np.abs(values) <= HUGE, values, np.nan)
 
 
-def step_colormap() -> Colormap:
-    """Viridis without its palest end, which thin lines on white lose; monotone in lightness, so also in grey."""
-    return LinearSegmentedColormap.from_list("infoplane_steps", list(VIRIDIS))
+def step_colormap(wanted: str | Colormap | None = None) -> Colormap:
+    """The map that is wanted, else viridis without its palest end, which thin lines on white lose."""
+    if isinstance(wanted, Colormap):
+        return wanted
+    if wanted is None:
+        return LinearSegmentedColormap.from_list("infoplane_steps", list(VIRIDIS))
+    if wanted not in mpl.colormaps:
+        raise ValueError(f"no colour map {wanted!r}; {choices(wanted, mpl.colormaps)}")
+    return mpl.colormaps[wanted]
 
 
 def spans_decades(steps: Sequence[float] | FloatArray) -> bool:
@@ -171,7 +195,7 @@ def text_color(color: Any) -> tuple[float, float, float]:
     return (r * dark, g * dark, b * dark)
 
 
-def layer_marker(index: int) -> str:
+def layer_marker(index: int) -> Any:
     return MARKERS[index % len(MARKERS)]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 from matplotlib.textpath import TextPath
 
@@ -48,8 +49,37 @@ def safe_names(names: Iterable[str], *, limit: int = 32, legend: bool = False) -
     return out
 
 
+def fitted_names(names: Iterable[str], width: float, size: float, *, most: int = 20) -> dict[str, str]:
+    """`safe_names` at most `width` points wide: in full, else without the parts that all share, else shortened."""
+    whole = list(dict.fromkeys(names))
+    tries = [(whole, most)] if all(len(name) <= most for name in whole) else []
+    tries += [(unshared(whole), limit) for limit in range(most, 5, -1)]
+    for shorter, limit in tries:
+        shown = dict(zip(whole, safe_names(shorter, limit=limit).values(), strict=True))
+        if max((text_width(text, size) for text in shown.values()), default=0.0) <= width:
+            break
+    return shown
+
+
+def unshared(names: Sequence[str]) -> list[str]:
+    """Dotted names without the parts that those of several parts share, but the last before they differ."""
+    parts = [name.split(".") for name in names]
+    several = [p for p in parts if len(p) > 1]
+    ahead, behind = (shared_ahead([p[::turn] for p in several]) for turn in (1, -1))
+    out = [".".join(p[max(ahead - 1, 0) : len(p) - behind] or p) if len(p) > 1 else p[0] for p in parts]
+    return out if len(set(out)) == len(set(names)) else list(names)
+
+
+def shared_ahead(parts: Sequence[Sequence[str]]) -> int:
+    """How many parts all begin with."""
+    equal = (len(set(column)) == 1 for column in zip(*parts, strict=False))
+    return sum(1 for _ in takewhile(bool, equal))
+
+
 def text_width(text: str, size: float) -> float:
-    """Width of one line in points, in the font now set."""
+    """Width in points of text of one or more lines, in the font now set."""
+    if "\n" in text:
+        return max(text_width(line, size) for line in text.split("\n"))
     if not text.strip():
         return 0.0
     x = TextPath((0, 0), text, size=size).vertices[:, 0]  # control points enclose the curves, within a per cent

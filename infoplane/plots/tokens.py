@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from infoplane.core.palette import layer_colors
 from infoplane.core.tokens import split_token, token_position
 from infoplane.plots._about import Shown, shown
 from infoplane.plots._artists import (
@@ -21,10 +20,11 @@ from infoplane.plots._artists import (
     key,
     legend,
     limits,
+    measured,
 )
-from infoplane.plots._figure import Options, canvas, keywords, selected
-from infoplane.plots.style import CHANCE, drawable, layer_line, layer_marker, number
-from infoplane.plots.text import safe_names
+from infoplane.plots._figure import Look, Options, canvas, keywords, panel_height, selected
+from infoplane.plots._layers import LayerLook, layer_looks, tag
+from infoplane.plots.style import CHANCE, drawable, number
 from infoplane.results import ResultTable
 from infoplane.results.summary import upper_fence
 from infoplane.results.views import Selection, choose
@@ -149,42 +149,43 @@ def tokens(
     """
     data = tokens_data(table, quantity, step=step, whisker=whisker, **selected(options))
     with canvas(ax, data.caption, options, aspect=0.55) as axes:
-        draw(axes, data)
+        draw(axes, data, options)
     return axes
 
 
-def draw(ax: Axes, data: TokensData) -> None:
+def draw(ax: Axes, data: TokensData, look: Look) -> None:
     """Axes, a line for each layer, and the legend."""
-    names = safe_names(data.layers, limit=18)
     drawn = [a.ravel() for a in (data.value, data.threshold, data.null) if a is not None]
-    ax.set_ylim(limits(np.concatenate(drawn), data.ceiling))
+    ax.set_ylim(limits(np.concatenate(drawn), data.ceiling, unit=data.unit))
     first, last = int(data.positions[0]), int(data.positions[-1])
     pad = 0.02 * (last - first) or 0.5
     ax.set_xlim(first - pad, last + pad)
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     ax.set_xlabel("token")
-    ax.set_ylabel(data.label)
+    ax.set_ylabel(measured(data.label, data.caption, look, panel_height(ax)))
     ends = []
-    for i, (layer, color) in enumerate(zip(data.layers, layer_colors(len(data.layers)), strict=True)):
-        ends += draw_layer(ax, data, i, names[layer], color)
+    for i, of in enumerate(layer_looks(ax, data.layers, look)):
+        ends += draw_layer(ax, data, i, of)
     draw_ceilings(ax, y=data.ceiling)
     keys = [key(f"Q₃ + {data.whisker:g} IQR", linewidth=0.7, linestyle=DASHED)]
     keys.append(key("above it", marker="o", linestyle="none"))
     if data.null is not None:
         keys.append(key("shuffled labels", linewidth=0.8, linestyle=CHANCE))
-    legend(ax, keys, 3)
+    legend(ax, keys, look)
     end_labels(ax, ends)
 
 
-def draw_layer(ax: Axes, data: TokensData, i: int, name: str, color: str) -> list[Label]:
+def draw_layer(ax: Axes, data: TokensData, i: int, of: LayerLook) -> list[Label]:
     """The line of one layer, its threshold, its null, and markers at the values above the threshold; its label."""
-    peak, line = data.peak[i], layer_line(i // 8 if len(data.layers) > 8 else 0)
-    end = draw_line(ax, data.positions, data.value[i], name, color, linestyle=line, linewidth=1.0)
+    peak, color = data.peak[i], of.color
+    end = draw_line(ax, data.positions, data.value[i], of, linewidth=1.0)
     if np.isfinite(data.threshold[i]):
-        ax.axhline(data.threshold[i], color=color, linewidth=0.7, linestyle=DASHED, alpha=0.7, zorder=1.6)
+        look: dict[str, Any] = {"linewidth": 0.7, "linestyle": DASHED, "alpha": 0.7, "zorder": 1.6}
+        tag(ax.axhline(data.threshold[i], color=color, **look), of.key, "threshold")
     if data.null is not None and end:
-        ax.plot(data.positions, data.null[i], color=color, linewidth=0.8, linestyle=CHANCE, zorder=2)
+        look = {"linewidth": 0.8, "linestyle": CHANCE, "zorder": 2}
+        tag(ax.plot(data.positions, data.null[i], color=color, **look), of.key, "null")
     if peak.any():
         x, y = data.positions[peak], data.value[i, peak]
-        ax.plot(x, y, linestyle="none", marker=layer_marker(i), color=color, zorder=4)
+        tag(ax.plot(x, y, linestyle="none", marker=of.marker, color=color, zorder=4), of.key, "points")
     return end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +36,28 @@ REMEDIES = {
 }
 """What to do about a flag."""
 _UNINTERESTING = frozenset({"seed", "null_draws", "null_seed", "prepared"})
+TECHNICAL: dict[str, object] = {
+    "dtype": "auto",
+    "n_draws": 8,
+    "target_scale": 0.1,
+    "rounding": "floor",
+    "top": "closed",
+    "low": "auto",
+    "quantile": "distinct",
+    "separate_saturated": False,
+    "per_unit": False,
+    "whole_run": False,
+    "standardize": True,
+    "corrected": True,
+    "shrinkage": "auto",
+    "epsilon": 1e-05,
+    "jitter": 0.0001,
+    "formula": "auto",
+    "metric": "euclidean",
+    "code_length": False,
+    "random_features": 0,
+}
+"""Settings that need no word while they have this value, their default: how a number is computed, not what it means."""
 PLANE = ("I(X;T)", "I(T;Y)")
 MOST_COLUMNS, MOST_LAYERS = 3, 12
 
@@ -81,7 +103,8 @@ def _quantities(rows: ResultTable) -> list[str]:
 
 def _head(rows: ResultTable, estimator: str, settings: str, subset: str, quantities: Sequence[str]) -> str:
     """`binning, n_bins = 30 (test), N = 300, steps 0 to 50; at most I(X;T) 8.23, I(T;Y) 3.32 bits`."""
-    words = ", ".join(map(printable, [estimator, *settings_words(settings)])) + (
+    looked = by_looking(rows, estimator, settings, dict.fromkeys(rows.run.tolist()))
+    words = ", ".join(map(printable, [estimator, *settings_words(settings), *looked])) + (
         "" if subset == "all" else f" ({printable(subset)})"
     )
     runs = len(set(rows.run.tolist()))
@@ -156,11 +179,25 @@ def _to_do(rows: ResultTable) -> Iterator[str]:
         yield f"{counts[worst]} of {len(rows)} values are {FLAG_WORDS[worst]}: {REMEDIES[worst]}"
 
 
+BY_LOOKING = "scale chosen by looking"
+
+
+def by_looking(table: ResultTable, estimator: str, settings: str, runs: Iterable[str] | None = None) -> list[str]:
+    """The words for a scale that advice on any of the runs (by default of the table) has picked; none for another."""
+    known = table.meta.get("runs", {})
+    for run in known if runs is None else runs:
+        for advice in known.get(run, {}).get("advice", ()):
+            for each in advice.get("settings", ()):
+                if each.get("estimator") == estimator and _same(str(each.get("config")), settings):
+                    return [BY_LOOKING]
+    return []
+
+
 def settings_words(settings: str) -> list[str]:
-    """The settings that change what a number means, as `n_bins = 30`; unset ones and seeds are left out."""
+    """The settings that change what a number means, as `n_bins = 30`; not unset ones, seeds, technical defaults."""
     out = []
     for name, value in json.loads(settings or "{}").items():
-        if value is None or value == [] or name in _UNINTERESTING:
+        if value is None or value == [] or name in _UNINTERESTING or (name, value) in TECHNICAL.items():
             continue
         if isinstance(value, list):
             value = "(" + ", ".join(f"{v:g}" if isinstance(v, int | float) else str(v) for v in value) + ")"

@@ -22,6 +22,7 @@ from infoplane.core.tokens import layer_matches, split_token, token_position
 from infoplane.core.units import BIT
 from infoplane.results._csv import by_value
 from infoplane.results.names import run_names, runs_called
+from infoplane.results.overview import by_looking as by_looking
 from infoplane.results.overview import settings_words as settings_words
 from infoplane.results.table import ResultTable
 from infoplane.results.trajectories import DataProcessing, Grid, groups

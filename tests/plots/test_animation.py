@@ -10,6 +10,7 @@ from PIL import Image, ImageSequence
 
 from infoplane import plots
 from infoplane.plots import animation
+from infoplane.plots._figure import DEFAULTS, Look
 from infoplane.plots.curves import chosen_metrics
 from infoplane.plots.plane import plane_data
 from infoplane.results.views import choose
@@ -91,7 +92,7 @@ def test_fewer_frames_are_said(table, tmp_path):
 @pytest.fixture(scope="module")
 def film(table):
     recorded = chosen_metrics(choose(table), True)
-    look = {"against": "step", "caption": True, "style": SMALL["style"], "width": None}
+    look = dict.fromkeys(Look.__annotations__) | {**DEFAULTS, "style": SMALL["style"]}
     return animation.Film(plane_data(table), recorded, look, log=None, dpi=SMALL["dpi"])
 
 

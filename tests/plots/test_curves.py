@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from infoplane import plots
+from infoplane.plots._layers import LayerLook
 from infoplane.plots.curves import curve_data, draw_band
 from infoplane.results import ResultTable, Row
 
@@ -142,9 +143,10 @@ def test_bands_are_interrupted_where_a_value_has_no_interval():
     """Value at five steps, the interval of the third empty: a band on either side, none across."""
     ax = Figure().subplots()
     low = np.array([0.0, 0.0, np.nan, 0.0, 0.0])
-    draw_band(ax, np.arange(5.0), low, low + 1, color="k")
+    of = LayerLook("act1", "act1", "k", "o", "-")
+    draw_band(ax, np.arange(5.0), low, low + 1, of, "band")
     (band,) = ax.collections
     spans = sorted((float(p.vertices[:, 0].min()), float(p.vertices[:, 0].max())) for p in band.get_paths())
     assert spans == [(0.0, 1.0), (3.0, 4.0)]
-    draw_band(ax, np.arange(5.0), np.full(5, np.nan), np.full(5, np.nan), color="k")
+    draw_band(ax, np.arange(5.0), np.full(5, np.nan), np.full(5, np.nan), of, "band")
     assert len(ax.collections) == 1

@@ -346,6 +346,7 @@ def test_panels_keep_their_room_under_long_captions(style):
 
 def test_help_shows_the_keywords_that_all_figures_share():
     shared = ["estimator", "settings", "run", "subset", "layers", "against", "caption", "style", "width"]
+    shared += ["title", "colors", "markers", "labels", "cmap", "legend", "colorbar"]
     assert list(inspect.signature(plots.plane).parameters) == ["table", "ax", "by", "log", *shared]
     assert inspect.signature(plots.plane).parameters["against"].default == "step"
     assert "run" not in inspect.signature(plots.compare).parameters

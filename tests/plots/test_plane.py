@@ -183,7 +183,7 @@ def test_trajectories_start_and_end_at_the_first_and_last_step(table):
         tuple(line.get_xydata()[0]) for line in ax.lines if line.get_marker() == "o" and len(line.get_xydata()) == 1
     }
     assert starts >= {(x, y) for x, y in zip(data.i_xt[0], data.i_ty[0], strict=True)}
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["first step", "last step"]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["first step", "last step", "saturated"]
 
 
 def test_arrows_point_along_the_path():
@@ -221,7 +221,8 @@ def test_own_axes_are_drawn_in_and_nothing_else_changes(table):
     left, right = figure.subplots(1, 2)
     assert plots.plane(table, ax=left) is left
     assert not right.has_data()
-    assert len(figure.axes) == 3  # and the colour bar
+    assert len(figure.axes) == 2
+    assert [bar.get_ylabel() for bar in left.child_axes] == ["step"]  # the colour bar goes where the axes go
 
 
 def test_a_hidden_caption_still_reaches_the_file(table, tmp_path):

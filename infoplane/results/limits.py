@@ -1,0 +1,61 @@
+"""How far an axis reaches: one rule for figures, animations and the report."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from infoplane.core.units import BIT
+
+FloatArray = npt.NDArray[np.float64]
+
+LEAST_BITS, LEAST_SHARE = 0.05, 0.02
+"""The least that an axis spans: so many bits, and this share of the ceiling (or of the largest value, without one)."""
+PAD, PAD_ABOVE = 0.05, 0.1
+"""Shares of the span that are left free below and above."""
+
+
+def axis_limits(values: FloatArray, ceiling: float | None = None, *, unit: str = BIT) -> tuple[float, float]:
+    """Limits that hold everything drawn, and the ceiling too where the values then still fill two fifths of the axis.
+
+    An axis spans at least the larger of 0.05 bit and 2 % of the ceiling, so that a fall of 2e-5 bit looks flat. An axis
+    that would begin near 0 begins at 0: what is lost is then seen against what there was.
+
+    Parameters
+    ----------
+    values : array of any shape
+        Everything that is drawn, bands too; what is not finite is left out.
+    ceiling : float, optional
+        The largest value the quantity can take.
+    unit : str
+        "bit" (the default) or that of the values.
+
+    Returns
+    -------
+    (float, float)
+    """
+    known = values[np.isfinite(values)]
+    top = None if ceiling is None or not math.isfinite(ceiling) else ceiling
+    if known.size:
+        low, high = float(known.min()), float(known.max())
+    else:
+        low, high = 0.0, 1.0 if top is None else top
+    if 0 < low < 0.25 * high:
+        low = 0.0
+    if top is not None and top > high and high - low >= 0.4 * (top - low):
+        high = top
+    low, high = widened(low, high, top, unit=unit)
+    span = high - low
+    return low - PAD * span, high + PAD_ABOVE * span
+
+
+def widened(low: float, high: float, ceiling: float | None = None, *, unit: str = BIT) -> tuple[float, float]:
+    """The two, moved apart to the least span where they are nearer; what cannot be negative gets no room below 0."""
+    largest = max(abs(low), abs(high)) or 1.0
+    least = max(LEAST_SHARE * (largest if ceiling is None else ceiling), LEAST_BITS if unit == BIT else 0.0)
+    if high - low >= least:
+        return low, high
+    low = 0.0 if low >= 0 and low + high < least else (low + high - least) / 2
+    return low, low + least

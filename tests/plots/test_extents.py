@@ -1,0 +1,94 @@
+"""Every figure in every style: its axes keep three fifths of the width, no text is cut, none is too small."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+import synthetic
+from matplotlib.text import Text
+
+from infoplane import plots
+from infoplane.results import ResultTable
+
+STEPS = [0, 1, 3, 10, 30, 100, 1000]
+STYLES = ("column", "page", "screen")
+SLACK = 0.75
+"""Points by which a glyph may stand out of the box that its font states."""
+
+
+@functools.cache
+def table(kind: str, count: int) -> ResultTable:
+    """`count` layers with names as long as those of a transformer; several runs where the figure takes them."""
+    count += kind == "dpi" and count == 1  # a share of neighbours needs two
+    layers = tuple(f"encoder.layer.{i}.output" for i in range(count))
+    runs = ("seed-0", "seed-1", "seed-2") if kind in ("compare", "compression") else ("seed-0",)
+    rows = []
+    for seed, run in enumerate(runs):
+        rows += synthetic.layer_rows(run=run, layers=layers, steps=STEPS, seed=seed, estimator="kde", bounds=True)
+        rows += synthetic.metric_rows(run=run, steps=STEPS, layers=layers)
+    if kind == "tokens":
+        rows = [
+            row._replace(layer=f"{row.layer}[token={p}]", value=row.value * (1 + p / 9))
+            for row, p in itertools.product(rows, range(5))
+            if row.step == 1000 and row.layer and row.estimator == "kde"
+        ]
+    return ResultTable.from_rows(rows, synthetic.about_runs(*runs, layers=layers))
+
+
+@pytest.fixture(autouse=True)
+def written(monkeypatch) -> list[Text]:
+    """The texts that are really drawn: Matplotlib keeps others, such as labels of ticks beyond the limits."""
+    seen: list[Text] = []
+    draw = Text.draw
+
+    def noted(self, renderer):
+        if self.get_visible() and self.get_text().strip() and self.get_alpha() != 0:
+            seen.append(self)
+        return draw(self, renderer)
+
+    monkeypatch.setattr(Text, "draw", noted)
+    return seen
+
+
+def check(ax, written, style: str, share: float = 0.6) -> None:
+    """The promises, measured on the laid-out figure."""
+    figure = ax.figure
+    written.clear()
+    figure.draw_without_rendering()
+    panels = [a for a in figure.axes if a.get_visible() and not hasattr(a, "_colorbar")]
+    boxes = np.array([a.get_position().extents for a in panels])
+    first = boxes[np.isclose(boxes[:, 1], boxes[0, 1])]  # the panels of the first row
+    assert (first[:, 2] - first[:, 0]).sum() >= share * (1 if len(first) == 1 else 0.9), "the axes are too narrow"
+    slack = SLACK * figure.dpi / 72
+    for text in dict.fromkeys(written):
+        box = text.get_window_extent()
+        low, high = np.min([box.x0, box.y0]), np.max([box.x1 - figure.bbox.x1, box.y1 - figure.bbox.y1])
+        assert low >= -slack, f"{text.get_text()!r} is cut"
+        assert high <= slack, f"{text.get_text()!r} is cut"
+        if style == "column":
+            assert text.get_fontsize() >= 6.5, f"{text.get_text()!r} has {text.get_fontsize()} points"
+
+
+def drawn(kind: str, style: str, count: int, metrics: bool = False):
+    options = {"metrics": True} if metrics else {}
+    return plots.FIGURES[kind](table(kind, count), style=style, **options)
+
+
+EVERY = [(kind, False) for kind in plots.FIGURES] + [("curves", True)]
+
+
+@pytest.mark.parametrize(("kind", "metrics"), EVERY)
+@pytest.mark.parametrize(("style", "count"), [("column", 12), ("column", 1)])
+def test_nothing_is_squeezed_or_cut(kind, metrics, style, count, written):
+    check(drawn(kind, style, count, metrics), written, style)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "metrics"), EVERY)
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("count", range(1, 13))
+def test_nothing_is_squeezed_or_cut_on_the_whole_grid(kind, metrics, style, count, written):
+    check(drawn(kind, style, count, metrics), written, style)
