@@ -2,5 +2,6 @@
 
 `infoplane.integrations.lightning`, `.transformers` and `.accelerate` each need the library of that name, as
 `pip install 'infoplane[lightning]'` or `'infoplane[hf]'` brings it; nothing is
-imported before they are. `.tensorboard` takes the writer that the user has.
+imported before they are. `.tensorboard` and `.figures` take the writer, or the run of Weights & Biases,
+that the user has.
 """

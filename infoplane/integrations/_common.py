@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from infoplane.hooks import Recorder
+from infoplane.integrations.figures import with_figures
 
 By = Literal["epoch", "step"]
+Figures = Mapping[str, Callable[[Any], Any]]
 
 
 class Recording:
@@ -19,16 +21,36 @@ class Recording:
 
     recorder: Recorder | None = None
 
-    def __init__(self, probe: Any, run: str | Path | None, by: str, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        probe: Any,
+        run: str | Path | None,
+        by: str,
+        figures: Figures | None,
+        loggers: Any,
+        options: dict[str, Any],
+    ) -> None:
         super().__init__()
         if by not in ("epoch", "step"):
             raise ValueError(f"by must be 'epoch' or 'step', got {by!r}")
         self._probe, self._run, self._by, self._options = probe, run, by, options
+        self._figures, self._given = figures, loggers
 
-    def _start(self, model: nn.Module, precision: str, *, resume: bool) -> None:
+    def _start(self, model: nn.Module, precision: str, *, resume: bool, total: float | None) -> None:
         """Record `model`; a training that goes on from a checkpoint resumes the run, unless the user says not to."""
-        options = {"autocast": autocast_of(precision)} | ({"resume": True} if resume else {}) | self._options
+        known = {"autocast": autocast_of(precision), "total": whole(total)} | ({"resume": True} if resume else {})
+        options = known | self._options
+        if self._figures is not None:
+            options["sinks"] = with_figures(options.get("sinks", ()), self._figures, self._loggers())
         self.recorder = Recorder(model, self._probe, self._run, **options).start()
+
+    def _loggers(self) -> Iterable[Any]:
+        """Where figures go: what the user gave, else what the training has."""
+        given = self._given
+        return self._found() if given is None else given if isinstance(given, list | tuple) else [given]
+
+    def _found(self) -> Iterable[Any]:
+        raise NotImplementedError
 
     def _flush(self, *event: Any, **details: Any) -> None:
         if self.recorder is not None and self.recorder.is_open:
@@ -37,6 +59,11 @@ class Recording:
     def on_train_end(self, *event: Any, **details: Any) -> None:
         if self.recorder is not None:
             self.recorder.close()
+
+
+def whole(total: float | None) -> int | None:
+    """The number of steps that a trainer names, None where it does not know: None, -1 or infinity."""
+    return int(total) if total is not None and 0 < total < float("inf") else None
 
 
 def only_numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from infoplane.hooks import Recorder
-from infoplane.integrations._common import autocast_of
+from infoplane.integrations._common import Figures, autocast_of
+from infoplane.integrations.figures import with_figures
 
 try:
     from accelerate import Accelerator
@@ -17,7 +18,13 @@ except ImportError as error:
 
 
 def recorder(
-    accelerator: Accelerator, model: nn.Module, probe: Any, run: str | Path | None = None, **options: Any
+    accelerator: Accelerator,
+    model: nn.Module,
+    probe: Any,
+    run: str | Path | None = None,
+    *,
+    figures: Figures | None = None,
+    **options: Any,
 ) -> Recorder:
     """A Recorder for a model that `accelerator.prepare` returned.
 
@@ -29,7 +36,13 @@ def recorder(
     ----------
     accelerator : accelerate.Accelerator
     model, probe, run, **options
-        As in Recorder; `autocast` is the accelerator's unless given.
+        As in Recorder; `autocast` is the accelerator's unless given. The loop is yours, so `total` is, too.
+    figures : mapping from name to function of a results table, optional
+        As `{"plane": infoplane.plots.plane}`, with `sinks=[infoplane.live(...)]`: drawn as it trains and shown by the
+        TensorBoard and Weights & Biases trackers of the accelerator (`log_with=`, after `init_trackers`).
     """
     options = {"autocast": autocast_of(str(accelerator.mixed_precision)), **options}
+    if figures is not None:
+        trackers = [tracker.tracker for tracker in accelerator.trackers]
+        options["sinks"] = with_figures(options.get("sinks", ()), figures, trackers)
     return Recorder(accelerator.unwrap_model(model), probe, run, **options)

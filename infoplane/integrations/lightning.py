@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from infoplane.integrations._common import By, Recording, only_numbers
+from infoplane.integrations._common import By, Figures, Recording, only_numbers
 
 try:
     import lightning.pytorch as pl
@@ -28,8 +28,14 @@ class RecorderCallback(Recording, pl.Callback):  # type: ignore[misc,unused-igno
         Whether the schedule counts completed epochs or optimizer steps (`trainer.global_step`).
     module : str
         Submodule of the LightningModule to record, by name; all of it by default, run by its `forward`.
+    figures : mapping from name to function of a results table, optional
+        As `{"plane": infoplane.plots.plane}`, with `sinks=[infoplane.live(...)]`: drawn as it trains and shown by the
+        loggers, see `infoplane.integrations.figures.FigureLog`.
+    loggers : SummaryWriter, wandb run, or several of them, optional
+        Where figures go; by default the TensorBoard and Weights & Biases loggers of the Trainer.
     **options
-        Further arguments of Recorder. `autocast` is the trainer's mixed precision unless given.
+        Further arguments of Recorder. `total`, for the size plan, is the trainer's unless given.
+        `autocast` is the trainer's mixed precision unless given.
 
     Attributes
     ----------
@@ -38,14 +44,27 @@ class RecorderCallback(Recording, pl.Callback):  # type: ignore[misc,unused-igno
     """
 
     def __init__(
-        self, probe: Any, run: str | Path | None = None, *, by: By = "epoch", module: str = "", **options: Any
+        self,
+        probe: Any,
+        run: str | Path | None = None,
+        *,
+        by: By = "epoch",
+        module: str = "",
+        figures: Figures | None = None,
+        loggers: Any = None,
+        **options: Any,
     ) -> None:
-        super().__init__(probe, run, by, options)
+        super().__init__(probe, run, by, figures, loggers, options)
         self._module = module
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         model = pl_module.get_submodule(self._module)
-        self._start(model, str(trainer.precision), resume=trainer.ckpt_path is not None)
+        self._trainer = trainer
+        total = trainer.max_epochs if self._by == "epoch" else trainer.estimated_stepping_batches
+        self._start(model, str(trainer.precision), resume=trainer.ckpt_path is not None, total=total)
+
+    def _found(self) -> list[Any]:
+        return [logger.experiment for logger in self._trainer.loggers]
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if self._by == "epoch":

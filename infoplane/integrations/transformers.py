@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
-from infoplane.integrations._common import By, Recording, only_numbers
+from infoplane.integrations._common import By, Figures, Recording, only_numbers
 
 try:
     from transformers import TrainerCallback
@@ -29,8 +30,14 @@ class RecorderCallback(Recording, TrainerCallback):  # type: ignore[misc,unused-
     run : path
     by : "step" or "epoch"
         Whether the schedule counts optimizer steps (`state.global_step`) or completed epochs.
+    figures : mapping from name to function of a results table, optional
+        As `{"plane": infoplane.plots.plane}`, with `sinks=[infoplane.live(...)]`: drawn as it trains and shown by the
+        loggers, see `infoplane.integrations.figures.FigureLog`.
+    loggers : SummaryWriter, wandb run, or several of them, optional
+        Where figures go; by default the active run of Weights & Biases (`report_to="wandb"`).
     **options
-        Further arguments of Recorder. `autocast` is that of `TrainingArguments(bf16=..., fp16=...)` unless given:
+        Further arguments of Recorder. `total`, for the size plan, is the trainer's unless given.
+        `autocast` is that of `TrainingArguments(bf16=..., fp16=...)` unless given:
         callbacks run outside the Trainer's own.
 
     Attributes
@@ -39,13 +46,27 @@ class RecorderCallback(Recording, TrainerCallback):  # type: ignore[misc,unused-
         The recorder of the training.
     """
 
-    def __init__(self, probe: Any, run: str | Path | None = None, *, by: By = "step", **options: Any) -> None:
-        super().__init__(probe, run, by, options)
+    def __init__(
+        self,
+        probe: Any,
+        run: str | Path | None = None,
+        *,
+        by: By = "step",
+        figures: Figures | None = None,
+        loggers: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(probe, run, by, figures, loggers, options)
         self._logged: dict[str, float] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         mixed = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
-        self._start(model, mixed, resume=state.global_step > 0)
+        total = state.max_steps if self._by == "step" else state.num_train_epochs
+        self._start(model, mixed, resume=state.global_step > 0, total=total)
+
+    def _found(self) -> list[Any]:
+        active = getattr(sys.modules.get("wandb"), "run", None)
+        return [] if active is None else [active]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         self._logged |= only_numbers(logs or {})

@@ -52,8 +52,9 @@ def fit(tmp_path, callbacks, module=None, ckpt=None, epochs=3, **options):
     torch.manual_seed(1)
     module = module or Module()
     loader = DataLoader(TensorDataset(X, Y), batch_size=16, shuffle=True)
+    options = {"logger": False, **options}
     trainer = pl.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        max_epochs=epochs, accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=callbacks, default_root_dir=tmp_path, **options,
     )  # fmt: skip
     trainer.fit(module, loader, DataLoader(TensorDataset(X, Y), batch_size=32), ckpt_path=ckpt)
@@ -120,3 +121,27 @@ def test_a_checkpoint_knows_no_more_than_the_run(tmp_path):
 def test_bad_by():
     with pytest.raises(ValueError, match="by must be 'epoch' or 'step', got 'batch'"):
         callback("a", by="batch")
+
+
+@pytest.mark.parametrize(("by", "snapshots"), [("epoch", 4), ("step", 13)])
+def test_the_size_plan_knows_the_steps(tmp_path, capsys, by, snapshots):
+    fit(tmp_path, [callback(tmp_path / "a", by=by, quiet=False)])
+    assert f"; {snapshots} snapshots: " in capsys.readouterr().err
+
+
+def test_figures_go_to_the_loggers_of_the_trainer(tmp_path):
+    pytest.importorskip("tensorboard")
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    figures = {"plane": infoplane.plots.plane}
+    recording = callback(tmp_path / "a", sinks=[infoplane.live("kde")], figures=figures)
+    loggers = [CSVLogger(tmp_path), TensorBoardLogger(tmp_path, "tb")]
+    fit(tmp_path, [recording], logger=loggers)
+    events = EventAccumulator(loggers[1].log_dir)
+    events.Reload()
+    assert [image.step for image in events.Images("plane")] == [0, 3]
+    with pytest.raises(ValueError, match="figures need a logger"):
+        fit(tmp_path, [callback(tmp_path / "b", sinks=[infoplane.live("kde")], figures=figures)], logger=loggers[:1])
+    with pytest.raises(ValueError, match=r"what one live estimation finds, got 0; pass sinks=\[live"):
+        fit(tmp_path, [callback(tmp_path / "c", figures=figures)], logger=loggers)

@@ -154,3 +154,46 @@ def test_accelerate(tmp_path, mixed):
     store = infoplane.open_run(tmp_path / "a")
     assert store.steps() == [0, 1, 2]
     assert store.layer("0").dtype == ("float32" if mixed == "no" else "bfloat16")
+
+
+@pytest.mark.parametrize(("by", "snapshots"), [("step", 4), ("epoch", 3)])
+def test_the_size_plan_knows_the_steps(tmp_path, capsys, by, snapshots):
+    train(tmp_path, bert(), [callback(tmp_path / "a", by=by, schedule=every(2 if by == "step" else 1), quiet=False)])
+    assert f"; {snapshots} snapshots: " in capsys.readouterr().err
+
+
+class Images:
+    def __init__(self):
+        self.steps = []
+
+    def add_image(self, tag, image, step, dataformats):
+        self.steps.append((tag, step))
+
+
+def test_figures_go_to_a_writer(tmp_path):
+    writer, figures = Images(), {"plane": infoplane.plots.plane}
+    options = {"sinks": [infoplane.live("kde")], "reduce": {"bert.**": "mean"}, "figures": figures}
+    train(tmp_path, bert(), [callback(tmp_path / "a", loggers=writer, **options)])
+    assert writer.steps == [("plane", 0), ("plane", 6)]
+    with pytest.raises(ValueError, match="figures need a logger"):
+        train(tmp_path, bert(), [callback(tmp_path / "b", **options)])
+
+
+def test_accelerate_gives_figures_to_its_trackers(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from infoplane.integrations.accelerate import recorder
+
+    accelerate.state.AcceleratorState._reset_state(True)
+    accelerator = accelerate.Accelerator(cpu=True, log_with="tensorboard", project_dir=tmp_path)
+    accelerator.init_trackers("tb")
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    model = accelerator.prepare(nn.Sequential(nn.Linear(6, 3), nn.Tanh(), nn.Linear(3, 2)))
+    options = {"sinks": [infoplane.live("kde")], "figures": {"plane": infoplane.plots.plane}, "total": 1}
+    with recorder(accelerator, model, (x, (x[:, 0] > 0).long()), tmp_path / "a", **options) as rec:
+        rec.snapshot(1)
+    accelerator.end_training()
+    events = EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    assert [image.step for image in events.Images("plane")] == [0, 1]
