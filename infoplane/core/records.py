@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
@@ -159,7 +160,9 @@ class Probe:
     part : (N,) int64, index into `part_names`
         Which probe set a row belongs to ("train", "test", ...); one part named "all" by default.
     inputs : (N, features) array or None
-        The flattened inputs where they were kept.
+        The flattened inputs where they were kept; several inputs of a model lie side by side.
+    input_shapes : tuple of shapes
+        What one row of each input of the model was before, `((1, 28, 28),)`; empty where that is not known.
     label_names : tuple of str
         Names of the classes, or empty.
     """
@@ -172,10 +175,27 @@ class Probe:
     part_names: tuple[str, ...] = ("all",)
     inputs: npt.NDArray[Any] | None = None
     label_names: tuple[str, ...] = ()
+    input_shapes: tuple[tuple[int, ...], ...] = ()
 
     @property
     def samples(self) -> int:
         return len(self.sample_ids)
+
+    def shaped_inputs(self) -> list[npt.NDArray[Any]]:
+        """The inputs of the model as it takes them, `(N, *shape)` each; one flat array where the shapes are not known.
+
+        Raises
+        ------
+        ValueError
+            If the inputs were not kept.
+        """
+        if self.inputs is None:
+            raise ValueError("the probe's inputs were not kept")
+        if not self.input_shapes:
+            return [self.inputs]
+        sizes = [math.prod(shape) for shape in self.input_shapes]
+        columns = np.split(self.inputs, np.cumsum(sizes)[:-1], axis=1)
+        return [c.reshape(len(c), *shape) for c, shape in zip(columns, self.input_shapes, strict=True)]
 
     @property
     def target(self) -> Literal["discrete", "continuous"]:

@@ -136,6 +136,7 @@ def as_probe_set(
         part_names=names,
         inputs=None if kept is None else kept[rows],
         label_names=tuple(str(s) for s in label_names),
+        input_shapes=tuple(tuple(t.shape[1:]) for t in inputs.tensors),
     )
     return ProbeSet(inputs=inputs, record=record, passes=again)
 

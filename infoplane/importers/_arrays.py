@@ -93,6 +93,7 @@ def from_arrays(
         part=part,
         part_names=names,
         inputs=x,
+        input_shapes=() if inputs is None else (np.shape(inputs)[1:],),
         label_names=tuple(str(s) for s in label_names),
     )
     layers = _layers(taken, roles or {}, samples)

@@ -105,6 +105,15 @@ def get_strings(data: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return tuple(_get_list(data, key, lambda item: isinstance(item, str), "strings"))
 
 
+def get_shapes(data: Mapping[str, Any], key: str) -> tuple[tuple[int, ...], ...]:
+    """A list of lists of sizes; empty where there is no such field."""
+
+    def fits(shape: Any) -> bool:
+        return isinstance(shape, list) and all(type(n) is int and 0 <= n <= MAX_STEP for n in shape)
+
+    return tuple(map(tuple, _get_list(data, key, fits, "shapes"))) if key in data else ()
+
+
 def _get_list(data: Mapping[str, Any], key: str, fits: Callable[[Any], bool], what: str) -> list[Any]:
     value = get(data, key, list)
     if not all(map(fits, value)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,7 +18,7 @@ from infoplane.core.records import IntArray, Layer, Probe, Snapshot
 from infoplane.core.strict import canonical_json
 from infoplane.core.text import printable
 from infoplane.store import _h5
-from infoplane.store._records import ShardMeta, check_version, get_hex, get_strings, load_json
+from infoplane.store._records import ShardMeta, check_version, get_hex, get_shapes, get_strings, load_json
 from infoplane.store.layout import (
     ARRAY_DTYPES,
     FORMAT_VERSION,
@@ -353,6 +354,10 @@ def check_probe(probe: Probe) -> None:
         )
     if probe.inputs is not None and len(probe.inputs) != n:
         raise ValueError(f"probe.inputs must have {n} rows, got shape {probe.inputs.shape}")
+    if probe.inputs is not None and probe.input_shapes:
+        width = sum(math.prod(shape) for shape in probe.input_shapes)
+        if probe.inputs.shape[1:] != (width,):
+            raise ValueError(f"probe.input_shapes make {width} values a row, got inputs of shape {probe.inputs.shape}")
 
 
 def encode_probe(probe: Probe, run_id: str) -> Iterator[memoryview]:
@@ -365,6 +370,9 @@ def encode_probe(probe: Probe, run_id: str) -> Iterator[memoryview]:
         "label_names": list(probe.label_names),
         "inputs_digest": inputs_digest(probe),
     }
+    if probe.input_shapes:
+        # Beside the digests, which are those of runs without it: such a run can be resumed.
+        meta["input_shapes"] = [list(shape) for shape in probe.input_shapes]
     index = {"meta": np.frombuffer(canonical_json(meta, "probe names"), np.uint8), **_probe_arrays(probe)}
     acts = {}
     if probe.inputs is not None:
@@ -396,7 +404,7 @@ def decode_probe(fd: int, run_id: str) -> tuple[Probe, str]:
         inputs = read_array(fd, extents[INPUTS])
     values: dict[str, Any] = {name: arrays[name] for name in PROBE_INDEX[1:]}
     values |= {name: get_strings(raw, name) for name in ("part_names", "label_names")}
-    probe = Probe(inputs=inputs, **values)
+    probe = Probe(inputs=inputs, input_shapes=get_shapes(raw, "input_shapes"), **values)
     try:
         check_probe(probe)
     except ValueError as error:

@@ -163,3 +163,15 @@ def test_large_inputs_leave_only_their_ids(monkeypatch):
     assert as_probe_set((X, Y)).record.inputs is None
     monkeypatch.setattr("infoplane.hooks.probe.KEPT_INPUT_BYTES", 6 * 3 * 4)
     assert as_probe_set((X, Y)).record.inputs is not None
+
+
+def test_the_inputs_come_back_in_their_shapes():
+    images, tokens = torch.randn(5, 1, 2, 3), torch.arange(20).reshape(5, 4)
+    record = as_probe_set({"a": (images[:2], [0, 1]), "b": (images[2:], [0, 1, 0])}).record
+    (found,) = record.shaped_inputs()
+    np.testing.assert_array_equal(found, images.numpy())
+    record = as_probe_set(({"x": images, "ids": tokens}, [0, 1] * 2 + [0]), repeats=(2, 1)).record
+    assert record.input_shapes == ((1, 2, 3), (4,))
+    found = record.shaped_inputs()
+    assert [a.shape for a in found] == [(7, 1, 2, 3), (7, 4)]
+    np.testing.assert_array_equal(found[1][5:], tokens[:2].numpy())

@@ -26,7 +26,8 @@ from store_cases import (
 )
 
 from infoplane.core import Layer, Noise, StoreError
-from infoplane.store import ActivationStore, Problem, StoreWriter, open_run
+from infoplane.core.strict import canonical_json
+from infoplane.store import ActivationStore, Problem, StoreWriter, _shard, open_run
 from infoplane.store.layout import ARRAY_DTYPES, count_nonfinite, cut_ranges, row_ranges
 
 
@@ -130,6 +131,42 @@ def test_inputs_beyond_the_limit_are_left_out_but_still_identify_the_probe(tmp_p
     writer(tmp_path / "run", resume=True).close()
     with pytest.raises(StoreError, match=r"another probe: digest [0-9a-f]{32} there, [0-9a-f]{32} now"):
         writer(tmp_path / "run", resume=True, probe=probe(inputs=np.zeros((SAMPLES, 4), np.float32)))
+
+
+SHAPES = ((2, 1), (), (1,))
+
+
+def test_the_shapes_of_inputs_come_back(tmp_path):
+    writer(tmp_path / "run", probe=probe(input_shapes=SHAPES)).close()
+    found = open_run(tmp_path / "run").probe
+    assert found.input_shapes == SHAPES
+    assert [a.shape for a in found.shaped_inputs()] == [(SAMPLES, *shape) for shape in SHAPES]
+    assert np.array_equal(found.shaped_inputs()[0].reshape(SAMPLES, 2), found.inputs[:, :2])
+    assert np.array_equal(found.shaped_inputs()[2], found.inputs[:, 3:])
+    (flat,) = probe().shaped_inputs()
+    assert np.array_equal(flat, probe().inputs)
+    with pytest.raises(ValueError, match="the probe's inputs were not kept"):
+        probe(inputs=None, input_shapes=SHAPES).shaped_inputs()
+
+
+@pytest.mark.parametrize(("first", "then"), [((), SHAPES), (SHAPES, ()), (SHAPES, SHAPES)])
+def test_a_run_without_shapes_of_inputs_is_resumed(tmp_path, first, then):
+    writer(tmp_path / "run", probe=probe(input_shapes=first)).close()
+    writer(tmp_path / "run", probe=probe(input_shapes=then), resume=True).close()
+    assert open_run(tmp_path / "run").probe.input_shapes == first
+
+
+@pytest.mark.parametrize("shapes", [[[3]], [[-4]], [[4.0]], [4], {"x": [4]}, [["4"]], [[True, 4]], None])
+def test_shapes_that_do_not_fit_are_refused(tmp_path, shapes, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(_shard, "canonical_json", lambda value, *rest: canonical_json(_with(value, shapes), *rest))
+        writer(tmp_path / "run").close()
+    with pytest.raises(StoreError, match="input_shapes"):
+        open_run(tmp_path / "run")
+
+
+def _with(value, shapes):
+    return value | {"input_shapes": shapes} if isinstance(value, dict) and value.get("kind") == "probe" else value
 
 
 def test_layers_keep_all_their_fields(tmp_path):
