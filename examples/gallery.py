@@ -66,6 +66,8 @@ ENTRIES = (
           "plots.heatmap(table, run=table.run[0])"),
     Entry("tokens", "one quantity along the tokens of a sequence, with the positions that stand out",
           ("e14_character_transformer/runs/inside/results.csv",), "plots.tokens(table)"),
+    Entry("sensitivity", "what depends on the number of bins: a line for each layer, its null dotted", DIGITS,
+          'plots.sensitivity(table, estimator="binning")'),
     Entry("snr", "gradients on the digits: mean, spread and their ratio for each layer", DIGITS,
           "plots.snr(table)"),
     Entry("dpi", "how often I(X;T) rises from one layer to the next, for each estimator", E02, "plots.dpi(table)"),
@@ -108,7 +110,7 @@ def main() -> None:
 
 
 def digits(run: Path) -> None:
-    """The one run that no example makes: gradient moments while a small network learns the digits."""
+    """The one run that no example makes: gradient moments of a network on the digits, its last step in bins."""
     shutil.rmtree(run, ignore_errors=True)
     torch.manual_seed(0)
     x, y = map(torch.from_numpy, infoplane.datasets.digits())
@@ -124,7 +126,8 @@ def digits(run: Path) -> None:
                 nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
                 optimizer.step()
             recorder.snapshot(epoch)
-    infoplane.analyze(run, "adaptive:null_draws=0", progress=False)
+    bins = [f"binning:n_bins={n}" for n in (2, 3, 4, 6, 8, 12, 20, 30)]
+    infoplane.analyze(run, bins, steps=[300], progress=False)
 
 
 def report(browser: str, out: Path, folder: Path) -> list[str]:

@@ -18,6 +18,7 @@ from infoplane.plots.heatmap import heatmap, heatmap_data
 from infoplane.plots.null import null, null_data
 from infoplane.plots.plane import plane, plane_data
 from infoplane.plots.plane_grid import plane_grid, plane_grid_data
+from infoplane.plots.sensitivity import sensitivity, sensitivity_data
 from infoplane.plots.snr import snr, snr_data
 from infoplane.plots.text import safe_text
 from infoplane.plots.tokens import tokens, tokens_data
@@ -46,6 +47,8 @@ __all__ = [
     "recolor",
     "safe_text",
     "save",
+    "sensitivity",
+    "sensitivity_data",
     "snr",
     "snr_data",
     "tokens",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,11 @@ from infoplane.results.losses import loss_words, losses
 from infoplane.results.trajectories import Grid
 from infoplane.results.views import Series, by_looking, settings_words
 
-LONG_LABEL, MOST_HIDDEN = 30, 3
+LONG_LABEL, MOST_HIDDEN, MOST_NAMED = 30, 3, 2
+
+
+COUNT = re.compile(r"(?<![\w.=-])\d[\d\u202f]*(?:\.\d+)?(?![\w.-])")
+"""A number in a caption that is no part of a name."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -93,6 +98,27 @@ def lost_words(table: ResultTable, runs: Iterable[str]) -> list[str]:
     """Names what is missing or damaged in the runs and layers of a figure."""
     found = losses(table, list(runs), set(table["layer"].tolist()))
     return [safe_text(words, limit=300) for words in loss_words(found)]
+
+
+def merged(captions: Mapping[str, Sequence[str]]) -> list[str]:
+    """One caption for several panels: what they say alike once, counts as their range, the rest with its panels."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for panel, parts in captions.items():
+        for part in parts:
+            found.setdefault(COUNT.sub("{}", part.replace("{", "{{").replace("}", "}}")), {})[panel] = COUNT.findall(
+                part
+            )
+    out = []
+    for words, counts in found.items():
+        ends = [sorted(set(column), key=_value) for column in zip(*counts.values(), strict=True)]
+        text = words.format(*(known[0] if len(known) == 1 else f"{known[0]} to {known[-1]}" for known in ends))
+        where = ", ".join(counts) if len(counts) <= MOST_NAMED else f"{len(counts)} of {len(captions)} panels"
+        out.append(text if len(counts) == len(captions) else f"{text} ({where})")
+    return out
+
+
+def _value(count: str) -> float:
+    return float(count.replace("\u202f", ""))
 
 
 def doubtful(flagged: int, of: int, name: str, mark: str) -> list[str]:

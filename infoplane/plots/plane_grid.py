@@ -11,12 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from infoplane.plots._about import merged
 from infoplane.plots._artists import direct_labels, step_colorbar
 from infoplane.plots._figure import Look, Options, add_caption, figure_canvas, keep_tick_style, keywords, selected
 from infoplane.plots._layers import LayerLook, layer_looks
 from infoplane.plots.plane import PlaneData, draw_steps, frame, only_layers, plane_data
-from infoplane.plots.style import FAINT, INK, small_size, step_colormap, step_norm
-from infoplane.plots.text import safe_names, wrap
+from infoplane.plots.style import INK, step_colormap, step_norm
+from infoplane.plots.text import safe_names
 from infoplane.results import ResultTable, run_names
 from infoplane.results.views import Selection, options
 
@@ -87,10 +88,10 @@ def plane_grid(
     planes = list(panels.values())
     times = np.concatenate([p.times for p in planes])
     norm = step_norm(times, log)
-    titles, own, shared = panel_texts(panels, by)
+    titles, caption = panel_texts(panels, by)
     everywhere = list(dict.fromkeys(layer for p in planes for layer in p.layers))
     with figure_canvas(options, aspect=aspect) as figure:
-        axes = titled_panels(figure, titles, own, across)
+        axes = titled_panels(figure, titles, across)
         for i, (ax, data) in enumerate(zip(axes, planes, strict=True)):
             frame(ax, planes, options, named=i == 0)
             ax.locator_params(axis="both", nbins=4)
@@ -98,7 +99,8 @@ def plane_grid(
                 ax.set_ylabel("")
             if i + across < len(panels):
                 ax.set_xlabel("")
-            else:
+            elif i < len(panels) - (len(panels) % across or across):
+                ax.set_xlabel("")  # it would stand in the row below
                 ax.tick_params(labelbottom=True)
             if by == "layer":
                 draw_path(ax, data, norm, options)
@@ -106,34 +108,27 @@ def plane_grid(
             draw_steps(ax, data, norm, looks, options, crowd=0.7 if by == "layer" else 0.65)
             keep_tick_style(ax)
         step_colorbar(axes, norm, times, options, options["against"], aspect=35)
-        add_caption(axes[0], shared, own=True, shown=options["caption"])
+        add_caption(axes[0], caption, own=True, shown=options["caption"])
         if by != "layer":
             for ax, data in zip(axes, planes, strict=True):
                 name_ends(ax, data, looks_of(ax, data, everywhere, options))
     return axes[0]
 
 
-def titled_panels(figure: Figure, titles: Sequence[str], own: Sequence[Sequence[str]], across: int) -> list[Axes]:
-    """Panels with their titles and, below each title, what the caption of the panel has of its own."""
-    size, down = small_size(), math.ceil(len(titles) / across)
-    below = [wrap(parts, (figure.get_figwidth() * 72 - BAR_POINTS) * 0.82 / across, size) for parts in own]
-    lines = [text.count("\n") + 1 if text else 0 for text in below]
-    tallest = sum(max(lines[row : row + across]) for row in range(0, len(lines), across))
-    figure.set_figheight(figure.get_figheight() + 1.25 * size * tallest / 72)
+def titled_panels(figure: Figure, titles: Sequence[str], across: int) -> list[Axes]:
+    """Panels of equal size with equal limits, each with its title."""
+    down = math.ceil(len(titles) / across)
     grid: Any = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     axes: list[Axes] = list(grid.flat)
     for ax in axes[len(titles) :]:
         ax.set_visible(False)
-    look: dict[str, Any] = {"fontsize": size, "color": FAINT, "va": "bottom", "linespacing": 1.15, "in_layout": False}
-    for ax, title, text, count in zip(axes, titles, below, lines, strict=False):
-        ax.set_title(title, pad=9 + size * (1.25 * count + (count > 0) * 0.6))
-        if text:
-            ax.annotate(text, (0, 1), (0, 4 + size), "axes fraction", "offset points", **look)
+    for ax, title in zip(axes, titles, strict=False):
+        ax.set_title(title)
     return axes[: len(titles)]
 
 
-def panel_texts(panels: Mapping[str, PlaneData], by: str) -> tuple[list[str], list[list[str]], list[str]]:
-    """Titles, the parts of each panel's caption that are its own, and those that all share."""
+def panel_texts(panels: Mapping[str, PlaneData], by: str) -> tuple[list[str], list[str]]:
+    """Titles of the panels, and the one caption of all."""
     captions = [list(p.caption) for p in panels.values()]
     titles = list(safe_names(panels, limit=28).values())
     if by == "settings":
@@ -143,8 +138,9 @@ def panel_texts(panels: Mapping[str, PlaneData], by: str) -> tuple[list[str], li
         captions = [[", ".join(common), *caption[1:]] for caption in captions]
     elif by == "run":
         captions = [[part for part in caption if not part.startswith("run ")] for caption in captions]
-    shared = [part for part in captions[0] if all(part in caption for caption in captions)]
-    return titles, [[part for part in caption if part not in shared] for caption in captions], shared
+    elif by == "subset":
+        captions = [[*caption[:1], caption[1].partition(" (")[0], *caption[2:]] for caption in captions]
+    return titles, merged(dict(zip(safe_names(titles, limit=60), captions, strict=True)))
 
 
 def draw_path(ax: Axes, data: PlaneData, norm: Any, look: Look) -> None:

@@ -55,7 +55,7 @@ ONE_ESTIMATOR = ("estimator", "settings", "subset")
 def snr_data(table: ResultTable, **select: Unpack[Selection]) -> SnrData:
     """Recorded gradient moments of one run; see `snr`."""
     check_recorded(table)
-    chosen: Selection = {**select, "estimator": RECORDED, "layers": select["layers"] or ["*"]}
+    chosen: Selection = {**select, "estimator": RECORDED, "layers": select["layers"] or ["**"]}
     series = choose(table, quantity=(MEAN, STD, WEIGHT), **chosen)
     grids = [series.grid(name) for name in (MEAN, STD, WEIGHT)]
     mean, std, weight = (one.value for one in grids)

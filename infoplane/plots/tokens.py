@@ -69,7 +69,7 @@ def tokens_data(
     """One quantity of one run along its positions; see `tokens`."""
     if not any(token_position(layer) is not None for layer in set(table["layer"].tolist())):
         raise ValueError("the table has no single positions; analyze with layers=['LAYER[token=*]'] first")
-    layers = select["layers"] or ["*"]
+    layers = select["layers"] or ["**"]
     wanted = [layers] if isinstance(layers, str) else list(layers)
     select["layers"] = [f"{layer}[token=*]" for layer in wanted]
     series = choose(table, **select)

@@ -386,6 +386,7 @@ def _one_setting(rows: ResultTable, wanted: Mapping[str, Any]) -> ResultTable:
             fields = sorted({field for config in known.values() for field in config})
             raise ValueError(f"{rows['estimator'][0]} has no setting {name!r}; it has {', '.join(fields)}")
     fit = [t for t, config in known.items() if all(n in config and config[n] == v for n, v in wanted.items())]
+    fit = [t for t in fit if known[t] == wanted] or fit  # all settings of one may be some of those of another
     varying = sorted({n for c in known.values() for n in c if len({json.dumps(d.get(n)) for d in known.values()}) > 1})
 
     def words(text: str) -> str:

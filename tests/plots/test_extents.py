@@ -29,6 +29,8 @@ def table(kind: str, count: int) -> ResultTable:
     for seed, run in enumerate(runs):
         rows += synthetic.layer_rows(run=run, layers=layers, steps=STEPS, seed=seed, estimator="kde", bounds=True)
         rows += synthetic.metric_rows(run=run, steps=STEPS, layers=layers)
+    if kind == "sensitivity":
+        rows += [row._replace(config=row.config.replace("30", "300")) for row in rows if row.estimator == "kde"]
     if kind == "tokens":
         rows = [
             row._replace(layer=f"{row.layer}[token={p}]", value=row.value * (1 + p / 9))

@@ -286,13 +286,21 @@ def at_tokens(table: ResultTable) -> ResultTable:
     return ResultTable.from_rows(row._replace(layer=f"act[token={row.depth}]", depth=0) for row in table)
 
 
+def fit_for(kind: str, table: ResultTable) -> ResultTable:
+    """What a figure needs that the others do not: positions, or several scales."""
+    if kind == "sensitivity":
+        more = [row._replace(config=row.config.replace("30", "8")) for row in table if row.estimator != "recorded"]
+        return ResultTable.from_rows([*table, *more], table.meta)
+    return at_tokens(table) if kind == "tokens" else table
+
+
 @pytest.mark.parametrize("kind", list(plots.FIGURES))
 @pytest.mark.parametrize(
     "style", ["column", *(pytest.param(style, marks=pytest.mark.slow) for style in ("page", "screen"))]
 )
 def test_every_figure_is_drawn_by_name(kind, style, table, tmp_path):
     (tmp_path / "run").mkdir()
-    (at_tokens(table) if kind == "tokens" else table).write(tmp_path / "run" / "results.csv")
+    fit_for(kind, table).write(tmp_path / "run" / "results.csv")
     options = {"estimator": None, "layers": (), "subset": None, "groups": (), "style": style}
     path = plots.draw_file([tmp_path / "run"], kind, tmp_path / f"{kind}.svg", **options)
     text = path.read_text()
@@ -316,8 +324,8 @@ def test_draw_file_names_the_figures(tmp_path, table):
 @pytest.mark.parametrize("kind", [k for k in plots.FIGURES if k != "plane_grid"])
 def test_figures_go_into_given_axes(kind, table):
     one, other = Figure(figsize=(8, 4)).subplots(1, 2)
-    options = {"quantity": "I(T;Y)"} if kind in ("curves", "compare") else {}
-    assert plots.FIGURES[kind](at_tokens(table) if kind == "tokens" else table, ax=one, **options) is one
+    options = {"quantity": "I(T;Y)"} if kind in ("curves", "compare", "sensitivity") else {}
+    assert plots.FIGURES[kind](fit_for(kind, table), ax=one, **options) is one
     assert not other.has_data()
 
 

@@ -95,7 +95,7 @@ def test_options_respect_the_other_choices():
     assert options(table, "estimator") == ["binning", "kde"]
     assert options(table, "run", estimator="kde") == ["b"]
     assert options(table, "settings", estimator="binning") == ['{"n_bins":30,"range":[-1.0,1.0]}', '{"n_bins":60}']
-    assert options(table, "subset", settings="n_bins=60") == ["all", "test"]
+    assert options(table, "subset", settings="n_bins=60") == ["test"]
     assert options(table, "settings", estimator="binning:n_bins=60") == ['{"n_bins":60}']
 
 

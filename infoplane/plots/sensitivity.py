@@ -1,0 +1,264 @@
+"""A quantity against the scale it was estimated at: what depends on the number of bins or on the noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Unpack
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from infoplane.plots._about import Shown, about, axis_label
+from infoplane.plots._artists import (
+    OPEN,
+    Label,
+    apart,
+    ceiling_of,
+    cut,
+    draw_ceilings,
+    draw_line,
+    draw_points,
+    end_labels,
+    highest,
+    key,
+    legend,
+    limits,
+    measured,
+)
+from infoplane.plots._figure import Look, Options, keywords, panel_height, panels, selected
+from infoplane.plots._layers import LayerLook, layer_looks, tag
+from infoplane.plots.curves import default_quantities, draw_band
+from infoplane.plots.style import CHANCE, FAINT, drawable, layer_line, number
+from infoplane.plots.text import safe_text
+from infoplane.results import ResultTable
+from infoplane.results.scales import by_scale
+from infoplane.results.trajectories import Grid
+from infoplane.results.views import Selection, Series, settings_words
+
+FloatArray = npt.NDArray[np.float64]
+
+WORDS: Mapping[str, str] = {
+    "n_bins": "bins per unit",
+    "width": "bin width [units of T]",
+    "std": "noise std [units of T]",
+    "variance": "noise variance",
+    "scale": "noise std / scale of the layer",
+    "relative_std": "noise std / root mean square of the layer",
+    "n_neighbors": "neighbours",
+}
+MOST_STEPS = 4
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SensitivityData(Shown):
+    """One quantity at several settings, arrays (steps, settings, layers) with NaN where a number is missing.
+
+    Attributes
+    ----------
+    quantity, scale : str
+        `scale` is the setting on the axis, such as `n_bins`.
+    scales : (K,) float64, ascending
+    steps : (S,) float64
+    value, null, null_low, null_high : (S, K, L) float64
+        The null is NaN where the table has none.
+    saturated : (S, K, L) bool
+    """
+
+    quantity: str
+    scale: str
+    scales: FloatArray
+    steps: FloatArray
+    value: FloatArray
+    null: FloatArray
+    null_low: FloatArray
+    null_high: FloatArray
+    saturated: npt.NDArray[np.bool_]
+
+
+@keywords(Selection, without=["against"])
+def sensitivity_data(
+    table: ResultTable,
+    quantity: str = "I(X;T)",
+    *,
+    scale: str | None = None,
+    steps: Sequence[int] | int | None = None,
+    **select: Unpack[Selection],
+) -> SensitivityData:
+    """One quantity of one run at every setting of an estimator; see `sensitivity` for the parameters."""
+    name, found = by_scale(table, scale, **select)
+    return series_sensitivity(name, found, quantity, steps)
+
+
+def series_sensitivity(
+    scale: str, found: Mapping[float, Series], quantity: str, steps: Sequence[int] | int | None
+) -> SensitivityData:
+    """`sensitivity_data` of series chosen before."""
+    first, *_ = found.values()
+    if quantity not in first.quantities:
+        have = ", ".join(first.quantities)
+        raise ValueError(f"{first.estimator} has no quantity {quantity!r} in this table; available: {have}")
+    grids = [series.grid(quantity) for series in found.values()]
+    nulls = [series.grid(f"{quantity} null") for series in found.values()]
+    at = chosen_steps(grids, steps)
+
+    def stacked(of: Sequence[Grid], what: str) -> FloatArray:
+        return np.stack([getattr(one, what)[np.searchsorted(one.steps, at)] for one in of], axis=1)
+
+    saturated = np.stack([one.flag("saturated")[np.searchsorted(one.steps, at)] for one in grids], axis=1)
+    return SensitivityData(
+        label=axis_label(quantity, grids[0].unit),
+        unit=grids[0].unit,
+        layers=first.layers,
+        ceiling=highest(ceiling_of(one) for one in grids),
+        caption=caption_of(list(found.values()), grids[:1], at),
+        quantity=quantity,
+        scale=scale,
+        scales=np.array(list(found)),
+        steps=at,
+        value=drawable(stacked(grids, "value")),
+        null=drawable(stacked(nulls, "value")),
+        null_low=drawable(stacked(nulls, "low")),
+        null_high=drawable(stacked(nulls, "high")),
+        saturated=saturated,
+    )
+
+
+def chosen_steps(grids: Sequence[Grid], steps: Sequence[int] | int | None) -> FloatArray:
+    """The steps asked for, by default the last one, of those that every setting has."""
+    common = reduce(np.intersect1d, [one.steps for one in grids])
+    if common.size == 0:
+        raise ValueError("the settings have no step in common; estimate them on the same snapshots")
+    if steps is None:
+        return np.asarray(common[-1:])
+    wanted = np.unique(np.atleast_1d(np.asarray(steps, dtype=np.float64)))
+    if not 1 <= wanted.size <= MOST_STEPS:
+        raise ValueError(f"steps must name one to {MOST_STEPS} steps, got {wanted.size}")
+    if missing := [s for s in wanted if s not in common]:
+        near = sorted(sorted(common, key=lambda s: abs(s - missing[0]))[:3])
+        raise ValueError(f"no step {number(missing[0])} at every setting; nearest are {', '.join(map(number, near))}")
+    return wanted
+
+
+def caption_of(series: Sequence[Series], grids: Sequence[Grid], steps: FloatArray) -> list[str]:
+    """As of other figures, with the settings that all share, the steps, and what the figure is for."""
+    words = [settings_words(one.settings) for one in series]
+    shared = [safe_text(w, limit=48) for w in words[0] if all(w in own for own in words)]
+    at = ("step " if steps.size == 1 else "steps ") + ", ".join(map(number, steps))
+    return [
+        ", ".join([safe_text(series[0].estimator), *shared]),
+        *about(series[0], grids)[1:],
+        f"at {at}",
+        "what changes along the axis is chosen with the scale, not learned",
+    ]
+
+
+@keywords(Options, without=["against"])
+def sensitivity(
+    table: ResultTable,
+    *,
+    ax: Axes | Sequence[Axes] | None = None,
+    quantity: Sequence[str] | str | None = None,
+    scale: str | None = None,
+    steps: Sequence[int] | int | None = None,
+    log: bool | None = None,
+    **options: Unpack[Options],
+) -> Axes:
+    """Draw a quantity against the scale at which the layers are looked at, a line per layer.
+
+    In a deterministic network I(X;T) belongs to the bins or the noise as much as to the layer: this shows by how much,
+    from a scale too coarse to see anything to one that tells all inputs apart. Hollow points are saturated; the
+    dotted line of a layer is the same quantity on shuffled labels at the last of the steps.
+
+    Parameters
+    ----------
+    quantity : str or sequence of str, optional
+        One panel each; by default I(X;T) and I(T;Y) as far as the table has them.
+    scale : str, optional
+        The setting on the axis (`n_bins`, `relative_std`); by default the one number in which settings differ.
+    steps : int or sequence of int, optional
+        At most four, each with a line of its own; by default the last that every setting has.
+    ax : Axes or sequence of Axes, optional
+        As many as there are quantities. Without it a figure is made; the first of its panels is returned.
+    log : bool, optional
+        Logarithmic axis; by default where the scales span a factor of ten.
+    table, estimator, settings, run, subset, layers, caption, style, width
+        As in `infoplane.plots.plane`, and so are the keywords of the look that follow; `settings` fixes what does not
+        stand on the axis.
+
+    Raises
+    ------
+    ValueError
+        If the table has one setting only, or several in which more than the scale differs.
+    """
+    name, found = by_scale(table, scale, **selected(options))
+    first = next(iter(found.values()))
+    names = [quantity] if isinstance(quantity, str) else list(quantity or default_quantities(first))
+    data = [series_sensitivity(name, found, one, steps) for one in names]
+    if isinstance(ax, Axes) and len(data) > 1:
+        raise ValueError(f"ax takes one quantity, got {', '.join(names)}; pass quantity='I(X;T)', axes, or no ax")
+    caption = caption_of(list(found.values()), [first.grid(one) for one in names], data[0].steps)
+    with panels(ax, caption, options, heights=[1.0] * len(data), aspect=0.12 + 0.42 * len(data)) as axes:
+        axes[-1].set_xlabel(WORDS.get(name, safe_text(name)))
+        for axis, one in zip(axes, data, strict=True):
+            draw_scales(axis, one, options, log=log)
+    return axes[0]
+
+
+def draw_scales(ax: Axes, data: SensitivityData, look: Look, *, log: bool | None) -> None:
+    """One panel."""
+    ax.set_ylabel(measured(data.label, data.caption, look, panel_height(ax)))
+    edges = {side: cut(getattr(data, f"null_{side}")[-1], data.value, data.ceiling) for side in ("low", "high")}
+    everything = np.concatenate([a.ravel() for a in (data.value, *edges.values())])
+    ax.set_ylim(limits(everything, data.ceiling, unit=data.unit))
+    scale_axis(ax, data.scales, log=log)
+    ends: list[Label] = []
+    for i, of in enumerate(layer_looks(ax, data.layers, look)):
+        ends += draw_layer(ax, data, i, of)
+        known = np.isfinite(data.null[-1, :, i])
+        if known.any():
+            thin: dict[str, Any] = {"linewidth": 0.8, "linestyle": CHANCE, "zorder": 2}
+            tag(ax.plot(data.scales[known], data.null[-1, known, i], color=of.color, **thin), of.key, "null")
+            draw_band(ax, data.scales, edges["low"][:, i], edges["high"][:, i], of, "null", alpha=0.15)
+    draw_ceilings(ax, y=data.ceiling)
+    legend(ax, keys_of(data), look)
+    end_labels(ax, ends)
+
+
+def scale_axis(ax: Axes, scales: FloatArray, *, log: bool | None) -> None:
+    """The settings as ticks, those that have room."""
+    low, high = float(scales.min()), float(scales.max())
+    if (low > 0 and high >= 10 * low) if log is None else log:
+        ax.set_xscale("log")
+    ax.set_xlim((low / 1.08, high * 1.08) if ax.get_xscale() == "log" else (low - 0.03 * (high - low), high * 1.03))
+    across = np.log(scales) if ax.get_xscale() == "log" else scales
+    place = dict(zip(scales.tolist(), (across - across[0]) / (np.ptp(across) or 1.0), strict=True))
+    ax.xaxis.set_major_locator(FixedLocator(apart(scales.tolist(), place.__getitem__, 0.05)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+
+
+def draw_layer(ax: Axes, data: SensitivityData, i: int, of: LayerLook) -> list[Label]:
+    """The lines of one layer, one per step, the last of them whole; its label, if it has a number."""
+    end: list[Label] = []
+    for s in range(data.steps.size):
+        y, known = data.value[s, :, i], np.isfinite(data.value[s, :, i])
+        line = of.line if data.steps.size == 1 else layer_line(data.steps.size - 1 - s)
+        end = draw_line(ax, data.scales, y, of, linestyle=line) or end
+        look: dict[str, Any] = {"marker": of.marker, "color": of.color, "markeredgewidth": 0.7}
+        tag(draw_points(ax, data.scales[known], y[known], data.saturated[s, known, i], **look), of.key, "points")
+    return end
+
+
+def keys_of(data: SensitivityData) -> list[Any]:
+    """The entries of the legend: steps, the null and open marks, as far as the panel has them."""
+    last = data.steps.size - 1
+    keys = [key(f"step {number(at)}", linestyle=layer_line(last - s)) for s, at in enumerate(data.steps) if last]
+    if np.isfinite(data.null[-1]).any():
+        keys.append(key("shuffled labels, mean and 95 %", linewidth=0.8, linestyle=CHANCE, color=FAINT))
+    if data.saturated.any():
+        keys.append(key("saturated", **OPEN))
+    return keys
