@@ -43,7 +43,7 @@ OWNERS = {
     "h5py": {"store"},
     "matplotlib": {"plots"},
     "pandas": {"results"},
-    "plotly": {"report"},
+    "plotly": set(),
     "torch": {
         "hooks", "integrations", "estimators", "importers", "analysis", "live", "certify", "testing", "demo",
     },

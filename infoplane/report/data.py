@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.palette import VIRIDIS, along, layer_colors
+from infoplane.core.palette import OKABE_ITO, VIRIDIS, along, layer_colors
 from infoplane.core.text import printable, shorten
-from infoplane.report.doubts import estimate_name, estimates
+from infoplane.core.units import BIT
+from infoplane.report.doubts import estimate_name, estimates, short_names
+from infoplane.report.mean import LARGEST, Metrics, grids_of, mean_grids, mean_metrics, mean_words
 from infoplane.results import ResultTable, run_names
 from infoplane.results.trajectories import Grid
 from infoplane.results.views import Series, default_layers, metrics, of_layers, ordered_layers
 
 DIGITS = 7
 STEP_SHADES = 24
+METRIC_COLORS = OKABE_ITO[:4]
+LEAST_LUMA = 120
+"""Of 255: the darkest that lines on a dark page may be."""
 
 
 def page_data(table: ResultTable) -> dict[str, Any]:
@@ -30,54 +35,81 @@ def page_data(table: ResultTable) -> dict[str, Any]:
     runs = list(dict.fromkeys(table["run"].tolist()))
     layers = ordered_layers(whole)
     place = {layer: i for i, layer in enumerate(layers)}
-    names = run_names(table)
     shown = set(default_layers(whole))
+    names = run_names(table)
+    ways = list(estimates(table))
+    recorded = [metrics(table, run=run) for run in runs]
     return {
         "runs": [display(names[run]) for run in runs],
         "layers": [display(layer) for layer in layers],
         "shown": [layer in shown for layer in layers],
-        "colors": layer_colors(len(layers)),
-        "shades": [along(VIRIDIS, i / (STEP_SHADES - 1)) for i in range(STEP_SHADES)],
-        "estimates": [estimate_data(series, runs, place) for series in estimates(table)],
-        "metrics": [metric_data(table, run) for run in runs],
+        "colors": themes(layer_colors(len(layers))),
+        "metric_colors": themes(METRIC_COLORS),
+        "shades": themes([along(VIRIDIS, i / (STEP_SHADES - 1)) for i in range(STEP_SHADES)]),
+        "estimates": [
+            {"short": short, **estimate_data(series, runs, place)}
+            for series, short in zip(ways, short_names(ways), strict=True)
+        ],
+        "metrics": [metric_data(of_run) for of_run in recorded],
+        "mean_metrics": {
+            display(name): {
+                "steps": numbers(x),
+                "values": numbers(y.mean),
+                "low": numbers(y.low),
+                "high": numbers(y.high),
+            }
+            for name, (x, y) in mean_metrics(recorded).items()
+        },
     }
 
 
 def estimate_data(series: Series, runs: list[str], place: Mapping[str, int]) -> dict[str, Any]:
-    """One way of estimating: its name, N, the ceiling's name, and its numbers run by run."""
-    parts = []
-    for run in series.runs:
-        one = series.of_run(run)
-        grids = {quantity: one.grid(quantity) for quantity in one.quantities}
-        first = next(iter(grids.values()))
-        part: dict[str, Any] = {"run": runs.index(run), "layers": [place[layer] for layer in first.layers]}
-        part |= {"steps": numbers(first.steps), "epochs": numbers(first.epochs)}
-        parts.append(part | {"quantities": {quantity: quantity_data(g) for quantity, g in grids.items()}})
+    """One way of estimating: its name, N, the ceiling's name, its numbers by run, and their mean over three or more."""
+    grids = {run: grids_of(series.of_run(run)) for run in series.runs}
+    mean = mean_grids(series)
     ceiling = series.of_run(series.runs[0]).grid("I(X;T)").ceiling_name(series.n_samples)
-    return {"name": estimate_name(series), "n": series.n_samples, "ceiling": ceiling, "parts": parts}
+    return {
+        "name": estimate_name(series),
+        "n": series.n_samples,
+        "ceiling": ceiling,
+        "parts": [{"run": runs.index(run), **part_data(of_run, place)} for run, of_run in grids.items()],
+        "mean": {"run": -1, "words": mean_words(series), **part_data(mean, place)} if mean else None,
+    }
 
 
-def metric_data(table: ResultTable, run: str) -> dict[str, Any]:
+def part_data(grids: Mapping[str, Grid], place: Mapping[str, int]) -> dict[str, Any]:
+    """The layers, the times and every quantity of one run, or of the mean over runs."""
+    first = next(iter(grids.values()))
+    return {
+        "layers": [place[layer] for layer in first.layers],
+        "steps": numbers(first.steps),
+        "epochs": numbers(first.epochs),
+        "quantities": {quantity: quantity_data(grid) for quantity, grid in grids.items()},
+    }
+
+
+def metric_data(known: Metrics) -> dict[str, Any]:
     """The recorded metrics of a run, by name."""
-    known = metrics(table, run=run)
     return {display(name): {"steps": numbers(x), "values": numbers(y)} for name, (x, y) in known.items()}
 
 
 def quantity_data(one: Grid) -> dict[str, Any]:
     """Value, interval, ceiling and flags of one quantity, layer by layer."""
+    up = [name for name, mask in one.flags.items() if mask.any()]
     texts = [
-        [", ".join(name for name, mask in one.flags.items() if mask[s, i]) for s in range(one.steps.size)]
+        [", ".join(name for name in up if one.flags[name][s, i]) for s in range(one.steps.size)]
         for i in range(len(one.layers))
     ]
     # Most values have the same few sets of flags: the page names each once.
     flag_sets = list(dict.fromkeys(text for column in texts for text in column))
-    out: dict[str, Any] = {"value": columns(one.value), "unit": "bits" if one.unit == "bit" else display(one.unit)}
+    out: dict[str, Any] = {"value": columns(one.value), "unit": "bits" if one.unit == BIT else display(one.unit)}
     for name, values in (("low", one.low), ("high", one.high)):
         if np.isfinite(values).any():
             out[name] = columns(values)
     known = one.ceiling[np.isfinite(one.ceiling)]
     if known.size:
         out["ceiling"] = numbers(known[:1])[0] if np.all(known == known[0]) else columns(one.ceiling)
+    out["least"] = numbers(np.array([least_span(one)]))[0]
     if flag_sets not in ([], [""]):
         codes = [[flag_sets.index(text) for text in column] for column in texts]
         out["flags"] = {"names": flag_sets, "codes": codes}
@@ -85,6 +117,25 @@ def quantity_data(one: Grid) -> dict[str, Any]:
     if bounds:
         out["bound"] = " and ".join(bounds) + " bound"
     return out
+
+
+def least_span(one: Grid) -> float:
+    """What an axis of this quantity spans at least, so that a fall of no consequence looks like none."""
+    share = 0.02 * (one.top or 0.0)
+    return max(0.05, share) if one.unit == BIT else share
+
+
+def themes(colors: Sequence[str]) -> dict[str, list[str]]:
+    """Colours on a light and on a dark page; there the dark ones are lightened."""
+    return {"light": list(colors), "dark": [on_dark(color) for color in colors]}
+
+
+def on_dark(color: str) -> str:
+    """A colour mixed with white until it is light enough for a dark page."""
+    channels = [int(color[k : k + 2], 16) for k in (1, 3, 5)]
+    luma = sum(weight * c for weight, c in zip((0.299, 0.587, 0.114), channels, strict=True))
+    white = max(0.0, (LEAST_LUMA - luma) / (255 - luma)) if luma < 255 else 0.0
+    return "#" + "".join(f"{round(c + white * (255 - c)):02x}" for c in channels)
 
 
 def display(text: str) -> str:
@@ -96,7 +147,7 @@ def numbers(values: npt.NDArray[Any]) -> list[float | int | None]:
     """The values in JSON's types, None for those that no axis could draw."""
     out: list[float | int | None] = []
     for value in np.asarray(values, dtype=np.float64).tolist():
-        if not math.isfinite(value) or abs(value) > 1e15:
+        if not math.isfinite(value) or abs(value) > LARGEST:
             out.append(None)
         elif value == int(value):
             out.append(int(value))

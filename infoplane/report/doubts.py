@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ BoolArray = npt.NDArray[np.bool_]
 DPI_SHARE = 0.05
 NULL_SHARE = 0.5
 MOST_LOSSES = 20
+MOST_NAMED = 2
 
 SENTENCES: dict[str, str] = {
     "nonfinite": "There is no number, for want of finite activations, in {layers}: did training diverge?",
@@ -40,6 +41,24 @@ SENTENCES: dict[str, str] = {
     "unreliable": "{layers} were marked unreliable by the method itself.",
     "one_run": "There is one run only. Information curves vary much between seeds; one run shows one initialisation.",
 }
+HEADS: dict[str, str] = {
+    "lost": "Parts of the recording are missing",
+    "nonfinite": "No number: activations were not finite",
+    "saturated": "{quantity} is at its ceiling",
+    "below_null": "I(T;Y) is no more than chance",
+    "high_null": "High even on shuffled labels",
+    "dpi": "Data processing is violated",
+    "bound": "I(X;T) is a bound",
+    "out_of_range": "Activations beyond the bins",
+    "ties": "Equal values",
+    "degenerate": "Layers that hardly vary",
+    "single_class": "One label only",
+    "few_samples": "Too few samples",
+    "out_of_domain": "Outside the method's domain",
+    "unreliable": "Unreliable by the method's own check",
+    "one_run": "One run only",
+}
+"""Each kind of doubt in a few words, the gravest first."""
 MEANINGS: dict[str, str] = {
     "I(X;T)": "it says that the estimator tells all inputs apart, not what the layer keeps",
     "I(T;Y)": "the estimator cannot see more, and would say the same of any better layer",
@@ -59,11 +78,39 @@ class Doubt:
     estimate : str
         Estimator, settings, subset; "" for the table as a whole.
     text : str
+    head : str
+        The same in a few words, alike for all estimates.
+    count, of : int
+        How many values it concerns (pairs of layers for "dpi", things for "lost"), of how many; 0 where it is on none.
     """
 
     kind: str
     estimate: str
     text: str
+    head: str = ""
+    count: int = 0
+    of: int = 0
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """One kind of doubt over all estimates, as a line of the report's list."""
+
+    head: str
+    doubts: list[Doubt]
+
+    @property
+    def count_words(self) -> str:
+        """`38 of 54 values`, summed over the estimates; nothing where the doubt is not on values."""
+        count, of = (sum(getattr(doubt, name) for doubt in self.doubts) for name in ("count", "of"))
+        unit = "pairs" if self.doubts[0].kind == "dpi" else "values"
+        return f"{count} of {of} {unit}" if of else str(count) if count else ""
+
+    def estimate_words(self, known: Mapping[str, str]) -> str:
+        """The estimates that it concerns, by the short names of all `known` ones."""
+        names = list(dict.fromkeys(known[doubt.estimate] for doubt in self.doubts if doubt.estimate))
+        every = len(names) == len(known) > MOST_NAMED
+        return f"all {len(known)} estimates" if every else listed(names, MOST_NAMED, "estimates")
 
 
 def estimates(table: ResultTable) -> Iterator[Series]:
@@ -77,22 +124,54 @@ def estimates(table: ResultTable) -> Iterator[Series]:
 
 def estimate_name(series: Series) -> str:
     """`binning, n_bins = 30 (test)`: one way of estimating, in words."""
-    words = ", ".join([series.estimator, *settings_words(series.settings)])
+    return named(series, settings_words(series.settings))
+
+
+def short_names(ways: Sequence[Series]) -> list[str]:
+    """The same with those settings alone in which the ways of an estimator differ."""
+    words = [settings_words(series.settings) for series in ways]
+    alike: dict[str, set[str]] = {}
+    for series, own in zip(ways, words, strict=True):
+        alike[series.estimator] = alike.get(series.estimator, set(own)) & set(own)
+    return [
+        named(s, [word for word in own if word not in alike[s.estimator]]) for s, own in zip(ways, words, strict=True)
+    ]
+
+
+def named(series: Series, settings: Sequence[str]) -> str:
+    """Estimator, these settings, and the subset unless it is all."""
+    words = ", ".join([series.estimator, *settings])
     return printable(words if series.subset == "all" else f"{words} ({series.subset})")
 
 
 def doubts(table: ResultTable) -> list[Doubt]:
     """Everything that weakens the numbers of a table, the gravest first within each estimate."""
     table = table.current()
-    lost = losses(table)
-    out = [Doubt("lost", "", f"The numbers are not of the whole recording. {loss}.") for loss in lost[:MOST_LOSSES]]
-    if len(lost) > MOST_LOSSES:
-        out.append(Doubt("lost", "", f"{len(lost) - MOST_LOSSES} more things are missing or damaged in these runs."))
+    out = lost_doubts(table)
     for series in estimates(table):
         out += doubts_of(series)
     if len(options(table, "run")) == 1:
-        out.append(Doubt("one_run", "", SENTENCES["one_run"]))
+        out.append(Doubt("one_run", "", SENTENCES["one_run"], HEADS["one_run"]))
     return out
+
+
+def gathered(found: Sequence[Doubt]) -> list[Gathered]:
+    """The doubts by what they say, each once, the gravest first."""
+    by_head: dict[str, list[Doubt]] = {}
+    gravity = list(HEADS)
+    for doubt in sorted(found, key=lambda doubt: gravity.index(doubt.kind)):
+        by_head.setdefault(doubt.head, []).append(doubt)
+    return [Gathered(head, alike) for head, alike in by_head.items()]
+
+
+def lost_doubts(table: ResultTable) -> list[Doubt]:
+    """What the runs have lost, a doubt for each thing."""
+    found = [f"The numbers are not of the whole recording. {loss}." for loss in losses(table)]
+    texts = found[:MOST_LOSSES]
+    if len(found) > MOST_LOSSES:
+        texts.append(f"{len(found) - MOST_LOSSES} more things are missing or damaged in these runs.")
+    counts = [1] * MOST_LOSSES + [len(found) - MOST_LOSSES]
+    return [Doubt("lost", "", text, HEADS["lost"], count) for text, count in zip(texts, counts, strict=False)]
 
 
 def doubts_of(series: Series) -> list[Doubt]:
@@ -100,30 +179,35 @@ def doubts_of(series: Series) -> list[Doubt]:
     name, rows = estimate_name(series), series.table
     found: list[Doubt] = []
 
-    def say(kind: str, mask: BoolArray | None = None, **words: Any) -> None:
-        """One sentence, unless it is on values of which there are none."""
-        if mask is None or mask.any():
-            layers = "" if mask is None else layer_words(rows, mask)
-            found.append(Doubt(kind, name, SENTENCES[kind].format(layers=layers, **words)))
+    def say(kind: str, count: int = 0, of: int = 0, **words: Any) -> None:
+        """One sentence."""
+        found.append(Doubt(kind, name, SENTENCES[kind].format(**words), HEADS[kind].format(**words), count, of))
 
-    say("nonfinite", rows.flag("nonfinite"))
+    def say_of(kind: str, mask: BoolArray, **words: Any) -> None:
+        """One sentence on these values, where there are any."""
+        if mask.any():
+            alike = is_in(rows["quantity"], set(rows["quantity"][mask].tolist()))
+            say(kind, int(mask.sum()), int(alike.sum()), layers=layer_words(rows, mask), **words)
+
+    say_of("nonfinite", rows.flag("nonfinite"))
     for quantity, meaning in MEANINGS.items():
         mask = is_in(rows["quantity"], [quantity]) & rows.flag("saturated")
         ceiling = ceiling_words(series, quantity, mask) if mask.any() else ""
-        say("saturated", mask, quantity=quantity, ceiling=ceiling, meaning=meaning)
-    say("below_null", rows.flag("below_null"))
+        say_of("saturated", mask, quantity=quantity, ceiling=ceiling, meaning=meaning)
+    say_of("below_null", rows.flag("below_null"))
     null = (rows["quantity"] == "I(T;Y) null") & np.isfinite(rows["ceiling"])
-    say("high_null", null & (rows["value"] > NULL_SHARE * rows["ceiling"]), share=NULL_SHARE)
+    say_of("high_null", null & (rows["value"] > NULL_SHARE * rows["ceiling"]), share=NULL_SHARE)
     for row in series.dpi():
         if row.share > DPI_SHARE:
             run = shorten(printable(series.name(row.run)), 32)
-            say("dpi", run=run, violations=row.violations, pairs=row.pairs, worst=row.worst)
+            words = {"run": run, "violations": row.violations, "pairs": row.pairs, "worst": row.worst}
+            say("dpi", row.violations, row.pairs, **words)
     known = set(rows["bound"][rows["quantity"] == "I(X;T)"])
     bounds = [words for bound, words in (("lower", "a lower"), ("upper", "an upper")) if bound in known]
     if bounds:
         say("bound", bounds=" and ".join(bounds))
     for flag in PLAIN_FLAGS:
-        say(flag, rows.flag(flag))
+        say_of(flag, rows.flag(flag))
     return found
 
 

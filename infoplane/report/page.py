@@ -14,9 +14,12 @@ from typing import Any
 from infoplane.core.shown import ShownFile
 from infoplane.core.text import printable, shorten
 from infoplane.report.data import embed, page_data
-from infoplane.report.doubts import Doubt, doubts
+from infoplane.report.doubts import Gathered, doubts, estimate_name, estimates, gathered, short_names
 from infoplane.results import ResultTable, read_table, run_names
-from infoplane.results.views import is_in
+from infoplane.results.views import is_in, settings_words
+
+LIBRARY = "vendor/plotly-basic-4.1.1.min.js"
+MOST_DOUBTS = 5
 
 
 def write_report(
@@ -28,7 +31,8 @@ def write_report(
     """Write the interactive report of a table, or of the results of run directories, to one HTML file.
 
     The page begins with what should not be believed, then has the plane with a slider over training, curves
-    of each quantity, training metrics, and last the settings and versions. It holds plotly.js (4.8 MB) once,
+    of each quantity, training metrics, and last the settings and versions; of three or more runs it shows the
+    mean first. What is shown can be saved as CSV and SVG. It holds the basic bundle of plotly.js (1.2 MB),
     loads nothing, and is the same, byte for byte, for the same table.
 
     Returns
@@ -51,9 +55,7 @@ def write_report(
 
 def report_html(table: ResultTable, *, title: str = "Information plane") -> str:
     """The report as text; in a notebook it can stand in the `srcdoc` of an iframe."""
-    from plotly.offline import get_plotlyjs
-
-    scripts = [get_plotlyjs(), _asset("report.js")]
+    scripts = [_asset(LIBRARY), _asset("report.js")]
     style = _asset("report.css")
     hashes = " ".join(f"'sha256-{_digest(text)}'" for text in scripts)
     policy = (
@@ -63,7 +65,7 @@ def report_html(table: ResultTable, *, title: str = "Information plane") -> str:
     body = _asset("report.html")
     for name, text in {
         "title": _text(title),
-        "warnings": _warnings(doubts(table)),
+        "warnings": _warnings(table),
         "provenance": _provenance(table),
         "data": embed(page_data(table)),
     }.items():
@@ -91,23 +93,39 @@ def _text(value: object, limit: int = 400) -> str:
     return html.escape(shorten(printable(value), limit))
 
 
-def _warnings(found: Sequence[Doubt]) -> str:
+def _warnings(table: ResultTable) -> str:
+    """The doubts as one list, each a line that opens to what it says of each estimate; folded beyond five."""
+    found = gathered(doubts(table))
     if not found:
         return "<p>No check of the table raised a doubt. That is not proof: read what each estimator assumes.</p>"
-    parts = []
-    for estimate in dict.fromkeys(doubt.estimate for doubt in found):
-        if estimate:
-            parts.append(f"<h3>{_text(estimate)}</h3>")
-        items = (f'<li data-kind="{_text(d.kind)}">{_text(d.text, 900)}</li>' for d in found if d.estimate == estimate)
-        parts.append(f"<ul>{''.join(items)}</ul>")
-    return "".join(parts)
+    ways = list(estimates(table))
+    known = dict(zip(map(estimate_name, ways), short_names(ways), strict=True))
+    lines = [_doubt_line(one, known) for one in found]
+    first, rest = "".join(lines[:MOST_DOUBTS]), "".join(lines[MOST_DOUBTS:])
+    more = f"<details><summary>{len(lines) - MOST_DOUBTS} more</summary><ul>{rest}</ul></details>" if rest else ""
+    return f"<ul>{first}</ul>{more}"
+
+
+def _doubt_line(one: Gathered, known: Mapping[str, str]) -> str:
+    """One doubt: in a few words, with its count and the estimates, then each sentence."""
+    parts = [_text(words, 200) for words in (one.count_words, one.estimate_words(known)) if words]
+    sentences = "".join(
+        f"<p>{f'<b>{_text(d.estimate)}</b>: ' if d.estimate and len(known) > 1 else ''}{_text(d.text, 900)}</p>"
+        for d in one.doubts
+    )
+    where = f" <span>{': '.join(parts)}</span>" if parts else ""
+    return (
+        f'<li data-kind="{_text(one.doubts[0].kind)}"><details><summary><b>{_text(one.head)}</b>{where}</summary>'
+        f"{sentences}</details></li>"
+    )
 
 
 def _provenance(table: ResultTable) -> str:
     """Runs, estimates with their full configuration, and versions."""
     rows = table.take(table["estimator"] != "recorded")
     configs = dict.fromkeys(zip(rows["estimator"], rows["settings"], rows["subset"], rows["n_samples"], strict=True))
-    out = ["<h3>Estimates</h3>", _rows(("estimator", "settings", "subset", "N"), configs)]
+    ways = [(name, ", ".join(settings_words(settings, every=True)), *more) for name, settings, *more in configs]
+    out = ["<h3>Estimates</h3>", _rows(("estimator", "settings", "subset", "N"), ways)]
     about, names = table.meta.get("runs", {}), run_names(table)
     runs = []
     for run in dict.fromkeys(str(r) for r in table["run"]):

@@ -2,36 +2,34 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
-  const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross",
-    "triangle-left", "x", "triangle-right", "pentagon", "hexagon", "star"];
-  const GLYPHS = ["●", "■", "▲", "◆", "▼", "✚", "◀", "✖", "▶", "⬟", "⬢", "★"];
-  const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
+  const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-left", "x", "triangle-right", "pentagon",
+    "hexagon", "star", "diamond-tall", "bowtie", "hourglass", "star-square", "triangle-ne", "triangle-sw", "star-diamond", "octagon"];
+  const DASHES = ["solid", "7px,4px", "2px,3px", "8px,3px,2px,3px", "14px,4px", "14px,3px,2px,3px,2px,3px"];
   const XT = "I(X;T)", TY = "I(T;Y)", NULL = "I(T;Y) null";
   const MOST_TRAIL = 120, PASS_MS = 9000;
+  // Width of the linear part of the time axis in decades, as in the figures.
+  const LINEAR = 0.4 / 0.9;
+  const severalRuns = data.runs.length > 1, hasMean = data.estimates.some((one) => one.mean);
   const layerOn = data.shown.slice(), runOn = data.runs.map(() => true);
+  let meanOn = false, runsChosen = false, axisChosen = false;
   let estimate, steps, at = 0, playing = null, started = 0, wanted = null;
+
+  // Small helpers.
 
   // Plotly reads a little mark-up in its texts; names are shown as they are.
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const show = (value) => value === null || value === undefined ? "–"
     : Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(5)));
-  const option = (select, value, text) => {
-    const one = document.createElement("option");
-    one.value = value;
-    one.textContent = text;
-    select.append(one);
+  const grouped = (value) => String(value).replace(/\B(?=(\d{3})+$)/g, value >= 10000 ? "\u202f" : "");
+  const add = (parent, tag, text) => {
+    const one = document.createElement(tag);
+    if (text !== undefined) one.textContent = text;
+    parent.append(one);
+    return one;
   };
-
-  // Time: linear up to the first step and logarithmic beyond it, so that step 0 has its place.
-  const firstStep = () => steps.find((s) => s > 0) || 1;
-  const place = (step) => $("axis").value === "linear" ? step : Math.log2(1 + step / firstStep());
-  const timeTicks = () => {
-    const last = steps[steps.length - 1], values = [];
-    if ($("axis").value === "linear") return {};
-    if (steps[0] === 0) values.push(0);
-    for (let d = 10 ** Math.floor(Math.log10(firstStep())); d <= last; d *= 10) if (d >= firstStep()) values.push(d);
-    return {tickvals: values.map(place), ticktext: values.map(String)};
-  };
+  const option = (select, value, text) => { add(select, "option", text).value = value; };
+  const sizes = () => [...new Set([estimate.n[0], estimate.n[estimate.n.length - 1]])].map(String).join(" to ");
+  const given = (value) => value !== null && value !== undefined;
   const countUpTo = (list, step) => {
     let low = 0, high = list.length;
     while (low < high) {
@@ -40,32 +38,75 @@
     }
     return low;
   };
-  const shade = (step) => {
-    const last = place(steps[steps.length - 1]) - place(steps[0]) || 1;
-    return Math.min(data.shades.length - 1, Math.floor((place(step) - place(steps[0])) / last * data.shades.length));
+
+  // Light and dark.
+
+  const theme = () => document.documentElement.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  const ink = () => getComputedStyle(document.body).color;
+  const paper = () => getComputedStyle(document.body).backgroundColor;
+  const faint = () => getComputedStyle($("caption")).color;
+  const layerColor = (layer) => {
+    const color = data.colors[theme()][layer];
+    return data.colors.light[layer] === "#000000" ? ink() : color;
   };
+  const shades = () => data.shades[theme()];
+
+  // Time: linear up to the first step and logarithmic beyond it, so that step 0 has its place.
+
+  const firstStep = () => steps.find((s) => s > 0) || 1;
+  const lastStep = () => steps[steps.length - 1];
+  const place = (step) => {
+    if ($("axis").value === "linear") return step;
+    const first = firstStep();
+    return step <= first ? LINEAR * step / first : LINEAR + Math.log10(step / first);
+  };
+  const timeTicks = () => {
+    if ($("axis").value === "linear") return {separatethousands: true, exponentformat: "none", nticks: 6};
+    const decades = [];
+    for (let d = Math.floor(Math.log10(firstStep())); 10 ** d <= lastStep(); d++) if (10 ** d >= firstStep()) decades.push(10 ** d);
+    const stride = Math.max(1, Math.ceil(decades.length / 6));
+    const values = [...(steps[0] <= 0 ? [0] : []), ...decades.filter((_, k) => k % stride === 0)];
+    return {tickvals: values.map(place), ticktext: values.map(grouped)};
+  };
+  const shade = (step) => {
+    const width = place(lastStep()) - place(steps[0]) || 1, count = data.shades.light.length;
+    return Math.min(count - 1, Math.floor((place(step) - place(steps[0])) / width * count));
+  };
+
+  // What is shown: the mean, or runs; of these the chosen layers. A part is the numbers of one of them.
+
+  const shownParts = () => [...(meanOn && estimate.mean ? [estimate.mean] : []), ...estimate.parts.filter((part) => runOn[part.run])];
+  const shownLayers = (part) => part.layers.map((_, i) => i).filter((i) => layerOn[part.layers[i]]);
+  const hasPlane = (part) => part.quantities[XT] && part.quantities[TY];
+  const runName = (part) => part.run < 0 ? part.words.split(",")[0] : data.runs[part.run];
+  const dashOf = (run) => DASHES[(run + (hasMean ? 1 : 0)) % DASHES.length];
+  const symbolOf = (part, i) => SYMBOLS[part.layers[i] % SYMBOLS.length];
+  const traceName = (part, i) => plain(data.layers[part.layers[i]]) + (severalRuns ? `, ${plain(runName(part))}` : "");
 
   const flagsOf = (quantity, i, s) => quantity && quantity.flags ? quantity.flags.names[quantity.flags.codes[i][s]] : "";
-  const ceilingOf = (quantity, i, s) => {
-    const top = quantity.ceiling;
-    return Array.isArray(top) ? top[i][s] : top;
+  const ceilingOf = (quantity, i, s) => Array.isArray(quantity.ceiling) ? quantity.ceiling[i][s] : quantity.ceiling;
+  const isSaturated = (part, i, s) => [XT, TY].some((q) => flagsOf(part.quantities[q], i, s).includes("saturated"));
+  // The interval as it is drawn: it stops at the ceiling, and that of a mean of information at 0.
+  const bandOf = (part, q, i, s) => {
+    const value = q.value[i][s], top = ceilingOf(q, i, s);
+    if (!q.low || !given(value) || !given(q.low[i][s]) || !given(q.high[i][s])) return null;
+    const low = part.run < 0 && q.unit === "bits" ? Math.max(q.low[i][s], Math.min(0, value)) : q.low[i][s];
+    return [low, given(top) ? Math.min(q.high[i][s], Math.max(top, value)) : q.high[i][s]];
   };
-  const isSaturated = (part, i, s) => [XT, TY].some((q) => flagsOf(part.quantities[q], i, s).split(", ").includes("saturated"));
 
-  // What the hover says of one layer at one snapshot: values, intervals, bounds, ceilings, flags.
+  // What the hover says of one layer at one snapshot: run, values, intervals, bounds, ceilings, flags.
   const words = (part, i, s) => {
-    const lines = [`<b>${plain(data.layers[part.layers[i]])}</b>  step ${part.steps[s]}` +
-      (part.epochs[s] === null || part.epochs[s] === part.steps[s] ? "" : `, epoch ${show(part.epochs[s])}`)];
-    if (data.runs.length > 1) lines.push(`run ${plain(data.runs[part.run])}`);
+    const lines = [`<b>${plain(data.layers[part.layers[i]])}</b>  step ${grouped(part.steps[s])}` +
+      (part.epochs[s] === null || part.epochs[s] === part.steps[s] ? "" : `, epoch ${show(part.epochs[s])}`),
+      plain(part.run < 0 ? part.words : `run ${data.runs[part.run]}`)];
     for (const [name, q] of Object.entries(part.quantities)) {
-      const value = q.value[i][s];
-      if (value === null && !flagsOf(q, i, s)) continue;
+      const value = q.value[i][s], flags = flagsOf(q, i, s), top = ceilingOf(q, i, s);
+      if (value === null && !flags) continue;
       let line = `${plain(name)} = ${show(value)} ${plain(q.unit)}`;
       if (q.low && q.low[i][s] !== null) line += ` [${show(q.low[i][s])}, ${show(q.high[i][s])}]`;
       if (q.bound) line += `, ${q.bound}`;
-      const top = ceilingOf(q, i, s);
-      if (top !== null && top !== undefined && (name === XT || name === TY)) line += `, ceiling ${show(top)}`;
-      if (flagsOf(q, i, s)) line += `, ${plain(flagsOf(q, i, s))}`;
+      if (given(top)) line += `, ceiling ${show(top)}`;
+      if (flags) line += `, ${plain(flags)}`;
       lines.push(line);
     }
     return lines.join("<br>");
@@ -86,137 +127,169 @@
     });
   };
 
-  const visibleParts = () => estimate.parts.filter((part) => runOn[part.run]);
-  const shownLayers = (part) => part.layers.map((_, i) => i).filter((i) => layerOn[part.layers[i]]);
-  const hasPlane = (part) => part.quantities[XT] && part.quantities[TY];
+  // Axes.
 
-  // The plane. Traces are rebuilt when a choice changes; the slider only changes how much of each is shown.
-  let planeTraces = [];
-  const buildPlane = () => {
-    planeTraces = [];
-    for (const part of visibleParts().filter(hasPlane)) {
-      const x = part.quantities[XT].value, y = part.quantities[TY].value, chosen = shownLayers(part);
-      const kept = trail(part), pick = (list) => kept.map((s) => list[s]), when = pick(part.steps);
-      const run = data.runs.length > 1 ? `, ${plain(data.runs[part.run])}` : "";
-      if ($("mode").value === "steps") {
-        const lines = data.shades.map(() => ({x: [], y: [], step: []}));
-        kept.forEach((s) => {
-          const step = part.steps[s];
-          const line = lines[shade(step)];
-          for (const i of chosen) {
-            line.x.push(x[i][s]);
-            line.y.push(y[i][s]);
-            line.step.push(step);
-          }
-          line.x.push(null);
-          line.y.push(null);
-          line.step.push(step);
-        });
-        lines.forEach((line, k) => {
-          if (line.x.length) planeTraces.push({full: line, trace: {mode: "lines", hoverinfo: "skip", opacity: 0.55,
-            line: {color: data.shades[k], width: 1, dash: DASHES[part.run % DASHES.length]}}});
-        });
-      }
-      for (const i of chosen) {
-        const layer = part.layers[i], symbol = SYMBOLS[layer % SYMBOLS.length];
-        const open = kept.map((s) => isSaturated(part, i, s));
-        const byStep = $("mode").value === "steps";
-        planeTraces.push({
-          full: {x: pick(x[i]), y: pick(y[i]), step: when},
-          trace: {
-            name: plain(data.layers[layer]) + run, mode: byStep ? "markers" : "lines+markers", hoverinfo: "text",
-            text: kept.map((s) => words(part, i, s)),
-            line: {color: data.colors[layer], width: 1.6, dash: DASHES[part.run % DASHES.length]},
-            marker: {symbol: open.map((o) => symbol + (o ? "-open" : "")), size: byStep ? 6 : 5,
-              color: byStep ? when.map((step) => data.shades[shade(step)]) : data.colors[layer]},
-          },
-        });
-      }
-      planeTraces.push({now: part, chosen, trace: {mode: "lines+markers", hoverinfo: "text",
-        line: {color: "#222", width: 1.6, dash: DASHES[part.run % DASHES.length]}, name: "now" + run,
-        marker: {size: 11, line: {color: "#222", width: 1.2}}}});
-    }
-    drawPlane(true);
-  };
-  const slice = (entry, step) => {
-    if (entry.now) {
-      const part = entry.now, s = countUpTo(part.steps, step) - 1, get = (q) => entry.chosen.map((i) => s < 0 ? null : part.quantities[q].value[i][s]);
-      return {x: get(XT), y: get(TY), text: entry.chosen.map((i) => s < 0 ? "" : words(part, i, s)),
-        symbol: entry.chosen.map((i) => SYMBOLS[part.layers[i] % SYMBOLS.length] + (s >= 0 && isSaturated(part, i, s) ? "-open" : "")),
-        color: entry.chosen.map((i) => $("mode").value === "steps" ? data.shades[shade(step)] : data.colors[part.layers[i]])};
-    }
-    const n = countUpTo(entry.full.step, step);
-    return {x: entry.full.x.slice(0, n), y: entry.full.y.slice(0, n)};
-  };
-  const range = (name) => {
+  // From the data and their bands, and the ceiling too where the data then still fill two fifths of the axis.
+  const limits = (values, top, least) => {
     let low = Infinity, high = -Infinity;
-    const tops = [];
-    for (const part of visibleParts().filter(hasPlane)) {
-      for (const i of shownLayers(part)) part.quantities[name].value[i].forEach((v, s) => {
-        if (v === null) return;
-        low = Math.min(low, v);
-        high = Math.max(high, v);
-        const top = ceilingOf(part.quantities[name], i, s);
-        if (top !== null && top !== undefined) tops.push(top);
+    for (const value of values) if (given(value)) {
+      low = Math.min(low, value);
+      high = Math.max(high, value);
+    }
+    if (low > high) return [0, given(top) ? top : 1];
+    const smallest = low;
+    if (low > 0 && low < 0.25 * high) low = 0;
+    if (given(top) && top > high && high - low >= 0.4 * (top - low)) high = top;
+    const span = least || (high - low > 1e-9 * Math.abs(high) ? 0 : Math.max(0.1 * Math.abs(high), 0.1));
+    if (high - low < span) {
+      const middle = (low + high) / 2;
+      low = smallest >= 0 ? Math.max(0, middle - span / 2) : middle - span / 2;
+      high = low + span;
+    }
+    return [low - 0.05 * (high - low), high + 0.08 * (high - low)];
+  };
+  // Limits, ceiling and unit of a quantity in all that is shown.
+  const scaleOf = (name, extra = []) => {
+    const values = [...extra];
+    let top = null, least = 0, unit = "bits";
+    for (const part of shownParts()) {
+      const q = part.quantities[name];
+      if (!q) continue;
+      least = Math.max(least, q.least);
+      unit = q.unit;
+      for (const i of shownLayers(part)) q.value[i].forEach((value, s) => {
+        values.push(value, ...(bandOf(part, q, i, s) || []));
+        if (given(ceilingOf(q, i, s))) top = Math.max(top === null ? -Infinity : top, ceilingOf(q, i, s));
       });
     }
-    if (low > high) return {range: [0, 1], top: null};
-    const top = tops.length ? tops.reduce((a, b) => Math.max(a, b)) : null;
-    if (low > 0 && low < 0.25 * high) low = 0;
-    const near = top !== null && (top <= high || high - low >= 0.4 * (top - low));
-    if (near) high = Math.max(high, top);
-    const pad = 0.05 * (high - low || Math.max(Math.abs(high), 1));
-    return {range: [low - pad, high + pad], top: near ? top : null};
+    return {range: limits(values, top, least), top, unit};
   };
-  const config = {displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
-    toImageButtonOptions: {filename: "information-plane", scale: 2}};
-  const base = () => ({font: {family: "system-ui, sans-serif", size: 13, color: "#222"}, showlegend: false, hovermode: "closest",
-    paper_bgcolor: "#fff", plot_bgcolor: "#fff", hoverlabel: {align: "left", bgcolor: "#fff", bordercolor: "#888", font: {color: "#222"}}});
-  const axis = (title, more) => ({title: {text: title, standoff: 8}, zeroline: false, showgrid: false, ticks: "outside", linecolor: "#222",
-    showline: true, automargin: true, ...more});
+  const config = {displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toImage"]};
+  const quiet = {...config, displayModeBar: false};
+  // A finger scrolls the page; a mouse zooms.
+  const dragmode = matchMedia("(pointer: coarse)").matches ? false : "zoom";
+  const base = (more) => ({font: {family: "system-ui, sans-serif", size: 13, color: ink()}, showlegend: false, hovermode: "closest", dragmode,
+    paper_bgcolor: paper(), plot_bgcolor: paper(), separators: ".\u202f", modebar: {bgcolor: "rgba(0,0,0,0)", color: faint(), activecolor: ink()},
+    hoverlabel: {align: "left", bgcolor: paper(), bordercolor: faint(), font: {color: ink()}}, ...more});
+  const axis = (title, more) => ({title: {text: title, standoff: 8}, zeroline: false, showgrid: false, ticks: "outside", linecolor: ink(),
+    tickcolor: ink(), exponentformat: "none", showline: true, automargin: true, ...more});
+  const timeAxis = () => {
+    const low = place(steps[0]), high = place(lastStep()), pad = 0.02 * (high - low) || 0.5;
+    return axis("step", {...timeTicks(), range: [low - pad, high + pad]});
+  };
+  // A dotted line at a ceiling with its name; a ceiling beyond the limits is named at the edge it lies past.
+  const ceiling = (layout, letter, scale, name) => {
+    if (scale.top === null) return;
+    const inside = scale.top <= scale.range[1], across = letter === "x", other = across ? "y" : "x";
+    const text = `${plain(name)} = ${show(scale.top)}${inside ? "" : across ? " →" : " ↑"}`;
+    const place = inside ? {[letter]: scale.top} : {[letter]: 1, [`${letter}ref`]: "paper"};
+    layout.annotations.push({...place, [other]: across ? 0.02 : 0.01, [`${other}ref`]: "paper", text, textangle: across && inside ? -90 : 0, showarrow: false,
+      xanchor: across ? "right" : "left", yanchor: across || inside ? "bottom" : "top", font: {size: 11, color: faint()}});
+    if (inside) layout.shapes.push({type: "line", [`${letter}0`]: scale.top, [`${letter}1`]: scale.top, [`${other}ref`]: "paper", [`${other}0`]: 0,
+      [`${other}1`]: 1, line: {color: faint(), width: 1, dash: "dot"}, layer: "below"});
+  };
 
+  // The plane. Traces are rebuilt when a choice changes; the slider only changes how much of each is shown.
+
+  let planeTraces = [];
+  const shadedLines = (part, kept, chosen) => {
+    const lines = shades().map(() => ({x: [], y: [], step: []}));
+    for (const s of kept) {
+      const step = part.steps[s], line = lines[shade(step)];
+      for (const i of chosen) {
+        line.x.push(part.quantities[XT].value[i][s]);
+        line.y.push(part.quantities[TY].value[i][s]);
+      }
+      line.x.push(null);
+      line.y.push(null);
+      for (let k = 0; k <= chosen.length; k++) line.step.push(step);
+    }
+    return lines.map((full, k) => ({full, trace: {mode: "lines", hoverinfo: "skip", opacity: 0.55, showlegend: false,
+      line: {color: shades()[k], width: 1, dash: dashOf(part.run)}}})).filter((entry) => entry.full.x.length);
+  };
+  const layerTrace = (part, kept, i, byStep) => {
+    const pick = (list) => kept.map((s) => list[s]), when = pick(part.steps), color = layerColor(part.layers[i]);
+    return {
+      full: {x: pick(part.quantities[XT].value[i]), y: pick(part.quantities[TY].value[i]), step: when},
+      trace: {
+        name: traceName(part, i), mode: byStep ? "markers" : "lines+markers", hoverinfo: "text", showlegend: true,
+        text: kept.map((s) => words(part, i, s)), line: {color, width: 1.6, dash: dashOf(part.run)},
+        marker: {symbol: kept.map((s) => symbolOf(part, i) + (isSaturated(part, i, s) ? "-open" : "")), size: byStep ? 6 : 5,
+          color: byStep ? when.map((step) => shades()[shade(step)]) : color},
+      },
+    };
+  };
+  const buildPlane = () => {
+    const byStep = $("mode").value === "steps";
+    planeTraces = [];
+    for (const part of shownParts().filter(hasPlane)) {
+      const chosen = shownLayers(part), kept = trail(part);
+      if (byStep) planeTraces.push(...shadedLines(part, kept, chosen));
+      for (const i of chosen) planeTraces.push(layerTrace(part, kept, i, byStep));
+      planeTraces.push({now: part, chosen, trace: {mode: "lines+markers", hoverinfo: "text", showlegend: false, name: `now, ${plain(runName(part))}`,
+        line: {color: ink(), width: 1.6, dash: dashOf(part.run)}, marker: {size: 11, line: {color: ink(), width: 1.2}}}});
+    }
+    const none = !planeTraces.length, some = shownParts().length;
+    $("plane").hidden = $("save-plane").hidden = none;
+    $("no-plane").hidden = !none;
+    $("no-plane").textContent = some ? `${estimate.name} gives no pair of I(X;T) and I(T;Y), so there is no plane. Its numbers are in the curves.`
+      : "No run is chosen.";
+    if (!none) drawPlane(true);
+  };
+  // The bands of a mean at the current step, as bars.
+  const bars = (part, name, chosen, s) => {
+    const ends = chosen.map((i) => s < 0 ? null : bandOf(part, part.quantities[name], i, s)), value = (k) => part.quantities[name].value[chosen[k]][s];
+    return {array: ends.map((e, k) => e ? e[1] - value(k) : 0), arrayminus: ends.map((e, k) => e ? value(k) - e[0] : 0)};
+  };
+  const slice = (entry, step) => {
+    if (!entry.now) {
+      const n = countUpTo(entry.full.step, step);
+      return {x: entry.full.x.slice(0, n), y: entry.full.y.slice(0, n)};
+    }
+    const part = entry.now, s = countUpTo(part.steps, step) - 1, get = (q) => entry.chosen.map((i) => s < 0 ? null : part.quantities[q].value[i][s]);
+    return {x: get(XT), y: get(TY), text: entry.chosen.map((i) => s < 0 ? "" : words(part, i, s)),
+      symbol: entry.chosen.map((i) => symbolOf(part, i) + (s >= 0 && isSaturated(part, i, s) ? "-open" : "")),
+      color: entry.chosen.map((i) => $("mode").value === "steps" ? shades()[shade(step)] : layerColor(part.layers[i])),
+      bars: part.run < 0 ? [bars(part, XT, entry.chosen, s), bars(part, TY, entry.chosen, s)] : []};
+  };
   const drawPlane = (rebuild) => {
-    const step = steps[at];
-    const parts = planeTraces.map((entry) => slice(entry, step));
+    if (!planeTraces.length) return;
+    const step = steps[at], parts = planeTraces.map((entry) => slice(entry, step));
     if (!rebuild) {
       // One call for all traces but the colour bar's; undefined leaves an attribute as it is.
-      Plotly.restyle("plane", {x: parts.map((p) => p.x), y: parts.map((p) => p.y), text: parts.map((p) => p.text),
-        "marker.symbol": parts.map((p) => p.symbol), "marker.color": parts.map((p) => p.color)}, parts.map((_, k) => k));
+      const all = (get) => parts.map(get), bar = (k, name) => all((p) => p.bars && p.bars[k] ? p.bars[k][name] : undefined);
+      Plotly.restyle("plane", {x: all((p) => p.x), y: all((p) => p.y), text: all((p) => p.text),
+        "marker.symbol": all((p) => p.symbol), "marker.color": all((p) => p.color), "error_x.array": bar(0, "array"),
+        "error_x.arrayminus": bar(0, "arrayminus"), "error_y.array": bar(1, "array"), "error_y.arrayminus": bar(1, "arrayminus")}, parts.map((_, k) => k));
       return;
     }
     const traces = planeTraces.map((entry, k) => {
       const trace = {type: "scatter", ...entry.trace, x: parts[k].x, y: parts[k].y};
-      if (entry.now) trace.marker = {...entry.trace.marker, symbol: parts[k].symbol, color: parts[k].color};
-      if (parts[k].text) trace.text = parts[k].text;
-      return trace;
+      if (!entry.now) return trace;
+      trace.marker = {...entry.trace.marker, symbol: parts[k].symbol, color: parts[k].color};
+      trace.text = parts[k].text;
+      const [wide, tall] = parts[k].bars, look = {type: "data", symmetric: false, thickness: 1, width: 3, color: faint()};
+      return wide ? {...trace, error_x: {...look, ...wide}, error_y: {...look, ...tall}} : trace;
     });
     if ($("mode").value === "steps") traces.push(colorBar());
-    const rx = range(XT), ry = range(TY), shapes = [], notes = [];
-    const dotted = {color: "#888", width: 1, dash: "dot"};
-    if (rx.top !== null) {
-      shapes.push({type: "line", x0: rx.top, x1: rx.top, yref: "paper", y0: 0, y1: 1, line: dotted, layer: "below"});
-      notes.push({x: rx.top, y: 0.02, yref: "paper", text: `${estimate.ceiling} = ${show(rx.top)}`, textangle: -90, showarrow: false, xanchor: "right", yanchor: "bottom", font: {size: 11, color: "#666"}});
-    }
-    if (ry.top !== null) {
-      shapes.push({type: "line", y0: ry.top, y1: ry.top, xref: "paper", x0: 0, x1: 1, line: dotted, layer: "below"});
-      notes.push({y: ry.top, x: 0.01, xref: "paper", text: `H(Y) = ${show(ry.top)}`, showarrow: false, xanchor: "left", yanchor: "bottom", font: {size: 11, color: "#666"}});
-    }
-    Plotly.react("plane", traces, {...base(), margin: {l: 60, r: 10, t: 12, b: 52}, uirevision: $("estimate").value, shapes, annotations: notes,
-      xaxis: axis("I(X;T) [bits]", {range: rx.range}), yaxis: axis("I(T;Y) [bits]", {range: ry.range})}, config);
+    const rx = scaleOf(XT), ry = scaleOf(TY);
+    const layout = base({margin: {l: 60, r: 10, t: 12, b: 48}, uirevision: $("estimate").value, shapes: [], annotations: [],
+      xaxis: axis("I(X;T) [bits]", {range: rx.range}), yaxis: axis("I(T;Y) [bits]", {range: ry.range})});
+    ceiling(layout, "x", rx, estimate.ceiling);
+    ceiling(layout, "y", ry, "H(Y)");
+    Plotly.react("plane", traces, layout, config);
   };
   // An unseen trace that carries the colour bar of the steps.
   const colorBar = () => {
-    const ticks = timeTicks(), low = place(steps[0]), high = place(steps[steps.length - 1]);
-    return {type: "scatter", mode: "markers", x: [null], y: [null], hoverinfo: "skip", marker: {color: [low], cmin: low, cmax: high > low ? high : low + 1,
-      colorscale: data.shades.map((c, k) => [k / (data.shades.length - 1), c]), showscale: true,
-      colorbar: {title: {text: "step", side: "right"}, thickness: 12, outlinewidth: 0, ...ticks}}};
+    const low = place(steps[0]), high = place(lastStep()), colors = shades();
+    return {type: "scatter", mode: "markers", x: [null], y: [null], hoverinfo: "skip", showlegend: false, marker: {color: [low], cmin: low,
+      cmax: high > low ? high : low + 1, colorscale: colors.map((c, k) => [k / (colors.length - 1), c]), showscale: true,
+      colorbar: {title: {text: "step", side: "right"}, thickness: $("plane").offsetWidth < 500 ? 7 : 12, outlinewidth: 0, ...timeTicks()}}};
   };
 
-  const timeAxis = () => {
-    const low = place(steps[0]), high = place(steps[steps.length - 1]), pad = 0.02 * (high - low) || 0.5;
-    return axis("step", {...timeTicks(), range: [low - pad, high + pad]});
-  };
-  // The place in training is a line of our own above the panel: moving a shape of Plotly's draws the panel anew.
+  // Curves and metrics, with the place in training.
+
+  // That is a line of our own above the panel: moving a shape of Plotly's draws the panel anew.
   const cursors = {};
   const moveCursor = (panel) => {
     const layout = $(panel)._fullLayout;
@@ -229,80 +302,84 @@
   };
   const withCursor = (panel) => {
     if (!cursors[panel]) {
-      cursors[panel] = document.createElement("div");
+      cursors[panel] = add($(panel), "div");
       cursors[panel].className = "cursor";
-      $(panel).append(cursors[panel]);
       $(panel).on("plotly_afterplot", () => moveCursor(panel));
     }
     moveCursor(panel);
   };
-  // Steps in a row that have an interval: where a value has none, the band is interrupted.
-  const stretches = (q, i) => {
-    const out = [[]];
-    q.value[i].forEach((value, s) => {
-      if (q.low[i][s] !== null && q.high[i][s] !== null) out[out.length - 1].push(s);
-      else if (value !== null && out[out.length - 1].length) out.push([]);
+  // The outline of a band, interrupted where a value has none.
+  const bandTrace = (x, ends, values, color) => {
+    const pieces = [[]];
+    values.forEach((value, s) => {
+      if (ends[s]) pieces[pieces.length - 1].push(s);
+      else if (given(value) && pieces[pieces.length - 1].length) pieces.push([]);
     });
-    return out.filter((known) => known.length);
+    const known = pieces.filter((piece) => piece.length), back = (piece) => [...piece].reverse();
+    return {type: "scatter", mode: "lines", hoverinfo: "skip", showlegend: false, fill: "toself", fillcolor: color, opacity: 0.18, line: {width: 0},
+      x: known.flatMap((piece) => [...[...piece, ...back(piece)].map((s) => x[s]), null]),
+      y: known.flatMap((piece) => [...piece.map((s) => ends[s][1]), ...back(piece).map((s) => ends[s][0]), null])};
   };
   const buildCurves = () => {
-    const name = $("quantity").value, traces = [];
-    let unit = "";
-    const shapes = [];
-    const tops = new Set();
-    for (const part of visibleParts()) {
-      const q = part.quantities[name];
+    const name = $("quantity").value, traces = [], chances = [];
+    for (const part of shownParts()) {
+      const q = part.quantities[name], chance = part.quantities[`${name} null`];
       if (!q) continue;
-      unit = q.unit;
-      const x = part.steps.map(place), chance = part.quantities[`${name} null`];
+      const x = part.steps.map(place);
       for (const i of shownLayers(part)) {
-        const color = data.colors[part.layers[i]];
-        if (q.low) {
-          const outline = stretches(q, i).map((known) => {
-            const back = [...known].reverse();
-            return {x: [...known, ...back].map((s) => x[s]), y: [...known.map((s) => q.high[i][s]), ...back.map((s) => q.low[i][s])]};
-          });
-          traces.push({type: "scatter", mode: "lines", hoverinfo: "skip", fill: "toself", fillcolor: color, opacity: 0.18, line: {width: 0},
-            x: outline.flatMap((part) => [...part.x, null]), y: outline.flatMap((part) => [...part.y, null])});
+        const color = layerColor(part.layers[i]), dash = dashOf(part.run);
+        if (q.low) traces.push(bandTrace(x, q.value[i].map((_, s) => bandOf(part, q, i, s)), q.value[i], color));
+        if (chance) {
+          traces.push({type: "scatter", mode: "lines", x, y: chance.value[i], hoverinfo: "skip", showlegend: false, line: {color, width: 1, dash: "dot"}});
+          chances.push(...chance.value[i]);
         }
-        if (chance) traces.push({type: "scatter", mode: "lines", x, y: chance.value[i], hoverinfo: "skip", line: {color, width: 1, dash: "dot"}});
-        traces.push({type: "scatter", mode: "lines+markers", x, y: q.value[i], hoverinfo: "text", name: plain(data.layers[part.layers[i]]),
-          text: part.steps.map((_, s) => words(part, i, s)), line: {color, width: 1.8, dash: DASHES[part.run % DASHES.length]},
-          marker: {color, size: 5, symbol: SYMBOLS[part.layers[i] % SYMBOLS.length], maxdisplayed: 8}});
-        const top = ceilingOf(q, i, 0);
-        if (top !== null && top !== undefined) tops.add(top);
+        traces.push({type: "scatter", mode: "lines+markers", x, y: q.value[i], hoverinfo: "text", name: traceName(part, i), showlegend: true,
+          text: part.steps.map((_, s) => words(part, i, s)), line: {color, width: 1.8, dash},
+          marker: {color, size: 5, symbol: symbolOf(part, i), maxdisplayed: 8}});
       }
     }
-    for (const top of tops) shapes.push({type: "line", y0: top, y1: top, xref: "paper", x0: 0, x1: 1, line: {color: "#888", width: 1, dash: "dot"}});
-    Plotly.react("curves", traces, {...base(), margin: {l: 60, r: 10, t: 12, b: 40}, shapes,
-      xaxis: timeAxis(), yaxis: axis(`${plain(name)} [${plain(unit)}]`, {rangemode: "tozero"})}, {...config, displayModeBar: false});
+    const scale = scaleOf(name, chances);
+    const layout = base({margin: {l: 60, r: 10, t: 12, b: 40}, shapes: [], annotations: [], xaxis: timeAxis(),
+      yaxis: axis(`${plain(name)} [${plain(scale.unit)}]`, {range: scale.range})});
+    if (name === XT || name === TY) ceiling(layout, "y", scale, name === TY ? "H(Y)" : estimate.ceiling);
+    Plotly.react("curves", traces, layout, quiet);
     withCursor("curves");
   };
+  // The mean of the metrics where the mean is shown and there is one, and those of each run that is shown.
+  const metricParts = () => {
+    const mean = meanOn && estimate.mean, known = Object.keys(data.mean_metrics).length > 0;
+    const runs = data.metrics.map((recorded, run) => ({run, recorded})).filter(({run}) => runOn[run] || (mean && !known));
+    return [...(mean && known ? [{run: -1, recorded: data.mean_metrics}] : []), ...runs];
+  };
   const buildMetrics = () => {
-    const traces = [], names = [];
-    data.metrics.forEach((recorded, run) => {
-      if (!runOn[run]) return;
+    const traces = [], names = [], colors = [ink(), ...data.metric_colors[theme()]];
+    for (const {run, recorded} of metricParts()) {
+      const who = run < 0 ? estimate.mean.words : `run ${data.runs[run]}`;
       for (const [name, m] of Object.entries(recorded)) {
-        if (!names.includes(name)) names.push(name);
-        const k = names.indexOf(name), right = name.toLowerCase().includes("acc");
-        traces.push({type: "scatter", mode: "lines", x: m.steps.map(place), y: m.values, yaxis: right ? "y2" : "y", name: plain(name), showlegend: run === data.metrics.findIndex((r, i) => runOn[i] && name in r),
-          hoverinfo: "text", text: m.values.map((v, s) => `${plain(name)} = ${show(v)}<br>step ${m.steps[s]}` + (data.runs.length > 1 ? `<br>run ${plain(data.runs[run])}` : "")),
-          line: {color: ["#222", "#0072B2", "#D55E00", "#009E73", "#CC79A7"][k % 5], width: 1.6, dash: DASHES[k % DASHES.length]}});
+        const first = !names.includes(name);
+        if (first) names.push(name);
+        const k = names.indexOf(name), color = colors[k % colors.length], yaxis = name.toLowerCase().includes("acc") ? "y2" : "y", x = m.steps.map(place);
+        if (m.low) traces.push({...bandTrace(x, m.values.map((_, s) => given(m.low[s]) && given(m.high[s]) ? [m.low[s], m.high[s]] : null), m.values, color), yaxis});
+        traces.push({type: "scatter", mode: "lines", x, y: m.values, yaxis, name: plain(name), showlegend: first, hoverinfo: "text",
+          text: m.values.map((v, s) => `${plain(name)} = ${show(v)}` + (m.low && given(m.low[s]) ? ` [${show(m.low[s])}, ${show(m.high[s])}]` : "") +
+            `<br>step ${grouped(m.steps[s])}<br>${plain(who)}`),
+          line: {color, width: 1.6, dash: severalRuns ? dashOf(run) : DASHES[k % DASHES.length]}});
       }
-    });
-    $("metrics").hidden = traces.length === 0;
+    }
+    $("metrics").hidden = $("save-metrics").hidden = traces.length === 0;
     if (!traces.length) return;
     const left = traces.some((t) => t.yaxis === "y");
-    Plotly.react("metrics", traces, {...base(), showlegend: true, legend: {orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: {size: 11}}, margin: {l: 60, r: 50, t: 30, b: 40},
-      xaxis: timeAxis(), yaxis: axis(left ? "loss" : "", {visible: left}),
-      yaxis2: axis("accuracy", {overlaying: "y", side: "right", tickmode: "auto", nticks: 5, visible: traces.some((t) => t.yaxis === "y2")})}, {...config, displayModeBar: false});
+    Plotly.react("metrics", traces, base({showlegend: true, legend: {orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: {size: 11}},
+      margin: {l: 60, r: 50, t: 30, b: 40}, xaxis: timeAxis(), yaxis: axis(left ? "loss" : "", {visible: left}),
+      yaxis2: axis("accuracy", {overlaying: "y", side: "right", tickmode: "auto", nticks: 5, visible: traces.some((t) => t.yaxis === "y2")})}), quiet);
     withCursor("metrics");
   };
 
+  // The slider and the playing of training.
+
   const tell = () => {
-    const part = estimate.parts.find((p) => runOn[p.run]) || estimate.parts[0];
-    const s = countUpTo(part.steps, steps[at]) - 1, epoch = s < 0 ? null : part.epochs[s];
-    $("now").textContent = `step ${steps[at]}` + (epoch === null || epoch === steps[at] ? "" : `, epoch ${show(epoch)}`);
+    const part = shownParts()[0] || estimate.parts[0], s = countUpTo(part.steps, steps[at]) - 1, epoch = s < 0 ? null : part.epochs[s];
+    $("now").textContent = `step ${grouped(steps[at])}` + (epoch === null || epoch === steps[at] ? "" : `, epoch ${show(epoch)}`);
     $("step").setAttribute("aria-valuetext", $("now").textContent);
   };
   const goTo = (index) => {
@@ -349,16 +426,80 @@
     playing = requestAnimationFrame(frame);
   };
 
+  // Files of what is shown.
+
+  const save = (name, type, text) => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], {type}));
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  };
+  // A name that a spreadsheet would take for a formula begins with an apostrophe.
+  const cell = (value) => {
+    if (!given(value)) return "";
+    if (typeof value === "number") return String(value);
+    const text = /^[=+\-@\t]/.test(value) ? `'${value}` : value;
+    return /[",\n\r]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
+  };
+  const shownRows = () => {
+    const rows = [["estimate", "run", "layer", "step", "epoch", "quantity", "value", "low", "high", "bound", "ceiling", "unit", "flags"]];
+    for (const part of shownParts()) for (const i of shownLayers(part)) for (const [name, q] of Object.entries(part.quantities)) {
+      part.steps.forEach((step, s) => {
+        const flags = flagsOf(q, i, s), ends = q.low ? [q.low[i][s], q.high[i][s]] : [null, null];
+        if (given(q.value[i][s]) || flags) rows.push([estimate.name, part.run < 0 ? part.words : data.runs[part.run], data.layers[part.layers[i]], step,
+          part.epochs[s], name, q.value[i][s], ...ends, q.bound, ceilingOf(q, i, s), q.unit, flags]);
+      });
+    }
+    return rows;
+  };
+  const saveData = () => save("information-plane.csv", "text/csv", shownRows().map((row) => row.map(cell).join(",") + "\n").join(""));
+  // The figure as it stands, with a legend of its layers and what its numbers are.
+  const saveFigure = async (panel) => {
+    const {data: traces, layout, offsetWidth: width, offsetHeight: height} = $(panel);
+    const about = [`${estimate.name}. N = ${sizes()}.`, panel === "plane" ? "Open markers are saturated." : "", shownParts().some((part) => part.run < 0) ? `Of ${estimate.mean.words}.` : ""];
+    const title = {text: plain(about[0]) + `<br>${plain(about.slice(1).join(" "))}`, x: 0.02, xanchor: "left", font: {size: 11}};
+    const around = {...layout.margin, t: 56, l: layout.margin.l + 20, r: 150};
+    const figure = {data: traces, layout: {...layout, title, showlegend: true, legend: {font: {size: 11}, x: 1.2, xanchor: "left"}, margin: around}};
+    const url = await Plotly.toImage(figure, {format: "svg", width: width + 150, height: height + 50});
+    save(`information-${panel}.svg`, "image/svg+xml", decodeURIComponent(url.slice(url.indexOf(",") + 1)));
+  };
+
+  // Choices.
+
   const rebuild = () => {
     buildPlane();
     buildCurves();
     buildMetrics();
     tell();
   };
+  const runBoxes = () => [...$("runs").querySelectorAll("input")];
+  // Of three or more runs the mean is shown, until somebody chooses.
+  const chooseRuns = () => {
+    if (!runsChosen) {
+      meanOn = Boolean(estimate.mean);
+      runOn.fill(!meanOn);
+    }
+    for (const box of runBoxes()) {
+      const mean = box.dataset.index === "mean", run = Number(box.dataset.index);
+      box.checked = mean ? meanOn : runOn[run];
+      box.disabled = mean ? !estimate.mean : !estimate.parts.some((part) => part.run === run);
+    }
+    for (const box of $("layers").querySelectorAll("input")) box.disabled = !estimate.parts.some((part) => part.layers.includes(Number(box.dataset.index)));
+  };
+  const captionText = () => {
+    const longest = Math.max(...estimate.parts.map((part) => part.steps.length));
+    const some = longest > MOST_TRAIL ? `The trail shows at most ${MOST_TRAIL} of ${longest} snapshots, the dark line each. ` : "";
+    const mean = estimate.mean ? `Mean, where shown: ${estimate.mean.words}; of saturated points any run is. ` : "";
+    return `${estimate.name}. N = ${sizes()}. ${some}${mean}Information in bits. Open markers are saturated: the number is only its ceiling. ` +
+      "Dotted lines: ceilings; in the curves, the same estimate on shuffled labels.";
+  };
   const choose = () => {
     const before = steps ? steps[at] : Infinity;
     estimate = data.estimates[$("estimate").selectedIndex];
     steps = [...new Set(estimate.parts.flatMap((part) => part.steps))].sort((a, b) => a - b);
+    // As in the figures: logarithmic where the steps span more than two decades.
+    if (!axisChosen) $("axis").value = lastStep() > 100 * firstStep() ? "log" : "linear";
     $("step").max = steps.length - 1;
     at = Math.max(0, countUpTo(steps, before) - 1);
     $("step").value = at;
@@ -367,46 +508,89 @@
     $("quantity").replaceChildren();
     for (const name of names.filter((n) => n !== NULL)) option($("quantity"), name, name);
     $("quantity").value = names.includes(kept) ? kept : names.includes(TY) ? TY : names[0];
-    const n = estimate.n.length === 1 ? estimate.n[0] : `${estimate.n[0]} to ${estimate.n[estimate.n.length - 1]}`;
-    const longest = Math.max(...estimate.parts.map((part) => part.steps.length));
-    const some = longest > MOST_TRAIL ? `The trail shows at most ${MOST_TRAIL} of ${longest} snapshots, the dark line each. ` : "";
-    $("caption").textContent = `${estimate.name}. N = ${n}. ${some}Information in bits. Open markers are saturated: the number is only its ceiling. ` +
-      "Dotted lines: ceilings; in the curves, the same estimate on shuffled labels.";
+    $("caption").textContent = captionText();
+    chooseRuns();
     rebuild();
   };
-  const toggles = (box, names, state, marks) => names.forEach((name, i) => {
-    const label = document.createElement("label"), input = document.createElement("input");
+  const toggle = (box, index, name, sign, change) => {
+    const label = add(box, "label"), input = add(label, "input");
     input.type = "checkbox";
-    input.checked = state[i];
-    input.dataset.index = i;
+    input.dataset.index = index;
     input.addEventListener("change", () => {
-      state[i] = input.checked;
+      change(input.checked);
       rebuild();
     });
-    label.append(input);
-    if (marks) {
-      const mark = document.createElement("span");
-      mark.className = "mark";
-      mark.textContent = GLYPHS[i % GLYPHS.length];
-      mark.style.color = data.colors[i];
-      label.append(mark);
-    }
-    label.append(name);
-    box.append(label);
-  });
+    label.append(sign, name);
+    return input;
+  };
+  // Marks of the legends are drawn with the paths that the library draws in the figures.
+  const symbolPaths = (count) => {
+    const scratch = add(document.body, "div"), all = [...Array(count).keys()];
+    scratch.className = "scratch";
+    const done = Plotly.newPlot(scratch, [{mode: "markers", x: all, y: all, marker: {symbol: SYMBOLS.slice(0, count), size: 10}}], {width: 600, height: 400});
+    const paths = [...scratch.querySelectorAll(".point")].map((point) => point.getAttribute("d"));
+    done.then(() => {
+      Plotly.purge(scratch);
+      scratch.remove();
+    });
+    return paths;
+  };
+  const drawn = (box, tag, look) => {
+    const one = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(look)) one.setAttribute(name, value);
+    box.append(one);
+    return one;
+  };
+  const mark = (width, tag, look) => {
+    const svg = drawn(document.createDocumentFragment(), "svg", {class: "mark", width, height: 14, viewBox: `-7 -7 ${width} 14`, "aria-hidden": true});
+    drawn(svg, tag, look);
+    return svg;
+  };
+  const lineMark = (run) => mark(36, "path", {d: "M-5,0H28", stroke: "currentColor", "stroke-width": 1.8,
+    "stroke-dasharray": dashOf(run).replace(/px/g, "").replace("solid", "none")});
+  const chooseRun = (change) => (on) => {
+    runsChosen = true;
+    change(on);
+  };
+  const dress = () => {
+    const dark = theme() === "dark";
+    $("theme").textContent = dark ? "Light" : "Dark";
+    $("theme").setAttribute("aria-label", dark ? "Light page" : "Dark page");
+    $("layers").querySelectorAll(".mark").forEach((sign, i) => { sign.style.color = layerColor(i); });
+  };
 
-  data.estimates.forEach((one, k) => option($("estimate"), k, one.name));
-  toggles($("layers"), data.layers, layerOn, true);
-  toggles($("runs"), data.runs, runOn, false);
+  data.estimates.forEach((one, k) => option($("estimate"), k, one.short));
+  const paths = symbolPaths(Math.min(data.layers.length, SYMBOLS.length));
+  data.layers.forEach((name, i) => {
+    const sign = mark(14, "path", {d: paths[i % SYMBOLS.length], fill: "currentColor"});
+    toggle($("layers"), i, name, sign, (on) => { layerOn[i] = on; }).checked = layerOn[i];
+  });
+  if (hasMean) toggle($("runs"), "mean", "mean and band", lineMark(-1), chooseRun((on) => { meanOn = on; }));
+  data.runs.forEach((name, run) => toggle($("runs"), run, name, lineMark(run), chooseRun((on) => { runOn[run] = on; })));
   $("estimate").addEventListener("change", choose);
   $("mode").addEventListener("change", buildPlane);
-  $("axis").addEventListener("change", rebuild);
+  $("axis").addEventListener("change", () => {
+    axisChosen = true;
+    rebuild();
+  });
   $("quantity").addEventListener("change", buildCurves);
   $("step").addEventListener("input", () => {
     stop();
     soon(Number($("step").value));
   });
   $("play").addEventListener("click", play);
+  $("save-data").addEventListener("click", saveData);
+  for (const panel of ["plane", "curves", "metrics"]) $(`save-${panel}`).addEventListener("click", () => saveFigure(panel));
+  $("theme").addEventListener("click", () => {
+    document.documentElement.dataset.theme = theme() === "dark" ? "light" : "dark";
+    dress();
+    rebuild();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    dress();
+    rebuild();
+  });
+  dress();
   choose();
   document.body.dataset.ready = "yes";
 })();

@@ -193,11 +193,12 @@ def by_looking(table: ResultTable, estimator: str, settings: str, runs: Iterable
     return []
 
 
-def settings_words(settings: str) -> list[str]:
-    """The settings that change what a number means, as `n_bins = 30`; not unset ones, seeds, technical defaults."""
+def settings_words(settings: str, *, every: bool = False) -> list[str]:
+    """The settings that change what a number means, as `n_bins = 30`; seeds and technical defaults with `every`."""
     out = []
     for name, value in json.loads(settings or "{}").items():
-        if value is None or value == [] or name in _UNINTERESTING or (name, value) in TECHNICAL.items():
+        dull = name in _UNINTERESTING or (name, value) in TECHNICAL.items()
+        if value is None or value == [] or (dull and not every):
             continue
         if isinstance(value, list):
             value = "(" + ", ".join(f"{v:g}" if isinstance(v, int | float) else str(v) for v in value) + ")"

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from report_table import meta, metric_rows, rows, table
 
 from infoplane.report import page, report_html, write_report
-from infoplane.report.data import embed, page_data
-from infoplane.results import ResultTable
+from infoplane.report.data import embed, page_data, themes
+from infoplane.results import ResultTable, summarize
 
 
 class Page(HTMLParser):
@@ -77,7 +77,7 @@ def test_the_page_loads_nothing_and_runs_only_its_own_scripts(html):
     assert parsed.policy.startswith("default-src 'none'; ")
     assert "unsafe-eval" not in parsed.policy
     assert "http" not in parsed.policy
-    assert html.count("plotly.js v") == 1
+    assert html.count("plotly.js (basic - minified) v") == 1
 
 
 def test_warnings_come_first_and_settings_last(html):
@@ -85,7 +85,7 @@ def test_warnings_come_first_and_settings_last(html):
     at = {text: next(i for i, w in enumerate(words) if text in w) for text in
           ("What not to believe", "its ceiling", "Layers", "Settings and versions", "2.13.0")}  # fmt: skip
     assert list(at.values()) == sorted(at.values())
-    assert {'{"n_bins":30,"null_draws":20,"seed":0}', "runs/first", "5 (0 to 1000)"} <= set(words)
+    assert {"n_bins = 30, null_draws = 20, seed = 0", "runs/first", "5 (0 to 1000)"} <= set(words)
 
 
 def test_the_same_table_gives_the_same_bytes(html, tmp_path):
@@ -200,10 +200,8 @@ HOSTILE = [
 
 @pytest.fixture
 def _no_plotly(monkeypatch):
-    """The library is constant and 4.8 MB: parsing it in every example would be all that the test does."""
-    import plotly.offline
-
-    monkeypatch.setattr(plotly.offline, "get_plotlyjs", lambda: "/* plotly */")
+    """The library is constant and 1.2 MB: parsing it in every example would be all that the test does."""
+    monkeypatch.setattr(page, "LIBRARY", "vendor/plotly-LICENSE.txt")
 
 
 @pytest.mark.usefixtures("_no_plotly")
@@ -259,7 +257,7 @@ def test_the_report_needs_neither_torch_nor_matplotlib(tmp_path):
 import sys
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in {'torch', 'h5py', 'matplotlib'}:
+        if name.split('.')[0] in {'torch', 'h5py', 'matplotlib', 'plotly'}:
             raise ImportError(name + ' is blocked')
 sys.meta_path.insert(0, Blocked())
 from infoplane.report import write_report
@@ -273,3 +271,76 @@ write_report(sys.argv[1], sys.argv[2])
 def test_assets_end_no_element_early():
     for name in ("report.js", "report.css"):
         assert not re.search("</(script|style)|<!--|<script", page._asset(name), re.IGNORECASE)
+
+
+def test_the_library_is_named_with_its_version_and_licence():
+    text = page._asset(page.LIBRARY)
+    assert text[:200].count(f"plotly.js (basic - minified) v{re.search('[0-9.]+[0-9]', page.LIBRARY)[0]}") == 1
+    assert "MIT" in page._asset("vendor/plotly-LICENSE.txt")
+
+
+def test_a_usual_run_has_at_most_two_megabytes():
+    """Three seeds, ten layers, fifty snapshots, two estimates on two subsets."""
+    every = [
+        row for run in ("a", "b", "c") for n in (20, 30) for subset in ("train", "test")
+        for row in rows(run=run, n_bins=n, subset=subset, layers=tuple(f"layer{i}" for i in range(10)), steps=range(50))
+    ]  # fmt: skip
+    assert len(report_html(ResultTable.from_rows(every))) < 2_000_000
+    assert len(report_html(ResultTable.from_rows(rows(steps=range(50))))) < 1_300_000
+
+
+def test_doubts_are_one_list_each_once_and_folded_beyond_five():
+    every = [r._replace(bound="upper") if r.quantity == "I(X;T)" else r for r in rows() + rows(n_bins=60)]
+    flags = {"act2": "ties;few_samples;unreliable", "out": "out_of_range;degenerate"}
+    every = [r._replace(flags=flags[r.layer]) if r.quantity == "I(T;Y)" and r.layer in flags else r for r in every]
+    text = page._warnings(ResultTable.from_rows(every, meta("first")))
+    heads = re.findall("<summary><b>(.*?)</b>", text)
+    assert len(heads) == len(set(heads)) == 8
+    assert heads[0] == "I(X;T) is at its ceiling"
+    assert "10 of 30 values: binning, n_bins = 30, binning, n_bins = 60" in text
+    before, _, after = text.partition("<summary>3 more</summary>")
+    assert before.count("<b>binning, n_bins = 30</b>: ") == 5
+    assert after.count("<li data-kind=") == 3
+    assert text.count("<b>binning, n_bins = 60</b>: layer act2 (5 of 5) had equal values") == 1
+
+
+def three(**how):
+    return [row for run in ("a", "b", "c") for row in rows(run=run, **how)]
+
+
+def test_of_three_runs_there_is_a_mean_with_a_band():
+    source = ResultTable.from_rows(three() + [r for run in "abc" for r in metric_rows(run=run)])
+    data = page_data(source)
+    mean = data["estimates"][0]["mean"]
+    assert mean["words"] == "mean of 3 runs, band: 95 % CI of the mean (Student t)"
+    for quantity in ("I(X;T)", "I(T;Y)"):
+        for summary in summarize(source, quantity):
+            i = data["layers"].index(summary.layer)
+            for name, want in (("value", summary.summary.mean), ("low", summary.summary.low)):
+                assert mean["quantities"][quantity][name][i] == pytest.approx(want.tolist(), rel=1e-6)
+    assert mean["quantities"]["I(X;T)"]["flags"]["names"] == ["saturated in 3 of 3 runs", ""]
+    assert data["mean_metrics"]["loss"]["values"] == data["metrics"][0]["loss"]["values"]
+
+
+def test_the_mean_is_of_layers_and_steps_that_all_runs_have():
+    every = three() + rows(run="d", layers=("act1", "out"), steps=(1, 10, 11))
+    mean = page_data(ResultTable.from_rows(every))["estimates"][0]["mean"]
+    assert mean["words"].startswith("mean of 4 runs")
+    assert (mean["layers"], mean["steps"]) == ([0, 2], [1, 10])
+    assert page_data(ResultTable.from_rows(rows() + rows(run="second")))["estimates"][0]["mean"] is None
+    apart = three() + rows(run="d", steps=(5,))
+    assert page_data(ResultTable.from_rows(apart))["estimates"][0]["mean"] is None
+
+
+def test_a_mean_over_fewer_runs_says_so():
+    every = [r._replace(value=math.nan) if (r.run, r.step) == ("b", 10) else r for r in three()]
+    found = page_data(ResultTable.from_rows(every))["estimates"][0]["mean"]["quantities"]["I(T;Y)"]["flags"]
+    assert found["names"][found["codes"][1][2]] == "mean of 2 of 3 runs"
+
+
+def test_colours_on_a_dark_page_are_light_enough():
+    found = themes(["#000000", "#440154", "#F0E442", "#FFFFFF"])
+    assert found["light"] == ["#000000", "#440154", "#F0E442", "#FFFFFF"]
+    assert found["dark"][0] == "#787878"
+    assert found["dark"][2:] == ["#f0e442", "#ffffff"]
+    assert found["dark"][1] > "#8"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 import shutil
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import report_table
 
 from infoplane.report import write_report
+from infoplane.report.doubts import PLAIN_FLAGS
 from infoplane.results import ResultTable
 
 pytestmark = pytest.mark.browser
@@ -32,10 +38,10 @@ def browser():
 class Opened:
     """A page with all that it said and asked for."""
 
-    def __init__(self, browser, path) -> None:
+    def __init__(self, browser, path, **context) -> None:
         self.said: list[str] = []
         self.asked: list[str] = []
-        self.page = browser.new_page(viewport=SIZE)
+        self.page = browser.new_page(**{"viewport": SIZE, **context})
         self.page.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
@@ -55,6 +61,12 @@ class Opened:
             "(() => { const t = document.getElementById('plane').data.find((t) => (t.name || '').startsWith('now'));"
             " return {x: t.x, y: t.y}; })()"
         )
+
+    def saved(self, what: str) -> str:
+        """The text of the file that a button hands out."""
+        with self.page.expect_download() as found:
+            self.page.click(f"#save-{what}")
+        return Path(found.value.path()).read_text()
 
     def slide(self, index: int) -> None:
         self.page.evaluate(
@@ -172,6 +184,7 @@ def test_hover_shows_the_value_in_the_table(opened, source):
     assert f"I(T;Y) = {ty:.5g} bits [{ty - 0.01:.5g}, {ty + 0.01:.5g}], ceiling 0.99916" in said
     assert "I(T;Y) null = 0.1 bits [0.08, 0.12]" in said
     assert "out" in said
+    assert "run first" in said
     assert "step 100, epoch 10" in said
 
 
@@ -182,7 +195,8 @@ def test_the_cursor_stands_at_the_step_in_both_panels(opened):
         places.append(opened.page.evaluate(
             "(id) => { const g = document.getElementById(id), l = g._fullLayout;"
             " const left = parseFloat(g.querySelector('.cursor').style.left);"
-            " return [left - l.xaxis._offset, l.xaxis.l2p(Math.log2(11))]; }",
+            " const tick = l.xaxis.tickvals[l.xaxis.ticktext.indexOf('10')];"
+            " return [left - l.xaxis._offset, l.xaxis.l2p(tick)]; }",
             panel))  # fmt: skip
     for found, wanted in places:
         assert found == pytest.approx(wanted, abs=0.5)
@@ -197,8 +211,8 @@ def test_names_from_strangers_do_nothing(browser, tmp_path):
     table = ResultTable.from_rows(every, report_table.meta("<b>run</b>", layers=names))
     opened = Opened(browser, write_report(table, tmp_path / "report.html", title="<script>window.hacked=1</script>"))
     labels = opened.page.locator("#layers label").all_text_contents()
-    assert [label[1:] for label in labels][:3] == list(names[:3])
-    assert labels[3][1:] == "\\x00\\u202e$x$"
+    assert labels[:3] == list(names[:3])
+    assert labels[3] == "\\x00\\u202e$x$"
     opened.slide(1)
     assert opened.page.evaluate("window.hacked") is None
     assert opened.page.locator("#plane a[href], #metrics i, #layers img").count() == 0
@@ -220,3 +234,213 @@ def test_ten_layers_a_thousand_steps_and_four_settings_stay_usable(browser, tmp_
     assert "at most 120 of 1000 snapshots" in opened.page.text_content("#caption")
     assert opened.said == []
     opened.page.close()
+
+
+LONG = "encoder.layers.11.self_attention.output.dense_with_a_long_name"
+CROWDED = {
+    "two runs": lambda: report_table.rows() + report_table.rows(run="second"),
+    "one layer": lambda: report_table.rows(layers=("a",)),
+    "three runs": lambda: three(),
+    "twelve layers": lambda: report_table.rows(layers=tuple(f"{LONG}.{i}" for i in range(12))),
+    "many doubts": lambda: [
+        row._replace(flags=";".join(PLAIN_FLAGS), bound="upper") for row in three(n_bins=60) + three()
+    ],
+}
+
+
+def three(**how):
+    return [row for run in "abc" for row in report_table.rows(run=run, **how) + report_table.metric_rows(run=run)]
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=lambda size: str(size[0]))
+@pytest.mark.parametrize("what", CROWDED)
+def test_plane_and_controls_are_in_the_first_screen(browser, tmp_path, what, size):
+    table = ResultTable.from_rows(CROWDED[what]())
+    viewport = {"width": size[0], "height": size[1]}
+    opened = Opened(browser, write_report(table, tmp_path / "report.html"), viewport=viewport)
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    for name in ("warnings", "estimate", "mode", "axis", "play", "step", "now", "plane"):
+        box = opened.page.locator(f"#{name}").bounding_box()
+        assert box["y"] >= 0, name
+        assert box["y"] + box["height"] <= size[1], name
+        assert box["x"] >= 0, name
+        assert box["x"] + box["width"] <= size[0], name
+    width = opened.page.evaluate("document.getElementById('plane')._fullLayout._size.w")
+    assert width > 0.5 * opened.page.locator("#plane").bounding_box()["width"]
+    for summary in opened.page.locator("#warnings summary").all():  # every doubt opened, too
+        summary.click()
+    opened.page.click("#theme")
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    assert opened.said == []
+    opened.page.close()
+
+
+def rgb(text: str) -> float:
+    """The mean channel of a colour in CSS."""
+    return sum(map(float, re.findall("[0-9.]+", text)[:3])) / 3
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_light_or_dark_as_the_reader_asks(browser, path, scheme):
+    opened = Opened(browser, path, color_scheme=scheme)
+
+    def looks():
+        return opened.page.evaluate(
+            "(() => { const s = getComputedStyle(document.body), p = document.getElementById('plane');"
+            " return [s.color, s.backgroundColor, p.layout.paper_bgcolor, p.layout.font.color,"
+            " ...p.data.filter((t) => t.mode === 'lines').map((t) => t.line.color),"
+            " ...document.getElementById('curves').data.filter((t) => t.hoverinfo === 'text').map((t) => t.line.color)]; })()"
+        )
+
+    def hex_or_rgb(text):
+        return sum(int(text[k : k + 2], 16) for k in (1, 3, 5)) / 3 if text.startswith("#") else rgb(text)
+
+    for dark in (scheme == "dark", scheme != "dark"):
+        ink, page, paper, font, *lines = looks()
+        assert (rgb(page) < 60) == dark
+        assert (rgb(ink) < 60) != dark
+        assert (paper, font) == (page, ink)
+        assert all(abs(hex_or_rgb(line) - rgb(page)) > 40 for line in lines)
+        opened.page.click("#theme")
+    assert opened.said == []
+    opened.page.close()
+
+
+def test_the_data_shown_can_be_saved(opened, source):
+    opened.page.uncheck("#layers input[data-index='1']")
+    opened.page.uncheck("#runs input[data-index='1']")
+    found = list(csv.DictReader(io.StringIO(opened.saved("data"))))
+    assert {row["layer"] for row in found} == {"act1", "out"}
+    assert {row["run"] for row in found} == {"first"}
+    for quantity in ("I(X;T)", "I(T;Y)", "I(T;Y) null"):
+        want = source.select(run="first", layer=["act1", "out"], quantity=quantity, config="*30*")
+        mine = {(row["layer"], int(row["step"])): row for row in found if row["quantity"] == quantity}
+        assert len(mine) == len(want) == 10
+        for row in want:
+            one = mine[row.layer, row.step]
+            assert float(one["value"]) == pytest.approx(row.value, rel=1e-6)
+            assert float(one["ceiling"]) == pytest.approx(row.ceiling, rel=1e-6)
+            assert one["flags"] == row.flags
+            assert (one["low"] == "") == (row.low != row.low)
+    assert opened.said == []
+    assert len(opened.asked) == 1
+
+
+def test_names_are_no_formulas_in_a_saved_table(browser, tmp_path):
+    table = ResultTable.from_rows(report_table.rows(layers=("=1+1", 'a,"b"', "c")))
+    opened = Opened(browser, write_report(table, tmp_path / "report.html"))
+    assert {row["layer"] for row in csv.DictReader(io.StringIO(opened.saved("data")))} == {"'=1+1", 'a,"b"', "c"}
+    opened.page.close()
+
+
+def marks(svg: str, kind: str) -> int:
+    """Elements of a class in a saved figure; it must be well-formed."""
+    return sum(kind in (element.get("class") or "").split() for element in ElementTree.fromstring(svg).iter())
+
+
+def test_the_figures_can_be_saved(opened):
+    plane, curves, metrics = (opened.saved(panel) for panel in ("plane", "curves", "metrics"))
+    assert marks(plane, "point") >= 2 * 3 * 5 + 2 * 3
+    for words in ("I(X;T) [bits]", "I(T;Y) [bits]", "act1, first", "out, second", "binning, n_bins = 30", "N = 4096"):
+        assert words in plane
+    assert "H(Y) = 0.99916" in curves
+    assert marks(curves, "js-line") >= 2 * 3
+    assert "accuracy" in metrics
+    assert not re.search("<script|https?://(?!www.w3.org)", plane + curves + metrics)
+    assert opened.said == []
+    assert len(opened.asked) == 1
+
+
+def test_of_three_runs_the_mean_is_shown_first(browser, tmp_path):
+    table = ResultTable.from_rows(three(), report_table.meta("a", "b", "c"))
+    opened = Opened(browser, write_report(table, tmp_path / "report.html"))
+    means = [sum(values(table, "I(X;T)", 10, run)[k] for run in "abc") / 3 for k in range(3)]
+    opened.slide(2)
+    assert opened.points() == 3 * 3
+    assert opened.now()["x"] == pytest.approx(means, rel=1e-6)
+    bands = "document.getElementById('curves').data.filter((t) => t.fill === 'toself').length"
+    assert opened.page.evaluate(bands) == 3
+    assert opened.page.evaluate("document.getElementById('metrics').data.filter((t) => t.fill).length") == 2
+    labels = opened.page.locator("#runs label").all_text_contents()
+    assert labels == ["mean and band", "a", "b", "c"]
+    dashes = opened.page.locator("#runs svg path").evaluate_all(
+        "all => all.map((p) => p.getAttribute('stroke-dasharray'))"
+    )
+    assert len(set(dashes)) == 4
+    opened.page.check("#runs input[data-index='1']")
+    assert opened.points() == 2 * 3 * 3
+    opened.page.uncheck("#runs input[data-index='mean']")
+    assert opened.points() == 3 * 3
+    assert opened.now()["x"] == pytest.approx(values(table, "I(X;T)", 10, "b"), rel=1e-6)
+    drawn = opened.page.evaluate(
+        "document.getElementById('curves').data.filter((t) => t.hoverinfo === 'text').map((t) => t.line.dash)"
+    )
+    assert {dash.replace("px", "") for dash in drawn} == {dashes[2]}
+    opened.page.uncheck("#runs input[data-index='1']")
+    assert opened.page.text_content("#no-plane") == "No run is chosen."
+    assert opened.said == []
+    opened.page.close()
+
+
+def test_an_estimate_without_a_plane_says_so(browser, tmp_path):
+    every = report_table.rows() + [r for r in report_table.rows(n_bins=5, run="second") if r.quantity == "I(X;T)"]
+    opened = Opened(browser, write_report(ResultTable.from_rows(every), tmp_path / "report.html"))
+    assert opened.page.is_hidden("#no-plane")
+    assert opened.page.is_disabled("#runs input[data-index='1']")
+    opened.page.select_option("#estimate", label="binning, n_bins = 5")
+    assert "gives no pair of I(X;T) and I(T;Y)" in opened.page.text_content("#no-plane")
+    assert opened.page.is_hidden("#plane")
+    opened.slide(1)
+    opened.page.select_option("#estimate", label="binning, n_bins = 30")
+    assert opened.page.is_visible("#plane")
+    assert opened.points() == 3 * 2
+    assert opened.said == []
+    opened.page.close()
+
+
+NAN = float("nan")
+POOR = {
+    "one step": report_table.rows(steps=(7,)),
+    "no number": [r._replace(value=NAN, low=NAN, high=NAN, flags="nonfinite") for r in report_table.rows()],
+    "no Shannon information": [
+        r._replace(quantity="RankMe", unit="dimensions", ceiling=NAN)
+        for r in report_table.rows() if r.quantity == "I(X;T)"
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", POOR)
+def test_poor_tables_are_shown_without_errors(browser, tmp_path, what):
+    opened = Opened(browser, write_report(ResultTable.from_rows(POOR[what]), tmp_path / "report.html"))
+    opened.page.select_option("#axis", "log")
+    opened.page.select_option("#mode", "layers")
+    opened.page.click("#play")
+    opened.saved("data")
+    opened.saved("curves")
+    assert opened.said == []
+    opened.page.close()
+
+
+def test_a_fall_of_no_consequence_looks_flat(browser, tmp_path):
+    """Axes span the larger of 0.05 bit and 2 % of the ceiling."""
+    still = [
+        r._replace(value=6 - 2e-5 * r.step / 1000, low=float("nan"), high=float("nan")) if r.quantity == "I(X;T)"
+        else r._replace(value=0.5, low=float("nan"), high=float("nan"))
+        for r in report_table.rows(layers=("a",)) if r.quantity != "I(T;Y) null"
+    ]  # fmt: skip
+    opened = Opened(browser, write_report(ResultTable.from_rows(still), tmp_path / "report.html"))
+    spans = opened.page.evaluate(
+        "['xaxis', 'yaxis'].map((a) => document.getElementById('plane').layout[a].range).map((r) => r[1] - r[0])"
+    )
+    assert spans[0] >= 0.02 * 12
+    assert spans[1] >= 0.05
+    assert opened.page.evaluate("document.getElementById('curves').layout.yaxis.exponentformat") == "none"
+    opened.page.close()
+
+
+def test_the_time_axis_is_logarithmic_beyond_two_decades_as_in_the_figures(browser, tmp_path):
+    for last, want in ((100, "linear"), (101, "log")):
+        table = ResultTable.from_rows(report_table.rows(steps=(0, 1, last)))
+        opened = Opened(browser, write_report(table, tmp_path / "report.html"))
+        assert opened.page.input_value("#axis") == want
+        opened.page.close()

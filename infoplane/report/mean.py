@@ -1,0 +1,85 @@
+"""The mean over runs and its band, for the report: at the layers and steps that all runs have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from infoplane.results import Summary, over_runs
+from infoplane.results.summary import at_common_steps
+from infoplane.results.trajectories import Grid
+from infoplane.results.views import Series
+
+FloatArray = npt.NDArray[np.float64]
+Metrics = Mapping[str, tuple[FloatArray, FloatArray]]
+"""By name: times and values."""
+
+LEAST_MEAN = 3
+"""Runs of which a mean and a band say something."""
+LARGEST = 1e15
+"""Numbers beyond this are drawn by no axis."""
+
+
+def grids_of(series: Series) -> dict[str, Grid]:
+    """Each quantity of the one run."""
+    return {quantity: series.grid(quantity) for quantity in series.quantities}
+
+
+def mean_grids(series: Series) -> dict[str, Grid]:
+    """The mean over runs with its band, at the layers and steps that all of them have; none for fewer than three."""
+    rows = set(zip(series.table["run"].tolist(), series.table["layer"].tolist(), strict=True))
+    common = [layer for layer in series.layers if all((run, layer) in rows for run in series.runs)]
+    if len(series.runs) < LEAST_MEAN or not common:
+        return {}
+    per_run = [grids_of(series.of_run(run, common)) for run in series.runs]
+    grids = [[of_run[q] for of_run in per_run] for q in per_run[0] if all(q in of_run for of_run in per_run)]
+    found = {of_runs[0].quantity: mean_grid(of_runs) for of_runs in grids}
+    return found if any(grid.steps.size for grid in found.values()) else {}
+
+
+def mean_words(series: Series) -> str:
+    """What the mean and its band are: `mean of 3 runs, band: 95 % CI of the mean (Student t)`."""
+    return over_runs(np.zeros((len(series.runs), 1))).words
+
+
+def mean_grid(grids: Sequence[Grid]) -> Grid:
+    """The mean of a quantity over runs; its interval is the band, its flags say in how many runs they are up."""
+    each = [one.steps for one in grids]
+    steps, values = at_common_steps(each, [drawable(one.value) for one in grids])
+    first, of = grids[0], len(grids)
+    summary = over_runs(values)
+    flags = {f"mean of {k} of {of} runs": summary.count == k for k in range(1, of)}
+    for name in sorted({name for one in grids for name in one.flags}):
+        up = at_common_steps(each, [one.flag(name).astype(np.float64) for one in grids])[1].sum(axis=0)
+        flags |= {f"{name} in {k} of {of} runs": up == k for k in range(1, of + 1)}
+    tops = at_common_steps(each, [np.nan_to_num(one.ceiling, nan=-np.inf) for one in grids])[1].max(axis=0)
+    return replace(
+        first,
+        steps=steps,
+        epochs=first.epochs[np.searchsorted(first.steps, steps)],
+        value=summary.mean,
+        low=summary.low,
+        high=summary.high,
+        ceiling=tops,
+        flags=flags,
+        bounds=frozenset().union(*(one.bounds for one in grids)),
+    )
+
+
+def mean_metrics(known: Sequence[Metrics]) -> dict[str, tuple[FloatArray, Summary]]:
+    """Times, mean and band of each metric that all runs have, for three or more."""
+    out = {}
+    for name in known[0] if len(known) >= LEAST_MEAN else ():
+        if all(name in of_run for of_run in known):
+            times, values = zip(*(of_run[name] for of_run in known), strict=True)
+            steps, stacked = at_common_steps(times, values)
+            out[name] = steps, over_runs(drawable(stacked))
+    return out
+
+
+def drawable(values: FloatArray) -> FloatArray:
+    """The values, NaN where no axis could draw them."""
+    return np.where(np.abs(values) <= LARGEST, values, np.nan)
