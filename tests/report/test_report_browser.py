@@ -31,6 +31,10 @@ def browser():
         pytest.skip("no Chromium on the PATH")
     with api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        page = chromium.new_page()  # the browser's own helpers start with its first page, not in a test
+        page.goto(Path(__file__).as_uri())
+        page.wait_for_timeout(1000)
+        page.close()
         yield chromium
         chromium.close()
 
@@ -289,7 +293,8 @@ def test_the_page_is_light_or_dark_as_the_reader_asks(browser, path, scheme):
             "(() => { const s = getComputedStyle(document.body), p = document.getElementById('plane');"
             " return [s.color, s.backgroundColor, p.layout.paper_bgcolor, p.layout.font.color,"
             " ...p.data.filter((t) => t.mode === 'lines').map((t) => t.line.color),"
-            " ...document.getElementById('curves').data.filter((t) => t.hoverinfo === 'text').map((t) => t.line.color)]; })()"
+            " ...document.getElementById('curves').data.filter((t) => t.hoverinfo === 'text')"
+            ".map((t) => t.line.color)]; })()"
         )
 
     def hex_or_rgb(text):
