@@ -16,8 +16,9 @@ from infoplane.core.units import BIT
 from infoplane.report.doubts import estimate_name, estimates, short_names
 from infoplane.report.mean import LARGEST, Metrics, grids_of, mean_grids, mean_metrics, mean_words
 from infoplane.results import ResultTable, run_names
+from infoplane.results.limits import LEAST_BITS, LEAST_SHARE, PAD, PAD_ABOVE
 from infoplane.results.trajectories import Grid
-from infoplane.results.views import Series, default_layers, metrics, of_layers, ordered_layers
+from infoplane.results.views import Series, by_looking, default_layers, metrics, of_layers, ordered_layers
 
 DIGITS = 7
 STEP_SHADES = 24
@@ -44,6 +45,7 @@ def page_data(table: ResultTable) -> dict[str, Any]:
         "layers": [display(layer) for layer in layers],
         "shown": [layer in shown for layer in layers],
         "colors": themes(layer_colors(len(layers))),
+        "axes": {"bits": LEAST_BITS, "share": LEAST_SHARE, "below": PAD, "above": PAD_ABOVE},
         "metric_colors": themes(METRIC_COLORS),
         "shades": themes([along(VIRIDIS, i / (STEP_SHADES - 1)) for i in range(STEP_SHADES)]),
         "estimates": [
@@ -70,6 +72,7 @@ def estimate_data(series: Series, runs: list[str], place: Mapping[str, int]) -> 
     ceiling = series.of_run(series.runs[0]).grid("I(X;T)").ceiling_name(series.n_samples)
     return {
         "name": estimate_name(series),
+        "looked": ", ".join(by_looking(series.table, series.estimator, series.settings, series.runs)),
         "n": series.n_samples,
         "ceiling": ceiling,
         "parts": [{"run": runs.index(run), **part_data(of_run, place)} for run, of_run in grids.items()],
@@ -109,7 +112,6 @@ def quantity_data(one: Grid) -> dict[str, Any]:
     known = one.ceiling[np.isfinite(one.ceiling)]
     if known.size:
         out["ceiling"] = numbers(known[:1])[0] if np.all(known == known[0]) else columns(one.ceiling)
-    out["least"] = numbers(np.array([least_span(one)]))[0]
     if flag_sets not in ([], [""]):
         codes = [[flag_sets.index(text) for text in column] for column in texts]
         out["flags"] = {"names": flag_sets, "codes": codes}
@@ -117,12 +119,6 @@ def quantity_data(one: Grid) -> dict[str, Any]:
     if bounds:
         out["bound"] = " and ".join(bounds) + " bound"
     return out
-
-
-def least_span(one: Grid) -> float:
-    """What an axis of this quantity spans at least, so that a fall of no consequence looks like none."""
-    share = 0.02 * (one.top or 0.0)
-    return max(0.05, share) if one.unit == BIT else share
 
 
 def themes(colors: Sequence[str]) -> dict[str, list[str]]:

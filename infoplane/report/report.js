@@ -28,7 +28,6 @@
     return one;
   };
   const option = (select, value, text) => { add(select, "option", text).value = value; };
-  const sizes = () => [...new Set([estimate.n[0], estimate.n[estimate.n.length - 1]])].map(String).join(" to ");
   const given = (value) => value !== null && value !== undefined;
   const countUpTo = (list, step) => {
     let low = 0, high = list.length;
@@ -75,6 +74,10 @@
 
   // What is shown: the mean, or runs; of these the chosen layers. A part is the numbers of one of them.
 
+  const about = () => {
+    const n = [...new Set([estimate.n[0], estimate.n[estimate.n.length - 1]])].join(" to ");
+    return `${estimate.name}${estimate.looked && `, ${estimate.looked}`}. N = ${n}`;
+  };
   const shownParts = () => [...(meanOn && estimate.mean ? [estimate.mean] : []), ...estimate.parts.filter((part) => runOn[part.run])];
   const shownLayers = (part) => part.layers.map((_, i) => i).filter((i) => layerOn[part.layers[i]]);
   const hasPlane = (part) => part.quantities[XT] && part.quantities[TY];
@@ -129,40 +132,40 @@
 
   // Axes.
 
-  // From the data and their bands, and the ceiling too where the data then still fill two fifths of the axis.
-  const limits = (values, top, least) => {
+  // The rule of `infoplane.results.limits`, whose numbers the page has: everything drawn, and the ceiling too where the values
+  // then still fill two fifths of the axis.
+  const limits = (values, top, unit) => {
+    const {bits, share, below, above} = data.axes;
     let low = Infinity, high = -Infinity;
     for (const value of values) if (given(value)) {
       low = Math.min(low, value);
       high = Math.max(high, value);
     }
-    if (low > high) return [0, given(top) ? top : 1];
-    const smallest = low;
+    if (low > high) [low, high] = [0, top === null ? 1 : top];
     if (low > 0 && low < 0.25 * high) low = 0;
-    if (given(top) && top > high && high - low >= 0.4 * (top - low)) high = top;
-    const span = least || (high - low > 1e-9 * Math.abs(high) ? 0 : Math.max(0.1 * Math.abs(high), 0.1));
-    if (high - low < span) {
-      const middle = (low + high) / 2;
-      low = smallest >= 0 ? Math.max(0, middle - span / 2) : middle - span / 2;
-      high = low + span;
+    if (top !== null && top > high && high - low >= 0.4 * (top - low)) high = top;
+    const largest = Math.max(Math.abs(low), Math.abs(high)) || 1;
+    const least = Math.max(share * (top === null ? largest : top), unit === "bits" ? bits : 0);
+    if (high - low < least) {
+      low = low >= 0 && low + high < least ? 0 : (low + high - least) / 2;
+      high = low + least;
     }
-    return [low - 0.05 * (high - low), high + 0.08 * (high - low)];
+    return [low - below * (high - low), high + above * (high - low)];
   };
   // Limits, ceiling and unit of a quantity in all that is shown.
   const scaleOf = (name, extra = []) => {
     const values = [...extra];
-    let top = null, least = 0, unit = "bits";
+    let top = null, unit = "bits";
     for (const part of shownParts()) {
       const q = part.quantities[name];
       if (!q) continue;
-      least = Math.max(least, q.least);
       unit = q.unit;
       for (const i of shownLayers(part)) q.value[i].forEach((value, s) => {
         values.push(value, ...(bandOf(part, q, i, s) || []));
         if (given(ceilingOf(q, i, s))) top = Math.max(top === null ? -Infinity : top, ceilingOf(q, i, s));
       });
     }
-    return {range: limits(values, top, least), top, unit};
+    return {range: limits(values, top, unit), top, unit};
   };
   const config = {displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toImage"]};
   const quiet = {...config, displayModeBar: false};
@@ -457,8 +460,8 @@
   // The figure as it stands, with a legend of its layers and what its numbers are.
   const saveFigure = async (panel) => {
     const {data: traces, layout, offsetWidth: width, offsetHeight: height} = $(panel);
-    const about = [`${estimate.name}. N = ${sizes()}.`, panel === "plane" ? "Open markers are saturated." : "", shownParts().some((part) => part.run < 0) ? `Of ${estimate.mean.words}.` : ""];
-    const title = {text: plain(about[0]) + `<br>${plain(about.slice(1).join(" "))}`, x: 0.02, xanchor: "left", font: {size: 11}};
+    const lines = [`${about()}.`, panel === "plane" ? "Open markers are saturated." : "", shownParts().some((part) => part.run < 0) ? `Of ${estimate.mean.words}.` : ""];
+    const title = {text: plain(lines[0]) + `<br>${plain(lines.slice(1).join(" "))}`, x: 0.02, xanchor: "left", font: {size: 11}};
     const around = {...layout.margin, t: 56, l: layout.margin.l + 20, r: 150};
     const figure = {data: traces, layout: {...layout, title, showlegend: true, legend: {font: {size: 11}, x: 1.2, xanchor: "left"}, margin: around}};
     const url = await Plotly.toImage(figure, {format: "svg", width: width + 150, height: height + 50});
@@ -491,7 +494,7 @@
     const longest = Math.max(...estimate.parts.map((part) => part.steps.length));
     const some = longest > MOST_TRAIL ? `The trail shows at most ${MOST_TRAIL} of ${longest} snapshots, the dark line each. ` : "";
     const mean = estimate.mean ? `Mean, where shown: ${estimate.mean.words}; of saturated points any run is. ` : "";
-    return `${estimate.name}. N = ${sizes()}. ${some}${mean}Information in bits. Open markers are saturated: the number is only its ceiling. ` +
+    return `${about()}. ${some}${mean}Information in bits. Open markers are saturated: the number is only its ceiling. ` +
       "Dotted lines: ceilings; in the curves, the same estimate on shuffled labels.";
   };
   const choose = () => {
