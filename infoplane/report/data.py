@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.palette import OKABE_ITO, VIRIDIS, along, layer_colors
+from infoplane.core.palette import EMBERS, OKABE_ITO, VIRIDIS, along, block_colors, blocks_of
 from infoplane.core.text import printable, shorten
 from infoplane.core.units import BIT
 from infoplane.report.doubts import estimate_name, estimates, short_names
@@ -37,6 +37,9 @@ def page_data(table: ResultTable) -> dict[str, Any]:
     layers = ordered_layers(whole)
     place = {layer: i for i, layer in enumerate(layers)}
     shown = set(default_layers(whole))
+    looks = layer_looks(
+        [layer for layer in layers if layer in shown], [layer for layer in layers if layer not in shown]
+    )
     names = run_names(table)
     ways = list(estimates(table))
     recorded = [metrics(table, run=run) for run in runs]
@@ -44,7 +47,8 @@ def page_data(table: ResultTable) -> dict[str, Any]:
         "runs": [display(names[run]) for run in runs],
         "layers": [display(layer) for layer in layers],
         "shown": [layer in shown for layer in layers],
-        "colors": themes(layer_colors(len(layers))),
+        "colors": themes([looks[layer][0] for layer in layers]),
+        "marks": [looks[layer][1] for layer in layers],
         "axes": {"bits": LEAST_BITS, "share": LEAST_SHARE, "below": PAD, "above": PAD_ABOVE},
         "metric_colors": themes(METRIC_COLORS),
         "shades": themes([along(VIRIDIS, i / (STEP_SHADES - 1)) for i in range(STEP_SHADES)]),
@@ -119,6 +123,18 @@ def quantity_data(one: Grid) -> dict[str, Any]:
     if bounds:
         out["bound"] = " and ".join(bounds) + " bound"
     return out
+
+
+def layer_looks(shown: Sequence[str], others: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """Colour and number of the marker of each layer: as in the figures of the layers shown, others as are left."""
+    blocks = blocks_of(shown)
+    marks = list(range(len(shown))) if blocks == list(shown) else [blocks[:i].count(b) for i, b in enumerate(blocks)]
+    if len(shown) + len(others) <= len(OKABE_ITO):
+        left = list(OKABE_ITO[len(shown) : len(shown) + len(others)])
+    else:
+        left = [along(EMBERS, i / len(others)) for i in range(len(others))]
+    looks = zip([*block_colors(shown), *left], [*marks, *range(len(shown), len(shown) + len(others))], strict=True)
+    return dict(zip([*shown, *others], looks, strict=True))
 
 
 def themes(colors: Sequence[str]) -> dict[str, list[str]]:

@@ -2,8 +2,9 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
+  // In the order of the figures' markers.
   const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-left", "x", "triangle-right", "pentagon",
-    "hexagon", "star", "diamond-tall", "bowtie", "hourglass", "star-square", "triangle-ne", "triangle-sw", "star-diamond", "octagon"];
+    "hexagon", "star", "diamond-tall", "star-diamond", "star-square", "star-triangle-up", "star-triangle-down", "hexagram", "triangle-ne", "triangle-sw"];
   const DASHES = ["solid", "7px,4px", "2px,3px", "8px,3px,2px,3px", "14px,4px", "14px,3px,2px,3px,2px,3px"];
   const XT = "I(X;T)", TY = "I(T;Y)", NULL = "I(T;Y) null";
   const MOST_TRAIL = 120, PASS_MS = 9000;
@@ -83,7 +84,7 @@
   const hasPlane = (part) => part.quantities[XT] && part.quantities[TY];
   const runName = (part) => part.run < 0 ? part.words.split(",")[0] : data.runs[part.run];
   const dashOf = (run) => DASHES[(run + (hasMean ? 1 : 0)) % DASHES.length];
-  const symbolOf = (part, i) => SYMBOLS[part.layers[i] % SYMBOLS.length];
+  const symbolOf = (part, i) => SYMBOLS[data.marks[part.layers[i]] % SYMBOLS.length];
   const traceName = (part, i) => plain(data.layers[part.layers[i]]) + (severalRuns ? `, ${plain(runName(part))}` : "");
 
   const flagsOf = (quantity, i, s) => quantity && quantity.flags ? quantity.flags.names[quantity.flags.codes[i][s]] : "";
@@ -167,13 +168,14 @@
     }
     return {range: limits(values, top, unit), top, unit};
   };
+  const narrow = () => document.body.offsetWidth < 500;
   const config = {displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toImage"]};
   const quiet = {...config, displayModeBar: false};
   // A finger scrolls the page; a mouse zooms.
   const dragmode = matchMedia("(pointer: coarse)").matches ? false : "zoom";
   const base = (more) => ({font: {family: "system-ui, sans-serif", size: 13, color: ink()}, showlegend: false, hovermode: "closest", dragmode,
     paper_bgcolor: paper(), plot_bgcolor: paper(), separators: ".\u202f", modebar: {bgcolor: "rgba(0,0,0,0)", color: faint(), activecolor: ink()},
-    hoverlabel: {align: "left", bgcolor: paper(), bordercolor: faint(), font: {color: ink()}}, ...more});
+    hoverlabel: {align: "left", bgcolor: paper(), bordercolor: faint(), font: {color: ink(), size: narrow() ? 11 : 13}}, ...more});
   const axis = (title, more) => ({title: {text: title, standoff: 8}, zeroline: false, showgrid: false, ticks: "outside", linecolor: ink(),
     tickcolor: ink(), exponentformat: "none", showline: true, automargin: true, ...more});
   const timeAxis = () => {
@@ -280,14 +282,14 @@
       xaxis: axis("I(X;T) [bits]", {range: rx.range}), yaxis: axis("I(T;Y) [bits]", {range: ry.range})});
     ceiling(layout, "x", rx, estimate.ceiling);
     ceiling(layout, "y", ry, "H(Y)");
-    Plotly.react("plane", traces, layout, config);
+    Plotly.react("plane", traces, layout, narrow() ? quiet : config);
   };
   // An unseen trace that carries the colour bar of the steps.
   const colorBar = () => {
     const low = place(steps[0]), high = place(lastStep()), colors = shades();
     return {type: "scatter", mode: "markers", x: [null], y: [null], hoverinfo: "skip", showlegend: false, marker: {color: [low], cmin: low,
       cmax: high > low ? high : low + 1, colorscale: colors.map((c, k) => [k / (colors.length - 1), c]), showscale: true,
-      colorbar: {title: {text: "step", side: "right"}, thickness: $("plane").offsetWidth < 500 ? 7 : 12, outlinewidth: 0, ...timeTicks()}}};
+      colorbar: {title: {text: "step", side: "right"}, thickness: narrow() ? 7 : 12, outlinewidth: 0, ...timeTicks()}}};
   };
 
   // Curves and metrics, with the place in training.
@@ -527,10 +529,10 @@
     return input;
   };
   // Marks of the legends are drawn with the paths that the library draws in the figures.
-  const symbolPaths = (count) => {
-    const scratch = add(document.body, "div"), all = [...Array(count).keys()];
+  const symbolPaths = () => {
+    const scratch = add(document.body, "div"), all = [...SYMBOLS.keys()];
     scratch.className = "scratch";
-    const done = Plotly.newPlot(scratch, [{mode: "markers", x: all, y: all, marker: {symbol: SYMBOLS.slice(0, count), size: 10}}], {width: 600, height: 400});
+    const done = Plotly.newPlot(scratch, [{mode: "markers", x: all, y: all, marker: {symbol: SYMBOLS, size: 10}}], {width: 600, height: 400});
     const paths = [...scratch.querySelectorAll(".point")].map((point) => point.getAttribute("d"));
     done.then(() => {
       Plotly.purge(scratch);
@@ -563,9 +565,9 @@
   };
 
   data.estimates.forEach((one, k) => option($("estimate"), k, one.short));
-  const paths = symbolPaths(Math.min(data.layers.length, SYMBOLS.length));
+  const paths = symbolPaths();
   data.layers.forEach((name, i) => {
-    const sign = mark(14, "path", {d: paths[i % SYMBOLS.length], fill: "currentColor"});
+    const sign = mark(14, "path", {d: paths[data.marks[i] % SYMBOLS.length], fill: "currentColor"});
     toggle($("layers"), i, name, sign, (on) => { layerOn[i] = on; }).checked = layerOn[i];
   });
   if (hasMean) toggle($("runs"), "mean", "mean and band", lineMark(-1), chooseRun((on) => { meanOn = on; }));

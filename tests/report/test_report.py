@@ -12,8 +12,10 @@ from html.parser import HTMLParser
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from matplotlib.colors import to_hex
 from report_table import meta, metric_rows, rows, table
 
+from infoplane import plots
 from infoplane.report import page, report_html, write_report
 from infoplane.report.data import embed, page_data, themes
 from infoplane.results import ResultTable, summarize
@@ -344,3 +346,29 @@ def test_colours_on_a_dark_page_are_light_enough():
     assert found["dark"][0] == "#787878"
     assert found["dark"][2:] == ["#f0e442", "#ffffff"]
     assert found["dark"][1] > "#8"
+
+
+@pytest.mark.parametrize("n", [3, 8, 12, 30])
+def test_layers_look_as_in_the_figures(n):
+    """The layers that are shown have the colours of a figure of them; no two look the same."""
+    layers = [f"block{i // 2}.{i % 2}" for i in range(n)]
+    about = meta("first", layers=layers)
+    for i, layer in enumerate(about["runs"]["first"]["layers"]):
+        layer["role"] = "other" if i % 3 == 0 else "activation"
+    table = ResultTable.from_rows(rows(layers=layers, steps=(0, 1)), about)
+    data, figure = page_data(table), plots.plane(table, by="layer")
+    drawn = dict(colors_in(figure))
+    shown = [layer for layer, on in zip(data["layers"], data["shown"], strict=True) if on]
+    looks = dict(zip(data["layers"], zip(data["colors"]["light"], data["marks"], strict=True), strict=True))
+    assert {layer: looks[layer][0].lower() for layer in shown} == drawn
+    if n <= 20:
+        assert len(set(looks.values())) == n
+        assert len(set(data["marks"])) == n
+
+
+def colors_in(figure):
+    """Layer and colour of each path of a plane."""
+    for line in figure.lines:
+        name = str(line.get_gid() or "")
+        if name.startswith("infoplane:") and len(line.get_xdata()) > 1:
+            yield name.split(":")[1], to_hex(line.get_color())
