@@ -86,8 +86,8 @@ def unpack(file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> dict
         raise StoreError("files of other programs are read in a child with limits; use infoplane import")
     file, folder = Path(file), Path(folder)
     os.environ["HDF5_PLUGIN_PRELOAD"] = "::"  # no library is loaded for a filter that the file names
+    limited.take(own)
     with warnings.catch_warnings(action="ignore"), opened(file) as fd, os.fdopen(os.dup(fd), "rb") as stream:
-        limited.take(own)
         try:
             found, skipped = (_foreign_h5 if _is_hdf5(file, stream) else _foreign_mat).find(stream)
             _check_room(found, os.fstat(fd).st_size, folder)
