@@ -316,6 +316,12 @@ def test_arrays_that_would_fill_the_disk_are_refused(tmp_path, monkeypatch):
     assert "its arrays take 2 MiB, 'fc' (262144,) the most; at most 1 MiB are read" in refused(tmp_path / "a.h5")
 
 
+def test_a_disk_that_is_full_is_no_damaged_file(tmp_path):
+    file = made(tmp_path / "a.h5", fc=np.zeros(2**16))
+    with pytest.raises(StoreError, match=r"^a.h5: no room for its arrays in .*: File too large$"):
+        read_foreign(file, Limits(file_bytes=1000))
+
+
 @pytest.mark.usefixtures("foreign_here")
 def test_links_and_what_is_no_number_are_left_out_by_name(tmp_path):
     os.mkfifo(tmp_path / "trap")
