@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import infoplane
+from infoplane.hooks import every
 
 BATCH, IMAGES = 128, 50_000
 
@@ -84,7 +85,8 @@ def main() -> None:
         run, steps, snapshots = Path(folder) / "run", [], []
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         layers = ["stem", "block*", "pool"]
-        with infoplane.Recorder(model, probe=(x, y), run=run, layers=layers, reduce="mean", quiet=True) as recorder:
+        taken = {"schedule": every(1), "initial": False, "quiet": True}
+        with infoplane.Recorder(model, probe=(x, y), run=run, layers=layers, reduce="mean", **taken) as recorder:
             for number in range(options.snapshots):
                 steps.append(seconds(step))
                 snapshots.append(seconds(lambda number=number: recorder.snapshot(number)))

@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+import torch
 from click.testing import CliRunner
 
 import infoplane
@@ -150,6 +151,14 @@ def test_labels_from_elsewhere_tell_the_length_too(tmp_path):
         np.testing.assert_array_equal(store.probe.labels, Y)
     mat(files[1], fc=FC[2], labels=Y)
     np.testing.assert_array_equal(importers.from_files(tmp_path / "run", files).read("fc", [1])[0], FC[1])
+
+
+def test_labels_in_a_file_of_another_kind_tell_it_as_well(tmp_path):
+    """Tensors of a type that numpy does not know among them."""
+    torch.save({"fc": torch.from_numpy(FC[1]), "labels": torch.from_numpy(Y + 0.5).bfloat16()}, tmp_path / "step-1.pt")
+    store = importers.from_files(tmp_path / "run", [tmp_path / "step-1.pt", mat(tmp_path / "step-2.mat", fc=FC[2].T)])
+    np.testing.assert_array_equal(store.read("fc", [2])[0], FC[2])
+    assert store.probe.labels.tolist() == (Y + 0.5).tolist()
 
 
 # Classes stored as doubles

@@ -87,7 +87,7 @@ class Keys:
         centred = rows - rows.mean(0)
         self.scale = scale or extent(rows) or 1.0
         self._rows = centred / self.scale  # (N, D) in [-1, 1]: no square leaves the range
-        self._steps = 1.0
+        self._steps, self.whole = 1.0, False
         self.count, self.units = n, units = self._rows.shape
         if self.squared:
             v = self._rows.to(self.dtype)
@@ -98,11 +98,11 @@ class Keys:
             # Rounding of the inputs and of a product of length D + 2 whose terms sum to at most 2 (|a|^2 + |b|^2).
             self.bound = 2.0 * (units + 8) * roundoff * (norm + norm.max())
         else:
-            whole = integers_serve(rows, self.scale) if whole is None else whole
-            self._steps = _STEPS if whole else 1.0
+            self.whole = integers_serve(rows, self.scale) if whole is None else whole
+            self._steps = _STEPS if self.whole else 1.0
             columns = (self._rows.T * self._steps).contiguous()  # (D, N)
-            self._columns = columns.round_().to(torch.int16) if whole else columns.to(self.dtype)
-            self.bound = torch.full_like(rows[:, :1], 1.001 if whole else 8.0 * roundoff)
+            self._columns = columns.round_().to(torch.int16) if self.whole else columns.to(self.dtype)
+            self.bound = torch.full_like(rows[:, :1], 1.001 if self.whole else 8.0 * roundoff)
         limit = _CUDA_BLOCK_ELEMENTS if on_accelerator(rows.device) else _BLOCK_ELEMENTS
         self.height = max(1, min(n, limit // n))
         self.width = -(-n // COLUMN_GROUP) * COLUMN_GROUP
@@ -128,11 +128,11 @@ class Keys:
         tile = len(out) if self.squared or on_accelerator(out.device) else max(1, _TILE_ELEMENTS // self.count)
         for start in range(0, len(out), tile):  # a few rows at a time, so that all stays in the cache
             part = out[start : start + tile]
-            self._keys(slice(rows.start + start, rows.start + start + len(part)), slice(0, self.count), part)
+            self.between(slice(rows.start + start, rows.start + start + len(part)), slice(0, self.count), part)
         out.diagonal(rows.start).fill_(math.inf)
         return whole
 
-    def _keys(self, rows: slice, columns: slice, out: Tensor | None = None) -> Tensor:
+    def between(self, rows: slice, columns: slice, out: Tensor | None = None) -> Tensor:
         """Keys (n, w) of some rows against some, in the type they are computed in or written to `out`."""
         shape = rows.stop - rows.start, columns.stop - columns.start
         if self.squared:
@@ -159,11 +159,11 @@ class Keys:
         """Distances (n, w) of the rows `own` (n,) to some or all, measured directly; 0 to themselves."""
         return lengths_to_all(self._rows, own, self.metric, columns).mul_(self.scale)
 
-    def limits(self, radius: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys (N, 1): below the first a pair is closer than `radius` (N,), above the second farther, ties included."""
-        low = self.key(radius * (1.0 - TIE))[:, None] - self.bound
-        high = self.key(radius * (1.0 + TIE))[:, None] + self.bound
-        if not self.squared and self._columns.dtype == torch.int16:
+    def limits(self, radius: Tensor, rows: slice = ALL) -> tuple[Tensor, Tensor]:
+        """Keys (n, 1): below the first a pair is closer than `radius` (n,), above the second farther, ties included."""
+        low = self.key(radius * (1.0 - TIE))[:, None] - self.bound[rows]
+        high = self.key(radius * (1.0 + TIE))[:, None] + self.bound[rows]
+        if self.whole:
             low, high = (limit.clamp_(-1.0, 2.0 * _STEPS + 1.0) for limit in (low.ceil(), high.floor()))
             return low.to(torch.int16), high.to(torch.int16)
         # Thresholds are rounded outwards: what float32 calls below `low` is below it.
@@ -171,16 +171,56 @@ class Keys:
         most = torch.full_like(low, math.inf)
         return torch.nextafter(low, -most), torch.nextafter(high, most)
 
-    def counted(self, rows: slice, columns: slice, limits: tuple[Tensor, Tensor], out: Tensor) -> tuple[Tensor, Tensor]:
-        """Count the columns whose keys are below the first limit, and up to the second, into `out` (2, n).
+    def counted(self, key: Tensor, limits: tuple[Tensor, Tensor], out: Tensor) -> tuple[Tensor, Tensor]:
+        """Count the keys (n, w) that are below the first limit, and up to the second, into `out` (2, n).
 
         Returns which they are, (n, w) of 0 and 1, until the next call.
         """
-        key = self._keys(rows, columns)
         below, upto = (self._space(name, (len(key), key.shape[1]), key.dtype) for name in ("below", "upto"))
-        torch.sum(torch.lt(key, limits[0][rows], out=below), 1, dtype=out.dtype, out=out[0])
-        torch.sum(torch.le(key, limits[1][rows], out=upto), 1, dtype=out.dtype, out=out[1])
+        torch.sum(torch.lt(key, limits[0], out=below), 1, dtype=out.dtype, out=out[0])
+        torch.sum(torch.le(key, limits[1], out=upto), 1, dtype=out.dtype, out=out[1])
         return below, upto
+
+
+class Within:
+    """How many others lie within `radius` (N,) of each row, from keys that come block by block.
+
+    `known` (N,) of the others are known to be ties. Both may be filled in while blocks are added.
+    """
+
+    def __init__(self, keys: Keys, radius: Tensor, known: Tensor) -> None:
+        self.keys, self.radius, self.known = keys, radius, known
+        # Counts of floats are floats, the fastest sums.
+        dtype = torch.int32 if keys.whole else keys.dtype
+        self._found = torch.empty(2, keys.count, dtype=dtype, device=radius.device)
+        self._pairs: list[Tensor] = []
+
+    def add(self, part: slice, columns: slice, key: Tensor) -> None:
+        """Count in keys (n, w) of some rows against all within reach of them, themselves included."""
+        found = self._found[:, part]
+        below, upto = self.keys.counted(key, self.keys.limits(self.radius[part], part), found)
+        # Where as many lie between as are known to be ties, these are they.
+        left = (found[1] - found[0] != self.known[part]).nonzero()[:, 0]
+        if len(left) == 0:
+            return
+        own = left + part.start
+        row, column = (upto[left] != below[left]).nonzero(as_tuple=True)
+        if len(row) > below.numel() // _MANY:
+            distance = self.keys.exact_to_all(own, columns)
+            found[:, left] = _within(distance, self.radius[own, None]).sum(2).to(found.dtype)
+        else:
+            found[1, left] = found[0, left]
+            self._pairs.append(torch.stack([own[row], column + columns.start]))
+
+    def counts(self) -> tuple[Tensor, Tensor]:
+        """Others within the radius, ties included, and left out, (N,) int64."""
+        found, radius = self._found, self.radius
+        if self._pairs:
+            own, other = torch.cat(self._pairs, 1)
+            inside = _within(self.keys.exact(own, other[:, None])[:, 0], radius[own])
+            found.index_add_(1, own, inside.to(found.dtype))
+        opened, closed = (found - torch.stack([radius > 0, radius >= 0]).to(found.dtype)).long()  # less the row itself
+        return closed, opened
 
 
 def counts_within(rows: Tensor, radius: Tensor, metric: Metric, known: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,32 +230,11 @@ def counts_within(rows: Tensor, radius: Tensor, metric: Metric, known: Tensor) -
     no others than those in a window of it.
     """
     value, order = rows[:, _narrow_unit(rows, radius)].sort()
-    rows, radius, known = rows[order], radius[order], known[order]
-    keys, pairs = Keys(rows, metric), []
-    limits = keys.limits(radius)
-    # Counts of floats are floats, the fastest sums.
-    dtype = keys.dtype if limits[0].is_floating_point() else torch.int32
-    counts = torch.empty(2, len(rows), dtype=dtype, device=rows.device)
-    for part, columns in _windows(value, radius):
-        found = counts[:, part]
-        below, upto = keys.counted(part, columns, limits, found)
-        # Where as many lie between as are known to be ties, these are they.
-        left = (found[1] - found[0] != known[part]).nonzero()[:, 0]
-        if len(left) == 0:
-            continue
-        own = left + part.start
-        row, column = (upto[left] != below[left]).nonzero(as_tuple=True)
-        if len(row) > below.numel() // _MANY:
-            distance = keys.exact_to_all(own, columns)
-            found[:, left] = _within(distance, radius[own, None]).sum(2).to(dtype)
-        else:
-            found[1, left] = found[0, left]
-            pairs.append(torch.stack([own[row], column + columns.start]))
-    if pairs:
-        own, other = torch.cat(pairs, 1)
-        counts.index_add_(1, own, _within(keys.exact(own, other[:, None])[:, 0], radius[own]).to(dtype))
-    counts -= torch.stack([radius > 0, radius >= 0]).to(dtype)  # the row itself
-    opened, closed = torch.empty_like(counts, dtype=torch.int64).index_copy_(1, order, counts.long())
+    keys = Keys(rows[order], metric)
+    within = Within(keys, radius[order], known[order])
+    for part, columns in _windows(value, within.radius):
+        within.add(part, columns, keys.between(part, columns))
+    closed, opened = (torch.empty_like(found).index_copy_(0, order, found) for found in within.counts())
     return closed, opened
 
 

@@ -23,6 +23,7 @@ from infoplane.estimators._distances import (
     TIE,
     Keys,
     Metric,
+    Within,
     counts_within,
     extent,
     integers_serve,
@@ -35,7 +36,7 @@ Counted = Literal["open", "closed", "rectangle"]
 
 TREE_UNITS = {"euclidean": 5, "max": 4}
 """A tree is faster up to so many units at 1,000 rows, and one more each time these double; measured on one core."""
-_PAIR_UNITS = 11
+_PAIR_UNITS = 10
 """The same for the nearest in a joint space, for which blocks take three times as long."""
 
 _BALL_UNITS, _BALL_ROWS = 3, {"euclidean": 8000, "max": 30_000}
@@ -97,7 +98,7 @@ class Points:
             return self._nearest_on_a_line(k)
         if self.uses_tree:
             return _without_self(*map(torch.from_numpy, self.in_tree(k + 1)))
-        return _nearest_by_blocks([Keys(self.rows, self.metric)], k)
+        return _nearest_by_blocks(Keys(self.rows, self.metric), k)
 
     def _nearest_on_a_line(self, k: int) -> tuple[Tensor, Tensor]:
         value, order = self.line
@@ -154,19 +155,18 @@ def _without_self(distance: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     return distance[~own].view(shape), index[~own].view(shape)
 
 
-def _nearest_by_blocks(spaces: list[Keys], k: int) -> tuple[Tensor, Tensor]:
-    """Distances and indices (N, k) of the k nearest others in the largest of the distances in `spaces`."""
-    blocks = [_nearest_in_block(spaces, rows, k) for rows in spaces[0].spans()]
-    return torch.cat([distance for distance, _ in blocks]), torch.cat([index for _, index in blocks])
+def _nearest_by_blocks(space: Keys, k: int) -> tuple[Tensor, Tensor]:
+    """Distances and indices (N, k) of the k nearest others."""
+    found = [_nearest_in_block([space], rows, space.block(rows), k) for rows in space.spans()]
+    return torch.cat([distance for distance, _ in found]), torch.cat([index for _, index in found])
 
 
-def _nearest_in_block(spaces: list[Keys], rows: slice, k: int) -> tuple[Tensor, Tensor]:
-    """The same for some rows.
+def _nearest_in_block(spaces: list[Keys], rows: slice, block: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The same for some rows, in the largest of the distances in `spaces`, whose keys are `block`.
 
     The k smallest keys are taken, where the next one is larger beyond rounding; else some more are measured, and if
     that does not decide, all.
     """
-    block = functools.reduce(torch.maximum, [space.block(rows) for space in spaces])
     most = spaces[0].count - 1
     own = torch.arange(rows.start, rows.stop, device=block.device)
     distance, index, unsafe = _proven(spaces, own, block, k, k)
@@ -245,21 +245,40 @@ def pair_counts(x: Points, y: Points, k: int, counted: Counted = "open") -> tupl
     which = 1 if counted == "open" else 0
     # Which of several tied neighbours are taken decides a rectangle: blocks, as ever, where a list has another order.
     nearest = None if counted == "rectangle" and not one_norm else _nearest_in_both(x, y, k)
-    distance, index = nearest or _nearest_by_blocks(_spaces(x, y), k)
+    if nearest is None:
+        distance, found = _in_blocks(x, y, k, counted)
+        return distance, found[0][which], found[1][which]
+    distance, index = nearest
     own, counts = torch.arange(x.count, device=index.device), []
     for points in (x, y):
-        apart = lengths(points.rows, own, index, points.metric)
-        radius = apart.amax(1) if counted == "rectangle" else distance[:, -1]
-        known = (apart >= radius[:, None] * (1.0 - TIE)).sum(1)
+        radius, known = _reach(points, own, index, distance, counted)
         counts.append(points.ball(radius, counted) if points.prefers_ball else points.within(radius, known)[which])
     return distance, counts[0], counts[1]
 
 
-def _spaces(x: Points, y: Points) -> list[Keys]:
-    """Keys of both that can be compared with each other."""
-    scale = max(extent(x.rows), extent(y.rows)) or 1.0
+def _reach(points: Points, own: Tensor, index: Tensor, distance: Tensor, counted: Counted) -> tuple[Tensor, Tensor]:
+    """The radius (n,) within which others are counted, and how many of the neighbours (n, k) are ties with it."""
+    apart = lengths(points.rows, own, index, points.metric)
+    radius = apart.amax(1) if counted == "rectangle" else distance[:, -1]
+    return radius, (apart >= radius[:, None] * (1.0 - TIE)).sum(1)
+
+
+def _in_blocks(x: Points, y: Points, k: int, counted: Counted) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Distances (N, k) in the joint space, and counts in both: each block of keys serves for all of them."""
+    scale = max(extent(x.rows), extent(y.rows)) or 1.0  # the keys of both are compared with each other
     whole = all(integers_serve(p.rows, scale) for p in (x, y))
-    return [Keys(p.rows, p.metric, scale, whole) for p in (x, y)]
+    spaces = [Keys(p.rows, p.metric, scale, whole) for p in (x, y)]
+    distance = torch.empty(x.count, k, dtype=torch.float64, device=x.rows.device)
+    within = [Within(space, torch.empty_like(distance[:, 0]), torch.empty_like(distance[:, 0])) for space in spaces]
+    for rows in spaces[0].spans():
+        blocks = [space.block(rows) for space in spaces]
+        distance[rows], index = _nearest_in_block(spaces, rows, torch.maximum(*blocks), k)
+        own = torch.arange(rows.start, rows.stop, device=index.device)
+        for points, block, each in zip((x, y), blocks, within, strict=True):
+            each.radius[rows], each.known[rows] = _reach(points, own, index, distance[rows], counted)
+            block.diagonal(rows.start).zero_()  # the row itself counts until the end
+            each.add(rows, slice(0, x.count), block[:, : x.count])
+    return distance, [each.counts() for each in within]
 
 
 def _nearest_in_both(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | None:

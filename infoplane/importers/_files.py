@@ -134,7 +134,8 @@ def _read(files: Sequence[Path], given: Sequence[Rows]) -> tuple[list[_Piece], l
     sources: list[Rows] = []
     contents = [(file, read_entries(file)) for file in files]
     counts = [len(rows.labels) for rows in given if rows.labels is not None and rows.labels.ndim]
-    counts += [count for _, entries in contents if (count := samples_of(entries)) is not None]
+    if any(map(is_mat, files)):
+        counts += [count for _, entries in contents if (count := samples_of(entries)) is not None]
     for file, entries in contents:
         if is_mat(file):
             entries = samples_first(file, entries, counts[0] if counts else None)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.labels import as_array
 from infoplane.importers._read import Key
 from infoplane.importers._rows import IDS, INPUTS, LABELS, STEPS
 
@@ -20,7 +21,7 @@ def is_mat(file: Path) -> bool:
 
 def column(values: Any) -> npt.NDArray[Any]:
     """A row or a column of numbers as one axis; anything else as it is."""
-    array = np.asarray(values)
+    array = as_array(values, "labels")
     return array.reshape(-1) if array.ndim and array.size == max(array.shape) > 1 else array
 
 

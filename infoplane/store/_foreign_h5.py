@@ -18,7 +18,7 @@ from h5py import h5, h5a, h5d, h5f, h5fd, h5g, h5l, h5o, h5p, h5s, h5t, h5z
 from infoplane.core.errors import StoreError
 from infoplane.core.files import MIB
 from infoplane.core.text import shorten
-from infoplane.store._plain import Block, Key, PlainArray, Skipped, named, not_plain, refuse_complex
+from infoplane.store._plain import Block, Key, PlainArray, Skipped, named, not_plain, refuse_complex, refuse_sparse
 
 NUMBERS = frozenset(["b1", "f2", "f4", "f8", *(f"{sign}{size}" for sign in "iu" for size in (1, 2, 4, 8))])
 """The types of arrays that are read, as kind and bytes."""
@@ -86,7 +86,7 @@ class _Walk:
 
     def _open_group(self, key: Key, group: Any) -> None:
         if h5a.exists(group, b"MATLAB_sparse"):
-            raise StoreError(f"{named(key)} is sparse; save full({key[-1]})")
+            refuse_sparse(key)
         kind = _matlab_class(group)
         if kind is None:
             self.group(key, group)

@@ -9,7 +9,7 @@ from typing import IO, Any
 import numpy as np
 
 from infoplane.core.errors import StoreError
-from infoplane.store._plain import Block, Key, PlainArray, Skipped, named, not_plain, refuse_complex
+from infoplane.store._plain import Block, Key, PlainArray, Skipped, named, not_plain, refuse_complex, refuse_sparse
 
 _MAX_VARIABLES = 10_000
 _CLASSES: dict[str, np.dtype[Any]] = {f"{s}int{n}": np.dtype(f"{s}int{n}") for s in ("", "u") for n in (8, 16, 32, 64)}
@@ -34,7 +34,7 @@ def find(stream: IO[bytes]) -> tuple[list[PlainArray], Skipped]:
     for name, shape, kind in variables:
         key = (str(name),)
         if kind == "sparse":
-            raise StoreError(f"{named(key)} is sparse; save full({name})")
+            refuse_sparse(key)
         if kind in _CLASSES:
             # Version 4 knows doubles alone; whole numbers among them are stored as shorter ones.
             dtype = _CLASSES["double"] if version == 0 else _CLASSES[kind]
@@ -50,6 +50,7 @@ def _reader(stream: IO[bytes], key: Key, shape: Any, dtype: np.dtype[Any]) -> An
 
     def blocks() -> Iterator[Block]:
         from scipy.io import loadmat
+        from scipy.sparse import issparse
 
         stream.seek(0)
         try:
@@ -59,6 +60,8 @@ def _reader(stream: IO[bytes], key: Key, shape: Any, dtype: np.dtype[Any]) -> An
                 array = loadmat(stream, variable_names=list(key), mat_dtype=True, appendmat=False).get(key[0])
         except np.exceptions.ComplexWarning:
             refuse_complex(key)
+        if issparse(array):  # booleans, which the list of variables calls logical
+            refuse_sparse(key)
         if not isinstance(array, np.ndarray) or array.shape != tuple(shape):
             raise StoreError(f"{named(key)} cannot be read as an array {tuple(shape)}")
         if array.dtype.kind == "c":

@@ -56,6 +56,11 @@ def refuse_complex(key: Key) -> NoReturn:
     raise StoreError(f"{named(key)} holds complex numbers; save its real and imaginary parts, or its modulus")
 
 
+def refuse_sparse(key: Key) -> NoReturn:
+    """Raise StoreError for a sparse array of MATLAB's."""
+    raise StoreError(f"{named(key)} is sparse; save full({shorten(key[-1], 40)})")
+
+
 def not_plain(kind: str) -> str:
     """What a MATLAB class is that is left out."""
     if kind == "struct":

@@ -7,6 +7,7 @@ such a file.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import shutil
@@ -32,6 +33,7 @@ _SMALLEST_ROOM = 256 * MIB
 _MOST_EXPANSION = 100  # compressed activations of a dead layer reach it, one bomb of zeros ten times that
 _FREE_SHARE = 0.9
 _BYTES_PER_SECOND = 2 * MIB  # of a slow disk, with the compression undone
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _PLACES = (0, *(1 << n for n in range(9, 21)))  # of the signature: a header of the user's may stand before it
 
@@ -86,8 +88,8 @@ def unpack(file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> dict
         raise StoreError("files of other programs are read in a child with limits; use infoplane import")
     file, folder = Path(file), Path(folder)
     os.environ["HDF5_PLUGIN_PRELOAD"] = "::"  # no library is loaded for a filter that the file names
+    limited.take(own)
     with warnings.catch_warnings(action="ignore"), opened(file) as fd, os.fdopen(os.dup(fd), "rb") as stream:
-        limited.take(own)
         try:
             found, skipped = (_foreign_h5 if _is_hdf5(file, stream) else _foreign_mat).find(stream)
             _check_room(found, os.fstat(fd).st_size, folder)
@@ -98,6 +100,10 @@ def unpack(file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> dict
         except Exception as error:  # whatever the libraries raise for a damaged file
             if limited.ran_out_of_memory(error):
                 raise
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                raise StoreError(
+                    f"{file.name}: no room for its arrays in the folder for temporary files (TMPDIR): {error.strerror}"
+                ) from error
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise StoreError(f"{file.name} is damaged, or no file of its kind: {reason}") from error
     arrays = [{"key": one.key, "shape": one.shape, "dtype": one.dtype.str} for one in found]

@@ -93,7 +93,7 @@ WAITS = {
     ("dse", "discrete"): (80, 0, ""),
     ("dse", "continuous"): (120, 0, ""),
     ("gaussian", "discrete"): (123, 183, RANKS),
-    ("gaussian", "continuous"): (125, 98, RANKS),
+    ("gaussian", "continuous"): (126, 98, RANKS),
     ("geometry", "discrete"): (13, 0, ""),
     ("geometry", "continuous"): (5, 0, ""),
     ("hsic", "discrete"): (15, 0, ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 
@@ -19,7 +21,11 @@ import numpy as np
 import pytest
 from hostile_files import SHARD, Change, changed_metadata, corpus, made_hdf5, restore, spoil
 from store_cases import copy_run, record
+from test_foreign import REFUSED
 from test_hostile import I8, filtered, low_level, rebuild, replace
+
+from infoplane.core.files import MIB
+from infoplane.core.limited import Limits
 
 COMMAND = [sys.executable, "-P", "-m", "infoplane"]
 TRACE = ["strace", "-f", "-qq", "-s", "4096", "-e", "trace=file,process,network"]
@@ -161,3 +167,32 @@ def test_a_reader_that_touches_more_is_caught(good, tmp_path, code):
     assert outside(log.read_text(), good) == ([], 1)
     subprocess.run([*TRACE, "-o", str(log), sys.executable, "-c", read + code], check=True)
     assert outside(log.read_text(), good)[0] != []
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not traces(), reason="needs strace and leave to trace processes")
+@pytest.mark.parametrize("case", ["links", *REFUSED])
+def test_a_file_of_another_program_makes_its_child_touch_nothing_but_itself_and_the_folder(tmp_path, case):
+    file, folder, log = tmp_path / "a.h5", tmp_path / "folder", tmp_path / "log"
+    folder.mkdir()
+    os.mkfifo(tmp_path / "trap")
+    with h5py.File(file, "w") as made:
+        made["fc"] = np.ones((40, 3))
+        if case == "links":
+            made["x"], made["y/z"] = (h5py.ExternalLink(str(tmp_path / "trap"), "/x") for _ in range(2))
+        else:
+            REFUSED[case][0](made, str(tmp_path / "trap"))
+    limits = json.dumps(asdict(Limits(file_bytes=MIB)))
+    environment = {**os.environ, "INFOPLANE_LIMITS": limits, "HDF5_PLUGIN_PATH": str(tmp_path), "LANGUAGE": "C"}
+    done = subprocess.run(
+        [*TRACE, "-o", str(log), *COMMAND, "unpack", str(file), str(folder)],
+        env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == (0 if case == "links" else 2), done.stderr
+    lines = log.read_text(errors="replace").splitlines()
+    begin = next(i for i, line in enumerate(lines) if "open" in line and f'"{file}", O_RDONLY' in line)
+    calls = [found.groups() for line in lines[begin:] if (found := CALL.match(line)) and not ENDS.fullmatch(found[2])]
+    calls = [call for call in calls if call[1] != "getcwd"]
+    touched = {path for _, _, rest in calls for path in re.findall(r'"((?:[^"\\]|\\.)*)"', rest) if path}
+    assert touched - {str(folder)} == {str(file)} | ({f"{folder}/0.npy"} if case == "links" else set())
+    assert {name for _, name, _ in calls if not LOOKS.fullmatch(name)} <= {"statfs"}  # of the folder: how much is free
