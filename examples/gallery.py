@@ -56,6 +56,8 @@ ENTRIES = (
     Entry("curves", "two bounds of the information seen through noise, with the ribbon between them", E02[2:],
           "plots.curves(table, run=table.run[0])"),
     Entry("compare", "mean over the seeds; the legend says what the band is", E01, "plots.compare(table)"),
+    Entry("compare-layers", "a panel for each layer, equal in size and limits", E01,
+          'plots.compare(table, by="layer")'),
     Entry("compare-plane", "the mean path of each layer, with ellipses of the same band", E01,
           'plots.compare(table, form="plane")'),
     Entry("null", "each layer against the same estimate on shuffled labels", E01,

@@ -116,7 +116,7 @@ def row_axis(ax: Axes, rows: Sequence[LayerLook], *, every: int = 1) -> None:
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_yticks(range(0, len(rows), every), [row.name for row in rows[::every]])
     ax.tick_params(axis="y", length=0)
-    for row, text in zip(rows[::every], ax.get_yticklabels(), strict=True):
+    for row, text in zip(rows[::every], ax.get_yticklabels(), strict=False):  # panels beside others have none
         tag(text, row.key, "name")
 
 

@@ -151,6 +151,28 @@ def figure_canvas(look: Look, *, aspect: float = 0.75) -> Iterator[Figure]:
         yield figure
 
 
+def small_multiples(figure: Figure, titles: Sequence[str], across: int) -> list[Axes]:
+    """Panels of equal size with equal limits, row by row, each with its title."""
+    grid: Any = figure.subplots(-(-len(titles) // across), across, sharex=True, sharey=True, squeeze=False)
+    axes: list[Axes] = list(grid.flat)
+    for ax in axes[len(titles) :]:
+        ax.set_visible(False)
+    for ax, title in zip(axes, titles, strict=False):
+        ax.set_title(title)
+    return axes[: len(titles)]
+
+
+def outer_labels(axes: Sequence[Axes], across: int) -> None:
+    """Labels at the left and below alone; a panel with none below it keeps the numbers of its ticks."""
+    below = len(axes) - (len(axes) % across or across)
+    for i, ax in enumerate(axes):
+        if i % across:
+            ax.set_ylabel("")
+        if i < below:
+            ax.set_xlabel("")
+            ax.tick_params(labelbottom=i + across >= len(axes))
+
+
 def grow(figure: Figure, points: float) -> None:
     """Make a figure higher by what stands beside the data, so that these keep their room."""
     figure.set_figheight(figure.get_figheight() + points / 72)

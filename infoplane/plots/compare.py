@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Unpack
 
+import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -18,6 +19,7 @@ from infoplane.plots._artists import (
     LEGEND_SHARE,
     OPEN,
     Ceiling,
+    Label,
     cut,
     direct_labels,
     draw_ceilings,
@@ -32,11 +34,25 @@ from infoplane.plots._artists import (
     measured,
     step_axis,
 )
-from infoplane.plots._figure import Look, Options, keywords, panel_height, panels, selected, slot_width
+from infoplane.plots._figure import (
+    Look,
+    Options,
+    add_caption,
+    figure_canvas,
+    grow,
+    keep_tick_style,
+    keywords,
+    outer_labels,
+    panel_height,
+    panels,
+    selected,
+    slot_width,
+    small_multiples,
+)
 from infoplane.plots._layers import END_SHARE, LayerLook, layer_looks, tag
 from infoplane.plots.curves import draw_band, turns
 from infoplane.plots.plane import NAME_SHARE, draw_ends
-from infoplane.plots.style import FAINT, INK, drawable, layer_line
+from infoplane.plots.style import FAINT, INK, drawable, layer_line, points_of
 from infoplane.plots.text import safe_names, safe_text
 from infoplane.results import ResultTable
 from infoplane.results.names import runs_called
@@ -206,6 +222,7 @@ def compare(
     *,
     ax: Axes | Sequence[Axes] | None = None,
     form: Literal["curves", "plane"] = "curves",
+    by: Literal["layer"] | None = None,
     quantity: Sequence[str] | str | None = None,
     spread: str | None = "ci95",
     groups: Mapping[str, Sequence[str] | str] | None = None,
@@ -222,6 +239,9 @@ def compare(
     form : {"curves", "plane"}
         Each quantity against the step, or the mean trajectory of each layer in the plane with five ellipses
         along it whose half-axes are the bands of the two quantities.
+    by : "layer", optional
+        A panel of equal size and limits for each layer, in which the groups have the colours; of one quantity, by
+        default I(X;T).
     spread : {"ci95", "sd", "se", "minmax"} or None
         What the band is; see `infoplane.results.summary.over_runs`.
     groups : mapping from name to runs or globs, optional
@@ -240,6 +260,12 @@ def compare(
     if form not in ("curves", "plane"):
         raise ValueError(f"form must be 'curves' or 'plane', got {form!r}")
     names = [quantity] if isinstance(quantity, str) else list(quantity or ["I(X;T)", "I(T;Y)"])
+    if by is not None:
+        names = names[:1] if quantity is None else names
+        if by != "layer" or form != "curves" or len(names) > 1 or ax is not None:
+            raise ValueError(f"by='layer' makes a figure of curves of one quantity, got by={by!r}, {', '.join(names)}")
+        data = compare_data(table, names, spread=spread, groups=groups, **selected(options))
+        return draw_layers(data, names[0], options, log=log)
     if form == "plane" and len(names) != 2:
         raise ValueError(f"the plane takes two quantities, got {', '.join(names)}")
     data = compare_data(table, names, spread=spread, groups=groups, **selected(options))
@@ -264,12 +290,21 @@ def legend_of(ax: Axes, data: CompareData, paths: Sequence[Path], look: Look, *,
 
     What all groups share stands once, above them.
     """
+    handles, labels, title = legend_entries(data, paths, ends=ends)
+    legend(ax, handles, look, labels=labels, title=title)
+
+
+def legend_entries(
+    data: CompareData, paths: Sequence[Path], *, ends: bool = False
+) -> tuple[list[Any], list[str], str | None]:
+    """Handles and labels of the legend, and what stands above them."""
     named = safe_names([g.name for g in data.groups], limit=20)
     same = len(data.groups) > 1 and len({g.words for g in data.groups}) == 1
     handles: list[Any] = []
     labels: list[str] = []
+    colors = {path.group: path.of.color for path in paths}
     for i, group in enumerate(data.groups):
-        color = next(path.of.color for path in paths if path.group == i) if data.coloured_by_group else FAINT
+        color = colors.get(i, FAINT) if data.coloured_by_group else FAINT
         line = key("", color=color, linestyle=layer_line(i))
         handles.append((Patch(color=color, alpha=0.25, linewidth=0), line) if "band" in group.words else line)
         labels.append(
@@ -282,7 +317,7 @@ def legend_of(ax: Axes, data: CompareData, paths: Sequence[Path], look: Look, *,
         if any(group.flags[name, flag].any() for group in data.groups for name in data.labels):
             handles.append(key("", **mark))
             labels.append(text)
-    legend(ax, handles, look, labels=labels, title=data.words if same else None)
+    return handles, labels, data.words if same else None
 
 
 CROSS: dict[str, Any] = {"marker": "x", "linestyle": "none"}
@@ -315,10 +350,64 @@ def mean_paths(ax: Axes, data: CompareData, look: Look, *, share: float) -> list
     return out
 
 
+def draw_layers(data: CompareData, quantity: str, look: Options, *, log: bool | None) -> Axes:
+    """A panel for each layer, all with the limits of the whole, one legend and one caption."""
+    layers = list(dict.fromkeys(layer for group in data.groups for layer in group.layers))
+    entries: dict[str, Any] = {}
+    across = min(len(layers), 2 if look["style"] == "column" else 3)
+    down = -(-len(layers) // across)
+    # A title and a legend above the panels would lie on each other: the title is that of the legend.
+    above: Options = {**look, "title": None} if look["legend"] else look
+    with figure_canvas(above, aspect=0.1 + 0.75 * down / across) as figure:
+        axes = small_multiples(figure, list(safe_names(layers, limit=28).values()), across)
+        for ax, layer in zip(axes, layers, strict=True):
+            one = of_layer(data, layer)
+            paths = draw_means(ax, one, quantity, look, log=log)[0]
+            handles, labels, title = legend_entries(one, paths)
+            entries |= dict(zip(labels, handles, strict=True))
+            ax.set_ylim(band_limits(data, quantity))
+            draw_ceilings(ax, y=data.ceilings[quantity], named=ax is axes[0])
+            ax.set(xlabel=look["against"], ylabel=measured(data.labels[quantity], data.caption, look, panel_height(ax)))
+            keep_tick_style(ax)
+        outer_labels(axes, across)
+        if look["legend"]:
+            titles = [safe_text(text, limit=200) for text in (look["title"], title) if text]
+            how: dict[str, Any] = {"alignment": "left", "labelcolor": FAINT, "title": "\n".join(titles) or None}
+            figure.legend(list(entries.values()), list(entries), loc="outside upper left", **how)
+            grow(figure, 1.5 * points_of(mpl.rcParams["legend.fontsize"]) * (len(entries) + len(titles)))
+        add_caption(axes[0], data.caption, own=True, shown=look["caption"])
+    return axes[0]
+
+
+def of_layer(data: CompareData, layer: str) -> CompareData:
+    """The same of one layer, in the groups that have it."""
+    groups = []
+    for group in data.groups:
+        at = [i for i, known in enumerate(group.layers) if known == layer]
+        parts = {
+            name: replace(one, **{side: getattr(one, side)[:, at] for side in ("mean", "low", "high", "count")})
+            for name, one in group.summaries.items()
+        }
+        flags = {flag: raised[:, at] for flag, raised in group.flags.items()}
+        groups.append(replace(group, layers=[layer] * len(at), summaries=parts, flags=flags))
+    return replace(data, groups=groups)
+
+
 def draw_mean_curve(ax: Axes, data: CompareData, quantity: str, look: Look, *, log: bool | None, named: bool) -> None:
     """One panel: a line per layer and group, with its band; the legend where `named`."""
     ax.set_ylabel(measured(data.labels[quantity], data.caption, look, panel_height(ax)))
     ax.set_ylim(band_limits(data, quantity))
+    paths, ends = draw_means(ax, data, quantity, look, log=log)
+    draw_ceilings(ax, y=data.ceilings[quantity])
+    if named:
+        legend_of(ax, data, paths, look)
+    end_labels(ax, ends)
+
+
+def draw_means(
+    ax: Axes, data: CompareData, quantity: str, look: Look, *, log: bool | None
+) -> tuple[list[Path], list[Label]]:
+    """A line per layer and group with its band and marks; the paths and the labels at their ends."""
     step_axis(ax, np.concatenate([g.times for g in data.groups]), log=log)
     ends, paths = [], mean_paths(ax, data, look, share=END_SHARE)
     for path in paths:
@@ -327,10 +416,7 @@ def draw_mean_curve(ax: Axes, data: CompareData, quantity: str, look: Look, *, l
         ends += draw_line(ax, group.times, group.summaries[quantity].mean[:, i], of)
         draw_band(ax, group.times, low[:, i], high[:, i], of, "band", alpha=0.18)
         draw_marks(ax, group, quantity, path, len(group.layers))
-    draw_ceilings(ax, y=data.ceilings[quantity])
-    if named:
-        legend_of(ax, data, paths, look)
-    end_labels(ax, ends)
+    return paths, ends
 
 
 def draw_marks(ax: Axes, group: GroupData, quantity: str, path: Path, layers: int) -> None:

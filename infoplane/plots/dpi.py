@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
-import numpy as np
 from matplotlib.axes import Axes
 
 from infoplane.core.palette import OKABE_ITO
 from infoplane.plots._about import lost_words
 from infoplane.plots._artists import ROW_SHARE, row_axis
-from infoplane.plots._figure import Options, canvas, figure_of, grow, is_own, keywords, selected, slot_width
+from infoplane.plots._figure import (
+    Options,
+    add_caption,
+    canvas,
+    figure_canvas,
+    figure_of,
+    grow,
+    is_own,
+    keep_tick_style,
+    keywords,
+    outer_labels,
+    selected,
+    slot_width,
+    small_multiples,
+)
 from infoplane.plots._layers import LayerLook, chosen, tag
 from infoplane.plots.style import FAINT, number, small_size
-from infoplane.plots.text import safe_text, wrap
+from infoplane.plots.text import safe_names, safe_text, wrap
 from infoplane.results import DataProcessing, ResultTable, run_names
+from infoplane.results.names import runs_called
 from infoplane.results.views import Selection, by_looking, settings_words
 
 Chain = Sequence[str] | Mapping[str, Sequence[str]]
@@ -24,12 +38,19 @@ Chain = Sequence[str] | Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True, eq=False)
 class DpiData:
-    """One row per run, estimator, settings and subset, named by what tells them apart."""
+    """One row per run, estimator, settings and subset, named by what tells them apart.
+
+    `runs` are the names of their runs, `estimates` what tells the rows of one run apart.
+    """
 
     names: list[str]
     rows: list[DataProcessing]
     caption: list[str]
+    runs: list[str]
+    estimates: list[str]
 
+
+MAX_ROWS = 40
 
 ALL_TOGETHER = ("settings", "layers", "against")
 """No choices here: all settings have a row, the chain says which layers, and steps are counted together."""
@@ -40,43 +61,51 @@ def dpi_data(
     table: ResultTable, *, chain: Chain | None = None, slack: float = 0.02, **select: Unpack[Selection]
 ) -> DpiData:
     """Counts of violations; see `infoplane.results.ResultTable.dpi`."""
-    estimator = select["estimator"]
-    wanted = {**select, "estimator": estimator and estimator.partition(":")[0]}
-    rows = [r for r in table.dpi(chain, slack) if all(v in (None, getattr(r, name)) for name, v in wanted.items())]
+    estimator, subset = select["estimator"], select["subset"]
+    runs = runs_called(table, select["run"] or "*")
+    rows = [r for r in table.dpi(chain, slack) if r.run in runs and subset in (None, r.subset)]
+    rows = [r for r in rows if estimator is None or r.estimator == estimator.partition(":")[0]]
     if not rows:
         raise ValueError(
             "no run of the table is known to be a chain of layers, where the inequality must hold; "
             "say which layers form one: chain=['fc1', 'fc2', ...]"
         )
-    called = run_names(table)
-    columns = [[f"run {called[row.run]}" for row in rows], estimates(rows), [row.subset for row in rows]]
+    called = [run_names(table)[row.run] for row in rows]
+    columns = [[f"run {name}" for name in called], estimates(rows), [row.subset for row in rows]]
+    own = [column for column in columns[1:] if len(set(column)) > 1] or [columns[1]]
     varying = [column for column in columns if len(set(column)) > 1] or [columns[1]]
     fixed = [column[0] for column in columns if len(set(column)) == 1 and column not in varying]
-    full = dict.fromkeys(
-        ", ".join(
-            [row.estimator, *settings_words(row.settings), *by_looking(table, row.estimator, row.settings, [row.run])]
-        )
-        for row in rows
-    )
+    looked = [by_looking(table, row.estimator, row.settings, [row.run]) for row in rows]
+    shared = {row.estimator: [w for w in settings_words(row.settings) if w in same] for row, same in common(rows)}
+    full = [", ".join([estimator, *words]) for estimator, words in shared.items()]
+    full += dict.fromkeys(part for parts in looked for part in parts)
     caption = [
         f"data-processing inequality: violated where I(X;T) rises by more than {slack:g} bits to the next layer",
         *(safe_text(text, limit=60) for text in fixed),
         *(safe_text(text, limit=200) for text in full),
         *lost_words(table, dict.fromkeys(row.run for row in rows)),
     ]
-    return DpiData(names=[" · ".join(parts) for parts in zip(*varying, strict=True)], rows=rows, caption=caption)
+    names, within = ([" · ".join(parts) for parts in zip(*of, strict=True)] for of in (varying, own))
+    again = [list(zip(called, within, strict=True))[:i].count((called[i], within[i])) for i in range(len(rows))]
+    names, within = ([f"{n} ({k + 1})" if k else n for n, k in zip(of, again, strict=True)] for of in (names, within))
+    return DpiData(names=names, rows=rows, caption=caption, runs=called, estimates=within)
 
 
 def estimates(rows: Sequence[DataProcessing]) -> list[str]:
     """Each row's estimator, with the settings in which the rows of one estimator differ."""
-    words = [settings_words(row.settings) for row in rows]
-    shared: dict[str, set[str]] = {}
-    for row, own in zip(rows, words, strict=True):
-        shared[row.estimator] = shared.get(row.estimator, set(own)) & set(own)
     return [
-        ", ".join([row.estimator, *(w for w in own if w not in shared[row.estimator])])
-        for row, own in zip(rows, words, strict=True)
+        ", ".join([row.estimator, *(w for w in settings_words(row.settings) if w not in same)])
+        for row, same in common(rows)
     ]
+
+
+def common(rows: Sequence[DataProcessing]) -> Iterator[tuple[DataProcessing, set[str]]]:
+    """Each row, and the words on its settings that all rows of its estimator have."""
+    shared: dict[str, set[str]] = {}
+    for row in rows:
+        own = set(settings_words(row.settings))
+        shared[row.estimator] = shared.get(row.estimator, own) & own
+    return ((row, shared[row.estimator]) for row in rows)
 
 
 @keywords(Options, without=ALL_TOGETHER)
@@ -88,7 +117,9 @@ def dpi(
     slack: float = 0.02,
     **options: Unpack[Options],
 ) -> Axes:
-    """Draw the share of neighbouring layers between which I(X;T) rises, per run, estimator and settings.
+    """Draw the share of neighbouring layers between which I(X;T) rises, per estimator and settings.
+
+    Several runs have a panel each, with the same rows. Beside each share stand the counts and the largest rise.
 
     In a chain of deterministic layers no true I(X;T) rises; where estimates do, they are not estimates of
     one common quantity, or err by more than `slack`.
@@ -103,36 +134,55 @@ def dpi(
         As in `infoplane.plots.plane`.
     """
     data = dpi_data(table, chain=chain, slack=slack, **selected(options))
-    count = len(data.rows)
-    with canvas(ax, data.caption, options, aspect=min(1.6, 0.22 + 0.09 * count)) as axes:
-        shares = np.array([100 * row.share for row in data.rows])
-        looks = estimate_looks(axes, data, options)
-        if is_own(axes):
-            lines = max(of.name.count("\n") for of in looks)
-            grow(figure_of(axes), 1.1 * lines * small_size() * count)
-        row_axis(axes, looks)
-        for i, (share, of) in enumerate(zip(shares, looks, strict=True)):
-            tag(axes.barh(i + 0.15, share, height=0.4, color=of.color).patches, of.key, "share")
-        axes.set_xlim(0, max(5.0, float(shares.max()) * 1.05))
-        for i, row in enumerate(data.rows):
-            write_counts(axes, row, i)
-        axes.set_xlabel("DPI violations [%]")
-    return axes
+    runs = list(dict.fromkeys(data.runs))
+    if len(data.rows) > MAX_ROWS * len(runs):
+        raise ValueError(
+            f"{len(data.rows)} estimates are more than a page holds; choose with estimator=... or subset=..."
+        )
+    top = max(5.0, 105 * max(row.share for row in data.rows))
+    if ax is not None or len(runs) == 1:
+        with canvas(ax, data.caption, options, aspect=0.15) as axes:
+            draw_shares(axes, data.names, dict(zip(data.names, data.rows, strict=True)), top, options)
+        return axes
+    across = min({"column": 1, "screen": 2}.get(options["style"], 3), len(runs))
+    names = list(dict.fromkeys(data.estimates))
+    with figure_canvas(options, aspect=0.1) as figure:
+        panels = small_multiples(figure, list(safe_names(runs, limit=40).values()), across)
+        for panel, run in zip(panels, runs, strict=True):
+            of_run = {
+                name: row for name, row, own in zip(data.estimates, data.rows, data.runs, strict=True) if own == run
+            }
+            draw_shares(panel, names, of_run, top, options)
+            keep_tick_style(panel)
+        outer_labels(panels, across)
+        add_caption(panels[0], data.caption, own=True, shown=options["caption"])
+    return panels[0]
 
 
-def estimate_looks(ax: Axes, data: DpiData, look: Options) -> list[LayerLook]:
+def draw_shares(
+    ax: Axes, names: Sequence[str], rows: Mapping[str, DataProcessing], top: float, options: Options
+) -> None:
+    """A bar for each estimate, with its counts above: beside or within it there is not always room."""
+    looks = estimate_looks(ax, names, options)
+    if is_own(ax) and ax.get_subplotspec().is_first_col():  # type: ignore[union-attr]
+        tall = max(2.0 + of.name.count("\n") for of in looks)
+        grow(figure_of(ax), 1.1 * small_size() * (tall * len(looks) + 2))
+    row_axis(ax, looks)
+    ax.set_xlim(0, top)
+    ax.set_xlabel("DPI violations [%]")
+    look: dict[str, Any] = {"va": "bottom", "color": FAINT, "fontsize": small_size(), "textcoords": "offset points"}
+    for i, of in enumerate(looks):
+        if (row := rows.get(of.key)) is not None:
+            tag(ax.barh(i + 0.15, 100 * row.share, height=0.4, color=of.color).patches, of.key, "share")
+            rise = f", up to {row.worst:.2g} bits" if row.violations else ""
+            text = f"{number(row.violations)} of {number(row.pairs)}{rise}"
+            ax.annotate(text, (0, i - 0.05), xytext=(2, 0.5), **look)
+
+
+def estimate_looks(ax: Axes, names: Sequence[str], look: Options) -> list[LayerLook]:
     """The rows, by name: what tells estimates apart is a sentence, which is broken rather than cut."""
-    names = [f"{i}" for i in range(len(data.rows))] if len(set(data.names)) < len(data.names) else data.names
-    texts = chosen("labels", names, look["labels"], [safe_text(name, limit=80) for name in data.names])
+    texts = chosen("labels", names, look["labels"], [safe_text(name, limit=80) for name in names])
     colors = chosen("colors", names, look["colors"], [OKABE_ITO[0]] * len(names))
-    wide = ROW_SHARE * slot_width(ax)
+    wide = ROW_SHARE * figure_of(ax).get_figwidth() * 72 if is_own(ax) else ROW_SHARE * slot_width(ax)
     broken = [wrap(text.split(" · "), wide, small_size(0.5), joint=" · ") for text in texts]
     return [LayerLook(*each, "", "-") for each in zip(names, broken, colors, strict=True)]
-
-
-def write_counts(ax: Axes, row: DataProcessing, i: int) -> None:
-    """How many violations and how large, above the bar: beside or within it there is not always room."""
-    rise = f"largest rise {row.worst:.2g} bits" if row.worst > 0 else "no rise"
-    text = f"{number(row.violations)} of {number(row.pairs)}, {rise}"
-    look: dict[str, Any] = {"va": "bottom", "color": FAINT, "fontsize": small_size(), "textcoords": "offset points"}
-    ax.annotate(text, (0, i - 0.05), xytext=(2, 0.5), **look)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,21 @@ from matplotlib.patches import Rectangle
 
 from infoplane.plots._about import Shown, doubtful, shown
 from infoplane.plots._artists import apart, colorbar, measured, row_axis
-from infoplane.plots._figure import Options, canvas, keywords, panel_height, plain_numbers, selected
+from infoplane.plots._figure import (
+    Options,
+    add_caption,
+    canvas,
+    figure_canvas,
+    keep_tick_style,
+    keywords,
+    outer_labels,
+    panel_height,
+    plain_numbers,
+    selected,
+    small_multiples,
+)
 from infoplane.plots._layers import END_SHARE, layer_looks
+from infoplane.plots._panels import panel_texts, panels_by
 from infoplane.plots.style import drawable, number, spans_decades, step_ticks
 from infoplane.results import ResultTable
 from infoplane.results.limits import widened
@@ -21,6 +35,8 @@ from infoplane.results.views import Selection, choose
 
 FloatArray = npt.NDArray[np.float64]
 MOST_NAMES = 32
+
+By = Literal["estimator", "run", "subset", "settings"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -50,7 +66,12 @@ def heatmap_data(table: ResultTable, quantity: str = "I(X;T)", **select: Unpack[
 
 @keywords(Options)
 def heatmap(
-    table: ResultTable, *, ax: Axes | None = None, quantity: str = "I(X;T)", **options: Unpack[Options]
+    table: ResultTable,
+    *,
+    ax: Axes | None = None,
+    by: By | None = None,
+    quantity: str = "I(X;T)",
+    **options: Unpack[Options],
 ) -> Axes:
     """Draw one quantity as a heat map, layers in the order of the forward pass from top to bottom.
 
@@ -59,34 +80,71 @@ def heatmap(
 
     Parameters
     ----------
+    by : {"estimator", "run", "subset", "settings"}, optional
+        A panel of equal size for each, with one colour scale; they must have the same layers and steps.
     quantity : str
     table, ax, estimator, settings, run, subset, layers, against, caption, style, width
         As in `infoplane.plots.plane`.
     """
-    data = heatmap_data(table, quantity, **selected(options))
+    if by is None:
+        data = heatmap_data(table, quantity, **selected(options))
+        with canvas(ax, data.caption, options, aspect=aspect_of(data)) as axes:
+            mesh = draw_cells(axes, data, options, color_limits([data]))
+            label = measured(data.label, data.caption, options, panel_height(axes))
+            draw_scale([axes], mesh, options, label)
+        return axes
+    if ax is not None:
+        raise ValueError(f"by={by!r} makes a figure of several panels, so it takes no ax")
+    several = panels_by(table, by, lambda **one: heatmap_data(table, quantity, **one), selected(options))
+    if len({(tuple(one.layers), tuple(one.times.tolist())) for one in several.values()}) > 1:
+        raise ValueError(f"the panels of by={by!r} have not the same layers and steps; choose with layers=[...]")
+    first, *_ = several.values()
+    titles, caption = panel_texts({name: one.caption for name, one in several.items()}, by)
+    across = min(len(several), 1 if options["style"] == "column" else 2)
+    with figure_canvas(options, aspect=aspect_of(first) * -(-len(several) // across) / across) as figure:
+        panels = small_multiples(figure, titles, across)
+        for panel, one in zip(panels, several.values(), strict=True):
+            mesh = draw_cells(panel, one, options, color_limits(list(several.values())))
+            keep_tick_style(panel)
+        outer_labels(panels, across)
+        draw_scale(panels, mesh, options, first.label)
+        add_caption(panels[0], caption, own=True, shown=options["caption"])
+    return panels[0]
+
+
+def aspect_of(data: HeatmapData) -> float:
+    """Height over width of one map."""
+    return min(1.4, max(0.42, 0.28 + 0.05 * len(data.layers)))
+
+
+def color_limits(data: Sequence[HeatmapData]) -> tuple[float, float]:
+    """The ends of the colour scale of one map or of several."""
+    values = np.concatenate([one.value.ravel() for one in data])
+    tops = [one.ceiling.value for one in data if one.ceiling is not None]
+    return widened(float(np.nanmin(values)), float(np.nanmax(values)), max(tops, default=None), unit=data[0].unit)
+
+
+def draw_cells(ax: Axes, data: HeatmapData, options: Options, ends: tuple[float, float]) -> Any:
+    """The cells of one map, its hatches and its names."""
     rows, columns = data.value.shape
-    with canvas(ax, data.caption, options, aspect=min(1.4, max(0.42, 0.28 + 0.05 * rows))) as axes:
-        x, y = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
-        value, raster = np.ma.masked_invalid(data.value), rows * columns > 5000
-        top = None if data.ceiling is None else data.ceiling.value
-        low, high = widened(float(value.min()), float(value.max()), top, unit=data.unit)
-        scale: dict[str, Any] = {
-            "cmap": "viridis" if options["cmap"] is None else options["cmap"],
-            "vmin": low,
-            "vmax": high,
-        }
-        mesh = axes.pcolormesh(x, y, value, rasterized=raster, **scale)
-        for row, first, count in spans(data.saturated):
-            corner = (first - 0.5, row - 0.5)
-            axes.add_patch(Rectangle(corner, count, 1, fill=False, hatch="////", edgecolor="0.25", linewidth=0))
-        label_cells(axes, data, options)
-        axes.set_xlabel(options["against"])
-        axes.spines[:].set_visible(False)
-        label = measured(data.label, data.caption, options, panel_height(axes))
-        if bar := colorbar(axes, mesh, options, label, aspect=22):
-            plain_numbers(bar.ax)
-            bar.outline.set_visible(False)
-    return axes
+    x, y = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
+    value, raster = np.ma.masked_invalid(data.value), rows * columns > 5000
+    cmap = "viridis" if options["cmap"] is None else options["cmap"]
+    mesh = ax.pcolormesh(x, y, value, rasterized=raster, cmap=cmap, vmin=ends[0], vmax=ends[1])
+    for row, first, count in spans(data.saturated):
+        corner = (first - 0.5, row - 0.5)
+        ax.add_patch(Rectangle(corner, count, 1, fill=False, hatch="////", edgecolor="0.25", linewidth=0))
+    label_cells(ax, data, options)
+    ax.set_xlabel(options["against"])
+    ax.spines[:].set_visible(False)
+    return mesh
+
+
+def draw_scale(axes: Sequence[Axes], mesh: Any, options: Options, label: str) -> None:
+    """The one colour bar."""
+    if bar := colorbar(axes[0] if len(axes) == 1 else axes, mesh, options, label, aspect=22):
+        plain_numbers(bar.ax)
+        bar.outline.set_visible(False)
 
 
 def label_cells(ax: Axes, data: HeatmapData, look: Options) -> None:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Unpack
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 
-from infoplane.plots._about import merged
 from infoplane.plots._artists import direct_labels, step_colorbar
-from infoplane.plots._figure import Look, Options, add_caption, figure_canvas, keep_tick_style, keywords, selected
+from infoplane.plots._figure import (
+    Look,
+    Options,
+    add_caption,
+    figure_canvas,
+    keep_tick_style,
+    keywords,
+    outer_labels,
+    selected,
+    small_multiples,
+)
 from infoplane.plots._layers import LayerLook, layer_looks
+from infoplane.plots._panels import KINDS, check_count, panel_texts, panels_by
 from infoplane.plots.plane import PlaneData, draw_steps, frame, only_layers, plane_data
 from infoplane.plots.style import INK, step_colormap, step_norm
-from infoplane.plots.text import safe_names
-from infoplane.results import ResultTable, run_names
-from infoplane.results.views import Selection, options
-
-MAX_PANELS = 30
-BAR_POINTS = 60
-"""The width of the colour bar and its label."""
+from infoplane.results import ResultTable
+from infoplane.results.views import Selection
 
 PANEL_SHARE = 0.4
 """Of the width of a panel, which a name in it may take."""
@@ -34,24 +38,13 @@ By = Literal["layer", "estimator", "run", "subset", "settings"]
 @keywords(Selection)
 def plane_grid_data(table: ResultTable, *, by: By = "layer", **select: Unpack[Selection]) -> dict[str, PlaneData]:
     """The points of each panel, by the panel's name; see `plane_grid` for the parameters."""
-    chosen: dict[str, Any] = {**select}
-    if by == "layer":
-        data = plane_data(table, **select)
-        panels = {layer: only_layers(data, [layer]) for layer in data.layers}
-    elif by in ("estimator", "run", "subset", "settings"):
-        if chosen[by] is not None:
-            raise ValueError(f"by={by!r} makes a panel of each {by}, so it cannot be chosen; got {by}={chosen[by]!r}")
-        fixed = {name: value for name, value in chosen.items() if name not in (by, "layers", "against")}
-        names = run_names(table) if by == "run" else {}
-        panels = {
-            names.get(value, value): plane_data(table, **{**chosen, by: value}) for value in options(table, by, **fixed)
-        }
-    else:
+    if by not in ("layer", *KINDS):
         raise ValueError(f"by must be layer, estimator, run, subset or settings, got {by!r}")
-    if len(panels) > MAX_PANELS:
-        what = "layers=[...]" if by == "layer" else "a smaller table"
-        raise ValueError(f"{len(panels)} panels are more than a page holds ({MAX_PANELS}); choose with {what}")
-    return panels
+    if by != "layer":
+        return panels_by(table, by, lambda **one: plane_data(table, **one), select)
+    data = plane_data(table, **select)
+    check_count(data.layers, "layers=[...]")
+    return {layer: only_layers(data, [layer]) for layer in data.layers}
 
 
 @keywords(Options)
@@ -88,59 +81,25 @@ def plane_grid(
     planes = list(panels.values())
     times = np.concatenate([p.times for p in planes])
     norm = step_norm(times, log)
-    titles, caption = panel_texts(panels, by)
+    titles, caption = panel_texts({name: p.caption for name, p in panels.items()}, by)
     everywhere = list(dict.fromkeys(layer for p in planes for layer in p.layers))
     with figure_canvas(options, aspect=aspect) as figure:
-        axes = titled_panels(figure, titles, across)
+        axes = small_multiples(figure, titles, across)
         for i, (ax, data) in enumerate(zip(axes, planes, strict=True)):
             frame(ax, planes, options, named=i == 0)
             ax.locator_params(axis="both", nbins=4)
-            if i % across:
-                ax.set_ylabel("")
-            if i + across < len(panels):
-                ax.set_xlabel("")
-            elif i < len(panels) - (len(panels) % across or across):
-                ax.set_xlabel("")  # it would stand in the row below
-                ax.tick_params(labelbottom=True)
             if by == "layer":
                 draw_path(ax, data, norm, options)
             looks = looks_of(ax, data, everywhere, options)
             draw_steps(ax, data, norm, looks, options, crowd=0.7 if by == "layer" else 0.65)
             keep_tick_style(ax)
+        outer_labels(axes, across)
         step_colorbar(axes, norm, times, options, options["against"], aspect=35)
         add_caption(axes[0], caption, own=True, shown=options["caption"])
         if by != "layer":
             for ax, data in zip(axes, planes, strict=True):
                 name_ends(ax, data, looks_of(ax, data, everywhere, options))
     return axes[0]
-
-
-def titled_panels(figure: Figure, titles: Sequence[str], across: int) -> list[Axes]:
-    """Panels of equal size with equal limits, each with its title."""
-    down = math.ceil(len(titles) / across)
-    grid: Any = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-    axes: list[Axes] = list(grid.flat)
-    for ax in axes[len(titles) :]:
-        ax.set_visible(False)
-    for ax, title in zip(axes, titles, strict=False):
-        ax.set_title(title)
-    return axes[: len(titles)]
-
-
-def panel_texts(panels: Mapping[str, PlaneData], by: str) -> tuple[list[str], list[str]]:
-    """Titles of the panels, and the one caption of all."""
-    captions = [list(p.caption) for p in panels.values()]
-    titles = list(safe_names(panels, limit=28).values())
-    if by == "settings":
-        words = [caption[0].split(", ") for caption in captions]
-        common = [w for w in words[0] if all(w in ws for ws in words)]
-        titles = [", ".join(w for w in ws if w not in common) or "default" for ws in words]
-        captions = [[", ".join(common), *caption[1:]] for caption in captions]
-    elif by == "run":
-        captions = [[part for part in caption if not part.startswith("run ")] for caption in captions]
-    elif by == "subset":
-        captions = [[*caption[:1], caption[1].partition(" (")[0], *caption[2:]] for caption in captions]
-    return titles, merged(dict(zip(safe_names(titles, limit=60), captions, strict=True)))
 
 
 def draw_path(ax: Axes, data: PlaneData, norm: Any, look: Look) -> None:

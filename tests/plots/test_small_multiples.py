@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+import numpy as np
 import pytest
 import synthetic
 
@@ -60,3 +63,84 @@ def test_planes_are_of_one_size_under_one_caption(by, style):
     (caption,) = captions(figure)
     assert "DPI violated in" in caption
     assert len([ax for ax in figure.axes if ax.get_title(loc="left")]) == {"layer": 6, "run": 5, "settings": 3}[by]
+
+
+@pytest.fixture(scope="module")
+def seeds() -> ResultTable:
+    runs = [f"seed-{i}" for i in range(3)]
+    rows = [r for i, run in enumerate(runs) for r in synthetic.layer_rows(run=run, steps=STEPS, seed=i)]
+    config = {"n_bins": 8, "range": "layer"}
+    more = [r for i in range(2) for r in synthetic.layer_rows(run=runs[i], steps=STEPS, seed=i, config=config)]
+    return ResultTable.from_rows(rows + more, synthetic.about_runs(*runs))
+
+
+def titles(figure) -> list[str]:
+    return [text for ax in figure.axes if ax.get_visible() and (text := ax.get_title(loc="left"))]
+
+
+@pytest.mark.parametrize("style", ["column", "page", "screen"])
+def test_violations_have_a_panel_for_each_run_with_the_same_rows(seeds, style):
+    ax = plots.dpi(seeds, style=style, slack=-1.0)
+    figure = ax.figure
+    assert len(sizes(figure)) == 1
+    assert titles(figure) == ["seed-0", "seed-1", "seed-2"]
+    data = plots.dpi_data(seeds, slack=-1.0)
+    assert data.runs == ["seed-0", "seed-1", "seed-2", "seed-0", "seed-1"]
+    assert dict.fromkeys(data.estimates) == dict.fromkeys(["binning, n_bins = 30", "binning, n_bins = 8"])
+    counts = [t.get_text() for a in figure.axes for t in a.texts]
+    assert counts == [
+        f"{r.violations} of {r.pairs}, up to {r.worst:.2g} bits" for r in sorted(data.rows, key=lambda r: r.run)
+    ]
+    assert captions(figure)[0].count("binning, range = layer") == 1
+    one = plots.dpi(seeds, run="seed-1", style=style)
+    assert [bar.get_width() for bar in one.patches] == [100 * r.share for r in plots.dpi_data(seeds, run="seed-1").rows]
+
+
+def test_more_estimates_than_a_page_holds_are_refused(monkeypatch, seeds):
+    monkeypatch.setattr(sys.modules["infoplane.plots.dpi"], "MAX_ROWS", 1)
+    with pytest.raises(
+        ValueError, match=r"5 estimates are more than a page holds; choose with estimator=\.\.\. or sub"
+    ):
+        plots.dpi(seeds)
+
+
+@pytest.mark.parametrize("style", ["column", "page", "screen"])
+def test_maps_share_their_size_and_colour_scale(seeds, style):
+    figure = plots.heatmap(seeds, by="run", settings="n_bins=30", style=style).figure
+    assert len(sizes(figure)) == 1
+    assert titles(figure) == ["seed-0", "seed-1", "seed-2"]
+    meshes = [mesh for ax in figure.axes if ax.get_label() != "<colorbar>" for mesh in ax.collections]
+    assert len({mesh.get_clim() for mesh in meshes}) == 1
+    (caption,) = captions(figure)
+    assert "saturated (hatched)" in caption
+    assert "run seed" not in caption
+
+
+def test_maps_of_other_layers_are_no_panels_of_one_figure(seeds):
+    rows = [row for row in seeds if row.run != "seed-1" or row.layer != "act2"]
+    fewer = ResultTable.from_rows(rows, seeds.meta)
+    with pytest.raises(ValueError, match="the panels of by='run' have not the same layers and steps"):
+        plots.heatmap(fewer, by="run", settings="n_bins=30")
+    with pytest.raises(ValueError, match="by must be estimator, run, subset or settings, got 'layer'"):
+        plots.heatmap(seeds, by="layer")
+
+
+@pytest.mark.parametrize("style", ["column", "page", "screen"])
+@pytest.mark.parametrize("title", [None, "All seeds"])
+def test_means_have_a_panel_for_each_layer_and_one_legend(seeds, style, title):
+    groups = {"first": ["seed-0", "seed-1"], "last": "seed-2"}
+    options = {"settings": "n_bins=30", "style": style, "title": title}
+    figure = plots.compare(seeds, by="layer", groups=groups, **options).figure
+    assert len(sizes(figure)) == 1
+    assert titles(figure) == list(synthetic.LAYERS)
+    assert len({(ax.get_xlim(), ax.get_ylim()) for ax in figure.axes if ax.get_visible()}) == 1
+    (legend,) = figure.legends
+    assert [text.get_text().partition(":")[0] for text in legend.get_texts()][:2] == ["first", "last"]
+    assert legend.get_title().get_text() == (title or "")
+    figure.draw_without_rendering()
+    assert legend.get_window_extent().x1 <= figure.bbox.x1
+    data = plots.compare_data(seeds, "I(X;T)", groups=groups, settings="n_bins=30")
+    mean = data.groups[0].summaries["I(X;T)"].mean[:, 2]
+    assert any(np.array_equal(line.get_ydata(), mean) for line in figure.axes[2].get_lines())
+    with pytest.raises(ValueError, match="by='layer' makes a figure of curves of one quantity, got by='run'"):
+        plots.compare(seeds, by="run")

@@ -1,0 +1,58 @@
+"""What figures of several panels share: one for each run, estimator, subset or setting, with titles and one caption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from infoplane.plots._about import merged
+from infoplane.plots.text import safe_names
+from infoplane.results import ResultTable, run_names
+from infoplane.results.views import Selection, options
+
+T = TypeVar("T")
+
+MAX_PANELS = 30
+KINDS = ("estimator", "run", "subset", "settings")
+
+
+def panels_by(table: ResultTable, by: str, data: Callable[..., T], select: Selection) -> dict[str, T]:
+    """`data(**select)` for each run, estimator, subset or setting that fits the other choices, by its name.
+
+    Raises
+    ------
+    ValueError
+        For another `by`, where it was chosen already, and for more panels than a page holds.
+    """
+    chosen: dict[str, Any] = {**select}
+    if by not in KINDS:
+        raise ValueError(f"by must be {', '.join(KINDS[:-1])} or {KINDS[-1]}, got {by!r}")
+    if chosen[by] is not None:
+        raise ValueError(f"by={by!r} makes a panel of each {by}, so it cannot be chosen; got {by}={chosen[by]!r}")
+    fixed = {name: value for name, value in chosen.items() if name not in (by, "layers", "against")}
+    names = run_names(table) if by == "run" else {}
+    known = options(table, by, **fixed)
+    check_count(known, "a smaller table")
+    return {names.get(value, value): data(**{**chosen, by: value}) for value in known}
+
+
+def check_count(panels: Sequence[str], what: str) -> None:
+    """Raise ValueError where there are more panels than a page holds; `what` chooses fewer."""
+    if len(panels) > MAX_PANELS:
+        raise ValueError(f"{len(panels)} panels are more than a page holds ({MAX_PANELS}); choose with {what}")
+
+
+def panel_texts(captions: Mapping[str, Sequence[str]], by: str) -> tuple[list[str], list[str]]:
+    """Titles of the panels, and the one caption of all, from the captions that they would have alone."""
+    own = [list(caption) for caption in captions.values()]
+    titles = list(safe_names(captions, limit=28).values())
+    if by == "settings":
+        words = [caption[0].split(", ") for caption in own]
+        common = [w for w in words[0] if all(w in ws for ws in words)]
+        titles = [", ".join(w for w in ws if w not in common) or "default" for ws in words]
+        own = [[", ".join(common), *caption[1:]] for caption in own]
+    elif by == "run":
+        own = [[part for part in caption if not part.startswith("run ")] for caption in own]
+    elif by == "subset":
+        own = [[*caption[:1], caption[1].partition(" (")[0], *caption[2:]] for caption in own]
+    return titles, merged(dict(zip(safe_names(titles, limit=60), own, strict=True)))
