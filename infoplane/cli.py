@@ -430,6 +430,7 @@ def names(ctx: click.Context, parameter: click.Parameter, given: str | None) -> 
 )
 @click.option("--metrics", type=FILE, help="CSV with a column step, or JSON {step: {name: number}}.")
 @click.option("--chain", is_flag=True, help="Each layer is computed from the one before alone.")
+@click.option("--overwrite", is_flag=True, help="Replace the run that is there, if it was closed.")
 def import_files(files: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Make a run of activations saved by other means: .npz, .npy, .safetensors, .pt (weights only), .h5, .mat."""
     from infoplane import importers, store

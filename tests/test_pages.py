@@ -90,7 +90,19 @@ def check_recording(names: Names, out: str) -> None:
     assert "note: layer 'second': was not called (step 1)\n[0] [0, 1]\n" in out
     steps = {p.name: infoplane.open_run(p).steps() for p in Path("runs").iterdir() if (p / "run.json").exists()}
     collections = [f"{name}-{i}" for name in ("moments", "seed") for i in range(3)]
-    assert sorted(steps) == ["a", "b", "blocks", "c", "d", "mixture", *collections, "tokens"]
+    assert sorted(steps) == [
+        "a",
+        "again",
+        "b",
+        "blocks",
+        "c",
+        "d",
+        "digits-001",
+        "digits-002",
+        "mixture",
+        *collections,
+        "tokens",
+    ]
     assert steps["a"] == list(names["log_spaced"](20, 40).plan(40))
     assert steps["d"] == [0, 1, 2, 3]
     metrics = {n for s, _, n, layer, _ in infoplane.open_run("runs/d").metrics() if layer == "0" and s}

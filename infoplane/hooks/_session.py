@@ -32,6 +32,7 @@ from infoplane.hooks._out.destination import (
     stored_reductions,
 )
 from infoplane.hooks._out.host import HostMemory
+from infoplane.hooks._out.numbered import choose_numbered, last_numbered
 from infoplane.hooks._pass.capture import Captured
 from infoplane.hooks._pass.members import Members, State
 from infoplane.hooks._pass.prober import Prober
@@ -145,7 +146,10 @@ class Session:
         self._ranks = self.prober.join_ranks()
         if self._ranks.takes_part:
             if self.settings.resume and self.settings.keep_activations:
-                self.prober.keep(stored_reductions(self.destinations[0].run))
+                run = self.destinations[0].run
+                if self.settings.number and run is not None:
+                    run = last_numbered(run)
+                self.prober.keep(stored_reductions(run))
             self._ranks.together(self.prober.prepare)
         try:
             last_step, _ = self._ranks.together(self._open_sinks)
@@ -162,8 +166,11 @@ class Session:
 
     def _open_sinks(self) -> int | None:
         """Open the stores and begin the sinks; the last step of a run that is resumed."""
-        settings, sizes = self.settings, self.sizes
-        store = {"on_error": settings.on_error, **(settings.writer or {})} if settings.keep_activations else None
+        settings, sizes, first = self.settings, self.sizes, self.destinations[0]
+        if settings.number and first.run is not None and self._ranks.takes_part:
+            first.run = choose_numbered(first.run, self._ranks, resume=settings.resume)
+        writer = {"on_error": settings.on_error, "overwrite": settings.overwrite, **(settings.writer or {})}
+        store = writer if settings.keep_activations else None
         if store is not None:
             refuse_unclosed(d.run for d in self.destinations)
             if self._ranks.rank == 0 and not settings.quiet:

@@ -59,6 +59,8 @@ class Settings:
     sinks: Iterable[Sink] = ()
     keep_activations: bool = True
     resume: bool = False
+    overwrite: bool = False
+    number: bool = False
     writer: Mapping[str, Any] | None = None
     # how the probe runs
     probe_batch_size: int = 256
@@ -80,6 +82,11 @@ class Settings:
             raise ValueError(f"probe_batch_size must be at least 1, got {self.probe_batch_size}")
         if self.name is not None and not (isinstance(self.name, str) and self.name.strip()):
             raise ValueError(f"name is what figures call the run, a text such as 'seed 1', got {self.name!r:.80}")
+        if self.number and self.run is None:
+            raise ValueError("number counts the runs of a name; pass run='runs/digits'")
+        if self.overwrite and (self.resume or self.number or not self.keep_activations):
+            other = "resume" if self.resume else "number" if self.number else "keep_activations=False"
+            raise ValueError(f"overwrite replaces the run in a directory; leave it out beside {other}")
         if self.depth is not None:
             if isinstance(self.depth, bool) or not isinstance(self.depth, int) or self.depth < 1:
                 raise ValueError(f"depth must be a whole number of at least 1, got {self.depth!r}")

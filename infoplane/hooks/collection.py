@@ -41,7 +41,7 @@ class CollectionRecorder(Recorder):
         Axis of the members in the parameters of a hand-stacked module, for `weight_norms`; that of `gradients`, or
         the first, by default.
     **options
-        Further arguments of Recorder; not `sinks` and `shard_probe`. `gradients` are GradientMoments with
+        Further arguments of Recorder; not `sinks`, `shard_probe` and `number`. `gradients` are GradientMoments with
         `members=`, or `GradientMoments.functional` beside `state`.
 
     Notes
@@ -67,9 +67,11 @@ class CollectionRecorder(Recorder):
         parameter_dim: int | Mapping[str, int] | None = None,
         **options: Any,
     ) -> None:
-        refused = {"sinks", "shard_probe"} & set(options)
+        refused = {"sinks", "shard_probe", "number"} & set(options)
         if refused:
-            raise TypeError(f"a collection takes no {sorted(refused)[0]!r}; sinks are given by member_sinks")
+            raise TypeError(
+                f"a collection takes no {sorted(refused)[0]!r}; sinks are given by member_sinks, directories by runs"
+            )
         if (state is None) == (member_dim is None):
             raise ValueError("pass either state=(parameters, buffers) or member_dim= with members=")
         count = members if state is None else count_members(state() if callable(state) else state)

@@ -120,6 +120,12 @@ class Recorder:
         False writes no activations, for runs that are estimated as they go.
     resume : bool
         Continue the run in this directory, with its layers where none are named.
+    overwrite : bool
+        Replace the run in this directory, and its results, when this one starts; other files there stay. Only a run
+        that was closed and that no process writes.
+    number : bool
+        Record into `run-001`, `run-002`, ... of the name in `run`; with `resume` into the last of them. The property
+        `run` has the directory.
     writer : mapping
         Further arguments of `infoplane.store.StoreWriter`.
     probe_batch_size : int

@@ -39,6 +39,7 @@ def from_arrays(
     chain: bool = False,
     classes: bool = False,
     name: str | None = None,
+    overwrite: bool = False,
 ) -> ActivationStore:
     """Write activations in memory as a run, and open it.
 
@@ -68,6 +69,8 @@ def from_arrays(
         Whether labels that are whole numbers stored as floats are classes; they are targets otherwise.
     name : str, optional
         What figures, tables and reports call the run; the name of its directory by default.
+    overwrite : bool
+        Replace the run that is there, and its results; only one that was closed and that no process writes.
 
     Returns
     -------
@@ -110,12 +113,20 @@ def from_arrays(
         for step, arrays in taken.items()
     ]
     check_run(probe, snapshots)
-    _check_free(Path(run))
-    _write(run, probe, snapshots, {"chain": bool(chain)} | ({} if name is None else {"name": str(name)}))
+    _check_free(Path(run), overwrite)
+    more = {"chain": bool(chain)} | ({} if name is None else {"name": str(name)})
+    _write(run, probe, snapshots, more, overwrite=overwrite)
     return open_run(run)
 
 
-def _write(run: str | os.PathLike[str], probe: Probe, snapshots: Sequence[Snapshot], more: Mapping[str, Any]) -> None:
+def _write(
+    run: str | os.PathLike[str],
+    probe: Probe,
+    snapshots: Sequence[Snapshot],
+    more: Mapping[str, Any],
+    *,
+    overwrite: bool,
+) -> None:
     """Write snapshots that have been checked, with settings that say where they come from."""
     settings = {
         "model": "unknown: activations were imported",
@@ -125,17 +136,22 @@ def _write(run: str | os.PathLike[str], probe: Probe, snapshots: Sequence[Snapsh
         "versions": {"torch": str(torch.__version__), "numpy": np.__version__},
         **more,
     }
-    with StoreWriter(run, probe=probe, settings=settings, on_error="raise", background=False) as writer:
+    with StoreWriter(
+        run, probe=probe, settings=settings, on_error="raise", background=False, overwrite=overwrite
+    ) as writer:
         for snapshot in snapshots:
             writer(snapshot)
 
 
-def _check_free(run: Path) -> None:
-    """An import makes a new run: it goes into a directory that is not there yet, or empty."""
+def _check_free(run: Path, overwrite: bool) -> None:
+    """An import makes a new run: it goes into a directory that is not there yet, or empty, or into that of a run."""
     held = next(run.iterdir(), None) if run.is_dir() else None
     if (run / RUN_FILE).exists():
+        if overwrite:
+            return
         raise StoreError(
-            f"{run} already holds a run, and an import makes a new one; choose another directory, or delete this one"
+            f"{run} already holds a run, which an import replaces with overwrite=True (--overwrite) alone; choose "
+            "another directory, or delete this one"
         )
     if held is not None:
         raise StoreError(f"{run} is not empty, it holds {held.name!r}; choose a directory that does not exist yet")

@@ -40,6 +40,8 @@ class Recording:
         """Record `model`; a training that goes on from a checkpoint resumes the run, unless the user says not to."""
         known = {"autocast": autocast_of(precision), "total": whole(total)} | ({"resume": True} if resume else {})
         options = known | self._options
+        if options.get("resume"):
+            options["overwrite"] = False  # the run so far belongs to the checkpoint
         if self._figures is not None:
             options["sinks"] = with_figures(options.get("sinks", ()), self._figures, self._loggers())
         self.recorder = Recorder(model, self._probe, self._run, **options).start()

@@ -19,6 +19,7 @@ from infoplane.core.records import Probe
 from infoplane.core.steps import step_words
 from infoplane.core.strict import canonical_json
 from infoplane.core.warn import warn
+from infoplane.store._overwrite import remove_run
 from infoplane.store._records import Manifest, ManifestEntry, RunRecord, SessionRecord, load_json, read_manifest
 from infoplane.store._shard import Shard, check_probe, encode_probe, inputs_digest, probe_digest
 from infoplane.store.layout import (
@@ -162,6 +163,7 @@ def open_directory(
     rank: int,
     world_size: int,
     resume: bool,
+    overwrite: bool,
     session: int | None,
     may_differ: Collection[str],
     join_seconds: float,
@@ -180,13 +182,15 @@ def open_directory(
         for name in (SESSIONS_DIR, SHARDS_DIR):
             (path / name).mkdir(exist_ok=True)
         _sweep(path, rank)
+        if overwrite and rank == 0 and (path / RUN_FILE).exists():
+            remove_run(path)
         last_step = None
         if (path / RUN_FILE).exists():
             run = RunRecord.load(files.read_file(path / RUN_FILE), RUN_FILE)
             if rank == 0 and not resume:
                 raise StoreError(
                     f"{path} already holds a run of {run.created}; pass resume=True to "
-                    "continue it, or choose another directory"
+                    "continue it, overwrite=True to replace it, or choose another directory"
                 )
             _check_same(path, run, settings, found, may_differ)
             if resume:

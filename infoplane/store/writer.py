@@ -53,6 +53,9 @@ class StoreWriter:
     resume : bool
         Continue the run that is there, in a new session. Steps of earlier sessions from the first step
         of this one on are superseded, not deleted. Without a run there, a new one is made.
+    overwrite : bool
+        Replace the run that is there: its files and its results are removed, other files stay. Only a run that was
+        closed and that no process writes is replaced. Without a run there, a new one is made.
     session : int, optional
         For ranks above 0: the session of rank 0 (its `session`), where the launcher can tell; found in
         the directory otherwise.
@@ -98,6 +101,7 @@ class StoreWriter:
         rank: int = 0,
         world_size: int = 1,
         resume: bool = False,
+        overwrite: bool = False,
         session: int | None = None,
         seal_bytes: int = SEAL_BYTES,
         seal_seconds: float = SEAL_SECONDS,
@@ -113,6 +117,8 @@ class StoreWriter:
             raise ValueError(f"rank must lie in 0..world_size-1, got rank {rank} of {world_size}")
         if on_error not in ("warn", "raise"):
             raise ValueError(f"on_error must be 'warn' or 'raise', got {on_error!r}")
+        if resume and overwrite:
+            raise ValueError("resume goes on with a run and overwrite replaces it; pass one of them")
         if not 0 < max_file_bytes <= MAX_FILE_BYTES:
             raise ValueError(f"max_file_bytes must lie in 1..{MAX_FILE_BYTES}, got {max_file_bytes}")
         self.path = Path(path).absolute()
@@ -127,6 +133,7 @@ class StoreWriter:
             rank=rank,
             world_size=world_size,
             resume=resume,
+            overwrite=overwrite,
             session=session,
             may_differ=may_differ,
             join_seconds=join_seconds,
