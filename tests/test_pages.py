@@ -17,8 +17,14 @@ import infoplane
 from infoplane.cli import main
 from infoplane.estimators._registry import _ESTIMATORS
 
-# Pages that need more than the package: what they import, or None where it is only the time of new processes.
-EXTRAS: dict[str, tuple[str, ...]] = {}
+# Pages that need more than the package: what they import, or nothing where it is only the time of new processes.
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "guides/lightning": ("lightning", "tensorboard"),
+    "guides/huggingface": ("transformers", "accelerate"),
+    "guides/accelerate": ("accelerate",),
+    "guides/ddp": (),
+    "guides/sweep": (),
+}
 # Pages that begin with runs that the reader has: their names.
 RUNS = {"results": ["digits", "a", "b"], "figures": ["digits", "a", "b"], "estimators": ["digits"]}
 WARNED = {"class Mixture": "not recorded"}
@@ -130,7 +136,34 @@ def check_figures(names: Names, out: str) -> None:
     assert {"plane.pdf", "plane.gif", "report.html"} <= set(os.listdir())  # noqa: PTH208
 
 
+def check_guide(names: Names, out: str) -> None:
+    """What every guide leaves: whole runs with more than one step, and a figure."""
+    runs = [infoplane.open_run(path) for path in Path("runs").iterdir()]
+    assert runs
+    assert all(len(run.steps()) > 2 and run.verify() == [] for run in runs)
+    assert [*Path().glob("*.png"), *Path().glob("*.pdf")]
+
+
+def check_transformer(names: Names, out: str) -> None:
+    """The page says that the head knows more than the mean of what it reads, and where the label can be read."""
+    check_guide(names, out)
+    pooled, single = infoplane.read_table("runs/mean"), infoplane.read_table("runs/tokens")
+    known = {layer: pooled.select(layer=layer, quantity="I(T;Y)", step=60).value[0] for layer in ("layers.1", "head")}
+    assert known["head"] > known["layers.1"] + 0.1
+    at = single.select(layer="layers.1[[]token=*]", quantity="I(T;Y)", step=60)
+    assert at.layer[at.value.argmax()] == "layers.1[token=0]"
+
+
+def check_paper(names: Names, out: str) -> None:
+    check_guide(names, out)
+    assert Path("two.pdf").read_bytes().startswith(b"%PDF")
+    assert out == "['1', '3', '4'] (23, 3)\n"
+
+
 CHECKS: dict[str, Callable[[Names, str], None]] = {
+    **{page: check_guide for page in pages() if page.startswith("guides/")},
+    "guides/transformer": check_transformer,
+    "guides/paper": check_paper,
     "recording": check_recording,
     "guides/import": check_import,
     "figures": check_figures,

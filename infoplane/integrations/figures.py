@@ -41,7 +41,7 @@ class FigureLog:
 
     Examples
     --------
-    >>> live = infoplane.live("noise:relative_std=0.3")  # doctest: +SKIP
+    >>> live = infoplane.live("kde:scale=0.3")  # doctest: +SKIP
     >>> log = FigureLog(live, {"plane": infoplane.plots.plane}, SummaryWriter())  # doctest: +SKIP
     >>> recorder = infoplane.Recorder(model, (x, y), "runs/a", sinks=[live, log])  # doctest: +SKIP
     """
