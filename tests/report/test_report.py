@@ -277,6 +277,9 @@ def test_assets_end_no_element_early():
 
 def test_the_library_is_named_with_its_version_and_licence():
     text = page._asset(page.LIBRARY)
+    # As published under that version: nobody has changed it, no checkout has changed its line ends.
+    published = "99784e3abfb07b142a15e521a439e6d9addceadb3f79553fd24c72774f0649ba"
+    assert hashlib.sha256(text.encode()).hexdigest() == published
     assert text[:200].count(f"plotly.js (basic - minified) v{re.search('[0-9.]+[0-9]', page.LIBRARY)[0]}") == 1
     assert "MIT" in page._asset("vendor/plotly-LICENSE.txt")
 
