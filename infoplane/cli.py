@@ -349,6 +349,7 @@ def compare(runs: tuple[Path, ...], out: Path | None, dpi: int, **options: Any) 
 @RUN
 @OUT
 @CHOICE
+@SHOWN
 @SIZE
 @click.option("--fps", type=click.FloatRange(0.5, 60), default=12, show_default=True)
 @click.option("--dpi", type=click.IntRange(30, 600), default=110, show_default=True)

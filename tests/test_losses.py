@@ -325,7 +325,7 @@ def test_a_table_elsewhere_can_be_asked_for_where_it_is_advised(tmp_path, monkey
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("infoplane.analysis.TableWriter", refuse)
-    assert "--table PATH on the command line" in call("estimate", run, code=2).stderr
+    assert "give --table PATH to keep the results elsewhere" in call("estimate", run, code=2).stderr
 
 
 def test_captions_are_unchanged_where_nothing_is_lost(tmp_path):

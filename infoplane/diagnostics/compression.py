@@ -63,7 +63,7 @@ def _rows(curve: Curve, end: int | None) -> list[Row]:
     kept = np.isfinite(curve.value) & (True if end is None else curve.step <= end)
     if not kept.any():
         until = "" if end is None else f" up to step {end}"
-        raise ValueError(f"layer {curve.layer!r} of run {curve.run!r} has no value of {curve.quantity}{until}")
+        raise ValueError(f"layer {curve.layer!r} of run {curve.name!r} has no value of {curve.quantity}{until}")
     saturated = ["saturated" in flags.split(";") for flags in curve.flags[kept].tolist()]
     found = compression(curve.step[kept].astype(np.float64), curve.value[kept], saturated)
     flags = ("saturated",) if found.saturated > 0 else ()

@@ -87,8 +87,8 @@ def _check_count(known: Sequence[tuple[Curve, int]], first: Curve, step: int) ->
     """Raise ValueError where too few positions have a value for quartiles."""
     if len(known) < LEAST_FENCED:
         raise ValueError(
-            f"{split_token(first.layer)[0]!r} of run {first.run!r} has {len(known)} positions with {first.quantity} at "
-            f"step {step}; quartiles need {LEAST_FENCED}"
+            f"{split_token(first.layer)[0]!r} of run {first.name!r} has {len(known)} positions with {first.quantity} "
+            f"at step {step}; quartiles need {LEAST_FENCED}"
         )
 
 

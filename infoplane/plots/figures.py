@@ -24,7 +24,6 @@ from infoplane.plots.plane_grid import plane_grid
 from infoplane.plots.sensitivity import sensitivity
 from infoplane.plots.snr import snr
 from infoplane.plots.style import FILES, rc_context
-from infoplane.plots.text import safe_text
 from infoplane.plots.tokens import tokens
 from infoplane.results import read_table
 
@@ -117,14 +116,10 @@ def draw_file(
         raise ValueError(f"no figure named {kind!r}; {choices(kind, FIGURES)}")
     taken = list(inspect.signature(FIGURES[kind]).parameters)[1:]
     given = {name: value for name, value in options.items() if value not in (None, (), [], "")}
-    title = None if "title" in taken else given.pop("title", None)
     for name in given:
         if name not in taken:
             have = ", ".join(f"{one}=" for one in [one for one in taken if one in options] or taken)
             raise ValueError(f"the figure {kind!r} takes no {name}=; it takes {have}")
     if not isinstance(names := given.get("quantity", ""), str) and len(names) == 1:
         given["quantity"] = names[0]
-    axes = FIGURES[kind](read_table(list(runs)), **given)
-    if title is not None:
-        figure_of(axes).suptitle(safe_text(title, limit=200), x=0.01, ha="left")
-    return save(axes, out, format=format, dpi=dpi)
+    return save(FIGURES[kind](read_table(list(runs)), **given), out, format=format, dpi=dpi)

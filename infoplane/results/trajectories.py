@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from infoplane.core.errors import closest
 from infoplane.core.units import BIT
+from infoplane.results.names import run_names
 
 if TYPE_CHECKING:
     from infoplane.results.table import ResultTable
@@ -153,7 +154,7 @@ class Grid:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Curve:
-    """One quantity of one layer of one run against step, ascending; arrays (steps,)."""
+    """One quantity of one layer of one run against step, ascending; arrays (steps,). `name` is that of the run."""
 
     run: str
     layer: str
@@ -173,6 +174,7 @@ class Curve:
     ceiling: FloatArray
     flags: Array
     n_samples: IntArray
+    name: str = ""
 
     def __len__(self) -> int:
         return len(self.step)
@@ -242,12 +244,13 @@ def curves(table: ResultTable) -> list[Curve]:
     alike = ("depth", "estimand", "bound", "unit")
     along = ("step", "epoch", "value", "low", "high", "ceiling", "flags", "n_samples")
     columns = {name: table[name] for name in (*names, *alike, *along)}
+    called = run_names(table)
     out = []
     for key, index in groups([columns[name] for name in names], [columns["step"]]):
         own: dict[str, Any] = dict(zip(names, key, strict=True))
         own |= {name: columns[name].item(index[0]) for name in alike}
         own |= {name: columns[name][index] for name in along}
-        out.append(Curve(**own))
+        out.append(Curve(**own, name=called[own["run"]]))
     return out
 
 

@@ -96,7 +96,7 @@ def test_other_data_have_another_source(tmp_path):
 
 def test_bad_requests_are_one_clear_line():
     table = ResultTable.from_rows(rows([3.0, 2.0]))
-    with pytest.raises(ValueError, match=r"no H\(T\) matches; the table has I\(X;T\)"):
+    with pytest.raises(ValueError, match=r"the table has no quantity 'H\(T\)'; closest: I\(X;T\)"):
         compression_score(table, "H(T)")
     with pytest.raises(ValueError, match=r"layer 'fc1' of run 'a' has no value of I\(X;T\) up to step -1"):
         compression_score(table, end=-1)

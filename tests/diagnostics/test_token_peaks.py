@@ -49,7 +49,7 @@ def test_missing_positions_are_left_out_and_too_few_are_refused():
     assert found.select(quantity="peak *").layer.tolist() == ["block[token=5]"]
     with pytest.raises(ValueError, match=r"3 positions with .* quartiles need 4"):
         diagnostics.token_peaks(table([0.1, 0.2, 0.3]))
-    with pytest.raises(ValueError, match="no dHSIC of single positions"):
+    with pytest.raises(ValueError, match="the table has no quantity 'dHSIC'; closest: nHSIC"):
         diagnostics.token_peaks(table([0.1] * 6), "dHSIC")
     with pytest.raises(ValueError, match="whisker must not be negative, got -1"):
         diagnostics.token_peaks(table([0.1] * 6), whisker=-1)
