@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,90 @@ def stacked(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
+def completes(values: Callable[[list[Path]], Iterable[str]]) -> Callable[..., list[str]]:
+    """What the shell offers for an option: the `values` for the runs on the line that begin as what was typed."""
+
+    def complete(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
+        from infoplane import store
+        from infoplane.core.errors import StoreError
+
+        # While an option has no value yet, click has put the arguments aside.
+        named = [*(ctx.params.get("runs") or ()), ctx.params.get("run"), *ctx.args]
+        runs = [Path(run) for run in named if run and Path(run).is_dir()]
+        # Completion has no child with limits: it reads nothing of another user.
+        with contextlib.suppress(StoreError, ValueError, OSError):
+            if not any(map(store.is_foreign, runs)):
+                return [value for value in dict.fromkeys(values(runs)) if value.startswith(typed)]
+        return []
+
+    return complete
+
+
+def estimators_of(runs: list[Path]) -> Iterable[str]:
+    """All estimators and presets."""
+    from infoplane.estimators import available
+
+    return available()
+
+
+def layers_of(runs: list[Path]) -> Iterable[str]:
+    """The layers of runs."""
+    from infoplane.store import open_run
+
+    return [layer.key for run in runs for layer in open_run(run).layers]
+
+
+def subsets_of(runs: list[Path]) -> Iterable[str]:
+    """The parts of the probe and the classes."""
+    from infoplane.store import open_run
+
+    probes = [open_run(run).probe for run in runs]
+    classes = sorted({int(y) for probe in probes if probe.target == "discrete" for y in probe.labels})
+    return ["all", *(name for probe in probes for name in probe.part_names), *(f"class={y}" for y in classes)]
+
+
+def quantities_of(runs: list[Path]) -> Iterable[str]:
+    """The quantities that were estimated."""
+    from infoplane.results import read_table
+
+    return list(read_table(runs)["quantity"])
+
+
+def figures(runs: list[Path]) -> Iterable[str]:
+    """The kinds of figure."""
+    from infoplane.plots import FIGURES
+
+    return FIGURES
+
+
 RUN = click.argument("run", type=click.Path(path_type=Path))
 RUNS = click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 SIZE = stacked(
-    click.option("--style", help="Size and type: screen, column (85 mm) or page (170 mm)."),
+    click.option(
+        "--style",
+        shell_complete=completes(lambda runs: ["screen", "column", "page"]),
+        help="Size and type: screen, column (85 mm) or page (170 mm).",
+    ),
     click.option("--width", type=click.FloatRange(20, 600), help="Width in millimetres."),
 )
 CHOICE = stacked(
-    click.option("-e", "--estimator", metavar="SPEC", help="Which estimator, where the table has several."),
-    click.option("-l", "--layer", "layers", multiple=True, metavar="GLOB", help="Only these layers."),
-    click.option("-s", "--subset", help="all, train, test, class=3, ..."),
+    click.option(
+        "-e",
+        "--estimator",
+        metavar="SPEC",
+        shell_complete=completes(estimators_of),
+        help="Which estimator, where the table has several.",
+    ),
+    click.option(
+        "-l",
+        "--layer",
+        "layers",
+        multiple=True,
+        metavar="GLOB",
+        shell_complete=completes(layers_of),
+        help="Only these layers.",
+    ),
+    click.option("-s", "--subset", shell_complete=completes(subsets_of), help="all, train, test, class=3, ..."),
 )
 SHOWN = stacked(
     click.option("--against", type=click.Choice(["step", "epoch"]), help="The time that the figure shows."),
@@ -45,7 +120,11 @@ SHOWN = stacked(
     click.option("--caption/--no-caption", default=None, help="What was measured, below it [default: shown]."),
 )
 QUANTITY = click.option(
-    "--quantity", multiple=True, metavar="NAME", help="I(X;T), I(T;Y), ...; again for a further panel."
+    "--quantity",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=completes(quantities_of),
+    help="I(X;T), I(T;Y), ...; again for a further panel.",
 )
 OUT = click.option("-o", "--out", type=click.Path(path_type=Path), help="File to write; its suffix is the format.")
 
@@ -248,9 +327,35 @@ def verify(run: Path, as_json: bool) -> None:
 
 @command("infoplane estimate runs/digits -e binning:n_bins=30 -e kde")
 @RUNS
-@click.option("-e", "--estimator", "estimators", multiple=True, default=["binning"], show_default=True, metavar="SPEC")
-@click.option("-l", "--layer", "layers", multiple=True, metavar="GLOB", help="Only these layers.")
-@click.option("-s", "--subset", "subsets", multiple=True, default=["all"], show_default=True, metavar="NAME")
+@click.option(
+    "-e",
+    "--estimator",
+    "estimators",
+    multiple=True,
+    default=["binning"],
+    show_default=True,
+    metavar="SPEC",
+    shell_complete=completes(estimators_of),
+)
+@click.option(
+    "-l",
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="GLOB",
+    shell_complete=completes(layers_of),
+    help="Only these layers.",
+)
+@click.option(
+    "-s",
+    "--subset",
+    "subsets",
+    multiple=True,
+    default=["all"],
+    show_default=True,
+    metavar="NAME",
+    shell_complete=completes(subsets_of),
+)
 @click.option("--device", help="cpu, cuda, cuda:1, ... [default: cuda where there is one]")
 @click.option("-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option(
@@ -276,9 +381,25 @@ def estimate(
 
 @command("infoplane advise runs/digits -e noise")
 @RUN
-@click.option("-e", "--estimator", "estimators", multiple=True, default=["binning", "kde", "noise"], show_default=True)
-@click.option("-l", "--layer", "layers", multiple=True, metavar="GLOB", help="Only these layers.")
-@click.option("-s", "--subset", default="all", show_default=True, metavar="NAME")
+@click.option(
+    "-e",
+    "--estimator",
+    "estimators",
+    multiple=True,
+    default=["binning", "kde", "noise"],
+    show_default=True,
+    shell_complete=completes(estimators_of),
+)
+@click.option(
+    "-l",
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="GLOB",
+    shell_complete=completes(layers_of),
+    help="Only these layers.",
+)
+@click.option("-s", "--subset", default="all", show_default=True, metavar="NAME", shell_complete=completes(subsets_of))
 @click.option("--device", help="cpu, cuda, cuda:1, ... [default: cuda where there is one]")
 @click.option("-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @JSON
@@ -294,7 +415,14 @@ def advise(obj: dict[str, Any], /, run: Path, layers: tuple[str, ...], as_json: 
 
 @command("infoplane plot runs/digits -k plane -o plane.pdf")
 @RUNS
-@click.option("-k", "--kind", default="plane", show_default=True, help="Which figure; 'list' names them.")
+@click.option(
+    "-k",
+    "--kind",
+    default="plane",
+    show_default=True,
+    shell_complete=completes(figures),
+    help="Which figure; 'list' names them.",
+)
 @OUT
 @CHOICE
 @click.option("--run", metavar="NAME", help="Which run, where there are several.")
