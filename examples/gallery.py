@@ -137,7 +137,7 @@ def report(browser: str, out: Path, folder: Path) -> list[str]:
     made = infoplane.report.write_report(infoplane.read_table(out / E01[0]), out / "report.html")
     picture = folder / "report.png"
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-background-networking"]
-    words = [browser, *flags, "--virtual-time-budget=4000", "--window-size=1280,900", f"--screenshot={picture}"]
+    words = [browser, *flags, "--virtual-time-budget=4000", "--window-size=1280,1110", f"--screenshot={picture}"]
     subprocess.run([*words, made.resolve().as_uri()], check=True, capture_output=True, timeout=120)
     return [
         "\n## report: one page to explore, with its warnings first\n",

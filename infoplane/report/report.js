@@ -83,7 +83,8 @@
   const shownLayers = (part) => part.layers.map((_, i) => i).filter((i) => layerOn[part.layers[i]]);
   const hasPlane = (part) => part.quantities[XT] && part.quantities[TY];
   const runName = (part) => part.run < 0 ? part.words.split(",")[0] : data.runs[part.run];
-  const dashOf = (run) => DASHES[(run + (hasMean ? 1 : 0)) % DASHES.length];
+  // The solid line is the mean's where there is one.
+  const dashOf = (run) => hasMean ? DASHES[run < 0 ? 0 : 1 + run % (DASHES.length - 1)] : DASHES[run % DASHES.length];
   const symbolOf = (part, i) => SYMBOLS[data.marks[part.layers[i]] % SYMBOLS.length];
   const traceName = (part, i) => plain(data.layers[part.layers[i]]) + (severalRuns ? `, ${plain(runName(part))}` : "");
 
@@ -169,7 +170,7 @@
     return {range: limits(values, top, unit), top, unit};
   };
   const narrow = () => document.body.offsetWidth < 500;
-  const config = {displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toImage"]};
+  const config = {displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toImage"]};
   const quiet = {...config, displayModeBar: false};
   // A finger scrolls the page; a mouse zooms.
   const dragmode = matchMedia("(pointer: coarse)").matches ? false : "zoom";
@@ -595,7 +596,12 @@
     dress();
     rebuild();
   });
+  // Panels follow their places: windows turn and grow, and a notebook may show a page only later.
+  const places = new ResizeObserver((entries) => {
+    for (const {target} of entries) if (target.offsetWidth && target._fullLayout) Plotly.Plots.resize(target);
+  });
   dress();
   choose();
+  for (const panel of ["plane", "curves", "metrics"]) places.observe($(panel));
   document.body.dataset.ready = "yes";
 })();

@@ -449,3 +449,16 @@ def test_the_time_axis_is_logarithmic_beyond_two_decades_as_in_the_figures(brows
         opened = Opened(browser, write_report(table, tmp_path / "report.html"))
         assert opened.page.input_value("#axis") == want
         opened.page.close()
+
+
+def test_panels_follow_the_window(opened):
+    for width, height in ((800, 600), (1200, 900), (390, 844)):
+        opened.page.set_viewport_size({"width": width, "height": height})
+        opened.page.wait_for_timeout(500)
+        for panel in ("plane", "curves", "metrics"):
+            box = opened.page.locator(f"#{panel}").bounding_box()
+            drawn = opened.page.evaluate(
+                "(id) => (({width, height}) => [width, height])(document.getElementById(id)._fullLayout)", panel
+            )
+            assert drawn == [pytest.approx(box["width"], abs=1), pytest.approx(box["height"], abs=1)]
+    assert opened.said == []
