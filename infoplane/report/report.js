@@ -170,7 +170,8 @@
     return {range: limits(values, top, unit), top, unit};
   };
   const narrow = () => document.body.offsetWidth < 500;
-  const config = {displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toImage"]};
+  // These buttons and no others: the library's own set has one that sends the numbers to a server.
+  const config = {displaylogo: false, plotlyServerURL: "", modeBarButtons: [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]]};
   const quiet = {...config, displayModeBar: false};
   // A finger scrolls the page; a mouse zooms.
   const dragmode = matchMedia("(pointer: coarse)").matches ? false : "zoom";

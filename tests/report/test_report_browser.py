@@ -462,3 +462,15 @@ def test_panels_follow_the_window(opened):
             )
             assert drawn == [pytest.approx(box["width"], abs=1), pytest.approx(box["height"], abs=1)]
     assert opened.said == []
+
+
+def test_no_button_sends_anything(opened, path):
+    """The library has a button that shares a chart on a server; the page has none of it."""
+    titles = opened.page.locator(".modebar-btn").evaluate_all("all => all.map((button) => button.dataset.title)")
+    assert set(titles) == {"Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes"}
+    for button in opened.page.locator("#plane .modebar-btn").all():
+        button.click(force=True)
+    opened.page.wait_for_timeout(300)
+    assert opened.asked == [path.as_uri()]
+    assert len(opened.page.context.pages) == 1
+    assert opened.said == []
