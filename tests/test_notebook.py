@@ -6,6 +6,8 @@ import base64
 import html
 import io
 import re
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -95,6 +97,14 @@ def test_an_animation_and_a_page_are_shown_with_a_link(table, tmp_path, monkeypa
     assert there.parent._repr_html_() is None
 
 
+def stopped_at_a_quarter():
+    with workers.progress_bar(None) as bar:
+        bar.total, bar.delay = 4.0, 0.0
+        bar.update(1.0)
+        bar.refresh()
+        raise KeyboardInterrupt
+
+
 def test_a_bar_leaves_its_last_line(monkeypatch):
     """As IPython has it: `display` makes an output and gives a handle that changes it."""
     outputs = []
@@ -113,6 +123,12 @@ def test_a_bar_leaves_its_last_line(monkeypatch):
     cell.write("\n")
     assert outputs == ["100%|██"]
     assert not workers.in_notebook()
+    monkeypatch.setattr(workers, "in_notebook", lambda: True)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=SimpleNamespace(display=display)))
+    with pytest.raises(KeyboardInterrupt):
+        stopped_at_a_quarter()
+    assert len(outputs) == 2
+    assert re.fullmatch(r"estimating stopped at 25 % after 00:0\d", outputs[1])
 
 
 CELLS = [

@@ -121,7 +121,8 @@ class _Cell:
         """Nothing is kept back."""
 
 
-def progress_bar(wanted: bool | None) -> tqdm[Any]:
+@contextmanager
+def progress_bar(wanted: bool | None) -> Iterator[tqdm[Any]]:
     """None or True: a bar on a terminal or in a notebook, else a line a minute on stderr. False: nothing."""
     from tqdm import tqdm as bar
 
@@ -131,7 +132,12 @@ def progress_bar(wanted: bool | None) -> tqdm[Any]:
     elif not sys.stderr.isatty():
         look = {"bar_format": "{desc} {percentage:.0f} %, {remaining} left{postfix}", "file": _Lines(sys.stderr)}
         look |= {"mininterval": LINE_SECONDS, "delay": LINE_SECONDS, "miniters": 0, "smoothing": 0}
-    return bar(total=0.0, desc="estimating", disable=wanted is False, **look)
+    with bar(total=0.0, desc="estimating", disable=wanted is False, **look) as shown:
+        try:
+            yield shown
+        except BaseException:
+            shown.bar_format = "{desc} stopped at {percentage:.0f} % after {elapsed}"
+            raise
 
 
 def in_notebook() -> bool:
