@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from infoplane.core.units import BIT
-from infoplane.plots._figure import Look, figure_of, grow, is_own, slot_width
+from infoplane.plots._figure import Look, figure_of, grow, is_own, lower_caption, slot_width
 from infoplane.plots._layers import LayerLook, tag
 from infoplane.plots.style import (
     DOTTED,
@@ -221,25 +221,37 @@ def legend(
     own, size = is_own(ax), points_of(mpl.rcParams["legend.fontsize"])
     wide = share * slot_width(ax)
     names = [str(handle.get_label()) for handle in handles] if labels is None else list(labels)
-    names = [wrap([name], wide - 2.5 * size, size) for name in names]
+    names = [wrap([name], wide - 2 * size, size) for name in names]
     columns = most_columns([text_width(name, size) + 2.9 * size for name in names], wide + size)
     how: dict[str, Any] = {"labelcolor": FAINT, "handlelength": 1.5, "handletextpad": 0.4, "columnspacing": 1.0}
     how |= {"ncols": columns, "alignment": "left", "title": None if title is None else wrap([title], wide, size)}
-    if isinstance(look["legend"], str) or not own:
+    rows = [names[first : first + columns] for first in range(0, len(names), columns)]
+    lines = sum(max(name.count("\n") + 1 for name in row) for row in rows)
+    lines += 0 if title is None else how["title"].count("\n") + 1
+    if isinstance(look["legend"], str) or (not own and figure_of(ax).get_layout_engine() is None):
         place = look["legend"] if isinstance(look["legend"], str) else "best"
         how |= {"loc": place, "frameon": True, "framealpha": 0.8, "edgecolor": "none"}
-    else:
+    elif own:
         how |= {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.1}
-        rows = [names[first : first + columns] for first in range(0, len(names), columns)]
-        lines = sum(max(name.count("\n") + 1 for name in row) for row in rows)
-        lines += 0 if title is None else how["title"].count("\n") + 1
         grow(figure_of(ax), 1.35 * size * lines)
+    else:  # below, where it covers neither a title nor the data
+        how |= {"loc": "upper left", "bbox_to_anchor": (0, 0), "borderaxespad": 0.1, "frameon": False}
+        how |= {"bbox_transform": ax.transAxes + below_label(ax)}
+        lower_caption(ax, 1.35 * size * lines)
     order = list(range(len(names)))
     # Matplotlib fills column by column; entries are to be read row by row.
     by_rows = [i for c in range(columns) for i in order[c::columns]]
     shown = ax.legend([handles[i] for i in by_rows], [names[i] for i in by_rows], **how)
     shown.get_title().set_color(FAINT)
     return shown
+
+
+def below_label(ax: Axes) -> ScaledTranslation:
+    """From the lower edge of the axes to below the label of the x axis."""
+    ticks, label = (points_of(mpl.rcParams[name]) for name in ("xtick.labelsize", "axes.labelsize"))
+    lines = ax.get_xlabel().count("\n") + 1 if ax.get_xlabel() else 0
+    down = 8 + 1.3 * ticks + 1.3 * label * lines + float(mpl.rcParams["axes.labelpad"])
+    return ScaledTranslation(0, -down / 72, figure_of(ax).dpi_scale_trans)
 
 
 def most_columns(widths: Sequence[float], room: float) -> int:
@@ -466,6 +478,10 @@ def end_labels(ax: Axes, labels: Sequence[Label]) -> None:
     room.remove()
     to_points = 72.0 / figure.dpi
     box = ax.get_window_extent()
+    # Where there is no room for all, some are named: the first, the last and others at equal distances.
+    most = max(2, int(box.height * to_points / (1.1 * size)))
+    if len(labels) > most:
+        labels = [labels[i] for i in np.unique(np.linspace(0, len(labels) - 1, most).round().astype(int))]
     heights = ax.transData.transform([(label.x, label.y) for label in labels])[:, 1] * to_points
     low, high = box.y0 * to_points + size * 0.3, box.y1 * to_points - size * 0.3
     # Of labels at one height the first stays on top: positions grow upwards, so the last is placed first.

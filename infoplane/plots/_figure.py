@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.text import Annotation, Text
 from matplotlib.ticker import ScalarFormatter
 
 from infoplane.core.text import printable
@@ -26,6 +26,8 @@ R = TypeVar("R")
 
 CAPTION_LABEL = "_infoplane_caption"
 """Label of the artist whose text says what was measured; `save` copies it into the file's metadata."""
+SHOWN_CAPTION = "infoplane_caption"
+"""Id of the caption below axes of the caller's."""
 
 
 class Look(TypedDict, total=False):
@@ -231,20 +233,27 @@ def add_caption(ax: Axes, parts: Sequence[str], *, own: bool, shown: bool = True
     """
     figure, size = figure_of(ax), small_size()
     look: dict[str, Any] = {"ha": "left", "fontsize": size, "color": FAINT}
-    label: Text
+    # Unseen and unbroken: what `caption` returns and the file's metadata say.
+    ax.text(0, 0, "  ·  ".join(parts), visible=False, label=CAPTION_LABEL)
     if not shown:
-        label = ax.text(0, 0, "  ·  ".join(parts), visible=False)
-    elif own:
+        return
+    if own:
         points = figure.get_figwidth() * 72
-        text = wrap(parts, points - 8, size)
-        label = figure.supxlabel(text, x=4 / points, **look)
+        text = wrap(parts, 0.97 * points - 8, size)  # at few pixels letters are wider than their outlines
+        figure.supxlabel(text, x=4 / points, **look)
         grow(figure, 1.25 * size * max(0, text.count("\n") - 1))
     else:
         text = wrap(parts, max(ax.get_window_extent().width * 72 / figure.dpi, 72.0), size)
         below: Any = ("axes fraction", ax.xaxis.label)
         look |= {"va": "top", "annotation_clip": False}
-        label = ax.annotate(text, (0.0, 0.0), (0, -3), below, "offset points", **look)
-    label.set_label(CAPTION_LABEL)
+        ax.annotate(text, (0.0, 0.0), (0, -3), below, "offset points", gid=SHOWN_CAPTION, **look)
+
+
+def lower_caption(ax: Axes, points: float) -> None:
+    """Make room above the caption of the caller's axes."""
+    for text in ax.texts:
+        if isinstance(text, Annotation) and text.get_gid() == SHOWN_CAPTION:
+            text.xyann = (0.0, text.xyann[1] - points)
 
 
 def caption(figure: Axes | Figure) -> str:

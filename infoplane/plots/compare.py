@@ -477,9 +477,8 @@ def draw_mean_plane(ax: Axes, data: CompareData, look: Look) -> None:
         labels.append(end_of(way[:, 0], way[:, 1], of))
         points.append(way)
     legend_of(ax, data, paths, look, ends=True)
-    unplaced = direct_labels(ax, labels, np.concatenate(points))
-    if unplaced:
-        end_labels(ax, unplaced)
+    unplaced = direct_labels(ax, labels, np.concatenate(points)) if is_own(ax) else labels
+    end_labels(ax, unplaced)
 
 
 def draw_way(ax: Axes, way: FloatArray, saturated: BoolArray, chance: BoolArray, of: LayerLook) -> None:

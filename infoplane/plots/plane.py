@@ -34,7 +34,7 @@ from infoplane.plots._artists import (
     measured,
     step_colorbar,
 )
-from infoplane.plots._figure import Look, Options, canvas, figure_of, keywords, selected, slot_width
+from infoplane.plots._figure import Look, Options, canvas, figure_of, is_own, keywords, selected, slot_width
 from infoplane.plots._layers import LayerLook, layer_looks, tag
 from infoplane.plots.style import HUGE, INK, step_colormap, step_norm
 from infoplane.plots.text import safe_text, text_width
@@ -344,7 +344,8 @@ def name_layers(ax: Axes, data: PlaneData, looks: Sequence[LayerLook], look: Loo
     """
     drawn = [i for i in range(len(looks)) if data.present[:, i].any() and not data.cornered[i]]
     labels = [data.end(i, looks[i]) for i in drawn]
-    crowded = look["legend"] is not False and is_crowded(ax, data, labels)
+    # What is free in axes of the caller's is not known before the whole figure is drawn.
+    crowded = look["legend"] is not False and (not is_own(ax) or is_crowded(ax, data, labels))
     handles = [key(looks[i].name, color=looks[i].color, marker=looks[i].marker, linestyle="none") for i in drawn]
     handles = (handles if crowded else []) + (path_ends(bool(data.saturated.any())) if ends else [])
     if data.cornered.any():

@@ -54,7 +54,10 @@ def fitted_names(names: Iterable[str], width: float, size: float, *, most: int =
     whole = list(dict.fromkeys(names))
     tries = [(whole, most)] if all(len(name) <= most for name in whole) else []
     tries += [(unshared(whole), limit) for limit in range(most, 5, -1)]
+    shown: dict[str, str] = {}
     for shorter, limit in tries:
+        if shown and len({safe_text(name, limit=limit) for name in shorter}) < len(whole):
+            break  # shortened further, names would be taken for one another
         shown = dict(zip(whole, safe_names(shorter, limit=limit).values(), strict=True))
         if max((text_width(text, size) for text in shown.values()), default=0.0) <= width:
             break
