@@ -40,6 +40,7 @@ from infoplane.plots._figure import (
     add_caption,
     figure_canvas,
     grow,
+    is_own,
     keep_tick_style,
     keywords,
     outer_labels,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Unpack
 
 import numpy as np
@@ -22,6 +23,7 @@ from infoplane.plots._figure import (
     selected,
     small_multiples,
 )
+from infoplane.plots._figure import panels as panels_of
 from infoplane.plots._layers import LayerLook, layer_looks
 from infoplane.plots._panels import KINDS, check_count, panel_texts, panels_by
 from infoplane.plots.plane import PlaneData, draw_steps, frame, only_layers, plane_data
@@ -51,6 +53,7 @@ def plane_grid_data(table: ResultTable, *, by: By = "layer", **select: Unpack[Se
 def plane_grid(
     table: ResultTable,
     *,
+    ax: Sequence[Axes] | None = None,
     by: By = "layer",
     log: bool | None = None,
     columns: int | None = None,
@@ -67,6 +70,8 @@ def plane_grid(
         What the panels differ in; the other choices must be made where the table leaves them open.
     columns : int, optional
         Panels in a row; by default 2 in the style "column", else 3.
+    ax : sequence of Axes, optional
+        As many as there are panels. Without it a figure is made.
     table, estimator, settings, run, subset, layers, against, log, caption, style, width
         As in `infoplane.plots.plane`.
 
@@ -83,23 +88,45 @@ def plane_grid(
     norm = step_norm(times, log)
     titles, caption = panel_texts({name: p.caption for name, p in panels.items()}, by)
     everywhere = list(dict.fromkeys(layer for p in planes for layer in p.layers))
-    with figure_canvas(options, aspect=aspect) as figure:
-        axes = small_multiples(figure, titles, across)
-        for i, (ax, data) in enumerate(zip(axes, planes, strict=True)):
-            frame(ax, planes, options, named=i == 0)
-            ax.locator_params(axis="both", nbins=4)
+    with grid_axes(ax, titles, caption, options, across=across, aspect=aspect) as axes:
+        for i, (panel, data) in enumerate(zip(axes, planes, strict=True)):
+            frame(panel, planes, options, named=i == 0)
+            panel.locator_params(axis="both", nbins=4)
             if by == "layer":
-                draw_path(ax, data, norm, options)
-            looks = looks_of(ax, data, everywhere, options)
-            draw_steps(ax, data, norm, looks, options, crowd=0.7 if by == "layer" else 0.65)
-            keep_tick_style(ax)
-        outer_labels(axes, across)
+                draw_path(panel, data, norm, options)
+            looks = looks_of(panel, data, everywhere, options)
+            draw_steps(panel, data, norm, looks, options, crowd=0.7 if by == "layer" else 0.65)
+            keep_tick_style(panel)
+        if ax is None:
+            outer_labels(axes, across)
         step_colorbar(axes, norm, times, options, options["against"], aspect=35)
-        add_caption(axes[0], caption, own=True, shown=options["caption"])
         if by != "layer":
-            for ax, data in zip(axes, planes, strict=True):
-                name_ends(ax, data, looks_of(ax, data, everywhere, options))
+            for panel, data in zip(axes, planes, strict=True):
+                name_ends(panel, data, looks_of(panel, data, everywhere, options))
     return axes[0]
+
+
+@contextlib.contextmanager
+def grid_axes(
+    ax: Sequence[Axes] | None,
+    titles: Sequence[str],
+    caption: Sequence[str],
+    look: Options,
+    *,
+    across: int,
+    aspect: float,
+) -> Iterator[list[Axes]]:
+    """Panels of a figure of ours, with one caption for all, or the caller's axes; each with its title."""
+    if ax is None:
+        with figure_canvas(look, aspect=aspect) as figure:
+            axes = small_multiples(figure, titles, across)
+            add_caption(axes[0], caption, own=True, shown=look["caption"])
+            yield axes
+        return
+    with panels_of(ax, caption, look, heights=[1.0] * len(titles)) as axes:
+        for panel, title in zip(axes, titles, strict=True):
+            panel.set_title(title)
+        yield axes
 
 
 def draw_path(ax: Axes, data: PlaneData, norm: Any, look: Look) -> None:

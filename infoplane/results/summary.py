@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from infoplane.core.text import printable
 from infoplane.results.names import run_names
+from infoplane.results.overview import FLAG_WORDS
 from infoplane.results.table import ResultTable
 from infoplane.results.trajectories import Curve
 
@@ -160,6 +161,8 @@ class CurveSummary:
     runs : tuple of str
     step : (S,) int64
     summary : Summary of (S,)
+    flags : mapping from flag to (S,) int64
+        In how many of the runs the value carries it.
     """
 
     layer: str
@@ -172,14 +175,16 @@ class CurveSummary:
     runs: tuple[str, ...]
     step: npt.NDArray[np.int64]
     summary: Summary
+    flags: Mapping[str, npt.NDArray[np.int64]]
 
     def __str__(self) -> str:
-        """The value at the last common step, in one line."""
+        """The value at the last common step, with what is in doubt there, in one line."""
         band = self.summary
         spread = "" if math.isnan(band.low[-1]) else f" [{band.low[-1]:.3f}, {band.high[-1]:.3f}]"
+        doubts = [f"; {FLAG_WORDS[f]} in {n[-1]} of {len(self.runs)} runs" for f, n in self.flags.items() if n[-1]]
         return (
             f"{printable(self.layer)} {self.quantity} of {printable(self.estimator)}, {printable(self.subset)}: "
-            f"{band.mean[-1]:.3f}{spread} {self.unit} at step {self.step[-1]} ({band.words})"
+            f"{band.mean[-1]:.3f}{spread} {self.unit} at step {self.step[-1]} ({band.words})" + "".join(doubts)
         )
 
 
@@ -231,9 +236,18 @@ def summarize(
                 runs=tuple(c.run for c in curves),
                 step=steps,
                 summary=over_runs(values, spread),
+                flags=flag_counts(curves),
             )
         )
     return out
+
+
+def flag_counts(curves: Sequence[Curve]) -> dict[str, npt.NDArray[np.int64]]:
+    """In how many runs each flag is up at the steps that all have; flags that are up nowhere are left out."""
+    raised = {flag: [[flag in text.split(";") for text in c.flags.tolist()] for c in curves] for flag in FLAG_WORDS}
+    steps = [curve.step for curve in curves]
+    counts = {f: at_common_steps(steps, [np.array(up) for up in own])[1].sum(axis=0) for f, own in raised.items()}
+    return {flag: count.astype(np.int64) for flag, count in counts.items() if count.any()}
 
 
 def at_common_steps(steps: Sequence[Steps], values: Sequence[FloatArray]) -> tuple[Steps, FloatArray]:

@@ -25,6 +25,10 @@ def table(kind: str, count: int) -> ResultTable:
     count += kind == "dpi" and count == 1  # a share of neighbours needs two
     layers = tuple(f"encoder.layer.{i}.output" for i in range(count))
     runs = ("seed-0", "seed-1", "seed-2") if kind in ("compare", "compression") else ("seed-0",)
+    if kind == "sensitivity":
+        how = {"layers": layers, "steps": STEPS}
+        rows = [row for n in (3, 10, 30, 100) for row in synthetic.layer_rows(config={"n_bins": n}, seed=n, **how)]
+        return ResultTable.from_rows(rows, synthetic.about_runs("a1b2c3", layers=layers))
     rows = []
     for seed, run in enumerate(runs):
         rows += synthetic.layer_rows(run=run, layers=layers, steps=STEPS, seed=seed, estimator="kde", bounds=True)
@@ -83,9 +87,13 @@ EVERY = [(kind, False) for kind in plots.FIGURES] + [("curves", True)]
 
 
 @pytest.mark.parametrize(("kind", "metrics"), EVERY)
-@pytest.mark.parametrize(("style", "count"), [("column", 12), ("column", 1)])
-def test_nothing_is_squeezed_or_cut(kind, metrics, style, count, written):
-    check(drawn(kind, style, count, metrics), written, style)
+def test_nothing_is_squeezed_or_cut(kind, metrics, written):
+    check(drawn(kind, "column", 12, metrics), written, "column")
+
+
+@pytest.mark.parametrize("kind", ["heatmap", "snr", "curves"])
+def test_a_single_layer_keeps_its_room(kind, written):
+    check(drawn(kind, "column", 1), written, "column")
 
 
 @pytest.mark.slow

@@ -288,3 +288,19 @@ def test_markers_are_twenty_and_blocks_share_a_colour():
     pairs = list(zip(block_colors(many), map(str, block_markers(many)), strict=True))
     assert len(set(pairs)) == len(many)
     assert len(set(block_colors([f"h{i}" for i in range(60)]))) == 20
+
+
+def test_a_grid_takes_axes_and_gives_them_its_titles(table):
+    axes = list(Figure(figsize=(8, 5)).subplots(2, 3).flat)
+    assert plots.plane_grid(table, ax=axes) is axes[0]
+    assert [ax.get_title() for ax in axes] == list(synthetic.LAYERS)
+
+
+def test_a_caption_says_that_the_scale_was_chosen_by_looking(table):
+    config = table.select(estimator="binning").settings[0]
+    about = {"settings": [{"estimator": "binning", "config": config}]}
+    meta = {"runs": {"a1b2c3": {**table.meta["runs"]["a1b2c3"], "advice": [about]}}}
+    advised = ResultTable.from_rows(table, meta)
+    assert "scale chosen by looking" in plots.caption(plots.plane(advised))
+    assert "scale chosen by looking" in plots.caption(plots.dpi(advised))
+    assert "looking" not in plots.caption(plots.plane(table))

@@ -112,6 +112,14 @@ def test_runs_are_averaged_at_the_steps_they_share():
         summarize(table, layer="fc9")
 
 
+def test_the_printed_line_says_what_is_in_doubt():
+    rows = [*recorded("a", [1.0, 2.0]), *recorded("b", [1.0, 4.0])]
+    rows = [row._replace(flags="below_null;saturated" if (row.run, row.step) == ("b", 1) else "") for row in rows]
+    (one,) = summarize(ResultTable.from_rows(rows))
+    assert {flag: count.tolist() for flag, count in one.flags.items()} == {"saturated": [0, 1], "below_null": [0, 1]}
+    assert str(one).endswith("; saturated in 1 of 2 runs; no better than shuffled labels in 1 of 2 runs")
+
+
 def test_runs_without_a_common_step_have_no_mean():
     table = ResultTable.from_rows([*recorded("a", [1.0]), *recorded("b", [1.0], first=5)])
     with pytest.raises(ValueError, match="runs a, b have no step in common for layer 'fc1'"):

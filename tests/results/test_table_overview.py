@@ -56,6 +56,29 @@ def test_every_flag_of_the_estimators_has_words():
     assert set(FLAGS) <= set(FLAG_WORDS)
 
 
+def test_technical_settings_are_the_defaults_of_the_estimators():
+    from dataclasses import fields
+
+    from infoplane import estimators
+    from infoplane.results.overview import TECHNICAL
+
+    found = {}
+    for name in estimators.available():
+        for field in fields(estimators.get(name)):
+            found.setdefault(field.name, set()).add(field.default)
+    assert [name for name, value in TECHNICAL.items() if value not in found.get(name, ())] == []
+
+
+def test_a_scale_that_advice_has_picked_is_said_to_be_chosen_by_looking():
+    def advised(config):
+        return {"runs": {"r1": {"advice": [{"settings": [{"estimator": "binning", "config": config}]}]}}}
+
+    said = overview(table(row(), **advised('{"seed":0,"n_bins":30}'))).splitlines()[0]
+    assert said.startswith("binning, n_bins = 30, scale chosen by looking, N = 300")
+    assert "looking" not in overview(table(row(), **advised('{"seed":0,"n_bins":5}')))
+    assert "looking" not in overview(table(row()))
+
+
 def test_twelve_layers_take_less_than_twenty_lines():
     rows = [
         row(layer=f"layer{i}", depth=i, step=s, quantity=q, flags="saturated;ties", estimator=e)
