@@ -237,7 +237,7 @@ def legend(
     else:  # below, where it covers neither a title nor the data
         how |= {"loc": "upper left", "bbox_to_anchor": (0, 0), "borderaxespad": 0.1, "frameon": False}
         how |= {"bbox_transform": ax.transAxes + below_label(ax)}
-        lower_caption(ax, 1.35 * size * lines)
+        lower_caption(ax, 1.8 * size * lines)
     order = list(range(len(names)))
     # Matplotlib fills column by column; entries are to be read row by row.
     by_rows = [i for c in range(columns) for i in order[c::columns]]
@@ -485,7 +485,9 @@ def end_labels(ax: Axes, labels: Sequence[Label]) -> None:
     heights = ax.transData.transform([(label.x, label.y) for label in labels])[:, 1] * to_points
     low, high = box.y0 * to_points + size * 0.3, box.y1 * to_points - size * 0.3
     # Of labels at one height the first stays on top: positions grow upwards, so the last is placed first.
-    placed = spread(np.round(heights)[::-1], 1.15 * size, low, high)[::-1]
+    # What else comes into a figure of the caller's may make these axes lower.
+    gap = (1.15 if is_own(ax) else 1.5) * size
+    placed = spread(np.round(heights)[::-1], gap, low, high)[::-1]
     beside = ax.transAxes + ScaledTranslation(END_GAP / 72, 0, figure.dpi_scale_trans)
     for label, height in zip(labels, placed, strict=True):
         leader = {"arrowstyle": "-", "linewidth": 0.4, "color": label.color, "shrinkA": 0.5, "shrinkB": 1.5}

@@ -234,7 +234,7 @@ def add_caption(ax: Axes, parts: Sequence[str], *, own: bool, shown: bool = True
     figure, size = figure_of(ax), small_size()
     look: dict[str, Any] = {"ha": "left", "fontsize": size, "color": FAINT}
     # Unseen and unbroken: what `caption` returns and the file's metadata say.
-    ax.text(0, 0, "  ·  ".join(parts), visible=False, label=CAPTION_LABEL)
+    figure.text(0, 0, "  ·  ".join(parts), visible=False, label=CAPTION_LABEL)
     if not shown:
         return
     if own:
