@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from infoplane import estimators
 from infoplane.cli import main
+from infoplane.results import read_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -26,10 +27,11 @@ def test_the_program_of_the_readme_makes_its_figure_and_its_commands_run(tmp_pat
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "plane.pdf").read_bytes().startswith(b"%PDF")
-    assert (tmp_path / "runs/digits/results.csv").exists()
+    points = read_table(tmp_path / "runs/digits").select(quantity="I(X;T)")
+    assert points.flag("saturated").mean() < 0.2, "the first figure that a user sees shows something"
     monkeypatch.chdir(tmp_path)
     commands = re.findall(r"^    infoplane (.*)$", README, re.M)
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         outcome = CliRunner().invoke(main, ["-q", *command.split()])
         assert outcome.exit_code == 0, (command, outcome.output)
