@@ -112,7 +112,7 @@ def resolve(wanted: str | Iterable[str], probe: Probe) -> tuple[list[Subset], li
 
 
 def _split(name: str, probe: Probe) -> tuple[str | None, str | None]:
-    """Part and class as they are named; None for all parts, None for all classes together."""
+    """Part and class that a subset names; None for all parts, None for all classes together."""
     if name == "all":
         return None, None
     if name in probe.part_names:

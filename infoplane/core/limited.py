@@ -166,7 +166,7 @@ def _passed_on(child: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def _watch(child: subprocess.Popen[bytes], limits: Limits, stop: Callable[[], bool] = lambda: False) -> str:
-    """Wait for the end of the child; why it was ended before, if it was."""
+    """Wait for the end of the child, or end it at a limit; the reason why it was ended, or ""."""
     deadline = time.monotonic() + limits.wall_seconds
     # Libraries and their buffers are resident as well; what a child that takes the limits itself gets is tighter.
     most, pause, why = limits.memory_bytes + 512 * MIB, 0.002, ""

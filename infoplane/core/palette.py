@@ -33,14 +33,14 @@ def block_colors(layers: Sequence[str]) -> list[str]:
 
 
 def blocks_of(layers: Sequence[str]) -> list[str]:
-    """The block of each layer: itself among at most twenty, else as much of its dotted name as leaves few blocks."""
+    """The block of each layer: its own name among at most twenty, else as long a beginning as leaves so few."""
     if len(layers) <= MOST_COLORS:
         return list(layers)
     for parts in range(max(layer.count(".") for layer in layers), 0, -1):
         blocks = [".".join(layer.split(".")[:parts]) for layer in layers]
         if len(set(blocks)) <= MOST_COLORS:
             return blocks
-    # Names without parts: neighbours in depth are a block.
+    # The first parts of the names are too many still: neighbours in depth are a block.
     return [str(i * MOST_COLORS // len(layers)) for i in range(len(layers))]
 
 

@@ -75,8 +75,8 @@ def ib_frontier(
 
     Iterates p(t|x) = p(t) exp(-beta KL(p(y|x) || p(y|t))) / Z(x), p(t) = sum_x p(x) p(t|x),
     p(y|t) = sum_x p(y|x) p(x|t), from T = X at the largest beta down, each start being the result before. Inputs with
-    the same p(y|x) are taken as one, which loses nothing. The points are joined by their concave hull: a T that flips
-    between two others, by a coin known to both sides, lies on the line between them.
+    the same p(y|x) are merged, which leaves the frontier unchanged. The points are joined by their concave hull: a
+    choice at random between two T, recorded in T, reaches every point on the line between them.
 
     Where Y is a function of X, as for a data set of distinct inputs, the frontier is min(I(X;T), H(Y)): all its points
     but two belong to the one beta = 1, no iteration finds them, and a plane drawn against it says little. The curved
@@ -87,11 +87,11 @@ def ib_frontier(
     p_xy : (X, Y) array
         Joint distribution; nonnegative, any positive sum.
     betas : sequence of float, optional
-        Multipliers, at least 1; below 1 nothing is worth keeping. By default 240 from 1 to 1000.
+        Multipliers, at least 1; below 1 the best T is independent of X. By default 240 from 1 to 1000.
     tol : float
-        An iteration rests when I(X;T) - beta I(T;Y) changes by less, in nats.
+        An iteration stops when I(X;T) - beta I(T;Y) changes by less than this, in nats.
     max_iter : int
-        Iterations for each beta; near a phase change they are many.
+        Most iterations for each beta; near a phase transition many are needed.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def ib_frontier(
     Raises
     ------
     ValueError
-        For a distribution that is none, or a beta below 1.
+        If p_xy is no distribution (negative entries or a sum of 0), or a beta is below 1.
 
     References
     ----------

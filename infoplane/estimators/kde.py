@@ -199,23 +199,24 @@ class _Bounds(MixtureProblem):
         return share * upper, share * log2_ratio_mean(groups.size, sums.wide_within)
 
     def _discrete(self, layer: Tensor, noise: float) -> dict[str, Tensor]:
-        """Class labels: within-class sums from the same blocks as the whole."""
+        """Class labels: bounds of H(T) and H(T|Y) from one pass over the pairs, and their differences."""
         groups, columns = self.classes, None if self.null is None else self.null.columns
         rows = CentredRows(layer, noise, order=groups.order, wide=True, dtype=self.dtype)
         sums = kernel_sums(rows, groups.counts, columns=columns)
         upper, lower = self._bounds(sums)
-        upper_y = log2_ratio_mean(groups.size, sums.narrow_within)
-        lower_y = log2_ratio_mean(groups.size, sums.wide_within)
-        upper_x, lower_x = upper_xy, lower_xy = self._within(layer, noise, self.repeated)
+        upper_given_y = log2_ratio_mean(groups.size, sums.narrow_within)
+        lower_given_y = log2_ratio_mean(groups.size, sums.wide_within)
+        upper_given_x, lower_given_x = upper_given_xy, lower_given_xy = self._within(layer, noise, self.repeated)
         if self.pair_rows is not self.repeated:
-            upper_xy, lower_xy = self._within(layer, noise, self.pair_rows)
+            upper_given_xy, lower_given_xy = self._within(layer, noise, self.pair_rows)
         out = {
-            "upper": upper - lower_x,
-            "lower": lower - upper_x,
-            "upper_y": upper_y - lower_xy,
-            "lower_y": lower_y - upper_xy,
-            "i_ty": upper - upper_y,
-            "i_ty_lower": lower - lower_y,
+            "upper": upper - lower_given_x,
+            "lower": lower - upper_given_x,
+            "upper_y": upper_given_y - lower_given_xy,
+            "lower_y": lower_given_y - upper_given_xy,
+            # Differences of two upper and of two lower bounds: neither is a bound itself.
+            "i_ty": upper - upper_given_y,
+            "i_ty_lower": lower - lower_given_y,
             "spread": torch.full_like(upper, rows.spread),
         }
         if self.config.null_draws:

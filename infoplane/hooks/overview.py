@@ -199,7 +199,7 @@ def free_bytes(path: Path) -> int:
 
 
 def size(n: int) -> str:
-    """Bytes in binary units."""
+    """A byte count as text, such as "1.5 MiB"."""
     value = float(n)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024:

@@ -191,7 +191,7 @@ class Recorder:
     def start(self) -> Self:
         """Find the layers, open the sinks and take step 0; `with` calls it.
 
-        Everything that can be wrong with model, probe and layers is found here, before any file is written.
+        Model, probe and layers are checked here, before any file is written.
         """
         self._session.start()
         return self

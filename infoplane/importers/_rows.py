@@ -127,11 +127,11 @@ def _sorted(what: str, rows: Rows) -> npt.NDArray[Any]:
 
 
 def _equal(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """(N,) whether rows of two arrays of one shape are equal, NaN to NaN."""
+    """Which rows (N,) of two arrays of one shape are equal, NaN counting as equal to NaN."""
     same = np.asarray(a == b)
     if a.dtype.kind == b.dtype.kind == "f":
         same |= np.isnan(a) & np.isnan(b)
-    if same.shape != a.shape:  # of kinds that numpy does not compare
+    if same.shape != a.shape:  # numpy cannot compare these dtypes: no row is equal
         same = np.zeros(a.shape, bool)
     return np.asarray(same.reshape(len(a) if a.ndim else 1, -1).all(axis=1))
 

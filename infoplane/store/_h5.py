@@ -105,7 +105,7 @@ class _Image(io.BytesIO):
 
 
 def _create_hdf5(image: _Image) -> Any:
-    """Every HDF5 file of the package begins with this call, in memory; no file of a run is ever opened."""
+    """Every HDF5 file of the package is made here, in memory; the library never opens a run's file on the disk."""
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_fileobj_driver(h5fd.fileobj_driver, image)
     access.set_fclose_degree(h5f.CLOSE_STRONG)

@@ -145,8 +145,8 @@ class CellCounts(Problem):
         Flags: `saturated` where most codes are of one input or the value is at its ceiling; `degenerate` where the
         layer has one code; `single_class`; `few_samples` where classes have fewer than ten samples on average, one
         has a single sample, or the pairs of code and class are too many for the samples; `below_null` where I(T;Y)
-        does not exceed the 97.5 % point of its null; `unreliable` where rows of one input have different codes while
-        other inputs have fewer rows: H(T|X) is then too low.
+        does not exceed the 97.5 % point of its null; `unreliable` where rows of one input get different codes
+        and inputs are not repeated equally often: H(T|X) is then too low.
         """
         labels, i_xt, h_t = self.labels, found["I(X;T)"], found["H(T)"]
         few = labels.samples < 10 * labels.classes or int(labels.class_counts.min()) < 2
@@ -155,7 +155,7 @@ class CellCounts(Problem):
         of_inputs = common if labels.uniform else {**common, "unreliable": i_xt < h_t}
         # Miller 1955: to first order the plug-in I(T;Y) is (cells - codes - classes + 1) / 2N nats too high.
         bias = (found["cells"] - found["codes"] - (labels.classes - 1)).to(torch.float64) / (2 * labels.samples)
-        # Rows that only repeat their input are no further samples.
+        # Where T is a function of X, repeats of an input add no samples: the bias is that of the number of inputs.
         bias = torch.where(i_xt >= h_t, bias * (labels.samples / labels.inputs), bias)
         few_cells = {name: few | (bias > _MOST_BIAS.get(name, math.inf)) for name in ("", *CORRECTIONS)}
         single = mostly_single(found["codes"], found["singles"])
@@ -184,11 +184,11 @@ class CellCounts(Problem):
         if null is not None:
             of_labels["below_null"] = out["I(T;Y)"].flags["below_null"]
         for name in self.config.corrections:
-            # What most codes say by being seen once is a guess at the codes not seen, whatever formula makes it.
+            # If most codes occur only once, every correction is a guess about the codes that were not seen.
             of_t = {**common, "few_samples": single}
             of_pairs = {**of_labels, "few_samples": few_cells[name] | single | found["thin"]}
             value, h_t = found[f"I(T;Y) {name}"], found[f"H(T) {name}"]
-            # A correction cannot see what one code a sample hides: its value is saturated where the plain one is.
+            # With a code for nearly every sample no correction helps: it is saturated where the plain value is.
             at_top = full["I(T;Y)"] | ((value >= self.h_y) & (self.h_y > 0))
             if labels.distinct:
                 out |= _corrected(f"I(X;T) {name}", h_t, of_t, full["I(X;T)"])
