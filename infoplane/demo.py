@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,7 +97,8 @@ def train(demo: Demo, run: Path, *, epochs: int, seed: int = 0, progress: bool =
         with torch.no_grad():
             return float((model(x[rows]).argmax(1) == y[rows]).double().mean())
 
-    with Recorder(model, probe=probe, run=run, schedule=log_spaced(60, epochs), total=epochs) as recorder:
+    about: dict[str, Any] = {"run": run, "name": run.absolute().parent.name}  # the directory itself is always "run"
+    with Recorder(model, probe=probe, schedule=log_spaced(60, epochs), total=epochs, **about) as recorder:
         for epoch in tqdm(range(1, epochs + 1), desc="training", unit="epoch", disable=not progress, mininterval=0.5):
             total = 0.0
             shuffled = train_rows[torch.randperm(len(train_rows), generator=generator)]
