@@ -79,7 +79,7 @@ class HostMemory:
             if nbytes > room:
                 return self._pool.take(shape, dtype)
             room -= nbytes
-            return torch.empty(shape, dtype=dtype, device=self.device)
+            return _writable(shape, dtype, device=self.device)
 
         return allocate
 
@@ -97,6 +97,12 @@ class HostMemory:
 
     def _is_here(self, values: Tensor) -> bool:
         return not on_accelerator(values.device)
+
+
+def _writable(shape: tuple[int, ...], dtype: torch.dtype, **where: Any) -> Tensor:
+    """Memory with arbitrary content; what is made in inference mode could not be written to outside of it."""
+    with torch.inference_mode(False):
+        return torch.empty(shape, dtype=dtype, **where)
 
 
 class Pool:
@@ -123,8 +129,7 @@ class Pool:
         pinned = 0 < nbytes <= self._unpinned
         if pinned:
             self._unpinned -= nbytes
-        with torch.inference_mode(False):  # such memory could not be written to outside that mode
-            return torch.empty(shape, dtype=dtype, pin_memory=pinned, device="cpu")
+        return _writable(shape, dtype, pin_memory=pinned, device="cpu")
 
     def lend(self, buffer: Tensor, copied: cuda.Event | None = None) -> npt.NDArray[Any]:
         """The buffer as an array (bfloat16 as uint16 bits); it returns to the pool when the array is gone.
