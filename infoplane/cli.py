@@ -94,6 +94,19 @@ SIZE = stacked(
     ),
     click.option("--width", type=click.FloatRange(20, 600), help="Width in millimetres."),
 )
+LAYERS = click.option(
+    "-l",
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="GLOB",
+    shell_complete=completes(layers_of),
+    help="Only these layers.",
+)
+WORKERS = stacked(
+    click.option("--device", help="cpu, cuda, cuda:1, ... [default: cuda where there is one]"),
+    click.option("-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes."),
+)
 CHOICE = stacked(
     click.option(
         "-e",
@@ -102,15 +115,7 @@ CHOICE = stacked(
         shell_complete=completes(estimators_of),
         help="Which estimator, where the table has several.",
     ),
-    click.option(
-        "-l",
-        "--layer",
-        "layers",
-        multiple=True,
-        metavar="GLOB",
-        shell_complete=completes(layers_of),
-        help="Only these layers.",
-    ),
+    LAYERS,
     click.option("-s", "--subset", shell_complete=completes(subsets_of), help="all, train, test, class=3, ..."),
 )
 SHOWN = stacked(
@@ -337,15 +342,7 @@ def verify(run: Path, as_json: bool) -> None:
     metavar="SPEC",
     shell_complete=completes(estimators_of),
 )
-@click.option(
-    "-l",
-    "--layer",
-    "layers",
-    multiple=True,
-    metavar="GLOB",
-    shell_complete=completes(layers_of),
-    help="Only these layers.",
-)
+@LAYERS
 @click.option(
     "-s",
     "--subset",
@@ -356,8 +353,7 @@ def verify(run: Path, as_json: bool) -> None:
     metavar="NAME",
     shell_complete=completes(subsets_of),
 )
-@click.option("--device", help="cpu, cuda, cuda:1, ... [default: cuda where there is one]")
-@click.option("-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@WORKERS
 @click.option(
     "-t", "--table", type=click.Path(path_type=Path), help="One CSV for all [default: results.csv of each run]."
 )
@@ -390,18 +386,9 @@ def estimate(
     show_default=True,
     shell_complete=completes(estimators_of),
 )
-@click.option(
-    "-l",
-    "--layer",
-    "layers",
-    multiple=True,
-    metavar="GLOB",
-    shell_complete=completes(layers_of),
-    help="Only these layers.",
-)
+@LAYERS
 @click.option("-s", "--subset", default="all", show_default=True, metavar="NAME", shell_complete=completes(subsets_of))
-@click.option("--device", help="cpu, cuda, cuda:1, ... [default: cuda where there is one]")
-@click.option("-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@WORKERS
 @JSON
 @reads_runs(HOUR)
 @click.pass_obj

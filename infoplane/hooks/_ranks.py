@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import nn
 
+from infoplane.core.errors import StoreError
 from infoplane.core.interrupts import stepwise
 from infoplane.hooks._problems import NotCalled, PeerError, ending, is_broken, say
 
@@ -105,6 +106,21 @@ class Ranks:
         box = [value]
         torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
+
+    def from_first(self, work: Callable[[], Any]) -> Any:
+        """What `work()` gives on rank 0, on every rank that runs the probe; what it raises there, all of them raise."""
+        told: Any = None
+        if self.rank == 0:
+            try:
+                told = work()
+            except (OSError, ValueError, StoreError) as error:
+                if self.share == "first":
+                    raise  # nobody waits to be told
+                told = error
+        told = self.broadcast(told)
+        if isinstance(told, Exception):
+            raise told
+        return told
 
 
 def find_ranks(model: nn.Module, *, shard_probe: bool) -> Ranks:

@@ -146,21 +146,15 @@ def open_store(
     """
     place: dict[str, Any] = {"rank": ranks.rank, "world_size": ranks.world_size} if ranks.share == "rows" else {}
     mine: StoreWriter | None = None
-    told: Any = None  # session, last step and shift; or what went wrong
-    if ranks.rank == 0:
-        try:
-            if options["resume"] and (path / RUN_FILE).exists():
-                _refuse_other_network(path, layers)
-            mine = StoreWriter(path, **options, **place)
-            told = mine.session, mine.last_step, _stored_shift(path, mine.last_step)
-        except (OSError, ValueError, StoreError) as error:
-            if ranks.share == "first":
-                raise  # nobody waits to be told
-            told = error
-    told = ranks.broadcast(told)
-    if isinstance(told, Exception):
-        raise told
-    session, last_step, shift = told
+
+    def begin() -> tuple[int, int | None, int | None]:
+        nonlocal mine
+        if options["resume"] and (path / RUN_FILE).exists():
+            _refuse_other_network(path, layers)
+        mine = StoreWriter(path, **options, **place)
+        return mine.session, mine.last_step, _stored_shift(path, mine.last_step)
+
+    session, last_step, shift = ranks.from_first(begin)
     if place and mine is None:
         mine = StoreWriter(path, **options, **place, session=session)
     return mine, last_step, shift

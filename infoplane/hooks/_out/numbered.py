@@ -16,18 +16,8 @@ def last_numbered(path: Path) -> Path | None:
 
 def choose_numbered(path: Path, ranks: Ranks, *, resume: bool) -> Path:
     """A new directory with the number after the highest, or the last one to resume it; on every rank the same."""
-    told: Path | OSError | None = None
-    if ranks.rank == 0:
-        try:
-            told = (last_numbered(path) if resume else None) or _make(path)
-        except OSError as error:
-            if ranks.share == "first":
-                raise  # nobody waits to be told
-            told = error
-    told = ranks.broadcast(told)
-    if isinstance(told, OSError):
-        raise told
-    return Path(str(told))
+    found = ranks.from_first(lambda: (last_numbered(path) if resume else None) or _make(path))
+    return Path(found)
 
 
 def _make(path: Path) -> Path:
