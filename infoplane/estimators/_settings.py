@@ -87,6 +87,14 @@ def setting(default: Any, domain: Domain) -> Any:
     return field(default=default, metadata={"domain": domain})
 
 
+def added(default: Any, domain: Domain) -> Any:
+    """A setting that the estimator did not have at first: not in the recorded configuration while it has its default.
+
+    Rows that were estimated before it came so keep their key.
+    """
+    return field(default=default, metadata={"domain": domain, "added": True})
+
+
 def prepared(default: Any = None, *, recorded: bool = True) -> Any:
     """A dataclass field that `prepare` fills, no setting of the user.
 
@@ -138,6 +146,8 @@ def _settings_and_found(estimator: Any) -> tuple[dict[str, Any], dict[str, Any]]
     found: dict[str, Any] = {}
     for f in dataclasses.fields(estimator) if dataclasses.is_dataclass(estimator) else ():
         value = getattr(estimator, f.name) if f.metadata.get("recorded", True) else None
+        if f.metadata.get("added") and value == f.default:
+            continue
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             inner, inner_found = _settings_and_found(value)
             settings[f.name] = {"name": getattr(value, "name", type(value).__name__), **inner}

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 
-from infoplane.estimators import parse
+from infoplane.estimators import config_json, parse
+from infoplane.estimators._settings import POSITIVE, added, check_settings, one_of, setting
 
 
 @pytest.mark.parametrize(
@@ -52,3 +56,18 @@ def test_a_name_that_is_nearly_right_is_shown_the_nearest(spec, line):
 def test_a_broken_spec_is_one_line(spec):
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
         parse(spec)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grown:
+    name: ClassVar[str] = "grown"
+    width: float = setting(1.0, POSITIVE)
+    kind: str = added("old", one_of("old", "new"))
+
+
+def test_a_setting_that_came_later_is_recorded_only_where_it_differs_from_its_default():
+    """The key of a row is its configuration: rows of before must be found again."""
+    assert config_json(Grown()) == config_json(Grown(kind="old")) == '{"width":1.0}'
+    assert config_json(Grown(kind="new")) == '{"kind":"new","width":1.0}'
+    with pytest.raises(ValueError, match="kind must be 'old' or 'new', got 'other'"):
+        check_settings(Grown(kind="other"))
