@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import multiprocessing
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -38,22 +39,38 @@ def pytest_unconfigure() -> None:
     end_new_processes(set(), grace=0)
 
 
-def descendants() -> dict[int, str]:
-    """The state letter of every process that comes from this one; none where there is no /proc."""
-    try:
+def has_children() -> bool:
+    """At the price of one system call."""
+    with contextlib.suppress(ChildProcessError):
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return {}  # the usual case, at the price of one system call
-    parents, states = {}, {}
-    for file in PROC.glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, parent, *_ = file.read_text().rpartition(")")[2].split()
-            pid = int(file.parent.name)
-            parents[pid], states[pid] = int(parent), state
-    found = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return {pid: states[pid] for pid in found - {os.getpid()}}
+        return True
+    return False
+
+
+def present() -> set[int]:
+    """Every process of the machine; none where this one has no child, so that whatever comes later is new."""
+    if not has_children() or not PROC.exists():
+        return set()
+    return {int(name) for name in os.listdir(PROC) if name.isdecimal()}  # noqa: PTH208 - a path each would cost more
+
+
+def state_and_parent(pid: int) -> tuple[str, int]:
+    with contextlib.suppress(OSError):
+        state, parent, *_ = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        return state, int(parent)
+    return "X", 0
+
+
+def descendants(but: Set[int] = frozenset()) -> dict[int, str]:
+    """The state letter of every process that comes from this one, but those; none where there is no /proc."""
+    look, found = functools.cache(state_and_parent), {}
+    for pid in present() - but:  # a stranger of before does not become ours, so that few files are read
+        above = look(pid)[1]
+        while above not in (0, os.getpid()):
+            above = look(above)[1]
+        if above:
+            found[pid] = look(pid)[0]
+    return found
 
 
 def command(pid: int) -> str:
@@ -64,7 +81,7 @@ def command(pid: int) -> str:
 
 def left_behind(before: set[int]) -> dict[int, str]:
     """Process id and command of what runs now and did not before."""
-    new = {pid: command(pid) for pid, state in descendants().items() if pid not in before and state not in "ZX"}
+    new = {pid: command(pid) for pid, state in descendants(before).items() if state not in "ZX"}
     return {pid: words for pid, words in new.items() if not any(name in words for name in SHARED)}
 
 
@@ -85,8 +102,8 @@ def _kill_new(before: set[int]) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
-    for pid, state in descendants().items():
-        if state == "Z" and pid not in before:
+    for pid, state in descendants(before).items():
+        if state == "Z":
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
 
@@ -107,7 +124,7 @@ def warm_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_process_left_behind() -> Iterator[None]:
-    before = set(descendants())
+    before = present()
     yield
     found = end_new_processes(before)
     if found:
