@@ -24,6 +24,14 @@ def _one_torch_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """What depends on syncing is tested on a simulated disk or in a process: here a run is synced a dozen times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda fd: None)
+        yield
+
+
 # With INFOPLANE_STRICT_SKIPS a test may be skipped only for what its markers say it needs: "1" on a machine without
 # the extras and a browser, "all" where everything that can be installed is.
 _STRICT = os.environ.get("INFOPLANE_STRICT_SKIPS", "")

@@ -28,12 +28,6 @@ def whole(run, tmp_path):
     return (tmp_path / "whole.csv").read_bytes()
 
 
-@pytest.fixture
-def fast_disk(monkeypatch):
-    """Syncing costs most of the time here, and what is tested is not whether the disk keeps its word."""
-    monkeypatch.setattr("infoplane.results._files.os.fsync", lambda fd: None)
-
-
 def cuts(data, count, seed):
     """Ends of lines, which tear tasks and snapshots apart, and places within lines."""
     ends = [i + 1 for i, byte in enumerate(data) if byte == 10]
@@ -42,7 +36,7 @@ def cuts(data, count, seed):
 
 
 @pytest.mark.parametrize("kept_meta", [False, True])
-def test_cut_anywhere(run, whole, tmp_path, kept_meta, fast_disk):
+def test_cut_anywhere(run, whole, tmp_path, kept_meta):
     """Cut by a killed writer (whose JSON is older than the table) or behind our back (JSON of the whole table)."""
     table = tmp_path / "cut.csv"
     meta = (tmp_path / "whole.json").read_bytes()
@@ -59,7 +53,7 @@ def test_cut_anywhere(run, whole, tmp_path, kept_meta, fast_disk):
 
 @pytest.mark.full
 @pytest.mark.timeout(1500)
-def test_cut_at_every_line(run, whole, tmp_path, fast_disk):
+def test_cut_at_every_line(run, whole, tmp_path):
     table = tmp_path / "cut.csv"
     for length in (i + 1 for i, byte in enumerate(whole) if byte == 10):
         table.write_bytes(whole[:length])
@@ -68,7 +62,7 @@ def test_cut_at_every_line(run, whole, tmp_path, fast_disk):
         assert table.read_bytes() == whole, f"cut at byte {length}"
 
 
-def test_cut_and_resumed_by_threads(run, whole, tmp_path, fast_disk):
+def test_cut_and_resumed_by_threads(run, whole, tmp_path):
     table = tmp_path / "cut.csv"
     with ThreadPoolExecutor(2) as pool:
         for length in cuts(whole, 6, seed=2):
@@ -78,7 +72,7 @@ def test_cut_and_resumed_by_threads(run, whole, tmp_path, fast_disk):
             assert table.read_bytes() == whole, f"cut at byte {length}"
 
 
-def test_what_is_finished_is_not_done_again(run, tmp_path, fast_disk, monkeypatch):
+def test_what_is_finished_is_not_done_again(run, tmp_path, monkeypatch):
     """Ctrl-C at any call: on resuming, only the block in hand is estimated a second time."""
     log, table = tmp_path / "log", tmp_path / "t.csv"
     arguments = {"subsets": ("all", "test"), "block_bytes": 2000, "progress": False, "table": table}
@@ -135,7 +129,7 @@ def values(table, step):
 
 
 @pytest.mark.usefixtures("warm_workers")
-def test_chunks_are_the_same_wherever_they_were_stopped(tmp_path, fast_disk):
+def test_chunks_are_the_same_wherever_they_were_stopped(tmp_path):
     run = make_run(tmp_path / "run", bad={(1, 2)})
     table = together(run, tmp_path / "whole.csv")
     whole = (tmp_path / "whole.csv").read_bytes()
@@ -149,7 +143,7 @@ def test_chunks_are_the_same_wherever_they_were_stopped(tmp_path, fast_disk):
 
 
 @pytest.mark.usefixtures("warm_workers")
-def test_a_run_that_has_grown_keeps_the_rows_of_its_last_chunk(tmp_path, fast_disk):
+def test_a_run_that_has_grown_keeps_the_rows_of_its_last_chunk(tmp_path):
     run = make_run(tmp_path / "run")
     before = together(run, tmp_path / "whole.csv")
     short = (tmp_path / "whole.csv").read_bytes()
