@@ -30,13 +30,14 @@ _GRACE_SECONDS = 60.0  # for the helper itself, which has to be started and sche
 class LimitedCalls:
     """Makes calls on paths, each in a limited child. A context manager; not for several threads at once.
 
-    The helper process starts with the first call and ends with `close`, or when its parent is gone.
+    The helper process starts with the block or the next call, and ends with `close` or when its parent is gone.
     """
 
     def __init__(self) -> None:
         self._helper: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
+        self._helper = _start()
         return self
 
     def __exit__(

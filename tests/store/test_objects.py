@@ -93,11 +93,12 @@ def test_places_are_those_that_hdf5_finds_in_files_of_h5py(tmp_path, low):
     check(open_run(tmp_path / "run"), [0, 1, 5, 6])
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[LimitedCalls]:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
-    with LimitedCalls() as made:
-        yield made
+@pytest.fixture(scope="module")
+def calls() -> Iterator[LimitedCalls]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
+        with LimitedCalls() as made:
+            yield made
 
 
 @pytest.mark.parametrize("damage", OLD_TREES)
