@@ -21,7 +21,7 @@ from infoplane.analysis import build_estimators
 from infoplane.analysis.index import TableIndex
 from infoplane.analysis.record import describe_estimators, recorded_rows, run_meta
 from infoplane.analysis.source import LayerSteps, widened
-from infoplane.analysis.subsets import Subset, resolve
+from infoplane.analysis.subsets import Subset, resolve, without_labels
 from infoplane.analysis.tasks import Prepared, Task, estimate, prepare, single_thread
 from infoplane.core.device import on_accelerator
 from infoplane.core.files import digest
@@ -164,8 +164,9 @@ class Live:
             if ready.estimator is not None:
                 found, refused = estimate(replace(task, estimator=ready.estimator), self._run)
                 rows += found
-            for refusal in refused:
-                self._refuse(layer, subset, estimator, refusal.reason)
+            of_labels = without_labels(self._run.probe, layer, None)
+            for reason in [*(refusal.reason for refusal in refused), *([of_labels] if of_labels else [])]:
+                self._refuse(layer, subset, estimator, reason)
         return rows
 
     def _ready(self, number: int, task: Task) -> Prepared:

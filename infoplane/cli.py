@@ -66,7 +66,8 @@ def subsets_of(runs: list[Path]) -> Iterable[str]:
     from infoplane.store import open_run
 
     probes = [open_run(run).probe for run in runs]
-    classes = sorted({int(y) for probe in probes if probe.target == "discrete" for y in probe.labels})
+    classed = [probe for probe in probes if probe.target == "discrete" and probe.positions is None]
+    classes = sorted({int(y) for probe in classed for y in probe.labels})
     return ["all", *(name for probe in probes for name in probe.part_names), *(f"class={y}" for y in classes)]
 
 

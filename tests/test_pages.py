@@ -152,6 +152,12 @@ def check_transformer(names: Names, out: str) -> None:
     assert known["head"] > known["layers.1"] + 0.1
     at = single.select(layer="layers.1[[]token=*]", quantity="I(T;Y)", step=60)
     assert at.layer[at.value.argmax()] == "layers.1[token=0]"
+    following = infoplane.read_table("runs/next").select(quantity="I(T;Y)", step=200)
+    read = {layer: following.select(layer=f"{layer}[token=*]").value for layer in ("token", "layers.0", "layers.1")}
+    assert [len(values) for values in read.values()] == [7, 7, 7]
+    assert max(*read["token"], *read["layers.0"][:3], *read["layers.1"][:3]) < 0.05
+    assert min(read["layers.1"][3:]) > 2.8
+    assert min(read["layers.0"][5:]) > 1 > 0.5 > max(read["layers.0"][:5])
 
 
 def check_paper(names: Names, out: str) -> None:

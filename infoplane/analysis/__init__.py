@@ -51,7 +51,8 @@ def analyze(
     layers : names or globs, optional
         By default every recorded layer. `block2[token=17]` is one position of a layer that was recorded with its
         tokens, `block*[token=-1]` the last of each, `[token=*]` and `[token=0:64:4]` several: each is a layer in
-        the table.
+        the table. Where the probe has a label for each position, a position is estimated with its own, on the samples
+        that have one there (`n_samples`), and of a whole layer there is I(X;T) alone.
     subsets : names
         "all"; a part of the probe ("train", "test"); "class=3"; "class=*" for each class; "train&class=*".
         With "class=*" the weighted mean sum_y p(y) I(X;T|Y=y) is added as the quantity "I(X;T|Y)" of the

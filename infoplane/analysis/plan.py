@@ -24,7 +24,7 @@ from infoplane.analysis.record import (
     words_of_losses,
 )
 from infoplane.analysis.source import LayerSteps, Refusal, at_token, bad_steps, choose_layers
-from infoplane.analysis.subsets import ClassMean, Subset, resolve, wants_repeats
+from infoplane.analysis.subsets import ClassMean, Subset, resolve, wants_repeats, without_labels
 from infoplane.analysis.tasks import Outcome, Prepared, Task, estimate, prepare, run_task
 from infoplane.analysis.workers import done
 from infoplane.core.files import fingerprint
@@ -142,9 +142,12 @@ class LayerPlan:
         self.ready: dict[Subset, Future[Prepared]] = {}
         probe = run.store.probe
         self.repeats = wants_repeats(estimator, probe)
-        units = at_token(run.store.layer(layer.layer), layer.token).units
+        whole = run.store.layer(layer.layer)
+        units = at_token(whole, layer.token).units
+        self.unlabelled = without_labels(probe, whole, layer.token)
         wanted = {*run.subsets, *(subset.base for subset in run.subsets)}
-        self.sizes = {subset: (len(subset.rows(probe, repeats=self.repeats)), units) for subset in wanted}
+        rows = {subset: subset.rows(probe, repeats=self.repeats, token=layer.token) for subset in wanted}
+        self.sizes = {subset: (len(found), units) for subset, found in rows.items()}
         # What depends on the other snapshots of its block needs the same block each time: it is cut by number alone
         # and estimated whole. None where each snapshot stands for itself.
         self.chunk = None if "blocks" in estimator.guarantees else int(getattr(estimator, "chunk", None) or 1)
@@ -244,6 +247,9 @@ class Analysis:
     def _begin(self, plan: LayerPlan, base: Subset) -> Future[Prepared]:
         """Begin to prepare on a surrounding subset, unless all that needs it is done or it could not be held."""
         config = config_json(plan.estimator)
+        if not plan.sizes[base][0] and plan.layer.token is not None:
+            reason = f"no sample has a label at position {plan.layer.token}"
+            return done(Prepared(config, refusal=Refusal(plan.layer.steps, reason)))
         need = plan.need(base) * (plan.chunk or 1)
         if need > self.memory:
             what = f"{plan.chunk} snapshots at once need" if (plan.chunk or 1) > 1 else "one snapshot needs"
@@ -274,6 +280,9 @@ class Analysis:
             self.bar.total -= plan.work(subset, plan.layer)
             plan.run.refuse(plan.layer.name, subset, plan.estimator, ready.refusal)
             return
+        if plan.unlabelled:
+            asked_for = plan.layer.at(plan.run.steps).steps
+            plan.run.refuse(plan.layer.name, subset, plan.estimator, Refusal(asked_for, plan.unlabelled))
         key = plan.key(subset, ready.config)
         size = plan.chunk or self._fitting(plan, subset)
         for whole in plan.layer.blocks(size):

@@ -15,6 +15,8 @@ import torch
 from infoplane import __version__
 from infoplane.analysis.source import SnapshotSource
 from infoplane.core.files import fingerprint
+from infoplane.core.labels import unlabelled
+from infoplane.core.records import NO_LABEL, Probe
 from infoplane.core.steps import step_words
 from infoplane.core.text import printable
 from infoplane.estimators import Estimator
@@ -38,7 +40,8 @@ def run_meta(source: SnapshotSource, table: Path) -> dict[str, Any]:
     """JSON of one run for `ResultTable.meta["runs"][run_id]`; the path is relative to the table."""
     probe = source.probe
     first = probe.repeats == 0
-    discrete = probe.target == "discrete"
+    labels = probe.labels[first]
+    one_class = probe.target == "discrete" and probe.positions is None
     steps = source.steps()
     metrics = dict.fromkeys((name, layer) for _, _, name, layer, _ in source.metrics())
     return {
@@ -50,14 +53,22 @@ def run_meta(source: SnapshotSource, table: Path) -> dict[str, Any]:
         "parts": {name: int((first & (probe.part == i)).sum()) for i, name in enumerate(probe.part_names)},
         "target": probe.target,
         "label_names": list(probe.label_names),
-        "classes": len(np.unique(probe.labels[first])) if discrete else None,
+        "classes": len(np.unique(labels[labels != NO_LABEL])) if probe.target == "discrete" else None,
         "h_x": entropy_bits(probe.input_ids[first]),
-        "h_y": entropy_bits(probe.labels[first]) if discrete else None,
+        "h_y": entropy_bits(labels) if one_class else None,
+        **({} if probe.positions is None else {"unlabelled": _unlabelled(probe)}),
         "steps": {"count": len(steps), "first": steps[0] if steps else None, "last": steps[-1] if steps else None},
         "metrics": [{"name": name, "layer": layer} for name, layer in metrics],
         "settings": source.settings,
         "problems": [str(problem) for problem in source.problems],
     }
+
+
+def _unlabelled(probe: Probe) -> dict[str, list[int]]:
+    """How many samples of all and of each part have no label at each position."""
+    first = probe.repeats == 0
+    parts = {name: first & (probe.part == i) for i, name in enumerate(probe.part_names)}
+    return {name: unlabelled(probe.labels[rows]).tolist() for name, rows in {**parts, "all": first}.items()}
 
 
 def describe_estimators(meta: MutableMapping[str, Any], estimators: Iterable[Estimator]) -> None:

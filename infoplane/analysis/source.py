@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from infoplane.core.exact import extremes, fits_float64
 from infoplane.core.globs import across_parts, name_matches
 from infoplane.core.records import Layer, Probe
 from infoplane.core.steps import step_words
-from infoplane.core.tokens import split_token, token_key, token_range
+from infoplane.core.tokens import fitting_count, split_token, token_key, token_range, token_units
 from infoplane.store import ActivationStore, Problem
 
 Values = npt.NDArray[Any] | Tensor
@@ -99,21 +98,6 @@ class LayerSteps:
 # Layers and positions along their token axis
 
 
-def token_units(layer: Layer) -> dict[int, slice]:
-    """Position -> its units in the flattened layer; empty where what was recorded has no axis of tokens."""
-    kept: Sequence[int]
-    if len(layer.unit_shape) > 1:
-        kept = range(layer.unit_shape[0])
-    elif layer.reduction == "flatten" and len(layer.raw_shape) > 1:
-        kept = range(layer.raw_shape[0])
-    elif layer.reduction.startswith("tokens ") and layer.raw_shape:
-        kept = [int(p) % layer.raw_shape[0] for p in layer.reduction.removeprefix("tokens ").split(",")]
-    else:
-        return {}
-    width = math.prod(layer.unit_shape) // max(1, len(kept))
-    return {position: slice(i * width, (i + 1) * width) for i, position in enumerate(kept)}
-
-
 def at_token(layer: Layer, position: int | None) -> Layer:
     """The record of one position of a layer, of the whole layer for None."""
     if position is None:
@@ -128,7 +112,8 @@ def choose_layers(source: SnapshotSource, wanted: str | Sequence[str] | None) ->
     Raises
     ------
     ValueError
-        Nothing matches, the layer has no axis of tokens, or it has no such position.
+        Nothing matches, the layer has no axis of tokens, it has no such position, or another number of positions than
+        the probe has labels for.
     """
     order = {layer.key: i for i, layer in enumerate(source.layers)}
     if wanted is None:
@@ -153,8 +138,7 @@ def _positions(source: SnapshotSource, pattern: str, keys: Sequence[str], which:
         units = token_units(layer)
         if not units:
             continue
-        count = max(units) + 1 if len(layer.raw_shape) < 2 else layer.raw_shape[0]
-        chosen = [p for p in token_range(which, count) if p in units]
+        chosen = [p for p in token_range(which, fitting_count(layer, source.probe)) if p in units]
         if not chosen:
             recorded = ", ".join(map(str, units))
             raise ValueError(f"layer {layer.key!r} was recorded at tokens {recorded}, none of {pattern!r}")

@@ -1,18 +1,23 @@
-"""Which samples of the probe an estimate is made on: all, a part, a class, or a class within a part.
+"""Which samples of the probe an estimate is made on, and their labels: all, a part, a class, or a class within a part.
 
 Everything that is estimated on less than the whole probe goes through here; no estimator knows of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.records import Probe
-from infoplane.estimators import Estimator
+from infoplane.core.records import NO_LABEL, Layer, Probe
+from infoplane.core.tokens import token_units
+from infoplane.estimators import Estimator, Quantity
+
+_OF_Y = re.compile(r"\bY\b")
 
 
 @dataclass(frozen=True)
@@ -38,14 +43,54 @@ class Subset:
         """
         return Subset(self.part)
 
-    def rows(self, probe: Probe, *, repeats: bool) -> npt.NDArray[np.int64]:
-        """Their places in the probe, ascending; further noisy passes over an input only where they are asked for."""
+    def rows(self, probe: Probe, *, repeats: bool, token: int | None = None) -> npt.NDArray[np.int64]:
+        """Their places in the probe, ascending; further noisy passes over an input only where they are asked for.
+
+        At a token of a sequence that has labels for each, only those with a label there.
+        """
         mask = np.ones(probe.samples, dtype=bool) if repeats else probe.repeats == 0
+        if probe.positions is not None and token is not None:
+            mask &= probe.labels[:, token] != NO_LABEL
         if self.part is not None:
             mask &= probe.part == probe.part_names.index(self.part)
         if self.label is not None:
             mask &= probe.labels == self.label
         return np.flatnonzero(mask)
+
+
+def labels_of(probe: Probe, rows: npt.NDArray[np.int64], token: int | None) -> npt.NDArray[Any]:
+    """Labels of these rows, of a probe with labels for each position those at the token.
+
+    Of a whole layer nobody knows which they would be: 0 stands for all, and `without_labels` says what not to believe.
+    """
+    if probe.positions is None:
+        return probe.labels[rows]
+    return np.zeros(len(rows), np.int64) if token is None else probe.labels[rows, token]
+
+
+def without_labels(probe: Probe, layer: Layer, token: int | None) -> str:
+    """Why nothing can be said of Y on a whole layer, where each position has a label of its own; else nothing."""
+    if probe.positions is None or token is not None:
+        return ""
+    why = f"no I(T;Y) nor anything else of Y: the probe has a label for each of {probe.positions} positions, "
+    if token_units(layer):
+        return f"{why}which would it be? estimate LAYER[token=*]"
+    return (
+        f"{why}and what was recorded ({layer.reduction}, shape {layer.unit_shape}) has no axis of them; record with "
+        "reduce='flatten' or tokens([...]), and estimate LAYER[token=*]"
+    )
+
+
+def not_of_labels(quantities: Mapping[str, Quantity]) -> dict[str, Quantity]:
+    """The quantities that do not depend on Y, from an estimate on samples of one class.
+
+    Those that do have Y in their name, or say by their flag that they saw a single class.
+    """
+
+    def single(q: Quantity) -> bool:
+        return "single_class" in q.flags and bool(q.flags["single_class"].any())
+
+    return {name: q for name, q in quantities.items() if not _OF_Y.search(name) and not single(q)}
 
 
 def wants_repeats(estimator: Estimator, probe: Probe) -> bool:
@@ -135,6 +180,11 @@ def _classes(name: str, part: str | None, probe: Probe) -> list[Subset]:
         raise ValueError(
             f"subset {name!r} needs class labels, the probe has regression targets; "
             "infoplane.estimators.bin_targets makes classes of them"
+        )
+    if probe.positions is not None:
+        raise ValueError(
+            f"subset {name!r} needs one label for each sample, the probe has one for each of {probe.positions} "
+            "positions; for classes at position p record with the labels y[:, p] and without the samples of -100"
         )
     labels = probe.labels[Subset(part).rows(probe, repeats=True)]
     return [Subset(part, int(c)) for c in np.unique(labels)]

@@ -24,7 +24,7 @@ from infoplane.analysis.source import (
     read_token,
     to_tensor,
 )
-from infoplane.analysis.subsets import Subset, wants_repeats
+from infoplane.analysis.subsets import Subset, labels_of, not_of_labels, wants_repeats, without_labels
 from infoplane.core.errors import StoreError
 from infoplane.estimators import Estimator, Preparing, Quantity, assume_finite, blank_intervals, config_json
 from infoplane.results import Row
@@ -133,7 +133,8 @@ def prepare(task: Task, source: SnapshotSource) -> Prepared:
 def estimate(task: Task, source: SnapshotSource) -> Outcome:
     """Rows of one block of snapshots of this source, in step order."""
     blocks = LayerBlocks(task, source)
-    layer = at_token(source.layer(task.layer.layer), task.layer.token)
+    whole = source.layer(task.layer.layer)
+    layer, unlabelled = at_token(whole, task.layer.token), without_labels(source.probe, whole, task.layer.token)
     same: dict[str, Any] = {"run": task.layer.run, "layer": layer.key, "depth": layer.depth}
     same |= {"subset": task.subset.name, "estimator": task.estimator.name, "config": config_json(task.estimator)}
     same |= {"n_samples": len(blocks.y)}
@@ -147,6 +148,8 @@ def estimate(task: Task, source: SnapshotSource) -> Outcome:
         except ValueError as error:
             refused.append(Refusal(tuple(steps), str(error)))
             continue
+        if unlabelled:
+            quantities = not_of_labels(quantities)
         names = names or list(quantities)
         found.update(zip(steps, _fields(quantities, *t.shape[::2]), strict=True))
     bad = task.layer.bad.intersection(source.steps(task.layer.layer))
@@ -186,8 +189,9 @@ class LayerBlocks:
 
     def __init__(self, task: Task, source: SnapshotSource) -> None:
         probe = source.probe
-        rows = task.subset.rows(probe, repeats=wants_repeats(task.estimator, probe))
-        self.y = torch.from_numpy(probe.labels[rows]).to(task.device)
+        token = task.layer.token
+        rows = task.subset.rows(probe, repeats=wants_repeats(task.estimator, probe), token=token)
+        self.y = torch.from_numpy(labels_of(probe, rows, token)).to(task.device)
         self.x_ids = torch.from_numpy(probe.input_ids[rows]).to(task.device)
         self.x: Tensor | None = None
         if probe.inputs is not None:

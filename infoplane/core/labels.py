@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.records import IntArray
+from infoplane.core.records import NO_LABEL, IntArray
 
 _ROUNDING = 5e-3  # of rows that sum to 1, in bfloat16
 _FEW = 20
@@ -42,7 +42,9 @@ def as_array(values: Any, what: str) -> npt.NDArray[Any]:
 
 
 def as_labels(y: Any, samples: int) -> npt.NDArray[Any]:
-    """Labels as int64 (samples,) for classes or float64 (samples,) or (samples, k) for regression targets.
+    """Labels as int64 (samples,) or (samples, positions) for classes, float64 (samples,) or (samples, k) for targets.
+
+    Classes of positions may be -100, which marks a position without a label; there must be one somewhere.
 
     Raises
     ------
@@ -78,7 +80,8 @@ def _refuse_rows_of_classes(labels: npt.NDArray[Any]) -> None:
             raise ValueError(f"labels are one-hot rows {labels.shape}; for the classes pass y.argmax(1)")
         raise ValueError(
             f"labels are rows of 0 and 1 {labels.shape}, several labels for a sample; pass one column, y[:, j], or "
-            "number the combinations: numpy.unique(y, axis=0, return_inverse=True)[1]"
+            "number the combinations: numpy.unique(y, axis=0, return_inverse=True)[1]; where they are two classes for "
+            "each position of a sequence, pass integers y + 1"
         )
     if labels.dtype.kind == "f" and (rows >= 0).all() and (abs(rows.sum(1) - 1) < _ROUNDING).all():
         raise ValueError(
@@ -88,12 +91,14 @@ def _refuse_rows_of_classes(labels: npt.NDArray[Any]) -> None:
 
 
 def _classes(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if labels.ndim != 1:
+    if labels.ndim > 2:
         raise ValueError(
-            f"class labels must have shape (samples,), got {labels.shape}; for one-hot rows pass y.argmax(1), of "
-            "several labels per sample one column, y[:, j]"
+            f"class labels must have shape (samples,) or (samples, positions), got {labels.shape}; for one-hot rows "
+            "pass y.argmax(-1), of several labels per sample one column, y[:, j]"
         )
     labels = _as_int64(labels, "class labels", "; number them from 0")
+    if labels.ndim == 2:
+        return _of_positions(labels)
     negative = np.flatnonzero(labels < 0)
     if len(negative):
         value = int(labels[negative[0]])
@@ -103,6 +108,31 @@ def _classes(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
             f"{len(negative)} samples out, or number the classes from 0"
         )
     return labels
+
+
+def _of_positions(labels: IntArray) -> IntArray:
+    """Classes (samples, positions), -100 where there is none."""
+    bad = np.argwhere((labels < 0) & (labels != NO_LABEL))
+    if len(bad):
+        sample, position = bad[0].tolist()
+        raise ValueError(
+            f"class labels must not be negative, got {labels[sample, position]} at sample {sample}, position "
+            f"{position}; {NO_LABEL} marks a position without a label, classes are numbered from 0"
+        )
+    if (labels == NO_LABEL).all():
+        raise ValueError(f"labels {labels.shape} are {NO_LABEL} everywhere: no position has a label")
+    return labels
+
+
+def unlabelled(labels: IntArray) -> IntArray:
+    """How many of the samples have no label at each position, (positions,)."""
+    return np.asarray((labels == NO_LABEL).sum(axis=0), dtype=np.int64)
+
+
+def position_words(positions: int, samples: int, missing: int) -> str:
+    """`a label for each of 12 positions, 300 of 3,600 without (-100)`."""
+    without = f", {missing:,} of {positions * samples:,} without ({NO_LABEL})" if missing else ""
+    return f"a label for each of {positions} positions{without}"
 
 
 def _targets(targets: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -119,6 +149,11 @@ def _targets(targets: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def doubts(labels: npt.NDArray[Any]) -> list[str]:
     """What is allowed of labels that `as_labels` has passed, but seldom meant; a line of text each, for a warning."""
+    if labels.dtype.kind == "f" and labels.ndim == 2 and (labels == NO_LABEL).any():
+        return [
+            f"labels {labels.shape} are floats, so they are targets of {labels.shape[1]} columns, and {NO_LABEL} is a "
+            "number like others; for classes of positions pass y.long(), or y.astype(int)"
+        ]
     values = np.unique(labels) if labels.ndim == 1 else labels[:0]
     if not len(values):
         return []

@@ -15,6 +15,8 @@ FloatArray = npt.NDArray[np.float64]
 Role = Literal["activation", "output", "input", "other"]
 Site = Literal["out", "in"]
 NoiseKind = Literal["additive", "multiplicative"]
+NO_LABEL = -100
+"""Marks a position without a label, as losses do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +157,8 @@ class Probe:
         here, and make H(T|X) different from zero.
     repeats : (N,) int64
         0 for the first pass over an input; k for the k-th further pass of a noisy network.
-    labels : (N,) int64, or (N,) / (N, k) float64
-        Classes or regression targets.
+    labels : (N,) or (N, positions) int64, or (N,) / (N, k) float64
+        Classes, of the sample or of each position of its sequence (-100: none there), or regression targets.
     part : (N,) int64, index into `part_names`
         Which probe set a row belongs to ("train", "test", ...); one part named "all" by default.
     inputs : (N, features) array or None
@@ -201,6 +203,11 @@ class Probe:
     def target(self) -> Literal["discrete", "continuous"]:
         """Classes are integers, regression targets are floats; neither is guessed from the values."""
         return "discrete" if np.issubdtype(self.labels.dtype, np.integer) else "continuous"
+
+    @property
+    def positions(self) -> int | None:
+        """How many positions of a sequence have labels of their own; None where a sample has one label."""
+        return int(self.labels.shape[1]) if self.target == "discrete" and self.labels.ndim == 2 else None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

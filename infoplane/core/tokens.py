@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterable, Sequence
 
 from infoplane.core.globs import name_matches
+from infoplane.core.records import Layer, Probe
+from infoplane.core.text import listed, printable
 
 _KEY = re.compile(r"(?P<layer>.+)\[token=(?P<which>[^\[\]]*)\]", re.DOTALL)
 _WHICH = re.compile(r"-?\d+|-?\d*:-?\d*(:[1-9]\d*)?")
@@ -70,3 +74,64 @@ def layer_matches(key: str, pattern: str) -> bool:
         return position in token_range(which, position + 1)
     except ValueError:
         return False
+
+
+def token_units(layer: Layer) -> dict[int, slice]:
+    """Position -> its units in the flattened layer; empty where what was recorded has no axis of tokens."""
+    kept: Sequence[int]
+    if len(layer.unit_shape) > 1:
+        kept = range(layer.unit_shape[0])
+    elif layer.reduction == "flatten" and len(layer.raw_shape) > 1:
+        kept = range(layer.raw_shape[0])
+    elif layer.reduction.startswith("tokens ") and layer.raw_shape:
+        kept = [int(p) % layer.raw_shape[0] for p in layer.reduction.removeprefix("tokens ").split(",")]
+    else:
+        return {}
+    width = math.prod(layer.unit_shape) // max(1, len(kept))
+    return {position: slice(i * width, (i + 1) * width) for i, position in enumerate(kept)}
+
+
+def token_count(layer: Layer) -> int:
+    """How many positions a layer's output has, whether what was recorded of it keeps them or not; 0 without an axis."""
+    if len(layer.unit_shape) > 1:
+        return layer.unit_shape[0]
+    has_axis = len(layer.raw_shape) > 1 or bool(token_units(layer))
+    return layer.raw_shape[0] if has_axis else 0
+
+
+def fitting_count(layer: Layer, probe: Probe) -> int:
+    """The positions of a layer; ValueError where the probe has labels for another number of them."""
+    count = token_count(layer)
+    if probe.positions not in (None, count):
+        raise ValueError(
+            f"layer {layer.key!r} has {count} positions, the probe has labels for {probe.positions}: expected labels "
+            f"of shape ({probe.samples}, {count}), got {probe.labels.shape}"
+        )
+    return count
+
+
+def doubt_positions(probe: Probe, layers: Iterable[Layer]) -> list[str]:
+    """What is in doubt of labels for each position beside these layers, a line each.
+
+    Raises
+    ------
+    ValueError
+        When no layer has as many positions.
+    """
+    if probe.positions is None:
+        return []
+    known = list(layers)
+    fitting = [layer for layer in known if token_count(layer) == probe.positions]
+    if not fitting:
+        counts = listed([f"{printable(la.key)} {token_count(la) or 'none'}" for la in known], 4)
+        raise ValueError(
+            f"labels {probe.labels.shape} are one for each of {probe.positions} positions, and no layer has as many "
+            f"({counts}); of several labels per sample pass one column, y[:, j]"
+        )
+    if any(token_units(layer) for layer in fitting):
+        return []
+    return [
+        f"the labels are one for each of {probe.positions} positions, and no layer keeps them "
+        f"({printable(fitting[0].key)}: {fitting[0].reduction}), so there will be no I(T;Y); record with "
+        "reduce='flatten' or tokens([...])"
+    ]

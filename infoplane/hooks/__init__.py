@@ -5,6 +5,7 @@ from infoplane.hooks.collection import CollectionRecorder
 from infoplane.hooks.metrics import GradientMoments
 from infoplane.hooks.noise import NoiseInjection
 from infoplane.hooks.overview import LayerTable, SizePlan, layers
+from infoplane.hooks.probe import next_tokens
 from infoplane.hooks.recorder import Recorder
 from infoplane.hooks.reduce import Flatten, Last, Mean, Projection, Tokens, Units, projection, tokens, units
 from infoplane.hooks.schedule import Plan, Schedule, epochs, every, log_spaced
@@ -29,6 +30,7 @@ __all__ = [
     "every",
     "layers",
     "log_spaced",
+    "next_tokens",
     "projection",
     "tokens",
     "units",

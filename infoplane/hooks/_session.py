@@ -40,7 +40,7 @@ from infoplane.hooks._problems import Failed, NonFiniteError, Problems, outcome
 from infoplane.hooks._settings import Settings
 from infoplane.hooks.metrics import LayerMetrics, as_numbers, numbers, to_numbers, weight_norms
 from infoplane.hooks.overview import SizePlan, free_bytes
-from infoplane.hooks.probe import ProbeSet
+from infoplane.hooks.probe import ProbeSet, label_words
 from infoplane.hooks.schedule import StepCounter, as_schedule
 
 
@@ -104,7 +104,7 @@ class Session:
             free=None if where is None else free_bytes(where),
             where="" if where is None else str(where.absolute().parent),
             members=len(self.destinations),
-            note=self.prober.note,
+            note="\n".join(filter(None, [self.prober.note, label_words(self.prober.probe.record)])),
         )
 
     def describe(self) -> dict[str, Any]:

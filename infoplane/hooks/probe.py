@@ -16,8 +16,17 @@ from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from infoplane.core.exact import extremes, fits_float64
 from infoplane.core.interrupts import surely
-from infoplane.core.labels import as_array, as_ids, as_labels, as_sample_ids, check_label_names, doubts
-from infoplane.core.records import Probe
+from infoplane.core.labels import (
+    as_array,
+    as_ids,
+    as_labels,
+    as_sample_ids,
+    check_label_names,
+    doubts,
+    position_words,
+    unlabelled,
+)
+from infoplane.core.records import NO_LABEL, Probe
 from infoplane.core.warn import warn
 from infoplane.hooks._pass.state import keep_random_state
 
@@ -121,7 +130,7 @@ def as_probe_set(
         raise ValueError(f"the probe needs at least 2 samples, got {n}")
     y = _joined_labels(names, labels)
     check_label_names(y, label_names)
-    for doubt in doubts(y):
+    for doubt in [*doubts(y), *_own_tokens(inputs, y)]:
         warn(doubt)
     again = () if repeats is None else _further_passes(n, repeats, repeat_seed)
     # The inputs of all rows; a slice where there are no more rows than inputs, since it copies nothing.
@@ -139,6 +148,67 @@ def as_probe_set(
         input_shapes=tuple(tuple(t.shape[1:]) for t in inputs.tensors),
     )
     return ProbeSet(inputs=inputs, record=record, passes=again)
+
+
+def next_tokens(ids: Any, mask: Any = None) -> Tensor:
+    """The token that comes next at each position, as labels of a language model's probe.
+
+    Parameters
+    ----------
+    ids : (samples, positions) integers
+        The model's input, or its `labels` as a Hugging Face model takes them: the tokens themselves, which the model
+        shifts for its loss; -100 where there is none.
+    mask : (samples, positions), optional
+        True where a token is no padding, as `attention_mask`: what is padding has no next token and is none.
+
+    Returns
+    -------
+    (samples, positions) int64 tensor
+        ids[:, p + 1] at position p, and -100 at the last and where `ids` or `mask` have no token.
+
+    Raises
+    ------
+    ValueError
+        For another shape, or a mask of another.
+
+    Examples
+    --------
+    >>> next_tokens([[5, 7, 2, 0]], mask=[[1, 1, 1, 0]]).tolist()
+    [[7, 2, -100, -100]]
+    """
+    tokens = torch.as_tensor(ids).long()
+    if tokens.ndim != 2:
+        raise ValueError(f"ids must have shape (samples, positions), got {tuple(tokens.shape)}")
+    labels = torch.nn.functional.pad(tokens[:, 1:], (0, 1), value=NO_LABEL)
+    if mask is None:
+        return labels
+    real = torch.as_tensor(mask).to(tokens.device).bool()
+    if real.shape != tokens.shape:
+        raise ValueError(f"mask must have shape {tuple(tokens.shape)}, got {tuple(real.shape)}")
+    return labels.masked_fill(~(real & torch.nn.functional.pad(real[:, 1:], (0, 1))), NO_LABEL)
+
+
+def label_words(record: Probe) -> str:
+    """What the printed plan says of labels for each position; nothing of others."""
+    if record.positions is None:
+        return ""
+    words = position_words(record.positions, record.samples, int(unlabelled(record.labels).sum()))
+    return f"labels: {words}; estimate them with layers=['LAYER[token=*]']"
+
+
+def _own_tokens(inputs: Inputs, y: npt.NDArray[Any]) -> list[str]:
+    """The trap of language models: labels that are the tokens which the model is given."""
+    if y.ndim != 2 or y.dtype.kind != "i":
+        return []
+    labels = torch.from_numpy(y)
+    for t in inputs.tensors:
+        alike = t.shape == labels.shape and not t.is_floating_point() and not t.is_complex()
+        if alike and bool(((t.cpu() == labels) | (labels == NO_LABEL)).all()):
+            return [
+                "the labels are the inputs themselves, so the label of a position is its own token; for the token that "
+                "comes next pass infoplane.hooks.next_tokens(y)"
+            ]
+    return []
 
 
 def _joined_labels(names: Sequence[str], labels: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:

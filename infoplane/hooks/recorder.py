@@ -59,9 +59,10 @@ class Recorder:
         Wrappers of DDP and torch.compile are looked through.
     probe : (x, y), or mapping from part name to (x, y)
         x is a tensor, a tuple of tensors (positional arguments) or a dict of tensors (keywords), with samples
-        along the first axis. y are classes (integers) or regression targets (floats). A loader that does not
-        shuffle may stand for the pair. Parts, as in `{"train": (x, y), "test": (x, y)}`, are recorded one after
-        the other.
+        along the first axis. y are classes (integers) or regression targets (floats); integers (samples, positions)
+        are a class for each position of a sequence, -100 where there is none (`infoplane.hooks.next_tokens`). A loader
+        that does not shuffle may stand for the pair. Parts, as in `{"train": (x, y), "test": (x, y)}`, are recorded
+        one after the other.
     run : path, optional
         Directory of the activation store. Needed unless `keep_activations` is False.
     name : str, optional

@@ -17,6 +17,7 @@ from infoplane.core.globs import across_parts, name_matches
 from infoplane.core.labels import as_array, as_labels, as_sample_ids, check_label_names, doubts
 from infoplane.core.records import Layer, Probe, Role, Snapshot
 from infoplane.core.steps import whole_step
+from infoplane.core.tokens import doubt_positions
 from infoplane.core.warn import warn
 from infoplane.store import ActivationStore, StoreWriter, check_run, open_run
 from infoplane.store.layout import ARRAY_DTYPES, RUN_FILE
@@ -50,8 +51,8 @@ def from_arrays(
     activations : mapping from step to mapping from layer to array `(N, *units)`
         numpy arrays or torch tensors; every step has the same layers in the same shapes and dtypes, listed in forward
         order. A layer without units is left out, with a warning.
-    labels : (N,) integers, or (N,) or (N, k) floats
-        Classes or regression targets.
+    labels : (N,) or (N, positions) integers, or (N,) or (N, k) floats
+        Classes, of the sample or of each position of its sequence (-100: none there), or regression targets.
     inputs : (N, ...) array, optional
         For methods that need X; rows that are equal share an input id.
     sample_ids : (N,) integers, optional
@@ -100,6 +101,7 @@ def from_arrays(
         label_names=tuple(str(s) for s in label_names),
     )
     layers = _layers(taken, roles or {}, samples)
+    doubt_positions(probe, layers)  # raises where none has as many
     numbers = _metrics(metrics or {}, taken)
     snapshots = [
         Snapshot(

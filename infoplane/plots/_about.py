@@ -69,6 +69,7 @@ def about(series: Series, grids: Sequence[Grid]) -> list[str]:
     if sizes[-1] > 0:  # what weights alone say has no samples
         n = number(sizes[0]) if len(sizes) == 1 else f"{number(sizes[0])} to {number(sizes[-1])}"
         parts.append(f"N = {n}" + ("" if series.subset == "all" else f" ({safe_text(series.subset)})"))
+    parts += series.unlabelled
     parts.append(run_words(series.name(series.runs[0])) if len(series.runs) == 1 else f"{len(series.runs)} runs")
     if series.left_out:
         parts.append(f"snapshots without an epoch, not drawn: {series.left_out}")

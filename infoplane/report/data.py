@@ -76,7 +76,9 @@ def estimate_data(series: Series, runs: list[str], place: Mapping[str, int]) -> 
     ceiling = series.of_run(series.runs[0]).grid("I(X;T)").ceiling_name(series.n_samples)
     return {
         "name": estimate_name(series),
-        "looked": ", ".join(by_looking(series.table, series.estimator, series.settings, series.runs)),
+        "looked": ", ".join(
+            [*by_looking(series.table, series.estimator, series.settings, series.runs), *series.unlabelled]
+        ),
         "n": series.n_samples,
         "ceiling": ceiling,
         "parts": [{"run": runs.index(run), **part_data(of_run, place)} for run, of_run in grids.items()],

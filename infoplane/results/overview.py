@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from infoplane.core.text import aligned, listed, printable
+from infoplane.core.tokens import token_position
 
 if TYPE_CHECKING:
     from infoplane.results.table import ResultTable
@@ -107,13 +108,16 @@ def _head(rows: ResultTable, estimator: str, settings: str, subset: str, quantit
     words = ", ".join(map(printable, [estimator, *settings_words(settings), *looked])) + (
         "" if subset == "all" else f" ({printable(subset)})"
     )
+    sizes = dict.fromkeys([min(rows.n_samples), max(rows.n_samples)])
+    left_out = "".join(f", {each}" for each in unlabelled_words(rows, subset, dict.fromkeys(rows.run.tolist())))
     runs = len(set(rows.run.tolist()))
     several = f", mean of {runs} runs" if runs > 1 else ""
     tops = [(q, rows.ceiling[rows.quantity == q]) for q in quantities]
     most = [f"{q} {np.nanmax(top):.4g}" for q, top in tops if np.isfinite(top).any()]
     unit = ", ".join(dict.fromkeys(rows.unit[np.isin(rows.quantity, quantities)].tolist()))
     at_most = f"; at most {', '.join(most)} {'bits' if unit == 'bit' else unit}".rstrip() if most else ""
-    return f"{words}, N = {max(rows.n_samples)}, steps {min(rows.step)} to {max(rows.step)}{several}{at_most}"
+    n = " to ".join(map(str, sizes))
+    return f"{words}, N = {n}{left_out}, steps {min(rows.step)} to {max(rows.step)}{several}{at_most}"
 
 
 def _span(rows: ResultTable, quantity: str) -> str:
@@ -191,6 +195,19 @@ def by_looking(table: ResultTable, estimator: str, settings: str, runs: Iterable
                 if each.get("estimator") == estimator and _same(str(each.get("config")), settings):
                     return [BY_LOOKING]
     return []
+
+
+def unlabelled_words(table: ResultTable, subset: str, runs: Iterable[str]) -> list[str]:
+    """How many samples the positions in the rows of these runs are estimated without; none where all have labels."""
+    known, missing = table.meta.get("runs", {}), []
+    places = {token_position(layer) for layer in set(table.layer.tolist())} - {None}
+    for run in runs:
+        counts = known.get(run, {}).get("unlabelled", {}).get(subset, [])
+        missing += [count for position, count in enumerate(counts) if position in places and type(count) is int]
+    if not any(missing):
+        return []
+    ends = " to ".join(f"{n:,}" for n in dict.fromkeys([min(missing), max(missing)]))
+    return [f"without the {ends} samples that have no label at a position"]
 
 
 def settings_words(settings: str, *, every: bool = False) -> list[str]:

@@ -24,6 +24,7 @@ from infoplane.results._csv import by_value
 from infoplane.results.names import run_names, runs_called
 from infoplane.results.overview import by_looking as by_looking
 from infoplane.results.overview import settings_words as settings_words
+from infoplane.results.overview import unlabelled_words
 from infoplane.results.table import ResultTable
 from infoplane.results.trajectories import DataProcessing, Grid, groups
 
@@ -105,6 +106,11 @@ class Series:
     def n_samples(self) -> list[int]:
         """The numbers of samples met in the rows, ascending."""
         return [int(n) for n in np.unique(self.table["n_samples"])]
+
+    @property
+    def unlabelled(self) -> list[str]:
+        """Words for the samples that are left out at positions where they have no label; none where all have one."""
+        return unlabelled_words(self.table, self.subset, self.runs)
 
     @property
     def quantities(self) -> list[str]:

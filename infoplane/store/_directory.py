@@ -21,7 +21,7 @@ from infoplane.core.strict import canonical_json
 from infoplane.core.warn import warn
 from infoplane.store._overwrite import remove_run
 from infoplane.store._records import Manifest, ManifestEntry, RunRecord, SessionRecord, load_json, read_manifest
-from infoplane.store._shard import Shard, check_probe, encode_probe, inputs_digest, probe_digest
+from infoplane.store._shard import Shard, check_probe, encode_probe, inputs_digest, probe_digest, version_of
 from infoplane.store.layout import (
     MAX_SESSIONS,
     PROBE_FILE,
@@ -229,6 +229,7 @@ def _create(path: Path, probe: Probe, settings: dict[str, Any], found: str) -> R
     if any((path / SHARDS_DIR).iterdir()):
         raise StoreError(f"{path} has shards but no {RUN_FILE}; choose another directory, or put the file back")
     record = RunRecord(
+        format_version=version_of(probe),
         run_id=uuid.uuid4().hex[:12],
         created=_now(),
         probe_digest=found,

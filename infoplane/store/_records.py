@@ -22,6 +22,7 @@ from infoplane.core.records import Layer
 from infoplane.core.strict import canonical_json, load_object
 from infoplane.store.layout import (
     ARRAY_DTYPES,
+    FIRST_VERSION,
     FORMAT_VERSION,
     MAX_FILE_BYTES,
     MAX_LAYERS,
@@ -233,7 +234,7 @@ class Checked:
         return cls.read(raw)
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "kind": self.KIND, "format_version": FORMAT_VERSION}
+        return {"format_version": FIRST_VERSION, **self.__dict__, "kind": self.KIND}
 
     def dump(self) -> bytes:
         """The whole file."""
@@ -245,6 +246,7 @@ class RunRecord(Checked):
     """run.json: written once, when the run is created."""
 
     KIND = "run"
+    format_version: int = checked(get_int, 1, FORMAT_VERSION)
     run_id: str = checked(get, str)
     created: str = checked(get, str)
     probe_digest: str = checked(get_hex)

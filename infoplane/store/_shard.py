@@ -21,6 +21,7 @@ from infoplane.store import _h5
 from infoplane.store._records import ShardMeta, check_version, get_hex, get_shapes, get_strings, load_json
 from infoplane.store.layout import (
     ARRAY_DTYPES,
+    FIRST_VERSION,
     FORMAT_VERSION,
     INPUTS,
     MAX_INPUT_BYTES,
@@ -338,6 +339,12 @@ def _probe_arrays(probe: Probe) -> dict[str, npt.NDArray[Any]]:
     return {name: np.ascontiguousarray(getattr(probe, name), kind) for name, kind in kinds.items()}
 
 
+def version_of(probe: Probe) -> int:
+    """The format that a run with this probe needs: readers of version 1 know no labels for each position."""
+    labels = np.asarray(probe.labels)  # what is no float is stored as integers
+    return FORMAT_VERSION if labels.ndim == 2 and labels.dtype.kind != "f" else FIRST_VERSION
+
+
 def check_probe(probe: Probe) -> None:
     """Raise ValueError for a probe whose arrays do not fit together."""
     n = probe.samples
@@ -364,7 +371,7 @@ def encode_probe(probe: Probe, run_id: str) -> Iterator[memoryview]:
     """The bytes of probe.h5. Inputs above MAX_INPUT_BYTES, or of another type, leave only their digest."""
     meta = {
         "kind": "probe",
-        "format_version": FORMAT_VERSION,
+        "format_version": version_of(probe),
         "run_id": run_id,
         "part_names": list(probe.part_names),
         "label_names": list(probe.label_names),
@@ -409,6 +416,8 @@ def decode_probe(fd: int, run_id: str) -> tuple[Probe, str]:
         check_probe(probe)
     except ValueError as error:
         raise StoreError(str(error)) from error
+    if version_of(probe) > raw["format_version"]:
+        raise StoreError(f"labels {probe.labels.shape} for each position need format_version {version_of(probe)}")
     if inputs is not None and inputs_digest(probe) != expected:
         raise StoreError("the inputs do not match their digest; the file was altered")
     return probe, probe_digest(probe, expected)

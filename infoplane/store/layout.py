@@ -12,8 +12,11 @@ import numpy.typing as npt
 from infoplane.core.files import MIB
 from infoplane.core.steps import MAX_STEP as MAX_STEP
 
-FORMAT_VERSION = 1
-"""Version of the run directory and of every file in it. Readers take all versions up to their own."""
+FORMAT_VERSION = 2
+"""The newest version of the run directory and of the files in it. Readers take all versions up to their own."""
+
+FIRST_VERSION = 1
+"""Version of every file but `run.json` and `probe.h5` of a run with labels for each position."""
 
 RUN_FILE = "run.json"
 PROBE_FILE = "probe.h5"

@@ -47,6 +47,8 @@ class ActivationStore:
     ----------
     path : Path
     run_id, created : str
+    format_version : int
+        2 with labels for each position, 1 for all other runs.
     settings : dict
         What the recorder put into run.json.
     probe : Probe
@@ -67,6 +69,7 @@ class ActivationStore:
         self.path = Path(path).absolute()
         scan = Scan(self.path)
         self.run_id, self.created = scan.record.run_id, scan.record.created
+        self.format_version = scan.record.format_version
         self.settings = scan.record.settings
         self.probe, self.probe_digest = scan.probe, scan.record.probe_digest
         self.sessions = tuple(record.to_json() for record in scan.sessions)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.labels import position_words, unlabelled
+from infoplane.core.records import NO_LABEL, Probe
 from infoplane.core.steps import describe_steps
 from infoplane.core.text import aligned, printable
-from infoplane.store.layout import FORMAT_VERSION
 
 if TYPE_CHECKING:
     from infoplane.store.reader import ActivationStore
@@ -32,6 +33,8 @@ class RunSummary:
         probe, called = d["probe"], d["settings"].get("name") or Path(d["path"]).absolute().name
         parts = ", ".join(f"{printable(name)} {count}" for name, count in probe["parts"].items())
         target = f"{probe['classes']} classes" if probe["classes"] is not None else "continuous targets"
+        if "positions" in probe:
+            target += ", " + position_words(probe["positions"], probe["samples"], probe["unlabelled"])
         lines = [
             f"run {printable(called)} in {printable(d['path'])}",
             f"model    {printable(str(d['settings'].get('model', 'unknown')))}",
@@ -77,7 +80,7 @@ def summarize(store: ActivationStore) -> RunSummary:
             "path": str(store.path),
             "run_id": store.run_id,
             "created": store.created,
-            "format_version": FORMAT_VERSION,
+            "format_version": store.format_version,
             "sessions": len({session["session"] for session in store.sessions}),
             "settings": store.settings,
             "steps": store.steps(),
@@ -86,7 +89,8 @@ def summarize(store: ActivationStore) -> RunSummary:
                 "samples": probe.samples,
                 "distinct_inputs": _distinct(probe.input_ids),
                 "parts": {name: int((probe.part == i).sum()) for i, name in enumerate(probe.part_names)},
-                "classes": _distinct(probe.labels) if probe.target == "discrete" else None,
+                "classes": _distinct(probe.labels[probe.labels != NO_LABEL]) if probe.target == "discrete" else None,
+                **_positions(probe),
             },
             "layers": [
                 la.to_json()
@@ -101,6 +105,13 @@ def summarize(store: ActivationStore) -> RunSummary:
             "lost_steps": sorted({step for problem in store.lost for step in problem.steps}),
         }
     )
+
+
+def _positions(probe: Probe) -> dict[str, int]:
+    """Labels for each position: how many positions, and how many pairs of sample and position without a label."""
+    if probe.positions is None:
+        return {}
+    return {"positions": probe.positions, "unlabelled": int(unlabelled(probe.labels).sum())}
 
 
 def _distinct(values: npt.NDArray[Any]) -> int:

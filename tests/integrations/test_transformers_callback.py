@@ -35,6 +35,34 @@ def bert():
     return transformers.BertForSequenceClassification(config)
 
 
+def test_the_labels_of_a_language_model_are_shifted_as_the_model_does(tmp_path):
+    """What the model's own loss compares each position with is the label of that position, -100 left out."""
+    from infoplane.integrations.transformers import RecorderCallback
+
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=8)
+    model = transformers.GPT2LMHeadModel(config)
+    own = torch.where(MASK.bool(), IDS, -100)
+    labels = infoplane.hooks.next_tokens(own)
+    batch = {"input_ids": IDS, "attention_mask": MASK}
+    with torch.no_grad():
+        out = model.eval()(**batch, labels=own)
+        loss = nn.functional.cross_entropy(out.logits.flatten(0, 1), labels.flatten())
+    torch.testing.assert_close(out.loss, loss)
+
+    recording = RecorderCallback(
+        (batch, labels), tmp_path / "gpt2", layers=["transformer.h.*"], reduce="flatten", schedule=3, quiet=True
+    )
+    rows = [{"input_ids": i, "attention_mask": m, "labels": y} for i, m, y in zip(IDS, MASK, own, strict=True)]
+    arguments = transformers.TrainingArguments(
+        str(tmp_path / "out"), max_steps=3, report_to=[], use_cpu=True, disable_tqdm=True, save_strategy="no"
+    )
+    transformers.Trainer(model, arguments, train_dataset=rows, callbacks=[recording]).train()
+    table = infoplane.analyze(tmp_path / "gpt2", "binning", layers="transformer.h.1[token=*]", progress=False)
+    counts = {p: int((labels[:, p] >= 0).sum()) for p in range(6)}
+    assert {int(k.split("=")[1][:-1]): n for k, n in zip(table.layer, table.n_samples, strict=True)} == counts
+
+
 class Rows(torch.utils.data.Dataset):
     def __len__(self):
         return len(IDS)

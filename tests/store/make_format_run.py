@@ -1,7 +1,7 @@
 """Writes the small run that is kept for every released format: `python make_format_run.py tests/data/format-1`.
 
-Two sessions, the first by two ranks; every kind of dtype; a split snapshot; NaN; metrics; odd names. It is
-written once per format version and never again: `test_old_formats.py` reads all of them.
+Two sessions, the first by two ranks; every kind of dtype; a split snapshot; NaN; metrics; odd names; from version 2
+on labels for each position. It is written once per format version and never again: `test_old_formats.py` reads all.
 """
 
 from __future__ import annotations
@@ -50,8 +50,14 @@ def describe(store: ActivationStore) -> dict[str, Any]:
     }
 
 
-def make(path: Path) -> None:
-    options: dict[str, Any] = {"probe": probe(SAMPLES), "settings": {"model": "mlp", "versions": {"torch": "2"}}}
+def labels(version: int) -> np.ndarray:
+    ids = np.arange(SAMPLES)
+    return ids % 3 if version == 1 else np.stack([ids % 3, np.where(ids % 4, (ids + 1) % 3, -100)], 1)
+
+
+def make(path: Path, version: int) -> None:
+    on = probe(SAMPLES, labels=labels(version))
+    options: dict[str, Any] = {"probe": on, "settings": {"model": "mlp", "versions": {"torch": "2"}}}
     both = [
         writer(path / "run", world_size=2, **options),
         writer(path / "run", rank=1, world_size=2, session=1, **options),
@@ -70,4 +76,4 @@ def make(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    make(Path(sys.argv[1]), int(sys.argv[1].rpartition("-")[2]))

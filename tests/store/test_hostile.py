@@ -296,7 +296,7 @@ def array_change(name: str, value: Any) -> Callable[[dict[str, np.ndarray]], Non
 LAYER = {"key": "fc1", "name": "fc1", "depth": 0, "unit_shape": [5], "dtype": "float32"}
 INDEXES: dict[str, tuple[Callable[[dict[str, np.ndarray]], None], str]] = {
     "newer": (meta_change(format_version=3),
-              f"{BAD} has format_version 3, this release reads up to 1; upgrade infoplane"),
+              f"{BAD} has format_version 3, this release reads up to 2; upgrade infoplane"),
     "no version": (meta_change(format_version=None), f"{BAD} has no format_version"),
     "version true": (meta_change(format_version=True), f"{BAD} has no format_version"),
     "kind": (meta_change(kind="weights"), "kind 'activations' expected, got 'weights'"),
@@ -344,14 +344,14 @@ def test_an_index_that_contradicts_itself_is_refused(run, case):
 
 def test_a_newer_shard_is_recognised_whatever_else_it_holds(run):
     def after(file: h5py.File) -> None:
-        meta_change(format_version=2)(arrays := {"meta": file["meta"][...]})
+        meta_change(format_version=3)(arrays := {"meta": file["meta"][...]})
         for name in list(file):
             del file[name]
         file["meta"] = arrays["meta"]
         file["new"] = h5py.SoftLink("/meta")
 
     rebuild(run / "shards" / BAD, after=after)
-    assert complaint(run) == f"{BAD} has format_version 2, this release reads up to 1; upgrade infoplane"
+    assert complaint(run) == f"{BAD} has format_version 3, this release reads up to 2; upgrade infoplane"
 
 
 def test_contents_are_data_and_never_paths(run):
@@ -394,7 +394,7 @@ def test_a_manifest_line_is_checked_field_by_field(fields):
 @pytest.mark.parametrize(
     ("file", "fields", "message"),
     [
-        ("run.json", {"format_version": 2}, r"^run\.json has format_version 2, this release reads up to 1"),
+        ("run.json", {"format_version": 3}, r"^run\.json has format_version 3, this release reads up to 2"),
         ("run.json", {"kind": "session"}, r"^run\.json: kind 'run' expected, got 'session'"),
         ("run.json", {"settings": []}, r"^run\.json: field 'settings' must be dict"),
         ("run.json", {"run_id": "x"}, r"^probe\.h5: it is not the probe of run x"),

@@ -15,6 +15,7 @@ from infoplane.core.device import on_accelerator
 from infoplane.core.interrupts import stepwise
 from infoplane.core.records import Layer
 from infoplane.core.text import printable
+from infoplane.core.tokens import doubt_positions
 from infoplane.core.warn import warn
 from infoplane.hooks._out.host import Allocate
 from infoplane.hooks._pass import checks
@@ -151,6 +152,8 @@ class Prober:
             found, parents = followed(captured, possible=follow)
         self.captures = captures
         self._update(found.layers)
+        for doubt in doubt_positions(self.probe.record, self.layers):
+            warn(doubt)
         self.chain = self._markov(parents)
         self._look_at_rows(rows)
 
