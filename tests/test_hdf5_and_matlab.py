@@ -184,7 +184,7 @@ def test_labels_from_1_as_doubles_are_classes_only_when_asked(tmp_path):
     [
         (Y + 0.5, r"labels that are classes must be whole numbers, got 0\.5; for targets leave out classes=True"),
         (Y - 1.0, "class labels must not be negative, got -1"),
-        (np.stack([Y, Y], 1) + 2.0, r"class labels must have shape \(samples,\), got \(40, 2\)"),
+        (np.stack([Y, Y], 1) + 2.0, r"labels \(40, 2\) are one for each of 2 positions, and no layer has as many"),
         (1e300 * Y, "must be whole numbers, got 1e.300"),
     ],
 )

@@ -8,11 +8,12 @@ import logging
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
 import infoplane
 from infoplane import plots
-from infoplane.cli import subsets_of
+from infoplane.cli import main, subsets_of
 from infoplane.core import Layer, Probe
 from infoplane.core.labels import as_labels, doubts
 from infoplane.core.tokens import doubt_positions, token_count
@@ -216,6 +217,27 @@ def test_positions_that_do_not_line_up_are_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"no layer has as many \(pooled none, long 6\); of several labels .* y\[:, j"):
         infoplane.from_arrays(tmp_path / "b", {0: {n: layers[n] for n in ("pooled", "long")}}, labels)
     assert not (tmp_path / "b").exists()
+
+
+def test_files_with_labels_of_positions(tmp_path, run):
+    """Rows come in another order in each file, and go through import, info and estimate of the command line."""
+    labels, layers = sequences()
+    for step, order in enumerate([np.arange(N), np.random.default_rng(5).permutation(N)]):
+        np.savez(tmp_path / f"step-{step}.npz", own=layers["own"][order], labels=labels[order], sample_ids=order)
+    files, out = [str(tmp_path / f"step-{step}.npz") for step in (0, 1)], str(tmp_path / "run")
+    for arguments in (
+        ["import", *files, "-o", out],
+        ["info", out],
+        ["estimate", out, "-e", EXACT, "-l", "own[token=1]"],
+    ):
+        outcome = CliRunner().invoke(main, arguments)
+        assert outcome.exit_code == 0, outcome.output
+        if arguments[0] == "info":
+            assert "4 classes, a label for each of 4 positions, 640 of 1,600 without (-100)" in outcome.output
+    assert (open_run(out).probe.labels == labels).all()
+    found = infoplane.read_table(out).select(quantity="I(T;Y)")
+    assert set(found.n_samples) == {N - 40}
+    np.testing.assert_allclose(found.value, 2.0, atol=1e-12)
 
 
 # Recording

@@ -103,7 +103,7 @@ def test_labels_of_any_integer_kind():
         ((X, torch.tensor(1)), "the probe has 6 inputs but a scalar"),
         ((X, Y - 1), "class labels must not be negative, got -1 at sample 0"),
         ((X, torch.tensor([0.5, float("nan"), 1, 1, 1, 1])), "labels must be finite, got nan at sample 1"),
-        ((X, torch.stack([Y, Y], 1)), r"class labels must have shape \(samples,\), got \(6, 2\)"),
+        ((X, torch.stack([Y, Y], 1)[..., None].repeat(1, 1, 2)), r"or \(samples, positions\), got \(6, 2, 2\)"),
         ((X, torch.full((6,), 2**63 + 1, dtype=torch.uint64)), r"below 2\*\*63, got 9223372036854775809"),
         ((X, ["cat", None, "dog", "cat", "dog", "cat"]), "labels must be integers .* got object"),
         (
