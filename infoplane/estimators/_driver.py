@@ -98,6 +98,14 @@ class Problem(ABC):
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
         """The quantities, from the numbers (S, ...) of all snapshots."""
 
+    def numbers(self) -> dict[str, Tensor]:
+        """The numbers (S, ...) of all snapshots, a chunk at a time."""
+        size, t = self.at_once(), self.t
+        if size >= len(t):
+            return self.chunk(t)
+        parts = [self.chunk(t[i : i + size]) for i in range(0, len(t), size)]
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
     def at_once(self) -> int:
         """Snapshots of one chunk."""
         fixed: int | None = getattr(self.config, "chunk", None)
@@ -150,6 +158,10 @@ class Method(ABC):
         ValueError, TypeError
             With what was expected, what came, and what to do.
         """
+        problem = self.start(self._given(t, y, x, x_ids))
+        return problem.finish(problem.numbers())
+
+    def _given(self, t: Tensor, y: Tensor, x: Tensor | None, x_ids: Tensor | None) -> Given:
         t, y, x_ids = check_inputs(
             self.values(t),
             y,
@@ -160,12 +172,7 @@ class Method(ABC):
             finite=not self.as_given,
             widen=not self.as_given,
         )
-        problem = self.start(Given(t, y, x, x_ids))
-        size, t = problem.at_once(), problem.t
-        if size >= len(t):
-            return problem.finish(problem.chunk(t))
-        parts = [problem.chunk(t[i : i + size]) for i in range(0, len(t), size)]
-        return problem.finish({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
+        return Given(t, y, x, x_ids)
 
 
 def _stacked(numbers: list[Number], device: torch.device) -> Tensor:

@@ -34,7 +34,8 @@ class Classes(SoftmaxLoss):
     def __init__(self, y: Tensor) -> None:
         super().__init__(y, int(y.max()) + 1)
         counts = torch.bincount(y)
-        self.log_prior = (counts.double() / len(y)).log()[y]  # (N,)
+        self.log_priors = (counts.double() / len(y)).log()  # (K,)
+        self.log_prior = self.log_priors[y]  # (N,)
         self.h_y = -self.log_prior.mean() * BITS_PER_NAT
         self.bound: Bound = "lower"
         self.ceiling = self.h_y
@@ -48,6 +49,20 @@ class Classes(SoftmaxLoss):
         own = self.own_score(scores) - torch.logsumexp(scores, 2)
         floor = torch.full_like(own, -math.log(samples * self.outputs))
         return -torch.logaddexp(own + math.log1p(-1.0 / samples), floor)
+
+    def batch_loss(self, scores: Tensor, rows: Tensor) -> Tensor:
+        """(S, F) mean loss in nats of scores (S, F, B, K) of the rows (F, B)."""
+        own = scores.gather(3, self.y[rows].expand(*scores.shape[:3])[..., None])[..., 0]
+        return (scores.logsumexp(3) - own).mean(2)
+
+    def pointwise(self, scores: Tensor, rows: Tensor) -> Tensor:
+        """(S, N) bits log2 p(y|t) - log2 p(y) of scores (S, F, K, N): the mean over the subsets (F, N) of each row."""
+        gain = (-self.row_loss(scores) - self.log_prior) * BITS_PER_NAT
+        return (gain * rows).sum(1) / rows.sum(0).clamp(min=1)
+
+    def loose(self, fitted: Tensor, value: Tensor) -> Tensor:
+        """(S,) whether fitted rows look better than held-out ones, bits of both (S,)."""
+        return (fitted - value > OVERFIT_SHARE * self.h_y) & (self.outputs > 1)
 
     def missed(self, held_out: Tensor, features: Tensor, seed: int) -> Tensor:
         """(S,) whether `features` (S, N, M) predict the residuals of `held_out` scores (S, K, N)."""
@@ -93,6 +108,29 @@ class Targets(SquaredLoss):
         found: Tensor = (scores - self.targets).square().sum(2)
         return found
 
+    def batch_loss(self, scores: Tensor, rows: Tensor) -> Tensor:
+        """(S, F) mean over the rows (F, B) of half the squared error of predictions (S, F, B, k')."""
+        found: Tensor = 0.5 * (scores - self.targets.T[rows].to(scores)).square().sum(3).mean(2)
+        return found
+
+    def pointwise(self, scores: Tensor, rows: Tensor) -> Tensor:
+        """(S, N) bits of Gaussian residuals of predictions (S, F, k', N): the mean over the subsets (F, N) of each row.
+
+        With the covariance C of the residuals r of all these rows, and targets of covariance 1:
+        -1/2 log det C + 1/2 (|y|^2 - r' C^-1 r).
+        """
+        residual = (self.targets - scores) * rows[:, None]
+        flat = residual.transpose(1, 2).flatten(2)  # (S, k', F N)
+        covariance = _covariance(flat, int(rows.sum()))
+        length = (flat * torch.linalg.solve(covariance, flat)).sum(1).view(len(scores), *rows.shape).sum(1)
+        gain = self.targets.square().sum(0) - length / rows.sum(0).clamp(min=1)
+        found: Tensor = 0.5 * BITS_PER_NAT * (gain - torch.linalg.slogdet(covariance)[1][:, None])
+        return found
+
+    def loose(self, fitted: Tensor, value: Tensor) -> Tensor:
+        """(S,) whether fitted rows look better than held-out ones, bits of both (S,)."""
+        return fitted - value > OVERFIT_BITS * self.outputs
+
     def missed(self, held_out: Tensor, features: Tensor, seed: int) -> Tensor:
         """(S,) whether `features` (S, N, M) predict the residuals of `held_out` (S, k', N)."""
         slope, z, direction = _score_test(self.residuals(held_out), features, seed)
@@ -118,15 +156,19 @@ class Targets(SquaredLoss):
         value, half, loose = (torch.zeros_like(fitted) for _ in range(3))
         if outputs:
             residual = self.targets - held_out
-            # Rounding keeps an exact prediction from -infinity: 52 bits of a target are all there is.
-            covariance = residual @ residual.mT / samples + 2.0**-104 * torch.eye(
-                outputs, dtype=residual.dtype, device=residual.device
-            )
+            covariance = _covariance(residual, samples)
             value = -0.5 * BITS_PER_NAT * torch.linalg.slogdet(covariance)[1]
             gain = self.targets.square().sum(0) - (residual * torch.linalg.solve(covariance, residual)).sum(1)
             half = 0.98 * BITS_PER_NAT * gain.std(1) / math.sqrt(samples)
             loose = -0.5 * BITS_PER_NAT * (fitted / outputs + 2.0**-104).log() - value / outputs - OVERFIT_BITS
         return {"value": value, "half": half, "loose": loose > 0}
+
+
+def _covariance(residual: Tensor, samples: int) -> Tensor:
+    """(S, k, k) of residuals (S, k, N)."""
+    # Rounding keeps an exact prediction from -infinity: 52 bits of a target are all there is.
+    least = 2.0**-104 * torch.eye(residual.shape[1], dtype=residual.dtype, device=residual.device)
+    return residual @ residual.mT / samples + least
 
 
 def _score_test(residuals: Tensor, features: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -59,7 +59,7 @@ class Quantity:
         "bit" for Shannon information; anything else names its own unit.
     estimand : str
         What the value means here: "binned", "noisy-finite", "noisy-population", "softmax-output", or of I(T;Y)
-        "linear-probe", "feature-probe"; else "".
+        "linear-probe", "feature-probe", "mlp-probe"; else "".
     flags : mapping from flag name to (S,) bool
     """
 

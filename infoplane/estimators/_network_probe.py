@@ -1,0 +1,129 @@
+"""A network with one hidden layer on top of linear probes: those of all folds and snapshots are trained together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from infoplane.estimators._held_out import Classes, Targets
+from infoplane.estimators._scaling import principal_coordinates
+from infoplane.estimators._trained import Batches, Stack, TrainingPlan, train
+
+MOST_INPUTS, HIDDEN = 256, 64
+PLAN = TrainingPlan(rate=3e-3, decay=1e-2, batch=256, steps=2000, every=25, patience=6)
+MOST_CHECKED, AT_ONCE = 2048, 512
+FIRST_RANDOM, SPEED = -6.0, 30.0
+"""The logit of the share of labels that are taken to be random, at first, and how many times the rate it moves by."""
+
+
+class Folds(NamedTuple):
+    """What every fold's network is trained on, by row number, and where it starts.
+
+    Attributes
+    ----------
+    fitted : tuple of (n_f,) int64
+        Training rows.
+    checked : (F, V) int64
+        Rows that choose the step.
+    seeds : tuple of int
+        Of first weights and batches.
+    """
+
+    fitted: tuple[Tensor, ...]
+    checked: Tensor
+    seeds: tuple[int, ...]
+
+    @classmethod
+    def of(cls, fitted: Tensor, validation: Tensor, seed: int) -> Folds:
+        """From rows (F, N) bool."""
+        rows = tuple(chosen.nonzero()[:, 0] for chosen in fitted.cpu())
+        fewest = min(int(validation.sum(1).min()), MOST_CHECKED)
+        checked = torch.stack([chosen.nonzero()[:fewest, 0] for chosen in validation])
+        return cls(rows, checked, tuple(seed + fold for fold in range(len(rows))))
+
+
+def bytes_of_network(samples: int, units: int, outputs: int, folds: int) -> int:
+    """Memory of one snapshot: the activations of a batch in every fold, and the scores of all rows."""
+    a_row = 4 * (3 * min(units, MOST_INPUTS) + 8 * HIDDEN + 6 * outputs)
+    return folds * (AT_ONCE * a_row + 32 * samples * outputs) + 24 * samples * units
+
+
+class _Networks:
+    """Scores of linear probes, and what the networks add to them: a linear skip and a perceptron, at first nothing.
+
+    For classes the softmax is mixed with the prior, a share of labels being random, as wrong labels are: no
+    perceptron has to learn that log p(y|t) is bounded.
+    """
+
+    def __init__(self, task: Classes | Targets, z: Tensor, linear: Tensor, folds: Folds) -> None:
+        self.task, self.folds, self.shape = task, folds, linear.shape
+        snapshots, count, outputs, _ = linear.shape
+        self.x, self.start = network_inputs(z), linear.mT.float()  # (S, N, P), (S, F, N, K)
+        inputs = self.x.shape[2]
+        sizes = (inputs, outputs), (inputs, HIDDEN, outputs)
+        self.stacks = [Stack(folds.seeds, snapshots, each, z.device) for each in sizes]
+        self.random = torch.zeros(snapshots * count, 1, device=z.device, requires_grad=True)
+        self.fold = torch.arange(count, device=z.device)[:, None]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [p for stack in self.stacks for p in stack.parameters] + [self.random]
+
+    def scores(self, rows: Tensor) -> Tensor:
+        """(S, F, B, K) of the rows (F, B)."""
+        snapshots, count, outputs, _ = self.shape
+        batch = self.x[:, rows].flatten(0, 1)  # (S F, B, P)
+        added = torch.stack([stack(batch) for stack in self.stacks]).sum(0)
+        out = added.view(snapshots, count, -1, outputs) + self.start[:, self.fold, rows]
+        if not isinstance(self.task, Classes):
+            return out
+        share = FIRST_RANDOM + SPEED * self.random.view(snapshots, count, 1, 1)
+        own = out.log_softmax(3) + torch.nn.functional.logsigmoid(-share)
+        return torch.logaddexp(own, self.task.log_priors.float() + torch.nn.functional.logsigmoid(share))
+
+    def loss(self, rows: Tensor) -> Tensor:
+        """(S F,) mean over the rows (F, B)."""
+        return self.task.batch_loss(self.scores(rows), rows).flatten()
+
+    def criterion(self) -> Tensor:
+        """(S F,) the loss on the rows that choose the step."""
+        checked = self.folds.checked
+        parts = [self.loss(rows) * rows.shape[1] for rows in torch.split(checked, AT_ONCE, 1)]
+        return torch.stack(parts).sum(0) / checked.shape[1]
+
+
+def network_scores(task: Classes | Targets, z: Tensor, linear: Tensor, folds: Folds) -> tuple[Tensor, Tensor]:
+    """Scores of the networks, and whether their training is in doubt: it diverged, or had not come to its end.
+
+    Parameters
+    ----------
+    task : Classes or Targets
+    z : (S, N, U)
+    linear : (S, F, K, N)
+        Scores of each fold's linear probe, fitted to the rows that its network is trained on.
+    folds : Folds
+
+    Returns
+    -------
+    (S, F, K, N) float64, (S,) bool
+    """
+    networks = _Networks(task, z, linear, folds)
+    size = min(PLAN.batch, *map(len, folds.fitted))
+    batches = Batches(folds.fitted, folds.seeds, size, z.device)
+    trained = train(networks.parameters, networks.loss, networks.criterion, batches, PLAN)
+    rows = torch.arange(z.shape[1], device=z.device).expand(linear.shape[1], -1)
+    with torch.no_grad():
+        scores = torch.cat([networks.scores(some) for some in torch.split(rows, AT_ONCE, 1)], 2)
+    return scores.mT.double(), (trained.unfinished | trained.diverged).view(linear.shape[:2]).any(1)
+
+
+def network_inputs(z: Tensor) -> Tensor:
+    """(S, N, P) float32 of mean square 1: units (S, N, U) themselves, or of many their leading components."""
+    if z.shape[2] > MOST_INPUTS:
+        coordinates, squares = principal_coordinates(z)
+        places = squares.topk(min(MOST_INPUTS, squares.shape[1]), dim=1).indices.sort(1).values
+        z = coordinates.gather(2, places[:, None].expand(-1, z.shape[1], -1))
+    scale = z.square().mean((1, 2), keepdim=True).sqrt()
+    return (z / torch.where(scale > 0, scale, 1.0)).float()
