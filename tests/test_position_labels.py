@@ -18,7 +18,7 @@ from infoplane.core import Layer, Probe
 from infoplane.core.labels import as_labels, doubts
 from infoplane.core.tokens import doubt_positions, token_count
 from infoplane.estimators import parse
-from infoplane.hooks import Recorder, next_tokens, tokens
+from infoplane.hooks import CollectionRecorder, NoiseInjection, Recorder, next_tokens, tokens
 from infoplane.store import open_run, summarize
 from infoplane.testing import InMemory
 
@@ -153,6 +153,19 @@ def test_one_class_and_few_samples_are_what_they_are_elsewhere(tmp_path):
     of = found.select(layer="own[token=1]", quantity="I(T;Y)")
     assert (of.value[0], of.flag("single_class").tolist()) == (0.0, [True])
     assert skipped(found, "own[token=2]") == {"binning needs at least 2 samples, got 1": [0]}
+
+
+def test_padding_without_a_number_spoils_nothing(tmp_path, table):
+    """A number that is missing where there is no label is not asked for; one that is missing beside a label is."""
+    labels, layers = sequences()
+    layers["own"][labels < 0] = np.nan
+    spoiled = layers["own"].copy()
+    spoiled[np.flatnonzero(labels[:, 1] >= 0)[3], 1] = np.inf
+    run = infoplane.from_arrays(tmp_path / "run", {0: {"own": layers["own"]}, 1: {"own": spoiled}}, labels).path
+    found = analyze(run, "own[token=*]").select(quantity="I(T;Y)")
+    known = {(layer, step): value for layer, step, value in zip(found.layer, found.step, found.value, strict=True)}
+    assert [place for place, value in known.items() if np.isnan(value)] == [("own[token=1]", 1)]
+    np.testing.assert_allclose([value for value in known.values() if not np.isnan(value)], 2.0, atol=1e-12)
 
 
 def test_parts_and_classes(tmp_path):
@@ -309,6 +322,25 @@ def test_labels_that_fit_no_layer_are_refused_before_a_file_is_written(tmp_path)
     with pytest.raises(ValueError, match=r"one for each of 3 positions, and no layer has as many \(embed 5, head 5\)"):
         record(tmp_path / "run", NEXT[:, :3])
     assert not (tmp_path / "run").exists()
+
+
+def test_networks_trained_as_one_program_and_noisy_passes(tmp_path):
+    members = [Letters() for _ in range(2)]
+    state = torch.func.stack_module_state(members)
+    with CollectionRecorder(members[0], (IDS, NEXT), str(tmp_path / "run-{member}"), state=state, quiet=True):
+        pass
+    found = analyze([tmp_path / "run-0", tmp_path / "run-1"], "embed[token=2]", table=tmp_path / "t.csv")
+    assert (len(set(found.run)), set(found.n_samples)) == (2, {60})
+    model = Letters()
+    padded = NEXT.clone()
+    padded[:20, 2] = -100
+    with (
+        NoiseInjection(model, "embed", std=0.1),
+        Recorder(model, (IDS, padded), tmp_path / "c", repeats=(60, 3), quiet=True),
+    ):
+        pass
+    found = analyze(tmp_path / "c", "embed[token=2]", ["binning", "gaussian"])
+    assert dict(zip(found.estimator, found.n_samples, strict=True)) == {"binning": 4 * 40, "gaussian": 40}
 
 
 def test_labels_that_are_the_inputs_are_warned_of(tmp_path):

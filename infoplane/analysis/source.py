@@ -16,7 +16,7 @@ from torch import Tensor
 from infoplane.core.errors import StoreError, closest
 from infoplane.core.exact import extremes, fits_float64
 from infoplane.core.globs import across_parts, name_matches
-from infoplane.core.records import Layer, Probe
+from infoplane.core.records import NO_LABEL, Layer, Probe
 from infoplane.core.steps import step_words
 from infoplane.core.tokens import fitting_count, split_token, token_key, token_range, token_units
 from infoplane.store import ActivationStore, Problem
@@ -224,13 +224,20 @@ def _lost(source: SnapshotSource, layer: str, steps: Sequence[int]) -> list[Refu
 
 
 def bad_steps(store: ActivationStore, key: str, token: int | None) -> frozenset[int]:
-    """Steps with NaN or infinite values; of a token, which is not known before it is read, where it has some itself."""
+    """Steps with NaN or infinite values; of a token, which is not known before it is read, where it has some itself.
+
+    What padding holds where it has no label (attention over nothing is NaN) is not estimated, and spoils nothing.
+    """
     layer = store.layer(key)
     bad = [step for step in store.steps(key) if store.nonfinite(key, step)]
     if token is None:
         return frozenset(bad)
+    probe = store.probe
+    used = torch.ones(probe.samples, dtype=torch.bool)
+    if probe.positions is not None:
+        used = torch.from_numpy(probe.labels[:, token] != NO_LABEL)
     tokens = read_token(store, layer, token, bad, [])
-    fine = {step for step, values in tokens if torch.isfinite(to_tensor(values, layer.dtype, "cpu")).all()}
+    fine = {step for step, values in tokens if torch.isfinite(to_tensor(values, layer.dtype, "cpu"))[:, used].all()}
     return frozenset(bad) - fine
 
 
