@@ -1,6 +1,8 @@
 """Networks as people have them: the lines of the README record their blocks, and the plane shows something."""
 
 import re
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,47 +13,14 @@ from infoplane.plots import plane, plane_data
 from infoplane.store import open_run
 
 SPEC = "noise:relative_std=1.0"
-
-
-class Block(nn.Module):
-    """Two 3 x 3 convolutions and the way around them; one ReLU serves twice, as in torchvision."""
-
-    def __init__(self, inputs, outputs, stride):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
-        self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
-        self.relu, self.downsample = nn.ReLU(inplace=True), None
-        if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-    def forward(self, x):
-        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
-
-
-class ResNet18(nn.Module):
-    """He et al. (2016), Table 1, with a stem for 32 x 32 images; `width` channels in the first stage."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.conv1, self.bn1, self.relu = nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-        for stage in range(4):
-            wide = width << stage
-            first = Block(max(width, wide // 2), wide, 2 if stage else 1)
-            self.add_module(f"layer{stage + 1}", nn.Sequential(first, Block(wide, wide, 1)))
-        self.avgpool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(8 * width, 10)
-
-    def forward(self, x):
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(torch.flatten(self.avgpool(x), 1))
+NETWORKS = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "networks.py"))
 
 
 def resnet():
     x, y = map(torch.from_numpy, infoplane.datasets.digits())
     images = nn.functional.interpolate(x[:300].reshape(-1, 1, 8, 8), size=32).repeat(1, 3, 1, 1)
     blocks = [f"layer{stage}.{i}" for stage in (1, 2, 3, 4) for i in (0, 1)]
-    return ResNet18(8), (images, y[:300]), ["relu", *blocks, "fc"]
+    return NETWORKS["ResNet18"](8), (images, y[:300]), ["relu", *blocks, "fc"]
 
 
 def text(samples=300, tokens=12):
@@ -62,31 +31,19 @@ def text(samples=300, tokens=12):
 
 
 def bert():
-    transformers = pytest.importorskip("transformers")
-    config = transformers.BertConfig(
-        vocab_size=20, hidden_size=24, num_hidden_layers=4, num_attention_heads=4, intermediate_size=48,
-        max_position_embeddings=16, num_labels=3, hidden_dropout_prob=0.0,
-    )  # fmt: skip
+    pytest.importorskip("transformers")
     ids, y = text()
     mask = (torch.arange(12) < torch.randint(6, 13, (len(ids), 1))).long()
     blocks = [f"bert.encoder.layer.{i}" for i in range(4)]
     x = {"input_ids": ids, "attention_mask": mask}
-    return transformers.BertForSequenceClassification(config), (x, y), ["bert.embeddings", *blocks, "classifier"]
+    return NETWORKS["bert"](20, 12, 3), (x, y), ["bert.embeddings", *blocks, "classifier"]
 
 
 def gpt2():
-    transformers = pytest.importorskip("transformers")
-    config = transformers.GPT2Config(
-        vocab_size=20, n_embd=24, n_layer=4, n_head=4, n_positions=16, num_labels=3, pad_token_id=0,
-        bos_token_id=1, eos_token_id=1, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-    )  # fmt: skip
+    pytest.importorskip("transformers")
     ids, y = text()
     blocks = [f"transformer.h.{i}" for i in range(4)]
-    return (
-        transformers.GPT2ForSequenceClassification(config),
-        ({"input_ids": ids}, y),
-        ["transformer.wte", *blocks, "@out"],
-    )
+    return NETWORKS["gpt2"](20, 12, 3), ({"input_ids": ids}, y), ["transformer.wte", *blocks, "@out"]
 
 
 @pytest.mark.parametrize(

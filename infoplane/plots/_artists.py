@@ -72,6 +72,8 @@ def colorbar(
         return None
     first = ax if isinstance(ax, Axes) else ax[0]
     figure = figure_of(first)
+    # Beside panels one above the other a bar is long, and would be as much thicker.
+    aspect = max(aspect, 0.7 * figure.get_figheight() * 72 / (1.3 * float(mpl.rcParams["font.size"])))
     if is_own(first) or figure.get_layout_engine() is None or not isinstance(ax, Axes):
         bar = figure.colorbar(drawn, ax=ax, aspect=aspect, pad=0.02)
     else:
@@ -194,7 +196,7 @@ def draw_points(ax: Axes, x: FloatArray, y: FloatArray, hollow: BoolArray, *, co
     return out
 
 
-WIDE_SHARE, LEGEND_SHARE = 0.78, 0.62
+WIDE_SHARE, LEGEND_SHARE = 0.81, 0.62
 """Shares of a figure's width that a legend may take: up to its right edge, and up to what stands beside the axes."""
 
 OPEN: dict[str, Any] = {"marker": "o", "markerfacecolor": "white", "linestyle": "none"}
@@ -367,8 +369,8 @@ def is_free(
     """(C,): which boxes, by their corners (C, 2), lie within the frame and cover neither obstacles nor labels."""
     free = np.all((low >= frame[:2]) & (high <= frame[2:]), axis=1)
     for other in placed:
-        right = low >= np.add(other[2:], (1.5, 1.0))
-        left = high <= np.subtract(other[:2], (1.5, 1.0))
+        right = low >= np.add(other[2:], (5.0, 1.0))
+        left = high <= np.subtract(other[:2], (5.0, 1.0))
         free &= np.any(right | left, axis=1)
     covered = (low[:, None] - radius < obstacles) & (high[:, None] + radius > obstacles)  # (C, M, 2)
     return np.asarray(free & ~np.any(np.all(covered, axis=2), axis=1))
@@ -396,8 +398,7 @@ def direct_labels(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> l
         if not np.isfinite(offset).all():
             left.append(label)
             continue
-        extent = label_size(label, size)
-        far = float(np.hypot(*(np.maximum(np.abs(offset) - extent / 2, 0)))) > 6
+        far = leader_length(label, offset, size) > 6
         look = {"va": "center", "zorder": 6, "bbox": patch, "arrowprops": leader if far else None}
         write_label(ax, label, tuple(offset.tolist()), "offset points", ha="center", fontsize=size, **look)
     return left
@@ -406,6 +407,15 @@ def direct_labels(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> l
 def label_size(label: Label, size: float) -> FloatArray:
     """Width and height of a label in points."""
     return np.array([text_width(label.text, size) + 2, 1.25 * size])
+
+
+def leader_length(label: Label, offset: FloatArray, size: float) -> float:
+    """Points from a point to the edge of a label whose centre is `offset` away."""
+    return float(np.hypot(*np.maximum(np.abs(offset) - label_size(label, size) / 2, 0)))
+
+
+RIM = 3.0
+"""Points between the sides of the axes and names inside."""
 
 
 def free_places(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> tuple[FloatArray, float]:
@@ -430,7 +440,8 @@ def free_places(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> tup
     order = np.argsort(-np.abs(anchors - middle).max(axis=1), kind="stable")
     offsets = np.empty_like(anchors)
     radius = 0.6 * float(mpl.rcParams["lines.markersize"])
-    offsets[order] = place_labels(anchors[order], sizes[order], points, (x0, y0, x1, y1), radius=radius)
+    frame = (x0 + RIM, y0, x1 - RIM, y1)
+    offsets[order] = place_labels(anchors[order], sizes[order], points, frame, radius=radius)
     return offsets, size
 
 

@@ -33,6 +33,8 @@ def panels_by(table: ResultTable, by: str, data: Callable[..., T], select: Selec
     names = run_names(table) if by == "run" else {}
     known = options(table, by, **fixed)
     check_count(known, "a smaller table")
+    if not known:
+        data(**chosen)  # which says what is missing
     return {names.get(value, value): data(**{**chosen, by: value}) for value in known}
 
 
@@ -54,5 +56,5 @@ def panel_texts(captions: Mapping[str, Sequence[str]], by: str) -> tuple[list[st
     elif by == "run":
         own = [[part for part in caption if not part.startswith("run ")] for caption in own]
     elif by == "subset":
-        own = [[*caption[:1], caption[1].partition(" (")[0], *caption[2:]] for caption in own]
+        own = [[part.partition(" (")[0] if part.startswith("N = ") else part for part in caption] for caption in own]
     return titles, merged(dict(zip(safe_names(titles, limit=60), own, strict=True)))

@@ -30,7 +30,14 @@ class PictureFigure(Figure):
     """A figure that a notebook shows, whose axes are shown as the figure, and whose text stays text in every file."""
 
     def savefig(self, fname: Any, **how: Any) -> None:
-        """As in `Figure`, with TrueType fonts (Type 42) in PDF."""
+        """As in `Figure`, with TrueType fonts (Type 42) in PDF, and the same bytes again."""
+        # The layout moves axes from where they stand, which shows in the last bits of where they come to: every file
+        # begins where the first one did, but for axes that the caller has placed since.
+        self._begin = getattr(self, "_begin", None) or {ax: ax.get_position(original=True) for ax in self.axes}
+        for ax, place in self._begin.items():
+            if ax.get_in_layout():
+                ax.set_position(place)
+                ax.set_in_layout(True)
         with rc_context(FILES):
             super().savefig(fname, **how)
 

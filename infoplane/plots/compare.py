@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
+from matplotlib.colors import to_rgba
 from matplotlib.patches import Patch, Rectangle
 
 from infoplane.core.deprecation import renamed
@@ -239,7 +240,7 @@ def compare(
     ----------
     form : {"curves", "plane"}
         Each quantity against the step, or the mean trajectory of each layer in the plane with five ellipses
-        along it whose half-axes are the bands of the two quantities.
+        along it, or fewer where they would fill the plane, whose half-axes are the bands of the two quantities.
     by : "layer", optional
         A panel of equal size and limits for each layer, in which the groups have the colours; of one quantity, by
         default I(X;T).
@@ -271,8 +272,9 @@ def compare(
         raise ValueError(f"the plane takes two quantities, got {', '.join(names)}")
     data = compare_data(table, names, spread=spread, groups=groups, **selected(options))
     if form == "plane":
-        with panels(ax, data.caption, options) as (axes,):
-            draw_mean_plane(axes, data, options)
+        ellipses = ellipse_count(data)
+        with panels(ax, [*data.caption, *ellipse_words(ellipses)], options) as (axes,):
+            draw_mean_plane(axes, data, options, ellipses)
         return axes
     if isinstance(ax, Axes) and len(names) > 1:
         raise ValueError(
@@ -449,6 +451,12 @@ def band_limits(data: CompareData, quantity: str) -> tuple[float, float]:
     return limits(drawn, data.ceilings[quantity], unit=data.units[quantity])
 
 
+ELLIPSES = (5, 3, 1)
+"""How many a path may carry."""
+MOST_COVERED = 0.3
+"""Share of the plane that the rectangles around all ellipses may add up to."""
+
+
 def ellipse_steps(x: FloatArray, y: FloatArray, *, ellipses: int = 5) -> npt.NDArray[np.int64]:
     """Which points of a path carry an ellipse: the ends, and points at equal shares of its length between."""
     spans = [float(np.ptp(v)) or 1.0 for v in (x, y)]
@@ -458,7 +466,34 @@ def ellipse_steps(x: FloatArray, y: FloatArray, *, ellipses: int = 5) -> npt.NDA
     return np.unique(np.minimum([*at[:-1], x.size - 1], x.size - 1))
 
 
-def draw_mean_plane(ax: Axes, data: CompareData, look: Look) -> None:
+def mean_way(data: CompareData, group: GroupData, i: int) -> tuple[BoolArray, FloatArray, FloatArray]:
+    """Where a layer has a mean (S,), its mean path (P, 2) there, and the widths of both bands along it (P, 2)."""
+    both = [group.summaries[quantity] for quantity in data.labels]
+    mean, wide = (
+        np.stack(of, axis=1) for of in zip(*((s.mean[:, i], (s.high - s.low)[:, i]) for s in both), strict=True)
+    )
+    keep = np.isfinite(mean).all(axis=1)
+    return keep, mean[keep], np.nan_to_num(wide[keep])
+
+
+def ellipse_count(data: CompareData) -> int:
+    """Ellipses of each path: five, or fewer where they would fill the plane, as the wide bands of three runs do."""
+    across, up = (band_limits(data, quantity) for quantity in data.labels)
+    whole = np.array([across[1] - across[0], up[1] - up[0]])
+    for count in ELLIPSES:
+        ways = [mean_way(data, group, i)[1:] for group in data.groups for i in range(len(group.layers))]
+        shares = [np.minimum(wide[ellipse_steps(*way.T, ellipses=count)] / whole, 1) for way, wide in ways if len(way)]
+        if sum(float(share.prod(axis=1).sum()) for share in shares) <= MOST_COVERED:
+            return count
+    return ELLIPSES[-1]
+
+
+def ellipse_words(count: int) -> list[str]:
+    """What the caption says where not all of a path has its bands."""
+    return ["bands at the last step alone, since more of them would fill the plane"] if count == 1 else []
+
+
+def draw_mean_plane(ax: Axes, data: CompareData, look: Look, ellipses: int) -> None:
     """The mean trajectory of each layer, ellipses of the band's half-axes along it."""
     across, up = data.labels
     ax.set(xlabel=measured(data.labels[across], data.caption, look, LEGEND_SHARE * slot_width(ax)))
@@ -467,12 +502,10 @@ def draw_mean_plane(ax: Axes, data: CompareData, look: Look) -> None:
     labels, points, paths = [], [], mean_paths(ax, data, look, share=NAME_SHARE)
     for path in paths:
         group, i, of = data.groups[path.group], path.layer, path.of
-        xt, ty = (group.summaries[quantity] for quantity in (across, up))
-        keep = np.isfinite(xt.mean[:, i]) & np.isfinite(ty.mean[:, i])
+        keep, way, wide = mean_way(data, group, i)
         if not keep.any():
             continue
-        way = np.column_stack([xt.mean[keep, i], ty.mean[keep, i]])
-        draw_ellipses(ax, data, way, (xt.high - xt.low)[keep, i], (ty.high - ty.low)[keep, i], of)
+        draw_ellipses(ax, data, way, wide, of, ellipses)
         saturated, chance = ((group.flags[across, flag] | group.flags[up, flag])[keep, i] for flag in FLAGS)
         draw_way(ax, way, saturated, chance, of)
         labels.append(end_of(way[:, 0], way[:, 1], of))
@@ -487,24 +520,24 @@ def draw_way(ax: Axes, way: FloatArray, saturated: BoolArray, chance: BoolArray,
     x, y = way.T
     name = safe_text(of.name, limit=60, legend=True)
     tag(ax.plot(x, y, color=of.color, linestyle=of.line, linewidth=1.0, zorder=3, label=name), of.key, "mean")
-    draw_ends(ax, x, y, saturated, of)
+    size = float(mpl.rcParams["lines.markersize"])
+    draw_ends(ax, x, y, saturated, of, markersize=1.3 * size, markeredgewidth=0.8)
     for at in np.flatnonzero(chance)[[0, -1]] if chance.any() else []:
         if at in (0, x.size - 1):
             tag(ax.plot(x[at], y[at], color=INK, zorder=5, **CROSS), of.key, "chance")
 
 
-def draw_ellipses(
-    ax: Axes, data: CompareData, path: FloatArray, wide: FloatArray, tall: FloatArray, of: LayerLook
-) -> None:
-    """Ellipses along a path (S, 2), as wide and as tall as the two bands; they stop at the ceilings."""
-    if not (np.isfinite(wide).any() and np.isfinite(tall).any()):
+def draw_ellipses(ax: Axes, data: CompareData, way: FloatArray, wide: FloatArray, of: LayerLook, ellipses: int) -> None:
+    """Ellipses along a path (S, 2), as wide and as tall as the two bands (S, 2); they stop at the ceilings."""
+    if not wide.any():
         return
-    at = ellipse_steps(*path.T)
-    sizes = np.nan_to_num(wide[at]), np.nan_to_num(tall[at]), np.zeros(at.size)
-    place: dict[str, Any] = {"units": "xy", "offsets": path[at], "offset_transform": ax.transData}
-    ellipses = EllipseCollection(*sizes, **place, facecolors=[of.color], alpha=0.13, linewidths=0, zorder=1.5)
+    at = ellipse_steps(*way.T, ellipses=ellipses)
+    place: dict[str, Any] = {"units": "xy", "offsets": way[at], "offset_transform": ax.transData, "zorder": 1.5}
+    # A thin rim tells one from the next where several lie on each other.
+    place |= {"facecolors": [to_rgba(of.color, 0.1)], "edgecolors": [to_rgba(of.color, 0.45)], "linewidths": 0.5}
+    drawn = EllipseCollection(wide[at, 0], wide[at, 1], np.zeros(at.size), **place)
     tops = [np.inf if c is None else c.value for c in data.ceilings.values()]
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
     within = Rectangle((left, low), min(right, tops[0]) - left, min(high, tops[1]) - low, transform=ax.transData)
-    ax.add_collection(tag(ellipses, of.key, "band"), autolim=False)
-    ellipses.set_clip_path(within)
+    ax.add_collection(tag(drawn, of.key, "band"), autolim=False)
+    drawn.set_clip_path(within)

@@ -74,7 +74,7 @@ def dpi_data(
     columns = [[f"run {name}" for name in called], estimates(rows), [row.subset for row in rows]]
     own = [column for column in columns[1:] if len(set(column)) > 1] or [columns[1]]
     varying = [column for column in columns if len(set(column)) > 1] or [columns[1]]
-    fixed = [column[0] for column in columns if len(set(column)) == 1 and column not in varying]
+    fixed = [column[0] for column in columns if len(set(column)) == 1 and column not in varying and column[0] != "all"]
     looked = [by_looking(table, row.estimator, row.settings, [row.run]) for row in rows]
     shared = {row.estimator: [w for w in settings_words(row.settings) if w in same] for row, same in common(rows)}
     full = [", ".join([estimator, *words]) for estimator, words in shared.items()]
@@ -152,8 +152,8 @@ def dpi(
             of_run = {
                 name: row for name, row, own in zip(data.estimates, data.rows, data.runs, strict=True) if own == run
             }
-            draw_shares(panel, names, of_run, top, options)
             keep_tick_style(panel)
+            draw_shares(panel, names, of_run, top, options)
         outer_labels(panels, across)
         add_caption(panels[0], data.caption, own=True, shown=options["caption"])
     return panels[0]
@@ -165,8 +165,9 @@ def draw_shares(
     """A bar for each estimate, with its counts above: beside or within it there is not always room."""
     looks = estimate_looks(ax, names, options)
     if is_own(ax) and ax.get_subplotspec().is_first_col():  # type: ignore[union-attr]
-        tall = max(2.0 + of.name.count("\n") for of in looks)
-        grow(figure_of(ax), 1.1 * small_size() * (tall * len(looks) + 2))
+        # A row holds its counts and a bar, or its name; above and below the rows are a title and the numbers.
+        tall = max(2.8, *(1.2 * (2 + of.name.count("\n")) for of in looks))
+        grow(figure_of(ax), small_size() * (tall * len(looks) + 3.5))
     row_axis(ax, looks)
     ax.set_xlim(0, top)
     ax.set_xlabel("DPI violations [%]")

@@ -104,8 +104,8 @@ def heatmap(
     with figure_canvas(options, aspect=aspect_of(first) * -(-len(several) // across) / across) as figure:
         panels = small_multiples(figure, titles, across)
         for panel, one in zip(panels, several.values(), strict=True):
-            mesh = draw_cells(panel, one, options, color_limits(list(several.values())))
             keep_tick_style(panel)
+            mesh = draw_cells(panel, one, options, color_limits(list(several.values())))
         outer_labels(panels, across)
         draw_scale(panels, mesh, options, first.label)
         add_caption(panels[0], caption, own=True, shown=options["caption"])

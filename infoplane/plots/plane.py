@@ -29,6 +29,7 @@ from infoplane.plots._artists import (
     free_places,
     highest,
     key,
+    leader_length,
     legend,
     limits,
     measured,
@@ -333,6 +334,8 @@ def arrow_spans(
 MOST_DIRECT = 8
 LABEL_SHARE, NAME_SHARE = 0.06, 0.3
 """Shares: of the area of the axes that names inside may take, and of its width that one of them may."""
+FAR = 30.0
+"""Points from a name to its point beyond which a reader follows a line across others."""
 
 
 def name_layers(ax: Axes, data: PlaneData, looks: Sequence[LayerLook], look: Look, *, ends: bool = False) -> None:
@@ -357,10 +360,12 @@ def name_layers(ax: Axes, data: PlaneData, looks: Sequence[LayerLook], look: Loo
 
 
 def is_crowded(ax: Axes, data: PlaneData, labels: Sequence[Label]) -> bool:
-    """Whether names would take much of the axes, or one of them would have no place that is free of points."""
+    """Whether names would take much of the axes, or one would have no place that is near and free of points."""
     size = float(mpl.rcParams["font.size"])
     across, up = np.array(ax.get_window_extent().size) * 72 / figure_of(ax).dpi
     area = sum(text_width(label.text, size) for label in labels) * 1.2 * size
     if len(labels) > MOST_DIRECT or area > LABEL_SHARE * across * up:
         return True
-    return bool(np.isnan(free_places(ax, labels, data.points)[0]).any())
+    offsets, size = free_places(ax, labels, data.points)
+    gaps = [leader_length(label, offset, size) for label, offset in zip(labels, offsets, strict=True)]
+    return not all(gap < FAR for gap in gaps)  # NaN where there is no place at all

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
+from infoplane.core.text import listed
 from infoplane.plots._artists import direct_labels, step_colorbar
 from infoplane.plots._figure import (
     Look,
@@ -26,8 +27,9 @@ from infoplane.plots._figure import (
 from infoplane.plots._figure import panels as panels_of
 from infoplane.plots._layers import LayerLook, layer_looks
 from infoplane.plots._panels import KINDS, check_count, panel_texts, panels_by
-from infoplane.plots.plane import PlaneData, draw_steps, frame, only_layers, plane_data
+from infoplane.plots.plane import MOST_DIRECT, PlaneData, draw_steps, frame, only_layers, plane_data
 from infoplane.plots.style import INK, step_colormap, step_norm
+from infoplane.plots.text import safe_text
 from infoplane.results import ResultTable
 from infoplane.results.views import Selection
 
@@ -86,7 +88,7 @@ def plane_grid(
     planes = list(panels.values())
     times = np.concatenate([p.times for p in planes])
     norm = step_norm(times, log)
-    titles, caption = panel_texts({name: p.caption for name, p in panels.items()}, by)
+    titles, caption = panel_texts({name: [*p.caption, *cornered_words(p)] for name, p in panels.items()}, by)
     everywhere = list(dict.fromkeys(layer for p in planes for layer in p.layers))
     with grid_axes(ax, titles, caption, options, across=across, aspect=aspect) as axes:
         for i, (panel, data) in enumerate(zip(axes, planes, strict=True)):
@@ -140,6 +142,12 @@ def draw_path(ax: Axes, data: PlaneData, norm: Any, look: Look) -> None:
         ax.scatter(ends[:, 0], ends[:, 1], marker=shape, **ring)
 
 
+def cornered_words(data: PlaneData) -> list[str]:
+    """Which layers of a panel have no name there, since they say nothing."""
+    names = [safe_text(layer, limit=24) for layer, at in zip(data.layers, data.cornered, strict=True) if at]
+    return [f"saturated throughout: {listed(names, MOST_DIRECT)}"] if names else []
+
+
 def looks_of(ax: Axes, data: PlaneData, everywhere: Sequence[str], look: Look) -> list[LayerLook]:
     """The looks of the layers of one panel, which are the same in all panels."""
     found = layer_looks(ax, everywhere, look, share=PANEL_SHARE, colors=[INK] * len(everywhere))
@@ -147,6 +155,7 @@ def looks_of(ax: Axes, data: PlaneData, everywhere: Sequence[str], look: Look) -
 
 
 def name_ends(ax: Axes, data: PlaneData, looks: Sequence[LayerLook]) -> None:
-    """First and last layer named in each panel; between them the order is that of the forward pass."""
-    ends = [i for i in sorted({0, len(data.layers) - 1}) if data.present[:, i].any()]
+    """First and last layer that say something named in each panel; the order is that of the forward pass."""
+    shown = [i for i in range(len(data.layers)) if data.present[:, i].any() and not data.cornered[i]]
+    ends = dict.fromkeys([*shown[:1], *shown[-1:]])
     direct_labels(ax, [data.end(i, looks[i]) for i in ends], data.points)

@@ -148,11 +148,11 @@ def draw_ratio(ax: Axes, data: SnrData, look: Look, *, log: bool | None) -> None
 
 
 def log_axis(ax: Axes) -> None:
-    """A logarithmic y axis with numbers as they are written; 2 and 5 are named where there is no decade."""
+    """A logarithmic y axis with numbers as they are written; 2 and 5 are named where there are not two decades."""
 
     def between(value: float, _: int) -> str:
-        low, high = ax.get_ylim()
-        return f"{value:g}" if high < 10 * low and f"{value:e}"[0] in "25" else ""
+        low, high = np.log10(ax.get_ylim())
+        return f"{value:g}" if np.floor(high) <= np.ceil(low) and f"{value:e}"[0] in "25" else ""
 
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -170,7 +170,9 @@ def draw_lines(
     linestyle: Any = "-",
 ) -> list[Label]:
     """Lines on a logarithmic axis; zeros have no place there and are left out."""
-    step_axis(ax, data.times, log=log)
+    # Before training there are no gradients, so step 0 needs no place.
+    known = np.isfinite(np.concatenate([data.mean, data.std], axis=1)).any(axis=1)
+    step_axis(ax, data.times[known] if known.any() else data.times, log=log)
     log_axis(ax)
     drawn = np.where((values > 0) & (values < 1e300), values, np.nan)
     ends = []

@@ -114,6 +114,22 @@ def test_ellipses_have_the_widths_of_the_bands(seeds):
     np.testing.assert_allclose(2 * found[3]._heights, (ty.high - ty.low)[at, 3])
 
 
+def test_bands_that_would_fill_the_plane_stand_at_the_last_step_alone(seeds):
+    """The interval of a mean of three runs that differ is four standard deviations wide."""
+    far = [
+        r._replace(value=0.7 * r.value) if r.run == "seed1" and r.quantity in ("I(X;T)", "I(T;Y)") else r for r in seeds
+    ]
+    table = ResultTable.from_rows(far, seeds.meta)
+    for runs, each in ((table, 1), (seeds, 3)):
+        ax = plots.compare(runs, form="plane", layers=["act2", "act3"])
+        found = [c for c in ax.collections if isinstance(c, EllipseCollection)]
+        assert [len(c.get_offsets()) for c in found] == [each, each]
+        assert ("bands at the last step alone" in plots.caption(ax)) == (each == 1)
+    group = plots.compare_data(table, layers=["act2", "act3"]).groups[0]
+    last = plots.compare(table, form="plane", layers=["act2", "act3"]).collections[0].get_offsets()[0]
+    np.testing.assert_array_equal(last, [group.summaries[q].mean[-1, 0] for q in ("I(X;T)", "I(T;Y)")])
+
+
 def test_ellipses_stand_at_equal_shares_of_the_path():
     x = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
     assert ellipse_steps(x, 0 * x).tolist() == [0, 1, 2, 3, 4]
@@ -247,6 +263,20 @@ def test_snr_divides_mean_by_std_and_both_by_the_weights(table):
     np.testing.assert_allclose(data.mean[:, 2], mean / weight)
     assert data.relative
     assert [a.get_ylabel() for a in plots.snr(table).figure.axes] == ["gradient / weight", "mean / std"]
+
+
+def test_snr_names_numbers_within_one_decade_and_begins_where_gradients_do(table):
+    rows = [r for r in table if r.step > 0 or "gradient" not in r.quantity]
+    mean = {layer: 0.2 * (i + 1) for i, layer in enumerate(synthetic.LAYERS)}
+    rows = [r._replace(value=mean[r.layer]) if r.quantity == "gradient_mean_norm" else r for r in rows]
+    rows = [r._replace(value=0.6) if r.quantity == "gradient_std_norm" else r for r in rows]
+    ax = plots.snr(ResultTable.from_rows(rows, table.meta)).figure.axes[1]
+    ax.figure.draw_without_rendering()
+    low, high = ax.get_ylim()
+    shown = [float(t.get_text()) for which in ("major", "minor") for t in ax.yaxis.get_ticklabels(which=which)
+             if t.get_text() and low <= t.get_position()[1] <= high]  # fmt: skip
+    assert sorted(shown) == [0.5, 1, 2]
+    assert ax.get_xlim()[0] > 0.5
 
 
 def test_snr_needs_recorded_gradients(table):

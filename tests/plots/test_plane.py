@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -237,3 +238,12 @@ def test_many_layers_are_all_drawn_and_named(layers):
     ax = plots.plane(synthetic.table(layers=names, steps=[0, 1, 10]))
     texts = [t.get_text() for t in (ax.get_legend().get_texts() if layers > 8 else ax.texts)]
     assert all(texts.count(name) == 1 for name in names)
+
+
+def test_names_that_would_lie_far_from_their_points_stand_in_a_legend(monkeypatch, table):
+    def texts(ax):
+        return [] if ax.get_legend() is None else [text.get_text() for text in ax.get_legend().get_texts()]
+
+    assert "out" not in texts(plots.plane(table))
+    monkeypatch.setattr(sys.modules["infoplane.plots.plane"], "FAR", 0.0)
+    assert "out" in texts(plots.plane(table))

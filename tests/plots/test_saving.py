@@ -27,6 +27,14 @@ def test_drawing_again_gives_the_same_bytes(draw, kind, table, tmp_path):
     assert plots.save(draw(table), tmp_path / f"b.{kind}", dpi=80).read_bytes() == first
 
 
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_a_figure_saved_again_gives_the_same_bytes(kind, table, tmp_path):
+    """Also where it was saved at another size between."""
+    drawn = plots.curves(table)
+    first, *again = (plots.save(drawn, tmp_path / f"a.{kind}", dpi=dpi).read_bytes() for dpi in (80, 80, 200, 80))
+    assert [again[0], again[2]] == [first, first]
+
+
 @pytest.mark.slow
 def test_the_bytes_do_not_depend_on_the_process_or_the_clock(table, tmp_path):
     table.write(tmp_path / "results.csv")

@@ -96,6 +96,18 @@ def test_violations_have_a_panel_for_each_run_with_the_same_rows(seeds, style):
     assert [bar.get_width() for bar in one.patches] == [100 * r.share for r in plots.dpi_data(seeds, run="seed-1").rows]
 
 
+@pytest.mark.parametrize("style", ["column", "page", "screen"])
+@pytest.mark.parametrize("run", [None, "seed-1"])
+def test_counts_of_violations_stand_clear_of_the_bars(seeds, style, run):
+    figure = plots.dpi(seeds, run=run, style=style, slack=-1.0).figure
+    figure.draw_without_rendering()
+    for ax in [ax for ax in figure.axes if ax.get_visible()]:
+        texts, bars = ([artist.get_window_extent() for artist in of] for of in (ax.texts, ax.patches))
+        assert texts
+        assert not any(text.overlaps(bar) for text in texts for bar in bars)
+    assert "·  all" not in captions(figure)[0]
+
+
 def test_more_estimates_than_a_page_holds_are_refused(monkeypatch, seeds):
     monkeypatch.setattr(sys.modules["infoplane.plots.dpi"], "MAX_ROWS", 1)
     with pytest.raises(
@@ -144,3 +156,46 @@ def test_means_have_a_panel_for_each_layer_and_one_legend(seeds, style, title):
     assert any(np.array_equal(line.get_ydata(), mean) for line in figure.axes[2].get_lines())
     with pytest.raises(ValueError, match="by='layer' makes a figure of curves of one quantity, got by='run'"):
         plots.compare(seeds, by="run")
+
+
+def test_rows_of_panels_have_no_tick_marks_and_a_bar_is_no_thicker_beside_many(seeds):
+    bars = []
+    for runs in (["seed-0", "seed-1"], ["seed-0", "seed-1", "seed-2"]):
+        figure = plots.heatmap(seeds.select(run=runs), by="run", settings="n_bins=30", style="column").figure
+        figure.draw_without_rendering()
+        (bar,) = [ax for ax in figure.axes if ax.get_label() == "<colorbar>"]
+        bars.append(bar.get_window_extent().width)
+        names = [ax.yaxis for ax in figure.axes if ax is not bar]
+        assert {tick.tick1line.get_markersize() for axis in names for tick in axis.get_major_ticks()} == {0}
+    assert bars[1] <= 1.2 * bars[0]
+    bars = plots.dpi(seeds, slack=-1.0)
+    assert {tick.tick1line.get_markersize() for tick in bars.yaxis.get_major_ticks()} == {0}
+
+
+def test_a_subset_is_named_by_its_panel_alone():
+    """Also where the caption says how the scale was chosen."""
+    rows = [r for part in ("train", "test") for r in synthetic.layer_rows(steps=STEPS, subset=part)]
+    about = synthetic.about_runs("a1b2c3")
+    about["runs"]["a1b2c3"]["advice"] = [{"settings": [{"estimator": "binning", "config": rows[0].config}]}]
+    figure = plots.plane_grid(ResultTable.from_rows(rows, about), by="subset").figure
+    assert titles(figure) == ["train", "test"]
+    (caption,) = captions(figure)
+    assert "scale chosen by looking" in caption
+    assert "N = 4096  ·" in caption
+    assert "(train)" not in caption
+
+
+def test_layers_that_say_nothing_have_no_name_in_a_panel(seeds):
+    rows = [r._replace(value=r.ceiling, flags="saturated") if r.layer == "act1" and "null" not in r.quantity else r
+            for r in seeds if '"n_bins":30' in r.config]  # fmt: skip
+    figure = plots.plane_grid(ResultTable.from_rows(rows, seeds.meta), by="run").figure
+    names = [text.get_text() for ax in figure.axes for text in ax.texts]
+    assert [name for name in names if name in synthetic.LAYERS] == ["act2", "out"] * 3
+    assert "saturated throughout: act1" in captions(figure)[0]
+
+
+@pytest.mark.parametrize("kind", ["plane_grid", "heatmap"])
+def test_a_table_without_estimates_has_no_panels(kind):
+    table = ResultTable.from_rows(synthetic.metric_rows(steps=STEPS), synthetic.about_runs("a1b2c3"))
+    with pytest.raises(ValueError, match="the table has no estimates"):
+        plots.FIGURES[kind](table, by="run")
