@@ -182,12 +182,16 @@ def held_out(z: Tensor, y: Tensor, fit: Tensor, test: Tensor, shrinkage: Shrinka
     if a.size == 0 or b.size == 0:
         return None
     found = canonical(a, b)
-    # The correlations of the value that is reported: what chance adds in so many dimensions is taken off.
-    m = len(fit) - 1
-    free = max(m - (a.size + b.size - 1), 1.0)
-    correlations = (1 - (1 - found.correlations.square()) * m / free).clamp(min=0, max=1 - 1e-9).sqrt()
+    # The correlations of the value that is reported.
+    correlations = corrected(found.correlations, len(fit), a.size, b.size)
     white = new @ a.axes
     return HeldOut(white @ found.left, second @ found.right, correlations, a.columns * math.sqrt(len(fit)), white)
+
+
+def corrected(correlations: Tensor, n: int, p: float, q: float) -> Tensor:
+    """Correlations of n rows without what chance adds between p and q dimensions; below 1."""
+    free = max(n - 1 - (p + q - 1), 1.0)
+    return (1 - (1 - correlations.square()) * (n - 1) / free).clamp(min=0, max=1 - 1e-9).sqrt()
 
 
 def rescaled(z: Tensor, fit: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,12 +204,18 @@ def rescaled(z: Tensor, fit: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
 
 def log_ratio(h: HeldOut) -> Tensor:
     """(n, n) log q(u_i, v_j) / q(u_i) q(v_j) of the Gaussian with these canonical correlations, in nats."""
-    rho = h.correlations
+    return gaussian_log_ratio(h.u, h.v, h.correlations)
+
+
+def gaussian_log_ratio(u: Tensor, v: Tensor, correlations: Tensor) -> Tensor:
+    """(..., n, m) log q(u_i, v_j) / q(u_i) q(v_j), nats, of (..., n, r), (..., m, r) and correlations (..., r)."""
+    rho = correlations[..., None, :]
     rest = 1 - rho.square()
-    out = (h.u * (rho / rest)) @ h.v.T
-    out -= 0.5 * (h.u.square() @ (rho.square() / rest))[:, None]
-    out -= 0.5 * (h.v.square() @ (rho.square() / rest))[None]
-    return out - 0.5 * rest.log().sum()
+    out = (u * (rho / rest)) @ v.mT
+    weight = 0.5 * rho.square() / rest
+    out -= (u.square() * weight).sum(-1)[..., :, None]
+    out -= (v.square() * weight).sum(-1)[..., None, :]
+    return out - 0.5 * rest.log().sum(-1)[..., None]
 
 
 def z_of_shuffled(ratio: Tensor) -> float:

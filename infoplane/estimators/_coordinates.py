@@ -1,0 +1,89 @@
+"""Both sides of a pair where trained estimators start from: ranks, principal components, canonical coordinates.
+
+Every map is fitted to some rows and applied to all; only the ranks, which see one side alone, use every row.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from infoplane.estimators._canonical import corrected, rescaled
+from infoplane.estimators._checks import normal_scores
+from infoplane.estimators._scaling import zscore
+
+ATOMS = 0.05
+"""Share of repeated values from which a unit is scaled only: the ranks of a ReLU's zeros cost accuracy."""
+LEAST_VARIANCE = 1e-3
+"""Principal variances are taken to be at least this share of the largest: what is smaller is not blown up further."""
+_RANK = 1e-12
+
+
+class Marginal(NamedTuple):
+    """One side with what no pair decides: z-scored columns (N, D), normal scores where a unit has no atoms.
+
+    `tied` says whether some unit has atoms. No column of it is constant.
+    """
+
+    columns: Tensor
+    tied: bool
+
+    @classmethod
+    def of(cls, block: Tensor, seed: int) -> Marginal:
+        """From rows (N, D) or (N,); ties get random places from `seed`, which must differ between two sides."""
+        rows = zscore(block.reshape(len(block), -1))
+        rows = rows[:, (rows != 0).any(0)]
+        scores, repeated = normal_scores(rows, torch.Generator().manual_seed(seed))
+        atoms = repeated.double().mean(0) > ATOMS
+        return cls(torch.where(atoms, rows, scores), bool(atoms.any()))
+
+
+class Coordinates(NamedTuple):
+    """Canonical coordinates of all rows, fitted to some.
+
+    Attributes
+    ----------
+    u : (N, p) float64
+    v : (N, q) float64
+        Of variance 1 or less on the fitted rows. Column i of one goes with column i of the other alone.
+    correlations : (min(p, q),)
+        Less what chance adds in so many dimensions.
+    kept : (float, float)
+        Share of the variance of each side that is in its coordinates.
+    """
+
+    u: Tensor
+    v: Tensor
+    correlations: Tensor
+    kept: tuple[float, float]
+
+    @classmethod
+    def of(cls, t: Marginal, y: Marginal, fitted: Tensor, most: tuple[int, int]) -> Coordinates:
+        """Fitted to the rows `fitted` (n,) int64, with at most so many dimensions of each side."""
+        u, share_u = _principal(t.columns, fitted, most[0])
+        v, share_v = _principal(y.columns, fitted, most[1])
+        left, found, right = torch.linalg.svd(u[fitted].T @ v[fitted] / len(fitted))
+        rho = corrected(found, len(fitted), u.shape[1], v.shape[1])
+        return cls(u @ left, v @ right.T, rho, (share_u, share_v))
+
+
+def _principal(columns: Tensor, fitted: Tensor, most: int) -> tuple[Tensor, float]:
+    """Principal coordinates (N, k) of variance 1 on the `fitted` rows, and the share of variance in them."""
+    if columns.shape[1] == 0:
+        return columns, 0.0
+    everything = torch.arange(len(columns), device=columns.device)
+    rows, whole = rescaled(columns, fitted, everything)
+    n, units = rows.shape
+    if units <= n:
+        values, vectors = torch.linalg.eigh(rows.T @ rows / n)
+    else:
+        values, inner = torch.linalg.eigh(rows @ rows.T / n)
+        vectors = rows.T @ inner / (n * values.clamp(min=1e-300)).sqrt()
+    if float(values[-1]) <= 0:
+        return whole[:, :0], 0.0
+    kept = torch.nonzero(values > _RANK * values[-1])[:, 0].flip(0)[:most]
+    shown = values[kept]
+    axes = vectors[:, kept] / shown.clamp(min=LEAST_VARIANCE * float(shown[0])).sqrt()
+    return whole @ axes, float(shown.sum() / values.sum())
