@@ -16,8 +16,12 @@ MAX_PANELS = 30
 KINDS = ("estimator", "run", "subset", "settings")
 
 
-def panels_by(table: ResultTable, by: str, data: Callable[..., T], select: Selection) -> dict[str, T]:
+def panels_by(
+    table: ResultTable, by: str, data: Callable[..., T], select: Selection, *, shows: str | None = None
+) -> dict[str, T]:
     """`data(**select)` for each run, estimator, subset or setting that fits the other choices, by its name.
+
+    `shows` is the one quantity that all of them show.
 
     Raises
     ------
@@ -31,7 +35,7 @@ def panels_by(table: ResultTable, by: str, data: Callable[..., T], select: Selec
         raise ValueError(f"by={by!r} makes a panel of each {by}, so it cannot be chosen; got {by}={chosen[by]!r}")
     fixed = {name: value for name, value in chosen.items() if name not in (by, "layers", "against")}
     names = run_names(table) if by == "run" else {}
-    known = options(table, by, **fixed)
+    known = options(table, by, shows=shows, **fixed)
     check_count(known, "a smaller table")
     if not known:
         data(**chosen)  # which says what is missing

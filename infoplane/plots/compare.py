@@ -134,7 +134,7 @@ def compare_data(
 ) -> CompareData:
     """Mean and band over the runs of each group; see `compare` for the parameters."""
     quantities = [quantity] if isinstance(quantity, str) else list(quantity)
-    everything = choose(table, several_runs=True, **select)
+    everything = choose(table, several_runs=True, shows=quantities, **select)
     out: list[GroupData] = []
     grids: dict[str, list[Grid]] = {q: [] for q in quantities}
     for name, runs in group_runs(everything, groups).items():

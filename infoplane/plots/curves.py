@@ -76,7 +76,7 @@ class CurveData(Shown):
 @keywords(Selection)
 def curve_data(table: ResultTable, quantity: str = "I(T;Y)", **select: Unpack[Selection]) -> CurveData:
     """One quantity of one run, as arrays; see `curves` for the parameters."""
-    return series_curve(choose(table, **select), quantity)
+    return series_curve(choose(table, shows=quantity, **select), quantity)
 
 
 def series_curve(series: Series, quantity: str) -> CurveData:
@@ -140,7 +140,7 @@ def curves(
     ValueError
         If the table lacks what is asked for, or leaves a choice that was not made.
     """
-    series = choose(table, **selected(options))
+    series = choose(table, shows=quantity, **selected(options))
     names = [quantity] if isinstance(quantity, str) else list(quantity or default_quantities(series))
     data = [series_curve(series, name) for name in names]
     recorded = chosen_metrics(series, metrics)

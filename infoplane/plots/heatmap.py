@@ -51,7 +51,7 @@ class HeatmapData(Shown):
 @keywords(Selection)
 def heatmap_data(table: ResultTable, quantity: str = "I(X;T)", **select: Unpack[Selection]) -> HeatmapData:
     """One quantity of one run as (layers, steps)."""
-    series = choose(table, **select)
+    series = choose(table, shows=quantity, **select)
     one = series.grid(quantity)
     value = drawable(one.value)
     known = np.isfinite(value)
@@ -95,7 +95,9 @@ def heatmap(
         return axes
     if ax is not None:
         raise ValueError(f"by={by!r} makes a figure of several panels, so it takes no ax")
-    several = panels_by(table, by, lambda **one: heatmap_data(table, quantity, **one), selected(options))
+    several = panels_by(
+        table, by, lambda **one: heatmap_data(table, quantity, **one), selected(options), shows=quantity
+    )
     if len({(tuple(one.layers), tuple(one.times.tolist())) for one in several.values()}) > 1:
         raise ValueError(f"the panels of by={by!r} have not the same layers and steps; choose with layers=[...]")
     first, *_ = several.values()

@@ -122,7 +122,7 @@ def _doubt_line(one: Gathered, known: Mapping[str, str]) -> str:
 
 def _provenance(table: ResultTable) -> str:
     """Runs, estimates with their full configuration, and versions."""
-    rows = table.take(table["estimator"] != "recorded")
+    rows = table.take((table["estimator"] != "recorded") & (table["partner"] == ""))
     configs = dict.fromkeys(zip(rows["estimator"], rows["settings"], rows["subset"], rows["n_samples"], strict=True))
     ways = [(name, ", ".join(settings_words(settings, every=True)), *more) for name, settings, *more in configs]
     out = ["<h3>Estimates</h3>", _rows(("estimator", "settings", "subset", "N"), ways)]

@@ -46,13 +46,17 @@ class Row(NamedTuple):
     unit: str = "bit"
     flags: str = ""
     source: str = ""
+    partner: str = ""
 
 
 COLUMNS: tuple[str, ...] = Row._fields
-KEY: tuple[str, ...] = ("run", "step", "layer", "subset", "estimator", "config", "quantity", "source")
+KEY: tuple[str, ...] = ("run", "step", "layer", "subset", "estimator", "config", "quantity", "source", "partner")
 INTEGERS: frozenset[str] = frozenset({"step", "depth", "n_samples", "n_units"})
 FLOATS: frozenset[str] = frozenset({"epoch", "value", "low", "high", "ceiling"})
 HEADER: bytes = (",".join(COLUMNS) + "\n").encode()
+ADDED: tuple[str, ...] = ("partner",)
+"""Last columns that tables of earlier releases have not: read as empty texts."""
+OLD_HEADER: bytes = (",".join(c for c in COLUMNS if c not in ADDED) + "\n").encode()
 
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\\\\\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _ESCAPE = re.compile(r"\\(n|r|t|\\|x[0-9a-f]{2}|u[0-9a-f]{4})")
@@ -118,6 +122,14 @@ def _writer(column: str) -> Callable[[Any], str]:
     return cache(format_integer if column in INTEGERS else format_text)
 
 
+def with_added_columns(data: bytes) -> bytes:
+    """Whole lines of a table of an earlier release as this one writes them; lines of this release as they are."""
+    if not data.startswith(OLD_HEADER):
+        return data
+    # A row is one line, and an empty text an empty cell.
+    return HEADER + data[len(OLD_HEADER) :].replace(b"\n", b"," * len(ADDED) + b"\n")
+
+
 def whole_lines(data: bytes) -> bytes:
     """`data` without a torn last line."""
     return data[: data.rfind(b"\n") + 1]
@@ -126,7 +138,8 @@ def whole_lines(data: bytes) -> bytes:
 def parse_table(data: bytes, path: Path) -> dict[str, Array]:
     """Columns of a table file; a torn last line is dropped.
 
-    Columns may come in any order, further ones are ignored.
+    Columns may come in any order, further ones are ignored; `partner`, which earlier releases had not, is "" where
+    it is missing.
 
     Raises
     ------
@@ -164,7 +177,7 @@ def _columns(lines: Iterator[list[str]], path: Path) -> dict[str, list[Any]]:
         cells = list(zip(*piece, strict=True))
         for name, column in columns.items():
             try:
-                column += map(readers[name], cells[header.index(name)])
+                column += map(readers[name], cells[header.index(name)] if name in header else [""] * len(piece))
             except ValueError as error:
                 # The column has grown up to the cell that could not be read.
                 raise ValueError(f"{path} line {len(column) + 2}: {name} {error}") from None
@@ -173,7 +186,7 @@ def _columns(lines: Iterator[list[str]], path: Path) -> dict[str, list[Any]]:
 
 def check_header(line: Sequence[str], path: Path) -> None:
     """Raise ValueError when a column is missing."""
-    missing = [c for c in COLUMNS if c not in line]
+    missing = [c for c in COLUMNS if c not in line and c not in ADDED]
     if missing:
         raise ValueError(
             f"{path} is no results table: column{'s' * (len(missing) > 1)} {', '.join(missing)} missing, "
@@ -210,7 +223,8 @@ def by_value(cells: Sequence[Any], function: Callable[[Any], Any], dtype: Any = 
 
 def typed_columns(columns: Mapping[str, Any]) -> dict[str, Array]:
     """Columns of equal length with the types of the table."""
-    arrays = {c: np.asarray(columns[c], dtype=_dtype_of(c)) for c in COLUMNS}
+    added = {c: [""] * len(columns["run"]) for c in ADDED if c not in columns}
+    arrays = {c: np.asarray(added[c] if c in added else columns[c], dtype=_dtype_of(c)) for c in COLUMNS}
     rows = arrays["run"].shape[:1]
     for name, array in arrays.items():
         if array.shape != rows:

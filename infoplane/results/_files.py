@@ -9,11 +9,11 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from infoplane.core.files import Locked, PidLock, fingerprint, publish, sync_directory
 from infoplane.core.strict import load_object
-from infoplane.results._csv import HEADER, Array, Row, format_rows, parse_table, whole_lines
+from infoplane.results._csv import HEADER, Array, Row, format_rows, parse_table, whole_lines, with_added_columns
 from infoplane.results.names import placed, with_paths
 
 MAX_META_BYTES = 256 << 20
@@ -103,16 +103,28 @@ def write_files(path: Path, rows: bytes, meta: Mapping[str, Any]) -> None:
     data = HEADER + rows
     with contextlib.ExitStack() as stack:
         stack.callback(lock_table(path).release)
-        write_meta(meta_path(path), plain)
-        publish(path.parent, path.name, [data])
+        _replace(path, data, plain)
         write_meta(meta_path(path), {**plain, "table": {"bytes": len(data), "blake2b": fingerprint(data)}})
+
+
+def _replace(path: Path, data: bytes, meta: Mapping[str, Any]) -> None:
+    """Replace a table whose lock is held; the digest of the one before goes first, which would not be that of this."""
+    write_meta(meta_path(path), {name: value for name, value in meta.items() if name != "table"})
+    publish(path.parent, path.name, [data])
+
+
+def _opened(path: Path) -> BinaryIO:
+    """The table, made where it does not exist, to be read and appended to."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+    return os.fdopen(fd, "r+b")
 
 
 class TableWriter(contextlib.AbstractContextManager["TableWriter"]):
     """Appends rows to one table as its only writer.
 
-    Opening takes the lock, checks header and digest and cuts a torn last line off; `columns` and `meta` hold
-    what is there. Each `append` is on the disk when it returns. Closing writes `meta` and the digest.
+    Opening takes the lock, checks header and digest and cuts a torn last line off; a table of an earlier release is
+    written anew with the columns that it lacks, in one step. `columns` and `meta` hold what is there. Each `append` is
+    on the disk when it returns. Closing writes `meta` and the digest.
 
     Parameters
     ----------
@@ -136,26 +148,30 @@ class TableWriter(contextlib.AbstractContextManager["TableWriter"]):
         self.path = csv_path(path)
         with contextlib.ExitStack() as stack:
             stack.callback(lock_table(self.path).release)
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-            self._file = stack.enter_context(os.fdopen(fd, "r+b"))
+            self._file = stack.enter_context(_opened(self.path))
             data = self._file.read()
             self.meta = read_meta(meta_path(self.path))
             kept = whole_lines(data)
             check_digest(data, self.meta, self.path)
             self.columns = parse_table(kept, self.path)
-            if kept and kept[: len(HEADER)] != HEADER:
+            fresh = with_added_columns(kept)
+            if fresh and not fresh.startswith(HEADER):
                 raise ValueError(
                     f"{self.path} has other columns or another order than this release writes; "
                     "move it away, or convert it with ResultTable.read(path).write(path)"
                 )
             sealed = self.meta.get("table")
             self.unsealed = not isinstance(sealed, dict) or len(kept) != sealed.get("bytes")
-            if len(kept) < len(data):
+            if len(fresh) > len(kept):
+                self._file.close()
+                _replace(self.path, fresh, self.meta)
+                self._file = stack.enter_context(_opened(self.path))
+            elif len(kept) < len(data):
                 self._file.truncate(len(kept))
-            self._file.seek(len(kept))
-            self._hash = hashlib.blake2b(kept, digest_size=16)
-            self._size = len(kept)
-            if not kept:
+            self._file.seek(len(fresh))
+            self._hash = hashlib.blake2b(fresh, digest_size=16)
+            self._size = len(fresh)
+            if not fresh:
                 self._write(HEADER)
                 sync_directory(self.path.parent)
             # From here on `close` gives back what an error has not.

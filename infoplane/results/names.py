@@ -1,8 +1,9 @@
-"""What a run is called: by its user, else by its directory. Ids are for keys and files, not for people."""
+"""What runs and pairs of recorded arrays are called. Ids of runs are for keys and files, not for people."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -14,6 +15,21 @@ from infoplane.core.text import printable
 
 if TYPE_CHECKING:
     from infoplane.results.table import ResultTable
+
+PAIR = "(T;T')"
+"""What the name of a quantity between two recorded arrays ends with, before a suffix such as " null"."""
+PREVIOUS = "previous"
+_AT_STEP = re.compile(r"@step=\d+$")
+
+
+def lasting(partner: str) -> str:
+    """A partner by a name that stays along a curve: `fc1@previous` for each `fc1@step=900`."""
+    return _AT_STEP.sub(f"@{PREVIOUS}", partner)
+
+
+def pair_name(layer: str, partner: str) -> str:
+    """What the pair of a layer and its partner is called where layers have names: `fc1 with fc4`."""
+    return f"{layer} with {lasting(partner)}" if partner else layer
 
 
 def run_names(table: ResultTable) -> dict[str, str]:

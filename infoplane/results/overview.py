@@ -10,6 +10,7 @@ import numpy as np
 
 from infoplane.core.text import aligned, listed, printable
 from infoplane.core.tokens import token_position
+from infoplane.results.names import pair_name
 
 if TYPE_CHECKING:
     from infoplane.results.table import ResultTable
@@ -67,30 +68,38 @@ def overview(table: ResultTable, *, most: int | None = None) -> str:
     """Every way of estimating in a table, each as a row a layer; `most` of them, and how many there are beyond."""
     table = table.current()
     rows = table.take(table.estimator != "recorded")
-    ways = list(dict.fromkeys(zip(*(rows[c].tolist() for c in ("estimator", "settings", "subset")), strict=True)))
+    # Pairs stand apart from single layers, each by a name of its own.
+    names = [rows[c].tolist() for c in ("estimator", "settings", "subset")]
+    ways = list(dict.fromkeys(zip(map(bool, rows.partner.tolist()), *names, strict=True)))
     lines = [line for way in ways[:most] for line in [*_way(rows, *way), ""]]
     if most is not None and len(ways) > most:
         lines.append(f"and {len(ways) - most} more estimates")
     return "\n".join([*lines[:-1], *(lines[-1:] if lines and lines[-1] else [])]) or "no estimates"
 
 
-def _way(table: ResultTable, estimator: str, settings: str, subset: str) -> Iterator[str]:
-    """One estimator with its settings on one subset."""
-    rows = table.take((table.estimator == estimator) & (table.settings == settings) & (table.subset == subset))
+def _way(table: ResultTable, pairs: bool, estimator: str, settings: str, subset: str) -> Iterator[str]:
+    """One estimator with its settings on one subset, of single layers or of pairs."""
+    rows = table.take(
+        (table.estimator == estimator)
+        & (table.settings == settings)
+        & (table.subset == subset)
+        & ((table.partner != "") == pairs)
+    )
     quantities = _quantities(rows)
     yield _head(rows, estimator, settings, subset, quantities)
-    layers = list(dict.fromkeys(rows.layer[np.argsort(rows.depth, kind="stable")].tolist()))
+    called = np.array(list(map(pair_name, rows.layer, rows.partner)), dtype=object)
+    layers = list(dict.fromkeys(called[np.argsort(rows.depth, kind="stable")].tolist()))
     null = f"{quantities[-1]} null"
-    cells = [["layer", *quantities, null, "in doubt"]]
+    cells = [["pair" if pairs else "layer", *quantities, null, "in doubt"]]
     for layer in layers[:MOST_LAYERS]:
-        of_layer = rows.take(rows.layer == layer)
+        of_layer = rows.take(called == layer)
         spans = [_span(of_layer, quantity) for quantity in quantities]
         cells.append([layer, *spans, _last(of_layer, null), _doubts(of_layer, quantities)])
     if not any(row[-2] for row in cells[1:]):
         cells = [[*row[:-2], row[-1]] for row in cells]
     yield from aligned(cells)
     if len(layers) > MOST_LAYERS:
-        yield f"and {len(layers) - MOST_LAYERS} more layers"
+        yield f"and {len(layers) - MOST_LAYERS} more {'pairs' if pairs else 'layers'}"
     yield from _skipped(table, estimator, settings, subset)
     yield from _violations(rows)
     yield from _to_do(rows.take(np.isin(rows.quantity, quantities)))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.text import printable
-from infoplane.results.names import run_names
+from infoplane.results.names import pair_name, run_names
 from infoplane.results.overview import FLAG_WORDS
 from infoplane.results.table import ResultTable
 from infoplane.results.trajectories import Curve
@@ -154,7 +154,7 @@ def student_t(df: int, level: float = 0.95) -> float:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CurveSummary:
-    """One quantity of one layer over several runs, at the steps that all of them have.
+    """One quantity of one layer (or pair: `partner`) over several runs, at the steps that all of them have.
 
     Attributes
     ----------
@@ -176,6 +176,7 @@ class CurveSummary:
     step: npt.NDArray[np.int64]
     summary: Summary
     flags: Mapping[str, npt.NDArray[np.int64]]
+    partner: str = ""
 
     def __str__(self) -> str:
         """The value at the last common step, with what is in doubt there, in one line."""
@@ -183,7 +184,8 @@ class CurveSummary:
         spread = "" if math.isnan(band.low[-1]) else f" [{band.low[-1]:.3f}, {band.high[-1]:.3f}]"
         doubts = [f"; {FLAG_WORDS[f]} in {n[-1]} of {len(self.runs)} runs" for f, n in self.flags.items() if n[-1]]
         return (
-            f"{printable(self.layer)} {self.quantity} of {printable(self.estimator)}, {printable(self.subset)}: "
+            f"{printable(pair_name(self.layer, self.partner))} {self.quantity} of {printable(self.estimator)}, "
+            f"{printable(self.subset)}: "
             f"{band.mean[-1]:.3f}{spread} {self.unit} at step {self.step[-1]} ({band.words})" + "".join(doubts)
         )
 
@@ -214,7 +216,7 @@ def summarize(
     ValueError
         Runs of one layer have no step in common.
     """
-    alike = ("layer", "subset", "estimator", "settings", "quantity")
+    alike = ("layer", "subset", "estimator", "settings", "quantity", "partner")
     groups: dict[tuple[str, ...], list[Curve]] = {}
     for curve in table.curves(quantity, **select):
         groups.setdefault(tuple(getattr(curve, name) for name in alike), []).append(curve)

@@ -18,7 +18,7 @@ from infoplane.core.globs import across_parts
 from infoplane.core.strict import canonical_json
 from infoplane.core.text import listed
 from infoplane.core.tokens import layer_matches
-from infoplane.results._csv import COLUMNS, Row, by_value, format_rows, typed_columns, visible
+from infoplane.results._csv import ADDED, COLUMNS, Row, by_value, format_rows, typed_columns, visible
 from infoplane.results._files import TableWriter, csv_path, read_files, write_files
 from infoplane.results.names import is_glob, run_names, runs_called
 from infoplane.results.overview import PLANE, overview
@@ -65,6 +65,7 @@ class Rows(Where, total=False):
     subset: Selector
     config: Selector
     unit: Selector
+    partner: Selector
 
 
 class Column:
@@ -89,7 +90,8 @@ class ResultTable:
     Parameters
     ----------
     columns : mapping from column name to array (rows,)
-        All of `infoplane.results.COLUMNS`; integers as int64, numbers as float64, text as object.
+        All of `infoplane.results.COLUMNS`; integers as int64, numbers as float64, text as object. `partner` is ""
+        where it is missing.
     meta : mapping
         Settings, versions, layers of each run; what `results.json` holds.
 
@@ -126,9 +128,10 @@ class ResultTable:
     unit = Column()
     flags = Column()
     source = Column()
+    partner = Column()
 
     def __init__(self, columns: Mapping[str, Any] | pd.DataFrame, meta: Mapping[str, Any] | None = None) -> None:
-        missing = [c for c in COLUMNS if c not in columns]
+        missing = [c for c in COLUMNS if c not in columns and c not in ADDED]
         if missing:
             raise ValueError(f"a results table needs the columns {', '.join(COLUMNS)}; missing: {', '.join(missing)}")
         self._columns = typed_columns(columns)
@@ -244,7 +247,7 @@ class ResultTable:
 
         Parameters
         ----------
-        layer, quantity, estimator, subset, run, settings, config, unit : str or several
+        layer, quantity, estimator, subset, run, settings, config, unit, partner : str or several
             A run by its name, its path or its id.
         step : int or several
 
@@ -265,7 +268,7 @@ class ResultTable:
 
     def current(self) -> ResultTable:
         """Of rows that differ only in `source` or in what `prepare` found, the last written one."""
-        names = ["run", "step", "layer", "subset", "estimator", "settings", "quantity"]
+        names = ["run", "step", "layer", "subset", "estimator", "settings", "quantity", "partner"]
         last = {key: i for i, key in enumerate(zip(*(self[n].tolist() for n in names), strict=True))}
         return self if len(last) == len(self) else self.take(sorted(last.values()))
 
@@ -304,8 +307,10 @@ class ResultTable:
         Parameters
         ----------
         quantity, estimator, subset, layer, run, step, settings
-            As in `select`.
+            As in `select`. None takes every quantity but those of pairs, which are to be asked for by name.
         """
+        if quantity is None:
+            return self.select(partner="").curves("*", estimator=estimator, subset=subset, **where)
         if quantity == PLANE:
             # The default, of which a method may give one alone, or none.
             quantity = [name for name in PLANE if name in self.quantity]
@@ -361,12 +366,12 @@ class ResultTable:
         return pd.DataFrame(self._columns)
 
     def to_xarray(self) -> Any:
-        """An xarray Dataset of the current estimates. Needs the extra `xarray`.
+        """An xarray Dataset of the current estimates, without those of pairs. Needs the extra `xarray`.
 
         Variables `value`, `low`, `high`, `ceiling` over (run, estimator, settings, subset, quantity, layer,
         step), NaN where there is no row; `epoch` over (run, step).
         """
-        current = self.current()
+        current = self.select(partner="").current()
         frame = current.df.assign(settings=current.settings)
         dims = ["run", "estimator", "settings", "subset", "quantity", "layer", "step"]
         # Steps are sorted; names keep the order of the table, which for layers is the forward order.
@@ -388,11 +393,12 @@ class ResultTable:
     def _repr_html_(self) -> str:
         rows = list(range(len(self))) if len(self) <= 20 else [*range(10), *range(len(self) - 10, len(self))]
         called = run_names(self)
-        lines = ["<tr>" + "".join(f"<th>{c}</th>" for c in _SHOWN) + "</tr>"]
+        shown = _SHOWN + (("partner",) if any(self.partner) else ())
+        lines = ["<tr>" + "".join(f"<th>{c}</th>" for c in shown) + "</tr>"]
         for i in rows:
             if len(self) > 20 and i == len(self) - 10:
-                lines.append(f'<tr><td colspan="{len(_SHOWN)}">… {len(self) - 20} rows …</td></tr>')
-            cells = (called[self[c][i]] if c == "run" else self[c][i] for c in _SHOWN)
+                lines.append(f'<tr><td colspan="{len(shown)}">… {len(self) - 20} rows …</td></tr>')
+            cells = (called[self[c][i]] if c == "run" else self[c][i] for c in shown)
             text = (f"{v:.4g}" if isinstance(v, float) else visible(str(v)) for v in cells)
             lines.append("<tr>" + "".join(f"<td>{html.escape(t)}</td>" for t in text) + "</tr>")
         return f"<pre>{html.escape(repr(self))}</pre><table>{''.join(lines)}</table>"

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from infoplane.core.errors import closest
 from infoplane.core.units import BIT
-from infoplane.results.names import run_names
+from infoplane.results._csv import by_value
+from infoplane.results.names import PAIR, lasting, run_names
 
 if TYPE_CHECKING:
     from infoplane.results.table import ResultTable
@@ -134,7 +135,8 @@ class Grid:
     def ceiling_name(self, n_samples: Sequence[int] | None = None) -> str:
         """log2 N where the ceiling of I(X;T) is that of the sample, else H(X); H(Y) for I(T;Y) of classes.
 
-        Real targets have no H(Y): there the ceiling is the largest number that the estimator gives for the sample.
+        Real targets, as the second layer of a pair, have no H(Y): there the ceiling is the largest number that the
+        estimator gives for the sample.
         A number that is not in bits has a maximum, which is no entropy.
 
         Parameters
@@ -144,6 +146,8 @@ class Grid:
         """
         if self.unit != BIT:
             return "maximum"
+        if PAIR in self.quantity:
+            return "largest estimate"
         if self.quantity.startswith("I(T;Y)"):
             return "largest estimate" if self.real_targets else "H(Y)"
         top, sizes = self.top, self.n_samples if n_samples is None else n_samples
@@ -154,7 +158,10 @@ class Grid:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Curve:
-    """One quantity of one layer of one run against step, ascending; arrays (steps,). `name` is that of the run."""
+    """One quantity of one layer of one run against step, ascending; arrays (steps,). `name` is that of the run.
+
+    `partner` is "" but for quantities of pairs; `fc1@previous` where it is the layer at the step before.
+    """
 
     run: str
     layer: str
@@ -175,6 +182,7 @@ class Curve:
     flags: Array
     n_samples: IntArray
     name: str = ""
+    partner: str = ""
 
     def __len__(self) -> int:
         return len(self.step)
@@ -239,11 +247,12 @@ def pair(table: ResultTable) -> Plane:
 
 
 def curves(table: ResultTable) -> list[Curve]:
-    """One curve for each run, layer, subset, estimator, settings and quantity, in the order of their first rows."""
-    names = ("run", "layer", "subset", "estimator", "settings", "quantity")
+    """One curve for each run, layer, subset, estimator, settings, quantity and partner, in the order of first rows."""
+    names = ("run", "layer", "subset", "estimator", "settings", "quantity", "partner")
     alike = ("depth", "estimand", "bound", "unit")
     along = ("step", "epoch", "value", "low", "high", "ceiling", "flags", "n_samples")
     columns = {name: table[name] for name in (*names, *alike, *along)}
+    columns["partner"] = by_value(table["partner"].tolist(), lasting)
     called = run_names(table)
     out = []
     for key, index in groups([columns[name] for name in names], [columns["step"]]):

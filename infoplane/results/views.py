@@ -20,8 +20,8 @@ from infoplane.core.errors import closest
 from infoplane.core.globs import across_parts
 from infoplane.core.tokens import layer_matches, split_token, token_position
 from infoplane.core.units import BIT
-from infoplane.results._csv import by_value
-from infoplane.results.names import run_names, runs_called
+from infoplane.results._csv import COLUMNS, by_value
+from infoplane.results.names import PAIR, pair_name, run_names, runs_called
 from infoplane.results.overview import by_looking as by_looking
 from infoplane.results.overview import settings_words as settings_words
 from infoplane.results.overview import unlabelled_words
@@ -181,6 +181,7 @@ def choose(
     *,
     several_runs: bool = False,
     quantity: Sequence[str] | None = None,
+    shows: Sequence[str] | str | None = None,
     **select: Unpack[Selection],
 ) -> Series:
     """Narrow a table to one series: the one reader of a table for figures and reports.
@@ -191,6 +192,9 @@ def choose(
         Whether several runs may stay.
     quantity : sequence of str, optional
         Leave all other quantities aside; layers and steps are then those of these quantities.
+    shows : str or sequence of str, optional
+        What the figure is to show. Pairs of layers are left out unless one of these is a quantity of pairs: then each
+        pair stands as a layer of its own name.
     **select
         See `Selection`. With estimator="recorded" the metrics that were recorded for layers or parameters are chosen.
 
@@ -204,14 +208,20 @@ def choose(
     ValueError
         If nothing is left, or more than one estimator, setting, run or subset: the line names them.
     """
-    whole = table.current()
+    whole = _with_pairs(table, shows).current()
     run, subset, layers = select.get("run"), select.get("subset"), select.get("layers")
     against = select.get("against", "step")
     rows = of_layers(whole, recorded=select.get("estimator") == RECORDED)
     if quantity is not None:
         rows = rows.take(is_in(rows["quantity"], quantity))
     if len(rows) == 0:
-        raise ValueError("the table has no estimates; run infoplane.analyze(run) first")
+        pairs = [q for q in dict.fromkeys(whole["quantity"].tolist()) if PAIR in q]
+        what = (
+            f"the table has pairs alone, which are asked for by quantity={pairs[0]!r}"
+            if pairs
+            else ("the table has no estimates; run infoplane.analyze(run) first")
+        )
+        raise ValueError(what)
     rows, wanted = _of_estimator(rows, select)
     rows = _only(rows, "estimator")
     if run is not None or not several_runs:
@@ -251,9 +261,11 @@ def with_times(rows: ResultTable, against: str) -> tuple[ResultTable, int]:
     return rows.take(known), len(lost)
 
 
-def options(table: ResultTable, column: str, **select: Unpack[Selection]) -> list[str]:
+def options(
+    table: ResultTable, column: str, *, shows: Sequence[str] | str | None = None, **select: Unpack[Selection]
+) -> list[str]:
     """The values of a column (estimator, settings, run, subset) among the estimates that fit the other choices."""
-    rows, wanted = _of_estimator(of_layers(table.current()), select)
+    rows, wanted = _of_estimator(of_layers(_with_pairs(table, shows).current()), select)
     if (run := select.get("run")) is not None:
         rows = _one_run(rows, run)
     if (subset := select.get("subset")) is not None:
@@ -265,8 +277,22 @@ def options(table: ResultTable, column: str, **select: Unpack[Selection]) -> lis
 
 
 def of_layers(table: ResultTable, *, recorded: bool = False) -> ResultTable:
-    """The estimates of a table, or what was `recorded` of its layers; without what was recorded of the model."""
-    return table.take(((table["estimator"] == RECORDED) == recorded) & (table["layer"] != ""))
+    """The estimates of a table, or what was `recorded` of its layers; without pairs and the model's metrics."""
+    return table.take(
+        ((table["estimator"] == RECORDED) == recorded) & (table["layer"] != "") & (table["partner"] == "")
+    )
+
+
+def _with_pairs(table: ResultTable, shows: Sequence[str] | str | None) -> ResultTable:
+    """The table itself; for quantities of pairs its rows of pairs, each pair as a layer of its own name."""
+    names = [shows] if isinstance(shows, str) else shows or ()
+    if not any(PAIR in name for name in names):
+        return table
+    table = table.take((table["partner"] != "") | (table["estimator"] == RECORDED))
+    columns = {name: table[name] for name in COLUMNS}
+    pairs = zip(columns["layer"].tolist(), columns["partner"].tolist(), strict=True)
+    columns["layer"] = by_value(list(pairs), lambda pair: pair_name(*pair))
+    return ResultTable({**columns, "partner": np.full(len(table), "", object)}, table.meta)
 
 
 def _filled(shape: tuple[int, ...], at: Any, values: npt.NDArray[Any], missing: Any = np.nan) -> npt.NDArray[Any]:

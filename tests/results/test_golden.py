@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 
 from infoplane.results import ResultTable, Row
 
-FOLDER = Path(__file__).parents[1] / "data" / "results-0.1"
+DATA = Path(__file__).parents[1] / "data"
+FOLDER = DATA / "results-0.1"
+PAIRS = DATA / "results-0.1-pairs"
 CONFIG = '{"n_bins":30,"prepared":{"run_range":[-0.9990234375,1.0]},"range":"layer"}'
 META = {"runs": {"r1": {"chain": True, "h_y": 0.9991571208502711, "layers": []}}, "versions": {"infoplane": "0.1.0"}}
 GOLDEN = [
@@ -30,16 +33,64 @@ GOLDEN = [
 ]  # fmt: skip
 
 
-def test_table_of_0_1_is_read(tmp_path):
-    table = ResultTable.read(FOLDER)
-    assert list(map(repr, table)) == list(map(repr, GOLDEN))
+PAIR = Row(
+    "r1", 8, 4.0, "fc1", 0, "all", "hsic", "{}", 5, 1, "nHSIC(T;T')", value=0.5, unit="nHSIC",
+    source="4" * 32, partner="fc1@step=7",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("folder", "rows"), [(FOLDER, GOLDEN), (PAIRS, [*GOLDEN, PAIR])])
+def test_table_of_0_1_is_read(folder, rows):
+    table = ResultTable.read(folder)
+    assert list(map(repr, table)) == list(map(repr, rows))
     assert {k: v for k, v in table.meta.items() if k != "table"} == META
 
 
 def test_table_of_0_1_is_still_what_is_written(tmp_path):
-    ResultTable.from_rows(GOLDEN, META).write(tmp_path / "results.csv")
+    ResultTable.from_rows([*GOLDEN, PAIR], META).write(tmp_path / "results.csv")
     for name in ("results.csv", "results.json"):
-        assert (tmp_path / name).read_bytes() == (FOLDER / name).read_bytes()
+        assert (tmp_path / name).read_bytes() == (PAIRS / name).read_bytes()
+
+
+def test_a_table_without_the_last_column_is_appended_to_in_the_new_form(tmp_path):
+    """The rows that are there are written anew, once; with the new one it is the table that the release writes."""
+    shutil.copytree(FOLDER, tmp_path / "copy")
+    ResultTable.append(tmp_path / "copy", [PAIR])
+    for name in ("results.csv", "results.json"):
+        assert (tmp_path / "copy" / name).read_bytes() == (PAIRS / name).read_bytes()
+
+
+@pytest.mark.parametrize("call", range(3))
+def test_a_stop_while_an_older_table_is_written_anew_leaves_a_whole_one(tmp_path, monkeypatch, call):
+    """Stopped before each of the renames: of the settings, of the table, and of the settings at the end."""
+    shutil.copytree(FOLDER, tmp_path / "copy")
+    renamed, real = [], os.replace
+
+    def replace(source, target):
+        if len(renamed) == call:
+            raise KeyboardInterrupt
+        renamed.append(target)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        ResultTable.append(tmp_path / "copy", [PAIR])
+    monkeypatch.undo()
+    kept = [*GOLDEN, PAIR] if call == 2 else GOLDEN
+    assert list(map(repr, ResultTable.read(tmp_path / "copy"))) == list(map(repr, kept))
+    old = (tmp_path / "copy" / "results.csv").read_bytes() == (FOLDER / "results.csv").read_bytes()
+    assert old == (call < 2)
+    if call < 2:
+        ResultTable.append(tmp_path / "copy", [PAIR])
+    assert (tmp_path / "copy" / "results.csv").read_bytes() == (PAIRS / "results.csv").read_bytes()
+
+
+def test_a_torn_last_line_of_an_older_table_is_dropped(tmp_path):
+    shutil.copytree(FOLDER, tmp_path / "copy")
+    csv = tmp_path / "copy" / "results.csv"
+    csv.write_bytes(csv.read_bytes() + b"r1,9,4.5,fc1,0,al")
+    ResultTable.append(tmp_path / "copy", [PAIR])
+    assert csv.read_bytes() == (PAIRS / "results.csv").read_bytes()
 
 
 def test_altered_copy_is_refused(tmp_path):

@@ -165,7 +165,7 @@ def test_columns_and_order_are_the_documented_ones(path):
     ResultTable.from_rows([row()]).write(path)
     assert path.read_text().splitlines()[0] == (
         "run,step,epoch,layer,depth,subset,estimator,config,n_samples,n_units,quantity,estimand,value,low,high,"
-        "bound,ceiling,unit,flags,source"
+        "bound,ceiling,unit,flags,source,partner"
     )
 
 
@@ -216,10 +216,10 @@ def test_missing_column_is_named(path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("a,b", "line 3 has 2 fields, expected 20"),
-        (format_rows([row()]).decode().strip() + ",more", "line 3 has 21 fields, expected 20"),
-        (format_rows([row()]).decode().strip().removesuffix(",aa"), "line 3 has 19 fields, expected 20"),
-        ("", "line 3 has 0 fields, expected 20"),
+        ("a,b", "line 3 has 2 fields, expected 21"),
+        (format_rows([row()]).decode().strip() + ",more", "line 3 has 22 fields, expected 21"),
+        (format_rows([row()]).decode().strip().removesuffix(","), "line 3 has 20 fields, expected 21"),
+        ("", "line 3 has 0 fields, expected 21"),
         (format_rows([row()]).decode().strip().replace('30}"', '30}"x'), "line 3: ',' expected after '\"'"),
         (format_rows([row()]).decode().strip().replace("fc1", "f\0"), "line 3 holds a NUL character"),
         (
@@ -240,7 +240,7 @@ def test_damaged_line_is_named(path, line, message):
 
 def test_a_first_line_with_too_many_fields_is_named(path):
     path.write_bytes(HEADER + format_rows([row()]).replace(b",aa", b",aa,more"))
-    with pytest.raises(ValueError, match="line 2 has 21 fields, expected 20"):
+    with pytest.raises(ValueError, match="line 2 has 22 fields, expected 21"):
         ResultTable.read(path)
 
 
