@@ -162,6 +162,7 @@ def reads_runs(work_seconds: float = 0.0) -> Callable[[Any], Any]:
 
             own = limited.limits_of_this_process()
             runs = given["runs"] if "runs" in given else (given["run"],)
+            runs = (*runs, *(beside for beside in [given.get("against")] if beside and Path(beside).is_dir()))
             if own is not None:
                 limited.take(own, address_space=on_cpu(given))
             elif untrusted or (untrusted is None and any(map(store.is_foreign, runs))):
@@ -354,6 +355,20 @@ def verify(run: Path, as_json: bool) -> None:
     metavar="NAME",
     shell_complete=completes(subsets_of),
 )
+@click.option(
+    "--pairs",
+    multiple=True,
+    metavar="LAYER,LAYER",
+    shell_complete=completes(layers_of),
+    help="I(T;T') of two layers instead; again for further pairs.",
+)
+@click.option(
+    "--against",
+    metavar="WHAT",
+    shell_complete=completes(lambda runs: ["previous", "view=2"]),
+    help="The second layer of a pair at the step before (previous), on the second row of an input (view=2), or of "
+    "another run (its path).",
+)
 @WORKERS
 @click.option(
     "-t", "--table", type=click.Path(path_type=Path), help="One CSV for all [default: results.csv of each run]."
@@ -361,16 +376,23 @@ def verify(run: Path, as_json: bool) -> None:
 @reads_runs(24 * HOUR)
 @click.pass_obj
 def estimate(
-    obj: dict[str, Any], /, runs: tuple[Path, ...], layers: tuple[str, ...], table: Path | None, **asked: Any
+    obj: dict[str, Any],
+    /,
+    runs: tuple[Path, ...],
+    layers: tuple[str, ...],
+    table: Path | None,
+    pairs: tuple[str, ...],
+    **asked: Any,
 ) -> None:
     """Estimate information quantities on recorded activations; what is done already is not done again."""
     from infoplane.analysis import analyze
     from infoplane.results.losses import losses
     from infoplane.results.overview import overview
 
+    two: Any = [tuple(pair.split(",")) for pair in pairs] or None
     lost = []
     for run in runs:
-        rows = analyze(run, layers=layers or None, table=table, progress=obj["progress"], **asked)
+        rows = analyze(run, layers=layers or None, table=table, pairs=two, progress=obj["progress"], **asked)
         click.echo(f"{table or run / 'results.csv'}: {len(rows)} rows\n\n{overview(rows)}")
         lost += losses(rows)
     end(lost, said=True)

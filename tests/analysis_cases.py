@@ -122,6 +122,14 @@ class Spread:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Apart(Spread):
+    """The same as what it is, no Shannon information: it takes any pair."""
+
+    name: ClassVar[str] = "apart"
+    shannon: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Broken:
     """Raises what no estimator should."""
 

@@ -20,8 +20,9 @@ import torch
 from infoplane.analysis.advice import Advice as Advice
 from infoplane.analysis.advice import advise as advise
 from infoplane.analysis.index import TableIndex
+from infoplane.analysis.pairs import Pairs
 from infoplane.analysis.plan import Analysis, RunPlan
-from infoplane.analysis.tasks import opened, single_thread
+from infoplane.analysis.tasks import single_thread
 from infoplane.analysis.workers import executor_of, progress_bar
 from infoplane.estimators import Estimator, config_json, parse
 from infoplane.results import ResultTable, TableWriter, csv_path
@@ -35,6 +36,8 @@ def analyze(
     layers: str | Sequence[str] | None = None,
     subsets: str | Sequence[str] = ("all",),
     steps: Sequence[int] | None = None,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    against: str | os.PathLike[str] | ActivationStore | None = None,
     device: str | torch.device | None = None,
     table: str | os.PathLike[str] | None = None,
     block_bytes: int = 256 * 2**20,
@@ -61,6 +64,13 @@ def analyze(
     steps : sequence of int, optional
         Only these snapshots; what an estimator finds of the whole run (edges, scale) is found on all of them. By
         default every one.
+    pairs : sequence of two layers each, optional
+        `pairs=[("fc1", "fc4")]`: instead of the rows of layers those of pairs, "I(T;T')" and its like, with the second
+        layer where labels are otherwise. Names and globs as in `layers`; the column `partner` has the second.
+    against : "previous", "view=2", or another run, optional
+        The second array is taken at the step before, on the second row of each input (a further noisy pass, or another
+        view with the same input id), or from a run of the same probe; without `pairs` it is the same layer.
+        Estimators of Shannon information refuse a pair of functions of one X: docs/results.md.
     device : str or torch.device, optional
         By default CUDA where there is one, else the CPU.
     table : path, optional
@@ -102,7 +112,8 @@ def analyze(
     if block_bytes < 1:
         raise ValueError(f"block_bytes must be positive, got {block_bytes}")
     built = build_estimators(estimators)
-    runs = [RunPlan(store, layers, subsets, steps) for store in open_runs(run)]
+    asked = None if pairs is None and against is None else Pairs(pairs, against)
+    runs = [RunPlan(store, layers, subsets, steps, asked) for store in open_runs(run)]
     with ExitStack() as stack:
         indices: dict[Path, TableIndex] = {}
         for each in runs:
@@ -110,7 +121,7 @@ def analyze(
             if path not in indices:
                 indices[path] = TableIndex(stack.enter_context(_writer(path)))
             each.index = indices[path]
-            stack.enter_context(opened(each.path, each.fingerprint, each.store))
+            stack.enter_context(each.opened())
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         single_thread()
         executor, window = stack.enter_context(executor_of(jobs))

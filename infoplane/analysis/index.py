@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
 from infoplane.analysis.source import LayerSteps
 from infoplane.results import COLUMNS, ResultTable, Row, TableWriter, user_settings
-from infoplane.results.names import placed
+from infoplane.results.names import lasting, placed
 
 CONDITIONAL = "I(X;T|Y)"
 
@@ -17,13 +18,22 @@ Content = tuple[int, str]  # a step and the digest of what was recorded there
 
 
 class Estimate(NamedTuple):
-    """What rows over the steps of a run have in common: the key of the table without step, quantity and source."""
+    """What rows over the steps of a run have in common: the key of the table without step, quantity and source.
+
+    `partner` is the one of the rows by a name that does not change with the step.
+    """
 
     run: str
     layer: str
     subset: str
     estimator: str
     config: str
+    partner: str = ""
+
+    @property
+    def settled(self) -> tuple[str, ...]:
+        """All but the config."""
+        return (*self[:4], self.partner)
 
 
 class TableIndex:
@@ -38,11 +48,12 @@ class TableIndex:
         self._columns = [self._disk[c] for c in COLUMNS]
         self._added: list[Row] = []
         self._numbers: dict[Estimate, dict[Content, dict[str, int]]] = {}
-        self._configs: dict[tuple[str, str, str, str], list[str]] = {}
-        names = ("run", "layer", "subset", "estimator", "config", "step", "source", "quantity")
+        self._configs: dict[tuple[str, ...], list[str]] = {}
+        names = ("run", "layer", "subset", "estimator", "config", "partner", "step", "source", "quantity")
         last: tuple[Estimate, Content] | None = None
-        rows = zip(*(writer.columns[name].tolist() for name in names), strict=True)
-        for i, (*key, step, source, quantity) in enumerate(rows):
+        columns = {name: writer.columns[name].tolist() for name in names}
+        columns["partner"] = list(map(cache(lasting), columns["partner"]))
+        for i, (*key, step, source, quantity) in enumerate(zip(*columns.values(), strict=True)):
             last = Estimate(*key), (step, source)
             self._insert(*last, quantity, i)
         self._tail = last if writer.unsealed else None
@@ -52,14 +63,14 @@ class TableIndex:
         steps = self._numbers.get(estimate)
         if steps is None:
             steps = self._numbers[estimate] = {}
-            self._configs.setdefault(estimate[:4], []).append(estimate.config)
+            self._configs.setdefault(estimate.settled, []).append(estimate.config)
         return steps.setdefault(content, {}).setdefault(quantity, number) == number
 
     def add(self, rows: Iterable[Row]) -> None:
         """Append the rows whose key is new, in one synced write."""
         fresh: list[Row] = []
         for row in rows:
-            estimate = Estimate(row.run, row.layer, row.subset, row.estimator, row.config)
+            estimate = Estimate(row.run, row.layer, row.subset, row.estimator, row.config, lasting(row.partner))
             number = len(self._disk) + len(self._added) + len(fresh)
             if self._insert(estimate, (row.step, row.source), row.quantity, number):
                 fresh.append(row)
@@ -104,7 +115,7 @@ class TableIndex:
         The steps and contents must be the very ones: what `prepare` finds depends on all of them.
         """
         wanted = set(layer.keys)
-        for config in self._configs.get(estimate[:4], ()):
+        for config in self._configs.get(estimate.settled, ()):
             if user_settings(config) != estimate.config:
                 continue
             if all(self._complete(estimate._replace(subset=name, config=config), wanted) for name in subsets):

@@ -7,13 +7,15 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from infoplane.analysis.index import CONDITIONAL, Content, Estimate, TableIndex
+from infoplane.analysis.pairs import Pairs, refusal
 from infoplane.analysis.record import (
     ADVICE,
     RECORDED,
@@ -23,13 +25,12 @@ from infoplane.analysis.record import (
     run_meta,
     words_of_losses,
 )
-from infoplane.analysis.source import LayerSteps, Refusal, at_token, bad_steps, choose_layers
+from infoplane.analysis.source import LayerSteps, Refusal, at_token, bad_steps, choose_layers, contents
 from infoplane.analysis.subsets import ClassMean, Subset, resolve, wants_repeats, without_labels
-from infoplane.analysis.tasks import Outcome, Prepared, Task, estimate, prepare, run_task
+from infoplane.analysis.tasks import Outcome, Prepared, Task, estimate, opened, prepare, run_task
 from infoplane.analysis.workers import done
 from infoplane.core.files import fingerprint
 from infoplane.core.steps import step_words
-from infoplane.core.tokens import split_token
 from infoplane.estimators import Estimator, Preparing, config_json
 from infoplane.results import Row
 from infoplane.store import ActivationStore, Problem
@@ -58,6 +59,7 @@ class RunPlan:
         layers: str | Sequence[str] | None,
         subsets: str | Sequence[str],
         steps: Sequence[int] | None = None,
+        pairs: Pairs | None = None,
     ) -> None:
         if not store.steps():
             problems = "; ".join(map(str, store.problems[:3]))
@@ -69,15 +71,12 @@ class RunPlan:
                 f"{store.path} has no snapshot of {step_words(unknown)}; it has {step_words(store.steps())}"
             )
         self.subsets, self.means = resolve(subsets, store.probe)
-        places = choose_layers(store, layers)
-        content = {key: tuple((s, store.source(key, s)) for s in store.steps(key)) for key in dict(places)}
         self.path = os.path.abspath(store.path)  # noqa: PTH100 - keeps symbolic links as the user wrote them
-        self.fingerprint = fingerprint(repr(content).encode())
-        self.layers: list[LayerSteps] = []
-        for key, token in places:
-            bad = bad_steps(store, key, token)
-            found = LayerSteps(self.path, self.fingerprint, store.run_id, key, content[key], bad, token)
-            self.layers += [found] if content[key] else []
+        self.other = store if pairs is None or pairs.other is None else pairs.other
+        if pairs is None:
+            self.layers = _layer_steps(store, self.path, choose_layers(store, layers))
+        else:
+            self.layers = pairs.layer_steps(store, self.path, layers, self.subsets)
         self.order: list[int] = []
         self.described = self.estimated = False
         self.refusals: dict[tuple[str, ...], list[int]] = {}
@@ -93,19 +92,28 @@ class RunPlan:
         meta["runs"][self.store.run_id] = run_meta(self.store, self.index.writer.path) | kept
         describe_estimators(meta, estimators)
 
-    def refuse(self, layer: str, subset: Subset, estimator: Estimator, refusal: Refusal) -> None:
+    def opened(self) -> ExitStack:
+        """Let the tasks of this process use the stores that are open already."""
+        stack = ExitStack()
+        for each in self.layers:
+            stack.enter_context(opened(each.path, each.fingerprint, self.store))
+            if each.partner is not None:
+                stack.enter_context(opened(each.partner.path, each.partner.fingerprint, self.other))
+        return stack
+
+    def refuse(self, layer: LayerSteps, subset: Subset, estimator: Estimator, refusal: Refusal) -> None:
         """Note what could not be estimated, and say it; damage is said at the end, once for all estimators."""
-        about = (layer, subset.name, estimator.name, config_json(estimator), refusal.reason)
-        self.damages += [(split_token(layer)[0], damage) for damage in refusal.damages]
+        about = (layer.title, subset.name, estimator.name, config_json(estimator), refusal.reason)
+        self.damages += [(layer.layer, damage) for damage in refusal.damages]
         if about not in self.refusals and not refusal.damages:
-            _log.warning("%s skipped layer %s, subset %s: %s", estimator.name, layer, subset.name, refusal.reason)
+            _log.warning("%s skipped layer %s, subset %s: %s", estimator.name, layer.title, subset.name, refusal.reason)
         self.refusals.setdefault(about, []).extend(refusal.steps)
 
     def close(self, estimators: Iterable[Estimator]) -> None:
         """Put refusals and losses into the table's meta, in place of what was noted earlier of the same estimates."""
         entry = self.index.writer.meta["runs"][self.store.run_id]
         pairs = {(e.name, config_json(e)) for e in estimators}
-        asked = {(la.name, subset.name, *pair) for la in self.layers for subset in self.subsets for pair in pairs}
+        asked = {(la.title, subset.name, *pair) for la in self.layers for subset in self.subsets for pair in pairs}
         kept = [r for r in entry["skipped"] if tuple(r[name] for name in _ABOUT[:4]) not in asked]
         refused = [dict(zip(_ABOUT, about, strict=True)) | {"steps": s} for about, s in self.refusals.items()]
         entry["skipped"] = kept + refused
@@ -131,6 +139,16 @@ class RunPlan:
             self.take(Estimate(r.run, r.layer, r.subset, r.estimator, r.config), [(r.step, r.source)])
 
 
+def _layer_steps(store: ActivationStore, path: str, places: Sequence[tuple[str, int | None]]) -> list[LayerSteps]:
+    """These layers and tokens, at all steps that have them."""
+    content = contents(store, dict(places))
+    mark = fingerprint(repr(content).encode())
+    steps = [
+        LayerSteps(path, mark, store.run_id, key, content[key], token=token) for key, token in places if content[key]
+    ]
+    return [replace(each, bad=bad_steps(store, each.layer, each.token)) for each in steps]
+
+
 class LayerPlan:
     """One estimator on one layer: prepared once for each surrounding subset, then estimated block by block.
 
@@ -142,19 +160,24 @@ class LayerPlan:
         self.ready: dict[Subset, Future[Prepared]] = {}
         probe = run.store.probe
         self.repeats = wants_repeats(estimator, probe)
-        whole = run.store.layer(layer.layer)
-        units = at_token(whole, layer.token).units
-        self.unlabelled = without_labels(probe, whole, layer.token)
+        whole, token = run.store.layer(layer.layer), layer.token
+        units = at_token(whole, token).units
+        self.unlabelled = without_labels(probe, whole, token)
+        if layer.partner is not None:  # which stands where labels are
+            units += at_token(run.other.layer(layer.partner.layer), layer.partner.token).units
+            self.unlabelled, token = "", None
         wanted = {*run.subsets, *(subset.base for subset in run.subsets)}
-        rows = {subset: subset.rows(probe, repeats=self.repeats, token=layer.token) for subset in wanted}
+        rows = {subset: subset.rows(probe, repeats=self.repeats, token=token) for subset in wanted}
         self.sizes = {subset: (len(found), units) for subset, found in rows.items()}
         # What depends on the other snapshots of its block needs the same block each time: it is cut by number alone
         # and estimated whole. None where each snapshot stands for itself.
-        self.chunk = None if "blocks" in estimator.guarantees else int(getattr(estimator, "chunk", None) or 1)
+        # The snapshots of a pair do, each beside another second array.
+        alone = "blocks" in estimator.guarantees or layer.partner is not None
+        self.chunk = None if alone else int(getattr(estimator, "chunk", None) or 1)
 
     def key(self, subset: Subset, config: str) -> Estimate:
         """What its rows on this subset have in common."""
-        return Estimate(self.layer.run, self.layer.name, subset.name, self.estimator.name, config)
+        return Estimate(self.layer.run, self.layer.name, subset.name, self.estimator.name, config, self.layer.beside)
 
     def work(self, subset: Subset, layer: LayerSteps) -> float:
         """Values to be read, which is nearer to the time needed than a number of tasks."""
@@ -171,7 +194,7 @@ class LayerPlan:
             outcome = arriving.result()
             self.run.index.add(outcome.rows)
             for refusal in outcome.refused:
-                self.run.refuse(self.layer.name, subset, self.estimator, refusal)
+                self.run.refuse(self.layer, subset, self.estimator, refusal)
         self.run.take(key, block.keys)
 
 
@@ -247,7 +270,11 @@ class Analysis:
     def _begin(self, plan: LayerPlan, base: Subset) -> Future[Prepared]:
         """Begin to prepare on a surrounding subset, unless all that needs it is done or it could not be held."""
         config = config_json(plan.estimator)
-        if not plan.sizes[base][0] and plan.layer.token is not None:
+        if plan.layer.partner is not None:
+            why = refusal(plan.layer.at(plan.run.steps), plan.estimator, plan.run.store, plan.run.other)
+            if why is not None:
+                return done(Prepared(config, refusal=Refusal(plan.layer.steps, why)))
+        if not plan.sizes[base][0] and plan.layer.token is not None and plan.layer.partner is None:
             reason = f"no sample has a label at position {plan.layer.token}"
             return done(Prepared(config, refusal=Refusal(plan.layer.steps, reason)))
         need = plan.need(base) * (plan.chunk or 1)
@@ -278,11 +305,11 @@ class Analysis:
         ready = plan.ready[subset.base].result()
         if ready.refusal is not None:
             self.bar.total -= plan.work(subset, plan.layer)
-            plan.run.refuse(plan.layer.name, subset, plan.estimator, ready.refusal)
+            plan.run.refuse(plan.layer, subset, plan.estimator, ready.refusal)
             return
         if plan.unlabelled:
             asked_for = plan.layer.at(plan.run.steps).steps
-            plan.run.refuse(plan.layer.name, subset, plan.estimator, Refusal(asked_for, plan.unlabelled))
+            plan.run.refuse(plan.layer, subset, plan.estimator, Refusal(asked_for, plan.unlabelled))
         key = plan.key(subset, ready.config)
         size = plan.chunk or self._fitting(plan, subset)
         for whole in plan.layer.blocks(size):
@@ -297,7 +324,7 @@ class Analysis:
                 task = Task(missing, subset, ready.estimator, self.device, size)
                 arriving = self.executor.submit(run_task, estimate, task)
             write = partial(plan.write, subset, key, asked, arriving)
-            yield Piece(write, arriving, plan.work(subset, missing), f"{plan.estimator.name} {plan.layer.name}")
+            yield Piece(write, arriving, plan.work(subset, missing), f"{plan.estimator.name} {plan.layer.title}")
 
 
 def _write_mean(plan: LayerPlan, mean: ClassMean, key: Estimate) -> None:

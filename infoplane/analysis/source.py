@@ -15,10 +15,12 @@ from torch import Tensor
 
 from infoplane.core.errors import StoreError, closest
 from infoplane.core.exact import extremes, fits_float64
+from infoplane.core.files import fingerprint
 from infoplane.core.globs import across_parts, name_matches
 from infoplane.core.records import NO_LABEL, Layer, Probe
 from infoplane.core.steps import step_words
 from infoplane.core.tokens import fitting_count, split_token, token_key, token_range, token_units
+from infoplane.results.names import lasting, pair_name
 from infoplane.store import ActivationStore, Problem
 
 Values = npt.NDArray[Any] | Tensor
@@ -59,12 +61,38 @@ class SnapshotSource(Protocol):
 
 
 @dataclass(frozen=True)
+class Partner:
+    """A recorded array in the place of labels: a layer of the run at `path`, or one of its tokens.
+
+    `steps` has its own step for each step of the layer beside which it stands, and `view` says which row of each input
+    it is taken on (1: the row of the layer itself). `name` is what the table calls it, where it has the same step.
+    """
+
+    path: str
+    fingerprint: str
+    layer: str
+    token: int | None
+    steps: Mapping[int, int]
+    name: str
+    view: int = 1
+
+    def called(self, step: int) -> str:
+        """As it stands in the table beside a step of the layer."""
+        own = self.steps[step]
+        return self.name if own == step else f"{self.name}@step={own}"
+
+    def digest(self, step: int, layer: str, partner: str) -> str:
+        """Of the digests of both arrays, and of which array this is."""
+        return fingerprint(f"{layer} {partner} {self.called(step)}".encode())
+
+
+@dataclass(frozen=True)
 class LayerSteps:
     """Steps of one layer of one run, or of one of its tokens, by content.
 
     `keys` are pairs of a step and the digest of its content: a process that finds another digest stops instead of
     mixing two states of a run. `bad` are the steps with NaN or infinite values. `token` is a position, None for the
-    whole layer.
+    whole layer. With a `partner` digests and bad values are those of both.
     """
 
     path: str
@@ -74,6 +102,7 @@ class LayerSteps:
     keys: tuple[tuple[int, str], ...]
     bad: frozenset[int] = frozenset()
     token: int | None = None
+    partner: Partner | None = None
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -83,6 +112,29 @@ class LayerSteps:
     def name(self) -> str:
         """The layer as it stands in the table."""
         return self.layer if self.token is None else token_key(self.layer, self.token)
+
+    @property
+    def beside(self) -> str:
+        """The partner as it stands in the table, by a name that stays over the steps; "" without one."""
+        return lasting(self.partner.called(self.keys[0][0])) if self.partner and self.keys else ""
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages: the layer, or the pair."""
+        return pair_name(self.name, self.beside)
+
+    def held(self, source: SnapshotSource, other: SnapshotSource) -> dict[int, str]:
+        """Digest by step, as it is now, of the steps that can be read; `other` is the run of the partner."""
+        offered = set(source.steps(self.layer))
+        now = {step: source.source(self.layer, step) for step in self.steps if step in offered}
+        if (partner := self.partner) is None:
+            return now
+        beside = set(other.steps(partner.layer))
+        return {
+            step: partner.digest(step, found, other.source(partner.layer, partner.steps[step]))
+            for step, found in now.items()
+            if partner.steps[step] in beside
+        }
 
     def blocks(self, size: int) -> Iterator[LayerSteps]:
         """The steps in blocks of `size`, counted from the first."""
@@ -194,6 +246,16 @@ def read_alike(
     return out
 
 
+def read_place(
+    source: SnapshotSource, layer: Layer, token: int | None, steps: Sequence[int], refused: list[Refusal]
+) -> list[tuple[list[int], Values]]:
+    """A layer, or one token of it, at these steps, in groups of one shape and dtype."""
+    if token is None:
+        return read_alike(source, layer.key, steps, refused)
+    found = list(read_token(source, layer, token, steps, refused))
+    return [([step for step, _ in found], np.concatenate([values for _, values in found]))] if found else []
+
+
 def read_token(
     source: SnapshotSource, layer: Layer, token: int, steps: Sequence[int], refused: list[Refusal]
 ) -> Iterator[tuple[int, npt.NDArray[Any]]]:
@@ -262,6 +324,11 @@ def widened(t: Tensor) -> Tensor:
     if t.dtype == torch.uint64 and not fits_float64(*extremes(t.cpu().numpy())):
         return t
     return t.double() if t.dtype in (torch.uint16, torch.uint32, torch.uint64) else t
+
+
+def contents(store: ActivationStore, keys: Collection[str]) -> dict[str, tuple[tuple[int, str], ...]]:
+    """Each layer's steps with the digests of their content."""
+    return {key: tuple((s, store.source(key, s)) for s in store.steps(key)) for key in keys}
 
 
 def features(x: npt.NDArray[Any]) -> Tensor:

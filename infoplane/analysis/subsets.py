@@ -58,6 +58,16 @@ class Subset:
         return np.flatnonzero(mask)
 
 
+def views(probe: Probe, subset: Subset, number: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Places of the first row and of row `number` of each input that has so many; further passes come last."""
+    rows = subset.rows(probe, repeats=True)
+    rows = rows[np.lexsort([rows, probe.repeats[rows], probe.input_ids[rows]])]
+    first = np.unique(probe.input_ids[rows], return_index=True)[1]
+    enough = first[np.diff(first, append=len(rows)) >= number]
+    order = np.argsort(rows[enough])
+    return rows[enough][order], rows[enough + number - 1][order]
+
+
 def labels_of(probe: Probe, rows: npt.NDArray[np.int64], token: int | None) -> npt.NDArray[Any]:
     """Labels of these rows, of a probe with labels for each position those at the token.
 

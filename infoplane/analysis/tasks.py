@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,21 +17,22 @@ from infoplane.analysis.source import (
     LayerSteps,
     Refusal,
     SnapshotSource,
-    Values,
     at_token,
     features,
     no_units,
-    read_alike,
-    read_token,
+    read_place,
     to_tensor,
 )
-from infoplane.analysis.subsets import Subset, labels_of, not_of_labels, wants_repeats, without_labels
+from infoplane.analysis.subsets import Subset, labels_of, not_of_labels, views, wants_repeats, without_labels
 from infoplane.core.errors import StoreError
 from infoplane.estimators import Estimator, Preparing, Quantity, assume_finite, blank_intervals, config_json
 from infoplane.results import Row
+from infoplane.results.names import PAIR
 from infoplane.store import ActivationStore, open_run
 
 T = TypeVar("T")
+OF_LABELS = "(T;Y)"
+"""What the name of a quantity between a layer and the labels ends with."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Task:
     def describe(self) -> str:
         steps = self.layer.steps
         return (
-            f"run {self.layer.run}, layer {self.layer.name}, subset {self.subset.name}, steps "
+            f"run {self.layer.run}, layer {self.layer.title}, subset {self.subset.name}, steps "
             f"{steps[0]} to {steps[-1]}, {self.estimator.name} {config_json(self.estimator)}"
         )
 
@@ -79,20 +81,32 @@ def opened(path: str, fingerprint: str, store: ActivationStore) -> Iterator[None
         _stores.pop((path, fingerprint), None)
 
 
-def _store_of(layer: LayerSteps) -> ActivationStore:
-    """The run of this layer, opened once in a process, and still as it was when the task was made."""
-    key = (layer.path, layer.fingerprint)
-    store = _stores.get(key)
+def _opened(path: str, fingerprint: str) -> ActivationStore:
+    """A run, opened once in a process."""
+    store = _stores.get((path, fingerprint))
     if store is None:
         # Opening reads an index; a worker serves one run after the other, so the last few are enough.
         while len(_stores) >= 4:
             _stores.pop(next(iter(_stores)))
-        store = _stores[key] = open_run(Path(layer.path))
-    held = set(store.steps(layer.layer))
+        store = _stores[path, fingerprint] = open_run(Path(path))
+    return store
+
+
+def _other(layer: LayerSteps, source: SnapshotSource) -> SnapshotSource:
+    """The run of the partner, which may be that of the layer."""
+    partner = layer.partner
+    own = partner is None or partner.path == layer.path
+    return source if partner is None or own else _opened(partner.path, partner.fingerprint)
+
+
+def _store_of(layer: LayerSteps) -> ActivationStore:
+    """The run of this layer, still as it was when the task was made."""
+    store = _opened(layer.path, layer.fingerprint)
+    held = layer.held(store, _other(layer, store))
     for step, expected in layer.keys:
-        if step in held and store.source(layer.layer, step) != expected:
+        if held.get(step, expected) != expected:
             raise StoreError(
-                f"{layer.path}: layer {layer.layer!r} at step {step} changed during the analysis; analyse again"
+                f"{layer.path}: layer {layer.title!r} at step {step} changed during the analysis; analyse again"
             )
     return store
 
@@ -134,17 +148,20 @@ def estimate(task: Task, source: SnapshotSource) -> Outcome:
     """Rows of one block of snapshots of this source, in step order."""
     blocks = LayerBlocks(task, source)
     whole = source.layer(task.layer.layer)
-    layer, unlabelled = at_token(whole, task.layer.token), without_labels(source.probe, whole, task.layer.token)
+    layer, partner = at_token(whole, task.layer.token), task.layer.partner
+    unlabelled = partner is None and without_labels(source.probe, whole, task.layer.token)
     same: dict[str, Any] = {"run": task.layer.run, "layer": layer.key, "depth": layer.depth}
     same |= {"subset": task.subset.name, "estimator": task.estimator.name, "config": config_json(task.estimator)}
-    same |= {"n_samples": len(blocks.y)}
+    same |= {"n_samples": len(blocks.x_ids)}
     refused: list[Refusal] = []
     found: dict[int, list[dict[str, Any]]] = {}
     names: list[str] = []
-    for steps, t in blocks.read(refused):
+    for steps, t, y in blocks.pieces(refused):
         try:
             with assume_finite():  # the steps that are not were found when they were recorded
-                quantities = task.estimator.estimate(t, blocks.y, x=blocks.x, x_ids=blocks.x_ids)
+                quantities = task.estimator.estimate(t, y, x=blocks.x, x_ids=blocks.x_ids)
+            if partner is not None:
+                quantities = _of_pair(quantities, task.estimator.name)
         except ValueError as error:
             refused.append(Refusal(tuple(steps), str(error)))
             continue
@@ -156,11 +173,21 @@ def estimate(task: Task, source: SnapshotSource) -> Outcome:
     rows: list[Row] = []
     for step, digest in task.layer.keys:
         if step in bad:
-            found[step] = [{"quantity": q, "n_units": layer.units, "flags": "nonfinite"} for q in names or ["I(X;T)"]]
+            none = ["I(X;T)" if partner is None else f"I{PAIR}"]
+            found[step] = [{"quantity": q, "n_units": layer.units, "flags": "nonfinite"} for q in names or none]
         if step in found:
             same |= {"step": step, "epoch": source.epoch(step), "source": digest}
+            same |= {"partner": "" if partner is None else partner.called(step)}
             rows += [Row(**same, **fields) for fields in found[step]]
     return Outcome(rows, refused)
+
+
+def _of_pair(quantities: Mapping[str, Quantity], name: str) -> dict[str, Quantity]:
+    """What an estimator says of (T;Y), by its name for a pair; what it says of T alone stands in the layer's rows."""
+    found = {q.replace(OF_LABELS, PAIR): value for q, value in quantities.items() if OF_LABELS in q}
+    if not found:
+        raise ValueError(f"{name} gives no quantity of {OF_LABELS}, so none of a pair")
+    return found
 
 
 def _fields(quantities: Mapping[str, Quantity], count: int, units: int) -> list[list[dict[str, Any]]]:
@@ -184,21 +211,28 @@ def _numbers(value: Tensor | None, count: int) -> list[float]:
 class LayerBlocks:
     """The finite snapshots of a layer on one subset, block by block, as (S, N, U) tensors on the device.
 
-    `y`, `x` and `x_ids` are the labels, inputs and input ids of these samples.
+    `y`, `x` and `x_ids` are the labels, inputs and input ids of these samples. In a pair `y` is the second array, which
+    differs from step to step, and there is no `x`, nor noise that were to be added: it is in the second array already.
     """
 
     def __init__(self, task: Task, source: SnapshotSource) -> None:
-        probe = source.probe
-        token = task.layer.token
-        rows = task.subset.rows(probe, repeats=wants_repeats(task.estimator, probe), token=token)
-        self.y = torch.from_numpy(labels_of(probe, rows, token)).to(task.device)
+        probe, partner = source.probe, task.layer.partner
+        if partner is None:
+            repeats = wants_repeats(task.estimator, probe)
+            rows = task.subset.rows(probe, repeats=repeats, token=task.layer.token)
+            self._beside = rows
+        elif partner.view == 1:
+            rows = self._beside = task.subset.rows(probe, repeats=False)
+        else:
+            rows, self._beside = views(probe, task.subset, partner.view)
         self.x_ids = torch.from_numpy(probe.input_ids[rows]).to(task.device)
         self.x: Tensor | None = None
-        if probe.inputs is not None:
+        if probe.inputs is not None and partner is None:
             self.x = features(probe.inputs[rows].reshape(len(rows), -1)).to(task.device)
-        self._task, self._source, self._rows = task, source, None if len(rows) == probe.samples else rows
+        whole = np.array_equal(rows, np.arange(probe.samples))
+        self._task, self._source, self._rows = task, source, None if whole else rows
         self._layer = source.layer(task.layer.layer)
-        self.noise = self._layer.noise
+        self.noise = self._layer.noise if partner is None else None
         self.passes = int(probe.repeats.max(initial=0))
         self.refused: list[Refusal] = []  # by the last pass over all of them
         self.read_any = False
@@ -209,22 +243,55 @@ class LayerBlocks:
             self.read_any = True
             yield t
 
+    @cached_property
+    def y(self) -> Tensor:
+        """(N,) or (N, k): the labels; in a pair the second array at the last step that has one."""
+        if self._task.layer.partner is None:
+            labels = labels_of(self._source.probe, self._beside, self._task.layer.token)
+            return torch.from_numpy(labels).to(self._task.device)
+        found = (self._second(step, []) for step in reversed(self._good()))
+        return next((y for y in found if y is not None), torch.zeros(len(self._beside), 1, device=self._task.device))
+
+    def pieces(self, refused: list[Refusal]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Finite snapshots with what stands beside them: labels, or the second array of a pair, one step at a time."""
+        for steps, t in self.read(refused):
+            if self._task.layer.partner is None:
+                yield steps, t, self.y
+                continue
+            for i, step in enumerate(steps):
+                y = self._second(step, refused)
+                if y is not None:
+                    yield [step], t[i : i + 1], y
+
+    def _second(self, step: int, refused: list[Refusal]) -> Tensor | None:
+        """The second array (N, U') of a pair as real targets; None where it is lost, or has no units."""
+        partner, lost = self._task.layer.partner, list[Refusal]()
+        assert partner is not None
+        other = _other(self._task.layer, self._source)
+        layer = other.layer(partner.layer)
+        y: Tensor | None = None
+        for _, values in read_place(other, layer, partner.token, [partner.steps[step]], lost):
+            if 0 in values.shape[2:]:
+                lost.append(Refusal((step,), f"{partner.called(step)}: {no_units(values.shape[2:])}"))
+                continue
+            y = to_tensor(values[:, self._beside], layer.dtype, self._task.device)[0]
+            y = y if y.is_floating_point() else features(y.cpu().numpy()).to(self._task.device)
+        refused += [replace(each, steps=(step,)) for each in lost]
+        return y
+
+    def _good(self) -> list[int]:
+        """The steps without NaN and infinity."""
+        return [s for s in self._task.layer.steps if s not in self._task.layer.bad]
+
     def read(self, refused: list[Refusal]) -> Iterator[tuple[list[int], Tensor]]:
         """Finite snapshots in order; damaged ones and those without units go to `refused`."""
-        good = [s for s in self._task.layer.steps if s not in self._task.layer.bad]
+        good = self._good()
         for i in range(0, len(good), self._task.snapshots):
-            for kept, values in self._alike(good[i : i + self._task.snapshots], refused):
+            steps = good[i : i + self._task.snapshots]
+            for kept, values in read_place(self._source, self._layer, self._task.layer.token, steps, refused):
                 if 0 in values.shape[2:]:
                     refused.append(Refusal(tuple(kept), no_units(values.shape[2:])))
                     continue
                 if self._rows is not None:
                     values = values[:, self._rows]
                 yield kept, to_tensor(values, self._layer.dtype, self._task.device)
-
-    def _alike(self, steps: Sequence[int], refused: list[Refusal]) -> list[tuple[list[int], Values]]:
-        """The steps in groups of one shape and dtype."""
-        token = self._task.layer.token
-        if token is None:
-            return read_alike(self._source, self._layer.key, steps, refused)
-        found = list(read_token(self._source, self._layer, token, steps, refused))
-        return [([step for step, _ in found], np.concatenate([values for _, values in found]))] if found else []

@@ -119,6 +119,8 @@ class Method(ABC):
 
     name: ClassVar[str]
     targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
+    shannon: ClassVar[bool] = True
+    """Whether what it gives of (T;Y) is a Shannon information, in bits."""
     as_given: ClassVar[bool] = False
     """Whether the method itself widens narrow floats and refuses what is not finite."""
 

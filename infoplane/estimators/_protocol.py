@@ -114,6 +114,8 @@ class Estimator(Protocol):
     A class attribute `uses_repeats = True` asks for the further noisy passes as rows of their own, told apart by
     equal `x_ids`, where every input has as many of them; "partial" asks for them also where only some inputs were
     repeated. Without it an estimator sees the first pass only.
+    A class attribute `shannon = False` says that what it gives of (T;Y) is no Shannon information: such a method may
+    compare two layers that are functions of one X.
     """
 
     name: ClassVar[str]

@@ -54,6 +54,7 @@ class _Wrapper:
             ("guarantees", inner.guarantees & self.keeps),
             ("uses_repeats", getattr(inner, "uses_repeats", False)),
             ("chunk", getattr(inner, "chunk", None)),
+            ("shannon", getattr(inner, "shannon", True)),
         ):
             object.__setattr__(self, name, value)
 

@@ -83,6 +83,7 @@ class CauchySchwarz(KernelOfRun):
     """
 
     name: ClassVar[str] = "cs-qmi"
+    shannon: ClassVar[bool] = False
 
     copies: ClassVar[int] = 3
     matrices: ClassVar[int] = 5

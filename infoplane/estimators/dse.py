@@ -98,6 +98,7 @@ class DiffusionSpectralEntropy(KernelOfRun):
     """
 
     name: ClassVar[str] = "dse"
+    shannon: ClassVar[bool] = False
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "unit_order"})
 
     matrices: ClassVar[int] = 6

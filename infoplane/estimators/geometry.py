@@ -106,6 +106,7 @@ class Geometry(Method):
     """
 
     name: ClassVar[str] = "geometry"
+    shannon: ClassVar[bool] = False
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "sample_order", "unit_order"})
 
     alpha: float = setting(1.0, POSITIVE)

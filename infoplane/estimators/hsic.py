@@ -83,6 +83,7 @@ class Hsic(KernelOfRun):
     """
 
     name: ClassVar[str] = "hsic"
+    shannon: ClassVar[bool] = False
 
     matrices: ClassVar[int] = 7
     min_samples = 3

@@ -98,6 +98,7 @@ class MatrixRenyi(KernelMethod):
     """
 
     name: ClassVar[str] = "renyi"
+    shannon: ClassVar[bool] = False
 
     copies: ClassVar[int] = 3
     matrices: ClassVar[int] = 7

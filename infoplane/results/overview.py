@@ -10,7 +10,7 @@ import numpy as np
 
 from infoplane.core.text import aligned, listed, printable
 from infoplane.core.tokens import token_position
-from infoplane.results.names import pair_name
+from infoplane.results.names import PAIR, pair_name
 
 if TYPE_CHECKING:
     from infoplane.results.table import ResultTable
@@ -209,6 +209,8 @@ def by_looking(table: ResultTable, estimator: str, settings: str, runs: Iterable
 def unlabelled_words(table: ResultTable, subset: str, runs: Iterable[str]) -> list[str]:
     """How many samples the positions in the rows of these runs are estimated without; none where all have labels."""
     known, missing = table.meta.get("runs", {}), []
+    if any(PAIR in quantity for quantity in set(table.quantity.tolist())):
+        return []  # a pair needs no labels
     places = {token_position(layer) for layer in set(table.layer.tolist())} - {None}
     for run in runs:
         counts = known.get(run, {}).get("unlabelled", {}).get(subset, [])

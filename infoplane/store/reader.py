@@ -131,6 +131,10 @@ class ActivationStore:
             if key in pieces[0].shard.layer_number and (key, step) not in self._bad
         ]
 
+    def recorded(self, key: str, step: int) -> bool:
+        """Whether the snapshot of this step holds this layer."""
+        return key in self._pieces(step)[0].shard.layer_number
+
     def why(self, key: str, step: int) -> Problem | None:
         """What keeps `steps(key)` from offering a step that was recorded; None where nothing is known of it."""
         known = self._bad.get((key, step)) or next((p for p in self._problems if step in p.steps), None)
