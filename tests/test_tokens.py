@@ -132,6 +132,17 @@ def test_what_prepare_finds_is_of_the_token_alone(run):
     assert len(set(table.select(quantity="I(X;T)").config)) == 2
 
 
+def test_positions_are_no_chain(run):
+    """The plain chain that was recorded holds of whole layers: a position is a part, and others feed the next layer."""
+    table = analyze(run, ["embed", "mix", "embed[token=*]", "mix[token=*]"], "binning:n_bins=3")
+    assert next(iter(table.meta["runs"].values()))["chain"]
+    assert [row.chain for row in table.dpi()] == [("embed", "mix")]
+    single = table.select(layer="*[token=*]")
+    assert single.dpi() == []
+    ax = infoplane.plots.plane(single, layers=["mix[token=0:2]"])
+    assert "no data-processing share: single positions are no chain" in " ".join(infoplane.plots.caption(ax).split())
+
+
 def test_an_analysis_goes_on_where_it_was(run, tmp_path):
     both = analyze(run, "embed[token=1:3]", table=tmp_path / "a.csv")
     first = analyze(run, "embed[token=1]", table=tmp_path / "b.csv")

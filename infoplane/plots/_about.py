@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infoplane.core.text import listed
+from infoplane.core.tokens import token_position
 from infoplane.plots._artists import Ceiling, ceiling_of
 from infoplane.plots.style import number
 from infoplane.plots.text import safe_text
@@ -134,4 +135,6 @@ def dpi_words(series: Series) -> list[str]:
     pooled = {str(layer["key"]) for layer in known if str(layer.get("reduction", "")).startswith("mean over")}
     if not words and pooled.intersection(series.layers):
         words.append("no data-processing share: pooled layers are no chain")
+    elif not words and any(token_position(layer) is not None for layer in series.layers):
+        words.append("no data-processing share: single positions are no chain")
     return words

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.errors import closest
+from infoplane.core.tokens import token_position
 from infoplane.core.units import BIT
 from infoplane.results._csv import by_value
 from infoplane.results.names import PAIR, lasting, run_names
@@ -319,5 +320,7 @@ def _chain_of(run: str, table: ResultTable, rows: IntArray, chain: Chain) -> tup
     recorded = table.meta.get("runs", {}).get(run, {}).get("chain")
     if recorded is True:
         depth = dict(zip(table["layer"][rows].tolist(), table["depth"][rows].tolist(), strict=True))
-        return tuple(sorted(depth, key=lambda layer: depth[layer]))
+        # A position of a sequence is a part of its layer: the next layer depends on other parts, too.
+        whole = [layer for layer in depth if token_position(layer) is None]
+        return tuple(sorted(whole, key=lambda layer: depth[layer]))
     return tuple(map(str, recorded)) if isinstance(recorded, list) else ()
