@@ -168,6 +168,19 @@ def test_padding_without_a_number_spoils_nothing(tmp_path, table):
     np.testing.assert_allclose([value for value in known.values() if not np.isnan(value)], 2.0, atol=1e-12)
 
 
+def test_pairs_ask_for_no_label(tmp_path):
+    """A pair is estimated on all samples, so that a number which is missing beside no label is missing there."""
+    labels, layers = sequences()
+    spoiled = layers["own"].copy()
+    spoiled[np.flatnonzero(labels[:, 1] < 0)[0], 1] = np.nan
+    given = {0: layers, 1: layers | {"own": spoiled}}
+    run = infoplane.from_arrays(tmp_path / "run", given, labels).path
+    found = infoplane.analyze(run, "hsic", pairs=[("own[token=1]", "pooled")], progress=False, device="cpu")
+    assert set(found.take(found.estimator == "hsic").n_samples) == {N}
+    assert np.isnan(found.value).tolist() == (found.step == 1).tolist()
+    assert "without" not in str(found)
+
+
 def test_parts_and_classes(tmp_path):
     part = ["train" if i % 4 else "test" for i in range(N)]
     run = written(tmp_path / "run", parts=part).path

@@ -146,7 +146,7 @@ def _layer_steps(store: ActivationStore, path: str, places: Sequence[tuple[str, 
     steps = [
         LayerSteps(path, mark, store.run_id, key, content[key], token=token) for key, token in places if content[key]
     ]
-    return [replace(each, bad=bad_steps(store, each.layer, each.token)) for each in steps]
+    return [replace(each, bad=bad_steps(store, each.layer, each.token, labelled=True)) for each in steps]
 
 
 class LayerPlan:

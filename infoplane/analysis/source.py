@@ -285,10 +285,10 @@ def _lost(source: SnapshotSource, layer: str, steps: Sequence[int]) -> list[Refu
     return out
 
 
-def bad_steps(store: ActivationStore, key: str, token: int | None) -> frozenset[int]:
+def bad_steps(store: ActivationStore, key: str, token: int | None, *, labelled: bool = False) -> frozenset[int]:
     """Steps with NaN or infinite values; of a token, which is not known before it is read, where it has some itself.
 
-    What padding holds where it has no label (attention over nothing is NaN) is not estimated, and spoils nothing.
+    With `labelled` only samples with a label at the token count: padding (attention over nothing is NaN) has none.
     """
     layer = store.layer(key)
     bad = [step for step in store.steps(key) if store.nonfinite(key, step)]
@@ -296,7 +296,7 @@ def bad_steps(store: ActivationStore, key: str, token: int | None) -> frozenset[
         return frozenset(bad)
     probe = store.probe
     used = torch.ones(probe.samples, dtype=torch.bool)
-    if probe.positions is not None:
+    if labelled and probe.positions is not None:
         used = torch.from_numpy(probe.labels[:, token] != NO_LABEL)
     tokens = read_token(store, layer, token, bad, [])
     fine = {step for step, values in tokens if torch.isfinite(to_tensor(values, layer.dtype, "cpu"))[:, used].all()}
