@@ -17,13 +17,8 @@ from infoplane.estimators import ALL_GUARANTEES, available
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/methods.md", "docs/estimators.md")
 COLUMNS = {
-    "estimators": {
-        "what it measures": "measures",
-        "assumes": "assumes",
-        "errs": "errs",
-        "cost for N samples, D units": "cost",
-        "source": "source",
-    },
+    "in short": {"what it measures": "measures"},
+    "estimators": {"what it measures": "measures", "assumes": "assumes", "source": "source"},
     "at a glance": {
         "gives": "gives",
         "unit": "unit",

@@ -472,12 +472,14 @@ def plot(runs: tuple[Path, ...], kind: str, out: Path | None, **options: Any) ->
 def compare(runs: tuple[Path, ...], out: Path | None, dpi: int, **options: Any) -> None:
     """Mean and spread over several runs: the figure, and the values at the last common step."""
     from infoplane.plots.figures import draw_file
-    from infoplane.results import read_table, summary
+    from infoplane.results import read_table, summary, views
     from infoplane.results.losses import read_losses
 
-    chosen: dict[str, Any] = {"estimator": (options["estimator"] or "").partition(":")[0], "layer": options["layers"]}
-    chosen |= {"subset": options["subset"] or "all", "quantity": options["quantity"]}
-    for one in summary.summarize(read_table(runs), **{name: value for name, value in chosen.items() if value}):
+    # What is printed is of the rows that the figure draws.
+    which: Any = {name: options[name] or None for name in ("estimator", "subset", "layers")}
+    series = views.choose(read_table(runs), several_runs=True, **which)
+    quantity = {"quantity": options["quantity"]} if options["quantity"] else {}
+    for one in summary.summarize(series.table, subset=series.subset, **quantity):
         click.echo(str(one))
     click.echo(str(draw_file(runs, "compare", out or Path("compare.png"), dpi=dpi, **options)))
     end(read_losses(runs))

@@ -116,7 +116,10 @@ def test_compare_animate_report_export(run, recorded, tmp_path):
     text = call("compare", run, other, "-l", "1", "-o", tmp_path / "compare.svg").stdout
     assert text.count(" bit at step 9 ") == 2
     assert (tmp_path / "compare.svg").read_text().startswith("<?xml")
-    call("animate", run, "-o", tmp_path / "plane.gif", "--fps", 5, "--dpi", 40)
+    call("estimate", run, "-e", "binning:n_bins=4")  # another setting: what is printed is of the one that is asked for
+    one = ("compare", run, other, "-e", "binning:n_bins=8", "-l", "1", "-o", tmp_path / "compare.svg")
+    assert [line for line in call(*one).stdout.splitlines() if " bit " in line] == text.splitlines()[:2]
+    call("animate", run, "-e", "binning:n_bins=8", "-o", tmp_path / "plane.gif", "--fps", 5, "--dpi", 40)
     assert (tmp_path / "plane.gif").read_bytes().startswith(b"GIF89a")
     call("report", run, "-o", tmp_path / "report.html")
     assert "I(X;T)" in (tmp_path / "report.html").read_text()

@@ -1,9 +1,8 @@
 """Networks as people have them: the lines of the README record their blocks, and the plane shows something."""
 
 import re
-import runpy
-from pathlib import Path
 
+import models
 import pytest
 import torch
 from torch import nn
@@ -13,49 +12,20 @@ from infoplane.plots import plane, plane_data
 from infoplane.store import open_run
 
 SPEC = "noise:relative_std=1.0"
-NETWORKS = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "networks.py"))
-
-
-def resnet():
-    x, y = map(torch.from_numpy, infoplane.datasets.digits())
-    images = nn.functional.interpolate(x[:300].reshape(-1, 1, 8, 8), size=32).repeat(1, 3, 1, 1)
-    blocks = [f"layer{stage}.{i}" for stage in (1, 2, 3, 4) for i in (0, 1)]
-    return NETWORKS["ResNet18"](8), (images, y[:300]), ["relu", *blocks, "fc"]
-
-
-def text(samples=300, tokens=12):
-    """Sequences of which the class is that of most of their tokens."""
-    y = torch.arange(samples) % 3
-    ids = 2 + torch.where(torch.rand(samples, tokens) < 0.6, y[:, None], torch.randint(0, 3, (samples, tokens)))
-    return ids + 3 * torch.randint(0, 4, (samples, tokens)), y
-
-
-def bert():
-    pytest.importorskip("transformers")
-    ids, y = text()
-    mask = (torch.arange(12) < torch.randint(6, 13, (len(ids), 1))).long()
-    blocks = [f"bert.encoder.layer.{i}" for i in range(4)]
-    x = {"input_ids": ids, "attention_mask": mask}
-    return NETWORKS["bert"](20, 12, 3), (x, y), ["bert.embeddings", *blocks, "classifier"]
-
-
-def gpt2():
-    pytest.importorskip("transformers")
-    ids, y = text()
-    blocks = [f"transformer.h.{i}" for i in range(4)]
-    return NETWORKS["gpt2"](20, 12, 3), ({"input_ids": ids}, y), ["transformer.wte", *blocks, "@out"]
 
 
 @pytest.mark.parametrize(
     ("make", "lr"),
     [
-        (resnet, 1e-2),
-        pytest.param(bert, 3e-3, marks=pytest.mark.extra),
-        pytest.param(gpt2, 3e-3, marks=pytest.mark.extra),
+        (models.resnet, 1e-2),
+        pytest.param(models.bert, 3e-3, marks=pytest.mark.extra),
+        pytest.param(models.gpt2, 3e-3, marks=pytest.mark.extra),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
 def test_the_lines_of_the_readme_show_the_blocks(tmp_path, capfd, make, lr):
+    if make is not models.resnet:
+        pytest.importorskip("transformers")
     torch.manual_seed(0)
     model, (x, y), layers = make()
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)

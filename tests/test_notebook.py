@@ -9,6 +9,7 @@ import re
 import sys
 from types import SimpleNamespace
 
+import kernel
 import numpy as np
 import pytest
 import torch
@@ -166,12 +167,10 @@ PICTURE = "image/png"
 @pytest.mark.extra
 @pytest.mark.filterwarnings("ignore")
 def test_a_fresh_kernel_shows_everything(tmp_path, monkeypatch):
-    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
-    pytest.importorskip("ipykernel")
+    for module in ("nbclient", "nbformat", "ipykernel"):
+        pytest.importorskip(module)
     monkeypatch.delenv("MPLBACKEND", raising=False)
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
-    nbclient.NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
-    recorded, estimated, *shown_cells, state = (cell.outputs for cell in notebook.cells)
+    recorded, estimated, *shown_cells, state = kernel.outputs(CELLS, tmp_path)
     assert recorded == []
     bar, rows = estimated
     assert bar.data["text/plain"].startswith("estimating 100%|█")

@@ -53,7 +53,7 @@ def test_the_lowest_versions_are_those_that_the_full_check_installs():
         if name != "torch":
             assert (pins[name] + ".0").startswith(lowest + ".0"), name
     assert f"torch=={pins['torch']}" in (ROOT / "constraints.txt").read_text()
-    assert f"`torch` {pins['torch']}" in (ROOT / "README.md").read_text()
+    assert f"`torch` {pins['torch']}" in (ROOT / "docs" / "start.md").read_text()
 
 
 def test_the_version_stands_in_one_place():

@@ -50,6 +50,19 @@ def test_every_estimator_has_a_row_in_the_table():
 
 
 def test_links_and_figures_exist():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+    targets = set(re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README))
+    for target in targets:
         if not target.startswith("http"):
             assert (ROOT / target).exists(), target
+    pages = ["recording", "guides/index", "results", "figures", "gallery", "methods", "experiments", "format"]
+    assert {
+        *(f"docs/{page}.md" for page in pages),
+        "benchmarks/README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+    } <= targets
+
+
+def test_it_is_read_in_three_minutes():
+    """What is longer belongs to a page of its own, to which a line here leads."""
+    assert len(README.splitlines()) <= 110

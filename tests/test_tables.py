@@ -69,7 +69,8 @@ def test_one_file_is_enough_for_a_row_in_every_table(tmp_path: Path):
     finally:
         _ESTIMATORS.pop("toy-of-the-tables", None)
     assert rows == [
-        "| `toy-of-the-tables` | how many samples there are |  | never \\| nowhere |  |  |",
+        "| `toy-of-the-tables` | how many samples there are |",
+        "| `toy-of-the-tables` | how many samples there are |  |  |",
         "| `toy-of-the-tables` |  | samples | never \\| nowhere |  |  |  |",
         "| `toy-of-the-tables` | discrete | yes |  |  |  |  |",
     ]

@@ -235,14 +235,15 @@ def only_layers(data: PlaneData, layers: Sequence[str]) -> PlaneData:
     return replace(data, layers=list(layers), **fewer)
 
 
-def frame(ax: Axes, planes: Sequence[PlaneData], look: Look, *, named: bool = True) -> None:
-    """Axis labels, limits from the points of all `planes`, and the ceilings, by name where `named`."""
+def frame(ax: Axes, planes: Sequence[PlaneData], look: Look, *, own: int = 0) -> None:
+    """Axis labels, limits from the points of all `planes`, and the ceilings of its own; named where they are new."""
     points = np.concatenate([p.points for p in planes])
     x, y = highest(p.ceiling_xt for p in planes), highest(p.ceiling_ty for p in planes)
     across = measured(planes[0].labels[0], planes[0].caption, look, LEGEND_SHARE * slot_width(ax))
     ax.set(xlabel=across, ylabel=planes[0].labels[1])
     ax.set(xlim=limits(points[:, 0], x), ylim=limits(points[:, 1], y))
-    draw_ceilings(ax, x=x, y=y, named=named)
+    tops = [(p.ceiling_xt, p.ceiling_ty) for p in planes[: own + 1]]
+    draw_ceilings(ax, x=tops[own][0], y=tops[own][1], named=own == 0 or tops[own] != tops[own - 1])
 
 
 def draw_steps(

@@ -92,7 +92,7 @@ def plane_grid(
     everywhere = list(dict.fromkeys(layer for p in planes for layer in p.layers))
     with grid_axes(ax, titles, caption, options, across=across, aspect=aspect) as axes:
         for i, (panel, data) in enumerate(zip(axes, planes, strict=True)):
-            frame(panel, planes, options, named=i == 0)
+            frame(panel, planes, options, own=i)
             panel.locator_params(axis="both", nbins=4)
             if by == "layer":
                 draw_path(panel, data, norm, options)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Iterator
 
-import numpy as np
 import pytest
 import synthetic
+from extents import STYLES, check, texts_drawn
 from matplotlib.text import Text
 
 from infoplane import plots
 from infoplane.results import ResultTable
 
 STEPS = [0, 1, 3, 10, 30, 100, 1000]
-STYLES = ("column", "page", "screen")
-SLACK = 0.75
-"""Points by which a glyph may stand out of the box that its font states."""
 
 
 @functools.cache
@@ -45,37 +43,9 @@ def table(kind: str, count: int) -> ResultTable:
 
 
 @pytest.fixture(autouse=True)
-def written(monkeypatch) -> list[Text]:
-    """The texts that are really drawn: Matplotlib keeps others, such as labels of ticks beyond the limits."""
-    seen: list[Text] = []
-    draw = Text.draw
-
-    def noted(self, renderer):
-        if self.get_visible() and self.get_text().strip() and self.get_alpha() != 0:
-            seen.append(self)
-        return draw(self, renderer)
-
-    monkeypatch.setattr(Text, "draw", noted)
-    return seen
-
-
-def check(ax, written, style: str, share: float = 0.6) -> None:
-    """The promises, measured on the laid-out figure."""
-    figure = ax.figure
-    written.clear()
-    figure.draw_without_rendering()
-    panels = [a for a in figure.axes if a.get_visible() and not hasattr(a, "_colorbar")]
-    boxes = np.array([a.get_position().extents for a in panels])
-    first = boxes[np.isclose(boxes[:, 1], boxes[0, 1])]  # the panels of the first row
-    assert (first[:, 2] - first[:, 0]).sum() >= share * (1 if len(first) == 1 else 0.9), "the axes are too narrow"
-    slack = SLACK * figure.dpi / 72
-    for text in dict.fromkeys(written):
-        box = text.get_window_extent()
-        low, high = np.min([box.x0, box.y0]), np.max([box.x1 - figure.bbox.x1, box.y1 - figure.bbox.y1])
-        assert low >= -slack, f"{text.get_text()!r} is cut"
-        assert high <= slack, f"{text.get_text()!r} is cut"
-        if style == "column":
-            assert text.get_fontsize() >= 6.5, f"{text.get_text()!r} has {text.get_fontsize()} points"
+def written() -> Iterator[list[Text]]:
+    with texts_drawn() as seen:
+        yield seen
 
 
 def drawn(kind: str, style: str, count: int, metrics: bool = False):

@@ -199,3 +199,26 @@ def test_a_table_without_estimates_has_no_panels(kind):
     table = ResultTable.from_rows(synthetic.metric_rows(steps=STEPS), synthetic.about_runs("a1b2c3"))
     with pytest.raises(ValueError, match="the table has no estimates"):
         plots.FIGURES[kind](table, by="run")
+
+
+def test_planes_of_subsets_have_their_own_ceilings_and_sizes():
+    """A part of the probe cannot reach the ceiling of the whole."""
+    sizes_of = {"all": (4096, 12.0), "train": (1024, 10.0), "test": (512, 9.0)}
+    rows = [
+        row._replace(n_samples=n, ceiling=top if row.quantity == "I(X;T)" else row.ceiling, value=row.value * top / 12)
+        for subset, (n, top) in sizes_of.items()
+        for row in synthetic.layer_rows(steps=STEPS, subset=subset)
+    ]
+    meta = synthetic.about_runs("a1b2c3")
+    meta["runs"]["a1b2c3"]["advice"] = [{"settings": [{"estimator": rows[0].estimator, "config": rows[0].config}]}]
+    figure = plots.plane_grid(ResultTable.from_rows(rows, meta), by="subset").figure
+    drawn = dict(zip(titles(figure), [ax for ax in figure.axes if ax.get_label() != "<colorbar>"], strict=True))
+    for subset, (n, top) in sizes_of.items():
+        upright = {float(line.get_xdata()[0]) for line in drawn[subset].lines if len(set(line.get_xdata())) == 1}
+        assert top in upright, subset
+        assert upright <= {top}, subset
+        assert f"log₂ N = {np.log2(n):.3g}" in [text.get_text() for text in drawn[subset].texts], subset
+    (caption,) = captions(figure)
+    assert "scale chosen by looking" in caption
+    assert "N = 512 to 4" in caption.replace("\n", " ")
+    assert "(train)" not in caption

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import re
-import shutil
-from pathlib import Path
 from xml.etree import ElementTree
 
+import chromium
 import pytest
 import report_table
+from chromium import Opened
 
 from infoplane.report import write_report
 from infoplane.report.doubts import PLAIN_FLAGS
@@ -18,66 +18,14 @@ from infoplane.results import ResultTable
 
 pytestmark = pytest.mark.browser
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
-SIZE = {"width": 1280, "height": 1400}
-
 
 @pytest.fixture(scope="module")
 def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="needs the extra 'browser' (playwright)")
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
+    pytest.importorskip("playwright.sync_api", reason="needs the extra 'browser' (playwright)")
+    if chromium.found() is None:
         pytest.skip("no Chromium on the PATH")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        page = chromium.new_page()  # the browser's own helpers start with its first page, not in a test
-        page.goto(Path(__file__).as_uri())
-        page.wait_for_timeout(1000)
-        page.close()
-        yield chromium
-        chromium.close()
-
-
-class Opened:
-    """A page with all that it said and asked for."""
-
-    def __init__(self, browser, path, **context) -> None:
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page = browser.new_page(**{"viewport": SIZE, **context})
-        self.page.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(path.as_uri())
-        self.page.wait_for_selector("body[data-ready]", timeout=60_000)
-
-    def points(self) -> int:
-        """Points of the layers' own traces in the plane, as far as the slider shows them."""
-        return self.page.evaluate(
-            "document.getElementById('plane').data.filter((t) => t.mode === 'markers' && t.hoverinfo === 'text')"
-            ".reduce((n, t) => n + t.x.length, 0)"
-        )
-
-    def now(self) -> dict:
-        """The current line of the first run."""
-        return self.page.evaluate(
-            "(() => { const t = document.getElementById('plane').data.find((t) => (t.name || '').startsWith('now'));"
-            " return {x: t.x, y: t.y}; })()"
-        )
-
-    def saved(self, what: str) -> str:
-        """The text of the file that a button hands out."""
-        with self.page.expect_download() as found:
-            self.page.click(f"#save-{what}")
-        return Path(found.value.path()).read_text()
-
-    def slide(self, index: int) -> None:
-        self.page.evaluate(
-            "(i) => { const s = document.getElementById('step'); s.value = i; s.dispatchEvent(new Event('input'));"
-            " return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))); }",
-            index,
-        )
+    with chromium.launched() as launched:
+        yield launched
 
 
 @pytest.fixture(scope="module")
@@ -262,15 +210,7 @@ def test_plane_and_controls_are_in_the_first_screen(browser, tmp_path, what, siz
     table = ResultTable.from_rows(CROWDED[what]())
     viewport = {"width": size[0], "height": size[1]}
     opened = Opened(browser, write_report(table, tmp_path / "report.html"), viewport=viewport)
-    assert opened.page.evaluate("document.documentElement.scrollWidth") <= size[0]
-    for name in ("warnings", "estimate", "mode", "axis", "play", "step", "now", "plane"):
-        box = opened.page.locator(f"#{name}").bounding_box()
-        assert box["y"] >= 0, name
-        assert box["y"] + box["height"] <= size[1], name
-        assert box["x"] >= 0, name
-        assert box["x"] + box["width"] <= size[0], name
-    width = opened.page.evaluate("document.getElementById('plane')._fullLayout._size.w")
-    assert width > 0.5 * opened.page.locator("#plane").bounding_box()["width"]
+    opened.check_first_screen()
     for summary in opened.page.locator("#warnings summary").all():  # every doubt opened, too
         summary.click()
     opened.page.click("#theme")
