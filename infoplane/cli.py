@@ -7,7 +7,8 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -186,8 +187,19 @@ def on_cpu(given: Mapping[str, Any]) -> bool:
     return device_of(given["device"]) == "cpu"
 
 
+@contextlib.contextmanager
+def warnings_as(text: Callable[[object], str]) -> Iterator[None]:
+    """Show a warning as this text on stderr, without the place in the code where it arose."""
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: text(message)
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
+
+
 class OneLineErrors(click.Group):
-    """Bad use and bad input end in one line on stderr and exit code 2; a bug keeps its traceback."""
+    """Bad use and bad input end in one line on stderr and exit code 2, warnings in one; a bug keeps its traceback."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[ARGUMENTS] = list(args)  # for the same command again in a child
@@ -198,15 +210,18 @@ class OneLineErrors(click.Group):
         from infoplane.core.errors import StoreError
         from infoplane.core.text import printable
 
+        def spoken(found: object) -> str:
+            text = printable(" ".join(str(found).split()))
+            return in_options(text, self.get_command(ctx, ctx.invoked_subcommand or ""))
+
         try:
-            return super().invoke(ctx)
+            with warnings_as(lambda warning: f"warning: {spoken(warning)}\n"):
+                return super().invoke(ctx)
         except (StoreError, ValueError, TypeError, OSError) as error:
             if ctx.params.get("traceback"):
                 raise
             notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-            text = printable(" ".join(f"{error}{notes}".split()))
-            text = in_options(text, self.get_command(ctx, ctx.invoked_subcommand or ""))
-            raise click.ClickException(text or type(error).__name__) from error
+            raise click.ClickException(spoken(f"{error}{notes}") or type(error).__name__) from error
         except (MemoryError, RuntimeError) as error:
             if limited.limits_of_this_process() is None or not limited.ran_out_of_memory(error):
                 raise
@@ -224,11 +239,14 @@ VALUE = r"\.\.\.|\[\.\.\.\]|\[(?:[^\[\]]|\[[^\]]*\])*\]|'[^']*'|[\w*]*"
 
 def in_options(text: str, asked: click.Command | None) -> str:
     """An error in the words of the command line: `choose with run='a'` is `--run a` where there is that option."""
-    options = {p.name: p.opts[-1] for p in (asked.params if asked else ()) if isinstance(p, click.Option)}
+    taken = [p for p in (asked.params if asked else ()) if isinstance(p, click.Option)]
+    options, flags = {p.name: p.opts[-1] for p in taken}, {p.name: p for p in taken if p.is_flag}
     if "estimator" in options:
         options["settings"] = "--estimator NAME:SETTING=VALUE"
 
     def spoken(found: re.Match[str]) -> str:
+        if flag := flags.get(found[1]):
+            return str(((found[2] == "False" and flag.secondary_opts) or flag.opts)[-1])
         words = re.findall(r"'([^']*)'", found[2]) if found[2][:1] in "['" else [found[2]]
         return " ".join(f"{options[found[1]]} {word}".rstrip(" .") for word in words or [""])
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from analysis_cases import make_run
 from click.testing import CliRunner
@@ -68,6 +71,8 @@ def test_errors_name_the_options_of_the_command(runs, tmp_path, words, said):
         ("give groups={name: [run, ...]}", "give groups={name: [run, ...]}"),
         ("runs/run=3/results.csv: damaged", "runs/run=3/results.csv: damaged"),
         ("has no setting n_bins=4", "has no setting n_bins=4"),
+        ("or say metrics=True", "or say --metrics"),
+        ("leave out caption=False", "leave out --no-caption"),
     ],
 )
 def test_an_error_of_python_is_put_into_options(error, said):
@@ -79,3 +84,21 @@ def test_a_report_is_a_page_and_nothing_else(runs, tmp_path, name):
     text = call("report", runs[0], "-o", tmp_path / name, code=2)
     assert f"its file ends in .html, got {name!r}" in text
     assert not (tmp_path / name).exists()
+
+
+def test_a_warning_is_a_line_in_the_words_of_the_command(tmp_path):
+    """As a person reads it: not the file of a library and the line of code where the warning arose."""
+    np.savez(tmp_path / "step-1.npz", fc=np.ones((20, 2)), labels=np.arange(20) % 2 + 1.0)
+    words = [sys.executable, "-m", "infoplane", "import", tmp_path / "step-1.npz", "-o", tmp_path / "run"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("warning: float labels are regression targets")
+    assert line.endswith("or say --classes")
+
+
+def test_names_of_classes_without_classes_are_refused(tmp_path):
+    np.savez(tmp_path / "step-1.npz", fc=np.ones((20, 2)), labels=np.arange(20) % 2 + 1.0)
+    words = ["import", tmp_path / "step-1.npz", "--label-names", "none,cat,dog", "-o", tmp_path / "run"]
+    assert "names of 3 classes were given, and float labels are regression targets" in call(*words, code=2)
+    assert not (tmp_path / "run").exists()
+    call(*words, "--classes")

@@ -212,6 +212,11 @@ def as_sample_ids(ids: Any, samples: int) -> IntArray:
 
 
 def check_label_names(labels: npt.NDArray[Any], names: Sequence[str]) -> None:
-    """Raise ValueError for a class that has no name, where there are names."""
+    """Raise ValueError for a class that has no name, and for targets, which are no classes, where there are names."""
+    if names and labels.dtype.kind == "f":
+        raise ValueError(
+            f"names of {len(names)} classes were given, and float labels are regression targets; for classes pass "
+            "y.long(), or y.astype(int)"
+        )
     if names and labels.dtype.kind == "i" and int(labels.max()) >= len(names):
         raise ValueError(f"label {int(labels.max())} has no name: label_names has {len(names)} entries")

@@ -24,6 +24,7 @@ from infoplane.store.layout import ARRAY_DTYPES, RUN_FILE
 
 Arrays = Mapping[str, Any]
 Taken = dict[int, dict[str, torch.Tensor]]
+AS_CLASSES = ", or say classes=True"
 
 
 def from_arrays(
@@ -152,7 +153,7 @@ def _check_free(run: Path, overwrite: bool) -> None:
         if overwrite:
             return
         raise StoreError(
-            f"{run} already holds a run, which an import replaces with overwrite=True (--overwrite) alone; choose "
+            f"{run} already holds a run, which an import replaces with overwrite=True alone; choose "
             "another directory, or delete this one"
         )
     if held is not None:
@@ -301,9 +302,12 @@ def _labels(labels: Any, taken: Taken, label_names: Sequence[str], classes: bool
         y = _numbered(y)
     if len(y) < 2:
         raise ValueError(f"a run needs at least 2 samples, got {len(y)}")
-    check_label_names(y, label_names)
+    try:
+        check_label_names(y, label_names)
+    except ValueError as error:
+        raise ValueError(f"{error}{AS_CLASSES if y.dtype.kind == 'f' else ''}") from None
     for doubt in doubts(y):
-        warn(f"{doubt}, or say classes=True (--classes)" if y.dtype.kind == "f" else doubt)
+        warn(f"{doubt}{AS_CLASSES}" if y.dtype.kind == "f" else doubt)
     return y
 
 
@@ -313,7 +317,7 @@ def _numbered(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if len(broken):
         raise ValueError(
             f"labels that are classes must be whole numbers, got {labels.flat[broken[0]]}; for targets leave out "
-            "classes=True (--classes)"
+            "classes=True"
         )
     return as_labels(labels.astype(np.int64), len(labels))
 

@@ -18,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that a script finds what the tests share
 
 import chromium
+import kernel
 import models
 import torch
 from click.testing import CliRunner
@@ -28,7 +29,20 @@ from infoplane import plots
 from infoplane.cli import main
 from infoplane.results import ResultTable
 
-__all__ = ["complains", "journey", "look", "models", "read_page", "recorded", "refused", "said", "shell", "spec_of"]
+__all__ = [
+    "chromium",
+    "complains",
+    "journey",
+    "kernel",
+    "look",
+    "models",
+    "read_page",
+    "recorded",
+    "refused",
+    "said",
+    "shell",
+    "spec_of",
+]
 
 HASH = re.compile(r"\b(?=[0-9]*[a-f])(?=[a-f]*[0-9])[0-9a-f]{10,}\b")
 SCREENS = ((1280, 800), (390, 844))
