@@ -10,17 +10,20 @@ import click.testing
 import numpy as np
 import pytest
 import torch
-from analysis_cases import Apart, make_run
+from analysis_cases import Apart, activations, layer_of, make_run, probe
 from torch import nn
 
 import infoplane
 from infoplane.cli import main
+from infoplane.core import Snapshot
+from infoplane.core.records import Noise
 from infoplane.estimators import available, get
 from infoplane.estimators.hsic import Hsic
 from infoplane.hooks import NoiseInjection, Recorder
 from infoplane.plots import curves, heatmap
 from infoplane.results import ResultTable
 from infoplane.results.views import choose
+from infoplane.store import StoreWriter
 
 N, STD = 2000, 0.5
 INFINITE = "both are functions of one X, and their Shannon information is infinite or log2 of the number of inputs"
@@ -218,6 +221,46 @@ def test_a_value_recorded_after_its_noise_has_none_behind_it(tmp_path):
         estimate(run, "gaussian", pairs=[("1", "2")])
 
 
+def run_with_noise(path, at, clean, seed=0):
+    """A chain fc0 -> fc1 -> fc2 with noise on one of them, recorded ahead of it (`clean`) or behind."""
+    on = probe()
+    noise = Noise(std=STD, clean=clean)
+    layers = tuple(layer_of(i, 2, noise=noise if i == at else None) for i in range(3))
+    with StoreWriter(path, probe=on, settings={"chain": True, "seed": seed}, background=False) as write:
+        for step in range(2):
+            arrays = {layer.key: activations(0, step, layer.depth, 2, on.samples) for layer in layers}
+            write(Snapshot(step=step, epoch=0.0, time=0.0, layers=layers, arrays=arrays))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("at", "clean", "parted"),
+    [
+        (0, True, {"01", "02"}),
+        (0, False, set()),
+        (1, True, {"02", "12"}),
+        (1, False, {"01", "02"}),
+        (2, True, set()),
+        (2, False, {"02", "12"}),
+    ],
+)
+def test_noise_parts_what_was_recorded_ahead_of_it_from_what_follows(tmp_path, at, clean, parted):
+    """A value ahead of the noise of its layer has that noise behind it, one after it holds it."""
+    run = run_with_noise(tmp_path / "run", at, clean)
+    found = {two for two in ("01", "02", "12") if not refused(run, pairs=[(f"fc{two[0]}", f"fc{two[1]}")])}
+    assert found == parted
+    random = {i for i in range(3) if not refused(run, layers=f"fc{i}", against="previous")}
+    assert random == set(range(at + clean, 3))
+
+
+def refused(run, **asked):
+    try:
+        return not len(estimate(run, "gaussian", **asked))
+    except ValueError as error:
+        assert INFINITE in str(error)  # noqa: PT017
+        return True
+
+
 def test_runs_of_one_seed_draw_one_noise(noisy, tmp_path):
     other = record(tmp_path / "other")
     with pytest.raises(ValueError, match="the recorder's seed 0 too, and equal seed and step draw equal") as error:
@@ -397,3 +440,15 @@ def test_a_pair_is_made_of_all_samples_where_positions_have_labels_of_their_own(
     assert rows.partner.tolist() == ["1[token=2]"]
     assert "no label" not in str(table)
     assert choose(table, shows="HSIC(T;T')").unlabelled == []
+
+
+def test_a_number_that_is_missing_in_padding_spoils_a_pair(tmp_path):
+    """A pair takes the samples that have no label there, so what they hold counts."""
+    a = torch.randn(60, 3, 2, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(3, (60, 3), generator=torch.Generator().manual_seed(1))
+    labels[:20, 1] = -100
+    a[5, 1] = math.nan
+    run = infoplane.from_arrays(tmp_path / "run", {0: {"a": a, "b": a[:, 0]}}, labels=labels)
+    table = estimate(run, "hsic:sigma=1", pairs=[("a[token=*]", "b")])
+    flags = dict(zip(table.layer[table.partner == "b"], table.flags[table.partner == "b"], strict=True))
+    assert flags == {"a[token=0]": "", "a[token=1]": "nonfinite", "a[token=2]": ""}
