@@ -31,10 +31,11 @@ UPSTREAM = {
     "importers": ["store"],
     "analysis": ["store", "estimators", "results"],
     "live": ["analysis"],
+    "watch": ["analysis", "report"],
     "certify": ["analysis", "datasets", "testing"],
     "testing": ["estimators"],
     "demo": ["hooks", "analysis", "plots", "report", "diagnostics", "datasets"],
-    "cli": ["demo", "certify", "live", "importers", "integrations", "testing"],
+    "cli": ["demo", "certify", "live", "watch", "importers", "integrations", "testing"],
     "__main__": ["cli"],
     "__init__": [],
 }
@@ -53,7 +54,7 @@ OWNERS = {
 def part_of(path: Path) -> str:
     first = path.relative_to(PACKAGE).parts[0]
     name = first.removesuffix(".py")
-    # live stands in _live.py, so that the name infoplane.live stays with the function
+    # live stands in _live.py, so that the name infoplane.live stays with the function; _watch.py is the command's alone
     return name if name.startswith("__") else name.lstrip("_")
 
 
@@ -114,7 +115,7 @@ TAKEN_BY_FIGURES = {
     "names": {"runs_called"},
     "scales": {"by_scale"},
     "trajectories": {"Grid"},
-    "views": {"RECORDED", "Selection", "Series", "by_looking", "choose", "options", "settings_words"},
+    "views": {"RECORDED", "Selection", "Series", "by_looking", "choose", "metric_group", "options", "settings_words"},
     "limits": {"axis_limits", "widened"},
     "summary": {"Compression", "Summary", "at_common_steps", "compression", "over_runs", "upper_fence"},
     "losses": {"loss_words", "losses"},

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.brief import Brief
 from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, rounding, rows
 from infoplane.results import Row
 
@@ -15,7 +16,7 @@ ESTIMATOR = "fourier"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class FourierFeatures:
+class FourierFeatures(Brief):
     """Frequencies in the input weights of each unit.
 
     Attributes

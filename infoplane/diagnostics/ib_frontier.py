@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.brief import Brief
 from infoplane.core.units import BIT, BITS_PER_NAT
 from infoplane.diagnostics._place import Entry, Place, rows
 from infoplane.results import Row
@@ -17,7 +18,7 @@ ESTIMATOR = "ib-frontier"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Frontier:
+class Frontier(Brief):
     """Corner points of the frontier, from (0, 0) to (H(X), I(X;Y)); it is the line that joins them.
 
     Attributes

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.brief import Brief
 from infoplane.core.units import Z_95
 from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, rows
 from infoplane.results import Row
@@ -18,7 +19,7 @@ ESTIMATOR = "local-rank"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class LocalRank:
+class LocalRank(Brief):
     """Numerical ranks of Jacobians.
 
     Attributes

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
+from infoplane.core.brief import Brief
 from infoplane.core.units import BITS_PER_NAT
 from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, rows
 from infoplane.results import Row
@@ -19,7 +20,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Matching:
+class Matching(Brief):
     """How the units of layer A match those of layer B.
 
     Attributes

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.brief import Brief
 from infoplane.core.units import BIT, BITS_PER_NAT
 from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, rounding, rows
 from infoplane.results import Row
@@ -16,7 +17,7 @@ ESTIMATOR = "weights"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class WeightSpectrum:
+class WeightSpectrum(Brief):
     """Singular values of a weight matrix and what follows from them.
 
     Attributes

@@ -14,7 +14,7 @@ from torch import nn
 
 from infoplane.core.records import Layer
 from infoplane.core.text import aligned, printable
-from infoplane.hooks._pass.blocks import is_activation
+from infoplane.hooks._pass.blocks import is_activation, is_free
 from infoplane.hooks._pass.checks import refuse_lazy
 from infoplane.hooks._pass.observe import Flow, ModuleCall, Observation, Watcher, look
 from infoplane.hooks._pass.state import Surroundings, model_device
@@ -82,8 +82,9 @@ def layers(model: nn.Module, batch: Any, *, samples: int | None = None) -> Layer
     Returns
     -------
     LayerTable
-        Prints name, type, shape, bytes of one snapshot without reduction, and calls. Modules that do not run are
-        listed last, with a note.
+        Prints name, type, shape, bytes of one snapshot without reduction, and calls. Of a module that runs several
+        times each call is a layer, or one has to be chosen where it has weights. Modules that do not run are listed
+        last, with a note.
     """
     inner = unwrap(model)
     refuse_lazy(inner)
@@ -118,10 +119,13 @@ def _row(calls: Sequence[ModuleCall], n: int, samples: int, seen: Observation) -
         role = "output"
     elif all(c.leaf for c in calls):
         role = "activation" if is_activation(named.module) else "other"
+    # As a default recording takes them: what has no weights is a layer in each of its places.
+    apart = is_free(named.module)
     notes = {
         "passes its input on": all(c.passes_through for c in calls),
         "part of the layer around it": all(c.part for c in calls),
-        f"choose a call: {named.name}#0": len(calls) > 1,
+        f"a layer at each call: {named.name}#0 to #{len(calls) - 1}": len(calls) > 1 and apart,
+        f"choose a call: {named.name}#0": len(calls) > 1 and not apart,
         f"choose a tensor: {named.name}@out{next(iter(last.outputs), '')}": len(last.outputs) > 1,
     }
     # Shapes as `[0]2x3`, by their place in what the module returned.

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from infoplane.core.brief import Brief
 from infoplane.core.text import listed
 from infoplane.core.tokens import token_position
 from infoplane.plots._artists import Ceiling, ceiling_of
@@ -25,7 +26,7 @@ COUNT = re.compile(r"(?<![\w.=-])\d[\d\u202f]*(?:\.\d+)?(?![\w.-])")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Shown:
+class Shown(Brief):
     """What the figures of one quantity have in common.
 
     Attributes

@@ -14,6 +14,7 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Patch, Rectangle
 
+from infoplane.core.brief import Brief
 from infoplane.core.deprecation import renamed
 from infoplane.plots._about import about, axis_label, doubtful
 from infoplane.plots._artists import (
@@ -69,7 +70,7 @@ FLAGS = ("saturated", "below_null")
 
 
 @dataclass(frozen=True, eq=False)
-class GroupData:
+class GroupData(Brief):
     """Runs summarised together.
 
     Attributes
@@ -97,7 +98,7 @@ class GroupData:
 
 
 @dataclass(frozen=True, eq=False)
-class CompareData:
+class CompareData(Brief):
     """Groups of runs, with the label and the ceiling of each quantity."""
 
     groups: list[GroupData]

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
+from infoplane.core.brief import Brief
 from infoplane.core.palette import OKABE_ITO
 from infoplane.plots._about import about
 from infoplane.plots._artists import LEGEND_SHARE, OPEN, ROW_SHARE, beside_rows, key, legend, limits, measured, row_axis
@@ -26,7 +27,7 @@ MAX_NAMED_RUNS = 8
 
 
 @dataclass(frozen=True, eq=False)
-class CompressionData:
+class CompressionData(Brief):
     """Scores by run and layer; a layer that a run does not have is absent.
 
     Attributes

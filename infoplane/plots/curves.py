@@ -33,7 +33,7 @@ from infoplane.plots._layers import END_SHARE, LayerLook, layer_looks, tag
 from infoplane.plots.style import CHANCE, FAINT, drawable, layer_line, small_size
 from infoplane.plots.text import fitted_names, safe_text
 from infoplane.results import ResultTable
-from infoplane.results.views import Selection, Series, choose
+from infoplane.results.views import Selection, Series, choose, metric_group
 
 FloatArray = npt.NDArray[np.float64]
 Metrics = dict[str, dict[str, tuple[FloatArray, FloatArray]]]
@@ -182,8 +182,7 @@ def chosen_metrics(series: Series, wanted: Sequence[str] | str | bool) -> Metric
         known = {name: known[name] for name in names}
     out: Metrics = {}
     for name, recorded in known.items():
-        group = "accuracy" if "acc" in name.lower() else "loss" if "loss" in name.lower() else name
-        out.setdefault(group, {})[name] = recorded
+        out.setdefault(metric_group(name), {})[name] = recorded
     return out
 
 

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 
 from matplotlib.axes import Axes
 
+from infoplane.core.brief import Brief
 from infoplane.core.palette import OKABE_ITO
 from infoplane.plots._about import lost_words
 from infoplane.plots._artists import ROW_SHARE, row_axis
@@ -37,7 +38,7 @@ Chain = Sequence[str] | Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True, eq=False)
-class DpiData:
+class DpiData(Brief):
     """One row per run, estimator, settings and subset, named by what tells them apart.
 
     `runs` are the names of their runs, `estimates` what tells the rows of one run apart.

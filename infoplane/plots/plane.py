@@ -14,6 +14,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
+from infoplane.core.brief import Brief
 from infoplane.core.text import listed
 from infoplane.plots._about import about, axis_label, doubtful, dpi_words
 from infoplane.plots._artists import (
@@ -49,7 +50,7 @@ I_XT, I_TY = "I(X;T)", "I(T;Y)"
 
 
 @dataclass(frozen=True, eq=False)
-class PlaneData:
+class PlaneData(Brief):
     """The arrays that `plane` draws.
 
     Attributes

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
+from infoplane.core.brief import Brief
 from infoplane.plots._about import lost_words, run_words
 from infoplane.plots._artists import Label, draw_line, end_labels, key, legend, step_axis
 from infoplane.plots._figure import Look, Options, keywords, panels, selected
@@ -25,7 +26,7 @@ DASHED = (0, (4, 1.5))
 
 
 @dataclass(frozen=True, eq=False)
-class SnrData:
+class SnrData(Brief):
     """Gradient moments of one run, arrays (S, L), NaN where none was recorded.
 
     Attributes

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from infoplane.core.text import listed, printable, shorten
 from infoplane.results import ResultTable
 from infoplane.results.losses import losses
+from infoplane.results.overview import named_way
 from infoplane.results.trajectories import groups
 from infoplane.results.views import Series, choose, is_in, of_layers, options, ordered_layers, settings_words
 
@@ -124,7 +125,7 @@ def estimates(table: ResultTable) -> Iterator[Series]:
 
 def estimate_name(series: Series) -> str:
     """`binning, n_bins = 30 (test)`: one way of estimating, in words."""
-    return named(series, settings_words(series.settings))
+    return named_way(series.estimator, settings_words(series.settings), series.subset)
 
 
 def short_names(ways: Sequence[Series]) -> list[str]:
@@ -134,14 +135,9 @@ def short_names(ways: Sequence[Series]) -> list[str]:
     for series, own in zip(ways, words, strict=True):
         alike[series.estimator] = alike.get(series.estimator, set(own)) & set(own)
     return [
-        named(s, [word for word in own if word not in alike[s.estimator]]) for s, own in zip(ways, words, strict=True)
+        named_way(s.estimator, [word for word in own if word not in alike[s.estimator]], s.subset)
+        for s, own in zip(ways, words, strict=True)
     ]
-
-
-def named(series: Series, settings: Sequence[str]) -> str:
-    """Estimator, these settings, and the subset unless it is all."""
-    words = ", ".join([series.estimator, *settings])
-    return printable(words if series.subset == "all" else f"{words} ({series.subset})")
 
 
 def doubts(table: ResultTable) -> list[Doubt]:

@@ -114,9 +114,7 @@ def _quantities(rows: ResultTable) -> list[str]:
 def _head(rows: ResultTable, estimator: str, settings: str, subset: str, quantities: Sequence[str]) -> str:
     """`binning, n_bins = 30 (test), N = 300, steps 0 to 50; at most I(X;T) 8.23, I(T;Y) 3.32 bits`."""
     looked = by_looking(rows, estimator, settings, dict.fromkeys(rows.run.tolist()))
-    words = ", ".join(map(printable, [estimator, *settings_words(settings), *looked])) + (
-        "" if subset == "all" else f" ({printable(subset)})"
-    )
+    words = named_way(estimator, [*settings_words(settings), *looked], subset)
     sizes = dict.fromkeys([min(rows.n_samples), max(rows.n_samples)])
     left_out = "".join(f", {each}" for each in unlabelled_words(rows, subset, dict.fromkeys(rows.run.tolist())))
     runs = len(set(rows.run.tolist()))
@@ -190,6 +188,12 @@ def _to_do(rows: ResultTable) -> Iterator[str]:
     worst = max(counts, key=lambda flag: counts[flag])
     if counts[worst]:
         yield f"{counts[worst]} of {len(rows)} values are {FLAG_WORDS[worst]}: {REMEDIES[worst]}"
+
+
+def named_way(estimator: str, settings: Sequence[str], subset: str) -> str:
+    """`binning, n_bins = 30 (test)`: one way of estimating, of settings in words; the subset unless it is all."""
+    words = ", ".join([estimator, *settings])
+    return printable(words if subset == "all" else f"{words} ({subset})")
 
 
 BY_LOOKING = "scale chosen by looking"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.brief import Brief
 from infoplane.core.text import printable
 from infoplane.results.names import pair_name, run_names
 from infoplane.results.overview import FLAG_WORDS
@@ -31,7 +32,7 @@ SPREADS: dict[str, str] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Summary:
+class Summary(Brief):
     """Mean over runs and the band around it, with the shape of one run's array.
 
     Attributes
@@ -153,7 +154,7 @@ def student_t(df: int, level: float = 0.95) -> float:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class CurveSummary:
+class CurveSummary(Brief):
     """One quantity of one layer (or pair: `partner`) over several runs, at the steps that all of them have.
 
     Attributes

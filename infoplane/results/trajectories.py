@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.brief import Brief, span
 from infoplane.core.errors import closest
+from infoplane.core.text import listed, printable
 from infoplane.core.tokens import token_position
 from infoplane.core.units import BIT
 from infoplane.results._csv import by_value
-from infoplane.results.names import PAIR, lasting, run_names
+from infoplane.results.names import PAIR, lasting, pair_name, run_names
+from infoplane.results.overview import named_way, settings_words
 
 if TYPE_CHECKING:
     from infoplane.results.table import ResultTable
@@ -75,6 +78,19 @@ class Plane:
     def __len__(self) -> int:
         return len(self.run)
 
+    def __repr__(self) -> str:
+        found = zip(self.estimator.tolist(), self.settings.tolist(), self.subset.tolist(), strict=True)
+        ways = [named_way(e, settings_words(s), subset) for e, s, subset in dict.fromkeys(found)]
+        layers = [printable(layer) for layer in dict.fromkeys(self.layer.tolist())]
+        hollow = sum(
+            "saturated" in f"{a};{b}".split(";") for a, b in zip(self.i_xt_flags, self.i_ty_flags, strict=True)
+        )
+        return (
+            f"Plane: {len(self)} points of {len(set(self.run.tolist()))} runs, steps {span(self.step)}; "
+            f"{listed(ways, 3)}; layers {listed(layers, 6)}\n"
+            f"I(X;T) {span(self.i_xt)} bits, I(T;Y) {span(self.i_ty)} bits; {hollow} points saturated"
+        )
+
     def trajectories(self) -> Iterator[tuple[tuple[str, str, str, str, str], IntArray]]:
         """((run, estimator, settings, subset, layer), indices in step order), layers by depth."""
         return self._groups(("run", "estimator", "settings", "subset", "layer"), ("step", "depth"))
@@ -88,7 +104,7 @@ class Plane:
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class Grid(Brief):
     """One quantity of one run as arrays (steps, layers), NaN where the table has no row.
 
     Attributes
@@ -188,13 +204,19 @@ class Curve:
     def __len__(self) -> int:
         return len(self.step)
 
+    def __repr__(self) -> str:
+        way = named_way(self.estimator, settings_words(self.settings), self.subset)
+        pair = printable(pair_name(self.layer, self.partner))
+        what = f"{printable(self.quantity)} of {pair}, run {printable(self.name or self.run)}, {way}"
+        return f"Curve({what}: {len(self)} steps {span(self.step)}, {span(self.value)} {printable(self.unit)})"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataProcessing:
     """Violations of the data-processing inequality I(X;T_{l+1}) <= I(X;T_l) + slack of one run and estimate.
 
     `pairs` counts neighbouring layers with both values, over all steps; `worst` is the largest rise in bits
-    (negative where every layer fell).
+    (negative where every layer fell). `name` is that of the run.
     """
 
     run: str
@@ -206,6 +228,12 @@ class DataProcessing:
     worst: float
     chain: tuple[str, ...]
     slack: float
+    name: str = field(default="", compare=False)
+
+    def __repr__(self) -> str:
+        way = named_way(self.estimator, settings_words(self.settings), self.subset)
+        rises = f"{self.violations} of {self.pairs} pairs rise by more than {self.slack:g} bits"
+        return f"DataProcessing(run {printable(self.name or self.run)}, {way}: {rises}, worst {self.worst:.3g})"
 
     @property
     def share(self) -> float:
@@ -234,7 +262,7 @@ def pair(table: ResultTable) -> Plane:
     # Where there is no null, its row is the one beyond the end.
     joined = [(row, ty[estimate], null.get(estimate, len(table))) for estimate, row in xt.items() if estimate in ty]
     at_xt, at_ty, at_null = np.array(joined, dtype=np.int64).reshape(-1, 3).T
-    same = [field.name for field in fields(Plane) if not field.name.startswith("i_")]
+    same = [one.name for one in fields(Plane) if not one.name.startswith("i_")]
     own = ("low", "high", "ceiling", "bound", "flags")
     return Plane(
         **{name: table[name][at_xt] for name in same},
@@ -271,6 +299,7 @@ def data_processing(table: ResultTable, chain: Chain, slack: float) -> list[Data
     """See `ResultTable.dpi`; the table has the current rows of I(X;T)."""
     check_chain(chain, table["layer"].tolist())
     names = ("run", "estimator", "settings", "subset")
+    called = run_names(table)
     out = []
     for key, index in groups([table[name] for name in names], [table["step"], table["depth"]]):
         own = dict(zip(names, key, strict=True))
@@ -282,7 +311,7 @@ def data_processing(table: ResultTable, chain: Chain, slack: float) -> list[Data
                 "violations": int((rises > slack).sum()),
                 "worst": float(rises.max()),
             }
-            out.append(DataProcessing(**own, **found, chain=layers, slack=slack))
+            out.append(DataProcessing(**own, **found, chain=layers, slack=slack, name=called[own["run"]]))
     return out
 
 

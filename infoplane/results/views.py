@@ -16,6 +16,7 @@ from typing import Any, Literal, TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.brief import Brief
 from infoplane.core.errors import closest
 from infoplane.core.globs import across_parts
 from infoplane.core.tokens import layer_matches, split_token, token_position
@@ -62,7 +63,7 @@ class Selection(TypedDict, total=False):
 
 
 @dataclass(frozen=True, eq=False)
-class Series:
+class Series(Brief):
     """Rows of one estimator, one set of settings and one subset, of one run unless several were allowed.
 
     Attributes
@@ -315,6 +316,11 @@ def metrics(
         known = np.isfinite(when)
         out[name] = (when[known], rows["value"][index][known])
     return out
+
+
+def metric_group(name: str) -> str:
+    """The scale of a recorded metric: accuracies and losses have one each, any other its own."""
+    return "accuracy" if "acc" in name.lower() else "loss" if "loss" in name.lower() else name
 
 
 def parse_settings(text: Mapping[str, Any] | str | None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from recording import recorder
+from recording import record, recorder
 from torch import nn
 
 from infoplane.core import Layer
@@ -32,7 +32,8 @@ def test_table():
     assert table.names == ["conv", "act", "drop", "rnn", "head", "", "spare"]
     assert (rows["conv"].type, rows["conv"].output, rows["conv"].calls) == ("Conv2d", "8x4x6x6", 1)
     assert rows["conv"].bytes == 1000 * 4 * 6 * 6 * 4
-    assert (rows["act"].calls, rows["act"].role, rows["act"].note) == (2, "activation", "choose a call: act#0")
+    assert (rows["act"].calls, rows["act"].role) == (2, "activation")
+    assert rows["act"].note == "a layer at each call: act#0 to #1"
     assert rows["drop"].note == "passes its input on"
     assert rows["rnn"].note == "choose a tensor: rnn@out[0]"
     assert rows["head"].role == "output"
@@ -44,6 +45,20 @@ def test_table():
     assert "562 KiB" in text
     assert model.training
     assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_what_the_table_says_of_several_calls_is_what_a_recording_does(tmp_path):
+    """Each call of a module without weights is a layer; of one with weights a call has to be chosen."""
+    act, tied = nn.ReLU(), nn.Linear(3, 3)
+    reused = nn.Sequential(nn.Linear(3, 3), act, nn.Linear(3, 3), act)
+    x = torch.randn(6, 3)
+    assert {r.name: r.note for r in layers(reused, x)}["1"] == "a layer at each call: 1#0 to #1"
+    with Recorder(reused, (x, torch.arange(6) % 2), tmp_path / "run", quiet=True) as rec:
+        assert [layer.key for layer in rec.layers if layer.key.startswith("1")] == ["1#0", "1#1"]
+    looped = nn.Sequential(tied, nn.Tanh(), tied)
+    assert {r.name: r.note for r in layers(looped, x)}["0"] == "choose a call: 0#0"
+    with pytest.raises(ValueError, match="layer '0' runs 2 times"):
+        record(looped, x)
 
 
 def test_keywords_and_tuples():

@@ -149,6 +149,11 @@ def is_activation(module: nn.Module) -> bool:
     return isinstance(module, ACTIVATIONS) or type(module).__module__ == "transformers.activations"
 
 
+def is_free(module: nn.Module) -> bool:
+    """Whether a module has no weights, or is an activation, which may have a slope."""
+    return is_activation(module) or not any(True for _ in itertools.chain(module.parameters(), module.buffers()))
+
+
 def pooling(seen: Observation, call: ModuleCall, shape: Sequence[int], masked: int | None) -> Reduction:
     """How a layer of this shape (with rows) is stored where nobody chose: its mean over positions or tokens.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -13,7 +12,7 @@ from infoplane.core.errors import closest
 from infoplane.core.globs import name_matches
 from infoplane.core.records import Layer, Role
 from infoplane.core.text import listed, printable
-from infoplane.hooks._pass.blocks import ACTIVATIONS, Choice, is_activation, output_of, pooling
+from infoplane.hooks._pass.blocks import ACTIVATIONS, Choice, is_activation, is_free, output_of, pooling
 from infoplane.hooks._pass.calls import TensorInfo, choose, refuse_odd
 from infoplane.hooks._pass.capture import Capture, wrong_rows
 from infoplane.hooks._pass.observe import ModuleCall, Observation
@@ -243,7 +242,7 @@ def _call_indices(target: Target, made: Sequence[ModuleCall], calls: Literal["la
             raise ValueError(f"layer {name!r} runs {ran} times, so there is no call #{target.call}")
         return [target.call]
     # A module without weights that serves in several places is a layer in each; one with weights is applied again.
-    several = calls is None and not target.exact and not target.op and _is_free(target.named.module)
+    several = calls is None and not target.exact and not target.op and is_free(target.named.module)
     if ran == 1 or calls == "all" or several:
         return [i for i in range(ran) if not (several and made[i].passes_through)] or [ran - 1]
     if calls is None:
@@ -255,11 +254,6 @@ def _call_indices(target: Target, made: Sequence[ModuleCall], calls: Literal["la
     if not isinstance(index, int) or not -ran <= index < ran:
         raise ValueError(f"calls must be 'last', 'all' or an index below {ran} for layer {name!r}, got {calls!r}")
     return [index % ran]
-
-
-def _is_free(module: nn.Module) -> bool:
-    """Whether a module has no weights, or is an activation, which may have a slope."""
-    return is_activation(module) or not any(True for _ in itertools.chain(module.parameters(), module.buffers()))
 
 
 def _role(target: Target, *, last: bool) -> Role:
