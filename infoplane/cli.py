@@ -120,6 +120,30 @@ CHOICE = stacked(
     LAYERS,
     click.option("-s", "--subset", shell_complete=completes(subsets_of), help="all, train, test, class=3, ..."),
 )
+ESTIMATE = stacked(
+    click.option(
+        "-e",
+        "--estimator",
+        "estimators",
+        multiple=True,
+        default=["binning"],
+        show_default=True,
+        metavar="SPEC",
+        shell_complete=completes(estimators_of),
+    ),
+    LAYERS,
+    click.option(
+        "-s",
+        "--subset",
+        "subsets",
+        multiple=True,
+        default=["all"],
+        show_default=True,
+        metavar="NAME",
+        shell_complete=completes(subsets_of),
+    ),
+    WORKERS,
+)
 SHOWN = stacked(
     click.option("--against", type=click.Choice(["step", "epoch"]), help="The time that the figure shows."),
     click.option("--log/--linear", default=None, help="Steps on a logarithmic scale [default: over two decades]."),
@@ -352,27 +376,7 @@ def verify(run: Path, as_json: bool) -> None:
 
 @command("infoplane estimate runs/digits -e binning:n_bins=30 -e kde")
 @RUNS
-@click.option(
-    "-e",
-    "--estimator",
-    "estimators",
-    multiple=True,
-    default=["binning"],
-    show_default=True,
-    metavar="SPEC",
-    shell_complete=completes(estimators_of),
-)
-@LAYERS
-@click.option(
-    "-s",
-    "--subset",
-    "subsets",
-    multiple=True,
-    default=["all"],
-    show_default=True,
-    metavar="NAME",
-    shell_complete=completes(subsets_of),
-)
+@ESTIMATE
 @click.option(
     "--pairs",
     multiple=True,
@@ -387,7 +391,6 @@ def verify(run: Path, as_json: bool) -> None:
     help="The second layer of a pair at the step before (previous), on the second row of an input (view=2), or of "
     "another run (its path).",
 )
-@WORKERS
 @click.option(
     "-t", "--table", type=click.Path(path_type=Path), help="One CSV for all [default: results.csv of each run]."
 )
@@ -535,6 +538,23 @@ def report(runs: tuple[Path, ...], out: Path | None, title: str) -> None:
 
     click.echo(str(write_report(runs, out or Path("report.html"), title=title)))
     end(read_losses(runs))
+
+
+@command("infoplane watch runs/digits -e binning:n_bins=30")
+@RUN
+@ESTIMATE
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of 127.0.0.1 [default: a free one].")
+@click.option("--every", type=click.FloatRange(0.2), default=5, show_default=True, help="Seconds between two looks.")
+@reads_runs(24 * HOUR)
+def watch(run: Path, layers: tuple[str, ...], **asked: Any) -> None:
+    """The report of a run that is being recorded, made anew as it grows, in a browser on this machine alone.
+
+    The address that it prints holds a token: who has it may read the page. Nothing is written into the run, and what
+    was estimated goes with the page; `infoplane estimate` keeps it.
+    """
+    from infoplane import _watch
+
+    _watch.watch(run, echo=click.echo, layers=layers or None, **asked)
 
 
 @command("infoplane estimators binning")

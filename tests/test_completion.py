@@ -31,11 +31,13 @@ def test_names_of_the_runs_on_the_line(run):
     assert offered("plot", "-l", "0", run, "-l", typed="1") == ["1"]
     assert offered("estimate", run, "-s") == ["all", "train", "test", "class=0", "class=1"]
     assert offered("advise", run, "-s", typed="t") == ["train", "test"]
+    assert offered("watch", run, "-l") == ["0", "1", "2"]
+    assert offered("watch", run, "-s", typed="te") == ["test"]
     assert offered("compare", run, "--quantity", typed="I(T") == ["I(T;Y) null", "I(T;Y)"]
 
 
 def test_names_that_are_always_there():
-    assert offered("estimate", "-e", typed="k") == ["kde", "knn"]
+    assert offered("estimate", "-e", typed="k") == offered("watch", "-e", typed="k") == ["kde", "knn"]
     assert offered("plot", "-k", typed="pl") == ["plane", "plane_grid"]
     assert offered("plot", "--style") == ["screen", "column", "page"]
     assert offered("plot", "--against") == ["step", "epoch"]

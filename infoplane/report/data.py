@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,15 +16,35 @@ from infoplane.core.palette import EMBERS, OKABE_ITO, VIRIDIS, along, block_colo
 from infoplane.core.text import printable, shorten
 from infoplane.core.units import BIT
 from infoplane.report.doubts import estimate_name, estimates, short_names
-from infoplane.report.mean import LARGEST, Metrics, grids_of, mean_grids, mean_metrics, mean_words
+from infoplane.report.mean import LARGEST, grids_of, mean_grids, mean_metrics, mean_words
 from infoplane.results import ResultTable, run_names
-from infoplane.results.limits import LEAST_BITS, LEAST_SHARE, PAD, PAD_ABOVE
+from infoplane.results.limits import FILL, LEAST_BITS, LEAST_SHARE, NEAR_ZERO, PAD, PAD_ABOVE
 from infoplane.results.trajectories import Grid
-from infoplane.results.views import Series, by_looking, default_layers, metrics, of_layers, ordered_layers
+from infoplane.results.views import (
+    Series,
+    by_looking,
+    default_layers,
+    is_in,
+    metric_group,
+    metrics,
+    of_layers,
+    ordered_layers,
+)
+
+FloatArray = npt.NDArray[np.float64]
 
 DIGITS = 7
 STEP_SHADES = 24
 METRIC_COLORS = OKABE_ITO[:4]
+AXES = {
+    "bits": LEAST_BITS,
+    "share": LEAST_SHARE,
+    "below": PAD,
+    "above": PAD_ABOVE,
+    "near_zero": NEAR_ZERO,
+    "fill": FILL,
+}
+"""The rule for the limits of axes, which follow what a reader chooses to see."""
 LEAST_LUMA = 120
 """Of 255: the darkest that lines on a dark page may be."""
 
@@ -36,10 +58,8 @@ def page_data(table: ResultTable) -> dict[str, Any]:
     runs = list(dict.fromkeys(table["run"].tolist()))
     layers = ordered_layers(whole)
     place = {layer: i for i, layer in enumerate(layers)}
-    shown = set(default_layers(whole))
-    looks = layer_looks(
-        [layer for layer in layers if layer in shown], [layer for layer in layers if layer not in shown]
-    )
+    shown = default_layers(whole)
+    looks = layer_looks(layers, shown)
     names = run_names(table)
     ways = list(estimates(table))
     recorded = [metrics(table, run=run) for run in runs]
@@ -49,21 +69,19 @@ def page_data(table: ResultTable) -> dict[str, Any]:
         "shown": [layer in shown for layer in layers],
         "colors": themes([looks[layer][0] for layer in layers]),
         "marks": [looks[layer][1] for layer in layers],
-        "axes": {"bits": LEAST_BITS, "share": LEAST_SHARE, "below": PAD, "above": PAD_ABOVE},
+        "axes": AXES,
         "metric_colors": themes(METRIC_COLORS),
         "shades": themes([along(VIRIDIS, i / (STEP_SHADES - 1)) for i in range(STEP_SHADES)]),
         "estimates": [
             {"short": short, **estimate_data(series, runs, place)}
             for series, short in zip(ways, short_names(ways), strict=True)
         ],
-        "metrics": [metric_data(of_run) for of_run in recorded],
+        "metrics": [
+            {display(name): metric_data(name, x, epochs_at(table, run, x), y) for name, (x, y) in of_run.items()}
+            for run, of_run in zip(runs, recorded, strict=True)
+        ],
         "mean_metrics": {
-            display(name): {
-                "steps": numbers(x),
-                "values": numbers(y.mean),
-                "low": numbers(y.low),
-                "high": numbers(y.high),
-            }
+            display(name): metric_data(name, x, epochs_at(table, runs[0], x), y.mean, y.low, y.high)
             for name, (x, y) in mean_metrics(recorded).items()
         },
     }
@@ -97,9 +115,17 @@ def part_data(grids: Mapping[str, Grid], place: Mapping[str, int]) -> dict[str, 
     }
 
 
-def metric_data(known: Metrics) -> dict[str, Any]:
-    """The recorded metrics of a run, by name."""
-    return {display(name): {"steps": numbers(x), "values": numbers(y)} for name, (x, y) in known.items()}
+def metric_data(name: str, steps: FloatArray, epochs: FloatArray, values: FloatArray, *band: FloatArray) -> Any:
+    """A recorded metric, or its mean with the edges of its band."""
+    columns = {"steps": steps, "epochs": epochs, "values": values, **dict(zip(("low", "high"), band, strict=False))}
+    return {"group": metric_group(name)} | {column: numbers(cells) for column, cells in columns.items()}
+
+
+def epochs_at(table: ResultTable, run: str, steps: FloatArray) -> FloatArray:
+    """The epoch of a run at each of these steps."""
+    rows = table.take(is_in(table["run"], [run]))
+    known = dict(zip(rows["step"].tolist(), rows["epoch"].tolist(), strict=True))
+    return np.array([known[step] for step in steps.tolist()])
 
 
 def quantity_data(one: Grid) -> dict[str, Any]:
@@ -127,16 +153,23 @@ def quantity_data(one: Grid) -> dict[str, Any]:
     return out
 
 
-def layer_looks(shown: Sequence[str], others: Sequence[str]) -> dict[str, tuple[str, int]]:
-    """Colour and number of the marker of each layer: as in the figures of the layers shown, others as are left."""
-    blocks = blocks_of(shown)
+def layer_looks(layers: Sequence[str], shown: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """Colour and number of the marker of each layer: those of a figure for the layers shown, what is left for others.
+
+    Of more than twenty layers the others have the colour of their block.
+    """
+    others = [layer for layer in layers if layer not in shown]
+    blocks, all_blocks = blocks_of(shown), dict(zip(layers, blocks_of(layers), strict=True))
     marks = list(range(len(shown))) if blocks == list(shown) else [blocks[:i].count(b) for i, b in enumerate(blocks)]
-    if len(shown) + len(others) <= len(OKABE_ITO):
-        left = list(OKABE_ITO[len(shown) : len(shown) + len(others)])
-    else:
-        left = [along(EMBERS, i / len(others)) for i in range(len(others))]
-    looks = zip([*block_colors(shown), *left], [*marks, *range(len(shown), len(shown) + len(others))], strict=True)
-    return dict(zip([*shown, *others], looks, strict=True))
+    own = dict(zip(shown, block_colors(shown), strict=True))
+    colors = {all_blocks[layer]: color for layer, color in own.items()}
+    new = list(dict.fromkeys(all_blocks[layer] for layer in others if all_blocks[layer] not in colors))
+    few = len(shown) + len(new) <= len(OKABE_ITO)
+    left = OKABE_ITO[len(shown) :] if few else [along(EMBERS, i / len(new)) for i in range(len(new))]
+    colors |= dict(zip(new, left, strict=False))
+    return {layer: (own[layer], mark) for layer, mark in zip(shown, marks, strict=True)} | {
+        layer: (colors[all_blocks[layer]], len(shown) + i) for i, layer in enumerate(others)
+    }
 
 
 def themes(colors: Sequence[str]) -> dict[str, list[str]]:
@@ -176,6 +209,6 @@ def columns(values: npt.NDArray[Any]) -> list[list[float | int | None]]:
 
 
 def embed(data: Any) -> str:
-    """JSON that may stand in a script element: no character ends it or begins mark-up."""
-    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    """The data as the page holds them: JSON, deflated to about half, in characters that end no element."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(text.encode())).decode()

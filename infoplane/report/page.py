@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,8 @@ def write_report(
 
     The page begins with what should not be believed, then has the plane with a slider over training, curves
     of each quantity, training metrics, and last the settings and versions; of three or more runs it shows the
-    mean first. What is shown can be saved as CSV and SVG. It holds the basic bundle of plotly.js (1.2 MB),
-    loads nothing, and is the same, byte for byte, for the same table.
+    mean first. What is shown can be saved as CSV and SVG, with seven digits. It holds the basic bundle of plotly.js
+    (1.2 MB), loads nothing, and is the same, byte for byte, for the same table and release of zlib.
 
     Returns
     -------
@@ -53,31 +55,57 @@ def write_report(
     return target
 
 
+@dataclass(frozen=True)
+class Watched:
+    """Of a page that looks for a newer one: what it says of its run, how often it looks, and its number."""
+
+    words: str
+    seconds: float
+    number: int
+
+
 def report_html(table: ResultTable, *, title: str = "Information plane") -> str:
     """The report as text; in a notebook it can stand in the `srcdoc` of an iframe."""
+    return page_of(table, title)
+
+
+def page_of(table: ResultTable, title: str, watched: Watched | None = None) -> str:
+    """The report of a table, which looks for a newer one where it is watched."""
     scripts = [_asset(LIBRARY), _asset("report.js")]
-    style = _asset("report.css")
-    hashes = " ".join(f"'sha256-{_digest(text)}'" for text in scripts)
-    policy = (
-        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    body = _asset("report.html")
-    for name, text in {
+    parts = {
         "title": _text(title),
+        "watched": "" if watched is None else f'<p id="watched">{_text(watched.words)}</p>',
         "warnings": _warnings(table),
         "provenance": _provenance(table),
         "data": embed(page_data(table)),
-    }.items():
+    }
+    body = _asset("report.html")
+    for name, text in parts.items():
         body = body.replace(f"<!--{name}-->", text, 1)
+    about = "" if watched is None else f' data-seconds="{watched.seconds:g}" data-number="{watched.number}"'
+    sources = " ".join(f"'sha256-{_digest(text)}'" for text in scripts)
+    policy = f"script-src {sources}; " + ("" if watched is None else "connect-src 'self'; ")
+    return _page(title, policy, f"<body{about}>{body}\n" + "".join(f"<script>{text}</script>\n" for text in scripts))
+
+
+def waiting_page(watched: Watched) -> str:
+    """What stands in the place of a report as long as there is nothing to report; it is loaded again and again."""
+    body = f'<body><main><p id="watched">{_text(watched.words)}</p></main>'
+    return _page("Information plane", "", body, f'<meta http-equiv="refresh" content="{math.ceil(watched.seconds)}">\n')
+
+
+def _page(title: str, policy: str, body: str, head: str = "") -> str:
+    """A page of this body that loads nothing."""
+    own = "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; {policy}{own}"
     return (
         "<!DOCTYPE html>\n"
         f'<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{html.escape(policy)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="referrer" content="no-referrer">\n'
-        f"<title>{_text(title)}</title>\n<style>{style}</style></head>\n"
-        f"<body>{body}\n" + "".join(f"<script>{text}</script>\n" for text in scripts) + "</body></html>\n"
+        f'<meta name="referrer" content="no-referrer">\n{head}'
+        f"<title>{_text(title)}</title>\n<style>{_asset('report.css')}</style></head>\n"
+        f"{body}</body></html>\n"
     )
 
 
@@ -134,8 +162,8 @@ def _provenance(table: ResultTable) -> str:
         steps = {int(s) for s in mine["step"]}
         span = f"{len(steps)} ({min(steps)} to {max(steps)})" if steps else "none"
         chain = "yes" if info.get("chain") else "not known"
-        runs.append((names[run], info.get("path", ""), span, len(set(mine["layer"])), chain))
-    out += ["<h3>Runs</h3>", _rows(("run", "path", "snapshots (steps)", "layers", "plain chain"), runs)]
+        runs.append((names[run], span, len(set(mine["layer"])), chain))
+    out += ["<h3>Runs</h3>", _rows(("run", "snapshots (steps)", "layers", "plain chain"), runs)]
     versions = table.meta.get("versions", {})
     every = {"infoplane": table.meta.get("infoplane", ""), **(versions if isinstance(versions, Mapping) else {})}
     if known := [(name, version) for name, version in every.items() if version]:

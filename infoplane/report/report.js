@@ -1,19 +1,20 @@
 "use strict";
-(() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
+(async () => {
   const $ = (id) => document.getElementById(id);
+  const packed = new Blob([Uint8Array.from(atob($("data").textContent), (char) => char.charCodeAt(0))]);
+  const data = await new Response(packed.stream().pipeThrough(new DecompressionStream("deflate"))).json();
   // In the order of the figures' markers.
   const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-left", "x", "triangle-right", "pentagon",
     "hexagon", "star", "diamond-tall", "star-diamond", "star-square", "star-triangle-up", "star-triangle-down", "hexagram", "triangle-ne", "triangle-sw"];
   const DASHES = ["solid", "7px,4px", "2px,3px", "8px,3px,2px,3px", "14px,4px", "14px,3px,2px,3px,2px,3px"];
-  const XT = "I(X;T)", TY = "I(T;Y)", NULL = "I(T;Y) null";
+  const XT = "I(X;T)", TY = "I(T;Y)", NULL = "I(T;Y) null", MEAN = "mean and band";
   const MOST_TRAIL = 120, PASS_MS = 9000;
   // Width of the linear part of the time axis in decades, as in the figures.
   const LINEAR = 0.4 / 0.9;
   const severalRuns = data.runs.length > 1, hasMean = data.estimates.some((one) => one.mean);
   const layerOn = data.shown.slice(), runOn = data.runs.map(() => true);
   let meanOn = false, runsChosen = false, axisChosen = false;
-  let estimate, steps, at = 0, playing = null, started = 0, wanted = null;
+  let estimate, times, at = 0, playing = null, started = 0, wanted = null;
 
   // Small helpers.
 
@@ -51,27 +52,40 @@
   };
   const shades = () => data.shades[theme()];
 
-  // Time: linear up to the first step and logarithmic beyond it, so that step 0 has its place.
+  // Time, in steps or epochs: linear up to the first step and logarithmic beyond it, so that step 0 has its place.
 
-  const firstStep = () => steps.find((s) => s > 0) || 1;
-  const lastStep = () => steps[steps.length - 1];
-  const place = (step) => {
-    if ($("axis").value === "linear") return step;
-    const first = firstStep();
-    return step <= first ? LINEAR * step / first : LINEAR + Math.log10(step / first);
+  const clock = () => $("against").value;
+  const firstTime = () => times.find((time) => time > 0) || 1;
+  const lastTime = () => times[times.length - 1];
+  const place = (time) => {
+    if ($("axis").value === "linear") return time;
+    const first = firstTime();
+    return time <= first ? LINEAR * time / first : LINEAR + Math.log10(time / first);
   };
   const timeTicks = () => {
     if ($("axis").value === "linear") return {separatethousands: true, exponentformat: "none", nticks: 6};
     const decades = [];
-    for (let d = Math.floor(Math.log10(firstStep())); 10 ** d <= lastStep(); d++) if (10 ** d >= firstStep()) decades.push(10 ** d);
+    for (let d = Math.floor(Math.log10(firstTime())); 10 ** d <= lastTime(); d++) if (10 ** d >= firstTime()) decades.push(10 ** d);
     const stride = Math.max(1, Math.ceil(decades.length / 6));
-    const values = [...(steps[0] <= 0 ? [0] : []), ...decades.filter((_, k) => k % stride === 0)];
+    const values = [...(times[0] <= 0 ? [0] : []), ...decades.filter((_, k) => k % stride === 0)];
     return {tickvals: values.map(place), ticktext: values.map(grouped)};
   };
-  const shade = (step) => {
-    const width = place(lastStep()) - place(steps[0]) || 1, count = data.shades.light.length;
-    return Math.min(count - 1, Math.floor((place(step) - place(steps[0])) / width * count));
+  const shade = (time) => {
+    const width = place(lastTime()) - place(times[0]) || 1, count = data.shades.light.length;
+    return Math.min(count - 1, Math.floor((place(time) - place(times[0])) / width * count));
   };
+  // A part, or a metric, with its times, in their order; what has no such time is left out and counted.
+  const timed = (part) => {
+    const own = clock() === "epoch" ? part.epochs : part.steps;
+    const kept = own.map((_, s) => s).filter((s) => given(own[s])).sort((a, b) => own[a] - own[b]);
+    const pick = (list) => kept.map((s) => list[s]), deep = (q, name) => Array.isArray(q[name]) ? {[name]: q[name].map(pick)} : {};
+    const quantity = (q) => ({...q, ...deep(q, "value"), ...deep(q, "low"), ...deep(q, "high"), ...deep(q, "ceiling"),
+      ...q.flags && {flags: {...q.flags, codes: q.flags.codes.map(pick)}}});
+    const columns = ["steps", "epochs", "values", "low", "high"].filter((name) => part[name]);
+    return {...part, ...Object.fromEntries(columns.map((name) => [name, pick(part[name])])), times: pick(own), lost: own.length - kept.length,
+      quantities: Object.fromEntries(Object.entries(part.quantities || {}).map(([name, q]) => [name, quantity(q)]))};
+  };
+  const timedAll = (found) => ({...found, parts: found.parts.map(timed), mean: found.mean && timed(found.mean)});
 
   // What is shown: the mean, or runs; of these the chosen layers. A part is the numbers of one of them.
 
@@ -91,18 +105,34 @@
   const flagsOf = (quantity, i, s) => quantity && quantity.flags ? quantity.flags.names[quantity.flags.codes[i][s]] : "";
   const ceilingOf = (quantity, i, s) => Array.isArray(quantity.ceiling) ? quantity.ceiling[i][s] : quantity.ceiling;
   const isSaturated = (part, i, s) => [XT, TY].some((q) => flagsOf(part.quantities[q], i, s).includes("saturated"));
-  // The interval as it is drawn: it stops at the ceiling, and that of a mean of information at 0.
-  const bandOf = (part, q, i, s) => {
-    const value = q.value[i][s], top = ceilingOf(q, i, s);
-    if (!q.low || !given(value) || !given(q.low[i][s]) || !given(q.high[i][s])) return null;
-    const low = part.run < 0 && q.unit === "bits" ? Math.max(q.low[i][s], Math.min(0, value)) : q.low[i][s];
-    return [low, given(top) ? Math.min(q.high[i][s], Math.max(top, value)) : q.high[i][s]];
+  // Bands are cut as in the figures: at 0 and at the ceiling, beyond which is no value, though values drawn keep theirs.
+  const cuts = new Map();
+  const cutOf = (part, q) => {
+    if (cuts.has(q)) return cuts.get(q);
+    const tops = [], values = [];
+    for (const i of shownLayers(part)) q.value[i].forEach((value, s) => {
+      if (given(value)) values.push(value);
+      if (given(ceilingOf(q, i, s))) tops.push(ceilingOf(q, i, s));
+    });
+    const least = values.reduce((a, b) => Math.min(a, b), 0), most = [...tops, ...values].reduce((a, b) => Math.max(a, b), -Infinity);
+    cuts.set(q, (edge) => tops.length && values.length ? Math.min(Math.max(edge, least), most) : edge);
+    return cuts.get(q);
+  };
+  const ends = (part, q, low, high) => given(low) && given(high) ? [low, high].map(cutOf(part, q)) : null;
+  const bandOf = (part, q, i, s) => q.low && given(q.value[i][s]) ? ends(part, q, q.low[i][s], q.high[i][s]) : null;
+  // What stands beside a quantity in the curves: the same on shuffled labels with its band, and the opposite bound.
+  const nullOf = (part, name) => part.quantities[`${name} null`];
+  const nullBand = (part, q, chance, i, s) => chance.low && given(chance.value[i][s]) ? ends(part, q, chance.low[i][s], chance.high[i][s]) : null;
+  const otherBound = (part, name, i, s) => {
+    const q = part.quantities[name], other = part.quantities[`${name} lower`] || part.quantities[`${name} upper`];
+    return other && given(q.value[i][s]) && given(other.value[i][s]) ? [cutOf(part, q)(other.value[i][s]), q.value[i][s]] : null;
   };
 
+  const when = (part, s) => `step ${grouped(part.steps[s])}` +
+    (given(part.epochs[s]) && part.epochs[s] !== part.steps[s] ? `, epoch ${show(part.epochs[s])}` : "");
   // What the hover says of one layer at one snapshot: run, values, intervals, bounds, ceilings, flags.
   const words = (part, i, s) => {
-    const lines = [`<b>${plain(data.layers[part.layers[i]])}</b>  step ${grouped(part.steps[s])}` +
-      (part.epochs[s] === null || part.epochs[s] === part.steps[s] ? "" : `, epoch ${show(part.epochs[s])}`),
+    const lines = [`<b>${plain(data.layers[part.layers[i]])}</b>  ${when(part, s)}`,
       plain(part.run < 0 ? part.words : `run ${data.runs[part.run]}`)];
     for (const [name, q] of Object.entries(part.quantities)) {
       const value = q.value[i][s], flags = flagsOf(q, i, s), top = ceilingOf(q, i, s);
@@ -120,12 +150,12 @@
   // Snapshots of which the trail is made: all of a short run; of a long one as many as can be told apart, at
   // even distances on the time axis. The current line, the hover on it and the slider have every snapshot.
   const trail = (part) => {
-    const all = part.steps.map((_, s) => s);
+    const all = part.times.map((_, s) => s);
     if (all.length <= MOST_TRAIL) return all;
-    const low = place(part.steps[0]), width = place(part.steps[all.length - 1]) - low;
+    const low = place(part.times[0]), width = place(part.times[all.length - 1]) - low;
     let cell = -1;
     return all.filter((s) => {
-      const mine = Math.floor((place(part.steps[s]) - low) / width * (MOST_TRAIL - 1));
+      const mine = Math.floor((place(part.times[s]) - low) / width * (MOST_TRAIL - 1));
       if (mine === cell) return false;
       cell = mine;
       return true;
@@ -134,40 +164,46 @@
 
   // Axes.
 
-  // The rule of `infoplane.results.limits`, whose numbers the page has: everything drawn, and the ceiling too where the values
-  // then still fill two fifths of the axis.
+  // The rule of `infoplane.results.limits`, with its numbers.
   const limits = (values, top, unit) => {
-    const {bits, share, below, above} = data.axes;
+    const rule = data.axes;
     let low = Infinity, high = -Infinity;
-    for (const value of values) if (given(value)) {
-      low = Math.min(low, value);
-      high = Math.max(high, value);
-    }
+    for (const value of values) if (given(value)) [low, high] = [Math.min(low, value), Math.max(high, value)];
     if (low > high) [low, high] = [0, top === null ? 1 : top];
-    if (low > 0 && low < 0.25 * high) low = 0;
-    if (top !== null && top > high && high - low >= 0.4 * (top - low)) high = top;
+    if (low > 0 && low < rule.near_zero * high) low = 0;
+    if (top !== null && top > high && high - low >= rule.fill * (top - low)) high = top;
     const largest = Math.max(Math.abs(low), Math.abs(high)) || 1;
-    const least = Math.max(share * (top === null ? largest : top), unit === "bits" ? bits : 0);
+    const least = Math.max(rule.share * (top === null ? largest : top), unit === "bits" ? rule.bits : 0);
     if (high - low < least) {
       low = low >= 0 && low + high < least ? 0 : (low + high - least) / 2;
       high = low + least;
     }
-    return [low - below * (high - low), high + above * (high - low)];
+    return [low - rule.below * (high - low), high + rule.above * (high - low)];
   };
-  // Limits, ceiling and unit of a quantity in all that is shown.
-  const scaleOf = (name, extra = []) => {
-    const values = [...extra];
+  // Limits, ceiling and unit of a quantity in all that is shown; `drawn` gives what of it stands in the panel.
+  const scaleOf = (name, drawn) => {
+    const values = [];
     let top = null, unit = "bits";
     for (const part of shownParts()) {
       const q = part.quantities[name];
       if (!q) continue;
       unit = q.unit;
       for (const i of shownLayers(part)) q.value[i].forEach((value, s) => {
-        values.push(value, ...(bandOf(part, q, i, s) || []));
+        values.push(...drawn(part, q, i, s));
         if (given(ceilingOf(q, i, s))) top = Math.max(top === null ? -Infinity : top, ceilingOf(q, i, s));
       });
     }
     return {range: limits(values, top, unit), top, unit};
+  };
+  // In the plane stand the points that have both numbers, and the bars of a mean.
+  const inPlane = (part, q, i, s) => {
+    const pair = [XT, TY].map((name) => part.quantities[name] && part.quantities[name].value[i][s]);
+    return pair.every(given) ? [q.value[i][s], ...(part.run < 0 && bandOf(part, q, i, s)) || []] : [];
+  };
+  const inCurves = (name) => (part, q, i, s) => {
+    const chance = nullOf(part, name);
+    return [q.value[i][s], ...bandOf(part, q, i, s) || [], ...otherBound(part, name, i, s) || [],
+      ...chance ? [chance.value[i][s], ...nullBand(part, q, chance, i, s) || []] : []];
   };
   const narrow = () => document.body.offsetWidth < 500;
   // These buttons and no others: the library's own set has one that sends the numbers to a server.
@@ -181,8 +217,8 @@
   const axis = (title, more) => ({title: {text: title, standoff: 8}, zeroline: false, showgrid: false, ticks: "outside", linecolor: ink(),
     tickcolor: ink(), exponentformat: "none", showline: true, automargin: true, ...more});
   const timeAxis = () => {
-    const low = place(steps[0]), high = place(lastStep()), pad = 0.02 * (high - low) || 0.5;
-    return axis("step", {...timeTicks(), range: [low - pad, high + pad]});
+    const low = place(times[0]), high = place(lastTime()), pad = 0.02 * (high - low) || 0.5;
+    return axis(clock(), {...timeTicks(), ticklabeloverflow: "allow", range: [low - pad, high + pad]});
   };
   // A dotted line at a ceiling with its name; a ceiling beyond the limits is named at the edge it lies past.
   const ceiling = (layout, letter, scale, name) => {
@@ -200,29 +236,29 @@
 
   let planeTraces = [];
   const shadedLines = (part, kept, chosen) => {
-    const lines = shades().map(() => ({x: [], y: [], step: []}));
+    const lines = shades().map(() => ({x: [], y: [], time: []}));
     for (const s of kept) {
-      const step = part.steps[s], line = lines[shade(step)];
+      const time = part.times[s], line = lines[shade(time)];
       for (const i of chosen) {
         line.x.push(part.quantities[XT].value[i][s]);
         line.y.push(part.quantities[TY].value[i][s]);
       }
       line.x.push(null);
       line.y.push(null);
-      for (let k = 0; k <= chosen.length; k++) line.step.push(step);
+      for (let k = 0; k <= chosen.length; k++) line.time.push(time);
     }
     return lines.map((full, k) => ({full, trace: {mode: "lines", hoverinfo: "skip", opacity: 0.55, showlegend: false,
       line: {color: shades()[k], width: 1, dash: dashOf(part.run)}}})).filter((entry) => entry.full.x.length);
   };
   const layerTrace = (part, kept, i, byStep) => {
-    const pick = (list) => kept.map((s) => list[s]), when = pick(part.steps), color = layerColor(part.layers[i]);
+    const pick = (list) => kept.map((s) => list[s]), moments = pick(part.times), color = layerColor(part.layers[i]);
     return {
-      full: {x: pick(part.quantities[XT].value[i]), y: pick(part.quantities[TY].value[i]), step: when},
+      full: {x: pick(part.quantities[XT].value[i]), y: pick(part.quantities[TY].value[i]), time: moments},
       trace: {
         name: traceName(part, i), mode: byStep ? "markers" : "lines+markers", hoverinfo: "text", showlegend: true,
         text: kept.map((s) => words(part, i, s)), line: {color, width: 1.6, dash: dashOf(part.run)},
         marker: {symbol: kept.map((s) => symbolOf(part, i) + (isSaturated(part, i, s) ? "-open" : "")), size: byStep ? 6 : 5,
-          color: byStep ? when.map((step) => shades()[shade(step)]) : color},
+          color: byStep ? moments.map((time) => shades()[shade(time)]) : color},
       },
     };
   };
@@ -248,20 +284,20 @@
     const ends = chosen.map((i) => s < 0 ? null : bandOf(part, part.quantities[name], i, s)), value = (k) => part.quantities[name].value[chosen[k]][s];
     return {array: ends.map((e, k) => e ? e[1] - value(k) : 0), arrayminus: ends.map((e, k) => e ? value(k) - e[0] : 0)};
   };
-  const slice = (entry, step) => {
+  const slice = (entry, time) => {
     if (!entry.now) {
-      const n = countUpTo(entry.full.step, step);
+      const n = countUpTo(entry.full.time, time);
       return {x: entry.full.x.slice(0, n), y: entry.full.y.slice(0, n)};
     }
-    const part = entry.now, s = countUpTo(part.steps, step) - 1, get = (q) => entry.chosen.map((i) => s < 0 ? null : part.quantities[q].value[i][s]);
+    const part = entry.now, s = countUpTo(part.times, time) - 1, get = (q) => entry.chosen.map((i) => s < 0 ? null : part.quantities[q].value[i][s]);
     return {x: get(XT), y: get(TY), text: entry.chosen.map((i) => s < 0 ? "" : words(part, i, s)),
       symbol: entry.chosen.map((i) => symbolOf(part, i) + (s >= 0 && isSaturated(part, i, s) ? "-open" : "")),
-      color: entry.chosen.map((i) => $("mode").value === "steps" ? shades()[shade(step)] : layerColor(part.layers[i])),
+      color: entry.chosen.map((i) => $("mode").value === "steps" ? shades()[shade(time)] : layerColor(part.layers[i])),
       bars: part.run < 0 ? [bars(part, XT, entry.chosen, s), bars(part, TY, entry.chosen, s)] : []};
   };
   const drawPlane = (rebuild) => {
     if (!planeTraces.length) return;
-    const step = steps[at], parts = planeTraces.map((entry) => slice(entry, step));
+    const parts = planeTraces.map((entry) => slice(entry, times[at]));
     if (!rebuild) {
       // One call for all traces but the colour bar's; undefined leaves an attribute as it is.
       const all = (get) => parts.map(get), bar = (k, name) => all((p) => p.bars && p.bars[k] ? p.bars[k][name] : undefined);
@@ -279,19 +315,19 @@
       return wide ? {...trace, error_x: {...look, ...wide}, error_y: {...look, ...tall}} : trace;
     });
     if ($("mode").value === "steps") traces.push(colorBar());
-    const rx = scaleOf(XT), ry = scaleOf(TY);
+    const rx = scaleOf(XT, inPlane), ry = scaleOf(TY, inPlane);
     const layout = base({margin: {l: 60, r: 10, t: 12, b: 48}, uirevision: $("estimate").value, shapes: [], annotations: [],
       xaxis: axis("I(X;T) [bits]", {range: rx.range}), yaxis: axis("I(T;Y) [bits]", {range: ry.range})});
     ceiling(layout, "x", rx, estimate.ceiling);
     ceiling(layout, "y", ry, "H(Y)");
     Plotly.react("plane", traces, layout, narrow() ? quiet : config);
   };
-  // An unseen trace that carries the colour bar of the steps.
+  // An unseen trace that carries the colour bar of the time.
   const colorBar = () => {
-    const low = place(steps[0]), high = place(lastStep()), colors = shades();
+    const low = place(times[0]), high = place(lastTime()), colors = shades();
     return {type: "scatter", mode: "markers", x: [null], y: [null], hoverinfo: "skip", showlegend: false, marker: {color: [low], cmin: low,
       cmax: high > low ? high : low + 1, colorscale: colors.map((c, k) => [k / (colors.length - 1), c]), showscale: true,
-      colorbar: {title: {text: "step", side: "right"}, thickness: narrow() ? 7 : 12, outlinewidth: 0, ...timeTicks()}}};
+      colorbar: {title: {text: clock(), side: "right"}, thickness: narrow() ? 7 : 12, outlinewidth: 0, ...timeTicks()}}};
   };
 
   // Curves and metrics, with the place in training.
@@ -301,7 +337,7 @@
   const moveCursor = (panel) => {
     const layout = $(panel)._fullLayout;
     if (!layout || !layout.xaxis || !cursors[panel]) return;
-    const x = layout.xaxis.l2p(place(steps[at])), line = cursors[panel];
+    const x = layout.xaxis.l2p(place(times[at])), line = cursors[panel];
     line.hidden = !(x >= 0 && x <= layout.xaxis._length);
     line.style.left = `${layout.xaxis._offset + x}px`;
     line.style.top = `${layout._size.t}px`;
@@ -328,25 +364,28 @@
       y: known.flatMap((piece) => [...piece.map((s) => ends[s][1]), ...back(piece).map((s) => ends[s][0]), null])};
   };
   const buildCurves = () => {
-    const name = $("quantity").value, traces = [], chances = [];
+    const name = $("quantity").value, traces = [];
     for (const part of shownParts()) {
-      const q = part.quantities[name], chance = part.quantities[`${name} null`];
+      const q = part.quantities[name], chance = nullOf(part, name);
       if (!q) continue;
-      const x = part.steps.map(place);
+      const x = part.times.map(place), all = (get) => x.map((_, s) => get(s));
       for (const i of shownLayers(part)) {
-        const color = layerColor(part.layers[i]), dash = dashOf(part.run);
-        if (q.low) traces.push(bandTrace(x, q.value[i].map((_, s) => bandOf(part, q, i, s)), q.value[i], color));
+        const color = layerColor(part.layers[i]), dash = dashOf(part.run), band = (pairs, of, opacity) => {
+          if (pairs.some((pair) => pair)) traces.push({...bandTrace(x, pairs, of.value[i], color), opacity});
+        };
+        band(all((s) => bandOf(part, q, i, s)), q, 0.18);
+        band(all((s) => otherBound(part, name, i, s)), q, 0.1);
         if (chance) {
+          band(all((s) => nullBand(part, q, chance, i, s)), chance, 0.1);
           traces.push({type: "scatter", mode: "lines", x, y: chance.value[i], hoverinfo: "skip", showlegend: false, line: {color, width: 1, dash: "dot"}});
-          chances.push(...chance.value[i]);
         }
         traces.push({type: "scatter", mode: "lines+markers", x, y: q.value[i], hoverinfo: "text", name: traceName(part, i), showlegend: true,
-          text: part.steps.map((_, s) => words(part, i, s)), line: {color, width: 1.8, dash},
+          text: all((s) => words(part, i, s)), line: {color, width: 1.8, dash},
           marker: {color, size: 5, symbol: symbolOf(part, i), maxdisplayed: 8}});
       }
     }
-    const scale = scaleOf(name, chances);
-    const layout = base({margin: {l: 60, r: 10, t: 12, b: 40}, shapes: [], annotations: [], xaxis: timeAxis(),
+    const scale = scaleOf(name, inCurves(name));
+    const layout = base({margin: {l: 60, r: 18, t: 12, b: 40}, shapes: [], annotations: [], xaxis: timeAxis(),
       yaxis: axis(`${plain(name)} [${plain(scale.unit)}]`, {range: scale.range})});
     if (name === XT || name === TY) ceiling(layout, "y", scale, name === TY ? "H(Y)" : estimate.ceiling);
     Plotly.react("curves", traces, layout, quiet);
@@ -360,37 +399,41 @@
   };
   const buildMetrics = () => {
     const traces = [], names = [], colors = [ink(), ...data.metric_colors[theme()]];
+    // Shares of one have the right side, the losses and what else there is the left.
+    const sides = {y: {titles: [], values: []}, y2: {titles: [], values: []}};
     for (const {run, recorded} of metricParts()) {
       const who = run < 0 ? estimate.mean.words : `run ${data.runs[run]}`;
-      for (const [name, m] of Object.entries(recorded)) {
-        const first = !names.includes(name);
-        if (first) names.push(name);
-        const k = names.indexOf(name), color = colors[k % colors.length], yaxis = name.toLowerCase().includes("acc") ? "y2" : "y", x = m.steps.map(place);
-        if (m.low) traces.push({...bandTrace(x, m.values.map((_, s) => given(m.low[s]) && given(m.high[s]) ? [m.low[s], m.high[s]] : null), m.values, color), yaxis});
-        traces.push({type: "scatter", mode: "lines", x, y: m.values, yaxis, name: plain(name), showlegend: first, hoverinfo: "text",
+      for (const [name, all] of Object.entries(recorded)) {
+        const m = timed(all), yaxis = m.group === "accuracy" ? "y2" : "y", side = sides[yaxis], x = m.times.map(place);
+        if (!names.includes(name)) names.push(name);
+        if (!side.titles.includes(m.group)) side.titles.push(m.group);
+        side.values.push(...m.values, ...m.low || [], ...m.high || []);
+        const k = names.indexOf(name), color = colors[k % colors.length], pair = (s) => given(m.low[s]) && given(m.high[s]) ? [m.low[s], m.high[s]] : null;
+        if (m.low) traces.push({...bandTrace(x, x.map((_, s) => pair(s)), m.values, color), yaxis});
+        traces.push({type: "scatter", mode: "lines", x, y: m.values, yaxis, name: plain(name), showlegend: !traces.some((t) => t.name === plain(name)), hoverinfo: "text",
           text: m.values.map((v, s) => `${plain(name)} = ${show(v)}` + (m.low && given(m.low[s]) ? ` [${show(m.low[s])}, ${show(m.high[s])}]` : "") +
-            `<br>step ${grouped(m.steps[s])}<br>${plain(who)}`),
+            `<br>${when(m, s)}<br>${plain(who)}`),
           line: {color, width: 1.6, dash: severalRuns ? dashOf(run) : DASHES[k % DASHES.length]}});
       }
     }
     $("metrics").hidden = $("save-metrics").hidden = traces.length === 0;
     if (!traces.length) return;
-    const left = traces.some((t) => t.yaxis === "y");
+    const sideAxis = ({titles, values}, more) => axis(plain(titles.join(", ")), {visible: titles.length > 0, range: limits(values, null, ""), ...more});
     Plotly.react("metrics", traces, base({showlegend: true, legend: {orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: {size: 11}},
-      margin: {l: 60, r: 50, t: 30, b: 40}, xaxis: timeAxis(), yaxis: axis(left ? "loss" : "", {visible: left}),
-      yaxis2: axis("accuracy", {overlaying: "y", side: "right", tickmode: "auto", nticks: 5, visible: traces.some((t) => t.yaxis === "y2")})}), quiet);
+      margin: {l: 60, r: 50, t: 30, b: 40}, xaxis: timeAxis(), yaxis: sideAxis(sides.y),
+      yaxis2: sideAxis(sides.y2, {overlaying: "y", side: "right", tickmode: "auto", nticks: 5})}), quiet);
     withCursor("metrics");
   };
 
   // The slider and the playing of training.
 
   const tell = () => {
-    const part = shownParts()[0] || estimate.parts[0], s = countUpTo(part.steps, steps[at]) - 1, epoch = s < 0 ? null : part.epochs[s];
-    $("now").textContent = `step ${grouped(steps[at])}` + (epoch === null || epoch === steps[at] ? "" : `, epoch ${show(epoch)}`);
+    const exact = (part) => part.times.lastIndexOf(times[at]), part = [...shownParts(), ...estimate.parts].find((one) => exact(one) >= 0);
+    $("now").textContent = when(part, exact(part));
     $("step").setAttribute("aria-valuetext", $("now").textContent);
   };
   const goTo = (index) => {
-    at = Math.max(0, Math.min(steps.length - 1, index));
+    at = Math.max(0, Math.min(times.length - 1, index));
     $("step").value = at;
     tell();
     drawPlane(false);
@@ -411,10 +454,10 @@
     $("play").textContent = "▶ Play";
     $("play").setAttribute("aria-label", "Play");
   };
-  const frame = (time) => {
-    const index = Math.floor((time - started) / PASS_MS * steps.length);
-    if (index >= steps.length) {
-      goTo(steps.length - 1);
+  const frame = (now) => {
+    const index = Math.floor((now - started) / PASS_MS * times.length);
+    if (index >= times.length) {
+      goTo(times.length - 1);
       stop();
       return;
     }
@@ -426,8 +469,8 @@
       stop();
       return;
     }
-    if (at >= steps.length - 1) goTo(0);
-    started = performance.now() - at / steps.length * PASS_MS;
+    if (at >= times.length - 1) goTo(0);
+    started = performance.now() - at / times.length * PASS_MS;
     $("play").textContent = "❚❚ Pause";
     $("play").setAttribute("aria-label", "Pause");
     playing = requestAnimationFrame(frame);
@@ -475,6 +518,7 @@
   // Choices.
 
   const rebuild = () => {
+    cuts.clear();
     buildPlane();
     buildCurves();
     buildMetrics();
@@ -495,20 +539,24 @@
     for (const box of $("layers").querySelectorAll("input")) box.disabled = !estimate.parts.some((part) => part.layers.includes(Number(box.dataset.index)));
   };
   const captionText = () => {
-    const longest = Math.max(...estimate.parts.map((part) => part.steps.length));
+    const longest = Math.max(...estimate.parts.map((part) => part.times.length)), lost = estimate.parts.reduce((sum, part) => sum + part.lost, 0);
     const some = longest > MOST_TRAIL ? `The trail shows at most ${MOST_TRAIL} of ${longest} snapshots, the dark line each. ` : "";
+    const gone = lost ? `Snapshots without an epoch, not drawn: ${lost}. ` : "";
     const mean = estimate.mean ? `Mean, where shown: ${estimate.mean.words}; of saturated points any run is. ` : "";
-    return `${about()}. ${some}${mean}Information in bits. Open markers are saturated: the number is only its ceiling. ` +
+    return `${about()}. ${gone}${some}${mean}Information in bits. Open markers are saturated: the number is only its ceiling. ` +
       "Dotted lines: ceilings; in the curves, the same estimate on shuffled labels.";
   };
   const choose = () => {
-    const before = steps ? steps[at] : Infinity;
-    estimate = data.estimates[$("estimate").selectedIndex];
-    steps = [...new Set(estimate.parts.flatMap((part) => part.steps))].sort((a, b) => a - b);
-    // As in the figures: logarithmic where the steps span more than two decades.
-    if (!axisChosen) $("axis").value = lastStep() > 100 * firstStep() ? "log" : "linear";
-    $("step").max = steps.length - 1;
-    at = Math.max(0, countUpTo(steps, before) - 1);
+    const before = times ? times[at] : Infinity;
+    const found = data.estimates[$("estimate").selectedIndex], dated = found.parts.some((part) => part.epochs.some(given));
+    $("against").disabled = !dated;
+    if (!dated) $("against").value = "step";
+    estimate = timedAll(found);
+    times = [...new Set(estimate.parts.flatMap((part) => part.times))].sort((a, b) => a - b);
+    // As in the figures: logarithmic where the times span more than two decades.
+    if (!axisChosen) $("axis").value = lastTime() > 100 * firstTime() ? "log" : "linear";
+    $("step").max = times.length - 1;
+    at = Math.max(0, countUpTo(times, before) - 1);
     $("step").value = at;
     const names = [...new Set(estimate.parts.flatMap((part) => Object.keys(part.quantities)))];
     const kept = $("quantity").value;
@@ -566,19 +614,61 @@
     $("layers").querySelectorAll(".mark").forEach((sign, i) => { sign.style.color = layerColor(i); });
   };
 
+  // A page of a run that is being watched looks for a newer one, and takes along what the reader chose.
+
+  const boxesOff = (id) => [...$(id).querySelectorAll("input")].filter((box) => !box.checked).map((box) => box.parentNode.textContent);
+  const opened = () => [...document.querySelectorAll("details[open] > summary > b")].map((head) => head.textContent);
+  const choices = () => ({estimate: $("estimate").selectedOptions[0].text, mode: $("mode").value, quantity: $("quantity").value,
+    against: $("against").value, axis: axisChosen && $("axis").value, time: at < times.length - 1 && times[at], layersOff: boxesOff("layers"),
+    runsOff: runsChosen && boxesOff("runs"), opened: opened(), theme: document.documentElement.dataset.theme});
+  const recall = (was) => {
+    const known = [...$("estimate").options].findIndex((one) => one.text === was.estimate);
+    if (known >= 0) $("estimate").selectedIndex = known;
+    [$("mode").value, $("against").value, axisChosen, runsChosen] = [was.mode, was.against, Boolean(was.axis), Boolean(was.runsOff)];
+    if (was.axis) $("axis").value = was.axis;
+    if (was.theme) document.documentElement.dataset.theme = was.theme;
+    data.layers.forEach((name, i) => { layerOn[i] = !was.layersOff.includes(name); });
+    if (was.runsOff) data.runs.forEach((name, run) => { runOn[run] = !was.runsOff.includes(name); });
+    if (was.runsOff) meanOn = hasMean && !was.runsOff.includes(MEAN);
+    option($("quantity"), was.quantity, was.quantity);
+    for (const head of document.querySelectorAll("summary > b")) head.closest("details").open = was.opened.includes(head.textContent);
+  };
+  const look = async () => {
+    if (playing !== null) return;
+    const {number} = document.body.dataset;
+    try {
+      const answer = await fetch(location.pathname, {headers: {"If-None-Match": `"${number}"`}, cache: "no-store"});
+      if (answer.status === 304) return;
+      if (!answer.ok) throw new Error(answer.status);
+      history.replaceState(choices(), "");
+      location.reload();
+    } catch {
+      $("watched").textContent = "Nobody watches the run any more: this is the last page.";
+      clearInterval(looking);
+    }
+  };
+  let looking = null;
+
   data.estimates.forEach((one, k) => option($("estimate"), k, one.short));
+  $("against").parentNode.hidden = !data.estimates.some((one) => one.parts.some((part) => part.epochs.some(given)));
+  const was = document.body.dataset.seconds ? history.state : null;
+  if (was) recall(was);
   const paths = symbolPaths();
   data.layers.forEach((name, i) => {
     const sign = mark(14, "path", {d: paths[data.marks[i] % SYMBOLS.length], fill: "currentColor"});
     toggle($("layers"), i, name, sign, (on) => { layerOn[i] = on; }).checked = layerOn[i];
   });
-  if (hasMean) toggle($("runs"), "mean", "mean and band", lineMark(-1), chooseRun((on) => { meanOn = on; }));
+  if (hasMean) toggle($("runs"), "mean", MEAN, lineMark(-1), chooseRun((on) => { meanOn = on; }));
   data.runs.forEach((name, run) => toggle($("runs"), run, name, lineMark(run), chooseRun((on) => { runOn[run] = on; })));
   $("estimate").addEventListener("change", choose);
   $("mode").addEventListener("change", buildPlane);
   $("axis").addEventListener("change", () => {
     axisChosen = true;
     rebuild();
+  });
+  $("against").addEventListener("change", () => {
+    times = undefined;
+    choose();
   });
   $("quantity").addEventListener("change", buildCurves);
   $("step").addEventListener("input", () => {
@@ -603,6 +693,8 @@
   });
   dress();
   choose();
+  if (was && was.time !== false) goTo(countUpTo(times, was.time) - 1);
+  if (document.body.dataset.seconds) looking = setInterval(look, 1000 * document.body.dataset.seconds);
   for (const panel of ["plane", "curves", "metrics"]) places.observe($(panel));
   document.body.dataset.ready = "yes";
 })();

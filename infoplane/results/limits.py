@@ -15,6 +15,10 @@ LEAST_BITS, LEAST_SHARE = 0.05, 0.02
 """The least that an axis spans: so many bits, and this share of the ceiling (or of the largest value, without one)."""
 PAD, PAD_ABOVE = 0.05, 0.1
 """Shares of the span that are left free below and above."""
+NEAR_ZERO = 0.25
+"""An axis that would begin below this share of its end begins at 0."""
+FILL = 0.4
+"""The share of the axis that the values fill at least where it reaches up to the ceiling."""
 
 
 def axis_limits(values: FloatArray, ceiling: float | None = None, *, unit: str = BIT) -> tuple[float, float]:
@@ -42,9 +46,9 @@ def axis_limits(values: FloatArray, ceiling: float | None = None, *, unit: str =
         low, high = float(known.min()), float(known.max())
     else:
         low, high = 0.0, 1.0 if top is None else top
-    if 0 < low < 0.25 * high:
+    if 0 < low < NEAR_ZERO * high:
         low = 0.0
-    if top is not None and top > high and high - low >= 0.4 * (top - low):
+    if top is not None and top > high and high - low >= FILL * (top - low):
         high = top
     low, high = widened(low, high, top, unit=unit)
     span = high - low

@@ -8,10 +8,14 @@ import re
 from xml.etree import ElementTree
 
 import chromium
+import numpy as np
 import pytest
 import report_table
 from chromium import Opened
 
+from infoplane import _watch, plots
+from infoplane.plots._figure import DEFAULTS, Options
+from infoplane.plots.animation import Film
 from infoplane.report import write_report
 from infoplane.report.doubts import PLAIN_FLAGS
 from infoplane.results import ResultTable
@@ -303,8 +307,8 @@ def test_of_three_runs_the_mean_is_shown_first(browser, tmp_path):
     opened.slide(2)
     assert opened.points() == 3 * 3
     assert opened.now()["x"] == pytest.approx(means, rel=1e-6)
-    bands = "document.getElementById('curves').data.filter((t) => t.fill === 'toself').length"
-    assert opened.page.evaluate(bands) == 3
+    bands = "document.getElementById('curves').data.filter((t) => t.fill === 'toself').map((t) => t.opacity)"
+    assert opened.page.evaluate(bands) == [0.18, 0.1] * 3  # the mean's, and that of shuffled labels
     assert opened.page.evaluate("document.getElementById('metrics').data.filter((t) => t.fill).length") == 2
     labels = opened.page.locator("#runs label").all_text_contents()
     assert labels == ["mean and band", "a", "b", "c"]
@@ -389,6 +393,162 @@ def test_the_time_axis_is_logarithmic_beyond_two_decades_as_in_the_figures(brows
         opened = Opened(browser, write_report(table, tmp_path / "report.html"))
         assert opened.page.input_value("#axis") == want
         opened.page.close()
+
+
+def uneven(scale: int, **fields):
+    """Rows whose values lie anywhere below, at and beyond a ceiling, or nowhere."""
+    rng = np.random.default_rng(scale)
+    start, span = rng.choice([-0.2, 0, 0.3, 5, 11.9]), rng.choice([1e-6, 0.01, 0.3, 3, 9])
+    out = []
+    for row in report_table.rows(n_bins=scale, steps=range(12), layers=("a", "b"), **fields):
+        share = row.ceiling / 12
+        value = share * (start + span * rng.random()) if rng.random() < 0.95 else float("nan")
+        wide = rng.choice([0, 0.5]) * rng.random()
+        top = float("nan") if scale % 4 == 0 else row.ceiling
+        out.append(row._replace(value=value, low=value - wide, high=value + wide, ceiling=top))
+    return out
+
+
+def ranges(opened, panel):
+    """What the axes of a panel span."""
+    return opened.page.evaluate(
+        "(id) => Object.fromEntries(Object.entries(document.getElementById(id).layout)"
+        ".filter(([name, axis]) => /^[xy]axis/.test(name)).map(([name, axis]) => [name, axis.range]))",
+        panel,
+    )
+
+
+def test_limits_are_those_of_the_figures_and_of_the_animation(browser, tmp_path):
+    scales = range(2, 10)
+    metrics = [r._replace(value=r.value * 7 - 1) for r in report_table.metric_rows(steps=range(12))]
+    table = ResultTable.from_rows([row for n in scales for row in uneven(n)] + metrics)
+    look = {name: DEFAULTS.get(name) for name in Options.__annotations__}
+    planes, curves = {}, {}
+    for n in scales:
+        film = Film(plots.plane_data(table, settings={"n_bins": n}), {}, look, log=None, dpi=110)
+        planes[n] = [plots.plane(table, settings={"n_bins": n}), film.plane]
+        for quantity in ("I(X;T)", "I(T;Y)"):
+            curves[n, quantity] = plots.curves(table, settings={"n_bins": n}, quantity=quantity)
+    panels = plots.curves(table, settings={"n_bins": 2}, metrics=True).figure.axes
+    opened = Opened(browser, write_report(table, tmp_path / "report.html"))
+    for n in scales:
+        opened.page.select_option("#estimate", label=f"binning, n_bins = {n}")
+        found = ranges(opened, "plane")
+        for axes in planes[n]:
+            assert found["xaxis"] == pytest.approx(axes.get_xlim(), rel=1e-6, abs=1e-6), n
+            assert found["yaxis"] == pytest.approx(axes.get_ylim(), rel=1e-6, abs=1e-6), n
+        for quantity in ("I(X;T)", "I(T;Y)"):
+            opened.page.select_option("#quantity", quantity)
+            want = pytest.approx(curves[n, quantity].get_ylim(), rel=1e-6, abs=1e-6)
+            assert ranges(opened, "curves")["yaxis"] == want, (n, quantity)
+    want = {axes.get_ylabel(): pytest.approx(axes.get_ylim(), rel=1e-6) for axes in panels}
+    found = ranges(opened, "metrics")
+    assert (found["yaxis"], found["yaxis2"]) == (want["loss"], want["accuracy"])
+    assert opened.said == []
+    opened.page.close()
+
+
+def test_limits_of_two_runs_are_those_of_their_panels(browser, tmp_path):
+    table = ResultTable.from_rows(uneven(5) + [r._replace(value=r.value / 2) for r in uneven(5, run="second")])
+    opened = Opened(browser, write_report(table, tmp_path / "report.html"))
+    axes = plots.plane_grid(table, by="run").figure.axes[0]
+    assert ranges(opened, "plane")["xaxis"] == pytest.approx(axes.get_xlim(), rel=1e-6)
+    assert ranges(opened, "plane")["yaxis"] == pytest.approx(axes.get_ylim(), rel=1e-6)
+    opened.page.close()
+
+
+@pytest.mark.parametrize("scale", ["log", "linear"])
+@pytest.mark.parametrize("against", ["step", "epoch"])
+def test_times_stand_where_the_figures_have_them(browser, tmp_path, against, scale):
+    """Steps or epochs, on either scale; what has no epoch is left out, and that is said."""
+    steps = (0, 1, 3, 40, 700)
+    every = report_table.rows(steps=steps) + report_table.metric_rows(steps=steps)
+    lost = [r._replace(epoch=float("nan")) if r.step == 0 else r for r in every]
+    table = ResultTable.from_rows(lost, report_table.meta("first"))
+    opened = Opened(browser, write_report(table, tmp_path / "report.html"))
+    opened.page.select_option("#axis", scale)
+    opened.page.select_option("#against", against)
+    axes = plots.curves(table, quantity="I(T;Y)", against=against, log=scale == "log")
+    times = np.array([0, 1, 3, 40, 700] if against == "step" else [0.1, 0.3, 4, 70])
+    want = axes.transData.transform(np.column_stack([times, 0.5 * np.ones(times.size)]))[:, 0]
+    for panel, kind in (("curves", "lines+markers"), ("metrics", "lines")):
+        found = np.array(opened.page.evaluate(
+            "([id, kind]) => document.getElementById(id).data.find((t) => t.mode === kind && t.hoverinfo === 'text').x",
+            [panel, kind],
+        ))  # fmt: skip
+        assert (found - found[0]) / np.ptp(found) == pytest.approx((want - want[0]) / np.ptp(want), abs=1e-6)
+        title = f"document.getElementById('{panel}').layout.xaxis.title.text"
+        assert opened.page.evaluate(title) == against == axes.get_xlabel()
+    caption = opened.page.text_content("#caption")
+    assert ("Snapshots without an epoch, not drawn: 1." in caption) == (against == "epoch")
+    opened.slide(1)
+    assert opened.page.text_content("#now") == ("step 1, epoch 0.1" if against == "step" else "step 3, epoch 0.3")
+    rows = list(csv.DictReader(io.StringIO(opened.saved("data"))))
+    assert {row["step"] for row in rows} == {"1", "3", "40", "700"} | ({"0"} if against == "step" else set())
+    assert opened.said == []
+    opened.page.close()
+
+
+def test_without_epochs_there_is_no_choice_of_them(browser, tmp_path):
+    none = [r._replace(epoch=float("nan")) for r in report_table.rows()]
+    opened = Opened(browser, write_report(ResultTable.from_rows(none), tmp_path / "report.html"))
+    assert opened.page.is_hidden("#against")
+    opened.page.close()
+    dateless = [r._replace(epoch=float("nan")) for r in report_table.rows(n_bins=5)]
+    some = ResultTable.from_rows(report_table.rows() + dateless)
+    opened = Opened(browser, write_report(some, tmp_path / "report.html"))
+    opened.page.select_option("#against", "epoch")
+    opened.page.select_option("#estimate", label="binning, n_bins = 5")
+    assert opened.page.input_value("#against") == "step"
+    assert opened.page.is_disabled("#against")
+    assert opened.said == []
+    opened.page.close()
+
+
+def test_a_watched_page_takes_the_newer_one_and_keeps_what_was_chosen(browser, tmp_path):
+    def grown(last):
+        every = [
+            row for run in "ab" for n in (30, 60) for row in report_table.rows(run=run, n_bins=n, steps=range(last))
+        ]
+        return ResultTable.from_rows(every, report_table.meta("a", "b"))
+
+    with _watch.serving() as server:
+        server.publish("run is being recorded", None, 0.2)
+        page = browser.new_page(viewport=chromium.SIZE)
+        said = []
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(server.url)
+        assert "run is being recorded; as of" in page.text_content("#watched")
+        server.publish("run is being recorded", grown(3), 0.2)
+        page.wait_for_selector("body[data-ready]", timeout=60_000)
+        page.select_option("#estimate", label="binning, n_bins = 60")
+        page.select_option("#quantity", "I(X;T)")
+        page.select_option("#mode", "layers")
+        page.select_option("#against", "epoch")
+        page.select_option("#axis", "log")
+        page.uncheck("#layers input[data-index='1']")
+        page.uncheck("#runs input[data-index='0']")
+        page.click("#theme")
+        page.locator("#warnings summary").first.click()
+        dark = page.evaluate("document.documentElement.dataset.theme")
+        server.publish("run is closed", grown(5), 0.2)
+        page.wait_for_selector("body[data-number='3'][data-ready]", timeout=60_000)
+        assert page.input_value("#step") == "4"  # it stood at the end, and does
+        assert page.locator("#estimate option:checked").text_content() == "binning, n_bins = 60"
+        chosen = [page.input_value(f"#{name}") for name in ("quantity", "mode", "against", "axis")]
+        assert chosen == ["I(X;T)", "layers", "epoch", "log"]
+        boxes = "(id) => [...document.querySelectorAll(`#${id} input`)].map((box) => box.checked)"
+        assert page.evaluate(boxes, "layers") == [True, False, True]
+        assert page.evaluate(boxes, "runs") == [False, True]
+        assert page.evaluate("document.documentElement.dataset.theme") == dark
+        assert page.locator("#warnings details").first.get_attribute("open") is not None
+        page.locator("#step").fill("2")
+        server.publish("run is closed", grown(6), 0.2)
+        page.wait_for_selector("body[data-number='4'][data-ready]", timeout=60_000)
+        assert page.input_value("#step") == "2"
+    page.get_by_text("Nobody watches the run any more: this is the last page.").wait_for()
+    assert said == []
+    page.close()
 
 
 def test_panels_follow_the_window(opened):

@@ -1,0 +1,218 @@
+"""`infoplane watch`: the report of a run that is being recorded, made anew as it grows, for a browser on this machine.
+
+The page is served on the loopback address alone. Any program and any page in the browser can ask there, so the address
+holds a random token, and a request has to be meant for this server by its Host header: a site whose name leads here
+(DNS rebinding) is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import os
+import secrets
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from email.message import Message
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingTCPServer
+from typing import Any
+
+from infoplane.analysis import analyze, build_estimators
+from infoplane.core.errors import StoreError
+from infoplane.core.files import is_held
+from infoplane.core.interrupts import in_main_thread
+from infoplane.report.page import Watched, page_of, waiting_page
+from infoplane.results import ResultTable, csv_path, read_table
+from infoplane.store import ActivationStore, open_run
+from infoplane.store.layout import SESSIONS_DIR, SHARDS_DIR, lock_file
+
+HOST, TITLE = "127.0.0.1", "Information plane"
+IDLE_SECONDS = 10.0
+"""A connection that says nothing for so long is closed."""
+HEADERS = {
+    "Content-Type": "text/html; charset=utf-8",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class PageServer(ThreadingTCPServer):
+    """Serves one page at one address with a token, to requests that name this host; `publish` replaces the page."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__((HOST, port), PageRequest)
+        self.path = f"/{secrets.token_urlsafe(24)}/"
+        self.port: int = self.server_address[1]
+        self.url = f"http://{HOST}:{self.port}{self.path}"
+        self.page, self.number = b"", 0
+
+    def publish(self, state: str, table: ResultTable | None, every: float) -> None:
+        """Serve the report of this table from now on, or what it is that there is none."""
+        watched = Watched(f"{state}; as of {time.strftime('%H:%M:%S')}", every, self.number + 1)
+        page = waiting_page(watched) if table is None else page_of(table, TITLE, watched)
+        self.page, self.number = page.encode(), watched.number
+
+    def refusal(self, path: str, headers: Message) -> HTTPStatus | None:
+        """Why a request is not answered, if it is not."""
+        if headers.get_all("Host") not in ([f"{HOST}:{self.port}"], [f"localhost:{self.port}"]):
+            return HTTPStatus.FORBIDDEN
+        if not hmac.compare_digest(path.encode(), self.path.encode()):
+            return HTTPStatus.NOT_FOUND
+        return None
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that went away is no news."""
+
+
+class PageRequest(BaseHTTPRequestHandler):
+    """GET of the page; every other method is refused by the base class, which knows no `do_POST`."""
+
+    server: PageServer
+    timeout = IDLE_SECONDS
+    server_version, sys_version = "infoplane", ""
+
+    def do_GET(self) -> None:
+        page, tag = self.server.page, f'"{self.server.number}"'
+        why = self.server.refusal(self.path, self.headers)
+        if why is not None:
+            self.send_error(why)
+        elif self.headers.get("If-None-Match") == tag:
+            self._answer(HTTPStatus.NOT_MODIFIED, b"", tag)
+        else:
+            self._answer(HTTPStatus.OK, page, tag)
+
+    def _answer(self, status: HTTPStatus, body: bytes, tag: str = "") -> None:
+        self.send_response(status)
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
+        if tag:
+            self.send_header("ETag", tag)
+        if status != HTTPStatus.NOT_MODIFIED:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """The status alone: nothing of what was asked for comes back."""
+        self.close_connection = True
+        self._answer(HTTPStatus(code), f"{HTTPStatus(code).phrase}\n".encode())
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests are not told: the line would hold the token."""
+
+
+@contextlib.contextmanager
+def serving(port: int = 0) -> Iterator[PageServer]:
+    """A server in a thread of its own."""
+    with PageServer(port) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextlib.contextmanager
+def ending_on_sigterm() -> Iterator[None]:
+    """SIGTERM leaves the block as Ctrl-C does, so that what stands in temporary places goes."""
+    if not in_main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def watch(
+    run: Path,
+    estimators: Sequence[str] = ("binning",),
+    *,
+    port: int = 0,
+    every: float = 5.0,
+    echo: Callable[[str], Any] = print,
+    **asked: Any,
+) -> None:
+    """Serve the report of a run and make it anew as the run grows, until Ctrl-C. The run is read, never written.
+
+    What is estimated stands in a temporary table, beside what the run's own table has; `asked` goes to `analyze`.
+    """
+    build_estimators(list(estimators))  # a slip is told before anything is served
+    open_run(run)
+    with (
+        ending_on_sigterm(),
+        tempfile.TemporaryDirectory(prefix="infoplane-watch-") as folder,
+        serving(port) as server,
+    ):
+        server.publish(f"{run} is being read", None, every)
+        echo(f"{server.url}\nthe report of {run}; Ctrl-C ends it")
+        seen, told = None, ""
+        while True:
+            now = contents(run)
+            if now != seen:
+                state, table = look(run, Path(folder) / "results.csv", estimators, asked)
+                server.publish(state, table, every)
+                if state != told:
+                    echo(state)
+                seen, told = now, state
+            time.sleep(every)
+
+
+def look(run: Path, table: Path, estimators: Sequence[str], asked: dict[str, Any]) -> tuple[str, ResultTable | None]:
+    """The state of a run in words, and all that is known of it, if anything is."""
+    store = open_run(run)
+    state = state_of(store)
+    known = [read_table(run)] if csv_path(run).exists() else []
+    if known and not table.exists():
+        known[0].write(table)  # what was estimated before is not estimated again
+    if store.steps():
+        try:
+            found = analyze(store, list(estimators), table=table, progress=False, **asked)
+        except StoreError as error:
+            return f"{state}; this time it could not be estimated: {error}", known[0] if known else None
+        # As the range of a layer grows its numbers change: the old ones go.
+        found.write(table)
+        known.append(found)
+    if not known:
+        return f"{state}; no snapshot yet, and this page waits for the first one", None
+    return state, ResultTable.concat(known)
+
+
+def state_of(store: ActivationStore) -> str:
+    """`digits is being recorded`."""
+    newest = max((session["session"] for session in store.sessions), default=0)
+    last = [session for session in store.sessions if session["session"] == newest]
+    if any(is_held(store.path / lock_file(session["rank"])) for session in last):
+        return f"{store.path.name} is being recorded"
+    if last and all(session["closed"] for session in last):
+        return f"{store.path.name} is closed: nothing more comes unless its recording goes on"
+    return f"{store.path.name} was not closed, and no process records it"
+
+
+def contents(run: Path) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of what is in a run: what differs where it has grown, was closed, or was left."""
+    found = []
+    for folder in (run, run / SESSIONS_DIR, run / SHARDS_DIR):
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # a writer at work
+                    about = entry.stat(follow_symlinks=False)
+                    found.append((entry.path, about.st_size, about.st_mtime_ns))
+    locks = [Path(path) for path, *_ in found if path.endswith(".lock")]
+    return sorted(found) + [(str(lock), is_held(lock), 0) for lock in locks]
