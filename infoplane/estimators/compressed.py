@@ -16,6 +16,7 @@ from infoplane.estimators._codes import DENSE, Code, coded
 from infoplane.estimators._driver import Given, Method, Number, Problem, report
 from infoplane.estimators._entropies import NOTHING, Part, class_information, pair_information
 from infoplane.estimators._labels import entropy_of_counts
+from infoplane.estimators._network_noise import found_noise, random_inputs, with_noise
 from infoplane.estimators._protocol import Blocks, Quantity
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._settings import at_least, one_of, prepared, setting
@@ -133,10 +134,7 @@ class Compressed(Method):
 
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
         """Take over the noise that the network adds to the layer; no value is read."""
-        found = blocks.noise
-        if found is None or found.std <= 0:
-            return dataclasses.replace(self, network_std=None, network_kind=None, network_clean=None)
-        return dataclasses.replace(self, network_std=found.std, network_kind=found.kind, network_clean=found.clean)
+        return dataclasses.replace(self, **found_noise(blocks))
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """The centred snapshot with its Gram matrix, the codes, and what the checks make of them."""
@@ -159,18 +157,8 @@ class _Codes(Problem):
 
     def __init__(self, config: Compressed, given: Given) -> None:
         super().__init__(config, given)
-        self.random = config.noise == "recorded" or (config.noise == "network" and config.network_std is not None)
-        self.code_x: Code | None = None
-        if self.random:
-            x = given.features(keep=True)
-            if x is None:
-                raise ValueError(
-                    "compressed needs the inputs x for I(X;T) of a layer with noise; pass x=..., record a probe small "
-                    "enough for its inputs to be kept, or set noise='off'"
-                )
-            self.code_x = self._code(x, "x")
-        if config.noise == "recorded":
-            _refuse_deterministic(given.t, given.x_ids)
+        x = random_inputs(config, given)
+        self.random, self.code_x = x is not None, None if x is None else self._code(x, "x")
         self.continuous = given.y.is_floating_point()
         self.code_y = self._code(given.y.reshape(len(given.y), -1), "y") if self.continuous else None
 
@@ -246,16 +234,6 @@ class _Codes(Problem):
         return _Found(part, doubtful)
 
 
-def with_noise(layer: Tensor, config: Compressed) -> Tensor:
-    """A layer (N, U) with noise of the network drawn anew, where the recorded value is without it."""
-    if config.noise != "network" or not config.network_clean or config.network_std is None:
-        return layer
-    generator = torch.Generator().manual_seed(config.seed)
-    z = torch.randn(layer.shape, generator=generator, device="cpu", dtype=torch.float64).to(layer.device)
-    clean = layer.double()
-    return clean + config.network_std * (z * clean.abs() if config.network_kind == "multiplicative" else z)
-
-
 class _Found(NamedTuple):
     """An information, and whether a check doubts it."""
 
@@ -272,20 +250,6 @@ def _hidden(code: Code, other: Tensor, few: Tensor) -> float:
         return 0.0
     linear = hidden_information(code.rows, code.dropped, other)
     return max(linear, 0.0) + hidden_products(code.rows, code.dropped, few)
-
-
-def _refuse_deterministic(t: Tensor, x_ids: Tensor) -> None:
-    """Raise ValueError where all rows of every repeated input agree."""
-    order = torch.argsort(x_ids, stable=True)
-    same_input = x_ids[order][1:] == x_ids[order][:-1]
-    if not bool(same_input.any()):
-        return
-    ordered = t[:, order]
-    if bool((ordered[:, 1:] == ordered[:, :-1]).all(2)[:, same_input].all()):
-        raise ValueError(
-            "rows of the same input are equal: the layer is deterministic, and its I(X;T) is infinite or log2 of the "
-            "number of inputs whatever it has learned; use noise='off', or the estimator 'noise'"
-        )
 
 
 preset("compressed", "butakov-2024", dims=4, n_neighbors=5)

@@ -13,7 +13,8 @@ from infoplane import datasets
 from infoplane.core.records import Noise
 from infoplane.estimators import config_json
 from infoplane.estimators._codes import principal_code
-from infoplane.estimators.compressed import Compressed, with_noise
+from infoplane.estimators._network_noise import with_noise
+from infoplane.estimators.compressed import Compressed
 from infoplane.estimators.knn import ksg
 
 LN2 = math.log(2)

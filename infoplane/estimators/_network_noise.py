@@ -1,0 +1,80 @@
+"""I(X;T) where the network is random: taking over its noise, drawing it, and refusing layers that have none."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from infoplane.estimators._driver import Given
+from infoplane.estimators._protocol import Blocks
+
+
+class NoiseSettings(Protocol):
+    """The settings that say where the randomness of T is, and what `prepare` found of it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def noise(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def network_std(self) -> float | None: ...
+    @property
+    def network_kind(self) -> str | None: ...
+    @property
+    def network_clean(self) -> bool | None: ...
+
+
+def found_noise(blocks: Blocks) -> dict[str, Any]:
+    """The fields of the noise that the network adds to the layer; no value is read."""
+    found = blocks.noise
+    if found is None or found.std <= 0:
+        return {"network_std": None, "network_kind": None, "network_clean": None}
+    return {"network_std": found.std, "network_kind": found.kind, "network_clean": found.clean}
+
+
+def is_random(config: NoiseSettings) -> bool:
+    """Whether T has noise, so that I(X;T) is finite."""
+    return config.noise == "recorded" or (config.noise == "network" and config.network_std is not None)
+
+
+def random_inputs(config: NoiseSettings, given: Given) -> Tensor | None:
+    """The inputs (N, F) for I(X;T), None where T has no noise; ValueError where they are missing, or T has none."""
+    if not is_random(config):
+        return None
+    x = given.features(keep=True)
+    if x is None:
+        raise ValueError(
+            f"{config.name} needs the inputs x for I(X;T) of a layer with noise; pass x=..., record a probe small "
+            "enough for its inputs to be kept, or set noise='off'"
+        )
+    if config.noise == "recorded":
+        _refuse_deterministic(given.t, given.x_ids)
+    return x
+
+
+def with_noise(layer: Tensor, config: NoiseSettings) -> Tensor:
+    """A layer (N, U) with noise of the network drawn anew, where the recorded value is without it."""
+    if config.noise != "network" or not config.network_clean or config.network_std is None:
+        return layer
+    generator = torch.Generator().manual_seed(config.seed)
+    z = torch.randn(layer.shape, generator=generator, device="cpu", dtype=torch.float64).to(layer.device)
+    clean = layer.double()
+    return clean + config.network_std * (z * clean.abs() if config.network_kind == "multiplicative" else z)
+
+
+def _refuse_deterministic(t: Tensor, x_ids: Tensor) -> None:
+    """Raise ValueError where all rows of every repeated input agree."""
+    order = torch.argsort(x_ids, stable=True)
+    same_input = x_ids[order][1:] == x_ids[order][:-1]
+    if not bool(same_input.any()):
+        return
+    ordered = t[:, order]
+    if bool((ordered[:, 1:] == ordered[:, :-1]).all(2)[:, same_input].all()):
+        raise ValueError(
+            "rows of the same input are equal: the layer is deterministic, and its I(X;T) is infinite or log2 of the "
+            "number of inputs whatever it has learned; use noise='off', or the estimator 'noise'"
+        )
