@@ -6,13 +6,17 @@ with an underscore, and cannot draw control characters; a name must neither lose
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
+import matplotlib as mpl
 from matplotlib.textpath import TextPath
 
 from infoplane.core.text import printable, shorten
+
+_FONT = ("family", "sans-serif", "serif", "monospace", "cursive", "fantasy", "style", "variant", "weight", "stretch")
 
 
 def safe_text(text: object, *, limit: int = 32, legend: bool = False) -> str:
@@ -81,11 +85,15 @@ def shared_ahead(parts: Sequence[Sequence[str]]) -> int:
 
 def text_width(text: str, size: float) -> float:
     """Width in points of text of one or more lines, in the font now set."""
-    if "\n" in text:
-        return max(text_width(line, size) for line in text.split("\n"))
-    if not text.strip():
-        return 0.0
-    x = TextPath((0, 0), text, size=size).vertices[:, 0]  # control points enclose the curves, within a per cent
+    font = tuple(str(mpl.rcParams[f"font.{part}"]) for part in _FONT)
+    return max((_line_width(line, size, font) for line in text.split("\n") if line.strip()), default=0.0)
+
+
+# Names and the words of captions are tried in many lengths, and come again in every panel.
+@functools.lru_cache(maxsize=4096)
+def _line_width(line: str, size: float, font: tuple[str, ...]) -> float:
+    """Width of one line; `font`, all of it that can be set, is what the path takes by itself."""
+    x = TextPath((0, 0), line, size=size).vertices[:, 0]  # control points enclose the curves, within a per cent
     return float(x.max() - x.min())
 
 

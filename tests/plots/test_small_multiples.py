@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 
 import numpy as np
@@ -46,8 +47,17 @@ def test_captions_are_merged_into_one(parts, said):
     assert found == [text.replace(" (a, b, c)", "") for text in said]
 
 
-@pytest.mark.parametrize("style", ["column", "page", "screen"])
-@pytest.mark.parametrize("by", ["layer", "run", "settings"])
+STYLES = ["column", "page", "screen"]
+BY = ["layer", "run", "settings"]
+
+
+@pytest.mark.parametrize(
+    ("by", "style"),
+    [
+        pytest.param(by, style, marks=[] if BY.index(by) == STYLES.index(style) else pytest.mark.slow)
+        for by, style in itertools.product(BY, STYLES)
+    ],
+)
 def test_planes_are_of_one_size_under_one_caption(by, style):
     runs = [f"seed-{i}" for i in range(5)]
     if by == "settings":
@@ -137,8 +147,17 @@ def test_maps_of_other_layers_are_no_panels_of_one_figure(seeds):
         plots.heatmap(seeds, by="layer")
 
 
-@pytest.mark.parametrize("style", ["column", "page", "screen"])
-@pytest.mark.parametrize("title", [None, "All seeds"])
+@pytest.mark.parametrize(
+    ("title", "style"),
+    [
+        (None, "column"),
+        ("All seeds", "page"),
+        *(
+            pytest.param(*more, marks=pytest.mark.slow)
+            for more in [("All seeds", "column"), (None, "page"), (None, "screen"), ("All seeds", "screen")]
+        ),
+    ],
+)
 def test_means_have_a_panel_for_each_layer_and_one_legend(seeds, style, title):
     groups = {"first": ["seed-0", "seed-1"], "last": "seed-2"}
     options = {"settings": "n_bins=30", "style": style, "title": title}
