@@ -10,13 +10,17 @@ import functools
 import re
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.textpath import TextPath
 
 from infoplane.core.text import printable, shorten
 
-_FONT = ("family", "sans-serif", "serif", "monospace", "cursive", "fantasy", "style", "variant", "weight", "stretch")
+_FONT: tuple[Any, ...] = (
+    "font.family", "font.sans-serif", "font.serif", "font.monospace", "font.cursive", "font.fantasy", "font.style",
+    "font.variant", "font.weight", "font.stretch",
+)  # fmt: skip
 
 
 def safe_text(text: object, *, limit: int = 32, legend: bool = False) -> str:
@@ -85,7 +89,7 @@ def shared_ahead(parts: Sequence[Sequence[str]]) -> int:
 
 def text_width(text: str, size: float) -> float:
     """Width in points of text of one or more lines, in the font now set."""
-    font = tuple(str(mpl.rcParams[f"font.{part}"]) for part in _FONT)
+    font = tuple(str(mpl.rcParams[key]) for key in _FONT)
     return max((_line_width(line, size, font) for line in text.split("\n") if line.strip()), default=0.0)
 
 
