@@ -1,6 +1,7 @@
 """Estimators of what a layer knows: one public module each, found by the registry."""
 
 from infoplane.estimators._checks import VOIDING, above_ceiling, blank_intervals
+from infoplane.estimators._extrapolation import extrapolate
 from infoplane.estimators._labels import bin_targets
 from infoplane.estimators._protocol import (
     ALL_GUARANTEES,
@@ -33,6 +34,7 @@ __all__ = [
     "check_inputs",
     "config_json",
     "describe",
+    "extrapolate",
     "get",
     "parse",
     "permutation_null",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BIT
-from infoplane.estimators._protocol import Bound, Quantity, as_floats, check_inputs
+from infoplane.estimators._protocol import Bound, Quantity, as_floats, check_inputs, values_only
 from infoplane.estimators._scaling import drawn_rows
 from infoplane.estimators._settings import check_settings
 
@@ -41,7 +41,8 @@ class Given(NamedTuple):
             return None
         if self.x.shape[:1] != self.t.shape[1:2]:
             raise ValueError(f"x must have one row per sample ({self.t.shape[1]}), got shape {tuple(self.x.shape)}")
-        floats = as_floats(self.x, "x").to(self.t.device).flatten(1)
+        x = self.x if self.x.ndim > 1 else self.x[:, None]
+        floats = as_floats(x, "x").to(self.t.device).flatten(1)
         return floats if keep else floats.to(torch.float64)
 
     def sides(self) -> dict[str, Tensor]:
@@ -175,6 +176,20 @@ class Method(ABC):
             widen=not self.as_given,
         )
         return Given(t, y, x, x_ids)
+
+
+def on_rows(
+    estimator: Any, rows: Tensor, t: Tensor, y: Tensor, *, x: Tensor | None, x_ids: Tensor | None
+) -> dict[str, Quantity]:
+    """The values of an estimator on some of the samples, `rows` (n,); of its flags only those that cost nothing."""
+    with values_only():
+        found: dict[str, Quantity] = estimator.estimate(
+            t[:, rows.to(t.device)],
+            y[rows.to(y.device)],
+            x=None if x is None else x[rows.to(x.device)],
+            x_ids=None if x_ids is None else x_ids[rows.to(x_ids.device)],
+        )
+    return found
 
 
 def _stacked(numbers: list[Number], device: torch.device) -> Tensor:

@@ -116,6 +116,8 @@ class Estimator(Protocol):
     repeated. Without it an estimator sees the first pass only.
     A class attribute `shannon = False` says that what it gives of (T;Y) is no Shannon information: such a method may
     compare two layers that are functions of one X.
+    A class attribute `not_extrapolated = "why"` refuses `+extrapolate` with that reason: for errors that do not fall as
+    1/N. Values of the estimands "binned", "noisy-finite" and "softmax-output" are never extrapolated.
     """
 
     name: ClassVar[str]
@@ -165,7 +167,7 @@ _VALUES_ONLY: ContextVar[bool] = ContextVar("values_only", default=False)
 
 
 def values_only() -> AbstractContextManager[None]:
-    """Within this context nobody reads the flags of `estimate`: checks that only raise flags may be left out."""
+    """Within this context checks of `estimate` that only raise flags may be left out; flags at no cost stay."""
     return raised(_VALUES_ONLY)
 
 

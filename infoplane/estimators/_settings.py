@@ -24,8 +24,8 @@ class Domain:
         None as `least` means that no number is allowed.
     open : bool
         Whether the ends are left out.
-    named : tuple of str or None
-        Words that are allowed; None in it where the setting may be left out.
+    named : tuple of str, bool or None
+        Words that are allowed; None in it where the setting may be left out, True and False for a switch.
     whole : bool
         Whether the numbers are integers.
     """
@@ -34,14 +34,14 @@ class Domain:
     least: float | None = None
     most: float = math.inf
     open: bool = False
-    named: tuple[str | None, ...] = ()
+    named: tuple[str | bool | None, ...] = ()
     whole: bool = False
 
     def holds(self, value: object) -> bool:
         """Whether the value is allowed."""
-        if value is None or isinstance(value, str):
+        if value is None or isinstance(value, str | bool):
             return value in self.named
-        if self.least is None or isinstance(value, bool) or not isinstance(value, int if self.whole else Real):
+        if self.least is None or not isinstance(value, int if self.whole else Real):
             return False
         number = float(value)
         return self.least < number < self.most if self.open else self.least <= number <= self.most
@@ -49,6 +49,7 @@ class Domain:
 
 POSITIVE = Domain("positive and finite", 0.0, open=True)
 POSITIVE_OR_NONE = Domain("positive and finite, or None", 0.0, open=True, named=(None,))
+SWITCH = Domain("True or False", named=(True, False))
 COUNT = Domain("a whole number of 0 or more", 0, whole=True)
 
 

@@ -16,7 +16,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from infoplane.estimators._driver import Null, with_null
+from infoplane.estimators._driver import Null, on_rows, with_null
 from infoplane.estimators._labels import interval_95, shuffle_labels
 from infoplane.estimators._protocol import Blocks, Estimator, Quantity, values_only
 from infoplane.estimators._registry import build_named, parse, register_wrapper
@@ -25,7 +25,7 @@ from infoplane.estimators._settings import at_least, between, check_settings, se
 DEPENDENCE = "(T;Y)"
 
 
-class _Wrapper:
+class Wrapper:
     """Takes name, targets and promises from the estimator inside, which may be given as object, spec or settings."""
 
     name: ClassVar[str]
@@ -67,7 +67,7 @@ class _Wrapper:
 
 @register_wrapper("null")
 @dataclass(frozen=True, kw_only=True)
-class PermutationNull(_Wrapper):
+class PermutationNull(Wrapper):
     """What an estimator reads when the labels are shuffled, as "<quantity> null" beside every quantity of (T;Y).
 
     Value, low and high of the null are mean, 2.5 and 97.5 % points over the shuffles; the flag `below_null` says
@@ -127,7 +127,7 @@ class PermutationNull(_Wrapper):
 
 @register_wrapper("interval")
 @dataclass(frozen=True, kw_only=True)
-class SubsampleInterval(_Wrapper):
+class SubsampleInterval(Wrapper):
     """`low` and `high` of every quantity from estimates on random parts of the samples.
 
     A part holds a share f of the samples, drawn without repetition: the bootstrap's repeated rows are
@@ -185,7 +185,7 @@ class SubsampleInterval(_Wrapper):
         """The quantities of the estimator inside, with their intervals."""
         out = self.estimator.estimate(t, y, x=x, x_ids=x_ids)
         inner = without_null(self.estimator)
-        ids = _input_ids(y, x_ids)
+        ids = input_ids(y, x_ids)
         inputs = int(ids.max()) + 1
         size = max(1, round(self.fraction * inputs))
         generator = torch.Generator().manual_seed(self.seed)
@@ -194,13 +194,7 @@ class SubsampleInterval(_Wrapper):
             chosen = torch.zeros(inputs, dtype=torch.bool, device="cpu")
             chosen[torch.randperm(inputs, generator=generator, device="cpu")[:size]] = True
             rows = chosen.to(ids.device)[ids].nonzero()[:, 0]
-            with values_only():
-                found = inner.estimate(
-                    t[:, rows.to(t.device)],
-                    y[rows],
-                    x=None if x is None else x[rows.to(x.device)],
-                    x_ids=None if x_ids is None else ids[rows],
-                )
+            found = on_rows(inner, rows, t, y, x=x, x_ids=None if x_ids is None else ids)
             for name, q in found.items():
                 drawn.setdefault(name, []).append(q.value)
         odds = size / max(inputs - size, 1)
@@ -234,8 +228,8 @@ def without_null(estimator: Any) -> Any:
     """The estimator without a null of its own, where it has one to switch off."""
     if isinstance(estimator, PermutationNull):
         return without_null(estimator.estimator)
-    if isinstance(estimator, SubsampleInterval):
-        return dataclasses.replace(estimator, estimator=without_null(estimator.estimator))
+    if isinstance(estimator, Wrapper):
+        return dataclasses.replace(estimator, estimator=without_null(estimator.estimator))  # type: ignore[type-var]
     fields = {f.name for f in dataclasses.fields(estimator)} if dataclasses.is_dataclass(estimator) else set()
     if "null_draws" in fields and estimator.null_draws:
         return dataclasses.replace(estimator, null_draws=0)
@@ -244,10 +238,10 @@ def without_null(estimator: Any) -> Any:
 
 def shuffled_targets(y: Tensor, x_ids: Tensor | None, draws: int, seed: int) -> list[Tensor]:
     """`draws` shuffles of the labels or targets (N, ...) between inputs: the rows of one input move together."""
-    return list(shuffle_labels(y, _input_ids(y, x_ids), draws, seed))
+    return list(shuffle_labels(y, input_ids(y, x_ids), draws, seed))
 
 
-def _input_ids(y: Tensor, x_ids: Tensor | None) -> Tensor:
+def input_ids(y: Tensor, x_ids: Tensor | None) -> Tensor:
     """(N,) ids from 0 on the device of `y`; every sample an input of its own where none are given."""
     if x_ids is None:
         return torch.arange(len(y), device=y.device)

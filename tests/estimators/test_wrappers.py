@@ -211,7 +211,7 @@ def test_specs():
     assert (e.level, e.draws, e.estimator.draws, e.estimator.estimator.n_neighbors) == (0.9, 7, 5, 4)
     assert parse("kde:variance=1e+3").variance == 1000.0
     assert parse("gaussian+interval").targets == {"discrete", "continuous"}
-    with pytest.raises(ValueError, match="no wrapper named 'bootstrap'; available: interval, null"):
+    with pytest.raises(ValueError, match="no wrapper named 'bootstrap'; available: extrapolate, interval, null"):
         parse("knn+bootstrap")
     with pytest.raises(ValueError, match="interval has no field 'width'"):
         parse("knn+interval:width=3")

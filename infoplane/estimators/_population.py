@@ -1,0 +1,113 @@
+"""Information of a sample's law from that of the sample and of its halves: 2 I(N) - <I(N/2)>."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from scipy.special import stdtrit
+from torch import Tensor
+
+from infoplane.core.units import BIT
+from infoplane.estimators._protocol import Quantity
+from infoplane.estimators._scaling import numbered_rows
+
+SPLITS = 4
+GROWN = 0.1
+"""Bits that a value may grow from halves of the sample to all of it: beyond, its error is no longer of order 1/N."""
+REPEATED = 0.01
+"""Share of inputs that may equal another."""
+WHOLE = 0.1
+"""Share of all possible inputs from which a probe is no small sample of them."""
+ESTIMAND = "noisy-population"
+
+
+def halves(samples: int, seed: int) -> Iterator[Tensor]:
+    """Both halves, sorted rows, of each random split."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(SPLITS):
+        order = torch.randperm(samples, generator=generator, device="cpu")
+        for part in (order[: samples // 2], order[samples // 2 :]):
+            yield part.sort().values
+
+
+def continued(
+    found: Mapping[str, Quantity], parts: Sequence[Mapping[str, Quantity]], *, classes: bool
+) -> dict[str, Quantity]:
+    """The informations of the law, from those of all samples and of halves in pairs; nulls are left out.
+
+    Where I(X;T), or I(X;T|Y), is too close to saturation, so is their difference I(T;Y).
+    """
+    names = [name for name, q in found.items() if q.unit == BIT and not name.endswith(" null")]
+    grown = {name: found[name].value - _mean([part[name].value for part in parts]) for name in names}
+    full = {name: (grown[name].abs() > GROWN) | found[name].flags["saturated"] for name in names}
+    full["I(T;Y)"] = torch.stack([*full.values()]).any(0)
+    out: dict[str, Quantity] = {}
+    for name, q in found.items():
+        if name not in names:
+            out |= {} if name.endswith(" null") else {name: q}
+            continue
+        value = torch.where(full[name], float("nan"), q.value + grown[name])
+        half = _half_width(q, [part[name].value for part in parts])
+        out[name] = dataclasses.replace(
+            q,
+            value=value,
+            low=value - half,
+            high=value + half,
+            ceiling=q.ceiling if name == "I(T;Y)" and classes else None,
+            estimand=ESTIMAND,
+            flags={**q.flags, "saturated": full[name]},
+        )
+    return out
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    """The mean, one after the other: the same alone and in a block."""
+    return sum(values[1:], values[0]) / len(values)
+
+
+def _half_width(q: Quantity, parts: Sequence[Tensor]) -> Tensor:
+    """Half of the 95 % interval: the choice of the inputs, and twice the Monte Carlo error of the value on all.
+
+    Halves are independent, and each has twice the variance: their difference has four times that of the whole.
+    """
+    squares = [(a - b).square() / 4.0 for a, b in zip(parts[::2], parts[1::2], strict=True)]
+    sampling = float(stdtrit(SPLITS, 0.975)) ** 2 * _mean(squares)
+    drawn = torch.zeros_like(q.value) if q.high is None else 2.0 * (q.high - q.value)
+    return (sampling + drawn.square()).sqrt()
+
+
+def refuse_whole_population(x_ids: Tensor, x: Tensor | None) -> None:
+    """ValueError where inputs repeat, or are a tenth or more of all combinations of the values of their features.
+
+    `x_ids` (N,) count from 0, `x` is (N, F). Of a feature that hardly repeats a value nobody knows what else it can be:
+    with one such, the probe is a sample.
+    """
+    samples, inputs = len(x_ids), int(x_ids.max()) + 1
+    if x is not None and x.shape[1] and inputs == samples:
+        distinct = len(numbered_rows(x)[1])
+        inputs = distinct if distinct < (1 - REPEATED) * samples else inputs
+    if inputs < samples:
+        raise ValueError(
+            f"population=True takes every input once, got {samples} samples of {inputs} inputs: no sample of a law "
+            "whose error falls as 1/N; use population=False, which is exact for the inputs of the probe"
+        )
+    possible = _combinations(x, samples) if x is not None and x.shape[1] else math.inf
+    if WHOLE * possible <= samples:
+        raise ValueError(
+            f"population=True continues from a sample to its law, got {samples} of at most {possible} inputs that the "
+            "features can make: the probe is (nearly) the whole population; use population=False, which is exact for it"
+        )
+
+
+def _combinations(x: Tensor, samples: int) -> float:
+    """How many inputs the values of the features (N, F) can make; infinite where that is many, or not known."""
+    possible = 1
+    for column in x.T:
+        values = len(torch.unique(column))
+        possible *= values
+        if 2 * values > samples or WHOLE * possible > samples:
+            return math.inf
+    return possible
