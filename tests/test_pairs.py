@@ -221,15 +221,21 @@ def test_a_value_recorded_after_its_noise_has_none_behind_it(tmp_path):
         estimate(run, "gaussian", pairs=[("1", "2")])
 
 
-def run_with_noise(path, at, clean, seed=0):
+def run_with_noise(path, at, clean, ranks=1, **of_probe):
     """A chain fc0 -> fc1 -> fc2 with noise on one of them, recorded ahead of it (`clean`) or behind."""
-    on = probe()
+    on = probe(**of_probe)
     noise = Noise(std=STD, clean=clean)
     layers = tuple(layer_of(i, 2, noise=noise if i == at else None) for i in range(3))
-    with StoreWriter(path, probe=on, settings={"chain": True, "seed": seed}, background=False) as write:
+    same = {"probe": on, "settings": {"chain": True, "seed": 0}, "background": False, "world_size": ranks}
+    writers = [StoreWriter(path, **same)]
+    writers += [StoreWriter(path, rank=rank, session=1, **same) for rank in range(1, ranks)]
+    for rank, write in enumerate(writers):
+        rows = np.array_split(np.arange(on.samples), ranks)[rank]
         for step in range(2):
-            arrays = {layer.key: activations(0, step, layer.depth, 2, on.samples) for layer in layers}
-            write(Snapshot(step=step, epoch=0.0, time=0.0, layers=layers, arrays=arrays))
+            arrays = {layer.key: activations(0, step, layer.depth, 2, on.samples)[rows] for layer in layers}
+            write(Snapshot(step=step, epoch=0.0, time=0.0, layers=layers, arrays=arrays, rows=rows))
+    for write in writers[::-1]:
+        write.close()
     return path
 
 
@@ -281,6 +287,22 @@ def test_views_that_are_equal_are_refused(tmp_path):
     with pytest.raises(ValueError, match="30 of 60 inputs are the same in view 1 and view 2"):
         estimate(run, layers="1", against="view=2")
     assert len(estimate(run, "hsic", layers="1", against="view=2"))
+
+
+@pytest.mark.parametrize(("ranks", "further"), [(1, False), (2, False), (2, True)])
+def test_rows_that_processes_shared_may_have_one_noise(tmp_path, ranks, further):
+    """Each process draws from the same seed: the first row of one has the noise of the first of another."""
+    half = np.arange(30)
+    inputs = np.tile(np.random.default_rng(0).normal(size=(30, 4)), (2, 1))
+    repeats = np.repeat([0, int(further)], 30)
+    ids = np.concatenate([half, half if further else half + 30])
+    of_probe = {"input_ids": np.tile(half, 2), "inputs": inputs, "repeats": repeats, "sample_ids": ids}
+    run = run_with_noise(tmp_path / "run", 0, clean=True, ranks=ranks, **of_probe)
+    if ranks == 2 and not further:
+        with pytest.raises(ValueError, match=r"30 of 30 inputs .* no noise of their own"):
+            estimate(run, "gaussian", layers="fc1", against="view=2")
+    else:
+        assert len(values(estimate(run, "gaussian", layers="fc1", against="view=2"))) == 2
 
 
 def test_noise_that_was_taken_off_is_refused_at_these_steps_alone(tmp_path):

@@ -194,7 +194,8 @@ def _why_infinite(layer: LayerSteps, step: int, store: ActivationStore, other: A
         )
     random = _is_random(store, step, a) or _is_random(other, partner.steps[step], b)
     if partner.view > 1:
-        return None if random else _alike(store, partner.view, a.key)
+        own = random and not _may_share_noise(store, partner.view)
+        return None if own else _alike(store, partner.view, a.key)
     if not random:
         return (
             f"no noise was recorded on a layer before {a.key} that every path goes through: {INFINITE}; put "
@@ -245,6 +246,14 @@ def _chain(store: ActivationStore, step: int) -> list[Layer]:
     return [store.layer(key, step) for key in keys if store.recorded(key, step)]
 
 
+def _may_share_noise(store: ActivationStore, view: int) -> bool:
+    """Whether rows of one input were taken in one pass that processes shared: each drew from the same seed."""
+    if all(shard.meta.world_size == 1 for shard in store.valid_shards()):
+        return False
+    one, two = views(store.probe, Subset(), view)
+    return bool((store.probe.repeats[one] == store.probe.repeats[two]).any())
+
+
 def _alike(store: ActivationStore, view: int, layer: str) -> str | None:
     """Why two rows of one input are no random views of it: nobody kept the inputs, or some are equal."""
     inputs = store.probe.inputs
@@ -259,6 +268,6 @@ def _alike(store: ActivationStore, view: int, layer: str) -> str | None:
     if not equal:
         return None
     return (
-        f"{equal} of {len(one)} inputs are the same in view 1 and view {view}, and no noise was recorded on a layer "
-        f"before {layer}: {INFINITE}; draw other views, put NoiseInjection on a layer before it, {OTHERS}"
+        f"{equal} of {len(one)} inputs are the same in view 1 and view {view}, and no noise of their own was recorded "
+        f"on a layer before {layer}: {INFINITE}; draw other views, put NoiseInjection on a layer before it, {OTHERS}"
     )
