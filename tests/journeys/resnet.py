@@ -122,7 +122,7 @@ def at_the_shell(spec: str) -> None:
     refused("plot", RUNS[0], "-k", "plnae", names="plane")
     refused("estimate", RUNS[0], "-e", "nois", names="noise")
     refused("report", RUNS[0], "-o", "page.pdf", names=".html")
-    refused("info", "first/resnte", names="first/resnet")
+    refused("info", "first/resnte", names="is not a run directory: not found")
 
 
 def report() -> None:

@@ -17,6 +17,7 @@ NEEDS = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a minute on two quiet cores
 @pytest.mark.extra
 @pytest.mark.browser
 @pytest.mark.parametrize("name", NEEDS)
@@ -26,8 +27,7 @@ def test_nothing_is_in_the_way(name, tmp_path):
     if chromium.found() is None:
         pytest.skip("no Chromium on the PATH")
     script = Path(__file__).with_name(f"{name}.py")
-    command = [sys.executable, str(script), "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 

@@ -15,7 +15,7 @@ from walk import journey, look, models, read_page, recorded, refused, said, shel
 
 import infoplane
 from infoplane import plots
-from infoplane.hooks import tokens
+from infoplane.hooks import next_tokens, tokens
 
 RUNS: dict[str, dict[str, str]] = {"runs/mean": {}, "runs/cls": {"reduce": "cls"}, "runs/last": {"reduce": "last"}}
 HOW = {"runs/mean": "mean over tokens", "runs/cls": "tokens 0", "runs/last": "last token"}
@@ -98,6 +98,37 @@ def decoder() -> None:
     look("gpt2", plots.plane, infoplane.read_table("runs/gpt2"), drawn=layers, names=["run gpt2"])
 
 
+def next_token() -> None:
+    """A language model has a label at every position, and none at the last and where sentences have ended."""
+    said("a GPT-2 that writes: a label for each position")
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    size = {"n_embd": 24, "n_layer": 2, "n_head": 4, "n_positions": 8, "vocab_size": 9}
+    writer = GPT2LMHeadModel(GPT2Config(**size, bos_token_id=0, eos_token_id=0))
+    real = torch.arange(8) < torch.randint(6, 9, (300, 1))
+    ids = torch.randint(1, 9, (300, 4)).repeat(1, 2) * real
+    following = next_tokens(ids, real)
+    how = {"layers": "transformer.h.*", "reduce": "flatten", "logits": False}
+    optimizer = torch.optim.Adam(writer.parameters(), lr=1e-2)
+    with infoplane.Recorder(writer, ({"input_ids": ids}, following), "runs/next", quiet=True, **how) as recorder:
+        for epoch in range(10):
+            loss = nn.functional.cross_entropy(writer(input_ids=ids).logits.flatten(0, 1), following.flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            recorder.snapshot(epoch, metrics={"loss": loss.item()})
+    text = shell("-q", "estimate", "runs/next", "-e", "probe", "-l", "transformer.h.1[token=*]")
+    for words in ("have no label at a position", "skipped: transformer.h.1[token=7]"):
+        assert words in text, f"the table does not say {words!r}"
+    look(
+        "next",
+        plots.tokens,
+        infoplane.read_table("runs/next"),
+        quantity="I(T;Y)",
+        names=["run next", "no label at a position"],
+    )
+
+
 def at_the_shell() -> None:
     said("errors at the shell, and a page")
     refused("plot", "runs/mean", "-s", "all", "-l", "bert.encoder.*", names="bert.encoder.*.**")
@@ -113,6 +144,7 @@ def main() -> None:
         pooled(layers)
         by_token()
         decoder()
+        next_token()
         at_the_shell()
 
 

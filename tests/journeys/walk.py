@@ -48,6 +48,7 @@ HASH = re.compile(r"\b(?=[0-9]*[a-f])(?=[a-f]*[0-9])[0-9a-f]{10,}\b")
 SCREENS = ((1280, 800), (390, 844))
 MOST_PAGE = 2_000_000
 START = time.perf_counter()
+KEEP: list[bool] = []
 
 
 @contextlib.contextmanager
@@ -58,6 +59,7 @@ def journey(about: str) -> Iterator[Path]:
     out = parser.parse_args().out
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    KEEP.append(out is not None)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder if out is None else made(out)):
         yield Path()
     said("nothing was in the way")
@@ -136,7 +138,7 @@ def spec_of(advice: str, estimator: str) -> str:
 def look(
     name: str, draw: Callable[..., Axes], table: ResultTable, *, names: Sequence[str] = (), **options: Any
 ) -> None:
-    """Draw a figure in every style, keep it as a picture, and look at it: room, text, layers, names."""
+    """Draw a figure in every style and look at it: room, text, layers, names. With `--out` it is kept as a picture."""
     layers = options.pop("drawn", ())
     for style in STYLES:
         with texts_drawn() as written:
@@ -152,7 +154,8 @@ def look(
             assert found or layer in shown, f"{name} in {style} neither draws {layer} nor says that it does not"
         for one in ax.figure.axes:
             assert not one.yaxis.get_offset_text().get_text(), f"{name} in {style} writes numbers as an offset"
-        plots.save(ax, f"{name}-{style}.png", dpi=110)
+        if any(KEEP):  # nobody sees the others
+            plots.save(ax, f"{name}-{style}.png", dpi=110)
     print(f"{name}: {', '.join(STYLES)}", flush=True)
 
 
