@@ -25,6 +25,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "guides/ddp": (),
     "guides/sweep": (),
 }
+# Pages that train for several seconds.
+SLOW = {"guides/seeds"}
 # Pages that begin with runs that the reader has: their names.
 RUNS = {"results": ["digits", "a", "b"], "figures": ["digits", "a", "b"], "estimators": ["digits"]}
 WARNED = {"class Mixture": "not recorded"}
@@ -34,6 +36,7 @@ Names = dict[str, Any]
 
 def page_of(page: str) -> Any:
     marks = [pytest.mark.extra, pytest.mark.filterwarnings("ignore")] if page in EXTRAS else []
+    marks += [pytest.mark.slow] if page in SLOW else []
     return pytest.param(page, marks=marks, id=page)
 
 
@@ -74,7 +77,7 @@ def test_the_code_of_the_page_runs(page, tmp_path, monkeypatch, capsys, request)
 
 
 def test_every_page_that_is_spoken_of_exists():
-    assert {*EXTRAS, *RUNS, *CHECKS} <= set(pages())
+    assert {*EXTRAS, *SLOW, *RUNS, *CHECKS} <= set(pages())
 
 
 def test_no_code_escapes_the_test():

@@ -494,29 +494,34 @@ def test_killed_ranks_are_named_step_by_step(tmp_path, capsys, world):
     """A quarter of the ranks is killed at a step of its own; every pair of rank and step that is missing is listed."""
     code = (
         "import os, signal, sys, numpy as np, store_cases as c\n"
-        "run, rank, world, last = sys.argv[1], *map(int, sys.argv[2:])\n"
-        "rows = np.arange(rank, 96, world)\n"
-        "with c.writer(run, probe=c.probe(96), rank=rank, world_size=world, resume=True, background=True) as out:\n"
-        "    for step in range(6):\n"
-        "        out(c.snapshot(step, samples=96, rows=rows))\n"
-        "        out.flush()\n"
-        "        if step == last: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    print('done', flush=True)\n"
-        "    sys.stdin.readline()\n"
+        "run, last = sys.argv[1], list(map(int, sys.argv[2:]))\n"
+        "def record(rank, world, last):\n"
+        "    rows = np.arange(rank, 96, world)\n"
+        "    with c.writer(run, probe=c.probe(96), rank=rank, world_size=world, resume=True, background=True) as out:\n"
+        "        for step in range(6):\n"
+        "            out(c.snapshot(step, samples=96, rows=rows))\n"
+        "            out.flush()\n"
+        "            if step == last: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        os.write(1, b'done\\n')\n"
+        "        os.read(0, 1)\n"
+        "for rank in range(len(last)):\n"
+        "    if os.fork() == 0:\n"
+        "        record(rank, len(last), last[rank])\n"
+        "        os._exit(0)\n"
+        "for _ in last:\n"
+        "    if os.wait()[1]: os.write(1, b'dead\\n')\n"
     )
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     dead = {rank: rank % 5 for rank in range(3, world, 4)}
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path / "run"), str(rank), str(world), str(dead.get(rank, -1))],
-            env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )
-        for rank in range(world)
-    ]  # fmt: skip
-    for rank, child in enumerate(children):
-        assert child.stdout.readline() == ("" if rank in dead else "done\n")
-    for child in children:
-        child.communicate("\n", timeout=120)
+    # Every rank is a process of its own, forked where the imports have been paid once.
+    ranks = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "run"), *(str(dead.get(rank, -1)) for rank in range(world))],
+        env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    said = sorted(ranks.stdout.readline() for _ in range(world))
+    assert said == ["dead\n"] * len(dead) + ["done\n"] * (world - len(dead))
+    assert ranks.communicate(timeout=120)[0] == ""
+    assert ranks.returncode == 0
     store = open_run(tmp_path / "run")
     gone = {step: [rank for rank, last in dead.items() if last < step] for step in range(6)}
     assert store.steps() == [step for step, ranks in gone.items() if not ranks]
