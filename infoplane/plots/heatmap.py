@@ -18,6 +18,7 @@ from infoplane.plots._figure import (
     add_caption,
     canvas,
     figure_canvas,
+    is_own,
     keep_tick_style,
     keywords,
     outer_labels,
@@ -152,7 +153,9 @@ def draw_scale(axes: Sequence[Axes], mesh: Any, options: Options, label: str) ->
 def label_cells(ax: Axes, data: HeatmapData, look: Options) -> None:
     """Names of layers down, as many as there is room for, and round steps across."""
     rows, columns = data.value.shape
-    row_axis(ax, layer_looks(ax, data.layers, look, share=END_SHARE), every=-(-rows // MOST_NAMES))
+    spec = ax.get_subplotspec()  # of several panels in a row the first alone has names
+    share = END_SHARE * (spec.get_gridspec().ncols if is_own(ax) and spec is not None else 1)
+    row_axis(ax, layer_looks(ax, data.layers, look, share=share), every=-(-rows // MOST_NAMES))
     ax.set_ylim(rows - 0.5, -0.5)
     # Columns are snapshots: a round step lies between the columns of its neighbours.
     at = np.arange(columns, dtype=np.float64)

@@ -58,9 +58,13 @@ def safe_names(names: Iterable[str], *, limit: int = 32, legend: bool = False) -
 
 
 def fitted_names(names: Iterable[str], width: float, size: float, *, most: int = 20) -> dict[str, str]:
-    """`safe_names` at most `width` points wide: in full, else without the parts that all share, else shortened."""
+    """`safe_names` at most `width` points wide: in full, else without the parts that all share, else shortened.
+
+    Of dotted names the last parts are kept, as long as they tell them apart: "layer.3" says more than "bert....yer.3".
+    """
     whole = list(dict.fromkeys(names))
-    tries = [(whole, most)] if all(len(name) <= most for name in whole) else []
+    tries = [(whole, most)] if fits(whole, most) else []
+    tries += [(shorter, most) for shorter in (unshared(whole), last_parts(whole, 2)) if fits(shorter, most)]
     tries += [(unshared(whole), limit) for limit in range(most, 5, -1)]
     shown: dict[str, str] = {}
     for shorter, limit in tries:
@@ -79,6 +83,17 @@ def unshared(names: Sequence[str]) -> list[str]:
     ahead, behind = (shared_ahead([p[::turn] for p in several]) for turn in (1, -1))
     out = [".".join(p[max(ahead - 1, 0) : len(p) - behind] or p) if len(p) > 1 else p[0] for p in parts]
     return out if len(set(out)) == len(set(names)) else list(names)
+
+
+def last_parts(names: Sequence[str], count: int) -> list[str]:
+    """Dotted names with so many of their parts, from the end; as they are where that makes two equal."""
+    out = [".".join(name.split(".")[-count:]) for name in names]
+    return out if len(set(out)) == len(set(names)) else list(names)
+
+
+def fits(names: Sequence[str], limit: int) -> bool:
+    """Whether no name is longer."""
+    return all(len(name) <= limit for name in names)
 
 
 def shared_ahead(parts: Sequence[Sequence[str]]) -> int:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from infoplane import plots
 from infoplane.core.text import printable, shorten
-from infoplane.plots.text import safe_names, safe_text, wrap
+from infoplane.plots.text import fitted_names, safe_names, safe_text, wrap
 from infoplane.results import ResultTable
 
 HOSTILE = [
@@ -63,6 +63,14 @@ def test_shorten_keeps_both_ends_and_refuses_nonsense():
     assert shorten("abc", 5) == "abc"
     with pytest.raises(ValueError, match="at least 3 characters, got 2"):
         shorten("abc", 2)
+
+
+def test_names_of_layers_keep_their_last_parts():
+    layers = ["bert.embeddings", *(f"bert.encoder.layer.{i}" for i in range(4)), "classifier"]
+    short = ["bert.embeddings", "layer.0", "layer.1", "layer.2", "layer.3", "classifier"]
+    assert list(fitted_names(layers, 200.0, 8.0).values()) == layers
+    assert list(fitted_names(layers, 72.0, 8.0).values()) == short
+    assert all("…" in name for name in fitted_names(["a.first.layer.0", "b.second.layer.0"], 30.0, 8.0).values())
 
 
 def test_wrap_breaks_between_parts_first():
