@@ -244,7 +244,8 @@ def frame(ax: Axes, planes: Sequence[PlaneData], look: Look, *, own: int = 0) ->
     ax.set(xlabel=across, ylabel=planes[0].labels[1])
     ax.set(xlim=limits(points[:, 0], x), ylim=limits(points[:, 1], y))
     tops = [(p.ceiling_xt, p.ceiling_ty) for p in planes[: own + 1]]
-    draw_ceilings(ax, x=tops[own][0], y=tops[own][1], named=own == 0 or tops[own] != tops[own - 1])
+    words = [[*map(str, each)] for each in tops]  # estimators reach one number by several roundings
+    draw_ceilings(ax, x=tops[own][0], y=tops[own][1], named=words[own] not in words[own - 1 : own])
 
 
 def draw_steps(

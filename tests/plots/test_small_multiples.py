@@ -241,3 +241,11 @@ def test_planes_of_subsets_have_their_own_ceilings_and_sizes():
     assert "scale chosen by looking" in caption
     assert "N = 512 to 4" in caption.replace("\n", " ")
     assert "(train)" not in caption
+
+
+def test_a_ceiling_that_differs_in_its_last_bit_is_named_once(seeds):
+    rows = [r._replace(ceiling=np.nextafter(r.ceiling, 0)) if r.run == "seed-1" else r for r in seeds]
+    rows = [r for r in rows if '"n_bins":30' in r.config and r.run != "seed-2"]
+    figure = plots.plane_grid(ResultTable.from_rows(rows, seeds.meta), by="run").figure
+    texts = [text.get_text() for ax in figure.axes for text in ax.texts]
+    assert [text for text in texts if text.startswith(("H(Y)", "log"))] == ["log₂ N = 12", "H(Y) = 0.999"]
