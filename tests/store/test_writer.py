@@ -184,6 +184,15 @@ def run_python(code: str, *args: object) -> subprocess.Popen[str]:
     )
 
 
+def forked(code: str, *args: object) -> subprocess.Popen[str]:
+    """A process that forks others, so that imports are paid once; they wait until `communicate` ends its input."""
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, args)],
+        env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
 def test_what_was_never_closed_is_closed_at_the_end_of_the_process(tmp_path):
     code = (
         "import sys, store_cases as c\n"
@@ -322,24 +331,23 @@ def test_a_lock_that_changes_hands_during_the_take_over_is_given_back(tmp_path, 
 
 def test_many_starters_and_one_winner(tmp_path):
     code = (
-        "import sys, store_cases as c\n"
+        "import os, sys, store_cases as c\n"
         "from infoplane.core import StoreError\n"
-        "sys.stdin.readline()\n"
-        "try: out = c.writer(sys.argv[1])\n"
-        "except StoreError: print('refused'); sys.exit()\n"
-        "print('won', flush=True); out(c.snapshot(0)); out.close()\n"
+        "def start():\n"
+        "    os.read(0, 1)\n"
+        "    try: out = c.writer(sys.argv[1])\n"
+        "    except StoreError: return os.write(1, b'refused\\n')\n"
+        "    os.write(1, b'won\\n'); out(c.snapshot(0)); out.close()\n"
+        "for _ in range(4):\n"
+        "    if os.fork() == 0:\n"
+        "        start()\n"
+        "        os._exit(0)\n"
+        "assert not any(os.wait()[1] for _ in range(4))\n"
     )
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    children = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], env={**os.environ, "PYTHONPATH": path},
-                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]  # fmt: skip
-    for child in children:
-        child.stdin.write("\n")
-        child.stdin.flush()
-    said = [child.communicate(timeout=120)[0] for child in children]
-    assert sorted(said) == ["refused\n"] * 3 + ["won\n"]
+    starters = forked(code, tmp_path / "run")
+    said = starters.communicate(timeout=120)[0].splitlines()
+    assert starters.returncode == 0
+    assert sorted(said) == ["refused"] * 3 + ["won"]
     check_clean(tmp_path / "run", [0])
 
 
@@ -457,29 +465,25 @@ def test_shards_without_a_run_are_not_built_upon(tmp_path):
 
 def test_ranks_in_processes_find_the_session_of_rank_0(tmp_path):
     code = (
-        "import sys, numpy as np, store_cases as c\n"
-        "rank, steps = int(sys.argv[2]), sys.argv[3].split(',')\n"
-        "rows = np.arange(rank, c.SAMPLES, 3)\n"
-        "with c.writer(sys.argv[1], rank=rank, world_size=3, resume=True, background=True) as out:\n"
-        "    for step in steps: out(c.snapshot(int(step), rows=rows))\n"
-        "    out.flush()\n"
-        "    print(out.session, flush=True)\n"
-        "    sys.stdin.readline()\n"
+        "import os, sys, numpy as np, store_cases as c\n"
+        "def record(rank, steps):\n"
+        "    rows = np.arange(rank, c.SAMPLES, 3)\n"
+        "    with c.writer(sys.argv[1], rank=rank, world_size=3, resume=True, background=True) as out:\n"
+        "        for step in steps.split(','): out(c.snapshot(int(step), rows=rows))\n"
+        "        out.flush()\n"
+        "        os.write(1, f'{out.session}\\n'.encode())\n"
+        "        os.read(0, 1)\n"
+        "for rank in (2, 1, 0):\n"
+        "    if os.fork() == 0:\n"
+        "        record(rank, sys.argv[2 + rank])\n"
+        "        os._exit(0)\n"
+        "assert not any(os.wait()[1] for _ in range(3))\n"
     )
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     for session, steps in ((1, ["0,1,2,3", "0,1,2,3", "0,1,3"]), (2, ["2,3", "2,3", "2,3"])):
-        children = [
-            subprocess.Popen(
-                [sys.executable, "-c", code, str(tmp_path / "run"), str(rank), steps[rank]],
-                env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            )
-            for rank in (2, 1, 0)
-        ]  # fmt: skip
-        for child in children:
-            assert child.stdout.readline() == f"{session}\n"
-        for child in children:
-            child.communicate("\n", timeout=60)
-            assert child.returncode == 0
+        ranks = forked(code, tmp_path / "run", *steps)
+        assert [ranks.stdout.readline() for _ in range(3)] == [f"{session}\n"] * 3
+        assert ranks.communicate(timeout=60)[0] == ""
+        assert ranks.returncode == 0
         store = open_run(tmp_path / "run")
         if session == 1:
             check(store, [0, 1, 3])
@@ -511,13 +515,8 @@ def test_killed_ranks_are_named_step_by_step(tmp_path, capsys, world):
         "for _ in last:\n"
         "    if os.wait()[1]: os.write(1, b'dead\\n')\n"
     )
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     dead = {rank: rank % 5 for rank in range(3, world, 4)}
-    # Every rank is a process of its own, forked where the imports have been paid once.
-    ranks = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "run"), *(str(dead.get(rank, -1)) for rank in range(world))],
-        env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    ranks = forked(code, tmp_path / "run", *(dead.get(rank, -1) for rank in range(world)))
     said = sorted(ranks.stdout.readline() for _ in range(world))
     assert said == ["dead\n"] * len(dead) + ["done\n"] * (world - len(dead))
     assert ranks.communicate(timeout=120)[0] == ""
