@@ -35,7 +35,7 @@ def cuts(data, count, seed):
     return [0, ends[0], *random_of.sample(ends, count), *random_of.sample(range(len(data)), count // 3)]
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(24, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [6, pytest.param(12, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kept_meta", [False, True])
 def test_cut_anywhere(run, whole, tmp_path, kept_meta, count):
     """Cut by a killed writer (whose JSON is older than the table) or behind our back (JSON of the whole table)."""

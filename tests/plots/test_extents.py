@@ -66,9 +66,15 @@ def test_a_single_layer_keeps_its_room(kind, written):
     check(drawn(kind, "column", 1), written, "column")
 
 
-@pytest.mark.slow
+# Every number of layers in one style, the fewest, a usual one and the most in all; the rest of the grid at full count.
+GRID = [
+    pytest.param(style, count, marks=pytest.mark.slow if count in (1, 6, 12) or i == count % 3 else pytest.mark.full)
+    for count in range(1, 13)
+    for i, style in enumerate(STYLES)
+]
+
+
 @pytest.mark.parametrize(("kind", "metrics"), EVERY)
-@pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("count", range(1, 13))
+@pytest.mark.parametrize(("style", "count"), GRID)
 def test_nothing_is_squeezed_or_cut_on_the_whole_grid(kind, metrics, style, count, written):
     check(drawn(kind, style, count, metrics), written, style)
