@@ -157,10 +157,10 @@ class Film:
             if recorded:
                 self._draw_metrics(grid[1, 0], recorded, options, log)
             step_colorbar(self.plane, norm, data.times, options, self.against)
-            self.title = self.plane.set_title(self._title(data.steps.size - 1), loc="left")
+            self.title = self.plane.set_title(self._title(data.steps.size - 1), loc="right")  # beside the legend
             for ax in grid[:, 0]:
                 keep_tick_style(ax)
-            name_layers(self.plane, data, self.looks, options)
+            name_layers(self.plane, data, self.looks, options, beside=False)
             self._draw_still()
 
     def _draw_still(self) -> None:

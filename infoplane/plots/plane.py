@@ -337,27 +337,32 @@ def arrow_spans(
 MOST_DIRECT = 8
 LABEL_SHARE, NAME_SHARE = 0.06, 0.3
 """Shares: of the area of the axes that names inside may take, and of its width that one of them may."""
+STEP_SHARE = 0.48
+"""Share of a figure's width that a legend may take beside the step."""
 FAR = 30.0
 """Points from a name to its point beyond which a reader follows a line across others."""
 
 
-def name_layers(ax: Axes, data: PlaneData, looks: Sequence[LayerLook], look: Look, *, ends: bool = False) -> None:
+def name_layers(
+    ax: Axes, data: PlaneData, looks: Sequence[LayerLook], look: Look, *, ends: bool = False, beside: bool = True
+) -> None:
     """Each layer's name beside its last point; in a legend of the markers where names would hide the points.
 
-    Layers that are saturated throughout are one line of the legend.
+    Beside points that move (`beside=False`) is no place for names. Layers that are saturated throughout are one line of
+    the legend.
 
     Call it last: the axes' limits and layout must be final.
     """
     drawn = [i for i in range(len(looks)) if data.present[:, i].any() and not data.cornered[i]]
     labels = [data.end(i, looks[i]) for i in drawn]
     # What is free in axes of the caller's is not known before the whole figure is drawn.
-    crowded = look["legend"] is not False and (not is_own(ax) or is_crowded(ax, data, labels))
+    crowded = look["legend"] is not False and (not (beside and is_own(ax)) or is_crowded(ax, data, labels))
     handles = [key(looks[i].name, color=looks[i].color, marker=looks[i].marker, linestyle="none") for i in drawn]
     handles = (handles if crowded else []) + (path_ends(bool(data.saturated.any())) if ends else [])
     if data.cornered.any():
         names = listed([of.name for of, at in zip(looks, data.cornered, strict=True) if at], MOST_DIRECT)
         handles.append(key(f"saturated throughout: {names}", **OPEN))
-    legend(ax, handles, look, share=WIDE_SHARE if ends else LEGEND_SHARE)
+    legend(ax, handles, look, share=WIDE_SHARE if ends else LEGEND_SHARE if beside else STEP_SHARE)
     if not crowded:
         direct_labels(ax, labels, data.points)
 

@@ -64,8 +64,11 @@ def fitted_names(names: Iterable[str], width: float, size: float, *, most: int =
     """
     whole = list(dict.fromkeys(names))
     tries = [(whole, most)] if fits(whole, most) else []
-    tries += [(shorter, most) for shorter in (unshared(whole), last_parts(whole, 2)) if fits(shorter, most)]
-    tries += [(unshared(whole), limit) for limit in range(most, 5, -1)]
+    both = unshared(whole), last_parts(whole, 2)
+    tries += [(shorter, most) for shorter in both if fits(shorter, most)]
+    tries += (
+        [(min(both, key=lambda names: max(map(len, names))), limit) for limit in range(most, 5, -1)] if whole else []
+    )
     shown: dict[str, str] = {}
     for shorter, limit in tries:
         if shown and len({safe_text(name, limit=limit) for name in shorter}) < len(whole):

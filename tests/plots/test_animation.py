@@ -107,6 +107,13 @@ def test_artists_stand_where_the_snapshot_is(film, table):
     assert film.now[0].get_markerfacecolor() == "white"  # the first layer is saturated
 
 
+def test_the_step_stands_clear_of_the_legend_that_names_the_layers(film):
+    legend = film.plane.get_legend()
+    assert {"act1", "act2", "out"} <= {text.get_text() for text in legend.get_texts()}
+    assert not any(text.get_text() in synthetic.LAYERS for text in film.plane.texts)
+    assert not film.title.get_window_extent().overlaps(legend.get_window_extent())
+
+
 def test_loss_and_accuracy_share_the_time_axis(film):
     panels = [ax for ax in film.figure.axes if ax.get_ylabel() in ("loss", "accuracy")]
     assert [ax.get_ylabel() for ax in panels] == ["loss", "accuracy"]

@@ -70,6 +70,7 @@ def test_names_of_layers_keep_their_last_parts():
     short = ["bert.embeddings", "layer.0", "layer.1", "layer.2", "layer.3", "classifier"]
     assert list(fitted_names(layers, 200.0, 8.0).values()) == layers
     assert list(fitted_names(layers, 72.0, 8.0).values()) == short
+    assert list(fitted_names(layers, 55.0, 8.0).values()) == ["bert.…ddings", *short[1:]]
     assert all("…" in name for name in fitted_names(["a.first.layer.0", "b.second.layer.0"], 30.0, 8.0).values())
 
 
