@@ -152,7 +152,7 @@ class Live:
             self.on_rows(rows)
 
     def _estimate(self, layer: Layer, step: int) -> list[Row]:
-        """Rows of every subset and estimator; what one refuses is listed, and the rest goes on."""
+        """Rows of every subset and estimator; a refusal is listed, and the others go on."""
         (t,) = self._run.read(layer.key, [step])
         bad = frozenset({step} if t.is_floating_point() and not bool(torch.isfinite(t).all()) else ())
         steps = LayerSteps("", "", self._run.run_id, layer.key, ((step, self._run.source(layer.key, step)),), bad)
@@ -170,14 +170,14 @@ class Live:
         return rows
 
     def _ready(self, number: int, task: Task) -> Prepared:
-        """The estimator, prepared on the first snapshot of this layer where it has to be."""
-        base = replace(task, subset=task.subset.base)
+        """The estimator, prepared on the first snapshot of this layer if it needs that, and kept for the others."""
+        base = replace(task, subset=task.subset.base)  # prepared on all classes: those of one part share a scale
         key = (number, task.layer.layer, base.subset)
         if key not in self._prepared:
             ready = prepare(base, self._run)
             if ready.refusal is not None:
                 return ready
-            # What it finds in other numbers tells whether it depends on them, or on the layer's noise alone.
+            # Prepared on altered values: another result means that it depends on values, of which it should see all.
             other = prepare(base, self._run.altered()) if self.prepare == "refuse" else ready
             if other.refusal is None and other.config != ready.config:
                 raise ValueError(
@@ -188,7 +188,7 @@ class Live:
         return self._prepared[key]
 
     def _refuse(self, layer: Layer, subset: Subset, estimator: Estimator, reason: str) -> None:
-        """Note and say once what an estimator refuses."""
+        """Note in the meta, and log once, what an estimator refuses."""
         key = (layer.key, subset.name, config_json(estimator))
         if key in self._refused:
             return
@@ -231,7 +231,7 @@ class _LiveRun:
         self._taken.append(snapshot.step)
 
     def altered(self) -> _LiveRun:
-        """The same with other numbers."""
+        """A copy that reads other values from the same layers."""
         other = copy.copy(self)
         other._altered = True
         return other
@@ -258,13 +258,13 @@ class _LiveRun:
         return model + [(now.step, now.epoch, name, layer, v) for (layer, name), v in now.layer_metrics.items()]
 
     def source(self, key: str, step: int) -> str:
-        """As the store has it for one shard: a later analysis of the run finds the rows."""
+        """The digest that the store gives this layer and step in one shard: a later analysis finds the rows."""
         values = self._values(key)
         host = values.contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
         return source_digest(self._probe_digest, self.layer(key), [([[0, len(values)]], digest(host))])
 
     def read(self, key: str, steps: Sequence[int]) -> Tensor:
-        """(1, N, *unit_shape), widened, where the model is."""
+        """(1, N, *unit_shape), widened, on the device of the model."""
         t = widened(self._values(key))[None]
         return 2 * t + 1 if self._altered else t
 

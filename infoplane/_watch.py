@@ -74,7 +74,7 @@ class PageServer(ThreadingTCPServer):
         return None
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that went away is no news."""
+        """Say nothing: a browser that went away is no news."""
 
 
 class PageRequest(BaseHTTPRequestHandler):
@@ -106,12 +106,12 @@ class PageRequest(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """The status alone: nothing of what was asked for comes back."""
+        """Answer with the status alone: nothing of what was asked for comes back."""
         self.close_connection = True
         self._answer(HTTPStatus(code), f"{HTTPStatus(code).phrase}\n".encode())
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are not told: the line would hold the token."""
+        """Log no requests: the line would hold the token."""
 
 
 @contextlib.contextmanager

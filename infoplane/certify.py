@@ -86,7 +86,7 @@ def certify(names: Sequence[str] | None = None, *, samples: int = 1000, units: i
 
 
 def _specs(names: Sequence[str] | None) -> Sequence[str]:
-    """Those given, or all estimators with their defaults and variants."""
+    """The specs given, or those of all estimators with their defaults and variants."""
     return names or sorted([*available(), *VARIANTS])
 
 

@@ -98,7 +98,7 @@ class Advice:
         return "\n".join(_lines(self))
 
     def _repr_html_(self) -> str:
-        """For a notebook: the same words, every name escaped."""
+        """HTML for a notebook: the words of `str`, every name escaped."""
         return f"<pre>{html.escape(str(self))}</pre>"
 
 

@@ -104,7 +104,7 @@ class Pairs:
         return [each for each in out if each.keys]
 
     def _check(self, store: ActivationStore, subsets: Iterable[Subset]) -> None:
-        """The probe has what is asked for."""
+        """Raise ValueError where the probe lacks what is asked for."""
         for subset in subsets if self.view > 1 else ():
             if not len(views(store.probe, subset, self.view)[0]):
                 raise ValueError(
@@ -136,7 +136,7 @@ class Pairs:
         return {s: max(known) for s, known in earlier if known}
 
     def _name(self, key: str, token: int | None, key2: str, token2: int | None) -> str:
-        """The partner as the table calls it, at the same step."""
+        """The partner's name in the table, for the same step."""
         name = key2 if token2 is None else token_key(key2, token2)
         if self.view > 1:
             return f"view={self.view}" if (key, token) == (key2, token2) else f"{name}@view={self.view}"
@@ -216,10 +216,8 @@ def _why_infinite(layer: LayerSteps, step: int, store: ActivationStore, other: A
 
 
 def _between(store: ActivationStore, step: int, first: Layer, second: Layer) -> bool:
-    """Whether noise lies between the recorded values of two layers of one pass, on every path to the second.
-
-    A value that was recorded ahead of the noise of its layer (`clean`) has that noise behind it.
-    """
+    """Whether noise lies between the recorded values of two layers of one pass, on every path to the second."""
+    # A `clean` value was recorded before the noise of its layer was added: that noise comes after it.
     if second.noise is not None and not second.noise.clean and first.key != second.key:
         return True
     chain = _chain(store, step)

@@ -48,7 +48,8 @@ _log = logging.getLogger("infoplane")
 class RunPlan:
     """One run within an analysis: what is to be estimated on, and what was.
 
-    `order` are the numbers of the rows of the result. `described` says whether the recorded metrics are among them.
+    `order` are the numbers of the rows of the result. `described` says whether the recorded metrics are among them,
+    `estimated` whether any estimates are.
     """
 
     index: TableIndex
@@ -79,8 +80,8 @@ class RunPlan:
             self.layers = pairs.layer_steps(store, self.path, layers, self.subsets)
         self.order: list[int] = []
         self.described = self.estimated = False
-        self.refusals: dict[tuple[str, ...], list[int]] = {}
-        self.damages: list[tuple[str, Problem]] = []
+        self.refusals: dict[tuple[str, ...], list[int]] = {}  # what `_ABOUT` names -> steps
+        self.damages: list[tuple[str, Problem]] = []  # (layer, what took a step away)
 
     def describe(self, estimators: Iterable[Estimator]) -> None:
         """Put layers, labels, settings and versions into the table's meta; what was skipped before stays."""
@@ -140,7 +141,7 @@ class RunPlan:
 
 
 def _layer_steps(store: ActivationStore, path: str, places: Sequence[tuple[str, int | None]]) -> list[LayerSteps]:
-    """These layers and tokens, at all steps that have them."""
+    """Each of these layers and tokens with all steps that have it."""
     content = contents(store, dict(places))
     mark = fingerprint(repr(content).encode())
     steps = [
@@ -176,16 +177,16 @@ class LayerPlan:
         self.chunk = None if alone else int(getattr(estimator, "chunk", None) or 1)
 
     def key(self, subset: Subset, config: str) -> Estimate:
-        """What its rows on this subset have in common."""
+        """The part of the key that the estimator's rows on this subset have in common."""
         return Estimate(self.layer.run, self.layer.name, subset.name, self.estimator.name, config, self.layer.beside)
 
     def work(self, subset: Subset, layer: LayerSteps) -> float:
-        """Values to be read, which is nearer to the time needed than a number of tasks."""
+        """Number of values to be read: it goes with the time needed better than the number of tasks does."""
         samples, units = self.sizes[subset]
         return float(len(layer.keys)) * samples * units
 
     def need(self, subset: Subset) -> int:
-        """Bytes that one snapshot takes, by the estimator's own account."""
+        """Bytes that one snapshot takes, as the estimator says."""
         return max(1, int(self.estimator.bytes_per_snapshot(*self.sizes[subset])))
 
     def write(self, subset: Subset, key: Estimate, block: LayerSteps, arriving: Future[Outcome] | None) -> None:

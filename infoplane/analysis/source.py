@@ -77,12 +77,12 @@ class Partner:
     view: int = 1
 
     def called(self, step: int) -> str:
-        """As it stands in the table beside a step of the layer."""
+        """The partner's name in the table beside a step of the layer."""
         own = self.steps[step]
         return self.name if own == step else f"{self.name}@step={own}"
 
     def digest(self, step: int, layer: str, partner: str) -> str:
-        """Of the digests of both arrays, and of which array this is."""
+        """One digest for a pair: of the digests `layer` and `partner` of both arrays and of the partner's name."""
         return fingerprint(f"{layer} {partner} {self.called(step)}".encode())
 
 
@@ -110,21 +110,21 @@ class LayerSteps:
 
     @property
     def name(self) -> str:
-        """The layer as it stands in the table."""
+        """The layer's name in the table."""
         return self.layer if self.token is None else token_key(self.layer, self.token)
 
     @property
     def beside(self) -> str:
-        """The partner as it stands in the table, by a name that stays over the steps; "" without one."""
+        """The partner's name in the table, one that is the same at all steps; "" without a partner."""
         return lasting(self.partner.called(self.keys[0][0])) if self.partner and self.keys else ""
 
     @property
     def title(self) -> str:
-        """What it is called in messages: the layer, or the pair."""
+        """The name of the layer, or of the pair, in messages."""
         return pair_name(self.name, self.beside)
 
     def held(self, source: SnapshotSource, other: SnapshotSource) -> dict[int, str]:
-        """Digest by step, as it is now, of the steps that can be read; `other` is the run of the partner."""
+        """Step -> digest as it is now, for the steps that can be read; `other` is the run of the partner."""
         offered = set(source.steps(self.layer))
         now = {step: source.source(self.layer, step) for step in self.steps if step in offered}
         if (partner := self.partner) is None:

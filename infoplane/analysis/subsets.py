@@ -29,7 +29,7 @@ class Subset:
 
     @property
     def name(self) -> str:
-        """As it stands in the table: `all`, `train`, `class=3`, `train&class=3`."""
+        """The subset's name in the table: `all`, `train`, `class=3`, `train&class=3`."""
         if self.label is None:
             return self.part or "all"
         return f"class={self.label}" if self.part is None else f"{self.part}&class={self.label}"
@@ -44,9 +44,9 @@ class Subset:
         return Subset(self.part)
 
     def rows(self, probe: Probe, *, repeats: bool, token: int | None = None) -> npt.NDArray[np.int64]:
-        """Their places in the probe, ascending; further noisy passes over an input only where they are asked for.
+        """Places of the samples in the probe, ascending; further noisy passes over an input only where asked for.
 
-        At a token of a sequence that has labels for each, only those with a label there.
+        With labels for each position, only samples with a label at the `token`.
         """
         mask = np.ones(probe.samples, dtype=bool) if repeats else probe.repeats == 0
         if probe.positions is not None and token is not None:
@@ -59,7 +59,7 @@ class Subset:
 
 
 def views(probe: Probe, subset: Subset, number: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Places of the first row and of row `number` of each input that has so many; further passes come last."""
+    """Places in the probe of the first row and of row `number` of each input that has so many rows."""
     rows = subset.rows(probe, repeats=True)
     rows = rows[np.lexsort([rows, probe.repeats[rows], probe.input_ids[rows]])]
     first = np.unique(probe.input_ids[rows], return_index=True)[1]

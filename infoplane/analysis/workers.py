@@ -98,11 +98,9 @@ class _Lines:
 
 
 class _Cell:
-    """A stream whose last line stands in the output of a notebook's cell, so that a saved one holds the end alone.
+    """A stream that shows its last line in the output of a notebook's cell; a saved notebook holds no more."""
 
-    The bars of tqdm that are made for notebooks need ipywidgets, and are lost or stand still where it was saved.
-    """
-
+    # The bars that tqdm makes for notebooks need ipywidgets, and are lost or stand still in a saved notebook.
     encoding = "utf-8"  # for a bar of blocks
 
     def __init__(self, display: Callable[..., Any]) -> None:
@@ -118,7 +116,7 @@ class _Cell:
                 self._shown.update(words, raw=True)
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Do nothing: no line is kept back."""
 
 
 @contextmanager

@@ -67,7 +67,7 @@ class NotDurable(OSError):
 
 
 def _gather(pieces: Iterable[Any], block: int = MIB) -> Iterator[Any]:
-    """Small pieces joined to blocks, large ones passed on as they are."""
+    """Join small pieces to blocks, and pass large ones on as they are."""
     small: list[Any] = []
     size = 0
     for piece in pieces:
@@ -169,7 +169,7 @@ def _link(temporary: Path, final: Path) -> None:
 
 
 def touch(path: Path) -> None:
-    """An empty file, unless it is there already."""
+    """Make an empty file, unless it is there already."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666))
     sync_directory(path.parent)
 
@@ -395,10 +395,12 @@ class PidLock:
         self.taken_over = f"process {owner[0] if owner else None}"
 
     def _refuse_living(self, pid: int, host: str, started: int | None) -> None:
+        """Raise Locked unless the owner that the lock file names has ended."""
         if host != self._host:
             advice = f"if that process has ended, remove {self.path.name} and try again"
             raise Locked(f"process {pid} on host {host}", advice)
         if pid == self._pid:
+            # A lock with our number that we do not hold was left by a dead process that had it before.
             if self.path in PidLock._of_this_process:
                 raise Locked(f"another writer of this process ({pid})", "close it first")
         elif alive(pid, started):

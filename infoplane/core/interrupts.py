@@ -126,7 +126,7 @@ def _leave(previous: Callable[..., Any]) -> None:
 
 
 def _act_where_open() -> None:
-    """At the end of a method that was called within another one: in a sink, say, which is open to SIGINT."""
+    """Let a waiting SIGINT act at the end of an inner method, where its caller is open to it, as a sink is."""
     if _pending and _manner(sys._getframe().f_back, skip=1) is _Manner.OPEN:
         checkpoint()
 
@@ -144,7 +144,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _manner(frame: FrameType | None, *, skip: int = 0) -> _Manner:
-    """The innermost that is said of a function on the stack, after `skip` of them."""
+    """How the innermost function on the stack that says so takes SIGINT, after the first `skip` such functions."""
     while frame is not None:
         found = _Manner.HELD if frame.f_code.co_name == "__del__" else _manners.get(frame.f_code)
         if found is not None and skip == 0:

@@ -134,7 +134,7 @@ def _child(arguments: Sequence[str], limits: Limits, **streams: Any) -> subproce
 
 
 class _Said:
-    """All that comes through a pipe, read by a thread while the child is watched."""
+    """Reads everything that comes through a pipe, in a thread, while the child is watched."""
 
     def __init__(self, pipe: IO[bytes] | None) -> None:
         assert pipe is not None
@@ -153,7 +153,7 @@ class _Said:
 
 @contextlib.contextmanager
 def _passed_on(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Signals that would end this process go to the child, which is in another session, instead."""
+    """Pass signals that would end this process on to the child, which is in another session."""
     if not in_main_thread():
         yield
         return
@@ -166,7 +166,7 @@ def _passed_on(child: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def _watch(child: subprocess.Popen[bytes], limits: Limits, stop: Callable[[], bool] = lambda: False) -> str:
-    """Wait for the end of the child, or end it at a limit; the reason why it was ended, or ""."""
+    """Wait until the child ends, or end it at a limit; return the reason why it was ended, or ""."""
     deadline = time.monotonic() + limits.wall_seconds
     # Libraries and their buffers are resident as well; what a child that takes the limits itself gets is tighter.
     most, pause, why = limits.memory_bytes + 512 * MIB, 0.002, ""
@@ -203,16 +203,17 @@ def _resident(session: int) -> int:
 def _status(
     child: subprocess.Popen[bytes], limits: Limits, why: str, what: str, hint: str = "", kind: str = "run"
 ) -> int:
-    """The exit status of a child that ended by itself; `hint` says how to allow it more."""
+    """The exit status of a child that ended by itself; StoreError for one that was ended at a limit or crashed."""
+    # `why` is the limit at which the child was ended, "" for none; `hint` tells the user how to allow more.
     status = child.returncode
     if not why and status == OUT_OF_MEMORY:
         why = _too_much_memory(limits)
     elif not why and status == -signal.SIGXCPU:
         why = f"needed more than {limits.cpu_seconds:g} s of processor time"
     elif not why and status < 0 and -status in _SIGNALS:
-        return 128 - status
+        return 128 - status  # as a shell reports a process that the user ended
     elif not why and status < 0:
-        why, hint = f"crashed ({signal.Signals(-status).name})", ""
+        why, hint = f"crashed ({signal.Signals(-status).name})", ""  # no larger limit would help
     if why:
         raise StoreError(_sentence(what, why, kind) + hint)
     return status

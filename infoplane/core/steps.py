@@ -59,7 +59,7 @@ def steps_of_files(files: Sequence[PurePath]) -> list[int]:
 
 
 def _names(files: Sequence[PurePath]) -> list[str]:
-    """Names with the folders in which they differ."""
+    """The names of the files, with those of their folders in which they differ in front."""
     paths = [file.parts for file in files]
     shared = 0
     while paths and all(len(p) > shared + 1 and p[shared] == paths[0][shared] for p in paths):
@@ -82,17 +82,18 @@ def without_counts(name: str) -> str:
 
 
 def steps_of_names(names: Sequence[str]) -> list[int]:
-    """The step that each name tells; the rules are those of `steps_of_files`."""
+    """The step that each name tells, by the rules of `steps_of_files`; ValueError where a name tells none."""
     found = {name: _numbers(name) for name in names}
     without = next((name for name in found if not found[name]), None)
     if without is not None:
         raise ValueError(f"{without!r} tells no step; {REMEDY}")
+    # Which of its numbers is the step: the one after a word like "epoch", else the one that varies from name to name.
     place = _named_place(found) or _varying_place(found)
     return [_whole(name, *found[name][place[name]]) for name in names]
 
 
 def _numbers(name: str) -> Numbers:
-    """Those before its suffix."""
+    """The numbers in a name before its suffix, each with the text in front of it."""
     out, start, name = [], 0, _SUFFIX.sub("", name)
     for match in _NUMBER.finditer(name):
         out.append((name[start : match.start()], match.group()))
@@ -101,7 +102,7 @@ def _numbers(name: str) -> Numbers:
 
 
 def _named_place(found: dict[str, Numbers]) -> dict[str, int] | None:
-    """Where in each name the number after a counter's word stands, if every name has one such number."""
+    """Which number of each name follows a word like `step` or `epoch`; None unless every name has one such number."""
     for counter in _COUNTERS:
         places = {name: [i for i, (text, _) in enumerate(ns) if counter.search(text)] for name, ns in found.items()}
         if all(len(p) == 1 for p in places.values()):
@@ -124,7 +125,7 @@ def _varying_place(found: dict[str, Numbers]) -> dict[str, int]:
 
 
 def _value(number: str) -> str:
-    """Equal for `7` and `007`."""
+    """A key that is equal for `7` and `007`."""
     return number.lstrip("0") if number.isdecimal() else number
 
 

@@ -25,7 +25,7 @@ def printable(text: object) -> str:
 
 
 def shorten(text: str, limit: int = 32) -> str:
-    """At most `limit` characters, the middle left out: names of layers differ at their ends."""
+    """Shorten a text to `limit` characters by leaving out its middle: names of layers differ at their ends."""
     if limit < 3:
         raise ValueError(f"limit must be at least 3 characters, got {limit}")
     if len(text) <= limit:

@@ -256,11 +256,9 @@ def _classes(
 
 
 def _class_information(density: Callable[[Array], Array], p: Array, low: Array, high: Array, step: float) -> float:
-    """Bits between class and point, by Simpson's rule in one dimension and the trapezoid in the plane.
-
-    `density` maps points (n, dims) to class densities (n, K). The trapezoid converges exponentially for
-    Gaussians that vanish at the edges; Simpson's rule also serves densities that end at one.
-    """
+    """Bits between class and point, by numerical integration; `density` maps points (n, dims) to densities (n, K)."""
+    # In the plane the trapezoid rule converges exponentially for Gaussians that vanish at the edges; in one dimension
+    # Simpson's rule also serves densities that end at an edge.
     axes = [np.linspace(a, b, 2 * math.ceil((b - a) / step / 2.0) + 1) for a, b in zip(low, high, strict=True)]
     if len(axes) == 1:
         x = axes[0]

@@ -30,7 +30,7 @@ class Place:
 
     @classmethod
     def of(cls, curve: Curve, at: int) -> Self:
-        """That of one point of a curve."""
+        """The place of one point of a curve."""
         named = {name: getattr(curve, name) for name in ("run", "layer", "depth", "subset", "estimand")}
         return cls(step=int(curve.step[at]), epoch=float(curve.epoch[at]), **named)
 

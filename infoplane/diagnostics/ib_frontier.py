@@ -52,7 +52,7 @@ class Frontier(Brief):
         return np.asarray(np.interp(rate, self.i_xt, self.i_ty))
 
     def rows(self, run: str = "", layer: str = "") -> list[Row]:
-        """As rows of a results table: point k at step k, so that `table.plane("ib-frontier")` is the frontier."""
+        """Rows of a results table: point k stands at step k, so that `table.plane("ib-frontier")` is the frontier."""
         flags = () if self.converged else ("unreliable",)
         bound = "point" if self.exact else "lower"
         out = []

@@ -115,7 +115,7 @@ def _check_captures(steps: npt.NDArray[Any], rank: FloatArray, alpha: FloatArray
 
 
 def _change(values: FloatArray) -> float:
-    """From the first known value to the last; NaN for fewer than two."""
+    """The change from the first known value to the last; NaN for fewer than two."""
     known = values[np.isfinite(values)]
     return float(known[-1] - known[0]) if len(known) > 1 else math.nan
 

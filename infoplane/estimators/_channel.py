@@ -30,14 +30,11 @@ _TILT_REACH = 1e24
 
 @dataclass(frozen=True)
 class Start:
-    """What the noisy samples of one span of rows need: factors of the products, and the control variate.
+    """What the noisy samples of one span of rows need: factors of the products, and the control variate."""
 
-    `control` is of known mean 0, (2, pairs, n): polynomials of |z|^2, which the ratios have cancelled.
-    """
-
-    base: Tensor
-    tilts: list[Tensor]
-    control: Tensor
+    base: Tensor  # what all draws have in common
+    tilts: list[Tensor]  # the left factor of the product with the other rows, for each draw
+    control: Tensor  # (2, pairs, n) of known mean 0: polynomials of |z|^2, which has cancelled from the ratios
 
 
 def _control(square: Tensor, dimensions: Tensor | int) -> Tensor:
@@ -58,14 +55,14 @@ class Channel(ABC):
 
     @abstractmethod
     def start(self, a: Span, generator: torch.Generator) -> Start:
-        """The noise of the rows of a span."""
+        """Draws the noise of the rows of a span."""
 
     @abstractmethod
     def exponents(self, a: Span, start: Start, b: Span) -> Iterator[Tensor]:
-        """log2 of the ratios (len(a), len(b)), which may be overwritten, for one draw after the other."""
+        """Yields for each draw log2 of the ratios (len(a), len(b)), which the caller may overwrite."""
 
     def ratios(self, a: Span, start: Start, b: Span) -> Iterator[Tensor]:
-        """The ratios (len(a), len(b)) for one draw after the other, to be used before the next is asked for."""
+        """Yields the ratios (len(a), len(b)) of each draw; asking for the next draw overwrites them."""
         for out in self.exponents(a, start, b):
             if a.start == b.start:
                 out.fill_diagonal_(0.0)
@@ -122,15 +119,17 @@ class AdditiveChannel(Channel):
             self._buffers[shape] = (new[0], new[1], new[2])
         base, tilt, out = self._buffers[shape]
         right = self._rows.right(b.rows)
+        # In log2: base = -|x_i - x_j|^2 / 2 s^2 is the same for every draw, tilt = z . (x_i - x_j) / s is its own.
         self._rows.exponents(start.base, right, base)
         equal = None
+        # Distances taken directly are 0 for equal rows; their tilt, a difference of large products, is not.
         if self._rows.direct:
             right, equal = right_factor(self._vectors(b)), base == 0
         for factor in start.tilts:
             torch.mm(factor, right.T, out=tilt)
             if equal is not None:
                 tilt.masked_fill_(equal, 0.0)
-            for combine in (torch.sub, torch.add):
+            for combine in (torch.sub, torch.add):  # the draws z and -z
                 yield combine(base, tilt, out=out)
 
 
@@ -343,10 +342,8 @@ def weigh_draws(values: Tensor, control: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _without(value: Tensor, control: Tensor, fit_value: Tensor, fit_control: Tensor, axis: tuple[int, ...]) -> Tensor:
-    """Take off what a least-squares fit on `fit_*`, about their means over `axis`, ascribes to the controls.
-
-    Gram-Schmidt in plain sums by row, which are the same wherever the numbers lie and whoever adds them.
-    """
+    """Subtract from `value` the part that a least-squares fit of `fit_value` on `fit_control` explains."""
+    # Gram-Schmidt in plain sums by row: these give the same bits on every device and in every block.
     residual = fit_value - fit_value.mean(axis, keepdim=True)
     spread = [c - c.mean(axis, keepdim=True) for c in fit_control]
     left = list(control)

@@ -94,7 +94,7 @@ def copied_inputs(rows: Tensor, y: Tensor) -> Tensor | None:
 
 
 def _unlike(found: Mapping[str, Quantity], t: Tensor) -> Tensor:
-    """Indices of the snapshots of `t` (S, N, U) whose codes do not show already that most rows differ."""
+    """Indices of the snapshots of `t` (S, N, U) whose number of codes does not already show that most rows differ."""
     h_t = found.get("H(T)")
     if h_t is None or h_t.estimand != "binned":
         return torch.arange(len(t), device=t.device)
@@ -103,7 +103,7 @@ def _unlike(found: Mapping[str, Quantity], t: Tensor) -> Tensor:
 
 
 def _may_be_copied(t: Tensor, snapshots: Tensor) -> Tensor:
-    """Those of the `snapshots` of `t` (S, N, U) of which no unit shows that rows are not given several times."""
+    """Those of the `snapshots` of `t` (S, N, U) whose rows may be given several times: no unit looked at denies it."""
     for unit in sorted({0, t.shape[2] // 2, t.shape[2] - 1}):
         values = t[:, :, unit].index_select(0, snapshots)
         values = widened(values) if t.is_floating_point() else values.to(torch.int64)
@@ -115,7 +115,7 @@ def _may_be_copied(t: Tensor, snapshots: Tensor) -> Tensor:
 
 
 def _equal_neighbours(ordered: Tensor) -> Tensor:
-    """(S,) how often a value of `ordered` (S, N) is that before it."""
+    """(S,) how many values of `ordered` (S, N) equal the value before them."""
     if on_accelerator(ordered.device):
         return (ordered[:, 1:] == ordered[:, :-1]).sum(1)
     values = ordered.numpy()
@@ -126,10 +126,8 @@ def _equal_neighbours(ordered: Tensor) -> Tensor:
 def _noticed(
     found: Mapping[str, Quantity], t: Tensor, y: Tensor, x: Tensor | None, x_ids: Tensor | None
 ) -> list[tuple[Tensor, list[int]]]:
-    """Input ids, and the snapshots whose rows look given so, where nobody says which inputs are one.
-
-    Where the inputs are known to differ, equal rows of T are the layer's own.
-    """
+    """Input ids guessed from equal rows, each with its snapshots; none where the caller says which inputs are one."""
+    # Where the inputs are known to differ, it is the layer that makes rows of T equal.
     samples = t.shape[1]
     if samples < 2 * _LEAST_INPUTS or (x_ids is not None and len(torch.unique(x_ids)) < samples):
         return []
@@ -152,10 +150,8 @@ def _noticed(
 
 
 def _replaced(whole: Mapping[str, Quantity], other: Mapping[str, Quantity], at: list[int]) -> dict[str, Quantity]:
-    """The quantities of `whole` with those of `other` at some snapshots, and the flag `ties` there.
-
-    A flag that either raises stays; what `other` does not give keeps its value.
-    """
+    """The quantities of `whole`, at some snapshots replaced by those of `other` and flagged `ties`."""
+    # A flag that either raises stays; a quantity that `other` does not give keeps its value.
     out = {}
     for name, q in whole.items():
         off = torch.zeros(len(q.value), dtype=torch.bool, device=q.value.device)

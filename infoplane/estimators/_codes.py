@@ -57,7 +57,7 @@ class Code:
     loose: float = 0.0
 
     def part(self, chosen: Tensor) -> Code:
-        """Only the `chosen` rows (N,), without what was dropped."""
+        """This code with the `chosen` rows (N,) only, and without the dropped coordinates."""
         return Code(self.rows[chosen], self.index[chosen], self.crowded[chosen], self.dropped[chosen, :0])
 
 
@@ -96,7 +96,7 @@ def _share(rows: Tensor) -> float:
 
 
 def _often(block: Tensor) -> float:
-    """The largest share, over the units of (N, D), of samples at a value that an atom's number of samples has."""
+    """The largest share, over the units of (N, D), of samples whose value is an atom: at least ATOM samples have it."""
     shares = []
     for unit in block.T:
         number, counts = numbered_rows(unit[:, None].double())
@@ -105,7 +105,7 @@ def _often(block: Tensor) -> float:
 
 
 def _repeats(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The atom of each row from 1, or 0 (N,), and how often its value comes (N,)."""
+    """The number (N,) of each row's atom, from 1, or 0 where it is in none, and how often its value comes (N,)."""
     # Equal rows may differ by rounding after a projection.
     number, counts = numbered_rows((rows * _GRID).round())
     times = counts[number]
@@ -119,11 +119,9 @@ def _repeats(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _normal_scores(line: Tensor, chosen: Tensor, seed: int) -> Tensor:
-    """A line (N, 1) whose `chosen` places are normal numbers drawn for them, in the same order, ties in a random one.
-
-    In the limit the number tells the value, and of all else no more than the value does: no information is lost or
-    made, and no holes are left where atoms were. Quantiles of the ranks would lie too evenly for an entropy.
-    """
+    """A line (N, 1) with its `chosen` values replaced by normal numbers in the same order, ties in a random order."""
+    # In the limit of many rows such a number tells the value, and nothing that the value does not tell: no information
+    # is lost or made, and no holes are left where atoms were. Quantiles of the ranks would lie too evenly.
     value = (line[chosen, 0] * _GRID).round()
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.randperm(len(value), generator=generator, device="cpu").to(line.device)

@@ -160,10 +160,10 @@ class Keys:
         return lengths_to_all(self._rows, own, self.metric, columns).mul_(self.scale)
 
     def limits(self, radius: Tensor, rows: slice = ALL) -> tuple[Tensor, Tensor]:
-        """Keys (n, 1): below the first a pair is closer than `radius` (n,), above the second farther, ties included."""
+        """Keys (n, 1): pairs below the first are surely closer than `radius` (n,), those above the second farther."""
         low = self.key(radius * (1.0 - TIE))[:, None] - self.bound[rows]
         high = self.key(radius * (1.0 + TIE))[:, None] + self.bound[rows]
-        if self.whole:
+        if self.whole:  # keys are whole numbers from 0 to 2 _STEPS, so one beyond either end means none or all
             low, high = (limit.clamp_(-1.0, 2.0 * _STEPS + 1.0) for limit in (low.ceil(), high.floor()))
             return low.to(torch.int16), high.to(torch.int16)
         # Thresholds are rounded outwards: what float32 calls below `low` is below it.

@@ -51,7 +51,7 @@ class Given(NamedTuple):
         return {"T;Y": self.y} if x is None else {"T;Y": self.y, "X;T": x}
 
     def drawn(self, limit: int, seed: int) -> Given:
-        """At most `limit` samples of all, drawn with `seed`; the ids are numbered anew."""
+        """These arguments for at most `limit` samples, drawn with `seed`; the ids are numbered anew."""
         rows = drawn_rows(self.t.shape[1], limit, seed)
         if rows is None:
             return self
@@ -108,7 +108,7 @@ class Problem(ABC):
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
     def at_once(self) -> int:
-        """Snapshots of one chunk."""
+        """How many snapshots make one chunk."""
         fixed: int | None = getattr(self.config, "chunk", None)
         if fixed is not None:  # their numbers depend on who is in the chunk: memory must not decide
             return fixed
@@ -130,7 +130,7 @@ class Method(ABC):
 
     @property
     def min_samples(self) -> int:
-        """Samples that the method needs."""
+        """The least number of samples that the method needs."""
         return 2
 
     def values(self, t: Tensor) -> Tensor:
@@ -213,7 +213,7 @@ class Null(NamedTuple):
 
     @property
     def top(self) -> Tensor:
-        """(S,) what a value must exceed to say anything."""
+        """(S,) the 97.5 % point, which a value must exceed to say anything."""
         top = self.mean if self.high is None else self.high
         return top + self.slack if self.slack else top
 
@@ -264,7 +264,7 @@ def report(
 
 
 def expanded(flags: Flags, value: Tensor) -> dict[str, Tensor]:
-    """Flags (S,) where some are one bool for all snapshots."""
+    """The flags as (S,) each, where some are given as one bool for all snapshots."""
     return {
         name: on if isinstance(on, Tensor) else torch.full(value.shape, on, dtype=torch.bool, device=value.device)
         for name, on in flags.items()

@@ -42,7 +42,7 @@ class Part(NamedTuple):
     unused: float = 0.0
 
     def and_share(self, share: float, other: Part) -> Part:
-        """This information and, on a share of the rows, another one: I(T;Y) = I(T;A) + P(none) I(T;Y|none)."""
+        """Add another information on a share of the rows: I(T;Y) = I(T;A) + P(none) I(T;Y|none)."""
         return Part(
             self.value + share * other.value,
             math.hypot(self.error, share * other.error),
@@ -139,7 +139,7 @@ def _entropy_of_class(members: Tensor, k: int) -> Part:
 
 
 def _entropy(rows: Tensor, log_volume: float, flat: bool, k: int) -> Part:
-    """Of whitened rows (N, D), in the units that whitening took by `log_volume`."""
+    """Entropy of whitened rows (N, D) in the units they had before; `log_volume` is what whitening took."""
     n, units = rows.shape
     far = max(k, min(_WIDER * k, n // 2))
     distances = Points(rows).nearest(max(far, min(2, n - 1)))[0]

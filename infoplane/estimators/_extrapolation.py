@@ -113,7 +113,7 @@ class Extrapolation(Wrapper):
             raise ValueError(f"{inner.name} is not extrapolated: {reason}")
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """That of the estimator inside, a part of the snapshot, and the estimates."""
+        """Bytes that the estimator inside needs, a part of the snapshot, and the estimates."""
         return int(self.estimator.bytes_per_snapshot(samples, units)) + 8 * samples * (units + 1) + 500 * self.draws
 
     def estimate(
@@ -145,7 +145,8 @@ def extrapolate(estimator: Any, *, min_inputs: int = 200, draws: int = 1, seed: 
 
 
 def _of_a_population(name: str, found: dict[str, Quantity]) -> list[str]:
-    """Which quantities are continued; ValueError where none is, with the reason."""
+    """Names of the quantities that can be continued to 1/N = 0; ValueError with the reason where none can."""
+    # Nulls are left out: "I(T;Y) null" does not match.
     bits = {key: q for key, q in found.items() if q.unit == BIT and re.fullmatch(r"I\([^()]*\)", key)}
     names = [key for key, q in bits.items() if q.estimand not in OF_THE_PROBE]
     if not bits:
@@ -160,7 +161,7 @@ def _of_a_population(name: str, found: dict[str, Quantity]) -> list[str]:
 
 
 def _parts(ids: Tensor, inputs: int, gammas: int, generator: torch.Generator) -> Iterator[tuple[int, Tensor]]:
-    """Every gamma from 2 with the rows of each of its parts of one random order of the inputs."""
+    """Yields each gamma from 2 with the rows of each of its gamma parts, cut from one random order of the inputs."""
     order = torch.randperm(inputs, generator=generator, device="cpu")
     for gamma in range(2, gammas + 1):
         for part in order.tensor_split(gamma):
@@ -170,12 +171,10 @@ def _parts(ids: Tensor, inputs: int, gammas: int, generator: torch.Generator) ->
 
 
 class _Parts:
-    """The estimates of one quantity on parts, and which of their flags speak against them, (S,) each.
-
-    `values[draw][gamma - 1]` holds one (S,) for each part.
-    """
+    """The estimates of one quantity on parts, and which of their flags speak against them, (S,) each."""
 
     def __init__(self, whole: Quantity, gammas: int, draws: int) -> None:
+        # values[draw][gamma - 1] is a list of one (S,) for each part.
         self.values = [[[whole.value], *([] for _ in range(gammas - 1))] for _ in range(draws)]
         self.saturated = _raised(whole, "saturated")
         self.thin = torch.zeros_like(self.saturated)
@@ -186,7 +185,7 @@ class _Parts:
         self.thin = self.thin | _raised(q, "few_samples", "degenerate", "single_class")
 
     def by_snapshot(self) -> list[list[Array]]:
-        """For each snapshot and gamma the estimates (draws, gamma)."""
+        """The estimates (draws, gamma) for each snapshot and each gamma."""
         stacked = [
             torch.stack([torch.stack(draw[i], -1) for draw in self.values], 1).cpu().numpy()
             for i in range(len(self.values[0]))
@@ -203,7 +202,7 @@ def _raised(q: Quantity, *flags: str) -> Tensor:
 
 
 class _Line(NamedTuple):
-    """What the means over parts say of one snapshot."""
+    """What the fit of the means over parts says of one snapshot."""
 
     value: float = math.nan
     low: float = math.nan
@@ -216,7 +215,7 @@ class _Line(NamedTuple):
 
 
 def _continued(name: str, q: Quantity, parts: _Parts, targets: bool) -> dict[str, Quantity]:
-    """The continued quantity and what stands beside it; one snapshot after the other, so that blocks change nothing."""
+    """The continued quantity and what stands beside it; snapshots go one by one, so that blocks change nothing."""
     lines = [_line(values) for values in parts.by_snapshot()]
     of = {key: q.value.new_tensor([getattr(line, key) for line in lines]) for key in _Line._fields}
     value = torch.where(parts.saturated, math.nan, of["value"])
@@ -244,7 +243,7 @@ def _continued(name: str, q: Quantity, parts: _Parts, targets: bool) -> dict[str
 
 
 def _line(values: list[Array]) -> _Line:
-    """The line through the means of the estimates (draws, gamma) for gamma = 1, 2, ... of one snapshot."""
+    """Fit a line to the means of one snapshot's estimates (draws, gamma) at gamma = 1, 2, ..."""
     count = len(values)
     if count < LINE:
         return _Line()
@@ -285,7 +284,8 @@ class _Polynomial(NamedTuple):
 
 
 def _polynomial(means: Array, degree: int, first: int = 1) -> _Polynomial:
-    """Least squares of the means at gamma = first, first + 1, ..."""
+    """Fit a polynomial to the means at gamma = first, first + 1, ... by least squares."""
+    # terms = (P'P)^-1 P'm; their variances are the diagonal of (P'P)^-1 times the residual variance.
     powers = np.vander(np.arange(first, first + len(means), dtype=np.float64), degree + 1, increasing=True)
     inverse = np.linalg.inv(powers.T @ powers)
     terms = inverse @ (powers.T @ means)

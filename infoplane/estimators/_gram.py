@@ -39,7 +39,7 @@ class Distances:
 
     @classmethod
     def of(cls, t: Tensor) -> Distances:
-        """Of the rows of `t` (S, N, U)."""
+        """The distances between the rows of `t` (S, N, U)."""
         z = t.double()
         size = z.abs().amax((1, 2), keepdim=True)
         z = z / torch.where(size > 0, size, 1.0)
@@ -77,7 +77,7 @@ class Distances:
         return self.squared.sqrt().mean((1, 2)) * self.scale
 
     def rows(self, index: Tensor) -> Distances:
-        """Between a subset of the rows."""
+        """The distances between some of the rows."""
         return Distances(submatrix(self.squared, index), self.scale)
 
 
@@ -178,7 +178,7 @@ class KernelOfRun(KernelMethod):
         return replace(self, run_sigma=self._median(blocks)) if self.sigma == "median" else self
 
     def ready(self, t: Tensor) -> Self:
-        """Itself, or where nobody has called `prepare` with the width of the last snapshot of `t` (S, N, U)."""
+        """This estimator; with the width of the last snapshot of `t` (S, N, U) where nobody has called `prepare`."""
         if self.sigma != "median" or self.run_sigma is not None:
             return self
         return replace(self, run_sigma=self._median([t[-1:]]))

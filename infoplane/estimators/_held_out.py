@@ -94,9 +94,10 @@ class Targets(SquaredLoss):
     def __init__(self, y: Tensor, seed: int = 0) -> None:
         scores, repeated = normal_scores(y[:, None] if y.ndim == 1 else y, torch.Generator().manual_seed(seed))
         self.tied = bool(repeated.double().mean() > 0.01)
-        # Leaving directions out can only lower a bound. Those of hardly any variance are mostly ranks rounded to
-        # scores, and so are targets that repeat one another.
+        # Directions of hardly any variance, as from targets that repeat one another, hold little but the rounding of
+        # ranks to scores. They are left out, which can only lower a bound.
         super().__init__(whitened(scores, LEAST_TARGET))
+        # The residuals give a lower bound only where the targets are jointly Gaussian, as one normal score always is.
         excess = excess_over_gaussian(self.targets.T) if self.outputs > 1 else 0.0
         self.gaussian = excess < NOT_GAUSSIAN + NOT_GAUSSIAN_EACH * self.outputs
         self.bound: Bound = "lower" if self.gaussian else "point"
@@ -165,19 +166,17 @@ class Targets(SquaredLoss):
 
 
 def _covariance(residual: Tensor, samples: int) -> Tensor:
-    """(S, k, k) of residuals (S, k, N)."""
+    """Covariance (S, k, k) of residuals (S, k, N)."""
     # Rounding keeps an exact prediction from -infinity: 52 bits of a target are all there is.
     least = 2.0**-104 * torch.eye(residual.shape[1], dtype=residual.dtype, device=residual.device)
     return residual @ residual.mT / samples + least
 
 
 def _score_test(residuals: Tensor, features: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Do `features` (S, N, M) predict `residuals` (S, K, N)? The score test of the larger model.
-
-    Of g = mean_i features_i residuals_i the squared norm, without the terms i = i that it has by chance, is
-    the slope of the loss along the scores features . g. Its law without structure comes from random signs of
-    the residuals. Returns the slope (S,), its standard score (S,) and the direction (S, K, N).
-    """
+    """Slope (S,), its standard score (S,), direction (S, K, N): do features (S, N, M) predict residuals (S, K, N)?"""
+    # The score test of the model with these features as well. |g|^2 of g = mean_i features_i residuals_i, without the
+    # terms i = j that it has by chance, is the slope of the loss along the direction features . g. Random signs of
+    # the residuals give the law of the slope where there is nothing to predict.
     samples = residuals.shape[2]
     own = (features.square().sum(2) * residuals.square().sum(1)).sum(1)
 

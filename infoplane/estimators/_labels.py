@@ -113,7 +113,7 @@ class Grouping:
 
     @classmethod
     def of_repeated(cls, groups: Tensor) -> Self | None:
-        """Only the groups with more than one row; None where there are none."""
+        """Group rows, and keep only the groups with more than one row; None where there are none."""
         rows = (torch.bincount(groups)[groups] > 1).nonzero()[:, 0]
         return cls.of(groups, rows) if len(rows) else None
 

@@ -98,7 +98,7 @@ class Fit:
     converged: Tensor
 
     def where(self, chosen: Tensor, other: Fit) -> Fit:
-        """This fit for the problems of `chosen` (S, F) bool, `other` for the rest."""
+        """A fit made of this one for the problems `chosen` (S, F) and of `other` for the rest."""
         wide = chosen[:, :, None, None]
         return Fit(
             torch.where(wide, self.weights, other.weights),
@@ -192,7 +192,7 @@ class _Working:
         found.converged[self.place] = self.converged
 
     def shrunk(self, found: Fit) -> _Working:
-        """Without the snapshots and subsets in which nothing is left to do; those are stored."""
+        """These problems without the snapshots and subsets in which nothing is left to do, which are stored."""
         snapshots, subsets = self.working.any(1), self.working.any(0)
         if bool(snapshots.all()) and bool(subsets.all()):
             return self
@@ -240,12 +240,12 @@ class _Working:
         self.working = self.working & ~done & ~stuck
 
     def _scores_of(self, weights: Tensor) -> Tensor:
-        """(S, F, K, N) from (S, F, K, r)."""
+        """Scores (S, F, K, N) of all rows from weights (S, F, K, r)."""
         matrix = self.coarse if weights.dtype == torch.float32 else self.design
         return (weights.flatten(1, 2) @ matrix.mT).view(*weights.shape[:3], matrix.shape[1])
 
     def _back(self, per_row: Tensor) -> Tensor:
-        """(S, F, K, r) from (S, F, K, N)."""
+        """Gradients (S, F, K, r) for the weights from those for the scores (S, F, K, N)."""
         matrix = self.coarse if per_row.dtype == torch.float32 else self.design
         return (per_row.flatten(1, 2) @ matrix).view(*per_row.shape[:3], matrix.shape[2])
 

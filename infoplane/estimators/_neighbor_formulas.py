@@ -46,18 +46,14 @@ def scaled_block(block: Tensor, scale: Scale) -> Tensor:
 
 
 class _OwnClass(NamedTuple):
-    """Neighbours of each row (N,) in its own class.
+    """Neighbours of each row (N,) in its own class."""
 
-    `radius` is the distance to the last of `neighbors` many; `closed` and `opened` count the class within it, ties
-    included and left out; `tied` rows have two neighbours at one distance.
-    """
-
-    radius: Tensor
-    neighbors: Tensor
-    closed: Tensor
-    opened: Tensor
-    tied: Tensor
-    dimension: float
+    radius: Tensor  # distance to the last of the neighbours
+    neighbors: Tensor  # how many there are: k, or all others of a smaller class
+    closed: Tensor  # others of the class within the radius, ties with it included
+    opened: Tensor  # the same without ties
+    tied: Tensor  # whether two neighbours lie at one distance
+    dimension: float  # intrinsic dimension of the classes; 0 where k is 1
 
 
 def _own_class(rows: Tensor, y: Tensor, counts: Tensor, k: int, metric: Metric) -> _OwnClass:

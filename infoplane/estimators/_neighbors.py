@@ -146,7 +146,7 @@ def _check_k(k: int, count: int) -> None:
 
 
 def _without_self(distance: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Drop each row's own index from its k + 1 nearest; among many equal rows it may be missing: then the last."""
+    """Drop each row's own index from its k + 1 nearest, or the last one where many equal rows have crowded it out."""
     own = index == torch.arange(len(index), device="cpu")[:, None]
     if bool(own[:, 0].all()):
         return distance[:, 1:], index[:, 1:]
@@ -162,11 +162,9 @@ def _nearest_by_blocks(space: Keys, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _nearest_in_block(spaces: list[Keys], rows: slice, block: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The same for some rows, in the largest of the distances in `spaces`, whose keys are `block`.
-
-    The k smallest keys are taken, where the next one is larger beyond rounding; else some more are measured, and if
-    that does not decide, all.
-    """
+    """Distances and indices (n, k) of the k nearest others of some rows, in the largest distance over `spaces`."""
+    # `block` holds the keys of these rows. The k smallest are taken where the next one is larger beyond rounding; else
+    # some more distances are measured, and all of them where that does not decide.
     most = spaces[0].count - 1
     own = torch.arange(rows.start, rows.stop, device=block.device)
     distance, index, unsafe = _proven(spaces, own, block, k, k)
@@ -181,13 +179,13 @@ def _nearest_in_block(spaces: list[Keys], rows: slice, block: Tensor, k: int) ->
 
 
 def _nearest_of_all(distance: Tensor, own: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k smallest of all distances (n, N) of the rows `own` (n,), which are no neighbours of themselves."""
+    """The k smallest of all distances (n, N) of the rows `own` (n,), those to themselves left out."""
     found = torch.topk(distance.scatter_(1, own[:, None], math.inf), k, dim=1, largest=False, sorted=True)
     return found.values, found.indices
 
 
 def _proven(spaces: list[Keys], own: Tensor, block: Tensor, k: int, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Distances and indices (n, k) of the nearest of `wanted` candidates, and the rows that this does not prove."""
+    """Distances and indices (n, k) of the nearest of `wanted` candidates, and the rows where others may be nearer."""
     index, limit = _candidates(block, wanted)
     distance = functools.reduce(torch.maximum, [space.exact(own, index) for space in spaces])
     distance, order = distance.sort(dim=1, stable=True)

@@ -51,11 +51,10 @@ def bytes_of_network(samples: int, units: int, outputs: int, folds: int) -> int:
 
 
 class _Networks:
-    """Scores of linear probes, and what the networks add to them: a linear skip and a perceptron, at first nothing.
+    """Scores of linear probes, and what the networks add to them: a linear skip and a perceptron, at first nothing."""
 
-    For classes the softmax is mixed with the prior, a share of labels being random, as wrong labels are: no
-    perceptron has to learn that log p(y|t) is bounded.
-    """
+    # For classes the softmax is mixed with the prior, as if a share of the labels were random: the perceptron need not
+    # learn that log p(y|t) is bounded.
 
     def __init__(self, task: Classes | Targets, z: Tensor, linear: Tensor, folds: Folds) -> None:
         self.task, self.folds, self.shape = task, folds, linear.shape
@@ -72,7 +71,7 @@ class _Networks:
         return [p for stack in self.stacks for p in stack.parameters] + [self.random]
 
     def scores(self, rows: Tensor) -> Tensor:
-        """(S, F, B, K) of the rows (F, B)."""
+        """Scores (S, F, B, K) of the rows (F, B)."""
         snapshots, count, outputs, _ = self.shape
         batch = self.x[:, rows].flatten(0, 1)  # (S F, B, P)
         added = torch.stack([stack(batch) for stack in self.stacks]).sum(0)
@@ -84,7 +83,7 @@ class _Networks:
         return torch.logaddexp(own, self.task.log_priors.float() + torch.nn.functional.logsigmoid(share))
 
     def loss(self, rows: Tensor) -> Tensor:
-        """(S F,) mean over the rows (F, B)."""
+        """Mean loss (S F,) over the rows (F, B)."""
         return self.task.batch_loss(self.scores(rows), rows).flatten()
 
     def criterion(self) -> Tensor:

@@ -130,10 +130,8 @@ class CentredRows:
         self._right: Tensor | None = None
 
     def _turned(self) -> Tensor:
-        """Coordinates of the rows in an orthonormal basis of their span, (count, count).
-
-        R of a QR decomposition of the transposed rows, taking in as many units at a time as there are rows.
-        """
+        """Coordinates of the rows in an orthonormal basis of their span, (count, count)."""
+        # R of the QR decomposition of the transposed rows, which takes in `count` units at a time.
         r = self._centre.new_zeros(0, self.count)
         for start in range(0, self.units, self.count):
             part = self._raw(slice(0, self.count), slice(start, start + self.count))
@@ -181,7 +179,7 @@ class CentredRows:
         return self._right[part]
 
     def exponents(self, left: Tensor, right: Tensor, out: Tensor) -> Tensor:
-        """-|v - w|^2 / 2 between the rows of both, into `out`."""
+        """Write -|v - w|^2 / 2 for each row v of the left factor and w of the right one to `out`."""
         if not self.direct:
             return torch.mm(left, right.T, out=out)
         distances = torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist")

@@ -25,7 +25,7 @@ ESTIMAND = "noisy-population"
 
 
 def halves(samples: int, seed: int) -> Iterator[Tensor]:
-    """Both halves, sorted rows, of each random split."""
+    """Yields both halves of each random split, as sorted rows."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(SPLITS):
         order = torch.randperm(samples, generator=generator, device="cpu")
@@ -64,17 +64,16 @@ def continued(
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:
-    """The mean, one after the other: the same alone and in a block."""
+    """Mean of tensors, added in their order: bit for bit the same for a snapshot alone and in a block."""
     return sum(values[1:], values[0]) / len(values)
 
 
 def _half_width(q: Quantity, parts: Sequence[Tensor]) -> Tensor:
-    """Half of the 95 % interval: the choice of the inputs, and twice the Monte Carlo error of the value on all.
-
-    Halves are independent, and each has twice the variance: their difference has four times that of the whole.
-    """
+    """Half of the 95 % interval, from the chance in which inputs were drawn and from the Monte Carlo error."""
+    # The two halves of a split are independent and each has twice the variance: their difference has four times it.
     squares = [(a - b).square() / 4.0 for a, b in zip(parts[::2], parts[1::2], strict=True)]
     sampling = float(stdtrit(SPLITS, 0.975)) ** 2 * _mean(squares)
+    # 2 value - mean of the halves: the Monte Carlo error of the value counts twice.
     drawn = torch.zeros_like(q.value) if q.high is None else 2.0 * (q.high - q.value)
     return (sampling + drawn.square()).sqrt()
 

@@ -85,7 +85,7 @@ class Quantity:
         return out
 
     def _repr_html_(self) -> str:
-        """For a notebook: a table with everything that belongs to the number."""
+        """HTML for a notebook: a table with everything that belongs to the number."""
         shown = self.rows()[:20]
         head = "".join(f"<th>{c}</th>" for c in ("value", "95 %", "bound", "ceiling", "unit", "flags"))
         body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in shown)

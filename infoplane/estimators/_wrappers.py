@@ -59,7 +59,7 @@ class Wrapper:
             object.__setattr__(self, name, value)
 
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
-        """The same around an estimator that has seen the run, where it wants to."""
+        """This wrapper around the estimator prepared on the run, where it can be prepared."""
         if not hasattr(self.estimator, "prepare"):
             return self
         return dataclasses.replace(self, estimator=self.estimator.prepare(blocks, y, x))  # type: ignore[type-var]
@@ -100,7 +100,7 @@ class PermutationNull(Wrapper):
     seed: int = 0
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """That of the estimator inside, which runs one shuffle at a time."""
+        """Bytes that the estimator inside needs, which runs one shuffle at a time."""
         return int(self.estimator.bytes_per_snapshot(samples, units)) + 8 * (samples + self.draws)
 
     def estimate(
@@ -176,7 +176,7 @@ class SubsampleInterval(Wrapper):
     seed: int = 0
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """That of the estimator inside, and a part of the snapshot."""
+        """Bytes that the estimator inside needs, and a part of the snapshot."""
         return int(self.estimator.bytes_per_snapshot(samples, units)) + 8 * samples * (units + 1)
 
     def estimate(

@@ -142,18 +142,15 @@ class Gaussian(Method):
 
 
 class _Correlations(Problem):
-    """Canonical correlations of each snapshot with one Y.
-
-    `h_y` is H(Y) in nats, infinite where targets mostly differ; `side` is there for real targets, `ceiling`, H(Y) in
-    bits, for classes.
-    """
+    """Canonical correlations of each snapshot with one Y."""
 
     config: Gaussian
 
     def __init__(self, config: Gaussian, given: Given) -> None:
         super().__init__(config, given)
-        self.side: Side | None = None
-        self.ceiling: Tensor | None = None
+        self.side: Side | None = None  # only for real targets
+        self.ceiling: Tensor | None = None  # H(Y) in bits, only for classes
+        # h_y is H(Y) in nats, infinite where most targets differ.
         if self.y.is_floating_point():
             columns = self.y.reshape(len(self.y), -1)
             z = zscore(columns)

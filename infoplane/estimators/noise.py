@@ -214,7 +214,7 @@ class SamplePropagation(Method):
     def estimate(
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
-        """As every estimator's; with `population` of the law of the inputs, from all of them and from halves."""
+        """Every quantity for each snapshot; with `population` of the law of the inputs, from all and from halves."""
         found = super().estimate(t, y, x=x, x_ids=x_ids)
         if not self.population:
             return found
@@ -245,11 +245,9 @@ def rms_deviation(layer: Tensor) -> float:
 
 
 def _error_of_first_draw(null: Tensor, whole: Tensor) -> Tensor:
-    """What the noise of the first draw adds to the mean of `null` (n,), a part of what it adds to that of `whole`.
-
-    `whole` (draws, n) is known for all draws, the null for the first. It is `whole` less a term within classes,
-    whose noise takes off from none (a class for every row) to all (one class): the share is fitted over rows.
-    """
+    """What the noise of the first draw adds to the mean of `null` (n,), judged by `whole` (draws, n)."""
+    # `whole` is known for all draws, the null for the first only. The null is `whole` less a term within classes, which
+    # takes away a share of its noise, from none (a class for every row) to all (one class): fitted over the rows.
     apart = whole[0] - whole.mean(0)
     spread = apart - apart.mean()
     norm = spread.square().sum()
@@ -353,11 +351,9 @@ class _Propagation(MixtureProblem):
         return out
 
     def _within_inputs(self, layer: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """What the rows of one input say apart: its mean over inputs, standard error, and whether it is full.
-
-        h(T|X) exceeds the entropy of the noise by this much. Without network noise inputs of a single row count
-        as deterministic; with it nothing is known of them, and the others stand for all.
-        """
+        """Bits by which h(T|X) exceeds the noise's entropy: mean over inputs, standard error, whether at its most."""
+        # Without network noise an input of a single row counts as deterministic; with it nothing is known of such an
+        # input, and those of several rows stand for all.
         zero = self.zero()
         never = zero > 0
         groups = self.repeated

@@ -123,19 +123,20 @@ class _Spectra(KernelProblem):
     def __init__(self, config: MatrixRenyi, given: Given) -> None:
         super().__init__(config, given)
         self.discrete = not given.y.is_floating_point()
-        self.h_x = entropy_of_counts(torch.bincount(given.x_ids))
+        self.h_x = entropy_of_counts(torch.bincount(given.x_ids))  # where S(T) comes near it, it is saturated
         x = given.features()
         self.kernel_x = None if x is None else self._kernel(x, config.x_width)
         if self.discrete:
             self.classes = int(given.y.max()) + 1
             self.kernel_y = same_class(given.y)
+            # The kernel has one eigenvalue for each class, the class's number of samples.
             self.s_y = renyi_bits(shares(torch.bincount(given.y).double()), config.alpha)
         else:
             self.kernel_y = self._kernel(given.y.view(len(given.y), -1), "silverman")
             self.s_y = self._entropy(self.kernel_y[None])[0]
 
     def _kernel(self, a: Tensor, width: float | str) -> Tensor:
-        """(N, N) kernel of X or of real targets."""
+        """(N, N) Gaussian kernel of X or of real targets."""
         a = zscore(a) if self.config.standardize else a
         sigma = silverman(self.config.gamma, *a.shape) if isinstance(width, str) else width
         return Distances.of(a[None]).gaussian(sigma)[0]

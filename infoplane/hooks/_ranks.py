@@ -30,7 +30,7 @@ class _Report:
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place.
+    """The place of this process among those that record together.
 
     `share` is "first": rank 0 alone runs the probe; "rows": every rank runs and writes its own rows; "all":
     every rank runs everything, because a forward pass of a sharded model is a collective, and rank 0 writes.

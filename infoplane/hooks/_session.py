@@ -336,7 +336,7 @@ class Session:
         return weight_norms(self.model) if self._members is None else self._members.weight_norms(self.model)
 
     def _on_device(self) -> list[bool]:
-        """Of each sink, whether it reads the tensors where they are."""
+        """Whether each sink reads the tensors where they are."""
         return [getattr(sink, "on_device", False) for d in self.destinations for sink in d.sinks]
 
     def _memory(self) -> HostMemory:
@@ -367,6 +367,7 @@ class Watch:
             self._repeats(found.values.values(), probe, axis)
 
     def _changes(self, step: int, before: Sequence[Layer], now: Sequence[Layer]) -> None:
+        """Warn of a layer whose shape or type is another than before."""
         known = {layer.key: layer for layer in before}
         for new in now:
             old = known[new.key]
@@ -378,6 +379,7 @@ class Watch:
                 )
 
     def _finite(self, step: int, found: Mapping[str, Tensor]) -> None:
+        """Raise for NaN and infinite values, or warn of them, as the user has chosen."""
         floating = {key: values for key, values in found.items() if values.is_floating_point()}
         # The sum is sixteen times faster than a look at every value, and finite when all are.
         sums = to_numbers([values.sum(dtype=torch.float32) for values in floating.values()])
@@ -393,7 +395,7 @@ class Watch:
             self._tell("nonfinite", f"{text} Later ones are counted without a warning.")
 
     def _repeats(self, found: Iterable[Tensor], probe: ProbeSet, axis: int) -> None:
-        """Further passes over a network without noise are the first one again."""
+        """Warn where a further pass equals the first one: the network has no noise."""
         start, again = probe.first_pass, probe.passes[0]
         for values in found:
             first = values.index_select(axis, again.to(values.device))

@@ -94,7 +94,7 @@ class CollectionRecorder(Recorder):
         force: bool = False,
         state: State | None = None,
     ) -> bool:
-        """As `Recorder.snapshot`, for all members; `state` replaces the one in use.
+        """Record all members as `Recorder.snapshot` does one model; `state` replaces the state in use.
 
         A metric may have one number per member.
         """

@@ -161,7 +161,7 @@ def _check_free(run: Path, overwrite: bool) -> None:
 
 
 def _by_step(mapping: Mapping[Any, Any], what: str) -> dict[int, Any]:
-    """In the order of steps; ValueError or TypeError for keys that are none, or that are one step twice."""
+    """The entries in the order of their steps; ValueError or TypeError for a key that is no step, or is one twice."""
     if not isinstance(mapping, Mapping):
         raise TypeError(f"{what} must map steps to arrays or numbers by name, got {type(mapping).__name__}")
     found: dict[int, Any] = {}
@@ -279,7 +279,7 @@ def _metrics(metrics: Mapping[Any, Mapping[str, Any]], taken: Taken) -> dict[int
 
 
 def _is_number(value: Any) -> bool:
-    """Python's numbers, numpy's, and arrays and tensors with a single one."""
+    """Whether a value is a number of Python or numpy, or an array or tensor with a single number."""
     if isinstance(value, int | float):
         return True
     if isinstance(value, torch.Tensor):

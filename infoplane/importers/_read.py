@@ -132,7 +132,7 @@ def _load_torch(file: Path) -> Any:
 
 
 def _one_line(error: Exception) -> str:
-    """Its reason, a sentence, without escape codes and without torch's advice to trust the file."""
+    """The reason that an error gives, one sentence, without escape codes and torch's advice to trust the file."""
     if isinstance(error, EOFError):
         return "the file ends too early"
     text = _ESCAPES.sub("", str(error)).rpartition("WeightsUnpickler error: ")[2].strip()
@@ -140,10 +140,8 @@ def _one_line(error: Exception) -> str:
 
 
 def _key_before(file: Path, name: str) -> str | None:
-    """The last string in a torch file before it asks for the object `name`: the key of what it belongs to.
-
-    The file is looked through, not executed; None where that does not help.
-    """
+    """The last string in a torch file before it asks for the object `name`: its key; None where none is found."""
+    # The file is only looked through, never executed.
     try:
         with _pickles(file) as stream:
             for _ in range(5):  # files of before 2020 hold several pickles

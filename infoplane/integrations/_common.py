@@ -47,7 +47,7 @@ class Recording:
         self.recorder = Recorder(model, self._probe, self._run, **options).start()
 
     def _loggers(self) -> Iterable[Any]:
-        """Where figures go: what the user gave, else what the training has."""
+        """The loggers that get figures: those that the user gave, else those of the training."""
         given = self._given
         return self._found() if given is None else given if isinstance(given, list | tuple) else [given]
 

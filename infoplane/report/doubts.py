@@ -129,7 +129,7 @@ def estimate_name(series: Series) -> str:
 
 
 def short_names(ways: Sequence[Series]) -> list[str]:
-    """The same with those settings alone in which the ways of an estimator differ."""
+    """The name of each way in words, with only those settings in which the ways of an estimator differ."""
     words = [settings_words(series.settings) for series in ways]
     alike: dict[str, set[str]] = {}
     for series, own in zip(ways, words, strict=True):
@@ -171,16 +171,16 @@ def lost_doubts(table: ResultTable) -> list[Doubt]:
 
 
 def doubts_of(series: Series) -> list[Doubt]:
-    """The doubts of one way of estimating."""
+    """All doubts about one way of estimating."""
     name, rows = estimate_name(series), series.table
     found: list[Doubt] = []
 
     def say(kind: str, count: int = 0, of: int = 0, **words: Any) -> None:
-        """One sentence."""
+        """Add a doubt of this kind, with `words` put into its sentence."""
         found.append(Doubt(kind, name, SENTENCES[kind].format(**words), HEADS[kind].format(**words), count, of))
 
     def say_of(kind: str, mask: BoolArray, **words: Any) -> None:
-        """One sentence on these values, where there are any."""
+        """Add a doubt on the values in `mask`, if any, counted among all values of their quantities."""
         if mask.any():
             alike = is_in(rows["quantity"], set(rows["quantity"][mask].tolist()))
             say(kind, int(mask.sum()), int(alike.sum()), layers=layer_words(rows, mask), **words)

@@ -57,7 +57,7 @@ def write_report(
 
 @dataclass(frozen=True)
 class Watched:
-    """Of a page that looks for a newer one: what it says of its run, how often it looks, and its number."""
+    """What a page knows that looks for a newer one: words on its run, how often it looks, and its number."""
 
     words: str
     seconds: float

@@ -56,7 +56,7 @@ def axis_limits(values: FloatArray, ceiling: float | None = None, *, unit: str =
 
 
 def widened(low: float, high: float, ceiling: float | None = None, *, unit: str = BIT) -> tuple[float, float]:
-    """The two, moved apart to the least span where they are nearer; what cannot be negative gets no room below 0."""
+    """The limits, moved apart to the least span; an axis that cannot be negative gets no room below 0."""
     largest = max(abs(low), abs(high)) or 1.0
     least = max(LEAST_SHARE * (largest if ceiling is None else ceiling), LEAST_BITS if unit == BIT else 0.0)
     if high - low >= least:

@@ -68,7 +68,7 @@ def losses(
 
 
 def read_losses(paths: Sequence[str | os.PathLike[str]]) -> list[Loss]:
-    """The same of tables on disk, CSV files or run directories, without reading their rows."""
+    """What tables on disk (CSV files or run directories) say to be lost, without reading their rows."""
     known: dict[str, Any] = {}
     for path in map(csv_path, paths):
         about = placed(read_meta(meta_path(path)), path).get("runs")

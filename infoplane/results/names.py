@@ -44,7 +44,7 @@ def run_names(table: ResultTable) -> dict[str, str]:
 
 
 def names_of(runs: Iterable[str], about: Mapping[str, Any]) -> dict[str, str]:
-    """The same of the ids of runs and what the meta says about them."""
+    """The name of each of these runs and of those in the meta, from what the meta says about them."""
     parts = {run: _parts(run, about.get(run)) for run in dict.fromkeys((*runs, *about))}
     tails = Counter(own[-k:] for own in parts.values() for k in range(1, len(own) + 1))
     names: dict[str, str] = {}

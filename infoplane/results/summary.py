@@ -97,7 +97,7 @@ def _factor(spread: str | None, count: npt.NDArray[np.int64]) -> FloatArray:
 
 
 def _quantile(values: FloatArray, q: float, count: npt.NDArray[np.int64]) -> FloatArray:
-    """Over the first axis, of the finite values alone; NaN where there are none."""
+    """Quantile over the first axis of the finite values; NaN where there are none."""
     ordered = np.sort(np.where(np.isfinite(values), values, np.inf), axis=0)
     last = np.maximum(count - 1, 0)
     place = q * last
@@ -246,7 +246,7 @@ def summarize(
 
 
 def flag_counts(curves: Sequence[Curve]) -> dict[str, npt.NDArray[np.int64]]:
-    """In how many runs each flag is up at the steps that all have; flags that are up nowhere are left out."""
+    """Flag -> in how many runs it is up at each step that all have; flags that are up nowhere are left out."""
     raised = {flag: [[flag in text.split(";") for text in c.flags.tolist()] for c in curves] for flag in FLAG_WORDS}
     steps = [curve.step for curve in curves]
     counts = {f: at_common_steps(steps, [np.array(up) for up in own])[1].sum(axis=0) for f, own in raised.items()}

@@ -267,7 +267,7 @@ class ResultTable:
         return self.take(mask)
 
     def current(self) -> ResultTable:
-        """Of rows that differ only in `source` or in what `prepare` found, the last written one."""
+        """The table with only the last written of rows that differ only in `source` or in what `prepare` found."""
         names = ["run", "step", "layer", "subset", "estimator", "settings", "quantity", "partner"]
         last = {key: i for i, key in enumerate(zip(*(self[n].tolist() for n in names), strict=True))}
         return self if len(last) == len(self) else self.take(sorted(last.values()))

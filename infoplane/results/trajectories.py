@@ -328,7 +328,7 @@ def check_chain(chain: Chain, layers: Sequence[str]) -> None:
 
 
 def _rises(table: ResultTable, rows: IntArray, layers: Sequence[str]) -> FloatArray:
-    """By how much I(X;T) rises from each layer of the chain to the next one that has a value at the same step."""
+    """The rise of I(X;T) from each layer of the chain to the next one that has a value at the same step."""
     rank = {layer: i for i, layer in enumerate(layers)}
     place = np.array([rank.get(layer, -1) for layer in table["layer"][rows].tolist()])
     step, value = table["step"][rows], table["value"][rows]

@@ -167,7 +167,7 @@ class Series(Brief):
         )
 
     def dpi(self) -> list[DataProcessing]:
-        """As `ResultTable.dpi` counts them for this estimate and these runs, over all their layers, shown or not."""
+        """What `ResultTable.dpi` counts for this estimate and these runs, over all layers, shown or not."""
         same = {"estimator": [self.estimator], "settings": [self.settings], "subset": [self.subset], "run": self.runs}
         rows = np.logical_and.reduce([is_in(self.whole[name], values) for name, values in same.items()])
         return self.whole.take(rows).dpi()

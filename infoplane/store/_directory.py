@@ -181,7 +181,7 @@ def open_directory(
     try:
         for name in (SESSIONS_DIR, SHARDS_DIR):
             (path / name).mkdir(exist_ok=True)
-        _sweep(path, rank)
+        _sweep(path, rank)  # only after the lock: no living writer's files go
         if overwrite and rank == 0 and (path / RUN_FILE).exists():
             remove_run(path)
         last_step = None
@@ -215,7 +215,7 @@ def open_directory(
 
 
 def _lock(path: Path, rank: int) -> files.PidLock:
-    """The lock of one rank: every rank has one writer."""
+    """Take the lock of one rank, which has one writer."""
     try:
         lock = files.PidLock(path / lock_file(rank), rank=rank)
     except files.Locked as held:
@@ -246,7 +246,7 @@ def _create(path: Path, probe: Probe, settings: dict[str, Any], found: str) -> R
 def _check_same(
     path: Path, record: RunRecord, settings: Mapping[str, Any], found: str, may_differ: Collection[str]
 ) -> None:
-    """The run on disk and the one that is to be recorded must agree; the first difference is named."""
+    """Raise StoreError with the first difference between the run on disk and the one that is to be recorded."""
     if record.probe_digest != found:
         raise StoreError(f"{path} was recorded with another probe: digest {record.probe_digest} there, {found} now")
     old = {k: v for k, v in record.settings.items() if k not in may_differ}
@@ -273,7 +273,7 @@ def _first_difference(old: Any, new: Any, field: str) -> tuple[str, Any, Any] | 
 
 
 def _recover(path: Path, rank: int) -> int | None:
-    """Last complete step; the manifest of this rank is rebuilt where it and the shards disagree."""
+    """Return the last complete step, after rebuilding this rank's manifest where it and the shards disagree."""
     store = ActivationStore(path)
     _rebuild_manifest(store, rank)
     steps = store.steps()
@@ -306,7 +306,7 @@ def _line(path: Path, shard: Shard) -> bytes:
 
 
 def _sweep(path: Path, rank: int) -> None:
-    """Remove what a dead writer of this rank left unfinished; the lock says that it is dead."""
+    """Remove what a dead writer of this rank left unfinished; we hold its lock, so it is dead."""
 
     def dead(name: str, pid: int) -> bool:
         shard, session = ShardName.parse(name), parse_session_file(name)
@@ -339,7 +339,7 @@ def _sessions(path: Path) -> dict[int, set[int]]:
 
 
 def _number(path: Path, rank: int, session: int | None, join_seconds: float) -> int:
-    """The number of this session: a new one for rank 0, that of rank 0 for the others."""
+    """The number of this session: rank 0 takes a new one, the others use that of rank 0."""
 
     def joined() -> int:
         known = _sessions(path)

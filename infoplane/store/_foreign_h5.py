@@ -182,7 +182,7 @@ def _dtype(key: Key, kind: Any) -> np.dtype[Any] | str:
 
 
 def _is_complex(kind: Any) -> bool:
-    """As h5py and MATLAB write complex numbers, and as HDF5 2 has them."""
+    """Whether a type is complex, as h5py and MATLAB write it or as HDF5 2 has it."""
     if kind.get_class() != h5t.COMPOUND:
         return bool(kind.get_class() == getattr(h5t, "COMPLEX", object()))
     members = [kind.get_member_name(i).lower() for i in range(min(kind.get_nmembers(), 3))]

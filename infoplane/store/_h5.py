@@ -67,7 +67,7 @@ _ENCODED = {(kind.encode()[2] & 15, kind.encode()[3:]): name for name, kind in T
 
 @dataclass(frozen=True)
 class Extent:
-    """Where one contiguous array lies in its file."""
+    """The place of one contiguous array in its file."""
 
     offset: int
     shape: tuple[int, ...]
@@ -105,11 +105,11 @@ class _Image(io.BytesIO):
 
 
 def _create_hdf5(image: _Image) -> Any:
-    """Every HDF5 file of the package is made here, in memory; the library never opens a run's file on the disk."""
+    """Make an HDF5 file in memory. Every one of the package comes from here: h5py never opens a run's file on disk."""
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_fileobj_driver(h5fd.fileobj_driver, image)
-    access.set_fclose_degree(h5f.CLOSE_STRONG)
-    access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_V110)
+    access.set_fclose_degree(h5f.CLOSE_STRONG)  # closing the file closes all that is open in it
+    access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_V110)  # readable from HDF5 1.10 on
     access.set_alignment(1, ALIGNMENT)
     return h5f.create(b"image", h5f.ACC_TRUNC, fapl=access)
 
@@ -276,7 +276,7 @@ def _shape(name: str, space: Fields) -> tuple[int, ...]:
 
 
 def _check_disjoint(blocks: MetadataBlocks, extents: Mapping[str, Extent]) -> None:
-    """No two arrays share bytes, nor does an array with what describes it."""
+    """Raise StoreError where two arrays share bytes, or an array does with what describes it."""
     spans = [(e.offset, e.offset + e.nbytes, shown(name)) for name, e in extents.items() if e.nbytes]
     spans += [(at, at + len(data), "the file's own index") for at, data in blocks.trace]
     end, last = 0, ""

@@ -190,7 +190,7 @@ class Heap:
         return [fields.number(8) for _ in range(entries)]
 
     def _check_start(self, data: bytes, start: int, what: str) -> int:
-        """The head of a block: its heap, and where it begins there; how many bytes it takes."""
+        """Check that the head of a block names this heap and its place `start` in it; return how long the head is."""
         fields = Fields(data, what, 4)
         fields.expect(1, 0, name="version")
         fields.expect(8, self.address, name="heap")

@@ -44,7 +44,7 @@ class Source(Protocol):
 
 
 def checksum(data: bytes) -> int:
-    """Of every block: `hashlittle` of Jenkins's lookup3 (2006, public domain), started at 0."""
+    """The checksum of a block: `hashlittle` of Jenkins's lookup3 (2006, public domain), started at 0."""
     m = 0xFFFFFFFF
     a = b = c = (0xDEADBEEF + len(data)) & m
     tail = (len(data) - 1) // 12 * 3 if data else 0  # words that are mixed before the last 1 to 12 bytes

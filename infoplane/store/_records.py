@@ -224,7 +224,7 @@ class Checked:
 
     @classmethod
     def load(cls, data: bytes, name: str) -> Self:
-        """From the sealed bytes of a file of a format that this release knows."""
+        """Read the sealed bytes of a file; StoreError for a format that this release does not know."""
         try:
             raw = load_sealed(data)
         except StoreError:
@@ -237,7 +237,7 @@ class Checked:
         return {"format_version": FIRST_VERSION, **self.__dict__, "kind": self.KIND}
 
     def dump(self) -> bytes:
-        """The whole file."""
+        """The bytes of the whole file."""
         return seal_json(self.to_json(), self.KIND) + b"\n"
 
 

@@ -116,7 +116,7 @@ class Scan:
         self.problems.append(Problem(file, str(what), tuple(int(s) for s in steps)))
 
     def _ours(self, directory: str, parse: Callable[[str], T | None], what: str) -> dict[str, T]:
-        """What the names in a directory say; a complaint of those that say nothing."""
+        """What the names in a directory say; those that say nothing are listed as problems."""
         found = {name: parse(name) for name in self._names(directory)}
         text = f"not a {what} of this format"
         foreign = [Problem(f"{directory}/{name}", text) for name, place in found.items() if place is None]

@@ -56,7 +56,7 @@ class Frame:
 
     @classmethod
     def of(cls, snapshot: Snapshot, *, samples: int, last_step: int | None, max_sample_bytes: int) -> Frame:
-        """Raise ValueError, or TypeError for a metric that is no number, when it cannot be stored."""
+        """A frame of a snapshot; ValueError, or TypeError for a metric that is no number, where it cannot be stored."""
         _check_step(snapshot.step, last_step)
         rows, n = np.array([[0, samples]], np.int64), samples
         if snapshot.rows is not None:
@@ -132,7 +132,7 @@ def _check_rows(rows: npt.NDArray[Any], samples: int) -> None:
 
 
 def _check_layers(snapshot: Snapshot, n: int) -> None:
-    """The layers can be stored, and the arrays are theirs, with `n` samples."""
+    """Raise ValueError unless the layers can be stored and the arrays are theirs, with `n` samples."""
     if len(snapshot.layers) > MAX_LAYERS:
         raise ValueError(f"at most {MAX_LAYERS} layers can be stored, got {len(snapshot.layers)}")
     if len({layer.key for layer in snapshot.layers}) < len(snapshot.layers):

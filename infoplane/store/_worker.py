@@ -25,7 +25,7 @@ _INDEX_ALLOWANCE = 16 << 20  # under the limit of a file, for the records of its
 
 
 class _Seal:
-    """In the queue: asks for what came before it to be sealed."""
+    """An entry of the queue that asks for everything before it to be sealed."""
 
 
 class Worker:
@@ -81,7 +81,7 @@ class Worker:
     # Called by the writer
 
     def start(self, name: str) -> None:
-        """From now on work in a thread."""
+        """Work in a thread from now on."""
         thread = threading.Thread(target=self._run, name=name, daemon=True)
         thread.start()
         self._thread = thread
@@ -121,7 +121,7 @@ class Worker:
             self._have_sealed(-1)
 
     def _have_sealed(self, enough: int) -> None:
-        """With the condition held: have what is pending sealed; return after it, or once so few bytes wait."""
+        """Have what is pending sealed, with the condition held; return after that, or once so few bytes wait."""
         if self._stopping:
             return
         request = _Seal()

@@ -89,7 +89,7 @@ class ActivationStore:
         return f"ActivationStore({str(self.path)!r}: {len(self._layers)} layers, {len(self.steps())} steps{bad})"
 
     def _repr_html_(self) -> str:
-        """For a notebook: what the run holds."""
+        """HTML for a notebook: what the run holds."""
         return summarize(self)._repr_html_()
 
     @property
@@ -141,7 +141,7 @@ class ActivationStore:
         return known or next((p for p in self._problems if self._spans(p, step)), None)
 
     def _spans(self, problem: Problem, step: int) -> bool:
-        """Whether a shard that nobody could read may have had a step: only its name tells."""
+        """Whether a shard that could not be read may have had this step, going by its name."""
         name = ShardName.parse(problem.file.removeprefix(f"{SHARDS_DIR}/"))
         return name is not None and name.first <= step <= name.last and name not in {s.name for s in self._shards}
 

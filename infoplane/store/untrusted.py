@@ -58,7 +58,7 @@ class UntrustedReader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is kept from run to run."""
+        """Nothing to close: nothing is kept from run to run."""
 
     summarize = staticmethod(summarize_untrusted)
     verify = staticmethod(verify_untrusted)

@@ -305,7 +305,7 @@ def check_run(probe: Probe, snapshots: Sequence[Snapshot]) -> None:
 
 @atexit.register
 def _close_open_writers() -> None:
-    """What was never closed is closed when the interpreter ends."""
+    """Close at the interpreter's end what was never closed."""
     with contextlib.ExitStack() as stack:
         for writer in list(_signals.open_writers):
             stack.callback(writer.close)

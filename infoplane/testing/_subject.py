@@ -35,7 +35,7 @@ class InMemory:
 
 
 def ready(estimator: Any, t: Tensor, y: Tensor, x: Tensor | None = None) -> Any:
-    """The estimator after it has seen the run `t`, where it wants to.
+    """The estimator, prepared on the run `t` where it can be prepared.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class Subject:
         return self.cls(**self.config)
 
     def ready(self, t: Tensor, y: Tensor, x: Tensor) -> Any:
-        """An estimator that has seen the run `t`, where it wants to."""
+        """An estimator, prepared on the run `t` where it can be prepared."""
         return ready(self.make(), t, y, x)
 
     def run(

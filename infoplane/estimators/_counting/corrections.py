@@ -114,7 +114,7 @@ def _chao_shen(runs: Runs, samples: int) -> Tensor:
 
 
 def _unseen_tail(runs: Runs, samples: int) -> Tensor:
-    """What codes not seen add, from the numbers of codes seen once and twice."""
+    """Bits that unseen codes add to the entropy, from the numbers of codes seen once and twice."""
     once = runs.singles.numpy().astype(np.float64)
     twice = segment_sums((runs.lengths == 2).to(torch.int64), runs.offsets).numpy().astype(np.float64)
     rest = samples - 1.0
@@ -127,11 +127,9 @@ def _unseen_tail(runs: Runs, samples: int) -> Tensor:
 
 
 def _rest_of_log(a: np.ndarray, n: int) -> np.ndarray:
-    """(1-A)^(1-N) (-log A - sum_(r<N) (1-A)^r / r), without its cancellation.
-
-    It equals q sum_(r>=N) q^(r-N) / r with q = 1 - A, that is q int_0^inf e^-v / (N (1 - q e^(-v/N))) dv, where
-    v = N A (e^w - 1) makes the integrand flat up to the cut-off by e^-v.
-    """
+    """(1-A)^(1-N) (-log A - sum_(r<N) (1-A)^r / r), without its cancellation."""
+    # It equals q sum_(r>=N) q^(r-N) / r with q = 1 - A, that is q int_0^inf e^-v / (N (1 - q e^(-v/N))) dv, where
+    # v = N A (e^w - 1) makes the integrand flat up to the cut-off by e^-v.
     nodes, weights = np.polynomial.legendre.leggauss(128)
     a = a[:, None]
     q, scale = 1.0 - a, n * a

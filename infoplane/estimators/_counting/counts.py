@@ -67,7 +67,7 @@ class Runs:
         return replace(self, codes=self.codes + count)
 
     def repeated(self) -> Runs:
-        """The same with codes seen once left out of `lengths`."""
+        """These runs with the codes that were seen once left out of `lengths`."""
         several = self.lengths > 1
         offsets = torch.zeros_like(self.offsets)
         torch.cumsum(segment_sums(several, self.offsets), 0, out=offsets[1:])
@@ -127,7 +127,7 @@ def _runs_from(new: np.ndarray | Tensor) -> Runs:
 
 
 def _runs_from_numpy(new: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lengths, offsets and codes of the same."""
+    """Lengths, offsets and codes of the runs that begin where `new` (G, N) is set, by numpy."""
     count, samples = new.shape
     flat, rows = new.reshape(-1), np.arange(0, (count + 1) * samples, samples)
     # Only the rarer of "new" and "repeated" rows is listed: up to three times faster than always the first.
@@ -220,7 +220,7 @@ class Digitizer(Protocol):
         ...
 
     def inspect(self, values: Tensor, first: int) -> None:
-        """See to non-finite and out-of-range values of whole snapshots whose cells may not all be asked for."""
+        """Look for non-finite and out-of-range values in whole snapshots, whose cells may not all be asked for."""
         ...
 
 
@@ -301,7 +301,7 @@ def groups(t: Tensor, labels: Labels, digitize: Digitizer) -> Iterator[Group]:
 
 
 def _chunks(block: Tensor, out: Tensor, limit: int) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-    """Pieces of at most `limit` rows: snapshot and row they begin at, values, place of the keys."""
+    """Yields pieces of at most `limit` rows: first snapshot, first row, values, and the place of their keys."""
     samples = block.shape[1]
     step = max(1, limit // samples)
     for k in range(0, len(block), step):
@@ -311,7 +311,7 @@ def _chunks(block: Tensor, out: Tensor, limit: int) -> Iterator[tuple[int, int, 
 
 
 class _Wider(Exception):
-    """Cells beyond the bounds turned up: the keys of the group must be made anew."""
+    """A value lay beyond the bounds of the cells: the keys of the group must be made anew."""
 
 
 class _Counter:
@@ -368,14 +368,17 @@ class _Counter:
     def _keys(
         self, block: Tensor, first: int, keys_of: RowKeys, base: Tensor, out: Tensor, probing: bool = False
     ) -> Tensor:
-        """Write to `out` (G, N) the keys of rows of `block` (G, N, U), which starts at snapshot `first`."""
+        """Write to `out` (G, N) the keys of the rows of `block` (G, N, U), which starts at snapshot `first`."""
+        # `base` holds the label of each row, from which its key starts; `probing`: only units of `far_apart`.
         for at, row, values, target in _chunks(block, out, self.chunk // keys_of.units):
             cells = self.digitize(values, first + at, probing)
+            # Values beyond all earlier ones widen the bounds: keys made for narrower ones could coincide.
             if self._bounds != self.built:
                 raise _Wider
             if cells.dtype != keys_of.dtype or not cells.is_contiguous():
                 cells = self.scratch.view(cells.shape, keys_of.dtype, cells.device).copy_(cells)
             size = len(target)
+            # A chunk is of whole snapshots, for which `base` is repeated, or of some rows of one.
             keys_of(cells.view(size, -1), base if len(base) == size else base[row : row + size], target)
         return out
 

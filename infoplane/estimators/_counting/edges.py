@@ -96,7 +96,7 @@ def row_edges(values: Tensor, low: float | None, rule: Rule) -> Edges:
 
 
 def _edges_of_rows(values: Tensor, low: float | None, rule: Rule) -> Edges:
-    """The same for rows that are sorted together."""
+    """Edges of each row, for rows that are sorted together."""
     ordered = sort_rows(values.clone(memory_format=torch.contiguous_format))
     least, most = ordered[:, 0].clone(), ordered[:, -1].clone()
     sentinel = least if low is None else torch.full_like(least, low)
@@ -118,7 +118,7 @@ def _edges_of_rows(values: Tensor, low: float | None, rule: Rule) -> Edges:
 
 
 def _first_occurrences(ordered: Tensor, sentinel: Tensor) -> tuple[Tensor, Tensor]:
-    """Where sorted rows (R, M) have a new value above the sentinel (R, blocks, block), and their number (R, blocks)."""
+    """Marks (R, blocks, block) where sorted rows (R, M) have a new value above the sentinel, and counts (R, blocks)."""
     rows, width = ordered.shape
     new = torch.zeros((rows, -(-width // _BLOCK), _BLOCK), dtype=torch.bool, device=ordered.device)
     # Both libraries have these calls; those of numpy are up to ten times faster on a CPU.
@@ -305,7 +305,7 @@ def _framed(edges: Tensor, first: Tensor, most: Tensor, rule: Rule) -> Tensor:
 
 
 def _edges_by_ranges(read: Read, low: float | None, rule: Rule) -> Tensor:
-    """The same for one row that does not fit: read range by range, once to count and once for the edges."""
+    """Edges of one row that does not fit in memory: read range by range, once to count and once for the edges."""
     least, most, dtype = np.inf, -np.inf, torch.float32
     for block in read():
         dtype = block.dtype

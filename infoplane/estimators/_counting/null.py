@@ -24,10 +24,8 @@ _CACHED = 2**17
 
 @functools.lru_cache(maxsize=1)
 def _running_counts(class_counts: tuple[int, ...], draws: int, seed: int, device: torch.device) -> Tensor:
-    """(N + 1, draws * (K - 1)) int32: how often each class but the last is among the first n shuffled labels.
-
-    Kept from call to call: all layers and steps of a run share their labels.
-    """
+    """(N + 1, draws * (K - 1)) int32: how often each class but the last is among the first n shuffled labels."""
+    # Kept from call to call: all layers and steps of a run share their labels.
     drawn = _shuffled(torch.tensor(class_counts, device="cpu"), draws, seed).numpy()
     running = np.zeros((draws, len(class_counts) - 1, drawn.shape[1] + 1), dtype=np.int32)
     for k in range(running.shape[1]):

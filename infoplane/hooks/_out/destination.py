@@ -115,7 +115,7 @@ def close_all(destinations: Iterable[Destination], ending: BaseException | None 
 
 
 def _close(sinks: list[Sink], failed: list[Exception]) -> None:
-    """The last one first. An interrupt ends the wait for one sink; the others are closed all the same."""
+    """Close sinks, the last one first; an interrupt ends the wait for one, and the others are closed all the same."""
     while sinks:
         try:
             close = getattr(sinks[-1], "close", None)

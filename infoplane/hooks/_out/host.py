@@ -55,7 +55,7 @@ class Copies:
 
 
 class HostMemory:
-    """Where a pass over the probe puts its values, and how they become arrays.
+    """The memory into which a pass over the probe puts its values, and from which they become arrays.
 
     On the CPU they are captured in pooled memory, which the arrays share. On an accelerator they are captured there,
     each by a copy that no later operation in the model can change, and copied to the host when the pass is over.

@@ -59,7 +59,7 @@ def choose_calls(seen: Observation, *, blocks: bool, depth: int | None) -> Choic
 
 
 def _at_depth(seen: Observation, depth: int) -> Choice:
-    """Calls that lie `depth` calls inside that of the model, and the leaves above them."""
+    """The calls that lie `depth` levels inside the call of the model, and the leaves above them."""
     found = _top(seen)
     for _ in range(depth - 1):
         found = [inner for call in found for inner in ([call] if call.leaf else call.inner)]
@@ -67,7 +67,7 @@ def _at_depth(seen: Observation, depth: int) -> Choice:
 
 
 def _blocks(seen: Observation) -> Choice:
-    """The modules of which a model has several of a kind, outermost first, and the last layer of what lies between."""
+    """The outermost modules of which the model has several of one kind, and the last layer of what lies between."""
     top = _top(seen)
     is_block = _block_test([c for call in top for c in (call, *call.calls_inside()) if not c.leaf])
     if is_block is None:
@@ -91,7 +91,7 @@ def _blocks(seen: Observation) -> Choice:
 
 
 def _block_test(calls: Sequence[ModuleCall]) -> Callable[[ModuleCall], bool] | None:
-    """Whether a call is one of a block; None for a model that repeats no kind of module."""
+    """A function that tells whether a call is one of a block; None for a model that repeats no kind of module."""
     count = Counter(type(call.named.module) for call in calls)
     kinds = {kind for kind, n in count.items() if n > 1 and kind is not nn.Sequential}
     if not kinds and count[nn.Sequential] > 2:  # stages without a class of their own
@@ -101,15 +101,15 @@ def _block_test(calls: Sequence[ModuleCall]) -> Callable[[ModuleCall], bool] | N
         kind = type(call.named.module)
         if kind not in kinds or call.leaf:
             return False
-        # Two of a kind that are made of blocks are an encoder and a decoder, or the two ways of a twin network.
-        holds = count[kind] == 2 or kind is nn.Sequential
-        return not (holds and any(type(c.named.module) in kinds for c in call.calls_inside()))
+        # Two of a kind that hold blocks are an encoder and a decoder, or the two halves of a twin network: no blocks.
+        may_hold_blocks = count[kind] == 2 or kind is nn.Sequential
+        return not (may_hold_blocks and any(type(c.named.module) in kinds for c in call.calls_inside()))
 
     return is_block if kinds else None
 
 
 def _activations(seen: Observation) -> Choice:
-    """Of a model without blocks: the outputs of its activation modules, or all its leaves where it has too few."""
+    """The outputs of a model's activation modules, or all its leaves where it has few; for models without blocks."""
     leaves = sorted((c for name in seen.leaves for c in seen.calls[name]), key=lambda call: call.end)
     acts = [c for c in leaves if is_activation(c.named.module)]
     words = "the model repeats no module"
@@ -119,7 +119,7 @@ def _activations(seen: Observation) -> Choice:
 
 
 def _top(seen: Observation) -> list[ModuleCall]:
-    """The calls directly inside that of the model, or of what runs in its place."""
+    """The calls directly inside the call of the model, or inside the call of what runs in its place."""
     calls = [call for some in seen.calls.values() for call in some]
     inside = {id(inner) for call in calls for inner in call.inner}
     outermost = sorted((call for call in calls if id(call) not in inside), key=lambda call: call.begin)
@@ -129,7 +129,7 @@ def _top(seen: Observation) -> list[ModuleCall]:
 
 
 def output_of(seen: Observation, choice: Choice) -> tuple[ModuleCall, str] | None:
-    """Where the model's output is found, among the calls of a choice if it is there: the call, and the place in it."""
+    """The call that gives the model's output, one of the choice if possible, and the path of the output in it."""
     whole, made = seen.calls.get("", [])[-1:], seen.output
     path = output_path(whole[0].outputs) if whole else None
     if path is None or made is None or choice.by == "leaves":

@@ -338,7 +338,7 @@ class Slot:
 
 
 def wrong_rows(key: str, shape: tuple[int, ...], rows: int, members: Members | None = None) -> str:
-    """The error for an output whose first axis is not the samples."""
+    """The text of the error for an output whose first axis is not the samples."""
     if members is not None:
         return (
             f"layer {key!r} should have {members.count} members at axis {members.axis} and {rows} rows, got shape "

@@ -109,7 +109,7 @@ def look_at_rows(
 
 
 def tolerance(dtypes: Iterable[torch.dtype], device: torch.device) -> float:
-    """By how much of its largest value a layer may differ between two orders of the same rows.
+    """The share of its largest value by which a layer may differ between two orders of the same rows.
 
     1,000 rounding units of the coarsest format in use, at most a tenth.
     """
@@ -147,7 +147,7 @@ def _first(run: RunChunk, probe: ProbeSet, rows: int) -> tuple[Inputs, Captured]
 
 
 def _cycle(n: int) -> Tensor:
-    """One cycle through all rows that is no shift, and that a mirror turns into another one."""
+    """An order of the rows: one cycle through all of them that is neither a shift nor its own mirror image."""
     generator = torch.Generator().manual_seed(1)
     while True:
         way = torch.randperm(n, generator=generator, device="cpu")
@@ -264,6 +264,7 @@ def _named(keys: Sequence[str], what: str = "") -> str:
 
 def refuse_lazy(model: nn.Module) -> None:
     """Raise ValueError where a lazy module has not seen an input yet."""
+    # Of the parts of a module, 1 and 2 are its parameters and its buffers.
     lazy = [
         (named.name, named.type_name)
         for named in named_modules(model).values()

@@ -71,7 +71,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
     def mark(self, tensor: Tensor, node: int, *, cuts: bool = True) -> None:
-        """A recorded layer's tensor: note on what it depends; later ones depend on it instead, if it `cuts`."""
+        """Note on what a recorded layer's tensor depends; if it `cuts`, later tensors depend on it instead."""
         self.parents[node] = self.parents.get(node, frozenset()) | self.sources(tensor)
         if cuts:
             self._sources[_reference(tensor)] = frozenset({node})
@@ -81,7 +81,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._sources[_reference(t)] = frozenset({INPUT})
 
     def sources(self, tensor: Tensor) -> frozenset[int]:
-        """On what a tensor depends directly: recorded layers, or the input."""
+        """The recorded layers, or the input, on which a tensor depends directly."""
         return self._sources.get(_reference(tensor), frozenset())
 
     def __torch_dispatch__(

@@ -50,7 +50,7 @@ class Planner:
     skipped: dict[str, str] = field(default_factory=dict)
 
     def captures(self) -> tuple[Capture, ...]:
-        """In forward order.
+        """The tensors to record, in forward order.
 
         Raises
         ------
@@ -113,6 +113,7 @@ class Planner:
         ]
 
     def _ops(self, wanted: OpTarget) -> list[Target]:
+        """The functions called inside modules that a pattern names; ValueError with the closest names for none."""
         names = {f"{module}::{op}": (module, op) for module, op in self.seen.ops}
         matched = [n for n in names if n == wanted.pattern] or [n for n in names if name_matches(n, wanted.pattern)]
         if not matched:
@@ -132,7 +133,7 @@ class Planner:
         return [t for t in targets if t not in silent]
 
     def _output(self) -> Target | None:
-        """Where the model's output is found: recorded in any case, unless `logits` is False."""
+        """The target that gives the model's output, which is recorded in any case unless `logits` is False."""
         found = self.seen.output if self.targets is not None else output_of(self.seen, self.choice)
         if found is None:
             return None

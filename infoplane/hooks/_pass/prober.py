@@ -100,13 +100,13 @@ class Prober:
 
     @property
     def device(self) -> torch.device:
-        """Where the forward pass runs."""
+        """The device on which the forward pass runs."""
         for tensor in () if self.members is None else self.members.tensors:
             return tensor.device
         return model_device(self.model)
 
     def prepare(self) -> None:
-        """As `_prepare`, once more with chunks of half the size where the device has too little memory."""
+        """Call `_prepare`, and once more with chunks of half the size where the device has too little memory."""
         try:
             self._prepare()
         except torch.OutOfMemoryError:
@@ -201,7 +201,7 @@ class Prober:
         return replace(captured, lost={**gone, **captured.lost})
 
     def _update(self, layers: Iterable[Layer]) -> None:
-        """Keep the layers as they came."""
+        """Remember the layers with the shapes and types that they had in this pass."""
         now = {layer.key: layer for layer in layers}
         for c in self.captures:
             c.layer = now.get(c.layer.key, c.layer)
@@ -215,7 +215,7 @@ class Prober:
     def _undisturbed(
         self, step: int, work: Callable[[Run], T], *, noise_on: bool = True, flow: Flow | None = None
     ) -> T:
-        """`work(run)`, where run(inputs, pass) is a forward pass of the model, with all else undisturbed."""
+        """Return `work(run)`, leaving model and random state as they were; run(inputs, pass) is one forward pass."""
         device = self.device
 
         def started() -> T:

@@ -252,7 +252,7 @@ class _Tensor:
         return bool(self._own) and (self._key not in self._own or self._own[self._key] is not self._tensor)
 
     def restore(self, *, changed: bool) -> bool:
-        """False where the old numbers are not known."""
+        """Put the old tensor and its numbers back; False where the numbers are not known."""
         if changed and self._copy is not None:
             # Through `.data` the version stays, and with it what autograd holds for the training step.
             (self._tensor.data if self.kind == "parameter" else self._tensor).copy_(self._copy)
@@ -349,7 +349,7 @@ def seed_generators(device: torch.device, seed: int) -> torch.Generator:
 
 
 def model_device(model: nn.Module) -> torch.device:
-    """Where the first parameter (or buffer) lives; the CPU for a model without any."""
+    """The device of the first parameter (or buffer); the CPU for a model without any."""
     for tensor in itertools.chain(model.parameters(), model.buffers()):
         return tensor.device
     return torch.device("cpu")
