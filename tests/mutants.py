@@ -738,7 +738,7 @@ PLOTS = [
     Mutant(
         "a distant ceiling squeezes the data",
         "results/limits.py",
-        "and high - low >= 0.4 * (top - low)",
+        "and high - low >= FILL * (top - low)",
         "and high >= low",
         "plots/test_plot_artists.py::test_limits_take_the_ceiling_in_unless_it_squeezes_the_data",
     ),
