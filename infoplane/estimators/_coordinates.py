@@ -31,13 +31,16 @@ class Marginal(NamedTuple):
     tied: bool
 
     @classmethod
-    def of(cls, block: Tensor, seed: int) -> Marginal:
-        """From rows (N, D) or (N,); ties get random places from `seed`, which must differ between two sides."""
+    def of(cls, block: Tensor, seed: int, *, ranks: bool = True) -> Marginal:
+        """From rows (N, D) or (N,); ties get random places from `seed`, which must differ between two sides.
+
+        Without `ranks` every unit is scaled only.
+        """
         rows = zscore(block.reshape(len(block), -1))
         rows = rows[:, (rows != 0).any(0)]
         scores, repeated = normal_scores(rows, torch.Generator().manual_seed(seed))
         atoms = repeated.double().mean(0) > ATOMS
-        return cls(torch.where(atoms, rows, scores), bool(atoms.any()))
+        return cls(torch.where(atoms, rows, scores) if ranks else rows, bool(atoms.any()))
 
 
 class Coordinates(NamedTuple):

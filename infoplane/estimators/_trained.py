@@ -52,16 +52,31 @@ class TrainingPlan:
 class Stack:
     """Perceptrons of one shape with GELU between their layers; slice c * len(seeds) + i is copy c of seed i.
 
-    The last layer starts at 0, so that what a network adds to its start is nothing at first.
+    The last layer starts at 0, so that what a network adds to its start is nothing at first; but for its first `drawn`
+    outputs, for a product of two networks that both start at 0 would stay there. With `dropout`, masks come from the
+    first seed and are the same for all copies.
     """
 
-    def __init__(self, seeds: Sequence[int], copies: int, sizes: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        copies: int,
+        sizes: Sequence[int],
+        device: torch.device,
+        *,
+        drawn: int = 0,
+        dropout: float = 0.0,
+    ) -> None:
+        self.shape, self.dropout = (len(seeds), copies), dropout
+        self.masks = torch.Generator().manual_seed(seeds[0])
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.weights: list[Tensor] = []
         self.biases: list[Tensor] = []
         for place, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
-            drawn = torch.stack([torch.rand(inputs + 1, outputs, generator=g, device="cpu") for g in generators])
-            start = (2 * drawn - 1) * (1 / math.sqrt(inputs)) if place < len(sizes) - 2 else torch.zeros_like(drawn)
+            start = torch.stack([torch.rand(inputs + 1, outputs, generator=g, device="cpu") for g in generators])
+            start = (2 * start - 1) / math.sqrt(inputs)
+            if place == len(sizes) - 2:
+                start[:, :, drawn:] = 0
             start = start.repeat(copies, 1, 1).to(device)
             self.weights.append(start[:, :-1].contiguous().requires_grad_())
             self.biases.append(start[:, -1:].contiguous().requires_grad_())
@@ -71,11 +86,18 @@ class Stack:
         """Every weight and bias, (slices, ...) each."""
         return [*self.weights, *self.biases]
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        """(slices, B, out) from (slices, B, in)."""
+    def __call__(self, rows: Tensor, *, training: bool = False) -> Tensor:
+        """(slices, B, out) from (slices, B, in); units drop out while `training`."""
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             rows = torch.nn.functional.gelu(torch.baddbmm(bias, rows, weight))
+            if training and self.dropout:
+                rows = rows * self._mask(rows)
         return torch.baddbmm(self.biases[-1], rows, self.weights[-1])
+
+    def _mask(self, rows: Tensor) -> Tensor:
+        seeds, copies = self.shape
+        drawn = torch.rand(seeds, *rows.shape[1:], generator=self.masks, device="cpu") >= self.dropout
+        return (drawn / (1 - self.dropout)).to(rows.device).repeat(copies, 1, 1)
 
 
 class Batches:

@@ -28,8 +28,12 @@ def layer(kind, snapshots, samples, units, dtype=torch.float32):
     return t, y if kind == "discrete" else x.double().sum(1), x
 
 
+QUICK = {"critic": {"steps": 25, "hidden": 8}}
+"""Settings of methods that train."""
+
+
 def estimated(name, t, y, x):
-    return ready(available()[name](), t, y, x).estimate(t, y, x=x)
+    return ready(available()[name](**QUICK.get(name, {})), t, y, x).estimate(t, y, x=x)
 
 
 def assert_same(got, want, tolerance):
@@ -88,6 +92,7 @@ WAITS = {
     ("binning", "discrete"): (25, 0, ""),
     ("compressed", "discrete"): (40, 78, RANKS),
     ("compressed", "continuous"): (51, 66, RANKS),
+    ("critic", "continuous"): (50, 162, "canonical coordinates of every fold, and the checks of the Gaussian start"),
     ("cs-qmi", "discrete"): (10, 0, ""),
     ("cs-qmi", "continuous"): (8, 0, ""),
     ("dse", "discrete"): (80, 0, ""),
@@ -115,7 +120,7 @@ SIZES = [(4, 64, 4), (2, 128, 8)]
 
 def waits(name, kind, sizes):
     t, y, x = layer(kind, *sizes)
-    estimator = ready(available()[name](), t, y, x)
+    estimator = ready(available()[name](**QUICK.get(name, {})), t, y, x)
     with accelerator_branches(), Waits() as watched:
         estimator.estimate(t, y, x=x)
     return watched.found

@@ -1,0 +1,206 @@
+"""Critics of all folds and snapshots, trained together: scores of pairs, what is minimised, and what is read."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from infoplane.estimators._canonical import gaussian_log_ratio
+from infoplane.estimators._trained import Batches, Stack, TrainingPlan, train
+
+Loss = Literal["infonce", "anchor", "js", "nwj", "dv"]
+
+NU = 16.0
+"""Prior weight of "none of these" beside the candidates of `anchor`."""
+RUNNING = 0.05
+"""Rate of the running mean of e^F in the gradient of `dv`."""
+CHECKED, READ, NEGATIVES, AT_ONCE = 512, 2000, 4096, 256
+"""Rows of a fold that choose the step, that are read, that are strangers to them, and how many are read at once."""
+TRACED = 100
+"""Steps over whose batches the values of `dv` are compared."""
+
+
+class Setup(NamedTuple):
+    """What a stack of critics is made of: sizes of its networks, the loss, and how it is trained."""
+
+    loss: Loss
+    hidden: int
+    products: int
+    dropout: float
+    plan: TrainingPlan
+
+
+class Critics:
+    """F(x, y) = f(x).g(y) + a(x) + b(y) + log r(x, y) for every slice, with the Gaussian ratio r where there is one.
+
+    Parameters
+    ----------
+    u, v : (S, F, N, P), (S, F, N, Q) float32
+        Both sides in the coordinates of each snapshot and fold.
+    correlations : (S, F, r)
+        0 where no Gaussian ratio is wanted.
+    setup : Setup
+    seeds : sequence of int
+        One for each fold.
+    """
+
+    def __init__(self, u: Tensor, v: Tensor, correlations: Tensor, setup: Setup, seeds: tuple[int, ...]) -> None:
+        self.u, self.v, self.correlations, self.setup = u, v, correlations, setup
+        self.shape, device = u.shape[:2], u.device
+        hidden, out = setup.hidden, setup.products + 1
+        sizes = [(side.shape[3], hidden, hidden, out) for side in (u, v)]
+        dropout = setup.dropout
+        self.f = Stack(seeds, self.shape[0], sizes[0], device, dropout=dropout)
+        others = [seed + 1 for seed in seeds]
+        self.g = Stack(others, self.shape[0], sizes[1], device, drawn=setup.products, dropout=dropout)
+        self.running: Tensor | None = None
+        self.trace: list[Tensor] = []
+        self.fold = torch.arange(self.shape[1], device=device)[:, None]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [*self.f.parameters, *self.g.parameters]
+
+    def sides(self, left: Tensor, right: Tensor, *, training: bool = False) -> tuple[Tensor, ...]:
+        """What the scores of the rows `left` (F, n) of X against `right` (F, m) of Y are made of, by slice."""
+        x, y = self.u[:, self.fold, left].flatten(0, 1), self.v[:, self.fold, right].flatten(0, 1)
+        return self.f(x, training=training), self.g(y, training=training), x, y
+
+    def scores(self, left: Tensor, right: Tensor, *, training: bool = False) -> Tensor:
+        """(S F, n, m)."""
+        f, g, x, y = self.sides(left, right, training=training)
+        return self._combined(f, g, x, y, self.correlations.flatten(0, 1))
+
+    def _combined(self, f: Tensor, g: Tensor, x: Tensor, y: Tensor, rho: Tensor) -> Tensor:
+        scale = 1 / math.sqrt(self.setup.products)
+        out = f[..., :-1] @ g[..., :-1].mT * scale + f[..., -1:] + g[..., -1:].mT
+        r = rho.shape[-1]
+        return out + gaussian_log_ratio(x[..., :r], y[..., :r], rho)
+
+    def loss(self, rows: Tensor) -> Tensor:
+        """(S F,) of the rows (F, B) of a batch."""
+        return self._loss(self.scores(rows, rows, training=True), update=True)
+
+    def criterion(self, rows: Tensor) -> Tensor:
+        """(S F,) the loss of rows (F, V) that are held out."""
+        return self._loss(self.scores(rows, rows), update=False)
+
+    def _loss(self, scores: Tensor, *, update: bool) -> Tensor:
+        if self.setup.loss == "dv" and update:
+            return self._running_dv(scores)
+        return LOSSES[self.setup.loss](scores)
+
+    def _running_dv(self, scores: Tensor) -> Tensor:
+        # The gradient of log E e^F is that of E e^F over a running mean, not over the mean of this batch.
+        self.trace = [*self.trace[1 - TRACED :], -donsker_varadhan(scores).detach()]
+        mean = apart(scores).flatten(1).logsumexp(1).exp() / pairs_apart(scores)
+        now = mean.detach()
+        self.running = now if self.running is None else (1 - RUNNING) * self.running + RUNNING * now
+        return mean / self.running - own(scores).mean(1)
+
+    def running_std(self) -> Tensor:
+        """(S F,) standard deviation of the values of the last batches under `dv`; 0 for other losses."""
+        if not self.trace:
+            return self.u.new_zeros(self.shape).flatten()
+        return torch.stack(self.trace).std(0)
+
+    def train(self, fitted: tuple[Tensor, ...], checked: Tensor, seeds: tuple[int, ...]) -> Tensor:
+        """Train on the rows of each fold; (S, F) whether that is in doubt.
+
+        The Gaussian ratio of a slice goes where it is worse on `checked` (F, V) than knowing nothing.
+        """
+        with torch.no_grad():
+            start = self.criterion(checked).view(self.shape)
+            nothing = LOSSES[self.setup.loss](start.new_zeros(1, checked.shape[1], checked.shape[1]))
+            self.correlations = torch.where((start < nothing)[..., None], self.correlations, 0.0)
+        plan = self.setup.plan
+        batches = Batches(fitted, seeds, min(plan.batch, *map(len, fitted)), self.u.device)
+        trained = train(self.parameters, self.loss, lambda: self.criterion(checked), batches, plan)
+        return (trained.unfinished | trained.diverged).view(self.shape)
+
+    @torch.no_grad()
+    def log_ratios(self, rows: Tensor, negatives: Tensor) -> Tensor:
+        """(2, S F, n) log r of the pairs `rows` (F, n), normalised over `negatives` (F, m) of either side.
+
+        First over strangers alone, too high where near ones are rare; then with the pair itself among them, at most
+        log (m + 1).
+        """
+        found = []
+        for some in torch.split(rows, AT_ONCE, 1):
+            same = (some[:, :, None] == negatives[:, None]).repeat(self.shape[0], 1, 1)
+            count, own_pair = (~same).sum(2), self.pairs(some)
+            ways = self.scores(some, negatives), self.scores(negatives, some).mT
+            sums = torch.stack([scores.masked_fill(same, -math.inf).logsumexp(2) for scores in ways])
+            without = own_pair - (sums - count.log()).mean(0)
+            within = own_pair - (torch.logaddexp(sums, own_pair) - (count + 1).log()).mean(0)
+            found.append(torch.stack([without, within]))
+        return torch.cat(found, 2)
+
+    @torch.no_grad()
+    def pairs(self, rows: Tensor) -> Tensor:
+        """(S F, n) the scores of the pairs themselves."""
+        f, g, x, y = self.sides(rows, rows)
+        # A pair at a time is a batch of 1 x 1 scores.
+        rho = self.correlations.flatten(0, 1)[:, None].expand(-1, rows.shape[1], -1)
+        return self._combined(f[:, :, None], g[:, :, None], x[:, :, None], y[:, :, None], rho)[..., 0, 0]
+
+
+def own(scores: Tensor) -> Tensor:
+    """(S, n) scores of the pairs that belong together, of (S, n, n)."""
+    return scores.diagonal(dim1=1, dim2=2)
+
+
+def apart(scores: Tensor) -> Tensor:
+    """(S, n, n) scores of the pairs that do not belong together; -inf where they do."""
+    return scores.masked_fill(torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device), -math.inf)
+
+
+def pairs_apart(scores: Tensor) -> int:
+    """How many pairs of (S, n, n) do not belong together."""
+    return scores.shape[1] * (scores.shape[1] - 1)
+
+
+def log_mean_apart(scores: Tensor) -> Tensor:
+    """(S,) log of the mean of e^F over pairs that do not belong together: 0 for the true log ratio."""
+    return apart(scores).flatten(1).logsumexp(1) - math.log(pairs_apart(scores))
+
+
+def smile(scores: Tensor, tau: float) -> Tensor:
+    """(S,) E F - log E clip(e^F, e^-tau, e^tau) (Song and Ermon 2020, equation 13)."""
+    return own(scores).mean(1) - log_mean_apart(scores.clamp(-tau, tau))
+
+
+def infonce(scores: Tensor) -> Tensor:
+    """(S,) -I_NCE + log n, the mean of both ways (van den Oord et al. 2018)."""
+    return 0.5 * (scores.logsumexp(1).mean(1) + scores.logsumexp(2).mean(1)) - own(scores).mean(1)
+
+
+def anchor(scores: Tensor) -> Tensor:
+    """(S,) candidates 1 to n, one of them from the joint, and "none" of weight nu: its optimum is the log ratio."""
+    n = scores.shape[1]
+    log_nu = scores.new_full((), math.log(NU))
+    with_own = torch.logaddexp(log_nu, scores.logsumexp(2)) - own(scores)
+    without = torch.logaddexp(log_nu, apart(scores).logsumexp(2) + math.log(n / (n - 1))) - log_nu
+    return (n * with_own.mean(1) + NU * without.mean(1)) / (n + NU)
+
+
+def jensen_shannon(scores: Tensor) -> Tensor:
+    """(S,) of the classifier that tells pairs that belong together from others (Nowozin et al. 2016)."""
+    other = torch.nn.functional.softplus(apart(scores)).flatten(1).sum(1) / pairs_apart(scores)
+    return torch.nn.functional.softplus(-own(scores)).mean(1) + other
+
+
+def nwj(scores: Tensor) -> Tensor:
+    """(S,) minus the bound of Nguyen, Wainwright and Jordan (2010)."""
+    return (log_mean_apart(scores) - 1).exp() - own(scores).mean(1)
+
+
+def donsker_varadhan(scores: Tensor) -> Tensor:
+    """(S,) minus E F - log E e^F (Donsker and Varadhan 1983; Belghazi et al. 2018)."""
+    return log_mean_apart(scores) - own(scores).mean(1)
+
+
+LOSSES = {"infonce": infonce, "anchor": anchor, "js": jensen_shannon, "nwj": nwj, "dv": donsker_varadhan}
