@@ -91,6 +91,7 @@ def _specs(names: Sequence[str] | None) -> Sequence[str]:
 
 
 def _certify_one(name: str, data: LayerData, seed: int) -> list[Finding]:
+    """Every check of one estimator: a row for each quantity and check that is defined."""
     estimator = parse(name)
     generator = torch.Generator().manual_seed(seed + 1)
     if "discrete" not in estimator.targets:
@@ -307,6 +308,7 @@ def to_markdown(findings: Sequence[Finding]) -> str:
 
 
 def _by_check(findings: Sequence[Finding]) -> str:
+    """A Markdown table with a row for each estimator and quantity, and a column for each check."""
     checks = list(dict.fromkeys(f.check for f in findings))
     by_quantity: dict[tuple[str, str], dict[str, str]] = {}
     for f in findings:

@@ -30,7 +30,7 @@ def stacked(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def completes(values: Callable[[list[Path]], Iterable[str]]) -> Callable[..., list[str]]:
-    """What the shell offers for an option: the `values` for the runs on the line that begin as what was typed."""
+    """What the shell offers for an option: those `values` of the runs on the line that begin with what is typed."""
 
     def complete(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
         from infoplane import store
@@ -230,6 +230,7 @@ class OneLineErrors(click.Group):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, and turn what it raises into one line and an exit code."""
         from infoplane.core import limited
         from infoplane.core.errors import StoreError
         from infoplane.core.text import printable
@@ -262,19 +263,21 @@ VALUE = r"\.\.\.|\[\.\.\.\]|\[(?:[^\[\]]|\[[^\]]*\])*\]|'[^']*'|[\w*]*"
 
 
 def in_options(text: str, asked: click.Command | None) -> str:
-    """An error in the words of the command line: `choose with run='a'` is `--run a` where there is that option."""
+    """Say an error in options of the command line: `choose with run='a'` becomes `choose with --run a`."""
     taken = [p for p in (asked.params if asked else ()) if isinstance(p, click.Option)]
     options, flags = {p.name: p.opts[-1] for p in taken}, {p.name: p for p in taken if p.is_flag}
     if "estimator" in options:
         options["settings"] = "--estimator NAME:SETTING=VALUE"
 
     def spoken(found: re.Match[str]) -> str:
+        """The option for `name=value`: a list becomes the option several times, False a flag's `--no-...`."""
         if flag := flags.get(found[1]):
             return str(((found[2] == "False" and flag.secondary_opts) or flag.opts)[-1])
         words = re.findall(r"'([^']*)'", found[2]) if found[2][:1] in "['" else [found[2]]
         return " ".join(f"{options[found[1]]} {word}".rstrip(" .") for word in words or [""])
 
     names = "|".join(name for name in options if name)
+    # A name within a path or a longer word is no setting.
     return re.sub(rf"(?<![\w/\\.-])({names})=({VALUE})", spoken, text) if names else text
 
 

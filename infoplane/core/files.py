@@ -186,11 +186,13 @@ class Journal:
         self._torn = path.exists() and last_byte(path) not in (b"", b"\n")
 
     def append(self, lines: Iterable[bytes]) -> None:
+        """Append lines and sync them; after a failed write the file is cut back to what it was."""
         data = b"".join(line + b"\n" for line in lines)
         fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             size = os.fstat(fd).st_size
             try:
+                # After a torn line a new one begins, so that only the torn one is lost.
                 write_all(fd, b"\n" + data if self._torn else data)
                 os.fsync(fd)
             except OSError:
@@ -361,6 +363,7 @@ class PidLock:
                 self._create(again=True)
 
     def _create(self, *, again: bool = False) -> None:
+        """Write the lock file, under its name only if that is free."""
         try:
             publish(self.path.parent, self.path.name, [self._content], replace=False, sync=False)
         except (FileExistsError, FileNotFoundError) as error:

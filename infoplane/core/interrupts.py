@@ -132,6 +132,7 @@ def _act_where_open() -> None:
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
+    """Handle SIGINT: pass it on where the code may be left at once, else let it wait."""
     global _pending, _since
     manner = _manner(frame)
     again = _pending and time.monotonic() - _since > AGAIN_SECONDS

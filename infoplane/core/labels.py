@@ -91,6 +91,7 @@ def _refuse_rows_of_classes(labels: npt.NDArray[Any]) -> None:
 
 
 def _classes(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Class labels as int64, checked."""
     if labels.ndim > 2:
         raise ValueError(
             f"class labels must have shape (samples,) or (samples, positions), got {labels.shape}; for one-hot rows "
@@ -136,6 +137,7 @@ def position_words(positions: int, samples: int, missing: int) -> str:
 
 
 def _targets(targets: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Regression targets as float64, checked."""
     if targets.ndim > 2:
         raise ValueError(f"regression targets must have shape (samples,) or (samples, k), got {targets.shape}")
     targets = np.ascontiguousarray(targets, dtype=np.float64)
@@ -148,7 +150,7 @@ def _targets(targets: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def doubts(labels: npt.NDArray[Any]) -> list[str]:
-    """What is allowed of labels that `as_labels` has passed, but seldom meant; a line of text each, for a warning."""
+    """Warnings, a line each, on labels that `as_labels` has accepted but that are seldom meant so."""
     if labels.dtype.kind == "f" and labels.ndim == 2 and (labels == NO_LABEL).any():
         return [
             f"labels {labels.shape} are floats, so they are targets of {labels.shape[1]} columns, and {NO_LABEL} is a "
@@ -158,6 +160,7 @@ def doubts(labels: npt.NDArray[Any]) -> list[str]:
     if not len(values):
         return []
     if labels.dtype.kind == "f":
+        # Numbers 0, 1, ..., K without gaps, each for two samples or more on average, look like classes.
         dense = values[0] == 0 and len(values) == values[-1] + 1 and 2 * len(values) <= len(labels)
         if (values == np.round(values)).all() and (len(values) <= _FEW or dense):
             return [

@@ -123,6 +123,7 @@ def take(limits: Limits, *, address_space: bool = True) -> None:
 
 
 def _child(arguments: Sequence[str], limits: Limits, **streams: Any) -> subprocess.Popen[bytes]:
+    """Start `infoplane ARGUMENTS` in a child that takes these limits."""
     # A session of its own: what the child starts can be found and ended with it.
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "infoplane", *arguments],

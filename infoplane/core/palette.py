@@ -33,7 +33,7 @@ def block_colors(layers: Sequence[str]) -> list[str]:
 
 
 def blocks_of(layers: Sequence[str]) -> list[str]:
-    """The block of each layer: its own name among at most twenty, else as long a beginning as leaves so few."""
+    """The block of each layer: its name, or of more than twenty the longest beginning that leaves so few."""
     if len(layers) <= MOST_COLORS:
         return list(layers)
     for parts in range(max(layer.count(".") for layer in layers), 0, -1):

@@ -25,6 +25,7 @@ class ShownFile(_Path):
     """
 
     def _repr_html_(self) -> str | None:
+        """HTML for a notebook: the file in place, with a link to it; None where it is of another kind or too large."""
         kind = KINDS.get(self.suffix.lower(), "")
         if not (kind or self.suffix.lower() == ".html") or not self.is_file() or self.stat().st_size > MOST_BYTES:
             return None

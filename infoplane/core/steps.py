@@ -111,6 +111,7 @@ def _named_place(found: dict[str, Numbers]) -> dict[str, int] | None:
 
 
 def _varying_place(found: dict[str, Numbers]) -> dict[str, int]:
+    """Which number is the step where no word tells: the one that varies from name to name; ValueError for several."""
     first = next(iter(found))
     texts = [text for text, _ in found[first]]
     other = next((name for name, ns in found.items() if [text for text, _ in ns] != texts), None)
@@ -118,6 +119,7 @@ def _varying_place(found: dict[str, Numbers]) -> dict[str, int]:
         raise ValueError(f"{first!r} and {other!r} do not tell their steps in one way; {REMEDY}")
     columns = [tuple(_value(ns[i][1]) for ns in found.values()) for i in range(len(texts))]
     varying = [i for i, column in enumerate(columns) if len(set(column)) > 1] or list(range(len(columns)))
+    # Several that vary alike, as in `step5/model-5`, are one and the same.
     if len({columns[i] for i in varying}) > 1:
         shown = " or ".join(found[first][i][1] for i in varying)
         raise ValueError(f"{first!r} does not tell which number is its step, {shown}; {REMEDY}")

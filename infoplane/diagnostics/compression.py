@@ -60,6 +60,7 @@ def compression_score(
 
 
 def _rows(curve: Curve, end: int | None) -> list[Row]:
+    """The compression score of one curve as rows, up to step `end` if given."""
     kept = np.isfinite(curve.value) & (True if end is None else curve.step <= end)
     if not kept.any():
         until = "" if end is None else f" up to step {end}"

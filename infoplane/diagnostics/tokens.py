@@ -69,6 +69,7 @@ def token_peaks(
 
 
 def _rows(curves: list[Curve], whisker: float) -> Iterator[Row]:
+    """Rows of the peaks at every step, from the curves of the positions of one layer."""
     curves = sorted(curves, key=lambda curve: token_position(curve.layer) or 0)
     first = curves[0]
     config = {"estimator": first.estimator, "settings": json.loads(first.settings)}

@@ -56,6 +56,7 @@ def blank_intervals(quantities: Mapping[str, Quantity]) -> dict[str, Quantity]:
 
 
 def _blanked(q: Quantity) -> Quantity:
+    """The quantity with `low` and `high` NaN where one of `VOIDING` is up."""
     raised = [q.flags[flag].to(q.value.device) for flag in VOIDING if flag in q.flags]
     if not raised or (q.low is None and q.high is None):
         return q

@@ -179,9 +179,10 @@ def _principal(block: Tensor, dims: int, more: int, seed: int) -> tuple[Tensor, 
 
 
 def _components(z: Tensor, dims: int, more: int, seed: int) -> Tensor:
-    """(N, up to dims + more) coordinates along the principal axes; by subspace iteration where both sides are large."""
+    """Coordinates (N, up to dims + more) along the principal axes, the largest variance first."""
     samples, units = z.shape
     wanted = min(dims + more, samples, units)
+    # Exact from the smaller of the Gram matrices z'z and zz' where that is small; `eigh` gives ascending order.
     if units <= min(samples, DENSE):
         axes: Tensor = torch.linalg.eigh(z.T @ z)[1][:, -wanted:]
         return z @ axes.flip(1)
@@ -190,6 +191,7 @@ def _components(z: Tensor, dims: int, more: int, seed: int) -> Tensor:
     if samples <= DENSE:
         values, vectors = torch.linalg.eigh(z @ z.T)
         return (vectors[:, -wanted:] * values[-wanted:].clamp(min=0).sqrt()).flip(1)
+    # Else by subspace iteration from random directions, some more than are wanted: these make the wanted converge.
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(units, dims + _SPARE, generator=generator, device="cpu", dtype=torch.float64).to(z.device)
     basis = torch.linalg.qr(z @ start)[0]

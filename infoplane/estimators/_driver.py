@@ -165,6 +165,7 @@ class Method(ABC):
         return problem.finish(problem.numbers())
 
     def _given(self, t: Tensor, y: Tensor, x: Tensor | None, x_ids: Tensor | None) -> Given:
+        """The checked arguments of one call."""
         t, y, x_ids = check_inputs(
             self.values(t),
             y,

@@ -117,6 +117,7 @@ def _continuous(a: Tensor, b: Tensor, k: int) -> Part:
 
 
 def _classes(code: Tensor, y: Tensor, k: int) -> Part:
+    """I = h(code) - sum_y p(y) h(code|y) for the continuous rows."""
     labels = torch.unique(y)
     if len(labels) == 1:
         return NOTHING

@@ -101,6 +101,7 @@ class Points:
         return _nearest_by_blocks(Keys(self.rows, self.metric), k)
 
     def _nearest_on_a_line(self, k: int) -> tuple[Tensor, Tensor]:
+        """Distances and indices (N, k) of the nearest others in one unit."""
         value, order = self.line
         # The k nearest are among the k before and the k after.
         around = torch.nn.functional.pad(value, (k, k), value=math.inf).unfold(0, 2 * k + 1, 1)
@@ -132,12 +133,13 @@ class Points:
         return others.where(radius > 0, 0) if counted == "open" else others
 
     def _within_on_a_line(self, closed: Tensor, opened: Tensor) -> tuple[Tensor, Tensor]:
+        """How many others lie closer than `closed`, ties included, and than `opened`, both (N,), in one unit."""
         value, ordered = self.rows[:, 0].contiguous(), self.line[0]
         right = torch.searchsorted(ordered, value + closed, right=True)
         inside = right - torch.searchsorted(ordered, value - closed)
         # The open interval never contains its ends: with radius 0 it is empty.
         strict = torch.searchsorted(ordered, value + opened) - torch.searchsorted(ordered, value - opened, right=True)
-        return inside - 1, (strict - 1).where(opened > 0, 0)
+        return inside - 1, (strict - 1).where(opened > 0, 0)  # a row is no neighbour of itself
 
 
 def _check_k(k: int, count: int) -> None:

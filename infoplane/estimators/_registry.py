@@ -172,6 +172,7 @@ def parse(spec: str) -> Any:
 
 
 def _parse_plain(spec: str) -> Any:
+    """Build an estimator from `name[@preset][:field=value,...]`."""
     head, _, tail = spec.partition(":")
     name, _, preset_name = head.partition("@")
     cls = get(name.strip())
@@ -222,6 +223,7 @@ def _literal(text: str) -> Any:
 
 
 def _split(text: str) -> list[str]:
+    """Split at the commas outside brackets."""
     parts, depth, start = [], 0, 0
     for i, c in enumerate(text):
         depth += (c in "([{") - (c in ")]}")

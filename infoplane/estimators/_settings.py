@@ -143,6 +143,7 @@ def config_json(estimator: Any) -> str:
 
 
 def _settings_and_found(estimator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The user's settings, and what `prepare` found, as JSON values; those of an estimator inside are nested."""
     settings: dict[str, Any] = {}
     found: dict[str, Any] = {}
     for f in dataclasses.fields(estimator) if dataclasses.is_dataclass(estimator) else ():

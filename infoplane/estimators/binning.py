@@ -248,6 +248,7 @@ class _FixedWidth:
         return torch.cat([(whole >> (16 * k)) & 0xFFFF for k in range(self.digits)], dim=-1)
 
     def _widen(self, low: float, high: float) -> None:
+        """Widen the bounds of the cells to `low` and `high`; cells get several digits where these are far apart."""
         if not (math.isfinite(low) and math.isfinite(high)):
             refuse_nonfinite(self.t)
             raise ValueError(f"width={float(self.width):g} is too fine for the largest values in {self.t.dtype}")
@@ -302,6 +303,7 @@ class _Cells:
         return cells.clamp_(max=self.last) if self.known else cells
 
     def _bounded(self, place: Tensor, values: Tensor, low: Tensor, high: Tensor, snapshots: slice) -> Tensor:
+        """Cells from places: 0 to `last` inside the edges, -1 below and last + 1 above, noted in `outside`."""
         cells = place.round_() if self.nearest else place.floor_()
         cells.clamp_(min=0, max=self.last)
         below, above = values < low, (values >= high if self.open else values > high)
@@ -320,6 +322,7 @@ class _Cells:
         self.radix = top - self.low + 1
 
     def inspect(self, values: Tensor, first: int) -> None:
+        """Note which snapshots have values out of range; ValueError for NaN and infinity."""
         if self.known:
             return
         snapshots = slice(first, first + len(values))

@@ -194,6 +194,7 @@ class _Correlations(Problem):
         return out | {"nats": nats, "degenerate": False}
 
     def _leaves_ground(self, t: Side, found: Canonical, nats: float) -> bool:
+        """Whether the value is not to be trusted: more than it can be, or T and Y are not jointly Gaussian."""
         # With a correlation of 1 the information is infinite; with more than the entropy of a side it is none.
         if bool((1 - strong_unshrunk(found).square() < SINGULAR).any()):
             return True

@@ -302,6 +302,7 @@ class _Propagation(MixtureProblem):
         return out | {"passes_apart": full, "degenerate": degenerate}
 
     def _discrete(self, channel: Channel, generator: torch.Generator) -> dict[str, Tensor]:
+        """Informations with classes and their null, from one propagation."""
         groups, columns = self.classes, None if self.null is None else self.null.columns
         draws = propagate(channel, self.spans, groups.label, generator, shuffled=self.shuffled, columns=columns)
         whole = math.log2(len(self.order)) - draws.whole
@@ -322,6 +323,7 @@ class _Propagation(MixtureProblem):
         return out
 
     def _continuous(self, channel: Channel, generator: torch.Generator) -> dict[str, Tensor]:
+        """Informations with real targets that have noise of their own, and their null."""
         n = math.log2(len(self.order))
         zero = self.zero()
         if self.targets is None:

@@ -298,6 +298,7 @@ class _NetworkCrossFit(_CrossFit):
         return in_stacks(t, each, self._stack)
 
     def _stack(self, t: Tensor) -> dict[str, Tensor]:
+        """Bits of each row by networks on top of linear probes, and their gain over those."""
         z, constant, design = self._designed(t)
         task, (outside, validation) = self.task, self._parts()
         found = {"constant": constant}

@@ -198,6 +198,7 @@ class Problems:
         self._unsaved = True
 
     def _count(self, kind: str, found: Mapping[str, Exception], step: int | None) -> None:
+        """Count a problem of this kind, and warn of the 1st, 10th, 100th, ..."""
         count = self._kinds[kind] = self._kinds.get(kind, 0) + 1
         if count != 10 ** (len(str(count)) - 1):
             return

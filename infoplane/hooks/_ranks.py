@@ -76,6 +76,7 @@ class Ranks:
             _share_buffers(model)
 
     def _merged(self, missing: Mapping[str, Exception]) -> dict[str, Exception]:
+        """What is missing on any rank, by name; PeerError on all ranks where one has failed."""
         told = {name: (say(error), isinstance(error, NotCalled)) for name, error in missing.items()}
         reports = self._exchange(_Report("", False, told))
         failed = {rank: report for rank, report in enumerate(reports) if report.failed}

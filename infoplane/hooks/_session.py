@@ -95,6 +95,7 @@ class Session:
 
     @property
     def sizes(self) -> SizePlan:
+        """Bytes per layer, snapshot and run, and the free disk."""
         settings = self.settings
         where = self.destinations[0].run if settings.keep_activations else None
         return SizePlan(
@@ -240,6 +241,7 @@ class Session:
         return taken
 
     def _visit(self, step: int, epoch: Any, metrics: Any) -> Visit:
+        """The arguments of one call, with its metrics and gradient moments as numbers."""
         attempt, moments = self.problems.attempt, self.settings.gradients
         if not self._noted_shift:
             for destination in self.destinations:
@@ -258,9 +260,10 @@ class Session:
             destination.annotate({"problems": listed})
 
     def due(self, step: Any) -> bool:
+        """Whether `snapshot(step)` would record."""
         if self.state != "open":
             raise RuntimeError("due() needs an open recorder: use it inside `with Recorder(...) as recorder:`")
-        found = outcome(lambda: copy.copy(self._steps).call(step)[1])
+        found = outcome(lambda: copy.copy(self._steps).call(step)[1])  # a copy: asking counts no step
         if not isinstance(found, Failed):
             return found
         if not self.problems.forgiving:

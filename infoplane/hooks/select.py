@@ -86,6 +86,7 @@ def select(specs: Layers, modules: Mapping[str, Named], model_name: str) -> list
 
 
 def _resolve(spec: LayerSpec, modules: Mapping[str, Named], model_name: str) -> list[Target]:
+    """The targets that one entry of the user's choice names."""
     if isinstance(spec, str):
         return _resolve_string(spec, modules, model_name)
     if isinstance(spec, nn.Module):
@@ -112,6 +113,7 @@ def _resolve(spec: LayerSpec, modules: Mapping[str, Named], model_name: str) -> 
 
 
 def _resolve_string(spec: str, modules: Mapping[str, Named], model_name: str) -> list[Target]:
+    """The targets of a name or glob, with its site, call and path."""
     by_name = {alias: n for n in modules.values() for alias in (n.name, *n.aliases)}
     if spec in by_name and spec:
         return [Target(by_name[spec])]

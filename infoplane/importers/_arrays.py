@@ -201,6 +201,7 @@ def _taken(activations: Mapping[Any, Arrays]) -> Taken:
 
 
 def _tensor(name: str, values: Any) -> torch.Tensor:
+    """The values of a layer as a dense tensor of a type that can be stored."""
     if isinstance(values, torch.Tensor):
         if values.layout is not torch.strided or values.is_nested or values.is_meta:
             raise TypeError(f"layer {name!r} must be a dense tensor, got layout {values.layout}; pass .to_dense()")
@@ -266,6 +267,7 @@ def _roles(roles: Mapping[str, Role], known: Collection[str]) -> dict[str, Role]
 
 
 def _metrics(metrics: Mapping[Any, Mapping[str, Any]], taken: Taken) -> dict[int, dict[str, float]]:
+    """Metrics by step, checked: numbers, at steps that have activations."""
     found = _by_step(metrics, "metrics")
     for step, numbers in found.items():
         if step not in taken:
@@ -336,6 +338,7 @@ def _inputs(inputs: Any, samples: int) -> tuple[npt.NDArray[Any] | None, npt.NDA
 
 
 def _parts(parts: Sequence[str] | None, samples: int) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
+    """Names of the parts, and the number of each row's part (N,)."""
     if parts is None:
         return ("all",), np.zeros(samples, np.int64)
     if isinstance(parts, str) or len(parts) != samples:

@@ -58,6 +58,7 @@ def metrics_in(file: str | os.PathLike[str]) -> Metrics:
 
 
 def _from_json(file: Path) -> Metrics:
+    """Metrics from a JSON file `{step: {name: number}}`."""
     try:
         content = load_object(_text(file).encode())
     except ValueError as error:

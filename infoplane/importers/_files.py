@@ -217,6 +217,7 @@ def _parts_of(file: Path, entries: Mapping[Key, Any]) -> Iterable[_Step]:
 
 
 def _steps(where: str, step: int | None, stated: Any, values: dict[str, Any], source: Rows) -> Iterator[_Step]:
+    """Each step that a file states, with its values; those of several steps are cut along their first axis."""
     if stated is None:
         yield step, values
         return
@@ -249,6 +250,7 @@ def _check_stacked(where: str, count: int, values: Mapping[str, Any], source: Ro
 
 
 def _whole_steps(where: str, stated: Iterable[Any]) -> list[int]:
+    """The stated steps as integers, each of them once."""
     try:
         steps = [whole_step(value) for value in stated]
     except (TypeError, ValueError) as error:
@@ -282,6 +284,7 @@ def _check_layout(files: Sequence[Path]) -> None:
 
 
 def _labels_file(file: Path) -> Rows:
+    """Labels, and sample ids where there are any, from a file of their own."""
     values = {"/".join(map(str, key)): value for key, value in read_entries(file).items()}
     names = ", ".join(values)
     ids, labels = _pop(file.name, values, IDS), _pop(file.name, values, LABELS)

@@ -43,6 +43,7 @@ def samples_first(file: Path, entries: Mapping[Key, Any], elsewhere: int | None)
 
 
 def _turned(file: Path, key: Key, array: npt.NDArray[Any], samples: int | None, steps: int) -> Any:
+    """An array with its axes in our order: steps, then samples, then the rest."""
     name = str(key[-1])
     if array.size == 1:
         return array.reshape(())

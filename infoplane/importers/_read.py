@@ -79,6 +79,7 @@ def _foreign(file: Path) -> dict[Key, Any]:
 
 
 def _numpy_archive(file: Path) -> Iterator[tuple[str, Any]]:
+    """Name and array of each entry of a `.npz`, pickles refused."""
     # Opened here: numpy leaves a file open that it could not read.
     with file.open("rb") as stream:
         if stream.read(2) != b"PK":
@@ -93,6 +94,7 @@ def _numpy_archive(file: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _numpy_array(file: Path) -> Any:
+    """The array of a `.npy`, pickles refused."""
     with file.open("rb") as stream:
         if stream.read(6) != b"\x93NUMPY":
             raise ValueError(
@@ -113,6 +115,7 @@ def _numpy_reason(error: ValueError) -> str:
 
 
 def _load_torch(file: Path) -> Any:
+    """What a torch file holds, read as weights only: nothing in it is executed."""
     try:
         # Indices of sparse tensors come from the file: torch looks at them only when asked to.
         with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
@@ -162,8 +165,9 @@ def _pickles(file: Path) -> IO[bytes]:
 
 
 def _search(stream: IO[bytes], name: str) -> str | None:
+    """The last string before one pickle asks for the object `name`; None where it does not."""
     strings: list[str] = []
-    memo: dict[Any, str] = {}
+    memo: dict[Any, str] = {}  # strings that the pickle keeps to name them again
     last: Any = None
     for code, value, _ in itertools.islice(pickletools.genops(stream), 1_000_000):
         if code.name.startswith(("GLOBAL", "INST")) and str(value).replace(" ", ".") == name:
@@ -203,6 +207,7 @@ def _plain(file: Path, value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
 
 
 def _dense(file: Path, tensor: torch.Tensor, key: Key) -> torch.Tensor:
+    """The tensor with ordinary rows; ValueError where that cannot be."""
     if tensor.is_nested or tensor.is_quantized or tensor.is_meta:
         kind = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else "without data"
         raise ValueError(f"{file.name}: {_shown(key)} is a tensor that is {kind}; save a dense one")

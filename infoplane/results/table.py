@@ -321,7 +321,7 @@ class ResultTable:
         """Share of neighbouring layers where I(X;T_{l+1}) > I(X;T_l) + slack, which no true value can show.
 
         Counted over steps for each run, estimator, settings and subset. A share above zero says that the
-        estimates of different layers are not of one common quantity (their bins or bandwidths differ), or
+        estimates of different layers are not of one common quantity (their bins, noise or kernel widths differ), or
         that their errors exceed `slack` bits.
 
         Parameters
@@ -391,6 +391,7 @@ class ResultTable:
         return f"ResultTable: {len(self)} rows; {what}\n{overview(self, most=1)}"
 
     def _repr_html_(self) -> str:
+        """HTML for a notebook: the overview, and the first and last rows."""
         rows = list(range(len(self))) if len(self) <= 20 else [*range(10), *range(len(self) - 10, len(self))]
         called = run_names(self)
         shown = _SHOWN + (("partner",) if any(self.partner) else ())

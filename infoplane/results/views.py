@@ -365,6 +365,7 @@ def default_layers(rows: ResultTable) -> list[str]:
 
 
 def match_layers(patterns: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The layers, in the order of `known`, that match one of the patterns; ValueError for one without a match."""
     if isinstance(patterns, str):
         patterns = [patterns]
     found = set()
@@ -417,6 +418,7 @@ def _one_run(rows: ResultTable, value: str | None = None) -> ResultTable:
 
 
 def _one_setting(rows: ResultTable, wanted: Mapping[str, Any]) -> ResultTable:
+    """The rows of the one set of settings that fits `wanted`; ValueError where none or several do."""
     texts = rows["settings"]
     known = {text: json.loads(text or "{}") for text in dict.fromkeys(texts.tolist())}
     for name in wanted:

@@ -147,6 +147,7 @@ class Ledger:
         return out
 
     def _cost_of_unsaved(self) -> str:
+        """What it costs, in words, that the session's file could not be written at the end."""
         if not self.dropped:
             return "it reads as if the session had not been closed, which costs nothing"
         steps, were = step_words(self.dropped), "was" if len(self.dropped) == 1 else "were"
@@ -226,6 +227,7 @@ def _lock(path: Path, rank: int) -> files.PidLock:
 
 
 def _create(path: Path, probe: Probe, settings: dict[str, Any], found: str) -> RunRecord:
+    """Make a new run in an empty directory: its probe, then run.json."""
     if any((path / SHARDS_DIR).iterdir()):
         raise StoreError(f"{path} has shards but no {RUN_FILE}; choose another directory, or put the file back")
     record = RunRecord(
@@ -261,6 +263,7 @@ def _check_same(
 
 
 def _first_difference(old: Any, new: Any, field: str) -> tuple[str, Any, Any] | None:
+    """Field, old and new value of the first difference between two JSON values; None where they agree."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(k for k in new if k not in old)]:
             found = _first_difference(old.get(key), new.get(key), f"{field}.{key}" if field else str(key))

@@ -67,6 +67,7 @@ class _Walk:
                 self._link((*key, name), group, raw)
 
     def _link(self, key: Key, group: Any, raw: bytes) -> None:
+        """Follow one link of a group, or note why it is left out."""
         kind = group.links.get_info(raw).type
         if kind != h5l.TYPE_HARD:
             words = {h5l.TYPE_SOFT: "a soft link", h5l.TYPE_EXTERNAL: "a link to another file"}
@@ -94,6 +95,7 @@ class _Walk:
             self.skipped.append((key, not_plain(kind)))
 
     def _dataset(self, key: Key, dataset: Any) -> None:
+        """Take one dataset, or note why it is left out."""
         kind = _matlab_class(dataset)
         if kind is not None and (kind not in _MATLAB or h5a.exists(dataset, b"MATLAB_empty")):
             self.skipped.append((key, not_plain(kind) if kind not in _MATLAB else "empty"))

@@ -197,6 +197,7 @@ def parse(source: Source, check_meta: Callable[[bytes], dict[str, Any]]) -> tupl
 def _walk(
     blocks: MetadataBlocks, check_meta: Callable[[bytes], dict[str, Any]]
 ) -> tuple[dict[str, Extent], dict[str, Any]]:
+    """The place of every array, and the checked `meta`."""
     root = read_header(blocks, blocks.superblock(), "the root group")
     found = links(blocks, root, MAX_OBJECTS)
     if "meta" not in found:
@@ -223,6 +224,7 @@ def _object(blocks: MetadataBlocks, name: str, address: int | None) -> Header:
 
 
 def _acts(blocks: MetadataBlocks, group: Header) -> dict[str, Extent]:
+    """The places of the activations: datasets 0000, 0001, ... in one group."""
     if not group.is_group:
         raise StoreError(f"{ACTS} must be a group")
     if group.has_attributes:
@@ -237,6 +239,7 @@ def _acts(blocks: MetadataBlocks, group: Header) -> dict[str, Extent]:
 
 
 def _dataset(blocks: MetadataBlocks, name: str, header: Header) -> Extent:
+    """The place of one array, which must be contiguous, of a known type, and within the file."""
     if header.is_group or not header.is_dataset:
         raise StoreError(f"{shown(name)} is not a dataset")
     if header.has_attributes:
@@ -262,6 +265,7 @@ def _dataset(blocks: MetadataBlocks, name: str, header: Header) -> Extent:
 
 
 def _shape(name: str, space: Fields) -> tuple[int, ...]:
+    """The shape in a header, which must be fixed and possible."""
     space.expect(1, 2, name="version of the shape")
     rank, limited, kind = space.number(1), space.expect(1, 0, 1, name="flags of the shape"), space.number(1)
     if kind != 1:

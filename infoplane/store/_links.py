@@ -108,6 +108,7 @@ class NameTree:
         return found
 
     def _node(self, address: int, count: int, depth: int) -> Iterator[bytes]:
+        """Yields the records of one node, then those of its children."""
         if not 0 < count <= self.most[depth]:
             raise StoreError(f"{self.what} has a node of {count} records")
         size = 6 + count * _RECORD + (count + 1) * self.pointer[depth] + 4

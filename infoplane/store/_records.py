@@ -183,6 +183,7 @@ def _get_layers(data: Mapping[str, Any], key: str) -> tuple[Layer, ...]:
 
 
 def _checked_layers(raw: list[Any]) -> tuple[Layer, ...]:
+    """The layers of a shard, checked."""
     if len(raw) > MAX_LAYERS:
         raise StoreError(f"{len(raw)} layers, at most {MAX_LAYERS} allowed")
     try:
@@ -387,9 +388,10 @@ def read_manifest(path: Path) -> Manifest:
         if too_many:
             found.complaints.append(f"{too_many}; the rest is not used, and {_WITHOUT}")
             break
-    else:
+    else:  # every line was read
         if bad > _NAMED_LINES:
             found.complaints.append(f"{bad - _NAMED_LINES} more lines are damaged; {_WITHOUT}")
+    # The next writer rebuilds a manifest that is not clean: nothing can be appended to a torn line.
     found.clean = found.clean and not (bad or blank) and files.last_byte(path) in (b"", b"\n")
     return found
 

@@ -124,6 +124,7 @@ class Scan:
         return {name: place for name, place in found.items() if place is not None}
 
     def _load_sessions(self) -> list[SessionRecord]:
+        """The sessions whose files can be used, in order."""
         found = []
         for name, place in self._ours(SESSIONS_DIR, parse_session_file, "session").items():
             try:
@@ -136,6 +137,7 @@ class Scan:
         return sorted(found, key=lambda record: (record.session, record.rank))
 
     def _load_manifests(self) -> dict[str, ManifestEntry]:
+        """The entries of all manifests by the names of the shards."""
         out: dict[str, ManifestEntry] = {}
         for name in self._names("."):
             if not is_manifest_file(name):
@@ -151,6 +153,7 @@ class Scan:
         return out
 
     def _load_shards(self) -> list[Shard]:
+        """The shards that can be used; the others, and those listed but missing, become problems."""
         out, found = [], self._ours(SHARDS_DIR, ShardName.parse, "shard")
         for name, parsed in found.items():
             entry = self.manifest.get(name)
@@ -166,6 +169,7 @@ class Scan:
         return out
 
     def _load_shard(self, name: ShardName, entry: ManifestEntry | None) -> Shard:
+        """One shard, checked against its manifest entry, the run and the probe."""
         with files.opened(self.path / SHARDS_DIR / str(name)) as fd:
             source = files.PagedFile(fd, MAX_INDEX_BYTES)
             if source.size > MAX_FILE_BYTES:
@@ -182,6 +186,7 @@ class Scan:
         return shard
 
     def _names(self, directory: str) -> list[str]:
+        """Sorted names in a directory, without temporary files; none where it is missing."""
         where = self.path / directory
         if directory != "." and where.is_symlink():
             self.complain(directory, "a symbolic link, not a directory")

@@ -201,6 +201,7 @@ def encode_shard(meta: ShardMeta, frames: Sequence[Frame]) -> Iterator[memoryvie
 def _encode(
     index: Mapping[str, npt.NDArray[Any]], acts: Mapping[str, tuple[str, tuple[int, ...], list[Any]]]
 ) -> Iterator[memoryview]:
+    """The bytes of a file with these index arrays, sealed, and these activations."""
     index = {name: np.ascontiguousarray(array) for name, array in index.items()}
     index[SEAL] = np.frombuffer(digest(*(array.tobytes() for array in index.values())), np.uint8)
     arrays: dict[str, tuple[str, tuple[int, ...], list[Any]]] = {

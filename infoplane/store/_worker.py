@@ -153,6 +153,7 @@ class Worker:
     # The thread
 
     def _run(self) -> None:
+        """Work until there is nothing left; an error ends the recording and is kept."""
         try:
             while self._work():
                 pass
@@ -283,6 +284,7 @@ class Worker:
         self._ledger.unlisted += [entry.line() for entry in published]
 
     def _publish_file(self, meta: ShardMeta, frames: list[Frame]) -> ManifestEntry:
+        """Write one shard under its name; its entry for the manifest."""
         steps = tuple(frame.step for frame in frames)
         name = str(meta.shard_name(steps[0], steps[-1]))
         try:

@@ -111,6 +111,7 @@ def unpack(file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> dict
 
 
 def _limits(size: int, folder: str) -> limited.Limits:
+    """Limits for the child, by the size of the file and the free disk."""
     room, seconds = _room(size, Path(folder)), size / _BYTES_PER_SECOND
     base = limited.Limits()
     return limited.Limits(
@@ -128,6 +129,7 @@ def _room(size: int, folder: Path) -> int:
 
 
 def _check_room(found: Sequence[PlainArray], size: int, folder: Path) -> None:
+    """Raise StoreError where the arrays take more than may be read."""
     room, needed = _room(size, folder), sum(one.nbytes for one in found)
     if needed > room:
         largest = max(found, key=lambda one: one.nbytes)

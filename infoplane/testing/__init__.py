@@ -324,6 +324,7 @@ def _each(q: Quantity, part: Callable[[Tensor], Tensor]) -> Quantity:
 
 
 def _same(got: dict[str, Quantity], want: dict[str, Quantity], tolerance: float, what: str) -> None:
+    """Require that two estimates agree within `tolerance`."""
     require(got.keys() == want.keys(), f"{what}: quantities {sorted(got)} against {sorted(want)}")
     for name in want:
         for part in ("value", "low", "high"):

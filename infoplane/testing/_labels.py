@@ -85,6 +85,7 @@ def _require_sound(found: dict[str, Quantity], what: str) -> None:
 
 
 def _require_ceiling(s: Subject, t: Tensor, y: Tensor, what: str) -> None:
+    """Require a ceiling of at most H(Y), and a flag on every value above it."""
     found = _run_beside(s, t, y)
     _require_sound(found, what)
     if "I(T;Y)" not in found:

@@ -229,6 +229,7 @@ class HalfCells:
         self.found = Edges(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def _table(self, i: int, low: float | None, rule: Rule) -> Edges:
+        """Edges of snapshot `i`, and its table from every 16-bit pattern to a cell."""
         flat = self.t[i].reshape(-1).view(torch.int16).numpy().view(np.uint16)
         seen = np.zeros(2**16, dtype=bool)
         mark = torch.from_numpy(seen)
@@ -236,7 +237,7 @@ class HalfCells:
             part = flat[a : a + _MARKED]
             np.copyto(self.index[: len(part)].numpy(), part)
             mark.scatter_(0, self.index[: len(part)], self.ones[: len(part)])
-        seen[0] |= seen[0x8000]
+        seen[0] |= seen[0x8000]  # 0x8000 is -0
         patterns, values, finite = _patterns(self.t.dtype)
         present = seen[patterns]
         own, u = patterns[present], values[present]

@@ -72,6 +72,7 @@ class ShuffledLabels:
         return self._by_sorting(runs) if self.running is None else self._by_running_counts(runs, self.running)
 
     def _by_running_counts(self, runs: Runs, running: Tensor) -> Tensor:
+        """The sums from `_running_counts`: a code's rows have the shuffled labels from its beginning to its end."""
         lengths, total = runs.lengths, torch.cumsum(runs.lengths, 0)
         base = torch.cat([total.new_zeros(1), total])[runs.offsets[:-1]]
         ends = total - base[runs.snapshot_of_run()]
@@ -83,12 +84,14 @@ class ShuffledLabels:
             # (M, draws, K - 1) in int64, which indexes the table.
             counts = running.index_select(0, end).sub_(running.index_select(0, end - length)).to(torch.int64)
             counts = counts.view(-1, self.draws, width)
+            # The class left out of `running` has the rest of the code's rows.
             last = length[:, None] - (counts[:, :, 0] if width == 1 else counts.sum(2))
             known = lookup(self.table, counts)
             out.append((known[:, :, 0] if width == 1 else known.sum(2)).add_(lookup(self.table, last)))
         return segment_sums(torch.cat(out), runs.offsets)
 
     def _by_sorting(self, runs: Runs) -> Tensor:
+        """The sums by sorting (code, label) anew for each shuffle, for many classes."""
         lengths, owner = runs.lengths, runs.snapshot_of_run()
         code = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
         rows = segment_sums(lengths, runs.offsets)

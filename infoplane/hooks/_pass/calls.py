@@ -35,6 +35,7 @@ class Attached:
         module.register_forward_hook(hook, prepend=first)
 
     def remove(self) -> None:
+        """Take every hook off its module again."""
         for module, hook in self._mine:
             for hooks, flags in (
                 (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
@@ -143,6 +144,7 @@ def tensors_in(value: Any) -> dict[str, Tensor]:
 
 
 def _walk(value: Any, path: str, found: dict[str, Tensor]) -> None:
+    """Put every tensor in `value` into `found` by its path."""
     if isinstance(value, Tensor):
         found[path] = value
     elif isinstance(value, torch.nn.utils.rnn.PackedSequence):

@@ -134,6 +134,7 @@ class Pass:
         return Captured(tuple(slot.layer() for slot in there), values, lost)
 
     def _run_chunk(self, forward: Callable[..., Any], chunk: Chunk) -> None:
+        """Run one chunk, and store what the hooks took or what a batched function returns."""
         self.start, self.stop, inputs, which = chunk
         self.mask = None if inputs.mask is None else inputs.mask.to(self.device)
         there: list[Slot] = []
@@ -189,6 +190,7 @@ class Slot:
     # -- hooks -----------------------------------------------------------------------------------------
 
     def attach(self, attached: Attached) -> None:
+        """Attach the hooks that take this capture."""
         module = self.capture.named.module
         if self.capture.layer.site == "in":
             attached.before(module, self.before)
@@ -288,6 +290,7 @@ class Slot:
         return dense(found[layer.path], f"layer {layer.key!r}")
 
     def _reduce(self, tensor: Tensor, mask: Tensor | None) -> Tensor:
+        """The reduction of the output; its errors name the layer."""
         try:
             return self.capture.reduction(tensor, mask)
         except ReductionError as error:

@@ -135,6 +135,7 @@ def returned(output: Any) -> dict[str, Tensor]:
 
 
 def _first(run: RunChunk, probe: ProbeSet, rows: int) -> tuple[Inputs, Captured]:
+    """A chunk to look at, with what the model gives on it."""
     # Of the whole probe: a first chunk of one class may all go to one expert. In the probe's order: it may be sorted.
     n = min(rows, probe.first_pass)
     drawn = torch.randperm(probe.first_pass, generator=torch.Generator().manual_seed(0), device="cpu")[:n]
@@ -189,9 +190,10 @@ def _jolt(t: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def with_jolted_embeddings(model: nn.Module, seed: int | None, work: Callable[[], T]) -> T:
-    """`work()` with the last digits of every embedding changed, since tokens have none; unless the seed is None."""
+    """Return `work()`, run with the last digits of every embedding changed; with none changed where `seed` is None."""
     if seed is None:
         return work()
+    # Tokens are whole numbers, with no last digits to change: their embeddings are changed instead.
     generator = torch.Generator().manual_seed(seed)
 
     def run(attached: Attached) -> T:
@@ -248,6 +250,7 @@ def _not_samples(astray: Sequence[tuple[Capture, int]], n: int) -> str:
 
 
 def _advice(capture: Capture, n: int) -> str:
+    """What to do about a layer whose rows are no samples."""
     key = capture.layer.key
     axes = [i for i, size in enumerate(capture.layer.raw_shape, start=1) if size == n]
     return axis_advice(

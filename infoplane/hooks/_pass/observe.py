@@ -213,6 +213,7 @@ class Watcher:
         self._stack.append(call)
 
     def after(self, named: Named, module: nn.Module, args: Any, output: Any) -> None:
+        """Note the end of a module's call: its outputs, and whether it is a layer."""
         call = self._stack.pop()
         found = tensors_in(output)
         known = {p: t for p, t in found.items() if _has_storage(t)}
@@ -325,6 +326,7 @@ def markov_chain(parents: dict[int, frozenset[int]], order: Sequence[int]) -> li
 
 
 def _reaches_input(node: int, parents: dict[int, frozenset[int]], without: int | None) -> bool:
+    """Whether a path leads from `node` back to the input, without passing `without`."""
     stack, seen = [node], set[int]()
     while stack:
         current = stack.pop()

@@ -237,6 +237,7 @@ class Planner:
 
 
 def _call_indices(target: Target, made: Sequence[ModuleCall], calls: Literal["last", "all"] | int | None) -> list[int]:
+    """Which calls of a target are captured; ValueError where the user has to choose."""
     name, ran = target.name, len(made)
     if target.call is not None:
         if target.call >= ran:

@@ -158,6 +158,8 @@ class Prober:
         self._look_at_rows(rows)
 
     def _look_at_rows(self, rows: int) -> None:
+        """Check on one chunk that a layer's row depends on its own sample alone."""
+
         def once(inputs: Inputs, which: int, jolt: int | None = None, /) -> Captured:
             outputs: dict[str, Tensor] = {}
 
@@ -268,6 +270,7 @@ class Prober:
         return len(chained) == len(self.layers) or [self.layers[i].key for i in chained]
 
     def _warn_of_layers(self, modules: Mapping[str, Named]) -> None:
+        """Warn of layers that are not recorded, and of those that depend on the size of the chunks."""
         lost = {n: why for n, why in self.skipped.items() if "passes its input on" not in why}
         if lost:
             name, why = next(iter(lost.items()))

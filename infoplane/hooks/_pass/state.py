@@ -163,6 +163,7 @@ class Surroundings:
             return kept()
 
     def _keep(self, device: torch.device) -> list[Callable[[], object]]:
+        """Keep everything that a forward pass changes; the functions that put it back."""
         model = self.model
         sharded = is_sharded(model)  # such a model swaps its parameters in every pass
         return [
@@ -213,6 +214,7 @@ class Surroundings:
         return restore
 
     def _tensors(self, *, parameters: bool) -> list[_Tensor]:
+        """The tensors of the model, each with whether it is copied and how changes are noticed."""
         model, exact = self.model, self.exact
         room = parameters and self.first is None and sum(p.nbytes for p in model.parameters()) <= COPIED_PARAMETER_BYTES
         held = []
