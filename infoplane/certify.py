@@ -139,7 +139,7 @@ Checks = Iterator[tuple[str, str, str, bool]]  # name, what came, what was expec
 
 
 def _controls(value: _Value, data: LayerData, g: torch.Generator) -> Checks:
-    """There is nothing to know."""
+    """Checks on data where there is nothing to know."""
     if value.quantity.startswith("I("):  # an effective rank, for one, is 1
         got = value(torch.zeros_like(data.t))
         yield "constant layer", f"{got:.3f}", "0", abs(got) <= 1e-9
@@ -151,7 +151,7 @@ def _controls(value: _Value, data: LayerData, g: torch.Generator) -> Checks:
 
 
 def _laws(value: _Value, data: LayerData, g: torch.Generator) -> Checks:
-    """A part knows at most what the whole does, and two independent layers know twice as much as one."""
+    """Checks that a part knows at most what the whole does, and two independent layers twice as much as one."""
     whole, part = value(data.t), value(data.t[:, : data.t.shape[1] // 2])
     yield "data processing", f"{part:.3f}", f"half the units <= {whole:.3f}", part <= whole + SLACK
     if data.y.is_floating_point():
@@ -166,7 +166,7 @@ def _laws(value: _Value, data: LayerData, g: torch.Generator) -> Checks:
 
 
 def _maps(value: _Value, data: LayerData, g: torch.Generator) -> Checks:
-    """An invertible map of the layer changes nothing."""
+    """Checks that an invertible map of the layer changes nothing."""
     units = data.t.shape[1]
     powers = torch.arange(1, units + 1, dtype=torch.float64)
     rotation = torch.linalg.qr(torch.randn(units, units, generator=g, dtype=torch.float64))[0]

@@ -207,7 +207,7 @@ def _at(spec: str, field: str, value: float) -> str:
 
 
 def _looked_at(steps: Sequence[int]) -> list[int]:
-    """The first and the last step, and those between."""
+    """At most `LOOKED_AT` steps, evenly spaced: the first, the last, and some between."""
     places = np.linspace(0, len(steps) - 1, LOOKED_AT).round().astype(int)
     return [steps[i] for i in dict.fromkeys(places.tolist())]
 

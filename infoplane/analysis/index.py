@@ -59,7 +59,7 @@ class TableIndex:
         self._tail = last if writer.unsealed else None
 
     def _insert(self, estimate: Estimate, content: Content, quantity: str, number: int) -> bool:
-        """Whether the row is new."""
+        """Note the row's number under its key, and tell whether the key is new."""
         steps = self._numbers.get(estimate)
         if steps is None:
             steps = self._numbers[estimate] = {}

@@ -144,7 +144,7 @@ class Pairs:
 
 
 def _two(names: Any) -> tuple[str, str]:
-    """The names of one pair."""
+    """The two names of one pair; ValueError for anything else."""
     if isinstance(names, str) or len(names) != 2 or not all(isinstance(name, str) for name in names):
         raise ValueError(f"pairs are of two layers, as ('fc1', 'fc4'), got {names!r}")
     return names[0], names[1]

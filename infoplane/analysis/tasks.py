@@ -112,7 +112,7 @@ def _store_of(layer: LayerSteps) -> ActivationStore:
 
 
 def single_thread() -> None:
-    """One torch thread: sums then have one order, and processes do not fight for cores."""
+    """Use one torch thread: sums then have one order, and processes do not fight for cores."""
     if torch.get_num_threads() != 1:
         torch.set_num_threads(1)
 
@@ -191,7 +191,7 @@ def _of_pair(quantities: Mapping[str, Quantity], name: str) -> dict[str, Quantit
 
 
 def _fields(quantities: Mapping[str, Quantity], count: int, units: int) -> list[list[dict[str, Any]]]:
-    """For each snapshot a row's fields of every quantity, as far as they are the estimator's."""
+    """For each snapshot, and in it for each quantity, the fields of a row that come from the estimator."""
     out: list[list[dict[str, Any]]] = [[] for _ in range(count)]
     for name, q in blank_intervals(quantities).items():  # estimators that nobody registered come here too
         columns = [_numbers(v, count) for v in (q.value, q.low, q.high, q.ceiling)]

@@ -78,7 +78,7 @@ def executor_of(jobs: int | Executor) -> Iterator[tuple[Executor, int]]:
 
 
 def _start_worker() -> None:
-    """Ctrl-C is the parent's business, and one thread a process is twice as fast as two on as many cores."""
+    """Prepare a worker: Ctrl-C is left to the parent, and one thread a process is twice as fast as two."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     single_thread()
 

@@ -57,7 +57,7 @@ def surely(undo: Callable[[], None], work: Callable[[], R]) -> R:
 
 
 def deferred(method: Callable[P, R]) -> Callable[P, R]:
-    """A method in which SIGINT waits, but for what is `interruptible`; at the end it acts as it would have.
+    """Decorator: in this method SIGINT waits, except in what is `interruptible`; at the end it acts as it would have.
 
     Signals reach the main thread alone, and a handler that is not Python's is left in place.
     """
@@ -77,7 +77,7 @@ def deferred(method: Callable[P, R]) -> Callable[P, R]:
 
 
 def interruptible(function: Callable[P, R]) -> Callable[P, R]:
-    """A function in which SIGINT acts at once, also one that waited before."""
+    """Decorator: in this function SIGINT acts at once, also one that waited before."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -88,7 +88,7 @@ def interruptible(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def stepwise(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that SIGINT ends at its start, its end or a `checkpoint` inside; a second one at once."""
+    """Decorator: SIGINT ends this function at its start, its end or a `checkpoint` inside; a second one at once."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -107,7 +107,7 @@ def _marked(run: Callable[P, R], manner: _Manner) -> Callable[P, R]:
 
 
 def checkpoint() -> None:
-    """A place that may be left by an exception: SIGINT that waits acts here."""
+    """Mark a place that may be left by an exception: a SIGINT that waits acts here."""
     global _pending
     if _pending and in_main_thread():
         _pending = False

@@ -35,7 +35,7 @@ def shorten(text: str, limit: int = 32) -> str:
 
 
 def listed(names: Sequence[str], most: int, what: str = "") -> str:
-    """`a, b and 3 more`: at most so many names, and how many others there are; `what` says of what."""
+    """`a, b and 3 more layers`: the first `most` names, and how many others there are; `what` is the last word."""
     more = f" and {len(names) - most} more {what}".rstrip() if len(names) > most else ""
     return ", ".join(names[:most]) + more
 

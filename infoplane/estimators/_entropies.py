@@ -58,10 +58,9 @@ _UNUSED = Part(0.0, 0.0, unused=1.0)
 
 
 def pair_information(a: Code, b: Code, k: int) -> Part:
-    """I of two codes: of the atoms of either with the other, and of what is continuous in both.
-
-    With A the atom of b's row, or "none", a function of b, I(a;b) = I(a;A) + P(none) I(a;b|none) exactly; so from a.
-    """
+    """Information of two codes: of the atoms of either with the other, and of the rows continuous in both."""
+    # Let A be the atom of b's row, or "none". It is a function of b, so I(a;b) = I(a;A) + P(none) I(a;b|none) exactly.
+    # First the atoms of b are split off so, then in the rows that are left those of a, with both codes exchanged.
     crowded = a.crowded | b.crowded
     if bool(crowded.any()):
         return _without(crowded, pair_information(a.part(~crowded), b.part(~crowded), k))
@@ -74,7 +73,7 @@ def pair_information(a: Code, b: Code, k: int) -> Part:
 
 
 def class_information(a: Code, y: Tensor, k: int) -> Part:
-    """I of a code and classes (N,): counted for its atoms, h(a) - sum_y p(y) h(a|y) for its continuous part."""
+    """Information of a code and classes (N,): counted for atoms, h(a) - sum_y p(y) h(a|y) for continuous rows."""
     if bool(a.crowded.any()):
         return _without(a.crowded, class_information(a.part(~a.crowded), y[~a.crowded], k))
     rest = a.index == 0
@@ -87,16 +86,17 @@ def class_information(a: Code, y: Tensor, k: int) -> Part:
 
 
 def _without(left_out: Tensor, found: Part) -> Part:
-    """The information of the other rows, for all."""
+    """The information of the other rows, taken for all, with the share that was left out noted."""
     return found._replace(unused=found.unused + float(left_out.double().mean()))
 
 
 def _counted(a: Tensor, b: Tensor) -> Part:
-    """I of two codes (N,) from their counts, less what independent ones are expected to show: Miller (1955)."""
+    """Information of two codes (N,) from their counts, less the bias of independent ones: Miller (1955)."""
     n = len(a)
     a, b = (torch.unique(v, return_inverse=True)[1] for v in (a, b))
     pair, both = torch.unique(a * (b.max() + 1) + b, return_inverse=True, return_counts=True)[1:]
     of_a, of_b = torch.bincount(a), torch.bincount(b)
+    # log n n(a,b) / n(a) n(b) of each row; bias = (cells in use - values of a - values of b + 1) / 2n.
     local = (both[pair].double() * n / (of_a[a] * of_b[b]).double()).log()
     excess = (len(both) - len(of_a) - len(of_b) + 1) / (2.0 * n)
     return Part(float(local.mean()) - excess, float(local.std()) / math.sqrt(n))
@@ -135,6 +135,7 @@ def _classes(code: Tensor, y: Tensor, k: int) -> Part:
 
 
 def _entropy_of_class(members: Tensor, k: int) -> Part:
+    """Entropy of one class, whitened only where it has more than twice as many rows as coordinates."""
     k = min(k, len(members) - 1)
     return _entropy(*(whiten(members) if len(members) > 2 * members.shape[1] else (members, 0.0, False)), k)
 

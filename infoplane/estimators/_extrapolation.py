@@ -248,6 +248,7 @@ def _line(values: list[Array]) -> _Line:
     if count < LINE:
         return _Line()
     means = np.array([v.mean() for v in values])
+    # Leave out the largest gammas, the smallest parts, until the rest lie on a line.
     kept = count
     while kept >= LEAST and _bends(means[:kept]):
         kept -= 1
@@ -256,11 +257,12 @@ def _line(values: list[Array]) -> _Line:
     values, means = values[:kept], means[:kept]
     line, quadratic = _polynomial(means, 1), _polynomial(means, 2)
     value = float(line.terms[0])
-    other = float(_polynomial(means[1:], 1, first=2).terms[0])
+    other = float(_polynomial(means[1:], 1, first=2).terms[0])  # what the parts say without the whole
     # The variance of an estimate on a part grows by gamma, that of their mean does not.
     squares = sum(float(np.square(v - v.mean(1, keepdims=True)).sum()) / v.shape[1] for v in values)
     sampling = squares / (len(values[0]) * sum(range(kept)))
     half = _student(kept - 1) * math.sqrt(sampling + float(line.errors[0]) ** 2)
+    # The interval holds what a parabola says as well: whether the points lie on a line is not known for certain.
     ends = (value, float(quadratic.terms[0])) if kept > LINE else (value,)
     intercepts = [_polynomial(np.array([v[d].mean() for v in values]), 1).terms[0] for d in range(len(values[0]))]
     return _Line(

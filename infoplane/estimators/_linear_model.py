@@ -187,7 +187,7 @@ class _Working:
         self.current = self._objective(self.scores, self.weights)
 
     def store(self, found: Fit) -> None:
-        """Write what is here into the fits of the whole."""
+        """Write these weights to their places among the fits of all problems."""
         found.weights[self.place], found.scores[self.place] = self.weights, self.scores
         found.converged[self.place] = self.converged
 

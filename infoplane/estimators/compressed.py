@@ -166,6 +166,7 @@ class _Codes(Problem):
         shared: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "ties": found["tied"] > TIED}
 
         def information(name: str, key: str, **more: Any) -> dict[str, Quantity]:
+            """The quantity `name` in bits from the numbers `key` in nats, flagged where a check doubts it."""
             value, half = found[key] * BITS_PER_NAT, found[f"{key} error"] * BITS_PER_NAT * Z_95
             doubtful = found[f"{key} doubtful"]
             flags = {**shared, "unreliable": doubtful, **more.pop("flags", {})}

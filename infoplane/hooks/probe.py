@@ -197,7 +197,7 @@ def label_words(record: Probe) -> str:
 
 
 def _own_tokens(inputs: Inputs, y: npt.NDArray[Any]) -> list[str]:
-    """The trap of language models: labels that are the tokens which the model is given."""
+    """A warning where the labels are the tokens that the model is given, a trap of language models."""
     if y.ndim != 2 or y.dtype.kind != "i":
         return []
     labels = torch.from_numpy(y)

@@ -144,7 +144,7 @@ def by_pattern(table: Mapping[str, T], names: Sequence[str], default: D) -> T | 
 
 
 def check_patterns(what: str, table: Iterable[str], names: Sequence[str], kind: str) -> None:
-    """A pattern that fits nothing is a slip: what it was meant for would be treated in another way unnoticed."""
+    """Raise ValueError for a pattern that fits nothing: what it was meant for would be treated otherwise, unnoticed."""
     for pattern in table:
         if pattern != "*" and not any(name == pattern or name_matches(name, pattern) for name in names):
             near = ", ".join(closest(pattern, names)) + across_parts(pattern, names)

@@ -111,7 +111,7 @@ def from_files(
 
 
 def _warn_of_steps_in_names(pieces: Sequence[_Piece]) -> None:
-    """Layers `epoch_1/fc` and `epoch_2/fc` of one step may be one layer at two; of an unrolled network they are two."""
+    """Warn of layers `epoch_1/fc` and `epoch_2/fc` at one step: they may be one layer at two steps."""
     for piece in pieces:
         first: dict[str, str] = {}
         for name in piece.layers:
@@ -273,7 +273,7 @@ def _name_steps(pieces: Sequence[_Piece]) -> None:
 
 
 def _check_layout(files: Sequence[Path]) -> None:
-    """STEP/LAYER.npy reads like LAYER/STEP.npy, with steps and layers exchanged."""
+    """Raise ValueError for STEP/LAYER.npy, which would be read as LAYER/STEP.npy."""
     folders = {file.absolute().parent.name for file in files}
     counted = all(counts_steps(name) or (len(folders) > 1 and name.isdecimal()) for name in folders)
     if files and counted and not all(counts_steps(file.stem) or file.stem.isdecimal() for file in files):

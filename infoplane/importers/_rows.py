@@ -43,7 +43,7 @@ class Rows:
 
     @classmethod
     def of(cls, name: str, *, labels: Any = None, inputs: Any = None, ids: Any = None, layers: bool = False) -> Rows:
-        """From whatever stands in the file; ValueError, with its name, where that is no rows."""
+        """Rows from whatever stands in a file; an error names the file where it holds no rows."""
         try:
             return cls(
                 name,

@@ -57,7 +57,7 @@ class Loss:
 def losses(
     table: ResultTable, runs: Collection[str] | None = None, layers: Collection[str] | None = None
 ) -> list[Loss]:
-    """What the table's meta says to be lost of these runs, by default of all that have rows, and of these layers."""
+    """What is lost of these runs (by default of all that have rows) and layers, as the table's meta says."""
     about, names = table.meta.get("runs", {}), run_names(table)
     wanted = names if runs is None else dict.fromkeys(runs)
     known = about if isinstance(about, Mapping) else {}

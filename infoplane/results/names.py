@@ -93,7 +93,7 @@ def runs_called(table: ResultTable, wanted: str | Iterable[str]) -> list[str]:
 
 
 def _callings(run: str, name: str, about: Any) -> set[str]:
-    """All by which a run may be asked for."""
+    """Everything by which a run may be asked for: id, name, path, folder."""
     given, path = _known(about)
     folder = PurePath(os.path.abspath(path)).name if path else ""  # noqa: PTH100 - as above
     return {run, name} | ({path} if path else set()) | ({given or folder} - {""})

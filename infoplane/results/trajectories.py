@@ -296,7 +296,7 @@ Chain = Sequence[str] | Mapping[str, Sequence[str]] | None
 
 
 def data_processing(table: ResultTable, chain: Chain, slack: float) -> list[DataProcessing]:
-    """See `ResultTable.dpi`; the table has the current rows of I(X;T)."""
+    """The violations that `ResultTable.dpi` returns; `table` has the current rows of I(X;T)."""
     check_chain(chain, table["layer"].tolist())
     names = ("run", "estimator", "settings", "subset")
     called = run_names(table)

@@ -356,7 +356,7 @@ def default_layers(rows: ResultTable) -> list[str]:
     kept: set[str] = set()
     for run in dict.fromkeys(rows["run"].tolist()):
         layers = set(rows["layer"][is_in(rows["run"], [run])].tolist())
-        # Layers that were named, and blocks, are what somebody wants to see; so old runs do not tell it.
+        # Layers that the user named, and blocks, are all wanted. Runs that do not say how they were chosen have leaves.
         leaves = about.get(run, {}).get("settings", {}).get("selection", "leaves") == "leaves"
         known = about.get(run, {}).get("layers", ()) if leaves else ()
         shown = {str(layer["key"]) for layer in known if layer.get("role") in ("activation", "output")}

@@ -363,7 +363,7 @@ def _number(path: Path, rank: int, session: int | None, join_seconds: float) -> 
 
 
 def _wait_for(found: Callable[[], int], join_seconds: float, otherwise: str) -> int:
-    """The first result that is not 0; StoreError where there is none in time."""
+    """Call `found` until its result is not 0, and return that; StoreError where none comes in time."""
     deadline = time.monotonic() + join_seconds
     while not (result := found()):
         if time.monotonic() > deadline:

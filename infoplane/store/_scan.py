@@ -272,7 +272,7 @@ class Scan:
 
 
 def few(found: list[Problem], file: str, rest: str, *, most: int = _NAMED) -> list[Problem]:
-    """The first of many alike, and the others in one line: a file can name a million things that never were."""
+    """The first of many like problems, and the others as one: a file can name a million things that never were."""
     more = found[most:]
     if not more:
         return found

@@ -103,7 +103,7 @@ def limits_for(
 
 
 def _contents(directory: Path) -> list[os.stat_result]:
-    """Of everything in a directory, links not followed; nothing where it cannot be listed, as the reader will say."""
+    """The status of everything in a directory, links not followed; none where it cannot be listed."""
     found: list[os.stat_result] = []
     if directory.is_symlink():
         return found

@@ -321,9 +321,12 @@ class _Counter:
         self.t, self.labels, self.digitize, self.scratch = t, labels, digitize, Scratch()
         snapshots, samples, units = t.shape
         factor = _ACCELERATOR_FACTOR if on_accelerator(t.device) else 1
+        # Snapshots counted together: as many as their keys leave room for, but one of a layer so wide that a look at a
+        # few of its units is worth it.
         wide = units >= EARLY_UNITS and samples * units >= CHUNK_ELEMENTS
         self.size = 1 if wide else min(max(1, GROUP_ROWS * factor // samples), max(snapshots, 1))
         self.chunk = min(CHUNK_ELEMENTS * factor, t.numel() * digitize.digits)
+        # Joint: the label is in the low bits of the key, so that one sort counts codes with and without it.
         self.joint = labels.distinct and labels.classes <= _JOINT_CLASSES
         self.bits = label_bits(labels.classes) if self.joint else 0
         self.label = labels.y if self.joint else torch.zeros_like(labels.y)

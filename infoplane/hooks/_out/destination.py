@@ -62,7 +62,7 @@ class Destination:
 
     @property
     def unwritten(self) -> list[Problem]:
-        """The steps that the disk did not take, by reason."""
+        """Problems, one for each reason, with the steps that the disk did not take."""
         reasons: dict[str, list[int]] = {}
         for step, why in {} if self.writer is None else self.writer.dropped.items():
             reasons.setdefault(why, []).append(step)

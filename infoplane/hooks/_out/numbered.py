@@ -21,7 +21,7 @@ def choose_numbered(path: Path, ranks: Ranks, *, resume: bool) -> Path:
 
 
 def _make(path: Path) -> Path:
-    """The directory, made here, so that no other process takes the number."""
+    """Make the directory with the next number at once, so that no other process takes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         made = path.with_name(f"{path.name}-{max(_numbers(path), default=0) + 1:03d}")

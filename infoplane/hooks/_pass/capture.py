@@ -220,8 +220,8 @@ class Slot:
         self.ran += 1
 
     def count_calls(self) -> None:
-        """After a chunk: a layer of a module that ran more or less often is lost."""
-        # Each of a module's calls is, since which of them is which cannot be known then.
+        """After a chunk, give up the layer if its module ran more or less often than planned."""
+        # All calls of the module are given up, since it cannot be known which of them is which.
         ran, runs = self.ran, self.capture.runs
         if ran != runs and self.lost is None:
             often = "was not called" if ran == 0 else f"was called {ran} times instead of {runs}"
@@ -249,7 +249,7 @@ class Slot:
             self.attempt(lambda: self._keep(self._extract(value)))
 
     def attempt(self, work: Callable[[], None]) -> None:
-        """An error is kept, and ends neither the forward pass nor the other layers."""
+        """Do `work`; its error is kept, and ends neither the forward pass nor the other layers."""
         found = outcome(work)
         if isinstance(found, Failed):
             self.lost = found.error
@@ -358,7 +358,7 @@ def axis_advice(key: str, axes: Sequence[int], otherwise: str) -> str:
 
 
 def _check_half(values: Tensor, key: str) -> None:
-    """Float16 must not make infinities; where it makes many zeros, say so."""
+    """Raise ValueError where float16 would make infinities; warn where it would make many zeros."""
     finite = values[torch.isfinite(values)]
     largest = float(finite.abs().max()) if finite.numel() else 0.0
     if largest > HALF_MAX:

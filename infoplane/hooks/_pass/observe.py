@@ -307,7 +307,7 @@ def _has_storage(tensor: Tensor) -> bool:
 
 
 def _identity(tensor: Tensor) -> Identity:
-    """Equal for a tensor and its views of all values; a weak reference keeps the address from being used again."""
+    """A key that is equal for a tensor and its views of all values; its weak reference keeps the address taken."""
     return _reference(tensor), 0 if tensor.is_inference() else tensor._version, tensor.numel()
 
 

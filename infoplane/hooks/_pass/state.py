@@ -180,7 +180,7 @@ class Surroundings:
         ]
 
     def _keep_tensors(self, *, sharded: bool) -> Restore:
-        """Raises RuntimeError on restoring where something has changed that was not copied."""
+        """Keep the tensors; restoring raises RuntimeError where something has changed that was not copied."""
         model = self.model
         held = self._tensors(parameters=not sharded)
         buffers = [(p, m._buffers, dict(m._buffers)) for p, m in model.named_modules() if type(m._buffers) is dict]
