@@ -26,6 +26,7 @@ def choices(name: str, known: Iterable[str]) -> str:
 
 
 def _near(name: str, known: list[str], cutoff: float) -> list[str]:
+    """Up to five known names like `name`, whatever their capitals."""
     folded: dict[str, list[str]] = {}
     for one in known:
         folded.setdefault(one.casefold(), []).append(one)

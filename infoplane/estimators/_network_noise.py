@@ -42,7 +42,7 @@ def is_random(config: NoiseSettings) -> bool:
 
 
 def random_inputs(config: NoiseSettings, given: Given) -> Tensor | None:
-    """The inputs (N, F) for I(X;T), None where T has no noise; ValueError where they are missing, or T has none."""
+    """The inputs (N, F) for I(X;T), None where T has no noise; ValueError without them, or where rows show no noise."""
     if not is_random(config):
         return None
     x = given.features(keep=True)

@@ -142,6 +142,7 @@ class CentredRows:
         return (slice(i, min(i + self._step, self.count)) for i in range(0, self.count, self._step))
 
     def _raw(self, part: slice, units: slice = slice(None)) -> Tensor:
+        """Centred rows in units of the noise, in float64."""
         pick = part if self._order is None else self._order[part]
         raw = self._rows[:, units][pick].double() * self._scale[0] * self._scale[1]
         if self._extra is not None:

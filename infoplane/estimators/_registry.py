@@ -214,6 +214,7 @@ def build_named(settings: Mapping[str, Any]) -> Any:
 
 
 def _literal(text: str) -> Any:
+    """A value in a spec: a Python literal, true, false or none in any capitals, else the text."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

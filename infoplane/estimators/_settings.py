@@ -121,6 +121,7 @@ def check_settings(estimator: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
+    """A field's value as JSON has it."""
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
     if isinstance(value, frozenset | set):

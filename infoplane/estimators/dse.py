@@ -150,6 +150,7 @@ class _Diffusion(KernelProblem):
         self.config = config.ready(self.t)
 
     def _classes(self, y: Tensor) -> Tensor:
+        """The groups of samples: classes, bins of one target, or clusters of several."""
         if not y.is_floating_point():
             return y
         if y.ndim == 1 or y.shape[1] == 1:

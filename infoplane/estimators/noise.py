@@ -274,8 +274,9 @@ class _Propagation(MixtureProblem):
     def __init__(self, config: SamplePropagation, given: Given) -> None:
         self.std, self.pairs_drawn = config.noise_std(), config.n_draws // 2
         self.passes = config.network_std is not None or config.passes is not None
+        # With network noise the mixture has one component for each input: its first row.
         super().__init__(config, given, first_rows(given.x_ids) if self.passes else None)
-        self.order = self.head[self.classes.order]
+        self.order = self.head[self.classes.order]  # rows of the mixture, class after class
         self.inputs_of_head = torch.bincount(self.x_ids[self.head])
         self.size = span_size(self.t.device, self.t.shape[2], self.pairs_drawn)
         self.spans = class_spans(self.classes.counts, self.size)

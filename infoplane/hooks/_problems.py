@@ -189,6 +189,7 @@ class Problems:
         self.save()
 
     def _list(self, key: str, what: str, step: int | None, *, note: bool) -> None:
+        """Enter a problem and its step into the list; beyond `MOST_PROBLEMS` entries, under `others`."""
         if key not in self._entries and len(self._entries) >= MOST_PROBLEMS:
             key, what, note = "others", "further problems of other kinds", False
         entry = self._entries.setdefault(key, _Listed(what, note))

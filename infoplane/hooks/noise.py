@@ -102,6 +102,7 @@ class _NoiseHook:
         return output * (1 + self.noise.std * z)
 
     def _source(self, device: torch.device) -> torch.Generator | None:
+        """The generator of the noise; None is torch's own."""
         if isinstance(self.measuring, torch.Generator):
             return self.measuring
         if self.seed is not None and self.generator is None:

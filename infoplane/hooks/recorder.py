@@ -23,7 +23,7 @@ P = ParamSpec("P")
 def _with_arguments_of(
     settings: Callable[P, Settings],
 ) -> Callable[[Callable[[Recorder, Settings], None]], Callable[Concatenate[Recorder, P], None]]:
-    """A constructor that takes the arguments of `settings` and gets them as one object; `help` shows all of them."""
+    """Decorator: the constructor takes the arguments of `settings`, as `help` shows, and gets them as one object."""
 
     def decorate(make: Callable[[Recorder, Settings], None]) -> Callable[Concatenate[Recorder, P], None]:
         @functools.wraps(make)

@@ -211,7 +211,7 @@ def by_looking(table: ResultTable, estimator: str, settings: str, runs: Iterable
 
 
 def unlabelled_words(table: ResultTable, subset: str, runs: Iterable[str]) -> list[str]:
-    """How many samples the positions in the rows of these runs are estimated without; none where all have labels."""
+    """Words on how many samples are left out because they have no label at a position; none where all have one."""
     known, missing = table.meta.get("runs", {}), []
     if any(PAIR in quantity for quantity in set(table.quantity.tolist())):
         return []  # a pair needs no labels

@@ -74,6 +74,7 @@ def pending() -> bool:
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
+    """Handle SIGTERM: close at once, or after the guarded method that runs."""
     global _deferred
     if _busy:
         _deferred = True

@@ -248,6 +248,7 @@ class Worker:
         return True
 
     def _let_go(self, frames: list[Frame]) -> None:
+        """Free the memory of frames that are written or dropped."""
         with self._changed:
             self.waiting_bytes -= sum(frame.nbytes for frame in frames)
         if self._release is not None:

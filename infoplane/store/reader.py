@@ -315,6 +315,7 @@ class ActivationStore:
         return "", f"incomplete: {gone} of {samples} probe rows missing, the first is {row}"
 
     def _pieces(self, step: int) -> tuple[_SnapshotPart, ...]:
+        """The pieces of the snapshot at a step; ValueError where there is none."""
         try:
             return self._steps[int(step)]
         except KeyError:

@@ -235,6 +235,7 @@ class StoreWriter:
     # Checks and reports
 
     def _ready(self) -> None:
+        """Raise unless this process can write here."""
         if not self.mine:
             raise RuntimeError(
                 f"this writer belongs to process {self._pid} and cannot be used in its child {os.getpid()}"

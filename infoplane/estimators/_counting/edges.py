@@ -290,15 +290,18 @@ def run_edges(read: Read, low: float | None, rule: Rule, per_unit: bool) -> Tens
 
 
 def _collect(read: Read, start: int, stop: int) -> Tensor:
+    """All values (samples of the run, units) of some units."""
     return torch.cat([block[:, :, start:stop].reshape(-1, stop - start) for block in read()])
 
 
 def _edges_of(values: Tensor, low: float | None, rule: Rule) -> Tensor:
+    """Edges of rows that fit in memory, with both ends."""
     found = row_edges(values.contiguous(), low, rule)
     return _framed(found.edges, found.sentinel if rule.distinct else found.least, found.most, rule)
 
 
 def _framed(edges: Tensor, first: Tensor, most: Tensor, rule: Rule) -> Tensor:
+    """The edges with the first edge and one just above the maximum."""
     above = torch.nextafter(most, torch.full_like(most, torch.inf))
     parts = [edges, above[:, None]] if rule.distinct else [first[:, None], edges, above[:, None]]
     # Padding with +inf stands before the frame: put it behind.
@@ -316,6 +319,7 @@ def _edges_by_ranges(read: Read, low: float | None, rule: Rule) -> Tensor:
     sentinel = least if low is None else float(torch.tensor(low, dtype=dtype, device="cpu"))
     start = sentinel if rule.distinct else -np.inf
     count = torch.tensor([sum(int(w.sum()) for _, w in _ranges(read, start, most, rule.distinct))], device="cpu")
+    # The edges are order statistics: first how many values there are, which gives the ranks, then the values at these.
     ranks = rule.ranks(count, torch.tensor([least > sentinel], device="cpu"))[0].numpy()
     edges, before = np.full(ranks.shape, np.inf), 0
     for values, weights in _ranges(read, start, most, rule.distinct):

@@ -93,6 +93,7 @@ def _name(sink: Sink) -> str:
 
 @interruptible
 def _hand(sink: Sink, snapshot: Snapshot) -> None:
+    """Give a snapshot to a sink, once its arrays can be read unless the sink waits for that itself."""
     if getattr(sink, "reads_later", False):
         snapshot = replace(snapshot, tensors=None)  # a queue must not hold the device's memory
     elif not getattr(sink, "on_device", False):

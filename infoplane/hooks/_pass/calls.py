@@ -207,6 +207,7 @@ def refuse_odd(odd: str, what: str) -> None:
 
 
 def _odd(tensor: Tensor) -> str:
+    """What kind of tensor without ordinary rows this is, or an empty text."""
     if tensor.is_nested:
         return "a nested tensor"
     if tensor.is_quantized:

@@ -206,6 +206,7 @@ class Slot:
         self.ran += 1
 
     def ahead_of_noise(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        """Take the output before the network's noise is added, where analysis can add that noise."""
         if self.ran != self.call:
             return
         # Where the noise of every stored value is the noise of one value of the output, it can be left to analysis.
@@ -283,6 +284,7 @@ class Slot:
         return reduced.reshape(*first, *reduced.shape[1:])
 
     def _tensor(self, value: Any) -> Tensor:
+        """The tensor to record out of what the module took or gave."""
         layer = self.capture.layer
         found = value if layer.site == "in" else tensors_in(value)
         if layer.path not in found:

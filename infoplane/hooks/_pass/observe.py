@@ -106,6 +106,7 @@ def _takes_shape_only(func: Any) -> bool:
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """The arguments that an operation writes to."""
     written: list[Any] = []
     for i, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
@@ -235,6 +236,7 @@ class Watcher:
             self._stack[-1].inner.append(call)
 
     def op(self, module: str, name: str, out: Any) -> None:
+        """Note the call of a function inside a module."""
         if self._stack and (self._flow is None or (_has_storage(out) and self._flow.sources(out))):
             self._stack[-1].functions.add(name)
         now, outputs = next(self._counter), {p: info(t) for p, t in tensors_in(out).items()}
@@ -295,6 +297,7 @@ def output_path(found: Iterable[str]) -> str | None:
 
 
 def _passes_through(call: ModuleCall, outputs: list[Tensor]) -> bool:
+    """Whether a module returns what it was given."""
     if len(outputs) != 1 or not _has_storage(outputs[0]):
         return False
     if outputs[0].is_inference() and getattr(call.named.module, "inplace", False):

@@ -124,6 +124,7 @@ class Planner:
         return [Target(self.modules[names[n][0]], call=wanted.call, exact=False, op=names[n][1]) for n in matched]
 
     def _that_ran(self, targets: list[Target]) -> list[Target]:
+        """The targets whose modules ran; ValueError for a named one, or for all, that did not."""
         silent = [t for t in targets if not t.op and t.named.name not in self.seen.calls]
         exact = [t for t in silent if t.exact]
         if exact or (silent and len(silent) == len(targets)):

@@ -263,6 +263,7 @@ class Prober:
         return run
 
     def _markov(self, parents: dict[int, frozenset[int]]) -> bool | list[str]:
+        """Whether the layers form a Markov chain; else the keys of those that do, or False."""
         cutting = [i for i, c in enumerate(self.captures) if is_lossless(c.reduction, c.layer.raw_shape)]
         chained = markov_chain(parents, cutting)
         if len(chained) < 2:
