@@ -20,6 +20,7 @@ from infoplane.core.steps import step_words, steps_of_files, whole_step
         (["100-of-300.npz", "200-of-300.npz", "300-of-300.npz"], [100, 200, 300]),
         (["step-100_fp16.npz"], [100]),  # a lone file: its word says which
         (["w7.npz"], [7]),
+        (["v73-0.mat", "v73-1.mat"], [0, 1]),  # a hyphen that joins is no sign
         (["7-7.npz", "8-8.npz"], [7, 8]),  # twice the same is no question
         (["epoch=3-step=400.pt", "epoch=4-step=500.pt"], [400, 500]),
         (["step-100_loss-2.31.npz", "step-200_loss-1.95.npz"], [100, 200]),

@@ -89,7 +89,7 @@ def steps_of_names(names: Sequence[str]) -> list[int]:
         raise ValueError(f"{without!r} tells no step; {REMEDY}")
     # Which of its numbers is the step: the one after a word like "epoch", else the one that varies from name to name.
     place = _named_place(found) or _varying_place(found)
-    return [_whole(name, *found[name][place[name]]) for name in names]
+    return [_whole(name, found[name], place[name]) for name in names]
 
 
 def _numbers(name: str) -> Numbers:
@@ -131,9 +131,12 @@ def _value(number: str) -> str:
     return number.lstrip("0") if number.isdecimal() else number
 
 
-def _whole(name: str, text: str, number: str) -> int:
-    if not number.isdecimal() or _SIGN.search(text) or len(number) > 30 or int(number) > MAX_STEP:
-        sign = "-" if _SIGN.search(text) else ""
+def _whole(name: str, numbers: Sequence[tuple[str, str]], place: int) -> int:
+    """The number at a place of a name, as a step."""
+    text, number = numbers[place]
+    # A hyphen alone between two numbers (v73-0) joins them; it is a sign ahead of the first.
+    sign = "-" if _SIGN.search(text) and (place == 0 or text != "-") else ""
+    if not number.isdecimal() or sign or len(number) > 30 or int(number) > MAX_STEP:
         raise ValueError(
             f"the step of {name!r} must be a whole number from 0 to 2**62, got {sign}{number:.40}; {REMEDY}"
         )

@@ -37,6 +37,8 @@ REMEDIES = {
     "unreliable": "docs/methods.md says which estimator suits which layer",
 }
 """What to do about a flag."""
+_HAVE = frozenset({"nonfinite", "few_samples"})
+"""Flags of which values have what their words say; of others they are it."""
 _UNINTERESTING = frozenset({"seed", "null_draws", "null_seed", "prepared"})
 TECHNICAL: dict[str, object] = {
     "dtype": "auto",
@@ -73,7 +75,7 @@ def overview(table: ResultTable, *, most: int | None = None) -> str:
     ways = list(dict.fromkeys(zip(map(bool, rows.partner.tolist()), *names, strict=True)))
     lines = [line for way in ways[:most] for line in [*_way(rows, *way), ""]]
     if most is not None and len(ways) > most:
-        lines.append(f"and {len(ways) - most} more estimates")
+        lines.append(f"and {len(ways) - most} more estimate{'s' if len(ways) > most + 1 else ''}")
     return "\n".join([*lines[:-1], *(lines[-1:] if lines and lines[-1] else [])]) or "no estimates"
 
 
@@ -91,15 +93,18 @@ def _way(table: ResultTable, pairs: bool, estimator: str, settings: str, subset:
     layers = list(dict.fromkeys(called[np.argsort(rows.depth, kind="stable")].tolist()))
     null = f"{quantities[-1]} null"
     cells = [["pair" if pairs else "layer", *quantities, null, "in doubt"]]
-    for layer in layers[:MOST_LAYERS]:
+    half = MOST_LAYERS // 2 if len(layers) > MOST_LAYERS else len(layers)
+    for layer in [*layers[:half], *layers[half:][-half:]]:
         of_layer = rows.take(called == layer)
         spans = [_span(of_layer, quantity) for quantity in quantities]
         cells.append([layer, *spans, _last(of_layer, null), _doubts(of_layer, quantities)])
     if not any(row[-2] for row in cells[1:]):
         cells = [[*row[:-2], row[-1]] for row in cells]
-    yield from aligned(cells)
-    if len(layers) > MOST_LAYERS:
-        yield f"and {len(layers) - MOST_LAYERS} more {'pairs' if pairs else 'layers'}"
+    lines = list(aligned(cells))
+    if left := max(0, len(layers) - MOST_LAYERS):
+        # The last layers are those whose values are asked for first.
+        lines.insert(half + 1, f"... {left} more {'pair' if pairs else 'layer'}{'s' if left > 1 else ''}")
+    yield from lines
     yield from _skipped(table, estimator, settings, subset)
     yield from _violations(rows)
     yield from _to_do(rows.take(np.isin(rows.quantity, quantities)))
@@ -148,14 +153,14 @@ def _last(rows: ResultTable, quantity: str) -> str:
 
 
 def _doubts(rows: ResultTable, quantities: Sequence[str]) -> str:
-    """`I(X;T) saturated (38 of 51)`, the flags of the values shown."""
-    said = []
+    """`I(X;T), I(T;Y) saturated (38 of 51)`, the flags of the values shown; quantities flagged alike stand together."""
+    said: dict[str, list[str]] = {}
     for quantity in quantities:
         of = rows.take(rows.quantity == quantity)
         for flag, words in FLAG_WORDS.items():
             if up := int(of.flag(flag).sum()):
-                said.append(f"{quantity} {words}" + ("" if up == len(of) else f" ({up} of {len(of)})"))
-    return "; ".join(said)
+                said.setdefault(words + ("" if up == len(of) else f" ({up} of {len(of)})"), []).append(quantity)
+    return "; ".join(f"{', '.join(names)} {words}" for words, names in said.items())
 
 
 def _skipped(table: ResultTable, estimator: str, settings: str, subset: str) -> Iterator[str]:
@@ -187,7 +192,8 @@ def _to_do(rows: ResultTable) -> Iterator[str]:
     counts = {flag: int(rows.flag(flag).sum()) for flag in REMEDIES}
     worst = max(counts, key=lambda flag: counts[flag])
     if counts[worst]:
-        yield f"{counts[worst]} of {len(rows)} values are {FLAG_WORDS[worst]}: {REMEDIES[worst]}"
+        verb = "have" if worst in _HAVE else "are"
+        yield f"{counts[worst]} of {len(rows)} values {verb} {FLAG_WORDS[worst]}: {REMEDIES[worst]}"
 
 
 def named_way(estimator: str, settings: Sequence[str], subset: str) -> str:
@@ -227,8 +233,12 @@ def unlabelled_words(table: ResultTable, subset: str, runs: Iterable[str]) -> li
 
 def settings_words(settings: str, *, every: bool = False) -> list[str]:
     """The settings that change what a number means, as `n_bins = 30`; seeds and technical defaults with `every`."""
-    out = []
-    for name, value in json.loads(settings or "{}").items():
+    fields = json.loads(settings or "{}")
+    inner, out = fields.get("estimator"), []
+    if isinstance(inner, dict):  # of a wrapper; the name of the whole has its name
+        out = settings_words(json.dumps({n: v for n, v in inner.items() if n != "name"}), every=every)
+        del fields["estimator"]
+    for name, value in fields.items():
         dull = name in _UNINTERESTING or (name, value) in TECHNICAL.items()
         if value is None or value == [] or (dull and not every):
             continue

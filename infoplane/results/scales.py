@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
+from infoplane.results.overview import TECHNICAL
 from infoplane.results.table import ResultTable
 from infoplane.results.views import Selection, Series, choose, options
 
@@ -67,7 +68,7 @@ def the_scale(settings: Mapping[str, Series], asked: str | None) -> str:
     if asked is None and len(numeric) > 1:
         raise ValueError(f"settings of {estimator} differ in {have}; choose the axis with scale=...")
     if not numeric:
-        had = [(n, v) for n, v in configs[0].items() if type(v) in (int, float) and n not in NO_SCALE]
+        had = [(n, v) for n, v in configs[0].items() if type(v) in (int, float) and n not in {*NO_SCALE, *TECHNICAL}]
         other = f", as {estimator}:{had[0][0]}={2 * had[0][1]:g}" if had else ""
         raise ValueError(f"{estimator} was estimated at one scale; estimate it at others{other}, to compare them")
     return asked or numeric[0]

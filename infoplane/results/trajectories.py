@@ -82,11 +82,12 @@ class Plane:
         found = zip(self.estimator.tolist(), self.settings.tolist(), self.subset.tolist(), strict=True)
         ways = [named_way(e, settings_words(s), subset) for e, s, subset in dict.fromkeys(found)]
         layers = [printable(layer) for layer in dict.fromkeys(self.layer.tolist())]
+        runs = len(set(self.run.tolist()))
         hollow = sum(
             "saturated" in f"{a};{b}".split(";") for a, b in zip(self.i_xt_flags, self.i_ty_flags, strict=True)
         )
         return (
-            f"Plane: {len(self)} points of {len(set(self.run.tolist()))} runs, steps {span(self.step)}; "
+            f"Plane: {len(self)} points of {runs} run{'s' if runs != 1 else ''}, steps {span(self.step)}; "
             f"{listed(ways, 3)}; layers {listed(layers, 6)}\n"
             f"I(X;T) {span(self.i_xt)} bits, I(T;Y) {span(self.i_ty)} bits; {hollow} points saturated"
         )

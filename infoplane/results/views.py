@@ -425,7 +425,12 @@ def _one_setting(rows: ResultTable, wanted: Mapping[str, Any]) -> ResultTable:
         if not any(name in config for config in known.values()):
             fields = sorted({field for config in known.values() for field in config})
             raise ValueError(f"{rows['estimator'][0]} has no setting {name!r}; it has {', '.join(fields)}")
-    fit = [t for t, config in known.items() if all(n in config and config[n] == v for n, v in wanted.items())]
+
+    def as_wanted(config: Mapping[str, Any], name: str, value: Any) -> bool:
+        # Settings that came later are written where they are not the default; without them others have null.
+        return config[name] == value if name in config else value is None or value is False
+
+    fit = [t for t, config in known.items() if all(as_wanted(config, n, v) for n, v in wanted.items())]
     fit = [t for t in fit if known[t] == wanted] or fit  # all settings of one may be some of those of another
     varying = sorted({n for c in known.values() for n in c if len({json.dumps(d.get(n)) for d in known.values()}) > 1})
 

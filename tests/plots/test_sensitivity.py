@@ -85,6 +85,8 @@ def test_the_scale_is_the_number_that_varies(table):
         ValueError, match="binning was estimated at one scale; estimate it at others, as binning:n_bins=8"
     ):
         plots.sensitivity(table_of(rows_of(4)))
+    with pytest.raises(ValueError, match="estimate it at others, as binning:relative_std=1,"):
+        plots.sensitivity(table_of(synthetic.layer_rows(config={"n_draws": 8, "relative_std": 0.5})))
     kde = synthetic.layer_rows(layers=LAYERS, steps=STEPS, estimator="kde", config={"scale": 0.1})
     with pytest.raises(ValueError, match="2 estimators, choose one"):
         plots.sensitivity(table_of(*map(rows_of, BINS), kde))

@@ -83,6 +83,16 @@ def test_settings_choose_by_value():
         choose(table, settings="n_bins")
 
 
+def test_what_is_unset_is_chosen_as_the_error_names_it():
+    rows = [row(config='{"std":1}'), row(config='{"population":true,"std":1}', value=2.0)]
+    table = ResultTable.from_rows(rows)
+    with pytest.raises(ValueError, match="population=null; population=true"):
+        choose(table)
+    for unset in ("population=null", "population=false"):
+        assert choose(table, settings=unset).table["value"].tolist() == [1.0]
+    assert choose(table, settings="population=true").table["value"].tolist() == [2.0]
+
+
 def test_settings_in_words_leave_out_what_means_nothing():
     config = '{"corrections":[],"n_bins":30,"null_draws":20,"range":[-1.0,1.0],"scale":0.5,"seed":0,"width":null}'
     assert settings_words(config) == ["n_bins = 30", "range = (-1, 1)", "scale = 0.5"]

@@ -44,6 +44,28 @@ def test_first_and_last_step_ceiling_null_and_flags():
     assert to_do.startswith("1 of 4 values are saturated: `infoplane advise RUN`")
 
 
+def test_quantities_that_are_flagged_alike_are_named_together():
+    rows = [row(quantity=q, step=s, flags=f) for q in ("I(X;T)", "I(T;Y)") for s, f in enumerate(("saturated", "ties"))]
+    assert "I(X;T), I(T;Y) saturated (1 of 2); I(X;T), I(T;Y) equal values (1 of 2)" in overview(table(*rows))
+
+
+def test_of_many_layers_the_first_and_the_last_stand():
+    lines = overview(table(*[row(layer=f"layer{i}", depth=i) for i in range(15)])).splitlines()
+    assert [line.split()[0] for line in lines[7:10]] == ["layer5", "...", "layer9"]
+    assert lines[8] == "... 3 more layers"
+    assert lines[-1].startswith("layer14")
+
+
+def test_what_to_do_is_a_sentence():
+    assert "1 of 1 values have too few samples: record" in overview(table(row(flags="few_samples")))
+
+
+def test_settings_of_a_wrapped_estimator_are_words():
+    config = '{"draws":1,"estimator":{"jitter":0.0001,"n_neighbors":3,"name":"knn","seed":0},"min_inputs":200,"seed":0}'
+    head = overview(table(row(estimator="knn+extrapolate", config=config))).splitlines()[0]
+    assert head.startswith("knn+extrapolate, n_neighbors = 3, draws = 1, min_inputs = 200, N = 300")
+
+
 @pytest.mark.parametrize("flag", FLAG_WORDS)
 def test_every_flag_is_said_in_words(flag):
     text = overview(table(row(flags=flag, value=np.nan if flag == "nonfinite" else 1.0)))
@@ -97,7 +119,7 @@ def test_twelve_layers_take_less_than_twenty_lines():
     ]
     text = repr(table(*rows, runs={"r1": {"skipped": skipped}}))
     assert len(text.splitlines()) < 20
-    assert "and 1 more estimates" in text
+    assert text.splitlines()[-1] == "and 1 more estimate"
     assert "skipped: layer0: why 0" in text
 
 
