@@ -125,7 +125,7 @@ def _value(count: str) -> float:
 
 
 def doubtful(flagged: int, of: int, name: str, mark: str) -> list[str]:
-    """How many points are not to be believed, and how the figure marks them; nothing where there are none."""
+    """Words on how many points are not to be believed and how the figure marks them; empty where there are none."""
     return [f"{flagged} of {of} points {name} ({mark})"] if flagged else []
 
 

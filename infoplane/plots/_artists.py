@@ -114,7 +114,7 @@ ROW_SHARE = 0.26
 
 
 def row_axis(ax: Axes, rows: Sequence[LayerLook], *, every: int = 1) -> None:
-    """A row for each layer on the y axis, from top to bottom, without tick marks; `every` so many is named."""
+    """Put a row for each layer on the y axis, from top to bottom, without tick marks; one in `every` is named."""
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_yticks(range(0, len(rows), every), [row.name for row in rows[::every]])
     ax.tick_params(axis="y", length=0)
@@ -249,7 +249,7 @@ def legend(
 
 
 def below_label(ax: Axes) -> ScaledTranslation:
-    """From the lower edge of the axes to below the label of the x axis."""
+    """The height from the lower edge of the axes to below the label of the x axis."""
     ticks, label = (points_of(mpl.rcParams[name]) for name in ("xtick.labelsize", "axes.labelsize"))
     lines = ax.get_xlabel().count("\n") + 1 if ax.get_xlabel() else 0
     down = 8 + 1.3 * ticks + 1.3 * label * lines + float(mpl.rcParams["axes.labelpad"])
@@ -419,7 +419,7 @@ RIM = 3.0
 
 
 def free_places(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> tuple[FloatArray, float]:
-    """Where `direct_labels` puts each label, (L, 2) in points from its point or NaN, and the size of the type."""
+    """Offsets (L, 2), in points, of the labels of `direct_labels`, NaN where there is no room; and the font size."""
     size = small_size(0.5)
     if not labels:
         return np.empty((0, 2)), size

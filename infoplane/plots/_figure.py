@@ -103,7 +103,7 @@ def panels(
     heights: Sequence[float] = (1.0,),
     aspect: float = 0.75,
 ) -> Iterator[list[Axes]]:
-    """As `canvas`, with new axes one below the other that share their x axis, which the last of them names."""
+    """Axes as from `canvas`; new ones stand below each other and share the x axis that the last names."""
     if ax is not None:
         with rc_context({"text.usetex": False}):
             yield given_axes(ax, len(heights), caption, look)
@@ -186,7 +186,7 @@ def is_own(ax: Axes) -> bool:
 
 
 def slot_width(ax: Axes) -> float:
-    """Points across that the axes and what stands beside them have in their figure."""
+    """The width in points that the axes and what stands beside them have in their figure."""
     spec, whole = ax.get_subplotspec(), ax.figure.bbox.width * 72 / figure_of(ax).dpi
     if spec is None:
         return float(ax.get_window_extent().width * 72 / figure_of(ax).dpi) / 0.775
@@ -202,7 +202,7 @@ def figure_of(ax: Axes) -> Figure:
 
 
 def panel_height(ax: Axes) -> float:
-    """Points that the label of a y axis may be long."""
+    """The greatest length of a y axis label, in points."""
     return float(ax.get_window_extent().height * 72 / figure_of(ax).dpi)
 
 

@@ -59,7 +59,7 @@ def layer_looks(
 
 
 def row_looks(ax: Axes, layers: Sequence[str], look: Look, *, share: float) -> list[LayerLook]:
-    """Layers that are rows, whose names alone are chosen: colours and markers tell something else apart."""
+    """The looks of layers that are rows: only their names are chosen, since colours and markers mean something else."""
     return layer_looks(ax, layers, {**look, "colors": None, "markers": None}, share=share)
 
 
@@ -135,7 +135,7 @@ def recolor(figure: Axes | Figure, layer: str, color: Any) -> None:
 
 
 def paint(artist: Artist, color: Any) -> None:
-    """A new colour where the artist had one: what is white (open markers, rims) stays white."""
+    """Paint an artist in a new colour; what is white (open markers, rims) stays white."""
     if isinstance(artist, Text):
         artist.set_color(text_color(color))
         if isinstance(artist, Annotation) and artist.arrow_patch is not None:

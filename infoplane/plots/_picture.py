@@ -30,7 +30,7 @@ class PictureFigure(Figure):
     """A figure that a notebook shows, whose axes are shown as the figure, and whose text stays text in every file."""
 
     def savefig(self, fname: Any, **how: Any) -> None:
-        """As in `Figure`, with TrueType fonts (Type 42) in PDF, and the same bytes again."""
+        """Save the figure as `Figure` does, with TrueType fonts (Type 42) in PDF and the same bytes every time."""
         # The layout moves axes from where they stand, which shows in the last bits of where they come to: every file
         # begins where the first one did, but for axes that the caller has placed since.
         self._begin = getattr(self, "_begin", None) or {ax: ax.get_position(original=True) for ax in self.axes}
@@ -42,7 +42,7 @@ class PictureFigure(Figure):
             super().savefig(fname, **how)
 
     def add_subplot(self, *args: Any, **kwargs: Any) -> Any:
-        """As in `Figure`, with axes that are shown."""
+        """Add axes as `Figure` does, of the kind that a notebook shows."""
         if not {"projection", "polar", "axes_class"} & kwargs.keys():
             kwargs["axes_class"] = PictureAxes
         return super().add_subplot(*args, **kwargs)

@@ -192,7 +192,7 @@ class Film:
     def _draw_metrics(
         self, ax: Axes, recorded: Mapping[str, Mapping[str, Any]], options: Options, log: bool | None
     ) -> None:
-        """The first scale at the left, the second at the right; more would be unreadable."""
+        """Draw the metrics: the first scale at the left, the second at the right; more would be unreadable."""
         step_axis(ax, self.data.times, log=log)
         ax.set_xlabel(self.against)
         sides: list[Axes] = [ax]
@@ -215,7 +215,7 @@ class Film:
         return f"{self.against} {number(float(self.data.times[index]))}"
 
     def show(self, index: int) -> None:
-        """Put the artists to snapshot `index`."""
+        """Move the artists to what snapshot `index` shows."""
         data = self.data
         shades = self.colors.copy()
         shades[:, 3] = 0.0
@@ -252,7 +252,7 @@ class Film:
 
 
 def write_images(images: Iterator[Image.Image], target: Path, kind: str, fps: float, about: str) -> None:
-    """GIF, WebP or APNG, looping; the GIF's frames share the palette of the last, which has all colours."""
+    """Write a looping GIF, WebP or APNG; frames of a GIF share the palette of the last, which has all colours."""
     pictures = list(images)
     times = [round(1000 / fps)] * (len(pictures) - 1) + [round(1000 * HOLD)]
     options: dict[str, Any] = {"save_all": True, "duration": times, "loop": 0}
@@ -270,7 +270,7 @@ def write_images(images: Iterator[Image.Image], target: Path, kind: str, fps: fl
 
 
 def write_video(images: Iterator[Image.Image], target: Path, encoder: str, fps: float, about: str) -> None:
-    """H.264 in MP4, through a pipe to ffmpeg; its last words are in the error."""
+    """Write H.264 in MP4 through a pipe to ffmpeg; an error holds its last words."""
     first = next(images)
     raw = f"-f rawvideo -pix_fmt rgb24 -s {first.width}x{first.height} -r {fps:g} -i -"
     coded = "-an -c:v libx264 -pix_fmt yuv420p -crf 18"

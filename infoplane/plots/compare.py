@@ -384,7 +384,7 @@ def draw_layers(data: CompareData, quantity: str, look: Options, *, log: bool | 
 
 
 def of_layer(data: CompareData, layer: str) -> CompareData:
-    """The same of one layer, in the groups that have it."""
+    """The data of one layer, in the groups that have it."""
     groups = []
     for group in data.groups:
         at = [i for i, known in enumerate(group.layers) if known == layer]
@@ -468,7 +468,7 @@ def ellipse_steps(x: FloatArray, y: FloatArray, *, ellipses: int = 5) -> npt.NDA
 
 
 def mean_way(data: CompareData, group: GroupData, i: int) -> tuple[BoolArray, FloatArray, FloatArray]:
-    """Where a layer has a mean (S,), its mean path (P, 2) there, and the widths of both bands along it (P, 2)."""
+    """Mask (S,) of steps with a mean, the mean path (P, 2) at these, and the widths (P, 2) of both bands along it."""
     both = [group.summaries[quantity] for quantity in data.labels]
     mean, wide = (
         np.stack(of, axis=1) for of in zip(*((s.mean[:, i], (s.high - s.low)[:, i]) for s in both), strict=True)

@@ -182,7 +182,7 @@ def draw_shares(
 
 
 def estimate_looks(ax: Axes, names: Sequence[str], look: Options) -> list[LayerLook]:
-    """The rows, by name: what tells estimates apart is a sentence, which is broken rather than cut."""
+    """The looks of the rows: their names, sentences that tell estimates apart, are broken rather than cut."""
     texts = chosen("labels", names, look["labels"], [safe_text(name, limit=80) for name in names])
     colors = chosen("colors", names, look["colors"], [OKABE_ITO[0]] * len(names))
     wide = ROW_SHARE * figure_of(ax).get_figwidth() * 72 if is_own(ax) else ROW_SHARE * slot_width(ax)

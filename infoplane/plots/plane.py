@@ -230,7 +230,7 @@ def plane(
 
 
 def only_layers(data: PlaneData, layers: Sequence[str]) -> PlaneData:
-    """The same plane with fewer layers."""
+    """The plane with these layers only."""
     at = [data.layers.index(layer) for layer in layers]
     fewer = {name: getattr(data, name)[..., at] for name in ("i_xt", "i_ty", "saturated", "cornered")}
     return replace(data, layers=list(layers), **fewer)

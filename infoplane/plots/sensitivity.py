@@ -144,7 +144,7 @@ def chosen_steps(grids: Sequence[Grid], steps: Sequence[int] | int | None) -> Fl
 
 
 def caption_of(series: Sequence[Series], grids: Sequence[Grid], steps: FloatArray) -> list[str]:
-    """As of other figures, with the settings that all share, the steps, and what the figure is for."""
+    """The caption: that of other figures, with the settings that all share, the steps, and what the figure is for."""
     words = [settings_words(one.settings) for one in series]
     shared = [safe_text(w, limit=48) for w in words[0] if all(w in own for own in words)]
     at = ("step " if steps.size == 1 else "steps ") + ", ".join(map(number, steps))

@@ -106,7 +106,7 @@ def style_of(style: str) -> tuple[float, Mapping[str, Any]]:
 
 
 def points_of(size: Any) -> float:
-    """The size of type of a setting, which may be a word such as "medium", in points."""
+    """The font size of a setting, which may be a word such as "medium", in points."""
     return float(FontProperties(size=size).get_size_in_points())
 
 
@@ -115,7 +115,7 @@ LEAST_SIZE = 6.5
 
 
 def small_size(less: float = 1.2) -> float:
-    """Of captions and other remarks, in points: `less` than the rest, but not too small to be read."""
+    """The font size of captions and other remarks, in points: `less` than the rest, but not too small to be read."""
     size = float(mpl.rcParams["font.size"])
     return max(size - less, min(size, LEAST_SIZE))
 
@@ -153,7 +153,7 @@ def smallest_positive(steps: Sequence[float] | FloatArray) -> float:
 
 
 def step_norm(steps: Sequence[float] | FloatArray, log: bool | None = None) -> Normalize:
-    """From step to the unit interval; logarithmic beyond the smallest positive step, so that 0 has a place.
+    """Maps steps to the unit interval, logarithmically beyond the smallest positive step, so that 0 has a place.
 
     `log=None` decides by the span of the steps (more than two decades).
     """

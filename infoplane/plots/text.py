@@ -100,7 +100,7 @@ def fits(names: Sequence[str], limit: int) -> bool:
 
 
 def shared_ahead(parts: Sequence[Sequence[str]]) -> int:
-    """How many parts all begin with."""
+    """How many first parts all names have in common."""
     equal = (len(set(column)) == 1 for column in zip(*parts, strict=False))
     return sum(1 for _ in takewhile(bool, equal))
 
