@@ -184,7 +184,7 @@ def choose_layers(source: SnapshotSource, wanted: str | Sequence[str] | None) ->
 
 
 def _positions(source: SnapshotSource, pattern: str, keys: Sequence[str], which: str) -> list[tuple[str, int | None]]:
-    """Positions of those of the layers that have tokens, of which there must be one."""
+    """Layer and position for the positions `which` of the layers with tokens; ValueError where none of them has any."""
     found: list[tuple[str, int | None]] = []
     for layer in map(source.layer, keys):
         units = token_units(layer)

@@ -184,6 +184,7 @@ class MultiplicativeChannel(Channel):
     def exponents(self, a: Span, start: Start, b: Span) -> Iterator[Tensor]:
         apart = None
         if self._sparse:
+            # Rows with the same units alive have as many in common as each has.
             other = self._alive[b.rows]
             common = start.base @ other.T
             apart = (common != start.base.sum(1, keepdim=True)) | (common != other.sum(1))

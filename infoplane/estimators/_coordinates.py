@@ -79,6 +79,7 @@ def _principal(columns: Tensor, fitted: Tensor, most: int) -> tuple[Tensor, floa
     everything = torch.arange(len(columns), device=columns.device)
     rows, whole = rescaled(columns, fitted, everything)
     n, units = rows.shape
+    # Axes from the smaller of the Gram matrices.
     if units <= n:
         values, vectors = torch.linalg.eigh(rows.T @ rows / n)
     else:
