@@ -129,7 +129,7 @@ def _noticed(
 ) -> list[tuple[Tensor, list[int]]]:
     """Input ids guessed from equal rows, each with its snapshots; none where the caller says which inputs are one."""
     # Where the inputs are known to differ, it is the layer that makes rows of T equal.
-    samples = t.shape[1]
+    samples, t = t.shape[1], t.detach()
     if samples < 2 * _LEAST_INPUTS or (x_ids is not None and len(torch.unique(x_ids)) < samples):
         return []
     if x is not None and len(x) == samples and (x.flatten(1) if x.ndim > 1 else x[:, None]).shape[1]:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from infoplane.estimators._held_out import Classes, Targets
-from infoplane.estimators._scaling import principal_coordinates
+from infoplane.estimators._scaling import ROTATION_LIMIT, principal_coordinates
 from infoplane.estimators._trained import Batches, Stack, TrainingPlan, train
 
-MOST_INPUTS, HIDDEN = 256, 64
+MOST_INPUTS, HIDDEN, POWERS = 256, 64, 2
 PLAN = TrainingPlan(rate=3e-3, decay=1e-2, batch=256, steps=2000, every=25, patience=6)
 MOST_CHECKED, AT_ONCE = 2048, 512
 FIRST_RANDOM, SPEED = -6.0, 30.0
@@ -38,10 +38,16 @@ class Folds(NamedTuple):
     @classmethod
     def of(cls, fitted: Tensor, validation: Tensor, seed: int) -> Folds:
         """From rows (F, N) bool."""
-        rows = tuple(chosen.nonzero()[:, 0] for chosen in fitted.cpu())
-        fewest = min(int(validation.sum(1).min()), MOST_CHECKED)
-        checked = torch.stack([chosen.nonzero()[:fewest, 0] for chosen in validation])
-        return cls(rows, checked, tuple(seed + fold for fold in range(len(rows))))
+        seeds = tuple(seed + fold for fold in range(len(fitted)))
+        known, rows = ([each.nonzero()[:, 0] for each in part.cpu()] for part in (fitted, validation))
+        most = min(max(map(len, rows)), MOST_CHECKED)
+        # Of many rows some at random, for rows may be in the order of their classes; of few all, again and again.
+        generators = (torch.Generator().manual_seed(each) for each in seeds)
+        mixed = [
+            own[torch.randperm(len(own), generator=g, device="cpu")] for own, g in zip(rows, generators, strict=True)
+        ]
+        checked = torch.stack([own[torch.arange(most, device="cpu") % len(own)].sort().values for own in mixed])
+        return cls(tuple(known), checked.to(validation.device), seeds)
 
 
 def bytes_of_network(samples: int, units: int, outputs: int, folds: int) -> int:
@@ -63,7 +69,7 @@ class _Networks:
         inputs = self.x.shape[2]
         sizes = (inputs, outputs), (inputs, HIDDEN, outputs)
         self.stacks = [Stack(folds.seeds, snapshots, each, z.device) for each in sizes]
-        self.random = torch.zeros(snapshots * count, 1, device=z.device, requires_grad=True)
+        self.random = self.x.new_zeros(snapshots * count, 1).requires_grad_()
         self.fold = torch.arange(count, device=z.device)[:, None]
 
     @property
@@ -120,9 +126,21 @@ def network_scores(task: Classes | Targets, z: Tensor, linear: Tensor, folds: Fo
 
 def network_inputs(z: Tensor) -> Tensor:
     """(S, N, P) float32 of mean square 1: units (S, N, U) themselves, or of many their leading components."""
-    if z.shape[2] > MOST_INPUTS:
+    if min(z.shape[1:]) > ROTATION_LIMIT:
+        z = _leading(z)
+    elif z.shape[2] > MOST_INPUTS:
         coordinates, squares = principal_coordinates(z)
         places = squares.topk(min(MOST_INPUTS, squares.shape[1]), dim=1).indices.sort(1).values
         z = coordinates.gather(2, places[:, None].expand(-1, z.shape[1], -1))
     scale = z.square().mean((1, 2), keepdim=True).sqrt()
     return (z / torch.where(scale > 0, scale, 1.0)).float()
+
+
+def _leading(z: Tensor) -> Tensor:
+    """(S, N, P) coordinates of rows (S, N, U) along what is nearly their leading components."""
+    # The power method: no matrix of N or U squared is made, and none is taken apart.
+    generator = torch.Generator().manual_seed(0)
+    axes = torch.randn(z.shape[2], MOST_INPUTS, generator=generator, device="cpu", dtype=z.dtype).to(z.device)
+    for _ in range(POWERS):
+        axes = torch.linalg.qr(z.mT @ (z @ axes))[0]
+    return z @ axes

@@ -73,7 +73,7 @@ class Stack:
         self.weights: list[Tensor] = []
         self.biases: list[Tensor] = []
         for place, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
-            start = torch.stack([torch.rand(inputs + 1, outputs, generator=g, device="cpu") for g in generators])
+            start = torch.stack([_uniform(inputs + 1, outputs, generator=g) for g in generators])
             start = (2 * start - 1) / math.sqrt(inputs)
             if place == len(sizes) - 2:
                 start[:, :, drawn:] = 0
@@ -96,8 +96,13 @@ class Stack:
 
     def _mask(self, rows: Tensor) -> Tensor:
         seeds, copies = self.shape
-        drawn = torch.rand(seeds, *rows.shape[1:], generator=self.masks, device="cpu") >= self.dropout
-        return (drawn / (1 - self.dropout)).to(rows.device).repeat(copies, 1, 1)
+        drawn = _uniform(seeds, *rows.shape[1:], generator=self.masks) >= self.dropout
+        return (drawn.float() / (1 - self.dropout)).to(rows.device).repeat(copies, 1, 1)
+
+
+def _uniform(*shape: int, generator: torch.Generator) -> Tensor:
+    """Float32 in [0, 1) on the CPU, whatever the default type and device are."""
+    return torch.rand(shape, generator=generator, device="cpu", dtype=torch.float32)
 
 
 class Batches:
@@ -173,7 +178,7 @@ def train(
         for whole, p in zip(kept, parameters, strict=True):
             whole.copy_(torch.where(better.view(-1, *[1] * (p.ndim - 1)), p.detach(), whole))
         best, step = torch.where(better, now, best), torch.where(better, taken, step)
-        progress = best < mark - (LEAST_SHARE * mark.abs()).clamp(min=LEAST_GAIN)
+        progress = best < mark - (LEAST_SHARE * mark.abs()).clamp(LEAST_GAIN, torch.finfo(mark.dtype).max)
         mark = torch.where(progress, best, mark)
         waited = torch.where(progress, 0, waited + 1)
         if bool(((waited >= plan.patience) | diverged).all()):
@@ -187,10 +192,12 @@ def train(
 def in_stacks(t: Tensor, bytes_each: int, work: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
     """What `work` finds in snapshots (S, N, U), as many of them at once as `STACK_BYTES` takes.
 
-    Where memory does not suffice, the stack is halved aloud: the same numbers within 0.02 bit.
+    Where memory does not suffice, the stack is halved aloud: the same numbers within 0.02 bit. Gradients are taken, and
+    numbers are as wide as they are, also for a caller who works under `no_grad` or `autocast`.
     """
-    size = max(1, STACK_BYTES // bytes_each)
-    parts = [_within_memory(t[i : i + size], work) for i in range(0, len(t), size)]
+    size, t = max(1, STACK_BYTES // bytes_each), t.detach()
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(t.device.type, enabled=False):
+        parts = [_within_memory(t[i : i + size], work) for i in range(0, len(t), size)]
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 

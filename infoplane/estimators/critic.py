@@ -203,6 +203,7 @@ class _Contrasts(Problem):
 
     config: Critic
 
+    @torch.inference_mode(False)
     def __init__(self, config: Critic, given: Given) -> None:
         super().__init__(config, given)
         x = random_inputs(config, given)
@@ -289,9 +290,9 @@ class _Contrasts(Problem):
         config, count = self.config, self.config.folds
         most = [max(1, min(config.dims, width)) for width in (self.units, other.columns.shape[1])]
         device = self.t.device
-        u = torch.zeros(len(layers), count, self.samples, most[0], device=device)
-        v = torch.zeros(len(layers), count, self.samples, most[1], device=device)
-        rho = torch.zeros(len(layers), count, min(most), device=device)
+        u = torch.zeros(len(layers), count, self.samples, most[0], device=device, dtype=torch.float32)
+        v = torch.zeros(len(layers), count, self.samples, most[1], device=device, dtype=torch.float32)
+        rho = torch.zeros(len(layers), count, min(most), device=device, dtype=torch.float32)
         for s, layer in enumerate(layers):
             for f, rows in enumerate(self.fitted):
                 found = Coordinates.of(layer, other, rows.to(device), (most[0], most[1]))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT, Z_95
-from infoplane.estimators._driver import Given, Method, Problem, report
+from infoplane.estimators._driver import Flags, Given, Method, Problem, report
 from infoplane.estimators._held_out import Classes, Targets, telling_products
 from infoplane.estimators._linear_model import TOLERANCE, Fit, Loss, fit
 from infoplane.estimators._network_probe import Folds, bytes_of_network, network_scores
@@ -206,9 +206,7 @@ class _CrossFit(Problem):
         found = {"constant": constant, "doubtful": doubtful, **task.information(held_out, fitted)}
         if self.pointwise:
             found["rows"] = task.pointwise(held_out[:, None], torch.ones_like(outside[:1]))
-        if self.config.code_length and isinstance(task, Classes):
-            found["code"] = self._code(design, task, constant)
-        return found
+        return found | self._code(design, task, constant)
 
     def _designed(self, t: Tensor) -> tuple[Tensor, Tensor, _Design]:
         """Units (S, N, U) of variance 1/U, whether none varies (S,), and what a linear probe is fitted to."""
@@ -226,7 +224,7 @@ class _CrossFit(Problem):
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
         task, flags = self.task, self.task.flags(found["constant"])
         doubtful = (found["doubtful"] & (task.outputs > int(isinstance(task, Classes)))) | found["loose"]
-        out = report(
+        value = report(
             "I(T;Y)",
             found["value"],
             ceiling=task.ceiling,
@@ -235,9 +233,7 @@ class _CrossFit(Problem):
             flags={**flags, "unreliable": doubtful},
             estimand=FEATURE_ESTIMAND if self.config.random_features else ESTIMAND,
         )
-        if "code" in found:
-            out |= report("prequential code length", found["code"], bound="upper", unit="bit/label", flags=flags)
-        return out
+        return value | self._reported_code(found, flags)
 
     def _missed(self, held_out: Tensor, z: Tensor) -> Tensor:
         """(S,) whether features that are not linear predict what the probe leaves."""
@@ -254,8 +250,10 @@ class _CrossFit(Problem):
         chosen, start = _choose_ridge(design, self.task, outside & ~validation, validation)
         return design.fit(self.task, outside, chosen, start=start)
 
-    def _code(self, design: _Design, task: Classes, constant: Tensor) -> Tensor:
-        """(S,) bits a label to send the classes block after block."""
+    def _code(self, design: _Design, task: Classes | Targets, constant: Tensor) -> dict[str, Tensor]:
+        """(S,) bits a label to send the classes block after block, where it is asked for."""
+        if not (self.config.code_length and isinstance(task, Classes)):
+            return {}
         samples, device = design.samples, constant.device
         order = torch.randperm(samples, generator=self._generator(3), device="cpu")
         place = torch.empty_like(order).index_put_((order,), torch.arange(samples, device="cpu")).to(device)
@@ -278,12 +276,18 @@ class _CrossFit(Problem):
             past = cost.cumsum(1) - cost
             past[:, 0, FIRST_RIDGE % cost.shape[2]] = -1.0
             total = total + cost.gather(2, past.argmin(2, keepdim=True)).sum((1, 2))
-        return total * (BITS_PER_NAT / samples)
+        return {"code": total * (BITS_PER_NAT / samples)}
+
+    def _reported_code(self, found: dict[str, Tensor], flags: Flags) -> dict[str, Quantity]:
+        if "code" not in found:
+            return {}
+        return report("prequential code length", found["code"], bound="upper", unit="bit/label", flags=flags)
 
 
 class _NetworkCrossFit(_CrossFit):
     """A network on top of the linear probe of each fold."""
 
+    @torch.inference_mode(False)
     def __init__(self, config: LinearProbe, given: Given) -> None:
         super().__init__(config, given)
         outside, validation = self._parts()
@@ -301,11 +305,11 @@ class _NetworkCrossFit(_CrossFit):
         """Bits of each row by networks on top of linear probes, and their gain over those."""
         z, constant, design = self._designed(t)
         task, (outside, validation) = self.task, self._parts()
-        found = {"constant": constant}
+        found = {"constant": constant, **self._code(design, task, constant)}
         if task.outputs <= int(isinstance(task, Classes)):
             none = z.new_zeros(z.shape[:2])
             return found | {"doubtful": torch.zeros_like(constant), "rows": none, "held out": none, "gain": none}
-        linear = _choose_ridge(design, task, self.fitted, validation)[1].scores
+        linear = self._linear(design, validation)
         scores, doubtful = network_scores(task, z, linear, self.folds)
         held_out, own = task.pointwise(scores, ~outside), task.pointwise(scores, self.fitted)
         return found | {
@@ -314,6 +318,13 @@ class _NetworkCrossFit(_CrossFit):
             "held out": held_out,
             "gain": held_out - task.pointwise(linear, ~outside),
         }
+
+    def _linear(self, design: _Design, validation: Tensor) -> Tensor:
+        """(S, F, K, N) scores of linear probes fitted to the rows of the networks."""
+        ridge = self.config.ridge
+        if ridge != "auto":
+            return design.fit(self.task, self.fitted, design.ones * ridge, tolerance=COARSE).scores
+        return _choose_ridge(design, self.task, self.fitted, validation)[1].scores
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
         task = self.task
@@ -331,6 +342,7 @@ class _NetworkCrossFit(_CrossFit):
             **mean_of("I(T;Y)", "rows", "point", task.ceiling),
             **mean_of("I(T;Y) lower", "held out", task.bound, task.ceiling),
             **mean_of("gain over linear", "gain", "point", None),
+            **self._reported_code(found, task.flags(found["constant"])),
         }
 
 

@@ -9,7 +9,7 @@ import torch
 from watching import Allocations, Waits
 
 from infoplane.core.device import accelerator_branches
-from infoplane.estimators import available
+from infoplane.estimators import available, parse
 from infoplane.testing import ready
 
 CASES = [
@@ -18,6 +18,9 @@ CASES = [
     for kind in ("discrete", "continuous")
     if kind in cls.targets
 ]
+# Networks magnify how sums are rounded, which branches may do in another order: up to 0.02 bit.
+TRAINED = "probe:family=mlp"
+CASES += [(TRAINED, "discrete"), (TRAINED, "continuous")]
 
 
 def layer(kind, snapshots, samples, units, dtype=torch.float32):
@@ -28,12 +31,12 @@ def layer(kind, snapshots, samples, units, dtype=torch.float32):
     return t, y if kind == "discrete" else x.double().sum(1), x
 
 
-QUICK = {"critic": {"steps": 25, "hidden": 8}}
-"""Settings of methods that train."""
+QUICK = {"critic": "critic:steps=25,hidden=8"}
+"""Methods that train with fewer steps."""
 
 
 def estimated(name, t, y, x):
-    return ready(available()[name](**QUICK.get(name, {})), t, y, x).estimate(t, y, x=x)
+    return ready(parse(QUICK.get(name, name)), t, y, x).estimate(t, y, x=x)
 
 
 def assert_same(got, want, tolerance):
@@ -66,7 +69,7 @@ def test_both_branches_give_the_same_values(name, kind, which):
     want = estimated(name, t, y, x)
     with accelerator_branches():
         found = estimated(name, t, y, x)
-    assert_same(found, want, 1e-9)
+    assert_same(found, want, 0.02 if name == TRAINED else 1e-9)
 
 
 @pytest.mark.parametrize("forced", [False, True], ids=["cpu", "accelerator"])
@@ -111,6 +114,8 @@ WAITS = {
     ("noise", "continuous"): (16, 44, NULLS),
     ("probe", "discrete"): (420, 32, "Newton steps of a layer go on until it has converged"),
     ("probe", "continuous"): (220, 4, "folds of a layer choose their penalty"),
+    (TRAINED, "discrete"): (420, 32, "as for the linear probe; beyond, once at every check of all networks"),
+    (TRAINED, "continuous"): (220, 4, "as for the linear probe; beyond, once at every check of all networks"),
     ("renyi", "discrete"): (12, 0, ""),
     ("renyi", "continuous"): (6, 0, ""),
     ("softmax", "discrete"): (18, 0, ""),
@@ -120,7 +125,7 @@ SIZES = [(4, 64, 4), (2, 128, 8)]
 
 def waits(name, kind, sizes):
     t, y, x = layer(kind, *sizes)
-    estimator = ready(available()[name](**QUICK.get(name, {})), t, y, x)
+    estimator = ready(parse(QUICK.get(name, name)), t, y, x)
     with accelerator_branches(), Waits() as watched:
         estimator.estimate(t, y, x=x)
     return watched.found
@@ -209,7 +214,7 @@ def test_memory_is_what_is_declared(name, kind, forced):
     most = MORE[name, kind][forced] if (name, kind) in MORE else (MOST, MOST)
     for limit, (snapshots, samples, units) in zip(most, MEMORY_SIZES, strict=True):
         t, y, x = layer(kind, snapshots, samples, units)
-        estimator = ready(available()[name](), t, y, x)
+        estimator = ready(parse(name), t, y, x)
         with accelerator_branches() if forced else torch.device("cpu"), Allocations() as seen:
             estimator.estimate(t, y, x=x)
         declared = snapshots * estimator.bytes_per_snapshot(samples, units)

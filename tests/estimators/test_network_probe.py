@@ -9,7 +9,9 @@ import torch
 
 import infoplane
 from infoplane.core.device import accelerator_branches
-from infoplane.estimators import config_json, parse
+from infoplane.estimators import config_json, parse, probe
+from infoplane.estimators._network_probe import Folds, network_inputs, network_scores
+from infoplane.estimators._scaling import zscore
 from infoplane.estimators.probe import LinearProbe
 
 MLP = LinearProbe(family="mlp")
@@ -183,3 +185,97 @@ def test_settings_and_what_is_recorded():
         LinearProbe(family="tree")
     t, y = exclusive_or(2, samples=40)
     assert {q.estimand for q in MLP.estimate(t, y).values()} == {"mlp-probe"}
+
+
+def test_settings_of_the_linear_probe_are_its_own_here_too():
+    t, y = gaussian_classes((-1.0, 1.0), 100, seed=16, units=2)
+    code = "prequential code length"
+    found = parse("probe:family=mlp,code_length=true").estimate(t, y)
+    assert torch.equal(found[code].value, parse("probe:code_length=true").estimate(t, y)[code].value)
+    single = parse("probe:family=mlp,code_length=true").estimate(t, torch.zeros_like(y))
+    assert float(single[code].value) == 0.0
+    # So large a ridge leaves the linear probe nothing: all that is read is gained over it.
+    stiff = parse("probe:family=mlp,ridge=1e9").estimate(t, y)
+    torch.testing.assert_close(stiff["gain over linear"].value, stiff["I(T;Y) lower"].value, atol=0.01, rtol=0)
+
+
+def test_rows_that_are_read_choose_nothing(monkeypatch):
+    """With the labels of two rows of a fold exchanged, its probe and network score every row as before."""
+    seen = []
+
+    def watched(task, z, linear, folds):
+        scores, doubtful = network_scores(task, z, linear, folds)
+        seen.append((linear, scores))
+        return scores, doubtful
+
+    monkeypatch.setattr(probe, "network_scores", watched)
+    t, y = gaussian_classes((-1.0, 1.0), 80, seed=17, units=1)
+    x_ids = torch.arange(80) // 2
+    fold = probe.fold_of_row(x_ids, 5, 0)
+    assert (fold[::2] == fold[1::2]).all()
+    read = (fold == 3).nonzero()[:, 0]
+    other = y.clone()
+    a, b = read[y[read] == 0][0], read[y[read] == 1][0]
+    other[a], other[b] = 1, 0
+    for labels in (y, other):
+        MLP.estimate(t, labels, x_ids=x_ids)
+    for before, after in zip(*seen, strict=True):
+        assert torch.equal(before[:, 3], after[:, 3])
+        assert not torch.equal(before[:, 2], after[:, 2])  # rows of fold 3 choose the step there
+
+
+def test_rows_that_choose_the_step_are_of_all_classes():
+    """Of a probe set in the order of its classes the first rows are of some only."""
+    y, fold = torch.arange(20_000) // 2000, torch.arange(20_000) % 5
+    validation = torch.stack([fold == (i + 1) % 5 for i in range(5)])
+    fitted = torch.stack([(fold != i) & ~validation[i] for i in range(5)])
+    folds = Folds.of(fitted, validation, 0)
+    assert folds.checked.shape == (5, 2048)
+    for rows, chosen in zip(folds.checked, validation, strict=True):
+        assert chosen[rows].all()
+        assert len(rows.unique()) == 2048
+        assert int(y[rows].bincount(minlength=10).min()) > 150  # of 205, with a standard deviation of 11
+
+
+def test_a_small_fold_takes_no_rows_from_the_others():
+    """Of repeated inputs some folds are small; all of the others still choose."""
+    fold = torch.tensor([0, 1, *[2] * 20, *[3] * 30, *[4] * 25])
+    validation = torch.stack([fold == (i + 1) % 5 for i in range(5)])
+    folds = Folds.of(torch.stack([(fold != i) & ~validation[i] for i in range(5)]), validation, 0)
+    assert [len(rows.unique()) for rows in folds.checked] == [1, 20, 30, 25, 1]
+
+
+@pytest.mark.slow
+def test_more_rows_and_units_than_are_ever_taken_apart():
+    """Each of two signs shifts 300 units by 0.3: leading components, with all of which they are known almost surely."""
+    g = generator(18)
+    signs = torch.randint(2, (2100, 2), generator=g) * 2.0 - 1
+    t = torch.randn(1, 2100, 2100, generator=g)
+    t[0, :, 1500:] += 0.3 * signs.repeat_interleave(300, 1)
+    inputs = network_inputs(zscore(t))[0].double()
+    for sign in signs.double().T:
+        along = inputs @ (inputs.T @ sign)
+        assert float((along * sign).mean() / along.std(correction=0)) > 0.95
+
+
+@pytest.mark.parametrize("count", [3, 5, 7])
+def test_alone_as_in_stacks_of_any_size(count):
+    layers = [gaussian_classes((-1.0, 1.0), 300, seed=9, units=3 + i)[0][:, :, :4] for i in range(count)]
+    t, y = torch.cat(layers), gaussian_classes((-1.0, 1.0), 300, seed=9, units=3)[1]
+    together = MLP.estimate(t, y)
+    for i in (0, count - 1):
+        for name, q in MLP.estimate(t[i : i + 1], y).items():
+            assert abs(float(q.value) - float(together[name].value[i])) < 0.02
+
+
+def test_a_run_that_has_grown_is_that_of_its_full_length(tmp_path):
+    """The last stack of the shorter run had two snapshots; it is trained again with all that it has now."""
+    y = torch.arange(40) % 2
+    t = torch.randn(11, 40, 2, generator=generator(19)) + y[:, None]
+    arrays = {step: {"layer": each.numpy()} for step, each in enumerate(t)}
+    run, table = tmp_path / "run", tmp_path / "table.csv"
+    infoplane.from_arrays(run, arrays, labels=y.numpy())
+    for steps in (range(10), (3, 9), range(11)):
+        infoplane.analyze(run, MLP, progress=False, table=table, steps=steps)
+    infoplane.analyze(run, MLP, progress=False, table=tmp_path / "whole.csv")
+    assert table.read_bytes() == (tmp_path / "whole.csv").read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from infoplane.estimators import parse
 from infoplane.estimators._trained import Batches, Stack, TrainingPlan, in_stacks, train
 
 CPU = torch.device("cpu")
@@ -115,3 +116,49 @@ def test_stacks_are_cut_by_size_alone():
     seen = []
     in_stacks(torch.zeros(5, 1, 1), 200 << 20, lambda t: seen.append(len(t)) or {"n": t[:, 0, 0]})
     assert seen == [2, 2, 1]
+
+
+SURROUNDINGS = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("kind", ["classes", "targets"])
+@pytest.mark.parametrize("spec", ["probe:family=mlp", "critic:steps=25,hidden=8"])
+def test_what_the_caller_has_switched_on_changes_nothing(spec, kind):
+    """Estimates are made while models are evaluated; networks are trained all the same, in their own precision."""
+    estimator = parse(spec)
+    if {"classes": "discrete", "targets": "continuous"}[kind] not in estimator.targets:
+        return
+    g = torch.Generator().manual_seed(14)
+    t = torch.randn(1, 60, 2, generator=g)
+    y = t[0, :, 0].double() + torch.randn(60, generator=g, dtype=torch.float64)
+    y = (y > 0).long() if kind == "classes" else y
+    want = estimator.estimate(t, y)
+
+    def assert_same(found):
+        for name, q in want.items():
+            torch.testing.assert_close(found[name].value, q.value, atol=1e-3, rtol=0)  # as linear probes round
+            assert not found[name].value.requires_grad
+
+    for surroundings in SURROUNDINGS.values():
+        with surroundings():
+            assert_same(estimator.estimate(t.clone(), y.clone()))
+    assert_same(estimator.estimate(t.clone().requires_grad_(), y))
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert_same(estimator.estimate(t, y))
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_criterion_that_is_infinite_at_first_may_still_fall():
+    p = torch.zeros(1, 1, requires_grad=True)
+    plan = TrainingPlan(rate=1e-1, decay=0.0, batch=2, steps=200, every=1, patience=3)
+    loss = lambda rows: (p[:, 0] - 3.0).square()  # noqa: E731
+    criterion = lambda: torch.where(p[:, 0] > 0.05, (p[:, 0] - 3.0).square(), float("inf"))  # noqa: E731
+    trained = train([p], loss, criterion, Batches([torch.arange(4)], [0], 2, CPU), plan)
+    assert int(trained.step) > 20
+    assert abs(float(p.detach()) - 3) < 0.1
