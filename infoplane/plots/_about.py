@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from infoplane.core.brief import Brief
 from infoplane.core.text import listed
 from infoplane.core.tokens import token_position
@@ -15,9 +18,12 @@ from infoplane.plots.style import number
 from infoplane.plots.text import safe_text
 from infoplane.results import ResultTable
 from infoplane.results.losses import loss_words, losses
+from infoplane.results.overview import FLAG_WORDS
 from infoplane.results.trajectories import Grid
 from infoplane.results.views import Series, by_looking, settings_words
 
+UNMARKED = ("degenerate", "few_samples", "out_of_domain", "unreliable")
+"""Flags of wrong values that figures do not mark, and so count in words."""
 LONG_LABEL, MOST_HIDDEN, MOST_NAMED = 30, 3, 2
 
 
@@ -46,9 +52,9 @@ class Shown(Brief):
     caption: list[str]
 
 
-def shown(series: Series, one: Grid, *more: str) -> dict[str, Any]:
+def shown(series: Series, one: Grid, *more: str, steps: ArrayLike | None = None) -> dict[str, Any]:
     """The fields of `Shown` for one quantity of a series, with `more` at the end of the caption."""
-    label, ceiling, caption = axis_label(one.quantity, one.unit), ceiling_of(one), about(series, (one,))
+    label, ceiling, caption = axis_label(one.quantity, one.unit), ceiling_of(one), about(series, (one,), steps=steps)
     return {"label": label, "unit": one.unit, "layers": one.layers, "ceiling": ceiling, "caption": [*caption, *more]}
 
 
@@ -62,8 +68,10 @@ def axis_label(quantity: str, unit: str) -> str:
     return f"{name}{between}{words}"
 
 
-def about(series: Series, grids: Sequence[Grid]) -> list[str]:
-    """The parts of the caption: how the numbers came about, then what is doubtful in them."""
+def about(
+    series: Series, grids: Sequence[Grid], *, drawn: Iterable[Grid] | None = None, steps: ArrayLike | None = None
+) -> list[str]:
+    """The parts of the caption: how the numbers came about, then what is doubtful in those `drawn` at these steps."""
     words = [safe_text(w, limit=48) for w in settings_words(series.settings)]
     parts = [", ".join([safe_text(series.estimator), *words])]
     parts += by_looking(series.table, series.estimator, series.settings, series.runs)
@@ -82,7 +90,20 @@ def about(series: Series, grids: Sequence[Grid]) -> list[str]:
         bound = [f"{b} bound" for b in sorted(grid.bounds) if b in ("upper", "lower")]
         if said := [safe_text(e) for e in sorted(grid.estimands)] + bound:
             meanings.setdefault(", ".join(said), []).append(safe_text(grid.quantity))
-    return parts + [f"{', '.join(names)}: {said}" for said, names in meanings.items()]
+    parts += [f"{', '.join(names)}: {said}" for said, names in meanings.items()]
+    return parts + doubt_words(grids if drawn is None else drawn, steps)
+
+
+def doubt_words(grids: Iterable[Grid], steps: ArrayLike | None = None) -> list[str]:
+    """How many values an estimator itself holds for wrong, where no mark says so."""
+    found, of = dict.fromkeys(UNMARKED, 0), 0
+    for grid in grids:
+        at = np.isin(grid.steps, grid.steps if steps is None else steps)
+        flags = {flag: grid.flag(flag)[at] for flag in UNMARKED}
+        of += int(np.logical_or.reduce([np.isfinite(grid.value[at]), *flags.values()]).sum())
+        for flag, raised in flags.items():
+            found[flag] += int(raised.sum())
+    return [f"{FLAG_WORDS[flag]}: {count} of {of} values" for flag, count in found.items() if count]
 
 
 def run_words(run: str) -> str:

@@ -144,7 +144,8 @@ def compare_data(
         out.append(summarised(name, per_run, found, spread))
         for q in quantities:
             grids[q] += found[q]
-    caption = list(dict.fromkeys(about(everything, [gs[0] for gs in grids.values()])))
+    drawn = [grid for gs in grids.values() for grid in gs]
+    caption = list(dict.fromkeys(about(everything, [gs[0] for gs in grids.values()], drawn=drawn)))
     labels = {q: axis_label(q, gs[0].unit) for q, gs in grids.items()}
     ceilings = {q: highest_ceiling(gs, everything.n_samples) for q, gs in grids.items()}
     units = {q: gs[0].unit for q, gs in grids.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import chain
 from typing import Any, Unpack
 
 import numpy as np
@@ -114,7 +115,7 @@ def series_sensitivity(
         unit=grids[0].unit,
         layers=first.layers,
         ceiling=highest(ceiling_of(one) for one in grids),
-        caption=caption_of(list(found.values()), grids[:1], at),
+        caption=caption_of(list(found.values()), [quantity], at),
         quantity=quantity,
         scale=scale,
         scales=np.array(list(found)),
@@ -143,14 +144,15 @@ def chosen_steps(grids: Sequence[Grid], steps: Sequence[int] | int | None) -> Fl
     return wanted
 
 
-def caption_of(series: Sequence[Series], grids: Sequence[Grid], steps: FloatArray) -> list[str]:
+def caption_of(series: Sequence[Series], names: Sequence[str], steps: FloatArray) -> list[str]:
     """The caption: that of other figures, with the settings that all share, the steps, and what the figure is for."""
     words = [settings_words(one.settings) for one in series]
     shared = [safe_text(w, limit=48) for w in words[0] if all(w in own for own in words)]
+    grids = [[one.grid(name) for name in names] for one in series]
     at = ("step " if steps.size == 1 else "steps ") + ", ".join(map(number, steps))
     return [
         ", ".join([safe_text(series[0].estimator), *shared]),
-        *about(series[0], grids)[1:],
+        *about(series[0], grids[0], drawn=chain(*grids), steps=steps)[1:],
         f"at {at}",
         "what changes along the axis is chosen with the scale, not learned",
     ]
@@ -200,7 +202,7 @@ def sensitivity(
     data = [series_sensitivity(name, found, one, steps) for one in names]
     if isinstance(ax, Axes) and len(data) > 1:
         raise ValueError(f"ax takes one quantity, got {', '.join(names)}; pass quantity='I(X;T)', axes, or no ax")
-    caption = caption_of(list(found.values()), [first.grid(one) for one in names], data[0].steps)
+    caption = caption_of(list(found.values()), names, data[0].steps)
     with panels(ax, caption, options, heights=[1.0] * len(data), aspect=0.12 + 0.42 * len(data)) as axes:
         axes[-1].set_xlabel(WORDS.get(name, safe_text(name)))
         for axis, one in zip(axes, data, strict=True):

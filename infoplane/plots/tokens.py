@@ -84,7 +84,7 @@ def tokens_data(
     null = along(main.layers, series.grid(f"{quantity} null").value[row])[2] if f"{quantity} null" in have else None
     threshold = np.array([upper_fence(line, whisker) for line in value])
     return TokensData(
-        **shown(series, main, f"step {number(main.steps[row])}") | {"layers": names},
+        **shown(series, main, f"step {number(main.steps[row])}", steps=main.steps[row]) | {"layers": names},
         step=int(main.steps[row]),
         positions=positions,
         value=value,

@@ -395,3 +395,31 @@ def test_help_shows_the_keywords_that_all_figures_share():
 def test_an_unknown_keyword_is_refused_by_the_name_of_the_figure(draw, table):
     with pytest.raises(TypeError, match=rf"^{draw.__name__}\(\) got an unexpected keyword argument 'layer'$"):
         draw(table, layer="act1")
+
+
+# Values that an estimator itself holds for wrong
+
+
+def test_captions_count_what_no_mark_shows():
+    def doubted(row):
+        return row._replace(flags="unreliable") if row.quantity == "I(T;Y)" and row.step == 10 else row
+
+    runs = [[doubted(r) for r in synthetic.layer_rows(run=run, steps=STEPS, config={"n_bins": 5})] for run in SEEDS]
+    finer = [r._replace(flags="") for r in synthetic.layer_rows(run=SEEDS[0], steps=STEPS, config={"n_bins": 9})]
+    one = ResultTable.from_rows(runs[0], synthetic.about_runs(SEEDS[0]))
+    all_runs = ResultTable.from_rows([r for run in runs for r in run], synthetic.about_runs(*SEEDS))
+    two = ResultTable.from_rows(runs[0] + finer, synthetic.about_runs(SEEDS[0]))
+    layers, steps = len(synthetic.LAYERS), len(STEPS)
+    values = layers * steps
+    said = {
+        f"unreliable: {layers} of {2 * values} values": [plots.plane_data(one), plots.curves(one)],
+        f"unreliable: {layers} of {values} values": [plots.heatmap_data(one, quantity="I(T;Y)")],
+        f"unreliable: {3 * layers} of {6 * values} values": [plots.compare_data(all_runs)],
+        f"unreliable: {layers} of {2 * layers} values": [plots.sensitivity_data(two, "I(T;Y)", steps=10)],
+    }
+    for words, figures in said.items():
+        for figure in figures:
+            caption = plots.caption(figure) if hasattr(figure, "figure") else "; ".join(figure.caption)
+            assert words in " ".join(caption.split()), caption
+    quiet = [plots.sensitivity_data(two, "I(T;Y)", steps=1), plots.plane_data(two, settings="n_bins=9")]
+    assert not any("unreliable" in "; ".join(figure.caption) for figure in quiet)
