@@ -166,9 +166,7 @@ def test_labels_in_a_file_of_another_kind_tell_it_as_well(tmp_path):
 
 def test_labels_from_1_as_doubles_are_classes_only_when_asked(tmp_path):
     file = mat(tmp_path / "step-1.mat", fc=FC[1], labels=1.0 + Y)
-    with pytest.warns(
-        UserWarning, match=r"float labels are regression targets, .*, or say classes=True \(--classes\)$"
-    ):
+    with pytest.warns(UserWarning, match=r"float labels are regression targets, .*, or say classes=True$"):
         assert importers.from_files(tmp_path / "targets", [file]).probe.target == "continuous"
     store = importers.from_files(tmp_path / "classes", [file], classes=True)
     assert store.probe.target == "discrete"

@@ -222,9 +222,8 @@ def test_what_is_left_out_is_said(run, table):
     )
 
 
-def test_the_report_says_it(table, tmp_path):
-    infoplane.report.write_report(table, tmp_path / "report.html")
-    assert "samples that have no label at a position" in (tmp_path / "report.html").read_text()
+def test_the_report_says_it(table):
+    assert "samples that have no label at a position" in json.dumps(page_data(table))
 
 
 def test_advice_at_positions_and_without(run):

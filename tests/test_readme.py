@@ -64,5 +64,6 @@ def test_links_and_figures_exist():
 
 
 def test_it_is_read_in_three_minutes():
-    """What is longer belongs to a page of its own, to which a line here leads."""
-    assert len(README.splitlines()) <= 110
+    """What is longer belongs to a page of its own, to which a line here leads. Each estimator has one line more."""
+    lines = [line for line in README.splitlines() if not line.startswith("| `")]
+    assert len(lines) <= 96
