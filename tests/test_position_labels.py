@@ -19,6 +19,7 @@ from infoplane.core.labels import as_labels, doubts
 from infoplane.core.tokens import doubt_positions, token_count
 from infoplane.estimators import parse
 from infoplane.hooks import CollectionRecorder, NoiseInjection, Recorder, next_tokens, tokens
+from infoplane.report.data import page_data
 from infoplane.store import open_run, summarize
 from infoplane.testing import InMemory
 
