@@ -258,7 +258,7 @@ class OneLineErrors(click.Group):
             sys.exit(130)
 
 
-VALUE = r"\.\.\.|\[\.\.\.\]|\[(?:[^\[\]]|\[[^\]]*\])*\]|'[^']*'|[\w*]*"
+VALUE = r"\.\.\.|\[\.\.\.\]|\[(?:[^\[\]]|\[[^\]]*\])*\]|'[^']*'|\"[^\"]*\"|[\w*]*"
 """What may stand after `name=` in an error: ..., a list, a text, a word."""
 
 
@@ -501,7 +501,7 @@ def compare(runs: tuple[Path, ...], out: Path | None, dpi: int, **options: Any) 
 
     # What is printed is of the rows that the figure draws.
     which: Any = {name: options[name] or None for name in ("estimator", "subset", "layers")}
-    series = views.choose(read_table(runs), several_runs=True, **which)
+    series = views.choose(read_table(runs), several_runs=True, shows=options["quantity"], **which)
     quantity = {"quantity": options["quantity"]} if options["quantity"] else {}
     for one in summary.summarize(series.table, subset=series.subset, **quantity):
         click.echo(str(one))

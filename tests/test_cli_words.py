@@ -46,6 +46,15 @@ def test_a_figure_is_drawn_as_the_options_say(runs, tmp_path):
     assert ">loss<" in drawn(out)
 
 
+def test_pairs_are_asked_for_as_the_error_says(tmp_path):
+    pairs = [make_run(tmp_path / f"seed-{i}", seed=i) for i in range(2)]
+    call("estimate", *pairs, "-e", "hsic", "--pairs", "fc0,fc1")
+    asked = ["--quantity", "nHSIC(T;T')"]
+    said = call("plot", *pairs, "-k", "curves", "-e", "hsic", "-o", tmp_path / "p.png", code=2)
+    assert """asked for by --quantity "nHSIC(T;T')\"""" in said
+    assert "fc0 with fc1 nHSIC(T;T') of hsic" in call("compare", *pairs, *asked, "-o", tmp_path / "p.png")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -380,6 +380,9 @@ def test_ordinary_rows_and_rows_of_pairs_stand_side_by_side(noisy, tmp_path):
     assert "partner" not in table.select(partner="")._repr_html_()
     with pytest.raises(ValueError, match=r"pairs alone, which are asked for by quantity=\"I\(T;T'\)\""):
         choose(only)
+    part = table.take((table.estimator != "gaussian") | (table.partner != ""))
+    with pytest.raises(ValueError, match=r"pairs alone of gaussian, which are asked for by quantity="):
+        choose(part, estimator="gaussian")
 
 
 def test_the_source_is_of_both_arrays(tmp_path):

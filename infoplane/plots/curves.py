@@ -33,6 +33,7 @@ from infoplane.plots._layers import END_SHARE, LayerLook, layer_looks, tag
 from infoplane.plots.style import CHANCE, FAINT, drawable, layer_line, small_size
 from infoplane.plots.text import fitted_names, safe_text
 from infoplane.results import ResultTable
+from infoplane.results.trajectories import Grid
 from infoplane.results.views import Selection, Series, choose, metric_group
 
 FloatArray = npt.NDArray[np.float64]
@@ -49,7 +50,9 @@ class CurveData(Shown):
     value, low, high
         The estimate and the 95 % interval of its sampling error.
     other_bound : (S, L) or None
-        The opposite bound, where the estimator gives both: the ribbon between them holds the quantity.
+        The other end of a ribbon, `I(X;T) lower` beside I(X;T).
+    between : str
+        What the ribbon is: where its ends are a lower and an upper bound, it holds the quantity.
     null, null_low, null_high : (S, L) or None
         Mean over shuffled labels and the 2.5 and 97.5 % points.
     saturated : (S, L) bool
@@ -61,6 +64,7 @@ class CurveData(Shown):
     low: FloatArray
     high: FloatArray
     other_bound: FloatArray | None
+    between: str
     null: FloatArray | None
     null_low: FloatArray | None
     null_high: FloatArray | None
@@ -96,11 +100,18 @@ def series_curve(series: Series, quantity: str) -> CurveData:
         low=drawable(main.low),
         high=drawable(main.high),
         other_bound=None if other is None else drawable(other.value),
+        between="" if other is None else ribbon_words(main, other),
         null=None if null is None else drawable(null.value),
         null_low=None if null is None else drawable(null.low),
         null_high=None if null is None else drawable(null.high),
         saturated=main.flag("saturated"),
     )
+
+
+def ribbon_words(main: Grid, other: Grid) -> str:
+    """What lies between two values of a quantity: bounds hold it between them, anything else does not."""
+    held = {"lower", "upper"} <= main.bounds | other.bounds
+    return "lower to upper bound" if held else f"to {safe_text(other.quantity, limit=40)}"
 
 
 @renamed("quantities", "quantity")
@@ -242,7 +253,7 @@ def curve_keys(data: CurveData) -> list[Any]:
     if np.isfinite(data.low).any():
         keys.append(Patch(color=FAINT, alpha=0.3, linewidth=0, label="95 %, of sampling only"))
     if data.other_bound is not None:
-        keys.append(Patch(facecolor="0.9", edgecolor=FAINT, hatch="////", linewidth=0, label="lower to upper bound"))
+        keys.append(Patch(facecolor="0.9", edgecolor=FAINT, hatch="////", linewidth=0, label=data.between))
     if data.null is not None:
         keys.append(key("shuffled labels, mean and 95 %", linewidth=0.8, linestyle=CHANCE))
     if data.saturated.any():

@@ -68,8 +68,8 @@ def dpi_data(
     rows = [r for r in rows if estimator is None or r.estimator == estimator.partition(":")[0]]
     if not rows:
         raise ValueError(
-            "no run of the table is known to be a chain of layers, where the inequality must hold; "
-            "say which layers form one: chain=['fc1', 'fc2', ...]"
+            "no run of the table is known to be a chain of layers, where the inequality must hold (pooled layers, and "
+            "those beside a skip connection, are none); to name one, in Python: plots.dpi(table, chain=['fc1', 'fc2'])"
         )
     called = [run_names(table)[row.run] for row in rows]
     columns = [[f"run {name}" for name in called], estimates(rows), [row.subset for row in rows]]

@@ -169,7 +169,7 @@ def step_norm(steps: Sequence[float] | FloatArray, log: bool | None = None) -> N
 
 
 def step_ticks(steps: Sequence[float] | FloatArray, log: bool) -> list[float]:
-    """Few round tick positions: for a logarithmic scale 0 and the decades within the range."""
+    """Few round tick positions: for a logarithmic scale 0 and the decades within the range, 1, 2, 5 within one."""
     values = np.asarray(steps, dtype=np.float64)
     low, high = float(values.min()), float(values.max())
     if not log:
@@ -177,7 +177,8 @@ def step_ticks(steps: Sequence[float] | FloatArray, log: bool) -> list[float]:
     first = smallest_positive(values)
     decades = np.arange(np.floor(np.log10(first)), np.floor(np.log10(max(high, first))) + 1)
     stride = max(1, int(np.ceil(len(decades) / 6)))
-    ticks = [float(10.0**d) for d in decades[::stride] if first <= 10.0**d <= high]
+    digits = (1.0, 2.0, 5.0) if len(decades) == 1 else (1.0,)
+    ticks = [float(m * 10.0**d) for d in decades[::stride] for m in digits if first <= m * 10.0**d <= high]
     return [0.0, *ticks] if low <= 0 else ticks
 
 

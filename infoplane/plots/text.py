@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -17,6 +17,8 @@ from matplotlib.textpath import TextPath
 
 from infoplane.core.text import printable, shorten
 
+WITH = " with "
+"""What joins the names of a pair of layers."""
 _FONT: tuple[Any, ...] = (
     "font.family", "font.sans-serif", "font.serif", "font.monospace", "font.cursive", "font.fantasy", "font.style",
     "font.variant", "font.weight", "font.stretch",
@@ -64,7 +66,7 @@ def fitted_names(names: Iterable[str], width: float, size: float, *, most: int =
     """
     whole = list(dict.fromkeys(names))
     tries = [(whole, most)] if fits(whole, most) else []
-    both = unshared(whole), last_parts(whole, 2)
+    both = of_sides(unshared, whole), of_sides(lambda names: last_parts(names, 2), whole)
     tries += [(shorter, most) for shorter in both if fits(shorter, most)]
     tries += (
         [(min(both, key=lambda names: max(map(len, names))), limit) for limit in range(most, 5, -1)] if whole else []
@@ -77,6 +79,14 @@ def fitted_names(names: Iterable[str], width: float, size: float, *, most: int =
         if max((text_width(text, size) for text in shown.values()), default=0.0) <= width:
             break
     return shown
+
+
+def of_sides(shorter: Callable[[Sequence[str]], list[str]], names: Sequence[str]) -> list[str]:
+    """Names made shorter; of a pair of layers each of its two names."""
+    parted = [name.split(WITH) for name in names]
+    sides = list(dict.fromkeys(side for both in parted for side in both))
+    short = dict(zip(sides, shorter(sides), strict=True))
+    return [WITH.join(short[side] for side in both) for both in parted]
 
 
 def unshared(names: Sequence[str]) -> list[str]:

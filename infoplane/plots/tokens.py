@@ -56,6 +56,12 @@ class TokensData(Shown):
     peak: npt.NDArray[np.bool_]
     whisker: float
 
+    @property
+    def fence(self) -> FloatArray:
+        """The thresholds that a value could pass, NaN for those above the ceiling."""
+        top = np.inf if self.ceiling is None else self.ceiling.value
+        return np.where(self.threshold <= top, self.threshold, np.nan)
+
 
 @keywords(Selection, without=["against"])
 def tokens_data(
@@ -128,7 +134,8 @@ def tokens(
 
     A marker stands where the value lies above the upper quartile of the layer's positions by more than `whisker`
     interquartile ranges, the dashed line; see `infoplane.diagnostics.token_peaks`. The rule compares positions with
-    each other, not with chance: for that there is the dotted line, the same quantity on shuffled labels.
+    each other, not with chance: for that there is the dotted line, the same quantity on shuffled labels. A line that
+    would lie above the ceiling is left out, since no value can pass it.
 
     Parameters
     ----------
@@ -155,7 +162,7 @@ def tokens(
 
 def draw(ax: Axes, data: TokensData, look: Look) -> None:
     """Axes, a line for each layer, and the legend."""
-    drawn = [a.ravel() for a in (data.value, data.threshold, data.null) if a is not None]
+    drawn = [a.ravel() for a in (data.value, data.fence, data.null) if a is not None]
     ax.set_ylim(limits(np.concatenate(drawn), data.ceiling, unit=data.unit))
     first, last = int(data.positions[0]), int(data.positions[-1])
     pad = 0.02 * (last - first) or 0.5
@@ -167,8 +174,10 @@ def draw(ax: Axes, data: TokensData, look: Look) -> None:
     for i, of in enumerate(layer_looks(ax, data.layers, look)):
         ends += draw_layer(ax, data, i, of)
     draw_ceilings(ax, y=data.ceiling)
-    keys = [key(f"Q₃ + {data.whisker:g} IQR", linewidth=0.7, linestyle=DASHED)]
-    keys.append(key("above it", marker="o", linestyle="none"))
+    keys = []
+    if np.isfinite(data.fence).any():
+        keys.append(key(f"Q₃ + {data.whisker:g} IQR", linewidth=0.7, linestyle=DASHED))
+        keys.append(key("above it", marker="o", linestyle="none"))
     if data.null is not None:
         keys.append(key("shuffled labels", linewidth=0.8, linestyle=CHANCE))
     legend(ax, keys, look)
@@ -179,9 +188,9 @@ def draw_layer(ax: Axes, data: TokensData, i: int, of: LayerLook) -> list[Label]
     """The line of one layer, its threshold, its null, and markers at the values above the threshold; its label."""
     peak, color = data.peak[i], of.color
     end = draw_line(ax, data.positions, data.value[i], of, linewidth=1.0)
-    if np.isfinite(data.threshold[i]):
+    if np.isfinite(data.fence[i]):
         look: dict[str, Any] = {"linewidth": 0.7, "linestyle": DASHED, "alpha": 0.7, "zorder": 1.6}
-        tag(ax.axhline(data.threshold[i], color=color, **look), of.key, "threshold")
+        tag(ax.axhline(data.fence[i], color=color, **look), of.key, "threshold")
     if data.null is not None and end:
         look = {"linewidth": 0.8, "linestyle": CHANCE, "zorder": 2}
         tag(ax.plot(data.positions, data.null[i], color=color, **look), of.key, "null")

@@ -215,14 +215,7 @@ def choose(
     rows = of_layers(whole, recorded=select.get("estimator") == RECORDED)
     if quantity is not None:
         rows = rows.take(is_in(rows["quantity"], quantity))
-    if len(rows) == 0:
-        pairs = [q for q in dict.fromkeys(whole["quantity"].tolist()) if PAIR in q]
-        what = (
-            f"the table has pairs alone, which are asked for by quantity={pairs[0]!r}"
-            if pairs
-            else ("the table has no estimates; run infoplane.analyze(run) first")
-        )
-        raise ValueError(what)
+    _refuse_pairs_alone(rows, whole, (select.get("estimator") or "").partition(":")[0])
     rows, wanted = _of_estimator(rows, select)
     rows = _only(rows, "estimator")
     if run is not None or not several_runs:
@@ -247,6 +240,17 @@ def choose(
         left_out=left_out,
         hidden=() if layers else [layer for layer in known if layer not in keys],
     )
+
+
+def _refuse_pairs_alone(rows: ResultTable, whole: ResultTable, estimator: str) -> None:
+    """ValueError where nothing is left, or nothing of this estimator but pairs."""
+    of_it = whole.take(is_in(whole["estimator"], [estimator])) if estimator else whole
+    pairs = [q for q in dict.fromkeys(of_it["quantity"].tolist()) if PAIR in q]
+    if pairs and not set(rows["estimator"]) & set(of_it["estimator"]):
+        of = f" of {estimator}" if estimator else ""
+        raise ValueError(f"the table has pairs alone{of}, which are asked for by quantity={pairs[0]!r}")
+    if len(rows) == 0:
+        raise ValueError("the table has no estimates; run infoplane.analyze(run) first")
 
 
 def with_times(rows: ResultTable, against: str) -> tuple[ResultTable, int]:

@@ -49,6 +49,15 @@ def test_long_labels_have_two_lines_and_weights_no_number_of_samples():
     assert data.ceiling.name == "maximum"
 
 
+def test_a_ribbon_between_no_bounds_is_not_said_to_be_one():
+    rows = [
+        row._replace(bound="point") if row.quantity.startswith("I(X;T)") else row
+        for row in synthetic.layer_rows(steps=STEPS, bounds=True, estimator="kde")
+    ]
+    ax = plots.curves(ResultTable.from_rows(rows), quantity="I(X;T)")
+    assert "to I(X;T) lower" in [t.get_text() for t in ax.get_legend().get_texts()]
+
+
 def test_the_opposite_bound_makes_a_ribbon():
     table = synthetic.table(steps=STEPS, bounds=True, estimator="kde")
     data = curve_data(table, "I(X;T)")

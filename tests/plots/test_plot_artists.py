@@ -70,6 +70,7 @@ def test_step_zero_has_its_own_place_on_the_logarithmic_scale():
     assert np.all(np.diff(places) > 0.05)
     assert step_norm([0, 50, 100])(np.array([50.0])).tolist() == [0.5]
     assert step_ticks([0, 1, 8000], True) == [0, 1, 10, 100, 1000]
+    assert step_ticks([0, 1, 7], True) == [0, 1, 2, 5]
     assert 0 <= float(step_norm([7])(7.0)) <= 1
 
 

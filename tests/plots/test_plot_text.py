@@ -74,6 +74,11 @@ def test_names_of_layers_keep_their_last_parts():
     assert all("…" in name for name in fitted_names(["a.first.layer.0", "b.second.layer.0"], 30.0, 8.0).values())
 
 
+def test_of_a_pair_both_names_are_shortened():
+    pairs = [f"bert.encoder.layer.0 with bert.encoder.layer.{i}" for i in (1, 2)]
+    assert list(fitted_names(pairs, 100.0, 8.0).values()) == ["layer.0 with layer.1", "layer.0 with layer.2"]
+
+
 def test_wrap_breaks_between_parts_first():
     lines = wrap(["one", "two", "three four five"], 60, 7).split("\n")
     assert lines[0].startswith("one")

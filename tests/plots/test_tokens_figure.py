@@ -67,6 +67,15 @@ def test_the_axes_show_lines_marks_and_thresholds(table):
     assert words == ["Q₃ + 1.5 IQR", "above it", "shuffled labels"]
 
 
+def test_a_threshold_above_the_ceiling_is_not_drawn():
+    low, high = np.linspace(0.0, 0.1, 4).tolist(), [4.9, 4.8, 4.7, 4.6]
+    ax = plots.tokens(ResultTable.from_rows(rows("fc", 1, low + high, 0)))
+    assert plots.tokens_data(ResultTable.from_rows(rows("fc", 1, low + high, 0))).threshold[0] > 5.0
+    assert ax.get_ylim()[1] < 6.0
+    assert not [line for line in ax.lines if line.get_gid() == "infoplane:fc:threshold"]
+    assert ax.get_legend() is None
+
+
 def test_without_a_name_the_dependence_on_y_is_drawn(table):
     renamed = [row._replace(quantity=row.quantity.replace("nHSIC", "I")) for row in table]
     other = [row._replace(quantity=row.quantity.replace("nHSIC(T;Y)", "H(T)")) for row in table]
