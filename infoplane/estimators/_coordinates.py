@@ -55,12 +55,15 @@ class Coordinates(NamedTuple):
         Less what chance adds in so many dimensions.
     kept : (float, float)
         Share of the variance of each side that is in its coordinates.
+    found : (min(p, q),)
+        Correlations of the fitted rows as they are.
     """
 
     u: Tensor
     v: Tensor
     correlations: Tensor
     kept: tuple[float, float]
+    found: Tensor
 
     @classmethod
     def of(cls, t: Marginal, y: Marginal, fitted: Tensor, most: tuple[int, int]) -> Coordinates:
@@ -69,7 +72,7 @@ class Coordinates(NamedTuple):
         v, share_v = _principal(y.columns, fitted, most[1])
         left, found, right = torch.linalg.svd(u[fitted].T @ v[fitted] / len(fitted))
         rho = corrected(found, len(fitted), u.shape[1], v.shape[1])
-        return cls(u @ left, v @ right.T, rho, (share_u, share_v))
+        return cls(u @ left, v @ right.T, rho, (share_u, share_v), found)
 
 
 def _principal(columns: Tensor, fitted: Tensor, most: int) -> tuple[Tensor, float]:

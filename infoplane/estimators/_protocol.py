@@ -231,7 +231,8 @@ def check_inputs(
             raise TypeError(f"y must be real, got {y.dtype}")
         if "discrete" not in targets:
             raise ValueError(
-                f"{name} takes continuous targets, got {y.dtype} classes; pass y.double() if they are numbers"
+                f"{name} takes continuous targets, got {y.dtype} classes; for I(T;Y) of classes use 'probe:family=mlp' "
+                "or pass y.double() if they are numbers"
             )
         if y.ndim != 1:
             raise ValueError(f"class labels must have shape (samples,), got {tuple(y.shape)}")

@@ -99,6 +99,22 @@ class Stack:
         drawn = _uniform(seeds, *rows.shape[1:], generator=self.masks) >= self.dropout
         return (drawn.float() / (1 - self.dropout)).to(rows.device).repeat(copies, 1, 1)
 
+    def slopes(self, rows: Tensor) -> list[Tensor]:
+        """What every GELU does to small changes at (slices, B, in): (slices, B, width) for each hidden layer."""
+        found = []
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            rows = torch.baddbmm(bias, rows, weight)
+            bell = (-0.5 * rows.square()).exp() / math.sqrt(2 * math.pi)
+            found.append(torch.special.ndtr(rows) + rows * bell)
+            rows = torch.nn.functional.gelu(rows)
+        return found
+
+    def along(self, directions: Tensor, slopes: Sequence[Tensor]) -> Tensor:
+        """(slices, B, out) derivatives along `directions` (slices, B, in), where `slopes` are."""
+        for weight, slope in zip(self.weights[:-1], slopes, strict=True):
+            directions = torch.bmm(directions, weight) * slope
+        return torch.bmm(directions, self.weights[-1])
+
 
 def _uniform(*shape: int, generator: torch.Generator) -> Tensor:
     """Float32 in [0, 1) on the CPU, whatever the default type and device are."""

@@ -31,7 +31,7 @@ def layer(kind, snapshots, samples, units, dtype=torch.float32):
     return t, y if kind == "discrete" else x.double().sum(1), x
 
 
-QUICK = {"critic": "critic:steps=25,hidden=8"}
+QUICK = {"critic": "critic:steps=25,hidden=8", "flow": "flow:steps=50,folds=2"}
 """Methods that train with fewer steps."""
 
 
@@ -100,6 +100,7 @@ WAITS = {
     ("cs-qmi", "continuous"): (8, 0, ""),
     ("dse", "discrete"): (80, 0, ""),
     ("dse", "continuous"): (120, 0, ""),
+    ("flow", "continuous"): (80, 60, "coordinates of a layer are found alone, for each fold"),
     ("gaussian", "discrete"): (123, 183, RANKS),
     ("gaussian", "continuous"): (126, 98, RANKS),
     ("geometry", "discrete"): (13, 0, ""),

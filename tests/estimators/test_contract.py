@@ -14,7 +14,10 @@ from infoplane.estimators import ALL_GUARANTEES, Quantity, available, check_inpu
 from infoplane.testing import check_estimator
 
 # Settings that make a slow estimator fast on the suite's 64 samples; the rest run with their defaults.
-SMALL: dict[str, dict[str, Any]] = {"critic": {"steps": 25, "hidden": 8, "folds": 3}}
+SMALL: dict[str, dict[str, Any]] = {
+    "critic": {"steps": 25, "hidden": 8, "folds": 3},
+    "flow": {"steps": 50, "folds": 2},
+}
 
 
 @pytest.mark.parametrize("name", sorted(available()))

@@ -15,6 +15,8 @@ SPECS = {
     "kde": "kde:variance=0.25",
     "dse": "dse:sigma=0.5",
     "compressed": "compressed:dims=2",
+    "critic": "critic:steps=25",
+    "flow": "flow:steps=0",
 }
 
 
@@ -52,6 +54,7 @@ def test_copies_are_noticed_and_keep_the_flags_of_ceilings(name, times):
     t = t.softmax(2) if name == "softmax" else t
     rows = given(times, t.shape[1])
     estimator = parse(SPECS.get(name, name))
+    y = y if "discrete" in estimator.targets else t[0, :, 0].double()
     plain, found = estimator.estimate(t, y), estimator.estimate(t[:, rows], y[rows])
     named = estimator.estimate(t[:, rows], y[rows], x_ids=rows)
     for quantity, q in found.items():

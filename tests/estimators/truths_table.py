@@ -365,6 +365,13 @@ def pairs() -> list[Truth]:
         rows.append(
             Truth("gaussian", f"{dims} pairs", lambda m=made: known(m), {"I(T;Y)": bits}, tolerance, why, shuffled=0.1)
         )
+    made = known(datasets.gaussian_pair(4000, bits=2.0, dims=4, seed=1))
+    why = "as `gaussian`; cubes of units have the same ranks"
+    cubes = Problem(made.t**3, made.y)
+    rows += [
+        Truth("flow:steps=0", label, lambda m=p: m, {"I(T;Y)": 2.0}, 0.19, why, widest=0.3, shuffled=0.1)
+        for label, p in (("4 pairs", made), ("4 cubed pairs", cubes))
+    ]
     channel, bits = linear_channel()
     wide = known(datasets.gaussian_pair(2000, bits=2.0, dims=4, units=100, seed=3))
     few = known(datasets.gaussian_pair(2000, bits=1.0, dims=2, seed=12))

@@ -1,0 +1,423 @@
+"""Information of continuous pairs by a flow: networks carry one side from its marginal law to its conditional one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from infoplane.core.units import BITS_PER_NAT, Z_95
+from infoplane.estimators._canonical import canonical_nats, gaussian_log_ratio, independent_nats
+from infoplane.estimators._coordinates import LEAST_VARIANCE, Coordinates, Marginal
+from infoplane.estimators._driver import Given, Method, Problem, report
+from infoplane.estimators._flow_networks import HIDDEN, PairNetworks, Rows, Scores, Sides, Velocities
+from infoplane.estimators._neighbors import Points, intrinsic_dimension
+from infoplane.estimators._network_noise import found_noise, is_random, random_inputs, with_noise
+from infoplane.estimators._protocol import Blocks, Quantity
+from infoplane.estimators._registry import register
+from infoplane.estimators._scaling import drawn_rows, equal_rows, principal_coordinates
+from infoplane.estimators._settings import at_least, one_of, prepared, setting
+from infoplane.estimators._trained import TrainingPlan, in_stacks
+from infoplane.estimators.probe import fold_of_row
+
+CHUNK = 8
+RATE, DECAY, BATCH, EVERY, PATIENCE = 1e-2, 1e-2, 256, 50, 10
+MOST_KEPT, MOST_MOVED = 64, 16
+FILLED, WIDER = 0.85, 1.25
+TIED = 0.05
+APART_BITS, APART_SHARE = 0.25, 0.1
+ROWS_A_DIMENSION = 20
+NEAR = 1.0
+"""Nats below log n from which the ranks of n rows no longer tell how close a pair of coordinates is."""
+_NEIGHBORS, _DIMENSION_ROWS = 10, 2000
+_STREAM = 1_000_003
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class FlowMatching(Method):
+    """I(T;Y) of real targets and I(X;T) of noisy networks, by conditional flow matching.
+
+    Networks learn the mean velocity v of straight ways from samples of one side to samples of it that belong to a given
+    other side. Along them entropy grows by E div v, so with z on the way at time t
+
+        I = h(Y) - h(Y|T) = -E div v(z, t, T),
+
+    read on rows that neither trained the networks nor chose their step. No density is estimated and no log N limits the
+    value. Each side moves in turn, given the other; the value is the mean.
+
+    Both sides are first brought to normal scores, unit by unit (ranks, which leaves the information as it is), to
+    principal components (all that vary, up to 64, where rows fill them, else 1.25 times the dimension that rows lie on)
+    and to canonical coordinates. With `base="gaussian"` networks add to the velocity of the Gaussian pair with these
+    correlations, whose part of the integral is exact: nothing is to be learned where the pair is Gaussian. They see the
+    16 leading coordinates of each side; the others count as Gaussian.
+
+    `method="score"` takes another loss: networks remove noise from one side, with the other and without it, and the
+    information is the integral over noise of what the other side takes off the error (MINDE-c). "I(T;Y) inside" is the
+    form that cannot be negative, "I(T;Y) outside" the one that can; the value is their mean.
+
+    **I(X;T) needs noise in the network**, as in `compressed`: in a deterministic layer it is infinite, and absent here.
+    Where a `NoiseInjection` was recorded, noise is drawn and added (`noise="network"`); `noise="recorded"` says that
+    the values are random already. For the recorded inputs alone `noise` is exact, and the better choice. Classes as Y
+    are no obstacle then, but I(T;Y) of classes is for `probe:family=mlp`.
+
+    How it misleads: *the value is no bound*, and errs either way where networks are trained too little or too few rows
+    say too little. Above 5 nats it reads too little of curved pairs, with few rows earlier. Components of small
+    variance are left out whatever they tell (`variance kept` does not show it), and dependence beyond the 16 leading
+    canonical coordinates that is not linear is not seen. `low` and `high` are of the rows that are read and know
+    nothing of errors of training. Flags:
+
+    - `unreliable`: both directions differ by more than 0.25 bit and a tenth (of `score`: both forms), more steps would
+      help, a network diverged or errs on its own rows less by a quarter, neither side has a density in its
+      coordinates, or one pair of coordinates comes near to what ranks can tell (log n - 1 nats of n training rows);
+    - `ties`: more than 5 % of the rows of a side repeat, or a side lies on a curve or surface in its coordinates (a
+      circle in the plane): only the other side moves;
+    - `few_samples`: fewer than 20 training rows for each dimension kept.
+
+    :measures: continuous pairs: velocities that carry one side to its law given the other
+    :assumes: a few smooth coordinates, or Gaussian ones; I(X;T) needs noise in the network
+    :errs: either side; down for much information and few samples
+    :cost: folds steps (k + 128) 128, k kept
+    :memory: folds N k
+    :gives: I(T;Y) of targets, I(X;T) of noisy networks
+    :unit: bit
+    :ceiling: none
+    :source: Butakov et al. 2025; Bounoua et al. 2024
+
+    Parameters
+    ----------
+    method : {"flow", "score"}
+        What networks learn: velocities or noise.
+    base : {"gaussian", "off"}
+        What they add to: the solution for a Gaussian pair, or nothing.
+    steps : int
+        The most steps of training; 0 leaves the base alone.
+    folds : int
+        Parts that are each read by networks of the others. Samples with equal `x_ids` stay together.
+    noise : {"network", "recorded", "off"}
+        Where the randomness of T is; "off" leaves I(X;T) out.
+    seed : int
+        Of folds, first weights, batches, repeated values and added noise; the same in every snapshot.
+
+    Notes
+    -----
+    Eight snapshots are trained at a time, as one program; alone or together they agree within 0.02 bit. Nothing is
+    clipped: independent pairs read slightly negative values as often as positive ones.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of its domain, the inputs do not fit, Y are classes and T has no noise, noise is there and
+        `x` is missing, or a layer declared random is not.
+
+    References
+    ----------
+    Butakov, Semenenko, Frolov and Oseledets, "FMMI: Flow matching mutual information estimation", 2025.
+    Lipman, Chen, Ben-Hamu, Nickel and Le, "Flow matching for generative modeling", 2023.
+    Bounoua, Franzese and Michiardi, "MINDE: Mutual information neural diffusion estimation", 2024.
+    Guo, Shamai and Verdu, "Mutual information and minimum mean-square error in Gaussian channels", 2005.
+
+    Examples
+    --------
+    >>> g = torch.Generator().manual_seed(0)
+    >>> t = torch.randn(400, 2, generator=g)
+    >>> y = t + 0.5 * torch.randn(400, 2, generator=g)              # 2 x 1/2 log2(1 + 4) bits
+    >>> found = FlowMatching(steps=50).estimate(t[None], y)["I(T;Y)"]
+    >>> abs(float(found.value) - math.log2(5)) < 0.3
+    True
+    """
+
+    name: ClassVar[str] = "flow"
+    targets: ClassVar[frozenset[str]] = frozenset({"continuous"})
+    guarantees: ClassVar[frozenset[str]] = frozenset()
+    chunk: ClassVar[int] = CHUNK
+    not_extrapolated: ClassVar[str] = "its error does not fall as 1/N: networks of many samples are trained too little"
+
+    method: Literal["flow", "score"] = setting("flow", one_of("flow", "score"))
+    base: Literal["gaussian", "off"] = setting("gaussian", one_of("gaussian", "off"))
+    steps: int = setting(1000, at_least(0))
+    folds: int = setting(4, at_least(2))
+    noise: Literal["network", "recorded", "off"] = setting("network", one_of("network", "recorded", "off"))
+    seed: int = 0
+    network_std: float | None = prepared()
+    network_kind: str | None = prepared()
+    network_clean: bool | None = prepared()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if is_random(self):  # then there is I(X;T), whatever the labels are
+            object.__setattr__(self, "targets", frozenset({"continuous", "discrete"}))
+
+    def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
+        """Take over the noise that the network adds to the layer; no value is read."""
+        return dataclasses.replace(self, **found_noise(blocks))
+
+    def bytes_per_snapshot(self, samples: int, units: int) -> int:
+        """The layer with its ranks, the coordinates of every fold, and the activations of a batch."""
+        return 40 * samples * units + self.folds * _bytes_of_fold(samples, MOST_MOVED, MOST_MOVED)
+
+    @property
+    def min_samples(self) -> int:
+        """One in each part."""
+        return 2 * self.folds
+
+    def start(self, given: Given) -> _CarriedPairs:
+        """The sides that every snapshot is paired with, and the folds."""
+        return _CarriedPairs(self, given)
+
+
+class _Block(NamedTuple):
+    """One side of a pair: its columns, how many components are kept, and whether it has a density in them."""
+
+    marginal: Marginal
+    kept: int
+    filled: bool
+
+    @classmethod
+    def of(cls, block: Tensor, seed: int) -> _Block | None:
+        """Of rows (N, D); None where all are equal."""
+        marginal = Marginal.of(block, seed)
+        columns = marginal.columns
+        if columns.shape[1] == 0:
+            return None
+        kept, filled = _dimensions(columns, seed)
+        tied = marginal.tied and float((equal_rows(columns) > 0).double().mean()) > TIED
+        return cls(marginal, kept, filled and not tied)
+
+    @property
+    def moved(self) -> int:
+        """Coordinates that networks see; the others count as Gaussian."""
+        return min(self.kept, MOST_MOVED)
+
+
+def _dimensions(columns: Tensor, seed: int) -> tuple[int, bool]:
+    """Components to keep of (N, D), and whether rows fill them: all that vary, up to 64, or a few more than filled."""
+    rows = drawn_rows(len(columns), _DIMENSION_ROWS, seed)
+    coordinates, squares = principal_coordinates((columns if rows is None else columns[rows.to(columns.device)])[None])
+    largest = squares[0].topk(min(MOST_KEPT, squares.shape[1]))
+    shown = largest.indices[largest.values > LEAST_VARIANCE * largest.values[0]]
+    coordinates, count = coordinates[0][:, shown], len(shown)
+    if _filled(coordinates, seed):
+        return count, True
+    kept = min(count, MOST_MOVED, max(2, math.ceil(WIDER * _intrinsic(coordinates))))
+    return kept, kept < count and _filled(coordinates[:, :kept], seed)
+
+
+def _filled(coordinates: Tensor, seed: int) -> bool:
+    """Whether principal coordinates (N, k) have about as many dimensions as normal ones."""
+    if coordinates.shape[1] == 1:
+        return True
+    g = torch.Generator().manual_seed(seed)
+    normal = torch.randn(coordinates.shape, generator=g, device="cpu", dtype=torch.float64)
+    return _intrinsic(coordinates / coordinates.std(0)) >= FILLED * _intrinsic(normal.to(coordinates.device))
+
+
+def _intrinsic(rows: Tensor) -> float:
+    return intrinsic_dimension(Points(rows).nearest(min(_NEIGHBORS, len(rows) - 1))[0])
+
+
+class _CarriedPairs(Problem):
+    """The targets and, where T has noise, the inputs, each paired with the layer of every snapshot."""
+
+    config: FlowMatching
+
+    def __init__(self, config: FlowMatching, given: Given) -> None:
+        super().__init__(config, given)
+        x = random_inputs(config, given)
+        self.others: dict[str, Tensor] = {"I(T;Y)": given.y.detach()} if given.y.is_floating_point() else {}
+        if x is not None:
+            self.others["I(X;T)"] = x.detach()
+        self.sides = {name: _Block.of(block, _STREAM + config.seed) for name, block in self.others.items()}
+        part = fold_of_row(given.x_ids, 2 * config.folds, config.seed).cpu()
+        self.part, self.fold = part, part // 2
+        self.plan = TrainingPlan(
+            rate=RATE, decay=DECAY, batch=BATCH, steps=config.steps, every=EVERY, patience=PATIENCE, cosine=True
+        )
+
+    def rows(self, direction: int) -> Rows:
+        """Rows of each fold: it reads its own two parts, the next part chooses the step, the others are trained on."""
+        folds, device = self.config.folds, self.t.device
+        own = torch.arange(folds, device="cpu")[:, None]
+        read = self.fold == own
+        checked = self.part == (2 * own + 2) % (2 * folds)
+        fitted = tuple(row.nonzero()[:, 0] for row in ~read & ~checked)
+        seeds = tuple(2 * (folds * self.config.seed + f) + direction for f in range(folds))
+        return Rows(fitted, _even(checked).to(device), _even(read).to(device), seeds)
+
+    def chunk(self, t: Tensor) -> dict[str, Tensor]:
+        own = [_Block.of(with_noise(layer, self.config), self.config.seed) for layer in t.detach()]
+        found = {"degenerate": torch.tensor([block is None for block in own], device=t.device)}
+        for name, other in self.sides.items():
+            groups: dict[int, list[int]] = defaultdict(list)  # networks of one size are one stack
+            for i, block in enumerate(own):
+                if block is not None and other is not None:
+                    groups[block.kept].append(i)
+            whole = _zeros(self.config.method, t)
+            for members in groups.values():
+                blocks = [block for block in (own[i] for i in members) if block is not None]
+                for key, value in self._trained(blocks, other).items():
+                    whole[key][members] = value
+            found |= {f"{name} {key}": value for key, value in whole.items()}
+        return found
+
+    def _trained(self, blocks: list[_Block], other: _Block | None) -> dict[str, Tensor]:
+        """The numbers of snapshots whose networks have one size."""
+        assert other is not None
+        each = self.config.folds * _bytes_of_fold(self.samples, blocks[0].moved, other.moved)
+        numbers = torch.arange(len(blocks), device=self.t.device)
+        return in_stacks(numbers, each, lambda some: self._stack([blocks[i] for i in some.tolist()], other))
+
+    def _stack(self, blocks: list[_Block], other: _Block) -> dict[str, Tensor]:
+        base = self.config.base == "gaussian"
+        pairs = _FoldCoordinates.of(blocks, other, self.rows(0).fitted)
+        ways, doubtful = [], torch.zeros(len(blocks), dtype=torch.bool, device=self.t.device)
+        for direction in (0, 1):
+            networks = self.networks(pairs.sides(direction), self.rows(direction), base)
+            trained = networks.train(self.plan)
+            doubtful |= networks.apart((trained.unfinished & (self.config.steps > 0)) | trained.diverged).any(1)
+            with torch.no_grad():
+                doubtful |= networks.loose()
+                read = networks.read().double()  # (S, F, R, q)
+            known = pairs.nats if base and networks.exact else pairs.beyond
+            whole = read.new_zeros(len(blocks), self.samples, read.shape[3])
+            for fold, numbers in enumerate(networks.rows.read):
+                whole[:, numbers] = read[:, fold] + known[:, fold, None, None]
+            ways.append(whole)
+        values = torch.stack(ways, 1)  # (S, 2, N, q)
+        free = torch.tensor([[b.filled, other.filled] for b in blocks], device=self.t.device)
+        weight = torch.where(free.any(1, keepdim=True), free, True).double()
+        weight = weight / weight.sum(1, keepdim=True)
+        scatter = (values[..., 0] * weight[:, :, None]).sum(1)
+        if base and self.config.method == "flow":  # what is exact scatters as the ratio does
+            scatter = scatter + pairs.pointwise(self.fold.to(self.t.device))
+        return {
+            "ways": values.mean(2),
+            "weight": weight,
+            "error": scatter.std(1) / math.sqrt(self.samples),
+            "doubtful": doubtful | ~free.any(1) | pairs.steep,
+            "tied": ~free.all(1),
+            "kept": pairs.kept,
+            "few": torch.tensor([self._few(max(b.kept, other.kept)) for b in blocks], device=self.t.device),
+        }
+
+    def _few(self, dimensions: int) -> bool:
+        return min(map(len, self.rows(0).fitted)) < ROWS_A_DIMENSION * dimensions
+
+    def networks(self, sides: Sides, rows: Rows, base: bool) -> PairNetworks:
+        """Those of the method."""
+        return (Velocities if self.config.method == "flow" else Scores)(sides, rows, base)
+
+    def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        out: dict[str, Quantity] = {}
+        for name, other in self.sides.items():
+            own = {key: found[f"{name} {key}"] for key in _zeros(self.config.method, self.t[:0])}
+            out |= self._quantities(name, own, found["degenerate"] | (other is None))
+        kept = found[f"{next(iter(self.sides))} kept"]
+        return out | report("variance kept", kept, unit="share", flags={"degenerate": found["degenerate"]})
+
+    def _quantities(self, name: str, own: dict[str, Tensor], constant: Tensor) -> dict[str, Quantity]:
+        ways = own["ways"] * BITS_PER_NAT  # (S, 2, q)
+        read = (ways * own["weight"][:, :, None]).sum(1)  # (S, q)
+        value, score = read[:, 0], self.config.method == "score"
+        apart = read[:, 0] - read[:, 1] if score else (ways[:, 0, 0] - ways[:, 1, 0]) * ~own["tied"]
+        flags = {
+            "degenerate": constant,
+            "ties": own["tied"],
+            "few_samples": own["few"],
+            "unreliable": own["doubtful"] | (apart.abs() > APART_BITS + APART_SHARE * value.abs()),
+        }
+        estimand = "noisy-population" if name == "I(X;T)" else ""
+        out = report(name, value, half=own["error"] * (BITS_PER_NAT * Z_95), flags=flags, estimand=estimand)
+        if score:
+            for i, way in enumerate(("inside", "outside")):
+                out |= report(f"{name} {way}", read[:, i], flags=flags, estimand=estimand)
+        return out
+
+
+def _zeros(method: str, t: Tensor) -> dict[str, Tensor]:
+    """The numbers of pairs of which one side is constant, for every snapshot of `t`."""
+    whole, yes = t.new_zeros(len(t), dtype=torch.float64), torch.zeros(len(t), dtype=torch.bool, device=t.device)
+    ways = whole[:, None, None].repeat(1, 2, 1 + (method == "score"))
+    numbers = {"ways": ways, "weight": torch.full_like(ways[:, :, 0], 0.5), "error": whole, "kept": whole.clone()}
+    return numbers | {"doubtful": yes, "tied": yes.clone(), "few": yes.clone()}
+
+
+class _FoldCoordinates(NamedTuple):
+    """What networks see of T and of the other side in every snapshot and fold, and the Gaussian of the pair.
+
+    Attributes
+    ----------
+    u, v : (S, F, N, k) and (S, F, N, m) float32
+    correlations : (S, F, r)
+    nats, beyond : (S, F)
+        Of the Gaussian: in all coordinates, and in those that no network sees.
+    ratio : (S, F, N)
+        Log ratio of its densities at each row.
+    kept : (S,)
+        Share of the variance of T in its coordinates.
+    steep : (S,) bool
+        Whether one pair of coordinates comes near to what ranks of so many rows can tell.
+    """
+
+    u: Tensor
+    v: Tensor
+    correlations: Tensor
+    nats: Tensor
+    beyond: Tensor
+    ratio: Tensor
+    kept: Tensor
+    steep: Tensor
+
+    @classmethod
+    def of(cls, blocks: list[_Block], other: _Block, fitted: tuple[Tensor, ...]) -> _FoldCoordinates:
+        rows = [_coordinates(block, other, chosen) for block in blocks for chosen in fitted]
+        shape = (len(blocks), len(fitted))
+        stacked = (torch.stack(part) for part in zip(*rows, strict=True))
+        u, v, rho, nats, beyond, ratio, kept, steep = (part.view(*shape, *part.shape[1:]) for part in stacked)
+        return cls(u.float(), v.float(), rho, nats, beyond, ratio, kept.mean(1), steep.any(1))
+
+    def sides(self, direction: int) -> Sides:
+        """T moves (0), or the other side (1)."""
+        moving, still = (self.u, self.v) if direction == 0 else (self.v, self.u)
+        return Sides(moving, still, _wide(self.correlations, moving.shape[3]).float())
+
+    def pointwise(self, fold: Tensor) -> Tensor:
+        """(S, N) the log ratio of each row less the mean, in the coordinates of the fold that reads it."""
+        ratio = self.ratio.gather(1, fold.expand(len(self.ratio), 1, -1))[:, 0]
+        return ratio - ratio.mean(1, keepdim=True)
+
+
+def _coordinates(block: _Block, other: _Block, fitted: Tensor) -> tuple[Tensor, ...]:
+    """The fields of `_FoldCoordinates` for one snapshot and the rows that one fold is fitted to."""
+    rows = fitted.to(other.marginal.columns.device)
+    c = Coordinates.of(block.marginal, other.marginal, rows, (block.kept, other.kept))
+    nats, r, seen = -0.5 * (1 - c.correlations.square()).log(), len(c.correlations), min(block.moved, other.moved)
+    ratio = gaussian_log_ratio(c.u[:, None, :r], c.v[:, None, :r], c.correlations)[:, 0, 0]
+    u, v, rho = _wide(c.u, block.moved), _wide(c.v, other.moved), _wide(c.correlations, seen)
+    # Less than what chance gives to all together would be left of correlations that are each corrected.
+    whole = canonical_nats(c.found) - independent_nats(c.u.shape[1], c.v.shape[1], len(fitted))
+    steep = (nats > math.log(len(fitted)) - NEAR).any()
+    return u, v, rho, whole, nats[seen:].sum(), ratio, nats.new_tensor(c.kept[0]), steep
+
+
+def _wide(columns: Tensor, width: int) -> Tensor:
+    """The first `width` of the last axis, zeros where there are fewer."""
+    found = columns[..., :width]
+    return torch.nn.functional.pad(found, (0, width - found.shape[-1]))
+
+
+def _even(chosen: Tensor) -> Tensor:
+    """(F, n) numbers of the rows (F, N) bool, the shorter ones filled up with rows of their own."""
+    numbers = [row.nonzero()[:, 0] for row in chosen]
+    most = max(map(len, numbers))
+    return torch.stack([row.repeat(-(-most // len(row)))[:most] for row in numbers])
+
+
+def _bytes_of_fold(samples: int, k: int, m: int) -> int:
+    """Memory of the coordinates of one fold, and of the activations of a batch."""
+    return 40 * samples * (k + m) + 4 * 2048 * (8 * HIDDEN + 4 * (k + m))
