@@ -129,7 +129,7 @@ def compare_data(
     table: ResultTable,
     quantity: Sequence[str] | str = ("I(X;T)", "I(T;Y)"),
     *,
-    spread: str | None = "ci95",
+    spread: str | None = "auto",
     groups: Mapping[str, Sequence[str] | str] | None = None,
     **select: Unpack[Selection],
 ) -> CompareData:
@@ -228,7 +228,7 @@ def compare(
     form: Literal["curves", "plane"] = "curves",
     by: Literal["layer"] | None = None,
     quantity: Sequence[str] | str | None = None,
-    spread: str | None = "ci95",
+    spread: str | None = "auto",
     groups: Mapping[str, Sequence[str] | str] | None = None,
     log: bool | None = None,
     **options: Unpack[Options],
@@ -246,8 +246,9 @@ def compare(
     by : "layer", optional
         A panel of equal size and limits for each layer, in which the groups have the colours; of one quantity, by
         default I(X;T).
-    spread : {"ci95", "sd", "se", "minmax"} or None
-        What the band is; see `infoplane.results.summary.over_runs`.
+    spread : {"auto", "ci95", "sd", "se", "quartiles", "minmax"} or None
+        What the band is: by default the 95 % interval of the mean, of two runs the two; see
+        `infoplane.results.summary.over_runs`.
     groups : mapping from name to runs or globs, optional
         Runs to average separately, such as {"tanh": "tanh-*", "ReLU": "relu-*"}, by id or by the name of the run's
         directory; each has its line style, or its colour where one layer is drawn.

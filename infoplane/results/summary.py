@@ -29,6 +29,8 @@ SPREADS: dict[str, str] = {
     "quartiles": "lower to upper quartile",
     "minmax": "smallest to largest",
 }
+AUTO, FEW = "auto", 2
+"""The spread that goes by the number of runs, and how many runs say nothing of the error of their mean."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,15 +60,18 @@ def over_runs(values: FloatArray, spread: str | None = "ci95") -> Summary:
     Parameters
     ----------
     values : (R, ...) float64
-    spread : {"ci95", "sd", "se", "quartiles", "minmax"} or None
+    spread : {"ci95", "sd", "se", "quartiles", "minmax", "auto"} or None
         `ci95` is the confidence interval of the mean under normal errors (Student, 1908), wide for few
         runs; `sd` has the sample's n - 1; `quartiles` holds the middle half of the runs (linear interpolation);
-        `minmax` is their range. None draws no band.
+        `minmax` is their range. `auto` is `ci95` from three runs on; of two it is `minmax`, since their `ci95` is 12.7
+        times as wide and fills any figure. None draws no band.
     """
-    if spread is not None and spread not in SPREADS:
-        raise ValueError(f"spread must be one of {', '.join(SPREADS)} or None, got {spread!r}")
+    if spread not in (None, AUTO, *SPREADS):
+        raise ValueError(f"spread must be one of {AUTO}, {', '.join(SPREADS)} or None, got {spread!r}")
     if values.ndim == 0 or values.shape[0] == 0:
         raise ValueError(f"values must be (runs, ...) with at least one run, got shape {values.shape}")
+    if spread == AUTO:
+        spread = "ci95" if values.shape[0] > FEW else "minmax"
     known = np.isfinite(values)
     count = known.sum(axis=0)
     some = np.maximum(count, 1)  # the divisor where no run has a value, so that nothing is divided by 0
@@ -195,7 +200,7 @@ def summarize(
     table: ResultTable,
     quantity: str | Sequence[str] = ("I(X;T)", "I(T;Y)"),
     *,
-    spread: str | None = "ci95",
+    spread: str | None = AUTO,
     **select: Any,
 ) -> list[CurveSummary]:
     """Mean and spread over the runs of a table, for each layer, subset, estimator, settings and quantity.

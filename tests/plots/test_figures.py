@@ -146,8 +146,8 @@ def test_a_band_wider_than_the_quantity_can_be_does_not_set_the_axes(form):
         for row in synthetic.layer_rows(steps=STEPS)
     ]  # fmt: skip
     both = ResultTable.from_rows(synthetic.layer_rows(steps=STEPS) + far, synthetic.about_runs("a1b2c3", "far"))
-    ax = plots.compare(both, form=form, quantity=None if form == "plane" else "I(T;Y)")
-    band = plots.compare_data(both).groups[0].summaries["I(T;Y)"]
+    ax = plots.compare(both, form=form, quantity=None if form == "plane" else "I(T;Y)", spread="ci95")
+    band = plots.compare_data(both, spread="ci95").groups[0].summaries["I(T;Y)"]
     assert np.nanmax(band.high) > 2
     assert ax.get_ylim()[1] < 1.2
     assert ax.get_ylim()[0] > -0.2
@@ -170,7 +170,7 @@ def test_runs_that_do_not_match_are_refused(seeds):
     late = ResultTable.from_rows(synthetic.layer_rows(run="late", steps=[7, 70]))
     with pytest.raises(ValueError, match="no step in common"):
         plots.compare(ResultTable.concat([ResultTable.from_rows(list(seeds)), late]))
-    with pytest.raises(ValueError, match=r"spread must be one of ci95, sd, se, .*minmax or None, got 'iqr'"):
+    with pytest.raises(ValueError, match=r"spread must be one of auto, ci95, sd, se, .*minmax or None, got 'iqr'"):
         plots.compare(seeds, spread="iqr")
 
 

@@ -37,6 +37,14 @@ def test_spread_against_numpy_and_scipy(spread):
     assert (got.count == 6).all()
 
 
+def test_the_spread_of_two_runs_is_their_range():
+    values = np.random.default_rng(0).normal(size=(3, 4))
+    for runs, spread in ((2, "minmax"), (3, "ci95")):
+        got, wanted = over_runs(values[:runs], "auto"), over_runs(values[:runs], spread)
+        assert got.words == wanted.words
+        np.testing.assert_array_equal([got.low, got.high], [wanted.low, wanted.high])
+
+
 @pytest.mark.parametrize("spread", ["ci95", "sd", "se", "quartiles", "minmax", None])
 def test_missing_runs_do_not_count(spread):
     values = np.array([[1.0, 2.0, np.nan], [3.0, np.nan, np.nan]])
