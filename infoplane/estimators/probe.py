@@ -321,10 +321,14 @@ class _NetworkCrossFit(_CrossFit):
 
     def _linear(self, design: _Design, validation: Tensor) -> Tensor:
         """(S, F, K, N) scores of linear probes fitted to the rows of the networks."""
-        ridge = self.config.ridge
-        if ridge != "auto":
-            return design.fit(self.task, self.fitted, design.ones * ridge, tolerance=COARSE).scores
-        return _choose_ridge(design, self.task, self.fitted, validation)[1].scores
+        ridge, parts = self.config.ridge, []
+        for some in design.at_once(self.config.folds, self.task.outputs):
+            if ridge == "auto":
+                fit = _choose_ridge(design, self.task, self.fitted[some], validation[some])[1]
+            else:
+                fit = design.fit(self.task, self.fitted[some], design.ones * ridge, tolerance=COARSE)
+            parts.append(fit.scores)
+        return torch.cat(parts, 1)
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
         task = self.task
