@@ -86,6 +86,12 @@ def test_remedy_where_no_scale_shows_a_layer(tmp_path, t, words):
     assert "none" in str(found)
 
 
+def test_what_several_estimators_say_of_a_layer_is_said_once(tmp_path):
+    found = infoplane.advise(run_of(tmp_path, {"dead": np.zeros((64, 3), np.float32)}), progress=False)
+    [line] = [line for line in repr(found).splitlines() if "constant, or dead" in line]
+    assert line.startswith("dead, binning, kde, noise: ")
+
+
 def test_advice_is_kept_and_survives_the_next_analysis(tmp_path):
     path = run_of(tmp_path, {"line": spaced()}, halves())
     found = infoplane.advise(path, ["binning"], progress=False)

@@ -66,9 +66,9 @@ class Setting:
     without: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Advice:
-    """What `advise` found. `print(advice)` shows it; `advice.specs` are the specs to paste, the best first.
+    """What `advise` found. It shows itself as words; `advice.specs` are the specs to paste, the best first.
 
     Attributes
     ----------
@@ -94,7 +94,7 @@ class Advice:
         """Specs for `analyze`, the one that shows most layers first."""
         return [setting.spec for setting in self.settings]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "\n".join(_lines(self))
 
     def _repr_html_(self) -> str:
@@ -298,12 +298,15 @@ def _lines(advice: Advice) -> Iterator[str]:
         shown = f"{len(layers) - len(setting.without)} of " if setting.without else ""
         missing = f"; not {listed([*map(printable, setting.without)], 3)}" if setting.without else ""
         yield f"{setting.spec}  for {shown}{len(layers)} layers{missing}"
-    remedies: dict[str, list[str]] = {}
+    estimators: dict[tuple[str, str], list[str]] = {}
     for each in advice.layers:
         if each.remedy:
-            remedies.setdefault(f"{each.estimator}: {each.remedy}", []).append(printable(each.layer))
-    for remedy, of in remedies.items():
-        yield f"{listed(of, 3)}, {remedy}"
+            estimators.setdefault((each.layer, each.remedy), []).append(each.estimator)
+    remedies: dict[str, list[str]] = {}
+    for (layer, remedy), of in estimators.items():
+        remedies.setdefault(f"{', '.join(of)}: {remedy}", []).append(printable(layer))
+    for remedy, concerned in remedies.items():
+        yield f"{listed(concerned, 3)}, {remedy}"
     yield "A scale chosen so is chosen by looking; say so beside the figure."
 
 
