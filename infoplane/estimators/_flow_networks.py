@@ -258,7 +258,7 @@ class Scores(PairNetworks):
     def _both(self, draws: Draws) -> Tensor:
         """(S, F, B, 2) inside and outside."""
         noise = self.fixed(draws)
-        ones = torch.ones(draws.rows.shape[1], 1, device=noise.device)
+        ones = noise.new_ones(draws.rows.shape[1], 1)
         known, unknown = self.predicted(draws, noise, ones), self.predicted(draws, noise, 0 * ones)
         inside = (known - unknown).square().sum(3)
         outside = ((unknown - noise).square() - (known - noise).square()).sum(3)

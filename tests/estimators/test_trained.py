@@ -126,7 +126,15 @@ SURROUNDINGS = {
 
 
 @pytest.mark.parametrize("kind", ["classes", "targets"])
-@pytest.mark.parametrize("spec", ["probe:family=mlp", "critic:steps=25,hidden=8"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "probe:family=mlp",
+        "critic:steps=25,hidden=8",
+        "flow:steps=50,folds=2",
+        "flow:method=score,steps=50,folds=2",
+    ],
+)
 def test_what_the_caller_has_switched_on_changes_nothing(spec, kind):
     """Estimates are made while models are evaluated; networks are trained all the same, in their own precision."""
     estimator = parse(spec)
