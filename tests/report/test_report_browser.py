@@ -208,6 +208,15 @@ def three(**how):
     return [row for run in "abc" for row in report_table.rows(run=run, **how) + report_table.metric_rows(run=run)]
 
 
+def test_ten_layers_stand_in_full_on_a_narrow_page(browser, tmp_path):
+    names = ["stem", *(f"stages.{i // 2}.{i % 2}" for i in range(8)), "fc"]
+    table = ResultTable.from_rows(report_table.rows(layers=names))
+    opened = Opened(browser, write_report(table, tmp_path / "report.html"), viewport={"width": 390, "height": 844})
+    cut = "Math.max(...[...document.querySelectorAll('fieldset')].map((f) => f.scrollHeight - f.clientHeight))"
+    assert opened.page.evaluate(cut) <= 0
+    opened.page.close()
+
+
 @pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=lambda size: str(size[0]))
 @pytest.mark.parametrize("what", CROWDED)
 def test_plane_and_controls_are_in_the_first_screen(browser, tmp_path, what, size):
