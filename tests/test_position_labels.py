@@ -301,6 +301,14 @@ def test_a_recorded_language_model(tmp_path, capfd):
     assert set(found.n_samples) == {60}
 
 
+def test_the_plan_offers_no_positions_where_none_are_kept(tmp_path, capfd):
+    with pytest.warns(UserWarning, match="no layer keeps them"):
+        record(tmp_path / "run", quiet=False, reduce="mean")
+    plan = capfd.readouterr().err
+    assert "60 of 300 without (-100); no layer keeps its positions (reduce=)" in plan
+    assert "token=*" not in plan
+
+
 def test_a_run_that_goes_on_with_other_labels_is_refused(tmp_path):
     record(tmp_path / "run")
     with Recorder(Letters(), (IDS, NEXT), tmp_path / "run", quiet=True, schedule=1, resume=True) as recorder:

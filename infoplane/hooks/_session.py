@@ -105,7 +105,7 @@ class Session:
             free=None if where is None else free_bytes(where),
             where="" if where is None else str(where.absolute().parent),
             members=len(self.destinations),
-            note="\n".join(filter(None, [self.prober.note, label_words(self.prober.probe.record)])),
+            note="\n".join(filter(None, [self.prober.note, label_words(self.prober.probe.record, self.prober.layers)])),
         )
 
     def describe(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,8 @@ from infoplane.core.labels import (
     position_words,
     unlabelled,
 )
-from infoplane.core.records import NO_LABEL, Probe
+from infoplane.core.records import NO_LABEL, Layer, Probe
+from infoplane.core.tokens import token_units
 from infoplane.core.warn import warn
 from infoplane.hooks._pass.state import keep_random_state
 
@@ -188,12 +189,14 @@ def next_tokens(ids: Any, mask: Any = None) -> Tensor:
     return labels.masked_fill(~(real & torch.nn.functional.pad(real[:, 1:], (0, 1))), NO_LABEL)
 
 
-def label_words(record: Probe) -> str:
+def label_words(record: Probe, layers: Iterable[Layer]) -> str:
     """What the printed plan says of labels for each position; nothing of others."""
     if record.positions is None:
         return ""
     words = position_words(record.positions, record.samples, int(unlabelled(record.labels).sum()))
-    return f"labels: {words}; estimate them with layers=['LAYER[token=*]']"
+    kept = any(len(token_units(layer)) > 0 for layer in layers)
+    how = "estimate them with layers=['LAYER[token=*]']" if kept else "no layer keeps its positions (reduce=)"
+    return f"labels: {words}; {how}"
 
 
 def _own_tokens(inputs: Inputs, y: npt.NDArray[Any]) -> list[str]:
