@@ -31,7 +31,7 @@ from infoplane.estimators._driver import Given, Method, Problem, report
 from infoplane.estimators._network_noise import found_noise, is_random, random_inputs, with_noise
 from infoplane.estimators._protocol import Blocks, Quantity, only_values
 from infoplane.estimators._registry import preset, register
-from infoplane.estimators._settings import POSITIVE, at_least, one_of, prepared, setting
+from infoplane.estimators._settings import POSITIVE, at_least, between, one_of, prepared, setting
 from infoplane.estimators._trained import TrainingPlan, in_stacks
 from infoplane.estimators.probe import fold_of_row
 
@@ -107,8 +107,8 @@ class Critic(Method):
     dims : int
         Principal components of each side.
     hidden, batch, steps : int
-    rate : float
-        Width of the two hidden layers, rows of a batch, most steps, learning rate.
+    rate, dropout : float
+        Width of the two hidden layers, rows of a batch, most steps, learning rate, share of units that drop out.
     folds : int
         At least 3.
     noise : {"network", "recorded", "off"}
@@ -159,6 +159,7 @@ class Critic(Method):
     batch: int = setting(256, at_least(2))
     steps: int = setting(1000, at_least(25))
     rate: float = setting(2e-3, POSITIVE)
+    dropout: float = setting(0.2, between(0, 0.9))
     folds: int = setting(5, at_least(3))
     noise: Literal["network", "recorded", "off"] = setting("network", one_of("network", "recorded", "off"))
     seed: int = 0
@@ -301,7 +302,7 @@ class _Contrasts(Problem):
                 if config.base == "gaussian":
                     rho[s, f, : len(found.correlations)] = found.correlations
         plan = TrainingPlan(config.rate, 1e-2, config.batch, config.steps, every=25, patience=8, cosine=True)
-        return Critics(u, v, rho, Setup(config.loss, config.hidden, PRODUCTS, 0.2, plan), self.seeds)
+        return Critics(u, v, rho, Setup(config.loss, config.hidden, PRODUCTS, config.dropout, plan), self.seeds)
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
         out: dict[str, Quantity] = {}
@@ -351,7 +352,7 @@ def _off_ground(t: Marginal, other: Marginal, nats: float) -> bool:
     return pairs_off_ground(sides[0], sides[1], nats, "auto")
 
 
-preset("critic", "mine-2018", loss="dv", reading="dv", base="zero", ranks=False)
+preset("critic", "mine-2018", loss="dv", reading="dv", base="zero", ranks=False, dropout=0.0)
 preset(
     "critic",
     "smile-2020",
@@ -360,6 +361,7 @@ preset(
     tau=5.0,
     base="zero",
     ranks=False,
+    dropout=0.0,
     hidden=256,
     batch=64,
     rate=5e-4,

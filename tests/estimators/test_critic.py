@@ -50,11 +50,16 @@ def test_gaussian_pairs(dims, truth):
     """Exact from step 0 but for the sample's own correlations, whose error is sqrt(dims / N) and less."""
     t, y = pair(dims, truth)
     found = QUICK.estimate(t[None], y)
-    assert abs(float(found["I(T;Y)"].value) / BITS_PER_NAT - truth) < max(0.1, 0.05 * truth)
-    lower, high = (float(each) / BITS_PER_NAT for each in (found["I(T;Y) lower"].value, found["I(T;Y)"].high))
-    assert lower <= truth + 0.05 + (high - float(found["I(T;Y)"].value) / BITS_PER_NAT)  # the sample's own error
+    middle, lower = (float(found[name].value) / BITS_PER_NAT for name in ("I(T;Y)", "I(T;Y) lower"))
+    if found["I(T;Y)"].flags["saturated"]:
+        assert truth >= 5
+        assert abs(middle - truth) < 1
+    else:
+        assert abs(middle - truth) < max(0.1, 0.05 * truth)
+    # The sample's own correlations: their information scatters by sqrt(dims / N) and a half.
+    assert lower <= truth + 0.05 + 1.5 * math.sqrt(dims / len(y))
     if truth < 0.7 * math.log(400):
-        assert lower >= 0.85 * truth - 0.02
+        assert lower >= 0.8 * truth - 0.02
 
 
 @pytest.mark.slow
