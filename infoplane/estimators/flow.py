@@ -53,8 +53,8 @@ class FlowMatching(Method):
     read on rows that neither trained the networks nor chose their step. No density is estimated and no log N limits the
     value. Each side moves in turn, given the other; the value is the mean.
 
-    Both sides are first brought to normal scores, unit by unit (ranks, which leaves the information as it is; units of
-    wide layers that are normal already are scaled only), to
+    Both sides are first brought to normal scores, unit by unit (ranks, which leaves the information as it is; units
+    that are normal already are scaled only, where there are many and rows fill them), to
     principal components (all that vary, up to 64, where rows fill them, else 1.25 times the dimension that rows lie on)
     and to canonical coordinates. With `base="gaussian"` networks add to the velocity of the Gaussian pair with these
     correlations, whose part of the integral is exact: nothing is to be learned where the pair is Gaussian. They see the
@@ -187,13 +187,15 @@ class _Block(NamedTuple):
         ranked = Marginal.of(block, seed)
         if ranked.columns.shape[1] == 0:
             return None
-        # Ranks err by 1 / sqrt(N), which many units add up: 3 nats of one latent in 12 turned units would read 2.5. Of
-        # few units they are the better inputs of a network, for they have no far rows.
-        scaled = Marginal.of(block, seed, ranks=False).columns
-        normal = (ranked.columns * scaled).mean(0) > NORMAL * ranked.columns.square().mean(0).sqrt()
-        columns = torch.where(normal & (scaled.shape[1] > FEW_UNITS), scaled, ranked.columns)
-        marginal = ranked._replace(columns=columns)
+        # Ranks err by 1 / sqrt(N), which many units add up: 3 nats of one latent in 12 turned units would read 2.5. But
+        # they flatten curved layers of few latents, and have no far rows.
+        columns = ranked.columns
         kept, filled = _dimensions(columns, seed)
+        if FEW_UNITS < columns.shape[1] == kept:
+            scaled = Marginal.of(block, seed, ranks=False).columns
+            normal = (columns * scaled).mean(0) > NORMAL * columns.square().mean(0).sqrt()
+            columns = torch.where(normal, scaled, columns)
+        marginal = ranked._replace(columns=columns)
         tied = marginal.tied and float((equal_rows(columns) > 0).double().mean()) > TIED
         return cls(marginal, kept, filled and not tied)
 
