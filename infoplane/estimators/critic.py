@@ -94,7 +94,7 @@ class Critic(Method):
     Parameters
     ----------
     loss : "infonce", "anchor", "js", "nwj" or "dv"
-    base : "gaussian" or "zero"
+    base : "gaussian" or "off"
         What the critic starts from. The Gaussian one is dropped in folds where it is worse than knowing nothing.
     reading : "middle", "dv" or "smile"
         What "I(T;Y)" is. "dv" (with `loss="dv"`, as MINE): Donsker and Varadhan's value of the rows it was trained on,
@@ -150,7 +150,7 @@ class Critic(Method):
     chunk: ClassVar[int] = CHUNK
 
     loss: Loss = setting("infonce", one_of("infonce", "anchor", "js", "nwj", "dv"))
-    base: Literal["gaussian", "zero"] = setting("gaussian", one_of("gaussian", "zero"))
+    base: Literal["gaussian", "off"] = setting("gaussian", one_of("gaussian", "off"))
     reading: Literal["middle", "dv", "smile"] = setting("middle", one_of("middle", "dv", "smile"))
     tau: float = setting(5.0, POSITIVE)
     ranks: bool = True
@@ -352,14 +352,14 @@ def _off_ground(t: Marginal, other: Marginal, nats: float) -> bool:
     return pairs_off_ground(sides[0], sides[1], nats, "auto")
 
 
-preset("critic", "mine-2018", loss="dv", reading="dv", base="zero", ranks=False, dropout=0.0)
+preset("critic", "mine-2018", loss="dv", reading="dv", base="off", ranks=False, dropout=0.0)
 preset(
     "critic",
     "smile-2020",
     loss="js",
     reading="smile",
     tau=5.0,
-    base="zero",
+    base="off",
     ranks=False,
     dropout=0.0,
     hidden=256,

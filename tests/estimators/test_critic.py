@@ -215,7 +215,7 @@ def test_what_stands_in_the_row():
     assert "I(T;Y) ratio" in Critic(loss="anchor", steps=25).estimate(t[None], y)
     assert Critic(loss="nwj", steps=25).estimate(t[None], y)["I(T;Y) lower"].ceiling is None
     smile_2020 = parse("critic@smile-2020:steps=25,hidden=16")
-    assert (smile_2020.loss, smile_2020.reading, smile_2020.base) == ("js", "smile", "zero")
+    assert (smile_2020.loss, smile_2020.reading, smile_2020.base) == ("js", "smile", "off")
 
 
 # Flags and edges ---------------------------------------------------------------------------------------
