@@ -266,7 +266,7 @@ ESTIMATORS = [
     ),
     Mutant(
         "rows of one input on both sides of a fold",
-        "estimators/probe.py",
+        "estimators/_labels.py",
         "return (place % folds)[x_ids]",
         "return torch.arange(len(x_ids), device=x_ids.device) % folds",
         "estimators/test_probe.py::test_same_inputs_stay_in_one_fold",

@@ -165,6 +165,17 @@ def _places(x_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return counts, rank, order
 
 
+def fold_of_row(x_ids: Tensor, folds: int, seed: int) -> Tensor:
+    """The fold (N,) of each sample, the same for all samples of one input."""
+    inputs = int(x_ids.max()) + 1
+    if inputs < folds:
+        raise ValueError(f"a cross-fit over {folds} folds needs as many different inputs, got {inputs}")
+    # Folds have the first of the four streams of a seed; `probe` draws from the others.
+    generator = torch.Generator().manual_seed(4 * seed)
+    place = torch.randperm(inputs, generator=generator, device="cpu").to(x_ids.device)
+    return (place % folds)[x_ids]
+
+
 def shuffle_labels(y: Tensor, x_ids: Tensor, draws: int, seed: int) -> Tensor:
     """Labels or targets (N, ...) under `draws` shuffles between inputs, (draws, N, ...)."""
     return y[shuffles_of_rows(x_ids, draws, seed)]

@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
-from infoplane.estimators._driver import Given
+from infoplane.estimators._driver import Given, Method
 from infoplane.estimators._protocol import Blocks
+from infoplane.estimators._settings import one_of, prepared, setting
 
 
-class NoiseSettings(Protocol):
-    """The settings that say where the randomness of T is, and what `prepare` found of it."""
+@dataclass(frozen=True, kw_only=True)
+class NoisyMethod(Method):
+    """A method that estimates I(X;T) too, where the network is random: how it knows, and what `prepare` found of it."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def noise(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def network_std(self) -> float | None: ...
-    @property
-    def network_kind(self) -> str | None: ...
-    @property
-    def network_clean(self) -> bool | None: ...
+    noise: Literal["network", "recorded", "off"] = setting("network", one_of("network", "recorded", "off"))
+    seed: int = 0
+    network_std: float | None = prepared()
+    network_kind: str | None = prepared()
+    network_clean: bool | None = prepared()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if is_random(self):  # then there is I(X;T), whatever the labels are
+            object.__setattr__(self, "targets", self.targets | {"discrete"})
 
-def found_noise(blocks: Blocks) -> dict[str, Any]:
-    """The fields of the noise that the network adds to the layer; no value is read."""
-    found = blocks.noise
-    if found is None or found.std <= 0:
-        return {"network_std": None, "network_kind": None, "network_clean": None}
-    return {"network_std": found.std, "network_kind": found.kind, "network_clean": found.clean}
+    def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
+        """Take over the noise that the network adds to the layer; no value is read."""
+        found = blocks.noise
+        if found is None or found.std <= 0:
+            return replace(self, network_std=None, network_kind=None, network_clean=None)
+        return replace(self, network_std=found.std, network_kind=found.kind, network_clean=found.clean)
 
 
-def is_random(config: NoiseSettings) -> bool:
+def is_random(config: NoisyMethod) -> bool:
     """Whether T has noise, so that I(X;T) is finite."""
     return config.noise == "recorded" or (config.noise == "network" and config.network_std is not None)
 
 
-def random_inputs(config: NoiseSettings, given: Given) -> Tensor | None:
+def random_inputs(config: NoisyMethod, given: Given) -> Tensor | None:
     """The inputs (N, F) for I(X;T), None where T has no noise; ValueError without them, or where rows show no noise."""
     if not is_random(config):
         return None
@@ -56,7 +56,7 @@ def random_inputs(config: NoiseSettings, given: Given) -> Tensor | None:
     return x
 
 
-def with_noise(layer: Tensor, config: NoiseSettings) -> Tensor:
+def with_noise(layer: Tensor, config: NoisyMethod) -> Tensor:
     """A layer (N, U) with noise of the network drawn anew, where the recorded value is without it."""
     if config.noise != "network" or not config.network_clean or config.network_std is None:
         return layer

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,13 +12,13 @@ from torch import Tensor
 from infoplane.core.units import BITS_PER_NAT, Z_95
 from infoplane.estimators._checks import above_ceiling, hidden_information, hidden_products
 from infoplane.estimators._codes import DENSE, Code, coded
-from infoplane.estimators._driver import Given, Method, Number, Problem, report
+from infoplane.estimators._driver import Given, Number, Problem, report
 from infoplane.estimators._entropies import NOTHING, Part, class_information, pair_information
 from infoplane.estimators._labels import entropy_of_counts
-from infoplane.estimators._network_noise import found_noise, random_inputs, with_noise
-from infoplane.estimators._protocol import Blocks, Quantity
+from infoplane.estimators._network_noise import NoisyMethod, random_inputs, with_noise
+from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import preset, register
-from infoplane.estimators._settings import at_least, one_of, prepared, setting
+from infoplane.estimators._settings import at_least, setting
 from infoplane.estimators.knn import TIED
 
 MISSING = 0.3
@@ -36,7 +35,7 @@ _STREAM = 1_000_003  # between the seeds of generators, so that no two draw the 
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Compressed(Method):
+class Compressed(NoisyMethod):
     """Principal components, whitening, then Kozachenko-Leonenko entropies, per snapshot.
 
     T, and X or a vector of targets, are projected on their first `dims` principal components, fitted anew for
@@ -126,15 +125,6 @@ class Compressed(Method):
 
     dims: int = setting(4, at_least(1))
     n_neighbors: int = setting(5, at_least(1))
-    noise: Literal["network", "recorded", "off"] = setting("network", one_of("network", "recorded", "off"))
-    seed: int = 0
-    network_std: float | None = prepared()
-    network_kind: str | None = prepared()
-    network_clean: bool | None = prepared()
-
-    def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
-        """Take over the noise that the network adds to the layer; no value is read."""
-        return dataclasses.replace(self, **found_noise(blocks))
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """The centred snapshot with its Gram matrix, the codes, and what the checks make of them."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -27,13 +26,13 @@ from infoplane.estimators._critics import (
     own,
     smile,
 )
-from infoplane.estimators._driver import Given, Method, Problem, report
-from infoplane.estimators._network_noise import found_noise, is_random, random_inputs, with_noise
-from infoplane.estimators._protocol import Blocks, Quantity, only_values
+from infoplane.estimators._driver import Given, Problem, report
+from infoplane.estimators._labels import fold_of_row
+from infoplane.estimators._network_noise import NoisyMethod, random_inputs, with_noise
+from infoplane.estimators._protocol import Quantity, only_values
 from infoplane.estimators._registry import preset, register
-from infoplane.estimators._settings import POSITIVE, at_least, between, one_of, prepared, setting
+from infoplane.estimators._settings import POSITIVE, at_least, between, one_of, setting
 from infoplane.estimators._trained import TrainingPlan, in_stacks
-from infoplane.estimators.probe import fold_of_row
 
 CHUNK = 4
 PRODUCTS = 16
@@ -53,7 +52,7 @@ _TIES_T, _TIES_OTHER, _NETWORKS, _ROWS = 1 << 42, 1 << 43, 1 << 44, 1 << 45
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Critic(Method):
+class Critic(NoisyMethod):
     """Information of two vectors from a critic: the log ratio of a Gaussian, and a network that learns the rest.
 
     Units without atoms become normal scores (I does not change, heavy tails go), each side at most `dims` principal
@@ -161,11 +160,6 @@ class Critic(Method):
     rate: float = setting(2e-3, POSITIVE)
     dropout: float = setting(0.2, between(0, 0.9))
     folds: int = setting(5, at_least(3))
-    noise: Literal["network", "recorded", "off"] = setting("network", one_of("network", "recorded", "off"))
-    seed: int = 0
-    network_std: float | None = prepared()
-    network_kind: str | None = prepared()
-    network_clean: bool | None = prepared()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -175,12 +169,6 @@ class Critic(Method):
                 f"reading={self.reading!r} means nothing of a critic trained by {self.loss!r}, whose scores are no log "
                 f"ratios; set loss={' or '.join(map(repr, needed))}"
             )
-        if is_random(self):  # then there is I(X;T), whatever the labels are
-            object.__setattr__(self, "targets", frozenset({"continuous", "discrete"}))
-
-    def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
-        """Take over the noise that the network adds to the layer; no value is read."""
-        return dataclasses.replace(self, **found_noise(blocks))
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """Coordinates of every fold, batches of scores with their gradients, and the layer in float64."""
@@ -221,7 +209,6 @@ class _Contrasts(Problem):
             self._some(rows, most) for rows, most in ((validation, CHECKED), (~outside, READ), (fitted, NEGATIVES))
         )
         self.seeds = tuple(_NETWORKS + 2 * (config.folds * config.seed + fold) for fold in range(config.folds))
-        self.folds_of_row = outside
 
     def _marginal(self, block: Tensor, first: int) -> Marginal:
         return Marginal.of(block, first + self.config.seed, ranks=self.config.ranks)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,16 +13,16 @@ from torch import Tensor
 from infoplane.core.units import BITS_PER_NAT, Z_95
 from infoplane.estimators._canonical import canonical_nats, gaussian_log_ratio, independent_nats
 from infoplane.estimators._coordinates import LEAST_VARIANCE, Coordinates, Marginal
-from infoplane.estimators._driver import Given, Method, Problem, report
+from infoplane.estimators._driver import Given, Problem, report
 from infoplane.estimators._flow_networks import HIDDEN, PairNetworks, Rows, Scores, Sides, Velocities
+from infoplane.estimators._labels import fold_of_row
 from infoplane.estimators._neighbors import Points, intrinsic_dimension
-from infoplane.estimators._network_noise import found_noise, is_random, random_inputs, with_noise
-from infoplane.estimators._protocol import Blocks, Quantity
+from infoplane.estimators._network_noise import NoisyMethod, random_inputs, with_noise
+from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import register
 from infoplane.estimators._scaling import drawn_rows, equal_rows, principal_coordinates
-from infoplane.estimators._settings import at_least, one_of, prepared, setting
+from infoplane.estimators._settings import at_least, one_of, setting
 from infoplane.estimators._trained import TrainingPlan, in_stacks
-from infoplane.estimators.probe import fold_of_row
 
 CHUNK = 8
 RATE, DECAY, BATCH, EVERY, PATIENCE = 1e-2, 1e-2, 256, 50, 10
@@ -42,7 +41,7 @@ _STREAM = 1_000_003
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class FlowMatching(Method):
+class FlowMatching(NoisyMethod):
     """I(T;Y) of real targets and I(X;T) of noisy networks, by conditional flow matching.
 
     Networks learn the mean velocity v of straight ways from samples of one side to samples of it that belong to a given
@@ -145,20 +144,6 @@ class FlowMatching(Method):
     base: Literal["gaussian", "off"] = setting("gaussian", one_of("gaussian", "off"))
     steps: int = setting(1000, at_least(0))
     folds: int = setting(4, at_least(2))
-    noise: Literal["network", "recorded", "off"] = setting("network", one_of("network", "recorded", "off"))
-    seed: int = 0
-    network_std: float | None = prepared()
-    network_kind: str | None = prepared()
-    network_clean: bool | None = prepared()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if is_random(self):  # then there is I(X;T), whatever the labels are
-            object.__setattr__(self, "targets", frozenset({"continuous", "discrete"}))
-
-    def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
-        """Take over the noise that the network adds to the layer; no value is read."""
-        return dataclasses.replace(self, **found_noise(blocks))
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """The layer with its ranks, the coordinates of every fold, and the activations of a batch."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from infoplane.core.units import BITS_PER_NAT, Z_95
 from infoplane.estimators._driver import Flags, Given, Method, Problem, report
 from infoplane.estimators._held_out import Classes, Targets, telling_products
+from infoplane.estimators._labels import fold_of_row
 from infoplane.estimators._linear_model import TOLERANCE, Fit, Loss, fit
 from infoplane.estimators._network_probe import Folds, bytes_of_network, network_scores
 from infoplane.estimators._protocol import Bound, Quantity, only_values
@@ -348,15 +349,6 @@ class _NetworkCrossFit(_CrossFit):
             **mean_of("gain over linear", "gain", "point", None),
             **self._reported_code(found, task.flags(found["constant"])),
         }
-
-
-def fold_of_row(x_ids: Tensor, folds: int, seed: int) -> Tensor:
-    """The fold (N,) of each sample, the same for all samples of one input."""
-    inputs = int(x_ids.max()) + 1
-    if inputs < folds:
-        raise ValueError(f"a cross-fit over {folds} folds needs as many different inputs, got {inputs}")
-    place = torch.randperm(inputs, generator=_generator(seed, 0), device="cpu").to(x_ids.device)
-    return (place % folds)[x_ids]
 
 
 def _generator(seed: int, purpose: int) -> torch.Generator:

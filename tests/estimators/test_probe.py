@@ -11,7 +11,8 @@ import scipy.optimize
 import torch
 
 from infoplane.estimators import bin_targets
-from infoplane.estimators.probe import LinearProbe, fold_of_row
+from infoplane.estimators._labels import fold_of_row
+from infoplane.estimators.probe import LinearProbe
 
 
 def generator(seed):
