@@ -1,30 +1,39 @@
 """What needs more than one layer at one step: functions over results and known distributions that return rows."""
 
 from infoplane.diagnostics._place import Place
+from infoplane.diagnostics.class_divergence import ClassDivergence, class_divergence
 from infoplane.diagnostics.compression import compression_score
 from infoplane.diagnostics.fourier import FourierFeatures, fourier_features
+from infoplane.diagnostics.funnel import Funnel, funnel_layer
 from infoplane.diagnostics.ib_frontier import Frontier, ib_frontier
 from infoplane.diagnostics.local_rank import LocalRank, local_rank
 from infoplane.diagnostics.matching import Matching, match_units
 from infoplane.diagnostics.phases import Phase, label_phases, phases
 from infoplane.diagnostics.tokens import token_peaks
+from infoplane.diagnostics.wasserstein import Wasserstein, wasserstein
 from infoplane.diagnostics.weights import WeightSpectrum, weight_spectrum
 
 __all__ = [
+    "ClassDivergence",
     "FourierFeatures",
     "Frontier",
+    "Funnel",
     "LocalRank",
     "Matching",
     "Phase",
     "Place",
+    "Wasserstein",
     "WeightSpectrum",
+    "class_divergence",
     "compression_score",
     "fourier_features",
+    "funnel_layer",
     "ib_frontier",
     "label_phases",
     "local_rank",
     "match_units",
     "phases",
     "token_peaks",
+    "wasserstein",
     "weight_spectrum",
 ]

@@ -85,6 +85,14 @@ def finite_float64(values: npt.ArrayLike, has: str, what: str = "entries") -> np
     return array
 
 
+def units_float64(values: npt.ArrayLike, name: str) -> npt.NDArray[np.float64]:
+    """A layer's activations (samples, ...) as finite float64 (samples, units)."""
+    array = finite_float64(values, f"{name} has", "values")
+    if array.ndim < 2 or array.size == 0:
+        raise ValueError(f"{name} must have shape (samples, units), got {array.shape}")
+    return array.reshape(len(array), -1)
+
+
 def rounding(array: npt.NDArray[Any]) -> float:
     """Relative rounding of the type that the numbers came in; of float64 for whole numbers."""
     return float(np.finfo(array.dtype if array.dtype.kind == "f" else np.float64).eps)

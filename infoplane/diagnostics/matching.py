@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from infoplane.core.brief import Brief
 from infoplane.core.units import BITS_PER_NAT
-from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, rows
+from infoplane.diagnostics._place import Entry, Place, digest, rows, units_float64
 from infoplane.results import Row
 
 ESTIMATOR = "unit-matching"
@@ -137,19 +137,12 @@ def match_units(
 
 def _same_samples(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Both layers as (N, units), once found to have the same number of samples."""
-    left, right = _units(a, "a"), _units(b, "b")
+    left, right = units_float64(a, "a"), units_float64(b, "b")
     if len(left) != len(right):
         raise ValueError(f"both layers must see the same samples, got {len(left)} and {len(right)}")
     if len(left) < 2:
         raise ValueError(f"unit matching needs at least 2 samples, got {len(left)}")
     return left, right
-
-
-def _units(a: npt.ArrayLike, name: str) -> FloatArray:
-    array = finite_float64(a, f"{name} has", "values")
-    if array.ndim < 2 or array.size == 0:
-        raise ValueError(f"{name} must have shape (samples, units), got {array.shape}")
-    return array.reshape(len(array), -1)
 
 
 def _standardized(a: FloatArray) -> FloatArray:

@@ -129,8 +129,8 @@ def curves(
 
     A band is the estimator's 95 % interval of sampling error, left out where a flag says that another error matters;
     a hatched ribbon spans a lower and an upper bound (pairwise KDE); the faint dotted line with its band is the same
-    quantity on shuffled labels, mean and 95 %: a value inside it is no more than chance. Open markers are saturated.
-    The dotted horizontal line is the ceiling.
+    quantity on shuffled labels (of a quantity without labels, its own null), mean and 95 %: a value inside it is no
+    more than chance. Open markers are saturated. The dotted horizontal line is the ceiling.
 
     Parameters
     ----------
@@ -255,7 +255,9 @@ def curve_keys(data: CurveData) -> list[Any]:
     if data.other_bound is not None:
         keys.append(Patch(facecolor="0.9", edgecolor=FAINT, hatch="////", linewidth=0, label=data.between))
     if data.null is not None:
-        keys.append(key("shuffled labels, mean and 95 %", linewidth=0.8, linestyle=CHANCE))
+        # The null of a quantity without labels is of other shuffles: its own estimator says of which.
+        of = "shuffled labels" if "Y" in data.quantity else "null"
+        keys.append(key(f"{of}, mean and 95 %", linewidth=0.8, linestyle=CHANCE))
     if data.saturated.any():
         keys.append(key("saturated", **OPEN))
     return keys

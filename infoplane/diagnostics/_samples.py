@@ -1,0 +1,54 @@
+"""What comparisons of two samples of one law share: equal numbers of rows, random splits, a value beside its null."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from infoplane.diagnostics._place import Entry, units_float64
+
+FloatArray = npt.NDArray[np.float64]
+LEAST_DRAWS = 5
+
+
+def against_null(name: str, value: float, null: FloatArray, unit: str, raised: tuple[str, ...] = ()) -> list[Entry]:
+    """A value, its null with the 2.5 and 97.5 % points, and how far it lies above the null's mean."""
+    low, high = np.quantile(null, (0.025, 0.975)).tolist()
+    flags = (*raised, "below_null") if value <= high else raised
+    mean = float(null.mean())
+    return [
+        Entry(name, value, unit, flags=flags),
+        Entry(f"{name} null", mean, unit, low=low, high=high),
+        Entry(f"{name} excess", value - mean, unit, flags=flags),
+    ]
+
+
+def two_layers(
+    a: npt.ArrayLike, b: npt.ArrayLike, names: tuple[str, str] = ("a", "b")
+) -> tuple[FloatArray, FloatArray]:
+    """Both samples as (rows, units), once found to have the same units."""
+    left, right = (units_float64(each, name) for each, name in zip((a, b), names, strict=True))
+    if left.shape[1] != right.shape[1]:
+        raise ValueError(f"both samples must be of one layer, got {left.shape[1]} and {right.shape[1]} units")
+    if min(len(left), len(right)) < 2:
+        raise ValueError(f"two samples need at least 2 rows each, got {len(left)} and {len(right)}")
+    return left, right
+
+
+def equal_rows(a: FloatArray, b: FloatArray, size: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """`size` random rows of each; of equally many rows the same, which may belong together."""
+    first = np.sort(rng.permutation(len(a))[:size])
+    second = first if len(a) == len(b) else np.sort(rng.permutation(len(b))[:size])
+    return a[first], b[second]
+
+
+def random_splits(
+    a: FloatArray, b: FloatArray, draws: int, rng: np.random.Generator
+) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """The pooled rows split at random into as many as before, `draws` times."""
+    pooled = np.concatenate([a, b])
+    for _ in range(draws):
+        order = rng.permutation(len(pooled))
+        yield pooled[order[: len(a)]], pooled[order[len(a) :]]
