@@ -252,7 +252,7 @@ class OneLineErrors(click.Group):
                 raise
             sys.exit(limited.OUT_OF_MEMORY)
         except KeyboardInterrupt:
-            kept = ctx.invoked_subcommand == "estimate"  # the only one that keeps what is finished
+            kept = ctx.invoked_subcommand in ("estimate", "replay")  # which keep what is finished
             more = "; what was finished is kept, the same command goes on from there" if kept else ""
             click.echo(f"interrupted{more}", err=True)
             sys.exit(130)
@@ -618,6 +618,40 @@ def import_files(files: tuple[Path, ...], out: Path, **options: Any) -> None:
     from infoplane import importers, store
 
     click.echo(str(store.summarize(importers.from_files(out, files, **options))))
+
+
+@command("infoplane replay train.py:make checkpoints/step-*.pt -o runs/replayed")
+@click.argument("factory", metavar="MODULE:FACTORY")
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path), help="Run directory to make or go on with."
+)
+@click.option("--name", help="What figures and reports call the run [default: the name of its directory].")
+@click.option("-l", "--layer", "layers", multiple=True, metavar="GLOB", help="Only these layers.")
+@click.option("--every", type=click.IntRange(1), help="Record every n-th step [default: each checkpoint].")
+@click.option("--key", help="The entry of a checkpoint with the weights, where it has several.")
+@click.option("--ignore", multiple=True, metavar="GLOB", help="Weights that the model need not have.")
+@click.option("--device", help="cpu, cuda, cuda:1, ... [default: where the factory puts the model]")
+@click.option("--overwrite", is_flag=True, help="Replace the run that is there, if it was closed.")
+@click.pass_obj
+def replay(obj: dict[str, Any], /, factory: str, checkpoints: tuple[Path, ...], out: Path, **asked: Any) -> None:
+    """Record a model at each of its saved checkpoints, as if it had been recorded while it trained.
+
+    MODULE:FACTORY is a function of your own, in an importable module or as train.py:make, which returns (model, probe)
+    or (model, probe, options), with probe and options as Recorder takes them. Checkpoints are files of torch.save, of
+    safetensors, or folders as Hugging Face saves models; only weights are loaded from them, nothing in them is
+    executed. Their names tell the steps. What has been recorded already is not recorded again.
+    """
+    from infoplane.hooks.factory import from_factory
+    from infoplane.hooks.replay import replay
+
+    model, probe, options = from_factory(factory)
+    given = {name: value for name, value in asked.items() if value not in (None, ())}
+    options |= {"schedule" if name == "every" else name: given[name] for name in given if name != "device"}
+    model = model.to(given["device"]) if "device" in given else model
+    done = replay(model, probe, out, checkpoints, **{"progress": obj["progress"], "quiet": True, **options})
+    click.echo(str(done))
+    end(done.lost, said=True)
 
 
 @command("infoplane unpack acts.mat FOLDER", hidden=True)

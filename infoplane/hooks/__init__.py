@@ -8,6 +8,7 @@ from infoplane.hooks.overview import LayerTable, SizePlan, layers
 from infoplane.hooks.probe import next_tokens
 from infoplane.hooks.recorder import Recorder
 from infoplane.hooks.reduce import Flatten, Last, Mean, Projection, Tokens, Units, projection, tokens, units
+from infoplane.hooks.replay import Replay, replay
 from infoplane.hooks.schedule import Plan, Schedule, epochs, every, log_spaced
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Plan",
     "Projection",
     "Recorder",
+    "Replay",
     "Schedule",
     "SizePlan",
     "Tokens",
@@ -32,6 +34,7 @@ __all__ = [
     "log_spaced",
     "next_tokens",
     "projection",
+    "replay",
     "tokens",
     "units",
 ]

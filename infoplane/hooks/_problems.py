@@ -188,6 +188,10 @@ class Problems:
             self._count(kind, found, step)
         self.save()
 
+    def note(self, what: str, step: int) -> None:
+        """List what is missing at a step and has been said already."""
+        self._list(what, what, step, note=False)
+
     def _list(self, key: str, what: str, step: int | None, *, note: bool) -> None:
         """Enter a problem and its step into the list; beyond `MOST_PROBLEMS` entries, under `others`."""
         if key not in self._entries and len(self._entries) >= MOST_PROBLEMS:

@@ -119,7 +119,7 @@ def _resolve_string(spec: str, modules: Mapping[str, Named], model_name: str) ->
         return [Target(by_name[spec])]
     parsed = _SPEC.match(spec)
     assert parsed is not None  # every string matches
-    pattern = parsed["name"] if parsed["name"] in by_name else _clean(parsed["name"])
+    pattern = parsed["name"] if parsed["name"] in by_name else without_wrappers(parsed["name"])
     site: Site = "in" if parsed["site"] == "in" else "out"
     call = int(parsed["call"]) if parsed["call"] else None
     path = parsed["path"] or None
@@ -151,7 +151,7 @@ def check_patterns(what: str, table: Iterable[str], names: Sequence[str], kind: 
             raise ValueError(f"{what} names {pattern!r}, no {kind}; closest: {near}")
 
 
-def _clean(name: str) -> str:
+def without_wrappers(name: str) -> str:
     """The name without the prefixes that wrappers put into `named_modules()` of a wrapped model."""
     parts = [p for p in name.split(".") if p not in _WRAPPED]
     return ".".join(parts[1:] if len(parts) > 1 and parts[0] == "module" else parts)

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import io
-import itertools
 import os
-import pickletools
-import re
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from infoplane.core.errors import StoreError
-from infoplane.core.text import printable
+from infoplane.core.pickles import one_line, refuse_compressed, why_refused
 from infoplane.store import FOREIGN, read_foreign
 
 Key = tuple[str | int, ...]
 """Where a value stands in a file: its name, or the keys of nested dicts from the outermost."""
 
 KINDS = (".npz", ".npy", ".safetensors", ".pt", ".pth", *FOREIGN)
-_ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_PICKLE_BYTES = 64 << 20
 _DEEPEST = 20
 
 
@@ -67,7 +60,7 @@ def read_entries(file: Path) -> dict[Key, Any]:
     except OSError:
         raise
     except Exception as error:
-        raise ValueError(f"{file.name} cannot be read as plain arrays: {_one_line(error)}") from error
+        raise ValueError(f"{file.name} cannot be read as plain arrays: {one_line(error)}") from error
     return dict(_plain(file, loaded))
 
 
@@ -111,77 +104,22 @@ def _numpy_reason(error: ValueError) -> str:
     """What is the matter with an array, without numpy's advice to unpickle it."""
     if "allow_pickle" in str(error):
         return "is an array of objects, which only unpickling reads; save numbers, as a.astype(int) or float"
-    return f"cannot be read: {_one_line(error)}"
+    return f"cannot be read: {one_line(error)}"
 
 
 def _load_torch(file: Path) -> Any:
     """What a torch file holds, read as weights only: nothing in it is executed."""
+    refuse_compressed(file)
     try:
         # Indices of sparse tensors come from the file: torch looks at them only when asked to.
         with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))
+        refused = why_refused(file, error)
         if refused is None:
             raise
-        what = "numpy arrays" if refused[1].startswith("numpy.") else f"a {refused[1]}"
-        remedy = "torch.from_numpy(...), or use numpy.savez" if refused[1].startswith("numpy.") else "tensors only"
-        key = _key_before(file, refused[1])
-        where = "it" if key is None else f"{key!r:.60}"
-        raise ValueError(
-            f"{where} holds {what}, which loading of weights alone does not read; save {remedy}"
-        ) from error
-
-
-def _one_line(error: Exception) -> str:
-    """The reason that an error gives, one sentence, without escape codes and torch's advice to trust the file."""
-    if isinstance(error, EOFError):
-        return "the file ends too early"
-    text = _ESCAPES.sub("", str(error)).rpartition("WeightsUnpickler error: ")[2].strip()
-    return printable(text.splitlines()[0].partition(". ")[0])[:300] if text else type(error).__name__
-
-
-def _key_before(file: Path, name: str) -> str | None:
-    """The last string in a torch file before it asks for the object `name`: its key; None where none is found."""
-    # The file is only looked through, never executed.
-    try:
-        with _pickles(file) as stream:
-            for _ in range(5):  # files of before 2020 hold several pickles
-                found = _search(stream, name)
-                if found is not None:
-                    return found
-    except (OSError, ValueError, IndexError, KeyError, zipfile.BadZipFile):
-        return None
-    return None
-
-
-def _pickles(file: Path) -> IO[bytes]:
-    if not zipfile.is_zipfile(file):
-        return file.open("rb")
-    with zipfile.ZipFile(file) as archive:
-        inner = [n for n in archive.infolist() if n.filename.endswith("data.pkl") and n.file_size <= _PICKLE_BYTES]
-        return io.BytesIO(archive.read(inner[0]))
-
-
-def _search(stream: IO[bytes], name: str) -> str | None:
-    """The last string before one pickle asks for the object `name`; None where it does not."""
-    strings: list[str] = []
-    memo: dict[Any, str] = {}  # strings that the pickle keeps to name them again
-    last: Any = None
-    for code, value, _ in itertools.islice(pickletools.genops(stream), 1_000_000):
-        if code.name.startswith(("GLOBAL", "INST")) and str(value).replace(" ", ".") == name:
-            return strings[-1] if strings else None
-        if code.name == "STACK_GLOBAL" and ".".join(strings[-2:]) == name:
-            return strings[-3] if len(strings) > 2 else None
-        if code.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            if isinstance(last, str):
-                memo[len(memo) if value is None else value] = last
-            continue
-        last = memo.get(value) if code.name in ("GET", "BINGET", "LONG_BINGET") else value
-        if isinstance(last, str) and "GLOBAL" not in code.name:
-            strings.append(last)
-    return None
+        raise ValueError(refused) from error
 
 
 def _plain(file: Path, value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
@@ -217,7 +155,7 @@ def _dense(file: Path, tensor: torch.Tensor, key: Key) -> torch.Tensor:
         return tensor.to_dense()
     except RuntimeError as error:
         raise ValueError(
-            f"{file.name}: {_shown(key)} of shape {tuple(tensor.shape)} cannot be made dense: {_one_line(error)}"
+            f"{file.name}: {_shown(key)} of shape {tuple(tensor.shape)} cannot be made dense: {one_line(error)}"
         ) from error
 
 

@@ -1,0 +1,265 @@
+"""Saved weights: read without executing anything, and copied into a model only where all of them fit."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from infoplane.core.files import MAX_JSON_BYTES
+from infoplane.core.globs import name_matches
+from infoplane.core.pickles import one_line, refuse_compressed, why_refused
+from infoplane.core.steps import steps_of_files, whole_step
+from infoplane.core.text import listed, printable
+from infoplane.hooks.select import without_wrappers
+
+# Where training loops, Lightning, DeepSpeed and others put the weights among their other state.
+_WEIGHTS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights")
+_COUNTERS = ("step", "steps", "global_step", "iteration", "iter", "epoch")
+_FOLDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_STATE = "trainer_state.json"
+_EXTRA = "_extra_state"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Weights by their keys, and the single numbers that stand beside them."""
+
+    weights: Mapping[str, Any]
+    numbers: Mapping[str, float]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return {name: value for name, value in self.numbers.items() if name not in _COUNTERS}
+
+    @property
+    def epoch(self) -> float | None:
+        return self.numbers.get("epoch")
+
+    @property
+    def step(self) -> int | None:
+        """The step that stands in the checkpoint itself."""
+        stated = next((self.numbers[name] for name in _COUNTERS if name in self.numbers), None)
+        return None if stated is None else whole_step(stated)
+
+
+# Reading
+
+
+def read_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
+    """Weights and numbers of a `.safetensors`, of any torch file, or of a folder as Hugging Face saves models.
+
+    Raises
+    ------
+    ValueError
+        It holds anything that is executed on loading, is cut short, or has no weights: in one line.
+    OSError
+        It cannot be read.
+    """
+    loaded = _of_folder(path) if path.is_dir() else _of_file(path)
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"it holds a {type(loaded).__name__}, not the weights by their keys, as model.state_dict()")
+    held = loaded if key is None and _is_state(loaded) else loaded[_key_of_weights(loaded, key)]
+    # Numbers that count batches are tensors among the weights.
+    beside = {k: v for k, v in loaded.items() if held is not loaded or not isinstance(v, Tensor)}
+    weights = {k: v for k, v in held.items() if isinstance(v, Tensor) or k.endswith(_EXTRA)}
+    return Checkpoint(weights, {str(k): float(v) for k, v in _numbers(beside)})
+
+
+def _of_file(path: Path) -> Any:
+    """What one file holds; nothing in it is executed."""
+    try:
+        if path.suffix.lower() == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        refuse_compressed(path)
+        # Indices of sparse tensors come from the file: torch looks at them only when asked to.
+        with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"reading it needs {error.name}; pip install infoplane[safetensors]") from error
+    except (OSError, MemoryError, ValueError):
+        raise
+    except Exception as error:
+        raise ValueError(why_refused(path, error) or f"it cannot be read as weights: {one_line(error)}") from error
+
+
+def _of_folder(folder: Path) -> dict[str, Any]:
+    """The weights of a folder, whole or in pieces, and what the trainer noted at its step."""
+    found = next((folder / name for name in _FOLDER if (folder / name).is_file()), None)
+    if found is None:
+        raise ValueError(f"the folder holds no {', '.join(_FOLDER[::2])} or index of one; name the checkpoints in it")
+    if found.suffix != ".json":
+        weights = dict(_of_file(found))
+    else:
+        weights = {k: v for name in _pieces(found) for k, v in _of_file(folder / name).items()}
+    return {"state_dict": weights, **_trainer_state(folder / _STATE)}
+
+
+def _pieces(index: Path) -> list[str]:
+    """The files that an index names, all of them beside it."""
+    named = _json(index).get("weight_map")
+    names = sorted({str(name) for name in named.values()}) if isinstance(named, Mapping) else []
+    foreign = next((name for name in names if Path(name).name != name), None)
+    if foreign is not None or not names:
+        raise ValueError(f"{index.name} should name files beside it, got {foreign!r:.80}")
+    return names
+
+
+def _trainer_state(file: Path) -> dict[str, float]:
+    """What Hugging Face's trainer logged at the step of this checkpoint."""
+    if not file.is_file():
+        return {}
+    state = _json(file)
+    step, log = state.get("global_step"), state.get("log_history")
+    here = [entry for entry in log if isinstance(entry, Mapping) and entry.get("step") == step] if log else []
+    return {k: v for entry in [state, *here] for k, v in _numbers(entry) if entry is not state or k in _COUNTERS}
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if file.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{file.name} has {file.stat().st_size:,} bytes, more than any index or log")
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))  # a trainer's log may hold NaN
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file.name} is not valid JSON: {error}") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _numbers(values: Mapping[Any, Any]) -> Iterator[tuple[str, float]]:
+    """Single numbers, those of a mapping `metrics` too."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and name == "metrics":
+            yield from _numbers(value)
+        elif isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex():
+            yield str(name), value.item()
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield str(name), value
+
+
+def _is_state(value: Any) -> bool:
+    """Whether this maps the names of parameters to tensors."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        return False
+    plain = not any(isinstance(v, Mapping) and not k.endswith(_EXTRA) for k, v in value.items())
+    return plain and any(isinstance(v, Tensor) for v in value.values())
+
+
+def _key_of_weights(loaded: Mapping[Any, Any], key: str | None) -> str:
+    """The entry with the weights: the one asked for, the one of a usual name, or the only one."""
+    held = [k for k, v in loaded.items() if _is_state(v)]
+    usual = [key] if key is not None else [name for name in _WEIGHTS if name in held] or held
+    if len(usual) == 1 and usual[0] in held:
+        return str(usual[0])
+    what = "no weights" if key is None and not held else f"no weights {key!r}" if key else "several sets of weights"
+    more = f"; choose with key={held[0]!r}" if held else "; save model.state_dict()"
+    raise ValueError(f"it has {what}, but {listed([printable(k) for k in loaded], 8) or 'nothing'}{more}")
+
+
+# Steps
+
+
+def steps_of(paths: Sequence[Path], steps: Sequence[Any] | None, key: str | None) -> list[int | Exception]:
+    """The step of each checkpoint: as given, by its name, or by what stands in it; why one cannot be read.
+
+    Raises
+    ------
+    ValueError
+        Steps of another number than checkpoints; or neither names nor contents tell the steps.
+    """
+    if steps is not None:
+        if len(steps) != len(paths):
+            raise ValueError(f"steps must be one for each of the {len(paths)} checkpoints, got {len(steps)}")
+        return [whole_step(step) for step in steps]
+    try:
+        return list(steps_of_files([path.absolute() for path in paths]))
+    except ValueError as error:
+        found = [_stated(path, key) for path in paths]
+        if all(step is None or isinstance(step, Exception) for step in found) or None in found:
+            error.add_note("or leave the file out, or give steps=[...]")
+            raise
+        return [step for step in found if step is not None]
+
+
+def _stated(path: Path, key: str | None) -> int | Exception | None:
+    try:
+        return read_checkpoint(path, key).step
+    except (ValueError, TypeError, OSError) as error:
+        return error
+
+
+# Loading
+
+
+def load(model: nn.Module, weights: Mapping[str, Any], ignore: Iterable[str] = ()) -> list[str]:
+    """Copy weights into the model; the names of those that its own type rounds.
+
+    Nothing is copied unless all fit. `ignore` are globs of keys that the model need not have; a parameter that the
+    checkpoint lacks is never left as it is, for it would be that of another step.
+
+    Raises
+    ------
+    ValueError
+        A key is missing or unexpected, or a shape is another one.
+    """
+    own: dict[str, Any] = model.state_dict()
+    found = _renamed(weights, own)
+    ignored = tuple(ignore)
+    strange = [k for k in found if k not in own and not any(name_matches(k, glob) for glob in ignored)]
+    found = {k: v for k, v in found.items() if k in own}
+    absent = _absent(own, found)
+    if absent or strange:
+        lacks = f"lacks {listed(list(map(printable, absent)), 3)}" if absent else ""
+        has = f"has {listed(list(map(printable, strange)), 3)}, which the model does not" if strange else ""
+        raise ValueError(f"it {' and '.join(filter(None, [lacks, has]))}: is it of this model?")
+    for name, value in found.items():
+        mine = own[name]
+        if isinstance(mine, Tensor) and not is_lazy(mine) and mine.shape != value.shape:
+            was, is_ = tuple(value.shape), tuple(mine.shape)
+            raise ValueError(f"its {printable(name)} has shape {was}, the model's {is_}: another architecture")
+    try:
+        model.load_state_dict(found, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"it does not load: {' '.join(str(error).split())[:300]}") from error
+    return [k for k, v in found.items() if _narrower(own[k], v)]
+
+
+def _absent(own: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Keys of the model that were not found, but those of tensors that it shares with one that was."""
+
+    def place(key: str) -> object:
+        tensor = own[key]
+        return (tensor.data_ptr(), tensor.shape) if isinstance(tensor, Tensor) and tensor.numel() else key
+
+    there = {place(key) for key in found}
+    return [key for key in own if key not in found and place(key) not in there]
+
+
+def _narrower(mine: Any, value: Any) -> bool:
+    floating = isinstance(mine, Tensor) and mine.is_floating_point() and value.is_floating_point()
+    return floating and mine.element_size() < value.element_size()
+
+
+def _renamed(weights: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The weights under the model's own keys, whatever wrappers and outer modules they were saved in."""
+    if own.keys() <= weights.keys():
+        return weights
+    clean = {without_wrappers(key): key for key in own}
+    found = {without_wrappers(key): value for key, value in weights.items()}
+    if len(clean) < len(own) or len(found) < len(weights):
+        return weights  # wrappers are all that tells two of them apart
+    # A module that holds the model, as one of Lightning does, puts its name in front.
+    for outer in dict.fromkeys(key.partition(".")[0] for key in found):
+        inner = {key.removeprefix(f"{outer}."): value for key, value in found.items()}
+        if not clean.keys() <= found.keys() and clean.keys() <= inner.keys():
+            found = inner
+    return {clean.get(key, key): value for key, value in found.items()}
