@@ -9,6 +9,9 @@ from infoplane.diagnostics.ib_frontier import Frontier, ib_frontier
 from infoplane.diagnostics.local_rank import LocalRank, local_rank
 from infoplane.diagnostics.matching import Matching, match_units
 from infoplane.diagnostics.phases import Phase, label_phases, phases
+from infoplane.diagnostics.prequential import Prequential, prequential
+from infoplane.diagnostics.supersample import Supersample, supersample_bound
+from infoplane.diagnostics.surprisal import Surprisal, surprisal
 from infoplane.diagnostics.tokens import token_peaks
 from infoplane.diagnostics.wasserstein import Wasserstein, wasserstein
 from infoplane.diagnostics.weights import WeightSpectrum, weight_spectrum
@@ -22,6 +25,9 @@ __all__ = [
     "Matching",
     "Phase",
     "Place",
+    "Prequential",
+    "Supersample",
+    "Surprisal",
     "Wasserstein",
     "WeightSpectrum",
     "class_divergence",
@@ -33,6 +39,9 @@ __all__ = [
     "local_rank",
     "match_units",
     "phases",
+    "prequential",
+    "supersample_bound",
+    "surprisal",
     "token_peaks",
     "wasserstein",
     "weight_spectrum",

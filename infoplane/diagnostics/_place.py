@@ -13,6 +13,7 @@ import numpy.typing as npt
 from infoplane.core.exact import exact_float64
 from infoplane.core.files import fingerprint
 from infoplane.core.strict import canonical_json
+from infoplane.core.units import Z_95
 from infoplane.results import Curve, ResultTable, Row
 
 
@@ -68,6 +69,18 @@ def rows(
         row._replace(value=row.value if math.isfinite(row.value) else math.nan, flags=";".join(sorted(row.flags)))
         for row in found
     ]
+
+
+def mean_and_half(values: npt.NDArray[Any]) -> tuple[float, float]:
+    """Mean of independent values, and half of its 95 % interval; NaN where there are too few."""
+    if len(values) < 2:
+        return (float(values[0]) if len(values) else math.nan), math.nan
+    return float(values.mean()), Z_95 * float(values.std(ddof=1)) / math.sqrt(len(values))
+
+
+def around(value: float, half: float) -> tuple[float, float]:
+    """`low` and `high` of an entry."""
+    return value - half, value + half
 
 
 def digest(*arrays: npt.ArrayLike) -> str:

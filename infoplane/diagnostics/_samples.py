@@ -14,15 +14,20 @@ LEAST_DRAWS = 5
 
 
 def against_null(name: str, value: float, null: FloatArray, unit: str, raised: tuple[str, ...] = ()) -> list[Entry]:
-    """A value, its null with the 2.5 and 97.5 % points, and how far it lies above the null's mean."""
-    low, high = np.quantile(null, (0.025, 0.975)).tolist()
-    flags = (*raised, "below_null") if value <= high else raised
-    mean = float(null.mean())
+    """A value, its null, and how far it lies above the null's mean."""
+    beside = null_entry(name, null, unit)
+    flags = (*raised, "below_null") if value <= beside.high else raised
     return [
         Entry(name, value, unit, flags=flags),
-        Entry(f"{name} null", mean, unit, low=low, high=high),
-        Entry(f"{name} excess", value - mean, unit, flags=flags),
+        beside,
+        Entry(f"{name} excess", value - beside.value, unit, flags=flags),
     ]
+
+
+def null_entry(name: str, null: FloatArray, unit: str) -> Entry:
+    """The mean of a null with its 2.5 and 97.5 % points."""
+    low, high = np.quantile(null, (0.025, 0.975)).tolist()
+    return Entry(f"{name} null", float(null.mean()), unit, low=low, high=high)
 
 
 def two_layers(

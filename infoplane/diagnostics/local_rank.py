@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.brief import Brief
-from infoplane.core.units import Z_95
-from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, rows
+from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, mean_and_half, rows
 from infoplane.results import Row
 
 ESTIMATOR = "local-rank"
@@ -86,8 +84,7 @@ def local_rank(jacobians: npt.ArrayLike | Iterable[npt.ArrayLike], epsilon: floa
         raise ValueError(f"epsilon must be between 0 and 1, got {epsilon}")
     values = _singular_values(jacobians)
     ranks = ((values > epsilon * values[:, :1]) & (values > 0)).sum(1)
-    mean = float(ranks.mean())
-    half = Z_95 * float(ranks.std(ddof=1)) / math.sqrt(len(ranks)) if len(ranks) > 1 else math.nan
+    mean, half = mean_and_half(ranks)
     return LocalRank(
         ranks=ranks.astype(np.int64),
         mean=mean,

@@ -1,0 +1,166 @@
+"""A bound on the generalisation gap from losses alone: which of two examples was trained on?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from infoplane.core.brief import Brief
+from infoplane.core.units import BIT, BITS_PER_NAT
+from infoplane.diagnostics._place import Entry, Place, around, digest, finite_float64, mean_and_half, rows
+from infoplane.diagnostics._samples import LEAST_DRAWS, null_entry
+from infoplane.results import Row
+
+ESTIMATOR = "supersample"
+LEAST_TRAININGS = 30
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Supersample(Brief):
+    """The bound, and what it bounds.
+
+    Attributes
+    ----------
+    information : (n,) float64
+        I(difference of losses; selector) of each pair in bits, with Miller and Madow's correction; of all pairs
+        together (1,) where they were pooled.
+    bound : float
+        Mean over pairs of sqrt(2 I), I in nats: not below the expected gap.
+    null : (null_draws,) float64
+        The bound where the selectors are shuffled over the trainings.
+    gap, gap_half : float
+        Mean loss of the examples left out minus that of those trained on; half of its 95 % interval over trainings.
+    interpolating : bool
+        Whether every training loss is 0 and every loss 0 or 1: the test error then is the mean information in bits.
+    n_trainings : int
+    """
+
+    information: FloatArray
+    bound: float
+    null: FloatArray
+    gap: float
+    gap_half: float
+    interpolating: bool
+    n_trainings: int
+    config: Mapping[str, object]
+    source: str
+
+    def rows(self, where: Place) -> list[Row]:
+        """Rows "supersample information", "gap bound", its null, "generalisation gap", "interpolating test error"."""
+        bits = float(self.information.mean())
+        few = ("few_samples",) if self.n_trainings < LEAST_TRAININGS else ()
+        entries = [
+            Entry("supersample information", bits, BIT, flags=few),
+            Entry("gap bound", self.bound, "loss", bound="upper", flags=few),
+            null_entry("gap bound", self.null, "loss"),
+            Entry("generalisation gap", self.gap, "loss", *around(self.gap, self.gap_half)),
+        ]
+        if self.interpolating:
+            entries.append(Entry("interpolating test error", bits, "error", flags=few))
+        return rows(where, ESTIMATOR, self.config, entries, n_samples=self.n_trainings, source=self.source)
+
+
+def supersample_bound(
+    losses: npt.ArrayLike,
+    trained_on: npt.ArrayLike,
+    *,
+    levels: int | None = None,
+    pooled: bool = False,
+    null_draws: int = 20,
+    seed: int = 0,
+) -> Supersample:
+    """Bound the generalisation gap by what the losses of two examples say about which of them was trained on.
+
+    For each of n pairs a coin decides, anew in every training, which of both is trained on.
+
+    How it misleads: it is of the expectation over trainings, so it needs many (at least 30, flag `few_samples`), and
+    the plug-in information of few trainings is high by chance: see the null. A bound is not the gap, which stands
+    beside it.
+
+    Parameters
+    ----------
+    losses : (trainings, n, 2) array
+        Of both examples of each pair after training, 0 to 1, such as the 0-1 error.
+    trained_on : (trainings, n) array
+        0 or 1: which of the pair was trained on.
+    levels : int, optional
+        Round losses to so many values from 0 to 1; the bound is then on the gap of the rounded losses, which differs
+        from the gap by at most 1 / (levels - 1). By default losses must be 0 or 1.
+    pooled : bool
+        One information of all pairs together: for exchangeable pairs only, of others it is too low.
+    null_draws : int
+        At least 5.
+    seed : int
+
+    Raises
+    ------
+    ValueError
+        For fewer than two trainings, losses outside 0 to 1, or, without `levels`, others than 0 and 1.
+
+    References
+    ----------
+    Wang and Mao, "Tighter information-theoretic generalization bounds from supersamples", 2023.
+    """
+    given, chosen = finite_float64(losses, "losses has", "values"), np.asarray(trained_on)
+    if given.ndim != 3 or given.shape[2] != 2 or len(given) < 2 or not given.shape[1]:
+        raise ValueError(f"losses must have shape (trainings, pairs, 2) of at least 2 trainings, got {given.shape}")
+    if chosen.shape != given.shape[:2] or not np.isin(chosen, (0, 1)).all():
+        raise ValueError(f"trained_on must hold 0 and 1 in the shape {given.shape[:2]}, got {chosen.shape}")
+    if null_draws < LEAST_DRAWS:
+        raise ValueError(f"null_draws must be at least {LEAST_DRAWS}, got {null_draws}")
+    known, chosen = _rounded(given, levels), chosen.astype(np.int64)
+    difference = known[:, :, 1] - known[:, :, 0]
+    rng = np.random.default_rng(seed)
+    information = _information(difference, chosen, pooled)
+    null = [_bound(_information(difference, rng.permuted(chosen, axis=0), pooled)) for _ in range(null_draws)]
+    own = np.take_along_axis(given, chosen[:, :, None], axis=2)[:, :, 0]
+    gaps = (given.sum(axis=2) - 2 * own).mean(axis=1)  # the other one minus this one
+    gap, half = mean_and_half(gaps)
+    return Supersample(
+        information=information * BITS_PER_NAT,
+        bound=_bound(information),
+        null=np.array(null),
+        gap=gap,
+        gap_half=half,
+        interpolating=not own.any() and bool(np.isin(given, (0, 1)).all()),
+        n_trainings=len(given),
+        config={"levels": levels, "null_draws": null_draws, "pooled": pooled, "seed": seed},
+        source=digest(given, chosen),
+    )
+
+
+def _rounded(losses: FloatArray, levels: int | None) -> npt.NDArray[np.int64]:
+    """Losses as whole numbers from 0 to levels - 1."""
+    if levels is not None and levels < 2:
+        raise ValueError(f"levels must be at least 2, got {levels}")
+    if losses.min() < 0 or losses.max() > 1:
+        raise ValueError(f"losses must lie in 0 to 1, got {losses.min():.6g} to {losses.max():.6g}; clip or scale them")
+    if levels is None and not np.isin(losses, (0, 1)).all():
+        raise ValueError("losses must be 0 or 1; for others give levels=3 or more, to which they are rounded")
+    return np.asarray(np.rint(losses * ((levels or 2) - 1)), dtype=np.int64)
+
+
+def _information(difference: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], pooled: bool) -> FloatArray:
+    """Plug-in information in nats with Miller and Madow's correction, of each column or of all together."""
+    d, u = (a.reshape(-1, 1) if pooled else a for a in (difference - difference.min(), chosen))
+    cells = np.stack([[(d == k) & (u == v) for v in (0, 1)] for k in range(int(d.max()) + 1)])
+    joint = cells.sum(axis=2)  # (values, 2, pairs)
+    parts = joint, joint.sum(axis=1), joint.sum(axis=0)
+    entropies, filled = zip(*(_entropy(p.reshape(-1, p.shape[-1])) for p in parts), strict=True)
+    bias = (filled[0] - filled[1] - filled[2] + 1) / (2 * len(d))
+    return np.asarray(entropies[1] + entropies[2] - entropies[0] - bias)
+
+
+def _entropy(counts: npt.NDArray[np.int64]) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    """Plug-in entropy in nats of each column of counts, and its number of cells that are filled."""
+    p = counts / counts.sum(axis=0)
+    return -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=0), (counts > 0).sum(axis=0)
+
+
+def _bound(nats: FloatArray) -> float:
+    # A negative estimate has no root: as 0 it keeps the mean on the safe side of a bound.
+    return float(np.sqrt(2 * np.maximum(nats, 0)).mean())
