@@ -23,6 +23,7 @@ _LAZY = {
     "from_arrays": "infoplane.importers",
     "ResultTable": "infoplane.results",
     "read_table": "infoplane.results",
+    "study": "infoplane.studies",
 }
 _MODULES = frozenset(
     {
@@ -39,6 +40,7 @@ _MODULES = frozenset(
         "report",
         "results",
         "store",
+        "studies",
         "testing",
     }
 )
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from infoplane.results import ResultTable as ResultTable
     from infoplane.results import read_table as read_table
     from infoplane.store import open_run as open_run
+    from infoplane.studies import study as study
 
 
 def __getattr__(name: str) -> Any:

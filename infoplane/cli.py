@@ -509,6 +509,36 @@ def compare(runs: tuple[Path, ...], out: Path | None, dpi: int, **options: Any) 
     end(read_losses(runs))
 
 
+@command("infoplane study runs/* -o study.csv", name="study")
+@RUNS
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="CSV to write: a row a run.")
+@click.option(
+    "--by",
+    type=click.Choice(["name", "depth", "role"]),
+    default="name",
+    show_default=True,
+    help="Which layers of different runs share columns: by name, by place from the end, of all or of their role.",
+)
+@click.option(
+    "--at", type=click.Choice(["final", "best"]), default="final", show_default=True, help="The moment of the gap."
+)
+@click.option("--gap", nargs=2, metavar="HELD-OUT TRAIN", help="The two metrics whose difference is the gap.")
+@CHOICE
+@click.option("--quantity", multiple=True, metavar="NAME", shell_complete=completes(quantities_of))
+@reads_runs(HOUR)
+def study_runs(runs: tuple[Path, ...], out: Path | None, **options: Any) -> None:
+    """Many runs as one frame: hyper-parameters, metrics, generalisation gap, and what each curve comes to."""
+    from infoplane.results.losses import read_losses
+    from infoplane.studies import study
+
+    asked: Any = {name: value or None for name, value in options.items()}
+    found = study(runs, **asked)
+    click.echo(str(found))
+    if out is not None:
+        click.echo(f"{found.write(out)}: {len(found)} rows")
+    end(read_losses(runs))
+
+
 @command("infoplane animate runs/digits -o plane.gif")
 @RUN
 @OUT

@@ -26,8 +26,9 @@ UPSTREAM = {
     "estimators": ["core"],
     "results": ["core"],
     "plots": ["results"],
-    "report": ["results"],
+    "report": ["studies"],
     "diagnostics": ["results"],
+    "studies": ["diagnostics"],
     "importers": ["store"],
     "analysis": ["store", "estimators", "results"],
     "live": ["analysis"],
@@ -43,7 +44,7 @@ UPSTREAM = {
 OWNERS = {
     "h5py": {"store"},
     "matplotlib": {"plots"},
-    "pandas": {"results"},
+    "pandas": {"results", "studies"},
     "plotly": set(),
     "torch": {
         "hooks", "integrations", "estimators", "importers", "analysis", "live", "certify", "testing", "demo",

@@ -26,7 +26,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "guides/sweep": (),
 }
 # Pages that train for several seconds.
-SLOW = {"guides/seeds"}
+SLOW = {"guides/seeds", "guides/studies"}
 # Pages that begin with runs that the reader has: their names.
 RUNS = {"results": ["digits", "a", "b"], "figures": ["digits", "a", "b"], "estimators": ["digits"]}
 WARNED = {"class Mixture": "not recorded"}

@@ -82,6 +82,9 @@ class Session:
             raise ValueError('run must name a directory for the activations, as run="runs/a"')
         if not settings.keep_activations and not all(d.sinks for d in self.destinations):
             raise ValueError("keep_activations=False without a sink would record nothing; pass sinks=[...]")
+        if len(settings.abouts) not in (0, 1, len(self.destinations)):
+            each = f", or {len(self.destinations)}, one for each member" if self._members else ""
+            raise ValueError(f"about takes one mapping{each}; got {len(settings.abouts)}")
         members, moments = self._members, settings.gradients
         if members is not None and moments is not None:
             members.check_gradients(moments)
@@ -134,6 +137,7 @@ class Session:
                 "python": platform.python_version(),
             },
             **({} if settings.name is None else {"name": settings.name}),
+            **({"about": settings.abouts[0]} if len(settings.abouts) == 1 else {}),
             **({} if self._members is None else {"members": self._members.count}),
         }
 
@@ -183,6 +187,8 @@ class Session:
             described = self.describe() | ({"member": i} if len(self.destinations) > 1 else {})
             if self._members is not None and settings.name is not None:
                 described["name"] = settings.name.format(member=i)
+            if len(settings.abouts) > 1:
+                described["about"] = settings.abouts[i]
             run = {"probe": self.prober.probe.record, "settings": described, "resume": settings.resume}
             found.append(destination.open(run, self.prober.layers, self._ranks, store=store))
         resumed = [(last, shift) for last, shift in found if last is not None]

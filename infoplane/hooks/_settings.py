@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from infoplane.core.about import Scalar, plain_about
 from infoplane.core.records import Sink
 from infoplane.hooks.metrics import GradientMoments
 from infoplane.hooks.probe import ProbeSet, as_probe_set
@@ -33,6 +34,7 @@ class Settings:
     run: str | Path | None = None
     _: KW_ONLY
     name: str | None = None
+    about: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
     # what is recorded
     layers: Layers = None
     depth: int | None = None
@@ -92,6 +94,7 @@ class Settings:
                 raise ValueError(f"depth must be a whole number of at least 1, got {self.depth!r}")
             if self.layers is not None:
                 raise ValueError("layers and depth both choose layers; pass one of them")
+        _ = self.abouts  # raises where one is not plain
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {getattr(self, name)!r}")
@@ -103,6 +106,12 @@ class Settings:
             return {}
         table = self.reduce if isinstance(self.reduce, Mapping) else {"*": self.reduce}
         return {pattern: as_reduction(r) for pattern, r in table.items()}
+
+    @functools.cached_property
+    def abouts(self) -> list[dict[str, Scalar]]:
+        """The user's words about the run, or about each member; empty where nothing was said."""
+        said = self.about if isinstance(self.about, list | tuple) else [self.about]
+        return [plain_about(about) for about in said if about is not None]
 
     @property
     def named(self) -> Layers:

@@ -36,6 +36,8 @@ class CollectionRecorder(Recorder):
         Axis of the members in the captured tensors of a hand-stacked module. `batch_dim` counts the others.
     members : int
         Their number, with `member_dim`.
+    about : mapping, or a sequence of mappings, one for each member, optional
+        As in Recorder.
     member_sinks : function from member to sinks, optional
     parameter_dim : int, or mapping from pattern of parameter names to int
         Axis of the members in the parameters of a hand-stacked module, for `weight_norms`; that of `gradients`, or

@@ -67,6 +67,9 @@ class Recorder:
         Directory of the activation store. Needed unless `keep_activations` is False.
     name : str, optional
         What figures, tables and reports call the run; the name of its directory by default.
+    about : mapping from name to number, text, bool or None, optional
+        Hyper-parameters, `{"lr": 0.1, "width": 10, "seed": 0}`: kept in `run.json`, and a column each of
+        `infoplane.study`. A run that is continued must have the same.
     layers : name, glob, regular expression, type, predicate, module, or list of them, optional
         See `infoplane.hooks.select`. By default every leaf module that ran and does more than pass its input on; a
         linear layer made of parts (parametrised weights, low-rank adapters) is one. `"blocks"`, and the default of

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from infoplane.core.about import plain_about
 from infoplane.core.errors import StoreError, closest
 from infoplane.core.globs import across_parts, name_matches
 from infoplane.core.labels import as_array, as_labels, as_sample_ids, check_label_names, doubts
@@ -41,6 +42,7 @@ def from_arrays(
     chain: bool = False,
     classes: bool = False,
     name: str | None = None,
+    about: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> ActivationStore:
     """Write activations in memory as a run, and open it.
@@ -71,6 +73,8 @@ def from_arrays(
         Whether labels that are whole numbers stored as floats are classes; they are targets otherwise.
     name : str, optional
         What figures, tables and reports call the run; the name of its directory by default.
+    about : mapping from name to number, text, bool or None, optional
+        Hyper-parameters, as `Recorder(about=)` takes them.
     overwrite : bool
         Replace the run that is there, and its results; only one that was closed and that no process writes.
 
@@ -117,7 +121,8 @@ def from_arrays(
     ]
     check_run(probe, snapshots)
     _check_free(Path(run), overwrite)
-    more = {"chain": bool(chain)} | ({} if name is None else {"name": str(name)})
+    more: dict[str, Any] = {"chain": bool(chain)} | ({} if name is None else {"name": str(name)})
+    more |= {} if about is None else {"about": plain_about(about)}
     _write(run, probe, snapshots, more, overwrite=overwrite)
     return open_run(run)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.about import plain_about
 from infoplane.core.labels import position_words, unlabelled
 from infoplane.core.records import NO_LABEL, Probe
 from infoplane.core.steps import describe_steps
@@ -39,6 +40,7 @@ class RunSummary:
             f"run {printable(called)} in {printable(d['path'])}",
             f"model    {printable(str(d['settings'].get('model', 'unknown')))}",
             f"probe    {probe['samples']} rows ({parts}), {probe['distinct_inputs']} distinct inputs, {target}",
+            *_about_line(d["settings"].get("about")),
             f"steps    {len(d['steps'])}: {describe_steps(d['steps'])}",
             f"sessions {d['sessions']}",
             f"metrics  {', '.join(printable(m) for m in d['metrics']) or 'none'}",
@@ -105,6 +107,16 @@ def summarize(store: ActivationStore) -> RunSummary:
             "lost_steps": sorted({step for problem in store.lost for step in problem.steps}),
         }
     )
+
+
+def _about_line(about: object) -> list[str]:
+    """The hyper-parameters in one line; none where nothing was said, or what stands there is none."""
+    try:
+        said = plain_about(about)
+    except (TypeError, ValueError):
+        return []
+    words = ", ".join(f"{name} = {value}" for name, value in said.items())
+    return [f"about    {printable(words)}"] if words else []
 
 
 def _positions(probe: Probe) -> dict[str, int]:

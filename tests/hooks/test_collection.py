@@ -64,7 +64,13 @@ def test_training_under_vmap_with_a_run_each(tmp_path):
 
     step = vmap(grad(loss), in_dims=(0, 0, None, None))
     with CollectionRecorder(
-        skeleton, (X, Y), tmp_path / "m{member}", state=(parameters, buffers), schedule=every(1), quiet=True
+        skeleton,
+        (X, Y),
+        tmp_path / "m{member}",
+        state=(parameters, buffers),
+        schedule=every(1),
+        about=[{"seed": i} for i in range(MEMBERS)],
+        quiet=True,
     ) as rec:
         for epoch in range(3):
             gradients = step(parameters, buffers, X, Y)
@@ -75,6 +81,7 @@ def test_training_under_vmap_with_a_run_each(tmp_path):
         store = infoplane.open_run(tmp_path / f"m{i}")
         assert store.steps() == [0, 1, 2, 3]
         assert (store.settings["member"], store.settings["members"]) == (i, MEMBERS)
+        assert store.settings["about"] == {"seed": i}
         assert {(s, n, v) for s, _, n, _, v in store.metrics() if s == 3} == {(3, "loss", i + 0.5), (3, "lr", 0.1)}
         own = {k: p[i] for k, p in parameters.items()}, {k: b[i] for k, b in buffers.items()}
         expected = functional_call(model.eval(), own, (X,)).detach()

@@ -1,0 +1,283 @@
+"""Study: a row a run, with hyper-parameters, metrics, the generalisation gap and summaries of every curve."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from infoplane.core.errors import closest
+from infoplane.core.files import publish
+from infoplane.core.text import listed, printable
+from infoplane.results import ResultTable
+from infoplane.results.cells import csv_bytes
+from infoplane.results.names import names_of
+from infoplane.results.overview import named_way, settings_words
+from infoplane.results.table import Selector
+from infoplane.studies.reading import By, Measure, Moment, OfRun, Pair, read_run, runs_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Runs = ResultTable | str | os.PathLike[str] | Sequence[ResultTable | str | os.PathLike[str]]
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Runs as rows of numbers: what `infoplane.study` returns.
+
+    Attributes
+    ----------
+    columns : dict from name to array (runs,)
+        `run` (what figures call it) and `id`; hyper-parameters by their names; `NAME_final` and `NAME_best` of each
+        recorded metric; `gap` (held-out minus training loss), `error_gap` (held-out minus training error) and
+        `gap_step`; then the columns of `measures`. Missing numbers are NaN.
+    measures : dict from column to Measure
+        What each of the columns is that summarise a curve.
+    hyper : tuple of str
+        The columns that are hyper-parameters.
+    gaps : dict from "gap", "error_gap" to str
+        Of what each is the difference, in words.
+    flags : dict from column to Counter
+        In how many runs a value that the column is of carries a flag.
+    lost : tuple of str
+        Runs of which steps are missing or damaged.
+    """
+
+    columns: Mapping[str, npt.NDArray[Any]]
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+    hyper: tuple[str, ...] = ()
+    gaps: Mapping[str, str] = field(default_factory=dict)
+    flags: Mapping[str, Counter[str]] = field(default_factory=dict)
+    lost: tuple[str, ...] = ()
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The columns as a pandas frame, a row a run, with the runs' names as its index."""
+        import pandas as pd  # here, since a study printed or written needs no frame
+
+        columns = {name: pd.Series(column.tolist()) for name, column in self.columns.items() if name != "run"}
+        return pd.DataFrame(columns).set_index(pd.Index(self.columns["run"].tolist(), name="run"))
+
+    def __len__(self) -> int:
+        return len(self.columns["run"])
+
+    def __getitem__(self, column: str) -> npt.NDArray[Any]:
+        if column not in self.columns:
+            near = ", ".join(closest(column, self.columns))
+            raise KeyError(f"the study has no column {printable(column)!r}; closest: {near}")
+        return self.columns[column]
+
+    def write(self, path: str | os.PathLike[str]) -> Path:
+        """Write the frame as CSV, whole or not at all; the same bytes for the same runs.
+
+        Raises
+        ------
+        ValueError
+            The name does not end in .csv.
+        """
+        target = Path(path)
+        if target.suffix.lower() != ".csv":
+            raise ValueError(f"a study is written as CSV, so its file ends in .csv, got {target.name!r}")
+        publish(target.parent, target.name, [csv_bytes({n: c.tolist() for n, c in self.columns.items()})])
+        return target
+
+    def __repr__(self) -> str:
+        ways = dict.fromkeys(way_of(m) for m in self.measures.values())
+        layers = list(dict.fromkeys(m.layer for m in self.measures.values()))
+        gaps = [f"{name}: {printable(words)}" for name, words in self.gaps.items()]
+        hyper = listed([printable(name) for name in self.hyper], 8) or "none: Recorder(about={'lr': 0.1})"
+        lines = [
+            f"Study of {len(self)} runs, {len(self.columns)} columns",
+            f"  hyper-parameters  {hyper}",
+            f"  gaps              {'; '.join(gaps) or 'none: no run has a held-out and a training loss'}",
+            f"  layers            {listed([printable(layer) for layer in layers], 8) or 'none'}",
+            f"  estimates         {listed(list(ways), 4) or 'none'}",
+        ]
+        lines += [f"  steps lost in     {listed([printable(run) for run in self.lost], 4)}"] if self.lost else []
+        return "\n".join(lines)
+
+
+def study(
+    runs: Runs,
+    *,
+    by: By = "name",
+    at: Moment = "final",
+    gap: Pair = None,
+    layers: Sequence[str] | None = None,
+    estimator: Selector = None,
+    quantity: Selector = None,
+    subset: Selector = None,
+) -> Study:
+    """Read the results of many runs as one frame, a row a run.
+
+    Tables are read one after the other and reduced at once: memory does not grow with what they hold.
+
+    Parameters
+    ----------
+    runs : run directories, CSV files or tables, one or a sequence; a table may hold several runs
+    by : {"name", "depth", "role"}
+        Which layers of different runs share columns: those of one name; those as far from the end ("layer -1" is the
+        last); those as far from the end of their role ("activation -1", "output").
+    at : {"final", "best"}
+        The moment of the gap: the last step, or that of the least validation loss (else test loss).
+    gap : (held-out, training) metric, optional
+        By default those of loss and of accuracy or error with words such as "test" and "train" in their names.
+    layers : names or globs, optional
+        By default those that figures show: outputs of activation modules and of the model.
+    estimator, quantity, subset : name, glob or several, optional
+        As in `ResultTable.select`. By default every estimator, the subset "all", and every quantity that is no null
+        and no lower bound beside another.
+
+    Returns
+    -------
+    Study
+        `study.frame` is the pandas frame. Each curve has six columns: `final`; `max` and its `max_step`; `fall`, the
+        maximum of the 3-point median minus the final value, and `fall_share`, over that maximum; `area`, the mean
+        over log(1 + step). Values that are not finite are passed over.
+
+    Raises
+    ------
+    ValueError
+        There are no runs or no estimates, a run comes twice, several metrics fit the gap, a hyper-parameter has the
+        name of another column, or no two runs have a column in common.
+    FileNotFoundError
+        A run has no results table.
+
+    Notes
+    -----
+    Hyper-parameters are what was given as `Recorder(about={"lr": 0.1})`.
+
+    Examples
+    --------
+    >>> from infoplane.results import ResultTable, Row
+    >>> rows = [Row(run, step, step, "fc", 0, "all", "kde", "{}", 100, 3, "I(X;T)", value=value)
+    ...         for run in "ab" for step, value in [(0, 1.0), (1, 3.0), (2, 3.0), (9, 2.0)]]
+    >>> study(ResultTable.from_rows(rows))["I(X;T) of fc, kde: fall"].tolist()
+    [1.0, 1.0]
+    """
+    if by not in ("name", "depth", "role"):
+        raise ValueError(f"by must be name, depth or role, got {by!r}")
+    if at not in ("final", "best"):
+        raise ValueError(f"at must be final or best, got {at!r}")
+    found: dict[str, OfRun] = {}
+    measures: dict[Measure, int] = {}
+    values: list[npt.NDArray[np.float64]] = []
+    flags: dict[Measure, Counter[str]] = {}
+    choice: dict[str, Any] = {"estimator": estimator, "quantity": quantity, "subset": subset}
+    for source in [runs] if isinstance(runs, ResultTable | str | os.PathLike) else runs:
+        table = source if isinstance(source, ResultTable) else ResultTable.read(source)
+        for one in runs_of(table):
+            of_run = _read(one, source, by=by, at=at, gap=gap, layers=layers, **choice)
+            if of_run.run in found:
+                raise ValueError(f"the run {of_run.run} comes twice, the second time in {_source(source)}")
+            found[of_run.run] = of_run
+            values.append(_row(of_run, measures))
+            for measure, names in of_run.flags.items():
+                flags.setdefault(measure, Counter()).update(names)
+            of_run.values, of_run.flags = {}, {}  # kept as an array and as counts
+    if not found:
+        raise ValueError("a study needs at least one run, got none")
+    if not measures:
+        raise ValueError("the tables have no estimates of these layers; run infoplane.analyze(run) first")
+    return _joined(list(found.values()), measures, values, flags, by)
+
+
+def _read(table: ResultTable, source: object, **how: Any) -> OfRun:
+    """One run; an error says which."""
+    try:
+        return read_run(table, **how)
+    except (ValueError, TypeError) as error:
+        error.add_note(f"in {_source(source)}, run {printable(str(table.run[0]))}")
+        raise
+
+
+def _source(source: object) -> str:
+    return "a table in memory" if isinstance(source, ResultTable) else printable(source)
+
+
+def _row(of_run: OfRun, measures: dict[Measure, int]) -> npt.NDArray[np.float64]:
+    """The values of one run at the places of their columns; new columns get the next places."""
+    places = [measures.setdefault(measure, len(measures)) for measure in of_run.values]
+    row = np.full(len(measures), np.nan)
+    row[places] = list(of_run.values.values())
+    return row
+
+
+def _joined(
+    found: Sequence[OfRun],
+    measures: Mapping[Measure, int],
+    values: Sequence[npt.NDArray[np.float64]],
+    flags: Mapping[Measure, Counter[str]],
+    by: By,
+) -> Study:
+    """The study of what was read of each run."""
+    ids = [one.run for one in found]
+    known = names_of(ids, {one.run: one.place for one in found})
+    table = np.stack([np.pad(row, (0, len(measures) - len(row)), constant_values=np.nan) for row in values])
+    if len(found) > 1 and (np.isfinite(table).sum(axis=0) < 2).all():
+        layers = listed([printable(layer) for layer in dict.fromkeys(m.layer for m in measures)], 6)
+        other = "; by='depth' counts layers from the end" if by == "name" else ""
+        raise ValueError(f"no two runs have a layer and an estimate in common (layers {layers}){other}")
+    columns: dict[str, npt.NDArray[Any]] = {"run": _objects([known[run] for run in ids]), "id": _objects(ids)}
+    hyper = tuple(dict.fromkeys(name for one in found for name in one.about))
+    metrics = tuple(dict.fromkeys(name for one in found for name in one.metrics))
+    names = names_of_measures(measures)
+    if taken := [name for name in hyper if name in {*columns, *metrics, *names}]:
+        raise ValueError(f"the hyper-parameter {printable(taken[0])!r} has the name of another column; rename it")
+    columns |= {name: _objects([one.about.get(name) for one in found]) for name in hyper}
+    columns |= {name: np.array([one.metrics.get(name, np.nan) for one in found]) for name in metrics}
+    columns |= {name: table[:, place] for name, place in zip(names, measures.values(), strict=True)}
+    return Study(
+        columns,
+        dict(zip(names, measures, strict=True)),
+        hyper,
+        _one_gap(found),
+        {name: flags[measure] for name, measure in zip(names, measures, strict=True)},
+        tuple(known[one.run] for one in found if one.lost),
+    )
+
+
+def _one_gap(found: Sequence[OfRun]) -> dict[str, str]:
+    """Of what each gap is the difference, which is the same in all runs."""
+    gaps: dict[str, str] = {}
+    for name, words in (item for one in found for item in one.gaps.items()):
+        if gaps.setdefault(name, words) != words:
+            raise ValueError(
+                f"{name} is {printable(gaps[name])} in one run and {printable(words)} in another; "
+                "choose with gap=(held-out, train)"
+            )
+    return gaps
+
+
+def _objects(cells: Sequence[object]) -> npt.NDArray[Any]:
+    """Cells of any kind as an array."""
+    out = np.empty(len(cells), dtype=object)
+    out[:] = cells
+    return out
+
+
+def way_of(measure: Measure, *, every: bool = False) -> str:
+    """`binning, n_bins = 30 (test)`: how a measure was estimated."""
+    return named_way(measure.estimator, settings_words(measure.settings, every=every), measure.subset)
+
+
+def names_of_measures(measures: Iterable[Measure]) -> list[str]:
+    """`I(X;T) of fc1, binning, n_bins = 30: fall`, with all settings where fewer do not tell them apart."""
+
+    def name(measure: Measure, way: str) -> str:
+        return f"{measure.quantity} of {measure.layer}, {way}: {measure.summary}"
+
+    known = list(measures)
+    short = [name(m, way_of(m)) for m in known]
+    count = Counter(short)
+    full = [s if count[s] == 1 else name(m, way_of(m, every=True)) for s, m in zip(short, known, strict=True)]
+    count = Counter(full)
+    return [f if count[f] == 1 else name(m, f"{m.estimator} {m.settings}") for f, m in zip(full, known, strict=True)]
