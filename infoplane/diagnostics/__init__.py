@@ -10,6 +10,8 @@ from infoplane.diagnostics.local_rank import LocalRank, local_rank
 from infoplane.diagnostics.matching import Matching, match_units
 from infoplane.diagnostics.phases import Phase, label_phases, phases
 from infoplane.diagnostics.prequential import Prequential, prequential
+from infoplane.diagnostics.run_similarity import run_similarity
+from infoplane.diagnostics.similarity import Similarity, SimilarityMatrix, similarity, similarity_matrix
 from infoplane.diagnostics.supersample import Supersample, supersample_bound
 from infoplane.diagnostics.surprisal import Surprisal, surprisal
 from infoplane.diagnostics.tokens import token_peaks
@@ -26,6 +28,8 @@ __all__ = [
     "Phase",
     "Place",
     "Prequential",
+    "Similarity",
+    "SimilarityMatrix",
     "Supersample",
     "Surprisal",
     "Wasserstein",
@@ -40,6 +44,9 @@ __all__ = [
     "match_units",
     "phases",
     "prequential",
+    "run_similarity",
+    "similarity",
+    "similarity_matrix",
     "supersample_bound",
     "surprisal",
     "token_peaks",

@@ -19,7 +19,10 @@ from infoplane.results import Curve, ResultTable, Row
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Run, step and layer that a diagnostic was computed for; `layer` is a `Layer.key`, "" the whole model."""
+    """Run, step and layer that a diagnostic was computed for; `layer` is a `Layer.key`, "" the whole model.
+
+    `partner` names the second layer, step or view where a number is of two of them.
+    """
 
     run: str = ""
     step: int = 0
@@ -28,6 +31,7 @@ class Place:
     depth: int = -1
     subset: str = "all"
     estimand: str = ""
+    partner: str = ""
 
     @classmethod
     def of(cls, curve: Curve, at: int) -> Self:

@@ -19,6 +19,7 @@ from infoplane.plots.null import null, null_data
 from infoplane.plots.plane import plane, plane_data
 from infoplane.plots.plane_grid import plane_grid, plane_grid_data
 from infoplane.plots.sensitivity import sensitivity, sensitivity_data
+from infoplane.plots.similarity import similarity, similarity_data
 from infoplane.plots.snr import snr, snr_data
 from infoplane.plots.text import safe_text
 from infoplane.plots.tokens import tokens, tokens_data
@@ -49,6 +50,8 @@ __all__ = [
     "save",
     "sensitivity",
     "sensitivity_data",
+    "similarity",
+    "similarity_data",
     "snr",
     "snr_data",
     "tokens",

@@ -22,6 +22,7 @@ from infoplane.plots.null import null
 from infoplane.plots.plane import plane
 from infoplane.plots.plane_grid import plane_grid
 from infoplane.plots.sensitivity import sensitivity
+from infoplane.plots.similarity import similarity
 from infoplane.plots.snr import snr
 from infoplane.plots.style import FILES, rc_context
 from infoplane.plots.tokens import tokens
@@ -29,7 +30,20 @@ from infoplane.results import read_table
 
 FORMATS: tuple[str, ...] = ("png", "svg", "pdf")
 
-_EVERY = (plane, plane_grid, curves, compare, null, compression, heatmap, sensitivity, snr, dpi_figure, tokens)
+_EVERY = (
+    plane,
+    plane_grid,
+    curves,
+    compare,
+    null,
+    compression,
+    heatmap,
+    sensitivity,
+    similarity,
+    snr,
+    dpi_figure,
+    tokens,
+)
 FIGURES: Mapping[str, Callable[..., Axes]] = {draw.__name__: draw for draw in _EVERY}
 """Every static figure by its name."""
 

@@ -134,13 +134,18 @@ def draw_cells(ax: Axes, data: HeatmapData, options: Options, ends: tuple[float,
     value, raster = np.ma.masked_invalid(data.value), rows * columns > 5000
     cmap = "viridis" if options["cmap"] is None else options["cmap"]
     mesh = ax.pcolormesh(x, y, value, rasterized=raster, cmap=cmap, vmin=ends[0], vmax=ends[1])
-    for row, first, count in spans(data.saturated):
-        corner = (first - 0.5, row - 0.5)
-        ax.add_patch(Rectangle(corner, count, 1, fill=False, hatch="////", edgecolor="0.25", linewidth=0))
+    hatch(ax, data.saturated)
     label_cells(ax, data, options)
     ax.set_xlabel(options["against"])
     ax.spines[:].set_visible(False)
     return mesh
+
+
+def hatch(ax: Axes, mask: npt.NDArray[np.bool_]) -> None:
+    """Hatches over the cells (L, S) that are True."""
+    for row, first, count in spans(mask):
+        corner = (first - 0.5, row - 0.5)
+        ax.add_patch(Rectangle(corner, count, 1, fill=False, hatch="////", edgecolor="0.25", linewidth=0))
 
 
 def draw_scale(axes: Sequence[Axes], mesh: Any, options: Options, label: str) -> None:

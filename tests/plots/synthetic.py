@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 
@@ -115,3 +116,13 @@ def table(**how: object) -> ResultTable:
     steps = how.get("steps")
     rows = layer_rows(**how) + metric_rows(run=run, steps=steps, layers=how.get("layers", LAYERS))  # type: ignore[arg-type]
     return ResultTable.from_rows(rows, about_runs(run, layers=how.get("layers", LAYERS)))  # type: ignore[arg-type]
+
+
+def as_pairs(table: ResultTable) -> ResultTable:
+    """I(X;T) of each layer as its similarity with the next."""
+    after = dict(itertools.pairwise(dict.fromkeys(table["layer"].tolist())))
+    rows = [row for row in table if row.quantity == "I(X;T)" and row.layer in after]
+    change = {"quantity": "CKA(T;T') calibrated", "unit": "CKA above null", "ceiling": 1.0}
+    return ResultTable.from_rows(
+        (row._replace(**change, value=row.value / 12, partner=after[row.layer]) for row in rows), table.meta
+    )

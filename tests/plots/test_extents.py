@@ -39,7 +39,8 @@ def table(kind: str, count: int) -> ResultTable:
             for row, p in itertools.product(rows, range(5))
             if row.step == 1000 and row.layer and row.estimator == "kde"
         ]
-    return ResultTable.from_rows(rows, synthetic.about_runs(*runs, layers=layers))
+    made = ResultTable.from_rows(rows, synthetic.about_runs(*runs, layers=layers))
+    return synthetic.as_pairs(made) if kind == "similarity" else made
 
 
 @pytest.fixture(autouse=True)

@@ -321,6 +321,8 @@ def fit_for(kind: str, table: ResultTable) -> ResultTable:
     if kind == "sensitivity":
         more = [row._replace(config=row.config.replace("30", "8")) for row in table if row.estimator != "recorded"]
         return ResultTable.from_rows([*table, *more], table.meta)
+    if kind == "similarity":
+        return synthetic.as_pairs(table)
     return at_tokens(table) if kind == "tokens" else table
 
 

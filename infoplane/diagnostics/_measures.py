@@ -1,0 +1,168 @@
+"""Five measures of similarity, each as one matrix a layer and one number for two matrices.
+
+Linear and kernel CKA, mutual neighbours and RSA are inner products of N x N matrices of length 1, so that permuting
+the rows of a layer permutes rows and columns of its matrix and nothing else is computed again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+Measure = Literal["cka", "kernel-cka", "knn", "rsa", "svcca"]
+
+TIE = 1e-9
+"""Two squared distances are equal where they differ by less than this, relative."""
+PER_DIRECTION = 5
+"""With fewer rows a kept direction SVCCA is read as `few_samples`."""
+
+
+class MeasureSettings(TypedDict, total=False):
+    """The settings of the measures; each reads its own."""
+
+    scale: float
+    n_neighbors: int
+    variance: float
+
+
+DEFAULTS: MeasureSettings = {"scale": 1.0, "n_neighbors": 10, "variance": 0.99}
+
+
+class Side(NamedTuple):
+    """One layer as a measure compares it: its matrix, what is wrong with it, and what was found on the way."""
+
+    matrix: FloatArray
+    flags: frozenset[str] = frozenset()
+    found: float = math.nan
+
+
+class Kind(NamedTuple):
+    """A measure: its name in tables, its unit, its settings, and the matrix of a layer."""
+
+    title: str
+    unit: str
+    settings: tuple[str, ...]
+    side: Callable[[FloatArray, MeasureSettings], Side]
+
+
+def squared_distances(gram: FloatArray) -> FloatArray:
+    """(N, N) squared distances from inner products of centred rows; 0 between equal rows."""
+    norms = np.diag(gram)
+    squared = norms[:, None] + norms[None, :] - 2.0 * gram
+    # What is left of two equal rows is rounding.
+    squared[squared <= 32 * np.finfo(np.float64).eps * norms.max(initial=0.0)] = 0.0
+    np.fill_diagonal(squared, 0.0)
+    return np.asarray(squared)
+
+
+def cka_side(rows: FloatArray, settings: MeasureSettings) -> Side:
+    """The U-centred linear Gram matrix."""
+    return _unit(_u_centred(rows @ rows.T))
+
+
+def kernel_cka_side(rows: FloatArray, settings: MeasureSettings) -> Side:
+    """The U-centred Gaussian kernel matrix; found: its width, in the units that `rows` have here."""
+    squared = squared_distances(rows @ rows.T)
+    apart = squared[squared > 0]
+    width = settings["scale"] * (float(np.median(np.sqrt(apart))) if apart.size else 1.0)
+    return _unit(_u_centred(np.exp(squared / (-2.0 * width * width))))._replace(found=width)
+
+
+def knn_side(rows: FloatArray, settings: MeasureSettings) -> Side:
+    """Who are the k nearest others of each row."""
+    k, n = settings["n_neighbors"], len(rows)
+    if not 1 <= k < n - 1:
+        raise ValueError(f"n_neighbors must be at least 1 and below the number of other samples ({n - 1}), got {k}")
+    squared = squared_distances(rows @ rows.T)
+    np.fill_diagonal(squared, np.inf)
+    nearest = np.argpartition(squared, (k - 1, k), axis=1)
+    last, beyond = (np.take_along_axis(squared, nearest[:, i : i + 1], 1) for i in (k - 1, k))
+    matrix = np.zeros((n, n))
+    np.put_along_axis(matrix, nearest[:, :k], 1.0 / math.sqrt(n * k), 1)
+    # Where the next one is as near as the last, which of them is taken is arbitrary.
+    tied = bool((beyond - last <= TIE * beyond).any())
+    return Side(matrix, frozenset({"ties"} if tied else ()) | _constant(rows))
+
+
+def rsa_side(rows: FloatArray, settings: MeasureSettings) -> Side:
+    """Ranks of the distances of all pairs."""
+    squared = squared_distances(rows @ rows.T)
+    pairs = np.triu_indices(len(rows), 1)
+    ranks = rankdata(squared[pairs])
+    matrix = np.zeros_like(squared)
+    matrix[pairs] = ranks - ranks.mean()
+    return _unit(matrix + matrix.T)
+
+
+def svcca_side(rows: FloatArray, settings: MeasureSettings) -> Side:
+    """Orthonormal coordinates (N, r) of the directions with the largest variance; found: their number r."""
+    values, vectors = np.linalg.eigh(rows @ rows.T)
+    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    total = np.cumsum(values)
+    # At most min(N - 1, D) directions vary; the last share of the variance is rounding.
+    kept = min(int((total < settings["variance"] * total[-1]).sum()) + 1, len(rows) - 1, rows.shape[1])
+    few = {"few_samples"} if len(rows) < PER_DIRECTION * kept else set()
+    constant = _constant(rows)
+    matrix = np.ascontiguousarray(vectors[:, :kept])
+    return Side(np.full_like(matrix, np.nan) if constant else matrix, constant | few, float(kept))
+
+
+KINDS: dict[Measure, Kind] = {
+    "cka": Kind("CKA", "CKA", (), cka_side),
+    "kernel-cka": Kind("kernel CKA", "CKA", ("scale",), kernel_cka_side),
+    "knn": Kind("mutual kNN", "share of neighbours", ("n_neighbors",), knn_side),
+    "rsa": Kind("RSA", "rank correlation", (), rsa_side),
+    "svcca": Kind("SVCCA", "canonical correlation", ("variance",), svcca_side),
+}
+
+
+def compared(measure: Measure, a: FloatArray, b: FloatArray) -> float:
+    """How similar two matrices are."""
+    if measure != "svcca":
+        return float(np.vdot(a, b))
+    if np.isnan(a).any() or np.isnan(b).any():
+        return math.nan
+    return float(np.linalg.svd(a.T @ b, compute_uv=False).mean())
+
+
+def permuted(measure: Measure, matrix: FloatArray, order: IntArray) -> FloatArray:
+    """The matrix of the same layer with its rows in another order."""
+    return matrix[order] if measure == "svcca" else matrix[order][:, order]
+
+
+def centred(rows: FloatArray) -> FloatArray:
+    """Rows about their mean, at most 1 in size; exactly 0 where nothing but rounding varies."""
+    largest = float(np.abs(rows).max(initial=0.0))
+    z = rows / largest if largest > 0 else rows
+    z = z - z.mean(axis=0)
+    spread = float(np.abs(z).max(initial=0.0))
+    return z / spread if spread > 1e-12 else np.zeros_like(z)
+
+
+def _u_centred(gram: FloatArray) -> FloatArray:
+    """U-centred Gram matrix (Szekely and Rizzo 2014): HSIC_u is the inner product of two, over N (N - 3)."""
+    n = len(gram)
+    np.fill_diagonal(gram, 0.0)
+    sums = gram.sum(axis=1) / (n - 2)
+    gram = gram - sums[:, None] - sums[None, :] + sums.sum() / (n - 1)
+    np.fill_diagonal(gram, 0.0)
+    return np.asarray(gram)
+
+
+def _unit(matrix: FloatArray) -> Side:
+    """The matrix at length 1; NaN where it has none, of a layer that does not vary."""
+    length = float(np.linalg.norm(matrix))
+    if length <= 1e-12:
+        return Side(np.full_like(matrix, np.nan), frozenset({"degenerate"}))
+    return Side(matrix / length)
+
+
+def _constant(rows: FloatArray) -> frozenset[str]:
+    return frozenset() if rows.any() else frozenset({"degenerate"})

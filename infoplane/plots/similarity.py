@@ -1,0 +1,254 @@
+"""How similar every two layers, or every two steps of one layer, are: a square map."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self, Unpack
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+
+from infoplane.core.errors import closest
+from infoplane.core.text import listed
+from infoplane.core.tokens import layer_matches
+from infoplane.plots._about import Shown, doubtful, run_words, shown
+from infoplane.plots._artists import apart, measured, row_axis
+from infoplane.plots._figure import Options, canvas, keywords, panel_height, selected
+from infoplane.plots._layers import END_SHARE, LayerLook, layer_looks
+from infoplane.plots.heatmap import MOST_NAMES, draw_scale, hatch
+from infoplane.plots.style import drawable, number, spans_decades, step_ticks
+from infoplane.plots.text import WITH, safe_text
+from infoplane.plots.tokens import row_of
+from infoplane.results import ResultTable, run_names
+from infoplane.results.trajectories import Grid
+from infoplane.results.views import Selection, choose
+
+FloatArray = npt.NDArray[np.float64]
+Names = list[str] | list[int]
+_STEP, _RUN, CALIBRATED = re.compile(r"step=(\d+)"), "@run=", " calibrated"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SimilarityData(Shown):
+    """One number for every two layers at one step, or for every two steps of one layer.
+
+    Attributes
+    ----------
+    down, across : list of layers, A and B of them, or list of steps
+    value : (A, B) float64
+        NaN where the table has none; 1 of each with itself.
+    weak : (A, B) bool
+        No more than permuted rows give.
+    of : str
+        The layer whose steps are compared; "" for layers.
+    other : str
+        The run that stands across; "" for the same.
+    """
+
+    down: Names
+    across: Names
+    value: FloatArray
+    weak: npt.NDArray[np.bool_]
+    of: str
+    other: str
+
+
+@keywords(Selection, without=["against"])
+def similarity_data(
+    table: ResultTable, quantity: str | None = None, *, step: int | None = None, **select: Unpack[Selection]
+) -> SimilarityData:
+    """Similarities within one run, or of one run with another, as a matrix; see `similarity`."""
+    quantity = only_quantity(table) if quantity is None else quantity
+    wanted, select["layers"] = select["layers"], None
+    series = choose(table, shows=quantity, quantity=[quantity], **select)
+    one = series.grid(quantity)
+    pairs = of_layers([Pair.of(name, at) for at, name in enumerate(one.layers)], wanted)
+    of, other = one_layer(pairs), pairs[0].other
+    places: dict[tuple[str | int, str | int], tuple[int, int]] = {}
+    if of:
+        places = {(int(s), p.step): (row, p.at) for row, s in enumerate(one.steps) for p in pairs if p.step is not None}
+        where = f"layer {safe_text(of, limit=24)}"
+    else:
+        row = row_of(one.steps, one.value[:, [pair.at for pair in pairs]], step, quantity)
+        places = {(pair.layer, pair.partner): (row, pair.at) for pair in pairs}
+        where = f"step {number(one.steps[row])}"
+    down, across = sides(list(places), square=not other)
+    value, weak = filled(one, places, down, across, square=not other, one=not quantity.endswith(" null"))
+    doubts = doubtful(int(weak.sum()), int(np.isfinite(value).sum()), "no better than permuted rows", "hatched")
+    across_words = [f"across: {run_words(run_names(series.whole).get(other, other))}"] if other else []
+    return SimilarityData(
+        **shown(series, one, where, *across_words, *doubts) | {"layers": [str(name) for name in down]},
+        down=down,
+        across=across,
+        value=value,
+        weak=weak,
+        of=of,
+        other=other,
+    )
+
+
+class Pair(NamedTuple):
+    """A pair of the table: layer, partner, the step and the run that these are of, and its column in the grid."""
+
+    layer: str
+    partner: str
+    step: int | None
+    other: str
+    at: int
+
+    @classmethod
+    def of(cls, name: str, at: int) -> Self:
+        """From the name that a pair has where layers have names."""
+        layer, _, partner = name.partition(WITH)
+        partner, _, other = partner.partition(_RUN)
+        step = _STEP.fullmatch(partner)
+        return cls(layer, partner, None if step is None else int(step[1]), other, at)
+
+
+def only_quantity(table: ResultTable) -> str:
+    """The one calibrated similarity of a table."""
+    known = list(dict.fromkeys(q for q in table["quantity"].tolist() if q.endswith(CALIBRATED)))
+    if len(known) != 1:
+        have = f"several, choose with quantity=...: {listed(known, 6)}" if known else "none"
+        raise ValueError(
+            f"expected one calibrated similarity, as from diagnostics.run_similarity; the table has {have}"
+        )
+    return str(known[0])
+
+
+def of_layers(pairs: list[Pair], wanted: Sequence[str] | None) -> list[Pair]:
+    """The pairs whose two layers match one of the patterns; those of one other run."""
+    patterns = [wanted] if isinstance(wanted, str) else list(wanted or ())
+    known = {name for pair in pairs for name in (pair.layer, pair.partner) if pair.step is None or name == pair.layer}
+    for pattern in patterns:
+        if not any(layer_matches(name, pattern) for name in known):
+            raise ValueError(
+                f"no layer of the table matches {pattern!r}; closest: {', '.join(closest(pattern, known))}"
+            )
+    fit = {name for name in known if not patterns or any(layer_matches(name, pattern) for pattern in patterns)}
+    kept = [pair for pair in pairs if pair.layer in fit and (pair.step is not None or pair.partner in fit)]
+    if len(others := sorted({pair.other for pair in kept})) != 1:
+        raise ValueError(
+            f"the pairs must be of one other run, got {listed([name or 'the same' for name in others], 6)}"
+        )
+    return kept
+
+
+def one_layer(pairs: list[Pair]) -> str:
+    """The layer whose steps are compared, "" where layers are."""
+    layers = sorted({pair.layer for pair in pairs if pair.step is not None})
+    if not layers:
+        return ""
+    if len(layers) > 1 or any(pair.step is None for pair in pairs):
+        raise ValueError(f"the table compares steps of {listed(layers, 6)}; choose one with layers=[...]")
+    return layers[0]
+
+
+def sides(pairs: Sequence[tuple[str | int, str | int]], *, square: bool) -> tuple[Names, Names]:
+    """What stands down and across: steps ascending, layers in the order of the table."""
+    down, across = (list(dict.fromkeys(side)) for side in zip(*pairs, strict=True))
+    if square:
+        down = across = list(dict.fromkeys([*down, *across]))
+    else:
+        across = [*(name for name in down if name in across), *(name for name in across if name not in down)]
+    if isinstance(down[0], int):
+        down, across = sorted(down), sorted(across)
+    return down, across
+
+
+def filled(
+    grid: Grid, places: dict[tuple[str | int, str | int], tuple[int, int]], down: Names, across: Names, *,
+    square: bool, one: bool,
+) -> tuple[FloatArray, npt.NDArray[np.bool_]]:  # fmt: skip
+    """Values and doubts (A, B); of a run with itself also the mirrored ones, and ones between."""
+    value, weak = np.full((len(down), len(across)), np.nan), np.zeros((len(down), len(across)), np.bool_)
+    numbers, flag = drawable(grid.value), grid.flag("below_null")
+    if square and one:
+        np.fill_diagonal(value, 1.0)
+    row, column = ({name: i for i, name in enumerate(names)} for names in (down, across))
+    for (a, b), at in places.items():
+        spots = [(row[a], column[b])] + ([(row[b], column[a])] if square else [])
+        for spot in spots if np.isfinite(numbers[at]) else ():
+            value[spot], weak[spot] = numbers[at], flag[at]
+    return value, weak
+
+
+@keywords(Options, without=["against", "colors", "markers"])
+def similarity(
+    table: ResultTable,
+    *,
+    ax: Axes | None = None,
+    quantity: str | None = None,
+    step: int | None = None,
+    **options: Unpack[Options],
+) -> Axes:
+    """Draw how similar every two layers of a run are at one step, or every two steps of one layer.
+
+    From the rows of `infoplane.diagnostics.run_similarity`. Of two runs, the layers of the second stand across.
+    Hatched cells are no larger than what permuted rows give, white ones have no number.
+
+    Parameters
+    ----------
+    quantity : str, optional
+        By default the one calibrated similarity that the table has, such as "CKA(T;T') calibrated": 0 is what
+        permuted rows give, 1 what equal layers give.
+    step : int, optional
+        Of layers; by default the last.
+    layers : names or globs, optional
+        Of both sides. Where the table compares steps of several layers, one of them.
+    table, ax, estimator, settings, run, subset, caption, style, width
+        As in `infoplane.plots.plane`.
+
+    Raises
+    ------
+    ValueError
+        If the table has no similarities, lacks what is asked for, or leaves a choice that was not made.
+    """
+    data = similarity_data(table, quantity, step=step, **selected(options))
+    with canvas(ax, data.caption, options, aspect=0.8) as axes:
+        draw(axes, data, options)
+    return axes
+
+
+def draw(ax: Axes, data: SimilarityData, look: Options) -> None:
+    """The cells, their hatches, names on both sides, and the colour bar."""
+    rows, columns = data.value.shape
+    x, y = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
+    ends = min(0.0, float(np.nanmin(data.value))), max(1.0, float(np.nanmax(data.value)))
+    cmap = "viridis" if look["cmap"] is None else look["cmap"]
+    value, raster = np.ma.masked_invalid(data.value), data.value.size > 5000
+    mesh = ax.pcolormesh(x, y, value, rasterized=raster, cmap=cmap, vmin=ends[0], vmax=ends[1])
+    hatch(ax, data.weak)
+    if data.of:
+        name_steps(ax, data)
+    else:
+        name_layers(ax, data, look)
+    ax.set_xlim(-0.5, columns - 0.5)
+    ax.set_ylim(rows - 0.5, -0.5)
+    ax.spines[:].set_visible(False)
+    draw_scale([ax], mesh, look, measured(data.label, data.caption, look, panel_height(ax)))
+
+
+def name_steps(ax: Axes, data: SimilarityData) -> None:
+    """Round steps on both sides, each between the cells of its neighbours."""
+    for axis, steps in ((ax.yaxis, data.down), (ax.xaxis, data.across)):
+        known, at = np.asarray(steps, dtype=np.float64), np.arange(len(steps), dtype=np.float64)
+        wanted = step_ticks(known, spans_decades(known))
+        places = dict(zip(wanted, np.interp(wanted, known, at).tolist(), strict=True))
+        ticks = apart(wanted, places.__getitem__, 0.05 * len(steps))
+        axis.set_ticks([places[t] for t in ticks], [number(t) for t in ticks])
+        axis.set_label_text("step")
+
+
+def name_layers(ax: Axes, data: SimilarityData, look: Options) -> None:
+    """The names of layers down, and the same across, upright."""
+    plain = {**look, "colors": None, "markers": None}
+    down: list[LayerLook] = layer_looks(ax, data.down, plain, share=END_SHARE)  # type: ignore[arg-type]
+    across: list[LayerLook] = layer_looks(ax, data.across, plain, share=END_SHARE)  # type: ignore[arg-type]
+    row_axis(ax, down, every=-(-len(down) // MOST_NAMES))
+    every = -(-len(across) // MOST_NAMES)
+    ax.set_xticks(range(0, len(across), every), [layer.name for layer in across[::every]], rotation=90)
+    ax.tick_params(axis="x", length=0)
