@@ -207,15 +207,31 @@ def log_ratio(h: HeldOut) -> Tensor:
     return gaussian_log_ratio(h.u, h.v, h.correlations)
 
 
-def gaussian_log_ratio(u: Tensor, v: Tensor, correlations: Tensor) -> Tensor:
-    """(..., n, m) log q(u_i, v_j) / q(u_i) q(v_j), nats, of (..., n, r), (..., m, r) and correlations (..., r)."""
+class RatioTerms(NamedTuple):
+    """A Gaussian log ratio is u_i . v_j - a_i - b_j - c: u scaled (..., n, r), a (..., n), b (..., m), c (...)."""
+
+    scaled: Tensor
+    of_u: Tensor
+    of_v: Tensor
+    constant: Tensor
+
+
+def ratio_terms(u: Tensor, v: Tensor, correlations: Tensor) -> RatioTerms:
+    """What `gaussian_log_ratio` is the sum of."""
     rho = correlations[..., None, :]
     rest = 1 - rho.square()
-    out = (u * (rho / rest)) @ v.mT
     weight = 0.5 * rho.square() / rest
-    out -= (u.square() * weight).sum(-1)[..., :, None]
-    out -= (v.square() * weight).sum(-1)[..., None, :]
-    return out - 0.5 * rest.log().sum(-1)[..., None]
+    of_u, of_v = ((side.square() * weight).sum(-1) for side in (u, v))
+    return RatioTerms(u * (rho / rest), of_u, of_v, 0.5 * rest.log().sum(-1)[..., 0])
+
+
+def gaussian_log_ratio(u: Tensor, v: Tensor, correlations: Tensor) -> Tensor:
+    """(..., n, m) log q(u_i, v_j) / q(u_i) q(v_j), nats, of (..., n, r), (..., m, r) and correlations (..., r)."""
+    terms = ratio_terms(u, v, correlations)
+    out = terms.scaled @ v.mT
+    out -= terms.of_u[..., :, None]
+    out -= terms.of_v[..., None, :]
+    return out - terms.constant[..., None, None]
 
 
 def z_of_shuffled(ratio: Tensor) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from infoplane.estimators._canonical import gaussian_log_ratio
+from infoplane.core.device import on_accelerator
+from infoplane.estimators._canonical import ratio_terms
 from infoplane.estimators._trained import Batches, Stack, TrainingPlan, train
 
 Loss = Literal["infonce", "anchor", "js", "nwj", "dv"]
@@ -19,6 +20,8 @@ RUNNING = 0.05
 """Rate of the running mean of e^F in the gradient of `dv`."""
 CHECKED, READ, NEGATIVES, AT_ONCE = 512, 2000, 4096, 256
 """Rows of a fold that choose the step, that are read, that are strangers to them, and how many are read at once."""
+CACHE = 1 << 20
+"""Bytes of scores that are worked on at a time on a CPU."""
 TRACED = 100
 """Steps over whose batches the values of `dv` are compared."""
 
@@ -64,34 +67,37 @@ class Critics:
     def parameters(self) -> list[Tensor]:
         return [*self.f.parameters, *self.g.parameters]
 
-    def sides(self, left: Tensor, right: Tensor, *, training: bool = False) -> tuple[Tensor, ...]:
-        """What the scores of the rows `left` (F, n) of X against `right` (F, m) of Y are made of, by slice."""
+    def factors(self, left: Tensor, right: Tensor, *, training: bool = False) -> tuple[Tensor, Tensor]:
+        """(S F, n, p), (S F, m, p) whose products are the scores of rows `left` (F, n) of X and `right` (F, m) of Y."""
         x, y = self.u[:, self.fold, left].flatten(0, 1), self.v[:, self.fold, right].flatten(0, 1)
-        return self.f(x, training=training), self.g(y, training=training), x, y
-
-    def scores(self, left: Tensor, right: Tensor, *, training: bool = False) -> Tensor:
-        """(S F, n, m)."""
-        f, g, x, y = self.sides(left, right, training=training)
-        return self._combined(f, g, x, y, self.correlations.flatten(0, 1))
-
-    def _combined(self, f: Tensor, g: Tensor, x: Tensor, y: Tensor, rho: Tensor) -> Tensor:
-        scale = 1 / math.sqrt(self.setup.products)
-        out = f[..., :-1] @ g[..., :-1].mT * scale + f[..., -1:] + g[..., -1:].mT
+        f, g = self.f(x, training=training), self.g(y, training=training)
+        rho = self.correlations.flatten(0, 1)
         r = rho.shape[-1]
-        return out + gaussian_log_ratio(x[..., :r], y[..., :r], rho)
+        terms = ratio_terms(x[..., :r], y[..., :r], rho)
+        # What depends on one side alone stands beside ones on the other: a pass over n x m costs more than the product.
+        of_x = f[..., -1:] - terms.of_u[..., None] - terms.constant[:, None, None]
+        of_y = g[..., -1:] - terms.of_v[..., None]
+        scale = 1 / math.sqrt(self.setup.products)
+        first = [f[..., :-1] * scale, of_x, torch.ones_like(of_x), terms.scaled]
+        second = [g[..., :-1], torch.ones_like(of_y), of_y, y[..., :r]]
+        return torch.cat(first, 2), torch.cat(second, 2)
+
+    def scores(self, left: Tensor, right: Tensor) -> Tensor:
+        """(S F, n, m)."""
+        first, second = self.factors(left, right)
+        return first @ second.mT
 
     def loss(self, rows: Tensor) -> Tensor:
         """(S F,) of the rows (F, B) of a batch."""
-        return self._loss(self.scores(rows, rows, training=True), update=True)
+        first, second = self.factors(rows, rows, training=True)
+        if self.setup.loss == "dv":  # which remembers the batches before
+            return self._running_dv(first @ second.mT)
+        found: Tensor = LossOfProducts.apply(first, second, self.setup.loss)  # type: ignore[no-untyped-call]  # of torch
+        return found
 
     def criterion(self, rows: Tensor) -> Tensor:
         """(S F,) the loss of rows (F, V) that are held out."""
-        return self._loss(self.scores(rows, rows), update=False)
-
-    def _loss(self, scores: Tensor, *, update: bool) -> Tensor:
-        if self.setup.loss == "dv" and update:
-            return self._running_dv(scores)
-        return LOSSES[self.setup.loss](scores)
+        return LOSSES[self.setup.loss](self.scores(rows, rows))
 
     def _running_dv(self, scores: Tensor) -> Tensor:
         # The gradient of log E e^F is that of E e^F over a running mean, not over the mean of this batch.
@@ -142,10 +148,54 @@ class Critics:
     @torch.no_grad()
     def pairs(self, rows: Tensor) -> Tensor:
         """(S F, n) the scores of the pairs themselves."""
-        f, g, x, y = self.sides(rows, rows)
-        # A pair at a time is a batch of 1 x 1 scores.
-        rho = self.correlations.flatten(0, 1)[:, None].expand(-1, rows.shape[1], -1)
-        return self._combined(f[:, :, None], g[:, :, None], x[:, :, None], y[:, :, None], rho)[..., 0, 0]
+        first, second = self.factors(rows, rows)
+        return (first * second).sum(2)
+
+
+class LossOfProducts(torch.autograd.Function):
+    """A loss (S,) of scores first @ second.mT, with its gradient, while the scores of a few slices are in the cache.
+
+    Kept for the backward pass is what both sides (S, n, p) need, and no score.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor, loss: Loss) -> Tensor:
+        each = first.shape[1] * second.shape[1] * first.element_size()
+        few = len(first) if on_accelerator(first.device) else max(1, CACHE // each)
+        parts = []
+        for a, b in zip(torch.split(first, few), torch.split(second, few), strict=True):
+            value, slope = with_slope(loss, a @ b.mT)
+            parts.append((value, slope @ b, slope.mT @ a))
+        value, of_first, of_second = (torch.cat(part) for part in zip(*parts, strict=True))
+        ctx.save_for_backward(of_first, of_second)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        of_first, of_second = ctx.saved_tensors
+        grad = grads[0][:, None, None]
+        return grad * of_first, grad * of_second, None
+
+
+def with_slope(loss: Loss, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """A loss (S,) of scores (S, n, n), and its derivative by each."""
+    if loss != "infonce":
+        with torch.enable_grad():
+            value = LOSSES[loss](scores.requires_grad_())
+            return value.detach(), torch.autograd.grad(value.sum(), scores)[0]
+    # Half the sum of both softmaxes, less the identity, over n: two exponentials of a score instead of four.
+    (by_row, slope), (by_column, other) = (_softmax(scores, way) for way in (2, 1))
+    slope.add_(other).mul_(0.5 / scores.shape[1])
+    own(slope).sub_(1 / scores.shape[1])
+    return 0.5 * (by_row + by_column) - own(scores).mean(1), slope
+
+
+def _softmax(scores: Tensor, way: int) -> tuple[Tensor, Tensor]:
+    """(S,) mean of the log-sum-exp along a dimension, and (S, n, n) what is the softmax."""
+    top = scores.amax(way, keepdim=True)
+    e = (scores - top).exp_()
+    total = e.sum(way, keepdim=True)
+    return (total.log() + top).flatten(1).mean(1), e.div_(total)
 
 
 def own(scores: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from infoplane.core.records import Noise
 from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators import config_json, parse
 from infoplane.estimators._canonical import gaussian_log_ratio
-from infoplane.estimators._critics import LOSSES, infonce, log_mean_apart, own, smile
+from infoplane.estimators._critics import LOSSES, LossOfProducts, infonce, log_mean_apart, own, smile
 from infoplane.estimators.critic import Critic
 from infoplane.testing import InMemory
 
@@ -185,6 +185,21 @@ def test_losses_are_their_formulas(loss):
     f = torch.randn(2, 6, 6, generator=generator(10), dtype=torch.float64)
     want = torch.tensor([slow_losses(each)[loss] for each in f.unbind()], dtype=torch.float64)
     torch.testing.assert_close(LOSSES[loss](f), want, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_of_products_are_those_of_scores(loss, monkeypatch):
+    """With the same slopes on both sides, however many slices are taken at a time."""
+    sides = [torch.randn(5, 7, 3, generator=generator(s), dtype=torch.float64, requires_grad=True) for s in (1, 2)]
+    weight = torch.randn(5, generator=generator(3), dtype=torch.float64)
+    want = LOSSES[loss](sides[0] @ sides[1].mT)
+    slopes = torch.autograd.grad((weight * want).sum(), sides)
+    for few in (1, 2, 9):
+        monkeypatch.setattr("infoplane.estimators._critics.CACHE", few * 7 * 7 * 8)
+        got = LossOfProducts.apply(*sides, loss)
+        torch.testing.assert_close(got, want, atol=1e-12, rtol=0)
+        found = torch.autograd.grad((weight * got).sum(), sides)
+        torch.testing.assert_close(found, slopes, atol=1e-12, rtol=0)
 
 
 def test_readings_of_a_true_ratio():
