@@ -20,8 +20,10 @@ from benchmarks._harness import Case, Row, table
 from infoplane.estimators import _network_probe as probe
 from infoplane.estimators import assume_finite
 from infoplane.estimators._critics import Critics, Setup
+from infoplane.estimators._flow_networks import Rows, Sides, Velocities
 from infoplane.estimators._held_out import Classes
-from infoplane.estimators._trained import Batches, TrainingPlan, train
+from infoplane.estimators._trained import Batches, TrainingPlan, in_stacks, train
+from infoplane.estimators.flow import most_at_once
 from infoplane.estimators.probe import LinearProbe
 
 SAMPLES, UNITS, CLASSES = 1000, 10, 10
@@ -93,10 +95,37 @@ class Contrasts:
             return critics.criterion(some.checked)
 
 
+class Flows:
+    """Those of `flow`, one way; a stack is cut as the estimator cuts it."""
+
+    def __init__(self, snapshots: int, folds: int, device: torch.device) -> None:
+        g = torch.Generator().manual_seed(0)
+        shape = (snapshots, folds, SAMPLES, UNITS)
+        self.u = torch.randn(shape, generator=g).to(device)
+        self.v = (self.u + self.u.square() + torch.randn(shape, generator=g).to(device)) / 2
+        self.rho = torch.full((snapshots, folds, UNITS), 0.5, device=device)
+        self.folds, self.most = halves(folds, device), most_at_once(folds, device)
+        self.plan = TrainingPlan(1e-2, 1e-2, 256, STEPS, every=50, patience=STEPS, cosine=True)
+
+    def train(self, snapshots: slice, folds: slice) -> Tensor:
+        some = part(self.folds, folds)
+        rows = Rows(some.fitted, some.checked, some.checked, some.seeds)
+        numbers = torch.arange(len(self.u))[snapshots]
+        return in_stacks(numbers, 1, lambda few: self._stack(few, folds, rows), most=self.most)["nats"].flatten()
+
+    def _stack(self, few: Tensor, folds: slice, rows: Rows) -> dict[str, Tensor]:
+        sides = Sides(self.u[few][:, folds], self.v[few][:, folds], self.rho[few][:, folds])
+        networks = Velocities(sides, rows, True)
+        networks.train(self.plan)
+        with torch.no_grad():
+            return {"nats": networks.criterion().view(networks.shape)}
+
+
 # Whoever adds another kind of network adds it here: its name, how it is made, and its "must" and "aim".
 KINDS: dict[str, tuple[Callable[[int, int, torch.device], Networks], float, float]] = {
     "classifier": (Classifiers, 3.0, 4.0),
     "critic": (Contrasts, 2.5, 5.0),
+    "flow": (Flows, 1.8, 3.0),
 }
 
 
@@ -164,6 +193,7 @@ def cases(quick: bool = False) -> Iterator[Case]:
     yield stacked("classifier", 10, 5)
     if not quick:
         yield stacked("critic", 10, 5)
+        yield stacked("flow", 12, 4)
     sizes = ", ".join(map(str, QUICK_SIZES))
     yield Case(id="T2", case=f"stacks of {sizes} classifiers, {FULL} steps", against="", measure=speeds)
     yield cost(1000, 64 if quick else 256, 8)

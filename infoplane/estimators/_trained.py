@@ -205,13 +205,16 @@ def train(
     return Trained(step, (waited < 1) & ~diverged, diverged)
 
 
-def in_stacks(t: Tensor, bytes_each: int, work: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What `work` finds in snapshots (S, N, U), as many of them at once as `STACK_BYTES` takes.
+def in_stacks(
+    t: Tensor, bytes_each: int, work: Callable[[Tensor], dict[str, Tensor]], *, most: int | None = None
+) -> dict[str, Tensor]:
+    """What `work` finds in snapshots (S, N, U), as many of them at once as `STACK_BYTES` takes, or `most` of them.
 
     Where memory does not suffice, the stack is halved aloud: the same numbers within 0.02 bit. Gradients are taken, and
     numbers are as wide as they are, also for a caller who works under `no_grad` or `autocast`.
     """
-    size, t = max(1, STACK_BYTES // bytes_each), t.detach()
+    fit, t = max(1, STACK_BYTES // bytes_each), t.detach()
+    size = fit if most is None else min(fit, most)
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(t.device.type, enabled=False):
         parts = [_within_memory(t[i : i + size], work) for i in range(0, len(t), size)]
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}

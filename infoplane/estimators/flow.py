@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from infoplane.core.device import on_accelerator
 from infoplane.core.units import BITS_PER_NAT, Z_95
 from infoplane.estimators._canonical import canonical_nats, gaussian_log_ratio, independent_nats
 from infoplane.estimators._coordinates import LEAST_VARIANCE, Coordinates, Marginal
@@ -26,6 +27,8 @@ from infoplane.estimators._trained import TrainingPlan, in_stacks
 
 CHUNK = 8
 RATE, DECAY, BATCH, EVERY, PATIENCE = 1e-2, 1e-2, 256, 50, 10
+IN_CACHE = 16
+"""Networks that a CPU trains together: what more of them remember leaves its cache."""
 MOST_KEPT, MOST_MOVED = 64, 16
 FILLED, WIDER = 0.85, 1.25
 TIED = 0.05
@@ -216,6 +219,11 @@ def _intrinsic(rows: Tensor) -> float:
     return intrinsic_dimension(Points(rows).nearest(min(_NEIGHBORS, len(rows) - 1))[0])
 
 
+def most_at_once(folds: int, device: torch.device) -> int | None:
+    """Snapshots whose networks are trained together; None for as many as memory takes."""
+    return None if on_accelerator(device) else max(1, IN_CACHE // folds)
+
+
 class _CarriedPairs(Problem):
     """The targets and, where T has noise, the inputs, each paired with the layer of every snapshot."""
 
@@ -265,7 +273,8 @@ class _CarriedPairs(Problem):
         assert other is not None
         each = self.config.folds * _bytes_of_fold(self.samples, blocks[0].moved, other.moved)
         numbers = torch.arange(len(blocks), device=self.t.device)
-        return in_stacks(numbers, each, lambda some: self._stack([blocks[i] for i in some.tolist()], other))
+        most = most_at_once(self.config.folds, self.t.device)
+        return in_stacks(numbers, each, lambda some: self._stack([blocks[i] for i in some.tolist()], other), most=most)
 
     def _stack(self, blocks: list[_Block], other: _Block) -> dict[str, Tensor]:
         base = self.config.base == "gaussian"
