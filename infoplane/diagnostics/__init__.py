@@ -7,6 +7,7 @@ from infoplane.diagnostics.fourier import FourierFeatures, fourier_features
 from infoplane.diagnostics.funnel import Funnel, funnel_layer
 from infoplane.diagnostics.ib_frontier import Frontier, ib_frontier
 from infoplane.diagnostics.local_rank import LocalRank, local_rank
+from infoplane.diagnostics.log_time import LogTime, log_time_fit
 from infoplane.diagnostics.matching import Matching, match_units
 from infoplane.diagnostics.phases import Phase, label_phases, phases
 from infoplane.diagnostics.prequential import Prequential, prequential
@@ -24,6 +25,7 @@ __all__ = [
     "Frontier",
     "Funnel",
     "LocalRank",
+    "LogTime",
     "Matching",
     "Phase",
     "Place",
@@ -41,6 +43,7 @@ __all__ = [
     "ib_frontier",
     "label_phases",
     "local_rank",
+    "log_time_fit",
     "match_units",
     "phases",
     "prequential",

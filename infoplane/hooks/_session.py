@@ -22,6 +22,7 @@ from infoplane.core.interrupts import deferred
 from infoplane.core.records import Layer, Snapshot
 from infoplane.core.text import printable
 from infoplane.core.warn import warn
+from infoplane.hooks._distance import WeightDistance
 from infoplane.hooks._out.destination import (
     SHIFT,
     Destination,
@@ -75,6 +76,7 @@ class Session:
         self._noted_shift = not settings.initial
         self._skipped: Visit | None = None
         self._watch = Watch(settings.nonfinite)
+        self._distance: WeightDistance | None = None
 
     def _check(self, settings: Settings) -> None:
         """Raise ValueError for settings that do not fit each other, or the members."""
@@ -93,6 +95,8 @@ class Session:
                 f"these GradientMoments are of {moments.members} members; give them to a CollectionRecorder, "
                 "or leave members= out"
             )
+        if settings.weight_distance and members is not None:
+            raise ValueError("weight_distance is of one network; record the members with a Recorder each")
         if settings.keeps_norms and members is not None:
             members.weight_norms(self.model)  # raises where a parameter does not hold the members
 
@@ -156,8 +160,11 @@ class Session:
                     run = last_numbered(run)
                 self.prober.keep(stored_reductions(run))
             self._ranks.together(self.prober.prepare)
+            if (start := self.settings.weight_distance) is not False:
+                self._distance = WeightDistance(self.model, None if start is True else start)
         try:
             last_step, _ = self._ranks.together(self._open_sinks)
+            self._check_start(last_step)
             self.problems.save_with = self._save_problems
             self.state = "open"
             remember(self, self.destinations)
@@ -340,9 +347,19 @@ class Session:
             destination.take(snapshot, self.problems)
 
     def _norms(self) -> LayerMetrics:
+        moved = {} if self._distance is None else self._distance.take()
         if not self.settings.keeps_norms:
-            return {}
-        return weight_norms(self.model) if self._members is None else self._members.weight_norms(self.model)
+            return moved
+        norms = weight_norms(self.model) if self._members is None else self._members.weight_norms(self.model)
+        return {**norms, **moved}
+
+    def _check_start(self, last_step: int | None) -> None:
+        """Raise ValueError where the weights at hand are not those of the run's start."""
+        if self.settings.weight_distance is True and last_step is not None:
+            raise ValueError(
+                f"weight_distance=True takes the weights at the start, and this run goes on after step {last_step}; "
+                "give those of its start, weight_distance=torch.load('start.pt', weights_only=True)"
+            )
 
     def _on_device(self) -> list[bool]:
         """Whether each sink reads the tensors where they are."""

@@ -47,6 +47,7 @@ class Settings:
     mask: Tensor | str | None = None
     gradients: GradientMoments | None = None
     weight_norms: bool = False
+    weight_distance: Mapping[str, Tensor] | bool = False
     # the probe set
     sample_ids: Any = None
     input_ids: Any = None

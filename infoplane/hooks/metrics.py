@@ -179,10 +179,10 @@ class GradientMoments(Installed):
                 continue
             steps = max(m.count for _, m in seen)
             add_up = self._parameters.sum
-            norm = metrics[name, "gradient_mean_norm"] = _norm([add_up(p, m.mean.square()) for p, m in seen])
+            norm = metrics[name, "gradient_mean_norm"] = root_of_sums([add_up(p, m.mean.square()) for p, m in seen])
             if steps > 1:
                 variances = [add_up(p, m.squares) / (m.count - 1) for p, m in seen if m.count > 1]
-                metrics[name, "gradient_std_norm"] = _norm(variances)
+                metrics[name, "gradient_std_norm"] = root_of_sums(variances)
             metrics[name, "gradient_steps"] = torch.full(norm.shape, float(steps), device="cpu")
         self._moments = {}
         return metrics
@@ -210,10 +210,11 @@ def weight_norms(
         value = p if values is None else values[name] if name in values else p.expand(members or 1, *p.shape)
         return parameters.sum(p, value.detach().float().square())
 
-    return {(name, "weight_norm"): _norm([square(p) for p in own]) for name, own in parameters.by_module.items()}
+    return {(name, "weight_norm"): root_of_sums([square(p) for p in own]) for name, own in parameters.by_module.items()}
 
 
-def _norm(squares: list[Tensor]) -> Tensor:
+def root_of_sums(squares: list[Tensor]) -> Tensor:
+    """The norm of all values together from sums of their squares, on whichever device each is."""
     total = torch.stack([s.to(squares[0].device) for s in squares]).sum(0)
     if hasattr(total, "full_tensor"):
         total = total.full_tensor()

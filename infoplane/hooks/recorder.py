@@ -49,7 +49,7 @@ class Recorder:
     into other attributes (a kept hidden state, a generator of its own): where that shows in the recorded values of
     two equal passes at the start, a warning names the layers.
 
-    The keywords come in groups: what is recorded (`layers` to `weight_norms`), the probe set (`sample_ids` to
+    The keywords come in groups: what is recorded (`layers` to `weight_distance`), the probe set (`sample_ids` to
     `repeats`), when (`schedule`, `initial`, `total`), where to (`sinks` to `writer`), how the probe runs
     (`probe_batch_size` to `shard_probe`), and what happens when something is wrong (`nonfinite` and all after it).
 
@@ -104,6 +104,9 @@ class Recorder:
         `snapshot`, and weight norms with them.
     weight_norms : bool
         Record the Frobenius norm of each layer's parameters.
+    weight_distance : bool or mapping from parameter name to tensor
+        Record |w - w_0| over the parameters that are trained, of the model and of each layer. True takes the weights at
+        the start and keeps a copy of them; a run that goes on is given those of its start, as a state dict.
     sample_ids, input_ids, label_names : optional
         See `infoplane.core.Probe`; inputs that are equal in every number share an input id by default.
     repeats : (m, n_x), optional
