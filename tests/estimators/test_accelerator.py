@@ -98,6 +98,8 @@ WAITS = {
     ("critic", "continuous"): (50, 162, "canonical coordinates of every fold, and the checks of the Gaussian start"),
     ("cs-qmi", "discrete"): (10, 0, ""),
     ("cs-qmi", "continuous"): (8, 0, ""),
+    ("dimension", "discrete"): (3, 25, "neighbours of a layer are found alone, for each part of its rows"),
+    ("dimension", "continuous"): (3, 25, "neighbours of a layer are found alone, for each part of its rows"),
     ("dse", "discrete"): (80, 0, ""),
     ("dse", "continuous"): (120, 0, ""),
     ("flow", "continuous"): (80, 60, "coordinates of a layer are found alone, for each fold"),

@@ -13,6 +13,7 @@ from infoplane.estimators._checks import copied_inputs
 SPECS = {
     "noise": "noise:std=0.5",
     "kde": "kde:variance=0.25",
+    "dimension": "dimension:halvings=1",
     "dse": "dse:sigma=0.5",
     "compressed": "compressed:dims=2",
     "critic": "critic:steps=25",

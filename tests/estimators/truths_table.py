@@ -513,4 +513,27 @@ def geometries() -> list[Truth]:
     ]
 
 
-TRUTHS = [*counted("binning"), *counted("adaptive"), *mixtures(), *pairs(), *classes(), *spectra(), *geometries()]
+def dimensions() -> list[Truth]:
+    """Cubes that lie slanted in more units: what the boundary costs, by dimension."""
+
+    def cube(d: int) -> Problem:
+        rng = np.random.default_rng(d)
+        slanted = np.linalg.qr(rng.normal(size=(d + 3, d)))[0].T
+        return Problem(torch.from_numpy(rng.uniform(size=(1, 1000, d)) @ slanted), torch.arange(1000) % 2)
+
+    why = "the boundary and sampling: 10 % up to dimension 2"
+    both = ("TwoNN dimension", "ML dimension")
+    return [Truth("dimension", f"{d}-cube", functools.partial(cube, d), dict.fromkeys(both, float(d)), d / 10, why)
+            for d in (1, 2)]  # fmt: skip
+
+
+TRUTHS = [
+    *counted("binning"),
+    *counted("adaptive"),
+    *mixtures(),
+    *pairs(),
+    *classes(),
+    *spectra(),
+    *geometries(),
+    *dimensions(),
+]
