@@ -243,6 +243,13 @@ class LayerBlocks:
             self.read_any = True
             yield t
 
+    def with_targets(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same with their targets (N,) or (N, k), which in a pair are others at each step."""
+        self.refused = []
+        for _, t, y in self.pieces(self.refused):
+            self.read_any = True
+            yield t, y
+
     @cached_property
     def y(self) -> Tensor:
         """(N,) or (N, k): the labels; in a pair the second array at the last step that has one."""

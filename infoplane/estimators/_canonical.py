@@ -289,15 +289,19 @@ def side(raw: Tensor, z: Tensor, basis: Basis) -> Side:
     return Side(raw, z, basis.columns[:, -LEADING:])
 
 
+def misfits(h: HeldOut) -> tuple[bool, bool]:
+    """Whether a Gaussian that was fitted to other rows fails each check: by pairs that are none, by what it leaves."""
+    overshoot = z_of_shuffled(log_ratio(h)) > OVERSHOOT
+    return overshoot, not overshoot and residual_nats(h) > max(LEFT_OVER, chance(len(h.u)))
+
+
 def pairs_off_ground(t: Side, y: Side, nats: float, shrinkage: Shrinkage) -> bool:
     """Whether a layer and real targets leave the ground; `nats` is the value."""
     fit, test = content_halves(t.raw, y.raw, TEST_ROWS)
     h = held_out(t.z, y.z, fit, test, shrinkage)
     if h is None:
         return False
-    if z_of_shuffled(log_ratio(h)) > OVERSHOOT:
-        return True
-    if residual_nats(h) > max(LEFT_OVER, chance(len(test))):
+    if any(misfits(h)):
         return True
     few = test[: len(test) // 2]
     return pair_nats(t.leading[few], y.leading[few]) > nats + MISSED + chance(len(few))

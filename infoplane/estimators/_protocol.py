@@ -97,7 +97,8 @@ class Blocks(Protocol):
     """The whole run of one layer, to be read as often as `prepare` needs: iterating yields (S, N, U).
 
     `noise` is what the network adds after the layer; an optional `passes` is the number of further noisy passes that
-    were recorded of some inputs.
+    were recorded of some inputs. An optional `with_targets()` yields the same with their targets, for pairs of layers,
+    whose second one is another at each step.
     """
 
     noise: Noise | None
@@ -116,6 +117,9 @@ class Estimator(Protocol):
     repeated. Without it an estimator sees the first pass only.
     A class attribute `shannon = False` says that what it gives of (T;Y) is no Shannon information: such a method may
     compare two layers that are functions of one X.
+    One that chooses between methods says which in the prepared fields `branch` and `reason` (for I(X;T) in `branch_xt`
+    and `reason_xt`): figures mark layers of another branch. Its `settled(t, y, x=, x_ids=) -> Self` has the choice of
+    one call, which shuffles and parts of wrappers keep.
     A class attribute `not_extrapolated = "why"` refuses `+extrapolate` with that reason: for errors that do not fall as
     1/N. Values of the estimands "binned", "noisy-finite" and "softmax-output" are never extrapolated.
     """

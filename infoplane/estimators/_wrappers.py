@@ -107,7 +107,7 @@ class PermutationNull(Wrapper):
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
         """The quantities of the estimator inside, and their nulls."""
-        inner = without_null(self.estimator)
+        inner = without_null(settled(self.estimator, t, y, x, x_ids))
         out: dict[str, Quantity] = inner.estimate(t, y, x=x, x_ids=x_ids)
         names = [name for name in out if name.endswith(DEPENDENCE)]
         if not names:
@@ -183,8 +183,9 @@ class SubsampleInterval(Wrapper):
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
         """The quantities of the estimator inside, with their intervals."""
-        out = self.estimator.estimate(t, y, x=x, x_ids=x_ids)
-        inner = without_null(self.estimator)
+        whole = settled(self.estimator, t, y, x, x_ids)
+        out = whole.estimate(t, y, x=x, x_ids=x_ids)
+        inner = without_null(whole)
         ids = input_ids(y, x_ids)
         inputs = int(ids.max()) + 1
         size = max(1, round(self.fraction * inputs))
@@ -234,6 +235,13 @@ def without_null(estimator: Any) -> Any:
     if "null_draws" in fields and estimator.null_draws:
         return dataclasses.replace(estimator, null_draws=0)
     return estimator
+
+
+def settled(estimator: Any, t: Tensor, y: Tensor, x: Tensor | None, x_ids: Tensor | None) -> Any:
+    """The estimator, one that chooses its method by these arguments with its choice: shuffles and parts keep it."""
+    if isinstance(estimator, Wrapper):
+        return dataclasses.replace(estimator, estimator=settled(estimator.estimator, t, y, x, x_ids))  # type: ignore[type-var]
+    return estimator.settled(t, y, x=x, x_ids=x_ids) if hasattr(estimator, "settled") else estimator
 
 
 def shuffled_targets(y: Tensor, x_ids: Tensor | None, draws: int, seed: int) -> list[Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from infoplane.plots._artists import Ceiling, ceiling_of
 from infoplane.plots.style import number
 from infoplane.plots.text import safe_text
 from infoplane.results import ResultTable
+from infoplane.results.branches import marks_of, method_words
 from infoplane.results.losses import loss_words, losses
 from infoplane.results.overview import FLAG_WORDS
 from infoplane.results.trajectories import Grid
@@ -43,6 +44,8 @@ class Shown(Brief):
     layers : list of str, L of them, in the order of the forward pass
     ceiling : Ceiling or None
     caption : list of str
+    marks : mapping from layer to mark
+        Of layers by another method than most.
     """
 
     label: str
@@ -50,12 +53,14 @@ class Shown(Brief):
     layers: list[str]
     ceiling: Ceiling | None
     caption: list[str]
+    marks: Mapping[str, str] = field(default_factory=dict)
 
 
 def shown(series: Series, one: Grid, *more: str, steps: ArrayLike | None = None) -> dict[str, Any]:
     """The fields of `Shown` for one quantity of a series, with `more` at the end of the caption."""
     label, ceiling, caption = axis_label(one.quantity, one.unit), ceiling_of(one), about(series, (one,), steps=steps)
-    return {"label": label, "unit": one.unit, "layers": one.layers, "ceiling": ceiling, "caption": [*caption, *more]}
+    same = {"label": label, "unit": one.unit, "layers": one.layers, "ceiling": ceiling, "caption": [*caption, *more]}
+    return same | {"marks": marks_of(series.by_method(one.quantity))}
 
 
 def axis_label(quantity: str, unit: str) -> str:
@@ -75,6 +80,7 @@ def about(
     words = [safe_text(w, limit=48) for w in settings_words(series.settings)]
     parts = [", ".join([safe_text(series.estimator), *words])]
     parts += by_looking(series.table, series.estimator, series.settings, series.runs)
+    parts += method_words(series.by_method(*(grid.quantity for grid in grids)))
     sizes = series.n_samples
     if sizes[-1] > 0:  # what weights alone say has no samples
         n = number(sizes[0]) if len(sizes) == 1 else f"{number(sizes[0])} to {number(sizes[-1])}"
@@ -152,7 +158,8 @@ def doubtful(flagged: int, of: int, name: str, mark: str) -> list[str]:
 
 def dpi_words(series: Series) -> list[str]:
     """The share of violations of the data-processing inequality, or why the drawn layers have none."""
-    words = [f"DPI violated in {100 * row.share:.3g} % of {number(row.pairs)} pairs" for row in series.dpi()]
+    apart = " of one method" if len(series.by_method("I(X;T)")) > 1 else ""
+    words = [f"DPI violated in {100 * row.share:.3g} % of {number(row.pairs)} pairs{apart}" for row in series.dpi()]
     known = [layer for run in series.runs for layer in series.table.meta.get("runs", {}).get(run, {}).get("layers", ())]
     pooled = {str(layer["key"]) for layer in known if str(layer.get("reduction", "")).startswith("mean over")}
     if not words and pooled.intersection(series.layers):

@@ -42,25 +42,34 @@ class LayerLook:
 
 
 def layer_looks(
-    ax: Axes, layers: Sequence[str], look: Look, *, share: float = END_SHARE, colors: Sequence[Any] | None = None
+    ax: Axes,
+    layers: Sequence[str],
+    look: Look,
+    *,
+    share: float = END_SHARE,
+    colors: Sequence[Any] | None = None,
+    marks: Mapping[str, str] | None = None,
 ) -> list[LayerLook]:
     """The looks of layers (or of groups, runs): as asked for, else `colors`, else those of the palette.
 
-    Names take at most `share` of the width of the figure.
+    Names take at most `share` of the width of the figure; behind them stand the `marks` of layers.
     """
     shown = chosen("labels", layers, look["labels"], layers)
     width, size = share * slot_width(ax), small_size(0.6)
     most = 20 if look["labels"] is None else 60
     names = [fitted_names(map(str, shown), width, size, most=most)[str(name)] for name in shown]
+    names = [name + (marks or {}).get(layer, "") for layer, name in zip(layers, names, strict=True)]
     hues = chosen("colors", layers, look["colors"], block_colors(layers) if colors is None else colors)
     markers = chosen("markers", layers, look["markers"], block_markers(layers))
     lines = [layer_line(i // 8 if len(layers) > 8 else 0) for i in range(len(layers))]
     return [LayerLook(*each) for each in zip(layers, names, hues, markers, lines, strict=True)]
 
 
-def row_looks(ax: Axes, layers: Sequence[str], look: Look, *, share: float) -> list[LayerLook]:
+def row_looks(
+    ax: Axes, layers: Sequence[str], look: Look, *, share: float, marks: Mapping[str, str] | None = None
+) -> list[LayerLook]:
     """The looks of layers that are rows: only their names are chosen, since colours and markers mean something else."""
-    return layer_looks(ax, layers, {**look, "colors": None, "markers": None}, share=share)
+    return layer_looks(ax, layers, {**look, "colors": None, "markers": None}, share=share, marks=marks)
 
 
 def block_markers(layers: Sequence[str]) -> list[Any]:

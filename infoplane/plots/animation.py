@@ -150,7 +150,7 @@ class Film:
             self.marks: list[Any] = []
             frame(self.plane, [data], options)
             self.looks = layer_looks(
-                self.plane, data.layers, options, share=NAME_SHARE, colors=[INK] * len(data.layers)
+                self.plane, data.layers, options, share=NAME_SHARE, colors=[INK] * len(data.layers), marks=data.marks
             )
             add_caption(grid[-1, 0], data.caption, own=True, shown=options["caption"])
             self._draw_plane()

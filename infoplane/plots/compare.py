@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Unpack
 
 import matplotlib as mpl
@@ -58,6 +58,7 @@ from infoplane.plots.plane import NAME_SHARE, draw_ends
 from infoplane.plots.style import FAINT, INK, drawable, layer_line, points_of
 from infoplane.plots.text import safe_names, safe_text
 from infoplane.results import ResultTable
+from infoplane.results.branches import marks_of
 from infoplane.results.names import runs_called
 from infoplane.results.summary import Summary, at_common_steps, over_runs
 from infoplane.results.trajectories import Grid
@@ -99,13 +100,14 @@ class GroupData(Brief):
 
 @dataclass(frozen=True, eq=False)
 class CompareData(Brief):
-    """Groups of runs, with the label and the ceiling of each quantity."""
+    """Groups of runs, with the label and the ceiling of each quantity, and marks of layers by another method."""
 
     groups: list[GroupData]
     labels: Mapping[str, str]
     units: Mapping[str, str]
     ceilings: Mapping[str, Ceiling | None]
     caption: list[str]
+    marks: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def words(self) -> str:
@@ -150,7 +152,8 @@ def compare_data(
     ceilings = {q: highest_ceiling(gs, everything.n_samples) for q, gs in grids.items()}
     units = {q: gs[0].unit for q, gs in grids.items()}
     caption += flag_words(out, quantities)
-    data = CompareData(groups=out, labels=labels, units=units, ceilings=ceilings, caption=caption)
+    marks = marks_of(everything.by_method(*quantities))
+    data = CompareData(groups=out, labels=labels, units=units, ceilings=ceilings, caption=caption, marks=marks)
     if data.coloured_by_group:
         caption.insert(1, f"layer {safe_text(next(iter(data.layers)), limit=24)}")
     return data
@@ -343,7 +346,8 @@ def mean_paths(ax: Axes, data: CompareData, look: Look, *, share: float) -> list
     """The paths of all groups, named by layer and group; the line is the group's."""
     by_group = data.coloured_by_group
     layers = list(dict.fromkeys(layer for group in data.groups for layer in group.layers))
-    looks = layer_looks(ax, [g.name for g in data.groups] if by_group else layers, look, share=share)
+    keys = [g.name for g in data.groups] if by_group else layers
+    looks = layer_looks(ax, keys, look, share=share, marks={} if by_group else data.marks)
     names = safe_names([g.name for g in data.groups], limit=12)
     out = []
     for number, group in enumerate(data.groups):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Unpack
 
 import numpy as np
@@ -19,6 +19,7 @@ from infoplane.plots._layers import LayerLook, chosen, row_looks, tag
 from infoplane.plots.style import FAINT, layer_marker
 from infoplane.plots.text import safe_names
 from infoplane.results import ResultTable
+from infoplane.results.branches import marks_of
 from infoplane.results.summary import Compression
 from infoplane.results.summary import compression as score
 from infoplane.results.views import Selection, choose
@@ -35,6 +36,8 @@ class CompressionData(Brief):
     layers, runs : list of str
     scores : mapping from (run, layer) to Compression
     names : mapping from run to what it is called
+    marks : mapping from layer to mark
+        Of layers by another method than most.
     """
 
     layers: list[str]
@@ -42,6 +45,7 @@ class CompressionData(Brief):
     scores: Mapping[tuple[str, str], Compression]
     caption: list[str]
     names: Mapping[str, str]
+    marks: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def named(self) -> bool:
@@ -71,7 +75,8 @@ def compression_data(table: ResultTable, **select: Unpack[Selection]) -> Compres
         "fall = maximum - end, after a median filter of 3 points",
     ]
     names = {run: series.name(run) for run in series.runs}
-    return CompressionData(layers=series.layers, runs=series.runs, scores=scores, caption=caption, names=names)
+    marks = marks_of(series.by_method("I(X;T)"))
+    return CompressionData(series.layers, series.runs, scores, caption, names, marks)
 
 
 @keywords(Options, without=["against"])
@@ -93,7 +98,7 @@ def compression(table: ResultTable, *, ax: Axes | None = None, **options: Unpack
         axes.axvline(0, color=FAINT, linewidth=0.6, zorder=1)
         label = "fall of I(X;T) from its maximum [bits]"
         axes.set_xlabel(measured(label, data.caption, options, LEGEND_SHARE * slot_width(axes)))
-        row_axis(axes, row_looks(axes, data.layers, options, share=ROW_SHARE))
+        row_axis(axes, row_looks(axes, data.layers, options, share=ROW_SHARE, marks=data.marks))
         runs = run_looks(axes, data, options)
         for r, of in enumerate(runs):
             draw_run(axes, data, r, of)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 import numpy as np
@@ -33,6 +33,7 @@ from infoplane.plots._layers import END_SHARE, LayerLook, layer_looks, tag
 from infoplane.plots.style import CHANCE, FAINT, drawable, layer_line, small_size
 from infoplane.plots.text import fitted_names, safe_text
 from infoplane.results import ResultTable
+from infoplane.results.branches import marks_of
 from infoplane.results.trajectories import Grid
 from infoplane.results.views import Selection, Series, choose, metric_group
 
@@ -153,7 +154,8 @@ def curves(
     """
     series = choose(table, shows=quantity, **selected(options))
     names = [quantity] if isinstance(quantity, str) else list(quantity or default_quantities(series))
-    data = [series_curve(series, name) for name in names]
+    marks = marks_of(series.by_method(*names))  # one for a layer in all panels, as the one caption has it
+    data = [replace(series_curve(series, name), marks=marks) for name in names]
     recorded = chosen_metrics(series, metrics)
     if isinstance(ax, Axes) and (len(data) > 1 or recorded):
         raise ValueError(
@@ -205,7 +207,7 @@ def draw_curve(ax: Axes, data: CurveData, look: Look, *, log: bool | None) -> No
     ax.set_ylim(limits(np.concatenate(everything), data.ceiling, unit=data.unit))
     step_axis(ax, data.times, log=log)
     ends = []
-    for i, of in enumerate(layer_looks(ax, data.layers, look)):
+    for i, of in enumerate(layer_looks(ax, data.layers, look, marks=data.marks)):
         ends += draw_layer(ax, data, bands, i, of)
     draw_ceilings(ax, y=data.ceiling)
     legend(ax, curve_keys(data), look)

@@ -160,7 +160,7 @@ def label_cells(ax: Axes, data: HeatmapData, look: Options) -> None:
     rows, columns = data.value.shape
     spec = ax.get_subplotspec()  # of several panels in a row the first alone has names
     share = END_SHARE * (spec.get_gridspec().ncols if is_own(ax) and spec is not None else 1)
-    row_axis(ax, layer_looks(ax, data.layers, look, share=share), every=-(-rows // MOST_NAMES))
+    row_axis(ax, layer_looks(ax, data.layers, look, share=share, marks=data.marks), every=-(-rows // MOST_NAMES))
     ax.set_ylim(rows - 0.5, -0.5)
     # Columns are snapshots: a round step lies between the columns of its neighbours.
     at = np.arange(columns, dtype=np.float64)

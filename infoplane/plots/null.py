@@ -120,7 +120,7 @@ def null(
         everything = np.append(everything, data.null.ravel())
         axes.set_xlim(limits(everything, data.ceiling, unit=data.unit))
         axes.set_xlabel(measured(data.label, data.caption, options, LEGEND_SHARE * slot_width(axes)))
-        row_axis(axes, row_looks(axes, data.layers, options, share=ROW_SHARE))
+        row_axis(axes, row_looks(axes, data.layers, options, share=ROW_SHARE, marks=data.marks))
         steps_drawn = step_looks(data, options)
         keys: list[Any] = [draw_step(axes, data, s, of) for s, of in enumerate(steps_drawn)]
         draw_ceilings(axes, x=data.ceiling, named=False)

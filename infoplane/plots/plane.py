@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Unpack
 
 import matplotlib as mpl
@@ -41,6 +41,7 @@ from infoplane.plots._layers import LayerLook, layer_looks, tag
 from infoplane.plots.style import HUGE, INK, step_colormap, step_norm
 from infoplane.plots.text import safe_text, text_width
 from infoplane.results import ResultTable
+from infoplane.results.branches import marks_of
 from infoplane.results.views import Selection, Series, choose
 
 FloatArray = npt.NDArray[np.float64]
@@ -66,6 +67,8 @@ class PlaneData(Brief):
         Layers of which both numbers are only their ceilings at every step: they say nothing but that.
     ceiling_xt, ceiling_ty : Ceiling or None
     caption : list of str
+    marks : mapping from layer to mark
+        Of layers by another method than most.
     """
 
     layers: list[str]
@@ -79,6 +82,7 @@ class PlaneData(Brief):
     ceiling_ty: Ceiling | None
     labels: tuple[str, str]
     caption: list[str]
+    marks: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def present(self) -> BoolArray:
@@ -147,6 +151,7 @@ def series_plane(series: Series) -> PlaneData:
         ceiling_ty=ceiling_of(ty),
         labels=(axis_label(I_XT, xt.unit), axis_label(I_TY, ty.unit)),
         caption=caption + doubtful(lost, of + lost, "not finite", "not drawn"),
+        marks=marks_of(series.by_method(I_XT, I_TY)),
     )
 
 
@@ -218,7 +223,7 @@ def plane(
     with canvas(ax, data.caption, options) as axes:
         frame(axes, [data], options)
         usual = [INK] * len(data.layers) if by == "step" else None
-        looks = layer_looks(axes, data.layers, options, share=NAME_SHARE, colors=usual)
+        looks = layer_looks(axes, data.layers, options, share=NAME_SHARE, colors=usual, marks=data.marks)
         if by == "step":
             norm = step_norm(data.times, log)
             draw_steps(axes, data, norm, looks, options)

@@ -150,7 +150,7 @@ def cornered_words(data: PlaneData) -> list[str]:
 
 def looks_of(ax: Axes, data: PlaneData, everywhere: Sequence[str], look: Look) -> list[LayerLook]:
     """The looks of the layers of one panel, which are the same in all panels."""
-    found = layer_looks(ax, everywhere, look, share=PANEL_SHARE, colors=[INK] * len(everywhere))
+    found = layer_looks(ax, everywhere, look, share=PANEL_SHARE, colors=[INK] * len(everywhere), marks=data.marks)
     return [of for of in found if of.key in data.layers]
 
 

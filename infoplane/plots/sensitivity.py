@@ -218,7 +218,7 @@ def draw_scales(ax: Axes, data: SensitivityData, look: Look, *, log: bool | None
     ax.set_ylim(limits(everything, data.ceiling, unit=data.unit))
     scale_axis(ax, data.scales, log=log)
     ends: list[Label] = []
-    for i, of in enumerate(layer_looks(ax, data.layers, look)):
+    for i, of in enumerate(layer_looks(ax, data.layers, look, marks=data.marks)):
         ends += draw_layer(ax, data, i, of)
         known = np.isfinite(data.null[-1, :, i])
         if known.any():

@@ -171,7 +171,7 @@ def draw(ax: Axes, data: TokensData, look: Look) -> None:
     ax.set_xlabel("token")
     ax.set_ylabel(measured(data.label, data.caption, look, panel_height(ax)))
     ends = []
-    for i, of in enumerate(layer_looks(ax, data.layers, look)):
+    for i, of in enumerate(layer_looks(ax, data.layers, look, marks=data.marks)):
         ends += draw_layer(ax, data, i, of)
     draw_ceilings(ax, y=data.ceiling)
     keys = []

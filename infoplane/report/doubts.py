@@ -40,6 +40,8 @@ SENTENCES: dict[str, str] = {
     "few_samples": "{layers} had too few samples for this method.",
     "out_of_domain": "{layers} left the domain of the method.",
     "unreliable": "{layers} were marked unreliable by the method itself.",
+    "methods": "Layers are estimated by different methods: {methods}. A step between them may be the methods', and is "
+    "not counted for data processing.",
     "one_run": "There is one run only. Information curves vary much between seeds; one run shows one initialisation.",
 }
 HEADS: dict[str, str] = {
@@ -57,6 +59,7 @@ HEADS: dict[str, str] = {
     "few_samples": "Too few samples",
     "out_of_domain": "Outside the method's domain",
     "unreliable": "Unreliable by the method's own check",
+    "methods": "Layers by different methods",
     "one_run": "One run only",
 }
 """Each kind of doubt in a few words, the gravest first."""
@@ -75,7 +78,7 @@ class Doubt:
     Attributes
     ----------
     kind : str
-        The flag or check: "lost", "saturated", "below_null", "high_null", "nonfinite", "dpi", "bound", "one_run" ...
+        The flag or check: "lost", "saturated", "below_null", "nonfinite", "dpi", "bound", "methods", "one_run" ...
     estimate : str
         Estimator, settings, subset; "" for the table as a whole.
     text : str
@@ -202,9 +205,18 @@ def doubts_of(series: Series) -> list[Doubt]:
     bounds = [words for bound, words in (("lower", "a lower"), ("upper", "an upper")) if bound in known]
     if bounds:
         say("bound", bounds=" and ".join(bounds))
+    methods = series.by_method()
+    if len(methods) > 1:
+        said = (f"{listed(shown(layers), 6)} ({words})" for words, layers in methods.items())
+        say("methods", methods="; ".join(said))
     for flag in PLAIN_FLAGS:
         say_of(flag, rows.flag(flag))
     return found
+
+
+def shown(layers: Sequence[str]) -> list[str]:
+    """Names of layers as a sentence has them."""
+    return [shorten(printable(layer), 32) for layer in layers]
 
 
 def ceiling_words(series: Series, quantity: str, mask: BoolArray) -> str:

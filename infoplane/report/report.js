@@ -100,7 +100,7 @@
   // The solid line is the mean's where there is one.
   const dashOf = (run) => hasMean ? DASHES[run < 0 ? 0 : 1 + run % (DASHES.length - 1)] : DASHES[run % DASHES.length];
   const symbolOf = (part, i) => SYMBOLS[data.marks[part.layers[i]] % SYMBOLS.length];
-  const traceName = (part, i) => plain(data.layers[part.layers[i]]) + (severalRuns ? `, ${plain(runName(part))}` : "");
+  const traceName = (part, i) => plain(data.layers[part.layers[i]]) + (estimate.methods[part.layers[i]] || "") + (severalRuns ? `, ${plain(runName(part))}` : "");
 
   const flagsOf = (quantity, i, s) => quantity && quantity.flags ? quantity.flags.names[quantity.flags.codes[i][s]] : "";
   const ceilingOf = (quantity, i, s) => Array.isArray(quantity.ceiling) ? quantity.ceiling[i][s] : quantity.ceiling;

@@ -92,19 +92,23 @@ def _way(table: ResultTable, pairs: bool, estimator: str, settings: str, subset:
     called = np.array(list(map(pair_name, rows.layer, rows.partner)), dtype=object)
     layers = list(dict.fromkeys(called[np.argsort(rows.depth, kind="stable")].tolist()))
     null = f"{quantities[-1]} null"
-    cells = [["pair" if pairs else "layer", *quantities, null, "in doubt"]]
+    chosen = any(rows.branch.tolist())
+    cells = [["pair" if pairs else "layer", *quantities, null, *(["by"] * chosen), "in doubt"]]
     half = MOST_LAYERS // 2 if len(layers) > MOST_LAYERS else len(layers)
     for layer in [*layers[:half], *layers[half:][-half:]]:
         of_layer = rows.take(called == layer)
         spans = [_span(of_layer, quantity) for quantity in quantities]
-        cells.append([layer, *spans, _last(of_layer, null), _doubts(of_layer, quantities)])
-    if not any(row[-2] for row in cells[1:]):
-        cells = [[*row[:-2], row[-1]] for row in cells]
+        by = [_methods(of_layer, quantities)] * chosen
+        cells.append([layer, *spans, _last(of_layer, null), *by, _doubts(of_layer, quantities)])
+    at = 1 + len(quantities)
+    if not any(row[at] for row in cells[1:]):
+        cells = [[*row[:at], *row[at + 1 :]] for row in cells]
     lines = list(aligned(cells))
     if left := max(0, len(layers) - MOST_LAYERS):
         # The last layers are those whose values are asked for first.
         lines.insert(half + 1, f"... {left} more {'pair' if pairs else 'layer'}{'s' if left > 1 else ''}")
     yield from lines
+    yield from _reasons(rows.take(np.isin(rows.quantity, quantities)))
     yield from _skipped(table, estimator, settings, subset)
     yield from _violations(rows)
     yield from _to_do(rows.take(np.isin(rows.quantity, quantities)))
@@ -161,6 +165,21 @@ def _doubts(rows: ResultTable, quantities: Sequence[str]) -> str:
             if up := int(of.flag(flag).sum()):
                 said.setdefault(words + ("" if up == len(of) else f" ({up} of {len(of)})"), []).append(quantity)
     return "; ".join(f"{', '.join(names)} {words}" for words, names in said.items())
+
+
+def _methods(rows: ResultTable, quantities: Sequence[str]) -> str:
+    """`knn`, or `I(X;T) flow, I(T;Y) knn`: what the estimator chose for the values shown."""
+    of = [(q, branch) for q in quantities for branch in dict.fromkeys(rows.branch[rows.quantity == q].tolist())]
+    branches = list(dict.fromkeys(branch for _, branch in of))
+    return branches[0] if len(branches) == 1 else ", ".join(f"{q} {branch}" for q, branch in of)
+
+
+def _reasons(rows: ResultTable) -> Iterator[str]:
+    """Why each method was chosen, where it was."""
+    found: dict[str, dict[str, None]] = {}
+    for branch, reason in zip(rows.branch.tolist(), rows.reason.tolist(), strict=True):
+        found.setdefault(branch, {})[reason] = None
+    yield from (printable(f"by {branch}: {'; '.join(reasons)}") for branch, reasons in found.items() if branch)
 
 
 def _skipped(table: ResultTable, estimator: str, settings: str, subset: str) -> Iterator[str]:

@@ -20,6 +20,7 @@ from infoplane.core.text import listed
 from infoplane.core.tokens import layer_matches
 from infoplane.results._csv import ADDED, COLUMNS, Row, by_value, format_rows, typed_columns, visible
 from infoplane.results._files import TableWriter, csv_path, read_files, write_files
+from infoplane.results.branches import choice_of
 from infoplane.results.names import is_glob, run_names, runs_called
 from infoplane.results.overview import PLANE, overview
 from infoplane.results.trajectories import (
@@ -44,6 +45,8 @@ _SHOWN = ("run", "step", "layer", "subset", "estimator", "quantity", "value", "b
 """The columns that a notebook shows."""
 
 
+_DERIVED = ("settings", "branch", "reason")
+"""What is read of the columns `config` and `quantity`, and can be asked for as if they were columns."""
 _NAMES = ("layer", "quantity", "estimator", "subset")
 """The columns of which a name that no row has is a slip."""
 
@@ -207,10 +210,10 @@ class ResultTable:
         return len(self._columns["run"])
 
     def __getitem__(self, column: str) -> Array:
-        if column == "settings":
-            return self.settings
+        if column in _DERIVED:
+            return getattr(self, column)  # type: ignore[no-any-return]
         if column not in COLUMNS:
-            raise KeyError(f"no column {column!r}; available: {', '.join((*COLUMNS, 'settings'))}")
+            raise KeyError(f"no column {column!r}; available: {', '.join((*COLUMNS, *_DERIVED))}")
         return self._columns[column]
 
     if not TYPE_CHECKING:  # a type checker is to know the columns alone
@@ -232,6 +235,20 @@ class ResultTable:
     def settings(self) -> Array:
         """The user's own settings: `config` without what `prepare` found. The same for all steps and layers."""
         return by_value(self.config.tolist(), user_settings)
+
+    @cached_property
+    def branch(self) -> Array:
+        """The method that each value is by, where its estimator chose one, as `auto` does; "" elsewhere."""
+        return self._choices(0)
+
+    @cached_property
+    def reason(self) -> Array:
+        """Why `branch` was chosen, in words; "" elsewhere."""
+        return self._choices(1)
+
+    def _choices(self, which: int) -> Array:
+        cells = list(zip(self.config.tolist(), self.quantity.tolist(), strict=True))
+        return by_value(cells, lambda cell: choice_of(*cell)[which])
 
     def flag(self, name: str) -> npt.NDArray[np.bool_]:
         """Which rows carry a flag."""

@@ -332,13 +332,15 @@ def _rises(table: ResultTable, rows: IntArray, layers: Sequence[str]) -> FloatAr
     """The rise of I(X;T) from each layer of the chain to the next one that has a value at the same step."""
     rank = {layer: i for i, layer in enumerate(layers)}
     place = np.array([rank.get(layer, -1) for layer in table["layer"][rows].tolist()])
-    step, value = table["step"][rows], table["value"][rows]
+    step, value, branch = (table[name][rows] for name in ("step", "value", "branch"))
     known = (place >= 0) & ~np.isnan(value)
-    step, value, place = step[known], value[known], place[known]
+    step, value, place, branch = step[known], value[known], place[known], branch[known]
     order = np.lexsort([place, step])
     with np.errstate(invalid="ignore"):
         rises = np.diff(value[order])
-    return np.asarray(rises[np.diff(step[order]) == 0])
+    # Values of two methods are not of one quantity: their difference may be the methods'.
+    alike = branch[order][1:] == branch[order][:-1]
+    return np.asarray(rises[(np.diff(step[order]) == 0) & alike])
 
 
 def _chain_of(run: str, table: ResultTable, rows: IntArray, chain: Chain) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from infoplane.core.globs import across_parts
 from infoplane.core.tokens import layer_matches, split_token, token_position
 from infoplane.core.units import BIT
 from infoplane.results._csv import COLUMNS, by_value
+from infoplane.results.branches import by_method
 from infoplane.results.names import PAIR, pair_name, run_names, runs_called
 from infoplane.results.overview import by_looking as by_looking
 from infoplane.results.overview import settings_words as settings_words
@@ -117,6 +118,10 @@ class Series(Brief):
     def quantities(self) -> list[str]:
         """The names of what the estimator gave, in the order of the table."""
         return list(dict.fromkeys(self.table["quantity"].tolist()))
+
+    def by_method(self, *quantities: str) -> dict[str, list[str]]:
+        """Layers by the methods of these quantities (by default all), where the estimator chose between several."""
+        return by_method(self.table, quantities or None)
 
     def of_run(self, run: str, layers: Sequence[str] | None = None) -> Series:
         """The same of one of the runs, and of fewer layers where they are named, in the order of the forward pass."""

@@ -31,7 +31,7 @@ def layer(kind, snapshots, samples, units, dtype=torch.float32):
     return t, y if kind == "discrete" else x.double().sum(1), x
 
 
-QUICK = {"critic": "critic:steps=25,hidden=8", "flow": "flow:steps=50,folds=2"}
+QUICK = {"auto": "auto:effort=low", "critic": "critic:steps=25,hidden=8", "flow": "flow:steps=50,folds=2"}
 """Methods that train with fewer steps."""
 
 
@@ -69,7 +69,7 @@ def test_both_branches_give_the_same_values(name, kind, which):
     want = estimated(name, t, y, x)
     with accelerator_branches():
         found = estimated(name, t, y, x)
-    assert_same(found, want, 0.02 if name == TRAINED else 1e-9)
+    assert_same(found, want, 0.02 if name in ("auto", TRAINED) else 1e-9)
 
 
 @pytest.mark.parametrize("forced", [False, True], ids=["cpu", "accelerator"])
@@ -93,6 +93,8 @@ OPEN = "rows whose neighbours rounding leaves open are measured again, class by 
 WAITS = {
     ("adaptive", "discrete"): (25, 0, ""),
     ("binning", "discrete"): (25, 0, ""),
+    ("auto", "discrete"): (420, 32, "as `probe:family=mlp`, its branch here"),
+    ("auto", "continuous"): (60, 170, "as `critic` and `flow`, its branches here"),
     ("compressed", "discrete"): (40, 78, RANKS),
     ("compressed", "continuous"): (51, 66, RANKS),
     ("critic", "continuous"): (50, 162, "canonical coordinates of every fold, and the checks of the Gaussian start"),

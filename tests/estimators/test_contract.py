@@ -15,6 +15,7 @@ from infoplane.testing import check_estimator
 
 # Settings that make a slow estimator fast on the suite's 64 samples; the rest run with their defaults.
 SMALL: dict[str, dict[str, Any]] = {
+    "auto": {"effort": "low"},
     "critic": {"steps": 25, "hidden": 8, "folds": 3},
     "flow": {"steps": 50, "folds": 2},
 }

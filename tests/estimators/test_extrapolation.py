@@ -295,7 +295,8 @@ def test_every_estimator_is_extrapolated_or_says_why_not(name):
     y = torch.arange(80) % 2
     t = torch.softmax(torch.randn(2, 80, 2, generator=g) + y[:, None], 2)
     y = y if "discrete" in get(name).targets else t[0, :, 0].double()
-    small = {"flow": "flow:steps=0", "critic": "critic:steps=25,hidden=8,folds=3"}.get(name, name)
+    quick = {"auto": "auto:effort=low", "flow": "flow:steps=0", "critic": "critic:steps=25,hidden=8,folds=3"}
+    small = quick.get(name, name)
     whole = ready(parse(small), t, y, t[0]).estimate(t, y, x=t[0])
     bits = [q.estimand for key, q in whole.items() if re.fullmatch(r"I\([^()]*\)", key) and q.unit == "bit"]
     if not set(bits) - {"binned", "noisy-finite", "softmax-output"} or hasattr(get(name), "not_extrapolated"):

@@ -16,6 +16,7 @@ SPECS = {
     "dimension": "dimension:halvings=1",
     "dse": "dse:sigma=0.5",
     "compressed": "compressed:dims=2",
+    "auto": "auto:effort=low",
     "critic": "critic:steps=25",
     "flow": "flow:steps=0",
 }

@@ -170,7 +170,8 @@ def test_every_estimator_can_be_wrapped(name):
     t = torch.softmax(t, dim=2) if name == "softmax" else t
     x = torch.randn(80, 3, generator=torch.Generator().manual_seed(1))
     y = y if "discrete" in get(name).targets else x.double().sum(1)
-    inner = parse({"flow": "flow:steps=50,folds=2", "critic": "critic:steps=25,hidden=8"}.get(name, name))
+    small = {"auto": "auto:effort=low", "flow": "flow:steps=50,folds=2", "critic": "critic:steps=25,hidden=8"}
+    inner = parse(small.get(name, name))
     inner = inner.prepare(Blocks(t), y, x) if hasattr(inner, "prepare") else inner
     plain = inner.estimate(t, y, x=x)
     interval = subsample_interval(inner, draws=5).estimate(t, y, x=x)

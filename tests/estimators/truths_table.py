@@ -376,6 +376,8 @@ def pairs() -> list[Truth]:
     wide = known(datasets.gaussian_pair(2000, bits=2.0, dims=4, units=100, seed=3))
     few = known(datasets.gaussian_pair(2000, bits=1.0, dims=2, seed=12))
     lost, near = "what shrinkage loses", "3 standard errors of 0.04 bit; alone or trained among others: its own tests"
+    one = known(datasets.gaussian_pair(2000, bits=1.0, dims=1, seed=12))
+    rows.append(Truth("auto", "one pair", lambda: one, {"I(T;Y)": 1.0}, 0.12, "as `knn`, its branch", shuffled=0.12))
     rows.append(Truth("critic:steps=50", "pairs", lambda: few, {"I(T;Y)": 1.0}, 0.12, near, shuffled=0.07, large=True))
     rows += [
         Truth("gaussian", "linear channel", lambda: channel, {"I(T;Y)": bits}, 0.15, lost, shuffled=0.1),

@@ -1,0 +1,269 @@
+"""I(T;Y), and I(X;T) of noisy networks, by the method whose assumptions the layer meets: a fixed tree of facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from infoplane.estimators._canonical import LEAST_SAMPLES, TEST_ROWS, held_out, misfits
+from infoplane.estimators._checks import content_halves
+from infoplane.estimators._coordinates import Marginal
+from infoplane.estimators._driver import Given, Problem
+from infoplane.estimators._neighbor_formulas import scaled_block
+from infoplane.estimators._neighbors import Points, intrinsic_dimension, pair_counts
+from infoplane.estimators._network_noise import NoisyMethod, is_random, random_inputs, with_noise
+from infoplane.estimators._protocol import Blocks, Quantity, finite_targets, widened
+from infoplane.estimators._registry import parse, register
+from infoplane.estimators._scaling import drawn_rows, is_constant
+from infoplane.estimators._settings import one_of, prepared, setting
+
+CHUNK = 4
+BRANCHES = ("knn", "probe:family=mlp", "critic", "flow")
+"""In the order of the tree: where snapshots of one run lead to several, the last of them is taken."""
+LOW: dict[str, dict[str, int]] = {
+    "knn": {},
+    "probe:family=mlp": {"folds": 3},
+    "critic": {"steps": 250, "folds": 3},
+    "flow": {"steps": 300, "folds": 2},
+}
+FEW_UNITS = 2
+FEW_DIMENSIONS = 2.4
+"""Dimension of a pair, T and the other side together, up to which neighbours are near.
+
+Of generated pairs those of two dimensions showed 1.72 to 2.10, those of four 2.65 and more (0 to 8 nats, 500 to 8,000
+samples, 149 pairs)."""
+_ROWS, _NEIGHBORS = 2000, 3
+# First of the seeds that give ties of both sides their places.
+_TIES_T, _TIES_OTHER = 1 << 46, 1 << 47
+
+
+class Choice(NamedTuple):
+    """A branch of the tree and why it was taken."""
+
+    branch: str
+    reason: str
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Auto(NoisyMethod):
+    """Information by the method that fits the layer: which one, is decided by facts and never by a value.
+
+    - Classes: `knn` where at most two units vary, else `probe:family=mlp`.
+    - Targets, the second layer of a pair, and inputs: `knn` where both sides together have about two dimensions
+      (distances to neighbours, 2.4 at most); else `critic` where the Gaussian that it starts from passes both checks on
+      rows that it was not fitted to (pairs that are none must not look likely; what it leaves of one side must not
+      depend on the other), and `flow` where it fails one, or fewer than 64 samples leave it unchecked.
+
+    What is returned is what the branch returns: "I(T;Y)" is a point ("lower" beside it is the bound of
+    `probe:family=mlp` and `critic`), with the branch's flags, interval and ceiling. *It misleads as its branch does*,
+    and **values of two branches are not of one method**: a step between layers of different branches may be the
+    methods', so figures mark such layers and no violation of data processing is counted between them.
+
+    `prepare` decides once for a run, layer and subset, from its first, middle and last snapshot: where they disagree
+    the later branch in the order `knn`, `probe:family=mlp`, `critic`, `flow` is taken, which assumes less. So no curve
+    changes its method between steps. `branch` and `reason` are recorded with every value (of I(X;T) `branch_xt` and
+    `reason_xt`). A call of `estimate` without `prepare` decides on its own snapshots, once for all of them; `settled`
+    is the estimator with that decision.
+
+    **I(X;T) needs noise in the network**, as in `critic` and `flow`; of a deterministic layer it is infinite, and
+    absent or refused here. For the recorded inputs alone `noise` is exact, and the better choice.
+
+    :measures: I(T;Y) by `knn`, `probe:family=mlp`, `critic` or `flow`, as a fixed tree of facts says
+    :assumes: what the branch assumes; I(X;T) needs noise in the network
+    :errs: as the branch, which is recorded
+    :cost: that of the branch
+    :memory: that of the branch
+    :gives: I(T;Y), I(X;T) of noisy networks
+    :unit: bit
+    :ceiling: H(Y)
+    :source: of the branches; Levina and Bickel 2004
+
+    Parameters
+    ----------
+    effort : {"full", "low"}
+        "full": every branch with its own defaults. "low", in about a third of the time: 3 folds, 250 steps of `critic`,
+        2 folds and 300 steps of `flow`.
+    noise : {"network", "recorded", "off"}
+        Where the randomness of T is; "off" leaves I(X;T) out.
+    seed : int
+        Of the branch, of added noise, and of the rows that the facts are taken from.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of its domain, the inputs do not fit, noise is there and `x` is missing, or a layer
+        declared random is not.
+
+    References
+    ----------
+    Levina and Bickel, "Maximum likelihood estimation of intrinsic dimension", 2004.
+    Facco, d'Errico, Rodriguez and Laio, "Estimating the intrinsic dimension of datasets by a minimal neighborhood
+    information", 2017.
+
+    Examples
+    --------
+    >>> y = torch.arange(200) % 2
+    >>> t = (y + 0.1 * torch.rand(200, generator=torch.Generator().manual_seed(0)))[None, :, None]
+    >>> auto = Auto().settled(t, y)
+    >>> auto.branch, auto.reason
+    ('knn', 'at most 2 units vary')
+    >>> round(float(auto.estimate(t, y)["I(T;Y)"].value), 2)
+    1.0
+    """
+
+    name: ClassVar[str] = "auto"
+    guarantees: ClassVar[frozenset[str]] = frozenset()
+    chunk: ClassVar[int] = CHUNK
+    not_extrapolated: ClassVar[str] = (
+        "its branch may be `flow`, whose error does not fall as 1/N; extrapolate the branch, as in 'knn+extrapolate'"
+    )
+    min_samples = 20
+
+    effort: Literal["full", "low"] = setting("full", one_of("full", "low"))
+    branch: str | None = prepared()
+    reason: str | None = prepared()
+    branch_xt: str | None = prepared()
+    reason_xt: str | None = prepared()
+
+    def bytes_per_snapshot(self, samples: int, units: int) -> int:
+        """Those of the branch, of all that there are before it is known; and the layer in float64."""
+        known = {self.branch, self.branch_xt} - {None} if self.branch else BRANCHES
+        each = (int(self.method(branch).bytes_per_snapshot(samples, units)) for branch in known if branch)
+        return 16 * samples * units + max(each)
+
+    def method(self, branch: str) -> Any:
+        """The estimator of a branch, with the settings that this effort gives it."""
+        found = replace(parse(branch), seed=self.seed, **(LOW[branch] if self.effort == "low" else {}))
+        return replace(found, noise="off") if isinstance(found, NoisyMethod) else found
+
+    def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
+        """Take over the noise of the network, and decide on the first, middle and last finite snapshot."""
+        return super().prepare(blocks, y, x)._decided(_ends(blocks, y), x)
+
+    def settled(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> Self:
+        """This estimator with the branch that `estimate` takes for these arguments; itself where that is decided.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `estimate`.
+        """
+        return self._settled(self._given(t, y, x, x_ids))
+
+    def _settled(self, given: Given) -> Self:
+        if self.branch is not None:
+            return self
+        places = sorted({0, len(given.t) // 2, len(given.t) - 1})
+        return self._decided([(given.t[i], given.y) for i in places], given.x)
+
+    def _decided(self, snapshots: list[tuple[Tensor, Tensor]], x: Tensor | None) -> Self:
+        """With the branches that snapshots (N, U), each with its targets, lead to."""
+        noisy = [(with_noise(t, self), y) for t, y in snapshots]
+        found = _last(self._choice(t, y) for t, y in noisy)
+        inputs = None if x is None or not is_random(self) or not noisy else _inputs(noisy[0][0], x)
+        of_x = None if inputs is None else _last(self._choice(t, inputs) for t, _ in noisy)
+        branch_xt, reason_xt = (None, None) if of_x is None else of_x
+        return replace(self, branch=found.branch, reason=found.reason, branch_xt=branch_xt, reason_xt=reason_xt)
+
+    def _choice(self, t: Tensor, other: Tensor) -> Choice:
+        """The branch for one snapshot (N, U) with classes (N,), or with targets or inputs (N, k)."""
+        if not other.is_floating_point():
+            few = int((~is_constant(t.T[..., None])).sum()) <= FEW_UNITS
+            return Choice(BRANCHES[not few], f"{'at most' if few else 'more than'} {FEW_UNITS} units vary")
+        other = finite_targets(other).reshape(len(other), -1)
+        rows = drawn_rows(len(t), _ROWS, self.seed)
+        if rows is not None:
+            t, other = t[rows.to(t.device)], other[rows.to(other.device)]
+        return _of_pair(t, other, self.seed)
+
+    def start(self, given: Given) -> _Branches:
+        """What the branches share between snapshots."""
+        return _Branches(self._settled(given), given)
+
+
+class _Branches(Problem):
+    """The problems of the branches, by the pair that they are of."""
+
+    config: Auto
+
+    def __init__(self, config: Auto, given: Given) -> None:
+        super().__init__(config, given)
+        x = random_inputs(config, given)
+        given = given._replace(t=torch.stack([with_noise(layer, config) for layer in given.t]), x=None)
+        self.parts: dict[str, Problem] = {}
+        for pair, branch, other in (("(X;T)", config.branch_xt, x), ("(T;Y)", config.branch, given.y)):
+            if other is not None:
+                assert branch is not None
+                y = other.double() if pair == "(X;T)" else other
+                self.parts[pair] = config.method(branch).start(given._replace(y=y))
+
+    def numbers(self) -> dict[str, Tensor]:
+        return {f"{pair} {k}": value for pair, part in self.parts.items() for k, value in part.numbers().items()}
+
+    def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        out: dict[str, Quantity] = {}
+        for pair, part in self.parts.items():
+            own = {k.removeprefix(f"{pair} "): value for k, value in found.items() if k.startswith(pair)}
+            for name, q in part.finish(own).items():
+                of_x = pair == "(X;T)" and "(T;Y)" in name
+                out[name.replace("(T;Y)", pair)] = replace(q, estimand="noisy-population") if of_x else q
+        return out
+
+
+def _last(choices: Iterable[Choice]) -> Choice:
+    """The latest in the tree; where no snapshot is finite the first branch, which then has nothing to estimate."""
+    nothing = Choice(BRANCHES[0], "no snapshot is finite")
+    return max(choices, key=lambda choice: BRANCHES.index(choice.branch), default=nothing)
+
+
+def _of_pair(t: Tensor, other: Tensor, seed: int) -> Choice:
+    """The branch for rows (N, U) and (N, k): how many dimensions they have together, and whether they are Gaussian."""
+    a, b = scaled_block(t, "unit"), scaled_block(other, "unit")
+    if min(a.shape[1], b.shape[1]) == 0:
+        return Choice("knn", "one side is constant")
+    if pair_dimension(a, b) <= FEW_DIMENSIONS:
+        return Choice("knn", "both sides together have about 2 dimensions")
+    if len(a) < LEAST_SAMPLES:
+        return Choice("flow", f"fewer than {LEAST_SAMPLES} samples leave the Gaussian model unchecked")
+    # As the critic sees them.
+    a, b = Marginal.of(t, _TIES_T + seed).columns, Marginal.of(other, _TIES_OTHER + seed).columns
+    fit, test = content_halves(a, b, TEST_ROWS)
+    found = held_out(a, b, fit, test, "auto")
+    overshoot, left_over = (False, False) if found is None else misfits(found)
+    if overshoot:
+        return Choice("flow", "the Gaussian model takes pairs that are none for likely")
+    if left_over:
+        return Choice("flow", "what the Gaussian model leaves still depends")
+    return Choice("critic", "the Gaussian model passes both checks")
+
+
+def pair_dimension(a: Tensor, b: Tensor) -> float:
+    """Intrinsic dimension of two vectors (N, D), (N, D') together, a distance being the larger of those in each."""
+    k = min(_NEIGHBORS, len(a) - 1)
+    return intrinsic_dimension(pair_counts(Points(a), Points(b), k, "open")[0])
+
+
+def _inputs(t: Tensor, x: Tensor) -> Tensor | None:
+    """Inputs (N, F) as floats beside a layer (N, U)."""
+    return Given(t[None], t, x, t).features()
+
+
+def _ends(blocks: Blocks, y: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The first, middle and last finite snapshot (N, U) of a run, each with its targets; twice read, for its length."""
+    count = sum(1 for _ in _finite(blocks, y))
+    wanted = {0, count // 2, count - 1}
+    return [(t.clone(), own) for i, (t, own) in enumerate(_finite(blocks, y)) if i in wanted]
+
+
+def _finite(blocks: Blocks, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The snapshots without NaN and infinity with their targets, which in a pair of layers are others at each step."""
+    beside = getattr(blocks, "with_targets", None)
+    for block, own in beside() if beside else ((t, y) for t in blocks):
+        whole = widened(block)
+        for layer in whole[torch.isfinite(whole).flatten(1).all(1)]:
+            yield layer, own

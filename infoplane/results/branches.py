@@ -1,0 +1,58 @@
+"""Which method a value is by, where its estimator chose between several: what `prepare` noted of it in `config`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from infoplane.results.table import ResultTable
+
+MARKS = "†‡§¶"
+"""Of layers by another method than most, in figures."""
+
+
+def choice_of(config: str, quantity: str) -> tuple[str, str]:
+    """The method that an estimator chose for a quantity, and why; both "" of estimators that do not choose."""
+    if '"branch"' not in config:
+        return "", ""
+    found = json.loads(config).get("prepared")
+    while isinstance(found, dict) and isinstance(found.get("estimator"), dict):  # within wrappers
+        found = found["estimator"]
+    end = "_xt" if "(X;T" in quantity else ""
+    known = found if isinstance(found, dict) else {}
+    branch, reason = known.get(f"branch{end}"), known.get(f"reason{end}")
+    return (branch, reason if isinstance(reason, str) else "") if isinstance(branch, str) else ("", "")
+
+
+def by_method(table: ResultTable, quantities: Iterable[str] | None = None) -> dict[str, list[str]]:
+    """Layers by the methods of these quantities (by default all), those of most layers first; none where none chose.
+
+    Methods are named as `knn`, or where quantities differ in them as `I(X;T) by flow, I(T;Y) by knn`.
+    """
+    wanted = None if quantities is None else set(quantities)
+    of_layer: dict[str, dict[tuple[str, str], None]] = {}
+    rows = zip(table.layer.tolist(), table.quantity.tolist(), table.branch.tolist(), strict=True)
+    for layer, quantity, branch in dict.fromkeys(rows):
+        if branch and (quantity in wanted if wanted is not None else quantity.endswith(")")):
+            of_layer.setdefault(layer, {})[quantity, branch] = None
+    found: dict[str, list[str]] = {}
+    for layer, pairs in of_layer.items():
+        branches = list(dict.fromkeys(branch for _, branch in pairs))
+        words = branches[0] if len(branches) == 1 else ", ".join(f"{q} by {branch}" for q, branch in pairs)
+        found.setdefault(words, []).append(layer)
+    return dict(sorted(found.items(), key=lambda each: -len(each[1])))
+
+
+def marks_of(found: dict[str, list[str]]) -> dict[str, str]:
+    """The mark of each layer that is not by the method of most."""
+    several = list(found.values())[1:]
+    return {layer: mark for mark, layers in zip(MARKS, several, strict=False) for layer in layers}
+
+
+def method_words(found: dict[str, list[str]]) -> list[str]:
+    """`by flow; † by knn`: one line for a caption, none where no estimator chose."""
+    each = [words if " by " in words else f"by {words}" for words in found]
+    parts = [f"{mark} {words}".strip() for mark, words in zip(f" {MARKS}", each, strict=False)]
+    return ["; ".join(parts)] if parts else []
