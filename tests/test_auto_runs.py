@@ -8,7 +8,7 @@ from analysis_cases import make_run
 from torch import nn
 
 import infoplane
-from infoplane.estimators.auto import Auto, Choice
+from infoplane.estimators.auto import Auto, Branch
 from infoplane.hooks import NoiseInjection, Recorder
 from infoplane.results import ResultTable
 from infoplane.store import open_run
@@ -84,7 +84,7 @@ def noisy(tmp_path_factory):
 def test_pairs_take_the_branch_of_the_pair(noisy, asked, tmp_path, monkeypatch):
     """The facts are those of a layer at a step beside its own partner."""
     seen = []
-    told = Choice("knn", "told so")
+    told = Branch("knn", "told so")
     monkeypatch.setattr(Auto, "_choice", lambda self, t, y: seen.append((t, y)) or told)
     rows = estimate(noisy, Auto(effort="low"), table=tmp_path / "t.csv", **asked).select(quantity="I(T;T')")
     steps = rows.step.tolist()

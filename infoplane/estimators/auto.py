@@ -41,10 +41,10 @@ _ROWS, _NEIGHBORS = 2000, 3
 _TIES_T, _TIES_OTHER = 1 << 46, 1 << 47
 
 
-class Choice(NamedTuple):
-    """A branch of the tree and why it was taken."""
+class Branch(NamedTuple):
+    """The method that the tree leads to, and why."""
 
-    branch: str
+    method: str
     reason: str
 
 
@@ -168,13 +168,13 @@ class Auto(NoisyMethod):
         inputs = None if x is None or not is_random(self) or not noisy else _inputs(noisy[0][0], x)
         of_x = None if inputs is None else _last(self._choice(t, inputs) for t, _ in noisy)
         branch_xt, reason_xt = (None, None) if of_x is None else of_x
-        return replace(self, branch=found.branch, reason=found.reason, branch_xt=branch_xt, reason_xt=reason_xt)
+        return replace(self, branch=found.method, reason=found.reason, branch_xt=branch_xt, reason_xt=reason_xt)
 
-    def _choice(self, t: Tensor, other: Tensor) -> Choice:
+    def _choice(self, t: Tensor, other: Tensor) -> Branch:
         """The branch for one snapshot (N, U) with classes (N,), or with targets or inputs (N, k)."""
         if not other.is_floating_point():
             few = int((~is_constant(t.T[..., None])).sum()) <= FEW_UNITS
-            return Choice(BRANCHES[not few], f"{'at most' if few else 'more than'} {FEW_UNITS} units vary")
+            return Branch(BRANCHES[not few], f"{'at most' if few else 'more than'} {FEW_UNITS} units vary")
         other = finite_targets(other).reshape(len(other), -1)
         rows = drawn_rows(len(t), _ROWS, self.seed)
         if rows is not None:
@@ -215,31 +215,31 @@ class _Branches(Problem):
         return out
 
 
-def _last(choices: Iterable[Choice]) -> Choice:
+def _last(choices: Iterable[Branch]) -> Branch:
     """The latest in the tree; where no snapshot is finite the first branch, which then has nothing to estimate."""
-    nothing = Choice(BRANCHES[0], "no snapshot is finite")
-    return max(choices, key=lambda choice: BRANCHES.index(choice.branch), default=nothing)
+    nothing = Branch(BRANCHES[0], "no snapshot is finite")
+    return max(choices, key=lambda choice: BRANCHES.index(choice.method), default=nothing)
 
 
-def _of_pair(t: Tensor, other: Tensor, seed: int) -> Choice:
+def _of_pair(t: Tensor, other: Tensor, seed: int) -> Branch:
     """The branch for rows (N, U) and (N, k): how many dimensions they have together, and whether they are Gaussian."""
     a, b = scaled_block(t, "unit"), scaled_block(other, "unit")
     if min(a.shape[1], b.shape[1]) == 0:
-        return Choice("knn", "one side is constant")
+        return Branch("knn", "one side is constant")
     if pair_dimension(a, b) <= FEW_DIMENSIONS:
-        return Choice("knn", "both sides together have about 2 dimensions")
+        return Branch("knn", "both sides together have about 2 dimensions")
     if len(a) < LEAST_SAMPLES:
-        return Choice("flow", f"fewer than {LEAST_SAMPLES} samples leave the Gaussian model unchecked")
+        return Branch("flow", f"fewer than {LEAST_SAMPLES} samples leave the Gaussian model unchecked")
     # As the critic sees them.
     a, b = Marginal.of(t, _TIES_T + seed).columns, Marginal.of(other, _TIES_OTHER + seed).columns
     fit, test = content_halves(a, b, TEST_ROWS)
     found = held_out(a, b, fit, test, "auto")
     overshoot, left_over = (False, False) if found is None else misfits(found)
     if overshoot:
-        return Choice("flow", "the Gaussian model takes pairs that are none for likely")
+        return Branch("flow", "the Gaussian model takes pairs that are none for likely")
     if left_over:
-        return Choice("flow", "what the Gaussian model leaves still depends")
-    return Choice("critic", "the Gaussian model passes both checks")
+        return Branch("flow", "what the Gaussian model leaves still depends")
+    return Branch("critic", "the Gaussian model passes both checks")
 
 
 def pair_dimension(a: Tensor, b: Tensor) -> float:

@@ -17,7 +17,6 @@ from infoplane.plots._artists import Ceiling, ceiling_of
 from infoplane.plots.style import number
 from infoplane.plots.text import safe_text
 from infoplane.results import ResultTable
-from infoplane.results.branches import marks_of, method_words
 from infoplane.results.losses import loss_words, losses
 from infoplane.results.overview import FLAG_WORDS
 from infoplane.results.trajectories import Grid
@@ -60,7 +59,7 @@ def shown(series: Series, one: Grid, *more: str, steps: ArrayLike | None = None)
     """The fields of `Shown` for one quantity of a series, with `more` at the end of the caption."""
     label, ceiling, caption = axis_label(one.quantity, one.unit), ceiling_of(one), about(series, (one,), steps=steps)
     same = {"label": label, "unit": one.unit, "layers": one.layers, "ceiling": ceiling, "caption": [*caption, *more]}
-    return same | {"marks": marks_of(series.by_method(one.quantity))}
+    return same | {"marks": series.marks(one.quantity)}
 
 
 def axis_label(quantity: str, unit: str) -> str:
@@ -80,7 +79,7 @@ def about(
     words = [safe_text(w, limit=48) for w in settings_words(series.settings)]
     parts = [", ".join([safe_text(series.estimator), *words])]
     parts += by_looking(series.table, series.estimator, series.settings, series.runs)
-    parts += method_words(series.by_method(*(grid.quantity for grid in grids)))
+    parts += series.method_words(*(grid.quantity for grid in grids))
     sizes = series.n_samples
     if sizes[-1] > 0:  # what weights alone say has no samples
         n = number(sizes[0]) if len(sizes) == 1 else f"{number(sizes[0])} to {number(sizes[-1])}"

@@ -58,7 +58,6 @@ from infoplane.plots.plane import NAME_SHARE, draw_ends
 from infoplane.plots.style import FAINT, INK, drawable, layer_line, points_of
 from infoplane.plots.text import safe_names, safe_text
 from infoplane.results import ResultTable
-from infoplane.results.branches import marks_of
 from infoplane.results.names import runs_called
 from infoplane.results.summary import Summary, at_common_steps, over_runs
 from infoplane.results.trajectories import Grid
@@ -152,7 +151,7 @@ def compare_data(
     ceilings = {q: highest_ceiling(gs, everything.n_samples) for q, gs in grids.items()}
     units = {q: gs[0].unit for q, gs in grids.items()}
     caption += flag_words(out, quantities)
-    marks = marks_of(everything.by_method(*quantities))
+    marks = everything.marks(*quantities)
     data = CompareData(groups=out, labels=labels, units=units, ceilings=ceilings, caption=caption, marks=marks)
     if data.coloured_by_group:
         caption.insert(1, f"layer {safe_text(next(iter(data.layers)), limit=24)}")

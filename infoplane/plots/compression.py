@@ -19,7 +19,6 @@ from infoplane.plots._layers import LayerLook, chosen, row_looks, tag
 from infoplane.plots.style import FAINT, layer_marker
 from infoplane.plots.text import safe_names
 from infoplane.results import ResultTable
-from infoplane.results.branches import marks_of
 from infoplane.results.summary import Compression
 from infoplane.results.summary import compression as score
 from infoplane.results.views import Selection, choose
@@ -75,7 +74,7 @@ def compression_data(table: ResultTable, **select: Unpack[Selection]) -> Compres
         "fall = maximum - end, after a median filter of 3 points",
     ]
     names = {run: series.name(run) for run in series.runs}
-    marks = marks_of(series.by_method("I(X;T)"))
+    marks = series.marks("I(X;T)")
     return CompressionData(series.layers, series.runs, scores, caption, names, marks)
 
 

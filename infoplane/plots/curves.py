@@ -33,7 +33,6 @@ from infoplane.plots._layers import END_SHARE, LayerLook, layer_looks, tag
 from infoplane.plots.style import CHANCE, FAINT, drawable, layer_line, small_size
 from infoplane.plots.text import fitted_names, safe_text
 from infoplane.results import ResultTable
-from infoplane.results.branches import marks_of
 from infoplane.results.trajectories import Grid
 from infoplane.results.views import Selection, Series, choose, metric_group
 
@@ -154,7 +153,7 @@ def curves(
     """
     series = choose(table, shows=quantity, **selected(options))
     names = [quantity] if isinstance(quantity, str) else list(quantity or default_quantities(series))
-    marks = marks_of(series.by_method(*names))  # one for a layer in all panels, as the one caption has it
+    marks = series.marks(*names)  # one for a layer in all panels, as the one caption has it
     data = [replace(series_curve(series, name), marks=marks) for name in names]
     recorded = chosen_metrics(series, metrics)
     if isinstance(ax, Axes) and (len(data) > 1 or recorded):

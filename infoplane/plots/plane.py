@@ -41,7 +41,6 @@ from infoplane.plots._layers import LayerLook, layer_looks, tag
 from infoplane.plots.style import HUGE, INK, step_colormap, step_norm
 from infoplane.plots.text import safe_text, text_width
 from infoplane.results import ResultTable
-from infoplane.results.branches import marks_of
 from infoplane.results.views import Selection, Series, choose
 
 FloatArray = npt.NDArray[np.float64]
@@ -151,7 +150,7 @@ def series_plane(series: Series) -> PlaneData:
         ceiling_ty=ceiling_of(ty),
         labels=(axis_label(I_XT, xt.unit), axis_label(I_TY, ty.unit)),
         caption=caption + doubtful(lost, of + lost, "not finite", "not drawn"),
-        marks=marks_of(series.by_method(I_XT, I_TY)),
+        marks=series.marks(I_XT, I_TY),
     )
 
 

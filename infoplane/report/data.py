@@ -18,7 +18,6 @@ from infoplane.core.units import BIT
 from infoplane.report.doubts import estimate_name, estimates, short_names
 from infoplane.report.mean import LARGEST, grids_of, mean_grids, mean_metrics, mean_words
 from infoplane.results import ResultTable, run_names
-from infoplane.results.branches import marks_of, method_words
 from infoplane.results.limits import FILL, LEAST_BITS, LEAST_SHARE, NEAR_ZERO, PAD, PAD_ABOVE
 from infoplane.results.trajectories import Grid
 from infoplane.results.views import (
@@ -91,7 +90,6 @@ def page_data(table: ResultTable) -> dict[str, Any]:
 def estimate_data(series: Series, runs: list[str], place: Mapping[str, int]) -> dict[str, Any]:
     """One way of estimating: its name, N, the ceiling's name, its numbers by run, and their mean over three or more."""
     grids = {run: grids_of(series.of_run(run)) for run in series.runs}
-    methods = series.by_method()
     mean = mean_grids(series)
     ceiling = series.of_run(series.runs[0]).grid("I(X;T)").ceiling_name(series.n_samples)
     return {
@@ -99,12 +97,12 @@ def estimate_data(series: Series, runs: list[str], place: Mapping[str, int]) -> 
         "looked": ", ".join(
             [
                 *by_looking(series.table, series.estimator, series.settings, series.runs),
-                *map(printable, method_words(methods)),
+                *map(printable, series.method_words()),
                 *series.unlabelled,
             ]
         ),
         "n": series.n_samples,
-        "methods": {place[layer]: mark for layer, mark in marks_of(methods).items()},
+        "methods": {place[layer]: mark for layer, mark in series.marks().items()},
         "ceiling": ceiling,
         "parts": [{"run": runs.index(run), **part_data(of_run, place)} for run, of_run in grids.items()],
         "mean": {"run": -1, "words": mean_words(series), **part_data(mean, place)} if mean else None,

@@ -22,7 +22,7 @@ from infoplane.core.globs import across_parts
 from infoplane.core.tokens import layer_matches, split_token, token_position
 from infoplane.core.units import BIT
 from infoplane.results._csv import COLUMNS, by_value
-from infoplane.results.branches import by_method
+from infoplane.results.branches import by_method, marks_of, method_words
 from infoplane.results.names import PAIR, pair_name, run_names, runs_called
 from infoplane.results.overview import by_looking as by_looking
 from infoplane.results.overview import settings_words as settings_words
@@ -122,6 +122,14 @@ class Series(Brief):
     def by_method(self, *quantities: str) -> dict[str, list[str]]:
         """Layers by the methods of these quantities (by default all), where the estimator chose between several."""
         return by_method(self.table, quantities or None)
+
+    def marks(self, *quantities: str) -> dict[str, str]:
+        """The mark of each layer that is not by the method of most."""
+        return marks_of(self.by_method(*quantities))
+
+    def method_words(self, *quantities: str) -> list[str]:
+        """`by flow; † by knn`: one line for a caption, none where no estimator chose."""
+        return method_words(self.by_method(*quantities))
 
     def of_run(self, run: str, layers: Sequence[str] | None = None) -> Series:
         """The same of one of the runs, and of fewer layers where they are named, in the order of the forward pass."""

@@ -161,7 +161,7 @@ def test_a_second_array_that_changes_with_the_step_is_read_beside_its_own():
 def test_shuffles_and_parts_keep_the_branch(wrap, monkeypatch):
     """Shuffled swirls would pass for Gaussian, and a part of 40 samples for too few."""
     seen = []
-    monkeypatch.setattr(Auto, "_choice", lambda self, t, y: seen.append(len(t)) or module.Choice("knn", "told so"))
+    monkeypatch.setattr(Auto, "_choice", lambda self, t, y: seen.append(len(t)) or module.Branch("knn", "told so"))
     t, y, _ = CHOICES["swirls"]
     found = wrap(Auto(effort="low")).estimate(t[None, :80], y[:80])
     assert seen == [80]
