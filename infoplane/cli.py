@@ -120,6 +120,16 @@ CHOICE = stacked(
     LAYERS,
     click.option("-s", "--subset", shell_complete=completes(subsets_of), help="all, train, test, class=3, ..."),
 )
+CHOSEN = ("estimator", "layers", "subset")
+"""The names of `CHOICE`."""
+ASSOCIATION = stacked(
+    click.option("--with", "target", metavar="COLUMN", help="Correlate every summary with this column, as gap."),
+    click.option("--control", metavar="COLUMN", help="Also given this column, as n_weights."),
+    click.option("--method", type=click.Choice(["spearman", "pearson", "kendall"]), help="[default: spearman]"),
+    click.option("--summary", multiple=True, metavar="NAME", help="Only final, max, max_step, fall, fall_share, area."),
+    click.option("--claim", type=click.Choice(["+", "-"]), help="In how many settings the correlation has this sign."),
+    click.option("--within", multiple=True, metavar="NAME", help="A setting is one value of this hyper-parameter."),
+)
 ESTIMATE = stacked(
     click.option(
         "-e",
@@ -525,18 +535,33 @@ def compare(runs: tuple[Path, ...], out: Path | None, dpi: int, **options: Any) 
 @click.option("--gap", nargs=2, metavar="HELD-OUT TRAIN", help="The two metrics whose difference is the gap.")
 @CHOICE
 @click.option("--quantity", multiple=True, metavar="NAME", shell_complete=completes(quantities_of))
+@ASSOCIATION
 @reads_runs(HOUR)
 def study_runs(runs: tuple[Path, ...], out: Path | None, **options: Any) -> None:
-    """Many runs as one frame: hyper-parameters, metrics, generalisation gap, and what each curve comes to."""
+    """Many runs as one frame: hyper-parameters, metrics, generalisation gap, and what each curve comes to.
+
+    With --with, every summary is correlated with a column: interval over configurations, p by permutation, and p
+    adjusted for all columns that were tried.
+    """
     from infoplane.results.losses import read_losses
     from infoplane.studies import study
 
-    asked: Any = {name: value or None for name, value in options.items()}
+    asked: Any = {name: options.pop(name) or None for name in ("by", "at", "gap", *CHOSEN, "quantity")}
     found = study(runs, **asked)
     click.echo(str(found))
     if out is not None:
         click.echo(f"{found.write(out)}: {len(found)} rows")
+    associate(found, **options)
     end(read_losses(runs))
+
+
+def associate(study: Any, target: str | None, claim: str | None, within: tuple[str, ...], **options: Any) -> None:
+    """Print what goes with a column of a study, and in how many settings a claim about its sign holds."""
+    asked = {name: value for name, value in options.items() if value not in (None, ())}
+    if target is not None:
+        click.echo(f"\n{study.association(target, **asked)}")
+    if claim is not None:
+        click.echo(f"\n{study.claim(claim, target or 'gap', within=within, **asked)}")
 
 
 @command("infoplane animate runs/digits -o plane.gif")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ from infoplane.results.cells import csv_bytes
 from infoplane.results.names import names_of
 from infoplane.results.overview import named_way, settings_words
 from infoplane.results.table import Selector
+from infoplane.studies.association import Association, Claim
+from infoplane.studies.correlation import Method
 from infoplane.studies.reading import By, Measure, Moment, OfRun, Pair, read_run, runs_of
 
 if TYPE_CHECKING:
@@ -74,6 +76,92 @@ class Study:
             near = ", ".join(closest(column, self.columns))
             raise KeyError(f"the study has no column {printable(column)!r}; closest: {near}")
         return self.columns[column]
+
+    def take(self, rows: npt.NDArray[Any] | Sequence[int]) -> Study:
+        """The runs of a boolean mask or of indices."""
+        return replace(self, columns={name: column[rows] for name, column in self.columns.items()})
+
+    def association(
+        self,
+        target: str = "gap",
+        *,
+        control: str | None = None,
+        method: Method = "spearman",
+        permutations: int = 1999,
+        draws: int = 1000,
+        seed: int = 0,
+        repetitions: Sequence[str] | None = ("seed",),
+        **choice: str | Sequence[str] | None,
+    ) -> Association:
+        """Correlate every summary with one column, and say how many were tried.
+
+        Parameters
+        ----------
+        target : str
+            A column of numbers: "gap", "error_gap", "test accuracy_final", ...
+        control : str, optional
+            A column of numbers that may explain both. Beside the plain correlations stand then those of what the ranks
+            of both have left once the ranks of the control are fitted.
+        method : {"spearman", "pearson", "kendall"}
+            Which of the three gets interval and p; the control is for ranks in any case.
+        permutations : int
+            Random orders of the target, the same for all columns. Configurations change places, each with all its runs,
+            and only with others of as many runs. Where the control is swept (each value in two configurations or more)
+            they do so among those of one value; else the residuals given the control are moved (Freedman and Lane).
+        draws : int
+            Bootstrap draws of configurations, all runs of one together; 0 for no interval.
+        seed : int
+            Seeds orders and draws.
+        repetitions : sequence of str, optional
+            Hyper-parameters that only tell runs of one configuration apart. Where nothing was said about the runs,
+            where all are of one configuration, and with None, each run counts as one.
+        **choice
+            `summary`, `layer`, `quantity`, `estimator`, `settings`, `subset`: names or globs of the columns to try.
+            What is left out here before looking is not adjusted for; what is left out after looking was tried.
+
+        Returns
+        -------
+        Association
+            Print it; `.frame` is a pandas frame with a row a column.
+
+        Raises
+        ------
+        ValueError
+            There is no such column, or it is text; fewer than five configurations have all numbers; the target or
+            control is constant; no column is left.
+
+        Notes
+        -----
+        A column that is missing in more than a tenth of the runs is not tried, and runs that miss one of the others are
+        left out; both are said. Seeds of one configuration are no independent runs: drawn one by one they would make
+        intervals too narrow.
+        """
+        from infoplane.studies.associate import associate  # which reads studies, and so cannot come first
+
+        how: Any = {"control": control, "method": method, "repetitions": repetitions, **choice}
+        return associate(self, target, permutations=permutations, draws=draws, seed=seed, **how)
+
+    def claim(self, sign: int | str, target: str = "gap", *, within: str | Sequence[str] = (), **how: Any) -> Claim:
+        """In how many settings a correlation with the target has the sign that is claimed.
+
+        Parameters
+        ----------
+        sign : {"+", "-", 1, -1}
+        target : str
+        within : hyper-parameters, optional
+            A cell is then a column within the runs of each combination of their values; else it is a column.
+        **how
+            As in `association`; with `control` the sign is that of the partial correlation. As a rule `summary="fall"`
+            and `quantity="I(X;T)"`: a claim is about one thing.
+
+        Returns
+        -------
+        Claim
+            `holds`: the share of cells with this sign; `clear`: that with an interval without 0, too.
+        """
+        from infoplane.studies.associate import claim_of  # as above
+
+        return claim_of(self, sign, target, within=within, **how)
 
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write the frame as CSV, whole or not at all; the same bytes for the same runs.

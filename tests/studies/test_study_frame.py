@@ -152,6 +152,26 @@ def test_the_frame_is_written_as_a_spreadsheet_may_open_it(tmp_path):
         study([run]).write(tmp_path / "a.xlsx")
 
 
+def test_the_command_line_associates_and_claims(tmp_path):
+    random = np.random.default_rng(0)
+    for i, fall in enumerate(random.random(8)):
+        curve = {("fc", "I(X;T)"): [1, 3, 3, 3 - fall]}
+        metrics = {"train loss": [0] * 4, "test loss": [2 - fall + 0.1 * random.random()] * 4}
+        a_run(f"r{i}", curve, metrics=metrics, about={"n_weights": i}).write(tmp_path / f"r{i}.csv")
+    words = ["-q", "study", *sorted(map(str, tmp_path.glob("r*.csv"))), "--with", "gap", "--control", "n_weights"]
+    result = CliRunner().invoke(cli.main, [*words, "--summary", "fall", "--claim", "-"])
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert " ".join(lines[6].split()) == "spearman 95 % p adjusted given n_weights 95 % p adjusted doubts"
+    assert lines[7].startswith("I(X;T) of fc, binning, n_bins = 30: fall  -")
+    assert "1 column tried on 8 runs" in lines
+    assert lines[-1].startswith("negative association with gap: the sign holds in 1 of 1 settings (100%)")
+    assert "n_weights has" not in result.output
+    failed = CliRunner().invoke(cli.main, [*words[:3], "--with", "gap"])
+    assert failed.exit_code == 2
+    assert "at least 5 configurations with all numbers, got 1 in 1 runs" in failed.output
+
+
 def net():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 2))

@@ -1,0 +1,242 @@
+"""From a study to its associations: which columns and runs are tried, and what is computed of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from infoplane.core.errors import closest
+from infoplane.core.text import listed, printable
+from infoplane.core.tokens import layer_matches
+from infoplane.studies import correlation
+from infoplane.studies.association import Association, Claim
+from infoplane.studies.correlation import METHODS, FloatArray, IntArray, Method
+from infoplane.studies.design import configurations, orders_of, strata_of, weights_of
+from infoplane.studies.frame import Study
+from infoplane.studies.reading import Measure
+
+LEAST = 5
+"""Configurations of which an association says something."""
+COMPLETE = 0.9
+"""Share of the runs that must have a column for it to be tried."""
+FEW_ORDERS = 40.0
+SIGNS = {"+": 1, "positive": 1, "-": -1, "negative": -1}
+
+Choice = str | Sequence[str] | None
+
+
+def associate(
+    study: Study,
+    target: str = "gap",
+    *,
+    control: str | None = None,
+    method: Method = "spearman",
+    permutations: int = 1999,
+    draws: int = 1000,
+    seed: int = 0,
+    repetitions: Sequence[str] | None = ("seed",),
+    **choice: Choice,
+) -> Association:
+    """See `Study.association`."""
+    if method not in METHODS:
+        raise ValueError(f"method must be {', '.join(METHODS)}, got {method!r}")
+    wanted = chosen(study.measures, {target, control}, choice)
+    y, z = numbers_of(study, target), None if control is None else numbers_of(study, control)
+    x = np.stack([study[column] for column in wanted], axis=1)
+    rows, tried, left_out = complete(x, y, z, list(wanted))
+    groups = configurations(study, repetitions)[rows]
+    x, y, z = x[rows][:, tried], y[rows], None if z is None else z[rows]
+    check(groups, {target: y} | ({} if z is None else {str(control): z}), tried, left_out)
+    random, strata = np.random.default_rng(seed), strata_of(groups, z)
+    orders, possible = orders_of(groups, strata, permutations, random)
+    names = [list(wanted)[m] for m in tried]
+    words = [
+        f"with {target}" + (f" ({study.gaps[target]})" if target in study.gaps else ""),
+        *tried_words(groups, len(rows) - len(y), len(tried), study.lost),
+        *drawn_words(permutations, draws, possible, f" of one {control}" if strata.any() else ""),
+        *([f"not tried: {listed([f'{name} ({why})' for name, why in left_out.items()], 3)}"] if left_out else []),
+    ]
+    return Association(
+        target=target,
+        control=control or "",
+        method=method,
+        measures={name: wanted[name] for name in names},
+        numbers=all_numbers(x, y, z, method, orders, weights_of(groups, draws, random)),
+        runs=tuple(study["run"][rows].tolist()),
+        x=x,
+        y=y,
+        z=z,
+        configurations=groups,
+        left_out=left_out,
+        words=[printable(line) for line in words],
+        flags={name: study.flags.get(name, {}) for name in names},
+    )
+
+
+def chosen(measures: Mapping[str, Measure], other: set[str | None], choice: Mapping[str, Choice]) -> dict[str, Measure]:
+    """The columns whose measures match every choice, as names or globs, but for target and control."""
+    found = {name: measure for name, measure in measures.items() if name not in other}
+    for what, wanted in choice.items():
+        if what not in Measure.__annotations__:
+            raise TypeError(
+                f"association takes no {what!r}; columns are chosen by {', '.join(Measure.__annotations__)}"
+            )
+        patterns = [wanted] if isinstance(wanted, str) else list(wanted or ())
+        known = dict.fromkeys(str(getattr(measure, what)) for measure in found.values())
+        match = (
+            layer_matches if what == "layer" else lambda cell, pattern: cell == pattern or fnmatchcase(cell, pattern)
+        )
+        for pattern in patterns:
+            if not any(match(cell, pattern) for cell in known):
+                raise ValueError(
+                    f"the study has no {what} {printable(pattern)!r}; closest: {', '.join(closest(pattern, known))}"
+                )
+        found = {
+            n: m for n, m in found.items() if not patterns or any(match(str(getattr(m, what)), p) for p in patterns)
+        }
+    return found
+
+
+def numbers_of(study: Study, name: str) -> FloatArray:
+    """A column as numbers, NaN where there is none."""
+    if name not in study.columns:
+        if name in ("gap", "error_gap"):
+            metrics = [printable(c.removesuffix("_final")) for c in study.columns if c.endswith("_final")]
+            raise ValueError(
+                f"the study has no {name}: no run recorded a held-out metric beside a training one, as 'test loss' and "
+                f"'train loss' (recorded: {listed(metrics, 6) or 'none'}); choose them with gap=(held-out, train)"
+            )
+        near = ", ".join(closest(name, [c for c in study.columns if c not in study.measures]))
+        raise ValueError(f"the study has no column {printable(name)!r}; closest: {near}")
+    cells = study[name].tolist()
+    texts = [cell for cell in cells if isinstance(cell, str)]
+    if texts:
+        raise ValueError(
+            f"an association needs numbers, the column {printable(name)!r} has {printable(texts[0])!r:.40}"
+        )
+    return np.array([np.nan if cell is None else float(cell) for cell in cells])
+
+
+def complete(
+    x: FloatArray, y: FloatArray, z: FloatArray | None, names: Sequence[str]
+) -> tuple[npt.NDArray[np.bool_], list[int], dict[str, str]]:
+    """The runs (R,) with all numbers, the places of the columns that are tried, and why the others are not."""
+    known = np.isfinite(y) if z is None else np.isfinite(y) & np.isfinite(z)
+    have = np.isfinite(x[known]).sum(axis=0)
+    often = have >= max(COMPLETE * known.sum(), 1)
+    rows = known & np.isfinite(x[:, often]).all(axis=1)
+    varies = np.ptp(x[rows], axis=0) > 0 if rows.any() else often
+    reasons = {
+        name: f"in {have[m]} of {known.sum()} runs" if not often[m] else "constant"
+        for m, name in enumerate(names)
+        if not (often[m] and varies[m])
+    }
+    return rows, np.flatnonzero(often & varies).tolist(), reasons
+
+
+def check(
+    groups: IntArray, columns: Mapping[str, FloatArray], tried: Sequence[int], left_out: Mapping[str, str]
+) -> None:
+    """Raise ValueError where there is nothing to associate."""
+    count = len(np.unique(groups))
+    if count < LEAST:
+        raise ValueError(
+            f"an association needs at least {LEAST} configurations with all numbers, got {count} in {len(groups)} "
+            "runs; add runs, or take one configuration, of which each seed counts"
+        )
+    for name, values in columns.items():
+        if np.ptp(values) == 0:
+            raise ValueError(f"{printable(name)} is {values[0]:g} in all {len(values)} runs, so nothing goes with it")
+    if not tried:
+        reasons = listed([printable(f"{name} ({why})") for name, why in left_out.items()], 3) or "the study has none"
+        raise ValueError(f"no column can be tried: {reasons}")
+
+
+def tried_words(groups: IntArray, lost: int, tried: int, damaged: Sequence[str]) -> list[str]:
+    """What was tried on which runs."""
+    count, of = len(np.unique(groups)), f"{len(groups)} runs"
+    return [
+        f"{tried} column{'s' * (tried > 1)} tried on {of if count == len(groups) else f'{of} of {count} configurations'}"
+        + (f"; {lost} runs lack a number" if lost else ""),
+        *([f"steps were lost in {listed(damaged, 3)}"] if damaged else []),
+    ]
+
+
+def drawn_words(permutations: int, draws: int, possible: float, among: str) -> list[str]:
+    """How intervals and p were found."""
+    few = (
+        f"; {possible:.0f} orders are all there are: no p is below {1 / possible:.2g}" if possible < FEW_ORDERS else ""
+    )
+    return [
+        f"95 % percentile interval of {draws} draws of configurations" if draws else "no intervals",
+        f"p from {permutations} orders of configurations{among}, adjusted for all columns (max-T){few}",
+    ]
+
+
+def all_numbers(
+    x: FloatArray, y: FloatArray, z: FloatArray | None, method: Method, orders: IntArray, weights: FloatArray
+) -> dict[str, FloatArray]:
+    """`Association.numbers`."""
+    out: dict[str, FloatArray] = {name: correlation.correlations(x, y, name) for name in METHODS}
+    out |= interval("", correlation.bootstrap(x, y, weights, method))
+    out["p"], out["p_adjusted"] = correlation.p_values(out[method], correlation.null(x, y, orders, method))
+    if z is not None:
+        left = correlation.residuals(x, z)
+        out["partial"] = correlation.residuals(y[:, None], z)[:, 0] @ left
+        out |= interval("partial_", correlation.partial_bootstrap(x, y, z, weights))
+        found = correlation.p_values(out["partial"], correlation.partial_null(x, y, z, orders))
+        out["partial_p"], out["partial_p_adjusted"] = found
+    return out
+
+
+def interval(before: str, drawn: FloatArray) -> dict[str, FloatArray]:
+    """The 2.5 and 97.5 % points of draws (D, M); NaN without draws."""
+    if not len(drawn):
+        none = np.full(drawn.shape[1], np.nan)
+        return {f"{before}low": none, f"{before}high": none}
+    empty = np.isnan(drawn).all(axis=0)
+    low, high = np.nanquantile(np.where(empty, 0.0, drawn), (0.025, 0.975), axis=0)
+    return {f"{before}low": np.where(empty, np.nan, low), f"{before}high": np.where(empty, np.nan, high)}
+
+
+def claim_of(
+    study: Study, sign: int | str, target: str = "gap", *, within: str | Sequence[str] = (), **how: Any
+) -> Claim:
+    """See `Study.claim`."""
+    claimed = SIGNS.get(str(sign), sign)
+    if claimed not in (1, -1):
+        raise ValueError(f"sign must be + or -, got {sign!r}")
+    names = [within] if isinstance(within, str) else list(within)
+    cells: list[str] = []
+    numbers: list[tuple[FloatArray, ...]] = []
+    skipped: dict[str, str] = {}
+    for group, rows in groups_by(study, names).items():
+        try:
+            found = associate(study.take(rows), target, permutations=1, **how)
+        except ValueError as error:
+            if not group:
+                raise
+            skipped[group] = str(error)
+            continue
+        cells += [f"{group}, {column}" if group else column for column in found.columns]
+        numbers.append((found.value, *found.interval))
+    if not cells:
+        raise ValueError(f"no group of {', '.join(names)} can be tried: {next(iter(skipped.values()))}")
+    value, low, high = map(np.concatenate, zip(*numbers, strict=True))
+    words = printable(f"{'positive' if claimed > 0 else 'negative'} association with {target}")
+    return Claim(sign=int(claimed), cells=cells, value=value, low=low, high=high, skipped=skipped, words=words)
+
+
+def groups_by(study: Study, names: Sequence[str]) -> dict[str, npt.NDArray[np.bool_]]:
+    """The runs (R,) of each combination of values of these columns, `lr = 0.1`; all under "" without names."""
+    if missing := [name for name in names if name not in study.columns]:
+        near = ", ".join(closest(missing[0], study.hyper)) or "none"
+        raise ValueError(f"the study has no column {printable(missing[0])!r}; closest: {near}")
+    values = [study[name].tolist() for name in names]
+    keys = [", ".join(f"{n} = {v}" for n, v in zip(names, of_run, strict=True)) for of_run in zip(*values, strict=True)]
+    keys = keys or [""] * len(study)
+    return {key: np.array([own == key for own in keys]) for key in dict.fromkeys(keys)}

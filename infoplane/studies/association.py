@@ -1,0 +1,171 @@
+"""What goes with the gap: correlations over runs, with interval, null, and how many were tried."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from infoplane.core.text import aligned, printable
+from infoplane.studies.correlation import FloatArray, IntArray, Method
+from infoplane.studies.reading import Measure
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_ROWS = 12
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Association:
+    """Correlations of every summary with one column over runs.
+
+    Attributes
+    ----------
+    target, control : str
+        Columns of the study; "" without a control.
+    method : {"pearson", "spearman", "kendall"}
+        That of `low`, `high`, `p` and `p_adjusted`.
+    measures : dict from column to Measure
+        The columns that were tried, M of them.
+    numbers : dict from name to (M,) float64
+        `pearson`, `spearman`, `kendall`; `low`, `high`: the 95 % percentile interval; `p` by permutation, two-sided,
+        and `p_adjusted` for the largest of all M (max-T). With a control also `partial`, the correlation of what the
+        ranks have left once those of the control are fitted, with `partial_low` and so on.
+    runs : tuple of str
+        The R runs that count.
+    x, y, z : (R, M), (R,), (R,) float64
+        The summaries, the target, the control (None without one).
+    configurations : (R,) int64
+        Which configuration each run is of: its seeds are drawn, and moved, together.
+    left_out : dict from column to str
+        Why a column was not tried.
+    words : list of str
+        What was done, for captions.
+    flags : dict from column to mapping from flag to int
+        In how many of the study's runs a value that the column is of carries a flag.
+    """
+
+    target: str
+    control: str
+    method: Method
+    measures: Mapping[str, Measure]
+    numbers: Mapping[str, FloatArray]
+    runs: tuple[str, ...]
+    x: FloatArray
+    y: FloatArray
+    z: FloatArray | None
+    configurations: IntArray
+    left_out: Mapping[str, str]
+    words: Sequence[str]
+    flags: Mapping[str, Mapping[str, int]]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that were tried."""
+        return list(self.measures)
+
+    @property
+    def value(self) -> FloatArray:
+        """(M,): the correlation by `method`, given the control where there is one."""
+        return self.numbers["partial" if self.control else self.method]
+
+    @property
+    def interval(self) -> tuple[FloatArray, FloatArray]:
+        """Low and high end (M,) of the interval of `value`."""
+        before = "partial_" if self.control else ""
+        return self.numbers[f"{before}low"], self.numbers[f"{before}high"]
+
+    @property
+    def p_adjusted(self) -> FloatArray:
+        """(M,): the adjusted p of `value`."""
+        return self.numbers["partial_p_adjusted" if self.control else "p_adjusted"]
+
+    def strongest(self) -> list[int]:
+        """The places of the columns from the least adjusted p on, of equal ones the largest correlation first."""
+        return sorted(range(len(self.measures)), key=lambda m: (self.p_adjusted[m], -abs(self.value[m])))
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """A row a column that was tried, with the fields of its `Measure` and its numbers."""
+        import pandas as pd  # here, since a printed association needs no frame
+
+        told = {name: [getattr(m, name) for m in self.measures.values()] for name in Measure.__annotations__}
+        return pd.DataFrame({**told, **self.numbers}, index=pd.Index(self.columns, name="column"))
+
+    def __str__(self) -> str:
+        """The strongest columns as a table, and what was done."""
+        return "\n".join([*aligned(self.rows(MOST_ROWS)), "", *self.words])
+
+    __repr__ = __str__
+
+    def rows(self, most: int) -> list[list[str]]:
+        """The head and the `most` strongest columns, in words."""
+        given = ["given " + printable(self.control), "95 %", "p", "adjusted"] if self.control else []
+        head = ["", self.method, "95 %", "p", "adjusted", *given, "doubts"]
+        return [head, *(self._row(m) for m in self.strongest()[:most])]
+
+    def _row(self, m: int) -> list[str]:
+        cells = [self.columns[m]]
+        for before in ("", "partial_") if self.control else ("",):
+            low, high, p, adjusted = (self.numbers[before + n][m] for n in ("low", "high", "p", "p_adjusted"))
+            value = self.numbers["partial" if before else self.method][m]
+            interval = "" if math.isnan(low) else f"{low:+.2f} to {high:+.2f}"
+            cells += [f"{value:+.2f}", interval, f"{p:.2g}", f"{adjusted:.2g}"]
+        doubts = [f"{flag} in {n} runs" for flag, n in self.flags.get(self.columns[m], {}).items() if n]
+        return [*cells, "; ".join(doubts)]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Claim:
+    """In how many settings a claim about a sign holds.
+
+    Attributes
+    ----------
+    sign : int
+        +1 or -1.
+    cells : list of str, C of them
+        A column each, and the group of runs where there are several.
+    value, low, high : (C,) float64
+        Correlation and interval in each cell.
+    skipped : dict from group to str
+        Why a group of runs has no cells.
+    words : str
+        What is claimed.
+    """
+
+    sign: int
+    cells: Sequence[str]
+    value: FloatArray
+    low: FloatArray
+    high: FloatArray
+    skipped: Mapping[str, str]
+    words: str
+
+    @property
+    def holds(self) -> float:
+        """The share of cells with the sign that is claimed."""
+        return float(np.mean(self.sign * self.value > 0))
+
+    @property
+    def clear(self) -> float:
+        """The share of cells with that sign and an interval without 0."""
+        return float(np.mean(self.sign * np.where(self.sign > 0, self.low, self.high) > 0))
+
+    def __str__(self) -> str:
+        of = len(self.cells)
+        counts = [round(share * of) for share in (self.holds, self.clear)]
+        skipped = [f"{printable(group)} left out: {why}" for group, why in self.skipped.items()]
+        return "\n".join(
+            [
+                f"{self.words}: the sign holds in {counts[0]} of {of} settings ({self.holds:.0%}), "
+                f"with an interval without 0 in {counts[1]} ({self.clear:.0%})",
+                *skipped,
+            ]
+        )
+
+    __repr__ = __str__

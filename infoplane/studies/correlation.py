@@ -1,0 +1,169 @@
+"""Correlations of many columns with one, their bootstrap and their permutation null, all columns at once.
+
+R runs, M columns, D draws or B permutations. Pearson's and Spearman's are products of standardised scores; in a
+bootstrap draw runs come several times, as their weights say, and ranks are those of the draw. Kendall's tau is the sum
+of w_i w_j sign(x_i - x_j) sign(y_i - y_j), scaled.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+Method = Literal["pearson", "spearman", "kendall"]
+METHODS: tuple[Method, ...] = ("pearson", "spearman", "kendall")
+BLOCK_BYTES, BLOCK_DRAWS = 64 << 20, 128
+"""Bytes of the signs that are held at a time, and draws that stay in the processor's cache."""
+
+
+def ranks(x: FloatArray) -> FloatArray:
+    """(R, M) -> ranks in each column, equal values with their mean rank."""
+    out = np.empty_like(x)
+    for column, place in zip(x.T, out.T, strict=True):
+        ordered = np.sort(column)
+        place[:] = (np.searchsorted(ordered, column) + np.searchsorted(ordered, column, side="right") + 1) / 2
+    return out
+
+
+def unit(x: FloatArray) -> FloatArray:
+    """(R, ...) centred over the first axis and scaled to length 1; 0 where nothing varies."""
+    centred = x - x.mean(axis=0)
+    length = np.linalg.norm(centred, axis=0)
+    varies = length > 1e-10 * np.maximum(np.abs(x).max(axis=0), np.finfo(np.float64).tiny)
+    return np.where(varies, centred / np.where(varies, length, 1.0), 0.0)
+
+
+def signs(x: FloatArray) -> npt.NDArray[np.float32]:
+    """(R,) or (B, R) -> the signs of all differences, (..., R, R); float32 holds sums of them exactly."""
+    return np.sign(x[..., :, None] - x[..., None, :]).astype(np.float32)
+
+
+def scores(x: FloatArray, method: Method) -> FloatArray:
+    """Standardised values, or ranks."""
+    return unit(x if method == "pearson" else ranks(x))
+
+
+def correlations(x: FloatArray, y: FloatArray, method: Method) -> FloatArray:
+    """(M,): the correlation of each column of x (R, M) with y (R,); Kendall's is tau-b."""
+    if method == "kendall":
+        return np.asarray(kendall(x, y[None])[0])
+    return np.asarray(scores(y[:, None], method)[:, 0] @ scores(x, method), dtype=np.float64)
+
+
+def kendall(x: FloatArray, ys: FloatArray) -> FloatArray:
+    """(B, M): tau-b of each column of x (R, M) with each row of ys (B, R), which have the same values in any order."""
+    above = np.triu_indices(len(x), 1)
+    block = max(1, BLOCK_BYTES // (4 * len(x) ** 2))
+    out = np.empty((len(ys), x.shape[1]))
+    for m in range(0, x.shape[1], block):
+        of_x = signs(x.T[m : m + block])[:, *above]
+        for b in range(0, len(ys), block):
+            of_y = signs(ys[b : b + block])[:, *above]
+            pairs = np.outer(np.abs(of_y[:1]).sum(axis=1), np.abs(of_x).sum(axis=1))
+            out[b : b + block, m : m + block] = of_y @ of_x.T / np.sqrt(np.maximum(pairs, 1))
+    return out
+
+
+def residuals(x: FloatArray, control: FloatArray) -> FloatArray:
+    """(R, M): what is left of the ranks of x once those of the control (R,) are fitted, standardised."""
+    of_x, of_z = unit(ranks(x)), unit(ranks(control[:, None]))
+    left = of_x - of_z @ (of_z.T @ of_x)
+    return np.where(np.linalg.norm(left, axis=0) > 1e-9, unit(left), 0.0)
+
+
+def null(x: FloatArray, y: FloatArray, orders: IntArray, method: Method) -> FloatArray:
+    """(B, M): the correlations with y in each of the orders (B, R)."""
+    if method == "kendall":
+        return kendall(x, y[orders])
+    return np.asarray(scores(y[:, None], method)[:, 0][orders] @ scores(x, method))
+
+
+def partial_null(x: FloatArray, y: FloatArray, control: FloatArray, orders: IntArray) -> FloatArray:
+    """(B, M): the partial correlations where the residuals of y come in another order (Freedman and Lane, 1983)."""
+    of_x, of_y = residuals(x, control), residuals(y[:, None], control)[:, 0]
+    of_z = unit(ranks(control[:, None]))[:, 0]
+    moved = of_y[orders]
+    moved = moved - np.outer(moved @ of_z, of_z)
+    return np.asarray(unit(moved.T).T @ of_x)
+
+
+def p_values(observed: FloatArray, null: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Two-sided p of each column (M,), and p adjusted for the largest of all (max-T; Westfall and Young, 1993).
+
+    Each column is measured by the mean and the spread of its own null (B, M), in which the observed order counts as
+    one: so p is never 0, and columns whose nulls have different widths are comparable.
+    """
+    every = np.concatenate([observed[None], null])
+    spread = every.std(axis=0)
+    t = np.abs(every - every.mean(axis=0)) / np.where(spread > 1e-12, spread, np.inf)
+    seen, highest = t[0] - 1e-9, t.max(axis=1)
+    count = np.sort(highest)
+    return (t >= seen).mean(axis=0), (len(count) - np.searchsorted(count, seen)) / len(count)
+
+
+def weighted_ranks(x: FloatArray, weights: FloatArray) -> FloatArray:
+    """(D, R): the rank of each run of x (R,) where run i comes `weights[d, i]` times, minus the mean rank."""
+    values, place = np.unique(x, return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    starts = np.searchsorted(place[order], np.arange(len(values)))
+    times = np.add.reduceat(weights[:, order], starts, axis=1)
+    below = np.cumsum(times, axis=1)
+    return np.asarray((below - (times + below[:, -1:]) / 2)[:, place])
+
+
+def bootstrap(x: FloatArray, y: FloatArray, weights: FloatArray, method: Method) -> FloatArray:
+    """(D, M): the correlations where run i comes `weights[d, i]` times; NaN where a draw does not vary."""
+    if method == "pearson":
+        return _weighted_pearson(unit(x), unit(y[:, None])[:, 0], weights)
+    of = _spearman if method == "spearman" else _kendall
+    blocks = [of(x, y, weights[d : d + BLOCK_DRAWS]) for d in range(0, len(weights), BLOCK_DRAWS)]
+    return np.concatenate([np.empty((0, x.shape[1])), *blocks])
+
+
+def _spearman(x: FloatArray, y: FloatArray, weights: FloatArray) -> FloatArray:
+    """(D, M) from ranks in each draw."""
+    of_y = weighted_ranks(y, weights)
+    own = np.einsum("dr,dr,dr->d", weights, of_y, of_y)
+    out = []
+    for column in x.T:
+        of_x = weighted_ranks(column, weights)
+        weighted = weights * of_x
+        out.append(_ratio(np.einsum("dr,dr->d", weighted, of_y), np.einsum("dr,dr->d", weighted, of_x), own))
+    return np.stack(out, axis=1)
+
+
+def _kendall(x: FloatArray, y: FloatArray, weights: FloatArray) -> FloatArray:
+    """(D, M) from the pairs in each draw."""
+    few, of_y = weights.astype(np.float32), signs(y)
+
+    def pairs(of: npt.NDArray[np.float32]) -> FloatArray:
+        return np.asarray(np.einsum("dr,dr->d", few @ of, weights))
+
+    own = pairs(np.abs(of_y))
+    return np.stack([_ratio(pairs(s * of_y), pairs(np.abs(s)), own) for s in map(signs, x.T)], axis=1)
+
+
+def partial_bootstrap(x: FloatArray, y: FloatArray, control: FloatArray, weights: FloatArray) -> FloatArray:
+    """(D, M): the partial correlation of ranks in each draw, from the three that it is made of."""
+    xy, xz = (bootstrap(x, other, weights, "spearman") for other in (y, control))
+    yz = bootstrap(y[:, None], control, weights, "spearman")
+    left = (1 - xz**2) * (1 - yz**2)
+    return np.where(left > 1e-9, (xy - xz * yz) / np.sqrt(np.maximum(left, 1e-9)), np.nan)
+
+
+def _weighted_pearson(x: FloatArray, y: FloatArray, weights: FloatArray) -> FloatArray:
+    """(D, M) from weighted moments."""
+    w = weights / weights.sum(axis=1, keepdims=True)
+    mean_x, mean_y = w @ x, w @ y
+    covariance = (w * y) @ x - mean_x * mean_y[:, None]
+    return _ratio(covariance, w @ x**2 - mean_x**2, (w @ y**2 - mean_y**2)[:, None])
+
+
+def _ratio(product: FloatArray, a: FloatArray, b: FloatArray) -> FloatArray:
+    """A product over the root of two squares; NaN where one of them is 0."""
+    square = np.maximum(a, 0) * np.maximum(b, 0)
+    return np.where(square > 1e-20, product / np.sqrt(np.where(square > 1e-20, square, 1.0)), np.nan)

@@ -1,0 +1,66 @@
+"""Which runs belong together: seeds of one configuration, configurations of one stratum, and their random orders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from infoplane.studies.correlation import FloatArray, IntArray
+from infoplane.studies.frame import Study
+
+
+def configurations(study: Study, repetitions: Sequence[str] | None) -> IntArray:
+    """(R,): runs that differ in `repetitions` alone share a number.
+
+    With None, where nothing was said about the runs, and where all are of one configuration, each has its own.
+    """
+    told = [study[name].tolist() for name in study.hyper if repetitions is not None and name not in repetitions]
+    keys = list(zip(*told, strict=True))
+    number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    return np.array([number[key] for key in keys]) if len(number) > 1 else np.arange(len(study))
+
+
+def strata_of(groups: IntArray, control: FloatArray | None) -> IntArray:
+    """(R,): where the control is swept, which of its values a run has; else 0 for all.
+
+    A control is swept that is the same for all runs of a configuration, with two configurations or more for each value
+    on average. One that is measured, as a number of weights, has a value of its own for almost every configuration.
+    """
+    one = np.zeros(len(groups), dtype=np.int64)
+    if control is None:
+        return one
+    values, strata = np.unique(control, return_inverse=True)
+    first = dict(zip(groups.tolist(), strata.tolist(), strict=True))
+    alike = all(first[group] == own for group, own in zip(groups.tolist(), strata.tolist(), strict=True))
+    return strata if alike and 2 * len(values) <= len(first) else one
+
+
+def exchangeable(groups: IntArray, strata: IntArray) -> Iterator[IntArray]:
+    """The rows (K, size) of each set of K configurations that may change places: of one stratum and one size."""
+    order = np.argsort(groups, kind="stable")
+    _, first, size = np.unique(groups, return_index=True, return_counts=True)
+    start, stratum = np.cumsum(size) - size, strata[first]
+    for own, count in np.unique(np.stack([stratum, size]), axis=1).T:
+        yield order[start[(stratum == own) & (size == count)][:, None] + np.arange(count)]
+
+
+def orders_of(groups: IntArray, strata: IntArray, count: int, random: np.random.Generator) -> tuple[IntArray, float]:
+    """(count, R) random orders in which configurations change places with all their runs, and how many there are."""
+    orders = np.tile(np.arange(len(groups)), (count, 1))
+    possible = 0.0
+    for rows in exchangeable(groups, strata):
+        moved = np.argsort(random.random((count, len(rows))), axis=1)
+        orders[:, rows.ravel()] = rows[moved].reshape(count, -1)
+        possible += math.lgamma(len(rows) + 1)
+    return orders, math.exp(min(possible, 700.0))
+
+
+def weights_of(groups: IntArray, draws: int, random: np.random.Generator) -> FloatArray:
+    """(draws, R): how often each run comes in a bootstrap draw of configurations, all runs of one together."""
+    _, place = np.unique(groups, return_inverse=True)
+    count = int(place.max()) + 1
+    drawn = random.integers(count, size=(draws, count)) + count * np.arange(draws)[:, None]
+    times = np.bincount(drawn.ravel(), minlength=draws * count).reshape(draws, count)
+    return times[:, place].astype(np.float64)
