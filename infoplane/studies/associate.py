@@ -158,9 +158,10 @@ def check(
 
 def tried_words(groups: IntArray, lost: int, tried: int, damaged: Sequence[str]) -> list[str]:
     """What was tried on which runs."""
-    count, of = len(np.unique(groups)), f"{len(groups)} runs"
+    count = len(np.unique(groups))
+    of = f" of {count} configurations" if count < len(groups) else ""
     return [
-        f"{tried} column{'s' * (tried > 1)} tried on {of if count == len(groups) else f'{of} of {count} configurations'}"
+        f"{tried} column{'s' * (tried > 1)} tried on {len(groups)} runs{of}"
         + (f"; {lost} runs lack a number" if lost else ""),
         *([f"steps were lost in {listed(damaged, 3)}"] if damaged else []),
     ]
