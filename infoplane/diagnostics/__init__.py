@@ -3,12 +3,14 @@
 from infoplane.diagnostics._place import Place
 from infoplane.diagnostics.class_divergence import ClassDivergence, class_divergence
 from infoplane.diagnostics.compression import compression_score
+from infoplane.diagnostics.curvature import Curvature, curvature
 from infoplane.diagnostics.fourier import FourierFeatures, fourier_features
 from infoplane.diagnostics.funnel import Funnel, funnel_layer
 from infoplane.diagnostics.ib_frontier import Frontier, ib_frontier
 from infoplane.diagnostics.local_rank import LocalRank, local_rank
 from infoplane.diagnostics.log_time import LogTime, log_time_fit
 from infoplane.diagnostics.matching import Matching, match_units
+from infoplane.diagnostics.neural_collapse import NeuralCollapse, neural_collapse
 from infoplane.diagnostics.phases import Phase, label_phases, phases
 from infoplane.diagnostics.prequential import Prequential, prequential
 from infoplane.diagnostics.run_similarity import run_similarity
@@ -16,17 +18,20 @@ from infoplane.diagnostics.similarity import Similarity, SimilarityMatrix, simil
 from infoplane.diagnostics.supersample import Supersample, supersample_bound
 from infoplane.diagnostics.surprisal import Surprisal, surprisal
 from infoplane.diagnostics.tokens import token_peaks
+from infoplane.diagnostics.uniformity import Uniformity, uniformity
 from infoplane.diagnostics.wasserstein import Wasserstein, wasserstein
 from infoplane.diagnostics.weights import WeightSpectrum, weight_spectrum
 
 __all__ = [
     "ClassDivergence",
+    "Curvature",
     "FourierFeatures",
     "Frontier",
     "Funnel",
     "LocalRank",
     "LogTime",
     "Matching",
+    "NeuralCollapse",
     "Phase",
     "Place",
     "Prequential",
@@ -34,10 +39,12 @@ __all__ = [
     "SimilarityMatrix",
     "Supersample",
     "Surprisal",
+    "Uniformity",
     "Wasserstein",
     "WeightSpectrum",
     "class_divergence",
     "compression_score",
+    "curvature",
     "fourier_features",
     "funnel_layer",
     "ib_frontier",
@@ -45,6 +52,7 @@ __all__ = [
     "local_rank",
     "log_time_fit",
     "match_units",
+    "neural_collapse",
     "phases",
     "prequential",
     "run_similarity",
@@ -53,6 +61,7 @@ __all__ = [
     "supersample_bound",
     "surprisal",
     "token_peaks",
+    "uniformity",
     "wasserstein",
     "weight_spectrum",
 ]

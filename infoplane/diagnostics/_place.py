@@ -110,6 +110,14 @@ def units_float64(values: npt.ArrayLike, name: str) -> npt.NDArray[np.float64]:
     return array.reshape(len(array), -1)
 
 
+def class_labels(labels: npt.ArrayLike, count: int, name: str) -> npt.NDArray[Any]:
+    """Classes (count,) as whole numbers or booleans."""
+    found = np.asarray(labels)
+    if found.shape != (count,) or found.dtype.kind not in "iub":
+        raise ValueError(f"{name} must be {count} integers, one for each row, got {found.dtype} {found.shape}")
+    return found
+
+
 def rounding(array: npt.NDArray[Any]) -> float:
     """Relative rounding of the type that the numbers came in; of float64 for whole numbers."""
     return float(np.finfo(array.dtype if array.dtype.kind == "f" else np.float64).eps)

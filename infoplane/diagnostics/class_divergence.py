@@ -12,7 +12,7 @@ from scipy.spatial import KDTree
 
 from infoplane.core.brief import Brief
 from infoplane.core.units import BIT, BITS_PER_NAT
-from infoplane.diagnostics._place import Place, digest, rows
+from infoplane.diagnostics._place import Place, class_labels, digest, rows
 from infoplane.diagnostics._samples import LEAST_DRAWS, against_null, random_splits, two_layers
 from infoplane.results import Row
 
@@ -114,7 +114,7 @@ def class_divergence(
             f"{n_neighbors}, {null_draws}, {dimension} with least={least}"
         )
     one, two = two_layers(p, q, ("p", "q"))
-    labels, others = _labels(p_labels, len(one), "p_labels"), _labels(q_labels, len(two), "q_labels")
+    labels, others = class_labels(p_labels, len(one), "p_labels"), class_labels(q_labels, len(two), "q_labels")
     every = np.union1d(labels, others)
     enough = [int(min((labels == c).sum(), (others == c).sum())) >= least for c in every]
     classes, left_out = every[np.array(enough)], every[~np.array(enough)].tolist()
@@ -142,13 +142,6 @@ def class_divergence(
         | {"null_draws": null_draws, "seed": seed},
         source=digest(one, labels, two, others),
     )
-
-
-def _labels(labels: npt.ArrayLike, count: int, name: str) -> npt.NDArray[np.generic]:
-    found = np.asarray(labels)
-    if found.shape != (count,) or found.dtype.kind not in "iub":
-        raise ValueError(f"{name} must be {count} integers, one for each row, got {found.dtype} {found.shape}")
-    return found
 
 
 def _divergence(p: FloatArray, q: FloatArray, k: int, dimension: float) -> tuple[float, int]:

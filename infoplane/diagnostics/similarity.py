@@ -14,7 +14,7 @@ from infoplane.core.brief import Brief
 from infoplane.core.errors import choices
 from infoplane.core.files import fingerprint
 from infoplane.diagnostics._measures import DEFAULTS, KINDS, Measure, MeasureSettings, Side, centred, compared, permuted
-from infoplane.diagnostics._place import Entry, Place, digest, rows, units_float64
+from infoplane.diagnostics._place import Entry, Place, class_labels, digest, rows, units_float64
 from infoplane.results import Row
 from infoplane.results.names import PAIR
 
@@ -301,10 +301,10 @@ def _orders(
     count = len(np.arange(left.count)[left.used])
     groups = [np.arange(count)]
     if within == "class":
-        y = np.asarray(labels)
-        if y.shape != (left.count,) or y.dtype.kind not in "iub":
-            raise ValueError(f"within='class' needs labels=, {left.count} integers, got {y.dtype} of shape {y.shape}")
-        groups = [np.flatnonzero(y[left.used] == label) for label in np.unique(y[left.used])]
+        if labels is None:
+            raise ValueError("within='class' needs labels=")
+        y = class_labels(labels, left.count, "labels")[left.used]
+        groups = [np.flatnonzero(y == label) for label in np.unique(y)]
         if max(map(len, groups)) < 2:
             raise ValueError("within='class' needs a class with two rows; every row has a class of its own")
     elif within != "all":

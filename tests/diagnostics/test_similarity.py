@@ -98,8 +98,10 @@ def test_inside_classes_what_labels_share_is_no_similarity():
     assert over_all.calibrated[0] > 0.8
     assert "below_null" in inside.flags
     assert abs(inside.calibrated[0]) < 0.2
-    with pytest.raises(ValueError, match="needs labels=, 200 integers, got object of shape"):
+    with pytest.raises(ValueError, match="within='class' needs labels="):
         similarity(s, t, within="class")
+    with pytest.raises(ValueError, match="labels must be 200 integers, one for each row, got int64"):
+        similarity(s, t, within="class", labels=y[:9])
     with pytest.raises(ValueError, match="a class with two rows"):
         similarity(s, t, labels=np.arange(200), within="class")
 

@@ -1,0 +1,121 @@
+"""Curvature of a sequence along its tokens: by how much its path turns from one token to the next."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from infoplane.core.brief import Brief
+from infoplane.core.units import Z_95
+from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, rows
+from infoplane.results import Row
+
+ESTIMATOR = "curvature"
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Curvature(Brief):
+    """Angles between consecutive steps of each sequence.
+
+    Attributes
+    ----------
+    each : (N,) float64
+        Mean angle of each sequence in degrees; NaN where it has none.
+    mean, low, high : float
+        Mean over sequences and its 95 % interval.
+    angles : int
+        How many angles there are.
+    dropped : int
+        Angles between three tokens, none of them padding, where two neighbours have equal vectors: no direction.
+    n_units : int
+    source : str
+    """
+
+    each: FloatArray
+    mean: float
+    low: float
+    high: float
+    angles: int
+    dropped: int
+    n_units: int
+    source: str
+
+    def rows(self, where: Place) -> list[Row]:
+        """Rows for the results table: "curvature" in degrees, and "angles left out"."""
+        raised = {"degenerate": not self.angles, "ties": self.dropped > 0}
+        flags = tuple(flag for flag, up in raised.items() if up)
+        entries = [
+            Entry("curvature", self.mean, "degrees", self.low, self.high, ceiling=180.0, flags=flags),
+            Entry("angles left out", float(self.dropped), "angles"),
+        ]
+        used = int(np.isfinite(self.each).sum())
+        return rows(where, ESTIMATOR, {}, entries, n_samples=used, n_units=self.n_units, source=self.source)
+
+
+def curvature(z: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> Curvature:
+    """Mean angle between consecutive steps v_k = z_{k+1} - z_k of a sequence of token vectors.
+
+    A straight path has 0 degrees, a random walk in many units 90, and tokens that know nothing of their neighbours 120,
+    since the way there and the way on share the token between them: 90 is no sign of chance, nor 120 of order.
+
+    How it misleads: positions are tokens only where padding is masked; vectors of repeated tokens that are equal give
+    no step, are left out and counted (flag `ties`); position embeddings bend every sequence alike.
+
+    Parameters
+    ----------
+    z : (N, tokens, D) array
+        At least three tokens.
+    mask : (N, tokens) array, optional
+        True (1) where a token is no padding, the tokenizer's attention mask.
+
+    Raises
+    ------
+    ValueError
+        For other shapes, or values that are not finite.
+
+    References
+    ----------
+    Henaff, Goris and Simoncelli, "Perceptual straightening of natural videos", 2019; Skean et al., "Layer by layer:
+    uncovering hidden representations in language models", 2025.
+
+    Examples
+    --------
+    >>> turn = 2 * np.pi * np.arange(7) / 6                                       # corners of a hexagon
+    >>> round(curvature(np.stack([np.cos(turn), np.sin(turn)], 1)[None]).mean, 6)
+    60.0
+    """
+    a = finite_float64(z, "z has", "values")
+    if a.ndim != 3 or a.shape[1] < 3 or a.size == 0:
+        raise ValueError(f"z must have shape (samples, tokens, units) with at least 3 tokens, got {a.shape}")
+    real = np.ones(a.shape[:2], np.bool_) if mask is None else np.asarray(mask).astype(np.bool_)
+    if real.shape != a.shape[:2]:
+        raise ValueError(f"mask must have shape (samples, tokens) {a.shape[:2]}, got {real.shape}")
+    steps = np.diff(a / (np.abs(a).max() or 1.0), axis=1)  # (N, tokens - 1, D)
+    length = np.linalg.norm(steps, axis=2)
+    moved = length > 1e-12
+    unit = steps / np.where(moved, length, 1.0)[..., None]
+    three = real[:, :-2] & real[:, 1:-1] & real[:, 2:]
+    known = three & moved[:, :-1] & moved[:, 1:]
+    before, after = unit[:, :-1], unit[:, 1:]
+    # Twice the angle of the half sum: exact at 0 and 180, where the arc cosine loses half of the digits.
+    half = np.arctan2(np.linalg.norm(before - after, axis=2), np.linalg.norm(before + after, axis=2))
+    counts = known.sum(axis=1)
+    total = np.where(known, np.degrees(2.0 * half), 0.0).sum(axis=1)
+    each = np.where(counts > 0, total / np.maximum(counts, 1), np.nan)
+    used = each[counts > 0]
+    mean = float(used.mean()) if len(used) else math.nan
+    error = Z_95 * float(used.std(ddof=1)) / math.sqrt(len(used)) if len(used) > 1 else math.nan
+    return Curvature(
+        each=each,
+        mean=mean,
+        low=mean - error,
+        high=mean + error,
+        angles=int(counts.sum()),
+        dropped=int((three & ~known).sum()),
+        n_units=a.shape[2],
+        source=digest(a, real),
+    )
