@@ -419,14 +419,15 @@ def estimate(
     **asked: Any,
 ) -> None:
     """Estimate information quantities on recorded activations; what is done already is not done again."""
-    from infoplane.analysis import analyze
+    from infoplane.analysis import analyze_each
     from infoplane.results.losses import losses
     from infoplane.results.overview import overview
 
     two: Any = [tuple(pair.split(",")) for pair in pairs] or None
+    distinct = list({run.absolute(): run for run in runs}.values())
+    done = analyze_each(distinct, layers=layers or None, table=table, pairs=two, progress=obj["progress"], **asked)
     lost = []
-    for run in runs:
-        rows = analyze(run, layers=layers or None, table=table, pairs=two, progress=obj["progress"], **asked)
+    for run, rows in zip(distinct, done, strict=True):
         click.echo(f"{table or run / 'results.csv'}: {len(rows)} rows\n\n{overview(rows)}")
         lost += losses(rows)
     end(lost, said=True)

@@ -130,6 +130,20 @@ class Apart(Spread):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Deadly(Spread):
+    """The same, but the first process that estimates the layer of 2 units, before the file `fuse` exists, is killed."""
+
+    name: ClassVar[str] = "deadly"
+    fuse: str = ""
+
+    def estimate(self, t, y, *, x=None, x_ids=None):
+        if t.shape[2] == 2 and not Path(self.fuse).exists():
+            Path(self.fuse).touch()
+            die(0)
+        return super().estimate(t, y, x=x, x_ids=x_ids)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Broken:
     """Raises what no estimator should."""
 

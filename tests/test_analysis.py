@@ -373,7 +373,7 @@ def test_unwritable_place_says_what_to_do(run, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("infoplane.analysis.TableWriter", refuse)
+    monkeypatch.setattr("infoplane.analysis.index.TableWriter", refuse)
     with pytest.raises(PermissionError) as caught:
         quiet(run)
     assert caught.value.__notes__ == ["give table=PATH to keep the results elsewhere"]

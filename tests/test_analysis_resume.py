@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import analysis_cases
 import pytest
-from analysis_cases import STOP, Spread, Together, child, die, make_run, request
+from analysis_cases import STOP, Deadly, Spread, Together, child, die, make_run, request
 from processes import fork_server
 
-from infoplane.analysis import analyze
+from infoplane.analysis import analyze, analyze_each
 from infoplane.results import ResultTable
 from infoplane.results._csv import whole_lines
 
@@ -221,6 +221,30 @@ def test_died_worker_is_reported_and_rows_stay(run, tmp_path, monkeypatch):
     request(run, table)
     request(run, tmp_path / "whole.csv")
     assert table.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+@pytest.mark.usefixtures("warm_workers")
+def test_a_lost_worker_costs_its_task_only(tmp_path, caplog):
+    """What the other process and the other runs do is not done twice, and the tables are those of one process."""
+    runs = [make_run(tmp_path / name, seed=i) for i, name in enumerate("abc")]
+    log, fuse = tmp_path / "log", tmp_path / "fuse"
+    estimator = Deadly(log=str(log), fuse=str(fuse))
+
+    def tables(jobs):
+        log.write_text("")
+        for each in analyze_each(runs, estimator, progress=False, jobs=jobs):
+            assert len(each) == 42
+        found = [(run / "results.csv").read_bytes() for run in runs]
+        for run in runs:
+            (run / "results.csv").unlink()
+            (run / "results.json").unlink()
+        return found, sorted(log.read_text())
+
+    assert not fuse.exists()
+    with_a_loss = tables(2)
+    assert fuse.exists()
+    assert [record.message for record in caplog.records] == ["a worker process died; its task is done again"]
+    assert with_a_loss == tables(1)
 
 
 @pytest.mark.extra

@@ -324,7 +324,7 @@ def test_a_table_elsewhere_can_be_asked_for_where_it_is_advised(tmp_path, monkey
     def refuse(path: Path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("infoplane.analysis.TableWriter", refuse)
+    monkeypatch.setattr("infoplane.analysis.index.TableWriter", refuse)
     assert "give --table PATH to keep the results elsewhere" in call("estimate", run, code=2).stderr
 
 

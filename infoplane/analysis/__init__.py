@@ -9,24 +9,28 @@ uninterrupted analysis writes.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from infoplane.analysis.advice import Advice as Advice
 from infoplane.analysis.advice import advise as advise
-from infoplane.analysis.index import TableIndex
+from infoplane.analysis.index import TableIndex, open_table
 from infoplane.analysis.pairs import Pairs
 from infoplane.analysis.plan import Analysis, RunPlan
 from infoplane.analysis.tasks import single_thread
 from infoplane.analysis.workers import executor_of, progress_bar
 from infoplane.estimators import Estimator, config_json, parse
-from infoplane.results import ResultTable, TableWriter, csv_path
+from infoplane.results import ResultTable, csv_path
 from infoplane.store import ActivationStore, open_run
+
+HELD_RUNS = 8
 
 
 def analyze(
@@ -108,36 +112,86 @@ def analyze(
     Snapshots with NaN or infinite values get rows without a value and with the flag `nonfinite`. Rows are
     kept under the digest of the activations they came from: altered activations are estimated again.
     """
+    options: dict[str, Any] = {"layers": layers, "subsets": subsets, "steps": steps, "pairs": pairs, "against": against}
+    options |= {"device": device, "block_bytes": block_bytes, "progress": progress, "jobs": jobs}
+    done = _analyzed(run, estimators, table=table, **options)
+    if table is None:
+        tables = [each.table() for each in done]
+        return tables[0] if len(tables) == 1 else ResultTable.concat(tables)
+    [index, *_], orders = zip(*((each.index, each.order) for each in done), strict=True)
+    return cast(TableIndex, index).table(sorted(set().union(*orders)))
+
+
+def analyze_each(run: Any, estimators: Any = "binning", **options: Any) -> Iterator[ResultTable]:
+    """What `analyze` does, with a table for each run as soon as it is done: memory does not grow with their number.
+
+    All runs are looked at before the first is estimated, and share the processes. With `table` the rows of every run
+    stand in one CSV, and all of them in memory.
+
+    Parameters
+    ----------
+    run, estimators, options
+        As for `analyze`, which raises the same errors.
+
+    Returns
+    -------
+    iterator of ResultTable
+        In the order of the runs, each of them once. The processes end with it.
+    """
+    done = _analyzed(run, estimators, **{**(analyze.__kwdefaults__ or {}), **options})
+    return (each.table() for each in done)
+
+
+def _analyzed(
+    run: Any,
+    estimators: Any,
+    *,
+    layers: Any,
+    subsets: Any,
+    steps: Any,
+    pairs: Any,
+    against: Any,
+    device: Any,
+    table: Any,
+    block_bytes: int,
+    progress: bool | None,
+    jobs: int | Executor,
+) -> Iterator[RunPlan]:
+    """Each run when its last rows are written; what is wrong with the request is raised before the first is begun."""
     where = device_of(device)
     if block_bytes < 1:
         raise ValueError(f"block_bytes must be positive, got {block_bytes}")
     built = build_estimators(estimators)
     asked = None if pairs is None and against is None else Pairs(pairs, against)
-    runs = [RunPlan(store, layers, subsets, steps, asked) for store in open_runs(run)]
-    with ExitStack() as stack:
-        indices: dict[Path, TableIndex] = {}
-        for each in runs:
-            path = csv_path(table if table is not None else each.store.path)
-            if path not in indices:
-                indices[path] = TableIndex(stack.enter_context(_writer(path)))
-            each.index = indices[path]
-            stack.enter_context(each.opened())
-        stack.callback(torch.set_num_threads, torch.get_num_threads())
-        single_thread()
-        executor, window = stack.enter_context(executor_of(jobs))
-        bar = stack.enter_context(progress_bar(progress))
-        for each in runs:
-            each.describe(built)
-        try:
-            Analysis(where, block_bytes, executor, window, bar).run(runs, built)
-        finally:
-            for each in runs:
-                each.close(built)
-    tables = [index.table(sorted({n for r in runs if r.index is index for n in r.order})) for index in indices.values()]
-    if not any(r.estimated for r in runs):
-        reasons = list(dict.fromkeys(reason for r in runs for *_, reason in r.refusals))
-        raise ValueError(f"nothing could be estimated: {'; '.join(reasons[:3]) or 'no layer has a snapshot'}")
-    return tables[0] if len(tables) == 1 else ResultTable.concat(tables)
+    checked: deque[Callable[[], RunPlan]] = deque()
+    work = 0.0
+    for given, store in _distinct(run):
+        plan = RunPlan(store, layers, subsets, steps, asked)
+        work += plan.work(built)
+        # Of many runs only a few are held: the others are opened again in their turn.
+        again = len(checked) >= HELD_RUNS and given is not store
+        checked.append(partial(_opened_again, given, layers, subsets, steps, asked) if again else partial(_same, plan))
+
+    def finished() -> Iterator[RunPlan]:
+        with ExitStack() as stack:
+            shared = None if table is None else TableIndex(stack.enter_context(open_table(csv_path(table))))
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            single_thread()
+            executor, window = stack.enter_context(executor_of(jobs))
+            bar = stack.enter_context(progress_bar(progress))
+            bar.total = work
+            analysis = Analysis(where, block_bytes, executor, window, bar)
+            yield from analysis.run((checked.popleft()() for _ in range(len(checked))), built, shared)
+
+    return finished()
+
+
+def _same(plan: RunPlan) -> RunPlan:
+    return plan
+
+
+def _opened_again(path: Any, *asked: Any) -> RunPlan:
+    return RunPlan(open_run(path), *asked)
 
 
 def device_of(device: str | torch.device | None) -> str:
@@ -155,15 +209,21 @@ def device_of(device: str | torch.device | None) -> str:
 
 def open_runs(run: Any) -> list[ActivationStore]:
     """Stores of one run or several, each run once."""
-    stores: dict[str, ActivationStore] = {}
+    return [store for _, store in _distinct(run)]
+
+
+def _distinct(run: Any) -> Iterator[tuple[Any, ActivationStore]]:
+    """What was given and the store of it, each run once."""
+    paths: dict[str, Path] = {}
     for each in run if isinstance(run, list | tuple) else [run]:
         store = open_run(each) if isinstance(each, str | os.PathLike) else each
-        known = stores.setdefault(store.run_id, store)
-        if os.path.abspath(known.path) != os.path.abspath(store.path):  # noqa: PTH100
-            raise ValueError(f"{known.path} and {store.path} are copies of one run; give one of them")
-    if not stores:
+        known = paths.setdefault(store.run_id, store.path)
+        if os.path.abspath(known) != os.path.abspath(store.path):  # noqa: PTH100
+            raise ValueError(f"{known} and {store.path} are copies of one run; give one of them")
+        if known is store.path:
+            yield each, store
+    if not paths:
         raise ValueError("analyze needs at least one run, got an empty sequence")
-    return list(stores.values())
 
 
 def build_estimators(estimators: Any) -> list[Estimator]:
@@ -179,12 +239,3 @@ def build_estimators(estimators: Any) -> list[Estimator]:
     if not built:
         raise ValueError("analyze needs at least one estimator, got none")
     return list(built.values())
-
-
-def _writer(path: Path) -> TableWriter:
-    """The table, opened for writing."""
-    try:
-        return TableWriter(path)
-    except PermissionError as error:
-        error.add_note("give table=PATH to keep the results elsewhere")
-        raise

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 from infoplane.analysis.source import LayerSteps
 from infoplane.results import COLUMNS, ResultTable, Row, TableWriter, user_settings
@@ -34,6 +33,15 @@ class Estimate(NamedTuple):
     def settled(self) -> tuple[str, ...]:
         """All but the config."""
         return (*self[:4], self.partner)
+
+
+def open_table(path: Path) -> TableWriter:
+    """The table, opened for writing."""
+    try:
+        return TableWriter(path)
+    except PermissionError as error:
+        error.add_note("give table=PATH to keep the results elsewhere")
+        raise
 
 
 class TableIndex:
@@ -88,9 +96,10 @@ class TableIndex:
         return Row(*(column[number] for column in self._columns))
 
     def table(self, numbers: list[int]) -> ResultTable:
-        """The rows of these numbers, with the table's meta."""
-        table = ResultTable.concat([self._disk, ResultTable.from_rows(self._added)])
-        table = table.take(np.array(numbers, dtype=np.int64))
+        """The rows of these ascending numbers, with the table's meta."""
+        old = len(self._disk)
+        disk = self._disk.take([n for n in numbers if n < old])
+        table = ResultTable.concat([disk, ResultTable.from_rows(self._added[n - old] for n in numbers if n >= old)])
         table.meta = placed(self.writer.meta, self.writer.path)
         table.meta.pop("table", None)
         return table

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from infoplane.analysis.index import CONDITIONAL, Content, Estimate, TableIndex
+from infoplane.analysis.index import CONDITIONAL, Content, Estimate, TableIndex, open_table
 from infoplane.analysis.pairs import Pairs, refusal
 from infoplane.analysis.record import (
     ADVICE,
@@ -32,7 +32,7 @@ from infoplane.analysis.workers import done
 from infoplane.core.files import fingerprint
 from infoplane.core.steps import step_words
 from infoplane.estimators import Estimator, Preparing, config_json
-from infoplane.results import Row
+from infoplane.results import ResultTable, Row, csv_path
 from infoplane.store import ActivationStore, Problem
 
 if TYPE_CHECKING:
@@ -82,6 +82,32 @@ class RunPlan:
         self.described = self.estimated = False
         self.refusals: dict[tuple[str, ...], list[int]] = {}  # what `_ABOUT` names -> steps
         self.damages: list[tuple[str, Problem]] = []  # (layer, what took a step away)
+        self._held = ExitStack()
+
+    def work(self, estimators: Iterable[Estimator]) -> float:
+        """Number of values that all estimates would read."""
+        plans = [LayerPlan(self, layer, e) for e in estimators for layer in self.layers]
+        return sum(plan.work(subset, plan.layer) for plan in plans for subset in self.subsets)
+
+    def begin(self, estimators: Iterable[Estimator], shared: TableIndex | None) -> None:
+        """Open the run's own table, unless there is one for all, and let the tasks of this process use its stores."""
+        with ExitStack() as held:
+            self.index = shared or TableIndex(held.enter_context(open_table(csv_path(self.store.path))))
+            for each in self.layers:
+                held.enter_context(opened(each.path, each.fingerprint, self.store))
+                if each.partner is not None:
+                    held.enter_context(opened(each.partner.path, each.partner.fingerprint, self.other))
+            self.describe(estimators)
+            self._held = held.pop_all()
+
+    def end(self, estimators: Iterable[Estimator]) -> None:
+        """Complete the table's meta and let go of table and stores."""
+        with self._held:
+            self.close(estimators)
+
+    def table(self) -> ResultTable:
+        """The rows of this request."""
+        return self.index.table(sorted(set(self.order)))
 
     def describe(self, estimators: Iterable[Estimator]) -> None:
         """Put layers, labels, settings and versions into the table's meta; what was skipped before stays."""
@@ -92,15 +118,6 @@ class RunPlan:
         }
         meta["runs"][self.store.run_id] = run_meta(self.store, self.index.writer.path) | kept
         describe_estimators(meta, estimators)
-
-    def opened(self) -> ExitStack:
-        """Let the tasks of this process use the stores that are open already."""
-        stack = ExitStack()
-        for each in self.layers:
-            stack.enter_context(opened(each.path, each.fingerprint, self.store))
-            if each.partner is not None:
-                stack.enter_context(opened(each.partner.path, each.partner.fingerprint, self.other))
-        return stack
 
     def refuse(self, layer: LayerSteps, subset: Subset, estimator: Estimator, refusal: Refusal) -> None:
         """Note what could not be estimated, and say it; damage is said at the end, once for all estimators."""
@@ -201,12 +218,17 @@ class LayerPlan:
 
 @dataclass(eq=False)
 class Piece:
-    """The next rows in order: `write` puts them into the table, once `arriving` is there."""
+    """The next rows in order: `write` puts them into the table, once `arriving` is there; `last` ends a run."""
 
     write: Callable[[], None]
     arriving: Future[Outcome] | None = None
     work: float = 0.0
     what: str = ""
+    last: bool = False
+
+
+def _nothing() -> None:
+    """Write nothing, behind the last rows of a run."""
 
 
 class Analysis:
@@ -216,22 +238,45 @@ class Analysis:
         self.device, self.block_bytes, self.memory = device, block_bytes, device_memory(device)
         self.executor, self.window, self.bar = executor, window, bar
 
-    def run(self, runs: list[RunPlan], estimators: list[Estimator]) -> None:
-        """Estimate what is missing, and write it."""
-        pending = [LayerPlan(run, layer, e) for run in runs for e in estimators for layer in run.layers]
-        self.bar.total = sum(plan.work(subset, plan.layer) for plan in pending for subset in plan.run.subsets)
+    def run(self, runs: Iterable[RunPlan], estimators: list[Estimator], shared: TableIndex | None) -> Iterator[RunPlan]:
+        """Estimate what is missing and write it; give back each run when that is done."""
+        begun: deque[RunPlan] = deque()
         in_flight: deque[Piece] = deque()
+        any_estimated, reasons = False, dict[str, None]()
         try:
-            for piece in self._pieces(pending):
-                in_flight.append(piece)
-                self._write(in_flight, self.window - 1)
-            self._write(in_flight, 0)
+            for _ in self._ends(self._pieces(self._pending(runs, estimators, shared, begun)), in_flight):
+                run = begun.popleft()
+                run.end(estimators)
+                any_estimated |= run.estimated
+                reasons |= dict.fromkeys(reason for *_, reason in run.refusals)
+                yield run
         finally:
             for piece in in_flight:
                 if piece.arriving is not None:
                     piece.arriving.cancel()
+            for run in begun:
+                run.end(estimators)
+        if not any_estimated:
+            raise ValueError(f"nothing could be estimated: {'; '.join(list(reasons)[:3]) or 'no layer has a snapshot'}")
 
-    def _write(self, in_flight: deque[Piece], allowed: int) -> None:
+    def _pending(
+        self, runs: Iterable[RunPlan], estimators: list[Estimator], shared: TableIndex | None, begun: deque[RunPlan]
+    ) -> Iterator[LayerPlan | None]:
+        """All that is to be estimated, in order; None behind the last of each run."""
+        for run in runs:
+            run.begin(estimators, shared)
+            begun.append(run)
+            yield from [LayerPlan(run, layer, e) for e in estimators for layer in run.layers]
+            yield None
+
+    def _ends(self, pieces: Iterable[Piece], in_flight: deque[Piece]) -> Iterator[None]:
+        """Keep pieces in flight and write them; stop where a run has ended."""
+        for piece in pieces:
+            in_flight.append(piece)
+            yield from self._written(in_flight, self.window - 1)
+        yield from self._written(in_flight, 0)
+
+    def _written(self, in_flight: deque[Piece], allowed: int) -> Iterator[None]:
         """Write what has arrived at the head; wait for it while more than `allowed` are in flight."""
         while in_flight:
             head = in_flight[0]
@@ -239,12 +284,18 @@ class Analysis:
                 return
             head.write()
             in_flight.popleft()
-            self.bar.set_postfix_str(head.what, refresh=False)
+            if head.what:
+                self.bar.set_postfix_str(head.what, refresh=False)
             self.bar.update(head.work)
+            if head.last:
+                yield
 
-    def _pieces(self, pending: Iterable[LayerPlan]) -> Iterator[Piece]:
+    def _pieces(self, pending: Iterable[LayerPlan | None]) -> Iterator[Piece]:
         """All rows in order; their tasks are begun when they are asked for."""
         for plan in self._prepared(pending):
+            if plan is None:
+                yield Piece(_nothing, last=True)
+                continue
             if not plan.run.described:
                 plan.run.described = True
                 yield Piece(plan.run.write_recorded)
@@ -257,12 +308,13 @@ class Analysis:
 
     # Preparing
 
-    def _prepared(self, pending: Iterable[LayerPlan]) -> Iterator[LayerPlan]:
+    def _prepared(self, pending: Iterable[LayerPlan | None]) -> Iterator[LayerPlan | None]:
         """The plans in order, with what `prepare` has to find begun for `window` of them."""
-        ahead: deque[LayerPlan] = deque()
+        ahead: deque[LayerPlan | None] = deque()
         for plan in pending:
-            for base in dict.fromkeys(subset.base for subset in plan.run.subsets):
-                plan.ready[base] = self._begin(plan, base)
+            if plan is not None:
+                for base in dict.fromkeys(subset.base for subset in plan.run.subsets):
+                    plan.ready[base] = self._begin(plan, base)
             ahead.append(plan)
             if len(ahead) == self.window:
                 yield ahead.popleft()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import logging
 import multiprocessing
 import signal
 import sys
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeVar
 
 from infoplane.analysis.tasks import single_thread
 
@@ -18,6 +22,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LINE_SECONDS = 60.0
+MAX_DEATHS = 3
+"""Processes that one task may take down before it is given up, as in Dask."""
+_log = logging.getLogger("infoplane")
 
 
 class _Here(Executor):
@@ -62,19 +69,95 @@ def executor_of(jobs: int | Executor) -> Iterator[tuple[Executor, int]]:
     if jobs == 1:
         yield _Here(), 1
         return
-    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    pool = _Processes(jobs)
     try:
         yield pool, 2 * jobs
     except BaseException as error:
         # What is running may take minutes; the rows that are written stay, the rest is done again anyway.
-        processes = list((getattr(pool, "_processes", None) or {}).values())
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.terminate()
-        if isinstance(error, concurrent.futures.process.BrokenProcessPool):
+        pool.end(now=True)
+        if isinstance(error, BrokenProcessPool):
             error.add_note("a worker process died, perhaps out of memory: try fewer jobs or smaller block_bytes")
         raise
-    pool.shutdown()
+    pool.end()
+
+
+class _Waiting(NamedTuple):
+    """A task without a process: the future that was promised, the call, and how many more processes it may lose."""
+
+    promised: Future[Any]
+    call: Callable[[], Any]
+    lives: int
+
+
+class _Processes(Executor):
+    """Spawned processes, each a pool of its own: one that dies takes no other with it, and its task is done again."""
+
+    def __init__(self, jobs: int) -> None:
+        self._idle = [self._start() for _ in range(jobs)]
+        self._all = set(self._idle)
+        self._waiting: deque[_Waiting] = deque()
+        self._lock = threading.RLock()  # a task that is done at once comes back while it is handed out
+        self._ended = False
+
+    @staticmethod
+    def _start() -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(1, mp_context=context, initializer=_start_worker)
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        promised: Future[T] = Future()
+        with self._lock:
+            self._waiting.append(_Waiting(promised, partial(fn, *args, **kwargs), MAX_DEATHS - 1))
+            self._hand_out()
+        return promised
+
+    def _hand_out(self) -> None:
+        """Give what waits to idle processes."""
+        while self._idle and self._waiting and not self._ended:
+            task = self._waiting.popleft()
+            # A future that is running cannot be cancelled, so that its result always has a place.
+            if not task.promised.running() and not task.promised.set_running_or_notify_cancel():
+                continue
+            pool = self._idle.pop()
+            try:
+                done = pool.submit(task.call)
+            except BrokenProcessPool:  # it died while it had nothing to do
+                pool = self._another(pool)
+                done = pool.submit(task.call)
+            done.add_done_callback(partial(self._take_back, task, pool))
+
+    def _another(self, dead: ProcessPoolExecutor) -> ProcessPoolExecutor:
+        """A process in the place of one that died; a pool that is broken cleans up by itself."""
+        self._all.discard(dead)
+        self._all.add(pool := self._start())
+        return pool
+
+    def _take_back(self, task: _Waiting, pool: ProcessPoolExecutor, done: Future[Any]) -> None:
+        """Keep the promise, or let another process do the task of one that died."""
+        with self._lock:
+            error = None if done.cancelled() else done.exception()
+            died = isinstance(error, BrokenProcessPool)
+            if self._ended or done.cancelled():
+                return
+            self._idle.append(self._another(pool) if died else pool)
+            if died and task.lives:
+                _log.warning("a worker process died; its task is done again")
+                self._waiting.appendleft(task._replace(lives=task.lives - 1))
+            self._hand_out()
+        if error is None:
+            task.promised.set_result(done.result())
+        elif not died or not task.lives:
+            task.promised.set_exception(error)
+
+    def end(self, *, now: bool = False) -> None:
+        """End the processes, and with `now` what they are doing."""
+        with self._lock:
+            self._ended = True
+        for pool in self._all:
+            processes = list((getattr(pool, "_processes", None) or {}).values())
+            pool.shutdown(wait=not now, cancel_futures=now)
+            for process in processes if now else ():
+                process.terminate()
 
 
 def _start_worker() -> None:
