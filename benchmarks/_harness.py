@@ -21,8 +21,8 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 # A heap that keeps its pages: else page faults on fresh arrays flatter every ratio.
 ENVIRONMENT = ONE_THREAD | {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
-# They have commands of their own: errors, the code's size, one network as a whole, another checkout.
-COMMANDS = ("silent", "size", "resnet", "against")
+# They have commands of their own: errors, the code's size, one network as a whole, another checkout, many runs.
+COMMANDS = ("silent", "size", "resnet", "against", "scale")
 
 
 def modules() -> list[str]:

@@ -307,7 +307,7 @@ def test_an_interrupt_promises_what_it_can_keep(tmp_path, monkeypatch):
     def stop(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("infoplane.analysis.analyze", stop)
+    monkeypatch.setattr("infoplane.analysis.analyze_each", stop)
     assert "the same command goes on from there" in call("estimate", run, code=130).stderr
     monkeypatch.setattr("infoplane.plots.figures.draw_file", stop)
     assert call("plot", run, code=130).stderr == "interrupted\n"
