@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.brief import Brief
-from infoplane.core.units import BIT, BITS_PER_NAT
+from infoplane.core.units import BIT
+from infoplane.diagnostics._codes import entropy_bits, information_bits
 from infoplane.diagnostics._place import Entry, Place, rows
 from infoplane.results import Row
 
@@ -111,14 +112,14 @@ def ib_frontier(
     """
     p = _distribution(p_xy)
     p_x, p_y_x = _merged(p)
-    h_x, h_y, i_xy = _entropy(p.sum(axis=1)), _entropy(p.sum(axis=0)), _information(p)
+    h_x, h_y, i_xy = entropy_bits(p.sum(axis=1)), entropy_bits(p.sum(axis=0)), information_bits(p)
     exact = bool(((p_y_x == 0) | (p_y_x == 1)).all())
     converged = True
     if exact:
         corners = np.array([(0.0, 0.0, 1.0), (h_y, h_y, 1.0), (h_x, h_y, np.nan)])
         corners = corners[np.append(np.diff(corners[:, 0]) > 1e-12, True)]
     else:
-        found = [(0.0, 0.0, np.nan), (_entropy(p_x), i_xy, np.nan), (h_x, i_xy, np.nan)]
+        found = [(0.0, 0.0, np.nan), (entropy_bits(p_x), i_xy, np.nan), (h_x, i_xy, np.nan)]
         p_t_x = np.eye(len(p_x))
         for beta in _falling(betas):
             p_t_x, rested = _iterate(p_t_x, p_x, p_y_x, beta, tol, max_iter)
@@ -188,7 +189,7 @@ def _iterate(
 
 def _point(p_t_x: FloatArray, p_x: FloatArray, p_y_x: FloatArray) -> tuple[float, float]:
     joint = p_t_x * p_x[:, None]
-    return _information(joint), _information(joint.T @ p_y_x)
+    return information_bits(joint), information_bits(joint.T @ p_y_x)
 
 
 def _concave_hull(points: FloatArray) -> FloatArray:
@@ -212,14 +213,3 @@ def _below(a: FloatArray, b: FloatArray, c: FloatArray) -> bool:
 
 def _xlogx(p: FloatArray) -> FloatArray:
     return np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0)
-
-
-def _entropy(p: FloatArray) -> float:
-    return float(-_xlogx(p).sum()) * BITS_PER_NAT + 0.0
-
-
-def _information(joint: FloatArray) -> float:
-    """I of the two axes, in bits."""
-    independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
-    some = joint > 0
-    return max(0.0, float((joint[some] * np.log(joint[some] / independent[some])).sum()) * BITS_PER_NAT)

@@ -15,6 +15,7 @@ from infoplane.estimators._protocol import (
 )
 from infoplane.estimators._registry import available, build, describe, get, parse, preset, presets, register
 from infoplane.estimators._settings import config_json, prepared
+from infoplane.estimators._units import per_unit, unit_synergy
 from infoplane.estimators._wrappers import permutation_null, subsample_interval
 
 __all__ = [
@@ -37,10 +38,12 @@ __all__ = [
     "extrapolate",
     "get",
     "parse",
+    "per_unit",
     "permutation_null",
     "prepared",
     "preset",
     "presets",
     "register",
     "subsample_interval",
+    "unit_synergy",
 ]

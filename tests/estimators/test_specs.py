@@ -42,7 +42,7 @@ def test_a_spec_sets_its_field(spec, field, value):
         ("softmax@ye", "softmax has no preset 'ye'; available: none$"),
         ("binning:bins=4", "binning has no field 'bins'; closest: n_bins; available: n_bins, "),
         ("binning:N_BINS=4", "binning has no field 'N_BINS'; closest: n_bins; available: n_bins, "),
-        ("knn+nul", r"no wrapper named 'nul'; closest: null; available: extrapolate, interval, null$"),
+        ("knn+nul", r"no wrapper named 'nul'; closest: null; available: extrapolate, interval, null, synergy, units$"),
         ("Binning", "no estimator named 'Binning'; closest: binning, "),
         ("KDE", "no estimator named 'KDE'; closest: kde"),
     ],

@@ -1,0 +1,244 @@
+"""`+units` and `+synergy`: what single units know of Y, and what they know only together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from infoplane.estimators._codes import ATOM
+from infoplane.estimators._driver import Null, report
+from infoplane.estimators._labels import entropy_of_counts, interval_95
+from infoplane.estimators._protocol import Quantity, values_only
+from infoplane.estimators._registry import register_wrapper
+from infoplane.estimators._scaling import numbered_rows
+from infoplane.estimators._settings import at_least, setting
+from infoplane.estimators._wrappers import Wrapper, shuffled_targets, without_null
+
+I_TY = "I(T;Y)"
+LEAST_DRAWS = 5
+
+
+class UnitTable(NamedTuple):
+    """What every unit knows of Y, in bits.
+
+    Attributes
+    ----------
+    value : (S, D) float64
+    null : (draws, S, D) float64
+        The same under shuffled labels, one shuffle for all units.
+    top : (S,) float64
+        97.5 % point, over the shuffles, of the largest unit: whichever unit lies above it does so among D that were
+        looked at.
+    flags : mapping from flag name to (S, D) bool
+        What the estimator says of each unit.
+    """
+
+    value: Tensor
+    null: Tensor
+    top: Tensor
+    flags: dict[str, Tensor]
+
+
+@register_wrapper("units")
+@dataclass(frozen=True, kw_only=True)
+class PerUnit(Wrapper):
+    """I(unit;Y) of every unit by itself, by any estimator of I(T;Y), beside what the best unit reads by chance.
+
+    Quantities: "I(unit 0;Y)" and on, for the first `most` units, with the flag `below_null` at or under the 97.5 %
+    point of the largest unit under shuffled labels; "largest I(unit;Y)" over all units, with that null; "units above
+    null".
+
+    Values that a unit takes often (zeros of a ReLU) are atoms A, and with classes
+
+        I(T;Y) = I(A;Y) + P(none) I(T;Y|none):
+
+    the first term is counted, the estimator gets the other samples.
+
+    How it misleads: units may be blind one by one and know all together (XOR), or all know the same bit; a sum over
+    units is no I(T;Y). With 20 shuffles the 97.5 % point is about the largest of them.
+
+    Parameters
+    ----------
+    estimator : estimator, spec or settings
+    draws : int
+        Shuffles of the labels, the same for all units; at least 5.
+    most : int
+        Units that have a row each.
+    seed : int
+        Of the shuffles.
+
+    References
+    ----------
+    Westfall and Young, "Resampling-based multiple testing", 1993: the largest statistic under permutation.
+    """
+
+    name: ClassVar[str] = "units"
+    keeps: ClassVar[frozenset[str]] = frozenset({"blocks", "constant_zero"})
+
+    estimator: Any = "knn"
+    draws: int = setting(20, at_least(LEAST_DRAWS))
+    most: int = setting(64, at_least(0))
+    seed: int = 0
+
+    def bytes_per_snapshot(self, samples: int, units: int) -> int:
+        """Bytes that the estimator inside needs for one unit at a time, and the values of the shuffles."""
+        return int(self.estimator.bytes_per_snapshot(samples, 1)) + 8 * (
+            self.draws * (units + samples) + units * samples
+        )
+
+    def table(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> UnitTable:
+        """Every unit of snapshots t (S, N, D), or (S, N, ...) with the further axes flattened."""
+        inner, units = without_null(self.estimator), t.flatten(2)
+        of = _SingleUnits(inner, units, x, x_ids)
+        with values_only():
+            null = torch.stack([of.bits(labels)[0] for labels in shuffled_targets(y, x_ids, self.draws, self.seed)])
+        value, flags = of.bits(y)
+        return UnitTable(value, null, interval_95(null.amax(2).movedim(0, -1))[2], flags)
+
+    def estimate(
+        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
+    ) -> dict[str, Quantity]:
+        """The rows of single units, the largest of them and how many are above chance."""
+        found = self.table(t, y, x=x, x_ids=x_ids)
+        best = found.value.argmax(1, keepdim=True)
+        flags = {name: on.gather(1, best)[:, 0] for name, on in found.flags.items()}
+        null = Null(*interval_95(found.null.amax(2).movedim(0, -1)))
+        out = report("largest I(unit;Y)", found.value.amax(1), null=null, flags=flags)
+        above = (found.value > found.top[:, None]).double().sum(1)
+        out |= report("units above null", above, unit="units", ceiling=float(found.value.shape[1]))
+        for i, value in enumerate(found.value[:, : self.most].unbind(1)):
+            own = {name: on[:, i] for name, on in found.flags.items()}
+            out |= report(f"I(unit {i};Y)", value, flags={**own, "below_null": value <= found.top})
+        return out
+
+
+@register_wrapper("synergy")
+@dataclass(frozen=True, kw_only=True)
+class UnitSynergy(Wrapper):
+    """What units know of Y only together: mean over units i of I(T;Y) - I(T without i;Y) - I(T_i;Y).
+
+    XOR of two bits has +1 bit, two copies of a bit -1 (redundancy), a layer of which one unit alone tells Y 0: without
+    the last term that would read as synergy. All terms are of one estimator at one setting, its folds and seeds too.
+    Quantities: "synergy(T;Y)", and its null with `+null` behind, as in `probe:family=mlp+synergy+null`.
+
+    How it misleads: it is a difference of three estimates, and has the error of each. A bias that grows with the
+    number of units reads as synergy, one that falls (kNN in many units) as redundancy: read it against the null, and
+    against an estimator with another bias. A lower bound of each term is no bound of the difference.
+
+    Costs two estimates a unit, so `most` units are drawn at random in a wider layer.
+
+    Parameters
+    ----------
+    estimator : estimator, spec or settings
+    most : int
+        Units that the mean is over.
+    seed : int
+        Of the units drawn.
+
+    References
+    ----------
+    Westphal, Hailes and Musolesi, "A generalized information bottleneck theory of deep learning", 2025. Which features
+    the paper means was not checked against it; here they are the units of the layer.
+    """
+
+    name: ClassVar[str] = "synergy"
+    keeps: ClassVar[frozenset[str]] = frozenset({"blocks", "constant_zero"})
+
+    estimator: Any = "probe"
+    most: int = setting(32, at_least(2))
+    seed: int = 0
+
+    def bytes_per_snapshot(self, samples: int, units: int) -> int:
+        """Bytes that the estimator inside needs, and a copy of the snapshot."""
+        return int(self.estimator.bytes_per_snapshot(samples, units)) + 8 * samples * units
+
+    def estimate(
+        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
+    ) -> dict[str, Quantity]:
+        """The quantities of the estimator inside, and the synergy of its I(T;Y)."""
+        out: dict[str, Quantity] = dict(self.estimator.estimate(t, y, x=x, x_ids=x_ids))
+        inner, units = without_null(self.estimator), t.flatten(2)
+        whole = _information(inner, out)
+        order = torch.randperm(units.shape[2], generator=torch.Generator().manual_seed(self.seed), device="cpu")
+        terms = []
+        for i in order[: self.most].sort().values.tolist():
+            rest = torch.cat([units[..., :i], units[..., i + 1 :]], 2)
+            parts = [units[..., i : i + 1], rest] if units.shape[2] > 1 else [units]
+            with values_only():
+                found = [_information(inner, inner.estimate(part, y, x=x, x_ids=x_ids)) for part in parts]
+            terms.append(whole.value - sum(each.value for each in found))
+        flags = {name: on for name, on in whole.flags.items() if name != "below_null"}
+        return out | report("synergy(T;Y)", torch.stack(terms).mean(0), flags=flags)
+
+
+class _SingleUnits:
+    """The units of a block, each a layer of its own, whose atoms are counted where Y are classes."""
+
+    def __init__(self, inner: Any, units: Tensor, x: Tensor | None, x_ids: Tensor | None) -> None:
+        self.inner, self.x, self.x_ids = inner, x, x_ids
+        self.shape = units.shape
+        self.lines = units.movedim(2, 1).reshape(-1, units.shape[1], 1)  # (S D, N, 1)
+        self.atoms = [_atoms(line) for line in self.lines]
+        self.whole = torch.tensor([not bool(atom.any()) for atom in self.atoms])
+
+    def bits(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(S, D) of these labels, and the estimator's flags, (S, D) each."""
+        if y.is_floating_point() or bool(self.whole.all()):
+            return self._together(y)
+        out = self.lines.new_zeros(len(self.lines), dtype=torch.float64)
+        flags: dict[str, Tensor] = {}
+        for i in range(len(out)):
+            out[i], raised = self._split(i, y)
+            for name, on in raised.items():
+                flags.setdefault(name, torch.zeros(len(out), dtype=torch.bool, device=out.device))[i] = on[0]
+        return self._by_unit(out), {name: self._by_unit(on) for name, on in flags.items()}
+
+    def _together(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        q = _information(self.inner, self.inner.estimate(self.lines, y, x=self.x, x_ids=self.x_ids))
+        kept = {name: self._by_unit(on) for name, on in q.flags.items() if name != "below_null"}
+        return self._by_unit(q.value), kept
+
+    def _by_unit(self, numbers: Tensor) -> Tensor:
+        return numbers.view(self.shape[0], self.shape[2])
+
+    def _split(self, i: int, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """I(A;Y) + P(none) I(T;Y|none) of one unit, and the flags of the second term."""
+        atom = self.atoms[i]
+        labels = y.to(atom.device)
+        table = torch.bincount(atom * (labels.max() + 1) + labels)
+        one, two, both = (entropy_of_counts(counts) for counts in (torch.bincount(atom), torch.bincount(labels), table))
+        rest = (atom == 0).nonzero()[:, 0]
+        if len(rest) < ATOM or len(torch.unique(labels[rest])) < 2:
+            return one + two - both, {}
+        numbered = torch.unique(labels[rest], return_inverse=True)[1]
+        x, x_ids = (None if each is None else each[rest.to(each.device)] for each in (self.x, self.x_ids))
+        q = _information(self.inner, self.inner.estimate(self.lines[i : i + 1, rest], numbered, x=x, x_ids=x_ids))
+        kept = {name: on for name, on in q.flags.items() if name != "below_null"}
+        return one + two - both + len(rest) / len(atom) * q.value[0], kept
+
+
+def _atoms(line: Tensor) -> Tensor:
+    """The number (N,) from 1 of each value of (N, 1) that comes often enough to be counted, 0 for the others."""
+    number, counts = numbered_rows(line)
+    often = counts >= ATOM
+    return torch.where(often, often.cumsum(0), 0)[number]
+
+
+def _information(inner: Any, found: dict[str, Quantity]) -> Quantity:
+    """I(T;Y) among quantities; ValueError where there is none."""
+    if I_TY not in found:
+        raise ValueError(f"{inner.name} gives no {I_TY} of single units; see 'knn', 'binning' or 'probe'")
+    return found[I_TY]
+
+
+def per_unit(estimator: Any, *, draws: int = 20, most: int = 64, seed: int = 0) -> PerUnit:
+    """What every unit by itself knows of Y, by any estimator (object, class or spec): see `PerUnit`."""
+    return PerUnit(estimator=estimator, draws=draws, most=most, seed=seed)
+
+
+def unit_synergy(estimator: Any, *, most: int = 32, seed: int = 0) -> UnitSynergy:
+    """What units know of Y only together, by any estimator (object, class or spec): see `UnitSynergy`."""
+    return UnitSynergy(estimator=estimator, most=most, seed=seed)
