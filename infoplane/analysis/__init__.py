@@ -21,6 +21,7 @@ import torch
 
 from infoplane.analysis.advice import Advice as Advice
 from infoplane.analysis.advice import advise as advise
+from infoplane.analysis.differences import difference as difference
 from infoplane.analysis.index import TableIndex, open_table
 from infoplane.analysis.pairs import Pairs
 from infoplane.analysis.plan import Analysis, RunPlan

@@ -168,7 +168,7 @@ def estimate(task: Task, source: SnapshotSource) -> Outcome:
         if unlabelled:
             quantities = not_of_labels(quantities)
         names = names or list(quantities)
-        found.update(zip(steps, _fields(quantities, *t.shape[::2]), strict=True))
+        found.update(zip(steps, fields_of(quantities, *t.shape[::2]), strict=True))
     bad = task.layer.bad.intersection(source.steps(task.layer.layer))
     rows: list[Row] = []
     for step, digest in task.layer.keys:
@@ -190,7 +190,7 @@ def _of_pair(quantities: Mapping[str, Quantity], name: str) -> dict[str, Quantit
     return found
 
 
-def _fields(quantities: Mapping[str, Quantity], count: int, units: int) -> list[list[dict[str, Any]]]:
+def fields_of(quantities: Mapping[str, Quantity], count: int, units: int) -> list[list[dict[str, Any]]]:
     """For each snapshot, and in it for each quantity, the fields of a row that come from the estimator."""
     out: list[list[dict[str, Any]]] = [[] for _ in range(count)]
     for name, q in blank_intervals(quantities).items():  # estimators that nobody registered come here too

@@ -16,7 +16,7 @@ from infoplane.estimators._protocol import (
 from infoplane.estimators._registry import available, build, describe, get, parse, preset, presets, register
 from infoplane.estimators._settings import config_json, prepared
 from infoplane.estimators._units import per_unit, unit_synergy
-from infoplane.estimators._wrappers import permutation_null, subsample_interval
+from infoplane.estimators._wrappers import interval_of_parts, permutation_null, subsample_interval, without_null
 
 __all__ = [
     "ALL_GUARANTEES",
@@ -37,6 +37,7 @@ __all__ = [
     "describe",
     "extrapolate",
     "get",
+    "interval_of_parts",
     "parse",
     "per_unit",
     "permutation_null",
@@ -46,4 +47,5 @@ __all__ = [
     "register",
     "subsample_interval",
     "unit_synergy",
+    "without_null",
 ]

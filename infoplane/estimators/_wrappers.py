@@ -199,16 +199,26 @@ class SubsampleInterval(Wrapper):
             for name, q in found.items():
                 drawn.setdefault(name, []).append(q.value)
         odds = size / max(inputs - size, 1)
-        quantile = float(stdtrit(self.draws - 1, 0.5 + 0.5 * self.level))
         for name, values in drawn.items():
             if name in out and not name.endswith(" null"):
-                out[name] = _with_interval(out[name], torch.stack(values), odds, quantile)
+                out[name] = interval_of_parts(out[name], torch.stack(values), odds, self.level)
         return dict(out)
 
 
-def _with_interval(q: Quantity, parts: Tensor, odds: float, quantile: float) -> Quantity:
-    """`q` with its interval from estimates on parts (draws, S)."""
-    half = quantile * math.sqrt(odds) * parts.std(dim=0)
+def interval_of_parts(q: Quantity, parts: Tensor, odds: float, level: float = 0.95) -> Quantity:
+    """`q` with `low` and `high` from the same quantity on random parts of the inputs, as `SubsampleInterval` has them.
+
+    Parameters
+    ----------
+    q : Quantity
+    parts : (draws, S) float64
+        Values on parts drawn without repetition.
+    odds : float
+        Inputs in a part over inputs that are not.
+    level : float
+        Nominal coverage.
+    """
+    half = float(stdtrit(len(parts) - 1, 0.5 + 0.5 * level)) * math.sqrt(odds) * parts.std(dim=0)
     offset = odds * (parts.mean(dim=0) - q.value)  # how far the value itself is off, if errors fall as 1/N
     return dataclasses.replace(q, low=q.value - half - offset.clamp(min=0), high=q.value + half - offset.clamp(max=0))
 
