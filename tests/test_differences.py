@@ -59,6 +59,8 @@ def test_a_known_difference(tmp_path):
     assert row.value == pytest.approx(0.531, abs=0.1)
     assert row.low < 0.531 < row.high
     assert 0.02 < row.high - row.low < 0.3
+    several = difference([run, recorded(tmp_path / "again", t[:800], t[800:], y)], "binning:n_bins=2")
+    assert several.select(quantity="I(T;Y) difference").value.tolist() == [row.value, row.value]
     (back,) = difference(run, "binning:n_bins=2", between=("test", "train")).select(quantity="I(T;Y) difference").value
     assert back == pytest.approx(-row.value, abs=0.02)  # thinned by other draws
 
@@ -88,6 +90,14 @@ def test_what_an_estimator_refuses_is_said(tmp_path, caplog):
     table = difference(run, ["binning", "gaussian"], draws=5)
     assert set(table["estimator"]) == {"gaussian"}
     assert "takes integer classes" in caplog.text
+
+
+def test_steps_with_bad_values_are_left_out_and_named(tmp_path, caplog):
+    t = np.random.default_rng(5).normal(size=(40, 2))
+    steps = {0: {"fc": t}, 3: {"fc": np.where(np.arange(40)[:, None] == 7, np.nan, t)}}
+    run = infoplane.from_arrays(tmp_path / "run", steps, np.arange(40) % 2, parts=["train"] * 20 + ["test"] * 20)
+    assert set(difference(run, "binning:n_bins=3", draws=5)["step"]) == {0}
+    assert "fc has NaN or infinite values at step 3" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from infoplane.analysis.source import LayerSteps, Refusal
 from infoplane.analysis.subsets import not_of_labels, without_labels
 from infoplane.analysis.tasks import LayerBlocks, Task, fields_of
 from infoplane.core.records import Noise
+from infoplane.core.steps import step_words
 from infoplane.core.strict import canonical_json
 from infoplane.estimators import (
     Estimator,
@@ -52,7 +54,7 @@ class _Drawing:
 
 
 def difference(
-    run: Any,
+    run: str | os.PathLike[str] | ActivationStore | Sequence[str | os.PathLike[str] | ActivationStore],
     estimators: Any = "binning",
     *,
     between: tuple[str, str] = ("train", "test"),
@@ -79,7 +81,7 @@ def difference(
 
     Parameters
     ----------
-    run : path or ActivationStore
+    run : path, ActivationStore, or a sequence of these
     estimators : spec, instance, or a sequence of these
         As in `analyze`.
     between : (str, str)
@@ -110,26 +112,27 @@ def difference(
     from infoplane.analysis import build_estimators, device_of, open_runs
 
     drawing = _Drawing(draws, fraction, seed)
-    where, built, [store] = device_of(device), build_estimators(estimators), open_runs(run)
-    plan = RunPlan(store, layers, between, steps)
-    taken = [set(subset.rows(store.probe, repeats=True).tolist()) for subset in plan.subsets]
-    if len(taken) != 2 or taken[0] & taken[1]:
-        raise ValueError(f"between must name two subsets that share no row of the probe, got {between!r}")
+    where, built, stores = device_of(device), build_estimators(estimators), open_runs(run)
     rows: list[Row] = []
     refused: list[Refusal] = []
-    for estimator in map(without_null, built):
-        for layer in (each.at(plan.steps) for each in plan.layers):
-            sides = [LayerBlocks(Task(layer, subset, estimator, where, 1), store) for subset in plan.subsets]
-            rows += _Pair(layer, sides, store, drawing).rows("-".join(between), estimator, refused)
+    for store in stores:
+        plan = RunPlan(store, layers, between, steps)
+        taken = [set(subset.rows(store.probe, repeats=True).tolist()) for subset in plan.subsets]
+        if len(taken) != 2 or taken[0] & taken[1]:
+            raise ValueError(f"between must name two subsets that share no row of the probe, got {between!r}")
+        for estimator in map(without_null, built):
+            for layer in (each.at(plan.steps) for each in plan.layers):
+                sides = [LayerBlocks(Task(layer, subset, estimator, where, 1), store) for subset in plan.subsets]
+                rows += _TwoParts(layer, sides, store, drawing).rows("-".join(between), estimator, refused)
     reasons = list(dict.fromkeys(one.reason for one in refused))
     if not rows:
         raise ValueError(f"nothing could be estimated: {'; '.join(reasons[:3]) or 'no layer has a snapshot'}")
     for reason in reasons:
         _log.warning("difference left out some layers or steps: %s", reason)
-    return ResultTable.from_rows(rows, {"runs": {store.run_id: {"path": str(store.path)}}})
+    return ResultTable.from_rows(rows, {"runs": {store.run_id: {"path": str(store.path)} for store in stores}})
 
 
-class _Pair:
+class _TwoParts:
     """One layer on two subsets; to `prepare` both together are the run."""
 
     def __init__(self, layer: LayerSteps, sides: Sequence[LayerBlocks], store: ActivationStore, how: _Drawing) -> None:
@@ -149,6 +152,8 @@ class _Pair:
     def rows(self, subset: str, estimator: Estimator, refused: list[Refusal]) -> list[Row]:
         """A row for each step and quantity."""
         layer = self.layer
+        if bad := sorted(layer.bad.intersection(layer.steps)):
+            refused.append(Refusal(tuple(bad), f"{layer.name} has NaN or infinite values at {step_words(bad)}"))
         try:
             if isinstance(estimator, Preparing):
                 x = None if self.sides[0].x is None else torch.cat([side.x for side in self.sides])  # type: ignore[misc]
