@@ -88,12 +88,13 @@ def figures(runs: list[Path]) -> Iterable[str]:
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
 RUNS = click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+STYLE = click.option(
+    "--style",
+    shell_complete=completes(lambda runs: ["screen", "column", "page"]),
+    help="Size and type: screen, column (85 mm) or page (170 mm).",
+)
 SIZE = stacked(
-    click.option(
-        "--style",
-        shell_complete=completes(lambda runs: ["screen", "column", "page"]),
-        help="Size and type: screen, column (85 mm) or page (170 mm).",
-    ),
+    STYLE,
     click.option("--width", type=click.FloatRange(20, 600), help="Width in millimetres."),
 )
 LAYERS = click.option(
@@ -129,6 +130,8 @@ ASSOCIATION = stacked(
     click.option("--summary", multiple=True, metavar="NAME", help="Only final, max, max_step, fall, fall_share, area."),
     click.option("--claim", type=click.Choice(["+", "-"]), help="In how many settings the correlation has this sign."),
     click.option("--within", multiple=True, metavar="NAME", help="A setting is one value of this hyper-parameter."),
+    click.option("--map", type=click.Path(path_type=Path), metavar="FILE", help="Figure of all correlations."),
+    click.option("--scatter", type=click.Path(path_type=Path), metavar="FILE", help="Figure of the strongest."),
 )
 ESTIMATE = stacked(
     click.option(
@@ -537,6 +540,7 @@ def compare(runs: tuple[Path, ...], out: Path | None, dpi: int, **options: Any) 
 @CHOICE
 @click.option("--quantity", multiple=True, metavar="NAME", shell_complete=completes(quantities_of))
 @ASSOCIATION
+@STYLE
 @reads_runs(HOUR)
 def study_runs(runs: tuple[Path, ...], out: Path | None, **options: Any) -> None:
     """Many runs as one frame: hyper-parameters, metrics, generalisation gap, and what each curve comes to.
@@ -556,13 +560,28 @@ def study_runs(runs: tuple[Path, ...], out: Path | None, **options: Any) -> None
     end(read_losses(runs))
 
 
-def associate(study: Any, target: str | None, claim: str | None, within: tuple[str, ...], **options: Any) -> None:
-    """Print what goes with a column of a study, and in how many settings a claim about its sign holds."""
+def associate(
+    study: Any, target: str | None, claim: str | None, within: tuple[str, ...], style: str | None, **options: Any
+) -> None:
+    """Print and draw what goes with a column of a study, and in how many settings a claim about its sign holds."""
+    figures = {name: options.pop(name) for name in ("map", "scatter")}
     asked = {name: value for name, value in options.items() if value not in (None, ())}
-    if target is not None:
-        click.echo(f"\n{study.association(target, **asked)}")
     if claim is not None:
         click.echo(f"\n{study.claim(claim, target or 'gap', within=within, **asked)}")
+    if target is not None or any(figures.values()):
+        found = study.association(target or "gap", **asked)
+        click.echo(f"\n{found}")
+        for name, path in figures.items():
+            if path is not None:
+                click.echo(str(draw_association(found, name, path, style)))
+
+
+def draw_association(found: Any, name: str, path: Path, style: str | None) -> Path:
+    """One of the two figures of an association as a file."""
+    from infoplane import plots
+
+    draw = plots.association if name == "map" else plots.association_scatter
+    return plots.save(draw(found, style=style or "screen"), path, title="Association")
 
 
 @command("infoplane animate runs/digits -o plane.gif")

@@ -25,7 +25,7 @@ UPSTREAM = {
     "integrations": ["hooks"],
     "estimators": ["core"],
     "results": ["core"],
-    "plots": ["results"],
+    "plots": ["studies"],
     "report": ["studies"],
     "diagnostics": ["results"],
     "studies": ["diagnostics"],

@@ -9,6 +9,7 @@ picture of their figure. Beside each `name(table)` stands `name_data(table)`, th
 from infoplane.plots._figure import caption
 from infoplane.plots._layers import recolor
 from infoplane.plots.animation import animate
+from infoplane.plots.association import association, association_data, association_scatter, association_scatter_data
 from infoplane.plots.compare import compare, compare_data
 from infoplane.plots.compression import compression, compression_data
 from infoplane.plots.curves import curve_data, curves
@@ -27,6 +28,10 @@ from infoplane.plots.tokens import tokens, tokens_data
 __all__ = [
     "FIGURES",
     "animate",
+    "association",
+    "association_data",
+    "association_scatter",
+    "association_scatter_data",
     "caption",
     "compare",
     "compare_data",

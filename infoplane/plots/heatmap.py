@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from infoplane.plots._about import Shown, doubtful, shown
 from infoplane.plots._artists import apart, colorbar, measured, row_axis
 from infoplane.plots._figure import (
+    Look,
     Options,
     add_caption,
     canvas,
@@ -148,7 +149,7 @@ def hatch(ax: Axes, mask: npt.NDArray[np.bool_]) -> None:
         ax.add_patch(Rectangle(corner, count, 1, fill=False, hatch="////", edgecolor="0.25", linewidth=0))
 
 
-def draw_scale(axes: Sequence[Axes], mesh: Any, options: Options, label: str) -> None:
+def draw_scale(axes: Sequence[Axes], mesh: Any, options: Look, label: str) -> None:
     """The one colour bar."""
     if bar := colorbar(axes[0] if len(axes) == 1 else axes, mesh, options, label, aspect=22):
         plain_numbers(bar.ax)

@@ -178,7 +178,7 @@ class Study:
         return target
 
     def __repr__(self) -> str:
-        ways = dict.fromkeys(way_of(m) for m in self.measures.values())
+        ways = dict.fromkeys(m.way for m in self.measures.values())
         layers = list(dict.fromkeys(m.layer for m in self.measures.values()))
         gaps = [f"{name}: {printable(words)}" for name, words in self.gaps.items()]
         hyper = listed([printable(name) for name in self.hyper], 8) or "none: Recorder(about={'lr': 0.1})"
@@ -352,11 +352,6 @@ def _objects(cells: Sequence[object]) -> npt.NDArray[Any]:
     return out
 
 
-def way_of(measure: Measure, *, every: bool = False) -> str:
-    """`binning, n_bins = 30 (test)`: how a measure was estimated."""
-    return named_way(measure.estimator, settings_words(measure.settings, every=every), measure.subset)
-
-
 def names_of_measures(measures: Iterable[Measure]) -> list[str]:
     """`I(X;T) of fc1, binning, n_bins = 30: fall`, with all settings where fewer do not tell them apart."""
 
@@ -364,8 +359,13 @@ def names_of_measures(measures: Iterable[Measure]) -> list[str]:
         return f"{measure.quantity} of {measure.layer}, {way}: {measure.summary}"
 
     known = list(measures)
-    short = [name(m, way_of(m)) for m in known]
+    short = [name(m, m.way) for m in known]
     count = Counter(short)
-    full = [s if count[s] == 1 else name(m, way_of(m, every=True)) for s, m in zip(short, known, strict=True)]
+    full = [s if count[s] == 1 else name(m, _whole_way(m)) for s, m in zip(short, known, strict=True)]
     count = Counter(full)
     return [f if count[f] == 1 else name(m, f"{m.estimator} {m.settings}") for f, m in zip(full, known, strict=True)]
+
+
+def _whole_way(measure: Measure) -> str:
+    """How a measure was estimated, with every setting."""
+    return named_way(measure.estimator, settings_words(measure.settings, every=True), measure.subset)

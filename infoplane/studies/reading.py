@@ -16,6 +16,7 @@ from infoplane.core.errors import closest
 from infoplane.core.text import printable
 from infoplane.results import Curve, ResultTable
 from infoplane.results.losses import losses
+from infoplane.results.overview import named_way, settings_words
 from infoplane.results.summary import at_common_steps, compression
 from infoplane.results.views import default_layers, match_layers, metric_group, metrics, of_layers, ordered_layers
 
@@ -59,6 +60,11 @@ class Measure:
     quantity: str
     summary: str
     unit: str
+
+    @property
+    def way(self) -> str:
+        """How it was estimated, in words: `binning, n_bins = 30 (test)`."""
+        return named_way(self.estimator, settings_words(self.settings), self.subset)
 
 
 @dataclass(eq=False)

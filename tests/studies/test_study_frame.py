@@ -159,14 +159,16 @@ def test_the_command_line_associates_and_claims(tmp_path):
         metrics = {"train loss": [0] * 4, "test loss": [2 - fall + 0.1 * random.random()] * 4}
         a_run(f"r{i}", curve, metrics=metrics, about={"n_weights": i}).write(tmp_path / f"r{i}.csv")
     words = ["-q", "study", *sorted(map(str, tmp_path.glob("r*.csv"))), "--with", "gap", "--control", "n_weights"]
-    result = CliRunner().invoke(cli.main, [*words, "--summary", "fall", "--claim", "-"])
+    result = CliRunner().invoke(
+        cli.main, [*words, "--summary", "fall", "--claim", "-", "--map", str(tmp_path / "m.png")]
+    )
     assert result.exit_code == 0, result.output
+    assert (tmp_path / "m.png").read_bytes().startswith(b"\x89PNG")
     lines = result.output.splitlines()
-    assert " ".join(lines[6].split()) == "spearman 95 % p adjusted given n_weights 95 % p adjusted doubts"
-    assert lines[7].startswith("I(X;T) of fc, binning, n_bins = 30: fall  -")
+    assert lines[6].startswith("negative association with gap: the sign holds in 1 of 1 settings (100%)")
+    assert " ".join(lines[8].split()) == "spearman 95 % p adjusted given n_weights 95 % p adjusted doubts"
+    assert lines[9].startswith("I(X;T) of fc, binning, n_bins = 30: fall  -")
     assert "1 column tried on 8 runs" in lines
-    assert lines[-1].startswith("negative association with gap: the sign holds in 1 of 1 settings (100%)")
-    assert "n_weights has" not in result.output
     failed = CliRunner().invoke(cli.main, [*words[:3], "--with", "gap"])
     assert failed.exit_code == 2
     assert "at least 5 configurations with all numbers, got 1 in 1 runs" in failed.output

@@ -1,0 +1,276 @@
+"""What goes with the gap over many runs: every summary of every layer as a map, and one of them run by run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+
+from infoplane.core.errors import choices
+from infoplane.core.palette import OKABE_ITO
+from infoplane.plots._about import axis_label
+from infoplane.plots._artists import ROW_SHARE, Label, colorbar, direct_labels, measured, row_axis
+from infoplane.plots._figure import Look, canvas, figure_of, grow, is_own, keywords, panel_height, plain_numbers
+from infoplane.plots._layers import row_looks
+from infoplane.plots.heatmap import draw_scale, hatch
+from infoplane.plots.style import INK, points_of, small_size, step_colormap
+from infoplane.plots.text import safe_names, safe_text, text_width, wrap
+from infoplane.studies import Association
+
+FloatArray = npt.NDArray[np.float64]
+LEVEL = 0.05
+"""Adjusted p from which a correlation is no finding."""
+MOST_ACROSS, MOST_NAMES = 40, 24
+WORDS = {"max_step": "step of max", "fall_share": "fall / max"}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AssociationData:
+    """(L, C) correlations with layers down and what was tried of each across, NaN where a cell was not tried.
+
+    Attributes
+    ----------
+    layers, across : list of str
+        `across` says what differs between the columns; what is alike stands in the caption.
+    value, p_adjusted : (L, C) float64
+    label : str
+        What the colours mean.
+    caption : list of str
+    """
+
+    layers: list[str]
+    across: list[str]
+    value: FloatArray
+    p_adjusted: FloatArray
+    label: str
+    caption: list[str]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ScatterData:
+    """One summary and the target of every run.
+
+    Attributes
+    ----------
+    x, y : (R,) float64
+    z : (R,) float64 or None
+        The control.
+    runs : tuple of str
+    x_label, y_label, z_label : str
+    caption : list of str
+    """
+
+    x: FloatArray
+    y: FloatArray
+    z: FloatArray | None
+    runs: tuple[str, ...]
+    x_label: str
+    y_label: str
+    z_label: str
+    caption: list[str]
+
+
+def association_data(found: Association) -> AssociationData:
+    """The correlations as (layers, what was tried).
+
+    Raises
+    ------
+    ValueError
+        More than 40 things were tried of a layer.
+    """
+    measures = list(found.measures.values())
+    parts = {m: (m.quantity, m.way, WORDS.get(m.summary, m.summary)) for m in measures}
+    tried = list(dict.fromkeys(parts.values()))
+    if len(tried) > MOST_ACROSS:
+        raise ValueError(
+            f"{len(tried)} things were tried of each layer, a map has room for {MOST_ACROSS}; "
+            "choose them in study.association(summary=..., quantity=..., settings=...)"
+        )
+    layers = list(dict.fromkeys(m.layer for m in measures))
+    at = [layers.index(m.layer) for m in measures], [tried.index(parts[m]) for m in measures]
+    value, p = np.full((2, len(layers), len(tried)), np.nan)
+    value[at], p[at] = found.value, found.p_adjusted
+    alike = [len(set(column)) == 1 for column in zip(*tried, strict=True)]
+    words = [", ".join(w for w, same in zip(one, alike, strict=True) if not same) or one[2] for one in tried]
+    same = [w for w, shared in zip(tried[0], alike, strict=True) if shared]
+    hollow = int((p >= LEVEL).sum())
+    caption = [", ".join(same)] if same else []
+    caption += [f"{hollow} of {len(measures)} with an adjusted p of {LEVEL} or more (hatched)", *found.words]
+    return AssociationData(
+        layers=layers,
+        across=words,
+        value=value,
+        p_adjusted=p,
+        label=correlation_words(found),
+        caption=[safe_text(line, limit=300) for line in caption],
+    )
+
+
+def correlation_words(found: Association) -> str:
+    """`Spearman with gap, given n_weights`."""
+    given = f", given {safe_text(found.control)}" if found.control else ""
+    name = "Spearman" if found.control else found.method.capitalize()
+    return f"{name} with {safe_text(found.target)}{given}"
+
+
+@keywords(Look, without=["colors", "markers", "legend"])
+def association(found: Association, *, ax: Axes | None = None, **look: Unpack[Look]) -> Axes:
+    """Draw every correlation of an association: layers down, what was tried of each across.
+
+    Hatched cells have an adjusted p of 0.05 or more, white ones were not tried. With a control, the correlations are
+    those given it.
+
+    Parameters
+    ----------
+    found : Association
+        What `study.association(...)` returned.
+    ax, caption, style, width, title, labels, cmap, colorbar
+        As in `infoplane.plots.plane`.
+
+    Raises
+    ------
+    ValueError
+        More than 40 things were tried of a layer.
+    """
+    data = association_data(found)
+    with canvas(ax, data.caption, look, aspect=min(1.2, 0.34 + 0.035 * len(data.layers))) as axes:
+        draw_map(axes, data, look)
+    return axes
+
+
+def draw_map(ax: Axes, data: AssociationData, look: Look) -> None:
+    """The cells with their numbers or signs, hatches, names and the colour bar."""
+    rows, columns = data.value.shape
+    x, y = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
+    cmap = "RdBu_r" if look["cmap"] is None else look["cmap"]
+    mesh = ax.pcolormesh(x, y, np.ma.masked_invalid(data.value), cmap=cmap, vmin=-1, vmax=1)
+    hatch(ax, data.p_adjusted >= LEVEL)
+    row_axis(ax, row_looks(ax, data.layers, look, share=ROW_SHARE))
+    name_columns(ax, data)
+    ax.set_ylim(rows - 0.5, -0.5)
+    ax.spines[:].set_visible(False)
+    figure_of(ax).draw_without_rendering()  # the names below may have left little height to the label of the bar
+    size = points_of(mpl.rcParams["axes.labelsize"])
+    label = wrap([data.label], 0.9 * panel_height(ax), size)
+    draw_scale([ax], mesh, look, measured(label, data.caption, look, panel_height(ax)))
+    write_numbers(ax, data, mesh)
+
+
+def name_columns(ax: Axes, data: AssociationData) -> None:
+    """What was tried, upright where it is more than a few; a figure of its own grows by what that takes."""
+    names = list(safe_names(data.across, limit=36).values())
+    size = points_of(mpl.rcParams["xtick.labelsize"])
+    width = max(text_width(name, size) for name in names)
+    upright = width > 0.7 * panel_width(ax) / len(names)
+    ax.set_xticks(range(len(names)), names, rotation=90 if upright else 0)
+    ax.tick_params(axis="x", length=0)
+    ax.set_xlim(-0.5, len(names) - 0.5)
+    if upright and is_own(ax):
+        grow(figure_of(ax), width)
+
+
+def panel_width(ax: Axes) -> float:
+    """The width of the axes in points."""
+    return float(ax.get_window_extent().width * 72 / figure_of(ax).dpi)
+
+
+def write_numbers(ax: Axes, data: AssociationData, mesh: Any) -> None:
+    """The number of each cell where all have room, else its sign: in grey the two ends of the colours look alike."""
+    size, figure = small_size(1.5), figure_of(ax)
+    figure.draw_without_rendering()
+    rows, columns = data.value.shape
+    if 1.4 * size > panel_height(ax) / rows:
+        return
+    wide = text_width("-0.00", size) + 4 < panel_width(ax) / columns
+    colors = mesh.to_rgba(np.ma.masked_invalid(data.value))
+    for row, column in np.argwhere(np.isfinite(data.value)).tolist():
+        value, color = data.value[row, column], colors[row, column]
+        text = f"{value:+.2f}".replace("-", "\u2212")
+        patch = {"boxstyle": "square,pad=0.12", "facecolor": color, "edgecolor": "none"}
+        look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": size, "bbox": patch}
+        dark = 0.2126 * color[0] + 0.7152 * color[1] + 0.0722 * color[2] < 0.45
+        ax.text(column, row, text if wide else text[0], color="white" if dark else INK, **look)
+
+
+def association_scatter_data(found: Association, column: str | None = None) -> ScatterData:
+    """One summary and the target of every run; by default the column of the least adjusted p."""
+    if column is not None and column not in found.measures:
+        raise ValueError(f"{column!r} was not tried; {choices(column, found.measures)}")
+    m = found.strongest()[0] if column is None else found.columns.index(column)
+    measure = found.measures[found.columns[m]]
+    summary = WORDS.get(measure.summary, measure.summary)
+    of = f"{summary} of {measure.quantity}, {safe_text(measure.layer, limit=24)}"
+    low, high = (ends[m] for ends in found.interval)
+    interval = "" if np.isnan(low) else f" ({low:.2f} to {high:.2f})"
+    words = f"{correlation_words(found)}: {found.value[m]:.2f}{interval}, adjusted p {found.p_adjusted[m]:.2g}"
+    caption = [words, f"layer {measure.layer}, {measure.way}", *found.words]
+    return ScatterData(
+        x=found.x[:, m],
+        y=found.y,
+        z=found.z,
+        runs=found.runs,
+        x_label=axis_label(of, "" if measure.unit in ("step", "1") else measure.unit),
+        y_label=safe_text(found.target),
+        z_label=safe_text(found.control),
+        caption=[safe_text(line, limit=300) for line in caption],
+    )
+
+
+@keywords(Look, without=["colors", "markers", "labels", "legend"])
+def association_scatter(
+    found: Association,
+    column: str | None = None,
+    *,
+    ax: Axes | None = None,
+    names: bool | None = None,
+    **look: Unpack[Look],
+) -> Axes:
+    """Draw one summary against the target, a point a run.
+
+    Parameters
+    ----------
+    found : Association
+        What `study.association(...)` returned. With a control its value is the colour of a point.
+    column : str, optional
+        One of `found.columns`; by default the one of the least adjusted p.
+    names : bool, optional
+        Whether points have their run's name, as far as there is room; by default up to 24 runs.
+    ax, caption, style, width, title, cmap, colorbar
+        As in `infoplane.plots.plane`.
+
+    Raises
+    ------
+    ValueError
+        The column was not tried.
+    """
+    data = association_scatter_data(found, column)
+    with canvas(ax, data.caption, look) as axes:
+        draw_runs(axes, data, look)
+        if len(data.runs) <= MOST_NAMES if names is None else names:
+            shown = safe_names(data.runs, limit=24)
+            points = np.stack([data.x, data.y], axis=1)
+            labels = [Label(x, y, shown[run]) for x, y, run in zip(data.x, data.y, data.runs, strict=True)]
+            direct_labels(axes, labels, points)
+    return axes
+
+
+def draw_runs(ax: Axes, data: ScatterData, look: Look) -> None:
+    """The points, coloured by the control where there is one."""
+    ax.set_xlabel(data.x_label)
+    ax.set_ylabel(measured(data.y_label, data.caption, look, panel_height(ax)))
+    for values, limit in ((data.x, ax.set_xlim), (data.y, ax.set_ylim)):
+        room = 0.06 * float(np.ptp(values))
+        limit(float(values.min()) - room, float(values.max()) + room)
+    shared: dict[str, Any] = {"s": 5 * float(mpl.rcParams["lines.markersize"]), "linewidths": 0.4, "zorder": 3}
+    if data.z is None:
+        ax.scatter(data.x, data.y, color=OKABE_ITO[0], edgecolors="white", **shared)
+        return
+    cmap = step_colormap(look["cmap"])
+    drawn = ax.scatter(data.x, data.y, c=data.z, cmap=cmap, edgecolors="white", **shared)
+    if bar := colorbar(ax, drawn, look, data.z_label, aspect=22):
+        plain_numbers(bar.ax)
+        bar.outline.set_visible(False)
