@@ -5,23 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Unpack, cast
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.brief import Brief
-from infoplane.core.errors import choices
 from infoplane.core.files import fingerprint
-from infoplane.diagnostics._measures import DEFAULTS, KINDS, Measure, MeasureSettings, Side, centred, compared, permuted
-from infoplane.diagnostics._place import Entry, Place, class_labels, digest, rows, units_float64
+from infoplane.diagnostics._layer_pairs import LEAST_SAMPLES, Layers, all_pairs, orders_of, settings_of
+from infoplane.diagnostics._measures import KINDS, Measure, MeasureSettings
+from infoplane.diagnostics._place import Entry, Place, rows
+from infoplane.diagnostics._samples import null_entry
 from infoplane.results import Row
 from infoplane.results.names import PAIR
 
 ESTIMATOR = "similarity"
-LEAST_SAMPLES = 4
 FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 class SimilarityOptions(MeasureSettings, total=False):
@@ -69,7 +68,8 @@ class Similarity(Brief):
         """Mean, 2.5 and 97.5 % points of the null; NaN without one."""
         if not self.null.size:
             return math.nan, math.nan, math.nan
-        return float(self.null.mean()), *np.quantile(self.null, (0.025, 0.975)).tolist()
+        beside = null_entry("", self.null, "")
+        return beside.value, beside.low, beside.high
 
     @property
     def calibrated(self) -> tuple[float, float, float]:
@@ -87,9 +87,8 @@ class Similarity(Brief):
         name = f"{kind.title}{PAIR}"
         entries = [Entry(name, self.value, kind.unit, ceiling=1.0, flags=flags)]
         if self.null.size:
-            mean, low, high = self.level
             own = tuple(flag for flag in flags if flag != "below_null")
-            entries.append(Entry(f"{name} null", mean, kind.unit, low, high, ceiling=1.0, flags=own))
+            entries.append(replace(null_entry(name, self.null, kind.unit), ceiling=1.0, flags=own))
             mean, low, high = self.calibrated
             entries.append(Entry(f"{name} calibrated", mean, f"{kind.unit} above null", low, high, "point", 1.0, flags))
         size = {"n_samples": self.n_samples, "n_units": self.n_units}
@@ -227,115 +226,27 @@ def similarity_matrix(
     >>> similarity_matrix([a, -a, a**2]).value.shape
     (3, 3)
     """
-    full = _settings(measure, settings)
+    full = settings_of(measure, settings)
     if null_draws < 0 or max_samples < LEAST_SAMPLES:
         raise ValueError(f"need null_draws >= 0 and max_samples >= {LEAST_SAMPLES}, got {null_draws} and {max_samples}")
-    left = _Layers(layers, "layers", measure, full, max_samples, seed)
-    right = left if others is None else _Layers(others, "others", measure, full, max_samples, seed, left.count)
+    left = Layers(layers, "layers", measure, full, max_samples, seed)
+    right = left if others is None else Layers(others, "others", measure, full, max_samples, seed, left.count)
     if right is left and len(left.sides) < 2:
         raise ValueError(f"a list with itself needs at least two layers, got {len(left.sides)}; pass others= too")
-    orders = _orders(left, labels, within, null_draws, seed)
+    orders = orders_of(left, labels, within, null_draws, seed)
     config = {"measure": measure, **full, "within": within, "null_draws": null_draws}
     config |= {"max_samples": max_samples, "seed": seed}
-    found = _all_pairs(left, right, measure, orders)
+    found = all_pairs(left, right, measure, orders)
     wanted = [(a, b) for b in range(found.shape[2]) for a in range(found.shape[1]) if right is not left or a < b]
     pairs = {(a, b): _pair(left, right, found[:, a, b], a, b, config) for a, b in wanted}
     return SimilarityMatrix(value=found[0], null=found[1:], pairs=dict(sorted(pairs.items())))
 
 
-class _Layers:
-    """The matrices of a list of layers on the rows that are used."""
-
-    def __init__(
-        self,
-        layers: Iterable[npt.ArrayLike],
-        name: str,
-        measure: Measure,
-        settings: MeasureSettings,
-        limit: int,
-        seed: int,
-        count: int = 0,
-    ) -> None:
-        self.limit, self.seed, self.count = limit, seed, count
-        self.used: IntArray | slice = slice(None)
-        self.sides: list[Side] = []
-        self.units: list[int] = []
-        self.digests: list[str] = []
-        for i, layer in enumerate(layers):
-            a = units_float64(layer, f"{name}[{i}]")
-            self._rows_of(len(a))
-            rows = a[self.used]
-            self.sides.append(KINDS[measure].side(centred(rows), settings))
-            self.units.append(rows.shape[1])
-            self.digests.append(digest(rows))
-
-    def _rows_of(self, count: int) -> None:
-        """Check the number of rows against the layers before, and draw those that are used."""
-        self.count = self.count or count
-        if count != self.count:
-            raise ValueError(f"all layers must see the same samples, got {self.count} and {count}")
-        if count < LEAST_SAMPLES:
-            raise ValueError(f"similarity needs at least {LEAST_SAMPLES} samples, got {count}")
-        if count > self.limit:
-            drawn = np.random.default_rng(self.seed).choice(count, self.limit, replace=False)
-            self.used = np.sort(drawn).astype(np.int64)
-
-
-def _settings(measure: Measure, given: MeasureSettings) -> MeasureSettings:
-    """The settings of a measure; ValueError for those that it does not have, or that mean nothing."""
-    if measure not in KINDS:
-        raise ValueError(f"no measure named {measure!r}; {choices(measure, KINDS)}")
-    own = KINDS[measure].settings
-    for name, value in given.items():
-        if name not in own:
-            raise ValueError(f"measure {measure!r} has no setting {name!r}; it has {', '.join(own) or 'none'}")
-        if not cast(float, value) > 0 or (name == "variance" and cast(float, value) > 1):
-            raise ValueError(f"{name} must be positive{', at most 1' if name == 'variance' else ''}, got {value}")
-    return cast(MeasureSettings, {name: {**DEFAULTS, **given}[name] for name in own})
-
-
-def _orders(
-    left: _Layers, labels: npt.ArrayLike | None, within: Literal["all", "class"], draws: int, seed: int
-) -> list[IntArray]:
-    """Permutations of the rows that are used, of all or inside classes."""
-    count = len(np.arange(left.count)[left.used])
-    groups = [np.arange(count)]
-    if within == "class":
-        if labels is None:
-            raise ValueError("within='class' needs labels=")
-        y = class_labels(labels, left.count, "labels")[left.used]
-        groups = [np.flatnonzero(y == label) for label in np.unique(y)]
-        if max(map(len, groups)) < 2:
-            raise ValueError("within='class' needs a class with two rows; every row has a class of its own")
-    elif within != "all":
-        raise ValueError(f"within must be 'all' or 'class', got {within!r}")
-    rng, orders = np.random.default_rng(seed), []
-    for _ in range(draws):
-        order = np.arange(count)
-        for group in groups:
-            order[group] = rng.permutation(group)
-        orders.append(order)
-    return orders
-
-
-def _all_pairs(left: _Layers, right: _Layers, measure: Measure, orders: Sequence[IntArray]) -> FloatArray:
-    """(1 + draws, A, B): the values, and below them those with the rows of the second layer permuted."""
-    found = np.full((1 + len(orders), len(left.sides), len(right.sides)), np.nan)
-    for b, second in enumerate(right.sides):
-        for draw in range(len(found)):
-            matrix = permuted(measure, second.matrix, orders[draw - 1]) if draw else second.matrix
-            for a, first in enumerate(left.sides[: b + 1] if right is left else left.sides):
-                found[draw, a, b] = compared(measure, first.matrix, matrix)
-                if right is left:
-                    found[draw, b, a] = found[draw, a, b]
-    return found
-
-
-def _pair(left: _Layers, right: _Layers, found: FloatArray, a: int, b: int, config: dict[str, Any]) -> Similarity:
+def _pair(left: Layers, right: Layers, found: FloatArray, a: int, b: int, config: dict[str, Any]) -> Similarity:
     """One pair from its value and, behind it, those of its null."""
     one, two = left.sides[a], right.sides[b]
     flags = one.flags | two.flags
-    if len(found) > 1 and found[0] <= np.quantile(found[1:], 0.975) + 1e-12:
+    if len(found) > 1 and found[0] <= null_entry("", found[1:], "").high + 1e-12:
         flags |= {"below_null"}
     known = [side.found for side in (one, two)]
     # What was found in the layers: kernel widths in units of the largest deviation, numbers of directions.

@@ -142,11 +142,11 @@ def draw_cells(ax: Axes, data: HeatmapData, options: Options, ends: tuple[float,
     return mesh
 
 
-def hatch(ax: Axes, mask: npt.NDArray[np.bool_]) -> None:
+def hatch(ax: Axes, mask: npt.NDArray[np.bool_], color: str = "0.25") -> None:
     """Hatches over the cells (L, S) that are True."""
     for row, first, count in spans(mask):
         corner = (first - 0.5, row - 0.5)
-        ax.add_patch(Rectangle(corner, count, 1, fill=False, hatch="////", edgecolor="0.25", linewidth=0))
+        ax.add_patch(Rectangle(corner, count, 1, fill=False, hatch="////", edgecolor=color, linewidth=0))
 
 
 def draw_scale(axes: Sequence[Axes], mesh: Any, options: Look, label: str) -> None:

@@ -221,7 +221,7 @@ def draw(ax: Axes, data: SimilarityData, look: Options) -> None:
     cmap = "viridis" if look["cmap"] is None else look["cmap"]
     value, raster = np.ma.masked_invalid(data.value), data.value.size > 5000
     mesh = ax.pcolormesh(x, y, value, rasterized=raster, cmap=cmap, vmin=ends[0], vmax=ends[1])
-    hatch(ax, data.weak)
+    hatch(ax, data.weak, "0.75")  # these cells are at the dark end of the scale
     if data.of:
         name_steps(ax, data)
     else:

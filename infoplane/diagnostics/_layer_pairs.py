@@ -1,0 +1,115 @@
+"""Lists of layers, each as the matrix of its measure, and all pairs of two lists with rows permuted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from infoplane.core.errors import choices
+from infoplane.diagnostics._measures import (
+    DEFAULTS,
+    KINDS,
+    FloatArray,
+    IntArray,
+    Measure,
+    MeasureSettings,
+    Side,
+    centred,
+    compared,
+    permuted,
+)
+from infoplane.diagnostics._place import class_labels, digest, units_float64
+
+LEAST_SAMPLES = 4
+"""HSIC without bias divides by N - 3."""
+
+
+class Layers:
+    """The matrices of a list of layers on the rows that are used."""
+
+    def __init__(
+        self,
+        layers: Iterable[npt.ArrayLike],
+        name: str,
+        measure: Measure,
+        settings: MeasureSettings,
+        limit: int,
+        seed: int,
+        count: int = 0,
+    ) -> None:
+        self.limit, self.seed, self.count = limit, seed, count
+        self.used: IntArray | slice = slice(None)
+        self.sides: list[Side] = []
+        self.units: list[int] = []
+        self.digests: list[str] = []
+        for i, layer in enumerate(layers):
+            a = units_float64(layer, f"{name}[{i}]")
+            self._rows_of(len(a))
+            rows = a[self.used]
+            self.sides.append(KINDS[measure].side(centred(rows), settings))
+            self.units.append(rows.shape[1])
+            self.digests.append(digest(rows))
+
+    def _rows_of(self, count: int) -> None:
+        """Check the number of rows against the layers before, and draw those that are used."""
+        self.count = self.count or count
+        if count != self.count:
+            raise ValueError(f"all layers must see the same samples, got {self.count} and {count}")
+        if count < LEAST_SAMPLES:
+            raise ValueError(f"similarity needs at least {LEAST_SAMPLES} samples, got {count}")
+        if count > self.limit:
+            drawn = np.random.default_rng(self.seed).choice(count, self.limit, replace=False)
+            self.used = np.sort(drawn).astype(np.int64)
+
+
+def settings_of(measure: Measure, given: MeasureSettings) -> MeasureSettings:
+    """The settings of a measure; ValueError for those that it does not have, or that mean nothing."""
+    if measure not in KINDS:
+        raise ValueError(f"no measure named {measure!r}; {choices(measure, KINDS)}")
+    own = KINDS[measure].settings
+    for name, value in given.items():
+        if name not in own:
+            raise ValueError(f"measure {measure!r} has no setting {name!r}; it has {', '.join(own) or 'none'}")
+        if not cast(float, value) > 0 or (name == "variance" and cast(float, value) > 1):
+            raise ValueError(f"{name} must be positive{', at most 1' if name == 'variance' else ''}, got {value}")
+    return cast(MeasureSettings, {name: {**DEFAULTS, **given}[name] for name in own})
+
+
+def orders_of(
+    left: Layers, labels: npt.ArrayLike | None, within: Literal["all", "class"], draws: int, seed: int
+) -> list[IntArray]:
+    """Permutations of the rows that are used, of all or inside classes."""
+    count = len(np.arange(left.count)[left.used])
+    groups = [np.arange(count)]
+    if within == "class":
+        if labels is None:
+            raise ValueError("within='class' needs labels=")
+        y = class_labels(labels, left.count, "labels")[left.used]
+        groups = [np.flatnonzero(y == label) for label in np.unique(y)]
+        if max(map(len, groups)) < 2:
+            raise ValueError("within='class' needs a class with two rows; every row has a class of its own")
+    elif within != "all":
+        raise ValueError(f"within must be 'all' or 'class', got {within!r}")
+    rng, orders = np.random.default_rng(seed), []
+    for _ in range(draws):
+        order = np.arange(count)
+        for group in groups:
+            order[group] = rng.permutation(group)
+        orders.append(order)
+    return orders
+
+
+def all_pairs(left: Layers, right: Layers, measure: Measure, orders: Sequence[IntArray]) -> FloatArray:
+    """(1 + draws, A, B): the values, and below them those with the rows of the second layer permuted."""
+    found = np.full((1 + len(orders), len(left.sides), len(right.sides)), np.nan)
+    for b, second in enumerate(right.sides):
+        for draw in range(len(found)):
+            matrix = permuted(measure, second.matrix, orders[draw - 1]) if draw else second.matrix
+            for a, first in enumerate(left.sides[: b + 1] if right is left else left.sides):
+                found[draw, a, b] = compared(measure, first.matrix, matrix)
+                if right is left:
+                    found[draw, b, a] = found[draw, a, b]
+    return found
