@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.brief import Brief
-from infoplane.core.units import Z_95
-from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, rows
+from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, mean_and_half, rows
 from infoplane.results import Row
 
 ESTIMATOR = "curvature"
@@ -106,14 +104,12 @@ def curvature(z: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> Curvature:
     counts = known.sum(axis=1)
     total = np.where(known, np.degrees(2.0 * half), 0.0).sum(axis=1)
     each = np.where(counts > 0, total / np.maximum(counts, 1), np.nan)
-    used = each[counts > 0]
-    mean = float(used.mean()) if len(used) else math.nan
-    error = Z_95 * float(used.std(ddof=1)) / math.sqrt(len(used)) if len(used) > 1 else math.nan
+    mean, half_width = mean_and_half(each[counts > 0])
     return Curvature(
         each=each,
         mean=mean,
-        low=mean - error,
-        high=mean + error,
+        low=mean - half_width,
+        high=mean + half_width,
         angles=int(counts.sum()),
         dropped=int((three & ~known).sum()),
         n_units=a.shape[2],

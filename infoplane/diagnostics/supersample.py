@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from infoplane.core.brief import Brief
 from infoplane.core.units import BIT, BITS_PER_NAT
+from infoplane.diagnostics._codes import information_bits, joint_counts
 from infoplane.diagnostics._place import Entry, Place, around, digest, finite_float64, mean_and_half, rows
 from infoplane.diagnostics._samples import LEAST_DRAWS, null_entry
 from infoplane.results import Row
@@ -121,7 +122,7 @@ def supersample_bound(
     gaps = (given.sum(axis=2) - 2 * own).mean(axis=1)  # the other one minus this one
     gap, half = mean_and_half(gaps)
     return Supersample(
-        information=information * BITS_PER_NAT,
+        information=information,
         bound=_bound(information),
         null=np.array(null),
         gap=gap,
@@ -145,22 +146,15 @@ def _rounded(losses: FloatArray, levels: int | None) -> npt.NDArray[np.int64]:
 
 
 def _information(difference: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], pooled: bool) -> FloatArray:
-    """Plug-in information in nats with Miller and Madow's correction, of each column or of all together."""
-    d, u = (a.reshape(-1, 1) if pooled else a for a in (difference - difference.min(), chosen))
-    cells = np.stack([[(d == k) & (u == v) for v in (0, 1)] for k in range(int(d.max()) + 1)])
-    joint = cells.sum(axis=2)  # (values, 2, pairs)
-    parts = joint, joint.sum(axis=1), joint.sum(axis=0)
-    entropies, filled = zip(*(_entropy(p.reshape(-1, p.shape[-1])) for p in parts), strict=True)
-    bias = (filled[0] - filled[1] - filled[2] + 1) / (2 * len(d))
-    return np.asarray(entropies[1] + entropies[2] - entropies[0] - bias)
+    """Plug-in information in bits with Miller and Madow's correction, of each pair or of all together."""
+    d, u = ((a.reshape(1, -1) if pooled else a.T) for a in (difference - difference.min(), chosen))
+    tables = [joint_counts(*pair) for pair in zip(d, u, strict=True)]
+    filled = [table > 0 for table in tables]
+    cells = np.array([f.sum() - f.any(axis=0).sum() - f.any(axis=1).sum() + 1 for f in filled])
+    plug_in = np.array([information_bits(table) for table in tables])
+    return np.asarray(plug_in - cells / (2 * d.shape[1]) * BITS_PER_NAT)
 
 
-def _entropy(counts: npt.NDArray[np.int64]) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-    """Plug-in entropy in nats of each column of counts, and its number of cells that are filled."""
-    p = counts / counts.sum(axis=0)
-    return -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=0), (counts > 0).sum(axis=0)
-
-
-def _bound(nats: FloatArray) -> float:
+def _bound(bits: FloatArray) -> float:
     # A negative estimate has no root: as 0 it keeps the mean on the safe side of a bound.
-    return float(np.sqrt(2 * np.maximum(nats, 0)).mean())
+    return float(np.sqrt(2 * np.maximum(bits, 0) / BITS_PER_NAT).mean())
