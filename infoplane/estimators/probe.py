@@ -147,7 +147,11 @@ class LinearProbe(Method):
             object.__setattr__(self, "chunk", CHUNK)
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """Bytes one snapshot needs: units in float64 three times, their Gram matrix, scores of ten classes."""
+        """Bytes one snapshot needs: units in float64 three times, their Gram matrix, scores of ten classes.
+
+        How many classes there are is not known here; networks of more are trained in smaller stacks, and of linear
+        probes fewer subsets at a time.
+        """
         columns = units + self.random_features
         networks = bytes_of_network(samples, units, 10, self.folds) if self.family == "mlp" else 0
         return networks + 8 * (3 * samples * columns + 3 * min(samples, columns) ** 2) + 640 * samples * self.folds

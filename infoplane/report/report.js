@@ -564,6 +564,8 @@
     for (const name of names.filter((n) => n !== NULL)) option($("quantity"), name, name);
     $("quantity").value = names.includes(kept) ? kept : names.includes(TY) ? TY : names[0];
     $("caption").textContent = captionText();
+    for (const {dataset, parentNode} of $("layers").querySelectorAll("input"))
+      parentNode.lastChild.textContent = data.layers[dataset.index] + (estimate.methods[dataset.index] || "");
     chooseRuns();
     rebuild();
   };

@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 
+from benchmarks import branches
 from infoplane.core.records import Noise
 from infoplane.estimators import auto as module
 from infoplane.estimators import config_json, extrapolate, parse, permutation_null, subsample_interval
@@ -93,9 +94,10 @@ def test_the_branch_follows_from_what_the_layer_is(case):
     ],
 )
 def test_the_numbers_are_those_of_the_branch(case, spec):
-    t, y, _ = CHOICES[case]
+    t, y, branch = CHOICES[case]
+    t, y = t[None, :100], y[:100]
     with values_only():
-        found, want = Auto(effort="low").estimate(t[None, :300], y[:300]), parse(spec).estimate(t[None, :300], y[:300])
+        found, want = Auto(effort="low", branch=branch).estimate(t, y), parse(spec).estimate(t, y)
     assert found.keys() == want.keys()
     for name, q in want.items():
         for part in ("value", "low", "high", "ceiling"):
@@ -218,3 +220,12 @@ def test_memory_is_that_of_the_branch_once_it_is_known():
     whole = Auto().bytes_per_snapshot(1000, 8)
     each = [Auto(branch=branch).bytes_per_snapshot(1000, 8) for branch in BRANCHES]
     assert whole == max(each) > min(each)
+
+
+def test_the_benchmark_of_branches_measures_all_that_are_possible():
+    t, y = A1[:100], LABELS[:100]
+    problem = branches.Problem(kind="classes", family="none", settings={}, t=t, y=y, nats=0.0)
+    branch, off = branches.errors(problem, "low")
+    assert (branch, set(off)) == ("knn", {"knn", "probe:family=mlp"})
+    line = branches.table([("classes", branch, off)]).splitlines()[2]
+    assert line.startswith("| classes, knn | 1 | 0.")

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from infoplane import plots
+from infoplane.report.data import page_data
 from infoplane.report.doubts import doubts
 from infoplane.results import ResultTable, Row
 from infoplane.results.branches import choice_of
@@ -77,6 +78,7 @@ def test_no_violation_is_counted_between_methods():
     assert table(apart).dpi() == []
     assert [d.kind for d in doubts(table(MIXED)) if d.kind in ("dpi", "methods")] == ["methods"]
     assert [d.kind for d in doubts(table(ALIKE)) if d.kind in ("dpi", "methods")] == ["dpi", "methods"]
+    assert page_data(table(MIXED))["estimates"][0]["methods"] == {2: "†"}
     (words,) = (d.text for d in doubts(table(MIXED)) if d.kind == "methods")
     assert "out (I(X;T) by flow, I(T;Y) by knn)" in words
 
