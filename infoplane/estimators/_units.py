@@ -15,7 +15,7 @@ from infoplane.estimators._protocol import Quantity, values_only
 from infoplane.estimators._registry import register_wrapper
 from infoplane.estimators._scaling import numbered_rows
 from infoplane.estimators._settings import at_least, setting
-from infoplane.estimators._wrappers import Wrapper, shuffled_targets, without_null
+from infoplane.estimators._wrappers import Wrapper, settled, shuffled_targets, without_null
 
 I_TY = "I(T;Y)"
 LEAST_DRAWS = 5
@@ -91,7 +91,8 @@ class PerUnit(Wrapper):
 
     def table(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> UnitTable:
         """Every unit of snapshots t (S, N, D), or (S, N, ...) with the further axes flattened."""
-        inner, units = without_null(self.estimator), t.flatten(2)
+        units = t.flatten(2)
+        inner = without_null(settled(self.estimator, units, y, x, x_ids))
         of = _SingleUnits(inner, units, x, x_ids)
         with values_only():
             null = torch.stack([of.bits(labels)[0] for labels in shuffled_targets(y, x_ids, self.draws, self.seed)])
@@ -159,8 +160,9 @@ class UnitSynergy(Wrapper):
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
         """The quantities of the estimator inside, and the synergy of its I(T;Y)."""
-        out: dict[str, Quantity] = dict(self.estimator.estimate(t, y, x=x, x_ids=x_ids))
-        inner, units = without_null(self.estimator), t.flatten(2)
+        chosen, units = settled(self.estimator, t, y, x, x_ids), t.flatten(2)
+        out: dict[str, Quantity] = dict(chosen.estimate(t, y, x=x, x_ids=x_ids))
+        inner = without_null(chosen)
         whole = _information(inner, out)
         order = torch.randperm(units.shape[2], generator=torch.Generator().manual_seed(self.seed), device="cpu")
         terms = []

@@ -12,8 +12,9 @@ import torch
 from benchmarks import branches
 from infoplane.core.records import Noise
 from infoplane.estimators import auto as module
-from infoplane.estimators import config_json, extrapolate, parse, permutation_null, subsample_interval
+from infoplane.estimators import config_json, extrapolate, parse
 from infoplane.estimators._protocol import values_only
+from infoplane.estimators._registry import wrapper
 from infoplane.estimators.auto import BRANCHES, Auto
 from infoplane.testing import InMemory
 
@@ -159,17 +160,24 @@ def test_a_second_array_that_changes_with_the_step_is_read_beside_its_own():
     assert Auto().prepare(Pairs(whole[:1]), A2).branch == "flow"
 
 
-@pytest.mark.parametrize("wrap", [permutation_null, lambda e: subsample_interval(e, draws=5)], ids=["null", "interval"])
-def test_shuffles_and_parts_keep_the_branch(wrap, monkeypatch):
-    """Shuffled swirls would pass for Gaussian, and a part of 40 samples for too few."""
+WRAPPERS = {"null": {"draws": 2}, "interval": {"draws": 5}, "units": {"draws": 5}, "synergy": {}}
+
+
+@pytest.mark.parametrize("suffix", WRAPPERS)
+def test_shuffles_and_parts_keep_the_branch(suffix, monkeypatch):
+    """Shuffled swirls would pass for Gaussian, a part of 40 samples for too few, a unit alone for two dimensions."""
+
+    def wrap(estimator):
+        return wrapper(suffix)(estimator=estimator, **WRAPPERS[suffix])
+
     seen = []
     monkeypatch.setattr(Auto, "_choice", lambda self, t, y: seen.append(len(t)) or module.Branch("knn", "told so"))
     t, y, _ = CHOICES["swirls"]
     found = wrap(Auto(effort="low")).estimate(t[None, :80], y[:80])
     assert seen == [80]
-    assert "I(T;Y)" in found
-    ready = wrap(wrap(Auto())).prepare(InMemory(t[None, :80]), y[:80])
-    assert ready.estimator.estimator.branch == "knn"
+    assert "I(T;Y)" in found or "units above null" in found
+    ready = wrap(Auto()).prepare(InMemory(t[None, :80]), y[:80])
+    assert ready.estimator.branch == "knn"
 
 
 def test_it_is_not_extrapolated():
