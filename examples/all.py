@@ -22,6 +22,8 @@ INTRODUCTION = """# Experiments
 
 The field's headline results, each reproduced by one script through the public interface. A line says what is asserted,
 what was measured here and, as reference, what an independent prototype without any of this code measured before.
+"Not about Y" stands beside a line that holds for shuffled labels as well (`--quick --shuffle`): it says something of
+networks or of a method.
 """
 
 
@@ -120,10 +122,11 @@ def write(page: Path, out: Path, records: list[tuple[Path, dict[str, Any]]], qui
             continue
         lines += ["", "| | asserted | measured | reference |\n| --- | --- | --- | --- |"]
         lines += [
-            f"| **{'holds' if o['holds'] else 'FAILS'}** | "
+            f"| **{'holds' if o['holds'] else 'FAILS'}**{'' if o.get('about_y', True) else ', not about Y'} | "
             + " | ".join(o[key].replace("|", "\\|") for key in ("claim", "measured", "reference")) + " |"
             for o in r["outcomes"]
         ]  # fmt: skip
+        lines += [f"\n{table}" for table in r.get("tables", [])]
         for figure in r["figures"]:
             name = f"{script.stem}-{figure['name']}.png"
             shutil.copyfile(out / script.stem / f"{figure['name']}.png", folder / name)

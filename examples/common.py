@@ -9,9 +9,10 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from infoplane import ResultTable, datasets, plots
-from infoplane.hooks import CollectionRecorder, log_spaced
+from infoplane.hooks import CollectionRecorder, GradientMoments, log_spaced
+from infoplane.studies import Association
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Outcome:
     measured: str
     reference: str
     holds: bool
+    about_y: bool = True
+    """False for a line that holds under shuffled labels too: it says something of the network or of the method."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,18 @@ class Options:
     out: Path
     shuffle: bool
     figures: list[dict[str, str]] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
 
     def figure(self, drawn: Axes | Figure, name: str, caption: str) -> None:
         """Save a figure into the folder of the example, with the sentence that stands under it."""
         plots.save(drawn, self.out / f"{name}.png", dpi=110)
         self.figures.append({"name": name, "caption": caption})
+
+    def table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Print a table, which then also stands on the page of the experiments, as Markdown."""
+        lines = [[cell.replace("|", r"\|") for cell in row] for row in (head, ["---"] * len(head), *rows)]
+        self.tables.append("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
+        print(self.tables[-1])
 
 
 class DataAbsent(Exception):
@@ -71,12 +82,14 @@ def main(run: Callable[[Options], Sequence[Outcome]], description: str) -> None:
         print(f"skipped: {absent}")
         sys.exit(3)
     for o in outcomes:
-        print(f"{'holds' if o.holds else 'FAILS'}  {o.claim}: {o.measured} (reference {o.reference})")
+        words = "" if o.about_y else ", not about Y"
+        print(f"{'holds' if o.holds else 'FAILS'}  {o.claim}: {o.measured} (reference {o.reference}{words})")
     record = {
         "quick": given.quick,
         "seconds": round(time.monotonic() - started),
         "outcomes": [asdict(o) | {"holds": bool(o.holds)} for o in outcomes],
         "figures": options.figures,
+        "tables": options.tables,
     }
     (given.out / "outcomes.json").write_text(json.dumps(record, indent=1) + "\n")
     sys.exit(0 if all(o.holds for o in outcomes) else 1)
@@ -112,6 +125,18 @@ def by_run(table: ResultTable, quantity: str, layer: str = "") -> npt.NDArray[np
     """Values (runs, steps) of one quantity or, without a layer, of a recorded metric."""
     rows = table.select(quantity=quantity, layer=layer)
     return np.stack([rows.select(run=run).value for run in dict.fromkeys(rows.run.tolist())])
+
+
+def place(one: Association, quantity: str = "I(X;T)") -> int:
+    """Where a quantity stands among those that were tried."""
+    return [measure.quantity for measure in one.measures.values()].index(quantity)
+
+
+def told(one: Association, m: int, given: bool = False) -> str:
+    """A correlation with its 95 % interval, or that given the control."""
+    before, value = ("partial_", one.numbers["partial"]) if given else ("", one.numbers[one.method])
+    low, high = (one.numbers[before + end][m] for end in ("low", "high"))
+    return f"{value[m]:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def member_loss(out: Tensor, labels: Tensor) -> Tensor:
@@ -161,41 +186,53 @@ def train_seeds(
     points: int,
     batch: int = 512,
     lr: float = 4e-4,
-    decay: float = 0.0,
+    decay: float | Tensor = 0.0,
     split: float = 0.8,
+    names: Sequence[str] = (),
+    gradients: bool = False,
+    **recorded: Any,
 ) -> list[Path]:
     """Train every member on its own random split and record all of them on all of x; the run of each member.
 
-    `decay` is the factor of half the squared weights of the hidden layers, added to the loss.
+    `decay` is the factor of half the squared weights of the hidden layers, added to the loss: one number, or one for
+    each member. With `gradients` their moments over the batches of each recorded epoch are recorded as well; further
+    arguments are those of the recorder.
     """
     members = model[0].weight.shape[0]
     generator = torch.Generator().manual_seed(12345)
     order = torch.stack([torch.randperm(len(x), generator=generator) for _ in range(members)])
     train, test = order[:, : int(split * len(x))], order[:, int(split * len(x)) :]
     hidden = [m.weight for m in list(model)[:-1] if isinstance(m, StackedLinear)]
+    factor = 0.5 * torch.as_tensor(decay).expand(members)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
-    paths = [runs / f"seed-{i}" for i in range(members)]
-    schedule = log_spaced(points, epochs)
+    paths = [runs / name for name in names or [f"seed-{i}" for i in range(members)]]
+    schedule, moments = log_spaced(points, epochs), GradientMoments(model, members=members) if gradients else None
     with CollectionRecorder(
-        model, (x, y), paths, member_dim=0, members=members, schedule=schedule, total=epochs, quiet=True
-    ) as recorder:
+        model, (x, y), paths, member_dim=0, members=members, schedule=schedule, total=epochs, quiet=True,
+        gradients=moments, **recorded,
+    ) as recorder:  # fmt: skip
         for epoch in range(1, epochs + 1):
+            if moments is not None and recorder.due(epoch):
+                moments.take()  # those of this epoch alone: over more of them the drift of the mean counts as spread
             shuffled = train.gather(1, torch.rand(train.shape, generator=generator).argsort(1))
             for rows in shuffled.split(batch, dim=1):
                 loss = member_loss(model(x[rows]), y[rows])
-                if decay:
-                    loss = loss + 0.5 * decay * sum(w.square().sum() for w in hidden)
+                if factor.any():
+                    loss = loss + sum(factor @ w.square().sum((1, 2)) for w in hidden)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
             if recorder.due(epoch):
-                with torch.no_grad():
-                    right = (model(x).argmax(2) == y).double()
-                recorder.snapshot(
-                    epoch,
-                    metrics={
-                        "train accuracy": right.gather(1, train).mean(1),
-                        "test accuracy": right.gather(1, test).mean(1),
-                    },
-                )
+                recorder.snapshot(epoch, metrics=accuracy_and_loss(model, x, y, {"train": train, "test": test}))
     return paths
+
+
+def accuracy_and_loss(model: nn.Module, x: Tensor, y: Tensor, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Accuracy and loss of every member on each part, its rows (members, N), in evaluation mode."""
+    model.eval()
+    with torch.no_grad():
+        out = model(x)
+    model.train()
+    loss = nn.functional.cross_entropy(out.mT, y.expand(len(out), -1), reduction="none")
+    of = {"accuracy": (out.argmax(2) == y).double(), "loss": loss.double()}
+    return {f"{part} {name}": own.gather(1, rows).mean(1) for part, rows in parts.items() for name, own in of.items()}

@@ -70,6 +70,7 @@ def run(options: common.Options) -> list[common.Outcome]:
         common.Outcome(
             "adaptive bins see one",
             told(EBAB), "7 of 8, 1.66 +- 1.03", (falls[EBAB] > 0.25).sum() >= (1 if options.quick else 5),
+            about_y=False,
         ),
         common.Outcome(
             "bins made for tanh overstate it, and are flagged",

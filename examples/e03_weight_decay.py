@@ -92,7 +92,7 @@ def run(options: common.Options) -> list[common.Outcome]:
                        f"layers 1 to 5, means without {told(fell['plain'].mean(0))}, with {told(fell['decay'].mean(0))}"
                        f"; medians {told(middle['plain'])} and {told(middle['decay'])} bits",
                        "means without 0.00/0.21/0.32/0.67/1.66, with 0.09/3.91/4.39/2.83/1.89",
-                       bool((more > (0.25 if quick else 1.0)).all())),
+                       bool((more > (0.25 if quick else 1.0)).all()), about_y=False),
         common.Outcome("the network learns with the penalty" if quick else
                        "the gap between training and test accuracy shrinks, test accuracy rises",
                        f"median gap {gap['plain']:.3f} without, {gap['decay']:.3f} with; median test accuracy "
@@ -101,10 +101,11 @@ def run(options: common.Options) -> list[common.Outcome]:
                             and test["decay"] > test["plain"])),
         common.Outcome("layers 2 to 5 end closer together", f"medians without {told(ends['plain'])}, "
                        f"with {told(ends['decay'])} bits", "means with 11.9/7.8/5.9/5.3/5.0",
-                       bool(spread["decay"] < (1.0 if quick else 0.6) * spread["plain"])),
+                       bool(spread["decay"] < (1.0 if quick else 0.6) * spread["plain"]), about_y=False),
         common.Outcome("with the penalty activations of the last hidden layer stop growing and shrink",
                        f"largest at the end, as a share of the run's largest: median {size['plain']:.2f} without, "
-                       f"{size['decay']:.2f} with", "-", bool(size["decay"] < (0.8 if quick else 0.5) < size["plain"])),
+                       f"{size['decay']:.2f} with", "-",
+                       bool(size["decay"] < (0.8 if quick else 0.5) < size["plain"]), False),
     ]  # fmt: skip
     if not quick:
         fixed, following = ((fell[f"decay{kind}"][:, -1] > 0.25).sum() for kind in RULERS)

@@ -98,7 +98,7 @@ def run(options: common.Options) -> list[common.Outcome]:
         else:
             claim, reference = "DSE with true labels falls first and ends below its start", "true 3.00, 2.22, 2.37"
             holds = entropy.min() < entropy[0] - 0.2 and entropy[-1] < entropy[0]
-        outcomes.append(common.Outcome(f"{claim}, width {rule}", words, reference, bool(holds)))
+        outcomes.append(common.Outcome(f"{claim}, width {rule}", words, reference, bool(holds), about_y=False))
     return outcomes
 
 

@@ -89,12 +89,12 @@ def run(options: common.Options) -> list[common.Outcome]:
         common.Outcome(
             "the same entropies of all 64 units are more than 5 bits low, and flagged",
             f"{told(RAW)}, {flagged:.0%} flagged", "-7.8/-6.2/-4.9/-2.6/-0.4 bits",
-            bool((found(RAW) < truth - 5).all()) and flagged == 1.0,
+            bool((found(RAW) < truth - 5).all()) and flagged == 1.0, about_y=False,
         ),
         common.Outcome(
             "four louder units hide everything from four components, and where there is something it is flagged",
             f"{told(PCA4, LOUD)}, {said:.0%} flagged", "-",
-            bool((np.abs(found(PCA4, LOUD)) < 0.5).all()) and said == 1.0,
+            bool((np.abs(found(PCA4, LOUD)) < 0.5).all()) and said == 1.0, about_y=False,
         ),
     ]  # fmt: skip
     if not options.quick:

@@ -81,8 +81,9 @@ def run(options: common.Options) -> list[common.Outcome]:
         labels = diagnostics.phases(table, **settings)
         return [[q.partition(": ")[2] for q in labels.select(run=r).quantity] for r in dict.fromkeys(labels.run)]
 
-    def outcome(claim: str, measured: str, reference: str, hits: list[bool]) -> common.Outcome:
-        return common.Outcome(claim, f"{sum(hits)} of {seeds} seeds, {measured}", reference, sum(hits) >= least)
+    def outcome(claim: str, measured: str, reference: str, hits: list[bool], about_y: bool = True) -> common.Outcome:
+        measured = f"{sum(hits)} of {seeds} seeds, {measured}"
+        return common.Outcome(claim, measured, reference, sum(hits) >= least, about_y)
 
     tested = table.curves("test accuracy")
     early = [min(c.step[c.value >= 0.99], default=math.inf) for c in table.curves("train accuracy")]
@@ -102,7 +103,7 @@ def run(options: common.Options) -> list[common.Outcome]:
                 [5 * a <= b < math.inf for a, b in zip(early, late, strict=True)]),
         outcome(f"RankMe: {', '.join(THREE[:shown])}, the first before step 100",
                 f"medians {told('RankMe')}", "134.6 (39), 182.7 (1035), 176.5",
-                [p[:shown] == THREE[:shown] and s < 100 for p, s in zip(phases(alpha=None), low, strict=True)]),
+                [p[:shown] == THREE[:shown] and s < 100 for p, s in zip(phases(alpha=None), low, strict=True)], False),
         outcome("the median unit has .8 of its power in one frequency",
                 f"mean {first.mean():.2f} at first, {last.mean():.2f} in the end", "-", [v >= 0.8 for v in last]),
         outcome("RankMe is highest while test accuracy is below .2",

@@ -99,7 +99,7 @@ def run(options: common.Options) -> list[common.Outcome]:
         ),
         common.Outcome(
             "0 <= I(X;T) <= log2 N", f"{values.min():.2f} to {values.max():.2f} bits", "-",
-            ((values >= 0) & (values <= np.log2(PROBE))).all(),
+            ((values >= 0) & (values <= np.log2(PROBE))).all(), about_y=False,
         ),
         common.Outcome(
             "I(X;T) of layers 3/4/5 falls from its maximum", told[0], "5.68/4.46/3.04 to 4.72/3.36/2.56",

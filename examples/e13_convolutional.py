@@ -102,7 +102,7 @@ def run(options: common.Options) -> list[Outcome]:
         Outcome("I(act4;Y) ends 1.5 bits above its permutation null, and below H(Y)",
                 f"{i_ty.value.mean():.2f} bits, null at most {chance.high.max():.2f}", "-",
                 (i_ty.value - chance.high.clip(0) >= 1.5).all() and (i_ty.value < i_ty.ceiling).all()),
-        Outcome("adaptive bins saturate, and say so", f"{flagged:.1%} of points flagged", "-", flagged >= 0.95),
+        Outcome("adaptive bins saturate, and say so", f"{flagged:.1%} of points flagged", "-", flagged >= 0.95, False),
         Outcome("I(X;act4) rises by 1 bit or more while the loss does half of its fall",
                 f"{rise.mean():.2f} bits, {(rise >= 1).sum()} of {len(rise)} seeds", "-", (rise >= 1.0).all()),
         Outcome("it falls by 1 bit only after 80 % of the fall of the loss, and with it the share of variance kept",

@@ -76,7 +76,8 @@ def outcomes(name: str, table: infoplane.ResultTable, quick: bool) -> list[Outco
     block, last, above = unseen.layers[-2], unseen.value[:, -2], (unseen.value - unseen.null)[-1]
     chance, least = unseen.null_high[-1, -2], 0.05 if quick else 0.2
     found = [
-        Outcome(f"{name}: under 20 % of the points are saturated", f"{full:.0%}", "-", full < 0.2),
+        Outcome(f"{name}: under 20 % of the points are saturated", f"{full:.0%}", "-", full < 0.2,
+                about_y=name != "ResNet"),
         Outcome(f"{name}: I({block};Y) rises with training, and ends above shuffled labels",
                 f"{last[0]:.2f} to {last[-1]:.2f} bits, shuffled at most {chance:.2f}", "-",
                 last[-1] >= max(last[0], chance) + least),

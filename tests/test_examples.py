@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import re
 import runpy
 import shutil
@@ -35,11 +36,13 @@ def test_an_example_is_short_public_and_says_what_to_look_for(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [path.stem for path in SCRIPTS if path.stem != "e12_certificate"])  # it has no labels
-def test_shuffled_labels_fail_the_quick_assertions(name, tmp_path):
+def test_shuffled_labels_fail_the_quick_assertions_and_what_still_holds_is_said_not_to_be_about_y(name, tmp_path):
     words = [sys.executable, str(EXAMPLES / f"{name}.py"), "--quick", "--shuffle", "--out", str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "FAILS" in done.stdout
+    outcomes = json.loads((tmp_path / "outcomes.json").read_text())["outcomes"]
+    assert [o["claim"] for o in outcomes if o["holds"]] == [o["claim"] for o in outcomes if not o["about_y"]]
 
 
 ABSENT = """\"\"\"An example without its data.\"\"\"
