@@ -14,7 +14,7 @@ from infoplane.core.errors import closest
 from infoplane.core.globs import across_parts, name_matches
 from infoplane.core.records import Layer, Probe
 from infoplane.core.steps import step_words
-from infoplane.diagnostics._place import Place
+from infoplane.diagnostics._place import Place, finite_float64
 from infoplane.diagnostics.similarity import SimilarityOptions, similarity_matrix
 from infoplane.results import ResultTable
 
@@ -122,8 +122,8 @@ class _Items:
     def arrays(self) -> Iterator[Array]:
         """The activations, one after the other."""
         for key, step in self.items:
-            values = self.run.read(key, [step])[0]
-            yield _floats(values, self.run.layer(key, step))
+            values = _floats(self.run.read(key, [step])[0], self.run.layer(key, step))
+            yield finite_float64(values, f"{key} at step {step} of run {self.run.run_id} has", "values")
 
     def names(self) -> list[str]:
         """Their names as partners: the layers, or the steps of the one layer."""

@@ -228,6 +228,12 @@ def test_what_a_run_does_not_have(run, asked, said):
         run_similarity(run, **asked)
 
 
+def test_a_step_that_diverged_is_named(tmp_path):
+    make_run(tmp_path / "run", bad={(1, 5)})
+    with pytest.raises(ValueError, match=r"fc1 at step 5 of run .* has 1 non-finite values; did training diverge"):
+        run_similarity(open_run(tmp_path / "run"))
+
+
 def test_bfloat16_is_read_as_numbers(tmp_path):
     make_run(tmp_path / "run", units=(4, 2))
     stored = open_run(tmp_path / "run")
