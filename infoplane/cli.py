@@ -608,13 +608,15 @@ def animate(run: Path, out: Path | None, **options: Any) -> None:
 @RUNS
 @OUT
 @click.option("--title", default="Information plane", show_default=True)
+@click.option("--with", "target", metavar="COLUMN", help="Of many runs: what goes with this column [default: gap].")
+@click.option("--control", metavar="COLUMN", help="Also given this column, as n_weights.")
 @reads_runs(HOUR)
-def report(runs: tuple[Path, ...], out: Path | None, title: str) -> None:
+def report(runs: tuple[Path, ...], out: Path | None, **options: Any) -> None:
     """One self-contained page to explore in a browser, offline: warnings first, then plane, curves and settings."""
     from infoplane.report import write_report
     from infoplane.results.losses import read_losses
 
-    click.echo(str(write_report(runs, out or Path("report.html"), title=title)))
+    click.echo(str(write_report(runs, out or Path("report.html"), **options)))
     end(read_losses(runs))
 
 

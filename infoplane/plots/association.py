@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
@@ -19,35 +20,10 @@ from infoplane.plots._layers import row_looks
 from infoplane.plots.heatmap import draw_scale, hatch
 from infoplane.plots.style import INK, points_of, small_size, step_colormap
 from infoplane.plots.text import safe_names, safe_text, text_width, wrap
-from infoplane.studies import Association
+from infoplane.studies import Association, AssociationMap
 
 FloatArray = npt.NDArray[np.float64]
-LEVEL = 0.05
-"""Adjusted p from which a correlation is no finding."""
 MOST_ACROSS, MOST_NAMES = 40, 24
-WORDS = {"max_step": "step of max", "fall_share": "fall / max"}
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class AssociationData:
-    """(L, C) correlations with layers down and what was tried of each across, NaN where a cell was not tried.
-
-    Attributes
-    ----------
-    layers, across : list of str
-        `across` says what differs between the columns; what is alike stands in the caption.
-    value, p_adjusted : (L, C) float64
-    label : str
-        What the colours mean.
-    caption : list of str
-    """
-
-    layers: list[str]
-    across: list[str]
-    value: FloatArray
-    p_adjusted: FloatArray
-    label: str
-    caption: list[str]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -74,7 +50,7 @@ class ScatterData:
     caption: list[str]
 
 
-def association_data(found: Association) -> AssociationData:
+def association_data(found: Association) -> AssociationMap:
     """The correlations as (layers, what was tried).
 
     Raises
@@ -82,39 +58,13 @@ def association_data(found: Association) -> AssociationData:
     ValueError
         More than 40 things were tried of a layer.
     """
-    measures = list(found.measures.values())
-    parts = {m: (m.quantity, m.way, WORDS.get(m.summary, m.summary)) for m in measures}
-    tried = list(dict.fromkeys(parts.values()))
-    if len(tried) > MOST_ACROSS:
+    data = found.layer_map()
+    if len(data.across) > MOST_ACROSS:
         raise ValueError(
-            f"{len(tried)} things were tried of each layer, a map has room for {MOST_ACROSS}; "
+            f"{len(data.across)} things were tried of each layer, a map has room for {MOST_ACROSS}; "
             "choose them in study.association(summary=..., quantity=..., settings=...)"
         )
-    layers = list(dict.fromkeys(m.layer for m in measures))
-    at = [layers.index(m.layer) for m in measures], [tried.index(parts[m]) for m in measures]
-    value, p = np.full((2, len(layers), len(tried)), np.nan)
-    value[at], p[at] = found.value, found.p_adjusted
-    alike = [len(set(column)) == 1 for column in zip(*tried, strict=True)]
-    words = [", ".join(w for w, same in zip(one, alike, strict=True) if not same) or one[2] for one in tried]
-    same = [w for w, shared in zip(tried[0], alike, strict=True) if shared]
-    hollow = int((p >= LEVEL).sum())
-    caption = [", ".join(same)] if same else []
-    caption += [f"{hollow} of {len(measures)} with an adjusted p of {LEVEL} or more (hatched)", *found.words]
-    return AssociationData(
-        layers=layers,
-        across=words,
-        value=value,
-        p_adjusted=p,
-        label=correlation_words(found),
-        caption=[safe_text(line, limit=300) for line in caption],
-    )
-
-
-def correlation_words(found: Association) -> str:
-    """`Spearman with gap, given n_weights`."""
-    given = f", given {safe_text(found.control)}" if found.control else ""
-    name = "Spearman" if found.control else found.method.capitalize()
-    return f"{name} with {safe_text(found.target)}{given}"
+    return data
 
 
 @keywords(Look, without=["colors", "markers", "legend"])
@@ -137,30 +87,32 @@ def association(found: Association, *, ax: Axes | None = None, **look: Unpack[Lo
         More than 40 things were tried of a layer.
     """
     data = association_data(found)
-    with canvas(ax, data.caption, look, aspect=min(1.2, 0.34 + 0.035 * len(data.layers))) as axes:
-        draw_map(axes, data, look)
+    hatched = f"{int(data.weak.sum())} of {len(found.measures)} with an adjusted p of 0.05 or more (hatched)"
+    caption = [safe_text(line, limit=300) for line in (", ".join(data.alike), hatched, *found.words) if line]
+    with canvas(ax, caption, look, aspect=min(1.2, 0.34 + 0.035 * len(data.layers))) as axes:
+        draw_map(axes, data, look, safe_text(found.label, limit=80), caption)
     return axes
 
 
-def draw_map(ax: Axes, data: AssociationData, look: Look) -> None:
+def draw_map(ax: Axes, data: AssociationMap, look: Look, label: str, caption: Sequence[str]) -> None:
     """The cells with their numbers or signs, hatches, names and the colour bar."""
     rows, columns = data.value.shape
     x, y = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
     cmap = "RdBu_r" if look["cmap"] is None else look["cmap"]
     mesh = ax.pcolormesh(x, y, np.ma.masked_invalid(data.value), cmap=cmap, vmin=-1, vmax=1)
-    hatch(ax, data.p_adjusted >= LEVEL)
+    hatch(ax, data.weak)
     row_axis(ax, row_looks(ax, data.layers, look, share=ROW_SHARE))
     name_columns(ax, data)
     ax.set_ylim(rows - 0.5, -0.5)
     ax.spines[:].set_visible(False)
     figure_of(ax).draw_without_rendering()  # the names below may have left little height to the label of the bar
     size = points_of(mpl.rcParams["axes.labelsize"])
-    label = wrap([data.label], 0.9 * panel_height(ax), size)
-    draw_scale([ax], mesh, look, measured(label, data.caption, look, panel_height(ax)))
+    label = wrap([label], 0.9 * panel_height(ax), size)
+    draw_scale([ax], mesh, look, measured(label, caption, look, panel_height(ax)))
     write_numbers(ax, data, mesh)
 
 
-def name_columns(ax: Axes, data: AssociationData) -> None:
+def name_columns(ax: Axes, data: AssociationMap) -> None:
     """What was tried, upright where it is more than a few; a figure of its own grows by what that takes."""
     names = list(safe_names(data.across, limit=36).values())
     size = points_of(mpl.rcParams["xtick.labelsize"])
@@ -178,7 +130,7 @@ def panel_width(ax: Axes) -> float:
     return float(ax.get_window_extent().width * 72 / figure_of(ax).dpi)
 
 
-def write_numbers(ax: Axes, data: AssociationData, mesh: Any) -> None:
+def write_numbers(ax: Axes, data: AssociationMap, mesh: Any) -> None:
     """The number of each cell where all have room, else its sign: in grey the two ends of the colours look alike."""
     size, figure = small_size(1.5), figure_of(ax)
     figure.draw_without_rendering()
@@ -202,12 +154,8 @@ def association_scatter_data(found: Association, column: str | None = None) -> S
         raise ValueError(f"{column!r} was not tried; {choices(column, found.measures)}")
     m = found.strongest()[0] if column is None else found.columns.index(column)
     measure = found.measures[found.columns[m]]
-    summary = WORDS.get(measure.summary, measure.summary)
-    of = f"{summary} of {measure.quantity}, {safe_text(measure.layer, limit=24)}"
-    low, high = (ends[m] for ends in found.interval)
-    interval = "" if np.isnan(low) else f" ({low:.2f} to {high:.2f})"
-    words = f"{correlation_words(found)}: {found.value[m]:.2f}{interval}, adjusted p {found.p_adjusted[m]:.2g}"
-    caption = [words, f"layer {measure.layer}, {measure.way}", *found.words]
+    caption = [found.value_words(m), f"layer {measure.layer}, {measure.way}", *found.words]
+    of = f"{measure.what} of {measure.quantity}, {safe_text(measure.layer, limit=24)}"
     return ScatterData(
         x=found.x[:, m],
         y=found.y,

@@ -15,10 +15,12 @@ from typing import Any
 
 from infoplane.core.shown import ShownFile
 from infoplane.core.text import printable, shorten
+from infoplane.report.associations import associated, section
 from infoplane.report.data import embed, page_data
 from infoplane.report.doubts import Gathered, doubts, estimate_name, estimates, gathered, short_names
 from infoplane.results import ResultTable, read_table, run_names
 from infoplane.results.views import is_in, settings_words
+from infoplane.studies import Association
 
 LIBRARY = "vendor/plotly-basic-4.1.1.min.js"
 MOST_DOUBTS = 5
@@ -29,13 +31,24 @@ def write_report(
     out: str | os.PathLike[str] = "report.html",
     *,
     title: str = "Information plane",
+    target: str | None = None,
+    control: str | None = None,
 ) -> Path:
     """Write the interactive report of a table, or of the results of run directories, to one HTML file.
 
     The page begins with what should not be believed, then has the plane with a slider over training, curves
     of each quantity, training metrics, and last the settings and versions; of three or more runs it shows the
     mean first. What is shown can be saved as CSV and SVG, with seven digits. It holds the basic bundle of plotly.js
-    (1.2 MB), loads nothing, and is the same, byte for byte, for the same table and release of zlib.
+    (1.2 MB), loads nothing, and is the same, byte for byte, for the same table and release of zlib. Of five or more
+    runs with a generalisation gap it shows what goes with it (`infoplane.study`).
+
+    Parameters
+    ----------
+    runs : table, run directories or CSV files
+    out : path
+    title : str
+    target, control : str, optional
+        Another column than the gap, and a control, as in `Study.association`.
 
     Returns
     -------
@@ -45,14 +58,15 @@ def write_report(
     Raises
     ------
     ValueError
-        If there are no estimates to report, or `out` does not end in .html or .htm.
+        If there are no estimates to report, `out` does not end in .html or .htm, or an association that was asked for
+        cannot be made.
     """
-    target = ShownFile(out)
-    if target.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"a report is a page to open in a browser, so its file ends in .html, got {target.name!r}")
+    file = ShownFile(out)
+    if file.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"a report is a page to open in a browser, so its file ends in .html, got {file.name!r}")
     table = runs if isinstance(runs, ResultTable) else read_table(runs)
-    target.write_text(report_html(table, title=title), encoding="utf-8", newline="\n")
-    return target
+    file.write_text(report_html(table, title=title, target=target, control=control), encoding="utf-8", newline="\n")
+    return file
 
 
 @dataclass(frozen=True)
@@ -64,18 +78,27 @@ class Watched:
     number: int
 
 
-def report_html(table: ResultTable, *, title: str = "Information plane") -> str:
-    """The report as text; in a notebook it can stand in the `srcdoc` of an iframe."""
-    return page_of(table, title)
+def report_html(
+    table: ResultTable,
+    *,
+    title: str = "Information plane",
+    target: str | None = None,
+    control: str | None = None,
+) -> str:
+    """The report as text; in a notebook it can stand in the `srcdoc` of an iframe. See `write_report`."""
+    return page_of(table, title, found=associated(table, target, control))
 
 
-def page_of(table: ResultTable, title: str, watched: Watched | None = None) -> str:
+def page_of(
+    table: ResultTable, title: str, watched: Watched | None = None, found: Association | str | None = None
+) -> str:
     """The report of a table, which looks for a newer one where it is watched."""
     scripts = [_asset(LIBRARY), _asset("report.js")]
     parts = {
         "title": _text(title),
         "watched": "" if watched is None else f'<p id="watched">{_text(watched.words)}</p>',
         "warnings": _warnings(table),
+        "study": section(found),
         "provenance": _provenance(table),
         "data": embed(page_data(table)),
     }

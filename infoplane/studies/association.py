@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from infoplane.core.text import aligned, printable
 from infoplane.studies.correlation import FloatArray, IntArray, Method
@@ -18,6 +19,33 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_ROWS = 12
+LEVEL = 0.05
+"""Adjusted p from which a correlation is no finding."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AssociationMap:
+    """(L, C) correlations with layers down and what was tried of each across, NaN where a cell was not tried.
+
+    Attributes
+    ----------
+    layers, across : list of str
+        `across` says in what the columns differ.
+    alike : list of str
+        What they have in common.
+    value, p_adjusted : (L, C) float64
+    """
+
+    layers: list[str]
+    across: list[str]
+    alike: list[str]
+    value: FloatArray
+    p_adjusted: FloatArray
+
+    @property
+    def weak(self) -> npt.NDArray[np.bool_]:
+        """(L, C): which cells are no finding, with an adjusted p of 0.05 or more."""
+        return self.p_adjusted >= LEVEL
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -84,6 +112,32 @@ class Association:
     def p_adjusted(self) -> FloatArray:
         """(M,): the adjusted p of `value`."""
         return self.numbers["partial_p_adjusted" if self.control else "p_adjusted"]
+
+    @property
+    def label(self) -> str:
+        """What `value` is: `Spearman with gap, given n_weights`."""
+        if self.control:
+            return printable(f"Spearman with {self.target}, given {self.control}")
+        return printable(f"{self.method.capitalize()} with {self.target}")
+
+    def layer_map(self) -> AssociationMap:
+        """The correlations by layer."""
+        measures = list(self.measures.values())
+        parts = [(m.quantity, m.way, m.what) for m in measures]
+        tried, layers = list(dict.fromkeys(parts)), list(dict.fromkeys(m.layer for m in measures))
+        value, p = np.full((2, len(layers), len(tried)), np.nan)
+        at = [layers.index(m.layer) for m in measures], [tried.index(part) for part in parts]
+        value[at], p[at] = self.value, self.p_adjusted
+        alike = [len(set(column)) == 1 for column in zip(*tried, strict=True)]
+        words = [", ".join(w for w, same in zip(one, alike, strict=True) if not same) or one[-1] for one in tried]
+        shared = [word for word, same in zip(tried[0], alike, strict=True) if same]
+        return AssociationMap(layers=layers, across=words, alike=shared, value=value, p_adjusted=p)
+
+    def value_words(self, m: int) -> str:
+        """The value of one column with its interval and adjusted p."""
+        low, high = (ends[m] for ends in self.interval)
+        interval = "" if math.isnan(low) else f" ({low:.2f} to {high:.2f})"
+        return f"{self.label}: {self.value[m]:.2f}{interval}, adjusted p {self.p_adjusted[m]:.2g}"
 
     def strongest(self) -> list[int]:
         """The places of the columns from the least adjusted p on, of equal ones the largest correlation first."""

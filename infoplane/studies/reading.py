@@ -31,6 +31,8 @@ Recorded = Mapping[str, Timed]
 
 SUMMARIES = {"final": "", "max": "", "max_step": "step", "fall": "", "fall_share": "1", "area": ""}
 """What is kept of a curve, and its unit where that is not the curve's."""
+WORDS = {"max_step": "step of max", "fall_share": "fall / max"}
+"""Summaries whose names a reader would have to look up."""
 _TRAIN = frozenset({"train", "training"})
 _HELD_OUT = ("test", "val", "valid", "validation", "eval", "dev", "held", "heldout")
 """Words for held-out rows: the gap takes the first that was recorded, the best moment the last."""
@@ -65,6 +67,11 @@ class Measure:
     def way(self) -> str:
         """How it was estimated, in words: `binning, n_bins = 30 (test)`."""
         return named_way(self.estimator, settings_words(self.settings), self.subset)
+
+    @property
+    def what(self) -> str:
+        """The summary in words: `fall`, `step of max`."""
+        return WORDS.get(self.summary, self.summary)
 
 
 @dataclass(eq=False)

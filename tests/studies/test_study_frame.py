@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from runs import a_run
+from many_runs import a_run
 from torch import nn
 
 import infoplane

@@ -1,0 +1,130 @@
+"""What goes with the gap over the runs of a report: a map, the strongest run by run, and the numbers."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from infoplane.core.text import printable, shorten
+from infoplane.results import ResultTable
+from infoplane.studies import Association, AssociationMap, study
+from infoplane.studies.associate import LEAST
+
+FloatArray = npt.NDArray[np.float64]
+POSITIVE, NEGATIVE = "#c0392b", "#2166ac"
+CELL, ROW, LETTER = 58, 24, 7.2
+"""Width and height of a cell and of a letter, in pixels of the drawing."""
+MOST_ROWS, MOST_ACROSS = 15, 40
+WIDE, HIGH, EDGE = 440, 270, 70
+
+
+def associated(table: ResultTable, target: str | None, control: str | None) -> Association | str | None:
+    """The association of the runs with the gap, or why there is none; None where nobody would look for one.
+
+    Raises
+    ------
+    ValueError
+        It was asked for by `target` or `control` and cannot be made.
+    """
+    asked = target is not None or control is not None
+    if not asked and len(set(table.run.tolist())) < LEAST:
+        return None
+    try:
+        found = study(table)
+        known = [name for name in ("gap", "error_gap") if name in found.columns]
+        return found.association(target or known[0], control=control) if asked or known else None
+    except ValueError as error:
+        if asked:
+            raise
+        return printable(str(error))
+
+
+def section(found: Association | str | None) -> str:
+    """The section of the page; nothing for None."""
+    if found is None:
+        return ""
+    if isinstance(found, str):
+        return _wrapped("What goes with the gap", f"<p>No association over the runs: {_text(found)}.</p>")
+    data = found.layer_map()
+    weak = f"{int(data.weak.sum())} of {len(found.measures)} have an adjusted p of 0.05 or more (hatched)"
+    words = "; ".join([*data.alike, weak, *found.words])
+    drawn = map_svg(data) if len(data.across) <= MOST_ACROSS else ""
+    strongest = found.strongest()[0]
+    points = f'<p class="note">{_text(found.value_words(strongest))}</p>{scatter_svg(found, strongest)}'
+    head, *rows = found.rows(MOST_ROWS)
+    top = "".join(f"<th>{_text(cell)}</th>" for cell in head)
+    body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    numbers = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    blocks = "".join(f'<div class="scroll">{block}</div>' for block in (drawn, points, numbers) if block)
+    return _wrapped(f"{found.label}, over {len(found.runs)} runs", f'<p class="note">{_text(words, 1500)}</p>{blocks}')
+
+
+def map_svg(data: AssociationMap) -> str:
+    """The correlations as cells with their numbers, layers down; hatched where they are no finding."""
+    layers, across = ([shorten(printable(name), 40) for name in names] for names in (data.layers, data.across))
+    left, top = (int(LETTER * max(map(len, names))) + 14 for names in (layers, across))
+    width, height = left + CELL * len(across) + 8, ROW * len(layers) + top + 8
+    out = []
+    for i, j in np.argwhere(np.isfinite(data.value)).tolist():
+        value, p = data.value[i, j], data.p_adjusted[i, j]
+        x, y = left + CELL * j, ROW * i
+        box = f'x="{x}" y="{y}" width="{CELL}" height="{ROW}"'
+        color = POSITIVE if value > 0 else NEGATIVE
+        weak = f'<rect {box} fill="url(#weak)"/>' if data.weak[i, j] else ""
+        words = _text(f"{data.layers[i]}, {data.across[j]}: {value:+.3f}, adjusted p {p:.2g}")
+        out.append(
+            f'<g><title>{words}</title><rect {box} fill="{color}" fill-opacity="{0.75 * abs(value):.3f}"/>{weak}'
+            f'<text x="{x + CELL / 2}" y="{y + 16}" text-anchor="middle">{value:+.2f}</text></g>'
+        )
+    for i, name in enumerate(layers):
+        out.append(f'<text x="{left - 8}" y="{ROW * i + 16}" text-anchor="end">{_text(name)}</text>')
+    for j, name in enumerate(across):
+        at = f"{left + CELL * (j + 0.5) + 4},{ROW * len(layers) + 10}"
+        out.append(f'<text transform="translate({at}) rotate(-90)" text-anchor="end">{_text(name)}</text>')
+    hatch = (
+        '<defs><pattern id="weak" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
+        '<line x1="0" y1="0" x2="0" y2="6" stroke="currentColor" stroke-opacity="0.28"/></pattern></defs>'
+    )
+    return _svg("correlations by layer", width, height, hatch + "".join(out))
+
+
+def scatter_svg(found: Association, m: int) -> str:
+    """One summary and the target, a point a run that tells its name."""
+    x, y = found.x[:, m], found.y
+    measure = found.measures[found.columns[m]]
+    across = f"{measure.what} of {measure.quantity}, {measure.layer}"
+    out = [f'<path d="M{EDGE} 8V{HIGH - EDGE}H{WIDE - 8}" fill="none" stroke="currentColor" stroke-opacity="0.5"/>']
+    for run, a, b in zip(found.runs, _placed(x, EDGE, WIDE), _placed(-y, 0, HIGH - EDGE), strict=True):
+        out.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5"><title>{_text(run)}</title></circle>')
+    for value, at, anchor in ((x.min(), EDGE, "start"), (x.max(), WIDE - 8, "end")):
+        out.append(f'<text x="{at}" y="{HIGH - EDGE + 16}" text-anchor="{anchor}">{value:.3g}</text>')
+    for value, at in ((y.min(), HIGH - EDGE), (y.max(), 18)):
+        out.append(f'<text x="{EDGE - 6}" y="{at}" text-anchor="end">{value:.3g}</text>')
+    out.append(f'<text x="{(WIDE + EDGE) / 2}" y="{HIGH - 10}" text-anchor="middle">{_text(across, 60)}</text>')
+    middle = f"12,{(HIGH - EDGE) / 2}"
+    out.append(
+        f'<text transform="translate({middle}) rotate(-90)" text-anchor="middle">{_text(found.target, 40)}</text>'
+    )
+    return _svg(f"{across} and {found.target}", WIDE, HIGH, "".join(out))
+
+
+def _placed(values: FloatArray, low: float, high: float) -> Sequence[float]:
+    """Values between two edges, with a little room."""
+    share = (values - values.min()) / max(float(np.ptp(values)), 1e-300)
+    return [low + 12 + (high - low - 24) * float(one) for one in share]
+
+
+def _svg(words: str, width: float, height: float, content: str) -> str:
+    size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
+    return f'<svg {size} role="img" aria-label="{_text(words)}">{content}</svg>'
+
+
+def _wrapped(title: str, body: str) -> str:
+    return f'<section id="study" aria-labelledby="study-title"><h2 id="study-title">{_text(title)}</h2>{body}</section>'
+
+
+def _text(value: object, limit: int = 200) -> str:
+    return html.escape(shorten(printable(value), limit))
