@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from infoplane.core.steps import step_words
@@ -122,9 +122,12 @@ def replay(
     if unfit := next((name for name in _OWN if name in options), None):
         raise TypeError(f"replay takes no {unfit!r}: its steps are those of the checkpoints, and it always resumes")
     where, lost = Path(run), dict[Path, str]()
+    ignored = [ignore] if isinstance(ignore, str) else ignore
     chosen = _scheduled(_series([Path(path) for path in checkpoints], steps, key, lost), schedule)
     there = {} if overwrite else _times(where, chosen)
     planned: dict[str, Any] = {"schedule": list(chosen), "total": max(chosen), "initial": False}
+    if options.get("weight_distance") is True:
+        options = {**options, "weight_distance": _first_weights(model, chosen.values(), key, ignored)}
     recorder = Recorder(model, probe, where, **options, **planned, resume=not overwrite, overwrite=overwrite)
     bar = tqdm(chosen.items(), desc="replaying", disable=None if progress is None else not progress)
     recorded: list[int] = []
@@ -132,7 +135,7 @@ def replay(
         for step, path in bar:
             if not recorded and there.get(step, -math.inf) > _changed(path):
                 continue
-            found = _loaded(model, path, key, [ignore] if isinstance(ignore, str) else ignore, lost)
+            found = _loaded(model, path, key, ignored, lost)
             if found is None:
                 recorder._session.problems.note(lost[path], step)
                 continue
@@ -203,6 +206,16 @@ def _loaded(
     if rounded:
         warn(f"the model rounds {printable(rounded[0])}, whose type in its checkpoints is wider; make it of that type")
     return found
+
+
+def _first_weights(
+    model: nn.Module, paths: Iterable[Path], key: str | None, ignore: Sequence[str]
+) -> dict[str, Tensor] | bool:
+    """The start of the series, also where it is only gone on with: the first checkpoint that the model can have."""
+    for path in paths:
+        if _loaded(model, path, key, ignore, {}) is not None:
+            return {name: p.detach().clone() for name, p in unwrap(model).named_parameters()}
+    return True  # none of them fits, which is said where they are replayed
 
 
 def _lose(path: Path, error: Exception, lost: dict[Path, str]) -> None:

@@ -57,7 +57,9 @@ def test_live_and_from_checkpoints(tmp_path):
     assert np.linalg.norm(layers) == pytest.approx(found[3])
     assert recorded(tmp_path / "live", "2") == {}
     files = sorted(tmp_path.glob("*.pt"))
-    replay(net(), (X, Y), tmp_path / "replayed", files, weight_distance=True, quiet=True, progress=False)
+    for series, new in ((files[:2], (0, 1)), (files, (2, 3)), (files, ())):  # each goes on where the last one ended
+        again = replay(net(), (X, Y), tmp_path / "replayed", series, weight_distance=True, quiet=True, progress=False)
+        assert again.recorded == new
     assert recorded(tmp_path / "replayed") == found
     table = infoplane.analyze(tmp_path / "live", "binning", progress=False)
     assert curves(table, quantity="I(X;T)", metrics="weight_distance").figure.axes[1].get_ylabel() == "weight_distance"
