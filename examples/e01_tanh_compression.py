@@ -78,7 +78,7 @@ def run(options: common.Options) -> list[common.Outcome]:
         ),
         common.Outcome("data processing is violated nowhere", f"{violated:.1%} of pairs", "0 %", not violated, False),
         common.Outcome("most epochs come after the maximum of I(X;T), in every seed", f"{after.min():.1%} or more", "-",
-                       after.min() > 0.5, False),
+                       after.min() > 0.5),
         common.Outcome(f"{LAST} ends near the bound, but a bit or more of X beyond it",
                        f"{short.mean():.3f} bits below it, {beyond.mean():.2f} beyond", "-",
                        short.max() < (0.4 if options.quick else 0.1) and beyond.min() > 0.5 and beyond.mean() > 1.0),

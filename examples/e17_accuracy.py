@@ -9,7 +9,8 @@ correlation over the sweep near 0.
 
 Did not reproduce: that DSMI predicts accuracy. The published sweep is of 962 models of ImageNet; here, given the share
 of wrong labels, which moves both, nothing of it is left at the following width, and at width 10 the networks of higher
-DSMI are the worse ones. A correlation over a sweep is as good as what was swept: a study names its control.
+DSMI are the worse ones after 25 epochs, the better ones after 12 (the quick form). A correlation over a sweep is as
+good as what was swept: a study names its control.
 """
 
 from __future__ import annotations
