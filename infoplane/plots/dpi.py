@@ -80,8 +80,11 @@ def dpi_data(
     shared = {row.estimator: [w for w in settings_words(row.settings) if w in same] for row, same in common(rows)}
     full = [", ".join([estimator, *words]) for estimator, words in shared.items()]
     full += dict.fromkeys(part for parts in looked for part in parts)
+    methods = {(e, b) for e, q, b in zip(table.estimator, table.quantity, table.branch, strict=True) if q == "I(X;T)"}
+    several = any(sum(row.estimator == e for e, _ in methods) > 1 for row in rows)
     caption = [
         f"data-processing inequality: violated where I(X;T) rises by more than {slack:g} bits to the next layer",
+        *(["pairs of layers by two methods are not counted"] if several else []),
         *(safe_text(text, limit=60) for text in fixed),
         *(safe_text(text, limit=200) for text in full),
         *lost_words(table, dict.fromkeys(row.run for row in rows)),

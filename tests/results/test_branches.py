@@ -94,6 +94,8 @@ def test_figures_mark_the_layers_of_another_method():
     assert "by probe:family=mlp; † by knn" in plots.curve_data(mixed, "I(T;Y)").caption
     assert plots.curve_data(table(ALIKE), "I(X;T)").marks == {}
     assert "by critic" in plots.curve_data(table(ALIKE), "I(X;T)").caption
+    said = "pairs of layers by two methods are not counted"
+    assert [said in plots.dpi_data(each).caption for each in (mixed, table(ALIKE))] == [True, False]
     assert choose(table({"fc1": {}, "out": {}}, xt=(1.0, 1.0))).by_method() == {}
 
 
