@@ -86,8 +86,8 @@ class Auto(NoisyMethod):
     Parameters
     ----------
     effort : {"full", "low"}
-        "full": every branch with its own defaults. "low", in a third to two thirds of the time: 3 folds, 250 steps of
-        `critic`, 2 folds and 300 steps of `flow`.
+        "full": every branch with its own defaults. "low", for a first look, in a fifth to half of the time and less
+        accurate: 3 folds, 250 steps of `critic`, 2 folds and 300 steps of `flow`.
     noise : {"network", "recorded", "off"}
         Where the randomness of T is; "off" leaves I(X;T) out.
     seed : int
