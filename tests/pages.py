@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import subprocess
@@ -17,7 +18,7 @@ from infoplane.cli import main
 
 DOCS = Path(__file__).parents[1] / "docs"
 MADE_BY_A_SCRIPT = {"gallery", "experiments", "certificate"}
-FENCE = re.compile(r"^```(python|console)\n(.*?)^```", re.M | re.S)
+FENCE = re.compile(r"^```(python|console|sh)\n(.*?)^```", re.M | re.S)
 PROGRAMS = {"python": [sys.executable], "torchrun": [sys.executable, "-m", "torch.distributed.run"]}
 
 
@@ -32,7 +33,8 @@ def pages() -> Iterator[str]:
 def run_page(page: str, around: Callable[[str], Any] = lambda code: contextlib.nullcontext()) -> dict[str, Any]:
     """Run the code and the commands of a page, each in what `around` makes of it; the names that are then known.
 
-    A block that begins with `# train.py` is a file of that name, which the commands below it run.
+    A block that begins with `# train.py` is a file of that name, which the commands below it run; the script of a job
+    array is run once for each of its tasks.
     """
     names: dict[str, Any] = {"__name__": "page"}
     for kind, code in FENCE.findall((DOCS / f"{page}.md").read_text()):
@@ -40,6 +42,8 @@ def run_page(page: str, around: Callable[[str], Any] = lambda code: contextlib.n
         with around(code):
             if kind == "console":
                 run_commands(code)
+            elif kind == "sh":
+                run_array(code)
             elif file:
                 Path(file[1]).write_text(code)
             else:
@@ -57,6 +61,18 @@ def run_commands(block: str) -> None:
         else:
             done = subprocess.run([*PROGRAMS[program], *given], capture_output=True, text=True, check=False)
             assert done.returncode == 0, (line, done.stderr)
+
+
+def run_array(script: str) -> None:
+    """The tasks of a job array, as the queue would start them, one after the other."""
+    first, last = re.findall(r"--array=(\d+)-(\d+)", script)[0]
+    here = f'infoplane() {{ "{sys.executable}" -m infoplane "$@"; }}\n'
+    for task in range(int(first), int(last) + 1):
+        environment = os.environ | {"SLURM_ARRAY_TASK_ID": str(task)}
+        done = subprocess.run(
+            ["bash", "-c", here + script], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, (task, done.stderr)
 
 
 def words(line: str) -> list[str]:

@@ -24,9 +24,10 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "guides/accelerate": ("accelerate",),
     "guides/ddp": (),
     "guides/sweep": (),
+    "guides/cluster": ("distributed",),
 }
 # Pages that train for several seconds.
-SLOW = {"guides/seeds", "guides/studies"}
+SLOW = {"guides/cluster", "guides/seeds", "guides/studies"}
 # Pages that begin with runs that the reader has: their names.
 RUNS = {"results": ["digits", "a", "b"], "figures": ["digits", "a", "b"], "estimators": ["digits"]}
 WARNED = {"class Mixture": "not recorded"}
@@ -167,6 +168,21 @@ def check_transformer(names: Names, out: str) -> None:
     assert min(read["layers.0"][5:]) > 1 > 0.5 > max(read["layers.0"][:5])
 
 
+def check_cluster(names: Names, out: str) -> None:
+    """The job array and the cluster that the page shows write the tables of one process, and so the same study."""
+    check_guide(names, out)
+    runs = sorted(Path("runs").iterdir())
+    by_many = [(run / "results.csv").read_bytes() for run in runs]
+    for run in runs:
+        (run / "results.csv").unlink()
+        (run / "results.json").unlink()
+    infoplane.analyze(runs, "binning:n_bins=4", progress=False)
+    infoplane.study(runs).write("by_one.csv")
+    assert Path("by_one.csv").read_bytes() == Path("study.csv").read_bytes()
+    infoplane.analyze(runs, "binning:n_bins=8", progress=False)
+    assert by_many == [(run / "results.csv").read_bytes() for run in runs]
+
+
 def check_paper(names: Names, out: str) -> None:
     check_guide(names, out)
     assert Path("two.pdf").read_bytes().startswith(b"%PDF")
@@ -177,6 +193,7 @@ CHECKS: dict[str, Callable[[Names, str], None]] = {
     **{page: check_guide for page in pages() if page.startswith("guides/")},
     "guides/transformer": check_transformer,
     "guides/paper": check_paper,
+    "guides/cluster": check_cluster,
     "recording": check_recording,
     "guides/import": check_import,
     "figures": check_figures,
