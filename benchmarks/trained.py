@@ -19,14 +19,15 @@ from benchmarks._data import labels, tanh_network
 from benchmarks._harness import Case, Row, table
 from infoplane.estimators import _network_probe as probe
 from infoplane.estimators import assume_finite
+from infoplane.estimators._autoencoders import Autoencoders
 from infoplane.estimators._critics import Critics, Setup
-from infoplane.estimators._flow_networks import Rows, Sides, Velocities
+from infoplane.estimators._flow_networks import Sides, Velocities
 from infoplane.estimators._held_out import Classes
-from infoplane.estimators._trained import Batches, TrainingPlan, in_stacks, train
+from infoplane.estimators._trained import Batches, Rows, TrainingPlan, in_stacks, train
 from infoplane.estimators.flow import most_at_once
 from infoplane.estimators.probe import LinearProbe
 
-SAMPLES, UNITS, CLASSES = 1000, 10, 10
+SAMPLES, UNITS, WIDTH, CLASSES = 1000, 10, 64, 10
 STEPS, FULL = 50, 400
 """Steps that are timed, and those that a network takes: slices a second are of the second."""
 TOLERANCE = 0.02
@@ -121,11 +122,30 @@ class Flows:
             return {"nats": networks.criterion().view(networks.shape)}
 
 
+class Codes:
+    """Those of `compressed:code=autoencoder`, of four coordinates."""
+
+    def __init__(self, snapshots: int, folds: int, device: torch.device) -> None:
+        g = torch.Generator().manual_seed(0)
+        latent = torch.randn(snapshots, SAMPLES, 4, generator=g)
+        self.z = torch.tanh(latent @ torch.randn(4, WIDTH, generator=g)).to(device)
+        self.folds = halves(folds, device)
+
+    def train(self, snapshots: slice, folds: slice) -> Tensor:
+        some = part(self.folds, folds)
+        rows = Rows(some.fitted, some.checked, some.checked, some.seeds)
+        networks = Autoencoders(self.z[snapshots], None, rows, dims=4)
+        networks.train(STEPS)
+        with torch.no_grad():
+            return networks.criterion()
+
+
 # Whoever adds another kind of network adds it here: its name, how it is made, and its "must" and "aim".
 KINDS: dict[str, tuple[Callable[[int, int, torch.device], Networks], float, float]] = {
     "classifier": (Classifiers, 3.0, 4.0),
     "critic": (Contrasts, 2.5, 5.0),
     "flow": (Flows, 1.8, 3.0),
+    "autoencoder": (Codes, 1.2, 1.5),
 }
 
 
@@ -194,6 +214,7 @@ def cases(quick: bool = False) -> Iterator[Case]:
     if not quick:
         yield stacked("critic", 10, 5)
         yield stacked("flow", 12, 4)
+        yield stacked("autoencoder", 10, 5)
     sizes = ", ".join(map(str, QUICK_SIZES))
     yield Case(id="T2", case=f"stacks of {sizes} classifiers, {FULL} steps", against="", measure=speeds)
     yield cost(1000, 64 if quick else 256, 8)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -88,8 +88,7 @@ class Problem(ABC):
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
         """The numbers (S_c, ...) of some consecutive snapshots (S_c, N, U), by keys of the method's own."""
-        rows = [self.snapshot(layer) for layer in t]
-        return {key: _stacked([row[key] for row in rows], t.device) for key in rows[0]}
+        return side_by_side([self.snapshot(layer) for layer in t], t.device)
 
     def snapshot(self, layer: Tensor) -> Mapping[str, Number]:
         """The numbers of one snapshot (N, U), for methods that take them one by one."""
@@ -191,6 +190,11 @@ def on_rows(
             x_ids=None if x_ids is None else x_ids[rows.to(x_ids.device)],
         )
     return found
+
+
+def side_by_side(rows: Sequence[Mapping[str, Number]], device: torch.device) -> dict[str, Tensor]:
+    """The numbers (S, ...) of snapshots, from those of each."""
+    return {key: _stacked([row[key] for row in rows], device) for key in rows[0]}
 
 
 def _stacked(numbers: list[Number], device: torch.device) -> Tensor:

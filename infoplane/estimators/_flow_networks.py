@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from infoplane.estimators._trained import Batches, Stack, Trained, TrainingPlan, train
+from infoplane.estimators._trained import Batches, Rows, Stack, Trained, TrainingPlan, train
 
 HIDDEN, SHARP = 128, 3.0
 """Width, and how much steeper than usual the first layer begins: folded and swirled pairs bend within a unit."""
@@ -38,15 +38,6 @@ class Sides(NamedTuple):
     moving: Tensor
     still: Tensor
     correlations: Tensor
-
-
-class Rows(NamedTuple):
-    """Which rows a fold trains on (a tuple, on the CPU), chooses a step by (F, V) and reads (F, R), by number."""
-
-    fitted: tuple[Tensor, ...]
-    checked: Tensor
-    read: Tensor
-    seeds: tuple[int, ...]
 
 
 class Draws(NamedTuple):

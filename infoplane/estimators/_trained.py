@@ -14,6 +14,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,6 +48,31 @@ class TrainingPlan:
     every: int
     patience: int
     cosine: bool = False
+
+
+class Rows(NamedTuple):
+    """Which rows a fold trains on (a tuple, on the CPU), chooses a step by (F, V) and reads (F, R), by number."""
+
+    fitted: tuple[Tensor, ...]
+    checked: Tensor
+    read: Tensor
+    seeds: tuple[int, ...]
+
+    @classmethod
+    def of(cls, part: Tensor, parts: int, seeds: Sequence[int]) -> Rows:
+        """From the part (N,) of each row: a fold reads its own `parts`, checks on the next, trains on the others."""
+        own = torch.arange(len(seeds), device="cpu")[:, None]
+        place = (part.cpu() - parts * own) % (parts * len(seeds))
+        read, checked = place < parts, place == parts
+        fitted = tuple(row.nonzero()[:, 0] for row in ~read & ~checked)
+        return cls(fitted, _even(checked).to(part.device), _even(read).to(part.device), tuple(seeds))
+
+
+def _even(chosen: Tensor) -> Tensor:
+    """(F, n) numbers of the rows (F, N) bool, the shorter ones filled up with rows of their own."""
+    numbers = [row.nonzero()[:, 0] for row in chosen]
+    most = max(map(len, numbers))
+    return torch.stack([row.repeat(-(-most // len(row)))[:most] for row in numbers])
 
 
 class Stack:

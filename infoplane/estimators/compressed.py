@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -10,15 +11,18 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT, Z_95
+from infoplane.estimators._autoencoders import LearnedSide, bytes_of_autoencoders
 from infoplane.estimators._checks import above_ceiling, hidden_information, hidden_products
 from infoplane.estimators._codes import DENSE, Code, coded
-from infoplane.estimators._driver import Given, Number, Problem, report
+from infoplane.estimators._driver import Given, Number, Problem, report, side_by_side
 from infoplane.estimators._entropies import NOTHING, Part, class_information, pair_information
-from infoplane.estimators._labels import entropy_of_counts
+from infoplane.estimators._labels import entropy_of_counts, fold_of_row
 from infoplane.estimators._network_noise import NoisyMethod, random_inputs, with_noise
 from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import preset, register
-from infoplane.estimators._settings import at_least, setting
+from infoplane.estimators._scaling import is_constant
+from infoplane.estimators._settings import SWITCH, added, at_least, one_of, setting
+from infoplane.estimators._trained import Rows
 from infoplane.estimators.knn import TIED
 
 MISSING = 0.3
@@ -29,14 +33,18 @@ HIDDEN = 0.08
 """Nats that dropped components may tell beyond the kept ones."""
 UNSURE, TAILED = 0.15, 4.0
 """Standard error in nats, and the same times sqrt(N): Gaussians of up to 4 and 4 dimensions have about 2.5."""
+CHUNK, FOLDS, PARTS = 8, 2, 5
+"""Snapshots trained at once; halves of the rows, each read with the codes of the other, a fifth of which is checked."""
+ROWS_A_DIMENSION = 20
 
+Role = Literal["t", "x", "y"]
 _STREAM = 1_000_003  # between the seeds of generators, so that no two draw the same numbers
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
 class Compressed(NoisyMethod):
-    """Principal components, whitening, then Kozachenko-Leonenko entropies, per snapshot.
+    """Principal components or a trained code, whitening, then Kozachenko-Leonenko entropies, per snapshot.
 
     T, and X or a vector of targets, are projected on their first `dims` principal components, fitted anew for
     every snapshot, and whitened. With h the entropy from k-th neighbour distances in these few coordinates,
@@ -58,56 +66,79 @@ class Compressed(NoisyMethod):
     recorded values are random already (dropout left on) is declared by `noise="recorded"`; this is refused where
     rows of one input agree. The estimand is `noisy-population`: X from its law, so log2 N is no ceiling.
 
+    `code="autoencoder"` trains networks to rebuild each side that is wider than `dims` from as many coordinates, for
+    layers that curve: those of all snapshots together, on units of variance 1, starting as the principal components.
+    With `cross=True` a second decoder rebuilds the other side (or tells the class), and what a code loses of its own
+    side counts a tenth of what it loses of the other: it keeps what tells, however quiet (latent MI). Codes are
+    trained on one half of the rows and the entropies taken of the other, both ways round; of a fifth of the first half
+    the step is chosen. `reconstruction kept` is the share of the variance of T that is rebuilt, of rows not trained on.
+
     Its ground: X, T and targets that a few smooth coordinates describe, up to 4 of both sides together, and up to
     2 nats.
 
     How it misleads: projections can only lose information, so the truth in the compressed coordinates is below
     that of the layer, but *the estimate is no bound*: its own error has either sign. Principal components keep
     variance, not dependence: a signal of small variance is gone, and the quantity `variance kept` does not
-    show it. Errors of the entropies do not cancel as in `knn`. The flag `unreliable` says that one of these was seen:
+    show it. So do codes without `cross`; with it `reconstruction kept` is often small, and says nothing against the
+    value. What `cross` keeps it had to find in a few hundred rows: of weak dependence on many units it keeps nothing,
+    and reads 0. A code of more coordinates than the layer has dimensions is a curved sheet, on which entropies
+    fail; one of fewer loses the rest. Errors of the entropies do not cancel as in `knn`. The flag `unreliable` says
+    that one of these was seen:
 
     - the next 60 components tell of the other side what the kept ones do not: linearly, or by products of two;
     - the codes, or both together, have fewer dimensions than coordinates: curves, surfaces, ReLU units, edges;
     - four times as many neighbours give another value;
     - the value is below 0 by more than its interval, or above H(Y), or of tails so heavy that its interval is wide;
+    - of codes: training diverged, or more steps would help;
     - a class has collapsed, values repeat too rarely for atoms and lie on no grid, or the cells of a grid are wider
       than what the other side knows of them (more than half of psi(N) - psi(k)).
 
-    No flag sees dependence on dropped components through products of three or more, or with about as many units
-    as samples. `ties` says that more than 5 % of the rows of T repeat.
+    Of a code the next 60 components are those of what it does not rebuild, where one holds at least a tenth of a unit's
+    variance. No flag sees dependence on dropped components through products of three or more, or with about as many
+    units as samples. `ties` says that more than 5 % of the rows of T repeat; `few_samples` that a code was trained on
+    fewer than 20 rows for each coordinate, or a class has few rows.
 
-    :measures: principal components, then nearest-neighbour entropies
-    :assumes: few components carry T; I(X;T) needs noise in the network
-    :errs: either side; loses what the components lose
-    :cost: N D² + N log N
-    :memory: N D
+    :measures: principal components or a trained code, then nearest-neighbour entropies
+    :assumes: few coordinates carry T; I(X;T) needs noise in the network
+    :errs: either side; loses what the coordinates lose
+    :cost: N D² + N log N; a code: steps 256 D 128
+    :memory: N D; a code: 10 D 128
     :gives: I(T;Y), I(X;T) of noisy networks
     :unit: bit
     :ceiling: H(Y)
-    :source: Butakov et al. 2024
+    :source: Butakov et al. 2024; Gowri et al. 2024
 
     Parameters
     ----------
     dims : int
-        Principal components kept of each of X, T and a vector target.
+        Coordinates kept of each of X, T and a vector target.
     n_neighbors : int
         k.
     noise : {"network", "recorded", "off"}
         Where the randomness of T is; "off" leaves I(X;T) out.
     seed : int
         Of added noise, and, each with a generator of its own, of T, X and Y spread over the cells of a grid; the
-        same in every snapshot.
+        same in every snapshot. Also of first weights and batches.
+    code : {"pca", "autoencoder"}
+        What the coordinates are. Autoencoders of eight snapshots are trained at a time, as one program; alone or
+        together values agree within 0.02 bit.
+    cross : bool
+        Whether the code of one side is trained to rebuild the other, too; needs `code="autoencoder"`.
+    steps : int
+        The most steps of training, looked at every 50; 0 leaves the principal components of standardised units.
 
     Raises
     ------
     ValueError
-        If a parameter is out of its domain, the inputs do not fit, noise is there and `x` is missing, or a
-        layer declared random is not.
+        If a parameter is out of its domain, `cross` is set for "pca", the inputs do not fit, noise is there and `x` is
+        missing, or a layer declared random is not.
 
     References
     ----------
     Butakov, Tolmachev, Malanchuk, Neopryatnaya, Frolov and Andreev, "Information bottleneck analysis of deep
     neural networks via lossy compression", 2024. There the standard errors are added linearly.
+    Gowri, Lun, Klein and Yin, "Approximating mutual information of high-dimensional variables using learned
+    representations", 2024, is `cross=True` but for its weights, its networks and its estimator.
     Kozachenko and Leonenko, "Sample estimate of the entropy of a random vector", 1987.
 
     Examples
@@ -125,35 +156,58 @@ class Compressed(NoisyMethod):
 
     dims: int = setting(4, at_least(1))
     n_neighbors: int = setting(5, at_least(1))
+    code: Literal["pca", "autoencoder"] = added("pca", one_of("pca", "autoencoder"))
+    cross: bool = added(False, SWITCH)
+    steps: int = added(1000, at_least(0))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.code == "autoencoder":  # networks that are trained together differ by rounding from those trained alone
+            object.__setattr__(self, "guarantees", frozenset({"constant_zero"}))
+            object.__setattr__(self, "chunk", CHUNK)
+            object.__setattr__(self, "not_extrapolated", "codes of few rows are worse, by no law of 1/N")
+        elif self.cross:
+            raise ValueError("cross=True needs code='autoencoder': principal components are of one side alone")
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """The centred snapshot with its Gram matrix, the codes, and what the checks make of them."""
-        return 24 * samples * units + 16 * min(samples, units, DENSE) ** 2 + 4000 * samples
+        """The centred snapshot with its Gram matrix, the codes, and what the checks make of them; and autoencoders."""
+        networks = bytes_of_autoencoders(samples, units, units, FOLDS) if self.code == "autoencoder" else 0
+        return networks + 24 * samples * units + 16 * min(samples, units, DENSE) ** 2 + 4000 * samples
 
     @property
     def min_samples(self) -> int:
-        """Neighbours for every sample, and some more."""
-        return max(self.n_neighbors + 2, 10)
+        """Neighbours for every sample that is read together, and some more."""
+        return (FOLDS if self.code == "autoencoder" else 1) * max(self.n_neighbors + 2, 10)
 
     def start(self, given: Given) -> _Codes:
         """The codes of X and of real targets."""
-        return _Codes(self, given)
+        return _Codes(self, given) if self.code == "pca" else _LearnedCodes(self, given)
 
 
 class _Codes(Problem):
     """The codes of X and of real targets, which the code of every snapshot is compared with."""
 
     config: Compressed
+    kept = "variance kept"
+    halves = 1
 
     def __init__(self, config: Compressed, given: Given) -> None:
         super().__init__(config, given)
-        x = random_inputs(config, given)
-        self.random, self.code_x = x is not None, None if x is None else self._code(x, "x")
-        self.continuous = given.y.is_floating_point()
-        self.code_y = self._code(given.y.reshape(len(given.y), -1), "y") if self.continuous else None
+        self.x = random_inputs(config, given)
+        self.random, self.continuous = self.x is not None, given.y.is_floating_point()
+        self.targets = given.y.reshape(len(given.y), -1) if self.continuous else None
+        self.find(given.x_ids)
+
+    def find(self, x_ids: Tensor) -> None:
+        """Make the codes of X and of targets."""
+        self.code_x = None if self.x is None else self._code(self.x, "x")
+        self.code_y = None if self.targets is None else self._code(self.targets, "y")
+        self.constant = self.code_y is None
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
         shared: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "ties": found["tied"] > TIED}
+        if "few" in found:
+            shared["few_samples"] = found["few"]
 
         def information(name: str, key: str, **more: Any) -> dict[str, Quantity]:
             """The quantity `name` in bits from the numbers `key` in nats, flagged where a check doubts it."""
@@ -165,18 +219,18 @@ class _Codes(Problem):
             return report(name, value, half=half, flags=flags, **more)
 
         if self.continuous:
-            constant = found["degenerate"] | (self.code_y is None)
+            constant = found["degenerate"] | self.constant
             out = information("I(T;Y)", "i_ty", flags={"degenerate": constant})
         else:
             counts = torch.bincount(self.y)
-            few = int(counts.min()) <= max(self.config.n_neighbors, self.config.dims + 1)
-            flags = {"single_class": len(counts) == 1, "few_samples": few}
+            few = int(counts.min()) <= self.halves * max(self.config.n_neighbors, self.config.dims + 1)
+            flags = {"single_class": len(counts) == 1, "few_samples": shared.get("few_samples", False) | few}
             out = information("I(T;Y)", "i_ty", flags=flags, ceiling=entropy_of_counts(counts))
         if self.random:
             out |= information("I(X;T)", "i_xt", estimand="noisy-population")
-        return out | report("variance kept", found["kept"], unit="share", flags={"degenerate": found["degenerate"]})
+        return out | report(self.kept, found["kept"], unit="share", flags={"degenerate": found["degenerate"]})
 
-    def _code(self, block: Tensor, role: Literal["t", "x", "y"]) -> Code | None:
+    def _code(self, block: Tensor, role: Role) -> Code | None:
         """The code of a block (N, D), None for a constant one. What is drawn for one role is independent of others."""
         config = self.config
         code = coded(block, config.dims, config.n_neighbors, config.seed + _STREAM * (1 + "txy".index(role)))
@@ -194,21 +248,25 @@ class _Codes(Problem):
             "kept": 0.0 if code is None else code.kept,
             "tied": 0.0 if code is None else code.tied,
         }
-        for key, found in (("i_ty", i_ty), ("i_xt", i_xt)):
-            out |= {key: found.part.value, f"{key} error": found.part.error, f"{key} doubtful": found.doubtful}
-        return out
+        return out | self._named("i_ty", i_ty) | self._named("i_xt", i_xt)
+
+    def _named(self, key: str, found: _Found) -> dict[str, Number]:
+        return {key: found.part.value, f"{key} error": found.part.error, f"{key} doubtful": found.doubtful}
 
     def _pair(self, a: Code, b: Code | None) -> _Found:
-        if b is None:
-            return _ZERO
-        whole = torch.cat([b.rows, b.dropped], 1)
-        hidden = _hidden(a, whole, b.rows) + _hidden(b, a.rows, a.rows)
-        return self._found(pair_information(a, b, self.config.n_neighbors), hidden, a, b)
+        return _ZERO if b is None else self._found(*self._told(a, b), a, b)
 
     def _classes(self, code: Code) -> _Found:
-        members = torch.nn.functional.one_hot(self.y).double()[:, 1:]
-        hidden = _hidden(code, members, members) if members.shape[1] else 0.0
-        return self._found(class_information(code, self.y, self.config.n_neighbors), hidden, code)
+        return self._found(*self._told(code, self.y), code)
+
+    def _told(self, a: Code, b: Code | Tensor) -> tuple[Part, float]:
+        """Information of a code and another or classes (N,), and the nats that dropped coordinates tell beyond."""
+        k = self.config.n_neighbors
+        if isinstance(b, Code):
+            whole = torch.cat([b.rows, b.dropped], 1)
+            return pair_information(a, b, k), _hidden(a, whole, b.rows) + _hidden(b, a.rows, a.rows)
+        members = torch.nn.functional.one_hot(b).double()[:, 1:]
+        return class_information(a, b, k), _hidden(a, members, members) if members.shape[1] else 0.0
 
     def _found(self, part: Part, hidden: float, *codes: Code) -> _Found:
         n, k = torch.tensor([len(codes[0].rows), self.config.n_neighbors], device="cpu").double().digamma().tolist()
@@ -218,11 +276,84 @@ class _Codes(Problem):
             or abs(part.drift) > DRIFT
             or hidden > HIDDEN
             or part.value + Z_95 * part.error < 0
-            or part.error > max(UNSURE, TAILED / math.sqrt(len(codes[0].rows)))
+            or part.error > max(UNSURE, TAILED / math.sqrt(self.samples))
             or max(part.unused, *(c.loose for c in codes)) > TIED
             or (max(c.spread for c in codes) > TIED and part.value > 0.5 * (n - k))
         )
         return _Found(part, doubtful)
+
+
+class _LearnedCodes(_Codes):
+    """Codes of each half of the rows by autoencoders that were trained on the other half."""
+
+    kept = "reconstruction kept"
+    halves = FOLDS
+
+    @torch.inference_mode(False)
+    def find(self, x_ids: Tensor) -> None:
+        self.part = fold_of_row(x_ids, FOLDS * PARTS, self.config.seed)
+        y = self.y[:, None] if self.targets is None else self.targets
+        if self.config.cross and not self.continuous:
+            y = torch.nn.functional.one_hot(self.y)
+        self.others: dict[Role, Tensor] = {"y": y.detach()[None]}
+        if self.x is not None:
+            self.others["x"] = self.x.detach()[None]
+        self.constant = bool(is_constant(self.others["y"]))
+        self.coded: list[Role] = [role for role in self.others if role == "x" or self.continuous]
+        # Codes that know nothing of T are the same in all snapshots.
+        known = [] if self.config.cross else self.coded
+        self.known = {role: self._side(self.others[role], None, role) for role in known}
+        self.few = (PARTS - 1) * self.samples < FOLDS * PARTS * ROWS_A_DIMENSION * self.config.dims
+
+    def _side(self, blocks: Tensor, other: Tensor | None, role: Role) -> LearnedSide:
+        first = _STREAM * (4 + "txy".index(role)) + FOLDS * self.config.seed
+        rows = Rows.of(self.part, PARTS, range(first, first + FOLDS))
+        return LearnedSide.of(blocks, other, rows, self.config.dims, self.config.steps)
+
+    @torch.inference_mode(False)
+    def chunk(self, t: Tensor) -> dict[str, Tensor]:
+        layers = torch.stack([with_noise(layer, self.config) for layer in t.detach()])
+        plain = None if self.config.cross else self._side(layers, None, "t")
+        out: dict[str, Tensor] = {}
+        for role, blocks in self.others.items():
+            other = blocks.expand(len(t), -1, -1)
+            own = self._side(layers, other, "t") if plain is None else plain
+            theirs = self.known[role].repeated(len(t)) if role in self.known else None
+            if self.config.cross and role in self.coded:
+                theirs = self._side(other, layers, role)
+            rows = [self._numbers(s, own, theirs, role) for s in range(len(t))]
+            out = side_by_side(rows, t.device) | out  # what is of T alone is of its first pair
+        return out
+
+    def _numbers(self, s: int, own: LearnedSide, theirs: LearnedSide | None, role: Role) -> dict[str, Number]:
+        """Those of snapshot `s` beside another side, None for classes: the mean of both halves."""
+        sides, total, beyond = [own] if theirs is None else [own, theirs], NOTHING, 0.0
+        codes: list[Code] = []
+        for half in range(FOLDS):
+            rows = self.part // PARTS == half
+            a = self._half(own, s, rows, "t")
+            b = self.y[rows] if theirs is None else self._half(theirs, s, rows, role)
+            if a is None or b is None:  # nothing varies in this half
+                total = total.and_share(1 / FOLDS, NOTHING._replace(unused=1.0))
+                continue
+            part, hidden = self._told(a, b)
+            total, beyond = total.and_share(1 / FOLDS, part), beyond + hidden / FOLDS
+            codes += [a] if isinstance(b, Tensor) else [a, b]
+        found = self._found(total, beyond, *codes) if codes else _ZERO
+        if any(side.doubtful[s] for side in sides):
+            found = found._replace(doubtful=True)
+        constant = bool(is_constant(own.blocks[s : s + 1]))
+        return self._named("i_xt" if role == "x" else "i_ty", found) | {
+            "degenerate": constant,
+            "kept": 0.0 if constant else float(own.kept[s]),
+            "tied": max((code.tied for code in codes[:: len(sides)]), default=0.0),
+            "few": self.few and any(side.wide[s] for side in sides),
+        }
+
+    def _half(self, side: LearnedSide, s: int, rows: Tensor, role: Role) -> Code | None:
+        block, left = side.of_rows(s, rows)
+        code = self._code(block, role)
+        return code if code is None or left is None else dataclasses.replace(code, dropped=left[:, left.any(0)])
 
 
 class _Found(NamedTuple):

@@ -15,7 +15,7 @@ from infoplane.core.units import BITS_PER_NAT, Z_95
 from infoplane.estimators._canonical import canonical_nats, gaussian_log_ratio, independent_nats
 from infoplane.estimators._coordinates import LEAST_VARIANCE, Coordinates, Marginal
 from infoplane.estimators._driver import Given, Problem, report
-from infoplane.estimators._flow_networks import HIDDEN, PairNetworks, Rows, Scores, Sides, Velocities
+from infoplane.estimators._flow_networks import HIDDEN, PairNetworks, Scores, Sides, Velocities
 from infoplane.estimators._labels import fold_of_row
 from infoplane.estimators._neighbors import Points, intrinsic_dimension
 from infoplane.estimators._network_noise import NoisyMethod, random_inputs, with_noise
@@ -23,7 +23,7 @@ from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import register
 from infoplane.estimators._scaling import drawn_rows, equal_rows, principal_coordinates
 from infoplane.estimators._settings import at_least, one_of, setting
-from infoplane.estimators._trained import TrainingPlan, in_stacks
+from infoplane.estimators._trained import Rows, TrainingPlan, in_stacks
 
 CHUNK = 8
 RATE, DECAY, BATCH, EVERY, PATIENCE = 1e-2, 1e-2, 256, 50, 10
@@ -236,21 +236,16 @@ class _CarriedPairs(Problem):
         if x is not None:
             self.others["I(X;T)"] = x.detach()
         self.sides = {name: _Block.of(block, _STREAM + config.seed) for name, block in self.others.items()}
-        part = fold_of_row(given.x_ids, 2 * config.folds, config.seed).cpu()
-        self.part, self.fold = part, part // 2
+        self.part = fold_of_row(given.x_ids, 2 * config.folds, config.seed)
         self.plan = TrainingPlan(
             rate=RATE, decay=DECAY, batch=BATCH, steps=config.steps, every=EVERY, patience=PATIENCE, cosine=True
         )
 
     def rows(self, direction: int) -> Rows:
         """Rows of each fold: it reads its own two parts, the next part chooses the step, the others are trained on."""
-        folds, device = self.config.folds, self.t.device
-        own = torch.arange(folds, device="cpu")[:, None]
-        read = self.fold == own
-        checked = self.part == (2 * own + 2) % (2 * folds)
-        fitted = tuple(row.nonzero()[:, 0] for row in ~read & ~checked)
-        seeds = tuple(2 * (folds * self.config.seed + f) + direction for f in range(folds))
-        return Rows(fitted, _even(checked).to(device), _even(read).to(device), seeds)
+        first = self.config.folds * self.config.seed
+        seeds = [2 * (first + fold) + direction for fold in range(self.config.folds)]
+        return Rows.of(self.part, 2, seeds)
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
         own = [_Block.of(with_noise(layer, self.config), self.config.seed) for layer in t.detach()]
@@ -298,7 +293,7 @@ class _CarriedPairs(Problem):
         weight = weight / weight.sum(1, keepdim=True)
         scatter = (values[..., 0] * weight[:, :, None]).sum(1)
         if base and self.config.method == "flow":  # what is exact scatters as the ratio does
-            scatter = scatter + pairs.pointwise(self.fold.to(self.t.device))
+            scatter = scatter + pairs.pointwise(self.part // 2)
         return {
             "ways": values.mean(2),
             "weight": weight,
@@ -413,13 +408,6 @@ def _wide(columns: Tensor, width: int) -> Tensor:
     """The first `width` of the last axis, zeros where there are fewer."""
     found = columns[..., :width]
     return torch.nn.functional.pad(found, (0, width - found.shape[-1]))
-
-
-def _even(chosen: Tensor) -> Tensor:
-    """(F, n) numbers of the rows (F, N) bool, the shorter ones filled up with rows of their own."""
-    numbers = [row.nonzero()[:, 0] for row in chosen]
-    most = max(map(len, numbers))
-    return torch.stack([row.repeat(-(-most // len(row)))[:most] for row in numbers])
 
 
 def _bytes_of_fold(samples: int, k: int, m: int) -> int:

@@ -12,7 +12,8 @@ import infoplane
 from infoplane.core.device import accelerator_branches
 from infoplane.core.records import Noise
 from infoplane.estimators import config_json, parse
-from infoplane.estimators._flow_networks import Rows, Sides, Velocities
+from infoplane.estimators._flow_networks import Sides, Velocities
+from infoplane.estimators._trained import Rows
 from infoplane.estimators.flow import FlowMatching
 
 slow = pytest.mark.slow
