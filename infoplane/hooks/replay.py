@@ -54,7 +54,7 @@ def replay(
     model: nn.Module,
     probe: Any,
     run: str | os.PathLike[str],
-    checkpoints: Iterable[str | os.PathLike[str]],
+    checkpoints: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
     steps: Sequence[int] | None = None,
     schedule: Any = None,
@@ -79,7 +79,7 @@ def replay(
     ----------
     model, probe, run
         As for `Recorder`.
-    checkpoints : paths
+    checkpoints : path or paths
         In any order.
     steps : sequence of int, optional
         The step of each checkpoint. By default the number in its name (`step-0100.pt`, `checkpoint-500`, `epoch_3.pt`),
@@ -123,7 +123,8 @@ def replay(
         raise TypeError(f"replay takes no {unfit!r}: its steps are those of the checkpoints, and it always resumes")
     where, lost = Path(run), dict[Path, str]()
     ignored = [ignore] if isinstance(ignore, str) else ignore
-    chosen = _scheduled(_series([Path(path) for path in checkpoints], steps, key, lost), schedule)
+    paths = [checkpoints] if isinstance(checkpoints, str | os.PathLike) else checkpoints
+    chosen = _scheduled(_series([Path(path) for path in paths], steps, key, lost), schedule)
     there = {} if overwrite else _times(where, chosen)
     planned: dict[str, Any] = {"schedule": list(chosen), "total": max(chosen), "initial": False}
     if options.get("weight_distance") is True:

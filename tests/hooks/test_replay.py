@@ -232,6 +232,7 @@ def test_what_is_there_is_not_recorded_again(live, tmp_path):
 def test_a_schedule_takes_some_of_them(live, tmp_path):
     assert again(tmp_path / "a", files(live), schedule=10).recorded == (0, 10, 20)
     assert again(tmp_path / "b", files(live), schedule=[2]).recorded == (0, 2, 20)
+    assert again(tmp_path / "c", str(files(live)[2])).recorded == (2,)
 
 
 @pytest.mark.parametrize(
