@@ -51,7 +51,7 @@ def run(options: common.Options) -> list[common.Outcome]:
     given = {name: study.association(control=name, summary="final") for name in ("weights", "decay")}
     inputs, beyond = common.place(gap), common.place(gap, "I(X;T|Y)")
     options.table(
-        ("quantity", "with the loss gap", "given the weights", "given the decay", "with the error gap"),
+        ("Pearson", "loss gap", "its ranks, given the weights", "given the decay", "error gap"),
         ((name, common.told(gap, m), *(common.told(one, m, True) for one in given.values()), common.told(error, m))
          for name, m in (("I(X;T|Y)", beyond), ("I(X;T)", inputs))),
     )  # fmt: skip
