@@ -180,7 +180,7 @@ class _TwoParts:
 
     def quantities(self, estimator: Estimator, one: Tensor, two: Tensor) -> dict[str, Quantity]:
         """The difference of each quantity that both sides have at one step, with its interval."""
-        generator = torch.Generator().manual_seed(self.how.seed)
+        generator = torch.Generator(device="cpu").manual_seed(self.how.seed)
         part = max(4, round(self.how.fraction * self.size))
         thinned = self.how.draws if self.inputs[0] != self.inputs[1] else 1
         whole: list[Draw] = []
@@ -204,7 +204,7 @@ class _TwoParts:
     ) -> Draw:
         """Estimates on `size` inputs of each side, an input that both have on both; a whole side as it was before."""
         ids = torch.unique(torch.cat([side.x_ids for side in self.sides]))
-        turn = torch.randperm(len(ids), generator=generator).to(ids.device)
+        turn = torch.randperm(len(ids), generator=generator, device="cpu").to(ids.device)
         out: Draw = []
         for i, (side, t) in enumerate(zip(self.sides, values, strict=True)):
             if before and size == self.inputs[i]:
