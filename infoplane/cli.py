@@ -130,6 +130,9 @@ ASSOCIATION = stacked(
     click.option("--summary", multiple=True, metavar="NAME", help="Only final, max, max_step, fall, fall_share, area."),
     click.option("--claim", type=click.Choice(["+", "-"]), help="In how many settings the correlation has this sign."),
     click.option("--within", multiple=True, metavar="NAME", help="A setting is one value of this hyper-parameter."),
+    click.option(
+        "--each-run", is_flag=True, help="Take each run for itself, not the seeds of a configuration together."
+    ),
     click.option("--map", type=click.Path(path_type=Path), metavar="FILE", help="Figure of all correlations."),
     click.option("--scatter", type=click.Path(path_type=Path), metavar="FILE", help="Figure of the strongest."),
 )
@@ -561,11 +564,18 @@ def study_runs(runs: tuple[Path, ...], out: Path | None, **options: Any) -> None
 
 
 def associate(
-    study: Any, target: str | None, claim: str | None, within: tuple[str, ...], style: str | None, **options: Any
+    study: Any,
+    target: str | None,
+    claim: str | None,
+    within: tuple[str, ...],
+    style: str | None,
+    each_run: bool,
+    **options: Any,
 ) -> None:
     """Print and draw what goes with a column of a study, and in how many settings a claim about its sign holds."""
     figures = {name: options.pop(name) for name in ("map", "scatter")}
     asked = {name: value for name, value in options.items() if value not in (None, ())}
+    asked |= {"repetitions": None} if each_run else {}
     if claim is not None:
         click.echo(f"\n{study.claim(claim, target or 'gap', within=within, **asked)}")
     if target is not None or any(figures.values()):

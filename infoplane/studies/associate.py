@@ -23,7 +23,6 @@ LEAST = 5
 """Configurations of which an association says something."""
 COMPLETE = 0.9
 """Share of the runs that must have a column for it to be tried."""
-FEW_ORDERS = 40.0
 SIGNS = {"+": 1, "positive": 1, "-": -1, "negative": -1}
 
 Choice = str | Sequence[str] | None
@@ -57,7 +56,7 @@ def associate(
     words = [
         f"with {target}" + (f" ({study.gaps[target]})" if target in study.gaps else ""),
         *tried_words(groups, len(rows) - len(y), len(tried), study.lost),
-        *drawn_words(permutations, draws, possible, f" of one {control}" if strata.any() else ""),
+        *drawn_words(len(orders), draws, possible, f" of one {control}" if strata.any() else ""),
         *([f"not tried: {listed([f'{name} ({why})' for name, why in left_out.items()], 3)}"] if left_out else []),
     ]
     return Association(
@@ -167,14 +166,14 @@ def tried_words(groups: IntArray, lost: int, tried: int, damaged: Sequence[str])
     ]
 
 
-def drawn_words(permutations: int, draws: int, possible: float, among: str) -> list[str]:
+def drawn_words(orders: int, draws: int, possible: float, among: str) -> list[str]:
     """How intervals and p were found."""
-    few = (
-        f"; {possible:.0f} orders are all there are: no p is below {1 / possible:.2g}" if possible < FEW_ORDERS else ""
-    )
+    every = orders + 1 >= round(possible)
+    number = f"all {possible:.0f}" if every else f"{orders} random"
+    least = f"; no p is below {1 / round(possible):.3g}" if every else ""
     return [
         f"95 % percentile interval of {draws} draws of configurations" if draws else "no intervals",
-        f"p from {permutations} orders of configurations{among}, adjusted for all columns (max-T){few}",
+        f"p from {number} orders of configurations{among}, adjusted for all columns (max-T){least}",
     ]
 
 
@@ -199,9 +198,8 @@ def interval(before: str, drawn: FloatArray) -> dict[str, FloatArray]:
     if not len(drawn):
         none = np.full(drawn.shape[1], np.nan)
         return {f"{before}low": none, f"{before}high": none}
-    empty = np.isnan(drawn).all(axis=0)
-    low, high = np.nanquantile(np.where(empty, 0.0, drawn), (0.025, 0.975), axis=0)
-    return {f"{before}low": np.where(empty, np.nan, low), f"{before}high": np.where(empty, np.nan, high)}
+    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+    return {f"{before}low": low, f"{before}high": high}
 
 
 def claim_of(

@@ -116,7 +116,7 @@ def weighted_ranks(x: FloatArray, weights: FloatArray) -> FloatArray:
 
 
 def bootstrap(x: FloatArray, y: FloatArray, weights: FloatArray, method: Method) -> FloatArray:
-    """(D, M): the correlations where run i comes `weights[d, i]` times; NaN where a draw does not vary."""
+    """(D, M): the correlations where run i comes `weights[d, i]` times; 0 where a draw does not vary."""
     if method == "pearson":
         return _weighted_pearson(unit(x), unit(y[:, None])[:, 0], weights)
     of = _spearman if method == "spearman" else _kendall
@@ -152,7 +152,7 @@ def partial_bootstrap(x: FloatArray, y: FloatArray, control: FloatArray, weights
     xy, xz = (bootstrap(x, other, weights, "spearman") for other in (y, control))
     yz = bootstrap(y[:, None], control, weights, "spearman")
     left = (1 - xz**2) * (1 - yz**2)
-    return np.where(left > 1e-9, (xy - xz * yz) / np.sqrt(np.maximum(left, 1e-9)), np.nan)
+    return np.where(left > 1e-9, (xy - xz * yz) / np.sqrt(np.maximum(left, 1e-9)), 0.0)
 
 
 def _weighted_pearson(x: FloatArray, y: FloatArray, weights: FloatArray) -> FloatArray:
@@ -164,6 +164,6 @@ def _weighted_pearson(x: FloatArray, y: FloatArray, weights: FloatArray) -> Floa
 
 
 def _ratio(product: FloatArray, a: FloatArray, b: FloatArray) -> FloatArray:
-    """A product over the root of two squares; NaN where one of them is 0."""
+    """A product over the root of two squares; 0 where one of them is 0."""
     square = np.maximum(a, 0) * np.maximum(b, 0)
-    return np.where(square > 1e-20, product / np.sqrt(np.where(square > 1e-20, square, 1.0)), np.nan)
+    return np.where(square > 1e-14, product / np.sqrt(np.where(square > 1e-14, square, 1.0)), 0.0)

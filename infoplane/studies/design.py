@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -47,14 +48,22 @@ def exchangeable(groups: IntArray, strata: IntArray) -> Iterator[IntArray]:
 
 
 def orders_of(groups: IntArray, strata: IntArray, count: int, random: np.random.Generator) -> tuple[IntArray, float]:
-    """(count, R) random orders in which configurations change places with all their runs, and how many there are."""
+    """(B, R) other orders, in which configurations change places with all their runs, and how many there are in all.
+
+    `count` random ones; each once, where there are no more than that.
+    """
+    sets = list(exchangeable(groups, strata))
+    possible = math.exp(min(sum(math.lgamma(len(rows) + 1) for rows in sets), 700.0))
+    if few := possible < count + 1.5:
+        count = round(possible) - 1
+        each = itertools.product(*(itertools.permutations(range(len(rows))) for rows in sets))
+        moves = [np.array(moved) for moved in zip(*itertools.islice(each, 1, None), strict=True)]
+    else:
+        moves = [np.argsort(random.random((count, len(rows))), axis=1) for rows in sets]
     orders = np.tile(np.arange(len(groups)), (count, 1))
-    possible = 0.0
-    for rows in exchangeable(groups, strata):
-        moved = np.argsort(random.random((count, len(rows))), axis=1)
+    for rows, moved in zip(sets, moves, strict=not few):
         orders[:, rows.ravel()] = rows[moved].reshape(count, -1)
-        possible += math.lgamma(len(rows) + 1)
-    return orders, math.exp(min(possible, 700.0))
+    return orders, possible
 
 
 def weights_of(groups: IntArray, draws: int, random: np.random.Generator) -> FloatArray:

@@ -105,11 +105,13 @@ class Study:
         method : {"spearman", "pearson", "kendall"}
             Which of the three gets interval and p; the control is for ranks in any case.
         permutations : int
-            Random orders of the target, the same for all columns. Configurations change places, each with all its runs,
-            and only with others of as many runs. Where the control is swept (each value in two configurations or more)
-            they do so among those of one value; else the residuals given the control are moved (Freedman and Lane).
+            Random orders of the target, the same for all columns; all there are, where that is no more. Configurations
+            change places, each with all its runs, and only with others of as many runs. Where the control is swept
+            (each value in two configurations or more) they do so among those of one value; else the residuals given the
+            control are moved (Freedman and Lane).
         draws : int
-            Bootstrap draws of configurations, all runs of one together; 0 for no interval.
+            Bootstrap draws of configurations, all runs of one together; 0 for no interval. One in which nothing varies
+            counts as a correlation of 0.
         seed : int
             Seeds orders and draws.
         repetitions : sequence of str, optional

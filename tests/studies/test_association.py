@@ -153,10 +153,22 @@ def test_runs_and_columns_that_lack_numbers_are_named():
     assert "not tried: c0 (in 30 of 39 runs), c2 (constant)" in found.words
 
 
+def test_what_hangs_on_one_run_has_an_interval_with_0_in_it():
+    """A column that varies in one run of twenty is constant in a third of the draws."""
+    x, y = np.zeros((20, 1)), np.arange(20.0)
+    x[-1] = 1.0
+    for method in correlation.METHODS:
+        low, high = of(x, y).association(method=method, permutations=9).interval
+        assert low == 0
+        assert high > 0.3
+
+
 def test_few_orders_are_said():
     y = np.arange(6.0)
     found = of(normal(6, 2), y, lr=[1, 1, 2, 2, 3, 3], wd=range(6)).association(control="lr", permutations=99)
-    assert "8 orders are all there are: no p is below 0.13" in "".join(found.words)
+    assert "p from all 8 orders of configurations of one lr" in found.words[3]
+    assert found.words[3].endswith("no p is below 0.125")
+    assert set(found.numbers["p"] * 8) <= {float(k) for k in range(1, 9)}
 
 
 @pytest.mark.parametrize(
