@@ -16,7 +16,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Method = Literal["pearson", "spearman", "kendall"]
 METHODS: tuple[Method, ...] = ("pearson", "spearman", "kendall")
-BLOCK_BYTES, BLOCK_DRAWS = 64 << 20, 128
+BLOCK_BYTES, BLOCK_DRAWS = 16 << 20, 128
 """Bytes of the signs that are held at a time, and draws that stay in the processor's cache."""
 
 
