@@ -18,7 +18,7 @@ POSITIVE, NEGATIVE = "#c0392b", "#2166ac"
 CELL, ROW, LETTER = 58, 24, 7.2
 """Width and height of a cell and of a letter, in pixels of the drawing."""
 MOST_ROWS, MOST_ACROSS = 15, 40
-WIDE, HIGH, EDGE = 440, 270, 70
+WIDE, HIGH, EDGE = 440, 260, 70
 
 
 def associated(table: ResultTable, target: str | None, control: str | None) -> Association | str | None:
@@ -103,7 +103,7 @@ def scatter_svg(found: Association, m: int) -> str:
         out.append(f'<text x="{at}" y="{HIGH - EDGE + 16}" text-anchor="{anchor}">{value:.3g}</text>')
     for value, at in ((y.min(), HIGH - EDGE), (y.max(), 18)):
         out.append(f'<text x="{EDGE - 6}" y="{at}" text-anchor="end">{value:.3g}</text>')
-    out.append(f'<text x="{(WIDE + EDGE) / 2}" y="{HIGH - 10}" text-anchor="middle">{_text(across, 60)}</text>')
+    out.append(f'<text x="{(WIDE + EDGE) / 2}" y="{HIGH - EDGE + 36}" text-anchor="middle">{_text(across, 60)}</text>')
     middle = f"12,{(HIGH - EDGE) / 2}"
     out.append(
         f'<text transform="translate({middle}) rotate(-90)" text-anchor="middle">{_text(found.target, 40)}</text>'

@@ -170,7 +170,7 @@ class Association:
             value = self.numbers["partial" if before else self.method][m]
             interval = "" if math.isnan(low) else f"{low:+.2f} to {high:+.2f}"
             cells += [f"{value:+.2f}", interval, f"{p:.2g}", f"{adjusted:.2g}"]
-        doubts = [f"{flag} in {n} runs" for flag, n in self.flags.get(self.columns[m], {}).items() if n]
+        doubts = [f"{flag} in {n} run{'s' * (n > 1)}" for flag, n in self.flags.get(self.columns[m], {}).items() if n]
         return [*cells, "; ".join(doubts)]
 
 
