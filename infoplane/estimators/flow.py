@@ -92,7 +92,7 @@ class FlowMatching(NoisyMethod):
     :gives: I(T;Y) of targets, I(X;T) of noisy networks
     :unit: bit
     :ceiling: none
-    :source: Butakov et al. 2025; Bounoua et al. 2024
+    :source: Butakov et al. 2025; Franzese et al. 2024
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ class FlowMatching(NoisyMethod):
     ----------
     Butakov, Semenenko, Frolov and Oseledets, "FMMI: Flow matching mutual information estimation", 2025.
     Lipman, Chen, Ben-Hamu, Nickel and Le, "Flow matching for generative modeling", 2023.
-    Bounoua, Franzese and Michiardi, "MINDE: Mutual information neural diffusion estimation", 2024.
+    Franzese, Bounoua and Michiardi, "MINDE: Mutual information neural diffusion estimation", 2024.
     Guo, Shamai and Verdu, "Mutual information and minimum mean-square error in Gaussian channels", 2005.
 
     Examples
