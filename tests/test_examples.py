@@ -69,6 +69,17 @@ def test_an_example_whose_data_are_absent_is_skipped_in_one_line(tmp_path):
     assert "Not run here, skipped: no images" in (tmp_path / "page.md").read_text()
 
 
+def test_the_page_says_which_lines_are_not_about_y_and_has_the_tables(tmp_path):
+    script = tmp_path / "e99_made.py"
+    script.write_text('"""A title.\n\nLook for: a | b.\n"""\n')
+    line = {"measured": "1", "reference": "-", "holds": True}
+    outcomes = [{**line, "claim": "a", "about_y": True}, {**line, "claim": "b", "about_y": False}]
+    record = {"seconds": 60, "outcomes": outcomes, "figures": [], "tables": ["| c |\n| --- |\n| d |"]}
+    runpy.run_path(str(EXAMPLES / "all.py"))["write"](tmp_path / "page.md", tmp_path, [(script, record)], False)
+    page = (tmp_path / "page.md").read_text()
+    assert "| **holds** | a | 1 | - |\n| **holds**, not about Y | b | 1 | - |\n\n| c |\n| --- |\n| d |\n" in page
+
+
 def test_a_gallery_without_its_runs_leaves_the_page_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     (tmp_path / "gallery").mkdir()
