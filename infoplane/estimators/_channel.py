@@ -190,7 +190,7 @@ class MultiplicativeChannel(Channel):
             apart = (common != start.base.sum(1, keepdim=True)) | (common != other.sum(1))
         for left in start.tilts:
             out = left @ self._right[b.rows].T
-            yield out if apart is None else out.masked_fill_(apart, _LOWEST[self.dtype])
+            yield out if apart is None else out.masked_fill_(apart, -torch.inf)
 
 
 @dataclass
@@ -267,6 +267,21 @@ def propagate(
                     ratio.sub_(part)
                 (within if one else across)[s, a.rows].add_(ratio.sum(1))
     return Samples(whole=across.add_(within).log2_(), within=within.log2(), control=control, null=null)
+
+
+def left_out(channel: Channel, spans: list[Span], generator: torch.Generator) -> Tensor:
+    """log2 of the sums of ratios to all rows but the own, (2 pairs, n) float64; -inf where no other row is met."""
+    # Without the own ratio of 1 the sum may be of any size: it is not cut from below, where that would lower a bound.
+    sums = torch.full((2 * channel.pairs, channel.count), -torch.inf, dtype=torch.float64, device=channel.device)
+    for a in spans:
+        start = channel.start(a, generator)
+        for b in spans:
+            for s, out in enumerate(channel.exponents(a, start, b)):
+                if a.start == b.start:
+                    out.fill_diagonal_(-torch.inf)
+                part = torch.logsumexp(out.clamp_(max=_HIGHEST).double() / BITS_PER_NAT, 1) * BITS_PER_NAT
+                sums[s, a.rows] = torch.logaddexp2(sums[s, a.rows], part)
+    return sums
 
 
 @dataclass

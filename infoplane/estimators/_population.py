@@ -40,14 +40,14 @@ def continued(
 
     Where I(X;T), or I(X;T|Y), is too close to saturation, so is their difference I(T;Y).
     """
-    names = [name for name, q in found.items() if q.unit == BIT and not name.endswith(" null")]
+    names = [name for name, q in found.items() if q.unit == BIT and not name.endswith((" null", " upper", " lower"))]
     grown = {name: found[name].value - _mean([part[name].value for part in parts]) for name in names}
     full = {name: (grown[name].abs() > GROWN) | found[name].flags["saturated"] for name in names}
     full["I(T;Y)"] = torch.stack([*full.values()]).any(0)
     out: dict[str, Quantity] = {}
     for name, q in found.items():
         if name not in names:
-            out |= {} if name.endswith(" null") else {name: q}
+            out |= {} if name.endswith(" null") else {name: q}  # bounds are of the law already
             continue
         value = torch.where(full[name], float("nan"), q.value + grown[name])
         half = _half_width(q, [part[name].value for part in parts])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from infoplane.estimators._channel import (
     Buffers,
     Channel,
     MultiplicativeChannel,
+    left_out,
     propagate,
     propagate_jointly,
     weigh_draws,
@@ -31,6 +32,7 @@ from infoplane.estimators._mixture import (
     at_ceiling,
     positive_std,
 )
+from infoplane.estimators._population import ESTIMAND as POPULATION
 from infoplane.estimators._population import continued, halves, refuse_whole_population
 from infoplane.estimators._protocol import Blocks, Quantity, as_floats, last_finite
 from infoplane.estimators._registry import preset, register
@@ -81,6 +83,18 @@ class SamplePropagation(Method):
     sample, nobody can see. `low` and `high` are then of the choice of the inputs, too, from the differences of
     halves. `below_null` is that of I(N); for a null of the continued value take `noise:population=true+null`.
 
+    *Bounds for the population.* `bracket=true` beside `population=true` adds "I(X;T) upper" and "I(X;T) lower", between
+    which the information of the law lies in expectation over samples (Poole et al. 2019): with p(t|x) the Gaussian
+    around x,
+
+        upper = mean_i E [log2 p(t_i|x_i) - log2 1/(N-1) sum_{j != i} p(t_i|x_j)],
+
+    and lower with j = i and 1/N, which is I(N), at most log2 N. Both are also there where 2 I(N) - <I(N/2)> is
+    `saturated`; a wide gap says how little the sample knows. They need the true conditional: the noise has to be
+    recorded with the network, or stated as `std`; one relative to the sample is refused. In a noisy network the
+    conditional of a layer may hold earlier noise, too: there is the upper bound only. `low` and `high` are of the
+    choice of the inputs and the noise: a single pair of bounds may miss the truth by that much.
+
     `low` and `high` cover the Monte Carlo error and, with network noise, the choice of the repeated inputs;
     not these biases. All snapshots get the same noise, so a trajectory is smoother than its intervals.
 
@@ -114,13 +128,15 @@ class SamplePropagation(Method):
         Of the blocks. "auto" takes float64 for float64 layers and wherever float32 could err by 1e-3 nats.
     population : bool
         Whether the inputs are a sample, and the law they come from is asked for. Three times the cost.
+    bracket : bool
+        With `population`: the bounds of I(X;T), too. Four times the cost.
 
     Raises
     ------
     ValueError
         If a parameter is out of its domain, the inputs do not fit (see `check_inputs`), s is neither given nor
-        prepared, a layer with network noise was recorded after its noise, or `population` is asked of inputs that
-        are no sample.
+        prepared, a layer with network noise was recorded after its noise, `population` is asked of inputs that
+        are no sample, or `bracket` without `population` or without known noise.
 
     References
     ----------
@@ -128,6 +144,7 @@ class SamplePropagation(Method):
     in deep neural networks", 2019.
     Goldfeld, Greenewald, Niles-Weed and Polyanskiy, "Convergence of smoothed empirical measures with
     applications to entropy estimation", 2020.
+    Poole, Ozair, van den Oord, Alemi and Tucker, "On variational bounds of mutual information", 2019.
 
     Examples
     --------
@@ -153,6 +170,7 @@ class SamplePropagation(Method):
     seed: int = 0
     dtype: Precision = setting("auto", PRECISIONS)
     population: bool = added(False, SWITCH)
+    bracket: bool = added(False, SWITCH)
     reference_rms: float | None = prepared()
     network_std: float | None = prepared()
     network_kind: str | None = prepared()
@@ -167,6 +185,10 @@ class SamplePropagation(Method):
             )
         if not isinstance(self.n_draws, int) or self.n_draws < 2 or self.n_draws % 2:
             raise ValueError(f"n_draws must be even and at least 2, got {self.n_draws!r}")
+        if self.bracket and not self.population:
+            raise ValueError(
+                "bracket=True bounds the information of the population, got population=False; give population=True, too"
+            )
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """The snapshot and its centred copy in float64, and the sums of every draw for each sample."""
@@ -218,7 +240,7 @@ class SamplePropagation(Method):
         found = super().estimate(t, y, x=x, x_ids=x_ids)
         if not self.population:
             return found
-        plain = dataclasses.replace(self, population=False, null_draws=0)
+        plain = dataclasses.replace(self, population=False, bracket=False, null_draws=0)
         parts = [on_rows(plain, rows, t, y, x=x, x_ids=x_ids) for rows in halves(t.shape[1], self.seed)]
         return continued(found, parts, classes=not y.is_floating_point())
 
@@ -226,6 +248,11 @@ class SamplePropagation(Method):
         """Labels and shuffles of the rows that the mixture is made of, and the blocks they are cut into."""
         if self.population:
             refuse_whole_population(given.x_ids, given.features(keep=True))
+        if self.bracket and self.network_std is None and self.std is None:
+            raise ValueError(
+                "bracket=True needs noise that is recorded with the network or stated, got a std relative to the "
+                "sample; record with NoiseInjection of infoplane.hooks, or give std=..."
+            )
         return _Propagation(self, given)
 
 
@@ -299,6 +326,8 @@ class _Propagation(MixtureProblem):
             if key in out:
                 out[key] = out[key] - within
                 out[key + "_se"] = (out[key + "_se"].square() + error.square()).sqrt()
+        if self.config.bracket:
+            out |= self._bracket(layer)
         degenerate = torch.tensor(channel.spread == 0.0 or self.std == 0.0, device=channel.device)
         return out | {"passes_apart": full, "degenerate": degenerate}
 
@@ -351,6 +380,16 @@ class _Propagation(MixtureProblem):
         out = {}
         for key, draws in values.items():
             out[key], out[key + "_se"] = weigh_draws(draws, control)
+        return out
+
+    def _bracket(self, layer: Tensor) -> dict[str, Tensor]:
+        """Bounds for the law of the inputs: the own row left out, and with it; standard errors over the rows."""
+        generator = torch.Generator().manual_seed(self.config.seed)
+        others, n, out = left_out(self.channel(layer, self.order), self.spans, generator), len(self.order), {}
+        bounds = {"upper": math.log2(n - 1) - others, "lower": math.log2(n) - torch.logaddexp2(others, self.zero())}
+        for key, draws in bounds.items():
+            rows = draws.mean(0)
+            out[key], out[key + "_se"] = rows.mean(), rows.std() / math.sqrt(n)
         return out
 
     def _within_inputs(self, layer: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -412,8 +451,24 @@ class _Propagation(MixtureProblem):
         value = of("I(T;Y)", "i_ty", ceiling_y, flags, False, null=self.null_of(found), null_flags=alone)
         # The null comes before the value: this is the order of rows in a table.
         out |= dict(reversed(value.items()))
+        if self.config.bracket:
+            out |= self._bounds(found, resolved)
         unit = "relative to T" if self.config.network_kind == "multiplicative" else "units of T"
         return out | report("noise std", torch.full_like(found["i_ty"], self.std), unit=unit)
+
+    def _bounds(self, found: dict[str, Tensor], resolved: bool) -> dict[str, Quantity]:
+        """Upper and lower bound of I(X;T) of the law; the lower one where the conditional is the noise alone."""
+        out: dict[str, Quantity] = {}
+        kinds: tuple[Literal["upper", "lower"], ...] = ("upper", "lower") if resolved else ("upper",)
+        for bound in kinds:
+            value = found[bound]
+            apart = ~value.isfinite() if bound == "upper" else at_ceiling(value, self.h_x)
+            value, flags = torch.where(value.isfinite(), value, torch.nan), {"saturated": apart}
+            more: dict[str, Any] = {"bound": bound, "ceiling": self.h_x if bound == "lower" else None}
+            more["flags"] = {"degenerate": found["degenerate"], **flags}
+            half = Z_95 * found[bound + "_se"]
+            out |= report(f"I(X;T) {bound}", value, half=half, estimand=POPULATION, **more)
+        return out
 
 
 preset("noise", "goldfeld-2019", std=0.005)

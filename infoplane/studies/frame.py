@@ -224,7 +224,7 @@ def study(
         By default those that figures show: outputs of activation modules and of the model.
     estimator, quantity, subset : name, glob or several, optional
         As in `ResultTable.select`. By default every estimator, the subset "all", and every quantity that is no null
-        and no lower bound beside another.
+        and no bound beside another.
 
     Returns
     -------

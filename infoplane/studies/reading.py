@@ -36,7 +36,7 @@ WORDS = {"max_step": "step of max", "fall_share": "fall / max"}
 _TRAIN = frozenset({"train", "training"})
 _HELD_OUT = ("test", "val", "valid", "validation", "eval", "dev", "held", "heldout")
 """Words for held-out rows: the gap takes the first that was recorded, the best moment the last."""
-_BESIDE = (" null", " lower")
+_BESIDE = (" null", " lower", " upper")
 """Ends of quantities that stand beside another one."""
 
 

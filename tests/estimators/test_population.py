@@ -236,3 +236,87 @@ def test_intervals_cover_the_truth():
         held += bool(q.low <= truth <= q.high)
     print(f"held {held} of 100")
     assert held >= 88
+
+
+def bracket(x: torch.Tensor, spec: str, noise: Noise | None = None) -> dict:
+    """Quantities with the bounds of the law, of normal labels that nobody asks for."""
+    run, y = InMemory(x), torch.arange(x.shape[1]) % 2
+    run.noise = noise
+    estimator = parse(f"noise:population=true,bracket=true,null_draws=0,{spec}").prepare(run, y)
+    return estimator.estimate(x, y)
+
+
+@pytest.mark.parametrize(
+    ("dims", "std", "nats", "upper", "lower"), [(2, 0.5, 1.609, 1.623, 1.606), (5, 0.3, 6.235, 7.10, 5.58)]
+)
+def test_the_bracket_of_a_gaussian_channel(dims, std, nats, upper, lower):
+    """D/2 log(1 + 1/s^2) nats, and the bounds that an independent program found; sd of one sample 0.026 and 0.11."""
+    values, inside = {"upper": [], "lower": []}, 0
+    for seed in range(4):
+        found = bracket(normal(1000, dims, seed), f"std={std},n_draws=2,seed={seed}")
+        for bound, of in values.items():
+            q = found[f"I(X;T) {bound}"]
+            assert (q.bound, q.estimand, q.unit) == (bound, "noisy-population", "bit")
+            of.append(float(q.value) / BITS_PER_NAT)
+            inside += bool(q.low < np.mean([upper, lower][bound == "lower"]) * BITS_PER_NAT < q.high)
+    mean = {bound: np.mean(of) for bound, of in values.items()}
+    assert dims / 2 * math.log(1 + 1 / std**2) == pytest.approx(nats, abs=0.01)
+    for bound, reference in (("upper", upper), ("lower", lower)):
+        assert mean[bound] == pytest.approx(reference, abs=4 * {2: 0.026, 5: 0.11}[dims] / math.sqrt(4))
+    assert mean["lower"] < mean["upper"]
+    if dims == 5:  # many standard deviations apart
+        assert max(values["lower"]) < nats < min(values["upper"])
+        assert bool(found["I(X;T)"].flags["saturated"])
+    assert inside >= 5  # of 8 intervals of 95 %
+
+
+def test_the_lower_bound_is_the_value_of_the_probe():
+    """I(N), of the same noise without its control variate: to the Monte Carlo error of that."""
+    x = normal(300, 2, 0)
+    plain = SamplePropagation(std=0.8, null_draws=0).estimate(x, torch.arange(300) % 2)["I(X;T)"]
+    found = bracket(x, "std=0.8")
+    assert float(found["I(X;T) lower"].value) == pytest.approx(float(plain.value), abs=0.05)
+    assert float(found["I(X;T) lower"].ceiling) == pytest.approx(math.log2(300))
+    assert found["I(X;T) upper"].ceiling is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_far_apart_leave_the_upper_bound_open(dtype):
+    """Neighbours 100 std apart: log2(N - 1) + 100^2 / 2 nats less what two of them add, not cut where numbers end."""
+    x = 100.0 * torch.arange(50, dtype=dtype)[None, :, None]
+    found = bracket(x, "std=1.0")
+    expected = math.log2(49) + 5000 * BITS_PER_NAT
+    assert float(found["I(X;T) upper"].value) == pytest.approx(expected, rel=0.05)
+    assert float(found["I(X;T) lower"].value) == pytest.approx(math.log2(50))
+    assert bool(found["I(X;T) lower"].flags["saturated"])
+
+
+def test_equal_rows_know_nothing_in_both_bounds():
+    found = bracket(torch.ones(1, 40, 3), "std=1.0")
+    assert [float(found[f"I(X;T) {b}"].value) for b in ("upper", "lower")] == pytest.approx([0.0, 0.0], abs=1e-12)
+
+
+def test_a_row_that_no_other_meets_has_no_upper_bound():
+    """Multiplicative noise leaves zeros: the one row whose second unit is zero is known for sure."""
+    x = normal(40, 2, 0).abs() + 1.0
+    x[0, 3, 1] = 0.0
+    found = bracket(x, "n_draws=2", Noise(std=0.5, kind="multiplicative"))
+    assert bool(found["I(X;T) upper"].value.isnan())
+    assert bool(found["I(X;T) upper"].flags["saturated"])
+
+
+def test_recorded_noise_has_the_upper_bound_only():
+    """A later layer may hold earlier noise, of which the recorded std says nothing: h(T|X) is at least that of it."""
+    x = normal(200, 2, 0)
+    found, stated = bracket(x, "seed=0", Noise(std=0.5)), bracket(x, "std=0.5")
+    assert torch.equal(found["I(X;T) upper"].value, stated["I(X;T) upper"].value)
+    assert "I(X;T) lower" in stated
+    assert "I(X;T) lower" not in found
+
+
+def test_a_bracket_without_known_noise_is_refused():
+    with pytest.raises(ValueError, match=r"needs noise that is recorded with the network or stated, .*give std="):
+        bracket(normal(50, 2, 0), "relative_std=0.2")
+    with pytest.raises(ValueError, match=r"got population=False; give population=True, too"):
+        parse("noise:std=1.0,bracket=true")
+    assert "bracket" not in json.loads(config_json(parse("noise:std=0.5,population=true")))
