@@ -73,6 +73,8 @@ def settings_of(measure: Measure, given: MeasureSettings) -> MeasureSettings:
     for name, value in given.items():
         if name not in own:
             raise ValueError(f"measure {measure!r} has no setting {name!r}; it has {', '.join(own) or 'none'}")
+        if name == "n_neighbors" and not isinstance(value, int | np.integer):
+            raise ValueError(f"n_neighbors must be a whole number, got {value}")
         if not cast(float, value) > 0 or (name == "variance" and cast(float, value) > 1):
             raise ValueError(f"{name} must be positive{', at most 1' if name == 'variance' else ''}, got {value}")
     return cast(MeasureSettings, {name: {**DEFAULTS, **given}[name] for name in own})

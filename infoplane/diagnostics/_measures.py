@@ -20,6 +20,8 @@ Measure = Literal["cka", "kernel-cka", "knn", "rsa", "svcca"]
 
 TIE = 1e-9
 """Two squared distances are equal where they differ by less than this, relative."""
+ROUNDING = 32 * float(np.finfo(np.float64).eps)
+"""What rounding leaves of a difference of squared distances or variances, relative to the largest of them."""
 PER_DIRECTION = 5
 """With fewer rows a kept direction SVCCA is read as `few_samples`."""
 
@@ -57,7 +59,7 @@ def squared_distances(gram: FloatArray) -> FloatArray:
     norms = np.diag(gram)
     squared = norms[:, None] + norms[None, :] - 2.0 * gram
     # What is left of two equal rows is rounding.
-    squared[squared <= 32 * np.finfo(np.float64).eps * norms.max(initial=0.0)] = 0.0
+    squared[squared <= ROUNDING * norms.max(initial=0.0)] = 0.0
     np.fill_diagonal(squared, 0.0)
     return np.asarray(squared)
 
@@ -95,7 +97,7 @@ def rsa_side(rows: FloatArray, settings: MeasureSettings) -> Side:
     """Ranks of the distances of all pairs."""
     squared = squared_distances(rows @ rows.T)
     pairs = np.triu_indices(len(rows), 1)
-    ranks = rankdata(squared[pairs])
+    ranks = _tied_ranks(squared[pairs])
     matrix = np.zeros_like(squared)
     matrix[pairs] = ranks - ranks.mean()
     return _unit(matrix + matrix.T)
@@ -104,10 +106,11 @@ def rsa_side(rows: FloatArray, settings: MeasureSettings) -> Side:
 def svcca_side(rows: FloatArray, settings: MeasureSettings) -> Side:
     """Orthonormal coordinates (N, r) of the directions with the largest variance; found: their number r."""
     values, vectors = np.linalg.eigh(rows @ rows.T)
-    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    values, vectors = values[::-1], vectors[:, ::-1]
+    values = np.where(values > ROUNDING * max(values[0], 0.0), values, 0.0)
     total = np.cumsum(values)
-    # At most min(N - 1, D) directions vary; the last share of the variance is rounding.
-    kept = min(int((total < settings["variance"] * total[-1]).sum()) + 1, len(rows) - 1, rows.shape[1])
+    # Never more directions than vary: of the whole variance the last share is rounding.
+    kept = min(int((total < settings["variance"] * total[-1]).sum()) + 1, max(int((values > 0).sum()), 1))
     few = {"few_samples"} if len(rows) < PER_DIRECTION * kept else set()
     constant = _constant(rows)
     matrix = np.ascontiguousarray(vectors[:, :kept])
@@ -144,6 +147,16 @@ def centred(rows: FloatArray) -> FloatArray:
     z = z - z.mean(axis=0)
     spread = float(np.abs(z).max(initial=0.0))
     return z / spread if spread > 1e-12 else np.zeros_like(z)
+
+
+def _tied_ranks(values: FloatArray) -> FloatArray:
+    """Ranks in which values that differ by rounding alone share their mean rank."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    step = np.diff(ordered) > TIE * ordered[1:] + ROUNDING * ordered[-1]
+    groups = np.empty(len(values), dtype=np.int64)
+    groups[order] = np.concatenate([[0], np.cumsum(step)])
+    return np.asarray(rankdata(groups))
 
 
 def _u_centred(gram: FloatArray) -> FloatArray:

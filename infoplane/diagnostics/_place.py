@@ -95,7 +95,10 @@ def digest(*arrays: npt.ArrayLike) -> str:
 
 def finite_float64(values: npt.ArrayLike, has: str, what: str = "entries") -> npt.NDArray[np.float64]:
     """Real numbers as float64; `has` begins the error for those that are not finite: "weight has"."""
-    array = exact_float64(values, has.split()[0])
+    given = np.asarray(values)
+    if given.dtype.kind in "cmMSU":
+        raise ValueError(f"{has.split()[0]} must hold real numbers, got {given.dtype}")
+    array = exact_float64(given, has.split()[0])
     bad = int((~np.isfinite(array)).sum())
     if bad:
         raise ValueError(f"{has} {bad} non-finite {what}; did training diverge?")

@@ -11,6 +11,7 @@ from infoplane.diagnostics._place import Entry, units_float64
 
 FloatArray = npt.NDArray[np.float64]
 LEAST_DRAWS = 5
+LARGEST = 1e150
 
 
 def against_null(name: str, value: float, null: FloatArray, unit: str, raised: tuple[str, ...] = ()) -> list[Entry]:
@@ -39,6 +40,9 @@ def two_layers(
         raise ValueError(f"both samples must be of one layer, got {left.shape[1]} and {right.shape[1]} units")
     if min(len(left), len(right)) < 2:
         raise ValueError(f"two samples need at least 2 rows each, got {len(left)} and {len(right)}")
+    largest = max(float(np.abs(each).max()) for each in (left, right))
+    if largest > LARGEST:
+        raise ValueError(f"values reach {largest:.3g}, whose squares float64 cannot hold; divide both samples by it")
     return left, right
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ class AttentionEntropy(Brief):
     Attributes
     ----------
     mean : (H,) float64
-        Over samples and queries with at least two keys.
+        Over samples and queries with at least two keys; NaN for a head that has none.
     by_query : (H, Q) float64
         Over samples; NaN for queries with fewer than two keys.
     queries : int
@@ -41,9 +42,10 @@ class AttentionEntropy(Brief):
 
     def rows(self, where: Place) -> list[Row]:
         """Rows "attention entropy head h" and the mean over heads, for the results table."""
-        entries = [Entry("attention entropy", float(self.mean.mean()), "share", ceiling=1.0)]
+        entries = [Entry("attention entropy", float(np.nanmean(self.mean)), "share", ceiling=1.0)]
         for head, value in enumerate(self.mean.tolist()):
             flags = ("attention_overload",) * (value > OVERLOAD) + ("attention_collapse",) * (value < COLLAPSE)
+            flags += ("degenerate",) * math.isnan(value)
             entries.append(Entry(f"attention entropy head {head}", value, "share", ceiling=1.0, flags=flags))
         size = {"n_samples": self.n_samples, "n_units": len(self.mean)}
         return rows(where, ESTIMATOR, self.config, entries, source=self.source, **size)
@@ -91,7 +93,13 @@ def attention_entropy(weights: npt.ArrayLike, *, mask: npt.ArrayLike | None = No
             f"{a.sum(3).max():.4g}; take them before dropout (model.eval()) and without rows that are masked whole"
         )
     allowed = (a > 0).any((0, 1), keepdims=True) if mask is None else np.asarray(mask, dtype=bool)
-    allowed = np.broadcast_to(allowed, a.shape)
+    try:
+        allowed = np.broadcast_to(allowed, a.shape)
+    except ValueError:
+        raise ValueError(
+            f"mask must broadcast to (samples, heads, queries, keys) {a.shape}, got {allowed.shape}; of padding by "
+            "sample pass mask[:, None, None, :]"
+        ) from None
     if a[~allowed].any():
         raise ValueError("there is attention to keys that the mask does not allow; True marks a key that may be seen")
     keys = allowed.sum(3)
@@ -103,10 +111,10 @@ def attention_entropy(weights: npt.ArrayLike, *, mask: npt.ArrayLike | None = No
     total, seen = share.sum((0, 2)), several.sum((0, 2))
     by_query = np.divide(share.sum(0), several.sum(0), out=np.full(a.shape[1:3], np.nan), where=several.any(0))
     return AttentionEntropy(
-        mean=total / np.maximum(seen, 1),
+        mean=np.divide(total, seen, out=np.full(len(seen), np.nan), where=seen > 0),
         by_query=by_query,
-        queries=int(several[:, 0].sum()),
+        queries=int(several.any(1).sum()),
         n_samples=len(a),
         config={"mask": "given" if mask is not None else "from weights"},
-        source=digest(a),
+        source=digest(a) if mask is None else digest(a, allowed),
     )

@@ -33,25 +33,29 @@ class Disentanglement(Brief):
         NaN where the other attribute determines this one.
     units : (A, 2) int64
         The units that know most and second most of each attribute.
+    flags : tuple of str
+        `saturated` where, without `information`, a unit has a value of its own in every sample: it then knows all.
     """
 
     information: FloatArray
     mig: FloatArray
     dmig: FloatArray
     units: IntArray
+    flags: tuple[str, ...]
     n_samples: int
     config: dict[str, Any]
     source: str
 
     def rows(self, where: Place) -> list[Row]:
         """Rows "MIG", "DMIG" (means over attributes) and each attribute's own, for the results table."""
-        entries = [Entry("MIG", float(self.mig.mean()), "share", ceiling=1.0)]
+        flags = self.flags
+        entries = [Entry("MIG", float(self.mig.mean()), "share", ceiling=1.0, flags=flags)]
         known = self.dmig[np.isfinite(self.dmig)]
         if known.size:
-            entries.append(Entry("DMIG", float(known.mean()), "share"))
+            entries.append(Entry("DMIG", float(known.mean()), "share", flags=flags))
         for i, (mig, dmig) in enumerate(zip(self.mig.tolist(), self.dmig.tolist(), strict=True)):
-            entries.append(Entry(f"MIG attribute {i}", mig, "share", ceiling=1.0))
-            entries += [Entry(f"DMIG attribute {i}", dmig, "share")] * math.isfinite(dmig)
+            entries.append(Entry(f"MIG attribute {i}", mig, "share", ceiling=1.0, flags=flags))
+            entries += [Entry(f"DMIG attribute {i}", dmig, "share", flags=flags)] * math.isfinite(dmig)
         size = {"n_samples": self.n_samples, "n_units": self.information.shape[1]}
         return rows(where, ESTIMATOR, self.config, entries, source=self.source, **size)
 
@@ -74,7 +78,8 @@ def disentanglement(
     Parameters
     ----------
     t : (N, D) array, D of at least 2
-        Units. Without `information` each of their different values is a code: bin them first.
+        Units. Without `information` each of their different values is a code: bin them first, since a unit with a
+        value for each sample would know every attribute (flag `saturated`).
     attributes : (N, A) array
         Whole numbers or names.
     information : callable, optional
@@ -105,6 +110,7 @@ def disentanglement(
             f"{np.shape(attributes)}"
         )
     of = information or _plug_in
+    own = information is None and any(len(np.unique(unit)) == len(units) for unit in units.T)
     bits = np.array([[of(unit, column) for unit in units.T] for column in columns])
     best = np.argsort(-bits, axis=1, kind="stable")[:, :2]
     gap = np.take_along_axis(bits, best, 1) @ [1.0, -1.0]
@@ -117,6 +123,7 @@ def disentanglement(
         mig=gap / entropy,
         dmig=np.divide(gap, left, out=np.full(len(gap), np.nan), where=left > DETERMINED),
         units=best,
+        flags=("saturated",) * own,
         n_samples=len(units),
         config={"information": "codes" if information is None else getattr(information, "__name__", "given")},
         source=digest(units, *columns),

@@ -117,6 +117,8 @@ def funnel_layer(
     """
     if draws < 20 or null_draws < LEAST_DRAWS:
         raise ValueError(f"draws must be at least 20 and null_draws at least {LEAST_DRAWS}, got {draws}, {null_draws}")
+    if directions < 1:
+        raise ValueError(f"directions must be at least 1, got {directions}")
     known = _checked(layers)
     first = next(iter(known.values()))
     size = min(len(first[0]), len(first[1]), *([MOST_EXACT] if exact else []))

@@ -76,7 +76,7 @@ def log_time_fit(steps: npt.ArrayLike, distance: npt.ArrayLike, *, window: tuple
     Raises
     ------
     ValueError
-        For a window with fewer than three points, a distance that is constant in it, or bad arrays.
+        For a window with fewer than three steps, a distance that is constant in it, or bad arrays.
 
     References
     ----------
@@ -97,9 +97,9 @@ def log_time_fit(steps: npt.ArrayLike, distance: npt.ArrayLike, *, window: tuple
     if not 1 <= first < last:
         raise ValueError(f"window must be (first, last) steps from 1 on, since log 0 is not finite; got {window}")
     inside = (t >= first) & (t <= last)
-    if inside.sum() < 3 or not np.ptp(d[inside]):
+    if len(np.unique(t[inside])) < 3 or not np.ptp(d[inside]):
         raise ValueError(
-            f"a fit needs at least 3 points that differ, got {int(inside.sum())} from step {first} to {last}"
+            f"a fit needs at least 3 points that differ, got {len(np.unique(t[inside]))} from step {first} to {last}"
         )
     t, d = t[inside], d[inside]
     intercept, slope, r2 = _line(np.log(t), d)

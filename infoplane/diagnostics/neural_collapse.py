@@ -29,7 +29,7 @@ class NeuralCollapse(Brief):
     norms : float
         NC2, standard deviation over mean of the lengths of the class means about their mean.
     angles : float
-        NC2, mean over pairs of classes of |cos + 1 / (C - 1)|.
+        NC2, mean over pairs of classes of |cos + 1 / (C - 1)|; NaN where a class has the mean of all.
     duality : float
         NC3, distance of the weights from the class means, both of length 1; NaN without weights.
     nearest : float
@@ -54,10 +54,11 @@ class NeuralCollapse(Brief):
     def rows(self, where: Place) -> list[Row]:
         """Rows for the results table: "NC1", "NC2 norms", "NC2 angles", and "NC3", "NC4" where they were asked for."""
         flags = tuple(flag for flag in self.flags if flag != "out_of_domain")
+        undirected = ("degenerate",) if math.isnan(self.angles) and "degenerate" not in self.flags else ()
         entries = [
             Entry("NC1", self.within, "ratio", flags=flags),
             Entry("NC2 norms", self.norms, "ratio", flags=flags),
-            Entry("NC2 angles", self.angles, "cosine", flags=self.flags),
+            Entry("NC2 angles", self.angles, "cosine", flags=(*self.flags, *undirected)),
         ]
         if not math.isnan(self.duality):
             entries.append(Entry("NC3", self.duality, "distance", ceiling=2.0, flags=flags))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy.special import digamma
 
 from infoplane.core.brief import Brief
-from infoplane.core.units import BIT, BITS_PER_NAT
+from infoplane.core.units import BIT, BITS_PER_NAT, Z_95
 from infoplane.diagnostics._codes import FloatArray, codes, entropy_bits
 from infoplane.diagnostics._place import Entry, Place, around, digest, rows, units_float64
 from infoplane.results import Row
@@ -33,7 +33,7 @@ class OInformation(Brief):
     value : float
     low, high : float
         95 % interval of the whole sum, from estimates without a twentieth of the samples each; NaN where an
-        `information` was given.
+        `information` was given, or where a variable is constant in such a part.
     variables : int
     flags : tuple of str
     """
@@ -63,7 +63,7 @@ def o_information(
 
     Three copies of a bit have 1 bit, two bits and their XOR -1. It is a balance: a layer that has as much of both reads
     0. "gaussian" takes entropies from log-determinants, less their known bias; "codes" takes those of equal rows, whose
-    bias with few samples is towards synergy. With `information`, such as `infoplane.estimators.ksg`, it is made of
+    bias with few samples is towards synergy. With `information`, such as `infoplane.estimators.knn.ksg`, it is made of
     informations alone,
 
         O_n = O_{n-1} + (2 - n) I(X_n; X_1..X_{n-1}) + sum_{j<n} I(X_n; X_1..X_{n-1} without j),   O_2 = 0.
@@ -106,9 +106,11 @@ def o_information(
     if information is not None:
         value = _from_informations(blocks, information)
     else:
+        if method == "gaussian":
+            _refuse_singular(np.hstack(blocks))
         of: Callable[[list[FloatArray]], float] = _gaussian if method == "gaussian" else _plug_in
         value = of(blocks)
-        low, high = around(value, 1.96 * _jackknife(of, blocks))
+        low, high = around(value, Z_95 * _jackknife(of, blocks))
     few = information is None and method == "codes" and samples < 10 * len(np.unique(np.hstack(blocks), axis=0))
     return OInformation(
         value=value,
@@ -144,13 +146,16 @@ def _plug_in(blocks: list[FloatArray]) -> float:
     return _balance(blocks, lambda block: entropy_bits(np.bincount(codes(block, "a variable"))))
 
 
-def _gaussian(blocks: list[FloatArray]) -> float:
-    samples, units = np.hstack(blocks).shape
+def _refuse_singular(whole: FloatArray) -> None:
+    """Raise ValueError where log-determinants are infinite, or too few samples leave them so."""
+    samples, units = whole.shape
     if samples < 2 * units:
         raise ValueError(f"{units} units need at least {2 * units} samples, got {samples}")
-    whole = np.corrcoef(np.hstack(blocks), rowvar=False)
-    if not np.isfinite(whole).all() or np.linalg.eigvalsh(whole)[0] < SINGULAR:
+    if not np.ptp(whole, axis=0).all() or np.linalg.eigvalsh(np.corrcoef(whole, rowvar=False))[0] < SINGULAR:
         raise ValueError("a variable is constant or a linear function of the others: the O-information is infinite")
+
+
+def _gaussian(blocks: list[FloatArray]) -> float:
     return _balance(blocks, _gaussian_entropy)
 
 
@@ -177,4 +182,5 @@ def _jackknife(of: Callable[[list[FloatArray]], float], blocks: list[FloatArray]
     """Standard error of `of` from the samples without each of `PARTS` parts."""
     part = np.random.default_rng(0).permutation(len(blocks[0])) % PARTS
     values = np.array([of([block[part != i] for block in blocks]) for i in range(PARTS)])
-    return float(math.sqrt((PARTS - 1) * values.var()))
+    # A unit that varies in one part alone leaves no interval.
+    return float(math.sqrt((PARTS - 1) * values.var())) if np.isfinite(values).all() else math.nan

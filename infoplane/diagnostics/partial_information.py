@@ -112,10 +112,11 @@ def partial_information(
     if null_draws != 0 and null_draws < LEAST_DRAWS:
         raise ValueError(f"null_draws must be 0 or at least {LEAST_DRAWS}, got {null_draws}")
     one, two, of = same_samples({"x1": x1, "x2": x2, "y": y})
-    counts = joint_counts(one, two, of)
-    pairs = counts.shape[2] * (counts.shape[0] + counts.shape[1])
+    values = [int(each.max()) + 1 for each in (one, two, of)]
+    pairs = values[2] * (values[0] + values[1])
     if pairs > MOST_PARAMETERS:
         raise ValueError(f"at most {MOST_PARAMETERS} pairs of a source's and Y's values, got {pairs}; use fewer bins")
+    counts = joint_counts(one, two, of)
     parts, gap = _parts(counts)
     rng = np.random.default_rng(seed)
     null = [_parts(joint_counts(one, two, rng.permutation(of)))[0] for _ in range(null_draws)]
@@ -130,7 +131,7 @@ def partial_information(
         gap=gap,
         flags=flags,
         n_samples=len(of),
-        config={"null_draws": null_draws, "seed": seed, "values": list(counts.shape)},
+        config={"null_draws": null_draws, "seed": seed, "values": values},
         source=digest(one, two, of),
     )
 

@@ -14,7 +14,7 @@ from infoplane.core.brief import Brief
 from infoplane.core.files import fingerprint
 from infoplane.diagnostics._layer_pairs import LEAST_SAMPLES, Layers, all_pairs, orders_of, settings_of
 from infoplane.diagnostics._measures import KINDS, Measure, MeasureSettings
-from infoplane.diagnostics._place import Entry, Place, rows
+from infoplane.diagnostics._place import Entry, Place, digest, rows
 from infoplane.diagnostics._samples import null_entry
 from infoplane.results import Row
 from infoplane.results.names import PAIR
@@ -238,11 +238,14 @@ def similarity_matrix(
     config |= {"max_samples": max_samples, "seed": seed}
     found = all_pairs(left, right, measure, orders)
     wanted = [(a, b) for b in range(found.shape[2]) for a in range(found.shape[1]) if right is not left or a < b]
-    pairs = {(a, b): _pair(left, right, found[:, a, b], a, b, config) for a, b in wanted}
+    beside = (digest(np.asarray(labels)).encode(),) if within == "class" else ()
+    pairs = {(a, b): _pair(left, right, found[:, a, b], a, b, config, beside) for a, b in wanted}
     return SimilarityMatrix(value=found[0], null=found[1:], pairs=dict(sorted(pairs.items())))
 
 
-def _pair(left: Layers, right: Layers, found: FloatArray, a: int, b: int, config: dict[str, Any]) -> Similarity:
+def _pair(
+    left: Layers, right: Layers, found: FloatArray, a: int, b: int, config: dict[str, Any], beside: tuple[bytes, ...]
+) -> Similarity:
     """One pair from its value and, behind it, those of its null."""
     one, two = left.sides[a], right.sides[b]
     flags = one.flags | two.flags
@@ -259,5 +262,5 @@ def _pair(left: Layers, right: Layers, found: FloatArray, a: int, b: int, config
         n_samples=len(one.matrix),
         n_units=left.units[a],
         config=config,
-        source=fingerprint(left.digests[a].encode(), right.digests[b].encode()),
+        source=fingerprint(left.digests[a].encode(), right.digests[b].encode(), *beside),
     )

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from infoplane.core.brief import Brief
 from infoplane.core.units import BIT, BITS_PER_NAT
-from infoplane.diagnostics._codes import information_bits, joint_counts
+from infoplane.diagnostics._codes import codes, information_bits, joint_counts
 from infoplane.diagnostics._place import Entry, Place, around, digest, finite_float64, mean_and_half, rows
 from infoplane.diagnostics._samples import LEAST_DRAWS, null_entry
 from infoplane.results import Row
@@ -147,12 +147,16 @@ def _rounded(losses: FloatArray, levels: int | None) -> npt.NDArray[np.int64]:
 
 def _information(difference: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], pooled: bool) -> FloatArray:
     """Plug-in information in bits with Miller and Madow's correction, of each pair or of all together."""
-    d, u = ((a.reshape(1, -1) if pooled else a.T) for a in (difference - difference.min(), chosen))
-    tables = [joint_counts(*pair) for pair in zip(d, u, strict=True)]
-    filled = [table > 0 for table in tables]
-    cells = np.array([f.sum() - f.any(axis=0).sum() - f.any(axis=1).sum() + 1 for f in filled])
-    plug_in = np.array([information_bits(table) for table in tables])
-    return np.asarray(plug_in - cells / (2 * d.shape[1]) * BITS_PER_NAT)
+    d, u = ((a.reshape(1, -1) if pooled else a.T) for a in (difference, chosen))
+    return np.array([_of_pair(*pair) for pair in zip(d, u, strict=True)])
+
+
+def _of_pair(difference: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64]) -> float:
+    # With a row for each value that occurs: of many levels most do not.
+    table = joint_counts(codes(difference, "a difference"), chosen)
+    filled = table > 0
+    cells = int(filled.sum() - filled.any(axis=0).sum() - filled.any(axis=1).sum()) + 1
+    return information_bits(table) - cells / (2 * len(chosen)) * BITS_PER_NAT
 
 
 def _bound(bits: FloatArray) -> float:

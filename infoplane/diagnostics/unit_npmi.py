@@ -29,7 +29,7 @@ class UnitNPMI(Brief):
         Samples of the class at which the unit is active.
     classes : (C,) array
     rare : (D, C) bool
-        Fewer than 5 samples expected or met: the flag `few_samples`.
+        Fewer than 5 samples both met and expected, or fewer than 1 expected: the flag `few_samples`.
     """
 
     value: FloatArray
@@ -58,9 +58,9 @@ def unit_npmi(t: npt.ArrayLike, y: npt.ArrayLike, *, quantile: float | None = 0.
     Active is above the unit's own `quantile` over the samples, or, with `quantile=None`, above `threshold` (0 for ReLU
     units). Which of the two decides the numbers, and stands in the settings.
 
-    How it misleads: the best of D units is high by chance alone where events are rare (flag `few_samples` below 5
-    samples met or expected); for a test over units see the estimators' `+units`. A quantile makes every unit active
-    equally often, also one that is dead but for rounding.
+    How it misleads: the best of D units is high by chance alone where events are rare (flag `few_samples` where fewer
+    than 5 samples are both met and expected); for a test over units see the estimators' `+units`. A quantile makes
+    every unit active equally often, also one that is dead but for rounding.
 
     Parameters
     ----------
@@ -89,14 +89,16 @@ def unit_npmi(t: npt.ArrayLike, y: npt.ArrayLike, *, quantile: float | None = 0.
     if quantile is not None and not 0 < quantile < 1:
         raise ValueError(f"quantile must be between 0 and 1, or None for a threshold, got {quantile}")
     units = units_float64(t, "t")
+    if np.ndim(y) != 1:
+        raise ValueError(f"y must have shape (samples,), got {np.shape(y)}")
     labels, _ = same_samples({"y": y, "t": units[:, 0]})
     active = units > (threshold if quantile is None else np.quantile(units, quantile, axis=0))
-    member = np.eye(labels.max() + 1)[labels]
-    count = active.T.astype(np.float64) @ member
-    expected = np.outer(active.mean(0), member.mean(0)) * len(units)
+    order, size = np.argsort(labels, kind="stable"), np.bincount(labels)
+    count = np.add.reduceat(active[order].astype(np.int64), np.cumsum(size) - size, axis=0).T
+    expected = np.outer(active.mean(0), size)
     return UnitNPMI(
         value=_npmi(count / len(units), expected / len(units)),
-        count=count.astype(np.int64),
+        count=count,
         classes=np.unique(np.asarray(y)),
         rare=(count < LEAST_COUNT) & (expected < LEAST_COUNT) | (expected < LEAST_COUNT / 5),
         n_samples=len(units),

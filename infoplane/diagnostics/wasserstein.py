@@ -113,13 +113,18 @@ def wasserstein(
     size = min(len(left), len(right))
     few = min(size, exact_rows)
     one, two = equal_rows(left, right, size, rng)
-    splits = list(random_splits(one, two, null_draws, rng))
+    null = np.array(
+        [
+            (sliced_distance(p, q, lines), exact_distance(p[:few], q[:few]) if few else math.nan)
+            for p, q in random_splits(one, two, null_draws, rng)
+        ]
+    )
     less = equal_rows(left, right, few, rng) if few else (one[:0], two[:0])
     return Wasserstein(
         exact=exact_distance(*less) if few else math.nan,
         sliced=sliced_distance(one, two, lines),
-        exact_null=np.array([exact_distance(p[:few], q[:few]) for p, q in splits if few]),
-        sliced_null=np.array([sliced_distance(p, q, lines) for p, q in splits]),
+        exact_null=null[:, 1] if few else null[:0, 1],
+        sliced_null=null[:, 0],
         spread=root_mean_square_distance(left, right),
         n_samples=size,
         n_units=left.shape[1],

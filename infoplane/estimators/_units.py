@@ -11,7 +11,7 @@ from torch import Tensor
 from infoplane.estimators._codes import ATOM
 from infoplane.estimators._driver import Null, report
 from infoplane.estimators._labels import entropy_of_counts, interval_95
-from infoplane.estimators._protocol import Quantity, values_only
+from infoplane.estimators._protocol import Quantity, check_inputs, values_only
 from infoplane.estimators._registry import register_wrapper
 from infoplane.estimators._scaling import numbered_rows
 from infoplane.estimators._settings import at_least, setting
@@ -91,7 +91,8 @@ class PerUnit(Wrapper):
 
     def table(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> UnitTable:
         """Every unit of snapshots t (S, N, D), or (S, N, ...) with the further axes flattened."""
-        units = t.flatten(2)
+        # The counts of atoms see samples before the estimator does.
+        units, y, _ = check_inputs(t.flatten(2) if t.ndim > 3 else t, y, x_ids, targets=self.targets, name=self.name)
         inner = without_null(settled(self.estimator, units, y, x, x_ids))
         of = _SingleUnits(inner, units, x, x_ids)
         with values_only():
@@ -160,9 +161,9 @@ class UnitSynergy(Wrapper):
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
         """The quantities of the estimator inside, and the synergy of its I(T;Y)."""
-        chosen, units = settled(self.estimator, t, y, x, x_ids), t.flatten(2)
+        chosen = settled(self.estimator, t, y, x, x_ids)
         out: dict[str, Quantity] = dict(chosen.estimate(t, y, x=x, x_ids=x_ids))
-        inner = without_null(chosen)
+        inner, units = without_null(chosen), t.flatten(2)
         whole = _information(inner, out)
         order = torch.randperm(units.shape[2], generator=torch.Generator().manual_seed(self.seed), device="cpu")
         terms = []

@@ -163,3 +163,18 @@ def test_padding_and_repeated_tokens_are_left_out():
 def test_curvature_refuses(z, mask, said):
     with pytest.raises(ValueError, match=said):
         curvature(z, mask)
+
+
+def test_a_class_in_the_middle_has_no_direction():
+    h = np.array([[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0]])
+    found = neural_collapse(np.repeat(h, 2, axis=0), [0, 0, 1, 1, 2, 2])
+    assert [(row.quantity, row.flags) for row in found.rows(Place())][2] == ("NC2 angles", "degenerate")
+    assert math.isnan(found.angles)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"), [(np.array([["a"], ["b"]]), "<U1"), (np.ones((2, 2), complex), "complex128")]
+)
+def test_what_is_no_real_number_is_named(values, kind):
+    with pytest.raises(ValueError, match=f"z must hold real numbers, got {kind}"):
+        uniformity(values)

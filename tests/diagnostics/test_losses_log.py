@@ -231,3 +231,10 @@ def test_losses_that_know_nothing_of_the_selector_are_within_the_null():
 def test_bad_trainings(losses, chosen, options, message):
     with pytest.raises(ValueError, match=message):
         supersample_bound(losses, chosen, **options)
+
+
+def test_many_levels_take_no_more_than_those_that_occur():
+    rng = np.random.default_rng(0)
+    losses, chosen = rng.random((40, 6, 2)), rng.integers(0, 2, (40, 6))
+    found = supersample_bound(losses, chosen, levels=10**9, null_draws=5)
+    np.testing.assert_allclose(found.information, supersample_bound(losses, chosen, levels=10**6).information)

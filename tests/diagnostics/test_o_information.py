@@ -66,3 +66,13 @@ def test_what_is_refused_and_what_stands_in_the_row():
         o_information([x[:, 0], x[:, 1], x[1:, 0]])
     (row,) = o_information([A, B, A ^ B], method="codes").rows(Place(layer="fc1"))
     assert (row.quantity, row.unit, row.value) == ("O-information", "bit", -1.0)
+
+
+def test_as_few_samples_as_are_allowed_have_an_interval():
+    found = o_information(list(np.random.default_rng(0).normal(size=(10, 20))))
+    assert found.low < found.value < found.high
+    rare = np.random.default_rng(1).normal(size=(3, 60))
+    rare[0, 1:] = 0.0
+    assert np.isnan(o_information(list(rare)).low)
+    with pytest.raises(ValueError, match="a variable is constant"):
+        o_information([*rare[1:], np.ones(60)])

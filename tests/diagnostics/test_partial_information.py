@@ -86,3 +86,9 @@ def test_what_is_refused():
         partial_information(many, many, many % 2)
     with pytest.raises(ValueError, match="null_draws must be 0 or at least 5, got 2"):
         partial_information(A, B, A, null_draws=2)
+
+
+def test_continuous_values_are_refused_before_their_table_is_made():
+    x = np.random.default_rng(0).normal(size=(3, 3000))
+    with pytest.raises(ValueError, match="at most 4000 pairs of a source's and Y's values, got 18000000"):
+        partial_information(*x)

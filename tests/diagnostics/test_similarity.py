@@ -254,3 +254,31 @@ def test_bfloat16_is_read_as_numbers(tmp_path):
     narrow = run_similarity(Narrow(), measure="rsa").select(quantity="RSA(T;T')")
     wide = run_similarity(stored, measure="rsa").select(quantity="RSA(T;T')")
     assert narrow.value == pytest.approx(wide.value, abs=0.02)
+
+
+def test_equal_distances_share_a_rank():
+    """One-hot rows lie at two distances; which of the equal ones rounding puts first says nothing."""
+    y = np.arange(60) % 6
+    s = np.eye(6)[y]
+    t = s @ np.random.default_rng(0).normal(size=(6, 8)) + np.random.default_rng(1).normal(size=(60, 8))
+    slow = spearmanr(
+        (y[:, None] != y)[np.triu_indices(60, 1)],
+        np.round(np.linalg.norm(t[:, None] - t, axis=2), 9)[np.triu_indices(60, 1)],
+    )
+    assert similarity(s, t, measure="rsa", null_draws=0).value == pytest.approx(slow[0], abs=1e-9)
+    turn = np.linalg.qr(np.random.default_rng(2).normal(size=(6, 6)))[0]
+    assert similarity(s, s @ turn, measure="rsa", null_draws=0).value == pytest.approx(1.0, abs=1e-9)
+
+
+def test_the_whole_variance_has_no_more_directions_than_vary():
+    s = np.random.default_rng(0).normal(size=(50, 2)) @ np.random.default_rng(1).normal(size=(2, 10))
+    found = similarity(s, s[:, :3], measure="svcca", variance=1.0, null_draws=0)
+    assert found.config["prepared"] == [2.0, 2.0]
+    with pytest.raises(ValueError, match=r"n_neighbors must be a whole number, got 2\.5"):
+        similarity(s, s, measure="knn", n_neighbors=2.5)
+
+
+def test_other_classes_make_other_rows():
+    s, y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2
+    one, two = (similarity(s, s**2, labels=labels, within="class", null_draws=5) for labels in (y, y[::-1] // 1 * 3))
+    assert one.source != two.source

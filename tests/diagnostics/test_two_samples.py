@@ -170,6 +170,8 @@ def test_rows_are_drawn_as_they_are():
         (lambda: wasserstein(normal(1, 2), normal(9, 2)), "at least 2 rows each, got 1 and 9"),
         (lambda: wasserstein(normal(9, 2), normal(9, 2), exact_rows=2000), "got 2000, 256, 20"),
         (lambda: funnel_layer({"a": (normal(9, 2), normal(9, 2))}), r"one of several layers .* got {'a': \(9, 9\)}"),
+        (lambda: wasserstein(1e200 * normal(9, 2), normal(9, 2)), "whose squares float64 cannot hold"),
+        (lambda: funnel_layer({}, directions=0), "directions must be at least 1, got 0"),
         (lambda: funnel_layer({}, draws=5), "draws must be at least 20 .* got 5, 20"),
         (lambda: class_divergence(normal(9, 2), ZEROS, normal(9, 2), ZEROS), "has 50 rows on both"),
         (lambda: class_divergence(normal(9, 2), ZEROS[:8], normal(9, 2), ZEROS), "p_labels must be 9"),
@@ -178,3 +180,12 @@ def test_rows_are_drawn_as_they_are():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_null_is_that_of_splits_one_after_the_other():
+    """Numbers that stood before the splits were made one at a time."""
+    rng = np.random.default_rng(0)
+    found = wasserstein(rng.normal(size=(30, 2)), rng.normal(size=(40, 2)), null_draws=5, exact_rows=10)
+    assert found.exact_null.shape == found.sliced_null.shape == (5,)
+    np.testing.assert_allclose([found.exact, found.exact_null[0]], [0.9427734058049382, 0.865449840185035], rtol=1e-12)
+    assert wasserstein(np.eye(4), np.eye(4), null_draws=5, exact_rows=0).exact_null.size == 0

@@ -100,3 +100,30 @@ def test_weights_that_are_no_attention_are_refused():
         attention_entropy(uniform, mask=np.eye(4, dtype=bool))
     with pytest.raises(ValueError, match=r"\(samples, heads, queries, keys\), got \(2, 4, 4\)"):
         attention_entropy(uniform[:, 0])
+
+
+def test_a_class_for_every_sample_and_labels_in_columns():
+    y = np.arange(200)
+    found = unit_npmi(np.arange(200.0)[:, None], y, quantile=0.5)
+    assert found.count.tolist() == [[0] * 100 + [1] * 100]
+    with pytest.raises(ValueError, match=r"y must have shape \(samples,\), got \(200, 2\)"):
+        unit_npmi(np.ones((200, 1)), np.stack([y, y], 1))
+
+
+def test_a_unit_with_a_value_for_each_sample_is_said():
+    t, a = np.random.default_rng(0).normal(size=(50, 2)), np.arange(50)[:, None] % 2
+    assert {row.flags for row in disentanglement(t, a).rows(Place())} == {"saturated"}
+    assert disentanglement(np.round(t), a).flags == ()
+    assert disentanglement(t, a, information=ross).flags == ()
+
+
+def test_heads_and_masks():
+    weights = np.stack([np.full((3, 3), 1 / 3), np.eye(3)])[None]
+    mask = np.stack([np.ones((3, 3), bool), np.eye(3, dtype=bool)])[None]
+    found = attention_entropy(weights, mask=mask)
+    assert found.mean[0] == pytest.approx(1.0)
+    assert np.isnan(found.mean[1])
+    assert [row.flags for row in found.rows(Place())] == ["", "attention_overload", "degenerate"]
+    assert found.source != attention_entropy(weights, mask=np.ones((3, 3), bool)).source
+    with pytest.raises(ValueError, match=r"mask must broadcast to .* \(1, 2, 3, 3\), got \(1, 5\)"):
+        attention_entropy(weights, mask=np.ones((1, 5), bool))

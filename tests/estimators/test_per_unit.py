@@ -81,6 +81,25 @@ def test_synergy_against_its_terms_and_null():
     assert "synergy(T;Y) null" in found
 
 
+@pytest.mark.parametrize("renamed", [lambda y: y - 5, lambda y: y * 10**12])
+def test_labels_are_names(renamed):
+    t, y = planted(samples=60, units=2, relu=True)
+    one, two = (per_unit("knn", draws=5).estimate(t, labels) for labels in (y, renamed(y)))
+    assert [q.value.tolist() for q in one.values()] == [q.value.tolist() for q in two.values()]
+
+
+def test_bad_input_is_named():
+    t, y = planted(samples=60, units=2, relu=True)
+    for estimator in (per_unit("knn"), unit_synergy("knn")):
+        with pytest.raises(ValueError, match=r"t has 120 non-finite values"):
+            estimator.estimate(t * float("nan"), y)
+        with pytest.raises(ValueError, match=r"y must have one label per sample \(60\), got shape \(9,\)"):
+            estimator.estimate(t, y[:9])
+        with pytest.raises(ValueError, match=r"for one snapshot pass t\[None\]"):
+            estimator.estimate(t[0], y)
+    assert per_unit("knn", draws=5).estimate(t, y == 0)
+
+
 def test_what_has_no_information_is_refused():
     t, y = planted(samples=50, units=2)
     for spec in ("hsic+units", "hsic+synergy"):
