@@ -12,6 +12,7 @@ from infoplane.diagnostics.ib_frontier import Frontier, ib_frontier
 from infoplane.diagnostics.local_rank import LocalRank, local_rank
 from infoplane.diagnostics.log_time import LogTime, log_time_fit
 from infoplane.diagnostics.matching import Matching, match_units
+from infoplane.diagnostics.multi_information import MultiInformation, multi_information
 from infoplane.diagnostics.neural_collapse import NeuralCollapse, neural_collapse
 from infoplane.diagnostics.o_information import OInformation, o_information
 from infoplane.diagnostics.partial_information import PartialInformation, partial_information
@@ -19,7 +20,9 @@ from infoplane.diagnostics.phases import Phase, label_phases, phases
 from infoplane.diagnostics.prequential import Prequential, prequential
 from infoplane.diagnostics.rajski import Rajski, rajski_distance
 from infoplane.diagnostics.run_similarity import run_similarity
+from infoplane.diagnostics.sign_cycles import SignCycles, sign_cycles
 from infoplane.diagnostics.similarity import Similarity, SimilarityMatrix, similarity, similarity_matrix
+from infoplane.diagnostics.stability_gap import StabilityGap, stability_gap
 from infoplane.diagnostics.supersample import Supersample, supersample_bound
 from infoplane.diagnostics.surprisal import Surprisal, surprisal
 from infoplane.diagnostics.tokens import token_peaks
@@ -39,6 +42,7 @@ __all__ = [
     "LocalRank",
     "LogTime",
     "Matching",
+    "MultiInformation",
     "NeuralCollapse",
     "OInformation",
     "PartialInformation",
@@ -46,8 +50,10 @@ __all__ = [
     "Place",
     "Prequential",
     "Rajski",
+    "SignCycles",
     "Similarity",
     "SimilarityMatrix",
+    "StabilityGap",
     "Supersample",
     "Surprisal",
     "Uniformity",
@@ -66,6 +72,7 @@ __all__ = [
     "local_rank",
     "log_time_fit",
     "match_units",
+    "multi_information",
     "neural_collapse",
     "o_information",
     "partial_information",
@@ -73,8 +80,10 @@ __all__ = [
     "prequential",
     "rajski_distance",
     "run_similarity",
+    "sign_cycles",
     "similarity",
     "similarity_matrix",
+    "stability_gap",
     "supersample_bound",
     "surprisal",
     "token_peaks",

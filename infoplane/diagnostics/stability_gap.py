@@ -1,0 +1,150 @@
+"""What a network forgets for a while when it goes on to the next task, and how deep it falls on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from infoplane.core.brief import Brief
+from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, rows
+from infoplane.results import Row
+
+ESTIMATOR = "stability-gap"
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StabilityGap(Brief):
+    """Worst accuracies after the last of several tasks.
+
+    Attributes
+    ----------
+    min_acc : float
+        Mean over the earlier tasks of their lowest accuracy since they ended.
+    wc_acc : float
+        That and the last task's own final accuracy, each task with the same weight.
+    final : float
+        Mean of the final accuracies of all tasks: what is seen where nobody looks in between.
+    lowest : (K - 1,) float64
+        The lowest accuracy of each earlier task.
+    forgetting : (K,) float64
+        The largest fall of each task within `window` steps.
+    widest : int
+        Steps between the two evaluations that are furthest apart, from the end of the first task on.
+    flags : tuple of str
+        `few_samples` where that is wider than the window: a dip can have come and gone between them.
+    """
+
+    min_acc: float
+    wc_acc: float
+    final: float
+    lowest: FloatArray
+    forgetting: FloatArray
+    widest: int
+    flags: tuple[str, ...]
+    config: dict[str, Any]
+    n_samples: int
+    source: str
+
+    def rows(self, where: Place) -> list[Row]:
+        """Rows "min-ACC", "WC-ACC" and "windowed forgetting", a mean over tasks; `where` names the last step."""
+        # Where evaluations miss steps, the minimum is at most what it says, and a fall at least.
+        values = {
+            "min-ACC": (self.min_acc, "upper"),
+            "WC-ACC": (self.wc_acc, "upper"),
+            "windowed forgetting": (float(self.forgetting.mean()), "lower"),
+        }
+        entries = [
+            Entry(name, value, "accuracy", bound=bound if self.widest > 1 else "point", flags=self.flags)
+            for name, (value, bound) in values.items()
+        ]
+        return rows(where, ESTIMATOR, self.config, entries, n_samples=self.n_samples, source=self.source)
+
+
+def stability_gap(
+    steps: npt.ArrayLike, accuracy: npt.ArrayLike, ends: Sequence[int], *, window: int = 10
+) -> StabilityGap:
+    """How far accuracy on earlier tasks falls while later ones are trained, at its worst and within a window.
+
+    With tasks trained one after the other, min-ACC is the mean over all but the last of the lowest accuracy since the
+    task ended, WC-ACC = A_K / K + (1 - 1/K) min-ACC with the final accuracy A_K of the last, and the windowed
+    forgetting of a task its largest fall from any evaluation to one at most `window` steps later, over all of training.
+
+    How it misleads: a dip lasts a few steps, and evaluations further apart than that do not see it: minima are then
+    upper bounds and falls lower ones, and the rows say so. The lowest of many noisy accuracies is low by chance, the
+    lower the more evaluations and the fewer test samples: compare with the spread within one task. A fall of a task
+    that has not been trained yet is chance, too.
+
+    Parameters
+    ----------
+    steps : (P,) array
+        Steps of the evaluations, ascending.
+    accuracy : (P, K) array
+        Of every task at each.
+    ends : sequence of K int
+        Last step of each task, in the order of training. Evaluations after the last are left out.
+    window : int
+        Steps.
+
+    Raises
+    ------
+    ValueError
+        For one task, steps that do not rise, ends between which nothing was evaluated, or bad arrays.
+
+    References
+    ----------
+    De Lange, van de Ven and Tuytelaars, "Continual evaluation for lifelong learning: identifying the stability gap",
+    2023.
+
+    Examples
+    --------
+    >>> steps = np.arange(0, 21)
+    >>> first = np.where(steps > 10, 0.5 + 0.04 * (steps - 11), 0.9)          # falls, and comes back
+    >>> second = np.where(steps > 10, 0.8, 0.1)
+    >>> found = stability_gap(steps, np.stack([first, second], axis=1), ends=[10, 20], window=5)
+    >>> round(found.min_acc, 3), round(found.final, 3), found.forgetting.round(3).tolist()
+    (0.5, 0.83, [0.4, 0.0])
+    """
+    t, a = finite_float64(steps, "steps have", "values"), finite_float64(accuracy, "accuracy has", "values")
+    tasks = len(ends)
+    if t.ndim != 1 or a.shape != (len(t), tasks) or tasks < 2:
+        raise ValueError(
+            f"accuracy must be (evaluations, tasks) of the {len(ends)} tasks in ends, two at least, with a step each; "
+            f"got {a.shape} and steps {t.shape}"
+        )
+    if (np.diff(t) <= 0).any() or window < 1:
+        raise ValueError(f"steps must rise and window be at least 1, got window {window}")
+    inside = np.searchsorted(t, np.array(ends), side="right")
+    if (np.diff(inside, prepend=0) <= 0).any():
+        raise ValueError(f"every task needs an evaluation between its start and its end, got ends {list(ends)}")
+    last, first = inside[-1] - 1, inside[0] - 1
+    t, a = t[: last + 1], a[: last + 1]
+    lowest = np.array([a[inside[i] :, i].min() for i in range(tasks - 1)])
+    widest = int(np.diff(t[first:]).max())
+    return StabilityGap(
+        min_acc=float(lowest.mean()),
+        wc_acc=float(a[-1, -1] / tasks + (1 - 1 / tasks) * lowest.mean()),
+        final=float(a[-1].mean()),
+        lowest=lowest,
+        forgetting=_falls(t, a, window),
+        widest=widest,
+        flags=("few_samples",) * (widest > window),
+        config={"ends": [int(end) for end in ends], "window": window},
+        n_samples=len(t),
+        source=digest(t, a),
+    )
+
+
+def _falls(steps: FloatArray, accuracy: FloatArray, window: int) -> FloatArray:
+    """The largest fall of each task (K,) between evaluations at most `window` steps apart; 0 where none falls."""
+    largest = np.zeros(accuracy.shape[1])
+    for apart in range(1, len(steps)):
+        near = steps[apart:] - steps[:-apart] <= window
+        if not near.any():
+            break
+        largest = np.maximum(largest, (accuracy[:-apart] - accuracy[apart:])[near].max(axis=0))
+    return largest
