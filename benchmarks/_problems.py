@@ -472,11 +472,19 @@ FAMILIES: dict[Callable[[Rng], Problem], int] = {
 """How many problems of each family a seed has."""
 
 
-def problems(seed: int, families: Sequence[str] = ()) -> Iterator[Problem]:
-    """The problems of one seed; each has a stream of its own, so a changed family leaves the others as they were."""
+def problem(seed: int, family: str, i: int) -> Problem:
+    """The i-th problem of a family; each has its own stream, so a changed family leaves the others as they were."""
+    make = next(f for f in FAMILIES if f.__name__ == family)
+    return make(np.random.default_rng([seed, i, zlib.crc32(family.encode())]))
+
+
+def named(families: Sequence[str] = ()) -> Iterator[tuple[str, int]]:
+    """Family and number of each problem of a seed."""
     for family, count in FAMILIES.items():
-        if families and family.__name__ not in families:
-            continue
-        name = zlib.crc32(family.__name__.encode())
-        for i in range(count):
-            yield family(np.random.default_rng([seed, i, name]))
+        if not families or family.__name__ in families:
+            yield from ((family.__name__, i) for i in range(count))
+
+
+def problems(seed: int, families: Sequence[str] = ()) -> Iterator[Problem]:
+    """The problems of one seed."""
+    yield from (problem(seed, *name) for name in named(families))

@@ -9,32 +9,35 @@ Exit code 1 where a bar is missed:
 
 - wrong and unflagged: at most 2 % of all values, and 1 in 200 of those that docs/methods.md recommends (`GROUND`);
 - flagged although within 0.1 nat: at most 25 %;
-- unflagged on an estimator's own ground: at least 60 %, for each estimator.
+- unflagged on an estimator's own ground: at least 60 %, for each estimator;
+- mean absolute error of `auto`, flagged or not, on each of `TARGETS`, and no unflagged value of it more than 0.05 nat
+  above log C of C classes.
+
+Other packages (`benchmarks._opponents`) are asked for the same I(T;Y) of the same samples; no bar is theirs.
+With `--cache FILE` a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import multiprocessing
 import statistics
 import sys
-import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-
-from benchmarks._problems import FAMILIES, Problem, problems
-from infoplane.core.records import Noise
-from infoplane.core.units import BITS_PER_NAT
-from infoplane.estimators import parse
+from benchmarks._estimates import Line, Task, estimates, made
+from benchmarks._opponents import OPPONENTS
+from benchmarks._problems import FAMILIES, Problem, named
+from infoplane.estimators import available
 
 WRONG, NEAR = 0.3, 0.1
 CORRECTIONS = "(miller-madow,grassberger,chao-shen,chao-wang-jost)"
+
+NORMAL = ("gaussian", "embedded", "diluted")
+"""Families of pairs that are jointly Gaussian."""
 
 Ground = Callable[[dict[str, Any], Problem], bool]
 
@@ -52,7 +55,7 @@ def _few(most: int, least: int = 0) -> Ground:
 def _jointly_gaussian(s: dict[str, Any], p: Problem) -> bool:
     """Gaussian pairs, few latents in many units too, and Gaussian classes about a std apart; N of at least 20 D."""
     if p.kind == "pairs":
-        return p.family in ("gaussian", "embedded", "diluted") and p.samples >= 20 * (p.units + s["k"])
+        return p.family in NORMAL and p.samples >= 20 * (p.units + s["k"])
     return p.family == "gaussian" and s["gap"] <= 1 and p.samples >= 20 * p.units
 
 
@@ -67,17 +70,39 @@ GROUND: dict[str, Ground] = {
     "softmax": lambda s, p: True,
     "noise": lambda s, p: True,
     "kde": lambda s, p: p.units <= 2 and s["std"] >= 1,
+    "probe:family=mlp": lambda s, p: p.kind == "classes" and p.samples >= 20 * p.units,
+    "critic": lambda s, p: (
+        p.family in ("gaussian", "embedded") and s["nats"] <= 5 and p.samples >= 40 * (p.units + s["k"])
+    ),
+    "flow": lambda s, p: p.family not in ("atomic", "heavy") and s["nats"] <= 3 and p.samples >= 1000,
+    "auto": lambda s, p: p.samples >= max(1000, 20 * (p.units + s.get("k", 0))) and s["nats"] <= 5,
 }
 
 
-class Blocks:
-    """One snapshot as a whole run; with noise in the network, each input was passed a second time."""
+class Target(NamedTuple):
+    """A mean absolute error in nats that `auto` aims at, the bar it must keep, and on what."""
 
-    def __init__(self, t: torch.Tensor, noise: Noise | None) -> None:
-        self.t, self.noise, self.passes = t, noise, int(noise is not None)
+    name: str
+    aim: float
+    bar: float
+    of: Callable[[dict[str, Any]], bool]
 
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        yield self.t
+
+def _bent(r: dict[str, Any]) -> bool:
+    """Curved, swirled or folded pairs of fewer than ten units a side, up to 5 nats."""
+    few = max(r["settings"]["D"], r["settings"].get("k", 0)) < 10
+    return r["family"] in ("curved", "swirled", "folded") and r["kind"] == "pairs" and few and r["truth"] <= 5
+
+
+TARGETS = (
+    Target("classes, all", 0.03, 0.05, lambda r: r["kind"] == "classes"),
+    Target("classes, up to 2 units", 0.015, 0.02, lambda r: r["kind"] == "classes" and r["settings"]["D"] <= 2),
+    Target("pairs, all", 0.12, 0.17, lambda r: r["kind"] == "pairs"),
+    Target("pairs, ten units and more", 0.08, 0.11, lambda r: r["kind"] == "pairs" and r["settings"]["D"] >= 10),
+    Target("pairs, curved in few units, up to 5 nats", 0.2, 0.3, _bent),
+    Target("pairs, independent", 0.03, 0.03, lambda r: r["kind"] == "pairs" and r["truth"] == 0),
+)
+ABOVE = 0.05
 
 
 def miss(error: float, bound: str) -> float:
@@ -88,7 +113,10 @@ def miss(error: float, bound: str) -> float:
 def specs(problem: Problem) -> Iterator[tuple[str, str]]:
     """Name and settings of each estimator that has a truth on this problem."""
     if not math.isnan(problem.nats) and problem.kind in ("classes", "pairs"):
-        yield from ((name, name) for name in ("knn", "compressed", "gaussian", "probe"))
+        trained = ("probe:family=mlp",) if problem.kind == "classes" else ("critic", "flow")
+        both = ("knn", "compressed", "gaussian", "probe", *trained, "auto")
+        yield from ((name, name) for name in both if name.partition(":")[0] in available())
+        yield from ((name, name) for name, package in OPPONENTS.items() if package.takes(problem))
     if problem.kind == "codes":
         yield "binning", f"binning:width=1,corrections={CORRECTIONS}"
     names = {name for name, _ in problem.truths}
@@ -107,48 +135,28 @@ def specs(problem: Problem) -> Iterator[tuple[str, str]]:
         yield "kde", f"kde:variance={std**2}"
 
 
-def values(problem: Problem, chosen: Sequence[str]) -> Iterator[dict[str, Any]]:
+def truth_of(problem: Problem, name: str, quantity: str) -> float:
+    """The truth in nats of a quantity: of the estimator's own estimand, else of the law; nan where there is none."""
+    own = problem.truths.get((name, quantity), math.nan)
+    of_law = problem.kind != "noise" and (name != "binning" or problem.kind == "codes")
+    return problem.nats if math.isnan(own) and quantity.startswith("I(T;Y)") and of_law else own
+
+
+def records(line: Line, name: str) -> Iterator[dict[str, Any]]:
     """One record for each estimated quantity that has a truth."""
-    noise = None if problem.noise_std is None else Noise(std=problem.noise_std)
-    for name, spec in specs(problem):
-        if chosen and name not in chosen:
+    problem = made(line["seed"], line["family"], line["i"])
+    for found in line["values"]:
+        truth = truth_of(problem, name, found["quantity"])
+        if math.isnan(truth):
             continue
-        estimator = parse(spec)
-        t, y, ids = problem.t[None], problem.y, problem.x_ids
-        if noise and ids is not None and hasattr(estimator, "uses_repeats"):
-            t, y, ids = t.repeat(1, 2, 1), y.repeat(2), ids.repeat(2)
-        if hasattr(estimator, "prepare"):
-            estimator = estimator.prepare(Blocks(t, noise), y, problem.x)
-        found = estimator.estimate(t, y, x=problem.x, x_ids=ids)
-        for quantity, q in found.items():
-            truth = problem.truths.get((name, quantity), math.nan)
-            if math.isnan(truth) and quantity.startswith("I(T;Y)") and "null" not in quantity and q.unit == "bit":
-                truth = (
-                    problem.nats
-                    if problem.kind != "noise" and (name != "binning" or problem.kind == "codes")
-                    else truth
-                )
-            if math.isnan(truth):
-                continue
-            value = float(q.value[0]) / BITS_PER_NAT
-            error, off = value - truth, miss(value - truth, q.bound)
-            flags = sorted(flag for flag, up in q.flags.items() if bool(up.expand(1)[0]))
-            yield {
-                "estimator": name, "kind": problem.kind, "family": problem.family, "quantity": quantity,
-                "settings": problem.settings, "truth": truth, "value": value, "off": off, "bound": q.bound,
-                "flags": flags, "flagged": any(f != "below_null" for f in flags), "wrong": not off <= WRONG,
-                "near": abs(error) <= NEAR, "ground": name in GROUND and GROUND[name](problem.settings, problem),
-            }  # fmt: skip
-
-
-def of_seed(task: tuple[int, Sequence[str], Sequence[str]]) -> list[dict[str, Any]]:
-    seed, estimators, families = task
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    out = []
-    for problem in problems(seed, families):
-        out += [{"seed": seed, **v} for v in values(problem, estimators)]
-    return out
+        error = found["value"] - truth
+        off = miss(error, found["bound"])
+        yield {
+            "seed": line["seed"], "estimator": name, "kind": problem.kind, "family": problem.family, **found,
+            "settings": problem.settings, "truth": truth, "nats": problem.nats, "off": off, "seconds": line["seconds"],
+            "flagged": any(f != "below_null" for f in found["flags"]), "wrong": not off <= WRONG,
+            "near": abs(error) <= NEAR, "ground": name in GROUND and GROUND[name](problem.settings, problem),
+        }  # fmt: skip
 
 
 def share(records: Iterable[dict[str, Any]], key: Callable[[dict[str, Any]], bool]) -> tuple[int, int]:
@@ -201,6 +209,8 @@ def question(r: dict[str, Any]) -> str:
 
 def errors(records: list[dict[str, Any]]) -> str:
     """For each question and size: the median error of what each estimator left unflagged, and how much that was."""
+    beside = ("classes", "pairs")  # of these a bound stands beside some values, which is none of its own
+    records = [r for r in records if r["kind"] not in beside or r["quantity"] == "I(T;Y)"]
     names = sorted({r["estimator"] for r in records})
     groups: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for r in records:
@@ -217,21 +227,75 @@ def errors(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def bars(records: list[dict[str, Any]]) -> Iterator[tuple[str, tuple[int, int], bool]]:
+def main_values(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Values of I(T;Y) of the law, of classes and pairs; what cells keep and bounds that stand beside are none."""
+    asked = (r for r in records if r["kind"] in ("classes", "pairs") and r["quantity"] == "I(T;Y)")
+    return [r for r in asked if r["truth"] == r["nats"] and math.isfinite(r["value"])]
+
+
+def mean_error(records: Iterable[dict[str, Any]]) -> float:
+    errors = [abs(r["value"] - r["truth"]) for r in records]
+    return statistics.fmean(errors) if errors else math.nan
+
+
+def above_classes(r: dict[str, Any]) -> bool:
+    """Whether classes are said to be told more than log C, without a flag."""
+    return bool(r["kind"] == "classes" and r["value"] > math.log(r["settings"]["K"]) + ABOVE and not r["flagged"])
+
+
+def targets(records: list[dict[str, Any]]) -> str:
+    """Mean absolute error of each estimator on each target; of how many problems, where it was not asked for all."""
+    by_name: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for r in main_values(records):
+        by_name[r["estimator"]].append(r)
+    ours = [n for n in by_name if n not in OPPONENTS]
+    names = sorted(ours) + [n for n in OPPONENTS if n in by_name]
+    heads = ["mean error, nats", "aim (bar)", *(f"`{n}`" for n in names)]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for t in TARGETS:
+        found = {n: list(filter(t.of, by_name[n])) for n in names}
+        most = max(map(len, found.values()))
+        cells = [
+            "-" if not rows else f"{mean_error(rows):.3f}" + (f" (of {len(rows)})" if len(rows) < most else "")
+            for rows in found.values()
+        ]
+        lines.append(f"| {t.name} ({most}) | {t.aim:g} ({t.bar:g}) | {' | '.join(cells)} |")
+    counts = [str(sum(map(above_classes, by_name[n]))) for n in names]
+    lines.append(f"| above log C + {ABOVE}, unflagged | 0 | {' | '.join(counts)} |")
+    seconds = [f"{statistics.fmean(r['seconds'] for r in by_name[n]):.2f}" for n in names]
+    lines.append(f"| CPU seconds a value | | {' | '.join(seconds)} |")
+    return "\n".join(lines)
+
+
+def missed_targets(records: list[dict[str, Any]]) -> Iterator[tuple[str, str, bool]]:
+    """What `auto` must keep, what came, and whether it holds; nothing where it was not asked."""
+    own = [r for r in main_values(records) if r["estimator"] == "auto"]
+    for t in TARGETS:
+        if rows := list(filter(t.of, own)):
+            error = mean_error(rows)
+            promise = f"auto, {t.name}: mean error at most {t.bar:g} nat"
+            yield promise, f"{error:.3f} ({len(rows)} values)", error <= t.bar
+    if own:
+        above = sum(map(above_classes, own))
+        yield f"auto, classes: none above log C + {ABOVE} nat unflagged", str(above), not above
+
+
+def bars(records: list[dict[str, Any]]) -> Iterator[tuple[str, str, bool]]:
     """What is promised of all values, what came, and whether it holds."""
 
     def at_most(part: tuple[int, int], limit: float) -> bool:
         return part[0] <= limit * part[1]
 
     part = share(records, silent)
-    yield "wrong and unflagged, of all values: at most 2 %", part, at_most(part, 0.02)
+    yield "wrong and unflagged, of all values: at most 2 %", percent(part), at_most(part, 0.02)
     part = share((r for r in records if r["ground"]), silent)
-    yield "wrong and unflagged, of what is recommended: at most 1 in 200", part, at_most(part, 1 / 200)
+    yield "wrong and unflagged, of what is recommended: at most 1 in 200", percent(part), at_most(part, 1 / 200)
     part = share((r for r in records if r["near"]), lambda r: r["flagged"])
-    yield "flagged although within 0.1 nat: at most 25 %", part, at_most(part, 0.25)
+    yield "flagged although within 0.1 nat: at most 25 %", percent(part), at_most(part, 0.25)
     for name in sorted({r["estimator"] for r in records}):
         part = share((r for r in records if r["ground"] and r["estimator"] == name), lambda r: not r["flagged"])
-        yield f"{name}, unflagged on its own ground: at least 60 %", part, not at_most((part[0], part[1]), 0.6 - 1e-9)
+        held = not at_most(part, 0.6 - 1e-9)
+        yield f"{name}, unflagged on its own ground: at least 60 %", percent(part), held
 
 
 def describe(r: dict[str, Any]) -> str:
@@ -249,30 +313,38 @@ def main() -> int:
     parser.add_argument("--seeds", default="100-109", help="first-last; thresholds are chosen on 0-9 only")
     parser.add_argument("--estimators", default="", help="names with commas; all by default")
     parser.add_argument("--families", default="", help=f"out of {', '.join(f.__name__ for f in FAMILIES)}")
-    parser.add_argument("--jobs", type=int, default=2, help="processes")
-    parser.add_argument("--records", type=Path, help="also write every value as a line of JSON to this file")
+    parser.add_argument("--jobs", type=int, default=2, help="processes; 0: none beside this one")
+    parser.add_argument("--cache", type=Path, help="JSON lines: what stands there is kept, what is new is added")
     options = parser.parse_args()
     first, _, last = options.seeds.partition("-")
     names = [n for n in options.estimators.split(",") if n]
     families = [n for n in options.families.split(",") if n]
     if unknown := sorted(set(families) - {f.__name__ for f in FAMILIES}):
         parser.error(f"no family {', '.join(unknown)}; available: {', '.join(f.__name__ for f in FAMILIES)}")
-    tasks = [(seed, names, families) for seed in range(int(first), int(last or first) + 1)]
-    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
-        records = [r for found in pool.imap(of_seed, tasks) for r in found]
-    if options.records:
-        options.records.write_text("".join(json.dumps(r) + "\n" for r in records))
-    print(table(records))
+    tasks = {
+        Task(seed, family, i, spec): name
+        for seed in range(int(first), int(last or first) + 1)
+        for family, i in named(families)
+        for name, spec in specs(made(seed, family, i))
+        if not names or name in names
+    }
+    lines = estimates(list(tasks), options.jobs, options.cache)
+    found = [r for task, line in lines.items() for r in records(line, tasks[task])]
+    ours = [r for r in found if r["estimator"] not in OPPONENTS]
+    print(table(found))
     print("\nMedian error in nats of what was not flagged (so many of all):")
-    print(errors(records))
+    print(errors(found))
+    print("\nMean absolute error, flagged or not:")
+    print(targets(found))
+    print(f"\nOther packages: {'; '.join(o.named for o in OPPONENTS.values()) or 'none installed'}")
     print("\nWrong and unflagged:")
-    for r in filter(silent, records):
+    for r in filter(silent, ours):
         print(" ", describe(r))
     print()
     missed = 0
-    for promise, part, holds in bars(records):
+    for promise, figure, holds in [*bars(ours), *missed_targets(ours)]:
         missed += not holds
-        print(f"{'holds ' if holds else 'MISSED'}  {promise}: {percent(part)}")
+        print(f"{'holds ' if holds else 'MISSED'}  {promise}: {figure}")
     return 1 if missed else 0
 
 

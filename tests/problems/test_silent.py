@@ -7,8 +7,8 @@ import pytest
 import scipy.stats
 import torch
 
+from benchmarks import _estimates, silent
 from benchmarks import _problems as p
-from benchmarks import silent
 
 
 def gaussian_nats(rho: float) -> float:
@@ -103,3 +103,37 @@ def test_bars_count_what_was_wrong_and_what_was_said():
     assert not silently["wrong and unflagged, of what is recommended"]
     timid = [record(1.0, "unreliable")] * 50 + [record(1.0)] * 50
     assert [holds for _, _, holds in silent.bars(timid)] == [True, True, False, False]
+
+
+def value(estimator: str, nats: float, truth: float, *flags: str, **settings: float) -> dict:
+    made = {"kind": "pairs", "family": "curved", "quantity": "I(T;Y)", "truth": truth, "nats": truth, "seconds": 0.1}
+    return {**made, "estimator": estimator, "value": nats, "flagged": bool(flags), "settings": {"D": 12, **settings}}
+
+
+def test_targets_are_mean_errors_of_auto_and_others_stand_beside():
+    found = [value("auto", 1.1, 1.0), value("auto", 2.0, 2.1, "unreliable"), value("knn", 1.0, 2.0)]
+    held = dict((promise.partition(":")[0], holds) for promise, _, holds in silent.missed_targets(found))
+    assert held == {"auto, pairs, all": True, "auto, pairs, ten units and more": True, "auto, classes": True}
+    row = next(line for line in silent.targets(found).splitlines() if line.startswith("| pairs, all"))
+    assert [cell.strip() for cell in row.split("|")[3:5]] == ["0.100", "1.000 (of 1)"]
+    far = [*found, value("auto", 2.0, 1.0), {**value("auto", 0.8, 0.7, K=2), "kind": "classes"}]
+    missed = [promise for promise, _, holds in silent.missed_targets(far) if not holds]
+    assert len(missed) == 4
+    assert missed[0].startswith("auto, classes, all")
+    assert missed[-1].startswith("auto, classes:")
+
+
+def test_a_stopped_run_goes_on_from_its_file(tmp_path, monkeypatch):
+    """What stands in the file is not estimated again; a line that a stop tore is."""
+    tasks = [_estimates.Task(0, "parity_classes", i, "gaussian") for i in range(2)]
+    path = tmp_path / "cache.jsonl"
+    lines = _estimates.estimates(tasks, 0, path)
+    whole = path.read_text()
+    assert len(whole.splitlines()) == 2
+    assert all(line["values"] for line in lines.values())
+    path.write_text(whole.splitlines(keepends=True)[0] + whole.splitlines()[1][:40])
+    asked = []
+    monkeypatch.setattr(_estimates, "estimate", lambda task: asked.append(task) or {**task._asdict(), "values": []})
+    assert _estimates.estimates(tasks, 0, path)[tasks[0]] == lines[tasks[0]]
+    assert asked == tasks[1:]
+    assert list(_estimates.read(path)) == tasks
