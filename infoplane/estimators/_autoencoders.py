@@ -12,6 +12,7 @@ from infoplane.estimators._scaling import numbered_rows, zscore
 from infoplane.estimators._trained import Batches, Rows, Stack, TrainingPlan, in_stacks, train
 
 WIDE, NARROW, DROPOUT = 128, 64, 0.5
+"""Units of the hidden layers, and share of them that drop out in the decoder of the other side."""
 OWN_SHARE = 0.1
 """Weight of what a code loses of its own side beside what it loses of the other: equal ones keep loud directions."""
 RATE, BATCH, EVERY, PATIENCE = 3e-3, 256, 50, 6
@@ -37,6 +38,7 @@ class Autoencoders:
     def __init__(self, z: Tensor, other: Tensor | None, rows: Rows, dims: int) -> None:
         self.z, self.other, self.rows, self.shape = z, other, rows, (len(z), len(rows.fitted))
         units, copies = z.shape[2], len(z)
+        # Principal components are code = z @ axes, and z is rebuilt as code @ back: a matrix and its pseudo-inverse.
         self.back = torch.stack([_loadings(side[chosen], dims) for side in z for chosen in rows.fitted])  # (S F, k, U)
         self.axes = (self.back / self.back.square().sum(2, keepdim=True).clamp(min=1e-12)).mT
         encoder, decoder = (units, WIDE, NARROW, dims), (dims, NARROW, WIDE, units)
@@ -49,7 +51,7 @@ class Autoencoders:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """Of all networks."""
+        """Weights and biases of all networks."""
         return [p for stack in (*self.encoders, *self.decoders, *self.across) for p in stack.parameters]
 
     def taken(self, side: Tensor, rows: Tensor) -> Tensor:
@@ -75,7 +77,7 @@ class Autoencoders:
         return OWN_SHARE * own + _share_lost(self.across[0](code, training=training), seen)
 
     def criterion(self) -> Tensor:
-        """(S F,) on the rows that choose the step."""
+        """(S F,) the loss on the rows that choose the step."""
         checked = self.rows.checked
         parts = [self.loss(some, training=False) * some.shape[1] for some in torch.split(checked, _AT_ONCE, 1)]
         return torch.stack(parts).sum(0) / checked.shape[1]
@@ -152,6 +154,7 @@ class LearnedSide(NamedTuple):
     def of(cls, blocks: Tensor, other: Tensor | None, rows: Rows, dims: int, steps: int) -> LearnedSide:
         """Train on `blocks` (S, N, D), so that the codes tell of `other` (S, N, V) too."""
         z, seen = _standard(blocks), None if other is None else _standard(other)
+        # A z-scored unit that varies has a value above 0.
         wide = ((z.amax(1) > 0).sum(1) > dims).tolist()
         none = z.new_zeros(len(z), 0, 0)
         if not any(wide):
@@ -171,7 +174,7 @@ class LearnedSide(NamedTuple):
         return cls(blocks, wide, read["code"], read["left"], kept, read["doubtful"] & coded)
 
     def repeated(self, snapshots: int) -> LearnedSide:
-        """The same for so many snapshots."""
+        """One side that all snapshots share, as if each of them had its own."""
         blocks, *read = (each.expand(snapshots, *each.shape[1:]) for each in (self.blocks, *self[2:]))
         return LearnedSide(blocks, self.wide * snapshots, *read)
 
@@ -181,7 +184,7 @@ class LearnedSide(NamedTuple):
         if not self.wide[s]:
             return block, None
         number, counts = numbered_rows(block)
-        # Networks may give equal rows codes that differ by rounding.
+        # Networks may give equal rows codes that differ by rounding: each row takes the code of the first equal one.
         place = torch.arange(len(number), device=number.device)
         first = torch.full_like(counts, len(number)).scatter_reduce_(0, number, place, "amin")
         return self.code[s, rows][first[number]], self.left[s, rows]
@@ -201,14 +204,14 @@ def bytes_of_autoencoders(samples: int, units: int, others: int, folds: int) -> 
 
 
 def _left(residual: Tensor) -> Tensor:
-    """Principal coordinates (n, r) of what is not rebuilt (n, U), but for what is small and need not be more than a
-    curved function of the code."""
+    """Principal coordinates (n, r) of what is not rebuilt (n, U), without those of small variance."""
+    # Small ones may well be a curved function of the code, that is, nothing new.
     code = principal_code(residual, LEFT)[0]
     return code[:, (code.T @ residual / len(residual)).square().sum(1) > LEAST]
 
 
 def _loadings(rows: Tensor, dims: int) -> Tensor:
-    """(k, U) what one unit of each principal component of rows (n, U) makes of every unit; 0 beyond their number."""
+    """(k, U) each unit's slope on each principal component of rows (n, U); 0 beyond the number of components."""
     rows = rows.double()
     code = principal_code(rows, dims)[0]
     found = code.T @ rows / len(rows)
@@ -216,10 +219,11 @@ def _loadings(rows: Tensor, dims: int) -> Tensor:
 
 
 def _summed(stacks: list[Stack], rows: Tensor) -> Tensor:
+    """(slices, B, out) what a linear map and a perceptron give together."""
     return torch.stack([stack(rows) for stack in stacks]).sum(0)
 
 
 def _share_lost(found: Tensor, true: Tensor) -> Tensor:
-    """(S F,) squared error over the square of what was to be found, (S F, B, U) both."""
-    # of the batch's own square, so that one with a far row counts no more than others
+    """(S F,) squared error of `found` as a share of the square of `true`, (S F, B, U) both."""
+    # A share of each batch's own square: a batch with a far row counts no more than others.
     return (found - true).square().sum((1, 2)) / true.square().sum((1, 2)).clamp(min=1e-12)

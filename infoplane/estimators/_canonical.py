@@ -20,15 +20,21 @@ CROWDED = 0.1
 LEAST_SAMPLES = 64
 """Below, the checks cannot tell a misfit from chance."""
 TEST_ROWS, ROWS_OF_A_CLASS = 700, 50
+"""Rows that a check is made on, and how many of them a class should have."""
 LEADING = 3
+"""Canonical or principal directions in which `knn` looks for what the Gaussian model leaves."""
 PAIR_NEIGHBORS, CLASS_NEIGHBORS = 10, 5
 SPREAD_CLASSES, SPREAD_UNITS = 8, 256
+"""Classes whose spreads are compared, and directions that they are compared in, at most."""
 
 OVERSHOOT = 0.5
 """Z in nats: Gaussian pairs of up to 64 units reach 0.35."""
 CLASS_OVERSHOOT = 0.15
+"""Nats by which the classes' mixture may differ from one Gaussian."""
 LEFT_OVER = 0.06
+"""Nats that may be left between u and the residual of v on it."""
 MISSED = 0.15
+"""Nats that `knn` may find beyond the value."""
 
 Shrinkage = float | Literal["auto"]
 
@@ -41,7 +47,7 @@ class Basis(NamedTuple):
     columns : (N, r)
         Their inner products with those of another side are canonical correlations after a rotation.
     own : (r,)
-        The sample's own part of the variance of each shrunk direction.
+        Share of the shrunk variance of each direction that is the sample's, not added by shrinkage; 1 without it.
     shrinkage : float
     axes : (U, r), or (K, r) for classes
         Rows times `axes` (for classes: the row of the class) are the columns times sqrt(N).
@@ -66,10 +72,12 @@ def white_basis(z: Tensor, shrinkage: Shrinkage) -> Basis:
     units = z.shape[1]
     if units == 0:
         return Basis(z, z.new_zeros(0), 0.0, z.new_zeros(all_units, 0))
+    # The smaller of the two Gram matrices; both have the same eigenvalues that are not 0.
     values, vectors = torch.linalg.eigh(z.T @ z / n if units <= n else z @ z.T / n)
     kept = values > 1e-12 * values[-1]
     values, vectors = values[kept], vectors[:, kept]
     share = least_shrinkage(values, CROWDED * n) if shrinkage == "auto" else float(shrinkage)
+    # C becomes (1 - share) C + share I: of the variance along an eigenvector this part is the sample's.
     own = (1 - share) * values / ((1 - share) * values + share)
     # Columns of length 1: for more units than samples the eigenvectors are these columns already.
     scale = (own / values).sqrt()
@@ -99,7 +107,10 @@ def class_basis(y: Tensor, counts: Tensor) -> Basis:
 
 
 class Canonical(NamedTuple):
-    """Canonical directions (r_a, r), (r_b, r) of two bases, correlations (r,), and the most shrinkage allows."""
+    """Canonical directions (r_a, r), (r_b, r) of two bases, correlations (r,), and the largest ones (r,) possible.
+
+    Shrinkage keeps even a side and itself from a correlation of 1.
+    """
 
     left: Tensor
     right: Tensor
@@ -139,8 +150,10 @@ def independent_nats(p: float, q: float, n: int) -> float:
 
 
 def least_shrinkage(values: Tensor, limit: float) -> float:
-    """The smallest lambda, at least 1e-6, at which sum of (1 - lambda) v / ((1 - lambda) v + lambda) <= limit."""
+    """The smallest share lambda, at least 1e-6, that leaves at most `limit` effective directions."""
 
+    # sum (1 - lambda) v / ((1 - lambda) v + lambda) = sum v / (v + ridge) with ridge = lambda / (1 - lambda): it falls
+    # as the ridge grows, so the ridge's logarithm is found by halving an interval.
     def size(log_ridge: float) -> float:
         return float((values / (values + math.exp(log_ridge))).sum())
 
@@ -182,7 +195,7 @@ def held_out(z: Tensor, y: Tensor, fit: Tensor, test: Tensor, shrinkage: Shrinka
     if a.size == 0 or b.size == 0:
         return None
     found = canonical(a, b)
-    # The correlations of the value that is reported.
+    # Corrected as those of the value that is reported: this is the Gaussian model that is checked.
     correlations = corrected(found.correlations, len(fit), a.size, b.size)
     white = new @ a.axes
     return HeldOut(white @ found.left, second @ found.right, correlations, a.columns * math.sqrt(len(fit)), white)
@@ -190,12 +203,13 @@ def held_out(z: Tensor, y: Tensor, fit: Tensor, test: Tensor, shrinkage: Shrinka
 
 def corrected(correlations: Tensor, n: int, p: float, q: float) -> Tensor:
     """Correlations of n rows without what chance adds between p and q dimensions; below 1."""
+    # As adjusted R^2: 1 - (1 - rho^2) (n - 1) / (n - 1 - (p + q - 1)).
     free = max(n - 1 - (p + q - 1), 1.0)
     return (1 - (1 - correlations.square()) * (n - 1) / free).clamp(min=0, max=1 - 1e-9).sqrt()
 
 
 def rescaled(z: Tensor, fit: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    """Both parts of z-scored rows with mean and variance of the first; units that are constant there are 0."""
+    """The rows `fit` and the rows `test`, scaled by mean and variance of `fit`; units that are constant there are 0."""
     mean, std = z[fit].mean(0), z[fit].std(0, correction=0)
     varies = std > 1e-6
     scale = torch.where(varies, 1.0 / torch.where(varies, std, 1.0), 0.0)
@@ -217,7 +231,8 @@ class RatioTerms(NamedTuple):
 
 
 def ratio_terms(u: Tensor, v: Tensor, correlations: Tensor) -> RatioTerms:
-    """What `gaussian_log_ratio` is the sum of."""
+    """The terms whose sum is `gaussian_log_ratio`."""
+    # log q(u, v) / q(u) q(v) = sum_i [rho u v - rho^2 (u^2 + v^2) / 2] / (1 - rho^2) - log(1 - rho^2) / 2.
     rho = correlations[..., None, :]
     rest = 1 - rho.square()
     weight = 0.5 * rho.square() / rest
@@ -235,7 +250,7 @@ def gaussian_log_ratio(u: Tensor, v: Tensor, correlations: Tensor) -> Tensor:
 
 
 def z_of_shuffled(ratio: Tensor) -> float:
-    """Log-mean of the ratio (n, n) over pairs that do not belong together: 0 for the true density."""
+    """Log of the mean of r over pairs that do not belong together, from log r (n, n): 0 for the true density."""
     n = len(ratio)
     apart = ratio.clone()
     apart.fill_diagonal_(-math.inf)
@@ -290,25 +305,27 @@ def side(raw: Tensor, z: Tensor, basis: Basis) -> Side:
 
 
 def misfits(h: HeldOut) -> tuple[bool, bool]:
-    """Whether a Gaussian that was fitted to other rows fails each check: by pairs that are none, by what it leaves."""
+    """Whether a Gaussian that was fitted to other rows fails each of two checks on these rows."""
+    # Its density ratio has mean 1 over rows that do not belong together, and u says nothing of what it leaves of v.
     overshoot = z_of_shuffled(log_ratio(h)) > OVERSHOOT
     return overshoot, not overshoot and residual_nats(h) > max(LEFT_OVER, chance(len(h.u)))
 
 
 def pairs_off_ground(t: Side, y: Side, nats: float, shrinkage: Shrinkage) -> bool:
-    """Whether a layer and real targets leave the ground; `nats` is the value."""
+    """Whether a layer and real targets fail a check of the Gaussian model; `nats` is its value."""
     fit, test = content_halves(t.raw, y.raw, TEST_ROWS)
     h = held_out(t.z, y.z, fit, test, shrinkage)
     if h is None:
         return False
     if any(misfits(h)):
         return True
+    # `knn` finds more in few principal components than the value has of all units.
     few = test[: len(test) // 2]
     return pair_nats(t.leading[few], y.leading[few]) > nats + MISSED + chance(len(few))
 
 
 def classes_off_ground(t: Side, y: Tensor, nats: float, entropy_nats: float, shrinkage: Shrinkage) -> bool:
-    """Whether a layer and classes (N,) of this entropy leave the ground; `nats` is the value."""
+    """Whether a layer and classes (N,) of this entropy fail a check of the Gaussian model; `nats` is its value."""
     fit, test = content_halves(t.raw, y, TEST_ROWS)
     h = held_out(t.z, y, fit, test, shrinkage)
     if h is None:
@@ -319,6 +336,7 @@ def classes_off_ground(t: Side, y: Tensor, nats: float, entropy_nats: float, shr
     limit, labels = nats + MISSED + chance(few), y[test[:few]]
     if limit >= entropy_nats:  # so much cannot be missed
         return False
+    # `knn` finds more than the value in a few directions: canonical, principal, or those in which spreads differ.
     for view in (h.u[:, :1], h.u[:, :LEADING], t.leading[test]):
         if class_nats(view[:few], labels) > limit:
             return True
@@ -327,12 +345,10 @@ def classes_off_ground(t: Side, y: Tensor, nats: float, entropy_nats: float, shr
 
 
 def spread_features(h: HeldOut, y: Tensor) -> Tensor:
-    """(n, 3) what tells classes apart by their spread: log length, and the two directions whose variances differ most.
-
-    `y` (m,) are the classes of the fitted rows. With their class covariances C_k in white coordinates the directions
-    are the leading eigenvectors of sum_k p_k (C_k - C)^2. Bounded in cost: the largest classes, and of many white
-    coordinates those of largest variance.
-    """
+    """(n, 3) what tells classes by their spread: log length, and the two directions whose variances differ most."""
+    # `y` (m,) are the classes of the fitted rows. With C_k their covariances in white coordinates, the directions are
+    # the leading eigenvectors of sum_k p_k (C_k - C)^2. The largest classes and, of many white coordinates, those of
+    # largest variance keep the cost within bounds.
     counts = torch.bincount(y)
     largest = counts.argsort(descending=True, stable=True)[:SPREAD_CLASSES]
     fitted, new = h.fitted[:, -SPREAD_UNITS:], h.white[:, -SPREAD_UNITS:]  # eigenvalues rise

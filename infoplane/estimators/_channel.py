@@ -33,8 +33,8 @@ class Start:
     """What the noisy samples of one span of rows need: factors of the products, and the control variate."""
 
     base: Tensor  # what all draws have in common
-    tilts: list[Tensor]  # the left factor of the product with the other rows, for each draw
-    control: Tensor  # (2, pairs, n) of known mean 0: polynomials of |z|^2, which has cancelled from the ratios
+    tilts: list[Tensor]  # of each draw, the left factor of its product with other rows
+    control: Tensor  # (2, pairs, n) polynomials of |z|^2 with mean 0: what they err by in these draws is taken off
 
 
 def _control(square: Tensor, dimensions: Tensor | int) -> Tensor:
@@ -55,7 +55,7 @@ class Channel(ABC):
 
     @abstractmethod
     def start(self, a: Span, generator: torch.Generator) -> Start:
-        """Draws the noise of the rows of a span."""
+        """Draw the noise of the rows of a span."""
 
     @abstractmethod
     def exponents(self, a: Span, start: Start, b: Span) -> Iterator[Tensor]:
@@ -97,6 +97,7 @@ class AdditiveChannel(Channel):
         self._buffers: Buffers = {} if buffers is None else buffers
 
     def _vectors(self, a: Span) -> Tensor:
+        """(n, D) rows in units of the noise, for z . (x_i - x_j) / s; 0 where unequal rows never meet."""
         v = self._rows.take(a.rows)
         if not self._rows.direct:
             return v
@@ -114,6 +115,7 @@ class AdditiveChannel(Channel):
 
     def exponents(self, a: Span, start: Start, b: Span) -> Iterator[Tensor]:
         shape = len(a), len(b)
+        # Results of one size are written over each other: fresh memory costs more than the arithmetic.
         if shape not in self._buffers:
             new = torch.empty(3, *shape, dtype=self.dtype, device=start.base.device)
             self._buffers[shape] = (new[0], new[1], new[2])
@@ -235,6 +237,7 @@ def propagate(
         With `columns`, `null` is their product with the ratios, (C, N), not yet logarithms.
     """
     n, pairs, device = channel.count, channel.pairs, label.device
+    # Sums over rows of other classes and of the own one: `within` is needed by itself, both together are the whole.
     across = torch.zeros(2 * pairs, n, dtype=torch.float64, device=device)
     within = torch.zeros_like(across)
     control = torch.zeros(2, pairs, n, dtype=torch.float64, device=device)
@@ -245,7 +248,7 @@ def propagate(
         start = channel.start(a, generator)
         control[:, :, a.rows] = start.control
         for b in spans:
-            related = b.low <= a.high and a.low <= b.high
+            related = b.low <= a.high and a.low <= b.high  # some row of one span may have the class of one of the other
             if within_only and not related:
                 continue
             one = a.is_one_class_with(b)
@@ -346,7 +349,7 @@ def weigh_draws(values: Tensor, control: Tensor) -> tuple[Tensor, Tensor]:
     """
     pairs = values.view(len(values) // 2, 2, -1).mean(1)
     count, n = pairs.shape
-    axis = (0,) if count > 1 else (0, 1)
+    axis = (0,) if count > 1 else (0, 1)  # about the mean of their row; a single pair about the mean of all rows
     halves = [slice(0, None, 2), slice(1, None, 2)] if n > 1 else [slice(None)]
     total = square = torch.zeros((), dtype=torch.float64, device=values.device)
     for fitted, half in zip(reversed(halves), halves, strict=True):
@@ -359,7 +362,8 @@ def weigh_draws(values: Tensor, control: Tensor) -> tuple[Tensor, Tensor]:
 
 def _without(value: Tensor, control: Tensor, fit_value: Tensor, fit_control: Tensor, axis: tuple[int, ...]) -> Tensor:
     """Subtract from `value` the part that a least-squares fit of `fit_value` on `fit_control` explains."""
-    # Gram-Schmidt in plain sums by row: these give the same bits on every device and in every block.
+    # One control after the other is taken off the value and off the controls that follow (Gram-Schmidt), in plain sums
+    # by row, which give the same bits on every device and in every block.
     residual = fit_value - fit_value.mean(axis, keepdim=True)
     spread = [c - c.mean(axis, keepdim=True) for c in fit_control]
     left = list(control)

@@ -1,4 +1,4 @@
-"""Both sides of a pair where trained estimators start from: ranks, principal components, canonical coordinates.
+"""The coordinates in which trained estimators see a pair: ranks, principal components, canonical coordinates.
 
 Every map is fitted to some rows and applied to all; only the ranks, which see one side alone, use every row.
 """
@@ -19,6 +19,7 @@ ATOMS = 0.05
 LEAST_VARIANCE = 1e-3
 """Principal variances are taken to be at least this share of the largest: what is smaller is not blown up further."""
 _RANK = 1e-12
+"""Share of the largest principal variance below which one counts as 0."""
 
 
 class Marginal(NamedTuple):
@@ -52,11 +53,11 @@ class Coordinates(NamedTuple):
     v : (N, q) float64
         Of variance 1 or less on the fitted rows. Column i of one goes with column i of the other alone.
     correlations : (min(p, q),)
-        Less what chance adds in so many dimensions.
+        Canonical correlations, less what chance adds in so many dimensions.
     kept : (float, float)
         Share of the variance of each side that is in its coordinates.
     found : (min(p, q),)
-        Correlations of the fitted rows as they are.
+        Canonical correlations of the fitted rows, not corrected.
     """
 
     u: Tensor
@@ -70,6 +71,8 @@ class Coordinates(NamedTuple):
         """Fitted to the rows `fitted` (n,) int64, with at most so many dimensions of each side."""
         u, share_u = _principal(t.columns, fitted, most[0])
         v, share_v = _principal(y.columns, fitted, most[1])
+        # u and v are white but for components of small variance: canonical directions are singular vectors of their
+        # covariance.
         left, found, right = torch.linalg.svd(u[fitted].T @ v[fitted] / len(fitted))
         rho = corrected(found, len(fitted), u.shape[1], v.shape[1])
         return cls(u @ left, v @ right.T, rho, (share_u, share_v), found)
@@ -82,7 +85,7 @@ def _principal(columns: Tensor, fitted: Tensor, most: int) -> tuple[Tensor, floa
     everything = torch.arange(len(columns), device=columns.device)
     rows, whole = rescaled(columns, fitted, everything)
     n, units = rows.shape
-    # Axes from the smaller of the Gram matrices.
+    # Axes from the smaller of two matrices: eigenvectors w of R R'/n give those of R'R/n as R'w / sqrt(n value).
     if units <= n:
         values, vectors = torch.linalg.eigh(rows.T @ rows / n)
     else:
@@ -90,6 +93,7 @@ def _principal(columns: Tensor, fitted: Tensor, most: int) -> tuple[Tensor, floa
         vectors = rows.T @ inner / (n * values.clamp(min=1e-300)).sqrt()
     if float(values[-1]) <= 0:
         return whole[:, :0], 0.0
+    # Largest first.
     kept = torch.nonzero(values > _RANK * values[-1])[:, 0].flip(0)[:most]
     shown = values[kept]
     axes = vectors[:, kept] / shown.clamp(min=LEAST_VARIANCE * float(shown[0])).sqrt()

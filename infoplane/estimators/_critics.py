@@ -57,8 +57,10 @@ class Critics:
         sizes = [(side.shape[3], hidden, hidden, out) for side in (u, v)]
         dropout = setup.dropout
         self.f = Stack(seeds, self.shape[0], sizes[0], device, dropout=dropout)
+        # Only f starts at 0: of a product f(x).g(y) that starts at 0 on both sides nothing would learn.
         others = [seed + 1 for seed in seeds]
         self.g = Stack(others, self.shape[0], sizes[1], device, drawn=setup.products, dropout=dropout)
+        # Of `dv` alone: the running mean (S F,) of e^F over strangers, and the values of the last batches.
         self.running: Tensor | None = None
         self.trace: list[Tensor] = []
         self.fold = torch.arange(self.shape[1], device=device)[:, None]
@@ -68,13 +70,13 @@ class Critics:
         return [*self.f.parameters, *self.g.parameters]
 
     def factors(self, left: Tensor, right: Tensor, *, training: bool = False) -> tuple[Tensor, Tensor]:
-        """(S F, n, p), (S F, m, p) whose products are the scores of rows `left` (F, n) of X and `right` (F, m) of Y."""
+        """(S F, n, p), (S F, m, p): their products are the scores of rows `left` (F, n) of x, `right` (F, m) of y."""
         x, y = self.u[:, self.fold, left].flatten(0, 1), self.v[:, self.fold, right].flatten(0, 1)
         f, g = self.f(x, training=training), self.g(y, training=training)
         rho = self.correlations.flatten(0, 1)
         r = rho.shape[-1]
         terms = ratio_terms(x[..., :r], y[..., :r], rho)
-        # What depends on one side alone stands beside ones on the other: a pass over n x m costs more than the product.
+        # F = [f, a, 1, scaled x] . [g, 1, b, y]: as columns of the one product, a(x) and b(y) need no pass over n x m.
         of_x = f[..., -1:] - terms.of_u[..., None] - terms.constant[:, None, None]
         of_y = g[..., -1:] - terms.of_v[..., None]
         scale = 1 / math.sqrt(self.setup.products)
@@ -83,12 +85,12 @@ class Critics:
         return torch.cat(first, 2), torch.cat(second, 2)
 
     def scores(self, left: Tensor, right: Tensor) -> Tensor:
-        """(S F, n, m)."""
+        """(S F, n, m) scores F of rows `left` (F, n) of x with rows `right` (F, m) of y."""
         first, second = self.factors(left, right)
         return first @ second.mT
 
     def loss(self, rows: Tensor) -> Tensor:
-        """(S F,) of the rows (F, B) of a batch."""
+        """(S F,) the loss over the rows (F, B) of a batch."""
         first, second = self.factors(rows, rows, training=True)
         if self.setup.loss == "dv":  # which remembers the batches before
             return self._running_dv(first @ second.mT)
@@ -100,6 +102,7 @@ class Critics:
         return LOSSES[self.setup.loss](self.scores(rows, rows))
 
     def _running_dv(self, scores: Tensor) -> Tensor:
+        """(S F,) what has the gradient of `dv` over many batches, from the scores (S F, B, B) of one."""
         # The gradient of log E e^F is that of E e^F over a running mean, not over the mean of this batch.
         self.trace = [*self.trace[1 - TRACED :], -donsker_varadhan(scores).detach()]
         mean = apart(scores).flatten(1).logsumexp(1).exp() / pairs_apart(scores)
@@ -114,10 +117,8 @@ class Critics:
         return torch.stack(self.trace).std(0)
 
     def train(self, fitted: tuple[Tensor, ...], checked: Tensor, seeds: tuple[int, ...]) -> Tensor:
-        """Train on the rows of each fold; (S, F) whether that is in doubt.
-
-        The Gaussian ratio of a slice goes where it is worse on `checked` (F, V) than knowing nothing.
-        """
+        """Train on the rows of each fold; (S, F) whether that is in doubt: it diverged or had not come to its end."""
+        # The Gaussian ratio is dropped where it is worse on `checked` (F, V) than a critic that is 0 everywhere.
         with torch.no_grad():
             start = self.criterion(checked).view(self.shape)
             nothing = LOSSES[self.setup.loss](start.new_zeros(1, checked.shape[1], checked.shape[1]))
@@ -129,14 +130,15 @@ class Critics:
 
     @torch.no_grad()
     def log_ratios(self, rows: Tensor, negatives: Tensor) -> Tensor:
-        """(2, S F, n) log r of the pairs `rows` (F, n), normalised over `negatives` (F, m) of either side.
-
-        First over strangers alone, too high where near ones are rare; then with the pair itself among them, at most
-        log (m + 1).
-        """
+        """(2, S F, n) log r of the pairs `rows` (F, n), normalised over the strangers `negatives` (F, m)."""
+        # F is a log ratio up to a function of x and one of y. With F_own the score of the pair, and the mean over
+        # strangers of x and over strangers of y,
+        #     [0]: F_own - log mean e^F over strangers,               too high where near strangers are rare,
+        #     [1]: F_own - log mean e^F over strangers and the pair,  at most log (m + 1).
         found = []
         for some in torch.split(rows, AT_ONCE, 1):
             same = (some[:, :, None] == negatives[:, None]).repeat(self.shape[0], 1, 1)
+            # A row is no stranger to itself.
             count, own_pair = (~same).sum(2), self.pairs(some)
             ways = self.scores(some, negatives), self.scores(negatives, some).mT
             sums = torch.stack([scores.masked_fill(same, -math.inf).logsumexp(2) for scores in ways])
@@ -153,10 +155,9 @@ class Critics:
 
 
 class LossOfProducts(torch.autograd.Function):
-    """A loss (S,) of scores first @ second.mT, with its gradient, while the scores of a few slices are in the cache.
+    """A loss (S,) of the scores first @ second.mT (S, n, n), with its gradient by both factors (S, n, p)."""
 
-    Kept for the backward pass is what both sides (S, n, p) need, and no score.
-    """
+    # The gradient is taken at once, while the scores of a few slices are in the cache; no score is kept for `backward`.
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor, loss: Loss) -> Tensor:
@@ -183,7 +184,8 @@ def with_slope(loss: Loss, scores: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             value = LOSSES[loss](scores.requires_grad_())
             return value.detach(), torch.autograd.grad(value.sum(), scores)[0]
-    # Half the sum of both softmaxes, less the identity, over n: two exponentials of a score instead of four.
+    # dL/dF = (half the sum of the softmax along rows and that along columns, less the identity) / n. In closed form
+    # each score needs two exponentials, by autograd four.
     (by_row, slope), (by_column, other) = (_softmax(scores, way) for way in (2, 1))
     slope.add_(other).mul_(0.5 / scores.shape[1])
     own(slope).sub_(1 / scores.shape[1])
@@ -191,7 +193,7 @@ def with_slope(loss: Loss, scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _softmax(scores: Tensor, way: int) -> tuple[Tensor, Tensor]:
-    """(S,) mean of the log-sum-exp along a dimension, and (S, n, n) what is the softmax."""
+    """(S,) mean of the log-sum-exp along the dimension `way`, and the softmax (S, n, n) along it."""
     top = scores.amax(way, keepdim=True)
     e = (scores - top).exp_()
     total = e.sum(way, keepdim=True)
@@ -224,12 +226,14 @@ def smile(scores: Tensor, tau: float) -> Tensor:
 
 
 def infonce(scores: Tensor) -> Tensor:
-    """(S,) -I_NCE + log n, the mean of both ways (van den Oord et al. 2018)."""
+    """(S,) log n - I_NCE, the mean of choosing y for x and x for y (van den Oord et al. 2018)."""
     return 0.5 * (scores.logsumexp(1).mean(1) + scores.logsumexp(2).mean(1)) - own(scores).mean(1)
 
 
 def anchor(scores: Tensor) -> Tensor:
-    """(S,) candidates 1 to n, one of them from the joint, and "none" of weight nu: its optimum is the log ratio."""
+    """(S,) InfoNCE with "none of these" among the candidates: its optimum is the log ratio itself."""
+    # "None" has the score log nu. In n of n + nu cases one of n candidates is the partner, in nu cases all are
+    # strangers and "none" is right; n - 1 strangers of the batch then stand for n.
     n = scores.shape[1]
     log_nu = scores.new_full((), math.log(NU))
     with_own = torch.logaddexp(log_nu, scores.logsumexp(2)) - own(scores)
@@ -238,18 +242,18 @@ def anchor(scores: Tensor) -> Tensor:
 
 
 def jensen_shannon(scores: Tensor) -> Tensor:
-    """(S,) of the classifier that tells pairs that belong together from others (Nowozin et al. 2016)."""
+    """(S,) loss of a logistic classifier that tells pairs that belong together from others (Nowozin et al. 2016)."""
     other = torch.nn.functional.softplus(apart(scores)).flatten(1).sum(1) / pairs_apart(scores)
     return torch.nn.functional.softplus(-own(scores)).mean(1) + other
 
 
 def nwj(scores: Tensor) -> Tensor:
-    """(S,) minus the bound of Nguyen, Wainwright and Jordan (2010)."""
+    """(S,) -(E F - E e^(F - 1)), minus the bound of Nguyen, Wainwright and Jordan (2010)."""
     return (log_mean_apart(scores) - 1).exp() - own(scores).mean(1)
 
 
 def donsker_varadhan(scores: Tensor) -> Tensor:
-    """(S,) minus E F - log E e^F (Donsker and Varadhan 1983; Belghazi et al. 2018)."""
+    """(S,) -(E F - log E e^F), minus their bound (Donsker and Varadhan 1983; Belghazi et al. 2018)."""
     return log_mean_apart(scores) - own(scores).mean(1)
 
 

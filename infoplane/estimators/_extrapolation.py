@@ -1,4 +1,4 @@
-"""`+extrapolate`: what an estimator would read of samples without end, from what it reads of parts of them."""
+"""`+extrapolate`: what an estimator would read of infinitely many samples, from what it reads of parts of them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from infoplane.estimators._settings import Domain, at_least, setting
 from infoplane.estimators._wrappers import Wrapper, input_ids, without_null
 
 MOST, LEAST, LINE = 10, 5, 3
-"""Numbers of parts: from 1 to this one, where there are samples; fewer are `few_samples`; fewer still give no value."""
+"""Sizes of parts (gammas) that are tried at most; below the second, `few_samples`; below the third, no value."""
 CURVED, BENT = 0.1, 0.02
 """Share of the slope that the quadratic term may have, and bits by which it may move the value."""
 MOVED, NEAR_ZERO = 0.2, 0.25
-"""Share of the value by which it may move without its largest part; of this many bits, where it is smaller."""
+"""Share of the value by which it may move without gamma = 1; values below so many bits count as that many."""
 OF_THE_PROBE = ("binned", "noisy-finite", "softmax-output")
 """Estimands that are of the recorded samples themselves: there is nothing beyond them to continue to."""
 
@@ -76,7 +76,7 @@ class Extrapolation(Wrapper):
     draws : int
         Random orders, of whose means the line is made. 5 show the scatter that belongs to the order alone.
     seed : int
-        Of the orders, the same for every snapshot.
+        Seeds the orders, which are the same for every snapshot.
 
     Raises
     ------
@@ -174,18 +174,20 @@ class _Parts:
     """The estimates of one quantity on parts, and which of their flags speak against them, (S,) each."""
 
     def __init__(self, whole: Quantity, gammas: int, draws: int) -> None:
-        # values[draw][gamma - 1] is a list of one (S,) for each part.
+        # values[draw][gamma - 1] is a list with (S,) of each part; the whole is the only part of gamma = 1.
         self.values = [[[whole.value], *([] for _ in range(gammas - 1))] for _ in range(draws)]
         self.saturated = _raised(whole, "saturated")
         self.thin = torch.zeros_like(self.saturated)
 
     def add(self, draw: int, gamma: int, q: Quantity) -> None:
+        """Takes in the estimate on one of the gamma parts of a draw."""
         self.values[draw][gamma - 1].append(q.value)
         self.saturated = self.saturated | _raised(q, "saturated")
         self.thin = self.thin | _raised(q, "few_samples", "degenerate", "single_class")
 
     def by_snapshot(self) -> list[list[Array]]:
         """The estimates (draws, gamma) for each snapshot and each gamma."""
+        # stacked[gamma - 1] is (S, draws, gamma).
         stacked = [
             torch.stack([torch.stack(draw[i], -1) for draw in self.values], 1).cpu().numpy()
             for i in range(len(self.values[0]))
@@ -217,14 +219,16 @@ class _Line(NamedTuple):
 def _continued(name: str, q: Quantity, parts: _Parts, targets: bool) -> dict[str, Quantity]:
     """The continued quantity and what stands beside it; snapshots go one by one, so that blocks change nothing."""
     lines = [_line(values) for values in parts.by_snapshot()]
+    # A column (S,) for each field of the lines.
     of = {key: q.value.new_tensor([getattr(line, key) for line in lines]) for key in _Line._fields}
     value = torch.where(parts.saturated, math.nan, of["value"])
     few = len(parts.values[0]) < LEAST
-    # A ceiling of targets is one of the number of samples.
+    # Of targets the ceiling is log2 of the number of samples, and the value is one of infinitely many.
     ceiling = None if targets else q.ceiling
     unsure = of["moved"].bool() | ~torch.isfinite(value)
     if ceiling is not None:
         unsure = unsure | above_ceiling(value, ceiling)
+    # Parts are too small where the whole was not.
     thin = parts.thin & ~_raised(q, "few_samples", "degenerate", "single_class")
     flags = {
         **q.flags,
@@ -243,7 +247,7 @@ def _continued(name: str, q: Quantity, parts: _Parts, targets: bool) -> dict[str
 
 
 def _line(values: list[Array]) -> _Line:
-    """Fit a line to the means of one snapshot's estimates (draws, gamma) at gamma = 1, 2, ..."""
+    """The intercept of the line through the means of one snapshot's estimates (draws, gamma), gamma = 1, 2, ..."""
     count = len(values)
     if count < LINE:
         return _Line()
@@ -258,7 +262,8 @@ def _line(values: list[Array]) -> _Line:
     line, quadratic = _polynomial(means, 1), _polynomial(means, 2)
     value = float(line.terms[0])
     other = float(_polynomial(means[1:], 1, first=2).terms[0])  # what the parts say without the whole
-    # The variance of an estimate on a part grows by gamma, that of their mean does not.
+    # An estimate on N / gamma samples has gamma times the variance s^2 of one on N: squares of gamma estimates about
+    # their mean, over gamma, come to (gamma - 1) s^2 in each draw.
     squares = sum(float(np.square(v - v.mean(1, keepdims=True)).sum()) / v.shape[1] for v in values)
     sampling = squares / (len(values[0]) * sum(range(kept)))
     half = _student(kept - 1) * math.sqrt(sampling + float(line.errors[0]) ** 2)
@@ -287,7 +292,7 @@ class _Polynomial(NamedTuple):
 
 def _polynomial(means: Array, degree: int, first: int = 1) -> _Polynomial:
     """Fit a polynomial to the means at gamma = first, first + 1, ... by least squares."""
-    # terms = (P'P)^-1 P'm; their variances are the diagonal of (P'P)^-1 times the residual variance.
+    # terms = (P'P)^-1 P'm with P the powers of gamma; their variances: the diagonal of (P'P)^-1, times the residual's.
     powers = np.vander(np.arange(first, first + len(means), dtype=np.float64), degree + 1, increasing=True)
     inverse = np.linalg.inv(powers.T @ powers)
     terms = inverse @ (powers.T @ means)
@@ -296,10 +301,11 @@ def _polynomial(means: Array, degree: int, first: int = 1) -> _Polynomial:
 
 
 def _bends(means: Array) -> bool:
-    """Whether a quadratic term is more than chance, and large enough to leave out the last of these means."""
+    """Whether the means at gamma = 1, 2, ... lie on a curve: by more than chance, and by enough to matter."""
     line, (terms, errors, free) = _polynomial(means, 1), _polynomial(means, 2)
     if abs(terms[2]) <= _student(free) * errors[2]:
         return False
+    # That the value moves counts only while means can be left out.
     moves = len(means) > LEAST and abs(terms[0] - line.terms[0]) > BENT
     return bool(moves or abs(terms[2]) > CURVED * abs(terms[1]))
 

@@ -21,7 +21,9 @@ CHECK_DRAWS, READ_DRAWS = 8, 16
 LOOSE = 0.25
 """Share of the squared error that own rows may be better by: it scatters by 6 % with 500 rows."""
 LOG_SNR = (-6.0, 12.0)
+"""Logs of the ratio of signal to noise between which `Scores` integrates."""
 _AT_ONCE = 2048
+"""Draws that are worked on at a time."""
 
 
 class Sides(NamedTuple):
@@ -32,7 +34,7 @@ class Sides(NamedTuple):
     moving : (S, F, N, k) float32
     still : (S, F, N, m) float32
     correlations : (S, F, k) float32
-        Of moving and still coordinates of one number; 0 without a partner.
+        Of moving coordinate i with still coordinate i; 0 where there is no still one.
     """
 
     moving: Tensor
@@ -52,8 +54,9 @@ class PairNetworks(ABC):
     """Perceptrons on top of the solution for a Gaussian pair, at first adding nothing to it."""
 
     extra: ClassVar[int]
+    """Inputs of the networks beside both sides: where on its way a row is."""
     exact: ClassVar[bool]
-    """Whether `read` leaves out what the start knows."""
+    """Whether `read` leaves out the information of the Gaussian start, which is then added exactly."""
 
     def __init__(self, sides: Sides, rows: Rows, start: bool) -> None:
         self.sides, self.rows, device = sides, rows, sides.moving.device
@@ -62,8 +65,9 @@ class PairNetworks(ABC):
         partner = sides.still[..., : self.width]
         partner = torch.nn.functional.pad(partner, (0, self.width - partner.shape[3]))
         rho = sides.correlations if start else torch.zeros_like(sides.correlations)
+        # Of a Gaussian moving side at the still one: variance 1 - rho^2 (S, F, 1, k), mean rho x (S, F, N, k).
         self.rest = (1 - rho.square())[:, :, None]
-        self.mean = rho[:, :, None] * partner  # of the moving side at the still one
+        self.mean = rho[:, :, None] * partner
         self.start = start
         sizes = (self.width + sides.still.shape[3] + self.extra, HIDDEN, HIDDEN, self.width)
         self.stack = Stack(rows.seeds, snapshots, sizes, device)
@@ -101,15 +105,17 @@ class PairNetworks(ABC):
         ]
         others = torch.cat([rows.gather(1, s.to(rows.device)) for s in shuffles], 1)
         first = self.places(count)
+        # The draws of a row stand at equal distances along the way.
         turn = torch.cat([(first + i / draws) % 1 for i in range(draws)], 1)
         return Draws(rows.repeat(1, draws), others, turn)
 
     def loss(self, rows: Tensor) -> Tensor:
-        """(S F,) over the rows (F, B) of a batch, which come in random order."""
+        """(S F,) mean squared error over the rows (F, B) of a batch."""
+        # Batches come in random order: the row before is a random other one.
         return self.squares(Draws(rows, rows.roll(1, 1), self.places(rows.shape[1]))).mean(2).flatten()
 
     def criterion(self) -> Tensor:
-        """(S F,) over the rows that choose the step."""
+        """(S F,) mean squared error over the rows that choose the step."""
         return self.mean_of(self.squares, self.checks).flatten()
 
     def mean_of(self, values: Callable[[Draws], Tensor], draws: Draws) -> Tensor:
@@ -139,7 +145,7 @@ class PairNetworks(ABC):
 
     def over_reads(self, draws: Draws, values: list[Tensor]) -> Tensor:
         """(S, F, R, q) means over the draws of each row."""
-        whole = torch.cat(values, 2)
+        whole = torch.cat(values, 2)  # all rows once, then all rows again: (S, F, draws R, q)
         return whole.view(*self.shape, -1, self.rows.read.shape[1], whole.shape[3]).mean(2)
 
 
@@ -164,12 +170,13 @@ class Velocities(PairNetworks):
         target = last - first
         if self.start:
             mean = self.at(self.mean, draws.rows)
+            # The networks learn only what the Gaussian velocity leaves.
             c = (t * self.rest - (1 - t)) / ((1 - t).square() + t.square() * self.rest)
             target = target - mean - c * (z - t * mean)
         return (self.net(self.inputs(z, draws)) - target).square().sum(3)
 
     def inputs(self, z: Tensor, draws: Draws) -> Tensor:
-        """(S, F, B, k + 2 + m) place, time and the other side."""
+        """(S, F, B, k + 2 + m) where z is, time and its cosine, and the still side."""
         t = draws.place[..., None].expand(*z.shape[:3], 1)
         return torch.cat([z, t, (math.pi * t).cos(), self.at(self.sides.still, draws.rows)], 3)
 
@@ -178,21 +185,23 @@ class Velocities(PairNetworks):
         return self.over_reads(draws, [-self.divergence(part) for part in _parts(draws)])
 
     def divergence(self, draws: Draws) -> Tensor:
-        """(S, F, B, 1) of what is added: exact in few dimensions, else over random directions of +-1."""
+        """(S, F, B, 1) divergence of what the networks add: exact in few dimensions, else an estimate."""
         t = draws.place[..., None]
         first, last = self.at(self.sides.moving, draws.others), self.at(self.sides.moving, draws.rows)
         z = (1 - t) * first + t * last
         inputs = self.inputs(z, draws).flatten(0, 1)
         slopes, total = self.stack.slopes(inputs), z.new_zeros(z.shape[:3])
+        # div v is the sum of e_i . J e_i over axes e_i, or the mean of d . J d over random directions d of +-1.
         exact = self.width <= EXACT
         for i in range(self.width if exact else PROBES):
             if exact:
                 direction = torch.zeros_like(z)
                 direction[..., i] = 1.0
             else:
-                shape = (*z.shape[2:],)
+                shape = (*z.shape[2:],)  # (B, k), the same for all snapshots
                 bits = [torch.randint(2, shape, generator=g, device="cpu") for g in self.generators]
                 direction = (2 * torch.stack(bits) - 1).to(z).expand_as(z)
+            # Time and the still side do not move.
             wide = torch.nn.functional.pad(direction, (0, inputs.shape[2] - self.width))
             slope = self.apart(self.stack.along(wide.flatten(0, 1), slopes))
             total += (slope * direction).sum(3)
@@ -217,7 +226,7 @@ class Scores(PairNetworks):
         return drawn.to(self.sides.moving.device)
 
     def fixed(self, draws: Draws) -> Tensor:
-        """The same noise at every call."""
+        """(F, B, k) the same noise at every call."""
         return self.noise(draws, [torch.Generator().manual_seed(seed + 2) for seed in self.rows.seeds])
 
     def loss(self, rows: Tensor) -> Tensor:
@@ -228,6 +237,7 @@ class Scores(PairNetworks):
         return self._squares(draws, self.fixed(draws))
 
     def _squares(self, draws: Draws, noise: Tensor) -> Tensor:
+        # Every other row is denoised with the still side, the rest without.
         shown = (torch.arange(draws.rows.shape[1], device=noise.device) % 2)[:, None].float()
         return (self.predicted(draws, noise, shown) - noise).square().sum(3)
 
@@ -236,6 +246,7 @@ class Scores(PairNetworks):
         ratio = LOG_SNR[0] + (LOG_SNR[1] - LOG_SNR[0]) * draws.place[..., None]
         signal, rest = ratio.sigmoid(), (-ratio).sigmoid()
         y = signal.sqrt() * self.at(self.sides.moving, draws.rows) + rest.sqrt() * noise
+        # Of a Gaussian y with this mean and variance `left` the best prediction of the noise is linear in y_l.
         mean, left = self.at(self.mean, draws.rows) * shown, 1 - (1 - self.rest) * shown
         start = rest.sqrt() * (y - signal.sqrt() * mean) / (signal * left + rest)
         still = self.at(self.sides.still, draws.rows) * shown
@@ -247,12 +258,13 @@ class Scores(PairNetworks):
         return self.over_reads(draws, [self._both(part) for part in _parts(draws)])
 
     def _both(self, draws: Draws) -> Tensor:
-        """(S, F, B, 2) inside and outside."""
+        """(S, F, B, 2) nats inside and outside, of one draw."""
         noise = self.fixed(draws)
         ones = noise.new_ones(draws.rows.shape[1], 1)
         known, unknown = self.predicted(draws, noise, ones), self.predicted(draws, noise, 0 * ones)
         inside = (known - unknown).square().sum(3)
         outside = ((unknown - noise).square() - (known - noise).square()).sum(3)
+        # Half the integral over the log ratio: its length times the mean over uniform places.
         return 0.5 * (LOG_SNR[1] - LOG_SNR[0]) * torch.stack([inside, outside], 3)
 
 

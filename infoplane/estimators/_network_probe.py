@@ -12,8 +12,10 @@ from infoplane.estimators._scaling import ROTATION_LIMIT, principal_coordinates
 from infoplane.estimators._trained import Batches, Stack, TrainingPlan, train
 
 MOST_INPUTS, HIDDEN, POWERS = 256, 64, 2
+"""Inputs and hidden units of a network, and steps of the power method that finds the inputs of very many units."""
 PLAN = TrainingPlan(rate=3e-3, decay=1e-2, batch=256, steps=2000, every=25, patience=6)
 MOST_CHECKED, AT_ONCE = 2048, 512
+"""Rows of a fold that choose the step at most, and rows whose scores are found at once."""
 FIRST_RANDOM, SPEED = -6.0, 30.0
 """The logit of the share of labels that are taken to be random, at first, and how many times the rate it moves by."""
 
@@ -28,7 +30,7 @@ class Folds(NamedTuple):
     checked : (F, V) int64
         Rows that choose the step.
     seeds : tuple of int
-        Of first weights and batches.
+        One for each fold, for first weights and batches.
     """
 
     fitted: tuple[Tensor, ...]
@@ -37,11 +39,12 @@ class Folds(NamedTuple):
 
     @classmethod
     def of(cls, fitted: Tensor, validation: Tensor, seed: int) -> Folds:
-        """From rows (F, N) bool."""
+        """From the rows (F, N) bool that are trained on and those that choose the step."""
         seeds = tuple(seed + fold for fold in range(len(fitted)))
         known, rows = ([each.nonzero()[:, 0] for each in part.cpu()] for part in (fitted, validation))
         most = min(max(map(len, rows)), MOST_CHECKED)
-        # Of many rows some at random, for rows may be in the order of their classes; of few all, again and again.
+        # Of many rows some are drawn, at random for they may be in the order of their classes; of few all are taken and
+        # repeated up to `most`.
         generators = (torch.Generator().manual_seed(each) for each in seeds)
         mixed = [
             own[torch.randperm(len(own), generator=g, device="cpu")] for own, g in zip(rows, generators, strict=True)
@@ -84,6 +87,7 @@ class _Networks:
         out = added.view(snapshots, count, -1, outputs) + self.start[:, self.fold, rows]
         if not isinstance(self.task, Classes):
             return out
+        # log[(1 - s) softmax + s prior], with s = sigmoid(share) the share of labels that are random.
         share = FIRST_RANDOM + SPEED * self.random.view(snapshots, count, 1, 1)
         own = out.log_softmax(3) + torch.nn.functional.logsigmoid(-share)
         return torch.logaddexp(own, self.task.log_priors.float() + torch.nn.functional.logsigmoid(share))
@@ -125,11 +129,12 @@ def network_scores(task: Classes | Targets, z: Tensor, linear: Tensor, folds: Fo
 
 
 def network_inputs(z: Tensor) -> Tensor:
-    """(S, N, P) float32 of mean square 1: units (S, N, U) themselves, or of many their leading components."""
+    """(S, N, P) float32 of mean square 1: the units (S, N, U) themselves, or their leading components where many."""
     if min(z.shape[1:]) > ROTATION_LIMIT:
         z = _leading(z)
     elif z.shape[2] > MOST_INPUTS:
         coordinates, squares = principal_coordinates(z)
+        # The components of largest variance, in the order in which they come.
         places = squares.topk(min(MOST_INPUTS, squares.shape[1]), dim=1).indices.sort(1).values
         z = coordinates.gather(2, places[:, None].expand(-1, z.shape[1], -1))
     scale = z.square().mean((1, 2), keepdim=True).sqrt()
@@ -137,8 +142,8 @@ def network_inputs(z: Tensor) -> Tensor:
 
 
 def _leading(z: Tensor) -> Tensor:
-    """(S, N, P) coordinates of rows (S, N, U) along what is nearly their leading components."""
-    # The power method: no matrix of N or U squared is made, and none is taken apart.
+    """(S, N, P) coordinates of rows (S, N, U) in nearly the space of their leading components."""
+    # The power method needs no matrix of N x N or U x U and no eigenvectors of one.
     generator = torch.Generator().manual_seed(0)
     axes = torch.randn(z.shape[2], MOST_INPUTS, generator=generator, device="cpu", dtype=z.dtype).to(z.device)
     for _ in range(POWERS):

@@ -36,10 +36,8 @@ def halves(samples: int, seed: int) -> Iterator[Tensor]:
 def continued(
     found: Mapping[str, Quantity], parts: Sequence[Mapping[str, Quantity]], *, classes: bool
 ) -> dict[str, Quantity]:
-    """The informations of the law, from those of all samples and of halves in pairs; nulls are left out.
-
-    Where I(X;T), or I(X;T|Y), is too close to saturation, so is their difference I(T;Y).
-    """
+    """The informations of the law, 2 I(N) - mean I(N / 2), from those of all samples and of halves in pairs."""
+    # Nulls are left out. Where I(X;T), or I(X;T|Y), is too close to saturation, so is their difference I(T;Y).
     names = [name for name, q in found.items() if q.unit == BIT and not name.endswith((" null", " upper", " lower"))]
     grown = {name: found[name].value - _mean([part[name].value for part in parts]) for name in names}
     full = {name: (grown[name].abs() > GROWN) | found[name].flags["saturated"] for name in names}
@@ -81,8 +79,7 @@ def _half_width(q: Quantity, parts: Sequence[Tensor]) -> Tensor:
 def refuse_whole_population(x_ids: Tensor, x: Tensor | None) -> None:
     """ValueError where inputs repeat, or are a tenth or more of all combinations of the values of their features.
 
-    `x_ids` (N,) count from 0, `x` is (N, F). Of a feature that hardly repeats a value nobody knows what else it can be:
-    with one such, the probe is a sample.
+    `x_ids` (N,) count from 0, `x` is (N, F).
     """
     samples, inputs = len(x_ids), int(x_ids.max()) + 1
     if x is not None and x.shape[1] and inputs == samples:
@@ -106,6 +103,7 @@ def _combinations(x: Tensor, samples: int) -> float:
     possible = 1
     for column in x.T:
         values = len(torch.unique(column))
+        # Of a feature that hardly repeats a value nobody knows which others it can have.
         possible *= values
         if 2 * values > samples or WHOLE * possible > samples:
             return math.inf

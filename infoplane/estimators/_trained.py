@@ -51,7 +51,19 @@ class TrainingPlan:
 
 
 class Rows(NamedTuple):
-    """Which rows a fold trains on (a tuple, on the CPU), chooses a step by (F, V) and reads (F, R), by number."""
+    """Numbers of the rows that each fold uses.
+
+    Attributes
+    ----------
+    fitted : tuple of (n_f,) int64, on the CPU
+        Rows that the networks of a fold are trained on.
+    checked : (F, V) int64
+        Rows that choose the step.
+    read : (F, R) int64
+        Rows that the value is read from.
+    seeds : tuple of int
+        One for each fold.
+    """
 
     fitted: tuple[Tensor, ...]
     checked: Tensor
@@ -62,6 +74,7 @@ class Rows(NamedTuple):
     def of(cls, part: Tensor, parts: int, seeds: Sequence[int]) -> Rows:
         """From the part (N,) of each row: a fold reads its own `parts`, checks on the next, trains on the others."""
         own = torch.arange(len(seeds), device="cpu")[:, None]
+        # (F, N) parts counted from the first one of the fold itself, around the end.
         place = (part.cpu() - parts * own) % (parts * len(seeds))
         read, checked = place < parts, place == parts
         fitted = tuple(row.nonzero()[:, 0] for row in ~read & ~checked)
@@ -69,7 +82,7 @@ class Rows(NamedTuple):
 
 
 def _even(chosen: Tensor) -> Tensor:
-    """(F, n) numbers of the rows (F, N) bool, the shorter ones filled up with rows of their own."""
+    """(F, n) numbers of the rows chosen in (F, N) bool; folds with fewer repeat their own."""
     numbers = [row.nonzero()[:, 0] for row in chosen]
     most = max(map(len, numbers))
     return torch.stack([row.repeat(-(-most // len(row)))[:most] for row in numbers])
@@ -78,9 +91,9 @@ def _even(chosen: Tensor) -> Tensor:
 class Stack:
     """Perceptrons of one shape with GELU between their layers; slice c * len(seeds) + i is copy c of seed i.
 
-    The last layer starts at 0, so that what a network adds to its start is nothing at first; but for its first `drawn`
-    outputs, for a product of two networks that both start at 0 would stay there. With `dropout`, masks come from the
-    first seed and are the same for all copies.
+    The last layer starts at 0: at first a network adds nothing to its start. Its first `drawn` outputs start at random
+    instead: a product of two networks that both start at 0 would stay there. With `dropout`, masks come from the first
+    seed and are the same for all copies.
     """
 
     def __init__(
@@ -99,6 +112,7 @@ class Stack:
         self.weights: list[Tensor] = []
         self.biases: list[Tensor] = []
         for place, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
+            # (seeds, in + 1, out): the last row is the bias.
             start = torch.stack([_uniform(inputs + 1, outputs, generator=g) for g in generators])
             start = (2 * start - 1) / math.sqrt(inputs)
             if place == len(sizes) - 2:
@@ -121,22 +135,24 @@ class Stack:
         return torch.baddbmm(self.biases[-1], rows, self.weights[-1])
 
     def _mask(self, rows: Tensor) -> Tensor:
+        """(slices, B, width) 0 for units that drop out; the others are scaled up, so that the mean stays."""
         seeds, copies = self.shape
         drawn = _uniform(seeds, *rows.shape[1:], generator=self.masks) >= self.dropout
         return (drawn.float() / (1 - self.dropout)).to(rows.device).repeat(copies, 1, 1)
 
     def slopes(self, rows: Tensor) -> list[Tensor]:
-        """What every GELU does to small changes at (slices, B, in): (slices, B, width) for each hidden layer."""
+        """Derivatives of every GELU at rows (slices, B, in): (slices, B, width) for each hidden layer."""
         found = []
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             rows = torch.baddbmm(bias, rows, weight)
+            # d/dx x Phi(x) = Phi(x) + x phi(x).
             bell = (-0.5 * rows.square()).exp() / math.sqrt(2 * math.pi)
             found.append(torch.special.ndtr(rows) + rows * bell)
             rows = torch.nn.functional.gelu(rows)
         return found
 
     def along(self, directions: Tensor, slopes: Sequence[Tensor]) -> Tensor:
-        """(slices, B, out) derivatives along `directions` (slices, B, in), where `slopes` are."""
+        """(slices, B, out) derivatives along `directions` (slices, B, in), at the rows whose `slopes` are given."""
         for weight, slope in zip(self.weights[:-1], slopes, strict=True):
             directions = torch.bmm(directions, weight) * slope
         return torch.bmm(directions, self.weights[-1])
@@ -156,7 +172,7 @@ class Batches:
     def __init__(self, rows: Sequence[Tensor], seeds: Sequence[int], size: int, device: torch.device) -> None:
         self.rows, self.size, self.device = rows, size, device
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.left = [r[:0] for r in rows]
+        self.left = [r[:0] for r in rows]  # drawn already and not yet in a batch
 
     def draw(self, count: int) -> Tensor:
         """(count, seeds, B) int64, the next `count` batches on the device."""
@@ -203,6 +219,7 @@ def train(
     with torch.no_grad():
         best = criterion()
     kept = [p.detach().clone() for p in parameters]
+    # `mark` is the value from which progress is counted, `waited` the checks since the last progress.
     mark, step = best.clone(), torch.zeros_like(best, dtype=torch.int64)
     waited, diverged = torch.zeros_like(step), torch.zeros_like(step, dtype=torch.bool)
     for taken in range(plan.every, plan.steps + 1, plan.every):
@@ -211,7 +228,7 @@ def train(
                 share = (taken - plan.every + i) / plan.steps
                 optimizer.param_groups[0]["lr"] = 0.5 * plan.rate * (1 + math.cos(math.pi * share))
             optimizer.zero_grad()
-            torch.autograd.backward(loss(rows).sum())
+            torch.autograd.backward(loss(rows).sum())  # a slice has the gradient that it would have alone
             optimizer.step()
         with torch.no_grad():
             now = criterion()
@@ -220,6 +237,7 @@ def train(
         for whole, p in zip(kept, parameters, strict=True):
             whole.copy_(torch.where(better.view(-1, *[1] * (p.ndim - 1)), p.detach(), whole))
         best, step = torch.where(better, now, best), torch.where(better, taken, step)
+        # The upper limit is there for a mark that is infinite.
         progress = best < mark - (LEAST_SHARE * mark.abs()).clamp(LEAST_GAIN, torch.finfo(mark.dtype).max)
         mark = torch.where(progress, best, mark)
         waited = torch.where(progress, 0, waited + 1)
@@ -236,8 +254,8 @@ def in_stacks(
 ) -> dict[str, Tensor]:
     """What `work` finds in snapshots (S, N, U), as many of them at once as `STACK_BYTES` takes, or `most` of them.
 
-    Where memory does not suffice, the stack is halved aloud: the same numbers within 0.02 bit. Gradients are taken, and
-    numbers are as wide as they are, also for a caller who works under `no_grad` or `autocast`.
+    Where memory does not suffice, a warning is given and the stack is halved: the same numbers within 0.02 bit. `work`
+    takes gradients in full width, whatever `no_grad`, `inference_mode` or `autocast` the caller is in.
     """
     fit, t = max(1, STACK_BYTES // bytes_each), t.detach()
     size = fit if most is None else min(fit, most)
@@ -247,6 +265,7 @@ def in_stacks(
 
 
 def _within_memory(t: Tensor, work: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What `work` finds in (S, ...), in halves where memory does not suffice for all."""
     try:
         return work(t)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:

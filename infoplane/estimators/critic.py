@@ -35,15 +35,19 @@ from infoplane.estimators._settings import POSITIVE, at_least, between, one_of, 
 from infoplane.estimators._trained import TrainingPlan, in_stacks
 
 CHUNK = 4
+"""Snapshots trained as one program."""
 PRODUCTS = 16
+"""Products in f(x).g(y)."""
 RATIO_LOSSES = ("anchor", "js")
 """Losses whose optimum is the log ratio itself."""
 OVERSHOOT = 0.5
 """Nats that the log-mean of a ratio over strangers may be from 0."""
 NEAR_CEILING = 0.9
+"""Share of log2 n from which "lower" is saturated."""
 FEW_STRANGERS = 0.5
 """Nats between the two ways to normalise, from which too few strangers are near enough to tell."""
 ROWS_A_DIMENSION = 20
+"""Training rows for each dimension, below which there are few samples."""
 LOOSE, LOOSE_SHARE = 0.25, 0.25
 """Bits, and share of the value, that own rows may look better than held-out ones."""
 # First of the seeds of what is drawn apart: places of ties, networks, rows.
@@ -93,6 +97,7 @@ class Critic(NoisyMethod):
     Parameters
     ----------
     loss : "infonce", "anchor", "js", "nwj" or "dv"
+        What is minimised in training.
     base : "gaussian" or "off"
         What the critic starts from. The Gaussian one is dropped in folds where it is worse than knowing nothing.
     reading : "middle", "dv" or "smile"
@@ -106,13 +111,15 @@ class Critic(NoisyMethod):
     dims : int
         Principal components of each side.
     hidden, batch, steps : int
+        Width of the two hidden layers, rows of a batch, and the most steps of training.
     rate, dropout : float
-        Width of the two hidden layers, rows of a batch, most steps, learning rate, share of units that drop out.
+        Learning rate, and share of hidden units that drop out.
     folds : int
-        At least 3.
+        Parts of the samples, at least 3: one is read, one chooses the step, the others are trained on.
     noise : {"network", "recorded", "off"}
         Where the randomness of T is; "off" leaves I(X;T) out.
     seed : int
+        Seeds folds, first weights, batches, places of repeated values and added noise.
 
     Notes
     -----
@@ -202,7 +209,7 @@ class _Contrasts(Problem):
         self.others = {name: self._marginal(block, _TIES_OTHER) for name, block in sides.items()}
         fold = fold_of_row(given.x_ids, config.folds, config.seed)
         outside = torch.arange(config.folds, device=fold.device)[:, None] != fold
-        validation = ~outside.roll(-1, 0)
+        validation = ~outside.roll(-1, 0)  # (F, N) rows of the next fold
         fitted = outside & ~validation
         self.fitted = tuple(rows.nonzero()[:, 0] for rows in fitted.cpu())
         self.checked, self.read, self.negatives = (
@@ -211,10 +218,11 @@ class _Contrasts(Problem):
         self.seeds = tuple(_NETWORKS + 2 * (config.folds * config.seed + fold) for fold in range(config.folds))
 
     def _marginal(self, block: Tensor, first: int) -> Marginal:
+        """One side as the settings say; `first` keeps the places of its ties apart from those of the other side."""
         return Marginal.of(block, first + self.config.seed, ranks=self.config.ranks)
 
     def _some(self, rows: Tensor, most: int) -> Tensor:
-        """(F, n) row numbers of each fold, as many of all: drawn where there are more."""
+        """(F, n) numbers of at most `most` of the rows (F, N) bool, drawn at random, equally many of every fold."""
         generator = torch.Generator().manual_seed(_ROWS + self.config.seed)
         numbers = [chosen.nonzero()[:, 0] for chosen in rows.cpu()]
         size = min(most, *map(len, numbers))
@@ -228,6 +236,7 @@ class _Contrasts(Problem):
         return in_stacks(t, self.config.bytes_per_snapshot(self.samples, self.units), self._stack)
 
     def _stack(self, t: Tensor) -> dict[str, Tensor]:
+        """The numbers (S,) of snapshots (S, N, U) that are trained together, with every other side."""
         layers = [self._marginal(with_noise(layer, self.config), _TIES_T) for layer in t]
         out = {
             "degenerate": torch.tensor([layer.columns.shape[1] == 0 for layer in layers], device=t.device),
@@ -247,11 +256,13 @@ class _Contrasts(Problem):
         config, shape = self.config, (len(layers), self.config.folds)
         critics = self._critics(layers, other)
         doubtful = critics.train(self.fitted, self.checked, self.seeds)
+        # (2, S, F, n): without and with the own pair among the rows that normalise; near strangers are rare where both
+        # differ much.
         ways = critics.log_ratios(self.read, self.negatives).double().view(2, *shape, -1)
         held_out, gap = ways.mean(0), ways[0] - ways[1]
         own_rows = critics.log_ratios(self.negatives[:, :READ], self.negatives).mean(0).double().view(*shape, -1)
         with torch.no_grad():
-            scores = critics.scores(self.read, self.read)
+            scores = critics.scores(self.read, self.read)  # held out (S F, n, n); those of own rows only for "dv"
             fitted = (
                 critics.scores(self.negatives[:, :READ], self.negatives[:, :READ]) if config.reading == "dv" else scores
             )
@@ -274,7 +285,7 @@ class _Contrasts(Problem):
         return found | {name: value.view(shape).double().mean(1) for name, value in each.items()}
 
     def _critics(self, layers: list[Marginal], other: Marginal) -> Critics:
-        """The critics in the coordinates of each layer and fold, filled up with zeros to the same sizes."""
+        """The critics of every layer and fold, in coordinates that are filled up with zeros to one width."""
         config, count = self.config, self.config.folds
         most = [max(1, min(config.dims, width)) for width in (self.units, other.columns.shape[1])]
         device = self.t.device
@@ -298,6 +309,7 @@ class _Contrasts(Problem):
         return out
 
     def _reported(self, name: str, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        """The quantities of one pair of sides, in bits, with their flags."""
         config, estimand = self.config, "noisy-population" if name == "I(X;T)" else ""
         none = found["degenerate"] | (self.others[name].columns.shape[1] == 0)
 
@@ -316,6 +328,7 @@ class _Contrasts(Problem):
             "unreliable": found[f"{name} doubtful"] | loose,
             "saturated": bits("gap") > FEW_STRANGERS * BITS_PER_NAT,
         }
+        # What speaks against the bound alone, against the scores as log ratios, and against the Gaussian start.
         near_top = flags["saturated"] | (lower > NEAR_CEILING * top)
         wild = bits("z") > OVERSHOOT * BITS_PER_NAT
         off = found.get(f"{name} off ground", torch.zeros_like(none)) & ~none
@@ -332,7 +345,7 @@ class _Contrasts(Problem):
 
 
 def _off_ground(t: Marginal, other: Marginal, nats: float) -> bool:
-    """Whether a pair leaves the ground of the Gaussian start, by the checks of `gaussian`."""
+    """Whether a pair of this value fails the checks that `gaussian` makes of its model."""
     if min(t.columns.shape[1], other.columns.shape[1]) == 0 or len(t.columns) < LEAST_SAMPLES:
         return False
     sides = [side(z.columns, z.columns, white_basis(z.columns, "auto")) for z in (t, other)]

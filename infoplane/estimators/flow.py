@@ -26,13 +26,18 @@ from infoplane.estimators._settings import at_least, one_of, setting
 from infoplane.estimators._trained import Rows, TrainingPlan, in_stacks
 
 CHUNK = 8
+"""Snapshots trained as one program."""
 RATE, DECAY, BATCH, EVERY, PATIENCE = 1e-2, 1e-2, 256, 50, 10
 IN_CACHE = 16
 """Networks that a CPU trains together: what more of them remember leaves its cache."""
 MOST_KEPT, MOST_MOVED = 64, 16
+"""Components kept of a side at most, and leading coordinates of them that networks see."""
 FILLED, WIDER = 0.85, 1.25
+"""Share of a normal law's dimension from which rows fill their coordinates; if not, coordinates kept a dimension."""
 TIED = 0.05
+"""Share of repeated rows from which a side has no density."""
 APART_BITS, APART_SHARE = 0.25, 0.1
+"""Bits, and share of the value, by which both directions may differ."""
 ROWS_A_DIMENSION = 20
 NORMAL, FEW_UNITS = 0.99, 4
 """Correlation of a unit with its normal scores from which it is scaled only, where there are more units than so few."""
@@ -40,6 +45,7 @@ NEAR = 1.0
 """Nats below log n from which the ranks of n rows no longer tell how close a pair of coordinates is."""
 _NEIGHBORS, _DIMENSION_ROWS = 10, 2000
 _STREAM = 1_000_003
+"""Keeps the places of ties of the other side apart from those of the layer."""
 
 
 @register
@@ -107,7 +113,7 @@ class FlowMatching(NoisyMethod):
     noise : {"network", "recorded", "off"}
         Where the randomness of T is; "off" leaves I(X;T) out.
     seed : int
-        Of folds, first weights, batches, repeated values and added noise; the same in every snapshot.
+        Seeds folds, first weights, batches, places of repeated values and added noise; the same in every snapshot.
 
     Notes
     -----
@@ -171,19 +177,22 @@ class _Block(NamedTuple):
 
     @classmethod
     def of(cls, block: Tensor, seed: int) -> _Block | None:
-        """Of rows (N, D); None where all are equal."""
+        """The side with rows (N, D); None where all rows are equal."""
         ranked = Marginal.of(block, seed)
         if ranked.columns.shape[1] == 0:
             return None
-        # Ranks err by 1 / sqrt(N), which many units add up: 3 nats of one latent in 12 turned units would read 2.5. But
-        # they flatten curved layers of few latents, and have no far rows.
+        # Ranks straighten curved layers of few latents and leave no far rows. But they err by about 1 / sqrt(N) in each
+        # unit, and many units add that up (3 nats of one latent in 12 turned units would read 2.5): so units that are
+        # normal already are scaled only, where units are many and rows fill them.
         columns = ranked.columns
         kept, filled = _dimensions(columns, seed)
         if FEW_UNITS < columns.shape[1] == kept:
             scaled = Marginal.of(block, seed, ranks=False).columns
+            # Correlation of each unit with its ranks, for `scaled` has variance 1.
             normal = (columns * scaled).mean(0) > NORMAL * columns.square().mean(0).sqrt()
             columns = torch.where(normal, scaled, columns)
         marginal = ranked._replace(columns=columns)
+        # Repeated values of one unit do no harm where whole rows differ.
         tied = marginal.tied and float((equal_rows(columns) > 0).double().mean()) > TIED
         return cls(marginal, kept, filled and not tied)
 
@@ -194,7 +203,7 @@ class _Block(NamedTuple):
 
 
 def _dimensions(columns: Tensor, seed: int) -> tuple[int, bool]:
-    """Components to keep of (N, D), and whether rows fill them: all that vary, up to 64, or a few more than filled."""
+    """How many principal components of (N, D) to keep, and whether rows fill them."""
     rows = drawn_rows(len(columns), _DIMENSION_ROWS, seed)
     coordinates, squares = principal_coordinates((columns if rows is None else columns[rows.to(columns.device)])[None])
     largest = squares[0].topk(min(MOST_KEPT, squares.shape[1]))
@@ -202,6 +211,7 @@ def _dimensions(columns: Tensor, seed: int) -> tuple[int, bool]:
     coordinates, count = coordinates[0][:, shown], len(shown)
     if _filled(coordinates, seed):
         return count, True
+    # Rows lie on a curve or surface: a few components more than its dimension hold it.
     kept = min(count, MOST_MOVED, max(2, math.ceil(WIDER * _intrinsic(coordinates))))
     return kept, kept < count and _filled(coordinates[:, :kept], seed)
 
@@ -216,6 +226,7 @@ def _filled(coordinates: Tensor, seed: int) -> bool:
 
 
 def _intrinsic(rows: Tensor) -> float:
+    """Dimension of the curve or surface that rows (N, k) lie on, from the distances of their neighbors."""
     return intrinsic_dimension(Points(rows).nearest(min(_NEIGHBORS, len(rows) - 1))[0])
 
 
@@ -244,6 +255,7 @@ class _CarriedPairs(Problem):
     def rows(self, direction: int) -> Rows:
         """Rows of each fold: it reads its own two parts, the next part chooses the step, the others are trained on."""
         first = self.config.folds * self.config.seed
+        # No two folds, directions or values of `seed` share one.
         seeds = [2 * (first + fold) + direction for fold in range(self.config.folds)]
         return Rows.of(self.part, 2, seeds)
 
@@ -272,6 +284,7 @@ class _CarriedPairs(Problem):
         return in_stacks(numbers, each, lambda some: self._stack([blocks[i] for i in some.tolist()], other), most=most)
 
     def _stack(self, blocks: list[_Block], other: _Block) -> dict[str, Tensor]:
+        """The numbers of snapshots that are trained together: each side moves in turn, given the other."""
         base = self.config.base == "gaussian"
         pairs = _FoldCoordinates.of(blocks, other, self.rows(0).fitted)
         ways, doubtful = [], torch.zeros(len(blocks), dtype=torch.bool, device=self.t.device)
@@ -282,17 +295,20 @@ class _CarriedPairs(Problem):
             with torch.no_grad():
                 doubtful |= networks.loose()
                 read = networks.read().double()  # (S, F, R, q)
+            # What networks do not give: all of the Gaussian pair, or its part in coordinates that they do not see.
             known = pairs.nats if base and networks.exact else pairs.beyond
             whole = read.new_zeros(len(blocks), self.samples, read.shape[3])
             for fold, numbers in enumerate(networks.rows.read):
                 whole[:, numbers] = read[:, fold] + known[:, fold, None, None]
             ways.append(whole)
         values = torch.stack(ways, 1)  # (S, 2, N, q)
+        # A side without a density has no velocity: then only the other one counts; where neither has one, both do.
         free = torch.tensor([[b.filled, other.filled] for b in blocks], device=self.t.device)
         weight = torch.where(free.any(1, keepdim=True), free, True).double()
         weight = weight / weight.sum(1, keepdim=True)
         scatter = (values[..., 0] * weight[:, :, None]).sum(1)
-        if base and self.config.method == "flow":  # what is exact scatters as the ratio does
+        # The exact part is one number for all rows, but its interval must know how its log ratio scatters over them.
+        if base and self.config.method == "flow":
             scatter = scatter + pairs.pointwise(self.part // 2)
         return {
             "ways": values.mean(2),
@@ -308,7 +324,7 @@ class _CarriedPairs(Problem):
         return min(map(len, self.rows(0).fitted)) < ROWS_A_DIMENSION * dimensions
 
     def networks(self, sides: Sides, rows: Rows, base: bool) -> PairNetworks:
-        """Those of the method."""
+        """Networks that learn what the setting `method` says."""
         return (Velocities if self.config.method == "flow" else Scores)(sides, rows, base)
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
@@ -316,13 +332,14 @@ class _CarriedPairs(Problem):
         for name, other in self.sides.items():
             own = {key: found[f"{name} {key}"] for key in _zeros(self.config.method, self.t[:0])}
             out |= self._quantities(name, own, found["degenerate"] | (other is None))
-        kept = found[f"{next(iter(self.sides))} kept"]
+        kept = found[f"{next(iter(self.sides))} kept"]  # the share of T, whatever it is paired with
         return out | report("variance kept", kept, unit="share", flags={"degenerate": found["degenerate"]})
 
     def _quantities(self, name: str, own: dict[str, Tensor], constant: Tensor) -> dict[str, Quantity]:
         ways = own["ways"] * BITS_PER_NAT  # (S, 2, q)
         read = (ways * own["weight"][:, :, None]).sum(1)  # (S, q)
         value, score = read[:, 0], self.config.method == "score"
+        # Two ways to the same number: inside and outside, or T moved and the other side moved.
         apart = read[:, 0] - read[:, 1] if score else (ways[:, 0, 0] - ways[:, 1, 0]) * ~own["tied"]
         flags = {
             "degenerate": constant,
@@ -339,7 +356,7 @@ class _CarriedPairs(Problem):
 
 
 def _zeros(method: str, t: Tensor) -> dict[str, Tensor]:
-    """The numbers of pairs of which one side is constant, for every snapshot of `t`."""
+    """What `_stack` would find for every snapshot of `t` if one side were constant: no information."""
     whole, yes = t.new_zeros(len(t), dtype=torch.float64), torch.zeros(len(t), dtype=torch.bool, device=t.device)
     ways = whole[:, None, None].repeat(1, 2, 1 + (method == "score"))
     numbers = {"ways": ways, "weight": torch.full_like(ways[:, :, 0], 0.5), "error": whole, "kept": whole.clone()}
@@ -354,7 +371,7 @@ class _FoldCoordinates(NamedTuple):
     u, v : (S, F, N, k) and (S, F, N, m) float32
     correlations : (S, F, r)
     nats, beyond : (S, F)
-        Of the Gaussian: in all coordinates, and in those that no network sees.
+        Information of the Gaussian pair in all coordinates, and in those that no network sees.
     ratio : (S, F, N)
         Log ratio of its densities at each row.
     kept : (S,)
@@ -374,6 +391,7 @@ class _FoldCoordinates(NamedTuple):
 
     @classmethod
     def of(cls, blocks: list[_Block], other: _Block, fitted: tuple[Tensor, ...]) -> _FoldCoordinates:
+        """Every layer with the other side, in coordinates fitted to the training rows of each fold."""
         rows = [_coordinates(block, other, chosen) for block in blocks for chosen in fitted]
         shape = (len(blocks), len(fitted))
         stacked = (torch.stack(part) for part in zip(*rows, strict=True))
@@ -381,7 +399,7 @@ class _FoldCoordinates(NamedTuple):
         return cls(u.float(), v.float(), rho, nats, beyond, ratio, kept.mean(1), steep.any(1))
 
     def sides(self, direction: int) -> Sides:
-        """T moves (0), or the other side (1)."""
+        """Which side moves and which stays: T moves in direction 0, the other side in direction 1."""
         moving, still = (self.u, self.v) if direction == 0 else (self.v, self.u)
         return Sides(moving, still, _wide(self.correlations, moving.shape[3]).float())
 
@@ -395,10 +413,12 @@ def _coordinates(block: _Block, other: _Block, fitted: Tensor) -> tuple[Tensor, 
     """The fields of `_FoldCoordinates` for one snapshot and the rows that one fold is fitted to."""
     rows = fitted.to(other.marginal.columns.device)
     c = Coordinates.of(block.marginal, other.marginal, rows, (block.kept, other.kept))
-    nats, r, seen = -0.5 * (1 - c.correlations.square()).log(), len(c.correlations), min(block.moved, other.moved)
+    nats, r = -0.5 * (1 - c.correlations.square()).log(), len(c.correlations)  # (r,) of each pair of coordinates
+    seen = min(block.moved, other.moved)
+    # Every row is a set of one row, (N, 1, r): only pairs that belong together are compared.
     ratio = gaussian_log_ratio(c.u[:, None, :r], c.v[:, None, :r], c.correlations)[:, 0, 0]
     u, v, rho = _wide(c.u, block.moved), _wide(c.v, other.moved), _wide(c.correlations, seen)
-    # Less than what chance gives to all together would be left of correlations that are each corrected.
+    # The bias of the sum is known; correlations that are corrected one by one do not add up to a sum without bias.
     whole = canonical_nats(c.found) - independent_nats(c.u.shape[1], c.v.shape[1], len(fitted))
     steep = (nats > math.log(len(fitted)) - NEAR).any()
     return u, v, rho, whole, nats[seen:].sum(), ratio, nats.new_tensor(c.kept[0]), steep

@@ -24,11 +24,14 @@ from infoplane.estimators._trained import in_stacks
 
 RIDGES: tuple[float, ...] = (100.0, 10.0, 1.0, 0.1, 0.01, 0.001)
 INTERCEPT_RIDGE = 0.01
+# Labels that a code length begins with, and the ridge of its first probe, as a place in RIDGES.
 FIRST_BLOCK, FIRST_RIDGE = 16, RIDGES.index(1.0)
+# Random features that look for what the linear probe does not read.
 WITNESS_FEATURES = 64
 # Accuracy of the fits that only choose a ridge, in nats a row.
 COARSE = 1e-6
 ESTIMAND, FEATURE_ESTIMAND, NETWORK_ESTIMAND = "linear-probe", "feature-probe", "mlp-probe"
+# Snapshots whose networks are trained as one program.
 CHUNK = 8
 # Bits below H(Y) from which a value says no more than that Y is known.
 SATURATED = 0.02
@@ -95,7 +98,7 @@ class LinearProbe(Method):
     code_length : bool
         Also encode the classes block after block (Voita and Titov). Absent for real targets.
     seed : int
-        Of folds, blocks, random features and networks.
+        Seeds folds, blocks, random features and networks.
     family : "linear" or "mlp"
         What predicts. Of `mlp` snapshots are trained eight at a time, and alone or together agree within 0.02 bit; more
         than 256 units are seen through their leading components.
@@ -204,6 +207,7 @@ class _CrossFit(Problem):
             model = self._cross_fit(design, outside[some], validation[some])
             for rows, scores in zip(~outside[some], model.scores.unbind(1), strict=True):
                 held_out[:, :, rows] = scores[:, :, rows]
+            # The mean loss on rows that were fitted, to compare with that on held-out ones.
             fitted += (task.row_loss(model.scores) * outside[some]).sum((1, 2)) / outside.sum()
             doubtful |= ~model.converged.all(1)
         if task.outputs and not only_values():
@@ -228,6 +232,7 @@ class _CrossFit(Problem):
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
         task, flags = self.task, self.task.flags(found["constant"])
+        # With a single class, or no target that varies, nothing is fitted that could be in doubt.
         doubtful = (found["doubtful"] & (task.outputs > int(isinstance(task, Classes)))) | found["loose"]
         value = report(
             "I(T;Y)",
@@ -256,10 +261,11 @@ class _CrossFit(Problem):
         return design.fit(self.task, outside, chosen, start=start)
 
     def _code(self, design: _Design, task: Classes | Targets, constant: Tensor) -> dict[str, Tensor]:
-        """(S,) bits a label to send the classes block after block, where it is asked for."""
+        """(S,) bits a label to send the classes block after block (Voita and Titov), where it is asked for."""
         if not (self.config.code_length and isinstance(task, Classes)):
             return {}
         samples, device = design.samples, constant.device
+        # `place` (N,) is where a row comes in a random order; blocks end at N, N / 2, N / 4, ... of it.
         order = torch.randperm(samples, generator=self._generator(3), device="cpu")
         place = torch.empty_like(order).index_put_((order,), torch.arange(samples, device="cpu")).to(device)
         ends = [samples]
@@ -267,6 +273,7 @@ class _CrossFit(Problem):
             ends.insert(0, -(-ends[0] // 2))
         stop = torch.tensor(ends, device=device)[:, None]
         before, block = place < stop[:-1], (place >= stop[:-1]) & (place < stop[1:])  # (J, N)
+        # The first block is sent without a probe: log2 K bits for each label.
         total = torch.full((len(constant),), ends[0] * math.log(task.outputs), dtype=torch.float64, device=device)
         if len(before):
             parts = []
@@ -277,13 +284,15 @@ class _CrossFit(Problem):
                     lengths.append((task.row_loss(model.scores) * block[some]).sum(2))
                 parts.append(torch.stack(lengths, dim=2))
             cost = torch.cat(parts, dim=1)  # (S, J, ridges)
-            # The receiver knows the cost of every ridge on the blocks it has, and takes the cheapest too.
+            # Both ends know what every ridge has cost so far and use the cheapest; on the first block, where none has
+            # cost anything, that is FIRST_RIDGE (of a single ridge, that one).
             past = cost.cumsum(1) - cost
             past[:, 0, FIRST_RIDGE % cost.shape[2]] = -1.0
             total = total + cost.gather(2, past.argmin(2, keepdim=True)).sum((1, 2))
         return {"code": total * (BITS_PER_NAT / samples)}
 
     def _reported_code(self, found: dict[str, Tensor], flags: Flags) -> dict[str, Quantity]:
+        """The code length, or nothing where it was not asked for."""
         if "code" not in found:
             return {}
         return report("prequential code length", found["code"], bound="upper", unit="bit/label", flags=flags)
@@ -307,15 +316,16 @@ class _NetworkCrossFit(_CrossFit):
         return in_stacks(t, each, self._stack)
 
     def _stack(self, t: Tensor) -> dict[str, Tensor]:
-        """Bits of each row by networks on top of linear probes, and their gain over those."""
+        """(S, N) bits of each row by networks on top of linear probes, and what they gain over those."""
         z, constant, design = self._designed(t)
         task, (outside, validation) = self.task, self._parts()
         found = {"constant": constant, **self._code(design, task, constant)}
-        if task.outputs <= int(isinstance(task, Classes)):
+        if task.outputs <= int(isinstance(task, Classes)):  # a single class, or no target that varies
             none = z.new_zeros(z.shape[:2])
             return found | {"doubtful": torch.zeros_like(constant), "rows": none, "held out": none, "gain": none}
         linear = self._linear(design, validation)
         scores, doubtful = network_scores(task, z, linear, self.folds)
+        # What a fit loses on new rows and gains on its own cancels to first order: the value is their mean.
         held_out, own = task.pointwise(scores, ~outside), task.pointwise(scores, self.fitted)
         return found | {
             "doubtful": doubtful | task.loose(own.mean(1), held_out.mean(1)),
@@ -356,7 +366,7 @@ class _NetworkCrossFit(_CrossFit):
 
 
 def _generator(seed: int, purpose: int) -> torch.Generator:
-    # Folds, features, their witnesses, signs and blocks draw from streams of their own.
+    """A generator for one purpose: folds, features, their witnesses, signs and blocks have streams of their own."""
     return torch.Generator().manual_seed(4 * seed + purpose)
 
 
@@ -371,7 +381,7 @@ class _Design:
         self.ones = coordinates.new_ones(1, 1)
 
     def at_once(self, subsets: int, outputs: int) -> Iterator[slice]:
-        """Subsets of the rows whose scores fit `_SCORE_BYTES` together: all, but with many classes."""
+        """Slices of the subsets whose scores fit `_SCORE_BYTES` together: one slice, but with many classes."""
         each = 64 * len(self.columns) * self.samples * max(outputs, 1)
         step = max(1, _SCORE_BYTES // each)
         return (slice(i, i + step) for i in range(0, subsets, step))
@@ -386,7 +396,7 @@ class _Design:
         active: Tensor | None = None,
         tolerance: float = TOLERANCE,
     ) -> Fit:
-        """`ridge` is broadcastable to (S, F)."""
+        """Fit a model on each subset `rows` (F, N) bool, with a `ridge` that is broadcast to (S, F)."""
         penalty = ridge[:, :, None, None].repeat(1, 1, 1, self.columns.shape[2])
         penalty[..., -1] = INTERCEPT_RIDGE
         return fit(self.columns, self.squares, loss, rows, penalty, start=start, active=active, tolerance=tolerance)
