@@ -188,10 +188,12 @@ def _analyzed(
 
 
 def _same(plan: RunPlan) -> RunPlan:
+    """The plan that was checked, of a run that stayed open."""
     return plan
 
 
 def _opened_again(path: Any, *asked: Any) -> RunPlan:
+    """The plan of a run that was closed after the check, opened again in its turn."""
     return RunPlan(open_run(path), *asked)
 
 

@@ -187,9 +187,9 @@ class LayerPlan:
         wanted = {*run.subsets, *(subset.base for subset in run.subsets)}
         rows = {subset: subset.rows(probe, repeats=self.repeats, token=token) for subset in wanted}
         self.sizes = {subset: (len(found), units) for subset, found in rows.items()}
-        # What depends on the other snapshots of its block needs the same block each time: it is cut by number alone
-        # and estimated whole. None where each snapshot stands for itself.
-        # The snapshots of a pair do, each beside another second array.
+        # Where a value depends on the other snapshots of its block, the block must be the same each time: it is cut by
+        # number alone and estimated whole. None where each snapshot stands for itself, as in a pair of layers, where
+        # each is beside another second array.
         alone = "blocks" in estimator.guarantees or layer.partner is not None
         self.chunk = None if alone else int(getattr(estimator, "chunk", None) or 1)
 

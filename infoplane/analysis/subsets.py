@@ -112,11 +112,11 @@ def wants_repeats(estimator: Estimator, probe: Probe) -> bool:
     asked = getattr(estimator, "uses_repeats", False)
     if not asked or asked == "partial":
         return bool(asked)
-    further = np.unique(probe.input_ids[probe.repeats > 0], return_counts=True)
-    first = np.unique(probe.input_ids[probe.repeats == 0], return_counts=True)
-    if len(further[0]) != len(first[0]):
+    repeated, further = np.unique(probe.input_ids[probe.repeats > 0], return_counts=True)
+    inputs, first = np.unique(probe.input_ids[probe.repeats == 0], return_counts=True)
+    if len(repeated) != len(inputs):
         return False
-    return len(np.unique(further[1] / first[1])) == 1
+    return len(np.unique(further / first)) == 1
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,7 @@ def all_pairs(left: Layers, right: Layers, measure: Measure, orders: Sequence[In
     for b, second in enumerate(right.sides):
         for draw in range(len(found)):
             matrix = permuted(measure, second.matrix, orders[draw - 1]) if draw else second.matrix
+            # Of a list with itself half of the pairs are computed, the others are the same.
             for a, first in enumerate(left.sides[: b + 1] if right is left else left.sides):
                 found[draw, a, b] = compared(measure, first.matrix, matrix)
                 if right is left:

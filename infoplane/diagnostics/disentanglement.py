@@ -135,6 +135,6 @@ def _plug_in(unit: FloatArray, attribute: IntArray) -> float:
 
 
 def _left(columns: list[IntArray], a: int, other: int) -> float:
-    """H(a|a_l), or H(a) where a_l is a itself."""
+    """Bits that attribute `a` leaves open to who knows attribute `other`: H(a|a_l), or H(a) where both are one."""
     alone = entropy_bits(np.bincount(columns[a]))
     return alone if a == other else alone - information_bits(joint_counts(columns[a], columns[other]))

@@ -160,7 +160,8 @@ def _checked(layers: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]) -> dict[
 def _scores(
     a: FloatArray, b: FloatArray, exact: bool, directions: int, size: int, draws: int, null_draws: int, seed: int
 ) -> list[float]:
-    """The score of a layer on all rows, then on each draw; every layer's generator draws the same rows."""
+    """The score of a layer on all rows, then on each draw of half of them."""
+    # `by_rows` starts anew for every layer, so that all layers are compared on the same rows.
     by_rows, rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
     lines = random_directions(a.shape[1], directions, rng)
     spread = root_mean_square_distance(a, b)
@@ -171,7 +172,7 @@ def _scores(
         return exact_distance(p, q) if exact else sliced_distance(p, q, lines)
 
     def excess(pairs: list[Samples], count: int) -> list[float]:
-        """Distances of pairs of `count` rows, less what as many of the pooled rows have."""
+        """Distance of the sides of each pair, `count` rows each, less the mean distance of random parts of all rows."""
         null = np.mean([distance(p[:count], q[:count]) for p, q in random_splits(a, b, null_draws, rng)])
         return [float(distance(*pair) - null) for pair in pairs]
 

@@ -116,9 +116,11 @@ def ib_frontier(
     exact = bool(((p_y_x == 0) | (p_y_x == 1)).all())
     converged = True
     if exact:
+        # (I(X;T), I(T;Y), beta) where T knows nothing, Y, or all of X; of points at one place the last stays.
         corners = np.array([(0.0, 0.0, 1.0), (h_y, h_y, 1.0), (h_x, h_y, np.nan)])
         corners = corners[np.append(np.diff(corners[:, 0]) > 1e-12, True)]
     else:
+        # T = nothing, T = the merged X, T = X.
         found = [(0.0, 0.0, np.nan), (entropy_bits(p_x), i_xy, np.nan), (h_x, i_xy, np.nan)]
         p_t_x = np.eye(len(p_x))
         for beta in _falling(betas):

@@ -87,6 +87,7 @@ class Similarity(Brief):
         name = f"{kind.title}{PAIR}"
         entries = [Entry(name, self.value, kind.unit, ceiling=1.0, flags=flags)]
         if self.null.size:
+            # A null is not below itself.
             own = tuple(flag for flag in flags if flag != "below_null")
             entries.append(replace(null_entry(name, self.null, kind.unit), ceiling=1.0, flags=own))
             mean, low, high = self.calibrated
@@ -117,7 +118,7 @@ class SimilarityMatrix(Brief):
         out = np.where(np.isfinite(self.value), np.eye(*self.value.shape), np.nan)
         for (a, b), pair in self.pairs.items():
             out[a, b] = pair.calibrated[0]
-            if len(self.pairs) < self.value.size:
+            if len(self.pairs) < self.value.size:  # of a list with itself
                 out[b, a] = out[a, b]
         return out
 
@@ -246,7 +247,7 @@ def similarity_matrix(
 def _pair(
     left: Layers, right: Layers, found: FloatArray, a: int, b: int, config: dict[str, Any], beside: tuple[bytes, ...]
 ) -> Similarity:
-    """One pair from its value and, behind it, those of its null."""
+    """The similarity of layers `a` and `b`, from its value and the values of its null (1 + draws,)."""
     one, two = left.sides[a], right.sides[b]
     flags = one.flags | two.flags
     if len(found) > 1 and found[0] <= null_entry("", found[1:], "").high + 1e-12:

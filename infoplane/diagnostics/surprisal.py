@@ -155,6 +155,7 @@ def _of_batches(
                 f"logits must have shape {ids.shape} and the vocabulary, got {a.shape} after {start} samples"
             )
         for row, own, ok in zip(a, ids[start:], counts[start:], strict=False):
+            # Logits at one place are of the token at the next.
             yield _of_sequence(row[:-1][ok], own[1:][ok].astype(np.int64))
         start += len(a)
     if start < len(ids):

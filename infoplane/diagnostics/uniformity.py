@@ -129,5 +129,6 @@ def _uniformity(unit: FloatArray) -> float:
     for start in range(0, n, height):
         cosines = np.minimum(unit[start : start + height] @ unit.T, 1.0)
         cosines[np.arange(len(cosines)), start + np.arange(len(cosines))] = -np.inf
+        # |z_i - z_j|^2 = 2 - 2 cos between rows of length 1.
         total += float(np.exp(4.0 * cosines - 4.0).sum())
     return math.log(total / (n * (n - 1)))

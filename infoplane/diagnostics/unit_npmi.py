@@ -108,7 +108,8 @@ def unit_npmi(t: npt.ArrayLike, y: npt.ArrayLike, *, quantile: float | None = 0.
 
 
 def _npmi(joint: FloatArray, apart: FloatArray) -> FloatArray:
-    """Its limits where the events never meet (-1), and where both always happen (1)."""
+    """log(p(a, b) / p(a) p(b)) / -log p(a, b), with `apart` = p(a) p(b)."""
+    # Its limits are -1 where the events never meet and 1 where both always happen.
     some = (joint > 0) & (joint < 1)
     safe = np.where(some, joint, 0.5)
     value = np.log(safe / np.where(some, apart, 0.5)) / -np.log(safe)

@@ -48,12 +48,15 @@ def exchangeable(groups: IntArray, strata: IntArray) -> Iterator[IntArray]:
 
 
 def orders_of(groups: IntArray, strata: IntArray, count: int, random: np.random.Generator) -> tuple[IntArray, float]:
-    """(B, R) other orders, in which configurations change places with all their runs, and how many there are in all.
+    """(B, R) permuted orders of the runs, and the number of all there are, the one as it is among them.
 
-    `count` random ones; each once, where there are no more than that.
+    Configurations change places with all their runs. `count` orders are drawn; where there are no more, each is taken
+    once.
     """
     sets = list(exchangeable(groups, strata))
+    # A product of factorials, which would overflow beyond e^700: then it is only known to be large.
     possible = math.exp(min(sum(math.lgamma(len(rows) + 1) for rows in sets), 700.0))
+    # Each set lists the rows of its configurations, which change places: the first of all products leaves all in place.
     if few := possible < count + 1.5:
         count = round(possible) - 1
         each = itertools.product(*(itertools.permutations(range(len(rows))) for rows in sets))
