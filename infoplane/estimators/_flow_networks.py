@@ -237,6 +237,7 @@ class Scores(PairNetworks):
         return self._squares(draws, self.fixed(draws))
 
     def _squares(self, draws: Draws, noise: Tensor) -> Tensor:
+        """(S, F, B) squared error of the predicted noise."""
         # Every other row is denoised with the still side, the rest without.
         shown = (torch.arange(draws.rows.shape[1], device=noise.device) % 2)[:, None].float()
         return (self.predicted(draws, noise, shown) - noise).square().sum(3)

@@ -74,7 +74,7 @@ class Rows(NamedTuple):
     def of(cls, part: Tensor, parts: int, seeds: Sequence[int]) -> Rows:
         """From the part (N,) of each row: a fold reads its own `parts`, checks on the next, trains on the others."""
         own = torch.arange(len(seeds), device="cpu")[:, None]
-        # (F, N) parts counted from the first one of the fold itself, around the end.
+        # (F, N) number of the part of each row, counted from the first part of the fold itself and around the end.
         place = (part.cpu() - parts * own) % (parts * len(seeds))
         read, checked = place < parts, place == parts
         fitted = tuple(row.nonzero()[:, 0] for row in ~read & ~checked)

@@ -321,6 +321,7 @@ class _CarriedPairs(Problem):
         }
 
     def _few(self, dimensions: int) -> bool:
+        """Whether some fold has too few training rows for so many dimensions."""
         return min(map(len, self.rows(0).fitted)) < ROWS_A_DIMENSION * dimensions
 
     def networks(self, sides: Sides, rows: Rows, base: bool) -> PairNetworks:
@@ -336,6 +337,7 @@ class _CarriedPairs(Problem):
         return out | report("variance kept", kept, unit="share", flags={"degenerate": found["degenerate"]})
 
     def _quantities(self, name: str, own: dict[str, Tensor], constant: Tensor) -> dict[str, Quantity]:
+        """The quantities of one pair of sides, in bits, with their flags."""
         ways = own["ways"] * BITS_PER_NAT  # (S, 2, q)
         read = (ways * own["weight"][:, :, None]).sum(1)  # (S, q)
         value, score = read[:, 0], self.config.method == "score"

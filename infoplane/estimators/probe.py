@@ -24,7 +24,7 @@ from infoplane.estimators._trained import in_stacks
 
 RIDGES: tuple[float, ...] = (100.0, 10.0, 1.0, 0.1, 0.01, 0.001)
 INTERCEPT_RIDGE = 0.01
-# Labels that a code length begins with, and the ridge of its first probe, as a place in RIDGES.
+# Least labels that a code length begins with, and the ridge of its first probe, as a place in RIDGES.
 FIRST_BLOCK, FIRST_RIDGE = 16, RIDGES.index(1.0)
 # Random features that look for what the linear probe does not read.
 WITNESS_FEATURES = 64
@@ -205,6 +205,7 @@ class _CrossFit(Problem):
         fitted, doubtful = z.new_zeros(len(t)), torch.zeros_like(constant)
         for some in design.at_once(folds, task.outputs):
             model = self._cross_fit(design, outside[some], validation[some])
+            # Each row has the scores (S, K) of the fold whose probe was not fitted to it.
             for rows, scores in zip(~outside[some], model.scores.unbind(1), strict=True):
                 held_out[:, :, rows] = scores[:, :, rows]
             # The mean loss on rows that were fitted, to compare with that on held-out ones.
