@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,6 +13,7 @@ from infoplane.diagnostics._place import finite_float64
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+MOST_CELLS = 50_000_000
 
 
 def codes(values: npt.ArrayLike, name: str) -> IntArray:
@@ -39,7 +41,9 @@ def same_samples(named: Mapping[str, npt.ArrayLike]) -> list[IntArray]:
 def joint_counts(*variables: IntArray) -> IntArray:
     """How many samples have each combination of codes: an axis for each variable."""
     shape = tuple(int(each.max()) + 1 for each in variables)
-    flat = np.bincount(np.ravel_multi_index(variables, shape), minlength=int(np.prod(shape)))
+    if math.prod(shape) > MOST_CELLS:
+        raise ValueError(f"a table of {' x '.join(map(str, shape))} values has too many cells; bin them more coarsely")
+    flat = np.bincount(np.ravel_multi_index(variables, shape), minlength=math.prod(shape))
     return flat.reshape(shape).astype(np.int64)
 
 

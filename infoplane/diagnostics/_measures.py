@@ -90,7 +90,8 @@ def knn_side(rows: FloatArray, settings: MeasureSettings) -> Side:
     np.put_along_axis(matrix, nearest[:, :k], 1.0 / math.sqrt(n * k), 1)
     # Where the next one is as near as the last, which of them is taken is arbitrary.
     tied = bool((beyond - last <= TIE * beyond).any())
-    return Side(matrix, frozenset({"ties"} if tied else ()) | _constant(rows))
+    constant = _constant(rows)
+    return Side(np.full_like(matrix, np.nan) if constant else matrix, constant | ({"ties"} if tied else set()))
 
 
 def rsa_side(rows: FloatArray, settings: MeasureSettings) -> Side:

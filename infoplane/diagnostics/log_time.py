@@ -93,9 +93,9 @@ def log_time_fit(steps: npt.ArrayLike, distance: npt.ArrayLike, *, window: tuple
     t, d = finite_float64(steps, "steps have"), finite_float64(distance, "distance has")
     if t.ndim != 1 or t.shape != d.shape:
         raise ValueError(f"steps and distance must have one shape (points,), got {t.shape} and {d.shape}")
-    first, last = window
-    if not 1 <= first < last:
+    if len(window) != 2 or not 1 <= window[0] < window[1]:
         raise ValueError(f"window must be (first, last) steps from 1 on, since log 0 is not finite; got {window}")
+    first, last = window
     inside = (t >= first) & (t <= last)
     if len(np.unique(t[inside])) < 3 or not np.ptp(d[inside]):
         raise ValueError(

@@ -109,8 +109,10 @@ def supersample_bound(
     given, chosen = finite_float64(losses, "losses has", "values"), np.asarray(trained_on)
     if given.ndim != 3 or given.shape[2] != 2 or len(given) < 2 or not given.shape[1]:
         raise ValueError(f"losses must have shape (trainings, pairs, 2) of at least 2 trainings, got {given.shape}")
-    if chosen.shape != given.shape[:2] or not np.isin(chosen, (0, 1)).all():
+    if chosen.shape != given.shape[:2]:
         raise ValueError(f"trained_on must hold 0 and 1 in the shape {given.shape[:2]}, got {chosen.shape}")
+    if not (binary := np.isin(chosen, (0, 1))).all():
+        raise ValueError(f"trained_on must hold 0 and 1, got {chosen[~binary][0]}")
     if null_draws < LEAST_DRAWS:
         raise ValueError(f"null_draws must be at least {LEAST_DRAWS}, got {null_draws}")
     known, chosen = _rounded(given, levels), chosen.astype(np.int64)

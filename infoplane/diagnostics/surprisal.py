@@ -127,13 +127,13 @@ def surprisal(
     mean = float(bits[counts].mean())
     # Tokens of one sequence are not independent: the interval is over sequences, each with its sum about the mean.
     sums = np.where(counts, bits - mean, 0.0).sum(axis=1)
-    spread = math.sqrt(len(sums) * np.square(sums).sum() / (len(sums) - 1)) if len(sums) > 1 else math.nan
+    spread = math.sqrt(len(sums) * float(np.square(sums).sum()) / (len(sums) - 1)) if len(sums) > 1 else math.nan
     along = [row[ok].var() for row, ok in zip(bits, counts, strict=True) if ok.sum() > 1]
     variance, variance_half = mean_and_half(np.array(along))
     return Surprisal(
         bits=bits,
         mean=mean,
-        mean_half=Z_95 * spread / counts.sum(),
+        mean_half=Z_95 * spread / int(counts.sum()),
         variance=variance,
         variance_half=variance_half,
         counted=int(counts.sum()),

@@ -55,7 +55,8 @@ class PerUnit(Wrapper):
 
         I(T;Y) = I(A;Y) + P(none) I(T;Y|none):
 
-    the first term is counted, the estimator gets the other samples.
+    the first term is counted, the estimator gets the other samples; fewer than 50 of them are taken to add nothing
+    (flag `few_samples`).
 
     How it misleads: units may be blind one by one and know all together (XOR), or all know the same bit; a sum over
     units is no I(T;Y). With 20 shuffles the 97.5 % point is about the largest of them.
@@ -214,8 +215,10 @@ class _SingleUnits:
         table = torch.bincount(atom * (labels.max() + 1) + labels)
         one, two, both = (entropy_of_counts(counts) for counts in (torch.bincount(atom), torch.bincount(labels), table))
         rest = (atom == 0).nonzero()[:, 0]
-        if len(rest) < ATOM or len(torch.unique(labels[rest])) < 2:
+        if len(torch.unique(labels[rest])) < 2:
             return one + two - both, {}
+        if len(rest) < ATOM:  # what they add is left out
+            return one + two - both, {"few_samples": torch.ones(1, dtype=torch.bool, device=atom.device)}
         numbered = torch.unique(labels[rest], return_inverse=True)[1]
         x, x_ids = (None if each is None else each[rest.to(each.device)] for each in (self.x, self.x_ids))
         q = _information(self.inner, self.inner.estimate(self.lines[i : i + 1, rest], numbered, x=x, x_ids=x_ids))

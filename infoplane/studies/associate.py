@@ -43,6 +43,12 @@ def associate(
     """See `Study.association`."""
     if method not in METHODS:
         raise ValueError(f"method must be {', '.join(METHODS)}, got {method!r}")
+    if permutations < 1 or draws < 0 or seed < 0:
+        raise ValueError(
+            f"permutations must be at least 1, draws and seed at least 0, got {permutations}, {draws} and {seed}"
+        )
+    if control == target:
+        raise ValueError(f"the control must be another column than the target, got {printable(target)!r} for both")
     wanted = chosen(study.measures, {target, control}, choice)
     y, z = numbers_of(study, target), None if control is None else numbers_of(study, control)
     x = np.stack([study[column] for column in wanted], axis=1)

@@ -63,6 +63,7 @@ def test_a_high_learning_rate_moves_the_weights_with_the_logarithm_of_time():
         ([0, 1, 2], [0, 1, 2], (0, 2), r"from 1 on, since log 0 is not finite; got \(0, 2\)"),
         ([1, 2, 3], [0, 1, 2], (2, 3), "at least 3 points that differ, got 2 from step 2 to 3"),
         ([1, 2, 3], [1, 1, 1], (1, 3), "that differ"),
+        ([1, 2, 3], [0, 1, 2], (1,), r"got \(1,\)"),
         ([5, 5, 5], [1, 2, 3], (1, 9), "at least 3 points that differ, got 1 from"),
         ([1, 2, 3], [1, 1], (1, 3), r"got \(3,\) and \(2,\)"),
         ([1, 2, 3], [1, np.nan, 2], (1, 3), "distance has 1 non-finite"),

@@ -225,6 +225,7 @@ def test_losses_that_know_nothing_of_the_selector_are_within_the_null():
         (np.full((5, 3, 2), 0.5), np.zeros((5, 3)), {}, "must be 0 or 1; for others give levels=3"),
         (np.full((5, 3, 2), 1.5), np.zeros((5, 3)), {"levels": 3}, "in 0 to 1, got 1.5"),
         (np.zeros((5, 3, 2)), np.full((5, 3), 2), {}, "trained_on must hold 0 and 1"),
+        (np.zeros((5, 3, 2)), np.full((5, 3), np.nan), {}, "trained_on must hold 0 and 1, got nan"),
         (np.zeros((5, 3)), np.zeros((5, 3)), {}, r"shape \(trainings, pairs, 2\)"),
     ],
 )

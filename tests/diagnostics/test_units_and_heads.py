@@ -127,3 +127,8 @@ def test_heads_and_masks():
     assert found.source != attention_entropy(weights, mask=np.ones((3, 3), bool)).source
     with pytest.raises(ValueError, match=r"mask must broadcast to .* \(1, 2, 3, 3\), got \(1, 5\)"):
         attention_entropy(weights, mask=np.ones((1, 5), bool))
+
+
+def test_a_table_that_would_not_fit_is_refused():
+    with pytest.raises(ValueError, match="a table of 8000 x 8000 values has too many cells"):
+        disentanglement(np.random.default_rng(0).normal(size=(8000, 2)), np.arange(8000)[:, None])

@@ -83,9 +83,17 @@ def test_synergy_against_its_terms_and_null():
 
 @pytest.mark.parametrize("renamed", [lambda y: y - 5, lambda y: y * 10**12])
 def test_labels_are_names(renamed):
-    t, y = planted(samples=60, units=2, relu=True)
+    t, y = planted(samples=200, units=2, relu=True)
     one, two = (per_unit("knn", draws=5).estimate(t, labels) for labels in (y, renamed(y)))
     assert [q.value.tolist() for q in one.values()] == [q.value.tolist() for q in two.values()]
+
+
+def test_few_samples_beside_an_atom_are_said():
+    t, y = torch.zeros(1, 200, 2), torch.arange(200) % 2
+    t[0, :30, 0] = torch.arange(30.0) + 1
+    found = per_unit("knn", draws=5).estimate(t, y)
+    assert bool(found["I(unit 0;Y)"].flags["few_samples"])
+    assert not bool(found["I(unit 1;Y)"].flags["few_samples"])
 
 
 def test_bad_input_is_named():

@@ -183,6 +183,8 @@ def test_few_orders_are_said():
         (of(normal(8, 2), normal(8)), {"target": "gab"}, "no column 'gab'; closest: gap"),
         (of(normal(8, 2), normal(8)), {"target": "error_gap"}, "no error_gap: no run recorded a held-out metric"),
         (of(normal(8, 2), normal(8)), {"layer": "fc7"}, "no layer 'fc7'; closest: fc0"),
+        (of(normal(8, 2), normal(8)), {"control": "gap"}, "another column than the target, got 'gap' for both"),
+        (of(normal(8, 2), normal(8)), {"seed": -1}, "got 9, 9 and -1"),
         (of(normal(8, 2), normal(8)), {"method": "cosine"}, "pearson, spearman, kendall, got 'cosine'"),
         (of(normal(8, 2), normal(8)), {"layers": "fc7"}, "takes no 'layers'; columns are chosen by layer, subset"),
     ],
@@ -190,6 +192,12 @@ def test_few_orders_are_said():
 def test_what_cannot_be_associated_is_said(study, how, said):
     with pytest.raises((ValueError, TypeError), match=said):
         study.association(permutations=9, draws=9, **how)
+
+
+@pytest.mark.parametrize(("permutations", "draws"), [(0, 9), (9, -1)])
+def test_numbers_of_draws_are_checked(permutations, draws):
+    with pytest.raises(ValueError, match=f"permutations must be at least 1, .* got {permutations}, {draws} and 0"):
+        of(normal(8, 2), normal(8)).association(permutations=permutations, draws=draws)
 
 
 def test_a_claim_has_the_share_of_settings_in_which_it_holds():
