@@ -57,6 +57,7 @@ class TableIndex:
         self._added: list[Row] = []
         self._numbers: dict[Estimate, dict[Content, dict[str, int]]] = {}
         self._configs: dict[tuple[str, ...], list[str]] = {}
+        # The fields of `Estimate`, then those of `Content` and the quantity: together the key of a row.
         names = ("run", "layer", "subset", "estimator", "config", "partner", "step", "source", "quantity")
         last: tuple[Estimate, Content] | None = None
         columns = {name: writer.columns[name].tolist() for name in names}
@@ -64,6 +65,7 @@ class TableIndex:
         for i, (*key, step, source, quantity) in enumerate(zip(*columns.values(), strict=True)):
             last = Estimate(*key), (step, source)
             self._insert(*last, quantity, i)
+        # Where the table was cut short, the block that it ends with may lack rows.
         self._tail = last if writer.unsealed else None
 
     def _insert(self, estimate: Estimate, content: Content, quantity: str, number: int) -> bool:

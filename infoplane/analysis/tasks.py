@@ -183,7 +183,8 @@ def estimate(task: Task, source: SnapshotSource) -> Outcome:
 
 
 def _of_pair(quantities: Mapping[str, Quantity], name: str) -> dict[str, Quantity]:
-    """What an estimator says of (T;Y), by its name for a pair; what it says of T alone stands in the layer's rows."""
+    """The quantities of (T;Y), named as those of a pair of layers."""
+    # What the estimator says of T alone is left out: it stands in the rows of the layer itself.
     found = {q.replace(OF_LABELS, PAIR): value for q, value in quantities.items() if OF_LABELS in q}
     if not found:
         raise ValueError(f"{name} gives no quantity of {OF_LABELS}, so none of a pair")

@@ -206,6 +206,8 @@ def _turning_points(values: FloatArray, least: float) -> list[int]:
     """Indices of the first value, of alternating extrema that differ by `least` or more, and of the last value."""
     turns, direction = [0], 0
     low = high = extreme = 0
+    # `direction` is 0 until values have moved by `least`, then 1 while they rise and -1 while they fall; an extreme is
+    # one for certain once they have moved back by `least`.
     for i, value in enumerate(values):
         if direction == 0:
             low = i if value < values[low] else low

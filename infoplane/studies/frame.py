@@ -355,7 +355,7 @@ def _objects(cells: Sequence[object]) -> npt.NDArray[Any]:
 
 
 def names_of_measures(measures: Iterable[Measure]) -> list[str]:
-    """`I(X;T) of fc1, binning, n_bins = 30: fall`, with all settings where fewer do not tell them apart."""
+    """Names as `I(X;T) of fc1, binning, n_bins = 30: fall`, with as many settings as tell them all apart."""
 
     def name(measure: Measure, way: str) -> str:
         return f"{measure.quantity} of {measure.layer}, {way}: {measure.summary}"
