@@ -19,8 +19,9 @@ from infoplane.results import Row
 
 ESTIMATOR = "o-information"
 PARTS = 20
-SINGULAR = 1e-8
-"""Smallest eigenvalue of the correlations, below which variables count as copies."""
+CONSTANT, SINGULAR = 1e-12, 1e-8
+"""Spread over size, below which a unit counts as constant, and the smallest eigenvalue of the correlations, below which
+variables count as copies."""
 Information = Callable[[FloatArray, FloatArray], float]
 
 
@@ -107,7 +108,7 @@ def o_information(
         value = _from_informations(blocks, information)
     else:
         if method == "gaussian":
-            _refuse_singular(np.hstack(blocks))
+            _refuse_singular(_of_one_size(np.hstack(blocks)))
         of: Callable[[list[FloatArray]], float] = _gaussian if method == "gaussian" else _plug_in
         value = of(blocks)
         low, high = around(value, Z_95 * _jackknife(of, blocks))
@@ -146,6 +147,15 @@ def _plug_in(blocks: list[FloatArray]) -> float:
     return _balance(blocks, lambda block: entropy_bits(np.bincount(codes(block, "a variable"))))
 
 
+def _of_one_size(block: FloatArray) -> FloatArray:
+    """Units about their means, at most 1 in size, which changes no O-information; 0 where only rounding varies."""
+    largest = np.abs(block).max(axis=0)
+    z = block / np.where(largest > 0, largest, 1.0)
+    z = z - z.mean(axis=0)
+    spread = np.abs(z).max(axis=0)
+    return np.asarray(np.where(spread > CONSTANT, z / np.where(spread > CONSTANT, spread, 1.0), 0.0))
+
+
 def _refuse_singular(whole: FloatArray) -> None:
     """Raise ValueError where log-determinants are infinite, or too few samples leave them so."""
     samples, units = whole.shape
@@ -156,7 +166,7 @@ def _refuse_singular(whole: FloatArray) -> None:
 
 
 def _gaussian(blocks: list[FloatArray]) -> float:
-    return _balance(blocks, _gaussian_entropy)
+    return _balance([_of_one_size(block) for block in blocks], _gaussian_entropy)
 
 
 def _gaussian_entropy(block: FloatArray) -> float:

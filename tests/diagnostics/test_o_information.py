@@ -76,3 +76,12 @@ def test_as_few_samples_as_are_allowed_have_an_interval():
     assert np.isnan(o_information(list(rare)).low)
     with pytest.raises(ValueError, match="a variable is constant"):
         o_information([*rare[1:], np.ones(60)])
+
+
+def test_the_scale_of_a_unit_says_nothing():
+    x = np.random.default_rng(0).normal(size=(3, 100))
+    x[2] += x[0] + x[1]
+    scaled = o_information([1e-200 * x[0], 1e200 * x[1], x[2] + 1e3])
+    assert scaled.value == pytest.approx(o_information(list(x)).value, abs=1e-9)
+    with pytest.raises(ValueError, match="a variable is constant"):
+        o_information([*x[:2], 1e3 + 1e-13 * x[2]])
