@@ -37,7 +37,7 @@ def associate(
     permutations: int = 1999,
     draws: int = 1000,
     seed: int = 0,
-    repetitions: Sequence[str] | None = ("seed",),
+    repetitions: str | Sequence[str] | None = ("seed",),
     **choice: Choice,
 ) -> Association:
     """See `Study.association`."""
@@ -49,6 +49,11 @@ def associate(
         )
     if control == target:
         raise ValueError(f"the control must be another column than the target, got {printable(target)!r} for both")
+    repetitions = [repetitions] if isinstance(repetitions, str) else repetitions
+    # A name that is none would make every run a configuration; runs without seeds are no mistake.
+    if unknown := [name for name in repetitions or () if name not in {*study.hyper, "seed"}]:
+        near = ", ".join(closest(unknown[0], study.hyper)) or "none"
+        raise ValueError(f"repetitions names no hyper-parameter {printable(unknown[0])!r}; closest: {near}")
     wanted = chosen(study.measures, {target, control}, choice)
     y, z = numbers_of(study, target), None if control is None else numbers_of(study, control)
     x = np.stack([study[column] for column in wanted], axis=1)
@@ -167,7 +172,7 @@ def tried_words(groups: IntArray, lost: int, tried: int, damaged: Sequence[str])
     of = f" of {count} configurations" if count < len(groups) else ""
     return [
         f"{tried} column{'s' * (tried > 1)} tried on {len(groups)} runs{of}"
-        + (f"; {lost} runs lack a number" if lost else ""),
+        + (f"; {lost} run{'s lack' if lost > 1 else ' lacks'} a number" if lost else ""),
         *([f"steps were lost in {listed(damaged, 3)}"] if damaged else []),
     ]
 
@@ -221,7 +226,7 @@ def claim_of(
     skipped: dict[str, str] = {}
     for group, rows in groups_by(study, names).items():
         try:
-            found = associate(study.take(rows), target, permutations=1, **how)
+            found = associate(study.take(rows), target, **{**how, "permutations": 1})
         except ValueError as error:
             if not group:
                 raise

@@ -90,7 +90,7 @@ class Study:
         permutations: int = 1999,
         draws: int = 1000,
         seed: int = 0,
-        repetitions: Sequence[str] | None = ("seed",),
+        repetitions: str | Sequence[str] | None = ("seed",),
         **choice: str | Sequence[str] | None,
     ) -> Association:
         """Correlate every summary with one column, and say how many were tried.
@@ -114,7 +114,7 @@ class Study:
             counts as a correlation of 0.
         seed : int
             Seeds orders and draws.
-        repetitions : sequence of str, optional
+        repetitions : str or sequence of str, optional
             Hyper-parameters that only tell runs of one configuration apart. Where nothing was said about the runs,
             where all are of one configuration, and with None, each run counts as one.
         **choice
@@ -153,8 +153,8 @@ class Study:
         within : hyper-parameters, optional
             A cell is then a column within the runs of each combination of their values; else it is a column.
         **how
-            As in `association`; with `control` the sign is that of the partial correlation. As a rule `summary="fall"`
-            and `quantity="I(X;T)"`: a claim is about one thing.
+            As in `association`, but for `permutations`, since a claim has no p; with `control` the sign is that of the
+            partial correlation. As a rule `summary="fall"` and `quantity="I(X;T)"`: a claim is about one thing.
 
         Returns
         -------

@@ -185,6 +185,7 @@ def test_few_orders_are_said():
         (of(normal(8, 2), normal(8)), {"layer": "fc7"}, "no layer 'fc7'; closest: fc0"),
         (of(normal(8, 2), normal(8)), {"control": "gap"}, "another column than the target, got 'gap' for both"),
         (of(normal(8, 2), normal(8)), {"seed": -1}, "got 9, 9 and -1"),
+        (of(normal(8, 2), normal(8), run=range(8)), {"repetitions": ("rum",)}, "no hyper-parameter 'rum'"),
         (of(normal(8, 2), normal(8)), {"method": "cosine"}, "pearson, spearman, kendall, got 'cosine'"),
         (of(normal(8, 2), normal(8)), {"layers": "fc7"}, "takes no 'layers'; columns are chosen by layer, subset"),
     ],
@@ -192,6 +193,13 @@ def test_few_orders_are_said():
 def test_what_cannot_be_associated_is_said(study, how, said):
     with pytest.raises((ValueError, TypeError), match=said):
         study.association(permutations=9, draws=9, **how)
+
+
+def test_one_name_of_a_repetition_is_no_set_of_letters():
+    study = of(normal(12, 2), normal(12), d=list(range(6)) * 2, seed=[0] * 6 + [1] * 6)
+    found = study.association(repetitions="seed", permutations=9, draws=9)
+    assert len(np.unique(found.configurations)) == 6
+    assert len(study.claim("+", permutations=9, draws=9).cells) == 2
 
 
 @pytest.mark.parametrize(("permutations", "draws"), [(0, 9), (9, -1)])
