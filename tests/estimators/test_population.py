@@ -15,6 +15,7 @@ from truths import twelve_bit
 from infoplane import datasets
 from infoplane.core.records import Noise
 from infoplane.core.units import BITS_PER_NAT
+from infoplane.diagnostics import leave_one_out
 from infoplane.estimators import build, config_json, parse
 from infoplane.estimators.noise import SamplePropagation
 from infoplane.testing import InMemory, check_estimator
@@ -278,6 +279,15 @@ def test_the_lower_bound_is_the_value_of_the_probe():
     assert float(found["I(X;T) lower"].value) == pytest.approx(float(plain.value), abs=0.05)
     assert float(found["I(X;T) lower"].ceiling) == pytest.approx(math.log2(300))
     assert found["I(X;T) upper"].ceiling is None
+
+
+def test_the_bracket_is_that_of_arrays():
+    """`diagnostics.leave_one_out` has one noisy value a row and no torch: equal to the error of both."""
+    x = normal(600, 3, 5)
+    found, other = bracket(x, "std=0.4"), leave_one_out(x[0].numpy(), 0.4)
+    for bound, half in (("upper", other.upper_half), ("lower", other.lower_half)):
+        q = found[f"I(X;T) {bound}"]
+        assert float(q.value) == pytest.approx(getattr(other, bound), abs=float(q.high - q.value) + half)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
