@@ -9,9 +9,6 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from infoplane.estimators._canonical import LEAST_SAMPLES, TEST_ROWS, held_out, misfits
-from infoplane.estimators._checks import content_halves
-from infoplane.estimators._coordinates import Marginal
 from infoplane.estimators._driver import Given, Problem
 from infoplane.estimators._neighbor_formulas import scaled_block
 from infoplane.estimators._neighbors import Points, intrinsic_dimension, pair_counts
@@ -22,12 +19,11 @@ from infoplane.estimators._scaling import drawn_rows, is_constant
 from infoplane.estimators._settings import one_of, prepared, setting
 
 CHUNK = 4
-BRANCHES = ("knn", "probe:family=mlp", "critic", "flow")
+BRANCHES = ("knn", "probe:family=mlp", "flow")
 """In the order of the tree: where snapshots of one run lead to several, the last of them is taken."""
 LOW: dict[str, dict[str, int]] = {
     "knn": {},
     "probe:family=mlp": {"folds": 3},
-    "critic": {"steps": 250, "folds": 3},
     "flow": {"steps": 300, "folds": 2},
 }
 FEW_UNITS = 2
@@ -37,8 +33,6 @@ FEW_DIMENSIONS = 2.4
 Of generated pairs those of two dimensions showed 1.72 to 2.10, those of four 2.65 and more (0 to 8 nats, 500 to 8,000
 samples, 149 pairs)."""
 _ROWS, _NEIGHBORS = 2000, 3
-# First of the seeds that give ties of both sides their places.
-_TIES_T, _TIES_OTHER = 1 << 46, 1 << 47
 
 
 class Branch(NamedTuple):
@@ -55,25 +49,24 @@ class Auto(NoisyMethod):
 
     - Classes: `knn` where at most two units vary, else `probe:family=mlp`.
     - Targets, the second layer of a pair, and inputs: `knn` where both sides together have about two dimensions
-      (distances to neighbours, 2.4 at most); else `critic` where the Gaussian that it starts from passes both checks on
-      rows that it was not fitted to (pairs that are none must not look likely; what it leaves of one side must not
-      depend on the other), and `flow` where it fails one, or fewer than 64 samples leave it unchecked.
+      (distances to neighbours, 2.4 at most), else `flow`. Where the Gaussian that `critic` starts from passes its
+      checks, `critic` takes half of the time; but on such generated pairs `flow` erred by a fraction of what it did.
 
     What is returned is what the branch returns: "I(T;Y)" is a point ("lower" beside it is the bound of
-    `probe:family=mlp` and `critic`), with the branch's flags, interval and ceiling. *It misleads as its branch does*,
-    and **values of two branches are not of one method**: a step between layers of different branches may be the
-    methods', so figures mark such layers and no violation of data processing is counted between them.
+    `probe:family=mlp`), with the branch's flags, interval and ceiling. *It misleads as its branch does*, and **values
+    of two branches are not of one method**: a step between layers of different branches may be the methods', so
+    figures mark such layers and no violation of data processing is counted between them.
 
     `prepare` decides once for a run, layer and subset, from its first, middle and last snapshot: where they disagree
-    the later branch in the order `knn`, `probe:family=mlp`, `critic`, `flow` is taken, which assumes less. So no curve
+    the later branch in the order `knn`, `probe:family=mlp`, `flow` is taken, which assumes less. So no curve
     changes its method between steps. `branch` and `reason` are recorded with every value (of I(X;T) `branch_xt` and
     `reason_xt`). A call of `estimate` without `prepare` decides on its own snapshots, once for all of them; `settled`
     is the estimator with that decision.
 
-    **I(X;T) needs noise in the network**, as in `critic` and `flow`; of a deterministic layer it is infinite, and
+    **I(X;T) needs noise in the network**, as in `flow`; of a deterministic layer it is infinite, and
     absent or refused here. For the recorded inputs alone `noise` is exact, and the better choice.
 
-    :measures: I(T;Y) by `knn`, `probe:family=mlp`, `critic` or `flow`, as a fixed tree of facts says
+    :measures: I(T;Y) by `knn`, `probe:family=mlp` or `flow`, as a fixed tree of facts says
     :assumes: what the branch assumes; I(X;T) needs noise in the network
     :errs: as the branch, which is recorded
     :cost: that of the branch
@@ -87,7 +80,7 @@ class Auto(NoisyMethod):
     ----------
     effort : {"full", "low"}
         "full": every branch with its own defaults. "low", for a first look, in a fifth to half of the time and less
-        accurate: 3 folds, 250 steps of `critic`, 2 folds and 300 steps of `flow`.
+        accurate: 3 folds of `probe:family=mlp`, 2 folds and 300 steps of `flow`.
     noise : {"network", "recorded", "off"}
         Where the randomness of T is; "off" leaves I(X;T) out.
     seed : int
@@ -179,7 +172,7 @@ class Auto(NoisyMethod):
         rows = drawn_rows(len(t), _ROWS, self.seed)
         if rows is not None:
             t, other = t[rows.to(t.device)], other[rows.to(other.device)]
-        return _of_pair(t, other, self.seed)
+        return _of_pair(t, other)
 
     def start(self, given: Given) -> _Branches:
         """What the branches share between snapshots."""
@@ -221,25 +214,14 @@ def _last(choices: Iterable[Branch]) -> Branch:
     return max(choices, key=lambda choice: BRANCHES.index(choice.method), default=nothing)
 
 
-def _of_pair(t: Tensor, other: Tensor, seed: int) -> Branch:
-    """The branch for rows (N, U) and (N, k): how many dimensions they have together, and whether they are Gaussian."""
+def _of_pair(t: Tensor, other: Tensor) -> Branch:
+    """The branch for rows (N, U) and (N, k): how many dimensions they have together."""
     a, b = scaled_block(t, "unit"), scaled_block(other, "unit")
     if min(a.shape[1], b.shape[1]) == 0:
         return Branch("knn", "one side is constant")
     if pair_dimension(a, b) <= FEW_DIMENSIONS:
         return Branch("knn", "both sides together have about 2 dimensions")
-    if len(a) < LEAST_SAMPLES:
-        return Branch("flow", f"fewer than {LEAST_SAMPLES} samples leave the Gaussian model unchecked")
-    # As the critic sees them.
-    a, b = Marginal.of(t, _TIES_T + seed).columns, Marginal.of(other, _TIES_OTHER + seed).columns
-    fit, test = content_halves(a, b, TEST_ROWS)
-    found = held_out(a, b, fit, test, "auto")
-    overshoot, left_over = (False, False) if found is None else misfits(found)
-    if overshoot:
-        return Branch("flow", "the Gaussian model takes pairs that are none for likely")
-    if left_over:
-        return Branch("flow", "what the Gaussian model leaves still depends")
-    return Branch("critic", "the Gaussian model passes both checks")
+    return Branch("flow", "both sides together have more than about 2 dimensions")
 
 
 def pair_dimension(a: Tensor, b: Tensor) -> float:

@@ -22,7 +22,6 @@ from infoplane.testing import InMemory
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """What `effort=low` trains is cut down further: these tests are of what is chosen."""
-    monkeypatch.setitem(module.LOW, "critic", {"steps": 25, "folds": 3, "hidden": 8})
     monkeypatch.setitem(module.LOW, "flow", {"steps": 50, "folds": 2})
 
 
@@ -58,10 +57,10 @@ CHOICES = {
     "one unit and one target": (A1, B1, "knn"),
     "5 nats of one unit": (*pairs(1, 5.0), "knn"),
     "one latent in 8 units": (behind_tanh(A1, 8), B1, "knn"),
-    "three Gaussian pairs": (A3, B3, "critic"),
-    "the same, independent": (A3, B3.roll(1, 0), "critic"),
-    "the same, 8 nats": (*pairs(3, 8.0), "critic"),
-    "cubes of units": (A3**3, B3, "critic"),
+    "three Gaussian pairs": (A3, B3, "flow"),
+    "the same, independent": (A3, B3.roll(1, 0), "flow"),
+    "the same, 8 nats": (*pairs(3, 8.0), "flow"),
+    "cubes of units": (A3**3, B3, "flow"),
     "swirls": (swirled(A2), swirled(B2, -1.0), "flow"),
     "swirls of 4 nats": (*map(swirled, pairs(2, 4.0)), "flow"),
     "two latents in 16 units": (behind_tanh(A2, 16), behind_tanh(B2, 16, seed=8), "flow"),
@@ -90,7 +89,7 @@ def test_the_branch_follows_from_what_the_layer_is(case):
         ("two units", "knn"),
         ("three units", "probe:family=mlp,folds=3"),
         ("one unit and one target", "knn"),
-        ("three Gaussian pairs", "critic:noise=off,steps=25,folds=3,hidden=8"),
+        ("three Gaussian pairs", "flow:noise=off,steps=50,folds=2"),
         ("swirls", "flow:noise=off,steps=50,folds=2"),
     ],
 )
@@ -119,11 +118,11 @@ def test_full_effort_is_the_defaults_of_the_branches():
 TWO, FOUR = A1[:300].expand(-1, 3), A3[:300]  # with one target: two dimensions together, and four
 NAN = torch.full_like(FOUR, torch.nan)
 RUNS = {
-    "the middle one": ([TWO, FOUR, TWO], "critic"),
-    "the last one": ([TWO, TWO, TWO, FOUR], "critic"),
-    "the first one": ([FOUR, TWO], "critic"),
+    "the middle one": ([TWO, FOUR, TWO], "flow"),
+    "the last one": ([TWO, TWO, TWO, FOUR], "flow"),
+    "the first one": ([FOUR, TWO], "flow"),
     "none of the three": ([TWO, FOUR, TWO, TWO, FOUR, TWO], "knn"),
-    "finite ones alone": ([NAN, TWO, FOUR, NAN, TWO], "critic"),
+    "finite ones alone": ([NAN, TWO, FOUR, NAN, TWO], "flow"),
     "nothing finite": ([NAN], "knn"),
 }
 
@@ -197,10 +196,10 @@ def test_a_noisy_layer_has_both_informations_each_by_its_own_branch():
     t = x[None].repeat(2, 1, 3)
     labels = (x[:, 0] > 0).long()
     ready = Auto(effort="low").prepare(Noisy(t), labels, x)
-    assert (ready.branch, ready.branch_xt) == ("probe:family=mlp", "critic")
+    assert (ready.branch, ready.branch_xt) == ("probe:family=mlp", "flow")
     assert json.loads(config_json(ready))["prepared"]["reason_xt"] == ready.reason_xt
     found = ready.estimate(t, labels, x=x)
-    assert {"I(X;T)", "I(X;T) lower", "I(T;Y)", "I(T;Y) lower", "gain over linear"} == set(found)
+    assert {"I(X;T)", "variance kept", "I(T;Y)", "I(T;Y) lower", "gain over linear"} == set(found)
     assert found["I(X;T)"].estimand == "noisy-population"
     assert found["I(T;Y)"].estimand == "mlp-probe"
     # T + Z in three units with independent noise: one Gaussian channel of three times the signal.
