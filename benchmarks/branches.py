@@ -48,7 +48,10 @@ def table(found: list[tuple[str, str, Errors]]) -> str:
     groups: dict[tuple[str, str], list[Errors]] = defaultdict(list)
     for kind, branch, off in found:
         groups[kind, branch].append(off)
-    lines = [f"| branch | problems | {' | '.join(BRANCHES)} | within {NEAR} of the best |", "|" + "---|" * (3 + len(BRANCHES))]
+    lines = [
+        f"| branch | problems | {' | '.join(BRANCHES)} | within {NEAR} of the best |",
+        "|" + "---|" * (3 + len(BRANCHES)),
+    ]
     for (kind, branch), rows in sorted(groups.items(), key=lambda each: (each[0][0], BRANCHES.index(each[0][1]))):
         means = [f"{statistics.fmean(off[b] for off in rows):.2f}" if b in rows[0] else "" for b in BRANCHES]
         near = sum(off[branch] <= min(off.values()) + NEAR for off in rows)

@@ -9,7 +9,6 @@ from infoplane.diagnostics.disentanglement import Disentanglement, disentangleme
 from infoplane.diagnostics.fourier import FourierFeatures, fourier_features
 from infoplane.diagnostics.funnel import Funnel, funnel_layer
 from infoplane.diagnostics.ib_frontier import Frontier, ib_frontier
-from infoplane.diagnostics.leave_one_out import LeaveOneOut, leave_one_out
 from infoplane.diagnostics.local_rank import LocalRank, local_rank
 from infoplane.diagnostics.log_time import LogTime, log_time_fit
 from infoplane.diagnostics.matching import Matching, match_units
@@ -40,7 +39,6 @@ __all__ = [
     "FourierFeatures",
     "Frontier",
     "Funnel",
-    "LeaveOneOut",
     "LocalRank",
     "LogTime",
     "Matching",
@@ -71,7 +69,6 @@ __all__ = [
     "funnel_layer",
     "ib_frontier",
     "label_phases",
-    "leave_one_out",
     "local_rank",
     "log_time_fit",
     "match_units",
