@@ -8,9 +8,9 @@ Noise behind every layer, as in e11, leaves no such truth at this width: `noise`
 Look for: I(T;Y) by `auto` ends at the exact values in act2 and act3. It would be falsified by ends 0.15 bits off.
 
 Does not hold: that `auto` reads I(X;T) of these layers. Before training, nearly linear, act2 is an eighth too low; then
-classes form: the exact value rises, that of `auto` falls. Its branch is `critic`, for the Gaussian start passes both
-checks, and it misses what T knows of a product of two coordinates. A thousand rows are flagged `few_samples`; 4,000 are
-as wrong, and not all flagged. The plane shows it: X determines Y, so I(X;T) below I(T;Y) cannot be.
+classes form: the exact value rises, that of `auto` falls. Its branch is `flow`, and `critic` reads the same: both start
+from a Gaussian, and miss what T knows of a product of two coordinates. A thousand rows are flagged `few_samples`; 4,000
+are as wrong, and not all flagged. The plane shows it: X determines Y, so I(X;T) below I(T;Y) cannot be.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def paint(found: dict[str, np.ndarray]) -> Figure:
 
 
 def run(options: common.Options) -> list[common.Outcome]:
-    schedule = [300] if options.quick else [30, 200, 1500]
+    schedule, late = ([300], slice(2, None)) if options.quick else ([30, 200, 1500], slice(1, None))
     small, large = zip(*(train(options, layer, schedule) for layer in LAYERS), strict=True)
     specs = {"probe": (small, "noise:null_draws=0"), "exact": (large, "noise:null_draws=0,n_draws=2")}
     specs["auto"] = (small, f"auto:effort={'low' if options.quick else 'full'}")
@@ -97,11 +97,11 @@ def run(options: common.Options) -> list[common.Outcome]:
          abs(lost[1:]).max() <= 0.15 and exact_ty[1:, -1].min() >= 0.8),
         ("in act1 it is low by 0.35 bits or less, and flagged", f"{lost[0]:.2f} bits low",
          -0.05 <= lost[0] <= 0.35 and flags[f"auto {TY}"][0] != ""),
-        ("its I(X;T) ends 20 to 90 % low, and flagged", beside("auto", XT),
-         abs((xt / exact_xt)[:, -1] - 0.45).max() < 0.35 and (flags[f"auto {XT}"] != "").all(), "not about Y"),
-        ("in act2 and act3 it is less than its own I(T;Y), which cannot be",
-         " and ".join(f"{a:.2f} with {b:.2f} bits" for a, b in zip(xt[1:, -1], ty[1:, -1], strict=True)),
-         (xt < ty)[1:, -1].all()),
+        ("its I(X;T) ends 10 to 90 % low, and flagged", beside("auto", XT),
+         abs((xt / exact_xt)[:, -1] - 0.5).max() < 0.4 and (flags[f"auto {XT}"] != "").all()),
+        (f"in {' and '.join(LAYERS[late])} it is less than its own I(T;Y), which cannot be",
+         " and ".join(f"{a:.2f} with {b:.2f} bits" for a, b in zip(xt[late, -1], ty[late, -1], strict=True)),
+         (xt < ty)[late, -1].all()),
     ]  # fmt: skip
     if not options.quick:
         many, doubted = found[f"many {XT}"], sum(flags[f"many {XT}"] != "")

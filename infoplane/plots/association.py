@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
+from infoplane.core.brief import Brief
 from infoplane.core.errors import choices
 from infoplane.core.palette import OKABE_ITO
 from infoplane.plots._about import axis_label
@@ -27,7 +28,7 @@ MOST_ACROSS, MOST_NAMES = 40, 24
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ScatterData:
+class ScatterData(Brief):
     """One summary and the target of every run.
 
     Attributes

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.brief import Brief
 from infoplane.core.text import aligned, printable
 from infoplane.studies.correlation import FloatArray, IntArray, Method
 from infoplane.studies.reading import Measure
@@ -24,7 +25,7 @@ LEVEL = 0.05
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class AssociationMap:
+class AssociationMap(Brief):
     """(L, C) correlations with layers down and what was tried of each across, NaN where a cell was not tried.
 
     Attributes

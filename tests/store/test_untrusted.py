@@ -141,7 +141,7 @@ def test_a_child_answers_and_writes_no_file(tmp_path):
     assert (tmp_path / "left").read_bytes() == b""
 
 
-COMMANDS = ["info", "verify", "estimate", "advise", "plot", "compare", "animate", "report", "watch", "export"]
+COMMANDS = ["info", "verify", "estimate", "advise", "plot", "compare", "study", "animate", "report", "watch", "export"]
 
 
 def test_every_command_that_reads_a_run_can_do_so_in_a_child():
