@@ -10,6 +10,8 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.brief import Brief
+
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 Role = Literal["activation", "output", "input", "other"]
@@ -145,7 +147,7 @@ _FROM_JSON: dict[str, Callable[[Any], Any]] = {
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Probe:
+class Probe(Brief):
     """The fixed inputs and labels on which every snapshot is taken, one entry per recorded row.
 
     Attributes
