@@ -20,7 +20,7 @@ from infoplane.results import ResultTable
 from infoplane.results.losses import loss_words, losses
 from infoplane.results.overview import FLAG_WORDS
 from infoplane.results.trajectories import Grid
-from infoplane.results.views import Series, by_looking, settings_words
+from infoplane.results.views import Series, by_looking
 
 UNMARKED = ("degenerate", "few_samples", "out_of_domain", "unreliable")
 """Flags of wrong values that figures do not mark, and so count in words."""
@@ -76,7 +76,7 @@ def about(
     series: Series, grids: Sequence[Grid], *, drawn: Iterable[Grid] | None = None, steps: ArrayLike | None = None
 ) -> list[str]:
     """The parts of the caption: how the numbers came about, then what is doubtful in those `drawn` at these steps."""
-    words = [safe_text(w, limit=48) for w in settings_words(series.settings)]
+    words = [safe_text(w, limit=48) for w in series.words]
     parts = [", ".join([safe_text(series.estimator), *words])]
     parts += by_looking(series.table, series.estimator, series.settings, series.runs)
     parts += series.method_words(*(grid.quantity for grid in grids))

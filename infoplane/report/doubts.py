@@ -14,7 +14,7 @@ from infoplane.results import ResultTable
 from infoplane.results.losses import losses
 from infoplane.results.overview import named_way
 from infoplane.results.trajectories import groups
-from infoplane.results.views import Series, choose, is_in, of_layers, options, ordered_layers, settings_words
+from infoplane.results.views import Series, choose, is_in, of_layers, options, ordered_layers
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -128,12 +128,12 @@ def estimates(table: ResultTable) -> Iterator[Series]:
 
 def estimate_name(series: Series) -> str:
     """`binning, n_bins = 30 (test)`: one way of estimating, in words."""
-    return named_way(series.estimator, settings_words(series.settings), series.subset)
+    return named_way(series.estimator, series.words, series.subset)
 
 
 def short_names(ways: Sequence[Series]) -> list[str]:
     """The name of each way in words, with only those settings in which the ways of an estimator differ."""
-    words = [settings_words(series.settings) for series in ways]
+    words = [series.words for series in ways]
     alike: dict[str, set[str]] = {}
     for series, own in zip(ways, words, strict=True):
         alike[series.estimator] = alike.get(series.estimator, set(own)) & set(own)

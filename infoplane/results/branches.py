@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from infoplane.results.table import ResultTable
@@ -17,13 +17,17 @@ def choice_of(config: str, quantity: str) -> tuple[str, str]:
     """The method that an estimator chose for a quantity, and why; both "" of estimators that do not choose."""
     if '"branch"' not in config:
         return "", ""
-    found = json.loads(config).get("prepared")
-    while isinstance(found, dict) and isinstance(found.get("estimator"), dict):  # within wrappers
-        found = found["estimator"]
-    end = "_xt" if "(X;T" in quantity else ""
-    known = found if isinstance(found, dict) else {}
+    known, end = prepared_fields(config), "_xt" if "(X;T" in quantity else ""
     branch, reason = known.get(f"branch{end}"), known.get(f"reason{end}")
     return (branch, reason if isinstance(reason, str) else "") if isinstance(branch, str) else ("", "")
+
+
+def prepared_fields(config: str) -> dict[str, Any]:
+    """What `prepare` noted in `config`, within wrappers too; it may come from a stranger's file."""
+    found = json.loads(config).get("prepared")
+    while isinstance(found, dict) and isinstance(found.get("estimator"), dict):
+        found = found["estimator"]
+    return found if isinstance(found, dict) else {}
 
 
 def by_method(table: ResultTable, quantities: Iterable[str] | None = None) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from infoplane.core.text import aligned, listed, printable
 from infoplane.core.tokens import token_position
+from infoplane.results.branches import prepared_fields
 from infoplane.results.names import PAIR, pair_name
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _quantities(rows: ResultTable) -> list[str]:
 def _head(rows: ResultTable, estimator: str, settings: str, subset: str, quantities: Sequence[str]) -> str:
     """`binning, n_bins = 30 (test), N = 300, steps 0 to 50; at most I(X;T) 8.23, I(T;Y) 3.32 bits`."""
     looked = by_looking(rows, estimator, settings, dict.fromkeys(rows.run.tolist()))
-    words = named_way(estimator, [*settings_words(settings), *looked], subset)
+    words = named_way(estimator, [*words_of(settings, rows.config.tolist()), *looked], subset)
     sizes = dict.fromkeys([min(rows.n_samples), max(rows.n_samples)])
     left_out = "".join(f", {each}" for each in unlabelled_words(rows, subset, dict.fromkeys(rows.run.tolist())))
     runs = len(set(rows.run.tolist()))
@@ -248,6 +249,22 @@ def unlabelled_words(table: ResultTable, subset: str, runs: Iterable[str]) -> li
         return []
     ends = " to ".join(f"{n:,}" for n in dict.fromkeys([min(missing), max(missing)]))
     return [f"without the {ends} samples that have no label at a position"]
+
+
+def words_of(settings: str, configs: Iterable[str]) -> list[str]:
+    """`settings_words` of rows with these configs; of a network's own noise its std, not the setting in its place."""
+    words = settings_words(settings)
+    own = {_own_noise(config) for config in dict.fromkeys(configs)}
+    if None in own or not own:
+        return words
+    told = f"noise of the network, std = {own.pop():g}" if len(own) == 1 else "noise of the network"
+    return [told, *(word for word in words if not word.startswith(("std =", "relative_std =")))]
+
+
+def _own_noise(config: str) -> float | None:
+    """The std of the network's own noise, where an estimator took it; else None."""
+    std = prepared_fields(config).get("network_std") if '"network_std"' in config else None
+    return float(std) if isinstance(std, int | float) else None
 
 
 def settings_words(settings: str, *, every: bool = False) -> list[str]:

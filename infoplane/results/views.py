@@ -26,7 +26,7 @@ from infoplane.results.branches import by_method, marks_of, method_words
 from infoplane.results.names import PAIR, pair_name, run_names, runs_called
 from infoplane.results.overview import by_looking as by_looking
 from infoplane.results.overview import settings_words as settings_words
-from infoplane.results.overview import unlabelled_words
+from infoplane.results.overview import unlabelled_words, words_of
 from infoplane.results.table import ResultTable
 from infoplane.results.trajectories import DataProcessing, Grid, groups
 
@@ -108,6 +108,11 @@ class Series(Brief):
     def n_samples(self) -> list[int]:
         """The numbers of samples met in the rows, ascending."""
         return [int(n) for n in np.unique(self.table["n_samples"])]
+
+    @property
+    def words(self) -> list[str]:
+        """The settings that change what a number means, and the std of the network's own noise."""
+        return words_of(self.settings, self.table["config"].tolist())
 
     @property
     def unlabelled(self) -> list[str]:

@@ -156,3 +156,19 @@ def test_estimate_prints_it(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "N = 50, steps 0 to 3; at most I(X;T) 5.644" in out
     assert json.loads((tmp_path / "run" / "results.json").read_text())
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_noise_of_the_network_stands_in_the_place_of_the_setting_that_it_replaces(wrapped):
+    def config(std):
+        own = '{"network_std":' + std + "}"
+        found = '{"estimator":' + own + "}" if wrapped else own
+        return '{"n_draws":2,"prepared":' + found + ',"relative_std":0.1}'
+
+    def head(*stds):
+        rows = [row(estimator="noise", config=config(std), layer=f"layer{i}") for i, std in enumerate(stds)]
+        return overview(table(*rows)).splitlines()[0]
+
+    assert head("0.05", "0.05").startswith("noise, noise of the network, std = 0.05, n_draws = 2, N")
+    assert head("0.05", "0.2").startswith("noise, noise of the network, n_draws = 2, N")
+    assert head("null").startswith("noise, n_draws = 2, relative_std = 0.1, N")
