@@ -274,8 +274,8 @@ ESTIMATORS = [
     Mutant(
         "no flag where a value does not exceed its null",
         "estimators/_driver.py",
-        '"below_null": quantity.value <= null.top',
-        '"below_null": quantity.value < null.top - 1e9',
+        "chance = quantity.value <= null.top",
+        "chance = quantity.value < null.top - 1e9",
         "estimators/test_kde.py::test_labels_that_mean_nothing_are_below_their_null",
     ),
 ]

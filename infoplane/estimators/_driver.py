@@ -276,9 +276,17 @@ def expanded(flags: Flags, value: Tensor) -> dict[str, Tensor]:
     }
 
 
-def with_null(name: str, quantity: Quantity, null: Null, flags: Mapping[str, Tensor]) -> dict[str, Quantity]:
-    """The quantity with its flag `below_null`, and its null with these flags."""
-    below = {**quantity.flags, "below_null": quantity.value <= null.top}
+def with_null(
+    name: str, quantity: Quantity, null: Null, flags: Mapping[str, Tensor], *, signed: bool = False
+) -> dict[str, Quantity]:
+    """The quantity with its flag `below_null`, and its null with these flags.
+
+    Of a `signed` quantity, which may lie on either side of chance, the flag says that it is no farther than chance.
+    """
+    chance = quantity.value <= null.top
+    if signed and null.low is not None:
+        chance &= quantity.value >= null.low
+    below = {**quantity.flags, "below_null": chance}
     beside = Quantity(
         value=null.mean,
         low=null.low,

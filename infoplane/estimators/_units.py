@@ -125,7 +125,8 @@ class UnitSynergy(Wrapper):
 
     XOR of two bits has +1 bit, two copies of a bit -1 (redundancy), a layer of which one unit alone tells Y 0: without
     the last term that would read as synergy. All terms are of one estimator at one setting, its folds and seeds too.
-    Quantities: "synergy(T;Y)", and its null with `+null` behind, as in `probe:family=mlp+synergy+null`.
+    Quantities: "synergy(T;Y)", and its null with `+null` behind, as in `probe:family=mlp+synergy+null`, whose flag
+    `below_null` says that it is as near 0 as chance.
 
     How it misleads: it is a difference of three estimates, and has the error of each. A bias that grows with the
     number of units reads as synergy, one that falls (kNN in many units) as redundancy: read it against the null, and
@@ -149,6 +150,7 @@ class UnitSynergy(Wrapper):
 
     name: ClassVar[str] = "synergy"
     keeps: ClassVar[frozenset[str]] = frozenset({"blocks", "constant_zero"})
+    signed: ClassVar[frozenset[str]] = frozenset({"synergy(T;Y)"})
 
     estimator: Any = "probe"
     most: int = setting(32, at_least(2))

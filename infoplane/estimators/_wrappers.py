@@ -33,6 +33,8 @@ class Wrapper:
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks"})
     # Shuffles and parts are drawn by place: permuted samples meet others.
     keeps: ClassVar[frozenset[str]] = frozenset({"blocks", "unit_order", "constant_zero", "device_exact"})
+    # Quantities of which less than chance is as much a finding as more.
+    signed: ClassVar[frozenset[str]] = frozenset()
 
     estimator: Any
 
@@ -55,6 +57,7 @@ class Wrapper:
             ("uses_repeats", getattr(inner, "uses_repeats", False)),
             ("chunk", getattr(inner, "chunk", None)),
             ("shannon", getattr(inner, "shannon", True)),
+            ("signed", getattr(inner, "signed", frozenset()) | type(self).signed),
         ):
             object.__setattr__(self, name, value)
 
@@ -121,7 +124,8 @@ class PermutationNull(Wrapper):
         for name in names:
             flags = {flag: on for flag, on in out[name].flags.items() if flag != "below_null"}
             null = Null(*interval_95(torch.stack(drawn[name], dim=-1)), slack=1e-9)
-            out |= with_null(name, dataclasses.replace(out[name], flags=flags), null, flags)
+            signed = name in getattr(inner, "signed", ())
+            out |= with_null(name, dataclasses.replace(out[name], flags=flags), null, flags, signed=signed)
         return out
 
 

@@ -108,6 +108,16 @@ def test_bad_input_is_named():
     assert per_unit("knn", draws=5).estimate(t, y == 0)
 
 
+def test_redundancy_is_no_chance():
+    """Below its null a synergy is a finding, as it is above; within it is chance."""
+    alone, together = BITS[:, 0], BITS[:, 0] ^ BITS[:, 1]
+    nothing = torch.randint(0, 2, (200,), generator=torch.Generator().manual_seed(2))
+    for units, y, chance in (([0, 0], alone, False), ([0, 1], together, False), ([0, 1], nothing, True)):
+        found = parse("binning:n_bins=2+synergy+null").estimate(BITS[:, units].float()[None], y)
+        assert bool(found["synergy(T;Y)"].flags["below_null"]) == chance
+        assert bool(found["I(T;Y)"].flags["below_null"]) == chance
+
+
 def test_what_has_no_information_is_refused():
     t, y = planted(samples=50, units=2)
     for spec in ("hsic+units", "hsic+synergy"):
