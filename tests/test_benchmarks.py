@@ -24,6 +24,11 @@ def test_every_row_has_its_times(spec):
     assert len(str(line).split()) == 11
 
 
+def test_every_module_has_rows_or_is_a_command():
+    for module in _harness.modules():
+        assert "def cases(" in (Path(_harness.__file__).parent / f"{module}.py").read_text(), module
+
+
 def test_what_stands_beside_is_the_same_method():
     """Nothing is compared with code that computes something else."""
     device = torch.device("cpu")
