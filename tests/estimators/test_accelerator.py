@@ -202,6 +202,8 @@ MEMORY_SIZES = [(2, 512, 32), (2, 1024, 64)]
 MORE = {
     ("compressed", "discrete"): ((1.5, 1.5), (1.7, 2.6), PAIRS),
     ("compressed", "continuous"): ((1.5, 1.5), (1.7, 2.6), PAIRS),
+    ("dimension", "discrete"): ((2.6, 1.8), (3.3, 2.6), PAIRS),
+    ("dimension", "continuous"): ((2.6, 1.8), (3.3, 2.6), PAIRS),
     ("geometry", "discrete"): ((8.2, 3.0), (8.2, 3.0), "stacks of small matrices of one size whatever the snapshots"),
     ("kde", "discrete"): ((1.6, 1.6), (12.5, 15.5), PAIRS),
     ("kde", "continuous"): ((5.3, 2.2), (5.3, 6.6), PAIRS),

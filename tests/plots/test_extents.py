@@ -78,4 +78,5 @@ GRID = [
 @pytest.mark.parametrize(("kind", "metrics"), EVERY)
 @pytest.mark.parametrize(("style", "count"), GRID)
 def test_nothing_is_squeezed_or_cut_on_the_whole_grid(kind, metrics, style, count, written):
+    count = max(count, 2) if kind == "similarity" else count  # one layer has no pair
     check(drawn(kind, style, count, metrics), written, style)
