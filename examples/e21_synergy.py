@@ -1,12 +1,9 @@
 """Do units know Y together or one by one? Synergy of the units of a layer over training (after Westphal et al. 2025).
 
 The 12-bit problem, a ReLU and a tanh network of the same sizes. Synergy is the mean over units i of
-
-    I(T;Y) - I(T without i;Y) - I(T_i;Y),
-
-all by one estimator (`binning`, 6 cells, layers of 4 and 3 units): above 0 units know most together, below 0 they
-repeat one another. The paper reports phases of its measure in ReLU networks; which features it means was not checked,
-so this is a test of the definition above and of no more.
+I(T;Y) - I(T without i;Y) - I(T_i;Y), all by one estimator (`binning`, 6 cells, layers of 4 and 3 units): above 0 units
+know most together, below 0 they repeat one another. The paper reports phases of its measure in ReLU networks; which
+features it means was not checked, so this is a test of the definition above and of no more.
 
 Look for: a phase would be a rise above the null of shuffled labels and a fall below it.
 
