@@ -75,15 +75,18 @@ class Classifiers:
             return networks.criterion()
 
 
+def pairs(snapshots: int, folds: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Both sides (S, F, N, D) of curved pairs, and their correlations (S, F, D)."""
+    g = torch.Generator().manual_seed(0)
+    u, noise = (torch.randn(snapshots, folds, SAMPLES, UNITS, generator=g).to(device) for _ in range(2))
+    return u, (u + u.square() + noise) / 2, torch.full((snapshots, folds, UNITS), 0.5, device=device)
+
+
 class Contrasts:
     """Those of `critic`."""
 
     def __init__(self, snapshots: int, folds: int, device: torch.device) -> None:
-        g = torch.Generator().manual_seed(0)
-        shape = (snapshots, folds, SAMPLES, UNITS)
-        self.u = torch.randn(shape, generator=g).to(device)
-        self.v = (self.u + self.u.square() + torch.randn(shape, generator=g).to(device)) / 2
-        self.rho = torch.full((snapshots, folds, UNITS), 0.5, device=device)
+        self.u, self.v, self.rho = pairs(snapshots, folds, device)
         self.folds = halves(folds, device)
         plan = TrainingPlan(2e-3, 1e-2, 256, STEPS, every=25, patience=STEPS, cosine=True)
         self.setup = Setup("infonce", 64, 16, 0.2, plan)
@@ -100,11 +103,7 @@ class Flows:
     """Those of `flow`, one way; a stack is cut as the estimator cuts it."""
 
     def __init__(self, snapshots: int, folds: int, device: torch.device) -> None:
-        g = torch.Generator().manual_seed(0)
-        shape = (snapshots, folds, SAMPLES, UNITS)
-        self.u = torch.randn(shape, generator=g).to(device)
-        self.v = (self.u + self.u.square() + torch.randn(shape, generator=g).to(device)) / 2
-        self.rho = torch.full((snapshots, folds, UNITS), 0.5, device=device)
+        self.u, self.v, self.rho = pairs(snapshots, folds, device)
         self.folds, self.most = halves(folds, device), most_at_once(folds, device)
         self.plan = TrainingPlan(1e-2, 1e-2, 256, STEPS, every=50, patience=STEPS, cosine=True)
 

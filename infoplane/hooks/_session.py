@@ -22,7 +22,6 @@ from infoplane.core.interrupts import deferred
 from infoplane.core.records import Layer, Snapshot
 from infoplane.core.text import printable
 from infoplane.core.warn import warn
-from infoplane.hooks._distance import WeightDistance
 from infoplane.hooks._out.destination import (
     SHIFT,
     Destination,
@@ -39,7 +38,7 @@ from infoplane.hooks._pass.members import Members, State
 from infoplane.hooks._pass.prober import Prober
 from infoplane.hooks._problems import Failed, NonFiniteError, Problems, outcome
 from infoplane.hooks._settings import Settings
-from infoplane.hooks.metrics import LayerMetrics, as_numbers, numbers, to_numbers, weight_norms
+from infoplane.hooks.metrics import LayerMetrics, WeightDistance, as_numbers, numbers, to_numbers, weight_norms
 from infoplane.hooks.overview import SizePlan, free_bytes
 from infoplane.hooks.probe import ProbeSet, label_words
 from infoplane.hooks.schedule import StepCounter, as_schedule
