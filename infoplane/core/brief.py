@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -25,6 +26,9 @@ class Brief:
     def __repr__(self) -> str:
         # A mixin of dataclasses, which is none itself.
         names = [field.name for field in fields(self)]  # type: ignore[arg-type]
+        # Fields that a base has come last, and those of them that are empty are left out.
+        own = inspect.get_annotations(type(self))
+        names = [n for n in names if n in own] + [n for n in names if n not in own and getattr(self, n)]
         rows = [(name, brief(getattr(self, name))) for name in names]
         return "\n".join([type(self).__name__, *(f"  {line}" for line in aligned(rows))])
 

@@ -1,4 +1,4 @@
-"""Discrete variables of the same samples: codes of rows, their joint table, and plug-in entropies of tables."""
+"""Discrete variables as codes: the code of each row, tables of joint counts, and plug-in entropies of tables."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.units import BITS_PER_NAT
-from infoplane.diagnostics._place import finite_float64
+from infoplane.diagnostics._place import IntArray, finite_float64
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 MOST_CELLS = 50_000_000
 
 
@@ -30,7 +28,7 @@ def codes(values: npt.ArrayLike, name: str) -> IntArray:
 
 
 def same_samples(named: Mapping[str, npt.ArrayLike]) -> list[IntArray]:
-    """The codes of several variables, once found to have the same samples."""
+    """The codes of several variables, checked to have the same number of samples; the names are for the error."""
     found = {name: codes(values, name) for name, values in named.items()}
     sizes = {name: len(each) for name, each in found.items()}
     if len(set(sizes.values())) > 1:
@@ -55,7 +53,7 @@ def entropy_bits(table: npt.NDArray[np.generic]) -> float:
 
 
 def joint_entropy_bits(*variables: IntArray) -> float:
-    """Plug-in entropy in bits of several variables together, however many values they have."""
+    """Plug-in entropy in bits of several variables together, without a table of all their combinations."""
     return entropy_bits(np.unique(np.stack(variables), axis=1, return_counts=True)[1])
 
 

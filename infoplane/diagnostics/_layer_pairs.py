@@ -1,4 +1,4 @@
-"""Lists of layers, each as the matrix of its measure, and all pairs of two lists with rows permuted."""
+"""Lists of layers, each as the matrix of its measure, and the similarities of all pairs of two lists."""
 
 from __future__ import annotations
 
@@ -9,26 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.errors import choices
-from infoplane.diagnostics._measures import (
-    DEFAULTS,
-    KINDS,
-    FloatArray,
-    IntArray,
-    Measure,
-    MeasureSettings,
-    Side,
-    centred,
-    compared,
-    permuted,
-)
-from infoplane.diagnostics._place import class_labels, digest, units_float64
+from infoplane.diagnostics._measures import DEFAULTS, KINDS, Measure, MeasureSettings, Side, compared, permuted
+from infoplane.diagnostics._place import FloatArray, IntArray, centred, class_labels, digest, units_float64
 
 LEAST_SAMPLES = 4
-"""HSIC without bias divides by N - 3."""
+"""The unbiased HSIC divides by N - 3."""
 
 
 class Layers:
-    """The matrices of a list of layers on the rows that are used."""
+    """The matrices of a list of layers, made on the same rows: all, or `limit` drawn ones where there are more."""
 
     def __init__(
         self,
@@ -47,14 +36,14 @@ class Layers:
         self.digests: list[str] = []
         for i, layer in enumerate(layers):
             a = units_float64(layer, f"{name}[{i}]")
-            self._rows_of(len(a))
+            self._choose_rows(len(a))
             rows = a[self.used]
             self.sides.append(KINDS[measure].side(centred(rows), settings))
             self.units.append(rows.shape[1])
             self.digests.append(digest(rows))
 
-    def _rows_of(self, count: int) -> None:
-        """Check the number of rows against the layers before, and draw those that are used."""
+    def _choose_rows(self, count: int) -> None:
+        """Check the number of rows of a layer against the layers before, and draw those that are used."""
         self.count = self.count or count
         if count != self.count:
             raise ValueError(f"all layers must see the same samples, got {self.count} and {count}")
@@ -66,7 +55,7 @@ class Layers:
 
 
 def settings_of(measure: Measure, given: MeasureSettings) -> MeasureSettings:
-    """The settings of a measure; ValueError for those that it does not have, or that mean nothing."""
+    """All settings of a measure, given or default; ValueError for one that it does not have, or a bad value."""
     if measure not in KINDS:
         raise ValueError(f"no measure named {measure!r}; {choices(measure, KINDS)}")
     own = KINDS[measure].settings
@@ -83,7 +72,7 @@ def settings_of(measure: Measure, given: MeasureSettings) -> MeasureSettings:
 def orders_of(
     left: Layers, labels: npt.ArrayLike | None, within: Literal["all", "class"], draws: int, seed: int
 ) -> list[IntArray]:
-    """Permutations of the rows that are used, of all or inside classes."""
+    """`draws` permutations of the used rows: among all of them, or each among the rows of its class."""
     count = len(np.arange(left.count)[left.used])
     groups = [np.arange(count)]
     if within == "class":
@@ -105,12 +94,12 @@ def orders_of(
 
 
 def all_pairs(left: Layers, right: Layers, measure: Measure, orders: Sequence[IntArray]) -> FloatArray:
-    """(1 + draws, A, B): the values, and below them those with the rows of the second layer permuted."""
+    """(1 + draws, A, B): the similarities, then those with the rows of the second layer in each of the orders."""
     found = np.full((1 + len(orders), len(left.sides), len(right.sides)), np.nan)
     for b, second in enumerate(right.sides):
         for draw in range(len(found)):
             matrix = permuted(measure, second.matrix, orders[draw - 1]) if draw else second.matrix
-            # Of a list with itself half of the pairs are computed, the others are the same.
+            # In a list compared with itself, (b, a) is the same as (a, b): only half of the pairs are computed.
             for a, first in enumerate(left.sides[: b + 1] if right is left else left.sides):
                 found[draw, a, b] = compared(measure, first.matrix, matrix)
                 if right is left:

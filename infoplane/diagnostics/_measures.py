@@ -1,7 +1,7 @@
-"""Five measures of similarity, each as one matrix a layer and one number for two matrices.
+"""Five measures of similarity: each makes one matrix of a layer, and one number of two matrices.
 
-Linear and kernel CKA, mutual neighbours and RSA are inner products of N x N matrices of length 1, so that permuting
-the rows of a layer permutes rows and columns of its matrix and nothing else is computed again.
+Linear and kernel CKA, mutual neighbours and RSA are inner products of N x N matrices of length 1. Permuting the rows of
+a layer permutes rows and columns of its matrix, so that nothing else has to be computed again.
 """
 
 from __future__ import annotations
@@ -11,23 +11,22 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, TypedDict
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import rankdata
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from infoplane.diagnostics._place import FloatArray, IntArray, raised
+
 Measure = Literal["cka", "kernel-cka", "knn", "rsa", "svcca"]
 
 TIE = 1e-9
 """Two squared distances are equal where they differ by less than this, relative."""
 ROUNDING = 32 * float(np.finfo(np.float64).eps)
-"""What rounding leaves of a difference of squared distances or variances, relative to the largest of them."""
+"""Squared distances and variances below this share of the largest are nothing but rounding."""
 PER_DIRECTION = 5
-"""With fewer rows a kept direction SVCCA is read as `few_samples`."""
+"""Rows that SVCCA needs for each kept direction; with fewer it is flagged `few_samples`."""
 
 
 class MeasureSettings(TypedDict, total=False):
-    """The settings of the measures; each reads its own."""
+    """The settings of all measures, of which each reads its own."""
 
     scale: float
     n_neighbors: int
@@ -38,7 +37,7 @@ DEFAULTS: MeasureSettings = {"scale": 1.0, "n_neighbors": 10, "variance": 0.99}
 
 
 class Side(NamedTuple):
-    """One layer as a measure compares it: its matrix, what is wrong with it, and what was found on the way."""
+    """One layer as a measure compares it: its matrix, its flags, and a number that was found on the way, if any."""
 
     matrix: FloatArray
     flags: frozenset[str] = frozenset()
@@ -46,7 +45,7 @@ class Side(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A measure: its name in tables, its unit, its settings, and the matrix of a layer."""
+    """A measure: its name in tables, its unit, the names of its settings, and the function that makes the matrix."""
 
     title: str
     unit: str
@@ -58,7 +57,6 @@ def squared_distances(gram: FloatArray) -> FloatArray:
     """(N, N) squared distances from inner products of centred rows; 0 between equal rows."""
     norms = np.diag(gram)
     squared = norms[:, None] + norms[None, :] - 2.0 * gram
-    # What is left of two equal rows is rounding.
     squared[squared <= ROUNDING * norms.max(initial=0.0)] = 0.0
     np.fill_diagonal(squared, 0.0)
     return np.asarray(squared)
@@ -70,7 +68,7 @@ def cka_side(rows: FloatArray, settings: MeasureSettings) -> Side:
 
 
 def kernel_cka_side(rows: FloatArray, settings: MeasureSettings) -> Side:
-    """The U-centred Gaussian kernel matrix; found: its width, in the units that `rows` have here."""
+    """The U-centred Gaussian kernel matrix; `found` is the kernel's bandwidth, in the units of `rows`."""
     squared = squared_distances(rows @ rows.T)
     apart = squared[squared > 0]
     width = settings["scale"] * (float(np.median(np.sqrt(apart))) if apart.size else 1.0)
@@ -78,7 +76,7 @@ def kernel_cka_side(rows: FloatArray, settings: MeasureSettings) -> Side:
 
 
 def knn_side(rows: FloatArray, settings: MeasureSettings) -> Side:
-    """Who are the k nearest others of each row."""
+    """The matrix that marks the k nearest other rows of each row."""
     k, n = settings["n_neighbors"], len(rows)
     if not 1 <= k < n - 1:
         raise ValueError(f"n_neighbors must be at least 1 and below the number of other samples ({n - 1}), got {k}")
@@ -88,14 +86,13 @@ def knn_side(rows: FloatArray, settings: MeasureSettings) -> Side:
     last, beyond = (np.take_along_axis(squared, nearest[:, i : i + 1], 1) for i in (k - 1, k))
     matrix = np.zeros((n, n))
     np.put_along_axis(matrix, nearest[:, :k], 1.0 / math.sqrt(n * k), 1)
-    # Where the next one is as near as the last, which of them is taken is arbitrary.
+    # Where neighbour k + 1 is as near as neighbour k, it is arbitrary which of them is taken.
     tied = bool((beyond - last <= TIE * beyond).any())
-    constant = _constant(rows)
-    return Side(np.full_like(matrix, np.nan) if constant else matrix, constant | ({"ties"} if tied else set()))
+    return _unless_constant(rows, matrix, raised(ties=tied))
 
 
 def rsa_side(rows: FloatArray, settings: MeasureSettings) -> Side:
-    """Ranks of the distances of all pairs."""
+    """The matrix of the ranks of all pairwise distances."""
     squared = squared_distances(rows @ rows.T)
     pairs = np.triu_indices(len(rows), 1)
     ranks = _tied_ranks(squared[pairs])
@@ -105,17 +102,15 @@ def rsa_side(rows: FloatArray, settings: MeasureSettings) -> Side:
 
 
 def svcca_side(rows: FloatArray, settings: MeasureSettings) -> Side:
-    """Orthonormal coordinates (N, r) of the directions with the largest variance; found: their number r."""
+    """Orthonormal coordinates (N, r) of the directions with the largest variance; `found` is their number r."""
     values, vectors = np.linalg.eigh(rows @ rows.T)
     values, vectors = values[::-1], vectors[:, ::-1]
     values = np.where(values > ROUNDING * max(values[0], 0.0), values, 0.0)
     total = np.cumsum(values)
-    # Never more directions than vary: of the whole variance the last share is rounding.
+    # Never more directions than vary: for variance=1 the last ones that count would be rounding.
     kept = min(int((total < settings["variance"] * total[-1]).sum()) + 1, max(int((values > 0).sum()), 1))
-    few = {"few_samples"} if len(rows) < PER_DIRECTION * kept else set()
-    constant = _constant(rows)
-    matrix = np.ascontiguousarray(vectors[:, :kept])
-    return Side(np.full_like(matrix, np.nan) if constant else matrix, constant | few, float(kept))
+    few = raised(few_samples=len(rows) < PER_DIRECTION * kept)
+    return _unless_constant(rows, np.ascontiguousarray(vectors[:, :kept]), few, float(kept))
 
 
 KINDS: dict[Measure, Kind] = {
@@ -128,7 +123,7 @@ KINDS: dict[Measure, Kind] = {
 
 
 def compared(measure: Measure, a: FloatArray, b: FloatArray) -> float:
-    """How similar two matrices are."""
+    """The similarity of two layers from their matrices."""
     if measure != "svcca":
         return float(np.vdot(a, b))
     if np.isnan(a).any() or np.isnan(b).any():
@@ -139,15 +134,6 @@ def compared(measure: Measure, a: FloatArray, b: FloatArray) -> float:
 def permuted(measure: Measure, matrix: FloatArray, order: IntArray) -> FloatArray:
     """The matrix of the same layer with its rows in another order."""
     return matrix[order] if measure == "svcca" else matrix[order][:, order]
-
-
-def centred(rows: FloatArray) -> FloatArray:
-    """Rows about their mean, at most 1 in size; exactly 0 where nothing but rounding varies."""
-    largest = float(np.abs(rows).max(initial=0.0))
-    z = rows / largest if largest > 0 else rows
-    z = z - z.mean(axis=0)
-    spread = float(np.abs(z).max(initial=0.0))
-    return z / spread if spread > 1e-12 else np.zeros_like(z)
 
 
 def _tied_ranks(values: FloatArray) -> FloatArray:
@@ -171,12 +157,15 @@ def _u_centred(gram: FloatArray) -> FloatArray:
 
 
 def _unit(matrix: FloatArray) -> Side:
-    """The matrix at length 1; NaN where it has none, of a layer that does not vary."""
+    """The matrix scaled to length 1; NaN with the flag `degenerate` where it is 0, as for a constant layer."""
     length = float(np.linalg.norm(matrix))
     if length <= 1e-12:
         return Side(np.full_like(matrix, np.nan), frozenset({"degenerate"}))
     return Side(matrix / length)
 
 
-def _constant(rows: FloatArray) -> frozenset[str]:
-    return frozenset() if rows.any() else frozenset({"degenerate"})
+def _unless_constant(rows: FloatArray, matrix: FloatArray, flags: tuple[str, ...], found: float = math.nan) -> Side:
+    """The matrix with its flags; NaN with the flag `degenerate` where all centred rows are 0."""
+    if rows.any():
+        return Side(matrix, frozenset(flags), found)
+    return Side(np.full_like(matrix, np.nan), frozenset({*flags, "degenerate"}), found)

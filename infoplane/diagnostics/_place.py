@@ -1,20 +1,25 @@
-"""What the diagnostics share: their place and rows in the results table, and checks of what they are given."""
+"""What the diagnostics share: results that give rows of the results table, their place in it, checks of inputs."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.brief import Brief
 from infoplane.core.exact import exact_float64
 from infoplane.core.files import fingerprint
 from infoplane.core.strict import canonical_json
 from infoplane.core.units import Z_95
 from infoplane.results import Curve, ResultTable, Row
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +69,7 @@ def rows(
     n_units: int = 0,
     source: str = "",
 ) -> list[Row]:
-    """Rows of a results table; a value that is not finite becomes an empty one, for which the flags stand."""
+    """Rows of the results table at one place; a value that is not finite is left empty, and its flags say why."""
     shared: dict[str, Any] = {"estimator": estimator, "config": canonical_json(config, "config").decode()}
     shared |= {"n_samples": n_samples, "n_units": n_units, "source": source}
     # Places and entries name their fields as the table names its columns.
@@ -75,15 +80,54 @@ def rows(
     ]
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Measured(Brief, ABC):
+    """What a diagnostic has found: the base of its results.
+
+    Attributes
+    ----------
+    flags : tuple of str
+        Warnings that hold for the whole result.
+    n_samples, n_units : int
+        As the rows have them; 0 where they mean nothing.
+    config : dict
+        The settings that the numbers depend on.
+    source : str
+        Digest of the arrays that the numbers were computed from.
+    """
+
+    estimator: ClassVar[str]
+
+    flags: tuple[str, ...] = ()
+    n_samples: int = 0
+    n_units: int = 0
+    config: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+    @abstractmethod
+    def _entries(self) -> list[Entry]:
+        """The quantities, in the order of their rows."""
+
+    def rows(self, where: Place) -> list[Row]:
+        """Rows of the results table at this place, one for each quantity."""
+        sizes = {"n_samples": self.n_samples, "n_units": self.n_units}
+        return rows(where, self.estimator, self.config, self._entries(), source=self.source, **sizes)
+
+
+def raised(**flags: object) -> tuple[str, ...]:
+    """The names of the flags that are up."""
+    return tuple(name for name, up in flags.items() if up)
+
+
 def mean_and_half(values: npt.NDArray[Any]) -> tuple[float, float]:
-    """Mean of independent values, and half of its 95 % interval; NaN where there are too few."""
+    """Mean of independent values, and half the width of its 95 % interval; NaN where there are too few."""
     if len(values) < 2:
         return (float(values[0]) if len(values) else math.nan), math.nan
     return float(values.mean()), Z_95 * float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
 def around(value: float, half: float) -> tuple[float, float]:
-    """`low` and `high` of an entry."""
+    """Both ends of an interval around a value: `low` and `high` of an entry."""
     return value - half, value + half
 
 
@@ -93,8 +137,8 @@ def digest(*arrays: npt.ArrayLike) -> str:
     return fingerprint(*(part for a in contents for part in (f"{a.dtype.str}{a.shape}".encode(), a.tobytes())))
 
 
-def finite_float64(values: npt.ArrayLike, has: str, what: str = "entries") -> npt.NDArray[np.float64]:
-    """Real numbers as float64; `has` begins the error for those that are not finite: "weight has"."""
+def finite_float64(values: npt.ArrayLike, has: str, what: str = "entries") -> FloatArray:
+    """Finite real numbers as float64; `has` begins the error, as "weight has" in "weight has 3 non-finite entries"."""
     given = np.asarray(values)
     if given.dtype.kind in "cmMSU":
         raise ValueError(f"{has.split()[0]} must hold real numbers, got {given.dtype}")
@@ -105,7 +149,7 @@ def finite_float64(values: npt.ArrayLike, has: str, what: str = "entries") -> np
     return array
 
 
-def units_float64(values: npt.ArrayLike, name: str) -> npt.NDArray[np.float64]:
+def units_float64(values: npt.ArrayLike, name: str) -> FloatArray:
     """A layer's activations (samples, ...) as finite float64 (samples, units)."""
     array = finite_float64(values, f"{name} has", "values")
     if array.ndim < 2 or array.size == 0:
@@ -114,18 +158,29 @@ def units_float64(values: npt.ArrayLike, name: str) -> npt.NDArray[np.float64]:
 
 
 def class_labels(labels: npt.ArrayLike, count: int, name: str) -> npt.NDArray[Any]:
-    """Classes (count,) as whole numbers or booleans."""
+    """The classes (count,) of so many rows; ValueError where they are no whole numbers or booleans."""
     found = np.asarray(labels)
     if found.shape != (count,) or found.dtype.kind not in "iub":
         raise ValueError(f"{name} must be {count} integers, one for each row, got {found.dtype} {found.shape}")
     return found
 
 
+def centred(rows: FloatArray, axis: int | None = None) -> FloatArray:
+    """Rows less their mean, with a largest entry of 1 in all units or (axis=0) in each; 0 if only rounding varies."""
+    # Scaled before the mean is taken and after, so that no square of an entry leaves the range.
+    largest = np.abs(rows).max(axis=axis, initial=0.0)
+    z = rows / np.where(largest > 0, largest, 1.0)
+    z = z - z.mean(axis=0)
+    spread = np.abs(z).max(axis=axis, initial=0.0)
+    varies = spread > 1e-12
+    return np.asarray(np.where(varies, z / np.where(varies, spread, 1.0), 0.0))
+
+
 def rounding(array: npt.NDArray[Any]) -> float:
-    """Relative rounding of the type that the numbers came in; of float64 for whole numbers."""
+    """Relative rounding error of the numbers' own type; of whole numbers that of float64, which they become."""
     return float(np.finfo(array.dtype if array.dtype.kind == "f" else np.float64).eps)
 
 
 def quantities(table: ResultTable) -> str:
-    """The quantities that a table has, for the end of an error line."""
+    """The names of the quantities that a table has, for the end of an error line."""
     return ", ".join(dict.fromkeys(table["quantity"].tolist())) or "none"

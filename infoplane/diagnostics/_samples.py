@@ -1,4 +1,4 @@
-"""What comparisons of two samples of one law share: equal numbers of rows, random splits, a value beside its null."""
+"""For comparisons of two samples of one layer: equal numbers of rows, random splits, a value beside its null."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.diagnostics._place import Entry, units_float64
+from infoplane.diagnostics._place import Entry, FloatArray, units_float64
 
-FloatArray = npt.NDArray[np.float64]
 LEAST_DRAWS = 5
 LARGEST = 1e150
 
 
-def against_null(name: str, value: float, null: FloatArray, unit: str, raised: tuple[str, ...] = ()) -> list[Entry]:
-    """A value, its null, and how far it lies above the null's mean."""
+def against_null(name: str, value: float, null: FloatArray, unit: str, flags: tuple[str, ...] = ()) -> list[Entry]:
+    """Three entries: a value, its null, and how far the value lies above the null's mean."""
     beside = null_entry(name, null, unit)
-    flags = (*raised, "below_null") if value <= beside.high else raised
+    flags += ("below_null",) if value <= beside.high else ()
     return [
         Entry(name, value, unit, flags=flags),
         beside,
@@ -26,7 +25,7 @@ def against_null(name: str, value: float, null: FloatArray, unit: str, raised: t
 
 
 def null_entry(name: str, null: FloatArray, unit: str) -> Entry:
-    """The mean of a null with its 2.5 and 97.5 % points."""
+    """The entry of a null: its mean, with its 2.5 and 97.5 % points as low and high."""
     low, high = np.quantile(null, (0.025, 0.975)).tolist()
     return Entry(f"{name} null", float(null.mean()), unit, low=low, high=high)
 
@@ -34,7 +33,7 @@ def null_entry(name: str, null: FloatArray, unit: str) -> Entry:
 def two_layers(
     a: npt.ArrayLike, b: npt.ArrayLike, names: tuple[str, str] = ("a", "b")
 ) -> tuple[FloatArray, FloatArray]:
-    """Both samples as (rows, units), once found to have the same units."""
+    """Both samples as (rows, units), checked to have the same units."""
     left, right = (units_float64(each, name) for each, name in zip((a, b), names, strict=True))
     if left.shape[1] != right.shape[1]:
         raise ValueError(f"both samples must be of one layer, got {left.shape[1]} and {right.shape[1]} units")
@@ -47,7 +46,7 @@ def two_layers(
 
 
 def equal_rows(a: FloatArray, b: FloatArray, size: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """`size` random rows of each; of equally many rows the same, which may belong together."""
+    """`size` random rows of each sample; the same rows where both have equally many, since these may be pairs."""
     first = np.sort(rng.permutation(len(a))[:size])
     second = first if len(a) == len(b) else np.sort(rng.permutation(len(b))[:size])
     return a[first], b[second]
@@ -56,7 +55,7 @@ def equal_rows(a: FloatArray, b: FloatArray, size: int, rng: np.random.Generator
 def random_splits(
     a: FloatArray, b: FloatArray, draws: int, rng: np.random.Generator
 ) -> Iterator[tuple[FloatArray, FloatArray]]:
-    """The pooled rows split at random into as many as before, `draws` times."""
+    """Yields `draws` random splits of the pooled rows into two samples of the sizes of `a` and `b`."""
     pooled = np.concatenate([a, b])
     for _ in range(draws):
         order = rng.permutation(len(pooled))

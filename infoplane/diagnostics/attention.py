@@ -4,57 +4,54 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.brief import Brief
-from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, rows
-from infoplane.results import Row
+from infoplane.diagnostics._place import Entry, FloatArray, Measured, digest, finite_float64, raised
 
-ESTIMATOR = "attention-entropy"
 OVERLOAD, COLLAPSE = 0.75, 0.05
-"""Shares above and below which a head is flagged; they are ours."""
+"""Shares above and below which a head is flagged; the limits are our choice."""
 SUM_TOLERANCE = 1e-2
+"""How far the weights of a query may sum to another number than 1: half precision rounds that much."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class AttentionEntropy(Brief):
-    """Entropy of attention weights over the log of the keys allowed, by head.
+class AttentionEntropy(Measured):
+    """Entropy of attention weights over the log of the number of keys allowed, for each head.
+
+    Its rows: "attention entropy", the mean over heads, and "attention entropy head h" of each head.
 
     Attributes
     ----------
     mean : (H,) float64
-        Over samples and queries with at least two keys; NaN for a head that has none.
+        Mean over samples and queries with at least two keys; NaN for a head that has none.
     by_query : (H, Q) float64
-        Over samples; NaN for queries with fewer than two keys.
+        Mean over samples; NaN for queries with fewer than two keys.
     queries : int
-        Samples and queries that the means are over.
+        How many queries of how many samples the means are over, all counted together.
     """
 
-    mean: npt.NDArray[np.float64]
-    by_query: npt.NDArray[np.float64]
-    queries: int
-    n_samples: int
-    config: dict[str, Any]
-    source: str
+    estimator: ClassVar[str] = "attention-entropy"
 
-    def rows(self, where: Place) -> list[Row]:
-        """Rows "attention entropy head h" and the mean over heads, for the results table."""
+    mean: FloatArray
+    by_query: FloatArray
+    queries: int
+
+    def _entries(self) -> list[Entry]:
         entries = [Entry("attention entropy", float(np.nanmean(self.mean)), "share", ceiling=1.0)]
         for head, value in enumerate(self.mean.tolist()):
-            flags = ("attention_overload",) * (value > OVERLOAD) + ("attention_collapse",) * (value < COLLAPSE)
-            flags += ("degenerate",) * math.isnan(value)
+            wide, narrow = value > OVERLOAD, value < COLLAPSE
+            flags = raised(attention_overload=wide, attention_collapse=narrow, degenerate=math.isnan(value))
             entries.append(Entry(f"attention entropy head {head}", value, "share", ceiling=1.0, flags=flags))
-        size = {"n_samples": self.n_samples, "n_units": len(self.mean)}
-        return rows(where, ESTIMATOR, self.config, entries, source=self.source, **size)
+        return entries
 
 
 def attention_entropy(weights: npt.ArrayLike, *, mask: npt.ArrayLike | None = None) -> AttentionEntropy:
     """-sum_k a_k log a_k / log(keys allowed) of every query, averaged by head: 1 is uniform, 0 one key.
 
-    A query that may see one key only says nothing and is left out. With a causal mask query i may see i + 1 keys.
+    A query that may see a single key says nothing and is left out. With a causal mask query i may see i + 1 keys.
 
     How it misleads: a head that looks at the first token alone ("sink") has entropy 0 and may be idle; uniform
     attention over repeated tokens reads as wide. Fused kernels return no weights: load the model with
@@ -106,6 +103,7 @@ def attention_entropy(weights: npt.ArrayLike, *, mask: npt.ArrayLike | None = No
     several = keys >= 2
     if not several.any():
         raise ValueError("no query may see two keys, so there is nothing to choose")
+    # Entropy of each query (N, H, Q), then as a share of the largest possible one, log(keys).
     nats = -(a * np.log(np.where(a > 0, a, 1.0))).sum(3)
     share = np.divide(nats, np.log(keys), out=np.zeros_like(nats), where=several)
     total, seen = share.sum((0, 2)), several.sum((0, 2))
@@ -115,6 +113,7 @@ def attention_entropy(weights: npt.ArrayLike, *, mask: npt.ArrayLike | None = No
         by_query=by_query,
         queries=int(several.any(1).sum()),
         n_samples=len(a),
+        n_units=len(total),
         config={"mask": "given" if mask is not None else "from weights"},
         source=digest(a) if mask is None else digest(a, allowed),
     )

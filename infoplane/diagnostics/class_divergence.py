@@ -3,43 +3,45 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial import KDTree
 
-from infoplane.core.brief import Brief
 from infoplane.core.units import BIT, BITS_PER_NAT
-from infoplane.diagnostics._place import Place, class_labels, digest, rows
+from infoplane.diagnostics._place import Entry, FloatArray, Measured, class_labels, digest, raised
 from infoplane.diagnostics._samples import LEAST_DRAWS, against_null, random_splits, two_layers
-from infoplane.results import Row
-
-ESTIMATOR, QUANTITY = "class-divergence", "classwise KL"
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ClassDivergence(Brief):
+class ClassDivergence(Measured):
     """Kullback-Leibler divergence of P from Q within classes, in bits.
+
+    Its rows: "classwise KL", its " null", and its " excess" over the mean of the null.
 
     Attributes
     ----------
     value : float
-        Sum over `classes` of p(y) KL(P|Q, y), p(y) the shares in P.
+        Sum over `classes` of p(y) KL(P|Q, y), with p(y) the share of class y in P.
     null : (null_draws,) float64
         The same where the pooled rows of each class are split at random.
     classes : (C,) array
-        Those with enough rows on both sides.
+        The classes with enough rows on both sides.
     by_class : (C,) float64
+        KL(P|Q, y) of each of them.
     left_out : list
-        Classes with too few rows, of which nothing is said.
+        Classes with too few rows, about which nothing is said.
     ties : int
         Rows of P that equal another row of P or Q.
+    flags : tuple of str
+        `ties` where there are such rows, `few_samples` where classes were left out.
     n_samples : int
         Rows of P in `classes`.
     """
+
+    estimator: ClassVar[str] = "class-divergence"
 
     value: float
     null: FloatArray
@@ -47,18 +49,9 @@ class ClassDivergence(Brief):
     by_class: FloatArray
     left_out: list[object]
     ties: int
-    n_samples: int
-    n_units: int
-    config: Mapping[str, object]
-    source: str
 
-    def rows(self, where: Place) -> list[Row]:
-        """Rows "classwise KL", its " null" and its " excess"; `ties` where rows are equal, `few_samples` of classes."""
-        raised = (*(("ties",) if self.ties else ()), *(("few_samples",) if self.left_out else ()))
-        entries = against_null(QUANTITY, self.value, self.null, BIT, raised)
-        config = {**self.config, "left_out": [str(label) for label in self.left_out]}
-        size = {"n_samples": self.n_samples, "n_units": self.n_units}
-        return rows(where, ESTIMATOR, config, entries, source=self.source, **size)
+    def _entries(self) -> list[Entry]:
+        return against_null("classwise KL", self.value, self.null, BIT, self.flags)
 
 
 def class_divergence(
@@ -75,13 +68,14 @@ def class_divergence(
 ) -> ClassDivergence:
     """How far the representations of train (P) diverge from those of test (Q), class by class.
 
-    Of each row of P the distance to its k-th neighbour among the other rows of P is compared with that to its k-th
-    neighbour among the rows of Q.
+    For each row of P, the distance to its k-th neighbour among the other rows of P is compared with the distance to its
+    k-th neighbour among the rows of Q.
 
     How it misleads: it reads low in many units (2000 rows of a shift that is worth 0.72 bit read 0.72, 0.56 and 0.52 in
-    1, 5 and 10 units, with a standard deviation of 0.03 to 0.07). The formula has the dimension of the space; where
-    rows lie on a sheet that is the sheet's: give `dimension`, or the value is too high by units over dimension. Equal
-    rows upset neighbours: flag `ties`; a row whose k-th neighbour lies at distance 0 is left out.
+    1, 5 and 10 units, with a standard deviation of 0.03 to 0.07). The formula holds the dimension of the space that the
+    rows fill: where they lie on a sheet give its `dimension`, or the value is too high by the factor units / dimension.
+    Equal rows spoil distances to neighbours (flag `ties`), and a row whose k-th neighbour lies at distance 0 is left
+    out.
 
     Parameters
     ----------
@@ -93,10 +87,11 @@ def class_divergence(
     dimension : float, optional
         Intrinsic dimension of the rows; by default the number of units.
     least : int
-        Classes with fewer rows on either side are left out, and named.
+        Classes with fewer rows than this on either side are left out, and named.
     null_draws : int
         Random splits of each class, at least 5.
     seed : int
+        Seeds the splits.
 
     Raises
     ------
@@ -129,26 +124,29 @@ def class_divergence(
     null = np.array(
         [[_divergence(a, b, n_neighbors, size)[0] for a, b in random_splits(*pair, null_draws, rng)] for pair in pairs]
     )
+    ties = sum(equal for _, equal in found)
     return ClassDivergence(
         value=float(weights @ by_class),
         null=weights @ null,
         classes=classes,
         by_class=by_class,
         left_out=left_out,
-        ties=sum(ties for _, ties in found),
+        ties=ties,
+        flags=raised(ties=ties, few_samples=left_out),
         n_samples=sum(len(a) for a, _ in pairs),
         n_units=one.shape[1],
         config={"dimension": dimension, "least": least, "n_neighbors": n_neighbors}
-        | {"null_draws": null_draws, "seed": seed},
+        | {"null_draws": null_draws, "seed": seed, "left_out": [str(label) for label in left_out]},
         source=digest(one, labels, two, others),
     )
 
 
 def _divergence(p: FloatArray, q: FloatArray, k: int, dimension: float) -> tuple[float, int]:
-    """KL(P|Q) in bits from k-th neighbours, and how many rows of P equal another row."""
-    own = KDTree(p).query(p, [2, k + 1])[0]  # the nearest of all is the row itself
+    """KL(P|Q) in bits by k-th neighbours, and how many rows of P equal another row."""
+    own = KDTree(p).query(p, [2, k + 1])[0]  # the first neighbour of a row is itself
     other = KDTree(q).query(p, [1, k])[0]
     ties = int(((own[:, 0] == 0) | (other[:, 0] == 0)).sum())
+    # D mean log(nu_k / rho_k) + log(M / (N - 1)), distances rho within P and nu to Q.
     rho, nu = own[:, 1], other[:, 1]
     known = (rho > 0) & (nu > 0)
     if not known.any():

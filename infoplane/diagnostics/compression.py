@@ -1,4 +1,4 @@
-"""The compression score of every layer and run, as rows."""
+"""The compression score, how far a curve has fallen from its maximum, of every layer and run, as rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from infoplane.diagnostics._place import Entry, Place, digest, quantities, rows
+from infoplane.diagnostics._place import Entry, Place, digest, quantities, raised, rows
 from infoplane.results import Curve, ResultTable, Row
 from infoplane.results.summary import compression
 
@@ -20,10 +20,12 @@ def compression_score(
 ) -> ResultTable:
     """How far each curve of `table` has fallen from its own maximum, per run, layer, subset and estimate.
 
-    With the median of each capture point and its two neighbours as I', and e the last step (or the last up to
-    `end`): C = max_{e' <= e} I'(e') - I'(e). The score belongs to the estimator as much as to the network: fixed
-    bins under growing activations saturate, and a layer rescaled under fixed noise seems to compress. It is never
-    negative, so a curve that only fluctuates scores above 0: compare with the spread over seeds.
+    C = max_{e' <= e} I'(e') - I'(e), with I' the median of each capture point and its two neighbours, and e the last
+    step (or the last up to `end`).
+
+    How it misleads: the score belongs to the estimator as much as to the network. Fixed bins under growing activations
+    saturate, and a layer rescaled under fixed noise seems to compress. It is never negative, so a curve that only
+    fluctuates scores above 0: compare with the spread over seeds.
 
     Parameters
     ----------
@@ -31,7 +33,7 @@ def compression_score(
     quantity : str
         Name of a quantity.
     end : int, optional
-        Last step to be counted.
+        Last step that counts.
     **select
         `estimator`, `subset`, `layer`, `run`, `settings` as in `ResultTable.curves`; subset "all" by default.
 
@@ -40,8 +42,8 @@ def compression_score(
     ResultTable
         Rows of estimator "compression" at step e, three for each curve: "C [quantity]" in the unit of the quantity;
         "C/max [quantity]", its share of the maximum, empty where that is not positive; "argmax [quantity]", the step
-        of the maximum. `config` names the estimator and its settings. The flag `saturated` says that some points are
-        only their ceiling: C is then a lower bound.
+        of the maximum. `config` names the estimator and its settings. The flag `saturated` says that some values are
+        at their ceiling: C is then a lower bound.
 
     Raises
     ------
@@ -60,18 +62,21 @@ def compression_score(
 
 
 def _rows(curve: Curve, end: int | None) -> list[Row]:
-    """The compression score of one curve as rows, up to step `end` if given."""
+    """The three rows of one curve, whose values after step `end` do not count."""
     kept = np.isfinite(curve.value) & (True if end is None else curve.step <= end)
     if not kept.any():
         until = "" if end is None else f" up to step {end}"
         raise ValueError(f"layer {curve.layer!r} of run {curve.name!r} has no value of {curve.quantity}{until}")
     saturated = ["saturated" in flags.split(";") for flags in curve.flags[kept].tolist()]
     found = compression(curve.step[kept].astype(np.float64), curve.value[kept], saturated)
-    flags = ("saturated",) if found.saturated > 0 else ()
-    shown = (("C", found.fall, curve.unit), ("C/max", found.share, "1"), ("argmax", found.at, "step"))
+    full = found.saturated > 0
     entries = [
-        Entry(f"{name} {curve.quantity}", value, unit, flags=("degenerate", *flags) if math.isnan(value) else flags)
-        for name, value, unit in shown
+        Entry(f"{name} {curve.quantity}", value, unit, flags=raised(saturated=full, degenerate=math.isnan(value)))
+        for name, value, unit in (
+            ("C", found.fall, curve.unit),
+            ("C/max", found.share, "1"),
+            ("argmax", found.at, "step"),
+        )
     ]
     last = int(np.flatnonzero(kept)[-1])
     config = {"end": end, "estimator": curve.estimator, "settings": json.loads(curve.settings), "window": 3}

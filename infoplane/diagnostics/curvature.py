@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.brief import Brief
-from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, mean_and_half, rows
-from infoplane.results import Row
-
-ESTIMATOR = "curvature"
-FloatArray = npt.NDArray[np.float64]
+from infoplane.diagnostics._place import (
+    Entry,
+    FloatArray,
+    Measured,
+    around,
+    digest,
+    finite_float64,
+    mean_and_half,
+    raised,
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Curvature(Brief):
+class Curvature(Measured):
     """Angles between consecutive steps of each sequence.
+
+    Its rows: "curvature" in degrees, and "angles left out".
 
     Attributes
     ----------
@@ -28,10 +35,14 @@ class Curvature(Brief):
     angles : int
         How many angles there are.
     dropped : int
-        Angles between three tokens, none of them padding, where two neighbours have equal vectors: no direction.
-    n_units : int
-    source : str
+        Angles between three tokens, none of them padding, that do not exist since two neighbours have equal vectors.
+    flags : tuple of str
+        `degenerate` where there is no angle, `ties` where some were left out.
+    n_samples : int
+        Sequences that have an angle.
     """
+
+    estimator: ClassVar[str] = "curvature"
 
     each: FloatArray
     mean: float
@@ -39,36 +50,30 @@ class Curvature(Brief):
     high: float
     angles: int
     dropped: int
-    n_units: int
-    source: str
 
-    def rows(self, where: Place) -> list[Row]:
-        """Rows for the results table: "curvature" in degrees, and "angles left out"."""
-        raised = {"degenerate": not self.angles, "ties": self.dropped > 0}
-        flags = tuple(flag for flag, up in raised.items() if up)
-        entries = [
-            Entry("curvature", self.mean, "degrees", self.low, self.high, ceiling=180.0, flags=flags),
+    def _entries(self) -> list[Entry]:
+        return [
+            Entry("curvature", self.mean, "degrees", self.low, self.high, ceiling=180.0, flags=self.flags),
             Entry("angles left out", float(self.dropped), "angles"),
         ]
-        used = int(np.isfinite(self.each).sum())
-        return rows(where, ESTIMATOR, {}, entries, n_samples=used, n_units=self.n_units, source=self.source)
 
 
 def curvature(z: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> Curvature:
     """Mean angle between consecutive steps v_k = z_{k+1} - z_k of a sequence of token vectors.
 
-    A straight path has 0 degrees, a random walk in many units 90, and tokens that know nothing of their neighbours 120,
-    since the way there and the way on share the token between them: 90 is no sign of chance, nor 120 of order.
+    A straight path has 0 degrees and a random walk in many units 90. Tokens that know nothing of their neighbours have
+    120, since the step to a token and the step from it share that token: 90 is no sign of chance, nor 120 of order.
 
-    How it misleads: positions are tokens only where padding is masked; vectors of repeated tokens that are equal give
-    no step, are left out and counted (flag `ties`); position embeddings bend every sequence alike.
+    How it misleads: padding counts as tokens unless it is masked. Where neighbouring tokens have equal vectors there is
+    no step between them; these angles are left out and counted (flag `ties`). Position embeddings bend all sequences
+    in the same way.
 
     Parameters
     ----------
     z : (N, tokens, D) array
         At least three tokens.
     mask : (N, tokens) array, optional
-        True (1) where a token is no padding, the tokenizer's attention mask.
+        True (1) where a token is no padding: the tokenizer's attention mask.
 
     Raises
     ------
@@ -96,22 +101,28 @@ def curvature(z: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> Curvature:
     length = np.linalg.norm(steps, axis=2)
     moved = length > 1e-12
     unit = steps / np.where(moved, length, 1.0)[..., None]
+    # Each angle needs three tokens that are no padding, and two steps that are not 0.
     three = real[:, :-2] & real[:, 1:-1] & real[:, 2:]
     known = three & moved[:, :-1] & moved[:, 1:]
     before, after = unit[:, :-1], unit[:, 1:]
-    # Twice the angle of the half sum: exact at 0 and 180, where the arc cosine loses half of the digits.
+    # tan(angle / 2) = |u - v| / |u + v| for unit vectors: exact at 0 and 180, where the arc cosine loses half of its
+    # digits.
     half = np.arctan2(np.linalg.norm(before - after, axis=2), np.linalg.norm(before + after, axis=2))
     counts = known.sum(axis=1)
     total = np.where(known, np.degrees(2.0 * half), 0.0).sum(axis=1)
     each = np.where(counts > 0, total / np.maximum(counts, 1), np.nan)
     mean, half_width = mean_and_half(each[counts > 0])
+    low, high = around(mean, half_width)
+    angles, dropped = int(counts.sum()), int((three & ~known).sum())
     return Curvature(
         each=each,
         mean=mean,
-        low=mean - half_width,
-        high=mean + half_width,
-        angles=int(counts.sum()),
-        dropped=int((three & ~known).sum()),
+        low=low,
+        high=high,
+        angles=angles,
+        dropped=dropped,
+        flags=raised(degenerate=not angles, ties=dropped),
+        n_samples=int((counts > 0).sum()),
         n_units=a.shape[2],
         source=digest(a, real),
     )

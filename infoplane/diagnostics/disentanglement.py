@@ -5,49 +5,45 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.brief import Brief
-from infoplane.diagnostics._codes import FloatArray, IntArray, codes, entropy_bits, information_bits, joint_counts
-from infoplane.diagnostics._place import Entry, Place, digest, rows, units_float64
-from infoplane.results import Row
+from infoplane.diagnostics._codes import codes, entropy_bits, information_bits, joint_counts
+from infoplane.diagnostics._place import Entry, FloatArray, IntArray, Measured, digest, raised, units_float64
 
-ESTIMATOR = "disentanglement"
 DETERMINED = 1e-9
+"""Bits: an attribute with no more entropy than this given another one is determined by it."""
 Information = Callable[[FloatArray, IntArray], float]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Disentanglement(Brief):
-    """Gaps of every attribute.
+class Disentanglement(Measured):
+    """Mutual information gaps of every attribute.
+
+    Its rows: "MIG" and "DMIG", the means over attributes, then "MIG attribute i" and "DMIG attribute i".
 
     Attributes
     ----------
     information : (A, D) float64
         Bits between attributes and units.
-    mig : (A,) float64
-    dmig : (A,) float64
-        NaN where the other attribute determines this one.
+    mig, dmig : (A,) float64
+        As in `disentanglement`; DMIG is NaN where the other attribute determines this one.
     units : (A, 2) int64
         The units that know most and second most of each attribute.
     flags : tuple of str
-        `saturated` where, without `information`, a unit has a value of its own in every sample: it then knows all.
+        `saturated` where, without `information`, a unit has a different value in every sample: it then knows all.
     """
+
+    estimator: ClassVar[str] = "disentanglement"
 
     information: FloatArray
     mig: FloatArray
     dmig: FloatArray
     units: IntArray
-    flags: tuple[str, ...]
-    n_samples: int
-    config: dict[str, Any]
-    source: str
 
-    def rows(self, where: Place) -> list[Row]:
-        """Rows "MIG", "DMIG" (means over attributes) and each attribute's own, for the results table."""
+    def _entries(self) -> list[Entry]:
         flags = self.flags
         entries = [Entry("MIG", float(self.mig.mean()), "share", ceiling=1.0, flags=flags)]
         known = self.dmig[np.isfinite(self.dmig)]
@@ -55,31 +51,30 @@ class Disentanglement(Brief):
             entries.append(Entry("DMIG", float(known.mean()), "share", flags=flags))
         for i, (mig, dmig) in enumerate(zip(self.mig.tolist(), self.dmig.tolist(), strict=True)):
             entries.append(Entry(f"MIG attribute {i}", mig, "share", ceiling=1.0, flags=flags))
-            entries += [Entry(f"DMIG attribute {i}", dmig, "share", flags=flags)] * math.isfinite(dmig)
-        size = {"n_samples": self.n_samples, "n_units": self.information.shape[1]}
-        return rows(where, ESTIMATOR, self.config, entries, source=self.source, **size)
+            entries += [Entry(f"DMIG attribute {i}", dmig, "share", flags=flags)] if math.isfinite(dmig) else []
+        return entries
 
 
 def disentanglement(
     t: npt.ArrayLike, attributes: npt.ArrayLike, *, information: Information | None = None
 ) -> Disentanglement:
-    """Mutual information gap of each attribute: of the unit that knows most of it over the second, in its entropy.
+    """Mutual information gap of each attribute: how much more the best unit knows of it than the second best.
 
         MIG_a = (I(a;z_j) - I(a;z_k)) / H(a),    DMIG_a = (I(a;z_j) - I(a;z_k)) / H(a|a_l),
 
-    z_j and z_k the units that know most and second most of a, a_l the attribute that z_k knows most of. Where
-    attributes depend on each other the second unit must know some of a, and MIG stays below 1 for a perfect code, DMIG
-    does not. Where z_k knows most of a itself, both are equal.
+    with z_j and z_k the units that know most and second most of a, and a_l the attribute that z_k knows most of. Where
+    attributes depend on each other, the second unit must know something of a, so MIG stays below 1 even for a perfect
+    code, but DMIG does not. Where z_k knows more of a than of any other attribute, both are equal.
 
-    How it misleads: all informations must come from one estimator at one setting, and a bias that all share falls out
-    of the difference but not of the ratio. One attribute split evenly over two units reads 0, like one that no unit
-    knows. DMIG is absent where the other attribute determines this one, and may exceed 1 by what estimates err.
+    How it misleads: all informations must come from one estimator at one setting, and a bias that all of them share
+    cancels in the difference but not in the ratio. An attribute split evenly over two units reads 0, like one that no
+    unit knows. DMIG is absent where the other attribute determines this one, and may exceed 1 by estimation errors.
 
     Parameters
     ----------
     t : (N, D) array, D of at least 2
-        Units. Without `information` each of their different values is a code: bin them first, since a unit with a
-        value for each sample would know every attribute (flag `saturated`).
+        Activations of a layer. Without `information` each different value of a unit is a code: bin them first, since a
+        unit with a different value for each sample would know every attribute (flag `saturated`).
     attributes : (N, A) array
         Whole numbers or names.
     information : callable, optional
@@ -110,31 +105,33 @@ def disentanglement(
             f"{np.shape(attributes)}"
         )
     of = information or _plug_in
-    own = information is None and any(len(np.unique(unit)) == len(units) for unit in units.T)
+    all_differ = information is None and any(len(np.unique(unit)) == len(units) for unit in units.T)
     bits = np.array([[of(unit, column) for unit in units.T] for column in columns])
     best = np.argsort(-bits, axis=1, kind="stable")[:, :2]
     gap = np.take_along_axis(bits, best, 1) @ [1.0, -1.0]
     entropy = np.array([entropy_bits(np.bincount(column)) for column in columns])
     if not entropy.all():
         raise ValueError(f"attribute {int(entropy.argmin())} has one value, of which no unit can know anything")
-    left = np.array([_left(columns, a, int(bits[:, k].argmax())) for a, k in enumerate(best[:, 1])])
+    left = np.array([_open_bits(columns, a, int(bits[:, k].argmax())) for a, k in enumerate(best[:, 1])])
     return Disentanglement(
         information=bits,
         mig=gap / entropy,
         dmig=np.divide(gap, left, out=np.full(len(gap), np.nan), where=left > DETERMINED),
         units=best,
-        flags=("saturated",) * own,
+        flags=raised(saturated=all_differ),
         n_samples=len(units),
+        n_units=units.shape[1],
         config={"information": "codes" if information is None else getattr(information, "__name__", "given")},
         source=digest(units, *columns),
     )
 
 
 def _plug_in(unit: FloatArray, attribute: IntArray) -> float:
+    """Bits that a unit has about an attribute, each different value of the unit being a code."""
     return information_bits(joint_counts(codes(unit, "a unit"), attribute))
 
 
-def _left(columns: list[IntArray], a: int, other: int) -> float:
-    """Bits that attribute `a` leaves open to who knows attribute `other`: H(a|a_l), or H(a) where both are one."""
+def _open_bits(columns: list[IntArray], a: int, other: int) -> float:
+    """What is still open about attribute `a` once `other` is known: H(a|a_l), or H(a) where both are the same."""
     alone = entropy_bits(np.bincount(columns[a]))
     return alone if a == other else alone - information_bits(joint_counts(columns[a], columns[other]))

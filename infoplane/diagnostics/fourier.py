@@ -4,74 +4,71 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.brief import Brief
-from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, rounding, rows
-from infoplane.results import Row
-
-ESTIMATOR = "fourier"
+from infoplane.diagnostics._place import Entry, FloatArray, IntArray, Measured, digest, finite_float64, raised, rounding
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class FourierFeatures(Brief):
+class FourierFeatures(Measured):
     """Frequencies in the input weights of each unit.
+
+    Its rows: "median top-frequency share" and "frequencies used".
 
     Attributes
     ----------
     power : (units, period // 2) float64
         Share of the power that varies with the input in frequency 1, 2, ...; NaN for a silent unit.
     share : (units,) float64
-        The largest of them.
+        The largest of these shares.
     frequency : (units,) int64
-        Its frequency; 0 for a silent unit.
+        The frequency that has it; 0 for a silent unit.
     median_share : float
-        Over the units that are not silent; NaN where all are.
+        Median over the units that are not silent; NaN where all are.
     frequencies_used : float
         2^H of the histogram of `frequency`: an effective number of frequencies.
     silent : int
-        Units whose weights vary by no more than rounding of the largest unit's.
-    source : str
-        Digest of the weights.
+        Units whose weights vary by no more than the rounding error of the largest weights.
+    flags : tuple of str
+        `degenerate` where all units are silent.
     """
 
+    estimator: ClassVar[str] = "fourier"
+
     period: int
-    power: npt.NDArray[np.float64]
-    share: npt.NDArray[np.float64]
-    frequency: npt.NDArray[np.int64]
+    power: FloatArray
+    share: FloatArray
+    frequency: IntArray
     median_share: float
     frequencies_used: float
     silent: int
-    source: str
 
-    def rows(self, where: Place) -> list[Row]:
-        """Rows for the results table; empty values with the flag `degenerate` where all units are silent."""
-        flags = ("degenerate",) if self.silent == len(self.share) else ()
-        most = float(self.period // 2)
-        entries = [
+    def _entries(self) -> list[Entry]:
+        most, flags = float(self.period // 2), self.flags
+        return [
             Entry("median top-frequency share", self.median_share, "share", ceiling=1.0, flags=flags),
             Entry("frequencies used", self.frequencies_used, "frequencies", ceiling=most, flags=flags),
         ]
-        config = {"period": self.period}
-        return rows(where, ESTIMATOR, config, entries, n_units=len(self.share), source=self.source)
 
 
 def fourier_features(weight: npt.ArrayLike, period: int) -> FourierFeatures:
     """Share of each unit's input power in its strongest frequency, for one-hot inputs of a cyclic group.
 
     The weights of a unit are one function on Z_period for each operand; powers are summed over the operands, and the
-    constant part is left out. Networks that have grokked modular addition have units of one frequency each. The top
-    share is never zero: with H_K = 1 + 1/2 + ... + 1/K, white weights of one operand have H_K / K on average for odd
-    period and K = (period - 1) / 2, which is 0.22 at period 31; summing over two operands makes it less. A unit of
-    hardly any weight counts as much as any other. That units have single frequencies does not say that the network
-    uses them to add.
+    constant part is left out. In networks that have grokked modular addition each unit has one frequency.
+
+    How it misleads: the top share is never zero. With H_K = 1 + 1/2 + ... + 1/K, white weights of one operand have
+    H_K / K on average for odd period and K = (period - 1) / 2, which is 0.22 at period 31; summing over two operands
+    makes it less. A unit with hardly any weight counts as much as any other. That units have single frequencies does
+    not say that the network uses them to add.
 
     Parameters
     ----------
     weight : (units, operands * period) array
-        Of the first layer, one block of columns for each one-hot operand.
+        Weights of the first layer, with one block of columns for each one-hot operand.
     period : int
         Order of the group, at least 3.
 
@@ -108,20 +105,24 @@ def fourier_features(weight: npt.ArrayLike, period: int) -> FourierFeatures:
     shares = np.where(silent[:, None], math.nan, power / np.where(silent, 1.0, total)[:, None])
     frequency = np.where(silent, 0, power.argmax(1) + 1)
     share = shares.max(1)
+    all_silent = bool(silent.all())
     return FourierFeatures(
         period=period,
         power=shares,
         share=share,
         frequency=frequency,
-        median_share=math.nan if silent.all() else float(np.median(share[~silent])),
+        median_share=math.nan if all_silent else float(np.median(share[~silent])),
         frequencies_used=_effective_number(frequency[~silent]),
         silent=int(silent.sum()),
+        flags=raised(degenerate=all_silent),
+        n_units=len(raw),
+        config={"period": period},
         source=digest(raw),
     )
 
 
-def _effective_number(values: npt.NDArray[np.int64]) -> float:
-    """2^H of the histogram of `values`; NaN where there are none."""
+def _effective_number(values: IntArray) -> float:
+    """2^H of the histogram of whole numbers; NaN where there are none."""
     counts = np.unique(values, return_counts=True)[1]
     share = counts / counts.sum()
     return float(np.exp2(-(share * np.log2(share)).sum())) if len(share) else math.nan

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from infoplane.core.brief import Brief
 from infoplane.core.units import Z_95
-from infoplane.diagnostics._place import Entry, Place, digest, rows
+from infoplane.diagnostics._place import Entry, FloatArray, Place, digest, raised, rows
 from infoplane.diagnostics._samples import LEAST_DRAWS, equal_rows, random_splits, two_layers
 from infoplane.diagnostics.wasserstein import (
     exact_distance,
@@ -23,18 +23,18 @@ from infoplane.results import Row
 
 ESTIMATOR = "funnel"
 MOST_EXACT = 1000
-FloatArray = npt.NDArray[np.float64]
+"""Rows a side that an exact assignment takes at most: its cost grows with their cube."""
 Samples = tuple[FloatArray, FloatArray]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Funnel(Brief):
-    """Train against test in every layer, and how sure it is which layer has the least.
+    """The distance of train from test in every layer, and how certain it is which layer has the smallest.
 
     Attributes
     ----------
     layer : str
-        The one with the smallest value.
+        The layer with the smallest value.
     layers : tuple of str
     value, low, high : (L,) float64
         (W1 minus its null's mean) over the root mean square distance of two rows, with 95 % intervals over rows; NaN
@@ -42,7 +42,7 @@ class Funnel(Brief):
     share : (L,) float64
         Share of the draws in which the layer has the smallest value.
     n_samples : int
-        Rows a side.
+        Rows on either side that were compared.
     """
 
     layer: str
@@ -57,13 +57,13 @@ class Funnel(Brief):
     sources: tuple[str, ...]
 
     def rows(self, where: Place) -> list[Row]:
-        """Two rows a layer, "scaled W1 excess" and "funnel share"; `where` gives run, step and subset."""
+        """Two rows for each layer, "scaled W1 excess" and "funnel share"; `where` gives run, step and subset."""
         found: list[Row] = []
         for i, layer in enumerate(self.layers):
-            low, high = float(self.low[i]), float(self.high[i])
-            flags = () if math.isfinite(self.value[i]) else ("degenerate",)
+            value, low, high = (float(numbers[i]) for numbers in (self.value, self.low, self.high))
+            flags = raised(degenerate=not math.isfinite(value))
             entries = [
-                Entry("scaled W1 excess", float(self.value[i]), "rms distance", low, high, flags=flags),
+                Entry("scaled W1 excess", value, "rms distance", low, high, flags=flags),
                 Entry("funnel share", float(self.share[i]), "share", ceiling=1.0, flags=flags),
             ]
             size = {"n_samples": self.n_samples, "n_units": self.n_units[i]}
@@ -81,11 +81,12 @@ def funnel_layer(
     directions: int = 256,
     seed: int = 0,
 ) -> Funnel:
-    """The layer in which train and test are closest: the smallest scaled distance, with the draws that agree.
+    """The layer in which train and test are closest, and the share of random half samples that agree.
 
-    Each layer's W1 has its null subtracted and is divided by the layer's own scale: without that the narrowest or the
-    smallest layer always wins. Each draw takes half of the rows of either side, the same in all layers, without
-    repetition: that spreads as the bootstrap does, whose repeated rows would lie at distance 0 in the null.
+    From each layer's W1 the mean of its null is subtracted, and the rest is divided by the layer's own scale: without
+    that, the narrowest layer or the one with the smallest values always wins. Each draw takes half of the rows of
+    either side, the same rows in all layers, without repetition. Values of such halves spread as those of bootstrap
+    samples do, whose repeated rows would lie at distance 0 in the null.
 
     How it misleads: some layer always has the smallest value. Where `share` is spread over layers, or the intervals
     overlap, no layer stands out; where all values are about 0, test is like train everywhere.
@@ -101,7 +102,7 @@ def funnel_layer(
     null_draws : int
         Random splits of the pooled rows, at least 5.
     directions : int
-        Of the sliced distance.
+        Random directions of the sliced distance.
     seed : int
         Seeds rows, directions and splits.
 
@@ -126,10 +127,11 @@ def funnel_layer(
     value, parts = found[:, 0], found[:, 1:]
     if not np.isfinite(value).any():
         raise ValueError("no layer varies over these rows; did training diverge?")
+    # How often each layer has the smallest value; layers that do not vary never win.
     winners = np.bincount(
         np.nanargmin(np.where(np.isfinite(value)[:, None], parts, np.inf), axis=0), minlength=len(known)
     )
-    # Parts of half of the rows spread as the whole does: the factor of the delete-d jackknife is 1.
+    # Values of halves spread as those of whole samples do: the factor of the delete-d jackknife, n / d - 1, is 1.
     half = Z_95 * parts.std(axis=1, ddof=1)
     return Funnel(
         layer=list(known)[int(np.nanargmin(value))],
@@ -147,20 +149,21 @@ def funnel_layer(
 
 
 def _checked(layers: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]) -> dict[str, Samples]:
-    """All layers as pairs of (rows, units), of the same rows."""
+    """Both samples of each layer as (rows, units), checked to be of the same numbers of rows in all layers."""
     known = {name: two_layers(*pair, names=(f"{name} of a", f"{name} of b")) for name, pair in layers.items()}
     sizes = {name: (len(a), len(b)) for name, (a, b) in known.items()}
     if len(known) < 2 or len(set(sizes.values())) > 1:
         raise ValueError(f"a funnel layer is one of several layers of the same rows, got {sizes or 'none'}")
-    if min(next(iter(sizes.values()))) < 4:
-        raise ValueError(f"a funnel layer needs at least 4 rows a side, got {next(iter(sizes.values()))}")
+    size = next(iter(sizes.values()))
+    if min(size) < 4:
+        raise ValueError(f"a funnel layer needs at least 4 rows a side, got {size}")
     return known
 
 
 def _scores(
     a: FloatArray, b: FloatArray, exact: bool, directions: int, size: int, draws: int, null_draws: int, seed: int
 ) -> list[float]:
-    """The score of a layer on all rows, then on each draw of half of them."""
+    """The score of a layer (scaled distance above the null) on all rows, then on each draw of half of them."""
     # `by_rows` starts anew for every layer, so that all layers are compared on the same rows.
     by_rows, rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
     lines = random_directions(a.shape[1], directions, rng)
@@ -172,7 +175,7 @@ def _scores(
         return exact_distance(p, q) if exact else sliced_distance(p, q, lines)
 
     def excess(pairs: list[Samples], count: int) -> list[float]:
-        """Distance of the sides of each pair, `count` rows each, less the mean distance of random parts of all rows."""
+        """Distances of pairs of `count` rows, less the mean distance of as many rows split at random."""
         null = np.mean([distance(p[:count], q[:count]) for p, q in random_splits(a, b, null_draws, rng)])
         return [float(distance(*pair) - null) for pair in pairs]
 

@@ -11,21 +11,20 @@ import numpy.typing as npt
 from infoplane.core.brief import Brief
 from infoplane.core.units import BIT
 from infoplane.diagnostics._codes import entropy_bits, information_bits
-from infoplane.diagnostics._place import Entry, Place, rows
+from infoplane.diagnostics._place import Entry, FloatArray, Place, raised, rows
 from infoplane.results import Row
 
-FloatArray = npt.NDArray[np.float64]
 ESTIMATOR = "ib-frontier"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Frontier(Brief):
-    """Corner points of the frontier, from (0, 0) to (H(X), I(X;Y)); it is the line that joins them.
+    """Corner points of the frontier from (0, 0) to (H(X), I(X;Y)); the frontier is the line that joins them.
 
     Attributes
     ----------
     i_xt, i_ty : (P,) float64
-        In bits, ascending, concave.
+        In bits, ascending; I(T;Y) is a concave function of I(X;T).
     beta : (P,) float64
         Multiplier at which a point was found, d I(X;T) / d I(T;Y); NaN for the two ends.
     h_x, i_xy : float
@@ -54,7 +53,7 @@ class Frontier(Brief):
 
     def rows(self, run: str = "", layer: str = "") -> list[Row]:
         """Rows of a results table: point k stands at step k, so that `table.plane("ib-frontier")` is the frontier."""
-        flags = () if self.converged else ("unreliable",)
+        flags = raised(unreliable=not self.converged)
         bound = "point" if self.exact else "lower"
         out = []
         for k, (i_xt, i_ty) in enumerate(zip(self.i_xt.tolist(), self.i_ty.tolist(), strict=True)):
@@ -73,16 +72,17 @@ def ib_frontier(
     tol: float = 1e-12,
     max_iter: int = 20_000,
 ) -> Frontier:
-    """Solve the information bottleneck for a known joint distribution.
+    """The largest I(T;Y) for every I(X;T): the information bottleneck of a known joint distribution.
 
     Iterates p(t|x) = p(t) exp(-beta KL(p(y|x) || p(y|t))) / Z(x), p(t) = sum_x p(x) p(t|x),
-    p(y|t) = sum_x p(y|x) p(x|t), from T = X at the largest beta down, each start being the result before. Inputs with
-    the same p(y|x) are merged, which leaves the frontier unchanged. The points are joined by their concave hull: a
-    choice at random between two T, recorded in T, reaches every point on the line between them.
+    p(y|t) = sum_x p(y|x) p(x|t), first from T = X at the largest beta, then at each smaller beta from the result
+    before. Inputs with the same p(y|x) are merged, which leaves the frontier unchanged. The points are joined by their
+    concave hull: T that chooses at random between two others, and says which, reaches every point on the line between
+    them.
 
-    Where Y is a function of X, as for a data set of distinct inputs, the frontier is min(I(X;T), H(Y)): all its points
-    but two belong to the one beta = 1, no iteration finds them, and a plane drawn against it says little. The curved
-    frontier needs noisy labels.
+    How it misleads: where Y is a function of X, as for a data set of distinct inputs, the frontier is
+    min(I(X;T), H(Y)). All its points but two belong to beta = 1, no iteration finds them, and a plane drawn against it
+    says little. The curved frontier needs noisy labels.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def _distribution(p_xy: npt.ArrayLike) -> FloatArray:
 
 
 def _falling(betas: Sequence[float] | FloatArray | None) -> list[float]:
-    """The multipliers from the largest down."""
+    """The multipliers from the largest to the smallest, those by default where none are given."""
     if betas is None:  # dense both in the multiplier and in the slope 1 / beta of the frontier
         betas = np.concatenate([np.geomspace(1.0, 1000.0, 120), 120.0 / np.arange(1, 121)])
     steps = np.unique(np.asarray(betas, dtype=np.float64))[::-1]
@@ -166,15 +166,16 @@ def _merged(p: FloatArray) -> tuple[FloatArray, FloatArray]:
 def _iterate(
     p_t_x: FloatArray, p_x: FloatArray, p_y_x: FloatArray, beta: float, tol: float, max_iter: int
 ) -> tuple[FloatArray, bool]:
-    """Fixed point of the three equations for one beta."""
-    negative_entropy = _xlogx(p_y_x).sum(axis=1)
+    """p(t|x) at the fixed point of the three equations for one beta, and whether the iteration has converged."""
+    negative_entropy = (p_y_x * np.log(np.where(p_y_x > 0, p_y_x, 1.0))).sum(axis=1)
     before = np.inf
     for _ in range(max_iter):
         p_t = p_x @ p_t_x
-        alive = p_t > 1e-300
+        alive = p_t > 1e-300  # values of T that are no longer used are dropped
         p_t, p_t_x = p_t[alive], p_t_x[:, alive]
         p_y_t = (p_t_x * p_x[:, None]).T @ p_y_x / p_t[:, None]
         with np.errstate(divide="ignore", invalid="ignore"):
+            # KL(p(y|x) || p(y|t)) = sum_y p(y|x) log p(y|x) - cross; -1e300 stands for log 0.
             cross = p_y_x @ np.where(p_y_t > 0, np.log(p_y_t), -1e300).T  # (X, T)
         exponent = np.log(p_t) - beta * (negative_entropy[:, None] - cross)
         top = exponent.max(axis=1, keepdims=True)
@@ -190,12 +191,13 @@ def _iterate(
 
 
 def _point(p_t_x: FloatArray, p_x: FloatArray, p_y_x: FloatArray) -> tuple[float, float]:
+    """I(X;T) and I(T;Y) in bits of an encoder p(t|x)."""
     joint = p_t_x * p_x[:, None]
     return information_bits(joint), information_bits(joint.T @ p_y_x)
 
 
 def _concave_hull(points: FloatArray) -> FloatArray:
-    """Upper hull from left to right; of points at one place the higher counts."""
+    """Upper hull of points (x, y) from left to right; of points with one x the highest counts."""
     order = np.lexsort((points[:, 1], points[:, 0]))
     hull: list[FloatArray] = []
     for point in points[order]:
@@ -211,7 +213,3 @@ def _concave_hull(points: FloatArray) -> FloatArray:
 def _below(a: FloatArray, b: FloatArray, c: FloatArray) -> bool:
     """Whether b lies on or below the line from a to c."""
     return bool((b[1] - a[1]) * (c[0] - a[0]) <= (c[1] - a[1]) * (b[0] - a[0]))
-
-
-def _xlogx(p: FloatArray) -> FloatArray:
-    return np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0)

@@ -4,65 +4,74 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.brief import Brief
-from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, mean_and_half, rows
-from infoplane.results import Row
-
-ESTIMATOR = "local-rank"
+from infoplane.diagnostics._place import (
+    Entry,
+    FloatArray,
+    IntArray,
+    Measured,
+    around,
+    digest,
+    finite_float64,
+    mean_and_half,
+    raised,
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class LocalRank(Brief):
+class LocalRank(Measured):
     """Numerical ranks of Jacobians.
+
+    Its row: "local rank", in dimensions.
 
     Attributes
     ----------
     ranks : (N,) int64
-        Of each sample.
-    mean : float
-    low, high : float
-        95 % interval of the mean over inputs.
+        The rank at each sample.
+    mean, low, high : float
+        Mean over samples and its 95 % interval.
     limit : int
         min(outputs, inputs), the largest possible rank.
     epsilon : float
         Singular values above epsilon times the largest of the same Jacobian count.
+    flags : tuple of str
+        `degenerate` where all ranks are 0.
     source : str
         Digest of the singular values.
     """
 
-    ranks: npt.NDArray[np.int64]
+    estimator: ClassVar[str] = "local-rank"
+
+    ranks: IntArray
     mean: float
     low: float
     high: float
     limit: int
     epsilon: float
-    source: str
 
-    def rows(self, where: Place) -> list[Row]:
-        """One row, "local rank" in dimensions, for the results table."""
-        flags = () if self.ranks.any() else ("degenerate",)
-        limits: dict[str, Any] = {"low": self.low, "high": self.high, "ceiling": float(self.limit)}
-        entry = Entry("local rank", self.mean, "dimensions", flags=flags, **limits)
-        return rows(where, ESTIMATOR, {"epsilon": self.epsilon}, [entry], n_samples=len(self.ranks), source=self.source)
+    def _entries(self) -> list[Entry]:
+        most = float(self.limit)
+        return [Entry("local rank", self.mean, "dimensions", self.low, self.high, ceiling=most, flags=self.flags)]
 
 
 def local_rank(jacobians: npt.ArrayLike | Iterable[npt.ArrayLike], epsilon: float = 1e-3) -> LocalRank:
     """Mean numerical rank of the Jacobians dz/dx of a layer, over inputs.
 
-    The rank of a linear layer is that of its matrix; units that do not respond (dead or saturated) lower it. It depends
-    on `epsilon`, which belongs to every number quoted, and on float32 rounding for epsilon below 1e-6. A falling local
-    rank is compression of the map near the data; it is no information, and need not follow I(X;T).
+    The rank of a linear layer is that of its matrix; units that do not respond (dead or saturated) lower it.
+
+    How it misleads: it depends on `epsilon`, which must be quoted with every value, and for epsilon below 1e-6 on
+    float32 rounding. A falling local rank is compression of the map near the data; it is no information, and need not
+    follow I(X;T).
 
     Parameters
     ----------
     jacobians : (N, outputs, inputs) array, or an iterable of such batches
-        Of the pre-activation, sample by sample: `torch.func.vmap(torch.func.jacrev(f))(x)` for a part f of the network
-        up to that layer.
+        Jacobians of the pre-activation, one a sample: `torch.func.vmap(torch.func.jacrev(f))(x)` for the part f of the
+        network up to that layer.
     epsilon : float
         Relative threshold, between 0 and 1.
 
@@ -85,20 +94,24 @@ def local_rank(jacobians: npt.ArrayLike | Iterable[npt.ArrayLike], epsilon: floa
     values = _singular_values(jacobians)
     ranks = ((values > epsilon * values[:, :1]) & (values > 0)).sum(1)
     mean, half = mean_and_half(ranks)
+    low, high = around(mean, half)
     return LocalRank(
         ranks=ranks.astype(np.int64),
         mean=mean,
-        low=mean - half,
-        high=mean + half,
+        low=low,
+        high=high,
         limit=int(values.shape[1]),
         epsilon=epsilon,
+        flags=raised(degenerate=not ranks.any()),
+        n_samples=len(ranks),
+        config={"epsilon": epsilon},
         source=digest(values),
     )
 
 
-def _singular_values(jacobians: npt.ArrayLike | Iterable[npt.ArrayLike]) -> npt.NDArray[np.float64]:
+def _singular_values(jacobians: npt.ArrayLike | Iterable[npt.ArrayLike]) -> FloatArray:
     """Singular values (N, min(outputs, inputs)) of all batches, in falling order."""
-    found: list[npt.NDArray[np.float64]] = []
+    found: list[FloatArray] = []
     for batch in _batches(jacobians):
         a = finite_float64(batch, "jacobians have")
         if a.ndim != 3:
@@ -112,10 +125,11 @@ def _singular_values(jacobians: npt.ArrayLike | Iterable[npt.ArrayLike]) -> npt.
 
 
 def _batches(jacobians: npt.ArrayLike | Iterable[npt.ArrayLike]) -> Iterable[npt.ArrayLike]:
+    """The batches (N, outputs, inputs): one array is a batch of its own, a list of arrays a list of batches."""
     if isinstance(jacobians, np.ndarray):
         return [jacobians]
     if isinstance(jacobians, list | tuple):
-        # A list of numbers is one array, a list of arrays is a list of batches.
+        # A list of matrices is one batch, given sample by sample.
         arrays = [np.asarray(j) for j in jacobians]
         return [np.stack(arrays)] if arrays and arrays[0].ndim == 2 else arrays
     return jacobians  # type: ignore[return-value]

@@ -1,38 +1,42 @@
-"""Does a distance grow with the logarithm of time? The fit of ultra-slow diffusion, beside that of an ordinary one."""
+"""Does a distance grow with the logarithm of time, as in ultra-slow diffusion, or with its root, as a random walk?"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.brief import Brief
-from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, rows
-from infoplane.results import Row
+from infoplane.diagnostics._place import Entry, FloatArray, Measured, digest, finite_float64, raised
 
-ESTIMATOR = "log-time"
-FloatArray = npt.NDArray[np.float64]
 FEW = 5
+"""Points below which a fit is flagged `few_samples`."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class LogTime(Brief):
+class LogTime(Measured):
     """distance = intercept + slope log(step), by least squares over the steps of a window.
+
+    Its rows: "log-time slope", "log-time R2" and "root-time R2".
 
     Attributes
     ----------
     intercept, slope : float
-        The slope for each factor e in steps.
+        The slope is the distance gained while the number of steps grows by the factor e.
     r2 : float
         Share of the variance that the fit explains.
     r2_root : float
-        The same of intercept + slope sqrt(step), the law of an ordinary random walk, on the same points.
+        The same for intercept + slope sqrt(step), the law of an ordinary random walk, on the same points.
     steps : (P,) float64
         The points that were fitted.
     window : (int, int)
         First and last step asked for.
+    flags : tuple of str
+        `unreliable` where the root fits no worse than the logarithm, `few_samples` for fewer than 5 points.
     """
+
+    estimator: ClassVar[str] = "log-time"
 
     intercept: float
     slope: float
@@ -40,31 +44,22 @@ class LogTime(Brief):
     r2_root: float
     steps: FloatArray
     window: tuple[int, int]
-    source: str
 
-    def rows(self, where: Place) -> list[Row]:
-        """Rows "log-time slope", "log-time R2" and "root-time R2"; `unreliable` where the root fits no worse."""
-        flags = (
-            *(("unreliable",) if self.r2 <= self.r2_root else ()),
-            *(("few_samples",) if len(self.steps) < FEW else ()),
-        )
-        entries = [
-            Entry("log-time slope", self.slope, "distance for each factor e in steps", flags=flags),
-            Entry("log-time R2", self.r2, "R2", ceiling=1.0, flags=flags),
+    def _entries(self) -> list[Entry]:
+        return [
+            Entry("log-time slope", self.slope, "distance for each factor e in steps", flags=self.flags),
+            Entry("log-time R2", self.r2, "R2", ceiling=1.0, flags=self.flags),
             Entry("root-time R2", self.r2_root, "R2", ceiling=1.0),
         ]
-        return rows(
-            where, ESTIMATOR, {"window": list(self.window)}, entries, n_samples=len(self.steps), source=self.source
-        )
 
 
 def log_time_fit(steps: npt.ArrayLike, distance: npt.ArrayLike, *, window: tuple[int, int]) -> LogTime:
     """Fit a + b log(step) to the distance of the weights from their start, on a stated window of steps.
 
     How it misleads: any curve that rises and bends fits a logarithm well, so an R2 of .95 says little by itself; beside
-    it stands that of the square root of time, which has as many parameters. The window decides: state it before
-    looking. The points are one trajectory, not independent, so there is no interval; take several seeds. Layers that
-    normalise leave the scale of the weights before them free: they can move far while the function stays.
+    it stands the R2 of the square root of time, a law with as many parameters. The window decides: state it before
+    looking. The points belong to one trajectory and are not independent, so there is no interval; take several seeds.
+    The scale of weights before a normalising layer is free: they can move far while the function stays the same.
 
     Parameters
     ----------
@@ -103,13 +98,17 @@ def log_time_fit(steps: npt.ArrayLike, distance: npt.ArrayLike, *, window: tuple
         )
     t, d = t[inside], d[inside]
     intercept, slope, r2 = _line(np.log(t), d)
+    r2_root = _line(np.sqrt(t), d)[2]
     return LogTime(
         intercept=intercept,
         slope=slope,
         r2=r2,
-        r2_root=_line(np.sqrt(t), d)[2],
+        r2_root=r2_root,
         steps=t,
         window=(first, last),
+        flags=raised(unreliable=r2 <= r2_root, few_samples=len(t) < FEW),
+        n_samples=len(t),
+        config={"window": [first, last]},
         source=digest(t, d),
     )
 

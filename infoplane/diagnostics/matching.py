@@ -4,66 +4,61 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from infoplane.core.brief import Brief
 from infoplane.core.units import BITS_PER_NAT
-from infoplane.diagnostics._place import Entry, Place, digest, rows, units_float64
-from infoplane.results import Row
-
-ESTIMATOR = "unit-matching"
-FloatArray = npt.NDArray[np.float64]
+from infoplane.diagnostics._place import Entry, FloatArray, IntArray, Measured, digest, raised, units_float64
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Matching(Brief):
+class Matching(Measured):
     """How the units of layer A match those of layer B.
+
+    Its rows: "matched units", "best units", "chance best units" and "span".
 
     Attributes
     ----------
     similarity : (A, B) float64
-        Between every pair of units: absolute correlation, or information in bits.
+        Absolute correlation, or information in bits, of every pair of units.
     pairs : (P, 2) int64
-        One-to-one matching of the largest total similarity, P = min(A, B): unit of A, unit of B.
+        Unit of A and unit of B for each pair of the one-to-one matching with the largest total similarity,
+        P = min(A, B).
     matched : (P,) float64
-        Similarities of the pairs.
+        Similarities of these pairs.
     best : (A,) float64
-        Similarity of each unit of A to its best partner; several may share one (semi-matching).
+        Similarity of each unit of A to its best partner, which several units may share (semi-matching).
     chance : float
-        Mean of `best` when the samples of B are shuffled: what a maximum over B units gives by itself.
+        Mean of `best` when the samples of B are shuffled: what the search over B units gives by itself.
     span : float
         Mean share of the variance of B's units that all of A predicts linearly, corrected for the number of
         units; NaN unless there are more samples than units of A by two.
-    measure, n_samples, source
-        As used.
+    measure : str
+        The measure that was used.
     """
 
+    estimator: ClassVar[str] = "unit-matching"
+
     similarity: FloatArray
-    pairs: npt.NDArray[np.int64]
+    pairs: IntArray
     matched: FloatArray
     best: FloatArray
     chance: float
     span: float
     measure: str
-    n_samples: int
-    config: dict[str, object]
-    source: str
 
-    def rows(self, where: Place) -> list[Row]:
-        """Rows for the results table: "matched units", "best units", "chance best units" and "span"."""
+    def _entries(self) -> list[Entry]:
         unit = "bit" if self.measure == "information" else "correlation"
-        entries = [
+        few = raised(few_samples=not math.isfinite(self.span))
+        return [
             Entry("matched units", float(self.matched.mean()), unit),
             Entry("best units", float(self.best.mean()), unit),
             Entry("chance best units", self.chance, unit),
-            Entry("span", self.span, "share", ceiling=1.0, flags=() if math.isfinite(self.span) else ("few_samples",)),
+            Entry("span", self.span, "share", ceiling=1.0, flags=few),
         ]
-        size = {"n_samples": self.n_samples, "n_units": len(self.similarity)}
-        return rows(where, ESTIMATOR, self.config, entries, source=self.source, **size)
 
 
 def match_units(
@@ -76,19 +71,20 @@ def match_units(
 ) -> Matching:
     """Match the units of two layers recorded on the same inputs in the same order.
 
-    Two trainings of one architecture share subspaces more than single units: `span` is then high where `matched` is
-    low. A mean over many units is lifted by the search for partners, so read it against `chance`; a unit that is
-    constant matches nothing (0).
+    Two trainings of one architecture share subspaces more than single units: `span` is then high while `matched` is
+    low. A unit that is constant matches nothing (0).
+
+    How it misleads: the search for the best partner lifts the mean over many units, so read it against `chance`.
 
     Parameters
     ----------
     a, b : (N, A), (N, B) array
         Activations; further axes are flattened.
     measure : "correlation" or "information"
-        Absolute correlation; or plug-in information of `n_bins` equal-width bins of each unit, in bits, which is
-        too high by about (n_bins - 1)^2 / (2 N ln 2).
+        Absolute correlation, or plug-in information of the binned units in bits, which is too high by about
+        (n_bins - 1)^2 / (2 N ln 2).
     n_bins : int
-        At least 2.
+        Equal-width bins of each unit, for "information"; at least 2.
     seed : int
         Seeds the shuffle behind `chance`.
 
@@ -113,12 +109,12 @@ def match_units(
     if n_bins < 2:
         raise ValueError(f"n_bins must be at least 2, got {n_bins}")
     left, right = _same_samples(a, b)
-    scaled = codes = _standardized(left), _standardized(right)
+    scaled = compared = _standardized(left), _standardized(right)
     compare = _correlation
     if measure == "information":
-        codes = _one_hot(left, n_bins), _one_hot(right, n_bins)
+        compared = _one_hot(left, n_bins), _one_hot(right, n_bins)
         compare = _information
-    similarity = compare(*codes)
+    similarity = compare(*compared)
     first, second = linear_sum_assignment(-similarity)
     shuffled = np.random.default_rng(seed).permutation(len(right))
     return Matching(
@@ -126,17 +122,18 @@ def match_units(
         pairs=np.stack([first, second], axis=1).astype(np.int64),
         matched=similarity[first, second],
         best=similarity.max(axis=1),
-        chance=float(compare(codes[0], codes[1][shuffled]).max(axis=1).mean()),
+        chance=float(compare(compared[0], compared[1][shuffled]).max(axis=1).mean()),
         span=_span(*scaled),
         measure=measure,
         n_samples=len(left),
+        n_units=left.shape[1],
         config={"measure": measure, "n_bins": n_bins if measure == "information" else None, "seed": seed},
         source=digest(left, right),
     )
 
 
 def _same_samples(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Both layers as (N, units), once found to have the same number of samples."""
+    """Both layers as (N, units), checked to have the same number of samples."""
     left, right = units_float64(a, "a"), units_float64(b, "b")
     if len(left) != len(right):
         raise ValueError(f"both layers must see the same samples, got {len(left)} and {len(right)}")
@@ -146,7 +143,7 @@ def _same_samples(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[FloatArray, Float
 
 
 def _standardized(a: FloatArray) -> FloatArray:
-    """Columns of mean 0 and length 1, or 0 where a unit is constant."""
+    """Columns of mean 0 and length 1; all 0 for a unit that is constant."""
     largest = np.abs(a).max(axis=0)
     z = a / np.where(largest > 0, largest, 1.0)
     z = z - z.mean(axis=0)
@@ -156,12 +153,12 @@ def _standardized(a: FloatArray) -> FloatArray:
 
 
 def _correlation(a: FloatArray, b: FloatArray) -> FloatArray:
-    # Of standardized columns it is their product.
+    """(A, B) absolute correlations of standardized columns: their inner products."""
     return np.asarray(np.abs(a.T @ b))
 
 
 def _one_hot(a: FloatArray, n_bins: int) -> FloatArray:
-    """(N, units, n_bins) membership in equal-width bins from each unit's smallest to its largest value."""
+    """(N, units, n_bins): 1 for the bin that holds the value, of equal-width bins over the range of each unit."""
     low, high = a.min(axis=0), a.max(axis=0)
     width = np.where(high > low, high - low, 1.0)
     cell = np.minimum((n_bins * ((a - low) / width)).astype(np.int64), n_bins - 1)
@@ -178,13 +175,14 @@ def _information(a: FloatArray, b: FloatArray) -> FloatArray:
 
 
 def _span(a: FloatArray, b: FloatArray) -> float:
-    """Mean adjusted R2 of the varying columns of b on those of a."""
+    """Mean adjusted R2 of linear fits of the columns of b by all columns of a; constant columns do not count."""
     a, b = a[:, a.any(axis=0)], b[:, b.any(axis=0)]
     samples, rank = len(a), int(np.linalg.matrix_rank(a)) if a.size else 0
     if samples <= rank + 2 or not b.size:
         return math.nan
     if rank == 0:
         return 0.0
+    # R2 of a column is the squared length of its projection, since columns have length 1 or are 0.
     basis = np.linalg.svd(a, full_matrices=False)[0][:, :rank]
     explained = np.square(basis.T @ b).sum(axis=0)
     return float((1.0 - (1.0 - explained) * (samples - 1) / (samples - rank - 1)).mean())

@@ -5,51 +5,48 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.brief import Brief
 from infoplane.core.units import BIT
-from infoplane.diagnostics._codes import FloatArray, IntArray, joint_entropy_bits, same_samples
-from infoplane.diagnostics._place import Place, digest, rows
+from infoplane.diagnostics._codes import joint_entropy_bits, same_samples
+from infoplane.diagnostics._place import Entry, FloatArray, IntArray, Measured, digest, raised
 from infoplane.diagnostics._samples import LEAST_DRAWS, against_null
-from infoplane.results import Row
 
-ESTIMATOR = "multi-information"
 MOST_GROUPS = 1000
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class MultiInformation(Brief):
+class MultiInformation(Measured):
     """Sum over groups of sum_i H(X_i) - H(X_group), in bits.
+
+    Its rows: "multi-information", its " null", and its " excess" over the mean of the null.
 
     Attributes
     ----------
     value : float
     groups : tuple of tuples of int
+        Places of the variables in each group.
     parts : (G,) float64
-        Of each group.
+        Multi-information of each group.
     null : (draws,) float64
-        With the samples of every variable shuffled by themselves.
+        The value where the samples of each variable are shuffled separately.
     flags : tuple of str
-        `saturated` where the samples of a group all differ, `few_samples` below ten samples for each combination seen.
+        `saturated` where all samples differ in some group, `few_samples` where it has fewer than ten samples for each
+        combination that occurs.
     """
+
+    estimator: ClassVar[str] = "multi-information"
 
     value: float
     groups: tuple[tuple[int, ...], ...]
     parts: FloatArray
     null: FloatArray
-    flags: tuple[str, ...]
-    n_samples: int
-    config: dict[str, Any]
-    source: str
 
-    def rows(self, where: Place) -> list[Row]:
-        """Rows "multi-information", its null, and how far it is above the null's mean."""
-        entries = against_null("multi-information", self.value, self.null, BIT, self.flags)
-        return rows(where, ESTIMATOR, self.config, entries, n_samples=self.n_samples, source=self.source)
+    def _entries(self) -> list[Entry]:
+        return against_null("multi-information", self.value, self.null, BIT, self.flags)
 
 
 def multi_information(
@@ -59,15 +56,15 @@ def multi_information(
     null_draws: int = 20,
     seed: int = 0,
 ) -> MultiInformation:
-    """Multi-information of discrete variables, summed over groups: 0 where those of a group are independent.
+    """Multi-information of discrete variables, summed over groups: 0 where the variables of each group are independent.
 
-    Of all variables together it is the total correlation; of groups of two (`groups=2`) the sum of the informations of
-    all pairs, which needs far fewer samples and sees less: of two bits and their XOR all pairs have 0 and the three
-    together 1 bit.
+    For one group of all variables it is the total correlation. For all groups of two (`groups=2`) it is the sum of the
+    informations of all pairs, which needs far fewer samples and sees less: for two bits and their XOR all pairs have 0
+    and the three together have 1 bit.
 
     How it misleads: plug-in entropies of combinations that were hardly seen are too low, so independent variables read
-    above 0, the more the larger a group. Compare with the null, in which every variable is shuffled by itself. Once
-    every sample has a combination of its own (`saturated`) the value is the sum of H(X_i) less log2 N, whatever depends
+    above 0, the more the larger a group is. Compare with the null, in which each variable is shuffled separately. Once
+    every sample is a different combination (`saturated`) the value is the sum of H(X_i) less log2 N, whatever depends
     on what. Groups that overlap count what they share more than once: a sum over pairs is no information of all.
 
     Parameters
@@ -75,13 +72,17 @@ def multi_information(
     variables : sequence of n >= 2 arrays (N,) or (N, units)
         Codes: equal rows are one value. Bin activations first.
     groups : int, or sequence of groups of places, optional
-        All groups of so many, or these; all variables together where it is not given.
-    null_draws, seed : int
+        All groups of this size, or these groups; by default one group of all variables.
+    null_draws : int
+        Shuffles for the null, at least 5.
+    seed : int
+        Seeds the shuffles.
 
     Raises
     ------
     ValueError
-        Fewer than two variables, different numbers of samples, groups of one or of what is not there, over 1000 groups.
+        Fewer than two variables, different numbers of samples, a group with one variable or with one that does not
+        exist, or more than 1000 groups.
 
     References
     ----------
@@ -102,13 +103,14 @@ def multi_information(
     rng = np.random.default_rng(seed)
     null = [float(_parts([rng.permutation(x) for x in known], chosen).sum()) for _ in range(null_draws)]
     samples = len(known[0])
+    # The largest number of different combinations in any group.
     seen = max(len(np.unique(np.stack([known[i] for i in group]), axis=1).T) for group in chosen)
     return MultiInformation(
         value=float(parts.sum()),
         groups=chosen,
         parts=parts,
         null=np.array(null),
-        flags=("saturated",) * (seen == samples) + ("few_samples",) * (samples < 10 * seen),
+        flags=raised(saturated=seen == samples, few_samples=samples < 10 * seen),
         n_samples=samples,
         config={"groups": [list(group) for group in chosen], "null_draws": null_draws, "seed": seed},
         source=digest(*known),
@@ -116,7 +118,7 @@ def multi_information(
 
 
 def _groups(groups: int | Sequence[Sequence[int]] | None, count: int) -> tuple[tuple[int, ...], ...]:
-    """The groups that are meant, each of places from 0."""
+    """The groups as places of variables, counted from 0; ValueError for groups that mean nothing."""
     if count < 2:
         raise ValueError(f"multi-information needs at least 2 variables, got {count}")
     size = count if groups is None else groups

@@ -4,57 +4,61 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.brief import Brief
-from infoplane.diagnostics._place import Entry, Place, class_labels, digest, finite_float64, rows, units_float64
-from infoplane.results import Row
+from infoplane.diagnostics._place import (
+    Entry,
+    FloatArray,
+    Measured,
+    class_labels,
+    digest,
+    finite_float64,
+    raised,
+    units_float64,
+)
 
-ESTIMATOR = "neural-collapse"
 CUT = 1e-10
-"""Directions between classes with less than this share of the largest variance are rounding."""
-FloatArray = npt.NDArray[np.float64]
+"""Directions between classes with less than this share of the largest variance are rounding errors."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class NeuralCollapse(Brief):
-    """How far the four properties are from holding; each is 0 where it does. NaN where it has no meaning.
+class NeuralCollapse(Measured):
+    """How far the four properties are from holding: each is 0 where it holds, and NaN where it has no meaning.
+
+    Its rows: "NC1", "NC2 norms", "NC2 angles", and "NC3" and "NC4" where weights or logits were given.
 
     Attributes
     ----------
     within : float
         NC1, variation within classes over that between them: tr(S_W S_B^+) / C.
     norms : float
-        NC2, standard deviation over mean of the lengths of the class means about their mean.
+        NC2, standard deviation over mean of the distances of the class means from their common mean.
     angles : float
-        NC2, mean over pairs of classes of |cos + 1 / (C - 1)|; NaN where a class has the mean of all.
+        NC2, mean over pairs of classes of |cos + 1 / (C - 1)|; NaN where a class mean is the common mean.
     duality : float
-        NC3, distance of the weights from the class means, both of length 1; NaN without weights.
+        NC3, distance of the weights from the class means, both scaled to length 1; NaN without weights.
     nearest : float
         NC4, share of rows whose largest logit is not that of the nearest class mean; NaN without logits.
     flags : tuple of str
-        `degenerate`: all classes have one mean. `few_samples`: some class has one row, which does not vary.
+        `degenerate`: all classes have one mean. `few_samples`: some class has a single row, which cannot vary.
         `out_of_domain`: fewer units than C - 1, in which the angles of a simplex do not fit.
-    n_samples, n_units : int
-    source : str
     """
+
+    estimator: ClassVar[str] = "neural-collapse"
 
     within: float
     norms: float
     angles: float
     duality: float
     nearest: float
-    flags: tuple[str, ...]
-    n_samples: int
-    n_units: int
-    source: str
 
-    def rows(self, where: Place) -> list[Row]:
-        """Rows for the results table: "NC1", "NC2 norms", "NC2 angles", and "NC3", "NC4" where they were asked for."""
+    def _entries(self) -> list[Entry]:
+        # Too few units matter to the angles alone, and so does a single class mean that has no direction.
         flags = tuple(flag for flag in self.flags if flag != "out_of_domain")
-        undirected = ("degenerate",) if math.isnan(self.angles) and "degenerate" not in self.flags else ()
+        undirected = raised(degenerate=math.isnan(self.angles) and "degenerate" not in self.flags)
         entries = [
             Entry("NC1", self.within, "ratio", flags=flags),
             Entry("NC2 norms", self.norms, "ratio", flags=flags),
@@ -64,8 +68,7 @@ class NeuralCollapse(Brief):
             entries.append(Entry("NC3", self.duality, "distance", ceiling=2.0, flags=flags))
         if not math.isnan(self.nearest):
             entries.append(Entry("NC4", self.nearest, "share", ceiling=1.0, flags=flags))
-        size = {"n_samples": self.n_samples, "n_units": self.n_units}
-        return rows(where, ESTIMATOR, {}, entries, source=self.source, **size)
+        return entries
 
 
 def neural_collapse(
@@ -77,11 +80,11 @@ def neural_collapse(
     """The four measures of neural collapse of the features that the last linear layer reads, on training rows.
 
     With class means mu_c, their mean mu, M with the rows mu_c - mu, S_W = mean (h - mu_c)(h - mu_c)' and S_B = M'M / C.
-    For classes of unequal size mu is the mean of the means, not of the rows.
+    For classes of unequal size mu is the mean of the class means, not of the rows.
 
     How it misleads: it is defined at zero training error, and on test rows it is another quantity. NC1 is a ratio,
-    which falls as well where classes move apart and do not shrink. The angles cannot fall to 0 in fewer units
-    than C - 1 (flag `out_of_domain`).
+    which also falls where classes move apart without shrinking. The angles cannot fall to 0 in fewer than C - 1 units
+    (flag `out_of_domain`).
 
     Parameters
     ----------
@@ -89,8 +92,9 @@ def neural_collapse(
         Input of the last linear layer; further axes are flattened.
     labels : (N,) integers
     weight : (C, D) array, optional
-        Of the last linear layer, a row for each class in the order of the labels.
+        Weights of the last linear layer, a row for each class in the order of the labels.
     logits : (N, C) array, optional
+        Outputs of the last linear layer.
 
     Raises
     ------
@@ -120,16 +124,13 @@ def neural_collapse(
     between = means - centre
     lengths = np.linalg.norm(between, axis=1)
     apart = bool(lengths.max() > 1e-12)
-    flags = [] if apart else ["degenerate"]
-    flags += ["few_samples"] if counts.min() < 2 else []
-    flags += ["out_of_domain"] if h.shape[1] < len(known) - 1 else []
     return NeuralCollapse(
         within=_within(h - means[index], between) if apart else math.nan,
         norms=float(lengths.std() / lengths.mean()) if apart else math.nan,
         angles=_angles(between, lengths) if lengths.min() > 1e-12 else math.nan,
         duality=math.nan if weight is None or not apart else _duality(weight, between),
         nearest=math.nan if logits is None else _nearest(logits, known, h - centre, between),
-        flags=tuple(sorted(flags)),
+        flags=raised(degenerate=not apart, few_samples=counts.min() < 2, out_of_domain=h.shape[1] < len(known) - 1),
         n_samples=len(h),
         n_units=h.shape[1],
         source=digest(h, y, *(np.asarray(a) for a in (weight, logits) if a is not None)),
@@ -137,7 +138,7 @@ def neural_collapse(
 
 
 def _within(rest: FloatArray, between: FloatArray) -> float:
-    """tr(S_W S_B^+) / C from the rows about their class means and the class means about theirs."""
+    """tr(S_W S_B^+) / C from the rows less their class means (`rest`) and the class means less their own mean."""
     # S_B = V s^2 V' / C, so that the trace is C sum_k mean_i (rest_i v_k)^2 / s_k^2.
     _, s, v = np.linalg.svd(between, full_matrices=False)
     kept = (s * s > CUT * s[0] * s[0]) & (np.arange(len(s)) < len(between) - 1)
@@ -145,13 +146,14 @@ def _within(rest: FloatArray, between: FloatArray) -> float:
 
 
 def _angles(between: FloatArray, lengths: FloatArray) -> float:
-    """Mean distance of the cosines of all pairs of class means from those of a simplex."""
+    """Mean over pairs of class means of how far their cosine is from -1 / (C - 1), that of a simplex."""
     unit = between / lengths[:, None]
     cosines = (unit @ unit.T)[np.triu_indices(len(unit), 1)]
     return float(np.abs(cosines + 1.0 / (len(unit) - 1)).mean())
 
 
 def _duality(weight: npt.ArrayLike, between: FloatArray) -> float:
+    """Distance of the weights from the class means, both scaled to length 1."""
     w = finite_float64(weight, "weight has")
     if w.shape != between.shape:
         raise ValueError(f"weight must have shape (classes, units) {between.shape}, got {w.shape}")
@@ -160,10 +162,10 @@ def _duality(weight: npt.ArrayLike, between: FloatArray) -> float:
 
 
 def _nearest(logits: npt.ArrayLike, known: npt.NDArray[np.generic], h: FloatArray, means: FloatArray) -> float:
-    """Share of rows whose largest logit is of another class than the nearest mean."""
+    """Share of rows whose largest logit belongs to another class than the nearest class mean."""
     scores = finite_float64(logits, "logits have")
     if scores.shape != (len(h), len(known)):
         raise ValueError(f"logits must have shape (samples, classes) {(len(h), len(known))}, got {scores.shape}")
-    # |h - mu|^2 less |h|^2, which is the same for all classes.
+    # |h - mu|^2 less |h|^2, which does not depend on the class.
     far = np.square(means).sum(axis=1) - 2.0 * h @ means.T
     return float((scores.argmax(axis=1) != far.argmin(axis=1)).mean())

@@ -5,53 +5,50 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import digamma
 
-from infoplane.core.brief import Brief
 from infoplane.core.units import BIT, BITS_PER_NAT, Z_95
-from infoplane.diagnostics._codes import FloatArray, codes, entropy_bits
-from infoplane.diagnostics._place import Entry, Place, around, digest, rows, units_float64
-from infoplane.results import Row
+from infoplane.diagnostics._codes import codes, entropy_bits
+from infoplane.diagnostics._place import Entry, FloatArray, Measured, around, centred, digest, raised, units_float64
 
-ESTIMATOR = "o-information"
 PARTS = 20
-CONSTANT, SINGULAR = 1e-12, 1e-8
-"""Spread over size, below which a unit counts as constant, and the smallest eigenvalue of the correlations, below which
-variables count as copies."""
+"""Parts of the samples that are left out in turn for the interval (jackknife)."""
+SINGULAR = 1e-8
+"""Smallest eigenvalue of the correlations below which variables count as copies of each other."""
 Information = Callable[[FloatArray, FloatArray], float]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class OInformation(Brief):
-    """O-information in bits: above 0 redundancy prevails, below it synergy.
+class OInformation(Measured):
+    """O-information in bits: above 0 redundancy prevails, below 0 synergy.
+
+    Its row: "O-information".
 
     Attributes
     ----------
     value : float
     low, high : float
-        95 % interval of the whole sum, from estimates without a twentieth of the samples each; NaN where an
-        `information` was given, or where a variable is constant in such a part.
+        95 % interval of the whole sum, from estimates that leave out one twentieth of the samples each; NaN where
+        `information` was given, or where a variable is constant without such a part.
     variables : int
+        How many there are.
     flags : tuple of str
+        `few_samples` for "codes" with fewer than ten samples for each combination that occurs.
     """
+
+    estimator: ClassVar[str] = "o-information"
 
     value: float
     low: float
     high: float
     variables: int
-    n_samples: int
-    flags: tuple[str, ...]
-    config: dict[str, Any]
-    source: str
 
-    def rows(self, where: Place) -> list[Row]:
-        """One row, "O-information", for the results table."""
-        entry = Entry("O-information", self.value, BIT, self.low, self.high, flags=self.flags)
-        return rows(where, ESTIMATOR, self.config, [entry], n_samples=self.n_samples, source=self.source)
+    def _entries(self) -> list[Entry]:
+        return [Entry("O-information", self.value, BIT, self.low, self.high, flags=self.flags)]
 
 
 def o_information(
@@ -62,16 +59,16 @@ def o_information(
 ) -> OInformation:
     """O-information of n variables, (n - 2) H(X) + sum_i [H(X_i) - H(X without i)].
 
-    Three copies of a bit have 1 bit, two bits and their XOR -1. It is a balance: a layer that has as much of both reads
-    0. "gaussian" takes entropies from log-determinants, less their known bias; "codes" takes those of equal rows, whose
-    bias with few samples is towards synergy. With `information`, such as `infoplane.estimators.knn.ksg`, it is made of
-    informations alone,
+    Three copies of a bit have 1 bit, two bits and their XOR -1. It is a balance: a layer with as much redundancy as
+    synergy reads 0. "gaussian" takes entropies from log-determinants, less their known bias. "codes" takes plug-in
+    entropies, with equal rows as one value; their bias with few samples is towards synergy. With `information`, such as
+    `infoplane.estimators.knn.ksg`, it is made of informations alone,
 
         O_n = O_{n-1} + (2 - n) I(X_n; X_1..X_{n-1}) + sum_{j<n} I(X_n; X_1..X_{n-1} without j),   O_2 = 0.
 
-    How it misleads: it is a difference of large terms, each with its own error, and the interval is that of the sum.
-    Of dependence that is not Gaussian "gaussian" sees the correlations only: XOR reads 0. Continuous copies have
-    infinite information, which is refused.
+    How it misleads: it is a difference of large terms, each with its own error; the interval is that of the whole sum.
+    "gaussian" sees nothing but correlations: XOR reads 0. Continuous variables that are copies of each other have
+    infinite information and are refused.
 
     Parameters
     ----------
@@ -108,7 +105,7 @@ def o_information(
         value = _from_informations(blocks, information)
     else:
         if method == "gaussian":
-            _refuse_singular(_of_one_size(np.hstack(blocks)))
+            _refuse_singular(centred(np.hstack(blocks), axis=0))
         of: Callable[[list[FloatArray]], float] = _gaussian if method == "gaussian" else _plug_in
         value = of(blocks)
         low, high = around(value, Z_95 * _jackknife(of, blocks))
@@ -119,14 +116,14 @@ def o_information(
         high=high,
         variables=len(blocks),
         n_samples=samples,
-        flags=("few_samples",) * few,
+        flags=raised(few_samples=few),
         config={"method": method if information is None else getattr(information, "__name__", "given")},
         source=digest(*blocks),
     )
 
 
 def _blocks(variables: Sequence[npt.ArrayLike]) -> list[FloatArray]:
-    """Every variable as (N, units)."""
+    """Every variable as (N, units), checked to have the same number of samples."""
     blocks = [
         units_float64(a[:, None] if a.ndim == 1 else a, f"variable {i}")
         for i, a in enumerate(map(np.asarray, variables))
@@ -137,27 +134,19 @@ def _blocks(variables: Sequence[npt.ArrayLike]) -> list[FloatArray]:
 
 
 def _balance(blocks: list[FloatArray], entropy: Callable[[FloatArray], float]) -> float:
-    """(n - 2) H(X) + sum_i [H(X_i) - H(X without i)]."""
+    """The O-information (n - 2) H(X) + sum_i [H(X_i) - H(X without i)], from any entropy of a block of columns."""
     without = [np.hstack(blocks[:i] + blocks[i + 1 :]) for i in range(len(blocks))]
     each = sum(entropy(block) - entropy(rest) for block, rest in zip(blocks, without, strict=True))
     return (len(blocks) - 2) * entropy(np.hstack(blocks)) + each
 
 
 def _plug_in(blocks: list[FloatArray]) -> float:
+    """The O-information by plug-in entropies, with equal rows as one value."""
     return _balance(blocks, lambda block: entropy_bits(np.bincount(codes(block, "a variable"))))
 
 
-def _of_one_size(block: FloatArray) -> FloatArray:
-    """Units about their means, at most 1 in size, which changes no O-information; 0 where only rounding varies."""
-    largest = np.abs(block).max(axis=0)
-    z = block / np.where(largest > 0, largest, 1.0)
-    z = z - z.mean(axis=0)
-    spread = np.abs(z).max(axis=0)
-    return np.asarray(np.where(spread > CONSTANT, z / np.where(spread > CONSTANT, spread, 1.0), 0.0))
-
-
 def _refuse_singular(whole: FloatArray) -> None:
-    """Raise ValueError where log-determinants are infinite, or too few samples leave them so."""
+    """Raise ValueError where log-determinants would be infinite, by too few samples or by variables that are copies."""
     samples, units = whole.shape
     if samples < 2 * units:
         raise ValueError(f"{units} units need at least {2 * units} samples, got {samples}")
@@ -166,20 +155,22 @@ def _refuse_singular(whole: FloatArray) -> None:
 
 
 def _gaussian(blocks: list[FloatArray]) -> float:
-    return _balance([_of_one_size(block) for block in blocks], _gaussian_entropy)
+    """The O-information of Gaussians with the same covariances."""
+    # The scale of a unit changes no O-information.
+    return _balance([centred(block, axis=0) for block in blocks], _gaussian_entropy)
 
 
 def _gaussian_entropy(block: FloatArray) -> float:
-    """Entropy in bits but for a number for each unit, which the balance does not see."""
+    """Gaussian entropy in bits, without the constant of each unit, which cancels in the balance."""
     samples, units = block.shape
     covariance = np.atleast_2d(np.cov(block, rowvar=False))
-    # E log det of a Wishart matrix exceeds that of its mean by this sum, which is negative.
+    # What log det of a sample covariance (a Wishart matrix) has more on average than log det of its mean: less than 0.
     bias = digamma((samples - np.arange(1, units + 1)) / 2).sum() + units * math.log(2 / (samples - 1))
     return float(0.5 * (np.linalg.slogdet(covariance)[1] - bias) * BITS_PER_NAT)
 
 
 def _from_informations(blocks: list[FloatArray], information: Information) -> float:
-    """The recursion over variables, from informations between two blocks."""
+    """The O-information by its recursion over variables, from informations between two blocks of columns."""
     value = 0.0
     for n in range(3, len(blocks) + 1):
         last, before = blocks[n - 1], blocks[: n - 1]
@@ -189,8 +180,8 @@ def _from_informations(blocks: list[FloatArray], information: Information) -> fl
 
 
 def _jackknife(of: Callable[[list[FloatArray]], float], blocks: list[FloatArray]) -> float:
-    """Standard error of `of` from the samples without each of `PARTS` parts."""
+    """Standard error of the function `of`, from its values with one of `PARTS` parts of the samples left out."""
     part = np.random.default_rng(0).permutation(len(blocks[0])) % PARTS
     values = np.array([of([block[part != i] for block in blocks]) for i in range(PARTS)])
-    # A unit that varies in one part alone leaves no interval.
+    # Without the only part in which a unit varies, the value is not finite, and there is no interval.
     return float(math.sqrt((PARTS - 1) * values.var())) if np.isfinite(values).all() else math.nan

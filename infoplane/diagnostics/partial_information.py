@@ -4,41 +4,43 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.brief import Brief
 from infoplane.core.units import BIT, BITS_PER_NAT
-from infoplane.diagnostics._codes import FloatArray, entropy_bits, information_bits, joint_counts, same_samples
-from infoplane.diagnostics._place import Entry, Place, digest, rows
+from infoplane.diagnostics._codes import entropy_bits, information_bits, joint_counts, same_samples
+from infoplane.diagnostics._place import Entry, FloatArray, IntArray, Measured, digest, raised
 from infoplane.diagnostics._samples import LEAST_DRAWS, null_entry
-from infoplane.results import Row
 
-ESTIMATOR = "partial-information"
 PARTS = ("redundancy", "unique 1", "unique 2", "synergy")
 FEW_PER_CELL = 10
 MOST_PARAMETERS = 4000
 GAP, SHRINK, MOST_STEPS = 1e-8, 0.1, 30
-"""Nats within which the minimum is proven, the ratio of one barrier to the last, and Newton steps for each."""
+"""Nats within which the minimum is proven, the factor from one barrier weight to the next, and Newton steps at each."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class PartialInformation(Brief):
+class PartialInformation(Measured):
     """The four parts of I(X1 X2;Y), in bits.
+
+    Its rows: "redundancy (X1,X2;Y)", "unique 1 ...", "unique 2 ..." and "synergy ...", each behind its null if there is
+    one.
 
     Attributes
     ----------
     redundancy, unique1, unique2, synergy : float
         They add up to I(X1 X2;Y); redundancy and unique1 to I(X1;Y).
     null : (draws, 4) float64
-        The same with Y shuffled.
+        The four parts where Y is shuffled.
     gap : float
-        Bits within which the minimum behind them is proven.
+        Bits within which the minimum that they follow from is proven.
     flags : tuple of str
-        `few_samples` with fewer than 10 samples a cell, `single_class`.
+        `few_samples` with fewer than 10 samples for each cell of the joint table, `single_class`.
     """
+
+    estimator: ClassVar[str] = "partial-information"
 
     redundancy: float
     unique1: float
@@ -46,18 +48,13 @@ class PartialInformation(Brief):
     synergy: float
     null: FloatArray
     gap: float
-    flags: tuple[str, ...]
-    n_samples: int
-    config: dict[str, Any]
-    source: str
 
     @property
     def parts(self) -> tuple[float, float, float, float]:
         """Redundancy, unique 1, unique 2 and synergy."""
         return self.redundancy, self.unique1, self.unique2, self.synergy
 
-    def rows(self, where: Place) -> list[Row]:
-        """Rows for the results table: each part, with its null where labels were shuffled."""
+    def _entries(self) -> list[Entry]:
         entries = []
         for i, (name, value) in enumerate(zip(PARTS, self.parts, strict=True)):
             flags = self.flags
@@ -66,7 +63,7 @@ class PartialInformation(Brief):
                 entries.append(beside)
                 flags += ("below_null",) * (value <= beside.high)
             entries.append(Entry(f"{name} (X1,X2;Y)", value, BIT, flags=flags))
-        return rows(where, ESTIMATOR, self.config, entries, n_samples=self.n_samples, source=self.source)
+        return entries
 
 
 def partial_information(
@@ -79,11 +76,11 @@ def partial_information(
         U1 = min I_Q(Y;X1|X2),   R = I(Y;X1) - U1,   U2 = I(Y;X2) - R,   S = I(Y;X1 X2) - min I_Q(Y;X1 X2),
 
     and one Q attains all minima. It is a convex program, solved by Newton's method on its dual with a barrier, which
-    proves the value to `gap`.
+    proves the value to within `gap`.
 
-    How it misleads: the plug-in bias of the joint table falls into the synergy, so independent variables with few
-    samples a cell read as synergy (flag `few_samples`, and the null of each part). Codes of layers have as many values
-    as they were binned to: state the bins. Another definition of redundancy gives other numbers.
+    How it misleads: the plug-in bias of the joint table goes into the synergy, so independent variables with few
+    samples a cell read as synergy (flag `few_samples`, and the null of each part). The numbers depend on how finely
+    layers were binned: state the bins. Another definition of redundancy gives other numbers.
 
     Parameters
     ----------
@@ -92,7 +89,7 @@ def partial_information(
     null_draws : int
         Shuffles of Y, 0 or at least 5.
     seed : int
-        Of the shuffles.
+        Seeds the shuffles.
 
     Raises
     ------
@@ -111,16 +108,15 @@ def partial_information(
     """
     if null_draws != 0 and null_draws < LEAST_DRAWS:
         raise ValueError(f"null_draws must be 0 or at least {LEAST_DRAWS}, got {null_draws}")
-    one, two, of = same_samples({"x1": x1, "x2": x2, "y": y})
-    values = [int(each.max()) + 1 for each in (one, two, of)]
+    one, two, labels = same_samples({"x1": x1, "x2": x2, "y": y})
+    values = [int(each.max()) + 1 for each in (one, two, labels)]
     pairs = values[2] * (values[0] + values[1])
     if pairs > MOST_PARAMETERS:
         raise ValueError(f"at most {MOST_PARAMETERS} pairs of a source's and Y's values, got {pairs}; use fewer bins")
-    counts = joint_counts(one, two, of)
+    counts = joint_counts(one, two, labels)
     parts, gap = _parts(counts)
     rng = np.random.default_rng(seed)
-    null = [_parts(joint_counts(one, two, rng.permutation(of)))[0] for _ in range(null_draws)]
-    flags = ("few_samples",) * (len(of) < FEW_PER_CELL * counts.size) + ("single_class",) * (counts.shape[2] == 1)
+    null = [_parts(joint_counts(one, two, rng.permutation(labels)))[0] for _ in range(null_draws)]
     redundancy, unique1, unique2, synergy = parts
     return PartialInformation(
         redundancy=redundancy,
@@ -129,15 +125,15 @@ def partial_information(
         synergy=synergy,
         null=np.reshape(null, (-1, 4)),
         gap=gap,
-        flags=flags,
-        n_samples=len(of),
+        flags=raised(few_samples=len(labels) < FEW_PER_CELL * counts.size, single_class=counts.shape[2] == 1),
+        n_samples=len(labels),
         config={"null_draws": null_draws, "seed": seed, "values": values},
-        source=digest(one, two, of),
+        source=digest(one, two, labels),
     )
 
 
-def _parts(counts: npt.NDArray[np.int64]) -> tuple[tuple[float, float, float, float], float]:
-    """Redundancy, both unique parts and synergy of a table (x1, x2, y), and the gap of their minimum, in bits."""
+def _parts(counts: IntArray) -> tuple[tuple[float, float, float, float], float]:
+    """Redundancy, both unique parts and synergy of a table (x1, x2, y), and how far the minimum is proven, in bits."""
     first, second, both = (information_bits(each) for each in (counts.sum(1), counts.sum(0), counts))
     least, gap = least_joint_information(counts / counts.sum())
     unique1, unique2 = least - second, least - first
@@ -145,10 +141,11 @@ def _parts(counts: npt.NDArray[np.int64]) -> tuple[tuple[float, float, float, fl
 
 
 def least_joint_information(p: FloatArray) -> tuple[float, float]:
-    """min I_Q(Y;X1 X2), in bits, over laws with the pairs (X1, Y), (X2, Y) of p (K1, K2, C), and its proven gap."""
-    # Largest H_Q(Y|X1 X2), whose dual is: maximise <p, a(x1,y) + b(x2,y)> with sum_y exp(a + b) <= 1 for all (x1, x2).
-    # With a barrier of weight t the optimum has Q(x1,x2,y) = t exp(a + b) / (1 - sum_y exp(a + b)), and the gap is t a
-    # cell. Pairs that do not occur have no a or b.
+    """min I_Q(Y;X1 X2) in bits over laws Q with the pairs (X1, Y), (X2, Y) of p (K1, K2, C), and its proven gap."""
+    # It is reached at the largest H_Q(Y|X1 X2), the dual of which is to maximise <p, a(x1,y) + b(x2,y)> with
+    # sum_y exp(a + b) <= 1 for all (x1, x2). With a barrier of weight t the optimum has
+    # Q(x1,x2,y) = t exp(a + b) / (1 - sum_y exp(a + b)), and the gap is t for each cell. Pairs of values that do not
+    # occur have no a or b.
     dual = _Dual(p)
     weight = 1.0 / dual.cells
     theta = dual.start
@@ -164,7 +161,7 @@ def least_joint_information(p: FloatArray) -> tuple[float, float]:
 
 
 class _Dual:
-    """The barrier problem of one table; theta are a(x1, y), then b(x2, y), of the pairs that occur."""
+    """The barrier problem of one table; theta holds a(x1, y), then b(x2, y), for the pairs of values that occur."""
 
     def __init__(self, p: FloatArray) -> None:
         self.one, self.two = p.sum(1), p.sum(0)
@@ -184,22 +181,23 @@ class _Dual:
         return np.asarray(np.exp(a.reshape(self.one.shape)[:, None] + b.reshape(self.two.shape)[None]))
 
     def barrier(self, theta: FloatArray, weight: float) -> float:
-        """What Newton's method minimises; infinite outside."""
+        """The function that Newton's method minimises; infinite where sum_y exp(a + b) is 1 or more."""
         with np.errstate(over="ignore"):
             used = self.exponentials(theta).sum(2)
         return float(-self.target @ theta - weight * np.log1p(-used).sum()) if (used < 1).all() else math.inf
 
     def law(self, theta: FloatArray, weight: float) -> FloatArray:
-        """Q (K1, K2, C)."""
+        """The law Q (K1, K2, C) that belongs to theta at a barrier of this weight."""
         e = self.exponentials(theta)
         return np.asarray(weight * e / (1.0 - e.sum(2, keepdims=True)))
 
     def centred(self, theta: FloatArray, weight: float) -> FloatArray:
-        """The minimum of the barrier, from `theta`."""
+        """The theta that minimises the barrier function, by Newton's method from `theta`."""
         for _ in range(MOST_STEPS):
             q = self.law(theta, weight)
             slope = np.concatenate([q.sum(1).ravel(), q.sum(0).ravel()])[self.occurs] - self.target
             step = -np.linalg.solve(self._curvature(q, weight), slope)
+            # Half the step until it brings a small part of the fall that the slope promises (Armijo's rule).
             fall, size, now = float(-slope @ step), 1.0, self.barrier(theta, weight)
             if fall < 1e-4 * weight:
                 break
@@ -209,7 +207,8 @@ class _Dual:
         return theta
 
     def _curvature(self, q: FloatArray, weight: float) -> FloatArray:
-        """Second derivatives of the barrier, with a little more on the diagonal: a + c(y), b - c(y) change nothing."""
+        """Second derivatives of the barrier function, with a little added to the diagonal."""
+        # Without that it would be singular: a + c(y) and b - c(y) give the same function for any c.
         k1, k2, c = self.shape
         pairs = q[..., :, None] * q[..., None, :] / weight
         pairs[..., range(c), range(c)] += q
@@ -223,7 +222,7 @@ class _Dual:
         return np.asarray(square)
 
     def feasible(self, theta: FloatArray, weight: float) -> FloatArray:
-        """The law with exactly the pairs of the samples, which is near it: rounding is spread by proportional fits."""
+        """A law close to `law` that has exactly the pairs of the samples, by iterative proportional fitting."""
         q = np.where(self.possible, np.maximum(self.law(theta, weight), 1e-300), 0.0)
         for _ in range(100):
             for axis, wanted in ((1, self.one), (0, self.two)):

@@ -11,11 +11,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.diagnostics._place import Entry, Place, digest, quantities, rows
+from infoplane.diagnostics._place import Entry, FloatArray, Place, digest, quantities, rows
 from infoplane.results import Curve, ResultTable, Row
 
 ESTIMATOR = "phases"
-FloatArray = npt.NDArray[np.float64]
 Label = Literal["warm-up", "entropy-seeking", "compression-seeking", "mixed", "flat"]
 
 
@@ -26,12 +25,12 @@ class Phase:
     Attributes
     ----------
     label : str
-        "warm-up": falls from the start on; "entropy-seeking": rises; "compression-seeking": falls after a peak;
-        "mixed": the decay exponent does not move the opposite way; "flat": moves by nothing.
+        "warm-up": the rank falls from the start on; "entropy-seeking": it rises; "compression-seeking": it falls after
+        a peak; "mixed": the decay exponent does not move the opposite way; "flat": the rank does not move.
     start, stop : int
-        First and last step; neighbouring phases share one.
+        First and last step; the last step of a phase is the first step of the next.
     rank_change, alpha_change : float
-        Of the smoothed curves; NaN for the exponent where it was not given or has fewer than two values.
+        Changes of the smoothed curves; NaN for the exponent where it was not given or has fewer than two values.
     """
 
     label: Label
@@ -54,8 +53,10 @@ def label_phases(
     Both curves are smoothed by a centred mean of `window` captures, which for log-spaced captures is smoothing in
     log step. An extremum counts when the rank moves away from it, on either side, by `prominence` times the range of
     the whole curve. A compact spectrum has a steep decay, so the exponent must move against the rank; where it does
-    not, the two disagree on what happened and the phase is "mixed". The variant of the rank decides: RankMe and the
-    exponential of the von Neumann entropy may turn at different steps, or one of them not at all.
+    not, the two disagree on what happened and the phase is "mixed".
+
+    How it misleads: the choice of the rank decides. RankMe and the exponential of the von Neumann entropy may turn at
+    different steps, and one of them may not turn at all.
 
     Parameters
     ----------
@@ -67,7 +68,7 @@ def label_phases(
     prominence : float
         Between 0 and 1.
     window : int
-        Odd; 1 does not smooth. Beside the ends and gaps fewer captures are averaged, the same number on both sides.
+        Odd; 1 does not smooth. Near the ends and beside gaps fewer captures are averaged, equally many on both sides.
 
     Raises
     ------
@@ -104,7 +105,7 @@ def label_phases(
 
 
 def _check_captures(steps: npt.NDArray[Any], rank: FloatArray, alpha: FloatArray) -> None:
-    """Raise ValueError where steps, ranks and exponents are not those of captures in order."""
+    """Raise ValueError unless steps, ranks and exponents have one value for each capture, in order of the steps."""
     if rank.ndim != 1 or len(rank) < 2 or steps.shape != rank.shape or alpha.shape != rank.shape:
         shapes = f"{steps.shape}, {rank.shape}, {alpha.shape}"
         raise ValueError(f"step, rank and alpha must have one value for each of at least 2 captures, got {shapes}")
@@ -115,14 +116,14 @@ def _check_captures(steps: npt.NDArray[Any], rank: FloatArray, alpha: FloatArray
 
 
 def _change(values: FloatArray) -> float:
-    """The change from the first known value to the last; NaN for fewer than two."""
+    """The change from the first known value to the last; NaN where fewer than two are known."""
     known = values[np.isfinite(values)]
     return float(known[-1] - known[0]) if len(known) > 1 else math.nan
 
 
 def _label(change: float, alpha_change: float, *, first: bool) -> Label:
-    """The name of a phase by the way that rank and exponent move."""
-    # A compact spectrum decays steeply: rank and exponent move in opposite ways. NaN compares as False.
+    """The name of a phase in which rank and exponent change by this much; `first` for the first of the run."""
+    # A compact spectrum decays steeply: rank and exponent move in opposite ways. With NaN it is not mixed.
     if alpha_change * change >= 0:
         return "mixed"
     if change > 0:
@@ -144,7 +145,7 @@ def phases(
     Parameters
     ----------
     rank, alpha : str
-        Quantities; None leaves the exponent out.
+        Names of the quantities; None leaves the exponent out.
     prominence, window
         As for `label_phases`.
     **select
@@ -188,11 +189,12 @@ def _rows(
 
 
 def _key(curve: Curve) -> tuple[str, str, str, str, str]:
+    """What a curve of the rank and the curve of the exponent that belongs to it have in common."""
     return curve.run, curve.layer, curve.subset, curve.estimator, curve.settings
 
 
 def _smoothed(values: FloatArray, window: int) -> FloatArray:
-    """Centred mean over at most `window` values; beside the ends and gaps over fewer, so that it stays centred."""
+    """Centred mean over `window` values; near the ends and beside gaps (NaN) over fewer, so that it stays centred."""
     out = np.full(len(values), math.nan)
     for i in np.flatnonzero(np.isfinite(values)).tolist():
         half = min(window // 2, i, len(values) - 1 - i)

@@ -1,42 +1,41 @@
-"""Code length and epiplexity from a log of losses: what structure a training took up, and what chance is left."""
+"""Code length and epiplexity from a log of losses: what a training has learned, and what stays random."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.brief import Brief
 from infoplane.core.units import BIT, BITS_PER_NAT, Z_95
-from infoplane.diagnostics._place import Entry, Place, around, digest, finite_float64, rows
-from infoplane.results import Row
+from infoplane.diagnostics._place import Entry, FloatArray, Measured, around, digest, finite_float64
 
-ESTIMATOR = "prequential"
 FINAL_ON = ("held-out", "first-pass")
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Prequential(Brief):
+class Prequential(Measured):
     """A code of N labels, split into what was learned while they came and what stays random; all in bits.
+
+    Its rows: "prequential code length", "epiplexity" and "time-bounded entropy", each of all labels together.
 
     Attributes
     ----------
     code_length : float
         Sum over examples of -log2 p(y|x) before the step that uses them.
     epiplexity, epiplexity_half : float
-        What the losses lie above the final ones, summed, and half of its 95 % interval.
+        Sum over examples of their loss above the final loss, and half the width of its 95 % interval.
     entropy, entropy_half : float
-        N times the mean final loss: time-bounded entropy.
+        Time-bounded entropy, N times the mean final loss, and half the width of its 95 % interval.
     final_on : str
         What the final losses were read on.
-    n_samples : int
     source : str
         Digest of both arrays of losses.
     """
+
+    estimator: ClassVar[str] = "prequential"
 
     code_length: float
     epiplexity: float
@@ -44,18 +43,13 @@ class Prequential(Brief):
     entropy: float
     entropy_half: float
     final_on: str
-    n_samples: int
-    source: str
 
-    def rows(self, where: Place) -> list[Row]:
-        """Rows "prequential code length", "epiplexity" and "time-bounded entropy", each of all labels together."""
-        entries = [
+    def _entries(self) -> list[Entry]:
+        return [
             Entry("prequential code length", self.code_length, BIT),
             Entry("epiplexity", self.epiplexity, BIT, *around(self.epiplexity, self.epiplexity_half)),
             Entry("time-bounded entropy", self.entropy, BIT, *around(self.entropy, self.entropy_half)),
         ]
-        config = {"final_on": self.final_on}
-        return rows(where, ESTIMATOR, config, entries, n_samples=self.n_samples, source=self.source)
 
 
 def prequential(
@@ -67,13 +61,15 @@ def prequential(
 ) -> Prequential:
     """Prequential code length, epiplexity and time-bounded entropy of the labels that a training has seen once.
 
-    The loss of an example before the model has learned from it is the length of a code for its label. Above the final
-    loss lies what was learned on the way (structure, epiplexity), the final loss is what the model takes for chance.
+    The loss of an example before the model has learned from it is the length of a code for its label. The part of it
+    above the final loss is what was learned on the way (structure, epiplexity); the final loss is what the model takes
+    for chance.
 
-    How it misleads: only the first pass over the data is a code. In a second one a network that memorises has no final
-    loss, and random labels would give a large epiplexity: ids that repeat are refused. It belongs to the training as
-    much as to the data: a learning rate too small reads as little structure, one too large as much. Losses under
-    dropout, or with the batch statistics of the other examples, are those of another code.
+    How it misleads: only the first pass over the data is a code. After a second pass a network that memorises has a
+    final loss of 0, and random labels would give a large epiplexity: ids that repeat are refused. The numbers belong to
+    the training as much as to the data: with too small a learning rate there seems to be little structure, with too
+    large a one much. Losses under dropout, or with the batch statistics of the other examples, are those of another
+    code.
 
     Parameters
     ----------
@@ -81,11 +77,11 @@ def prequential(
         -log p of the label in nats, as `cross_entropy(..., reduction="none")` gives it in the forward pass of the step,
         in training order.
     ids : (N,) array
-        Which example each loss is of.
+        The example that each loss belongs to.
     final : (M,) array
         The same loss under the final model.
     final_on : "held-out" or "first-pass"
-        What `final` is read on: M other examples, or the same N examples in the same order.
+        The examples of `final`: M others, or the same N in the same order.
 
     Raises
     ------
@@ -94,8 +90,8 @@ def prequential(
 
     Notes
     -----
-    The intervals are those of drawing other examples. The scatter of `losses` is taken from neighbours in the log, so
-    that their fall is no part of it.
+    The intervals say how much other examples would change the values. The scatter of `losses` is taken from neighbours
+    in the log, so that the fall of the loss does not count as scatter.
 
     References
     ----------
@@ -118,6 +114,7 @@ def prequential(
         raise ValueError(f"final losses of the first pass must be {len(seen)}, one for each example, got {len(last)}")
     count, variance = len(seen), float(last.var(ddof=1))
     entropy_variance = count**2 * variance / len(last)
+    # Where both losses are of the same examples, the scatter of their differences counts.
     above = count * _scatter(seen - last) if same else count * _scatter(seen) + entropy_variance
     entropy = count * float(last.mean())
     return Prequential(
@@ -128,12 +125,13 @@ def prequential(
         entropy_half=Z_95 * math.sqrt(entropy_variance) * BITS_PER_NAT,
         final_on=final_on,
         n_samples=count,
+        config={"final_on": final_on},
         source=digest(seen, last),
     )
 
 
 def _losses(values: npt.ArrayLike, name: str) -> FloatArray:
-    """At least two finite losses of labels."""
+    """The losses as float64; ValueError for fewer than two, or for values that are no losses."""
     array = finite_float64(values, f"{name} has", "values")
     if array.ndim != 1 or len(array) < 2:
         raise ValueError(f"{name} must have shape (examples,) with at least 2 of them, got {array.shape}")
@@ -143,7 +141,7 @@ def _losses(values: npt.ArrayLike, name: str) -> FloatArray:
 
 
 def _refuse_repeats(ids: npt.NDArray[np.generic], count: int) -> None:
-    """Raise ValueError where the log is of more than one pass."""
+    """Raise ValueError where an example comes twice, so that the log is of more than one pass."""
     if ids.shape != (count,):
         raise ValueError(f"ids must be {count}, one for each loss, got shape {ids.shape}")
     found, times = np.unique(ids, return_counts=True)
@@ -155,5 +153,5 @@ def _refuse_repeats(ids: npt.NDArray[np.generic], count: int) -> None:
 
 
 def _scatter(values: FloatArray) -> float:
-    """Variance about a slow trend, from the differences of neighbours."""
+    """Variance of values about a slow trend, from the differences of neighbours."""
     return float(np.square(np.diff(values)).mean()) / 2

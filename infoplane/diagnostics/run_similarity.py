@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 
 
 class RecordedRun(Protocol):
-    """What is read of a run; `infoplane.open_run` gives it."""
+    """The part of a run that is read here; `infoplane.open_run` gives such a run."""
 
     run_id: str
     path: Path
@@ -47,9 +47,9 @@ def run_similarity(
 ) -> ResultTable:
     """Similarity of every two layers of a run at one step, or of every two steps of one layer, or of two runs.
 
-    One layer is compared over its steps, several layers at one step, by default the last. With `against`, layers
-    (or steps) of `run` are compared with those of the other run, whose probe must have the same sample ids in the same
-    order; its labels are not read.
+    A single layer is compared over its steps; several layers are compared at one step, by default the last. With
+    `against`, layers (or steps) of `run` are compared with those of the other run, whose probe must have the same
+    sample ids in the same order; its labels are not read.
 
     Parameters
     ----------
@@ -57,9 +57,9 @@ def run_similarity(
     layers : str or sequence of str, optional
         Names or globs; by default all.
     steps : int or sequence of int, optional
-        Of one layer all steps by default, of several layers the last one that all of them have.
+        By default all steps of a single layer, or the last step that all of several layers have.
     **options
-        As in `similarity`; `labels` are by default those of the probe.
+        Options of `similarity`; `labels` are by default those of the probe.
 
     Returns
     -------
@@ -98,14 +98,14 @@ def run_similarity(
 
 @dataclass(frozen=True)
 class _Items:
-    """Layers of a run at one step, or steps of one layer."""
+    """What is compared of a run, as pairs (layer, step): layers at one step, or steps of one layer."""
 
     run: RecordedRun
     items: list[tuple[str, int]]
 
     @classmethod
     def of(cls, run: RecordedRun, layers: str | Sequence[str] | None, steps: int | Sequence[int] | None) -> _Items:
-        """What the caller named, in the order of the forward pass and of training."""
+        """The layers and steps that the caller named, in the order of the forward pass and of training."""
         keys = _keys(run, [layers] if isinstance(layers, str) else layers)
         common = sorted(set.intersection(*(set(run.steps(key)) for key in keys)))
         if not common:
@@ -120,24 +120,24 @@ class _Items:
         return cls(run, [(key, int(step)) for key in keys for step in wanted])
 
     def arrays(self) -> Iterator[Array]:
-        """The activations, one after the other."""
+        """Yields the activations of each pair."""
         for key, step in self.items:
             values = _floats(self.run.read(key, [step])[0], self.run.layer(key, step))
             yield finite_float64(values, f"{key} at step {step} of run {self.run.run_id} has", "values")
 
     def names(self) -> list[str]:
-        """Their names as partners: the layers, or the steps of the one layer."""
+        """The names of the pairs in the column `partner`: layers, or steps where there is one layer."""
         one = len({key for key, _ in self.items}) == 1 and len(self.items) > 1
         return [f"step={step}" if one else key for key, step in self.items]
 
     def place(self, key: str, step: int) -> Place:
-        """Where the rows of one of them stand."""
+        """The place of the rows of one pair."""
         depth = self.run.layer(key, step).depth
         return Place(run=self.run.run_id, step=step, epoch=self.run.epoch(step), layer=key, depth=depth)
 
 
 def _keys(run: RecordedRun, wanted: Sequence[str] | None) -> list[str]:
-    """The layers that match, in forward order."""
+    """The layers that match the names or globs, in forward order; all of them for None."""
     known = [layer.key for layer in run.layers]
     found = set(known if wanted is None else ())
     for pattern in wanted or ():
@@ -152,7 +152,8 @@ def _keys(run: RecordedRun, wanted: Sequence[str] | None) -> list[str]:
 
 
 def _floats(values: Array, layer: Layer) -> Array:
-    """The numbers of a layer; bfloat16 is stored as the upper half of a float32."""
+    """The stored values of a layer as numbers that numpy knows."""
+    # bfloat16 is stored as 16 bits, the upper half of a float32.
     if layer.dtype == "bfloat16":
         return (values.astype(np.uint32) << 16).view(np.float32)
     if layer.dtype.startswith("float8"):

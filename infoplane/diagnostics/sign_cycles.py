@@ -1,60 +1,55 @@
-"""How often a gradient of the loss turns for and against a second one, such as that of an entropy."""
+"""How often the gradient of the loss turns towards and against a second gradient, such as that of an entropy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy.signal import lfilter
 
-from infoplane.core.brief import Brief
-from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, rows
+from infoplane.diagnostics._place import Entry, FloatArray, IntArray, Measured, digest, finite_float64, raised
 from infoplane.diagnostics._samples import LEAST_DRAWS, null_entry
-from infoplane.results import Row
 
-ESTIMATOR = "sign-cycles"
-FloatArray = npt.NDArray[np.float64]
 FEW_BLOCKS = 20
+"""Blocks of the null below which a series is flagged `few_samples`."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class SignCycles(Brief):
-    """Cycles + - + or - + - of a series of cosines.
+class SignCycles(Measured):
+    """Cycles + - + or - + - in the signs of a series of cosines.
+
+    Its rows: "sign cycles" and "sign cycles null"; `where` names the last step.
 
     Attributes
     ----------
     cycles : int
-        Whole ones, end to end.
+        Whole cycles, one after the other: the end of one begins the next.
     turns : (R,) int64
-        Points at which the smoothed series is first clear of the dead band on a new side; the first begins the first
-        run. They lag behind the series by the memory of the mean.
+        Points at which the smoothed series first leaves the dead band with a new sign; each begins a run of one sign.
+        They lag behind the series by the memory of the mean.
     signs : (R,) int64
-        1 or -1 of the run that begins there.
+        1 or -1, the sign of each run.
     smoothed : (P,) float64
+        The series after the exponential mean.
     null : (draws,) float64
-        Cycles of the same series in shuffled blocks.
+        Cycles of the same series cut into blocks and shuffled.
     flags : tuple of str
-        `below_null`: no other number than shuffled blocks give, fewer and more alike; `few_samples`: under 20 blocks.
+        `below_null` where shuffled blocks give this number too (neither fewer nor more), `few_samples` below 20 blocks.
     """
 
+    estimator: ClassVar[str] = "sign-cycles"
+
     cycles: int
-    turns: npt.NDArray[np.int64]
-    signs: npt.NDArray[np.int64]
+    turns: IntArray
+    signs: IntArray
     smoothed: FloatArray
     null: FloatArray
-    flags: tuple[str, ...]
-    config: dict[str, Any]
-    source: str
 
-    def rows(self, where: Place) -> list[Row]:
-        """Rows "sign cycles" and "sign cycles null"; `where` names the last step."""
-        entries = [
-            Entry("sign cycles", self.cycles, "cycles", flags=self.flags),
-            null_entry("sign cycles", self.null, "cycles"),
-        ]
-        return rows(where, ESTIMATOR, self.config, entries, n_samples=len(self.smoothed), source=self.source)
+    def _entries(self) -> list[Entry]:
+        own = Entry("sign cycles", self.cycles, "cycles", flags=self.flags)
+        return [own, null_entry("sign cycles", self.null, "cycles")]
 
 
 def sign_cycles(
@@ -66,31 +61,35 @@ def sign_cycles(
     null_draws: int = 100,
     seed: int = 0,
 ) -> SignCycles:
-    """Count how often a series of cosines between two gradients turns its sign and back.
+    """Count how often a series of cosines between two gradients changes its sign and changes it back.
 
-    Above 0 a step that lowers the loss lowers the other quantity, too; below 0 it raises it. Cosines are smoothed by an
-    exponential mean, c_t <- decay c_{t-1} + (1 - decay) c_t, and have a sign where that leaves the dead band. A cycle
-    is + - + or - + -.
+    Where the cosine is above 0, a step that lowers the loss also lowers the other quantity; below 0 it raises it.
+    Cosines are smoothed by an exponential mean, c_t <- decay c_{t-1} + (1 - decay) c_t, and have a sign where the mean
+    is outside the dead band. A cycle is + - + or - + -.
 
-    How it misleads: the mean of noise turns as well, and noise with a memory turns slowly. So the number stands beside
-    that of the same series cut into blocks, in random order and turned around a circle: what is shorter than a block
-    stays. A number within the null's interval is what noise with that memory gives; another one, fewer or more, is of
-    an order that such noise does not have. `block=1` is noise without a memory, which training never has: of random
-    series with correlations of .8 from step to step it finds three of four remarkable, blocks of 10 one of eight. Then
-    again, even a regular wave whose period is four blocks has no other number than they give in any order. Nor does a
-    cycle say what it is good for.
+    How it misleads: the smoothed mean of pure noise changes its sign as well, and noise with a memory does so slowly.
+    So the number stands beside that of the same series cut into blocks, which are put in random order and shifted in a
+    circle: patterns shorter than a block stay. A number within the null's interval is what noise with that memory
+    gives; a number outside it, below or above, speaks of an order that such noise does not have. `block=1` is noise
+    without a memory, which training never has: of random series with correlations of .8 from step to step it calls
+    three of four remarkable, blocks of 10 call one of eight so. On the other hand, even a regular wave whose period is
+    four blocks has a number that its blocks give in any order. Nor does a cycle say what it is good for.
 
     Parameters
     ----------
     cosines : (P,) array
-        Of the gradients of two quantities of the same parameters and batch, in the order of steps.
+        Cosines between the gradients of two quantities by the same parameters on the same batch, in the order of
+        steps.
     decay : float
-        Of the mean; its memory is 1 / (1 - decay) points.
+        Decay of the exponential mean, whose memory is 1 / (1 - decay) points.
     dead_band : float
         Smoothed cosines this near to 0 have no sign.
     block : int, optional
-        Points that stay together in the null; the memory of the mean where it is not given.
-    null_draws, seed : int
+        Points that stay together in the null; by default as many as the memory of the mean.
+    null_draws : int
+        Shuffles for the null, at least 5.
+    seed : int
+        Seeds the shuffles.
 
     Raises
     ------
@@ -99,8 +98,8 @@ def sign_cycles(
 
     References
     ----------
-    After Yu, "Memorization-compression cycles improve generalization", 2025, whose thresholds were not taken over:
-    mean, dead band, the rule for a cycle and the null are ours.
+    After Yu, "Memorization-compression cycles improve generalization", 2025, whose thresholds were not taken over: the
+    mean, the dead band, the rule for a cycle and the null are ours.
 
     Examples
     --------
@@ -130,29 +129,30 @@ def sign_cycles(
         signs=np.sign(smoothed[turns]).astype(np.int64),
         smoothed=smoothed,
         null=null,
-        flags=("below_null",) * (beside.low <= cycles <= beside.high) + ("few_samples",) * (len(c) < FEW_BLOCKS * size),
+        flags=raised(below_null=beside.low <= cycles <= beside.high, few_samples=len(c) < FEW_BLOCKS * size),
+        n_samples=len(c),
         config={"block": size, "dead_band": dead_band, "decay": decay, "null_draws": null_draws, "seed": seed},
         source=digest(c),
     )
 
 
 def _mean(c: FloatArray, decay: float) -> FloatArray:
-    """The exponential mean, which starts at the first value."""
+    """The exponential mean of the series, which starts at the first value."""
     return np.asarray(lfilter([1 - decay], [1, -decay], c, zi=[decay * c[0]])[0], np.float64)
 
 
-def _turns(smoothed: FloatArray, dead_band: float) -> npt.NDArray[np.int64]:
-    """The first point of every run of one sign."""
+def _turns(smoothed: FloatArray, dead_band: float) -> IntArray:
+    """The first point of every run of one sign, points inside the dead band having none."""
     clear = np.flatnonzero(np.abs(smoothed) > dead_band)
     return clear[np.flatnonzero(np.diff(np.sign(smoothed[clear]), prepend=0))]
 
 
 def _cycles(smoothed: FloatArray, dead_band: float) -> int:
-    """Three runs are a cycle, and the last of them begins the next."""
+    """The number of whole cycles: three runs of one sign each make one, and the last of them begins the next."""
     return max(0, (len(_turns(smoothed, dead_band)) - 1) // 2)
 
 
 def _shuffled(c: FloatArray, size: int, rng: np.random.Generator) -> FloatArray:
-    """The series in blocks of another order, begun anywhere."""
+    """The series with its blocks in random order, shifted in a circle by a random number of points."""
     blocks = np.split(c, np.arange(size, len(c), size))
     return np.roll(np.concatenate([blocks[i] for i in rng.permutation(len(blocks))]), rng.integers(len(c)))

@@ -1,11 +1,11 @@
-"""How similar are two representations of the same inputs? Layers, steps or runs, against what shuffled rows give."""
+"""How similar are two representations of the same inputs, compared with what shuffled rows give?"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Unpack
+from typing import Any, ClassVar, Literal, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,10 @@ from infoplane.core.brief import Brief
 from infoplane.core.files import fingerprint
 from infoplane.diagnostics._layer_pairs import LEAST_SAMPLES, Layers, all_pairs, orders_of, settings_of
 from infoplane.diagnostics._measures import KINDS, Measure, MeasureSettings
-from infoplane.diagnostics._place import Entry, Place, digest, rows
+from infoplane.diagnostics._place import Entry, FloatArray, Measured, Place, digest
 from infoplane.diagnostics._samples import null_entry
 from infoplane.results import Row
 from infoplane.results.names import PAIR
-
-ESTIMATOR = "similarity"
-FloatArray = npt.NDArray[np.float64]
 
 
 class SimilarityOptions(MeasureSettings, total=False):
@@ -35,37 +32,34 @@ class SimilarityOptions(MeasureSettings, total=False):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Similarity(Brief):
+class Similarity(Measured):
     """One similarity with its null.
+
+    Its rows: for "cka" the quantities "CKA(T;T')", "CKA(T;T') null" and "CKA(T;T') calibrated"; other measures have
+    their own names. `where.partner` names T'.
 
     Attributes
     ----------
     value : float
         Unbiased estimates may be below 0. NaN where a layer does not vary.
     null : (null_draws,) float64
-        The same with the rows of T permuted.
+        The similarity where the rows of T are permuted.
     measure : str
     flags : tuple of str
         `below_null` where the value is no larger than the null's 97.5 % point; `ties`, `few_samples`, `degenerate`.
-    n_samples : int
     n_units : int
-        Of the first layer.
-    config : dict
-    source : str
+        Units of the first layer.
     """
+
+    estimator: ClassVar[str] = "similarity"
 
     value: float
     null: FloatArray
     measure: Measure
-    flags: tuple[str, ...]
-    n_samples: int
-    n_units: int
-    config: dict[str, Any]
-    source: str
 
     @property
     def level(self) -> tuple[float, float, float]:
-        """Mean, 2.5 and 97.5 % points of the null; NaN without one."""
+        """Mean, 2.5 and 97.5 % points of the null; NaN where there is no null."""
         if not self.null.size:
             return math.nan, math.nan, math.nan
         beside = null_entry("", self.null, "")
@@ -75,25 +69,23 @@ class Similarity(Brief):
     def calibrated(self) -> tuple[float, float, float]:
         """(value - level) / (1 - level), not clipped: at the null's mean, and at its 97.5 and 2.5 % points.
 
-        0 is what rows without any relation give, 1 what equal layers give. NaN where the null leaves no room below 1.
+        0 is what rows without any relation give, 1 what equal layers give. NaN where the null is 1 already.
         """
         mean, low, high = self.level
+        # The larger the null, the smaller what is left above it: its high point gives the low end.
         one, two, three = ((self.value - at) / (1.0 - at) if at < 1.0 - 1e-9 else math.nan for at in (mean, high, low))
         return one, two, three
 
-    def rows(self, where: Place) -> list[Row]:
-        """Rows for the results table: "CKA(T;T')", its "null" and what is "calibrated"; `where.partner` names T'."""
+    def _entries(self) -> list[Entry]:
         kind, flags = KINDS[self.measure], self.flags
         name = f"{kind.title}{PAIR}"
         entries = [Entry(name, self.value, kind.unit, ceiling=1.0, flags=flags)]
         if self.null.size:
-            # A null is not below itself.
-            own = tuple(flag for flag in flags if flag != "below_null")
+            own = tuple(flag for flag in flags if flag != "below_null")  # which says nothing of the null itself
             entries.append(replace(null_entry(name, self.null, kind.unit), ceiling=1.0, flags=own))
             mean, low, high = self.calibrated
             entries.append(Entry(f"{name} calibrated", mean, f"{kind.unit} above null", low, high, "point", 1.0, flags))
-        size = {"n_samples": self.n_samples, "n_units": self.n_units}
-        return rows(where, ESTIMATOR, self.config, entries, source=self.source, **size)
+        return entries
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -105,7 +97,7 @@ class SimilarityMatrix(Brief):
     value : (A, B) float64
     null : (null_draws, A, B) float64
     pairs : dict from (a, b) to Similarity
-        Of a list with itself those with a < b.
+        Only those with a < b where a list is compared with itself.
     """
 
     value: FloatArray
@@ -114,38 +106,38 @@ class SimilarityMatrix(Brief):
 
     @property
     def calibrated(self) -> FloatArray:
-        """(A, B) calibrated values; 1 for a layer with itself."""
+        """The calibrated values (A, B); 1 for a layer with itself."""
         out = np.where(np.isfinite(self.value), np.eye(*self.value.shape), np.nan)
         for (a, b), pair in self.pairs.items():
             out[a, b] = pair.calibrated[0]
-            if len(self.pairs) < self.value.size:  # of a list with itself
+            if len(self.pairs) < self.value.size:  # a list with itself, which is symmetric
                 out[b, a] = out[a, b]
         return out
 
     def rows(self, places: Sequence[Place], partners: Sequence[str]) -> list[Row]:
-        """Rows for the results table; `places` (A of them) of the first layers, `partners` (B) the second's names."""
+        """Rows of the results table; `places` are those of the A first layers, `partners` the names of the B second."""
         return [
             row for (a, b), pair in self.pairs.items() for row in pair.rows(replace(places[a], partner=partners[b]))
         ]
 
 
 def similarity(s: npt.ArrayLike, t: npt.ArrayLike, **options: Unpack[SimilarityOptions]) -> Similarity:
-    """Similarity of two representations of the same inputs, with what permuted rows give and the value above that.
+    """Similarity of two representations of the same inputs, with its null from permuted rows and its value above that.
 
     - "cka": unbiased linear CKA, HSIC_u(K, L) / sqrt(HSIC_u(K, K) HSIC_u(L, L)) with K = S S'. It may be negative.
-    - "kernel-cka": the same with Gaussian kernels of width `scale` times the layer's own median distance.
-    - "knn": the mean share of a row's `n_neighbors` nearest others that are the same in both layers. Its null is
-      k / (N - 1). Where the next neighbour is as near as the last, which are taken is arbitrary (flag `ties`).
+    - "kernel-cka": the same with Gaussian kernels whose bandwidth is `scale` times the layer's own median distance.
+    - "knn": the mean share of a row's `n_neighbors` nearest other rows that are the same in both layers. Its null is
+      k / (N - 1). Where neighbour k + 1 is as near as neighbour k, which one counts is arbitrary (flag `ties`).
     - "rsa": Spearman correlation of the Euclidean distances of all pairs. For correlation distance, take the mean off
       each row and scale it to length 1 first: the ranks are the same.
-    - "svcca": mean canonical correlation of the directions that hold `variance` of the variance of each side.
+    - "svcca": mean canonical correlation of the directions that hold the share `variance` of the variance of each side.
 
-    How it misleads: a few directions of large variance decide linear CKA and RSA, the other measures do not see size.
-    SVCCA needs many more rows than it keeps directions: two unrelated layers of 512 units read .96 on 200 rows (flag
-    `few_samples` below five rows a direction); the calibrated value is what to read. Labels alone make layers similar:
-    with `within="class"` rows are permuted inside their class, and what is left is similarity beyond the labels. The
-    null says whether rows belong together, and nothing about two seeds that share the data: for that compare with
-    other pairs of runs.
+    How it misleads: a few directions of large variance decide linear CKA and RSA; the other measures do not see how
+    large a direction is. SVCCA needs many more rows than it keeps directions: two unrelated layers of 512 units read
+    .96 on 200 rows (flag `few_samples` below five rows a direction), so read the calibrated value. Labels alone make
+    layers similar: with `within="class"` rows are permuted inside their class, and what is left is similarity beyond
+    the labels. The null says whether rows belong together. It says nothing about two seeds that share the data: for
+    that compare with other pairs of runs.
 
     Parameters
     ----------
@@ -155,15 +147,15 @@ def similarity(s: npt.ArrayLike, t: npt.ArrayLike, **options: Unpack[SimilarityO
     labels : (N,) integers
         Classes, for `within="class"`.
     within : {"all", "class"}
-        Among which rows those of T are permuted.
+        Whether the rows of T are permuted among all rows or inside their class.
     null_draws : int
         Permutations, 20 by default; 0 for none.
     max_samples : int
-        Of more rows so many are drawn, with `seed`, 2000 by default: memory and time grow with the square of them.
+        Where there are more rows, this many are drawn, 2000 by default: memory and time grow with their square.
     seed : int
-        Seeds the permutations and the draw.
+        Seeds the permutations and the drawn rows.
     scale, n_neighbors, variance : float, int, float
-        1.0, 10 and .99: settings of the measures that name them.
+        Settings of the measures that name them, by default 1.0, 10 and .99.
 
     Returns
     -------
@@ -206,7 +198,7 @@ def similarity_matrix(
 ) -> SimilarityMatrix:
     """Similarity of all pairs of a list of layers (or steps), or of two lists; see `similarity`.
 
-    The matrix of each layer is made once, 8 N^2 bytes, and all pairs share the permutations.
+    The matrix of each layer, of 8 N^2 bytes, is made once, and all pairs share the permutations.
 
     Parameters
     ----------
@@ -239,21 +231,21 @@ def similarity_matrix(
     config |= {"max_samples": max_samples, "seed": seed}
     found = all_pairs(left, right, measure, orders)
     wanted = [(a, b) for b in range(found.shape[2]) for a in range(found.shape[1]) if right is not left or a < b]
-    beside = (digest(np.asarray(labels)).encode(),) if within == "class" else ()
-    pairs = {(a, b): _pair(left, right, found[:, a, b], a, b, config, beside) for a, b in wanted}
+    of_labels = (digest(np.asarray(labels)).encode(),) if within == "class" else ()
+    pairs = {(a, b): _pair(left, right, found[:, a, b], a, b, config, of_labels) for a, b in wanted}
     return SimilarityMatrix(value=found[0], null=found[1:], pairs=dict(sorted(pairs.items())))
 
 
 def _pair(
-    left: Layers, right: Layers, found: FloatArray, a: int, b: int, config: dict[str, Any], beside: tuple[bytes, ...]
+    left: Layers, right: Layers, found: FloatArray, a: int, b: int, config: dict[str, Any], of_labels: tuple[bytes, ...]
 ) -> Similarity:
-    """The similarity of layers `a` and `b`, from its value and the values of its null (1 + draws,)."""
+    """The result for layers `a` and `b`, from their similarity and those of its null in one array (1 + draws,)."""
     one, two = left.sides[a], right.sides[b]
     flags = one.flags | two.flags
     if len(found) > 1 and found[0] <= null_entry("", found[1:], "").high + 1e-12:
         flags |= {"below_null"}
     known = [side.found for side in (one, two)]
-    # What was found in the layers: kernel widths in units of the largest deviation, numbers of directions.
+    # What was found in both layers: bandwidths in units of the largest deviation, or numbers of directions.
     config = {**config, "prepared": known} if all(map(math.isfinite, known)) else config
     return Similarity(
         value=float(found[0]),
@@ -263,5 +255,5 @@ def _pair(
         n_samples=len(one.matrix),
         n_units=left.units[a],
         config=config,
-        source=fingerprint(left.digests[a].encode(), right.digests[b].encode(), *beside),
+        source=fingerprint(left.digests[a].encode(), right.digests[b].encode(), *of_labels),
     )

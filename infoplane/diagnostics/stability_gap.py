@@ -4,40 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.brief import Brief
-from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, rows
-from infoplane.results import Row
-
-ESTIMATOR = "stability-gap"
-FloatArray = npt.NDArray[np.float64]
+from infoplane.diagnostics._place import Entry, FloatArray, Measured, digest, finite_float64, raised
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class StabilityGap(Brief):
-    """Worst accuracies after the last of several tasks.
+class StabilityGap(Measured):
+    """Worst accuracies while several tasks are trained one after the other.
+
+    Its rows: "min-ACC", "WC-ACC" and "windowed forgetting", a mean over tasks; `where` names the last step.
 
     Attributes
     ----------
     min_acc : float
-        Mean over the earlier tasks of their lowest accuracy since they ended.
+        Mean over all tasks but the last of their lowest accuracy since their training ended.
     wc_acc : float
-        That and the last task's own final accuracy, each task with the same weight.
+        Mean of these lowest accuracies and the final accuracy of the last task, each task with the same weight.
     final : float
-        Mean of the final accuracies of all tasks: what is seen where nobody looks in between.
+        Mean of the final accuracies of all tasks: all that is seen where nobody looks in between.
     lowest : (K - 1,) float64
-        The lowest accuracy of each earlier task.
+        The lowest accuracy of each task but the last since its training ended.
     forgetting : (K,) float64
         The largest fall of each task within `window` steps.
     widest : int
-        Steps between the two evaluations that are furthest apart, from the end of the first task on.
+        Most steps between two evaluations that follow each other, from the end of the first task on.
     flags : tuple of str
-        `few_samples` where that is wider than the window: a dip can have come and gone between them.
+        `few_samples` where these are more than the window: a dip can have come and gone between the evaluations.
+    n_samples : int
+        Evaluations that count.
     """
+
+    estimator: ClassVar[str] = "stability-gap"
 
     min_acc: float
     wc_acc: float
@@ -45,24 +46,18 @@ class StabilityGap(Brief):
     lowest: FloatArray
     forgetting: FloatArray
     widest: int
-    flags: tuple[str, ...]
-    config: dict[str, Any]
-    n_samples: int
-    source: str
 
-    def rows(self, where: Place) -> list[Row]:
-        """Rows "min-ACC", "WC-ACC" and "windowed forgetting", a mean over tasks; `where` names the last step."""
-        # Where evaluations miss steps, the minimum is at most what it says, and a fall at least.
+    def _entries(self) -> list[Entry]:
+        # Where steps were not evaluated, the true minimum may be lower and the true fall larger.
         values = {
             "min-ACC": (self.min_acc, "upper"),
             "WC-ACC": (self.wc_acc, "upper"),
             "windowed forgetting": (float(self.forgetting.mean()), "lower"),
         }
-        entries = [
+        return [
             Entry(name, value, "accuracy", bound=bound if self.widest > 1 else "point", flags=self.flags)
             for name, (value, bound) in values.items()
         ]
-        return rows(where, ESTIMATOR, self.config, entries, n_samples=self.n_samples, source=self.source)
 
 
 def stability_gap(
@@ -70,25 +65,26 @@ def stability_gap(
 ) -> StabilityGap:
     """How far accuracy on earlier tasks falls while later ones are trained, at its worst and within a window.
 
-    With tasks trained one after the other, min-ACC is the mean over all but the last of the lowest accuracy since the
-    task ended, WC-ACC = A_K / K + (1 - 1/K) min-ACC with the final accuracy A_K of the last, and the windowed
-    forgetting of a task its largest fall from any evaluation to one at most `window` steps later, over all of training.
+    K tasks are trained one after the other. min-ACC is the mean, over all tasks but the last, of the lowest accuracy
+    since the training of the task ended. WC-ACC = A_K / K + (1 - 1/K) min-ACC, with A_K the final accuracy of the last
+    task. The windowed forgetting of a task is its largest fall, over all of training, from any evaluation to one at
+    most `window` steps later.
 
     How it misleads: a dip lasts a few steps, and evaluations further apart than that do not see it: minima are then
-    upper bounds and falls lower ones, and the rows say so. The lowest of many noisy accuracies is low by chance, the
-    lower the more evaluations and the fewer test samples: compare with the spread within one task. A fall of a task
-    that has not been trained yet is chance, too.
+    upper bounds and falls are lower bounds, and the rows say so. The lowest of many noisy accuracies is low by chance,
+    the lower the more evaluations there are and the fewer test samples: compare with the spread within one task. A fall
+    of a task that has not been trained yet is chance, too.
 
     Parameters
     ----------
     steps : (P,) array
         Steps of the evaluations, ascending.
     accuracy : (P, K) array
-        Of every task at each.
+        Accuracy of every task at each evaluation.
     ends : sequence of K int
         Last step of each task, in the order of training. Evaluations after the last are left out.
     window : int
-        Steps.
+        Most steps between both ends of a fall.
 
     Raises
     ------
@@ -132,7 +128,7 @@ def stability_gap(
         lowest=lowest,
         forgetting=_falls(t, a, window),
         widest=widest,
-        flags=("few_samples",) * (widest > window),
+        flags=raised(few_samples=widest > window),
         config={"ends": [int(end) for end in ends], "window": window},
         n_samples=len(t),
         source=digest(t, a),

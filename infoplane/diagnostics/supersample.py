@@ -2,43 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.brief import Brief
 from infoplane.core.units import BIT, BITS_PER_NAT
 from infoplane.diagnostics._codes import codes, information_bits, joint_counts
-from infoplane.diagnostics._place import Entry, Place, around, digest, finite_float64, mean_and_half, rows
+from infoplane.diagnostics._place import (
+    Entry,
+    FloatArray,
+    IntArray,
+    Measured,
+    around,
+    digest,
+    finite_float64,
+    mean_and_half,
+    raised,
+)
 from infoplane.diagnostics._samples import LEAST_DRAWS, null_entry
-from infoplane.results import Row
 
-ESTIMATOR = "supersample"
 LEAST_TRAININGS = 30
-FloatArray = npt.NDArray[np.float64]
+"""Trainings below which the result is flagged `few_samples`."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Supersample(Brief):
-    """The bound, and what it bounds.
+class Supersample(Measured):
+    """A bound on the generalisation gap, and the gap itself.
+
+    Its rows: "supersample information", "gap bound", its " null", "generalisation gap", and "interpolating test error"
+    where it has a meaning.
 
     Attributes
     ----------
     information : (n,) float64
-        I(difference of losses; selector) of each pair in bits, with Miller and Madow's correction; of all pairs
-        together (1,) where they were pooled.
+        I(difference of losses; selector) of each pair in bits, with Miller and Madow's correction; one number (1,) for
+        all pairs together where they were pooled. The selector says which of the pair was trained on.
     bound : float
-        Mean over pairs of sqrt(2 I), I in nats: not below the expected gap.
+        Mean over pairs of sqrt(2 I), I in nats, which the expected gap does not exceed.
     null : (null_draws,) float64
         The bound where the selectors are shuffled over the trainings.
     gap, gap_half : float
-        Mean loss of the examples left out minus that of those trained on; half of its 95 % interval over trainings.
+        Mean loss of the examples left out minus that of the examples trained on, and half the width of its 95 %
+        interval over trainings.
     interpolating : bool
         Whether every training loss is 0 and every loss 0 or 1: the test error then is the mean information in bits.
-    n_trainings : int
+    flags : tuple of str
+        `few_samples` for fewer than 30 trainings.
+    n_samples : int
+        Trainings.
     """
+
+    estimator: ClassVar[str] = "supersample"
 
     information: FloatArray
     bound: float
@@ -47,13 +63,9 @@ class Supersample(Brief):
     gap_half: float
     interpolating: bool
     n_trainings: int
-    config: Mapping[str, object]
-    source: str
 
-    def rows(self, where: Place) -> list[Row]:
-        """Rows "supersample information", "gap bound", its null, "generalisation gap", "interpolating test error"."""
-        bits = float(self.information.mean())
-        few = ("few_samples",) if self.n_trainings < LEAST_TRAININGS else ()
+    def _entries(self) -> list[Entry]:
+        bits, few = float(self.information.mean()), self.flags
         entries = [
             Entry("supersample information", bits, BIT, flags=few),
             Entry("gap bound", self.bound, "loss", bound="upper", flags=few),
@@ -62,7 +74,7 @@ class Supersample(Brief):
         ]
         if self.interpolating:
             entries.append(Entry("interpolating test error", bits, "error", flags=few))
-        return rows(where, ESTIMATOR, self.config, entries, n_samples=self.n_trainings, source=self.source)
+        return entries
 
 
 def supersample_bound(
@@ -76,31 +88,32 @@ def supersample_bound(
 ) -> Supersample:
     """Bound the generalisation gap by what the losses of two examples say about which of them was trained on.
 
-    For each of n pairs a coin decides, anew in every training, which of both is trained on.
+    In every training a coin decides for each of n pairs which of its two examples is trained on.
 
-    How it misleads: it is of the expectation over trainings, so it needs many (at least 30, flag `few_samples`), and
-    the plug-in information of few trainings is high by chance: see the null. A bound is not the gap, which stands
-    beside it.
+    How it misleads: the bound holds for the expectation over trainings, so it needs many of them (at least 30, flag
+    `few_samples`), and the plug-in information of few trainings is high by chance: see the null. A bound is not the
+    gap, which stands beside it.
 
     Parameters
     ----------
     losses : (trainings, n, 2) array
-        Of both examples of each pair after training, 0 to 1, such as the 0-1 error.
+        Loss of both examples of each pair after training, from 0 to 1, such as the 0-1 error.
     trained_on : (trainings, n) array
-        0 or 1: which of the pair was trained on.
+        0 or 1: which example of the pair was trained on.
     levels : int, optional
-        Round losses to so many values from 0 to 1; the bound is then on the gap of the rounded losses, which differs
-        from the gap by at most 1 / (levels - 1). By default losses must be 0 or 1.
+        Round losses to this many values from 0 to 1. The bound is then one on the gap of the rounded losses, which
+        differs from the gap by at most 1 / (levels - 1). By default losses must be 0 or 1.
     pooled : bool
-        One information of all pairs together: for exchangeable pairs only, of others it is too low.
+        One information of all pairs together. For pairs that are not exchangeable it is too low.
     null_draws : int
-        At least 5.
+        Shuffles of the selectors, at least 5.
     seed : int
+        Seeds the shuffles.
 
     Raises
     ------
     ValueError
-        For fewer than two trainings, losses outside 0 to 1, or, without `levels`, others than 0 and 1.
+        For fewer than two trainings, losses outside 0 to 1, or, without `levels`, losses other than 0 and 1.
 
     References
     ----------
@@ -121,7 +134,7 @@ def supersample_bound(
     information = _information(difference, chosen, pooled)
     null = [_bound(_information(difference, rng.permuted(chosen, axis=0), pooled)) for _ in range(null_draws)]
     own = np.take_along_axis(given, chosen[:, :, None], axis=2)[:, :, 0]
-    gaps = (given.sum(axis=2) - 2 * own).mean(axis=1)  # the other one minus this one
+    gaps = (given.sum(axis=2) - 2 * own).mean(axis=1)  # the example left out minus the one trained on
     gap, half = mean_and_half(gaps)
     return Supersample(
         information=information,
@@ -131,13 +144,15 @@ def supersample_bound(
         gap_half=half,
         interpolating=not own.any() and bool(np.isin(given, (0, 1)).all()),
         n_trainings=len(given),
+        flags=raised(few_samples=len(given) < LEAST_TRAININGS),
+        n_samples=len(given),
         config={"levels": levels, "null_draws": null_draws, "pooled": pooled, "seed": seed},
         source=digest(given, chosen),
     )
 
 
-def _rounded(losses: FloatArray, levels: int | None) -> npt.NDArray[np.int64]:
-    """Losses as whole numbers from 0 to levels - 1."""
+def _rounded(losses: FloatArray, levels: int | None) -> IntArray:
+    """Losses rounded to whole numbers from 0 to levels - 1; to 0 and 1 without levels."""
     if levels is not None and levels < 2:
         raise ValueError(f"levels must be at least 2, got {levels}")
     if losses.min() < 0 or losses.max() > 1:
@@ -147,14 +162,15 @@ def _rounded(losses: FloatArray, levels: int | None) -> npt.NDArray[np.int64]:
     return np.asarray(np.rint(losses * ((levels or 2) - 1)), dtype=np.int64)
 
 
-def _information(difference: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], pooled: bool) -> FloatArray:
-    """Plug-in information in bits with Miller and Madow's correction, of each pair or of all together."""
+def _information(difference: IntArray, chosen: IntArray, pooled: bool) -> FloatArray:
+    """Information in bits between loss difference and selector, for each pair or for all pairs together."""
     d, u = ((a.reshape(1, -1) if pooled else a.T) for a in (difference, chosen))
-    return np.array([_of_pair(*pair) for pair in zip(d, u, strict=True)])
+    return np.array([_corrected_bits(*pair) for pair in zip(d, u, strict=True)])
 
 
-def _of_pair(difference: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64]) -> float:
-    # With a row for each value that occurs: of many levels most do not.
+def _corrected_bits(difference: IntArray, chosen: IntArray) -> float:
+    """Plug-in information in bits less its bias by Miller and Madow, (cells - rows - columns + 1) / 2N nats."""
+    # The table has a row for each difference that occurs: with many levels most do not.
     table = joint_counts(codes(difference, "a difference"), chosen)
     filled = table > 0
     cells = int(filled.sum() - filled.any(axis=0).sum() - filled.any(axis=1).sum()) + 1
@@ -162,5 +178,6 @@ def _of_pair(difference: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64]) -
 
 
 def _bound(bits: FloatArray) -> float:
-    # A negative estimate has no root: as 0 it keeps the mean on the safe side of a bound.
+    """Mean over pairs of sqrt(2 I), I in nats."""
+    # A negative estimate has no root; taken as 0 it can only raise the mean, so that it stays a bound.
     return float(np.sqrt(2 * np.maximum(bits, 0) / BITS_PER_NAT).mean())

@@ -1,43 +1,57 @@
-"""Surprisal of tokens: how much each is news after those before it, and how evenly the news comes."""
+"""Surprisal of tokens: how unexpected each is after those before it, and how evenly that is spread."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.brief import Brief
 from infoplane.core.records import NO_LABEL
 from infoplane.core.tokens import token_key
 from infoplane.core.units import BIT, BITS_PER_NAT, Z_95
-from infoplane.diagnostics._place import Entry, Place, around, digest, mean_and_half, rows
+from infoplane.diagnostics._place import (
+    Entry,
+    FloatArray,
+    IntArray,
+    Measured,
+    Place,
+    around,
+    digest,
+    mean_and_half,
+    raised,
+    rows,
+)
 from infoplane.results import Row
 
-ESTIMATOR = "surprisal"
-FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Surprisal(Brief):
+class Surprisal(Measured):
     """-log2 p(token | those before) of N sequences of L tokens.
 
     Attributes
     ----------
     bits : (N, L - 1) float64
-        Column t is the token t + 1, which position t predicts; NaN where it is left out.
+        Column t is the surprisal of token t + 1, which position t predicts; NaN where it is left out.
     mean, mean_half : float
-        Over all tokens, in bits, and half of its 95 % interval over sequences.
+        Mean over all tokens, in bits, and half the width of its 95 % interval over sequences.
     variance, variance_half : float
-        Along a sequence, mean over sequences of at least two tokens, in bit^2: 0 is uniform information density.
+        Variance along a sequence in bit^2, mean over sequences of at least two tokens, and half the width of its 95 %
+        interval: 0 is uniform information density.
     counted, without_label, padding : int
-        Tokens that count, that are left out as -100, and that are left out as padding or follow it.
+        Tokens that count; that are left out since they are -100; and that are left out as padding or after it.
+    n_samples : int
+        Sequences.
     source : str
         Digest of `bits`.
     """
+
+    estimator: ClassVar[str] = "surprisal"
 
     bits: FloatArray
     mean: float
@@ -47,29 +61,29 @@ class Surprisal(Brief):
     counted: int
     without_label: int
     padding: int
-    source: str
+
+    def _entries(self) -> list[Entry]:
+        few = raised(few_samples=not math.isfinite(self.variance))
+        variance = self.variance, "bit^2", *around(self.variance, self.variance_half)
+        return [
+            Entry("surprisal", self.mean, BIT, *around(self.mean, self.mean_half)),
+            Entry("surprisal variance", *variance, flags=few),
+            Entry("tokens", float(self.counted), "tokens"),
+            Entry("tokens left out", float(self.without_label + self.padding), "tokens"),
+        ]
 
     def rows(self, where: Place, *, positions: bool = False) -> list[Row]:
         """Rows "surprisal", "surprisal variance", "tokens" and "tokens left out".
 
-        With `positions` also "surprisal" of `layer[token=t]` for each position t, about the token that follows it.
+        With `positions` also "surprisal" of `layer[token=t]` for each position t: that of the token after it.
         """
-        flags = () if math.isfinite(self.variance) else ("few_samples",)
-        entries = [
-            Entry("surprisal", self.mean, BIT, *around(self.mean, self.mean_half)),
-            Entry(
-                "surprisal variance", self.variance, "bit^2", *around(self.variance, self.variance_half), flags=flags
-            ),
-            Entry("tokens", float(self.counted), "tokens"),
-            Entry("tokens left out", float(self.without_label + self.padding), "tokens"),
-        ]
-        found = rows(where, ESTIMATOR, {}, entries, n_samples=len(self.bits), source=self.source)
+        found = super().rows(where)
         for t in np.flatnonzero(~np.isnan(self.bits).all(axis=0)).tolist() if positions else ():
             known = self.bits[~np.isnan(self.bits[:, t]), t]
             at = replace(where, layer=token_key(where.layer, t))
             value, half = mean_and_half(known)
             entry = Entry("surprisal", value, BIT, *around(value, half))
-            found += rows(at, ESTIMATOR, {}, [entry], n_samples=len(known), source=self.source)
+            found += rows(at, self.estimator, {}, [entry], n_samples=len(known), source=self.source)
         return found
 
 
@@ -78,10 +92,11 @@ def surprisal(
 ) -> Surprisal:
     """Surprisal in bits of each token given those before it, with its mean and its variance along the sequence.
 
-    Position t predicts token t + 1: the shift is made here, so give logits and tokens of one forward pass as they are.
+    Position t predicts token t + 1. The shift is made here, so give logits and tokens of one forward pass as they are.
 
-    How it misleads: it is that of the model, not of the language, and per token it compares models of one tokenizer
-    only. Early positions have less before them, so the variance along a sequence holds that fall as well.
+    How it misleads: it is a property of the model, not of the language, and values per token can be compared between
+    models with the same tokenizer only. Early positions have fewer tokens before them and higher surprisal, which adds
+    to the variance along a sequence.
 
     Parameters
     ----------
@@ -90,8 +105,8 @@ def surprisal(
     tokens : (N, L) integers
         The inputs; -100 where a token is not to count.
     mask : (N, L) array, optional
-        True (1) where a token is no padding, the tokenizer's attention mask. A token after padding has nothing before
-        it and is left out, too.
+        True (1) where a token is no padding: the tokenizer's attention mask. A token right after padding has nothing
+        before it and is left out, too.
 
     Raises
     ------
@@ -125,7 +140,8 @@ def surprisal(
     bits = np.full(counts.shape, np.nan)
     bits[counts] = np.concatenate(list(_of_batches(logits, ids, counts))) * BITS_PER_NAT
     mean = float(bits[counts].mean())
-    # Tokens of one sequence are not independent: the interval is over sequences, each with its sum about the mean.
+    # Tokens of one sequence are not independent. The interval is over sequences, each of which counts with the sum of
+    # its deviations from the mean.
     sums = np.where(counts, bits - mean, 0.0).sum(axis=1)
     spread = math.sqrt(len(sums) * float(np.square(sums).sum()) / (len(sums) - 1)) if len(sums) > 1 else math.nan
     along = [row[ok].var() for row, ok in zip(bits, counts, strict=True) if ok.sum() > 1]
@@ -139,6 +155,7 @@ def surprisal(
         counted=int(counts.sum()),
         without_label=int((inside & ~counts).sum()),
         padding=int((~inside).sum()),
+        n_samples=len(ids),
         source=digest(bits),
     )
 
@@ -155,15 +172,15 @@ def _of_batches(
                 f"logits must have shape {ids.shape} and the vocabulary, got {a.shape} after {start} samples"
             )
         for row, own, ok in zip(a, ids[start:], counts[start:], strict=False):
-            # Logits at one place are of the token at the next.
+            # The logits at one position predict the token at the next.
             yield _of_sequence(row[:-1][ok], own[1:][ok].astype(np.int64))
         start += len(a)
     if start < len(ids):
         raise ValueError(f"tokens has {len(ids)} samples, logits have {start}")
 
 
-def _of_sequence(logits: npt.NDArray[np.generic], following: npt.NDArray[np.int64]) -> FloatArray:
-    """Surprisals in nats (T,) of tokens from the logits (T, V) before them."""
+def _of_sequence(logits: npt.NDArray[np.generic], following: IntArray) -> FloatArray:
+    """Surprisals in nats (T,) of tokens from the logits (T, V) that predict them."""
     size = logits.shape[1]
     if len(following) and not 0 <= following.min() <= following.max() < size:
         raise ValueError(
@@ -172,6 +189,7 @@ def _of_sequence(logits: npt.NDArray[np.generic], following: npt.NDArray[np.int6
     a = logits.astype(np.result_type(logits, np.float32))
     chosen = np.take_along_axis(a, following[:, None], axis=1)
     with np.errstate(invalid="ignore"):
+        # log sum exp(a) - a[token], with the largest logit taken off both so that nothing overflows.
         top = a.max(axis=1, keepdims=True)
         nats = np.log(np.exp(a - top).sum(axis=1, dtype=np.float64)) - (chosen - top)[:, 0]
     if not np.isfinite(nats).all():

@@ -24,17 +24,20 @@ def token_peaks(
     """Positions at which a quantity stands out from the other positions of its layer, at each step.
 
     A peak lies above the upper quartile of the positions by more than `whisker` interquartile ranges (linear
-    interpolation between order statistics). The rule has no null: of 64 independent normal values one in 300 is a
-    peak, heavy tails give many, and where most positions agree a hair's breadth is one. Neighbouring peaks are not
-    joined. A peak says that the quantity is large there, not that the token causes anything.
+    interpolation between order statistics). Neighbouring peaks are not joined.
+
+    How it misleads: the rule has no null. Of 64 independent normal values one in 300 is a peak, heavy tails give many,
+    and where most positions have nearly the same value a tiny deviation is one. A peak says that the quantity is large
+    there, not that the token causes anything.
 
     Parameters
     ----------
     table : ResultTable
         Estimates of single positions, from `analyze(..., layers=["block2[token=*]"])`.
     quantity : str
+        Name of a quantity.
     whisker : float
-        1.5 in the paper; not negative.
+        Interquartile ranges above the upper quartile from which a value is a peak; 1.5 in the paper, not negative.
     **select
         `estimator`, `subset`, `layer`, `run`, `settings` as in `ResultTable.curves`; subset "all" by default.
 
@@ -69,12 +72,13 @@ def token_peaks(
 
 
 def _rows(curves: list[Curve], whisker: float) -> Iterator[Row]:
-    """Rows of the peaks at every step, from the curves of the positions of one layer."""
+    """Rows of threshold and peaks at every step, from the curves of all positions of one layer."""
     curves = sorted(curves, key=lambda curve: token_position(curve.layer) or 0)
     first = curves[0]
     config = {"estimator": first.estimator, "settings": json.loads(first.settings)}
     config |= {"positions": len(curves), "whisker": whisker}
     for step in np.unique(np.concatenate([curve.step for curve in curves])):
+        # The positions that have this step, and where it stands in their curves.
         at = [(curve, int(i)) for curve in curves for i in np.flatnonzero(curve.step == step)[:1]]
         known = [(curve, i) for curve, i in at if np.isfinite(curve.value[i])]
         _check_count(known, first, step)
@@ -96,7 +100,7 @@ def _check_count(known: Sequence[tuple[Curve, int]], first: Curve, step: int) ->
 def _entries(
     known: Sequence[tuple[Curve, int]], values: npt.NDArray[np.float64], whisker: float
 ) -> Iterator[tuple[Place, Entry]]:
-    """Threshold and number of peaks of the layer, then each peak at its position."""
+    """Yields threshold and number of peaks at the place of the layer, then each peak at the place of its position."""
     places = [Place.of(curve, i) for curve, i in known]
     whole = replace(places[0], layer=split_token(places[0].layer)[0])
     quantity, unit = known[0][0].quantity, known[0][0].unit

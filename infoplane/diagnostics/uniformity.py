@@ -4,77 +4,77 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import hyp0f1
 
-from infoplane.core.brief import Brief
-from infoplane.diagnostics._place import Entry, Place, digest, rows, units_float64
-from infoplane.results import Row
+from infoplane.diagnostics._place import Entry, FloatArray, Measured, digest, raised, units_float64
 
-ESTIMATOR = "uniformity"
 BLOCK = 1 << 22
-FloatArray = npt.NDArray[np.float64]
+"""Pairs of rows that are held in memory at a time."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Uniformity(Brief):
-    """Rows scaled to length 1.
+class Uniformity(Measured):
+    """Uniformity and alignment of rows scaled to length 1.
+
+    Its rows: "uniformity", "uniformity of a sphere", "rows without direction", and with a second view "alignment" and
+    "alignment null".
 
     Attributes
     ----------
     uniformity : float
-        log mean_{i != j} exp(-2 |z_i - z_j|^2) in nats: 0 where all rows have one direction, lower the more even.
+        log mean_{i != j} exp(-2 |z_i - z_j|^2) in nats: 0 where all rows have one direction, and the lower the more
+        evenly directions are spread.
     uniform : float
-        What evenly spread directions have in so many units, -4 + log 0F1(; D/2; 4): the least for many rows.
+        The value of evenly spread directions in D units, -4 + log 0F1(; D/2; 4): the smallest for many rows.
     alignment : float
         Mean squared distance of the two views of an input, 0 to 4; NaN without a second view.
     shuffled : float
-        The same mean over all pairs of rows of the two views: what unrelated views have.
+        The same mean over all pairs of rows of the two views: the value of unrelated views.
     dropped : int
-        Rows of zeros, which have no direction, in either view.
-    n_samples, n_units : int
-    source : str
+        Rows left out since they are zero in one of the views and have no direction.
+    flags : tuple of str
+        `out_of_domain` where rows were left out.
     """
+
+    estimator: ClassVar[str] = "uniformity"
 
     uniformity: float
     uniform: float
     alignment: float
     shuffled: float
     dropped: int
-    n_samples: int
-    n_units: int
-    source: str
 
-    def rows(self, where: Place) -> list[Row]:
-        """Rows for the results table: "uniformity", "uniformity of a sphere", "alignment" and "alignment null"."""
-        flags = ("out_of_domain",) if self.dropped else ()
+    def _entries(self) -> list[Entry]:
+        flags = self.flags
         entries = [
             Entry("uniformity", self.uniformity, "log mean potential", ceiling=0.0, flags=flags),
             Entry("uniformity of a sphere", self.uniform, "log mean potential", ceiling=0.0),
             Entry("rows without direction", float(self.dropped), "rows"),
         ]
         if not math.isnan(self.alignment):
-            below = (*flags, "below_null") if self.alignment >= self.shuffled else flags
+            below = flags + raised(below_null=self.alignment >= self.shuffled)
             entries.append(Entry("alignment", self.alignment, "squared distance", ceiling=4.0, flags=below))
             entries.append(Entry("alignment null", self.shuffled, "squared distance", ceiling=4.0, flags=flags))
-        size = {"n_samples": self.n_samples, "n_units": self.n_units}
-        return rows(where, ESTIMATOR, {}, entries, source=self.source, **size)
+        return entries
 
 
 def uniformity(z: npt.ArrayLike, second: npt.ArrayLike | None = None) -> Uniformity:
     """Uniformity of the rows of a layer on the unit sphere and, with a second view of the inputs, their alignment.
 
-    How it misleads: length is thrown away, so a layer that differs in length alone reads as collapsed, and one with a
-    large mean (after a ReLU) as nearly so: take the mean off first where that is not meant. A pair of a row with itself
-    would add a bias of order 1 / N and is left out. Alignment is low, which is called good, in a collapsed layer as
-    well: read both. Rows of zeros have no direction; they are left out and counted (flag `out_of_domain`).
+    How it misleads: the length of rows is ignored, so a layer whose rows differ in length alone reads as collapsed, and
+    one with a large mean (after a ReLU) as nearly collapsed: take the mean off first where that is not meant. A pair of
+    a row with itself would add a bias of order 1 / N and is left out. Alignment is low, which is called good, in a
+    collapsed layer as well: read both. Rows of zeros have no direction; they are left out and counted (flag
+    `out_of_domain`).
 
     Parameters
     ----------
     z, second : (N, D) array
-        Activations of two views of the same inputs in one order; further axes are flattened.
+        Activations of two views of the same inputs in the same order; further axes are flattened.
 
     Raises
     ------
@@ -110,6 +110,7 @@ def uniformity(z: npt.ArrayLike, second: npt.ArrayLike | None = None) -> Uniform
         # |a - b|^2 = 2 - 2 a.b, and the mean of a.b over all pairs is that of the means.
         shuffled=math.nan if second is None else float(2.0 - 2.0 * a.mean(axis=0) @ b.mean(axis=0)),
         dropped=int((~kept).sum()),
+        flags=raised(out_of_domain=not kept.all()),
         n_samples=len(a),
         n_units=first.shape[1],
         source=digest(*views),
@@ -117,18 +118,19 @@ def uniformity(z: npt.ArrayLike, second: npt.ArrayLike | None = None) -> Uniform
 
 
 def _scaled(rows: FloatArray) -> FloatArray:
-    """Rows with a largest entry of 1, so that no square leaves the range."""
+    """Rows scaled to a largest entry of 1, so that no square of an entry leaves the range of float64."""
     largest = np.abs(rows).max(axis=1, keepdims=True)
     return np.asarray(rows / np.where(largest > 0, largest, 1.0))
 
 
 def _uniformity(unit: FloatArray) -> float:
-    """Log of the mean over pairs i != j of exp(-2 |z_i - z_j|^2), some rows at a time."""
+    """Log of the mean over pairs i != j of exp(-2 |z_i - z_j|^2), some rows against all at a time."""
     n, total = len(unit), 0.0
     height = max(1, BLOCK // n)
     for start in range(0, n, height):
         cosines = np.minimum(unit[start : start + height] @ unit.T, 1.0)
+        # A row with itself: exp(-infinity) adds nothing.
         cosines[np.arange(len(cosines)), start + np.arange(len(cosines))] = -np.inf
-        # |z_i - z_j|^2 = 2 - 2 cos between rows of length 1.
+        # For rows of length 1, |z_i - z_j|^2 = 2 - 2 cos.
         total += float(np.exp(4.0 * cosines - 4.0).sum())
     return math.log(total / (n * (n - 1)))

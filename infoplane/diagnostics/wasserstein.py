@@ -1,9 +1,10 @@
-"""How far apart are two samples of one layer: train and test, before and after? Wasserstein distance with its null."""
+"""How far apart two samples of one layer are, such as train and test: Wasserstein distances with their nulls."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,49 +12,43 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from scipy.special import gammaln
 
-from infoplane.core.brief import Brief
-from infoplane.diagnostics._place import Place, digest, rows
+from infoplane.diagnostics._place import Entry, FloatArray, Measured, digest
 from infoplane.diagnostics._samples import LEAST_DRAWS, against_null, equal_rows, random_splits, two_layers
-from infoplane.results import Row
 
-ESTIMATOR, UNIT = "two-samples", "distance in T"
-FloatArray = npt.NDArray[np.float64]
+UNIT = "distance in T"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Wasserstein(Brief):
-    """Distances between two samples, and what two samples of one law have.
+class Wasserstein(Measured):
+    """Distances between two samples, and those between two samples of one law.
+
+    Its rows: "W1" and "sliced W1", each with its " null" and its " excess" over the mean of the null.
 
     Attributes
     ----------
     exact : float
-        By optimal assignment, in the units of T; NaN where `exact_rows` is 0.
+        Distance by optimal assignment, in the units of T; NaN where `exact_rows` is 0.
     sliced : float
-        Mean over random directions, divided by what a unit shift gives.
+        Mean distance along random directions, over the same mean for a shift of length 1.
     exact_null, sliced_null : (null_draws,) float64
-        The same between random halves of the pooled rows.
+        The same distances between random halves of the pooled rows.
     spread : float
-        Root mean square distance of two pooled rows: what a distance may be compared with across layers.
+        Root mean square distance of two pooled rows: divide a distance by it before layers are compared.
     n_samples : int
-        Rows a side.
+        Rows of either sample that were compared.
     """
+
+    estimator: ClassVar[str] = "two-samples"
 
     exact: float
     sliced: float
     exact_null: FloatArray
     sliced_null: FloatArray
     spread: float
-    n_samples: int
-    n_units: int
-    config: dict[str, object]
-    source: str
 
-    def rows(self, where: Place) -> list[Row]:
-        """Rows "W1" and "sliced W1", each with its " null", and " excess": the value minus the mean of the null."""
+    def _entries(self) -> list[Entry]:
         pairs = [("W1", self.exact, self.exact_null), ("sliced W1", self.sliced, self.sliced_null)]
-        entries = [entry for name, value, null in pairs if null.size for entry in against_null(name, value, null, UNIT)]
-        size = {"n_samples": self.n_samples, "n_units": self.n_units}
-        return rows(where, ESTIMATOR, self.config, entries, source=self.source, **size)
+        return [entry for name, value, null in pairs if null.size for entry in against_null(name, value, null, UNIT)]
 
 
 def wasserstein(
@@ -67,20 +62,20 @@ def wasserstein(
 ) -> Wasserstein:
     """1-Wasserstein distance between two samples of a layer, exact and sliced, each with its null.
 
-    How it misleads: two samples of one law are apart as well, the more so the fewer rows and the more units there are
-    (500 rows of standard normals: 0.2, 2.2 and 7.7 in 2, 10 and 50 units). So look at "W1 excess", and at the null's
-    spread. Both are in the units of T and grow with its scale: divide by `spread` before layers are compared, as
-    `funnel_layer` does. The sliced distance equals the exact one for a shift and is less for other changes.
+    How it misleads: two samples of one law have a distance, too, which grows with fewer rows and with more units (500
+    rows of standard normals: 0.2, 2.2 and 7.7 in 2, 10 and 50 units). So look at "W1 excess" and at the spread of the
+    null. Both distances are in the units of T and grow with its scale: divide by `spread` before layers are compared,
+    as `funnel_layer` does. The sliced distance equals the exact one for a shift and is smaller for other changes.
 
     Parameters
     ----------
     a, b : (N, units), (M, units) array
-        Activations; further axes are flattened. Of the longer one as many random rows as the other has are taken, the
-        same in both where they are equally long.
+        Activations; further axes are flattened. From the longer sample as many random rows are taken as the other one
+        has; where both are equally long, the same rows are taken from both.
     directions : int
         Random directions of the sliced distance.
     exact_rows : int
-        Rows a side for the assignment, whose cost grows with their cube: at most 1000; 0 leaves it out.
+        Rows of either sample for the assignment, whose cost grows with their cube: at most 1000; 0 leaves it out.
     null_draws : int
         Random splits of the pooled rows, at least 5.
     seed : int
@@ -140,19 +135,19 @@ def random_directions(units: int, count: int, rng: np.random.Generator) -> Float
 
 
 def exact_distance(a: FloatArray, b: FloatArray) -> float:
-    """Mean distance under the best one-to-one assignment of equally many rows."""
+    """Mean distance of the pairs in the best one-to-one assignment of equally many rows."""
     cost = cdist(a, b)
     return float(cost[linear_sum_assignment(cost)].mean())
 
 
 def sliced_distance(a: FloatArray, b: FloatArray, lines: FloatArray) -> float:
-    """Mean over directions of the distance along each, over that of a shift of length 1."""
+    """Mean over directions (units, count) of the distance along each, over the same mean for a shift of length 1."""
     units = len(lines)
-    # E|u_1| on the sphere: what a shift of length 1 reads along a random direction.
+    # A shift of length 1 has on average the distance E|u_1|, u uniform on the sphere, along a random direction.
     of_shift = math.exp(gammaln(units / 2) - gammaln((units + 1) / 2)) / math.sqrt(math.pi)
     return float(np.abs(np.sort(a @ lines, axis=0) - np.sort(b @ lines, axis=0)).mean() / of_shift)
 
 
 def root_mean_square_distance(a: FloatArray, b: FloatArray) -> float:
-    """Between two different pooled rows: twice the variances of all units."""
+    """Root mean square distance of two different pooled rows: twice the summed variances of all units is its square."""
     return math.sqrt(2 * float(np.concatenate([a, b]).var(axis=0, ddof=1).sum()))

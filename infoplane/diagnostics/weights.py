@@ -1,24 +1,24 @@
-"""Read off the weights of a layer alone: condition number, volume, entropy of the output for Gaussian inputs."""
+"""Measures of the weights of a layer alone: condition number, volume, entropy of the output for Gaussian inputs."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.brief import Brief
 from infoplane.core.units import BIT, BITS_PER_NAT
-from infoplane.diagnostics._place import Entry, Place, digest, finite_float64, rounding, rows
-from infoplane.results import Row
-
-ESTIMATOR = "weights"
+from infoplane.diagnostics._place import Entry, FloatArray, Measured, digest, finite_float64, raised, rounding
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class WeightSpectrum(Brief):
+class WeightSpectrum(Measured):
     """Singular values of a weight matrix and what follows from them.
+
+    Its rows: "condition number", "weight volume", "weight rank", and "h(WX), X standard normal" where W has no more
+    rows than columns.
 
     Attributes
     ----------
@@ -27,28 +27,29 @@ class WeightSpectrum(Brief):
     condition : float
         Largest over smallest; infinite for a matrix of lower rank.
     log2_volume : float
-        Sum of log2 of the singular values: by how much the map stretches volume, on log scale. -infinity at lower rank.
+        Sum of log2 of the singular values: by how much the map stretches volume, on log scale; -infinity at lower rank.
     output_entropy : float
         Differential entropy in bits of W x for x ~ N(0, I); NaN where W has more rows than columns or lower rank, since
         W x then has no density.
     rank : int
         Singular values above max(out, in) eps times the largest, with the eps of the weights' own type.
-    source : str
-        Digest of the weights.
+    shape : (int, int)
+        Rows and columns of the matrix.
+    flags : tuple of str
+        `degenerate` for lower rank, which leaves the values of all rows but that of the rank empty.
     """
 
-    singular_values: npt.NDArray[np.float64]
+    estimator: ClassVar[str] = "weights"
+
+    singular_values: FloatArray
     condition: float
     log2_volume: float
     output_entropy: float
     rank: int
     shape: tuple[int, int]
-    source: str
 
-    def rows(self, where: Place) -> list[Row]:
-        """Rows for the results table; a matrix of lower rank has empty values with the flag `degenerate`."""
-        low = self.rank < len(self.singular_values)
-        flags = ("degenerate",) if low else ()
+    def _entries(self) -> list[Entry]:
+        flags = self.flags
         entries = [
             Entry("condition number", self.condition, "1", flags=flags),
             Entry("weight volume", self.log2_volume, "log2 volume", flags=flags),
@@ -56,15 +57,16 @@ class WeightSpectrum(Brief):
         ]
         if self.shape[0] <= self.shape[1]:
             entries.append(Entry("h(WX), X standard normal", self.output_entropy, BIT, flags=flags))
-        return rows(where, ESTIMATOR, {}, entries, n_units=self.shape[0], source=self.source)
+        return entries
 
 
 def weight_spectrum(weight: npt.ArrayLike) -> WeightSpectrum:
     """Condition number, log volume and Gaussian-input output entropy of a weight matrix.
 
-    The condition number is unchanged when the weights are rescaled, so it does not see growth of the norm. It uses no
-    data: a high value is a hint of selective encoding, no measure of information, and one nearly dependent pair of rows
-    is enough for it. The output entropy is exact for Gaussian white inputs, which no layer but the first may have.
+    How it misleads: the condition number does not change when the weights are rescaled, so it does not see growth of
+    the norm. It uses no data: a high value is a hint of selective encoding, no measure of information, and one nearly
+    dependent pair of rows is enough for it. The output entropy is exact for white Gaussian inputs, which hardly any
+    layer but the first has.
 
     Parameters
     ----------
@@ -95,6 +97,7 @@ def weight_spectrum(weight: npt.ArrayLike) -> WeightSpectrum:
     full = rank == len(s)
     volume = float(np.log2(s).sum()) if full else -math.inf
     out, inputs = w.shape
+    # h(WX) = log2 |det WW'| / 2 + (out / 2) log2 (2 pi e), and log2 |det WW'| / 2 is the volume.
     entropy = volume + 0.5 * out * math.log(2 * math.pi * math.e) * BITS_PER_NAT if full and out <= inputs else math.nan
     return WeightSpectrum(
         singular_values=s,
@@ -103,5 +106,7 @@ def weight_spectrum(weight: npt.ArrayLike) -> WeightSpectrum:
         output_entropy=entropy,
         rank=rank,
         shape=(out, inputs),
+        flags=raised(degenerate=not full),
+        n_units=out,
         source=digest(raw),
     )

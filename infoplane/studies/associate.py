@@ -1,4 +1,4 @@
-"""From a study to its associations: which columns and runs are tried, and what is computed of them."""
+"""From a study to its associations: which columns are tried on which runs, and the numbers of each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from infoplane.studies.frame import Study
 from infoplane.studies.reading import Measure
 
 LEAST = 5
-"""Configurations of which an association says something."""
+"""Configurations that an association needs."""
 COMPLETE = 0.9
 """Share of the runs that must have a column for it to be tried."""
 SIGNS = {"+": 1, "positive": 1, "-": -1, "negative": -1}
@@ -49,11 +49,7 @@ def associate(
         )
     if control == target:
         raise ValueError(f"the control must be another column than the target, got {printable(target)!r} for both")
-    repetitions = [repetitions] if isinstance(repetitions, str) else repetitions
-    # A name that is none would make every run a configuration; runs without seeds are no mistake.
-    if unknown := [name for name in repetitions or () if name not in {*study.hyper, "seed"}]:
-        near = ", ".join(closest(unknown[0], study.hyper)) or "none"
-        raise ValueError(f"repetitions names no hyper-parameter {printable(unknown[0])!r}; closest: {near}")
+    repetitions = known_repetitions(study, repetitions)
     wanted = chosen(study.measures, {target, control}, choice)
     y, z = numbers_of(study, target), None if control is None else numbers_of(study, control)
     x = np.stack([study[column] for column in wanted], axis=1)
@@ -87,8 +83,18 @@ def associate(
     )
 
 
+def known_repetitions(study: Study, names: str | Sequence[str] | None) -> Sequence[str] | None:
+    """The names as a list; ValueError for one that is no hyper-parameter of the study."""
+    names = [names] if isinstance(names, str) else names
+    # An unknown name would make each run a configuration of its own. Runs without a seed are no mistake.
+    if unknown := [name for name in names or () if name not in {*study.hyper, "seed"}]:
+        near = ", ".join(closest(unknown[0], study.hyper)) or "none"
+        raise ValueError(f"repetitions names no hyper-parameter {printable(unknown[0])!r}; closest: {near}")
+    return names
+
+
 def chosen(measures: Mapping[str, Measure], other: set[str | None], choice: Mapping[str, Choice]) -> dict[str, Measure]:
-    """The columns whose measures match every choice, as names or globs, but for target and control."""
+    """The columns whose measures match every choice (names or globs), without the `other` ones: target and control."""
     found = {name: measure for name, measure in measures.items() if name not in other}
     for what, wanted in choice.items():
         if what not in Measure.__annotations__:
@@ -112,7 +118,7 @@ def chosen(measures: Mapping[str, Measure], other: set[str | None], choice: Mapp
 
 
 def numbers_of(study: Study, name: str) -> FloatArray:
-    """A column as numbers, NaN where there is none."""
+    """A column of the study as numbers (R,), NaN where a run has none; ValueError for text or an unknown name."""
     if name not in study.columns:
         if name in ("gap", "error_gap"):
             metrics = [printable(c.removesuffix("_final")) for c in study.columns if c.endswith("_final")]
@@ -134,7 +140,7 @@ def numbers_of(study: Study, name: str) -> FloatArray:
 def complete(
     x: FloatArray, y: FloatArray, z: FloatArray | None, names: Sequence[str]
 ) -> tuple[npt.NDArray[np.bool_], list[int], dict[str, str]]:
-    """The runs (R,) with all numbers, the places of the columns that are tried, and why the others are not."""
+    """Which runs (R,) have all numbers, the places of the columns that are tried, and why the others are not."""
     known = np.isfinite(y) if z is None else np.isfinite(y) & np.isfinite(z)
     have = np.isfinite(x[known]).sum(axis=0)
     often = have >= max(COMPLETE * known.sum(), 1)
@@ -151,7 +157,7 @@ def complete(
 def check(
     groups: IntArray, columns: Mapping[str, FloatArray], tried: Sequence[int], left_out: Mapping[str, str]
 ) -> None:
-    """Raise ValueError where there is nothing to associate."""
+    """Raise ValueError for too few configurations, a constant target or control, or no column to try."""
     count = len(np.unique(groups))
     if count < LEAST:
         raise ValueError(
@@ -167,7 +173,7 @@ def check(
 
 
 def tried_words(groups: IntArray, lost: int, tried: int, damaged: Sequence[str]) -> list[str]:
-    """What was tried on which runs."""
+    """How many columns were tried on how many runs, in words."""
     count = len(np.unique(groups))
     of = f" of {count} configurations" if count < len(groups) else ""
     return [
@@ -178,7 +184,7 @@ def tried_words(groups: IntArray, lost: int, tried: int, damaged: Sequence[str])
 
 
 def drawn_words(orders: int, draws: int, possible: float, among: str) -> list[str]:
-    """How intervals and p were found."""
+    """How intervals and p were found, in words."""
     every = orders + 1 >= round(possible)
     number = f"all {possible:.0f}" if every else f"{orders} random"
     least = f"; no p is below {1 / round(possible):.3g}" if every else ""
@@ -191,7 +197,7 @@ def drawn_words(orders: int, draws: int, possible: float, among: str) -> list[st
 def all_numbers(
     x: FloatArray, y: FloatArray, z: FloatArray | None, method: Method, orders: IntArray, weights: FloatArray
 ) -> dict[str, FloatArray]:
-    """`Association.numbers`."""
+    """The correlations, intervals and p of each column, by their names in `Association.numbers`."""
     out: dict[str, FloatArray] = {name: correlation.correlations(x, y, name) for name in METHODS}
     out |= interval("", correlation.bootstrap(x, y, weights, method))
     out["p"], out["p_adjusted"] = correlation.p_values(out[method], correlation.null(x, y, orders, method))
@@ -205,7 +211,7 @@ def all_numbers(
 
 
 def interval(before: str, drawn: FloatArray) -> dict[str, FloatArray]:
-    """The 2.5 and 97.5 % points of draws (D, M); NaN without draws."""
+    """The 2.5 and 97.5 % points (M,) of draws (D, M), with names that begin with `before`; NaN without draws."""
     if not len(drawn):
         none = np.full(drawn.shape[1], np.nan)
         return {f"{before}low": none, f"{before}high": none}
@@ -242,7 +248,7 @@ def claim_of(
 
 
 def groups_by(study: Study, names: Sequence[str]) -> dict[str, npt.NDArray[np.bool_]]:
-    """The runs (R,) of each combination of values of these columns, `lr = 0.1`; all under "" without names."""
+    """Masks (R,) of the runs by their values in these columns, as "lr = 0.1"; without names all runs, as ""."""
     if missing := [name for name in names if name not in study.columns]:
         near = ", ".join(closest(missing[0], study.hyper)) or "none"
         raise ValueError(f"the study has no column {printable(missing[0])!r}; closest: {near}")

@@ -1,4 +1,4 @@
-"""What goes with the gap: correlations over runs, with interval, null, and how many were tried."""
+"""What goes with the gap: correlations over runs, with intervals, p, and how many columns were tried."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 12
 LEVEL = 0.05
-"""Adjusted p from which a correlation is no finding."""
+"""Adjusted p from which on a correlation is no finding."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AssociationMap(Brief):
-    """(L, C) correlations with layers down and what was tried of each across, NaN where a cell was not tried.
+    """Correlations as a table: a row for each layer, a column for each measure that was tried.
 
     Attributes
     ----------
     layers, across : list of str
-        `across` says in what the columns differ.
+        Names of the L rows and the C columns; `across` says in what the columns differ.
     alike : list of str
-        What they have in common.
+        What all columns have in common.
     value, p_adjusted : (L, C) float64
+        NaN where a cell was not tried.
     """
 
     layers: list[str]
@@ -45,7 +46,7 @@ class AssociationMap(Brief):
 
     @property
     def weak(self) -> npt.NDArray[np.bool_]:
-        """(L, C): which cells are no finding, with an adjusted p of 0.05 or more."""
+        """(L, C) which cells are no finding, with an adjusted p of 0.05 or more."""
         return self.p_adjusted >= LEVEL
 
 
@@ -58,25 +59,25 @@ class Association:
     target, control : str
         Columns of the study; "" without a control.
     method : {"pearson", "spearman", "kendall"}
-        That of `low`, `high`, `p` and `p_adjusted`.
+        The correlation that `low`, `high`, `p` and `p_adjusted` belong to.
     measures : dict from column to Measure
         The columns that were tried, M of them.
     numbers : dict from name to (M,) float64
         `pearson`, `spearman`, `kendall`; `low`, `high`: the 95 % percentile interval; `p` by permutation, two-sided,
-        and `p_adjusted` for the largest of all M (max-T). With a control also `partial`, the correlation of what the
-        ranks have left once those of the control are fitted, with `partial_low` and so on.
+        and `p_adjusted` for the largest of all M (max-T). With a control also `partial`, the correlation of what a fit
+        by the ranks of the control leaves of both ranks, with `partial_low` and so on.
     runs : tuple of str
-        The R runs that count.
+        Names of the R runs that count.
     x, y, z : (R, M), (R,), (R,) float64
         The summaries, the target, the control (None without one).
     configurations : (R,) int64
-        Which configuration each run is of: its seeds are drawn, and moved, together.
+        The configuration of each run: all its seeds are drawn, and change places, together.
     left_out : dict from column to str
         Why a column was not tried.
     words : list of str
         What was done, for captions.
     flags : dict from column to mapping from flag to int
-        In how many of the study's runs a value that the column is of carries a flag.
+        In how many of the study's runs the values that the column summarises carry a flag.
     """
 
     target: str
@@ -100,29 +101,29 @@ class Association:
 
     @property
     def value(self) -> FloatArray:
-        """(M,): the correlation by `method`, given the control where there is one."""
+        """(M,) the correlation by `method`, or the partial one where there is a control."""
         return self.numbers["partial" if self.control else self.method]
 
     @property
     def interval(self) -> tuple[FloatArray, FloatArray]:
-        """Low and high end (M,) of the interval of `value`."""
+        """Both ends (M,) of the interval of `value`."""
         before = "partial_" if self.control else ""
         return self.numbers[f"{before}low"], self.numbers[f"{before}high"]
 
     @property
     def p_adjusted(self) -> FloatArray:
-        """(M,): the adjusted p of `value`."""
+        """(M,) the adjusted p of `value`."""
         return self.numbers["partial_p_adjusted" if self.control else "p_adjusted"]
 
     @property
     def label(self) -> str:
-        """What `value` is: `Spearman with gap, given n_weights`."""
+        """The name of `value`, such as `Spearman with gap, given n_weights`."""
         if self.control:
             return printable(f"Spearman with {self.target}, given {self.control}")
         return printable(f"{self.method.capitalize()} with {self.target}")
 
     def layer_map(self) -> AssociationMap:
-        """The correlations by layer."""
+        """The correlations as a table of layers and measures."""
         measures = list(self.measures.values())
         parts = [(m.quantity, m.way, m.what) for m in measures]
         tried, layers = list(dict.fromkeys(parts)), list(dict.fromkeys(m.layer for m in measures))
@@ -135,36 +136,37 @@ class Association:
         return AssociationMap(layers=layers, across=words, alike=shared, value=value, p_adjusted=p)
 
     def value_words(self, m: int) -> str:
-        """The value of one column with its interval and adjusted p."""
+        """The value of column `m` with its interval and adjusted p, in words."""
         low, high = (ends[m] for ends in self.interval)
         interval = "" if math.isnan(low) else f" ({low:.2f} to {high:.2f})"
         return f"{self.label}: {self.value[m]:.2f}{interval}, adjusted p {self.p_adjusted[m]:.2g}"
 
     def strongest(self) -> list[int]:
-        """The places of the columns from the least adjusted p on, of equal ones the largest correlation first."""
+        """The places of the columns by rising adjusted p; for equal p the largest correlation comes first."""
         return sorted(range(len(self.measures)), key=lambda m: (self.p_adjusted[m], -abs(self.value[m])))
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """A row a column that was tried, with the fields of its `Measure` and its numbers."""
+        """A pandas frame with a row for each column that was tried: the fields of its `Measure`, and its numbers."""
         import pandas as pd  # here, since a printed association needs no frame
 
         told = {name: [getattr(m, name) for m in self.measures.values()] for name in Measure.__annotations__}
         return pd.DataFrame({**told, **self.numbers}, index=pd.Index(self.columns, name="column"))
 
     def __str__(self) -> str:
-        """The strongest columns as a table, and what was done."""
+        """The strongest columns as a table, and what was done, in words."""
         return "\n".join([*aligned(self.rows(MOST_ROWS)), "", *self.words])
 
     __repr__ = __str__
 
     def rows(self, most: int) -> list[list[str]]:
-        """The head and the `most` strongest columns, in words."""
+        """The cells of the printed table: its head, then the `most` strongest columns."""
         given = ["given " + printable(self.control), "95 %", "p", "adjusted"] if self.control else []
         head = ["", self.method, "95 %", "p", "adjusted", *given, "doubts"]
         return [head, *(self._row(m) for m in self.strongest()[:most])]
 
     def _row(self, m: int) -> list[str]:
+        """The cells of column `m`: its name, correlations with interval and p, and in how many runs it has flags."""
         cells = [self.columns[m]]
         for before in ("", "partial_") if self.control else ("",):
             low, high, p, adjusted = (self.numbers[before + n][m] for n in ("low", "high", "p", "p_adjusted"))
@@ -184,7 +186,7 @@ class Claim:
     sign : int
         +1 or -1.
     cells : list of str, C of them
-        A column each, and the group of runs where there are several.
+        The column of each cell, with the group of runs where there are several groups.
     value, low, high : (C,) float64
         Correlation and interval in each cell.
     skipped : dict from group to str
@@ -203,12 +205,12 @@ class Claim:
 
     @property
     def holds(self) -> float:
-        """The share of cells with the sign that is claimed."""
+        """The share of cells that have the claimed sign."""
         return float(np.mean(self.sign * self.value > 0))
 
     @property
     def clear(self) -> float:
-        """The share of cells with that sign and an interval without 0."""
+        """The share of cells that have the claimed sign and an interval without 0."""
         return float(np.mean(self.sign * np.where(self.sign > 0, self.low, self.high) > 0))
 
     def __str__(self) -> str:

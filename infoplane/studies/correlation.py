@@ -1,8 +1,8 @@
 """Correlations of many columns with one, their bootstrap and their permutation null, all columns at once.
 
-R runs, M columns, D draws or B permutations. Pearson's and Spearman's are products of standardised scores; in a
-bootstrap draw runs come several times, as their weights say, and ranks are those of the draw. Kendall's tau is the sum
-of w_i w_j sign(x_i - x_j) sign(y_i - y_j), scaled.
+Shapes: R runs, M columns, D bootstrap draws, B permutations. Pearson's and Spearman's correlations are products of
+standardised values or ranks. In a bootstrap draw a run comes as often as its weight says, and ranks are those of the
+draw. Kendall's tau is the sum of w_i w_j sign(x_i - x_j) sign(y_i - y_j) over pairs of runs, scaled.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ IntArray = npt.NDArray[np.int64]
 Method = Literal["pearson", "spearman", "kendall"]
 METHODS: tuple[Method, ...] = ("pearson", "spearman", "kendall")
 BLOCK_BYTES, BLOCK_DRAWS = 16 << 20, 128
-"""Bytes of the signs that are held at a time, and draws that stay in the processor's cache."""
+"""Bytes of signs that are held at a time, and draws whose numbers stay in the processor's cache."""
 
 
 def ranks(x: FloatArray) -> FloatArray:
-    """(R, M) -> ranks in each column, equal values with their mean rank."""
+    """(R, M) the ranks in each column from 1; equal values have their mean rank."""
     out = np.empty_like(x)
     for column, place in zip(x.T, out.T, strict=True):
         ordered = np.sort(column)
@@ -30,7 +30,7 @@ def ranks(x: FloatArray) -> FloatArray:
 
 
 def unit(x: FloatArray) -> FloatArray:
-    """(R, ...) centred over the first axis and scaled to length 1; 0 where nothing varies."""
+    """(R, ...) values less their mean over the first axis, scaled to length 1; 0 where nothing varies."""
     centred = x - x.mean(axis=0)
     length = np.linalg.norm(centred, axis=0)
     varies = length > 1e-10 * np.maximum(np.abs(x).max(axis=0), np.finfo(np.float64).tiny)
@@ -38,24 +38,26 @@ def unit(x: FloatArray) -> FloatArray:
 
 
 def signs(x: FloatArray) -> npt.NDArray[np.float32]:
-    """(R,) or (B, R) -> the signs of all differences, (..., R, R); float32 holds sums of them exactly."""
+    """(..., R, R) the signs of the differences between all runs, of values (R,) or (B, R)."""
+    # float32 holds sums of signs exactly.
     return np.sign(x[..., :, None] - x[..., None, :]).astype(np.float32)
 
 
 def scores(x: FloatArray, method: Method) -> FloatArray:
-    """Standardised values, or ranks."""
+    """Standardised values for Pearson, standardised ranks for Spearman."""
     return unit(x if method == "pearson" else ranks(x))
 
 
 def correlations(x: FloatArray, y: FloatArray, method: Method) -> FloatArray:
-    """(M,): the correlation of each column of x (R, M) with y (R,); Kendall's is tau-b."""
+    """(M,) the correlation of each column of x (R, M) with y (R,); Kendall's is tau-b."""
     if method == "kendall":
         return np.asarray(kendall(x, y[None])[0])
     return np.asarray(scores(y[:, None], method)[:, 0] @ scores(x, method), dtype=np.float64)
 
 
 def kendall(x: FloatArray, ys: FloatArray) -> FloatArray:
-    """(B, M): tau-b of each column of x (R, M) with each row of ys (B, R), which have the same values in any order."""
+    """(B, M) tau-b of each column of x (R, M) with each row of ys (B, R), all of which hold the same values."""
+    # tau-b = sum of products of signs / sqrt(pairs that differ in x * pairs that differ in y).
     above = np.triu_indices(len(x), 1)
     block = max(1, BLOCK_BYTES // (4 * len(x) ** 2))
     out = np.empty((len(ys), x.shape[1]))
@@ -69,21 +71,21 @@ def kendall(x: FloatArray, ys: FloatArray) -> FloatArray:
 
 
 def residuals(x: FloatArray, control: FloatArray) -> FloatArray:
-    """(R, M): what is left of the ranks of x once those of the control (R,) are fitted, standardised."""
+    """(R, M) what a linear fit by the ranks of the control (R,) leaves of the ranks of x, standardised."""
     of_x, of_z = unit(ranks(x)), unit(ranks(control[:, None]))
     left = of_x - of_z @ (of_z.T @ of_x)
     return np.where(np.linalg.norm(left, axis=0) > 1e-9, unit(left), 0.0)
 
 
 def null(x: FloatArray, y: FloatArray, orders: IntArray, method: Method) -> FloatArray:
-    """(B, M): the correlations with y in each of the orders (B, R)."""
+    """(B, M) the correlations where y comes in each of the orders (B, R)."""
     if method == "kendall":
         return kendall(x, y[orders])
     return np.asarray(scores(y[:, None], method)[:, 0][orders] @ scores(x, method))
 
 
 def partial_null(x: FloatArray, y: FloatArray, control: FloatArray, orders: IntArray) -> FloatArray:
-    """(B, M): the partial correlations where the residuals of y come in another order (Freedman and Lane, 1983)."""
+    """(B, M) the partial correlations where the residuals of y come in each order (Freedman and Lane, 1983)."""
     of_x, of_y = residuals(x, control), residuals(y[:, None], control)[:, 0]
     of_z = unit(ranks(control[:, None]))[:, 0]
     moved = of_y[orders]
@@ -94,8 +96,8 @@ def partial_null(x: FloatArray, y: FloatArray, control: FloatArray, orders: IntA
 def p_values(observed: FloatArray, null: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Two-sided p of each column (M,), and p adjusted for the largest of all (max-T; Westfall and Young, 1993).
 
-    Each column is measured by the mean and the spread of its own null (B, M), in which the observed order counts as
-    one: so p is never 0, and columns whose nulls have different widths are comparable.
+    Each column is standardised by mean and spread of its own null (B, M), so that columns whose nulls have different
+    widths are comparable. The observed order counts as one of the null, so that p is never 0.
     """
     every = np.concatenate([observed[None], null])
     spread = every.std(axis=0)
@@ -106,7 +108,7 @@ def p_values(observed: FloatArray, null: FloatArray) -> tuple[FloatArray, FloatA
 
 
 def weighted_ranks(x: FloatArray, weights: FloatArray) -> FloatArray:
-    """(D, R): the rank of each run of x (R,) where run i comes `weights[d, i]` times, minus the mean rank."""
+    """(D, R) the rank of each run by x (R,) in draws with run i `weights[d, i]` times, minus the mean rank."""
     values, place = np.unique(x, return_inverse=True)
     order = np.argsort(place, kind="stable")
     starts = np.searchsorted(place[order], np.arange(len(values)))
@@ -116,7 +118,7 @@ def weighted_ranks(x: FloatArray, weights: FloatArray) -> FloatArray:
 
 
 def bootstrap(x: FloatArray, y: FloatArray, weights: FloatArray, method: Method) -> FloatArray:
-    """(D, M): the correlations where run i comes `weights[d, i]` times; 0 where a draw does not vary."""
+    """(D, M) the correlations in draws with run i `weights[d, i]` times; 0 where a draw does not vary."""
     if method == "pearson":
         return _weighted_pearson(unit(x), unit(y[:, None])[:, 0], weights)
     of = _spearman if method == "spearman" else _kendall
@@ -125,7 +127,7 @@ def bootstrap(x: FloatArray, y: FloatArray, weights: FloatArray, method: Method)
 
 
 def _spearman(x: FloatArray, y: FloatArray, weights: FloatArray) -> FloatArray:
-    """(D, M) from ranks in each draw."""
+    """(D, M) Spearman's correlations, with the ranks of each draw."""
     of_y = weighted_ranks(y, weights)
     own = np.einsum("dr,dr,dr->d", weights, of_y, of_y)
     out = []
@@ -137,18 +139,19 @@ def _spearman(x: FloatArray, y: FloatArray, weights: FloatArray) -> FloatArray:
 
 
 def _kendall(x: FloatArray, y: FloatArray, weights: FloatArray) -> FloatArray:
-    """(D, M) from the pairs in each draw."""
-    few, of_y = weights.astype(np.float32), signs(y)
+    """(D, M) Kendall's tau-b, from the pairs of runs in each draw."""
+    narrow, of_y = weights.astype(np.float32), signs(y)
 
     def pairs(of: npt.NDArray[np.float32]) -> FloatArray:
-        return np.asarray(np.einsum("dr,dr->d", few @ of, weights))
+        """(D,) the sum of w_i w_j `of`_ij in each draw."""
+        return np.asarray(np.einsum("dr,dr->d", narrow @ of, weights))
 
     own = pairs(np.abs(of_y))
     return np.stack([_ratio(pairs(s * of_y), pairs(np.abs(s)), own) for s in map(signs, x.T)], axis=1)
 
 
 def partial_bootstrap(x: FloatArray, y: FloatArray, control: FloatArray, weights: FloatArray) -> FloatArray:
-    """(D, M): the partial correlation of ranks in each draw, from the three that it is made of."""
+    """(D, M) the partial correlation of ranks in each draw, from the correlations of x, y and the control."""
     xy, xz = (bootstrap(x, other, weights, "spearman") for other in (y, control))
     yz = bootstrap(y[:, None], control, weights, "spearman")
     left = (1 - xz**2) * (1 - yz**2)
@@ -156,7 +159,7 @@ def partial_bootstrap(x: FloatArray, y: FloatArray, control: FloatArray, weights
 
 
 def _weighted_pearson(x: FloatArray, y: FloatArray, weights: FloatArray) -> FloatArray:
-    """(D, M) from weighted moments."""
+    """(D, M) Pearson's correlations, from weighted moments."""
     w = weights / weights.sum(axis=1, keepdims=True)
     mean_x, mean_y = w @ x, w @ y
     covariance = (w * y) @ x - mean_x * mean_y[:, None]
@@ -164,6 +167,6 @@ def _weighted_pearson(x: FloatArray, y: FloatArray, weights: FloatArray) -> Floa
 
 
 def _ratio(product: FloatArray, a: FloatArray, b: FloatArray) -> FloatArray:
-    """A product over the root of two squares; 0 where one of them is 0."""
+    """A correlation: a covariance over the root of two variances, or 0 where one of them is 0."""
     square = np.maximum(a, 0) * np.maximum(b, 0)
     return np.where(square > 1e-14, product / np.sqrt(np.where(square > 1e-14, square, 1.0)), 0.0)

@@ -1,4 +1,4 @@
-"""Which runs belong together: seeds of one configuration, configurations of one stratum, and their random orders."""
+"""Which runs belong together (seeds of one configuration, configurations of one stratum), and their random orders."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from infoplane.studies.frame import Study
 
 
 def configurations(study: Study, repetitions: Sequence[str] | None) -> IntArray:
-    """(R,): runs that differ in `repetitions` alone share a number.
+    """(R,) the number of each run's configuration: runs that differ in nothing but `repetitions` share one.
 
-    With None, where nothing was said about the runs, and where all are of one configuration, each has its own.
+    Each run has a number of its own with None, where no hyper-parameters are known, and where all are of one
+    configuration.
     """
     told = [study[name].tolist() for name in study.hyper if repetitions is not None and name not in repetitions]
     keys = list(zip(*told, strict=True))
@@ -24,10 +25,10 @@ def configurations(study: Study, repetitions: Sequence[str] | None) -> IntArray:
 
 
 def strata_of(groups: IntArray, control: FloatArray | None) -> IntArray:
-    """(R,): where the control is swept, which of its values a run has; else 0 for all.
+    """(R,) the stratum of each run: which value of the control it has, where the control is swept; else 0 for all.
 
-    A control is swept that is the same for all runs of a configuration, with two configurations or more for each value
-    on average. One that is measured, as a number of weights, has a value of its own for almost every configuration.
+    A control counts as swept if it is the same for all runs of a configuration, and has two configurations or more for
+    each value on average. A measured one, such as a number of weights, differs between almost all configurations.
     """
     one = np.zeros(len(groups), dtype=np.int64)
     if control is None:
@@ -39,7 +40,7 @@ def strata_of(groups: IntArray, control: FloatArray | None) -> IntArray:
 
 
 def exchangeable(groups: IntArray, strata: IntArray) -> Iterator[IntArray]:
-    """The rows (K, size) of each set of K configurations that may change places: of one stratum and one size."""
+    """Yields sets of K configurations that may change places, as rows (K, size): of one stratum and as many runs."""
     order = np.argsort(groups, kind="stable")
     _, first, size = np.unique(groups, return_index=True, return_counts=True)
     start, stratum = np.cumsum(size) - size, strata[first]
@@ -48,15 +49,16 @@ def exchangeable(groups: IntArray, strata: IntArray) -> Iterator[IntArray]:
 
 
 def orders_of(groups: IntArray, strata: IntArray, count: int, random: np.random.Generator) -> tuple[IntArray, float]:
-    """(B, R) permuted orders of the runs, and the number of all there are, the one as it is among them.
+    """(B, R) permuted orders of the runs, and how many orders there are at all, the given one included.
 
-    Configurations change places with all their runs. `count` orders are drawn; where there are no more, each is taken
-    once.
+    Configurations change places, each with all its runs. `count` orders are drawn at random; where there are no more
+    than that, each is taken once.
     """
     sets = list(exchangeable(groups, strata))
-    # A product of factorials, which would overflow beyond e^700: then it is only known to be large.
+    # A product of factorials; beyond e^700, near the end of float64, it is enough to know that it is large.
     possible = math.exp(min(sum(math.lgamma(len(rows) + 1) for rows in sets), 700.0))
-    # Each set lists the rows of its configurations, which change places: the first of all products leaves all in place.
+    # `moves` says for each set in which order its configurations come; the first product of permutations, which leaves
+    # all in place, is left out.
     if few := possible < count + 1.5:
         count = round(possible) - 1
         each = itertools.product(*(itertools.permutations(range(len(rows))) for rows in sets))
@@ -70,7 +72,7 @@ def orders_of(groups: IntArray, strata: IntArray, count: int, random: np.random.
 
 
 def weights_of(groups: IntArray, draws: int, random: np.random.Generator) -> FloatArray:
-    """(draws, R): how often each run comes in a bootstrap draw of configurations, all runs of one together."""
+    """(draws, R) how often each run comes in each bootstrap draw; runs of one configuration are drawn together."""
     _, place = np.unique(groups, return_inverse=True)
     count = int(place.max()) + 1
     drawn = random.integers(count, size=(draws, count)) + count * np.arange(draws)[:, None]

@@ -1,4 +1,4 @@
-"""Study: a row a run, with hyper-parameters, metrics, the generalisation gap and summaries of every curve."""
+"""Study: a row for each run, with hyper-parameters, metrics, the generalisation gap and summaries of its curves."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ class Study:
     Attributes
     ----------
     columns : dict from name to array (runs,)
-        `run` (what figures call it) and `id`; hyper-parameters by their names; `NAME_final` and `NAME_best` of each
+        `run` (the name in figures) and `id`; hyper-parameters by their names; `NAME_final` and `NAME_best` of each
         recorded metric; `gap` (held-out minus training loss), `error_gap` (held-out minus training error) and
         `gap_step`; then the columns of `measures`. Missing numbers are NaN.
     measures : dict from column to Measure
-        What each of the columns is that summarise a curve.
+        Which summary of which curve a column holds, for columns that summarise a curve.
     hyper : tuple of str
         The columns that are hyper-parameters.
     gaps : dict from "gap", "error_gap" to str
-        Of what each is the difference, in words.
+        What each gap is the difference of, in words.
     flags : dict from column to Counter
-        In how many runs a value that the column is of carries a flag.
+        In how many runs the values that the column summarises carry a flag.
     lost : tuple of str
-        Runs of which steps are missing or damaged.
+        Runs with steps that are missing or damaged.
     """
 
     columns: Mapping[str, npt.NDArray[Any]]
@@ -62,7 +62,7 @@ class Study:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """The columns as a pandas frame, a row a run, with the runs' names as its index."""
+        """The columns as a pandas frame, a row for each run, with the names of the runs as its index."""
         import pandas as pd  # here, since a study printed or written needs no frame
 
         columns = {name: pd.Series(column.tolist()) for name, column in self.columns.items() if name != "run"}
@@ -93,38 +93,38 @@ class Study:
         repetitions: str | Sequence[str] | None = ("seed",),
         **choice: str | Sequence[str] | None,
     ) -> Association:
-        """Correlate every summary with one column, and say how many were tried.
+        """Correlate the summaries of all curves with one column, and say how many were tried.
 
         Parameters
         ----------
         target : str
             A column of numbers: "gap", "error_gap", "test accuracy_final", ...
         control : str, optional
-            A column of numbers that may explain both. Beside the plain correlations stand then those of what the ranks
-            of both have left once the ranks of the control are fitted.
+            A column of numbers that may explain both. Then also the partial correlations are given: those of what a fit
+            by the ranks of the control leaves of both ranks.
         method : {"spearman", "pearson", "kendall"}
-            Which of the three gets interval and p; the control is for ranks in any case.
+            Which of the three gets interval and p; with a control it is always ranks.
         permutations : int
-            Random orders of the target, the same for all columns; all there are, where that is no more. Configurations
-            change places, each with all its runs, and only with others of as many runs. Where the control is swept
-            (each value in two configurations or more) they do so among those of one value; else the residuals given the
-            control are moved (Freedman and Lane).
+            Random orders of the target, the same for all columns; each possible order once, where there are no more.
+            Configurations change places, each with all its runs, and only with others that have as many runs. Where the
+            control is swept (each value in two configurations or more), only configurations with the same value of it
+            change places; else the residuals given the control do (Freedman and Lane).
         draws : int
-            Bootstrap draws of configurations, all runs of one together; 0 for no interval. One in which nothing varies
+            Bootstrap draws of configurations, each with all its runs; 0 for no interval. A draw in which nothing varies
             counts as a correlation of 0.
         seed : int
             Seeds orders and draws.
         repetitions : str or sequence of str, optional
-            Hyper-parameters that only tell runs of one configuration apart. Where nothing was said about the runs,
-            where all are of one configuration, and with None, each run counts as one.
+            Hyper-parameters that only tell runs of one configuration apart. With None, where no hyper-parameters are
+            known, and where all runs are of one configuration, each run counts as a configuration.
         **choice
-            `summary`, `layer`, `quantity`, `estimator`, `settings`, `subset`: names or globs of the columns to try.
-            What is left out here before looking is not adjusted for; what is left out after looking was tried.
+            `summary`, `layer`, `quantity`, `estimator`, `settings`, `subset`: names or globs of the columns to try. p
+            is adjusted for the columns that are tried here: leave columns out before looking at them, not after.
 
         Returns
         -------
         Association
-            Print it; `.frame` is a pandas frame with a row a column.
+            Print it; `.frame` is a pandas frame with a row for each column that was tried.
 
         Raises
         ------
@@ -134,39 +134,41 @@ class Study:
 
         Notes
         -----
-        A column that is missing in more than a tenth of the runs is not tried, and runs that miss one of the others are
-        left out; both are said. Seeds of one configuration are no independent runs: drawn one by one they would make
-        intervals too narrow.
+        A column that is missing in more than a tenth of the runs is not tried. Runs that miss a number of another
+        column are left out. Both are said. Seeds of one configuration are no independent runs: drawn one by one they
+        would make intervals too narrow.
         """
-        from infoplane.studies.associate import associate  # which reads studies, and so cannot come first
+        from infoplane.studies.associate import associate  # here, since it imports this module
 
         how: Any = {"control": control, "method": method, "repetitions": repetitions, **choice}
         return associate(self, target, permutations=permutations, draws=draws, seed=seed, **how)
 
     def claim(self, sign: int | str, target: str = "gap", *, within: str | Sequence[str] = (), **how: Any) -> Claim:
-        """In how many settings a correlation with the target has the sign that is claimed.
+        """In how many settings the correlation with the target has the claimed sign.
 
         Parameters
         ----------
         sign : {"+", "-", 1, -1}
+            The claimed sign.
         target : str
+            A column of numbers, as in `association`.
         within : hyper-parameters, optional
-            A cell is then a column within the runs of each combination of their values; else it is a column.
+            Count each column once for the runs of each combination of their values, instead of once for all runs.
         **how
-            As in `association`, but for `permutations`, since a claim has no p; with `control` the sign is that of the
-            partial correlation. As a rule `summary="fall"` and `quantity="I(X;T)"`: a claim is about one thing.
+            As in `association`, but for `permutations`, since a claim has no p. With `control` the sign is that of the
+            partial correlation. A claim is about one thing: choose it, as by `summary="fall", quantity="I(X;T)"`.
 
         Returns
         -------
         Claim
-            `holds`: the share of cells with this sign; `clear`: that with an interval without 0, too.
+            `holds`: the share of settings with this sign; `clear`: the share that also has an interval without 0.
         """
-        from infoplane.studies.associate import claim_of  # as above
+        from infoplane.studies.associate import claim_of  # here, since it imports this module
 
         return claim_of(self, sign, target, within=within, **how)
 
     def write(self, path: str | os.PathLike[str]) -> Path:
-        """Write the frame as CSV, whole or not at all; the same bytes for the same runs.
+        """Write the columns as CSV, whole or not at all; the same bytes for the same runs.
 
         Raises
         ------
@@ -206,20 +208,21 @@ def study(
     quantity: Selector = None,
     subset: Selector = None,
 ) -> Study:
-    """Read the results of many runs as one frame, a row a run.
+    """Read the results of many runs as one frame with a row for each run.
 
-    Tables are read one after the other and reduced at once: memory does not grow with what they hold.
+    Tables are read one after the other, and each is summarised before the next, so that memory holds one at a time.
 
     Parameters
     ----------
     runs : run directories, CSV files or tables, one or a sequence; a table may hold several runs
     by : {"name", "depth", "role"}
-        Which layers of different runs share columns: those of one name; those as far from the end ("layer -1" is the
-        last); those as far from the end of their role ("activation -1", "output").
+        Which layers of different runs share columns: those with the same name; with the same place from the end
+        ("layer -1" is the last); or with the same place from the end among layers of their role ("activation -1",
+        "output").
     at : {"final", "best"}
-        The moment of the gap: the last step, or that of the least validation loss (else test loss).
+        The step at which the gap is taken: the last, or the one with the least validation loss (else test loss).
     gap : (held-out, training) metric, optional
-        By default those of loss and of accuracy or error with words such as "test" and "train" in their names.
+        By default metrics of loss, and of accuracy or error, with words such as "test" and "train" in their names.
     layers : names or globs, optional
         By default those that figures show: outputs of activation modules and of the model.
     estimator, quantity, subset : name, glob or several, optional
@@ -231,7 +234,7 @@ def study(
     Study
         `study.frame` is the pandas frame. Each curve has six columns: `final`; `max` and its `max_step`; `fall`, the
         maximum of the 3-point median minus the final value, and `fall_share`, over that maximum; `area`, the mean
-        over log(1 + step). Values that are not finite are passed over.
+        over log(1 + step). Values that are not finite are left out.
 
     Raises
     ------
@@ -272,7 +275,7 @@ def study(
             values.append(_row(of_run, measures))
             for measure, names in of_run.flags.items():
                 flags.setdefault(measure, Counter()).update(names)
-            of_run.values, of_run.flags = {}, {}  # kept as an array and as counts
+            of_run.values, of_run.flags = {}, {}  # from here on they are kept as an array and as counts
     if not found:
         raise ValueError("a study needs at least one run, got none")
     if not measures:
@@ -281,7 +284,7 @@ def study(
 
 
 def _read(table: ResultTable, source: object, **how: Any) -> OfRun:
-    """One run; an error says which."""
+    """Read one run; a note on an error says which."""
     try:
         return read_run(table, **how)
     except (ValueError, TypeError) as error:
@@ -290,11 +293,12 @@ def _read(table: ResultTable, source: object, **how: Any) -> OfRun:
 
 
 def _source(source: object) -> str:
+    """Where a table comes from, for an error line."""
     return "a table in memory" if isinstance(source, ResultTable) else printable(source)
 
 
 def _row(of_run: OfRun, measures: dict[Measure, int]) -> npt.NDArray[np.float64]:
-    """The values of one run at the places of their columns; new columns get the next places."""
+    """The values of one run, each at the place of its column; new columns are added to `measures`."""
     places = [measures.setdefault(measure, len(measures)) for measure in of_run.values]
     row = np.full(len(measures), np.nan)
     row[places] = list(of_run.values.values())
@@ -308,7 +312,7 @@ def _joined(
     flags: Mapping[Measure, Counter[str]],
     by: By,
 ) -> Study:
-    """The study of what was read of each run."""
+    """Put together what was read of each run; rows of `values` are shorter where columns came later."""
     ids = [one.run for one in found]
     known = names_of(ids, {one.run: one.place for one in found})
     table = np.stack([np.pad(row, (0, len(measures) - len(row)), constant_values=np.nan) for row in values])
@@ -329,14 +333,14 @@ def _joined(
         columns,
         dict(zip(names, measures, strict=True)),
         hyper,
-        _one_gap(found),
+        _gap_words(found),
         {name: flags[measure] for name, measure in zip(names, measures, strict=True)},
         tuple(known[one.run] for one in found if one.lost),
     )
 
 
-def _one_gap(found: Sequence[OfRun]) -> dict[str, str]:
-    """Of what each gap is the difference, which is the same in all runs."""
+def _gap_words(found: Sequence[OfRun]) -> dict[str, str]:
+    """What each gap is the difference of, in words; ValueError where this differs between runs."""
     gaps: dict[str, str] = {}
     for name, words in (item for one in found for item in one.gaps.items()):
         if gaps.setdefault(name, words) != words:
@@ -348,14 +352,14 @@ def _one_gap(found: Sequence[OfRun]) -> dict[str, str]:
 
 
 def _objects(cells: Sequence[object]) -> npt.NDArray[Any]:
-    """Cells of any kind as an array."""
+    """Cells of any kind as an array, without numpy turning them into numbers or text."""
     out = np.empty(len(cells), dtype=object)
     out[:] = cells
     return out
 
 
 def names_of_measures(measures: Iterable[Measure]) -> list[str]:
-    """Names as `I(X;T) of fc1, binning, n_bins = 30: fall`, with as many settings as tell them all apart."""
+    """Names such as `I(X;T) of fc1, binning, n_bins = 30: fall`, with as many settings as tell them all apart."""
 
     def name(measure: Measure, way: str) -> str:
         return f"{measure.quantity} of {measure.layer}, {way}: {measure.summary}"
@@ -369,5 +373,5 @@ def names_of_measures(measures: Iterable[Measure]) -> list[str]:
 
 
 def _whole_way(measure: Measure) -> str:
-    """How a measure was estimated, with every setting."""
+    """How a measure was estimated, in words, with every setting."""
     return named_way(measure.estimator, settings_words(measure.settings, every=True), measure.subset)

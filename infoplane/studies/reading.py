@@ -1,4 +1,4 @@
-"""One run of a table as the numbers that a study keeps of it."""
+"""What a study keeps of each run: its hyper-parameters, metrics, gaps, and summaries of its curves."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ FloatArray = npt.NDArray[np.float64]
 By = Literal["name", "depth", "role"]
 Moment = Literal["final", "best"]
 Pair = tuple[str, str] | None
-"""Names of the held-out and of the training metric whose difference is the gap."""
+"""Names of the held-out metric and the training metric whose difference is the gap."""
 Timed = tuple[FloatArray, FloatArray]
 """Steps and values."""
 Recorded = Mapping[str, Timed]
 
 SUMMARIES = {"final": "", "max": "", "max_step": "step", "fall": "", "fall_share": "1", "area": ""}
-"""What is kept of a curve, and its unit where that is not the curve's."""
+"""Names of the summaries of a curve, with their unit where that is not the unit of the curve."""
 WORDS = {"max_step": "step of max", "fall_share": "fall / max"}
-"""Summaries whose names a reader would have to look up."""
+"""Plain words for summaries whose names a reader would have to look up."""
 _TRAIN = frozenset({"train", "training"})
 _HELD_OUT = ("test", "val", "valid", "validation", "eval", "dev", "held", "heldout")
-"""Words for held-out rows: the gap takes the first that was recorded, the best moment the last."""
+"""Words for held-out rows in names of metrics: the gap takes the first that was recorded, the best step the last."""
 _BESIDE = (" null", " lower", " upper")
-"""Ends of quantities that stand beside another one."""
+"""Ends of the names of nulls and bounds, which stand beside another quantity."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What a column of a study holds of each run: one summary of one curve.
+    """What a column of a study holds for each run: one summary of one curve.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class Measure:
 
     @property
     def way(self) -> str:
-        """How it was estimated, in words: `binning, n_bins = 30 (test)`."""
+        """How the curve was estimated, in words: `binning, n_bins = 30 (test)`."""
         return named_way(self.estimator, settings_words(self.settings), self.subset)
 
     @property
@@ -76,24 +76,24 @@ class Measure:
 
 @dataclass(eq=False)
 class OfRun:
-    """The numbers of one run.
+    """What is kept of one run.
 
     Attributes
     ----------
     run : str
     place : dict
-        As much of the table's meta as says what the run is called.
+        The part of the table's meta that names the run.
     about : dict
         Hyper-parameters.
     metrics : dict
-        `train loss_final`, `train loss_best`, `gap`, `error_gap`, `gap_step`.
+        Numbers such as `train loss_final`, `train loss_best`, `gap`, `error_gap`, `gap_step`.
     gaps : dict
-        Of what each gap is the difference, in words.
+        What each gap is the difference of, in words.
     values : dict of Measure to float
     flags : dict of Measure to set of str
-        The flags of the values that a summary is of.
+        The flags of the values that the summary was made of.
     lost : bool
-        Steps are missing or damaged.
+        Whether steps are missing or damaged.
     """
 
     run: str
@@ -107,14 +107,14 @@ class OfRun:
 
 
 def runs_of(table: ResultTable) -> Iterator[ResultTable]:
-    """The table of each run in it."""
+    """Yields the rows of each run as a table of its own."""
     runs = list(dict.fromkeys(table.run.tolist()))
     for run in runs:
         yield table if len(runs) == 1 else table.take(table.run == run)
 
 
 def ends_of(recorded: Recorded) -> dict[str, float]:
-    """The last value of each metric, and the best of losses, errors and accuracies."""
+    """The last value of each metric (`NAME_final`), and the best of losses, errors and accuracies (`NAME_best`)."""
     out = {}
     for name, (_, values) in recorded.items():
         kind = kind_of(name)
@@ -126,13 +126,13 @@ def ends_of(recorded: Recorded) -> dict[str, float]:
 
 
 def kind_of(name: str) -> str:
-    """ "loss", "accuracy" or "error"; "" for a metric of which it is not known what is better."""
+    """What a metric is by its name: "loss", "accuracy", "error", or "" where it is not known which value is better."""
     group = metric_group(name)
     return group if group in ("loss", "accuracy") else "error" if "err" in name.lower() else ""
 
 
 def sides_of(names: Iterable[str], kind: str) -> dict[str, dict[tuple[str, ...], str]]:
-    """The metrics of a kind by the word for their rows ("train", "test", ...), then by their other words."""
+    """The metrics of a kind, by the word in the name for their rows ("train", "test", ...), then by its other words."""
     found: dict[str, dict[tuple[str, ...], str]] = {}
     for name in names:
         if kind_of(name) == kind:
@@ -144,13 +144,8 @@ def sides_of(names: Iterable[str], kind: str) -> dict[str, dict[tuple[str, ...],
 
 
 def pair_of(names: Iterable[str], kind: str) -> Pair:
-    """The held-out and the training metric of a kind by the words in their names; None where one is missing.
-
-    Raises
-    ------
-    ValueError
-        Several pairs fit.
-    """
+    """The held-out and the training metric of a kind, None where one is missing; ValueError where several pairs fit."""
+    # Both must have the same other words in their names: "test loss" belongs to "train loss".
     sides = sides_of(names, kind)
     train = sides.get("train", {})
     for side in _HELD_OUT:
@@ -164,7 +159,7 @@ def pair_of(names: Iterable[str], kind: str) -> Pair:
 
 
 def best_step(recorded: Recorded) -> float:
-    """The step of the least validation loss, else test loss, else of the best held-out accuracy; NaN without one."""
+    """The step with the least validation loss, else test loss, else the best held-out accuracy; NaN without any."""
     for kind in ("loss", "error", "accuracy"):
         sides = sides_of(recorded, kind)
         for side in reversed(_HELD_OUT):  # validation rows before test rows
@@ -177,7 +172,7 @@ def best_step(recorded: Recorded) -> float:
 
 
 def gaps_of(recorded: Recorded, at: Moment, gap: Pair) -> tuple[dict[str, float], dict[str, str]]:
-    """The gap of loss and that of error at one moment, its step, and in words what each is the difference of."""
+    """The gaps of loss and of error at one step, with that step, and in words what each is the difference of."""
     if gap is not None and (missing := [name for name in gap if name not in recorded]):
         near = ", ".join(closest(missing[0], recorded)) or "none"
         raise ValueError(f"no recorded metric {printable(missing[0])!r}; closest: {near}")
@@ -195,7 +190,7 @@ def gaps_of(recorded: Recorded, at: Moment, gap: Pair) -> tuple[dict[str, float]
 
 
 def _difference(name: str, pair: Sequence[Timed], at: Moment, recorded: Recorded, *, flip: bool) -> dict[str, float]:
-    """Held-out minus training metric at the moment that was asked for; of accuracies the negative, that of errors."""
+    """Held-out minus training metric at the step that was asked for; for accuracies (`flip`) the negative of that."""
     steps, values = at_common_steps([steps for steps, _ in pair], [values for _, values in pair])
     if not steps.size:
         return {name: math.nan}
@@ -208,7 +203,7 @@ def _difference(name: str, pair: Sequence[Timed], at: Moment, recorded: Recorded
 
 
 def labels_of(rows: ResultTable, by: By, wanted: Sequence[str] | None) -> dict[str, str]:
-    """What each layer is called in a study: its name, or its place from the end, of all or of its role."""
+    """The name of each layer in a study: its own, or its place from the end among all layers or those of its role."""
     shown = match_layers(wanted, ordered_layers(rows)) if wanted else default_layers(rows)
     if by == "name":
         return {layer: layer for layer in shown}
@@ -220,7 +215,7 @@ def labels_of(rows: ResultTable, by: By, wanted: Sequence[str] | None) -> dict[s
 
 
 def curves_of(table: ResultTable, by: By, layers: Sequence[str] | None, select: Mapping[str, Any]) -> Iterator[Curve]:
-    """The curves that are summarised, each under the name that its layer has in the study."""
+    """Yields the curves that are summarised, each with the name that its layer has in the study."""
     rows = of_layers(table)
     rows = rows.select(**{name: value for name, value in select.items() if value is not None})
     if select.get("subset") is None and "all" in set(rows.subset.tolist()):
@@ -235,16 +230,14 @@ def curves_of(table: ResultTable, by: By, layers: Sequence[str] | None, select: 
 
 
 def summaries_of(curve: Curve) -> dict[str, float]:
-    """The summaries of a curve over its finite values; none where there is no such value.
-
-    The area is the mean of the curve over log(1 + step), by the trapezoid rule.
-    """
+    """The summaries of a curve by their names, over its finite values; none where there is no such value."""
     known = np.isfinite(curve.value)
     if not known.any():
         return {}
     step, value = curve.step[known].astype(np.float64), curve.value[known]
     top, time, score = int(np.argmax(value)), np.log1p(step), compression(step, value)
     wide = time[-1] > time[0]
+    # The area is the mean of the curve over log(1 + step), by the trapezoid rule.
     return {
         "final": float(value[-1]),
         "max": float(value[top]),
@@ -258,7 +251,8 @@ def summaries_of(curve: Curve) -> dict[str, float]:
 def read_run(
     table: ResultTable, *, by: By, layers: Sequence[str] | None, at: Moment, gap: Pair, **select: Any
 ) -> OfRun:
-    """The numbers of the one run of `table`."""
+    """What a study keeps of the only run in `table`."""
+    # The meta of a table comes from a file and may lack anything.
     run = str(table.run[0])
     known = table.meta.get("runs")
     entry = known.get(run) if isinstance(known, Mapping) else None
