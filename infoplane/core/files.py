@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import stat
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -282,16 +283,11 @@ class PagedFile:
         return self._pages[page]
 
 
-def file_digest(fd: int, offset: int = 0, length: int | None = None) -> tuple[int, str]:
+def file_digest(fd: int, offset: int = 0, length: int = sys.maxsize) -> tuple[int, str]:
     """(bytes, XXH3-128) of an open file, or of `length` bytes from `offset`."""
-    state = xxhash.xxh3_128()
-    view = memoryview(bytearray(4 * MIB if length is None else min(length, 4 * MIB)))
-    size = 0
-    while length is None or size < length:
-        room = len(view) if length is None else min(len(view), length - size)
-        n = os.preadv(fd, [view[:room]], offset + size)
-        if n == 0:
-            break
+    state, size = xxhash.xxh3_128(), 0
+    view = memoryview(bytearray(min(length, 4 * MIB)))
+    while size < length and (n := os.preadv(fd, [view[: length - size]], offset + size)):
         state.update(view[:n])
         size += n
     return size, state.hexdigest()

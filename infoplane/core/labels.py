@@ -24,10 +24,8 @@ def as_array(values: Any, what: str) -> npt.NDArray[Any]:
         For masked entries, which numpy would give out as numbers, and for rows of different lengths.
     """
     if np.ma.isMaskedArray(values):
-        if np.ma.getmaskarray(values).any():
-            raise ValueError(
-                f"{what} have {int(np.ma.getmaskarray(values).sum())} masked entries; leave those rows out"
-            )
+        if masked := int(np.ma.getmaskarray(values).sum()):
+            raise ValueError(f"{what} have {masked} masked entries; leave those rows out")
         values = values.data
     if hasattr(values, "detach"):  # a tensor; core does not import torch
         values = values.detach().cpu()

@@ -28,15 +28,13 @@ def refuse_compressed(file: Path) -> None:
 def why_refused(file: Path, error: Exception) -> str | None:
     """Which object of a file `torch.load(weights_only=True)` refused, and where it stands; None for other errors."""
     refused = re.search(r"GLOBAL (\S+)", str(error))
+    if refused is None and "Unsupported operand" in str(error):
+        return "it is a pickle of Python objects, which only executing it reads; save tensors with torch.save"
     if refused is None:
-        plain = "Unsupported operand" in str(error)
-        return (
-            "it is a pickle of Python objects, which only executing it reads; save tensors with torch.save"
-            if plain
-            else None
-        )
-    what = "numpy arrays" if refused[1].startswith("numpy.") else f"a {refused[1]}"
-    remedy = "torch.from_numpy(...), or use numpy.savez" if refused[1].startswith("numpy.") else "tensors only"
+        return None
+    what, remedy = f"a {refused[1]}", "tensors only"
+    if refused[1].startswith("numpy."):
+        what, remedy = "numpy arrays", "torch.from_numpy(...), or use numpy.savez"
     key = _key_before(file, refused[1])
     where = "it" if key is None else f"{key!r:.60}"
     return f"{where} holds {what}, which loading of weights alone does not read; save {remedy}"

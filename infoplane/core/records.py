@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -96,8 +96,9 @@ class Layer:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Layer:
         """Build from `to_json`; raises ValueError or KeyError for anything else."""
-        named = [name for name in _FROM_JSON if name in data or name in _REQUIRED]
-        return cls(**{name: _FROM_JSON[name](data[name]) for name in named})
+        # Every record has the dtype. Its default, as those of others, is for layers that are made in Python.
+        named = [f for f in fields(cls) if f.name in data or f.default is MISSING or f.name == "dtype"]
+        return cls(**{f.name: _FROM_JSON[str(f.type)](data[f.name]) for f in named})
 
 
 def _one_of(allowed: Any) -> Callable[[Any], Any]:
@@ -113,36 +114,21 @@ def _one_of(allowed: Any) -> Callable[[Any], Any]:
     return check
 
 
-def _numbers(values: Any) -> tuple[int, ...]:
-    return tuple(int(n) for n in values)
-
-
-def _texts(values: Any) -> tuple[str, ...]:
-    return tuple(str(text) for text in values)
-
-
 def _noise(data: Mapping[str, Any] | None) -> Noise | None:
     if data is None:
         return None
     return Noise(std=float(data["std"]), kind=_one_of(NoiseKind)(data["kind"]), clean=bool(data["clean"]))
 
 
-_REQUIRED = ("key", "name", "depth", "unit_shape", "dtype")
+# A field's type, as it is written above -> how it is read.
 _FROM_JSON: dict[str, Callable[[Any], Any]] = {
-    "key": str,
-    "name": str,
-    "depth": int,
-    "unit_shape": _numbers,
-    "dtype": str,
-    "module_type": str,
-    "role": _one_of(Role),
-    "site": _one_of(Site),
-    "call": int,
-    "path": str,
-    "raw_shape": _numbers,
-    "reduction": str,
-    "noise": _noise,
-    "aliases": _texts,
+    "str": str,
+    "int": int,
+    "Role": _one_of(Role),
+    "Site": _one_of(Site),
+    "Noise | None": _noise,
+    "tuple[int, ...]": lambda values: tuple(map(int, values)),
+    "tuple[str, ...]": lambda values: tuple(map(str, values)),
 }
 
 

@@ -55,7 +55,14 @@ def steps_of_files(files: Sequence[PurePath]) -> list[int]:
     ValueError
         Where a name has no number, several could be the step, the names are not alike, or the number is not whole.
     """
-    return steps_of_names(_names(files))
+    names = _names(files)
+    found = {name: _numbers(name) for name in names}
+    without = next((name for name in found if not found[name]), None)
+    if without is not None:
+        raise ValueError(f"{without!r} tells no step; {REMEDY}")
+    # Which of its numbers is the step: the one after a word like "epoch", else the one that varies from name to name.
+    place = _named_place(found) or _varying_place(found)
+    return [_whole(name, found[name], place[name]) for name in names]
 
 
 def _names(files: Sequence[PurePath]) -> list[str]:
@@ -79,17 +86,6 @@ def without_counts(name: str) -> str:
         return "#" if any(counter.search(name[: match.start()]) for counter in _COUNTERS) else match.group()
 
     return _NUMBER.sub(mark, name)
-
-
-def steps_of_names(names: Sequence[str]) -> list[int]:
-    """The step that each name tells, by the rules of `steps_of_files`; ValueError where a name tells none."""
-    found = {name: _numbers(name) for name in names}
-    without = next((name for name in found if not found[name]), None)
-    if without is not None:
-        raise ValueError(f"{without!r} tells no step; {REMEDY}")
-    # Which of its numbers is the step: the one after a word like "epoch", else the one that varies from name to name.
-    place = _named_place(found) or _varying_place(found)
-    return [_whole(name, found[name], place[name]) for name in names]
 
 
 def _numbers(name: str) -> Numbers:

@@ -66,8 +66,6 @@ def layer_matches(key: str, pattern: str) -> bool:
     name, position = split_token(key)[0], token_position(key)
     if position is None or not name_matches(name, layer):
         return False
-    if which == "*":
-        return True
     if "-" in which:
         return False
     try:

@@ -25,8 +25,7 @@ from infoplane.core.errors import StoreError
 from infoplane.core.files import MIB, opened, write_all
 from infoplane.core.text import listed, printable
 from infoplane.core.warn import warn
-from infoplane.store import _foreign_h5, _foreign_mat
-from infoplane.store._plain import Key, PlainArray, named
+from infoplane.store._foreign import Key, PlainArray, find_in_hdf5, find_in_mat, named
 
 FOREIGN = (".h5", ".hdf5", ".mat")
 _SMALLEST_ROOM = 256 * MIB
@@ -91,7 +90,7 @@ def unpack(file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> dict
     limited.take(own)
     with warnings.catch_warnings(action="ignore"), opened(file) as fd, os.fdopen(os.dup(fd), "rb") as stream:
         try:
-            found, skipped = (_foreign_h5 if _is_hdf5(file, stream) else _foreign_mat).find(stream)
+            found, skipped = (find_in_hdf5 if _is_hdf5(file, stream) else find_in_mat)(stream)
             _check_room(found, os.fstat(fd).st_size, folder)
             for number, one in enumerate(found):
                 _write(folder / f"{number}.npy", one)

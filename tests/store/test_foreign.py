@@ -81,7 +81,7 @@ def test_every_plain_type_arrives_exact(tmp_path, options):
 @pytest.mark.parametrize("chunks", [True, (1, 1, 1), (7, 5, 3), (30, 1, 11), (1, 20, 11), (30, 20, 11), (4, 20, 11)])
 def test_chunks_come_together_again(tmp_path, monkeypatch, chunks, block):
     """For every shape of chunks and size of blocks, and each chunk is decompressed once."""
-    monkeypatch.setattr("infoplane.store._foreign_h5._BLOCK", block)
+    monkeypatch.setattr("infoplane.store._foreign._BLOCK", block)
     values = np.arange(30 * 20 * 11, dtype="f4").reshape(30, 20, 11)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         if chunks != (1, 1, 1):
@@ -303,7 +303,7 @@ def test_a_bomb_is_refused_by_its_size_before_it_is_read(tmp_path, monkeypatch):
         for row in range(8):
             zeros.id.write_direct_chunk((row * 2**10, 0), chunk)
     assert (tmp_path / "a.h5").stat().st_size < 2 << 20
-    monkeypatch.setattr("infoplane.store._foreign_h5._blocks", lambda *_: pytest.fail("an array was read"))
+    monkeypatch.setattr("infoplane.store._foreign._blocks", lambda *_: pytest.fail("an array was read"))
     assert "a.h5: its arrays take 1,024 MiB, 'zeros' (8192, 16384) the most; at most 256 MiB" in refused(
         tmp_path / "a.h5"
     )

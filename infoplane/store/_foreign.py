@@ -1,7 +1,8 @@
-"""The arrays of plain numbers in a stranger's HDF5 file, found by a walk that follows no link out of it.
+"""The arrays of plain numbers in HDF5 and MATLAB files of other programs, found before any of them is read.
 
-Everything here runs in a child with limits. What is no array of plain numbers is left out and named; an array of
-numbers that cannot be had as it was meant is refused.
+Everything here runs in a child with limits. The walk through an HDF5 file follows no link out of it; `.mat` files up to
+version 7 are read by way of scipy. What is no array of plain numbers is left out and named; an array of numbers that
+cannot be had as it was meant is refused.
 """
 
 from __future__ import annotations
@@ -9,20 +10,32 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator
-from typing import IO, Any
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, Any, NoReturn
 
+import h5py
 import numpy as np
+import numpy.typing as npt
 from h5py import h5, h5a, h5d, h5f, h5fd, h5g, h5l, h5o, h5p, h5s, h5t, h5z
 
 from infoplane.core.errors import StoreError
 from infoplane.core.files import MIB
 from infoplane.core.text import shorten
-from infoplane.store._plain import Block, Key, PlainArray, Skipped, named, not_plain, refuse_complex, refuse_sparse
+
+Key = tuple[str, ...]
+"""Names of the groups around an array, and its own."""
+Block = tuple[Sequence[int], npt.NDArray[Any]]
+"""Part of an array, after the place of its first element."""
+Skipped = list[tuple[Key, str]]
+"""What is left out, with the reason."""
 
 NUMBERS = frozenset(["b1", "f2", "f4", "f8", *(f"{sign}{size}" for sign in "iu" for size in (1, 2, 4, 8))])
 """The types of arrays that are read, as kind and bytes."""
-_MATLAB = {"double", "single", "logical", *(f"{sign}int{8 * size}" for sign in ("", "u") for size in (1, 2, 4, 8))}
+_MATLAB: dict[str, np.dtype[Any]] = {f"{s}int{n}": np.dtype(f"{s}int{n}") for s in ("", "u") for n in (8, 16, 32, 64)}
+_MATLAB |= {"double": np.dtype("f8"), "single": np.dtype("f4"), "logical": np.dtype(bool)}
 _FILTERS = {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32}
 _LAYOUTS = {h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED}
 _MAX_OBJECTS = 10_000
@@ -32,7 +45,56 @@ _BLOCK = 32 * MIB
 _OWN = {"#refs#", "#subsystem#"}  # where MATLAB keeps what its cells and objects point to
 
 
-def find(stream: IO[bytes]) -> tuple[list[PlainArray], Skipped]:
+@dataclass(frozen=True)
+class PlainArray:
+    """An array that may be read.
+
+    Attributes
+    ----------
+    key : Key
+    shape : tuple of int
+    dtype : dtype
+        In the byte order of this machine.
+    blocks : function
+        Gives all of the array in parts, each with the place of its first element, in the stored order of axes.
+    reversed : bool
+        Whether the axes are stored in the opposite order.
+    """
+
+    key: Key
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    blocks: Callable[[], Iterator[Block]]
+    reversed: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+def named(key: Key) -> str:
+    """A key as messages show it."""
+    return repr(shorten("/".join(map(str, key)), 80))
+
+
+def refuse_complex(key: Key) -> NoReturn:
+    """Raise StoreError for an array of complex numbers."""
+    raise StoreError(f"{named(key)} holds complex numbers; save its real and imaginary parts, or its modulus")
+
+
+def refuse_sparse(key: Key) -> NoReturn:
+    """Raise StoreError for a sparse array of MATLAB's."""
+    raise StoreError(f"{named(key)} is sparse; save full({shorten(key[-1], 40)})")
+
+
+def not_plain(kind: str) -> str:
+    """What a MATLAB class is that is left out."""
+    if kind == "struct":
+        return "a struct; save(..., '-struct', ...) saves its fields as variables"
+    return {"char": "text", "cell": "a cell array"}.get(kind, f"of class {shorten(kind, 32)}")
+
+
+def find_in_hdf5(stream: IO[bytes]) -> tuple[list[PlainArray], Skipped]:
     """Every array that may be read, and what is left out with the reason; StoreError for one that is refused."""
     stream.seek(0)
     matlab = stream.read(10) == b"MATLAB 7.3"
@@ -235,15 +297,66 @@ def _blocks(
     for axis in reversed(range(len(shape))):
         more = max(1, _BLOCK // (math.prod(size) * dtype.itemsize))
         size[axis] = min(shape[axis], chunk[axis] * more)
+    array = h5py.Dataset(dataset).astype(dtype)
     for start in itertools.product(*(range(0, n, s) for n, s in zip(shape, size, strict=True))):
-        count = tuple(min(s, n - i) for s, n, i in zip(size, shape, start, strict=True))
-        block = np.empty(count, dtype)
-        if shape:
-            space = dataset.get_space()
-            space.select_hyperslab(start, count)
-            dataset.read(h5s.create_simple(count), space, block)
-        else:
-            dataset.read(h5s.ALL, h5s.ALL, block)
+        block = np.asarray(array[tuple(slice(i, i + n) for i, n in zip(start, size, strict=True))])
         # A byte that is neither 0 nor 1 would be a boolean that is neither.
         bits = block.view(np.uint8) if dtype.kind == "b" else block
         yield start, bits != 0 if meant.kind == "b" else block
+
+
+def find_in_mat(stream: IO[bytes]) -> tuple[list[PlainArray], Skipped]:
+    """The same of a `.mat` file up to version 7."""
+    from scipy.io import whosmat
+    from scipy.io.matlab import MatReadError, matfile_version
+
+    stream.seek(0)
+    try:
+        version, _ = matfile_version(stream)
+        variables = whosmat(stream, appendmat=False)
+    except MatReadError as error:
+        raise StoreError(f"it is no .mat file: {error}") from error
+    if len(variables) > _MAX_OBJECTS:
+        raise StoreError(f"it holds more than {_MAX_OBJECTS:,} variables")
+    found: list[PlainArray] = []
+    skipped: Skipped = []
+    for name, shape, kind in variables:
+        key = (str(name),)
+        if kind == "sparse":
+            refuse_sparse(key)
+        if kind in _MATLAB:
+            # Version 4 knows doubles alone; whole numbers among them are stored as shorter ones.
+            dtype = _MATLAB["double"] if version == 0 else _MATLAB[kind]
+            found.append(PlainArray(key, tuple(map(int, shape)), dtype, _variable(stream, key, shape, dtype)))
+        elif not name.startswith("__"):
+            skipped.append((key, not_plain(kind)))
+    twice = next((key for key, count in Counter(one.key for one in found).items() if count > 1), None)
+    if twice is not None:
+        raise StoreError(f"it holds {named(twice)} twice")
+    return found, skipped
+
+
+def _variable(stream: IO[bytes], key: Key, shape: Any, dtype: np.dtype[Any]) -> Any:
+    """A function that reads one variable, all at once: a file of these versions holds at most 2 GiB in each."""
+
+    def blocks() -> Iterator[Block]:
+        from scipy.io import loadmat
+        from scipy.sparse import issparse
+
+        stream.seek(0)
+        try:
+            # mat_dtype: doubles that are whole numbers are stored as bytes, and are doubles all the same. It would also
+            # make complex numbers real, with a warning.
+            with warnings.catch_warnings(action="error", category=np.exceptions.ComplexWarning):
+                array = loadmat(stream, variable_names=list(key), mat_dtype=True, appendmat=False).get(key[0])
+        except np.exceptions.ComplexWarning:
+            refuse_complex(key)
+        if issparse(array):  # booleans, which the list of variables calls logical
+            refuse_sparse(key)
+        if not isinstance(array, np.ndarray) or array.shape != tuple(shape):
+            raise StoreError(f"{named(key)} cannot be read as an array {tuple(shape)}")
+        if array.dtype.kind == "c":
+            refuse_complex(key)
+        yield (0,) * array.ndim, array.astype(dtype)
+
+    return blocks
