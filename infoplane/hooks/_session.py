@@ -25,14 +25,15 @@ from infoplane.core.warn import warn
 from infoplane.hooks._out.destination import (
     SHIFT,
     Destination,
+    choose_numbered,
     close_all,
     forget,
+    last_numbered,
     refuse_unclosed,
     remember,
     stored_reductions,
 )
 from infoplane.hooks._out.host import HostMemory
-from infoplane.hooks._out.numbered import choose_numbered, last_numbered
 from infoplane.hooks._pass.capture import Captured
 from infoplane.hooks._pass.members import Members, State
 from infoplane.hooks._pass.prober import Prober

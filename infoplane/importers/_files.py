@@ -17,9 +17,20 @@ from infoplane.core.steps import counts_steps, steps_of_files, whole_step, witho
 from infoplane.core.warn import warn
 from infoplane.importers._arrays import from_arrays
 from infoplane.importers._beside import without_files
-from infoplane.importers._matlab import column, is_mat, samples_first, samples_of
 from infoplane.importers._read import Key, read_entries
-from infoplane.importers._rows import IDS, INPUTS, LABELS, STEPS, Rows, agree, in_order
+from infoplane.importers._rows import (
+    IDS,
+    INPUTS,
+    LABELS,
+    STEPS,
+    Rows,
+    agree,
+    column,
+    in_order,
+    is_mat,
+    samples_first,
+    samples_of,
+)
 from infoplane.store import ActivationStore
 
 MASKS = ("mask", "attention_mask")

@@ -1,4 +1,4 @@
-"""A session's place in a run directory: made, joined as a further rank or continued, and kept up to date."""
+"""A session's place in a run directory: made, replaced, joined as a further rank or continued, and kept up to date."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from infoplane.core.records import Probe
 from infoplane.core.steps import step_words
 from infoplane.core.strict import canonical_json
 from infoplane.core.warn import warn
-from infoplane.store._overwrite import remove_run
 from infoplane.store._records import Manifest, ManifestEntry, RunRecord, SessionRecord, load_json, read_manifest
 from infoplane.store._shard import Shard, check_probe, encode_probe, inputs_digest, probe_digest, version_of
 from infoplane.store.layout import (
+    MAX_RANKS,
     MAX_SESSIONS,
     PROBE_FILE,
     RUN_FILE,
@@ -30,14 +30,21 @@ from infoplane.store.layout import (
     SHARDS_DIR,
     ShardName,
     dropped_file,
+    is_manifest_file,
     lock_file,
     manifest_file,
+    parse_dropped_file,
     parse_session_file,
     session_file,
 )
 from infoplane.store.reader import ActivationStore
 
 POLL_SECONDS = 0.05
+
+RESULTS = ("results.csv", "results.json")
+"""Of the analysis of a run; they are about its activations alone."""
+
+LOST = "to go on with it pass resume=True; to give it up delete the directory yourself"
 
 
 class Ledger:
@@ -184,7 +191,7 @@ def open_directory(
             (path / name).mkdir(exist_ok=True)
         _sweep(path, rank)  # only after the lock: no living writer's files go
         if overwrite and rank == 0 and (path / RUN_FILE).exists():
-            remove_run(path)
+            _remove_run(path)
         last_step = None
         if (path / RUN_FILE).exists():
             run = RunRecord.load(files.read_file(path / RUN_FILE), RUN_FILE)
@@ -360,6 +367,54 @@ def _number(path: Path, rank: int, session: int | None, join_seconds: float) -> 
     if number > MAX_SESSIONS:
         raise StoreError(f"{path} has {MAX_SESSIONS} sessions already; record into another directory")
     return number
+
+
+def _remove_run(path: Path) -> None:
+    """Remove the files of a closed run, and no others. The caller holds the lock of rank 0, so nobody goes on with it.
+
+    Raises
+    ------
+    StoreError
+        If run.json is not that of a run, a session was not closed, or a process writes there: nothing is removed then.
+    """
+    RunRecord.load(files.read_file(path / RUN_FILE), RUN_FILE)
+    for name in (SESSIONS_DIR, SHARDS_DIR):
+        if (path / name).is_symlink():
+            raise StoreError(f"{path / name} is a link, and overwrite=True removes nothing outside of {path}")
+    strange = [e.name for e in (path / SHARDS_DIR).iterdir() if not _is_shard(e.name)]
+    if strange:
+        raise StoreError(f"{path / SHARDS_DIR} holds {strange[0]!r}, which is no shard; move it away first")
+    if not _is_closed(path / SESSIONS_DIR):
+        raise StoreError(f"the run in {path} was not closed, so overwrite=True does not replace it; {LOST}")
+    others = [lock_file(rank) for rank in range(1, MAX_RANKS)] + [f"{RESULTS[0]}.lock"]
+    held = next((name for name in others if files.is_held(path / name)), None)
+    if held is not None:
+        raise StoreError(f"{path} is being written ({held} is held); wait for it, or stop it")
+    # The order lets a removal that was cut short be made again: with run.json in its place this still is a run.
+    _remove(path / SHARDS_DIR, _is_shard)
+    _remove(path, lambda name: name in RESULTS or is_manifest_file(name) or parse_dropped_file(name) is not None)
+    _remove(path / SESSIONS_DIR, lambda name: parse_session_file(name) is not None)
+    _remove(path, lambda name: name in (PROBE_FILE, RUN_FILE))
+    files.sync_directory(path)
+
+
+def _is_shard(name: str) -> bool:
+    return ShardName.parse(name) is not None
+
+
+def _is_closed(sessions: Path) -> bool:
+    """Whether every rank of the newest session was closed; an older one may have been killed and gone on with."""
+    found = [(place[0], entry) for entry in sessions.iterdir() if (place := parse_session_file(entry.name))]
+    newest = max((session for session, _ in found), default=0)
+    last = [entry for session, entry in found if session == newest]
+    return all(SessionRecord.load(files.read_file(entry), entry.name).closed for entry in last)
+
+
+def _remove(directory: Path, ours: Callable[[str], bool]) -> None:
+    """Remove the files of these names in their order: run.json after probe.h5."""
+    for entry in sorted(directory.iterdir()):
+        if ours(entry.name):
+            entry.unlink()
 
 
 def _wait_for(found: Callable[[], int], join_seconds: float, otherwise: str) -> int:

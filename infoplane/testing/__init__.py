@@ -20,8 +20,16 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BIT
-from infoplane.estimators import ALL_GUARANTEES, FLAGS, Estimator, Quantity, build, config_json
-from infoplane.testing._labels import check_ceiling, check_one_class, check_one_target, check_singular_layers
+from infoplane.estimators import (
+    ALL_GUARANTEES,
+    FLAGS,
+    VOIDING,
+    Estimator,
+    Quantity,
+    above_ceiling,
+    build,
+    config_json,
+)
 from infoplane.testing._subject import (
     SAME,
     SAMPLES,
@@ -32,9 +40,13 @@ from infoplane.testing._subject import (
     ready,
     require,
     require_finite,
+    require_zero,
 )
 
 __all__ = ["InMemory", "check_estimator", "ready"]
+
+_ONE_VALUE = ("single_class", "degenerate")
+"""Flags of an estimate from labels that are all the same."""
 
 
 def check_estimator(cls: type[Any], **config: Any) -> dict[str, str]:
@@ -63,10 +75,9 @@ def check_estimator(cls: type[Any], **config: Any) -> dict[str, str]:
     """
     outcome: dict[str, str] = {}
     failures: list[str] = []
-    _check_declaration(cls)
+    _require_declaration(cls)
     subject = Subject(cls, config)
-    for check in _CHECKS:
-        title = check.__name__.removeprefix("_").removeprefix("check_")
+    for title, check in _CHECKS.items():
         if title in ALL_GUARANTEES and title not in cls.guarantees:
             outcome[title] = "not promised"
             continue
@@ -86,7 +97,7 @@ def check_estimator(cls: type[Any], **config: Any) -> dict[str, str]:
     return outcome
 
 
-def _check_declaration(cls: type[Any]) -> None:
+def _require_declaration(cls: type[Any]) -> None:
     for member in ("name", "targets", "guarantees", "bytes_per_snapshot", "estimate"):
         require(hasattr(cls, member), f"{cls.__name__} lacks {member!r}")
     require(isinstance(cls.name, str) and bool(cls.name), f"name must be a string, got {cls.name!r}")
@@ -228,6 +239,107 @@ def _check_constant_layer(s: Subject) -> None:
     require(flagged, "a constant layer must raise the flag 'degenerate'")
 
 
+def _check_one_class(s: Subject) -> None:
+    if not s.discrete:
+        return
+    found = s.run(y=torch.full_like(s.y, 7))
+    require_finite(found, "with one class must be finite")
+    if "I(T;Y)" in found:
+        require_zero(found["I(T;Y)"], "with one class")
+    for name, q in found.items():
+        raised = "single_class" in q.flags and bool(q.flags["single_class"].all())
+        require(raised or not name.endswith("(T;Y)"), f"one class must raise the flag 'single_class' of {name}")
+
+
+def _check_one_target(s: Subject) -> None:
+    if "continuous" not in s.make().targets:
+        return
+    found = s.run(y=torch.full((SAMPLES,), 0.5, dtype=torch.float64))
+    require_finite(found, "of a constant target must be finite")
+    if "I(T;Y)" in found:
+        require_zero(found["I(T;Y)"], "of a constant target")
+        require(bool(_excused(found["I(T;Y)"]).all()), f"a constant target must raise one of {', '.join(_ONE_VALUE)}")
+
+
+def _separate_classes() -> tuple[Tensor, Tensor]:
+    """Ten classes far apart, `t` (3, 200, 12): most estimators reach their ceiling here."""
+    g = torch.Generator().manual_seed(4)
+    y = torch.arange(200) % 10
+    centres = 4.0 * torch.randn(SNAPSHOTS, 10, 12, generator=g)
+    return centres[:, y] + 0.2 * torch.randn(SNAPSHOTS, 200, 12, generator=g), y
+
+
+def _singular_layers() -> dict[str, tuple[Tensor, Tensor]]:
+    """Layers whose covariance has no inverse, with ten classes each."""
+    g = torch.Generator().manual_seed(5)
+    y = torch.arange(100) % 10
+    t = torch.randn(SNAPSHOTS, 100, 3, generator=g) + 0.3 * y[:, None]
+    constant, zero = torch.full((SNAPSHOTS, 100, 2), 0.75), torch.zeros(SNAPSHOTS, 100, 1)
+    wide = torch.randn(SNAPSHOTS, 100, 150, generator=g)
+    return {
+        "constant units": (torch.cat([constant, t, zero], 2), y),
+        "duplicated units": (torch.cat([t, t, t[:, :, :1]], 2), y),
+        "units that are sums of others": (torch.cat([t, t.sum(2, keepdim=True)], 2), y),
+        "more units than samples": (wide, y),
+        "the classes as one-hot rows": (torch.eye(10)[y].expand(SNAPSHOTS, -1, -1).clone(), y),
+        "the classes in one unit": (y[:, None].float().expand(SNAPSHOTS, -1, -1).clone(), y),
+    }
+
+
+def _check_ceiling(s: Subject) -> None:
+    """I(T;Y) of classes has a ceiling, at most H(Y), and no value above it goes without a flag."""
+    if s.discrete:
+        _require_ceiling(s, *_separate_classes(), "ten separate classes")
+        _require_ceiling(s, s.t, s.y, "three classes")
+
+
+def _check_singular_layers(s: Subject) -> None:
+    for what, (t, y) in _singular_layers().items():
+        if s.discrete:
+            _require_ceiling(s, t, y, what)
+        if "continuous" in s.make().targets:
+            _require_sound(_run_beside(s, t, y.double()), f"{what} and the classes as targets")
+
+
+def _run_beside(s: Subject, t: Tensor, y: Tensor) -> dict[str, Quantity]:
+    """The estimates on another layer, with inputs to match."""
+    return s.run(t, y, torch.randn(len(y), 3, generator=torch.Generator().manual_seed(6)))
+
+
+def _require_sound(found: dict[str, Quantity], what: str) -> None:
+    for name, q in found.items():
+        sound = torch.isfinite(q.value) | _excused(q)
+        require(bool(sound.all()), f"{name} with {what} must be finite or flagged, got {q.value.tolist()}")
+
+
+def _require_ceiling(s: Subject, t: Tensor, y: Tensor, what: str) -> None:
+    """Require a ceiling of at most H(Y), and a flag on every value above it."""
+    found = _run_beside(s, t, y)
+    _require_sound(found, what)
+    if "I(T;Y)" not in found:
+        return
+    q, p = found["I(T;Y)"], torch.bincount(y).double() / len(y)
+    h_y = -float((p * p.log2()).sum())
+    require(q.ceiling is not None, "I(T;Y) of classes needs a ceiling: H(Y), or less where T can hold less")
+    assert q.ceiling is not None
+    top = q.ceiling.expand(len(q.value))
+    require(bool((top <= h_y + SAME).all()), f"the ceiling of I(T;Y) with {what} exceeds H(Y) = {h_y:.4g}")
+    above = above_ceiling(q.value, top) & ~_excused(q)
+    require(
+        not bool(above.any()),
+        f"I(T;Y) with {what} is {float(q.value.max()):.4g} bits, its ceiling {float(top.max()):.4g}; a value above its "
+        f"ceiling must raise one of {', '.join(VOIDING)}",
+    )
+
+
+def _excused(q: Quantity) -> Tensor:
+    """(S,) whether a flag says that the value is not to be trusted."""
+    raised = torch.zeros(len(q.value), dtype=torch.bool)
+    for flag in (*VOIDING, *_ONE_VALUE):
+        raised = raised | q.flags.get(flag, torch.zeros_like(raised)).cpu()
+    return raised.to(q.value.device)
+
+
 def _check_one_sample(s: Subject) -> None:
     try:
         found = s.run(s.t[:, :1], s.y[:1], s.x[:1])
@@ -290,33 +402,6 @@ def _check_memory_layout(s: Subject) -> None:
     _same(s.run(frozen), reference, 0.0, "read-only memory")
 
 
-_CHECKS: tuple[Callable[[Subject], None], ...] = (
-    _check_dataclass,
-    _check_config,
-    _check_prepare,
-    _check_bytes,
-    _check_quantities,
-    _check_repeatable,
-    _check_inputs_untouched,
-    _check_blocks,
-    _check_sample_order,
-    _check_unit_order,
-    _check_constant_zero,
-    _check_device_exact,
-    _check_constant_layer,
-    check_one_class,
-    check_one_target,
-    check_ceiling,
-    check_singular_layers,
-    _check_one_sample,
-    _check_nonfinite,
-    _check_bad_shapes,
-    _check_target_kind,
-    _check_dtypes,
-    _check_memory_layout,
-)
-
-
 def _each(q: Quantity, part: Callable[[Tensor], Tensor]) -> Quantity:
     """The quantity with something done to its value and interval; its flags and its ceiling are left out."""
     low, high = (None if end is None else part(end) for end in (q.low, q.high))
@@ -343,3 +428,9 @@ def _raises(kind: type[Exception], word: str, call: Callable[[], Any], what: str
         require(word in str(error), f"{what}: the error must mention {word!r}, got {error}")
         return
     raise AssertionError(f"{what} must raise {kind.__name__}")
+
+
+_CHECKS: dict[str, Callable[[Subject], None]] = {
+    name.removeprefix("_check_"): value for name, value in list(globals().items()) if name.startswith("_check_")
+}
+"""Every function of this module whose name begins with `_check_`, in the order in which they stand here."""

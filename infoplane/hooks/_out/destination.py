@@ -1,9 +1,10 @@
-"""Where the snapshots of one run go: its store and the further sinks."""
+"""Where the snapshots of one run go: its directory, its store and the further sinks."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -169,6 +170,36 @@ def stored_reductions(path: Path | None) -> dict[str, str]:
         found = open_run(path).settings.get("reductions", {})
         return {str(key): str(label) for key, label in found.items()} if isinstance(found, Mapping) else {}
     return {}
+
+
+def last_numbered(path: Path) -> Path | None:
+    """The directory of this name with the highest number, if there is one."""
+    found = _numbers(path)
+    return path.with_name(f"{path.name}-{max(found):03d}") if found else None
+
+
+def choose_numbered(path: Path, ranks: Ranks, *, resume: bool) -> Path:
+    """A new directory with the number after the highest, or the last one to resume it; on every rank the same."""
+    found = ranks.from_first(lambda: (last_numbered(path) if resume else None) or _make(path))
+    return Path(found)
+
+
+def _make(path: Path) -> Path:
+    """Make the directory with the next number at once, so that no other process takes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        made = path.with_name(f"{path.name}-{max(_numbers(path), default=0) + 1:03d}")
+        try:
+            made.mkdir()
+        except FileExistsError:
+            continue  # another process was faster
+        return made
+
+
+def _numbers(path: Path) -> list[int]:
+    pattern = re.compile(re.escape(path.name) + r"-(\d{3,9})")
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    return [int(match[1]) for match in map(pattern.fullmatch, names) if match]
 
 
 def _refuse_other_network(path: Path, layers: Sequence[Layer]) -> None:
