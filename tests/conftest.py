@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if _STRICT and _unexcused:
         terminalreporter.section("skipped without an excuse", red=True)
         terminalreporter.write_line("\n".join(_unexcused))
+
+
+@pytest.fixture
+def short_trainings(monkeypatch):
+    """Networks that an estimator trains end after a few steps: for what must hold however long a training goes on."""
+    from infoplane.estimators import _network_probe, auto
+
+    monkeypatch.setattr(_network_probe, "PLAN", replace(_network_probe.PLAN, steps=100))
+    monkeypatch.setattr(auto, "LOW", {**auto.LOW, "flow": {"steps": 50, "folds": 2}})
 
 
 @pytest.fixture

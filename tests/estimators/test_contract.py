@@ -21,6 +21,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.usefixtures("short_trainings")
 @pytest.mark.parametrize("name", sorted(available()))
 def test_estimator_keeps_the_contract(name):
     outcome = check_estimator(available()[name], **SMALL.get(name, {}))

@@ -108,6 +108,7 @@ def test_real_targets():
     assert abs(float(noise["I(T;Y)"].value)) < 0.02
 
 
+@pytest.mark.usefixtures("short_trainings")
 @pytest.mark.parametrize("spec", ["probe", "probe:family=mlp"])
 @pytest.mark.parametrize("kind", ["classes", "targets"])
 def test_the_mean_of_what_samples_give_is_the_value(spec, kind):
@@ -127,6 +128,7 @@ def test_a_wrong_label_shows_in_its_own_sample():
     assert float(rows[7]) < -1
 
 
+@pytest.mark.usefixtures("short_trainings")
 def test_alone_as_among_others():
     t, y = gaussian_classes((-1.0, 1.0), 400, seed=9, units=3)
     others = torch.randn(2, *t.shape[1:], generator=generator(10))
@@ -148,6 +150,7 @@ def test_more_units_than_a_network_takes():
     assert float(MLP.estimate(t[None], y)["I(T;Y) lower"].value) > 0.5
 
 
+@pytest.mark.usefixtures("short_trainings")
 def test_one_class_and_a_constant_layer():
     t = torch.randn(1, 60, 2, generator=generator(12))
     single = MLP.estimate(t, torch.zeros(60, dtype=torch.int64))["I(T;Y)"]
@@ -160,6 +163,7 @@ def test_one_class_and_a_constant_layer():
     assert flat.flags["degenerate"].all()
 
 
+@pytest.mark.usefixtures("short_trainings")
 def test_a_stopped_analysis_goes_on_to_the_same_bytes(tmp_path):
     """Snapshots are trained in chunks counted from the first step: ten are eight and two, whatever is there already."""
     y = torch.arange(60) % 2
@@ -176,6 +180,7 @@ def test_a_stopped_analysis_goes_on_to_the_same_bytes(tmp_path):
         assert cut.read_bytes() == whole
 
 
+@pytest.mark.usefixtures("short_trainings")
 def test_settings_and_what_is_recorded():
     assert "family" not in config_json(LinearProbe())
     assert '"family":"mlp"' in config_json(MLP)
@@ -199,6 +204,7 @@ def test_settings_of_the_linear_probe_are_its_own_here_too():
     torch.testing.assert_close(stiff["gain over linear"].value, stiff["I(T;Y) lower"].value, atol=0.01, rtol=0)
 
 
+@pytest.mark.usefixtures("short_trainings")
 def test_rows_that_are_read_choose_nothing(monkeypatch):
     """With the labels of two rows of a fold exchanged, its probe and network score every row as before."""
     seen = []
@@ -258,6 +264,7 @@ def test_more_rows_and_units_than_are_ever_taken_apart():
         assert float((along * sign).mean() / along.std(correction=0)) > 0.95
 
 
+@pytest.mark.usefixtures("short_trainings")
 @pytest.mark.parametrize("count", [3, 5, 7])
 def test_alone_as_in_stacks_of_any_size(count):
     layers = [gaussian_classes((-1.0, 1.0), 300, seed=9, units=3 + i)[0][:, :, :4] for i in range(count)]
@@ -268,6 +275,7 @@ def test_alone_as_in_stacks_of_any_size(count):
             assert abs(float(q.value) - float(together[name].value[i])) < 0.02
 
 
+@pytest.mark.usefixtures("short_trainings")
 def test_a_run_that_has_grown_is_that_of_its_full_length(tmp_path):
     """The last stack of the shorter run had two snapshots; it is trained again with all that it has now."""
     y = torch.arange(40) % 2
