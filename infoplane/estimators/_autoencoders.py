@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from infoplane.estimators._codes import principal_code
-from infoplane.estimators._scaling import numbered_rows, zscore
+from infoplane.estimators._scaling import first_rows, numbered_rows, zscore
 from infoplane.estimators._trained import Batches, Rows, Stack, TrainingPlan, in_stacks, train
 
 WIDE, NARROW, DROPOUT = 128, 64, 0.5
@@ -55,19 +55,19 @@ class Autoencoders:
         return [p for stack in (*self.encoders, *self.decoders, *self.across) for p in stack.parameters]
 
     def taken(self, side: Tensor, rows: Tensor) -> Tensor:
-        """(S F, B, ...) the rows (F, B) of each fold out of a side (S, N, ...)."""
+        """(S F, B, ...) the given rows (F, B) of each fold, from a side (S, N, ...)."""
         return side[:, rows].flatten(0, 1)
 
     def encoded(self, batch: Tensor) -> Tensor:
-        """(S F, B, k) codes of (S F, B, U)."""
+        """Codes (S F, B, k) of rows (S F, B, U)."""
         return batch @ self.axes + _summed(self.encoders, batch)
 
     def rebuilt(self, code: Tensor) -> Tensor:
-        """(S F, B, U) from codes (S F, B, k)."""
+        """Rows (S F, B, U) rebuilt from codes (S F, B, k)."""
         return code @ self.back + _summed(self.decoders, code)
 
     def loss(self, rows: Tensor, *, training: bool = True) -> Tensor:
-        """(S F,) share of the variance of the side, or of both, that the rows (F, B) lose."""
+        """(S F,) the share of the variance that the codes of the rows (F, B) lose, of their own side or of both."""
         batch = self.taken(self.z, rows)
         code = self.encoded(batch)
         own = _share_lost(self.rebuilt(code), batch)
@@ -125,7 +125,7 @@ class Autoencoders:
         return {"code": code, "left": left}
 
     def apart(self, out: Tensor) -> Tensor:
-        """(S, F, ...) of (S F, ...)."""
+        """Numbers (S F, ...) with snapshots and folds as axes of their own, (S, F, ...)."""
         return out.view(*self.shape, *out.shape[1:])
 
 
@@ -174,7 +174,7 @@ class LearnedSide(NamedTuple):
         return cls(blocks, wide, read["code"], read["left"], kept, read["doubtful"] & coded)
 
     def repeated(self, snapshots: int) -> LearnedSide:
-        """One side that all snapshots share, as if each of them had its own."""
+        """This side, which is the same for all snapshots, as if each of them had its own."""
         blocks, *read = (each.expand(snapshots, *each.shape[1:]) for each in (self.blocks, *self[2:]))
         return LearnedSide(blocks, self.wide * snapshots, *read)
 
@@ -185,8 +185,7 @@ class LearnedSide(NamedTuple):
             return block, None
         number, counts = numbered_rows(block)
         # Networks may give equal rows codes that differ by rounding: each row takes the code of the first equal one.
-        place = torch.arange(len(number), device=number.device)
-        first = torch.full_like(counts, len(number)).scatter_reduce_(0, number, place, "amin")
+        first = first_rows(number, len(counts))
         return self.code[s, rows][first[number]], self.left[s, rows]
 
 
@@ -219,7 +218,7 @@ def _loadings(rows: Tensor, dims: int) -> Tensor:
 
 
 def _summed(stacks: list[Stack], rows: Tensor) -> Tensor:
-    """(slices, B, out) what a linear map and a perceptron give together."""
+    """(slices, B, out) the sum of what a linear map and a perceptron give."""
     return torch.stack([stack(rows) for stack in stacks]).sum(0)
 
 

@@ -16,7 +16,7 @@ from infoplane.core.device import on_accelerator
 from infoplane.estimators._counting.counts import sort_rows
 from infoplane.estimators._neighbors import Points
 from infoplane.estimators._protocol import Quantity, raised, widened
-from infoplane.estimators._scaling import bits_of, equal_rows, numbered_rows, odd_numbers
+from infoplane.estimators._scaling import bits_of, equal_rows, first_rows, numbered_rows, odd_numbers
 
 VOIDING: tuple[str, ...] = ("saturated", "degenerate", "few_samples", "out_of_domain", "unreliable")
 """Flags under which the error of a value is not that of sampling: an interval beside it would promise too much."""
@@ -25,31 +25,35 @@ ABOVE = 0.05
 """Bits by which an unbiased estimate of full information may exceed its ceiling."""
 
 _IN_CACHE = 1 << 16
+"""Values whose keys stay in the cache of a CPU."""
 
 _SAMPLES_A_DIMENSION = 40
 """Dimensions of a side that `hidden_information` looks at: no more than N over this, as its bias is of first order."""
 _FAR = 2.5
+"""Standard deviations at which `hidden_products` cuts coordinates off."""
 _MIXTURES = 20
+"""Columns of a side that `hidden_products` looks at; more are mixed to as many."""
 
 Estimate = Callable[..., dict[str, Quantity]]
 PairValue = Callable[[Tensor, Tensor], float]
 """An estimate in nats from two blocks of rows, (N, D) and (N, D')."""
 
-_EXCESS_ROWS = 4096
-_EXCESS_NEIGHBORS = 3
-_EXCESS_TWINS = 2
+_EXCESS_ROWS, _EXCESS_NEIGHBORS, _EXCESS_TWINS = 4096, 3, 2
+"""Rows that `excess_over_gaussian` looks at, the neighbour it measures to, and Gaussian samples it compares with."""
 _TWIN_NATS = 0.5
-"""Information of a Gaussian twin, at least: of less the scatter would hide what is lost of it."""
+"""Least information of a Gaussian twin: with less, scatter would hide which share of it is lost."""
 _LEAST_KEPT = 0.05
+"""Least share of its information that is taken to be found in a Gaussian twin."""
 
 _LEAST_INPUTS = 16
+"""Inputs below which equal rows say nothing about inputs that were given several times."""
 _NOTICING: ContextVar[bool] = ContextVar("rows_looked_at", default=False)
 
 
 def blank_intervals(quantities: Mapping[str, Quantity]) -> dict[str, Quantity]:
     """The quantities with `low` and `high` NaN wherever a flag of `VOIDING` is up.
 
-    An interval is of sampling error. A value that is only `below_null`, `ties` or `out_of_range` keeps it, and so does
+    An interval shows sampling error. A value that is only `below_null`, `ties` or `out_of_range` keeps it, and so does
     every null ("... null"), whose points are what shuffled labels gave.
     """
     return {name: q if name.endswith(" null") else _blanked(q) for name, q in quantities.items()}
@@ -69,17 +73,18 @@ def _blanked(q: Quantity) -> Quantity:
 
 
 def above_ceiling(value: Tensor, ceiling: Tensor) -> Tensor:
-    """(S,) whether values exceed what they can be by more than chance does: `ABOVE` bits."""
+    """(S,) whether values exceed their ceiling by more than `ABOVE` bits, and so by more than chance explains."""
     return value > ceiling + ABOVE
 
 
 def copied_inputs(rows: Tensor, y: Tensor) -> Tensor | None:
     """Input ids (N,) where rows (N, U) look given several times, equal ones as one input; else None.
 
-    Equal rows alone do not tell: units are dead, layers have few values, and codes meet. But what is given twice (or m
-    times) has the same number of copies of nearly every row, where chance makes once, twice and three times, and the
-    same label or target `y` (N, ...) in each. So: a third of the different rows at least come more than once, four
-    fifths of those equally often, and nine tenths of all rows are labelled as the first of their copies.
+    Equal rows alone prove nothing: units may be dead, layers may have few values, and codes may coincide. But inputs
+    that are given twice (or m times) have the same number of copies of nearly every row, where chance gives one, two or
+    three, and each copy has the same label or target `y` (N, ...). So at least a third of the different rows must come
+    more than once, four fifths of these equally often, and nine tenths of all rows must be labelled as the first of
+    their copies.
     """
     number, counts = numbered_rows(rows)
     several = counts[counts > 1]
@@ -88,27 +93,26 @@ def copied_inputs(rows: Tensor, y: Tensor) -> Tensor | None:
     usual = int(torch.bincount(several).max())
     if 5 * usual < 4 * len(several):
         return None
-    row = torch.arange(len(rows), device=number.device)
-    first = torch.full_like(counts, len(rows)).scatter_reduce_(0, number, row, "amin")[number]
+    first = first_rows(number, len(counts))[number]
     alike = (y[first] == y).reshape(len(rows), -1).all(1).double().mean()
     return torch.unique(first, return_inverse=True)[1] if float(alike) >= 0.9 else None  # numbered as they come
 
 
-def _unlike(found: Mapping[str, Quantity], t: Tensor) -> Tensor:
-    """Indices of the snapshots of `t` (S, N, U) whose number of codes does not already show that most rows differ."""
+def _open_snapshots(found: Mapping[str, Quantity], t: Tensor) -> Tensor:
+    """Indices of the snapshots of `t` (S, N, U) in which H(T) does not prove already that most rows differ."""
     h_t = found.get("H(T)")
     if h_t is None or h_t.estimand != "binned":
         return torch.arange(len(t), device=t.device)
-    # 2^H(T) codes at least, and so as many different rows; copies leave no more than 3 N / 4 (`_may_be_copied`).
+    # There are at least 2^H(T) codes, and as many different rows; copied inputs leave at most 3 N / 4 of them.
     return (h_t.value <= math.log2(0.75 * t.shape[1]) + 1e-9).nonzero()[:, 0]
 
 
 def _may_be_copied(t: Tensor, snapshots: Tensor) -> Tensor:
-    """Those of the `snapshots` of `t` (S, N, U) whose rows may be given several times: no unit looked at denies it."""
+    """Those `snapshots` of `t` (S, N, U) whose rows may come several times, judged by three of the units."""
     for unit in sorted({0, t.shape[2] // 2, t.shape[2] - 1}):
         values = t[:, :, unit].index_select(0, snapshots)
         values = widened(values) if t.is_floating_point() else values.to(torch.int64)
-        # D different values of which D / 3 come again leave N - D >= D / 3 neighbours equal.
+        # Where D / 3 of D different rows come again, N - D >= D / 3, so N - D >= N / 4 sorted neighbours are equal.
         snapshots = snapshots[4 * _equal_neighbours(sort_rows(values)) >= t.shape[1]]
         if not len(snapshots):
             break
@@ -116,7 +120,7 @@ def _may_be_copied(t: Tensor, snapshots: Tensor) -> Tensor:
 
 
 def _equal_neighbours(ordered: Tensor) -> Tensor:
-    """(S,) how many values of `ordered` (S, N) equal the value before them."""
+    """(S,) how many values of sorted `ordered` (S, N) equal the value before them."""
     if on_accelerator(ordered.device):
         return (ordered[:, 1:] == ordered[:, :-1]).sum(1)
     values = ordered.numpy()
@@ -127,18 +131,18 @@ def _equal_neighbours(ordered: Tensor) -> Tensor:
 def _noticed(
     found: Mapping[str, Quantity], t: Tensor, y: Tensor, x: Tensor | None, x_ids: Tensor | None
 ) -> list[tuple[Tensor, list[int]]]:
-    """Input ids guessed from equal rows, each with its snapshots; none where the caller says which inputs are one."""
-    # Where the inputs are known to differ, it is the layer that makes rows of T equal.
+    """Input ids guessed from equal rows, each with its snapshots; none where `x_ids` say which inputs repeat."""
+    # Where x shows that the inputs differ, it is the layer that makes rows of T equal: then x decides, not T.
     samples, t = t.shape[1], t.detach()
     if samples < 2 * _LEAST_INPUTS or (x_ids is not None and len(torch.unique(x_ids)) < samples):
         return []
-    if x is not None and len(x) == samples and (x.flatten(1) if x.ndim > 1 else x[:, None]).shape[1]:
-        features = (x.flatten(1) if x.ndim > 1 else x[:, None])[None]
-        first = torch.zeros(1, dtype=torch.int64, device=x.device)
-        ids = copied_inputs(features[0], y.to(x.device)) if len(_may_be_copied(features, first)) else None
+    features = None if x is None or len(x) != samples else (x.flatten(1) if x.ndim > 1 else x[:, None])[None]
+    if features is not None and features.shape[2]:
+        first = torch.zeros(1, dtype=torch.int64, device=features.device)
+        ids = copied_inputs(features[0], y.to(features.device)) if len(_may_be_copied(features, first)) else None
         return [] if ids is None else [(ids.to(t.device), list(range(len(t))))]
     groups: list[tuple[Tensor, list[int]]] = []
-    for i in _may_be_copied(t, _unlike(found, t)).tolist():
+    for i in _may_be_copied(t, _open_snapshots(found, t)).tolist():
         ids = copied_inputs(t[i], y.to(t.device))
         if ids is None:
             continue
@@ -171,7 +175,7 @@ def _replaced(whole: Mapping[str, Quantity], other: Mapping[str, Quantity], at: 
 
 
 def checked(estimate: Estimate) -> Estimate:
-    """The method `estimate` with what holds for every estimator: as it is where that has been done.
+    """The method `estimate` with the checks that hold for every estimator; as it is where it has them already.
 
     Rows that look given several times without `x_ids` are taken as the rows of one input, so that ceilings, nulls and
     their flags are those of the inputs, and flagged `ties`. Intervals go through `blank_intervals`.
@@ -181,12 +185,12 @@ def checked(estimate: Estimate) -> Estimate:
 
     @functools.wraps(estimate)
     def within_checks(self: object, t: Tensor, y: Tensor, **more: Tensor | None) -> dict[str, Quantity]:
-        if _NOTICING.get():  # a wrapper has looked, and hands on the ids
+        if _NOTICING.get():  # a wrapper has looked already, and hands on the ids that it found
             return blank_intervals(estimate(self, t, y, **more))
         with raised(_NOTICING):
             found = estimate(self, t, y, **more)
             for ids, snapshots in _noticed(found, t, y, more.get("x"), more.get("x_ids")):
-                # The whole block, for a range or width that nobody prepared is that of the block.
+                # All snapshots again, since a range or width that was not prepared is that of the whole block.
                 found = _replaced(found, estimate(self, t, y, **{**more, "x_ids": ids}), snapshots)
         return blank_intervals(found)
 
@@ -210,12 +214,12 @@ def content_halves(layer: Tensor, y: Tensor, most: int) -> tuple[Tensor, Tensor]
 
 
 def content_keys(layer: Tensor, y: Tensor) -> Tensor:
-    """(N,) int64 that follow from the values of a row and its label; units may come in any order."""
+    """(N,) int64 keys from the values and the label of each row, the same for units in any order."""
     own = _mixed(bits_of(y[:, None] if y.ndim == 1 else y))
     own = _mixed((own * odd_numbers(own.shape[1]).to(own.device)).sum(1))
     step = max(1, _IN_CACHE // layer.shape[1])
     parts = [slice(start, start + step) for start in range(0, len(layer), step)]
-    # Each unit has a signature, what it holds beside the labels, so that rows (0, 1) and (1, 0) differ.
+    # Each unit has a signature made of its values and their labels, so that rows (0, 1) and (1, 0) differ.
     signature = torch.zeros(layer.shape[1], dtype=torch.int64, device=layer.device)
     for rows in parts:
         signature += _mixed(_mixed(bits_of(layer[rows])) ^ own[rows, None]).sum(0)
@@ -225,15 +229,15 @@ def content_keys(layer: Tensor, y: Tensor) -> Tensor:
 
 
 def _mixed(key: Tensor) -> Tensor:
-    """Every bit of the outcome depends on every bit of the key."""
+    """The keys scrambled, so that every bit of a result depends on every bit of its key."""
     key = (key ^ (key >> 32)) * -7046029254386353131
     key = (key ^ (key >> 29)) * -4658895280553007687
     return key ^ (key >> 32)
 
 
 def repeated_entropy_nats(rows: Tensor) -> float:
-    """Plug-in entropy in nats of (N, D) where most rows have an equal: no information exceeds it. Else infinite."""
-    if len(torch.unique(rows[:, 0])) > len(rows) / 2:  # spares the look at whole rows
+    """Plug-in entropy in nats of rows (N, D), which no information exceeds; infinite unless most rows repeat."""
+    if len(torch.unique(rows[:, 0])) > len(rows) / 2:  # one column may be enough to see that they do not
         return math.inf
     others = equal_rows(rows.double())
     if float((others > 0).double().mean()) < 0.5:
@@ -244,9 +248,9 @@ def repeated_entropy_nats(rows: Tensor) -> float:
 def hidden_information(kept: Tensor, dropped: Tensor, other: Tensor) -> float:
     """Gaussian information in nats of `dropped` (N, r) about `other` (N, q), given `kept` (N, d).
 
-    Of both only that counts which polynomials of the kept coordinates leave, cubic ones with samples enough, so that
-    curved functions of these are no news: -1/2 log det(1 - R^2) of their canonical correlations R, less r q / 2N, what
-    independent ones show.
+    What polynomials of the kept coordinates (up to cubic, with enough samples) explain is first taken off both, so that
+    curved functions of the kept coordinates do not count. The value is -1/2 log det(1 - R^2) with the canonical
+    correlations R of what is left, less r q / 2N, which independent columns show.
     """
     known, most = _orthonormal(_polynomials(kept)), max(1, len(kept) // _SAMPLES_A_DIMENSION)
     a, b = (_orthonormal(rows[:, :most], known) for rows in (dropped, other))
@@ -256,15 +260,15 @@ def hidden_information(kept: Tensor, dropped: Tensor, other: Tensor) -> float:
 
 
 def hidden_products(kept: Tensor, dropped: Tensor, other: Tensor) -> float:
-    """The same of products of two coordinates, kept or dropped: parities, and classes of unequal spread.
+    """Nats that products of two coordinates, kept or dropped, tell of `other`: parities, classes of unequal spread.
 
-    In white coordinates z products are uncorrelated, and sum_ij <y z_i z_j>^2 / 2 is the share of y that they
-    explain. Terms of one sample with itself are left out: it is 0 on average where there is nothing.
+    In white coordinates z, products are uncorrelated, and sum_ij <y z_i z_j>^2 / 2 is the share of y that they explain.
+    Terms of one sample with itself are left out, so that the value is 0 on average where there is nothing.
     """
     n = len(kept)
     y = _orthonormal(other, _orthonormal(_polynomials(kept))) * math.sqrt(n)
     z = torch.cat([_orthonormal(rows - rows.mean(0)) for rows in (kept, dropped)], 1) * math.sqrt(n)
-    z = z.clamp(-_FAR, _FAR)  # heavy tails would be all that counts
+    z = z.clamp(-_FAR, _FAR)  # else a few values in heavy tails would decide
     z = z - z.mean(0)
     z = z / z.square().mean(0).sqrt()
     own, total = z.square().sum(1).square(), 0.0
@@ -277,7 +281,7 @@ def hidden_products(kept: Tensor, dropped: Tensor, other: Tensor) -> float:
 
 
 def _mixtures(columns: Tensor, most: int) -> Tensor:
-    """The columns (N, q), or, of more than `most`, as many random orthonormal mixtures of them."""
+    """The columns (N, q), or `most` random orthonormal mixtures of them where there are more."""
     if columns.shape[1] <= most:
         return columns
     generator = torch.Generator().manual_seed(0)
@@ -287,7 +291,7 @@ def _mixtures(columns: Tensor, most: int) -> Tensor:
 
 
 def _polynomials(rows: Tensor) -> Tensor:
-    """Products (N, features) of up to three columns of `rows` (N, d), fewer where these are too many; 1 comes first."""
+    """Products (N, features) of up to three columns of `rows` (N, d), of fewer where there are too many; 1 is first."""
     layer = [(torch.ones_like(rows[:, 0]), 0)]
     columns, (n, d) = [layer[0][0]], rows.shape
     for degree in range(1, 4):
@@ -299,7 +303,7 @@ def _polynomials(rows: Tensor) -> Tensor:
 
 
 def _orthonormal(rows: Tensor, known: Tensor | None = None) -> Tensor:
-    """Orthonormal columns (N, r') that span `rows` (N, r), less what orthonormal `known` (N, f) have of them."""
+    """Orthonormal columns (N, r') that span `rows` (N, r) once their parts along orthonormal `known` (N, f) are off."""
     left = rows if known is None else rows - known @ (known.T @ rows)
     length = left.square().sum(0).sqrt()
     left = (left / length)[:, length > 1e-6 * rows.square().sum(0).sqrt()]
@@ -314,9 +318,9 @@ def _orthonormal(rows: Tensor, known: Tensor | None = None) -> Tensor:
 def normal_scores(columns: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
     """Normal scores (N, D) of columns (N, D), and which values are repeated in their column (N, D) bool.
 
-    A repeated value is an interval of ranks. Without `generator` its rows share the middle of it. With one each gets
-    a uniform place in it: the scores are then Gaussian in each column, and carry the same information, for the place
-    is independent of all else, and the value can be read off the score. A constant column stays 0.
+    A repeated value has an interval of ranks. Without `generator` its rows share the middle of it. With a generator
+    each row gets a uniform place in it: the scores are then Gaussian in each column and carry the same information,
+    since the place is independent of all else and the value can be read off the score. A constant column stays 0.
     """
     values = columns.T.contiguous()
     ordered = values.sort(1).values
@@ -332,7 +336,7 @@ def normal_scores(columns: Tensor, generator: torch.Generator | None = None) -> 
 
 
 def whitened(rows: Tensor, least: float = 1e-9) -> Tensor:
-    """Principal coordinates (N, r) of variance 1 of rows (N, D): those above `least` times the largest variance."""
+    """Principal coordinates (N, r) of rows (N, D), scaled to variance 1, above `least` times the largest variance."""
     rows = rows - rows.mean(0)
     values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
     kept = values > least * float(values.max().clamp(min=1e-9))
@@ -341,11 +345,11 @@ def whitened(rows: Tensor, least: float = 1e-9) -> Tensor:
 
 
 def excess_over_gaussian(white: Tensor) -> float:
-    """How much less entropy white rows (N, D) have than Gaussian ones, nats: D <log r> of those less D <log r>.
+    """How much less entropy white rows (N, D) have than Gaussian ones, in nats: the difference of D <log r>.
 
-    r is the distance to a near neighbour, and what does not depend on the law cancels in the difference (Kozachenko
-    and Leonenko). Of dependence between a few of many columns it sees a part only: about all of it up to 4, a
-    third at 8, a fifth at 16.
+    r is the distance to a near neighbour; what does not depend on the law cancels in the difference (Kozachenko and
+    Leonenko). Of dependence between a few of many columns only a part is seen: about all of it for up to 4 columns, a
+    third for 8, a fifth for 16.
     """
     rows = white[:: -(-len(white) // _EXCESS_ROWS)]
     generator = torch.Generator().manual_seed(0)
@@ -357,15 +361,15 @@ def excess_over_gaussian(white: Tensor) -> float:
 
 
 def _mean_log_distance(rows: Tensor) -> float:
+    """<log r>, with r the distance to the third neighbour, or the last where there are fewer."""
     return float(Points(rows).nearest(min(_EXCESS_NEIGHBORS, len(rows) - 1))[0][:, -1].log().mean())
 
 
 def kept_of_gaussian(value: PairValue, rows: int, units: tuple[int, int], nats: float, *, like: Tensor) -> float:
-    """The share of its information that `value` finds in a Gaussian pair: of so many rows, units and nats.
+    """The share of the information in a Gaussian pair of this size and strength that the estimate `value` finds.
 
-    The information is spread evenly over all directions of the narrower side. What the sample itself says,
-    the mean of log p(a, b) / p(a) p(b), stands for its information, so that the scatter of both cancels. Rows lie
-    on the device of `like`.
+    The information is spread evenly over all directions of the narrower side. It is taken to be that of the sample, the
+    mean of log p(a, b) / p(a) p(b), so that the scatter of both cancels. Rows lie on the device of `like`.
     """
     narrow = min(units)
     kept = math.exp(-2.0 * max(nats, _TWIN_NATS) / narrow)  # 1 - rho^2

@@ -16,13 +16,14 @@ RANK = 1e-10
 ATOM, SMALL_ATOM = 50, 20
 """Rows of one value from which it is an atom, with entropies of its own."""
 
-_DROPPED = 60
-_SPARE = 8
-"""Coordinates beyond those kept: for the checks; and as many as subspace iteration carries along for its accuracy."""
+_DROPPED, _SPARE = 60, 8
+"""Coordinates beyond those kept: for the checks, and those that subspace iteration carries along for its accuracy."""
 _ATOM_SHARE = 0.05
+"""Share of rows that makes a value on a line an atom, and of rows with rarer repeats below which small atoms serve."""
 _FEW = 0.01
 """Share of rows with an equal that is left as it is: chance in float32, and no loss with k neighbours."""
 _GRID = 2.0**36
+"""Steps per unit to which coordinates are rounded before they are compared."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def _split(block: Tensor, dims: int, seed: int) -> tuple[Tensor, Tensor, float]:
 
 
 def _share(rows: Tensor) -> float:
+    """The share of rows (N,) for which a condition holds."""
     return float(rows.double().mean())
 
 

@@ -33,9 +33,12 @@ _WINDOW_ROWS = 32, 256
 _LOOKED_AT = 8, 128
 """Units and rows that say along which unit windows are narrow."""
 _STEPS = 16_383.0
+"""Whole steps that the largest deviation has in 15-bit keys."""
 _COARSE = 0.05
+"""Root mean square deviation over the largest one from which such steps are fine enough."""
 _DIRECT_ELEMENTS = 1 << 18
 _MANY = 32
+"""Where more than one pair in this many is undecided, all pairs of these rows are measured."""
 _DIRECT = "donot_use_mm_for_euclid_dist"
 
 

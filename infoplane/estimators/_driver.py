@@ -198,6 +198,7 @@ def side_by_side(rows: Sequence[Mapping[str, Number]], device: torch.device) -> 
 
 
 def _stacked(numbers: list[Number], device: torch.device) -> Tensor:
+    """One number of every snapshot as (S, ...)."""
     if isinstance(numbers[0], Tensor):
         return torch.stack([n for n in numbers if isinstance(n, Tensor)])
     dtype = torch.bool if isinstance(numbers[0], bool) else torch.float64
@@ -207,8 +208,8 @@ def _stacked(numbers: list[Number], device: torch.device) -> Tensor:
 class Null(NamedTuple):
     """The same estimate where there is nothing to know: mean, 2.5 and 97.5 % points (S,) over shuffled labels.
 
-    Without points the mean is exact, over all shuffles. A value that exceeds the upper one by no more than `slack`
-    does so by rounding.
+    Without points the mean is exact, over all shuffles. A value that exceeds the upper point by no more than `slack`
+    exceeds it by rounding.
     """
 
     mean: Tensor
@@ -252,19 +253,13 @@ def report(
     # Filled on the device of the value: a copy from the host would make an accelerator wait.
     top = value.new_full((), ceiling) if isinstance(ceiling, int | float) else ceiling
     low, high = (None, None) if half is None else (value - half, value + half)
+    up = expanded(flags or {}, value)
     quantity = Quantity(
-        value=value,
-        low=low,
-        high=high,
-        bound=bound,
-        ceiling=top,
-        unit=unit,
-        estimand=estimand,
-        flags=expanded(flags or {}, value),
+        value=value, low=low, high=high, bound=bound, ceiling=top, unit=unit, estimand=estimand, flags=up
     )
     if null is None:
         return {name: quantity}
-    own = {flag: on for flag, on in quantity.flags.items() if flag != "saturated"}
+    own = {flag: on for flag, on in up.items() if flag != "saturated"}
     return with_null(name, quantity, null, own if null_flags is None else expanded(null_flags, value))
 
 
@@ -281,19 +276,11 @@ def with_null(
 ) -> dict[str, Quantity]:
     """The quantity with its flag `below_null`, and its null with these flags.
 
-    Of a `signed` quantity, which may lie on either side of chance, the flag says that it is no farther than chance.
+    For a `signed` quantity, which may lie on either side of 0, the flag says that it lies between both points.
     """
     chance = quantity.value <= null.top
     if signed and null.low is not None:
         chance &= quantity.value >= null.low
     below = {**quantity.flags, "below_null": chance}
-    beside = Quantity(
-        value=null.mean,
-        low=null.low,
-        high=null.high,
-        ceiling=quantity.ceiling,
-        unit=quantity.unit,
-        estimand=quantity.estimand,
-        flags=flags,
-    )
+    beside = dataclasses.replace(quantity, value=null.mean, low=null.low, high=null.high, bound="point", flags=flags)
     return {name: dataclasses.replace(quantity, flags=below), f"{name} null": beside}

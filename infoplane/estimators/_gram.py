@@ -100,7 +100,7 @@ def median_of_last(
 
 
 def kernel_width(rule: WidthRule, run_width: float | None, distances: Distances) -> Tensor:
-    """(S,) kernel width: the number given, that of the run, of the last snapshot here, or of each snapshot."""
+    """(S,) kernel widths by a rule: a number, the width of the run (else of the last snapshot), or of each snapshot."""
     if not isinstance(rule, str):
         return torch.full_like(distances.scale, rule)
     if rule == "median" and run_width is not None:
@@ -110,7 +110,7 @@ def kernel_width(rule: WidthRule, run_width: float | None, distances: Distances)
 
 
 def silverman(gamma: float, samples: int, units: int) -> float:
-    """gamma sqrt(units) samples^(-1 / (4 + units))."""
+    """Silverman's kernel width, gamma sqrt(units) samples^(-1 / (4 + units))."""
     return gamma * math.sqrt(units) * math.pow(samples, -1.0 / (4 + units))
 
 
@@ -122,7 +122,7 @@ def centred(gram: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class KernelMethod(Method):
-    """What methods on N x N matrices share: at most `max_samples` samples, drawn with `seed`, and their memory."""
+    """The base of methods on N x N matrices: at most `max_samples` samples, drawn with `seed`, and their memory."""
 
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "sample_order", "unit_order"})
     copies: ClassVar[int] = 2
@@ -151,7 +151,7 @@ class KernelOfRun(KernelMethod):
         return a
 
     def fixed(self, sigma: float, units: int) -> float:
-        """The width of rows with so many units, where a number was given."""
+        """The kernel width for rows with this many units, where `sigma` is a number."""
         return sigma
 
     def width_of(self, distances: Distances, units: int) -> Tensor:
@@ -165,7 +165,7 @@ class KernelOfRun(KernelMethod):
         return distances.gaussian(self.width_of(distances, t.shape[2]))
 
     def kernel_beside(self, a: Tensor) -> Tensor:
-        """(1, N, N) kernel of X or Y: of real numbers with a width by the same rule, from their own distances."""
+        """(1, N, N) kernel of X or Y: of classes, or of real numbers with a width by the same rule for themselves."""
         if not a.is_floating_point():
             return same_class(a)[None]
         a = a.view(len(a), -1)
@@ -178,12 +178,13 @@ class KernelOfRun(KernelMethod):
         return replace(self, run_sigma=self._median(blocks)) if self.sigma == "median" else self
 
     def ready(self, t: Tensor) -> Self:
-        """This estimator; with the width of the last snapshot of `t` (S, N, U) where nobody has called `prepare`."""
+        """This estimator, with the width of the last snapshot of `t` (S, N, U) where `prepare` has found none."""
         if self.sigma != "median" or self.run_sigma is not None:
             return self
         return replace(self, run_sigma=self._median([t[-1:]]))
 
     def _median(self, blocks: Iterable[Tensor]) -> float:
+        """The median distance at the last finite snapshot, with the rows scaled as the kernel takes them."""
         return median_of_last(blocks, self.max_samples, self.seed, self.scaled)
 
 

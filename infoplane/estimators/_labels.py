@@ -194,7 +194,7 @@ def percentiles_95(draws: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def interval_95(draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, 2.5 % and 97.5 % points over the last axis, of draws that differ by rounding between devices anyway."""
+    """Mean, 2.5 % and 97.5 % points over the last axis, for draws whose last bits depend on the device anyway."""
     low, high = torch.quantile(draws, draws.new_tensor([0.025, 0.975]), dim=-1)
     return draws.mean(-1), low, high
 
@@ -223,14 +223,14 @@ class AllShuffles:
         self.own = within / n[of, None]
 
     def sums(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        """D and S (..., M, M) of `a` (..., N, N); for distinct inputs its trace and the sum of its entries."""
+        """D and S (..., M, M) of a matrix (..., N, N); for distinct inputs its trace and the sum of its entries."""
         if self.distinct:
             own, whole = a.diagonal(dim1=-2, dim2=-1).sum(-1), a.sum((-2, -1))
             return own[..., None, None], whole[..., None, None]
         return self.places.T @ (a * self.same) @ self.places, self.places.T @ a @ self.places
 
     def mean(self, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
-        """(...) the mean, from the `sums` of both matrices."""
+        """(...) the mean over all shuffles, from the `sums` of both matrices."""
         (own_a, all_a), (own_b, all_b) = a, b
         found: Tensor = (own_a * own_b * self.own + (all_a - own_a) * (all_b - own_b) * self.apart).sum((-2, -1))
         return found
@@ -252,16 +252,18 @@ class Span:
 
     @property
     def rows(self) -> slice:
+        """The rows as a slice."""
         return slice(self.start, self.stop)
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def meets(self, other: Span) -> bool:
-        """Whether a later span (or this one) has rows of a class of this one."""
+        """Whether a later span (or this one) has rows of a class that this span has, too."""
         return other.low <= self.high
 
     def is_one_class_with(self, other: Span) -> bool:
+        """Whether all rows of both spans are of one class."""
         return self.low == self.high == other.low == other.high
 
 

@@ -37,7 +37,7 @@ class MixtureProblem(Problem):
     shuffled : (draws, n) int64 or None
         Shuffled labels in the order of the classes, or rows of shuffled targets; None without draws or with one class.
     one_class, class_per_input, several_labels : bool
-        Whether there is one label only; every input has a label of its own; rows of one input differ in theirs.
+        Whether there is a single label; every input has a label of its own; rows of one input have several labels.
     """
 
     several_labels = False
@@ -69,13 +69,15 @@ class MixtureProblem(Problem):
             self.shuffled = rows if self.continuous else labels[rows][:, self.classes.order]
 
     def zero(self) -> Tensor:
+        """() float64 0 on the device of the layer."""
         return torch.zeros((), dtype=torch.float64, device=self.t.device)
 
     def null_of(self, found: dict[str, Tensor]) -> Null | None:
+        """The null of I(T;Y), where labels were shuffled."""
         return Null(*interval_95(found["null"]), slack=1e-9) if "null" in found else None
 
     def saturated(self, found: dict[str, Tensor], i_xt: str, i_ty: str, ceiling: Tensor) -> Tensor:
-        """(S,) whether I(T;Y) is what any labels read once every sample is apart from every other."""
+        """(S,) whether I(T;Y) is full since all samples are told apart, as it would be for any labels."""
         return (at_ceiling(found[i_xt], self.h_x) & at_ceiling(found[i_ty], ceiling)) | self.class_per_input
 
 
@@ -92,7 +94,7 @@ class NullColumns:
         self.columns = (shuffled[:, None] == kept[None, :, None]).flatten(0, 1).to(torch.float32)
 
     def own_sums(self, product: Tensor, whole: Tensor) -> Tensor:
-        """Sum of the row's own shuffled class, (R, N), from the product with the columns."""
+        """(R, N) each row's sum over the rows of its own shuffled class, from the product with the columns."""
         by_class = product.view(len(self._label), self._classes - 1, -1)
         rest = whole - by_class.sum(1)
         own = rest.clone()
@@ -115,6 +117,7 @@ def columns_pay(classes: int, samples: int, units: int, draws: int) -> bool:
 
 
 def at_ceiling(value: Tensor, ceiling: Tensor) -> Tensor:
+    """Whether a value is at its ceiling, or nearly so; never where the ceiling is 0."""
     return (value >= SATURATED * ceiling) & (ceiling > 0)
 
 
@@ -125,7 +128,7 @@ def log2_ratio_mean(size: Tensor | float, sums: Tensor) -> Tensor:
 
 
 def positive_std(std: float, layer: Tensor) -> float:
-    """The std as a divisor: no noise is its limit, at which only equal rows overlap."""
+    """The std as a divisor; a tiny one for 0, at which only equal rows of the layer overlap."""
     if std > 0:
         return std
     largest = float(torch.maximum(layer.max(), -layer.min()))

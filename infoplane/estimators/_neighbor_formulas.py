@@ -137,6 +137,7 @@ def repeated_share(rows: Tensor) -> float:
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal numbers of the shape and on the device of `like`, drawn on the CPU."""
     return torch.randn(like.shape, generator=generator, device="cpu", dtype=torch.float64).to(like.device)
 
 
@@ -197,4 +198,5 @@ def _by_terms(cases: Tensor) -> Tensor:
 
 
 def _log_choose(n: Tensor, k: Tensor) -> Tensor:
+    """log of the binomial coefficient C(n, k)."""
     return torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)

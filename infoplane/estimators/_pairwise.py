@@ -139,6 +139,7 @@ class CentredRows:
         return r.T.contiguous()
 
     def _parts(self) -> Iterator[slice]:
+        """Slices of rows that are made in float64 at a time."""
         return (slice(i, min(i + self._step, self.count)) for i in range(0, self.count, self._step))
 
     def _raw(self, part: slice, units: slice = slice(None)) -> Tensor:
@@ -150,6 +151,7 @@ class CentredRows:
         return raw - self._centre[units]
 
     def _scaled(self, part: slice) -> Tensor:
+        """Rows as `take` gives them, made anew."""
         raw = self._raw(part)
         return (raw if self.direct else raw.mul_(self.ratio)).to(self.dtype)
 
@@ -161,6 +163,7 @@ class CentredRows:
         return other
 
     def take(self, part: slice) -> Tensor:
+        """Centred and scaled rows (n, D), kept from before or made anew."""
         return self._scaled(part) if self._cache is None else self._cache[part]
 
     def left(self, part: slice) -> Tensor:

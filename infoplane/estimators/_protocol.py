@@ -137,6 +137,8 @@ class Estimator(Protocol):
 
 @runtime_checkable
 class Preparing(Protocol):
+    """An estimator that needs something of the whole run before it estimates."""
+
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self: ...
 
 
@@ -249,9 +251,8 @@ def check_inputs(
         if x_ids.is_floating_point() or x_ids.is_complex():
             raise TypeError(f"x_ids must be integers, got {x_ids.dtype}")
         x_ids = _renumbered(x_ids.to(t.device, torch.int64))
-    # Minimum and maximum are finite when all values are, and cost one read; look closely only when not.
-    if finite and not assumed_finite() and not bool(torch.isfinite(torch.stack(torch.aminmax(t))).all()):
-        refuse_nonfinite(t)
+    if finite and not assumed_finite():
+        refuse_unless_finite(t, *torch.aminmax(t))
     return t, y, x_ids
 
 
@@ -296,7 +297,7 @@ def finite_targets(y: Tensor) -> Tensor:
 
 
 def _extremes(a: Tensor) -> tuple[int, int]:
-    """Least and largest of whole numbers of 64 bits; (0, 0) for shorter ones, which float64 holds all."""
+    """Least and largest of 64-bit integers; (0, 0) for shorter ones, all of which float64 holds exactly."""
     if a.dtype == torch.uint64:  # which torch cannot compare
         return extremes(a.detach().cpu().numpy())
     if a.dtype != torch.int64 or not a.numel():
@@ -332,6 +333,13 @@ def _renumbered(ids: Tensor) -> Tensor:
     seen = torch.zeros(most - least + 1, dtype=torch.int64, device=ids.device).scatter_(0, place, 1)
     number: Tensor = torch.cumsum(seen, 0) - 1
     return number.gather(0, place)
+
+
+def refuse_unless_finite(t: Tensor, least: Tensor, most: Tensor) -> None:
+    """Raise `refuse_nonfinite` for `t` where one of its extremes is not finite."""
+    # Extremes are finite when all values are, and cost one read.
+    if not bool((torch.isfinite(least) & torch.isfinite(most)).all()):
+        refuse_nonfinite(t)
 
 
 def refuse_nonfinite(t: Tensor) -> None:

@@ -61,6 +61,12 @@ def numbered_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     return number, counts
 
 
+def first_rows(number: Tensor, count: int) -> Tensor:
+    """(count,) the first row that has each number 0, 1, ... of `number` (N,)."""
+    first = torch.full((count,), len(number), device=number.device)
+    return first.scatter_reduce_(0, number, torch.arange(len(number), device=number.device), "amin")
+
+
 def bits_of(rows: Tensor) -> Tensor:
     """The 64 bits of every value as float64, int64 of the shape of `rows`; -0 has those of 0."""
     return (rows.double() + 0.0).contiguous().view(torch.int64)

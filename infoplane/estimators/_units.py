@@ -30,8 +30,7 @@ class UnitTable(NamedTuple):
     null : (draws, S, D) float64
         The same under shuffled labels, one shuffle for all units.
     top : (S,) float64
-        97.5 % point, over the shuffles, of the largest unit: whichever unit lies above it does so among D that were
-        looked at.
+        97.5 % point, over the shuffles, of the largest of all units: a unit above it is no chance find among D units.
     flags : mapping from flag name to (S, D) bool
         What the estimator says of each unit.
     """
@@ -69,7 +68,7 @@ class PerUnit(Wrapper):
     most : int
         Units that have a row each.
     seed : int
-        Of the shuffles.
+        Seeds the shuffles.
 
     References
     ----------
@@ -140,7 +139,7 @@ class UnitSynergy(Wrapper):
     most : int
         Units that the mean is over.
     seed : int
-        Of the units drawn.
+        Seeds the choice of units.
 
     References
     ----------
@@ -181,7 +180,7 @@ class UnitSynergy(Wrapper):
 
 
 class _SingleUnits:
-    """The units of a block, each a layer of its own, whose atoms are counted where Y are classes."""
+    """The units of a block, each as a layer of its own; values that repeat (atoms) are counted where Y are classes."""
 
     def __init__(self, inner: Any, units: Tensor, x: Tensor | None, x_ids: Tensor | None) -> None:
         self.inner, self.x, self.x_ids = inner, x, x_ids
@@ -191,7 +190,7 @@ class _SingleUnits:
         self.whole = torch.tensor([not bool(atom.any()) for atom in self.atoms])
 
     def bits(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(S, D) of these labels, and the estimator's flags, (S, D) each."""
+        """(S, D) the information of each unit about these labels, and the estimator's flags, (S, D) each."""
         if y.is_floating_point() or bool(self.whole.all()):
             return self._together(y)
         out = self.lines.new_zeros(len(self.lines), dtype=torch.float64)
@@ -203,15 +202,17 @@ class _SingleUnits:
         return self._by_unit(out), {name: self._by_unit(on) for name, on in flags.items()}
 
     def _together(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """`bits` by one call of the estimator, which takes the units as snapshots."""
         q = _information(self.inner, self.inner.estimate(self.lines, y, x=self.x, x_ids=self.x_ids))
         kept = {name: self._by_unit(on) for name, on in q.flags.items() if name != "below_null"}
         return self._by_unit(q.value), kept
 
     def _by_unit(self, numbers: Tensor) -> Tensor:
+        """Numbers (S D,) as (S, D)."""
         return numbers.view(self.shape[0], self.shape[2])
 
     def _split(self, i: int, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """I(A;Y) + P(none) I(T;Y|none) of one unit, and the flags of the second term."""
+        """I(A;Y) + P(none) I(T;Y|none) of unit number `i`, and the flags of the second term."""
         atom = self.atoms[i]
         labels = y.to(atom.device)
         table = torch.bincount(atom * (labels.max() + 1) + labels)
@@ -229,14 +230,14 @@ class _SingleUnits:
 
 
 def _atoms(line: Tensor) -> Tensor:
-    """The number (N,) from 1 of each value of (N, 1) that comes often enough to be counted, 0 for the others."""
+    """(N,) a number from 1 for each value of (N, 1) that comes often enough to be counted, 0 for other values."""
     number, counts = numbered_rows(line)
     often = counts >= ATOM
     return torch.where(often, often.cumsum(0), 0)[number]
 
 
 def _information(inner: Any, found: dict[str, Quantity]) -> Quantity:
-    """I(T;Y) among quantities; ValueError where there is none."""
+    """I(T;Y) among the quantities that the estimator `inner` gave; ValueError where it is missing."""
     if I_TY not in found:
         raise ValueError(f"{inner.name} gives no {I_TY} of single units; see 'knn', 'binning' or 'probe'")
     return found[I_TY]

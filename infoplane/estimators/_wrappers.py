@@ -31,9 +31,10 @@ class Wrapper:
     name: ClassVar[str]
     targets: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks"})
-    # Shuffles and parts are drawn by place: permuted samples meet others.
+    # Which promises of the estimator a wrapper keeps. Shuffles and parts are drawn by the places of samples, so that
+    # permuted samples give other values.
     keeps: ClassVar[frozenset[str]] = frozenset({"blocks", "unit_order", "constant_zero", "device_exact"})
-    # Quantities of which less than chance is as much a finding as more.
+    # Quantities for which less than chance is a finding as much as more.
     signed: ClassVar[frozenset[str]] = frozenset()
 
     estimator: Any
@@ -87,8 +88,9 @@ class PermutationNull(Wrapper):
     ----------
     estimator : estimator, spec or settings
     draws : int
+        Shuffles of the labels.
     seed : int
-        Of the shuffles, the same for every snapshot.
+        Seeds the shuffles, which are the same for every snapshot.
 
     Raises
     ------
@@ -157,7 +159,7 @@ class SubsampleInterval(Wrapper):
     level : float
         Nominal coverage, 0.95 by default as everywhere in the results.
     seed : int
-        Of the parts, the same for every snapshot.
+        Seeds the parts, which are the same for every snapshot.
 
     Raises
     ------
@@ -252,14 +254,14 @@ def without_null(estimator: Any) -> Any:
 
 
 def settled(estimator: Any, t: Tensor, y: Tensor, x: Tensor | None, x_ids: Tensor | None) -> Any:
-    """The estimator, one that chooses its method by these arguments with its choice: shuffles and parts keep it."""
+    """The estimator, or with its choice if it chooses a method by these arguments: shuffles and parts then keep it."""
     if isinstance(estimator, Wrapper):
         return dataclasses.replace(estimator, estimator=settled(estimator.estimator, t, y, x, x_ids))  # type: ignore[type-var]
     return estimator.settled(t, y, x=x, x_ids=x_ids) if hasattr(estimator, "settled") else estimator
 
 
 def shuffled_targets(y: Tensor, x_ids: Tensor | None, draws: int, seed: int) -> list[Tensor]:
-    """`draws` shuffles of the labels or targets (N, ...) between inputs: the rows of one input move together."""
+    """`draws` shuffles of labels or targets (N, ...) between inputs; the rows of one input move together."""
     return list(shuffle_labels(y, input_ids(y, x_ids), draws, seed))
 
 

@@ -14,11 +14,12 @@ from infoplane.core.device import on_accelerator
 from infoplane.estimators._counting import CellCounts, Counting
 from infoplane.estimators._counting.edges import EdgeCells, HalfCells, Rule, row_edges, run_edges
 from infoplane.estimators._driver import Given
-from infoplane.estimators._protocol import Blocks, refuse_nonfinite, widened
+from infoplane.estimators._protocol import Blocks, refuse_unless_finite, widened
 from infoplane.estimators._registry import register
 from infoplane.estimators._settings import COUNT, Domain, one_of, prepared, setting
 
 _HALF_VALUES = 2**17
+"""Values of a 16-bit snapshot from which a table of all patterns is faster than sorting."""
 _BELOW_TANH = -1.000001
 
 
@@ -129,6 +130,7 @@ class Adaptive(Counting):
 
     @property
     def rule(self) -> Rule:
+        """Which values become edges."""
         return Rule(self.n_bins, self.quantile == "distinct", self.separate_saturated)
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
@@ -156,6 +158,7 @@ class Adaptive(Counting):
         return CellCounts(self, given, digitize, {"out_of_range": outside, "ties": few})
 
     def _table_pays(self, t: Tensor) -> bool:
+        """Whether 16-bit values of `t` are many enough, and pooled, so that a table of all patterns is faster."""
         pooled = not (self.per_unit or self.whole_run or on_accelerator(t.device)) and self.quantile == "distinct"
         return pooled and t[:1].numel() >= _HALF_VALUES and self.rule.edges < 255
 
@@ -165,7 +168,7 @@ class Adaptive(Counting):
         if self.whole_run:
             edges = self._edges_of_run(t, low)
             least, most = t.amin(1), t.amax(1)
-            _refuse(t, least, most)
+            refuse_unless_finite(t, least, most)
             outside = ((least < edges[:, :, 0]) | (most >= edges[:, :, -1])).any(1)
             return EdgeCells(edges), outside, torch.zeros_like(outside)
         digitize: EdgeCells | HalfCells
@@ -176,7 +179,7 @@ class Adaptive(Counting):
             rows = t.transpose(1, 2).flatten(0, 1) if self.per_unit else t.flatten(1)
             found = row_edges(rows, low, self.rule)
             digitize = EdgeCells(found.edges.view(len(t), -1, found.edges.shape[1]))
-        _refuse(t, found.least, found.most)
+        refuse_unless_finite(t, found.least, found.most)
         outside = (found.least < found.sentinel).view(len(t), -1).any(1)
         return digitize, outside, (found.number < self.n_bins).view(len(t), -1).any(1)
 
@@ -198,12 +201,8 @@ class Adaptive(Counting):
         return self.remembered("run_edges", "edges", t.shape[2] if self.per_unit else 1).to(t)[None]
 
 
-def _refuse(t: Tensor, least: Tensor, most: Tensor) -> None:
-    if not bool((torch.isfinite(least) & torch.isfinite(most)).all()):
-        refuse_nonfinite(t)
-
-
 def _auto(least: float) -> float | Literal["min"]:
+    """The sentinel that "auto" stands for where this is the smallest value of the run."""
     if least >= 0:
         return 0.0
     return _BELOW_TANH if least >= -1 else "min"

@@ -13,14 +13,24 @@ from infoplane.core.device import on_accelerator
 from infoplane.estimators._counting import CellCounts, Counting
 from infoplane.estimators._counting.counts import Scratch, far_apart
 from infoplane.estimators._driver import Given
-from infoplane.estimators._protocol import Blocks, assumed_finite, refuse_nonfinite, whole_cells, widened
+from infoplane.estimators._protocol import (
+    Blocks,
+    assumed_finite,
+    refuse_nonfinite,
+    refuse_unless_finite,
+    whole_cells,
+    widened,
+)
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._settings import COUNT, Domain, one_of, prepared, setting
 
 _MAX_RADIX = 65_536
+"""Most different cells of a unit that are told apart by one whole number."""
 _RANGES = ("layer", "unit", "snapshot", "snapshot_unit")
 _ONE_PASS = 2**15
+"""Values of a snapshot from which its extremes are found in one pass over memory."""
 _SAMPLE = 2**15
+"""Values of the last snapshot that cells of fixed width look at first, to guess their bounds."""
 
 
 @register
@@ -189,8 +199,7 @@ class Binning(Counting):
         known = of_snapshot or (isinstance(self.range, str) and self.run_range is None)
         if known:
             low, high = _extremes(t, self.range in ("unit", "snapshot_unit"))
-            if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
-                refuse_nonfinite(t)
+            refuse_unless_finite(t, low, high)
             if not of_snapshot:
                 low, high = low.amin(0, keepdim=True), high.amax(0, keepdim=True)
         elif self.range == "unit":
@@ -203,6 +212,7 @@ class Binning(Counting):
 
 
 def _fixed_range(bounds: object) -> tuple[float, float]:
+    """The bounds as (lo, hi); ValueError unless they are two finite numbers, the smaller first."""
     if isinstance(bounds, tuple | list) and len(bounds) == 2:
         lo, hi = (float(b) for b in bounds)
         if math.isfinite(lo) and math.isfinite(hi) and lo < hi:
@@ -222,7 +232,7 @@ def _extremes(t: Tensor, per_unit: bool) -> tuple[Tensor, Tensor]:
 
 
 class _FixedWidth:
-    """floor(t / width), in the dtype of t. Bounds follow the values seen so far."""
+    """Cells floor(t / width), in the dtype of t; their bounds follow from the values seen so far."""
 
     def __init__(self, t: Tensor, width: float) -> None:
         # A tensor: CUDA kernels multiply by the reciprocal of a Python number, which moves edges.
@@ -231,7 +241,7 @@ class _FixedWidth:
         self.scratch = Scratch()
         self.digits, self.low, self.radix = 1, 0, 1
         self.first, self.last = 0, 0
-        # Late snapshots mostly reach furthest.
+        # The last snapshot mostly reaches furthest: with bounds from it fewer groups have to be counted anew.
         if len(t):
             self(t[-1:, : max(1, _SAMPLE // t.shape[2])], 0, False)
 
@@ -262,8 +272,9 @@ class _FixedWidth:
             self.low, self.radix = self.first, self.last - self.first + 1
 
     def inspect(self, values: Tensor, first: int) -> None:
-        if not assumed_finite() and not bool(torch.isfinite(torch.stack(torch.aminmax(values))).all()):
-            refuse_nonfinite(self.t)
+        """ValueError for NaN and infinity; no value is out of range."""
+        if not assumed_finite():
+            refuse_unless_finite(self.t, *torch.aminmax(values))
 
 
 class _Cells:
@@ -317,6 +328,7 @@ class _Cells:
         return cells
 
     def _reach(self, cell: int) -> None:
+        """Widen the bounds of the cells to include this one."""
         top = max(self.low + self.radix - 1, cell)
         self.low = min(self.low, cell)
         self.radix = top - self.low + 1
@@ -328,8 +340,7 @@ class _Cells:
         snapshots = slice(first, first + len(values))
         low, high = (_part(a, snapshots, False) for a in (self.low_edge, self.high_edge))
         least, most = _extremes(values, high.shape[2] > 1)
-        if not bool((torch.isfinite(least) & torch.isfinite(most)).all()):
-            refuse_nonfinite(self.t)
+        refuse_unless_finite(self.t, least, most)
         self.outside[snapshots] |= ((least < low) | (most > high)).flatten(1).any(1)
 
 
@@ -341,6 +352,7 @@ def _scaled_place(values: Tensor, low: Tensor, high: Tensor, n: int) -> Tensor:
 
 
 def _part(a: Tensor, snapshots: slice, probing: bool) -> Tensor:
+    """Edges of some snapshots; where `probing`, of the units that `far_apart` takes."""
     a = a[snapshots] if a.shape[0] > 1 else a
     return far_apart(a) if probing and a.shape[2] > 1 else a
 

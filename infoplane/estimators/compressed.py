@@ -117,8 +117,8 @@ class Compressed(NoisyMethod):
     noise : {"network", "recorded", "off"}
         Where the randomness of T is; "off" leaves I(X;T) out.
     seed : int
-        Of added noise, and, each with a generator of its own, of T, X and Y spread over the cells of a grid; the
-        same in every snapshot. Also of first weights and batches.
+        Seeds the added noise, the places of T, X and Y in the cells of a grid (each with a generator of its own), and
+        first weights and batches. All are the same in every snapshot.
     code : {"pca", "autoencoder"}
         What the coordinates are. Autoencoders of eight snapshots are trained at a time, as one program; alone or
         together values agree within 0.02 bit.
@@ -251,16 +251,19 @@ class _Codes(Problem):
         return out | self._named("i_ty", i_ty) | self._named("i_xt", i_xt)
 
     def _named(self, key: str, found: _Found) -> dict[str, Number]:
+        """The numbers of an information under the keys that `finish` reads."""
         return {key: found.part.value, f"{key} error": found.part.error, f"{key} doubtful": found.doubtful}
 
     def _pair(self, a: Code, b: Code | None) -> _Found:
+        """The information of two codes; 0 where the second side is constant."""
         return _ZERO if b is None else self._found(*self._told(a, b), a, b)
 
     def _classes(self, code: Code) -> _Found:
+        """The information of a code about the classes."""
         return self._found(*self._told(code, self.y), code)
 
     def _told(self, a: Code, b: Code | Tensor) -> tuple[Part, float]:
-        """Information of a code and another or classes (N,), and the nats that dropped coordinates tell beyond."""
+        """Information of a code with another or with classes (N,), and the nats that dropped coordinates would add."""
         k = self.config.n_neighbors
         if isinstance(b, Code):
             whole = torch.cat([b.rows, b.dropped], 1)
@@ -269,6 +272,8 @@ class _Codes(Problem):
         return class_information(a, b, k), _hidden(a, members, members) if members.shape[1] else 0.0
 
     def _found(self, part: Part, hidden: float, *codes: Code) -> _Found:
+        """The information `part` of these codes, with the outcome of all checks."""
+        # psi(N) and psi(k), whose difference is the most that neighbours can show.
         n, k = torch.tensor([len(codes[0].rows), self.config.n_neighbors], device="cpu").double().digamma().tolist()
         doubtful = (
             part.collapsed
@@ -306,6 +311,7 @@ class _LearnedCodes(_Codes):
         self.few = (PARTS - 1) * self.samples < FOLDS * PARTS * ROWS_A_DIMENSION * self.config.dims
 
     def _side(self, blocks: Tensor, other: Tensor | None, role: Role) -> LearnedSide:
+        """Train the codes of one side (S, N, D), which tell of the `other` side, too, where it is given."""
         first = _STREAM * (4 + "txy".index(role)) + FOLDS * self.config.seed
         rows = Rows.of(self.part, PARTS, range(first, first + FOLDS))
         return LearnedSide.of(blocks, other, rows, self.config.dims, self.config.steps)
@@ -326,7 +332,7 @@ class _LearnedCodes(_Codes):
         return out
 
     def _numbers(self, s: int, own: LearnedSide, theirs: LearnedSide | None, role: Role) -> dict[str, Number]:
-        """Those of snapshot `s` beside another side, None for classes: the mean of both halves."""
+        """The numbers of snapshot `s` with another side (None for classes), as the mean over both halves."""
         sides, total, beyond = [own] if theirs is None else [own, theirs], NOTHING, 0.0
         codes: list[Code] = []
         for half in range(FOLDS):
@@ -351,6 +357,7 @@ class _LearnedCodes(_Codes):
         }
 
     def _half(self, side: LearnedSide, s: int, rows: Tensor, role: Role) -> Code | None:
+        """The code of some rows of snapshot `s`, with what it does not rebuild as its dropped coordinates."""
         block, left = side.of_rows(s, rows)
         code = self._code(block, role)
         return code if code is None or left is None else dataclasses.replace(code, dropped=left[:, left.any(0)])

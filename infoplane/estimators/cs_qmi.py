@@ -56,6 +56,7 @@ class CauchySchwarz(KernelOfRun):
     max_samples : int
         More samples than this are drawn from, with `seed`: the cost is of order N^2 U, the memory N^2.
     seed : int
+        Seeds the drawn samples.
     run_sigma
         Found by `prepare` for "median".
 
@@ -114,6 +115,7 @@ class _Divergence(KernelProblem):
         self.of_output = "X;T" in self.sides and self.y.is_floating_point() and self.targets.shape[1] == self.units
 
     def _side(self, a: Tensor) -> _Side:
+        """The kernel of X or Y with what comparisons need of it."""
         factor = None if a.is_floating_point() else torch.nn.functional.one_hot(a).double()
         return _Side(self.config.kernel_beside(a), factor)
 

@@ -58,7 +58,7 @@ class Dimension(Method):
     halvings : int
         How often the rows are halved for the scale curve; parts of fewer than 2 k rows are left out.
     max_samples : int
-        Of more samples so many are drawn, with `seed`.
+        Where there are more samples, this many are drawn, with `seed`.
     seed : int
         Seeds the draw and the parts.
 
@@ -159,7 +159,7 @@ def _both(distances: Tensor) -> tuple[float, float]:
 
 
 def _two_nearest(first: Tensor, second: Tensor) -> float:
-    """Facco et al. (2017), eq. 5; 0 where no row has distinct neighbours."""
+    """TwoNN dimension (Facco et al. 2017, eq. 5) from distances to the two nearest rows; 0 if none is above 0."""
     x = (second / first)[first > 0].log().sort().values
     share = torch.arange(1, len(x) + 1, dtype=x.dtype, device=x.device) / max(len(x), 1)
     kept = int(KEPT * len(x))

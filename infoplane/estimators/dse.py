@@ -72,8 +72,10 @@ class DiffusionSpectralEntropy(KernelOfRun):
     max_samples : int
         More samples than this are drawn from, with `seed`: the cost is of order N^3, the memory N^2.
     seed : int
+        Seeds the drawn samples and the random subsets.
     run_sigma, x_clusters, clusters_found
-        Found by `prepare`: the frozen width, the digest of the clusters, and these, neither compared nor recorded.
+        Found by `prepare`: the frozen width, the digest of the clusters, and the clusters themselves, which are neither
+        compared nor recorded.
 
     Notes
     -----
@@ -124,11 +126,12 @@ class DiffusionSpectralEntropy(KernelOfRun):
         return _Diffusion(self, given)
 
     def groups_of_inputs(self, x: Tensor) -> Tensor:
-        """Clusters of the inputs (N, F) that are used, as `prepare` has found them where it has seen these."""
+        """Clusters of the drawn inputs of (N, F): those that `prepare` found, if it has seen the same inputs."""
         known = self.clusters_found
         return known[1] if known is not None and known[0] == _digest(x) else self._clusters_of(x)
 
     def _clusters_of(self, x: Tensor) -> Tensor:
+        """Clusters of the drawn inputs of (N, F)."""
         rows = drawn_rows(len(x), self.max_samples, self.seed)
         return spectral_clusters(x if rows is None else x[rows.to(x.device)], self.clusters)
 
@@ -141,7 +144,7 @@ class _Diffusion(KernelProblem):
     def __init__(self, config: DiffusionSpectralEntropy, given: Given) -> None:
         used = given.drawn(config.max_samples, config.seed)
         super().__init__(config, used)
-        self.ids = torch.unique(used.x_ids, return_inverse=True)[1]
+        self.ids = used.x_ids
         self.h_x = entropy_of_counts(torch.bincount(self.ids))
         self.groups = {"DSMI(T;Y)": self._classes(used.y)}
         x = given.features(keep=True)
@@ -184,7 +187,7 @@ class _Diffusion(KernelProblem):
         return shannon_bits(shares(eigenvalues(matrix).abs().pow(self.config.power)))
 
     def _difference(self, kernel: Tensor, labels: Tensor, whole: Tensor) -> Tensor:
-        """(S,) DSMI: what random subsets have more than the groups."""
+        """(S,) DSMI: by how much the entropy of random subsets exceeds that of the groups, on average."""
         samples = len(labels)
         total = torch.zeros_like(whole)
         drawn: dict[int, Tensor] = {samples: whole}
@@ -208,12 +211,13 @@ def _normalized(kernel: Tensor) -> Tensor:
 
 
 def _drawn_by_input(ids: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """`size` random rows, all rows of one input before those of the next: a class holds whole inputs too."""
+    """`size` random rows, all rows of an input before those of the next one, since classes hold whole inputs, too."""
     place = torch.randperm(int(ids.max()) + 1, generator=generator, device="cpu").argsort().to(ids.device)
     return torch.argsort(place[ids], stable=True)[:size]
 
 
 def _digest(a: Tensor) -> str:
+    """Digest of the values as float64."""
     return fingerprint(a.detach().cpu().double().contiguous().numpy().tobytes(), method="sha256")
 
 

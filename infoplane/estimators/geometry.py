@@ -24,7 +24,9 @@ from infoplane.estimators._scaling import (
 from infoplane.estimators._settings import POSITIVE, at_least, setting
 
 FIRST_RANK, LAST_RANK = 6, 100
+"""Ranks of the eigenvalues that the power law is fitted to."""
 LEAST_DIMENSIONS, LEAST_FIT = 12, 0.8
+"""Dimensions from which the power law is fitted, and R2 from which its exponent is given."""
 PAIRS_OF_A_BLOCK = 1 << 18
 RANKS = ("RankMe", "RankMe (singular, centred)", "RankMe (eigen, uncentred)", "RankMe (eigen, centred)")
 
@@ -73,7 +75,7 @@ class Geometry(Method):
     alpha : float
         Order of the matrix-based entropy, positive.
     top : int
-        k of the variance share.
+        k of the "top-k variance share".
     max_samples : int
         If both samples and units exceed it, so many samples are drawn, with `seed`: the cost is of order
         N U m + m^3 with m the smaller of both.
@@ -81,6 +83,7 @@ class Geometry(Method):
         The class distance ratio takes so many samples, drawn with `seed`, where there are more: its cost grows with
         their square.
     seed : int
+        Seeds the drawn samples.
 
     Raises
     ------
@@ -192,6 +195,7 @@ class _Spectrum(Problem):
         return out | self._of_classes(found, flags, int(self.y.max()) + 1) if self.discrete else out
 
     def _of_classes(self, found: dict[str, Tensor], flags: Flags, classes: int) -> dict[str, Quantity]:
+        """The quantities that need classes."""
         flags = {**flags, "single_class": classes == 1}
         most = math.sqrt(classes * min(classes, self.units))
         out = report("centroid nuclear norm", found["centroid"], ceiling=most, unit="nuclear norm", flags=flags)
@@ -208,7 +212,7 @@ def _squares(z: Tensor) -> Tensor:
 
 
 def _or_one(weights: Tensor) -> Tensor:
-    """Shares, or one certain direction where there are none."""
+    """The weights as shares of their sum; where all are 0 the last one has the whole."""
     p = shares(weights)
     p[..., -1] = torch.where(p.sum(-1) > 0, p[..., -1], 1.0)
     return p

@@ -53,6 +53,7 @@ class Hsic(KernelOfRun):
     max_samples : int
         More samples than this are drawn from, with `seed`: the cost is of order N^3, the memory N^2.
     seed : int
+        Seeds the drawn samples.
     run_sigma
         Found by `prepare` for "median".
 
@@ -113,6 +114,7 @@ class _Dependence(KernelProblem):
         self.sides = {pair: self._side(self.config.kernel_beside(a)) for pair, a in given.sides().items()}
 
     def _side(self, kernel: Tensor) -> _Side:
+        """A kernel with what comparisons need of it."""
         return _Side(centred(kernel), self.config.epsilon, self.shuffles)
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:

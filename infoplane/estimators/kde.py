@@ -186,10 +186,11 @@ class _Bounds(MixtureProblem):
         return out | {"degenerate": (spread == 0.0) | (std == 0.0)}
 
     def _bounds(self, sums: KernelSums) -> tuple[Tensor, Tensor]:
+        """Upper and lower bound of the mixture's information from the sums of both kernels over all rows."""
         return log2_ratio_mean(self.samples, sums.narrow), log2_ratio_mean(self.samples, sums.wide)
 
     def _within(self, layer: Tensor, noise: float, groups: Grouping | None) -> tuple[Tensor, Tensor]:
-        """Upper and lower bound of what the rows of one group say apart, averaged over all rows."""
+        """Upper and lower bound of how well rows of one group are told apart, in bits, averaged over all rows."""
         if groups is None:
             return self.zero(), self.zero()
         rows = CentredRows(layer, noise, order=groups.order, wide=True, dtype=self.dtype)
@@ -224,7 +225,7 @@ class _Bounds(MixtureProblem):
         return out
 
     def _shuffled_within(self, layer: Tensor, noise: float, sums: KernelSums, dtype: torch.dtype) -> Tensor:
-        """The upper bound within classes for each draw, (R,)."""
+        """(R,) the upper bound within the shuffled classes of each draw."""
         groups = self.classes
         if self.shuffled is None:  # one class
             return log2_ratio_mean(groups.size, sums.narrow_within).expand(self.config.null_draws)

@@ -36,6 +36,7 @@ from infoplane.estimators._population import ESTIMAND as POPULATION
 from infoplane.estimators._population import continued, halves, refuse_whole_population
 from infoplane.estimators._protocol import Blocks, Quantity, as_floats, last_finite
 from infoplane.estimators._registry import preset, register
+from infoplane.estimators._scaling import first_rows
 from infoplane.estimators._settings import COUNT, POSITIVE, POSITIVE_OR_NONE, SWITCH, added, prepared, setting
 
 COLUMN_CLASSES = 14
@@ -272,9 +273,10 @@ def rms_deviation(layer: Tensor) -> float:
 
 
 def _error_of_first_draw(null: Tensor, whole: Tensor) -> Tensor:
-    """What the noise of the first draw adds to the mean of `null` (n,), judged by `whole` (draws, n)."""
+    """What the noise of the first draw adds to the mean of `null` (n,), estimated from `whole` (draws, n)."""
     # `whole` is known for all draws, the null for the first only. The null is `whole` less a term within classes, which
-    # takes away a share of its noise, from none (a class for every row) to all (one class): fitted over the rows.
+    # takes away a share of its noise: none with a class for every row, all with one class. The share that is left is
+    # fitted over the rows.
     apart = whole[0] - whole.mean(0)
     spread = apart - apart.mean()
     norm = spread.square().sum()
@@ -287,12 +289,6 @@ def span_size(device: torch.device, units: int, pairs: int) -> int:
     return min(block_size(device), max(64, (1 << 20) // (pairs * units)))
 
 
-def first_rows(x_ids: Tensor) -> Tensor:
-    """(inputs,) the first row of each input."""
-    first = torch.full((int(x_ids.max()) + 1,), len(x_ids), device=x_ids.device)
-    return first.scatter_reduce_(0, x_ids, torch.arange(len(x_ids), device=x_ids.device), "amin")
-
-
 class _Propagation(MixtureProblem):
     """Sums of likelihood ratios for noisy samples of every row."""
 
@@ -302,7 +298,7 @@ class _Propagation(MixtureProblem):
         self.std, self.pairs_drawn = config.noise_std(), config.n_draws // 2
         self.passes = config.network_std is not None or config.passes is not None
         # With network noise the mixture has one component for each input: its first row.
-        super().__init__(config, given, first_rows(given.x_ids) if self.passes else None)
+        super().__init__(config, given, first_rows(given.x_ids, int(given.x_ids.max()) + 1) if self.passes else None)
         self.order = self.head[self.classes.order]  # rows of the mixture, class after class
         self.inputs_of_head = torch.bincount(self.x_ids[self.head])
         self.size = span_size(self.t.device, self.t.shape[2], self.pairs_drawn)
@@ -312,6 +308,7 @@ class _Propagation(MixtureProblem):
         self.null = NullColumns(self.shuffled, count) if few and self.shuffled is not None else None
 
     def channel(self, layer: Tensor, order: Tensor) -> Channel:
+        """The noise of a snapshot, around its rows in this order."""
         if self.config.network_kind == "multiplicative":
             return MultiplicativeChannel(layer, self.std, self.pairs_drawn, order=order)
         std = positive_std(self.std, layer)
@@ -377,13 +374,14 @@ class _Propagation(MixtureProblem):
         return out
 
     def _weighed(self, values: dict[str, Tensor], control: Tensor) -> dict[str, Tensor]:
+        """Mean and standard error ("..._se") of each of the values (draws, n)."""
         out = {}
         for key, draws in values.items():
             out[key], out[key + "_se"] = weigh_draws(draws, control)
         return out
 
     def _bracket(self, layer: Tensor) -> dict[str, Tensor]:
-        """Bounds for the law of the inputs: the own row left out, and with it; standard errors over the rows."""
+        """Both bounds for the law of the inputs, without and with the own row, and standard errors over the rows."""
         generator = torch.Generator().manual_seed(self.config.seed)
         others, n, out = left_out(self.channel(layer, self.order), self.spans, generator), len(self.order), {}
         bounds = {"upper": math.log2(n - 1) - others, "lower": math.log2(n) - torch.logaddexp2(others, self.zero())}
@@ -393,9 +391,9 @@ class _Propagation(MixtureProblem):
         return out
 
     def _within_inputs(self, layer: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Bits by which h(T|X) exceeds the noise's entropy: mean over inputs, standard error, whether at its most."""
-        # Without network noise an input of a single row counts as deterministic; with it nothing is known of such an
-        # input, and those of several rows stand for all.
+        """Bits by which h(T|X) exceeds the noise's entropy: mean over inputs, its error, whether it is at its most."""
+        # Without network noise an input with a single row counts as deterministic. With it nothing is known of such an
+        # input, and the inputs with several rows stand for all.
         zero = self.zero()
         never = zero > 0
         groups = self.repeated
@@ -429,6 +427,7 @@ class _Propagation(MixtureProblem):
         def of(
             name: str, key: str, ceiling: Tensor, flags: Flags, unsure: Tensor | bool, **more: Any
         ) -> dict[str, Quantity]:
+            """The quantity `name` with its interval, and `unreliable` where that is wide or the value `unsure`."""
             half = Z_95 * found[key + "_se"]
             wide = (2 * half > WIDE_INTERVAL * ceiling) & (ceiling > 0)
             more["flags"] = {"degenerate": degenerate, **flags, "unreliable": wide | unsure}

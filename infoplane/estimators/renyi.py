@@ -27,8 +27,10 @@ from infoplane.estimators._settings import POSITIVE, Domain, at_least, positive_
 
 UNIT = "Renyi bit"
 GRID = 300
+"""Widths that "alignment" tries."""
 _WIDTH = Domain("a positive number or 'silverman' or 'alignment'", 0.0, open=True, named=("silverman", "alignment"))
 ALIGNED_ROWS = 256
+"""Samples that "alignment" looks at."""
 
 
 @register
@@ -69,6 +71,7 @@ class MatrixRenyi(KernelMethod):
     max_samples : int
         More samples than this are drawn from, with `seed`: the cost is of order N^3, the memory N^2.
     seed : int
+        Seeds the drawn samples.
 
     Notes
     -----
@@ -173,10 +176,11 @@ class _Spectra(KernelProblem):
         return renyi_bits(shares(positive_part(torch.cat(parts, dim=1))), self.config.alpha)
 
     def _entropy(self, kernel: Tensor) -> Tensor:
+        """(S,) entropies of kernels (S, N, N)."""
         return renyi_bits(shares(positive_part(eigenvalues(kernel))), self.config.alpha)
 
     def _widths(self, distances: Distances, units: int) -> Tensor:
-        """(S,) kernel widths."""
+        """(S,) kernel widths of the layer, by the rule in the settings."""
         samples, width, kernel_y = distances.squared.shape[1], self.config.width, self.kernel_y
         if width == "silverman":
             return torch.full_like(distances.scale, silverman(self.config.gamma, samples, units))

@@ -143,5 +143,6 @@ def _mean_entropy(p: Tensor, ids: Tensor) -> Tensor:
 
 
 def _counts_entropy(ids: Tensor) -> float:
+    """Entropy in bits of the group of a random row."""
     q = torch.bincount(ids).double() / len(ids)
     return float(-torch.special.xlogy(q, q).sum() * BITS_PER_NAT)

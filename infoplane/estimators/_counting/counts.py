@@ -21,12 +21,14 @@ from torch import Tensor
 from infoplane.core.device import on_accelerator
 from infoplane.estimators._counting.keys import OneHash, RowKeys, label_bits, row_keys
 
-GROUP_ROWS = 262_144
-CHUNK_ELEMENTS = 262_144
+GROUP_ROWS = CHUNK_ELEMENTS = 262_144
+"""Rows that are counted together, and cells made at a time so that they stay in the cache, on a CPU."""
 _ACCELERATOR_FACTOR = 64
+"""How many times as much an accelerator takes at a time."""
 _JOINT_CLASSES = 256
-EARLY_UNITS = 64
-PROBED = 32
+"""Classes up to which the label is part of the key."""
+EARLY_UNITS, PROBED = 64, 32
+"""Units from which a few are looked at first, and how many these are."""
 
 
 # --- sorting and run lengths: numpy on CPU memory sorts integers 5 to 8 times faster than torch, finds non-zeros
@@ -64,6 +66,7 @@ class Runs:
         return cls(lengths, offsets, offsets[1:])
 
     def with_singletons(self, count: int) -> Runs:
+        """These runs and `count` more codes that were seen once."""
         return replace(self, codes=self.codes + count)
 
     def repeated(self) -> Runs:
@@ -148,6 +151,7 @@ def _runs_from_numpy(new: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def _gaps(starts: np.ndarray, end: int) -> np.ndarray:
+    """Lengths of the stretches from each start to the next, the last one to `end`."""
     gaps = np.empty_like(starts)
     np.subtract(starts[1:], starts[:-1], out=gaps[:-1])
     gaps[-1:] = end - starts[-1:]
@@ -336,6 +340,7 @@ class _Counter:
 
     @property
     def _bounds(self) -> tuple[int, int, int]:
+        """The present bounds of the cells, which keys depend on."""
         return self.digitize.low, self.digitize.radix, self.digitize.digits
 
     def _build(self) -> None:

@@ -31,8 +31,9 @@ from infoplane.core.device import on_accelerator
 
 _SEED = 20170302
 _EXACT = {torch.float32: 2**24, torch.float64: 2**53}
-_SMALL_HASHES = 6
-_SMALL_SLAB = 32
+"""Whole numbers up to which each type is exact."""
+_SMALL_HASHES, _SMALL_SLAB = 6, 32
+"""Hashes of 10 bits that take the place of two of 30, and units of a product from which they are faster."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -59,6 +60,7 @@ def collision_bound(samples: int, units: int, radix: int, classes: int = 1) -> f
 
 
 def _prime(free: int, hashes: int) -> int:
+    """The largest modulus of which so many hashes fit `free` bits."""
     return prime_below(int(2 ** (free / hashes)))
 
 
@@ -181,9 +183,11 @@ class HashedKeys(RowKeys):
             out.bitwise_left_shift_(self.reserved).add_(base.to(torch.int64))
 
     def _product(self, cells: Tensor, slab: slice) -> Tensor:
+        """(hashes, rows) what some units add to each hash."""
         return self._residue(torch.mm(self.weights[:, slab], cells[:, slab].T))
 
     def _residue(self, value: Tensor) -> Tensor:
+        """The value modulo the prime, in place."""
         # |value| is exact, so the rounded quotient never reaches the next whole number: its floor is right.
         return value.sub_(torch.div(value, self.divisor).floor_().mul_(self.divisor))
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from infoplane.estimators._counting.counts import Group, Labels, Runs, find_runs, lookup, segment_sums, sort_rows, weigh
 from infoplane.estimators._labels import permutations, shuffle_labels
 
-_TABLE_BYTES = 40 * 2**20
-_TABLE_CLASSES = 16
+_TABLE_BYTES, _TABLE_CLASSES = 40 * 2**20, 16
+"""Size and classes up to which a table of running counts is made."""
 _CACHED = 2**17
+"""Counts looked up at a time, so that they stay in the cache."""
 
 
 @functools.lru_cache(maxsize=1)
