@@ -26,11 +26,8 @@ def renamed(old: str, new: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             if old in kwargs:
                 if new in kwargs:
                     raise TypeError(f"{function.__name__} takes {new}={kwargs[new]!r} or the old {old}=, not both")
-                warnings.warn(
-                    f"{function.__name__}: {old}= is now {new}=, which takes the same values",
-                    DeprecationWarning,
-                    stacklevel=2,
-                )
+                text = f"{function.__name__}: {old}= is now {new}=, which takes the same values"
+                warnings.warn(text, DeprecationWarning, stacklevel=2)
                 kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)
 

@@ -266,11 +266,8 @@ class PagedFile:
 
     def read(self, offset: int, n: int) -> bytes:
         stop = min(offset + n, self.size)
-        if offset >= stop:
-            return b""
         first, last = offset // _PAGE, (stop - 1) // _PAGE
-        parts = [self._page(page) for page in range(first, last + 1)]
-        joined = parts[0] if len(parts) == 1 else b"".join(parts)
+        joined = b"".join([self._page(page) for page in range(first, last + 1)])
         return joined[offset - first * _PAGE : stop - first * _PAGE]
 
     def _page(self, page: int) -> bytes:

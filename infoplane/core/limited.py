@@ -124,14 +124,10 @@ def take(limits: Limits, *, address_space: bool = True) -> None:
 
 def _child(arguments: Sequence[str], limits: Limits, **streams: Any) -> subprocess.Popen[bytes]:
     """Start `infoplane ARGUMENTS` in a child that takes these limits."""
+    command = [sys.executable, "-P", "-m", "infoplane", *arguments]
+    env = os.environ | {_VARIABLE: json.dumps(asdict(limits))}
     # A session of its own: what the child starts can be found and ended with it.
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "infoplane", *arguments],
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-        env=os.environ | {_VARIABLE: json.dumps(asdict(limits))},
-        **streams,
-    )
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, env=env, **streams)
 
 
 class _Said:

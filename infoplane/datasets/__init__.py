@@ -127,10 +127,7 @@ def digits() -> Data:
 
     Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI 1998, CC BY 4.0.
     """
-    with (
-        resources.files("infoplane").joinpath("data/digits.csv.gz").open("rb") as raw,
-        gzip.open(raw) as file,
-    ):
+    with resources.files("infoplane").joinpath("data/digits.csv.gz").open("rb") as raw, gzip.open(raw) as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.float32)
     return Data(table[:, :64] / np.float32(16), table[:, 64].astype(np.int64))
 
@@ -148,12 +145,7 @@ def text() -> str:
     return gzip.decompress(resources.files("infoplane").joinpath("data/alice.txt.gz").read_bytes()).decode("ascii")
 
 
-_IDX_NAMES = {
-    ("train", "x"): "train-images*idx3-ubyte*",
-    ("train", "y"): "train-labels*idx1-ubyte*",
-    ("test", "x"): "t10k-images*idx3-ubyte*",
-    ("test", "y"): "t10k-labels*idx1-ubyte*",
-}
+_IDX_PREFIX = {"train": "train", "test": "t10k"}
 
 
 def idx(path: str | os.PathLike[str] | None = None, *, split: str = "train") -> Data:
@@ -169,12 +161,13 @@ def idx(path: str | os.PathLike[str] | None = None, *, split: str = "train") -> 
     ValueError
         A file is damaged or no IDX file.
     """
-    if split not in ("train", "test"):
+    if split not in _IDX_PREFIX:
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
     places = [path] if path is not None else [os.environ.get("INFOPLANE_DATA"), "/usr/share/datasets/fashion-mnist"]
     folders = [Path(p) for p in places if p]
     for folder in folders:
-        found = [next(iter(sorted(folder.glob(_IDX_NAMES[split, kind]))), None) for kind in "xy"]
+        names = [f"{_IDX_PREFIX[split]}-{kind}-ubyte*" for kind in ("images*idx3", "labels*idx1")]
+        found = [next(iter(sorted(folder.glob(name))), None) for name in names]
         if found[0] is not None and found[1] is not None:
             images, labels = read_idx(found[0]), read_idx(found[1])
             if len(images) != len(labels):

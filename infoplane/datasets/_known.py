@@ -31,13 +31,7 @@ class Known(NamedTuple):
 
 
 def gaussian_pair(
-    samples: int,
-    *,
-    bits: float,
-    dims: int = 1,
-    units: int | None = None,
-    noise: float = 0.0,
-    seed: int = 0,
+    samples: int, *, bits: float, dims: int = 1, units: int | None = None, noise: float = 0.0, seed: int = 0
 ) -> Known:
     """Two Gaussian vectors with `bits` of information, spread evenly over `dims` pairs of coordinates.
 
@@ -158,12 +152,7 @@ def signed_bits(samples: int, *, gains: npt.ArrayLike, units: int | None = None,
 
 
 def zero_inflated(
-    samples: int,
-    *,
-    means: npt.ArrayLike,
-    weights: npt.ArrayLike | None = None,
-    units: int = 1,
-    seed: int = 0,
+    samples: int, *, means: npt.ArrayLike, weights: npt.ArrayLike | None = None, units: int = 1, seed: int = 0
 ) -> Known:
     """A ReLU unit: T = max(0, Z) with Z ~ N(means[Y], 1), so T has an atom at 0 and a density above.
 

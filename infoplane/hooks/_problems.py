@@ -86,10 +86,9 @@ def ending(error: BaseException | None) -> BaseException | None:
     return None
 
 
+# Older releases of torch lack them.
 _BROKEN: tuple[type[BaseException], ...] = tuple(
-    kind
-    for kind in (getattr(torch, "AcceleratorError", None), getattr(torch.distributed, "DistError", None))
-    if kind is not None
+    filter(None, [getattr(torch, "AcceleratorError", None), getattr(torch.distributed, "DistError", None)])
 )
 _MEMORY = (MemoryError, torch.OutOfMemoryError)
 # Older releases, and some libraries, raise plain RuntimeErrors with these words.

@@ -147,9 +147,8 @@ def find_ranks(model: nn.Module, *, shard_probe: bool) -> Ranks:
 
 def is_sharded(model: nn.Module) -> bool:
     """Parameters that are spread over ranks: FSDP, tensor parallelism."""
-    return any(hasattr(p, "full_tensor") for p in model.parameters()) or any(
-        type(m).__name__ == "FullyShardedDataParallel" for m in model.modules()
-    )
+    wrapped = any(type(m).__name__ == "FullyShardedDataParallel" for m in model.modules())
+    return wrapped or any(hasattr(p, "full_tensor") for p in model.parameters())
 
 
 @stepwise

@@ -78,18 +78,16 @@ class GradientMoments(Installed):
         self._start(Parameters(unwrap(model), members, parameter_dim))
         parameters = [p for group in self._parameters.by_module.values() for p in group if p.requires_grad]
         self._parameters.check(parameters)
-        if optimizer is not None:
 
-            def add_all(*_: Any) -> None:
-                for p in parameters:
-                    self._add(p)
-
-            handle: Any = optimizer.register_step_pre_hook(add_all)
-            self._removals.append(handle.remove)
-        else:
+        def add_all(*_: Any) -> None:
             for p in parameters:
-                handle = p.register_post_accumulate_grad_hook(self._add)  # type: ignore[no-untyped-call]
-                self._removals.append(handle.remove)
+                self._add(p)
+
+        if optimizer is None:
+            handles = [p.register_post_accumulate_grad_hook(self._add) for p in parameters]  # type: ignore[no-untyped-call]
+        else:
+            handles = [optimizer.register_step_pre_hook(add_all)]
+        self._removals = [handle.remove for handle in handles]
 
     @classmethod
     def functional(cls, model: nn.Module, *, members: int | None = None) -> Self:

@@ -94,9 +94,8 @@ class _NoiseHook:
             raise TypeError(f"noise needs a layer whose output is a tensor, got {type_name(output)} from {self.name!r}")
         if self.measuring == "off":
             return output
-        z = torch.empty_like(output, memory_format=torch.contiguous_format).normal_(
-            generator=self._source(output.device)
-        )
+        source = self._source(output.device)
+        z = torch.empty_like(output, memory_format=torch.contiguous_format).normal_(generator=source)
         if self.noise.kind == "additive":
             return output + self.noise.std * z
         return output * (1 + self.noise.std * z)

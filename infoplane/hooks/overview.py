@@ -130,15 +130,8 @@ def _row(calls: Sequence[ModuleCall], n: int, samples: int, seen: Observation) -
     }
     # Shapes as `[0]2x3`, by their place in what the module returned.
     shapes = [f"{place}{'x'.join(map(str, t.shape)) or 'scalar'}" for place, t in last.outputs.items()]
-    return LayerRow(
-        named.name,
-        named.type_name,
-        ", ".join(shapes) or last.output_type,
-        len(calls),
-        held * samples // n,
-        role,
-        "; ".join(note for note, holds in notes.items() if holds),
-    )
+    output, note = ", ".join(shapes) or last.output_type, "; ".join(text for text, holds in notes.items() if holds)
+    return LayerRow(named.name, named.type_name, output, len(calls), held * samples // n, role, note)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import xxhash
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from infoplane.core.exact import extremes, fits_float64
+from infoplane.core.files import digest
 from infoplane.core.interrupts import surely
 from infoplane.core.labels import (
     as_array,
@@ -250,11 +250,9 @@ def _collected(loader: DataLoader[Any]) -> tuple[Inputs, npt.NDArray[Any]]:
         raise ValueError(
             f"the probe's loader draws its samples by a {type(loader.sampler).__name__}; pass one with shuffle=False"
         )
-    if loader.drop_last and len(loader.dataset) % (loader.batch_size or 1):  # type: ignore[arg-type]
-        raise ValueError(
-            f"the probe's loader drops the last {len(loader.dataset) % (loader.batch_size or 1)} samples; "  # type: ignore[arg-type]
-            "pass one with drop_last=False"
-        )
+    dropped = len(loader.dataset) % (loader.batch_size or 1) if loader.drop_last else 0  # type: ignore[arg-type]
+    if dropped:
+        raise ValueError(f"the probe's loader drops the last {dropped} samples; pass one with drop_last=False")
     (x, y), (again, _) = surely(keep_random_state(torch.device("cpu")), lambda: (_one_pass(loader), _one_pass(loader)))
     if not all(torch.equal(a, b) for a, b in zip(x.tensors, again.tensors, strict=True)):
         warn("two passes over the probe's loader gave different inputs (a random transform?); the first is kept")
@@ -409,15 +407,9 @@ def equal_input_ids(inputs: Inputs) -> npt.NDArray[np.int64]:
 
     Rows are compared by the 128-bit hash of their bytes (-0.0 counts as 0.0).
     """
-    columns = [_row_bytes(t) for t in inputs.tensors]
+    rows = zip(*(_row_bytes(t) for t in inputs.tensors), strict=True)
     first: dict[bytes, int] = {}
-    ids = np.empty(len(inputs), dtype=np.int64)
-    for i, row in enumerate(zip(*columns, strict=True)):
-        digest = xxhash.xxh3_128(row[0])
-        for part in row[1:]:
-            digest.update(part)
-        ids[i] = first.setdefault(digest.digest(), len(first))
-    return ids
+    return np.array([first.setdefault(digest(*row), len(first)) for row in rows], dtype=np.int64)
 
 
 def _row_bytes(t: Tensor) -> npt.NDArray[np.uint8]:

@@ -121,34 +121,21 @@ def from_arrays(
     ]
     check_run(probe, snapshots)
     _check_free(Path(run), overwrite)
-    more: dict[str, Any] = {"chain": bool(chain)} | ({} if name is None else {"name": str(name)})
-    more |= {} if about is None else {"about": plain_about(about)}
-    _write(run, probe, snapshots, more, overwrite=overwrite)
-    return open_run(run)
-
-
-def _write(
-    run: str | os.PathLike[str],
-    probe: Probe,
-    snapshots: Sequence[Snapshot],
-    more: Mapping[str, Any],
-    *,
-    overwrite: bool,
-) -> None:
-    """Write snapshots that have been checked, with settings that say where they come from."""
     settings = {
         "model": "unknown: activations were imported",
-        "layers": [layer.key for layer in snapshots[0].layers],
+        "layers": [layer.key for layer in layers],
         "target": probe.target,
         "imported": True,
         "versions": {"torch": str(torch.__version__), "numpy": np.__version__},
-        **more,
+        "chain": bool(chain),
+        **({} if name is None else {"name": str(name)}),
+        **({} if about is None else {"about": plain_about(about)}),
     }
-    with StoreWriter(
-        run, probe=probe, settings=settings, on_error="raise", background=False, overwrite=overwrite
-    ) as writer:
+    how: dict[str, Any] = {"on_error": "raise", "background": False, "overwrite": overwrite}
+    with StoreWriter(run, probe=probe, settings=settings, **how) as writer:
         for snapshot in snapshots:
             writer(snapshot)
+    return open_run(run)
 
 
 def _check_free(run: Path, overwrite: bool) -> None:

@@ -43,9 +43,9 @@ def read_entries(file: Path) -> dict[Key, Any]:
     kind = file.suffix.lower()
     if kind not in KINDS:
         raise ValueError(f"{file.name}: expected .npz, .npy, .safetensors, .pt, .h5 or .mat")
-    if kind in FOREIGN:
-        return _foreign(file)
     try:
+        if kind in FOREIGN:
+            return {(*key,): value for key, value in read_foreign(file).items()}
         if kind == ".npz":
             return {(name,): value for name, value in _numpy_archive(file)}
         if kind == ".npy":
@@ -57,18 +57,13 @@ def read_entries(file: Path) -> dict[Key, Any]:
         loaded = _load_torch(file)
     except ModuleNotFoundError as error:
         raise ValueError(f"{file.name}: reading it needs {error.name}; pip install infoplane[safetensors]") from error
+    except StoreError as error:
+        raise ValueError(str(error)) from error
     except OSError:
         raise
     except Exception as error:
         raise ValueError(f"{file.name} cannot be read as plain arrays: {one_line(error)}") from error
     return dict(_plain(file, loaded))
-
-
-def _foreign(file: Path) -> dict[Key, Any]:
-    try:
-        return {(*key,): value for key, value in read_foreign(file).items()}
-    except StoreError as error:
-        raise ValueError(str(error)) from error
 
 
 def _numpy_archive(file: Path) -> Iterator[tuple[str, Any]]:

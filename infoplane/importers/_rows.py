@@ -47,15 +47,12 @@ class Rows:
     def of(cls, name: str, *, labels: Any = None, inputs: Any = None, ids: Any = None, layers: bool = False) -> Rows:
         """Rows from whatever stands in a file; an error names the file where it holds no rows."""
         try:
-            return cls(
-                name,
-                None if labels is None else _column(as_array(labels, "labels")),
-                None if inputs is None else as_array(inputs, "inputs"),
-                None if ids is None else as_sample_ids(ids, np.size(as_array(ids, "ids"))),
-                layers,
-            )
+            labels = None if labels is None else _column(as_array(labels, "labels"))
+            inputs = None if inputs is None else as_array(inputs, "inputs")
+            ids = None if ids is None else as_sample_ids(ids, np.size(as_array(ids, "ids")))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
+        return cls(name, labels, inputs, ids, layers)
 
 
 def _column(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:

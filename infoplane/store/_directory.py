@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -260,26 +260,20 @@ def _check_same(
         raise StoreError(f"{path} was recorded with another probe: digest {record.probe_digest} there, {found} now")
     old = {k: v for k, v in record.settings.items() if k not in may_differ}
     new = {k: v for k, v in settings.items() if k not in may_differ}
-    difference = _first_difference(old, new, "")
-    if difference is not None:
-        field, a, b = difference
+    for field, a, b in _differences(old, new):
         raise StoreError(
             f"{path} was recorded with {field} = {a!r:.200}, now it is {b!r:.200}; "
             "use the old value or record into another directory"
         )
 
 
-def _first_difference(old: Any, new: Any, field: str) -> tuple[str, Any, Any] | None:
-    """Field, old and new value of the first difference between two JSON values; None where they agree."""
+def _differences(old: Any, new: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Field, old and new value wherever two JSON values differ."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(k for k in new if k not in old)]:
-            found = _first_difference(old.get(key), new.get(key), f"{field}.{key}" if field else str(key))
-            if found is not None:
-                return found
-        return None
-    if type(old) is type(new) and old == new:
-        return None
-    return field, old, new
+        for key in old | new:
+            yield from _differences(old.get(key), new.get(key), f"{field}.{key}" if field else str(key))
+    elif type(old) is not type(new) or old != new:
+        yield field, old, new
 
 
 def _recover(path: Path, rank: int) -> int | None:
@@ -319,11 +313,8 @@ def _sweep(path: Path, rank: int) -> None:
     """Remove what a dead writer of this rank left unfinished; we hold its lock, so it is dead."""
 
     def dead(name: str, pid: int) -> bool:
-        shard, session = ShardName.parse(name), parse_session_file(name)
-        if shard is not None:
-            return shard.rank == rank
-        if session is not None:
-            return session[1] == rank
+        if (writer := _writer_of(name)) is not None:
+            return writer[1] == rank
         if name in (RUN_FILE, PROBE_FILE):
             return rank == 0
         if name == lock_file(rank):  # of another process that is about to find the lock taken
@@ -334,17 +325,19 @@ def _sweep(path: Path, rank: int) -> None:
         files.remove_leftovers(directory, dead)
 
 
+def _writer_of(name: str) -> tuple[int, int] | None:
+    """The session and rank that wrote a shard or a session's file, going by its name; None for other files."""
+    shard = ShardName.parse(name)
+    return parse_session_file(name) if shard is None else (shard.session, shard.rank)
+
+
 def _sessions(path: Path) -> dict[int, set[int]]:
     """Session number -> ranks that have a file in it."""
     out: dict[int, set[int]] = {}
     for directory in (SESSIONS_DIR, SHARDS_DIR):
         for entry in (path / directory).iterdir():
-            place = parse_session_file(entry.name)
-            shard = ShardName.parse(entry.name)
-            if place is not None:
-                out.setdefault(place[0], set()).add(place[1])
-            elif shard is not None:
-                out.setdefault(shard.session, set()).add(shard.rank)
+            if (writer := _writer_of(entry.name)) is not None:
+                out.setdefault(writer[0], set()).add(writer[1])
     return out
 
 

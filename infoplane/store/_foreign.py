@@ -14,6 +14,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any, NoReturn
 
 import h5py
@@ -175,15 +176,8 @@ class _Walk:
         shape, turned = tuple(map(int, space.shape)), self.matlab or kind is not None
         chunk = _chunk(key, creation, dataset, shape, dtype)
         meant = np.dtype(bool) if kind == "logical" else dtype
-        self.found.append(
-            PlainArray(
-                key,
-                shape[::-1] if turned else shape,
-                meant,
-                lambda: _blocks(dataset, shape, chunk, dtype, meant),
-                reversed=turned,
-            )
-        )
+        blocks = partial(_blocks, dataset, shape, chunk, dtype, meant)
+        self.found.append(PlainArray(key, shape[::-1] if turned else shape, meant, blocks, reversed=turned))
 
 
 def _links(group: Any) -> list[bytes]:
@@ -327,7 +321,7 @@ def find_in_mat(stream: IO[bytes]) -> tuple[list[PlainArray], Skipped]:
         if kind in _MATLAB:
             # Version 4 knows doubles alone; whole numbers among them are stored as shorter ones.
             dtype = _MATLAB["double"] if version == 0 else _MATLAB[kind]
-            found.append(PlainArray(key, tuple(map(int, shape)), dtype, _variable(stream, key, shape, dtype)))
+            found.append(PlainArray(key, tuple(map(int, shape)), dtype, partial(_variable, stream, key, shape, dtype)))
         elif not name.startswith("__"):
             skipped.append((key, not_plain(kind)))
     twice = next((key for key, count in Counter(one.key for one in found).items() if count > 1), None)
@@ -336,27 +330,23 @@ def find_in_mat(stream: IO[bytes]) -> tuple[list[PlainArray], Skipped]:
     return found, skipped
 
 
-def _variable(stream: IO[bytes], key: Key, shape: Any, dtype: np.dtype[Any]) -> Any:
-    """A function that reads one variable, all at once: a file of these versions holds at most 2 GiB in each."""
+def _variable(stream: IO[bytes], key: Key, shape: Sequence[int], dtype: np.dtype[Any]) -> Iterator[Block]:
+    """All of one variable at once: a file of these versions holds at most 2 GiB in each."""
+    from scipy.io import loadmat
+    from scipy.sparse import issparse
 
-    def blocks() -> Iterator[Block]:
-        from scipy.io import loadmat
-        from scipy.sparse import issparse
-
-        stream.seek(0)
-        try:
-            # mat_dtype: doubles that are whole numbers are stored as bytes, and are doubles all the same. It would also
-            # make complex numbers real, with a warning.
-            with warnings.catch_warnings(action="error", category=np.exceptions.ComplexWarning):
-                array = loadmat(stream, variable_names=list(key), mat_dtype=True, appendmat=False).get(key[0])
-        except np.exceptions.ComplexWarning:
-            refuse_complex(key)
-        if issparse(array):  # booleans, which the list of variables calls logical
-            refuse_sparse(key)
-        if not isinstance(array, np.ndarray) or array.shape != tuple(shape):
-            raise StoreError(f"{named(key)} cannot be read as an array {tuple(shape)}")
-        if array.dtype.kind == "c":
-            refuse_complex(key)
-        yield (0,) * array.ndim, array.astype(dtype)
-
-    return blocks
+    stream.seek(0)
+    try:
+        # mat_dtype: doubles that are whole numbers are stored as bytes, and are doubles all the same. It would also
+        # make complex numbers real, with a warning.
+        with warnings.catch_warnings(action="error", category=np.exceptions.ComplexWarning):
+            array = loadmat(stream, variable_names=list(key), mat_dtype=True, appendmat=False).get(key[0])
+    except np.exceptions.ComplexWarning:
+        refuse_complex(key)
+    if issparse(array):  # booleans, which the list of variables calls logical
+        refuse_sparse(key)
+    if not isinstance(array, np.ndarray) or array.shape != tuple(shape):
+        raise StoreError(f"{named(key)} cannot be read as an array {tuple(shape)}")
+    if array.dtype.kind == "c":
+        refuse_complex(key)
+    yield (0,) * array.ndim, array.astype(dtype)

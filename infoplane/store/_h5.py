@@ -240,7 +240,7 @@ def _acts(blocks: MetadataBlocks, group: Header) -> dict[str, Extent]:
 
 def _dataset(blocks: MetadataBlocks, name: str, header: Header) -> Extent:
     """The place of one array, which must be contiguous, of a known type, and within the file."""
-    if header.is_group or not header.is_dataset:
+    if header.is_group or not {DATASPACE, DATATYPE, LAYOUT} <= header.messages.keys():
         raise StoreError(f"{shown(name)} is not a dataset")
     if header.has_attributes:
         raise StoreError(f"{shown(name)} has attributes; none are allowed")

@@ -51,22 +51,12 @@ def checksum(data: bytes) -> int:
     words: tuple[int, ...] = struct.unpack(f"<{tail + 3}I", data.ljust((tail + 3) * 4, b"\0"))
     for i in range(0, tail, 3):
         a, b, c = (a + words[i]) & m, (b + words[i + 1]) & m, (c + words[i + 2]) & m
-        a = ((a - c) & m) ^ (c << 4 & m | c >> 28)
-        c = (c + b) & m
-        b = ((b - a) & m) ^ (a << 6 & m | a >> 26)
-        a = (a + c) & m
-        c = ((c - b) & m) ^ (b << 8 & m | b >> 24)
-        b = (b + a) & m
-        a = ((a - c) & m) ^ (c << 16 & m | c >> 16)
-        c = (c + b) & m
-        b = ((b - a) & m) ^ (a << 19 & m | a >> 13)
-        a = (a + c) & m
-        c = ((c - b) & m) ^ (b << 4 & m | b >> 28)
-        b = (b + a) & m
+        for turn in (4, 6, 8, 16, 19, 4):  # a = (a - c) ^ (c turned left), c = c + b; then the three take turns
+            a, b, c = b, (c + b) & m, ((a - c) & m) ^ (c << turn & m | c >> (32 - turn))
     if not data:
         return c
     a, b, c = (a + words[tail]) & m, (b + words[tail + 1]) & m, (c + words[tail + 2]) & m
-    for turn in (14, 11, 25, 16, 4, 14, 24):  # the three take turns
+    for turn in (14, 11, 25, 16, 4, 14, 24):  # c = (c ^ b) - (b turned left)
         c = ((c ^ b) - (b << turn & m | b >> (32 - turn))) & m
         a, b, c = b, c, a
     return b
@@ -173,11 +163,7 @@ class Header:
 
     @property
     def is_group(self) -> bool:
-        return any(kind in self.messages for kind in (LINK_INFO, LINK, GROUP_INFO, SYMBOL_TABLE))
-
-    @property
-    def is_dataset(self) -> bool:
-        return all(kind in self.messages for kind in (DATASPACE, DATATYPE, LAYOUT))
+        return bool(self.messages.keys() & {LINK_INFO, LINK, GROUP_INFO, SYMBOL_TABLE})
 
     @property
     def has_attributes(self) -> bool:

@@ -258,16 +258,14 @@ class Scan:
             for i, (layer, extent) in enumerate(zip(shard.meta.layers, shard.acts, strict=True)):
                 stride = extent.nbytes // len(shard.step)
                 found = [files.file_digest(fd, extent.offset + at * stride, stride)[1] for at in range(len(shard.step))]
-                bad = [
-                    s for at, s in enumerate(shard.step.tolist()) if found[at] != shard.digests[at, i].tobytes().hex()
-                ]
+                wanted = [one.tobytes().hex() for one in shard.digests[:, i]]
+                bad = tuple(s for s, a, b in zip(shard.step.tolist(), found, wanted, strict=True) if a != b)
                 if bad:
-                    damaged.setdefault(tuple(bad), []).append(layer.key)
+                    damaged.setdefault(bad, []).append(layer.key)
             size, whole = files.file_digest(fd)
         if not damaged and entry is not None and (size, whole) != (entry.size, entry.xxh3_128):
-            return [
-                Problem(file, f"digest {entry.xxh3_128} expected, got {whole}, outside the arrays: nothing is lost")
-            ]
+            what = f"digest {entry.xxh3_128} expected, got {whole}, outside the arrays: nothing is lost"
+            return [Problem(file, what)]
         return [Problem(file, f"{_layers(keys)}: {DAMAGED}", steps) for steps, keys in damaged.items()]
 
 

@@ -174,6 +174,7 @@ def encode_shard(meta: ShardMeta, frames: Sequence[Frame]) -> Iterator[memoryvie
     for s, frame in enumerate(frames):
         for pair, value in frame.metrics.items():
             metrics[s, names[pair]], recorded[s, names[pair]] = value, 1
+    digests = b"".join(found for frame in frames for found in frame.digests)
     index: dict[str, npt.NDArray[Any]] = {
         "meta": np.frombuffer(canonical_json(meta.to_json(), "shard meta"), np.uint8),
         "step": np.array([frame.step for frame in frames], np.int64),
@@ -182,9 +183,7 @@ def encode_shard(meta: ShardMeta, frames: Sequence[Frame]) -> Iterator[memoryvie
         "rows": frames[0].rows,
         "metrics": metrics,
         "recorded": recorded,
-        "digests": np.frombuffer(b"".join(d for f in frames for d in f.digests), np.uint8).reshape(
-            count, len(layers), 16
-        ),
+        "digests": np.frombuffer(digests, np.uint8).reshape(count, len(layers), 16),
         "nonfinite": np.array([frame.nonfinite for frame in frames], np.int64).reshape(count, len(layers)),
     }
     acts = {

@@ -63,9 +63,8 @@ def read_foreign(file: str | os.PathLike[str], limits: limited.Limits | None = N
     with tempfile.TemporaryDirectory(prefix="infoplane-") as folder:
         words = ["unpack", "--", str(file), folder]
         answer = limited.ask(words, limits or _limits(file.stat().st_size, folder), file.name, "file")
-        arrays = {
-            tuple(one["key"]): _load(file, Path(folder, f"{i}.npy"), one) for i, one in enumerate(answer["arrays"])
-        }
+        said = enumerate(answer["arrays"])
+        arrays = {tuple(one["key"]): _load(file, Path(folder, f"{number}.npy"), one) for number, one in said}
     left_out = [f"{named(tuple(key))} ({why})" for key, why in answer["skipped"]]
     if left_out:
         warn(printable(f"{file.name}: left out {listed(left_out, 5)}"))

@@ -99,8 +99,6 @@ def count_nonfinite(array: npt.NDArray[Any], dtype: str) -> int:
 
 def row_ranges(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """(N,) row numbers -> (R, 2) half-open ranges that list them in the same order."""
-    if not len(rows):
-        return np.empty((0, 2), np.int64)
     breaks = np.flatnonzero(np.diff(rows) != 1)
     starts = np.concatenate([rows[:1], rows[breaks + 1]])
     stops = np.concatenate([rows[breaks], rows[-1:]]) + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -125,11 +126,8 @@ class ActivationStore:
             bad = {step for _, step in self._bad}
             return [s for s, pieces in self._steps.items() if pieces[0].shard.acts and s not in bad]
         self.layer(key)
-        return [
-            step
-            for step, pieces in self._steps.items()
-            if key in pieces[0].shard.layer_number and (key, step) not in self._bad
-        ]
+        layers = {step: pieces[0].shard.layer_number for step, pieces in self._steps.items()}
+        return [step for step, numbers in layers.items() if key in numbers and (key, step) not in self._bad]
 
     def recorded(self, key: str, step: int) -> bool:
         """Whether the snapshot of this step holds this layer."""
@@ -206,14 +204,14 @@ class ActivationStore:
         steps = [int(s) for s in steps]
         places = [self._places(key, step) for step in steps]
         layers = (pieces[0].shard.meta.layers[i] for pieces, i in places)
-        specs = {(layer.unit_shape, layer.dtype) for layer in layers}
+        first = self.layer(key)
+        specs = {(layer.unit_shape, layer.dtype) for layer in layers} or {(first.unit_shape, first.dtype)}
         if len(specs) > 1:
             (a, kind_a), (b, kind_b) = sorted(specs)[:2]
             raise StoreError(
                 f"layer {key!r} changes between these steps: {kind_a} {a} and {kind_b} {b}; read them apart"
             )
-        layer = self.layer(key)
-        unit_shape, dtype = next(iter(specs)) if specs else (layer.unit_shape, layer.dtype)
+        ((unit_shape, dtype),) = specs
         out = np.empty((len(steps), self.probe.samples, *unit_shape), ARRAY_DTYPES[dtype])
         wanted: dict[Shard, list[tuple[int, int, int]]] = {}  # shard -> (place in out, snapshot, layer)
         for s, (pieces, i) in enumerate(places):
@@ -231,8 +229,8 @@ class ActivationStore:
         if damaged:
             self._bad |= {(key, step): problem for step, problem in damaged.items()}
             self._problems += damaged.values()
-            first = next(iter(damaged.values()))
-            raise StoreError(f"layer {key!r} cannot be read at {step_words(damaged)}: {first.file}: {first.what}")
+            one = next(iter(damaged.values()))
+            raise StoreError(f"layer {key!r} cannot be read at {step_words(damaged)}: {one.file}: {one.what}")
         return out
 
     def valid_shards(self) -> tuple[Shard, ...]:
@@ -259,13 +257,10 @@ class ActivationStore:
                     groups.setdefault(step, []).append(_SnapshotPart(shard, at))
         out: dict[int, tuple[_SnapshotPart, ...]] = {}
         complaints: dict[tuple[str, str], list[int]] = {}
-        judged: dict[tuple[Shard, ...], tuple[str, str] | None] = {}
+        incomplete = functools.cache(self._incomplete)  # most steps lie in the same shards as the one before
         for step in sorted(groups):
             pieces = sorted(groups[step], key=lambda p: (p.shard.name.rank, p.shard.name.part or 0))
-            shards = tuple(piece.shard for piece in pieces)
-            if shards not in judged:
-                judged[shards] = self._incomplete(shards)
-            what = judged[shards]
+            what = incomplete(tuple(piece.shard for piece in pieces))
             if what is None:
                 out[step] = tuple(pieces)
             else:
@@ -283,10 +278,8 @@ class ActivationStore:
         for name, (session, rank, first, last) in scan.marks.items():
             listed = {d["step"] for r in scan.sessions if (r.session, r.rank) == (session, rank) for d in r.dropped}
             if first < cut[session] and not {first, last} <= listed:
-                unsure = (
-                    f"of the steps from {first} to {last} some could not be written while recording, nor their list"
-                )
-                scan.complain(name, unsure, sorted({first, last}))
+                text = f"of the steps from {first} to {last} some could not be written while recording, nor their list"
+                scan.complain(name, text, sorted({first, last}))
         return out
 
     def _incomplete(self, shards: tuple[Shard, ...]) -> tuple[str, str] | None:

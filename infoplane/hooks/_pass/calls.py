@@ -100,10 +100,7 @@ def op_name(func: Any) -> str:
 
 
 def watch_ops(
-    attached: Attached,
-    modules: Mapping[str, Named],
-    seen: Callable[[str, str, Any], None],
-    work: Callable[[], T],
+    attached: Attached, modules: Mapping[str, Named], seen: Callable[[str, str, Any], None], work: Callable[[], T]
 ) -> T:
     """`work()`, calling `seen(module name, op name, result)` after every function called inside.
 

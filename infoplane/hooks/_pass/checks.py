@@ -268,15 +268,11 @@ def _named(keys: Sequence[str], what: str = "") -> str:
 def refuse_lazy(model: nn.Module) -> None:
     """Raise ValueError where a lazy module has not seen an input yet."""
     # Of the parts of a module, 1 and 2 are its parameters and its buffers.
-    lazy = [
-        (named.name, named.type_name)
-        for named in named_modules(model).values()
-        if any(t is not None and is_lazy(t) for part in _parts(named.module)[1:3] for t in part.values())
-    ]
+    modules = named_modules(model).values()
+    lazy = [m for m in modules if any(is_lazy(t) for part in _parts(m.module)[1:3] for t in part.values())]
     if lazy:
-        name, kind = lazy[0]
         more = f" and {len(lazy) - 1} more layers" if len(lazy) > 1 else ""
-        which = printable(f"layer {name!r} ({kind}){more} of {type(model).__name__}")
+        which = printable(f"layer {lazy[0].name!r} ({lazy[0].type_name}){more} of {type(model).__name__}")
         raise ValueError(f"{which} has no weights yet; {_REMEDY}")
 
 

@@ -45,9 +45,7 @@ class Members:
 
     @property
     def tensors(self) -> list[Tensor]:
-        if self.state is None:
-            return []
-        return [t for part in self.current() for t in part.values()]
+        return [] if self.state is None else [t for part in self.current() for t in part.values()]
 
     def check_gradients(self, moments: GradientMoments) -> None:
         """Raise ValueError for moments of another number of members, or of gradients that are kept elsewhere."""

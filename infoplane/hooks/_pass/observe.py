@@ -31,13 +31,7 @@ Identity = tuple[StorageWeakRef, int, int]
 INPUT = -1
 """The node of a flow that stands for the model's input."""
 
-LINEAR = (
-    nn.Linear,
-    nn.Bilinear,
-    nn.Embedding,
-    nn.EmbeddingBag,
-    nn.modules.conv._ConvNd,
-)
+LINEAR = (nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.modules.conv._ConvNd)
 """Modules of which a layer with adapters is made."""
 
 MAPPING_OPS = frozenset({"linear", "matmul", "mm", "bmm", "addmm", "einsum", "conv1d", "conv2d", "conv3d", "embedding"})
@@ -320,11 +314,9 @@ def markov_chain(parents: dict[int, frozenset[int]], order: Sequence[int]) -> li
     These are the dominators of the last layer: X -> T1 -> T2 -> ... holds for them and their successors. The
     list is empty where no path from the input was seen.
     """
-    if not order:
+    if not order or not _reaches_input(order[-1], parents, without=None):
         return []
     last = order[-1]
-    if not _reaches_input(last, parents, without=None):
-        return []
     return [n for n in order if n == last or not _reaches_input(last, parents, without=n)]
 
 

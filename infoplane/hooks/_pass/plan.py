@@ -62,7 +62,8 @@ class Planner:
         asked, output = self._that_ran(self._asked()), self._output()
         if output is not None:
             hidden = output.named.name not in self.seen.leaves
-            asked += [output] if (hidden if self._by_leaves else self.settings.logits) else []
+            by_leaves = self.targets is None and self.choice.by == "leaves"
+            asked += [output] if (hidden if by_leaves else self.settings.logits) else []
         for target in asked:
             for call, planned in self._of_target(target, output):
                 # A place that was named twice, or that the output has as well, is recorded once: as first asked for.
@@ -78,10 +79,6 @@ class Planner:
         for depth, one in enumerate(ordered):
             one.layer = replace(one.layer, depth=depth)
         return tuple(ordered)
-
-    @property
-    def _by_leaves(self) -> bool:
-        return self.targets is None and self.choice.by == "leaves"
 
     def _asked(self) -> list[Target]:
         """The selected modules and functions, or every layer that ran."""
