@@ -63,4 +63,5 @@ def span(values: np.ndarray[Any, Any]) -> str:
 
 
 def _names(words: list[str]) -> str:
+    """The first names, and how many others there are."""
     return listed([shorten(printable(word), MOST_CHARACTERS // 2) for word in words], MOST_NAMES)

@@ -265,12 +265,14 @@ class PagedFile:
         self._pages: dict[int, bytes] = {}
 
     def read(self, offset: int, n: int) -> bytes:
+        """`n` bytes from `offset`, fewer where the file ends before."""
         stop = min(offset + n, self.size)
         first, last = offset // _PAGE, (stop - 1) // _PAGE
         joined = b"".join([self._page(page) for page in range(first, last + 1)])
         return joined[offset - first * _PAGE : stop - first * _PAGE]
 
     def _page(self, page: int) -> bytes:
+        """One page, read when it is first asked for."""
         if page not in self._pages:
             if (len(self._pages) + 1) * _PAGE > self._limit:
                 raise StoreError(f"its index needs more than {self._limit} bytes")
@@ -367,6 +369,7 @@ class PidLock:
         PidLock._of_this_process[self.path] = self
 
     def _raced(self) -> Locked:
+        """The error for a lock that another process took at the same moment."""
         return Locked("another process", f"{self.path} was taken by another process at the same moment")
 
     def _take_over(self) -> None:
@@ -431,6 +434,7 @@ def is_held(path: Path) -> bool:
 
 
 def _content_of(path: Path) -> bytes | None:
+    """What a lock file holds; None where there is none."""
     try:
         return read_file(path, _PAGE)
     except FileNotFoundError:

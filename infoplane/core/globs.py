@@ -16,6 +16,7 @@ def name_matches(name: str, pattern: str) -> bool:
 
 
 def _parts_match(name: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the parts of a name fit those of a glob, one after the other."""
     if not pattern:
         return not name
     if pattern[0] == "**":

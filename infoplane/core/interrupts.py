@@ -33,6 +33,8 @@ AGAIN_SECONDS = 1.0
 
 
 class _Manner(Enum):
+    """How code takes SIGINT."""
+
     HELD = "waits"
     STEPWISE = "waits for a checkpoint; again, it acts at once"
     OPEN = "acts at once"
@@ -101,6 +103,7 @@ def stepwise(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _marked(run: Callable[P, R], manner: _Manner) -> Callable[P, R]:
+    """Note how the function takes SIGINT, under the code by which a stack frame is known."""
     code: CodeType = cast(Any, run).__code__
     _manners[code] = manner
     return run
@@ -115,11 +118,13 @@ def checkpoint() -> None:
 
 
 def _entered(method: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+    """Call a method with our handler of SIGINT in place."""
     signal.signal(signal.SIGINT, _handle)
     return method(*args, **kwargs)
 
 
 def _leave(previous: Callable[..., Any]) -> None:
+    """Put the handler of before back, and let a SIGINT that waited act."""
     if signal.getsignal(signal.SIGINT) is _handle:
         signal.signal(signal.SIGINT, previous)
     checkpoint()

@@ -71,7 +71,7 @@ def as_labels(y: Any, samples: int) -> npt.NDArray[Any]:
 
 
 def _refuse_rows_of_classes(labels: npt.NDArray[Any]) -> None:
-    """Rows (N, k) that say which class a sample has, instead of numbers to be predicted."""
+    """Raise ValueError for rows (N, k) that say which class a sample has: one-hot, several labels, probabilities."""
     rows = labels.reshape(len(labels), -1)
     if ((rows == 0) | (rows == 1)).all():
         if (rows.sum(1) == 1).all():
@@ -110,7 +110,7 @@ def _classes(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _of_positions(labels: IntArray) -> IntArray:
-    """Classes (samples, positions), -100 where there is none."""
+    """Check classes (samples, positions), in which -100 marks a position without a label."""
     bad = np.argwhere((labels < 0) & (labels != NO_LABEL))
     if len(bad):
         sample, position = bad[0].tolist()
@@ -189,6 +189,7 @@ def as_ids(ids: Any, samples: int) -> IntArray:
 
 
 def _as_int64(array: npt.NDArray[Any], what: str, advice: str = "") -> IntArray:
+    """Whole numbers as int64; ValueError where one is too large for it."""
     if array.dtype.kind == "u" and array.size and int(array.max()) >= 2**63:
         raise ValueError(f"{what} must be below 2**63, got {int(array.max())}{advice}")
     return array.astype(np.int64)

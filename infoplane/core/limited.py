@@ -217,8 +217,10 @@ def _status(
 
 
 def _too_much_memory(limits: Limits) -> str:
+    """The reason for a child that passed its limit of memory."""
     return f"needed more than {limits.memory_bytes / MIB:g} MiB of memory"
 
 
 def _sentence(what: str, why: str, kind: str) -> str:
+    """The line of error for a child that could not read `what`."""
     return f"{what}: reading it {why}; do not trust this {kind}"

@@ -63,6 +63,7 @@ def _key_before(file: Path, name: str) -> str | None:
 
 
 def _pickles(file: Path) -> IO[bytes]:
+    """The stream of pickles in a torch file, new or old."""
     if not zipfile.is_zipfile(file):
         return file.open("rb")
     with zipfile.ZipFile(file) as archive:

@@ -115,6 +115,7 @@ def _one_of(allowed: Any) -> Callable[[Any], Any]:
 
 
 def _noise(data: Mapping[str, Any] | None) -> Noise | None:
+    """Noise from its record; None where there is none."""
     if data is None:
         return None
     return Noise(std=float(data["std"]), kind=_one_of(NoiseKind)(data["kind"]), clean=bool(data["clean"]))

@@ -83,7 +83,7 @@ class Ledger:
         files.publish(self.path / SESSIONS_DIR, name, [self.record.dump()], replace=replace)
 
     def drop(self, steps: Iterable[int], error: BaseException) -> None:
-        """Note that these steps are lost."""
+        """Note that these steps are lost, and why."""
         self.dropped = self.dropped | {step: f"{type(error).__name__}: {error}" for step in steps}
         self.unsaved = True
 
@@ -299,7 +299,7 @@ def _rebuild_manifest(store: ActivationStore, rank: int) -> None:
 
 
 def _line(path: Path, shard: Shard) -> bytes:
-    """The manifest's line on a shard, from the file itself."""
+    """The manifest's line about a shard, made from the file itself."""
     name, steps = str(shard.name), tuple(shard.step.tolist())
     with files.opened(path / SHARDS_DIR / name) as fd:
         size, found = files.file_digest(fd)
@@ -313,6 +313,7 @@ def _sweep(path: Path, rank: int) -> None:
     """Remove what a dead writer of this rank left unfinished; we hold its lock, so it is dead."""
 
     def dead(name: str, pid: int) -> bool:
+        """Whether an unfinished file of this name and process was left by a dead writer of this rank."""
         if (writer := _writer_of(name)) is not None:
             return writer[1] == rank
         if name in (RUN_FILE, PROBE_FILE):
@@ -345,6 +346,7 @@ def _number(path: Path, rank: int, session: int | None, join_seconds: float) -> 
     """The number of this session: rank 0 takes a new one, the others use that of rank 0."""
 
     def joined() -> int:
+        """The session of rank 0 that this rank can join; 0 where there is none yet."""
         known = _sessions(path)
         number = max((s for s, ranks in known.items() if 0 in ranks), default=0)
         if session is not None:
@@ -396,7 +398,7 @@ def _is_shard(name: str) -> bool:
 
 
 def _is_closed(sessions: Path) -> bool:
-    """Whether every rank of the newest session was closed; an older one may have been killed and gone on with."""
+    """Whether every rank of the newest session was closed; older ones may have been killed, with the run resumed."""
     found = [(place[0], entry) for entry in sessions.iterdir() if (place := parse_session_file(entry.name))]
     newest = max((session for session, _ in found), default=0)
     last = [entry for session, entry in found if session == newest]
@@ -404,7 +406,7 @@ def _is_closed(sessions: Path) -> bool:
 
 
 def _remove(directory: Path, ours: Callable[[str], bool]) -> None:
-    """Remove the files of these names in their order: run.json after probe.h5."""
+    """Remove the files whose names `ours` accepts, in the order of their names: run.json after probe.h5."""
     for entry in sorted(directory.iterdir()):
         if ours(entry.name):
             entry.unlink()

@@ -149,6 +149,7 @@ class _Walk:
             self.skipped.append((key, "a named type"))
 
     def _open_group(self, key: Key, group: Any) -> None:
+        """Walk through a group, unless it is one of MATLAB's own kinds of variables."""
         if h5a.exists(group, b"MATLAB_sparse"):
             refuse_sparse(key)
         kind = _matlab_class(group)
@@ -194,6 +195,7 @@ def _with_numbers(name: bytes) -> list[tuple[int, int, bytes]]:
 
 
 def _text(raw: bytes) -> str:
+    """A name as text; "" where it is not UTF-8."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -222,7 +224,7 @@ _WORDS = {
 
 
 def _dtype(key: Key, kind: Any) -> np.dtype[Any] | str:
-    """The numpy type of plain numbers, in this machine's byte order; or what it is instead."""
+    """The numpy type of plain numbers, in the byte order of this machine; for anything else, words for what it is."""
     group = kind.get_class()
     if _is_complex(kind):
         refuse_complex(key)
@@ -248,7 +250,7 @@ def _is_complex(kind: Any) -> bool:
 
 
 def _check_storage(key: Key, creation: Any) -> None:
-    """StoreError unless the numbers lie in the file itself, behind filters that every HDF5 library has."""
+    """Raise StoreError unless the numbers lie in the file itself, behind filters that every HDF5 library has."""
     if creation.get_layout() not in _LAYOUTS:
         raise StoreError(f"{named(key)} is virtual, its numbers lie in other files; save a copy of them")
     if creation.get_external_count():
@@ -264,7 +266,7 @@ def _check_storage(key: Key, creation: Any) -> None:
 
 
 def _chunk(key: Key, creation: Any, dataset: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
-    """The shape of its chunks, once all of them are there: HDF5 gives a fill value for what was never written."""
+    """The shape of one chunk; StoreError where some were never written, for which HDF5 would give a fill value."""
     if not math.prod(shape):
         return shape
     chunk, there, all_of = tuple(1 for _ in shape), int(dataset.get_storage_size() > 0), 1
@@ -300,7 +302,7 @@ def _blocks(
 
 
 def find_in_mat(stream: IO[bytes]) -> tuple[list[PlainArray], Skipped]:
-    """The same of a `.mat` file up to version 7."""
+    """Like `find_in_hdf5`, for a `.mat` file up to version 7."""
     from scipy.io import whosmat
     from scipy.io.matlab import MatReadError, matfile_version
 
@@ -331,7 +333,7 @@ def find_in_mat(stream: IO[bytes]) -> tuple[list[PlainArray], Skipped]:
 
 
 def _variable(stream: IO[bytes], key: Key, shape: Sequence[int], dtype: np.dtype[Any]) -> Iterator[Block]:
-    """All of one variable at once: a file of these versions holds at most 2 GiB in each."""
+    """Read one variable, all at once: a file of these versions holds at most 2 GiB in each."""
     from scipy.io import loadmat
     from scipy.sparse import issparse
 

@@ -91,6 +91,7 @@ class _Image(io.BytesIO):
     metadata_end = 1 << 62
 
     def write(self, data: Any) -> int:
+        """Keep metadata; of arrays, only move on by as many bytes."""
         if self.tell() < self.metadata_end:
             return super().write(data)
         self.seek(len(data), io.SEEK_CUR)
@@ -197,7 +198,7 @@ def parse(source: Source, check_meta: Callable[[bytes], dict[str, Any]]) -> tupl
 def _walk(
     blocks: MetadataBlocks, check_meta: Callable[[bytes], dict[str, Any]]
 ) -> tuple[dict[str, Extent], dict[str, Any]]:
-    """The place of every array, and the checked `meta`."""
+    """Find the place of every array, and check `meta` before anything else."""
     root = read_header(blocks, blocks.superblock(), "the root group")
     found = links(blocks, root, MAX_OBJECTS)
     if "meta" not in found:
@@ -218,6 +219,7 @@ def _walk(
 
 
 def _object(blocks: MetadataBlocks, name: str, address: int | None) -> Header:
+    """The header of an object that a group links to; StoreError where the link is not a hard one."""
     if address is None:
         raise StoreError(f"{shown(name)} is not a hard link")
     return read_header(blocks, address, shown(name))
@@ -265,7 +267,7 @@ def _dataset(blocks: MetadataBlocks, name: str, header: Header) -> Extent:
 
 
 def _shape(name: str, space: Fields) -> tuple[int, ...]:
-    """The shape in a header, which must be fixed and possible."""
+    """Read the shape in a header; StoreError for one that may grow or that no array can have."""
     space.expect(1, 2, name="version of the shape")
     rank, limited, kind = space.number(1), space.expect(1, 0, 1, name="flags of the shape"), space.number(1)
     if kind != 1:

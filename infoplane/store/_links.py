@@ -52,7 +52,7 @@ def links(blocks: MetadataBlocks, group: Header, limit: int) -> dict[str, int | 
 
 
 def _link(fields: Fields) -> Link:
-    """A link message, of a header or of a heap."""
+    """Name and address in a link message, which lies in a header or in a heap."""
     fields.expect(1, 1, name="version of a link")
     flags = fields.number(1)
     kind = fields.number(1) if flags & 8 else 0
@@ -102,13 +102,14 @@ class NameTree:
             self.pointer.append(pointer)
 
     def records(self) -> list[bytes]:
+        """The records of the whole tree; StoreError unless there are as many as its head says."""
         found = list(self._node(self.root, self.root_count, self.depth)) if self.count else []
         if len(found) != self.count:
             raise StoreError(f"{self.what} counts {self.count} links and holds {len(found)}")
         return found
 
     def _node(self, address: int, count: int, depth: int) -> Iterator[bytes]:
-        """Yields the records of one node, then those of its children."""
+        """Yield the records of one node, then those of its children."""
         if not 0 < count <= self.most[depth]:
             raise StoreError(f"{self.what} has a node of {count} records")
         size = 6 + count * _RECORD + (count + 1) * self.pointer[depth] + 4
@@ -173,6 +174,7 @@ class Heap:
             start += size
 
     def _block(self, address: int, start: int, size: int) -> bytes:
+        """The bytes of one block, checked."""
         what = f"a block of {self.what}"
         data = self.blocks.read(address, size, what, head=b"FHDB")
         end = self._check_start(data, start, what)

@@ -74,12 +74,14 @@ class Fields:
         self.data, self.what, self.at = data, what, at
 
     def take(self, n: int) -> bytes:
+        """The next `n` bytes."""
         if self.at + n > len(self.data):
             raise StoreError(f"{self.what} is cut short")
         self.at += n
         return self.data[self.at - n : self.at]
 
     def number(self, n: int) -> int:
+        """The next `n` bytes as a whole number, least significant first."""
         return int.from_bytes(self.take(n), "little")
 
     def expect(self, n: int, *allowed: int, name: str) -> int:
@@ -145,6 +147,7 @@ class MetadataBlocks:
 
 
 def verify(data: bytes, stored: bytes, what: str) -> None:
+    """Raise StoreError where the stored checksum is not that of the data."""
     if checksum(data).to_bytes(4, "little") != stored:
         raise StoreError(f"{what} does not match its checksum; the file was altered")
 

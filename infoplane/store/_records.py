@@ -116,6 +116,7 @@ def get_shapes(data: Mapping[str, Any], key: str) -> tuple[tuple[int, ...], ...]
 
 
 def _get_list(data: Mapping[str, Any], key: str, fits: Callable[[Any], bool], what: str) -> list[Any]:
+    """A list whose items all pass `fits`."""
     value = get(data, key, list)
     if not all(map(fits, value)):
         raise StoreError(f"field {key!r} must be a list of {what}")
@@ -123,10 +124,12 @@ def _get_list(data: Mapping[str, Any], key: str, fits: Callable[[Any], bool], wh
 
 
 def _get_steps(data: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    """A list of steps."""
     return tuple(_get_list(data, key, lambda s: type(s) is int and 0 <= s <= MAX_STEP, "integers"))
 
 
 def _get_ascending(data: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    """A list of one step or more, in rising order."""
     steps = _get_steps(data, key)
     if not steps:
         raise StoreError(f"field {key!r} must be a list of integers")
@@ -148,6 +151,7 @@ def _get_step_or_none(data: Mapping[str, Any], key: str) -> int | None:
 
 
 def _get_dropped(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """The steps that were dropped, each with its reason."""
     dropped = _get_list(data, key, lambda item: isinstance(item, dict), "objects")
     for item in dropped:
         get_int(item, "step")
@@ -156,6 +160,7 @@ def _get_dropped(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def _get_shard_name(data: Mapping[str, Any], key: str) -> str:
+    """A shard's name."""
     name = get(data, key, str)
     if ShardName.parse(name) is None:
         raise StoreError(f"{name!r:.80} is not a shard's name")
@@ -163,6 +168,8 @@ def _get_shard_name(data: Mapping[str, Any], key: str) -> str:
 
 
 def _get_pairs(data: Mapping[str, Any], key: str) -> tuple[tuple[str, str], ...]:
+    """A list of pairs (name, layer)."""
+
     def is_pair(item: Any) -> bool:
         return isinstance(item, list) and len(item) == 2 and all(isinstance(s, str) for s in item)
 
@@ -173,6 +180,7 @@ _last_layers: tuple[list[Any], tuple[Layer, ...]] = ([], ())
 
 
 def _get_layers(data: Mapping[str, Any], key: str) -> tuple[Layer, ...]:
+    """The layers of a shard. Those of the last one are remembered."""
     global _last_layers
     raw = get(data, key, list)
     known, layers = _last_layers
@@ -183,7 +191,7 @@ def _get_layers(data: Mapping[str, Any], key: str) -> tuple[Layer, ...]:
 
 
 def _checked_layers(raw: list[Any]) -> tuple[Layer, ...]:
-    """The layers of a shard, checked."""
+    """Build the layers of a shard from JSON; StoreError where one is not possible."""
     if len(raw) > MAX_LAYERS:
         raise StoreError(f"{len(raw)} layers, at most {MAX_LAYERS} allowed")
     try:
@@ -300,6 +308,7 @@ class ManifestEntry(Checked):
 
     @classmethod
     def parse(cls, line: bytes) -> Self:
+        """Read one line."""
         return cls.read(load_sealed(line))
 
 
@@ -397,13 +406,14 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _too_many(useless: int, lines: int) -> str:
+    """Why a manifest is read no further, "" while it is."""
     if useless > MAX_MANIFEST_DAMAGE:
         return f"more than {MAX_MANIFEST_DAMAGE} damaged or empty lines"
     return f"more than {MAX_MANIFEST_LINES} lines" if lines > MAX_MANIFEST_LINES else ""
 
 
 def _lines(path: Path) -> Iterator[bytes | None]:
-    """Every whole line without its end, None for one that is too long; what a kill cut off at the end is left out."""
+    """Yield every whole line without its end, None for one that is too long; a line that was cut off is left out."""
     with files.opened(path) as fd, os.fdopen(fd, "rb", closefd=False) as file:
         size = os.fstat(fd).st_size
         if size > MAX_MANIFEST_BYTES:

@@ -116,7 +116,7 @@ class Scan:
         self.problems.append(Problem(file, str(what), tuple(int(s) for s in steps)))
 
     def _ours(self, directory: str, parse: Callable[[str], T | None], what: str) -> dict[str, T]:
-        """What the names in a directory say; those that say nothing are listed as problems."""
+        """What `parse` reads from each name in a directory; names that it does not know are listed as problems."""
         found = {name: parse(name) for name in self._names(directory)}
         text = f"not a {what} of this format"
         foreign = [Problem(f"{directory}/{name}", text) for name, place in found.items() if place is None]
@@ -124,7 +124,7 @@ class Scan:
         return {name: place for name, place in found.items() if place is not None}
 
     def _load_sessions(self) -> list[SessionRecord]:
-        """The sessions whose files can be used, in order."""
+        """Read the sessions; files that cannot be used become problems."""
         found = []
         for name, place in self._ours(SESSIONS_DIR, parse_session_file, "session").items():
             try:
@@ -137,7 +137,7 @@ class Scan:
         return sorted(found, key=lambda record: (record.session, record.rank))
 
     def _load_manifests(self) -> dict[str, ManifestEntry]:
-        """The entries of all manifests by the names of the shards."""
+        """Read all manifests: the entry of each shard by its name."""
         out: dict[str, ManifestEntry] = {}
         for name in self._names("."):
             if not is_manifest_file(name):
@@ -153,7 +153,7 @@ class Scan:
         return out
 
     def _load_shards(self) -> list[Shard]:
-        """The shards that can be used; the others, and those listed but missing, become problems."""
+        """Read the index of every shard; those that cannot be used, or are listed and missing, become problems."""
         out, found = [], self._ours(SHARDS_DIR, ShardName.parse, "shard")
         for name, parsed in found.items():
             entry = self.manifest.get(name)
@@ -169,7 +169,7 @@ class Scan:
         return out
 
     def _load_shard(self, name: ShardName, entry: ManifestEntry | None) -> Shard:
-        """One shard, checked against its manifest entry, the run and the probe."""
+        """Read the index of one shard, and check it against its manifest entry, the run and the probe."""
         with files.opened(self.path / SHARDS_DIR / str(name)) as fd:
             source = files.PagedFile(fd, MAX_INDEX_BYTES)
             if source.size > MAX_FILE_BYTES:
@@ -279,12 +279,13 @@ def few(found: list[Problem], file: str, rest: str, *, most: int = _NAMED) -> li
 
 
 def _layers(keys: list[str]) -> str:
+    """`layer 'fc1'`, or `layers 'fc1', 'fc2'`, for a message."""
     return f"layer{'s' * (len(keys) > 1)} {listed([repr(shorten(key, 60)) for key in keys], 3)}"
 
 
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Errors as StoreError with the name of the file in front, once."""
+    """Turn errors into StoreErrors that begin with the name of the file."""
     try:
         yield
     except FileNotFoundError as error:

@@ -115,6 +115,7 @@ class Frame:
 
 
 def _check_step(step: int, last_step: int | None) -> None:
+    """Raise ValueError for a step that is negative or does not come after the last one."""
     if not 0 <= step <= MAX_STEP:
         raise ValueError(f"step must be 0 or above, got {step}")
     if last_step is not None and step <= last_step:
@@ -125,6 +126,7 @@ def _check_step(step: int, last_step: int | None) -> None:
 
 
 def _check_rows(rows: npt.NDArray[Any], samples: int) -> None:
+    """Raise ValueError unless these are distinct rows of the probe."""
     if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows):
         raise ValueError(f"rows must be a vector of probe rows, got {rows.dtype} {rows.shape}")
     if rows.min() < 0 or rows.max() >= samples or len(np.unique(rows)) != len(rows):
@@ -200,7 +202,7 @@ def encode_shard(meta: ShardMeta, frames: Sequence[Frame]) -> Iterator[memoryvie
 def _encode(
     index: Mapping[str, npt.NDArray[Any]], acts: Mapping[str, tuple[str, tuple[int, ...], list[Any]]]
 ) -> Iterator[memoryview]:
-    """The bytes of a file with these index arrays, sealed, and these activations."""
+    """The bytes of a file with these index arrays, their seal, and these activations."""
     index = {name: np.ascontiguousarray(array) for name, array in index.items()}
     index[SEAL] = np.frombuffer(digest(*(array.tobytes() for array in index.values())), np.uint8)
     arrays: dict[str, tuple[str, tuple[int, ...], list[Any]]] = {
@@ -215,7 +217,7 @@ def _encode(
 def _read_index(
     source: _h5.Source, extents: Mapping[str, _h5.Extent], names: Sequence[str]
 ) -> dict[str, npt.NDArray[Any]]:
-    """The index arrays, after their seal has been checked."""
+    """Read the index arrays; StoreError where they do not match their seal."""
     missing = [name for name in (*names, SEAL) if name not in extents]
     if missing:
         raise StoreError(f"object {missing[0]!r} is missing")
@@ -232,6 +234,7 @@ def _read_index(
 
 
 def _refuse_others(extents: Mapping[str, _h5.Extent], names: Sequence[str]) -> None:
+    """Raise StoreError where a file holds arrays of other names."""
     extra = sorted(set(extents) - set(names) - {SEAL})
     if extra:
         raise StoreError(f"unexpected object {extra[0]!r}")
@@ -304,6 +307,7 @@ def decode_shard(source: _h5.Source, name: ShardName) -> Shard:
 
 
 def _load_meta(text: bytes, name: str) -> dict[str, Any]:
+    """Read the JSON of `meta`; StoreError for a format that this release does not know."""
     raw = load_json(text)
     check_version(raw, name)
     return raw
@@ -333,6 +337,7 @@ def inputs_digest(probe: Probe) -> str | None:
 
 
 def _probe_arrays(probe: Probe) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a probe by name, in the types in which they are stored."""
     kinds: dict[str, Any] = dict.fromkeys(PROBE_INDEX[1:], np.int64)
     if np.asarray(probe.labels).dtype.kind == "f":
         kinds["labels"] = np.float64
@@ -424,6 +429,7 @@ def decode_probe(fd: int, run_id: str) -> tuple[Probe, str]:
 
 
 def read_array(fd: int, extent: _h5.Extent) -> npt.NDArray[Any]:
+    """Read one array of the file."""
     kind = "u2" if extent.type == "bfloat16" else extent.type
     out = np.empty(extent.shape, np.dtype(kind).newbyteorder("<"))
     if out.nbytes:

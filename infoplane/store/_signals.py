@@ -100,7 +100,7 @@ def _terminate() -> None:
 
 
 def _run_all(jobs: dict[StoreWriter, Callable[[], None]], seconds: float) -> Iterable[StoreWriter]:
-    """Run the jobs side by side; the writers whose job has not ended in time."""
+    """Run the jobs side by side, and return the writers whose job has not ended in time."""
     deadline = time.monotonic() + seconds
     threads = {writer: threading.Thread(target=job, daemon=True) for writer, job in jobs.items()}
     with contextlib.ExitStack() as stack:

@@ -110,6 +110,7 @@ class Worker:
         return True
 
     def _occupied(self) -> int:
+        """Bytes that waiting snapshots take in memory."""
         return self.waiting_bytes + _OVERHEAD * len(self._queue)
 
     def flush(self) -> None:
@@ -121,7 +122,7 @@ class Worker:
             self._have_sealed(-1)
 
     def _have_sealed(self, enough: int) -> None:
-        """Have what is pending sealed, with the condition held; return after that, or once so few bytes wait."""
+        """Ask for a seal and wait for it, or until at most `enough` bytes wait; the caller holds the condition."""
         if self._stopping:
             return
         request = _Seal()
@@ -153,7 +154,7 @@ class Worker:
     # The thread
 
     def _run(self) -> None:
-        """Work until there is nothing left; an error ends the recording and is kept."""
+        """Work until there is nothing left. An error of the program ends the recording, and is kept for the caller."""
         try:
             while self._work():
                 pass
@@ -187,7 +188,7 @@ class Worker:
         return item is not None or not stopping
 
     def _take(self, frame: Frame) -> None:
-        """Add a frame, sealing before it or after it where that is due."""
+        """Add a frame to those that wait, and seal them where they are enough or cannot share a shard with it."""
         try:
             frame.snapshot.wait()
         except BaseException:
@@ -233,7 +234,7 @@ class Worker:
         self._ledger.list_shards()
 
     def _written(self, frames: list[Frame], attempts: int, *, wait: bool) -> bool:
-        """Publish one shard, or drop it at its last attempt; False where that comes later."""
+        """Publish one shard, or drop it when the last attempt fails; False where a later attempt is left."""
         for left in reversed(range(attempts)):
             try:
                 self._publish(frames)
@@ -256,7 +257,7 @@ class Worker:
                 self._release(frame.snapshot)
 
     def _publish(self, frames: list[Frame]) -> None:
-        """Write one shard; one snapshot that is too large for a file becomes several."""
+        """Write one shard; a single snapshot that is too large for a file becomes several."""
         parts = frames[0].split(self.max_sample_bytes) if len(frames) == 1 else []
         groups = [[part] for part in parts] if len(parts) > 1 else [frames]
         record = self._ledger.record
@@ -285,7 +286,7 @@ class Worker:
         self._ledger.unlisted += [entry.line() for entry in published]
 
     def _publish_file(self, meta: ShardMeta, frames: list[Frame]) -> ManifestEntry:
-        """Write one shard under its name; its entry for the manifest."""
+        """Write one shard under its name, and return its entry for the manifest."""
         steps = tuple(frame.step for frame in frames)
         name = str(meta.shard_name(steps[0], steps[-1]))
         try:

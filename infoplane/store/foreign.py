@@ -139,6 +139,7 @@ def _check_room(found: Sequence[PlainArray], size: int, folder: Path) -> None:
 
 
 def _is_hdf5(file: Path, stream: IO[bytes]) -> bool:
+    """Whether a file is an HDF5 file, by its first bytes; StoreError where it should be one."""
     for place in _PLACES:
         stream.seek(place)
         if stream.read(len(_SIGNATURE)) == _SIGNATURE:
@@ -149,7 +150,7 @@ def _is_hdf5(file: Path, stream: IO[bytes]) -> bool:
 
 
 def _write(file: Path, one: PlainArray) -> None:
-    """An array as numpy saves it, block by block; of one with its axes reversed the bytes stay as they are."""
+    """Save an array as a `.npy`, block by block. One with its axes reversed is saved in the order of Fortran."""
     stored = one.shape[::-1] if one.reversed else one.shape
     header = {"descr": np.lib.format.dtype_to_descr(one.dtype), "fortran_order": one.reversed, "shape": one.shape}
     with file.open("xb") as out:
@@ -176,7 +177,7 @@ def _runs(
 
 
 def _load(file: Path, path: Path, said: dict[str, Any]) -> npt.NDArray[Any]:
-    """An array that the child has written, once it is found to be what the child has said."""
+    """Load an array that the child has written; StoreError where it has another shape or type than the child told."""
     try:
         # Pages of a mapped file are fetched when they are used, and outlive its name.
         array = np.load(path, mmap_mode="c" if path.stat().st_size > MIB else None, allow_pickle=False)

@@ -78,6 +78,7 @@ def file_type(dtype: str) -> str:
 
 
 def act_name(index: int) -> str:
+    """Name of the dataset of one layer, by its number in the shard."""
     return f"{ACTS}/{index:04d}"
 
 
@@ -106,6 +107,7 @@ def row_ranges(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def ranges_size(ranges: npt.NDArray[np.int64]) -> int:
+    """How many rows the ranges list together."""
     return int((ranges[:, 1] - ranges[:, 0]).sum())
 
 
@@ -141,6 +143,7 @@ class ShardName:
 
     @classmethod
     def parse(cls, name: str) -> Self | None:
+        """The parts of a name; None where it is not that of a shard."""
         match = _SHARD.fullmatch(name)
         out = match and cls(*(int(g) for g in match.groups() if g is not None))
         return out if str(out) == name else None
@@ -176,4 +179,5 @@ def parse_dropped_file(name: str) -> tuple[int, int, int, int] | None:
 
 
 def lock_file(rank: int) -> str:
+    """Name of the file that the writer of a rank holds."""
     return f"writer.r{rank:03d}.lock"

@@ -248,7 +248,7 @@ class ActivationStore:
         return [*scan.verify(), *unrecorded]
 
     def _resolve(self, scan: Scan) -> dict[int, tuple[_SnapshotPart, ...]]:
-        """Step -> pieces of its snapshot. A session ends the older ones where it starts."""
+        """Find the parts of each step's snapshot. A session replaces the older ones from its first step on."""
         cut = scan.session_ends()
         groups: dict[int, list[_SnapshotPart]] = {}
         for shard in scan.shards:
@@ -283,7 +283,7 @@ class ActivationStore:
         return out
 
     def _incomplete(self, shards: tuple[Shard, ...]) -> tuple[str, str] | None:
-        """What is wrong with a step that lies in these shards: (file, reason), or None."""
+        """Why a step that lies in these shards cannot be used, as (file, reason); None where it can."""
         samples, first = self.probe.samples, shards[0]
         if len(shards) == 1 and len(first.rows) == 1 and first.samples == samples:
             return None
@@ -308,7 +308,7 @@ class ActivationStore:
         return "", f"incomplete: {gone} of {samples} probe rows missing, the first is {row}"
 
     def _pieces(self, step: int) -> tuple[_SnapshotPart, ...]:
-        """The pieces of the snapshot at a step; ValueError where there is none."""
+        """The parts of the snapshot at a step; ValueError where there is none."""
         try:
             return self._steps[int(step)]
         except KeyError:
@@ -316,7 +316,7 @@ class ActivationStore:
             raise ValueError(f"no complete snapshot at step {step} in run {self.path}; has {have}") from None
 
     def _places(self, key: str, step: int) -> tuple[tuple[_SnapshotPart, ...], int]:
-        """The pieces of a snapshot, and the number that a layer has in all of them."""
+        """The parts of a snapshot, and the number of a layer, which is the same in all of them."""
         self.layer(key)
         pieces = self._pieces(step)
         i = pieces[0].shard.layer_number.get(key)
@@ -326,7 +326,7 @@ class ActivationStore:
         return pieces, i
 
     def _read_shard(self, shard: Shard, jobs: Sequence[tuple[int, int, int]], out: npt.NDArray[Any]) -> list[int]:
-        """Fill `out` from one shard; the places in `out` whose content does not match its digest."""
+        """Fill `out` from one shard; return the places in `out` that do not match their digest."""
         bad: list[int] = []
         start, stop = (int(n) for n in shard.rows[0])
         whole = len(shard.rows) == 1 and stop - start == out.shape[1]
@@ -354,7 +354,7 @@ class ActivationStore:
 
 
 def _runs(jobs: Sequence[tuple[int, int, int]], merge: bool) -> Iterable[tuple[int, int, int, int]]:
-    """Snapshots that follow one another in the shard and in the result, as (place, snapshot, layer, n)."""
+    """Join snapshots that follow one another in shard and result to one read: (place, snapshot, layer, n)."""
     at = 0
     while at < len(jobs):
         s, snapshot, i = jobs[at]
@@ -366,10 +366,12 @@ def _runs(jobs: Sequence[tuple[int, int, int]], merge: bool) -> Iterable[tuple[i
 
 
 def _specs(shard: Shard) -> list[tuple[str, tuple[int, ...], str]]:
+    """Key, shape and type of each layer of a shard."""
     return [(layer.key, layer.unit_shape, layer.dtype) for layer in shard.meta.layers]
 
 
 def _bad_bool(block: npt.NDArray[Any]) -> bool:
+    """Whether a byte of a boolean array is neither 0 nor 1."""
     return block.dtype == np.bool_ and bool((block.view(np.uint8) > 1).any())
 
 

@@ -245,6 +245,7 @@ class StoreWriter:
         self._raise_failure()
 
     def _raise_failure(self) -> None:
+        """Raise StoreError where a fault has ended the background thread."""
         failure = self._worker.failure
         if failure is not None:
             raise StoreError(
@@ -252,6 +253,7 @@ class StoreWriter:
             ) from failure
 
     def _raise_error(self) -> None:
+        """Raise the last write error once, where the user wants that."""
         error = self._ledger.error
         if error is not None and self.on_error == "raise":
             self._ledger.error = None
@@ -266,13 +268,14 @@ class StoreWriter:
             self._report_dropped("training goes on, and recording with it once writing works again")
 
     def _report_dropped(self, what_now: str) -> None:
+        """Warn of the steps that could not be written, if there are any."""
         dropped = self.dropped
         if dropped:
             self._reported = True
             self._warn(f"{step_words(dropped)} could not be written ({next(reversed(dropped.values()))}); {what_now}")
 
     def _report_end(self) -> None:
-        """All that was lost, and what the disk cost."""
+        """Warn of all that was lost, and of a long wait for the disk."""
         self._raise_failure()
         self._report_dropped(f"{len(self.dropped)} in all, training was not affected")
         for text in self._ledger.losses():
@@ -306,7 +309,7 @@ def check_run(probe: Probe, snapshots: Sequence[Snapshot]) -> None:
 
 @atexit.register
 def _close_open_writers() -> None:
-    """Close at the interpreter's end what was never closed."""
+    """Close, when the interpreter ends, the writers that were never closed."""
     with contextlib.ExitStack() as stack:
         for writer in list(_signals.open_writers):
             stack.callback(writer.close)

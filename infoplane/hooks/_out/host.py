@@ -85,7 +85,7 @@ class HostMemory:
 
     def arrays(self, values: Mapping[str, Tensor]) -> tuple[dict[str, npt.NDArray[Any]], Callable[[], None] | None]:
         """The values as arrays, and what to call before they are read; None where they can be read at once."""
-        hosted = {k: self._pool.take(tuple(v.shape), v.dtype) for k, v in values.items() if on_accelerator(v.device)}
+        hosted = {k: self._pool.take(tuple(v.shape), v.dtype) for k, v in values.items() if not self._is_here(v)}
         copied = None
         if self._copies is not None:
             copied = self._copies.start((values[key], target) for key, target in hosted.items())
@@ -94,6 +94,9 @@ class HostMemory:
                 target.copy_(values[key])
         arrays = {key: self._pool.lend(hosted.get(key, v), copied) for key, v in values.items()}
         return arrays, None if copied is None else copied.synchronize
+
+    def _is_here(self, values: Tensor) -> bool:
+        return not on_accelerator(values.device)
 
 
 def _writable(shape: tuple[int, ...], dtype: torch.dtype, **where: Any) -> Tensor:
