@@ -246,7 +246,7 @@ def orthonormal(dims: int, units: int, rng: np.random.Generator) -> Array:
 
 
 def _turn(t: Array, units: int | None, rng: np.random.Generator) -> Array:
-    """Further noise coordinates, then a random rotation."""
+    """Add coordinates of noise, then rotate at random."""
     if units is None or units == t.shape[1] == 1:
         return t
     _require(units >= t.shape[1], f"units must be at least {t.shape[1]}, got {units}")
@@ -295,5 +295,6 @@ def _sum_log_ratio(density: Array, p: Array, weight: Array | None = None) -> flo
 
 
 def _require(condition: bool, message: str) -> None:
+    """Raise ValueError with this message unless the condition holds."""
     if not condition:
         raise ValueError(message)

@@ -37,6 +37,7 @@ class Checkpoint:
 
     @property
     def metrics(self) -> dict[str, float]:
+        """The numbers that do not count training."""
         return {name: value for name, value in self.numbers.items() if name not in _COUNTERS}
 
     @property
@@ -74,7 +75,7 @@ def read_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
 
 
 def _of_file(path: Path) -> Any:
-    """What one file holds; nothing in it is executed."""
+    """Read one file; nothing in it is executed."""
     try:
         if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
@@ -94,7 +95,7 @@ def _of_file(path: Path) -> Any:
 
 
 def _of_folder(folder: Path) -> dict[str, Any]:
-    """The weights of a folder, whole or in pieces, and what the trainer noted at its step."""
+    """Read the weights of a folder, whole or in pieces, and what the trainer noted at their step."""
     found = next((folder / name for name in _FOLDER if (folder / name).is_file()), None)
     if found is None:
         raise ValueError(f"the folder holds no {', '.join(_FOLDER[::2])} or index of one; name the checkpoints in it")
@@ -106,7 +107,7 @@ def _of_folder(folder: Path) -> dict[str, Any]:
 
 
 def _pieces(index: Path) -> list[str]:
-    """The files that an index names, all of them beside it."""
+    """The files that an index names; ValueError for one that does not lie beside it."""
     named = _json(index).get("weight_map")
     names = sorted({str(name) for name in named.values()}) if isinstance(named, Mapping) else []
     foreign = next((name for name in names if Path(name).name != name), None)
@@ -126,6 +127,7 @@ def _trainer_state(file: Path) -> dict[str, float]:
 
 
 def _json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file, empty where it holds something else."""
     if file.stat().st_size > MAX_JSON_BYTES:
         raise ValueError(f"{file.name} has {file.stat().st_size:,} bytes, more than any index or log")
     try:
@@ -136,7 +138,7 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def _numbers(values: Mapping[Any, Any]) -> Iterator[tuple[str, float]]:
-    """Single numbers, those of a mapping `metrics` too."""
+    """Yield the single numbers among some values, and those of a mapping `metrics` among them."""
     for name, value in values.items():
         if isinstance(value, Mapping) and name == "metrics":
             yield from _numbers(value)
@@ -191,6 +193,7 @@ def steps_of(paths: Sequence[Path], steps: Sequence[Any] | None, key: str | None
 
 
 def _stated(path: Path, key: str | None) -> int | Exception | None:
+    """The step that stands in a checkpoint, or why it cannot be read."""
     try:
         return read_checkpoint(path, key).step
     except (ValueError, TypeError, OSError) as error:
@@ -234,7 +237,7 @@ def load(model: nn.Module, weights: Mapping[str, Any], ignore: Iterable[str] = (
 
 
 def _absent(own: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Keys of the model that were not found, but those of tensors that it shares with one that was."""
+    """Keys of the model that were not found; a tensor shared with one that was found is not missed."""
 
     def place(key: str) -> object:
         tensor = own[key]
@@ -245,12 +248,13 @@ def _absent(own: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
 
 
 def _narrower(mine: Any, value: Any) -> bool:
+    """Whether the model's tensor has fewer bytes for each number than the checkpoint's."""
     floating = isinstance(mine, Tensor) and mine.is_floating_point() and value.is_floating_point()
     return floating and mine.element_size() < value.element_size()
 
 
 def _renamed(weights: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The weights under the model's own keys, whatever wrappers and outer modules they were saved in."""
+    """The weights under the model's own keys, without the names that wrappers and outer modules add."""
     if own.keys() <= weights.keys():
         return weights
     clean = {without_wrappers(key): key for key in own}

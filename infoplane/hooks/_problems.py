@@ -101,6 +101,7 @@ _MEMORY_WORDS = re.compile(r"out of memory|DefaultCPUAllocator", re.IGNORECASE)
 
 
 def _ends(error: Exception) -> bool:
+    """Whether an error has to end the recording."""
     if isinstance(error, PeerError):
         return error.ends
     memory = isinstance(error, _MEMORY) or (isinstance(error, RuntimeError) and _MEMORY_WORDS.search(str(error)))
@@ -123,6 +124,8 @@ def say(error: BaseException) -> str:
 
 @dataclass
 class _Listed:
+    """One problem, with how often and at which steps it arose."""
+
     what: str
     note: bool
     count: int = 0
@@ -133,6 +136,7 @@ class _Listed:
         return Problem("", self.what + often, tuple(self.steps), note=self.note)
 
     def to_json(self) -> dict[str, Any]:
+        """The problem as the session's file holds it."""
         problem = self.problem()
         cut = f", {len(self.steps)} steps, of which the first are named" if len(self.steps) > KEPT_STEPS else ""
         return {"what": problem.what + cut, "steps": self.steps[:KEPT_STEPS], "note": self.note}

@@ -225,6 +225,7 @@ class Session:
             warn(self.prober.state)  # what the numbers are read under; the start was long ago
 
     def flush(self) -> None:
+        """Save the list of problems, and let every sink put on the disk what it has."""
         self.problems.save(now=True)
         for destination in self.destinations:
             destination.flush()
@@ -269,6 +270,7 @@ class Session:
         )
 
     def _save_problems(self, listed: list[dict[str, Any]]) -> None:
+        """Write the list of problems into the session's file."""
         for destination in self.destinations:
             destination.annotate({"problems": listed})
 
@@ -295,6 +297,8 @@ class Session:
         return bool(taken)
 
     def _record(self, visit: Visit) -> bool:
+        """Run the probe, and hand on what all ranks have of the layers."""
+
         def measured() -> Captured:
             before = self.prober.layers
             captured = self.prober.measure(visit.step, self._memory().allocator(on_device=any(self._on_device())))
@@ -322,7 +326,7 @@ class Session:
         return [{name: f[i] for name, f in found.items() if not isinstance(f, Failed)} for i in range(runs)]
 
     def _emit(self, visit: Visit, layers: tuple[Layer, ...], values: Mapping[str, Tensor]) -> None:
-        """Hand the snapshot of each run to its sinks."""
+        """Hand each run's snapshot to its sinks."""
         alone = self._members is None
 
         # This waits for the device, so it comes ahead of the long copies.
@@ -347,6 +351,7 @@ class Session:
             destination.take(snapshot, self.problems)
 
     def _norms(self) -> LayerMetrics:
+        """Norms of weights and distances from the start, where they are recorded."""
         moved = {} if self._distance is None else self._distance.take()
         if not self.settings.keeps_norms:
             return moved
@@ -354,7 +359,7 @@ class Session:
         return {**norms, **moved}
 
     def _check_start(self, last_step: int | None) -> None:
-        """Raise ValueError where the weights at hand are not those of the run's start."""
+        """Raise ValueError where the weights at the start of the run are asked for, and it has begun before."""
         if self.settings.weight_distance is True and last_step is not None:
             raise ValueError(
                 f"weight_distance=True takes the weights at the start, and this run goes on after step {last_step}; "
@@ -366,6 +371,7 @@ class Session:
         return [getattr(sink, "on_device", False) for d in self.destinations for sink in d.sinks]
 
     def _memory(self) -> HostMemory:
+        """Host memory for the device that the model is on now."""
         device = self.prober.device
         if self._host is None or self._host.device != device:
             self._host = HostMemory(device, self.sizes.per_snapshot)
@@ -373,6 +379,7 @@ class Session:
 
 
 def _dtype_name(dtype: torch.dtype | None) -> str | None:
+    """`float32` for torch.float32."""
     return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
@@ -434,6 +441,7 @@ class Watch:
         )
 
     def _tell(self, kind: str, text: str) -> None:
+        """Warn, at the first of its kind."""
         if kind not in self._told:
             self._told.add(kind)
             warn(text)

@@ -104,6 +104,7 @@ class CollectionRecorder(Recorder):
 
 
 def _paths(runs: Sequence[str | Path] | str | Path | None, count: int) -> list[Path | None]:
+    """The directory of each member; ValueError unless they are as many, and different."""
     if runs is None:
         return [None] * count
     if isinstance(runs, str | Path):

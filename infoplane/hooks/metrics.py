@@ -110,6 +110,7 @@ class GradientMoments(Installed):
         return moments
 
     def _start(self, parameters: Parameters) -> None:
+        """Begin with no gradients."""
         super().__init__()
         self._parameters = parameters
         self.members, self.parameter_dim = parameters.members, parameters.dims
@@ -146,13 +147,14 @@ class GradientMoments(Installed):
                 self._update(known[name], gradient)
 
     def _add(self, parameter: Tensor) -> None:
+        """Add the gradient that a parameter has now."""
         gradient = parameter.grad
         if gradient is not None and gradient.layout is torch.strided:
             self._update(parameter, gradient)
 
     @torch.no_grad()
     def _update(self, parameter: Tensor, gradient: Tensor) -> None:
-        """Welford's update: stable in the gradient's own precision."""
+        """Add one gradient by Welford's update, which is stable in the gradient's own precision."""
         if hasattr(gradient, "to_local"):
             gradient = gradient.to_local()
         gradient = gradient.detach().float()
@@ -292,6 +294,7 @@ class Parameters:
                 )
 
     def _dim(self, parameter: Tensor) -> int:
+        """The axis of the members in a parameter."""
         found: int = by_pattern(self.dims, [self.names[parameter]], 0)
         return found
 
@@ -328,7 +331,7 @@ class WeightDistance:
 
 
 def _at_start(name: str, parameter: nn.Parameter, start: Mapping[str, Tensor] | None) -> Tensor:
-    """The parameter at the start; ValueError where that is not known."""
+    """The weights of a parameter at the start; ValueError where they are not known."""
     if start is None:
         return parameter.detach().clone()
     if name not in start:

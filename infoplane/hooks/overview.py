@@ -112,6 +112,7 @@ def layers(model: nn.Module, batch: Any, *, samples: int | None = None) -> Layer
 
 
 def _row(calls: Sequence[ModuleCall], n: int, samples: int, seen: Observation) -> LayerRow:
+    """The table's row for one module, from its calls."""
     named, last = calls[-1].named, calls[-1]
     held = sum(math.prod(t.shape) * t.dtype.itemsize for t in last.outputs.values())
     role = "block"

@@ -215,6 +215,7 @@ def _own_tokens(inputs: Inputs, y: npt.NDArray[Any]) -> list[str]:
 
 
 def _joined_labels(names: Sequence[str], labels: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Labels of all parts one after the other; ValueError where they are of two kinds."""
     if len({a.dtype.kind for a in labels}) > 1:
         raise ValueError("labels of all probe parts must be of one kind: integers (classes) or floats (targets)")
     if len({a.shape[1:] for a in labels}) > 1:
@@ -224,6 +225,7 @@ def _joined_labels(names: Sequence[str], labels: Sequence[npt.NDArray[Any]]) -> 
 
 
 def _parts(probe: Any) -> tuple[tuple[str, ...], list[Any], list[Any]]:
+    """Names, inputs and labels of the parts of a probe."""
     named = probe if isinstance(probe, Mapping) else {"all": probe}
     if not named:
         raise ValueError("the probe has no parts")
@@ -240,6 +242,7 @@ def _parts(probe: Any) -> tuple[tuple[str, ...], list[Any], list[Any]]:
 
 
 def _is_pair(value: Any) -> bool:
+    """Whether a value may be (x, y)."""
     return isinstance(value, tuple | list) and len(value) == 2
 
 
@@ -260,6 +263,7 @@ def _collected(loader: DataLoader[Any]) -> tuple[Inputs, npt.NDArray[Any]]:
 
 
 def _one_pass(loader: DataLoader[Any]) -> tuple[Inputs, npt.NDArray[Any]]:
+    """All inputs and labels that a loader gives."""
     xs, ys = [], []
     for batch in loader:
         if not _is_pair(batch):
@@ -276,6 +280,7 @@ def _one_pass(loader: DataLoader[Any]) -> tuple[Inputs, npt.NDArray[Any]]:
 
 
 def _kept_inputs(inputs: Inputs) -> npt.NDArray[Any] | None:
+    """The inputs as one flat array for the record; None where they are too large or cannot be kept exactly."""
     tensors = inputs.tensors
     if sum(t.nbytes for t in tensors) > KEPT_INPUT_BYTES or any(t.is_complex() for t in tensors):
         return None
@@ -322,6 +327,7 @@ class Inputs:
         return len(self.tensors[0])
 
     def take(self, rows: range | slice | Tensor) -> Inputs:
+        """The inputs of some rows."""
         if isinstance(rows, range):
             rows = slice(rows.start, rows.stop)  # a view
         mask = None if self.mask is None else self.mask[rows]
@@ -368,6 +374,7 @@ def as_inputs(x: Any) -> Inputs:
 
 
 def _tensor(value: Any, what: str) -> Tensor:
+    """A copy of one input as a tensor."""
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(value)
     if not isinstance(value, Tensor):
@@ -413,6 +420,7 @@ def equal_input_ids(inputs: Inputs) -> npt.NDArray[np.int64]:
 
 
 def _row_bytes(t: Tensor) -> npt.NDArray[np.uint8]:
+    """The bytes of each row, equal for equal numbers."""
     t = t.detach().cpu()
     if t.is_floating_point():
         t = t + 0.0

@@ -73,6 +73,7 @@ class Mean:
             raise ValueError(f"mean is over 'auto', 'space', 'tokens' or 'positions', got {self.over!r}")
 
     def _tokens(self, ndim: int) -> bool:
+        """Whether an output of so many axes is averaged over tokens."""
         return self.over == "tokens" or (self.over == "auto" and ndim == 3)
 
     def label(self, shape: tuple[int, ...]) -> str:
@@ -242,7 +243,7 @@ def keeps_values(reduction: Reduction, shape: tuple[int, ...]) -> bool:
 
 
 def _floating(t: Tensor) -> Tensor:
-    """Whole numbers as float64, in which a mean or projection of them can be told."""
+    """Numbers of which a mean can be taken: whole ones as float64."""
     if t.is_floating_point() or t.is_complex():
         return t
     if t.dtype in (torch.int64, torch.uint64) and not fits_float64(*extremes(t.detach().cpu().numpy())):
@@ -251,22 +252,26 @@ def _floating(t: Tensor) -> Tensor:
 
 
 def _need_tokens(t: Tensor, label: str) -> None:
+    """Raise ReductionError for an output without an axis of tokens."""
     if t.ndim < 3:
         raise ReductionError(f"has shape {tuple(t.shape)}, no axis of tokens for '{label}'")
 
 
 def _check_mask(t: Tensor, mask: Tensor) -> None:
+    """Raise ReductionError for a mask of another shape than the tokens."""
     if mask.shape != t.shape[:2]:
         raise ReductionError(f"has {t.shape[1]} tokens, the mask {mask.shape[1]}")
 
 
 @functools.lru_cache(maxsize=64)
 def _unit_indices(total: int, n: int, seed: int, device: torch.device) -> Tensor:
+    """The units that are kept."""
     chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed), device="cpu")[:n]
     return chosen.sort().values.to(device)
 
 
 @functools.lru_cache(maxsize=16)
 def _projection_matrix(total: int, n: int, seed: int, device: torch.device) -> Tensor:
+    """The Gaussian projections, (total, n), of variance 1/n."""
     matrix = torch.randn(total, n, generator=torch.Generator().manual_seed(seed), device="cpu")
     return (matrix / math.sqrt(n)).to(device)

@@ -170,7 +170,7 @@ def _series(paths: list[Path], steps: Sequence[int] | None, key: str | None, los
 
 
 def _scheduled(series: dict[int, Path], schedule: Any) -> dict[int, Path]:
-    """Those that the schedule takes, the first and the last in any case."""
+    """The checkpoints at steps that the schedule takes; the first and the last are always taken."""
     plan = every(1) if schedule is None else as_schedule(schedule)
     ends = (min(series), max(series))
     before = dict(zip(series, [-1, *series], strict=False))
@@ -197,7 +197,7 @@ def _changed(path: Path) -> float:
 def _loaded(
     model: nn.Module, path: Path, key: str | None, ignore: Sequence[str], lost: dict[Path, str]
 ) -> Checkpoint | None:
-    """The checkpoint whose weights the model then has; None, and the reason in `lost`, where it cannot have them."""
+    """Read a checkpoint and give its weights to the model; None, and the reason in `lost`, where that fails."""
     try:
         found = read_checkpoint(path, key)
         rounded = load(unwrap(model), found.weights, ignore)
@@ -212,7 +212,7 @@ def _loaded(
 def _first_weights(
     model: nn.Module, paths: Iterable[Path], key: str | None, ignore: Sequence[str]
 ) -> dict[str, Tensor] | bool:
-    """The start of the series, also where it is only gone on with: the first checkpoint that the model can have."""
+    """The weights of the first checkpoint that the model can have, from which distances are counted."""
     for path in paths:
         if _loaded(model, path, key, ignore, {}) is not None:
             return {name: p.detach().clone() for name, p in unwrap(model).named_parameters()}
@@ -220,6 +220,6 @@ def _first_weights(
 
 
 def _lose(path: Path, error: Exception, lost: dict[Path, str]) -> None:
-    """Say why a checkpoint is passed over."""
+    """Note and say why a checkpoint is left out."""
     lost[path] = f"checkpoint {printable(path)} is left out: {' '.join(printable(error).split())}"
     warn(lost[path])

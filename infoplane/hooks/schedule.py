@@ -51,7 +51,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Named:
-    """A schedule that says its planned steps up to an end."""
+    """A schedule with a name that knows its steps up to an end."""
 
     label: str
 
@@ -70,6 +70,8 @@ class _Named:
 
 @dataclass(frozen=True)
 class _Every(_Named):
+    """Every n-th step."""
+
     n: int
 
     def due(self, step: int, previous: int) -> bool:
@@ -113,6 +115,8 @@ def epochs(n: int = 1, *, steps_per_epoch: int = 1) -> Schedule:
 
 @dataclass(frozen=True)
 class _Steps(_Named):
+    """Steps of a list."""
+
     steps: tuple[int, ...]
 
     def due(self, step: int, previous: int) -> bool:
@@ -155,6 +159,8 @@ def log_spaced(points: int | None = None, total: int | None = None, *, per_decad
 
 @dataclass(frozen=True)
 class _ByFunction(_Named):
+    """Steps for which a function says True."""
+
     function: Callable[[int], bool]
 
     def due(self, step: int, previous: int) -> bool:
@@ -191,6 +197,7 @@ def as_schedule(schedule: object) -> Schedule:
 
 
 def _positive(name: str, value: int) -> None:
+    """Raise ValueError for a number below 1."""
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
 

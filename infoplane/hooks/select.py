@@ -158,6 +158,7 @@ def without_wrappers(name: str) -> str:
 
 
 def _no_match(what: str, pattern: str, modules: Mapping[str, Named], model_name: str) -> str:
+    """The message for a choice that matches no layer, with the closest names."""
     names = [n for n in modules if n]
     near = ", ".join(closest(pattern, names)) if names else "none, the model has no submodules"
     near += across_parts(pattern, names)
@@ -232,6 +233,7 @@ def scripted_modules(model: nn.Module) -> list[str]:
 
 
 def _walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    """Yield each module below this one, with the name under which it is reached."""
     yield prefix, module
     if is_scripted(module):
         return

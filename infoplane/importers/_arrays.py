@@ -139,7 +139,7 @@ def from_arrays(
 
 
 def _check_free(run: Path, overwrite: bool) -> None:
-    """An import makes a new run: it goes into a directory that is not there yet, or empty, or into that of a run."""
+    """Raise StoreError unless the directory is new, empty, or holds a run that may be replaced."""
     held = next(run.iterdir(), None) if run.is_dir() else None
     if (run / RUN_FILE).exists():
         if overwrite:
@@ -153,7 +153,7 @@ def _check_free(run: Path, overwrite: bool) -> None:
 
 
 def _by_step(mapping: Mapping[Any, Any], what: str) -> dict[int, Any]:
-    """The entries in the order of their steps; ValueError or TypeError for a key that is no step, or is one twice."""
+    """Sort the entries by their steps; ValueError or TypeError for a key that is no step, or is one twice."""
     if not isinstance(mapping, Mapping):
         raise TypeError(f"{what} must map steps to arrays or numbers by name, got {type(mapping).__name__}")
     found: dict[int, Any] = {}
@@ -174,7 +174,7 @@ def _by_step(mapping: Mapping[Any, Any], what: str) -> dict[int, Any]:
 
 
 def _taken(activations: Mapping[Any, Arrays]) -> Taken:
-    """Every array as a tensor, by step in rising order; empty layers left out."""
+    """Make every array a tensor, by step in rising order; layers without units are left out."""
     by_step = _by_step(activations, "activations")
     if not by_step:
         raise ValueError("activations is empty; expected {step: {layer: array}}")
@@ -193,7 +193,7 @@ def _taken(activations: Mapping[Any, Arrays]) -> Taken:
 
 
 def _tensor(name: str, values: Any) -> torch.Tensor:
-    """The values of a layer as a dense tensor of a type that can be stored."""
+    """Make the values of a layer a dense tensor of a type that can be stored."""
     if isinstance(values, torch.Tensor):
         if values.layout is not torch.strided or values.is_nested or values.is_meta:
             raise TypeError(f"layer {name!r} must be a dense tensor, got layout {values.layout}; pass .to_dense()")
@@ -211,17 +211,19 @@ def _tensor(name: str, values: Any) -> torch.Tensor:
 
 
 def _dtype(t: torch.Tensor) -> str:
+    """`float32` for a tensor of torch.float32."""
     return str(t.dtype).removeprefix("torch.")
 
 
 def _stored(t: torch.Tensor) -> npt.NDArray[Any]:
     # By way of bytes: numpy has no bfloat16 and no float8, which are stored as their bits.
+    """The array that the store writes for a tensor."""
     stored = t.reshape(-1).view(torch.uint8).numpy().view(ARRAY_DTYPES[_dtype(t)])
     return np.asarray(stored.reshape(t.shape))
 
 
 def _layers(taken: Taken, roles: Mapping[str, Role], samples: int) -> tuple[Layer, ...]:
-    """The layers of the first step, once all steps are found to have them in the same shape and type."""
+    """The layers of the first step; ValueError where another step has others, or in another shape or type."""
     first, arrays = next(iter(taken.items()))
     role_of = _roles(roles, arrays)
     for step, own in taken.items():
@@ -240,6 +242,7 @@ def _layers(taken: Taken, roles: Mapping[str, Role], samples: int) -> tuple[Laye
 
 
 def _layer(depth: int, name: str, t: torch.Tensor, role: Role) -> Layer:
+    """The record of one layer."""
     shape = tuple(t.shape[1:])
     return Layer(key=name, name=name, depth=depth, unit_shape=shape, raw_shape=shape, dtype=_dtype(t), role=role)
 
@@ -282,7 +285,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _labels(labels: Any, taken: Taken, label_names: Sequence[str], classes: bool) -> npt.NDArray[Any]:
-    """Labels for the rows of the layers of the first step; a warning where they are seldom meant so."""
+    """The labels of the rows; ValueError where a layer has another number of rows, a warning where they look odd."""
     y = as_array(labels, "labels")
     if y.ndim == 0:
         raise ValueError(f"labels must be one for each row, got the single value {y.tolist()!r:.60}")
@@ -306,7 +309,7 @@ def _labels(labels: Any, taken: Taken, label_names: Sequence[str], classes: bool
 
 
 def _numbered(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Labels that are whole numbers stored as floats, as classes."""
+    """Classes from labels that are whole numbers stored as floats."""
     broken = np.flatnonzero((labels != np.round(labels)) | (abs(labels) > 2**53))
     if len(broken):
         raise ValueError(

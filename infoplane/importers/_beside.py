@@ -29,6 +29,7 @@ def names_in(file: str | os.PathLike[str]) -> list[str]:
 
 
 def _name(value: Any) -> str:
+    """A number as a name, 3.0 as "3"."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
@@ -73,6 +74,7 @@ def _from_json(file: Path) -> Metrics:
 
 
 def _text(file: Path) -> str:
+    """What a text file holds."""
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -80,12 +82,14 @@ def _text(file: Path) -> str:
 
 
 def _step(where: str, text: str) -> int:
+    """A step that is written as text."""
     if not text.isdecimal():
         raise ValueError(f"{where}: a step must be a whole number from 0, got {text!r:.40}")
     return int(text)
 
 
 def _number(where: str, name: str, value: Any) -> float:
+    """A number that is written as text."""
     try:
         return float(value)
     except (TypeError, ValueError) as error:

@@ -54,6 +54,7 @@ class _Piece:
 
 
 def _number(file: Path, name: str, value: Any) -> float:
+    """A single number as a float."""
     array = as_array(value, name)
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{file.name}: {name!r} is neither an array nor a number, but {array.dtype}; leave it out")
@@ -162,7 +163,7 @@ def _read(files: Sequence[Path], given: Sequence[Rows]) -> tuple[list[_Piece], l
 
 
 def _taken(where: str, step: int | None, values: dict[str, Any]) -> tuple[Rows, list[_Step]]:
-    """What one step of a file, or all of it, says about its rows, and its layers and numbers by step."""
+    """Split the arrays of a file, or of a step in it, into what they say about rows, and layers and numbers by step."""
     found = {kind: _pop(where, values, names) for kind, names in _SPECIAL.items()}
     masked = next((name for name in MASKS if name in values), None)
     if masked is not None:
@@ -181,6 +182,7 @@ _ROWS = {*LABELS, *INPUTS, *IDS}
 
 
 def _pop(where: str, values: dict[str, Any], names: tuple[str, ...]) -> Any:
+    """Take the array that has one of these names; None where there is none, ValueError for two."""
     held = [name for name in names if name in values]
     if len(held) > 1:
         raise ValueError(
@@ -190,22 +192,24 @@ def _pop(where: str, values: dict[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _named_by_folder(file: Path, entries: dict[Key, Any], *, alone: bool) -> dict[Key, Any]:
-    """The array of a `.npy`, whose layer is its folder; a lone layer, and what is no layer, keeps the file's name."""
+    """Name the array of a `.npy` by its folder; a lone layer, and labels and the like, keep the name of the file."""
     name = file.stem if alone or _is_special(file) else file.absolute().parent.name
     (value,) = entries.values()
     return {(name,): value}
 
 
 def _is_npy(file: Path) -> bool:
+    """Whether a file holds one array of numpy."""
     return file.suffix.lower() == ".npy"
 
 
 def _is_special(file: Path) -> bool:
+    """Whether a `.npy` holds labels, inputs, ids, steps or a mask, going by its name."""
     return _is_npy(file) and any(file.stem in names for names in (*_SPECIAL.values(), MASKS))
 
 
 def _parts_of(file: Path, entries: Mapping[Key, Any]) -> Iterable[_Step]:
-    """The steps of a file that holds `{step: {layer: array}}`, and None with all that stands beside them."""
+    """Split a file that holds `{step: {layer: array}}` into its steps; what stands beside them has None for a step."""
     by_step: dict[int | None, dict[str, Any]] = {}
     for key, value in entries.items():
         nested = len(key) > 1 and (isinstance(key[0], int) or key[0].isdecimal())
@@ -228,7 +232,7 @@ def _parts_of(file: Path, entries: Mapping[Key, Any]) -> Iterable[_Step]:
 
 
 def _steps(where: str, step: int | None, stated: Any, values: dict[str, Any], source: Rows) -> Iterator[_Step]:
-    """Each step that a file states, with its values; those of several steps are cut along their first axis."""
+    """Yield the steps that a file states, with their arrays; those of many steps are cut along their first axis."""
     if stated is None:
         yield step, values
         return
@@ -249,7 +253,7 @@ def _steps(where: str, step: int | None, stated: Any, values: dict[str, Any], so
 
 
 def _check_stacked(where: str, count: int, values: Mapping[str, Any], source: Rows) -> None:
-    """Labels and inputs of a file with many steps are those of its samples, once: not (S, N), as its layers are."""
+    """Raise ValueError for labels or inputs (S, N) of a file with many steps: they are (N,), the same at each."""
     samples = {np.shape(a)[1] for a in values.values() if np.ndim(a) > 1}
     for what, rows in (("labels", source.labels), ("inputs", source.inputs)):
         shape = () if rows is None else rows.shape
@@ -273,7 +277,7 @@ def _whole_steps(where: str, stated: Iterable[Any]) -> list[int]:
 
 
 def _name_steps(pieces: Sequence[_Piece]) -> None:
-    """Steps that are told by the names of the files; the folder of a `.npy` names its layer instead."""
+    """Take steps from the names of files, for those that state none inside."""
     if not pieces:
         return
     paths = [piece.file.absolute() for piece in pieces]
@@ -327,6 +331,7 @@ def _by_step(pieces: Sequence[_Piece], kind: str) -> dict[int, dict[str, Any]]:
 
 
 def _remedy(file: Path, other: Path) -> str:
+    """What to do about two files that hold the same layer of a step."""
     if file == other:
         return "name the file once"
     if _is_npy(file):
@@ -335,7 +340,7 @@ def _remedy(file: Path, other: Path) -> str:
 
 
 def _merged(found: dict[int, dict[str, Any]], given: Any) -> Any:
-    """Metrics from files and from the caller, whose own are checked where they are written."""
+    """Metrics of the files and of the caller together; ValueError where they contradict each other."""
     if not isinstance(given, Mapping) or not found:
         return given or found
     for step, numbers in given.items():

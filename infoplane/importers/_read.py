@@ -39,7 +39,7 @@ def read_arrays(file: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 
 def read_entries(file: Path) -> dict[Key, Any]:
-    """The same by their keys."""
+    """Like `read_arrays`, by keys that are not joined."""
     kind = file.suffix.lower()
     if kind not in KINDS:
         raise ValueError(f"{file.name}: expected .npz, .npy, .safetensors, .pt, .h5 or .mat")
@@ -67,7 +67,7 @@ def read_entries(file: Path) -> dict[Key, Any]:
 
 
 def _numpy_archive(file: Path) -> Iterator[tuple[str, Any]]:
-    """Name and array of each entry of a `.npz`, pickles refused."""
+    """Yield name and array of each entry of a `.npz`; pickles are refused."""
     # Opened here: numpy leaves a file open that it could not read.
     with file.open("rb") as stream:
         if stream.read(2) != b"PK":
@@ -82,7 +82,7 @@ def _numpy_archive(file: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _numpy_array(file: Path) -> Any:
-    """The array of a `.npy`, pickles refused."""
+    """Read the array of a `.npy`; pickles are refused."""
     with file.open("rb") as stream:
         if stream.read(6) != b"\x93NUMPY":
             raise ValueError(
@@ -96,14 +96,14 @@ def _numpy_array(file: Path) -> Any:
 
 
 def _numpy_reason(error: ValueError) -> str:
-    """What is the matter with an array, without numpy's advice to unpickle it."""
+    """Why an array cannot be read, without numpy's advice to unpickle it."""
     if "allow_pickle" in str(error):
         return "is an array of objects, which only unpickling reads; save numbers, as a.astype(int) or float"
     return f"cannot be read: {one_line(error)}"
 
 
 def _load_torch(file: Path) -> Any:
-    """What a torch file holds, read as weights only: nothing in it is executed."""
+    """Read a torch file as weights only: nothing in it is executed."""
     refuse_compressed(file)
     try:
         # Indices of sparse tensors come from the file: torch looks at them only when asked to.
@@ -118,7 +118,7 @@ def _load_torch(file: Path) -> Any:
 
 
 def _plain(file: Path, value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
-    """Tensors, numbers and rows of text or numbers, by their keys."""
+    """Yield the tensors, numbers and rows of text or numbers in nested dicts, by their keys."""
     if len(key) > _DEEPEST:
         raise ValueError(f"{file.name}: {_shown(key)} lies more than {_DEEPEST} dicts deep; does one hold itself?")
     if isinstance(value, Mapping):
@@ -140,7 +140,7 @@ def _plain(file: Path, value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
 
 
 def _dense(file: Path, tensor: torch.Tensor, key: Key) -> torch.Tensor:
-    """The tensor with ordinary rows; ValueError where that cannot be."""
+    """A tensor with ordinary rows; ValueError where that cannot be."""
     if tensor.is_nested or tensor.is_quantized or tensor.is_meta:
         kind = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else "without data"
         raise ValueError(f"{file.name}: {_shown(key)} is a tensor that is {kind}; save a dense one")
@@ -155,4 +155,5 @@ def _dense(file: Path, tensor: torch.Tensor, key: Key) -> torch.Tensor:
 
 
 def _shown(key: Key, *more: object) -> str:
+    """A place in a file, for a message."""
     return repr("/".join(map(str, (*key, *more))))[:120] if key or more else "its content"

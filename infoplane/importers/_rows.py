@@ -82,7 +82,7 @@ def agree(sources: Sequence[Rows]) -> Rows:
 
 
 def _order(rows: Rows, first: Rows) -> npt.NDArray[np.intp] | None:
-    """Rows of a source in the order of the first one's ids; None where they are in it."""
+    """Where to find each sample of the first source in this one; None where both have the same order."""
     if rows.ids is None or first.ids is None or np.array_equal(rows.ids, first.ids):
         return None
     missing = np.setxor1d(rows.ids, first.ids)
@@ -97,7 +97,7 @@ def _order(rows: Rows, first: Rows) -> npt.NDArray[np.intp] | None:
 
 
 def _agreed(what: str, sources: Sequence[Rows], ids: IntArray | None) -> npt.NDArray[Any] | None:
-    """Labels or inputs of the first source that has them, once all others that do are found to say the same."""
+    """Labels or inputs of the first source that has them; ValueError where another says something else."""
     said = [rows for rows in sources if getattr(rows, what) is not None]
     if not said:
         return None
@@ -119,6 +119,7 @@ def _agreed(what: str, sources: Sequence[Rows], ids: IntArray | None) -> npt.NDA
 
 
 def _sorted(what: str, rows: Rows) -> npt.NDArray[Any]:
+    """Labels or inputs of a source in the order of all sources."""
     values: npt.NDArray[Any] = getattr(rows, what)
     if rows.ids is not None and values.shape[:1] != rows.ids.shape:
         raise ValueError(f"{rows.name} has {len(rows.ids)} sample_ids, but {what} of shape {values.shape}")
@@ -177,7 +178,7 @@ def samples_first(file: Path, entries: Mapping[Key, Any], elsewhere: int | None)
 
 
 def _turned(file: Path, key: Key, array: npt.NDArray[Any], samples: int | None, steps: int) -> Any:
-    """An array with its axes in our order: steps, then samples, then the rest."""
+    """Bring the axes of an array into our order: steps, then samples, then the rest."""
     name = str(key[-1])
     if array.size == 1:
         return array.reshape(())
@@ -194,7 +195,7 @@ def _turned(file: Path, key: Key, array: npt.NDArray[Any], samples: int | None, 
 def _first(
     file: Path, name: str, array: npt.NDArray[Any], count: int, what: str, *, after: int = 0
 ) -> npt.NDArray[Any]:
-    """The one axis of this length moved to the front, or behind the first `after`; ValueError where it is not one."""
+    """Move the one axis of this length to the front, or behind the first `after`; ValueError where it is not one."""
     axes = [axis for axis in range(after, array.ndim) if array.shape[axis] == count]
     if len(axes) == 1:
         return np.moveaxis(array, axes[0], after)
@@ -209,7 +210,7 @@ def _first(
 
 
 def _whole(ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Ids that are doubles, as MATLAB's numbers are by default, as integers where they are whole and exact."""
+    """Ids as integers where all are whole and exact: numbers of MATLAB are doubles by default."""
     if ids.dtype.kind == "f" and (abs(ids) <= 2**53).all() and (ids == np.round(ids)).all():
         return ids.astype(np.int64)
     return ids

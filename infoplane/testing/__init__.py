@@ -98,6 +98,7 @@ def check_estimator(cls: type[Any], **config: Any) -> dict[str, str]:
 
 
 def _require_declaration(cls: type[Any]) -> None:
+    """What the class says about itself is there and known."""
     for member in ("name", "targets", "guarantees", "bytes_per_snapshot", "estimate"):
         require(hasattr(cls, member), f"{cls.__name__} lacks {member!r}")
     require(isinstance(cls.name, str) and bool(cls.name), f"name must be a string, got {cls.name!r}")
@@ -110,6 +111,7 @@ def _require_declaration(cls: type[Any]) -> None:
 
 
 def _check_dataclass(s: Subject) -> None:
+    """It is a frozen dataclass with a default for every field."""
     require(dataclasses.is_dataclass(s.cls), "must be a dataclass")
     params = s.cls.__dataclass_params__
     require(params.frozen, "must be frozen: @dataclass(frozen=True, kw_only=True)")
@@ -121,6 +123,7 @@ def _check_dataclass(s: Subject) -> None:
 
 
 def _check_config(s: Subject) -> None:
+    """Its settings survive JSON and pickling."""
     first = s.ready(s.t, s.y, s.x)
     settings = json.loads(config_json(first))
     settings.pop("prepared", None)
@@ -136,6 +139,7 @@ def _check_config(s: Subject) -> None:
 
 
 def _check_prepare(s: Subject) -> None:
+    """Preparing returns a copy and leaves the original as it was."""
     if not hasattr(s.cls, "prepare"):
         return
     fresh = s.make()
@@ -146,6 +150,7 @@ def _check_prepare(s: Subject) -> None:
 
 
 def _check_bytes(s: Subject) -> None:
+    """The memory it declares is positive and does not fall with samples or units."""
     estimator = s.make()
     sizes = [estimator.bytes_per_snapshot(n, u) for n, u in ((64, 4), (4096, 4), (4096, 1024))]
     require(all(isinstance(b, int) and b > 0 for b in sizes), f"bytes must be positive integers, got {sizes}")
@@ -153,6 +158,7 @@ def _check_bytes(s: Subject) -> None:
 
 
 def _check_quantities(s: Subject) -> None:
+    """What it returns has the right types, shapes, bounds, units and flags."""
     found = s.run()
     require(bool(found), "estimate returned nothing")
     for name, q in found.items():
@@ -184,6 +190,7 @@ def _check_quantities(s: Subject) -> None:
 
 
 def _check_repeatable(s: Subject) -> None:
+    """The same settings on the same data give the same numbers, and torch's random state is not used."""
     torch.manual_seed(1)
     first = s.run()
     torch.manual_seed(2)
@@ -193,6 +200,7 @@ def _check_repeatable(s: Subject) -> None:
 
 
 def _check_inputs_untouched(s: Subject) -> None:
+    """It does not write to its arguments, and ids of distinct inputs change nothing."""
     ids = torch.arange(SAMPLES)
     given = {"t": s.t.clone(), "y": s.y.clone(), "x": s.x.clone(), "x_ids": ids.clone()}
     with_ids = s.run(given["t"], given["y"], given["x"], x_ids=given["x_ids"])
@@ -202,6 +210,7 @@ def _check_inputs_untouched(s: Subject) -> None:
 
 
 def _check_blocks(s: Subject) -> None:
+    """A snapshot alone has the value that it has among others."""
     whole, seen = s.run(), s.ready(s.t, s.y, s.x)
     for i in range(SNAPSHOTS):
         one = seen.estimate(s.t[i : i + 1], s.y, x=s.x)
@@ -210,16 +219,19 @@ def _check_blocks(s: Subject) -> None:
 
 
 def _check_sample_order(s: Subject) -> None:
+    """The order of samples does not matter."""
     order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(3))
     _same(s.run(s.t[:, order], s.y[order], s.x[order]), s.run(), SAME, "permuted samples")
 
 
 def _check_unit_order(s: Subject) -> None:
+    """The order of units does not matter."""
     order = torch.tensor([2, 0, 3, 1])
     _same(s.run(s.t[:, :, order]), s.run(), SAME, "permuted units")
 
 
 def _check_constant_zero(s: Subject) -> None:
+    """A constant layer has exactly 0 bits."""
     found = s.run(torch.full_like(s.t, 0.75))
     for name in ("I(X;T)", "I(T;Y)"):
         if name in found:
@@ -228,11 +240,13 @@ def _check_constant_zero(s: Subject) -> None:
 
 
 def _check_device_exact(s: Subject) -> None:
+    """A GPU gives the same numbers, bit for bit."""
     there = s.run(s.t.cuda(), s.y.cuda(), s.x.cuda())
     _same({name: _each(q, Tensor.cpu) for name, q in there.items()}, s.run(), 0.0, "the GPU")
 
 
 def _check_constant_layer(s: Subject) -> None:
+    """A constant layer gives finite values and the flag `degenerate`."""
     found = s.run(torch.full_like(s.t, 0.75))
     require_finite(found, "of a constant layer must be finite")
     flagged = any(bool(q.flags["degenerate"].all()) for q in found.values() if "degenerate" in q.flags)
@@ -240,6 +254,7 @@ def _check_constant_layer(s: Subject) -> None:
 
 
 def _check_one_class(s: Subject) -> None:
+    """Labels of one class give 0 bits and the flag `single_class`."""
     if not s.discrete:
         return
     found = s.run(y=torch.full_like(s.y, 7))
@@ -252,6 +267,7 @@ def _check_one_class(s: Subject) -> None:
 
 
 def _check_one_target(s: Subject) -> None:
+    """A target that never changes gives 0 bits and a flag."""
     if "continuous" not in s.make().targets:
         return
     found = s.run(y=torch.full((SAMPLES,), 0.5, dtype=torch.float64))
@@ -294,6 +310,7 @@ def _check_ceiling(s: Subject) -> None:
 
 
 def _check_singular_layers(s: Subject) -> None:
+    """A layer whose covariance has no inverse gives finite or flagged values."""
     for what, (t, y) in _singular_layers().items():
         if s.discrete:
             _require_ceiling(s, t, y, what)
@@ -307,6 +324,7 @@ def _run_beside(s: Subject, t: Tensor, y: Tensor) -> dict[str, Quantity]:
 
 
 def _require_sound(found: dict[str, Quantity], what: str) -> None:
+    """Require values that are finite or flagged."""
     for name, q in found.items():
         sound = torch.isfinite(q.value) | _excused(q)
         require(bool(sound.all()), f"{name} with {what} must be finite or flagged, got {q.value.tolist()}")
@@ -341,6 +359,7 @@ def _excused(q: Quantity) -> Tensor:
 
 
 def _check_one_sample(s: Subject) -> None:
+    """One sample is refused, or gives finite values."""
     try:
         found = s.run(s.t[:, :1], s.y[:1], s.x[:1])
     except ValueError as error:
@@ -350,6 +369,7 @@ def _check_one_sample(s: Subject) -> None:
 
 
 def _check_nonfinite(s: Subject) -> None:
+    """NaN and infinite activations are refused."""
     seen = s.ready(s.t, s.y, s.x)
     for bad in (math.nan, math.inf, -math.inf):
         t = s.t.clone()
@@ -358,6 +378,7 @@ def _check_nonfinite(s: Subject) -> None:
 
 
 def _check_bad_shapes(s: Subject) -> None:
+    """Arguments of a wrong shape or type are refused, and the error names them."""
     seen = s.ready(s.t, s.y, s.x)
     _raises(ValueError, "shape", lambda: seen.estimate(s.t[0], s.y, x=s.x), "t without a snapshot axis")
     _raises(ValueError, "at least one", lambda: seen.estimate(s.t[:0], s.y, x=s.x), "no snapshot")
@@ -368,6 +389,7 @@ def _check_bad_shapes(s: Subject) -> None:
 
 
 def _check_target_kind(s: Subject) -> None:
+    """Labels of a kind that it does not take are refused."""
     seen = s.ready(s.t, s.y, s.x)
     if "continuous" not in s.cls.targets:
         _raises(ValueError, "bin", lambda: seen.estimate(s.t, s.x[:, 0], x=s.x), "a float target")
@@ -376,6 +398,7 @@ def _check_target_kind(s: Subject) -> None:
 
 
 def _check_dtypes(s: Subject) -> None:
+    """Narrow floats, whole numbers and booleans give the values of their float64 twins."""
     tolerance = 1e-4
     reference = s.run()
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
@@ -389,6 +412,7 @@ def _check_dtypes(s: Subject) -> None:
 
 
 def _check_memory_layout(s: Subject) -> None:
+    """Transposed, strided and read-only memory give the same values."""
     reference = s.run()
     turned = s.t.permute(2, 1, 0).contiguous().permute(2, 1, 0)
     _same(s.run(turned), reference, 1e-6, "a transposed t")
@@ -422,6 +446,7 @@ def _same(got: dict[str, Quantity], want: dict[str, Quantity], tolerance: float,
 
 
 def _raises(kind: type[Exception], word: str, call: Callable[[], Any], what: str) -> None:
+    """Require an error of this kind whose text has this word."""
     try:
         call()
     except kind as error:

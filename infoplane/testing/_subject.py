@@ -92,9 +92,11 @@ class Subject:
 
     @property
     def y(self) -> Tensor:
+        """Classes, or targets for an estimator that takes no classes."""
         return self.classes if self.discrete else self.x.double().sum(1)
 
     def make(self) -> Any:
+        """The estimator with its settings."""
         return self.cls(**self.config)
 
     def ready(self, t: Tensor, y: Tensor, x: Tensor) -> Any:
@@ -104,20 +106,24 @@ class Subject:
     def run(
         self, t: Tensor | None = None, y: Tensor | None = None, x: Tensor | None = None, **more: Any
     ) -> dict[str, Quantity]:
+        """Estimates on the data of this subject, where others are not given."""
         t, y, x = self.t if t is None else t, self.y if y is None else y, self.x if x is None else x
         found: dict[str, Quantity] = self.ready(t, y, x).estimate(t, y, x=x, **more)
         return found
 
 
 def require(condition: bool, message: str) -> None:
+    """Raise AssertionError with this message unless the condition holds."""
     if not condition:
         raise AssertionError(message)
 
 
 def require_finite(found: dict[str, Quantity], what: str) -> None:
+    """Require finite values of every quantity."""
     for name, q in found.items():
         require(bool(torch.isfinite(q.value).all()), f"{name} {what}")
 
 
 def require_zero(q: Quantity, what: str) -> None:
+    """Require a value of 0 bits."""
     require(bool((q.value.abs() < SAME).all()), f"I(T;Y) {what} must be 0, got {q.value.tolist()}")

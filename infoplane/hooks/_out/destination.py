@@ -89,6 +89,7 @@ class Destination:
 
 
 def _name(sink: Sink) -> str:
+    """What messages call a sink."""
     return f"sink {getattr(sink, '__qualname__', type(sink).__qualname__)}"
 
 
@@ -185,7 +186,7 @@ def choose_numbered(path: Path, ranks: Ranks, *, resume: bool) -> Path:
 
 
 def _make(path: Path) -> Path:
-    """Make the directory with the next number at once, so that no other process takes it."""
+    """Make the directory with the next number; where another process takes that first, the one after."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         made = path.with_name(f"{path.name}-{max(_numbers(path), default=0) + 1:03d}")
@@ -197,6 +198,7 @@ def _make(path: Path) -> Path:
 
 
 def _numbers(path: Path) -> list[int]:
+    """The numbers of the directories that are there already."""
     pattern = re.compile(re.escape(path.name) + r"-(\d{3,9})")
     names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     return [int(match[1]) for match in map(pattern.fullmatch, names) if match]
@@ -219,13 +221,14 @@ def _refuse_other_network(path: Path, layers: Sequence[Layer]) -> None:
 
 
 def _what_it_is(layer: Layer) -> str:
+    """Type and shape of a layer, for a message."""
     shape = "x".join(map(str, layer.raw_shape)) or "1"
     stored = "" if layer.unit_shape == layer.raw_shape else f", stored as {'x'.join(map(str, layer.unit_shape))}"
     return printable(f"{layer.module_type} of {shape} units{stored}, {layer.dtype}")
 
 
 def _stored_shift(path: Path, last_step: int | None) -> int | None:
-    """The shift in the newest session that made one known."""
+    """The counter shift that the newest session noted, None where none did."""
     if last_step is None:
         return None
     shifts = [s.get("notes", {}).get(SHIFT) for s in open_run(path).sessions]
@@ -242,6 +245,7 @@ def remember(recorder: object, destinations: Iterable[Destination]) -> None:
 
 
 def forget(recorder: object) -> None:
+    """Forget a recorder that was closed."""
     _unclosed[:] = [entry for entry in _unclosed if entry[1]() is not recorder]
 
 
@@ -282,4 +286,5 @@ def close_recorders() -> list[Path]:
 
 
 def _runs(destinations: Iterable[Destination]) -> list[Path]:
+    """The directories among these destinations."""
     return [d.run for d in destinations if d.run is not None]

@@ -96,11 +96,12 @@ class HostMemory:
         return arrays, None if copied is None else copied.synchronize
 
     def _is_here(self, values: Tensor) -> bool:
+        """Whether values lie in host memory."""
         return not on_accelerator(values.device)
 
 
 def _writable(shape: tuple[int, ...], dtype: torch.dtype, **where: Any) -> Tensor:
-    """Memory with arbitrary content; what is made in inference mode could not be written to outside of it."""
+    """Memory with arbitrary content, which can be written to outside of inference mode too."""
     with torch.inference_mode(False):
         return torch.empty(shape, dtype=dtype, **where)
 
@@ -142,6 +143,7 @@ class Pool:
         return array
 
     def _give_back(self, buffer: Tensor, copied: cuda.Event | None) -> None:
+        """Keep a buffer for the next array of its shape, unless enough of them are kept."""
         free = self._free[tuple(buffer.shape), buffer.dtype]
         if len(free) < KEPT_PER_SHAPE or buffer.is_pinned():
             free.append((buffer, copied))

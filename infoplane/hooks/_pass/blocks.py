@@ -67,13 +67,14 @@ def _at_depth(seen: Observation, depth: int) -> Choice:
 
 
 def _blocks(seen: Observation) -> Choice:
-    """The outermost modules of which the model has several of one kind, and the last layer of what lies between."""
+    """The outermost modules of a kind that the model repeats, and the last layer of what lies between them."""
     top = _top(seen)
     is_block = _block_test([c for call in top for c in (call, *call.calls_inside()) if not c.leaf])
     if is_block is None:
         return _activations(seen)
 
     def units(call: ModuleCall) -> Iterator[ModuleCall]:
+        """Split a call into blocks, and calls without blocks inside."""
         if is_block(call) or not any(map(is_block, call.calls_inside())):
             yield call
         else:
@@ -91,13 +92,14 @@ def _blocks(seen: Observation) -> Choice:
 
 
 def _block_test(calls: Sequence[ModuleCall]) -> Callable[[ModuleCall], bool] | None:
-    """A function that tells whether a call is one of a block; None for a model that repeats no kind of module."""
+    """A test for calls of blocks; None for a model that repeats no kind of module."""
     count = Counter(type(call.named.module) for call in calls)
     kinds = {kind for kind, n in count.items() if n > 1 and kind is not nn.Sequential}
     if not kinds and count[nn.Sequential] > 2:  # stages without a class of their own
         kinds = {nn.Sequential}
 
     def is_block(call: ModuleCall) -> bool:
+        """Whether a call is that of a block."""
         kind = type(call.named.module)
         if kind not in kinds or call.leaf:
             return False
@@ -169,7 +171,7 @@ def pooling(seen: Observation, call: ModuleCall, shape: Sequence[int], masked: i
 
 
 def _channels(seen: Observation, call: ModuleCall, shape: Sequence[int]) -> int:
-    """The axis of the channels, 1 or -1: where the last module that says their number has them."""
+    """The axis of the channels, 1 or -1, as the nearest module before tells that states their number."""
     before = [c for some in seen.calls.values() for c in some if c.end <= call.end]
     for one in sorted(before, key=lambda c: c.end, reverse=True):
         for name, axis in _WIDTHS.items():

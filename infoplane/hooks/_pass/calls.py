@@ -79,6 +79,8 @@ def with_hooks(work: Callable[[Attached], T], modules: Iterable[Named] = ()) -> 
 
 
 class _FunctionMode(TorchFunctionMode):
+    """Tells of every function that is called, with the module that was entered last."""
+
     def __init__(self, stack: list[str], seen: Callable[[str, str, Any], None]) -> None:
         super().__init__()
         self._stack = stack
@@ -130,6 +132,7 @@ class TensorInfo(NamedTuple):
 
 
 def info(tensor: Tensor) -> TensorInfo:
+    """Shape, dtype and layout of a tensor."""
     return TensorInfo(() if tensor.is_nested else tuple(tensor.shape), tensor.dtype, _odd(tensor))
 
 
@@ -200,6 +203,7 @@ def dense(tensor: Tensor, what: str) -> Tensor:
 
 
 def refuse_odd(odd: str, what: str) -> None:
+    """Raise TypeError for a tensor without ordinary rows."""
     raise TypeError(f"{what} is {odd}; make it dense inside the model (to_dense, dequantize, padding)")
 
 
@@ -215,9 +219,11 @@ def _odd(tensor: Tensor) -> str:
 
 
 def type_name(value: Any) -> str:
+    """What messages call a value: `None`, or `a Tensor`."""
     return "None" if value is None else f"a {printable(type(value).__qualname__)}"
 
 
 def _listed(found: Mapping[str, Any]) -> str:
+    """The places of tensors with their shapes, for a message."""
     shown = [f"{printable(p) or 'itself'} {tuple(t.shape)}" for p, t in found.items()]
     return listed(shown, 8)

@@ -111,10 +111,12 @@ class Pass:
             of_functions.setdefault((slot.capture.named.name, slot.capture.op), []).append(slot)
 
         def called(module: str, op: str, out: Any) -> None:
+            """Give the result of a function to the slots that record it."""
             for slot in of_functions.get((module, op), ()):
                 slot.after(slot.capture.named.module, (), out)
 
         def passes() -> None:
+            """Run all chunks."""
             for chunk in chunks:
                 self._run_chunk(forward, chunk)
 
@@ -140,6 +142,7 @@ class Pass:
         there: list[Slot] = []
 
         def outputs() -> list[Tensor]:
+            """End the chunk: check how often modules ran; the values that the batched function has to return."""
             for slot in self._slots:
                 slot.count_calls()
             there[:] = [slot for slot in self._slots if slot.lost is None]
@@ -183,6 +186,7 @@ class Slot:
         return bool(plain and layer.unit_shape) and self.current.members is None
 
     def _allocate(self, unit_shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Memory for all rows of the pass, and for all members where there are some."""
         members = self.current.members
         lead = () if members is None else (members.count,)
         return self.current.allocate((*lead, self.current.rows, *unit_shape), dtype)
@@ -201,6 +205,7 @@ class Slot:
         attached.after(module, self.after)
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Hook: take the input of the call that is recorded."""
         if self.ran == self.call:
             self._take(tensors_in_call(args, kwargs))
         self.ran += 1
@@ -216,6 +221,7 @@ class Slot:
             self._take(output)
 
     def after(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Hook: take the output of the call that is recorded."""
         if self.ran == self.call and not self.clean:
             self._take(output)
         self.ran += 1
@@ -231,7 +237,7 @@ class Slot:
     # -- values ----------------------------------------------------------------------------------------
 
     def _copied(self, value: Any) -> bool:
-        """Copy an output that comes as in the pass before, and tell whether it did."""
+        """Copy an output that has the shape and type of the pass before; False where it has not."""
         if self.unreduced is None:
             return False
         place = self.unreduced[self.current.start : self.current.stop]
@@ -246,6 +252,7 @@ class Slot:
 
     def _take(self, value: Any) -> None:
         # The copy alone is what a small network's probe costs: nothing else stands between a hook and it.
+        """Copy or reduce a value that a hook was given."""
         if not self._copied(value) and self.lost is None:
             self.attempt(lambda: self._keep(self._extract(value)))
 
@@ -256,13 +263,14 @@ class Slot:
             self.lost = found.error
 
     def _keep(self, values: Tensor) -> None:
+        """Store values, or hold them until the batched function returns those of all members."""
         if self.current.batched:
             self.current.kept[self] = values.clone()  # what runs later may work in place on the output
         else:
             self.store(values)
 
     def _extract(self, value: Any) -> Tensor:
-        """The reduced values of one chunk, (rows, *units), or (members, rows, *units) where the model stacks them."""
+        """The reduced values of one chunk: (rows, *units), or (members, rows, *units) where the model stacks them."""
         current, layer = self.current, self.capture.layer
         tensor = self._tensor(value).detach()
         rows, lead = current.stop - current.start, tuple[int, ...]()
@@ -292,7 +300,7 @@ class Slot:
         return dense(found[layer.path], f"layer {layer.key!r}")
 
     def _reduce(self, tensor: Tensor, mask: Tensor | None) -> Tensor:
-        """The reduction of the output; its errors name the layer."""
+        """Apply the reduction; its errors name the layer."""
         try:
             return self.capture.reduction(tensor, mask)
         except ReductionError as error:

@@ -135,7 +135,7 @@ def returned(output: Any) -> dict[str, Tensor]:
 
 
 def _first(run: RunChunk, probe: ProbeSet, rows: int) -> tuple[Inputs, Captured]:
-    """A chunk to look at, with what the model gives on it."""
+    """A chunk to compare, and what the model gives on it."""
     # Of the whole probe: a first chunk of one class may all go to one expert. In the probe's order: it may be sorted.
     n = min(rows, probe.first_pass)
     drawn = torch.randperm(probe.first_pass, generator=torch.Generator().manual_seed(0), device="cpu")[:n]
@@ -160,7 +160,7 @@ def _cycle(n: int) -> Tensor:
 
 
 def _unless_refused(work: Callable[[], Captured]) -> Captured | str:
-    """The pass, or the model's reason for not running on these rows."""
+    """What the pass gives, or the model's reason for not running on these rows."""
     try:
         return work()
     except torch.OutOfMemoryError:
@@ -174,6 +174,7 @@ def _sensitive(run: RunChunk, chunk: Inputs, plain: Captured, rounding: float) -
     found: list[Captured] = []
 
     def moved(key: str) -> int:
+        """How many rows of a layer move at most under the changes."""
         for seed in range(0 if found else JOLTS):
             generator = torch.Generator().manual_seed(seed)
             found.append(run(chunk.map(partial(_jolt, generator=generator)), 0, seed))
@@ -183,6 +184,7 @@ def _sensitive(run: RunChunk, chunk: Inputs, plain: Captured, rounding: float) -
 
 
 def _jolt(t: Tensor, generator: torch.Generator) -> Tensor:
+    """Change each number by JOLT_EPS rounding units, up or down at random; whole numbers stay."""
     if not t.is_floating_point():
         return t
     sign = torch.randint(0, 2, t.shape, generator=generator, device="cpu").to(t.device, t.dtype) * 2 - 1
@@ -206,6 +208,7 @@ def with_jolted_embeddings(model: nn.Module, seed: int | None, work: Callable[[]
 
 
 def _changed(plain: Captured, again: Captured, rounding: float) -> list[str]:
+    """Layers, or else outputs, that differ between two passes over the same rows."""
     layers = [k for k, v in plain.values.items() if _differ(v, again.values.get(k), rounding)]
     outputs = [k for k, v in plain.outputs.items() if k in again.outputs and _differ(v, again.outputs[k], rounding)]
     return layers or ["@out" + k for k in outputs]
@@ -234,6 +237,7 @@ def _moved(a: Tensor, b: Tensor | None, rounding: float) -> int:
 
 
 def _refuse(astray: Sequence[tuple[Capture, int]], n: int) -> None:
+    """Raise ValueError for layers whose rows are not the samples; only warn where the user gave their axis."""
     wrong = [(c, moved) for c, moved in astray if c.batch_dim is None]
     if wrong:
         raise ValueError(_not_samples(wrong, n) + f"; {_advice(wrong[0][0], n)}")
@@ -242,6 +246,7 @@ def _refuse(astray: Sequence[tuple[Capture, int]], n: int) -> None:
 
 
 def _not_samples(astray: Sequence[tuple[Capture, int]], n: int) -> str:
+    """The beginning of that message."""
     keys = [c.layer.key for c, _ in astray]
     moved = max(m for _, m in astray)
     return (
@@ -262,6 +267,7 @@ def _advice(capture: Capture, n: int) -> str:
 
 
 def _named(keys: Sequence[str], what: str = "") -> str:
+    """`rows of layer 'fc1' are random`, for a message."""
     return f"rows of layer{'s' * (len(keys) > 1)} {listed(list(map(repr, keys)), 8)} are {what}".rstrip()
 
 
@@ -304,12 +310,14 @@ class FirstCall:
         self._refuse_set_once(0)
 
     def _refuse_set_once(self, kind: int) -> None:
+        """Raise ValueError for tensors that only the first pass changed (kind 0) or replaced (kind 1)."""
         first, last = self._surroundings.first, self._surroundings.last
         once = sorted(first[kind] - last[kind]) if first and last else []
         if once:
             self._refuse(f"{listed(list(map(repr, once)), 1)} is set by the first forward pass only")
 
     def _refuse(self, what: str) -> None:
+        """Put the modules back as they were, and raise ValueError."""
         for part, before in self._found:
             part.clear()
             part.update(before)
@@ -317,8 +325,10 @@ class FirstCall:
 
 
 def _parts(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    """Where a module keeps its attributes, parameters, buffers and children."""
     return module.__dict__, module._parameters, module._buffers, module._modules
 
 
 def _weights(model: nn.Module) -> list[str]:
+    """Names of all parameters."""
     return [name for name, _ in model.named_parameters(remove_duplicate=False)]

@@ -39,12 +39,14 @@ class Members:
         self.state = state
 
     def current(self) -> State:
+        """Parameters and buffers of all members, as they are now."""
         assert self.state is not None
         parameters, buffers = self.state() if callable(self.state) else self.state
         return parameters, buffers
 
     @property
     def tensors(self) -> list[Tensor]:
+        """All tensors of a stacked state; none for a model that runs its members by itself."""
         return [] if self.state is None else [t for part in self.current() for t in part.values()]
 
     def check_gradients(self, moments: GradientMoments) -> None:

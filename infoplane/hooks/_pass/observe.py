@@ -71,6 +71,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._sources[_reference(tensor)] = frozenset({node})
 
     def start(self, tensors: Iterable[Tensor]) -> None:
+        """Note that these tensors are the model's input."""
         for t in tensors:
             self._sources[_reference(t)] = frozenset({INPUT})
 
@@ -94,7 +95,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _takes_shape_only(func: Any) -> bool:
-    """zeros_like, new_empty, ...: the result does not depend on the argument's values."""
+    """Whether the result does not depend on the values of the argument, as of `zeros_like` and `new_empty`."""
     name = func._schema.name.removeprefix("aten::")
     return bool(name.endswith("_like") or name.startswith("new_"))
 
@@ -110,6 +111,7 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[A
 
 
 def _reference(tensor: Tensor) -> StorageWeakRef:
+    """A key for the memory of a tensor that does not keep it."""
     return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
@@ -142,9 +144,11 @@ class ModuleCall:
     """Names of the functions called directly inside."""
 
     def calls_inside(self) -> list[ModuleCall]:
+        """All calls of modules inside, at any depth."""
         return [c for call in self.inner for c in (call, *call.calls_inside())]
 
     def leaves_inside(self) -> list[ModuleCall]:
+        """The layers inside, at any depth."""
         return [c for call in self.inner for c in ([call] if call.leaf else call.leaves_inside())]
 
 
@@ -202,6 +206,7 @@ class Watcher:
         return self.seen
 
     def before(self, named: Named, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Note the beginning of a module's call, with its inputs."""
         found = tensors_in_call(args, kwargs)
         call = ModuleCall(named, next(self._counter), inputs={p: info(t) for p, t in found.items()})
         call.given = {_identity(t) for t in found.values() if _has_storage(t)}
@@ -238,7 +243,7 @@ class Watcher:
         self.seen.ops.setdefault((module, name), []).append(call)
 
     def _wrapped(self, call: ModuleCall, outputs: Mapping[str, Tensor]) -> bool:
-        """Whether a module adds to a linear map, or scales it: low-rank adapters and their kin."""
+        """Whether a module is a linear map with something added or scaled: low-rank adapters and the like."""
         # Inside run linear maps and nothing else, the output is that of none of them, and one alone (or a weight of
         # the module's own) leads directly from its input to its output: not so in attention or a gated unit.
         if self._flow is None or not call.named.name or len(outputs) != 1 or not call.inner:
@@ -300,6 +305,7 @@ def _passes_through(call: ModuleCall, outputs: list[Tensor]) -> bool:
 
 
 def _has_storage(tensor: Tensor) -> bool:
+    """Whether a tensor lies in ordinary memory of its own process."""
     return not tensor.is_nested and tensor.layout is torch.strided and not hasattr(tensor, "full_tensor")
 
 

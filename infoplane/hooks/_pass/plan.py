@@ -95,7 +95,7 @@ class Planner:
         ]
 
     def _chosen(self) -> list[Target]:
-        """The calls of the choice; of leaves the modules, since `calls` says which of their calls."""
+        """The calls that were chosen by default; of leaves the modules, since `calls` says which of their calls."""
         modules = dict.fromkeys(call.named.name for call in self.choice.calls)
         if self.choice.by == "leaves":
             return [Target(self.modules[name], exact=False) for name in modules]
@@ -121,7 +121,7 @@ class Planner:
         return [Target(self.modules[names[n][0]], call=wanted.call, exact=False, op=names[n][1]) for n in matched]
 
     def _that_ran(self, targets: list[Target]) -> list[Target]:
-        """The targets whose modules ran; ValueError for a named one, or for all, that did not."""
+        """The targets whose modules ran; ValueError where a named one did not, or none did."""
         silent = [t for t in targets if not t.op and t.named.name not in self.seen.calls]
         exact = [t for t in silent if t.exact]
         if exact or (silent and len(silent) == len(targets)):
@@ -223,7 +223,7 @@ class Planner:
         return key, path, found[path]
 
     def _check_rows(self, key: str, tensor: TensorInfo, batch_dim: int) -> list[int]:
-        """The shape of one member with its rows first."""
+        """The shape of a layer of one member, rows first; ValueError where these are not the samples."""
         if tensor.odd:
             refuse_odd(tensor.odd, f"layer {key!r}")
         shape = list(tensor.shape)
@@ -257,6 +257,7 @@ def _call_indices(target: Target, made: Sequence[ModuleCall], calls: Literal["la
 
 
 def _role(target: Target, *, last: bool) -> Role:
+    """A layer's role: input, output, activation or other."""
     if target.site == "in":
         return "input"
     if last and not target.op:
@@ -266,4 +267,5 @@ def _role(target: Target, *, last: bool) -> Role:
 
 
 def _is_activation_op(op: str) -> bool:
+    """Whether a function is named like an activation module, as `leaky_relu` is."""
     return op.replace("_", "") in _ACTIVATION_NAMES

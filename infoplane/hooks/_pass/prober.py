@@ -71,6 +71,7 @@ class Prober:
         return tuple(c.layer for c in self.captures)
 
     def _target(self, layers: Layers) -> None:
+        """Look up the layers that are named."""
         self.targets = select(layers, named_modules(self.model), type(self.model).__name__)
 
     def keep(self, reductions: Mapping[str, str]) -> None:
@@ -236,7 +237,7 @@ class Prober:
             raise
 
     def _run(self, step: int, device: torch.device, noise_on: bool, flow: Flow | None) -> Run:
-        """A function that runs the model on inputs of the `which`-th pass, with random numbers of its own."""
+        """A function that runs the model on inputs; each pass has random numbers of its own."""
         weights = self.model.parameters() if self.members is None else self.members.tensors or self.model.parameters()
         dtypes = frozenset(p.dtype for p in weights if p.is_floating_point())
         current: int | None = None
@@ -285,4 +286,5 @@ class Prober:
 
 
 def _fresh(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Memory for one chunk."""
     return torch.empty(shape, dtype=dtype, device="cpu")

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 def _put_back(restores: list[Callable[[], object]]) -> None:
-    """Call each, the last one first, and take those off the list that have done their work."""
+    """Undo all changes, the last one first; what has been undone leaves the list."""
     failed: Exception | None = None
     for part in reversed(list(restores)):
         try:
@@ -60,6 +60,7 @@ def keep_random_state(device: torch.device) -> Restore:
 
 
 def _cuda_devices(device: torch.device) -> list[torch.device]:
+    """The CUDA devices whose random numbers a forward pass may draw; none before CUDA is in use."""
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return []
     indices = {torch.cuda.current_device()}
@@ -163,7 +164,7 @@ class Surroundings:
             return kept()
 
     def _keep(self, device: torch.device) -> list[Callable[[], object]]:
-        """Keep everything that a forward pass changes; the functions that put it back."""
+        """Note everything that a forward pass changes; return the functions that put it back."""
         model = self.model
         sharded = is_sharded(model)  # such a model swaps its parameters in every pass
         return [
@@ -180,7 +181,7 @@ class Surroundings:
         ]
 
     def _keep_tensors(self, *, sharded: bool) -> Restore:
-        """Keep the tensors; restoring raises RuntimeError where something has changed that was not copied."""
+        """Note the tensors; restoring raises RuntimeError where one has changed that was not copied."""
         model = self.model
         held = self._tensors(parameters=not sharded)
         buffers = [(p, m._buffers, dict(m._buffers)) for p, m in model.named_modules() if type(m._buffers) is dict]
@@ -246,11 +247,13 @@ class _Tensor:
         self._compared = (compared or inference) and not tensor.is_meta  # which has no numbers
 
     def is_changed(self) -> bool:
+        """Whether its numbers were written to."""
         if self._version is not None and self._tensor._version != self._version:
             return True
         return self._compared and self._copy is not None and not torch.equal(self._tensor, self._copy)
 
     def is_replaced(self) -> bool:
+        """Whether its module holds another tensor in its place, or none."""
         return bool(self._own) and (self._key not in self._own or self._own[self._key] is not self._tensor)
 
     def restore(self, *, changed: bool) -> bool:
@@ -307,6 +310,7 @@ def keep_precision(device_type: str) -> Restore:
 
 def _autocast_depth() -> int:
     # There is no other way to read it; on one line, since nothing may come between the two.
+    """How many autocast regions are open."""
     _, depth = torch.autocast_increment_nesting(), torch.autocast_decrement_nesting()
     return int(depth)
 
