@@ -19,7 +19,7 @@ def closest(name: str, known: Iterable[str], n: int = 5) -> list[str]:
 
 
 def choices(name: str, known: Iterable[str]) -> str:
-    """What stands after "no preset 'saxe'; ": the name nearest to `name` where one is near, then all there are."""
+    """The end of an error line like "no preset 'saxe'; ...": the nearest name, if one is near, and all there are."""
     known = list(known)
     near = "".join(f"closest: {printable(one)}; " for one in _near(name, known, cutoff=0.5)[:1])
     return f"{near}available: {', '.join(map(printable, known)) or 'none'}"

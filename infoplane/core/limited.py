@@ -32,7 +32,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(frozen=True)
 class Limits:
-    """What a child may use.
+    """The memory and time that a child may use.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ def run_again(arguments: Sequence[str], limits: Limits, what: str) -> int:
 
 
 def ask(arguments: Sequence[str], limits: Limits, what: str, kind: str = "run") -> Any:
-    """What `infoplane ARGUMENTS` prints as JSON, from a limited child that writes no file unless the limits allow it.
+    """Run `infoplane ARGUMENTS` in a limited child, and return what it prints as JSON. It may write no file by default.
 
     `what` names what it reads, `kind` says what that is.
 

@@ -62,7 +62,7 @@ class Layer:
     dtype : str
         Logical dtype as torch names it: "float32", "bfloat16", ...
     noise : Noise or None
-        What the network adds after this layer, where the user installed noise injection.
+        The noise that the network adds after this layer, where the user installed noise injection.
     aliases : tuple of str
         Further names of the same module.
     """
@@ -153,7 +153,7 @@ class Probe(Brief):
     inputs : (N, features) array or None
         The flattened inputs where they were kept; several inputs of a model lie side by side.
     input_shapes : tuple of shapes
-        What one row of each input of the model was before, `((1, 28, 28),)`; empty where that is not known.
+        The shape of one sample of each input before it was flattened, `((1, 28, 28),)`; empty where unknown.
     label_names : tuple of str
         Names of the classes, or empty.
     """
@@ -216,7 +216,7 @@ class Snapshot:
     arrays : mapping from Layer.key to array `(N, *unit_shape)`
         Stored numbers; bfloat16 as its uint16 bits, with the logical dtype in the Layer.
     metrics : mapping from name to value
-        Of the whole model: loss, accuracy.
+        Numbers about the whole model: loss, accuracy.
     layer_metrics : mapping from (layer or parameter name, metric) to value
         Weight norms, gradient moments.
     tensors : mapping from Layer.key to torch tensor, or None

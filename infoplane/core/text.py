@@ -17,8 +17,7 @@ def printable(text: object) -> str:
         if char in "\n\r\t" or unicodedata.category(char) == "Zs":
             out.append(" ")
         elif unicodedata.category(char) in _UNSEEN:
-            code = ord(char)
-            out.append(f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}")
+            out.append(char.encode("unicode_escape").decode("ascii"))
         else:
             out.append(char)
     return "".join(out)

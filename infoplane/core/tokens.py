@@ -109,7 +109,7 @@ def fitting_count(layer: Layer, probe: Probe) -> int:
 
 
 def doubt_positions(probe: Probe, layers: Iterable[Layer]) -> list[str]:
-    """What is in doubt of labels for each position beside these layers, a line each.
+    """Warnings, a line each, about labels for each position that do not fit these layers.
 
     Raises
     ------

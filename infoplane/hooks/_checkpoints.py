@@ -117,7 +117,7 @@ def _pieces(index: Path) -> list[str]:
 
 
 def _trainer_state(file: Path) -> dict[str, float]:
-    """What Hugging Face's trainer logged at the step of this checkpoint."""
+    """The numbers that Hugging Face's trainer logged at the step of this checkpoint."""
     if not file.is_file():
         return {}
     state = _json(file)

@@ -237,7 +237,7 @@ class Problems:
 
 
 def _kind(what: str, error: Exception) -> str:
-    """The same text for two problems of one kind: where they arose, and the message but for numbers and names."""
+    """A text that two problems of one kind share: where they arose, and the message without numbers and names."""
     return re.sub(r"'[^']*'|\"[^\"]*\"|[-+]?\d[\d.e+-]*", "#", f"{what}: {say(error)}")
 
 

@@ -70,13 +70,13 @@ class Ranks:
         return value, self._merged(missing)
 
     def enter_pass(self, model: nn.Module) -> None:
-        """What ranks do together ahead of a pass; raises PeerError on all of them where one has failed."""
+        """Meet the other ranks ahead of a pass; raises PeerError on all of them where one has failed."""
         self._merged({})
         if self.share == "rows":
             _share_buffers(model)
 
     def _merged(self, missing: Mapping[str, Exception]) -> dict[str, Exception]:
-        """What is missing on any rank, by name; PeerError on all ranks where one has failed."""
+        """Tell the other ranks what is missing here; return what is missing on any. PeerError where one has failed."""
         told = {name: (say(error), isinstance(error, NotCalled)) for name, error in missing.items()}
         reports = self._exchange(_Report("", False, told))
         failed = {rank: report for rank, report in enumerate(reports) if report.failed}
@@ -109,7 +109,7 @@ class Ranks:
         return box[0]
 
     def from_first(self, work: Callable[[], Any]) -> Any:
-        """What `work()` gives on rank 0, on every rank that runs the probe; what it raises there, all of them raise."""
+        """Do the work on rank 0 alone; every rank that runs the probe gets its result, or raises its error."""
         told: Any = None
         if self.rank == 0:
             try:

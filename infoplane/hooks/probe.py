@@ -190,7 +190,7 @@ def next_tokens(ids: Any, mask: Any = None) -> Tensor:
 
 
 def label_words(record: Probe, layers: Iterable[Layer]) -> str:
-    """What the printed plan says of labels for each position; nothing of others."""
+    """A line of the printed plan about labels for each position; "" for one label a sample."""
     if record.positions is None:
         return ""
     words = position_words(record.positions, record.samples, int(unlabelled(record.labels).sum()))

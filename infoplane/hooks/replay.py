@@ -28,7 +28,7 @@ _OWN = ("initial", "resume", "number", "total", "gradients")
 
 @dataclass(frozen=True)
 class Replay:
-    """What became of the checkpoints of a series.
+    """The outcome of a replay: which checkpoints were recorded.
 
     Attributes
     ----------

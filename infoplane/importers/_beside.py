@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from infoplane.core.warn import warn
 from infoplane.importers._read import KINDS, read_entries
 
 Metrics = dict[int, dict[str, float]]
+Row = tuple[str, str, Mapping[str, Any]]
+"""Where it stands, for messages; the step, as it is written; and its numbers by name."""
 
 
 def names_in(file: str | os.PathLike[str]) -> list[str]:
@@ -39,38 +41,40 @@ def metrics_in(file: str | os.PathLike[str]) -> Metrics:
     Cells that are empty are left out.
     """
     file = Path(file)
-    if file.suffix.lower() == ".json":
-        return _from_json(file)
+    found: Metrics = {}
+    for where, step, numbers in (_json_rows if file.suffix.lower() == ".json" else _csv_rows)(file):
+        if not step.isdecimal():
+            raise ValueError(f"{where}: a step must be a whole number from 0, got {step!r:.40}")
+        if int(step) in found:
+            raise ValueError(f"{where}: step {int(step)} comes twice")
+        found[int(step)] = {name: _number(where, name, value) for name, value in numbers.items()}
+    return found
+
+
+def _csv_rows(file: Path) -> Iterator[Row]:
+    """The rows of a CSV file that begins with a line of names."""
     rows = list(csv.reader(_text(file).splitlines()))
     head = [name.strip() for name in rows[0]] if rows else []
     if head.count("step") != 1 or len(set(head)) < len(head):
         raise ValueError(f"{file.name} should begin with a line of names, each once, and step among them; got {head}")
-    found: Metrics = {}
     for line, row in enumerate(rows[1:], start=2):
-        if len(row) != len(head):
-            raise ValueError(f"{file.name}, line {line}: expected {len(head)} cells, got {len(row)}")
-        cells = {name: cell.strip() for name, cell in zip(head, row, strict=True) if cell.strip()}
         where = f"{file.name}, line {line}"
-        step = _step(where, cells.pop("step", ""))
-        if step in found:
-            raise ValueError(f"{where}: step {step} comes twice")
-        found[step] = {name: _number(where, name, cell) for name, cell in cells.items()}
-    return found
+        if len(row) != len(head):
+            raise ValueError(f"{where}: expected {len(head)} cells, got {len(row)}")
+        cells = {name: cell.strip() for name, cell in zip(head, row, strict=True) if cell.strip()}
+        yield where, cells.pop("step", ""), cells
 
 
-def _from_json(file: Path) -> Metrics:
-    """Metrics from a JSON file `{step: {name: number}}`."""
+def _json_rows(file: Path) -> Iterator[Row]:
+    """The entries of a JSON file `{step: {name: number}}`."""
     try:
         content = load_object(_text(file).encode())
     except ValueError as error:
         raise ValueError(f"{file.name}: {error}") from error
-    bad = next((step for step, numbers in content.items() if not isinstance(numbers, dict)), None)
-    if bad is not None:
-        raise ValueError(f"{file.name}: expected {{step: {{name: number}}}}, got {content[bad]!r:.40} for {bad!r:.40}")
-    return {
-        _step(file.name, step): {str(name): _number(file.name, name, value) for name, value in numbers.items()}
-        for step, numbers in content.items()
-    }
+    for step, numbers in content.items():
+        if not isinstance(numbers, dict):
+            raise ValueError(f"{file.name}: expected {{step: {{name: number}}}}, got {numbers!r:.40} for {step!r:.40}")
+        yield file.name, step, numbers
 
 
 def _text(file: Path) -> str:
@@ -79,13 +83,6 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file.name} is no text in UTF-8") from error
-
-
-def _step(where: str, text: str) -> int:
-    """A step that is written as text."""
-    if not text.isdecimal():
-        raise ValueError(f"{where}: a step must be a whole number from 0, got {text!r:.40}")
-    return int(text)
 
 
 def _number(where: str, name: str, value: Any) -> float:

@@ -48,7 +48,7 @@ LOST = "to go on with it pass resume=True; to give it up delete the directory yo
 
 
 class Ledger:
-    """What a writer tells the directory besides the shards. After a write error all of it waits: shards do without.
+    """Keeps the manifest and the session's file of one writer. After a write error they wait: shards do without.
 
     Attributes
     ----------
@@ -140,7 +140,7 @@ class Ledger:
                 (self.path / old).unlink()
 
     def losses(self) -> list[str]:
-        """What the end of the session could not put right, in words."""
+        """Words for everything that is still not written at the end of the session."""
         out = []
         if self.uncertain:
             out.append(f"what was written may not survive a power failure ({self.error})")
@@ -154,7 +154,7 @@ class Ledger:
         return out
 
     def _cost_of_unsaved(self) -> str:
-        """What it costs, in words, that the session's file could not be written at the end."""
+        """Words for the harm done where the session's file could not be written at the end."""
         if not self.dropped:
             return "it reads as if the session had not been closed, which costs nothing"
         steps, were = step_words(self.dropped), "was" if len(self.dropped) == 1 else "were"

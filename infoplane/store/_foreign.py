@@ -89,7 +89,7 @@ def refuse_sparse(key: Key) -> NoReturn:
 
 
 def not_plain(kind: str) -> str:
-    """What a MATLAB class is that is left out."""
+    """Words for a MATLAB class that is left out."""
     if kind == "struct":
         return "a struct; save(..., '-struct', ...) saves its fields as variables"
     return {"char": "text", "cell": "a cell array"}.get(kind, f"of class {shorten(kind, 32)}")

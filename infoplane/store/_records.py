@@ -50,7 +50,7 @@ def seal_json(data: Mapping[str, Any], what: str = "value") -> bytes:
 
 
 def load_sealed(data: bytes) -> dict[str, Any]:
-    """What `seal_json` wrote. Raises StoreError when a byte of it has changed."""
+    """Read what `seal_json` wrote. Raises StoreError when a byte of it has changed."""
     head, found, tail = data.removesuffix(b"\n").rpartition(b',"check":"')
     body = head + b"}"
     if not found or tail != f'{xxhash.xxh3_64(body).hexdigest()}"}}'.encode():
@@ -283,7 +283,7 @@ class SessionRecord(Checked):
     stalled_seconds: float = checked(_get_seconds, default=0.0)
 
     def unrecorded(self) -> list[tuple[str, tuple[int, ...], bool]]:
-        """What the recorder could not record, at which steps, and whether nothing is wrong with that."""
+        """The things that could not be recorded, each with its steps, and whether that is a mere note."""
         listed = get(self.notes, "problems", list) if "problems" in self.notes else []
         if not all(isinstance(item, dict) for item in listed):
             raise StoreError("field 'problems' of 'notes' must be a list of objects")

@@ -116,7 +116,7 @@ class Scan:
         self.problems.append(Problem(file, str(what), tuple(int(s) for s in steps)))
 
     def _ours(self, directory: str, parse: Callable[[str], T | None], what: str) -> dict[str, T]:
-        """What `parse` reads from each name in a directory; names that it does not know are listed as problems."""
+        """Read each name in a directory with `parse`; names that it does not know are listed as problems."""
         found = {name: parse(name) for name in self._names(directory)}
         text = f"not a {what} of this format"
         foreign = [Problem(f"{directory}/{name}", text) for name, place in found.items() if place is None]
@@ -234,7 +234,7 @@ class Scan:
         return out
 
     def unrecorded(self) -> list[Problem]:
-        """What was missing when it was to be recorded, as the sessions say, for steps below the end of each."""
+        """The things that the recorder found missing, by the notes of the sessions, at steps that still count."""
         ends = self.session_ends()
         found: dict[Problem, None] = {}
         for record in self.sessions:
@@ -251,7 +251,7 @@ class Scan:
         return few(list(found), "", "more things that could not be recorded", most=_RECORDER_NAMES)
 
     def _verify_shard(self, shard: Shard, file: str) -> list[Problem]:
-        """What does not match its digest, with the steps that it concerns; where nothing does, the file as a whole."""
+        """Compare all digests of one shard: of each layer at each step and, where they all match, of the whole file."""
         entry = self.manifest.get(str(shard.name))
         damaged: dict[tuple[int, ...], list[str]] = {}
         with files.opened(self.path / SHARDS_DIR / str(shard.name)) as fd:

@@ -41,7 +41,7 @@ class Worker:
     last_step : int or None
         The step handed over last.
     waiting_bytes, bytes_written : int
-        What is not published yet, and what is.
+        Bytes that are not published yet, and bytes that are.
     stalled_s : float
         Seconds that `put` waited for room.
     failure : exception or None

@@ -99,7 +99,7 @@ class ActivationStore:
 
     @property
     def lost(self) -> tuple[Problem, ...]:
-        """What is missing or damaged, with the steps that it costs; whole snapshots that failed included."""
+        """Everything missing or damaged, with the steps that are lost by it, whole snapshots that failed included."""
         have = set(self.steps())
         gone = [(p, tuple(s for s in p.steps if s not in have)) for p in self.unrecorded if not p.note]
         return (*(p for p in self._problems if p.lost), *(replace(p, steps=steps) for p, steps in gone if steps))
@@ -134,7 +134,7 @@ class ActivationStore:
         return key in self._pieces(step)[0].shard.layer_number
 
     def why(self, key: str, step: int) -> Problem | None:
-        """What keeps `steps(key)` from offering a step that was recorded; None where nothing is known of it."""
+        """Why `steps(key)` does not have a step that was recorded; None where no reason is known."""
         known = self._bad.get((key, step)) or next((p for p in self._problems if step in p.steps), None)
         return known or next((p for p in self._problems if self._spans(p, step)), None)
 
@@ -240,7 +240,7 @@ class ActivationStore:
     def verify(self) -> list[Problem]:
         """Read the directory again, every byte of it, and check all digests; everything that is wrong.
 
-        What the recorder could not record is among it; where only the model did not call a layer, as a note.
+        Things that could not be recorded are listed too; as a note where the model only did not call a layer.
         """
         scan = Scan(self.path)
         self._resolve(scan)

@@ -89,7 +89,7 @@ class Destination:
 
 
 def _name(sink: Sink) -> str:
-    """What messages call a sink."""
+    """Words for a sink in messages."""
     return f"sink {getattr(sink, '__qualname__', type(sink).__qualname__)}"
 
 

@@ -140,7 +140,7 @@ def output_of(seen: Observation, choice: Choice) -> tuple[ModuleCall, str] | Non
     for call in choice.calls:
         for key in keys & call.same.keys():
             return call, call.same[key] if len(call.outputs) > 1 else ""
-    # Of a layer of which the model returns only a part, one token or an average, the output is what it returns.
+    # The model may return only a part of a layer, as one token or an average: the output is that part.
     given = made[0].outputs.get(made[1]) or next(iter(made[0].outputs.values()))
     part = math.prod(whole[0].outputs[path].shape) < math.prod(given.shape)
     return (whole[0], path if len(whole[0].outputs) > 1 else "") if part else made

@@ -47,7 +47,7 @@ class Attached:
 
 
 class Installed:
-    """What stays attached to a model until it is removed, or until the end of its `with` block."""
+    """Something that stays attached to a model until it is removed, or until the end of its `with` block."""
 
     def __init__(self) -> None:
         self._removals: list[Callable[[], None]] = []
@@ -208,7 +208,7 @@ def refuse_odd(odd: str, what: str) -> None:
 
 
 def _odd(tensor: Tensor) -> str:
-    """What kind of tensor without ordinary rows this is, or an empty text."""
+    """Words for a tensor without ordinary rows; "" for a dense one."""
     if tensor.is_nested:
         return "a nested tensor"
     if tensor.is_quantized:
@@ -219,7 +219,7 @@ def _odd(tensor: Tensor) -> str:
 
 
 def type_name(value: Any) -> str:
-    """What messages call a value: `None`, or `a Tensor`."""
+    """Words for a value in messages: `None`, or `a Tensor`."""
     return "None" if value is None else f"a {printable(type(value).__qualname__)}"
 
 

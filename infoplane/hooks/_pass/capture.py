@@ -57,7 +57,7 @@ class Capture:
 
 @dataclass(frozen=True)
 class Captured:
-    """What one pass gave: the layers as they came, their values by key, and what is missing, with the reason.
+    """The result of one pass: the layers as they came, their values by key, and reasons for those that are missing.
 
     Values are (rows, *units), or (members, rows, *units). `outputs` are the tensors that the model returned, where
     they were asked for.
@@ -363,7 +363,7 @@ def wrong_rows(key: str, shape: tuple[int, ...], rows: int, members: Members | N
 
 
 def axis_advice(key: str, axes: Sequence[int], otherwise: str) -> str:
-    """What to do about a layer of which other axes have as many entries as there are samples."""
+    """The end of an error line: which other axis may hold the samples, else `otherwise`."""
     return f"its samples may be axis {axes[0]}: pass batch_dim={{{key!r}: {axes[0]}}}" if axes else otherwise
 
 

@@ -136,7 +136,8 @@ def returned(output: Any) -> dict[str, Tensor]:
 
 def _first(run: RunChunk, probe: ProbeSet, rows: int) -> tuple[Inputs, Captured]:
     """A chunk to compare, and what the model gives on it."""
-    # Of the whole probe: a first chunk of one class may all go to one expert. In the probe's order: it may be sorted.
+    # Rows from all over the probe: the first ones may be of one class, which all go to one expert. They keep their
+    # order, since a model may need its rows sorted.
     n = min(rows, probe.first_pass)
     drawn = torch.randperm(probe.first_pass, generator=torch.Generator().manual_seed(0), device="cpu")[:n]
     chunk = probe.inputs.take(drawn.sort().values)
@@ -160,7 +161,7 @@ def _cycle(n: int) -> Tensor:
 
 
 def _unless_refused(work: Callable[[], Captured]) -> Captured | str:
-    """What the pass gives, or the model's reason for not running on these rows."""
+    """The result of a pass, or the model's reason for not running on these rows."""
     try:
         return work()
     except torch.OutOfMemoryError:
@@ -255,7 +256,7 @@ def _not_samples(astray: Sequence[tuple[Capture, int]], n: int) -> str:
 
 
 def _advice(capture: Capture, n: int) -> str:
-    """What to do about a layer whose rows are no samples."""
+    """The end of an error line about a layer whose rows are not the samples."""
     key = capture.layer.key
     axes = [i for i, size in enumerate(capture.layer.raw_shape, start=1) if size == n]
     return axis_advice(
@@ -273,7 +274,7 @@ def _named(keys: Sequence[str], what: str = "") -> str:
 
 def refuse_lazy(model: nn.Module) -> None:
     """Raise ValueError where a lazy module has not seen an input yet."""
-    # Of the parts of a module, 1 and 2 are its parameters and its buffers.
+    # Parts 1 and 2 of a module are its parameters and its buffers.
     modules = named_modules(model).values()
     lazy = [m for m in modules if any(is_lazy(t) for part in _parts(m.module)[1:3] for t in part.values())]
     if lazy:

@@ -135,9 +135,9 @@ class ModuleCall:
     depends: bool = True
     part: bool = False
     given: set[Identity] = field(default_factory=set)
-    """What tells the tensors in the input from others."""
+    """Keys of the tensors in the input."""
     same: Mapping[Identity, str] = field(default_factory=dict)
-    """Places in the output by what tells its tensors from others."""
+    """The place of each tensor in the output, by its key."""
     inner: list[ModuleCall] = field(default_factory=list)
     """Calls of modules directly inside."""
     functions: set[str] = field(default_factory=set)
@@ -194,7 +194,7 @@ class Watcher:
         self._counter = iter(range(1 << 62))
 
     def watch(self, forward: Callable[[], Any]) -> Observation:
-        """What ran in `forward()`."""
+        """Run `forward()`, and return what ran in it."""
 
         def watched(attached: Attached) -> Any:
             for named in self._modules.values():

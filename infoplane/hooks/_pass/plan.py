@@ -31,7 +31,7 @@ _NEVER = (
 
 @dataclass(frozen=True)
 class Planner:
-    """What is captured of a forward pass over `rows` samples that was `seen`.
+    """Plans the captures of a model, from a forward pass over `rows` samples that was `seen`.
 
     `targets` are what the user named, and never skipped. Without them the calls of `choice` are captured; of those,
     the ones that cannot be recorded or that only pass their input on are skipped, with the reason. `kept` are the
@@ -194,11 +194,11 @@ class Planner:
         )
 
     def _reduction(self, target: Target, key: str, call: ModuleCall, shape: Sequence[int]) -> Reduction:
-        """What is stored of a layer of this shape, rows first."""
+        """The reduction of a layer whose shape, rows first, is given."""
         table, pooled = self.settings.reductions, pooling(self.seen, call, shape, self.masked)
         given = by_pattern(table, [key, target.named.name], None)
         if given is not None:
-            # What holds for all tokens of all layers leaves a layer without tokens, which nobody named, as it is.
+            # A reduction of tokens for all layers leaves one without tokens, which nobody named, as it is.
             misfit = isinstance(given, Tokens | Last) and len(shape) < 3 and not target.exact
             return Flatten() if misfit and given is table.get("*") else given
         if self.kept is not None:

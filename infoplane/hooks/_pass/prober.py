@@ -90,7 +90,7 @@ class Prober:
 
     @property
     def note(self) -> str:
-        """What the recorded layers are, where nobody named them, for the printed plan."""
+        """A line of the printed plan that says how the layers were chosen, where nobody named them."""
         if self.kept is not None:
             return "layers: those that the run was started with"
         if not self.choice.words:
