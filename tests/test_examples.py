@@ -8,7 +8,6 @@ import json
 import re
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -35,12 +34,19 @@ def test_an_example_is_short_public_and_says_what_to_look_for(path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # as where a person starts it
 @pytest.mark.parametrize("name", [path.stem for path in SCRIPTS if path.stem != "e12_certificate"])  # it has no labels
-def test_shuffled_labels_fail_the_quick_assertions_and_what_still_holds_is_said_not_to_be_about_y(name, tmp_path):
-    words = [sys.executable, str(EXAMPLES / f"{name}.py"), "--quick", "--shuffle", "--out", str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "FAILS" in done.stdout
+def test_shuffled_labels_fail_the_quick_assertions_and_what_still_holds_is_said_not_to_be_about_y(
+    name, tmp_path, monkeypatch, capsys
+):
+    """In this process: `all.py` starts each in one of its own."""
+    script = EXAMPLES / f"{name}.py"
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setattr(sys, "argv", [str(script), "--quick", "--shuffle", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 1
+    assert "FAILS" in capsys.readouterr().out
     outcomes = json.loads((tmp_path / "outcomes.json").read_text())["outcomes"]
     assert [o["claim"] for o in outcomes if o["holds"]] == [o["claim"] for o in outcomes if not o["about_y"]]
 

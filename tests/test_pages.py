@@ -17,17 +17,15 @@ import infoplane
 from infoplane.cli import main
 from infoplane.estimators._registry import _ESTIMATORS
 
-# Pages that need more than the package: what they import, or nothing where it is only the time of new processes.
+# Pages that need more than the package: what they import.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "guides/lightning": ("lightning", "tensorboard"),
     "guides/huggingface": ("transformers", "accelerate"),
     "guides/accelerate": ("accelerate",),
-    "guides/ddp": (),
-    "guides/sweep": (),
     "guides/cluster": ("distributed",),
 }
-# Pages that train for several seconds.
-SLOW = {"guides/cluster", "guides/seeds", "guides/studies"}
+# Pages that train for several seconds, or start several processes.
+SLOW = {"guides/cluster", "guides/ddp", "guides/seeds", "guides/studies", "guides/sweep", "guides/transformer"}
 # Pages that begin with runs that the reader has: their names.
 RUNS = {"results": ["digits", "a", "b"], "figures": ["digits", "a", "b"], "estimators": ["digits"]}
 WARNED = {"class Mixture": "not recorded"}

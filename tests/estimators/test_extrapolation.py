@@ -425,8 +425,14 @@ def test_few_latents_in_a_hundred_units_are_found_or_flagged():
         )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("spec", "dims", "nats"), [("gaussian", 4, 1.0), ("knn", 1, 0.7), ("knn", 2, 2.0)])
+@pytest.mark.parametrize(
+    ("spec", "dims", "nats"),
+    [
+        pytest.param("gaussian", 4, 1.0, marks=pytest.mark.slow),
+        pytest.param("knn", 1, 0.7, marks=pytest.mark.slow),
+        pytest.param("knn", 2, 2.0, marks=pytest.mark.full),
+    ],
+)
 def test_intervals_cover_the_truth(spec, dims, nats):
     """Nominal 95 %: of 60 problems 88 % or more with probability 0.99."""
     far, plain, held, _ = errors(spec, 2000, nats, dims, 60)

@@ -16,7 +16,7 @@ from infoplane.estimators._flow_networks import Sides, Velocities
 from infoplane.estimators._trained import Rows
 from infoplane.estimators.flow import FlowMatching
 
-slow = pytest.mark.slow
+slow, full = pytest.mark.slow, pytest.mark.full
 FEW = FlowMatching(steps=50, folds=2)
 
 
@@ -60,9 +60,8 @@ class Run:
         yield self.t
 
 
-@slow
 @pytest.mark.parametrize("dims", [1, 4, 20])
-@pytest.mark.parametrize("cubed", [False, True])
+@pytest.mark.parametrize("cubed", [pytest.param(False, marks=full), pytest.param(True, marks=slow)])
 def test_gaussian_pairs_and_their_cubes(dims, cubed):
     """Exact from the start, for networks have nothing to add; ranks undo what is done to single units.
 
@@ -127,10 +126,16 @@ def test_what_neighbours_and_lines_miss_is_read():
     assert nats_of(start) < 1.0
 
 
-@slow
-@pytest.mark.parametrize("base", ["gaussian", "off"])
-@pytest.mark.parametrize("nats", [1.0, 3.0])
-def test_curved_pairs(base, nats):
+@pytest.mark.parametrize(
+    ("nats", "base"),
+    [
+        pytest.param(1.0, "off", marks=slow),
+        pytest.param(3.0, "gaussian", marks=slow),
+        pytest.param(1.0, "gaussian", marks=full),
+        pytest.param(3.0, "off", marks=full),
+    ],
+)
+def test_curved_pairs(nats, base):
     """Latents behind tanh in 32 units, swirls, and cubes turned afterwards: within 10, 30 and 35 %.
 
     Of cubes the Gaussian start has far too much: the value may then be off, and says so.

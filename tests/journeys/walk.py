@@ -49,6 +49,7 @@ SCREENS = ((1280, 800), (390, 844))
 MOST_PAGE = 2_000_000
 START = time.perf_counter()
 KEEP: list[bool] = []
+STARTED: list[bool] = []
 
 
 @contextlib.contextmanager
@@ -82,14 +83,27 @@ def read(text: str, where: str) -> str:
 
 
 def shell(*words: object) -> str:
-    """Run `infoplane` as a person would and read what it prints."""
+    """Run `infoplane` as a person would and read what it prints: the first command in a process of its own."""
     line = ["infoplane", *map(str, words)]
     print("$", *line, flush=True)
+    code, text = (here if STARTED else started)(line)
+    print(text, flush=True)
+    assert code == 0, f"{' '.join(line)}: exit code {code}"
+    return read(text, " ".join(line))
+
+
+def started(line: Sequence[str]) -> tuple[int, str]:
+    """Exit code and words of a command in a process of its own."""
+    STARTED.append(True)
     command = [sys.executable, "-m", *line]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100"})
-    print(done.stdout + done.stderr, flush=True)
-    assert done.returncode == 0, f"{' '.join(line)}: exit code {done.returncode}"
-    return read(done.stdout + done.stderr, " ".join(line))
+    return done.returncode, done.stdout + done.stderr
+
+
+def here(line: Sequence[str]) -> tuple[int, str]:
+    """The same in this process, which has torch already: there are many."""
+    done = CliRunner(env={"COLUMNS": "100"}).invoke(main, line[1:], prog_name="infoplane")
+    return done.exit_code, done.output
 
 
 def refused(*words: object, names: str) -> None:
@@ -97,11 +111,11 @@ def refused(*words: object, names: str) -> None:
     before = set(Path().rglob("*"))
     line = list(map(str, words))
     print("$ infoplane", *line, flush=True)
-    done = CliRunner().invoke(main, line)  # in this process: there are many
-    print(done.output, flush=True)
-    assert done.exit_code == 2, done.output
-    error = [each for each in read(done.output, "an error").splitlines() if each.startswith("Error: ")]
-    assert len(error) == 1, done.output
+    code, text = here(["infoplane", *line])
+    print(text, flush=True)
+    assert code == 2, text
+    error = [each for each in read(text, "an error").splitlines() if each.startswith("Error: ")]
+    assert len(error) == 1, text
     assert names in error[0], f"{error[0]!r} does not say {names!r}"
     assert set(Path().rglob("*")) == before
 
