@@ -241,6 +241,7 @@ def test_block_of_nonfinite_snapshots_gets_one_row_each(tmp_path):
 OF_CLASSES = [name for name, cls in available().items() if "discrete" in cls.targets]
 
 
+@pytest.mark.usefixtures("short_trainings")
 @pytest.mark.parametrize("spec", [*OF_CLASSES, "knn+null+interval", "binning:range=unit", "adaptive:whole_run=true"])
 @pytest.mark.parametrize("shape", [0, (3, 0, 2)])
 def test_a_layer_without_units_is_skipped_aloud_and_no_other(tmp_path, caplog, spec, shape):

@@ -25,7 +25,17 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "guides/cluster": ("distributed",),
 }
 # Pages that train for several seconds, or start several processes.
-SLOW = {"guides/cluster", "guides/ddp", "guides/seeds", "guides/studies", "guides/sweep", "guides/transformer"}
+SLOW = {
+    "diagnostics",
+    "guides/cluster",
+    "guides/cnn",
+    "guides/ddp",
+    "guides/pairs",
+    "guides/seeds",
+    "guides/studies",
+    "guides/sweep",
+    "guides/transformer",
+}
 # Pages that begin with runs that the reader has: their names.
 RUNS = {"results": ["digits", "a", "b"], "figures": ["digits", "a", "b"], "estimators": ["digits"]}
 WARNED = {"class Mixture": "not recorded"}

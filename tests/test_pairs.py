@@ -158,7 +158,7 @@ def test_every_estimator_says_rightly_whether_it_gives_shannon_information(name)
     y = torch.arange(80) % 2
     t = torch.randn(1, 80, 2, generator=torch.Generator().manual_seed(0)).softmax(2)
     y = y if "discrete" in cls.targets else y + t[0, :, 0].double()
-    found = cls(**{"noise": {"std": 0.5}, "flow": {"steps": 0}}.get(name, {})).estimate(t, y)
+    found = cls(**{"noise": {"std": 0.5}, "flow": {"steps": 0}, "critic": {"steps": 25}}.get(name, {})).estimate(t, y)
     units = {q.unit for quantity, q in found.items() if "(T;Y)" in quantity}
     assert getattr(cls, "shannon", True) == ("bit" in units)
 
@@ -331,6 +331,7 @@ def asked_of(run, jobs=1):
     return estimate(run, [Apart(), "hsic:sigma=1"], pairs=pairs, subsets=subsets, block_bytes=2500, jobs=jobs)
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_a_stopped_analysis_of_pairs_is_resumed_to_the_byte(tmp_path):
     wide = {"units": (4, 2, 3), "bad": [(1, 2)], "steps": range(5)}
     whole = make_run(tmp_path / "whole", **wide)

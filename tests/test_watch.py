@@ -138,7 +138,9 @@ def test_the_page_grows_with_the_recording(tmp_path, watching):
     assert list(watched.folder.iterdir()) == []
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_closed_run_is_served_and_nothing_is_left(tmp_path, watching, number, code):
     run = recorded(tmp_path / "done")
     analyze(run, "kde", progress=False)

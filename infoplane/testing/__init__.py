@@ -159,7 +159,7 @@ def _check_bytes(s: Subject) -> None:
 
 def _check_quantities(s: Subject) -> None:
     """What it returns has the right types, shapes, bounds, units and flags."""
-    found = s.run()
+    found = s.found
     require(bool(found), "estimate returned nothing")
     for name, q in found.items():
         require(isinstance(q, Quantity), f"{name} must be a Quantity, got {type(q).__name__}")
@@ -192,7 +192,7 @@ def _check_quantities(s: Subject) -> None:
 def _check_repeatable(s: Subject) -> None:
     """The same settings on the same data give the same numbers, and torch's random state is not used."""
     torch.manual_seed(1)
-    first = s.run()
+    first = s.found
     torch.manual_seed(2)
     state = torch.get_rng_state()
     _same(s.run(), first, 0.0, "the same settings on the same data")
@@ -206,12 +206,12 @@ def _check_inputs_untouched(s: Subject) -> None:
     with_ids = s.run(given["t"], given["y"], given["x"], x_ids=given["x_ids"])
     for name, original in (("t", s.t), ("y", s.y), ("x", s.x), ("x_ids", ids)):
         require(bool((given[name] == original).all()), f"{name} was changed")
-    _same(with_ids, s.run(), 0.0, "x_ids of distinct inputs against none")
+    _same(with_ids, s.found, 0.0, "x_ids of distinct inputs against none")
 
 
 def _check_blocks(s: Subject) -> None:
     """A snapshot alone has the value that it has among others."""
-    whole, seen = s.run(), s.ready(s.t, s.y, s.x)
+    whole, seen = s.found, s.ready(s.t, s.y, s.x)
     for i in range(SNAPSHOTS):
         one = seen.estimate(s.t[i : i + 1], s.y, x=s.x)
         of_one = operator.itemgetter(slice(i, i + 1))
@@ -221,13 +221,13 @@ def _check_blocks(s: Subject) -> None:
 def _check_sample_order(s: Subject) -> None:
     """The order of samples does not matter."""
     order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(3))
-    _same(s.run(s.t[:, order], s.y[order], s.x[order]), s.run(), SAME, "permuted samples")
+    _same(s.run(s.t[:, order], s.y[order], s.x[order]), s.found, SAME, "permuted samples")
 
 
 def _check_unit_order(s: Subject) -> None:
     """The order of units does not matter."""
     order = torch.tensor([2, 0, 3, 1])
-    _same(s.run(s.t[:, :, order]), s.run(), SAME, "permuted units")
+    _same(s.run(s.t[:, :, order]), s.found, SAME, "permuted units")
 
 
 def _check_constant_zero(s: Subject) -> None:
@@ -242,7 +242,7 @@ def _check_constant_zero(s: Subject) -> None:
 def _check_device_exact(s: Subject) -> None:
     """A GPU gives the same numbers, bit for bit."""
     there = s.run(s.t.cuda(), s.y.cuda(), s.x.cuda())
-    _same({name: _each(q, Tensor.cpu) for name, q in there.items()}, s.run(), 0.0, "the GPU")
+    _same({name: _each(q, Tensor.cpu) for name, q in there.items()}, s.found, 0.0, "the GPU")
 
 
 def _check_constant_layer(s: Subject) -> None:
@@ -400,7 +400,7 @@ def _check_target_kind(s: Subject) -> None:
 def _check_dtypes(s: Subject) -> None:
     """Narrow floats, whole numbers and booleans give the values of their float64 twins."""
     tolerance = 1e-4
-    reference = s.run()
+    reference = s.found
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         _same(s.run(s.t.to(dtype)), reference, tolerance, str(dtype))
     whole = (4 * s.t).round()
@@ -413,7 +413,7 @@ def _check_dtypes(s: Subject) -> None:
 
 def _check_memory_layout(s: Subject) -> None:
     """Transposed, strided and read-only memory give the same values."""
-    reference = s.run()
+    reference = s.found
     turned = s.t.permute(2, 1, 0).contiguous().permute(2, 1, 0)
     _same(s.run(turned), reference, 1e-6, "a transposed t")
     strided = torch.zeros(SNAPSHOTS, 2 * SAMPLES, 2 * UNITS)[:, ::2, ::2].copy_(s.t)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -102,6 +103,11 @@ class Subject:
     def ready(self, t: Tensor, y: Tensor, x: Tensor) -> Any:
         """An estimator, prepared on the run `t` where it can be prepared."""
         return ready(self.make(), t, y, x)
+
+    @functools.cached_property
+    def found(self) -> dict[str, Quantity]:
+        """The estimates on the data of most checks, made once."""
+        return self.run()
 
     def run(
         self, t: Tensor | None = None, y: Tensor | None = None, x: Tensor | None = None, **more: Any

@@ -289,6 +289,7 @@ def test_refused_in_one_line(spec, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("short_trainings")
 @pytest.mark.parametrize("name", sorted(available()))
 def test_every_estimator_is_extrapolated_or_says_why_not(name):
     g = torch.Generator().manual_seed(0)

@@ -46,9 +46,7 @@ def truth_bits(means, wrong=0.0):
     return float(torch.trapezoid(torch.special.xlogy(p, p / p.sum(0) * len(means)).sum(0), t)) / math.log(2)
 
 
-@pytest.mark.parametrize(
-    "units", [2, pytest.param(4, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow), 20]
-)
+@pytest.mark.parametrize("units", [*(pytest.param(units, marks=pytest.mark.slow) for units in (2, 4, 8)), 20])
 def test_exclusive_or_among_units_is_read(units):
     """A linear probe reads nothing there."""
     t, y = exclusive_or(units)

@@ -49,6 +49,7 @@ def raised(q) -> set[str]:
 TIMES = ["twice", pytest.param("ten times in any order", marks=pytest.mark.slow), "most of them twice"]
 
 
+@pytest.mark.usefixtures("short_trainings")
 @pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("name", sorted(available()))
 def test_copies_are_noticed_and_keep_the_flags_of_ceilings(name, times):

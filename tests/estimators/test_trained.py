@@ -125,6 +125,7 @@ SURROUNDINGS = {
 }
 
 
+@pytest.mark.usefixtures("short_trainings")
 @pytest.mark.parametrize("kind", ["classes", "targets"])
 @pytest.mark.parametrize(
     "spec",

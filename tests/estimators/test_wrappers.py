@@ -164,13 +164,14 @@ def test_errors_that_fall_as_1_over_n_are_covered():
     assert (q.high < plain + 2 + 2).all()
 
 
+@pytest.mark.usefixtures("short_trainings")
 @pytest.mark.parametrize("name", sorted(available()))
 def test_every_estimator_can_be_wrapped(name):
     t, y = problem(80)
     t = torch.softmax(t, dim=2) if name == "softmax" else t
     x = torch.randn(80, 3, generator=torch.Generator().manual_seed(1))
     y = y if "discrete" in get(name).targets else x.double().sum(1)
-    small = {"auto": "auto:effort=low", "flow": "flow:steps=50,folds=2", "critic": "critic:steps=25,hidden=8"}
+    small = {"auto": "auto:effort=low", "flow": "flow:steps=25,folds=2", "critic": "critic:steps=25,hidden=8"}
     inner = parse(small.get(name, name))
     inner = inner.prepare(Blocks(t), y, x) if hasattr(inner, "prepare") else inner
     plain = inner.estimate(t, y, x=x)

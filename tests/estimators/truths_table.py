@@ -369,7 +369,9 @@ def pairs() -> list[Truth]:
     why = "as `gaussian`; cubes of units have the same ranks"
     cubes = Problem(made.t**3, made.y)
     rows += [
-        Truth("flow:steps=0", label, lambda m=p: m, {"I(T;Y)": 2.0}, 0.19, why, widest=0.3, shuffled=0.1)
+        Truth(
+            "flow:steps=0", label, lambda m=p: m, {"I(T;Y)": 2.0}, 0.19, why, widest=0.3, shuffled=0.1, large=p is made
+        )
         for label, p in (("4 pairs", made), ("4 cubed pairs", cubes))
     ]
     channel, bits = linear_channel()
