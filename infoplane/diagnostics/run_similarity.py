@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Unpack
 
@@ -19,6 +18,8 @@ from infoplane.diagnostics.similarity import SimilarityOptions, similarity_matri
 from infoplane.results import ResultTable
 
 Array = npt.NDArray[Any]
+Pairs = list[tuple[str, int]]
+"""Layers and steps that are compared: layers at one step, or steps of one layer."""
 
 
 class RecordedRun(Protocol):
@@ -78,62 +79,54 @@ def run_similarity(
     >>> table = run_similarity(infoplane.open_run("runs/digits"))                     # doctest: +SKIP
     >>> infoplane.plots.similarity(table)                                             # doctest: +SKIP
     """
-    own = _Items.of(run, layers, steps)
-    other = None
+    own = _chosen(run, layers, steps)
+    names, others = _names(own), None
     if against is not None:
         if not np.array_equal(run.probe.sample_ids, against.probe.sample_ids):
             raise ValueError(
                 f"runs {run.run_id} and {against.run_id} have other probes: their sample ids differ, so rows do not "
                 "belong together; record both with the same inputs in the same order"
             )
-        other = _Items.of(against, layers, steps)
+        other = _chosen(against, layers, steps)
+        names, others = [f"{name}@run={against.run_id}" for name in _names(other)], _arrays(against, other)
     if options.get("within") == "class":
         options.setdefault("labels", run.probe.labels)
-    found = similarity_matrix(own.arrays(), None if other is None else other.arrays(), **options)
-    suffix = "" if against is None else f"@run={against.run_id}"
-    partners = [f"{name}{suffix}" for name in (other or own).names()]
+    found = similarity_matrix(_arrays(run, own), others, **options)
+    places = [
+        Place(run=run.run_id, step=step, epoch=run.epoch(step), layer=key, depth=run.layer(key, step).depth)
+        for key, step in own
+    ]
     named = {one.run_id: {"path": str(one.path), "settings": one.settings} for one in (run, against) if one is not None}
-    return ResultTable.from_rows(found.rows([own.place(*item) for item in own.items], partners), {"runs": named})
+    return ResultTable.from_rows(found.rows(places, names), {"runs": named})
 
 
-@dataclass(frozen=True)
-class _Items:
-    """What is compared of a run, as pairs (layer, step): layers at one step, or steps of one layer."""
+def _chosen(run: RecordedRun, layers: str | Sequence[str] | None, steps: int | Sequence[int] | None) -> Pairs:
+    """The layers and steps that the caller named, in the order of the forward pass and of training."""
+    keys = _keys(run, [layers] if isinstance(layers, str) else layers)
+    common = sorted(set.intersection(*(set(run.steps(key)) for key in keys)))
+    if not common:
+        raise ValueError(f"run {run.run_id} has no step with all of {', '.join(keys[:6])}; name fewer layers")
+    usual = common if len(keys) == 1 else common[-1:]
+    wanted = usual if steps is None else [steps] if isinstance(steps, int | np.integer) else list(steps)
+    missing = [step for step in wanted if step not in common]
+    if missing or not wanted:
+        raise ValueError(f"steps must be of {step_words(common)}, got {step_words(missing) if missing else 'none'}")
+    if len(keys) > 1 and len(wanted) > 1:
+        raise ValueError(f"{len(keys)} layers at {len(wanted)} steps: name one layer, or one step")
+    return [(key, int(step)) for key in keys for step in wanted]
 
-    run: RecordedRun
-    items: list[tuple[str, int]]
 
-    @classmethod
-    def of(cls, run: RecordedRun, layers: str | Sequence[str] | None, steps: int | Sequence[int] | None) -> _Items:
-        """The layers and steps that the caller named, in the order of the forward pass and of training."""
-        keys = _keys(run, [layers] if isinstance(layers, str) else layers)
-        common = sorted(set.intersection(*(set(run.steps(key)) for key in keys)))
-        if not common:
-            raise ValueError(f"run {run.run_id} has no step with all of {', '.join(keys[:6])}; name fewer layers")
-        usual = common if len(keys) == 1 else common[-1:]
-        wanted = usual if steps is None else [steps] if isinstance(steps, int | np.integer) else list(steps)
-        missing = [step for step in wanted if step not in common]
-        if missing or not wanted:
-            raise ValueError(f"steps must be of {step_words(common)}, got {step_words(missing) if missing else 'none'}")
-        if len(keys) > 1 and len(wanted) > 1:
-            raise ValueError(f"{len(keys)} layers at {len(wanted)} steps: name one layer, or one step")
-        return cls(run, [(key, int(step)) for key in keys for step in wanted])
+def _arrays(run: RecordedRun, pairs: Pairs) -> Iterator[Array]:
+    """Yields the activations of each layer and step, read only when they are asked for."""
+    for key, step in pairs:
+        values = _floats(run.read(key, [step])[0], run.layer(key, step))
+        yield finite_float64(values, f"{key} at step {step} of run {run.run_id} has", "values")
 
-    def arrays(self) -> Iterator[Array]:
-        """Yields the activations of each pair."""
-        for key, step in self.items:
-            values = _floats(self.run.read(key, [step])[0], self.run.layer(key, step))
-            yield finite_float64(values, f"{key} at step {step} of run {self.run.run_id} has", "values")
 
-    def names(self) -> list[str]:
-        """The names of the pairs in the column `partner`: layers, or steps where there is one layer."""
-        one = len({key for key, _ in self.items}) == 1 and len(self.items) > 1
-        return [f"step={step}" if one else key for key, step in self.items]
-
-    def place(self, key: str, step: int) -> Place:
-        """The place of the rows of one pair."""
-        depth = self.run.layer(key, step).depth
-        return Place(run=self.run.run_id, step=step, epoch=self.run.epoch(step), layer=key, depth=depth)
+def _names(pairs: Pairs) -> list[str]:
+    """Names for the column `partner`: layers, or the steps where there is one layer at several steps."""
+    one = len({key for key, _ in pairs}) == 1 and len(pairs) > 1
+    return [f"step={step}" if one else key for key, step in pairs]
 
 
 def _keys(run: RecordedRun, wanted: Sequence[str] | None) -> list[str]:

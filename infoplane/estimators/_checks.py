@@ -141,17 +141,13 @@ def _noticed(
         first = torch.zeros(1, dtype=torch.int64, device=features.device)
         ids = copied_inputs(features[0], y.to(features.device)) if len(_may_be_copied(features, first)) else None
         return [] if ids is None else [(ids.to(t.device), list(range(len(t))))]
-    groups: list[tuple[Tensor, list[int]]] = []
+    # Snapshots with the same ids stand together, so that one more estimate serves all of them.
+    groups: dict[bytes, tuple[Tensor, list[int]]] = {}
     for i in _may_be_copied(t, _open_snapshots(found, t)).tolist():
         ids = copied_inputs(t[i], y.to(t.device))
-        if ids is None:
-            continue
-        known = next((members for other, members in groups if torch.equal(other, ids)), None)
-        if known is None:
-            groups.append((ids, [i]))
-        else:
-            known.append(i)
-    return groups
+        if ids is not None:
+            groups.setdefault(ids.cpu().numpy().tobytes(), (ids, []))[1].append(i)
+    return list(groups.values())
 
 
 def _replaced(whole: Mapping[str, Quantity], other: Mapping[str, Quantity], at: list[int]) -> dict[str, Quantity]:
@@ -160,16 +156,16 @@ def _replaced(whole: Mapping[str, Quantity], other: Mapping[str, Quantity], at: 
     out = {}
     for name, q in whole.items():
         off = torch.zeros(len(q.value), dtype=torch.bool, device=q.value.device)
+        here = off.index_fill(0, torch.tensor(at, device=off.device), True)
         flags = {"ties": off, **q.flags}
         numbers = {part: getattr(q, part) for part in ("value", "low", "high", "ceiling")}
         if name in other:
-            here = off.clone().index_fill_(0, torch.tensor(at, device=off.device), True)
             for part, now in numbers.items():
                 new = getattr(other[name], part)
                 if now is not None and new is not None:
                     numbers[part] = torch.where(here, new, now)
             flags |= {flag: flags.get(flag, off) | (on & here) for flag, on in other[name].flags.items()}
-        flags["ties"] = flags["ties"].clone().index_fill_(0, torch.tensor(at, device=off.device), True)
+        flags["ties"] = flags["ties"] | here
         out[name] = dataclasses.replace(q, flags=flags, **numbers)
     return out
 

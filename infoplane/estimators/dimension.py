@@ -86,15 +86,12 @@ class Dimension(Method):
     shannon: ClassVar[bool] = False
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "unit_order"})
 
+    min_samples = 4  # three neighbours for every row
+
     n_neighbors: int = setting(20, at_least(3))
     halvings: int = setting(3, at_least(0))
     max_samples: int = setting(10_000, at_least(4))
     seed: int = 0
-
-    @property
-    def min_samples(self) -> int:
-        """Three neighbours for every row."""
-        return 4
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """The snapshot in float64 and its factors for the products, and the nearest of each row."""

@@ -365,11 +365,12 @@ def names_of_measures(measures: Iterable[Measure]) -> list[str]:
         return f"{measure.quantity} of {measure.layer}, {way}: {measure.summary}"
 
     known = list(measures)
-    short = [name(m, m.way) for m in known]
-    count = Counter(short)
-    full = [s if count[s] == 1 else name(m, _whole_way(m)) for s, m in zip(short, known, strict=True)]
-    count = Counter(full)
-    return [f if count[f] == 1 else name(m, f"{m.estimator} {m.settings}") for f, m in zip(full, known, strict=True)]
+    names = [name(m, m.way) for m in known]
+    # Names that several measures share are made longer, twice at most.
+    for longer in (_whole_way, lambda m: f"{m.estimator} {m.settings}"):
+        count = Counter(names)
+        names = [n if count[n] == 1 else name(m, longer(m)) for n, m in zip(names, known, strict=True)]
+    return names
 
 
 def _whole_way(measure: Measure) -> str:
