@@ -158,7 +158,7 @@ def units_float64(values: npt.ArrayLike, name: str) -> FloatArray:
 
 
 def class_labels(labels: npt.ArrayLike, count: int, name: str) -> npt.NDArray[Any]:
-    """The classes (count,) of so many rows; ValueError where they are no whole numbers or booleans."""
+    """The class of each of `count` rows; ValueError unless they are whole numbers or booleans."""
     found = np.asarray(labels)
     if found.shape != (count,) or found.dtype.kind not in "iub":
         raise ValueError(f"{name} must be {count} integers, one for each row, got {found.dtype} {found.shape}")
@@ -177,7 +177,7 @@ def centred(rows: FloatArray, axis: int | None = None) -> FloatArray:
 
 
 def rounding(array: npt.NDArray[Any]) -> float:
-    """Relative rounding error of the numbers' own type; of whole numbers that of float64, which they become."""
+    """Relative rounding error (eps) of the type of the numbers; for whole numbers that of float64."""
     return float(np.finfo(array.dtype if array.dtype.kind == "f" else np.float64).eps)
 
 

@@ -49,7 +49,7 @@ class AttentionEntropy(Measured):
 
 
 def attention_entropy(weights: npt.ArrayLike, *, mask: npt.ArrayLike | None = None) -> AttentionEntropy:
-    """-sum_k a_k log a_k / log(keys allowed) of every query, averaged by head: 1 is uniform, 0 one key.
+    """How widely each head looks: the mean over queries of -sum_k a_k log a_k / log(keys allowed); 0 is a single key.
 
     A query that may see a single key says nothing and is left out. With a causal mask query i may see i + 1 keys.
 

@@ -122,7 +122,7 @@ def fourier_features(weight: npt.ArrayLike, period: int) -> FourierFeatures:
 
 
 def _effective_number(values: IntArray) -> float:
-    """2^H of the histogram of whole numbers; NaN where there are none."""
+    """How many different numbers there are effectively: 2^H of their histogram; NaN without numbers."""
     counts = np.unique(values, return_counts=True)[1]
     share = counts / counts.sum()
     return float(np.exp2(-(share * np.log2(share)).sum())) if len(share) else math.nan

@@ -133,7 +133,7 @@ def ib_frontier(
 
 
 def _distribution(p_xy: npt.ArrayLike) -> FloatArray:
-    """A joint distribution (X, Y) that sums to 1."""
+    """The joint distribution (X, Y) scaled to sum to 1; ValueError where it is none."""
     p = np.asarray(p_xy, dtype=np.float64)
     if p.ndim != 2 or p.size == 0:
         raise ValueError(f"p_xy must have shape (X, Y), got {p.shape}")
@@ -153,7 +153,7 @@ def _falling(betas: Sequence[float] | FloatArray | None) -> list[float]:
 
 
 def _merged(p: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """p(x) and p(y|x) with inputs of equal p(y|x) as one."""
+    """p(x) and p(y|x) once inputs with equal p(y|x) are merged into one."""
     p = p[p.sum(axis=1) > 0]
     p_y_x = p / p.sum(axis=1, keepdims=True)
     kinds, index = np.unique(np.round(p_y_x, 12), axis=0, return_inverse=True)

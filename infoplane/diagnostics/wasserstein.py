@@ -149,5 +149,5 @@ def sliced_distance(a: FloatArray, b: FloatArray, lines: FloatArray) -> float:
 
 
 def root_mean_square_distance(a: FloatArray, b: FloatArray) -> float:
-    """Root mean square distance of two different pooled rows: twice the summed variances of all units is its square."""
+    """Root mean square distance of two different pooled rows: the root of twice the summed variances of all units."""
     return math.sqrt(2 * float(np.concatenate([a, b]).var(axis=0, ddof=1).sum()))

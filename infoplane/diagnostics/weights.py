@@ -61,7 +61,7 @@ class WeightSpectrum(Measured):
 
 
 def weight_spectrum(weight: npt.ArrayLike) -> WeightSpectrum:
-    """Condition number, log volume and Gaussian-input output entropy of a weight matrix.
+    """Condition number and log volume of a weight matrix, and the entropy of its output for Gaussian inputs.
 
     How it misleads: the condition number does not change when the weights are rescaled, so it does not see growth of
     the norm. It uses no data: a high value is a hint of selective encoding, no measure of information, and one nearly

@@ -182,7 +182,7 @@ class HeldOut(NamedTuple):
 
 
 def held_out(z: Tensor, y: Tensor, fit: Tensor, test: Tensor, shrinkage: Shrinkage) -> HeldOut | None:
-    """Directions fitted on the rows `fit` of z-scored (N, U) and targets (N, k) or classes (N,); None if constant."""
+    """Directions fitted on the rows `fit` of z (N, U) and y, seen in the rows `test`; None where one is constant."""
     rows, new = rescaled(z, fit, test)
     a = white_basis(rows, shrinkage)
     if y.is_floating_point():
@@ -263,7 +263,7 @@ def marginal_misfit(ratio: Tensor) -> float:
 
 
 def pair_nats(a: Tensor, b: Tensor) -> float:
-    """`knn` information in nats of (n, d) and (n, d') in a few dimensions, every column to variance 1.
+    """`knn` information in nats between rows (n, d) and (n, d') of few dimensions, each column scaled to variance 1.
 
     Between independent variables it is 0 within 0.003 on average (measured for 32 to 1000 rows, 1 to 3 dimensions),
     so no mean of shuffles is taken off; its standard deviation there is 0.36 / sqrt(n).
@@ -274,7 +274,7 @@ def pair_nats(a: Tensor, b: Tensor) -> float:
 
 
 def class_nats(rows: Tensor, y: Tensor) -> float:
-    """`knn` information in nats of (n, d), in a few dimensions, and classes (n,), every column to variance 1."""
+    """`knn` information in nats between rows (n, d) of few dimensions, scaled to variance 1, and classes (n,)."""
     labels = torch.unique(y, return_inverse=True)[1]
     return float(class_information(zscore(rows), labels, CLASS_NEIGHBORS).nats)
 
@@ -287,7 +287,7 @@ def residual_nats(h: HeldOut) -> float:
 
 
 def chance(rows: int) -> float:
-    """Three standard deviations of `knn` between independent variables of up to 3 dimensions, k = 10, in nats."""
+    """Nats that `knn` (k = 10) may show between independent variables of up to 3 dimensions: 3 standard deviations."""
     return 1.1 / math.sqrt(rows)
 
 
@@ -305,7 +305,7 @@ def side(raw: Tensor, z: Tensor, basis: Basis) -> Side:
 
 
 def misfits(h: HeldOut) -> tuple[bool, bool]:
-    """Whether a Gaussian that was fitted to other rows fails each of two checks on these rows."""
+    """Whether a Gaussian fitted to other rows fails the first of two checks on these rows, and the second."""
     # Its density ratio has mean 1 over rows that do not belong together, and u says nothing of what it leaves of v.
     overshoot = z_of_shuffled(log_ratio(h)) > OVERSHOOT
     return overshoot, not overshoot and residual_nats(h) > max(LEFT_OVER, chance(len(h.u)))

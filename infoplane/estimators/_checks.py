@@ -195,7 +195,7 @@ def checked(estimate: Estimate) -> Estimate:
 
 
 def content_halves(layer: Tensor, y: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Indices of two parts of the rows of `layer` (N, U) and `y`: to fit on, and half, at most `most`, to test on.
+    """Indices of two parts of the rows of `layer` (N, U) and `y`: to fit on, and to test on (half, at most `most`).
 
     A row's part follows from what it holds, not from its place: permuted samples or units give the same two parts.
     """

@@ -28,7 +28,7 @@ _GRID = 2.0**36
 
 @dataclass(frozen=True)
 class Code:
-    """Few coordinates of a block.
+    """A block of many units as a few coordinates.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ def _share(rows: Tensor) -> float:
 
 
 def _often(block: Tensor) -> float:
-    """The largest share, over the units of (N, D), of samples whose value is an atom: at least ATOM samples have it."""
+    """The share of samples whose value at least ATOM samples have, in that unit of (N, D) where it is largest."""
     shares = []
     for unit in block.T:
         number, counts = numbered_rows(unit[:, None].double())
@@ -107,7 +107,7 @@ def _often(block: Tensor) -> float:
 
 
 def _repeats(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The number (N,) of each row's atom, from 1, or 0 where it is in none, and how often its value comes (N,)."""
+    """(N,) the atom that each row belongs to, from 1, or 0 for none; and (N,) how often the value of the row comes."""
     # Equal rows may differ by rounding after a projection.
     number, counts = numbered_rows((rows * _GRID).round())
     times = counts[number]
@@ -166,7 +166,7 @@ def principal_code(block: Tensor, dims: int, seed: int = 0) -> tuple[Tensor, flo
 
 
 def _principal(block: Tensor, dims: int, more: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Principal components (N, d) of variance 1, `dims` and up to `more`, and the share of variance of each (d,)."""
+    """`dims` and up to `more` principal components (N, d), of variance 1, and their shares of the variance (d,)."""
     eps = torch.finfo(torch.float32 if block.dtype == torch.float32 else torch.float64).eps
     largest = block.double().abs().max()
     z = block.double() / (largest if largest > 0 else 1.0)

@@ -117,7 +117,7 @@ class Keys:
             yield slice(start, min(start + self.height, self.count))
 
     def _space(self, name: str, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        """Memory of this shape, used again under this name: fresh pages cost more than the arithmetic."""
+        """A buffer of this shape, kept by name for the next call: fresh memory costs more than the arithmetic."""
         flat, size = self._held.get(name), shape[0] * shape[1]
         if flat is None or len(flat) < size:
             flat = self._held[name] = torch.empty(size, dtype=dtype, device=self._rows.device)
@@ -247,7 +247,7 @@ def _within(distance: Tensor, radius: Tensor) -> Tensor:
 
 
 def _windows(value: Tensor, radius: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Some consecutive values of (N,), ascending, and those within `radius` (N,) of any of them."""
+    """Yields stretches of ascending values (N,), each with the stretch of those within `radius` (N,) of any of them."""
     count, reach = len(value), radius * (1.0 + 2.0 * TIE)
     if on_accelerator(value.device):  # a look at the values would take longer than what they spare
         height = max(1, _CUDA_BLOCK_ELEMENTS // count)
@@ -265,7 +265,7 @@ def _windows(value: Tensor, radius: Tensor) -> Iterator[tuple[slice, slice]]:
 
 
 def _narrow_unit(rows: Tensor, radius: Tensor) -> int:
-    """The unit of (N, D) along which the fewest rows lie within `radius` (N,), of some units and by some rows."""
+    """The unit of (N, D) along which the fewest rows lie within `radius` (N,), judged by some units and some rows."""
     units, few = _LOOKED_AT
     step = -(-len(rows) // few)
     value, reach = rows[::step, :units].T, radius[::step, None]

@@ -181,7 +181,7 @@ class Method(ABC):
 def on_rows(
     estimator: Any, rows: Tensor, t: Tensor, y: Tensor, *, x: Tensor | None, x_ids: Tensor | None
 ) -> dict[str, Quantity]:
-    """The values of an estimator on some of the samples, `rows` (n,); of its flags only those that cost nothing."""
+    """The quantities of an estimator on the samples `rows` (n,) alone, with those flags only that cost nothing."""
     with values_only():
         found: dict[str, Quantity] = estimator.estimate(
             t[:, rows.to(t.device)],
@@ -193,7 +193,7 @@ def on_rows(
 
 
 def side_by_side(rows: Sequence[Mapping[str, Number]], device: torch.device) -> dict[str, Tensor]:
-    """The numbers (S, ...) of snapshots, from those of each."""
+    """The numbers of all snapshots as (S, ...), from a mapping for each of them."""
     return {key: _stacked([row[key] for row in rows], device) for key in rows[0]}
 
 

@@ -86,12 +86,12 @@ def class_information(a: Code, y: Tensor, k: int) -> Part:
 
 
 def _without(left_out: Tensor, found: Part) -> Part:
-    """The information of the other rows, taken for all, with the share that was left out noted."""
+    """The information of the rows that are kept, taken for all rows, with the share left out noted as `unused`."""
     return found._replace(unused=found.unused + float(left_out.double().mean()))
 
 
 def _counted(a: Tensor, b: Tensor) -> Part:
-    """Information of two codes (N,) from their counts, less the bias of independent ones: Miller (1955)."""
+    """Information of two codes (N,) from counts, less its bias for independent codes (Miller 1955)."""
     n = len(a)
     a, b = (torch.unique(v, return_inverse=True)[1] for v in (a, b))
     pair, both = torch.unique(a * (b.max() + 1) + b, return_inverse=True, return_counts=True)[1:]

@@ -180,7 +180,7 @@ class _Parts:
         self.thin = torch.zeros_like(self.saturated)
 
     def add(self, draw: int, gamma: int, q: Quantity) -> None:
-        """Takes in the estimate on one of the gamma parts of a draw."""
+        """Add the estimate on one of the gamma parts of a draw."""
         self.values[draw][gamma - 1].append(q.value)
         self.saturated = self.saturated | _raised(q, "saturated")
         self.thin = self.thin | _raised(q, "few_samples", "degenerate", "single_class")
@@ -204,7 +204,7 @@ def _raised(q: Quantity, *flags: str) -> Tensor:
 
 
 class _Line(NamedTuple):
-    """What the fit of the means over parts says of one snapshot."""
+    """The fit of a line to the means over parts, for one snapshot."""
 
     value: float = math.nan
     low: float = math.nan

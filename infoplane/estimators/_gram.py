@@ -115,7 +115,7 @@ def silverman(gamma: float, samples: int, units: int) -> float:
 
 
 def centred(gram: Tensor) -> Tensor:
-    """H K H with H = I - 1/N, for (..., N, N)."""
+    """Gram matrices (..., N, N) centred in rows and columns: H K H with H = I - 1/N."""
     rows = gram.mean(-1, keepdim=True)
     return gram - rows - gram.mean(-2, keepdim=True) + rows.mean(-2, keepdim=True)
 

@@ -46,7 +46,7 @@ def scaled_block(block: Tensor, scale: Scale) -> Tensor:
 
 
 class _OwnClass(NamedTuple):
-    """Neighbours of each row (N,) in its own class."""
+    """The neighbours of each row (N,) in its own class."""
 
     radius: Tensor  # distance to the last of the neighbours
     neighbors: Tensor  # how many there are: k, or all others of a smaller class
@@ -57,7 +57,7 @@ class _OwnClass(NamedTuple):
 
 
 def _own_class(rows: Tensor, y: Tensor, counts: Tensor, k: int, metric: Metric) -> _OwnClass:
-    """The k nearest of every row's own class, or all others where it has fewer."""
+    """Find the k nearest rows of each row in its own class, or all others where the class has fewer."""
     order, sizes = y.argsort(stable=True), counts.tolist()
     # Blocks take long to set up for a few rows.
     trees = [True if size <= _FEW or rows.shape[1] <= _TREE_UNITS else None for size in sizes]

@@ -191,12 +191,12 @@ class CentredRows:
 
 
 def half_norms(v: Tensor) -> Tensor:
-    """|v|^2 / 2 of the rows as rounded, (n, 1)."""
+    """(n, 1) half of the squared length of rows v, which are rounded to their type already."""
     return v.double().square().sum(1, keepdim=True).mul_(0.5).to(v.dtype)
 
 
 def right_factor(v: Tensor) -> Tensor:
-    """[v, 1, -|v|^2/2], (n, D + 2)."""
+    """(n, D + 2) the factor [v, 1, -|v|^2/2] of rows v for products of exponents."""
     norms = half_norms(v)
     return torch.cat([v, torch.ones_like(norms), -norms], dim=1)
 

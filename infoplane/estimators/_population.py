@@ -67,7 +67,7 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
 
 
 def _half_width(q: Quantity, parts: Sequence[Tensor]) -> Tensor:
-    """Half of the 95 % interval, from the chance in which inputs were drawn and from the Monte Carlo error."""
+    """Half the width of the 95 % interval, from the random choice of the inputs and the Monte Carlo error."""
     # The two halves of a split are independent and each has twice the variance: their difference has four times it.
     squares = [(a - b).square() / 4.0 for a, b in zip(parts[::2], parts[1::2], strict=True)]
     sampling = float(stdtrit(SPLITS, 0.975)) ** 2 * _mean(squares)

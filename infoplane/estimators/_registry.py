@@ -104,6 +104,7 @@ def preset(estimator: str, name: str, **fields: Any) -> None:
 
 @functools.cache
 def _load() -> None:
+    """Import all public modules of this package, which registers their estimators."""
     package = importlib.import_module("infoplane.estimators")
     for module in pkgutil.iter_modules(package.__path__):
         if not module.name.startswith("_"):
@@ -186,7 +187,7 @@ def _parse_plain(spec: str) -> Any:
 
 
 def _fields(spec: str, tail: str) -> dict[str, Any]:
-    """Settings `field=value,field=value`."""
+    """The settings in `field=value,field=value`, the `tail` of a spec."""
     fields: dict[str, Any] = {}
     for item in _split(tail):
         key, equals, text = item.partition("=")
@@ -258,10 +259,12 @@ def describe(name: str | None = None) -> str:
 
 
 def _first_line(cls: type) -> str:
+    """The first paragraph of a class's docstring in one line."""
     return (inspect.getdoc(cls) or cls.__name__).split("\n\n")[0].replace("\n", " ")
 
 
 def _default(f: dataclasses.Field[object]) -> object:
+    """The default of a setting, or the word "required"."""
     if f.default is not dataclasses.MISSING:
         return f.default
     return f.default_factory() if f.default_factory is not dataclasses.MISSING else "required"

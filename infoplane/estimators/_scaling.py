@@ -62,13 +62,13 @@ def numbered_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def first_rows(number: Tensor, count: int) -> Tensor:
-    """(count,) the first row that has each number 0, 1, ... of `number` (N,)."""
+    """(count,) for each of the numbers 0, 1, ... the first row of `number` (N,) that has it."""
     first = torch.full((count,), len(number), device=number.device)
     return first.scatter_reduce_(0, number, torch.arange(len(number), device=number.device), "amin")
 
 
 def bits_of(rows: Tensor) -> Tensor:
-    """The 64 bits of every value as float64, int64 of the shape of `rows`; -0 has those of 0."""
+    """The 64 bits of every value as float64, in int64 of the shape of `rows`; those of -0 are those of 0."""
     return (rows.double() + 0.0).contiguous().view(torch.int64)
 
 

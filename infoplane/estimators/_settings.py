@@ -54,27 +54,27 @@ COUNT = Domain("a whole number of 0 or more", 0, whole=True)
 
 
 def at_least(least: int) -> Domain:
-    """Numbers from `least` on."""
+    """The domain of numbers from `least` on."""
     return Domain(f"at least {least}", least)
 
 
 def between(least: float, most: float, *, open: bool = False) -> Domain:
-    """Numbers from `least` to `most`; without these two where `open`."""
+    """The domain of numbers from `least` to `most`, both included unless it is `open`."""
     return Domain(f"between {least} and {most}", least, most, open)
 
 
 def one_of(*named: str) -> Domain:
-    """Some words."""
+    """The domain of these words, which an error lists as `'a', 'b' or 'c'`."""
     return Domain(either([repr(name) for name in named]), named=named)
 
 
 def listed(*named: str) -> Domain:
-    """Some words, as the error lists them."""
+    """The domain of these words, which an error lists as `one of a, b, c`."""
     return Domain(f"one of {', '.join(named)}", named=named)
 
 
 def positive_or(*named: str) -> Domain:
-    """Positive finite numbers, and some words."""
+    """The domain of positive finite numbers and these words."""
     return Domain(either(("a positive number", *map(repr, named))), 0.0, open=True, named=named)
 
 
@@ -121,7 +121,7 @@ def check_settings(estimator: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A field's value as JSON has it."""
+    """The value of a field as JSON can hold it; TypeError for kinds of values that a field must not have."""
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
     if isinstance(value, frozenset | set):

@@ -90,7 +90,7 @@ class PerUnit(Wrapper):
         )
 
     def table(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> UnitTable:
-        """Every unit of snapshots t (S, N, D), or (S, N, ...) with the further axes flattened."""
+        """What every unit of t (S, N, D) knows of Y, with its null; further axes of t are flattened."""
         # The counts of atoms see samples before the estimator does.
         units, y, _ = check_inputs(t.flatten(2) if t.ndim > 3 else t, y, x_ids, targets=self.targets, name=self.name)
         inner = without_null(settled(self.estimator, units, y, x, x_ids))

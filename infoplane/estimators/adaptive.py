@@ -163,7 +163,7 @@ class Adaptive(Counting):
         return pooled and t[:1].numel() >= _HALF_VALUES and self.rule.edges < 255
 
     def _digitizer(self, t: Tensor) -> tuple[EdgeCells | HalfCells, Tensor, Tensor]:
-        """Cells of `t`, and per snapshot whether values lie out of range and whether they are fewer than bins."""
+        """The digitizer of `t`, and (S,) whether values are out of range, and whether they are fewer than bins."""
         low = self._low(t)
         if self.whole_run:
             edges = self._edges_of_run(t, low)

@@ -314,7 +314,7 @@ class _Cells:
         return cells.clamp_(max=self.last) if self.known else cells
 
     def _bounded(self, place: Tensor, values: Tensor, low: Tensor, high: Tensor, snapshots: slice) -> Tensor:
-        """Cells from places: 0 to `last` inside the edges, -1 below and last + 1 above, noted in `outside`."""
+        """Cells from places in units of the width: 0 to `last` inside the edges, -1 below, last + 1 above."""
         cells = place.round_() if self.nearest else place.floor_()
         cells.clamp_(min=0, max=self.last)
         below, above = values < low, (values >= high if self.open else values > high)

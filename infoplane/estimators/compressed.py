@@ -176,7 +176,7 @@ class Compressed(NoisyMethod):
 
     @property
     def min_samples(self) -> int:
-        """Neighbours for every sample that is read together, and some more."""
+        """Enough neighbours for every sample of each part that is read together."""
         return (FOLDS if self.code == "autoencoder" else 1) * max(self.n_neighbors + 2, 10)
 
     def start(self, given: Given) -> _Codes:
@@ -231,7 +231,7 @@ class _Codes(Problem):
         return out | report(self.kept, found["kept"], unit="share", flags={"degenerate": found["degenerate"]})
 
     def _code(self, block: Tensor, role: Role) -> Code | None:
-        """The code of a block (N, D), None for a constant one. What is drawn for one role is independent of others."""
+        """The code of a block (N, D), None for a constant one; each role draws random numbers of its own."""
         config = self.config
         code = coded(block, config.dims, config.n_neighbors, config.seed + _STREAM * (1 + "txy".index(role)))
         return code if code.rows.shape[1] else None

@@ -147,7 +147,7 @@ class _Divergence(KernelProblem):
         return out
 
     def _conditional(self, t: Tensor, y: Tensor, kernel_x: Tensor) -> tuple[Tensor, Tensor]:
-        """(S,) D_CS(p(y|x); p(t|x)) of targets `y` (N, k) and outputs `t` (S, N, k), and whether these do not meet."""
+        """(S,) D_CS(p(y|x); p(t|x)) of targets `y` (N, k) and outputs `t` (S, N, k), and whether these never meet."""
         samples = len(y)
         if self.config.standardize:
             scale = y.std(0, correction=0)

@@ -93,7 +93,7 @@ class Hsic(KernelOfRun):
     max_samples: int = setting(2000, at_least(3))
 
     def fixed(self, sigma: float, units: int) -> float:
-        """The width grows with the square root of the units, as distances do."""
+        """The kernel width for a number: it grows with the square root of the units, as distances do."""
         return float(sigma * units**0.5)
 
     def start(self, given: Given) -> _Dependence:

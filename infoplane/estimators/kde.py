@@ -272,10 +272,12 @@ class _Bounds(MixtureProblem):
         ceiling = self.upper_alone if self.continuous else self.h_y
 
         def i_x(name: str, key: str, bound: Bound, top: Tensor) -> dict[str, Quantity]:
+            """A bound of an information about X."""
             flags = {**common, "saturated": at_ceiling(found[key], top)}
             return report(name, found[key], bound=bound, ceiling=top, estimand=ESTIMAND, flags=flags)
 
         def i_y(name: str, key: str, null: Null | None = None) -> dict[str, Quantity]:
+            """An information about Y, a difference of bounds and so none itself."""
             flags = {**of_labels, "saturated": self.saturated(found, "upper", key, ceiling)}
             return report(name, found[key], ceiling=ceiling, estimand=ESTIMAND, flags=flags, null=null)
 

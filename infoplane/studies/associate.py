@@ -50,13 +50,13 @@ def associate(
     if control == target:
         raise ValueError(f"the control must be another column than the target, got {printable(target)!r} for both")
     repetitions = known_repetitions(study, repetitions)
-    wanted = chosen(study.measures, {target, control}, choice)
+    wanted = chosen_columns(study.measures, {target, control}, choice)
     y, z = numbers_of(study, target), None if control is None else numbers_of(study, control)
     x = np.stack([study[column] for column in wanted], axis=1)
-    rows, tried, left_out = complete(x, y, z, list(wanted))
+    rows, tried, left_out = complete_runs(x, y, z, list(wanted))
     groups = configurations(study, repetitions)[rows]
     x, y, z = x[rows][:, tried], y[rows], None if z is None else z[rows]
-    check(groups, {target: y} | ({} if z is None else {str(control): z}), tried, left_out)
+    check_enough(groups, {target: y} | ({} if z is None else {str(control): z}), tried, left_out)
     random, strata = np.random.default_rng(seed), strata_of(groups, z)
     orders, possible = orders_of(groups, strata, permutations, random)
     names = [list(wanted)[m] for m in tried]
@@ -93,7 +93,9 @@ def known_repetitions(study: Study, names: str | Sequence[str] | None) -> Sequen
     return names
 
 
-def chosen(measures: Mapping[str, Measure], other: set[str | None], choice: Mapping[str, Choice]) -> dict[str, Measure]:
+def chosen_columns(
+    measures: Mapping[str, Measure], other: set[str | None], choice: Mapping[str, Choice]
+) -> dict[str, Measure]:
     """The columns whose measures match every choice (names or globs), without the `other` ones: target and control."""
     found = {name: measure for name, measure in measures.items() if name not in other}
     for what, wanted in choice.items():
@@ -137,7 +139,7 @@ def numbers_of(study: Study, name: str) -> FloatArray:
     return np.array([np.nan if cell is None else float(cell) for cell in cells])
 
 
-def complete(
+def complete_runs(
     x: FloatArray, y: FloatArray, z: FloatArray | None, names: Sequence[str]
 ) -> tuple[npt.NDArray[np.bool_], list[int], dict[str, str]]:
     """Which runs (R,) have all numbers, the places of the columns that are tried, and why the others are not."""
@@ -154,7 +156,7 @@ def complete(
     return rows, np.flatnonzero(often & varies).tolist(), reasons
 
 
-def check(
+def check_enough(
     groups: IntArray, columns: Mapping[str, FloatArray], tried: Sequence[int], left_out: Mapping[str, str]
 ) -> None:
     """Raise ValueError for too few configurations, a constant target or control, or no column to try."""

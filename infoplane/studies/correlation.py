@@ -108,7 +108,7 @@ def p_values(observed: FloatArray, null: FloatArray) -> tuple[FloatArray, FloatA
 
 
 def weighted_ranks(x: FloatArray, weights: FloatArray) -> FloatArray:
-    """(D, R) the rank of each run by x (R,) in draws with run i `weights[d, i]` times, minus the mean rank."""
+    """(D, R) the rank of each run by x (R,), less the mean rank, in draws with run i `weights[d, i]` times."""
     values, place = np.unique(x, return_inverse=True)
     order = np.argsort(place, kind="stable")
     starts = np.searchsorted(place[order], np.arange(len(values)))

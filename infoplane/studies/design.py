@@ -40,7 +40,7 @@ def strata_of(groups: IntArray, control: FloatArray | None) -> IntArray:
 
 
 def exchangeable(groups: IntArray, strata: IntArray) -> Iterator[IntArray]:
-    """Yields sets of K configurations that may change places, as rows (K, size): of one stratum and as many runs."""
+    """Yields sets of K configurations that may change places (same stratum and number of runs), as rows (K, size)."""
     order = np.argsort(groups, kind="stable")
     _, first, size = np.unique(groups, return_index=True, return_counts=True)
     start, stratum = np.cumsum(size) - size, strata[first]

@@ -344,7 +344,7 @@ class _Counter:
         return self.digitize.low, self.digitize.radix, self.digitize.digits
 
     def _build(self) -> None:
-        """Make everything that depends on the bounds of the cells."""
+        """Make the keys and buffers that depend on the bounds of the cells."""
         self.built = low, radix, digits = self._bounds
         device, units = self.t.device, self.t.shape[2] * digits
         self.keys_of = row_keys(units, radix, low, self.bits, device)
@@ -411,7 +411,7 @@ class _Counter:
         return Group(t.with_singletons(alone), ty.with_singletons(alone))
 
     def _count_ranked(self, keys: Tensor) -> Group:
-        """Codes numbered first, then joined exactly with classes and inputs."""
+        """Counts for keys without labels: codes are numbered first, then joined exactly with classes and inputs."""
         labels = self.labels
         order = argsort_rows(keys)
         ordered = keys.gather(1, order)

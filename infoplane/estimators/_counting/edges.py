@@ -295,13 +295,13 @@ def _collect(read: Read, start: int, stop: int) -> Tensor:
 
 
 def _edges_of(values: Tensor, low: float | None, rule: Rule) -> Tensor:
-    """Edges of rows that fit in memory, with both ends."""
+    """Edges of rows that fit in memory, with both ends of the run."""
     found = row_edges(values.contiguous(), low, rule)
     return _framed(found.edges, found.sentinel if rule.distinct else found.least, found.most, rule)
 
 
 def _framed(edges: Tensor, first: Tensor, most: Tensor, rule: Rule) -> Tensor:
-    """The edges with the first edge and one just above the maximum."""
+    """The edges with both ends: the first edge in front, and one just above the maximum behind."""
     above = torch.nextafter(most, torch.full_like(most, torch.inf))
     parts = [edges, above[:, None]] if rule.distinct else [first[:, None], edges, above[:, None]]
     # Padding with +inf stands before the frame: put it behind.

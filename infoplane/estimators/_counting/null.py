@@ -35,7 +35,7 @@ def _running_counts(class_counts: tuple[int, ...], draws: int, seed: int, device
 
 
 def _shuffled(class_counts: Tensor, draws: int, seed: int) -> Tensor:
-    """(draws, N) labels of so many rows of each class in random order."""
+    """(draws, N) labels with this many rows of each class, in random orders."""
     labels = torch.arange(len(class_counts), device=class_counts.device).repeat_interleave(class_counts)
     return labels[permutations(len(labels), draws, seed).to(labels.device)]
 
