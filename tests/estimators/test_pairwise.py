@@ -251,9 +251,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-@pytest.mark.parametrize(
-    ("n", "d", "dtype"), [(12_000, 10, "float32"), pytest.param(3000, 4096, "float64", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "d", "dtype"), [(12_000, 10, "float32"), (3000, 4096, "float64")])
 def test_memory_beyond_the_rows_stays_under_64_mib(n, d, dtype):
     """An N x N matrix would be 550 MiB, a float64 copy of the rows 94 MiB."""
     code = MEMORY.format(n=n, d=d, dtype=dtype)

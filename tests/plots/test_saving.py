@@ -30,7 +30,7 @@ def test_drawing_again_gives_the_same_bytes(draw, kind, table, tmp_path):
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
 def test_a_figure_saved_again_gives_the_same_bytes(kind, table, tmp_path):
     """Also where it was saved at another size between."""
-    drawn = plots.curves(table)
+    drawn = plots.plane(table)
     first, *again = (plots.save(drawn, tmp_path / f"a.{kind}", dpi=dpi).read_bytes() for dpi in (80, 80, 200, 80))
     assert [again[0], again[2]] == [first, first]
 
