@@ -285,11 +285,11 @@ def heavy_pairs(rng: Rng) -> Problem:
         return _pairs("heavy", {"latents": dims, "law": "cubes"}, a**3, b**3, nats)
     nu = float(rng.choice([2.0, 3.0, 5.0]))
     scale = np.sqrt(nu / rng.chisquare(nu, (len(a), 1)))
-    nats += 2 * _t_excess(dims, nu) - _t_excess(2 * dims, nu)
+    nats += 2 * t_excess(dims, nu) - t_excess(2 * dims, nu)
     return _pairs("heavy", {"latents": dims, "law": f"t{nu:.0f}"}, a * scale, b * scale, nats)
 
 
-def _t_excess(dims: int, nu: float) -> float:
+def t_excess(dims: int, nu: float) -> float:
     """Entropy of a multivariate t law of unit scale matrix (Guerrero-Cusumano 1996), in nats."""
     half = 0.5 * (nu + dims)
     return float(
