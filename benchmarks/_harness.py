@@ -22,7 +22,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 ENVIRONMENT = ONE_THREAD | {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 # They have commands of their own: errors, the code's size, one network as a whole, another checkout, many runs.
-COMMANDS = ("against", "branches", "resnet", "scale", "silent", "size")
+COMMANDS = ("against", "branches", "mist", "resnet", "scale", "silent", "size")
 
 
 def modules() -> list[str]:
