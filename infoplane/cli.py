@@ -86,46 +86,43 @@ def figures(runs: list[Path]) -> Iterable[str]:
     return FIGURES
 
 
-RUN = click.argument("run", type=click.Path(path_type=Path))
-RUNS = click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+PATH = click.Path(path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+# What the same option has in common wherever it stands.
+SPEC: Any = {"metavar": "SPEC", "shell_complete": completes(estimators_of)}
+LAYER: Any = {"multiple": True, "metavar": "GLOB", "help": "Only these layers."}
+SUBSET: Any = {"metavar": "NAME", "shell_complete": completes(subsets_of)}
+
+
+def out_option(says: str = "File to write; its suffix is the format.", **settings: Any) -> Callable[[Any], Any]:
+    """The option for the place of the result."""
+    return click.option("-o", "--out", type=PATH, help=says, **settings)
+
+
+RUN = click.argument("run", type=PATH)
+RUNS = click.argument("runs", nargs=-1, required=True, type=PATH)
 STYLE = click.option(
     "--style",
     shell_complete=completes(lambda runs: ["screen", "column", "page"]),
     help="Size and type: screen, column (85 mm) or page (170 mm).",
 )
-SIZE = stacked(
-    STYLE,
-    click.option("--width", type=click.FloatRange(20, 600), help="Width in millimetres."),
-)
-LAYERS = click.option(
-    "-l",
-    "--layer",
-    "layers",
-    multiple=True,
-    metavar="GLOB",
-    shell_complete=completes(layers_of),
-    help="Only these layers.",
-)
+SIZE = stacked(STYLE, click.option("--width", type=click.FloatRange(20, 600), help="Width in millimetres."))
+LAYERS = click.option("-l", "--layer", "layers", shell_complete=completes(layers_of), **LAYER)
 WORKERS = stacked(
     click.option("--device", help="cpu, cuda, cuda:1, ... [default: cuda where there is one]"),
-    click.option("-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes."),
+    click.option("-j", "--jobs", type=click.IntRange(1), default=1, help="Processes."),
 )
 CHOICE = stacked(
-    click.option(
-        "-e",
-        "--estimator",
-        metavar="SPEC",
-        shell_complete=completes(estimators_of),
-        help="Which estimator, where the table has several.",
-    ),
+    click.option("-e", "--estimator", **SPEC, help="Which estimator, where the table has several."),
     LAYERS,
-    click.option("-s", "--subset", shell_complete=completes(subsets_of), help="all, train, test, class=3, ..."),
+    click.option("-s", "--subset", **SUBSET, help="all, train, test, class=3, ..."),
 )
 CHOSEN = ("estimator", "layers", "subset")
 """The names of `CHOICE`."""
+CONTROL = click.option("--control", metavar="COLUMN", help="Also given this column, as n_weights.")
 ASSOCIATION = stacked(
     click.option("--with", "target", metavar="COLUMN", help="Correlate every summary with this column, as gap."),
-    click.option("--control", metavar="COLUMN", help="Also given this column, as n_weights."),
+    CONTROL,
     click.option("--method", type=click.Choice(["spearman", "pearson", "kendall"]), help="[default: spearman]"),
     click.option("--summary", multiple=True, metavar="NAME", help="Only final, max, max_step, fall, fall_share, area."),
     click.option("--claim", type=click.Choice(["+", "-"]), help="In how many settings the correlation has this sign."),
@@ -133,31 +130,13 @@ ASSOCIATION = stacked(
     click.option(
         "--each-run", is_flag=True, help="Take each run for itself, not the seeds of a configuration together."
     ),
-    click.option("--map", type=click.Path(path_type=Path), metavar="FILE", help="Figure of all correlations."),
-    click.option("--scatter", type=click.Path(path_type=Path), metavar="FILE", help="Figure of the strongest."),
+    click.option("--map", type=PATH, metavar="FILE", help="Figure of all correlations."),
+    click.option("--scatter", type=PATH, metavar="FILE", help="Figure of the strongest."),
 )
 ESTIMATE = stacked(
-    click.option(
-        "-e",
-        "--estimator",
-        "estimators",
-        multiple=True,
-        default=["binning"],
-        show_default=True,
-        metavar="SPEC",
-        shell_complete=completes(estimators_of),
-    ),
+    click.option("-e", "--estimator", "estimators", multiple=True, default=["binning"], **SPEC),
     LAYERS,
-    click.option(
-        "-s",
-        "--subset",
-        "subsets",
-        multiple=True,
-        default=["all"],
-        show_default=True,
-        metavar="NAME",
-        shell_complete=completes(subsets_of),
-    ),
+    click.option("-s", "--subset", "subsets", multiple=True, default=["all"], **SUBSET),
     WORKERS,
 )
 SHOWN = stacked(
@@ -173,8 +152,9 @@ QUANTITY = click.option(
     shell_complete=completes(quantities_of),
     help="I(X;T), I(T;Y), ...; again for a further panel.",
 )
-OUT = click.option("-o", "--out", type=click.Path(path_type=Path), help="File to write; its suffix is the format.")
-
+OUT = out_option()
+NAMED = click.option("--name", help="What figures and reports call the run [default: the name of its directory].")
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace the run that is there, if it was closed.")
 JSON = click.option("--json", "as_json", is_flag=True, help="For machines.")
 UNTRUSTED = stacked(
     click.option(
@@ -262,7 +242,7 @@ class OneLineErrors(click.Group):
             if ctx.params.get("traceback"):
                 raise
             notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-            raise click.ClickException(spoken(f"{error}{notes}") or type(error).__name__) from error
+            raise click.ClickException(spoken(f"{words_of(error)}{notes}") or type(error).__name__) from error
         except (MemoryError, RuntimeError) as error:
             if limited.limits_of_this_process() is None or not limited.ran_out_of_memory(error):
                 raise
@@ -272,6 +252,13 @@ class OneLineErrors(click.Group):
             more = "; what was finished is kept, the same command goes on from there" if kept else ""
             click.echo(f"interrupted{more}", err=True)
             sys.exit(130)
+
+
+def words_of(error: Exception) -> str:
+    """What an error says; of one of the operating system the file and the reason, without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 VALUE = r"\.\.\.|\[\.\.\.\]|\[(?:[^\[\]]|\[[^\]]*\])*\]|'[^']*'|\"[^\"]*\"|[\w*]*"
@@ -301,6 +288,11 @@ click.ClickException.exit_code = 2
 MOST_LOSSES = 10
 
 
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given a value."""
+    return {name: value for name, value in options.items() if value not in (None, ())}
+
+
 def end(found: Sequence[object], *, said: bool = False) -> None:
     """Exit code 3 where something that had been recorded is missing or damaged; named on stderr, unless `said`."""
     for loss in found[: 0 if said else MOST_LOSSES]:
@@ -312,7 +304,10 @@ def end(found: Sequence[object], *, said: bool = False) -> None:
         sys.exit(3)
 
 
-@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+CONTEXT: Any = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
+
+
+@click.group(cls=OneLineErrors, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="infoplane")
 @click.option("--traceback", is_flag=True, help="Show where an error came from.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
@@ -344,12 +339,10 @@ def command(example: str, **settings: Any) -> Callable[[Callable[..., Any]], cli
 
 
 @command("infoplane demo --data digits --out demo-digits")
-@click.option("--data", type=click.Choice(["twelve-bit", "digits"]), default="twelve-bit", show_default=True)
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder to write into [default: demo/DATA, numbered if it exists]."
-)
+@click.option("--data", type=click.Choice(["twelve-bit", "digits"]), default="twelve-bit")
+@click.option("--out", type=PATH, help="Folder to write into [default: demo/DATA, numbered if it exists].")
 @click.option("--epochs", type=click.IntRange(1), help="Fewer epochs for a quick look.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0)
 @click.pass_obj
 def demo(obj: dict[str, Any], /, data: str, out: Path | None, **settings: Any) -> None:
     """Train a small network, record it, estimate its information plane, draw it, and say what to doubt."""
@@ -410,9 +403,7 @@ def verify(run: Path, as_json: bool) -> None:
     help="The second layer of a pair at the step before (previous), on the second row of an input (view=2), or of "
     "another run (its path).",
 )
-@click.option(
-    "-t", "--table", type=click.Path(path_type=Path), help="One CSV for all [default: results.csv of each run]."
-)
+@click.option("-t", "--table", type=PATH, help="One CSV for all [default: results.csv of each run].")
 @reads_runs(24 * HOUR)
 @click.pass_obj
 def estimate(
@@ -441,17 +432,9 @@ def estimate(
 
 @command("infoplane advise runs/digits -e noise")
 @RUN
-@click.option(
-    "-e",
-    "--estimator",
-    "estimators",
-    multiple=True,
-    default=["binning", "kde", "noise"],
-    show_default=True,
-    shell_complete=completes(estimators_of),
-)
+@click.option("-e", "--estimator", "estimators", multiple=True, default=["binning", "kde", "noise"], **SPEC)
 @LAYERS
-@click.option("-s", "--subset", default="all", show_default=True, metavar="NAME", shell_complete=completes(subsets_of))
+@click.option("-s", "--subset", default="all", **SUBSET)
 @WORKERS
 @JSON
 @reads_runs(HOUR)
@@ -470,7 +453,6 @@ def advise(obj: dict[str, Any], /, run: Path, layers: tuple[str, ...], as_json: 
     "-k",
     "--kind",
     default="plane",
-    show_default=True,
     shell_complete=completes(figures),
     help="Which figure; 'list' names them.",
 )
@@ -487,7 +469,7 @@ def advise(obj: dict[str, Any], /, run: Path, layers: tuple[str, ...], as_json: 
 @SHOWN
 @SIZE
 @click.option("--format", type=click.Choice(["png", "svg", "pdf"]), help="Where the suffix does not name it.")
-@click.option("--dpi", type=click.IntRange(30, 1200), default=200, show_default=True)
+@click.option("--dpi", type=click.IntRange(30, 1200), default=200)
 @reads_runs(HOUR)
 def plot(runs: tuple[Path, ...], kind: str, out: Path | None, **options: Any) -> None:
     """Draw a figure from the results of one or several runs."""
@@ -508,7 +490,7 @@ def plot(runs: tuple[Path, ...], kind: str, out: Path | None, **options: Any) ->
 @QUANTITY
 @SHOWN
 @SIZE
-@click.option("--dpi", type=click.IntRange(30, 1200), default=200, show_default=True)
+@click.option("--dpi", type=click.IntRange(30, 1200), default=200)
 @reads_runs(HOUR)
 def compare(runs: tuple[Path, ...], out: Path | None, dpi: int, **options: Any) -> None:
     """Mean and spread over several runs: the figure, and the values at the last common step."""
@@ -528,17 +510,14 @@ def compare(runs: tuple[Path, ...], out: Path | None, dpi: int, **options: Any) 
 
 @command("infoplane study runs/* -o study.csv", name="study")
 @RUNS
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="CSV to write: a row a run.")
+@out_option("CSV to write: a row a run.")
 @click.option(
     "--by",
     type=click.Choice(["name", "depth", "role"]),
     default="name",
-    show_default=True,
     help="Which layers of different runs share columns: by name, by place from the end, of all or of their role.",
 )
-@click.option(
-    "--at", type=click.Choice(["final", "best"]), default="final", show_default=True, help="The moment of the gap."
-)
+@click.option("--at", type=click.Choice(["final", "best"]), default="final", help="The moment of the gap.")
 @click.option("--gap", nargs=2, metavar="HELD-OUT TRAIN", help="The two metrics whose difference is the gap.")
 @CHOICE
 @click.option("--quantity", multiple=True, metavar="NAME", shell_complete=completes(quantities_of))
@@ -564,34 +543,22 @@ def study_runs(runs: tuple[Path, ...], out: Path | None, **options: Any) -> None
 
 
 def associate(
-    study: Any,
-    target: str | None,
-    claim: str | None,
-    within: tuple[str, ...],
-    style: str | None,
-    each_run: bool,
-    **options: Any,
+    study: Any, target: str | None, claim: str | None, within: tuple[str, ...], style: str | None, **options: Any
 ) -> None:
     """Print and draw what goes with a column of a study, and in how many settings a claim about its sign holds."""
-    figures = {name: options.pop(name) for name in ("map", "scatter")}
-    asked = {name: value for name, value in options.items() if value not in (None, ())}
-    asked |= {"repetitions": None} if each_run else {}
+    from infoplane import plots
+
+    figures = {plots.association: options.pop("map"), plots.association_scatter: options.pop("scatter")}
+    asked = {"repetitions": None} if options.pop("each_run") else {}
+    asked |= given(options)
     if claim is not None:
         click.echo(f"\n{study.claim(claim, target or 'gap', within=within, **asked)}")
     if target is not None or any(figures.values()):
         found = study.association(target or "gap", **asked)
         click.echo(f"\n{found}")
-        for name, path in figures.items():
+        for draw, path in figures.items():
             if path is not None:
-                click.echo(str(draw_association(found, name, path, style)))
-
-
-def draw_association(found: Any, name: str, path: Path, style: str | None) -> Path:
-    """One of the two figures of an association as a file."""
-    from infoplane import plots
-
-    draw = plots.association if name == "map" else plots.association_scatter
-    return plots.save(draw(found, style=style or "screen"), path, title="Association")
+                click.echo(str(plots.save(draw(found, style=style or "screen"), path, title="Association")))
 
 
 @command("infoplane animate runs/digits -o plane.gif")
@@ -600,8 +567,8 @@ def draw_association(found: Any, name: str, path: Path, style: str | None) -> Pa
 @CHOICE
 @SHOWN
 @SIZE
-@click.option("--fps", type=click.FloatRange(0.5, 60), default=12, show_default=True)
-@click.option("--dpi", type=click.IntRange(30, 600), default=110, show_default=True)
+@click.option("--fps", type=click.FloatRange(0.5, 60), default=12)
+@click.option("--dpi", type=click.IntRange(30, 600), default=110)
 @reads_runs(HOUR)
 def animate(run: Path, out: Path | None, **options: Any) -> None:
     """The plane over training, with loss and accuracy below: GIF, WebP, APNG, or MP4 where ffmpeg is found."""
@@ -609,17 +576,16 @@ def animate(run: Path, out: Path | None, **options: Any) -> None:
     from infoplane.results import read_table
     from infoplane.results.losses import read_losses
 
-    given = {name: value for name, value in options.items() if value not in (None, ())}
-    click.echo(str(plots.animate(read_table(run), out or Path("plane.gif"), **given)))
+    click.echo(str(plots.animate(read_table(run), out or Path("plane.gif"), **given(options))))
     end(read_losses([run]))
 
 
 @command("infoplane report runs/digits -o report.html")
 @RUNS
 @OUT
-@click.option("--title", default="Information plane", show_default=True)
+@click.option("--title", default="Information plane")
 @click.option("--with", "target", metavar="COLUMN", help="Of many runs: what goes with this column [default: gap].")
-@click.option("--control", metavar="COLUMN", help="Also given this column, as n_weights.")
+@CONTROL
 @reads_runs(HOUR)
 def report(runs: tuple[Path, ...], out: Path | None, **options: Any) -> None:
     """One self-contained page to explore in a browser, offline: warnings first, then plane, curves and settings."""
@@ -633,8 +599,10 @@ def report(runs: tuple[Path, ...], out: Path | None, **options: Any) -> None:
 @command("infoplane watch runs/digits -e binning:n_bins=30")
 @RUN
 @ESTIMATE
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of 127.0.0.1 [default: a free one].")
-@click.option("--every", type=click.FloatRange(0.2), default=5, show_default=True, help="Seconds between two looks.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, show_default=False, help="Of 127.0.0.1 [default: a free one]."
+)
+@click.option("--every", type=click.FloatRange(0.2), default=5, help="Seconds between two looks.")
 @reads_runs(24 * HOUR)
 def watch(run: Path, layers: tuple[str, ...], **asked: Any) -> None:
     """The report of a run that is being recorded, made anew as it grows, in a browser on this machine alone.
@@ -668,9 +636,6 @@ def certify(names: tuple[str, ...], markdown: bool) -> None:
     click.echo((certificates.to_markdown if markdown else certificates.to_text)(findings))
 
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-
 def by_layer(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
     """Words LAYER=ROLE as a mapping."""
     wrong = next((word for word in given if not all(word.rpartition("="))), None)
@@ -686,8 +651,8 @@ def names(ctx: click.Context, parameter: click.Parameter, given: str | None) -> 
 
 @command("infoplane import step-*.npz --labels y.npy -o runs/theirs", name="import")
 @click.argument("files", nargs=-1, required=True, type=FILE)
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Run directory to make.")
-@click.option("--name", help="What figures and reports call the run [default: the name of its directory].")
+@out_option("Run directory to make.", required=True)
+@NAMED
 @click.option("--labels", type=FILE, help="File with one array, if not in FILES.")
 @click.option("--classes", is_flag=True, help="Labels that are whole numbers stored as floats are classes.")
 @click.option(
@@ -699,7 +664,7 @@ def names(ctx: click.Context, parameter: click.Parameter, given: str | None) -> 
 )
 @click.option("--metrics", type=FILE, help="CSV with a column step, or JSON {step: {name: number}}.")
 @click.option("--chain", is_flag=True, help="Each layer is computed from the one before alone.")
-@click.option("--overwrite", is_flag=True, help="Replace the run that is there, if it was closed.")
+@OVERWRITE
 def import_files(files: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Make a run of activations saved by other means: .npz, .npy, .safetensors, .pt (weights only), .h5, .mat."""
     from infoplane import importers, store
@@ -710,16 +675,14 @@ def import_files(files: tuple[Path, ...], out: Path, **options: Any) -> None:
 @command("infoplane replay train.py:make checkpoints/step-*.pt -o runs/replayed")
 @click.argument("factory", metavar="MODULE:FACTORY")
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "-o", "--out", required=True, type=click.Path(path_type=Path), help="Run directory to make or go on with."
-)
-@click.option("--name", help="What figures and reports call the run [default: the name of its directory].")
-@click.option("-l", "--layer", "layers", multiple=True, metavar="GLOB", help="Only these layers.")
+@out_option("Run directory to make or go on with.", required=True)
+@NAMED
+@click.option("-l", "--layer", "layers", **LAYER)
 @click.option("--every", type=click.IntRange(1), help="Record every n-th step [default: each checkpoint].")
 @click.option("--key", help="The entry of a checkpoint with the weights, where it has several.")
 @click.option("--ignore", multiple=True, metavar="GLOB", help="Weights that the model need not have.")
 @click.option("--device", help="cpu, cuda, cuda:1, ... [default: where the factory puts the model]")
-@click.option("--overwrite", is_flag=True, help="Replace the run that is there, if it was closed.")
+@OVERWRITE
 @click.pass_obj
 def replay(obj: dict[str, Any], /, factory: str, checkpoints: tuple[Path, ...], out: Path, **asked: Any) -> None:
     """Record a model at each of its saved checkpoints, as if it had been recorded while it trained.
@@ -733,17 +696,17 @@ def replay(obj: dict[str, Any], /, factory: str, checkpoints: tuple[Path, ...], 
     from infoplane.hooks.replay import replay
 
     model, probe, options = from_factory(factory)
-    given = {name: value for name, value in asked.items() if value not in (None, ())}
-    options |= {"schedule" if name == "every" else name: given[name] for name in given if name != "device"}
-    model = model.to(given["device"]) if "device" in given else model
+    asked = given(asked)
+    model = model.to(asked.pop("device")) if "device" in asked else model
+    options |= {"schedule" if name == "every" else name: value for name, value in asked.items()}
     done = replay(model, probe, out, checkpoints, **{"progress": obj["progress"], "quiet": True, **options})
     click.echo(str(done))
     end(done.lost, said=True)
 
 
 @command("infoplane unpack acts.mat FOLDER", hidden=True)
-@click.argument("file", type=click.Path(path_type=Path))
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
+@click.argument("folder", type=PATH)
 def unpack(file: Path, folder: Path) -> None:
     """The part of import that reads HDF5 and MATLAB files, in the child with limits that import starts."""
     from infoplane import store
@@ -753,7 +716,7 @@ def unpack(file: Path, folder: Path) -> None:
 
 @command("infoplane export runs/digits -o digits.csv")
 @RUNS
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="CSV file to write.")
+@out_option("CSV file to write.", required=True)
 @reads_runs(HOUR)
 def export(runs: tuple[Path, ...], out: Path) -> None:
     """Write the results of one or several runs as one table, with its meta beside it."""

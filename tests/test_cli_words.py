@@ -111,3 +111,10 @@ def test_names_of_classes_without_classes_are_refused(tmp_path):
     assert "names of 3 classes were given, and float labels are regression targets" in call(*words, code=2)
     assert not (tmp_path / "run").exists()
     call(*words, "--classes")
+
+
+@pytest.mark.parametrize("command", ["study", "report", "compare", "animate", "export"])
+def test_a_run_without_a_table_is_named_in_plain_words(command, tmp_path):
+    said = call(command, tmp_path, *(["-o", tmp_path / "x.csv"] if command == "export" else []), code=2)
+    assert f"Error: {tmp_path / 'results.csv'}: no results table; analyse the run first\n" in said
+    assert "Errno" not in said
