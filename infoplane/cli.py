@@ -107,6 +107,7 @@ STYLE = click.option(
     help="Size and type: screen, column (85 mm) or page (170 mm).",
 )
 SIZE = stacked(STYLE, click.option("--width", type=click.FloatRange(20, 600), help="Width in millimetres."))
+OUT = out_option()
 LAYERS = click.option("-l", "--layer", "layers", shell_complete=completes(layers_of), **LAYER)
 WORKERS = stacked(
     click.option("--device", help="cpu, cuda, cuda:1, ... [default: cuda where there is one]"),
@@ -145,6 +146,7 @@ SHOWN = stacked(
     click.option("--title", help="A line above the figure."),
     click.option("--caption/--no-caption", default=None, help="What was measured, below it [default: shown]."),
 )
+DRAWN = stacked(OUT, CHOICE, SHOWN, SIZE)
 QUANTITY = click.option(
     "--quantity",
     multiple=True,
@@ -152,7 +154,6 @@ QUANTITY = click.option(
     shell_complete=completes(quantities_of),
     help="I(X;T), I(T;Y), ...; again for a further panel.",
 )
-OUT = out_option()
 NAMED = click.option("--name", help="What figures and reports call the run [default: the name of its directory].")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace the run that is there, if it was closed.")
 JSON = click.option("--json", "as_json", is_flag=True, help="For machines.")
@@ -456,8 +457,7 @@ def advise(obj: dict[str, Any], /, run: Path, layers: tuple[str, ...], as_json: 
     shell_complete=completes(figures),
     help="Which figure; 'list' names them.",
 )
-@OUT
-@CHOICE
+@DRAWN
 @click.option("--run", metavar="NAME", help="Which run, where there are several.")
 @click.option(
     "--by",
@@ -466,18 +466,16 @@ def advise(obj: dict[str, Any], /, run: Path, layers: tuple[str, ...], as_json: 
 )
 @QUANTITY
 @click.option("--metrics", is_flag=True, default=None, help="curves: loss and accuracy below.")
-@SHOWN
-@SIZE
 @click.option("--format", type=click.Choice(["png", "svg", "pdf"]), help="Where the suffix does not name it.")
 @click.option("--dpi", type=click.IntRange(30, 1200), default=200)
 @reads_runs(HOUR)
 def plot(runs: tuple[Path, ...], kind: str, out: Path | None, **options: Any) -> None:
     """Draw a figure from the results of one or several runs."""
-    from infoplane.plots.figures import draw_file, figures
+    from infoplane.plots import FIGURES, draw_file
     from infoplane.results.losses import read_losses
 
     if kind == "list":
-        click.echo("\n".join(figures()))
+        click.echo("\n".join(FIGURES))
         return
     click.echo(str(draw_file(runs, kind, out or Path(f"{kind}.png"), **options)))
     end(read_losses(runs))
@@ -485,16 +483,13 @@ def plot(runs: tuple[Path, ...], kind: str, out: Path | None, **options: Any) ->
 
 @command("infoplane compare runs/seed-0 runs/seed-1 runs/seed-2 -o seeds.pdf")
 @RUNS
-@OUT
-@CHOICE
+@DRAWN
 @QUANTITY
-@SHOWN
-@SIZE
 @click.option("--dpi", type=click.IntRange(30, 1200), default=200)
 @reads_runs(HOUR)
 def compare(runs: tuple[Path, ...], out: Path | None, dpi: int, **options: Any) -> None:
     """Mean and spread over several runs: the figure, and the values at the last common step."""
-    from infoplane.plots.figures import draw_file
+    from infoplane.plots import draw_file
     from infoplane.results import read_table, summary, views
     from infoplane.results.losses import read_losses
 
@@ -563,10 +558,7 @@ def associate(
 
 @command("infoplane animate runs/digits -o plane.gif")
 @RUN
-@OUT
-@CHOICE
-@SHOWN
-@SIZE
+@DRAWN
 @click.option("--fps", type=click.FloatRange(0.5, 60), default=12)
 @click.option("--dpi", type=click.IntRange(30, 600), default=110)
 @reads_runs(HOUR)

@@ -693,8 +693,8 @@ RESULTS = [
     Mutant(
         "epochs asked for, steps drawn",
         "results/views.py",
-        'times=steps if self.against == "step" else epochs',
-        "times=steps",
+        'self.steps if self.against == "step" else self.epochs',
+        "self.steps",
         "results/test_series.py::test_a_grid_has_the_time_that_was_asked_for",
     ),
 ]
@@ -702,16 +702,16 @@ RESULTS = [
 PLOTS = [
     Mutant(
         "a point is hollow only where both axes are at their ceiling",
-        "plots/plane.py",
-        'saturated = (xt.flag("saturated") | ty.flag("saturated")) & present',
-        'saturated = (xt.flag("saturated") & ty.flag("saturated")) & present',
+        "results/trajectories.py",
+        '(self.flag("i_xt", "saturated") | self.flag("i_ty", "saturated")) & self.present',
+        '(self.flag("i_xt", "saturated") & self.flag("i_ty", "saturated")) & self.present',
         "plots/test_plane.py",
     ),
     Mutant(
         "the axes of the plane exchanged",
         "plots/plane.py",
-        "i_xt, i_ty = np.where(huge, np.nan, xt.value), np.where(huge, np.nan, ty.value)",
-        "i_ty, i_xt = np.where(huge, np.nan, xt.value), np.where(huge, np.nan, ty.value)",
+        "i_xt, i_ty = np.where(huge, np.nan, data.i_xt), np.where(huge, np.nan, data.i_ty)",
+        "i_ty, i_xt = np.where(huge, np.nan, data.i_xt), np.where(huge, np.nan, data.i_ty)",
         "plots/test_plane.py::test_data_are_the_rows_of_the_table",
     ),
     Mutant(

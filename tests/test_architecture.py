@@ -112,13 +112,14 @@ def test_private_modules_are_used_by_their_own_part_only():
 
 # What figures take from results: the table, `choose` with what it gives and takes, and the words and scores of numbers.
 TAKEN_BY_FIGURES = {
-    "": {"ResultTable", "DataProcessing", "read_table", "run_names"},
+    "": {"ResultTable", "DataProcessing", "Plane", "read_table", "run_names"},
     "names": {"runs_called"},
-    "overview": {"FLAG_WORDS"},
+    "overview": {"FLAG_WORDS", "shared_words"},
     "scales": {"by_scale"},
-    "trajectories": {"Grid"},
-    "views": {"RECORDED", "Selection", "Series", "by_looking", "choose", "metric_group", "options", "settings_words"},
-    "limits": {"axis_limits", "widened"},
+    "trajectories": {"Ceiling", "Grid"},
+    "views": {"RECORDED", "Selection", "Series", "by_looking", "choose", "match_layers", "metric_group", "options"}
+    | {"settings_words"},
+    "limits": {"HUGE", "axis_limits", "drawable", "widened"},
     "summary": {"Compression", "Summary", "at_common_steps", "compression", "over_runs", "upper_fence"},
     "losses": {"loss_words", "losses"},
 }

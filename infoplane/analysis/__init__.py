@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -113,9 +112,9 @@ def analyze(
     Snapshots with NaN or infinite values get rows without a value and with the flag `nonfinite`. Rows are
     kept under the digest of the activations they came from: altered activations are estimated again.
     """
-    options: dict[str, Any] = {"layers": layers, "subsets": subsets, "steps": steps, "pairs": pairs, "against": against}
-    options |= {"device": device, "block_bytes": block_bytes, "progress": progress, "jobs": jobs}
-    done = _analyzed(run, estimators, table=table, **options)
+    choice: dict[str, Any] = {"layers": layers, "subsets": subsets, "steps": steps, "pairs": pairs, "against": against}
+    how: dict[str, Any] = {"device": device, "block_bytes": block_bytes, "progress": progress, "jobs": jobs}
+    done = _analyzed(run, estimators, table=table, **how, **choice)
     if table is None:
         tables = [each.table() for each in done]
         return tables[0] if len(tables) == 1 else ResultTable.concat(tables)
@@ -144,34 +143,27 @@ def analyze_each(run: Any, estimators: Any = "binning", **options: Any) -> Itera
 
 
 def _analyzed(
-    run: Any,
-    estimators: Any,
-    *,
-    layers: Any,
-    subsets: Any,
-    steps: Any,
-    pairs: Any,
-    against: Any,
-    device: Any,
-    table: Any,
-    block_bytes: int,
-    progress: bool | None,
-    jobs: int | Executor,
+    run: Any, estimators: Any, *, device: Any, table: Any, block_bytes: int, progress: Any, jobs: Any, **choice: Any
 ) -> Iterator[RunPlan]:
     """Each run when its last rows are written; what is wrong with the request is raised before the first is begun."""
     where = device_of(device)
     if block_bytes < 1:
         raise ValueError(f"block_bytes must be positive, got {block_bytes}")
     built = build_estimators(estimators)
-    asked = None if pairs is None and against is None else Pairs(pairs, against)
-    checked: deque[Callable[[], RunPlan]] = deque()
+    pairs, against = choice.pop("pairs"), choice.pop("against")
+    choice["pairs"] = None if pairs is None and against is None else Pairs(pairs, against)
+    checked: deque[Any] = deque()
     work = 0.0
     for given, store in _distinct(run):
-        plan = RunPlan(store, layers, subsets, steps, asked)
+        plan = RunPlan(store, **choice)
         work += plan.work(built)
-        # Of many runs only a few are held: the others are opened again in their turn.
-        again = len(checked) >= HELD_RUNS and given is not store
-        checked.append(partial(_opened_again, given, layers, subsets, steps, asked) if again else partial(_same, plan))
+        # Of many runs only a few are held: of the others the path is kept, and they are opened again in their turn.
+        checked.append(given if len(checked) >= HELD_RUNS and given is not store else plan)
+
+    def plans() -> Iterator[RunPlan]:
+        while checked:
+            plan = checked.popleft()
+            yield plan if isinstance(plan, RunPlan) else RunPlan(open_run(plan), **choice)
 
     def finished() -> Iterator[RunPlan]:
         with ExitStack() as stack:
@@ -182,19 +174,9 @@ def _analyzed(
             bar = stack.enter_context(progress_bar(progress))
             bar.total = work
             analysis = Analysis(where, block_bytes, executor, window, bar)
-            yield from analysis.run((checked.popleft()() for _ in range(len(checked))), built, shared)
+            yield from analysis.run(plans(), built, shared)
 
     return finished()
-
-
-def _same(plan: RunPlan) -> RunPlan:
-    """The plan that was checked, of a run that stayed open."""
-    return plan
-
-
-def _opened_again(path: Any, *asked: Any) -> RunPlan:
-    """The plan of a run that was closed after the check, opened again in its turn."""
-    return RunPlan(open_run(path), *asked)
 
 
 def device_of(device: str | torch.device | None) -> str:

@@ -165,18 +165,11 @@ def advise(
     specs = [estimators] if isinstance(estimators, str) else list(estimators)
     grids = [_grid(spec) for spec in specs]
     steps = _looked_at(store.steps())
+    every = [each for _, _, _, built in grids for each in built]
+    how: dict[str, Any] = {"layers": layers, "subsets": subset, "steps": steps}
+    how |= {"device": device, "progress": progress, "jobs": jobs}
     with tempfile.TemporaryDirectory() as folder:
-        table = analyze(
-            store,
-            [each for _, _, _, built in grids for each in built],
-            layers=layers,
-            subsets=subset,
-            device=device,
-            table=Path(folder) / "advice.csv",
-            progress=progress,
-            jobs=jobs,
-            steps=steps,
-        )
+        table = analyze(store, every, table=Path(folder) / "advice.csv", **how)
     found, settings = [], []
     for spec, field, values, built in grids:
         of_estimator = _of_layers(table, spec, field, values, built)

@@ -44,6 +44,13 @@ def blocks_of(layers: Sequence[str]) -> list[str]:
     return [str(i * MOST_COLORS // len(layers)) for i in range(len(layers))]
 
 
+def places_in_blocks(layers: Sequence[str]) -> list[int]:
+    """The place of each layer among those of its block; among all where each has a colour of its own."""
+    blocks = blocks_of(layers)
+    own = blocks == list(layers)
+    return [i if own else blocks[:i].count(block) for i, block in enumerate(blocks)]
+
+
 def along(colors: tuple[str, ...], share: float) -> str:
     """The colour at `share` of the way through `colors`, interpolated in sRGB."""
     place = min(max(share, 0.0), 1.0) * (len(colors) - 1)

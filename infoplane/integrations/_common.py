@@ -22,13 +22,7 @@ class Recording:
     recorder: Recorder | None = None
 
     def __init__(
-        self,
-        probe: Any,
-        run: str | Path | None,
-        by: str,
-        figures: Figures | None,
-        loggers: Any,
-        options: dict[str, Any],
+        self, probe: Any, run: str | Path | None, by: str, figures: Any = None, loggers: Any = None, **options: Any
     ) -> None:
         super().__init__()
         if by not in ("epoch", "step"):

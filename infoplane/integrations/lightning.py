@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from infoplane.integrations._common import By, Figures, Recording, only_numbers
+from infoplane.integrations._common import By, Recording, only_numbers
 
 try:
     import lightning.pytorch as pl
@@ -44,17 +44,9 @@ class RecorderCallback(Recording, pl.Callback):  # type: ignore[misc,unused-igno
     """
 
     def __init__(
-        self,
-        probe: Any,
-        run: str | Path | None = None,
-        *,
-        by: By = "epoch",
-        module: str = "",
-        figures: Figures | None = None,
-        loggers: Any = None,
-        **options: Any,
+        self, probe: Any, run: str | Path | None = None, *, by: By = "epoch", module: str = "", **options: Any
     ) -> None:
-        super().__init__(probe, run, by, figures, loggers, options)
+        super().__init__(probe, run, by, **options)
         self._module = module
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from infoplane.integrations._common import By, Figures, Recording, only_numbers
+from infoplane.integrations._common import By, Recording, only_numbers
 
 try:
     from transformers import TrainerCallback
@@ -46,17 +46,8 @@ class RecorderCallback(Recording, TrainerCallback):  # type: ignore[misc,unused-
         The recorder of the training.
     """
 
-    def __init__(
-        self,
-        probe: Any,
-        run: str | Path | None = None,
-        *,
-        by: By = "step",
-        figures: Figures | None = None,
-        loggers: Any = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(probe, run, by, figures, loggers, options)
+    def __init__(self, probe: Any, run: str | Path | None = None, *, by: By = "step", **options: Any) -> None:
+        super().__init__(probe, run, by, **options)
         self._logged: dict[str, float] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:

@@ -13,13 +13,12 @@ from numpy.typing import ArrayLike
 from infoplane.core.brief import Brief
 from infoplane.core.text import listed
 from infoplane.core.tokens import token_position
-from infoplane.plots._artists import Ceiling, ceiling_of
 from infoplane.plots.style import number
 from infoplane.plots.text import safe_text
 from infoplane.results import ResultTable
 from infoplane.results.losses import loss_words, losses
 from infoplane.results.overview import FLAG_WORDS
-from infoplane.results.trajectories import Grid
+from infoplane.results.trajectories import Ceiling, Grid
 from infoplane.results.views import Series, by_looking
 
 UNMARKED = ("degenerate", "few_samples", "out_of_domain", "unreliable")
@@ -57,7 +56,11 @@ class Shown(Brief):
 
 def shown(series: Series, one: Grid, *more: str, steps: ArrayLike | None = None) -> dict[str, Any]:
     """The fields of `Shown` for one quantity of a series, with `more` at the end of the caption."""
-    label, ceiling, caption = axis_label(one.quantity, one.unit), ceiling_of(one), about(series, (one,), steps=steps)
+    label, ceiling, caption = (
+        axis_label(one.quantity, one.unit),
+        one.named_ceiling(),
+        about(series, (one,), steps=steps),
+    )
     same = {"label": label, "unit": one.unit, "layers": one.layers, "ceiling": ceiling, "caption": [*caption, *more]}
     return same | {"marks": series.marks(one.quantity)}
 

@@ -21,6 +21,7 @@ from infoplane.core.units import BIT
 from infoplane.plots._figure import Look, figure_of, grow, is_own, lower_caption, slot_width
 from infoplane.plots._layers import LayerLook, tag
 from infoplane.plots.style import (
+    CHANCE,
     DOTTED,
     FAINT,
     number,
@@ -34,7 +35,7 @@ from infoplane.plots.style import (
 )
 from infoplane.plots.text import safe_text, text_width, wrap
 from infoplane.results.limits import axis_limits
-from infoplane.results.trajectories import Grid
+from infoplane.results.trajectories import Ceiling
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -111,11 +112,19 @@ def step_axis(ax: Axes, steps: FloatArray, *, log: bool | None) -> None:
 
 ROW_SHARE = 0.26
 """Share of a figure's width that names of rows may take."""
+MOST_NAMES = 32
+"""Rows or columns that have room for a name each."""
 
 
-def row_axis(ax: Axes, rows: Sequence[LayerLook], *, every: int = 1) -> None:
-    """Put a row for each layer on the y axis, from top to bottom, without tick marks; one in `every` is named."""
+def row_axis(ax: Axes, rows: Sequence[LayerLook]) -> None:
+    """Put a row for each layer on the y axis, from top to bottom."""
     ax.set_ylim(len(rows) - 0.4, -0.6)
+    name_rows(ax, rows)
+
+
+def name_rows(ax: Axes, rows: Sequence[LayerLook], *, most: int | None = None) -> None:
+    """The names of rows on the y axis, without tick marks; where they are more than `most`, every second or so."""
+    every = -(-len(rows) // (most or len(rows)))
     ax.set_yticks(range(0, len(rows), every), [row.name for row in rows[::every]])
     ax.tick_params(axis="y", length=0)
     for row, text in zip(rows[::every], ax.get_yticklabels(), strict=False):  # panels beside others have none
@@ -133,22 +142,6 @@ def measured(label: str, caption: Sequence[str], look: Look, width: float) -> st
     if look["caption"] or not caption:
         return label
     return "\n".join([label, wrap([caption[0]], width, points_of(mpl.rcParams["axes.labelsize"]))])
-
-
-@dataclass(frozen=True)
-class Ceiling:
-    """The largest value a quantity can take here, and what it is called."""
-
-    value: float
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.name} = {self.value:.3g}"
-
-
-def ceiling_of(one: Grid) -> Ceiling | None:
-    """The ceiling of a quantity, where its rows have one."""
-    return None if one.top is None else Ceiling(one.top, one.ceiling_name())
 
 
 def highest(ceilings: Iterable[Ceiling | None]) -> Ceiling | None:
@@ -317,6 +310,11 @@ def draw_line(
         last = ax.plot(x[-1:], y[-1:], color=of.color, marker=of.marker, linestyle="none", zorder=4, clip_on=False)
         tag(last, of.key, "last")
     return [end_of(x, y, of)]
+
+
+def draw_null(ax: Axes, x: npt.NDArray[Any], null: FloatArray, of: LayerLook) -> None:
+    """A faint dotted line through the same quantity of one layer on shuffled labels."""
+    tag(ax.plot(x, null, color=of.color, linewidth=0.8, linestyle=CHANCE, zorder=2), of.key, "null")
 
 
 GAPS = (4.0, 7.0, 11.0, 16.0, 23.0, 32.0, 44.0, 60.0)

@@ -102,11 +102,12 @@ def panels(
     *,
     heights: Sequence[float] = (1.0,),
     aspect: float = 0.75,
+    shows: Sequence[str] = (),
 ) -> Iterator[list[Axes]]:
-    """Axes as from `canvas`; new ones stand below each other and share the x axis that the last names."""
+    """Axes as from `canvas`, one for each of `shows`; new ones stand below each other and share the x axis."""
     if ax is not None:
         with rc_context({"text.usetex": False}):
-            yield given_axes(ax, len(heights), caption, look)
+            yield given_axes(ax, len(heights), caption, look, shows)
         return
     with figure_canvas(look, aspect=aspect) as figure:
         grid: Any = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
@@ -119,11 +120,14 @@ def panels(
         yield axes
 
 
-def given_axes(ax: Axes | Sequence[Axes], count: int, caption: Sequence[str], look: Look) -> list[Axes]:
+def given_axes(
+    ax: Axes | Sequence[Axes], count: int, caption: Sequence[str], look: Look, shows: Sequence[str]
+) -> list[Axes]:
     """The caller's axes, one for each of `count` panels, with title and caption."""
     axes = [ax] if isinstance(ax, Axes) else list(ax)
     if len(axes) != count:
-        raise ValueError(f"this figure has {count} panels, so ax must be as many axes; got {len(axes)}")
+        of = f": one for each of {', '.join(shows)}; draw fewer, or leave ax out" if shows else ""
+        raise ValueError(f"this figure has {count} panels, so ax must be as many axes; got {len(axes)}{of}")
     add_caption(axes[-1], caption, own=False, shown=look["caption"])
     if look["title"] is not None:
         axes[0].set_title(safe_text(look["title"], limit=200))
@@ -193,9 +197,9 @@ def slot_width(ax: Axes) -> float:
     return float(whole * len(spec.colspan) / spec.get_gridspec().ncols)
 
 
-def figure_of(ax: Axes) -> Figure:
-    """The figure that the axes stand in, also where that is a part of another."""
-    figure = ax.get_figure(root=True)
+def figure_of(drawn: Axes | Figure) -> Figure:
+    """The figure that the axes stand in, also where that is a part of another; a figure itself."""
+    figure = drawn if isinstance(drawn, Figure) else drawn.get_figure(root=True)
     if figure is None:
         raise ValueError("the axes belong to no figure")
     return figure
@@ -264,10 +268,5 @@ def caption(figure: Axes | Figure) -> str:
     figure : Axes or Figure
         What a plot function returned.
     """
-    return described(figure_of(figure) if isinstance(figure, Axes) else figure)
-
-
-def described(figure: Figure) -> str:
-    """The captions of a figure in one line, for the metadata of its file."""
-    texts = [a for a in figure.findobj(Text) if isinstance(a, Text) and a.get_label() == CAPTION_LABEL]
+    texts = [a for a in figure_of(figure).findobj(Text) if isinstance(a, Text) and a.get_label() == CAPTION_LABEL]
     return printable(" | ".join(" ".join(text.get_text().split()) for text in texts)).replace(r"\$", "$")

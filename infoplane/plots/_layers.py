@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.text import Annotation, Text
 
 from infoplane.core.errors import choices
-from infoplane.core.palette import block_colors, blocks_of
+from infoplane.core.palette import block_colors, places_in_blocks
 from infoplane.core.text import printable
 from infoplane.core.tokens import layer_matches
 from infoplane.plots._figure import Look, figure_of, slot_width
@@ -59,10 +59,18 @@ def layer_looks(
     most = 20 if look["labels"] is None else 60
     names = [fitted_names(map(str, shown), width, size, most=most)[str(name)] for name in shown]
     names = [name + (marks or {}).get(layer, "") for layer, name in zip(layers, names, strict=True)]
-    hues = chosen("colors", layers, look["colors"], block_colors(layers) if colors is None else colors)
-    markers = chosen("markers", layers, look["markers"], block_markers(layers))
-    lines = [layer_line(i // 8 if len(layers) > 8 else 0) for i in range(len(layers))]
-    return [LayerLook(*each) for each in zip(layers, names, hues, markers, lines, strict=True)]
+    markers = [layer_marker(place) for place in places_in_blocks(layers)]
+    found = own_looks(layers, names, look, block_colors(layers) if colors is None else colors, markers)
+    # Of many layers eight at a time share a line style, so that colours that come again are told apart.
+    return [replace(of, line=layer_line(i // 8 if len(layers) > 8 else 0)) for i, of in enumerate(found)]
+
+
+def own_looks(
+    keys: Sequence[str], names: Sequence[str], look: Look, colors: Sequence[Any], markers: Sequence[Any]
+) -> list[LayerLook]:
+    """The looks of layers, runs or steps with these names: as asked for, else these colours and markers."""
+    hues, shapes = chosen("colors", keys, look["colors"], colors), chosen("markers", keys, look["markers"], markers)
+    return [LayerLook(*each, "-") for each in zip(keys, names, hues, shapes, strict=True)]
 
 
 def row_looks(
@@ -70,14 +78,6 @@ def row_looks(
 ) -> list[LayerLook]:
     """The looks of layers that are rows: only their names are chosen, since colours and markers mean something else."""
     return layer_looks(ax, layers, {**look, "colors": None, "markers": None}, share=share, marks=marks)
-
-
-def block_markers(layers: Sequence[str]) -> list[Any]:
-    """A marker for each layer, counted within the block whose colour it shares."""
-    blocks = blocks_of(layers)
-    if blocks == list(layers):
-        return [layer_marker(i) for i in range(len(layers))]
-    return [layer_marker(blocks[:i].count(block)) for i, block in enumerate(blocks)]
 
 
 def chosen(
@@ -88,19 +88,14 @@ def chosen(
         return list(usual)
     if isinstance(wanted, Mapping):
         for pattern in wanted:
-            if not any(is_meant(key, pattern) for key in keys):
+            if not any(layer_matches(key, pattern) for key in keys):
                 raise ValueError(f"{what} names {pattern!r}, which is not drawn; {choices(pattern, keys)}")
-        own = [[value for pattern, value in wanted.items() if is_meant(key, pattern)] for key in keys]
+        own = [[value for pattern, value in wanted.items() if layer_matches(key, pattern)] for key in keys]
         return [found[-1] if found else default for found, default in zip(own, usual, strict=True)]
     entries = [wanted] * len(keys) if isinstance(wanted, str) else list(wanted)
     if len(entries) < len(keys):
         raise ValueError(f"{what} has {len(entries)} entries for {len(keys)}: {', '.join(map(printable, keys))}")
     return entries[: len(keys)]
-
-
-def is_meant(key: str, pattern: str) -> bool:
-    """Whether a key of the table is this name, or one that it matches as a glob."""
-    return key == pattern or layer_matches(key, pattern)
 
 
 def gid_of(layer: str, part: str) -> str:
@@ -133,8 +128,7 @@ def recolor(figure: Axes | Figure, layer: str, color: Any) -> None:
     ValueError
         If no artist is that of the layer.
     """
-    whole = figure_of(figure) if isinstance(figure, Axes) else figure
-    tagged = [a for a in whole.findobj(Artist) if str(a.get_gid() or "").startswith(PREFIX)]
+    tagged = [a for a in figure_of(figure).findobj(Artist) if str(a.get_gid() or "").startswith(PREFIX)]
     found = [a for a in tagged if str(a.get_gid()).startswith(gid_of(layer, ""))]
     if not found:
         known = dict.fromkeys(str(a.get_gid()).removeprefix(PREFIX).rpartition(":")[0] for a in tagged)

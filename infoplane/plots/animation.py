@@ -28,7 +28,7 @@ from infoplane.plots._artists import CEILING_LABEL, legend, limits, step_axis, s
 from infoplane.plots._figure import (
     Options,
     add_caption,
-    described,
+    caption,
     figure_canvas,
     keep_tick_style,
     keywords,
@@ -36,19 +36,11 @@ from infoplane.plots._figure import (
 )
 from infoplane.plots._layers import layer_looks
 from infoplane.plots.curves import Metrics, chosen_metrics
-from infoplane.plots.plane import NAME_SHARE, PlaneData, frame, name_layers, series_plane
-from infoplane.plots.style import (
-    INK,
-    drawable,
-    layer_line,
-    number,
-    rc_context,
-    step_colormap,
-    step_norm,
-    style_of,
-)
+from infoplane.plots.plane import NAME_SHARE, frame, name_layers, series_plane
+from infoplane.plots.style import INK, layer_line, number, rc_context, step_colormap, step_norm, style_of
 from infoplane.plots.text import safe_text
-from infoplane.results import ResultTable
+from infoplane.results import Plane, ResultTable
+from infoplane.results.limits import drawable
 from infoplane.results.views import choose
 
 FORMATS: tuple[str, ...] = ("gif", "webp", "apng", "png", "mp4")
@@ -121,7 +113,7 @@ def animate(
     if shown.size < data.steps.size:
         data.caption.append(f"{shown.size} of {data.steps.size} snapshots shown")
     film = Film(data, chosen_metrics(series, metrics), options, log=log, dpi=dpi)
-    about = described(film.figure)
+    about = caption(film.figure)
     if encoder is None:
         write_images(film.images(shown), target, kind, fps, about)
     else:
@@ -135,7 +127,7 @@ class Film:
     Each frame draws these artists on a picture of all others: a whole figure takes several times as long.
     """
 
-    def __init__(self, data: PlaneData, recorded: Metrics, options: Options, *, log: bool | None, dpi: float) -> None:
+    def __init__(self, data: Plane, recorded: Metrics, options: Options, *, log: bool | None, dpi: float) -> None:
         self.data, self.against = data, options["against"]
         self.rc = style_of(options["style"])[1]
         norm = step_norm(data.times, log)

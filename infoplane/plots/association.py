@@ -15,10 +15,10 @@ from infoplane.core.brief import Brief
 from infoplane.core.errors import choices
 from infoplane.core.palette import OKABE_ITO
 from infoplane.plots._about import axis_label
-from infoplane.plots._artists import ROW_SHARE, Label, colorbar, direct_labels, measured, row_axis
+from infoplane.plots._artists import ROW_SHARE, Label, colorbar, direct_labels, measured, name_rows
 from infoplane.plots._figure import Look, canvas, figure_of, grow, is_own, keywords, panel_height, plain_numbers
 from infoplane.plots._layers import row_looks
-from infoplane.plots.heatmap import draw_scale, hatch
+from infoplane.plots.heatmap import draw_cells, draw_scale
 from infoplane.plots.style import INK, points_of, small_size, step_colormap
 from infoplane.plots.text import safe_names, safe_text, text_width, wrap
 from infoplane.studies import Association, AssociationMap
@@ -97,15 +97,9 @@ def association(found: Association, *, ax: Axes | None = None, **look: Unpack[Lo
 
 def draw_map(ax: Axes, data: AssociationMap, look: Look, label: str, caption: Sequence[str]) -> None:
     """The cells with their numbers or signs, hatches, names and the colour bar."""
-    rows, columns = data.value.shape
-    x, y = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
-    cmap = "RdBu_r" if look["cmap"] is None else look["cmap"]
-    mesh = ax.pcolormesh(x, y, np.ma.masked_invalid(data.value), cmap=cmap, vmin=-1, vmax=1)
-    hatch(ax, data.weak)
-    row_axis(ax, row_looks(ax, data.layers, look, share=ROW_SHARE))
+    mesh = draw_cells(ax, data.value, data.weak, {**look, "cmap": look["cmap"] or "RdBu_r"}, (-1, 1))
+    name_rows(ax, row_looks(ax, data.layers, look, share=ROW_SHARE))
     name_columns(ax, data)
-    ax.set_ylim(rows - 0.5, -0.5)
-    ax.spines[:].set_visible(False)
     figure_of(ax).draw_without_rendering()  # the names below may have left little height to the label of the bar
     size = points_of(mpl.rcParams["axes.labelsize"])
     label = wrap([label], 0.9 * panel_height(ax), size)
@@ -121,7 +115,6 @@ def name_columns(ax: Axes, data: AssociationMap) -> None:
     upright = width > 0.7 * panel_width(ax) / len(names)
     ax.set_xticks(range(len(names)), names, rotation=90 if upright else 0)
     ax.tick_params(axis="x", length=0)
-    ax.set_xlim(-0.5, len(names) - 0.5)
     if upright and is_own(ax):
         grow(figure_of(ax), width)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Unpack
 
@@ -20,7 +20,6 @@ from infoplane.plots._about import about, axis_label, doubtful
 from infoplane.plots._artists import (
     LEGEND_SHARE,
     OPEN,
-    Ceiling,
     Label,
     cut,
     direct_labels,
@@ -55,12 +54,13 @@ from infoplane.plots._figure import (
 from infoplane.plots._layers import END_SHARE, LayerLook, layer_looks, tag
 from infoplane.plots.curves import draw_band, turns
 from infoplane.plots.plane import NAME_SHARE, draw_ends
-from infoplane.plots.style import FAINT, INK, drawable, layer_line, points_of
+from infoplane.plots.style import FAINT, INK, layer_line, points_of
 from infoplane.plots.text import safe_names, safe_text
 from infoplane.results import ResultTable
+from infoplane.results.limits import drawable
 from infoplane.results.names import runs_called
 from infoplane.results.summary import Summary, at_common_steps, over_runs
-from infoplane.results.trajectories import Grid
+from infoplane.results.trajectories import Ceiling, Grid
 from infoplane.results.views import Selection, Series, choose
 
 FloatArray = npt.NDArray[np.float64]
@@ -148,7 +148,7 @@ def compare_data(
     drawn = [grid for gs in grids.values() for grid in gs]
     caption = list(dict.fromkeys(about(everything, [gs[0] for gs in grids.values()], drawn=drawn)))
     labels = {q: axis_label(q, gs[0].unit) for q, gs in grids.items()}
-    ceilings = {q: highest_ceiling(gs, everything.n_samples) for q, gs in grids.items()}
+    ceilings = {q: highest(one.named_ceiling(everything.n_samples) for one in gs) for q, gs in grids.items()}
     units = {q: gs[0].unit for q, gs in grids.items()}
     caption += flag_words(out, quantities)
     marks = everything.marks(*quantities)
@@ -160,9 +160,8 @@ def compare_data(
 
 def common_layers(everything: Series, runs: Sequence[str]) -> list[str]:
     """The layers of the runs of a group, which must have the same."""
-    rows = set(zip(everything.table["run"].tolist(), everything.table["layer"].tolist(), strict=True))
-    per_run = {run: [layer for layer in everything.layers if (run, layer) in rows] for run in runs}
-    kept = [layer for layer in everything.layers if all(layer in layers for layers in per_run.values())]
+    per_run = everything.layers_of_runs
+    kept = [layer for layer in everything.layers if all(layer in per_run[run] for run in runs)]
     odd = next((run for run in runs if per_run[run] != kept), runs[0])
     if per_run[odd] != kept or not kept:
         raise ValueError(
@@ -202,11 +201,6 @@ def flag_words(groups: Sequence[GroupData], quantities: Sequence[str]) -> list[s
         out += doubtful(at, of, f"of {name} saturated in some run", "hollow")
         out += doubtful(chance, of, f"of {name} no more than chance in some run", "crossed")
     return out
-
-
-def highest_ceiling(grids: Iterable[Grid], n_samples: list[int]) -> Ceiling | None:
-    """The largest ceiling of a quantity over runs, where any has one."""
-    return highest(Ceiling(one.top, one.ceiling_name(n_samples)) for one in grids if one.top is not None)
 
 
 def group_runs(series: Series, groups: Mapping[str, Sequence[str] | str] | None) -> dict[str, list[str]]:
@@ -281,12 +275,8 @@ def compare(
         with panels(ax, [*data.caption, *ellipse_words(ellipses)], options) as (axes,):
             draw_mean_plane(axes, data, options, ellipses)
         return axes
-    if isinstance(ax, Axes) and len(names) > 1:
-        raise ValueError(
-            f"ax takes one quantity, got {', '.join(names)}; pass quantity='I(T;Y)', a sequence of axes, or no ax"
-        )
     heights = [1.0] * len(names)
-    with panels(ax, data.caption, options, heights=heights, aspect=0.12 + 0.42 * len(names)) as column:
+    with panels(ax, data.caption, options, heights=heights, aspect=0.12 + 0.42 * len(names), shows=names) as column:
         column[-1].set_xlabel(options["against"])
         for i, (axis, name) in enumerate(zip(column, names, strict=True)):
             draw_mean_curve(axis, data, name, options, log=log, named=i == 0)

@@ -15,7 +15,7 @@ from infoplane.core.palette import OKABE_ITO
 from infoplane.plots._about import about
 from infoplane.plots._artists import LEGEND_SHARE, OPEN, ROW_SHARE, beside_rows, key, legend, limits, measured, row_axis
 from infoplane.plots._figure import Options, canvas, keywords, selected, slot_width
-from infoplane.plots._layers import LayerLook, chosen, row_looks, tag
+from infoplane.plots._layers import LayerLook, own_looks, row_looks, tag
 from infoplane.plots.style import FAINT, layer_marker
 from infoplane.plots.text import safe_names
 from infoplane.results import ResultTable
@@ -118,15 +118,10 @@ def compression(table: ResultTable, *, ax: Axes | None = None, **options: Unpack
 
 def run_looks(ax: Axes, data: CompressionData, look: Options) -> list[LayerLook]:
     """How each run is drawn: a colour and a marker of its own where there are few."""
-    colors = [OKABE_ITO[r if data.named else 0] for r in range(len(data.runs))]
-    markers = chosen(
-        "markers", data.runs, look["markers"], [layer_marker(r if data.named else 0) for r in range(len(colors))]
-    )
+    own = [r if data.named else 0 for r in range(len(data.runs))]
     shown = safe_names(data.names.values(), limit=16, legend=True)
-    hues = chosen("colors", data.runs, look["colors"], colors)
-    return [
-        LayerLook(run, shown[data.names[run]], c, m, "-") for run, c, m in zip(data.runs, hues, markers, strict=True)
-    ]
+    names, markers = [shown[data.names[run]] for run in data.runs], [layer_marker(i) for i in own]
+    return own_looks(data.runs, names, look, [OKABE_ITO[i] for i in own], markers)
 
 
 def draw_run(ax: Axes, data: CompressionData, r: int, of: LayerLook) -> None:

@@ -20,6 +20,7 @@ from infoplane.plots._artists import (
     cut,
     draw_ceilings,
     draw_line,
+    draw_null,
     draw_points,
     end_labels,
     key,
@@ -30,9 +31,10 @@ from infoplane.plots._artists import (
 )
 from infoplane.plots._figure import Look, Options, keywords, panel_height, panels, selected, slot_width
 from infoplane.plots._layers import END_SHARE, LayerLook, layer_looks, tag
-from infoplane.plots.style import CHANCE, FAINT, drawable, layer_line, small_size
+from infoplane.plots.style import CHANCE, FAINT, layer_line, small_size
 from infoplane.plots.text import fitted_names, safe_text
 from infoplane.results import ResultTable
+from infoplane.results.limits import drawable
 from infoplane.results.trajectories import Grid
 from infoplane.results.views import Selection, Series, choose, metric_group
 
@@ -156,14 +158,10 @@ def curves(
     marks = series.marks(*names)  # one for a layer in all panels, as the one caption has it
     data = [replace(series_curve(series, name), marks=marks) for name in names]
     recorded = chosen_metrics(series, metrics)
-    if isinstance(ax, Axes) and (len(data) > 1 or recorded):
-        raise ValueError(
-            f"ax takes one quantity and no metrics, got {', '.join([*names, *recorded])}; pass quantity='I(T;Y)', "
-            "a sequence of axes, or no ax"
-        )
     parts = about(series, [series.grid(name) for name in names])
     heights = [1.0] * len(data) + [0.5] * len(recorded)
-    with panels(ax, parts, options, heights=heights, aspect=0.12 + 0.42 * sum(heights)) as axes:
+    shows = [*names, *recorded]
+    with panels(ax, parts, options, heights=heights, aspect=0.12 + 0.42 * sum(heights), shows=shows) as axes:
         axes[-1].set_xlabel(options["against"])
         for axis, one in zip(axes, data, strict=False):
             draw_curve(axis, one, options, log=log)
@@ -225,11 +223,7 @@ def draw_layer(ax: Axes, data: CurveData, bands: Mapping[str, FloatArray | None]
     if other is not None:
         draw_band(ax, x, other[keep], y, of, "bounds", edgecolor=of.color, alpha=0.12, hatch="////")
     if data.null is not None and null_low is not None and null_high is not None:
-        tag(
-            ax.plot(data.times, data.null[:, i], color=of.color, linewidth=0.8, linestyle=CHANCE, zorder=2),
-            of.key,
-            "null",
-        )
+        draw_null(ax, data.times, data.null[:, i], of)
         known = np.isfinite(data.null[:, i])
         draw_band(ax, data.times[known], null_low[known], null_high[known], of, "null", alpha=0.15)
     marked = turns(x.size, i, len(data.layers))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
@@ -32,6 +32,7 @@ from infoplane.plots.style import FAINT, number, small_size
 from infoplane.plots.text import safe_names, safe_text, wrap
 from infoplane.results import DataProcessing, ResultTable, run_names
 from infoplane.results.names import runs_called
+from infoplane.results.overview import shared_words
 from infoplane.results.views import Selection, by_looking, settings_words
 
 Chain = Sequence[str] | Mapping[str, Sequence[str]]
@@ -72,14 +73,16 @@ def dpi_data(
             "those beside a skip connection, are none); to name one, in Python: plots.dpi(table, chain=['fc1', 'fc2'])"
         )
     called = [run_names(table)[row.run] for row in rows]
-    columns = [[f"run {name}" for name in called], estimates(rows), [row.subset for row in rows]]
+    words = [(row.estimator, settings_words(row.settings)) for row in rows]
+    alike = shared_words(words)
+    ways = [", ".join([name, *(word for word in each if word not in alike[name])]) for name, each in words]
+    columns = [[f"run {name}" for name in called], ways, [row.subset for row in rows]]
     own = [column for column in columns[1:] if len(set(column)) > 1] or [columns[1]]
     varying = [column for column in columns if len(set(column)) > 1] or [columns[1]]
     fixed = [column[0] for column in columns if len(set(column)) == 1 and column not in varying and column[0] != "all"]
     looked = [by_looking(table, row.estimator, row.settings, [row.run]) for row in rows]
-    shared = {row.estimator: [w for w in settings_words(row.settings) if w in same] for row, same in common(rows)}
-    full = [", ".join([estimator, *words]) for estimator, words in shared.items()]
-    full += dict.fromkeys(part for parts in looked for part in parts)
+    full = [", ".join([name, *(word for word in each if word in alike[name])]) for name, each in words]
+    full = list(dict.fromkeys([*full, *(part for parts in looked for part in parts)]))
     methods = {(e, b) for e, q, b in zip(table.estimator, table.quantity, table.branch, strict=True) if q == "I(X;T)"}
     several = any(sum(row.estimator == e for e, _ in methods) > 1 for row in rows)
     caption = [
@@ -93,23 +96,6 @@ def dpi_data(
     again = [list(zip(called, within, strict=True))[:i].count((called[i], within[i])) for i in range(len(rows))]
     names, within = ([f"{n} ({k + 1})" if k else n for n, k in zip(of, again, strict=True)] for of in (names, within))
     return DpiData(names=names, rows=rows, caption=caption, runs=called, estimates=within)
-
-
-def estimates(rows: Sequence[DataProcessing]) -> list[str]:
-    """Each row's estimator, with the settings in which the rows of one estimator differ."""
-    return [
-        ", ".join([row.estimator, *(w for w in settings_words(row.settings) if w not in same)])
-        for row, same in common(rows)
-    ]
-
-
-def common(rows: Sequence[DataProcessing]) -> Iterator[tuple[DataProcessing, set[str]]]:
-    """Each row, and the words on its settings that all rows of its estimator have."""
-    shared: dict[str, set[str]] = {}
-    for row in rows:
-        own = set(settings_words(row.settings))
-        shared[row.estimator] = shared.get(row.estimator, own) & own
-    return ((row, shared[row.estimator]) for row in rows)
 
 
 @keywords(Options, without=ALL_TOGETHER)

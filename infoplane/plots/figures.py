@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from infoplane.core.errors import choices
-from infoplane.plots._figure import described, figure_of
+from infoplane.plots._figure import caption, figure_of
 from infoplane.plots.compare import compare
 from infoplane.plots.compression import compression
 from infoplane.plots.curves import curves
@@ -90,21 +90,15 @@ def save(
         raise ValueError(f"format must be {', '.join(FORMATS)}, got {kind!r}; name the file like plane.svg")
     if not 1 <= dpi <= 4800:
         raise ValueError(f"dpi must be between 1 and 4800, got {dpi}")
-    drawn = figure_of(figure) if isinstance(figure, Axes) else figure
-    about = described(drawn)
+    about = caption(figure)
     about_file: dict[str, dict[str, Any]] = {
         "png": {"Title": title, "Description": about, "Software": "infoplane"},
         "svg": {"Title": title, "Description": about, "Creator": "infoplane", "Date": None},
         "pdf": {"Title": title, "Subject": about, "Creator": "infoplane", "CreationDate": None},
     }
     with rc_context(FILES):
-        drawn.savefig(target, format=kind, dpi=dpi, metadata=about_file[kind])
+        figure_of(figure).savefig(target, format=kind, dpi=dpi, metadata=about_file[kind])
     return target
-
-
-def figures() -> dict[str, Callable[..., Axes]]:
-    """Name -> function of a results table, for every static figure of `infoplane.plots`."""
-    return dict(FIGURES)
 
 
 def draw_file(

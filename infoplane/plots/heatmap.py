@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from infoplane.plots._about import Shown, doubtful, shown
-from infoplane.plots._artists import apart, colorbar, measured, row_axis
+from infoplane.plots._artists import MOST_NAMES, apart, colorbar, measured, name_rows
 from infoplane.plots._figure import (
     Look,
     Options,
@@ -30,13 +30,15 @@ from infoplane.plots._figure import (
 )
 from infoplane.plots._layers import END_SHARE, layer_looks
 from infoplane.plots._panels import panel_texts, panels_by
-from infoplane.plots.style import drawable, number, spans_decades, step_ticks
+from infoplane.plots.style import number, spans_decades, step_ticks
 from infoplane.results import ResultTable
-from infoplane.results.limits import widened
+from infoplane.results.limits import drawable, widened
 from infoplane.results.views import Selection, choose
 
 FloatArray = npt.NDArray[np.float64]
-MOST_NAMES = 32
+BoolArray = npt.NDArray[np.bool_]
+MOST_VECTORS = 5000
+"""Cells beyond which a vector file would open slowly: they become a picture."""
 
 By = Literal["estimator", "run", "subset", "settings"]
 
@@ -47,7 +49,7 @@ class HeatmapData(Shown):
 
     times: FloatArray
     value: FloatArray
-    saturated: npt.NDArray[np.bool_]
+    saturated: BoolArray
 
 
 @keywords(Selection)
@@ -91,7 +93,7 @@ def heatmap(
     if by is None:
         data = heatmap_data(table, quantity, **selected(options))
         with canvas(ax, data.caption, options, aspect=aspect_of(data)) as axes:
-            mesh = draw_cells(axes, data, options, color_limits([data]))
+            mesh = draw_heatmap(axes, data, options, color_limits([data]))
             label = measured(data.label, data.caption, options, panel_height(axes))
             draw_scale([axes], mesh, options, label)
         return axes
@@ -109,7 +111,7 @@ def heatmap(
         panels = small_multiples(figure, titles, across)
         for panel, one in zip(panels, several.values(), strict=True):
             keep_tick_style(panel)
-            mesh = draw_cells(panel, one, options, color_limits(list(several.values())))
+            mesh = draw_heatmap(panel, one, options, color_limits(list(several.values())))
         outer_labels(panels, across)
         draw_scale(panels, mesh, options, first.label)
         add_caption(panels[0], caption, own=True, shown=options["caption"])
@@ -128,25 +130,40 @@ def color_limits(data: Sequence[HeatmapData]) -> tuple[float, float]:
     return widened(float(np.nanmin(values)), float(np.nanmax(values)), max(tops, default=None), unit=data[0].unit)
 
 
-def draw_cells(ax: Axes, data: HeatmapData, options: Options, ends: tuple[float, float]) -> Any:
-    """The cells of one map, its hatches and its names."""
-    rows, columns = data.value.shape
-    x, y = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
-    value, raster = np.ma.masked_invalid(data.value), rows * columns > 5000
-    cmap = "viridis" if options["cmap"] is None else options["cmap"]
-    mesh = ax.pcolormesh(x, y, value, rasterized=raster, cmap=cmap, vmin=ends[0], vmax=ends[1])
-    hatch(ax, data.saturated)
-    label_cells(ax, data, options)
+def draw_heatmap(ax: Axes, data: HeatmapData, options: Options, ends: tuple[float, float]) -> Any:
+    """The cells of one map and its names."""
+    spec = ax.get_subplotspec()  # of several panels in a row the first alone has names
+    share = END_SHARE * (spec.get_gridspec().ncols if is_own(ax) and spec is not None else 1)
+    mesh = draw_cells(ax, data.value, data.saturated, options, ends)
+    name_rows(ax, layer_looks(ax, data.layers, options, share=share, marks=data.marks), most=MOST_NAMES)
+    ax.set_xticks(*round_steps(data.times))
     ax.set_xlabel(options["against"])
+    return mesh
+
+
+def draw_cells(
+    ax: Axes, value: FloatArray, hatched: BoolArray, look: Look, ends: tuple[float, float], *, hatch: str = "0.25"
+) -> Any:
+    """Values (rows, columns) as coloured cells, the first row on top, without spines; hatches in the colour `hatch`."""
+    rows, columns = value.shape
+    x, y = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
+    cmap = "viridis" if look["cmap"] is None else look["cmap"]
+    how: dict[str, Any] = {"cmap": cmap, "vmin": ends[0], "vmax": ends[1], "rasterized": value.size > MOST_VECTORS}
+    mesh = ax.pcolormesh(x, y, np.ma.masked_invalid(value), **how)
+    for row, first, count in spans(hatched):
+        corner = (first - 0.5, row - 0.5)
+        ax.add_patch(Rectangle(corner, count, 1, fill=False, hatch="////", edgecolor=hatch, linewidth=0))
+    ax.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
     ax.spines[:].set_visible(False)
     return mesh
 
 
-def hatch(ax: Axes, mask: npt.NDArray[np.bool_], color: str = "0.25") -> None:
-    """Hatches over the cells (L, S) that are True."""
-    for row, first, count in spans(mask):
-        corner = (first - 0.5, row - 0.5)
-        ax.add_patch(Rectangle(corner, count, 1, fill=False, hatch="////", edgecolor=color, linewidth=0))
+def round_steps(times: FloatArray) -> tuple[list[float], list[str]]:
+    """Places and names of round steps where each snapshot has a column: between the columns of their neighbours."""
+    at = np.arange(times.size, dtype=np.float64)
+    wanted = step_ticks(times, spans_decades(times))
+    ticks = apart(wanted, lambda t: float(np.interp(t, times, at)), 0.05 * times.size)
+    return np.interp(ticks, times, at).tolist(), [number(t) for t in ticks]
 
 
 def draw_scale(axes: Sequence[Axes], mesh: Any, options: Look, label: str) -> None:
@@ -156,21 +173,7 @@ def draw_scale(axes: Sequence[Axes], mesh: Any, options: Look, label: str) -> No
         bar.outline.set_visible(False)
 
 
-def label_cells(ax: Axes, data: HeatmapData, look: Options) -> None:
-    """Names of layers down, as many as there is room for, and round steps across."""
-    rows, columns = data.value.shape
-    spec = ax.get_subplotspec()  # of several panels in a row the first alone has names
-    share = END_SHARE * (spec.get_gridspec().ncols if is_own(ax) and spec is not None else 1)
-    row_axis(ax, layer_looks(ax, data.layers, look, share=share, marks=data.marks), every=-(-rows // MOST_NAMES))
-    ax.set_ylim(rows - 0.5, -0.5)
-    # Columns are snapshots: a round step lies between the columns of its neighbours.
-    at = np.arange(columns, dtype=np.float64)
-    wanted = step_ticks(data.times, spans_decades(data.times))
-    ticks = apart(wanted, lambda t: float(np.interp(t, data.times, at)), 0.05 * columns)
-    ax.set_xticks(np.interp(ticks, data.times, at), [number(t) for t in ticks])
-
-
-def spans(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int, int]]:
+def spans(mask: BoolArray) -> list[tuple[int, int, int]]:
     """(row, first column, length) of every unbroken run of True."""
     out = []
     for row, line in enumerate(mask):

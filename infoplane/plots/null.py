@@ -28,7 +28,7 @@ from infoplane.plots._artists import (
     row_axis,
 )
 from infoplane.plots._figure import Options, canvas, keywords, selected, slot_width
-from infoplane.plots._layers import LayerLook, chosen, row_looks, tag
+from infoplane.plots._layers import LayerLook, own_looks, row_looks, tag
 from infoplane.plots.style import CHANCE, DOTTED, FAINT, number, step_colormap
 from infoplane.results import ResultTable
 from infoplane.results.views import Selection, choose
@@ -136,9 +136,7 @@ def step_looks(data: NullData, look: Options) -> list[LayerLook]:
     """How each step is drawn: by default in a colour of the map of the steps, never in that of a layer."""
     names = [f"{look['against']} {number(time)}" for time in data.times]
     shades = step_colormap(look["cmap"])(np.linspace(0.1, 0.8, len(names)))
-    colors = chosen("colors", names, look["colors"], [to_hex(shade) for shade in shades])
-    markers = chosen("markers", names, look["markers"], list("osD^")[: len(names)])
-    return [LayerLook(name, name, c, m, "-") for name, c, m in zip(names, colors, markers, strict=True)]
+    return own_looks(names, names, look, list(map(to_hex, shades)), list("osD^")[: len(names)])
 
 
 def draw_step(ax: Axes, data: NullData, s: int, of: LayerLook) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, Unpack
 
 import matplotlib as mpl
@@ -14,16 +14,13 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
-from infoplane.core.brief import Brief
 from infoplane.core.text import listed
 from infoplane.plots._about import about, axis_label, doubtful, dpi_words
 from infoplane.plots._artists import (
     LEGEND_SHARE,
     OPEN,
     WIDE_SHARE,
-    Ceiling,
     Label,
-    ceiling_of,
     direct_labels,
     draw_ceilings,
     end_of,
@@ -38,9 +35,10 @@ from infoplane.plots._artists import (
 )
 from infoplane.plots._figure import Look, Options, canvas, figure_of, is_own, keywords, selected, slot_width
 from infoplane.plots._layers import LayerLook, layer_looks, tag
-from infoplane.plots.style import HUGE, INK, step_colormap, step_norm
+from infoplane.plots.style import INK, step_colormap, step_norm
 from infoplane.plots.text import safe_text, text_width
-from infoplane.results import ResultTable
+from infoplane.results import Plane, ResultTable
+from infoplane.results.limits import HUGE
 from infoplane.results.views import Selection, Series, choose
 
 FloatArray = npt.NDArray[np.float64]
@@ -49,105 +47,34 @@ BoolArray = npt.NDArray[np.bool_]
 I_XT, I_TY = "I(X;T)", "I(T;Y)"
 
 
-@dataclass(frozen=True, eq=False)
-class PlaneData(Brief):
-    """The arrays that `plane` draws.
-
-    Attributes
-    ----------
-    layers : list of str, L of them, in the order of the forward pass
-    steps, times : (S,) float64
-        `times` is the column that colours: the steps or the epochs.
-    i_xt, i_ty : (S, L) float64
-        Bits, NaN where a point is missing.
-    saturated : (S, L) bool
-        Points at which either number is only its ceiling.
-    cornered : (L,) bool
-        Layers of which both numbers are only their ceilings at every step: they say nothing but that.
-    ceiling_xt, ceiling_ty : Ceiling or None
-    caption : list of str
-    marks : mapping from layer to mark
-        Of layers by another method than most.
-    """
-
-    layers: list[str]
-    steps: FloatArray
-    times: FloatArray
-    i_xt: FloatArray
-    i_ty: FloatArray
-    saturated: BoolArray
-    cornered: BoolArray
-    ceiling_xt: Ceiling | None
-    ceiling_ty: Ceiling | None
-    labels: tuple[str, str]
-    caption: list[str]
-    marks: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def present(self) -> BoolArray:
-        """(S, L): where there is a point."""
-        return np.isfinite(self.i_xt) & np.isfinite(self.i_ty)
-
-    @property
-    def drawn(self) -> BoolArray:
-        """(S, L): the points that get a marker: of a layer that is saturated throughout the last alone."""
-        last = self.present & (np.cumsum(self.present[::-1], axis=0)[::-1] == 1)
-        return np.where(self.cornered, last, self.present)
-
-    @property
-    def points(self) -> FloatArray:
-        """(P, 2): all points."""
-        return np.column_stack([self.i_xt[self.present], self.i_ty[self.present]])
-
-    @property
-    def paths(self) -> list[FloatArray]:
-        """(k, 2) for each step: its points in the order of the layers."""
-        return [np.column_stack([self.i_xt[s, at], self.i_ty[s, at]]) for s, at in enumerate(self.present)]
-
-    def path(self, layer: int) -> tuple[FloatArray, FloatArray, BoolArray]:
-        """The points of a layer that are drawn, in step order, and which of them are saturated."""
-        at = self.drawn[:, layer]
-        return self.i_xt[at, layer], self.i_ty[at, layer], self.saturated[at, layer]
-
-    def end(self, layer: int, of: LayerLook) -> Label:
-        """A label at the last point of a layer."""
-        x, y, _ = self.path(layer)
-        return end_of(x, y, of)
+PlaneData = Plane
+"""The arrays that `plane` draws, (steps, layers)."""
 
 
 @keywords(Selection)
-def plane_data(table: ResultTable, **select: Unpack[Selection]) -> PlaneData:
+def plane_data(table: ResultTable, **select: Unpack[Selection]) -> Plane:
     """The points of one run in one estimator's plane, as arrays; see `plane` for the parameters."""
     return series_plane(choose(table, **select))
 
 
-def series_plane(series: Series) -> PlaneData:
+def series_plane(series: Series) -> Plane:
     """`plane_data` of a series chosen before."""
-    xt, ty = series.grid(I_XT), series.grid(I_TY)
-    if not (np.isfinite(xt.value) & np.isfinite(ty.value)).any():
+    xt, ty, data = series.grid(I_XT), series.grid(I_TY), series.plane()
+    if not data.present.any():
         have = ", ".join(sorted(series.quantities))
         raise ValueError(f"{series.estimator} gave no pair of {I_XT} and {I_TY} to draw; the table has {have}")
     huge = (np.abs(xt.value) > HUGE) | (np.abs(ty.value) > HUGE)
-    i_xt, i_ty = np.where(huge, np.nan, xt.value), np.where(huge, np.nan, ty.value)
-    present = np.isfinite(i_xt) & np.isfinite(i_ty)
-    saturated = (xt.flag("saturated") | ty.flag("saturated")) & present
-    both = xt.flag("saturated") & ty.flag("saturated")
-    of = int(present.sum())
-    caption = about(series, (xt, ty)) + dpi_words(series) + doubtful(int(saturated.sum()), of, "saturated", "hollow")
-    chance = int((ty.flag("below_null") & present).sum())
-    if chance:
+    i_xt, i_ty = np.where(huge, np.nan, data.i_xt), np.where(huge, np.nan, data.i_ty)
+    data = replace(data, i_xt=i_xt, i_ty=i_ty)
+    of, saturated = int(data.present.sum()), int(data.saturated.sum())
+    caption = about(series, (xt, ty)) + dpi_words(series) + doubtful(saturated, of, "saturated", "hollow")
+    if chance := int((ty.flag("below_null") & data.present).sum()):
         caption.append(f"I(T;Y) no more than chance in {chance} of {of}")
     lost = int((xt.flag("nonfinite") | ty.flag("nonfinite") | huge).sum())
-    return PlaneData(
-        layers=xt.layers,
-        steps=xt.steps,
-        times=xt.times,
-        i_xt=i_xt,
-        i_ty=i_ty,
-        saturated=saturated,
-        cornered=np.asarray((both | ~present).all(axis=0) & present.any(axis=0)),
-        ceiling_xt=ceiling_of(xt),
-        ceiling_ty=ceiling_of(ty),
+    return replace(
+        data,
+        ceiling_xt=xt.named_ceiling(),
+        ceiling_ty=ty.named_ceiling(),
         labels=(axis_label(I_XT, xt.unit), axis_label(I_TY, ty.unit)),
         caption=caption + doubtful(lost, of + lost, "not finite", "not drawn"),
         marks=series.marks(I_XT, I_TY),
@@ -233,14 +160,7 @@ def plane(
     return axes
 
 
-def only_layers(data: PlaneData, layers: Sequence[str]) -> PlaneData:
-    """The plane with these layers only."""
-    at = [data.layers.index(layer) for layer in layers]
-    fewer = {name: getattr(data, name)[..., at] for name in ("i_xt", "i_ty", "saturated", "cornered")}
-    return replace(data, layers=list(layers), **fewer)
-
-
-def frame(ax: Axes, planes: Sequence[PlaneData], look: Look, *, own: int = 0) -> None:
+def frame(ax: Axes, planes: Sequence[Plane], look: Look, *, own: int = 0) -> None:
     """Axis labels, limits from the points of all `planes`, and the ceilings of its own; named where they are new."""
     points = np.concatenate([p.points for p in planes])
     x, y = highest(p.ceiling_xt for p in planes), highest(p.ceiling_ty for p in planes)
@@ -253,7 +173,7 @@ def frame(ax: Axes, planes: Sequence[PlaneData], look: Look, *, own: int = 0) ->
 
 
 def draw_steps(
-    ax: Axes, data: PlaneData, norm: Normalize, looks: Sequence[LayerLook], look: Look, *, crowd: float | None = None
+    ax: Axes, data: Plane, norm: Normalize, looks: Sequence[LayerLook], look: Look, *, crowd: float | None = None
 ) -> None:
     """One line per step through the layers, a marker per layer, coloured by step."""
     colors = step_colormap(look["cmap"])(norm(data.times))
@@ -280,7 +200,7 @@ def draw_steps(
                     tag(ax.scatter(data.i_xt[keep, i], data.i_ty[keep, i], **how), of.key, part)
 
 
-def draw_trajectories(ax: Axes, data: PlaneData, looks: Sequence[LayerLook]) -> None:
+def draw_trajectories(ax: Axes, data: Plane, looks: Sequence[LayerLook]) -> None:
     """The path of each layer over training, with its start, its end and its direction; hollow where saturated."""
     size = float(mpl.rcParams["lines.markersize"])
     arrow = {"arrowstyle": "-|>", "linewidth": 0.8, "mutation_scale": 2.2 * size, "shrinkA": 0, "shrinkB": 0}
@@ -348,7 +268,7 @@ FAR = 30.0
 
 
 def name_layers(
-    ax: Axes, data: PlaneData, looks: Sequence[LayerLook], look: Look, *, ends: bool = False, beside: bool = True
+    ax: Axes, data: Plane, looks: Sequence[LayerLook], look: Look, *, ends: bool = False, beside: bool = True
 ) -> None:
     """Each layer's name beside its last point; in a legend of the markers where names would hide the points.
 
@@ -358,7 +278,7 @@ def name_layers(
     Call it last: the axes' limits and layout must be final.
     """
     drawn = [i for i in range(len(looks)) if data.present[:, i].any() and not data.cornered[i]]
-    labels = [data.end(i, looks[i]) for i in drawn]
+    labels = [last_name(data, i, looks[i]) for i in drawn]
     # What is free in axes of the caller's is not known before the whole figure is drawn.
     crowded = look["legend"] is not False and (not (beside and is_own(ax)) or is_crowded(ax, data, labels))
     handles = [key(looks[i].name, color=looks[i].color, marker=looks[i].marker, linestyle="none") for i in drawn]
@@ -371,7 +291,13 @@ def name_layers(
         direct_labels(ax, labels, data.points)
 
 
-def is_crowded(ax: Axes, data: PlaneData, labels: Sequence[Label]) -> bool:
+def last_name(data: Plane, layer: int, of: LayerLook) -> Label:
+    """A label at the last point of a layer."""
+    x, y, _ = data.path(layer)
+    return end_of(x, y, of)
+
+
+def is_crowded(ax: Axes, data: Plane, labels: Sequence[Label]) -> bool:
     """Whether names would take much of the axes, or one would have no place that is near and free of points."""
     size = float(mpl.rcParams["font.size"])
     across, up = np.array(ax.get_window_extent().size) * 72 / figure_of(ax).dpi

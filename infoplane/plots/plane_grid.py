@@ -27,10 +27,10 @@ from infoplane.plots._figure import (
 from infoplane.plots._figure import panels as panels_of
 from infoplane.plots._layers import LayerLook, layer_looks
 from infoplane.plots._panels import KINDS, check_count, panel_texts, panels_by
-from infoplane.plots.plane import MOST_DIRECT, PlaneData, draw_steps, frame, only_layers, plane_data
+from infoplane.plots.plane import MOST_DIRECT, draw_steps, frame, last_name, plane_data
 from infoplane.plots.style import INK, step_colormap, step_norm
 from infoplane.plots.text import safe_text
-from infoplane.results import ResultTable
+from infoplane.results import Plane, ResultTable
 from infoplane.results.views import Selection
 
 PANEL_SHARE = 0.4
@@ -40,7 +40,7 @@ By = Literal["layer", "estimator", "run", "subset", "settings"]
 
 
 @keywords(Selection)
-def plane_grid_data(table: ResultTable, *, by: By = "layer", **select: Unpack[Selection]) -> dict[str, PlaneData]:
+def plane_grid_data(table: ResultTable, *, by: By = "layer", **select: Unpack[Selection]) -> dict[str, Plane]:
     """The points of each panel, by the panel's name; see `plane_grid` for the parameters."""
     if by not in ("layer", *KINDS):
         raise ValueError(f"by must be layer, estimator, run, subset or settings, got {by!r}")
@@ -48,7 +48,7 @@ def plane_grid_data(table: ResultTable, *, by: By = "layer", **select: Unpack[Se
         return panels_by(table, by, lambda **one: plane_data(table, **one), select)
     data = plane_data(table, **select)
     check_count(data.layers, "layers=[...]")
-    return {layer: only_layers(data, [layer]) for layer in data.layers}
+    return {layer: data.only_layers([layer]) for layer in data.layers}
 
 
 @keywords(Options)
@@ -131,7 +131,7 @@ def grid_axes(
         yield axes
 
 
-def draw_path(ax: Axes, data: PlaneData, norm: Any, look: Look) -> None:
+def draw_path(ax: Axes, data: Plane, norm: Any, look: Look) -> None:
     """The points of a single layer joined in step order, coloured by step, with rings at both ends."""
     points, colors = data.points, step_colormap(look["cmap"])(norm(data.times[data.present[:, 0]]))
     if len(points) > 1:
@@ -142,20 +142,20 @@ def draw_path(ax: Axes, data: PlaneData, norm: Any, look: Look) -> None:
         ax.scatter(ends[:, 0], ends[:, 1], marker=shape, **ring)
 
 
-def cornered_words(data: PlaneData) -> list[str]:
+def cornered_words(data: Plane) -> list[str]:
     """Which layers of a panel have no name there, since they say nothing."""
     names = [safe_text(layer, limit=24) for layer, at in zip(data.layers, data.cornered, strict=True) if at]
     return [f"saturated throughout: {listed(names, MOST_DIRECT)}"] if names else []
 
 
-def looks_of(ax: Axes, data: PlaneData, everywhere: Sequence[str], look: Look) -> list[LayerLook]:
+def looks_of(ax: Axes, data: Plane, everywhere: Sequence[str], look: Look) -> list[LayerLook]:
     """The looks of the layers of one panel, which are the same in all panels."""
     found = layer_looks(ax, everywhere, look, share=PANEL_SHARE, colors=[INK] * len(everywhere), marks=data.marks)
     return [of for of in found if of.key in data.layers]
 
 
-def name_ends(ax: Axes, data: PlaneData, looks: Sequence[LayerLook]) -> None:
+def name_ends(ax: Axes, data: Plane, looks: Sequence[LayerLook]) -> None:
     """First and last layer that say something named in each panel; the order is that of the forward pass."""
     shown = [i for i in range(len(data.layers)) if data.present[:, i].any() and not data.cornered[i]]
     ends = dict.fromkeys([*shown[:1], *shown[-1:]])
-    direct_labels(ax, [data.end(i, looks[i]) for i in ends], data.points)
+    direct_labels(ax, [last_name(data, i, looks[i]) for i in ends], data.points)

@@ -18,10 +18,10 @@ from infoplane.plots._artists import (
     OPEN,
     Label,
     apart,
-    ceiling_of,
     cut,
     draw_ceilings,
     draw_line,
+    draw_null,
     draw_points,
     end_labels,
     highest,
@@ -33,9 +33,10 @@ from infoplane.plots._artists import (
 from infoplane.plots._figure import Look, Options, keywords, panel_height, panels, selected
 from infoplane.plots._layers import LayerLook, layer_looks, tag
 from infoplane.plots.curves import default_quantities, draw_band
-from infoplane.plots.style import CHANCE, FAINT, drawable, layer_line, number
+from infoplane.plots.style import CHANCE, FAINT, layer_line, number
 from infoplane.plots.text import safe_text
 from infoplane.results import ResultTable
+from infoplane.results.limits import drawable
 from infoplane.results.scales import by_scale
 from infoplane.results.trajectories import Grid
 from infoplane.results.views import Selection, Series, settings_words
@@ -114,7 +115,7 @@ def series_sensitivity(
         label=axis_label(quantity, grids[0].unit),
         unit=grids[0].unit,
         layers=first.layers,
-        ceiling=highest(ceiling_of(one) for one in grids),
+        ceiling=highest(one.named_ceiling() for one in grids),
         caption=caption_of(list(found.values()), [quantity], at),
         quantity=quantity,
         scale=scale,
@@ -200,10 +201,9 @@ def sensitivity(
     first = next(iter(found.values()))
     names = [quantity] if isinstance(quantity, str) else list(quantity or default_quantities(first))
     data = [series_sensitivity(name, found, one, steps) for one in names]
-    if isinstance(ax, Axes) and len(data) > 1:
-        raise ValueError(f"ax takes one quantity, got {', '.join(names)}; pass quantity='I(X;T)', axes, or no ax")
     caption = caption_of(list(found.values()), names, data[0].steps)
-    with panels(ax, caption, options, heights=[1.0] * len(data), aspect=0.12 + 0.42 * len(data)) as axes:
+    heights = [1.0] * len(data)
+    with panels(ax, caption, options, heights=heights, aspect=0.12 + 0.42 * len(data), shows=names) as axes:
         axes[-1].set_xlabel(WORDS.get(name, safe_text(name)))
         for axis, one in zip(axes, data, strict=True):
             draw_scales(axis, one, options, log=log)
@@ -222,8 +222,7 @@ def draw_scales(ax: Axes, data: SensitivityData, look: Look, *, log: bool | None
         ends += draw_layer(ax, data, i, of)
         known = np.isfinite(data.null[-1, :, i])
         if known.any():
-            thin: dict[str, Any] = {"linewidth": 0.8, "linestyle": CHANCE, "zorder": 2}
-            tag(ax.plot(data.scales[known], data.null[-1, known, i], color=of.color, **thin), of.key, "null")
+            draw_null(ax, data.scales[known], data.null[-1, known, i], of)
             draw_band(ax, data.scales, edges["low"][:, i], edges["high"][:, i], of, "null", alpha=0.15)
     draw_ceilings(ax, y=data.ceiling)
     legend(ax, keys_of(data), look)

@@ -11,20 +11,19 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
-from infoplane.core.errors import closest
 from infoplane.core.text import listed
-from infoplane.core.tokens import layer_matches
 from infoplane.plots._about import Shown, doubtful, run_words, shown
-from infoplane.plots._artists import apart, measured, row_axis
+from infoplane.plots._artists import MOST_NAMES, measured, name_rows
 from infoplane.plots._figure import Options, canvas, keywords, panel_height, selected
-from infoplane.plots._layers import END_SHARE, LayerLook, layer_looks
-from infoplane.plots.heatmap import MOST_NAMES, draw_scale, hatch
-from infoplane.plots.style import drawable, number, spans_decades, step_ticks
+from infoplane.plots._layers import END_SHARE, row_looks
+from infoplane.plots.heatmap import draw_cells, draw_scale, round_steps
+from infoplane.plots.style import number
 from infoplane.plots.text import WITH, safe_text
 from infoplane.plots.tokens import row_of
 from infoplane.results import ResultTable, run_names
+from infoplane.results.limits import drawable
 from infoplane.results.trajectories import Grid
-from infoplane.results.views import Selection, choose
+from infoplane.results.views import Selection, choose, match_layers
 
 FloatArray = npt.NDArray[np.float64]
 Names = list[str] | list[int]
@@ -121,14 +120,8 @@ def only_quantity(table: ResultTable) -> str:
 
 def of_layers(pairs: list[Pair], wanted: Sequence[str] | None) -> list[Pair]:
     """The pairs whose two layers match one of the patterns; those of one other run."""
-    patterns = [wanted] if isinstance(wanted, str) else list(wanted or ())
     known = {name for pair in pairs for name in (pair.layer, pair.partner) if pair.step is None or name == pair.layer}
-    for pattern in patterns:
-        if not any(layer_matches(name, pattern) for name in known):
-            raise ValueError(
-                f"no layer of the table matches {pattern!r}; closest: {', '.join(closest(pattern, known))}"
-            )
-    fit = {name for name in known if not patterns or any(layer_matches(name, pattern) for pattern in patterns)}
+    fit = match_layers(wanted or ["**"], sorted(known))
     kept = [pair for pair in pairs if pair.layer in fit and (pair.step is not None or pair.partner in fit)]
     if len(others := sorted({pair.other for pair in kept})) != 1:
         raise ValueError(
@@ -215,40 +208,26 @@ def similarity(
 
 def draw(ax: Axes, data: SimilarityData, look: Options) -> None:
     """The cells, their hatches, names on both sides, and the colour bar."""
-    rows, columns = data.value.shape
-    x, y = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
     ends = min(0.0, float(np.nanmin(data.value))), max(1.0, float(np.nanmax(data.value)))
-    cmap = "viridis" if look["cmap"] is None else look["cmap"]
-    value, raster = np.ma.masked_invalid(data.value), data.value.size > 5000
-    mesh = ax.pcolormesh(x, y, value, rasterized=raster, cmap=cmap, vmin=ends[0], vmax=ends[1])
-    hatch(ax, data.weak, "0.75")  # these cells are at the dark end of the scale
+    mesh = draw_cells(ax, data.value, data.weak, look, ends, hatch="0.75")  # these are at the dark end of the scale
     if data.of:
         name_steps(ax, data)
     else:
         name_layers(ax, data, look)
-    ax.set_xlim(-0.5, columns - 0.5)
-    ax.set_ylim(rows - 0.5, -0.5)
-    ax.spines[:].set_visible(False)
     draw_scale([ax], mesh, look, measured(data.label, data.caption, look, panel_height(ax)))
 
 
 def name_steps(ax: Axes, data: SimilarityData) -> None:
-    """Round steps on both sides, each between the cells of its neighbours."""
+    """Round steps on both sides."""
     for axis, steps in ((ax.yaxis, data.down), (ax.xaxis, data.across)):
-        known, at = np.asarray(steps, dtype=np.float64), np.arange(len(steps), dtype=np.float64)
-        wanted = step_ticks(known, spans_decades(known))
-        places = dict(zip(wanted, np.interp(wanted, known, at).tolist(), strict=True))
-        ticks = apart(wanted, places.__getitem__, 0.05 * len(steps))
-        axis.set_ticks([places[t] for t in ticks], [number(t) for t in ticks])
+        axis.set_ticks(*round_steps(np.asarray(steps, dtype=np.float64)))
         axis.set_label_text("step")
 
 
 def name_layers(ax: Axes, data: SimilarityData, look: Options) -> None:
     """The names of layers down, and the same across, upright."""
-    plain = {**look, "colors": None, "markers": None}
-    down: list[LayerLook] = layer_looks(ax, data.down, plain, share=END_SHARE)  # type: ignore[arg-type]
-    across: list[LayerLook] = layer_looks(ax, data.across, plain, share=END_SHARE)  # type: ignore[arg-type]
-    row_axis(ax, down, every=-(-len(down) // MOST_NAMES))
+    down, across = (row_looks(ax, list(map(str, side)), look, share=END_SHARE) for side in (data.down, data.across))
+    name_rows(ax, down, most=MOST_NAMES)
     every = -(-len(across) // MOST_NAMES)
     ax.set_xticks(range(0, len(across), every), [layer.name for layer in across[::every]], rotation=90)
     ax.tick_params(axis="x", length=0)

@@ -37,8 +37,6 @@ DOTTED, CHANCE = (0, (1, 2)), (0, (1, 1.5))
 
 INK = "0.15"
 FAINT = "0.45"
-HUGE = 1e15
-"""Numbers beyond this are drawn by no axis; they are left out."""
 
 FILES: Mapping[str, Any] = {
     "text.usetex": False,  # names from strangers are no TeX
@@ -123,11 +121,6 @@ def small_size(less: float = 1.2) -> float:
 def rc_context(settings: Any) -> contextlib.AbstractContextManager[None]:
     """Matplotlib's settings changed until the block ends."""
     return mpl.rc_context(dict(settings))
-
-
-def drawable(values: FloatArray) -> FloatArray:
-    """The values, NaN where no axis could draw them."""
-    return np.where(np.abs(values) <= HUGE, values, np.nan)
 
 
 def step_colormap(wanted: str | Colormap | None = None) -> Colormap:

@@ -16,6 +16,7 @@ from infoplane.plots._artists import (
     Label,
     draw_ceilings,
     draw_line,
+    draw_null,
     end_labels,
     key,
     legend,
@@ -24,8 +25,9 @@ from infoplane.plots._artists import (
 )
 from infoplane.plots._figure import Look, Options, canvas, keywords, panel_height, selected
 from infoplane.plots._layers import LayerLook, layer_looks, tag
-from infoplane.plots.style import CHANCE, drawable, number
+from infoplane.plots.style import CHANCE, number
 from infoplane.results import ResultTable
+from infoplane.results.limits import drawable
 from infoplane.results.summary import upper_fence
 from infoplane.results.views import Selection, choose
 
@@ -192,8 +194,7 @@ def draw_layer(ax: Axes, data: TokensData, i: int, of: LayerLook) -> list[Label]
         look: dict[str, Any] = {"linewidth": 0.7, "linestyle": DASHED, "alpha": 0.7, "zorder": 1.6}
         tag(ax.axhline(data.fence[i], color=color, **look), of.key, "threshold")
     if data.null is not None and end:
-        look = {"linewidth": 0.8, "linestyle": CHANCE, "zorder": 2}
-        tag(ax.plot(data.positions, data.null[i], color=color, **look), of.key, "null")
+        draw_null(ax, data.positions, data.null[i], of)
     if peak.any():
         x, y = data.positions[peak], data.value[i, peak]
         tag(ax.plot(x, y, linestyle="none", marker=of.marker, color=color, zorder=4), of.key, "points")

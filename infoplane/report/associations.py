@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.text import printable, shorten
+from infoplane.report.data import escaped, html_table
 from infoplane.results import ResultTable
 from infoplane.studies import Association, AssociationMap, study
 from infoplane.studies.associate import LEAST
@@ -47,19 +47,17 @@ def section(found: Association | str | None) -> str:
     if found is None:
         return ""
     if isinstance(found, str):
-        return _wrapped("What goes with the gap", f"<p>No association over the runs: {_text(found)}.</p>")
+        return _wrapped("What goes with the gap", f"<p>No association over the runs: {escaped(found)}.</p>")
     data = found.layer_map()
     weak = f"{int(data.weak.sum())} of {len(found.measures)} have an adjusted p of 0.05 or more (hatched)"
     words = "; ".join([*data.alike, weak, *found.words])
     drawn = map_svg(data) if len(data.across) <= MOST_ACROSS else ""
     strongest = found.strongest()[0]
-    points = f'<p class="note">{_text(found.value_words(strongest))}</p>{scatter_svg(found, strongest)}'
+    points = f'<p class="note">{escaped(found.value_words(strongest))}</p>{scatter_svg(found, strongest)}'
     head, *rows = found.rows(MOST_ROWS)
-    top = "".join(f"<th>{_text(cell)}</th>" for cell in head)
-    body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    numbers = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-    blocks = "".join(f'<div class="scroll">{block}</div>' for block in (drawn, points, numbers) if block)
-    return _wrapped(f"{found.label}, over {len(found.runs)} runs", f'<p class="note">{_text(words, 1500)}</p>{blocks}')
+    blocks = "".join(f'<div class="scroll">{block}</div>' for block in (drawn, points) if block)
+    body = f'<p class="note">{escaped(words, 1500)}</p>{blocks}{html_table(head, rows)}'
+    return _wrapped(f"{found.label}, over {len(found.runs)} runs", body)
 
 
 def map_svg(data: AssociationMap) -> str:
@@ -74,16 +72,16 @@ def map_svg(data: AssociationMap) -> str:
         box = f'x="{x}" y="{y}" width="{CELL}" height="{ROW}"'
         color = POSITIVE if value > 0 else NEGATIVE
         weak = f'<rect {box} fill="url(#weak)"/>' if data.weak[i, j] else ""
-        words = _text(f"{data.layers[i]}, {data.across[j]}: {value:+.3f}, adjusted p {p:.2g}")
+        words = escaped(f"{data.layers[i]}, {data.across[j]}: {value:+.3f}, adjusted p {p:.2g}")
         out.append(
             f'<g><title>{words}</title><rect {box} fill="{color}" fill-opacity="{0.75 * abs(value):.3f}"/>{weak}'
             f'<text x="{x + CELL / 2}" y="{y + 16}" text-anchor="middle">{value:+.2f}</text></g>'
         )
     for i, name in enumerate(layers):
-        out.append(f'<text x="{left - 8}" y="{ROW * i + 16}" text-anchor="end">{_text(name)}</text>')
+        out.append(f'<text x="{left - 8}" y="{ROW * i + 16}" text-anchor="end">{escaped(name)}</text>')
     for j, name in enumerate(across):
         at = f"{left + CELL * (j + 0.5) + 4},{ROW * len(layers) + 10}"
-        out.append(f'<text transform="translate({at}) rotate(-90)" text-anchor="end">{_text(name)}</text>')
+        out.append(f'<text transform="translate({at}) rotate(-90)" text-anchor="end">{escaped(name)}</text>')
     hatch = (
         '<defs><pattern id="weak" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
         '<line x1="0" y1="0" x2="0" y2="6" stroke="currentColor" stroke-opacity="0.28"/></pattern></defs>'
@@ -98,16 +96,14 @@ def scatter_svg(found: Association, m: int) -> str:
     across = f"{measure.what} of {measure.quantity}, {measure.layer}"
     out = [f'<path d="M{EDGE} 8V{HIGH - EDGE}H{WIDE - 8}" fill="none" stroke="currentColor" stroke-opacity="0.5"/>']
     for run, a, b in zip(found.runs, _placed(x, EDGE, WIDE), _placed(-y, 0, HIGH - EDGE), strict=True):
-        out.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5"><title>{_text(run)}</title></circle>')
+        out.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5"><title>{escaped(run)}</title></circle>')
     for value, at, anchor in ((x.min(), EDGE, "start"), (x.max(), WIDE - 8, "end")):
         out.append(f'<text x="{at}" y="{HIGH - EDGE + 16}" text-anchor="{anchor}">{value:.3g}</text>')
     for value, at in ((y.min(), HIGH - EDGE), (y.max(), 18)):
         out.append(f'<text x="{EDGE - 6}" y="{at}" text-anchor="end">{value:.3g}</text>')
-    out.append(f'<text x="{(WIDE + EDGE) / 2}" y="{HIGH - EDGE + 36}" text-anchor="middle">{_text(across, 60)}</text>')
-    middle = f"12,{(HIGH - EDGE) / 2}"
-    out.append(
-        f'<text transform="translate({middle}) rotate(-90)" text-anchor="middle">{_text(found.target, 40)}</text>'
-    )
+    below, beside = f'x="{(WIDE + EDGE) / 2}" y="{HIGH - EDGE + 36}"', f"translate(12,{(HIGH - EDGE) / 2}) rotate(-90)"
+    out.append(f'<text {below} text-anchor="middle">{escaped(across, 60)}</text>')
+    out.append(f'<text transform="{beside}" text-anchor="middle">{escaped(found.target, 40)}</text>')
     return _svg(f"{across} and {found.target}", WIDE, HIGH, "".join(out))
 
 
@@ -119,12 +115,9 @@ def _placed(values: FloatArray, low: float, high: float) -> Sequence[float]:
 
 def _svg(words: str, width: float, height: float, content: str) -> str:
     size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
-    return f'<svg {size} role="img" aria-label="{_text(words)}">{content}</svg>'
+    return f'<svg {size} role="img" aria-label="{escaped(words)}">{content}</svg>'
 
 
 def _wrapped(title: str, body: str) -> str:
-    return f'<section id="study" aria-labelledby="study-title"><h2 id="study-title">{_text(title)}</h2>{body}</section>'
-
-
-def _text(value: object, limit: int = 200) -> str:
-    return html.escape(shorten(printable(value), limit))
+    head = f'<h2 id="study-title">{escaped(title)}</h2>'
+    return f'<section id="study" aria-labelledby="study-title">{head}{body}</section>'

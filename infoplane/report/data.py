@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.palette import EMBERS, OKABE_ITO, VIRIDIS, along, block_colors, blocks_of
+from infoplane.core.palette import EMBERS, OKABE_ITO, VIRIDIS, along, block_colors, blocks_of, places_in_blocks
 from infoplane.core.text import printable, shorten
 from infoplane.core.units import BIT
 from infoplane.report.doubts import estimate_name, estimates, short_names
-from infoplane.report.mean import LARGEST, grids_of, mean_grids, mean_metrics, mean_words
+from infoplane.report.mean import grids_of, mean_grids, mean_metrics, mean_words
 from infoplane.results import ResultTable, run_names
-from infoplane.results.limits import FILL, LEAST_BITS, LEAST_SHARE, NEAR_ZERO, PAD, PAD_ABOVE
+from infoplane.results.limits import FILL, HUGE, LEAST_BITS, LEAST_SHARE, NEAR_ZERO, PAD, PAD_ABOVE
 from infoplane.results.trajectories import Grid
 from infoplane.results.views import (
     Series,
@@ -164,15 +165,14 @@ def layer_looks(layers: Sequence[str], shown: Sequence[str]) -> dict[str, tuple[
     Of more than twenty layers the others have the colour of their block.
     """
     others = [layer for layer in layers if layer not in shown]
-    blocks, all_blocks = blocks_of(shown), dict(zip(layers, blocks_of(layers), strict=True))
-    marks = list(range(len(shown))) if blocks == list(shown) else [blocks[:i].count(b) for i, b in enumerate(blocks)]
+    all_blocks = dict(zip(layers, blocks_of(layers), strict=True))
     own = dict(zip(shown, block_colors(shown), strict=True))
     colors = {all_blocks[layer]: color for layer, color in own.items()}
     new = list(dict.fromkeys(all_blocks[layer] for layer in others if all_blocks[layer] not in colors))
     few = len(shown) + len(new) <= len(OKABE_ITO)
     left = OKABE_ITO[len(shown) :] if few else [along(EMBERS, i / len(new)) for i in range(len(new))]
     colors |= dict(zip(new, left, strict=False))
-    return {layer: (own[layer], mark) for layer, mark in zip(shown, marks, strict=True)} | {
+    return {layer: (own[layer], mark) for layer, mark in zip(shown, places_in_blocks(shown), strict=True)} | {
         layer: (colors[all_blocks[layer]], len(shown) + i) for i, layer in enumerate(others)
     }
 
@@ -195,11 +195,23 @@ def display(text: str) -> str:
     return shorten(printable(text), 60) or "(no name)"
 
 
+def escaped(value: object, limit: int = 400) -> str:
+    """A text of anybody's as HTML that shows it."""
+    return html.escape(shorten(printable(value), limit))
+
+
+def html_table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
+    """A table in HTML that scrolls where it is wider than the page."""
+    top = "".join(f"<th>{escaped(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
 def numbers(values: npt.NDArray[Any]) -> list[float | int | None]:
     """The values in JSON's types, None for those that no axis could draw."""
     out: list[float | int | None] = []
     for value in np.asarray(values, dtype=np.float64).tolist():
-        if not math.isfinite(value) or abs(value) > LARGEST:
+        if not math.isfinite(value) or abs(value) > HUGE:
             out.append(None)
         elif value == int(value):
             out.append(int(value))

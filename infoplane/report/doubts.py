@@ -12,7 +12,7 @@ import numpy.typing as npt
 from infoplane.core.text import listed, printable, shorten
 from infoplane.results import ResultTable
 from infoplane.results.losses import losses
-from infoplane.results.overview import named_way
+from infoplane.results.overview import named_way, shared_words
 from infoplane.results.trajectories import groups
 from infoplane.results.views import Series, choose, is_in, of_layers, options, ordered_layers
 
@@ -133,14 +133,10 @@ def estimate_name(series: Series) -> str:
 
 def short_names(ways: Sequence[Series]) -> list[str]:
     """The name of each way in words, with only those settings in which the ways of an estimator differ."""
-    words = [series.words for series in ways]
-    alike: dict[str, set[str]] = {}
-    for series, own in zip(ways, words, strict=True):
-        alike[series.estimator] = alike.get(series.estimator, set(own)) & set(own)
-    return [
-        named_way(s.estimator, [word for word in own if word not in alike[s.estimator]], s.subset)
-        for s, own in zip(ways, words, strict=True)
-    ]
+    words = [(series.estimator, series.words) for series in ways]
+    alike = shared_words(words)
+    own = [[word for word in each if word not in alike[estimator]] for estimator, each in words]
+    return [named_way(series.estimator, each, series.subset) for series, each in zip(ways, own, strict=True)]
 
 
 def doubts(table: ResultTable) -> list[Doubt]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.results import Summary, over_runs
+from infoplane.results.limits import drawable
 from infoplane.results.summary import at_common_steps
 from infoplane.results.trajectories import Grid
 from infoplane.results.views import Series
@@ -19,8 +20,6 @@ Metrics = Mapping[str, tuple[FloatArray, FloatArray]]
 
 LEAST_MEAN = 3
 """Runs of which a mean and a band say something."""
-LARGEST = 1e15
-"""Numbers beyond this are drawn by no axis."""
 
 
 def grids_of(series: Series) -> dict[str, Grid]:
@@ -30,8 +29,8 @@ def grids_of(series: Series) -> dict[str, Grid]:
 
 def mean_grids(series: Series) -> dict[str, Grid]:
     """The mean over runs with its band, at the layers and steps that all of them have; none for fewer than three."""
-    rows = set(zip(series.table["run"].tolist(), series.table["layer"].tolist(), strict=True))
-    common = [layer for layer in series.layers if all((run, layer) in rows for run in series.runs)]
+    has = series.layers_of_runs
+    common = [layer for layer in series.layers if all(layer in has[run] for run in series.runs)]
     if len(series.runs) < LEAST_MEAN or not common:
         return {}
     per_run = [grids_of(series.of_run(run, common)) for run in series.runs]
@@ -78,8 +77,3 @@ def mean_metrics(known: Sequence[Metrics]) -> dict[str, tuple[FloatArray, Summar
             steps, stacked = at_common_steps(times, values)
             out[name] = steps, over_runs(drawable(stacked))
     return out
-
-
-def drawable(values: FloatArray) -> FloatArray:
-    """The values, NaN where no axis could draw them."""
-    return np.where(np.abs(values) <= LARGEST, values, np.nan)

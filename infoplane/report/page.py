@@ -7,16 +7,14 @@ import hashlib
 import html
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from infoplane.core.shown import ShownFile
-from infoplane.core.text import printable, shorten
 from infoplane.report.associations import associated, section
-from infoplane.report.data import embed, page_data
+from infoplane.report.data import embed, escaped, html_table, page_data
 from infoplane.report.doubts import Gathered, doubts, estimate_name, estimates, gathered, short_names
 from infoplane.results import ResultTable, read_table, run_names
 from infoplane.results.views import is_in, settings_words
@@ -95,8 +93,8 @@ def page_of(
     """The report of a table, which looks for a newer one where it is watched."""
     scripts = [_asset(LIBRARY), _asset("report.js")]
     parts = {
-        "title": _text(title),
-        "watched": "" if watched is None else f'<p id="watched">{_text(watched.words)}</p>',
+        "title": escaped(title),
+        "watched": "" if watched is None else f'<p id="watched">{escaped(watched.words)}</p>',
         "warnings": _warnings(table),
         "study": section(found),
         "provenance": _provenance(table),
@@ -113,7 +111,7 @@ def page_of(
 
 def waiting_page(watched: Watched) -> str:
     """What stands in the place of a report as long as there is nothing to report; it is loaded again and again."""
-    body = f'<body><main><p id="watched">{_text(watched.words)}</p></main>'
+    body = f'<body><main><p id="watched">{escaped(watched.words)}</p></main>'
     return _page("Information plane", "", body, f'<meta http-equiv="refresh" content="{math.ceil(watched.seconds)}">\n')
 
 
@@ -127,7 +125,7 @@ def _page(title: str, policy: str, body: str, head: str = "") -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{html.escape(policy)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta name="referrer" content="no-referrer">\n{head}'
-        f"<title>{_text(title)}</title>\n<style>{_asset('report.css')}</style></head>\n"
+        f"<title>{escaped(title)}</title>\n<style>{_asset('report.css')}</style></head>\n"
         f"{body}</body></html>\n"
     )
 
@@ -138,10 +136,6 @@ def _asset(name: str) -> str:
 
 def _digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _text(value: object, limit: int = 400) -> str:
-    return html.escape(shorten(printable(value), limit))
 
 
 def _warnings(table: ResultTable) -> str:
@@ -159,14 +153,14 @@ def _warnings(table: ResultTable) -> str:
 
 def _doubt_line(one: Gathered, known: Mapping[str, str]) -> str:
     """One doubt: in a few words, with its count and the estimates, then each sentence."""
-    parts = [_text(words, 200) for words in (one.count_words, one.estimate_words(known)) if words]
+    parts = [escaped(words, 200) for words in (one.count_words, one.estimate_words(known)) if words]
     sentences = "".join(
-        f"<p>{f'<b>{_text(d.estimate)}</b>: ' if d.estimate and len(known) > 1 else ''}{_text(d.text, 900)}</p>"
+        f"<p>{f'<b>{escaped(d.estimate)}</b>: ' if d.estimate and len(known) > 1 else ''}{escaped(d.text, 900)}</p>"
         for d in one.doubts
     )
     where = f" <span>{': '.join(parts)}</span>" if parts else ""
     return (
-        f'<li data-kind="{_text(one.doubts[0].kind)}"><details><summary><b>{_text(one.head)}</b>{where}</summary>'
+        f'<li data-kind="{escaped(one.doubts[0].kind)}"><details><summary><b>{escaped(one.head)}</b>{where}</summary>'
         f"{sentences}</details></li>"
     )
 
@@ -176,7 +170,7 @@ def _provenance(table: ResultTable) -> str:
     rows = table.take((table["estimator"] != "recorded") & (table["partner"] == ""))
     configs = dict.fromkeys(zip(rows["estimator"], rows["settings"], rows["subset"], rows["n_samples"], strict=True))
     ways = [(name, ", ".join(settings_words(settings, every=True)), *more) for name, settings, *more in configs]
-    out = ["<h3>Estimates</h3>", _rows(("estimator", "settings", "subset", "N"), ways)]
+    out = ["<h3>Estimates</h3>", html_table(("estimator", "settings", "subset", "N"), ways)]
     about, names = table.meta.get("runs", {}), run_names(table)
     runs = []
     for run in dict.fromkeys(str(r) for r in table["run"]):
@@ -186,15 +180,9 @@ def _provenance(table: ResultTable) -> str:
         span = f"{len(steps)} ({min(steps)} to {max(steps)})" if steps else "none"
         chain = "yes" if info.get("chain") else "not known"
         runs.append((names[run], span, len(set(mine["layer"])), chain))
-    out += ["<h3>Runs</h3>", _rows(("run", "snapshots (steps)", "layers", "plain chain"), runs)]
+    out += ["<h3>Runs</h3>", html_table(("run", "snapshots (steps)", "layers", "plain chain"), runs)]
     versions = table.meta.get("versions", {})
     every = {"infoplane": table.meta.get("infoplane", ""), **(versions if isinstance(versions, Mapping) else {})}
     if known := [(name, version) for name, version in every.items() if version]:
-        out += ["<h3>Versions</h3>", _rows(("package", "version"), known)]
+        out += ["<h3>Versions</h3>", html_table(("package", "version"), known)]
     return "".join(out)
-
-
-def _rows(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    top = "".join(f"<th>{_text(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'

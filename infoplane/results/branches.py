@@ -47,16 +47,3 @@ def by_method(table: ResultTable, quantities: Iterable[str] | None = None) -> di
         words = branches[0] if len(branches) == 1 else ", ".join(f"{q} by {branch}" for q, branch in pairs)
         found.setdefault(words, []).append(layer)
     return dict(sorted(found.items(), key=lambda each: -len(each[1])))
-
-
-def marks_of(found: dict[str, list[str]]) -> dict[str, str]:
-    """The mark of each layer that is not by the method of most."""
-    several = list(found.values())[1:]
-    return {layer: mark for mark, layers in zip(MARKS, several, strict=False) for layer in layers}
-
-
-def method_words(found: dict[str, list[str]]) -> list[str]:
-    """`by flow; † by knn`: one line for a caption, none where no estimator chose."""
-    each = [words if " by " in words else f"by {words}" for words in found]
-    parts = [f"{mark} {words}".strip() for mark, words in zip(f" {MARKS}", each, strict=False)]
-    return ["; ".join(parts)] if parts else []

@@ -21,6 +21,15 @@ FILL = 0.4
 """The share of the axis that the values fill at least where it reaches up to the ceiling."""
 
 
+HUGE = 1e15
+"""Numbers beyond this are drawn by no axis; they are left out."""
+
+
+def drawable(values: FloatArray) -> FloatArray:
+    """The values, NaN where no axis could draw them."""
+    return np.where(np.abs(values) <= HUGE, values, np.nan)
+
+
 def axis_limits(values: FloatArray, ceiling: float | None = None, *, unit: str = BIT) -> tuple[float, float]:
     """Limits that hold everything drawn, and the ceiling too where the values then still fill two fifths of the axis.
 

@@ -222,6 +222,14 @@ def named_way(estimator: str, settings: Sequence[str], subset: str) -> str:
     return printable(words if subset == "all" else f"{words} ({subset})")
 
 
+def shared_words(ways: Iterable[tuple[str, Sequence[str]]]) -> dict[str, set[str]]:
+    """By estimator: the words on settings that all of its `ways`, each an estimator and its words, have in common."""
+    alike: dict[str, set[str]] = {}
+    for estimator, words in ways:
+        alike[estimator] = alike.get(estimator, set(words)).intersection(words)
+    return alike
+
+
 BY_LOOKING = "scale chosen by looking"
 
 

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 
 from infoplane.results.overview import TECHNICAL
 from infoplane.results.table import ResultTable
-from infoplane.results.views import Selection, Series, choose, options
+from infoplane.results.views import Selection, Series, choose, options, varying
 
 NO_SCALE = frozenset({"seed", "null_seed", "null_draws"})
 """Settings that are numbers and no scale at which a layer is looked at."""
@@ -38,31 +38,21 @@ def by_scale(
     known = {text: choose(table, **{**fixed, "settings": text}) for text in options(table, "settings", **fixed)}
     if not known:
         choose(table, **fixed)  # raises, saying what there is
-    name = the_scale(known, scale)
-    found = {float(json.loads(text)[name]): series for text, series in known.items()}
+    configs = [json.loads(text) for text in known]
+    name = the_scale(next(iter(known.values())).estimator, configs, scale)
+    found = {float(config[name]): series for config, series in zip(configs, known.values(), strict=True)}
     if len(found) < len(known):
-        others = ", ".join(n for n in varying(known) if n != name)
+        others = ", ".join(n for n in varying(configs) if n != name)
         raise ValueError(f"settings of one {name} differ in {others} as well; choose with settings=...")
     layers = [layer for layer in known.popitem()[1].layers if all(layer in one.layers for one in found.values())]
     return name, {at: series.of_run(series.runs[0], layers) for at, series in sorted(found.items())}
 
 
-def varying(settings: Sequence[str] | Mapping[str, Any]) -> list[str]:
-    """The settings in which configurations, as JSON, differ."""
-    configs = [json.loads(text) for text in settings]
-    names = dict.fromkeys(name for config in configs for name in config)
-    return [n for n in names if len({json.dumps(c.get(n)) for c in configs}) > 1]
-
-
-def the_scale(settings: Mapping[str, Series], asked: str | None) -> str:
+def the_scale(estimator: str, configs: Sequence[Mapping[str, Any]], asked: str | None) -> str:
     """The one setting that is a number and varies, or the one that was asked for."""
-    configs = [json.loads(text) for text in settings]
-    numeric = [
-        name
-        for name in varying(settings)
-        if name not in NO_SCALE and all(type(config.get(name)) in (int, float) for config in configs)
-    ]
-    have, estimator = ", ".join(numeric) or "none", next(iter(settings.values())).estimator
+    able = [name for name in varying(configs) if name not in NO_SCALE]
+    numeric = [name for name in able if all(type(config.get(name)) in (int, float) for config in configs)]
+    have = ", ".join(numeric) or "none"
     if asked is not None and asked not in numeric:
         raise ValueError(f"{asked!r} is no number that varies between settings of {estimator}; such are: {have}")
     if asked is None and len(numeric) > 1:

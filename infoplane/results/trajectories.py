@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +29,29 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
+MISSING = {"f": np.nan, "i": 0, "O": ""}
+"""What stands in an array of steps and layers where there is no point, by the kind of numbers or texts."""
 SAME_ESTIMATE = ("run", "step", "layer", "subset", "estimator", "config", "source")
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The largest value a quantity can take here, and what it is called."""
+
+    value: float
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name} = {self.value:.3g}"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Plane:
-    """Points of the information plane, arrays (points,) in table order; information in bits.
+    """Points of the information plane, as arrays of one shape; information in bits.
+
+    `ResultTable.plane` gives points (P,), in table order, of all runs and estimates that were asked for;
+    `plots.plane_data` gives (S, L), steps and layers, of one run and one estimate, with the words of their figure. NaN,
+    0 or "" stand where such an array has no point.
 
     Attributes
     ----------
@@ -46,6 +65,13 @@ class Plane:
     estimand : what a value means, "binned", "noisy-finite", ...
     i_xt_flags, i_ty_flags : names joined by ";"
     i_ty_null, i_ty_null_high : mean and 97.5 % point of I(T;Y) on shuffled labels, NaN without a null
+    saturated : bool, where either number is only its ceiling
+    layers : list of str, L of them; in (S, L) the columns, in the order of the forward pass
+    steps, times : (S,) float64
+        `times` are the steps, or the epochs where a figure was asked for these.
+    ceiling_xt, ceiling_ty : the largest ceilings of a figure with their names, None where there are none
+    labels, caption : what a figure writes at its axes and below them
+    marks : mapping from layer to mark, of layers by another method than most
     """
 
     run: Array
@@ -75,33 +101,99 @@ class Plane:
     i_ty_null: FloatArray
     i_ty_null_high: FloatArray
 
+    layers: list[str]
+    steps: FloatArray
+    times: FloatArray
+    ceiling_xt: Ceiling | None = None
+    ceiling_ty: Ceiling | None = None
+    labels: tuple[str, str] = ("I(X;T) [bits]", "I(T;Y) [bits]")
+    caption: list[str] = field(default_factory=list)
+    marks: Mapping[str, str] = field(default_factory=dict)
+
     def __len__(self) -> int:
-        return len(self.run)
+        return int(self.known.sum())
 
     def __repr__(self) -> str:
-        found = zip(self.estimator.tolist(), self.settings.tolist(), self.subset.tolist(), strict=True)
-        ways = [named_way(e, settings_words(s), subset) for e, s, subset in dict.fromkeys(found)]
-        layers = [printable(layer) for layer in dict.fromkeys(self.layer.tolist())]
-        runs = len(set(self.run.tolist()))
-        hollow = sum(
-            "saturated" in f"{a};{b}".split(";") for a, b in zip(self.i_xt_flags, self.i_ty_flags, strict=True)
-        )
+        ways = dict.fromkeys(zip(*(getattr(self, name)[self.known] for name in WAY), strict=True))
+        runs = len(set(self.run[self.known]))
         return (
-            f"Plane: {len(self)} points of {runs} run{'s' if runs != 1 else ''}, steps {span(self.step)}; "
-            f"{listed(ways, 3)}; layers {listed(layers, 6)}\n"
-            f"I(X;T) {span(self.i_xt)} bits, I(T;Y) {span(self.i_ty)} bits; {hollow} points saturated"
+            f"Plane: {len(self)} points of {runs} run{'s' if runs != 1 else ''}, steps {span(self.step[self.known])}; "
+            f"{listed([named_way(e, settings_words(s), subset) for e, s, subset in ways], 3)}; "
+            f"layers {listed(list(map(printable, self.layers)), 6)}\n"
+            f"I(X;T) {span(self.i_xt)} bits, I(T;Y) {span(self.i_ty)} bits; {self.saturated.sum()} points saturated"
         )
+
+    @property
+    def known(self) -> BoolArray:
+        """Where there is a point, of which the numbers may have been refused."""
+        return np.asarray(self.estimator != "")
+
+    @property
+    def present(self) -> BoolArray:
+        """Where there is a point with both numbers."""
+        return np.isfinite(self.i_xt) & np.isfinite(self.i_ty)
+
+    @property
+    def points(self) -> FloatArray:
+        """(P, 2): all points that are `present`."""
+        return np.column_stack([self.i_xt[self.present], self.i_ty[self.present]])
+
+    def flag(self, of: Literal["i_xt", "i_ty"], name: str) -> BoolArray:
+        """At which points one of the two numbers carries a flag."""
+        texts: Array = getattr(self, f"{of}_flags")
+        return by_value(texts.ravel().tolist(), lambda text: name in text.split(";"), bool).reshape(texts.shape)
+
+    @cached_property
+    def saturated(self) -> BoolArray:
+        return (self.flag("i_xt", "saturated") | self.flag("i_ty", "saturated")) & self.present
+
+    @cached_property
+    def cornered(self) -> BoolArray:
+        """(L,): layers of which both numbers are only their ceilings at every step: they say nothing but that."""
+        both = self.flag("i_xt", "saturated") & self.flag("i_ty", "saturated")
+        return np.asarray((both | ~self.present).all(axis=0) & self.present.any(axis=0))
+
+    @property
+    def drawn(self) -> BoolArray:
+        """(S, L): the points that get a marker: of a layer that is saturated throughout the last alone."""
+        last = self.present & (np.cumsum(self.present[::-1], axis=0)[::-1] == 1)
+        return np.where(self.cornered, last, self.present)
+
+    @property
+    def paths(self) -> list[FloatArray]:
+        """(k, 2) for each step of (S, L): its points in the order of the layers."""
+        return [np.column_stack([self.i_xt[s, at], self.i_ty[s, at]]) for s, at in enumerate(self.present)]
+
+    def path(self, layer: int) -> tuple[FloatArray, FloatArray, BoolArray]:
+        """The points of a column of (S, L) that are drawn, in step order, and which of them are saturated."""
+        at = self.drawn[:, layer]
+        return self.i_xt[at, layer], self.i_ty[at, layer], self.saturated[at, layer]
+
+    def only_layers(self, layers: Sequence[str]) -> Plane:
+        """The columns of these layers, of arrays (S, L)."""
+        at = [self.layers.index(layer) for layer in layers]
+        return replace(self, layers=list(layers), **{name: getattr(self, name)[:, at] for name in POINT})
 
     def trajectories(self) -> Iterator[tuple[tuple[str, str, str, str, str], IntArray]]:
-        """((run, estimator, settings, subset, layer), indices in step order), layers by depth."""
-        return self._groups(("run", "estimator", "settings", "subset", "layer"), ("step", "depth"))
+        """((run, estimator, settings, subset, layer), indices in step order), layers by depth.
 
-    def steps(self) -> Iterator[tuple[tuple[str, str, str, str, int], IntArray]]:
-        """((run, estimator, settings, subset, step), indices in depth order): the layers of one network."""
-        return self._groups(("run", "estimator", "settings", "subset", "step"), ("depth", "step"))
+        Indices count the points of arrays (S, L) row by row, as `i_xt.flat` does.
+        """
+        return self._groups("layer", ("step", "depth"))
 
-    def _groups(self, names: Sequence[str], order: Sequence[str]) -> Iterator[tuple[Any, IntArray]]:
-        return groups([getattr(self, name) for name in names], [getattr(self, name) for name in order])
+    def networks(self) -> Iterator[tuple[tuple[str, str, str, str, int], IntArray]]:
+        """((run, estimator, settings, subset, step), indices in depth order): the layers of one network at one step."""
+        return self._groups("step", ("depth", "step"))
+
+    def _groups(self, last: str, order: Sequence[str]) -> Iterator[tuple[Any, IntArray]]:
+        """The points that are of one run, one way of estimating and one `last`, each group sorted by `order`."""
+        columns = [[getattr(self, name).ravel() for name in names] for names in (("run", *WAY, last), order)]
+        return ((key, index) for key, index in groups(*columns) if key[1])
+
+
+WAY = ("estimator", "settings", "subset")
+POINT = tuple(takewhile(lambda name: name != "layers", (one.name for one in fields(Plane))))
+"""The fields of a plane that have an entry for each point."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +241,10 @@ class Grid(Brief):
         """The largest ceiling, None where no row has one."""
         known = self.ceiling[np.isfinite(self.ceiling)]
         return float(known.max()) if known.size else None
+
+    def named_ceiling(self, n_samples: Sequence[int] | None = None) -> Ceiling | None:
+        """The largest ceiling with its name, None where no row has one; `n_samples` as in `ceiling_name`."""
+        return None if self.top is None else Ceiling(self.top, self.ceiling_name(n_samples))
 
     def ceiling_name(self, n_samples: Sequence[int] | None = None) -> str:
         """log2 N where the ceiling of I(X;T) is that of the sample, else H(X); H(Y) for I(T;Y) of classes.
@@ -263,16 +359,19 @@ def pair(table: ResultTable) -> Plane:
     # Where there is no null, its row is the one beyond the end.
     joined = [(row, ty[estimate], null.get(estimate, len(table))) for estimate, row in xt.items() if estimate in ty]
     at_xt, at_ty, at_null = np.array(joined, dtype=np.int64).reshape(-1, 3).T
-    same = [one.name for one in fields(Plane) if not one.name.startswith("i_")]
+    same = [name for name in POINT if not name.startswith("i_")]
+    steps = np.unique(table["step"][at_xt]).astype(np.float64)
     own = ("low", "high", "ceiling", "bound", "flags")
+    columns: dict[str, Any] = {name: table[name][at_xt] for name in same}
+    for of, at in (("i_xt", at_xt), ("i_ty", at_ty)):
+        columns |= {of: table["value"][at]} | {f"{of}_{name}": table[name][at] for name in own}
     return Plane(
-        **{name: table[name][at_xt] for name in same},
-        i_xt=table["value"][at_xt],
-        i_ty=table["value"][at_ty],
-        **{f"i_xt_{name}": table[name][at_xt] for name in own},
-        **{f"i_ty_{name}": table[name][at_ty] for name in own},
+        **columns,
         i_ty_null=np.append(table["value"], np.nan)[at_null],
         i_ty_null_high=np.append(table["high"], np.nan)[at_null],
+        layers=list(dict.fromkeys(table["layer"][at_xt].tolist())),
+        steps=steps,
+        times=steps,
     )
 
 

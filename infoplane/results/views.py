@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypedDict, Unpack
@@ -22,13 +22,13 @@ from infoplane.core.globs import across_parts
 from infoplane.core.tokens import layer_matches, split_token, token_position
 from infoplane.core.units import BIT
 from infoplane.results._csv import COLUMNS, by_value
-from infoplane.results.branches import by_method, marks_of, method_words
+from infoplane.results.branches import MARKS, by_method
 from infoplane.results.names import PAIR, pair_name, run_names, runs_called
 from infoplane.results.overview import by_looking as by_looking
 from infoplane.results.overview import settings_words as settings_words
 from infoplane.results.overview import unlabelled_words, words_of
 from infoplane.results.table import ResultTable
-from infoplane.results.trajectories import DataProcessing, Grid, groups
+from infoplane.results.trajectories import MISSING, POINT, DataProcessing, Grid, IntArray, Plane, groups, pair
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -104,10 +104,31 @@ class Series(Brief):
         """What a run is called."""
         return self._names[run]
 
+    @cached_property
+    def steps(self) -> FloatArray:
+        """(S,): the steps of all quantities, so that grids of one series have the same rows."""
+        return np.unique(self.table["step"]).astype(np.float64)
+
+    @cached_property
+    def epochs(self) -> FloatArray:
+        """(S,): the epochs at these steps."""
+        return _filled(self.steps.shape, np.searchsorted(self.steps, self.table["step"]), self.table["epoch"])
+
+    @property
+    def times(self) -> FloatArray:
+        """(S,): the time that was asked for."""
+        return self.steps if self.against == "step" else self.epochs
+
     @property
     def n_samples(self) -> list[int]:
         """The numbers of samples met in the rows, ascending."""
         return [int(n) for n in np.unique(self.table["n_samples"])]
+
+    @property
+    def layers_of_runs(self) -> dict[str, list[str]]:
+        """The chosen layers that each run has."""
+        rows = set(zip(self.table["run"].tolist(), self.table["layer"].tolist(), strict=True))
+        return {run: [layer for layer in self.layers if (run, layer) in rows] for run in self.runs}
 
     @property
     def words(self) -> list[str]:
@@ -130,11 +151,14 @@ class Series(Brief):
 
     def marks(self, *quantities: str) -> dict[str, str]:
         """The mark of each layer that is not by the method of most."""
-        return marks_of(self.by_method(*quantities))
+        others = list(self.by_method(*quantities).values())[1:]
+        return {layer: mark for mark, layers in zip(MARKS, others, strict=False) for layer in layers}
 
     def method_words(self, *quantities: str) -> list[str]:
         """`by flow; † by knn`: one line for a caption, none where no estimator chose."""
-        return method_words(self.by_method(*quantities))
+        each = [words if " by " in words else f"by {words}" for words in self.by_method(*quantities)]
+        parts = [f"{mark} {words}".strip() for mark, words in zip(f" {MARKS}", each, strict=False)]
+        return ["; ".join(parts)] if parts else []
 
     def of_run(self, run: str, layers: Sequence[str] | None = None) -> Series:
         """The same of one of the runs, and of fewer layers where they are named, in the order of the forward pass."""
@@ -156,25 +180,19 @@ class Series(Brief):
         if len(self.runs) != 1:
             called = ", ".join(map(self.name, self.runs))
             raise ValueError(f"a grid holds one run, got {len(self.runs)}: {called}")
-        # The steps of all quantities: grids of one series have the same rows.
-        all_steps = self.table["step"].astype(np.float64)
-        steps = np.unique(all_steps)
         rows = self.table.take(is_in(self.table["quantity"], [quantity]))
         units = {str(u) for u in rows["unit"] if u}
         if len(units) > 1:
             raise ValueError(f"{quantity} has several units in this table: {', '.join(sorted(units))}")
-        place = {layer: i for i, layer in enumerate(self.layers)}
-        shape = (steps.size, len(place))
-        at = np.searchsorted(steps, rows["step"]), by_value(rows["layer"].tolist(), place.__getitem__, np.int64)
-        epochs = _filled(steps.shape, np.searchsorted(steps, all_steps), self.table["epoch"])
+        shape, at = self._cells(rows)
         names = sorted({name for flags in set(rows["flags"]) for name in flags.split(";") if name})
         numbers: dict[str, Any] = {c: _filled(shape, at, rows[c]) for c in ("value", "low", "high", "ceiling")}
         return Grid(
             **numbers,
             quantity=quantity,
-            steps=steps,
-            epochs=epochs,
-            times=steps if self.against == "step" else epochs,
+            steps=self.steps,
+            epochs=self.epochs,
+            times=self.times,
             layers=list(self.layers),
             flags={name: _filled(shape, at, rows.flag(name), False) for name in names},
             bounds=frozenset(str(b) for b in set(rows["bound"]) if b),
@@ -183,6 +201,20 @@ class Series(Brief):
             n_samples=self.n_samples,
             real_targets=self.table.meta.get("runs", {}).get(self.runs[0], {}).get("target") == "continuous",
         )
+
+    def plane(self) -> Plane:
+        """The points of the one run as arrays (steps, layers)."""
+        points = pair(self.table)
+        shape, at = self._cells(points)
+        columns: dict[str, npt.NDArray[Any]] = {name: getattr(points, name) for name in POINT}
+        filled: dict[str, Any] = {n: _filled(shape, at, c, MISSING[c.dtype.kind]) for n, c in columns.items()}
+        return Plane(**filled, layers=list(self.layers), steps=self.steps, times=self.times)
+
+    def _cells(self, rows: ResultTable | Plane) -> tuple[tuple[int, int], tuple[IntArray, IntArray]]:
+        """The shape (steps, layers), and where in it each of these rows of the one run stands."""
+        place = {layer: i for i, layer in enumerate(self.layers)}
+        columns = by_value(rows.layer.tolist(), place.__getitem__, np.int64)
+        return (self.steps.size, len(place)), (np.searchsorted(self.steps, rows.step), columns)
 
     def dpi(self) -> list[DataProcessing]:
         """What `ResultTable.dpi` counts for this estimate and these runs, over all layers, shown or not."""
@@ -320,7 +352,7 @@ def _with_pairs(table: ResultTable, shows: Sequence[str] | str | None) -> Result
 
 def _filled(shape: tuple[int, ...], at: Any, values: npt.NDArray[Any], missing: Any = np.nan) -> npt.NDArray[Any]:
     """An array with `values` at these places and `missing` elsewhere."""
-    out = np.full(shape, missing)
+    out = np.full(shape, missing, values.dtype)
     out[at] = values
     return out
 
@@ -439,6 +471,12 @@ def _one_run(rows: ResultTable, value: str | None = None) -> ResultTable:
     return rows if len(known) == 1 else rows.take(is_in(rows["run"], found))
 
 
+def varying(configs: Collection[Mapping[str, Any]]) -> list[str]:
+    """The settings in which configurations differ."""
+    names = dict.fromkeys(name for config in configs for name in config)
+    return [n for n in names if len({json.dumps(config.get(n)) for config in configs}) > 1]
+
+
 def _one_setting(rows: ResultTable, wanted: Mapping[str, Any]) -> ResultTable:
     """The rows of the one set of settings that fits `wanted`; ValueError where none or several do."""
     texts = rows["settings"]
@@ -454,10 +492,10 @@ def _one_setting(rows: ResultTable, wanted: Mapping[str, Any]) -> ResultTable:
 
     fit = [t for t, config in known.items() if all(as_wanted(config, n, v) for n, v in wanted.items())]
     fit = [t for t in fit if known[t] == wanted] or fit  # all settings of one may be some of those of another
-    varying = sorted({n for c in known.values() for n in c if len({json.dumps(d.get(n)) for d in known.values()}) > 1})
+    differ = sorted(varying(known.values()))
 
     def words(text: str) -> str:
-        return ",".join(f"{n}={json.dumps(known[text].get(n))}" for n in varying) or "(default)"
+        return ",".join(f"{n}={json.dumps(known[text].get(n))}" for n in differ) or "(default)"
 
     name, have = rows["estimator"][0], "; ".join(map(words, fit[:12] or known))
     if not fit:

@@ -128,7 +128,7 @@ def test_step_axis_is_logarithmic_beyond_two_decades_and_shows_zero(table):
 
 def test_own_axes_take_one_quantity(table):
     ax = Figure().add_subplot()
-    with pytest.raises(ValueError, match="ax takes one quantity and no metrics"):
+    with pytest.raises(ValueError, match=r"2 panels, so ax .* got 1: one for each of I\(X;T\), I\(T;Y\); draw fewer"):
         plots.curves(table, ax=ax)
     assert plots.curves(table, ax=ax, quantity="I(T;Y)") is ax
     assert ax.get_xlabel() == "step"

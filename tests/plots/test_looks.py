@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from infoplane import plots
-from infoplane.core.palette import VIRIDIS, along, block_colors, layer_colors
-from infoplane.plots._layers import block_markers, gid_of
+from infoplane.core.palette import VIRIDIS, along, block_colors, layer_colors, places_in_blocks
+from infoplane.plots._layers import gid_of
 from infoplane.plots.style import MARKERS, text_color
 from infoplane.results import ResultTable
 from infoplane.results.limits import axis_limits
@@ -278,14 +278,14 @@ def test_layers_share_no_colour_with_the_steps():
 def test_markers_are_twenty_and_blocks_share_a_colour():
     assert len({str(m.vertices.tolist()) if hasattr(m, "vertices") else m for m in MARKERS}) == len(MARKERS) == 20
     few = [f"layer{i}" for i in range(20)]
-    assert len(set(map(id, block_markers(few)))) == 20
+    assert places_in_blocks(few) == list(range(20))
     assert len(set(block_colors(few))) == 20
     many = [
         f"layer{stage}.{block}.{part}" for stage in range(1, 5) for block in range(6) for part in ("conv1", "conv2")
     ]
     colors = dict(zip(many, block_colors(many), strict=True))
     assert colors["layer2.1.conv1"] == colors["layer2.5.conv2"] != colors["layer3.1.conv1"]
-    pairs = list(zip(block_colors(many), map(str, block_markers(many)), strict=True))
+    pairs = list(zip(block_colors(many), places_in_blocks(many), strict=True))
     assert len(set(pairs)) == len(many)
     assert len(set(block_colors([f"h{i}" for i in range(60)]))) == 20
 

@@ -8,8 +8,9 @@ from hypothesis.extra import numpy as hnp
 from matplotlib.colors import to_rgb
 
 from infoplane.core.palette import OKABE_ITO, layer_colors
-from infoplane.plots._artists import Ceiling, limits, place_labels, spread
+from infoplane.plots._artists import limits, place_labels, spread
 from infoplane.plots.style import step_colormap, step_norm, step_ticks, text_color
+from infoplane.results.trajectories import Ceiling
 
 
 @given(hnp.arrays(np.float64, st.integers(1, 12), elements=st.floats(-50, 150)))

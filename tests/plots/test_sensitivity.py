@@ -98,7 +98,7 @@ def test_steps_are_few_and_ax_takes_one_quantity(table):
     ax = plots.sensitivity(table, quantity="I(X;T)", steps=[0, 1000])
     styles = {line.get_linestyle() for line in ax.get_lines() if len(line.get_xdata()) == len(BINS)} - {"None"}
     assert len(styles) == 2
-    with pytest.raises(ValueError, match=r"ax takes one quantity, got I\(X;T\), I\(T;Y\)"):
+    with pytest.raises(ValueError, match=r"got 1: one for each of I\(X;T\), I\(T;Y\); draw fewer"):
         plots.sensitivity(table, ax=ax)
     with pytest.raises(ValueError, match=r"binning has no quantity 'I\(X:T\)' in this table; available: I\(X;T\)"):
         plots.sensitivity_data(table, "I(X:T)")

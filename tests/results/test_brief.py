@@ -56,11 +56,15 @@ def test_counts_and_curves_are_a_line_each(table):
 
 
 def test_the_arrays_of_a_figure_are_shapes_and_ranges(table):
-    lines = repr(plots.plane_data(table, run="seed-1")).splitlines()
-    assert lines[0] == "PlaneData"
-    assert "  layers      layer0, layer1, layer2, layer3 and 8 more" in lines
-    assert "  i_xt        (60, 12), 3.9 to 5.059" in lines
-    assert "  saturated   (60, 12), 12 of 720 true" in lines
+    lines = repr(plots.heatmap_data(table, run="seed-1")).splitlines()
+    assert lines[0] == "HeatmapData"
+    assert "  layers     layer0, layer1, layer2, layer3 and 8 more" in lines
+    assert "  value      (12, 60), 3.9 to 5.059" in lines
+    assert "  saturated  (12, 60), 12 of 720 true" in lines
+
+
+def test_the_plane_of_a_figure_says_what_that_of_a_table_says(table):
+    assert repr(plots.plane_data(table, run="seed-1")) == repr(table.plane(run="seed-1"))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from infoplane.results import ResultTable, Row
+from infoplane.plots.plane import PlaneData, plane_data
+from infoplane.results import Plane, ResultTable, Row
+from infoplane.results.trajectories import POINT
 
 CONFIG = '{"n_bins":30}'
 
@@ -64,7 +66,7 @@ def test_trajectories_are_in_step_order_and_networks_in_depth_order():
     plane = ResultTable.from_rows(rows).plane()
     trajectories = {key[-1]: plane.step[index].tolist() for key, index in plane.trajectories()}
     assert trajectories == {"a": [0, 2, 4], "b": [0, 2, 4]}
-    networks = {key[-1]: plane.layer[index].tolist() for key, index in plane.steps()}
+    networks = {key[-1]: plane.layer[index].tolist() for key, index in plane.networks()}
     assert networks == {4: ["a", "b"], 0: ["a", "b"], 2: ["a", "b"]}
 
 
@@ -113,3 +115,21 @@ def test_dpi_names_unknown_layers():
         chain_table(VALUES, {}).dpi(chain=["fc0", "fc9"])
     with pytest.raises(TypeError, match="sequence of layer keys"):
         chain_table(VALUES, {}).dpi(chain="fc0")
+
+
+def test_the_plane_of_a_figure_has_the_points_of_the_table_by_step_and_layer():
+    """One class: the same columns, as points or as (steps, layers), where what is missing is NaN, 0 or ""."""
+    rows = [
+        row(quantity, value + step + 10 * depth, step=step, layer=layer, depth=depth)
+        for depth, layer in ((1, "b"), (0, "a")) for step in (4, 0, 2) if (layer, step) != ("b", 2)
+        for quantity, value in (("I(X;T)", 3.0), ("I(T;Y)", 0.5))
+    ]  # fmt: skip
+    points, grid = ResultTable.from_rows(rows).plane(), plane_data(ResultTable.from_rows(rows))
+    assert type(points) is type(grid) is PlaneData is Plane
+    assert (grid.layers, grid.steps.tolist(), len(grid)) == (["a", "b"], [0.0, 2.0, 4.0], len(points))
+    at = np.searchsorted(grid.steps, points.step), [grid.layers.index(layer) for layer in points.layer]
+    for name in POINT:
+        np.testing.assert_array_equal(getattr(grid, name)[at], getattr(points, name))
+    assert (grid.layer[1, 1], grid.n_units[1, 1], np.isnan(grid.i_xt[1, 1])) == ("", 0, True)
+    steps = {key[-1]: grid.step.flat[index].tolist() for key, index in grid.trajectories()}
+    assert steps == {"a": [0, 2, 4], "b": [0, 4]}
