@@ -95,6 +95,7 @@ class PageRequest(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.OK, page, tag)
 
     def _answer(self, status: HTTPStatus, body: bytes, tag: str = "") -> None:
+        """Send status, headers and body; `tag` is the number of the page, by which a browser asks for a newer one."""
         self.send_response(status)
         for name, value in HEADERS.items():
             self.send_header(name, value)
@@ -155,11 +156,7 @@ def watch(
     """
     build_estimators(list(estimators))  # a slip is told before anything is served
     open_run(run)
-    with (
-        ending_on_sigterm(),
-        tempfile.TemporaryDirectory(prefix="infoplane-watch-") as folder,
-        serving(port) as server,
-    ):
+    with ending_on_sigterm(), tempfile.TemporaryDirectory(prefix="infoplane-watch-") as folder, serving(port) as server:
         server.publish(f"{run} is being read", None, every)
         echo(f"{server.url}\nthe report of {run}; Ctrl-C ends it")
         seen, told = None, ""

@@ -121,12 +121,14 @@ class _Value:
 
 
 def _measure(estimator: Estimator, data: LayerData) -> dict[str, Quantity]:
+    """All quantities of the layer as one snapshot, after what the estimator prepares."""
     t = data.t[None]
     found: dict[str, Quantity] = ready(estimator, t, data.y, data.x).estimate(t, data.y, x=data.x)
     return found
 
 
 def _raised(q: Quantity) -> list[str]:
+    """The flags that are up."""
     return sorted(flag for flag, on in q.flags.items() if bool(on[0]))
 
 
@@ -270,6 +272,7 @@ def _exclusive_or(samples: int, seed: int) -> datasets.Known:
 
 
 def _itself(samples: int, seed: int) -> datasets.Known:
+    """One unit that is the number of the class, of ten equal classes."""
     y = np.arange(samples) % 10
     return datasets.Known(y.astype(np.float64)[:, None], y, math.log2(10))
 
@@ -319,6 +322,7 @@ def _by_check(findings: Sequence[Finding]) -> str:
 
 
 def _by_problem(findings: Sequence[Finding]) -> str:
+    """A Markdown table with a row for each known problem and estimator."""
     rows = [
         (f.check, f"`{f.estimator}`", f.expected, f.got, _verdict(f), f.flagged or "-")
         for f in sorted(findings, key=lambda f: list(PROBLEMS).index(f.check))
@@ -327,6 +331,7 @@ def _by_problem(findings: Sequence[Finding]) -> str:
 
 
 def _verdict(f: Finding) -> str:
+    """Whether a check holds, in Markdown."""
     return "holds" if f.holds else "**fails**"
 
 

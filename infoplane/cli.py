@@ -451,11 +451,7 @@ def advise(obj: dict[str, Any], /, run: Path, layers: tuple[str, ...], as_json: 
 @command("infoplane plot runs/digits -k plane -o plane.pdf")
 @RUNS
 @click.option(
-    "-k",
-    "--kind",
-    default="plane",
-    shell_complete=completes(figures),
-    help="Which figure; 'list' names them.",
+    "-k", "--kind", default="plane", shell_complete=completes(figures), help="Which figure; 'list' names them."
 )
 @DRAWN
 @click.option("--run", metavar="NAME", help="Which run, where there are several.")

@@ -94,6 +94,7 @@ def train(demo: Demo, run: Path, *, epochs: int, seed: int = 0, progress: bool =
     probe = {"train": (x[train_rows], y[train_rows]), "test": (x[test_rows], y[test_rows])}
 
     def accuracy(rows: Tensor) -> float:
+        """The share of these rows that the network classifies as labelled."""
         with torch.no_grad():
             return float((model(x[rows]).argmax(1) == y[rows]).double().mean())
 
@@ -144,12 +145,8 @@ def free_folder(wanted: Path) -> Path:
 
 def draw(table: ResultTable, out: Path) -> list[Path]:
     """Plane and curves in every format; the files written."""
-    figures = []
-    for name, axes in (("plane", plots.plane(table)), ("curves", plots.curves(table))):
-        for suffix in ("png", "svg", "pdf"):
-            figures.append(out / f"{name}.{suffix}")
-            plots.save(axes, figures[-1])
-    return figures
+    drawn = {"plane": plots.plane(table), "curves": plots.curves(table)}
+    return [plots.save(ax, out / f"{name}.{suffix}") for name, ax in drawn.items() for suffix in ("png", "svg", "pdf")]
 
 
 def show(data: str, out: Path, *, epochs: int | None, seed: int, progress: bool, echo: Callable[[str], None]) -> None:

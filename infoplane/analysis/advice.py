@@ -221,6 +221,7 @@ def _of_layers(
 
 
 def _shows(share: float | None) -> bool:
+    """Whether I(X;T) at this share of its ceiling shows something."""
     return share is not None and LOW <= share <= HIGH
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,21 +36,6 @@ Draw = list[Mapping[str, Quantity]]
 """Estimates on both sides."""
 LEAST_DRAWS, LEAST_INPUTS = 5, 8
 _log = logging.getLogger("infoplane")
-
-
-@dataclass(frozen=True)
-class _Drawing:
-    """How often samples are drawn, which share of the inputs a part holds, and the seed."""
-
-    draws: int
-    fraction: float
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.draws < LEAST_DRAWS or not 0.1 <= self.fraction <= 0.9:
-            raise ValueError(
-                f"draws must be at least {LEAST_DRAWS} and fraction from 0.1 to 0.9, got {self.draws}, {self.fraction}"
-            )
 
 
 def difference(
@@ -111,7 +96,9 @@ def difference(
     """
     from infoplane.analysis import build_estimators, device_of, open_runs
 
-    drawing = _Drawing(draws, fraction, seed)
+    if draws < LEAST_DRAWS or not 0.1 <= fraction <= 0.9:
+        raise ValueError(f"draws must be at least {LEAST_DRAWS} and fraction from 0.1 to 0.9, got {draws}, {fraction}")
+    drawing = {"draws": draws, "fraction": fraction, "seed": seed}
     where, built, stores = device_of(device), build_estimators(estimators), open_runs(run)
     rows: list[Row] = []
     refused: list[Refusal] = []
@@ -135,8 +122,9 @@ def difference(
 class _TwoParts:
     """One layer on two subsets; to `prepare` both together are the run."""
 
-    def __init__(self, layer: LayerSteps, sides: Sequence[LayerBlocks], store: ActivationStore, how: _Drawing) -> None:
+    def __init__(self, layer: LayerSteps, sides: Sequence[LayerBlocks], store: ActivationStore, how: Any) -> None:
         self.layer, self.sides, self.store, self.how = layer, sides, store, how
+        self.draws, self.fraction, self.seed = how["draws"], how["fraction"], how["seed"]
         self.noise: Noise | None = sides[0].noise
         self.passes = sides[0].passes
         found = [torch.unique(side.x_ids, return_inverse=True) for side in sides]
@@ -161,7 +149,7 @@ class _TwoParts:
         except ValueError as error:
             refused.append(Refusal(layer.steps, str(error)))
             return []
-        settings = json.loads(config_json(estimator)) | {f"difference_{k}": v for k, v in vars(self.how).items()}
+        settings = json.loads(config_json(estimator)) | {f"difference_{k}": v for k, v in self.how.items()}
         record = self.store.layer(layer.layer)
         same: dict[str, Any] = {"run": layer.run, "layer": layer.name, "depth": record.depth, "subset": subset}
         same |= {"estimator": estimator.name, "config": canonical_json(settings, "settings").decode()}
@@ -180,13 +168,13 @@ class _TwoParts:
 
     def quantities(self, estimator: Estimator, one: Tensor, two: Tensor) -> dict[str, Quantity]:
         """The difference of each quantity that both sides have at one step, with its interval."""
-        generator = torch.Generator(device="cpu").manual_seed(self.how.seed)
-        part = max(4, round(self.how.fraction * self.size))
-        thinned = self.how.draws if self.inputs[0] != self.inputs[1] else 1
+        generator = torch.Generator(device="cpu").manual_seed(self.seed)
+        part = max(4, round(self.fraction * self.size))
+        thinned = self.draws if self.inputs[0] != self.inputs[1] else 1
         whole: list[Draw] = []
         for _ in range(thinned):
             whole.append(self._drawn(estimator, (one, two), self.size, generator, whole))
-        parts = [self._drawn(estimator, (one, two), part, generator) for _ in range(self.how.draws)]
+        parts = [self._drawn(estimator, (one, two), part, generator) for _ in range(self.draws)]
         odds = part / (self.size - part)
         return {
             name + SUFFIX: interval_of_parts(_mean(name, whole), _values(name, parts), odds)

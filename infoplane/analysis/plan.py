@@ -25,7 +25,7 @@ from infoplane.analysis.record import (
     run_meta,
     words_of_losses,
 )
-from infoplane.analysis.source import LayerSteps, Refusal, at_token, bad_steps, choose_layers, contents
+from infoplane.analysis.source import LayerSteps, Names, Refusal, at_token, bad_steps, choose_layers, contents
 from infoplane.analysis.subsets import ClassMean, Subset, resolve, wants_repeats, without_labels
 from infoplane.analysis.tasks import Outcome, Prepared, Task, estimate, opened, prepare, run_task
 from infoplane.analysis.workers import done
@@ -57,9 +57,9 @@ class RunPlan:
     def __init__(
         self,
         store: ActivationStore,
-        layers: str | Sequence[str] | None,
-        subsets: str | Sequence[str],
-        steps: Sequence[int] | None = None,
+        layers: Names | None,
+        subsets: Names,
+        steps: Any = None,
         pairs: Pairs | None = None,
     ) -> None:
         if not store.steps():
@@ -100,11 +100,6 @@ class RunPlan:
             self.describe(estimators)
             self._held = held.pop_all()
 
-    def end(self, estimators: Iterable[Estimator]) -> None:
-        """Complete the table's meta and let go of table and stores."""
-        with self._held:
-            self.close(estimators)
-
     def table(self) -> ResultTable:
         """The rows of this request."""
         return self.index.table(sorted(set(self.order)))
@@ -127,20 +122,21 @@ class RunPlan:
             _log.warning("%s skipped layer %s, subset %s: %s", estimator.name, layer.title, subset.name, refusal.reason)
         self.refusals.setdefault(about, []).extend(refusal.steps)
 
-    def close(self, estimators: Iterable[Estimator]) -> None:
-        """Put refusals and losses into the table's meta, in place of what was noted earlier of the same estimates."""
-        entry = self.index.writer.meta["runs"][self.store.run_id]
-        pairs = {(e.name, config_json(e)) for e in estimators}
-        asked = {(la.title, subset.name, *pair) for la in self.layers for subset in self.subsets for pair in pairs}
-        kept = [r for r in entry["skipped"] if tuple(r[name] for name in _ABOUT[:4]) not in asked]
-        refused = [dict(zip(_ABOUT, about, strict=True)) | {"steps": s} for about, s in self.refusals.items()]
-        entry["skipped"] = kept + refused
-        layers = {each.layer for each in self.layers}
-        kept = [loss for loss in entry.get("lost", []) if loss["layer"] and loss["layer"] not in layers]
-        entry["problems"] = [str(problem) for problem in self.store.problems]
-        entry["lost"] = kept + losses(self.store, self.damages)
-        for line in words_of_losses(self.store, entry["lost"], sorted(layers)):
-            _log.warning("%s: %s", self.path, line)
+    def end(self, estimators: Iterable[Estimator]) -> None:
+        """Let go of table and stores, with refusals and losses in the meta in place of those of the same estimates."""
+        with self._held:
+            entry = self.index.writer.meta["runs"][self.store.run_id]
+            pairs = {(e.name, config_json(e)) for e in estimators}
+            asked = {(la.title, subset.name, *pair) for la in self.layers for subset in self.subsets for pair in pairs}
+            kept = [r for r in entry["skipped"] if tuple(r[name] for name in _ABOUT[:4]) not in asked]
+            refused = [dict(zip(_ABOUT, about, strict=True)) | {"steps": s} for about, s in self.refusals.items()]
+            entry["skipped"] = kept + refused
+            layers = {each.layer for each in self.layers}
+            kept = [loss for loss in entry.get("lost", []) if loss["layer"] and loss["layer"] not in layers]
+            entry["problems"] = [str(problem) for problem in self.store.problems]
+            entry["lost"] = kept + losses(self.store, self.damages)
+            for line in words_of_losses(self.store, entry["lost"], sorted(layers)):
+                _log.warning("%s: %s", self.path, line)
 
     def take(self, key: Estimate, contents: Iterable[Content]) -> None:
         """Put the rows of these steps into the result."""
@@ -323,20 +319,7 @@ class Analysis:
     def _begin(self, plan: LayerPlan, base: Subset) -> Future[Prepared]:
         """Begin to prepare on a surrounding subset, unless all that needs it is done or it could not be held."""
         config = config_json(plan.estimator)
-        if plan.layer.partner is not None:
-            why = refusal(plan.layer.at(plan.run.steps), plan.estimator, plan.run.store, plan.run.other)
-            if why is not None:
-                return done(Prepared(config, refusal=Refusal(plan.layer.steps, why)))
-        if not plan.sizes[base][0] and plan.layer.token is not None and plan.layer.partner is None:
-            reason = f"no sample has a label at position {plan.layer.token}"
-            return done(Prepared(config, refusal=Refusal(plan.layer.steps, reason)))
-        need = plan.need(base) * (plan.chunk or 1)
-        if need > self.memory:
-            what = f"{plan.chunk} snapshots at once need" if (plan.chunk or 1) > 1 else "one snapshot needs"
-            reason = (
-                f"{what} {need:,} bytes, the {self.device.partition(':')[0]} device has {self.memory:,}; "
-                "record fewer samples or reduce the layer"
-            )
+        if reason := self._obstacle(plan, base):
             return done(Prepared(config, refusal=Refusal(plan.layer.steps, reason)))
         if not isinstance(plan.estimator, Preparing):
             return done(Prepared(config, plan.estimator))
@@ -346,6 +329,21 @@ class Analysis:
             return done(Prepared(known))
         task = Task(plan.layer, base, plan.estimator, self.device, self._fitting(plan, base))
         return self.executor.submit(run_task, prepare, task)
+
+    def _obstacle(self, plan: LayerPlan, base: Subset) -> str | None:
+        """Why nothing can be estimated: the pair says nothing, no sample has a label, or memory is too small."""
+        if plan.layer.partner is not None:
+            if why := refusal(plan.layer.at(plan.run.steps), plan.estimator, plan.run.store, plan.run.other):
+                return why
+        elif not plan.sizes[base][0] and plan.layer.token is not None:
+            return f"no sample has a label at position {plan.layer.token}"
+        together = plan.chunk or 1
+        need = together * plan.need(base)
+        if need <= self.memory:
+            return None
+        what = f"{together} snapshots at once need" if together > 1 else "one snapshot needs"
+        has = f"the {self.device.partition(':')[0]} device has {self.memory:,}"
+        return f"{what} {need:,} bytes, {has}; record fewer samples or reduce the layer"
 
     # Estimating
 

@@ -24,6 +24,8 @@ from infoplane.results.names import lasting, pair_name
 from infoplane.store import ActivationStore, Problem
 
 Values = npt.NDArray[Any] | Tensor
+Names = str | Sequence[str]
+"""A name or a glob, or several."""
 
 
 class SnapshotSource(Protocol):
@@ -158,7 +160,7 @@ def at_token(layer: Layer, position: int | None) -> Layer:
     return replace(layer, key=token_key(layer.key, position), unit_shape=(units.stop - units.start,))
 
 
-def choose_layers(source: SnapshotSource, wanted: str | Sequence[str] | None) -> list[tuple[str, int | None]]:
+def choose_layers(source: SnapshotSource, wanted: Names | None) -> list[tuple[str, int | None]]:
     """Layer and position (None: the whole layer) in forward order, from names, globs and `layer[token=...]`.
 
     Raises

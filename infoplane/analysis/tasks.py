@@ -46,6 +46,7 @@ class Task:
     snapshots: int
 
     def describe(self) -> str:
+        """What the task is about, for the note on its errors."""
         steps = self.layer.steps
         return (
             f"run {self.layer.run}, layer {self.layer.title}, subset {self.subset.name}, steps "
@@ -192,7 +193,7 @@ def _of_pair(quantities: Mapping[str, Quantity], name: str) -> dict[str, Quantit
 
 
 def fields_of(quantities: Mapping[str, Quantity], count: int, units: int) -> list[list[dict[str, Any]]]:
-    """For each snapshot, and in it for each quantity, the fields of a row that come from the estimator."""
+    """The fields of a row that come from the estimator: a list for each snapshot with an entry for each quantity."""
     out: list[list[dict[str, Any]]] = [[] for _ in range(count)]
     for name, q in blank_intervals(quantities).items():  # estimators that nobody registered come here too
         columns = [_numbers(v, count) for v in (q.value, q.low, q.high, q.ceiling)]

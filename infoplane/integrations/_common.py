@@ -46,9 +46,11 @@ class Recording:
         return self._found() if given is None else given if isinstance(given, list | tuple) else [given]
 
     def _found(self) -> Iterable[Any]:
+        """The loggers of the training, as far as the framework tells them."""
         raise NotImplementedError
 
     def _flush(self, *event: Any, **details: Any) -> None:
+        """Make durable what was recorded, before a checkpoint is written."""
         if self.recorder is not None and self.recorder.is_open:
             self.recorder.flush()
 

@@ -74,6 +74,7 @@ class FigureLog:
             self._draw()
 
     def _draw(self) -> None:
+        """Draw every figure from the table so far, and hand it to every logger."""
         self._drawn = self._step
         for name, draw in self._figures.items():
             image = picture(draw(self._live.table))

@@ -150,6 +150,7 @@ def merged(captions: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _value(count: str) -> float:
+    """The number that a caption writes as `count`."""
     return float(count.replace("\u202f", ""))
 
 

@@ -37,6 +37,7 @@ from infoplane.plots.text import safe_text, text_width, wrap
 from infoplane.results.limits import axis_limits
 from infoplane.results.trajectories import Ceiling
 
+Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Box = tuple[float, float, float, float]
@@ -178,15 +179,13 @@ def name_ceiling(
     ax.annotate(text, at, offset, xycoords=coords, label=CEILING_LABEL, **look)
 
 
-def draw_points(ax: Axes, x: FloatArray, y: FloatArray, hollow: BoolArray, *, color: Any, **look: Any) -> list[Line2D]:
-    """Markers, open where `hollow`."""
-    out: list[Line2D] = []
+def draw_points(ax: Axes, x: Array, y: FloatArray, hollow: BoolArray, of: LayerLook, **look: Any) -> None:
+    """Markers with the looks of a layer, open where `hollow`."""
+    look = {"color": of.color, "marker": of.marker, "linestyle": "none", "zorder": 4, "clip_on": False, **look}
     for open_marker in (False, True):
         at = hollow == open_marker
         if at.any():  # an unclipped line without points would stretch the layout to the figure's corner
-            look |= {"markerfacecolor": "white" if open_marker else color}
-            out += ax.plot(x[at], y[at], color=color, linestyle="none", zorder=4, clip_on=False, **look)
-    return out
+            tag(ax.plot(x[at], y[at], markerfacecolor="white" if open_marker else of.color, **look), of.key, "points")
 
 
 WIDE_SHARE, LEGEND_SHARE = 0.81, 0.62
@@ -284,20 +283,13 @@ class Label:
     key: str = ""
 
 
-def end_of(x: npt.NDArray[Any], y: FloatArray, of: LayerLook) -> Label:
+def end_of(x: Array, y: FloatArray, of: LayerLook) -> Label:
     """A label at the last point of a line."""
     return Label(float(x[-1]), float(y[-1]), of.name, of.color, of.key)
 
 
 def draw_line(
-    ax: Axes,
-    x: npt.NDArray[Any],
-    y: FloatArray,
-    of: LayerLook,
-    *,
-    part: str = "mean",
-    marked: bool = False,
-    **look: Any,
+    ax: Axes, x: Array, y: FloatArray, of: LayerLook, *, part: str = "mean", marked: bool = False, **look: Any
 ) -> list[Label]:
     """A line through the points that have a number, `marked` at the last; its label, if there are any."""
     known = np.isfinite(y)
@@ -312,7 +304,7 @@ def draw_line(
     return [end_of(x, y, of)]
 
 
-def draw_null(ax: Axes, x: npt.NDArray[Any], null: FloatArray, of: LayerLook) -> None:
+def draw_null(ax: Axes, x: Array, null: FloatArray, of: LayerLook) -> None:
     """A faint dotted line through the same quantity of one layer on shuffled labels."""
     tag(ax.plot(x, null, color=of.color, linewidth=0.8, linestyle=CHANCE, zorder=2), of.key, "null")
 
@@ -429,7 +421,7 @@ def free_places(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> tup
     grids = [np.meshgrid(np.linspace(b.x0, b.x1, 8), np.linspace(b.y0, b.y1, 8)) for b in taken]
     boxes = [np.column_stack([x.ravel(), y.ravel()]) for x, y in grids]
     points = np.concatenate([ax.transData.transform(obstacles.reshape(-1, 2)), *boxes]) * to_points
-    # Of points that fall together to within a third of a point one is enough.
+    # One is enough of points that fall together to within a third of a point.
     points = np.unique(np.round(points * 3), axis=0) / 3
     sizes = np.array([label_size(label, size) for label in labels])
     x0, y0, x1, y1 = (float(edge) * to_points for edge in ax.get_window_extent().extents)
@@ -493,7 +485,7 @@ def end_labels(ax: Axes, labels: Sequence[Label]) -> None:
         labels = [labels[i] for i in np.unique(np.linspace(0, len(labels) - 1, most).round().astype(int))]
     heights = ax.transData.transform([(label.x, label.y) for label in labels])[:, 1] * to_points
     low, high = box.y0 * to_points + size * 0.3, box.y1 * to_points - size * 0.3
-    # Of labels at one height the first stays on top: positions grow upwards, so the last is placed first.
+    # The first of labels at one height stays on top: positions grow upwards, so the last is placed first.
     # What else comes into a figure of the caller's may make these axes lower.
     gap = (1.15 if is_own(ax) else 1.5) * size
     placed = spread(np.round(heights)[::-1], gap, low, high)[::-1]

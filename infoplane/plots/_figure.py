@@ -50,7 +50,7 @@ class Options(Selection, Look, total=False):
 
 
 DEFAULTS: Mapping[str, Any] = {"against": "step", "caption": True, "style": "screen", "legend": True, "colorbar": True}
-"""Of the shared keywords; that of the others is None."""
+"""The defaults of the shared keywords; that of a keyword that is not here is None."""
 
 
 def keywords(shared: type, *, without: Sequence[str] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -157,15 +157,25 @@ def figure_canvas(look: Look, *, aspect: float = 0.75) -> Iterator[Figure]:
         yield figure
 
 
-def small_multiples(figure: Figure, titles: Sequence[str], across: int) -> list[Axes]:
-    """Panels of equal size with equal limits, row by row, each with its title."""
-    grid: Any = figure.subplots(-(-len(titles) // across), across, sharex=True, sharey=True, squeeze=False)
-    axes: list[Axes] = list(grid.flat)
-    for ax in axes[len(titles) :]:
-        ax.set_visible(False)
-    for ax, title in zip(axes, titles, strict=False):
-        ax.set_title(title)
-    return axes[: len(titles)]
+@contextlib.contextmanager
+def multiples(
+    titles: Sequence[str], caption: Sequence[str], look: Look, *, across: int, height: float
+) -> Iterator[list[Axes]]:
+    """A figure of panels of equal size and limits, row by row, each with its title; `height` is that of one row.
+
+    Heights are shares of the width. There is one caption for all.
+    """
+    down = -(-len(titles) // across)
+    with figure_canvas(look, aspect=height * down) as figure:
+        grid: Any = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        axes: list[Axes] = list(grid.flat)
+        for ax in axes[len(titles) :]:
+            ax.set_visible(False)
+        for ax, title in zip(axes, titles, strict=False):
+            ax.set_title(title)
+            keep_tick_style(ax)
+        add_caption(axes[0], caption, own=True, shown=look["caption"])
+        yield axes[: len(titles)]
 
 
 def outer_labels(axes: Sequence[Axes], across: int) -> None:

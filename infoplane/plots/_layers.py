@@ -61,7 +61,7 @@ def layer_looks(
     names = [name + (marks or {}).get(layer, "") for layer, name in zip(layers, names, strict=True)]
     markers = [layer_marker(place) for place in places_in_blocks(layers)]
     found = own_looks(layers, names, look, block_colors(layers) if colors is None else colors, markers)
-    # Of many layers eight at a time share a line style, so that colours that come again are told apart.
+    # Where there are many layers each eight share a line style, which tells colours apart that come again.
     return [replace(of, line=layer_line(i // 8 if len(layers) > 8 else 0)) for i, of in enumerate(found)]
 
 

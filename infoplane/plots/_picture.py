@@ -11,7 +11,7 @@ from matplotlib.figure import Figure, SubFigure
 from infoplane.plots.style import FILES, rc_context
 
 CSS_PIXELS = 96
-"""In an inch, as browsers have it."""
+"""Pixels in an inch of a page, as browsers count them."""
 SHARPNESS = 1.5
 """Pixels of a picture in a pixel of the page, for screens that have more of them."""
 

@@ -25,15 +25,7 @@ from PIL.PngImagePlugin import PngInfo
 from infoplane.core.shown import ShownFile
 from infoplane.core.text import printable
 from infoplane.plots._artists import CEILING_LABEL, legend, limits, step_axis, step_colorbar
-from infoplane.plots._figure import (
-    Options,
-    add_caption,
-    caption,
-    figure_canvas,
-    keep_tick_style,
-    keywords,
-    selected,
-)
+from infoplane.plots._figure import Options, add_caption, caption, figure_canvas, keep_tick_style, keywords, selected
 from infoplane.plots._layers import layer_looks
 from infoplane.plots.curves import Metrics, chosen_metrics
 from infoplane.plots.plane import NAME_SHARE, frame, name_layers, series_plane
@@ -204,6 +196,7 @@ class Film:
         self.marks.append(ax.axvline(self.data.times[0], color=INK, linewidth=0.9, zorder=5))
 
     def _title(self, index: int) -> str:
+        """The time of a snapshot in words: `step 100`."""
         return f"{self.against} {number(float(self.data.times[index]))}"
 
     def show(self, index: int) -> None:

@@ -38,18 +38,16 @@ from infoplane.plots._artists import (
 from infoplane.plots._figure import (
     Look,
     Options,
-    add_caption,
-    figure_canvas,
+    figure_of,
     grow,
     is_own,
-    keep_tick_style,
     keywords,
+    multiples,
     outer_labels,
     panel_height,
     panels,
     selected,
     slot_width,
-    small_multiples,
 )
 from infoplane.plots._layers import END_SHARE, LayerLook, layer_looks, tag
 from infoplane.plots.curves import draw_band, turns
@@ -265,11 +263,11 @@ def compare(
         names = names[:1] if quantity is None else names
         if by != "layer" or form != "curves" or len(names) > 1 or ax is not None:
             raise ValueError(f"by='layer' makes a figure of curves of one quantity, got by={by!r}, {', '.join(names)}")
-        data = compare_data(table, names, spread=spread, groups=groups, **selected(options))
-        return draw_layers(data, names[0], options, log=log)
-    if form == "plane" and len(names) != 2:
+    elif form == "plane" and len(names) != 2:
         raise ValueError(f"the plane takes two quantities, got {', '.join(names)}")
     data = compare_data(table, names, spread=spread, groups=groups, **selected(options))
+    if by is not None:
+        return draw_layers(data, names[0], options, log=log)
     if form == "plane":
         ellipses = ellipse_count(data)
         with panels(ax, [*data.caption, *ellipse_words(ellipses)], options) as (axes,):
@@ -354,11 +352,10 @@ def draw_layers(data: CompareData, quantity: str, look: Options, *, log: bool | 
     layers = list(dict.fromkeys(layer for group in data.groups for layer in group.layers))
     entries: dict[str, Any] = {}
     across = min(len(layers), 2 if look["style"] == "column" else 3)
-    down = -(-len(layers) // across)
     # A title and a legend above the panels would lie on each other: the title is that of the legend.
     above: Options = {**look, "title": None} if look["legend"] else look
-    with figure_canvas(above, aspect=0.1 + 0.75 * down / across) as figure:
-        axes = small_multiples(figure, list(safe_names(layers, limit=28).values()), across)
+    names, height = list(safe_names(layers, limit=28).values()), 0.1 / -(-len(layers) // across) + 0.75 / across
+    with multiples(names, data.caption, above, across=across, height=height) as axes:
         for ax, layer in zip(axes, layers, strict=True):
             one = of_layer(data, layer)
             paths = draw_means(ax, one, quantity, look, log=log)[0]
@@ -367,14 +364,13 @@ def draw_layers(data: CompareData, quantity: str, look: Options, *, log: bool | 
             ax.set_ylim(band_limits(data, quantity))
             draw_ceilings(ax, y=data.ceilings[quantity], named=ax is axes[0])
             ax.set(xlabel=look["against"], ylabel=measured(data.labels[quantity], data.caption, look, panel_height(ax)))
-            keep_tick_style(ax)
         outer_labels(axes, across)
         if look["legend"]:
             titles = [safe_text(text, limit=200) for text in (look["title"], title) if text]
             how: dict[str, Any] = {"alignment": "left", "labelcolor": FAINT, "title": "\n".join(titles) or None}
+            figure = figure_of(axes[0])
             figure.legend(list(entries.values()), list(entries), loc="outside upper left", **how)
             grow(figure, 1.5 * points_of(mpl.rcParams["legend.fontsize"]) * (len(entries) + len(titles)))
-        add_caption(axes[0], data.caption, own=True, shown=look["caption"])
     return axes[0]
 
 
@@ -425,8 +421,7 @@ def draw_marks(ax: Axes, group: GroupData, quantity: str, path: Path, layers: in
     x, y = group.times[known], mean[known]
     saturated, chance = (group.flags[quantity, flag][known, path.layer] for flag in FLAGS)
     marked = turns(x.size, path.layer, layers)
-    look: dict[str, Any] = {"marker": path.of.marker, "color": path.of.color, "markeredgewidth": 0.7}
-    tag(draw_points(ax, x[marked], y[marked], saturated[marked], **look), path.of.key, "points")
+    draw_points(ax, x[marked], y[marked], saturated[marked], path.of, markeredgewidth=0.7)
     at = marked & chance
     if at.any():
         tag(ax.plot(x[at], y[at], color=INK, zorder=5, clip_on=False, **CROSS), path.of.key, "chance")

@@ -19,7 +19,7 @@ from infoplane.plots._layers import LayerLook, own_looks, row_looks, tag
 from infoplane.plots.style import FAINT, layer_marker
 from infoplane.plots.text import safe_names
 from infoplane.results import ResultTable
-from infoplane.results.summary import Compression
+from infoplane.results.summary import Compression, over_runs
 from infoplane.results.summary import compression as score
 from infoplane.results.views import Selection, choose
 
@@ -103,8 +103,7 @@ def compression(table: ResultTable, *, ax: Axes | None = None, **options: Unpack
             draw_run(axes, data, r, of)
         keys: list[Any] = []
         if len(data.runs) > 1:
-            known, rows = np.isfinite(falls), np.arange(len(data.layers))
-            mean = np.where(known, falls, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+            rows, mean = np.arange(len(data.layers)), over_runs(falls, None).mean
             axes.vlines(mean, rows - 0.32, rows + 0.32, color="0.2", linewidth=1.2, zorder=4)
             bar: dict[str, Any] = {"color": "0.2", "marker": "|", "markersize": 8, "linestyle": "none"}
             keys.append(key(f"mean of {len(data.runs)} runs", **bar))

@@ -40,7 +40,7 @@ from infoplane.results.views import Selection, Series, choose, metric_group
 
 FloatArray = npt.NDArray[np.float64]
 Metrics = dict[str, dict[str, tuple[FloatArray, FloatArray]]]
-"""By panel and name: times and values."""
+"""The times and the values of each metric, by panel and name."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -94,18 +94,17 @@ def series_curve(series: Series, quantity: str) -> CurveData:
     names = {side: f"{quantity} {side}" for side in ("lower", "upper", "null")}
     known = {side: series.grid(name) for side, name in names.items() if name in have}
     other, null = known.get("lower", known.get("upper")), known.get("null")
+    sides: dict[str, Any] = {side: drawable(getattr(main, side)) for side in ("value", "low", "high")}
+    chance = {"null": "value", "null_low": "low", "null_high": "high"}
+    nulls: dict[str, Any] = {n: None if null is None else drawable(getattr(null, side)) for n, side in chance.items()}
     return CurveData(
         **shown(series, main),
+        **sides,
+        **nulls,
         quantity=quantity,
         times=main.times,
-        value=drawable(main.value),
-        low=drawable(main.low),
-        high=drawable(main.high),
         other_bound=None if other is None else drawable(other.value),
         between="" if other is None else ribbon_words(main, other),
-        null=None if null is None else drawable(null.value),
-        null_low=None if null is None else drawable(null.low),
-        null_high=None if null is None else drawable(null.high),
         saturated=main.flag("saturated"),
     )
 
@@ -227,9 +226,7 @@ def draw_layer(ax: Axes, data: CurveData, bands: Mapping[str, FloatArray | None]
         known = np.isfinite(data.null[:, i])
         draw_band(ax, data.times[known], null_low[known], null_high[known], of, "null", alpha=0.15)
     marked = turns(x.size, i, len(data.layers))
-    hollow = data.saturated[keep, i][marked]
-    points = draw_points(ax, x[marked], y[marked], hollow, marker=of.marker, color=of.color, markeredgewidth=0.7)
-    tag(points, of.key, "points")
+    draw_points(ax, x[marked], y[marked], data.saturated[keep, i][marked], of, markeredgewidth=0.7)
     return end
 
 

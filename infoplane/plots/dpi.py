@@ -14,18 +14,15 @@ from infoplane.plots._about import lost_words
 from infoplane.plots._artists import ROW_SHARE, row_axis
 from infoplane.plots._figure import (
     Options,
-    add_caption,
     canvas,
-    figure_canvas,
     figure_of,
     grow,
     is_own,
-    keep_tick_style,
     keywords,
+    multiples,
     outer_labels,
     selected,
     slot_width,
-    small_multiples,
 )
 from infoplane.plots._layers import LayerLook, chosen, tag
 from infoplane.plots.style import FAINT, number, small_size
@@ -136,16 +133,12 @@ def dpi(
         return axes
     across = min({"column": 1, "screen": 2}.get(options["style"], 3), len(runs))
     names = list(dict.fromkeys(data.estimates))
-    with figure_canvas(options, aspect=0.1) as figure:
-        panels = small_multiples(figure, list(safe_names(runs, limit=40).values()), across)
+    titles, down = list(safe_names(runs, limit=40).values()), -(-len(runs) // across)
+    with multiples(titles, data.caption, options, across=across, height=0.1 / down) as panels:  # rows make it higher
         for panel, run in zip(panels, runs, strict=True):
-            of_run = {
-                name: row for name, row, own in zip(data.estimates, data.rows, data.runs, strict=True) if own == run
-            }
-            keep_tick_style(panel)
-            draw_shares(panel, names, of_run, top, options)
+            every = zip(data.estimates, data.rows, data.runs, strict=True)
+            draw_shares(panel, names, {name: row for name, row, own in every if own == run}, top, options)
         outer_labels(panels, across)
-        add_caption(panels[0], data.caption, own=True, shown=options["caption"])
     return panels[0]
 
 

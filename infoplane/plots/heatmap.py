@@ -16,17 +16,14 @@ from infoplane.plots._artists import MOST_NAMES, apart, colorbar, measured, name
 from infoplane.plots._figure import (
     Look,
     Options,
-    add_caption,
     canvas,
-    figure_canvas,
     is_own,
-    keep_tick_style,
     keywords,
+    multiples,
     outer_labels,
     panel_height,
     plain_numbers,
     selected,
-    small_multiples,
 )
 from infoplane.plots._layers import END_SHARE, layer_looks
 from infoplane.plots._panels import panel_texts, panels_by
@@ -107,14 +104,12 @@ def heatmap(
     first, *_ = several.values()
     titles, caption = panel_texts({name: one.caption for name, one in several.items()}, by)
     across = min(len(several), 1 if options["style"] == "column" else 2)
-    with figure_canvas(options, aspect=aspect_of(first) * -(-len(several) // across) / across) as figure:
-        panels = small_multiples(figure, titles, across)
+    ends = color_limits(list(several.values()))
+    with multiples(titles, caption, options, across=across, height=aspect_of(first) / across) as panels:
         for panel, one in zip(panels, several.values(), strict=True):
-            keep_tick_style(panel)
-            mesh = draw_heatmap(panel, one, options, color_limits(list(several.values())))
+            mesh = draw_heatmap(panel, one, options, ends)
         outer_labels(panels, across)
         draw_scale(panels, mesh, options, first.label)
-        add_caption(panels[0], caption, own=True, shown=options["caption"])
     return panels[0]
 
 

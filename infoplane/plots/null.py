@@ -116,8 +116,7 @@ def null(
         raise ValueError(f"steps must name one to four steps, got {len(steps)}")
     data = null_data(table, quantity, steps=steps, **selected(options))
     with canvas(ax, data.caption, options, aspect=min(1.6, 0.3 + 0.075 * len(data.layers))) as axes:
-        everything = np.concatenate([data.value.ravel(), data.null_low.ravel(), data.null_high.ravel()])
-        everything = np.append(everything, data.null.ravel())
+        everything = np.concatenate([data.value, data.null, data.null_low, data.null_high]).ravel()
         axes.set_xlim(limits(everything, data.ceiling, unit=data.unit))
         axes.set_xlabel(measured(data.label, data.caption, options, LEGEND_SHARE * slot_width(axes)))
         row_axis(axes, row_looks(axes, data.layers, options, share=ROW_SHARE, marks=data.marks))
@@ -152,6 +151,5 @@ def draw_step(ax: Axes, data: NullData, s: int, of: LayerLook) -> Any:
     drawn += ax.plot(data.null[s], y, "|", color=color, markersize=6, zorder=3)
     tag(drawn, of.key, "null")
     at = np.isfinite(data.value[s])
-    points = draw_points(ax, data.value[s][at], y[at], ~data.above_chance[s][at], marker=of.marker, color=color)
-    tag(points, of.key, "points")
+    draw_points(ax, data.value[s][at], y[at], ~data.above_chance[s][at], of)
     return key(of.name, color=color, marker=of.marker, linestyle="none")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Unpack
 
@@ -16,13 +15,10 @@ from infoplane.plots._artists import direct_labels, step_colorbar
 from infoplane.plots._figure import (
     Look,
     Options,
-    add_caption,
-    figure_canvas,
-    keep_tick_style,
     keywords,
+    multiples,
     outer_labels,
     selected,
-    small_multiples,
 )
 from infoplane.plots._figure import panels as panels_of
 from infoplane.plots._layers import LayerLook, layer_looks
@@ -34,7 +30,7 @@ from infoplane.results import Plane, ResultTable
 from infoplane.results.views import Selection
 
 PANEL_SHARE = 0.4
-"""Of the width of a panel, which a name in it may take."""
+"""Share of a panel's width that a name in it may take."""
 
 By = Literal["layer", "estimator", "run", "subset", "settings"]
 
@@ -84,13 +80,12 @@ def plane_grid(
     """
     panels = plane_grid_data(table, by=by, **selected(options))
     across = min(len(panels), columns or (2 if options["style"] == "column" else 3))
-    aspect = 0.08 + 0.86 * math.ceil(len(panels) / across) / across
     planes = list(panels.values())
     times = np.concatenate([p.times for p in planes])
     norm = step_norm(times, log)
     titles, caption = panel_texts({name: [*p.caption, *cornered_words(p)] for name, p in panels.items()}, by)
     everywhere = list(dict.fromkeys(layer for p in planes for layer in p.layers))
-    with grid_axes(ax, titles, caption, options, across=across, aspect=aspect) as axes:
+    with grid_axes(ax, titles, caption, options, across) as axes:
         for i, (panel, data) in enumerate(zip(axes, planes, strict=True)):
             frame(panel, planes, options, own=i)
             panel.locator_params(axis="both", nbins=4)
@@ -98,7 +93,6 @@ def plane_grid(
                 draw_path(panel, data, norm, options)
             looks = looks_of(panel, data, everywhere, options)
             draw_steps(panel, data, norm, looks, options, crowd=0.7 if by == "layer" else 0.65)
-            keep_tick_style(panel)
         if ax is None:
             outer_labels(axes, across)
         step_colorbar(axes, norm, times, options, options["against"], aspect=35)
@@ -114,15 +108,12 @@ def grid_axes(
     titles: Sequence[str],
     caption: Sequence[str],
     look: Options,
-    *,
     across: int,
-    aspect: float,
 ) -> Iterator[list[Axes]]:
     """Panels of a figure of ours, with one caption for all, or the caller's axes; each with its title."""
     if ax is None:
-        with figure_canvas(look, aspect=aspect) as figure:
-            axes = small_multiples(figure, titles, across)
-            add_caption(axes[0], caption, own=True, shown=look["caption"])
+        down = -(-len(titles) // across)
+        with multiples(titles, caption, look, across=across, height=0.08 / down + 0.86 / across) as axes:
             yield axes
         return
     with panels_of(ax, caption, look, heights=[1.0] * len(titles)) as axes:

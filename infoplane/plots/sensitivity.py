@@ -31,7 +31,7 @@ from infoplane.plots._artists import (
     measured,
 )
 from infoplane.plots._figure import Look, Options, keywords, panel_height, panels, selected
-from infoplane.plots._layers import LayerLook, layer_looks, tag
+from infoplane.plots._layers import LayerLook, layer_looks
 from infoplane.plots.curves import default_quantities, draw_band
 from infoplane.plots.style import CHANCE, FAINT, layer_line, number
 from infoplane.plots.text import safe_text
@@ -108,6 +108,7 @@ def series_sensitivity(
     at = chosen_steps(grids, steps)
 
     def stacked(of: Sequence[Grid], what: str) -> FloatArray:
+        """One array of every grid at the chosen steps, (steps, settings, layers)."""
         return np.stack([getattr(one, what)[np.searchsorted(one.steps, at)] for one in of], axis=1)
 
     saturated = np.stack([one.flag("saturated")[np.searchsorted(one.steps, at)] for one in grids], axis=1)
@@ -249,8 +250,7 @@ def draw_layer(ax: Axes, data: SensitivityData, i: int, of: LayerLook) -> list[L
         y, known = data.value[s, :, i], np.isfinite(data.value[s, :, i])
         line = of.line if data.steps.size == 1 else layer_line(data.steps.size - 1 - s)
         end = draw_line(ax, data.scales, y, of, linestyle=line) or end
-        look: dict[str, Any] = {"marker": of.marker, "color": of.color, "markeredgewidth": 0.7}
-        tag(draw_points(ax, data.scales[known], y[known], data.saturated[s, known, i], **look), of.key, "points")
+        draw_points(ax, data.scales[known], y[known], data.saturated[s, known, i], of, markeredgewidth=0.7)
     return end
 
 

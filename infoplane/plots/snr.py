@@ -101,11 +101,7 @@ def divided(a: FloatArray, b: FloatArray) -> FloatArray:
 
 @keywords(Options, without=ONE_ESTIMATOR)
 def snr(
-    table: ResultTable,
-    *,
-    ax: Axes | Sequence[Axes] | None = None,
-    log: bool | None = None,
-    **options: Unpack[Options],
+    table: ResultTable, *, ax: Axes | Sequence[Axes] | None = None, log: bool | None = None, **options: Unpack[Options]
 ) -> Axes:
     """Draw the gradients' mean and standard deviation over batches, and below their ratio, per parameter.
 

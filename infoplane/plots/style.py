@@ -190,8 +190,10 @@ def text_color(color: Any) -> tuple[float, float, float]:
 
 
 def layer_marker(index: int) -> Any:
+    """The marker of the layer with this number; they come again after twenty."""
     return MARKERS[index % len(MARKERS)]
 
 
 def layer_line(index: int) -> Any:
+    """The line style with this number; they come again after five."""
     return LINES[index % len(LINES)]

@@ -114,10 +114,12 @@ def _placed(values: FloatArray, low: float, high: float) -> Sequence[float]:
 
 
 def _svg(words: str, width: float, height: float, content: str) -> str:
+    """A drawing of this content, which programs that read pages aloud call by `words`."""
     size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
     return f'<svg {size} role="img" aria-label="{escaped(words)}">{content}</svg>'
 
 
 def _wrapped(title: str, body: str) -> str:
+    """The section of the page with this title."""
     head = f'<h2 id="study-title">{escaped(title)}</h2>'
     return f'<section id="study" aria-labelledby="study-title">{head}{body}</section>'

@@ -47,7 +47,7 @@ AXES = {
 }
 """The rule for the limits of axes, which follow what a reader chooses to see."""
 LEAST_LUMA = 120
-"""Of 255: the darkest that lines on a dark page may be."""
+"""The darkest that lines on a dark page may be, of 255."""
 
 
 def page_data(table: ResultTable) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from infoplane.results.views import Series
 
 FloatArray = npt.NDArray[np.float64]
 Metrics = Mapping[str, tuple[FloatArray, FloatArray]]
-"""By name: times and values."""
+"""The times and the values of each metric, by name."""
 
 LEAST_MEAN = 3
 """Runs of which a mean and a band say something."""

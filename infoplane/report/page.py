@@ -77,11 +77,7 @@ class Watched:
 
 
 def report_html(
-    table: ResultTable,
-    *,
-    title: str = "Information plane",
-    target: str | None = None,
-    control: str | None = None,
+    table: ResultTable, *, title: str = "Information plane", target: str | None = None, control: str | None = None
 ) -> str:
     """The report as text; in a notebook it can stand in the `srcdoc` of an iframe. See `write_report`."""
     return page_of(table, title, found=associated(table, target, control))
@@ -131,10 +127,12 @@ def _page(title: str, policy: str, body: str, head: str = "") -> str:
 
 
 def _asset(name: str) -> str:
+    """A file of text that is installed beside this module."""
     return files("infoplane.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:
+    """The digest by which the policy of the page allows this script."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 

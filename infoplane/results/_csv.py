@@ -73,11 +73,13 @@ def visible(text: str) -> str:
 
 
 def _escape_one(match: re.Match[str]) -> str:
+    """The backslash escape of one character."""
     c = match.group()
     return _SHORT.get(c) or (f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}")
 
 
 def _unescape_one(match: re.Match[str]) -> str:
+    """The character that one backslash escape stands for."""
     code = match.group(1)
     return _LONG.get(code) or chr(int(code[1:], 16))
 
@@ -238,6 +240,7 @@ def _dtype_of(column: str) -> Any:
 
 
 def _float(cell: str) -> float:
+    """The number in a cell, NaN in an empty one."""
     if not cell:
         return NAN
     try:
@@ -247,6 +250,7 @@ def _float(cell: str) -> float:
 
 
 def _int64(cell: str) -> int:
+    """The whole number in a cell."""
     try:
         number = int(cell)
     except ValueError:

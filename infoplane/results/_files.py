@@ -17,7 +17,7 @@ from infoplane.results._csv import HEADER, Array, Row, format_rows, parse_table,
 from infoplane.results.names import placed, with_paths
 
 MAX_META_BYTES = 256 << 20
-"""Of the JSON beside a table: far more than the settings of thousands of runs."""
+"""Largest size of the JSON beside a table: far more than the settings of thousands of runs take."""
 
 
 def csv_path(path: str | os.PathLike[str]) -> Path:
@@ -184,6 +184,7 @@ class TableWriter(contextlib.AbstractContextManager["TableWriter"]):
             self._write(data)
 
     def _write(self, data: bytes) -> None:
+        """Append bytes and wait until they are on the disk."""
         self._file.write(data)
         self._file.flush()
         os.fsync(self._file.fileno())

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from infoplane.results.table import ResultTable
 
 MARKS = "†‡§¶"
-"""Of layers by another method than most, in figures."""
+"""Marks in figures, for layers that are by another method than most."""
 
 
 def choice_of(config: str, quantity: str) -> tuple[str, str]:

@@ -84,7 +84,9 @@ def runs_called(table: ResultTable, wanted: str | Iterable[str]) -> list[str]:
     about, names = table.meta.get("runs", {}), run_names(table)
     known = {run: _callings(run, names[run], about.get(run)) for run in dict.fromkeys(table["run"].tolist())}
     patterns = [wanted] if isinstance(wanted, str) else list(wanted)
-    found = {pattern: [run for run, own in known.items() if _fits(pattern, own)] for pattern in patterns}
+    found = {
+        pattern: [run for run, own in known.items() if any(matches(n, pattern) for n in own)] for pattern in patterns
+    }
     for pattern, runs in found.items():
         if known and not runs and not is_glob(pattern):
             near = ", ".join(closest(pattern, [names[run] for run in known]))
@@ -99,9 +101,9 @@ def _callings(run: str, name: str, about: Any) -> set[str]:
     return {run, name} | ({path} if path else set()) | ({given or folder} - {""})
 
 
-def _fits(pattern: str, names: set[str]) -> bool:
-    """Whether one of the names is the pattern, which may hold brackets, or matches it as a glob."""
-    return pattern in names or any(fnmatchcase(name, pattern) for name in names)
+def matches(name: str, pattern: str) -> bool:
+    """Whether a name is the pattern, which may hold brackets, or matches it as a glob."""
+    return name == pattern or fnmatchcase(name, pattern)
 
 
 def is_glob(pattern: str) -> bool:
@@ -125,5 +127,6 @@ def with_paths(meta: Mapping[str, Any], change: Callable[[str], str]) -> dict[st
 
 
 def _has_path(about: Any) -> bool:
+    """Whether what the meta says of a run, which anybody may have written, has a path."""
     path = about.get("path") if isinstance(about, Mapping) else None
     return isinstance(path, str) and path != ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -98,9 +98,9 @@ def _way(table: ResultTable, pairs: bool, estimator: str, settings: str, subset:
     half = MOST_LAYERS // 2 if len(layers) > MOST_LAYERS else len(layers)
     for layer in [*layers[:half], *layers[half:][-half:]]:
         of_layer = rows.take(called == layer)
-        spans = [_span(of_layer, quantity) for quantity in quantities]
+        spans = [" -> ".join(_ends(of_layer, quantity)) or "no value" for quantity in quantities]
         by = [_methods(of_layer, quantities)] * chosen
-        cells.append([layer, *spans, _last(of_layer, null), *by, _doubts(of_layer, quantities)])
+        cells.append([layer, *spans, "".join(_ends(of_layer, null)[-1:]), *by, _doubts(of_layer, quantities)])
     at = 1 + len(quantities)
     if not any(row[at] for row in cells[1:]):
         cells = [[*row[:at], *row[at + 1 :]] for row in cells]
@@ -137,24 +137,14 @@ def _head(rows: ResultTable, estimator: str, settings: str, subset: str, quantit
     return f"{words}, N = {n}{left_out}, steps {min(rows.step)} to {max(rows.step)}{several}{at_most}"
 
 
-def _span(rows: ResultTable, quantity: str) -> str:
-    """`8.1 -> 10.6`: the value at the first and at the last step, as means over the runs."""
+def _ends(rows: ResultTable, quantity: str) -> list[str]:
+    """The value at the first and at the last step, as means over the runs; one where these are one step."""
     found = rows.take((rows.quantity == quantity) & np.isfinite(rows.value))
     if not len(found):
-        return "no value"
-    ends = [np.mean([_at(found, run, which) for run in dict.fromkeys(found.run.tolist())]) for which in (min, max)]
-    return " -> ".join(f"{end:.2f}" for end in ends[: 1 if min(found.step) == max(found.step) else 2])
-
-
-def _at(rows: ResultTable, run: str, which: Any) -> float:
-    of_run = rows.take(rows.run == run)
-    return float(of_run.value[of_run.step == which(of_run.step)][0])
-
-
-def _last(rows: ResultTable, quantity: str) -> str:
-    """The value at the last step."""
-    span = _span(rows, quantity)
-    return "" if span == "no value" else span.rpartition(" ")[2]
+        return []
+    runs = [found.take(found.run == run) for run in dict.fromkeys(found.run.tolist())]
+    means = [np.mean([own.value[own.step == which(own.step)][0] for own in runs]) for which in (min, max)]
+    return [f"{mean:.2f}" for mean in means[: 1 if min(found.step) == max(found.step) else 2]]
 
 
 def _doubts(rows: ResultTable, quantities: Sequence[str]) -> str:
@@ -204,6 +194,7 @@ def _violations(rows: ResultTable) -> Iterator[str]:
 
 
 def _same(a: str, b: str) -> bool:
+    """Whether two texts of JSON hold the same, however they are written."""
     return a == b or json.loads(a) == json.loads(b)
 
 
@@ -223,7 +214,7 @@ def named_way(estimator: str, settings: Sequence[str], subset: str) -> str:
 
 
 def shared_words(ways: Iterable[tuple[str, Sequence[str]]]) -> dict[str, set[str]]:
-    """By estimator: the words on settings that all of its `ways`, each an estimator and its words, have in common."""
+    """The words on settings that all ways of each estimator have in common; a way is its estimator and its words."""
     alike: dict[str, set[str]] = {}
     for estimator, words in ways:
         alike[estimator] = alike.get(estimator, set(words)).intersection(words)

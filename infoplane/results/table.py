@@ -6,7 +6,6 @@ import html
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
@@ -21,17 +20,9 @@ from infoplane.core.tokens import layer_matches
 from infoplane.results._csv import ADDED, COLUMNS, Row, by_value, format_rows, typed_columns, visible
 from infoplane.results._files import TableWriter, csv_path, read_files, write_files
 from infoplane.results.branches import choice_of
-from infoplane.results.names import is_glob, run_names, runs_called
+from infoplane.results.names import is_glob, matches, run_names, runs_called
 from infoplane.results.overview import PLANE, overview
-from infoplane.results.trajectories import (
-    Chain,
-    Curve,
-    DataProcessing,
-    Plane,
-    curves,
-    data_processing,
-    pair,
-)
+from infoplane.results.trajectories import Chain, Curve, DataProcessing, Plane, curves, data_processing, pair
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -247,6 +238,7 @@ class ResultTable:
         return self._choices(1)
 
     def _choices(self, which: int) -> Array:
+        """The method (0) or the reason (1) that `choice_of` finds for each row."""
         cells = list(zip(self.config.tolist(), self.quantity.tolist(), strict=True))
         return by_value(cells, lambda cell: choice_of(*cell)[which])
 
@@ -307,8 +299,9 @@ class ResultTable:
         chosen = self.select(estimator=estimator, subset=subset, **where).current()
         plane = pair(chosen)
         if len(plane) == 0:
-            wanted = {"estimator": estimator, "subset": subset, "layer": where.get("layer"), "run": where.get("run")}
-            raise ValueError(f"no pair of I(X;T) and I(T;Y) {self._why_empty(wanted)}")
+            have = visible(", ".join(dict.fromkeys(chosen.quantity.tolist()))) or "no rows"
+            place = f"in what was asked for, which has {have}" if len(self) else "in an empty table"
+            raise ValueError(f"no pair of I(X;T) and I(T;Y) {place}")
         return plane
 
     def curves(
@@ -351,21 +344,6 @@ class ResultTable:
         """
         return data_processing(self.take(self.quantity == PLANE[0]).current(), chain, slack)
 
-    def _why_empty(self, wanted: Mapping[str, Selector]) -> str:
-        """The end of an error line: what was asked for, and what the table has of it."""
-        parts = []
-        for name, selector in wanted.items():
-            if selector is not None:
-                known = sorted(set(self[name]) - {"", "recorded"}) if name != "run" else self._runs()
-                shown = closest(str(selector), known) if len(known) > 5 else known
-                parts.append(f"{name} {selector!r} (available: {visible(', '.join(shown)) or 'none'})")
-        return f"for {', '.join(parts)}" if len(self) else "in an empty table"
-
-    def _runs(self) -> list[str]:
-        """The names of the runs that have rows."""
-        called = run_names(self)
-        return [called[run] for run in dict.fromkeys(self.run.tolist())]
-
     # Other containers
 
     @cached_property
@@ -400,10 +378,9 @@ class ResultTable:
     # Display
 
     def __repr__(self) -> str:
-        known = {
-            "runs": self._runs(),
-            "estimators": [name for name in dict.fromkeys(self.estimator.tolist()) if name],
-        }
+        called = run_names(self)
+        runs = [called[run] for run in dict.fromkeys(self.run.tolist())]
+        known = {"runs": runs, "estimators": [name for name in dict.fromkeys(self.estimator.tolist()) if name]}
         what = "; ".join(f"{column}: {listed([visible(name) for name in names], 6)}" for column, names in known.items())
         return f"ResultTable: {len(self)} rows; {what}\n{overview(self, most=1)}"
 
@@ -430,7 +407,7 @@ def _selected(name: str, cells: Array, selector: Any) -> npt.NDArray[np.bool_]:
     patterns = [selector] if isinstance(selector, str) else list(selector)
     if name in _NAMES:
         _check_known(name, cells, patterns)
-    match = layer_matches if name == "layer" else _matches
+    match = layer_matches if name == "layer" else matches
     return by_value(cells.tolist(), lambda cell: any(match(cell, p) for p in patterns), bool)
 
 
@@ -444,10 +421,6 @@ def _check_known(name: str, cells: Array, patterns: Iterable[str]) -> None:
         hint = across_parts(pattern, known) if name == "layer" else ""
         if hint and not any(layer_matches(one, pattern) for one in known):
             raise ValueError(f"the table has no layer that matches {visible(pattern)!r}{hint}")
-
-
-def _matches(cell: str, pattern: str) -> bool:
-    return cell == pattern or fnmatchcase(cell, pattern)
 
 
 def user_settings(config: str) -> str:
