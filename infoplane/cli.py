@@ -467,7 +467,7 @@ def advise(obj: dict[str, Any], /, run: Path, layers: tuple[str, ...], as_json: 
 @reads_runs(HOUR)
 def plot(runs: tuple[Path, ...], kind: str, out: Path | None, **options: Any) -> None:
     """Draw a figure from the results of one or several runs."""
-    from infoplane.plots import FIGURES, draw_file
+    from infoplane.plots.figures import FIGURES, draw_file
     from infoplane.results.losses import read_losses
 
     if kind == "list":
@@ -485,7 +485,7 @@ def plot(runs: tuple[Path, ...], kind: str, out: Path | None, **options: Any) ->
 @reads_runs(HOUR)
 def compare(runs: tuple[Path, ...], out: Path | None, dpi: int, **options: Any) -> None:
     """Mean and spread over several runs: the figure, and the values at the last common step."""
-    from infoplane.plots import draw_file
+    from infoplane.plots.figures import draw_file
     from infoplane.results import read_table, summary, views
     from infoplane.results.losses import read_losses
 
