@@ -27,7 +27,7 @@ from typing import Any
 from infoplane.analysis import analyze, build_estimators
 from infoplane.core.errors import StoreError
 from infoplane.core.files import is_held
-from infoplane.core.interrupts import in_main_thread
+from infoplane.core.interrupts import handled
 from infoplane.report.page import Watched, page_of, waiting_page
 from infoplane.results import ResultTable, csv_path, read_table
 from infoplane.store import ActivationStore, open_run
@@ -128,19 +128,6 @@ def serving(port: int = 0) -> Iterator[PageServer]:
             thread.join()
 
 
-@contextlib.contextmanager
-def ending_on_sigterm() -> Iterator[None]:
-    """SIGTERM leaves the block as Ctrl-C does, so that what stands in temporary places goes."""
-    if not in_main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def watch(
     run: Path,
     estimators: Sequence[str] = ("binning",),
@@ -156,7 +143,12 @@ def watch(
     """
     build_estimators(list(estimators))  # a slip is told before anything is served
     open_run(run)
-    with ending_on_sigterm(), tempfile.TemporaryDirectory(prefix="infoplane-watch-") as folder, serving(port) as server:
+    with (
+        # SIGTERM leaves the block as Ctrl-C does, so that the temporary folder goes.
+        handled([signal.SIGTERM], lambda number, _: sys.exit(128 + number)),
+        tempfile.TemporaryDirectory(prefix="infoplane-watch-") as folder,
+        serving(port) as server,
+    ):
         server.publish(f"{run} is being read", None, every)
         echo(f"{server.url}\nthe report of {run}; Ctrl-C ends it")
         seen, told = None, ""

@@ -14,13 +14,14 @@ line leaves nothing behind.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import signal
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from types import CodeType, FrameType
 from typing import Any, ParamSpec, TypeVar, cast
@@ -158,6 +159,17 @@ def _manner(frame: FrameType | None, *, skip: int = 0) -> _Manner:
         skip -= found is not None
         frame = frame.f_back
     return _Manner.OPEN
+
+
+@contextlib.contextmanager
+def handled(numbers: Iterable[signal.Signals], handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Let `handler` take these signals until the block ends; only the main thread can, and others change nothing."""
+    before = {number: signal.signal(number, handler) for number in numbers} if in_main_thread() else {}
+    try:
+        yield
+    finally:
+        for number, usual in before.items():
+            signal.signal(number, usual)
 
 
 def in_main_thread() -> bool:

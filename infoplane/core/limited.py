@@ -14,14 +14,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from infoplane.core.errors import StoreError
 from infoplane.core.files import MIB
-from infoplane.core.interrupts import in_main_thread
+from infoplane.core.interrupts import handled
 
 MAX_ANSWER_BYTES = 64 * MIB
 OUT_OF_MEMORY = 77
@@ -60,7 +60,8 @@ def run_again(arguments: Sequence[str], limits: Limits, what: str) -> int:
     StoreError
         The child crashed or passed a limit; `what` names what it was reading.
     """
-    with _child(arguments, limits) as child, _passed_on(child):
+    # The child is in another session: signals that would end this process are passed on to it.
+    with _child(arguments, limits) as child, handled(_SIGNALS, lambda number, _: child.send_signal(number)):
         why = _watch(child, limits)
     return _status(child, limits, why, what, hint=", or allow more with --max-memory and --max-time")
 
@@ -146,20 +147,6 @@ class _Said:
     def all(self) -> bytes:
         self._thread.join()
         return bytes(self.data)
-
-
-@contextlib.contextmanager
-def _passed_on(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Pass signals that would end this process on to the child, which is in another session."""
-    if not in_main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, lambda number, _: child.send_signal(number)) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _watch(child: subprocess.Popen[bytes], limits: Limits, stop: Callable[[], bool] = lambda: False) -> str:
