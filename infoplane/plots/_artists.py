@@ -153,30 +153,27 @@ def highest(ceilings: Iterable[Ceiling | None]) -> Ceiling | None:
 def draw_ceilings(ax: Axes, *, x: Ceiling | None = None, y: Ceiling | None = None, named: bool = True) -> None:
     """Dotted lines at the ceilings within the limits; one beyond them is named at the edge it lies past."""
     line: dict[str, Any] = {"color": FAINT, "linewidth": 0.7, "linestyle": DOTTED, "zorder": 1}
-    if x is not None:
-        inside = x.value <= ax.get_xlim()[1]
+    for upright, top in ((True, x), (False, y)):
+        if top is None:
+            continue
+        inside = top.value <= (ax.get_xlim() if upright else ax.get_ylim())[1]
         if inside:
-            ax.axvline(x.value, **line)
+            (ax.axvline if upright else ax.axhline)(top.value, **line)
         if named:
-            text, at, unit = (str(x), x.value, "data") if inside else (f"{x} →", 1.0, "axes fraction")
-            turned = {"rotation": 90 if inside else 0, "ha": "right", "va": "bottom"}
-            name_ceiling(ax, text, (at, 0.02), (unit, "axes fraction"), (-2, 0), **turned)
-    if y is not None:
-        inside = y.value <= ax.get_ylim()[1]
-        if inside:
-            ax.axhline(y.value, **line)
-        if named:
-            text, at, unit = (str(y), y.value, "data") if inside else (f"{y} ↑", 1.0, "axes fraction")
-            offset, va = ((0, 1.5), "bottom") if inside else ((0, -2), "top")
-            name_ceiling(ax, text, (0.01, at), ("axes fraction", unit), offset, ha="left", va=va)
+            name_ceiling(ax, top, upright=upright, inside=inside)
 
 
-def name_ceiling(
-    ax: Axes, text: str, at: tuple[float, float], coords: Any, offset: tuple[float, float], **look: Any
-) -> None:
-    """The name of a ceiling, `offset` points from a place on its line; direct labels keep clear of it."""
-    look |= {"textcoords": "offset points", "fontsize": small_size(), "color": FAINT, "zorder": 1.5}
-    ax.annotate(text, at, offset, xycoords=coords, label=CEILING_LABEL, **look)
+def name_ceiling(ax: Axes, top: Ceiling, *, upright: bool, inside: bool) -> None:
+    """The name of a ceiling at its line, or at the edge of the axes it lies past; direct labels keep clear of it."""
+    at, unit = (top.value, "data") if inside else (1.0, "axes fraction")
+    look: dict[str, Any] = {"textcoords": "offset points", "fontsize": small_size(), "color": FAINT, "zorder": 1.5}
+    if upright:
+        look |= {"xytext": (-2, 0), "rotation": 90 if inside else 0, "ha": "right", "va": "bottom"}
+    else:
+        look |= {"xytext": (0, 1.5) if inside else (0, -2), "ha": "left", "va": "bottom" if inside else "top"}
+    place, units = ((at, 0.02), (unit, "axes fraction")) if upright else ((0.01, at), ("axes fraction", unit))
+    text = str(top) if inside else f"{top} {'→' if upright else '↑'}"
+    ax.annotate(text, place, xycoords=units, label=CEILING_LABEL, **look)
 
 
 def draw_points(ax: Axes, x: Array, y: FloatArray, hollow: BoolArray, of: LayerLook, **look: Any) -> None:
