@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, cast
 
 import numpy as np
@@ -20,15 +20,10 @@ class Layers:
     """The matrices of a list of layers, made on the same rows: all, or `limit` drawn ones where there are more."""
 
     def __init__(
-        self,
-        layers: Iterable[npt.ArrayLike],
-        name: str,
-        measure: Measure,
-        settings: MeasureSettings,
-        limit: int,
-        seed: int,
-        count: int = 0,
+        self, layers: Iterable[npt.ArrayLike], side: Callable[[FloatArray], Side], limit: int, seed: int, count: int = 0
     ) -> None:
+        # A second list has as many rows, `count`, as the first.
+        name = "others" if count else "layers"
         self.limit, self.seed, self.count = limit, seed, count
         self.used: IntArray | slice = slice(None)
         self.sides: list[Side] = []
@@ -38,7 +33,7 @@ class Layers:
             a = units_float64(layer, f"{name}[{i}]")
             self._choose_rows(len(a))
             rows = a[self.used]
-            self.sides.append(KINDS[measure].side(centred(rows), settings))
+            self.sides.append(side(centred(rows)))
             self.units.append(rows.shape[1])
             self.digests.append(digest(rows))
 

@@ -60,18 +60,11 @@ class Entry:
 
 
 def rows(
-    where: Place,
-    estimator: str,
-    config: Mapping[str, Any],
-    entries: Iterable[Entry],
-    *,
-    n_samples: int = 0,
-    n_units: int = 0,
-    source: str = "",
+    where: Place, estimator: str, config: Mapping[str, Any], entries: Iterable[Entry], **columns: int | str
 ) -> list[Row]:
-    """Rows of the results table at one place; a value that is not finite is left empty, and its flags say why."""
-    shared: dict[str, Any] = {"estimator": estimator, "config": canonical_json(config, "config").decode()}
-    shared |= {"n_samples": n_samples, "n_units": n_units, "source": source}
+    """Rows of the results table at one place, with further `columns`; a value that is not finite is left empty."""
+    shared: dict[str, Any] = {"n_samples": 0, "n_units": 0, **columns}
+    shared |= {"estimator": estimator, "config": canonical_json(config, "config").decode()}
     # Places and entries name their fields as the table names its columns.
     found = [Row(**vars(where), **shared, **vars(entry)) for entry in entries]
     return [
@@ -110,8 +103,8 @@ class Measured(Brief, ABC):
 
     def rows(self, where: Place) -> list[Row]:
         """Rows of the results table at this place, one for each quantity."""
-        sizes = {"n_samples": self.n_samples, "n_units": self.n_units}
-        return rows(where, self.estimator, self.config, self._entries(), source=self.source, **sizes)
+        columns: dict[str, int | str] = {"n_samples": self.n_samples, "n_units": self.n_units, "source": self.source}
+        return rows(where, self.estimator, self.config, self._entries(), **columns)
 
 
 def raised(**flags: object) -> tuple[str, ...]:

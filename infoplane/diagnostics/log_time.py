@@ -92,11 +92,10 @@ def log_time_fit(steps: npt.ArrayLike, distance: npt.ArrayLike, *, window: tuple
         raise ValueError(f"window must be (first, last) steps from 1 on, since log 0 is not finite; got {window}")
     first, last = window
     inside = (t >= first) & (t <= last)
-    if len(np.unique(t[inside])) < 3 or not np.ptp(d[inside]):
-        raise ValueError(
-            f"a fit needs at least 3 points that differ, got {len(np.unique(t[inside]))} from step {first} to {last}"
-        )
     t, d = t[inside], d[inside]
+    count = len(np.unique(t))
+    if count < 3 or not np.ptp(d):
+        raise ValueError(f"a fit needs at least 3 points that differ, got {count} from step {first} to {last}")
     intercept, slope, r2 = _line(np.log(t), d)
     r2_root = _line(np.sqrt(t), d)[2]
     return LogTime(

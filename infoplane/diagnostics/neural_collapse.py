@@ -59,16 +59,16 @@ class NeuralCollapse(Measured):
         # Too few units matter to the angles alone, and so does a single class mean that has no direction.
         flags = tuple(flag for flag in self.flags if flag != "out_of_domain")
         undirected = raised(degenerate=math.isnan(self.angles) and "degenerate" not in self.flags)
-        entries = [
+        optional = [
+            Entry("NC3", self.duality, "distance", ceiling=2.0, flags=flags),
+            Entry("NC4", self.nearest, "share", ceiling=1.0, flags=flags),
+        ]
+        return [
             Entry("NC1", self.within, "ratio", flags=flags),
             Entry("NC2 norms", self.norms, "ratio", flags=flags),
             Entry("NC2 angles", self.angles, "cosine", flags=(*self.flags, *undirected)),
+            *(entry for entry in optional if not math.isnan(entry.value)),
         ]
-        if not math.isnan(self.duality):
-            entries.append(Entry("NC3", self.duality, "distance", ceiling=2.0, flags=flags))
-        if not math.isnan(self.nearest):
-            entries.append(Entry("NC4", self.nearest, "share", ceiling=1.0, flags=flags))
-        return entries
 
 
 def neural_collapse(

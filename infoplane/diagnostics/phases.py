@@ -167,19 +167,17 @@ def phases(
         raise ValueError(f"no curve of {rank!r} with two values; the table has {quantities(table)}")
     exponents = {_key(c): c for c in table.curves(alpha, **select)} if alpha is not None else {}
     config = {"alpha": alpha, "prominence": prominence, "rank": rank, "window": window}
-    out = [row for curve in curves for row in _rows(curve, exponents.get(_key(curve)), config, prominence, window)]
+    out = [row for curve in curves for row in _rows(curve, exponents.get(_key(curve)), config)]
     return ResultTable.from_rows(out, table.meta)
 
 
-def _rows(
-    curve: Curve, exponent: Curve | None, config: dict[str, Any], prominence: float, window: int
-) -> Iterator[Row]:
-    """The phases of one curve, each at its last step."""
+def _rows(curve: Curve, exponent: Curve | None, config: dict[str, Any]) -> Iterator[Row]:
+    """Yields the phases of one curve, each at its last step."""
     kept = np.isfinite(curve.value)
     step, values = curve.step[kept], curve.value[kept]
     at = {} if exponent is None else dict(zip(exponent.step.tolist(), exponent.value.tolist(), strict=True))
     alpha = np.array([at.get(s, math.nan) for s in step.tolist()])
-    found = label_phases(step, values, alpha, prominence=prominence, window=window)
+    found = label_phases(step, values, alpha, prominence=config["prominence"], window=config["window"])
     samples, source = int(curve.n_samples[-1]), digest(step, values, alpha)
     for number, phase in enumerate(found, start=1):
         entry = Entry(f"phase {number}: {phase.label}", phase.rank_change, curve.unit)

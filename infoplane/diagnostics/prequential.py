@@ -53,11 +53,7 @@ class Prequential(Measured):
 
 
 def prequential(
-    losses: npt.ArrayLike,
-    ids: npt.ArrayLike,
-    final: npt.ArrayLike,
-    *,
-    final_on: Literal["held-out", "first-pass"],
+    losses: npt.ArrayLike, ids: npt.ArrayLike, final: npt.ArrayLike, *, final_on: Literal["held-out", "first-pass"]
 ) -> Prequential:
     """Prequential code length, epiplexity and time-bounded entropy of the labels that a training has seen once.
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from infoplane.core.brief import Brief
 from infoplane.core.files import fingerprint
 from infoplane.diagnostics._layer_pairs import LEAST_SAMPLES, Layers, all_pairs, orders_of, settings_of
-from infoplane.diagnostics._measures import KINDS, Measure, MeasureSettings
+from infoplane.diagnostics._measures import KINDS, Measure, MeasureSettings, Side
 from infoplane.diagnostics._place import Entry, FloatArray, Measured, Place, digest
 from infoplane.diagnostics._samples import null_entry
 from infoplane.results import Row
@@ -222,8 +222,12 @@ def similarity_matrix(
     full = settings_of(measure, settings)
     if null_draws < 0 or max_samples < LEAST_SAMPLES:
         raise ValueError(f"need null_draws >= 0 and max_samples >= {LEAST_SAMPLES}, got {null_draws} and {max_samples}")
-    left = Layers(layers, "layers", measure, full, max_samples, seed)
-    right = left if others is None else Layers(others, "others", measure, full, max_samples, seed, left.count)
+
+    def side(rows: FloatArray) -> Side:
+        return KINDS[measure].side(rows, full)
+
+    left = Layers(layers, side, max_samples, seed)
+    right = left if others is None else Layers(others, side, max_samples, seed, left.count)
     if right is left and len(left.sides) < 2:
         raise ValueError(f"a list with itself needs at least two layers, got {len(left.sides)}; pass others= too")
     orders = orders_of(left, labels, within, null_draws, seed)

@@ -108,12 +108,11 @@ def wasserstein(
     size = min(len(left), len(right))
     few = min(size, exact_rows)
     one, two = equal_rows(left, right, size, rng)
-    null = np.array(
-        [
-            (sliced_distance(p, q, lines), exact_distance(p[:few], q[:few]) if few else math.nan)
-            for p, q in random_splits(one, two, null_draws, rng)
-        ]
-    )
+
+    def both(p: FloatArray, q: FloatArray) -> tuple[float, float]:
+        return sliced_distance(p, q, lines), exact_distance(p[:few], q[:few]) if few else math.nan
+
+    null = np.array([both(*pair) for pair in random_splits(one, two, null_draws, rng)])
     less = equal_rows(left, right, few, rng) if few else (one[:0], two[:0])
     return Wasserstein(
         exact=exact_distance(*less) if few else math.nan,

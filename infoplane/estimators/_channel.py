@@ -300,12 +300,7 @@ class JointSamples:
 
 
 def propagate_jointly(
-    t: Channel,
-    y: Channel,
-    spans: list[Span],
-    generator: torch.Generator,
-    *,
-    shuffled: list[AdditiveChannel],
+    t: Channel, y: Channel, spans: list[Span], generator: torch.Generator, *, shuffled: list[AdditiveChannel]
 ) -> JointSamples:
     """As `propagate` for a mixture in (T, Y); `shuffled` holds channels of the targets in shuffled order."""
     n, pairs, device = t.count, t.pairs, t.device

@@ -172,8 +172,7 @@ class Method(ABC):
             targets=self.targets,
             name=self.name,
             min_samples=self.min_samples,
-            finite=not self.as_given,
-            widen=not self.as_given,
+            as_given=self.as_given,
         )
         return Given(t, y, x, x_ids)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -288,9 +289,8 @@ def class_spans(counts: Sequence[int], size: int) -> list[Span]:
             stop += count
             continue
         pieces = -(-count // size)
-        for k in range(pieces):
-            first, last = stop + k * count // pieces, stop + (k + 1) * count // pieces
-            spans.append(Span(first, last, label, label))
+        ends = [stop + k * count // pieces for k in range(pieces + 1)]
+        spans += [Span(first, last, label, label) for first, last in itertools.pairwise(ends)]
         stop += count
         start, low = stop, label + 1
     close(len(counts) - 1)

@@ -190,14 +190,14 @@ def check_inputs(
     targets: frozenset[str],
     name: str,
     min_samples: int = 2,
-    finite: bool = True,
-    widen: bool = True,
+    as_given: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Check and normalise the arguments of `estimate`.
 
     Returns `t` as real floating (S, N, U), `y` (int64 classes renumbered from 0, or float64 targets) and
     `x_ids` renumbered from 0, all on the device of `t`. Integers and bools become float64 exactly, those that
-    would not are refused; float16 and bfloat16 become float32 exactly, unless `widen` is false.
+    would not are refused; float16 and bfloat16 become float32 exactly, and NaN and infinity are refused, unless `t` is
+    to stay `as_given`.
 
     Raises
     ------
@@ -220,7 +220,7 @@ def check_inputs(
         raise TypeError(f"y must be a torch.Tensor, got {type(y).__name__}; use torch.as_tensor(y)")
     if y.shape[:1] != (samples,):
         raise ValueError(f"y must have one label per sample ({samples}), got shape {tuple(y.shape)}")
-    if widen or t.dtype not in (torch.float16, torch.bfloat16):
+    if not as_given or t.dtype not in (torch.float16, torch.bfloat16):
         t = widened(t)
     y = y.to(t.device)
     if y.is_floating_point():
@@ -251,7 +251,7 @@ def check_inputs(
         if x_ids.is_floating_point() or x_ids.is_complex():
             raise TypeError(f"x_ids must be integers, got {x_ids.dtype}")
         x_ids = _renumbered(x_ids.to(t.device, torch.int64))
-    if finite and not assumed_finite():
+    if not as_given and not assumed_finite():
         refuse_unless_finite(t, *torch.aminmax(t))
     return t, y, x_ids
 

@@ -133,20 +133,17 @@ def get(name: str) -> type[Any]:
     """
     _load()
     if name not in _ESTIMATORS:
-        for point in entry_points(group="infoplane.estimators", name=name):
-            cls = point.load()
-            if getattr(cls, "name", None) != name:
-                raise ValueError(
-                    f"the plug-in {point.value} gives an estimator named {getattr(cls, 'name', None)!r}, "
-                    f"its entry point says {name!r}"
-                )
-            register(cls)
-            break
-        else:
+        point = next(iter(entry_points(group="infoplane.estimators", name=name)), None)
+        if point is None:
+            near = ", ".join(closest(name, _ESTIMATORS))
+            raise ValueError(f"no estimator named {name!r}; closest: {near}; 'infoplane estimators' lists all")
+        cls = point.load()
+        own = getattr(cls, "name", None)
+        if own != name:
             raise ValueError(
-                f"no estimator named {name!r}; closest: {', '.join(closest(name, _ESTIMATORS))}; "
-                "'infoplane estimators' lists all"
+                f"the plug-in {point.value} gives an estimator named {own!r}, its entry point says {name!r}"
             )
+        register(cls)
     return _ESTIMATORS[name]
 
 

@@ -22,12 +22,14 @@ from infoplane.results.names import names_of
 from infoplane.results.overview import named_way, settings_words
 from infoplane.results.table import Selector
 from infoplane.studies.association import Association, Claim
-from infoplane.studies.correlation import Method
+from infoplane.studies.correlation import FloatArray, Method
 from infoplane.studies.reading import By, Measure, Moment, OfRun, Pair, read_run, runs_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Raised = Mapping[Measure, Counter[str]]
+"""In how many runs the values that a measure summarises carry each flag."""
 Runs = ResultTable | str | os.PathLike[str] | Sequence[ResultTable | str | os.PathLike[str]]
 
 
@@ -262,7 +264,7 @@ def study(
         raise ValueError(f"at must be final or best, got {at!r}")
     found: dict[str, OfRun] = {}
     measures: dict[Measure, int] = {}
-    values: list[npt.NDArray[np.float64]] = []
+    values: list[FloatArray] = []
     flags: dict[Measure, Counter[str]] = {}
     choice: dict[str, Any] = {"estimator": estimator, "quantity": quantity, "subset": subset}
     for source in [runs] if isinstance(runs, ResultTable | str | os.PathLike) else runs:
@@ -297,7 +299,7 @@ def _source(source: object) -> str:
     return "a table in memory" if isinstance(source, ResultTable) else printable(source)
 
 
-def _row(of_run: OfRun, measures: dict[Measure, int]) -> npt.NDArray[np.float64]:
+def _row(of_run: OfRun, measures: dict[Measure, int]) -> FloatArray:
     """The values of one run, each at the place of its column; new columns are added to `measures`."""
     places = [measures.setdefault(measure, len(measures)) for measure in of_run.values]
     row = np.full(len(measures), np.nan)
@@ -306,11 +308,7 @@ def _row(of_run: OfRun, measures: dict[Measure, int]) -> npt.NDArray[np.float64]
 
 
 def _joined(
-    found: Sequence[OfRun],
-    measures: Mapping[Measure, int],
-    values: Sequence[npt.NDArray[np.float64]],
-    flags: Mapping[Measure, Counter[str]],
-    by: By,
+    found: Sequence[OfRun], measures: Mapping[Measure, int], values: Sequence[FloatArray], flags: Raised, by: By
 ) -> Study:
     """Put together what was read of each run; rows of `values` are shorter where columns came later."""
     ids = [one.run for one in found]
