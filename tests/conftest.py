@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, by numpy and torch, and by every process of a test
 sys.path.insert(0, str(Path(__file__).parent))
 
 from devices import _branch, _computed_there, device, pytest_addoption, pytest_sessionstart  # noqa: F401
