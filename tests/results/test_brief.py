@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import infoplane
-from infoplane import plots
+from infoplane import diagnostics, plots
 from infoplane.core.brief import brief
 from infoplane.results import ResultTable, Row, over_runs, summarize
 from infoplane.results.views import choose
@@ -42,6 +42,12 @@ def test_a_plane_says_what_it_holds(table):
         "layers layer0, layer1, layer2, layer3, layer4, layer5 and 6 more",
         "I(X;T) 3.9 to 5.059 bits, I(T;Y) 1 to 1.11 bits; 24 points saturated",
     ]
+
+
+def test_fields_of_a_base_come_last_and_only_where_they_hold_something():
+    """A distance of codes has no units, no settings and, here, no flags."""
+    text = repr(diagnostics.rajski_distance([0, 1, 1], [1, 0, 1]))
+    assert [line.split()[0] for line in text.splitlines()] == ["Rajski", "distance", "n_samples", "source"]
 
 
 def test_counts_and_curves_are_a_line_each(table):
