@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from infoplane.estimators._driver import Given, Method
-from infoplane.estimators._protocol import Blocks
+from infoplane.estimators._protocol import Blocks, Quantity
 from infoplane.estimators._settings import one_of, prepared, setting
+
+BELOW = 0.1
+"""Bits by which I(X;T) may be less than I(T;Y)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,33 @@ class NoisyMethod(Method):
         if found is None or found.std <= 0:
             return replace(self, network_std=None, network_kind=None, network_clean=None)
         return replace(self, network_std=found.std, network_kind=found.kind, network_clean=found.clean)
+
+    def estimate(
+        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
+    ) -> dict[str, Quantity]:
+        """As `Method.estimate`; I(X;T) is `unreliable` where it is less than I(T;Y) by more than 0.1 bit.
+
+        What T knows of Y it has from X, so that cannot be; where Y is another noisy layer it can.
+        """
+        return checked_by_labels(super().estimate(t, y, x=x, x_ids=x_ids))
+
+
+def checked_by_labels(found: dict[str, Quantity]) -> dict[str, Quantity]:
+    """The quantities of one call, with those flagged that data processing speaks against."""
+    of_x, of_y = found.get("I(X;T)"), found.get("I(T;Y)")
+    if of_x is None or of_y is None:
+        return found
+    less, lower = of_x.value < of_y.value - BELOW, found.get("I(T;Y) lower")
+    # Of two points either may be wrong; a lower bound above I(X;T) says which.
+    open_case = less if lower is None else less & (lower.value < of_x.value)
+    doubts = {"I(X;T)": less, "I(T;Y)": open_case}
+    points = ((name, name.split(" ")[0]) for name, q in found.items() if q.bound == "point")
+    return found | {name: _doubted(found[name], doubts[pair]) for name, pair in points if pair in doubts}
+
+
+def _doubted(q: Quantity, on: Tensor) -> Quantity:
+    """The quantity, `unreliable` where `on` (S,)."""
+    return replace(q, flags={**q.flags, "unreliable": q.flags["unreliable"] | on})
 
 
 def is_random(config: NoisyMethod) -> bool:

@@ -66,7 +66,9 @@ class FlowMatching(NoisyMethod):
     principal components (all that vary, up to 64, where rows fill them, else 1.25 times the dimension that rows lie on)
     and to canonical coordinates. With `base="gaussian"` networks add to the velocity of the Gaussian pair with these
     correlations, whose part of the integral is exact: nothing is to be learned where the pair is Gaussian. They see the
-    16 leading coordinates of each side; the others count as Gaussian.
+    16 leading coordinates of each side; the others count as Gaussian. Where one side has more, as a wide layer beside
+    few inputs, those lead that go with the other side, then those that follow products of its coordinates beyond
+    chance, and the rest is left out: noise in many coordinates would hide what there is to learn.
 
     `method="score"` takes another loss: networks remove noise from one side, with the other and without it, and the
     information is the integral over noise of what the other side takes off the error (MINDE-c). "I(T;Y) inside" is the
@@ -80,12 +82,13 @@ class FlowMatching(NoisyMethod):
     How it misleads: *the value is no bound*, and errs either way where networks are trained too little or too few rows
     say too little. Above 5 nats it reads too little of curved pairs, with few rows earlier. Components of small
     variance are left out whatever they tell (`variance kept` does not show it), and dependence beyond the 16 leading
-    canonical coordinates that is not linear is not seen. `low` and `high` are of the rows that are read and know
-    nothing of errors of training. Flags:
+    canonical coordinates that is not linear is not seen; in a wide layer beside few inputs, none that takes three of
+    them together. `low` and `high` are of the rows that are read and know nothing of errors of training. Flags:
 
     - `unreliable`: both directions differ by more than 0.25 bit and a tenth (of `score`: both forms), more steps would
       help, a network diverged or errs on its own rows less by a quarter, neither side has a density in its
-      coordinates, or one pair of coordinates comes near to what ranks can tell (log n - 1 nats of n training rows);
+      coordinates, one pair of coordinates comes near to what ranks can tell (log n - 1 nats of n training rows), or
+      I(X;T) is less than I(T;Y) by more than 0.1 bit: what T knows of Y it has from X;
     - `ties`: more than 5 % of the rows of a side repeat, or a side lies on a curve or surface in its coordinates (a
       circle in the plane): only the other side moves;
     - `few_samples`: fewer than 20 training rows for each dimension kept.
@@ -414,7 +417,7 @@ class _FoldCoordinates(NamedTuple):
 def _coordinates(block: _Block, other: _Block, fitted: Tensor) -> tuple[Tensor, ...]:
     """The fields of `_FoldCoordinates` for one snapshot and the rows that one fold is fitted to."""
     rows = fitted.to(other.marginal.columns.device)
-    c = Coordinates.of(block.marginal, other.marginal, rows, (block.kept, other.kept))
+    c = Coordinates.of(block.marginal, other.marginal, rows, (block.kept, other.kept), MOST_MOVED)
     nats, r = -0.5 * (1 - c.correlations.square()).log(), len(c.correlations)  # (r,) of each pair of coordinates
     seen = min(block.moved, other.moved)
     # Every row is a set of one row, (N, 1, r): only pairs that belong together are compared.

@@ -103,3 +103,22 @@ def test_the_ratio_is_that_of_the_densities():
             )
             apart = -0.5 * (u[i].square().sum() + v[j].square().sum()) - 2 * math.log(2 * math.pi)
             assert abs(float(joint - apart) - float(gaussian_log_ratio(u, v, rho)[i, j])) < 1e-9
+
+
+def test_of_a_wide_side_what_follows_products_comes_next_and_noise_is_left_out():
+    """Unit 0 goes with an input, unit 1 with the sign of a product, the others with nothing; all turned."""
+    g = torch.Generator().manual_seed(4)
+    x = torch.randn(2000, 3, generator=g, dtype=torch.float64)
+    clean = torch.stack([x[:, 0], (x[:, 1] * x[:, 2]).sign()], 1)
+    t = torch.cat([clean, torch.zeros(2000, 18, dtype=torch.float64)], 1)
+    t = t + 0.3 * torch.randn(t.shape, generator=g, dtype=torch.float64)
+    t = t @ torch.linalg.qr(torch.randn(20, 20, generator=g, dtype=torch.float64))[0]
+    fitted, sides = torch.arange(1500), (Marginal.of(t, 0), Marginal.of(x, 1))
+    for flip in (False, True):
+        found = Coordinates.of(*(sides[::-1] if flip else sides), fitted, (64, 64), seen=16)
+        wide, few = (found.v, found.u) if flip else (found.u, found.v)
+        assert (wide.shape, few.shape) == ((2000, 20), (2000, 3))
+        assert abs(float(torch.corrcoef(torch.stack([wide[1500:, 3], clean[1500:, 1]]))[0, 1])) > 0.8
+        assert bool((wide[:, 4:] == 0).all())
+    all_kept = Coordinates.of(*sides, fitted, (64, 64), seen=20)
+    assert not bool((all_kept.u == 0).any())
