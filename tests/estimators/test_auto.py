@@ -115,6 +115,18 @@ def test_full_effort_is_the_defaults_of_the_branches():
         assert found == dataclasses.replace(want, **same)
 
 
+def test_classes_of_few_units_are_the_mean_over_several_numbers_of_neighbours():
+    t, y, _ = CHOICES["two units"]
+    t = torch.stack([t[:200], t[:200].flip(0), torch.zeros_like(t[:200])])
+    found = Auto(branch="knn").estimate(t, y[:200])["I(T;Y)"]
+    each = [parse(f"knn:n_neighbors={k}").estimate(t, y[:200])["I(T;Y)"] for k in (2, 3, 4, 5)]
+    torch.testing.assert_close(found.value, torch.stack([q.value for q in each]).mean(0), rtol=0, atol=1e-12)
+    assert not torch.equal(each[0].value, each[3].value)
+    assert {name: flag.tolist() for name, flag in found.flags.items()} == {
+        name: flag.tolist() for name, flag in each[1].flags.items()
+    }
+
+
 TWO, FOUR = A1[:300].expand(-1, 3), A3[:300]  # with one target: two dimensions together, and four
 NAN = torch.full_like(FOUR, torch.nan)
 RUNS = {
