@@ -33,7 +33,7 @@ class NoisyMethod(Method):
 
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
         """Take over the noise that the network adds to the layer; no value is read."""
-        found = blocks.noise
+        found = getattr(blocks, "noise", None)
         if found is None or found.std <= 0:
             return replace(self, network_std=None, network_kind=None, network_clean=None)
         return replace(self, network_std=found.std, network_kind=found.kind, network_clean=found.clean)

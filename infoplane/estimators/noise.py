@@ -201,7 +201,7 @@ class SamplePropagation(Method):
         `blocks.passes`, where given, is the number of further noisy passes that the recorder took of some inputs.
         """
         passes = getattr(blocks, "passes", 0) or None
-        noise = blocks.noise
+        noise = getattr(blocks, "noise", None)
         if noise is not None and noise.std > 0:
             if not noise.clean:
                 raise ValueError(

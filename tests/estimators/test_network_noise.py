@@ -60,3 +60,10 @@ def test_a_product_of_three_inputs_is_missed_aloud():
     assert abs(float(found["I(T;Y)"].value) - 0.913) < 0.1
     assert float(found["I(X;T)"].value) < float(found["I(T;Y)"].value) - 0.1
     assert bool(found["I(X;T)"].flags["unreliable"])
+
+
+@pytest.mark.parametrize("name", ["auto", "compressed", "critic", "flow", "noise"])
+def test_a_list_of_snapshots_is_a_run_without_noise(name):
+    t = torch.randn(1, 60, 3, generator=torch.Generator().manual_seed(0))
+    prepared = parse(name).prepare([t], torch.arange(60) % 2)
+    assert getattr(prepared, "network_std", None) is None
