@@ -77,7 +77,7 @@ def short_trainings(monkeypatch):
     from infoplane.estimators import _network_probe, auto
 
     monkeypatch.setattr(_network_probe, "PLAN", replace(_network_probe.PLAN, steps=100))
-    monkeypatch.setattr(auto, "LOW", {**auto.LOW, "flow": {"steps": 25, "folds": 2}})
+    monkeypatch.setattr(auto, "LOW", {**auto.LOW, "flow": {"steps": 50, "folds": 2}})
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def layer(kind, snapshots, samples, units, dtype=torch.float32):
     return t, y if kind == "discrete" else x.double().sum(1), x
 
 
-QUICK = {"auto": "auto:effort=low", "critic": "critic:steps=25,hidden=8", "flow": "flow:steps=25,folds=2"}
+QUICK = {"auto": "auto:effort=low", "critic": "critic:steps=25,hidden=8", "flow": "flow:steps=50,folds=2"}
 """Methods that train with fewer steps."""
 
 
@@ -217,7 +217,7 @@ MORE = {
 
 
 # Every step of a training holds what the first holds: the networks themselves are of full size.
-FEW_STEPS = {"auto": "auto:effort=low", "critic": "critic:steps=25", "flow": "flow:steps=25"}
+FEW_STEPS = {"auto": "auto:effort=low", "critic": "critic:steps=25", "flow": "flow:steps=50"}
 
 
 @pytest.mark.slow

@@ -171,7 +171,7 @@ def test_every_estimator_can_be_wrapped(name):
     t = torch.softmax(t, dim=2) if name == "softmax" else t
     x = torch.randn(80, 3, generator=torch.Generator().manual_seed(1))
     y = y if "discrete" in get(name).targets else x.double().sum(1)
-    small = {"auto": "auto:effort=low", "flow": "flow:steps=25,folds=2", "critic": "critic:steps=25,hidden=8"}
+    small = {"auto": "auto:effort=low", "flow": "flow:steps=50,folds=2", "critic": "critic:steps=25,hidden=8"}
     inner = parse(small.get(name, name))
     inner = inner.prepare(Blocks(t), y, x) if hasattr(inner, "prepare") else inner
     plain = inner.estimate(t, y, x=x)
