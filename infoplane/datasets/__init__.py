@@ -72,9 +72,8 @@ class Data(NamedTuple):
 def icosahedron() -> npt.NDArray[np.float64]:
     """The 12 unit vertices on which the 12 inputs of `twelve_bit` sit, (12, 3), in the order of the columns."""
     phi = (1.0 + 5.0**0.5) / 2.0
-    vertices = []
-    for a, b in itertools.product((1.0, -1.0), (phi, -phi)):
-        vertices += [(0.0, a, b), (a, b, 0.0), (b, 0.0, a)]
+    pairs = itertools.product((1.0, -1.0), (phi, -phi))
+    vertices = [vertex for a, b in pairs for vertex in ((0.0, a, b), (a, b, 0.0), (b, 0.0, a))]
     points = np.asarray(vertices)[list(_VERTEX_OF_BIT)]
     return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,13 +92,9 @@ def gaussian_classes(
     _require(bool((sigma > 0).all()), f"stds must be positive, got {sigma.tolist()}")
     p, rng, y = _classes(weights, classes, samples, seed)
     t = mu[y] + sigma[y, None] * rng.standard_normal((samples, dims))
-
-    def density(points: Array) -> Array:
-        square = ((points[:, None] - mu) ** 2).sum(2)
-        return np.asarray(np.exp(-0.5 * square / sigma**2) / (math.sqrt(2.0 * math.pi) * sigma) ** dims)
-
     reach = 9.0 * sigma[:, None]
     step = float(sigma.min()) / (40.0 if dims == 1 else 6.0)
+    density = partial(_gaussians, means=mu, stds=sigma)
     bits = _class_information(density, p, (mu - reach).min(0), (mu + reach).max(0), step)
     return Known(_turn(t, units, rng), y, bits)
 
@@ -162,12 +159,9 @@ def zero_inflated(
     p, rng, y = _classes(weights, len(mu), samples, seed)
     t = rng.standard_normal((samples, units))
     t[:, 0] += mu[y]
-    at_zero = np.array([0.5 * math.erfc(m / math.sqrt(2.0)) for m in mu])
+    at_zero = np.array([0.5 * math.erfc(m / math.sqrt(2.0)) for m in mu])  # P(T = 0 | y) = Phi(-m)
     atom = _sum_log_ratio(at_zero[None], p)
-
-    def density(points: Array) -> Array:
-        return np.asarray(np.exp(-0.5 * (points - mu) ** 2) / math.sqrt(2.0 * math.pi))
-
+    density = partial(_gaussians, means=mu[:, None], stds=np.ones(len(mu)))
     above = _class_information(density, p, np.array([0.0]), np.array([max(float(mu.max()), 0.0) + 9.0]), 1e-3)
     return Known(np.maximum(t, 0.0), y, atom + above)
 
@@ -259,12 +253,16 @@ def _classes(
 ) -> tuple[Array, np.random.Generator, npt.NDArray[np.int64]]:
     """Probabilities of the classes, the generator of the problem, and the class of each sample drawn from it."""
     p = np.full(classes, 1.0 / classes) if weights is None else np.asarray(weights, np.float64)
-    _require(
-        p.shape == (classes,) and bool((p > 0).all()) and abs(float(p.sum()) - 1.0) < 1e-9,
-        f"weights must be {classes} positive numbers that sum to 1, got {p.tolist()}",
-    )
+    valid = p.shape == (classes,) and bool((p > 0).all()) and abs(float(p.sum()) - 1.0) < 1e-9
+    _require(valid, f"weights must be {classes} positive numbers that sum to 1, got {p.tolist()}")
     rng = np.random.default_rng(seed)
     return p, rng, rng.choice(classes, samples, p=p)
+
+
+def _gaussians(points: Array, means: Array, stds: Array) -> Array:
+    """The densities (n, K) of isotropic Gaussians with means (K, dims) and stds (K,) at points (n, dims)."""
+    square = ((points[:, None] - means) ** 2).sum(2)  # (n, K)
+    return np.asarray(np.exp(-0.5 * square / stds**2) / (math.sqrt(2.0 * math.pi) * stds) ** means.shape[1])
 
 
 def _class_information(density: Callable[[Array], Array], p: Array, low: Array, high: Array, step: float) -> float:

@@ -40,16 +40,6 @@ class Checkpoint:
         """The numbers that do not count training."""
         return {name: value for name, value in self.numbers.items() if name not in _COUNTERS}
 
-    @property
-    def epoch(self) -> float | None:
-        return self.numbers.get("epoch")
-
-    @property
-    def step(self) -> int | None:
-        """The step that stands in the checkpoint itself."""
-        stated = next((self.numbers[name] for name in _COUNTERS if name in self.numbers), None)
-        return None if stated is None else whole_step(stated)
-
 
 # Reading
 
@@ -195,7 +185,9 @@ def steps_of(paths: Sequence[Path], steps: Sequence[Any] | None, key: str | None
 def _stated(path: Path, key: str | None) -> int | Exception | None:
     """The step that stands in a checkpoint, or why it cannot be read."""
     try:
-        return read_checkpoint(path, key).step
+        numbers = read_checkpoint(path, key).numbers
+        stated = next((numbers[name] for name in _COUNTERS if name in numbers), None)
+        return None if stated is None else whole_step(stated)
     except (ValueError, TypeError, OSError) as error:
         return error
 

@@ -17,7 +17,7 @@ from infoplane.hooks.metrics import GradientMoments
 from infoplane.hooks.probe import ProbeSet, as_probe_set
 from infoplane.hooks.reduce import Reduction, as_reduction
 from infoplane.hooks.schedule import Schedule
-from infoplane.hooks.select import Layers
+from infoplane.hooks.select import Layers, as_table
 
 Reduce = Reduction | str | Callable[[Tensor], Tensor]
 
@@ -103,9 +103,7 @@ class Settings:
     @functools.cached_property
     def reductions(self) -> Mapping[str, Reduction]:
         """The reductions that were asked for, by pattern of layer names; "*" is for all others."""
-        if self.reduce is None:
-            return {}
-        table = self.reduce if isinstance(self.reduce, Mapping) else {"*": self.reduce}
+        table: Mapping[str, Reduce] = as_table(self.reduce)
         return {pattern: as_reduction(r) for pattern, r in table.items()}
 
     @functools.cached_property
@@ -122,9 +120,7 @@ class Settings:
     @property
     def batch_dims(self) -> Mapping[str, int]:
         """Axes of the samples by pattern of layer names, where they were given."""
-        if self.batch_dim is None:
-            return {}
-        return self.batch_dim if isinstance(self.batch_dim, Mapping) else {"*": self.batch_dim}
+        return as_table(self.batch_dim)
 
     @property
     def keeps_norms(self) -> bool:

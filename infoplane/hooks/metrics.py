@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from infoplane.core.errors import closest
 from infoplane.hooks._pass.calls import Installed
-from infoplane.hooks.select import by_pattern, check_patterns, named_modules, unwrap
+from infoplane.hooks.select import as_table, by_pattern, check_patterns, named_modules, unwrap
 
 LayerMetrics = dict[tuple[str, str], Tensor]
 
@@ -274,7 +274,7 @@ class Parameters:
                 self.by_module[name or "@out"] = own
             left.difference_update(own)
         self.members = members
-        self.dims = dim if isinstance(dim, Mapping) else {"*": dim}
+        self.dims = as_table(dim)
         check_patterns("parameter_dim", self.dims, list(self.by_name), "parameter of the model")
 
     def sum(self, parameter: Tensor, values: Tensor) -> Tensor:

@@ -403,10 +403,8 @@ def concatenated(names: Sequence[str], parts: Sequence[Inputs]) -> Inputs:
                 f"inputs of probe parts {names[0]!r} and {name!r} differ in names, shape or dtype: "
                 f"{[tuple(t.shape) for t in head.tensors]} and {[tuple(t.shape) for t in part.tensors]}"
             )
-    return Inputs(
-        tuple(torch.cat(column) for column in zip(*(p.args for p in parts), strict=True)),
-        {k: torch.cat([p.kwargs[k] for p in parts]) for k in head.kwargs},
-    )
+    args = tuple(torch.cat(column) for column in zip(*(p.args for p in parts), strict=True))
+    return Inputs(args, {k: torch.cat([p.kwargs[k] for p in parts]) for k in head.kwargs})
 
 
 def equal_input_ids(inputs: Inputs) -> npt.NDArray[np.int64]:

@@ -142,7 +142,7 @@ def replay(
                 continue
             if not recorded:
                 stack.enter_context(recorder)
-            recorder.snapshot(step, epoch=found.epoch, metrics=found.metrics, force=True)
+            recorder.snapshot(step, epoch=found.numbers.get("epoch"), metrics=found.metrics, force=True)
             recorded.append(step)
         kept = tuple(step for step in there if not recorded or step < recorded[0])
         if not recorded and not kept:

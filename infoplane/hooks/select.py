@@ -132,6 +132,11 @@ def _resolve_string(spec: str, modules: Mapping[str, Named], model_name: str) ->
     return [Target(n, site, call, path, exact=False) for n in ordered]
 
 
+def as_table(value: T | Mapping[str, T] | None) -> Mapping[str, T]:
+    """A value for each pattern of names; one that was given alone is for all of them, "*"."""
+    return {} if value is None else value if isinstance(value, Mapping) else {"*": value}
+
+
 def by_pattern(table: Mapping[str, T], names: Sequence[str], default: D) -> T | D:
     """The entry whose pattern is one of the names itself, else the first glob that fits; "*" is for all others."""
     for name in names:

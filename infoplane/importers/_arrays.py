@@ -108,17 +108,11 @@ def from_arrays(
     layers = _layers(taken, roles or {}, samples)
     doubt_positions(probe, layers)  # raises where none has as many
     numbers = _metrics(metrics or {}, taken)
-    snapshots = [
-        Snapshot(
-            step=step,
-            epoch=float(step),
-            time=time.time(),
-            layers=layers,
-            arrays={layer.key: _stored(arrays[layer.key]) for layer in layers},
-            metrics=numbers.get(step, {}),
-        )
-        for step, arrays in taken.items()
-    ]
+    snapshots = []
+    for step, own in taken.items():
+        arrays, said = {layer.key: _stored(own[layer.key]) for layer in layers}, numbers.get(step, {})
+        now, epoch = time.time(), float(step)
+        snapshots.append(Snapshot(step=step, epoch=epoch, time=now, layers=layers, arrays=arrays, metrics=said))
     check_run(probe, snapshots)
     _check_free(Path(run), overwrite)
     settings = {

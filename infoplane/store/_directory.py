@@ -300,13 +300,10 @@ def _rebuild_manifest(store: ActivationStore, rank: int) -> None:
 
 def _line(path: Path, shard: Shard) -> bytes:
     """The manifest's line about a shard, made from the file itself."""
-    name, steps = str(shard.name), tuple(shard.step.tolist())
+    name, rank, session, steps = str(shard.name), shard.name.rank, shard.name.session, tuple(shard.step.tolist())
     with files.opened(path / SHARDS_DIR / name) as fd:
         size, found = files.file_digest(fd)
-    entry = ManifestEntry(
-        name=name, size=size, xxh3_128=found, rank=shard.name.rank, session=shard.name.session, steps=steps
-    )
-    return entry.line()
+    return ManifestEntry(name=name, size=size, xxh3_128=found, rank=rank, session=session, steps=steps).line()
 
 
 def _sweep(path: Path, rank: int) -> None:

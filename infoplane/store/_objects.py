@@ -91,10 +91,6 @@ class Fields:
             raise StoreError(f"{self.what}: {name} {' or '.join(map(str, allowed))} expected, got {found}")
         return found
 
-    @property
-    def left(self) -> int:
-        return len(self.data) - self.at
-
 
 class MetadataBlocks:
     """The blocks of one file. Each is read once, lies within the file, and all together are bounded."""
@@ -214,7 +210,7 @@ def read_header(blocks: MetadataBlocks, address: int, what: str) -> Header:
 def _messages(chunk: bytes, what: str, *, tracked: bool) -> Iterator[tuple[int, bytes]]:
     """(kind, content) of the messages of one chunk. Fewer bytes than the head of a message at its end are a gap."""
     fields = Fields(chunk, what)
-    while fields.left >= (6 if tracked else 4):
+    while len(chunk) - fields.at >= (6 if tracked else 4):
         kind, size, flags = fields.number(1), fields.number(2), fields.number(1)
         fields.take(2 if tracked else 0)  # the order of creation, of messages that have one
         if kind not in _KNOWN:

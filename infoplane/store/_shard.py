@@ -107,11 +107,11 @@ class Frame:
             return [self]
         samples = ranges_size(self.rows)
         n = limit * samples // self.nbytes
-        parts = [
-            replace(self, rows=cut_ranges(self.rows, a, a + n), metrics={}, begin=a, end=a + n)
+        # The first part has the metrics.
+        return [
+            replace(self, rows=cut_ranges(self.rows, a, a + n), metrics={} if a else self.metrics, begin=a, end=a + n)
             for a in range(0, samples, n)
         ]
-        return [replace(parts[0], metrics=self.metrics), *parts[1:]]
 
 
 def _check_step(step: int, last_step: int | None) -> None:
@@ -188,14 +188,10 @@ def encode_shard(meta: ShardMeta, frames: Sequence[Frame]) -> Iterator[memoryvie
         "digests": np.frombuffer(digests, np.uint8).reshape(count, len(layers), 16),
         "nonfinite": np.array([frame.nonfinite for frame in frames], np.int64).reshape(count, len(layers)),
     }
-    acts = {
-        act_name(i): (
-            file_type(layer.dtype),
-            (count, ranges_size(frames[0].rows), *layer.unit_shape),
-            [frame.arrays[i].reshape(-1).view("u1") for frame in frames],
-        )
-        for i, layer in enumerate(layers)
-    }
+    acts, rows = {}, ranges_size(frames[0].rows)
+    for i, layer in enumerate(layers):
+        buffers: list[Any] = [frame.arrays[i].reshape(-1).view("u1") for frame in frames]
+        acts[act_name(i)] = (file_type(layer.dtype), (count, rows, *layer.unit_shape), buffers)
     return _encode(index, acts)
 
 
@@ -316,14 +312,9 @@ def _load_meta(text: bytes, name: str) -> dict[str, Any]:
 def probe_digest(probe: Probe, inputs_digest: str | None) -> str:
     """XXH3-128 over ids, labels, parts, names and the digest of the inputs: one value for one probe."""
     arrays = _probe_arrays(probe)
-    head = canonical_json(
-        {
-            "inputs": inputs_digest,
-            "labels": [arrays["labels"].dtype.str.lstrip("<|"), list(arrays["labels"].shape)],
-            "label_names": list(probe.label_names),
-            "part_names": list(probe.part_names),
-        }
-    )
+    labels = [arrays["labels"].dtype.str.lstrip("<|"), list(arrays["labels"].shape)]
+    names = {"label_names": list(probe.label_names), "part_names": list(probe.part_names)}
+    head = canonical_json({"inputs": inputs_digest, "labels": labels, **names})
     return digest(head, *(arrays[name].tobytes() for name in PROBE_INDEX[1:])).hex()
 
 
@@ -374,14 +365,9 @@ def check_probe(probe: Probe) -> None:
 
 def encode_probe(probe: Probe, run_id: str) -> Iterator[memoryview]:
     """The bytes of probe.h5. Inputs above MAX_INPUT_BYTES, or of another type, leave only their digest."""
-    meta = {
-        "kind": "probe",
-        "format_version": version_of(probe),
-        "run_id": run_id,
-        "part_names": list(probe.part_names),
-        "label_names": list(probe.label_names),
-        "inputs_digest": inputs_digest(probe),
-    }
+    meta: dict[str, Any] = {"kind": "probe", "format_version": version_of(probe), "run_id": run_id}
+    meta |= {"part_names": list(probe.part_names), "label_names": list(probe.label_names)}
+    meta["inputs_digest"] = inputs_digest(probe)
     if probe.input_shapes:
         # Beside the digests, which are those of runs without it: such a run can be resumed.
         meta["input_shapes"] = [list(shape) for shape in probe.input_shapes]

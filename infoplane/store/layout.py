@@ -62,12 +62,7 @@ ARRAY_DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 # Narrow floats: a value is NaN or infinite when (bits & mask) == mask.
-NONFINITE_MASKS: dict[str, int] = {
-    "float16": 0x7C00,
-    "bfloat16": 0x7F80,
-    "float8_e5m2": 0x7C,
-    "float8_e4m3fn": 0x7F,
-}
+NONFINITE_MASKS: dict[str, int] = {"float16": 0x7C00, "bfloat16": 0x7F80, "float8_e5m2": 0x7C, "float8_e4m3fn": 0x7F}
 
 
 def file_type(dtype: str) -> str:

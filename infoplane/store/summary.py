@@ -36,6 +36,11 @@ class RunSummary:
         target = f"{probe['classes']} classes" if probe["classes"] is not None else "continuous targets"
         if "positions" in probe:
             target += ", " + position_words(probe["positions"], probe["samples"], probe["unlabelled"])
+        rows = [("layer", "role", "module", "shape", "stored", "bytes", "snapshots", "non-finite")]
+        for la in d["layers"]:
+            shape, stored = "x".join(map(str, la["unit_shape"])) or "1", f"{la['dtype']}, {la['reduction']}"
+            counts = f"{la['bytes']:,}", str(la["snapshots"]), str(la["nonfinite_steps"] or "-")
+            rows.append((la["key"], la["role"], la["module_type"], shape, stored, *counts))
         lines = [
             f"run {printable(called)} in {printable(d['path'])}",
             f"model    {printable(str(d['settings'].get('model', 'unknown')))}",
@@ -45,24 +50,7 @@ class RunSummary:
             f"sessions {d['sessions']}",
             f"metrics  {', '.join(printable(m) for m in d['metrics']) or 'none'}",
             "",
-            *aligned(
-                [
-                    ("layer", "role", "module", "shape", "stored", "bytes", "snapshots", "non-finite"),
-                    *(
-                        (
-                            printable(la["key"]),
-                            la["role"],
-                            printable(la["module_type"]),
-                            "x".join(map(str, la["unit_shape"])) or "1",
-                            f"{la['dtype']}, {printable(la['reduction'])}",
-                            f"{la['bytes']:,}",
-                            str(la["snapshots"]),
-                            str(la["nonfinite_steps"] or "-"),
-                        )
-                        for la in d["layers"]
-                    ),
-                ]
-            ),
+            *aligned(rows),
         ]
         if d["problems"]:
             lines += ["", f"{len(d['problems'])} problems", *(f"  {printable(p)}" for p in d["problems"])]

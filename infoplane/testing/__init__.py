@@ -102,10 +102,8 @@ def _require_declaration(cls: type[Any]) -> None:
     for member in ("name", "targets", "guarantees", "bytes_per_snapshot", "estimate"):
         require(hasattr(cls, member), f"{cls.__name__} lacks {member!r}")
     require(isinstance(cls.name, str) and bool(cls.name), f"name must be a string, got {cls.name!r}")
-    require(
-        bool(cls.targets) and set(cls.targets) <= {"discrete", "continuous"},
-        f"targets must be out of 'discrete', 'continuous', got {sorted(cls.targets)}",
-    )
+    known = bool(cls.targets) and set(cls.targets) <= {"discrete", "continuous"}
+    require(known, f"targets must be out of 'discrete', 'continuous', got {sorted(cls.targets)}")
     unknown = sorted(set(cls.guarantees) - ALL_GUARANTEES)
     require(not unknown, f"guarantees {unknown} are unknown; known: {sorted(ALL_GUARANTEES)}")
 
@@ -128,10 +126,8 @@ def _check_config(s: Subject) -> None:
     settings = json.loads(config_json(first))
     settings.pop("prepared", None)
     again = build(s.cls, settings)
-    require(
-        config_json(again) == config_json(s.make()),
-        f"settings read back from JSON differ: {config_json(again)} against {config_json(s.make())}",
-    )
+    read, own = config_json(again), config_json(s.make())
+    require(read == own, f"settings read back from JSON differ: {read} against {own}")
     found = ready(again, s.t, s.y, s.x)
     require(config_json(found) == config_json(first), "prepare found something else the second time")
     copy = pickle.loads(pickle.dumps(first))
@@ -168,11 +164,9 @@ def _check_quantities(s: Subject) -> None:
             if value is None and part != "value":
                 continue
             shapes = {(SNAPSHOTS,), ()} if part == "ceiling" else {(SNAPSHOTS,)}
-            require(
-                isinstance(value, Tensor) and value.dtype == torch.float64 and tuple(value.shape) in shapes,
-                f"{name} {part} must be a float64 tensor ({SNAPSHOTS},), got "
-                f"{getattr(value, 'dtype', type(value))} {tuple(getattr(value, 'shape', ()))}",
-            )
+            fits = isinstance(value, Tensor) and value.dtype == torch.float64 and tuple(value.shape) in shapes
+            got = f"{getattr(value, 'dtype', type(value))} {tuple(getattr(value, 'shape', ()))}"
+            require(fits, f"{name} {part} must be a float64 tensor ({SNAPSHOTS},), got {got}")
             require(value.device == s.t.device, f"{name} {part} must be on the device of t, got {value.device}")
         require(bool(torch.isfinite(q.value).all()), f"{name} must be finite here, got {q.value.tolist()}")
         if q.low is not None and q.high is not None:
@@ -183,10 +177,8 @@ def _check_quantities(s: Subject) -> None:
             require(q.unit == BIT, f"{name} is Shannon information and must be in bits, got {q.unit!r}")
         for flag, mask in q.flags.items():
             require(flag in FLAGS, f"{name} has the unknown flag {flag!r}; known: {', '.join(FLAGS)}")
-            require(
-                isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) == (SNAPSHOTS,),
-                f"{name} flag {flag} must be a bool tensor ({SNAPSHOTS},)",
-            )
+            fits = isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) == (SNAPSHOTS,)
+            require(fits, f"{name} flag {flag} must be a bool tensor ({SNAPSHOTS},)")
 
 
 def _check_repeatable(s: Subject) -> None:

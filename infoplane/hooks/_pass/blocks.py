@@ -24,15 +24,9 @@ ACTIVATIONS: tuple[type[nn.Module], ...] = tuple(
 )
 
 # Where a module says how many channels it gives, and at which axis of its output they are.
-_WIDTHS = {
-    "out_channels": 1,
-    "num_channels": 1,
-    "num_features": 1,
-    "out_features": -1,
-    "normalized_shape": -1,
-    "embedding_dim": -1,
-    "nf": -1,  # the linear map of GPT-2 in the transformers library
-}
+_WIDTHS = dict.fromkeys(("out_channels", "num_channels", "num_features"), 1)
+# nf is the width of GPT-2's linear map in the transformers library.
+_WIDTHS |= dict.fromkeys(("out_features", "normalized_shape", "embedding_dim", "nf"), -1)
 
 
 @dataclass(frozen=True)
@@ -42,11 +36,6 @@ class Choice:
     by: str
     calls: Sequence[ModuleCall]
     words: str = ""
-
-    @property
-    def pools(self) -> bool:
-        """Whether maps and sequences are stored as means where the user has not said otherwise."""
-        return self.by != "leaves"
 
 
 def choose_calls(seen: Observation, *, blocks: bool, depth: int | None) -> Choice:

@@ -340,13 +340,10 @@ class Slot:
         noise = None if noise is None else replace(noise, clean=self.clean)
         if self.unreduced is not None and noise == capture.layer.noise:
             return capture.layer
+        shape = tuple(self.buffer.shape[self.current.leads + 1 :])
+        dtype, label = str(self.buffer.dtype).removeprefix("torch."), capture.reduction.label(self.raw_shape)
         return replace(
-            capture.layer,
-            unit_shape=tuple(self.buffer.shape[self.current.leads + 1 :]),
-            raw_shape=self.raw_shape,
-            dtype=str(self.buffer.dtype).removeprefix("torch."),
-            reduction=capture.reduction.label(self.raw_shape),
-            noise=noise,
+            capture.layer, unit_shape=shape, raw_shape=self.raw_shape, dtype=dtype, reduction=label, noise=noise
         )
 
 

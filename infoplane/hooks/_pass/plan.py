@@ -183,15 +183,8 @@ class Planner:
         )
         batch_dim = by_pattern(self.settings.batch_dims, [key, named.name], None)
         shape = self._check_rows(key, tensor, batch_dim or 0)
-        return tensor.shape, Capture(
-            layer=layer,
-            named=named,
-            op=target.op,
-            reduction=self._reduction(target, key, calls[index], shape),
-            runs=len(calls),
-            batch_dim=batch_dim,
-            dtype=self.settings.dtype,
-        )
+        reduction = self._reduction(target, key, calls[index], shape)
+        return tensor.shape, Capture(layer, named, reduction, target.op, len(calls), batch_dim, self.settings.dtype)
 
     def _reduction(self, target: Target, key: str, call: ModuleCall, shape: Sequence[int]) -> Reduction:
         """The reduction of a layer whose shape, rows first, is given."""
@@ -203,7 +196,8 @@ class Planner:
             return Flatten() if misfit and given is table.get("*") else given
         if self.kept is not None:
             return Flatten() if self.kept.get(key) == "flatten" else pooled
-        return pooled if self.targets is None and self.choice.pools else Flatten()
+        # Maps and sequences of blocks are stored as means where the user has not said otherwise, those of leaves whole.
+        return pooled if self.targets is None and self.choice.by != "leaves" else Flatten()
 
     def _tensor(self, target: Target, index: int, calls: list[ModuleCall]) -> tuple[str, str, TensorInfo]:
         """The layer's key, and the tensor to record among those of one call, by its path."""

@@ -60,9 +60,8 @@ class Prober:
         self.skipped: Mapping[str, str] = {}
         self.chain: bool | list[str] = False
         self.state = ""  # the warning that the forward pass keeps state, where it was said
-        self._surroundings = Surroundings(
-            self.model, autocast=settings.autocast, evaluation=settings.mode == "eval", swaps=self.stacked
-        )
+        evaluation, autocast = settings.mode == "eval", settings.autocast
+        self._surroundings = Surroundings(self.model, autocast=autocast, evaluation=evaluation, swaps=self.stacked)
         settings.reductions  # noqa: B018 - an unknown one is refused here
 
     @property
@@ -96,7 +95,9 @@ class Prober:
         if not self.choice.words:
             return ""
         pooled = any(layer.reduction.startswith("mean") for layer in self.layers)
-        means = "; maps and sequences as means, since reduce= says nothing" if pooled and self.choice.pools else ""
+        means = (
+            "; maps and sequences as means, since reduce= says nothing" if pooled and self.choice.by != "leaves" else ""
+        )
         return f"layers: {self.choice.words}{means}; layers=, depth= for others"
 
     @property
