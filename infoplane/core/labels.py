@@ -141,9 +141,8 @@ def _targets(targets: npt.NDArray[Any]) -> npt.NDArray[Any]:
     targets = np.ascontiguousarray(targets, dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(targets).reshape(len(targets), -1).all(1))
     if len(bad):
-        raise ValueError(
-            f"labels must be finite, got {targets[bad[0]].tolist()} at sample {bad[0]}; leave these {len(bad)} out"
-        )
+        got = targets[bad[0]].tolist()
+        raise ValueError(f"labels must be finite, got {got} at sample {bad[0]}; leave these {len(bad)} out")
     return targets
 
 

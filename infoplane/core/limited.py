@@ -49,6 +49,10 @@ class Limits:
     wall_seconds: float = 120.0
     file_bytes: int | None = None
 
+    def longer(self, seconds: float) -> Limits:
+        """The same limits with more time."""
+        return replace(self, cpu_seconds=self.cpu_seconds + seconds, wall_seconds=self.wall_seconds + seconds)
+
 
 def run_again(arguments: Sequence[str], limits: Limits, what: str) -> int:
     """`infoplane ARGUMENTS` in a limited child that shares this terminal; its exit status.

@@ -69,10 +69,9 @@ class CollectionRecorder(Recorder):
         parameter_dim: int | Mapping[str, int] | None = None,
         **options: Any,
     ) -> None:
-        refused = {"sinks", "shard_probe", "number"} & set(options)
-        if refused:
+        if refused := sorted({"sinks", "shard_probe", "number"} & set(options)):
             raise TypeError(
-                f"a collection takes no {sorted(refused)[0]!r}; sinks are given by member_sinks, directories by runs"
+                f"a collection takes no {refused[0]!r}; sinks are given by member_sinks, directories by runs"
             )
         if (state is None) == (member_dim is None):
             raise ValueError("pass either state=(parameters, buffers) or member_dim= with members=")
@@ -111,8 +110,7 @@ def _paths(runs: Sequence[str | Path] | str | Path | None, count: int) -> list[P
         paths = [Path(str(runs).format(member=i)) for i in range(count)]
     else:
         paths = [Path(run) for run in runs]
-    if len(paths) != count or len(set(paths)) != count:
-        raise ValueError(
-            f"{count} members need {count} different runs, got {len(set(paths))}; use a name with {{member}}"
-        )
+    different = len(set(paths))
+    if len(paths) != count or different != count:
+        raise ValueError(f"{count} members need {count} different runs, got {different}; use a name with {{member}}")
     return list(paths)

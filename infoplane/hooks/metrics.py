@@ -295,8 +295,7 @@ class Parameters:
 
     def _dim(self, parameter: Tensor) -> int:
         """The axis of the members in a parameter."""
-        found: int = by_pattern(self.dims, [self.names[parameter]], 0)
-        return found
+        return by_pattern(self.dims, [self.names[parameter]], 0)
 
 
 class WeightDistance:
@@ -335,11 +334,9 @@ def _at_start(name: str, parameter: nn.Parameter, start: Mapping[str, Tensor] | 
     if start is None:
         return parameter.detach().clone()
     if name not in start:
-        raise ValueError(
-            f"weight_distance has no start of parameter {name!r}; closest: {', '.join(closest(name, start))}"
-        )
-    if start[name].shape != parameter.shape:
-        raise ValueError(
-            f"weight_distance has {name!r} of shape {tuple(start[name].shape)}, the model {tuple(parameter.shape)}"
-        )
+        near = ", ".join(closest(name, start))
+        raise ValueError(f"weight_distance has no start of parameter {name!r}; closest: {near}")
+    shape, own = tuple(start[name].shape), tuple(parameter.shape)
+    if shape != own:
+        raise ValueError(f"weight_distance has {name!r} of shape {shape}, the model {own}")
     return start[name].detach().clone()

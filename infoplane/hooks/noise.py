@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from infoplane.core.records import Noise
 from infoplane.hooks._pass.calls import Installed, choose, tensors_in, type_name
-from infoplane.hooks.select import Layers, OpTarget, Target, named_modules, select, unwrap
+from infoplane.hooks.select import Layers, OpTarget, named_modules, select, unwrap
 
 Kind = Literal["additive", "multiplicative"]
 
@@ -62,15 +62,15 @@ class NoiseInjection(Installed):
         if kind not in ("additive", "multiplicative"):
             raise ValueError(f"kind must be 'additive' or 'multiplicative', got {kind!r}")
         inner = unwrap(model)
-        targets = select(layers, named_modules(inner), type(inner).__name__)
-        for target in targets:
+        places = []
+        for target in select(layers, named_modules(inner), type(inner).__name__):
             if isinstance(target, OpTarget):
                 raise ValueError(f"noise goes on modules, not on functions like {target.pattern!r}")
             if target.site != "out" or target.call is not None or target.path:
                 raise ValueError(f"noise goes on a module's whole output, not on one place of {target.named.name!r}")
             if noise_of(target.named.module) is not None:
                 raise ValueError(f"layer {target.named.name!r} has noise already; remove() it first")
-        places = [target.named for target in targets if isinstance(target, Target)]
+            places.append(target.named)
         self.layers = tuple(named.name for named in places)
         self.noise = Noise(std=float(std), kind=kind)
         for named in places:

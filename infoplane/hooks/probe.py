@@ -250,9 +250,8 @@ def _collected(loader: DataLoader[Any]) -> tuple[Inputs, npt.NDArray[Any]]:
     """All batches (x, y) of a loader, in order; ValueError where it shuffles or drops samples."""
     # A probe is the same samples in the same order for ever. The global random state stays as it was.
     if not isinstance(loader.sampler, SequentialSampler) and not isinstance(loader.dataset, IterableDataset):
-        raise ValueError(
-            f"the probe's loader draws its samples by a {type(loader.sampler).__name__}; pass one with shuffle=False"
-        )
+        sampler = type(loader.sampler).__name__
+        raise ValueError(f"the probe's loader draws its samples by a {sampler}; pass one with shuffle=False")
     dropped = len(loader.dataset) % (loader.batch_size or 1) if loader.drop_last else 0  # type: ignore[arg-type]
     if dropped:
         raise ValueError(f"the probe's loader drops the last {dropped} samples; pass one with drop_last=False")

@@ -164,12 +164,10 @@ def without_wrappers(name: str) -> str:
 
 def _no_match(what: str, pattern: str, modules: Mapping[str, Named], model_name: str) -> str:
     """The message for a choice that matches no layer, with the closest names."""
-    names = [n for n in modules if n]
+    names, model = [n for n in modules if n], printable(model_name)
     near = ", ".join(closest(pattern, names)) if names else "none, the model has no submodules"
     near += across_parts(pattern, names)
-    return (
-        f"no layer of {printable(model_name)} matches {what}; closest: {near}; infoplane.layers(model, batch) lists all"
-    )
+    return f"no layer of {model} matches {what}; closest: {near}; infoplane.layers(model, batch) lists all"
 
 
 _WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")

@@ -260,9 +260,8 @@ def _metrics(metrics: Mapping[Any, Mapping[str, Any]], taken: Taken) -> dict[int
     found = _by_step(metrics, "metrics")
     for step, numbers in found.items():
         if step not in taken:
-            raise ValueError(
-                f"metrics: there are no activations at step {step}; steps are {', '.join(map(str, taken))}"
-            )
+            steps = ", ".join(map(str, taken))
+            raise ValueError(f"metrics: there are no activations at step {step}; steps are {steps}")
         for name, value in numbers.items():
             if not _is_number(value):
                 raise TypeError(f"metric {name!r} at step {step} must be one number, got {value!r:.60}")

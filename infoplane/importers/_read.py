@@ -134,9 +134,8 @@ def _plain(file: Path, value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
         yield key or (file.stem,), np.asarray(value)
     else:
         stack = "; torch.stack it" if isinstance(value, list | tuple) else "; leave it out"
-        raise ValueError(
-            f"{file.name}: {_shown(key)} is a {type(value).__name__}; expected tensors, numbers or dicts of them{stack}"
-        )
+        what = f"{_shown(key)} is a {type(value).__name__}"
+        raise ValueError(f"{file.name}: {what}; expected tensors, numbers or dicts of them{stack}")
 
 
 def _dense(file: Path, tensor: torch.Tensor, key: Key) -> torch.Tensor:

@@ -260,7 +260,7 @@ def _check_same(
         raise StoreError(f"{path} was recorded with another probe: digest {record.probe_digest} there, {found} now")
     old = {k: v for k, v in record.settings.items() if k not in may_differ}
     new = {k: v for k, v in settings.items() if k not in may_differ}
-    for field, a, b in _differences(old, new):
+    for field, a, b in _differences(old, new):  # the first of them is said
         raise StoreError(
             f"{path} was recorded with {field} = {a!r:.200}, now it is {b!r:.200}; "
             "use the old value or record into another directory"

@@ -234,9 +234,8 @@ def _acts(blocks: MetadataBlocks, group: Header) -> dict[str, Extent]:
     found = links(blocks, group, MAX_LAYERS)
     expected = [act_name(i) for i in range(len(found))]
     if sorted(f"{ACTS}/{name}" for name in found) != expected:
-        raise StoreError(
-            f"{ACTS} must hold datasets named 0000, 0001, ..., got {[shorten(n, 60) for n in sorted(found)[:5]]}"
-        )
+        got = [shorten(name, 60) for name in sorted(found)[:5]]
+        raise StoreError(f"{ACTS} must hold datasets named 0000, 0001, ..., got {got}")
     return {f"{ACTS}/{name}": _dataset(blocks, name, _object(blocks, name, found[name])) for name in sorted(found)}
 
 

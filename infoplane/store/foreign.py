@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -110,15 +111,10 @@ def unpack(file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> dict
 
 def _limits(size: int, folder: str) -> limited.Limits:
     """Limits for the child, by the size of the file and the free disk."""
-    room, seconds = _room(size, Path(folder)), size / _BYTES_PER_SECOND
-    base = limited.Limits()
-    return limited.Limits(
-        # scipy holds an array of a .mat up to version 7 as it is stored and as it is meant; these end at 2 GiB.
-        memory_bytes=base.memory_bytes + min(3 * room, 4096 * MIB),
-        cpu_seconds=base.cpu_seconds + seconds,
-        wall_seconds=base.wall_seconds + seconds,
-        file_bytes=room + MIB,
-    )
+    room, base = _room(size, Path(folder)), limited.Limits().longer(size / _BYTES_PER_SECOND)
+    # scipy holds an array of a .mat up to version 7 as it is stored and as it is meant; these end at 2 GiB.
+    memory = base.memory_bytes + min(3 * room, 4096 * MIB)
+    return replace(base, memory_bytes=memory, file_bytes=room + MIB)
 
 
 def _room(size: int, folder: Path) -> int:

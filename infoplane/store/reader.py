@@ -112,8 +112,8 @@ class ActivationStore:
     def layer(self, key: str, step: int | None = None) -> Layer:
         """The layer with this key, as first recorded or as at `step`. Raises ValueError with the closest names."""
         if step is not None:
-            pieces, i = self._places(key, step)
-            return pieces[0].shard.meta.layers[i]
+            pieces, number = self._places(key, step)
+            return pieces[0].shard.meta.layers[number]
         try:
             return self._layers[key]
         except KeyError:

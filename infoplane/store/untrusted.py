@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -94,12 +95,10 @@ def limits_for(
     # Bytes on the disk: holes of sparse files do not count.
     shards = [shard for run in runs for shard in _contents(Path(run).resolve() / SHARDS_DIR)]
     reading = sum(shard.st_blocks * 512 for shard in shards) / _BYTES_PER_SECOND + len(shards) / _FILES_PER_SECOND
-    base, more = Limits(), reading + work_seconds
-    return Limits(
-        memory_bytes=base.memory_bytes if memory_bytes is None else memory_bytes,
-        cpu_seconds=base.cpu_seconds + more if seconds is None else seconds,
-        wall_seconds=base.wall_seconds + more if seconds is None else seconds,
-    )
+    limits = Limits().longer(reading + work_seconds)
+    if seconds is not None:
+        limits = replace(limits, cpu_seconds=seconds, wall_seconds=seconds)
+    return limits if memory_bytes is None else replace(limits, memory_bytes=memory_bytes)
 
 
 def _contents(directory: Path) -> list[os.stat_result]:

@@ -248,9 +248,8 @@ class StoreWriter:
         """Raise StoreError where a fault has ended the background thread."""
         failure = self._worker.failure
         if failure is not None:
-            raise StoreError(
-                f"recording into {self.path} has stopped: {type(failure).__name__}: {failure}"
-            ) from failure
+            why = f"{type(failure).__name__}: {failure}"
+            raise StoreError(f"recording into {self.path} has stopped: {why}") from failure
 
     def _raise_error(self) -> None:
         """Raise the last write error once, where the user wants that."""

@@ -248,23 +248,16 @@ def _refuse(astray: Sequence[tuple[Capture, int]], n: int) -> None:
 
 def _not_samples(astray: Sequence[tuple[Capture, int]], n: int) -> str:
     """The beginning of that message."""
-    keys = [c.layer.key for c, _ in astray]
-    moved = max(m for _, m in astray)
-    return (
-        f"{_named(keys, 'not in the order of the samples')}: given in another order, {moved} of {n} rows do not follow"
-    )
+    which = _named([c.layer.key for c, _ in astray], "not in the order of the samples")
+    return f"{which}: given in another order, {max(m for _, m in astray)} of {n} rows do not follow"
 
 
 def _advice(capture: Capture, n: int) -> str:
     """The end of an error line about a layer whose rows are not the samples."""
     key = capture.layer.key
     axes = [i for i, size in enumerate(capture.layer.raw_shape, start=1) if size == n]
-    return axis_advice(
-        key,
-        axes,
-        "leave it out, or reduce inside the model to one row per sample in the order of the input; "
-        f"batch_dim={{{key!r}: 0}} records it as it is",
-    )
+    advice = "leave it out, or reduce inside the model to one row per sample in the order of the input; "
+    return axis_advice(key, axes, f"{advice}batch_dim={{{key!r}: 0}} records it as it is")
 
 
 def _named(keys: Sequence[str], what: str = "") -> str:
