@@ -69,10 +69,8 @@ class CollectionRecorder(Recorder):
         parameter_dim: int | Mapping[str, int] | None = None,
         **options: Any,
     ) -> None:
-        if refused := sorted({"sinks", "shard_probe", "number"} & set(options)):
-            raise TypeError(
-                f"a collection takes no {refused[0]!r}; sinks are given by member_sinks, directories by runs"
-            )
+        if other := sorted({"sinks", "shard_probe", "number"} & set(options)):
+            raise TypeError(f"a collection takes no {other[0]!r}; sinks are given by member_sinks, directories by runs")
         if (state is None) == (member_dim is None):
             raise ValueError("pass either state=(parameters, buffers) or member_dim= with members=")
         count = members if state is None else count_members(state() if callable(state) else state)
