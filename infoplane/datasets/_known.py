@@ -58,7 +58,7 @@ def gaussian_pair(
         out = z if units is None else z @ orthonormal(dims, units, rng)
         pair.append(out + noise * rng.standard_normal(out.shape))
     # The noise within the span of the signal lowers the correlation, the rest of it is independent of all.
-    rho /= 1.0 + noise**2
+    rho /= 1.0 + noise**2  # I = -dims / 2 log2(1 - rho^2)
     return Known(pair[0], pair[1], -0.5 * dims * math.log2(1.0 - rho**2))
 
 
@@ -143,7 +143,7 @@ def signed_bits(samples: int, *, gains: npt.ArrayLike, units: int | None = None,
     gain = np.atleast_1d(np.asarray(gains, np.float64))
     rng = np.random.default_rng(seed)
     y = rng.integers(2 ** len(gain), size=samples)
-    sign = 2.0 * ((y[:, None] >> np.arange(len(gain))) & 1) - 1.0
+    sign = 2.0 * ((y[:, None] >> np.arange(len(gain))) & 1) - 1.0  # (N, m), bit j of the class as -1 or +1
     t = gain * sign + rng.standard_normal(sign.shape)
     return Known(_turn(t, units, rng), y, sum(binary_channel(1.0 / g) if g else 0.0 for g in np.abs(gain)))
 
@@ -205,7 +205,7 @@ def discrete_codes(
 
 def table_information(table: Array) -> float:
     """Mutual information in bits of a joint probability table (codes, classes)."""
-    outer = table.sum(1, keepdims=True) * table.sum(0, keepdims=True)
+    outer = table.sum(1, keepdims=True) * table.sum(0, keepdims=True)  # p(t) p(y)
     positive = table > 0
     return float((table[positive] * np.log2(table[positive] / outer[positive])).sum())
 

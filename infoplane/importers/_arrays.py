@@ -176,7 +176,7 @@ def _taken(activations: Mapping[Any, Arrays]) -> Taken:
     first = next(iter(taken.values()))
     if not first:
         raise ValueError(f"step {next(iter(taken))} has no layers; expected {{step: {{layer: array}}}}")
-    empty = [name for name, t in first.items() if t.ndim > 1 and 0 in t.shape[1:]]
+    empty = [name for name, t in first.items() if t.ndim > 1 and 0 in t.shape[1:]]  # (N, 0): no estimator takes them
     if len(empty) == len(first):
         raise ValueError(f"no layer has units: {', '.join(map(repr, empty))}")
     for name in empty:
@@ -210,8 +210,8 @@ def _dtype(t: torch.Tensor) -> str:
 
 
 def _stored(t: torch.Tensor) -> npt.NDArray[Any]:
-    # By way of bytes: numpy has no bfloat16 and no float8, which are stored as their bits.
     """The array that the store writes for a tensor."""
+    # By way of bytes: numpy has no bfloat16 and no float8, which are stored as their bits.
     stored = t.reshape(-1).view(torch.uint8).numpy().view(ARRAY_DTYPES[_dtype(t)])
     return np.asarray(stored.reshape(t.shape))
 
@@ -244,6 +244,7 @@ def _layer(depth: int, name: str, t: torch.Tensor, role: Role) -> Layer:
 def _roles(roles: Mapping[str, Role], known: Collection[str]) -> dict[str, Role]:
     """The role of each layer that a name or a glob names; a name goes before a glob."""
     found: dict[str, Role] = {}
+    # Globs first, names last: what comes later replaces what came before.
     for pattern, role in sorted(roles.items(), key=lambda item: item[0] in known):
         hits = [pattern] if pattern in known else [name for name in known if name_matches(name, str(pattern))]
         if not hits:
@@ -321,7 +322,7 @@ def _inputs(inputs: Any, samples: int) -> tuple[npt.NDArray[Any] | None, npt.NDA
         raise TypeError(f"inputs must hold real numbers, got {x.dtype}")
     if x.ndim == 0 or len(x) != samples:
         raise ValueError(f"inputs has {len(x) if x.ndim else 0} rows, there are {samples} labels")
-    x = np.ascontiguousarray(x.reshape(samples, -1))
+    x = np.ascontiguousarray(x.reshape(samples, -1))  # (N, features)
     return x, np.unique(x, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 

@@ -92,6 +92,7 @@ def _order(rows: Rows, first: Rows) -> npt.NDArray[np.intp] | None:
             f"{first.name} and {rows.name} hold different samples: {without.name} has no sample id {missing[0]} "
             f"({len(missing)} ids are in one only); save the same samples at every step"
         )
+    # place[k] is the row with the k-th smallest id; each id of the first source is looked up among them.
     place = np.argsort(rows.ids, kind="stable")
     return place[np.searchsorted(rows.ids[place], first.ids)]
 
@@ -180,7 +181,7 @@ def samples_first(file: Path, entries: Mapping[Key, Any], elsewhere: int | None)
 def _turned(file: Path, key: Key, array: npt.NDArray[Any], samples: int | None, steps: int) -> Any:
     """Bring the axes of an array into our order: steps, then samples, then the rest."""
     name = str(key[-1])
-    if array.size == 1:
+    if array.size == 1:  # MATLAB's numbers are arrays (1, 1)
         return array.reshape(())
     if name in (*LABELS, *IDS, *STEPS):
         return _whole(column(array)) if name in IDS else column(array)

@@ -218,7 +218,7 @@ def _check_sample_order(s: Subject) -> None:
 
 def _check_unit_order(s: Subject) -> None:
     """The order of units does not matter."""
-    order = torch.tensor([2, 0, 3, 1])
+    order = torch.tensor([2, 0, 3, 1])  # moves every unit
     _same(s.run(s.t[:, :, order]), s.found, SAME, "permuted units")
 
 
@@ -329,7 +329,7 @@ def _require_ceiling(s: Subject, t: Tensor, y: Tensor, what: str) -> None:
     if "I(T;Y)" not in found:
         return
     q, p = found["I(T;Y)"], torch.bincount(y).double() / len(y)
-    h_y = -float((p * p.log2()).sum())
+    h_y = -float((p * p.log2()).sum())  # H(Y) in bits
     require(q.ceiling is not None, "I(T;Y) of classes needs a ceiling: H(Y), or less where T can hold less")
     assert q.ceiling is not None
     top = q.ceiling.expand(len(q.value))
@@ -395,7 +395,7 @@ def _check_dtypes(s: Subject) -> None:
     reference = s.found
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         _same(s.run(s.t.to(dtype)), reference, tolerance, str(dtype))
-    whole = (4 * s.t).round()
+    whole = (4 * s.t).round()  # the data are quarters
     reference = s.run(whole.double())
     for dtype in (torch.int8, torch.int32, torch.int64):
         _same(s.run(whole.to(dtype)), reference, tolerance, str(dtype))
@@ -408,7 +408,7 @@ def _check_memory_layout(s: Subject) -> None:
     reference = s.found
     turned = s.t.permute(2, 1, 0).contiguous().permute(2, 1, 0)
     _same(s.run(turned), reference, 1e-6, "a transposed t")
-    strided = torch.zeros(SNAPSHOTS, 2 * SAMPLES, 2 * UNITS)[:, ::2, ::2].copy_(s.t)
+    strided = torch.zeros(SNAPSHOTS, 2 * SAMPLES, 2 * UNITS)[:, ::2, ::2].copy_(s.t)  # every second sample and unit
     _same(s.run(strided), reference, 1e-6, "a strided t")
     array = s.t.numpy().copy()
     array.setflags(write=False)

@@ -125,8 +125,7 @@ def _close(sinks: list[Sink], failed: list[Exception]) -> None:
             if close is not None:
                 close()
         except Exception as error:
-            kept = error
-            failed.append(kept)
+            failed.append(error)
         except BaseException:
             _close(sinks[:-1], failed)
             raise

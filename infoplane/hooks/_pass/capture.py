@@ -251,8 +251,8 @@ class Slot:
         return True
 
     def _take(self, value: Any) -> None:
-        # The copy alone is what a small network's probe costs: nothing else stands between a hook and it.
         """Copy or reduce a value that a hook was given."""
+        # The copy alone is what a small network's probe costs: nothing else stands between a hook and it.
         if not self._copied(value) and self.lost is None:
             self.attempt(lambda: self._keep(self._extract(value)))
 

@@ -309,8 +309,8 @@ def keep_precision(device_type: str) -> Restore:
 
 
 def _autocast_depth() -> int:
-    # There is no other way to read it; on one line, since nothing may come between the two.
     """How many autocast regions are open."""
+    # There is no other way to read it; on one line, since nothing may come between the two.
     _, depth = torch.autocast_increment_nesting(), torch.autocast_decrement_nesting()
     return int(depth)
 
