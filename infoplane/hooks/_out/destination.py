@@ -125,7 +125,8 @@ def _close(sinks: list[Sink], failed: list[Exception]) -> None:
             if close is not None:
                 close()
         except Exception as error:
-            failed.append(error)
+            kept = error  # raised by the caller, when all are closed
+            failed.append(kept)
         except BaseException:
             _close(sinks[:-1], failed)
             raise
