@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from infoplane.estimators._trained import Batches, Rows, Stack, Trained, TrainingPlan, train
+from infoplane.estimators._trained import Batches, Rows, Stack, Trained, TrainingPlan, rows_of, train
 
 HIDDEN, SHARP = 128, 3.0
 """Width, and how much steeper than usual the first layer begins: folded and swirled pairs bend within a unit."""
@@ -68,6 +68,7 @@ class PairNetworks(ABC):
         # Of a Gaussian moving side at the still one: variance 1 - rho^2 (S, F, 1, k), mean rho x (S, F, N, k).
         self.rest = (1 - rho.square())[:, :, None]
         self.mean = rho[:, :, None] * partner
+        self.off_mean = sides.moving - self.mean
         self.start = start
         sizes = (self.width + sides.still.shape[3] + self.extra, HIDDEN, HIDDEN, self.width)
         self.stack = Stack(rows.seeds, snapshots, sizes, device)
@@ -75,12 +76,7 @@ class PairNetworks(ABC):
             for first in (self.stack.weights[0], self.stack.biases[0]):
                 first.mul_(SHARP)
         self.generators = [torch.Generator().manual_seed(seed + 1) for seed in rows.seeds]
-        self.fold = torch.arange(folds, device=device)[:, None]
         self.checks = self.drawn(rows.checked, CHECK_DRAWS)
-
-    def at(self, whole: Tensor, rows: Tensor) -> Tensor:
-        """(S, F, B, ...) the rows (F, B) of each fold out of (S, F, N, ...)."""
-        return whole[:, self.fold, rows]
 
     def net(self, inputs: Tensor) -> Tensor:
         """(S, F, B, k) what the networks add, from their inputs (S, F, B, ...)."""
@@ -164,21 +160,25 @@ class Velocities(PairNetworks):
     exact = True
 
     def squares(self, draws: Draws) -> Tensor:
-        t = draws.place[..., None]
-        first, last = self.at(self.sides.moving, draws.others), self.at(self.sides.moving, draws.rows)
-        z = (1 - t) * first + t * last
-        target = last - first
+        t, first, last = self.way(draws)
         if self.start:
-            mean = self.at(self.mean, draws.rows)
-            # The networks learn only what the Gaussian velocity leaves.
-            c = (t * self.rest - (1 - t)) / ((1 - t).square() + t.square() * self.rest)
-            target = target - mean - c * (z - t * mean)
-        return (self.net(self.inputs(z, draws)) - target).square().sum(3)
+            # The networks learn only what the Gaussian velocity leaves, with D the denominator of c:
+            #     last - first - rho x - c (z - t rho x) = ((1 - t) (last - rho x) - t q first) / D.
+            tq = t * self.rest
+            target = ((1 - t) * rows_of(self.off_mean, draws.rows) - tq * first) / ((1 - t).square() + t * tq)
+        else:
+            target = last - first
+        return (self.net(self.inputs(torch.lerp(first, last, t), draws)) - target).square().sum(3)
+
+    def way(self, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+        """Time (F, B, 1), and the moving side (S, F, B, k) at its first and at its last."""
+        of_others, of_rows = (rows_of(self.sides.moving, rows) for rows in (draws.others, draws.rows))
+        return draws.place[..., None], of_others, of_rows
 
     def inputs(self, z: Tensor, draws: Draws) -> Tensor:
         """(S, F, B, k + 2 + m) where z is, time and its cosine, and the still side."""
         t = draws.place[..., None].expand(*z.shape[:3], 1)
-        return torch.cat([z, t, (math.pi * t).cos(), self.at(self.sides.still, draws.rows)], 3)
+        return torch.cat([z, t, (math.pi * t).cos(), rows_of(self.sides.still, draws.rows)], 3)
 
     def read(self) -> Tensor:
         draws = self.drawn(self.rows.read, READ_DRAWS)
@@ -186,9 +186,8 @@ class Velocities(PairNetworks):
 
     def divergence(self, draws: Draws) -> Tensor:
         """(S, F, B, 1) divergence of what the networks add: exact in few dimensions, else an estimate."""
-        t = draws.place[..., None]
-        first, last = self.at(self.sides.moving, draws.others), self.at(self.sides.moving, draws.rows)
-        z = (1 - t) * first + t * last
+        t, first, last = self.way(draws)
+        z = torch.lerp(first, last, t)
         inputs = self.inputs(z, draws).flatten(0, 1)
         slopes, total = self.stack.slopes(inputs), z.new_zeros(z.shape[:3])
         # div v is the sum of e_i . J e_i over axes e_i, or the mean of d . J d over random directions d of +-1.
@@ -246,11 +245,11 @@ class Scores(PairNetworks):
         """(S, F, B, k) predictions of the noise; `shown` (B, 1) says which see the still side."""
         ratio = LOG_SNR[0] + (LOG_SNR[1] - LOG_SNR[0]) * draws.place[..., None]
         signal, rest = ratio.sigmoid(), (-ratio).sigmoid()
-        y = signal.sqrt() * self.at(self.sides.moving, draws.rows) + rest.sqrt() * noise
+        y = signal.sqrt() * rows_of(self.sides.moving, draws.rows) + rest.sqrt() * noise
         # Of a Gaussian y with this mean and variance `left` the best prediction of the noise is linear in y_l.
-        mean, left = self.at(self.mean, draws.rows) * shown, 1 - (1 - self.rest) * shown
+        mean, left = rows_of(self.mean, draws.rows) * shown, 1 - (1 - self.rest) * shown
         start = rest.sqrt() * (y - signal.sqrt() * mean) / (signal * left + rest)
-        still = self.at(self.sides.still, draws.rows) * shown
+        still = rows_of(self.sides.still, draws.rows) * shown
         level = torch.cat([2 * draws.place[..., None] - 1, signal, shown.expand_as(signal)], 2)
         return start + self.net(torch.cat([y, level.expand(*y.shape[:3], 3), still], 3))
 

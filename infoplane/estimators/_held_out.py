@@ -50,11 +50,6 @@ class Classes(SoftmaxLoss):
         floor = torch.full_like(own, -math.log(samples * self.outputs))
         return -torch.logaddexp(own + math.log1p(-1.0 / samples), floor)
 
-    def batch_loss(self, scores: Tensor, rows: Tensor) -> Tensor:
-        """(S, F) mean loss in nats of scores (S, F, B, K) of the rows (F, B)."""
-        own = scores.gather(3, self.y[rows].expand(*scores.shape[:3])[..., None])[..., 0]
-        return (scores.logsumexp(3) - own).mean(2)
-
     def pointwise(self, scores: Tensor, rows: Tensor) -> Tensor:
         """(S, N) bits log2 p(y|t) - log2 p(y) of scores (S, F, K, N): the mean over the subsets (F, N) of each row."""
         gain = (-self.row_loss(scores) - self.log_prior) * BITS_PER_NAT

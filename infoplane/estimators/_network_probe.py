@@ -9,7 +9,7 @@ from torch import Tensor
 
 from infoplane.estimators._held_out import Classes, Targets
 from infoplane.estimators._scaling import ROTATION_LIMIT, principal_coordinates
-from infoplane.estimators._trained import Batches, Stack, TrainingPlan, train
+from infoplane.estimators._trained import Batches, Stack, TrainingPlan, rows_of, train
 
 MOST_INPUTS, HIDDEN, POWERS = 256, 64, 2
 """Inputs and hidden units of a network, and steps of the power method that finds the inputs of very many units."""
@@ -68,33 +68,42 @@ class _Networks:
     def __init__(self, task: Classes | Targets, z: Tensor, linear: Tensor, folds: Folds) -> None:
         self.task, self.folds, self.shape = task, folds, linear.shape
         snapshots, count, outputs, _ = linear.shape
-        self.x, self.start = network_inputs(z), linear.mT.float()  # (S, N, P), (S, F, N, K)
-        inputs = self.x.shape[2]
+        # (S, 1, N, P), (S, F, N, K)
+        self.x, self.start = network_inputs(z)[:, None].contiguous(), linear.mT.contiguous().float()
+        inputs = self.x.shape[3]
         sizes = (inputs, outputs), (inputs, HIDDEN, outputs)
         self.stacks = [Stack(folds.seeds, snapshots, each, z.device) for each in sizes]
         self.random = self.x.new_zeros(snapshots * count, 1).requires_grad_()
-        self.fold = torch.arange(count, device=z.device)[:, None]
 
     @property
     def parameters(self) -> list[Tensor]:
         return [p for stack in self.stacks for p in stack.parameters] + [self.random]
 
+    def added(self, rows: Tensor) -> Tensor:
+        """(S, F, B, K) the scores of the linear probes at the rows (F, B), with what the networks add."""
+        batch = rows_of(self.x, rows)
+        skip, bent = (stack(batch.flatten(0, 1)) for stack in self.stacks)
+        return (skip + bent).view(*batch.shape[:3], -1) + rows_of(self.start, rows)
+
+    def mixed(self, log_p: Tensor, log_priors: Tensor) -> Tensor:
+        """log[(1 - s) p + s prior] of (S, F, ...), with s the share of labels that are random."""
+        share = (FIRST_RANDOM + SPEED * self.random).view(*self.shape[:2], *[1] * (log_p.ndim - 2))
+        sigmoid = torch.nn.functional.logsigmoid
+        return torch.logaddexp(log_p + sigmoid(-share), log_priors.float() + sigmoid(share))
+
     def scores(self, rows: Tensor) -> Tensor:
         """Scores (S, F, B, K) of the rows (F, B)."""
-        snapshots, count, outputs, _ = self.shape
-        batch = self.x[:, rows].flatten(0, 1)  # (S F, B, P)
-        added = torch.stack([stack(batch) for stack in self.stacks]).sum(0)
-        out = added.view(snapshots, count, -1, outputs) + self.start[:, self.fold, rows]
-        if not isinstance(self.task, Classes):
-            return out
-        # log[(1 - s) softmax + s prior], with s = sigmoid(share) the share of labels that are random.
-        share = FIRST_RANDOM + SPEED * self.random.view(snapshots, count, 1, 1)
-        own = out.log_softmax(3) + torch.nn.functional.logsigmoid(-share)
-        return torch.logaddexp(own, self.task.log_priors.float() + torch.nn.functional.logsigmoid(share))
+        out = self.added(rows)
+        return self.mixed(out.log_softmax(3), self.task.log_priors) if isinstance(self.task, Classes) else out
 
     def loss(self, rows: Tensor) -> Tensor:
         """Mean loss (S F,) over the rows (F, B)."""
-        return self.task.batch_loss(self.scores(rows), rows).flatten()
+        out = self.added(rows)
+        if not isinstance(self.task, Classes):
+            return self.task.batch_loss(out, rows).flatten()
+        y = self.task.y[rows]
+        own = out.gather(3, y.expand(out.shape[:3])[..., None])[..., 0]
+        return -self.mixed(own - out.logsumexp(3), self.task.log_priors[y]).mean(2).flatten()
 
     def criterion(self) -> Tensor:
         """(S F,) the loss on the rows that choose the step."""

@@ -14,7 +14,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -120,6 +120,8 @@ class Stack:
             start = start.repeat(copies, 1, 1).to(device)
             self.weights.append(start[:, :-1].contiguous().requires_grad_())
             self.biases.append(start[:, -1:].contiguous().requires_grad_())
+        # The last layer in the order (slices, out, in): see `_Perceptrons`.
+        self.weights[-1] = start[:, :-1].mT.contiguous().mT.requires_grad_()
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -128,17 +130,14 @@ class Stack:
 
     def __call__(self, rows: Tensor, *, training: bool = False) -> Tensor:
         """(slices, B, out) from (slices, B, in); units drop out while `training`."""
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            rows = torch.nn.functional.gelu(torch.baddbmm(bias, rows, weight))
-            if training and self.dropout:
-                rows = rows * self._mask(rows)
-        return torch.baddbmm(self.biases[-1], rows, self.weights[-1])
+        masks = [self._mask(rows.shape[1], w.shape[2]) for w in self.weights[:-1] if training and self.dropout]
+        out: Tensor = _Perceptrons.apply(rows, masks, *self.parameters)  # type: ignore[no-untyped-call]  # of torch
+        return out
 
-    def _mask(self, rows: Tensor) -> Tensor:
-        """(slices, B, width) 0 for units that drop out; the others are scaled up, so that the mean stays."""
-        seeds, copies = self.shape
-        drawn = _uniform(seeds, *rows.shape[1:], generator=self.masks) >= self.dropout
-        return (drawn.float() / (1 - self.dropout)).to(rows.device).repeat(copies, 1, 1)
+    def _mask(self, rows: int, width: int) -> Tensor:
+        """(seeds, B, width) 0 for units that drop out; the others are scaled up, so that the mean stays."""
+        drawn = _uniform(self.shape[0], rows, width, generator=self.masks) >= self.dropout
+        return (drawn.float() / (1 - self.dropout)).to(self.weights[0].device)
 
     def slopes(self, rows: Tensor) -> list[Tensor]:
         """Derivatives of every GELU at rows (slices, B, in): (slices, B, width) for each hidden layer."""
@@ -158,9 +157,63 @@ class Stack:
         return torch.bmm(directions, self.weights[-1])
 
 
+class _Perceptrons(torch.autograd.Function):
+    """(slices, B, out) of perceptrons, with their gradient written out: it works in place, and knows the last layer.
+
+    That layer is narrow. A product with few columns takes four times as long as one with few rows, so results, their
+    gradients and the weights lie in memory with units before rows: (slices, out, B) and (slices, out, in).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, masks: list[Tensor], *parameters: Tensor) -> Tensor:
+        weights, biases = parameters[: len(parameters) // 2], parameters[len(parameters) // 2 :]
+        seen, before = [rows], []
+        for place, (weight, bias) in enumerate(zip(weights[:-1], biases[:-1], strict=True)):
+            before.append(torch.baddbmm(bias, seen[-1], weight))
+            seen.append(torch.nn.functional.gelu(before[-1]))
+            if masks:
+                _drop_out(seen[-1], masks[place])
+        ctx.save_for_backward(*weights, *seen, *before)
+        ctx.masks = masks
+        return torch.baddbmm(biases[-1].mT, weights[-1].mT, seen[-1].mT).mT
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad, count = grads[0], (len(ctx.saved_tensors) + 1) // 3
+        weights, seen, before = (ctx.saved_tensors[i * count : (i + 1) * count] for i in range(3))
+        of_weights: list[Tensor] = []
+        of_biases: list[Tensor] = []
+        for place in reversed(range(count)):
+            if place < count - 1:
+                if ctx.masks:
+                    _drop_out(grad, ctx.masks[place])
+                torch.ops.aten.gelu_backward.grad_input(grad, before[place], grad_input=grad)
+                of_weights.insert(0, torch.bmm(seen[place].mT, grad))
+            else:
+                of_weights.insert(0, torch.bmm(grad.mT, seen[place]).mT)
+            of_biases.insert(0, grad.sum(1, keepdim=True))
+            if place or ctx.needs_input_grad[0]:
+                grad = torch.bmm(grad, weights[place].mT)
+        return grad if ctx.needs_input_grad[0] else None, None, *of_weights, *of_biases
+
+
+def _drop_out(rows: Tensor, mask: Tensor) -> None:
+    """Multiply rows (copies seeds, B, width) by the mask (seeds, B, width) of their seed, in place."""
+    rows.view(-1, *mask.shape).mul_(mask)
+
+
 def _uniform(*shape: int, generator: torch.Generator) -> Tensor:
     """Float32 in [0, 1) on the CPU, whatever the default type and device are."""
     return torch.rand(shape, generator=generator, device="cpu", dtype=torch.float32)
+
+
+def rows_of(whole: Tensor, rows: Tensor) -> Tensor:
+    """(S, F, B, C) the rows (F, B) of each fold out of (S, F, N, C), or out of (S, 1, N, C) that all folds share."""
+    # Rows are copied whole: an index of folds and rows together goes from number to number, four times as slowly.
+    snapshots, folds, samples, width = whole.shape
+    first = torch.arange(0, snapshots * folds * samples, samples, device=whole.device)
+    place = first.view(snapshots, folds, 1) + rows
+    return whole.reshape(-1, width).index_select(0, place.flatten()).view(*place.shape, width)
 
 
 class Batches:

@@ -28,7 +28,7 @@ from infoplane.estimators._trained import Rows, TrainingPlan, in_stacks
 CHUNK = 8
 """Snapshots trained as one program."""
 RATE, DECAY, BATCH, EVERY, PATIENCE = 1e-2, 1e-2, 256, 50, 10
-IN_CACHE = 8
+IN_CACHE = 16
 """Networks that a CPU trains together: what more of them remember leaves its cache."""
 MOST_KEPT, MOST_MOVED = 64, 16
 """Components kept of a side at most, and leading coordinates of them that networks see."""

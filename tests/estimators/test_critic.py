@@ -192,9 +192,9 @@ def test_losses_are_their_formulas(loss):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_losses_of_products_are_those_of_scores(loss, monkeypatch):
     """With the same slopes on both sides, however many slices are taken at a time."""
-    sides = [torch.randn(5, 7, 3, generator=generator(s), dtype=torch.float64, requires_grad=True) for s in (1, 2)]
+    sides = [torch.randn(5, 3, 7, generator=generator(s), dtype=torch.float64, requires_grad=True) for s in (1, 2)]
     weight = torch.randn(5, generator=generator(3), dtype=torch.float64)
-    want = LOSSES[loss](sides[0] @ sides[1].mT)
+    want = LOSSES[loss](sides[0].mT @ sides[1])
     slopes = torch.autograd.grad((weight * want).sum(), sides)
     for few in (1, 2, 9):
         monkeypatch.setattr("infoplane.estimators._critics.CACHE", few * 7 * 7 * 8)
@@ -202,6 +202,18 @@ def test_losses_of_products_are_those_of_scores(loss, monkeypatch):
         torch.testing.assert_close(got, want, atol=1e-12, rtol=0)
         found = torch.autograd.grad((weight * got).sum(), sides)
         torch.testing.assert_close(found, slopes, atol=1e-12, rtol=0)
+
+
+def test_infonce_of_a_column_that_lies_far_below_the_others():
+    """The exponentials of rows do not serve for it: they are 0 there."""
+    sides = [torch.randn(2, 3, 7, generator=generator(s), dtype=torch.float64) for s in (1, 2)]
+    sides[0][:, 0], sides[1][:, 0], sides[1][:, 0, 2] = 1.0, 0.0, -2000.0
+    sides = [side.requires_grad_() for side in sides]
+    want = infonce(sides[0].mT @ sides[1])
+    slopes = torch.autograd.grad(want.sum(), sides)
+    got = LossOfProducts.apply(*sides, "infonce")
+    torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(torch.autograd.grad(got.sum(), sides), slopes, atol=1e-9, rtol=1e-12)
 
 
 def test_readings_of_a_true_ratio():

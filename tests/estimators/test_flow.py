@@ -13,7 +13,7 @@ from infoplane.core.device import accelerator_branches
 from infoplane.core.records import Noise
 from infoplane.estimators import config_json, parse
 from infoplane.estimators._flow_networks import Sides, Velocities
-from infoplane.estimators._trained import Rows
+from infoplane.estimators._trained import Rows, rows_of
 from infoplane.estimators.flow import FlowMatching
 
 slow, full = pytest.mark.slow, pytest.mark.full
@@ -214,7 +214,7 @@ def test_the_divergence_is_that_of_finite_differences(width, start):
     with torch.no_grad():
         found = networks.divergence(draws)[..., 0]
         t = draws.place[..., None]
-        z = (1 - t) * networks.at(moving, draws.others) + t * networks.at(moving, rows)
+        z = (1 - t) * rows_of(moving, draws.others) + t * rows_of(moving, rows)
         at = lambda z: networks.net(networks.inputs(z, draws))  # noqa: E731
         step, slow_sum = 1e-2, torch.zeros_like(found)
         for i in range(width):

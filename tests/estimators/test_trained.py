@@ -38,6 +38,25 @@ def test_a_network_learns_and_begins_as_nothing():
     assert int(trained.step) > 0
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_gradients_are_those_of_the_layers_one_by_one(dropout):
+    stack = Stack([3, 4], 2, (5, 8, 6, 3), CPU, drawn=3, dropout=dropout)
+    g = torch.Generator().manual_seed(0)
+    rows = torch.randn(4, 7, 5, generator=g).requires_grad_()
+    weight = torch.randn(4, 7, 3, generator=g)
+    draws = stack.masks.get_state()
+    found = torch.autograd.grad((weight * stack(rows, training=True)).sum(), [rows, *stack.parameters])
+    stack.masks.set_state(draws)
+    out = rows
+    for w, b in zip(stack.weights[:-1], stack.biases[:-1], strict=True):
+        out = torch.nn.functional.gelu(out @ w + b)
+        if dropout:
+            out = out * stack._mask(7, w.shape[2]).repeat(2, 1, 1)
+    out = out @ stack.weights[-1] + stack.biases[-1]
+    want = torch.autograd.grad((weight * out).sum(), [rows, *stack.parameters])
+    torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-5)
+
+
 def test_in_a_stack_as_alone():
     """Products of more matrices round differently, no more."""
     together, _ = fitted([1.0, -2.0, 0.5], [5, 6])
