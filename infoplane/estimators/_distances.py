@@ -1,7 +1,7 @@
 """Distances between the rows of one block, approximate for all pairs and exact for the few that matter.
 
 Keys (squares of Euclidean distances, or max-norm distances) come in blocks of rows against all, from float32
-products or 15-bit differences, with a bound of their rounding error; pairs that the bound leaves undecided are
+products or differences in 16 bits, with a bound of their rounding error; pairs that the bound leaves undecided are
 measured again in float64, from the rows themselves. No N x N array exists.
 """
 
@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,13 +26,8 @@ COLUMN_GROUP = 32
 _BLOCK_ELEMENTS = 1 << 21
 _CUDA_BLOCK_ELEMENTS = 1 << 25
 _TILE_ELEMENTS = 1 << 17
-_WINDOW_ELEMENTS = 1 << 17
-_WINDOW_ROWS = 32, 256
-"""Fewer rows at a time are all calls, more have a wide window."""
-_LOOKED_AT = 8, 128
-"""Units and rows that say along which unit windows are narrow."""
-_STEPS = 16_383.0
-"""Whole steps that the largest deviation has in 15-bit keys."""
+_STEPS = 10_922.0
+"""Whole steps that the largest deviation has in 16-bit keys: differences from 32,767 are larger than all, even wrapped."""
 _COARSE = 0.05
 """Root mean square deviation over the largest one from which such steps are fine enough."""
 _DIRECT_ELEMENTS = 1 << 18
@@ -68,7 +62,7 @@ def extent(rows: Tensor) -> float:
 
 
 def integers_serve(rows: Tensor, scale: float) -> bool:
-    """Whether 15-bit steps of `scale` / 16383 are fine for rows (N, D): twice as fast as floats on a CPU.
+    """Whether whole steps of `scale` / 10922 are fine for rows (N, D): twice as fast as floats on a CPU.
 
     They leave a hundredth of the pairs at a distance undecided where an outlier sets the scale; not so where
     the root mean square is a twentieth of it.
@@ -116,9 +110,9 @@ class Keys:
         for start in range(0, self.count, self.height):
             yield slice(start, min(start + self.height, self.count))
 
-    def _space(self, name: str, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    def _space(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A buffer of this shape, kept by name for the next call: fresh memory costs more than the arithmetic."""
-        flat, size = self._held.get(name), shape[0] * shape[1]
+        flat, size = self._held.get(name), math.prod(shape)
         if flat is None or len(flat) < size:
             flat = self._held[name] = torch.empty(size, dtype=dtype, device=self._rows.device)
         return flat[:size].view(shape)
@@ -141,12 +135,8 @@ class Keys:
         if self.squared:
             out = self._space("keys", shape, self.dtype) if out is None else out
             return torch.mm(self._left[rows], self._right[columns].T, out=out)
-        own, others = self._columns[:, rows, None], self._columns[:, columns]
-        largest, gap = (self._space(name, shape, others.dtype) for name in ("keys", "gap"))
-        torch.sub(own[0], others[0], out=largest).abs_()
-        for u in range(1, self.units):
-            torch.sub(own[u], others[u], out=gap).abs_()
-            torch.maximum(largest, gap, out=largest)
+        largest = self._space("keys", shape, self._columns.dtype)
+        self._largest_gap(self._columns[:, rows, None], self._columns[:, columns], largest)
         return largest if out is None else out.copy_(largest)
 
     def key(self, distance: Tensor) -> Tensor:
@@ -166,23 +156,52 @@ class Keys:
         """Keys (n, 1): pairs below the first are surely closer than `radius` (n,), those above the second farther."""
         low = self.key(radius * (1.0 - TIE))[:, None] - self.bound[rows]
         high = self.key(radius * (1.0 + TIE))[:, None] + self.bound[rows]
-        if self.whole:  # keys are whole numbers from 0 to 2 _STEPS, so one beyond either end means none or all
-            low, high = (limit.clamp_(-1.0, 2.0 * _STEPS + 1.0) for limit in (low.ceil(), high.floor()))
+        if self.whole:  # keys are whole numbers from 0 to 2 _STEPS, and farther is what fills a cell
+            low, high = low.ceil().clamp_(-1.0, 2.0 * _STEPS + 1.0), high.floor().clamp_(-1.0, 2.0 * _STEPS)
             return low.to(torch.int16), high.to(torch.int16)
         # Thresholds are rounded outwards: what float32 calls below `low` is below it.
         low, high = low.to(self.dtype), high.to(self.dtype)
         most = torch.full_like(low, math.inf)
         return torch.nextafter(low, -most), torch.nextafter(high, most)
 
-    def counted(self, key: Tensor, limits: tuple[Tensor, Tensor], out: Tensor) -> tuple[Tensor, Tensor]:
-        """Count the keys (n, w) that are below the first limit, and up to the second, into `out` (2, n).
+    def flags(self, key: Tensor, limits: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Which keys are below the first limit, and up to the second, 0 or 1 in their own type, until the next call."""
+        below, upto = (self._space(name, key.shape, key.dtype) for name in ("below", "upto"))
+        return torch.lt(key, limits[0], out=below), torch.le(key, limits[1], out=upto)
 
-        Returns which they are, (n, w) of 0 and 1, until the next call.
-        """
-        below, upto = (self._space(name, (len(key), key.shape[1]), key.dtype) for name in ("below", "upto"))
-        torch.sum(torch.lt(key, limits[0], out=below), 1, dtype=out.dtype, out=out[0])
-        torch.sum(torch.le(key, limits[1], out=upto), 1, dtype=out.dtype, out=out[1])
-        return below, upto
+    def cells(self, count: int, size: int) -> tuple[Tensor, Tensor]:
+        """`count` cells of `size` consecutive rows for `between_cells`: as they are, and as others, with a far cell."""
+        far = 32_767 if self.whole else math.inf
+        fill = torch.nn.functional.pad
+        if self.squared:
+            own, other = fill(self._left, (0, 0, 0, count * size - self.count)), self._right
+            other = fill(other, (0, 0, 0, (count + 1) * size - self.count))
+            other[self.count :, -1] = far
+            return own.view(count, size, -1), other.view(count + 1, size, -1)
+        columns = self._columns
+        others = fill(columns, (0, (count + 1) * size - self.count), value=far)
+        own = fill(columns, (0, count * size - self.count))
+        return own.view(self.units, count, size), others.view(self.units, count + 1, size)
+
+    def between_cells(self, own: Tensor, others: Tensor, cells: Tensor, met: Tensor) -> Tensor:
+        """Keys (B, H, W H) of the rows of `cells` (B,) against those of the cells `met` (B, W) of each."""
+        size, (count, width) = own.shape[1] if self.squared else own.shape[2], met.shape
+        shape = count, size, width * size
+        out = self._space("keys", shape, own.dtype)
+        if self.squared:
+            other = others.index_select(0, met.flatten()).view(count, width * size, -1)
+            return torch.bmm(own[cells], other.mT, out=out)
+        other = others.index_select(1, met.flatten()).view(self.units, count, 1, width * size)
+        return self._largest_gap(own.index_select(1, cells)[..., None], other, out)
+
+    def _largest_gap(self, own: Tensor, others: Tensor, out: Tensor) -> Tensor:
+        """The largest of the differences (D, ...) over the units, which lie along the first axis."""
+        gap = self._space("gap", out.shape, out.dtype)
+        torch.sub(own[0], others[0], out=out).abs_()
+        for u in range(1, self.units):
+            torch.sub(own[u], others[u], out=gap).abs_()
+            torch.maximum(out, gap, out=out)
+        return out
 
 
 class Within:
@@ -198,10 +217,12 @@ class Within:
         self._found = torch.empty(2, keys.count, dtype=dtype, device=radius.device)
         self._pairs: list[Tensor] = []
 
-    def add(self, part: slice, columns: slice, key: Tensor) -> None:
-        """Count in keys (n, w) of some rows against all within reach of them, themselves included."""
+    def add(self, part: slice, key: Tensor) -> None:
+        """Count in keys (n, N) of some rows against all, themselves included."""
         found = self._found[:, part]
-        below, upto = self.keys.counted(key, self.keys.limits(self.radius[part], part), found)
+        below, upto = self.keys.flags(key, self.keys.limits(self.radius[part], part))
+        for flags, out in ((below, found[0]), (upto, found[1])):
+            torch.sum(flags, 1, dtype=out.dtype, out=out)
         # Where as many lie between as are known to be ties, these are they.
         left = (found[1] - found[0] != self.known[part]).nonzero()[:, 0]
         if len(left) == 0:
@@ -209,73 +230,27 @@ class Within:
         own = left + part.start
         row, column = (upto[left] != below[left]).nonzero(as_tuple=True)
         if len(row) > below.numel() // _MANY:
-            distance = self.keys.exact_to_all(own, columns)
-            found[:, left] = _within(distance, self.radius[own, None]).sum(2).to(found.dtype)
+            inside = _within(self.keys.exact_to_all(own), self.radius[own, None])
+            found[:, left] = inside.sum(2).to(found.dtype)
         else:
             found[1, left] = found[0, left]
-            self._pairs.append(torch.stack([own[row], column + columns.start]))
+            self._pairs.append(torch.stack([own[row], column]))
 
     def counts(self) -> tuple[Tensor, Tensor]:
         """Others within the radius, ties included, and left out, (N,) int64."""
-        found, radius = self._found, self.radius
-        if self._pairs:
-            own, other = torch.cat(self._pairs, 1)
-            inside = _within(self.keys.exact(own, other[:, None])[:, 0], radius[own])
-            found.index_add_(1, own, inside.to(found.dtype))
-        opened, closed = (found - torch.stack([radius > 0, radius >= 0]).to(found.dtype)).long()  # less the row itself
-        return closed, opened
+        return settled(self.keys, self.radius, self._found, self._pairs)
 
 
-def counts_within(rows: Tensor, radius: Tensor, metric: Metric, known: Tensor) -> tuple[Tensor, Tensor]:
-    """How many others lie within `radius` (N,) of each of `rows` (N, D): ties included, and left out, (N,) int64.
-
-    `known` (N,) of the others are known to be ties. Rows come in the order of one unit, so that consecutive ones meet
-    no others than those in a window of it.
-    """
-    value, order = rows[:, _narrow_unit(rows, radius)].sort()
-    keys = Keys(rows[order], metric)
-    within = Within(keys, radius[order], known[order])
-    for part, columns in _windows(value, within.radius):
-        within.add(part, columns, keys.between(part, columns))
-    closed, opened = (torch.empty_like(found).index_copy_(0, order, found) for found in within.counts())
+def settled(keys: Keys, radius: Tensor, found: Tensor, pairs: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Others within `radius` (N,), ties included, and left out, (N,) int64: `found` (2, N) with undecided `pairs`."""
+    if pairs:
+        own, other = torch.cat(pairs, 1)
+        inside = _within(keys.exact(own, other[:, None])[:, 0], radius[own])
+        found.index_add_(1, own, inside.to(found.dtype))
+    opened, closed = (found - torch.stack([radius > 0, radius >= 0]).to(found.dtype)).long()  # less the row itself
     return closed, opened
 
 
 def _within(distance: Tensor, radius: Tensor) -> Tensor:
     """Whether distances are below a radius, and up to it, ties included, (2, ...) bool."""
     return torch.stack([distance < radius * (1.0 - TIE), distance <= radius * (1.0 + TIE)])
-
-
-def _windows(value: Tensor, radius: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Yields stretches of ascending values (N,), each with the stretch of those within `radius` (N,) of any of them."""
-    count, reach = len(value), radius * (1.0 + 2.0 * TIE)
-    if on_accelerator(value.device):  # a look at the values would take longer than what they spare
-        height = max(1, _CUDA_BLOCK_ELEMENTS // count)
-        yield from ((slice(i, min(i + height, count)), slice(0, count)) for i in range(0, count, height))
-        return
-    ordered, low, high = value.numpy(), (value - reach).numpy(), (value + reach).numpy()
-    some = slice(None, None, -(-count // _LOOKED_AT[1]))
-    width = int((np.searchsorted(ordered, high[some]) - np.searchsorted(ordered, low[some])).max())
-    height = min(max(_WINDOW_ELEMENTS // max(1, width), _WINDOW_ROWS[0]), _WINDOW_ROWS[1])
-    starts = np.arange(0, count, height)
-    first = np.searchsorted(ordered, np.minimum.reduceat(low, starts)).tolist()
-    last = np.searchsorted(ordered, np.maximum.reduceat(high, starts), side="right").tolist()
-    for start, left, right in zip(starts.tolist(), first, last, strict=True):
-        yield slice(start, min(start + height, count)), slice(left, right)
-
-
-def _narrow_unit(rows: Tensor, radius: Tensor) -> int:
-    """The unit of (N, D) along which the fewest rows lie within `radius` (N,), judged by some units and some rows."""
-    units, few = _LOOKED_AT
-    step = -(-len(rows) // few)
-    value, reach = rows[::step, :units].T, radius[::step, None]
-    return int(((value[:, :, None] - value[:, None]).abs() <= reach).sum((1, 2)).argmin())
-
-
-def _places(flags: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the few entries of (n, N) that are not 0; numpy is seven times faster at it."""
-    if on_accelerator(flags.device):
-        row, column = flags.nonzero(as_tuple=True)
-        return row, column
-    flat = torch.from_numpy(np.flatnonzero(flags.bool().numpy()))
-    return torch.div(flat, flags.shape[1], rounding_mode="floor"), flat % flags.shape[1]

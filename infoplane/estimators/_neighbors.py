@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from infoplane.core.device import on_accelerator
+from infoplane.estimators._cells import counts_within
 from infoplane.estimators._distances import (
     COLUMN_GROUP,
     NORM,
@@ -24,7 +25,6 @@ from infoplane.estimators._distances import (
     Keys,
     Metric,
     Within,
-    counts_within,
     extent,
     integers_serve,
     lengths,
@@ -36,11 +36,10 @@ Counted = Literal["open", "closed", "rectangle"]
 
 TREE_UNITS = {"euclidean": 5, "max": 4}
 """A tree is faster up to so many units at 1,000 rows, and one more each time these double; measured on one core."""
-_PAIR_UNITS = 10
+_PAIR_UNITS = 12
 """The same for the nearest in a joint space, for which blocks take three times as long."""
-
-_BALL_UNITS, _BALL_ROWS = 3, {"euclidean": 8000, "max": 30_000}
-"""In so few units and from so many rows a tree counts one ball sooner than windows do; a second one costs as much."""
+_CUBE_UNITS = 2
+"""A cube holds two discs with less to spare than an ellipsoid does."""
 _DOUBTED = 8
 """Blocks take over where a list leaves more than one row in so many open."""
 _CHUNK = 1 << 20
@@ -81,7 +80,9 @@ class Points:
 
     def in_tree(self, k: int) -> tuple[Array, Array]:
         """Distances and indices (N, k) of the nearest from the tree, a row itself among them."""
-        distance, index = self.tree.query(self.tree.data, k=k, p=NORM[self.metric])
+        order = self.tree.indices  # rows that are near each other ask for the same part of the tree
+        distance, index = np.empty((self.count, k)), np.empty((self.count, k), order.dtype)
+        distance[order], index[order] = self.tree.query(self.tree.data[order], k=k, p=NORM[self.metric])
         return distance, index
 
     def distances(self, k: int) -> Tensor:
@@ -119,18 +120,6 @@ class Points:
         if self.units == 1:
             return self._within_on_a_line(radius * (1.0 + TIE), radius * (1.0 - TIE))
         return counts_within(self.rows, radius, self.metric, torch.zeros_like(radius) if known is None else known)
-
-    @property
-    def prefers_ball(self) -> bool:
-        """Whether one count is found sooner in the tree than in windows."""
-        return self.uses_tree and 1 < self.units <= _BALL_UNITS and self.count >= _BALL_ROWS[self.metric]
-
-    def ball(self, radius: Tensor, counted: Counted) -> Tensor:
-        """How many others lie within `radius` (N,), from the tree: ties left out where counts are open."""
-        reach = (radius * (1.0 - TIE if counted == "open" else 1.0 + TIE)).numpy()
-        found = self.tree.query_ball_point(self.tree.data, reach, p=NORM[self.metric], return_length=True)
-        others = torch.from_numpy(np.asarray(found, np.int64)) - 1
-        return others.where(radius > 0, 0) if counted == "open" else others
 
     def _within_on_a_line(self, closed: Tensor, opened: Tensor) -> tuple[Tensor, Tensor]:
         """How many others lie closer than `closed`, ties included, and than `opened`, both (N,), in one unit."""
@@ -252,7 +241,7 @@ def pair_counts(x: Points, y: Points, k: int, counted: Counted = "open") -> tupl
     own, counts = torch.arange(x.count, device=index.device), []
     for points in (x, y):
         radius, known = _reach(points, own, index, distance, counted)
-        counts.append(points.ball(radius, counted) if points.prefers_ball else points.within(radius, known)[which])
+        counts.append(points.within(radius, known)[which])
     return distance, counts[0], counts[1]
 
 
@@ -277,7 +266,7 @@ def _in_blocks(x: Points, y: Points, k: int, counted: Counted) -> tuple[Tensor, 
         for points, block, each in zip((x, y), blocks, within, strict=True):
             each.radius[rows], each.known[rows] = _reach(points, own, index, distance[rows], counted)
             block.diagonal(rows.start).zero_()  # the row itself counts until the end
-            each.add(rows, slice(0, x.count), block[:, : x.count])
+            each.add(rows, block[:, : x.count])
     return distance, [each.counts() for each in within]
 
 
@@ -287,22 +276,21 @@ def _nearest_in_both(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | No
         return None
     if x.metric == "max" or x.units == y.units == 1:
         return Points(torch.cat([x.rows, y.rows], dim=1), "max", tree=True).nearest(k)
-    # Of units times sqrt(D) the Euclidean length is at most sqrt(D + D') times the larger length of both blocks; with
-    # these weights the ellipsoid that holds all pairs of blocks within r is the smallest, two to three times theirs.
-    weighted = torch.cat([x.rows * math.sqrt(x.units), y.rows * math.sqrt(y.units)], dim=1)
-    tree = Points(weighted, tree=True).tree
+    tree, share = _enclosing_tree(x, y)
     distance = torch.empty(x.count, k, dtype=torch.float64, device="cpu")
     index = torch.empty(x.count, k, dtype=torch.int64, device="cpu")
-    left = torch.arange(x.count, device="cpu")
-    for wanted in (2 * k + 5, 8 * k + 17):
+    left = torch.from_numpy(tree.tree.indices)
+    for wanted in (2 * k + 3, 5 * k + 3, 8 * k + 17):
         unsafe = []
         for few in torch.split(left, max(1, _CHUNK // (wanted * (x.units + y.units)))):
-            length, found = (torch.from_numpy(a) for a in tree.query(tree.data[few.numpy()], k=min(wanted, x.count)))
+            asked = tree.rows.numpy()[few.numpy()]
+            near = tree.tree.query(asked, k=min(wanted, x.count), p=NORM[tree.metric])
+            length, found = (torch.from_numpy(a) for a in near)
             both = torch.maximum(*(lengths(p.rows, few, found, p.metric) for p in (x, y)))
             both, order = both.masked_fill_(found == few[:, None], math.inf).sort(dim=1, stable=True)
             distance[few], index[few] = both[:, :k], found.gather(1, order[:, :k])
             # All others are at least as far as this; none is left where the list holds all rows.
-            beyond = length[:, -1] * ((1.0 - 1e-12) / math.sqrt(x.units + y.units))
+            beyond = length[:, -1] * share
             unsafe.append(few[both[:, k - 1] > beyond] if wanted < x.count else few[:0])
         left = torch.cat(unsafe)
     if len(left) > x.count // _DOUBTED:
@@ -311,6 +299,16 @@ def _nearest_in_both(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | No
         whole = torch.maximum(*(lengths_to_all(p.rows, few, p.metric) for p in (x, y)))
         distance[few], index[few] = _nearest_of_all(whole, few, k)
     return distance, index
+
+
+def _enclosing_tree(x: Points, y: Points) -> tuple[Points, float]:
+    """A joint space in which a length, times the number, is no more than the larger of the lengths in both blocks."""
+    if max(x.units, y.units) <= _CUBE_UNITS:
+        return Points(torch.cat([x.rows, y.rows], dim=1), "max", tree=True), 1.0 - 1e-12
+    # Of units times sqrt(D) the Euclidean length is at most sqrt(D + D') times the larger length of both blocks; with
+    # these weights the ellipsoid that holds all pairs of blocks within r is the smallest, two to three times theirs.
+    weighted = torch.cat([x.rows * math.sqrt(x.units), y.rows * math.sqrt(y.units)], dim=1)
+    return Points(weighted, tree=True), (1.0 - 1e-12) / math.sqrt(x.units + y.units)
 
 
 def intrinsic_dimension(distances: Tensor) -> float:

@@ -117,18 +117,20 @@ def test_a_joint_tree_equals_blocks(kind, metric, dx, dy):
         assert torch.equal(tree[2], blocks[2]), counted
 
 
-@pytest.mark.cpu_branch
-@pytest.mark.parametrize("kind", ["normal", "lattice", "atom"])
+@pytest.mark.parametrize("kind", ["normal", "lattice", "atom", "far"])
 @pytest.mark.parametrize("metric", ["euclidean", "max"])
-def test_balls_equal_windows(kind, metric, monkeypatch):
-    """Many rows in two or three units are counted in a tree, the same numbers."""
-    x, y = rows_of(kind, 700, 2, seed=1), rows_of(kind, 700, 3, seed=2)
-    for counted in COUNTED[:2]:
-        windows = pair_counts(Points(x, metric, tree=True), Points(y, metric, tree=True), 3, counted)
-        with monkeypatch.context() as patch:
-            patch.setattr(_neighbors, "_BALL_ROWS", {metric: 1})
-            balls = pair_counts(Points(x, metric, tree=True), Points(y, metric, tree=True), 3, counted)
-        assert all(torch.equal(a, b) for a, b in zip(windows, balls, strict=True)), counted
+@pytest.mark.parametrize(("n", "units"), [(17, 2), (333, 2), (400, 3), (333, 7)])
+def test_counts_of_cells_equal_those_of_all_pairs(kind, metric, n, units):
+    """Rows that fill no cell, cells that meet few or all others, ties: every count exactly."""
+    rows = rows_of("normal" if kind == "far" else kind, n, units, seed=3)
+    if kind == "far":
+        rows[:3] *= 1e5
+    d = all_distances(rows, metric)
+    for radius in (np.sort(d, 1)[:, 3], d.max(1, initial=0, where=np.isfinite(d)), np.zeros(n)):
+        radius = radius.astype(np.float64)
+        closed, opened = Points(rows, metric).within(torch.from_numpy(radius))
+        np.testing.assert_array_equal(closed, (d <= radius[:, None] * (1 + TIE)).sum(1))
+        np.testing.assert_array_equal(opened, (d < radius[:, None] * (1 - TIE)).sum(1))
 
 
 @pytest.mark.parametrize("shape", ["one far unit", "clusters", "line"])

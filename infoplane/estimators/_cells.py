@@ -1,0 +1,129 @@
+"""How many rows lie within a radius of each, cell against cell: rows that are near each other meet the same others.
+
+Rows come in the order of a k-d tree, a few of them a cell. A cell meets those whose boxes its rows reach; cells that
+meet about as many are one product, or one pass over differences. Counts are those of float64 distances (`Keys`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from infoplane.core.device import on_accelerator
+from infoplane.estimators._distances import TIE, Keys, Metric, Within, settled
+
+Array = npt.NDArray[Any]
+
+_CELL_ROWS, _WIDE_ROWS, _FEW_UNITS = 16, 32, 5
+"""Rows of a cell up to so many units, and beyond, where cells meet nearly all others."""
+_MOST_CELLS = 2048
+_UNITS_LOOKED_AT = 8
+_ELEMENTS = 1 << 18
+_FOUR_ONES = 0x0001_0001_0001_0001
+_FOUR_LANES = 1 << 18  # columns up to which each of four 16-bit sums of ones has room
+
+
+def counts_within(rows: Tensor, radius: Tensor, metric: Metric, known: Tensor) -> tuple[Tensor, Tensor]:
+    """How many others lie within `radius` (N,) of each of `rows` (N, D): ties included, and left out, (N,) int64.
+
+    `known` (N,) of the others are known to be ties.
+    """
+    if on_accelerator(rows.device):  # a look at the values would take longer than what it spares
+        keys = Keys(rows, metric)
+        within = Within(keys, radius, known)
+        for part in keys.spans():
+            within.add(part, keys.between(part, slice(0, keys.count)))
+        return within.counts()
+    size = _CELL_ROWS if rows.shape[1] <= _FEW_UNITS else _WIDE_ROWS
+    size *= -(-len(rows) // (size * _MOST_CELLS))
+    order = torch.from_numpy(cKDTree(rows[:, :_UNITS_LOOKED_AT].numpy(), size, compact_nodes=False).indices)
+    found = _CountsWithin(rows[order], radius[order], metric, known[order], size).counts()
+    closed, opened = (torch.empty_like(each).index_copy_(0, order, each) for each in found)
+    return closed, opened
+
+
+class _CountsWithin:
+    """Rows (N, D) in an order in which `size` consecutive ones are a cell, of which there are M."""
+
+    def __init__(self, rows: Tensor, radius: Tensor, metric: Metric, known: Tensor, size: int) -> None:
+        self.keys, self.radius, self.size, self.count = Keys(rows, metric), radius, size, len(rows)
+        self.met = _boxes_within_reach(rows.numpy()[:, :_UNITS_LOOKED_AT], radius.numpy(), size)
+        cells = len(self.met)
+        self.own, self.others = self.keys.cells(cells, size)
+        # Rows that only fill the last cell are as near to none as their limit says.
+        fill = (0, 0, 0, cells * size - self.count)
+        low, high = (torch.nn.functional.pad(limit, fill, value=-1) for limit in self.keys.limits(radius))
+        self.low, self.high = low.view(cells, size, 1), high.view(cells, size, 1)
+        self.known = np.pad(known.numpy().astype(np.int64), fill[2:]).reshape(cells, size)
+        self.found = np.empty((2, cells, size), np.int64)
+        self.pairs: list[Array] = []
+
+    def counts(self) -> tuple[Tensor, Tensor]:
+        """Others within the radius, ties included, and left out, (N,) int64."""
+        for cells, met in self._batches():
+            self._count(cells, met)
+        found = torch.from_numpy(self.found.reshape(2, -1)[:, : self.count])
+        pairs = [torch.from_numpy(pair) for pair in self.pairs]
+        return settled(self.keys, self.radius, found, pairs)
+
+    def _batches(self) -> Iterator[tuple[Array, Array]]:
+        """Some cells (B,), and those that each of them meets (B, W), filled up with M, the cell that is far."""
+        most = self.met.sum(1)
+        order = np.argsort(most, kind="stable")
+        cell, first = np.nonzero(self.met)[1], np.cumsum(most) - most
+        rows = self.size * self.size * most[order]
+        start = 0
+        while start < len(order):
+            # The last cell of a batch meets the most.
+            batch = np.arange(1, len(order) - start + 1) * rows[start:] <= _ELEMENTS
+            stop = start + max(1, int(batch.sum()))
+            cells = order[start:stop]
+            span = np.arange(most[cells[-1]])
+            place = np.minimum(first[cells, None] + span, len(cell) - 1)
+            yield cells, np.where(span < most[cells, None], cell[place], len(self.met))
+            start = stop
+
+    def _count(self, cells: Array, met: Array) -> None:
+        """Count the rows of the cells `met` (B, W) within reach of those of `cells` (B,), themselves included."""
+        key = self.keys.between_cells(self.own, self.others, torch.from_numpy(cells), torch.from_numpy(met))
+        low, high = self.low[cells], self.high[cells]
+        below, upto = self.keys.flags(key, (low, high))
+        self.found[0, cells], self.found[1, cells] = opened, closed = _sums(below), _sums(upto)
+        # Where as many lie between as are known to be ties, these are they.
+        left = np.flatnonzero(closed - opened != self.known[cells])
+        if not len(left):
+            return
+        few = key.flatten(0, 1).numpy()[left]
+        within = (few >= low.flatten().numpy()[left, None]) & (few <= high.flatten().numpy()[left, None])
+        row, column = np.divmod(np.flatnonzero(within), few.shape[1])
+        cell, row = np.divmod(left[row], self.size)
+        self.found[1, cells[cell], row] = opened[cell, row]
+        other = met[cell, column // self.size] * self.size + column % self.size
+        self.pairs.append(np.stack([cells[cell] * self.size + row, other]))
+
+
+def _boxes_within_reach(rows: Array, radius: Array, size: int) -> Array:
+    """(M, M) whether a row of one cell may lie within `radius` (N,) of one of the other's box."""
+    start, reach = np.arange(0, len(rows), size), radius[:, None] * (1.0 + 2.0 * TIE)
+    low, high = np.minimum.reduceat(rows, start).T, np.maximum.reduceat(rows, start).T
+    least, most = np.minimum.reduceat(rows - reach, start).T, np.maximum.reduceat(rows + reach, start).T
+    met = np.ones((len(start), len(start)), bool)
+    for unit in range(len(low)):
+        met &= low[unit] <= most[unit, :, None]
+        met &= high[unit] >= least[unit, :, None]
+    return met
+
+
+def _sums(flags: Tensor) -> Array:
+    """Sums (B, H) of 0 and 1 over the last of (B, H, W), W a multiple of 4, int64."""
+    if flags.dtype != torch.int16 or flags.shape[2] >= _FOUR_LANES:
+        return flags.sum(2, dtype=torch.int64 if flags.dtype == torch.int16 else None).numpy().astype(np.int64)
+    # Four of them are one number, whose four parts the product adds in the last.
+    four: Array = flags.view(torch.int64).sum(2).numpy()
+    return ((four * _FOUR_ONES) >> 48) & 0xFFFF
