@@ -27,7 +27,7 @@ _BLOCK_ELEMENTS = 1 << 21
 _CUDA_BLOCK_ELEMENTS = 1 << 25
 _TILE_ELEMENTS = 1 << 17
 _STEPS = 10_922.0
-"""Whole steps that the largest deviation has in 16-bit keys: differences from 32,767 are larger than all, even wrapped."""
+"""Whole steps of the largest deviation in 16-bit keys: what differs from 32,767 is farther than all, even wrapped."""
 _COARSE = 0.05
 """Root mean square deviation over the largest one from which such steps are fine enough."""
 _DIRECT_ELEMENTS = 1 << 18
