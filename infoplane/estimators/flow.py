@@ -13,7 +13,7 @@ from torch import Tensor
 from infoplane.core.device import on_accelerator
 from infoplane.core.units import BITS_PER_NAT, Z_95
 from infoplane.estimators._canonical import canonical_nats, gaussian_log_ratio, independent_nats
-from infoplane.estimators._coordinates import LEAST_VARIANCE, Coordinates, Marginal
+from infoplane.estimators._coordinates import FEW_UNITS, LEAST_VARIANCE, Coordinates, Marginal, scaled_where_normal
 from infoplane.estimators._driver import Given, Problem, report
 from infoplane.estimators._flow_networks import HIDDEN, PairNetworks, Scores, Sides, Velocities
 from infoplane.estimators._labels import fold_of_row
@@ -39,8 +39,6 @@ TIED = 0.05
 APART_BITS, APART_SHARE = 0.25, 0.1
 """Bits, and share of the value, by which both directions may differ."""
 ROWS_A_DIMENSION = 20
-NORMAL, FEW_UNITS = 0.99, 4
-"""Correlation of a unit with its normal scores from which it is scaled only, where there are more units than so few."""
 NEAR = 1.0
 """Nats below log n from which the ranks of n rows no longer tell how close a pair of coordinates is."""
 _NEIGHBORS, _DIMENSION_ROWS = 10, 2000
@@ -184,16 +182,13 @@ class _Block(NamedTuple):
         ranked = Marginal.of(block, seed)
         if ranked.columns.shape[1] == 0:
             return None
-        # Ranks straighten curved layers of few latents and leave no far rows. But they err by about 1 / sqrt(N) in each
-        # unit, and many units add that up (3 nats of one latent in 12 turned units would read 2.5): so units that are
-        # normal already are scaled only, where units are many and rows fill them.
+        # Ranks straighten curved layers of few latents and leave no far rows; where rows fill many units they are not
+        # needed in all.
         columns = ranked.columns
         kept, filled = _dimensions(columns, seed)
         if FEW_UNITS < columns.shape[1] == kept:
             scaled = Marginal.of(block, seed, ranks=False).columns
-            # Correlation of each unit with its ranks, for `scaled` has variance 1.
-            normal = (columns * scaled).mean(0) > NORMAL * columns.square().mean(0).sqrt()
-            columns = torch.where(normal, scaled, columns)
+            columns = scaled_where_normal(columns, scaled)
         marginal = ranked._replace(columns=columns)
         # Repeated values of one unit do no harm where whole rows differ.
         tied = marginal.tied and float((equal_rows(columns) > 0).double().mean()) > TIED
