@@ -8,9 +8,10 @@ Noise behind every layer, as in e11, leaves no such truth at this width: `noise`
 Look for: I(T;Y) by `auto` ends at the exact values in act2 and act3. It would be falsified by ends 0.15 bits off.
 
 Does not hold: that `auto` reads I(X;T) of these layers. Before training, nearly linear, act2 is an eighth too low; then
-classes form: the exact value rises, that of `auto` falls. Its branch is `flow`, and `critic` reads the same: both start
-from a Gaussian, and miss what T knows of a product of two coordinates. A thousand rows are flagged `few_samples`; 4,000
-are as wrong, and not all flagged. The plane shows it: X determines Y, so I(X;T) below I(T;Y) cannot be.
+classes form: the exact value rises by more than half a bit, that of `auto` by little or not at all. Its branch is
+`flow`, which starts from a Gaussian and sees of a wide layer what goes with one input or with products of two: what T
+knows of three at once, as of these classes, it misses. Every such row is flagged, and where I(X;T) is below I(T;Y) it
+always is: X determines Y, so that cannot be.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def paint(found: dict[str, np.ndarray]) -> Figure:
 
 
 def run(options: common.Options) -> list[common.Outcome]:
-    schedule, late = ([300], slice(2, None)) if options.quick else ([30, 200, 1500], slice(1, None))
+    schedule = [300] if options.quick else [30, 200, 1500]
     small, large = zip(*(train(options, layer, schedule) for layer in LAYERS), strict=True)
     specs = {"probe": (small, "noise:null_draws=0"), "exact": (large, "noise:null_draws=0,n_draws=2")}
     specs["auto"] = (small, f"auto:effort={'low' if options.quick else 'full'}")
@@ -99,18 +100,18 @@ def run(options: common.Options) -> list[common.Outcome]:
          -0.05 <= lost[0] <= 0.35 and flags[f"auto {TY}"][0] != ""),
         ("its I(X;T) ends 10 to 90 % low, and flagged", beside("auto", XT),
          abs((xt / exact_xt)[:, -1] - 0.5).max() < 0.4 and (flags[f"auto {XT}"] != "").all()),
-        (f"in {' and '.join(LAYERS[late])} it is less than its own I(T;Y), which cannot be",
-         " and ".join(f"{a:.2f} with {b:.2f} bits" for a, b in zip(xt[late, -1], ty[late, -1], strict=True)),
-         (xt < ty)[late, -1].all()),
+        ("in act3 it is less than its own I(T;Y), which cannot be, and `unreliable`",
+         f"{xt[2, -1]:.2f} with {ty[2, -1]:.2f} bits",
+         xt[2, -1] < ty[2, -1] and "unreliable" in flags[f"auto {XT}"][2]),
     ]  # fmt: skip
     if not options.quick:
-        many, doubted = found[f"many {XT}"], sum(flags[f"many {XT}"] != "")
+        many, doubted, rise = found[f"many {XT}"], sum(flags[f"many {XT}"] != ""), exact_xt[1, -1] - exact_xt[1, 0]
         outcomes += [
-            ("with 4,000 inputs it is 25 % low or more, and not all flagged",
-             f"{beside('many', XT)}, {doubted} of 3 flagged", (many < 0.75 * exact_xt)[:, -1].all() and doubted < 3),
-            ("over training the exact I(X;T) of act2 rises, that of `auto` falls",
+            ("with 4,000 inputs it is up to a third low, and all flagged",
+             f"{beside('many', XT)}, {doubted} of 3 flagged", (many > 0.6 * exact_xt)[:, -1].all() and doubted == 3),
+            ("over training the exact I(X;T) of act2 rises by half a bit, that of `auto` by less than half of it",
              " and ".join(f"{v[1, 0]:.2f} to {v[1, -1]:.2f}" for v in (exact_xt, xt, many)) + " bits",
-             exact_xt[1, -1] > exact_xt[1, 0] and max(v[1, -1] - v[1, 0] for v in (xt, many)) < 0),
+             rise >= 0.5 and max(v[1, -1] - v[1, 0] for v in (xt, many)) < 0.5 * rise),
         ]  # fmt: skip
     return [common.Outcome(claim, told, "-", bool(holds), not other) for claim, told, holds, *other in outcomes]
 

@@ -107,7 +107,7 @@ class Critic(NoisyMethod):
     tau : float
         Nats at which SMILE clips.
     ranks : bool
-        Whether units become normal scores.
+        Whether units become normal scores; of more than four, those that are normal already are only scaled.
     dims : int
         Principal components of each side.
     hidden, batch, steps : int
