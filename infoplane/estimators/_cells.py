@@ -26,7 +26,7 @@ _MOST_CELLS = 2048
 _UNITS_LOOKED_AT = 8
 _ELEMENTS = 1 << 18
 _FOUR_ONES = 0x0001_0001_0001_0001
-_FOUR_LANES = 1 << 18  # columns up to which each of four 16-bit sums of ones has room
+_FOUR_LANES = 1 << 16  # columns below which a sum of ones fits into 16 bits
 
 
 def counts_within(rows: Tensor, radius: Tensor, metric: Metric, known: Tensor) -> tuple[Tensor, Tensor]:

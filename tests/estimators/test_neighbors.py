@@ -11,6 +11,7 @@ from scipy.special import digamma
 from scipy.stats import nhypergeom
 
 from infoplane.estimators import _neighbors
+from infoplane.estimators._cells import counts_within
 from infoplane.estimators._distances import COLUMN_GROUP, TIE, Keys
 from infoplane.estimators._neighbor_formulas import mean_digamma_of_rank
 from infoplane.estimators._neighbors import Points, intrinsic_dimension, pair_counts
@@ -224,3 +225,13 @@ def test_unknown_metric_is_named():
 @pytest.mark.cpu_branch
 def test_blocks_hold_no_square_array():
     assert Keys(torch.zeros(20_000, 12), "euclidean").height * 20_000 < 20_000**2 / 100
+
+
+def test_a_row_that_reaches_more_than_16_bits_count():
+    """In the maximum norm flags are 16-bit numbers, whose sums must not wrap: 70,000 rows within reach of one."""
+    n = 70_000
+    rows = torch.randn(n, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    radius = torch.full((n,), 1e-6, dtype=torch.float64)
+    radius[5] = 100.0
+    closed, opened = counts_within(rows, radius, "max", torch.zeros(n, dtype=torch.int64))
+    assert (int(closed[5]), int(opened[5])) == (n - 1, n - 1)
