@@ -38,7 +38,8 @@ TIED = 0.05
 """Share of repeated rows from which a side has no density."""
 APART_BITS, APART_SHARE = 0.25, 0.1
 """Bits, and share of the value, by which both directions may differ."""
-ROWS_A_DIMENSION = 20
+ROWS_A_DIMENSION, ROWS_A_COMPONENT = 20, 3
+"""Training rows a dimension below which they are few, and below which components are not kept."""
 NEAR = 1.0
 """Nats below log n from which the ranks of n rows no longer tell how close a pair of coordinates is."""
 _NEIGHBORS, _DIMENSION_ROWS = 10, 2000
@@ -61,7 +62,8 @@ class FlowMatching(NoisyMethod):
 
     Both sides are first brought to normal scores, unit by unit (ranks, which leaves the information as it is; units
     that are normal already are scaled only, where there are many and rows fill them), to
-    principal components (all that vary, up to 64, where rows fill them, else 1.25 times the dimension that rows lie on)
+    principal components (all that vary, up to 64 and to a third of the training rows, where rows fill them, else 1.25
+    times the dimension that rows lie on)
     and to canonical coordinates. With `base="gaussian"` networks add to the velocity of the Gaussian pair with these
     correlations, whose part of the integral is exact: nothing is to be learned where the pair is Gaussian. They see the
     16 leading coordinates of each side; the others count as Gaussian. Where one side has more, as a wide layer beside
@@ -412,7 +414,9 @@ class _FoldCoordinates(NamedTuple):
 def _coordinates(block: _Block, other: _Block, fitted: Tensor) -> tuple[Tensor, ...]:
     """The fields of `_FoldCoordinates` for one snapshot and the rows that one fold is fitted to."""
     rows = fitted.to(other.marginal.columns.device)
-    c = Coordinates.of(block.marginal, other.marginal, rows, (block.kept, other.kept), MOST_MOVED)
+    # Of more dimensions than rows all correlations are 1 whatever the sides are.
+    most = max(1, len(rows) // ROWS_A_COMPONENT)
+    c = Coordinates.of(block.marginal, other.marginal, rows, (min(block.kept, most), min(other.kept, most)), MOST_MOVED)
     nats, r = -0.5 * (1 - c.correlations.square()).log(), len(c.correlations)  # (r,) of each pair of coordinates
     seen = min(block.moved, other.moved)
     # Every row is a set of one row, (N, 1, r): only pairs that belong together are compared.

@@ -11,6 +11,7 @@ import torch
 import infoplane
 from infoplane.core.device import accelerator_branches
 from infoplane.core.records import Noise
+from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators import config_json, parse
 from infoplane.estimators._flow_networks import Sides, Velocities
 from infoplane.estimators._trained import Rows, rows_of
@@ -312,6 +313,15 @@ def test_a_side_that_is_a_function_of_the_other_is_flagged():
     a = pairs(2, 0.0, 300, seed=24)[0]
     assert "unreliable" in raised(estimate(a, 2 * a, steps=0)["I(T;Y)"])
     assert "unreliable" not in raised(estimate(*pairs(1, 2.0, 300, seed=25), steps=0)["I(T;Y)"])
+
+
+@pytest.mark.parametrize("samples", [64, 100, 200])
+def test_more_dimensions_than_rows_are_not_taken_for_information(samples):
+    """All canonical correlations are 1 there: independent pairs read 75 to 775 nats, now what so few rows scatter by."""
+    a, b = (torch.from_numpy(side) for side in pairs(64, 0.0, samples, seed=26))
+    found = estimate(a, b, steps=0)["I(T;Y)"]
+    assert abs(float(found.value)) / BITS_PER_NAT < 1.5
+    assert "few_samples" in raised(found)
 
 
 def test_few_rows_constant_sides_and_settings():
