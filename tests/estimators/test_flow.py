@@ -317,7 +317,7 @@ def test_a_side_that_is_a_function_of_the_other_is_flagged():
 
 @pytest.mark.parametrize("samples", [64, 100, 200])
 def test_more_dimensions_than_rows_are_not_taken_for_information(samples):
-    """All canonical correlations are 1 there: independent pairs read 75 to 775 nats, now what so few rows scatter by."""
+    """All canonical correlations are 1 there: independent pairs read 75 to 775 nats, now what few rows scatter by."""
     a, b = (torch.from_numpy(side) for side in pairs(64, 0.0, samples, seed=26))
     found = estimate(a, b, steps=0)["I(T;Y)"]
     assert abs(float(found.value)) / BITS_PER_NAT < 1.5
