@@ -32,6 +32,7 @@ from infoplane.results.names import placed
 from infoplane.store import Problem, inputs_digest, probe_digest, source_digest
 
 _SHIFT = "counter_shift"
+"""Entry of a run in the meta: what is added to the recorder's step counter after a resume."""
 
 
 def live(
@@ -98,7 +99,7 @@ class Live:
     def begin(
         self, *, probe: Probe, settings: Mapping[str, Any], run: Path | None, run_id: str, resume: bool
     ) -> tuple[int, int | None] | None:
-        """Open the table; the last step and counter shift of the live run that is resumed, if any."""
+        """Open the table; return the last step and counter shift of the live run that is resumed, None without one."""
         self._subsets, _ = resolve(self.subsets, probe)
         path = self.path
         if path is None:
@@ -121,16 +122,17 @@ class Live:
         return last
 
     def annotate(self, **notes: Any) -> None:
-        """Put notes into the table's meta of this run."""
+        """Put notes into what the table's meta says of this run."""
         self._meta().update(notes)
 
     def _meta(self) -> dict[str, Any]:
-        """The table's meta of this run."""
+        """What the table's meta says of this run, to be changed in place."""
         assert self._index is not None
         entry: dict[str, Any] = self._index.writer.meta["runs"][self._run.run_id]
         return entry
 
     def __call__(self, snapshot: Snapshot) -> None:
+        """Estimate everything on one snapshot and append the rows to the table."""
         if self._index is None:
             raise RuntimeError("a live sink is used through a recorder: Recorder(..., sinks=[live(...)])")
         if snapshot.rows is not None:
@@ -152,13 +154,15 @@ class Live:
             self.on_rows(rows)
 
     def _estimate(self, layer: Layer, step: int) -> list[Row]:
-        """Rows of every subset and estimator; a refusal is listed, and the others go on."""
+        """Rows of one layer for every subset and estimator; a refusal goes into the meta, and the others go on."""
         (t,) = self._run.read(layer.key, [step])
         bad = frozenset({step} if t.is_floating_point() and not bool(torch.isfinite(t).all()) else ())
+        # Path and fingerprint stay empty: tasks read this very snapshot, and open no run.
         steps = LayerSteps("", "", self._run.run_id, layer.key, ((step, self._run.source(layer.key, step)),), bad)
         rows: list[Row] = []
         for subset, (number, estimator) in itertools.product(self._subsets, enumerate(self.estimators)):
             task = Task(steps, subset, estimator, str(t.device), 1)
+            # A snapshot with NaN gets rows without values, for which nothing has to be prepared.
             ready = self._ready(number, task) if not bad else Prepared("", estimator)
             refused = [] if ready.refusal is None else [ready.refusal]
             if ready.estimator is not None:
@@ -170,14 +174,15 @@ class Live:
         return rows
 
     def _ready(self, number: int, task: Task) -> Prepared:
-        """The estimator, prepared on the first snapshot of this layer if it needs that, and kept for the others."""
-        base = replace(task, subset=task.subset.base)  # prepared on all classes: those of one part share a scale
+        """The estimator, prepared on the first snapshot of this layer if it needs that, and kept for the later ones."""
+        # Prepared on all classes of a part of the probe (as train) together, which so share one scale.
+        base = replace(task, subset=task.subset.base)
         key = (number, task.layer.layer, base.subset)
         if key not in self._prepared:
             ready = prepare(base, self._run)
             if ready.refusal is not None:
                 return ready
-            # Prepared on altered values: another result means that it depends on values, of which it should see all.
+            # Prepare again on altered values: a different config shows that it depends on values not recorded yet.
             other = prepare(base, self._run.altered()) if self.prepare == "refuse" else ready
             if other.refusal is None and other.config != ready.config:
                 raise ValueError(
@@ -188,7 +193,7 @@ class Live:
         return self._prepared[key]
 
     def _refuse(self, layer: Layer, subset: Subset, estimator: Estimator, reason: str) -> None:
-        """Note in the meta, and log once, what an estimator refuses."""
+        """Note in the meta, and log once, that an estimator gives nothing on this layer and subset."""
         key = (layer.key, subset.name, config_json(estimator))
         if key in self._refused:
             return
@@ -215,7 +220,7 @@ class Live:
 
 
 class _LiveRun:
-    """A run of which one snapshot is at hand, as an analysis reads it: a `SnapshotSource`."""
+    """A run of which the newest snapshot alone can be read, as an analysis reads it: a `SnapshotSource`."""
 
     problems: tuple[Problem, ...] = ()
 
@@ -226,12 +231,12 @@ class _LiveRun:
         self._altered = False
 
     def take(self, snapshot: Snapshot) -> None:
-        """Go on to the next snapshot."""
+        """Make this snapshot the one that can be read."""
         self._now = snapshot
         self._taken.append(snapshot.step)
 
     def altered(self) -> _LiveRun:
-        """A copy that reads other values from the same layers."""
+        """A copy that reads 2 t + 1 in the place of the values t of each layer."""
         other = copy.copy(self)
         other._altered = True
         return other
@@ -261,15 +266,16 @@ class _LiveRun:
         """The digest that the store gives this layer and step in one shard: a later analysis finds the rows."""
         values = self._values(key)
         host = values.contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
+        # One piece with all rows, as where one process recorded the run.
         return source_digest(self._probe_digest, self.layer(key), [([[0, len(values)]], digest(host))])
 
     def read(self, key: str, steps: Sequence[int]) -> Tensor:
-        """(1, N, *unit_shape), widened, on the device of the model."""
+        """The values (1, N, *unit_shape) of a layer in a type that estimators take, on the device of the model."""
         t = widened(self._values(key))[None]
         return 2 * t + 1 if self._altered else t
 
     def _values(self, key: str) -> Tensor:
-        """(N, *unit_shape) as captured."""
+        """The values (N, *unit_shape) of a layer as captured at the newest snapshot."""
         assert self._now.tensors is not None
         values: Tensor = self._now.tensors[key]
         return values

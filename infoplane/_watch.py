@@ -60,13 +60,14 @@ class PageServer(ThreadingTCPServer):
         self.page, self.number = b"", 0
 
     def publish(self, state: str, table: ResultTable | None, every: float) -> None:
-        """Serve the report of this table from now on, or what it is that there is none."""
+        """Serve the report of this table from now on; without a table, a page that says `state` and waits."""
         watched = Watched(f"{state}; as of {time.strftime('%H:%M:%S')}", every, self.number + 1)
         page = waiting_page(watched) if table is None else page_of(table, TITLE, watched)
         self.page, self.number = page.encode(), watched.number
 
     def refusal(self, path: str, headers: Message) -> HTTPStatus | None:
-        """Why a request is not answered, if it is not."""
+        """The status with which a request is refused, None where it is to be answered."""
+        # Another host name is that of a page in the web which was made to lead to this machine (DNS rebinding).
         if headers.get_all("Host") not in ([f"{HOST}:{self.port}"], [f"localhost:{self.port}"]):
             return HTTPStatus.FORBIDDEN
         if not hmac.compare_digest(path.encode(), self.path.encode()):
@@ -85,6 +86,7 @@ class PageRequest(BaseHTTPRequestHandler):
     server_version, sys_version = "infoplane", ""
 
     def do_GET(self) -> None:
+        """Send the page, or only that the browser has the newest one already."""
         page, tag = self.server.page, f'"{self.server.number}"'
         why = self.server.refusal(self.path, self.headers)
         if why is not None:
@@ -117,7 +119,7 @@ class PageRequest(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving(port: int = 0) -> Iterator[PageServer]:
-    """A server in a thread of its own."""
+    """A running server in a thread of its own, ended with the block."""
     with PageServer(port) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
         thread.start()
@@ -164,7 +166,7 @@ def watch(
 
 
 def look(run: Path, table: Path, estimators: Sequence[str], asked: dict[str, Any]) -> tuple[str, ResultTable | None]:
-    """The state of a run in words, and all that is known of it, if anything is."""
+    """The state of a run in words, and the table of all estimates so far, None where there are none."""
     store = open_run(run)
     state = state_of(store)
     known = [read_table(run)] if csv_path(run).exists() else []
@@ -175,7 +177,7 @@ def look(run: Path, table: Path, estimators: Sequence[str], asked: dict[str, Any
             found = analyze(store, list(estimators), table=table, progress=False, **asked)
         except StoreError as error:
             return f"{state}; this time it could not be estimated: {error}", known[0] if known else None
-        # As the range of a layer grows its numbers change: the old ones go.
+        # As the range of a layer grows, its bins and so all its numbers change: the file keeps the new ones alone.
         found.write(table)
         known.append(found)
     if not known:
@@ -184,8 +186,9 @@ def look(run: Path, table: Path, estimators: Sequence[str], asked: dict[str, Any
 
 
 def state_of(store: ActivationStore) -> str:
-    """`digits is being recorded`."""
+    """What a run does, in words: it is being recorded, is closed, or was left without being closed."""
     newest = max((session["session"] for session in store.sessions), default=0)
+    # One entry for each process that records in the newest session.
     last = [session for session in store.sessions if session["session"] == newest]
     if any(is_held(store.path / lock_file(session["rank"])) for session in last):
         return f"{store.path.name} is being recorded"

@@ -91,28 +91,29 @@ def _specs(names: Sequence[str] | None) -> Sequence[str]:
 
 
 def _certify_one(name: str, data: LayerData, seed: int) -> list[Finding]:
-    """Every check of one estimator: a row for each quantity and check that is defined."""
+    """Findings about one estimator: one for each quantity and check in which the quantity has a value."""
     estimator = parse(name)
     generator = torch.Generator().manual_seed(seed + 1)
-    if "discrete" not in estimator.targets:
+    if "discrete" not in estimator.targets:  # it takes real targets alone: here the sum of the inputs
         data = LayerData(data.t, data.x, data.x.sum(1))
     rows: list[Finding] = []
     for quantity in _shown(_measure(estimator, data)):
         value = _Value(estimator, data, quantity)
         for check in (_controls, _laws, _maps):
             for label, got, expected, holds in check(value, data, generator):
-                if not math.isnan(value.latest):
+                if not math.isnan(value.latest):  # from the last call of `value`, by this check
                     rows.append(Finding(name, quantity, label, expected, got, holds, ", ".join(value.flags)))
     return rows
 
 
 class _Value:
-    """A quantity of changed data; NaN where it is not defined. `latest` and `flags` are of the last call."""
+    """Estimates one quantity on changed data, NaN where it is undefined; `latest`, `flags`: of the last call."""
 
     def __init__(self, estimator: Estimator, data: LayerData, quantity: str) -> None:
         self.estimator, self.data, self.quantity = estimator, data, quantity
 
     def __call__(self, t: Tensor, y: Tensor | None = None, x: Tensor | None = None) -> float:
+        """The quantity of a layer `t` (N, U), with the labels and inputs of `data` where none are given."""
         data = LayerData(t, self.data.x if x is None else x, self.data.y if y is None else y)
         q = _measure(self.estimator, data).get(self.quantity)
         self.flags = [] if q is None else _raised(q)
@@ -121,19 +122,19 @@ class _Value:
 
 
 def _measure(estimator: Estimator, data: LayerData) -> dict[str, Quantity]:
-    """All quantities of the layer as one snapshot, after what the estimator prepares."""
+    """All quantities of the layer as one snapshot (1, N, U), after the estimator's `prepare` on it."""
     t = data.t[None]
     found: dict[str, Quantity] = ready(estimator, t, data.y, data.x).estimate(t, data.y, x=data.x)
     return found
 
 
 def _raised(q: Quantity) -> list[str]:
-    """The flags that are up."""
+    """The names of the flags that are raised at the only snapshot, sorted."""
     return sorted(flag for flag, on in q.flags.items() if bool(on[0]))
 
 
 def _shown(quantities: Mapping[str, Quantity]) -> list[str]:
-    """The informations, or the first quantity of a method that measures something else."""
+    """Names of the quantities to check: I(X;T) and I(T;Y), or the first one of a method that has neither."""
     return [q for q in ("I(X;T)", "I(T;Y)") if q in quantities] or list(quantities)[:1]
 
 
@@ -141,11 +142,12 @@ Checks = Iterator[tuple[str, str, str, bool]]  # name, what came, what was expec
 
 
 def _controls(value: _Value, data: LayerData, g: torch.Generator) -> Checks:
-    """Checks on data where there is nothing to know."""
+    """Checks on data in which there is nothing to know: the quantity must be 0."""
     if value.quantity.startswith("I("):  # an effective rank, for one, is 1
         got = value(torch.zeros_like(data.t))
         yield "constant layer", f"{got:.3f}", "0", abs(got) <= 1e-9
     if value.quantity == "I(T;Y)":
+        # 0.05 bits are left to chance. A value below 0 is an estimate's bias made visible, and no false information.
         got = value(torch.randn(data.t.shape, generator=g, dtype=torch.float64))
         yield "independent noise", f"{got:.3f}", "0 at most", got <= 0.05
         got = value(data.t, data.y[torch.randperm(len(data.y), generator=g)])
@@ -153,16 +155,17 @@ def _controls(value: _Value, data: LayerData, g: torch.Generator) -> Checks:
 
 
 def _laws(value: _Value, data: LayerData, g: torch.Generator) -> Checks:
-    """Checks that a part knows at most what the whole does, and two independent layers twice as much as one."""
+    """Checks that half the units know at most what all do, and two independent layers twice as much as one."""
     whole, part = value(data.t), value(data.t[:, : data.t.shape[1] // 2])
     yield "data processing", f"{part:.3f}", f"half the units <= {whole:.3f}", part <= whole + SLACK
     if data.y.is_floating_point():
         return
     # Few classes, so that the pair of labels has samples to be learned from.
     y = data.y % 2
-    other = torch.randperm(len(y), generator=g)
+    other = torch.randperm(len(y), generator=g)  # the layer with its rows in another order: an independent one
     single = value(data.t, y)
     pair = value(torch.cat([data.t, data.t[other]], 1), 2 * y + y[other], torch.cat([data.x, data.x[other]], 1))
+    # A tenth is left to the errors of both estimates.
     holds = abs(pair - 2 * single) <= 0.1 * abs(2 * single) + SLACK
     yield "additivity", f"{pair:.3f}", f"two independent layers: {2 * single:.3f}", holds
 
@@ -173,6 +176,7 @@ def _maps(value: _Value, data: LayerData, g: torch.Generator) -> Checks:
     powers = torch.arange(1, units + 1, dtype=torch.float64)
     rotation = torch.linalg.qr(torch.randn(units, units, generator=g, dtype=torch.float64))[0]
     before = value(data.t)
+    # Tolerances are shares of the value for rounding; a rotation sums over units, which rounds more.
     for label, t, tolerance in (
         ("scale x1000", 1000.0 * data.t, 1e-9),
         ("monotone map", torch.sinh(2.0 * data.t), 1e-9),
@@ -222,7 +226,7 @@ def known(names: Sequence[str] | None = None, *, samples: int = 1000, seed: int 
 
 
 def _known_one(name: str, label: str, problem: datasets.Known) -> Finding | None:
-    """One estimator on one problem; None where its I(T;Y) is not that of the problem, or there is none."""
+    """The finding of one estimator on one problem; None where it has no I(T;Y), or one of another estimand."""
     estimator = parse(name)
     t, y = torch.from_numpy(problem.t).double().view(len(problem.t), -1), torch.from_numpy(problem.y)
     if ("continuous" if y.is_floating_point() else "discrete") not in estimator.targets:
@@ -230,6 +234,7 @@ def _known_one(name: str, label: str, problem: datasets.Known) -> Finding | None
     q = _measure(estimator, LayerData(t, t, y)).get("I(T;Y)")
     if q is None or q.estimand in _OF_ELSEWHERE:
         return None
+    # A lower bound, or the information of bins, may lie far below the truth: only a value above it fails.
     got, below = float(q.value[0]), q.bound == "lower" or q.estimand == "binned"
     holds = got - problem.bits <= OFF and (below or problem.bits - got <= OFF)
     expected = f"{problem.bits:.3f}" + (" at most" if below else "")
@@ -237,6 +242,7 @@ def _known_one(name: str, label: str, problem: datasets.Known) -> Finding | None
 
 
 _OF_ELSEWHERE = ("noisy-finite", "softmax-output")
+"""Estimands of another information than that between T and Y of a problem: of T with noise, of a network's output."""
 
 
 def _behind_tanh(samples: int, seed: int) -> datasets.Known:
@@ -251,6 +257,7 @@ def _swirled(samples: int, seed: int) -> datasets.Known:
     pair = datasets.gaussian_pair(samples, bits=2.0 / math.log(2.0), dims=2, seed=seed)
 
     def turned(a: npt.NDArray[Any], sense: float) -> npt.NDArray[Any]:
+        """The rows of `a` (N, 2), each turned by an angle equal to its radius, in the sense 1 or -1."""
         angle = sense * np.hypot(a[:, 0], a[:, 1])
         cos, sin = np.cos(angle), np.sin(angle)
         return np.stack([cos * a[:, 0] - sin * a[:, 1], sin * a[:, 0] + cos * a[:, 1]], axis=1)
@@ -259,14 +266,15 @@ def _swirled(samples: int, seed: int) -> datasets.Known:
 
 
 def _ratings(samples: int, seed: int) -> datasets.Known:
-    """Targets 1 to 5, and T their value with standard normal noise: 4 distances between 5 Gaussians."""
+    """Targets 1 to 5, and one unit: the target plus standard normal noise."""
     classes = datasets.gaussian_classes(samples, means=np.arange(1, 6), seed=seed)
+    # `gaussian_classes` turns at random, which on a line may mirror it: the unit is to rise with the target.
     sign = np.sign(np.corrcoef(classes.t[:, 0], classes.y)[0, 1])
     return datasets.Known(sign * classes.t, classes.y + 1.0, classes.bits)
 
 
 def _exclusive_or(samples: int, seed: int) -> datasets.Known:
-    """Whether the signs of two of 20 normal units differ: one bit that no single direction holds."""
+    """20 normal units, and whether the signs of two of them differ: one bit that no single direction holds."""
     t = np.random.default_rng(seed).standard_normal((samples, 20))
     return datasets.Known(t, ((t[:, 0] > 0) ^ (t[:, 1] > 0)).astype(np.int64), 1.0)
 
@@ -294,7 +302,7 @@ PROBLEMS: dict[str, Callable[[int, int], datasets.Known]] = {
 
 
 def to_text(findings: Sequence[Finding]) -> str:
-    """Aligned columns for a terminal."""
+    """The findings as aligned columns for a terminal."""
     rows = [("estimator", "quantity", "check", "expected", "got", "", "flagged")]
     rows += [
         (f.estimator, f.quantity, f.check, f.expected, f.got, "holds" if f.holds else "FAILS", f.flagged)
@@ -331,11 +339,11 @@ def _by_problem(findings: Sequence[Finding]) -> str:
 
 
 def _verdict(f: Finding) -> str:
-    """Whether a check holds, in Markdown."""
+    """Whether the check of a finding holds, in Markdown."""
     return "holds" if f.holds else "**fails**"
 
 
 def _markdown(head: str, rows: Sequence[Sequence[str | None]]) -> str:
-    """A table in Markdown under this line; nothing where it has no rows."""
+    """A Markdown table with this head line, and a line for each row; an empty text where there are no rows."""
     lines = [f"| {' | '.join(cell or '' for cell in row)} |" for row in rows]
     return "\n".join([head, "|" + "---|" * (head.count("|") - 1), *lines]) if rows else ""

@@ -19,9 +19,10 @@ from infoplane import __version__
 
 
 def stacked(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Several options as one decorator."""
+    """A decorator that adds several options to a command, shown in its help in this order."""
 
     def decorate(function: Any) -> Any:
+        """The command with all options; decorators apply from the last to the first."""
         for option in reversed(options):
             function = option(function)
         return function
@@ -30,7 +31,7 @@ def stacked(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def completes(values: Callable[[list[Path]], Iterable[str]]) -> Callable[..., list[str]]:
-    """What the shell offers for an option: those `values` of the runs on the line that begin with what is typed."""
+    """A completion for click: those of `values(runs)` that begin with what is typed, for the runs on the line."""
 
     def complete(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
         from infoplane import store
@@ -39,7 +40,7 @@ def completes(values: Callable[[list[Path]], Iterable[str]]) -> Callable[..., li
         # While an option has no value yet, click has put the arguments aside.
         named = [*(ctx.params.get("runs") or ()), ctx.params.get("run"), *ctx.args]
         runs = [Path(run) for run in named if run and Path(run).is_dir()]
-        # Completion has no child with limits: it reads nothing of another user.
+        # Completion runs without the child process with limits of `reads_runs`, so it opens no run of another user.
         with contextlib.suppress(StoreError, ValueError, OSError):
             if not any(map(store.is_foreign, runs)):
                 return [value for value in dict.fromkeys(values(runs)) if value.startswith(typed)]
@@ -49,21 +50,21 @@ def completes(values: Callable[[list[Path]], Iterable[str]]) -> Callable[..., li
 
 
 def estimators_of(runs: list[Path]) -> Iterable[str]:
-    """All estimators and presets."""
+    """Names of all estimators and presets, whichever runs are given."""
     from infoplane.estimators import available
 
     return available()
 
 
 def layers_of(runs: list[Path]) -> Iterable[str]:
-    """The layers of runs."""
+    """Names of the layers of these runs."""
     from infoplane.store import open_run
 
     return [layer.key for run in runs for layer in open_run(run).layers]
 
 
 def subsets_of(runs: list[Path]) -> Iterable[str]:
-    """The parts of the probe and the classes."""
+    """Names of subsets of these runs: `all`, the parts of their probes, and `class=...` for each class that occurs."""
     from infoplane.store import open_run
 
     probes = [open_run(run).probe for run in runs]
@@ -73,14 +74,14 @@ def subsets_of(runs: list[Path]) -> Iterable[str]:
 
 
 def quantities_of(runs: list[Path]) -> Iterable[str]:
-    """The quantities that were estimated."""
+    """Names of the quantities that were estimated on these runs."""
     from infoplane.results import read_table
 
     return list(read_table(runs)["quantity"])
 
 
 def figures(runs: list[Path]) -> Iterable[str]:
-    """The kinds of figure."""
+    """The kinds of figure, whichever runs are given."""
     from infoplane.plots import FIGURES
 
     return FIGURES
@@ -88,14 +89,14 @@ def figures(runs: list[Path]) -> Iterable[str]:
 
 PATH = click.Path(path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-# What the same option has in common wherever it stands.
+# Settings that an option of several commands has in each of them.
 SPEC: Any = {"metavar": "SPEC", "shell_complete": completes(estimators_of)}
 LAYER: Any = {"multiple": True, "metavar": "GLOB", "help": "Only these layers."}
 SUBSET: Any = {"metavar": "NAME", "shell_complete": completes(subsets_of)}
 
 
 def out_option(says: str = "File to write; its suffix is the format.", **settings: Any) -> Callable[[Any], Any]:
-    """The option for the place of the result."""
+    """A decorator that adds the option -o: where the result is written."""
     return click.option("-o", "--out", type=PATH, help=says, **settings)
 
 
@@ -119,7 +120,7 @@ CHOICE = stacked(
     click.option("-s", "--subset", **SUBSET, help="all, train, test, class=3, ..."),
 )
 CHOSEN = ("estimator", "layers", "subset")
-"""The names of `CHOICE`."""
+"""Parameter names of the options in `CHOICE`."""
 CONTROL = click.option("--control", metavar="COLUMN", help="Also given this column, as n_weights.")
 ASSOCIATION = stacked(
     click.option("--with", "target", metavar="COLUMN", help="Correlate every summary with this column, as gap."),
@@ -167,13 +168,14 @@ UNTRUSTED = stacked(
     click.option("--max-time", type=click.FloatRange(0), metavar="S", help="Its limit [default: grows with the runs]."),
 )
 ARGUMENTS = "infoplane.arguments"
+"""Key in click's context of the words of the command line, for the same command again in a child process."""
 HOUR = 3600.0
 
 
 def reads_runs(work_seconds: float = 0.0) -> Callable[[Any], Any]:
-    """Let a command run itself again in a limited child where its runs are a stranger's.
+    """A decorator: a command starts itself again in a child process with limits if its runs are another user's.
 
-    `work_seconds` is what it may take beside reading them.
+    `work_seconds` is the time that the command may take beside reading the runs.
     """
 
     def decorate(function: Any) -> Any:
@@ -182,7 +184,7 @@ def reads_runs(work_seconds: float = 0.0) -> Callable[[Any], Any]:
             from infoplane import store
             from infoplane.core import limited
 
-            own = limited.limits_of_this_process()
+            own = limited.limits_of_this_process()  # None unless this process is that child already
             runs = given["runs"] if "runs" in given else (given["run"],)
             runs = (*runs, *(beside for beside in [given.get("against")] if beside and Path(beside).is_dir()))
             if own is not None:
@@ -233,6 +235,7 @@ class OneLineErrors(click.Group):
         from infoplane.core.text import printable
 
         def spoken(found: object) -> str:
+            """One printable line, with settings written as options of the command that was called."""
             text = printable(" ".join(str(found).split()))
             return in_options(text, self.get_command(ctx, ctx.invoked_subcommand or ""))
 
@@ -245,6 +248,7 @@ class OneLineErrors(click.Group):
             notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
             raise click.ClickException(spoken(f"{words_of(error)}{notes}") or type(error).__name__) from error
         except (MemoryError, RuntimeError) as error:
+            # In the child with limits the exit code tells its parent; anywhere else it is a bug, with its traceback.
             if limited.limits_of_this_process() is None or not limited.ran_out_of_memory(error):
                 raise
             sys.exit(limited.OUT_OF_MEMORY)
@@ -256,7 +260,7 @@ class OneLineErrors(click.Group):
 
 
 def words_of(error: Exception) -> str:
-    """What an error says; of one of the operating system the file and the reason, without its number."""
+    """The message of an error; of an OSError the file and the reason, without its number."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return str(error)
@@ -267,8 +271,9 @@ VALUE = r"\.\.\.|\[\.\.\.\]|\[(?:[^\[\]]|\[[^\]]*\])*\]|'[^']*'|\"[^\"]*\"|[\w*]
 
 
 def in_options(text: str, asked: click.Command | None) -> str:
-    """Say an error in options of the command line: `choose with run='a'` becomes `choose with --run a`."""
+    """An error message with settings written as options: `choose with run='a'` becomes `choose with --run a`."""
     taken = [p for p in (asked.params if asked else ()) if isinstance(p, click.Option)]
+    # The last spelling of an option is its long one.
     options, flags = {p.name: p.opts[-1] for p in taken}, {p.name: p for p in taken if p.is_flag}
     if "estimator" in options:
         options["settings"] = "--estimator NAME:SETTING=VALUE"
@@ -287,15 +292,16 @@ def in_options(text: str, asked: click.Command | None) -> str:
 
 click.ClickException.exit_code = 2
 MOST_LOSSES = 10
+"""Losses that are named on stderr; of those beyond, only the number is said."""
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given a value."""
+    """The options that were given a value, by name, without those that are None or an empty tuple."""
     return {name: value for name, value in options.items() if value not in (None, ())}
 
 
 def end(found: Sequence[object], *, said: bool = False) -> None:
-    """Exit code 3 where something that had been recorded is missing or damaged; named on stderr, unless `said`."""
+    """Exit with code 3 if anything recorded is missing or damaged; name it on stderr, unless it was `said` before."""
     for loss in found[: 0 if said else MOST_LOSSES]:
         click.echo(f"missing or damaged: {loss}", err=True)
     if len(found) > MOST_LOSSES and not said:
@@ -335,7 +341,7 @@ def main(ctx: click.Context, traceback: bool, quiet: bool) -> None:
 
 
 def command(example: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
-    """A sub-command whose help ends with an example."""
+    """A decorator that makes a function a command of `main`, with an example at the end of its help."""
     return main.command(epilog=f"Example: {example}", **settings)
 
 
@@ -489,7 +495,7 @@ def compare(runs: tuple[Path, ...], out: Path | None, dpi: int, **options: Any) 
     from infoplane.results import read_table, summary, views
     from infoplane.results.losses import read_losses
 
-    # What is printed is of the rows that the figure draws.
+    # The values that are printed come from the rows that the figure draws.
     which: Any = {name: options[name] or None for name in ("estimator", "subset", "layers")}
     series = views.choose(read_table(runs), several_runs=True, shows=options["quantity"], **which)
     quantity = {"quantity": options["quantity"]} if options["quantity"] else {}
@@ -536,10 +542,11 @@ def study_runs(runs: tuple[Path, ...], out: Path | None, **options: Any) -> None
 def associate(
     study: Any, target: str | None, claim: str | None, within: tuple[str, ...], style: str | None, **options: Any
 ) -> None:
-    """Print and draw what goes with a column of a study, and in how many settings a claim about its sign holds."""
+    """Print and draw correlations with a column of a study; with `claim`, in how many settings their sign holds."""
     from infoplane import plots
 
     figures = {plots.association: options.pop("map"), plots.association_scatter: options.pop("scatter")}
+    # Without a word for repetitions, runs that differ in their seed alone count as one configuration.
     asked = {"repetitions": None} if options.pop("each_run") else {}
     asked |= given(options)
     if claim is not None:
@@ -625,7 +632,7 @@ def certify(names: tuple[str, ...], markdown: bool) -> None:
 
 
 def by_layer(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
-    """Words LAYER=ROLE as a mapping."""
+    """{layer: role} from words LAYER=ROLE, as click calls it; BadParameter for a word of another form."""
     wrong = next((word for word in given if not all(word.rpartition("="))), None)
     if wrong is not None:
         raise click.BadParameter(f"expected LAYER=ROLE, as in 'fc*=activation', got {wrong!r}")
@@ -633,7 +640,7 @@ def by_layer(ctx: click.Context, parameter: click.Parameter, given: tuple[str, .
 
 
 def names(ctx: click.Context, parameter: click.Parameter, given: str | None) -> Path | list[str]:
-    """A file that exists, or words between commas."""
+    """The path of a file if it exists, else the words between commas, as click calls it."""
     return Path(given) if given and Path(given).is_file() else given.split(",") if given else []
 
 

@@ -90,7 +90,7 @@ def train(demo: Demo, run: Path, *, epochs: int, seed: int = 0, progress: bool =
     train_rows, test_rows = torch.randperm(len(x), generator=generator).tensor_split([int(0.8 * len(x))])
     model = demo.model()
     loss_of = nn.CrossEntropyLoss()
-    optimizer = torch.optim.Adam(model.parameters(), lr=demo.lr, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=demo.lr, fused=True)  # one call for all weights: quicker here
     probe = {"train": (x[train_rows], y[train_rows]), "test": (x[test_rows], y[test_rows])}
 
     def accuracy(rows: Tensor) -> float:
@@ -144,7 +144,7 @@ def free_folder(wanted: Path) -> Path:
 
 
 def draw(table: ResultTable, out: Path) -> list[Path]:
-    """Plane and curves in every format; the files written."""
+    """Save plane and curves as PNG, SVG and PDF; return the paths that were written."""
     drawn = {"plane": plots.plane(table), "curves": plots.curves(table)}
     return [plots.save(ax, out / f"{name}.{suffix}") for name, ax in drawn.items() for suffix in ("png", "svg", "pdf")]
 

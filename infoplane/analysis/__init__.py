@@ -31,6 +31,7 @@ from infoplane.results import ResultTable, csv_path
 from infoplane.store import ActivationStore, open_run
 
 HELD_RUNS = 8
+"""Runs that are kept open at once."""
 
 
 def analyze(
@@ -145,7 +146,7 @@ def analyze_each(run: Any, estimators: Any = "binning", **options: Any) -> Itera
 def _analyzed(
     run: Any, estimators: Any, *, device: Any, table: Any, block_bytes: int, progress: Any, jobs: Any, **choice: Any
 ) -> Iterator[RunPlan]:
-    """Each run when its last rows are written; what is wrong with the request is raised before the first is begun."""
+    """Yield each run when its last rows are written; a wrong request raises at once, before any run is begun."""
     where = device_of(device)
     if block_bytes < 1:
         raise ValueError(f"block_bytes must be positive, got {block_bytes}")
@@ -161,11 +162,13 @@ def _analyzed(
         checked.append(given if len(checked) >= HELD_RUNS and given is not store else plan)
 
     def plans() -> Iterator[RunPlan]:
+        """Yield the plan of each run in turn; runs of which only the path was kept are opened again."""
         while checked:
             plan = checked.popleft()
             yield plan if isinstance(plan, RunPlan) else RunPlan(open_run(plan), **choice)
 
     def finished() -> Iterator[RunPlan]:
+        """Yield each run when it is done; table, executor and progress bar are open meanwhile."""
         with ExitStack() as stack:
             shared = None if table is None else TableIndex(stack.enter_context(open_table(csv_path(table))))
             stack.callback(torch.set_num_threads, torch.get_num_threads())
@@ -180,7 +183,7 @@ def _analyzed(
 
 
 def device_of(device: str | torch.device | None) -> str:
-    """The device by its name; by default CUDA where there is one."""
+    """The name of a torch device, by default CUDA where there is one; ValueError for one that is not there."""
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -198,7 +201,7 @@ def open_runs(run: Any) -> list[ActivationStore]:
 
 
 def _distinct(run: Any) -> Iterator[tuple[Any, ActivationStore]]:
-    """What was given and the store of it, each run once."""
+    """Yield what was given and its store, each run once; ValueError for two copies of a run, or for no run."""
     paths: dict[str, Path] = {}
     for each in run if isinstance(run, list | tuple) else [run]:
         store = open_run(each) if isinstance(each, str | os.PathLike) else each

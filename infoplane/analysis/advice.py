@@ -184,7 +184,7 @@ def advise(
 
 
 def _grid(spec: str) -> tuple[str, str, tuple[float, ...], list[Any]]:
-    """The spec, the field that sets its scale, the values to try, and an estimator at each."""
+    """The spec, the field that sets its scale, the values to try, and an estimator at each; else ValueError."""
     name = parse(spec).name if "+" not in spec else spec
     if name not in SCALES:
         raise ValueError(f"no scale is to be chosen for {spec!r}; expected one of {', '.join(SCALES)}")
@@ -195,7 +195,7 @@ def _grid(spec: str) -> tuple[str, str, tuple[float, ...], list[Any]]:
 
 
 def _at(spec: str, field: str, value: float) -> str:
-    """The spec to paste."""
+    """The spec with this value of its field, as `binning:n_bins=30`."""
     return f"{spec}{',' if ':' in spec else ':'}{field}={value:g}"
 
 
@@ -208,7 +208,7 @@ def _looked_at(steps: Sequence[int]) -> list[int]:
 def _of_layers(
     table: ResultTable, spec: str, field: str, values: tuple[float, ...], built: Sequence[Any]
 ) -> list[LayerAdvice]:
-    """The scales at which each layer shows something, in forward order."""
+    """The advice on each layer, in forward order: at which of the values tried it shows something."""
     rows = [table.take((table.estimator == e.name) & (table.settings == config_json(e))) for e in built]
     found = []
     for layer in dict.fromkeys(table.layer[table.estimator == built[0].name].tolist()):
@@ -254,11 +254,12 @@ def _remedy(field: str, values: Sequence[float], shares: Sequence[float | None],
 
 
 def _settings(spec: str, field: str, built: Sequence[Any], found: Sequence[LayerAdvice]) -> list[Setting]:
-    """The value at which most layers show something; of several, that with I(X;T) nearest to the middle."""
+    """One setting or none: the value at which most layers show something; of equals, I(X;T) nearest the middle."""
     if not any(each.shown for each in found):
         return []
 
     def worth(value: float) -> tuple[int, float]:
+        """How many layers show something at a value, then how near the worst is to half its ceiling."""
         among = [each for each in found if value in each.shown]
         off = max((abs((e.share[e.tried.index(value)] or 0.0) - 0.5) for e in among), default=1.0)
         return len(among), -off
@@ -270,7 +271,7 @@ def _settings(spec: str, field: str, built: Sequence[Any], found: Sequence[Layer
 
 
 def _keep(store: ActivationStore, advice: Advice) -> None:
-    """Write the advice beside the results of the run, in place of what was advised on the same samples before."""
+    """Write the advice into the meta of the run's table, in place of earlier advice on the same subset."""
     with TableWriter(csv_path(store.path)) as writer:
         about = writer.meta.setdefault("runs", {}).setdefault(store.run_id, {})
         kept = [each for each in about.get(ADVICE, []) if each["subset"] != advice.subset]
@@ -278,7 +279,7 @@ def _keep(store: ActivationStore, advice: Advice) -> None:
 
 
 def _lines(advice: Advice) -> Iterator[str]:
-    """The table of ranges, then one setting for all layers of each estimator, then what to do for the others."""
+    """Yield lines: the table of ranges, one setting for each estimator, then what to do about other layers."""
     steps = ", ".join(map(str, advice.steps))
     yield f"I(X;T) is 10 to 90 % of its ceiling, and I(T;Y) above its null, at (N = {advice.samples}, steps {steps})"
     names = list(dict.fromkeys(each.estimator for each in advice.layers))
@@ -305,7 +306,7 @@ def _lines(advice: Advice) -> Iterator[str]:
 
 
 def _range(found: LayerAdvice) -> str:
-    """ "5 to 12", or "none"."""
+    """The values at which a layer shows something, in words: `5 to 12`, `5`, or `none`."""
     if not found.shown:
         return "none"
     low, high = found.shown[0], found.shown[-1]

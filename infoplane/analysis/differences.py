@@ -33,8 +33,9 @@ from infoplane.store import ActivationStore
 
 SUFFIX = " difference"
 Draw = list[Mapping[str, Quantity]]
-"""Estimates on both sides."""
+"""The quantities on one random draw of inputs: those of the first side, then those of the second."""
 LEAST_DRAWS, LEAST_INPUTS = 5, 8
+"""Fewest random draws, and fewest inputs on each side, from which a spread is taken."""
 _log = logging.getLogger("infoplane")
 
 
@@ -120,7 +121,7 @@ def difference(
 
 
 class _TwoParts:
-    """One layer on two subsets; to `prepare` both together are the run."""
+    """The difference of one layer between two subsets; an estimator's `prepare` sees the samples of both."""
 
     def __init__(self, layer: LayerSteps, sides: Sequence[LayerBlocks], store: ActivationStore, how: Any) -> None:
         self.layer, self.sides, self.store, self.how = layer, sides, store, how
@@ -134,11 +135,12 @@ class _TwoParts:
             raise ValueError(f"a difference needs at least {LEAST_INPUTS} inputs on both sides, got {self.inputs}")
 
     def __iter__(self) -> Iterator[Tensor]:
+        """Yield blocks (S, N1 + N2, U) with the samples of both subsets, for `prepare`."""
         for one, two in zip(*self.sides, strict=True):
             yield torch.cat([one, two], dim=1)
 
     def rows(self, subset: str, estimator: Estimator, refused: list[Refusal]) -> list[Row]:
-        """A row for each step and quantity."""
+        """A row for each step and quantity; what could not be estimated goes to `refused`."""
         layer = self.layer
         if bad := sorted(layer.bad.intersection(layer.steps)):
             refused.append(Refusal(tuple(bad), f"{layer.name} has NaN or infinite values at {step_words(bad)}"))
@@ -170,11 +172,13 @@ class _TwoParts:
         """The difference of each quantity that both sides have at one step, with its interval."""
         generator = torch.Generator(device="cpu").manual_seed(self.seed)
         part = max(4, round(self.fraction * self.size))
+        # The larger side is thinned at random to the size of the smaller, so the mean of many draws is taken.
         thinned = self.draws if self.inputs[0] != self.inputs[1] else 1
         whole: list[Draw] = []
         for _ in range(thinned):
             whole.append(self._drawn(estimator, (one, two), self.size, generator, whole))
         parts = [self._drawn(estimator, (one, two), part, generator) for _ in range(self.draws)]
+        # By which the spread over parts becomes that of the whole: see `interval_of_parts`.
         odds = part / (self.size - part)
         return {
             name + SUFFIX: interval_of_parts(_mean(name, whole), _values(name, parts), odds)
@@ -190,8 +194,9 @@ class _TwoParts:
         generator: torch.Generator,
         before: Sequence[Draw] = (),
     ) -> Draw:
-        """Estimates on `size` inputs of each side, an input that both have on both; a whole side as it was before."""
+        """The quantities on `size` random inputs of each side; a side taken whole is not estimated a second time."""
         ids = torch.unique(torch.cat([side.x_ids for side in self.sides]))
+        # One random order for both sides: an input on both is drawn early on both, or late on both.
         turn = torch.randperm(len(ids), generator=generator, device="cpu").to(ids.device)
         out: Draw = []
         for i, (side, t) in enumerate(zip(self.sides, values, strict=True)):
@@ -208,12 +213,12 @@ class _TwoParts:
 
 
 def _values(name: str, draws: Sequence[Draw]) -> Tensor:
-    """(draws, 1) differences of a quantity."""
+    """The differences (draws, 1) of a quantity: the first side minus the second."""
     return torch.stack([one[name].value - two[name].value for one, two in draws]).to(torch.float64)
 
 
 def _mean(name: str, draws: Sequence[Draw]) -> Quantity:
-    """The mean difference, with the flags of both sides in any draw."""
+    """The mean difference of a quantity, with every flag that either side has in any draw."""
     first = draws[0][0][name]
     flags: dict[str, Tensor] = {}
     for side in (side for draw in draws for side in draw):

@@ -31,12 +31,12 @@ class Estimate(NamedTuple):
 
     @property
     def settled(self) -> tuple[str, ...]:
-        """All but the config."""
+        """All fields but the config, which may hold what `prepare` found and so is not known beforehand."""
         return (*self[:4], self.partner)
 
 
 def open_table(path: Path) -> TableWriter:
-    """The table, opened for writing."""
+    """The table opened for writing; where that is not permitted, the error has a note on what to do."""
     try:
         return TableWriter(path)
     except PermissionError as error:
@@ -134,12 +134,12 @@ class TableIndex:
         return None
 
     def _complete(self, estimate: Estimate, wanted: set[Content]) -> bool:
-        """Whether these steps and no others are estimated, and none of them in doubt."""
+        """Whether exactly these steps are estimated, and none may lack rows because the file was cut short."""
         if self._tail is not None and self._tail[0] == estimate:
             return False
         return {c for c, numbers in self._numbers.get(estimate, {}).items() if _estimated(numbers)} == wanted
 
 
 def _estimated(numbers: dict[str, int]) -> bool:
-    """Whether a step has rows of an estimator, not only the mean over classes derived from other rows."""
+    """Whether a step has rows of the estimator itself, not only the mean over classes derived from others."""
     return any(not quantity.startswith(CONDITIONAL) for quantity in numbers)

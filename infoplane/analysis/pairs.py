@@ -120,7 +120,7 @@ class Pairs:
             )
 
     def _places(self, store: ActivationStore, other: ActivationStore, layers: str | Sequence[str] | None) -> list[Any]:
-        """Layer and token of both sides of each pair, each pair once."""
+        """((layer, token), (layer, token)) of the two sides of each pair, each pair once."""
         if self.names is None:
             return [(place, place) for place in choose_layers(store, layers)]
         if layers is not None:
@@ -129,14 +129,14 @@ class Pairs:
         return list(dict.fromkeys(pair for a, b in sides for pair in product(a, b)))
 
     def _steps(self, own: Sequence[int], beside: dict[int, str]) -> dict[int, int]:
-        """The step of the partner for each step of the layer that has one."""
+        """{step of the layer: step of its partner}: the same step, or with `previous` the last one before it."""
         if not self.previous:
             return {s: s for s in own if s in beside}
         earlier = [(s, [at for at in beside if at < s]) for s in own]
         return {s: max(known) for s, known in earlier if known}
 
     def _name(self, key: str, token: int | None, key2: str, token2: int | None) -> str:
-        """The partner's name in the table, for the same step."""
+        """What the table calls the partner at the same step: `fc1`, `view=2`, `fc1@run=...`."""
         name = key2 if token2 is None else token_key(key2, token2)
         if self.view > 1:
             return f"view={self.view}" if (key, token) == (key2, token2) else f"{name}@view={self.view}"
@@ -151,7 +151,7 @@ def _two(names: Any) -> tuple[str, str]:
 
 
 def _open(against: str | os.PathLike[str]) -> ActivationStore:
-    """The run that was named."""
+    """The store of the run at this path; ValueError where there is no such directory."""
     if not os.path.isdir(against):  # noqa: PTH112 - a text may be no path at all
         raise ValueError(f"against must be 'previous', 'view=2', or another run, got {str(against)!r}")
     return open_run(against)
@@ -237,7 +237,7 @@ def _is_random(store: ActivationStore, step: int, layer: Layer) -> bool:
 
 
 def _chain(store: ActivationStore, step: int) -> list[Layer]:
-    """The layers, as they were at this step, of which the recorder saw that each feeds the next only."""
+    """The layers recorded at this step of which the recorder saw that each feeds the next one only."""
     chain = store.settings.get("chain", False)
     known = [layer.key for layer in store.layers] if chain is True else chain if isinstance(chain, list) else []
     keys = [layer.key for layer in store.layers if layer.key in known]
@@ -245,7 +245,7 @@ def _chain(store: ActivationStore, step: int) -> list[Layer]:
 
 
 def _may_share_noise(store: ActivationStore, view: int) -> bool:
-    """Whether rows of one input were taken in one pass that processes shared: each drew from the same seed."""
+    """Whether two rows of an input may have equal noise: taken in one pass by several processes with one seed."""
     if all(shard.meta.world_size == 1 for shard in store.valid_shards()):
         return False
     one, two = views(store.probe, Subset(), view)
@@ -253,7 +253,7 @@ def _may_share_noise(store: ActivationStore, view: int) -> bool:
 
 
 def _alike(store: ActivationStore, view: int, layer: str) -> str | None:
-    """Why two rows of one input are no random views of it: nobody kept the inputs, or some are equal."""
+    """Why two rows of one input are no random views of it (inputs not kept, or some equal); None where they are."""
     inputs = store.probe.inputs
     if inputs is None:
         return (

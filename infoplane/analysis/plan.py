@@ -46,7 +46,7 @@ _log = logging.getLogger("infoplane")
 
 
 class RunPlan:
-    """One run within an analysis: what is to be estimated on, and what was.
+    """One run within an analysis: what is to be estimated on it, and what was estimated.
 
     `order` are the numbers of the rows of the result. `described` says whether the recorded metrics are among them,
     `estimated` whether any estimates are.
@@ -115,7 +115,7 @@ class RunPlan:
         describe_estimators(meta, estimators)
 
     def refuse(self, layer: LayerSteps, subset: Subset, estimator: Estimator, refusal: Refusal) -> None:
-        """Note what could not be estimated, and say it; damage is said at the end, once for all estimators."""
+        """Note what could not be estimated, and log it; damage is logged at the end, once for all estimators."""
         about = (layer.title, subset.name, estimator.name, config_json(estimator), refusal.reason)
         self.damages += [(layer.layer, damage) for damage in refusal.damages]
         if about not in self.refusals and not refusal.damages:
@@ -139,14 +139,14 @@ class RunPlan:
                 _log.warning("%s: %s", self.path, line)
 
     def take(self, key: Estimate, contents: Iterable[Content]) -> None:
-        """Put the rows of these steps into the result."""
+        """Make the rows of these steps a part of the result."""
         for content in contents:
             numbers = self.index.numbers(key, content).values()
             self.order += numbers
             self.estimated |= bool(numbers) and key.estimator != RECORDED
 
     def write_recorded(self) -> None:
-        """Put the recorded metrics into the table."""
+        """Put the recorded metrics into the table, and into the result."""
         rows = recorded_rows(self.store)
         self.index.add(rows)
         for r in {(r.layer, r.step, r.source): r for r in rows}.values():
@@ -214,7 +214,7 @@ class LayerPlan:
 
 @dataclass(eq=False)
 class Piece:
-    """The next rows in order: `write` puts them into the table, once `arriving` is there; `last` ends a run."""
+    """The next rows in order: `write` puts them into the table once `arriving` is there; `last` ends a run."""
 
     write: Callable[[], None]
     arriving: Future[Outcome] | None = None
@@ -224,7 +224,7 @@ class Piece:
 
 
 def _nothing() -> None:
-    """Write nothing, behind the last rows of a run."""
+    """Write nothing: the `write` of the piece that marks the end of a run."""
 
 
 class Analysis:
@@ -258,7 +258,7 @@ class Analysis:
     def _pending(
         self, runs: Iterable[RunPlan], estimators: list[Estimator], shared: TableIndex | None, begun: deque[RunPlan]
     ) -> Iterator[LayerPlan | None]:
-        """All that is to be estimated, in order; None behind the last of each run."""
+        """Yield all that is to be estimated, in order, and None behind the last of each run."""
         for run in runs:
             run.begin(estimators, shared)
             begun.append(run)
@@ -266,14 +266,14 @@ class Analysis:
             yield None
 
     def _ends(self, pieces: Iterable[Piece], in_flight: deque[Piece]) -> Iterator[None]:
-        """Keep pieces in flight and write them; stop where a run has ended."""
+        """Keep pieces in flight and write them in order; yield once for each run that has ended."""
         for piece in pieces:
             in_flight.append(piece)
             yield from self._written(in_flight, self.window - 1)
         yield from self._written(in_flight, 0)
 
     def _written(self, in_flight: deque[Piece], allowed: int) -> Iterator[None]:
-        """Write what has arrived at the head; wait for it while more than `allowed` are in flight."""
+        """Write pieces that have arrived, waiting while more than `allowed` are in flight; yield where a run ends."""
         while in_flight:
             head = in_flight[0]
             if len(in_flight) <= allowed and head.arriving is not None and not head.arriving.done():
@@ -287,7 +287,7 @@ class Analysis:
                 yield
 
     def _pieces(self, pending: Iterable[LayerPlan | None]) -> Iterator[Piece]:
-        """All rows in order; their tasks are begun when they are asked for."""
+        """Yield all rows as pieces, in order; a task begins when its piece is asked for."""
         for plan in self._prepared(pending):
             if plan is None:
                 yield Piece(_nothing, last=True)
@@ -305,7 +305,7 @@ class Analysis:
     # Preparing
 
     def _prepared(self, pending: Iterable[LayerPlan | None]) -> Iterator[LayerPlan | None]:
-        """The plans in order, with what `prepare` has to find begun for `window` of them."""
+        """Yield the plans in order; `prepare` has begun for `window` of them when the first is given out."""
         ahead: deque[LayerPlan | None] = deque()
         for plan in pending:
             if plan is not None:
@@ -317,7 +317,7 @@ class Analysis:
         yield from ahead
 
     def _begin(self, plan: LayerPlan, base: Subset) -> Future[Prepared]:
-        """Begin to prepare on a surrounding subset, unless all that needs it is done or it could not be held."""
+        """Start `prepare` on a subset with all its classes; a result at once where that needs not or cannot be done."""
         config = config_json(plan.estimator)
         if reason := self._obstacle(plan, base):
             return done(Prepared(config, refusal=Refusal(plan.layer.steps, reason)))
@@ -352,7 +352,7 @@ class Analysis:
         return max(1, min(MAX_BLOCK_SNAPSHOTS, self.block_bytes // plan.need(subset)))
 
     def _blocks(self, plan: LayerPlan, subset: Subset) -> Iterator[Piece]:
-        """The rows of one subset, block by block; only what is not in the table yet becomes a task."""
+        """Yield the rows of one subset, block by block; only steps that the table lacks become tasks."""
         ready = plan.ready[subset.base].result()
         if ready.refusal is not None:
             self.bar.total -= plan.work(subset, plan.layer)
@@ -379,7 +379,7 @@ class Analysis:
 
 
 def _write_mean(plan: LayerPlan, mean: ClassMean, key: Estimate) -> None:
-    """Add sum_y p(y) I(X;T|Y=y), and take it into the result."""
+    """Put the rows of sum_y p(y) I(X;T|Y=y) into the table, and into the result."""
     index = plan.run.index
     rows = list(_class_means(plan, mean, key))
     index.add(rows)
@@ -387,11 +387,12 @@ def _write_mean(plan: LayerPlan, mean: ClassMean, key: Estimate) -> None:
 
 
 def _class_means(plan: LayerPlan, mean: ClassMean, key: Estimate) -> Iterator[Row]:
-    """A row for every step at which each class has one; none for what the estimator returns itself."""
+    """Yield a row for each step at which every class has one; none for what the estimator returns itself."""
     index = plan.run.index
     weights = mean.weights(plan.run.store.probe, repeats=plan.repeats)
     classes = [key._replace(subset=subset.name) for subset in mean.classes]
     contents = plan.layer.keys
+    # Conditional quantities that the estimator returns itself.
     own = {name for content in contents for name in index.numbers(classes[0], content) if name.startswith(CONDITIONAL)}
     for content in contents:
         numbers = [index.numbers(each, content) for each in classes]

@@ -27,19 +27,20 @@ RECORDED = "recorded"
 ADVICE = "advice"
 """Where scale advice stands in the JSON of a table, under its run."""
 MOST = 10
+"""Losses, remarks or layers that are named one by one; of those beyond, only the number is said."""
 
 
 def entropy_bits(labels: npt.NDArray[Any]) -> float:
-    """Plug-in entropy of what occurs in `labels`."""
+    """Plug-in entropy of `labels`, in bits."""
     counts = np.unique(labels, return_counts=True)[1]
     p = counts / counts.sum()
-    return float(-(p * np.log2(p)).sum()) + 0.0
+    return float(-(p * np.log2(p)).sum()) + 0.0  # which makes 0 of -0, where there is one class
 
 
 def run_meta(source: SnapshotSource, table: Path) -> dict[str, Any]:
     """JSON of one run for `ResultTable.meta["runs"][run_id]`; the path is relative to the table."""
     probe = source.probe
-    first = probe.repeats == 0
+    first = probe.repeats == 0  # (N,): the row of each input that is no further noisy pass
     labels = probe.labels[first]
     one_class = probe.target == "discrete" and probe.positions is None
     steps = source.steps()
@@ -65,7 +66,7 @@ def run_meta(source: SnapshotSource, table: Path) -> dict[str, Any]:
 
 
 def _unlabelled(probe: Probe) -> dict[str, list[int]]:
-    """How many samples of all and of each part have no label at each position."""
+    """How many samples have no label at each position: a list for each part of the probe, and for `all`."""
     first = probe.repeats == 0
     parts = {name: first & (probe.part == i) for i, name in enumerate(probe.part_names)}
     return {name: unlabelled(probe.labels[rows]).tolist() for name, rows in {**parts, "all": first}.items()}
@@ -116,7 +117,7 @@ def losses(store: ActivationStore, found: Iterable[tuple[str, Problem]]) -> list
 
 
 def words_of_losses(store: ActivationStore, lost: Sequence[dict[str, Any]], layers: Sequence[str]) -> Iterator[str]:
-    """One line for each thing that is lost, then for each layer that was not recorded at every step."""
+    """Yield a line for each thing that is lost, then for each layer that was not recorded at every step."""
     yield from _first(
         [str(Problem(loss["file"], loss["what"], tuple(loss["steps"]))) for loss in lost],
         "more are missing or damaged; `infoplane verify` names all of them",
@@ -136,7 +137,7 @@ def words_of_losses(store: ActivationStore, lost: Sequence[dict[str, Any]], laye
 
 
 def _first(lines: Sequence[str], more: str, before: str = "") -> Iterator[str]:
-    """The first few lines, and how many there are beyond."""
+    """Yield the first `MOST` lines, then one that says how many there are beyond, between `before` and `more`."""
     yield from lines[:MOST]
     if len(lines) > MOST:
         yield f"{before}{len(lines) - MOST} {more}"

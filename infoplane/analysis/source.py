@@ -186,7 +186,7 @@ def choose_layers(source: SnapshotSource, wanted: Names | None) -> list[tuple[st
 
 
 def _positions(source: SnapshotSource, pattern: str, keys: Sequence[str], which: str) -> list[tuple[str, int | None]]:
-    """Layer and position for the positions `which` of the layers with tokens; ValueError where none of them has any."""
+    """(layer, position) for the positions `which` of the layers with tokens; ValueError where none has any."""
     found: list[tuple[str, int | None]] = []
     for layer in map(source.layer, keys):
         units = token_units(layer)
@@ -219,14 +219,14 @@ class Refusal:
 
 
 def no_units(shape: Sequence[int]) -> str:
-    """Why nothing can be said of a layer of this shape (without samples)."""
+    """The reason for refusing a layer of this shape (without samples), which has no unit."""
     return f"it has no units, shape {tuple(shape)} beside the samples"
 
 
 def read_alike(
     source: SnapshotSource, layer: str, steps: Sequence[int], refused: list[Refusal]
 ) -> list[tuple[list[int], Values]]:
-    """Read steps in groups of one shape and dtype; what proves damaged on reading is refused, the rest is read."""
+    """[(steps, values (S, N, *unit_shape))] in groups of one shape and dtype; damaged steps go to `refused`."""
     held = set(source.steps(layer))
     refused += _lost(source, layer, [s for s in steps if s not in held])
     steps = [s for s in steps if s in held]
@@ -251,7 +251,7 @@ def read_alike(
 def read_place(
     source: SnapshotSource, layer: Layer, token: int | None, steps: Sequence[int], refused: list[Refusal]
 ) -> list[tuple[list[int], Values]]:
-    """A layer, or one token of it, at these steps, in groups of one shape and dtype."""
+    """[(steps, values)] of a layer, or of one token of it, in groups of one shape and dtype."""
     if token is None:
         return read_alike(source, layer.key, steps, refused)
     found = list(read_token(source, layer, token, steps, refused))
@@ -261,7 +261,7 @@ def read_place(
 def read_token(
     source: SnapshotSource, layer: Layer, token: int, steps: Sequence[int], refused: list[Refusal]
 ) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """One token (1, N, U) of a layer that is many times as large: a step at a time."""
+    """Yield (step, values (1, N, U)) of one token, with the whole layer in memory for one step only."""
     units = token_units(layer)[token]
     for step in steps:
         for _, whole in read_alike(source, layer.key, [step], refused):
@@ -273,7 +273,7 @@ def read_token(
 
 
 def _lost(source: SnapshotSource, layer: str, steps: Sequence[int]) -> list[Refusal]:
-    """Steps that were there when the analysis began, each with the damage that took it."""
+    """Refusals of steps that were there when the analysis began, each with the damage that took them away."""
     found: dict[tuple[str, str], list[int]] = {}
     for step in steps:
         problem = source.why(layer, step)
@@ -329,7 +329,7 @@ def widened(t: Tensor) -> Tensor:
 
 
 def contents(store: ActivationStore, keys: Collection[str]) -> dict[str, tuple[tuple[int, str], ...]]:
-    """Each layer's steps with the digests of their content."""
+    """{layer: ((step, digest of what was recorded there), ...)} for these layers."""
     return {key: tuple((s, store.source(key, s)) for s in store.steps(key)) for key in keys}
 
 

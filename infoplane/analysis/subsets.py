@@ -61,8 +61,10 @@ class Subset:
 def views(probe: Probe, subset: Subset, number: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Places in the probe of the first row and of row `number` of each input that has so many rows."""
     rows = subset.rows(probe, repeats=True)
+    # Sorted by input, then by noisy pass, then by place.
     rows = rows[np.lexsort([rows, probe.repeats[rows], probe.input_ids[rows]])]
     first = np.unique(probe.input_ids[rows], return_index=True)[1]
+    # The first row of each input that has at least `number` rows.
     enough = first[np.diff(first, append=len(rows)) >= number]
     order = np.argsort(rows[enough])
     return rows[enough][order], rows[enough + number - 1][order]
@@ -98,6 +100,7 @@ def not_of_labels(quantities: Mapping[str, Quantity]) -> dict[str, Quantity]:
     """
 
     def single(q: Quantity) -> bool:
+        """Whether the quantity says by its flag that it saw a single class."""
         return "single_class" in q.flags and bool(q.flags["single_class"].any())
 
     return {name: q for name, q in quantities.items() if not _OF_Y.search(name) and not single(q)}
@@ -127,7 +130,7 @@ class ClassMean:
     classes: tuple[Subset, ...]
 
     def weights(self, probe: Probe, *, repeats: bool) -> list[float]:
-        """p(y) of each class."""
+        """p(y) of each class: its share of the samples."""
         counts = [len(s.rows(probe, repeats=repeats)) for s in self.classes]
         return [n / sum(counts) for n in counts]
 
@@ -167,7 +170,7 @@ def resolve(wanted: str | Iterable[str], probe: Probe) -> tuple[list[Subset], li
 
 
 def _split(name: str, probe: Probe) -> tuple[str | None, str | None]:
-    """Part and class that a subset names; None for all parts, None for all classes together."""
+    """(part, class) that a subset's name means: part None for all parts, class None for all classes together."""
     if name == "all":
         return None, None
     if name in probe.part_names:
@@ -185,7 +188,7 @@ def _split(name: str, probe: Probe) -> tuple[str | None, str | None]:
 
 
 def _classes(name: str, part: str | None, probe: Probe) -> list[Subset]:
-    """Each class that occurs in this part."""
+    """A subset for each class that occurs in this part; ValueError where samples have no class."""
     if probe.target != "discrete":
         raise ValueError(
             f"subset {name!r} needs class labels, the probe has regression targets; "
@@ -201,7 +204,7 @@ def _classes(name: str, part: str | None, probe: Probe) -> list[Subset]:
 
 
 def _of_class(label: str, name: str, classes: list[Subset], probe: Probe) -> Subset:
-    """The class with this name or number."""
+    """The subset of the class with this name or number; ValueError where it does not occur."""
     number = probe.label_names.index(label) if label in probe.label_names else None
     if number is None and label.lstrip("-").isdecimal():
         number = int(label)

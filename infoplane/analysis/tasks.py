@@ -83,7 +83,7 @@ def opened(path: str, fingerprint: str, store: ActivationStore) -> Iterator[None
 
 
 def _opened(path: str, fingerprint: str) -> ActivationStore:
-    """A run, opened once in a process."""
+    """The store at this path, opened once in a process."""
     store = _stores.get((path, fingerprint))
     if store is None:
         # Opening reads an index; a worker serves one run after the other, so the last few are enough.
@@ -94,14 +94,14 @@ def _opened(path: str, fingerprint: str) -> ActivationStore:
 
 
 def _other(layer: LayerSteps, source: SnapshotSource) -> SnapshotSource:
-    """The run of the partner, which may be that of the layer."""
+    """The run of the partner, which is that of the layer where there is no other."""
     partner = layer.partner
     own = partner is None or partner.path == layer.path
     return source if partner is None or own else _opened(partner.path, partner.fingerprint)
 
 
 def _store_of(layer: LayerSteps) -> ActivationStore:
-    """The run of this layer, still as it was when the task was made."""
+    """The run of this layer; StoreError where what was recorded has changed since the task was made."""
     store = _opened(layer.path, layer.fingerprint)
     held = layer.held(store, _other(layer, store))
     for step, expected in layer.keys:
@@ -174,6 +174,7 @@ def estimate(task: Task, source: SnapshotSource) -> Outcome:
     rows: list[Row] = []
     for step, digest in task.layer.keys:
         if step in bad:
+            # Where no step gave a quantity, one row by this name says that the step is bad.
             none = ["I(X;T)" if partner is None else f"I{PAIR}"]
             found[step] = [{"quantity": q, "n_units": layer.units, "flags": "nonfinite"} for q in names or none]
         if step in found:
@@ -184,7 +185,7 @@ def estimate(task: Task, source: SnapshotSource) -> Outcome:
 
 
 def _of_pair(quantities: Mapping[str, Quantity], name: str) -> dict[str, Quantity]:
-    """The quantities of (T;Y), named as those of a pair of layers."""
+    """The quantities named I(T;Y) and the like, renamed as those of a pair of layers."""
     # What the estimator says of T alone is left out: it stands in the rows of the layer itself.
     found = {q.replace(OF_LABELS, PAIR): value for q, value in quantities.items() if OF_LABELS in q}
     if not found:
@@ -206,7 +207,7 @@ def fields_of(quantities: Mapping[str, Quantity], count: int, units: int) -> lis
 
 
 def _numbers(value: Tensor | None, count: int) -> list[float]:
-    """One number for each snapshot, NaN where there is none."""
+    """One number for each of `count` snapshots, NaN where there is no value."""
     return [float("nan")] * count if value is None else [*value.to(torch.float64).expand(count).tolist()]
 
 
@@ -222,7 +223,7 @@ class LayerBlocks:
         if partner is None:
             repeats = wants_repeats(task.estimator, probe)
             rows = task.subset.rows(probe, repeats=repeats, token=task.layer.token)
-            self._beside = rows
+            self._beside = rows  # the rows whose labels, or values in a pair's second array, stand beside `rows`
         elif partner.view == 1:
             rows = self._beside = task.subset.rows(probe, repeats=False)
         else:
@@ -240,13 +241,14 @@ class LayerBlocks:
         self.read_any = False
 
     def __iter__(self) -> Iterator[Tensor]:
+        """Yield the finite snapshots as blocks (S, N, U); what cannot be read is then in `refused`."""
         self.refused = []
         for _, t in self.read(self.refused):
             self.read_any = True
             yield t
 
     def with_targets(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same with their targets (N,) or (N, k), which in a pair are others at each step."""
+        """Yield blocks (S, N, U) with their targets (N,) or (N, k), which in a pair change from step to step."""
         self.refused = []
         for _, t, y in self.pieces(self.refused):
             self.read_any = True
@@ -262,7 +264,7 @@ class LayerBlocks:
         return next((y for y in found if y is not None), torch.zeros(len(self._beside), 1, device=self._task.device))
 
     def pieces(self, refused: list[Refusal]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Finite snapshots with what stands beside them: labels, or the second array of a pair, one step at a time."""
+        """Yield (steps, values, targets); in a pair one step at a time, with its second array as targets."""
         for steps, t in self.read(refused):
             if self._task.layer.partner is None:
                 yield steps, t, self.y
@@ -289,11 +291,11 @@ class LayerBlocks:
         return y
 
     def _good(self) -> list[int]:
-        """The steps without NaN and infinity."""
+        """The steps of the task at which no value is NaN or infinite."""
         return [s for s in self._task.layer.steps if s not in self._task.layer.bad]
 
     def read(self, refused: list[Refusal]) -> Iterator[tuple[list[int], Tensor]]:
-        """Finite snapshots in order; damaged ones and those without units go to `refused`."""
+        """Yield (steps, values (S, N, U)) in order; damaged steps and those without units go to `refused`."""
         good = self._good()
         for i in range(0, len(good), self._task.snapshots):
             steps = good[i : i + self._task.snapshots]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LINE_SECONDS = 60.0
+"""Time between two lines of progress, where there is no terminal."""
 MAX_DEATHS = 3
 """Processes that one task may take down before it is given up, as in Dask."""
 _log = logging.getLogger("infoplane")
@@ -31,6 +32,7 @@ class _Here(Executor):
     """Runs a task at once, in this process."""
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Run the task now; the future that is returned is done."""
         return done(fn(*args, **kwargs))
 
 
@@ -60,7 +62,7 @@ def executor_of(jobs: int | Executor) -> Iterator[tuple[Executor, int]]:
                 "torch hangs in forked processes; make the pool with "
                 "ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn'))"
             )
-        yield jobs, 64
+        yield jobs, 64  # how many such an executor runs at once is not known
         return
     if isinstance(jobs, bool) or not isinstance(jobs, int):
         raise TypeError(f"jobs must be a number of processes or a concurrent.futures.Executor, got {jobs!r}")
@@ -71,7 +73,7 @@ def executor_of(jobs: int | Executor) -> Iterator[tuple[Executor, int]]:
         return
     pool = _Processes(jobs)
     try:
-        yield pool, 2 * jobs
+        yield pool, 2 * jobs  # so that each process finds its next task at hand
     except BaseException as error:
         # What is running may take minutes; the rows that are written stay, the rest is done again anyway.
         pool.end(now=True)
@@ -101,10 +103,12 @@ class _Processes(Executor):
 
     @staticmethod
     def _start() -> ProcessPoolExecutor:
+        """A new pool of one spawned process."""
         context = multiprocessing.get_context("spawn")
         return ProcessPoolExecutor(1, mp_context=context, initializer=_start_worker)
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Put the task at the end of the queue; return the future of its result."""
         promised: Future[T] = Future()
         with self._lock:
             self._waiting.append(_Waiting(promised, partial(fn, *args, **kwargs), MAX_DEATHS - 1))
@@ -112,7 +116,7 @@ class _Processes(Executor):
         return promised
 
     def _hand_out(self) -> None:
-        """Give what waits to idle processes."""
+        """Give waiting tasks to idle processes, while there are both."""
         while self._idle and self._waiting and not self._ended:
             task = self._waiting.popleft()
             # A future that is running cannot be cancelled, so that its result always has a place.
@@ -127,13 +131,13 @@ class _Processes(Executor):
             done.add_done_callback(partial(self._take_back, task, pool))
 
     def _another(self, dead: ProcessPoolExecutor) -> ProcessPoolExecutor:
-        """A process in the place of one that died; a pool that is broken cleans up by itself."""
+        """A new process in the place of one that died, whose broken pool cleans up by itself."""
         self._all.discard(dead)
         self._all.add(pool := self._start())
         return pool
 
     def _take_back(self, task: _Waiting, pool: ProcessPoolExecutor, done: Future[Any]) -> None:
-        """Keep the promise, or let another process do the task of one that died."""
+        """Hand the result to who waits for it, or the task of a process that died to another process."""
         with self._lock:
             error = None if done.cancelled() else done.exception()
             died = isinstance(error, BrokenProcessPool)
@@ -173,6 +177,7 @@ class _Lines:
         self._file = file
 
     def write(self, text: str) -> None:
+        """Write the text as one line, unless it is blank."""
         if text.strip():
             self._file.write(text.strip() + "\n")
 
@@ -191,6 +196,7 @@ class _Cell:
         self._shown: Any = None
 
     def write(self, text: str) -> None:
+        """Show the text in the cell, in place of the text before."""
         if line := text.strip():
             words = {"text/plain": line}
             if self._shown is None:
