@@ -31,7 +31,7 @@ def plain_about(about: object) -> dict[str, Scalar]:
 
 
 def _name(name: object) -> str:
-    """Check that a name has 1 to 200 characters."""
+    """The name itself; TypeError where it is no text, ValueError unless it has 1 to 200 characters."""
     if not isinstance(name, str):
         raise TypeError(f"about: names must be text, got {name!r:.60}")
     if not 0 < len(name) <= MOST_CHARACTERS:
@@ -40,7 +40,7 @@ def _name(name: object) -> str:
 
 
 def _scalar(name: str, value: Any) -> Scalar:
-    """A value as JSON will give it back; TypeError or ValueError where it would not."""
+    """A value as the scalar that JSON gives back; TypeError or ValueError where JSON would not keep it exactly."""
     if getattr(value, "ndim", None) == 0:  # numpy and torch scalars
         value = value.item()
     called = f"about: {shorten(printable(name), 60)}"

@@ -24,6 +24,7 @@ class Brief:
             cls.__repr__ = Brief.__repr__  # type: ignore[method-assign]
 
     def __repr__(self) -> str:
+        """The name of the class, then a line for each field."""
         # A mixin of dataclasses, which is none itself.
         names = [field.name for field in fields(self)]  # type: ignore[arg-type]
         # Fields that a base has come last, and those of them that are empty are left out.
@@ -46,7 +47,7 @@ def brief(value: Any) -> str:
 
 
 def _range(values: np.ndarray[Any, Any]) -> str:
-    """What follows the shape: the extremes of numbers, how many are true, the different texts."""
+    """What `brief` writes after a shape: extremes of numbers, how many booleans are true, or the different texts."""
     if values.dtype == bool:
         return f", {int(values.sum())} of {values.size} true"
     if values.dtype.kind not in "fiu":
@@ -56,12 +57,12 @@ def _range(values: np.ndarray[Any, Any]) -> str:
 
 
 def span(values: np.ndarray[Any, Any]) -> str:
-    """`2.1 to 10.8`, or the one value; of none nothing."""
+    """`2.1 to 10.8`, or the one value; `no value` where none is finite."""
     known = values[np.isfinite(values)]
     low, high = (f"{end:.4g}" for end in (known.min(), known.max())) if known.size else ("no value",) * 2
     return low if low == high else f"{low} to {high}"
 
 
 def _names(words: list[str]) -> str:
-    """The first names, and how many others there are."""
+    """The first four texts, shortened, and how many others there are."""
     return listed([shorten(printable(word), MOST_CHARACTERS // 2) for word in words], MOST_NAMES)

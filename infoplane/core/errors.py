@@ -13,7 +13,7 @@ class StoreError(Exception):
 
 
 def closest(name: str, known: Iterable[str], n: int = 5) -> list[str]:
-    """The `n` names most like `name`, capitals or not, printable, for the end of an error line."""
+    """The `n` names most like `name`, whatever their capitals, printable, for the end of an error line."""
     known = list(known)
     return [printable(shown) for shown in (_near(name, known, cutoff=0.3) or known)[:n]]
 
@@ -26,7 +26,7 @@ def choices(name: str, known: Iterable[str]) -> str:
 
 
 def _near(name: str, known: list[str], cutoff: float) -> list[str]:
-    """Up to five known names like `name`, whatever their capitals."""
+    """Up to five known names like `name`, whatever their capitals; `cutoff` is the least likeness, 0 to 1."""
     folded: dict[str, list[str]] = {}
     for one in known:
         folded.setdefault(one.casefold(), []).append(one)

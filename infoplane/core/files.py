@@ -25,10 +25,12 @@ from infoplane.core.strict import canonical_json, load_object
 
 MIB = 1 << 20
 MAX_JSON_BYTES = 64 * MIB
-_PAGE = 1 << 16
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+_PAGE = 1 << 16  # bytes that are read at once of an index; a lock file has fewer
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # fails where the file is there already
+# What file systems answer that cannot sync a directory, and those that have no hard links.
 _NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF}
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
+# .NAME.PID.tmp
 _TEMPORARY = re.compile(r"\.(.+)\.(\d{1,10})\.tmp", re.ASCII | re.DOTALL)
 
 
@@ -63,16 +65,17 @@ def parse_temporary(name: str) -> tuple[str, int] | None:
 class NotDurable(OSError):
     """A file is in place and whole, but its directory could not be synced."""
 
+    # Of the file, as `publish` would have returned them.
     size = 0
     digest = ""
 
 
 def _gather(pieces: Iterable[Any], block: int = MIB) -> Iterator[Any]:
-    """Join small pieces to blocks, and pass large ones on as they are."""
+    """Yield the bytes of `pieces` in blocks of about `block` bytes: small pieces joined, large ones as they are."""
     small: list[Any] = []
     size = 0
     for piece in pieces:
-        large = len(piece) >= block // 4
+        large = len(piece) >= block // 4  # joining copies, which costs more than one write saves
         if small and (large or size >= block):
             yield b"".join(small)
             small, size = [], 0
@@ -86,7 +89,7 @@ def _gather(pieces: Iterable[Any], block: int = MIB) -> Iterator[Any]:
 
 
 def write_all(fd: int, data: Any) -> None:
-    """Write every byte, however few the system takes at a time."""
+    """Write every byte of `data`, however few the system takes at a time."""
     view = memoryview(data).cast("B")
     while len(view):
         n = os.write(fd, view)
@@ -96,7 +99,7 @@ def write_all(fd: int, data: Any) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make names durable. File systems that cannot sync a directory are left alone."""
+    """Make the names in a directory durable; NotDurable where that fails, nothing where its file system never can."""
     try:
         fd = os.open(directory, os.O_RDONLY)
     except OSError as error:
@@ -113,7 +116,7 @@ def sync_directory(directory: Path) -> None:
 def publish(
     directory: Path, name: str, pieces: Iterable[Any], *, replace: bool = True, sync: bool = True
 ) -> tuple[int, str]:
-    """Write a file under a temporary name, sync it, then give it its name; (bytes, XXH3-128).
+    """Write a file under a temporary name, sync it, then give it its name; return (bytes, XXH3-128).
 
     A failure before the name is given removes the temporary file and leaves everything as it was. With
     `replace=False` an existing file of that name is a FileExistsError. Raises NotDurable when only the
@@ -156,13 +159,14 @@ def publish(
 
 
 def _link(temporary: Path, final: Path) -> None:
-    """Give a file its name only if the name is free."""
+    """Give a temporary file its final name; FileExistsError where that name is taken."""
     try:
         os.link(temporary, final)
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-        if final.exists():  # a file system without hard links
+        # A file system without hard links: to look and to rename are two steps, and another process may come between.
+        if final.exists():
             raise FileExistsError(errno.EEXIST, "file exists", str(final)) from error
         os.replace(temporary, final)  # noqa: PTH105
         return
@@ -184,6 +188,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # Whether the file ends in the middle of a line, as after a crash.
         self._torn = path.exists() and last_byte(path) not in (b"", b"\n")
 
     def append(self, lines: Iterable[bytes]) -> None:
@@ -257,7 +262,7 @@ def read_file(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
 
 
 class PagedFile:
-    """Bytes of an open file, fetched in pages and kept: what was checked is what is used."""
+    """Bytes of an open file, fetched in pages and kept, `limit` at most: what was checked is what is used."""
 
     def __init__(self, fd: int, limit: int) -> None:
         self.size = os.fstat(fd).st_size
@@ -272,7 +277,7 @@ class PagedFile:
         return joined[offset - first * _PAGE : stop - first * _PAGE]
 
     def _page(self, page: int) -> bytes:
-        """One page, read when it is first asked for."""
+        """The bytes of page number `page`, read when first asked for; StoreError beyond `limit` bytes in all."""
         if page not in self._pages:
             if (len(self._pages) + 1) * _PAGE > self._limit:
                 raise StoreError(f"its index needs more than {self._limit} bytes")
@@ -283,7 +288,7 @@ class PagedFile:
 
 
 def file_digest(fd: int, offset: int = 0, length: int = sys.maxsize) -> tuple[int, str]:
-    """(bytes, XXH3-128) of an open file, or of `length` bytes from `offset`."""
+    """(bytes, XXH3-128) of an open file from `offset` on, of at most `length` bytes."""
     state, size = xxhash.xxh3_128(), 0
     view = memoryview(bytearray(min(length, 4 * MIB)))
     while size < length and (n := os.preadv(fd, [view[: length - size]], offset + size)):
@@ -293,7 +298,7 @@ def file_digest(fd: int, offset: int = 0, length: int = sys.maxsize) -> tuple[in
 
 
 def remove_leftovers(directory: Path, dead: Callable[[str, int], bool]) -> None:
-    """Remove temporary files; `dead(final name, pid)` says which nobody will finish."""
+    """Remove the temporary files of which `dead(final name, pid)` says that nobody will finish them."""
     for entry in list(directory.iterdir()):
         found = parse_temporary(entry.name)
         if found is not None and dead(*found):
@@ -303,19 +308,20 @@ def remove_leftovers(directory: Path, dead: Callable[[str, int], bool]) -> None:
 def process_start(pid: int) -> int | None:
     """Start of a process in clock ticks since boot, which tells a reused pid; None where unknown."""
     try:
+        # Field 22 of proc(5). The name of the program, field 2, may hold spaces and ends with the last bracket.
         return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
     except (OSError, IndexError, ValueError):
         return None
 
 
 def alive(pid: int, started: int | None = None) -> bool:
-    """Whether a process of this host runs (and, where known, is the one that started then)."""
+    """Whether a process of this host runs and, with `started`, whether it is the one that started then."""
     try:
-        os.kill(pid, 0)
+        os.kill(pid, 0)  # signal 0 changes nothing: it asks whether there is such a process
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass
+        pass  # it runs, for another user
     now = process_start(pid)
     return started is None or now is None or started == now
 
@@ -331,8 +337,9 @@ class Locked(Exception):
 class PidLock:
     """An exclusive lock file with the host and the process of its owner, held from construction to `release`.
 
-    The file of a process of this host that has ended is taken over; `taken_over` then says whose it was. No
-    `flock`: some file systems do not know it, and over the network some grant it twice.
+    The file of a process of this host that has ended is taken over; `taken_over` then says whose it was, and is ""
+    otherwise. `more` are further fields of the file, for people who look into it. No `flock`: some file systems do not
+    know it, and over the network some grant it twice.
 
     Raises
     ------
@@ -345,6 +352,7 @@ class PidLock:
     _of_this_process: ClassVar[weakref.WeakValueDictionary[Path, PidLock]] = weakref.WeakValueDictionary()
 
     def __init__(self, path: Path, **more: Any) -> None:
+        """Write the lock file, once more where that of a process that has ended stood in its place."""
         self.path = path.absolute()
         self.taken_over = ""
         self._pid, self._host = os.getpid(), socket.gethostname()
@@ -358,10 +366,11 @@ class PidLock:
                 self._create(again=True)
 
     def _create(self, *, again: bool = False) -> None:
-        """Write the lock file, under its name only if that is free."""
+        """Write the lock file; FileExistsError where there is one. The second try (`again`) raises Locked instead."""
         try:
             publish(self.path.parent, self.path.name, [self._content], replace=False, sync=False)
         except (FileExistsError, FileNotFoundError) as error:
+            # There again, after we took the old one away: another process was faster.
             # Not found: who cleans up behind a dead process took our temporary file for one of its.
             if again or (isinstance(error, FileNotFoundError) and self.path.parent.is_dir()):
                 raise self._raced() from None
@@ -369,15 +378,15 @@ class PidLock:
         PidLock._of_this_process[self.path] = self
 
     def _raced(self) -> Locked:
-        """The error for a lock that another process took at the same moment."""
+        """Return the error, to be raised, for a lock that another process took at the same moment."""
         return Locked("another process", f"{self.path} was taken by another process at the same moment")
 
     def _take_over(self) -> None:
-        """Move a dead owner's lock aside. The moved file is looked at again: it may be a new owner's."""
+        """Remove the lock file of an owner that has ended; Locked where it lives, or another process was faster."""
         content = _content_of(self.path)
-        if content is None:
+        if content is None:  # released since we found it
             return
-        owner = read_owner(content)
+        owner = read_owner(content)  # None where a power failure cut the file short: then no owner lives
         if owner is not None:
             self._refuse_living(*owner)
         aside = self.path.with_name(temporary_name(self.path.name, self._pid))
@@ -385,6 +394,7 @@ class PidLock:
             self.path.rename(aside)
         except FileNotFoundError:
             return
+        # Looked at again: since we read the file, another process may have taken the lock, and gets it back.
         if _content_of(aside) != content:
             with contextlib.suppress(FileExistsError):
                 os.link(aside, self.path)
@@ -413,7 +423,7 @@ class PidLock:
 
 
 def read_owner(content: bytes) -> tuple[int, str, int | None] | None:
-    """(pid, host, start) that a lock file names; None where a power failure cut it short."""
+    """(pid, host, start) that a lock file names; None where it names none, as after a power failure."""
     try:
         owner = load_object(content)
     except ValueError:
@@ -425,16 +435,17 @@ def read_owner(content: bytes) -> tuple[int, str, int | None] | None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether some living process, or one of another host, holds the lock of this name."""
+    """Whether the lock file at `path` names a living process of this host, or any process of another."""
     try:
         owner = read_owner(_content_of(path) or b"")
     except (OSError, StoreError):
         return False
+    # Whether a process of another host lives cannot be seen from here, so it counts as alive.
     return owner is not None and (owner[1] != socket.gethostname() or alive(owner[0], owner[2]))
 
 
 def _content_of(path: Path) -> bytes | None:
-    """What a lock file holds; None where there is none."""
+    """The bytes of a lock file; None where there is none."""
     try:
         return read_file(path, _PAGE)
     except FileNotFoundError:

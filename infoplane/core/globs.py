@@ -30,6 +30,7 @@ def across_parts(pattern: str, names: Iterable[str]) -> str:
     meant = [name for name in names if fnmatchcase(name, pattern)]
     if not meant:
         return ""
+    # Globs with ** that the user may have meant; the first that fits just the same names is offered.
     tries = ("**",) if pattern == "*" else (f"{pattern}.**", f"**.{pattern.removeprefix('*.')}", f"**.{pattern}")
     fits = (one for one in tries if [name for name in names if name_matches(name, one)] == meant)
     return f"; * stays within one part of a dotted name and ** stands for any number: {next(fits, '**')!r}"

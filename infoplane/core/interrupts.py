@@ -43,9 +43,9 @@ class _Manner(Enum):
 
 # The innermost of these on the stack decides. An exception would be lost in a finalizer.
 _manners: dict[CodeType, _Manner] = {weakref.finalize.__call__.__code__: _Manner.HELD}
-_previous: Any = signal.default_int_handler
-_pending = False
-_since = 0.0
+_previous: Any = signal.default_int_handler  # the handler of SIGINT outside of deferred methods
+_pending = False  # whether a SIGINT waits
+_since = 0.0  # when it came, on the monotonic clock
 
 
 def surely(undo: Callable[[], None], work: Callable[[], R]) -> R:
@@ -69,9 +69,9 @@ def deferred(method: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         global _previous, _pending
         previous = signal.getsignal(signal.SIGINT) if in_main_thread() else None
-        if previous is _handle:
+        if previous is _handle:  # inside another deferred method, which puts the handler back
             return surely(_act_where_open, functools.partial(method, *args, **kwargs))
-        if not callable(previous):
+        if not callable(previous):  # another thread, or SIGINT is ignored or handled outside Python
             return method(*args, **kwargs)
         _previous, _pending = previous, False
         return surely(functools.partial(_leave, previous), functools.partial(_entered, method, *args, **kwargs))
@@ -119,7 +119,7 @@ def checkpoint() -> None:
 
 
 def _entered(method: Callable[..., R], *args: Any, **kwargs: Any) -> R:
-    """Call a method with our handler of SIGINT in place."""
+    """Put our handler of SIGINT in place and call a method; `_leave` takes the handler away."""
     signal.signal(signal.SIGINT, _handle)
     return method(*args, **kwargs)
 
@@ -133,6 +133,7 @@ def _leave(previous: Callable[..., Any]) -> None:
 
 def _act_where_open() -> None:
     """Let a waiting SIGINT act at the end of an inner method, where its caller is open to it, as a sink is."""
+    # The innermost such function on the stack is the method that has just ended: its caller is the next.
     if _pending and _manner(sys._getframe().f_back, skip=1) is _Manner.OPEN:
         checkpoint()
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from infoplane.core.records import NO_LABEL, IntArray
 
 _ROUNDING = 5e-3  # of rows that sum to 1, in bfloat16
-_FEW = 20
+_FEW = 20  # different whole numbers: floats with no more look like classes
 _VOID, _SMALL = 255, 200  # segmentation masks mark void pixels with 255; their class counts stay well below
 
 
@@ -89,7 +89,7 @@ def _refuse_rows_of_classes(labels: npt.NDArray[Any]) -> None:
 
 
 def _classes(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Class labels as int64, checked."""
+    """Class labels (N,) or (N, positions) as int64; ValueError for negative ones and for more axes."""
     if labels.ndim > 2:
         raise ValueError(
             f"class labels must have shape (samples,) or (samples, positions), got {labels.shape}; for one-hot rows "
@@ -110,7 +110,7 @@ def _classes(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _of_positions(labels: IntArray) -> IntArray:
-    """Check classes (samples, positions), in which -100 marks a position without a label."""
+    """The same classes (samples, positions); ValueError for negative ones but -100, which marks a position without."""
     bad = np.argwhere((labels < 0) & (labels != NO_LABEL))
     if len(bad):
         sample, position = bad[0].tolist()
@@ -135,7 +135,7 @@ def position_words(positions: int, samples: int, missing: int) -> str:
 
 
 def _targets(targets: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Regression targets as float64, checked."""
+    """Targets (N,) or (N, k) as float64; ValueError where one is not finite, and for more axes."""
     if targets.ndim > 2:
         raise ValueError(f"regression targets must have shape (samples,) or (samples, k), got {targets.shape}")
     targets = np.ascontiguousarray(targets, dtype=np.float64)

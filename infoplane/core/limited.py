@@ -85,7 +85,7 @@ def ask(arguments: Sequence[str], limits: Limits, what: str, kind: str = "run") 
         said = [_Said(child.stdout), _Said(child.stderr)]
         why = _watch(child, limits, stop=lambda: max(len(one.data) for one in said) > MAX_ANSWER_BYTES)
         answer, complaint = [one.all() for one in said]
-    if _status(child, limits, why, what, kind=kind) == 2:
+    if _status(child, limits, why, what, kind=kind) == 2:  # the command refused what it was asked, in one line
         raise StoreError(complaint.decode(errors="replace").removeprefix("Error: ").strip() or what)
     try:
         return json.loads(answer)
@@ -139,16 +139,19 @@ class _Said:
     """Reads everything that comes through a pipe, in a thread, while the child is watched."""
 
     def __init__(self, pipe: IO[bytes] | None) -> None:
+        """Start reading; `data` grows while the child writes."""
         assert pipe is not None
         self.data = bytearray()
         self._thread = threading.Thread(target=self._read, args=(pipe,), daemon=True)
         self._thread.start()
 
     def _read(self, pipe: IO[bytes]) -> None:
+        """Read to the end, or until there is more than an answer may have."""
         while len(self.data) <= MAX_ANSWER_BYTES and (block := os.read(pipe.fileno(), MIB)):
             self.data += block
 
     def all(self) -> bytes:
+        """Everything that came, once the pipe is at its end."""
         self._thread.join()
         return bytes(self.data)
 
@@ -164,6 +167,7 @@ def _watch(child: subprocess.Popen[bytes], limits: Limits, stop: Callable[[], bo
                 why = f"took longer than {limits.wall_seconds:g} s"
             elif stop():
                 why = f"gave an answer of more than {MAX_ANSWER_BYTES // MIB} MiB"
+            # Looking through /proc takes time: not while a child may still end in a moment.
             elif pause >= 0.1 and _resident(child.pid) > most:
                 why = _too_much_memory(limits)
             else:
@@ -184,7 +188,7 @@ def _resident(session: int) -> int:
     for file in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             found = file.read_text().rpartition(")")[2].split()  # fields from the third on, see proc(5)
-            pages += int(found[21]) if int(found[3]) == session else 0
+            pages += int(found[21]) if int(found[3]) == session else 0  # 24: resident pages; 6: session
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -58,6 +58,7 @@ def along(colors: tuple[str, ...], share: float) -> str:
     part = place - low
 
     def mixed(k: int) -> int:
+        """Red, green or blue of the colour (k = 0, 1 or 2), from 0 to 255."""
         a, b = (int(colors[c][1 + 2 * k : 3 + 2 * k], 16) for c in (low, low + 1))
         return round(a + (b - a) * part)
 

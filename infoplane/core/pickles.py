@@ -77,6 +77,7 @@ def _search(stream: IO[bytes], name: str) -> str | None:
     memo: dict[Any, str] = {}  # strings that the pickle keeps to name them again
     last: Any = None
     for code, value, _ in itertools.islice(pickletools.genops(stream), 1_000_000):
+        # An old opcode names its object itself, a newer one by the two strings before it: module and name.
         if code.name.startswith(("GLOBAL", "INST")) and str(value).replace(" ", ".") == name:
             return strings[-1] if strings else None
         if code.name == "STACK_GLOBAL" and ".".join(strings[-2:]) == name:

@@ -88,6 +88,7 @@ class Layer:
         return int(np.prod(self.unit_shape, dtype=np.int64)) if self.unit_shape else 1
 
     def to_json(self) -> dict[str, Any]:
+        """The record in types of JSON; without `noise` where there is none."""
         lists = {name: list(getattr(self, name)) for name in ("unit_shape", "raw_shape", "aliases")}
         out = vars(self) | lists
         del out["noise"]
@@ -102,7 +103,7 @@ class Layer:
 
 
 def _one_of(allowed: Any) -> Callable[[Any], Any]:
-    """A check that a value is one of a `Literal`."""
+    """A function that returns a value of the `Literal` given as `allowed`, and raises ValueError for any other."""
 
     known = get_args(allowed)
 
@@ -115,7 +116,7 @@ def _one_of(allowed: Any) -> Callable[[Any], Any]:
 
 
 def _noise(data: Mapping[str, Any] | None) -> Noise | None:
-    """Noise from its record; None where there is none."""
+    """Noise from its JSON record; None where there is none."""
     if data is None:
         return None
     return Noise(std=float(data["std"]), kind=_one_of(NoiseKind)(data["kind"]), clean=bool(data["clean"]))

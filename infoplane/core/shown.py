@@ -42,6 +42,7 @@ class ShownFile(_Path):
 
 
 def _address(path: Path) -> str:
-    """What a link says: the way from the folder of the notebook, or the whole path where it lies elsewhere."""
+    """The URL of a link: relative to the folder of the notebook, or of the whole path where the file lies elsewhere."""
     here = os.path.relpath(path)
+    # as_uri writes escapes, and takes absolute paths only.
     return path.absolute().as_uri() if here.startswith("..") else Path("/", here).as_uri().removeprefix("file:///")

@@ -13,6 +13,7 @@ REMEDY = "name the files like step-0100, or put a number 'steps' into each"
 
 # A number as it stands in a name; with a point, an exponent or a unit (1.5, 1e3, 100k) it is no step, nor cut into two.
 _NUMBER = re.compile(r"\d+(?:\.\d+)*(?:(?:[eE][+-]?\d+|[kKmMbBgG])(?![a-zA-Z0-9]))?", re.ASCII)
+# The end of the text before a number where its hyphen may be a minus: at the start of the name, or after =, _ or -.
 _SIGN = re.compile(r"(?:^|[=_-])-$")
 # Numbers that follow one of these words count training, and the first goes before the others. In the plural they mostly
 # state a setting: warmup_steps=500.
@@ -66,7 +67,7 @@ def steps_of_files(files: Sequence[PurePath]) -> list[int]:
 
 
 def _names(files: Sequence[PurePath]) -> list[str]:
-    """The names of the files, with those of their folders in which they differ in front."""
+    """The path of each file from the first folder on in which they differ; its bare name where none differs."""
     paths = [file.parts for file in files]
     shared = 0
     while paths and all(len(p) > shared + 1 and p[shared] == paths[0][shared] for p in paths):
@@ -80,7 +81,7 @@ def counts_steps(name: str) -> bool:
 
 
 def without_counts(name: str) -> str:
-    """The name with `#` for each number that follows such a word: equal for `epoch_1/fc` and `epoch_2/fc`."""
+    """The name with `#` for each number after a word like step or epoch: equal for `epoch_1/fc` and `epoch_2/fc`."""
 
     def mark(match: re.Match[str]) -> str:
         return "#" if any(counter.search(name[: match.start()]) for counter in _COUNTERS) else match.group()
@@ -98,7 +99,7 @@ def _numbers(name: str) -> Numbers:
 
 
 def _named_place(found: dict[str, Numbers]) -> dict[str, int] | None:
-    """Which number of each name follows a word like `step` or `epoch`; None unless every name has one such number."""
+    """Each name's index of its one number after `step`, else after `epoch` or the like; None where a name has none."""
     for counter in _COUNTERS:
         places = {name: [i for i, (text, _) in enumerate(ns) if counter.search(text)] for name, ns in found.items()}
         if all(len(p) == 1 for p in places.values()):
@@ -107,7 +108,7 @@ def _named_place(found: dict[str, Numbers]) -> dict[str, int] | None:
 
 
 def _varying_place(found: dict[str, Numbers]) -> dict[str, int]:
-    """Which number is the step where no word tells: the one that varies from name to name; ValueError for several."""
+    """Each name's index of the number that varies from name to name; ValueError where several vary differently."""
     first = next(iter(found))
     texts = [text for text, _ in found[first]]
     other = next((name for name, ns in found.items() if [text for text, _ in ns] != texts), None)
@@ -123,12 +124,12 @@ def _varying_place(found: dict[str, Numbers]) -> dict[str, int]:
 
 
 def _value(number: str) -> str:
-    """A key that is equal for `7` and `007`."""
+    """A number without its leading zeros, by which `7` and `007` are equal."""
     return number.lstrip("0") if number.isdecimal() else number
 
 
 def _whole(name: str, numbers: Sequence[tuple[str, str]], place: int) -> int:
-    """The number at a place of a name, as a step."""
+    """The step that number `place` of a name states; ValueError where it is not whole, below 0 or too large."""
     text, number = numbers[place]
     # A hyphen alone between two numbers (v73-0) joins them; it is a sign ahead of the first.
     sign = "-" if _SIGN.search(text) and (place == 0 or text != "-") else ""

@@ -35,6 +35,7 @@ def load_object(data: bytes) -> dict[str, Any]:
 
 
 def _refuse(token: str) -> Any:
+    """Raise ValueError for NaN and Infinity, which Python reads and JSON does not have."""
     raise ValueError(f"{token} is not JSON")
 
 

@@ -66,7 +66,7 @@ def layer_matches(key: str, pattern: str) -> bool:
     name, position = split_token(key)[0], token_position(key)
     if position is None or not name_matches(name, layer):
         return False
-    if "-" in which:
+    if "-" in which:  # counted from the end
         return False
     try:
         return position in token_range(which, position + 1)
@@ -76,12 +76,12 @@ def layer_matches(key: str, pattern: str) -> bool:
 
 def token_units(layer: Layer) -> dict[int, slice]:
     """Position -> its units in the flattened layer; empty where what was recorded has no axis of tokens."""
-    kept: Sequence[int]
-    if len(layer.unit_shape) > 1:
+    kept: Sequence[int]  # positions in the order in which their units lie
+    if len(layer.unit_shape) > 1:  # (tokens, width)
         kept = range(layer.unit_shape[0])
-    elif layer.reduction == "flatten" and len(layer.raw_shape) > 1:
+    elif layer.reduction == "flatten" and len(layer.raw_shape) > 1:  # was (tokens, width)
         kept = range(layer.raw_shape[0])
-    elif layer.reduction.startswith("tokens ") and layer.raw_shape:
+    elif layer.reduction.startswith("tokens ") and layer.raw_shape:  # "tokens 0,-1": some positions of (tokens, width)
         kept = [int(p) % layer.raw_shape[0] for p in layer.reduction.removeprefix("tokens ").split(",")]
     else:
         return {}

@@ -72,6 +72,7 @@ class Data(NamedTuple):
 def icosahedron() -> npt.NDArray[np.float64]:
     """The 12 unit vertices on which the 12 inputs of `twelve_bit` sit, (12, 3), in the order of the columns."""
     phi = (1.0 + 5.0**0.5) / 2.0
+    # All (0, +-1, +-phi) and what becomes of them when the three coordinates take turns.
     pairs = itertools.product((1.0, -1.0), (phi, -phi))
     vertices = [vertex for a, b in pairs for vertex in ((0.0, a, b), (a, b, 0.0), (b, 0.0, a))]
     points = np.asarray(vertices)[list(_VERTEX_OF_BIT)]
@@ -115,6 +116,7 @@ def twelve_bit_score(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     points = icosahedron()
     cosine = points @ points.T
     weight = np.zeros((12, 12))
+    # The cosines of 63.43, 116.57 and 180 degrees; the sum below meets each pair twice, hence its 0.5.
     for target, value in ((1 / 5**0.5, 1.0), (-1 / 5**0.5, -5.0), (-1.0, -8.0)):
         weight[np.isclose(cosine, target)] = value
     score = 23.0 * x.sum(axis=1) + 0.5 * np.einsum("ni,ij,nj->n", x, weight, x)
@@ -144,7 +146,7 @@ def text() -> str:
     return gzip.decompress(resources.files("infoplane").joinpath("data/alice.txt.gz").read_bytes()).decode("ascii")
 
 
-_IDX_PREFIX = {"train": "train", "test": "t10k"}
+_IDX_PREFIX = {"train": "train", "test": "t10k"}  # how the files of MNIST begin
 
 
 def idx(path: str | os.PathLike[str] | None = None, *, split: str = "train") -> Data:
@@ -183,8 +185,9 @@ def read_idx(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
     """One IDX file of unsigned bytes, gzipped or not, with its shape as the file says."""
     path = Path(path)
     raw = path.read_bytes()
-    if raw[:2] == b"\x1f\x8b":
+    if raw[:2] == b"\x1f\x8b":  # gzip
         raw = gzip.decompress(raw)
+    # An IDX file begins with two zeros, 8 for unsigned bytes, and the number of axes; then come their lengths.
     if len(raw) < 4 or raw[:3] != b"\0\0\x08" or not 1 <= raw[3] <= 4:
         raise ValueError(f"{path.name} is no IDX file of unsigned bytes; its first bytes are {raw[:4].hex()}")
     rank = raw[3]

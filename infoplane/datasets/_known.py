@@ -92,7 +92,7 @@ def gaussian_classes(
     _require(bool((sigma > 0).all()), f"stds must be positive, got {sigma.tolist()}")
     p, rng, y = _classes(weights, classes, samples, seed)
     t = mu[y] + sigma[y, None] * rng.standard_normal((samples, dims))
-    reach = 9.0 * sigma[:, None]
+    reach = 9.0 * sigma[:, None]  # of the integral: a Gaussian has 1e-18 of its mass beyond
     step = float(sigma.min()) / (40.0 if dims == 1 else 6.0)
     density = partial(_gaussians, means=mu, stds=sigma)
     bits = _class_information(density, p, (mu - reach).min(0), (mu + reach).max(0), step)
@@ -116,6 +116,8 @@ def gaussian_shells(
         log = dims * scaled - 0.5 * np.exp(2.0 * scaled)
         return np.asarray(np.exp(log - (0.5 * dims - 1.0) * math.log(2.0) - math.lgamma(0.5 * dims)))
 
+    # Near the most likely log r of a class of std 1. Downwards the density of log r falls as r^dims, upwards faster: at
+    # these ends it is below e^-40 of its peak.
     centre = 0.5 * math.log(dims)
     low, high = math.log(sigma.min()) + centre - 40.0 / dims - 4.0, math.log(sigma.max()) + centre + 4.0
     bits = _class_information(density, p, np.array([low]), np.array([high]), 1.0 / (40.0 * math.sqrt(dims)))
@@ -196,9 +198,10 @@ def discrete_codes(
     mass = rng.gamma(concentration, size=(classes, words, ways))
     laws = mass / mass.sum(2, keepdims=True)
     table = np.full((1, classes), 1.0 / classes)
-    for place in range(words):
+    for place in range(words):  # (codes of the places so far, classes) -> (ways times as many, classes)
         table = (table[:, None] * laws[:, place].T).reshape(-1, classes)
     y = rng.integers(classes, size=samples)
+    # The value of a place: how many of its cumulative probabilities a uniform number has passed.
     below = rng.random((samples, words, 1)) >= laws[y].cumsum(2)[:, :, :-1]
     return Known(below.sum(2).astype(np.float64), y, table_information(table))
 
@@ -226,6 +229,7 @@ def noise_channel(samples: int, *, dims: int, noise: float, units: int | None = 
 
 def binary_channel(noise: float) -> float:
     """Bits that T = X + noise * Z tells of X uniform on {-1, 1}, by quadrature."""
+    # I = 1 - E[log2(1 + exp(-2 gain (gain + Z)))] with Z standard normal.
     gain = 1.0 / noise
     z = np.linspace(-12.0, 12.0, 4801)
     weight = np.exp(-0.5 * z**2) / math.sqrt(2.0 * math.pi) * (z[1] - z[0])
@@ -236,11 +240,12 @@ def orthonormal(dims: int, units: int, rng: np.random.Generator) -> Array:
     """(dims, units) random orthonormal rows."""
     _require(units >= dims, f"units must be at least {dims}, got {units}")
     q, r = np.linalg.qr(rng.standard_normal((units, dims)))
+    # With a positive diagonal of r the rows have no preferred orientation.
     return np.asarray((q * np.sign(np.diag(r))).T)
 
 
 def _turn(t: Array, units: int | None, rng: np.random.Generator) -> Array:
-    """Add coordinates of noise, then rotate at random."""
+    """`t` (N, dims) with noise in further coordinates up to `units`, rotated at random; as it is for None."""
     if units is None or units == t.shape[1] == 1:
         return t
     _require(units >= t.shape[1], f"units must be at least {t.shape[1]}, got {units}")
@@ -251,7 +256,7 @@ def _turn(t: Array, units: int | None, rng: np.random.Generator) -> Array:
 def _classes(
     weights: npt.ArrayLike | None, classes: int, samples: int, seed: int
 ) -> tuple[Array, np.random.Generator, npt.NDArray[np.int64]]:
-    """Probabilities of the classes, the generator of the problem, and the class of each sample drawn from it."""
+    """Probabilities (K,) of the classes, the generator of the problem, and classes (N,) drawn by it."""
     p = np.full(classes, 1.0 / classes) if weights is None else np.asarray(weights, np.float64)
     valid = p.shape == (classes,) and bool((p > 0).all()) and abs(float(p.sum()) - 1.0) < 1e-9
     _require(valid, f"weights must be {classes} positive numbers that sum to 1, got {p.tolist()}")
@@ -285,7 +290,7 @@ def _class_information(density: Callable[[Array], Array], p: Array, low: Array, 
 
 
 def _sum_log_ratio(density: Array, p: Array, weight: Array | None = None) -> float:
-    """sum_n w_n sum_k p_k f_k(n) log2 (f_k(n) / f(n)) for densities or masses (n, K)."""
+    """sum_n w_n sum_k p_k f_k(n) log2 (f_k(n) / f(n)) for densities or masses (n, K), where f = sum_k p_k f_k."""
     mixture = density @ p
     ratio = density / np.where(mixture > 0, mixture, 1.0)[:, None]
     terms = (p * density * np.log2(np.where(ratio > 0, ratio, 1.0))).sum(1)

@@ -147,7 +147,7 @@ def _check_free(run: Path, overwrite: bool) -> None:
 
 
 def _by_step(mapping: Mapping[Any, Any], what: str) -> dict[int, Any]:
-    """Sort the entries by their steps; ValueError or TypeError for a key that is no step, or is one twice."""
+    """The entries by step in rising order; ValueError or TypeError for a key that is no step or comes twice."""
     if not isinstance(mapping, Mapping):
         raise TypeError(f"{what} must map steps to arrays or numbers by name, got {type(mapping).__name__}")
     found: dict[int, Any] = {}
@@ -168,7 +168,7 @@ def _by_step(mapping: Mapping[Any, Any], what: str) -> dict[int, Any]:
 
 
 def _taken(activations: Mapping[Any, Arrays]) -> Taken:
-    """Make every array a tensor, by step in rising order; layers without units are left out."""
+    """{step: {layer: tensor (N, ...)}} in rising order; a layer without units is left out, with a warning."""
     by_step = _by_step(activations, "activations")
     if not by_step:
         raise ValueError("activations is empty; expected {step: {layer: array}}")
@@ -187,7 +187,7 @@ def _taken(activations: Mapping[Any, Arrays]) -> Taken:
 
 
 def _tensor(name: str, values: Any) -> torch.Tensor:
-    """Make the values of a layer a dense tensor of a type that can be stored."""
+    """The values of a layer as a dense tensor on the CPU; TypeError for a type that cannot be stored."""
     if isinstance(values, torch.Tensor):
         if values.layout is not torch.strided or values.is_nested or values.is_meta:
             raise TypeError(f"layer {name!r} must be a dense tensor, got layout {values.layout}; pass .to_dense()")
@@ -210,14 +210,14 @@ def _dtype(t: torch.Tensor) -> str:
 
 
 def _stored(t: torch.Tensor) -> npt.NDArray[Any]:
-    """The array that the store writes for a tensor."""
+    """The array (N, ...) that the store writes for a tensor; for bfloat16 its bits."""
     # By way of bytes: numpy has no bfloat16 and no float8, which are stored as their bits.
     stored = t.reshape(-1).view(torch.uint8).numpy().view(ARRAY_DTYPES[_dtype(t)])
     return np.asarray(stored.reshape(t.shape))
 
 
 def _layers(taken: Taken, roles: Mapping[str, Role], samples: int) -> tuple[Layer, ...]:
-    """The layers of the first step; ValueError where another step has others, or in another shape or type."""
+    """Records of the layers at the first step; ValueError where another step has others, or other shapes or types."""
     first, arrays = next(iter(taken.items()))
     role_of = _roles(roles, arrays)
     for step, own in taken.items():
@@ -242,7 +242,7 @@ def _layer(depth: int, name: str, t: torch.Tensor, role: Role) -> Layer:
 
 
 def _roles(roles: Mapping[str, Role], known: Collection[str]) -> dict[str, Role]:
-    """The role of each layer that a name or a glob names; a name goes before a glob."""
+    """The role of each layer that a name or a glob names; a name goes before a glob; ValueError for an unknown one."""
     found: dict[str, Role] = {}
     # Globs first, names last: what comes later replaces what came before.
     for pattern, role in sorted(roles.items(), key=lambda item: item[0] in known):
@@ -279,7 +279,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _labels(labels: Any, taken: Taken, label_names: Sequence[str], classes: bool) -> npt.NDArray[Any]:
-    """The labels of the rows; ValueError where a layer has another number of rows, a warning where they look odd."""
+    """Labels (N,) or (N, positions or k); ValueError where they do not fit the layers, a warning for odd ones."""
     y = as_array(labels, "labels")
     if y.ndim == 0:
         raise ValueError(f"labels must be one for each row, got the single value {y.tolist()!r:.60}")
@@ -303,7 +303,7 @@ def _labels(labels: Any, taken: Taken, label_names: Sequence[str], classes: bool
 
 
 def _numbered(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Classes from labels that are whole numbers stored as floats."""
+    """Integer classes of labels that are whole numbers stored as floats; ValueError where some are not whole."""
     broken = np.flatnonzero((labels != np.round(labels)) | (abs(labels) > 2**53))
     if len(broken):
         raise ValueError(
@@ -314,7 +314,7 @@ def _numbered(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _inputs(inputs: Any, samples: int) -> tuple[npt.NDArray[Any] | None, npt.NDArray[np.int64]]:
-    """Flat inputs (N, features), and an id for each that equal ones share."""
+    """Flat inputs (N, features), or None, and the input id of each row (N,), which equal rows share."""
     if inputs is None:
         return None, np.arange(samples, dtype=np.int64)
     x = as_array(inputs, "inputs")

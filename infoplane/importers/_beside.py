@@ -19,7 +19,7 @@ Row = tuple[str, str, Mapping[str, Any]]
 
 
 def names_in(file: str | os.PathLike[str]) -> list[str]:
-    """Names: the lines of a text file, or the values of the one array of another."""
+    """The names in a file: the lines of a text, or the values of the one array in a file of arrays."""
     file = Path(file)
     if file.suffix.lower() not in KINDS:
         return _text(file).splitlines()
@@ -31,14 +31,19 @@ def names_in(file: str | os.PathLike[str]) -> list[str]:
 
 
 def _name(value: Any) -> str:
-    """A number as a name, 3.0 as "3"."""
+    """A value as a name: 3.0 as "3"."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def metrics_in(file: str | os.PathLike[str]) -> Metrics:
-    """Metrics of steps: a CSV file with a column `step`, or JSON `{step: {name: number}}`.
+    """The metrics of each step in a CSV file with a column `step`, or in JSON `{step: {name: number}}`.
 
-    Cells that are empty are left out.
+    Empty cells are left out.
+
+    Raises
+    ------
+    ValueError
+        For a file of another form, a step that is no whole number or comes twice, and a cell that is no number.
     """
     file = Path(file)
     found: Metrics = {}
@@ -52,7 +57,7 @@ def metrics_in(file: str | os.PathLike[str]) -> Metrics:
 
 
 def _csv_rows(file: Path) -> Iterator[Row]:
-    """The rows of a CSV file that begins with a line of names."""
+    """Yield the rows of a CSV file; ValueError unless it begins with names, and each row has as many cells."""
     rows = list(csv.reader(_text(file).splitlines()))
     head = [name.strip() for name in rows[0]] if rows else []
     if head.count("step") != 1 or len(set(head)) < len(head):
@@ -66,7 +71,7 @@ def _csv_rows(file: Path) -> Iterator[Row]:
 
 
 def _json_rows(file: Path) -> Iterator[Row]:
-    """The entries of a JSON file `{step: {name: number}}`."""
+    """Yield the entries of a JSON file `{step: {name: number}}`; ValueError for another form."""
     try:
         content = load_object(_text(file).encode())
     except ValueError as error:
@@ -78,15 +83,15 @@ def _json_rows(file: Path) -> Iterator[Row]:
 
 
 def _text(file: Path) -> str:
-    """What a text file holds."""
+    """The content of a text file; ValueError where it is not UTF-8."""
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return file.read_text(encoding="utf-8-sig")  # with or without the mark that spreadsheets put in front
     except UnicodeDecodeError as error:
         raise ValueError(f"{file.name} is no text in UTF-8") from error
 
 
 def _number(where: str, name: str, value: Any) -> float:
-    """A number that is written as text."""
+    """A value of a metric as a float; ValueError, with its place `where`, for what is no number."""
     try:
         return float(value)
     except (TypeError, ValueError) as error:
@@ -94,7 +99,7 @@ def _number(where: str, name: str, value: Any) -> float:
 
 
 def without_files(options: Mapping[str, Any], steps: Collection[int]) -> dict[str, Any]:
-    """Options with the content of the files that some of them name; of metrics, those of the given steps."""
+    """The options with each file of names or metrics replaced by what it holds; of metrics only the given steps."""
     read = dict(options)
     for name in ("parts", "label_names"):
         if isinstance(options.get(name), str | os.PathLike):

@@ -39,7 +39,7 @@ _Step = tuple[int | None, dict[str, Any]]  # None for a step that the file's nam
 
 @dataclass(eq=False)
 class _Piece:
-    """Layers and numbers of one step, or of a step that the file's name tells (None), in the rows of `source`."""
+    """Layers and metrics of one step of a file; `step` is None until the name of the file has told it."""
 
     file: Path
     step: int | None
@@ -49,12 +49,13 @@ class _Piece:
 
     @classmethod
     def of(cls, file: Path, step: int | None, values: Mapping[str, Any], source: Rows) -> _Piece:
+        """A piece of these values by name: arrays are layers, single numbers metrics."""
         numbers = {name: _number(file, name, v) for name, v in values.items() if np.ndim(v) == 0}
         return cls(file, step, {name: v for name, v in values.items() if np.ndim(v)}, numbers, source)
 
 
 def _number(file: Path, name: str, value: Any) -> float:
-    """A single number as a float."""
+    """A single value as a float; ValueError for text and the like."""
     array = as_array(value, name)
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{file.name}: {name!r} is neither an array nor a number, but {array.dtype}; leave it out")
@@ -137,7 +138,7 @@ def _warn_of_steps_in_names(pieces: Sequence[_Piece]) -> None:
 
 
 def _read(files: Sequence[Path], given: Sequence[Rows]) -> tuple[list[_Piece], list[Rows]]:
-    """All pieces of all files, each with its step, and what the files say about their rows."""
+    """The pieces of all files, each with its step, and a source of rows for each file or step in it."""
     if not files:
         raise ValueError("no files to import")
     pieces: list[_Piece] = []
@@ -145,6 +146,7 @@ def _read(files: Sequence[Path], given: Sequence[Rows]) -> tuple[list[_Piece], l
     alone = sum(not _is_special(file) for file in files) == 1
     sources: list[Rows] = []
     contents = [(file, read_entries(file)) for file in files]
+    # The numbers of labels, `given` in a file of their own or found in another one: by them the samples' axis is known.
     counts = [len(rows.labels) for rows in given if rows.labels is not None and rows.labels.ndim]
     if any(map(is_mat, files)):
         counts += [count for _, entries in contents if (count := samples_of(entries)) is not None]
@@ -163,7 +165,7 @@ def _read(files: Sequence[Path], given: Sequence[Rows]) -> tuple[list[_Piece], l
 
 
 def _taken(where: str, step: int | None, values: dict[str, Any]) -> tuple[Rows, list[_Step]]:
-    """Split the arrays of a file, or of a step in it, into what they say about rows, and layers and numbers by step."""
+    """Split the values of a file, or of a step in it: what they say about rows, and layers and metrics by step."""
     found = {kind: _pop(where, values, names) for kind, names in _SPECIAL.items()}
     masked = next((name for name in MASKS if name in values), None)
     if masked is not None:
@@ -182,7 +184,7 @@ _ROWS = {*LABELS, *INPUTS, *IDS}
 
 
 def _pop(where: str, values: dict[str, Any], names: tuple[str, ...]) -> Any:
-    """Take the array that has one of these names; None where there is none, ValueError for two."""
+    """Remove and return the value that has one of these names; None where there is none, ValueError for two."""
     held = [name for name in names if name in values]
     if len(held) > 1:
         raise ValueError(
@@ -212,6 +214,7 @@ def _parts_of(file: Path, entries: Mapping[Key, Any]) -> Iterable[_Step]:
     """Split a file that holds `{step: {layer: array}}` into its steps; what stands beside them has None for a step."""
     by_step: dict[int | None, dict[str, Any]] = {}
     for key, value in entries.items():
+        # A key of several names is (step, layer, ...) where the first is a number, else parts of a layer's name.
         nested = len(key) > 1 and (isinstance(key[0], int) or key[0].isdecimal())
         names = key[1:] if nested else key
         if not all(isinstance(name, str) for name in names):
@@ -265,7 +268,7 @@ def _check_stacked(where: str, count: int, values: Mapping[str, Any], source: Ro
 
 
 def _whole_steps(where: str, stated: Iterable[Any]) -> list[int]:
-    """The stated steps as integers, each of them once."""
+    """The stated steps as integers; TypeError or ValueError for what is no step, or comes twice."""
     try:
         steps = [whole_step(value) for value in stated]
     except (TypeError, ValueError) as error:
@@ -277,10 +280,11 @@ def _whole_steps(where: str, stated: Iterable[Any]) -> list[int]:
 
 
 def _name_steps(pieces: Sequence[_Piece]) -> None:
-    """Take steps from the names of files, for those that state none inside."""
+    """Set the step of these pieces, which state none, from the names of their files."""
     if not pieces:
         return
     paths = [piece.file.absolute() for piece in pieces]
+    # The folder of a .npy names its layer: a number in it is no step.
     steps = steps_of_files([p.parent.parent / p.name if _is_npy(p) else p for p in paths])
     for piece, step in zip(pieces, steps, strict=True):
         piece.step = step
@@ -299,7 +303,7 @@ def _check_layout(files: Sequence[Path]) -> None:
 
 
 def _labels_file(file: Path) -> Rows:
-    """Labels, and sample ids where there are any, from a file of their own."""
+    """Labels, and sample ids where there are any, from a file of their own; ValueError where it holds more."""
     values = {"/".join(map(str, key)): value for key, value in read_entries(file).items()}
     names = ", ".join(values)
     ids, labels = _pop(file.name, values, IDS), _pop(file.name, values, LABELS)
@@ -315,7 +319,7 @@ def _labels_file(file: Path) -> Rows:
 
 
 def _by_step(pieces: Sequence[_Piece], kind: str) -> dict[int, dict[str, Any]]:
-    """Layers or numbers of all files together; ValueError where two files hold the same one of one step."""
+    """Layers or numbers (`kind`) of all files by step and name; ValueError where two files hold the same one."""
     found: dict[int, dict[str, Any]] = {}
     owner: dict[tuple[int, str], Path] = {}
     for piece in pieces:

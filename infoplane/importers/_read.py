@@ -39,7 +39,7 @@ def read_arrays(file: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 
 def read_entries(file: Path) -> dict[Key, Any]:
-    """Like `read_arrays`, by keys that are not joined."""
+    """Arrays, tensors and numbers of a file by key, a tuple of nested names; ValueError, with a reason, for others."""
     kind = file.suffix.lower()
     if kind not in KINDS:
         raise ValueError(f"{file.name}: expected .npz, .npy, .safetensors, .pt, .h5 or .mat")
@@ -59,7 +59,7 @@ def read_entries(file: Path) -> dict[Key, Any]:
         raise ValueError(f"{file.name}: reading it needs {error.name}; pip install infoplane[safetensors]") from error
     except StoreError as error:
         raise ValueError(str(error)) from error
-    except OSError:
+    except OSError:  # the disk, not the content
         raise
     except Exception as error:
         raise ValueError(f"{file.name} cannot be read as plain arrays: {one_line(error)}") from error
@@ -118,7 +118,7 @@ def _load_torch(file: Path) -> Any:
 
 
 def _plain(file: Path, value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
-    """Yield the tensors, numbers and rows of text or numbers in nested dicts, by their keys."""
+    """Yield key and value of each tensor, number, and list of numbers or text in nested dicts; else ValueError."""
     if len(key) > _DEEPEST:
         raise ValueError(f"{file.name}: {_shown(key)} lies more than {_DEEPEST} dicts deep; does one hold itself?")
     if isinstance(value, Mapping):
@@ -139,7 +139,7 @@ def _plain(file: Path, value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
 
 
 def _dense(file: Path, tensor: torch.Tensor, key: Key) -> torch.Tensor:
-    """A tensor with ordinary rows; ValueError where that cannot be."""
+    """The tensor made dense; ValueError where it is nested, quantized or without data, or too large for that."""
     if tensor.is_nested or tensor.is_quantized or tensor.is_meta:
         kind = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else "without data"
         raise ValueError(f"{file.name}: {_shown(key)} is a tensor that is {kind}; save a dense one")
@@ -154,5 +154,5 @@ def _dense(file: Path, tensor: torch.Tensor, key: Key) -> torch.Tensor:
 
 
 def _shown(key: Key, *more: object) -> str:
-    """A place in a file, for a message."""
+    """The place of a value in a file, as messages name it."""
     return repr("/".join(map(str, (*key, *more))))[:120] if key or more else "its content"

@@ -82,7 +82,7 @@ def agree(sources: Sequence[Rows]) -> Rows:
 
 
 def _order(rows: Rows, first: Rows) -> npt.NDArray[np.intp] | None:
-    """Where to find each sample of the first source in this one; None where both have the same order."""
+    """Numbers (N,) of the rows in the order of `first`; None where that is their own; ValueError for other samples."""
     if rows.ids is None or first.ids is None or np.array_equal(rows.ids, first.ids):
         return None
     missing = np.setxor1d(rows.ids, first.ids)
@@ -98,7 +98,7 @@ def _order(rows: Rows, first: Rows) -> npt.NDArray[np.intp] | None:
 
 
 def _agreed(what: str, sources: Sequence[Rows], ids: IntArray | None) -> npt.NDArray[Any] | None:
-    """Labels or inputs of the first source that has them; ValueError where another says something else."""
+    """Labels or inputs (`what`) of the first source that has them, None for none; ValueError where others differ."""
     said = [rows for rows in sources if getattr(rows, what) is not None]
     if not said:
         return None
@@ -120,7 +120,7 @@ def _agreed(what: str, sources: Sequence[Rows], ids: IntArray | None) -> npt.NDA
 
 
 def _sorted(what: str, rows: Rows) -> npt.NDArray[Any]:
-    """Labels or inputs of a source in the order of all sources."""
+    """Labels or inputs (`what`) of a source in the order of all sources; ValueError where ids are more or fewer."""
     values: npt.NDArray[Any] = getattr(rows, what)
     if rows.ids is not None and values.shape[:1] != rows.ids.shape:
         raise ValueError(f"{rows.name} has {len(rows.ids)} sample_ids, but {what} of shape {values.shape}")
@@ -138,7 +138,7 @@ def _equal(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 
 def in_order(layer: Any, rows: Rows, name: str) -> Any:
-    """A layer's rows in the order of all; ValueError where it has another number of them than its file has ids."""
+    """A layer (N, ...) with its rows in the order of all sources; ValueError where they are not as many as the ids."""
     if rows.ids is not None and (np.ndim(layer) == 0 or len(layer) != len(rows.ids)):
         got = len(layer) if np.ndim(layer) else 0
         raise ValueError(f"{rows.name}: layer {name!r} has {got} rows, there are {len(rows.ids)} sample_ids")
@@ -156,7 +156,7 @@ def is_mat(file: Path) -> bool:
 
 
 def column(values: Any) -> npt.NDArray[Any]:
-    """A row or a column of numbers as one axis; anything else as it is."""
+    """Numbers (1, N) or (N, 1) as (N,); any other array as it is."""
     array = as_array(values, "labels")
     return array.reshape(-1) if array.ndim and array.size == max(array.shape) > 1 else array
 
@@ -179,7 +179,7 @@ def samples_first(file: Path, entries: Mapping[Key, Any], elsewhere: int | None)
 
 
 def _turned(file: Path, key: Key, array: npt.NDArray[Any], samples: int | None, steps: int) -> Any:
-    """Bring the axes of an array into our order: steps, then samples, then the rest."""
+    """An array with its axes in our order: steps where there are several, then samples, then the rest."""
     name = str(key[-1])
     if array.size == 1:  # MATLAB's numbers are arrays (1, 1)
         return array.reshape(())
@@ -196,7 +196,7 @@ def _turned(file: Path, key: Key, array: npt.NDArray[Any], samples: int | None, 
 def _first(
     file: Path, name: str, array: npt.NDArray[Any], count: int, what: str, *, after: int = 0
 ) -> npt.NDArray[Any]:
-    """Move the one axis of this length to the front, or behind the first `after`; ValueError where it is not one."""
+    """The array with its one axis of length `count` moved to place `after`; ValueError for none, or several."""
     axes = [axis for axis in range(after, array.ndim) if array.shape[axis] == count]
     if len(axes) == 1:
         return np.moveaxis(array, axes[0], after)
@@ -211,7 +211,7 @@ def _first(
 
 
 def _whole(ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Ids as integers where all are whole and exact: numbers of MATLAB are doubles by default."""
+    """Ids as integers where all are whole and exact, else as they are: numbers of MATLAB are doubles by default."""
     if ids.dtype.kind == "f" and (abs(ids) <= 2**53).all() and (ids == np.round(ids)).all():
         return ids.astype(np.int64)
     return ids

@@ -24,6 +24,7 @@ class Recording:
     def __init__(
         self, probe: Any, run: str | Path | None, by: str, figures: Any = None, loggers: Any = None, **options: Any
     ) -> None:
+        """Keep the settings until training starts; ValueError for an unknown `by`."""
         super().__init__()
         if by not in ("epoch", "step"):
             raise ValueError(f"by must be 'epoch' or 'step', got {by!r}")
@@ -31,7 +32,7 @@ class Recording:
         self._figures, self._given = figures, loggers
 
     def _start(self, model: nn.Module, precision: str, *, resume: bool, total: float | None) -> None:
-        """Record `model`; a training that goes on from a checkpoint resumes the run, unless the user says not to."""
+        """Start recording `model`; with `resume`, as for training from a checkpoint, go on with the run so far."""
         known = {"autocast": autocast_of(precision), "total": whole(total)} | ({"resume": True} if resume else {})
         options = known | self._options
         if options.get("resume"):
@@ -46,7 +47,7 @@ class Recording:
         return self._found() if given is None else given if isinstance(given, list | tuple) else [given]
 
     def _found(self) -> Iterable[Any]:
-        """The loggers of the training, as far as the framework tells them."""
+        """The loggers of the training that its framework knows; each callback has its own way to find them."""
         raise NotImplementedError
 
     def _flush(self, *event: Any, **details: Any) -> None:
@@ -55,6 +56,7 @@ class Recording:
             self.recorder.flush()
 
     def on_train_end(self, *event: Any, **details: Any) -> None:
+        """Take the last snapshot and close the run."""
         if self.recorder is not None:
             self.recorder.close()
 

@@ -63,6 +63,7 @@ class FigureLog:
         self._seen, self._step, self._drawn = 0, -1, -1
 
     def __call__(self, snapshot: Snapshot) -> None:
+        """Draw at the first snapshot, and at every `every`-th after it."""
         self._step = snapshot.step
         if self._seen % self._every == 0:
             self._draw()

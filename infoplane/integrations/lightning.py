@@ -50,6 +50,7 @@ class RecorderCallback(Recording, pl.Callback):  # type: ignore[misc,unused-igno
         self._module = module
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Start recording, with the length and the precision of the training as the Trainer has them."""
         model = pl_module.get_submodule(self._module)
         self._trainer = trainer
         total = trainer.max_epochs if self._by == "epoch" else trainer.estimated_stepping_batches
@@ -63,14 +64,16 @@ class RecorderCallback(Recording, pl.Callback):  # type: ignore[misc,unused-igno
             self._snapshot(trainer, trainer.current_epoch + 1, None)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Hand over an optimizer step, once where its gradients come from several batches."""
         if self._by == "step" and trainer.global_step > self._seen:
             batches = trainer.num_training_batches
             share = (batch_idx + 1) / batches if 0 < batches < float("inf") else 0.0
             self._snapshot(trainer, trainer.global_step, trainer.current_epoch + share)
 
-    _seen = 0
+    _seen = 0  # the step handed over last
 
     def _snapshot(self, trainer: Any, step: int, epoch: float | None) -> None:
+        """Hand a step and its metrics to the recorder, which takes it where its schedule says so."""
         self._seen = step
         if self.recorder is not None:
             self.recorder.snapshot(step, epoch=epoch, metrics=only_numbers(trainer.callback_metrics))

@@ -28,6 +28,7 @@ def scalars(
     wanted = (quantity,) if isinstance(quantity, str) else tuple(quantity)
 
     def log(rows: Iterable[Any]) -> None:
+        """Write a scalar for each row of results that has a wanted quantity and a finite value."""
         for row in rows:
             if row.quantity in wanted and math.isfinite(row.value):
                 subset = "" if row.subset == "all" else f"{row.subset}/"

@@ -51,6 +51,7 @@ class RecorderCallback(Recording, TrainerCallback):  # type: ignore[misc,unused-
         self._logged: dict[str, float] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Start recording, with the length and the precision of the training as the Trainer has them."""
         mixed = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
         total = state.max_steps if self._by == "step" else state.num_train_epochs
         self._start(model, mixed, resume=state.global_step > 0, total=total)
@@ -71,6 +72,7 @@ class RecorderCallback(Recording, TrainerCallback):  # type: ignore[misc,unused-
             self._snapshot(round(state.epoch), state.epoch)
 
     def _snapshot(self, step: int, epoch: float | None) -> None:
+        """Hand a step and the newest metrics to the recorder, which takes it where its schedule says so."""
         if self.recorder is not None and self.recorder.is_open:
             metrics = {name: value for name, value in self._logged.items() if name != "epoch"}
             self.recorder.snapshot(step, epoch=epoch, metrics=metrics)

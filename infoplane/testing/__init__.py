@@ -98,7 +98,7 @@ def check_estimator(cls: type[Any], **config: Any) -> dict[str, str]:
 
 
 def _require_declaration(cls: type[Any]) -> None:
-    """What the class says about itself is there and known."""
+    """Require that the class declares its name, targets, guarantees and methods, and nothing unknown."""
     for member in ("name", "targets", "guarantees", "bytes_per_snapshot", "estimate"):
         require(hasattr(cls, member), f"{cls.__name__} lacks {member!r}")
     require(isinstance(cls.name, str) and bool(cls.name), f"name must be a string, got {cls.name!r}")
@@ -311,12 +311,12 @@ def _check_singular_layers(s: Subject) -> None:
 
 
 def _run_beside(s: Subject, t: Tensor, y: Tensor) -> dict[str, Quantity]:
-    """The estimates on another layer, with inputs to match."""
+    """The estimates on a layer `t` and its labels `y`, with random inputs (N, 3) for as many samples."""
     return s.run(t, y, torch.randn(len(y), 3, generator=torch.Generator().manual_seed(6)))
 
 
 def _require_sound(found: dict[str, Quantity], what: str) -> None:
-    """Require values that are finite or flagged."""
+    """Require that every value is finite or has a flag that it is not to be trusted."""
     for name, q in found.items():
         sound = torch.isfinite(q.value) | _excused(q)
         require(bool(sound.all()), f"{name} with {what} must be finite or flagged, got {q.value.tolist()}")
@@ -419,13 +419,13 @@ def _check_memory_layout(s: Subject) -> None:
 
 
 def _each(q: Quantity, part: Callable[[Tensor], Tensor]) -> Quantity:
-    """The quantity with something done to its value and interval; its flags and its ceiling are left out."""
+    """The quantity with `part` applied to its value and interval, without its flags and its ceiling."""
     low, high = (None if end is None else part(end) for end in (q.low, q.high))
     return dataclasses.replace(q, value=part(q.value), low=low, high=high, ceiling=None, flags={})
 
 
 def _same(got: dict[str, Quantity], want: dict[str, Quantity], tolerance: float, what: str) -> None:
-    """Require that two estimates agree within `tolerance`."""
+    """Require that two estimates have the same quantities, and values and intervals within `tolerance`."""
     require(got.keys() == want.keys(), f"{what}: quantities {sorted(got)} against {sorted(want)}")
     for name in want:
         for part in ("value", "low", "high"):
@@ -438,7 +438,7 @@ def _same(got: dict[str, Quantity], want: dict[str, Quantity], tolerance: float,
 
 
 def _raises(kind: type[Exception], word: str, call: Callable[[], Any], what: str) -> None:
-    """Require an error of this kind whose text has this word."""
+    """Require that `call()` raises an error of this kind whose text has this word."""
     try:
         call()
     except kind as error:

@@ -64,15 +64,16 @@ class Subject:
     config: dict[str, Any]
 
     def __post_init__(self) -> None:
+        """Make the data: activations (S, N, U) that tell of classes (N,) and of inputs (N, 3), with noise."""
         g = torch.Generator().manual_seed(0)
         self._classes = torch.arange(SAMPLES) % CLASSES
         self._x = torch.randn(SAMPLES, 3, generator=g)
         noise = torch.randn(SNAPSHOTS, SAMPLES, UNITS, generator=g)
-        gain = torch.tensor([0.5, 1.0, 3.0])[:, None, None]
+        gain = torch.tensor([0.5, 1.0, 3.0])[:, None, None]  # of each snapshot: nearly linear to saturated
         # Quarters below 8 are exact in every floating type the suite tries, and contain ties.
         signal = 0.5 * self._classes[:, None] + self._x[:, :1]
         self._t = torch.round(4 * torch.tanh(gain * (signal + 0.7 * noise))) / 4
-        self._t[:, :, 0] += 1.25
+        self._t[:, :, 0] += 1.25  # one unit of positive values alone
 
     # A fresh copy each time: an estimator that writes to its input must not spoil the next check.
     @property
@@ -112,7 +113,7 @@ class Subject:
     def run(
         self, t: Tensor | None = None, y: Tensor | None = None, x: Tensor | None = None, **more: Any
     ) -> dict[str, Quantity]:
-        """Estimates on the data of this subject, where others are not given."""
+        """Estimates on the data that are given, and on the subject's own for the rest."""
         t, y, x = self.t if t is None else t, self.y if y is None else y, self.x if x is None else x
         found: dict[str, Quantity] = self.ready(t, y, x).estimate(t, y, x=x, **more)
         return found
