@@ -40,7 +40,7 @@ Shrinkage = float | Literal["auto"]
 
 
 class Basis(NamedTuple):
-    """White directions of one side.
+    """White directions of one side: combinations of its units that are uncorrelated and of variance 1.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class Basis(NamedTuple):
 
 
 def white_basis(z: Tensor, shrinkage: Shrinkage) -> Basis:
-    """White directions of the shrunk correlation matrix of z-scored (N, U)."""
+    """White directions of z-scored rows (N, U), by their correlation matrix shrunk towards the identity."""
     n, all_units = z.shape
     varies = (z != 0).any(0)
     z = z[:, varies]
@@ -77,7 +77,7 @@ def white_basis(z: Tensor, shrinkage: Shrinkage) -> Basis:
     kept = values > 1e-12 * values[-1]
     values, vectors = values[kept], vectors[:, kept]
     share = least_shrinkage(values, CROWDED * n) if shrinkage == "auto" else float(shrinkage)
-    # C becomes (1 - share) C + share I: of the variance along an eigenvector this part is the sample's.
+    # C becomes (1 - share) C + share I; `own` is the part of the variance along each eigenvector that is the sample's.
     own = (1 - share) * values / ((1 - share) * values + share)
     # Columns of length 1: for more units than samples the eigenvectors are these columns already.
     scale = (own / values).sqrt()
@@ -100,6 +100,7 @@ def class_basis(y: Tensor, counts: Tensor) -> Basis:
     # Householder reflection that takes the mean to the first coordinate, which is dropped.
     v = mean.clone()
     v[0] += 1.0
+    # (K, K - 1): the coordinates of a row of each class.
     table = torch.diag(1.0 / lengths)
     table = table - (table @ v)[:, None] * v * (2.0 / (v @ v))
     table = table[:, 1:]
@@ -107,9 +108,9 @@ def class_basis(y: Tensor, counts: Tensor) -> Basis:
 
 
 class Canonical(NamedTuple):
-    """Canonical directions (r_a, r), (r_b, r) of two bases, correlations (r,), and the largest ones (r,) possible.
+    """Canonical directions (r_a, r), (r_b, r) of two bases, correlations (r,), and `most`, the largest possible (r,).
 
-    Shrinkage keeps even a side and itself from a correlation of 1.
+    `most` is below 1 with shrinkage, which keeps even a side and itself from a correlation of 1.
     """
 
     left: Tensor
@@ -134,10 +135,13 @@ def canonical_nats(correlations: Tensor) -> Tensor:
 def independent_nats(p: float, q: float, n: int) -> float:
     """Expected -1/2 log det(I - R^2) of independent Gaussians of p and q dimensions in n samples.
 
-    1 - R^2 has the law of Wilks' Lambda, a product of independent beta variables Beta((m - p - i + 1)/2, p/2),
+    det(I - R^2) has the law of Wilks' Lambda, a product of independent beta variables Beta((m - p - i + 1)/2, p/2),
     i = 1 .. q, m = n - 1; the determinants of Wishart matrices make it the bias of dependent Gaussians too. Between
-    whole dimensions it is interpolated; from p + q = m on there is none, and the first order p q / 2n is taken.
+    whole dimensions it is interpolated. It grows without bound as p + q nears m + 1: from p + q = m - 1 on the first
+    order p q / 2n is taken instead.
     """
+    # E log Beta(a, b) = psi(a) - psi(a + b). The law is symmetric in p and q; the smaller one counts the factors, and
+    # a last factor of weight q - floor(q) interpolates.
     p, q = max(p, q), min(p, q)
     m, whole = n - 1, math.floor(q)
     if p + q + 1 >= m:
@@ -155,6 +159,7 @@ def least_shrinkage(values: Tensor, limit: float) -> float:
     # sum (1 - lambda) v / ((1 - lambda) v + lambda) = sum v / (v + ridge) with ridge = lambda / (1 - lambda): it falls
     # as the ridge grows, so the ridge's logarithm is found by halving an interval.
     def size(log_ridge: float) -> float:
+        """The effective number of directions with this ridge."""
         return float((values / (values + math.exp(log_ridge))).sum())
 
     low = math.log(LEAST_SHRINKAGE)
@@ -182,7 +187,7 @@ class HeldOut(NamedTuple):
 
 
 def held_out(z: Tensor, y: Tensor, fit: Tensor, test: Tensor, shrinkage: Shrinkage) -> HeldOut | None:
-    """Directions fitted on the rows `fit` of z (N, U) and y, seen in the rows `test`; None where one is constant."""
+    """Directions fitted to the rows `fit` of z (N, U) and y, seen in the rows `test`; None where a side is constant."""
     rows, new = rescaled(z, fit, test)
     a = white_basis(rows, shrinkage)
     if y.is_floating_point():
@@ -202,14 +207,14 @@ def held_out(z: Tensor, y: Tensor, fit: Tensor, test: Tensor, shrinkage: Shrinka
 
 
 def corrected(correlations: Tensor, n: int, p: float, q: float) -> Tensor:
-    """Correlations of n rows without what chance adds between p and q dimensions; below 1."""
+    """Correlations (r,) of n rows less what chance adds between p and q dimensions; at least 0 and below 1."""
     # As adjusted R^2: 1 - (1 - rho^2) (n - 1) / (n - 1 - (p + q - 1)).
     free = max(n - 1 - (p + q - 1), 1.0)
     return (1 - (1 - correlations.square()) * (n - 1) / free).clamp(min=0, max=1 - 1e-9).sqrt()
 
 
 def rescaled(z: Tensor, fit: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows `fit` and the rows `test`, scaled by mean and variance of `fit`; units that are constant there are 0."""
+    """The rows `fit` and `test` of z (N, U), both scaled by mean and std of `fit`; units constant there become 0."""
     mean, std = z[fit].mean(0), z[fit].std(0, correction=0)
     varies = std > 1e-6
     scale = torch.where(varies, 1.0 / torch.where(varies, std, 1.0), 0.0)
@@ -217,12 +222,14 @@ def rescaled(z: Tensor, fit: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def log_ratio(h: HeldOut) -> Tensor:
-    """(n, n) log q(u_i, v_j) / q(u_i) q(v_j) of the Gaussian with these canonical correlations, in nats."""
+    """(n, n) log q(u_i, v_j) / q(u_i) q(v_j), in nats, of the fitted Gaussian, for all pairs of held-out rows."""
     return gaussian_log_ratio(h.u, h.v, h.correlations)
 
 
 class RatioTerms(NamedTuple):
-    """A Gaussian log ratio is u_i . v_j - a_i - b_j - c: u scaled (..., n, r), a (..., n), b (..., m), c (...)."""
+    """A Gaussian log ratio as `scaled`_i . v_j - `of_u`_i - `of_v`_j - `constant`, for rows u (n, r) and v (m, r)."""
+
+    # Shapes (..., n, r), (..., n), (..., m) and (...).
 
     scaled: Tensor
     of_u: Tensor
@@ -231,7 +238,7 @@ class RatioTerms(NamedTuple):
 
 
 def ratio_terms(u: Tensor, v: Tensor, correlations: Tensor) -> RatioTerms:
-    """The terms whose sum is `gaussian_log_ratio`."""
+    """The terms of `gaussian_log_ratio` for u (..., n, r), v (..., m, r) and correlations (..., r)."""
     # log q(u, v) / q(u) q(v) = sum_i [rho u v - rho^2 (u^2 + v^2) / 2] / (1 - rho^2) - log(1 - rho^2) / 2.
     rho = correlations[..., None, :]
     rest = 1 - rho.square()
@@ -250,7 +257,7 @@ def gaussian_log_ratio(u: Tensor, v: Tensor, correlations: Tensor) -> Tensor:
 
 
 def z_of_shuffled(ratio: Tensor) -> float:
-    """Log of the mean of r over pairs that do not belong together, from log r (n, n): 0 for the true density."""
+    """Log of the mean density ratio over pairs i != j, from log ratios (n, n): 0 for the true density."""
     n = len(ratio)
     apart = ratio.clone()
     apart.fill_diagonal_(-math.inf)
@@ -258,7 +265,7 @@ def z_of_shuffled(ratio: Tensor) -> float:
 
 
 def marginal_misfit(ratio: Tensor) -> float:
-    """Mean over t of log E_y q(t|y) / q(t) for a ratio (n, n): KL of the mixture of the classes from one Gaussian."""
+    """KL of the mixture of the fitted classes from one Gaussian, in nats: mean_i log mean_j of the ratios (n, n)."""
     return float(ratio.logsumexp(1).mean()) - math.log(ratio.shape[1])
 
 
@@ -280,14 +287,15 @@ def class_nats(rows: Tensor, y: Tensor) -> float:
 
 
 def residual_nats(h: HeldOut) -> float:
-    """`knn` information between the leading u and what is left of v beside them: 0 where (u, v) are Gaussian."""
+    """`knn` information in nats between the leading u and what they leave of the leading v: 0 for Gaussian (u, v)."""
     u, v = (rows[:, :LEADING] - rows[:, :LEADING].mean(0) for rows in (h.u, h.v))
     # The slope of these rows rather than rho: the error of a fitted rho in many units is no misfit of the model.
     return pair_nats(u, v - u @ (torch.linalg.pinv(u) @ v))
 
 
 def chance(rows: int) -> float:
-    """Nats that `knn` (k = 10) may show between independent variables of up to 3 dimensions: 3 standard deviations."""
+    """Nats that `knn` may show between independent variables in so many rows: 3 of its standard deviations."""
+    # Measured for k = 10 and up to 3 dimensions.
     return 1.1 / math.sqrt(rows)
 
 
@@ -305,7 +313,7 @@ def side(raw: Tensor, z: Tensor, basis: Basis) -> Side:
 
 
 def misfits(h: HeldOut) -> tuple[bool, bool]:
-    """Whether a Gaussian fitted to other rows fails the first of two checks on these rows, and the second."""
+    """Whether a Gaussian fitted to other rows fails on these: by overshoot, and, where not, by what u tells of v."""
     # Its density ratio has mean 1 over rows that do not belong together, and u says nothing of what it leaves of v.
     overshoot = z_of_shuffled(log_ratio(h)) > OVERSHOOT
     return overshoot, not overshoot and residual_nats(h) > max(LEFT_OVER, chance(len(h.u)))
@@ -319,7 +327,7 @@ def pairs_off_ground(t: Side, y: Side, nats: float, shrinkage: Shrinkage) -> boo
         return False
     if any(misfits(h)):
         return True
-    # `knn` finds more in few principal components than the value has of all units.
+    # `knn` must not find more in few principal components than the value has of all units.
     few = test[: len(test) // 2]
     return pair_nats(t.leading[few], y.leading[few]) > nats + MISSED + chance(len(few))
 
@@ -336,7 +344,7 @@ def classes_off_ground(t: Side, y: Tensor, nats: float, entropy_nats: float, shr
     limit, labels = nats + MISSED + chance(few), y[test[:few]]
     if limit >= entropy_nats:  # so much cannot be missed
         return False
-    # `knn` finds more than the value in a few directions: canonical, principal, or those in which spreads differ.
+    # `knn` must not find more in few directions, canonical, principal, or those in which spreads differ.
     for view in (h.u[:, :1], h.u[:, :LEADING], t.leading[test]):
         if class_nats(view[:few], labels) > limit:
             return True

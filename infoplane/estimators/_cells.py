@@ -22,17 +22,17 @@ Array = npt.NDArray[Any]
 
 _CELL_ROWS, _WIDE_ROWS, _FEW_UNITS = 16, 32, 5
 """Rows of a cell up to so many units, and beyond, where cells meet nearly all others."""
-_MOST_CELLS = 2048
-_UNITS_LOOKED_AT = 8
-_ELEMENTS = 1 << 18
-_FOUR_ONES = 0x0001_0001_0001_0001
+_MOST_CELLS = 2048  # which cells meet is a square of so many at most
+_UNITS_LOOKED_AT = 8  # units that the tree and the boxes are made from
+_ELEMENTS = 1 << 18  # pairs of rows in a batch
+_FOUR_ONES = 0x0001_0001_0001_0001  # as a factor it adds four 16-bit numbers in the highest of them
 _FOUR_LANES = 1 << 16  # columns below which a sum of ones fits into 16 bits
 
 
 def counts_within(rows: Tensor, radius: Tensor, metric: Metric, known: Tensor) -> tuple[Tensor, Tensor]:
-    """How many others lie within `radius` (N,) of each of `rows` (N, D): ties included, and left out, (N,) int64.
+    """How many other rows lie within `radius` (N,) of each of `rows` (N, D): with ties, and without, (N,) int64 each.
 
-    `known` (N,) of the others are known to be ties.
+    A tie lies at the radius but for rounding. `known` (N,) is how many others are known to be ties.
     """
     if on_accelerator(rows.device):  # a look at the values would take longer than what it spares
         keys = Keys(rows, metric)
@@ -42,6 +42,7 @@ def counts_within(rows: Tensor, radius: Tensor, metric: Metric, known: Tensor) -
         return within.counts()
     size = _CELL_ROWS if rows.shape[1] <= _FEW_UNITS else _WIDE_ROWS
     size *= -(-len(rows) // (size * _MOST_CELLS))
+    # The leaves of a tree, one after the other: rows that are near each other come together.
     order = torch.from_numpy(cKDTree(rows[:, :_UNITS_LOOKED_AT].numpy(), size, compact_nodes=False).indices)
     found = _CountsWithin(rows[order], radius[order], metric, known[order], size).counts()
     closed, opened = (torch.empty_like(each).index_copy_(0, order, each) for each in found)
@@ -49,23 +50,24 @@ def counts_within(rows: Tensor, radius: Tensor, metric: Metric, known: Tensor) -
 
 
 class _CountsWithin:
-    """Rows (N, D) in an order in which `size` consecutive ones are a cell, of which there are M."""
+    """Counts for rows (N, D) in an order in which `size` consecutive ones are a cell, of which there are M."""
 
     def __init__(self, rows: Tensor, radius: Tensor, metric: Metric, known: Tensor, size: int) -> None:
+        """Find which cells meet, and cut the limits of the keys into cells; `radius` and `known` are (N,)."""
         self.keys, self.radius, self.size, self.count = Keys(rows, metric), radius, size, len(rows)
         self.met = _boxes_within_reach(rows.numpy()[:, :_UNITS_LOOKED_AT], radius.numpy(), size)
         cells = len(self.met)
         self.own, self.others = self.keys.cells(cells, size)
-        # Rows that only fill the last cell are as near to none as their limit says.
+        # Rows that only fill the last cell have limits of -1: no row is within them.
         fill = (0, 0, 0, cells * size - self.count)
         low, high = (torch.nn.functional.pad(limit, fill, value=-1) for limit in self.keys.limits(radius))
         self.low, self.high = low.view(cells, size, 1), high.view(cells, size, 1)
         self.known = np.pad(known.numpy().astype(np.int64), fill[2:]).reshape(cells, size)
-        self.found = np.empty((2, cells, size), np.int64)
+        self.found = np.empty((2, cells, size), np.int64)  # without ties, and with
         self.pairs: list[Array] = []
 
     def counts(self) -> tuple[Tensor, Tensor]:
-        """Others within the radius, ties included, and left out, (N,) int64."""
+        """How many other rows lie within the radius of each, with ties and without, (N,) int64 each."""
         for cells, met in self._batches():
             self._count(cells, met)
         found = torch.from_numpy(self.found.reshape(2, -1)[:, : self.count])
@@ -73,14 +75,15 @@ class _CountsWithin:
         return settled(self.keys, self.radius, found, pairs)
 
     def _batches(self) -> Iterator[tuple[Array, Array]]:
-        """Some cells (B,), and those that each of them meets (B, W), filled up with M, the cell that is far."""
+        """Yields some cells (B,), and those that each of them meets (B, W), filled up with number M: a cell far off."""
+        # Cells are taken in the order of how many they meet, so that little is filled up.
         most = self.met.sum(1)
         order = np.argsort(most, kind="stable")
         cell, first = np.nonzero(self.met)[1], np.cumsum(most) - most
         rows = self.size * self.size * most[order]
         start = 0
         while start < len(order):
-            # The last cell of a batch meets the most.
+            # The last cell of a batch meets the most, and decides how many pairs of rows all of them have.
             batch = np.arange(1, len(order) - start + 1) * rows[start:] <= _ELEMENTS
             stop = start + max(1, int(batch.sum()))
             cells = order[start:stop]
@@ -95,7 +98,8 @@ class _CountsWithin:
         low, high = self.low[cells], self.high[cells]
         below, upto = self.keys.flags(key, (low, high))
         self.found[0, cells], self.found[1, cells] = opened, closed = _sums(below), _sums(upto)
-        # Where as many lie between as are known to be ties, these are they.
+        # Rows between the two limits may be ties or not. Where they are as many as are known to be ties, they are
+        # these; else these pairs are noted, to be measured exactly.
         left = np.flatnonzero(closed - opened != self.known[cells])
         if not len(left):
             return
@@ -109,7 +113,8 @@ class _CountsWithin:
 
 
 def _boxes_within_reach(rows: Array, radius: Array, size: int) -> Array:
-    """(M, M) whether a row of one cell may lie within `radius` (N,) of one of the other's box."""
+    """(M, M) whether some row of the first cell may have a row of the second within its `radius` (N,), by boxes."""
+    # The box of the second cell's rows against that of the first one's rows with their reach.
     start, reach = np.arange(0, len(rows), size), radius[:, None] * (1.0 + 2.0 * TIE)
     low, high = np.minimum.reduceat(rows, start).T, np.maximum.reduceat(rows, start).T
     least, most = np.minimum.reduceat(rows - reach, start).T, np.maximum.reduceat(rows + reach, start).T
@@ -121,9 +126,9 @@ def _boxes_within_reach(rows: Array, radius: Array, size: int) -> Array:
 
 
 def _sums(flags: Tensor) -> Array:
-    """Sums (B, H) of 0 and 1 over the last of (B, H, W), W a multiple of 4, int64."""
+    """Sums (B, H), int64, of zeros and ones (B, H, W) over the last axis, W a multiple of 4."""
     if flags.dtype != torch.int16 or flags.shape[2] >= _FOUR_LANES:
         return flags.sum(2, dtype=torch.int64 if flags.dtype == torch.int16 else None).numpy().astype(np.int64)
-    # Four of them are one number, whose four parts the product adds in the last.
+    # Four flags of 16 bits are read as one number: these are summed, then the product adds the four sums in one.
     four: Array = flags.view(torch.int64).sum(2).numpy()
     return ((four * _FOUR_ONES) >> 48) & 0xFFFF

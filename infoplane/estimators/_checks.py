@@ -90,25 +90,27 @@ def copied_inputs(rows: Tensor, y: Tensor) -> Tensor | None:
     several = counts[counts > 1]
     if len(counts) < _LEAST_INPUTS or 3 * len(several) < len(counts):
         return None
-    usual = int(torch.bincount(several).max())
+    usual = int(torch.bincount(several).max())  # how many different rows come equally often, at most
     if 5 * usual < 4 * len(several):
         return None
     first = first_rows(number, len(counts))[number]
     alike = (y[first] == y).reshape(len(rows), -1).all(1).double().mean()
-    return torch.unique(first, return_inverse=True)[1] if float(alike) >= 0.9 else None  # numbered as they come
+    # The id of an input: how many other inputs come before its first row.
+    return torch.unique(first, return_inverse=True)[1] if float(alike) >= 0.9 else None
 
 
 def _open_snapshots(found: Mapping[str, Quantity], t: Tensor) -> Tensor:
-    """Indices of the snapshots of `t` (S, N, U) in which H(T) does not prove already that most rows differ."""
+    """Indices of the snapshots of `t` (S, N, U) that may have repeated rows: H(T) in `found` does not exclude it."""
     h_t = found.get("H(T)")
     if h_t is None or h_t.estimand != "binned":
         return torch.arange(len(t), device=t.device)
     # There are at least 2^H(T) codes, and as many different rows; copied inputs leave at most 3 N / 4 of them.
+    # 1e-9 bit: H(T) is rounded.
     return (h_t.value <= math.log2(0.75 * t.shape[1]) + 1e-9).nonzero()[:, 0]
 
 
 def _may_be_copied(t: Tensor, snapshots: Tensor) -> Tensor:
-    """Those `snapshots` of `t` (S, N, U) whose rows may come several times, judged by three of the units."""
+    """Those of the `snapshots` (indices) of `t` (S, N, U) whose rows may repeat, judged by three of the units."""
     for unit in sorted({0, t.shape[2] // 2, t.shape[2] - 1}):
         values = t[:, :, unit].index_select(0, snapshots)
         values = widened(values) if t.is_floating_point() else values.to(torch.int64)
@@ -120,7 +122,7 @@ def _may_be_copied(t: Tensor, snapshots: Tensor) -> Tensor:
 
 
 def _equal_neighbours(ordered: Tensor) -> Tensor:
-    """(S,) how many values of sorted `ordered` (S, N) equal the value before them."""
+    """How many values (S,) of the sorted rows of `ordered` (S, N) equal the value before them."""
     if on_accelerator(ordered.device):
         return (ordered[:, 1:] == ordered[:, :-1]).sum(1)
     values = ordered.numpy()
@@ -131,11 +133,12 @@ def _equal_neighbours(ordered: Tensor) -> Tensor:
 def _noticed(
     found: Mapping[str, Quantity], t: Tensor, y: Tensor, x: Tensor | None, x_ids: Tensor | None
 ) -> list[tuple[Tensor, list[int]]]:
-    """Input ids guessed from equal rows, each with its snapshots; none where `x_ids` say which inputs repeat."""
+    """Pairs of input ids (N,) guessed from equal rows and the snapshots they hold for; none if `x_ids` has repeats."""
     # Where x shows that the inputs differ, it is the layer that makes rows of T equal: then x decides, not T.
     samples, t = t.shape[1], t.detach()
     if samples < 2 * _LEAST_INPUTS or (x_ids is not None and len(torch.unique(x_ids)) < samples):
         return []
+    # (1, N, F), as one snapshot.
     features = None if x is None or len(x) != samples else (x.flatten(1) if x.ndim > 1 else x[:, None])[None]
     if features is not None and features.shape[2]:
         first = torch.zeros(1, dtype=torch.int64, device=features.device)
@@ -151,7 +154,7 @@ def _noticed(
 
 
 def _replaced(whole: Mapping[str, Quantity], other: Mapping[str, Quantity], at: list[int]) -> dict[str, Quantity]:
-    """The quantities of `whole`, at some snapshots replaced by those of `other` and flagged `ties`."""
+    """The quantities of `whole`, at the snapshots `at` replaced by those of `other` and flagged `ties`."""
     # A flag that either raises stays; a quantity that `other` does not give keeps its value.
     out = {}
     for name, q in whole.items():
@@ -181,6 +184,7 @@ def checked(estimate: Estimate) -> Estimate:
 
     @functools.wraps(estimate)
     def within_checks(self: object, t: Tensor, y: Tensor, **more: Tensor | None) -> dict[str, Quantity]:
+        """`estimate`, again with guessed `x_ids` for snapshots whose rows look copied, and intervals blanked."""
         if _NOTICING.get():  # a wrapper has looked already, and hands on the ids that it found
             return blank_intervals(estimate(self, t, y, **more))
         with raised(_NOTICING):
@@ -211,8 +215,9 @@ def content_halves(layer: Tensor, y: Tensor, most: int) -> tuple[Tensor, Tensor]
 
 def content_keys(layer: Tensor, y: Tensor) -> Tensor:
     """(N,) int64 keys from the values and the label of each row, the same for units in any order."""
+    # Sums over labels, rows and units wrap in int64, which does not depend on their order either.
     own = _mixed(bits_of(y[:, None] if y.ndim == 1 else y))
-    own = _mixed((own * odd_numbers(own.shape[1]).to(own.device)).sum(1))
+    own = _mixed((own * odd_numbers(own.shape[1]).to(own.device)).sum(1))  # (N,) of the label or target alone
     step = max(1, _IN_CACHE // layer.shape[1])
     parts = [slice(start, start + step) for start in range(0, len(layer), step)]
     # Each unit has a signature made of its values and their labels, so that rows (0, 1) and (1, 0) differ.
@@ -225,17 +230,18 @@ def content_keys(layer: Tensor, y: Tensor) -> Tensor:
 
 
 def _mixed(key: Tensor) -> Tensor:
-    """The keys scrambled, so that every bit of a result depends on every bit of its key."""
+    """The keys (int64) scrambled, so that every bit of a result depends on every bit of its key."""
+    # As in the hash function splitmix64: shifts bring high bits down, products with odd factors carry low bits up.
     key = (key ^ (key >> 32)) * -7046029254386353131
     key = (key ^ (key >> 29)) * -4658895280553007687
     return key ^ (key >> 32)
 
 
 def repeated_entropy_nats(rows: Tensor) -> float:
-    """Plug-in entropy in nats of rows (N, D), which no information exceeds; infinite unless most rows repeat."""
+    """Plug-in entropy in nats of rows (N, D), a bound of any information; infinite unless at least half repeat."""
     if len(torch.unique(rows[:, 0])) > len(rows) / 2:  # one column may be enough to see that they do not
         return math.inf
-    others = equal_rows(rows.double())
+    others = equal_rows(rows.double())  # (N,) how many other rows equal each
     if float((others > 0).double().mean()) < 0.5:
         return math.inf
     return float((len(rows) / (others + 1).double()).log().mean())
@@ -249,9 +255,10 @@ def hidden_information(kept: Tensor, dropped: Tensor, other: Tensor) -> float:
     correlations R of what is left, less r q / 2N, which independent columns show.
     """
     known, most = _orthonormal(_polynomials(kept)), max(1, len(kept) // _SAMPLES_A_DIMENSION)
+    # Of both sides only the first `most` columns: with more, correlations would be chance.
     a, b = (_orthonormal(rows[:, :most], known) for rows in (dropped, other))
     squares = torch.linalg.svdvals(a.T @ b).square().clamp(max=1 - 1e-12)
-    free = max(len(kept) - known.shape[1], 1)
+    free = max(len(kept) - known.shape[1], 1)  # samples, less the polynomials that were taken off
     return float(-0.5 * torch.log1p(-squares).sum()) - a.shape[1] * b.shape[1] / (2.0 * free)
 
 
@@ -267,13 +274,13 @@ def hidden_products(kept: Tensor, dropped: Tensor, other: Tensor) -> float:
     z = z.clamp(-_FAR, _FAR)  # else a few values in heavy tails would decide
     z = z - z.mean(0)
     z = z / z.square().mean(0).sqrt()
-    own, total = z.square().sum(1).square(), 0.0
+    own, total = z.square().sum(1).square(), 0.0  # (N,) sum_ij (z_i z_j)^2 of one sample: |z|^4
     mixed = _mixtures(y, _MIXTURES)
     for column in mixed.T:
         moments = z.T @ (column[:, None] * z)
         share = 0.5 * float(moments.square().sum() - (own * column.square()).sum()) / n**2
         total -= 0.5 * math.log1p(-min(max(share, 0.0), 0.999))
-    return total * y.shape[1] / max(mixed.shape[1], 1)
+    return total * y.shape[1] / max(mixed.shape[1], 1)  # from the mixtures looked at to all columns
 
 
 def _mixtures(columns: Tensor, most: int) -> Tensor:
@@ -288,10 +295,11 @@ def _mixtures(columns: Tensor, most: int) -> Tensor:
 
 def _polynomials(rows: Tensor) -> Tensor:
     """Products (N, features) of up to three columns of `rows` (N, d), of fewer where there are too many; 1 is first."""
+    # `layer`: the products of one degree, each with the last column in it, so that each product is made once.
     layer = [(torch.ones_like(rows[:, 0]), 0)]
     columns, (n, d) = [layer[0][0]], rows.shape
     for degree in range(1, 4):
-        if degree > 1 and math.comb(d + degree, degree) > n // 10:
+        if degree > 1 and math.comb(d + degree, degree) > n // 10:  # ten samples for each product up to this degree
             break
         layer = [(column * rows[:, j], j) for column, first in layer for j in range(first, d)]
         columns += [column for column, _ in layer]
@@ -299,7 +307,8 @@ def _polynomials(rows: Tensor) -> Tensor:
 
 
 def _orthonormal(rows: Tensor, known: Tensor | None = None) -> Tensor:
-    """Orthonormal columns (N, r') that span `rows` (N, r) once their parts along orthonormal `known` (N, f) are off."""
+    """Orthonormal columns (N, r') that span what is left of `rows` (N, r) without their parts along `known` (N, f)."""
+    # `known` is orthonormal. Columns that it explains but for rounding are dropped, and directions that others span.
     left = rows if known is None else rows - known @ (known.T @ rows)
     length = left.square().sum(0).sqrt()
     left = (left / length)[:, length > 1e-6 * rows.square().sum(0).sqrt()]
@@ -332,7 +341,7 @@ def normal_scores(columns: Tensor, generator: torch.Generator | None = None) -> 
 
 
 def whitened(rows: Tensor, least: float = 1e-9) -> Tensor:
-    """Principal coordinates (N, r) of rows (N, D), scaled to variance 1, above `least` times the largest variance."""
+    """Principal coordinates (N, r) of rows (N, D), of variance 1; those below `least` of the largest are left out."""
     rows = rows - rows.mean(0)
     values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
     kept = values > least * float(values.max().clamp(min=1e-9))
@@ -347,7 +356,7 @@ def excess_over_gaussian(white: Tensor) -> float:
     Leonenko). Of dependence between a few of many columns only a part is seen: about all of it for up to 4 columns, a
     third for 8, a fifth for 16.
     """
-    rows = white[:: -(-len(white) // _EXCESS_ROWS)]
+    rows = white[:: -(-len(white) // _EXCESS_ROWS)]  # every so many-th row
     generator = torch.Generator().manual_seed(0)
     twins = (
         torch.randn(rows.shape, generator=generator, device="cpu", dtype=torch.float64) for _ in range(_EXCESS_TWINS)
@@ -357,7 +366,7 @@ def excess_over_gaussian(white: Tensor) -> float:
 
 
 def _mean_log_distance(rows: Tensor) -> float:
-    """<log r>, with r the distance to the third neighbour, or the last where there are fewer."""
+    """The mean over `rows` (N, D) of log r, r the distance to the third neighbour, or the last if there are fewer."""
     return float(Points(rows).nearest(min(_EXCESS_NEIGHBORS, len(rows) - 1))[0][:, -1].log().mean())
 
 

@@ -72,6 +72,8 @@ def coded(block: Tensor, dims: int, k: int, seed: int) -> Code:
     """
     rows, dropped, kept = _split(block, dims, seed)
     index, times = _repeats(rows)
+    # Loose rows repeat without being an atom. Where they are more than chance makes, they are ranked (one coordinate)
+    # or spread over their cells (several); a spread block is then split into coordinates anew.
     tied = max(_share(times > 1), _often(block) if block.shape[1] <= dims else 0.0)
     loose, spread = (times > 1) & (index == 0), 0.0
     if rows.shape[1] == 1 and (_share(loose) > _FEW or bool((times[loose] > k).any())):
@@ -87,8 +89,9 @@ def coded(block: Tensor, dims: int, k: int, seed: int) -> Code:
 
 
 def _split(block: Tensor, dims: int, seed: int) -> tuple[Tensor, Tensor, float]:
-    """Principal coordinates kept (N, d) and dropped (N, r), and the share of variance kept."""
+    """The first `dims` principal coordinates (N, d), the next ones (N, r), and the share of variance in the first."""
     white, share = _principal(block, dims, _DROPPED, seed)
+    # Rounding may bring the sum of the shares above 1.
     return white[:, :dims], white[:, dims:], min(float(share[:dims].sum()), 1.0)
 
 
@@ -98,7 +101,7 @@ def _share(rows: Tensor) -> float:
 
 
 def _often(block: Tensor) -> float:
-    """The share of samples whose value at least ATOM samples have, in that unit of (N, D) where it is largest."""
+    """The largest share, over the units of `block` (N, D), of samples whose value at least ATOM samples have."""
     shares = []
     for unit in block.T:
         number, counts = numbered_rows(unit[:, None].double())
@@ -107,7 +110,7 @@ def _often(block: Tensor) -> float:
 
 
 def _repeats(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(N,) the atom that each row belongs to, from 1, or 0 for none; and (N,) how often the value of the row comes."""
+    """(N,) the atom that each row belongs to, from 1, or 0 for none; and (N,) how many rows have the row's value."""
     # Equal rows may differ by rounding after a projection.
     number, counts = numbered_rows((rows * _GRID).round())
     times = counts[number]
@@ -126,6 +129,7 @@ def _normal_scores(line: Tensor, chosen: Tensor, seed: int) -> Tensor:
     # is lost or made, and no holes are left where atoms were. Quantiles of the ranks would lie too evenly.
     value = (line[chosen, 0] * _GRID).round()
     generator = torch.Generator().manual_seed(seed)
+    # A stable sort of shuffled rows leaves ties in a random order.
     shuffled = torch.randperm(len(value), generator=generator, device="cpu").to(line.device)
     order = shuffled[torch.argsort(value[shuffled], stable=True)]
     out, score = line.clone(), torch.empty_like(value)
@@ -138,9 +142,9 @@ def _normal_scores(line: Tensor, chosen: Tensor, seed: int) -> Tensor:
 def spread_grid(block: Tensor, seed: int) -> Tensor | None:
     """The block (N, D) with the units that lie on a grid moved to uniform places in their cells; None without any.
 
-    A cell reaches half of the way to the nearer one of the neighbouring values of that unit. The place within it
-    says nothing but the value, and the value is known from the place: no information is lost or made, whatever the
-    width of the cells. A unit is a grid where most of its values come more than once.
+    A cell reaches half way to the nearer neighbouring value. The place in it is random, and each cell has one value: no
+    information is lost or made, whatever the width of the cells. A unit is a grid where most of its values come more
+    than once.
     """
     out, generator, found = block.double(), torch.Generator().manual_seed(seed), False
     for j in range(block.shape[1]):
@@ -148,8 +152,9 @@ def spread_grid(block: Tensor, seed: int) -> Tensor | None:
         if len(values) < 2 or _share(counts > 1) <= 0.5:
             continue
         if not found:
-            out, found = out.clone(), True
+            out, found = out.clone(), True  # `out` may be the caller's block
         gap = values.diff()
+        # The smaller of the gaps to the value before and after; the first and the last value have one gap.
         cell = torch.minimum(torch.cat([gap[:1], gap]), torch.cat([gap, gap[-1:]]))[place]
         u = torch.rand(len(cell), generator=generator, device="cpu", dtype=torch.float64).to(cell.device)
         out[:, j] += (u - 0.5) * cell
@@ -193,7 +198,8 @@ def _components(z: Tensor, dims: int, more: int, seed: int) -> Tensor:
     if samples <= DENSE:
         values, vectors = torch.linalg.eigh(z @ z.T)
         return (vectors[:, -wanted:] * values[-wanted:].clamp(min=0).sqrt()).flip(1)
-    # Else by subspace iteration from random directions, some more than are wanted: these make the wanted converge.
+    # Else by subspace iteration from random directions: `_SPARE` more than `dims` make the first `dims` converge, and
+    # come back with them. Each of the 12 rounds multiplies by zz'.
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(units, dims + _SPARE, generator=generator, device="cpu", dtype=torch.float64).to(z.device)
     basis = torch.linalg.qr(z @ start)[0]

@@ -36,7 +36,7 @@ class Given(NamedTuple):
     x_ids: Tensor
 
     def features(self, *, keep: bool = False) -> Tensor | None:
-        """The inputs (N, F) on the device of `t`, None without: float64, or floats as they are for `keep`."""
+        """The inputs (N, F) on the device of `t`, or None: as float64, with `keep` in their own float type."""
         if self.x is None:
             return None
         if self.x.shape[:1] != self.t.shape[1:2]:
@@ -46,7 +46,7 @@ class Given(NamedTuple):
         return floats if keep else floats.to(torch.float64)
 
     def sides(self) -> dict[str, Tensor]:
-        """What a layer is compared with, by the pair that a quantity names: labels or targets, and inputs if given."""
+        """What T is compared with, by the pair of the quantity: {"T;Y": labels or targets, "X;T": inputs if given}."""
         x = self.features()
         return {"T;Y": self.y} if x is None else {"T;Y": self.y, "X;T": x}
 
@@ -83,6 +83,7 @@ class Problem(ABC):
     part_bytes: ClassVar[int] = PART_BYTES
 
     def __init__(self, config: Any, given: Given) -> None:
+        """Keep the layer, the labels and their sizes; an estimator's own class adds what it needs once a call."""
         self.config, self.t, self.y = config, given.t, given.y
         self.samples, self.units = given.t.shape[1:]
 
@@ -109,7 +110,9 @@ class Problem(ABC):
     def at_once(self) -> int:
         """How many snapshots make one chunk."""
         fixed: int | None = getattr(self.config, "chunk", None)
-        if fixed is not None:  # their numbers depend on who is in the chunk: memory must not decide
+        # Some methods have a fixed number: their results depend on which snapshots share a chunk, so that memory must
+        # not decide it.
+        if fixed is not None:
             return fixed
         return max(1, self.part_bytes // self.bytes_each) if self.bytes_each else len(self.t)
 
@@ -133,12 +136,12 @@ class Method(ABC):
         return 2
 
     def values(self, t: Tensor) -> Tensor:
-        """The activations before they are checked."""
+        """The activations that are checked and used: `t`, or what a method makes of it first."""
         return t
 
     @abstractmethod
     def start(self, given: Given) -> Problem:
-        """What the snapshots of one call share."""
+        """The problem of one call: what its snapshots share, and the formula on them."""
 
     def estimate(
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
@@ -164,7 +167,7 @@ class Method(ABC):
         return problem.finish(problem.numbers())
 
     def _given(self, t: Tensor, y: Tensor, x: Tensor | None, x_ids: Tensor | None) -> Given:
-        """The checked arguments of one call."""
+        """The arguments of one call, checked and normalised as the settings of this method say."""
         t, y, x_ids = check_inputs(
             self.values(t),
             y,
@@ -180,7 +183,7 @@ class Method(ABC):
 def on_rows(
     estimator: Any, rows: Tensor, t: Tensor, y: Tensor, *, x: Tensor | None, x_ids: Tensor | None
 ) -> dict[str, Quantity]:
-    """The quantities of an estimator on the samples `rows` (n,) alone, with those flags only that cost nothing."""
+    """The quantities of an estimator on the samples `rows` (n,) alone; flags that cost extra work are left out."""
     with values_only():
         found: dict[str, Quantity] = estimator.estimate(
             t[:, rows.to(t.device)],
@@ -192,13 +195,13 @@ def on_rows(
 
 
 def side_by_side(rows: Sequence[Mapping[str, Number]], device: torch.device) -> dict[str, Tensor]:
-    """The numbers of all snapshots as (S, ...), from a mapping for each of them."""
+    """One mapping with the numbers of all snapshots as (S, ...), from `rows`, a mapping for each snapshot."""
     return {key: _stacked([row[key] for row in rows], device) for key in rows[0]}
 
 
 def _stacked(numbers: list[Number], device: torch.device) -> Tensor:
-    """One number of every snapshot as (S, ...)."""
-    if isinstance(numbers[0], Tensor):
+    """Tensor (S, ...) of one number for each snapshot: tensors stacked, bools as bool, others as float64."""
+    if isinstance(numbers[0], Tensor):  # then all are
         return torch.stack([n for n in numbers if isinstance(n, Tensor)])
     dtype = torch.bool if isinstance(numbers[0], bool) else torch.float64
     return torch.tensor(numbers, dtype=dtype, device=device)
@@ -263,7 +266,7 @@ def report(
 
 
 def expanded(flags: Flags, value: Tensor) -> dict[str, Tensor]:
-    """The flags as (S,) each, where some are given as one bool for all snapshots."""
+    """The flags as (S,) bool each, the shape of `value`; one bool stands for all snapshots."""
     return {
         name: on if isinstance(on, Tensor) else torch.full(value.shape, on, dtype=torch.bool, device=value.device)
         for name, on in flags.items()
@@ -273,7 +276,7 @@ def expanded(flags: Flags, value: Tensor) -> dict[str, Tensor]:
 def with_null(
     name: str, quantity: Quantity, null: Null, flags: Mapping[str, Tensor], *, signed: bool = False
 ) -> dict[str, Quantity]:
-    """The quantity with its flag `below_null`, and its null with these flags.
+    """The quantity by its name with the flag `below_null`, and "<name> null" with the given flags.
 
     For a `signed` quantity, which may lie on either side of 0, the flag says that it lies between both points.
     """

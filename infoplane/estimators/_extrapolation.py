@@ -161,32 +161,35 @@ def _of_a_population(name: str, found: dict[str, Quantity]) -> list[str]:
 
 
 def _parts(ids: Tensor, inputs: int, gammas: int, generator: torch.Generator) -> Iterator[tuple[int, Tensor]]:
-    """Yields each gamma from 2 with the rows of each of its gamma parts, cut from one random order of the inputs."""
+    """Yields (gamma, rows (n,)) of each part: for gamma = 2, 3, ... one order of the inputs is cut into gamma parts."""
     order = torch.randperm(inputs, generator=generator, device="cpu")
     for gamma in range(2, gammas + 1):
         for part in order.tensor_split(gamma):
+            # All rows of the inputs of this part, in their own order.
             chosen = torch.zeros(inputs, dtype=torch.bool, device="cpu")
             chosen[part] = True
             yield gamma, chosen.to(ids.device)[ids].nonzero()[:, 0]
 
 
 class _Parts:
-    """The estimates of one quantity on parts, and which of their flags speak against them, (S,) each."""
+    """The estimates of one quantity on the whole sample and its parts, and flags that speak against them."""
 
     def __init__(self, whole: Quantity, gammas: int, draws: int) -> None:
-        # values[draw][gamma - 1] is a list with (S,) of each part; the whole is the only part of gamma = 1.
+        """Begin with the estimate on the whole sample, in every draw."""
+        # values[draw][gamma - 1]: one estimate (S,) for each of the gamma parts; gamma = 1 is the whole sample.
         self.values = [[[whole.value], *([] for _ in range(gammas - 1))] for _ in range(draws)]
-        self.saturated = _raised(whole, "saturated")
+        self.saturated = _raised(whole, "saturated")  # (S,) on the whole or any part
+        # (S,) whether some part was too small: flags that say so were up there.
         self.thin = torch.zeros_like(self.saturated)
 
     def add(self, draw: int, gamma: int, q: Quantity) -> None:
-        """Add the estimate on one of the gamma parts of a draw."""
+        """Add the estimate on one of the gamma parts of one random order (`draw`)."""
         self.values[draw][gamma - 1].append(q.value)
         self.saturated = self.saturated | _raised(q, "saturated")
         self.thin = self.thin | _raised(q, "few_samples", "degenerate", "single_class")
 
     def by_snapshot(self) -> list[list[Array]]:
-        """The estimates (draws, gamma) for each snapshot and each gamma."""
+        """For each snapshot a list with the estimates (draws, gamma) for each gamma."""
         # stacked[gamma - 1] is (S, draws, gamma).
         stacked = [
             torch.stack([torch.stack(draw[i], -1) for draw in self.values], 1).cpu().numpy()
@@ -204,20 +207,21 @@ def _raised(q: Quantity, *flags: str) -> Tensor:
 
 
 class _Line(NamedTuple):
-    """The fit of a line to the means over parts, for one snapshot."""
+    """The fit of a line to the means over parts, for one snapshot; without a fit the numbers are NaN."""
 
-    value: float = math.nan
+    value: float = math.nan  # the intercept
     low: float = math.nan
     high: float = math.nan
-    curvature: float = math.nan
-    curvature_half: float = math.nan
-    gammas: float = 0.0
-    spread: float = math.nan
-    moved: bool = False
+    curvature: float = math.nan  # quadratic term of a parabola
+    curvature_half: float = math.nan  # half the width of its 95 % interval
+    gammas: float = 0.0  # how many were kept
+    spread: float = math.nan  # standard deviation of the value between random orders
+    moved: bool = False  # whether the means still bend, or the value is another without the whole sample
 
 
 def _continued(name: str, q: Quantity, parts: _Parts, targets: bool) -> dict[str, Quantity]:
-    """The continued quantity and what stands beside it; snapshots go one by one, so that blocks change nothing."""
+    """The quantity continued to 1/N = 0 by its name, and its "plain", "curvature", "gammas kept" and "spread"."""
+    # One snapshot after the other, so that cutting a run into blocks changes nothing.
     lines = [_line(values) for values in parts.by_snapshot()]
     # A column (S,) for each field of the lines.
     of = {key: q.value.new_tensor([getattr(line, key) for line in lines]) for key in _Line._fields}
@@ -228,7 +232,7 @@ def _continued(name: str, q: Quantity, parts: _Parts, targets: bool) -> dict[str
     unsure = of["moved"].bool() | ~torch.isfinite(value)
     if ceiling is not None:
         unsure = unsure | above_ceiling(value, ceiling)
-    # Parts are too small where the whole was not.
+    # A flag that is up for the whole sample already says nothing about the size of the parts.
     thin = parts.thin & ~_raised(q, "few_samples", "degenerate", "single_class")
     flags = {
         **q.flags,
@@ -291,7 +295,7 @@ class _Polynomial(NamedTuple):
 
 
 def _polynomial(means: Array, degree: int, first: int = 1) -> _Polynomial:
-    """Fit a polynomial to the means at gamma = first, first + 1, ... by least squares."""
+    """The least-squares polynomial through the means (G,) at gamma = first, first + 1, ..."""
     # terms = (P'P)^-1 P'm with P the powers of gamma; their variances: the diagonal of (P'P)^-1, times the residual's.
     powers = np.vander(np.arange(first, first + len(means), dtype=np.float64), degree + 1, increasing=True)
     inverse = np.linalg.inv(powers.T @ powers)
@@ -301,7 +305,7 @@ def _polynomial(means: Array, degree: int, first: int = 1) -> _Polynomial:
 
 
 def _bends(means: Array) -> bool:
-    """Whether the means at gamma = 1, 2, ... lie on a curve: by more than chance, and by enough to matter."""
+    """Whether the means (G,) at gamma = 1, 2, ... leave a line, by more than chance and by enough to matter."""
     line, (terms, errors, free) = _polynomial(means, 1), _polynomial(means, 2)
     if abs(terms[2]) <= _student(free) * errors[2]:
         return False
@@ -311,5 +315,5 @@ def _bends(means: Array) -> bool:
 
 
 def _student(free: int) -> float:
-    """The 97.5 % point of Student's t."""
+    """The 97.5 % point of Student's t with `free` degrees of freedom."""
     return float(stdtrit(free, 0.975))

@@ -69,6 +69,7 @@ def bin_targets(y: Tensor, n_bins: int = 10, rule: Literal["quantile", "width"] 
 def standard_targets(y: Tensor, scale: float) -> Tensor | None:
     """Targets (N, k) float64 in units of their noise, `scale` times the std of each; None if none varies."""
     y = y.reshape(len(y), -1)
+    # Less its first row a constant target is exactly 0; divided by the largest value, no square leaves the range.
     y = y - y[:1]
     largest = y.abs().amax(0)
     y = y[:, largest > 0] / largest[largest > 0]
@@ -78,7 +79,8 @@ def standard_targets(y: Tensor, scale: float) -> Tensor | None:
 
 
 def entropy_of_counts(counts: Tensor) -> Tensor:
-    """Plug-in entropy in bits of the distribution with these counts, () float64."""
+    """Plug-in entropy in bits of the distribution with these counts (K,), () float64."""
+    # log2(1 / p) rather than -log2(p): one class gives 0.0, not -0.0.
     p = counts[counts > 0].double() / counts.sum()
     return (p * p.reciprocal().log2()).sum()
 
@@ -106,7 +108,7 @@ class Grouping:
 
     @classmethod
     def of(cls, groups: Tensor, rows: Tensor | None = None) -> Self:
-        """Group all rows, or the given ones, by `groups` (N,) int64."""
+        """Group all rows, or only `rows` (n,), by their number in `groups` (N,) int64, which may have gaps."""
         chosen = groups if rows is None else groups[rows]
         label, order = torch.sort(chosen, stable=True)
         label, counts = torch.unique_consecutive(label, return_inverse=True, return_counts=True)[1:]
@@ -114,7 +116,7 @@ class Grouping:
 
     @classmethod
     def of_repeated(cls, groups: Tensor) -> Self | None:
-        """Group rows, and keep only the groups with more than one row; None where there are none."""
+        """Group the rows whose group in `groups` (N,) has more than one row; None if all are alone."""
         rows = (torch.bincount(groups)[groups] > 1).nonzero()[:, 0]
         return cls.of(groups, rows) if len(rows) else None
 
@@ -138,6 +140,8 @@ def shuffles_of_inputs(rows: Tensor, draws: int, seed: int) -> Tensor:
     the null.
     """
     drawn = permutations(len(rows), draws, seed).to(rows.device)
+    # The inputs in a random order, then sorted by their number of rows: inputs of one number stay in random order. They
+    # take the places of the same inputs in rising order.
     alike = drawn.gather(1, torch.argsort(rows[drawn], dim=1, stable=True))
     permuted = torch.empty_like(drawn)
     permuted[:, torch.argsort(rows, stable=True)] = alike
@@ -145,9 +149,10 @@ def shuffles_of_inputs(rows: Tensor, draws: int, seed: int) -> Tensor:
 
 
 def shuffles_of_rows(x_ids: Tensor, draws: int, seed: int) -> Tensor:
-    """Permutations (draws, N) of rows that move whole inputs: row k of one takes the place of row k of another.
+    """Permutations (draws, N) of rows that move whole inputs: entry i is the row that takes the place of row i.
 
-    Where every input has one row these are plain permutations; where it has one label, `shuffles_of_inputs` of that.
+    Row k of one input takes the place of row k of another with as many rows. Where every input has one row these are
+    plain permutations; where all rows of an input have one label, labels move as with `shuffles_of_inputs`.
     """
     counts, rank, order = _places(x_ids)
     start = torch.cumsum(counts, 0) - counts
@@ -157,7 +162,7 @@ def shuffles_of_rows(x_ids: Tensor, draws: int, seed: int) -> Tensor:
 
 
 def _places(x_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of each input (inputs,), the number of each row within its input (N,), and the rows in input order (N,)."""
+    """Number of rows of each input (inputs,), each row's place in its input (N,), and the rows by input (N,)."""
     counts = torch.bincount(x_ids)
     order = torch.argsort(x_ids, stable=True)
     first = (torch.cumsum(counts, 0) - counts)[x_ids[order]]
@@ -167,7 +172,7 @@ def _places(x_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def fold_of_row(x_ids: Tensor, folds: int, seed: int) -> Tensor:
-    """The fold (N,) of each sample, the same for all samples of one input."""
+    """The fold (N,) of each sample, the same for all samples of one input; ValueError for more folds than inputs."""
     inputs = int(x_ids.max()) + 1
     if inputs < folds:
         raise ValueError(f"a cross-fit over {folds} folds needs as many different inputs, got {inputs}")
@@ -183,10 +188,11 @@ def shuffle_labels(y: Tensor, x_ids: Tensor, draws: int, seed: int) -> Tensor:
 
 
 def percentiles_95(draws: Tensor) -> tuple[Tensor, Tensor]:
-    """2.5 % and 97.5 % points over the last axis, on the line between the two nearest draws, to the last bit."""
+    """2.5 % and 97.5 % points over the last axis, interpolated between draws, with the same bits on every device."""
     ordered, last = draws.sort(dim=-1).values, draws.shape[-1] - 1
 
     def point(share: float) -> Tensor:
+        """The value below which this share of the draws lies."""
         below = int(share * last)
         low, high = ordered[..., below], ordered[..., min(below + 1, last)]
         return low + (high - low) * (share * last - below)
@@ -195,7 +201,7 @@ def percentiles_95(draws: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def interval_95(draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, 2.5 % and 97.5 % points over the last axis, for draws whose last bits depend on the device anyway."""
+    """Mean, 2.5 % and 97.5 % points over the last axis; unlike `percentiles_95` the last bits depend on the device."""
     low, high = torch.quantile(draws, draws.new_tensor([0.025, 0.975]), dim=-1)
     return draws.mean(-1), low, high
 
@@ -203,25 +209,28 @@ def interval_95(draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class AllShuffles:
     """The mean of sum_ij A_ij B_s(i)s(j) over all shuffles s of whole inputs, for matrices over rows.
 
-    Inputs meet those with the same number of rows only. Let D[k, l] be the sum of A over pairs of rows k and l of one
-    input, S[k, l] that over rows k and l of any two inputs; inputs of n_g and n_h with as many rows then give, class of
-    equal inputs by class, D D' / n_g + (S - D)(S' - D') / n_g (n_g - 1) within one and S S' / n_g n_h between two.
+    Inputs are shuffled among those with the same number of rows: a kind, of which there are n_g inputs. For rows k and
+    l, each of inputs of some kind, let D[k, l] be the sum of A over pairs of one input (the k-th row of it with the
+    l-th), S[k, l] that over all pairs of inputs; D' and S' are those of B. The mean is the sum over all k and l of
+    D D' / n_g + (S - D)(S' - D') / n_g (n_g - 1) for inputs of one kind, and of S S' / n_g n_h for inputs of two.
     """
 
     def __init__(self, x_ids: Tensor) -> None:
+        """Number the rows within the inputs `x_ids` (N,), and find the weights of these sums."""
         counts, rank, _ = _places(x_ids)
         self.samples, self.distinct = len(x_ids), len(counts) == len(x_ids)
-        sizes, kind = torch.unique(counts, return_inverse=True)
+        sizes, kind = torch.unique(counts, return_inverse=True)  # rows of each kind, and the kind of each input
         n = torch.bincount(kind).double()
         of = torch.arange(len(sizes), device=n.device).repeat_interleave(sizes)  # (M,) of columns (kind, k)
         column = (torch.cumsum(sizes, 0) - sizes)[kind[x_ids]] + rank
+        # (N, M) with a 1 in the column (kind, k) of each row: products with it are sums over the inputs of a kind.
         self.places = torch.zeros(len(x_ids), len(of), dtype=torch.float64, device=n.device)
         self.places.scatter_(1, column[:, None], 1.0)
         self.same = x_ids[:, None] == x_ids
         within = of[:, None] == of
         pairs = torch.where(within, n[of] * (n[of] - 1), n[of, None] * n[of])
-        self.apart = 1.0 / pairs.clamp(min=1.0)
-        self.own = within / n[of, None]
+        self.apart = 1.0 / pairs.clamp(min=1.0)  # of pairs of two inputs; one input alone of its kind has none
+        self.own = within / n[of, None]  # of pairs within one input
 
     def sums(self, a: Tensor) -> tuple[Tensor, Tensor]:
         """D and S (..., M, M) of a matrix (..., N, N); for distinct inputs its trace and the sum of its entries."""
@@ -238,7 +247,7 @@ class AllShuffles:
 
 
 def block_size(device: torch.device) -> int:
-    """Rows of a block: 1 MiB of float32 stays in a CPU's L2 cache, an accelerator needs more work a launch."""
+    """Rows of a block: 512 x 512 float32 (1 MiB) stay in a CPU's L2 cache, an accelerator needs more at a time."""
     return 4096 if on_accelerator(device) else 512
 
 
@@ -260,7 +269,7 @@ class Span:
         return self.stop - self.start
 
     def meets(self, other: Span) -> bool:
-        """Whether a later span (or this one) has rows of a class that this span has, too."""
+        """Whether this span shares a class with `other`, which is a later span or itself."""
         return other.low <= self.high
 
     def is_one_class_with(self, other: Span) -> bool:
@@ -277,18 +286,20 @@ def class_spans(counts: Sequence[int], size: int) -> list[Span]:
     start = stop = low = 0
 
     def close(high: int) -> None:
+        """End the shared span that is open, if it has rows; `high` is its last class."""
         if stop > start:
             spans.append(Span(start, stop, low, high))
 
     for label, count in enumerate(counts):
         alone = 4 * count >= size
+        # `start` is where the shared span begins, `low` its first class, `stop` where the rows so far end.
         if alone or stop - start + count > size:
             close(label - 1)
             start, low = stop, label
         if not alone:
             stop += count
             continue
-        pieces = -(-count // size)
+        pieces = -(-count // size)  # rounded up
         ends = [stop + k * count // pieces for k in range(pieces + 1)]
         spans += [Span(first, last, label, label) for first, last in itertools.pairwise(ends)]
         stop += count

@@ -79,6 +79,7 @@ class Quantity:
             interval = ""
             if self.low is not None and self.high is not None and not bool(self.low[i].isnan() | self.high[i].isnan()):
                 interval = f"[{float(self.low[i]):.4g}, {float(self.high[i]):.4g}]"
+            # A ceiling () for all snapshots is repeated for each.
             top = "" if self.ceiling is None else f"{float(self.ceiling.expand(len(self.value))[i]):.4g}"
             raised = ", ".join(name for name, flag in self.flags.items() if bool(flag[i]))
             out.append((f"{value:.4g}", interval, self.bound, top, self.unit, raised))
@@ -86,7 +87,7 @@ class Quantity:
 
     def _repr_html_(self) -> str:
         """HTML for a notebook: a table with everything that belongs to the number."""
-        shown = self.rows()[:20]
+        shown = self.rows()[:20]  # a table of more snapshots would fill the page
         head = "".join(f"<th>{c}</th>" for c in ("value", "95 %", "bound", "ceiling", "unit", "flags"))
         body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in shown)
         more = "" if len(self.value) <= 20 else f'<tr><td colspan="6">… {len(self.value) - 20} snapshots …</td></tr>'
@@ -147,7 +148,7 @@ _FINITE: ContextVar[bool] = ContextVar("assume_finite", default=False)
 
 @contextlib.contextmanager
 def raised(flag: ContextVar[bool]) -> Iterator[None]:
-    """Within this context the flag is up."""
+    """A context in which `flag` is True; at its end the flag has the value from before."""
     token = flag.set(True)
     try:
         yield
@@ -270,7 +271,7 @@ def widened(t: Tensor) -> Tensor:
 
 
 def last_finite(blocks: Iterable[Tensor]) -> Tensor | None:
-    """The last snapshot (N, U) without NaN or infinity of a run in blocks (S, N, U), widened; None where none is."""
+    """The last snapshot (N, U) of a run in blocks (S, N, U) that is finite throughout, widened; None without any."""
     last: Tensor | None = None
     for block in map(widened, blocks):
         finite = torch.isfinite(block).flatten(1).all(1).nonzero()
@@ -297,7 +298,7 @@ def finite_targets(y: Tensor) -> Tensor:
 
 
 def _extremes(a: Tensor) -> tuple[int, int]:
-    """Least and largest of 64-bit integers; (0, 0) for shorter ones, all of which float64 holds exactly."""
+    """Smallest and largest of integers of 64 bits; (0, 0) for shorter types, all of whose numbers float64 holds."""
     if a.dtype == torch.uint64:  # which torch cannot compare
         return extremes(a.detach().cpu().numpy())
     if a.dtype != torch.int64 or not a.numel():
@@ -307,24 +308,26 @@ def _extremes(a: Tensor) -> tuple[int, int]:
 
 
 def whole_cells(t: Tensor, width: float) -> Tensor:
-    """Numbers in the same cells of a fixed width for whole numbers that float64 would mix up; others as they are.
+    """`t` with whole numbers too large for float64 replaced by floats that share cells floor(t / width) as those do.
 
-    A cell of width 1 or less holds one whole number, and a whole width divides exactly.
+    Other values stay as they are. A cell of width 1 or less holds one whole number, and a whole width divides exactly;
+    for other widths `t` stays as it is, too.
     """
     if not isinstance(t, Tensor) or fits_float64(*_extremes(t)) or not (width <= 1 or width == int(width)):
         return t
     values = t.detach().cpu().numpy()
     cells = values if width <= 1 else values // values.dtype.type(int(width))
     numbers = np.unique(cells, return_inverse=True)[1].reshape(cells.shape)
-    # The middle of the cell: rounding puts it into no other.
+    # Cells are numbered anew from 0, and each value is the middle of its cell: rounding puts it into no other.
     return torch.from_numpy((numbers + 0.5) * width).to(t.device)
 
 
 def _renumbered(ids: Tensor) -> Tensor:
-    """The ids replaced by 0, 1, ... in rising order."""
+    """The ids (N,) replaced by 0, 1, ...: the smallest id becomes 0, the next larger one 1."""
     if len(ids) == 0:
         return ids
     least, most = (int(v) for v in torch.aminmax(ids))
+    # Ids that are spread widely are sorted: a table of all numbers between them would be much longer than they are.
     if most - least >= 4 * len(ids) + 1024:
         inverse: Tensor = torch.unique(ids, return_inverse=True)[1]
         return inverse
@@ -336,14 +339,14 @@ def _renumbered(ids: Tensor) -> Tensor:
 
 
 def refuse_unless_finite(t: Tensor, least: Tensor, most: Tensor) -> None:
-    """Raise `refuse_nonfinite` for `t` where one of its extremes is not finite."""
+    """Raise the ValueError of `refuse_nonfinite` if one of the extremes `least` and `most` of `t` is not finite."""
     # Extremes are finite when all values are, and cost one read.
     if not bool((torch.isfinite(least) & torch.isfinite(most)).all()):
         refuse_nonfinite(t)
 
 
 def refuse_nonfinite(t: Tensor) -> None:
-    """Raise ValueError that says how many values of `t` (S, N, U) are NaN or infinite, and where."""
+    """Raise ValueError, which counts and locates them, if values of `t` (S, N, U) are NaN or infinite."""
     bad = ~torch.isfinite(t)
     if bool(bad.any()):
         s, n, u = (int(i) for i in bad.nonzero()[0])

@@ -61,12 +61,12 @@ def register(cls: T) -> T:
 
 
 def _same_class(known: type[Any], cls: type[Any]) -> bool:
-    """Whether two classes are one piece of code, perhaps run twice."""
+    """Whether both classes have one module and name: one piece of code, perhaps run twice as in a notebook."""
     return (known.__module__, known.__qualname__) == (cls.__module__, cls.__qualname__)
 
 
 def check_name(what: str, name: object) -> None:
-    """ValueError for a name that a spec cannot hold, or that stands for something else in the results table."""
+    """Raise ValueError for a name that a spec cannot hold, or that stands for something else in the results table."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_](?:[\w.-]*\w)?", name):
         raise ValueError(f"{what} must be letters, digits, '-', '_' and '.', as 'my-method', got {name!r}")
     if name in _RESERVED:
@@ -77,6 +77,7 @@ def register_wrapper(suffix: str) -> Callable[[T], T]:
     """Class decorator: make a class with the field `estimator` reachable as `+suffix` behind any estimator."""
 
     def decorate(cls: T) -> T:
+        """Register the class under the suffix and return it; ValueError if another class has the suffix."""
         check_name("a wrapper's suffix", suffix)
         known = _WRAPPERS.get(suffix)
         if known is not None and not _same_class(known, cls):
@@ -89,14 +90,14 @@ def register_wrapper(suffix: str) -> Callable[[T], T]:
 
 
 def wrapper(suffix: str) -> type[Any]:
-    """The wrapper registered under `suffix`."""
+    """The wrapper class registered under `suffix`; ValueError for an unknown suffix."""
     if suffix not in _WRAPPERS:
         raise ValueError(f"no wrapper named {suffix!r}; {choices(suffix, sorted(_WRAPPERS))}")
     return _WRAPPERS[suffix]
 
 
 def preset(estimator: str, name: str, **fields: Any) -> None:
-    """Register `estimator@name` for a published choice of settings; ValueError where it means others already."""
+    """Register `estimator@name` for published settings; ValueError if the name stands for other settings already."""
     known = _PRESETS.setdefault(estimator, {}).setdefault(name, fields)
     if known != fields:
         raise ValueError(f"{estimator}@{name} stands for {known} already; give {fields} a name of its own")
@@ -170,7 +171,7 @@ def parse(spec: str) -> Any:
 
 
 def _parse_plain(spec: str) -> Any:
-    """Build an estimator from `name[@preset][:field=value,...]`."""
+    """Build an estimator from a spec without wrappers, `name[@preset][:field=value,...]`."""
     head, _, tail = spec.partition(":")
     name, _, preset_name = head.partition("@")
     cls = get(name.strip())
@@ -184,7 +185,7 @@ def _parse_plain(spec: str) -> Any:
 
 
 def _fields(spec: str, tail: str) -> dict[str, Any]:
-    """The settings in `field=value,field=value`, the `tail` of a spec."""
+    """The settings in `tail`, written `field=value,field=value`; an error names the whole `spec`."""
     fields: dict[str, Any] = {}
     for item in _split(tail):
         key, equals, text = item.partition("=")
@@ -204,7 +205,7 @@ def build(cls: type[Any], fields: Mapping[str, Any]) -> Any:
 
 
 def build_named(settings: Mapping[str, Any]) -> Any:
-    """Construct an estimator from its settings with its name, as a wrapper's configuration holds them."""
+    """Construct an estimator from its settings and its "name", as they are recorded for one inside a wrapper."""
     fields = dict(settings)
     name = str(fields.pop("name", ""))
     _, plus, suffix = name.rpartition("+")
@@ -222,10 +223,10 @@ def _literal(text: str) -> Any:
 
 
 def _split(text: str) -> list[str]:
-    """Split at the commas outside brackets."""
+    """The parts of a text between the commas that stand outside brackets, without empty parts."""
     parts, depth, start = [], 0, 0
     for i, c in enumerate(text):
-        depth += (c in "([{") - (c in ")]}")
+        depth += (c in "([{") - (c in ")]}")  # brackets that are open at this place
         if c == "," and depth == 0:
             parts.append(text[start:i])
             start = i + 1
@@ -256,7 +257,7 @@ def describe(name: str | None = None) -> str:
 
 
 def _first_line(cls: type) -> str:
-    """The first paragraph of a class's docstring in one line."""
+    """The first paragraph of a class's docstring as one line, or the name of a class without docstring."""
     return (inspect.getdoc(cls) or cls.__name__).split("\n\n")[0].replace("\n", " ")
 
 
@@ -268,5 +269,5 @@ def _default(f: dataclasses.Field[object]) -> object:
 
 
 def _allowed(f: dataclasses.Field[object]) -> str:
-    """Which values the setting may have, where it says so."""
+    """The values that a setting may have, in brackets; "" where it does not say."""
     return f" ({f.metadata['domain'].words})" if "domain" in f.metadata else ""

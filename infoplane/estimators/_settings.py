@@ -39,6 +39,7 @@ class Domain:
 
     def holds(self, value: object) -> bool:
         """Whether the value is allowed."""
+        # True and False are numbers to Python, but no numbers of a setting.
         if value is None or isinstance(value, str | bool):
             return value in self.named
         if self.least is None or not isinstance(value, int if self.whole else Real):
@@ -84,14 +85,14 @@ def either(words: Sequence[str]) -> str:
 
 
 def setting(default: Any, domain: Domain) -> Any:
-    """A dataclass field with the values it may have; `check_settings` in `__post_init__` holds it to them."""
+    """A dataclass field with its default and the values it may have, which `check_settings` looks at."""
     return field(default=default, metadata={"domain": domain})
 
 
 def added(default: Any, domain: Domain) -> Any:
-    """A setting that the estimator did not have at first: not in the recorded configuration while it has its default.
+    """A setting that a later release added: it is left out of the recorded configuration while it has its default.
 
-    Rows that were estimated before it came so keep their key.
+    Rows that were estimated before the setting existed so keep their key.
     """
     return field(default=default, metadata={"domain": domain, "added": True})
 
@@ -99,8 +100,8 @@ def added(default: Any, domain: Domain) -> Any:
 def prepared(default: Any = None, *, recorded: bool = True) -> Any:
     """A dataclass field that `prepare` fills, no setting of the user.
 
-    It is part of the recorded configuration, and of equality, unless `recorded` is false: for what is too large, and
-    stands in another field by its digest.
+    It is part of the recorded configuration, and of equality, unless `recorded` is false: for tensors too large to be
+    written down, of which another field holds the digest.
     """
     metadata = {"prepared": True, "recorded": recorded}
     return field(default=default, compare=recorded, repr=recorded, metadata=metadata)
@@ -121,7 +122,7 @@ def check_settings(estimator: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """The value of a field as JSON can hold it; TypeError for kinds of values that a field must not have."""
+    """The value of a field as JSON can hold it, sets sorted; TypeError for a value that no field can have."""
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
     if isinstance(value, frozenset | set):

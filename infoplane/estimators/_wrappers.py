@@ -40,6 +40,7 @@ class Wrapper:
     estimator: Any
 
     def __post_init__(self) -> None:
+        """Build the estimator inside from a spec, settings or class, and take over its name, targets, promises."""
         check_settings(self)
         inner = self.estimator
         if isinstance(inner, str):
@@ -60,10 +61,10 @@ class Wrapper:
             ("shannon", getattr(inner, "shannon", True)),
             ("signed", getattr(inner, "signed", frozenset()) | type(self).signed),
         ):
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, value)  # the dataclass is frozen
 
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
-        """This wrapper around the estimator prepared on the run, where it can be prepared."""
+        """This wrapper around the estimator prepared on the run; itself if the estimator has no `prepare`."""
         if not hasattr(self.estimator, "prepare"):
             return self
         return dataclasses.replace(self, estimator=self.estimator.prepare(blocks, y, x))  # type: ignore[type-var]
@@ -111,7 +112,7 @@ class PermutationNull(Wrapper):
     def estimate(
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
-        """The quantities of the estimator inside, and their nulls."""
+        """The inner quantities, each of (T;Y) with its null: mean and 95 % interval of values on shuffled labels."""
         inner = without_null(settled(self.estimator, t, y, x, x_ids))
         out: dict[str, Quantity] = inner.estimate(t, y, x=x, x_ids=x_ids)
         names = [name for name in out if name.endswith(DEPENDENCE)]
@@ -124,6 +125,7 @@ class PermutationNull(Wrapper):
             for name in names:
                 drawn[name].append(found[name].value)
         for name in names:
+            # 1e-9: by so little a value may exceed its null through rounding.
             flags = {flag: on for flag, on in out[name].flags.items() if flag != "below_null"}
             null = Null(*interval_95(torch.stack(drawn[name], dim=-1)), slack=1e-9)
             signed = name in getattr(inner, "signed", ())
@@ -191,9 +193,10 @@ class SubsampleInterval(Wrapper):
         """The quantities of the estimator inside, with their intervals."""
         whole = settled(self.estimator, t, y, x, x_ids)
         out = whole.estimate(t, y, x=x, x_ids=x_ids)
-        inner = without_null(whole)
+        inner = without_null(whole)  # a null has points of its own, and would be found anew on each part
         ids = input_ids(y, x_ids)
         inputs = int(ids.max()) + 1
+        # A part has all rows of `size` inputs, drawn at random.
         size = max(1, round(self.fraction * inputs))
         generator = torch.Generator().manual_seed(self.seed)
         drawn: dict[str, list[Tensor]] = {}
@@ -204,7 +207,7 @@ class SubsampleInterval(Wrapper):
             found = on_rows(inner, rows, t, y, x=x, x_ids=None if x_ids is None else ids)
             for name, q in found.items():
                 drawn.setdefault(name, []).append(q.value)
-        odds = size / max(inputs - size, 1)
+        odds = size / max(inputs - size, 1)  # f / (1 - f), with the share that was really drawn
         for name, values in drawn.items():
             if name in out and not name.endswith(" null"):
                 out[name] = interval_of_parts(out[name], torch.stack(values), odds, self.level)
@@ -242,7 +245,7 @@ def subsample_interval(
 
 
 def without_null(estimator: Any) -> Any:
-    """The estimator without a null of its own, where it has one to switch off."""
+    """The estimator without a null: the wrapper `+null` taken off, its own null switched off (`null_draws=0`)."""
     if isinstance(estimator, PermutationNull):
         return without_null(estimator.estimator)
     if isinstance(estimator, Wrapper):
@@ -254,7 +257,7 @@ def without_null(estimator: Any) -> Any:
 
 
 def settled(estimator: Any, t: Tensor, y: Tensor, x: Tensor | None, x_ids: Tensor | None) -> Any:
-    """The estimator, or with its choice if it chooses a method by these arguments: shuffles and parts then keep it."""
+    """The estimator; one that chooses between methods with its choice for these arguments, for shuffles and parts."""
     if isinstance(estimator, Wrapper):
         return dataclasses.replace(estimator, estimator=settled(estimator.estimator, t, y, x, x_ids))  # type: ignore[type-var]
     return estimator.settled(t, y, x=x, x_ids=x_ids) if hasattr(estimator, "settled") else estimator
@@ -266,7 +269,7 @@ def shuffled_targets(y: Tensor, x_ids: Tensor | None, draws: int, seed: int) -> 
 
 
 def input_ids(y: Tensor, x_ids: Tensor | None) -> Tensor:
-    """(N,) ids from 0 on the device of `y`; every sample an input of its own where none are given."""
+    """(N,) the input of each sample, numbered from 0, on the device of `y`; without `x_ids` each has its own."""
     if x_ids is None:
         return torch.arange(len(y), device=y.device)
     ids: Tensor = torch.unique(x_ids, return_inverse=True)[1]

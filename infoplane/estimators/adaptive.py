@@ -21,6 +21,7 @@ from infoplane.estimators._settings import COUNT, Domain, one_of, prepared, sett
 _HALF_VALUES = 2**17
 """Values of a 16-bit snapshot from which a table of all patterns is faster than sorting."""
 _BELOW_TANH = -1.000001
+"""Sentinel just below -1, so that the values of a saturated tanh are above it."""
 
 
 @register
@@ -163,7 +164,7 @@ class Adaptive(Counting):
         return pooled and t[:1].numel() >= _HALF_VALUES and self.rule.edges < 255
 
     def _digitizer(self, t: Tensor) -> tuple[EdgeCells | HalfCells, Tensor, Tensor]:
-        """The digitizer of `t`, and (S,) whether values are out of range, and whether they are fewer than bins."""
+        """The digitizer of `t` (S, N, U), and whether values are out of range (S,), and fewer than the bins (S,)."""
         low = self._low(t)
         if self.whole_run:
             edges = self._edges_of_run(t, low)
@@ -202,14 +203,14 @@ class Adaptive(Counting):
 
 
 def _auto(least: float) -> float | Literal["min"]:
-    """The sentinel that "auto" stands for where this is the smallest value of the run."""
+    """The sentinel that "auto" stands for if `least` is the smallest value of the run."""
     if least >= 0:
         return 0.0
     return _BELOW_TANH if least >= -1 else "min"
 
 
 def _finite(blocks: Blocks) -> Iterator[Tensor]:
-    """The finite snapshots of a run, widened, block by block."""
+    """Yields each block (S, N, U) of a run widened, without its snapshots that have NaN or infinity."""
     for block in blocks:
         wide = widened(block)
         yield wide[torch.isfinite(wide.flatten(1)).all(1)]

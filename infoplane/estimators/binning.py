@@ -212,7 +212,7 @@ class Binning(Counting):
 
 
 def _fixed_range(bounds: object) -> tuple[float, float]:
-    """The bounds as (lo, hi); ValueError unless they are two finite numbers, the smaller first."""
+    """The bounds as floats (lo, hi); ValueError unless they are two finite numbers, the smaller first."""
     if isinstance(bounds, tuple | list) and len(bounds) == 2:
         lo, hi = (float(b) for b in bounds)
         if math.isfinite(lo) and math.isfinite(hi) and lo < hi:
@@ -235,17 +235,19 @@ class _FixedWidth:
     """Cells floor(t / width), in the dtype of t; their bounds follow from the values seen so far."""
 
     def __init__(self, t: Tensor, width: float) -> None:
+        """Guess the bounds of the cells from some values of the last snapshot of `t` (S, N, U)."""
         # A tensor: CUDA kernels multiply by the reciprocal of a Python number, which moves edges.
         self.t, self.width = t, torch.tensor(width, dtype=t.dtype, device=t.device)
         self.outside = torch.zeros(len(t), dtype=torch.bool, device=t.device)
         self.scratch = Scratch()
         self.digits, self.low, self.radix = 1, 0, 1
-        self.first, self.last = 0, 0
+        self.first, self.last = 0, 0  # lowest and highest cell so far
         # The last snapshot mostly reaches furthest: with bounds from it fewer groups have to be counted anew.
         if len(t):
             self(t[-1:, : max(1, _SAMPLE // t.shape[2])], 0, False)
 
     def __call__(self, values: Tensor, first: int, probing: bool) -> Tensor:
+        """Cells of `values` (s, n, U), or their digits (s, n, digits U): see `Digitizer`."""
         cells = torch.div(values, self.width, out=self.scratch.view(values.shape, values.dtype, values.device)).floor_()
         low, high = (float(v) for v in torch.aminmax(cells))
         if not self.first <= low <= high <= self.last:
@@ -263,6 +265,7 @@ class _FixedWidth:
             refuse_nonfinite(self.t)
             raise ValueError(f"width={float(self.width):g} is too fine for the largest values in {self.t.dtype}")
         self.first, self.last = min(self.first, int(low)), max(self.last, int(high))
+        # 2**24: from there float32 holds not every whole number.
         if self.last - self.first >= _MAX_RADIX or max(-self.first, self.last) >= 2**24:
             self.digits, self.low, self.radix = self.t.element_size() // 2, 0, _MAX_RADIX
         elif self.digits == 1:
@@ -278,9 +281,10 @@ class _FixedWidth:
 
 
 class _Cells:
-    """Equal-width cells 0..n-1 between low and high, -1 below, n above."""
+    """Equal-width cells 0 to n - 1 (n with `nearest`) between the outer edges, -1 below, one more above."""
 
     def __init__(self, t: Tensor, low: Tensor, high: Tensor, n: int, *, nearest: bool, top: str, known: bool) -> None:
+        """Take the outer edges `low` and `high` (1 or S, 1, 1 or U); `known` says that all of `t` lies within."""
         self.t, self.low_edge, self.high_edge, self.n = t, low, high, n
         self.nearest, self.open = nearest, top == "open"
         self.known = known and not self.open  # every value lies within the edges
@@ -297,6 +301,7 @@ class _Cells:
         self.scratch = Scratch()
 
     def __call__(self, values: Tensor, first: int, probing: bool) -> Tensor:
+        """Cells of `values` (s, n, U): see `Digitizer`; ValueError for NaN and infinity."""
         snapshots = slice(first, first + len(values))
         low, high, step = (_part(a, snapshots, probing) for a in (self.low_edge, self.high_edge, self.step))
         place = torch.sub(values, low, out=self.scratch.view(values.shape, values.dtype, values.device)).div_(step)
@@ -314,7 +319,7 @@ class _Cells:
         return cells.clamp_(max=self.last) if self.known else cells
 
     def _bounded(self, place: Tensor, values: Tensor, low: Tensor, high: Tensor, snapshots: slice) -> Tensor:
-        """Cells from places in units of the width: 0 to `last` inside the edges, -1 below, last + 1 above."""
+        """Cells from places (in cell widths above the lower edge): 0 to `last` within, -1 below, last + 1 above."""
         cells = place.round_() if self.nearest else place.floor_()
         cells.clamp_(min=0, max=self.last)
         below, above = values < low, (values >= high if self.open else values > high)
@@ -345,14 +350,15 @@ class _Cells:
 
 
 def _scaled_place(values: Tensor, low: Tensor, high: Tensor, n: int) -> Tensor:
-    """(values - low) / width where high - low overflows or underflows in the values' type."""
+    """(values - low) / ((high - low) / n) in the type of `values`, also where high - low leaves its range."""
+    # In float64, with small numbers made larger and large ones smaller.
     scale = torch.where(torch.isfinite(high - low), 2.0**100, 0.25).double()
     low, high = low.double() * scale, high.double() * scale
     return ((values.double() * scale - low) / ((high - low) / n)).to(values.dtype)
 
 
 def _part(a: Tensor, snapshots: slice, probing: bool) -> Tensor:
-    """Edges of some snapshots; where `probing`, of the units that `far_apart` takes."""
+    """Edges `a` (1 or S, 1, 1 or U) of some snapshots; where `probing`, of the units that `far_apart` takes."""
     a = a[snapshots] if a.shape[0] > 1 else a
     return far_apart(a) if probing and a.shape[2] > 1 else a
 

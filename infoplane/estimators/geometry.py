@@ -28,6 +28,7 @@ FIRST_RANK, LAST_RANK = 6, 100
 LEAST_DIMENSIONS, LEAST_FIT = 12, 0.8
 """Dimensions from which the power law is fitted, and R2 from which its exponent is given."""
 PAIRS_OF_A_BLOCK = 1 << 18
+"""Distances that are held at a time."""
 RANKS = ("RankMe", "RankMe (singular, centred)", "RankMe (eigen, uncentred)", "RankMe (eigen, centred)")
 
 
@@ -136,6 +137,7 @@ class _Spectrum(Problem):
     config: Geometry
 
     def __init__(self, config: Geometry, given: Given) -> None:
+        """Draw the samples of the class distance ratio, and count the dimensions that a spectrum can have."""
         super().__init__(config, given)
         self.bytes_each = config.bytes_per_snapshot(self.samples, self.units)
         self.discrete = not given.y.is_floating_point()
@@ -147,12 +149,14 @@ class _Spectrum(Problem):
         self.share = f"top-{config.top} variance share"
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
+        """Ranks, entropies, power law and class geometry (S,) of some snapshots (S, N, U)."""
         constant = is_constant(t)
+        # Divided by the largest value, no square leaves the range.
         z = t.double()
         size = z.abs().amax((1, 2), keepdim=True)
         z = z / torch.where(size > 0, size, 1.0)
         centred = torch.where(constant[:, None, None], 0.0, z - z.mean(1, keepdim=True))
-        raw, spread = _squares(z), _squares(centred)
+        raw, spread = _squares(z), _squares(centred)  # ascending: the largest come last
         p = shares(spread)
         square = p.square().sum(1)
         weights = raw.sqrt(), spread.sqrt(), raw, spread
@@ -174,6 +178,7 @@ class _Spectrum(Problem):
         return out
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        """The quantities with ceilings, units and flags; a poor power law has no exponent."""
         constant = found["degenerate"]
         flags: Flags = {"degenerate": constant, "few_samples": self.samples < 3 * self.units}
         limit = float(min(self.samples, self.units))
@@ -188,16 +193,16 @@ class _Spectrum(Problem):
         for name, (ceiling, unit) in spectral.items():
             out |= report(name, found[name], ceiling=ceiling, unit=unit, flags=flags)
         if "fit" in found:
-            poor = ~(found["fit"] >= LEAST_FIT)
+            poor = ~(found["fit"] >= LEAST_FIT)  # NaN is poor, too
             shape = {**flags, "unreliable": poor}
             out |= report("alpha-ReQ", torch.where(poor, math.nan, found["exponent"]), unit="exponent", flags=shape)
             out |= report("alpha-ReQ R2", found["fit"], ceiling=1.0, unit="R2", flags=shape)
         return out | self._of_classes(found, flags, int(self.y.max()) + 1) if self.discrete else out
 
     def _of_classes(self, found: dict[str, Tensor], flags: Flags, classes: int) -> dict[str, Quantity]:
-        """The quantities that need classes."""
+        """The nuclear norms and the distance ratio, of classes numbered from 0."""
         flags = {**flags, "single_class": classes == 1}
-        most = math.sqrt(classes * min(classes, self.units))
+        most = math.sqrt(classes * min(classes, self.units))  # centroids no longer than 1, in so many directions
         out = report("centroid nuclear norm", found["centroid"], ceiling=most, unit="nuclear norm", flags=flags)
         out |= report("class nuclear norm", found["within"], unit="nuclear norm", flags=flags)
         if "apart" in found:
@@ -206,13 +211,13 @@ class _Spectrum(Problem):
 
 
 def _squares(z: Tensor) -> Tensor:
-    """(S, min(N, U)) squared singular values in ascending order."""
+    """Squared singular values (S, min(N, U)) of `z` (S, N, U), ascending."""
     gram = z.mT @ z if z.shape[2] <= z.shape[1] else z @ z.mT
     return positive_part(eigenvalues(gram))
 
 
 def _or_one(weights: Tensor) -> Tensor:
-    """The weights as shares of their sum; where all are 0 the last one has the whole."""
+    """The weights (..., n) as shares of their sum; where all are 0 the last one is 1."""
     p = shares(weights)
     p[..., -1] = torch.where(p.sum(-1) > 0, p[..., -1], 1.0)
     return p
@@ -220,6 +225,7 @@ def _or_one(weights: Tensor) -> Tensor:
 
 def _power_law(values: Tensor) -> tuple[Tensor, Tensor]:
     """Exponent and R2 (S,) of eigenvalues (S, d) in falling order; R2 is 0 where fewer than six are positive."""
+    # A line of log eigenvalue over log rank, by least squares with weights 1 / rank.
     last = min(LAST_RANK, values.shape[1])
     rank = torch.arange(FIRST_RANK, last + 1, dtype=torch.float64, device=values.device)
     used = values[:, FIRST_RANK - 1 : last]
@@ -239,7 +245,7 @@ def _power_law(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _nuclear_norms(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """(S,) norm of the class centroids, and mean over classes of the norm over sqrt(n), of rows of length 1."""
+    """Nuclear norm (S,) of the class means, and mean over classes of the norm over sqrt(n), of rows of length 1."""
     length = z.norm(dim=2, keepdim=True)
     z = z / torch.where(length > 0, length, 1.0)
     counts = torch.bincount(y).double()
@@ -250,7 +256,7 @@ def _nuclear_norms(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _distance_ratio(z: Tensor, y: Tensor) -> Tensor | None:
-    """(S,) mean distance of the pairs within classes over that between classes; None without pairs of both kinds."""
+    """(S,) mean distance of pairs within classes over that between classes, `z` (S, N, U); None without both kinds."""
     n = len(y)
     counts = torch.bincount(y)
     pairs_within = int((counts * (counts - 1)).sum()) // 2

@@ -54,14 +54,14 @@ class Counting(Method):
         object.__setattr__(self, "corrections", check_corrections(self.corrections))
 
     def remembering(self, name: str, edges: Tensor) -> Self:
-        """A copy whose field `name` holds edges (U, E), or the digest of many, with the edges beside it."""
+        """A copy with edges (U, E) in its field `name`; those of many units in `edges`, and their digest in `name`."""
         if len(edges) <= self.recorded_units:
             return replace(self, **{name: tuple(tuple(row) for row in edges.tolist())})  # type: ignore[type-var]
         digest = fingerprint(edges.cpu().double().numpy().tobytes(), method="sha256")
         return replace(self, **{name: f"sha256:{digest}", "edges": edges.cpu()})  # type: ignore[type-var]
 
     def remembered(self, name: str, what: str, units: int) -> Tensor:
-        """The edges (U, E) in the field `name`; ValueError where they are not there, or of another number of units."""
+        """The edges (U, E) that `remembering` kept; ValueError, which calls them `what`, if lost or not for U units."""
         kept, edges = getattr(self, name), self.edges
         if not isinstance(kept, str):
             edges = torch.tensor(kept, dtype=torch.float64, device="cpu")
@@ -85,10 +85,12 @@ class CellCounts(Problem):
     config: Counting
 
     def __init__(self, config: Counting, given: Given, digitize: Digitizer, flags: Mapping[str, Tensor]) -> None:
+        """Count classes and inputs, which all snapshots share; `digitize` makes cells of the values."""
         super().__init__(config, given)
         self.labels = labels = Labels(given.y, given.x_ids)
         self.digitize, self.flags = digitize, flags
         table, k = log_table(self.samples)
+        # Sums of the table over counts, divided by `scale` = N 2^k, are bits.
         self.table, self.scale = table.to(self.t.device), float(self.samples * 2**k)
         self.shuffled: ShuffledLabels | None = None
         if config.null_draws:
@@ -107,6 +109,7 @@ class CellCounts(Problem):
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
         """Values (S,) by the names of their quantities, "null" (S, draws), and numbers of codes."""
+        # Names of sums: t of codes, ty of codes and classes, tx of codes and inputs, txy of all three.
         parts = [self._sums(group) for group in groups(t, self.labels, self.digitize)]
         s = parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         whole, sum_x, sum_y, sum_xy = self.whole, self.sum_x, self.sum_y, self.sum_xy
@@ -114,6 +117,7 @@ class CellCounts(Problem):
         # its ceiling is exactly the ceiling.
         found = {
             "H(T)": whole - s["t"],
+            # Without tx every row is an input of its own: counts of 1, whose sum is 0. So for txy.
             "I(X;T)": (whole - sum_x) - (s["t"] - s.pop("tx", 0)),
             "I(T;Y)": (whole - sum_y) - (s["t"] - s["ty"]),
             "I(X;T|Y)": (sum_y - sum_xy) - (s["ty"] - s.pop("txy", 0)),
@@ -169,6 +173,7 @@ class CellCounts(Problem):
         full = {n: single | (found[n] >= top) if top > 0 else single for n, top in ceilings.items()}
 
         def of(name: str, flags: Flags, **more: Any) -> dict[str, Quantity]:
+            """The quantity `name` with its ceiling and these flags, `saturated` added."""
             flags = {**flags, "saturated": full[name]}
             return report(name, found[name], ceiling=at[name], estimand="binned", flags=flags, **more)
 
@@ -198,7 +203,7 @@ class CellCounts(Problem):
 
 
 def mostly_single(codes: Tensor, singles: Tensor) -> Tensor:
-    """(G,) bool: whether more than half of the codes are seen once."""
+    """(G,) bool: whether more than half of the codes are seen once, from the numbers of both."""
     return 2 * singles > codes
 
 
@@ -206,6 +211,7 @@ def _codes_of_one_input(group: Group, labels: Labels) -> Tensor:
     """(G,) number of codes that only rows of one input have."""
     if group.ids is None or group.order is None:
         return group.t.singles
+    # One number for each pair of code and input; sorted, equal pairs stand together and the first of them counts.
     pairs = sort_rows(group.ids * labels.inputs + labels.x_ids[group.order])
     first = torch.ones_like(pairs)
     first[:, 1:] = pairs[:, 1:] != pairs[:, :-1]
@@ -215,4 +221,5 @@ def _codes_of_one_input(group: Group, labels: Labels) -> Tensor:
 
 
 def _corrected(name: str, value: Tensor, flags: Flags, full: Tensor, **more: Any) -> dict[str, Quantity]:
+    """The bias-corrected quantity `name`, with these flags and `saturated` where `full`."""
     return report(name, value, estimand="binned", flags={**flags, "saturated": full}, **more)

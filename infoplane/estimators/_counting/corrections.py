@@ -56,7 +56,8 @@ def _scale(samples: int) -> int:
 
 @functools.lru_cache(maxsize=16)
 def _table(name: str, samples: int) -> tuple[Tensor, int]:
-    """What one code seen c times adds to the sum of method `name`, in bits, for c = 0..samples."""
+    """What one code seen c times adds to the sum of method `name`, in multiples of 2**-k bit, for c = 0..N; and k."""
+    # The formulas are those of the papers above, for sums over codes that are divided by N later.
     c = np.arange(samples + 1, dtype=np.float64)
     log = np.zeros_like(c)
     np.log2(c, out=log, where=c > 0)
@@ -85,7 +86,7 @@ def corrected_entropy(runs: Runs, samples: int, name: str) -> Tensor:
     mean = weigh(runs, table).to(torch.float64) / float(samples * 2**k)
     value = torch.full_like(mean, float(np.log2(samples)))
     if name == "jackknife":
-        # N H - (N - 1) mean H_(-i), summed over codes: the leave-one-out sums telescope.
+        # N H - (N - 1) mean H_(-i) with H = log N - sum / N: what no code adds is N log N - (N - 1) log (N - 1).
         plain = log_table(samples)[0]
         value = torch.full_like(mean, float(plain[-1] - plain[-2]) / 2.0**k)
     elif name == "chao-wang-jost":
@@ -97,16 +98,17 @@ def corrected_entropy(runs: Runs, samples: int, name: str) -> Tensor:
 
 
 def _chao_shen(runs: Runs, samples: int) -> Tensor:
-    """Horvitz-Thompson sum over coverage-adjusted probabilities."""
+    """Entropy (G,) of Chao and Shen: a Horvitz-Thompson sum over probabilities that leave room for unseen codes."""
     runs = runs.repeated()
     # With singletons alone the estimated coverage would be 0: count one of them as seen twice.
     singles = torch.where(runs.singles == samples, samples - 1, runs.singles)
     coverage = 1.0 - singles.to(torch.float64) / samples
 
     def term(p: Tensor) -> Tensor:
+        """-p log2 p of a code, over the probability 1 - (1 - p)^N that N samples show it at all."""
         return -p * torch.log2(p) / -torch.expm1(samples * torch.log1p(-p.clamp(max=1.0 - 2.0**-53)))
 
-    k = 40
+    k = 40  # terms are rounded to multiples of 2**-40 bit, whose sum does not depend on their order
     owner = runs.snapshot_of_run()
     values = term(coverage[owner] * runs.lengths / samples)
     total = segment_sums(torch.round(values * 2.0**k).to(torch.int64), runs.offsets)
@@ -115,10 +117,11 @@ def _chao_shen(runs: Runs, samples: int) -> Tensor:
 
 
 def _unseen_tail(runs: Runs, samples: int) -> Tensor:
-    """Bits that unseen codes add to the entropy, from the numbers of codes seen once and twice."""
+    """Bits (G,) that unseen codes add to the entropy, from the numbers of codes seen once and twice."""
     once = runs.singles.numpy().astype(np.float64)
     twice = segment_sums((runs.lengths == 2).to(torch.int64), runs.offsets).numpy().astype(np.float64)
     rest = samples - 1.0
+    # A of Chao, Wang and Jost: the mean probability of codes seen once; the second form serves if none is seen twice.
     a = np.where(
         twice > 0,
         2.0 * twice / np.maximum(rest * once + 2.0 * twice, 1.0),
@@ -128,9 +131,10 @@ def _unseen_tail(runs: Runs, samples: int) -> Tensor:
 
 
 def _rest_of_log(a: np.ndarray, n: int) -> np.ndarray:
-    """(1-A)^(1-N) (-log A - sum_(r<N) (1-A)^r / r), without its cancellation."""
+    """(1-A)^(1-N) (-log A - sum_(r<N) (1-A)^r / r) for A = `a` (G,) and N = `n`, without the difference cancelling."""
     # It equals q sum_(r>=N) q^(r-N) / r with q = 1 - A, that is q int_0^inf e^-v / (N (1 - q e^(-v/N))) dv, where
     # v = N A (e^w - 1) makes the integrand flat up to the cut-off by e^-v.
+    # The integral over w is cut at v = 60, from where e^-v is nothing.
     nodes, weights = np.polynomial.legendre.leggauss(128)
     a = a[:, None]
     q, scale = 1.0 - a, n * a

@@ -70,7 +70,7 @@ class Runs:
         return replace(self, codes=self.codes + count)
 
     def repeated(self) -> Runs:
-        """These runs with the codes that were seen once left out of `lengths`."""
+        """The same counts, with the codes that were seen once left out of `lengths`; `codes` still has them."""
         several = self.lengths > 1
         offsets = torch.zeros_like(self.offsets)
         torch.cumsum(segment_sums(several, self.offsets), 0, out=offsets[1:])
@@ -103,7 +103,7 @@ def find_runs(ordered: Tensor) -> Runs:
 
 
 def joint_runs(ordered: Tensor, bits: int) -> tuple[Runs, Runs]:
-    """Counts of the keys without their `bits` low bits, and of the whole keys; `ordered` (G, N) >= 0 is sorted."""
+    """Counts of the keys without their `bits` low bits, then of the whole keys; rows of `ordered` (G, N) are sorted."""
     # Both libraries have these calls; those of numpy cost a third.
     lib: Any = torch if on_accelerator(ordered.device) else np
     keys, flag = (ordered, torch.bool) if lib is torch else (ordered.numpy(), bool)
@@ -120,7 +120,7 @@ def joint_runs(ordered: Tensor, bits: int) -> tuple[Runs, Runs]:
 
 
 def _runs_from(new: np.ndarray | Tensor) -> Runs:
-    """Runs that begin where `new` (G, N) is set, which is overwritten."""
+    """The runs that begin where `new` (G, N) is True; `new` is overwritten."""
     if not isinstance(new, Tensor):
         return Runs(*map(torch.from_numpy, _runs_from_numpy(new)))
     offsets = torch.zeros(len(new) + 1, dtype=torch.int64, device=new.device)
@@ -130,7 +130,7 @@ def _runs_from(new: np.ndarray | Tensor) -> Runs:
 
 
 def _runs_from_numpy(new: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lengths, offsets and codes of the runs that begin where `new` (G, N) is set, by numpy."""
+    """Lengths, offsets and codes (see `Runs`) of the runs that begin where `new` (G, N) is True; it is overwritten."""
     count, samples = new.shape
     flat, rows = new.reshape(-1), np.arange(0, (count + 1) * samples, samples)
     # Only the rarer of "new" and "repeated" rows is listed: up to three times faster than always the first.
@@ -138,6 +138,7 @@ def _runs_from_numpy(new: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
         starts = flat.nonzero()[0]
         offsets = starts.searchsorted(rows)
         return _gaps(starts, flat.size), offsets, offsets[1:] - offsets[:-1]
+    # Rows that repeat the one before come in stretches: one row more than such a stretch is a code's count.
     repeated = np.logical_not(flat, out=flat).nonzero()[0]
     places = repeated.searchsorted(rows)
     # The first row of a snapshot is never repeated, so a run cannot reach into the next snapshot.
@@ -159,7 +160,7 @@ def _gaps(starts: np.ndarray, end: int) -> np.ndarray:
 
 
 def lookup(table: Tensor, index: Tensor) -> Tensor:
-    """table[index]; gather is the fastest form on a CPU."""
+    """`table` (M,) at `index` (...): table[index], of which gather is the fastest form on a CPU."""
     return table.gather(0, index.reshape(-1)).view(index.shape)
 
 
@@ -182,13 +183,13 @@ def segment_sums(values: Tensor, offsets: Tensor) -> Tensor:
 
 
 def weigh(runs: Runs, table: Tensor) -> Tensor:
-    """(G,) sum of `table` (N + 1,) int64 at the counts of each snapshot."""
+    """(G,) the sum, over the codes of each snapshot, of `table` (N + 1,) int64 at their counts."""
     if on_accelerator(table.device):
         values = lookup(table, runs.lengths)
     else:
         values = torch.from_numpy(table.numpy().take(runs.lengths.numpy()))
     sums = segment_sums(values, runs.offsets)
-    single = int(table[1]) if len(table) > 1 else 0
+    single = int(table[1]) if len(table) > 1 else 0  # of the codes seen once that `lengths` leaves out
     return sums + (runs.codes - runs.offsets.diff()) * single if single else sums
 
 
@@ -196,9 +197,9 @@ def weigh(runs: Runs, table: Tensor) -> Tensor:
 
 
 def far_apart(a: Tensor, axis: int = -1) -> Tensor:
-    """A copy of `a` with 32 of its units, in two stretches.
+    """A copy of `a` with `PROBED` (32) of its units along `axis`, in two stretches from either half.
 
-    Apart, because neighbours may be dead together; stretches, because memory comes in cache lines.
+    They are apart, because neighbours may be dead together; in stretches, because memory comes in cache lines.
     """
     half = a.shape[axis] // 2
     first = (half - PROBED // 2) // 2
@@ -232,6 +233,7 @@ class Scratch:
     """Reused buffers: fresh large allocations cost more than the arithmetic, and so do views of small ones."""
 
     def __init__(self) -> None:
+        """Begin without memory: one buffer for each type is made when it is asked for."""
         self.buffers: dict[torch.dtype, Tensor] = {}
         self.views: dict[tuple[torch.dtype, torch.Size], Tensor] = {}
 
@@ -262,6 +264,7 @@ class Labels:
     """
 
     def __init__(self, y: Tensor, x_ids: Tensor) -> None:
+        """Count classes `y` (N,) and inputs `x_ids` (N,), and see which inputs have several rows or labels."""
         self.y, self.x_ids, self.class_counts = y, x_ids, torch.bincount(y)
         self.samples, self.classes, self.inputs = len(y), len(self.class_counts), int(x_ids.max()) + 1
         self.one_label = self.uniform = True
@@ -298,14 +301,15 @@ class Group:
 
 
 def groups(t: Tensor, labels: Labels, digitize: Digitizer) -> Iterator[Group]:
-    """Count the codes of a block (S, N, U), a bounded number of snapshots at a time."""
+    """Yields the counts of the codes of a block (S, N, U), a bounded number of snapshots at a time."""
     counter = _Counter(t, labels, digitize)
     for start in range(0, len(t), counter.size):
         yield counter.count(start)
 
 
 def _chunks(block: Tensor, out: Tensor, limit: int) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-    """Yields pieces of at most `limit` rows: first snapshot, first row, values, and the place of their keys."""
+    """Yields pieces of at most `limit` rows: first snapshot, first row, values, and the part of `out` for keys."""
+    # A piece is of some whole snapshots, or of some rows of one.
     samples = block.shape[1]
     step = max(1, limit // samples)
     for k in range(0, len(block), step):
@@ -322,6 +326,7 @@ class _Counter:
     """Counts groups of snapshots of one block with keys and buffers that serve all of them."""
 
     def __init__(self, t: Tensor, labels: Labels, digitize: Digitizer) -> None:
+        """Choose how many snapshots make a group, and whether the label is in the keys and few units come first."""
         self.t, self.labels, self.digitize, self.scratch = t, labels, digitize, Scratch()
         snapshots, samples, units = t.shape
         factor = _ACCELERATOR_FACTOR if on_accelerator(t.device) else 1
@@ -340,11 +345,11 @@ class _Counter:
 
     @property
     def _bounds(self) -> tuple[int, int, int]:
-        """The present bounds of the cells, which keys depend on."""
+        """Lowest cell, number of cells and digits of the digitizer now: keys depend on them."""
         return self.digitize.low, self.digitize.radix, self.digitize.digits
 
     def _build(self) -> None:
-        """Make the keys and buffers that depend on the bounds of the cells."""
+        """Make what depends on the bounds of the cells: keys, their buffer and what they start from."""
         self.built = low, radix, digits = self._bounds
         device, units = self.t.device, self.t.shape[2] * digits
         self.keys_of = row_keys(units, radix, low, self.bits, device)
@@ -363,6 +368,7 @@ class _Counter:
     def count(self, first: int) -> Group:
         """The counts of the group that begins at snapshot `first`."""
         block = self.t[first : first + self.size]
+        # Counted anew with wider keys for as long as values beyond the bounds of the cells turn up.
         while True:
             try:
                 early = self._count_early(block, first) if self.early else None
@@ -399,6 +405,7 @@ class _Counter:
         ordered = sort_rows(keys.clone())[0]
         repeated = ordered[1:][ordered[1:] == ordered[:-1]]
         tied = torch.isin(keys[0], torch.unique_consecutive(repeated)).nonzero()[:, 0]
+        # Only rows that are equal on the few units have to be told apart by all units; a quarter may be.
         if len(tied) > samples // 4:
             return None
         if not len(tied):
@@ -420,6 +427,7 @@ class _Counter:
         t = find_runs(ordered)
 
         def joint(other: Tensor, count: int) -> Runs:
+            """Counts of the pairs of code and `other` (N,), numbers below `count`."""
             return find_runs(sort_rows(ids * count + other[order]))
 
         ty = joint(labels.y, labels.classes)

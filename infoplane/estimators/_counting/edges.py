@@ -20,8 +20,11 @@ from infoplane.estimators._counting.counts import far_apart, sort_rows
 # Elements sorted at a time, and compared with every edge while they stay in cache.
 SORT_ELEMENTS = 2**20
 COMPARE_ELEMENTS = 2**15
+# Edges up to which comparing each value with all of them beats a binary search.
 _COMPARED_EDGES = 96
+# 16-bit values that are marked as seen at a time.
 _MARKED = 2**16
+# Values whose first occurrences are counted together.
 _BLOCK = 64
 # Values of a run held at a time. A run with more is read again, once for every further range of values.
 LIMIT = 2**24
@@ -48,12 +51,13 @@ class Rule(NamedTuple):
 
     @property
     def edges(self) -> int:
+        """How many edges a row has, the sentinel included."""
         return self.n_bins + 2 + int(self.separate) if self.distinct else self.n_bins - 1
 
     def ranks(self, count: Tensor, alone: Tensor) -> Tensor:
-        """(R, E) ranks of the edges (without the sentinel) among `count` (R,) sorted values; -1 for no edge.
+        """Ranks (R, E), from 0, of the edges without the sentinel among `count` (R,) sorted values; -1 for no edge.
 
-        `alone` (R,) tells whether the first of these values is the smallest of its row.
+        `alone` (R,) tells whether the first of these values is the smallest of its row: none lies at the sentinel.
         """
         count, last = count[:, None], count[:, None] - 1
         k = torch.arange(self.n_bins, device=count.device)
@@ -61,6 +65,7 @@ class Rule(NamedTuple):
             return k[1:] * count // self.n_bins
         parts = [k * count // self.n_bins, last]
         if self.separate:
+            # The smallest value has rank 0 and the largest the last; the others are cut into n_bins.
             first = alone[:, None].to(torch.int64)
             inner = last - first
             parts = [0 * count, torch.where(inner > 0, first + k * inner // self.n_bins, last), last]
@@ -96,7 +101,7 @@ def row_edges(values: Tensor, low: float | None, rule: Rule) -> Edges:
 
 
 def _edges_of_rows(values: Tensor, low: float | None, rule: Rule) -> Edges:
-    """Edges of each row, for rows that are sorted together."""
+    """Edges of each row of `values` (R, M), for as many rows as are sorted together."""
     ordered = sort_rows(values.clone(memory_format=torch.contiguous_format))
     least, most = ordered[:, 0].clone(), ordered[:, -1].clone()
     sentinel = least if low is None else torch.full_like(least, low)
@@ -107,7 +112,7 @@ def _edges_of_rows(values: Tensor, low: float | None, rule: Rule) -> Edges:
     upto = torch.cumsum(found, 1)
     count = upto[:, -1].clone()
     ranks = rule.ranks(count, least > sentinel)
-    # Of each rank the block that holds it, and its place there: a running count over all values would take longer.
+    # Find the block that holds each rank, then its place in the block: a running count of all values takes longer.
     block = torch.searchsorted(upto, ranks.clamp(min=0), right=True).clamp_(max=upto.shape[1] - 1)
     rank_within = ranks - (upto - found).gather(1, block)
     rows = torch.arange(len(ordered), device=values.device)[:, None]
@@ -118,7 +123,7 @@ def _edges_of_rows(values: Tensor, low: float | None, rule: Rule) -> Edges:
 
 
 def _first_occurrences(ordered: Tensor, sentinel: Tensor) -> tuple[Tensor, Tensor]:
-    """Marks (R, blocks, block) where sorted rows (R, M) have a new value above the sentinel, and counts (R, blocks)."""
+    """Where sorted rows (R, M) have a new value above the sentinel, (R, blocks, block) bool, and counts (R, blocks)."""
     rows, width = ordered.shape
     new = torch.zeros((rows, -(-width // _BLOCK), _BLOCK), dtype=torch.bool, device=ordered.device)
     # Both libraries have these calls; those of numpy are up to ten times faster on a CPU.
@@ -137,9 +142,10 @@ def _first_occurrences(ordered: Tensor, sentinel: Tensor) -> tuple[Tensor, Tenso
 
 
 def edges_at_or_below(values: Tensor, edges: Tensor, out: Tensor) -> Tensor:
-    """(R, M) how many of the edges (R or 1, E) of its row are at or below each value (R, M).
+    """The cell of each value (R, M): how many of the rising edges (R or 1, E) of its row are at or below it.
 
-    `out` (R, M) uint8 is used where the count fits and comparing beats searching.
+    `out` (R, M) uint8 is filled and returned for few edges on a CPU, where comparing beats searching; else it is not
+    used.
     """
     if on_accelerator(values.device) or edges.shape[1] > _COMPARED_EDGES:
         full = edges.expand(len(values), -1).contiguous()
@@ -147,12 +153,13 @@ def edges_at_or_below(values: Tensor, edges: Tensor, out: Tensor) -> Tensor:
     x, e, count = values.numpy(), edges.numpy(), out.numpy()
     rows, width = x.shape
     count[...] = 0
-    # Blocks of whole rows, or equal pieces of one row.
+    # Blocks of `step` whole rows, or equal pieces of one row.
     step = max(1, COMPARE_ELEMENTS // max(width, 1))
     piece = -(-width // max(1, -(-width // COMPARE_ELEMENTS)))
     mask = np.empty(min(step, rows) * piece, dtype=bool)
     for r in range(0, rows, step):
         own = e[r : r + step] if len(e) > 1 else e
+        # Infinite edges, which only fill a row, need no comparison.
         used = int(np.isfinite(own).sum(axis=1).max(initial=0))
         columns = [own[:, k : k + 1] for k in range(used)]
         for a in range(0, width, max(piece, 1)):
@@ -175,16 +182,19 @@ class EdgeCells:
     """
 
     def __init__(self, edges: Tensor) -> None:
+        """Cells are 0 to E: below all edges, ..., at or above all."""
         self.edges = edges.contiguous()
         self.low, self.radix, self.digits = 0, edges.shape[2] + 1, 1
         self.buffer = torch.empty(0, dtype=torch.uint8, device=edges.device)
 
     def __call__(self, values: Tensor, first: int, probing: bool) -> Tensor:
+        """Cells of `values` (s, n, U): see `Digitizer`."""
         edges = self.edges[first : first + len(values)] if len(self.edges) > 1 else self.edges
         if probing and edges.shape[1] > 1:
             edges = far_apart(edges, 1)
         if self.buffer.numel() < values.numel():
             self.buffer = torch.empty(values.numel(), dtype=torch.uint8, device=values.device)
+        # Rows for counting are what shares its edges: whole snapshots, or their single units.
         if edges.shape[1] == 1:
             rows = values.reshape(len(values), -1)
             return self._count(rows, edges[:, 0]).view(values.shape)
@@ -194,6 +204,7 @@ class EdgeCells:
         return self._count(rows, own).view(columns.shape).transpose(1, 2)
 
     def _count(self, rows: Tensor, edges: Tensor) -> Tensor:
+        """`edges_at_or_below`, written to the buffer of this digitizer."""
         return edges_at_or_below(rows, edges, self.buffer[: rows.numel()].view(rows.shape))
 
     def inspect(self, values: Tensor, first: int) -> None:
@@ -202,7 +213,7 @@ class EdgeCells:
 
 @functools.lru_cache(maxsize=2)
 def _patterns(dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The finite 16-bit patterns in rising order of value, those values (float32), and which are finite."""
+    """All finite 16-bit patterns in rising order of value, their values (float32), and which are finite (65536,)."""
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int32, device="cpu").to(torch.int16)
     values = bits.view(dtype).to(torch.float32).numpy()
     finite = np.isfinite(values)
@@ -221,8 +232,10 @@ class HalfCells:
     """
 
     def __init__(self, t: Tensor, low: float | None, rule: Rule) -> None:
+        """Make the tables of all snapshots of `t` (S, N, U), and `found`, their edges."""
         self.t, self.low, self.radix, self.digits = t, 0, rule.edges + 1, 1
         self.tables = np.zeros((len(t), 2**16), dtype=np.uint8)
+        # Used for one piece of a snapshot after the other, to mark the values in it as seen.
         self.index = torch.empty(_MARKED, dtype=torch.int64, device="cpu")
         self.ones = torch.ones(_MARKED, dtype=torch.bool, device="cpu")
         parts = [self._table(i, low, rule) for i in range(len(t))]
@@ -250,10 +263,11 @@ class HalfCells:
         return found._replace(least=torch.full_like(found.least, torch.nan)) if bad else found
 
     def __call__(self, values: Tensor, first: int, probing: bool) -> Tensor:
+        """Cells of `values` (s, n, U) from the tables: see `Digitizer`."""
         bits = values.reshape(len(values), -1).view(torch.int16).numpy().view(np.uint16)
         cells = np.empty(bits.shape, dtype=np.uint8)
         for i, row in enumerate(bits):
-            np.take(self.tables[first + i], row, out=cells[i], mode="clip")
+            np.take(self.tables[first + i], row, out=cells[i], mode="clip")  # no bounds to check: it is faster
         return torch.from_numpy(cells).view(values.shape)
 
     def inspect(self, values: Tensor, first: int) -> None:
@@ -264,11 +278,12 @@ class HalfCells:
 
 
 def run_edges(read: Read, low: float | None, rule: Rule, per_unit: bool) -> Tensor:
-    """(1 or U, E) rising edges; the first is the sentinel or the minimum, the last just above the maximum.
+    """Bin edges that hold for a whole run, (1 or U, E), rising, found in bounded memory.
 
-    `read()` iterates the blocks (S, N, U) of the run, finite and widened, as often as it is called.
+    The first edge is the sentinel or the minimum, the last lies just above the maximum. `read()` iterates the blocks
+    (S, N, U) of the run, finite and widened, as often as it is called: more than once where they exceed the memory.
     """
-    rows, units, width = 0, 0, 0
+    rows, units, width = 0, 0, 0  # `width`: values of one unit over the run
     for block in read():
         rows, units = rows + len(block), block.shape[2]
         width += block.shape[0] * block.shape[1]
@@ -284,24 +299,25 @@ def run_edges(read: Read, low: float | None, rule: Rule, per_unit: bool) -> Tens
         return torch.cat([_edges_of(part, low, rule) for part in parts])
 
     def unit(k: int) -> Read:
+        """A function that reads unit `k` alone."""
         return lambda: (block[:, :, k : k + 1] for block in read())
 
     return torch.cat([_edges_by_ranges(unit(k), low, rule) for k in range(units)])
 
 
 def _collect(read: Read, start: int, stop: int) -> Tensor:
-    """All values (samples of the run, units) of some units."""
+    """All values of the units from `start` to `stop`, (samples of all snapshots, units)."""
     return torch.cat([block[:, :, start:stop].reshape(-1, stop - start) for block in read()])
 
 
 def _edges_of(values: Tensor, low: float | None, rule: Rule) -> Tensor:
-    """Edges of rows that fit in memory, with both ends of the run."""
+    """Edges (R, E) of rows (R, M) that fit in memory, with both ends of the run."""
     found = row_edges(values.contiguous(), low, rule)
     return _framed(found.edges, found.sentinel if rule.distinct else found.least, found.most, rule)
 
 
 def _framed(edges: Tensor, first: Tensor, most: Tensor, rule: Rule) -> Tensor:
-    """The edges with both ends: the first edge in front, and one just above the maximum behind."""
+    """The edges (R, E) with `first` in front, if it is missing, and one just above the maximum `most` behind."""
     above = torch.nextafter(most, torch.full_like(most, torch.inf))
     parts = [edges, above[:, None]] if rule.distinct else [first[:, None], edges, above[:, None]]
     # Padding with +inf stands before the frame: put it behind.
@@ -309,7 +325,7 @@ def _framed(edges: Tensor, first: Tensor, most: Tensor, rule: Rule) -> Tensor:
 
 
 def _edges_by_ranges(read: Read, low: float | None, rule: Rule) -> Tensor:
-    """Edges of one row that does not fit in memory: read range by range, once to count and once for the edges."""
+    """Edges (1, E) of values too many for the memory: read range by range, once to count and once for the edges."""
     least, most, dtype = np.inf, -np.inf, torch.float32
     for block in read():
         dtype = block.dtype
@@ -321,7 +337,7 @@ def _edges_by_ranges(read: Read, low: float | None, rule: Rule) -> Tensor:
     count = torch.tensor([sum(int(w.sum()) for _, w in _ranges(read, start, most, rule.distinct))], device="cpu")
     # The edges are order statistics: first how many values there are, which gives the ranks, then the values at these.
     ranks = rule.ranks(count, torch.tensor([least > sentinel], device="cpu"))[0].numpy()
-    edges, before = np.full(ranks.shape, np.inf), 0
+    edges, before = np.full(ranks.shape, np.inf), 0  # `before`: values in the ranges before this one
     for values, weights in _ranges(read, start, most, rule.distinct):
         upto = before + np.cumsum(weights)
         here = (ranks >= before) & (ranks < upto[-1])
@@ -334,7 +350,9 @@ def _edges_by_ranges(read: Read, low: float | None, rule: Rule) -> Tensor:
 
 
 def _ranges(read: Read, lower: float, most: float, distinct: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Sorted values above `lower` and how often each counts, as many at a time as can be held."""
+    """Yields sorted values above `lower` and how often each counts, range by range, as many as can be held."""
+    # Each range takes one reading of the run. When there are too many values, the larger half goes: `upper` says up to
+    # where this range is complete, and the next one begins there.
     while lower < most:
         values, weights, upper = np.empty(0), np.empty(0, dtype=np.int64), np.inf
         for block in read():

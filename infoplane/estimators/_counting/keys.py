@@ -60,12 +60,12 @@ def collision_bound(samples: int, units: int, radix: int, classes: int = 1) -> f
 
 
 def _prime(free: int, hashes: int) -> int:
-    """The largest modulus of which so many hashes fit `free` bits."""
+    """The largest prime p with p**hashes <= 2**free: the modulus of so many hashes in `free` bits."""
     return prime_below(int(2 ** (free / hashes)))
 
 
 def _multipliers(limit: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Random whole numbers in [0, limit) as floats of the type and on the device of `like`."""
+    """Random whole numbers (`shape`) in [0, limit), the same at every call, in the type and on the device of `like`."""
     generator = torch.Generator().manual_seed(_SEED)
     return torch.randint(0, limit, shape, generator=generator, device="cpu", dtype=torch.int64).to(like)
 
@@ -90,7 +90,7 @@ class RowKeys(ABC):
     units: int
 
     def base(self, label: Tensor) -> Tensor:
-        """(rows,) to give to every call for rows with these labels."""
+        """(rows,) what the keys of rows with these labels start from: the `base` of every call."""
         return label.to(self.base_dtype) - self.offset
 
     @abstractmethod
@@ -99,8 +99,9 @@ class RowKeys(ABC):
 
 
 def row_keys(units: int, radix: int, low: int, reserved: int, device: torch.device) -> RowKeys:
-    """The fastest exact or hashed keys for these rows."""
+    """The fastest keys for rows of `units` cells in [low, low + radix): exact where they fit, else hashes."""
     radix = max(radix, 2)
+    # Hashes multiply cells as they are, which may be negative: `magnitude` is the largest size of a cell.
     free = 63 - reserved
     if radix**units <= 2**free:
         return RadixKeys(units, radix, low, reserved, device)
@@ -118,6 +119,7 @@ class RadixKeys(RowKeys):
     """The row as a number in base `radix`."""
 
     def __init__(self, units: int, radix: int, low: int, reserved: int, device: torch.device) -> None:
+        """Choose the type of the products and cut the units into slabs whose sums are exact in it."""
         self.units, self.reserved = units, reserved
         self.bits = ((radix**units << reserved) - 1).bit_length()
         magnitude = max(abs(low), abs(low + radix - 1), 1)
@@ -140,6 +142,7 @@ class RadixKeys(RowKeys):
         self.offset = self.offsets[0] if self.single else 0.0
 
     def __call__(self, cells: Tensor, base: Tensor, out: Tensor) -> None:
+        """Write the key of each row: the slabs' numbers are digits of one number, and the label its low bits."""
         if self.single:
             out.copy_(torch.addmv(base, cells, self.weights))
             return
@@ -163,15 +166,17 @@ class HashedKeys(RowKeys):
     def __init__(
         self, units: int, magnitude: int, reserved: int, device: torch.device, hashes: int, dtype: torch.dtype
     ) -> None:
+        """Choose prime and multipliers; `magnitude` is the largest absolute value of a cell."""
         self.units, self.reserved, self.hashes, self.dtype = units, reserved, hashes, dtype
         self.prime = _prime(63 - reserved, hashes)
         # A tensor: a CUDA kernel multiplies by the reciprocal of a Python number.
         self.divisor = torch.tensor(float(self.prime), dtype=dtype, device=device)
-        self.width = _EXACT[dtype] // (self.prime * magnitude)
+        self.width = _EXACT[dtype] // (self.prime * magnitude)  # units of a product whose sum stays exact
         self.slabs = [slice(a, a + self.width) for a in range(0, units, max(self.width, 1))]
         self.weights = _multipliers(self.prime, (hashes, units), self.divisor)
 
     def __call__(self, cells: Tensor, base: Tensor, out: Tensor) -> None:
+        """Write the key of each row: its hashes as digits of one number, and the label as its low bits."""
         total = self._product(cells, self.slabs[0])
         for slab in self.slabs[1:]:
             total = self._residue(total.add_(self._product(cells, slab)))
@@ -183,7 +188,7 @@ class HashedKeys(RowKeys):
             out.bitwise_left_shift_(self.reserved).add_(base.to(torch.int64))
 
     def _product(self, cells: Tensor, slab: slice) -> Tensor:
-        """(hashes, rows) what some units add to each hash."""
+        """What the units of a slab add to each hash, (hashes, rows), modulo the prime."""
         return self._residue(torch.mm(self.weights[:, slab], cells[:, slab].T))
 
     def _residue(self, value: Tensor) -> Tensor:
@@ -196,10 +201,12 @@ class OneHash(RowKeys):
     """One linear hash of full width: different keys mean different rows, equal keys may be chance."""
 
     def __init__(self, units: int, radix: int, low: int, device: torch.device) -> None:
+        """Draw multipliers as large as keep the sum over all units exact."""
         self.units = units
         magnitude = max(abs(low), abs(low + radix - 1), 1)
         limit = max(_EXACT[self.dtype] // (units * magnitude), 2)
         self.weights = _multipliers(limit, (units,), torch.empty(0, dtype=self.dtype, device=device))
 
     def __call__(self, cells: Tensor, base: Tensor, out: Tensor) -> None:
+        """Write the hash of each row to `out`; `base` is not used, for these keys hold no label."""
         out.copy_(torch.mv(cells, self.weights))

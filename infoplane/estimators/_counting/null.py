@@ -25,7 +25,7 @@ _CACHED = 2**17
 
 @functools.lru_cache(maxsize=1)
 def _running_counts(class_counts: tuple[int, ...], draws: int, seed: int, device: torch.device) -> Tensor:
-    """(N + 1, draws * (K - 1)) int32: how often each class but the last is among the first n shuffled labels."""
+    """(N + 1, draws * (K - 1)) int32: row n counts each class but the last among the first n shuffled labels."""
     # Kept from call to call: all layers and steps of a run share their labels.
     drawn = _shuffled(torch.tensor(class_counts, device="cpu"), draws, seed).numpy()
     running = np.zeros((draws, len(class_counts) - 1, drawn.shape[1] + 1), dtype=np.int32)
@@ -48,6 +48,7 @@ class ShuffledLabels:
     """
 
     def __init__(self, labels: Labels, draws: int, seed: int, table: Tensor) -> None:
+        """Shuffle the labels; `table` (N + 1,) holds c log2 c. Where it is small, make the table of running counts."""
         self.labels, self.draws, self.table = labels, draws, table
         self.running: Tensor | None = None
         if labels.classes == 1:
@@ -63,7 +64,7 @@ class ShuffledLabels:
             self.drawn = _shuffled(labels.class_counts, draws, seed)
 
     def joint_sums(self, group: Group) -> Tensor:
-        """(G, draws) int64 sums of the table over n(t, y)."""
+        """(G, draws) int64 sums of c log2 c over the counts n(t, y) of codes and shuffled labels."""
         if self.labels.classes == 1:
             return weigh(group.t, self.table)[:, None].expand(-1, self.draws)
         if group.ids is not None and group.order is not None:
@@ -75,6 +76,7 @@ class ShuffledLabels:
     def _by_running_counts(self, runs: Runs, running: Tensor) -> Tensor:
         """The sums from `_running_counts`: a code's rows have the shuffled labels from its beginning to its end."""
         lengths, total = runs.lengths, torch.cumsum(runs.lengths, 0)
+        # `ends` (M,): where the rows of each code end, counted from the first row of its snapshot.
         base = torch.cat([total.new_zeros(1), total])[runs.offsets[:-1]]
         ends = total - base[runs.snapshot_of_run()]
         width = self.labels.classes - 1
@@ -92,7 +94,8 @@ class ShuffledLabels:
         return segment_sums(torch.cat(out), runs.offsets)
 
     def _by_sorting(self, runs: Runs) -> Tensor:
-        """The sums by sorting (code, label) anew for each shuffle, for many classes."""
+        """The same sums by sorting the pairs (code, shuffled label) for each draw: for many classes."""
+        # `code` and `place` are (rows,): the code of each row, and its place in its snapshot, where its label is found.
         lengths, owner = runs.lengths, runs.snapshot_of_run()
         code = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
         rows = segment_sums(lengths, runs.offsets)
@@ -109,8 +112,9 @@ class ShuffledLabels:
 
 
 def _by_falling_count(runs: Runs, samples: int) -> Runs:
-    """The counts of at least 2 of each snapshot, in falling order."""
+    """The counts of at least 2 of each snapshot, in falling order; `samples` is N."""
     runs = runs.repeated()
+    # One number for snapshot and count, which rises as the count falls.
     key = runs.snapshot_of_run() * (samples + 1) + (samples - runs.lengths)
     lengths = samples - sort_rows(key[None])[0].remainder_(samples + 1)
     return Runs(lengths, runs.offsets, runs.codes)
