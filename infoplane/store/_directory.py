@@ -42,7 +42,7 @@ from infoplane.store.reader import ActivationStore
 POLL_SECONDS = 0.05
 
 RESULTS = ("results.csv", "results.json")
-"""Of the analysis of a run; they are about its activations alone."""
+"""Files of the analysis of a run, which is about its activations alone: they go where the run is replaced."""
 
 LOST = "to go on with it pass resume=True; to give it up delete the directory yourself"
 
@@ -79,6 +79,7 @@ class Ledger:
         self._write(replace=False)
 
     def _write(self, *, replace: bool = True) -> None:
+        """Write the session's file; without `replace`, FileExistsError where another process has this session."""
         name = session_file(self.record.session, self.record.rank)
         files.publish(self.path / SESSIONS_DIR, name, [self.record.dump()], replace=replace)
 
@@ -95,7 +96,7 @@ class Ledger:
         self.save()
 
     def close(self, stalled_seconds: float) -> None:
-        """Write the last state."""
+        """Note that the session was closed, and write what is not written yet."""
         self.record.closed = True
         self.record.stalled_seconds = round(stalled_seconds, 3)
         self.unsaved = True
@@ -129,7 +130,7 @@ class Ledger:
                 self._set_mark("")
 
     def _set_mark(self, name: str) -> None:
-        """Leave an empty file of this name, in the place of the one before; none for ""."""
+        """Leave an empty file of this name in the place of the one before; "" only removes that one."""
         if name == self.mark:
             return
         with contextlib.suppress(OSError):
@@ -176,7 +177,7 @@ def open_directory(
     may_differ: Collection[str],
     join_seconds: float,
 ) -> Ledger:
-    """Lock the directory for this rank, then create the run or check that it is the same one."""
+    """A new session in a directory: locked for this rank, its run made, replaced, or checked to be the same one."""
     check_probe(probe)
     settings = load_json(canonical_json(dict(settings), "settings"))  # tuples as lists, as they will be read
     found = probe_digest(probe, inputs_digest(probe))
@@ -223,7 +224,7 @@ def open_directory(
 
 
 def _lock(path: Path, rank: int) -> files.PidLock:
-    """Take the lock of one rank, which has one writer."""
+    """The lock of one rank, which has one writer; StoreError where another process holds it."""
     try:
         lock = files.PidLock(path / lock_file(rank), rank=rank)
     except files.Locked as held:
@@ -234,7 +235,7 @@ def _lock(path: Path, rank: int) -> files.PidLock:
 
 
 def _create(path: Path, probe: Probe, settings: dict[str, Any], found: str) -> RunRecord:
-    """Make a new run in an empty directory: its probe, then run.json."""
+    """The record of a new run, once its probe and then run.json are written; StoreError where shards are there."""
     if any((path / SHARDS_DIR).iterdir()):
         raise StoreError(f"{path} has shards but no {RUN_FILE}; choose another directory, or put the file back")
     record = RunRecord(
@@ -268,7 +269,7 @@ def _check_same(
 
 
 def _differences(old: Any, new: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Field, old and new value wherever two JSON values differ."""
+    """Yield (field, old value, new value) wherever two JSON values differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in old | new:
             yield from _differences(old.get(key), new.get(key), f"{field}.{key}" if field else str(key))
@@ -277,7 +278,7 @@ def _differences(old: Any, new: Any, field: str = "") -> Iterator[tuple[str, Any
 
 
 def _recover(path: Path, rank: int) -> int | None:
-    """Return the last complete step, after rebuilding this rank's manifest where it and the shards disagree."""
+    """Rebuild this rank's manifest where it and the shards disagree; return the last complete step, None for none."""
     store = ActivationStore(path)
     _rebuild_manifest(store, rank)
     steps = store.steps()
@@ -307,7 +308,7 @@ def _line(path: Path, shard: Shard) -> bytes:
 
 
 def _sweep(path: Path, rank: int) -> None:
-    """Remove what a dead writer of this rank left unfinished; we hold its lock, so it is dead."""
+    """Remove unfinished files of earlier writers of this rank. The caller holds its lock, so these have ended."""
 
     def dead(name: str, pid: int) -> bool:
         """Whether an unfinished file of this name and process was left by a dead writer of this rank."""
@@ -340,7 +341,7 @@ def _sessions(path: Path) -> dict[int, set[int]]:
 
 
 def _number(path: Path, rank: int, session: int | None, join_seconds: float) -> int:
-    """The number of this session: rank 0 takes a new one, the others use that of rank 0."""
+    """The number of this session: rank 0 takes a new one; the others wait for that of rank 0, or raise StoreError."""
 
     def joined() -> int:
         """The session of rank 0 that this rank can join; 0 where there is none yet."""

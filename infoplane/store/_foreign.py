@@ -96,7 +96,7 @@ def not_plain(kind: str) -> str:
 
 
 def find_in_hdf5(stream: IO[bytes]) -> tuple[list[PlainArray], Skipped]:
-    """Every array that may be read, and what is left out with the reason; StoreError for one that is refused."""
+    """The arrays of an HDF5 file that may be read, and what is left out; StoreError for an array that is refused."""
     stream.seek(0)
     matlab = stream.read(10) == b"MATLAB 7.3"
     access = h5p.create(h5p.FILE_ACCESS)
@@ -109,16 +109,17 @@ def find_in_hdf5(stream: IO[bytes]) -> tuple[list[PlainArray], Skipped]:
 
 
 class _Walk:
-    """All objects of a file, each looked at once, by hard links alone."""
+    """A walk through all objects of a file, each looked at once, by hard links alone, into `found` and `skipped`."""
 
     def __init__(self, root: int, *, matlab: bool) -> None:
+        """Begin at the group with the address `root`, in a file that MATLAB wrote or another program."""
         self.matlab = matlab
         self.found: list[PlainArray] = []
         self.skipped: Skipped = []
         self._seen: dict[int, Key] = {root: ("/",)}
 
     def group(self, key: Key, group: Any) -> None:
-        """Everything below a group, in the order of creation where the file knows it, else of names."""
+        """Walk through everything below a group, in the order of creation where the file knows it, else of names."""
         if len(key) > _DEEPEST:
             raise StoreError(f"{named(key)} lies more than {_DEEPEST} groups deep")
         if len(self._seen) + group.get_num_objs() > _MAX_OBJECTS:
@@ -130,7 +131,7 @@ class _Walk:
                 self._link((*key, name), group, raw)
 
     def _link(self, key: Key, group: Any, raw: bytes) -> None:
-        """Follow one link of a group, or note why it is left out."""
+        """Follow the link `raw` of a group, or note in `skipped` why it is left out."""
         kind = group.links.get_info(raw).type
         if kind != h5l.TYPE_HARD:
             words = {h5l.TYPE_SOFT: "a soft link", h5l.TYPE_EXTERNAL: "a link to another file"}
@@ -159,7 +160,7 @@ class _Walk:
             self.skipped.append((key, not_plain(kind)))
 
     def _dataset(self, key: Key, dataset: Any) -> None:
-        """Take one dataset, or note why it is left out."""
+        """Add one dataset to `found`, or to `skipped` with the reason; StoreError where its numbers are refused."""
         kind = _matlab_class(dataset)
         if kind is not None and (kind not in _MATLAB or h5a.exists(dataset, b"MATLAB_empty")):
             self.skipped.append((key, not_plain(kind) if kind not in _MATLAB else "empty"))
@@ -174,6 +175,7 @@ class _Walk:
         if space.get_simple_extent_type() == h5s.NULL:
             self.skipped.append((key, "empty"))
             return
+        # MATLAB stores the axes of its arrays in the opposite order.
         shape, turned = tuple(map(int, space.shape)), self.matlab or kind is not None
         chunk = _chunk(key, creation, dataset, shape, dtype)
         meant = np.dtype(bool) if kind == "logical" else dtype
@@ -182,7 +184,7 @@ class _Walk:
 
 
 def _links(group: Any) -> list[bytes]:
-    """Names of a group's links."""
+    """The names of a group's links, in the order of creation where the file keeps it, else sorted."""
     names: list[bytes] = []
     tracked = group.get_create_plist().get_link_creation_order() & h5p.CRT_ORDER_TRACKED
     group.links.iterate(names.append, idx_type=h5.INDEX_CRT_ORDER if tracked else h5.INDEX_NAME)
@@ -245,6 +247,7 @@ def _is_complex(kind: Any) -> bool:
     """Whether a type is complex, as h5py and MATLAB write it or as HDF5 2 has it."""
     if kind.get_class() != h5t.COMPOUND:
         return bool(kind.get_class() == getattr(h5t, "COMPLEX", object()))
+    # A third name is looked at so that records of three do not pass.
     members = [kind.get_member_name(i).lower() for i in range(min(kind.get_nmembers(), 3))]
     return members in ([b"r", b"i"], [b"real", b"imag"])
 
@@ -266,9 +269,10 @@ def _check_storage(key: Key, creation: Any) -> None:
 
 
 def _chunk(key: Key, creation: Any, dataset: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
-    """The shape of one chunk; StoreError where some were never written, for which HDF5 would give a fill value."""
+    """The shape of one chunk of an array; StoreError where chunks were never written: HDF5 would give fill values."""
     if not math.prod(shape):
         return shape
+    # An array that is stored in one piece can be read in any pieces, and is there as a whole or not at all.
     chunk, there, all_of = tuple(1 for _ in shape), int(dataset.get_storage_size() > 0), 1
     if creation.get_layout() == h5d.CHUNKED:
         chunk = tuple(map(int, creation.get_chunk()))
@@ -286,7 +290,7 @@ def _chunk(key: Key, creation: Any, dataset: Any, shape: tuple[int, ...], dtype:
 def _blocks(
     dataset: Any, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: np.dtype[Any], meant: np.dtype[Any]
 ) -> Iterator[Block]:
-    """All of a dataset in blocks of whole chunks, so that none is decompressed twice; the last axes are taken whole."""
+    """Yield a dataset in blocks of whole chunks, so that none is decompressed twice, about 32 MiB each."""
     if not math.prod(shape):
         return
     size = list(chunk)
@@ -302,7 +306,7 @@ def _blocks(
 
 
 def find_in_mat(stream: IO[bytes]) -> tuple[list[PlainArray], Skipped]:
-    """Like `find_in_hdf5`, for a `.mat` file up to version 7."""
+    """The arrays of a `.mat` up to version 7 that may be read, and what is left out; StoreError for a refused one."""
     from scipy.io import whosmat
     from scipy.io.matlab import MatReadError, matfile_version
 
@@ -333,7 +337,7 @@ def find_in_mat(stream: IO[bytes]) -> tuple[list[PlainArray], Skipped]:
 
 
 def _variable(stream: IO[bytes], key: Key, shape: Sequence[int], dtype: np.dtype[Any]) -> Iterator[Block]:
-    """Read one variable, all at once: a file of these versions holds at most 2 GiB in each."""
+    """Yield one variable, all at once: a file of these versions holds at most 2 GiB in each."""
     from scipy.io import loadmat
     from scipy.sparse import issparse
 

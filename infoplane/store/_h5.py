@@ -48,6 +48,7 @@ _MAX_ELEMENTS = 1 << 50
 
 def _bfloat16() -> Any:
     """A 16-bit float with 8 exponent and 7 mantissa bits: any HDF5 reader decodes the exact values."""
+    # Sign at bit 15, exponent from bit 7 with 8 bits, mantissa from bit 0 with 7 bits.
     kind = h5t.IEEE_F16LE.copy()
     kind.set_fields(15, 7, 8, 0, 7)
     kind.set_ebias(127)
@@ -88,7 +89,7 @@ class _Image(io.BytesIO):
     # left out, 10 ms in place of 0.1 for a shard of 1 MB and 158 ms in place of 28 for one of 67 MB.
 
     size = 0
-    metadata_end = 1 << 62
+    metadata_end = 1 << 62  # set by `plan`: what is written from there on is arrays
 
     def write(self, data: Any) -> int:
         """Keep metadata; of arrays, only move on by as many bytes."""
@@ -102,11 +103,12 @@ class _Image(io.BytesIO):
         return self.size
 
     def slice(self, start: int, stop: int) -> bytes:
+        """The bytes from `start` to `stop`; zeros where HDF5 has written none."""
         return bytes(self.getbuffer()[start:stop]).ljust(stop - start, b"\0")
 
 
 def _create_hdf5(image: _Image) -> Any:
-    """Make an HDF5 file in memory. Every one of the package comes from here: h5py never opens a run's file on disk."""
+    """An HDF5 file in memory, open for writing. Runs' files all begin here: h5py never opens one on disk."""
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_fileobj_driver(h5fd.fileobj_driver, image)
     access.set_fclose_degree(h5f.CLOSE_STRONG)  # closing the file closes all that is open in it
@@ -141,7 +143,7 @@ class FileLayout:
 
 @functools.lru_cache(maxsize=8)  # most shards of a run have the layout of the one before
 def plan(*named: tuple[str, tuple[str, tuple[int, ...]]]) -> FileLayout:
-    """Lay out a file with these arrays (name, (type, shape)), all contiguous, metadata at the front."""
+    """The layout of a file with these arrays (name, (type, shape)), all contiguous, metadata at the front."""
     arrays = dict(named)
     image = _Image()
     file = _create_hdf5(image)
@@ -172,6 +174,7 @@ def plan(*named: tuple[str, tuple[str, tuple[int, ...]]]) -> FileLayout:
     return FileLayout(image, extents)
 
 
+# Layouts that `parse` has accepted: size of the file, (offset, content) of the blocks of metadata, place of each array.
 _known: deque[tuple[int, list[tuple[int, bytes]], dict[str, Extent]]] = deque(maxlen=16)
 
 
@@ -198,7 +201,7 @@ def parse(source: Source, check_meta: Callable[[bytes], dict[str, Any]]) -> tupl
 def _walk(
     blocks: MetadataBlocks, check_meta: Callable[[bytes], dict[str, Any]]
 ) -> tuple[dict[str, Extent], dict[str, Any]]:
-    """Find the place of every array, and check `meta` before anything else."""
+    """The place of every array by name, and the checked `meta`; StoreError for what the format does not allow."""
     root = read_header(blocks, blocks.superblock(), "the root group")
     found = links(blocks, root, MAX_OBJECTS)
     if "meta" not in found:
@@ -247,7 +250,7 @@ def _dataset(blocks: MetadataBlocks, name: str, header: Header) -> Extent:
         raise StoreError(f"{shown(name)} has attributes; none are allowed")
     layout = header.one(LAYOUT)
     version, kind = layout.number(1), layout.number(1)
-    if version not in (3, 4) or kind != 1:
+    if version not in (3, 4) or kind != 1:  # 1: all in one piece
         raise StoreError(f"{shown(name)} is not contiguous")
     if EXTERNAL in header.messages or FILTERS in header.messages:
         raise StoreError(f"{shown(name)} has external storage or filters; neither is allowed")
@@ -258,6 +261,7 @@ def _dataset(blocks: MetadataBlocks, name: str, header: Header) -> Extent:
     if element is None:
         raise StoreError(f"{shown(name)} has an element type that is not allowed")
     extent = Extent(0 if offset == UNDEFINED else offset, _shape(name, header.one(DATASPACE)), element)
+    # The first 48 bytes are the superblock.
     if extent.nbytes and not 48 <= extent.offset <= blocks.source.size - extent.nbytes:
         raise StoreError(f"{shown(name)} {extent.shape} does not fit into the file's {blocks.source.size} bytes")
     if extent.nbytes and stored != extent.nbytes:
@@ -266,10 +270,10 @@ def _dataset(blocks: MetadataBlocks, name: str, header: Header) -> Extent:
 
 
 def _shape(name: str, space: Fields) -> tuple[int, ...]:
-    """Read the shape in a header; StoreError for one that may grow or that no array can have."""
+    """The shape that a header states; StoreError for one that may grow or that no array can have."""
     space.expect(1, 2, name="version of the shape")
     rank, limited, kind = space.number(1), space.expect(1, 0, 1, name="flags of the shape"), space.number(1)
-    if kind != 1:
+    if kind != 1:  # 0: a single value, 2: nothing
         raise StoreError(f"{shown(name)} has no simple shape")
     shape = tuple(space.number(8) for _ in range(rank))
     if limited and shape != tuple(space.number(8) for _ in range(rank)):

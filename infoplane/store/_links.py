@@ -52,8 +52,9 @@ def links(blocks: MetadataBlocks, group: Header, limit: int) -> dict[str, int | 
 
 
 def _link(fields: Fields) -> Link:
-    """Name and address in a link message, which lies in a header or in a heap."""
+    """Name and address in a link message, which lies in a header or in a heap; no address unless it is a hard link."""
     fields.expect(1, 1, name="version of a link")
+    # Bits 0 and 1: bytes of the length of the name (1, 2, 4, 8); 2: order of creation; 3: kind; 4: character set.
     flags = fields.number(1)
     kind = fields.number(1) if flags & 8 else 0
     fields.take((8 if flags & 4 else 0) + (1 if flags & 16 else 0))  # order of creation, character set
@@ -65,12 +66,13 @@ def _link(fields: Fields) -> Link:
 
 
 def _check_count(count: int, limit: int) -> None:
+    """Raise StoreError for more objects in one group than allowed."""
     if count > limit:
         raise StoreError(f"{count} objects in one group, at most {limit} allowed")
 
 
 def _width(limit: int) -> int:
-    """Bytes that a number up to `limit` takes in a node."""
+    """Bytes that a number up to `limit` takes in a node of a B-tree."""
     return (max(limit, 1).bit_length() + 7) // 8
 
 
@@ -78,6 +80,7 @@ class NameTree:
     """A version 2 B-tree over the hashes of link names."""
 
     def __init__(self, blocks: MetadataBlocks, address: int, what: str) -> None:
+        """Read the head of the tree at `address`, whose nodes `records` reads; `what` names the group in errors."""
         self.blocks, self.what = blocks, f"the index of {what}"
         head = Fields(blocks.checked(address, 38, self.what, head=b"BTHD"), self.what, 4)
         head.expect(1, 0, name="version")
@@ -91,7 +94,7 @@ class NameTree:
             raise StoreError(f"{self.what} has depth {self.depth} and nodes of {self.node_bytes} bytes")
         # By depth: the records that a node can hold, and the bytes of its pointer to a child: address (8), records in
         # the child, and, unless that is a leaf, records below it. Each count is as wide as the largest one needs.
-        room = self.node_bytes - 10
+        room = self.node_bytes - 10  # signature (4), version, kind, checksum (4)
         self.most, self.pointer = [room // _RECORD], [0]
         self.count_bytes, below = _width(self.most[0]), self.most[0]
         for depth in range(1, self.depth + 1):
@@ -109,9 +112,10 @@ class NameTree:
         return found
 
     def _node(self, address: int, count: int, depth: int) -> Iterator[bytes]:
-        """Yield the records of one node, then those of its children."""
+        """Yield the records of the node at `address`, which has `count` of them, then those of its children."""
         if not 0 < count <= self.most[depth]:
             raise StoreError(f"{self.what} has a node of {count} records")
+        # signature (4), version, kind; records; pointers; checksum (4)
         size = 6 + count * _RECORD + (count + 1) * self.pointer[depth] + 4
         head = b"BTIN" if depth else b"BTLF"
         node = Fields(self.blocks.checked(address, size, f"a node of {self.what}", head=head), self.what, 4)
@@ -128,6 +132,7 @@ class Heap:
     """A fractal heap whose objects lie in its own blocks, without filters; `heap[identifier]` is an object."""
 
     def __init__(self, blocks: MetadataBlocks, address: int, what: str) -> None:
+        """Read the whole heap whose head is at `address`; `what` names the group in errors."""
         self.blocks, self.address, self.what = blocks, address, f"the heap of {what}"
         head = Fields(blocks.checked(address, 146, self.what, head=b"FRHP"), self.what, 4)
         head.expect(1, 0, name="version")
@@ -143,6 +148,7 @@ class Heap:
         powers = all(64 <= n <= MAX_BLOCK_BYTES and not n & (n - 1) for n in (self.first, largest))
         if columns != _COLUMNS or not powers or self.first > largest:
             raise StoreError(f"{self.what} has {columns} columns and blocks of {self.first} to {largest} bytes")
+        # Rows of a table whose entries are blocks; those of further rows are tables.
         self.direct_rows = (largest // self.first).bit_length() + 1
         found = dict(self._content(root, 0, self.first, rows))
         self.starts, self.contents = list(found), list(found.values())
@@ -174,11 +180,12 @@ class Heap:
             start += size
 
     def _block(self, address: int, start: int, size: int) -> bytes:
-        """The bytes of one block, checked."""
+        """The `size` bytes of the block at `address`, which begins at offset `start` of the heap."""
         what = f"a block of {self.what}"
         data = self.blocks.read(address, size, what, head=b"FHDB")
         end = self._check_start(data, start, what)
         if self.with_checksum:
+            # The checksum of a block counts its own four bytes as zeros.
             verify(data[:end] + bytes(4) + data[end + 4 :], data[end : end + 4], what)
         return data
 
@@ -187,7 +194,7 @@ class Heap:
         what, entries = f"a table of {self.what}", rows * _COLUMNS
         if rows > 32:
             raise StoreError(f"{what} has {rows} rows")
-        size = 4 + 1 + 8 + self.offset_bytes + 8 * entries + 4
+        size = 4 + 1 + 8 + self.offset_bytes + 8 * entries + 4  # signature, version, heap, offset, entries, checksum
         data = self.blocks.checked(address, size, what, head=b"FHIB")
         fields = Fields(data, what, self._check_start(data, start, what))
         return [fields.number(8) for _ in range(entries)]

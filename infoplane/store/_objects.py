@@ -71,6 +71,7 @@ class Fields:
     """Numbers one after the other in a block; what runs over its end is an error, never a guess."""
 
     def __init__(self, data: bytes, what: str, at: int = 0) -> None:
+        """Read `data` from byte `at` on; `what` names the block in errors."""
         self.data, self.what, self.at = data, what, at
 
     def take(self, n: int) -> bytes:
@@ -85,7 +86,7 @@ class Fields:
         return int.from_bytes(self.take(n), "little")
 
     def expect(self, n: int, *allowed: int, name: str) -> int:
-        """A number that must be one of a few."""
+        """The next `n` bytes as a whole number; StoreError, which calls it `name`, unless it is one of `allowed`."""
         found = self.number(n)
         if found not in allowed:
             raise StoreError(f"{self.what}: {name} {' or '.join(map(str, allowed))} expected, got {found}")
@@ -97,12 +98,12 @@ class MetadataBlocks:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.trace: list[tuple[int, bytes]] = []
-        self._starts: set[int] = set()
-        self._room = MAX_METADATA_BYTES
+        self.trace: list[tuple[int, bytes]] = []  # (offset, content) of every block that was read
+        self._starts: set[int] = set()  # their offsets
+        self._room = MAX_METADATA_BYTES  # bytes that may still be read
 
     def read(self, offset: int, n: int, what: str, *, head: bytes = b"") -> bytes:
-        """A whole block that begins with `head`, without the checksum at its end, which has been compared."""
+        """A block of `n` bytes that begins with `head`; StoreError for one that was read before, or cannot be one."""
         if offset in self._starts:
             raise StoreError(f"{what} is reached twice: more than one link to it, or a circle")
         if not _SUPERBLOCK <= offset <= self.source.size - n:
@@ -118,19 +119,20 @@ class MetadataBlocks:
         return data
 
     def checked(self, offset: int, n: int, what: str, *, head: bytes) -> bytes:
-        """A block that ends with its checksum, without these four bytes."""
+        """A block of `n` bytes without its last four, which are its checksum; StoreError where that differs."""
         data = self.read(offset, n, what, head=head)
         verify(data[:-4], data[-4:], what)
         return data[:-4]
 
     def superblock(self) -> int:
-        """The address of the root group's header."""
+        """The address of the root group's header, from the file's first block; StoreError where that is damaged."""
         data = self.source.read(0, _SUPERBLOCK)
         if len(data) < _SUPERBLOCK or data[:8] != _SIGNATURE:
             raise StoreError("not an HDF5 file (no signature at byte 0)")
         if data[8] not in (2, 3) or data[9:11] != b"\x08\x08":
             raise StoreError(f"superblock version 2 or 3 expected, got {data[8]}")
         verify(data[:-4], data[-4:], "the superblock")
+        # Bytes 9 to 11: sizes of addresses and of lengths (8 each), flags (0 once the file was closed).
         base, extension, end, root = struct.unpack("<QQQQ", data[12:44])
         if base != 0 or extension != UNDEFINED:
             raise StoreError("the superblock has a base address or an extension; neither is allowed")
@@ -156,7 +158,7 @@ class Header:
     messages: Mapping[int, list[bytes]]
 
     def one(self, kind: int) -> Fields:
-        """The content of a message that there is once."""
+        """The content of the one message of this kind."""
         (message,) = self.messages[kind]
         return Fields(message, self.what)
 
@@ -177,12 +179,13 @@ class Header:
 
 
 def read_header(blocks: MetadataBlocks, address: int, what: str) -> Header:
-    """An object header of version 2 with its continuations."""
+    """The messages of the object at `address`, from its header and the continuations; StoreError for old headers."""
     what = f"the header of {what}"
-    start = Fields(blocks.source.read(address, 34), what)
+    start = Fields(blocks.source.read(address, 34), what)  # what precedes the messages has at most 34 bytes
     if start.take(4) != b"OHDR":
         raise StoreError(f"{what} is not one of version 2 (with a checksum), the only one allowed")
     start.expect(1, 2, name="version")
+    # Bits 0 and 1: bytes of the size (1, 2, 4, 8); 2: messages have an order; 4: limits of attributes; 5: times.
     flags = start.number(1)
     if flags & 0xC0:
         raise StoreError(f"{what} has the unknown flags {flags:#x}")
@@ -208,9 +211,9 @@ def read_header(blocks: MetadataBlocks, address: int, what: str) -> Header:
 
 
 def _messages(chunk: bytes, what: str, *, tracked: bool) -> Iterator[tuple[int, bytes]]:
-    """(kind, content) of the messages of one chunk. Fewer bytes than the head of a message at its end are a gap."""
+    """Yield (kind, content) of the messages in one chunk; `tracked` says that each has the number of its creation."""
     fields = Fields(chunk, what)
-    while len(chunk) - fields.at >= (6 if tracked else 4):
+    while len(chunk) - fields.at >= (6 if tracked else 4):  # fewer bytes than the head of a message are a gap
         kind, size, flags = fields.number(1), fields.number(2), fields.number(1)
         fields.take(2 if tracked else 0)  # the order of creation, of messages that have one
         if kind not in _KNOWN:

@@ -39,7 +39,7 @@ from infoplane.store.layout import (
 
 T = TypeVar("T")
 
-_NAMED_LINES = 10
+_NAMED_LINES = 10  # damaged lines that are named one by one
 _WITHOUT = "the shards are read without it"
 
 
@@ -59,7 +59,7 @@ def load_sealed(data: bytes) -> dict[str, Any]:
 
 
 def load_json(data: bytes) -> dict[str, Any]:
-    """A JSON object, strictly: UTF-8, no NaN, no key twice. Raises StoreError."""
+    """A JSON object, strictly: UTF-8, no NaN, no key twice; StoreError for anything else."""
     try:
         return load_object(data)
     except ValueError as error:
@@ -67,7 +67,7 @@ def load_json(data: bytes) -> dict[str, Any]:
 
 
 def check_version(data: Mapping[str, Any], name: str) -> None:
-    """Refuse a format that this release does not know."""
+    """Raise StoreError for a format that this release does not know; `name` is the file's."""
     version = data.get("format_version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise StoreError(f"{name} has no format_version")
@@ -78,7 +78,7 @@ def check_version(data: Mapping[str, Any], name: str) -> None:
 
 
 def get(data: Mapping[str, Any], key: str, kind: type[T]) -> T:
-    """A field of one type; True is no integer."""
+    """The field `key`, of type `kind`; StoreError for another type (True is no integer)."""
     value = data.get(key)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise StoreError(f"field {key!r} must be {kind.__name__}, got {value!r:.60}")
@@ -86,7 +86,7 @@ def get(data: Mapping[str, Any], key: str, kind: type[T]) -> T:
 
 
 def get_int(data: Mapping[str, Any], key: str, low: int = 0, high: int = MAX_STEP) -> int:
-    """An integer of a range."""
+    """The field `key`, an integer from `low` to `high`; StoreError for anything else."""
     value = get(data, key, int)
     if not low <= value <= high:
         raise StoreError(f"field {key!r} must lie in {low}..{high}, got {value}")
@@ -94,7 +94,7 @@ def get_int(data: Mapping[str, Any], key: str, low: int = 0, high: int = MAX_STE
 
 
 def get_hex(data: Mapping[str, Any], key: str) -> str:
-    """A digest of 128 bits."""
+    """The field `key`, a digest of 32 hexadecimal digits; StoreError for anything else."""
     value = get(data, key, str)
     if len(value) != 32 or set(value) - set("0123456789abcdef"):
         raise StoreError(f"field {key!r} must be 32 hexadecimal digits, got {value!r:.60}")
@@ -102,21 +102,22 @@ def get_hex(data: Mapping[str, Any], key: str) -> str:
 
 
 def get_strings(data: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """A list of strings."""
+    """The field `key`, a list of strings; StoreError for anything else."""
     return tuple(_get_list(data, key, lambda item: isinstance(item, str), "strings"))
 
 
 def get_shapes(data: Mapping[str, Any], key: str) -> tuple[tuple[int, ...], ...]:
-    """A list of lists of sizes; empty where there is no such field."""
+    """The field `key`, a list of shapes, empty where there is no such field; StoreError for anything else."""
 
     def fits(shape: Any) -> bool:
+        """Whether a value is a list of sizes."""
         return isinstance(shape, list) and all(type(n) is int and 0 <= n <= MAX_STEP for n in shape)
 
     return tuple(map(tuple, _get_list(data, key, fits, "shapes"))) if key in data else ()
 
 
 def _get_list(data: Mapping[str, Any], key: str, fits: Callable[[Any], bool], what: str) -> list[Any]:
-    """A list whose items all pass `fits`."""
+    """The field `key`, a list whose items all pass `fits`; StoreError, which calls them `what`, for anything else."""
     value = get(data, key, list)
     if not all(map(fits, value)):
         raise StoreError(f"field {key!r} must be a list of {what}")
@@ -124,12 +125,12 @@ def _get_list(data: Mapping[str, Any], key: str, fits: Callable[[Any], bool], wh
 
 
 def _get_steps(data: Mapping[str, Any], key: str) -> tuple[int, ...]:
-    """A list of steps."""
+    """The field `key`, a list of steps; StoreError for anything else."""
     return tuple(_get_list(data, key, lambda s: type(s) is int and 0 <= s <= MAX_STEP, "integers"))
 
 
 def _get_ascending(data: Mapping[str, Any], key: str) -> tuple[int, ...]:
-    """A list of one step or more, in rising order."""
+    """The field `key`, a list of one step or more in rising order; StoreError for anything else."""
     steps = _get_steps(data, key)
     if not steps:
         raise StoreError(f"field {key!r} must be a list of integers")
@@ -139,7 +140,7 @@ def _get_ascending(data: Mapping[str, Any], key: str) -> tuple[int, ...]:
 
 
 def _get_seconds(data: Mapping[str, Any], key: str) -> float:
-    """A length of time, 0 where it is not given."""
+    """The field `key`, a number of seconds, 0 where it is not there; StoreError for anything else."""
     value = data.get(key, 0.0)
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e18:
         raise StoreError(f"field {key!r} must be a number of seconds, got {value!r:.60}")
@@ -151,7 +152,7 @@ def _get_step_or_none(data: Mapping[str, Any], key: str) -> int | None:
 
 
 def _get_dropped(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    """The steps that were dropped, each with its reason."""
+    """The field `key`, a list of steps that were dropped, each with its reason; StoreError for anything else."""
     dropped = _get_list(data, key, lambda item: isinstance(item, dict), "objects")
     for item in dropped:
         get_int(item, "step")
@@ -160,7 +161,7 @@ def _get_dropped(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def _get_shard_name(data: Mapping[str, Any], key: str) -> str:
-    """A shard's name."""
+    """The field `key`, the name of a shard; StoreError for anything else."""
     name = get(data, key, str)
     if ShardName.parse(name) is None:
         raise StoreError(f"{name!r:.80} is not a shard's name")
@@ -168,9 +169,10 @@ def _get_shard_name(data: Mapping[str, Any], key: str) -> str:
 
 
 def _get_pairs(data: Mapping[str, Any], key: str) -> tuple[tuple[str, str], ...]:
-    """A list of pairs (name, layer)."""
+    """The field `key`, a list of pairs (name, layer); StoreError for anything else."""
 
     def is_pair(item: Any) -> bool:
+        """Whether a value is a list of two strings."""
         return isinstance(item, list) and len(item) == 2 and all(isinstance(s, str) for s in item)
 
     return tuple((name, layer) for name, layer in _get_list(data, key, is_pair, "[name, layer]"))
@@ -180,7 +182,7 @@ _last_layers: tuple[list[Any], tuple[Layer, ...]] = ([], ())
 
 
 def _get_layers(data: Mapping[str, Any], key: str) -> tuple[Layer, ...]:
-    """The layers of a shard. Those of the last one are remembered."""
+    """The field `key`, the layers of a shard, built once for shards with the same; StoreError for anything else."""
     global _last_layers
     raw = get(data, key, list)
     known, layers = _last_layers
@@ -191,7 +193,7 @@ def _get_layers(data: Mapping[str, Any], key: str) -> tuple[Layer, ...]:
 
 
 def _checked_layers(raw: list[Any]) -> tuple[Layer, ...]:
-    """Build the layers of a shard from JSON; StoreError where one is not possible."""
+    """The layers of a shard from their JSON; StoreError where one is not possible."""
     if len(raw) > MAX_LAYERS:
         raise StoreError(f"{len(raw)} layers, at most {MAX_LAYERS} allowed")
     try:
@@ -209,7 +211,7 @@ def _checked_layers(raw: list[Any]) -> tuple[Layer, ...]:
 
 
 def checked(how: Callable[..., Any], *limits: Any, key: str = "", **options: Any) -> Any:
-    """A field of a record that is read by `how(data, key, *limits)`; the key is its own name, or `key`."""
+    """A dataclass field that `Checked.read` reads by `how(data, key, *limits)`, under its own name or under `key`."""
     return field(metadata={"how": how, "limits": limits, "key": key}, **options)
 
 
@@ -221,7 +223,7 @@ class Checked:
 
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> Self:
-        """Check every field. Raises StoreError with the first that does not fit."""
+        """A record from a JSON object; StoreError with the first field that does not fit."""
         if cls.KIND and raw.get("kind") != cls.KIND:
             raise StoreError(f"kind {cls.KIND!r} expected, got {raw.get('kind')!r:.40}")
         found = {}
@@ -233,7 +235,7 @@ class Checked:
 
     @classmethod
     def load(cls, data: bytes, name: str) -> Self:
-        """Read the sealed bytes of a file; StoreError for a format that this release does not know."""
+        """A record from the sealed bytes of a file; StoreError where they were altered, or are of a newer format."""
         try:
             raw = load_sealed(data)
         except StoreError:
@@ -308,7 +310,7 @@ class ManifestEntry(Checked):
 
     @classmethod
     def parse(cls, line: bytes) -> Self:
-        """Read one line."""
+        """The entry that a line states; StoreError where the line was altered."""
         return cls.read(load_sealed(line))
 
 
@@ -365,7 +367,7 @@ class Manifest:
     _first: dict[str, int] = field(default_factory=dict)  # shard name -> number of the first line on it
 
     def add(self, line: bytes | None, number: int) -> None:
-        """Take one line. Raises StoreError with the reason why it cannot be used."""
+        """Take one line; StoreError with the reason why it cannot be used. None stands for one that is too long."""
         if line is None:
             raise StoreError(f"more than {MAX_MANIFEST_LINE} bytes")
         entry = ManifestEntry.parse(line)
@@ -406,7 +408,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _too_many(useless: int, lines: int) -> str:
-    """Why a manifest is read no further, "" while it is."""
+    """Why a manifest is read no further after so many useless lines or lines; "" while it is."""
     if useless > MAX_MANIFEST_DAMAGE:
         return f"more than {MAX_MANIFEST_DAMAGE} damaged or empty lines"
     return f"more than {MAX_MANIFEST_LINES} lines" if lines > MAX_MANIFEST_LINES else ""

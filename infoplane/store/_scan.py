@@ -32,8 +32,8 @@ from infoplane.store.layout import (
 
 T = TypeVar("T")
 
-_NAMED = 100
-_RECORDER_NAMES = 2000  # more than a recorder writes down
+_NAMED = 100  # problems of one sort that are listed one by one
+_RECORDER_NAMES = 2000  # the same for those that a recorder found, which lists fewer
 DAMAGED = "the content does not match its digest"
 
 
@@ -113,10 +113,11 @@ class Scan:
         self.shards = self._load_shards()
 
     def complain(self, file: str, what: object, steps: Iterable[int] = ()) -> None:
+        """Add a problem to the list."""
         self.problems.append(Problem(file, str(what), tuple(int(s) for s in steps)))
 
     def _ours(self, directory: str, parse: Callable[[str], T | None], what: str) -> dict[str, T]:
-        """Read each name in a directory with `parse`; names that it does not know are listed as problems."""
+        """Name of a file -> what `parse` reads from it, in one directory; names that say nothing become problems."""
         found = {name: parse(name) for name in self._names(directory)}
         text = f"not a {what} of this format"
         foreign = [Problem(f"{directory}/{name}", text) for name, place in found.items() if place is None]
@@ -124,7 +125,7 @@ class Scan:
         return {name: place for name, place in found.items() if place is not None}
 
     def _load_sessions(self) -> list[SessionRecord]:
-        """Read the sessions; files that cannot be used become problems."""
+        """The sessions, by number and rank; files that cannot be used become problems."""
         found = []
         for name, place in self._ours(SESSIONS_DIR, parse_session_file, "session").items():
             try:
@@ -137,7 +138,7 @@ class Scan:
         return sorted(found, key=lambda record: (record.session, record.rank))
 
     def _load_manifests(self) -> dict[str, ManifestEntry]:
-        """Read all manifests: the entry of each shard by its name."""
+        """The entry of each shard in the manifests of all ranks, by its name; damaged lines become problems."""
         out: dict[str, ManifestEntry] = {}
         for name in self._names("."):
             if not is_manifest_file(name):
@@ -153,7 +154,7 @@ class Scan:
         return out
 
     def _load_shards(self) -> list[Shard]:
-        """Read the index of every shard; those that cannot be used, or are listed and missing, become problems."""
+        """The index of every shard, by name; those that cannot be used, or are listed and missing, become problems."""
         out, found = [], self._ours(SHARDS_DIR, ShardName.parse, "shard")
         for name, parsed in found.items():
             entry = self.manifest.get(name)
@@ -169,7 +170,7 @@ class Scan:
         return out
 
     def _load_shard(self, name: ShardName, entry: ManifestEntry | None) -> Shard:
-        """Read the index of one shard, and check it against its manifest entry, the run and the probe."""
+        """The index of one shard; StoreError where it contradicts its manifest entry, the run or the probe."""
         with files.opened(self.path / SHARDS_DIR / str(name)) as fd:
             source = files.PagedFile(fd, MAX_INDEX_BYTES)
             if source.size > MAX_FILE_BYTES:
@@ -225,7 +226,7 @@ class Scan:
         known += [(entry.session, min(entry.steps)) for entry in self.manifest.values()]
         for session, step in known:
             starts[session] = min(step, starts.get(session, step))
-        out, end = {}, 2**63 - 1
+        out, end = {}, 2**63 - 1  # no session replaces the newest
         # A session whose every step was dropped is one too: what it lost is not forgotten.
         present = {record.session for record in self.sessions} | {session for session, *_ in self.marks.values()}
         for session in sorted(starts.keys() | present, reverse=True):
@@ -251,7 +252,7 @@ class Scan:
         return few(list(found), "", "more things that could not be recorded", most=_RECORDER_NAMES)
 
     def _verify_shard(self, shard: Shard, file: str) -> list[Problem]:
-        """Compare all digests of one shard: of each layer at each step and, where they all match, of the whole file."""
+        """Problems of one shard's bytes: layers and steps with another digest or, where all match, the whole file."""
         entry = self.manifest.get(str(shard.name))
         damaged: dict[tuple[int, ...], list[str]] = {}
         with files.opened(self.path / SHARDS_DIR / str(shard.name)) as fd:
@@ -270,7 +271,7 @@ class Scan:
 
 
 def few(found: list[Problem], file: str, rest: str, *, most: int = _NAMED) -> list[Problem]:
-    """The first of many like problems, and the others as one: a file can name a million things that never were."""
+    """The first `most` of like problems, and the others as one: a file can name a million things that never were."""
     more = found[most:]
     if not more:
         return found
@@ -285,7 +286,7 @@ def _layers(keys: list[str]) -> str:
 
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Turn errors into StoreErrors that begin with the name of the file."""
+    """Turn errors inside the block into StoreErrors that begin with the name of the file."""
     try:
         yield
     except FileNotFoundError as error:

@@ -72,6 +72,7 @@ class Frame:
                 f"one sample of step {snapshot.step} has {per_sample} bytes, more than the {max_sample_bytes} of a "
                 "file; reduce the layers"
             )
+        # step, epoch, time (8 each); digest (16) and count (8) of each layer; value (8) and mark (1) of each metric
         index = 24 + 24 * len(snapshot.layers) + 9 * len(metrics) + rows.nbytes
         return cls(snapshot, rows, metrics, nbytes + index)
 
@@ -106,7 +107,7 @@ class Frame:
         if self.nbytes <= limit:
             return [self]
         samples = ranges_size(self.rows)
-        n = limit * samples // self.nbytes
+        n = limit * samples // self.nbytes  # samples in a part
         # The first part has the metrics.
         return [
             replace(self, rows=cut_ranges(self.rows, a, a + n), metrics={} if a else self.metrics, begin=a, end=a + n)
@@ -168,7 +169,7 @@ def _metrics(snapshot: Snapshot) -> dict[tuple[str, str], float]:
 
 
 def encode_shard(meta: ShardMeta, frames: Sequence[Frame]) -> Iterator[memoryview]:
-    """The bytes of a shard in order; activations are passed on, not copied."""
+    """Yield the bytes of a shard in order; activations are passed on, not copied."""
     count, layers = len(frames), frames[0].layers
     names = {pair: m for m, pair in enumerate(meta.metrics)}
     metrics = np.full((count, len(names)), np.nan)
@@ -198,7 +199,7 @@ def encode_shard(meta: ShardMeta, frames: Sequence[Frame]) -> Iterator[memoryvie
 def _encode(
     index: Mapping[str, npt.NDArray[Any]], acts: Mapping[str, tuple[str, tuple[int, ...], list[Any]]]
 ) -> Iterator[memoryview]:
-    """The bytes of a file with these index arrays, their seal, and these activations."""
+    """Yield the bytes of a file with these index arrays, their seal, and these activations (type, shape, buffers)."""
     index = {name: np.ascontiguousarray(array) for name, array in index.items()}
     index[SEAL] = np.frombuffer(digest(*(array.tobytes() for array in index.values())), np.uint8)
     arrays: dict[str, tuple[str, tuple[int, ...], list[Any]]] = {
@@ -213,7 +214,7 @@ def _encode(
 def _read_index(
     source: _h5.Source, extents: Mapping[str, _h5.Extent], names: Sequence[str]
 ) -> dict[str, npt.NDArray[Any]]:
-    """Read the index arrays; StoreError where they do not match their seal."""
+    """The index arrays of these names; StoreError where one is missing or they do not match their seal."""
     missing = [name for name in (*names, SEAL) if name not in extents]
     if missing:
         raise StoreError(f"object {missing[0]!r} is missing")
@@ -264,7 +265,7 @@ class Shard:
 
 
 def decode_shard(source: _h5.Source, name: ShardName) -> Shard:
-    """Check a whole index. Raises StoreError with the reason, without the file's name."""
+    """The index of the shard that should have this name; StoreError with a reason, but no file, where it is damaged."""
     extents, raw = _h5.parse(source, lambda text: _load_meta(text, str(name)))
     meta = ShardMeta.read(raw)
     arrays = _read_index(source, extents, SHARD_INDEX)
@@ -303,7 +304,7 @@ def decode_shard(source: _h5.Source, name: ShardName) -> Shard:
 
 
 def _load_meta(text: bytes, name: str) -> dict[str, Any]:
-    """Read the JSON of `meta`; StoreError for a format that this release does not know."""
+    """The JSON object in `meta`; StoreError for a format that this release does not know."""
     raw = load_json(text)
     check_version(raw, name)
     return raw
@@ -364,7 +365,7 @@ def check_probe(probe: Probe) -> None:
 
 
 def encode_probe(probe: Probe, run_id: str) -> Iterator[memoryview]:
-    """The bytes of probe.h5. Inputs above MAX_INPUT_BYTES, or of another type, leave only their digest."""
+    """Yield the bytes of probe.h5. Inputs above MAX_INPUT_BYTES, or of another type, leave only their digest."""
     meta: dict[str, Any] = {"kind": "probe", "format_version": version_of(probe), "run_id": run_id}
     meta |= {"part_names": list(probe.part_names), "label_names": list(probe.label_names)}
     meta["inputs_digest"] = inputs_digest(probe)
@@ -382,7 +383,7 @@ def encode_probe(probe: Probe, run_id: str) -> Iterator[memoryview]:
 
 
 def decode_probe(fd: int, run_id: str) -> tuple[Probe, str]:
-    """The probe and its digest. Raises StoreError with the reason."""
+    """The probe in an open probe.h5 of this run, and its digest; StoreError with the reason where it is damaged."""
     source = files.PagedFile(fd, MAX_PROBE_FILE_BYTES)
     if source.size > MAX_PROBE_FILE_BYTES:
         raise StoreError(f"{source.size} bytes, at most {MAX_PROBE_FILE_BYTES} expected")
@@ -415,7 +416,7 @@ def decode_probe(fd: int, run_id: str) -> tuple[Probe, str]:
 
 
 def read_array(fd: int, extent: _h5.Extent) -> npt.NDArray[Any]:
-    """Read one array of the file."""
+    """The array at this place of an open file; bfloat16 as its uint16 bits."""
     kind = "u2" if extent.type == "bfloat16" else extent.type
     out = np.empty(extent.shape, np.dtype(kind).newbyteorder("<"))
     if out.nbytes:

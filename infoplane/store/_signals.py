@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from infoplane.store.writer import StoreWriter
 
 CLOSE_SECONDS = 8.0
-"""For publishing what waits."""
+"""Time for publishing what waits."""
 LIST_SECONDS = 1.5
-"""After that, for listing the rest as dropped."""
+"""Time after that for listing the rest as dropped."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,7 +38,7 @@ def watch(writer: StoreWriter) -> None:
     if in_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         try:
             signal.signal(signal.SIGTERM, _handle)
-        except ValueError:  # a sub-interpreter
+        except ValueError:  # a sub-interpreter, which can handle no signals
             return
 
 
@@ -50,7 +50,7 @@ def unwatch(writer: StoreWriter) -> None:
 
 
 def guarded(method: Callable[P, R]) -> Callable[P, R]:
-    """A method that holds locks: SIGTERM that comes meanwhile acts when the outermost of them returns, SIGINT too."""
+    """Decorator for a method that holds locks: SIGTERM or SIGINT that comes meanwhile acts when the outermost ends."""
 
     @functools.wraps(method)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -83,7 +83,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _terminate() -> None:
-    """Close all writers, in threads of their own so that a stuck disk cannot hold the process."""
+    """Close all writers, in threads so that a stuck disk cannot hold the process, and let it end of SIGTERM."""
     global _deferred
     _deferred = False
     try:
@@ -100,7 +100,7 @@ def _terminate() -> None:
 
 
 def _run_all(jobs: dict[StoreWriter, Callable[[], None]], seconds: float) -> Iterable[StoreWriter]:
-    """Run the jobs side by side, and return the writers whose job has not ended in time."""
+    """Run each writer's job in a thread; return the writers whose job has not ended after so many seconds."""
     deadline = time.monotonic() + seconds
     threads = {writer: threading.Thread(target=job, daemon=True) for writer, job in jobs.items()}
     with contextlib.ExitStack() as stack:

@@ -25,7 +25,7 @@ _INDEX_ALLOWANCE = 16 << 20  # under the limit of a file, for the records of its
 
 
 class _Seal:
-    """An entry of the queue that asks for everything before it to be sealed."""
+    """An entry of the queue that asks for everything before it to be written as shards."""
 
 
 class Worker:
@@ -63,13 +63,13 @@ class Worker:
         self._seal_bytes, self._seal_seconds, self._queue_bytes = seal_bytes, seal_seconds, queue_bytes
         self.max_sample_bytes = max(max_file_bytes - _INDEX_ALLOWANCE, max_file_bytes // 2)
         self._queue: deque[Frame | _Seal] = deque()
-        self._fresh: list[Frame] = []  # taken; nobody has tried to write them
+        self._fresh: list[Frame] = []  # taken from the queue; nobody has tried to write them
         self._fresh_bytes = 0
         self._held: list[Frame] = []  # a write error stopped their shard once
         self._publishing: list[int] = []  # steps of the shards that are on their way right now
-        self._due_at = 0.0
-        self._start_step = -1
-        self._largest = 0
+        self._due_at = 0.0  # when the frames that wait are to be sealed, on the monotonic clock
+        self._start_step = -1  # the first step of this session; -1 before there is one
+        self._largest = 0  # bytes of the largest frame so far
         self.last_step: int | None = None
         self.waiting_bytes = self.bytes_written = 0
         self.stalled_s = 0.0
@@ -119,10 +119,10 @@ class Worker:
             self.seal(wait=True)
             return
         with self._changed:
-            self._have_sealed(-1)
+            self._have_sealed(-1)  # no number of waiting bytes is as few: everything is sealed
 
     def _have_sealed(self, enough: int) -> None:
-        """Ask for a seal and wait for it, or until at most `enough` bytes wait; the caller holds the condition."""
+        """Ask the thread to seal; return when it has, or only `enough` bytes wait. The caller holds the condition."""
         if self._stopping:
             return
         request = _Seal()
@@ -209,11 +209,11 @@ class Worker:
             self.seal()
 
     def _due_in(self) -> float | None:
-        """Seconds until the pending snapshots are to be sealed; None when there are none."""
+        """Seconds until the waiting frames are to be sealed; None when there are none."""
         return self._due_at - time.monotonic() if self._fresh or self._held else None
 
     def seal(self, *, wait: bool = False) -> None:
-        """Publish what is pending. With `wait` nothing stays for a later attempt: it is published or dropped."""
+        """Publish the frames that wait. With `wait` none stays for a later attempt: each is published or dropped."""
         shards = [frames for frames in (self._held, self._fresh) if frames]
         attempts = 1 if self._held else 2  # left to the first of them
         self._publishing = [frame.step for frames in shards for frame in frames]
@@ -234,7 +234,7 @@ class Worker:
         self._ledger.list_shards()
 
     def _written(self, frames: list[Frame], attempts: int, *, wait: bool) -> bool:
-        """Publish one shard, or drop it when the last attempt fails; False where a later attempt is left."""
+        """Publish one shard, or drop it when the last attempt fails; False where another attempt is left for later."""
         for left in reversed(range(attempts)):
             try:
                 self._publish(frames)

@@ -110,7 +110,7 @@ def unpack(file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> dict
 
 
 def _limits(size: int, folder: str) -> limited.Limits:
-    """Limits for the child, by the size of the file and the free disk."""
+    """Limits for the child that reads a file of `size` bytes and writes its arrays into `folder`."""
     room, base = _room(size, Path(folder)), limited.Limits().longer(size / _BYTES_PER_SECOND)
     # scipy holds an array of a .mat up to version 7 as it is stored and as it is meant; these end at 2 GiB.
     memory = base.memory_bytes + min(3 * room, 4096 * MIB)
@@ -135,7 +135,7 @@ def _check_room(found: Sequence[PlainArray], size: int, folder: Path) -> None:
 
 
 def _is_hdf5(file: Path, stream: IO[bytes]) -> bool:
-    """Whether a file is an HDF5 file, by its first bytes; StoreError where it should be one."""
+    """Whether a file is HDF5, by its signature; StoreError where it is not, and is no older `.mat` either."""
     for place in _PLACES:
         stream.seek(place)
         if stream.read(len(_SIGNATURE)) == _SIGNATURE:
@@ -146,7 +146,7 @@ def _is_hdf5(file: Path, stream: IO[bytes]) -> bool:
 
 
 def _write(file: Path, one: PlainArray) -> None:
-    """Save an array as a `.npy`, block by block. One with its axes reversed is saved in the order of Fortran."""
+    """Save an array as a `.npy`, block by block; one whose axes are stored reversed in the order of Fortran."""
     stored = one.shape[::-1] if one.reversed else one.shape
     header = {"descr": np.lib.format.dtype_to_descr(one.dtype), "fortran_order": one.reversed, "shape": one.shape}
     with file.open("xb") as out:
@@ -162,7 +162,7 @@ def _write(file: Path, one: PlainArray) -> None:
 def _runs(
     shape: Sequence[int], start: Sequence[int], block: npt.NDArray[Any]
 ) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """The parts of a block that lie in one piece in the whole array, each with the place of its first element."""
+    """Yield the parts of a block that lie in one piece in the whole array, each after its first element's place."""
     axis = block.ndim  # from here on the block covers every axis, and the one before may be covered in part
     while axis and block.shape[axis - 1] == shape[axis - 1]:
         axis -= 1
@@ -173,7 +173,7 @@ def _runs(
 
 
 def _load(file: Path, path: Path, said: dict[str, Any]) -> npt.NDArray[Any]:
-    """Load an array that the child has written; StoreError where it has another shape or type than the child told."""
+    """The array that the child wrote to `path`; StoreError where its shape or type is not what the child `said`."""
     try:
         # Pages of a mapped file are fetched when they are used, and outlive its name.
         array = np.load(path, mmap_mode="c" if path.stat().st_size > MIB else None, allow_pickle=False)

@@ -141,7 +141,7 @@ class ShardName:
         """The parts of a name; None where it is not that of a shard."""
         match = _SHARD.fullmatch(name)
         out = match and cls(*(int(g) for g in match.groups() if g is not None))
-        return out if str(out) == name else None
+        return out if str(out) == name else None  # not for a name with other leading zeros
 
 
 def session_file(session: int, rank: int) -> str:
@@ -150,7 +150,7 @@ def session_file(session: int, rank: int) -> str:
 
 def parse_session_file(name: str) -> tuple[int, int] | None:
     """(session, rank) of a session file's name, or None."""
-    match = _SESSION.fullmatch(name)
+    match = _SESSION.fullmatch(name)  # rank 0 has none in the name
     return match and (int(match[1]), int(match[2] or 0))
 
 

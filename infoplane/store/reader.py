@@ -248,7 +248,8 @@ class ActivationStore:
         return [*scan.verify(), *unrecorded]
 
     def _resolve(self, scan: Scan) -> dict[int, tuple[_SnapshotPart, ...]]:
-        """Find the parts of each step's snapshot. A session replaces the older ones from its first step on."""
+        """Step -> the parts of its snapshot, for complete steps; what is lost is added to the problems of `scan`."""
+        # A session replaces the older ones from its first step on.
         cut = scan.session_ends()
         groups: dict[int, list[_SnapshotPart]] = {}
         for shard in scan.shards:
@@ -316,7 +317,7 @@ class ActivationStore:
             raise ValueError(f"no complete snapshot at step {step} in run {self.path}; has {have}") from None
 
     def _places(self, key: str, step: int) -> tuple[tuple[_SnapshotPart, ...], int]:
-        """The parts of a snapshot, and the number of a layer, which is the same in all of them."""
+        """The parts of a snapshot, and the layer's number in each of them; ValueError where it was not recorded."""
         self.layer(key)
         pieces = self._pieces(step)
         i = pieces[0].shard.layer_number.get(key)
@@ -326,8 +327,9 @@ class ActivationStore:
         return pieces, i
 
     def _read_shard(self, shard: Shard, jobs: Sequence[tuple[int, int, int]], out: npt.NDArray[Any]) -> list[int]:
-        """Fill `out` from one shard; return the places in `out` that do not match their digest."""
+        """Read `jobs`, (place in `out`, snapshot, layer), of a shard into `out`; return the places that are damaged."""
         bad: list[int] = []
+        # Straight into `out` where the shard has one range of rows; several ranges go by way of a block of their own.
         start, stop = (int(n) for n in shard.rows[0])
         whole = len(shard.rows) == 1 and stop - start == out.shape[1]
         with files.opened(self.path / SHARDS_DIR / str(shard.name)) as fd:
@@ -354,7 +356,7 @@ class ActivationStore:
 
 
 def _runs(jobs: Sequence[tuple[int, int, int]], merge: bool) -> Iterable[tuple[int, int, int, int]]:
-    """Join snapshots that follow one another in shard and result to one read: (place, snapshot, layer, n)."""
+    """Yield (place, snapshot, layer, n): with `merge`, n jobs that follow one another on both sides are one read."""
     at = 0
     while at < len(jobs):
         s, snapshot, i = jobs[at]

@@ -98,7 +98,7 @@ def summarize(store: ActivationStore) -> RunSummary:
 
 
 def _about_line(about: object) -> list[str]:
-    """The hyper-parameters in one line; none where nothing was said, or what stands there is none."""
+    """A list with one line of all hyper-parameters; empty where there are none, or no plain ones."""
     try:
         said = plain_about(about)
     except (TypeError, ValueError):
@@ -115,5 +115,5 @@ def _positions(probe: Probe) -> dict[str, int]:
 
 
 def _distinct(values: npt.NDArray[Any]) -> int:
-    """How many different values; `np.unique` would import numpy.ma, with the run already open."""
+    """How many different values there are, at least one; `np.unique` would import numpy.ma, which takes time."""
     return 1 + int(np.count_nonzero(np.diff(np.sort(values))))

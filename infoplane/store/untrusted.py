@@ -31,6 +31,7 @@ def verify_untrusted(path: str | os.PathLike[str], limits: Limits | None = None)
 
 
 def _ask(command: str, path: str | os.PathLike[str], limits: Limits | None) -> Any:
+    """What `infoplane COMMAND --json PATH` prints in a limited child, decoded."""
     path = os.fspath(path)
     return ask([command, "--trusted", "--json", "--", path], limits or limits_for([path]), path)
 

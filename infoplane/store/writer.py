@@ -235,7 +235,7 @@ class StoreWriter:
     # Checks and reports
 
     def _ready(self) -> None:
-        """Raise unless this process can write here."""
+        """Raise RuntimeError in a forked child, ValueError once closed, StoreError where the thread has failed."""
         if not self.mine:
             raise RuntimeError(
                 f"this writer belongs to process {self._pid} and cannot be used in its child {os.getpid()}"
@@ -260,7 +260,7 @@ class StoreWriter:
             raise error
 
     def _report(self) -> None:
-        """Tell the caller about errors: raised or warned, in the caller's thread."""
+        """Raise or warn of what the background thread could not write, here in the caller's thread."""
         self._raise_failure()
         self._raise_error()
         if self.on_error == "warn" and not self._reported:
@@ -289,6 +289,7 @@ class StoreWriter:
         self._raise_error()
 
     def _warn(self, text: str) -> None:
+        """Warn, with the run's directory in front."""
         warn(f"{self.path}: {text}", RuntimeWarning)
 
 
