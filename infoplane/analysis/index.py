@@ -103,7 +103,7 @@ class TableIndex:
         disk = self._disk.take([n for n in numbers if n < old])
         table = ResultTable.concat([disk, ResultTable.from_rows(self._added[n - old] for n in numbers if n >= old)])
         table.meta = placed(self.writer.meta, self.writer.path)
-        table.meta.pop("table", None)
+        table.meta.pop("table", None)  # the digest of the file, which does not fit a part of its rows
         return table
 
     def missing(self, estimate: Estimate, block: LayerSteps, *, whole: bool) -> LayerSteps:

@@ -58,10 +58,12 @@ ADDED: tuple[str, ...] = ("partner",)
 """Last columns that tables of earlier releases have not: read as empty texts."""
 OLD_HEADER: bytes = (",".join(c for c in COLUMNS if c not in ADDED) + "\n").encode()
 
+# Control characters, the backslash, marks that hide or turn around text, and halves of surrogate pairs.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\\\\\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _ESCAPE = re.compile(r"\\(n|r|t|\\|x[0-9a-f]{2}|u[0-9a-f]{4})")
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
 _LONG = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
+# With these a spreadsheet begins a formula; the apostrophe is the mark that says "text".
 _FORMULA = frozenset("=+-@'＝＋－＠")
 _QUOTED = re.compile("[\",;'|]|^ | $")
 _DAMAGED = "the table is damaged: delete it and analyse again"
@@ -93,7 +95,7 @@ def format_text(text: str) -> str:
 
 
 def parse_text(cell: str) -> str:
-    """The text of a cell whose quotes the CSV reader took off."""
+    """The text of a cell, whose quotes the CSV reader has taken off: without its mark and with escapes undone."""
     if cell[:1] == "'":
         cell = cell[1:]
     return _ESCAPE.sub(_unescape_one, cell) if "\\" in cell else cell
@@ -118,7 +120,7 @@ def format_rows(rows: Iterable[Row]) -> bytes:
 
 
 def _writer(column: str) -> Callable[[Any], str]:
-    """The function that writes the cells of a column."""
+    """A function from a value of this column to its cell."""
     if column in FLOATS:
         return format_float
     return cache(format_integer if column in INTEGERS else format_text)
@@ -204,12 +206,13 @@ class _Memo(dict[str, Any]):
         self.read = read
 
     def __missing__(self, cell: str) -> Any:
+        """Read a cell that is met for the first time, and keep its value."""
         value = self[cell] = self.read(cell)
         return value
 
 
 def _reader(column: str) -> Callable[[str], Any]:
-    """The function that reads the cells of a column."""
+    """A function from a cell of this column to its value."""
     if column in ("value", "low", "high"):
         return _float
     return _Memo(_int64 if column in INTEGERS else _float if column in FLOATS else parse_text).__getitem__

@@ -58,7 +58,7 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def _content(path: Path, limit: int | None = None) -> bytes:
-    """The bytes of a regular file: a pipe would keep the reader waiting, a device never ends."""
+    """The bytes of a regular file; ValueError for others: a pipe would keep the reader waiting, a device never ends."""
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is not a regular file")
     if limit is not None and path.stat().st_size > limit:
@@ -108,13 +108,13 @@ def write_files(path: Path, rows: bytes, meta: Mapping[str, Any]) -> None:
 
 
 def _replace(path: Path, data: bytes, meta: Mapping[str, Any]) -> None:
-    """Replace a table whose lock is held; the digest of the one before goes first, which would not be that of this."""
+    """Replace a table whose lock is held; the old digest goes first, since it does not fit the new rows."""
     write_meta(meta_path(path), {name: value for name, value in meta.items() if name != "table"})
     publish(path.parent, path.name, [data])
 
 
 def _opened(path: Path) -> BinaryIO:
-    """The table, made where it does not exist, to be read and appended to."""
+    """The table's file, open to be read and appended to; an empty one is made where there is none."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
     return os.fdopen(fd, "r+b")
 
@@ -162,11 +162,11 @@ class TableWriter(contextlib.AbstractContextManager["TableWriter"]):
                 )
             sealed = self.meta.get("table")
             self.unsealed = not isinstance(sealed, dict) or len(kept) != sealed.get("bytes")
-            if len(fresh) > len(kept):
+            if len(fresh) > len(kept):  # of an earlier release: its rows now have the columns added since
                 self._file.close()
                 _replace(self.path, fresh, self.meta)
                 self._file = stack.enter_context(_opened(self.path))
-            elif len(kept) < len(data):
+            elif len(kept) < len(data):  # a torn last line
                 self._file.truncate(len(kept))
             self._file.seek(len(fresh))
             self._hash = hashlib.blake2b(fresh, digest_size=16)
@@ -184,7 +184,7 @@ class TableWriter(contextlib.AbstractContextManager["TableWriter"]):
             self._write(data)
 
     def _write(self, data: bytes) -> None:
-        """Append bytes and wait until they are on the disk."""
+        """Append bytes, and return when they are on the disk."""
         self._file.write(data)
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -207,7 +207,7 @@ class TableWriter(contextlib.AbstractContextManager["TableWriter"]):
 
 
 def lock_table(path: Path) -> PidLock:
-    """The lock of a table, a file beside it."""
+    """Take the lock of a table, a file beside it; BlockingIOError where another process writes the table."""
     try:
         return PidLock(path.with_name(path.name + ".lock"))
     except Locked as held:

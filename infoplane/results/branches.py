@@ -17,13 +17,14 @@ def choice_of(config: str, quantity: str) -> tuple[str, str]:
     """The method that an estimator chose for a quantity, and why; both "" of estimators that do not choose."""
     if '"branch"' not in config:
         return "", ""
+    # An estimator may choose one method for I(X;T) and another for what is about labels.
     known, end = prepared_fields(config), "_xt" if "(X;T" in quantity else ""
     branch, reason = known.get(f"branch{end}"), known.get(f"reason{end}")
     return (branch, reason if isinstance(reason, str) else "") if isinstance(branch, str) else ("", "")
 
 
 def prepared_fields(config: str) -> dict[str, Any]:
-    """What `prepare` noted in `config`, within wrappers too; it may come from a stranger's file."""
+    """What the innermost estimator's `prepare` noted in `config`, a JSON text; {} where it noted nothing."""
     found = json.loads(config).get("prepared")
     while isinstance(found, dict) and isinstance(found.get("estimator"), dict):
         found = found["estimator"]
@@ -39,6 +40,7 @@ def by_method(table: ResultTable, quantities: Iterable[str] | None = None) -> di
     of_layer: dict[str, dict[tuple[str, str], None]] = {}
     rows = zip(table.layer.tolist(), table.quantity.tolist(), table.branch.tolist(), strict=True)
     for layer, quantity, branch in dict.fromkeys(rows):
+        # By default no nulls and bounds, whose names end in a word.
         if branch and (quantity in wanted if wanted is not None else quantity.endswith(")")):
             of_layer.setdefault(layer, {})[quantity, branch] = None
     found: dict[str, list[str]] = {}

@@ -16,7 +16,7 @@ def csv_bytes(columns: Mapping[str, Sequence[object]]) -> bytes:
 
 
 def _cell(value: object) -> str:
-    """One cell; whole numbers without a fraction, bools as True and False."""
+    """The text of one cell; whole numbers have no fraction, bools are True and False."""
     if value is None:
         return ""
     if isinstance(value, float | np.floating):

@@ -16,6 +16,7 @@ from infoplane.results.names import names_of, placed, run_names
 from infoplane.results.table import ResultTable
 
 _NAMED = 2
+"""About as many runs, layers and files are named in a caption; the rest is counted."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def read_losses(paths: Sequence[str | os.PathLike[str]]) -> list[Loss]:
 
 
 def _of_run(run: str, about: Any, name: str) -> list[Loss]:
-    """The well-formed entries: meta are a file that anybody may have written."""
+    """The losses of one run; entries of another form are left out: anybody may have written the meta."""
     entries = about.get("lost") if isinstance(about, Mapping) else None
     out = []
     for entry in entries if isinstance(entries, list) else ():
@@ -92,7 +93,7 @@ def _of_run(run: str, about: Any, name: str) -> list[Loss]:
 
 
 def loss_words(found: Sequence[Loss]) -> list[str]:
-    """A part of a caption for each run: `missing or damaged: steps 5-8 (00000005-00000008.s0001.r000.h5)`."""
+    """Parts of a caption, one a run: `missing or damaged: steps 5-8 (00000005-00000008.s0001.r000.h5)`."""
     out = []
     runs = list(dict.fromkeys(loss.called for loss in found))
     for run in runs[: _NAMED + 1]:

@@ -44,8 +44,9 @@ def run_names(table: ResultTable) -> dict[str, str]:
 
 
 def names_of(runs: Iterable[str], about: Mapping[str, Any]) -> dict[str, str]:
-    """The name of each of these runs and of those in the meta, from what the meta says about them."""
+    """{id: name} of these runs and those in the meta; a name is the shortest end of the path that is its own."""
     parts = {run: _parts(run, about.get(run)) for run in dict.fromkeys((*runs, *about))}
+    # How many runs have a path with this end.
     tails = Counter(own[-k:] for own in parts.values() for k in range(1, len(own) + 1))
     names: dict[str, str] = {}
     taken: Counter[str] = Counter()
@@ -58,7 +59,7 @@ def names_of(runs: Iterable[str], about: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _parts(run: str, about: Any) -> tuple[str, ...]:
-    """The path of a run with its name at the end, as parts; its id where neither is known."""
+    """The path of a run with its given name at the end, in parts; its id where neither is known."""
     given, path = _known(about)
     where = PurePath(os.path.abspath(path)).parts[1:] if path else ()  # noqa: PTH100 - asks no disk about a stranger's path
     return (*where, given) if given else where or (run,)
@@ -112,7 +113,7 @@ def is_glob(pattern: str) -> bool:
 
 
 def placed(meta: Mapping[str, Any], table: Path) -> dict[str, Any]:
-    """The meta of a table with the paths of its runs as seen from here; on the disk they begin at the table."""
+    """The meta of a table with the paths of its runs as seen from here; in its file they begin at the table."""
     return with_paths(meta, lambda path: os.path.normpath(table.parent / path))
 
 

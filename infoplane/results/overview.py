@@ -40,6 +40,7 @@ REMEDIES = {
 """What to do about a flag."""
 _HAVE = frozenset({"nonfinite", "few_samples"})
 """Flags of which values have what their words say; of others they are it."""
+# Settings that need no word whatever their value.
 _UNINTERESTING = frozenset({"seed", "null_draws", "null_seed", "prepared"})
 TECHNICAL: dict[str, object] = {
     "dtype": "auto",
@@ -65,10 +66,11 @@ TECHNICAL: dict[str, object] = {
 """Settings that need no word while they have this value, their default: how a number is computed, not what it means."""
 PLANE = ("I(X;T)", "I(T;Y)")
 MOST_COLUMNS, MOST_LAYERS = 3, 12
+"""Quantities and layers that one table shows."""
 
 
 def overview(table: ResultTable, *, most: int | None = None) -> str:
-    """Every way of estimating in a table, each as a row a layer; `most` of them, and how many there are beyond."""
+    """A text with a table for each estimator, settings and subset, a row a layer; at most `most` of the tables."""
     table = table.current()
     rows = table.take(table.estimator != "recorded")
     # Pairs stand apart from single layers, each by a name of its own.
@@ -81,7 +83,7 @@ def overview(table: ResultTable, *, most: int | None = None) -> str:
 
 
 def _way(table: ResultTable, pairs: bool, estimator: str, settings: str, subset: str) -> Iterator[str]:
-    """One estimator with its settings on one subset, of single layers or of pairs."""
+    """Yield the lines on one estimator with its settings on one subset, of single layers or of pairs."""
     rows = table.take(
         (table.estimator == estimator)
         & (table.settings == settings)
@@ -116,13 +118,13 @@ def _way(table: ResultTable, pairs: bool, estimator: str, settings: str, subset:
 
 
 def _quantities(rows: ResultTable) -> list[str]:
-    """The coordinates of the plane, or the first few of what the method gives."""
+    """The quantities to show: I(X;T) and I(T;Y), or the first few of a method that gives neither."""
     known = list(dict.fromkeys(rows.quantity.tolist()))
     return [q for q in PLANE if q in known] or [q for q in known if not q.endswith((" null", " lower"))][:MOST_COLUMNS]
 
 
 def _head(rows: ResultTable, estimator: str, settings: str, subset: str, quantities: Sequence[str]) -> str:
-    """`binning, n_bins = 30 (test), N = 300, steps 0 to 50; at most I(X;T) 8.23, I(T;Y) 3.32 bits`."""
+    """The line above a table: estimator, settings, subset, N, steps, and the largest values that are possible."""
     looked = by_looking(rows, estimator, settings, dict.fromkeys(rows.run.tolist()))
     words = named_way(estimator, [*words_of(settings, rows.config.tolist()), *looked], subset)
     sizes = dict.fromkeys([min(rows.n_samples), max(rows.n_samples)])
@@ -138,7 +140,7 @@ def _head(rows: ResultTable, estimator: str, settings: str, subset: str, quantit
 
 
 def _ends(rows: ResultTable, quantity: str) -> list[str]:
-    """The value at the first and at the last step, as means over the runs; one where these are one step."""
+    """The value at the first and at the last step as texts, means over runs; one text where there is one step."""
     found = rows.take((rows.quantity == quantity) & np.isfinite(rows.value))
     if not len(found):
         return []
@@ -148,7 +150,7 @@ def _ends(rows: ResultTable, quantity: str) -> list[str]:
 
 
 def _doubts(rows: ResultTable, quantities: Sequence[str]) -> str:
-    """`I(X;T), I(T;Y) saturated (38 of 51)`, the flags of the values shown; quantities flagged alike stand together."""
+    """The flags of the values shown: `I(X;T), I(T;Y) saturated (38 of 51)`, names with equal words together."""
     said: dict[str, list[str]] = {}
     for quantity in quantities:
         of = rows.take(rows.quantity == quantity)
@@ -159,14 +161,14 @@ def _doubts(rows: ResultTable, quantities: Sequence[str]) -> str:
 
 
 def _methods(rows: ResultTable, quantities: Sequence[str]) -> str:
-    """`knn`, or `I(X;T) flow, I(T;Y) knn`: what the estimator chose for the values shown."""
+    """The methods that an estimator chose for the values shown: `knn`, or `I(X;T) flow, I(T;Y) knn`."""
     of = [(q, branch) for q in quantities for branch in dict.fromkeys(rows.branch[rows.quantity == q].tolist())]
     branches = list(dict.fromkeys(branch for _, branch in of))
     return branches[0] if len(branches) == 1 else ", ".join(f"{q} {branch}" for q, branch in of)
 
 
 def _reasons(rows: ResultTable) -> Iterator[str]:
-    """Why each method was chosen, where it was."""
+    """Yield a line for each method that was chosen, with the reasons."""
     found: dict[str, dict[str, None]] = {}
     for branch, reason in zip(rows.branch.tolist(), rows.reason.tolist(), strict=True):
         found.setdefault(branch, {})[reason] = None
@@ -174,7 +176,7 @@ def _reasons(rows: ResultTable) -> Iterator[str]:
 
 
 def _skipped(table: ResultTable, estimator: str, settings: str, subset: str) -> Iterator[str]:
-    """What the estimator refused, and why."""
+    """Yield a line with the layers that the estimator refused and the first reason, if it refused any."""
     by_reason: dict[str, list[str]] = {}
     for about in table.meta.get("runs", {}).values():
         for entry in about.get("skipped", []):
@@ -186,7 +188,7 @@ def _skipped(table: ResultTable, estimator: str, settings: str, subset: str) -> 
 
 
 def _violations(rows: ResultTable) -> Iterator[str]:
-    """How often the data-processing inequality is violated, as figures and reports count it."""
+    """Yield a line on how often the data-processing inequality is violated, if it ever is."""
     found = rows.dpi()
     up, of = sum(row.violations for row in found), sum(row.pairs for row in found)
     if up:
@@ -194,12 +196,12 @@ def _violations(rows: ResultTable) -> Iterator[str]:
 
 
 def _same(a: str, b: str) -> bool:
-    """Whether two texts of JSON hold the same, however they are written."""
+    """Whether two JSON texts mean the same, however they are written."""
     return a == b or json.loads(a) == json.loads(b)
 
 
 def _to_do(rows: ResultTable) -> Iterator[str]:
-    """What to do about the flag that is most often up."""
+    """Yield a line on what to do about the flag that is raised most often, if any is."""
     counts = {flag: int(rows.flag(flag).sum()) for flag in REMEDIES}
     worst = max(counts, key=lambda flag: counts[flag])
     if counts[worst]:
@@ -208,13 +210,13 @@ def _to_do(rows: ResultTable) -> Iterator[str]:
 
 
 def named_way(estimator: str, settings: Sequence[str], subset: str) -> str:
-    """`binning, n_bins = 30 (test)`: one way of estimating, of settings in words; the subset unless it is all."""
+    """An estimate in words, as `binning, n_bins = 30 (test)`; the subset `all` needs none."""
     words = ", ".join([estimator, *settings])
     return printable(words if subset == "all" else f"{words} ({subset})")
 
 
 def shared_words(ways: Iterable[tuple[str, Sequence[str]]]) -> dict[str, set[str]]:
-    """The words on settings that all ways of each estimator have in common; a way is its estimator and its words."""
+    """For each estimator, the settings words that all of its pairs (estimator, words) have in common."""
     alike: dict[str, set[str]] = {}
     for estimator, words in ways:
         alike[estimator] = alike.get(estimator, set(words)).intersection(words)
@@ -225,7 +227,7 @@ BY_LOOKING = "scale chosen by looking"
 
 
 def by_looking(table: ResultTable, estimator: str, settings: str, runs: Iterable[str] | None = None) -> list[str]:
-    """The words for a scale that advice on any of the runs (by default of the table) has picked; none for another."""
+    """[BY_LOOKING] if advice on any of these runs (by default of the table) picked this setting, else []."""
     known = table.meta.get("runs", {})
     for run in known if runs is None else runs:
         for advice in known.get(run, {}).get("advice", ()):
@@ -251,7 +253,7 @@ def unlabelled_words(table: ResultTable, subset: str, runs: Iterable[str]) -> li
 
 
 def words_of(settings: str, configs: Iterable[str]) -> list[str]:
-    """`settings_words` of rows with these configs; of a network's own noise its std, not the setting in its place."""
+    """The settings in words, for rows with these configs; a network's own noise is told by its std instead."""
     words = settings_words(settings)
     own = {_own_noise(config) for config in dict.fromkeys(configs)}
     if None in own or not own:

@@ -49,7 +49,7 @@ def by_scale(
 
 
 def the_scale(estimator: str, configs: Sequence[Mapping[str, Any]], asked: str | None) -> str:
-    """The one setting that is a number and varies, or the one that was asked for."""
+    """The name of the one setting that is a number and varies, or of the one asked for; else ValueError."""
     able = [name for name in varying(configs) if name not in NO_SCALE]
     numeric = [name for name in able if all(type(config.get(name)) in (int, float) for config in configs)]
     have = ", ".join(numeric) or "none"
@@ -58,6 +58,7 @@ def the_scale(estimator: str, configs: Sequence[Mapping[str, Any]], asked: str |
     if asked is None and len(numeric) > 1:
         raise ValueError(f"settings of {estimator} differ in {have}; choose the axis with scale=...")
     if not numeric:
+        # The error shows, as an example, a setting at twice its value.
         had = [(n, v) for n, v in configs[0].items() if type(v) in (int, float) and n not in {*NO_SCALE, *TECHNICAL}]
         other = f", as {estimator}:{had[0][0]}={2 * had[0][1]:g}" if had else ""
         raise ValueError(f"{estimator} was estimated at one scale; estimate it at others{other}, to compare them")

@@ -92,7 +92,7 @@ def over_runs(values: FloatArray, spread: str | None = "ci95") -> Summary:
 
 
 def _factor(spread: str | None, count: npt.NDArray[np.int64]) -> FloatArray:
-    """How many standard deviations of the runs half a band is; NaN where fewer than two runs have a value."""
+    """Half the width of a band in standard deviations of the runs; NaN where fewer than two have a value."""
     # By the number of runs, which is at most the size of the first axis.
     factor = np.full(int(count.max(initial=1)) + 1, np.nan)
     for n in range(2, factor.size if spread is not None else 0):
@@ -102,7 +102,8 @@ def _factor(spread: str | None, count: npt.NDArray[np.int64]) -> FloatArray:
 
 
 def _quantile(values: FloatArray, q: float, count: npt.NDArray[np.int64]) -> FloatArray:
-    """Quantile over the first axis of the finite values; NaN where there are none."""
+    """Quantile `q` of the finite values over the first axis, (runs, ...) -> (...); NaN where there are none."""
+    # What is missing sorts to the end, beyond the last of the `count` values.
     ordered = np.sort(np.where(np.isfinite(values), values, np.inf), axis=0)
     last = np.maximum(count - 1, 0)
     place = q * last
@@ -142,6 +143,7 @@ def student_t(df: int, level: float = 0.95) -> float:
         raise ValueError(f"degrees of freedom must be at least 1, got {df}")
 
     def inside(t: float) -> float:
+        """The probability that a variable of Student's t lies between -t and t."""
         angle, odd = math.atan2(t, math.sqrt(df)), df % 2
         term = total = math.cos(angle) if odd else 1.0
         for k in range(2 + odd, df - 1, 2):
@@ -153,6 +155,7 @@ def student_t(df: int, level: float = 0.95) -> float:
     low, high = 0.0, 1.0
     while inside(high) < level:
         high *= 2
+    # Halve the interval until no number of float64 lies within it.
     while (middle := (low + high) / 2) not in (low, high):
         low, high = (middle, high) if inside(middle) < level else (low, middle)
     return middle

@@ -69,6 +69,7 @@ class Column:
         self.name = name
 
     def __get__(self, table: ResultTable | None, owner: type) -> Any:
+        """The column of this table; the `Column` itself for the class."""
         # Asked of the class, as `help` and documentation do, there is no table to read.
         return self if table is None else table[self.name]
 
@@ -133,7 +134,7 @@ class ResultTable:
 
     @classmethod
     def _of(cls, columns: dict[str, Array], meta: Mapping[str, Any]) -> Self:
-        """A table of columns that came from other tables, which have their types already."""
+        """A table of columns taken from other tables, which have their types and are not checked again."""
         table = cls.__new__(cls)
         table._columns, table.meta = columns, dict(meta)
         return table
@@ -176,7 +177,7 @@ class ResultTable:
                     meta[name] = known + [v for v in value if v not in known]
                 else:
                     meta[name] = value
-        meta.pop("table", None)
+        meta.pop("table", None)  # the digest of one file, which fits no table of several
         return cls._of({c: np.concatenate([t[c] for t in tables]) for c in COLUMNS}, meta)
 
     def write(self, path: str | os.PathLike[str]) -> None:
@@ -400,7 +401,7 @@ class ResultTable:
 
 
 def _selected(name: str, cells: Array, selector: Any) -> npt.NDArray[np.bool_]:
-    """Which cells of a column a selector matches."""
+    """Mask (rows,): which cells of a column a selector matches."""
     if name == "step":
         steps = selector if isinstance(selector, int | np.integer | np.ndarray) else list(selector)
         return np.isin(cells, np.atleast_1d(np.asarray(steps)))

@@ -145,17 +145,19 @@ class Plane:
 
     @cached_property
     def saturated(self) -> BoolArray:
+        """Which points have both numbers, of which at least one is flagged as saturated."""
         return (self.flag("i_xt", "saturated") | self.flag("i_ty", "saturated")) & self.present
 
     @cached_property
     def cornered(self) -> BoolArray:
-        """(L,): layers of which both numbers are only their ceilings at every step: they say nothing but that."""
+        """(L,): which layers have both numbers at their ceilings at every step, and so show nothing else."""
         both = self.flag("i_xt", "saturated") & self.flag("i_ty", "saturated")
         return np.asarray((both | ~self.present).all(axis=0) & self.present.any(axis=0))
 
     @property
     def drawn(self) -> BoolArray:
-        """(S, L): the points that get a marker: of a layer that is saturated throughout the last alone."""
+        """(S, L): which points get a marker: all, but only the last of a layer that is `cornered`."""
+        # Counted from the end, the last point of a layer is its first.
         last = self.present & (np.cumsum(self.present[::-1], axis=0)[::-1] == 1)
         return np.where(self.cornered, last, self.present)
 
@@ -186,12 +188,14 @@ class Plane:
         return self._groups("step", ("depth", "step"))
 
     def _groups(self, last: str, order: Sequence[str]) -> Iterator[tuple[Any, IntArray]]:
-        """The points that are of one run, one way of estimating and one `last`, each group sorted by `order`."""
+        """Yield (key, indices) of the points of one run, one estimate and one `last`, sorted by `order`."""
         columns = [[getattr(self, name).ravel() for name in names] for names in (("run", *WAY, last), order)]
+        # Where there is no point the estimator, the second entry of the key, is an empty text.
         return ((key, index) for key, index in groups(*columns) if key[1])
 
 
 WAY = ("estimator", "settings", "subset")
+"""The fields that tell one estimate of a run from another."""
 POINT = tuple(takewhile(lambda name: name != "layers", (one.name for one in fields(Plane))))
 """The fields of a plane that have an entry for each point."""
 
@@ -334,11 +338,12 @@ class DataProcessing:
 
     @property
     def share(self) -> float:
+        """The violations as a share of the pairs."""
         return self.violations / self.pairs
 
 
 def groups(columns: Sequence[Array], order: Sequence[Array]) -> Iterator[tuple[Any, IntArray]]:
-    """Rows that are equal in `columns`, each group sorted by `order`; groups in the order of their first rows."""
+    """Yield (key, row numbers sorted by `order`) for rows equal in `columns`, in the order of their first rows."""
     found: dict[Any, list[int]] = {}
     for row, key in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         found.setdefault(key, []).append(row)
@@ -348,7 +353,7 @@ def groups(columns: Sequence[Array], order: Sequence[Array]) -> Iterator[tuple[A
 
 
 def pair(table: ResultTable) -> Plane:
-    """Join I(X;T), I(T;Y) and the null of the same estimate on the same data."""
+    """The points of the plane: I(X;T), I(T;Y) and the null that are of one estimate of one snapshot."""
     # For each quantity, the row that holds it for each estimate.
     rows: dict[str, dict[Any, int]] = {"I(X;T)": {}, "I(T;Y)": {}, "I(T;Y) null": {}}
     estimates = zip(*(table[name].tolist() for name in SAME_ESTIMATE), strict=True)
@@ -428,7 +433,7 @@ def check_chain(chain: Chain, layers: Sequence[str]) -> None:
 
 
 def _rises(table: ResultTable, rows: IntArray, layers: Sequence[str]) -> FloatArray:
-    """The rise of I(X;T) from each layer of the chain to the next one that has a value at the same step."""
+    """(P,): rises of I(X;T) from each layer of the chain to the next that has a value at the same step."""
     rank = {layer: i for i, layer in enumerate(layers)}
     place = np.array([rank.get(layer, -1) for layer in table["layer"][rows].tolist()])
     step, value, branch = (table[name][rows] for name in ("step", "value", "branch"))
@@ -443,7 +448,7 @@ def _rises(table: ResultTable, rows: IntArray, layers: Sequence[str]) -> FloatAr
 
 
 def _chain_of(run: str, table: ResultTable, rows: IntArray, chain: Chain) -> tuple[str, ...]:
-    """The layers of a run in the order in which each feeds the next only; none where that is not known."""
+    """The layers of a run, in order, of which each feeds the next one only; empty where that is not known."""
     if isinstance(chain, Mapping):
         return tuple(chain.get(run, ()))
     if chain is not None:

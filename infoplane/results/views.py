@@ -98,6 +98,7 @@ class Series(Brief):
 
     @cached_property
     def _names(self) -> dict[str, str]:
+        """{id: name} of all runs of the table."""
         return run_names(self.whole)
 
     def name(self, run: str) -> str:
@@ -150,13 +151,14 @@ class Series(Brief):
         return by_method(self.table, quantities or None)
 
     def marks(self, *quantities: str) -> dict[str, str]:
-        """The mark of each layer that is not by the method of most."""
+        """{layer: mark} for the layers whose values are by another method than those of most layers."""
         others = list(self.by_method(*quantities).values())[1:]
         return {layer: mark for mark, layers in zip(MARKS, others, strict=False) for layer in layers}
 
     def method_words(self, *quantities: str) -> list[str]:
         """`by flow; † by knn`: one line for a caption, none where no estimator chose."""
         each = [words if " by " in words else f"by {words}" for words in self.by_method(*quantities)]
+        # The method of most layers comes first, and has no mark.
         parts = [f"{mark} {words}".strip() for mark, words in zip(f" {MARKS}", each, strict=False)]
         return ["; ".join(parts)] if parts else []
 
@@ -211,7 +213,7 @@ class Series(Brief):
         return Plane(**filled, layers=list(self.layers), steps=self.steps, times=self.times)
 
     def _cells(self, rows: ResultTable | Plane) -> tuple[tuple[int, int], tuple[IntArray, IntArray]]:
-        """The shape (steps, layers), and where in it each of these rows of the one run stands."""
+        """The shape (steps, layers), and the two index arrays of the cells where these rows of the one run stand."""
         place = {layer: i for i, layer in enumerate(self.layers)}
         columns = by_value(rows.layer.tolist(), place.__getitem__, np.int64)
         return (self.steps.size, len(place)), (np.searchsorted(self.steps, rows.step), columns)
@@ -293,7 +295,7 @@ def choose(
 
 
 def _refuse_pairs_alone(rows: ResultTable, whole: ResultTable, estimator: str) -> None:
-    """ValueError where nothing is left, or nothing of this estimator but pairs."""
+    """Raise ValueError where no rows are left, or the table has nothing but pairs of this estimator."""
     of_it = whole.take(is_in(whole["estimator"], [estimator])) if estimator else whole
     pairs = [q for q in dict.fromkeys(of_it["quantity"].tolist()) if PAIR in q]
     if pairs and not set(rows["estimator"]) & set(of_it["estimator"]):
@@ -386,6 +388,7 @@ def parse_settings(text: Mapping[str, Any] | str | None) -> dict[str, Any]:
     if not isinstance(text, str):
         return {str(k): list(v) if isinstance(v, tuple) else v for k, v in text.items()}
     out: dict[str, Any] = {}
+    # At commas that stand outside brackets.
     for part in re.split(r",(?![^\[(]*[\])])", text):
         name, equals, value = part.partition("=")
         if not equals:
@@ -439,7 +442,7 @@ def is_in(column: npt.NDArray[Any], values: Iterable[str]) -> BoolArray:
 
 
 def _of_estimator(rows: ResultTable, select: Selection) -> tuple[ResultTable, dict[str, Any]]:
-    """The rows of an estimator, and the settings that are asked for, in its name after a colon or apart."""
+    """The rows of the selected estimator, and the settings asked for: after a colon in its name, or apart."""
     wanted, estimator = parse_settings(select.get("settings")), select.get("estimator")
     if estimator is None:
         return rows, wanted
@@ -448,7 +451,7 @@ def _of_estimator(rows: ResultTable, select: Selection) -> tuple[ResultTable, di
 
 
 def _only(rows: ResultTable, column: str, value: str | None = None) -> ResultTable:
-    """The rows with this value in a column, or all where they have but one."""
+    """The rows with this value in a column; without one, all rows if they are alike in it, else ValueError."""
     known = list(dict.fromkeys(rows[column].tolist()))
     if value is not None and value not in known:
         raise ValueError(f"the table has no {column} {value!r}; available: {', '.join(known[:12])}")
@@ -458,7 +461,7 @@ def _only(rows: ResultTable, column: str, value: str | None = None) -> ResultTab
 
 
 def _one_run(rows: ResultTable, value: str | None = None) -> ResultTable:
-    """The rows of the one run that is called so, or all where there is but one."""
+    """The rows of the one run with this name; without one, all rows if they are of one run, else ValueError."""
     called = run_names(rows)
     known = list(dict.fromkeys(rows["run"].tolist()))
     found = known if value is None else runs_called(rows, value)
@@ -487,6 +490,7 @@ def _one_setting(rows: ResultTable, wanted: Mapping[str, Any]) -> ResultTable:
             raise ValueError(f"{rows['estimator'][0]} has no setting {name!r}; it has {', '.join(fields)}")
 
     def as_wanted(config: Mapping[str, Any], name: str, value: Any) -> bool:
+        """Whether a configuration has this value of a setting."""
         # Settings that came later are written where they are not the default; without them others have null.
         return config[name] == value if name in config else value is None or value is False
 
@@ -495,6 +499,7 @@ def _one_setting(rows: ResultTable, wanted: Mapping[str, Any]) -> ResultTable:
     differ = sorted(varying(known.values()))
 
     def words(text: str) -> str:
+        """The settings in which this one differs from others, as a user would write them."""
         return ",".join(f"{n}={json.dumps(known[text].get(n))}" for n in differ) or "(default)"
 
     name, have = rows["estimator"][0], "; ".join(map(words, fit[:12] or known))
