@@ -9,9 +9,8 @@ Look for: I(T;Y) by `auto` ends at the exact values in act2 and act3. It would b
 
 Does not hold: that `auto` reads I(X;T) of these layers. Before training, nearly linear, act2 is an eighth too low; then
 classes form: the exact value rises by more than half a bit, that of `auto` by little or not at all. Its branch is
-`flow`, which starts from a Gaussian and sees of a wide layer what goes with one input or with products of two: what T
-knows of three at once, as of these classes, it misses. Every such row is flagged, and where I(X;T) is below I(T;Y) it
-always is: X determines Y, so that cannot be.
+`flow`, which sees of a wide layer what goes with one input or with products of two, and misses what takes three, as
+these classes. Each such row is flagged, and always where I(X;T) is below I(T;Y): X determines Y, so that cannot be.
 """
 
 from __future__ import annotations

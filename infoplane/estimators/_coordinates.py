@@ -21,6 +21,8 @@ LEAST_VARIANCE = 1e-3
 """Principal variances are taken to be at least this share of the largest: what is smaller is not blown up further."""
 NORMAL, FEW_UNITS = 0.99, 4
 """Correlation of a unit with its normal scores from which it is scaled only, where there are more units than so few."""
+NEAR = 1.0
+"""Nats below log n from which the ranks of n rows no longer tell how close a pair of coordinates is."""
 FACTORS = 16
 """Leading coordinates of one side whose products are looked for in the other."""
 CHANCE = 1.15
@@ -57,6 +59,16 @@ def scaled_where_normal(ranked: Tensor, scaled: Tensor) -> Tensor:
     # would read 2.5.
     normal = (ranked * scaled).mean(0) > NORMAL * ranked.square().mean(0).sqrt()
     return torch.where(normal, scaled, ranked)
+
+
+def is_steep(correlations: Tensor, rows: int) -> Tensor:
+    """(...) whether a pair of coordinates, of correlations (..., r), tells nearly what ranks of so many rows can."""
+    return (pair_nats(correlations) > math.log(rows) - NEAR).any(-1)
+
+
+def pair_nats(correlations: Tensor) -> Tensor:
+    """Information of each pair of Gaussian coordinates with these correlations, in nats, of the same shape."""
+    return -0.5 * (1 - correlations.square()).log()
 
 
 class Coordinates(NamedTuple):

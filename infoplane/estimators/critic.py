@@ -11,7 +11,7 @@ from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT, Z_95
 from infoplane.estimators._canonical import LEAST_SAMPLES, pairs_off_ground, side, white_basis
-from infoplane.estimators._coordinates import FEW_UNITS, Coordinates, Marginal, scaled_where_normal
+from infoplane.estimators._coordinates import FEW_UNITS, Coordinates, Marginal, is_steep, scaled_where_normal
 from infoplane.estimators._critics import (
     AT_ONCE,
     CHECKED,
@@ -124,10 +124,11 @@ class Critic(NoisyMethod):
     Notes
     -----
     `unreliable`: own rows look better by more than 0.25 bit and a quarter of the value, more steps would help, or it
-    diverged. `saturated`: the two ways to normalise differ by more than 0.5 nat, above about 5 nats for 2,000 rows;
-    "lower": also above 0.9 log n. `few_samples`: fewer than 20 training rows a
-    dimension. `ties`: a unit has atoms (ReLU zeros) and is scaled only. The interval is that of the held-out mean and
-    says nothing of the training. Snapshots are trained four at a time; alone or together they agree within 0.02 bit.
+    diverged. `saturated`: the two ways to normalise differ by more than 0.5 nat, above about 5 nats for 2,000 rows, or
+    one pair of coordinates tells log n - 1 nats and more, near what the ranks of n training rows can; "lower": also
+    above 0.9 log n. `few_samples`: fewer than 20 training rows a dimension. `ties`: a unit has atoms (ReLU zeros) and
+    is scaled only. The interval is that of the held-out mean and says nothing of the training. Snapshots are trained
+    four at a time; alone or together they agree within 0.02 bit.
 
     Raises
     ------
@@ -260,6 +261,7 @@ class _Contrasts(Problem):
         """The numbers (S,) in nats of the layers with one other side."""
         config, shape = self.config, (len(layers), self.config.folds)
         critics = self._critics(layers, other)
+        steep = is_steep(critics.correlations, len(self.fitted[0])).any(1)
         doubtful = critics.train(self.fitted, self.checked, self.seeds)
         # (2, S, F, n): without and with the own pair among the rows that normalise; near strangers are rare where both
         # differ much.
@@ -277,6 +279,7 @@ class _Contrasts(Problem):
             "own": own_rows.mean((1, 2)),
             "half": Z_95 * held_out.flatten(1).std(1) / math.sqrt(held_out[0].numel()),
             "gap": gap.mean((1, 2)),
+            "steep": steep,
             "doubtful": doubtful.any(1),
         }
         each = {
@@ -331,7 +334,7 @@ class _Contrasts(Problem):
             "ties": found["tied"] | self.others[name].tied,
             "few_samples": len(self.fitted[0]) < ROWS_A_DIMENSION * dims,
             "unreliable": found[f"{name} doubtful"] | loose,
-            "saturated": bits("gap") > FEW_STRANGERS * BITS_PER_NAT,
+            "saturated": (bits("gap") > FEW_STRANGERS * BITS_PER_NAT) | (found[f"{name} steep"] & ~none),
         }
         # What speaks against the bound alone, against the scores as log ratios, and against the Gaussian start.
         near_top = flags["saturated"] | (lower > NEAR_CEILING * top)

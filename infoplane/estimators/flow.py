@@ -13,7 +13,15 @@ from torch import Tensor
 from infoplane.core.device import on_accelerator
 from infoplane.core.units import BITS_PER_NAT, Z_95
 from infoplane.estimators._canonical import canonical_nats, gaussian_log_ratio, independent_nats
-from infoplane.estimators._coordinates import FEW_UNITS, LEAST_VARIANCE, Coordinates, Marginal, scaled_where_normal
+from infoplane.estimators._coordinates import (
+    FEW_UNITS,
+    LEAST_VARIANCE,
+    Coordinates,
+    Marginal,
+    is_steep,
+    pair_nats,
+    scaled_where_normal,
+)
 from infoplane.estimators._driver import Given, Problem, report
 from infoplane.estimators._flow_networks import HIDDEN, PairNetworks, Scores, Sides, Velocities
 from infoplane.estimators._labels import fold_of_row
@@ -40,8 +48,6 @@ APART_BITS, APART_SHARE = 0.25, 0.1
 """Bits, and share of the value, by which both directions may differ."""
 ROWS_A_DIMENSION, ROWS_A_COMPONENT = 20, 3
 """Training rows a dimension below which they are few, and below which components are not kept."""
-NEAR = 1.0
-"""Nats below log n from which the ranks of n rows no longer tell how close a pair of coordinates is."""
 _NEIGHBORS, _DIMENSION_ROWS = 10, 2000
 _STREAM = 1_000_003
 """Keeps the places of ties of the other side apart from those of the layer."""
@@ -417,14 +423,14 @@ def _coordinates(block: _Block, other: _Block, fitted: Tensor) -> tuple[Tensor, 
     # Of more dimensions than rows all correlations are 1 whatever the sides are.
     most = max(1, len(rows) // ROWS_A_COMPONENT)
     c = Coordinates.of(block.marginal, other.marginal, rows, (min(block.kept, most), min(other.kept, most)), MOST_MOVED)
-    nats, r = -0.5 * (1 - c.correlations.square()).log(), len(c.correlations)  # (r,) of each pair of coordinates
+    nats, r = pair_nats(c.correlations), len(c.correlations)  # (r,) of each pair of coordinates
     seen = min(block.moved, other.moved)
     # Every row is a set of one row, (N, 1, r): only pairs that belong together are compared.
     ratio = gaussian_log_ratio(c.u[:, None, :r], c.v[:, None, :r], c.correlations)[:, 0, 0]
     u, v, rho = _wide(c.u, block.moved), _wide(c.v, other.moved), _wide(c.correlations, seen)
     # The bias of the sum is known; correlations that are corrected one by one do not add up to a sum without bias.
     whole = canonical_nats(c.found) - independent_nats(c.u.shape[1], c.v.shape[1], len(fitted))
-    steep = (nats > math.log(len(fitted)) - NEAR).any()
+    steep = is_steep(c.correlations, len(fitted))
     return u, v, rho, whole, nats[seen:].sum(), ratio, nats.new_tensor(c.kept[0]), steep
 
 

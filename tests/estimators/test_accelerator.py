@@ -71,7 +71,8 @@ def test_both_branches_give_the_same_values(name, kind, which):
     want = estimated(name, t, y, x)
     with accelerator_branches():
         found = estimated(name, t, y, x)
-    assert_same(found, want, 0.02 if name in ("auto", TRAINED) else 1e-9)
+    # On a CPU `critic` looks whether a shorter sum has all its digits, for which a device would wait.
+    assert_same(found, want, 0.02 if name in ("auto", TRAINED) else 1e-6 if name == "critic" else 1e-9)
 
 
 @pytest.mark.parametrize("forced", [False, True], ids=["cpu", "accelerator"])
