@@ -12,6 +12,7 @@ from infoplane.core.units import BITS_PER_NAT
 from infoplane.diagnostics._place import IntArray, finite_float64
 
 MOST_CELLS = 50_000_000
+"""Cells of a table of joint counts that are held in memory."""
 
 
 def codes(values: npt.ArrayLike, name: str) -> IntArray:
@@ -49,7 +50,7 @@ def entropy_bits(table: npt.NDArray[np.generic]) -> float:
     """Plug-in entropy in bits of counts or probabilities of any shape."""
     p = np.asarray(table, np.float64).ravel()
     p = p[p > 0] / p.sum()
-    return float(-(p * np.log(p)).sum() * BITS_PER_NAT) + 0.0
+    return float(-(p * np.log(p)).sum() * BITS_PER_NAT) + 0.0  # which makes 0 of -0, for a single value
 
 
 def joint_entropy_bits(*variables: IntArray) -> float:
@@ -62,4 +63,5 @@ def information_bits(table: npt.NDArray[np.generic]) -> float:
     p = np.asarray(table, np.float64).reshape(-1, np.shape(table)[-1])
     p = p / p.sum()
     apart, some = p.sum(1, keepdims=True) * p.sum(0, keepdims=True), p > 0
+    # Of a plug-in information only rounding is below 0.
     return max(0.0, float((p[some] * np.log(p[some] / apart[some])).sum()) * BITS_PER_NAT)

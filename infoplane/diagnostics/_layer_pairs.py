@@ -38,7 +38,7 @@ class Layers:
             self.digests.append(digest(rows))
 
     def _choose_rows(self, count: int) -> None:
-        """Check the number of rows of a layer against the layers before, and draw those that are used."""
+        """Check that a layer has as many rows as those before, and draw `limit` rows where it has more."""
         self.count = self.count or count
         if count != self.count:
             raise ValueError(f"all layers must see the same samples, got {self.count} and {count}")
@@ -67,7 +67,7 @@ def settings_of(measure: Measure, given: MeasureSettings) -> MeasureSettings:
 def orders_of(
     left: Layers, labels: npt.ArrayLike | None, within: Literal["all", "class"], draws: int, seed: int
 ) -> list[IntArray]:
-    """`draws` permutations of the used rows: among all of them, or each among the rows of its class."""
+    """`draws` permutations (N,) of the used rows: among all of them, or each row among those of its class."""
     count = len(np.arange(left.count)[left.used])
     groups = [np.arange(count)]
     if within == "class":

@@ -63,12 +63,12 @@ def squared_distances(gram: FloatArray) -> FloatArray:
 
 
 def cka_side(rows: FloatArray, settings: MeasureSettings) -> Side:
-    """The U-centred linear Gram matrix."""
+    """The U-centred linear Gram matrix (N, N) of length 1: the matrix of linear CKA."""
     return _unit(_u_centred(rows @ rows.T))
 
 
 def kernel_cka_side(rows: FloatArray, settings: MeasureSettings) -> Side:
-    """The U-centred Gaussian kernel matrix; `found` is the kernel's bandwidth, in the units of `rows`."""
+    """The U-centred Gaussian kernel matrix (N, N) of length 1; `found` is the bandwidth, in the units of `rows`."""
     squared = squared_distances(rows @ rows.T)
     apart = squared[squared > 0]
     width = settings["scale"] * (float(np.median(np.sqrt(apart))) if apart.size else 1.0)
@@ -76,7 +76,7 @@ def kernel_cka_side(rows: FloatArray, settings: MeasureSettings) -> Side:
 
 
 def knn_side(rows: FloatArray, settings: MeasureSettings) -> Side:
-    """The matrix that marks the k nearest other rows of each row."""
+    """The matrix (N, N) that marks the k nearest other rows of each row, scaled to length 1."""
     k, n = settings["n_neighbors"], len(rows)
     if not 1 <= k < n - 1:
         raise ValueError(f"n_neighbors must be at least 1 and below the number of other samples ({n - 1}), got {k}")
@@ -85,6 +85,7 @@ def knn_side(rows: FloatArray, settings: MeasureSettings) -> Side:
     nearest = np.argpartition(squared, (k - 1, k), axis=1)
     last, beyond = (np.take_along_axis(squared, nearest[:, i : i + 1], 1) for i in (k - 1, k))
     matrix = np.zeros((n, n))
+    # The inner product of two such matrices is the share of neighbours that they have in common.
     np.put_along_axis(matrix, nearest[:, :k], 1.0 / math.sqrt(n * k), 1)
     # Where neighbour k + 1 is as near as neighbour k, it is arbitrary which of them is taken.
     tied = bool((beyond - last <= TIE * beyond).any())
@@ -92,7 +93,7 @@ def knn_side(rows: FloatArray, settings: MeasureSettings) -> Side:
 
 
 def rsa_side(rows: FloatArray, settings: MeasureSettings) -> Side:
-    """The matrix of the ranks of all pairwise distances."""
+    """The matrix (N, N) of the ranks of all pairwise distances, centred and of length 1."""
     squared = squared_distances(rows @ rows.T)
     pairs = np.triu_indices(len(rows), 1)
     ranks = _tied_ranks(squared[pairs])
@@ -132,12 +133,12 @@ def compared(measure: Measure, a: FloatArray, b: FloatArray) -> float:
 
 
 def permuted(measure: Measure, matrix: FloatArray, order: IntArray) -> FloatArray:
-    """The matrix of the same layer with its rows in another order."""
+    """The matrix of the same layer with its rows in another order; coordinates (N, r) have rows alone."""
     return matrix[order] if measure == "svcca" else matrix[order][:, order]
 
 
 def _tied_ranks(values: FloatArray) -> FloatArray:
-    """Ranks in which values that differ by rounding alone share their mean rank."""
+    """Ranks (P,) of values (P,), in which values that differ by rounding alone share their mean rank."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     step = np.diff(ordered) > TIE * ordered[1:] + ROUNDING * ordered[-1]

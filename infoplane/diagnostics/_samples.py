@@ -10,7 +10,9 @@ import numpy.typing as npt
 from infoplane.diagnostics._place import Entry, FloatArray, units_float64
 
 LEAST_DRAWS = 5
+"""Fewest random draws from which a null has a spread."""
 LARGEST = 1e150
+"""Largest value whose square, summed over many units, float64 holds."""
 
 
 def against_null(name: str, value: float, null: FloatArray, unit: str, flags: tuple[str, ...] = ()) -> list[Entry]:

@@ -40,6 +40,7 @@ class AttentionEntropy(Measured):
     queries: int
 
     def _entries(self) -> list[Entry]:
+        """The mean entropy of all heads, then that of each head with flags for wide and narrow ones."""
         entries = [Entry("attention entropy", float(np.nanmean(self.mean)), "share", ceiling=1.0)]
         for head, value in enumerate(self.mean.tolist()):
             wide, narrow = value > OVERLOAD, value < COLLAPSE

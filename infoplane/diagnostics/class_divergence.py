@@ -51,6 +51,7 @@ class ClassDivergence(Measured):
     ties: int
 
     def _entries(self) -> list[Entry]:
+        """The divergence with its null, and how far it lies above that."""
         return against_null("classwise KL", self.value, self.null, BIT, self.flags)
 
 
@@ -142,7 +143,7 @@ def class_divergence(
 
 
 def _divergence(p: FloatArray, q: FloatArray, k: int, dimension: float) -> tuple[float, int]:
-    """KL(P|Q) in bits by k-th neighbours, and how many rows of P equal another row."""
+    """KL(P|Q) in bits by k-th neighbours of rows (N, U), and how many rows of P equal another row."""
     own = KDTree(p).query(p, [2, k + 1])[0]  # the first neighbour of a row is itself
     other = KDTree(q).query(p, [1, k])[0]
     ties = int(((own[:, 0] == 0) | (other[:, 0] == 0)).sum())

@@ -44,6 +44,7 @@ class Disentanglement(Measured):
     units: IntArray
 
     def _entries(self) -> list[Entry]:
+        """The mean gaps MIG and DMIG, then both of each attribute; DMIG only where it is defined."""
         flags = self.flags
         entries = [Entry("MIG", float(self.mig.mean()), "share", ceiling=1.0, flags=flags)]
         known = self.dmig[np.isfinite(self.dmig)]
@@ -132,6 +133,6 @@ def _plug_in(unit: FloatArray, attribute: IntArray) -> float:
 
 
 def _open_bits(columns: list[IntArray], a: int, other: int) -> float:
-    """What is still open about attribute `a` once `other` is known: H(a|a_l), or H(a) where both are the same."""
+    """Bits of attribute `a` that `other` leaves open: H(a | other), or H(a) where both are one attribute."""
     alone = entropy_bits(np.bincount(columns[a]))
     return alone if a == other else alone - information_bits(joint_counts(columns[a], columns[other]))

@@ -47,6 +47,7 @@ class FourierFeatures(Measured):
     silent: int
 
     def _entries(self) -> list[Entry]:
+        """The median share of a unit's strongest frequency, and how many frequencies the units use."""
         most, flags = float(self.period // 2), self.flags
         return [
             Entry("median top-frequency share", self.median_share, "share", ceiling=1.0, flags=flags),
@@ -122,7 +123,7 @@ def fourier_features(weight: npt.ArrayLike, period: int) -> FourierFeatures:
 
 
 def _effective_number(values: IntArray) -> float:
-    """How many different numbers there are effectively: 2^H of their histogram; NaN without numbers."""
+    """How many different values there are effectively: 2^H of their histogram; NaN without values."""
     counts = np.unique(values, return_counts=True)[1]
     share = counts / counts.sum()
     return float(np.exp2(-(share * np.log2(share)).sum())) if len(share) else math.nan

@@ -172,6 +172,7 @@ def _scores(
         return [math.nan] * (draws + 1)
 
     def distance(p: FloatArray, q: FloatArray) -> float:
+        """The distance of two samples: by assignment of rows, or sliced along the directions."""
         return exact_distance(p, q) if exact else sliced_distance(p, q, lines)
 
     def excess(pairs: list[Samples], count: int) -> list[float]:

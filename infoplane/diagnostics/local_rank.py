@@ -54,6 +54,7 @@ class LocalRank(Measured):
     epsilon: float
 
     def _entries(self) -> list[Entry]:
+        """The mean rank with its interval; no rank exceeds the smaller side of the Jacobian."""
         most = float(self.limit)
         return [Entry("local rank", self.mean, "dimensions", self.low, self.high, ceiling=most, flags=self.flags)]
 

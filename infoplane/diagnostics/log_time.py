@@ -46,6 +46,7 @@ class LogTime(Measured):
     window: tuple[int, int]
 
     def _entries(self) -> list[Entry]:
+        """The slope against log time, and how well the line in log time and that in its root fit."""
         return [
             Entry("log-time slope", self.slope, "distance for each factor e in steps", flags=self.flags),
             Entry("log-time R2", self.r2, "R2", ceiling=1.0, flags=self.flags),

@@ -51,6 +51,7 @@ class Matching(Measured):
     measure: str
 
     def _entries(self) -> list[Entry]:
+        """The mean similarity of matched, of best and of shuffled units, and the span of the layers."""
         unit = "bit" if self.measure == "information" else "correlation"
         few = raised(few_samples=not math.isfinite(self.span))
         return [

@@ -16,6 +16,7 @@ from infoplane.diagnostics._place import Entry, FloatArray, IntArray, Measured, 
 from infoplane.diagnostics._samples import LEAST_DRAWS, against_null
 
 MOST_GROUPS = 1000
+"""Groups that are summed over, at most."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -46,6 +47,7 @@ class MultiInformation(Measured):
     null: FloatArray
 
     def _entries(self) -> list[Entry]:
+        """The multi-information with its null, and how far it lies above that."""
         return against_null("multi-information", self.value, self.null, BIT, self.flags)
 
 
@@ -133,6 +135,6 @@ def _groups(groups: int | Sequence[Sequence[int]] | None, count: int) -> tuple[t
 
 
 def _parts(known: Sequence[IntArray], groups: Sequence[Sequence[int]]) -> FloatArray:
-    """The multi-information of every group."""
+    """The multi-information in bits of every group, (groups,)."""
     alone = [joint_entropy_bits(x) for x in known]
     return np.array([sum(alone[i] for i in g) - joint_entropy_bits(*(known[i] for i in g)) for g in groups])

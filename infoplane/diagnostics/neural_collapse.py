@@ -56,6 +56,7 @@ class NeuralCollapse(Measured):
     nearest: float
 
     def _entries(self) -> list[Entry]:
+        """NC1 and both parts of NC2, then NC3 and NC4 where weights and logits were given."""
         # Too few units matter to the angles alone, and so does a single class mean that has no direction.
         flags = tuple(flag for flag in self.flags if flag != "out_of_domain")
         undirected = raised(degenerate=math.isnan(self.angles) and "degenerate" not in self.flags)

@@ -48,6 +48,7 @@ class OInformation(Measured):
     variables: int
 
     def _entries(self) -> list[Entry]:
+        """The O-information with its interval."""
         return [Entry("O-information", self.value, BIT, self.low, self.high, flags=self.flags)]
 
 

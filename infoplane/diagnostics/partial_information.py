@@ -16,7 +16,9 @@ from infoplane.diagnostics._samples import LEAST_DRAWS, null_entry
 
 PARTS = ("redundancy", "unique 1", "unique 2", "synergy")
 FEW_PER_CELL = 10
+"""Samples for each cell of the table below which the parts are flagged `few_samples`."""
 MOST_PARAMETERS = 4000
+"""Unknowns of the minimum: Newton's method solves with a matrix of this size."""
 GAP, SHRINK, MOST_STEPS = 1e-8, 0.1, 30
 """Nats within which the minimum is proven, the factor from one barrier weight to the next, and Newton steps at each."""
 
@@ -55,6 +57,7 @@ class PartialInformation(Measured):
         return self.redundancy, self.unique1, self.unique2, self.synergy
 
     def _entries(self) -> list[Entry]:
+        """The four parts, each behind its null, if one was made."""
         entries = []
         for i, (name, value) in enumerate(zip(PARTS, self.parts, strict=True)):
             flags = self.flags
@@ -170,6 +173,7 @@ class _Dual:
         everything = np.concatenate([self.one.ravel(), self.two.ravel()])
         self.occurs = everything > 0
         self.target = everything[self.occurs]
+        # exp(a + b) = p(y) / 2 to begin with, whose sum over y is well below the limit of 1.
         half = 0.5 * np.log(0.5 * np.maximum(p.sum((0, 1)), 1e-300))
         self.start = np.tile(half, p.shape[0] + p.shape[1])[self.occurs]
 

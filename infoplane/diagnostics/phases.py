@@ -172,7 +172,7 @@ def phases(
 
 
 def _rows(curve: Curve, exponent: Curve | None, config: dict[str, Any]) -> Iterator[Row]:
-    """Yields the phases of one curve, each at its last step."""
+    """Yield a row for each phase of one curve, at its last step."""
     kept = np.isfinite(curve.value)
     step, values = curve.step[kept], curve.value[kept]
     at = {} if exponent is None else dict(zip(exponent.step.tolist(), exponent.value.tolist(), strict=True))
@@ -187,7 +187,7 @@ def _rows(curve: Curve, exponent: Curve | None, config: dict[str, Any]) -> Itera
 
 
 def _key(curve: Curve) -> tuple[str, str, str, str, str]:
-    """What a curve of the rank and the curve of the exponent that belongs to it have in common."""
+    """What a curve of the rank has in common with the curve of the exponent that belongs to it."""
     return curve.run, curve.layer, curve.subset, curve.estimator, curve.settings
 
 

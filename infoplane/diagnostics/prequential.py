@@ -45,6 +45,7 @@ class Prequential(Measured):
     final_on: str
 
     def _entries(self) -> list[Entry]:
+        """The code length, and the two parts of it with their intervals."""
         return [
             Entry("prequential code length", self.code_length, BIT),
             Entry("epiplexity", self.epiplexity, BIT, *around(self.epiplexity, self.epiplexity_half)),
@@ -149,5 +150,5 @@ def _refuse_repeats(ids: npt.NDArray[np.generic], count: int) -> None:
 
 
 def _scatter(values: FloatArray) -> float:
-    """Variance of values about a slow trend, from the differences of neighbours."""
-    return float(np.square(np.diff(values)).mean()) / 2
+    """The variance of values about a slow trend, from the differences of neighbours."""
+    return float(np.square(np.diff(values)).mean()) / 2  # a difference has the variance of two values

@@ -117,7 +117,7 @@ def _chosen(run: RecordedRun, layers: str | Sequence[str] | None, steps: int | S
 
 
 def _arrays(run: RecordedRun, pairs: Pairs) -> Iterator[Array]:
-    """Yields the activations of each layer and step, read only when they are asked for."""
+    """Yield the activations (N, ...) of each layer and step, read only when they are asked for."""
     for key, step in pairs:
         values = _floats(run.read(key, [step])[0], run.layer(key, step))
         yield finite_float64(values, f"{key} at step {step} of run {run.run_id} has", "values")
@@ -145,7 +145,7 @@ def _keys(run: RecordedRun, wanted: Sequence[str] | None) -> list[str]:
 
 
 def _floats(values: Array, layer: Layer) -> Array:
-    """The stored values of a layer as numbers that numpy knows."""
+    """The stored values of a layer as floats that numpy knows; ValueError for float8."""
     # bfloat16 is stored as 16 bits, the upper half of a float32.
     if layer.dtype == "bfloat16":
         return (values.astype(np.uint32) << 16).view(np.float32)

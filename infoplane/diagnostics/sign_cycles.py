@@ -48,6 +48,7 @@ class SignCycles(Measured):
     null: FloatArray
 
     def _entries(self) -> list[Entry]:
+        """The number of cycles, and its null."""
         own = Entry("sign cycles", self.cycles, "cycles", flags=self.flags)
         return [own, null_entry("sign cycles", self.null, "cycles")]
 
@@ -142,7 +143,7 @@ def _mean(c: FloatArray, decay: float) -> FloatArray:
 
 
 def _turns(smoothed: FloatArray, dead_band: float) -> IntArray:
-    """The first point of every run of one sign, points inside the dead band having none."""
+    """Index of the first point of each run of one sign; points inside the dead band have no sign."""
     clear = np.flatnonzero(np.abs(smoothed) > dead_band)
     return clear[np.flatnonzero(np.diff(np.sign(smoothed[clear]), prepend=0))]
 

@@ -77,6 +77,7 @@ class Similarity(Measured):
         return one, two, three
 
     def _entries(self) -> list[Entry]:
+        """The similarity, then its null and the calibrated value where there are draws of the null."""
         kind, flags = KINDS[self.measure], self.flags
         name = f"{kind.title}{PAIR}"
         entries = [Entry(name, self.value, kind.unit, ceiling=1.0, flags=flags)]
@@ -224,6 +225,7 @@ def similarity_matrix(
         raise ValueError(f"need null_draws >= 0 and max_samples >= {LEAST_SAMPLES}, got {null_draws} and {max_samples}")
 
     def side(rows: FloatArray) -> Side:
+        """The layer as the measure compares it, with these settings."""
         return KINDS[measure].side(rows, full)
 
     left = Layers(layers, side, max_samples, seed)
@@ -243,7 +245,7 @@ def similarity_matrix(
 def _pair(
     left: Layers, right: Layers, found: FloatArray, a: int, b: int, config: dict[str, Any], of_labels: tuple[bytes, ...]
 ) -> Similarity:
-    """The result for layers `a` and `b`, from their similarity and those of its null in one array (1 + draws,)."""
+    """The result for layers `a` and `b`; `found` (1 + draws,) is their similarity, then those of its null."""
     one, two = left.sides[a], right.sides[b]
     flags = one.flags | two.flags
     if len(found) > 1 and found[0] <= null_entry("", found[1:], "").high + 1e-12:

@@ -48,6 +48,7 @@ class StabilityGap(Measured):
     widest: int
 
     def _entries(self) -> list[Entry]:
+        """The three worst-case measures, as bounds where some steps were not evaluated."""
         # Where steps were not evaluated, the true minimum may be lower and the true fall larger.
         values = {
             "min-ACC": (self.min_acc, "upper"),

@@ -65,6 +65,7 @@ class Supersample(Measured):
     n_trainings: int
 
     def _entries(self) -> list[Entry]:
+        """The information, the bound with its null, the gap, and the test error where losses are 0 in training."""
         bits, few = float(self.information.mean()), self.flags
         entries = [
             Entry("supersample information", bits, BIT, flags=few),

@@ -63,6 +63,7 @@ class Surprisal(Measured):
     padding: int
 
     def _entries(self) -> list[Entry]:
+        """Mean and variance of the surprisal with intervals, and how many tokens count and do not."""
         few = raised(few_samples=not math.isfinite(self.variance))
         variance = self.variance, "bit^2", *around(self.variance, self.variance_half)
         return [
@@ -163,7 +164,7 @@ def surprisal(
 def _of_batches(
     logits: npt.ArrayLike | Iterable[npt.ArrayLike], ids: npt.NDArray[np.generic], counts: BoolArray
 ) -> Iterator[FloatArray]:
-    """Surprisals in nats of the tokens that count, batch after batch, in order."""
+    """Yield the surprisals in nats of the tokens that count, (T,) for each sequence, in order."""
     start = 0
     for batch in [logits] if hasattr(logits, "shape") else logits:  # type: ignore[union-attr]
         a = np.asarray(batch)

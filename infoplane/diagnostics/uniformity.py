@@ -49,6 +49,7 @@ class Uniformity(Measured):
     dropped: int
 
     def _entries(self) -> list[Entry]:
+        """Uniformity beside that of a sphere, rows left out, and with two views alignment and its null."""
         flags = self.flags
         entries = [
             Entry("uniformity", self.uniformity, "log mean potential", ceiling=0.0, flags=flags),

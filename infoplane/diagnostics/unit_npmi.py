@@ -41,6 +41,7 @@ class UnitNPMI(Measured):
     rare: npt.NDArray[np.bool_]
 
     def _entries(self) -> list[Entry]:
+        """For each class the largest nPMI of any unit, and the number of that unit."""
         entries = []
         for c, best in enumerate(self.value.argmax(0).tolist()):
             flags = raised(few_samples=self.rare[best, c])
@@ -101,6 +102,7 @@ def unit_npmi(t: npt.ArrayLike, y: npt.ArrayLike, *, quantile: float | None = 0.
         value=_npmi(count / len(units), expected / len(units)),
         count=count,
         classes=np.unique(np.asarray(y)),
+        # Few: both the count and what independence would give are small, or hardly any are expected at all.
         rare=(count < LEAST_COUNT) & (expected < LEAST_COUNT) | (expected < LEAST_COUNT / 5),
         n_samples=len(units),
         n_units=units.shape[1],

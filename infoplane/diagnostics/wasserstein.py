@@ -47,6 +47,7 @@ class Wasserstein(Measured):
     spread: float
 
     def _entries(self) -> list[Entry]:
+        """Each distance that was computed, with its null and how far it lies above that."""
         pairs = [("W1", self.exact, self.exact_null), ("sliced W1", self.sliced, self.sliced_null)]
         return [entry for name, value, null in pairs if null.size for entry in against_null(name, value, null, UNIT)]
 
@@ -110,6 +111,7 @@ def wasserstein(
     one, two = equal_rows(left, right, size, rng)
 
     def both(p: FloatArray, q: FloatArray) -> tuple[float, float]:
+        """The sliced distance, and the exact one of the first rows, NaN where none is to be computed."""
         return sliced_distance(p, q, lines), exact_distance(p[:few], q[:few]) if few else math.nan
 
     null = np.array([both(*pair) for pair in random_splits(one, two, null_draws, rng)])

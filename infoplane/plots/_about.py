@@ -24,6 +24,7 @@ from infoplane.results.views import Series, by_looking
 UNMARKED = ("degenerate", "few_samples", "out_of_domain", "unreliable")
 """Flags of wrong values that figures do not mark, and so count in words."""
 LONG_LABEL, MOST_HIDDEN, MOST_NAMED = 30, 3, 2
+"""Letters from which on a label has two lines; hidden layers, and panels, that a caption names."""
 
 
 COUNT = re.compile(r"(?<![\w.=-])\d[\d\u202f]*(?:\.\d+)?(?![\w.-])")
@@ -55,7 +56,7 @@ class Shown(Brief):
 
 
 def shown(series: Series, one: Grid, *more: str, steps: ArrayLike | None = None) -> dict[str, Any]:
-    """The fields of `Shown` for one quantity of a series, with `more` at the end of the caption."""
+    """The fields of `Shown` as keywords, for one quantity of a series; `more` stands at the end of the caption."""
     label, ceiling, caption = (
         axis_label(one.quantity, one.unit),
         one.named_ceiling(),
@@ -103,7 +104,7 @@ def about(
 
 
 def doubt_words(grids: Iterable[Grid], steps: ArrayLike | None = None) -> list[str]:
-    """How many values an estimator itself holds for wrong, where no mark says so."""
+    """Words on how many of the values at these steps have a flag that no mark in the figure shows."""
     found, of = dict.fromkeys(UNMARKED, 0), 0
     for grid in grids:
         at = np.isin(grid.steps, grid.steps if steps is None else steps)
@@ -115,19 +116,19 @@ def doubt_words(grids: Iterable[Grid], steps: ArrayLike | None = None) -> list[s
 
 
 def run_words(run: str) -> str:
-    """The one run of a figure, by name."""
+    """The name of the only run of a figure, for its caption."""
     return f"run {safe_text(run, limit=24)}"
 
 
 def hidden_words(series: Series) -> list[str]:
-    """Which layers are left out, where nobody chose them."""
+    """Words on the layers that are left out by default; an empty list where none is."""
     names = [safe_text(layer, limit=24) for layer in series.hidden]
     of = len(names) + len(series.layers)
     return [f"{len(names)} of {of} layers not drawn: {listed(names, MOST_HIDDEN)}"] if names else []
 
 
 def lost_words(table: ResultTable, runs: Iterable[str]) -> list[str]:
-    """Names what is missing or damaged in the runs and layers of a figure."""
+    """Words on what is missing or damaged in the runs and layers of a figure."""
     found = losses(table, list(runs), set(table["layer"].tolist()))
     return [safe_text(words, limit=300) for words in loss_words(found)]
 
@@ -135,6 +136,7 @@ def lost_words(table: ResultTable, runs: Iterable[str]) -> list[str]:
 def merged(captions: Mapping[str, Sequence[str]]) -> list[str]:
     """One caption for several panels: what they say alike once, counts as their range, the rest with its panels."""
     found: dict[str, dict[str, list[str]]] = {}
+    # Parts that differ in their numbers alone become one, with {} in the place of each number.
     for panel, parts in captions.items():
         for part in parts:
             found.setdefault(COUNT.sub("{}", part.replace("{", "{{").replace("}", "}}")), {})[panel] = COUNT.findall(
@@ -160,7 +162,7 @@ def doubtful(flagged: int, of: int, name: str, mark: str) -> list[str]:
 
 
 def dpi_words(series: Series) -> list[str]:
-    """The share of violations of the data-processing inequality, or why the drawn layers have none."""
+    """Words on the share of violations of the data-processing inequality, or why the drawn layers have none."""
     apart = " of one method" if len(series.by_method("I(X;T)")) > 1 else ""
     words = [f"DPI violated in {100 * row.share:.3g} % of {number(row.pairs)} pairs{apart}" for row in series.dpi()]
     known = [layer for run in series.runs for layer in series.table.meta.get("runs", {}).get(run, {}).get("layers", ())]

@@ -52,13 +52,14 @@ CEILING_LABEL = "_infoplane_ceiling"
 def step_colorbar(
     ax: Axes | Sequence[Axes], norm: Normalize, steps: FloatArray, look: Look, label: str, *, aspect: float = 28
 ) -> None:
-    """The colour bar of the steps, ticked at 0 and the decades where the scale is logarithmic."""
+    """Draw the colour bar of the steps, ticked at 0 and the decades where the scale is logarithmic."""
     bar = colorbar(ax, ScalarMappable(norm=norm, cmap=step_colormap(look["cmap"])), look, label, aspect=aspect)
     if bar is None:
         return
     figure = figure_of(bar.ax)
     bar.outline.set_linewidth(0.4)
     axis = bar.ax.yaxis if bar.orientation == "vertical" else bar.ax.xaxis
+    # Two ticks stand at least a line of text apart, as a share of a bar that has 0.7 of the figure's height.
     room = 1.4 * float(mpl.rcParams["font.size"]) / (0.7 * figure.get_figheight() * 72)
     ticks = apart(step_ticks(steps, isinstance(norm, SymLogNorm)), lambda t: float(norm(t)), room)
     axis.set_major_locator(FixedLocator(ticks))
@@ -69,7 +70,7 @@ def step_colorbar(
 def colorbar(
     ax: Axes | Sequence[Axes], drawn: ScalarMappable, look: Look, label: str, *, aspect: float
 ) -> Colorbar | None:
-    """A colour bar, unless the figure is to have none."""
+    """Draw a colour bar and return it; None where the figure is to have none."""
     if not look["colorbar"]:
         return None
     first = ax if isinstance(ax, Axes) else ax[0]
@@ -86,7 +87,7 @@ def colorbar(
 
 
 def apart(ticks: Sequence[float], place: Callable[[float], float], gap: float) -> list[float]:
-    """The ticks without those nearer than `gap` to the one before, by where each is placed."""
+    """The ticks without those that would be placed nearer than `gap` to the tick kept before."""
     kept: list[float] = []
     for tick in ticks:
         if not kept or place(tick) - place(kept[-1]) >= gap:
@@ -101,6 +102,7 @@ def step_axis(ax: Axes, steps: FloatArray, *, log: bool | None) -> None:
     low, high = float(steps.min()), float(steps.max())
     if spans_decades(steps) if log is None else log:
         first = smallest_positive(steps)
+        # The linear piece from 0 to the first step is 0.4 of a decade wide.
         ax.set_xscale("symlog", linthresh=first, linscale=0.4, base=10)
         ax.xaxis.set_major_locator(FixedLocator(step_ticks(steps, True)))
         ax.xaxis.set_minor_locator(NullLocator())
@@ -124,7 +126,7 @@ def row_axis(ax: Axes, rows: Sequence[LayerLook]) -> None:
 
 
 def name_rows(ax: Axes, rows: Sequence[LayerLook], *, most: int | None = None) -> None:
-    """The names of rows on the y axis, without tick marks; where they are more than `most`, every second or so."""
+    """Write the names of rows on the y axis; of more than `most` rows, every second, third, ... is named."""
     every = -(-len(rows) // (most or len(rows)))
     ax.set_yticks(range(0, len(rows), every), [row.name for row in rows[::every]])
     ax.tick_params(axis="y", length=0)
@@ -151,7 +153,7 @@ def highest(ceilings: Iterable[Ceiling | None]) -> Ceiling | None:
 
 
 def draw_ceilings(ax: Axes, *, x: Ceiling | None = None, y: Ceiling | None = None, named: bool = True) -> None:
-    """Dotted lines at the ceilings within the limits; one beyond them is named at the edge it lies past."""
+    """Draw dotted lines at the ceilings within the limits; one beyond them is named at the edge it lies past."""
     line: dict[str, Any] = {"color": FAINT, "linewidth": 0.7, "linestyle": DOTTED, "zorder": 1}
     for upright, top in ((True, x), (False, y)):
         if top is None:
@@ -164,7 +166,7 @@ def draw_ceilings(ax: Axes, *, x: Ceiling | None = None, y: Ceiling | None = Non
 
 
 def name_ceiling(ax: Axes, top: Ceiling, *, upright: bool, inside: bool) -> None:
-    """The name of a ceiling at its line, or at the edge of the axes it lies past; direct labels keep clear of it."""
+    """Write the name of a ceiling at its line or at the edge it lies past, where labels keep clear of it."""
     at, unit = (top.value, "data") if inside else (1.0, "axes fraction")
     look: dict[str, Any] = {"textcoords": "offset points", "fontsize": small_size(), "color": FAINT, "zorder": 1.5}
     if upright:
@@ -177,7 +179,7 @@ def name_ceiling(ax: Axes, top: Ceiling, *, upright: bool, inside: bool) -> None
 
 
 def draw_points(ax: Axes, x: Array, y: FloatArray, hollow: BoolArray, of: LayerLook, **look: Any) -> None:
-    """Markers with the looks of a layer, open where `hollow`."""
+    """Draw markers at x, y (P,) with the looks of a layer, open where `hollow` (P,) is true."""
     look = {"color": of.color, "marker": of.marker, "linestyle": "none", "zorder": 4, "clip_on": False, **look}
     for open_marker in (False, True):
         at = hollow == open_marker
@@ -193,7 +195,7 @@ OPEN: dict[str, Any] = {"marker": "o", "markerfacecolor": "white", "linestyle": 
 
 
 def key(label: str, **look: Any) -> Line2D:
-    """An entry of a legend: a line or a marker as `look` says, grey where it gives no colour."""
+    """A legend entry: a line or a marker as `look` says, grey where it gives no colour."""
     return Line2D([], [], **{"color": FAINT, **look}, label=label)
 
 
@@ -206,13 +208,14 @@ def legend(
     title: str | None = None,
     share: float = WIDE_SHARE,
 ) -> Any:
-    """A legend no wider than the axes: on top of our own, which grow by it, in free space of the caller's."""
+    """Draw a legend no wider than the axes: above our own, which grow by it, in free space of the caller's."""
     if not handles or look["legend"] is False:
         return None
     own, size = is_own(ax), points_of(mpl.rcParams["legend.fontsize"])
     wide = share * slot_width(ax)
     names = [str(handle.get_label()) for handle in handles] if labels is None else list(labels)
     names = [wrap([name], wide - 2 * size, size) for name in names]
+    # Beside its name an entry has a handle of 1.5 and gaps of 0.4 and 1.0 font sizes: 2.9 in all.
     columns = most_columns([text_width(name, size) + 2.9 * size for name in names], wide + size)
     how: dict[str, Any] = {"labelcolor": FAINT, "handlelength": 1.5, "handletextpad": 0.4, "columnspacing": 1.0}
     how |= {"ncols": columns, "alignment": "left", "title": None if title is None else wrap([title], wide, size)}
@@ -238,7 +241,7 @@ def legend(
 
 
 def below_label(ax: Axes) -> ScaledTranslation:
-    """The height from the lower edge of the axes to below the label of the x axis."""
+    """A shift, as a transform, from the lower edge of the axes to below the label of their x axis."""
     ticks, label = (points_of(mpl.rcParams[name]) for name in ("xtick.labelsize", "axes.labelsize"))
     lines = ax.get_xlabel().count("\n") + 1 if ax.get_xlabel() else 0
     down = 8 + 1.3 * ticks + 1.3 * label * lines + float(mpl.rcParams["axes.labelpad"])
@@ -281,14 +284,14 @@ class Label:
 
 
 def end_of(x: Array, y: FloatArray, of: LayerLook) -> Label:
-    """A label at the last point of a line."""
+    """A label with the name of the layer at the last point of its line."""
     return Label(float(x[-1]), float(y[-1]), of.name, of.color, of.key)
 
 
 def draw_line(
     ax: Axes, x: Array, y: FloatArray, of: LayerLook, *, part: str = "mean", marked: bool = False, **look: Any
 ) -> list[Label]:
-    """A line through the points that have a number, `marked` at the last; its label, if there are any."""
+    """Draw a line through the points that have a number, `marked` at the last; return its label, if any."""
     known = np.isfinite(y)
     if not known.any():
         return []
@@ -302,7 +305,7 @@ def draw_line(
 
 
 def draw_null(ax: Axes, x: Array, null: FloatArray, of: LayerLook) -> None:
-    """A faint dotted line through the same quantity of one layer on shuffled labels."""
+    """Draw a faint dotted line through the same quantity of one layer on shuffled labels."""
     tag(ax.plot(x, null, color=of.color, linewidth=0.8, linestyle=CHANCE, zorder=2), of.key, "null")
 
 
@@ -341,6 +344,7 @@ def place_labels(
         free = is_free(low, high, placed, obstacles, frame, radius)
         ends = anchor + directions * gaps[:, None]
         crossed = [sum(_cross(anchor, end, *line) for line in leaders) for end in ends]
+        # Crossing another label's leader costs as much as standing 24 points further away.
         cost = 0.25 * gaps + 6 * np.array(crossed)
         if free.any():
             best = int(np.argmin(np.where(free, cost, np.inf)))
@@ -355,7 +359,7 @@ def is_free(
 ) -> BoolArray:
     """(C,): which boxes, by their corners (C, 2), lie within the frame and cover neither obstacles nor labels."""
     free = np.all((low >= frame[:2]) & (high <= frame[2:]), axis=1)
-    for other in placed:
+    for other in placed:  # labels keep 5 points apart side by side, 1 above each other
         right = low >= np.add(other[2:], (5.0, 1.0))
         left = high <= np.subtract(other[:2], (5.0, 1.0))
         free &= np.any(right | left, axis=1)
@@ -367,6 +371,7 @@ def _cross(a: FloatArray, b: FloatArray, c: FloatArray, d: FloatArray) -> bool:
     """Whether the segments ab and cd cross."""
 
     def side(p: FloatArray, q: FloatArray, r: FloatArray) -> float:
+        """Twice the signed area of the triangle pqr: its sign says on which side of pq the point r lies."""
         return float((q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0]))
 
     return side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0
@@ -385,7 +390,7 @@ def direct_labels(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> l
         if not np.isfinite(offset).all():
             left.append(label)
             continue
-        far = leader_length(label, offset, size) > 6
+        far = leader_length(label, offset, size) > 6  # points beyond which a label needs a leader
         look = {"va": "center", "zorder": 6, "bbox": patch, "arrowprops": leader if far else None}
         write_label(ax, label, tuple(offset.tolist()), "offset points", ha="center", fontsize=size, **look)
     return left
@@ -406,7 +411,7 @@ RIM = 3.0
 
 
 def free_places(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> tuple[FloatArray, float]:
-    """Offsets (L, 2), in points, of the labels of `direct_labels`, NaN where there is no room; and the font size."""
+    """Offsets (L, 2) in points from each point to its label's centre, NaN without room; and the font size."""
     size = small_size(0.5)
     if not labels:
         return np.empty((0, 2)), size
@@ -415,6 +420,7 @@ def free_places(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> tup
     to_points = 72.0 / figure.dpi
     anchors = ax.transData.transform([(label.x, label.y) for label in labels]) * to_points
     taken = [artist.get_window_extent() for artist in ax.texts if artist.get_label() == CEILING_LABEL]
+    # 8 x 8 points stand for the text of a ceiling, which labels must not cover.
     grids = [np.meshgrid(np.linspace(b.x0, b.x1, 8), np.linspace(b.y0, b.y1, 8)) for b in taken]
     boxes = [np.column_stack([x.ravel(), y.ravel()]) for x, y in grids]
     points = np.concatenate([ax.transData.transform(obstacles.reshape(-1, 2)), *boxes]) * to_points
@@ -433,7 +439,7 @@ def free_places(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> tup
 
 
 def write_label(ax: Axes, label: Label, place: tuple[float, float], coords: Any, **look: Any) -> None:
-    """The text of a label at `place`, which may lie outside the axes."""
+    """Write the text of a label at `place`, which may lie outside the axes."""
     look |= {"textcoords": coords, "color": text_color(label.color), "annotation_clip": False}
     text = ax.annotate(label.text, (label.x, label.y), place, **look)
     if label.key:

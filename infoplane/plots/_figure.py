@@ -54,11 +54,12 @@ DEFAULTS: Mapping[str, Any] = {"against": "step", "caption": True, "style": "scr
 
 
 def keywords(shared: type, *, without: Sequence[str] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorator: `**options` are the keys of `shared`, listed in the signature, all given, and no others taken."""
+    """A decorator: `**options` are the keys of `shared`, listed in the signature, all given, no others taken."""
     hints = {name: hint for name, hint in shared.__annotations__.items() if name not in without}
     defaults = {name: DEFAULTS.get(name) for name in hints}
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        """The function with these keywords in its signature; those left out of a call get their default."""
         signature = inspect.signature(function)
         known = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         for name, hint in hints.items():
@@ -89,7 +90,7 @@ def selected(options: Options) -> Selection:
 
 @contextlib.contextmanager
 def canvas(ax: Axes | None, caption: Sequence[str], look: Look, *, aspect: float = 0.75) -> Iterator[Axes]:
-    """The axes to draw in: the caller's, under the caller's own settings, or new ones in the given style."""
+    """Yield the axes to draw in: the caller's, under the caller's own settings, or new ones in the given style."""
     with panels(ax, caption, look, aspect=aspect) as (axes,):
         yield axes
 
@@ -104,7 +105,7 @@ def panels(
     aspect: float = 0.75,
     shows: Sequence[str] = (),
 ) -> Iterator[list[Axes]]:
-    """Axes as from `canvas`, one for each of `shows`; new ones stand below each other and share the x axis."""
+    """Yield axes as `canvas` does, one for each of `shows`; new ones stand below each other and share the x axis."""
     if ax is not None:
         with rc_context({"text.usetex": False}):
             yield given_axes(ax, len(heights), caption, look, shows)
@@ -179,7 +180,7 @@ def multiples(
 
 
 def outer_labels(axes: Sequence[Axes], across: int) -> None:
-    """Labels at the left and below alone; a panel with none below it keeps the numbers of its ticks."""
+    """Keep axis labels at the left and bottom only; a panel with none below it keeps the numbers of its ticks."""
     below = len(axes) - (len(axes) % across or across)
     for i, ax in enumerate(axes):
         if i % across:
@@ -201,6 +202,7 @@ def is_own(ax: Axes) -> bool:
 
 def slot_width(ax: Axes) -> float:
     """The width in points that the axes and what stands beside them have in their figure."""
+    # Axes that were placed freely: Matplotlib's default gives axes 0.775 of a figure's width.
     spec, whole = ax.get_subplotspec(), ax.figure.bbox.width * 72 / figure_of(ax).dpi
     if spec is None:
         return float(ax.get_window_extent().width * 72 / figure_of(ax).dpi) / 0.775
@@ -216,7 +218,7 @@ def figure_of(drawn: Axes | Figure) -> Figure:
 
 
 def panel_height(ax: Axes) -> float:
-    """The greatest length of a y axis label, in points."""
+    """The height of the axes in points: the room that the label of their y axis has."""
     return float(ax.get_window_extent().height * 72 / figure_of(ax).dpi)
 
 
@@ -232,7 +234,7 @@ def keep_tick_style(ax: Axes) -> None:
 
 
 def plain_numbers(ax: Axes) -> None:
-    """Ticks that say their whole value: "0.02" on the axis and "+9.96" at its end is read as 0.02."""
+    """Make ticks say their whole value: "0.02" on the axis and "+9.96" at its end would be read as 0.02."""
     for axis in (ax.xaxis, ax.yaxis):
         formatter = axis.get_major_formatter()
         if isinstance(formatter, ScalarFormatter):
@@ -264,7 +266,7 @@ def add_caption(ax: Axes, parts: Sequence[str], *, own: bool, shown: bool = True
 
 
 def lower_caption(ax: Axes, points: float) -> None:
-    """Make room above the caption of the caller's axes."""
+    """Move the caption of the caller's axes down, by so many points."""
     for text in ax.texts:
         if isinstance(text, Annotation) and text.get_gid() == SHOWN_CAPTION:
             text.xyann = (0.0, text.xyann[1] - points)

@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 MAX_PANELS = 30
 KINDS = ("estimator", "run", "subset", "settings")
+"""What panels may differ in, each a keyword that chooses one of it."""
 
 
 def panels_by(
@@ -52,6 +53,7 @@ def panel_texts(captions: Mapping[str, Sequence[str]], by: str) -> tuple[list[st
     """Titles of the panels, and the one caption of all, from the captions that they would have alone."""
     own = [list(caption) for caption in captions.values()]
     titles = list(safe_names(captions, limit=28).values())
+    # What the title of a panel says is taken out of its caption.
     if by == "settings":
         words = [caption[0].split(", ") for caption in own]
         common = [w for w in words[0] if all(w in ws for ws in words)]

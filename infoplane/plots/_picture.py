@@ -52,7 +52,7 @@ class PictureFigure(Figure):
 
 
 def picture(figure: Figure | SubFigure) -> Png:
-    """A figure as PNG, and the size at which a page shows it: its own, in inches."""
+    """A figure as the bytes of a PNG, and the size at which a page shows it: its own, in inches."""
     whole: Any = figure
     out = io.BytesIO()
     with rc_context({**FILES, "savefig.bbox": None}):

@@ -37,6 +37,7 @@ from infoplane.results.views import choose
 
 FORMATS: tuple[str, ...] = ("gif", "webp", "apng", "png", "mp4")
 MOST_FRAMES = 240
+"""The most frames of a film, by default."""
 HOLD = 1.5
 """Seconds that the last frame stays."""
 
@@ -148,7 +149,7 @@ class Film:
             self._draw_still()
 
     def _draw_still(self) -> None:
-        """Fix the layout, and keep the picture of all that stays."""
+        """Fix the layout, and keep a picture of all that stays the same in every frame."""
         self.figure.draw_without_rendering()
         self.figure.set_layout_engine("none")
         # The names stand above what changes, so they are drawn anew with it.
@@ -161,7 +162,7 @@ class Film:
         self.still = canvas.copy_from_bbox(self.figure.bbox)
 
     def _draw_plane(self) -> None:
-        """The artists of the plane, whose places `show` sets."""
+        """Draw the artists of the plane that change, which `show` puts into their places."""
         data, size = self.data, float(mpl.rcParams["lines.markersize"])
         self.lines = LineCollection(data.paths, linewidths=0.5 * size / 3.4, zorder=2)
         self.plane.add_collection(self.lines, autolim=False)
@@ -203,7 +204,7 @@ class Film:
         """Move the artists to what snapshot `index` shows."""
         data = self.data
         shades = self.colors.copy()
-        shades[:, 3] = 0.0
+        shades[:, 3] = 0.0  # snapshots still to come are unseen, those before are faint
         shades[: index + 1, 3] = 0.45
         self.lines.set_colors(list(shades))
         for i, dots in enumerate(self.dots):
@@ -222,7 +223,7 @@ class Film:
         self.title.set_text(self._title(index))
 
     def images(self, shown: Sequence[int] | npt.NDArray[np.int64]) -> Iterator[Image.Image]:
-        """The frames as RGB images of even width and height."""
+        """Yield the frames as RGB images of even width and height."""
         for index in shown:
             with rc_context(self.rc):
                 self.show(int(index))

@@ -25,6 +25,7 @@ from infoplane.studies import Association, AssociationMap
 
 FloatArray = npt.NDArray[np.float64]
 MOST_ACROSS, MOST_NAMES = 40, 24
+"""Columns of a map, and runs that are named in a scatter plot by default, at most."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -96,7 +97,7 @@ def association(found: Association, *, ax: Axes | None = None, **look: Unpack[Lo
 
 
 def draw_map(ax: Axes, data: AssociationMap, look: Look, label: str, caption: Sequence[str]) -> None:
-    """The cells with their numbers or signs, hatches, names and the colour bar."""
+    """Draw the cells with their numbers or signs, hatches, names and the colour bar."""
     mesh = draw_cells(ax, data.value, data.weak, {**look, "cmap": look["cmap"] or "RdBu_r"}, (-1, 1))
     name_rows(ax, row_looks(ax, data.layers, look, share=ROW_SHARE))
     name_columns(ax, data)
@@ -108,7 +109,7 @@ def draw_map(ax: Axes, data: AssociationMap, look: Look, label: str, caption: Se
 
 
 def name_columns(ax: Axes, data: AssociationMap) -> None:
-    """What was tried, upright where it is more than a few; a figure of its own grows by what that takes."""
+    """Write what was tried below the columns, upright where there is little room; our own figure grows by it."""
     names = list(safe_names(data.across, limit=36).values())
     size = points_of(mpl.rcParams["xtick.labelsize"])
     width = max(text_width(name, size) for name in names)
@@ -125,7 +126,7 @@ def panel_width(ax: Axes) -> float:
 
 
 def write_numbers(ax: Axes, data: AssociationMap, mesh: Any) -> None:
-    """The number of each cell where all have room, else its sign: in grey the two ends of the colours look alike."""
+    """Write the number of each cell where all have room, else its sign, which grey print would not tell."""
     size, figure = small_size(1.5), figure_of(ax)
     figure.draw_without_rendering()
     rows, columns = data.value.shape
@@ -138,6 +139,7 @@ def write_numbers(ax: Axes, data: AssociationMap, mesh: Any) -> None:
         text = f"{value:+.2f}".replace("-", "\u2212")
         patch = {"boxstyle": "square,pad=0.12", "facecolor": color, "edgecolor": "none"}
         look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": size, "bbox": patch}
+        # Relative luminance, as screens define it.
         dark = 0.2126 * color[0] + 0.7152 * color[1] + 0.0722 * color[2] < 0.45
         ax.text(column, row, text if wide else text[0], color="white" if dark else INK, **look)
 
@@ -201,7 +203,7 @@ def association_scatter(
 
 
 def draw_runs(ax: Axes, data: ScatterData, look: Look) -> None:
-    """The points, coloured by the control where there is one."""
+    """Draw a point for each run, coloured by the control where there is one."""
     ax.set_xlabel(data.x_label)
     ax.set_ylabel(measured(data.y_label, data.caption, look, panel_height(ax)))
     for values, limit in ((data.x, ax.set_xlim), (data.y, ax.set_ylim)):

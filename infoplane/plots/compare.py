@@ -157,7 +157,7 @@ def compare_data(
 
 
 def common_layers(everything: Series, runs: Sequence[str]) -> list[str]:
-    """The layers of the runs of a group, which must have the same."""
+    """The layers of the runs of a group; ValueError unless all runs have the same."""
     per_run = everything.layers_of_runs
     kept = [layer for layer in everything.layers if all(layer in per_run[run] for run in runs)]
     odd = next((run for run in runs if per_run[run] != kept), runs[0])
@@ -190,7 +190,7 @@ def summarised(
 
 
 def flag_words(groups: Sequence[GroupData], quantities: Sequence[str]) -> list[str]:
-    """How many means hold a value that is only its ceiling, or no more than chance."""
+    """Words on how many means hold a value that is only its ceiling, or no more than chance."""
     out = []
     for quantity in quantities:
         name = safe_text(quantity, limit=40)
@@ -202,7 +202,7 @@ def flag_words(groups: Sequence[GroupData], quantities: Sequence[str]) -> list[s
 
 
 def group_runs(series: Series, groups: Mapping[str, Sequence[str] | str] | None) -> dict[str, list[str]]:
-    """The runs of each group: all, or as `groups` says by names, ids, or globs of either."""
+    """{name: runs} of each group: all runs, or as `groups` says by names, ids, or globs of either."""
     if not groups:
         return {"": series.runs}
     out = {name: runs_called(series.table, wanted) for name, wanted in groups.items()}
@@ -282,7 +282,7 @@ def compare(
 
 
 def legend_of(ax: Axes, data: CompareData, paths: Sequence[Path], look: Look, *, ends: bool = False) -> None:
-    """An entry for the line and the band of each group, and for the marks; `ends` adds the first and last step.
+    """Draw a legend: an entry for the line and band of each group, and for marks; `ends` adds first and last step.
 
     What all groups share stands once, above them.
     """
@@ -293,7 +293,7 @@ def legend_of(ax: Axes, data: CompareData, paths: Sequence[Path], look: Look, *,
 def legend_entries(
     data: CompareData, paths: Sequence[Path], *, ends: bool = False
 ) -> tuple[list[Any], list[str], str | None]:
-    """Handles and labels of the legend, and what stands above them."""
+    """Handles and labels of the legend, and its title: what all groups have in common, None otherwise."""
     named = safe_names([g.name for g in data.groups], limit=20)
     same = len(data.groups) > 1 and len({g.words for g in data.groups}) == 1
     handles: list[Any] = []
@@ -317,12 +317,12 @@ def legend_entries(
 
 
 CROSS: dict[str, Any] = {"marker": "x", "linestyle": "none"}
-"""A point no better than chance."""
+"""The mark of a point no better than chance."""
 
 
 @dataclass(frozen=True)
 class Path:
-    """One layer of one group, by number, and its looks: the layer's, or the group's where one layer is drawn."""
+    """One layer of one group, both by number, and its looks: those of the group where only one layer is drawn."""
 
     group: int
     layer: int
@@ -330,7 +330,7 @@ class Path:
 
 
 def mean_paths(ax: Axes, data: CompareData, look: Look, *, share: float) -> list[Path]:
-    """The paths of all groups, named by layer and group; the line is the group's."""
+    """A Path for each layer of each group, with its look, label and id; the line style tells the group."""
     by_group = data.coloured_by_group
     layers = list(dict.fromkeys(layer for group in data.groups for layer in group.layers))
     keys = [g.name for g in data.groups] if by_group else layers
@@ -348,7 +348,7 @@ def mean_paths(ax: Axes, data: CompareData, look: Look, *, share: float) -> list
 
 
 def draw_layers(data: CompareData, quantity: str, look: Options, *, log: bool | None) -> Axes:
-    """A panel for each layer, all with the limits of the whole, one legend and one caption."""
+    """Draw a panel for each layer, all with the limits of the whole, one legend and one caption."""
     layers = list(dict.fromkeys(layer for group in data.groups for layer in group.layers))
     entries: dict[str, Any] = {}
     across = min(len(layers), 2 if look["style"] == "column" else 3)
@@ -389,7 +389,7 @@ def of_layer(data: CompareData, layer: str) -> CompareData:
 
 
 def draw_mean_curve(ax: Axes, data: CompareData, quantity: str, look: Look, *, log: bool | None, named: bool) -> None:
-    """One panel: a line per layer and group, with its band; the legend where `named`."""
+    """Draw one panel: a line per layer and group, with its band; the legend where `named`."""
     ax.set_ylabel(measured(data.labels[quantity], data.caption, look, panel_height(ax)))
     ax.set_ylim(band_limits(data, quantity))
     paths, ends = draw_means(ax, data, quantity, look, log=log)
@@ -402,7 +402,7 @@ def draw_mean_curve(ax: Axes, data: CompareData, quantity: str, look: Look, *, l
 def draw_means(
     ax: Axes, data: CompareData, quantity: str, look: Look, *, log: bool | None
 ) -> tuple[list[Path], list[Label]]:
-    """A line per layer and group with its band and marks; the paths and the labels at their ends."""
+    """Draw a line per layer and group with band and marks; return the paths and the labels at their ends."""
     step_axis(ax, np.concatenate([g.times for g in data.groups]), log=log)
     ends, paths = [], mean_paths(ax, data, look, share=END_SHARE)
     for path in paths:
@@ -415,7 +415,7 @@ def draw_means(
 
 
 def draw_marks(ax: Axes, group: GroupData, quantity: str, path: Path, layers: int) -> None:
-    """Markers along a mean: hollow where some run is saturated, crossed where one is no more than chance."""
+    """Draw markers on a mean: hollow where some run is saturated, crossed where one is no more than chance."""
     mean = group.summaries[quantity].mean[:, path.layer]
     known = np.isfinite(mean)
     x, y = group.times[known], mean[known]
@@ -428,7 +428,7 @@ def draw_marks(ax: Axes, group: GroupData, quantity: str, path: Path, layers: in
 
 
 def bands(data: CompareData, summary: Summary, quantity: str) -> tuple[FloatArray, FloatArray]:
-    """The edges of the bands of a quantity, as far as it can go."""
+    """The lower and the upper edge (S, L) of a summary's bands, cut at 0 and at the ceiling."""
     means = np.concatenate([g.summaries[quantity].mean.ravel() for g in data.groups])
     low, high = (cut(edge, means, data.ceilings[quantity]) for edge in (summary.low, summary.high))
     return low, high
@@ -443,7 +443,7 @@ def band_limits(data: CompareData, quantity: str) -> tuple[float, float]:
 
 
 ELLIPSES = (5, 3, 1)
-"""How many a path may carry."""
+"""How many ellipses a path may carry: the most that do not fill the plane."""
 MOST_COVERED = 0.3
 """Share of the plane that the rectangles around all ellipses may add up to."""
 
@@ -458,7 +458,7 @@ def ellipse_steps(x: FloatArray, y: FloatArray, *, ellipses: int = 5) -> npt.NDA
 
 
 def mean_way(data: CompareData, group: GroupData, i: int) -> tuple[BoolArray, FloatArray, FloatArray]:
-    """Mask (S,) of steps with a mean, the mean path (P, 2) at these, and the widths (P, 2) of both bands along it."""
+    """Layer i of a group: mask (S,) of its steps, its mean path (P, 2) there, and the widths (P, 2) of both bands."""
     both = [group.summaries[quantity] for quantity in data.labels]
     mean, wide = (
         np.stack(of, axis=1) for of in zip(*((s.mean[:, i], (s.high - s.low)[:, i]) for s in both), strict=True)
@@ -468,7 +468,7 @@ def mean_way(data: CompareData, group: GroupData, i: int) -> tuple[BoolArray, Fl
 
 
 def ellipse_count(data: CompareData) -> int:
-    """Ellipses of each path: five, or fewer where they would fill the plane, as the wide bands of three runs do."""
+    """Ellipses for each path: five, or fewer where they would fill the plane, as wide bands of few runs do."""
     across, up = (band_limits(data, quantity) for quantity in data.labels)
     whole = np.array([across[1] - across[0], up[1] - up[0]])
     for count in ELLIPSES:
@@ -485,7 +485,7 @@ def ellipse_words(count: int) -> list[str]:
 
 
 def draw_mean_plane(ax: Axes, data: CompareData, look: Look, ellipses: int) -> None:
-    """The mean trajectory of each layer, ellipses of the band's half-axes along it."""
+    """Draw the mean trajectory of each layer, with ellipses whose half-axes are those of its bands."""
     across, up = data.labels
     ax.set(xlabel=measured(data.labels[across], data.caption, look, LEGEND_SHARE * slot_width(ax)))
     ax.set(ylabel=data.labels[up], xlim=band_limits(data, across), ylim=band_limits(data, up))
@@ -507,7 +507,7 @@ def draw_mean_plane(ax: Axes, data: CompareData, look: Look, ellipses: int) -> N
 
 
 def draw_way(ax: Axes, way: FloatArray, saturated: BoolArray, chance: BoolArray, of: LayerLook) -> None:
-    """A mean path (S, 2) with its first and last step; hollow where saturated, crossed where no more than chance."""
+    """Draw a mean path (S, 2) and its ends, hollow where saturated, crossed where no more than chance."""
     x, y = way.T
     name = safe_text(of.name, limit=60, legend=True)
     tag(ax.plot(x, y, color=of.color, linestyle=of.line, linewidth=1.0, zorder=3, label=name), of.key, "mean")
@@ -519,7 +519,7 @@ def draw_way(ax: Axes, way: FloatArray, saturated: BoolArray, chance: BoolArray,
 
 
 def draw_ellipses(ax: Axes, data: CompareData, way: FloatArray, wide: FloatArray, of: LayerLook, ellipses: int) -> None:
-    """Ellipses along a path (S, 2), as wide and as tall as the two bands (S, 2); they stop at the ceilings."""
+    """Draw ellipses along a path (S, 2), as wide and tall as its two bands (S, 2), cut at the ceilings."""
     if not wide.any():
         return
     at = ellipse_steps(*way.T, ellipses=ellipses)

@@ -124,7 +124,7 @@ def run_looks(ax: Axes, data: CompressionData, look: Options) -> list[LayerLook]
 
 
 def draw_run(ax: Axes, data: CompressionData, r: int, of: LayerLook) -> None:
-    """The falls of one run, in rows a little apart from those of other runs; lines from 0 where it is the only one."""
+    """Draw the falls of one run, a little above or below those of others; lines from 0 where it is the only one."""
     alone = len(data.runs) == 1
     shift = 0.0 if alone else np.linspace(-0.22, 0.22, len(data.runs))[r]
     look: dict[str, Any] = {"linestyle": "none", "marker": of.marker, "color": of.color}

@@ -110,7 +110,7 @@ def series_curve(series: Series, quantity: str) -> CurveData:
 
 
 def ribbon_words(main: Grid, other: Grid) -> str:
-    """What lies between two values of a quantity: bounds hold it between them, anything else does not."""
+    """The legend's words for the area between two values of a quantity: bounds hold it between them, others not."""
     held = {"lower", "upper"} <= main.bounds | other.bounds
     return "lower to upper bound" if held else f"to {safe_text(other.quantity, limit=40)}"
 
@@ -196,7 +196,7 @@ def chosen_metrics(series: Series, wanted: Sequence[str] | str | bool) -> Metric
 
 
 def draw_curve(ax: Axes, data: CurveData, look: Look, *, log: bool | None) -> None:
-    """One panel."""
+    """Draw one panel: a line for each layer with its bands and null, the ceiling, the legend and the names."""
     bands = {name: None if band is None else cut(band, data.value, data.ceiling) for name, band in data.bands.items()}
     everything = [a.ravel() for a in (data.value, data.null, *bands.values()) if a is not None]
     ax.set_ylabel(measured(data.label, data.caption, look, panel_height(ax)))
@@ -211,7 +211,7 @@ def draw_curve(ax: Axes, data: CurveData, look: Look, *, log: bool | None) -> No
 
 
 def draw_layer(ax: Axes, data: CurveData, bands: Mapping[str, FloatArray | None], i: int, of: LayerLook) -> list[Label]:
-    """The line of one layer with its bands, its null and a few markers; its label, if it has a number."""
+    """Draw the line of one layer with bands, null and a few markers; return its label, if it has a number."""
     keep = np.isfinite(data.value[:, i])
     x, y = data.times[keep], data.value[keep, i]
     if not (end := draw_line(ax, x, y, of)):
@@ -231,7 +231,7 @@ def draw_layer(ax: Axes, data: CurveData, bands: Mapping[str, FloatArray | None]
 
 
 def turns(points: int, i: int, layers: int) -> npt.NDArray[np.bool_]:
-    """Which points of a line get a marker: about seven and the last; layers take turns, so that few fall together."""
+    """Mask (points,): which get a marker, about seven and the last; layers take turns, so that few coincide."""
     every = max(1, points // 7)
     marked = np.zeros(points, dtype=bool)
     marked[(i * every // max(1, layers)) % every :: every] = True
@@ -247,7 +247,7 @@ def curve_keys(data: CurveData) -> list[Any]:
     if data.other_bound is not None:
         keys.append(Patch(facecolor="0.9", edgecolor=FAINT, hatch="////", linewidth=0, label=data.between))
     if data.null is not None:
-        # The null of a quantity without labels is of other shuffles: its own estimator says of which.
+        # Without labels other things are shuffled: the estimator of the quantity says which.
         of = "shuffled labels" if "Y" in data.quantity else "null"
         keys.append(key(f"{of}, mean and 95 %", linewidth=0.8, linestyle=CHANCE))
     if data.saturated.any():
@@ -258,7 +258,7 @@ def curve_keys(data: CurveData) -> list[Any]:
 def draw_band(
     ax: Axes, x: FloatArray, low: FloatArray, high: FloatArray, of: LayerLook, part: str, **look: Any
 ) -> None:
-    """The band at the points of a line; where one of them has none, neither has the line there."""
+    """Draw the band of a line, with a gap where one of its edges has no number."""
     keep = np.isfinite(low) & np.isfinite(high)
     if keep.any():
         look = {"facecolor": of.color, "edgecolor": "none", **look}
@@ -266,7 +266,7 @@ def draw_band(
 
 
 def draw_metrics(ax: Axes, group: str, members: Mapping[str, tuple[FloatArray, FloatArray]]) -> None:
-    """Training metrics of one scale in one panel."""
+    """Draw the training metrics of one scale into one panel."""
     # The axis says "accuracy" already.
     short = [name.removesuffix(f" {group}") for name in members]
     fitted = fitted_names(short, END_SHARE * slot_width(ax), small_size(0.8))

@@ -73,6 +73,7 @@ def dpi_data(
     words = [(row.estimator, settings_words(row.settings)) for row in rows]
     alike = shared_words(words)
     ways = [", ".join([name, *(word for word in each if word not in alike[name])]) for name, each in words]
+    # Columns in which rows differ name the rows; what all rows have in common goes into the caption.
     columns = [[f"run {name}" for name in called], ways, [row.subset for row in rows]]
     own = [column for column in columns[1:] if len(set(column)) > 1] or [columns[1]]
     varying = [column for column in columns if len(set(column)) > 1] or [columns[1]]
@@ -90,6 +91,7 @@ def dpi_data(
         *lost_words(table, dict.fromkeys(row.run for row in rows)),
     ]
     names, within = ([" · ".join(parts) for parts in zip(*of, strict=True)] for of in (varying, own))
+    # Rows whose names are still alike are numbered from the second on.
     again = [list(zip(called, within, strict=True))[:i].count((called[i], within[i])) for i in range(len(rows))]
     names, within = ([f"{n} ({k + 1})" if k else n for n, k in zip(of, again, strict=True)] for of in (names, within))
     return DpiData(names=names, rows=rows, caption=caption, runs=called, estimates=within)
@@ -126,6 +128,7 @@ def dpi(
         raise ValueError(
             f"{len(data.rows)} estimates are more than a page holds; choose with estimator=... or subset=..."
         )
+    # In per cent, with a little room beyond the longest bar.
     top = max(5.0, 105 * max(row.share for row in data.rows))
     if ax is not None or len(runs) == 1:
         with canvas(ax, data.caption, options, aspect=0.15) as axes:
@@ -145,7 +148,7 @@ def dpi(
 def draw_shares(
     ax: Axes, names: Sequence[str], rows: Mapping[str, DataProcessing], top: float, options: Options
 ) -> None:
-    """A bar for each estimate, with its counts above: beside or within it there is not always room."""
+    """Draw a bar for each estimate, its counts above it: beside or within the bar there is not always room."""
     looks = estimate_looks(ax, names, options)
     if is_own(ax) and ax.get_subplotspec().is_first_col():  # type: ignore[union-attr]
         # A row holds its counts and a bar, or its name; above and below the rows are a title and the numbers.
@@ -164,7 +167,7 @@ def draw_shares(
 
 
 def estimate_looks(ax: Axes, names: Sequence[str], look: Options) -> list[LayerLook]:
-    """The looks of the rows: their names, sentences that tell estimates apart, are broken rather than cut."""
+    """The looks of the rows; their names, which tell estimates apart, are broken into lines and never cut."""
     texts = chosen("labels", names, look["labels"], [safe_text(name, limit=80) for name in names])
     colors = chosen("colors", names, look["colors"], [OKABE_ITO[0]] * len(names))
     wide = ROW_SHARE * figure_of(ax).get_figwidth() * 72 if is_own(ax) else ROW_SHARE * slot_width(ax)

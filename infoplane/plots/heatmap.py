@@ -126,7 +126,7 @@ def color_limits(data: Sequence[HeatmapData]) -> tuple[float, float]:
 
 
 def draw_heatmap(ax: Axes, data: HeatmapData, options: Options, ends: tuple[float, float]) -> Any:
-    """The cells of one map and its names."""
+    """Draw the cells and names of one map; return the cells, for the colour bar."""
     spec = ax.get_subplotspec()  # of several panels in a row the first alone has names
     share = END_SHARE * (spec.get_gridspec().ncols if is_own(ax) and spec is not None else 1)
     mesh = draw_cells(ax, data.value, data.saturated, options, ends)
@@ -139,7 +139,7 @@ def draw_heatmap(ax: Axes, data: HeatmapData, options: Options, ends: tuple[floa
 def draw_cells(
     ax: Axes, value: FloatArray, hatched: BoolArray, look: Look, ends: tuple[float, float], *, hatch: str = "0.25"
 ) -> Any:
-    """Values (rows, columns) as coloured cells, the first row on top, without spines; hatches in the colour `hatch`."""
+    """Draw values (rows, columns) as cells, the first row on top, hatched in the colour `hatch`; return the cells."""
     rows, columns = value.shape
     x, y = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
     cmap = "viridis" if look["cmap"] is None else look["cmap"]
@@ -154,7 +154,7 @@ def draw_cells(
 
 
 def round_steps(times: FloatArray) -> tuple[list[float], list[str]]:
-    """Places and names of round steps where each snapshot has a column: between the columns of their neighbours."""
+    """Places among the columns, one a snapshot, and names of round steps, which may lie between two columns."""
     at = np.arange(times.size, dtype=np.float64)
     wanted = step_ticks(times, spans_decades(times))
     ticks = apart(wanted, lambda t: float(np.interp(t, times, at)), 0.05 * times.size)
@@ -162,7 +162,7 @@ def round_steps(times: FloatArray) -> tuple[list[float], list[str]]:
 
 
 def draw_scale(axes: Sequence[Axes], mesh: Any, options: Look, label: str) -> None:
-    """The one colour bar."""
+    """Draw the one colour bar of these axes, where the figure is to have one."""
     if bar := colorbar(axes[0] if len(axes) == 1 else axes, mesh, options, label, aspect=22):
         plain_numbers(bar.ax)
         bar.outline.set_visible(False)

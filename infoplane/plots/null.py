@@ -139,7 +139,7 @@ def step_looks(data: NullData, look: Options) -> list[LayerLook]:
 
 
 def draw_step(ax: Axes, data: NullData, s: int, of: LayerLook) -> Any:
-    """The values of one step and their null, in rows a little apart from those of other steps; its legend entry."""
+    """Draw the values of one step and their null, a little apart from other steps; return its legend entry."""
     count = len(data.times)
     y = np.arange(len(data.layers)) + (np.linspace(-0.2, 0.2, count)[s] if count > 1 else 0.0)
     color = of.color

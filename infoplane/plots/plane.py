@@ -161,12 +161,13 @@ def plane(
 
 
 def frame(ax: Axes, planes: Sequence[Plane], look: Look, *, own: int = 0) -> None:
-    """Axis labels, limits from the points of all `planes`, and the ceilings of its own; named where they are new."""
+    """Set labels, limits that hold the points of all `planes`, and the ceilings of plane `own`, named where new."""
     points = np.concatenate([p.points for p in planes])
     x, y = highest(p.ceiling_xt for p in planes), highest(p.ceiling_ty for p in planes)
     across = measured(planes[0].labels[0], planes[0].caption, look, LEGEND_SHARE * slot_width(ax))
     ax.set(xlabel=across, ylabel=planes[0].labels[1])
     ax.set(xlim=limits(points[:, 0], x), ylim=limits(points[:, 1], y))
+    # Ceilings equal to those of the plane before are not named again.
     tops = [(p.ceiling_xt, p.ceiling_ty) for p in planes[: own + 1]]
     words = [[*map(str, each)] for each in tops]  # estimators reach one number by several roundings
     draw_ceilings(ax, x=tops[own][0], y=tops[own][1], named=words[own] not in words[own - 1 : own])
@@ -175,10 +176,10 @@ def frame(ax: Axes, planes: Sequence[Plane], look: Look, *, own: int = 0) -> Non
 def draw_steps(
     ax: Axes, data: Plane, norm: Normalize, looks: Sequence[LayerLook], look: Look, *, crowd: float | None = None
 ) -> None:
-    """One line per step through the layers, a marker per layer, coloured by step."""
+    """Draw one line per step through the layers, and a marker per layer, coloured by step."""
     colors = step_colormap(look["cmap"])(norm(data.times))
     scale = float(mpl.rcParams["lines.markersize"])
-    if crowd is None:
+    if crowd is None:  # how large markers are beside the usual size
         crowd = 0.85 if data.steps.size <= 80 else 0.7
     # A vector file with more markers than this opens slowly.
     raster = data.present.sum() > 6000
@@ -201,7 +202,7 @@ def draw_steps(
 
 
 def draw_trajectories(ax: Axes, data: Plane, looks: Sequence[LayerLook]) -> None:
-    """The path of each layer over training, with its start, its end and its direction; hollow where saturated."""
+    """Draw the path of each layer over training, with start, end and direction; hollow where saturated."""
     size = float(mpl.rcParams["lines.markersize"])
     arrow = {"arrowstyle": "-|>", "linewidth": 0.8, "mutation_scale": 2.2 * size, "shrinkA": 0, "shrinkB": 0}
     for i, of in enumerate(looks):
@@ -221,7 +222,7 @@ def draw_trajectories(ax: Axes, data: Plane, looks: Sequence[LayerLook]) -> None
 
 
 def draw_ends(ax: Axes, x: FloatArray, y: FloatArray, hollow: BoolArray, of: LayerLook, **look: Any) -> None:
-    """A circle at the first and a square at the last point of a path, above all paths; last steps above first ones."""
+    """Draw a circle at the first and a square at the last point of a path, above paths and first points."""
     for part, at, marker, zorder in (("first", 0, "o", 4), ("last", x.size - 1, "s", 5)):
         if part == "last" or x.size > 1:
             face, edge = ("white", of.color) if hollow[at] else (of.color, "white")
@@ -247,7 +248,7 @@ def arrow_spans(
     u = np.column_stack([(x - x0) / (x1 - x0), (y - y0) / (y1 - y0)])
     lengths = np.hypot(*np.diff(u, axis=0).T)
     run = np.concatenate([[0.0], np.cumsum(lengths)])
-    if run[-1] < 0.08:
+    if run[-1] < 0.08:  # of the axes: shorter than an arrow head needs to show a direction
         return []
     out = []
     for share in shares:
@@ -292,7 +293,7 @@ def name_layers(
 
 
 def last_name(data: Plane, layer: int, of: LayerLook) -> Label:
-    """A label at the last point of a layer."""
+    """A label with a layer's name at its last point that is drawn."""
     x, y, _ = data.path(layer)
     return end_of(x, y, of)
 

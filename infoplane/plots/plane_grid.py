@@ -110,7 +110,7 @@ def grid_axes(
     look: Options,
     across: int,
 ) -> Iterator[list[Axes]]:
-    """Panels of a figure of ours, with one caption for all, or the caller's axes; each with its title."""
+    """Yield panels of a figure of ours, with one caption for all, or the caller's axes; each with its title."""
     if ax is None:
         down = -(-len(titles) // across)
         with multiples(titles, caption, look, across=across, height=0.08 / down + 0.86 / across) as axes:
@@ -123,7 +123,7 @@ def grid_axes(
 
 
 def draw_path(ax: Axes, data: Plane, norm: Any, look: Look) -> None:
-    """The points of a single layer joined in step order, coloured by step, with rings at both ends."""
+    """Draw a line through the points of a single layer in step order, coloured by step, with rings at both ends."""
     points, colors = data.points, step_colormap(look["cmap"])(norm(data.times[data.present[:, 0]]))
     if len(points) > 1:
         pieces = np.stack([points[:-1], points[1:]], axis=1)
@@ -134,19 +134,19 @@ def draw_path(ax: Axes, data: Plane, norm: Any, look: Look) -> None:
 
 
 def cornered_words(data: Plane) -> list[str]:
-    """Which layers of a panel have no name there, since they say nothing."""
+    """Words on the layers that have no name in a panel, since they are saturated throughout."""
     names = [safe_text(layer, limit=24) for layer, at in zip(data.layers, data.cornered, strict=True) if at]
     return [f"saturated throughout: {listed(names, MOST_DIRECT)}"] if names else []
 
 
 def looks_of(ax: Axes, data: Plane, everywhere: Sequence[str], look: Look) -> list[LayerLook]:
-    """The looks of the layers of one panel, which are the same in all panels."""
+    """The looks of the layers of one panel, chosen among those of all panels so that they agree."""
     found = layer_looks(ax, everywhere, look, share=PANEL_SHARE, colors=[INK] * len(everywhere), marks=data.marks)
     return [of for of in found if of.key in data.layers]
 
 
 def name_ends(ax: Axes, data: Plane, looks: Sequence[LayerLook]) -> None:
-    """First and last layer that say something named in each panel; the order is that of the forward pass."""
+    """Name the first and the last layer that say something; the others lie between them in forward order."""
     shown = [i for i in range(len(data.layers)) if data.present[:, i].any() and not data.cornered[i]]
     ends = dict.fromkeys([*shown[:1], *shown[-1:]])
     direct_labels(ax, [last_name(data, i, looks[i]) for i in ends], data.points)

@@ -212,7 +212,7 @@ def sensitivity(
 
 
 def draw_scales(ax: Axes, data: SensitivityData, look: Look, *, log: bool | None) -> None:
-    """One panel."""
+    """Draw one panel: a line for each layer with its null, the ceiling, the legend and the names."""
     ax.set_ylabel(measured(data.label, data.caption, look, panel_height(ax)))
     edges = {side: cut(getattr(data, f"null_{side}")[-1], data.value, data.ceiling) for side in ("low", "high")}
     everything = np.concatenate([a.ravel() for a in (data.value, *edges.values())])
@@ -231,7 +231,7 @@ def draw_scales(ax: Axes, data: SensitivityData, look: Look, *, log: bool | None
 
 
 def scale_axis(ax: Axes, scales: FloatArray, *, log: bool | None) -> None:
-    """The settings as ticks, those that have room."""
+    """Put the settings on the x axis, with ticks at as many of them as have room."""
     low, high = float(scales.min()), float(scales.max())
     if (low > 0 and high >= 10 * low) if log is None else log:
         ax.set_xscale("log")
@@ -244,7 +244,7 @@ def scale_axis(ax: Axes, scales: FloatArray, *, log: bool | None) -> None:
 
 
 def draw_layer(ax: Axes, data: SensitivityData, i: int, of: LayerLook) -> list[Label]:
-    """The lines of one layer, one per step, the last of them whole; its label, if it has a number."""
+    """Draw the lines of one layer, one per step, the last of them solid; return its label, if it has a number."""
     end: list[Label] = []
     for s in range(data.steps.size):
         y, known = data.value[s, :, i], np.isfinite(data.value[s, :, i])

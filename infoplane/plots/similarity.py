@@ -100,7 +100,7 @@ class Pair(NamedTuple):
 
     @classmethod
     def of(cls, name: str, at: int) -> Self:
-        """From the name that a pair has where layers have names."""
+        """The pair in column `at`, from its name: `fc1 with fc4`, `fc1 with step=9`, `fc1 with fc4@run=ID`."""
         layer, _, partner = name.partition(WITH)
         partner, _, other = partner.partition(_RUN)
         step = _STEP.fullmatch(partner)
@@ -108,7 +108,7 @@ class Pair(NamedTuple):
 
 
 def only_quantity(table: ResultTable) -> str:
-    """The one calibrated similarity of a table."""
+    """The name of the only calibrated similarity in a table; ValueError unless there is exactly one."""
     known = list(dict.fromkeys(q for q in table["quantity"].tolist() if q.endswith(CALIBRATED)))
     if len(known) != 1:
         have = f"several, choose with quantity=...: {listed(known, 6)}" if known else "none"
@@ -119,7 +119,7 @@ def only_quantity(table: ResultTable) -> str:
 
 
 def of_layers(pairs: list[Pair], wanted: Sequence[str] | None) -> list[Pair]:
-    """The pairs whose two layers match one of the patterns; those of one other run."""
+    """The pairs whose two layers match a pattern; ValueError unless all are of one other run, or of none."""
     known = {name for pair in pairs for name in (pair.layer, pair.partner) if pair.step is None or name == pair.layer}
     fit = match_layers(wanted or ["**"], sorted(known))
     kept = [pair for pair in pairs if pair.layer in fit and (pair.step is not None or pair.partner in fit)]
@@ -131,7 +131,7 @@ def of_layers(pairs: list[Pair], wanted: Sequence[str] | None) -> list[Pair]:
 
 
 def one_layer(pairs: list[Pair]) -> str:
-    """The layer whose steps are compared, "" where layers are."""
+    """The layer whose steps are compared, "" where layers are; ValueError for steps of several layers."""
     layers = sorted({pair.layer for pair in pairs if pair.step is not None})
     if not layers:
         return ""
@@ -141,7 +141,7 @@ def one_layer(pairs: list[Pair]) -> str:
 
 
 def sides(pairs: Sequence[tuple[str | int, str | int]], *, square: bool) -> tuple[Names, Names]:
-    """What stands down and across: steps ascending, layers in the order of the table."""
+    """Row and column names of the map: steps sorted, layers as in the table; `square` puts all names on both sides."""
     down, across = (list(dict.fromkeys(side)) for side in zip(*pairs, strict=True))
     if square:
         down = across = list(dict.fromkeys([*down, *across]))
@@ -156,7 +156,7 @@ def filled(
     grid: Grid, places: dict[tuple[str | int, str | int], tuple[int, int]], down: Names, across: Names, *,
     square: bool, one: bool,
 ) -> tuple[FloatArray, npt.NDArray[np.bool_]]:  # fmt: skip
-    """Values and doubts (A, B); of a run with itself also the mirrored ones, and ones between."""
+    """Values and doubts (A, B) of the map; `square` adds the mirrored ones, and with `one` 1 on the diagonal."""
     value, weak = np.full((len(down), len(across)), np.nan), np.zeros((len(down), len(across)), np.bool_)
     numbers, flag = drawable(grid.value), grid.flag("below_null")
     if square and one:
@@ -207,7 +207,7 @@ def similarity(
 
 
 def draw(ax: Axes, data: SimilarityData, look: Options) -> None:
-    """The cells, their hatches, names on both sides, and the colour bar."""
+    """Draw the cells, their hatches, names on both sides, and the colour bar."""
     ends = min(0.0, float(np.nanmin(data.value))), max(1.0, float(np.nanmax(data.value)))
     mesh = draw_cells(ax, data.value, data.weak, look, ends, hatch="0.75")  # these are at the dark end of the scale
     if data.of:
@@ -218,14 +218,14 @@ def draw(ax: Axes, data: SimilarityData, look: Options) -> None:
 
 
 def name_steps(ax: Axes, data: SimilarityData) -> None:
-    """Round steps on both sides."""
+    """Name round steps on both sides."""
     for axis, steps in ((ax.yaxis, data.down), (ax.xaxis, data.across)):
         axis.set_ticks(*round_steps(np.asarray(steps, dtype=np.float64)))
         axis.set_label_text("step")
 
 
 def name_layers(ax: Axes, data: SimilarityData, look: Options) -> None:
-    """The names of layers down, and the same across, upright."""
+    """Name the layers down the side and, upright, below the map."""
     down, across = (row_looks(ax, list(map(str, side)), look, share=END_SHARE) for side in (data.down, data.across))
     name_rows(ax, down, most=MOST_NAMES)
     every = -(-len(across) // MOST_NAMES)

@@ -126,7 +126,7 @@ def snr(
 
 
 def draw_moments(ax: Axes, data: SnrData, look: Look, *, log: bool | None) -> None:
-    """Mean solid, standard deviation dashed, one colour per layer."""
+    """Draw the mean solid and the standard deviation dashed, one colour per layer."""
     ax.set_ylabel("gradient / weight" if data.relative else "gradient norm")
     ends = draw_lines(ax, data, data.mean, look, log=log)
     draw_lines(ax, data, data.std, look, log=log, part="std", linestyle=DASHED)
@@ -135,7 +135,7 @@ def draw_moments(ax: Axes, data: SnrData, look: Look, *, log: bool | None) -> No
 
 
 def draw_ratio(ax: Axes, data: SnrData, look: Look, *, log: bool | None) -> None:
-    """The ratio, with a line at 1 where that is among the values."""
+    """Draw the ratio, with a line at 1 where that is among the values."""
     ax.set_ylabel("mean / std")
     ends = draw_lines(ax, data, data.ratio, look, log=log, part="ratio")
     low, high = ax.get_ylim()
@@ -145,9 +145,10 @@ def draw_ratio(ax: Axes, data: SnrData, look: Look, *, log: bool | None) -> None
 
 
 def log_axis(ax: Axes) -> None:
-    """A logarithmic y axis with numbers as they are written; 2 and 5 are named where there are not two decades."""
+    """Make the y axis logarithmic; 2 and 5 are named beside the decades where it spans less than two of them."""
 
     def between(value: float, _: int) -> str:
+        """The name of a minor tick: of 2 and 5 on a short axis, else none."""
         low, high = np.log10(ax.get_ylim())
         return f"{value:g}" if np.floor(high) <= np.ceil(low) and f"{value:e}"[0] in "25" else ""
 
@@ -166,7 +167,7 @@ def draw_lines(
     part: str = "mean",
     linestyle: Any = "-",
 ) -> list[Label]:
-    """Lines on a logarithmic axis; zeros have no place there and are left out."""
+    """Draw lines (S, L) on a logarithmic axis, without zeros, which have no place there; return their labels."""
     # Before training there are no gradients, so step 0 needs no place.
     known = np.isfinite(np.concatenate([data.mean, data.std], axis=1)).any(axis=1)
     step_axis(ax, data.times[known] if known.any() else data.times, log=log)

@@ -176,7 +176,7 @@ def step_ticks(steps: Sequence[float] | FloatArray, log: bool) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A step, count or setting as a reader writes it."""
+    """A step, count or setting as text; from 10 000 on a thin space stands between thousands."""
     if value != int(value):
         return f"{value:g}"
     return f"{value:,.0f}".replace(",", "\u202f" if abs(value) >= 10_000 else "")
@@ -185,6 +185,7 @@ def number(value: float) -> str:
 def text_color(color: Any) -> tuple[float, float, float]:
     """A darker shade of `color` for thin strokes of text, which the light colours lose on white."""
     r, g, b = to_rgb(color)
+    # Relative luminance, as screens define it, says which colours are light.
     dark = 0.72 if 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.35 else 1.0
     return (r * dark, g * dark, b * dark)
 

@@ -82,7 +82,7 @@ def fitted_names(names: Iterable[str], width: float, size: float, *, most: int =
 
 
 def of_sides(shorter: Callable[[Sequence[str]], list[str]], names: Sequence[str]) -> list[str]:
-    """Names made shorter; of a pair of layers each of its two names."""
+    """The names that `shorter` makes of names; of a pair of layers each of its two names is shortened."""
     parted = [name.split(WITH) for name in names]
     sides = list(dict.fromkeys(side for both in parted for side in both))
     short = dict(zip(sides, shorter(sides), strict=True))
@@ -90,7 +90,7 @@ def of_sides(shorter: Callable[[Sequence[str]], list[str]], names: Sequence[str]
 
 
 def unshared(names: Sequence[str]) -> list[str]:
-    """Dotted names without the parts that those of several parts share, but the last before they differ."""
+    """Dotted names without the parts that all begin or end with, but for the one just before they differ."""
     parts = [name.split(".") for name in names]
     several = [p for p in parts if len(p) > 1]
     ahead, behind = (shared_ahead([p[::turn] for p in several]) for turn in (1, -1))
@@ -105,12 +105,12 @@ def last_parts(names: Sequence[str], count: int) -> list[str]:
 
 
 def fits(names: Sequence[str], limit: int) -> bool:
-    """Whether no name is longer."""
+    """Whether no name has more than `limit` letters."""
     return all(len(name) <= limit for name in names)
 
 
 def shared_ahead(parts: Sequence[Sequence[str]]) -> int:
-    """How many first parts all names have in common."""
+    """How many parts all names have in common, counted from the first."""
     equal = (len(set(column)) == 1 for column in zip(*parts, strict=False))
     return sum(1 for _ in takewhile(bool, equal))
 

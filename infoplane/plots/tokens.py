@@ -104,7 +104,7 @@ def tokens_data(
 
 
 def row_of(steps: FloatArray, values: FloatArray, step: int | None, quantity: str) -> int:
-    """The row of a step, by default of the last, among those of the values (S, L) that have a number."""
+    """The index of a step, by default of the last, among those with a number in the values (S, L)."""
     have = steps[np.isfinite(values).any(axis=1)].astype(np.int64).tolist()
     at = step if step is not None else have[-1] if have else None
     if at not in have:
@@ -163,7 +163,7 @@ def tokens(
 
 
 def draw(ax: Axes, data: TokensData, look: Look) -> None:
-    """Axes, a line for each layer, and the legend."""
+    """Set up the axes, and draw a line for each layer and the legend."""
     drawn = [a.ravel() for a in (data.value, data.fence, data.null) if a is not None]
     ax.set_ylim(limits(np.concatenate(drawn), data.ceiling, unit=data.unit))
     first, last = int(data.positions[0]), int(data.positions[-1])
@@ -187,7 +187,7 @@ def draw(ax: Axes, data: TokensData, look: Look) -> None:
 
 
 def draw_layer(ax: Axes, data: TokensData, i: int, of: LayerLook) -> list[Label]:
-    """The line of one layer, its threshold, its null, and markers at the values above the threshold; its label."""
+    """Draw the line of one layer, its threshold, its null, and markers at values above it; return its label."""
     peak, color = data.peak[i], of.color
     end = draw_line(ax, data.positions, data.value[i], of, linewidth=1.0)
     if np.isfinite(data.fence[i]):

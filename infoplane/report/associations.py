@@ -18,7 +18,9 @@ POSITIVE, NEGATIVE = "#c0392b", "#2166ac"
 CELL, ROW, LETTER = 58, 24, 7.2
 """Width and height of a cell and of a letter, in pixels of the drawing."""
 MOST_ROWS, MOST_ACROSS = 15, 40
+"""Rows of the table of numbers, and columns of the map, at most."""
 WIDE, HIGH, EDGE = 440, 260, 70
+"""Width, height and the margins for numbers of the scatter plot, in pixels."""
 
 
 def associated(table: ResultTable, target: str | None, control: str | None) -> Association | str | None:
@@ -43,7 +45,7 @@ def associated(table: ResultTable, target: str | None, control: str | None) -> A
 
 
 def section(found: Association | str | None) -> str:
-    """The section of the page; nothing for None."""
+    """The section of the page as HTML; an empty text for None."""
     if found is None:
         return ""
     if isinstance(found, str):
@@ -61,7 +63,7 @@ def section(found: Association | str | None) -> str:
 
 
 def map_svg(data: AssociationMap) -> str:
-    """The correlations as cells with their numbers, layers down; hatched where they are no finding."""
+    """The correlations as an SVG of cells with their numbers, layers down; hatched where they are no finding."""
     layers, across = ([shorten(printable(name), 40) for name in names] for names in (data.layers, data.across))
     left, top = (int(LETTER * max(map(len, names))) + 14 for names in (layers, across))
     width, height = left + CELL * len(across) + 8, ROW * len(layers) + top + 8
@@ -90,11 +92,12 @@ def map_svg(data: AssociationMap) -> str:
 
 
 def scatter_svg(found: Association, m: int) -> str:
-    """One summary and the target, a point a run that tells its name."""
+    """One summary against the target as an SVG, a point a run that tells its name."""
     x, y = found.x[:, m], found.y
     measure = found.measures[found.columns[m]]
     across = f"{measure.what} of {measure.quantity}, {measure.layer}"
     out = [f'<path d="M{EDGE} 8V{HIGH - EDGE}H{WIDE - 8}" fill="none" stroke="currentColor" stroke-opacity="0.5"/>']
+    # In a drawing y grows downwards.
     for run, a, b in zip(found.runs, _placed(x, EDGE, WIDE), _placed(-y, 0, HIGH - EDGE), strict=True):
         out.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5"><title>{escaped(run)}</title></circle>')
     for value, at, anchor in ((x.min(), EDGE, "start"), (x.max(), WIDE - 8, "end")):
@@ -108,18 +111,18 @@ def scatter_svg(found: Association, m: int) -> str:
 
 
 def _placed(values: FloatArray, low: float, high: float) -> Sequence[float]:
-    """Values between two edges, with a little room."""
+    """Values as places in pixels between two edges, at least 12 pixels from each."""
     share = (values - values.min()) / max(float(np.ptp(values)), 1e-300)
     return [low + 12 + (high - low - 24) * float(one) for one in share]
 
 
 def _svg(words: str, width: float, height: float, content: str) -> str:
-    """A drawing of this content, which programs that read pages aloud call by `words`."""
+    """An SVG of this content, which programs that read pages aloud call by `words`."""
     size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
     return f'<svg {size} role="img" aria-label="{escaped(words)}">{content}</svg>'
 
 
 def _wrapped(title: str, body: str) -> str:
-    """The section of the page with this title."""
+    """The HTML of the section with this title."""
     head = f'<h2 id="study-title">{escaped(title)}</h2>'
     return f'<section id="study" aria-labelledby="study-title">{head}{body}</section>'

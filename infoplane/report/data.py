@@ -35,7 +35,9 @@ from infoplane.results.views import (
 FloatArray = npt.NDArray[np.float64]
 
 DIGITS = 7
+"""Digits of a number on the page."""
 STEP_SHADES = 24
+"""Colours for the course of training."""
 METRIC_COLORS = OKABE_ITO[:4]
 AXES = {
     "bits": LEAST_BITS,
@@ -89,7 +91,7 @@ def page_data(table: ResultTable) -> dict[str, Any]:
 
 
 def estimate_data(series: Series, runs: list[str], place: Mapping[str, int]) -> dict[str, Any]:
-    """One way of estimating: its name, N, the ceiling's name, its numbers by run, and their mean over three or more."""
+    """What the page holds of one estimate: name, N, name of its ceiling, numbers by run, mean over three or more."""
     grids = {run: grids_of(series.of_run(run)) for run in series.runs}
     mean = mean_grids(series)
     ceiling = series.of_run(series.runs[0]).grid("I(X;T)").ceiling_name(series.n_samples)
@@ -111,7 +113,7 @@ def estimate_data(series: Series, runs: list[str], place: Mapping[str, int]) -> 
 
 
 def part_data(grids: Mapping[str, Grid], place: Mapping[str, int]) -> dict[str, Any]:
-    """The layers, the times and every quantity of one run, or of the mean over runs."""
+    """What the page holds of one run, or of the mean over runs: layers, times and every quantity."""
     first = next(iter(grids.values()))
     return {
         "layers": [place[layer] for layer in first.layers],
@@ -122,7 +124,7 @@ def part_data(grids: Mapping[str, Grid], place: Mapping[str, int]) -> dict[str, 
 
 
 def metric_data(name: str, steps: FloatArray, epochs: FloatArray, values: FloatArray, *band: FloatArray) -> Any:
-    """A recorded metric, or its mean with the edges of its band."""
+    """What the page holds of a recorded metric, or of its mean with the lower and upper edge of its band."""
     columns = {"steps": steps, "epochs": epochs, "values": values, **dict(zip(("low", "high"), band, strict=False))}
     return {"group": metric_group(name)} | {column: numbers(cells) for column, cells in columns.items()}
 
@@ -135,7 +137,7 @@ def epochs_at(table: ResultTable, run: str, steps: FloatArray) -> FloatArray:
 
 
 def quantity_data(one: Grid) -> dict[str, Any]:
-    """Value, interval, ceiling and flags of one quantity, layer by layer."""
+    """What the page holds of one quantity, layer by layer: value, interval, ceiling and flags."""
     up = [name for name, mask in one.flags.items() if mask.any()]
     texts = [
         [", ".join(name for name in up if one.flags[name][s, i]) for s in range(one.steps.size)]
@@ -178,13 +180,14 @@ def layer_looks(layers: Sequence[str], shown: Sequence[str]) -> dict[str, tuple[
 
 
 def themes(colors: Sequence[str]) -> dict[str, list[str]]:
-    """Colours on a light and on a dark page; there the dark ones are lightened."""
+    """Colours for a light page, and the same for a dark one, with the dark ones lightened."""
     return {"light": list(colors), "dark": [on_dark(color) for color in colors]}
 
 
 def on_dark(color: str) -> str:
     """A colour mixed with white until it is light enough for a dark page."""
     channels = [int(color[k : k + 2], 16) for k in (1, 3, 5)]
+    # How light an eye finds the colour, from 0 to 255 (Rec. 601).
     luma = sum(weight * c for weight, c in zip((0.299, 0.587, 0.114), channels, strict=True))
     white = max(0.0, (LEAST_LUMA - luma) / (255 - luma)) if luma < 255 else 0.0
     return "#" + "".join(f"{round(c + white * (255 - c)):02x}" for c in channels)
@@ -196,7 +199,7 @@ def display(text: str) -> str:
 
 
 def escaped(value: object, limit: int = 400) -> str:
-    """A text of anybody's as HTML that shows it."""
+    """A text, from whomever it is, as HTML that shows it as it stands."""
     return html.escape(shorten(printable(value), limit))
 
 
@@ -221,7 +224,7 @@ def numbers(values: npt.NDArray[Any]) -> list[float | int | None]:
 
 
 def columns(values: npt.NDArray[Any]) -> list[list[float | int | None]]:
-    """(S, L) as one list per layer."""
+    """An array (S, L) as a list of S numbers for each layer."""
     return [numbers(values[:, i]) for i in range(values.shape[1])]
 
 

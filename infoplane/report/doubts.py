@@ -19,9 +19,13 @@ from infoplane.results.views import Series, choose, is_in, of_layers, options, o
 BoolArray = npt.NDArray[np.bool_]
 
 DPI_SHARE = 0.05
+"""Share of pairs of layers beyond which violations of data processing are a doubt."""
 NULL_SHARE = 0.5
+"""Share of H(Y) beyond which the null of I(T;Y) is a doubt."""
 MOST_LOSSES = 20
+"""Losses that are told one by one."""
 MOST_NAMED = 2
+"""Estimates that a doubt names; of more it says their number."""
 
 SENTENCES: dict[str, str] = {
     "nonfinite": "There is no number, for want of finite activations, in {layers}: did training diverge?",
@@ -118,7 +122,7 @@ class Gathered:
 
 
 def estimates(table: ResultTable) -> Iterator[Series]:
-    """Each way of estimating in a table, an estimator with its settings on a subset, with all its runs and layers."""
+    """Yield each estimate of a table, an estimator with its settings on a subset, with all its runs and layers."""
     rows = of_layers(table.current())
     ways = [rows[name] for name in ("estimator", "settings", "subset")]
     for (*_, subset), index in groups(ways, [np.arange(len(rows))]):
@@ -127,12 +131,12 @@ def estimates(table: ResultTable) -> Iterator[Series]:
 
 
 def estimate_name(series: Series) -> str:
-    """`binning, n_bins = 30 (test)`: one way of estimating, in words."""
+    """An estimate in words: `binning, n_bins = 30 (test)`."""
     return named_way(series.estimator, series.words, series.subset)
 
 
 def short_names(ways: Sequence[Series]) -> list[str]:
-    """The name of each way in words, with only those settings in which the ways of an estimator differ."""
+    """The name of each estimate, with only those settings in which estimates by one estimator differ."""
     words = [(series.estimator, series.words) for series in ways]
     alike = shared_words(words)
     own = [[word for word in each if word not in alike[estimator]] for estimator, each in words]
@@ -151,7 +155,7 @@ def doubts(table: ResultTable) -> list[Doubt]:
 
 
 def gathered(found: Sequence[Doubt]) -> list[Gathered]:
-    """The doubts by what they say, each once, the gravest first."""
+    """The doubts grouped by their heads, the gravest first."""
     by_head: dict[str, list[Doubt]] = {}
     gravity = list(HEADS)
     for doubt in sorted(found, key=lambda doubt: gravity.index(doubt.kind)):
@@ -160,7 +164,7 @@ def gathered(found: Sequence[Doubt]) -> list[Gathered]:
 
 
 def lost_doubts(table: ResultTable) -> list[Doubt]:
-    """What the runs have lost, a doubt for each thing."""
+    """A doubt for each thing that the runs have lost, and one for all beyond the first `MOST_LOSSES`."""
     found = [f"The numbers are not of the whole recording. {loss}." for loss in losses(table)]
     texts = found[:MOST_LOSSES]
     if len(found) > MOST_LOSSES:
@@ -170,7 +174,7 @@ def lost_doubts(table: ResultTable) -> list[Doubt]:
 
 
 def doubts_of(series: Series) -> list[Doubt]:
-    """All doubts about one way of estimating."""
+    """All doubts about one estimate: an estimator with its settings on a subset."""
     name, rows = estimate_name(series), series.table
     found: list[Doubt] = []
 
@@ -211,7 +215,7 @@ def doubts_of(series: Series) -> list[Doubt]:
 
 
 def shown(layers: Sequence[str]) -> list[str]:
-    """Names of layers as a sentence has them."""
+    """Names of layers as a sentence has them: printable, and not too long."""
     return [shorten(printable(layer), 32) for layer in layers]
 
 
@@ -225,7 +229,7 @@ def ceiling_words(series: Series, quantity: str, mask: BoolArray) -> str:
 
 
 def layer_words(rows: ResultTable, mask: BoolArray, most: int = 6) -> str:
-    """`layers a (54 of 54), b (3 of 54)`, counted in values of the first quantity that the mask has of each layer."""
+    """Layers with the number of their masked values, counted in one quantity: `layers a (54 of 54), b (3 of 54)`."""
     first: dict[str, str] = {}
     for quantity, layer in zip(rows["quantity"][mask], rows["layer"][mask], strict=True):
         first.setdefault(str(layer), str(quantity))

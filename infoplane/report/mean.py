@@ -45,7 +45,7 @@ def mean_words(series: Series) -> str:
 
 
 def mean_grid(grids: Sequence[Grid]) -> Grid:
-    """The mean of a quantity over runs; its interval is the band, its flags say in how many runs they are up."""
+    """The mean of a quantity over runs; its interval is the band, its flags tell in how many runs each is raised."""
     each = [one.steps for one in grids]
     steps, values = at_common_steps(each, [drawable(one.value) for one in grids])
     first, of = grids[0], len(grids)

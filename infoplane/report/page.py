@@ -22,6 +22,7 @@ from infoplane.studies import Association
 
 LIBRARY = "vendor/plotly-basic-4.1.1.min.js"
 MOST_DOUBTS = 5
+"""Doubts that a page shows before a reader unfolds the others."""
 
 
 def write_report(
@@ -86,7 +87,7 @@ def report_html(
 def page_of(
     table: ResultTable, title: str, watched: Watched | None = None, found: Association | str | None = None
 ) -> str:
-    """The report of a table, which looks for a newer one where it is watched."""
+    """The HTML of the report of a table; where it is watched, the page looks for a newer one."""
     scripts = [_asset(LIBRARY), _asset("report.js")]
     parts = {
         "title": escaped(title),
@@ -106,13 +107,13 @@ def page_of(
 
 
 def waiting_page(watched: Watched) -> str:
-    """What stands in the place of a report as long as there is nothing to report; it is loaded again and again."""
+    """The HTML of a page for a run with nothing to report yet, which a browser loads again every few seconds."""
     body = f'<body><main><p id="watched">{escaped(watched.words)}</p></main>'
     return _page("Information plane", "", body, f'<meta http-equiv="refresh" content="{math.ceil(watched.seconds)}">\n')
 
 
 def _page(title: str, policy: str, body: str, head: str = "") -> str:
-    """A page of this body that loads nothing."""
+    """An HTML page with this body, which loads nothing from elsewhere."""
     own = "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
     policy = f"default-src 'none'; {policy}{own}"
     return (
@@ -137,7 +138,7 @@ def _digest(text: str) -> str:
 
 
 def _warnings(table: ResultTable) -> str:
-    """The doubts as one list, each a line that opens to what it says of each estimate; folded beyond five."""
+    """The HTML list of doubts, each a line that opens to what it says of each estimate; folded beyond five."""
     found = gathered(doubts(table))
     if not found:
         return "<p>No check of the table raised a doubt. That is not proof: read what each estimator assumes.</p>"
@@ -150,7 +151,7 @@ def _warnings(table: ResultTable) -> str:
 
 
 def _doubt_line(one: Gathered, known: Mapping[str, str]) -> str:
-    """One doubt: in a few words, with its count and the estimates, then each sentence."""
+    """The HTML of one doubt: a few words with its count and estimates, which open to its sentences."""
     parts = [escaped(words, 200) for words in (one.count_words, one.estimate_words(known)) if words]
     sentences = "".join(
         f"<p>{f'<b>{escaped(d.estimate)}</b>: ' if d.estimate and len(known) > 1 else ''}{escaped(d.text, 900)}</p>"
@@ -164,7 +165,7 @@ def _doubt_line(one: Gathered, known: Mapping[str, str]) -> str:
 
 
 def _provenance(table: ResultTable) -> str:
-    """Runs, estimates with their full configuration, and versions."""
+    """The HTML tables of estimates with their full settings, of runs, and of versions."""
     rows = table.take((table["estimator"] != "recorded") & (table["partner"] == ""))
     configs = dict.fromkeys(zip(rows["estimator"], rows["settings"], rows["subset"], rows["n_samples"], strict=True))
     ways = [(name, ", ".join(settings_words(settings, every=True)), *more) for name, settings, *more in configs]

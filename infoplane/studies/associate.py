@@ -24,6 +24,7 @@ LEAST = 5
 COMPLETE = 0.9
 """Share of the runs that must have a column for it to be tried."""
 SIGNS = {"+": 1, "positive": 1, "-": -1, "negative": -1}
+"""The texts by which a claim may name a sign."""
 
 Choice = str | Sequence[str] | None
 
@@ -40,7 +41,7 @@ def associate(
     repetitions: str | Sequence[str] | None = ("seed",),
     **choice: Choice,
 ) -> Association:
-    """See `Study.association`."""
+    """The correlations of all columns that are tried with the target: what `Study.association` returns."""
     if method not in METHODS:
         raise ValueError(f"method must be {', '.join(METHODS)}, got {method!r}")
     if permutations < 1 or draws < 0 or seed < 0:
@@ -187,7 +188,7 @@ def tried_words(groups: IntArray, lost: int, tried: int, damaged: Sequence[str])
 
 def drawn_words(orders: int, draws: int, possible: float, among: str) -> list[str]:
     """How intervals and p were found, in words."""
-    every = orders + 1 >= round(possible)
+    every = orders + 1 >= round(possible)  # the given order is one of them
     number = f"all {possible:.0f}" if every else f"{orders} random"
     least = f"; no p is below {1 / round(possible):.3g}" if every else ""
     return [
@@ -224,7 +225,7 @@ def interval(before: str, drawn: FloatArray) -> dict[str, FloatArray]:
 def claim_of(
     study: Study, sign: int | str, target: str = "gap", *, within: str | Sequence[str] = (), **how: Any
 ) -> Claim:
-    """See `Study.claim`."""
+    """In how many groups and columns the correlation has the sign: what `Study.claim` returns."""
     claimed = SIGNS.get(str(sign), sign)
     if claimed not in (1, -1):
         raise ValueError(f"sign must be + or -, got {sign!r}")
@@ -234,6 +235,7 @@ def claim_of(
     skipped: dict[str, str] = {}
     for group, rows in groups_by(study, names).items():
         try:
+            # A claim shows no p, for which one permutation is the least that `associate` takes.
             found = associate(study.take(rows), target, **{**how, "permutations": 1})
         except ValueError as error:
             if not group:

@@ -44,7 +44,7 @@ def signs(x: FloatArray) -> npt.NDArray[np.float32]:
 
 
 def scores(x: FloatArray, method: Method) -> FloatArray:
-    """Standardised values for Pearson, standardised ranks for Spearman."""
+    """The columns of x (R, M) as what an inner product correlates: standardised values, for Spearman their ranks."""
     return unit(x if method == "pearson" else ranks(x))
 
 
@@ -102,6 +102,7 @@ def p_values(observed: FloatArray, null: FloatArray) -> tuple[FloatArray, FloatA
     every = np.concatenate([observed[None], null])
     spread = every.std(axis=0)
     t = np.abs(every - every.mean(axis=0)) / np.where(spread > 1e-12, spread, np.inf)
+    # Less a little, so that an order with the same value counts in spite of rounding.
     seen, highest = t[0] - 1e-9, t.max(axis=1)
     count = np.sort(highest)
     return (t >= seen).mean(axis=0), (len(count) - np.searchsorted(count, seen)) / len(count)

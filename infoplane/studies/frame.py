@@ -286,7 +286,7 @@ def study(
 
 
 def _read(table: ResultTable, source: object, **how: Any) -> OfRun:
-    """Read one run; a note on an error says which."""
+    """What is kept of the only run in a table; an error gets a note that says which run it was."""
     try:
         return read_run(table, **how)
     except (ValueError, TypeError) as error:
@@ -300,7 +300,7 @@ def _source(source: object) -> str:
 
 
 def _row(of_run: OfRun, measures: dict[Measure, int]) -> FloatArray:
-    """The values of one run, each at the place of its column; new columns are added to `measures`."""
+    """The values of one run (M,), each at the place of its column; new columns are added to `measures`."""
     places = [measures.setdefault(measure, len(measures)) for measure in of_run.values]
     row = np.full(len(measures), np.nan)
     row[places] = list(of_run.values.values())
@@ -310,7 +310,7 @@ def _row(of_run: OfRun, measures: dict[Measure, int]) -> FloatArray:
 def _joined(
     found: Sequence[OfRun], measures: Mapping[Measure, int], values: Sequence[FloatArray], flags: Raised, by: By
 ) -> Study:
-    """Put together what was read of each run; rows of `values` are shorter where columns came later."""
+    """The study of these runs; rows of `values` are shorter where columns came only with later runs."""
     ids = [one.run for one in found]
     known = names_of(ids, {one.run: one.place for one in found})
     table = np.stack([np.pad(row, (0, len(measures) - len(row)), constant_values=np.nan) for row in values])
@@ -360,6 +360,7 @@ def names_of_measures(measures: Iterable[Measure]) -> list[str]:
     """Names such as `I(X;T) of fc1, binning, n_bins = 30: fall`, with as many settings as tell them all apart."""
 
     def name(measure: Measure, way: str) -> str:
+        """The name of a column, with these words for how its curve was estimated."""
         return f"{measure.quantity} of {measure.layer}, {way}: {measure.summary}"
 
     known = list(measures)

@@ -211,6 +211,7 @@ def labels_of(rows: ResultTable, by: By, wanted: Sequence[str] | None) -> dict[s
     roles = {str(one.get("key")): str(one.get("role")) for one in about} if by == "role" else {}
     role = [roles.get(layer, "layer") for layer in shown]
     places = [f"{name} -{role[i:].count(name)}" for i, name in enumerate(role)]
+    # The last output is called so, as most networks have one alone.
     return {layer: "output" if place == "output -1" else place for layer, place in zip(shown, places, strict=True)}
 
 
@@ -276,5 +277,6 @@ def read_run(
             of = (curve.layer, curve.subset, curve.estimator, curve.settings, curve.quantity, summary)
             measure = Measure(*of, SUMMARIES[summary] or curve.unit)
             found.values[measure] = value
+            # Those of the last value alone for `final`, else those of any value.
             found.flags[measure] = flags[summary == "final"]
     return found
