@@ -32,7 +32,7 @@ from infoplane.results.names import placed
 from infoplane.store import Problem, inputs_digest, probe_digest, source_digest
 
 _SHIFT = "counter_shift"
-"""Entry of a run in the meta: what is added to the recorder's step counter after a resume."""
+"""Entry of a run in the table's meta: by how much the counters of its loop were shifted when it was resumed."""
 
 
 def live(
@@ -225,6 +225,7 @@ class _LiveRun:
     problems: tuple[Problem, ...] = ()
 
     def __init__(self, run_id: str, path: Path, probe: Probe, settings: Mapping[str, Any]) -> None:
+        """Keep what is the same at all snapshots; the first snapshot comes with `take`."""
         self.run_id, self.path, self.probe, self.settings = run_id, path, probe, settings
         self._probe_digest = probe_digest(probe, inputs_digest(probe))
         self._taken: list[int] = []
@@ -258,6 +259,7 @@ class _LiveRun:
         return self._now.epoch
 
     def metrics(self) -> list[tuple[int, float, str, str, float]]:
+        """(step, epoch, name, layer, value) of each metric at the newest snapshot."""
         now = self._now
         model = [(now.step, now.epoch, name, "", value) for name, value in now.metrics.items()]
         return model + [(now.step, now.epoch, name, layer, v) for (layer, name), v in now.layer_metrics.items()]

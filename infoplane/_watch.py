@@ -53,6 +53,7 @@ class PageServer(ThreadingTCPServer):
     daemon_threads = True
 
     def __init__(self, port: int = 0) -> None:
+        """Listen on this port, or a free one for 0, at an address with a new token."""
         super().__init__((HOST, port), PageRequest)
         self.path = f"/{secrets.token_urlsafe(24)}/"
         self.port: int = self.server_address[1]

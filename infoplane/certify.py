@@ -110,6 +110,7 @@ class _Value:
     """Estimates one quantity on changed data, NaN where it is undefined; `latest`, `flags`: of the last call."""
 
     def __init__(self, estimator: Estimator, data: LayerData, quantity: str) -> None:
+        """Keep what is asked for; nothing is estimated before a call."""
         self.estimator, self.data, self.quantity = estimator, data, quantity
 
     def __call__(self, t: Tensor, y: Tensor | None = None, x: Tensor | None = None) -> float:
@@ -142,7 +143,7 @@ Checks = Iterator[tuple[str, str, str, bool]]  # name, what came, what was expec
 
 
 def _controls(value: _Value, data: LayerData, g: torch.Generator) -> Checks:
-    """Checks on data in which there is nothing to know: the quantity must be 0."""
+    """Checks on data in which there is nothing to know: the quantity must not be above 0."""
     if value.quantity.startswith("I("):  # an effective rank, for one, is 1
         got = value(torch.zeros_like(data.t))
         yield "constant layer", f"{got:.3f}", "0", abs(got) <= 1e-9

@@ -34,6 +34,7 @@ def completes(values: Callable[[list[Path]], Iterable[str]]) -> Callable[..., li
     """A completion for click: those of `values(runs)` that begin with what is typed, for the runs on the line."""
 
     def complete(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
+        """The values that begin with `typed`, for the runs that the line names so far."""
         from infoplane import store
         from infoplane.core.errors import StoreError
 
@@ -179,8 +180,11 @@ def reads_runs(work_seconds: float = 0.0) -> Callable[[Any], Any]:
     """
 
     def decorate(function: Any) -> Any:
+        """The command with the options of `UNTRUSTED`, which say whether it runs here or in a child."""
+
         @functools.wraps(function)
         def guarded(untrusted: bool | None, max_memory: float | None, max_time: float | None, **given: Any) -> Any:
+            """Run the command here if it may read these runs itself, else again in a child with limits."""
             from infoplane import store
             from infoplane.core import limited
 

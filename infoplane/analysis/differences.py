@@ -124,6 +124,7 @@ class _TwoParts:
     """The difference of one layer between two subsets; an estimator's `prepare` sees the samples of both."""
 
     def __init__(self, layer: LayerSteps, sides: Sequence[LayerBlocks], store: ActivationStore, how: Any) -> None:
+        """Count the inputs of both sides; ValueError where one has too few."""
         self.layer, self.sides, self.store, self.how = layer, sides, store, how
         self.draws, self.fraction, self.seed = how["draws"], how["fraction"], how["seed"]
         self.noise: Noise | None = sides[0].noise

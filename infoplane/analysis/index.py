@@ -51,6 +51,7 @@ class TableIndex:
     """
 
     def __init__(self, writer: TableWriter) -> None:
+        """Note the key of every row on disk, and whether the rows at its end may be cut short."""
         self.writer = writer
         self._disk = ResultTable(writer.columns)
         self._columns = [self._disk[c] for c in COLUMNS]

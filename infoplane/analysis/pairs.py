@@ -49,6 +49,7 @@ class Pairs:
     """
 
     def __init__(self, names: Sequence[tuple[str, str]] | None, against: Run | None) -> None:
+        """Read what the caller asked for; ValueError where it names no pair, no view or no run."""
         self.names = None if names is None else [_two(each) for each in names]
         self.previous, self.view = against == PREVIOUS, 1
         self.other: ActivationStore | None = None

@@ -62,6 +62,7 @@ class RunPlan:
         steps: Any = None,
         pairs: Pairs | None = None,
     ) -> None:
+        """Resolve layers, subsets, steps and pairs of one run; ValueError for what the run has not."""
         if not store.steps():
             problems = "; ".join(map(str, store.problems[:3]))
             raise ValueError(f"{store.path} has no complete snapshot{': ' + problems if problems else ''}")
@@ -164,12 +165,13 @@ def _layer_steps(store: ActivationStore, path: str, places: Sequence[tuple[str, 
 
 
 class LayerPlan:
-    """One estimator on one layer: prepared once for each surrounding subset, then estimated block by block.
+    """One estimator on one layer: prepared once for each part of the probe, then estimated block by block.
 
     `sizes` are the samples and units of one snapshot on each subset, `chunk` the snapshots that a block must have.
     """
 
     def __init__(self, run: RunPlan, layer: LayerSteps, estimator: Estimator) -> None:
+        """Count samples and units of each subset, and see whether snapshots stand for themselves."""
         self.run, self.layer, self.estimator = run, layer, estimator
         self.ready: dict[Subset, Future[Prepared]] = {}
         probe = run.store.probe
@@ -194,7 +196,7 @@ class LayerPlan:
         return Estimate(self.layer.run, self.layer.name, subset.name, self.estimator.name, config, self.layer.beside)
 
     def work(self, subset: Subset, layer: LayerSteps) -> float:
-        """Number of values to be read: it goes with the time needed better than the number of tasks does."""
+        """Number of values to be read, which tells the time needed better than the number of tasks does."""
         samples, units = self.sizes[subset]
         return float(len(layer.keys)) * samples * units
 
@@ -235,7 +237,7 @@ class Analysis:
         self.executor, self.window, self.bar = executor, window, bar
 
     def run(self, runs: Iterable[RunPlan], estimators: list[Estimator], shared: TableIndex | None) -> Iterator[RunPlan]:
-        """Estimate what is missing and write it; give back each run when that is done."""
+        """Estimate what is missing and write it; yield each run when that is done."""
         begun: deque[RunPlan] = deque()
         in_flight: deque[Piece] = deque()
         any_estimated, reasons = False, dict[str, None]()

@@ -288,7 +288,7 @@ def _lost(source: SnapshotSource, layer: str, steps: Sequence[int]) -> list[Refu
 
 
 def bad_steps(store: ActivationStore, key: str, token: int | None, *, labelled: bool = False) -> frozenset[int]:
-    """Steps with NaN or infinite values; of a token, which is not known before it is read, where it has some itself.
+    """Steps with NaN or infinite values; of a token those where it has some itself, which is known by reading.
 
     With `labelled` only samples with a label at the token count: padding (attention over nothing is NaN) has none.
     """

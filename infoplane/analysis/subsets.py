@@ -81,7 +81,7 @@ def labels_of(probe: Probe, rows: npt.NDArray[np.int64], token: int | None) -> n
 
 
 def without_labels(probe: Probe, layer: Layer, token: int | None) -> str:
-    """Why nothing can be said of Y on a whole layer, where each position has a label of its own; else nothing."""
+    """Why nothing can be said of Y on a whole layer whose positions have a label each; else an empty text."""
     if probe.positions is None or token is not None:
         return ""
     why = f"no I(T;Y) nor anything else of Y: the probe has a label for each of {probe.positions} positions, "

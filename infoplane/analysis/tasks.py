@@ -74,7 +74,7 @@ _stores: dict[tuple[str, str], ActivationStore] = {}
 
 @contextlib.contextmanager
 def opened(path: str, fingerprint: str, store: ActivationStore) -> Iterator[None]:
-    """Let the tasks of this process use a store that is open already."""
+    """Let the tasks of this process use a store that is open already, until the block ends."""
     _stores[path, fingerprint] = store
     try:
         yield
@@ -219,6 +219,7 @@ class LayerBlocks:
     """
 
     def __init__(self, task: Task, source: SnapshotSource) -> None:
+        """Find the rows of the subset, with their ids and inputs; no activations are read yet."""
         probe, partner = source.probe, task.layer.partner
         if partner is None:
             repeats = wants_repeats(task.estimator, probe)

@@ -45,7 +45,7 @@ def done(result: T) -> Future[T]:
 
 @contextmanager
 def executor_of(jobs: int | Executor) -> Iterator[tuple[Executor, int]]:
-    """The executor and how many tasks to keep in flight.
+    """Yield the executor and how many tasks to keep in flight.
 
     Processes of our own are spawned, with one torch thread each, and end with the analysis. An executor
     that was given stays open.
@@ -95,6 +95,7 @@ class _Processes(Executor):
     """Spawned processes, each a pool of its own: one that dies takes no other with it, and its task is done again."""
 
     def __init__(self, jobs: int) -> None:
+        """Start `jobs` processes, all of them idle."""
         self._idle = [self._start() for _ in range(jobs)]
         self._all = set(self._idle)
         self._waiting: deque[_Waiting] = deque()
@@ -210,7 +211,7 @@ class _Cell:
 
 @contextmanager
 def progress_bar(wanted: bool | None) -> Iterator[tqdm[Any]]:
-    """None or True: a bar on a terminal or in a notebook, else a line a minute on stderr. False: nothing."""
+    """Yield a bar, on a terminal or in a notebook, else a line a minute on stderr; for False it shows nothing."""
     from tqdm import tqdm as bar
 
     look: dict[str, Any] = {"bar_format": "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"}

@@ -22,6 +22,7 @@ class Layers:
     def __init__(
         self, layers: Iterable[npt.ArrayLike], side: Callable[[FloatArray], Side], limit: int, seed: int, count: int = 0
     ) -> None:
+        """Make the matrix of each layer with `side`, one layer after the other."""
         # A second list has as many rows, `count`, as the first.
         name = "others" if count else "layers"
         self.limit, self.seed, self.count = limit, seed, count

@@ -167,6 +167,7 @@ class _Dual:
     """The barrier problem of one table; theta holds a(x1, y), then b(x2, y), for the pairs of values that occur."""
 
     def __init__(self, p: FloatArray) -> None:
+        """Find the pairs of values that occur in p (K1, K2, C), and a theta to start from."""
         self.one, self.two = p.sum(1), p.sum(0)
         self.shape, self.cells = p.shape, p.shape[0] * p.shape[1]
         self.possible = (self.one > 0)[:, None] & (self.two > 0)[None]

@@ -67,7 +67,7 @@ def shown(series: Series, one: Grid, *more: str, steps: ArrayLike | None = None)
 
 
 def axis_label(quantity: str, unit: str) -> str:
-    """ "I(X;T) [bits]"; another unit keeps its own name, on a line of its own where a panel is lower than the words."""
+    """A label such as "I(X;T) [bits]"; the unit goes to a second line where a panel is lower than the words."""
     name = safe_text(quantity, limit=60)
     if not unit:
         return name
@@ -134,7 +134,7 @@ def lost_words(table: ResultTable, runs: Iterable[str]) -> list[str]:
 
 
 def merged(captions: Mapping[str, Sequence[str]]) -> list[str]:
-    """One caption for several panels: what they say alike once, counts as their range, the rest with its panels."""
+    """One caption for several panels: common parts once, counts as their range, other parts with their panels."""
     found: dict[str, dict[str, list[str]]] = {}
     # Parts that differ in their numbers alone become one, with {} in the place of each number.
     for panel, parts in captions.items():

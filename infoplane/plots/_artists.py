@@ -257,7 +257,7 @@ def most_columns(widths: Sequence[float], room: float) -> int:
 
 
 def limits(values: FloatArray, ceiling: Ceiling | None, *, unit: str = BIT) -> tuple[float, float]:
-    """`axis_limits` of everything drawn."""
+    """Limits that hold these values, and the ceiling where the values then still fill two fifths of the axis."""
     return axis_limits(values, None if ceiling is None else ceiling.value, unit=unit)
 
 
@@ -378,7 +378,7 @@ def _cross(a: FloatArray, b: FloatArray, c: FloatArray, d: FloatArray) -> bool:
 
 
 def direct_labels(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> list[Label]:
-    """Write each label beside its point, with a thin leader where it had to move away; those without room come back.
+    """Write each label beside its point, with a thin leader where it is far away; return those without room.
 
     Call it last: the axes' limits and layout must be final.
     """
@@ -447,7 +447,7 @@ def write_label(ax: Axes, label: Label, place: tuple[float, float], coords: Any,
 
 
 def spread(positions: FloatArray, gap: float, low: float, high: float) -> FloatArray:
-    """Positions moved as little as an even hand can so that neighbours are `gap` apart, within [low, high].
+    """Positions (L,) moved as little as possible so that neighbours are `gap` apart, within [low, high].
 
     Where there is no room for that, they are spaced evenly over the range.
     """

@@ -71,6 +71,7 @@ def keywords(shared: type, *, without: Sequence[str] = ()) -> Callable[[Callable
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            """Call the function with the defaults of all keywords; TypeError for a keyword that it has not."""
             for name in kwargs:
                 if name not in signature.parameters:
                     raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}")
@@ -139,7 +140,7 @@ def given_axes(
 
 @contextlib.contextmanager
 def figure_canvas(look: Look, *, aspect: float = 0.75) -> Iterator[Figure]:
-    """A figure of its own, outside pyplot, with the style in force until the block ends.
+    """Yield a figure of its own, outside pyplot, with the style in force until the block ends.
 
     `width` in millimetres replaces that of the style; `aspect` is height over width.
     """
@@ -162,7 +163,7 @@ def figure_canvas(look: Look, *, aspect: float = 0.75) -> Iterator[Figure]:
 def multiples(
     titles: Sequence[str], caption: Sequence[str], look: Look, *, across: int, height: float
 ) -> Iterator[list[Axes]]:
-    """A figure of panels of equal size and limits, row by row, each with its title; `height` is that of one row.
+    """Yield the panels of a figure, equal in size and limits, row by row, each with its title, `height` a row's.
 
     Heights are shares of the width. There is one caption for all.
     """

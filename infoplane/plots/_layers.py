@@ -99,7 +99,7 @@ def chosen(
 
 
 def gid_of(layer: str, part: str) -> str:
-    """The id of an artist: "infoplane:layer4.1:mean"."""
+    """The id by which an artist is found again, "infoplane:LAYER:PART", such as "infoplane:layer4.1:mean"."""
     name = re.sub(r"\s", "_", printable(layer))
     return f"{PREFIX}{name}:{part}"
 
@@ -159,6 +159,6 @@ def paint(artist: Artist, color: Any) -> None:
 
 
 def is_white(color: Any) -> bool:
-    """Whether Matplotlib would draw it white."""
+    """Whether a colour is white, in any form that Matplotlib takes."""
     rgba = to_rgba_array(color)
     return bool(len(rgba) and np.all(rgba[:, :3] == 1))

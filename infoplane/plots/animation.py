@@ -121,6 +121,7 @@ class Film:
     """
 
     def __init__(self, data: Plane, recorded: Metrics, options: Options, *, log: bool | None, dpi: float) -> None:
+        """Draw the figure once, fix its layout, and keep the picture of what stays the same."""
         self.data, self.against = data, options["against"]
         self.rc = style_of(options["style"])[1]
         norm = step_norm(data.times, log)

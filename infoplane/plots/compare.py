@@ -485,7 +485,7 @@ def ellipse_words(count: int) -> list[str]:
 
 
 def draw_mean_plane(ax: Axes, data: CompareData, look: Look, ellipses: int) -> None:
-    """Draw the mean trajectory of each layer, with ellipses whose half-axes are those of its bands."""
+    """Draw the mean trajectory of each layer, with ellipses along it as wide and as tall as its bands."""
     across, up = data.labels
     ax.set(xlabel=measured(data.labels[across], data.caption, look, LEGEND_SHARE * slot_width(ax)))
     ax.set(ylabel=data.labels[up], xlim=band_limits(data, across), ylim=band_limits(data, up))

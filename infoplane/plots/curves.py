@@ -86,7 +86,7 @@ def curve_data(table: ResultTable, quantity: str = "I(T;Y)", **select: Unpack[Se
 
 
 def series_curve(series: Series, quantity: str) -> CurveData:
-    """`curve_data` of a series chosen before."""
+    """One quantity of a series that was chosen before, as arrays (S, L); ValueError where it has none."""
     have = series.quantities
     if quantity not in have:
         raise ValueError(f"{series.estimator} has no quantity {quantity!r} in this table; available: {', '.join(have)}")

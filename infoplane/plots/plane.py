@@ -58,7 +58,7 @@ def plane_data(table: ResultTable, **select: Unpack[Selection]) -> Plane:
 
 
 def series_plane(series: Series) -> Plane:
-    """`plane_data` of a series chosen before."""
+    """The points of a series that was chosen before, as arrays (S, L), with what the caption says of them."""
     xt, ty, data = series.grid(I_XT), series.grid(I_TY), series.plane()
     if not data.present.any():
         have = ", ".join(sorted(series.quantities))

@@ -98,7 +98,7 @@ def sensitivity_data(
 def series_sensitivity(
     scale: str, found: Mapping[float, Series], quantity: str, steps: Sequence[int] | int | None
 ) -> SensitivityData:
-    """`sensitivity_data` of series chosen before."""
+    """One quantity at every setting, from series chosen before, as arrays (steps, settings, layers)."""
     first, *_ = found.values()
     if quantity not in first.quantities:
         have = ", ".join(first.quantities)

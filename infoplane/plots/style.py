@@ -146,7 +146,7 @@ def smallest_positive(steps: Sequence[float] | FloatArray) -> float:
 
 
 def step_norm(steps: Sequence[float] | FloatArray, log: bool | None = None) -> Normalize:
-    """Maps steps to the unit interval, logarithmically beyond the smallest positive step, so that 0 has a place.
+    """A norm from steps to the unit interval, logarithmic beyond the smallest positive step, so that 0 has a place.
 
     `log=None` decides by the span of the steps (more than two decades).
     """
@@ -191,10 +191,10 @@ def text_color(color: Any) -> tuple[float, float, float]:
 
 
 def layer_marker(index: int) -> Any:
-    """The marker of the layer with this number; they come again after twenty."""
+    """The marker of the layer with this number; after twenty layers the markers are repeated."""
     return MARKERS[index % len(MARKERS)]
 
 
 def layer_line(index: int) -> Any:
-    """The line style with this number; they come again after five."""
+    """The line style with this number; after five the styles are repeated."""
     return LINES[index % len(LINES)]

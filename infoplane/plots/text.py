@@ -124,7 +124,7 @@ def text_width(text: str, size: float) -> float:
 # Names and the words of captions are tried in many lengths, and come again in every panel.
 @functools.lru_cache(maxsize=4096)
 def _line_width(line: str, size: float, font: tuple[str, ...]) -> float:
-    """Width of one line; `font`, all of it that can be set, is what the path takes by itself."""
+    """Width of one line in points; `font` is for the cache alone, since the path reads the font by itself."""
     x = TextPath((0, 0), line, size=size).vertices[:, 0]  # control points enclose the curves, within a per cent
     return float(x.max() - x.min())
 

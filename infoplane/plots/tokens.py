@@ -60,7 +60,7 @@ class TokensData(Shown):
 
     @property
     def fence(self) -> FloatArray:
-        """The thresholds that a value could pass, NaN for those above the ceiling."""
+        """(L,): the thresholds that a value could pass, NaN for those above the ceiling."""
         top = np.inf if self.ceiling is None else self.ceiling.value
         return np.where(self.threshold <= top, self.threshold, np.nan)
 

@@ -162,7 +162,7 @@ def quantity_data(one: Grid) -> dict[str, Any]:
 
 
 def layer_looks(layers: Sequence[str], shown: Sequence[str]) -> dict[str, tuple[str, int]]:
-    """Colour and number of the marker of each layer: those of a figure for the layers shown, what is left for others.
+    """Colour and marker number of each layer: those of a figure for layers shown, others take what is left.
 
     Of more than twenty layers the others have the colour of their block.
     """

@@ -115,7 +115,7 @@ class Gathered:
         return f"{count} of {of} {unit}" if of else str(count) if count else ""
 
     def estimate_words(self, known: Mapping[str, str]) -> str:
-        """The estimates that it concerns, by the short names of all `known` ones."""
+        """The estimates that a doubt concerns, in words; `known` has the short name of each estimate."""
         names = list(dict.fromkeys(known[doubt.estimate] for doubt in self.doubts if doubt.estimate))
         every = len(names) == len(known) > MOST_NAMED
         return f"all {len(known)} estimates" if every else listed(names, MOST_NAMED, "estimates")

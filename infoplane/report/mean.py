@@ -23,7 +23,7 @@ LEAST_MEAN = 3
 
 
 def grids_of(series: Series) -> dict[str, Grid]:
-    """Each quantity of the one run."""
+    """{quantity: its grid} of the only run of a series."""
     return {quantity: series.grid(quantity) for quantity in series.quantities}
 
 

@@ -145,6 +145,7 @@ class TableWriter(contextlib.AbstractContextManager["TableWriter"]):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Lock and check the table, cut off a torn last line, and add columns that an earlier release lacks."""
         self.path = csv_path(path)
         with contextlib.ExitStack() as stack:
             stack.callback(lock_table(self.path).release)

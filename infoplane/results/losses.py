@@ -45,6 +45,7 @@ class Loss:
     name: str = ""
 
     def __str__(self) -> str:
+        """The loss in one line that is safe to print."""
         place = f"{self.file}: " if self.file else ""
         steps = f" ({step_words(self.steps)})" if self.steps else ""
         return printable(f"run {shorten(self.called, 40)}: {place}{shorten(self.what, 400)}{steps}")

@@ -23,7 +23,7 @@ _AT_STEP = re.compile(r"@step=\d+$")
 
 
 def lasting(partner: str) -> str:
-    """A partner by a name that stays along a curve: `fc1@previous` for each `fc1@step=900`."""
+    """The partner's name without its step, equal along a curve: `fc1@previous` for each `fc1@step=900`."""
     return _AT_STEP.sub(f"@{PREVIOUS}", partner)
 
 

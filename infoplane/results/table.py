@@ -126,6 +126,7 @@ class ResultTable:
     partner = Column()
 
     def __init__(self, columns: Mapping[str, Any] | pd.DataFrame, meta: Mapping[str, Any] | None = None) -> None:
+        """Take the columns, which must all be there, with the types of the table."""
         missing = [c for c in COLUMNS if c not in columns and c not in ADDED]
         if missing:
             raise ValueError(f"a results table needs the columns {', '.join(COLUMNS)}; missing: {', '.join(missing)}")
@@ -202,6 +203,7 @@ class ResultTable:
         return len(self._columns["run"])
 
     def __getitem__(self, column: str) -> Array:
+        """A column by name, also one that is derived from `config`; KeyError for any other name."""
         if column in _DERIVED:
             return getattr(self, column)  # type: ignore[no-any-return]
         if column not in COLUMNS:
@@ -379,6 +381,7 @@ class ResultTable:
     # Display
 
     def __repr__(self) -> str:
+        """Rows, runs and estimators in one line, then the first table of the overview."""
         called = run_names(self)
         runs = [called[run] for run in dict.fromkeys(self.run.tolist())]
         known = {"runs": runs, "estimators": [name for name in dict.fromkeys(self.estimator.tolist()) if name]}

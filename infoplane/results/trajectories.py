@@ -114,6 +114,7 @@ class Plane:
         return int(self.known.sum())
 
     def __repr__(self) -> str:
+        """Number of points, runs, steps, estimates, layers and ranges, in words."""
         ways = dict.fromkeys(zip(*(getattr(self, name)[self.known] for name in WAY), strict=True))
         runs = len(set(self.run[self.known]))
         return (
@@ -125,12 +126,12 @@ class Plane:
 
     @property
     def known(self) -> BoolArray:
-        """Where there is a point, of which the numbers may have been refused."""
+        """Which entries are a point, even if a number of it could not be estimated."""
         return np.asarray(self.estimator != "")
 
     @property
     def present(self) -> BoolArray:
-        """Where there is a point with both numbers."""
+        """Which entries are a point with both numbers."""
         return np.isfinite(self.i_xt) & np.isfinite(self.i_ty)
 
     @property
@@ -306,6 +307,7 @@ class Curve:
         return len(self.step)
 
     def __repr__(self) -> str:
+        """What the curve shows, its steps and its range, in words."""
         way = named_way(self.estimator, settings_words(self.settings), self.subset)
         pair = printable(pair_name(self.layer, self.partner))
         what = f"{printable(self.quantity)} of {pair}, run {printable(self.name or self.run)}, {way}"
@@ -332,6 +334,7 @@ class DataProcessing:
     name: str = field(default="", compare=False)
 
     def __repr__(self) -> str:
+        """Of which run and estimate, and how many pairs violate the inequality, in words."""
         way = named_way(self.estimator, settings_words(self.settings), self.subset)
         rises = f"{self.violations} of {self.pairs} pairs rise by more than {self.slack:g} bits"
         return f"DataProcessing(run {printable(self.name or self.run)}, {way}: {rises}, worst {self.worst:.3g})"

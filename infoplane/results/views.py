@@ -117,7 +117,7 @@ class Series(Brief):
 
     @property
     def times(self) -> FloatArray:
-        """(S,): the time that was asked for."""
+        """(S,): the steps or the epochs, as `against` says."""
         return self.steps if self.against == "step" else self.epochs
 
     @property
@@ -163,7 +163,7 @@ class Series(Brief):
         return ["; ".join(parts)] if parts else []
 
     def of_run(self, run: str, layers: Sequence[str] | None = None) -> Series:
-        """The same of one of the runs, and of fewer layers where they are named, in the order of the forward pass."""
+        """The series of one of its runs, with only the layers named, if any, in the order of the forward pass."""
         rows = self.table.take(is_in(self.table["run"], [run]))
         if layers is None:
             return replace(self, table=rows, runs=[run])

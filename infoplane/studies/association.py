@@ -214,6 +214,7 @@ class Claim:
         return float(np.mean(self.sign * np.where(self.sign > 0, self.low, self.high) > 0))
 
     def __str__(self) -> str:
+        """In how many settings the claim holds, and what was left out, in words."""
         of = len(self.cells)
         counts = [round(share * of) for share in (self.holds, self.clear)]
         skipped = [f"{printable(group)} left out: {why}" for group, why in self.skipped.items()]

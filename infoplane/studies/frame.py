@@ -74,6 +74,7 @@ class Study:
         return len(self.columns["run"])
 
     def __getitem__(self, column: str) -> npt.NDArray[Any]:
+        """A column by name; KeyError for a name that the study has not."""
         if column not in self.columns:
             near = ", ".join(closest(column, self.columns))
             raise KeyError(f"the study has no column {printable(column)!r}; closest: {near}")
@@ -184,6 +185,7 @@ class Study:
         return target
 
     def __repr__(self) -> str:
+        """Runs, hyper-parameters, gaps, layers and estimates, a line each."""
         ways = dict.fromkeys(m.way for m in self.measures.values())
         layers = list(dict.fromkeys(m.layer for m in self.measures.values()))
         gaps = [f"{name}: {printable(words)}" for name, words in self.gaps.items()]
