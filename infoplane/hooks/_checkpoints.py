@@ -23,9 +23,10 @@ from infoplane.hooks.select import without_wrappers
 # Where training loops, Lightning, DeepSpeed and others put the weights among their other state.
 _WEIGHTS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights")
 _COUNTERS = ("step", "steps", "global_step", "iteration", "iter", "epoch")
+# Files with the weights in a folder of Hugging Face, the first that is there: whole, or an index of pieces.
 _FOLDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _STATE = "trainer_state.json"
-_EXTRA = "_extra_state"
+_EXTRA = "_extra_state"  # end of the key under which a module keeps state that is no tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ def read_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
 
 
 def _of_file(path: Path) -> Any:
-    """Read one file; nothing in it is executed."""
+    """The content of one file, of which nothing is executed; ValueError where it cannot be read as weights."""
     try:
         if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
@@ -85,7 +86,7 @@ def _of_file(path: Path) -> Any:
 
 
 def _of_folder(folder: Path) -> dict[str, Any]:
-    """Read the weights of a folder, whole or in pieces, and what the trainer noted at their step."""
+    """The weights in a folder, whole or from pieces, under `state_dict`, and what the trainer noted at their step."""
     found = next((folder / name for name in _FOLDER if (folder / name).is_file()), None)
     if found is None:
         raise ValueError(f"the folder holds no {', '.join(_FOLDER[::2])} or index of one; name the checkpoints in it")
@@ -107,17 +108,18 @@ def _pieces(index: Path) -> list[str]:
 
 
 def _trainer_state(file: Path) -> dict[str, float]:
-    """The numbers that Hugging Face's trainer logged at the step of this checkpoint."""
+    """The numbers that Hugging Face's trainer logged at this checkpoint's step, by name; empty without its file."""
     if not file.is_file():
         return {}
     state = _json(file)
     step, log = state.get("global_step"), state.get("log_history")
     here = [entry for entry in log if isinstance(entry, Mapping) and entry.get("step") == step] if log else []
+    # Of the trainer's own state only what counts training, of its log all numbers.
     return {k: v for entry in [state, *here] for k, v in _numbers(entry) if entry is not state or k in _COUNTERS}
 
 
 def _json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file, empty where it holds something else."""
+    """The object in a JSON file, empty where it holds something else; ValueError where it is no JSON or too large."""
     if file.stat().st_size > MAX_JSON_BYTES:
         raise ValueError(f"{file.name} has {file.stat().st_size:,} bytes, more than any index or log")
     try:
@@ -147,7 +149,7 @@ def _is_state(value: Any) -> bool:
 
 
 def _key_of_weights(loaded: Mapping[Any, Any], key: str | None) -> str:
-    """The entry with the weights: the one asked for, the one of a usual name, or the only one."""
+    """The key of the weights: as asked for, of a usual name, or the only one; ValueError where that is not clear."""
     held = [k for k, v in loaded.items() if _is_state(v)]
     usual = [key] if key is not None else [name for name in _WEIGHTS if name in held] or held
     if len(usual) == 1 and usual[0] in held:
@@ -183,7 +185,7 @@ def steps_of(paths: Sequence[Path], steps: Sequence[Any] | None, key: str | None
 
 
 def _stated(path: Path, key: str | None) -> int | Exception | None:
-    """The step that stands in a checkpoint, or why it cannot be read."""
+    """The step that stands in a checkpoint, None where there is none; the error where it cannot be read."""
     try:
         numbers = read_checkpoint(path, key).numbers
         stated = next((numbers[name] for name in _COUNTERS if name in numbers), None)
@@ -232,6 +234,7 @@ def _absent(own: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """Keys of the model that were not found; a tensor shared with one that was found is not missed."""
 
     def place(key: str) -> object:
+        """What two keys of one tensor share: its memory and shape; the key itself for one without memory."""
         tensor = own[key]
         return (tensor.data_ptr(), tensor.shape) if isinstance(tensor, Tensor) and tensor.numel() else key
 

@@ -32,6 +32,7 @@ class NotCalled(RuntimeError):
     """A recorded layer ran less or more often than when the run began."""
 
     def __init__(self, text: str, listed: str) -> None:
+        """`text` is the message; `listed` is short, for one message about several layers."""
         super().__init__(text)
         self.listed = listed
 
@@ -40,6 +41,7 @@ class PeerError(Exception):
     """Another rank could not go on; all ranks raise this, or go on, together."""
 
     def __init__(self, text: str, *, ends: bool = False) -> None:
+        """`ends` says that the recording has to end with it on every rank."""
         super().__init__(text)
         self.ends = ends
 
@@ -52,7 +54,7 @@ class Failed:
 
 
 def outcome(work: Callable[[], T]) -> T | Failed:
-    """Keep what `work()` gave or raised. This is the only place where the recorder catches an exception to go on.
+    """The result of `work()`, or its exception as Failed: the only place where the recorder catches one to go on.
 
     Out of memory, and errors of the accelerator, after which nothing on it can be trusted, are raised as they are,
     as are warnings that a filter of the user's made exceptions, and whatever is no `Exception` (Ctrl-C, SystemExit),
@@ -69,7 +71,7 @@ def outcome(work: Callable[[], T]) -> T | Failed:
 
 
 def ending(error: BaseException | None) -> BaseException | None:
-    """The exception that must not be caught: this one, one that it covers, or None."""
+    """The exception that must not be caught: this one, or one behind it (cause, context, group); None where it may."""
     seen: list[BaseException] = []
     todo = [error]
     while todo:
@@ -101,7 +103,7 @@ _MEMORY_WORDS = re.compile(r"out of memory|DefaultCPUAllocator", re.IGNORECASE)
 
 
 def _ends(error: Exception) -> bool:
-    """Whether an error has to end the recording."""
+    """Whether an error has to end the recording: no memory, a broken device, or one that the user asked for."""
     if isinstance(error, PeerError):
         return error.ends
     memory = isinstance(error, _MEMORY) or (isinstance(error, RuntimeError) and _MEMORY_WORDS.search(str(error)))
@@ -109,7 +111,7 @@ def _ends(error: Exception) -> bool:
 
 
 def is_broken(error: BaseException) -> bool:
-    """An error of the accelerator or of the process group: nothing on it works afterwards."""
+    """Whether an error is of the accelerator or the process group, on which nothing works afterwards."""
     words = isinstance(error, RuntimeError) and _BROKEN_WORDS.search(str(error))
     return isinstance(error, _BROKEN) or bool(words)
 
@@ -132,6 +134,7 @@ class _Listed:
     steps: list[int] = field(default_factory=list)
 
     def problem(self) -> Problem:
+        """The problem as `Recorder.problems` and `verify` show it."""
         often = f", {self.count} times" if self.count > max(1, len(self.steps)) else ""
         return Problem("", self.what + often, tuple(self.steps), note=self.note)
 
@@ -152,13 +155,13 @@ class Problems:
     def __init__(self, on_error: Literal["warn", "raise"]) -> None:
         self._on_error = on_error
         self.begun = False
-        self._entries: dict[str, _Listed] = {}
-        self._kinds: dict[str, int] = {}
+        self._entries: dict[str, _Listed] = {}  # by kind and name
+        self._kinds: dict[str, int] = {}  # how often a problem of each kind arose
         self.save_with: Callable[[list[dict[str, Any]]], None] | None = None
         """Where the list goes when it has grown: into the session's file."""
         self._saved_at = -SAVE_SECONDS
         self._unsaved = False
-        self._unsaid: list[str] = []
+        self._unsaid: list[str] = []  # warnings that are given when the snapshot is over
 
     @property
     def listed(self) -> tuple[Problem, ...]:
@@ -169,7 +172,7 @@ class Problems:
         return self.begun and self._on_error == "warn"
 
     def attempt(self, what: str, work: Callable[[], T], step: int | None = None) -> T | None:
-        """`work()`; None where it failed and this is forgiven, `what` then being missing."""
+        """The result of `work()`; None where it failed and that is forgiven, and `what` is then listed as missing."""
         found = outcome(work)
         if not isinstance(found, Failed):
             return found
@@ -177,7 +180,7 @@ class Problems:
         return None
 
     def refuse(self, lost: Mapping[str, Exception], step: int | None) -> None:
-        """Raise the first error, or list what is missing by name, with the reasons."""
+        """Raise the first error, or, where it is forgiven, list what is missing by name, with the reasons."""
         if not self.forgiving:
             raise_any(lost)
         if not lost:
@@ -192,7 +195,7 @@ class Problems:
         self.save()
 
     def note(self, what: str, step: int) -> None:
-        """List what is missing at a step and has been said already."""
+        """List a problem at a step without a warning: the caller has given one."""
         self._list(what, what, step, note=False)
 
     def _list(self, key: str, what: str, step: int | None, *, note: bool) -> None:
@@ -246,6 +249,7 @@ def raise_any(lost: Mapping[str, Exception]) -> None:
     first = next(iter(lost.values()), None)
     if first is None:
         return
+    # Layers that did not run as before are named together.
     calls = [error for error in lost.values() if isinstance(error, NotCalled)]
     if not isinstance(first, NotCalled):
         raise first

@@ -42,16 +42,18 @@ class Ranks:
 
     @property
     def takes_part(self) -> bool:
+        """Whether this process runs the probe."""
         return self.share != "first" or self.rank == 0
 
     @property
     def writes(self) -> bool:
+        """Whether this process hands snapshots to sinks."""
         return self.share == "rows" or self.rank == 0
 
     def together(
         self, work: Callable[[], T], lost: Callable[[T], Mapping[str, Exception]] = lambda value: {}
     ) -> tuple[T, dict[str, Exception]]:
-        """Do the work of every rank; its value here, and what is `lost` on any of them, by name.
+        """Do the work that every rank does; return its value here, and what `lost` names, with an error, on any rank.
 
         Raises
         ------
@@ -62,7 +64,7 @@ class Ranks:
             value = work()
             missing = lost(value)
         except PeerError:
-            raise  # which all ranks know
+            raise  # all ranks know of it
         except Exception as error:
             if not is_broken(error):
                 self._exchange(_Report(say(error), ending(error) is not None, {}))
@@ -80,7 +82,7 @@ class Ranks:
         told = {name: (say(error), isinstance(error, NotCalled)) for name, error in missing.items()}
         reports = self._exchange(_Report("", False, told))
         failed = {rank: report for rank, report in enumerate(reports) if report.failed}
-        for rank, report in failed.items():
+        for rank, report in failed.items():  # the first of them is raised
             ends = any(other.ends for other in failed.values())
             raise PeerError(f"rank {rank} of {self.world_size}: {report.failed}", ends=ends)
         merged: dict[str, Exception] = dict(missing) if not reports else {}
@@ -146,7 +148,7 @@ def find_ranks(model: nn.Module, *, shard_probe: bool) -> Ranks:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Parameters that are spread over ranks: FSDP, tensor parallelism."""
+    """Whether parameters are spread over ranks, as by FSDP and tensor parallelism."""
     wrapped = any(type(m).__name__ == "FullyShardedDataParallel" for m in model.modules())
     return wrapped or any(hasattr(p, "full_tensor") for p in model.parameters())
 

@@ -71,10 +71,10 @@ class Session:
         self._check(settings)
         self._ranks = self.prober.ranks
         self._host: HostMemory | None = None
-        self._pid = os.getpid()
+        self._pid = os.getpid()  # a forked child must not record
         self._steps = StepCounter(self.schedule, initial=settings.initial)
-        self._noted_shift = not settings.initial
-        self._skipped: Visit | None = None
+        self._noted_shift = not settings.initial  # whether the session's file has the shift of the counters
+        self._skipped: Visit | None = None  # the last call, where the schedule skipped it
         self._watch = Watch(settings.nonfinite)
         self._distance: WeightDistance | None = None
 
@@ -177,7 +177,7 @@ class Session:
             raise
 
     def _open_sinks(self) -> int | None:
-        """Open the stores and begin the sinks; the last step of a run that is resumed."""
+        """Open the stores and begin the sinks; return the last step of a run that is resumed, None for a new one."""
         settings, sizes, first = self.settings, self.sizes, self.destinations[0]
         if settings.number and first.run is not None and self._ranks.takes_part:
             first.run = choose_numbered(first.run, self._ranks, resume=settings.resume)
@@ -201,7 +201,7 @@ class Session:
         resumed = [(last, shift) for last, shift in found if last is not None]
         if len(resumed) < len(found):
             return None
-        last_step, shift = min(resumed)
+        last_step, shift = min(resumed)  # where members stopped at different steps, the earliest
         self._steps.resume(last_step, shift)
         self._noted_shift = False
         return last_step
@@ -241,6 +241,7 @@ class Session:
             raise RuntimeError(f"this recorder belongs to process {self._pid}, not to its child {os.getpid()}")
 
         def count() -> tuple[int, bool]:
+            """The step of this call, and whether it is due; a new state of the members is put in place first."""
             if state is not None and self._members is not None:
                 self._members.use(state)
             return self._steps.call(step, force=force)
@@ -264,7 +265,7 @@ class Session:
         at = None if epoch is None else attempt("epoch", lambda: numbers("epoch", epoch), step)
         return Visit(
             step,
-            float(step - (self._steps.shift or 0)) if at is None else at[0],
+            float(step - (self._steps.shift or 0)) if at is None else at[0],  # the counter where no epoch is given
             attempt("metrics", lambda: self._numbers(metrics, step), step) or (),
             {} if moments is None else attempt("gradient moments", moments.take, step) or {},
         )
@@ -297,9 +298,10 @@ class Session:
         return bool(taken)
 
     def _record(self, visit: Visit) -> bool:
-        """Run the probe, and hand on what all ranks have of the layers."""
+        """Run the probe and emit the layers that no rank lost; ValueError where none is left, else True."""
 
         def measured() -> Captured:
+            """A pass over this rank's part of the probe, looked through for what the user should know."""
             before = self.prober.layers
             captured = self.prober.measure(visit.step, self._memory().allocator(on_device=any(self._on_device())))
             self._watch.look(visit.step, before, captured, self.prober.probe, axis=0 if self._members is None else 1)
@@ -316,7 +318,7 @@ class Session:
         return True
 
     def _numbers(self, metrics: Any, step: int) -> list[dict[str, float]]:
-        """The metrics of each run; those that are no numbers are missing."""
+        """The metrics of each run by name; those that are no numbers are raised, or left out and listed as problems."""
         if not isinstance(metrics, Mapping):
             raise TypeError(f"metrics must map names to numbers, as {{'loss': 0.3}}, got {metrics!r:.80}")
         runs = len(self.destinations)
@@ -367,7 +369,7 @@ class Session:
             )
 
     def _on_device(self) -> list[bool]:
-        """Whether each sink reads the tensors where they are."""
+        """For each sink whether it reads the tensors on the model's device, and needs no arrays."""
         return [getattr(sink, "on_device", False) for d in self.destinations for sink in d.sinks]
 
     def _memory(self) -> HostMemory:
@@ -384,15 +386,16 @@ def _dtype_name(dtype: torch.dtype | None) -> str | None:
 
 
 class Watch:
-    """Looks at every snapshot; each kind of finding is told once."""
+    """Looks at every snapshot, and warns of each kind of finding once."""
 
     def __init__(self, nonfinite: Literal["warn", "raise"]) -> None:
+        """Watch; `nonfinite` says what happens at NaN and infinite values."""
         self._nonfinite = nonfinite
         self._told: set[str] = set()
         self._seen_repeats = False
 
     def look(self, step: int, before: Sequence[Layer], found: Captured, probe: ProbeSet, *, axis: int) -> None:
-        """Raise ValueError for NaN or infinite values where that was asked for; warn of the rest."""
+        """Raise NonFiniteError for NaN and infinite values if the user wants that; warn otherwise. `axis` has the rows."""
         self._changes(step, before, found.layers)
         self._finite(step, found.values)
         if probe.passes and not self._seen_repeats:
@@ -429,6 +432,7 @@ class Watch:
 
     def _repeats(self, found: Iterable[Tensor], probe: ProbeSet, axis: int) -> None:
         """Warn where a further pass equals the first one: the network has no noise."""
+        # Rows from `start` on are the second pass, over the inputs `again`.
         start, again = probe.first_pass, probe.passes[0]
         for values in found:
             first = values.index_select(axis, again.to(values.device))

@@ -79,6 +79,7 @@ class Settings:
     quiet: bool = False
 
     def __post_init__(self) -> None:
+        """Raise TypeError or ValueError for arguments that cannot be, or not together."""
         if not isinstance(self.model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(self.model).__qualname__}")
         if self.probe_batch_size < 1:

@@ -42,7 +42,7 @@ def from_factory(spec: str) -> tuple[nn.Module, Any, dict[str, Any]]:
 
 
 def _module(name: str) -> ModuleType:
-    """Import a module by its name, or by its file."""
+    """The module of this name, or in this file; ValueError where there is none."""
     if name.endswith(".py"):
         return _of_file(Path(name))
     if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 - as `python -m` does; a program's path is its own folder
@@ -58,7 +58,7 @@ def _module(name: str) -> ModuleType:
 
 
 def _of_file(file: Path) -> ModuleType:
-    """Load a file as a module."""
+    """The module that a file holds; ValueError where there is no such file."""
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None or not file.is_file():
         raise ValueError(f"no file {str(file)!r}")

@@ -80,6 +80,7 @@ class GradientMoments(Installed):
         self._parameters.check(parameters)
 
         def add_all(*_: Any) -> None:
+            """Hook of the optimizer: add the gradients with which it steps."""
             for p in parameters:
                 self._add(p)
 
@@ -110,7 +111,7 @@ class GradientMoments(Installed):
         return moments
 
     def _start(self, parameters: Parameters) -> None:
-        """Begin with no gradients."""
+        """Set up moments of these parameters, without gradients so far."""
         super().__init__()
         self._parameters = parameters
         self.members, self.parameter_dim = parameters.members, parameters.dims
@@ -208,6 +209,7 @@ def weight_norms(
         parameters.check(parameters.names)
 
     def square(p: Tensor) -> Tensor:
+        """The sum of squares of a parameter or of what stands for it; members without such share the parameter."""
         name = parameters.names[p]
         value = p if values is None else values[name] if name in values else p.expand(members or 1, *p.shape)
         return parameters.sum(p, value.detach().float().square())
@@ -216,7 +218,7 @@ def weight_norms(
 
 
 def root_of_sums(squares: list[Tensor]) -> Tensor:
-    """The norm of all values together from sums of their squares, on whichever device each is."""
+    """The norm of all values together, from the sums of squares of their parts, which may lie on several devices."""
     total = torch.stack([s.to(squares[0].device) for s in squares]).sum(0)
     if hasattr(total, "full_tensor"):
         total = total.full_tensor()
@@ -267,7 +269,7 @@ class Parameters:
         """Own parameters of each module that has some; "@out" is the model itself."""
         self.names: dict[Tensor, str] = {p: n for n, p in model.named_parameters()}
         self.by_name = {n: p for p, n in self.names.items()}
-        left = set(self.names)
+        left = set(self.names)  # parameters that no module has yet
         for name, named in named_modules(model).items():
             # A parameter that several modules share counts for the first.
             if own := [p for p in named.module.parameters(recurse=False) if p in left]:
@@ -278,7 +280,7 @@ class Parameters:
         check_patterns("parameter_dim", self.dims, list(self.by_name), "parameter of the model")
 
     def sum(self, parameter: Tensor, values: Tensor) -> Tensor:
-        """Sum of values that lie as the parameter does."""
+        """The sum of values of the parameter's shape: a scalar, or (members,)."""
         if self.members is None:
             return values.sum()
         return values.movedim(self._dim(parameter), 0).reshape(self.members, -1).sum(1)

@@ -82,13 +82,16 @@ class _NoiseHook:
     """A forward hook; an object rather than a closure so that models with noise can be pickled and copied."""
 
     def __init__(self, noise: Noise, name: str, seed: int | None) -> None:
+        """Noise for the layer `name`; without a seed it is drawn from torch's global generator."""
         self.noise = noise
         self.name = name
         self.seed = seed
         self.generator: torch.Generator | None = None
+        # While a probe runs, the generator to draw from, or "off" for no noise; None in training.
         self.measuring: torch.Generator | Literal["off"] | None = None
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Tensor:
+        """The output with noise added; TypeError where it is no tensor."""
         if not isinstance(output, Tensor):
             choose(tensors_in(output), None, f"the output of layer {self.name}", type_name(output))
             raise TypeError(f"noise needs a layer whose output is a tensor, got {type_name(output)} from {self.name!r}")
@@ -109,6 +112,7 @@ class _NoiseHook:
         return self.generator
 
     def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle takes over: all but the generators."""
         return {**self.__dict__, "generator": None, "measuring": None}
 
 
@@ -127,5 +131,5 @@ def draw_noise_from(model: nn.Module, generator: torch.Generator | Literal["off"
 
 
 def noise_hooks(model: nn.Module) -> list[_NoiseHook]:
-    """The hooks that add noise; `measuring` is the source that each draws it from while it is measured."""
+    """All hooks in a model that add noise."""
     return [h for m in model.modules() for h in m._forward_hooks.values() if isinstance(h, _NoiseHook)]

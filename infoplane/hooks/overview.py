@@ -22,7 +22,7 @@ from infoplane.hooks._ranks import is_sharded
 from infoplane.hooks.probe import as_inputs
 from infoplane.hooks.select import named_modules, unwrap
 
-_SHOWN = 24
+_SHOWN = 24  # layers that the printed plan lists
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,11 @@ def layers(model: nn.Module, batch: Any, *, samples: int | None = None) -> Layer
     surroundings = Surroundings(inner)
 
     def once(flow: Flow | None, ops: bool) -> Observation:
+        """What runs in one pass over the batch."""
         moved = inputs.to(model_device(inner), dtypes)
 
         def forward() -> Any:
+            """The output of the model."""
             if flow is not None:
                 flow.start(moved.tensors)
             return inner(*moved.args, **moved.kwargs)

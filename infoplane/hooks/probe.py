@@ -64,7 +64,7 @@ class ProbeSet:
         if n < world_size:
             raise ValueError(f"{n} samples cannot be shared by {world_size} ranks")
         rows, passes, offset = [], [], 0
-        for indices in (torch.arange(n, device="cpu"), *self.passes):
+        for indices in (torch.arange(n, device="cpu"), *self.passes):  # the first pass over all inputs, then the others
             mine = ((indices >= start) & (indices < stop)).nonzero().flatten()
             rows.append(offset + mine)
             passes.append(indices[mine] - start)
@@ -200,7 +200,7 @@ def label_words(record: Probe, layers: Iterable[Layer]) -> str:
 
 
 def _own_tokens(inputs: Inputs, y: npt.NDArray[Any]) -> list[str]:
-    """A warning where the labels are the tokens that the model is given, a trap of language models."""
+    """A warning, in a list, where labels are the model's own input tokens, a trap of language models; else none."""
     if y.ndim != 2 or y.dtype.kind != "i":
         return []
     labels = torch.from_numpy(y)
@@ -225,7 +225,7 @@ def _joined_labels(names: Sequence[str], labels: Sequence[npt.NDArray[Any]]) -> 
 
 
 def _parts(probe: Any) -> tuple[tuple[str, ...], list[Any], list[Any]]:
-    """Names, inputs and labels of the parts of a probe."""
+    """Names, inputs and labels of the parts of a probe; TypeError for a part of another form."""
     named = probe if isinstance(probe, Mapping) else {"all": probe}
     if not named:
         raise ValueError("the probe has no parts")
@@ -242,13 +242,14 @@ def _parts(probe: Any) -> tuple[tuple[str, ...], list[Any], list[Any]]:
 
 
 def _is_pair(value: Any) -> bool:
-    """Whether a value may be (x, y)."""
+    """Whether a value is a tuple or list of two, as (x, y)."""
     return isinstance(value, tuple | list) and len(value) == 2
 
 
 def _collected(loader: DataLoader[Any]) -> tuple[Inputs, npt.NDArray[Any]]:
     """All batches (x, y) of a loader, in order; ValueError where it shuffles or drops samples."""
-    # A probe is the same samples in the same order for ever. The global random state stays as it was.
+    # A probe is the same samples in the same order for ever: two passes show whether the loader gives them so. The
+    # global random state stays as it was.
     if not isinstance(loader.sampler, SequentialSampler) and not isinstance(loader.dataset, IterableDataset):
         sampler = type(loader.sampler).__name__
         raise ValueError(f"the probe's loader draws its samples by a {sampler}; pass one with shuffle=False")
@@ -262,7 +263,7 @@ def _collected(loader: DataLoader[Any]) -> tuple[Inputs, npt.NDArray[Any]]:
 
 
 def _one_pass(loader: DataLoader[Any]) -> tuple[Inputs, npt.NDArray[Any]]:
-    """All inputs and labels that a loader gives."""
+    """All inputs and labels that a loader gives, joined; TypeError where a batch is no (x, y)."""
     xs, ys = [], []
     for batch in loader:
         if not _is_pair(batch):
@@ -279,7 +280,7 @@ def _one_pass(loader: DataLoader[Any]) -> tuple[Inputs, npt.NDArray[Any]]:
 
 
 def _kept_inputs(inputs: Inputs) -> npt.NDArray[Any] | None:
-    """The inputs as one flat array for the record; None where they are too large or cannot be kept exactly."""
+    """The inputs as one array (N, features) for the record; None where they are too large or not kept exactly."""
     tensors = inputs.tensors
     if sum(t.nbytes for t in tensors) > KEPT_INPUT_BYTES or any(t.is_complex() for t in tensors):
         return None
@@ -297,7 +298,7 @@ def _kept_inputs(inputs: Inputs) -> npt.NDArray[Any] | None:
 
 
 def _further_passes(n: int, repeats: tuple[int, int], seed: int | None) -> tuple[Tensor, ...]:
-    """The inputs of each noisy pass after the first."""
+    """For each of n_x passes after the first the numbers (m,) of its inputs; ValueError for impossible `repeats`."""
     m, n_x = repeats
     if not 1 <= m <= n or n_x < 1:
         raise ValueError(f"repeats=(m, n_x) needs 1 <= m <= {n} inputs and n_x >= 1 passes, got {repeats}")
@@ -333,7 +334,7 @@ class Inputs:
         return dataclasses.replace(self.map(lambda t: t[rows]), mask=mask)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Inputs:
-        """The function of every tensor, positional ones first, with the same mask."""
+        """Inputs with `function` applied to every tensor, positional ones first; the mask stays."""
         return Inputs(tuple(map(function, self.args)), {k: function(t) for k, t in self.kwargs.items()}, self.mask)
 
     def to(self, device: torch.device, dtypes: frozenset[torch.dtype]) -> Inputs:
@@ -343,6 +344,7 @@ class Inputs:
         """
 
         def move(t: Tensor) -> Tensor:
+            """A copy of one tensor there, in the model's dtype where its own does not fit."""
             fits = not t.is_floating_point() or len(dtypes) != 1 or t.dtype in dtypes
             return t.to(device, t.dtype if fits else next(iter(dtypes)), copy=True)
 
@@ -373,7 +375,7 @@ def as_inputs(x: Any) -> Inputs:
 
 
 def _tensor(value: Any, what: str) -> Tensor:
-    """A copy of one input as a tensor."""
+    """A copy of one input as a tensor; TypeError, which calls it `what`, for anything but a tensor or an array."""
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(value)
     if not isinstance(value, Tensor):
@@ -417,9 +419,9 @@ def equal_input_ids(inputs: Inputs) -> npt.NDArray[np.int64]:
 
 
 def _row_bytes(t: Tensor) -> npt.NDArray[np.uint8]:
-    """The bytes of each row, equal for equal numbers."""
+    """The bytes (N, bytes) of each row, equal for equal numbers."""
     t = t.detach().cpu()
     if t.is_floating_point():
-        t = t + 0.0
+        t = t + 0.0  # -0.0 becomes 0.0
     flat = t.reshape(len(t), -1).contiguous()
     return flat.view(torch.uint8).numpy() if flat.numel() else np.zeros((len(t), 0), np.uint8)

@@ -26,6 +26,8 @@ def _with_arguments_of(
     """Decorator: the constructor takes the arguments of `settings`, as `help` shows, and gets them as one object."""
 
     def decorate(make: Callable[[Recorder, Settings], None]) -> Callable[Concatenate[Recorder, P], None]:
+        """The constructor `make` with the arguments and the signature of `settings`."""
+
         @functools.wraps(make)
         def init(self: Recorder, /, *args: P.args, **kwargs: P.kwargs) -> None:
             make(self, settings(*args, **kwargs))
@@ -192,6 +194,7 @@ class Recorder:
         self._hold(Session(settings, [Destination(run, list(settings.sinks))]))
 
     def _hold(self, session: Session) -> None:
+        """Keep the session that does the recording."""
         self._session = session
         self.schedule: Schedule = session.schedule
 

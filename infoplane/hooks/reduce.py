@@ -46,6 +46,7 @@ class Flatten:
         return "flatten"
 
     def __call__(self, t: Tensor, mask: Tensor | None) -> Tensor:
+        """(rows, *shape) -> (rows, units); ReductionError for more than `max_units`."""
         units = math.prod(t.shape[1:])
         if units > self.max_units:
             raise ReductionError(
@@ -84,15 +85,17 @@ class Mean:
         return "mean over positions" if self.over == "positions" else "mean over space"
 
     def __call__(self, t: Tensor, mask: Tensor | None) -> Tensor:
+        """(rows, *shape) -> (rows, units), the mean over tokens that the mask (rows, tokens) keeps, or over space."""
         if t.ndim < 3:
             return t.reshape(len(t), -1)
         t = _floating(t)
         if not self._tokens(t.ndim):
-            first = 1 if self.over == "positions" else 2
+            first = 1 if self.over == "positions" else 2  # the channels come last, else right after the rows
             return t.mean(dim=tuple(range(first, first + t.ndim - 2)))
         if mask is None or not self.masked:
             return t.mean(dim=1).reshape(len(t), -1)
         _check_mask(t, mask)
+        # (rows, tokens, 1, ...); a row of padding alone gives zeros.
         weight = mask.to(t.dtype).reshape(*mask.shape, *([1] * (t.ndim - 2)))
         count = weight.sum(dim=1).clamp_min(1)
         return ((t * weight).sum(dim=1) / count).reshape(len(t), -1)
@@ -108,6 +111,7 @@ class Tokens:
         return "tokens " + ",".join(map(str, self.positions))
 
     def __call__(self, t: Tensor, mask: Tensor | None) -> Tensor:
+        """(rows, tokens, ...) -> (rows, units); ReductionError where there is no such position."""
         _need_tokens(t, self.label(()))
         tokens = t.shape[1]
         bad = [p for p in self.positions if not -tokens <= p < tokens]
@@ -124,10 +128,12 @@ class Last:
         return "last token"
 
     def __call__(self, t: Tensor, mask: Tensor | None) -> Tensor:
+        """(rows, tokens, ...) -> (rows, units), of the last token that `mask` (rows, tokens) marks as true."""
         _need_tokens(t, "last token")
         if mask is None:
             return t[:, -1].reshape(len(t), -1)
         _check_mask(t, mask)
+        # -1, the last token, for a row of padding alone.
         position = torch.arange(t.shape[1], device=t.device).masked_fill(~mask.bool(), -1).amax(dim=1)
         return t[torch.arange(len(t), device=t.device), position].reshape(len(t), -1)
 
@@ -144,6 +150,7 @@ class Units:
         return "flatten" if total <= self.n else f"{self.n} of {total} units, seed {self.seed}"
 
     def __call__(self, t: Tensor, mask: Tensor | None) -> Tensor:
+        """(rows, *shape) -> (rows, n), or all units where there are no more than n."""
         flat = t.reshape(len(t), -1)
         if flat.shape[1] <= self.n:
             return flat
@@ -162,6 +169,7 @@ class Projection:
         return f"{self.n} Gaussian projections of {math.prod(shape)} units, seed {self.seed}"
 
     def __call__(self, t: Tensor, mask: Tensor | None) -> Tensor:
+        """(rows, *shape) -> (rows, n)."""
         flat = _floating(t.reshape(len(t), -1))
         return flat @ _projection_matrix(flat.shape[1], self.n, self.seed, t.device).to(flat.dtype)
 
@@ -176,6 +184,7 @@ class Function:
         return f"callable {getattr(self.function, '__qualname__', type(self.function).__name__)}"
 
     def __call__(self, t: Tensor, mask: Tensor | None) -> Tensor:
+        """(rows, *shape) -> (rows, *units); ReductionError where the function gives another number of rows."""
         out = self.function(t)
         if not isinstance(out, Tensor) or out.ndim == 0 or len(out) != len(t):
             got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__qualname__
@@ -243,7 +252,7 @@ def keeps_values(reduction: Reduction, shape: tuple[int, ...]) -> bool:
 
 
 def _floating(t: Tensor) -> Tensor:
-    """Numbers of which a mean can be taken: whole ones as float64."""
+    """The tensor as floats, whole numbers as float64; ReductionError where these are too large for that."""
     if t.is_floating_point() or t.is_complex():
         return t
     if t.dtype in (torch.int64, torch.uint64) and not fits_float64(*extremes(t.detach().cpu().numpy())):
@@ -265,7 +274,7 @@ def _check_mask(t: Tensor, mask: Tensor) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _unit_indices(total: int, n: int, seed: int, device: torch.device) -> Tensor:
-    """The units that are kept."""
+    """Indices (n,) of the units that are kept, in rising order."""
     chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed), device="cpu")[:n]
     return chosen.sort().values.to(device)
 

@@ -23,6 +23,7 @@ from infoplane.hooks.select import unwrap
 from infoplane.store import open_run
 from infoplane.store.layout import RUN_FILE
 
+# Options of Recorder that a replay sets by itself.
 _OWN = ("initial", "resume", "number", "total", "gradients")
 
 
@@ -154,7 +155,7 @@ def replay(
 
 
 def _series(paths: list[Path], steps: Sequence[int] | None, key: str | None, lost: dict[Path, str]) -> dict[int, Path]:
-    """Each checkpoint by its step, in order; ValueError where two are of one step."""
+    """Step -> checkpoint in rising order; unreadable ones go into `lost`. ValueError where two are of one step."""
     if not paths:
         raise ValueError("no checkpoints to replay")
     series: dict[int, Path] = {}
@@ -178,7 +179,7 @@ def _scheduled(series: dict[int, Path], schedule: Any) -> dict[int, Path]:
 
 
 def _times(run: Path, wanted: Collection[int]) -> dict[int, float]:
-    """When each of these steps was recorded, where the run has it."""
+    """Step -> when it was recorded (Unix seconds), for the wanted steps that the run has."""
     if not (run / RUN_FILE).exists():
         return {}
     store = open_run(run)
@@ -186,7 +187,7 @@ def _times(run: Path, wanted: Collection[int]) -> dict[int, float]:
 
 
 def _changed(path: Path) -> float:
-    """When a checkpoint was last written; infinity for one that is not there."""
+    """When a checkpoint was last written (Unix seconds); infinity for one that is not there."""
     try:
         files = [path, *(path.iterdir() if path.is_dir() else ())]
         return max(float(file.stat().st_mtime) for file in files)
@@ -212,7 +213,7 @@ def _loaded(
 def _first_weights(
     model: nn.Module, paths: Iterable[Path], key: str | None, ignore: Sequence[str]
 ) -> dict[str, Tensor] | bool:
-    """The weights of the first checkpoint that the model can have, from which distances are counted."""
+    """The model's weights, by name, from the first checkpoint that fits; distances are counted from them."""
     for path in paths:
         if _loaded(model, path, key, ignore, {}) is not None:
             return {name: p.detach().clone() for name, p in unwrap(model).named_parameters()}

@@ -44,7 +44,7 @@ class Plan:
 
     def __str__(self) -> str:
         shown = [str(s) for s in self.steps]
-        if len(shown) > 24:
+        if len(shown) > 24:  # the beginning and the end are enough
             shown = [*shown[:16], "...", *shown[-6:]]
         return f"{self.schedule}: {len(self.steps)} snapshots in {self.total} steps: {' '.join(shown)}"
 
@@ -59,6 +59,7 @@ class _Named:
         raise NotImplementedError
 
     def plan(self, total: int) -> Plan:
+        """The steps taken in a run of `total` steps; ValueError for a negative number."""
         if total < 0:
             raise ValueError(f"total must be the number of steps of the run, got {total}")
         steps = {0, total, *(s for s in self.planned(total) if 0 <= s <= total)}
@@ -211,9 +212,9 @@ class StepCounter:
 
     def __init__(self, schedule: Schedule, *, initial: bool) -> None:
         self.schedule = schedule
-        self.shift: int | None = None if initial else 0
-        self._previous = 0 if initial else -1
-        self._resumed: int | None = None
+        self.shift: int | None = None if initial else 0  # step minus counter; None until the first call tells
+        self._previous = 0 if initial else -1  # the last step; -1 where step 0 is still to come
+        self._resumed: int | None = None  # the last step of the stored run, until the first call
 
     def resume(self, last_step: int, shift: int | None) -> None:
         """Go on after a stored run whose last step is known, with the shift that it had."""

@@ -21,6 +21,7 @@ Site = Literal["in", "out"]
 LayerSpec = str | re.Pattern[str] | type[nn.Module] | nn.Module | Callable[[str, nn.Module], bool]
 Layers = LayerSpec | Sequence[LayerSpec] | None
 
+# NAME#CALL@SITE.PATH, all but the name optional: `block#1`, `fc1@in`, `lstm@out[0]`.
 _SPEC = re.compile(r"(?P<name>.*?)(?:#(?P<call>\d+))?(?:@(?P<site>in|out)(?P<path>(?:[.\[].*)?))?\Z", re.DOTALL)
 
 
@@ -86,7 +87,7 @@ def select(specs: Layers, modules: Mapping[str, Named], model_name: str) -> list
 
 
 def _resolve(spec: LayerSpec, modules: Mapping[str, Named], model_name: str) -> list[Target]:
-    """The targets that one entry of the user's choice names."""
+    """The targets that one entry of the user's choice names; ValueError where there are none."""
     if isinstance(spec, str):
         return _resolve_string(spec, modules, model_name)
     if isinstance(spec, nn.Module):
@@ -113,7 +114,7 @@ def _resolve(spec: LayerSpec, modules: Mapping[str, Named], model_name: str) -> 
 
 
 def _resolve_string(spec: str, modules: Mapping[str, Named], model_name: str) -> list[Target]:
-    """The targets of a name or glob, with its site, call and path."""
+    """The targets of a name or glob, with its site, call and path; ValueError where there are none."""
     by_name = {alias: n for n in modules.values() for alias in (n.name, *n.aliases)}
     if spec in by_name and spec:
         return [Target(by_name[spec])]
@@ -133,7 +134,7 @@ def _resolve_string(spec: str, modules: Mapping[str, Named], model_name: str) ->
 
 
 def as_table(value: T | Mapping[str, T] | None) -> Mapping[str, T]:
-    """A value for each pattern of names; one that was given alone is for all of them, "*"."""
+    """A table from pattern of names to value; a value that was given alone is for all names, "*"."""
     return {} if value is None else value if isinstance(value, Mapping) else {"*": value}
 
 
@@ -179,7 +180,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     The probe calls this one: the DDP wrapper broadcasts buffers, which on one rank alone hangs the job.
     """
     while True:
-        if is_scripted(model):  # which has not all the ways of a dict
+        if is_scripted(model):  # its `_modules` has no `get`
             return model
         if isinstance(model, DistributedDataParallel | DataParallel):
             model = model.module
@@ -190,7 +191,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def is_scripted(module: nn.Module) -> bool:
-    """A TorchScript module: it takes no hooks, and calls none inside."""
+    """Whether a module is TorchScript: it takes no hooks, and calls none inside."""
     return isinstance(module, torch.jit.ScriptModule)
 
 
@@ -231,7 +232,7 @@ def named_modules(model: nn.Module) -> dict[str, Named]:
 
 
 def scripted_modules(model: nn.Module) -> list[str]:
-    """Names of the parts that are scripted."""
+    """Names of the modules in a model that are TorchScript."""
     return [name for name, module in _walk(unwrap(model), "") if is_scripted(module)]
 
 
@@ -247,7 +248,7 @@ def _walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
 
 
 def unwrap_inner(module: nn.Module) -> nn.Module:
-    """A child without wrappers; FSDP's and checkpointing's stay in the forward pass, only their name goes."""
+    """The module inside all wrappers; those of FSDP and checkpointing still run, only their names are left out."""
     module = unwrap(module)
     for wrapped in () if is_scripted(module) else _WRAPPED:
         inner = module._modules.get(wrapped)

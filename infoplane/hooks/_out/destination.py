@@ -42,7 +42,7 @@ class Destination:
     def open(
         self, run: Mapping[str, Any], layers: Sequence[Layer], ranks: Ranks, *, store: Mapping[str, Any] | None
     ) -> tuple[int | None, int | None]:
-        """Open the store, begin the sinks; last step and counter shift of a resumed run.
+        """Open the store and begin the sinks; return last step and counter shift of a resumed run, else None for both.
 
         Both get probe, settings and resume from `run`; `store` are further options of the writer, None for no store.
         """
@@ -151,6 +151,7 @@ def open_store(
     mine: StoreWriter | None = None
 
     def begin() -> tuple[int, int | None, int | None]:
+        """Make or resume the run, on rank 0; its session, last step and counter shift."""
         nonlocal mine
         if options["resume"] and (path / RUN_FILE).exists():
             _refuse_other_network(path, layers)
@@ -164,7 +165,7 @@ def open_store(
 
 
 def stored_reductions(path: Path | None) -> dict[str, str]:
-    """The layers of a run, as their reductions by key; empty where there is no run that can be read."""
+    """Key and reduction of each layer of a run; empty where there is no run that can be read."""
     if path is None or not (path / RUN_FILE).exists():
         return {}
     with contextlib.suppress(OSError, StoreError):  # the writer says what is wrong
@@ -186,7 +187,7 @@ def choose_numbered(path: Path, ranks: Ranks, *, resume: bool) -> Path:
 
 
 def _make(path: Path) -> Path:
-    """Make the directory with the next number; where another process takes that first, the one after."""
+    """Make the directory with the next number, or the one after where another process is faster; its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         made = path.with_name(f"{path.name}-{max(_numbers(path), default=0) + 1:03d}")
@@ -198,7 +199,7 @@ def _make(path: Path) -> Path:
 
 
 def _numbers(path: Path) -> list[int]:
-    """The numbers of the directories that are there already."""
+    """The numbers of the directories `NAME-001`, `NAME-002`, ... beside `path`, whose name is NAME."""
     pattern = re.compile(re.escape(path.name) + r"-(\d{3,9})")
     names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     return [int(match[1]) for match in map(pattern.fullmatch, names) if match]
@@ -236,11 +237,12 @@ def _stored_shift(path: Path, last_step: int | None) -> int | None:
     return int(known[-1]) if known else None
 
 
+# Process, recorder and destinations of every recording that was started and not closed.
 _unclosed: list[tuple[int, weakref.ref[object], list[Destination]]] = []
 
 
 def remember(recorder: object, destinations: Iterable[Destination]) -> None:
-    """Keep what has to be closed, but neither the recorder nor its model."""
+    """Note that a recorder has to be closed, without keeping it or its model in memory."""
     _unclosed.append((os.getpid(), weakref.ref(recorder), list(destinations)))
 
 

@@ -68,12 +68,13 @@ class HostMemory:
         self._pool = Pool(pinned_bytes=max(PINNED_BYTES, 2 * snapshot_bytes) if has_streams else 0)
 
     def allocator(self, *, on_device: bool) -> Allocate:
-        """Memory for one pass; with `on_device` all of it is there, for sinks that compute there."""
+        """A function that gives memory for one pass, by shape and dtype; with `on_device` all of it on the device."""
         if not on_accelerator(self.device):
             return self._pool.take
         room = math.inf if on_device else DEVICE_BYTES
 
         def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+            """Memory on the device while there is room for it, then in the host."""
             nonlocal room
             nbytes = math.prod(shape) * dtype.itemsize
             if nbytes > room:
@@ -115,7 +116,7 @@ class Pool:
     """
 
     def __init__(self, *, pinned_bytes: int = 0) -> None:
-        self._unpinned = pinned_bytes
+        self._unpinned = pinned_bytes  # bytes that may still be page-locked
         self._free: dict[tuple[tuple[int, ...], torch.dtype], deque[tuple[Tensor, cuda.Event | None]]] = {}
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

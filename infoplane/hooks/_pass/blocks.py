@@ -63,7 +63,7 @@ def _blocks(seen: Observation) -> Choice:
         return _activations(seen)
 
     def units(call: ModuleCall) -> Iterator[ModuleCall]:
-        """Split a call into blocks, and calls without blocks inside."""
+        """Yield the blocks in a call, and between them the calls that hold no block."""
         if is_block(call) or not any(map(is_block, call.calls_inside())):
             yield call
         else:
@@ -81,7 +81,7 @@ def _blocks(seen: Observation) -> Choice:
 
 
 def _block_test(calls: Sequence[ModuleCall]) -> Callable[[ModuleCall], bool] | None:
-    """A test for calls of blocks; None for a model that repeats no kind of module."""
+    """A function that tells whether a call is that of a block; None for a model that repeats no kind of module."""
     count = Counter(type(call.named.module) for call in calls)
     kinds = {kind for kind, n in count.items() if n > 1 and kind is not nn.Sequential}
     if not kinds and count[nn.Sequential] > 2:  # stages without a class of their own
@@ -104,7 +104,7 @@ def _activations(seen: Observation) -> Choice:
     leaves = sorted((c for name in seen.leaves for c in seen.calls[name]), key=lambda call: call.end)
     acts = [c for c in leaves if is_activation(c.named.module)]
     words = "the model repeats no module"
-    if len(acts) < 3:
+    if len(acts) < 3:  # too few to stand for the model
         return Choice("all leaves", leaves, f"{words}: all its leaves")
     return Choice("activations", acts, f"{words}: its {len(acts)} activations")
 
@@ -121,7 +121,7 @@ def _top(seen: Observation) -> list[ModuleCall]:
 
 def output_of(seen: Observation, choice: Choice) -> tuple[ModuleCall, str] | None:
     """The call that gives the model's output, one of the choice if possible, and the path of the output in it."""
-    whole, made = seen.calls.get("", [])[-1:], seen.output
+    whole, made = seen.calls.get("", [])[-1:], seen.output  # the last call of the model itself, if there is one
     path = output_path(whole[0].outputs) if whole else None
     if path is None or made is None or choice.by == "leaves":
         return made
@@ -136,7 +136,7 @@ def output_of(seen: Observation, choice: Choice) -> tuple[ModuleCall, str] | Non
 
 
 def is_activation(module: nn.Module) -> bool:
-    """An elementwise nonlinearity or a softmax: torch's own, and those of the transformers library."""
+    """Whether a module is an elementwise nonlinearity or a softmax, of torch or of the transformers library."""
     return isinstance(module, ACTIVATIONS) or type(module).__module__ == "transformers.activations"
 
 
@@ -146,7 +146,7 @@ def is_free(module: nn.Module) -> bool:
 
 
 def pooling(seen: Observation, call: ModuleCall, shape: Sequence[int], masked: int | None) -> Reduction:
-    """How a layer of this shape (with rows) is stored where nobody chose: its mean over positions or tokens.
+    """The reduction of a layer of this shape (rows, ...) where nobody chose one: a mean over positions or tokens.
 
     `masked` is the number of tokens of the mask, if there is one.
     """
@@ -156,7 +156,7 @@ def pooling(seen: Observation, call: ModuleCall, shape: Sequence[int], masked: i
         return Mean("space")
     if len(shape) > 3:
         return Mean("positions")
-    return Mean("tokens", masked=masked in (None, shape[1]))
+    return Mean("tokens", masked=masked in (None, shape[1]))  # a mask of another length is not of these tokens
 
 
 def _channels(seen: Observation, call: ModuleCall, shape: Sequence[int]) -> int:
@@ -170,4 +170,5 @@ def _channels(seen: Observation, call: ModuleCall, shape: Sequence[int]) -> int:
             for place in (axis, -axis if axis == 1 else 1):
                 if isinstance(width, int) and shape[place] == width:
                     return place
+    # As torch has them: (rows, tokens, channels), but (rows, channels, height, width).
     return -1 if len(shape) == 3 else 1

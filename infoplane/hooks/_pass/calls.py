@@ -66,10 +66,11 @@ class Installed:
 
 
 def with_hooks(work: Callable[[Attached], T], modules: Iterable[Named] = ()) -> T:
-    """`work` with hooks that it attaches and that are gone afterwards, also when it is cut short."""
+    """The result of `work(attached)`; the hooks that it attaches are gone afterwards, also when it is cut short."""
     attached = Attached()
 
     def run() -> T:
+        """Do the work, with a place for Ctrl-C at the call of each of the modules."""
         for named in modules:
             # Ctrl-C may end the pass where a module is called: no code of torch is half way through anything there.
             attached.before(named.module, lambda *_: checkpoint(), first=True)
@@ -79,9 +80,10 @@ def with_hooks(work: Callable[[Attached], T], modules: Iterable[Named] = ()) -> 
 
 
 class _FunctionMode(TorchFunctionMode):
-    """Tells of every function that is called, with the module that was entered last."""
+    """While it is on, calls `seen(module name, function name, result)` after every function that gives a tensor."""
 
     def __init__(self, stack: list[str], seen: Callable[[str, str, Any], None]) -> None:
+        """Watch; `stack` holds the names of the modules under way, the innermost last."""
         super().__init__()
         self._stack = stack
         self._seen = seen
@@ -89,6 +91,7 @@ class _FunctionMode(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        """Call a function, and tell of it."""
         out = func(*args, **(kwargs or {}))
         if isinstance(out, Tensor) and (name := op_name(func)):
             self._seen(self._stack[-1] if self._stack else "", name, out)
@@ -104,7 +107,7 @@ def op_name(func: Any) -> str:
 def watch_ops(
     attached: Attached, modules: Mapping[str, Named], seen: Callable[[str, str, Any], None], work: Callable[[], T]
 ) -> T:
-    """`work()`, calling `seen(module name, op name, result)` after every function called inside.
+    """The result of `work()`; after every function called inside, `seen(module name, function name, result)` is called.
 
     Functions that others call are theirs: `functional.softmax` shows, the `Tensor.softmax` in it does not.
     """
@@ -148,7 +151,7 @@ def _walk(value: Any, path: str, found: dict[str, Tensor]) -> None:
     if isinstance(value, Tensor):
         found[path] = value
     elif isinstance(value, torch.nn.utils.rnn.PackedSequence):
-        return
+        return  # its rows are no samples
     elif isinstance(value, Mapping):
         for key, item in value.items():
             _walk(item, f"{path}.{key}" if isinstance(key, str) else f"{path}[{key!r}]", found)

@@ -94,7 +94,7 @@ class Pass:
         self.members, self.flow = members, flow
         self.batched = members is not None and members.state is not None
         self.leads = 0 if members is None else 1  # axes of a buffer ahead of its rows
-        self.start = self.stop = 0
+        self.start = self.stop = 0  # rows of the chunk under way
         self.mask: Tensor | None = None
         self.kept: dict[Slot, Tensor] = {}  # values of one member, until the batched function returns those of all
         self._slots = [Slot(one, self) for one in captures]
@@ -194,7 +194,7 @@ class Slot:
     # -- hooks -----------------------------------------------------------------------------------------
 
     def attach(self, attached: Attached) -> None:
-        """Attach the hooks that take this capture."""
+        """Attach the hooks that count the module's calls and take the value of one."""
         module = self.capture.named.module
         if self.capture.layer.site == "in":
             attached.before(module, self.before)
@@ -211,7 +211,7 @@ class Slot:
         self.ran += 1
 
     def ahead_of_noise(self, module: nn.Module, args: Any, output: Tensor) -> None:
-        """Take the output before the network's noise is added, where analysis can add that noise."""
+        """Hook: take the output before the network's noise is added, where analysis can add that noise."""
         if self.ran != self.call:
             return
         # Where the noise of every stored value is the noise of one value of the output, it can be left to analysis.
@@ -237,7 +237,7 @@ class Slot:
     # -- values ----------------------------------------------------------------------------------------
 
     def _copied(self, value: Any) -> bool:
-        """Copy an output that has the shape and type of the pass before; False where it has not."""
+        """Copy an output into the buffer if it has the shape and type of the pass before; whether it has."""
         if self.unreduced is None:
             return False
         place = self.unreduced[self.current.start : self.current.stop]
@@ -257,7 +257,7 @@ class Slot:
             self.attempt(lambda: self._keep(self._extract(value)))
 
     def attempt(self, work: Callable[[], None]) -> None:
-        """Do `work`; its error is kept, and ends neither the forward pass nor the other layers."""
+        """Do `work`; keep its error in `lost`, so that it ends neither the forward pass nor the other layers."""
         found = outcome(work)
         if isinstance(found, Failed):
             self.lost = found.error
@@ -300,7 +300,7 @@ class Slot:
         return dense(found[layer.path], f"layer {layer.key!r}")
 
     def _reduce(self, tensor: Tensor, mask: Tensor | None) -> Tensor:
-        """Apply the reduction; its errors name the layer."""
+        """The tensor (rows, *shape) after its reduction, (rows, *units); errors name the layer."""
         try:
             return self.capture.reduction(tensor, mask)
         except ReductionError as error:
@@ -311,14 +311,14 @@ class Slot:
             raise
 
     def store(self, values: Tensor) -> None:
-        """Copy the values of the chunk into the buffer."""
+        """Copy the values of the chunk into the buffer; TypeError or ValueError for what does not fit it."""
         values = values.detach()  # a reduction may have brought in weights
         key, start, stop, leads = self.capture.layer.key, self.current.start, self.current.stop, self.current.leads
         shape = tuple(values.shape[leads + 1 :])
         dtype = (self.capture.dtype or values.dtype) if values.dtype.is_floating_point else values.dtype
         if dtype.is_complex:
             raise TypeError(f"layer {key!r} is complex; record a real reduction of it, as reduce=torch.view_as_real")
-        if self.buffer is None or start == 0:
+        if self.buffer is None or start == 0:  # the first chunk says anew which shape and type the layer has
             self.buffer, self.unreduced = self._allocate(shape, dtype), None
         elif shape != tuple(self.buffer.shape[leads + 1 :]):
             raise ValueError(
@@ -348,7 +348,7 @@ class Slot:
 
 
 def wrong_rows(key: str, shape: tuple[int, ...], rows: int, members: Members | None = None) -> str:
-    """The text of the error for an output whose first axis is not the samples."""
+    """The message for an output whose first axis, or first two with members, are not as expected."""
     if members is not None:
         return (
             f"layer {key!r} should have {members.count} members at axis {members.axis} and {rows} rows, got shape "
@@ -374,5 +374,5 @@ def _check_half(values: Tensor, key: str) -> None:
         )
     nonzero = int(torch.count_nonzero(values))
     lost = nonzero - int(torch.count_nonzero(values.half()))
-    if lost > 1e-3 * nonzero:
+    if lost > 1e-3 * nonzero:  # one in a thousand
         warn(f"float16 makes {lost} of {nonzero} nonzero values of layer {key!r} zero; store it as bfloat16 or float32")

@@ -26,11 +26,15 @@ KEPT_UNITS = 4096
 
 TOLERANCE_EPS = 1000.0
 TOLERANCE_MOST = 0.1
+"""Rounding units, and at most which share of its largest value, by which two orders of rows may differ in a layer."""
+
 ROWS_SHARE = 0.01
+"""Share of the rows that may differ by more: rounding turns a few close decisions, as of a maximum."""
 
 JOLT_EPS = 16.0
 """Rounding units by which inputs are changed; a deep network rounds at every layer."""
 JOLTS = 3
+"""Times that they are changed."""
 
 _REMEDY = (
     "the probe must not be its first call, which would draw weights from the recorder's random state; run one forward "
@@ -59,11 +63,11 @@ def look_at_rows(
     """Run one chunk again, with other random numbers, and with its rows in another order; compare.
 
     `run(inputs, k)` is a pass with the k-th random state, injected noise off; a third argument seeds changes of the
-    last digits of embeddings. What differs when nothing has changed
-    is state that the forward pass keeps, what differs with the random state is noise: both are said, and the order
-    of such rows cannot be checked. All other rows have to go where their inputs go, whether or not a layer mixes
-    rows (batch statistics do). Unless `alone`, every process makes the same number of passes. Returns what was
-    said of state.
+    last digits of embeddings. What differs when nothing has changed is state that the forward pass keeps, what
+    differs with the random state is noise: both are warned of, and the order of such rows cannot be checked. All
+    other rows have to go where their inputs go, whether or not a layer mixes rows (batch statistics do). `rounding`
+    is the share of a layer's largest value that counts as equal. Unless `alone`, every process makes the same number
+    of passes. Returns the warning about state, "" where there was none.
 
     Raises
     ------
@@ -95,6 +99,7 @@ def look_at_rows(
         moved = _moved(plain.values[key][order], turned.values.get(key), rounding)
         if moved <= max(1, ROWS_SHARE * len(chunk)):
             continue
+        # Where a change of last digits moves a tenth as many rows, the order is not shown to move any.
         if sensitive(key) > 0.1 * moved:
             blurred.append(key)
         else:
@@ -135,7 +140,7 @@ def returned(output: Any) -> dict[str, Tensor]:
 
 
 def _first(run: RunChunk, probe: ProbeSet, rows: int) -> tuple[Inputs, Captured]:
-    """A chunk to compare, and what the model gives on it."""
+    """A chunk of at most `rows` inputs to compare, and what the model gives on it."""
     # Rows from all over the probe: the first ones may be of one class, which all go to one expert. They keep their
     # order, since a model may need its rows sorted.
     n = min(rows, probe.first_pass)
@@ -149,12 +154,12 @@ def _first(run: RunChunk, probe: ProbeSet, rows: int) -> tuple[Inputs, Captured]
 
 
 def _cycle(n: int) -> Tensor:
-    """An order of the rows: one cycle through all of them that is neither a shift nor its own mirror image."""
+    """An order (n,) of the rows: one cycle through all of them that is neither a shift nor its own mirror image."""
     generator = torch.Generator().manual_seed(1)
     while True:
-        way = torch.randperm(n, generator=generator, device="cpu")
-        order = torch.empty_like(way)
-        order[way] = way.roll(1)
+        visited = torch.randperm(n, generator=generator, device="cpu")  # the rows as the cycle comes to them
+        order = torch.empty_like(visited)
+        order[visited] = visited.roll(1)
         shift = (order - torch.arange(n, device="cpu")) % n
         if n < 4 or not (torch.equal(order.flip(0), n - 1 - order) or bool((shift == shift[0]).all())):
             return order
@@ -171,12 +176,12 @@ def _unless_refused(work: Callable[[], Captured]) -> Captured | str:
 
 
 def _sensitive(run: RunChunk, chunk: Inputs, plain: Captured, rounding: float) -> Callable[[str], int]:
-    """How many rows of a layer move when the inputs change in their last digits; run when first asked for."""
+    """A function that tells how many rows of a layer move when inputs change in their last digits."""
     found: list[Captured] = []
 
     def moved(key: str) -> int:
         """How many rows of a layer move at most under the changes."""
-        for seed in range(0 if found else JOLTS):
+        for seed in range(0 if found else JOLTS):  # the passes are made for the first layer that is asked for
             generator = torch.Generator().manual_seed(seed)
             found.append(run(chunk.map(partial(_jolt, generator=generator)), 0, seed))
         return max(_moved(plain.values[key], seen.values.get(key), rounding) for seen in found)
@@ -185,7 +190,7 @@ def _sensitive(run: RunChunk, chunk: Inputs, plain: Captured, rounding: float) -
 
 
 def _jolt(t: Tensor, generator: torch.Generator) -> Tensor:
-    """Change each number by JOLT_EPS rounding units, up or down at random; whole numbers stay."""
+    """The tensor with each number changed by JOLT_EPS rounding units, up or down at random; whole numbers stay."""
     if not t.is_floating_point():
         return t
     sign = torch.randint(0, 2, t.shape, generator=generator, device="cpu").to(t.device, t.dtype) * 2 - 1
@@ -209,7 +214,7 @@ def with_jolted_embeddings(model: nn.Module, seed: int | None, work: Callable[[]
 
 
 def _changed(plain: Captured, again: Captured, rounding: float) -> list[str]:
-    """Layers, or else outputs, that differ between two passes over the same rows."""
+    """Keys of layers, or where there are none of outputs, that differ between two passes over the same rows."""
     layers = [k for k, v in plain.values.items() if _differ(v, again.values.get(k), rounding)]
     outputs = [k for k, v in plain.outputs.items() if k in again.outputs and _differ(v, again.outputs[k], rounding)]
     return layers or ["@out" + k for k in outputs]
@@ -225,7 +230,7 @@ def _differ(a: Tensor, b: Tensor | None, rounding: float) -> bool:
 
 
 def _moved(a: Tensor, b: Tensor | None, rounding: float) -> int:
-    """Rows in which some value differs by more than `rounding` times the layer's largest; all where there is none."""
+    """Number of rows in which a value differs by more than `rounding` times the largest; all for another shape."""
     if b is None or a.shape != b.shape:
         return len(a)
     if not a.is_floating_point():
@@ -247,7 +252,7 @@ def _refuse(astray: Sequence[tuple[Capture, int]], n: int) -> None:
 
 
 def _not_samples(astray: Sequence[tuple[Capture, int]], n: int) -> str:
-    """The beginning of that message."""
+    """The beginning of the message of `_refuse`: which layers, and how many rows moved at most."""
     which = _named([c.layer.key for c, _ in astray], "not in the order of the samples")
     return f"{which}: given in another order, {max(m for _, m in astray)} of {n} rows do not follow"
 
@@ -282,6 +287,7 @@ class FirstCall:
     def __init__(self, surroundings: Surroundings) -> None:
         self._surroundings, self._model = surroundings, surroundings.model
         modules = [module for module in self._model.modules() if not is_scripted(module)]
+        # Each dict of a module, and a copy of what was in it.
         self._found = [(part, dict(part)) for module in modules for part in _parts(module)]
         self._weights = set(_weights(self._model))
 

@@ -61,27 +61,29 @@ class Members:
         )
 
     def weight_norms(self, model: nn.Module) -> LayerMetrics:
-        """Norms of each member's weights, (members,)."""
+        """Norms of each member's weights, (members,) each, by (module name, "weight_norm")."""
         if self.state is not None:
             return weight_norms(model, members=self.count, values=self.current()[0])
         return weight_norms(model, members=self.count, parameter_dim=self.parameter_dim)
 
     def run_first(self, model: nn.Module, inputs: Inputs) -> Any:
-        """The first member alone, as an ordinary module."""
+        """The output of the first member alone, run as an ordinary module."""
         parameters, buffers = self.current()
         own = {k: v[0] for k, v in parameters.items()}, {k: v[0] for k, v in buffers.items()}
         return functional_call(model, own, inputs.args, dict(inputs.kwargs))
 
     def run_all(self, model: nn.Module, inputs: Inputs, outputs: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """All members at once; what hooks kept inside leaves the batched function as its result, (members, ...).
+        """Run all members at once; return what hooks kept inside, as `outputs` lists it, (members, ...) each.
 
         Under vmap a hook sees a tensor of one member that stands for all: it must not outlive the call.
         """
 
         def one(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> list[Tensor]:
+            """Run one member, which under vmap stands for all; what the hooks kept of it."""
             functional_call(model, (dict(parameters), dict(buffers)), inputs.args, dict(inputs.kwargs))
             return outputs()
 
+        # Each member draws random numbers of its own.
         result: list[Tensor] = vmap(one, randomness="different")(*self.current())
         return result
 

@@ -56,8 +56,9 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.parents: dict[int, frozenset[int]] = {}
-        self._sources: dict[StorageWeakRef, frozenset[int]] = {}
+        # Nodes are numbers that the caller of `mark` chooses for its layers, and INPUT.
+        self.parents: dict[int, frozenset[int]] = {}  # node of a layer -> the nodes on which it depends directly
+        self._sources: dict[StorageWeakRef, frozenset[int]] = {}  # the same for the memory of each tensor
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -82,6 +83,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        """Run an operation; note that what it returns and writes depends on all that its arguments depend on."""
         kwargs = kwargs or {}
         read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         sources = frozenset[int]().union(*(self.sources(t) for t in read))
@@ -119,9 +121,9 @@ def _reference(tensor: Tensor) -> StorageWeakRef:
 class ModuleCall:
     """One call of a module, or of a function: order of its beginning and end among all events, tensors in and out.
 
-    A `leaf` is a layer: what goes on is its output alone. No module ran inside, or none whose output depends on the
-    model's input (a parametrised weight), or only parts of a linear map (`_wrapped`). `part` says that a layer around
-    it stands for the call, `depends` that the output depends on the model's input, as far as that was followed.
+    A `leaf` is a layer, inside of which nothing is looked for: no module ran there, or none whose output depends on
+    the model's input (a parametrised weight), or only parts of a linear map (`_wrapped`). `part` says that a layer
+    around it stands for the call, `depends` that the output depends on the model's input, as far as that was followed.
     """
 
     named: Named
@@ -175,7 +177,7 @@ class Observation:
 
 
 def look(once: Callable[[Flow | None, bool], Observation], *, ops: bool, follow: bool) -> Observation:
-    """`once(flow, ops)`: with a flow where all operations can be followed, again with functions where they decide."""
+    """What `once(flow, ops)` saw, with a flow if `follow`; again with `ops` where functions tell what is a layer."""
     seen, _ = followed(lambda flow: once(flow, ops), possible=follow)
     return look(once, ops=True, follow=follow) if seen.undecided and not ops else seen
 
@@ -190,13 +192,14 @@ class Watcher:
     def __init__(self, modules: Mapping[str, Named], flow: Flow | None, *, ops: bool) -> None:
         self.seen = Observation()
         self._modules, self._flow, self._ops = modules, flow, ops
-        self._stack: list[ModuleCall] = []
-        self._counter = iter(range(1 << 62))
+        self._stack: list[ModuleCall] = []  # calls under way, the innermost last
+        self._counter = iter(range(1 << 62))  # numbers all beginnings and ends in their order
 
     def watch(self, forward: Callable[[], Any]) -> Observation:
         """Run `forward()`, and return what ran in it."""
 
         def watched(attached: Attached) -> Any:
+            """Attach the hooks, and return the output of the pass."""
             for named in self._modules.values():
                 attached.before(named.module, partial(self.before, named))
                 attached.after(named.module, partial(self.after, named))
@@ -221,6 +224,7 @@ class Watcher:
         call.same = {_identity(t): p for p, t in known.items()}
         call.passes_through = _passes_through(call, list(found.values()))
         call.depends = self._flow is None or len(known) < len(found) or any(map(self._flow.sources, known.values()))
+        # Of a call that depends on the input, inner calls that do not are its weights; of another, every call counts.
         call.leaf = not any(c.depends for c in call.inner) if call.depends else not call.inner
         call.leaf = call.leaf or (call.depends and self._wrapped(call, found))
         if call.leaf:
@@ -266,7 +270,7 @@ class Watcher:
         return call.functions <= AFFINE_OPS and bool(direct or call.functions & MAPPING_OPS)
 
     def _find_output(self, returned: Any) -> None:
-        """The layer whose output the model returns; else the block or model that computes it out of several."""
+        """Set `seen.output`: the layer whose output the model returns, else the block that makes it out of several."""
         seen = self.seen
         last = max((seen.calls[name][-1] for name in seen.leaves), key=lambda c: c.end, default=None)
         seen.output = None if last is None else (last, "")
@@ -296,7 +300,7 @@ def output_path(found: Iterable[str]) -> str | None:
 
 
 def _passes_through(call: ModuleCall, outputs: list[Tensor]) -> bool:
-    """Whether a module returns what it was given."""
+    """Whether a call returns the tensor that it was given, unchanged."""
     if len(outputs) != 1 or not _has_storage(outputs[0]):
         return False
     if outputs[0].is_inference() and getattr(call.named.module, "inplace", False):
@@ -341,7 +345,7 @@ def _reaches_input(node: int, parents: dict[int, frozenset[int]], without: int |
 
 
 def followed(work: Callable[[Flow | None], T], *, possible: bool) -> tuple[T, dict[int, frozenset[int]]]:
-    """`work(flow)` and the parents of every marked node; without a flow where an operation cannot be followed."""
+    """`work(flow)` and `flow.parents`; where an operation cannot be followed, `work(None)` and no parents."""
     flow = Flow()
     try:
         if possible:

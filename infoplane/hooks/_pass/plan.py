@@ -140,7 +140,7 @@ class Planner:
         return Target(call.named, call=index, path=path or None, exact=False)
 
     def _of_target(self, target: Target, output: Target | None) -> Iterator[tuple[ModuleCall, Capture]]:
-        """The calls of one target that are captured; the reasons go into `skipped` for those that are not."""
+        """Yield the calls of one target that are captured; for others the reason goes into `skipped`."""
         name, default = target.name, self.targets is None
         calls = self.seen.ops[target.named.name, target.op] if target.op else self.seen.calls[target.named.name]
         if default and all(c.passes_through for c in calls) and (output is None or name != output.name):
@@ -164,7 +164,7 @@ class Planner:
     def _capture(
         self, target: Target, index: int, calls: list[ModuleCall], output: Target | None
     ) -> tuple[tuple[int, ...], Capture]:
-        """One tensor of a call: its shape with all axes, and what is done to it."""
+        """Shape (all axes) and Capture of the tensor of call `index`; TypeError or ValueError where there is none."""
         named = target.named
         key, path, tensor = self._tensor(target, index, calls)
         last = output is not None and (output.name, output.call) == (target.name, index) and output.path in (path, None)
@@ -200,11 +200,11 @@ class Planner:
         return pooled if self.targets is None and self.choice.by != "leaves" else Flatten()
 
     def _tensor(self, target: Target, index: int, calls: list[ModuleCall]) -> tuple[str, str, TensorInfo]:
-        """The layer's key, and the tensor to record among those of one call, by its path."""
+        """Key of the layer, and path and description of the tensor to record among those of call `index`."""
         call, site, path = calls[index], target.site, target.path
         found = call.outputs if site == "out" else call.inputs
         key = target.name + (f"#{index}" if len(calls) > 1 else "") + ("@in" if site == "in" else "")
-        key = key or "@out"
+        key = key or "@out"  # the model itself
         # Attention returns (output, weights), recurrent layers (output, state): the layer is the first of them.
         # So do blocks of the transformers library, and models of it (.last_hidden_state is first).
         first = self.choice.by != "leaves" or isinstance(target.named.module, _FIRST_OUTPUT)
@@ -229,7 +229,7 @@ class Planner:
 
 
 def _call_indices(target: Target, made: Sequence[ModuleCall], calls: Literal["last", "all"] | int | None) -> list[int]:
-    """Which calls of a target are captured; ValueError where the user has to choose."""
+    """Numbers of the calls of a target that are captured; ValueError where the user has to choose."""
     name, ran = target.name, len(made)
     if target.call is not None:
         if target.call >= ran:
@@ -237,7 +237,7 @@ def _call_indices(target: Target, made: Sequence[ModuleCall], calls: Literal["la
         return [target.call]
     # A module without weights that serves in several places is a layer in each; one with weights is applied again.
     several = calls is None and not target.exact and not target.op and is_free(target.named.module)
-    if ran == 1 or calls == "all" or several:
+    if ran == 1 or calls == "all" or several:  # where all pass their input on, the last is taken
         return [i for i in range(ran) if not (several and made[i].passes_through)] or [ran - 1]
     if calls is None:
         raise ValueError(

@@ -45,7 +45,7 @@ class Prober:
     def __init__(self, settings: Settings, members: Members | None = None) -> None:
         self.settings = settings
         self.members = members
-        self.stacked = members is not None and members.state is not None
+        self.stacked = members is not None and members.state is not None  # members run under vmap
         self.model = unwrap(settings.model)
         self.targets: list[Target | OpTarget] | None = None
         self.kept: Mapping[str, str] | None = None  # the reductions of a run that goes on
@@ -53,7 +53,7 @@ class Prober:
             self._target(settings.named)
         self.probe = settings.probe_set()
         self.batch_size = settings.probe_batch_size
-        self.ranks = Ranks(0, 1, "first")
+        self.ranks = Ranks(0, 1, "first")  # this process alone, until `join_ranks`
         # Found by `prepare`.
         self.captures: tuple[Capture, ...] = ()
         self.choice = Choice("named", ())
@@ -70,7 +70,7 @@ class Prober:
         return tuple(c.layer for c in self.captures)
 
     def _target(self, layers: Layers) -> None:
-        """Look up the layers that are named."""
+        """Set the targets to these layers; ValueError where the model has none of a name."""
         self.targets = select(layers, named_modules(self.model), type(self.model).__name__)
 
     def keep(self, reductions: Mapping[str, str]) -> None:
@@ -128,7 +128,9 @@ class Prober:
         modules, rows = named_modules(self.model), len(chunk[2])
         follow = not is_sharded(self.model)
 
+        # The 0 in what follows stands for the step, from which a pass has its random numbers.
         def watched(flow: Flow | None, ops: bool) -> Observation:
+            """What runs in one pass over the chunk."""
             watcher = Watcher(modules, flow, ops=ops)
             return self._undisturbed(0, lambda run: watcher.watch(lambda: run(chunk[2])), flow=flow)
 
@@ -148,6 +150,7 @@ class Prober:
         self._warn_of_layers(modules)
 
         def captured(flow: Flow | None) -> Captured:
+            """What the planned captures give on the chunk; raises where one cannot be taken."""
             return self._undisturbed(0, lambda run: self._capture_first(run, captures, chunk, flow), flow=flow).whole()
 
         with first_call.watch_second():
@@ -160,13 +163,15 @@ class Prober:
         self._look_at_rows(rows)
 
     def _look_at_rows(self, rows: int) -> None:
-        """Check on one chunk that a layer's row depends on its own sample alone."""
+        """Check on one chunk that a layer's rows follow their samples; ValueError where they do not."""
 
         def once(inputs: Inputs, which: int, jolt: int | None = None, /) -> Captured:
+            """A pass over the inputs without injected noise: layers and outputs, rows first, thinned for comparison."""
             outputs: dict[str, Tensor] = {}
 
             def watched(run: Run) -> Captured:
                 def forward(inputs: Inputs, which: int) -> None:
+                    """Run the model, and keep what it returned."""
                     output = checks.with_jolted_embeddings(self.model, jolt, lambda: run(inputs, which))
                     outputs.update(checks.returned(output))
 
@@ -185,7 +190,7 @@ class Prober:
         self.state = checks.look_at_rows(once, self.probe, rows, self.captures, allowed, alone=alone)
 
     def measure(self, step: int, allocate: Allocate) -> Captured:
-        """One pass over the whole probe: each layer, as it is now, with values (rows, *units)."""
+        """A pass over the whole probe: each layer as it is now, with values (rows, *units), or why it is lost."""
         modules = named_modules(self.model)
         chunks = self.probe.chunks(self.batch_size)
         gone: dict[str, Exception] = {}
@@ -211,7 +216,7 @@ class Prober:
             c.layer = now.get(c.layer.key, c.layer)
 
     def _capture_first(self, run: Run, captures: Sequence[Capture], chunk: Chunk, flow: Flow | None = None) -> Captured:
-        """Run one chunk with hooks on the captures; of members with a stacked state only the first runs."""
+        """What the captures give on one chunk; of members with a stacked state only the first runs."""
         first = None if self.stacked else self.members
         current = Pass(captures, len(chunk[2]), _fresh, self.device, first, flow)
         return current.run(run, [chunk], named_modules(self.model))
@@ -223,6 +228,7 @@ class Prober:
         device = self.device
 
         def started() -> T:
+            """Do the work, once all ranks are there."""
             self.ranks.enter_pass(self.model)
             return work(self._run(step, device, noise_on, flow))
 
@@ -238,10 +244,10 @@ class Prober:
             raise
 
     def _run(self, step: int, device: torch.device, noise_on: bool, flow: Flow | None) -> Run:
-        """A function that runs the model on inputs; each pass has random numbers of its own."""
+        """The function `run(inputs, pass)` that runs the model; each pass has random numbers of its own."""
         weights = self.model.parameters() if self.members is None else self.members.tensors or self.model.parameters()
         dtypes = frozenset(p.dtype for p in weights if p.is_floating_point())
-        current: int | None = None
+        current: int | None = None  # the pass under way: its chunks draw on from one another
 
         @stepwise
         def run(inputs: Inputs, which: int = 0, outputs: Callable[[], list[Tensor]] | None = None) -> Any:
@@ -287,5 +293,5 @@ class Prober:
 
 
 def _fresh(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Memory for one chunk."""
+    """Memory on the CPU for the values of one chunk."""
     return torch.empty(shape, dtype=dtype, device="cpu")

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 def _put_back(restores: list[Callable[[], object]]) -> None:
-    """Undo all changes, the last one first; what has been undone leaves the list."""
+    """Call the functions that undo changes, the last one first; what has been undone leaves the list."""
     failed: Exception | None = None
     for part in reversed(list(restores)):
         try:
@@ -46,7 +46,7 @@ def _put_back(restores: list[Callable[[], object]]) -> None:
 
 
 def keep_random_state(device: torch.device) -> Restore:
-    """The generators of torch (CPU and accelerators in use), NumPy and `random`."""
+    """Return a function that restores the present state of the generators of torch (CPU, CUDA), NumPy and `random`."""
     parts = [partial(torch.set_rng_state, torch.get_rng_state())]
     parts += [partial(torch.cuda.set_rng_state, torch.cuda.get_rng_state(d), d) for d in _cuda_devices(device)]
     parts += [partial(np.random.set_state, np.random.get_state())]  # noqa: NPY002 - what a training loop draws from
@@ -70,7 +70,8 @@ def _cuda_devices(device: torch.device) -> list[torch.device]:
 
 
 def keep_attribute(owners: Iterable[Any], name: str) -> Restore:
-    """The attribute of each owner by identity: modes (users freeze single modules), gradients, sources of noise."""
+    """Return a function that gives each owner back the object that its attribute `name` is now."""
+    # Of modes (users freeze single modules), gradients and sources of noise.
     found = [(owner, getattr(owner, name)) for owner in owners]
 
     def restore() -> None:
@@ -93,7 +94,7 @@ def evaluate(model: nn.Module) -> None:
 
 
 def keep_parameters(model: nn.Module) -> Restore:
-    """Which tensors the parameters are, not their numbers: functional_call swaps them."""
+    """Return a function that puts each module's present parameters back: functional_call swaps them for others."""
     found = [(module._parameters, name, p) for module in model.modules() for name, p in module._parameters.items()]
 
     def restore() -> None:
@@ -135,10 +136,11 @@ class Surroundings:
         self._changing: set[str] = set()
 
     def undisturbed(self, work: Callable[[], T], device: torch.device) -> T:
-        """`work()` without gradients, in evaluation mode; training with and without it is equal bit for bit."""
+        """The result of `work()`, run without gradients and in evaluation mode; all is put back, bit for bit."""
         model = self.model
 
         def changed() -> T:
+            """Make the changes, and do the work."""
             torch.set_grad_enabled(False)
             if self._evaluation:
                 evaluate(model)
@@ -154,6 +156,7 @@ class Surroundings:
                 raise
 
         def kept() -> T:
+            """Do the same, and put everything back."""
             return surely(partial(_put_back, self._keep(device)), changed)
 
         # Inference tensors can be worked on in inference mode only, and what is made in that mode stays one of them.
@@ -164,7 +167,7 @@ class Surroundings:
             return kept()
 
     def _keep(self, device: torch.device) -> list[Callable[[], object]]:
-        """Note everything that a forward pass changes; return the functions that put it back."""
+        """Note all that a forward pass changes; return the functions that put it back."""
         model = self.model
         sharded = is_sharded(model)  # such a model swaps its parameters in every pass
         return [
@@ -181,7 +184,7 @@ class Surroundings:
         ]
 
     def _keep_tensors(self, *, sharded: bool) -> Restore:
-        """Note the tensors; restoring raises RuntimeError where one has changed that was not copied."""
+        """Return a function that puts the tensors back; it raises RuntimeError for a change of one not copied."""
         model = self.model
         held = self._tensors(parameters=not sharded)
         buffers = [(p, m._buffers, dict(m._buffers)) for p, m in model.named_modules() if type(m._buffers) is dict]
@@ -217,6 +220,7 @@ class Surroundings:
     def _tensors(self, *, parameters: bool) -> list[_Tensor]:
         """The tensors of the model, each with whether it is copied and how changes are noticed."""
         model, exact = self.model, self.exact
+        # Whether all parameters are copied: at the first pass, unless they are too large.
         room = parameters and self.first is None and sum(p.nbytes for p in model.parameters()) <= COPIED_PARAMETER_BYTES
         held = []
         for prefix, module in model.named_modules():
@@ -234,11 +238,12 @@ class Surroundings:
 
 
 class _Tensor:
-    """One tensor of a module ahead of a pass, copied or not."""
+    """One tensor of a module as it was ahead of a pass."""
 
     def __init__(
         self, kind: str, name: str, own: dict[str, Any], key: str, tensor: Tensor, copied: bool, compared: bool
     ) -> None:
+        """Note a tensor and its place `own[key]`; `copied` keeps its numbers, `compared` has changes of them found."""
         self.kind, self.name = kind, name
         self._own, self._key, self._tensor = own, key, tensor
         inference = tensor.is_inference()  # which has no version
@@ -267,7 +272,7 @@ class _Tensor:
 
 
 def keep_compilation() -> Restore:
-    """The stance of torch.compile, and attention's fused path."""
+    """Return a function that restores the present stance of torch.compile and attention's fused path."""
     frames: Any = sys.modules.get("torch._dynamo.eval_frame")
     stance = getattr(frames, "_stance", None)
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -291,7 +296,7 @@ def run_eagerly() -> None:
 
 
 def keep_precision(device_type: str) -> Restore:
-    """The autocast region of the caller, on the devices that a forward pass may open one for."""
+    """Return a function that restores the caller's autocast region, on the CPU and on the model's device."""
     types = sorted({"cpu", device_type})
     found = [(t, torch.is_autocast_enabled(t), torch.get_autocast_dtype(t)) for t in types]
     cached = torch.is_autocast_cache_enabled()
@@ -316,7 +321,7 @@ def _autocast_depth() -> int:
 
 
 def set_precision(device_type: str, autocast: torch.dtype | None) -> None:
-    """An autocast region of the probe's own, whatever region the caller is in.
+    """Enter an autocast region of the probe's own, whatever region the caller is in; None is one without autocast.
 
     The weight cache stays off: filled under no_grad, it would hand weights without history to the training step.
     """
@@ -325,7 +330,7 @@ def set_precision(device_type: str, autocast: torch.dtype | None) -> None:
 
 
 def keep_torch_stacks() -> Restore:
-    """Modes that watch functions, and levels of vmap: an interrupt may come before torch takes them off again."""
+    """Return a function that takes off torch's modes and levels of vmap that an interrupt has left standing."""
     functorch: Any = getattr(torch._C, "_functorch", None)
     functions, dispatch = torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
     levels = functorch.get_dynamic_layer_stack_depth()
@@ -342,7 +347,7 @@ def keep_torch_stacks() -> Restore:
 
 
 def seed_generators(device: torch.device, seed: int) -> torch.Generator:
-    """Seed the global generators, inside `random_state` only, and return one of the same seed on `device`.
+    """Seed the global generators, which `keep_random_state` restores, and return one of the same seed on `device`.
 
     `torch.manual_seed` would also seed accelerators that are not in use yet, for good.
     """
