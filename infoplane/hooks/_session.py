@@ -395,7 +395,7 @@ class Watch:
         self._seen_repeats = False
 
     def look(self, step: int, before: Sequence[Layer], found: Captured, probe: ProbeSet, *, axis: int) -> None:
-        """Raise NonFiniteError for NaN and infinite values if the user wants that; warn otherwise. `axis` has the rows."""
+        """Raise NonFiniteError for NaN and infinite values if asked to, and warn otherwise; `axis` has the rows."""
         self._changes(step, before, found.layers)
         self._finite(step, found.values)
         if probe.passes and not self._seen_repeats:
