@@ -171,6 +171,7 @@ UNTRUSTED = stacked(
 ARGUMENTS = "infoplane.arguments"
 """Key in click's context of the words of the command line, for the same command again in a child process."""
 HOUR = 3600.0
+"""Seconds of an hour, for limits on time."""
 
 
 def reads_runs(work_seconds: float = 0.0) -> Callable[[Any], Any]:
@@ -294,6 +295,7 @@ def in_options(text: str, asked: click.Command | None) -> str:
     return re.sub(rf"(?<![\w/\\.-])({names})=({VALUE})", spoken, text) if names else text
 
 
+# Click itself has 2 for bad use and 1 for other errors: here 1 is the answer of `verify` that something is wrong.
 click.ClickException.exit_code = 2
 MOST_LOSSES = 10
 """Losses that are named on stderr; of those beyond, only the number is said."""

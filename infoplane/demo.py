@@ -22,6 +22,7 @@ from infoplane.results import ResultTable
 from infoplane.results.views import default_layers
 
 ESTIMATOR = "binning:n_bins=30"
+"""The estimator of Shwartz-Ziv and Tishby (2017), with their number of bins."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ from infoplane.results import ResultTable, Row
 from infoplane.store import ActivationStore
 
 SUFFIX = " difference"
+"""End of the names of quantities that are differences."""
 Draw = list[Mapping[str, Quantity]]
 """The quantities on one random draw of inputs: those of the first side, then those of the second."""
 LEAST_DRAWS, LEAST_INPUTS = 5, 8

@@ -12,6 +12,7 @@ from infoplane.results import COLUMNS, ResultTable, Row, TableWriter, user_setti
 from infoplane.results.names import lasting, placed
 
 CONDITIONAL = "I(X;T|Y)"
+"""Beginning of the names of means over classes."""
 
 Content = tuple[int, str]  # a step and the digest of what was recorded there
 

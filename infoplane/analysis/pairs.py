@@ -32,6 +32,7 @@ INFINITE = (
     "the network has learned"
 )
 OTHERS = "or take an estimator that gives no Shannon information: hsic, cs-qmi, renyi, dse"
+"""The end of errors on infinite information: what else can be done."""
 _VIEW = re.compile(r"view=(\d+)")
 
 

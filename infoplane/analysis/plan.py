@@ -42,6 +42,7 @@ MAX_BLOCK_SNAPSHOTS = 256
 """A stop loses at most the block in hand, so a block is not made larger than this even where it would fit."""
 
 _ABOUT = ("layer", "subset", "estimator", "settings", "reason")
+"""Fields of what the meta says of a refusal, beside its steps."""
 _log = logging.getLogger("infoplane")
 
 

@@ -24,6 +24,7 @@ from infoplane.results import Row
 from infoplane.store import ActivationStore, Problem
 
 RECORDED = "recorded"
+"""The estimator of rows that hold training metrics."""
 ADVICE = "advice"
 """Where scale advice stands in the JSON of a table, under its run."""
 MOST = 10

@@ -17,6 +17,7 @@ from infoplane.core.records import NO_LABEL, Layer, Probe
 from infoplane.core.tokens import token_units
 from infoplane.estimators import Estimator, Quantity
 
+# Quantities with Y in their name, as I(T;Y) or H(Y|T).
 _OF_Y = re.compile(r"\bY\b")
 
 

@@ -70,6 +70,7 @@ class Outcome(NamedTuple):
 
 
 _stores: dict[tuple[str, str], ActivationStore] = {}
+"""Stores that are open in this process, by path and fingerprint."""
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from infoplane.core.units import BIT, BITS_PER_NAT, Z_95
 from infoplane.diagnostics._place import Entry, FloatArray, Measured, around, digest, finite_float64
 
 FINAL_ON = ("held-out", "first-pass")
+"""What the last losses may be of: other examples, or those of the first pass again."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

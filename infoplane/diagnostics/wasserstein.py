@@ -16,6 +16,7 @@ from infoplane.diagnostics._place import Entry, FloatArray, Measured, digest
 from infoplane.diagnostics._samples import LEAST_DRAWS, against_null, equal_rows, random_splits, two_layers
 
 UNIT = "distance in T"
+"""Unit of the distances: that of the activations."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -47,6 +47,7 @@ END_GAP = 11.0
 """Points between the axes and labels written at their right edge."""
 
 CEILING_LABEL = "_infoplane_ceiling"
+"""Label by which the names of ceilings are found again: direct labels must not cover them."""
 
 
 def step_colorbar(

@@ -26,6 +26,7 @@ from infoplane.plots.style import layer_line, layer_marker, small_size, text_col
 from infoplane.plots.text import fitted_names
 
 PREFIX = "infoplane:"
+"""What the ids of all artists of a layer begin with."""
 END_SHARE = 0.17
 """Share of a figure's width that names beside the axes may take."""
 

@@ -13,6 +13,7 @@ from infoplane.results.views import Selection, options
 T = TypeVar("T")
 
 MAX_PANELS = 30
+"""Panels that one page holds."""
 KINDS = ("estimator", "run", "subset", "settings")
 """What panels may differ in, each a keyword that chooses one of it."""
 

@@ -16,6 +16,7 @@ SHARPNESS = 1.5
 """Pixels of a picture in a pixel of the page, for screens that have more of them."""
 
 Png = tuple[bytes, dict[str, int]]
+"""A picture as a notebook takes it: its bytes, and width and height in pixels of the page."""
 
 
 class PictureAxes(Axes):

@@ -36,6 +36,7 @@ from infoplane.results.limits import drawable
 from infoplane.results.views import choose
 
 FORMATS: tuple[str, ...] = ("gif", "webp", "apng", "png", "mp4")
+"""Suffixes of an animation; a PNG is an APNG by another name."""
 MOST_FRAMES = 240
 """The most frames of a film, by default."""
 HOLD = 1.5

@@ -65,6 +65,7 @@ FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 FLAGS = ("saturated", "below_null")
+"""Flags that marks on a mean show: where any run has them."""
 
 
 @dataclass(frozen=True, eq=False)

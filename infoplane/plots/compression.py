@@ -24,6 +24,7 @@ from infoplane.results.summary import compression as score
 from infoplane.results.views import Selection, choose
 
 MAX_NAMED_RUNS = 8
+"""Runs up to which each has a colour and a marker of its own."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,6 +50,7 @@ class DpiData(Brief):
 
 
 MAX_ROWS = 40
+"""Estimates that one panel holds."""
 
 ALL_TOGETHER = ("settings", "layers", "against")
 """No choices here: all settings have a row, the chain says which layers, and steps are counted together."""

@@ -29,6 +29,7 @@ from infoplane.plots.tokens import tokens
 from infoplane.results import read_table
 
 FORMATS: tuple[str, ...] = ("png", "svg", "pdf")
+"""Suffixes of a figure."""
 
 _EVERY = (
     plane,

@@ -260,6 +260,7 @@ def arrow_spans(
 
 
 MOST_DIRECT = 8
+"""Layers that are named beside their points; more are named in a legend."""
 LABEL_SHARE, NAME_SHARE = 0.06, 0.3
 """Shares: of the area of the axes that names inside may take, and of its width that one of them may."""
 STEP_SHARE = 0.48

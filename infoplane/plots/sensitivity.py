@@ -53,6 +53,7 @@ WORDS: Mapping[str, str] = {
     "n_neighbors": "neighbours",
 }
 MOST_STEPS = 4
+"""Steps of which a panel has a line for each layer."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

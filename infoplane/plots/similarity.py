@@ -28,6 +28,7 @@ from infoplane.results.views import Selection, choose, match_layers
 FloatArray = npt.NDArray[np.float64]
 Names = list[str] | list[int]
 _STEP, _RUN, CALIBRATED = re.compile(r"step=(\d+)"), "@run=", " calibrated"
+"""Parts of a partner's name that is a step or a layer of another run, and the end of a calibrated quantity's name."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

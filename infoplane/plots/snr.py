@@ -22,6 +22,7 @@ from infoplane.results.views import RECORDED, Selection, choose
 
 FloatArray = npt.NDArray[np.float64]
 MEAN, STD, WEIGHT = "gradient_mean_norm", "gradient_std_norm", "weight_norm"
+"""Names of the recorded metrics that the figure reads."""
 DASHED = (0, (4, 1.5))
 
 

@@ -36,7 +36,9 @@ DOTTED, CHANCE = (0, (1, 2)), (0, (1, 1.5))
 """Lines of ceilings, and of what shuffled labels give."""
 
 INK = "0.15"
+"""Grey of axes and text: nearly black."""
 FAINT = "0.45"
+"""Grey of captions, ceilings and whatever says nothing of a single layer."""
 
 FILES: Mapping[str, Any] = {
     "text.usetex": False,  # names from strangers are no TeX

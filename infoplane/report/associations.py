@@ -15,6 +15,7 @@ from infoplane.studies.associate import LEAST
 
 FloatArray = npt.NDArray[np.float64]
 POSITIVE, NEGATIVE = "#c0392b", "#2166ac"
+"""Colours of cells: red for correlations above 0, blue for those below."""
 CELL, ROW, LETTER = 58, 24, 7.2
 """Width and height of a cell and of a letter, in pixels of the drawing."""
 MOST_ROWS, MOST_ACROSS = 15, 40

@@ -39,6 +39,7 @@ DIGITS = 7
 STEP_SHADES = 24
 """Colours for the course of training."""
 METRIC_COLORS = OKABE_ITO[:4]
+"""Colours of the lines of recorded metrics."""
 AXES = {
     "bits": LEAST_BITS,
     "share": LEAST_SHARE,

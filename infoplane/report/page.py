@@ -21,6 +21,7 @@ from infoplane.results.views import is_in, settings_words
 from infoplane.studies import Association
 
 LIBRARY = "vendor/plotly-basic-4.1.1.min.js"
+"""The script that draws, which is installed with the package and stands in the page."""
 MOST_DOUBTS = 5
 """Doubts that a page shows before a reader unfolds the others."""
 

@@ -51,8 +51,11 @@ class Row(NamedTuple):
 
 COLUMNS: tuple[str, ...] = Row._fields
 KEY: tuple[str, ...] = ("run", "step", "layer", "subset", "estimator", "config", "quantity", "source", "partner")
+"""Columns that together tell one row from every other."""
 INTEGERS: frozenset[str] = frozenset({"step", "depth", "n_samples", "n_units"})
+"""Columns of whole numbers."""
 FLOATS: frozenset[str] = frozenset({"epoch", "value", "low", "high", "ceiling"})
+"""Columns of real numbers; all columns that are neither hold text."""
 HEADER: bytes = (",".join(COLUMNS) + "\n").encode()
 ADDED: tuple[str, ...] = ("partner",)
 """Last columns that tables of earlier releases have not: read as empty texts."""
@@ -61,10 +64,12 @@ OLD_HEADER: bytes = (",".join(c for c in COLUMNS if c not in ADDED) + "\n").enco
 # Control characters, the backslash, marks that hide or turn around text, and halves of surrogate pairs.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\\\\\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _ESCAPE = re.compile(r"\\(n|r|t|\\|x[0-9a-f]{2}|u[0-9a-f]{4})")
+# Escapes of one letter, written and read.
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
 _LONG = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
 # With these a spreadsheet begins a formula; the apostrophe is the mark that says "text".
 _FORMULA = frozenset("=+-@'＝＋－＠")
+# Texts that are quoted: with a separator of any spreadsheet, a quote, or a space at an end.
 _QUOTED = re.compile("[\",;'|]|^ | $")
 _DAMAGED = "the table is damaged: delete it and analyse again"
 

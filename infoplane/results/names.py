@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PAIR = "(T;T')"
 """What the name of a quantity between two recorded arrays ends with, before a suffix such as " null"."""
 PREVIOUS = "previous"
+"""The partner that is the same layer at the step before."""
 _AT_STEP = re.compile(r"@step=\d+$")
 
 

@@ -65,6 +65,7 @@ TECHNICAL: dict[str, object] = {
 }
 """Settings that need no word while they have this value, their default: how a number is computed, not what it means."""
 PLANE = ("I(X;T)", "I(T;Y)")
+"""The two coordinates of the information plane."""
 MOST_COLUMNS, MOST_LAYERS = 3, 12
 """Quantities and layers that one table shows."""
 
@@ -224,6 +225,7 @@ def shared_words(ways: Iterable[tuple[str, Sequence[str]]]) -> dict[str, set[str
 
 
 BY_LOOKING = "scale chosen by looking"
+"""What figures say of a scale that `advise` picked."""
 
 
 def by_looking(table: ResultTable, estimator: str, settings: str, runs: Iterable[str] | None = None) -> list[str]:

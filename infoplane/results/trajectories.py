@@ -32,6 +32,7 @@ BoolArray = npt.NDArray[np.bool_]
 MISSING = {"f": np.nan, "i": 0, "O": ""}
 """What stands in an array of steps and layers where there is no point, by the kind of numbers or texts."""
 SAME_ESTIMATE = ("run", "step", "layer", "subset", "estimator", "config", "source")
+"""Columns in which the rows of one estimate on one snapshot agree."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 RECORDED = "recorded"
+"""The estimator of rows that hold training metrics."""
 
 
 class Selection(TypedDict, total=False):

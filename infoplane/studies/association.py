@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_ROWS = 12
+"""Columns that the printed table shows."""
 LEVEL = 0.05
 """Adjusted p from which on a correlation is no finding."""
 

@@ -34,6 +34,7 @@ SUMMARIES = {"final": "", "max": "", "max_step": "step", "fall": "", "fall_share
 WORDS = {"max_step": "step of max", "fall_share": "fall / max"}
 """Plain words for summaries whose names a reader would have to look up."""
 _TRAIN = frozenset({"train", "training"})
+"""Words for training rows in names of metrics."""
 _HELD_OUT = ("test", "val", "valid", "validation", "eval", "dev", "held", "heldout")
 """Words for held-out rows in names of metrics: the gap takes the first that was recorded, the best step the last."""
 _BESIDE = (" null", " lower", " upper")
