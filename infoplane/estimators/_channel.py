@@ -22,6 +22,7 @@ from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators._labels import Span
 from infoplane.estimators._pairwise import CentredRows, right_factor
 
+# Limits of log2 of a ratio.
 _LOWEST = {torch.float32: -125.0, torch.float64: -1020.0}
 _HIGHEST = 100.0
 # Direct distances carry the noise term -z . (x_i - x_j) to this spread; beyond, unequal rows are apart.
@@ -38,7 +39,8 @@ class Start:
 
 
 def _control(square: Tensor, dimensions: Tensor | int) -> Tensor:
-    """The first two Laguerre polynomials of |z|^2 / 2, orthogonal under its law Gamma(D / 2)."""
+    """(2, pairs, n) control variates from |z|^2 (pairs, n): Laguerre polynomials of |z|^2 / 2, of mean 0."""
+    # Orthogonal under its law, Gamma(D / 2), and scaled by what does not matter.
     half = dimensions / 2
     c = square / 2 - half
     return torch.stack([c, c * (c - 2) - half])
@@ -55,7 +57,7 @@ class Channel(ABC):
 
     @abstractmethod
     def start(self, a: Span, generator: torch.Generator) -> Start:
-        """Draw the noise of the rows of a span."""
+        """The factors of products for `pairs` pairs of noisy samples (+z and -z) of each row of a span."""
 
     @abstractmethod
     def exponents(self, a: Span, start: Start, b: Span) -> Iterator[Tensor]:
@@ -65,7 +67,7 @@ class Channel(ABC):
         """Yields the ratios (len(a), len(b)) of each draw; asking for the next draw overwrites them."""
         for out in self.exponents(a, start, b):
             if a.start == b.start:
-                out.fill_diagonal_(0.0)
+                out.fill_diagonal_(0.0)  # the ratio to the own component is 1
             out.clamp_(_LOWEST[self.dtype], _HIGHEST)
             yield torch.exp2(out, out=out)
 
@@ -89,6 +91,7 @@ class AdditiveChannel(Channel):
         dtype: torch.dtype | None = None,
         buffers: Buffers | None = None,
     ) -> None:
+        """Prepare rows (N, D) in an `order`, with noise of this std, for `pairs` pairs of draws of each."""
         self._rows = CentredRows(rows, std, order=order, dtype=dtype, rotate=True)
         self.pairs = pairs
         self.count, self.dtype = self._rows.count, self._rows.dtype
@@ -104,16 +107,18 @@ class AdditiveChannel(Channel):
         return torch.zeros_like(v) if self._apart else v * self._rows.ratio
 
     def start(self, a: Span, generator: torch.Generator) -> Start:
+        """The noise z of a span, as factors [-z, z . v, 0] of products."""
         v = self._vectors(a)
         z = torch.randn((self.pairs, *v.shape), generator=generator, device="cpu").to(v)
         control = _control(z.double().square().sum(2), v.shape[1])
-        z *= BITS_PER_NAT**0.5
+        z *= BITS_PER_NAT**0.5  # as v has this factor, too, products are in log2
         shift = (z * v).sum(2, keepdim=True)
         # Times the right factor [w, 1, -|w|^2/2] this is z . (v - w).
         tilts = torch.cat([-z, shift, torch.zeros_like(shift)], dim=2)
         return Start(base=self._rows.left(a.rows), tilts=list(tilts), control=control)
 
     def exponents(self, a: Span, start: Start, b: Span) -> Iterator[Tensor]:
+        """Yields log2 of the ratios (len(a), len(b)) for +z and -z of each pair of draws."""
         shape = len(a), len(b)
         # Results of one size are written over each other: fresh memory costs more than the arithmetic.
         if shape not in self._buffers:
@@ -146,9 +151,10 @@ class MultiplicativeChannel(Channel):
     Computed in float64; the rounding error is about 1e-16 D / s^2 nats.
     """
 
-    _CUT = 1e75
+    _CUT = 1e75  # largest 1 / x, whose square is finite
 
     def __init__(self, rows: Tensor, std: float, pairs: int, *, order: Tensor | None = None) -> None:
+        """Prepare the right factors of all rows (N, D); `std` is relative to each value."""
         chosen = (rows if order is None else rows[order]).double()
         largest = float(chosen.abs().max())
         chosen = chosen / largest if largest > 0 else chosen
@@ -173,6 +179,7 @@ class MultiplicativeChannel(Channel):
         self.spread = float((chosen - chosen[:1]).abs().max())
 
     def start(self, a: Span, generator: torch.Generator) -> Start:
+        """The noisy samples x (1 + s z) and x (1 - s z) of a span, as factors [t^2, t, 1, offset] of products."""
         x, alive = self._rows[a.rows], self._alive[a.rows]
         z = torch.randn((self.pairs, *x.shape), generator=generator, device="cpu").to(x)
         square = (z.square() * alive).sum(2, keepdim=True)
@@ -184,6 +191,7 @@ class MultiplicativeChannel(Channel):
         return Start(base=alive, tilts=list(lefts), control=control)
 
     def exponents(self, a: Span, start: Start, b: Span) -> Iterator[Tensor]:
+        """Yields log2 of the ratios (len(a), len(b)) for each draw; -inf for rows with other zeros."""
         apart = None
         if self._sparse:
             # Rows with the same units alive have as many in common as each has.
@@ -356,7 +364,7 @@ def weigh_draws(values: Tensor, control: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _without(value: Tensor, control: Tensor, fit_value: Tensor, fit_control: Tensor, axis: tuple[int, ...]) -> Tensor:
-    """Subtract from `value` the part that a least-squares fit of `fit_value` on `fit_control` explains."""
+    """`value` (pairs, n) less what `control` (k, pairs, n) explains of it, fitted by least squares on other rows."""
     # One control after the other is taken off the value and off the controls that follow (Gram-Schmidt), in plain sums
     # by row, which give the same bits on every device and in every block.
     residual = fit_value - fit_value.mean(axis, keepdim=True)

@@ -54,7 +54,7 @@ class Marginal(NamedTuple):
 
 
 def scaled_where_normal(ranked: Tensor, scaled: Tensor) -> Tensor:
-    """(N, D) units scaled only, of variance 1, where they are normal already, else their normal scores."""
+    """(N, D) of each unit the scaled values, if they are normal already, else its normal scores (`ranked`)."""
     # Ranks err by about 1 / sqrt(N) in each unit, and many units add that up: 3 nats of one latent in 12 turned units
     # would read 2.5.
     normal = (ranked * scaled).mean(0) > NORMAL * ranked.square().mean(0).sqrt()
@@ -115,9 +115,9 @@ class Coordinates(NamedTuple):
 
 
 def _leading(own: Tensor, other: Tensor, pairs: int, fitted: Tensor) -> Tensor:
-    """One side (N, p) with its coordinates beyond `pairs` turned: first those that follow products of the other side.
+    """`own` (N, p) with its coordinates beyond `pairs` turned: those that follow products of `other` come first.
 
-    What follows them no more than chance has it is 0.
+    Coordinates that follow them no more than chance would are 0.
     """
     rest, seen = own[:, pairs:], other[fitted][:, :FACTORS]
     if rest.shape[1] == 0 or pairs == 0:
@@ -132,7 +132,7 @@ def _leading(own: Tensor, other: Tensor, pairs: int, fitted: Tensor) -> Tensor:
 
 
 def _principal(columns: Tensor, fitted: Tensor, most: int) -> tuple[Tensor, float]:
-    """Principal coordinates (N, k) of variance 1 on the `fitted` rows, and the share of variance in them."""
+    """At most `most` principal coordinates (N, k), of variance 1 on the rows `fitted`, and their share of variance."""
     if columns.shape[1] == 0:
         return columns, 0.0
     everything = torch.arange(len(columns), device=columns.device)

@@ -26,15 +26,17 @@ COLUMN_GROUP = 32
 _BLOCK_ELEMENTS = 1 << 21
 _CUDA_BLOCK_ELEMENTS = 1 << 25
 _TILE_ELEMENTS = 1 << 17
+"""Keys of a block on a CPU, on an accelerator, and of a part of a block that stays in the cache."""
 _STEPS = 10_922.0
 """Whole steps of the largest deviation in 16-bit keys: what differs from 32,767 is farther than all, even wrapped."""
 _COARSE = 0.05
 """Root mean square deviation over the largest one from which such steps are fine enough."""
 _DIRECT_ELEMENTS = 1 << 18
+"""Differences that are held at a time where pairs are measured one by one."""
 _MANY = 32
 """Where more than one pair in this many is undecided, all pairs of these rows are measured."""
 _DIRECT = "donot_use_mm_for_euclid_dist"
-
+"""Mode of `torch.cdist` that takes differences, not products."""
 
 NORM = {"euclidean": 2.0, "max": math.inf}
 ALL = slice(None)
@@ -52,20 +54,20 @@ def lengths(rows: Tensor, own: Tensor, index: Tensor, metric: Metric) -> Tensor:
 
 
 def lengths_to_all(rows: Tensor, own: Tensor, metric: Metric, columns: slice = ALL) -> Tensor:
-    """Distances (n, w) of the rows `own` (n,) of (N, D) to some of them, float64; 0 to themselves."""
+    """Distances (n, w) of the rows `own` (n,) of `rows` (N, D) to `columns` of them, float64; 0 to themselves."""
     return torch.cdist(rows[own], rows[columns], p=NORM[metric], compute_mode=_DIRECT)
 
 
 def extent(rows: Tensor) -> float:
-    """The largest deviation of a value of (N, D) from the mean of its unit."""
+    """The largest deviation of a value of `rows` (N, D) from the mean of its unit."""
     return float((rows - rows.mean(0)).abs().max())
 
 
 def integers_serve(rows: Tensor, scale: float) -> bool:
-    """Whether whole steps of `scale` / 10922 are fine for rows (N, D): twice as fast as floats on a CPU.
+    """Whether distances of rows (N, D) may be whole steps of `scale` / 10922: twice as fast as floats on a CPU.
 
-    They leave a hundredth of the pairs at a distance undecided where an outlier sets the scale; not so where
-    the root mean square is a twentieth of it.
+    They leave a hundredth of the pairs undecided where an outlier sets the scale; not so where the root mean square of
+    the deviations is a twentieth of it.
     """
     return not on_accelerator(rows.device) and float(((rows - rows.mean(0)) / scale).square().mean().sqrt()) > _COARSE
 
@@ -77,6 +79,7 @@ class Keys:
     """
 
     def __init__(self, rows: Tensor, metric: Metric, scale: float | None = None, whole: bool | None = None) -> None:
+        """Prepare rows (N, D); `scale` and `whole` (keys in whole steps) are chosen for them unless given."""
         self.metric, self.squared = metric, metric == "euclidean"
         # On a GPU a float32 product may be rounded to TF32, and a float64 one costs no more.
         self.dtype = torch.float64 if on_accelerator(rows.device) else torch.float32
@@ -90,6 +93,7 @@ class Keys:
             v = self._rows.to(self.dtype)
             norm = v.double().square().sum(1, keepdim=True)
             square, one = norm.to(self.dtype), torch.ones_like(norm).to(self.dtype)
+            # Their product is |a|^2 - 2 a b + |b|^2.
             self._left = torch.cat([-2.0 * v, square, one], dim=1)
             self._right = torch.cat([v, one, square], dim=1)
             # Rounding of the inputs and of a product of length D + 2 whose terms sum to at most 2 (|a|^2 + |b|^2).
@@ -99,6 +103,7 @@ class Keys:
             self._steps = _STEPS if self.whole else 1.0
             columns = (self._rows.T * self._steps).contiguous()  # (D, N)
             self._columns = columns.round_().to(torch.int16) if self.whole else columns.to(self.dtype)
+            # Two values are rounded to half a step each; floats by the roundoff of both and of their difference.
             self.bound = torch.full_like(rows[:, :1], 1.001 if self.whole else 8.0 * roundoff)
         limit = _CUDA_BLOCK_ELEMENTS if on_accelerator(rows.device) else _BLOCK_ELEMENTS
         self.height = max(1, min(n, limit // n))
@@ -118,7 +123,7 @@ class Keys:
         return flat[:size].view(shape)
 
     def block(self, rows: slice) -> Tensor:
-        """Keys (n, width) of some rows against all; infinite on the row itself and beyond the last column."""
+        """Keys (n, width) of some rows against all; infinite for the row itself and in columns that only fill up."""
         whole = self._space("block", (rows.stop - rows.start, self.width), self.dtype)
         whole[:, self.count :] = math.inf
         out = whole[:, : self.count]
@@ -130,7 +135,7 @@ class Keys:
         return whole
 
     def between(self, rows: slice, columns: slice, out: Tensor | None = None) -> Tensor:
-        """Keys (n, w) of some rows against some, in the type they are computed in or written to `out`."""
+        """Keys (n, w) of `rows` against `columns`: in the type they are computed in, or written to `out`."""
         shape = rows.stop - rows.start, columns.stop - columns.start
         if self.squared:
             out = self._space("keys", shape, self.dtype) if out is None else out
@@ -140,7 +145,7 @@ class Keys:
         return largest if out is None else out.copy_(largest)
 
     def key(self, distance: Tensor) -> Tensor:
-        """The key of a distance, float64."""
+        """The exact key (float64) of a distance."""
         scaled = distance / self.scale
         return scaled.square() if self.squared else scaled * self._steps
 
@@ -165,12 +170,12 @@ class Keys:
         return torch.nextafter(low, -most), torch.nextafter(high, most)
 
     def flags(self, key: Tensor, limits: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Which keys are below the first limit, and up to the second, 0 or 1 in their own type, until the next call."""
+        """0 or 1, in the type of the keys, for keys below the first limit, then up to the second; overwritten later."""
         below, upto = (self._space(name, key.shape, key.dtype) for name in ("below", "upto"))
         return torch.lt(key, limits[0], out=below), torch.le(key, limits[1], out=upto)
 
     def cells(self, count: int, size: int) -> tuple[Tensor, Tensor]:
-        """`count` cells of `size` consecutive rows for `between_cells`: as they are, and as others, with a far cell."""
+        """`own` and `others` of `between_cells`: `count` cells of `size` rows, and in `others` one more, far off."""
         far = 32_767 if self.whole else math.inf
         fill = torch.nn.functional.pad
         if self.squared:
@@ -184,7 +189,7 @@ class Keys:
         return own.view(self.units, count, size), others.view(self.units, count + 1, size)
 
     def between_cells(self, own: Tensor, others: Tensor, cells: Tensor, met: Tensor) -> Tensor:
-        """Keys (B, H, W H) of the rows of `cells` (B,) against those of the cells `met` (B, W) of each."""
+        """Keys (B, H, W H) of the H rows of each of `cells` (B,) against all rows of the cells `met` (B, W) of it."""
         size, (count, width) = own.shape[1] if self.squared else own.shape[2], met.shape
         shape = count, size, width * size
         out = self._space("keys", shape, own.dtype)
@@ -195,7 +200,7 @@ class Keys:
         return self._largest_gap(own.index_select(1, cells)[..., None], other, out)
 
     def _largest_gap(self, own: Tensor, others: Tensor, out: Tensor) -> Tensor:
-        """The largest of the differences (D, ...) over the units, which lie along the first axis."""
+        """Write to `out` the largest absolute difference over the units, the first axis of `own` and `others`."""
         gap = self._space("gap", out.shape, out.dtype)
         torch.sub(own[0], others[0], out=out).abs_()
         for u in range(1, self.units):
@@ -211,6 +216,7 @@ class Within:
     """
 
     def __init__(self, keys: Keys, radius: Tensor, known: Tensor) -> None:
+        """Make room for the counts: without ties, and with."""
         self.keys, self.radius, self.known = keys, radius, known
         # Counts of floats are floats, the fastest sums.
         dtype = torch.int32 if keys.whole else keys.dtype
@@ -218,17 +224,19 @@ class Within:
         self._pairs: list[Tensor] = []
 
     def add(self, part: slice, key: Tensor) -> None:
-        """Count in keys (n, N) of some rows against all, themselves included."""
+        """Count, for the rows `part`, in their keys (n, N) against all rows, themselves included."""
         found = self._found[:, part]
         below, upto = self.keys.flags(key, self.keys.limits(self.radius[part], part))
         for flags, out in ((below, found[0]), (upto, found[1])):
             torch.sum(flags, 1, dtype=out.dtype, out=out)
-        # Where as many lie between as are known to be ties, these are they.
+        # Keys between the limits may be ties or not. Where they are as many as are known to be ties, they are these.
         left = (found[1] - found[0] != self.known[part]).nonzero()[:, 0]
         if len(left) == 0:
             return
         own = left + part.start
         row, column = (upto[left] != below[left]).nonzero(as_tuple=True)
+        # Many undecided pairs: all distances of these rows are measured at once. Few: they are noted and measured at
+        # the end, and until then count as farther than the radius.
         if len(row) > below.numel() // _MANY:
             inside = _within(self.keys.exact_to_all(own), self.radius[own, None])
             found[:, left] = inside.sum(2).to(found.dtype)
@@ -237,12 +245,12 @@ class Within:
             self._pairs.append(torch.stack([own[row], column]))
 
     def counts(self) -> tuple[Tensor, Tensor]:
-        """Others within the radius, ties included, and left out, (N,) int64."""
+        """How many other rows lie within the radius of each, with ties and without, (N,) int64 each."""
         return settled(self.keys, self.radius, self._found, self._pairs)
 
 
 def settled(keys: Keys, radius: Tensor, found: Tensor, pairs: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Others within `radius` (N,), ties included, and left out, (N,) int64: `found` (2, N) with undecided `pairs`."""
+    """Counts of other rows within `radius` (N,), with ties and without: `found` (2, N) and the undecided `pairs`."""
     if pairs:
         own, other = torch.cat(pairs, 1)
         inside = _within(keys.exact(own, other[:, None])[:, 0], radius[own])
@@ -252,5 +260,5 @@ def settled(keys: Keys, radius: Tensor, found: Tensor, pairs: list[Tensor]) -> t
 
 
 def _within(distance: Tensor, radius: Tensor) -> Tensor:
-    """Whether distances are below a radius, and up to it, ties included, (2, ...) bool."""
+    """(2, ...) bool: whether distances are below a radius, without ties, and up to it, with ties."""
     return torch.stack([distance < radius * (1.0 - TIE), distance <= radius * (1.0 + TIE)])

@@ -86,7 +86,7 @@ def class_information(a: Code, y: Tensor, k: int) -> Part:
 
 
 def _without(left_out: Tensor, found: Part) -> Part:
-    """The information of the rows that are kept, taken for all rows, with the share left out noted as `unused`."""
+    """`found`, of the rows kept, with the share of the rows `left_out` (N,) bool added to `unused`."""
     return found._replace(unused=found.unused + float(left_out.double().mean()))
 
 
@@ -103,7 +103,7 @@ def _counted(a: Tensor, b: Tensor) -> Part:
 
 
 def _continuous(a: Tensor, b: Tensor, k: int) -> Part:
-    """h(a) + h(b) - h(a, b) of rows (N, D), (N, D'), each entropy in coordinates whitened for itself."""
+    """Information h(a) + h(b) - h(a, b) of rows (N, D), (N, D'), each entropy in coordinates whitened for itself."""
     if len(a) < k + 2:
         return _UNUSED
     of_a, of_b, of_both = (_entropy(*whiten(rows), k) for rows in (a, b, torch.cat([a, b], dim=1)))
@@ -117,7 +117,7 @@ def _continuous(a: Tensor, b: Tensor, k: int) -> Part:
 
 
 def _classes(code: Tensor, y: Tensor, k: int) -> Part:
-    """I = h(code) - sum_y p(y) h(code|y) for the continuous rows."""
+    """Information h(code) - sum_y p(y) h(code|y) of continuous rows (N, D) and classes (N,)."""
     labels = torch.unique(y)
     if len(labels) == 1:
         return NOTHING
@@ -135,20 +135,22 @@ def _classes(code: Tensor, y: Tensor, k: int) -> Part:
 
 
 def _entropy_of_class(members: Tensor, k: int) -> Part:
-    """Entropy of one class, whitened only where it has more than twice as many rows as coordinates."""
+    """Entropy of the rows (n, D) of one class, whitened if they are more than twice as many as coordinates."""
+    # Of fewer rows the covariance would be chance.
     k = min(k, len(members) - 1)
     return _entropy(*(whiten(members) if len(members) > 2 * members.shape[1] else (members, 0.0, False)), k)
 
 
 def _entropy(rows: Tensor, log_volume: float, flat: bool, k: int) -> Part:
     """Entropy of whitened rows (N, D) in the units they had before; `log_volume` is what whitening took."""
+    # `flat`: whether whitening found a direction without variance.
     n, units = rows.shape
     far = max(k, min(_WIDER * k, n // 2))
     distances = Points(rows).nearest(max(far, min(2, n - 1)))[0]
     # Rows that meet more often than k times have no entropy; the floor keeps them finite, and they are flagged.
     near = distances.clamp(min=torch.finfo(torch.float64).eps)
     local, wide = (kozachenko_terms(near[:, j - 1], j, units) for j in (k, far))
-    full = n > _ENOUGH
+    full = n > _ENOUGH  # of fewer rows the dimension is too rough to find any missing
     missing = units - intrinsic_dimension(distances[:, : max(k, 2)]) if full else 0.0
     error = float(local.std()) / math.sqrt(n) if n > 1 else 0.0
     collapsed = flat or bool((distances[:, k - 1] < near[:, k - 1]).any())

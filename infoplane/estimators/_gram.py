@@ -43,6 +43,7 @@ class Distances:
         z = t.double()
         size = z.abs().amax((1, 2), keepdim=True)
         z = z / torch.where(size > 0, size, 1.0)
+        # Less the first row a constant unit is exactly 0.
         z = z - z[:, :1]
         z = z - z.mean(1, keepdim=True)
         spread = z.abs().amax((1, 2), keepdim=True)
@@ -58,7 +59,7 @@ class Distances:
 
     def gaussian(self, sigma: Tensor | float) -> Tensor:
         """(S, N, N) exp(-d^2 / 2 sigma^2), sigma > 0 a number or (S,)."""
-        ratio = (self.scale / sigma).clamp(max=1e150).square()[:, None, None]
+        ratio = (self.scale / sigma).clamp(max=1e150).square()[:, None, None]  # 1e150: its square is finite
         return torch.mul(self.squared, -0.5 * ratio).exp_()
 
     def median(self) -> Tensor:
@@ -100,7 +101,7 @@ def median_of_last(
 
 
 def kernel_width(rule: WidthRule, run_width: float | None, distances: Distances) -> Tensor:
-    """(S,) kernel widths by a rule: a number, the width of the run (else of the last snapshot), or of each snapshot."""
+    """(S,) kernel widths: the number `rule`, for "median" that of the run or last snapshot, or of each snapshot."""
     if not isinstance(rule, str):
         return torch.full_like(distances.scale, rule)
     if rule == "median" and run_width is not None:
@@ -147,7 +148,7 @@ class KernelOfRun(KernelMethod):
     run_sigma: float | None = prepared()
 
     def scaled(self, a: Tensor) -> Tensor:
-        """The rows (..., N, U) as the kernel takes them."""
+        """The rows (..., N, U) as the kernel takes them: as they are, unless a method scales them first."""
         return a
 
     def fixed(self, sigma: float, units: int) -> float:
@@ -165,7 +166,7 @@ class KernelOfRun(KernelMethod):
         return distances.gaussian(self.width_of(distances, t.shape[2]))
 
     def kernel_beside(self, a: Tensor) -> Tensor:
-        """(1, N, N) kernel of X or Y: of classes, or of real numbers with a width by the same rule for themselves."""
+        """(1, N, N) kernel of X or Y, `a` (N, ...): of classes, or Gaussian with a width by the rule for T."""
         if not a.is_floating_point():
             return same_class(a)[None]
         a = a.view(len(a), -1)
@@ -192,12 +193,13 @@ class KernelProblem(Problem):
     """Snapshots of a kernel method, as many at a time as their matrices leave room for."""
 
     def __init__(self, config: KernelMethod, given: Given) -> None:
+        """Note what one snapshot's matrices take, which decides how many snapshots go together."""
         super().__init__(config, given)
         self.bytes_each = 8 * config.matrices * self.samples**2
 
 
 def submatrix(a: Tensor, index: Tensor) -> Tensor:
-    """Some rows, and the same columns, of (S, N, N)."""
+    """The rows `index` (n,) and the same columns of `a` (S, N, N), (S, n, n)."""
     return a[:, index][:, :, index]
 
 

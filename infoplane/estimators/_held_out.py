@@ -15,6 +15,8 @@ from infoplane.estimators._scaling import zscore
 
 # The fitted samples may look this much better than the held-out ones, as a share of H(Y), or in bits a target.
 OVERFIT_SHARE, OVERFIT_BITS = 0.1, 0.25
+# A score test of features against residuals: random signs that give its law, standard scores from which it is no
+# chance, and bits from which it matters.
 WITNESS_DRAWS = 24
 WITNESS_Z = 4.0
 WITNESS_BITS = 0.02
@@ -32,6 +34,7 @@ class Classes(SoftmaxLoss):
     """Integer classes `y` (N,) from 0, predicted by a softmax."""
 
     def __init__(self, y: Tensor) -> None:
+        """Count the classes: priors, H(Y), and whether one has few samples."""
         super().__init__(y, int(y.max()) + 1)
         counts = torch.bincount(y)
         self.log_priors = (counts.double() / len(y)).log()  # (K,)
@@ -42,7 +45,10 @@ class Classes(SoftmaxLoss):
         self.few = len(y) < 10 * self.outputs or int(counts.min()) < 5
 
     def row_loss(self, scores: Tensor) -> Tensor:
-        """(S, F, N) nats. One part in N of the prediction is uniform: no sample costs more than ln(N K)."""
+        """Cross-entropy (S, F, N) in nats of each row, from scores (S, F, K, N).
+
+        One part in N of the prediction is uniform, so that no sample costs more than ln(N K).
+        """
         samples = scores.shape[3]
         if self.outputs == 1:
             return torch.zeros_like(scores[:, :, 0])
@@ -51,7 +57,7 @@ class Classes(SoftmaxLoss):
         return -torch.logaddexp(own + math.log1p(-1.0 / samples), floor)
 
     def pointwise(self, scores: Tensor, rows: Tensor) -> Tensor:
-        """(S, N) bits log2 p(y|t) - log2 p(y) of scores (S, F, K, N): the mean over the subsets (F, N) of each row."""
+        """Bits (S, N) log2 p(y|t) - log2 p(y) from scores (S, F, K, N), mean over the subsets (F, N) of each row."""
         gain = (-self.row_loss(scores) - self.log_prior) * BITS_PER_NAT
         return (gain * rows).sum(1) / rows.sum(0).clamp(min=1)
 
@@ -87,6 +93,7 @@ class Targets(SquaredLoss):
     """Real targets `y` (N,) or (N, k), as normal scores that are then whitened."""
 
     def __init__(self, y: Tensor, seed: int = 0) -> None:
+        """Rank and whiten the targets, and see whether they are jointly Gaussian; `seed` spreads tied values."""
         scores, repeated = normal_scores(y[:, None] if y.ndim == 1 else y, torch.Generator().manual_seed(seed))
         self.tied = bool(repeated.double().mean() > 0.01)
         # Directions of hardly any variance, as from targets that repeat one another, hold little but the rounding of
@@ -100,7 +107,7 @@ class Targets(SquaredLoss):
         self.few = len(y) < 30
 
     def row_loss(self, scores: Tensor) -> Tensor:
-        """(S, F, N) squared error."""
+        """Squared error (S, F, N) of each row, summed over the targets, from predictions (S, F, k', N)."""
         found: Tensor = (scores - self.targets).square().sum(2)
         return found
 
@@ -155,20 +162,22 @@ class Targets(SquaredLoss):
             covariance = _covariance(residual, samples)
             value = -0.5 * BITS_PER_NAT * torch.linalg.slogdet(covariance)[1]
             gain = self.targets.square().sum(0) - (residual * torch.linalg.solve(covariance, residual)).sum(1)
+            # 1.96 standard errors of half the gain.
             half = 0.98 * BITS_PER_NAT * gain.std(1) / math.sqrt(samples)
+            # Bits a target of the fitted rows, by their mean squared error, less those of held-out ones and the limit.
             loose = -0.5 * BITS_PER_NAT * (fitted / outputs + 2.0**-104).log() - value / outputs - OVERFIT_BITS
         return {"value": value, "half": half, "loose": loose > 0}
 
 
 def _covariance(residual: Tensor, samples: int) -> Tensor:
-    """Covariance (S, k, k) of residuals (S, k, N)."""
+    """Covariance (S, k, k) of residuals (S, k, N) of so many samples, never singular."""
     # Rounding keeps an exact prediction from -infinity: 52 bits of a target are all there is.
     least = 2.0**-104 * torch.eye(residual.shape[1], dtype=residual.dtype, device=residual.device)
     return residual @ residual.mT / samples + least
 
 
 def _score_test(residuals: Tensor, features: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Slope (S,), its standard score (S,), direction (S, K, N): do features (S, N, M) predict residuals (S, K, N)?"""
+    """Slope (S,), standard score (S,) and direction (S, K, N): how features (S, N, M) predict residuals (S, K, N)."""
     # The score test of the model with these features as well. |g|^2 of g = mean_i features_i residuals_i, without the
     # terms i = j that it has by chance, is the slope of the loss along the direction features . g. Random signs of
     # the residuals give the law of the slope where there is nothing to predict.
@@ -176,6 +185,7 @@ def _score_test(residuals: Tensor, features: Tensor, seed: int) -> tuple[Tensor,
     own = (features.square().sum(2) * residuals.square().sum(1)).sum(1)
 
     def slope(r: Tensor) -> tuple[Tensor, Tensor]:
+        """|g|^2 (S,) without the terms i = j, and g (S, K, M), of residuals r."""
         g = r @ features / samples
         return g.square().sum((1, 2)) - own / samples**2, g
 
@@ -188,7 +198,7 @@ def _score_test(residuals: Tensor, features: Tensor, seed: int) -> tuple[Tensor,
 
 
 def _material(slope: Tensor, z: Tensor, curvature: Tensor) -> Tensor:
-    """Whether one Newton step along the direction gains more than chance, and more than `WITNESS_BITS`."""
+    """(S,) whether a Newton step of this slope and curvature gains more than chance, and than `WITNESS_BITS`."""
     gain = slope.square() / (2 * curvature.clamp(min=1e-300)) * BITS_PER_NAT
     return (z > WITNESS_Z) & (gain > WITNESS_BITS) & (slope > 0)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+# Newton steps of a fit, and conjugate directions of a step, at most.
 MAX_STEPS = 60
 MAX_DIRECTIONS = 60
 # Newton's estimate of how far the objective is above its minimum, in nats a row.
@@ -44,17 +45,21 @@ class SoftmaxLoss:
         return scores.gather(2, self.y.expand(*scores.shape[:2], 1, -1))[:, :, 0]
 
     def value(self, scores: Tensor, rows: Tensor) -> Tensor:
+        """Cross-entropy (S, F) in nats, summed over the rows of each subset."""
         return ((torch.logsumexp(scores, 2) - self.own_score(scores)) * rows).sum(2)
 
     def slope(self, scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Derivative (S, F, K, N) p - y by the scores, and p as the state: both 0 outside the subsets."""
         p, outside = torch.softmax(scores, 2), ~rows[:, None]
         return (p - self._onehot).masked_fill_(outside, 0.0), p.masked_fill(outside, 0.0)
 
     def curve(self, state: Tensor, direction: Tensor, rows: Tensor) -> Tensor:
+        """The second derivative, diag(p) - p p' for each row, times a direction (S, F, K, N)."""
         out = state * direction
         return out.sub_(state * out.sum(2, keepdim=True))
 
     def curvature(self, state: Tensor, rows: Tensor) -> Tensor:
+        """Mean diagonal (S, F) of the second derivative, p - p^2, over classes and rows."""
         return (state - state.square()).mean(2).sum(2) / rows.sum(1)
 
 
@@ -65,16 +70,20 @@ class SquaredLoss:
         self.outputs, self.targets = targets.shape[1], targets.T.double().contiguous()
 
     def value(self, scores: Tensor, rows: Tensor) -> Tensor:
+        """Half the squared error (S, F), summed over targets and the rows of each subset."""
         return 0.5 * self.slope(scores, rows)[0].square().sum((2, 3))
 
     def slope(self, scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Errors (S, F, k, N), the derivative by the scores, 0 outside the subsets; and again, as the state."""
         error = (scores - self.targets).masked_fill_(~rows[:, None], 0.0)
         return error, error
 
     def curve(self, state: Tensor, direction: Tensor, rows: Tensor) -> Tensor:
+        """The second derivative, 1, times a direction (S, F, k, N): 0 outside the subsets."""
         return direction.masked_fill(~rows[:, None], 0.0)
 
     def curvature(self, state: Tensor, rows: Tensor) -> Tensor:
+        """Mean diagonal (S, F) of the second derivative: 1."""
         return state.new_ones(state.shape[:2])
 
 
@@ -108,10 +117,12 @@ class Fit:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products (S, F) of weights (S, F, K, r)."""
     return (a * b).sum((2, 3))
 
 
 def _wide(per_problem: Tensor) -> Tensor:
+    """A number of each problem (S, F) as (S, F, 1, 1), to go with weights and scores."""
     return per_problem[:, :, None, None]
 
 
@@ -182,17 +193,18 @@ class _Working:
     place: tuple[Tensor, Tensor]
 
     def __post_init__(self) -> None:
+        """Add the design in float32, the rows of each subset and the objective at these weights."""
         self.coarse = self.design.float()
         self.count = self.rows.sum(1)  # (F,)
         self.current = self._objective(self.scores, self.weights)
 
     def store(self, found: Fit) -> None:
-        """Write these weights to their places among the fits of all problems."""
+        """Write weights, scores and what has converged to their places in `found`, the fits of all problems."""
         found.weights[self.place], found.scores[self.place] = self.weights, self.scores
         found.converged[self.place] = self.converged
 
     def shrunk(self, found: Fit) -> _Working:
-        """These problems without the snapshots and subsets in which nothing is left to do, which are stored."""
+        """The problems of snapshots and subsets that still have work; the others are stored in `found` and dropped."""
         snapshots, subsets = self.working.any(1), self.working.any(0)
         if bool(snapshots.all()) and bool(subsets.all()):
             return self
@@ -216,14 +228,17 @@ class _Working:
         coarse_state, ridge = state.float(), self.penalty.float()
 
         def hessian(v: Tensor) -> Tensor:
+            """The second derivative of the objective times weights (S, F, K, r), in float32."""
             return self._back(self.loss.curve(coarse_state, self._scores_of(v), self.rows)) + ridge * v
 
+        # The preconditioner takes the second derivative to be diagonal, with one curvature for all rows.
         inverse = 1.0 / (self.squares[:, None, None, :] * _wide(scale) + self.penalty)
         step = _conjugate_gradients(hessian, gradient.float(), inverse.float(), self.working, self.count).double()
         descent = -_dot(gradient, step)
         done = self.working & (0.5 * descent <= self.tolerance * self.count)
         move = self._scores_of(step)
         length = self.working.double()
+        # Steps are halved until the objective falls by 1e-4 of what the slope promises (Armijo), 30 times at most.
         for _ in range(31):
             scores, weights = self.scores + _wide(length) * move, self.weights + _wide(length) * step
             trial = self._objective(scores, weights)
@@ -232,6 +247,7 @@ class _Working:
             if not bool(bad.any()):
                 break
             length = torch.where(bad, 0.5 * length, length)
+        # Where even the shortest step helps nothing, the weights stay and the problem ends without having converged.
         stuck = self.working & ~done & ~(trial <= self.current)
         self.scores = torch.where(_wide(stuck), self.scores, scores)
         self.weights = torch.where(_wide(stuck), self.weights, weights)
@@ -250,6 +266,7 @@ class _Working:
         return (per_row.flatten(1, 2) @ matrix).view(*per_row.shape[:3], matrix.shape[2])
 
     def _objective(self, scores: Tensor, weights: Tensor) -> Tensor:
+        """Loss and penalty (S, F)."""
         return self.loss.value(scores, self.rows) + 0.5 * (self.penalty * weights.square()).sum((2, 3))
 
 
@@ -260,7 +277,8 @@ def _conjugate_gradients(
     working: Tensor,
     count: Tensor,
 ) -> Tensor:
-    """Approximate -H^-1 gradient for the working problems: the nearer the minimum, the closer."""
+    """The Newton step (S, F, K, r), -H^-1 gradient, of the working problems, more exact the nearer the minimum."""
+    # `inverse` is the preconditioner, `count` (F,) the rows of each subset.
     step = torch.zeros_like(gradient)
     residual = torch.where(_wide(working), -gradient, 0.0)
     z = inverse * residual

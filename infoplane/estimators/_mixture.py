@@ -43,6 +43,7 @@ class MixtureProblem(Problem):
     several_labels = False
 
     def __init__(self, config: Any, given: Given, head: Tensor | None = None) -> None:
+        """Group the rows `head` by class and find the entropies of Y and X and the shuffles."""
         super().__init__(config, given)
         self.x_ids, self.dtype = given.x_ids, DTYPES[config.dtype]
         self.head = torch.arange(len(given.y), device=given.y.device) if head is None else head
@@ -73,7 +74,7 @@ class MixtureProblem(Problem):
         return torch.zeros((), dtype=torch.float64, device=self.t.device)
 
     def null_of(self, found: dict[str, Tensor]) -> Null | None:
-        """The null of I(T;Y), where labels were shuffled."""
+        """The null of I(T;Y) from "null" (S, draws); None where labels were not shuffled."""
         return Null(*interval_95(found["null"]), slack=1e-9) if "null" in found else None
 
     def saturated(self, found: dict[str, Tensor], i_xt: str, i_ty: str, ceiling: Tensor) -> Tensor:
@@ -88,6 +89,7 @@ class NullColumns:
     """
 
     def __init__(self, shuffled: Tensor, classes: int) -> None:
+        """Make the columns from shuffled labels (R, N) of so many classes."""
         self._label, self._classes = shuffled, classes  # (R, N)
         kept = torch.arange(classes - 1, device=shuffled.device)
         # (R (K - 1), N)
@@ -110,7 +112,7 @@ def columns_pay(classes: int, samples: int, units: int, draws: int) -> bool:
     Times of one draw in ns as measured on one core: a column 0.035 per pair of rows; a pair within a class
     1.5 + D / 15 of which symmetry saves up to a half, and 0.1 ms for each class.
     """
-    if 16 * draws * (classes - 1) * samples > 32 << 20:
+    if 16 * draws * (classes - 1) * samples > 32 << 20:  # columns and their products would take more than 32 MiB
         return False
     pairs = samples**2 / classes * min(1.0, 0.5 + 256 * classes / samples)
     return 0.035 * (classes - 1) * samples**2 <= (1.5 + units / 15) * pairs + 1e5 * classes
@@ -128,7 +130,7 @@ def log2_ratio_mean(size: Tensor | float, sums: Tensor) -> Tensor:
 
 
 def positive_std(std: float, layer: Tensor) -> float:
-    """The std as a divisor; a tiny one for 0, at which only equal rows of the layer overlap."""
+    """`std`, or for 0 a number so small beside the layer's values that only equal rows overlap: it is a divisor."""
     if std > 0:
         return std
     largest = float(torch.maximum(layer.max(), -layer.min()))

@@ -24,13 +24,13 @@ _TERMS = 1 << 20
 
 
 class NeighborValue(NamedTuple):
-    """One value in nats, the share of tied rows, the intrinsic dimension seen, and nats that the formula lacks."""
+    """One value in nats, and what there is to doubt about it."""
 
     nats: Tensor
-    tied: float = 0.0
-    dimension: float = 0.0
-    degenerate: bool = False
-    short: float = 0.0
+    tied: float = 0.0  # share of rows with an equal or a tied neighbour
+    dimension: float = 0.0  # intrinsic dimension by the same distances
+    degenerate: bool = False  # a side is constant
+    short: float = 0.0  # nats that the formula is too low by, as far as known
 
 
 def scaled_block(block: Tensor, scale: Scale) -> Tensor:
@@ -40,7 +40,7 @@ def scaled_block(block: Tensor, scale: Scale) -> Tensor:
     if scale == "unit" or not bool(varies.any()):
         return z[:, varies]
     chosen = block[:, varies].double()
-    chosen = chosen / chosen.abs().max()
+    chosen = chosen / chosen.abs().max()  # so that no square leaves the range
     chosen = chosen - chosen.mean(0)
     return chosen / chosen.square().mean().sqrt()
 
@@ -57,7 +57,7 @@ class _OwnClass(NamedTuple):
 
 
 def _own_class(rows: Tensor, y: Tensor, counts: Tensor, k: int, metric: Metric) -> _OwnClass:
-    """Find the k nearest rows of each row in its own class, or all others where the class has fewer."""
+    """The k nearest rows (N, D) of each row in its own class of `y` (N,), or all others where the class has fewer."""
     order, sizes = y.argsort(stable=True), counts.tolist()
     # Blocks take long to set up for a few rows.
     trees = [True if size <= _FEW or rows.shape[1] <= _TREE_UNITS else None for size in sizes]
@@ -71,6 +71,7 @@ def _own_class(rows: Tensor, y: Tensor, counts: Tensor, k: int, metric: Metric) 
     found = torch.empty_like(by_class).index_copy_(0, order, by_class)
     neighbors = (counts[y] - 1).clamp(max=k)
     radius = found.gather(1, (neighbors - 1).clamp(min=0)[:, None])[:, 0].where(neighbors > 0, 0.0)
+    # Without ties the radius has the k neighbours, the last of them on its edge. Only with ties are they counted.
     closed, opened = neighbors.clone(), (neighbors - 1).clamp(min=0)
     tied = ((found[:, 1:] <= found[:, :-1] * (1 + TIE)) & found[:, 1:].isfinite()).any(1)
     if bool(tied.any()):
@@ -179,7 +180,7 @@ def mean_digamma_of_rank(inside: Tensor, shell: Tensor, own: Tensor, place: Tens
     widest = int((cases[:, 1] - cases[:, 2]).max()) + 1
     step = max(1, _TERMS // widest)
     for start in range(0, len(cases), step):
-        values[start : start + step] = _by_terms(cases[start : start + step])
+        values[start : start + step] = _by_terms(cases[start : start + step])  # each different case once
     out[rest] = values[number]
     return out
 
@@ -198,5 +199,5 @@ def _by_terms(cases: Tensor) -> Tensor:
 
 
 def _log_choose(n: Tensor, k: Tensor) -> Tensor:
-    """log of the binomial coefficient C(n, k)."""
+    """log of the binomial coefficients C(n, k), elementwise."""
     return torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)

@@ -43,10 +43,14 @@ _CUBE_UNITS = 2
 _DOUBTED = 8
 """Blocks take over where a list leaves more than one row in so many open."""
 _CHUNK = 1 << 20
+"""Numbers that are held at a time where rows ask a tree or all others."""
 
 _GROUPED_COLUMNS = 1024
+"""Columns from which candidates are looked for in groups first."""
 _PACKED_COLUMNS = 512
+"""Columns up to which a key and its column are packed into one number."""
 _SPARE = 12
+"""Candidates more than neighbours in the second try."""
 
 
 class Points:
@@ -56,6 +60,7 @@ class Points:
     """
 
     def __init__(self, rows: Tensor, metric: Metric = "euclidean", *, tree: bool | None = None) -> None:
+        """Keep rows (N, D) and decide between a tree and blocks; ValueError for an unknown metric."""
         if metric not in NORM:
             raise ValueError(f"metric must be 'euclidean' or 'max', got {metric!r}")
         self.rows, self.metric = rows.double(), metric
@@ -64,7 +69,7 @@ class Points:
         self.uses_tree = self.prefers_tree(TREE_UNITS[metric], self.units)
 
     def prefers_tree(self, limit: int, units: int) -> bool:
-        """Whether a tree finds neighbours in `units` coordinates sooner than blocks, where the caller has no wish."""
+        """The caller's wish, else whether a tree is sooner in `units` coordinates; `limit` is that for 1,000 rows."""
         return units <= limit + math.log2(max(self.count, 1) / 1000) if self.wish is None else self.wish
 
     @functools.cached_property
@@ -79,7 +84,7 @@ class Points:
         return value, order
 
     def in_tree(self, k: int) -> tuple[Array, Array]:
-        """Distances and indices (N, k) of the nearest from the tree, a row itself among them."""
+        """Distances and indices (N, k) of the k nearest rows by the tree; each row is among its own."""
         order = self.tree.indices  # rows that are near each other ask for the same part of the tree
         distance, index = np.empty((self.count, k)), np.empty((self.count, k), order.dtype)
         distance[order], index[order] = self.tree.query(self.tree.data[order], k=k, p=NORM[self.metric])
@@ -132,12 +137,13 @@ class Points:
 
 
 def _check_k(k: int, count: int) -> None:
+    """Raise ValueError unless k is from 1 to count - 1."""
     if not 1 <= k < count:
         raise ValueError(f"n_neighbors must be at least 1 and below the number of samples ({count}), got {k}")
 
 
 def _without_self(distance: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Drop each row's own index from its k + 1 nearest, or the last one where many equal rows have crowded it out."""
+    """The k + 1 nearest less each row's own index, (N, k); where equal rows have crowded it out, the last goes."""
     own = index == torch.arange(len(index), device="cpu")[:, None]
     if bool(own[:, 0].all()):
         return distance[:, 1:], index[:, 1:]
@@ -147,7 +153,7 @@ def _without_self(distance: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _nearest_by_blocks(space: Keys, k: int) -> tuple[Tensor, Tensor]:
-    """Distances and indices (N, k) of the k nearest others."""
+    """Distances and indices (N, k) of the k nearest others, from blocks of keys."""
     found = [_nearest_in_block([space], rows, space.block(rows), k) for rows in space.spans()]
     return torch.cat([distance for distance, _ in found]), torch.cat([index for _, index in found])
 
@@ -176,7 +182,7 @@ def _nearest_of_all(distance: Tensor, own: Tensor, k: int) -> tuple[Tensor, Tens
 
 
 def _proven(spaces: list[Keys], own: Tensor, block: Tensor, k: int, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Distances and indices (n, k) of the nearest of `wanted` candidates, and the rows where others may be nearer."""
+    """Distances, indices (n, k) of the nearest of `wanted` candidates, and the rows in which others may be nearer."""
     index, limit = _candidates(block, wanted)
     distance = functools.reduce(torch.maximum, [space.exact(own, index) for space in spaces])
     distance, order = distance.sort(dim=1, stable=True)
@@ -187,14 +193,15 @@ def _proven(spaces: list[Keys], own: Tensor, block: Tensor, k: int, wanted: int)
 
 
 def _candidates(block: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
-    """Columns (n, wanted) with the smallest keys, and a key (n,) that all others reach."""
+    """Columns (n, wanted) with the smallest keys of a block (n, w), and a key (n,) that no other column is below."""
     width = block.shape[1]
     if width < _GROUPED_COLUMNS or wanted > width // COLUMN_GROUP // 2:
         key, index = torch.topk(block, min(wanted + 1, width), dim=1, largest=False)
         if key.shape[1] <= wanted:  # nothing is left out
             return index, torch.full_like(key[:, 0], math.inf)
         return index[:, :wanted], key[:, wanted]
-    # A column that is among the nearest makes its group's minimum at least as small.
+    # Columns in groups of 32: the groups with the smallest minima hold the smallest keys. `others` is the smallest
+    # minimum that was left out, `rest` the smallest key left out within the groups.
     groups = width // COLUMN_GROUP
     group, others = _smallest(block.view(len(block), COLUMN_GROUP, groups).amin(1), wanted)
     member = (group[:, :, None] + groups * torch.arange(COLUMN_GROUP, device=block.device)).flatten(1)
@@ -208,7 +215,7 @@ def _smallest(keys: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
     if on_accelerator(keys.device) or width > _PACKED_COLUMNS:
         key, index = torch.topk(keys, wanted + 1, dim=1, largest=False)
         return index[:, :wanted], key[:, wanted]
-    # Bits of floats that are not negative are ordered as they are. The last ones make room for the column, so
+    # Bits of floats that are not negative are ordered as they are. The last bits make room for the column's number, so
     # that numpy's partition, several times faster than one that moves indices along, finds it too.
     room = (1 << (width - 1).bit_length()) - 1
     packed = keys.clamp(min=0.0).view(torch.int32).bitwise_and_(~room)
@@ -232,7 +239,7 @@ def pair_counts(x: Points, y: Points, k: int, counted: Counted = "open") -> tupl
     _check_k(k, x.count)
     one_norm = x.metric == "max" or x.units == y.units == 1
     which = 1 if counted == "open" else 0
-    # Which of several tied neighbours are taken decides a rectangle: blocks, as ever, where a list has another order.
+    # Which of several tied neighbours are taken decides a rectangle: there blocks do it, as a tree has other orders.
     nearest = None if counted == "rectangle" and not one_norm else _nearest_in_both(x, y, k)
     if nearest is None:
         distance, found = _in_blocks(x, y, k, counted)
@@ -253,7 +260,7 @@ def _reach(points: Points, own: Tensor, index: Tensor, distance: Tensor, counted
 
 
 def _in_blocks(x: Points, y: Points, k: int, counted: Counted) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """Distances (N, k) in the joint space, and counts in both: each block of keys serves for all of them."""
+    """Distances (N, k) in the joint space, and the counts with and without ties in x and in y, from blocks of keys."""
     scale = max(extent(x.rows), extent(y.rows)) or 1.0  # the keys of both are compared with each other
     whole = all(integers_serve(p.rows, scale) for p in (x, y))
     spaces = [Keys(p.rows, p.metric, scale, whole) for p in (x, y)]
@@ -280,6 +287,7 @@ def _nearest_in_both(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | No
     distance = torch.empty(x.count, k, dtype=torch.float64, device="cpu")
     index = torch.empty(x.count, k, dtype=torch.int64, device="cpu")
     left = torch.from_numpy(tree.tree.indices)
+    # Rows ask for longer lists until their k nearest are certain.
     for wanted in (2 * k + 3, 5 * k + 3, 8 * k + 17):
         unsafe = []
         for few in torch.split(left, max(1, _CHUNK // (wanted * (x.units + y.units)))):
@@ -302,7 +310,7 @@ def _nearest_in_both(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | No
 
 
 def _enclosing_tree(x: Points, y: Points) -> tuple[Points, float]:
-    """A joint space in which a length, times the number, is no more than the larger of the lengths in both blocks."""
+    """A joint space of x and y, and a factor: a length there times it is at most the larger one in x and y."""
     if max(x.units, y.units) <= _CUBE_UNITS:
         return Points(torch.cat([x.rows, y.rows], dim=1), "max", tree=True), 1.0 - 1e-12
     # Of units times sqrt(D) the Euclidean length is at most sqrt(D + D') times the larger length of both blocks; with

@@ -49,7 +49,7 @@ class NoisyMethod(Method):
 
 
 def checked_by_labels(found: dict[str, Quantity]) -> dict[str, Quantity]:
-    """The quantities of one call, with those flagged that data processing speaks against."""
+    """The quantities of one call, `unreliable` where I(X;T) is less than I(T;Y), which cannot be."""
     of_x, of_y = found.get("I(X;T)"), found.get("I(T;Y)")
     if of_x is None or of_y is None:
         return found
@@ -72,7 +72,7 @@ def is_random(config: NoisyMethod) -> bool:
 
 
 def random_inputs(config: NoisyMethod, given: Given) -> Tensor | None:
-    """The inputs (N, F) for I(X;T), None where T has no noise; ValueError without them, or where rows show no noise."""
+    """The inputs (N, F) for I(X;T), None for a layer without noise; ValueError if inputs or recorded noise lack."""
     if not is_random(config):
         return None
     x = given.features(keep=True)
@@ -87,7 +87,7 @@ def random_inputs(config: NoisyMethod, given: Given) -> Tensor | None:
 
 
 def with_noise(layer: Tensor, config: NoisyMethod) -> Tensor:
-    """A layer (N, U) with noise of the network drawn anew, where the recorded value is without it."""
+    """The layer (N, U) as the network has it: noise is drawn and added if the value was recorded without it."""
     if config.noise != "network" or not config.network_clean or config.network_std is None:
         return layer
     generator = torch.Generator().manual_seed(config.seed)
@@ -97,7 +97,7 @@ def with_noise(layer: Tensor, config: NoisyMethod) -> Tensor:
 
 
 def _refuse_deterministic(t: Tensor, x_ids: Tensor) -> None:
-    """Raise ValueError where all rows of every repeated input agree."""
+    """Raise ValueError if inputs in `x_ids` (N,) repeat and all rows of one input are equal in `t` (S, N, U)."""
     order = torch.argsort(x_ids, stable=True)
     same_input = x_ids[order][1:] == x_ids[order][:-1]
     if not bool(same_input.any()):

@@ -32,6 +32,7 @@ from infoplane.estimators._labels import Span, block_size, class_spans
 
 FLOAT32_REACH = 1e3
 GRAM_REACH = 1e12
+"""Largest spread q for products in float32, and for products at all."""
 # Powers of two below these would leave the normal numbers at their fourth power; denormals are many times
 # slower, and what is cut off is below 4e-10 (float32) and 1e-76 (float64) beside a sum of at least 1.
 _FLOOR = {torch.float32: -31.0, torch.float64: -252.0}
@@ -89,6 +90,7 @@ class CentredRows:
         dtype: torch.dtype | None = None,
         rotate: bool = False,
     ) -> None:
+        """Centre and scale the rows, and choose the precision by their spread."""
         self._rows, self._order, self.wide = rows, order, wide
         factor = 0.5 if wide else 1.0
         self.count = len(rows) if order is None else len(order)
@@ -97,11 +99,12 @@ class CentredRows:
         # numbers; two factors, for the smallest denormal needs 2^1074.
         exponent = -math.frexp(float(torch.maximum(rows.max(), -rows.min())))[1]
         self._scale = (math.ldexp(1.0, exponent // 2), math.ldexp(1.0, exponent - exponent // 2))
+        # The std on the same scale, within limits by which all divisions stay in the range of float64.
         noise = min(max(std * self._scale[0] * self._scale[1], 1e-290), 1e150)
         self._extra = None if extra is None else extra * noise
         self.units = rows.shape[1] + (0 if extra is None else extra.shape[1])
         cached = 8 * self.count * self.units <= CACHED_BYTES
-        self._step = self.count if cached else max(1, (1 << 20) // (8 * self.units))
+        self._step = self.count if cached else max(1, (1 << 20) // (8 * self.units))  # rows in 1 MiB
         # Centring on a row first makes a constant unit exactly zero.
         self._centre = torch.zeros(self.units, dtype=torch.float64, device=rows.device)
         self._centre = self._raw(slice(0, 1))[0].clone()
@@ -139,11 +142,11 @@ class CentredRows:
         return r.T.contiguous()
 
     def _parts(self) -> Iterator[slice]:
-        """Slices of rows that are made in float64 at a time."""
+        """Slices of all rows, each of as many as are made in float64 at a time."""
         return (slice(i, min(i + self._step, self.count)) for i in range(0, self.count, self._step))
 
     def _raw(self, part: slice, units: slice = slice(None)) -> Tensor:
-        """Centred rows in units of the noise, in float64."""
+        """Some rows (n, D), in the order asked for, brought near 1 and centred, in float64."""
         pick = part if self._order is None else self._order[part]
         raw = self._rows[:, units][pick].double() * self._scale[0] * self._scale[1]
         if self._extra is not None:
@@ -151,7 +154,7 @@ class CentredRows:
         return raw - self._centre[units]
 
     def _scaled(self, part: slice) -> Tensor:
-        """Rows as `take` gives them, made anew."""
+        """Centred rows (n, D) times `ratio` (not where distances are `direct`), in the type of the products."""
         raw = self._raw(part)
         return (raw if self.direct else raw.mul_(self.ratio)).to(self.dtype)
 
@@ -183,7 +186,7 @@ class CentredRows:
         return self._right[part]
 
     def exponents(self, left: Tensor, right: Tensor, out: Tensor) -> Tensor:
-        """Write -|v - w|^2 / 2 for each row v of the left factor and w of the right one to `out`."""
+        """Write -|v - w|^2 / 2 to `out` (n, m), for the rows v of a `left` factor and w of a `right` one."""
         if not self.direct:
             return torch.mm(left, right.T, out=out)
         distances = torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist")
@@ -209,6 +212,7 @@ class PairKernel:
     """
 
     def __init__(self, rows: CentredRows, largest: int) -> None:
+        """Make the buffer for blocks of up to `largest` rows by `largest`."""
         self._rows, self.kinds = rows, 2 if rows.wide else 1
         self._buffer = torch.empty(self.kinds * largest**2, dtype=rows.dtype, device=rows.device)
         self._views: dict[tuple[int, int], Tensor] = {}
@@ -223,7 +227,7 @@ class PairKernel:
             self._views[shape] = both
         out = self._rows.exponents(left, right, both[0]).clamp_(self._floor, 0.0)
         if a.start == b.start:
-            out.fill_diagonal_(0.0)
+            out.fill_diagonal_(0.0)  # a row and itself, whose distance rounding may have moved
         torch.exp2(out, out=out)
         if self.kinds == 2:
             torch.mul(out, out, out=both[1])
@@ -282,6 +286,7 @@ def kernel_sums(
         product = torch.zeros(len(columns), n, dtype=torch.float64, device=device)
         columns = columns.to(rows.dtype)
     label = torch.repeat_interleave(torch.tensor(list(counts), device=device), output_size=n)
+    # `across` has the sums over pairs of unlike classes, `within` those of one class: each pair goes into one of them.
     for a, left, b, right in _pairs_of_spans(rows, spans, within_only):
         k = kernel.block(a, left, b, right)
         if product is not None and columns is not None:
@@ -310,7 +315,7 @@ def _add_sums(sums: Tensor, block: Tensor, a: Span, b: Span) -> None:
 def _pairs_of_spans(
     rows: CentredRows, spans: Sequence[Span], within_only: bool
 ) -> Iterator[tuple[Span, Tensor, Span, Tensor]]:
-    """Every pair of spans once, the first not after the second, with the factors of both."""
+    """Yields every pair of spans once, the first not after the second, as (a, left of a, b, right of b)."""
     # Rows whose right factors are not kept make them once for as many left factors as can be held.
     held_bytes = rows.dtype.itemsize * (rows.units + 2) * max(len(span) for span in spans)
     step = 1 if rows.keeps_right else max(1, CACHED_BYTES // 2 // held_bytes)

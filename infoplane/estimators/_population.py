@@ -25,7 +25,7 @@ ESTIMAND = "noisy-population"
 
 
 def halves(samples: int, seed: int) -> Iterator[Tensor]:
-    """Yields both halves of each random split, as sorted rows."""
+    """Yields sorted row numbers of both halves of each of `SPLITS` random splits."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(SPLITS):
         order = torch.randperm(samples, generator=generator, device="cpu")
@@ -36,7 +36,7 @@ def halves(samples: int, seed: int) -> Iterator[Tensor]:
 def continued(
     found: Mapping[str, Quantity], parts: Sequence[Mapping[str, Quantity]], *, classes: bool
 ) -> dict[str, Quantity]:
-    """The informations of the law, 2 I(N) - mean I(N / 2), from those of all samples and of halves in pairs."""
+    """The quantities with 2 I(N) - mean I(N / 2) for each information I; `parts` are those of `halves`, in order."""
     # Nulls are left out. Where I(X;T), or I(X;T|Y), is too close to saturation, so is their difference I(T;Y).
     names = [name for name, q in found.items() if q.unit == BIT and not name.endswith((" null", " upper", " lower"))]
     grown = {name: found[name].value - _mean([part[name].value for part in parts]) for name in names}
@@ -67,7 +67,7 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
 
 
 def _half_width(q: Quantity, parts: Sequence[Tensor]) -> Tensor:
-    """Half the width of the 95 % interval, from the random choice of the inputs and the Monte Carlo error."""
+    """Half the width (S,) of the 95 % interval: from the differences of halves and the Monte Carlo error of `q`."""
     # The two halves of a split are independent and each has twice the variance: their difference has four times it.
     squares = [(a - b).square() / 4.0 for a, b in zip(parts[::2], parts[1::2], strict=True)]
     sampling = float(stdtrit(SPLITS, 0.975)) ** 2 * _mean(squares)
@@ -99,7 +99,7 @@ def refuse_whole_population(x_ids: Tensor, x: Tensor | None) -> None:
 
 
 def _combinations(x: Tensor, samples: int) -> float:
-    """How many inputs the values of the features (N, F) can make; infinite where that is many, or not known."""
+    """How many inputs the values of the features `x` (N, F) can make; infinite if more than matter, or not known."""
     possible = 1
     for column in x.T:
         values = len(torch.unique(column))

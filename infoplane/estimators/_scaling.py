@@ -24,7 +24,7 @@ def zscore(t: Tensor) -> Tensor:
     # Division before anything is squared: 1e300 and 1e-300 are ordinary values.
     z = z / torch.where(largest > 0, largest, torch.ones_like(largest))
     z = z - z.mean(-2, keepdim=True)
-    z = z - z.mean(-2, keepdim=True)
+    z = z - z.mean(-2, keepdim=True)  # again, for what rounding of a large mean has left
     std = z.square().mean(-2, keepdim=True).sqrt()
     varies = std > 4 * eps
     return torch.where(varies, z / torch.where(varies, std, torch.ones_like(std)), torch.zeros_like(z))
@@ -62,7 +62,7 @@ def numbered_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def first_rows(number: Tensor, count: int) -> Tensor:
-    """(count,) for each of the numbers 0, 1, ... the first row of `number` (N,) that has it."""
+    """(count,) for each of the numbers 0, 1, ... the first row of `number` (N,) that has it; N where none has it."""
     first = torch.full((count,), len(number), device=number.device)
     return first.scatter_reduce_(0, number, torch.arange(len(number), device=number.device), "amin")
 
@@ -79,6 +79,7 @@ def odd_numbers(count: int) -> Tensor:
 
 
 ROTATION_LIMIT = 2048
+"""Samples or units up to which `principal_coordinates` turns rows."""
 
 
 def eigenvalues(matrix: Tensor) -> Tensor:

@@ -95,6 +95,7 @@ class PerUnit(Wrapper):
         units, y, _ = check_inputs(t.flatten(2) if t.ndim > 3 else t, y, x_ids, targets=self.targets, name=self.name)
         inner = without_null(settled(self.estimator, units, y, x, x_ids))
         of = _SingleUnits(inner, units, x, x_ids)
+        # (draws, S, D); the threshold is a percentile of the largest unit of each shuffle.
         with values_only():
             null = torch.stack([of.bits(labels)[0] for labels in shuffled_targets(y, x_ids, self.draws, self.seed)])
         value, flags = of.bits(y)
@@ -183,11 +184,12 @@ class _SingleUnits:
     """The units of a block, each as a layer of its own; values that repeat (atoms) are counted where Y are classes."""
 
     def __init__(self, inner: Any, units: Tensor, x: Tensor | None, x_ids: Tensor | None) -> None:
+        """Cut `units` (S, N, D) into lines of one unit and find their atoms; `inner` estimates the rest."""
         self.inner, self.x, self.x_ids = inner, x, x_ids
         self.shape = units.shape
         self.lines = units.movedim(2, 1).reshape(-1, units.shape[1], 1)  # (S D, N, 1)
         self.atoms = [_atoms(line) for line in self.lines]
-        self.whole = torch.tensor([not bool(atom.any()) for atom in self.atoms])
+        self.whole = torch.tensor([not bool(atom.any()) for atom in self.atoms])  # lines without atoms
 
     def bits(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(S, D) the information of each unit about these labels, and the estimator's flags, (S, D) each."""
@@ -202,7 +204,7 @@ class _SingleUnits:
         return self._by_unit(out), {name: self._by_unit(on) for name, on in flags.items()}
 
     def _together(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """`bits` by one call of the estimator, which takes the units as snapshots."""
+        """What `bits` returns, by one call of the estimator, which takes the units as snapshots."""
         q = _information(self.inner, self.inner.estimate(self.lines, y, x=self.x, x_ids=self.x_ids))
         kept = {name: self._by_unit(on) for name, on in q.flags.items() if name != "below_null"}
         return self._by_unit(q.value), kept
@@ -212,7 +214,8 @@ class _SingleUnits:
         return numbers.view(self.shape[0], self.shape[2])
 
     def _split(self, i: int, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """I(A;Y) + P(none) I(T;Y|none) of unit number `i`, and the flags of the second term."""
+        """I(A;Y) + P(none) I(T;Y|none) of line `i`, () float64, and the flags of the second term."""
+        # A is the atom that a sample's value is, or none (0); I(A;Y) = H(A) + H(Y) - H(A,Y) is `one + two - both`.
         atom = self.atoms[i]
         labels = y.to(atom.device)
         table = torch.bincount(atom * (labels.max() + 1) + labels)

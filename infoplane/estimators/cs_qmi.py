@@ -107,6 +107,7 @@ class _Divergence(KernelProblem):
     config: CauchySchwarz
 
     def __init__(self, config: CauchySchwarz, given: Given) -> None:
+        """Make the kernels of Y and X, and see whether the layer can be the output of a regression."""
         super().__init__(config, given)
         self.config = config.ready(given.t)
         self.h_x = entropy_of_counts(torch.bincount(given.x_ids))
@@ -115,11 +116,12 @@ class _Divergence(KernelProblem):
         self.of_output = "X;T" in self.sides and self.y.is_floating_point() and self.targets.shape[1] == self.units
 
     def _side(self, a: Tensor) -> _Side:
-        """The kernel of X or Y with what comparisons need of it."""
+        """The kernel of X or Y, `a` (N, ...), with its means; of classes also its factor."""
         factor = None if a.is_floating_point() else torch.nn.functional.one_hot(a).double()
         return _Side(self.config.kernel_beside(a), factor)
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
+        """CS-QMI, plain and normalised, and for an output its divergence, (S,) of some snapshots (S, N, U)."""
         scaled = self.config.scaled(t)
         layer = _Side(self.config.kernel(scaled))
         self_t = layer.information(layer)
@@ -133,6 +135,7 @@ class _Divergence(KernelProblem):
         return out
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        """The quantities with their units and flags."""
         out: dict[str, Quantity] = {}
         degenerate = found["degenerate"]
         for pair, other in self.sides.items():
@@ -147,7 +150,8 @@ class _Divergence(KernelProblem):
         return out
 
     def _conditional(self, t: Tensor, y: Tensor, kernel_x: Tensor) -> tuple[Tensor, Tensor]:
-        """(S,) D_CS(p(y|x); p(t|x)) of targets `y` (N, k) and outputs `t` (S, N, k), and whether these never meet."""
+        """D_CS(p(y|x); p(t|x)) (S,) of targets `y` (N, k) and outputs `t` (S, N, k); whether these never meet (S,)."""
+        # Kernels between targets (yy), outputs (tt), and both (yt) are blocks of one kernel over all of them.
         samples = len(y)
         if self.config.standardize:
             scale = y.std(0, correction=0)
@@ -168,6 +172,7 @@ class _Side:
     """A kernel (S, N, N) with its row means; of classes also `factor` (N, C) with kernel = factor factor'."""
 
     def __init__(self, kernel: Tensor, factor: Tensor | None = None) -> None:
+        """Keep the kernel and its means."""
         self.kernel, self.factor = kernel, factor
         self.rows = kernel.mean(2)
         self.log_mean = self.rows.mean(1).log2()
@@ -175,6 +180,7 @@ class _Side:
     def information(self, other: _Side) -> Tensor:
         """(S,) I_CS in bits of this kernel and another."""
         samples = self.kernel.shape[1]
+        # sum_ij K_ij L_ij, by a product with the factor where there is one: no N^2 matrix more.
         if self.factor is not None:
             joint = ((other.kernel @ self.factor) * self.factor).sum((1, 2))
         else:

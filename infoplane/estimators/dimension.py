@@ -109,6 +109,7 @@ class _Scales(Problem):
     config: Dimension
 
     def __init__(self, config: Dimension, given: Given) -> None:
+        """Cut a random order of the rows into parts: `parts` has (2^h, rows of a part) for each scale."""
         super().__init__(config, given)
         self.k = min(config.n_neighbors, self.samples - 1)
         order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(config.seed), device="cpu")
@@ -116,6 +117,7 @@ class _Scales(Problem):
         self.parts = {f" at N/{c}": order.to(given.t.device)[: self.samples // c * c].view(c, -1) for c in counts}
 
     def snapshot(self, layer: Tensor) -> dict[str, Tensor | float | bool]:
+        """Both dimensions of one layer (N, U) at every scale, its number of equal rows, and whether there are ties."""
         # No square of a distance may leave the range.
         rows = layer.double()
         rows = rows / rows.abs().max().clamp(min=1e-300)
@@ -131,6 +133,7 @@ class _Scales(Problem):
         return found | {"equal rows": float(equal.sum()), "ties": bool(equal.any() | tied)}
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        """The dimensions at every scale with their flags, and the number of equal rows."""
         out: dict[str, Quantity] = {}
         for scale in ("", *self.parts):
             rows = self.parts[scale].shape[1] if scale else self.samples

@@ -142,6 +142,7 @@ class _Diffusion(KernelProblem):
     config: DiffusionSpectralEntropy
 
     def __init__(self, config: DiffusionSpectralEntropy, given: Given) -> None:
+        """Draw the samples used and group them, by class and by cluster of the inputs."""
         used = given.drawn(config.max_samples, config.seed)
         super().__init__(config, used)
         self.ids = used.x_ids
@@ -153,7 +154,7 @@ class _Diffusion(KernelProblem):
         self.config = config.ready(self.t)
 
     def _classes(self, y: Tensor) -> Tensor:
-        """The groups of samples: classes, bins of one target, or clusters of several."""
+        """The group (N,) of each sample: its class, the bin of one target, or the cluster of several."""
         if not y.is_floating_point():
             return y
         if y.ndim == 1 or y.shape[1] == 1:
@@ -161,6 +162,7 @@ class _Diffusion(KernelProblem):
         return spectral_clusters(y, self.config.clusters)
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
+        """DSE and DSMI (S,) of some snapshots (S, N, U), and whether the kernel is far too wide."""
         distances = Distances.of(t)
         width = self.config.width_of(distances, self.units)
         kernel = distances.gaussian(width)
@@ -169,6 +171,7 @@ class _Diffusion(KernelProblem):
         return out | {name: self._difference(kernel, labels, whole) for name, labels in self.groups.items()}
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        """DSE with its ceiling and the differences DSMI, with flags."""
         flags: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "out_of_domain": found["narrow"]}
         full = {**flags, "saturated": found["DSE"] >= 0.99 * self.h_x}
         out = report("DSE", found["DSE"], ceiling=math.log2(self.samples), unit=UNIT, flags=full)
@@ -190,7 +193,7 @@ class _Diffusion(KernelProblem):
         """(S,) DSMI: by how much the entropy of random subsets exceeds that of the groups, on average."""
         samples = len(labels)
         total = torch.zeros_like(whole)
-        drawn: dict[int, Tensor] = {samples: whole}
+        drawn: dict[int, Tensor] = {samples: whole}  # mean entropy of random subsets, by their size
         for label in torch.unique(labels).tolist():
             own = (labels == label).nonzero()[:, 0]
             size = len(own)
@@ -205,13 +208,13 @@ class _Diffusion(KernelProblem):
 
 
 def _normalized(kernel: Tensor) -> Tensor:
-    """D^-1/2 G D^-1/2, which has the spectrum of D^-1 G."""
+    """D^-1/2 G D^-1/2 of kernels G (S, n, n) with row sums D: symmetric, with the spectrum of D^-1 G."""
     half = kernel.sum(2).rsqrt()
     return kernel * half[:, :, None] * half[:, None, :]
 
 
 def _drawn_by_input(ids: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """`size` random rows, all rows of an input before those of the next one, since classes hold whole inputs, too."""
+    """`size` random rows of the inputs `ids` (N,), input after input, since classes hold whole inputs, too."""
     place = torch.randperm(int(ids.max()) + 1, generator=generator, device="cpu").argsort().to(ids.device)
     return torch.argsort(place[ids], stable=True)[:size]
 
@@ -239,6 +242,7 @@ def spectral_clusters(x: Tensor, count: int) -> Tensor:
     if len(rows) <= max(_DENSE, 2 * count):
         vectors = scipy.linalg.eigh(matrix.toarray())[1][:, -count:]
     else:
+        # A fixed start, in place of the random one that Lanczos iterations take: the same clusters every time.
         start = np.sqrt(degree) + np.cos(np.arange(len(rows)))
         vectors = scipy.sparse.linalg.eigsh(matrix, k=count, which="LA", v0=start)[1]
     pivots = scipy.linalg.qr(vectors.T, pivoting=True, mode="r")[1][:count]
@@ -248,7 +252,7 @@ def spectral_clusters(x: Tensor, count: int) -> Tensor:
 
 
 def _neighbor_graph(rows: Tensor) -> scipy.sparse.csr_matrix:
-    """Symmetric weights: 1 where each is among the other's ten nearest, 1/2 where one is; itself included."""
+    """Weights (N, N) between rows: 1 where each is among the other's ten nearest, itself counted, 1/2 where one is."""
     samples = len(rows)
     own = torch.arange(samples, device="cpu")[:, None]
     others = Points(rows).nearest(min(NEIGHBORS, samples) - 1)[1]

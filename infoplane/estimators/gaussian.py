@@ -147,6 +147,7 @@ class _Correlations(Problem):
     config: Gaussian
 
     def __init__(self, config: Gaussian, given: Given) -> None:
+        """Find the white directions of Y, and its entropy."""
         super().__init__(config, given)
         self.side: Side | None = None  # only for real targets
         self.ceiling: Tensor | None = None  # H(Y) in bits, only for classes
@@ -164,6 +165,7 @@ class _Correlations(Problem):
             self.h_y = float(self.ceiling) / BITS_PER_NAT
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        """I(T;Y) in bits with its flags, and the shrinkage of T."""
         single = self.side is None and self.basis.size == 0
         flags: dict[str, Tensor | bool] = {
             "degenerate": found["degenerate"] & (not single),
@@ -179,8 +181,10 @@ class _Correlations(Problem):
         }
 
     def snapshot(self, layer: Tensor) -> dict[str, Number]:
+        """Nats, shrinkage and flags of one layer (N, U)."""
         z = zscore(layer)
         basis = white_basis(z, self.config.shrinkage)
+        # Shrunk by more than the least share: more directions than N / 10.
         crowded = self.config.shrinkage == "auto" and basis.shrinkage > 2 * LEAST_SHRINKAGE
         out: dict[str, Number] = {"shrinkage": basis.shrinkage, "unreliable": crowded, "out_of_domain": False}
         if basis.size == 0 or self.basis.size == 0:
@@ -208,15 +212,15 @@ class _Correlations(Problem):
 
 
 def strong_unshrunk(found: Canonical) -> Tensor:
-    """Canonical correlations above 0.9, as they are without shrinkage, which lets none be more than `found.most`.
+    """The canonical correlations above 0.9, divided by `found.most`, the largest that shrinkage allows.
 
-    Those further down are of directions of small variance, where chance and dependence look alike.
+    Lower ones are left out: in directions of small variance chance and dependence look alike.
     """
     strong = found.correlations > STRONG
     return (found.correlations[strong] / found.most[strong]).clamp(max=1.0)
 
 
 def shrunk_away(found: Canonical) -> float:
-    """What shrinkage hides of strong correlations, in nats."""
+    """Nats that shrinkage hides: of strong correlations without it, less with it."""
     shown = found.correlations[found.correlations > STRONG]
     return float(canonical_nats(strong_unshrunk(found)) - canonical_nats(shown))

@@ -107,6 +107,7 @@ class _Dependence(KernelProblem):
     config: Hsic
 
     def __init__(self, config: Hsic, given: Given) -> None:
+        """Make the kernels of Y and X and what shuffles need of them."""
         super().__init__(config, given)
         self.config = config.ready(given.t)
         self.shuffles = AllShuffles(given.x_ids)
@@ -114,10 +115,11 @@ class _Dependence(KernelProblem):
         self.sides = {pair: self._side(self.config.kernel_beside(a)) for pair, a in given.sides().items()}
 
     def _side(self, kernel: Tensor) -> _Side:
-        """A kernel with what comparisons need of it."""
+        """A kernel (S, N, N), centred, with its smoother and their sums for shuffles."""
         return _Side(centred(kernel), self.config.epsilon, self.shuffles)
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
+        """HSIC, nHSIC and their nulls (S,) of some snapshots (S, N, U) with Y, and with X if given."""
         layer = self._side(self.config.kernel(t))
         out, scale = {"degenerate": is_constant(t)}, (t.shape[1] - 1) ** 2
         for pair, other in self.sides.items():
@@ -128,6 +130,7 @@ class _Dependence(KernelProblem):
         return out
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        """The quantities with their nulls and flags; nHSIC has a ceiling, HSIC none."""
         out: dict[str, Quantity] = {}
         for pair, other in self.sides.items():
             flags: dict[str, Tensor | bool] = {"degenerate": found["degenerate"]}
@@ -147,6 +150,7 @@ class _Side:
     """A centred kernel (S, N, N), its smoother R = K~ (K~ + epsilon N)^-1, the trace of R, and what shuffles need."""
 
     def __init__(self, kernel: Tensor, epsilon: float, shuffles: AllShuffles) -> None:
+        """R as I - epsilon N (K~ + epsilon N)^-1, the inverse by Cholesky factors."""
         samples = kernel.shape[1]
         self.kernel = kernel
         identity = torch.eye(samples, dtype=kernel.dtype, device=kernel.device)

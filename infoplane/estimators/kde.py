@@ -145,7 +145,8 @@ def noise_std(layer: Tensor, config: KDE) -> float:
 
 
 def _spread_of_values(layer: Tensor, largest: float, rule: str) -> float:
-    """Std or interquartile range of all values over the largest, so that no square leaves the range."""
+    """Std ("std") or interquartile range ("iqr") of all values of a layer (N, U), divided by the `largest` one."""
+    # Divided before it is squared, no value leaves the range.
     flat = layer.flatten()
     if rule == "iqr":
         quartiles = [flat.kthvalue(1 + (k * (len(flat) - 1)) // 4).values.double() / largest for k in (1, 3)]
@@ -165,6 +166,7 @@ class _Bounds(MixtureProblem):
     config: KDE
 
     def __init__(self, config: KDE, given: Given) -> None:
+        """Prepare labels and shuffles; for real targets find the bounds of I(X;Y+W), which all snapshots share."""
         super().__init__(config, given)
         # Rows of one input and label, where inputs have several labels.
         self.pair_rows = Grouping.of_repeated(self.pairs) if self.several_labels else self.repeated
@@ -178,6 +180,7 @@ class _Bounds(MixtureProblem):
             self.upper_alone, self.lower_alone = self._bounds(kernel_sums(alone, [len(self.head)]))
 
     def snapshot(self, layer: Tensor) -> dict[str, Tensor]:
+        """Bounds and differences in bits, the null and the noise std for one layer (N, U)."""
         std = noise_std(layer, self.config)
         noise = positive_std(std, layer)
         out = self._continuous(layer, noise) if self.continuous else self._discrete(layer, noise)
@@ -186,7 +189,7 @@ class _Bounds(MixtureProblem):
         return out | {"degenerate": (spread == 0.0) | (std == 0.0)}
 
     def _bounds(self, sums: KernelSums) -> tuple[Tensor, Tensor]:
-        """Upper and lower bound of the mixture's information from the sums of both kernels over all rows."""
+        """Upper and lower bound, in bits, of the mixture's information, from sums of both kernels over all rows."""
         return log2_ratio_mean(self.samples, sums.narrow), log2_ratio_mean(self.samples, sums.wide)
 
     def _within(self, layer: Tensor, noise: float, groups: Grouping | None) -> tuple[Tensor, Tensor]:
@@ -264,6 +267,7 @@ class _Bounds(MixtureProblem):
         return out
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        """The bounds of informations about X, the values for Y with their null, and the noise std."""
         degenerate = found["degenerate"]
         common = {"degenerate": degenerate, "unreliable": found["upper"] - found["lower"] > WIDE_BRACKET * self.h_x}
         of_labels: dict[str, Tensor | bool] = {**common, "single_class": self.one_class}

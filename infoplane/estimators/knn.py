@@ -177,11 +177,13 @@ class _Neighbors(Problem):
     config: KNN
 
     def __init__(self, config: KNN, given: Given) -> None:
+        """Scale the targets, or keep the classes."""
         super().__init__(config, given)
         self.continuous = self.y.is_floating_point()
         self.side = scaled_block(self.y.reshape(len(self.y), -1), config.scale) if self.continuous else self.y
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        """I(T;Y) in bits with its ceiling and flags."""
         value = found["nats"] * BITS_PER_NAT
         flags: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "ties": found["tied"] > TIED}
         if self.continuous:
@@ -200,6 +202,7 @@ class _Neighbors(Problem):
         return report("I(T;Y)", value, ceiling=ceiling, flags=flags)
 
     def snapshot(self, layer: Tensor) -> dict[str, Number]:
+        """The fields of `NeighborValue` for a layer (N, U), and "off": whether neighbours are too far."""
         rows = scaled_block(layer, self.config.scale)
         if rows.shape[1] == 0 or (self.continuous and self.side.shape[1] == 0):
             found = NeighborValue(nats=rows.new_zeros(()), degenerate=True)
@@ -212,6 +215,7 @@ class _Neighbors(Problem):
     def _off(self, layer: Tensor, rows: Tensor, found: NeighborValue) -> bool:
         """Whether the value shows that neighbours are not near enough: see the docstring of `KNN`."""
         n, nats, scale = len(rows), float(found.nats), self.config.scale
+        # With so few samples nothing can be checked; the value of a constant side is right as it is.
         if found.degenerate or n < 4 * (self.config.n_neighbors + 2):
             return not found.degenerate
         halves = [self._half(rows, part) for part in content_halves(layer, self.y, n)]
@@ -221,6 +225,7 @@ class _Neighbors(Problem):
         if not self.continuous:
             return False
         ranked = [scaled_block(normal_scores(side)[0], scale) for side in halves[0]]
+        # Ranks have a value of their own only where they differ from the units.
         alike = all(map(_alike, halves[0], ranked))
         if not alike and _nats(self.config, *ranked) - of_halves[0] > _limit(RANKED, n):
             return True
@@ -232,7 +237,7 @@ class _Neighbors(Problem):
         return rows[part], side if self.continuous else torch.unique(side, return_inverse=True)[1]
 
     def _loses(self, half: tuple[Tensor, Tensor], samples: int, nats: float) -> bool:
-        """Whether Gaussian pairs of this information, of as many rows and dimensions as both sides, show too little."""
+        """Whether Gaussian pairs of this information and as many rows and dimensions are found `LOST` nats too low."""
         units = [_dimension(side[:_DIMENSION_ROWS], self.config.metric) for side in half]
         rows = min(samples, max(1000, min(samples // 2, 2000)))
         kept = _kept(self.config, rows, (units[0], units[1]), math.ceil(10.0 * nats), str(half[0].device))
@@ -241,7 +246,7 @@ class _Neighbors(Problem):
 
 
 def _information(config: KNN, rows: Tensor, side: Tensor) -> NeighborValue:
-    """The value of scaled rows (N, D) with scaled targets (N, D') or classes (N,)."""
+    """Information in nats of scaled rows (N, D) and scaled targets (N, D') or classes (N,), by the settings."""
     k, metric, formula = config.n_neighbors, config.metric, config.formula
     if side.is_floating_point():
         return pair_information(rows, side, k, metric, formula=formula, jitter=config.jitter, seed=config.seed)
@@ -249,18 +254,19 @@ def _information(config: KNN, rows: Tensor, side: Tensor) -> NeighborValue:
 
 
 def _nats(config: KNN, rows: Tensor, side: Tensor) -> float:
+    """The same as a number."""
     return float(_information(config, rows, side).nats)
 
 
 @functools.lru_cache(maxsize=1024)
 def _kept(config: KNN, rows: int, units: tuple[int, int], tenths: int, device: str) -> float:
-    """The share of a Gaussian pair, made once for each tenth of a nat: snapshots of a run ask for the same."""
+    """`kept_of_gaussian` at so many tenths of a nat, remembered since all snapshots of a run ask for it."""
     value = functools.partial(_nats, config)
     return kept_of_gaussian(value, rows, units, 0.1 * tenths, like=torch.empty(0, device=device))
 
 
 def _alike(raw: Tensor, ranked: Tensor) -> bool:
-    """Whether no unit differs enough from its normal scores for them to say something else. Rows (N, D), scaled."""
+    """Whether every unit of `raw` (N, D) is as good as equal to its normal scores `ranked` (N, D), both scaled."""
     if raw.shape != ranked.shape:
         return False
     raw = raw - raw.mean(0)
@@ -269,17 +275,17 @@ def _alike(raw: Tensor, ranked: Tensor) -> bool:
 
 
 def _crowded(found: NeighborValue, samples: int) -> bool:
-    """Whether neighbours are far."""
+    """Whether neighbours are far: the intrinsic dimension is large beside log2 of the samples."""
     return found.dimension > (CROWDED if float(found.nats) > _HARDLY else _FAR) * math.log2(samples)
 
 
 def _limit(nats: float, samples: int) -> float:
-    """A limit in nats, raised where few samples scatter by as much."""
+    """The limit `nats`, or the scatter of halves by chance where few samples make that larger."""
     return max(nats, _SCATTER / math.sqrt(samples))
 
 
 def _dimension(rows: Tensor, metric: Metric) -> int:
-    """Intrinsic dimension of scaled rows (N, D), whole, from 1 to D."""
+    """Intrinsic dimension of scaled rows (N, D) as a whole number from 1 to D."""
     found = intrinsic_dimension(Points(rows, metric).nearest(min(_DIMENSION_NEIGHBORS, len(rows) - 1))[0])
     return min(rows.shape[1], max(1, round(found)))
 
@@ -370,6 +376,7 @@ def kozachenko_terms(radius: Tensor, k: int, units: int, metric: Metric = "eucli
 
 
 def _columns(array: Tensor | npt.NDArray[Any], name: str) -> Tensor:
+    """An array (N,) or (N, D) as a tensor (N, D); ValueError, naming it, for other shapes."""
     out = torch.as_tensor(array)
     if out.ndim not in (1, 2):
         raise ValueError(f"{name} must have shape (samples,) or (samples, units), got {tuple(out.shape)}")

@@ -258,13 +258,13 @@ class SamplePropagation(Method):
 
 
 def rms_deviation(layer: Tensor) -> float:
-    """Root mean square of the deviations from each unit's mean over the samples, layer (N, U)."""
+    """Root mean square, over all values of a layer (N, U), of their deviation from the mean of their unit."""
     layer = as_floats(layer, "the layer")
     largest = float(torch.maximum(layer.max(), -layer.min()))
     if largest == 0.0:
         return 0.0
     total = torch.zeros((), dtype=torch.float64, device=layer.device)
-    step = max(1, (1 << 18) // len(layer))
+    step = max(1, (1 << 18) // len(layer))  # units whose float64 copies take 2 MiB
     for start in range(0, layer.shape[1], step):
         part = layer[:, start : start + step].double() / largest
         part = part - part[:1]
@@ -273,7 +273,7 @@ def rms_deviation(layer: Tensor) -> float:
 
 
 def _error_of_first_draw(null: Tensor, whole: Tensor) -> Tensor:
-    """What the noise of the first draw adds to the mean of `null` (n,), estimated from `whole` (draws, n)."""
+    """What the noise of the first draw adds to the mean of `null` (n,), () float64, from `whole` (draws, n)."""
     # `whole` is known for all draws, the null for the first only. The null is `whole` less a term within classes, which
     # takes away a share of its noise: none with a class for every row, all with one class. The share that is left is
     # fitted over the rows.
@@ -295,6 +295,7 @@ class _Propagation(MixtureProblem):
     config: SamplePropagation
 
     def __init__(self, config: SamplePropagation, given: Given) -> None:
+        """Choose the rows of the mixture, cut them into spans by class, and prepare shuffled labels."""
         self.std, self.pairs_drawn = config.noise_std(), config.n_draws // 2
         self.passes = config.network_std is not None or config.passes is not None
         # With network noise the mixture has one component for each input: its first row.
@@ -308,16 +309,18 @@ class _Propagation(MixtureProblem):
         self.null = NullColumns(self.shuffled, count) if few and self.shuffled is not None else None
 
     def channel(self, layer: Tensor, order: Tensor) -> Channel:
-        """The noise of a snapshot, around its rows in this order."""
+        """The channel from rows of a layer (N, U), in this order (n,), to their noisy samples."""
         if self.config.network_kind == "multiplicative":
             return MultiplicativeChannel(layer, self.std, self.pairs_drawn, order=order)
         std = positive_std(self.std, layer)
         return AdditiveChannel(layer, std, self.pairs_drawn, order=order, dtype=self.dtype)
 
     def snapshot(self, layer: Tensor) -> dict[str, Tensor]:
+        """Informations in bits, their standard errors ("..._se") and nulls for one layer (N, U)."""
         generator = torch.Generator().manual_seed(self.config.seed)
         channel = self.channel(layer, self.order)
         out = self._continuous(channel, generator) if self.continuous else self._discrete(channel, generator)
+        # What passes of one input differ by is no information about X.
         within, error, full = self._within_inputs(layer, generator)
         for key in ("i_xt", "i_xt_y"):
             if key in out:
@@ -391,9 +394,9 @@ class _Propagation(MixtureProblem):
         return out
 
     def _within_inputs(self, layer: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Bits by which h(T|X) exceeds the noise's entropy: mean over inputs, its error, whether it is at its most."""
+        """Bits by which h(T|X) exceeds the noise's entropy, mean over inputs; its error; whether it is saturated."""
         # Without network noise an input with a single row counts as deterministic. With it nothing is known of such an
-        # input, and the inputs with several rows stand for all.
+        # input, and the m inputs with several rows stand for all `of` them.
         zero = self.zero()
         never = zero > 0
         groups = self.repeated
@@ -405,7 +408,7 @@ class _Propagation(MixtureProblem):
         counts = torch.tensor(groups.counts, device=layer.device)
         of_row = torch.zeros(len(counts), len(groups), dtype=torch.float64, device=layer.device)
         by_input = of_row.scatter_(0, groups.label[None], 1.0) @ apart.mean(0) / counts
-        if not self.passes:
+        if not self.passes:  # all rows stand for themselves, and those that are alone in their input add 0
             value, error = weigh_draws(apart, draws.control)
             share = len(groups) / len(self.x_ids)
             return share * value, share * error, never
@@ -420,7 +423,9 @@ class _Propagation(MixtureProblem):
         return value, (noise.square() + between).sqrt(), full
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        """The quantities with intervals, ceilings and flags, and the noise std."""
         degenerate = found["degenerate"]
+        # Whether h(T|X) is known: network noise needs several rows of some inputs for that.
         resolved = self.repeated is not None or not self.passes
         ceiling_y = found["ceiling"] if self.continuous else self.h_y
 
@@ -434,6 +439,7 @@ class _Propagation(MixtureProblem):
             return report(name, found[key], half=half, ceiling=ceiling, estimand=ESTIMAND, **more)
 
         def of_x(name: str, key: str, ceiling: Tensor) -> dict[str, Quantity]:
+            """An information about X: an upper bound, and unsure, where h(T|X) is not known."""
             flags = {"saturated": at_ceiling(found[key], ceiling)}
             unsure = found["passes_apart"] if resolved else True
             return of(name, key, ceiling, flags, unsure, bound="point" if resolved else "upper")
@@ -461,6 +467,7 @@ class _Propagation(MixtureProblem):
         kinds: tuple[Literal["upper", "lower"], ...] = ("upper", "lower") if resolved else ("upper",)
         for bound in kinds:
             value = found[bound]
+            # An upper bound is infinite where some row meets no other.
             apart = ~value.isfinite() if bound == "upper" else at_ceiling(value, self.h_x)
             value, flags = torch.where(value.isfinite(), value, torch.nan), {"saturated": apart}
             more: dict[str, Any] = {"bound": bound, "ceiling": self.h_x if bound == "lower" else None}

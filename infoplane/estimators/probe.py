@@ -23,6 +23,7 @@ from infoplane.estimators._settings import Domain, added, at_least, one_of, sett
 from infoplane.estimators._trained import in_stacks
 
 RIDGES: tuple[float, ...] = (100.0, 10.0, 1.0, 0.1, 0.01, 0.001)
+# A small penalty on the intercept makes the minimum unique.
 INTERCEPT_RIDGE = 0.01
 # Least labels that a code length begins with, and the ridge of its first probe, as a place in RIDGES.
 FIRST_BLOCK, FIRST_RIDGE = 16, RIDGES.index(1.0)
@@ -185,9 +186,10 @@ class _CrossFit(Problem):
 
     config: LinearProbe
     part_bytes = _SCORE_BYTES
-    pointwise = False
+    pointwise = False  # whether the numbers have "rows" (S, N), what each row contributes
 
     def __init__(self, config: LinearProbe, given: Given) -> None:
+        """Draw the folds, and prepare classes or targets."""
         super().__init__(config, given)
         y = given.y
         self.fold = fold_of_row(given.x_ids, config.folds, config.seed)
@@ -195,13 +197,15 @@ class _CrossFit(Problem):
         self.bytes_each = 64 * self.samples * config.folds * max(self.task.outputs, 1)
 
     def _generator(self, purpose: int) -> torch.Generator:
+        """`_generator` with the seed of the settings: purpose 1 features, 2 their witnesses, 3 blocks of the code."""
         return _generator(self.config.seed, purpose)
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
+        """What the probes of some snapshots (S, N, U) read of held-out rows, with flags (S,) and the code length."""
         z, constant, design = self._designed(t)
         task, folds = self.task, self.config.folds
         outside, validation = self._parts()
-        held_out = z.new_empty(len(t), task.outputs, t.shape[1])
+        held_out = z.new_empty(len(t), task.outputs, t.shape[1])  # (S, K, N)
         fitted, doubtful = z.new_zeros(len(t)), torch.zeros_like(constant)
         for some in design.at_once(folds, task.outputs):
             model = self._cross_fit(design, outside[some], validation[some])
@@ -219,7 +223,7 @@ class _CrossFit(Problem):
         return found | self._code(design, task, constant)
 
     def _designed(self, t: Tensor) -> tuple[Tensor, Tensor, _Design]:
-        """Units (S, N, U) of variance 1/U, whether none varies (S,), and what a linear probe is fitted to."""
+        """Units (S, N, U) of variance 1/U, whether none varies (S,), and the design that probes are fitted to."""
         z = zscore(t) / math.sqrt(t.shape[2])
         features = z
         if self.config.random_features:
@@ -227,11 +231,13 @@ class _CrossFit(Problem):
         return z, is_constant(z), _Design(features)  # constant as the probe sees it: a spread within rounding is none
 
     def _parts(self) -> tuple[Tensor, Tensor]:
-        """Rows (F, N) that the probe of each fold may see, and those of them that choose among its fits."""
+        """Rows (F, N) outside of each fold, which its probe may see; and those of them that choose among its fits."""
+        # These are the rows of the next fold.
         outside = torch.arange(self.config.folds, device=self.fold.device)[:, None] != self.fold
         return outside, ~outside.roll(-1, 0)
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        """I(T;Y) as the probe reads it, with its interval and flags, and the code length if asked for."""
         task, flags = self.task, self.task.flags(found["constant"])
         # With a single class, or no target that varies, nothing is fitted that could be in doubt.
         doubtful = (found["doubtful"] & (task.outputs > int(isinstance(task, Classes)))) | found["loose"]
@@ -247,8 +253,8 @@ class _CrossFit(Problem):
         return value | self._reported_code(found, flags)
 
     def _missed(self, held_out: Tensor, z: Tensor) -> Tensor:
-        """(S,) whether features that are not linear predict what the probe leaves."""
-        seed = 4 * self.config.seed + 3
+        """(S,) whether random features or products of units of `z` (S, N, U) predict what the probe leaves."""
+        seed = 4 * self.config.seed + 3  # of the signs that tell chance
         curved = self.task.missed(held_out, _fourier(z, WITNESS_FEATURES, self._generator(2)), seed)
         products = telling_products(self.task.residuals(held_out), z)
         return curved | self.task.missed(held_out, products, seed)
@@ -262,7 +268,7 @@ class _CrossFit(Problem):
         return design.fit(self.task, outside, chosen, start=start)
 
     def _code(self, design: _Design, task: Classes | Targets, constant: Tensor) -> dict[str, Tensor]:
-        """(S,) bits a label to send the classes block after block (Voita and Titov), where it is asked for."""
+        """{"code": bits a label (S,) to send the classes block after block (Voita and Titov)}; {} if not asked for."""
         if not (self.config.code_length and isinstance(task, Classes)):
             return {}
         samples, device = design.samples, constant.device
@@ -288,12 +294,12 @@ class _CrossFit(Problem):
             # Both ends know what every ridge has cost so far and use the cheapest; on the first block, where none has
             # cost anything, that is FIRST_RIDGE (of a single ridge, that one).
             past = cost.cumsum(1) - cost
-            past[:, 0, FIRST_RIDGE % cost.shape[2]] = -1.0
+            past[:, 0, FIRST_RIDGE % cost.shape[2]] = -1.0  # less than the 0 of the others
             total = total + cost.gather(2, past.argmin(2, keepdim=True)).sum((1, 2))
         return {"code": total * (BITS_PER_NAT / samples)}
 
     def _reported_code(self, found: dict[str, Tensor], flags: Flags) -> dict[str, Quantity]:
-        """The code length, or nothing where it was not asked for."""
+        """The code length as a quantity; {} where it was not asked for."""
         if "code" not in found:
             return {}
         return report("prequential code length", found["code"], bound="upper", unit="bit/label", flags=flags)
@@ -302,22 +308,25 @@ class _CrossFit(Problem):
 class _NetworkCrossFit(_CrossFit):
     """A network on top of the linear probe of each fold."""
 
-    @torch.inference_mode(False)
+    @torch.inference_mode(False)  # networks are trained: tensors must take gradients
     def __init__(self, config: LinearProbe, given: Given) -> None:
+        """Choose the rows that each fold's network is fitted to, and its seeds."""
         super().__init__(config, given)
         outside, validation = self._parts()
         self.fitted = outside & ~validation  # the rows that choose a step are not those that are read, nor these
         self.folds = Folds.of(self.fitted, validation, _NETWORK + config.folds * config.seed)
 
     def at_once(self) -> int:
+        """All snapshots."""
         return len(self.t)  # which `chunk` cuts into stacks
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
+        """The numbers of `_stack` for all snapshots (S, N, U), as many at a time as their networks leave room for."""
         each = bytes_of_network(self.samples, self.units, max(self.task.outputs, 1), self.config.folds)
         return in_stacks(t, each, self._stack)
 
     def _stack(self, t: Tensor) -> dict[str, Tensor]:
-        """(S, N) bits of each row by networks on top of linear probes, and what they gain over those."""
+        """Bits (S, N) of each row by networks on top of linear probes: "rows", "held out" and the "gain" over these."""
         z, constant, design = self._designed(t)
         task, (outside, validation) = self.task, self._parts()
         found = {"constant": constant, **self._code(design, task, constant)}
@@ -336,7 +345,7 @@ class _NetworkCrossFit(_CrossFit):
         }
 
     def _linear(self, design: _Design, validation: Tensor) -> Tensor:
-        """(S, F, K, N) scores of linear probes fitted to the rows of the networks."""
+        """Scores (S, F, K, N) of linear probes fitted to the rows that the networks are fitted to."""
         ridge, parts = self.config.ridge, []
         for some in design.at_once(self.config.folds, self.task.outputs):
             if ridge == "auto":
@@ -347,12 +356,14 @@ class _NetworkCrossFit(_CrossFit):
         return torch.cat(parts, 1)
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        """I(T;Y), its lower bound and the gain over the linear probe, with intervals and flags."""
         task = self.task
         flags = {**task.flags(found["constant"]), "unreliable": found["doubtful"]}
         if task.ceiling is not None:
             flags["saturated"] = found["rows"].mean(1) > task.ceiling - SATURATED
 
         def mean_of(name: str, key: str, bound: Bound, ceiling: Tensor | None) -> dict[str, Quantity]:
+            """The quantity `name`: the mean over rows of the numbers `key` (S, N), with its 95 % interval."""
             rows = found[key]
             half = Z_95 * rows.std(1) / math.sqrt(self.samples)
             value = rows.mean(1)
@@ -367,7 +378,7 @@ class _NetworkCrossFit(_CrossFit):
 
 
 def _generator(seed: int, purpose: int) -> torch.Generator:
-    """A generator for one purpose: folds, features, their witnesses, signs and blocks have streams of their own."""
+    """A generator for one of four purposes (0 folds, 1 features, 2 witnesses, 3 signs or blocks) of a seed."""
     return torch.Generator().manual_seed(4 * seed + purpose)
 
 
@@ -375,6 +386,7 @@ class _Design:
     """Principal coordinates of a block, with a column of ones behind them for the intercept."""
 
     def __init__(self, features: Tensor) -> None:
+        """Turn features (S, N, M) into principal coordinates: `columns` (S, N, r + 1), `squares` (S, r + 1)."""
         coordinates, squares = principal_coordinates(features)
         self.samples = coordinates.shape[1]
         self.columns = torch.cat([coordinates, torch.ones_like(coordinates[:, :, :1])], dim=2)
@@ -382,7 +394,7 @@ class _Design:
         self.ones = coordinates.new_ones(1, 1)
 
     def at_once(self, subsets: int, outputs: int) -> Iterator[slice]:
-        """Slices of the subsets whose scores fit `_SCORE_BYTES` together: one slice, but with many classes."""
+        """Slices of so many subsets that their scores fit `_SCORE_BYTES`: mostly one slice; more for many classes."""
         each = 64 * len(self.columns) * self.samples * max(outputs, 1)
         step = max(1, _SCORE_BYTES // each)
         return (slice(i, i + step) for i in range(0, subsets, step))
@@ -397,14 +409,14 @@ class _Design:
         active: Tensor | None = None,
         tolerance: float = TOLERANCE,
     ) -> Fit:
-        """Fit a model on each subset `rows` (F, N) bool, with a `ridge` that is broadcast to (S, F)."""
+        """The fit to each subset `rows` (F, N) bool of each snapshot, with a `ridge` that is broadcast to (S, F)."""
         penalty = ridge[:, :, None, None].repeat(1, 1, 1, self.columns.shape[2])
         penalty[..., -1] = INTERCEPT_RIDGE
         return fit(self.columns, self.squares, loss, rows, penalty, start=start, active=active, tolerance=tolerance)
 
 
 def _choose_ridge(design: _Design, task: Classes | Targets, rows: Tensor, validation: Tensor) -> tuple[Tensor, Fit]:
-    """First local minimum of the validation loss along falling ridges: its (S, F) values, and the fits there."""
+    """The ridge (S, F) at the first local minimum of the validation loss, from large to small, and the fits there."""
     kept = design.fit(task, rows, design.ones * RIDGES[0], tolerance=COARSE)
     best = (task.row_loss(kept.scores) * validation).sum(2)
     chosen, falling = torch.full_like(best, RIDGES[0]), torch.ones_like(best, dtype=torch.bool)
@@ -421,7 +433,8 @@ def _choose_ridge(design: _Design, task: Classes | Targets, rows: Tensor, valida
 
 
 def _fourier(z: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """(S, N, count) centred features cos(w.z + b) of a Gaussian kernel whose width is the rms radius of `z`."""
+    """Random Fourier features (S, N, count), centred, of `z` (S, N, U), whose Gaussian kernel has width 1."""
+    # cos(w.z + b); as units have variance 1/U, the width is the root mean square radius of `z`.
     w = torch.randn(z.shape[2], count, generator=generator, device="cpu", dtype=torch.float64).to(z.device)
     b = 2 * math.pi * torch.rand(count, generator=generator, device="cpu", dtype=torch.float64).to(z.device)
     phi = torch.cos(z @ w + b) * math.sqrt(2.0 / count)

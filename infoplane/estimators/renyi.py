@@ -124,6 +124,7 @@ class _Spectra(KernelProblem):
     config: MatrixRenyi
 
     def __init__(self, config: MatrixRenyi, given: Given) -> None:
+        """Make the kernels of Y and X, and the entropy of Y."""
         super().__init__(config, given)
         self.discrete = not given.y.is_floating_point()
         self.h_x = entropy_of_counts(torch.bincount(given.x_ids))  # where S(T) comes near it, it is saturated
@@ -139,12 +140,13 @@ class _Spectra(KernelProblem):
             self.s_y = self._entropy(self.kernel_y[None])[0]
 
     def _kernel(self, a: Tensor, width: float | str) -> Tensor:
-        """(N, N) Gaussian kernel of X or of real targets."""
+        """(N, N) Gaussian kernel of X or real targets, `a` (N, F): of this width, or Silverman's for a word."""
         a = zscore(a) if self.config.standardize else a
         sigma = silverman(self.config.gamma, *a.shape) if isinstance(width, str) else width
         return Distances.of(a[None]).gaussian(sigma)[0]
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
+        """Entropies (S,) of some snapshots (S, N, U): alone, with Y, and with X if given."""
         scaled = zscore(t) if self.config.standardize else t
         distances = Distances.of(scaled)
         widths = self._widths(distances, t.shape[2])
@@ -156,6 +158,7 @@ class _Spectra(KernelProblem):
         return out
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        """The quantities as sums and differences of entropies, with ceilings and flags."""
         s_t = found["s_t"]
         flags: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "saturated": s_t >= 0.99 * self.h_x}
         of_labels = flags | ({"single_class": self.classes == 1} if self.discrete else {})
@@ -192,6 +195,7 @@ class _Spectra(KernelProblem):
             distances, kernel_y = distances.rows(rows), submatrix(kernel_y[None], rows)[0]
         mean = distances.mean()
         mean = torch.where(mean > 0, mean, torch.ones_like(mean))
+        # Alignment: <K, K_Y> / |K|, where |K_Y| is the same for all widths.
         best, chosen = torch.full_like(mean, -math.inf), mean
         for factor in torch.linspace(0.1, 10.0, GRID, device="cpu").tolist():
             kernel = distances.gaussian(factor * mean)

@@ -94,6 +94,7 @@ class _Groups(Problem):
     config: SoftmaxOutput
 
     def __init__(self, config: SoftmaxOutput, given: Given) -> None:
+        """Number the pairs of input and class."""
         super().__init__(config, given)
         self.bytes_each = config.bytes_per_snapshot(self.samples, self.units)
         self.x_ids = given.x_ids
@@ -101,6 +102,7 @@ class _Groups(Problem):
         self.pairs = torch.unique(given.x_ids * self.classes + given.y, return_inverse=True)[1]
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
+        """Entropies (S,) of the class drawn, alone and given X, Y and both, for some snapshots (S, N, U)."""
         rows = t.double()
         p = torch.softmax(rows / self.config.temperature, 2)
         groups = {"t": torch.zeros_like(self.y), "x": self.x_ids, "y": self.y, "xy": self.pairs}
@@ -111,6 +113,7 @@ class _Groups(Problem):
         }
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        """The informations as differences of entropies, with ceilings and flags."""
         constant, units = found["constant"], math.log2(self.units)
         h_x, h_y, h_xy = (_counts_entropy(ids) for ids in (self.x_ids, self.y, self.pairs))
         off = (found["proper"] & ~constant) | (self.units < self.classes)
@@ -118,6 +121,7 @@ class _Groups(Problem):
         of_labels = {**flags, "single_class": self.classes == 1}
 
         def between(whole: str, parts: str, name: str, ceiling: float, flags: Flags) -> dict[str, Quantity]:
+            """The information `name`: entropy of the groups `whole` less that of the finer groups `parts`."""
             value = torch.where(constant, 0.0, found[whole] - found[parts])
             return report(name, value, ceiling=min(ceiling, units), flags=flags, estimand=ESTIMAND)
 
@@ -143,6 +147,6 @@ def _mean_entropy(p: Tensor, ids: Tensor) -> Tensor:
 
 
 def _counts_entropy(ids: Tensor) -> float:
-    """Entropy in bits of the group of a random row."""
+    """Entropy in bits of the group, given by `ids` (N,), of a random row."""
     q = torch.bincount(ids).double() / len(ids)
     return float(-torch.special.xlogy(q, q).sum() * BITS_PER_NAT)
