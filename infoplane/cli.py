@@ -261,7 +261,7 @@ class OneLineErrors(click.Group):
             kept = ctx.invoked_subcommand in ("estimate", "replay")  # which keep what is finished
             more = "; what was finished is kept, the same command goes on from there" if kept else ""
             click.echo(f"interrupted{more}", err=True)
-            sys.exit(130)
+            sys.exit(130)  # as shells say of a command that Ctrl-C has ended: 128 + SIGINT
 
 
 def words_of(error: Exception) -> str:

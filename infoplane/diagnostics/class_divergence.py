@@ -143,7 +143,7 @@ def class_divergence(
 
 
 def _divergence(p: FloatArray, q: FloatArray, k: int, dimension: float) -> tuple[float, int]:
-    """KL(P|Q) in bits by k-th neighbours of rows (N, U), and how many rows of P equal another row."""
+    """KL(P|Q) in bits by k-th neighbours, and how many rows of P (N, U) equal another row of P or one of Q."""
     own = KDTree(p).query(p, [2, k + 1])[0]  # the first neighbour of a row is itself
     other = KDTree(q).query(p, [1, k])[0]
     ties = int(((own[:, 0] == 0) | (other[:, 0] == 0)).sum())

@@ -156,6 +156,7 @@ def _merged(p: FloatArray) -> tuple[FloatArray, FloatArray]:
     """p(x) and p(y|x) once inputs with equal p(y|x) are merged into one."""
     p = p[p.sum(axis=1) > 0]
     p_y_x = p / p.sum(axis=1, keepdims=True)
+    # Equal up to rounding.
     kinds, index = np.unique(np.round(p_y_x, 12), axis=0, return_inverse=True)
     joint = np.zeros((len(kinds), p.shape[1]))
     np.add.at(joint, index.reshape(-1), p)

@@ -112,6 +112,7 @@ def multi_information(
         groups=chosen,
         parts=parts,
         null=np.array(null),
+        # Plug-in entropies need about ten samples for each combination.
         flags=raised(saturated=seen == samples, few_samples=samples < 10 * seen),
         n_samples=samples,
         config={"groups": [list(group) for group in chosen], "null_draws": null_draws, "seed": seed},

@@ -124,7 +124,7 @@ def neural_collapse(
     centre = means.mean(axis=0)
     between = means - centre
     lengths = np.linalg.norm(between, axis=1)
-    apart = bool(lengths.max() > 1e-12)
+    apart = bool(lengths.max() > 1e-12)  # of features up to 1: means that are nearer differ by rounding
     return NeuralCollapse(
         within=_within(h - means[index], between) if apart else math.nan,
         norms=float(lengths.std() / lengths.mean()) if apart else math.nan,

@@ -110,6 +110,7 @@ def o_information(
         of: Callable[[list[FloatArray]], float] = _gaussian if method == "gaussian" else _plug_in
         value = of(blocks)
         low, high = around(value, Z_95 * _jackknife(of, blocks))
+    # Entropies of codes need about ten samples for each combination that occurs.
     few = information is None and method == "codes" and samples < 10 * len(np.unique(np.hstack(blocks), axis=0))
     return OInformation(
         value=value,

@@ -204,7 +204,7 @@ class _Dual:
             step = -np.linalg.solve(self._curvature(q, weight), slope)
             # Half the step until it brings a small part of the fall that the slope promises (Armijo's rule).
             fall, size, now = float(-slope @ step), 1.0, self.barrier(theta, weight)
-            if fall < 1e-4 * weight:
+            if fall < 1e-4 * weight:  # near enough for the next weight, or for the proof at the last one
                 break
             while self.barrier(theta + size * step, weight) > now - 1e-4 * size * fall and size > 1e-8:
                 size *= 0.5
@@ -228,6 +228,7 @@ class _Dual:
 
     def feasible(self, theta: FloatArray, weight: float) -> FloatArray:
         """A law close to `law` that has exactly the pairs of the samples, by iterative proportional fitting."""
+        # Only what is above 0 can be scaled to the sums that are wanted.
         q = np.where(self.possible, np.maximum(self.law(theta, weight), 1e-300), 0.0)
         for _ in range(100):
             for axis, wanted in ((1, self.one), (0, self.two)):

@@ -248,6 +248,7 @@ def _pair(
     """The result for layers `a` and `b`; `found` (1 + draws,) is their similarity, then those of its null."""
     one, two = left.sides[a], right.sides[b]
     flags = one.flags | two.flags
+    # 1e-12 for rounding: a value that equals the null's upper point is not above it.
     if len(found) > 1 and found[0] <= null_entry("", found[1:], "").high + 1e-12:
         flags |= {"below_null"}
     known = [side.found for side in (one, two)]

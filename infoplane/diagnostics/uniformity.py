@@ -106,6 +106,7 @@ def uniformity(z: npt.ArrayLike, second: npt.ArrayLike | None = None) -> Uniform
     a, b = unit[0], unit[-1]
     return Uniformity(
         uniformity=_uniformity(a),
+        # For random directions u, v: E exp(-2 |u - v|^2) = exp(-4) E exp(4 u.v), and E exp(4 u.v) = 0F1(units / 2; 4).
         uniform=-4.0 + math.log(float(hyp0f1(first.shape[1] / 2.0, 4.0))),
         alignment=math.nan if second is None else float(np.square(a - b).sum(axis=1).mean()),
         # |a - b|^2 = 2 - 2 a.b, and the mean of a.b over all pairs is that of the means.

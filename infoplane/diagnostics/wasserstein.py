@@ -99,6 +99,7 @@ def wasserstein(
     >>> round(wasserstein(a, a + [3.0, 4.0]).exact, 6)
     5.0
     """
+    # The cost of an exact assignment grows with the cube of the rows.
     if not 0 <= exact_rows <= 1000 or directions < 1 or null_draws < LEAST_DRAWS:
         raise ValueError(
             f"exact_rows must be 0 to 1000, directions at least 1, null_draws at least {LEAST_DRAWS}; "

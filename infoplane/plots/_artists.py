@@ -122,6 +122,7 @@ MOST_NAMES = 32
 
 def row_axis(ax: Axes, rows: Sequence[LayerLook]) -> None:
     """Put a row for each layer on the y axis, from top to bottom."""
+    # Rows stand at 0, 1, ...: a little room beyond both ends, and row 0 on top.
     ax.set_ylim(len(rows) - 0.4, -0.6)
     name_rows(ax, rows)
 
@@ -138,7 +139,7 @@ def name_rows(ax: Axes, rows: Sequence[LayerLook], *, most: int | None = None) -
 def beside_rows(ax: Axes) -> float:
     """Share of the figure's width that is left beside the names of the rows."""
     widest = max(text_width(text.get_text(), small_size(0.5)) for text in ax.get_yticklabels())
-    return 0.9 - widest / slot_width(ax)
+    return 0.9 - widest / slot_width(ax)  # a tenth is left to the margins
 
 
 def measured(label: str, caption: Sequence[str], look: Look, width: float) -> str:
@@ -331,6 +332,7 @@ def place_labels(
     frame : (x0, y0, x1, y1)
         What labels stay within.
     """
+    # Candidates: 16 directions around each point, at each of the gaps.
     angles = np.arange(16) * (2 * np.pi / 16)
     around = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     gaps, directions = np.repeat(GAPS, 16), np.tile(around, (len(GAPS), 1))  # (C,), (C, 2)

@@ -245,6 +245,7 @@ def write_images(images: Iterator[Image.Image], target: Path, kind: str, fps: fl
     times = [round(1000 / fps)] * (len(pictures) - 1) + [round(1000 * HOLD)]
     options: dict[str, Any] = {"save_all": True, "duration": times, "loop": 0}
     if kind == "gif":
+        # A GIF has 256 colours, and 255 bytes in a comment.
         palette = pictures[-1].quantize(256, method=Image.Quantize.MEDIANCUT)
         pictures = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
         options |= {"format": "GIF", "comment": about.encode("utf-8", "replace")[:255], "optimize": False}

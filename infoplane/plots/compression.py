@@ -127,6 +127,7 @@ def run_looks(ax: Axes, data: CompressionData, look: Options) -> list[LayerLook]
 def draw_run(ax: Axes, data: CompressionData, r: int, of: LayerLook) -> None:
     """Draw the falls of one run, a little above or below those of others; lines from 0 where it is the only one."""
     alone = len(data.runs) == 1
+    # Rows are 1 apart: the runs of one layer stay nearer to each other than to the next layer.
     shift = 0.0 if alone else np.linspace(-0.22, 0.22, len(data.runs))[r]
     look: dict[str, Any] = {"linestyle": "none", "marker": of.marker, "color": of.color}
     look |= {"alpha": 1.0 if data.named or alone else 0.6, "zorder": 3, "clip_on": False}

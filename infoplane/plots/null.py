@@ -141,6 +141,7 @@ def step_looks(data: NullData, look: Options) -> list[LayerLook]:
 def draw_step(ax: Axes, data: NullData, s: int, of: LayerLook) -> Any:
     """Draw the values of one step and their null, a little apart from other steps; return its legend entry."""
     count = len(data.times)
+    # Rows are 1 apart: the steps of one layer stay nearer to each other than to the next layer.
     y = np.arange(len(data.layers)) + (np.linspace(-0.2, 0.2, count)[s] if count > 1 else 0.0)
     color = of.color
     low, high = (cut(edge, data.value, data.ceiling)[s] for edge in (data.null_low, data.null_high))

@@ -171,7 +171,7 @@ def step_ticks(steps: Sequence[float] | FloatArray, log: bool) -> list[float]:
         return [float(t) for t in MaxNLocator(5, integer=True).tick_values(low, high) if low <= t <= high]
     first = smallest_positive(values)
     decades = np.arange(np.floor(np.log10(first)), np.floor(np.log10(max(high, first))) + 1)
-    stride = max(1, int(np.ceil(len(decades) / 6)))
+    stride = max(1, int(np.ceil(len(decades) / 6)))  # six decades are named at most
     digits = (1.0, 2.0, 5.0) if len(decades) == 1 else (1.0,)
     ticks = [float(m * 10.0**d) for d in decades[::stride] for m in digits if first <= m * 10.0**d <= high]
     return [0.0, *ticks] if low <= 0 else ticks

@@ -113,6 +113,7 @@ def scatter_svg(found: Association, m: int) -> str:
 
 def _placed(values: FloatArray, low: float, high: float) -> Sequence[float]:
     """Values as places in pixels between two edges, at least 12 pixels from each."""
+    # Equal values all stand at the lower edge, instead of at 0 / 0.
     share = (values - values.min()) / max(float(np.ptp(values)), 1e-300)
     return [low + 12 + (high - low - 24) * float(one) for one in share]
 

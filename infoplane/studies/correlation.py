@@ -33,6 +33,7 @@ def unit(x: FloatArray) -> FloatArray:
     """(R, ...) values less their mean over the first axis, scaled to length 1; 0 where nothing varies."""
     centred = x - x.mean(axis=0)
     length = np.linalg.norm(centred, axis=0)
+    # A spread that small, beside the values, is rounding.
     varies = length > 1e-10 * np.maximum(np.abs(x).max(axis=0), np.finfo(np.float64).tiny)
     return np.where(varies, centred / np.where(varies, length, 1.0), 0.0)
 
@@ -74,6 +75,7 @@ def residuals(x: FloatArray, control: FloatArray) -> FloatArray:
     """(R, M) what a linear fit by the ranks of the control (R,) leaves of the ranks of x, standardised."""
     of_x, of_z = unit(ranks(x)), unit(ranks(control[:, None]))
     left = of_x - of_z @ (of_z.T @ of_x)
+    # What is left of a column that the control determines is rounding.
     return np.where(np.linalg.norm(left, axis=0) > 1e-9, unit(left), 0.0)
 
 
@@ -100,7 +102,7 @@ def p_values(observed: FloatArray, null: FloatArray) -> tuple[FloatArray, FloatA
     widths are comparable. The observed order counts as one of the null, so that p is never 0.
     """
     every = np.concatenate([observed[None], null])
-    spread = every.std(axis=0)
+    spread = every.std(axis=0)  # a column without spread has t = 0 in every order
     t = np.abs(every - every.mean(axis=0)) / np.where(spread > 1e-12, spread, np.inf)
     # Less a little, so that an order with the same value counts in spite of rounding.
     seen, highest = t[0] - 1e-9, t.max(axis=1)
@@ -156,6 +158,7 @@ def partial_bootstrap(x: FloatArray, y: FloatArray, control: FloatArray, weights
     xy, xz = (bootstrap(x, other, weights, "spearman") for other in (y, control))
     yz = bootstrap(y[:, None], control, weights, "spearman")
     left = (1 - xz**2) * (1 - yz**2)
+    # Where the control determines x or y in a draw, nothing is left to correlate.
     return np.where(left > 1e-9, (xy - xz * yz) / np.sqrt(np.maximum(left, 1e-9)), 0.0)
 
 
