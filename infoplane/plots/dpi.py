@@ -76,6 +76,7 @@ def dpi_data(
     ways = [", ".join([name, *(word for word in each if word not in alike[name])]) for name, each in words]
     # Columns in which rows differ name the rows; what all rows have in common goes into the caption.
     columns = [[f"run {name}" for name in called], ways, [row.subset for row in rows]]
+    # `own` tells the rows of one run apart, `varying` those of all runs.
     own = [column for column in columns[1:] if len(set(column)) > 1] or [columns[1]]
     varying = [column for column in columns if len(set(column)) > 1] or [columns[1]]
     fixed = [column[0] for column in columns if len(set(column)) == 1 and column not in varying and column[0] != "all"]
@@ -109,7 +110,7 @@ def dpi(
 ) -> Axes:
     """Draw the share of neighbouring layers between which I(X;T) rises, per estimator and settings.
 
-    Several runs have a panel each, with the same rows. Beside each share stand the counts and the largest rise.
+    Several runs have a panel each, with the same rows. Above each bar stand the counts and the largest rise.
 
     In a chain of deterministic layers no true I(X;T) rises; where estimates do, they are not estimates of
     one common quantity, or err by more than `slack`.

@@ -66,6 +66,7 @@ def fitted_names(names: Iterable[str], width: float, size: float, *, most: int =
     """
     whole = list(dict.fromkeys(names))
     tries = [(whole, most)] if fits(whole, most) else []
+    # Two ways to leave parts out, then the shorter of both cut letter by letter.
     both = of_sides(unshared, whole), of_sides(lambda names: last_parts(names, 2), whole)
     tries += [(shorter, most) for shorter in both if fits(shorter, most)]
     tries += (
@@ -82,7 +83,7 @@ def fitted_names(names: Iterable[str], width: float, size: float, *, most: int =
 
 
 def of_sides(shorter: Callable[[Sequence[str]], list[str]], names: Sequence[str]) -> list[str]:
-    """The names that `shorter` makes of names; of a pair of layers each of its two names is shortened."""
+    """The names that `shorter` makes of these; of a pair of layers, `fc1 with fc4`, each of both names is shortened."""
     parted = [name.split(WITH) for name in names]
     sides = list(dict.fromkeys(side for both in parted for side in both))
     short = dict(zip(sides, shorter(sides), strict=True))
