@@ -16,9 +16,11 @@ WIDE, NARROW, DROPOUT = 128, 64, 0.5
 OWN_SHARE = 0.1
 """Weight of what a code loses of its own side beside what it loses of the other: equal ones keep loud directions."""
 RATE, BATCH, EVERY, PATIENCE = 3e-3, 256, 50, 6
+"""Of the training: see `TrainingPlan`."""
 LEFT, LEAST = 60, 0.1
 """Principal coordinates of what is not rebuilt, and the variance, in units of the layer, from which one counts."""
 _AT_ONCE = 512
+"""Rows of a fold that are read at a time."""
 
 
 class Autoencoders:
@@ -36,6 +38,7 @@ class Autoencoders:
     """
 
     def __init__(self, z: Tensor, other: Tensor | None, rows: Rows, dims: int) -> None:
+        """Find the principal components of each fold, and make the networks that add to them."""
         self.z, self.other, self.rows, self.shape = z, other, rows, (len(z), len(rows.fitted))
         units, copies = z.shape[2], len(z)
         # Principal components are code = z @ axes, and z is rebuilt as code @ back: a matrix and its pseudo-inverse.
@@ -55,7 +58,7 @@ class Autoencoders:
         return [p for stack in (*self.encoders, *self.decoders, *self.across) for p in stack.parameters]
 
     def taken(self, side: Tensor, rows: Tensor) -> Tensor:
-        """(S F, B, ...) the given rows (F, B) of each fold, from a side (S, N, ...)."""
+        """The rows (F, B) of each fold from a side (S, N, ...), (S F, B, ...)."""
         return side[:, rows].flatten(0, 1)
 
     def encoded(self, batch: Tensor) -> Tensor:
@@ -83,7 +86,7 @@ class Autoencoders:
         return torch.stack(parts).sum(0) / checked.shape[1]
 
     def train(self, steps: int) -> Tensor:
-        """(S,) whether training is in doubt: it diverged, or had not come to its end."""
+        """Train for at most `steps`; returns whether a snapshot (S,) is in doubt: diverged, or not at its end."""
         plan = TrainingPlan(RATE, 0.0, BATCH, steps, every=EVERY, patience=PATIENCE, cosine=True)
         size = min(plan.batch, *map(len, self.rows.fitted))
         batches = Batches(self.rows.fitted, self.rows.seeds, size, self.z.device)
@@ -112,7 +115,7 @@ class Autoencoders:
         return {**self.by_row(torch.cat(codes, 1), torch.cat(residuals, 1)), "kept": 1 - self.apart(share).mean(1)}
 
     def by_row(self, codes: Tensor, residuals: Tensor) -> dict[str, Tensor]:
-        """Codes (S F, R, k), and coordinates of residuals (S F, R, U), at the numbers of their rows."""
+        """Codes (S F, R, k) as (S, N, k), and coordinates (S, N, `LEFT`) of residuals (S F, R, U), in order of rows."""
         codes, residuals = self.apart(codes), self.apart(residuals)
         shape = (len(self.z), self.z.shape[1])
         code = codes.new_zeros(*shape, codes.shape[3])
@@ -161,6 +164,7 @@ class LearnedSide(NamedTuple):
             return cls(blocks, wide, none, none, none.new_ones(len(z)), none.new_zeros(len(z), dtype=torch.bool))
 
         def work(some: Tensor) -> dict[str, Tensor]:
+            """What autoencoders of the snapshots `some` (consecutive numbers) read, and whether they are in doubt."""
             span = slice(int(some[0]), int(some[-1]) + 1)
             networks = Autoencoders(z[span], None if seen is None else seen[span], rows, dims)
             doubtful = networks.train(steps)
@@ -190,7 +194,7 @@ class LearnedSide(NamedTuple):
 
 
 def _standard(side: Tensor) -> Tensor:
-    """(S, N, D) float32 with units of variance 1; one block that stands for all snapshots stays one."""
+    """(S, N, D) float32 with units of variance 1; a block that was expanded over the snapshots stays one in memory."""
     one = side[:1] if side.stride(0) == 0 else side
     return zscore(one).float().expand(len(side), -1, -1)
 
@@ -218,7 +222,7 @@ def _loadings(rows: Tensor, dims: int) -> Tensor:
 
 
 def _summed(stacks: list[Stack], rows: Tensor) -> Tensor:
-    """(slices, B, out) the sum of what a linear map and a perceptron give."""
+    """(slices, B, out) the sum of what the networks of both stacks, linear maps and perceptrons, give for rows."""
     return torch.stack([stack(rows) for stack in stacks]).sum(0)
 
 

@@ -32,8 +32,8 @@ class Setup(NamedTuple):
     """What a stack of critics is made of: sizes of its networks, the loss, and how it is trained."""
 
     loss: Loss
-    hidden: int
-    products: int
+    hidden: int  # units of each of two hidden layers
+    products: int  # length of f and g, whose inner product is part of the score
     dropout: float
     plan: TrainingPlan
 
@@ -53,6 +53,7 @@ class Critics:
     """
 
     def __init__(self, u: Tensor, v: Tensor, correlations: Tensor, setup: Setup, seeds: tuple[int, ...]) -> None:
+        """Make the networks f, with a as its last output, and g, with b."""
         self.u, self.v, self.correlations, self.setup = u, v, correlations, setup
         self.shape, device = u.shape[:2], u.device
         hidden, out = setup.hidden, setup.products + 1
@@ -68,10 +69,11 @@ class Critics:
 
     @property
     def parameters(self) -> list[Tensor]:
+        """Weights and biases of f and g."""
         return [*self.f.parameters, *self.g.parameters]
 
     def factors(self, left: Tensor, right: Tensor, *, training: bool = False) -> tuple[Tensor, Tensor]:
-        """(S F, p, n), (S F, p, m): their products are the scores of rows `left` (F, n) of x, `right` (F, m) of y."""
+        """Factors (S F, p, n) and (S F, p, m) of the scores of rows `left` (F, n) of x, `right` (F, m) of y."""
         x, y = rows_of(self.u, left).flatten(0, 1), rows_of(self.v, right).flatten(0, 1)
         f, g = self.f(x, training=training).mT, self.g(y, training=training).mT
         rho = self.correlations.flatten(0, 1)
@@ -103,7 +105,7 @@ class Critics:
         return LOSSES[self.setup.loss](self.scores(rows, rows))
 
     def _running_dv(self, scores: Tensor) -> Tensor:
-        """(S F,) what has the gradient of `dv` over many batches, from the scores (S F, B, B) of one."""
+        """(S F,) a number whose gradient is that of `dv` over many batches, from the scores (S F, B, B) of one."""
         # The gradient of log E e^F is that of E e^F over a running mean, not over the mean of this batch.
         self.trace = [*self.trace[1 - TRACED :], -donsker_varadhan(scores).detach()]
         mean = apart(scores).flatten(1).logsumexp(1).exp() / pairs_apart(scores)
@@ -118,7 +120,7 @@ class Critics:
         return torch.stack(self.trace).std(0)
 
     def train(self, fitted: tuple[Tensor, ...], checked: Tensor, seeds: tuple[int, ...]) -> Tensor:
-        """Train on the rows of each fold; (S, F) whether that is in doubt: it diverged or had not come to its end."""
+        """Train on the rows `fitted`; returns whether the result is in doubt (S, F): diverged, or not at its end."""
         # The Gaussian ratio is dropped where it is worse on `checked` (F, V) than a critic that is 0 everywhere.
         with torch.no_grad():
             start = self.criterion(checked).view(self.shape)
@@ -131,7 +133,7 @@ class Critics:
 
     @torch.no_grad()
     def log_ratios(self, rows: Tensor, negatives: Tensor) -> Tensor:
-        """(2, S F, n) log r of the pairs `rows` (F, n), normalised over the strangers `negatives` (F, m)."""
+        """Log ratios (2, S F, n) of pairs `rows` (F, n), normalised over strangers `negatives` (F, m) in two ways."""
         # F is a log ratio up to a function of x and one of y. With F_own the score of the pair, and the mean over
         # strangers of x and over strangers of y,
         #     [0]: F_own - log mean e^F over strangers,               too high where near strangers are rare,
@@ -150,7 +152,7 @@ class Critics:
 
     @torch.no_grad()
     def pairs(self, rows: Tensor) -> Tensor:
-        """(S F, n) the scores of the pairs themselves."""
+        """(S F, n) the scores of x and y of the same rows (F, n)."""
         first, second = self.factors(rows, rows)
         return (first * second).sum(1)
 
@@ -163,6 +165,7 @@ class LossOfProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor, loss: Loss) -> Tensor:
+        """The loss (S,), some slices at a time; both gradients are kept."""
         each = first.shape[2] * second.shape[2] * first.element_size()
         few = len(first) if on_accelerator(first.device) else max(1, CACHE // each)
         parts = []
@@ -175,13 +178,14 @@ class LossOfProducts(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        """The gradients that `forward` kept, times the gradient (S,) of the loss."""
         of_first, of_second = ctx.saved_tensors
         grad = grads[0][:, None, None]
         return grad * of_first, grad * of_second, None
 
 
 def with_slope(loss: Loss, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """A loss (S,) of scores (S, n, n), and its derivative by each."""
+    """The loss (S,) of scores (S, n, n), and its derivative by them (S, n, n)."""
     if loss != "infonce":
         with torch.enable_grad():
             value = LOSSES[loss](scores.requires_grad_())
@@ -194,10 +198,11 @@ def with_slope(loss: Loss, scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _softmaxes(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """(S,) means of the log-sum-exp along rows and along columns, added, and so the softmax (S, n, n) along both."""
+    """The mean log-sum-exp (S,) of rows plus that of columns, and the softmax (S, n, n) along rows plus columns."""
     top, total, e = _exponentials(scores, 2)
     # The exponentials of a row, relative to its largest score r_i, serve for columns too: these sum e^(r_i - r) of
-    # them, with r = max r_i. Where all of a column lies far below r nothing is left of it. No device waits to know.
+    # them, with r = max r_i. Where all of a column lies far below r nothing is left of it: then columns get their own.
+    # An accelerator always does so, for to look at the sums it would have to wait.
     highest = top.amax(1, keepdim=True)
     factor = (top - highest).exp_()
     others = factor.mT @ e
@@ -210,7 +215,7 @@ def _softmaxes(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _exponentials(scores: Tensor, way: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest scores along the dimension `way`, the sum of e^F relative to them, and these (S, n, n) themselves."""
+    """The largest scores along dimension `way`, the sums of e^(F - largest), and these exponentials (S, n, n)."""
     top = scores.amax(way, keepdim=True)
     # A CPU finds 2^x in a quarter of the time of e^x.
     e = (scores - top).mul_(1 / math.log(2)).exp2_()
@@ -243,7 +248,7 @@ def smile(scores: Tensor, tau: float) -> Tensor:
 
 
 def infonce(scores: Tensor) -> Tensor:
-    """(S,) log n - I_NCE, the mean of choosing y for x and x for y (van den Oord et al. 2018)."""
+    """(S,) log n - I_NCE, the cross-entropy of choosing y for x and x for y (van den Oord et al. 2018)."""
     return 0.5 * (scores.logsumexp(1).mean(1) + scores.logsumexp(2).mean(1)) - own(scores).mean(1)
 
 

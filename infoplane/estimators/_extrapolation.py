@@ -102,6 +102,7 @@ class Extrapolation(Wrapper):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        """Check the settings; ValueError for a wrapper inside, or an estimator that says why it is not extrapolated."""
         super().__post_init__()
         inner = self.estimator
         if isinstance(inner, Wrapper):

@@ -18,6 +18,7 @@ HIDDEN, SHARP = 128, 3.0
 EXACT, PROBES = 8, 8
 """Dimensions up to which a divergence is exact, and the random directions that it is the mean over beyond."""
 CHECK_DRAWS, READ_DRAWS = 8, 16
+"""Draws for each row that chooses the step, and that is read."""
 LOOSE = 0.25
 """Share of the squared error that own rows may be better by: it scatters by 6 % with 500 rows."""
 LOG_SNR = (-6.0, 12.0)
@@ -43,11 +44,11 @@ class Sides(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """Fixed draws: rows (F, B), rows that they are paired with, and their place in [0, 1) along the way."""
+    """Draws: numbers of rows (F, B), of other rows that they start from (F, B), and places along the way (F, B)."""
 
     rows: Tensor
     others: Tensor
-    place: Tensor
+    place: Tensor  # in [0, 1)
 
 
 class PairNetworks(ABC):
@@ -59,6 +60,7 @@ class PairNetworks(ABC):
     """Whether `read` leaves out the information of the Gaussian start, which is then added exactly."""
 
     def __init__(self, sides: Sides, rows: Rows, start: bool) -> None:
+        """Make the networks; with `start` they add to the solution for a Gaussian pair, else to that of none."""
         self.sides, self.rows, device = sides, rows, sides.moving.device
         snapshots, folds, _, self.width = sides.moving.shape
         self.shape = (snapshots, folds)
@@ -79,21 +81,21 @@ class PairNetworks(ABC):
         self.checks = self.drawn(rows.checked, CHECK_DRAWS)
 
     def net(self, inputs: Tensor) -> Tensor:
-        """(S, F, B, k) what the networks add, from their inputs (S, F, B, ...)."""
+        """What the networks add, (S, F, B, k), from their inputs (S, F, B, in)."""
         return self.apart(self.stack(inputs.flatten(0, 1)))
 
     def apart(self, out: Tensor) -> Tensor:
-        """(S, F, ...) of (S F, ...)."""
+        """Numbers (S F, ...) with snapshots and folds as axes of their own, (S, F, ...)."""
         return out.view(*self.shape, *out.shape[1:])
 
     def places(self, count: int) -> Tensor:
-        """(F, B) places in [0, 1), one in each of `count` equal parts."""
+        """Random places (F, `count`) in [0, 1), one in each of `count` equal parts: their mean errs little."""
         u = torch.cat([torch.rand(1, generator=g, device="cpu", dtype=torch.float32) for g in self.generators])
         places: Tensor = (torch.arange(count, device="cpu") + u[:, None]) / count
         return places.to(self.sides.moving.device)
 
     def drawn(self, rows: Tensor, draws: int) -> Draws:
-        """Every row `draws` times, each with another row and another place."""
+        """Every row of `rows` (F, B) `draws` times, each time with a random other row and another place."""
         count = rows.shape[1]
         shuffles = [
             torch.stack([torch.randperm(count, generator=g, device="cpu") for g in self.generators])
@@ -115,7 +117,7 @@ class PairNetworks(ABC):
         return self.mean_of(self.squares, self.checks).flatten()
 
     def mean_of(self, values: Callable[[Draws], Tensor], draws: Draws) -> Tensor:
-        """(S, F) mean of `values`, (S, F, B), over draws."""
+        """(S, F) the mean over draws of what the function `values` gives for them, (S, F, B)."""
         return torch.cat([values(part) for part in _parts(draws)], 2).mean(2)
 
     def loose(self) -> Tensor:
@@ -127,7 +129,7 @@ class PairNetworks(ABC):
 
     @abstractmethod
     def squares(self, draws: Draws) -> Tensor:
-        """(S, F, B) squared error."""
+        """(S, F, B) squared error of each draw, summed over coordinates."""
 
     @abstractmethod
     def read(self) -> Tensor:
@@ -160,6 +162,7 @@ class Velocities(PairNetworks):
     exact = True
 
     def squares(self, draws: Draws) -> Tensor:
+        """(S, F, B) squared error of the velocity of each draw."""
         t, first, last = self.way(draws)
         if self.start:
             # The networks learn only what the Gaussian velocity leaves, with D the denominator of c:
@@ -176,11 +179,12 @@ class Velocities(PairNetworks):
         return draws.place[..., None], of_others, of_rows
 
     def inputs(self, z: Tensor, draws: Draws) -> Tensor:
-        """(S, F, B, k + 2 + m) where z is, time and its cosine, and the still side."""
+        """Inputs (S, F, B, k + 2 + m) of the networks: z (S, F, B, k), time, its cosine, and the still side."""
         t = draws.place[..., None].expand(*z.shape[:3], 1)
         return torch.cat([z, t, (math.pi * t).cos(), rows_of(self.sides.still, draws.rows)], 3)
 
     def read(self) -> Tensor:
+        """(S, F, R, 1) nats of each row: minus the divergence of what the networks add, over the way."""
         draws = self.drawn(self.rows.read, READ_DRAWS)
         return self.over_reads(draws, [-self.divergence(part) for part in _parts(draws)])
 
@@ -219,7 +223,7 @@ class Scores(PairNetworks):
     exact = False
 
     def noise(self, draws: Draws, generators: list[torch.Generator]) -> Tensor:
-        """(F, B, k) standard normal."""
+        """Standard normal noise (F, B, k) for these draws, the same for all snapshots."""
         shape = (draws.rows.shape[1], self.width)
         drawn = torch.stack([torch.randn(shape, generator=g, device="cpu", dtype=torch.float32) for g in generators])
         return drawn.to(self.sides.moving.device)
@@ -229,10 +233,12 @@ class Scores(PairNetworks):
         return self.noise(draws, [torch.Generator().manual_seed(seed + 2) for seed in self.rows.seeds])
 
     def loss(self, rows: Tensor) -> Tensor:
+        """(S F,) mean squared error over the rows (F, B) of a batch, with new noise."""
         draws = Draws(rows, rows, self.places(rows.shape[1]))
         return self._squares(draws, self.noise(draws, self.generators)).mean(2).flatten()
 
     def squares(self, draws: Draws) -> Tensor:
+        """(S, F, B) squared error of the predicted noise, the same noise at every call."""
         return self._squares(draws, self.fixed(draws))
 
     def _squares(self, draws: Draws, noise: Tensor) -> Tensor:
@@ -254,11 +260,12 @@ class Scores(PairNetworks):
         return start + self.net(torch.cat([y, level.expand(*y.shape[:3], 3), still], 3))
 
     def read(self) -> Tensor:
+        """(S, F, R, 2) nats of each row, inside and outside."""
         draws = self.drawn(self.rows.read, READ_DRAWS)
         return self.over_reads(draws, [self._both(part) for part in _parts(draws)])
 
     def _both(self, draws: Draws) -> Tensor:
-        """(S, F, B, 2) nats inside and outside, of one draw."""
+        """(S, F, B, 2) nats of each draw: from both predictions ("inside"), and from both errors ("outside")."""
         noise = self.fixed(draws)
         ones = noise.new_ones(draws.rows.shape[1], 1)
         known, unknown = self.predicted(draws, noise, ones), self.predicted(draws, noise, 0 * ones)

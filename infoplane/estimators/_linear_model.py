@@ -37,6 +37,7 @@ class SoftmaxLoss:
     """
 
     def __init__(self, y: Tensor, classes: int) -> None:
+        """Keep the classes, and as indicators (K, N)."""
         self.y, self.outputs = y, classes
         self._onehot = torch.nn.functional.one_hot(y, classes).T.double()
 
@@ -67,6 +68,7 @@ class SquaredLoss:
     """Half the squared error against `targets` (N, k), over the rows (F, N) of each problem."""
 
     def __init__(self, targets: Tensor) -> None:
+        """Keep the targets as (k, N)."""
         self.outputs, self.targets = targets.shape[1], targets.T.double().contiguous()
 
     def value(self, scores: Tensor, rows: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ class NoisyMethod(Method):
     network_clean: bool | None = prepared()
 
     def __post_init__(self) -> None:
+        """Check the settings, and accept classes where the layer is random."""
         super().__post_init__()
         if is_random(self):  # then there is I(X;T), whatever the labels are
             object.__setattr__(self, "targets", self.targets | {"discrete"})

@@ -66,6 +66,7 @@ class _Networks:
     # learn that log p(y|t) is bounded.
 
     def __init__(self, task: Classes | Targets, z: Tensor, linear: Tensor, folds: Folds) -> None:
+        """Make the networks for units `z` (S, N, U), which start from the scores `linear` (S, F, K, N)."""
         self.task, self.folds, self.shape = task, folds, linear.shape
         snapshots, count, outputs, _ = linear.shape
         # (S, 1, N, P), (S, F, N, K)
@@ -77,6 +78,7 @@ class _Networks:
 
     @property
     def parameters(self) -> list[Tensor]:
+        """Weights and biases of all networks, and what gives the share of random labels."""
         return [p for stack in self.stacks for p in stack.parameters] + [self.random]
 
     def added(self, rows: Tensor) -> Tensor:
@@ -86,7 +88,7 @@ class _Networks:
         return (skip + bent).view(*batch.shape[:3], -1) + rows_of(self.start, rows)
 
     def mixed(self, log_p: Tensor, log_priors: Tensor) -> Tensor:
-        """log[(1 - s) p + s prior] of (S, F, ...), with s the share of labels that are random."""
+        """log[(1 - s) p + s prior] from log p (S, F, ...), with s (S, F) the share of labels that are random."""
         share = (FIRST_RANDOM + SPEED * self.random).view(*self.shape[:2], *[1] * (log_p.ndim - 2))
         sigmoid = torch.nn.functional.logsigmoid
         return torch.logaddexp(log_p + sigmoid(-share), log_priors.float() + sigmoid(share))
@@ -97,7 +99,7 @@ class _Networks:
         return self.mixed(out.log_softmax(3), self.task.log_priors) if isinstance(self.task, Classes) else out
 
     def loss(self, rows: Tensor) -> Tensor:
-        """Mean loss (S F,) over the rows (F, B)."""
+        """Mean loss (S F,) over the rows (F, B): cross-entropy of classes, or half the squared error."""
         out = self.added(rows)
         if not isinstance(self.task, Classes):
             return self.task.batch_loss(out, rows).flatten()
@@ -138,7 +140,7 @@ def network_scores(task: Classes | Targets, z: Tensor, linear: Tensor, folds: Fo
 
 
 def network_inputs(z: Tensor) -> Tensor:
-    """(S, N, P) float32 of mean square 1: the units (S, N, U) themselves, or their leading components where many."""
+    """Inputs (S, N, P) float32, of mean square 1: the units (S, N, U) themselves; of many their leading components."""
     if min(z.shape[1:]) > ROTATION_LIMIT:
         z = _leading(z)
     elif z.shape[2] > MOST_INPUTS:

@@ -82,7 +82,7 @@ class Rows(NamedTuple):
 
 
 def _even(chosen: Tensor) -> Tensor:
-    """(F, n) numbers of the rows chosen in (F, N) bool; folds with fewer repeat their own."""
+    """(F, n) numbers of the rows chosen in (F, N) bool; folds with fewer than the most repeat some of theirs."""
     numbers = [row.nonzero()[:, 0] for row in chosen]
     most = max(map(len, numbers))
     return torch.stack([row.repeat(-(-most // len(row)))[:most] for row in numbers])
@@ -106,6 +106,7 @@ class Stack:
         drawn: int = 0,
         dropout: float = 0.0,
     ) -> None:
+        """Draw first weights for `sizes`, the inputs, hidden units and outputs of a network, once for each seed."""
         self.shape, self.dropout = (len(seeds), copies), dropout
         self.masks = torch.Generator().manual_seed(seeds[0])
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -114,7 +115,7 @@ class Stack:
         for place, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
             # (seeds, in + 1, out): the last row is the bias.
             start = torch.stack([_uniform(inputs + 1, outputs, generator=g) for g in generators])
-            start = (2 * start - 1) / math.sqrt(inputs)
+            start = (2 * start - 1) / math.sqrt(inputs)  # uniform, as torch.nn.Linear begins
             if place == len(sizes) - 2:
                 start[:, :, drawn:] = 0
             start = start.repeat(copies, 1, 1).to(device)
@@ -135,7 +136,7 @@ class Stack:
         return out
 
     def _mask(self, rows: int, width: int) -> Tensor:
-        """(seeds, B, width) 0 for units that drop out; the others are scaled up, so that the mean stays."""
+        """Factors (seeds, B, width): 0 for units that drop out, above 1 for the others, so that the mean stays."""
         drawn = _uniform(self.shape[0], rows, width, generator=self.masks) >= self.dropout
         return (drawn.float() / (1 - self.dropout)).to(self.weights[0].device)
 
@@ -166,6 +167,8 @@ class _Perceptrons(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, masks: list[Tensor], *parameters: Tensor) -> Tensor:
+        """Outputs from rows (slices, B, in), masks of each hidden layer or none, and all weights, then all biases."""
+        # `before` and `seen`: the units of each layer before and after GELU (and drop-out), which `backward` needs.
         weights, biases = parameters[: len(parameters) // 2], parameters[len(parameters) // 2 :]
         seen, before = [rows], []
         for place, (weight, bias) in enumerate(zip(weights[:-1], biases[:-1], strict=True)):
@@ -179,6 +182,8 @@ class _Perceptrons(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients for the arguments of `forward`, layer by layer from the last; None for rows that need none."""
+        # Saved are `count` weights, as many layers as were `seen`, and one less from `before`.
         grad, count = grads[0], (len(ctx.saved_tensors) + 1) // 3
         weights, seen, before = (ctx.saved_tensors[i * count : (i + 1) * count] for i in range(3))
         of_weights: list[Tensor] = []
@@ -198,17 +203,17 @@ class _Perceptrons(torch.autograd.Function):
 
 
 def _drop_out(rows: Tensor, mask: Tensor) -> None:
-    """Multiply rows (copies seeds, B, width) by the mask (seeds, B, width) of their seed, in place."""
+    """Multiply rows (copies times seeds, B, width) in place by the mask (seeds, B, width) of their seed."""
     rows.view(-1, *mask.shape).mul_(mask)
 
 
 def _uniform(*shape: int, generator: torch.Generator) -> Tensor:
-    """Float32 in [0, 1) on the CPU, whatever the default type and device are."""
+    """Uniform float32 numbers (`shape`) in [0, 1) on the CPU, whatever the default type and device are."""
     return torch.rand(shape, generator=generator, device="cpu", dtype=torch.float32)
 
 
 def rows_of(whole: Tensor, rows: Tensor) -> Tensor:
-    """(S, F, B, C) the rows (F, B) of each fold out of (S, F, N, C), or out of (S, 1, N, C) that all folds share."""
+    """The rows (F, B) of each fold, (S, F, B, C), out of `whole` (S, F, N, C), or (S, 1, N, C) shared by all folds."""
     # Rows are copied whole: an index of folds and rows together goes from number to number, four times as slowly.
     snapshots, folds, samples, width = whole.shape
     first = torch.arange(0, snapshots * folds * samples, samples, device=whole.device)
@@ -223,6 +228,7 @@ class Batches:
     """
 
     def __init__(self, rows: Sequence[Tensor], seeds: Sequence[int], size: int, device: torch.device) -> None:
+        """Begin with no row drawn; `size` is that of a batch."""
         self.rows, self.size, self.device = rows, size, device
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.left = [r[:0] for r in rows]  # drawn already and not yet in a batch
@@ -318,7 +324,7 @@ def in_stacks(
 
 
 def _within_memory(t: Tensor, work: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What `work` finds in (S, ...), in halves where memory does not suffice for all."""
+    """What `work` finds in `t` (S, ...), with a warning in halves where memory does not suffice for all."""
     try:
         return work(t)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:

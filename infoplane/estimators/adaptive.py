@@ -121,6 +121,7 @@ class Adaptive(Counting):
     edges: Tensor | None = prepared(recorded=False)
 
     def __post_init__(self) -> None:
+        """Check the settings, `low` and `quantile` together, and make a number of `low` a float."""
         super().__post_init__()
         if self.low not in ("auto", "min"):
             if isinstance(self.low, str) or not math.isfinite(self.low):

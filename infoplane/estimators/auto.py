@@ -152,13 +152,14 @@ class Auto(NoisyMethod):
         return self._settled(self._given(t, y, x, x_ids))
 
     def _settled(self, given: Given) -> Self:
+        """This estimator with its branch, decided on the first, middle and last snapshot unless it is already."""
         if self.branch is not None:
             return self
         places = sorted({0, len(given.t) // 2, len(given.t) - 1})
         return self._decided([(given.t[i], given.y) for i in places], given.x)
 
     def _decided(self, snapshots: list[tuple[Tensor, Tensor]], x: Tensor | None) -> Self:
-        """With the branches that snapshots (N, U), each with its targets, lead to."""
+        """This estimator with the branches that these snapshots (N, U), each with its targets, lead to."""
         noisy = [(with_noise(t, self), y) for t, y in snapshots]
         found = _last(self._choice(t, y) for t, y in noisy)
         inputs = None if x is None or not is_random(self) or not noisy else _inputs(noisy[0][0], x)
@@ -188,6 +189,7 @@ class _Branches(Problem):
     config: Auto
 
     def __init__(self, config: Auto, given: Given) -> None:
+        """Draw the network's noise once for all branches, and start them."""
         super().__init__(config, given)
         x = random_inputs(config, given)
         given = given._replace(t=torch.stack([with_noise(layer, config) for layer in given.t]), x=None)
@@ -201,9 +203,11 @@ class _Branches(Problem):
                 self.parts[pair] = _MeanOfNeighbors(method, own) if mean else method.start(own)
 
     def numbers(self) -> dict[str, Tensor]:
+        """The numbers of all branches, the pair in front of each key."""
         return {f"{pair} {k}": value for pair, part in self.parts.items() for k, value in part.numbers().items()}
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        """The quantities of all branches; those of the inputs, which a branch calls (T;Y), become (X;T)."""
         out: dict[str, Quantity] = {}
         for pair, part in self.parts.items():
             own = {k.removeprefix(f"{pair} "): value for k, value in found.items() if k.startswith(pair)}
@@ -217,24 +221,27 @@ class _MeanOfNeighbors(Problem):
     """`knn` with the mean of its values over several numbers of neighbours; everything else is that of its default."""
 
     def __init__(self, config: Any, given: Given) -> None:
+        """Start `knn` with its default and with each other number of neighbours."""
         super().__init__(config, given)
         self.default = config.start(given)
         numbers = (k for k in AVERAGED if k != config.n_neighbors)
         self.others = [replace(config, n_neighbors=k).start(given) for k in numbers]
 
     def numbers(self) -> dict[str, Tensor]:
+        """The numbers of the default, with the mean of all values as "nats"."""
         found: dict[str, Tensor] = self.default.numbers()
         with values_only():
             nats = [found["nats"], *(other.numbers()["nats"] for other in self.others)]
         return found | {"nats": torch.stack(nats).mean(0)}
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        """The quantities that the default makes of these numbers."""
         out: dict[str, Quantity] = self.default.finish(found)
         return out
 
 
 def _last(choices: Iterable[Branch]) -> Branch:
-    """The latest in the tree; where no snapshot is finite the first branch, which then has nothing to estimate."""
+    """The choice that comes last in `BRANCHES`; the first branch where no snapshot is finite to choose by."""
     nothing = Branch(BRANCHES[0], "no snapshot is finite")
     return max(choices, key=lambda choice: BRANCHES.index(choice.method), default=nothing)
 
@@ -256,19 +263,21 @@ def pair_dimension(a: Tensor, b: Tensor) -> float:
 
 
 def _inputs(t: Tensor, x: Tensor) -> Tensor | None:
-    """Inputs (N, F) as floats beside a layer (N, U)."""
+    """The inputs `x` (N, ...) as (N, F) float64 on the device of a layer `t` (N, U)."""
     return Given(t[None], t, x, t).features()
 
 
 def _ends(blocks: Blocks, y: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The first, middle and last finite snapshot (N, U) of a run, each with its targets; twice read, for its length."""
+    """The first, middle and last finite snapshot (N, U) of a run, each with its targets."""
+    # The run is read twice: first to count its snapshots.
     count = sum(1 for _ in _finite(blocks, y))
     wanted = {0, count // 2, count - 1}
     return [(t.clone(), own) for i, (t, own) in enumerate(_finite(blocks, y)) if i in wanted]
 
 
 def _finite(blocks: Blocks, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The snapshots without NaN and infinity with their targets, which in a pair of layers are others at each step."""
+    """Yields each snapshot (N, U) that is finite throughout, widened, with its targets."""
+    # Where another layer is the target, it is another at each step, and `with_targets` has it.
     beside = getattr(blocks, "with_targets", None)
     for block, own in beside() if beside else ((t, y) for t in blocks):
         whole = widened(block)

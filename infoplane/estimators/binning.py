@@ -136,6 +136,7 @@ class Binning(Counting):
     edges: Tensor | None = prepared(recorded=False)
 
     def __post_init__(self) -> None:
+        """Check that the settings fit together; `width` takes the place of `n_bins` and `range`: both become None."""
         super().__post_init__()
         if self.width is not None:
             if self.range not in ("layer", None) or self.n_bins not in (30, None):

@@ -161,6 +161,7 @@ class Compressed(NoisyMethod):
     steps: int = added(1000, at_least(0))
 
     def __post_init__(self) -> None:
+        """Check that the settings fit together; trained codes promise less and are trained in chunks."""
         super().__post_init__()
         if self.code == "autoencoder":  # networks that are trained together differ by rounding from those trained alone
             object.__setattr__(self, "guarantees", frozenset({"constant_zero"}))
@@ -192,6 +193,7 @@ class _Codes(Problem):
     halves = 1
 
     def __init__(self, config: Compressed, given: Given) -> None:
+        """Take inputs and targets as sides, and find their codes."""
         super().__init__(config, given)
         self.x = random_inputs(config, given)
         self.random, self.continuous = self.x is not None, given.y.is_floating_point()
@@ -199,12 +201,13 @@ class _Codes(Problem):
         self.find(given.x_ids)
 
     def find(self, x_ids: Tensor) -> None:
-        """Make the codes of X and of targets."""
+        """Make the codes of X and of targets, None where they are missing or constant."""
         self.code_x = None if self.x is None else self._code(self.x, "x")
         self.code_y = None if self.targets is None else self._code(self.targets, "y")
         self.constant = self.code_y is None
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        """The informations in bits with intervals and flags, and the share of the variance that the code keeps."""
         shared: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "ties": found["tied"] > TIED}
         if "few" in found:
             shared["few_samples"] = found["few"]
@@ -237,6 +240,7 @@ class _Codes(Problem):
         return code if code.rows.shape[1] else None
 
     def snapshot(self, layer: Tensor) -> dict[str, Number]:
+        """Both informations in nats with errors and doubts, and what the code of one layer (N, U) keeps."""
         constant = bool((layer == layer[:1]).all())
         code = None if constant else self._code(with_noise(layer, self.config), "t")
         i_ty = i_xt = _ZERO
@@ -263,7 +267,7 @@ class _Codes(Problem):
         return self._found(*self._told(code, self.y), code)
 
     def _told(self, a: Code, b: Code | Tensor) -> tuple[Part, float]:
-        """Information of a code with another or with classes (N,), and the nats that dropped coordinates would add."""
+        """Information of a code with a code or classes (N,), and nats that dropped coordinates would add."""
         k = self.config.n_neighbors
         if isinstance(b, Code):
             whole = torch.cat([b.rows, b.dropped], 1)
@@ -272,7 +276,7 @@ class _Codes(Problem):
         return class_information(a, b, k), _hidden(a, members, members) if members.shape[1] else 0.0
 
     def _found(self, part: Part, hidden: float, *codes: Code) -> _Found:
-        """The information `part` of these codes, with the outcome of all checks."""
+        """The information `part` of these codes, and whether some check doubts it."""
         # psi(N) and psi(k), whose difference is the most that neighbours can show.
         n, k = torch.tensor([len(codes[0].rows), self.config.n_neighbors], device="cpu").double().digamma().tolist()
         doubtful = (
@@ -296,6 +300,7 @@ class _LearnedCodes(_Codes):
 
     @torch.inference_mode(False)
     def find(self, x_ids: Tensor) -> None:
+        """Cut the rows into parts by input, take the other sides, and train codes for those that know nothing of T."""
         self.part = fold_of_row(x_ids, FOLDS * PARTS, self.config.seed)
         y = self.y[:, None] if self.targets is None else self.targets
         if self.config.cross and not self.continuous:
@@ -311,13 +316,14 @@ class _LearnedCodes(_Codes):
         self.few = (PARTS - 1) * self.samples < FOLDS * PARTS * ROWS_A_DIMENSION * self.config.dims
 
     def _side(self, blocks: Tensor, other: Tensor | None, role: Role) -> LearnedSide:
-        """Train the codes of one side (S, N, D), which tell of the `other` side, too, where it is given."""
+        """One side (S, N, D) with codes trained for it, which tell of the `other` side, too, where it is given."""
         first = _STREAM * (4 + "txy".index(role)) + FOLDS * self.config.seed
         rows = Rows.of(self.part, PARTS, range(first, first + FOLDS))
         return LearnedSide.of(blocks, other, rows, self.config.dims, self.config.steps)
 
     @torch.inference_mode(False)
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
+        """The numbers (S,) of snapshots (S, N, U) that are trained together, with every other side."""
         layers = torch.stack([with_noise(layer, self.config) for layer in t.detach()])
         plain = None if self.config.cross else self._side(layers, None, "t")
         out: dict[str, Tensor] = {}
@@ -374,7 +380,7 @@ _ZERO = _Found(NOTHING, False)
 
 
 def _hidden(code: Code, other: Tensor, few: Tensor) -> float:
-    """Nats that dropped components tell beyond the kept: of `other` (N, q), and by products of `few` (N, q')."""
+    """Nats that dropped components tell beyond the kept ones, of `other` (N, q), and by products of `few` (N, q')."""
     if code.dropped.shape[1] == 0:
         return 0.0
     linear = hidden_information(code.rows, code.dropped, other)

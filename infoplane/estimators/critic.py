@@ -170,6 +170,7 @@ class Critic(NoisyMethod):
     folds: int = setting(5, at_least(3))
 
     def __post_init__(self) -> None:
+        """Check that the value can be read from a critic trained by this loss."""
         super().__post_init__()
         needed = {"dv": ("dv",), "smile": RATIO_LOSSES}.get(self.reading)
         if needed and self.loss not in needed:
@@ -202,6 +203,7 @@ class _Contrasts(Problem):
 
     @torch.inference_mode(False)
     def __init__(self, config: Critic, given: Given) -> None:
+        """Take targets and inputs as other sides, and choose the rows of each fold."""
         super().__init__(config, given)
         x = random_inputs(config, given)
         sides = {} if x is None else {"I(X;T)": x}
@@ -219,7 +221,7 @@ class _Contrasts(Problem):
         self.seeds = tuple(_NETWORKS + 2 * (config.folds * config.seed + fold) for fold in range(config.folds))
 
     def _marginal(self, block: Tensor, first: int) -> Marginal:
-        """One side as the settings say; `first` keeps the places of its ties apart from those of the other side."""
+        """One side (N, D), ranked or scaled only; `first` makes its seed for ties another than the other side's."""
         ranks, seed = self.config.ranks, first + self.config.seed
         found = Marginal.of(block, seed, ranks=ranks)
         if not ranks or found.columns.shape[1] <= FEW_UNITS:
@@ -236,9 +238,11 @@ class _Contrasts(Problem):
         return torch.stack(drawn).to(rows.device)
 
     def at_once(self) -> int:
+        """All snapshots."""
         return len(self.t)  # which `chunk` cuts into stacks
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
+        """The numbers of `_stack` for all snapshots (S, N, U), as many at a time as their critics leave room for."""
         return in_stacks(t, self.config.bytes_per_snapshot(self.samples, self.units), self._stack)
 
     def _stack(self, t: Tensor) -> dict[str, Tensor]:
@@ -260,6 +264,7 @@ class _Contrasts(Problem):
     def _pair(self, layers: list[Marginal], other: Marginal) -> dict[str, Tensor]:
         """The numbers (S,) in nats of the layers with one other side."""
         config, shape = self.config, (len(layers), self.config.folds)
+        # "held out" and "own" are read from rows that the critics were not trained on and that they were.
         critics = self._critics(layers, other)
         steep = is_steep(critics.correlations, len(self.fitted[0])).any(1)
         doubtful = critics.train(self.fitted, self.checked, self.seeds)
@@ -311,6 +316,7 @@ class _Contrasts(Problem):
         return Critics(u, v, rho, Setup(config.loss, config.hidden, PRODUCTS, config.dropout, plan), self.seeds)
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        """The quantities of every pair of sides."""
         out: dict[str, Quantity] = {}
         for name in self.others:
             out |= self._reported(name, found)
@@ -322,6 +328,7 @@ class _Contrasts(Problem):
         none = found["degenerate"] | (self.others[name].columns.shape[1] == 0)
 
         def bits(key: str) -> Tensor:
+            """The number `key` of this pair in bits (S,); 0 where a side is constant."""
             return torch.where(none, 0.0, found[f"{name} {key}"] * BITS_PER_NAT)
 
         held_out, own_rows, lower = bits("held out"), bits("own"), bits("lower")
@@ -353,7 +360,7 @@ class _Contrasts(Problem):
 
 
 def _off_ground(t: Marginal, other: Marginal, nats: float) -> bool:
-    """Whether a pair of this value fails the checks that `gaussian` makes of its model."""
+    """Whether two sides, whose information is `nats`, fail the checks that `gaussian` makes of its model."""
     if min(t.columns.shape[1], other.columns.shape[1]) == 0 or len(t.columns) < LEAST_SAMPLES:
         return False
     sides = [side(z.columns, z.columns, white_basis(z.columns, "auto")) for z in (t, other)]

@@ -223,7 +223,7 @@ def _dimensions(columns: Tensor, seed: int) -> tuple[int, bool]:
 
 
 def _filled(coordinates: Tensor, seed: int) -> bool:
-    """Whether principal coordinates (N, k) have about as many dimensions as normal ones."""
+    """Whether coordinates (N, k) have nearly the intrinsic dimension of Gaussian noise of the same shape."""
     if coordinates.shape[1] == 1:
         return True
     g = torch.Generator().manual_seed(seed)
@@ -232,12 +232,12 @@ def _filled(coordinates: Tensor, seed: int) -> bool:
 
 
 def _intrinsic(rows: Tensor) -> float:
-    """Dimension of the curve or surface that rows (N, k) lie on, from the distances of their neighbors."""
+    """Intrinsic dimension of rows (N, k): that of the curve or surface they lie on, from distances of neighbours."""
     return intrinsic_dimension(Points(rows).nearest(min(_NEIGHBORS, len(rows) - 1))[0])
 
 
 def most_at_once(folds: int, device: torch.device) -> int | None:
-    """Snapshots whose networks are trained together; None for as many as memory takes."""
+    """How many snapshots are trained together, at most; None, on an accelerator, for as many as memory takes."""
     return None if on_accelerator(device) else max(1, IN_CACHE // folds)
 
 
@@ -247,6 +247,7 @@ class _CarriedPairs(Problem):
     config: FlowMatching
 
     def __init__(self, config: FlowMatching, given: Given) -> None:
+        """Take targets and inputs as sides of pairs, and cut the samples into two parts for each fold."""
         super().__init__(config, given)
         x = random_inputs(config, given)
         self.others: dict[str, Tensor] = {"I(T;Y)": given.y.detach()} if given.y.is_floating_point() else {}
@@ -259,13 +260,14 @@ class _CarriedPairs(Problem):
         )
 
     def rows(self, direction: int) -> Rows:
-        """Rows of each fold: it reads its own two parts, the next part chooses the step, the others are trained on."""
+        """Row numbers by fold: each reads its own two parts, the next chooses the step, the others are trained on."""
         first = self.config.folds * self.config.seed
         # No two folds, directions or values of `seed` share one.
         seeds = [2 * (first + fold) + direction for fold in range(self.config.folds)]
         return Rows.of(self.part, 2, seeds)
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
+        """The numbers of `_stack` for all snapshots (S, N, U) and every other side; `_zeros` where one is constant."""
         own = [_Block.of(with_noise(layer, self.config), self.config.seed) for layer in t.detach()]
         found = {"degenerate": torch.tensor([block is None for block in own], device=t.device)}
         for name, other in self.sides.items():
@@ -282,7 +284,7 @@ class _CarriedPairs(Problem):
         return found
 
     def _trained(self, blocks: list[_Block], other: _Block | None) -> dict[str, Tensor]:
-        """The numbers of snapshots whose networks have one size."""
+        """The numbers of `_stack` for snapshots whose networks have one size, as many at a time as memory takes."""
         assert other is not None
         each = self.config.folds * _bytes_of_fold(self.samples, blocks[0].moved, other.moved)
         numbers = torch.arange(len(blocks), device=self.t.device)
@@ -290,7 +292,7 @@ class _CarriedPairs(Problem):
         return in_stacks(numbers, each, lambda some: self._stack([blocks[i] for i in some.tolist()], other), most=most)
 
     def _stack(self, blocks: list[_Block], other: _Block) -> dict[str, Tensor]:
-        """The numbers of snapshots that are trained together: each side moves in turn, given the other."""
+        """Nats (S, 2, q) by either side moving, their weights, error and doubts, of snapshots trained together."""
         base = self.config.base == "gaussian"
         pairs = _FoldCoordinates.of(blocks, other, self.rows(0).fitted)
         ways, doubtful = [], torch.zeros(len(blocks), dtype=torch.bool, device=self.t.device)
@@ -331,10 +333,11 @@ class _CarriedPairs(Problem):
         return min(map(len, self.rows(0).fitted)) < ROWS_A_DIMENSION * dimensions
 
     def networks(self, sides: Sides, rows: Rows, base: bool) -> PairNetworks:
-        """Networks that learn what the setting `method` says."""
+        """Untrained networks of the kind that the setting `method` says; `base`: on top of the Gaussian solution."""
         return (Velocities if self.config.method == "flow" else Scores)(sides, rows, base)
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
+        """The quantities of every pair of sides, and the share of the variance of T that was kept."""
         out: dict[str, Quantity] = {}
         for name, other in self.sides.items():
             own = {key: found[f"{name} {key}"] for key in _zeros(self.config.method, self.t[:0])}
@@ -364,7 +367,7 @@ class _CarriedPairs(Problem):
 
 
 def _zeros(method: str, t: Tensor) -> dict[str, Tensor]:
-    """What `_stack` would find for every snapshot of `t` if one side were constant: no information."""
+    """Numbers with the keys and shapes of `_stack`, for every snapshot of `t`, that say: no information."""
     whole, yes = t.new_zeros(len(t), dtype=torch.float64), torch.zeros(len(t), dtype=torch.bool, device=t.device)
     ways = whole[:, None, None].repeat(1, 2, 1 + (method == "score"))
     numbers = {"ways": ways, "weight": torch.full_like(ways[:, :, 0], 0.5), "error": whole, "kept": whole.clone()}
@@ -435,7 +438,7 @@ def _coordinates(block: _Block, other: _Block, fitted: Tensor) -> tuple[Tensor, 
 
 
 def _wide(columns: Tensor, width: int) -> Tensor:
-    """The first `width` of the last axis, zeros where there are fewer."""
+    """`columns` (..., k) as (..., `width`): the first ones, filled up with zeros where they are fewer."""
     found = columns[..., :width]
     return torch.nn.functional.pad(found, (0, width - found.shape[-1]))
 

@@ -118,6 +118,7 @@ class KDE(Method):
     dtype: Precision = setting("auto", PRECISIONS)
 
     def __post_init__(self) -> None:
+        """Check that a fixed variance and an adaptive one are not both given."""
         super().__post_init__()
         if self.variance is not None and (self.scale, self.rule) != (0.01, "max"):
             raise ValueError(

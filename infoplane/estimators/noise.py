@@ -178,6 +178,7 @@ class SamplePropagation(Method):
     passes: int | None = prepared()
 
     def __post_init__(self) -> None:
+        """Check that the settings fit together: one std, an even number of draws, `bracket` with `population`."""
         super().__post_init__()
         if self.std is not None and self.relative_std != 0.1:
             raise ValueError(

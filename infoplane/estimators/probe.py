@@ -145,6 +145,7 @@ class LinearProbe(Method):
     family: Literal["linear", "mlp"] = added("linear", one_of("linear", "mlp"))
 
     def __post_init__(self) -> None:
+        """Check the settings; networks promise less than a linear probe, and are trained in chunks."""
         super().__post_init__()
         if self.family == "mlp":  # networks that are trained together differ by rounding from those trained alone
             object.__setattr__(self, "guarantees", frozenset())
