@@ -18,6 +18,7 @@ class Brief:
     """A base of dataclasses of arrays, which are printed as a line for each field, arrays by shape and range."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Give the subclass this `__repr__` before `dataclass` would make one."""
         super().__init_subclass__(**kwargs)
         # `dataclass` leaves a __repr__ alone that the class itself has.
         if "__repr__" not in vars(cls):

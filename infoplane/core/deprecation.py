@@ -21,8 +21,11 @@ def renamed(old: str, new: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        """The function that takes both names."""
+
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            """Call the function with the new name of the keyword."""
             if old in kwargs:
                 if new in kwargs:
                     raise TypeError(f"{function.__name__} takes {new}={kwargs[new]!r} or the old {old}=, not both")

@@ -214,7 +214,7 @@ class Journal:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """A descriptor of a regular file, never through a symbolic link and never waiting on a pipe."""
+    """Open a regular file for a block, as its descriptor; StoreError for a symbolic link, a pipe or the like."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         fd = os.open(path, flags)
@@ -231,7 +231,7 @@ def opened(path: Path) -> Iterator[int]:
 
 
 def last_byte(path: Path) -> bytes:
-    """The last byte of a regular file; nothing where it is empty."""
+    """The last byte of a regular file; b"" where it is empty."""
     with opened(path) as fd:
         return os.pread(fd, 1, max(os.fstat(fd).st_size - 1, 0))
 
@@ -265,6 +265,7 @@ class PagedFile:
     """Bytes of an open file, fetched in pages and kept, `limit` at most: what was checked is what is used."""
 
     def __init__(self, fd: int, limit: int) -> None:
+        """Read from the open file `fd`, which the caller closes."""
         self.size = os.fstat(fd).st_size
         self._fd, self._limit = fd, limit
         self._pages: dict[int, bytes] = {}

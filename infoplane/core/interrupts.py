@@ -49,7 +49,7 @@ _since = 0.0  # when it came, on the monotonic clock
 
 
 def surely(undo: Callable[[], None], work: Callable[[], R]) -> R:
-    """`work()`, then `undo()`, which an interrupt may cut short: it is called again, and has to bear that."""
+    """The result of `work()`; then `undo()` is called twice, since an interrupt may cut the first call short."""
     try:
         try:
             return work()
@@ -67,6 +67,7 @@ def deferred(method: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(method)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the method while SIGINT waits, and let it act at the end."""
         global _previous, _pending
         previous = signal.getsignal(signal.SIGINT) if in_main_thread() else None
         if previous is _handle:  # inside another deferred method, which puts the handler back
@@ -95,6 +96,7 @@ def stepwise(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function between two checkpoints."""
         checkpoint()
         result = function(*args, **kwargs)
         checkpoint()
@@ -125,7 +127,7 @@ def _entered(method: Callable[..., R], *args: Any, **kwargs: Any) -> R:
 
 
 def _leave(previous: Callable[..., Any]) -> None:
-    """Put the handler of before back, and let a SIGINT that waited act."""
+    """Put the earlier handler of SIGINT back, and let a SIGINT that waited act."""
     if signal.getsignal(signal.SIGINT) is _handle:
         signal.signal(signal.SIGINT, previous)
     checkpoint()
@@ -152,7 +154,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _manner(frame: FrameType | None, *, skip: int = 0) -> _Manner:
-    """How the innermost function on the stack that says so takes SIGINT, after the first `skip` such functions."""
+    """How the innermost marked function on the stack takes SIGINT; the first `skip` marked ones are passed over."""
     while frame is not None:
         found = _Manner.HELD if frame.f_code.co_name == "__del__" else _manners.get(frame.f_code)
         if found is not None and skip == 0:

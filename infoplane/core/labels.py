@@ -110,7 +110,7 @@ def _classes(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _of_positions(labels: IntArray) -> IntArray:
-    """The same classes (samples, positions); ValueError for negative ones but -100, which marks a position without."""
+    """The same classes (samples, positions); ValueError for negative ones but -100 (no label), or -100 everywhere."""
     bad = np.argwhere((labels < 0) & (labels != NO_LABEL))
     if len(bad):
         sample, position = bad[0].tolist()

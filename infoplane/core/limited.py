@@ -55,7 +55,7 @@ class Limits:
 
 
 def run_again(arguments: Sequence[str], limits: Limits, what: str) -> int:
-    """`infoplane ARGUMENTS` in a limited child that shares this terminal; its exit status.
+    """Run `infoplane ARGUMENTS` in a limited child that shares this terminal, and return its exit status.
 
     Ctrl-C and SIGTERM are passed on, and the child decides what they end.
 

@@ -18,7 +18,7 @@ MOST_COLORS = 20
 
 
 def layer_colors(n: int) -> list[str]:
-    """Okabe and Ito's colours for up to eight layers, else a map by depth that is not the one of the steps."""
+    """A colour for each of `n` layers: Okabe and Ito's for up to eight, else dark red to pale orange by depth."""
     if n <= len(OKABE_ITO):
         return list(OKABE_ITO[:n])
     return [along(EMBERS, i / (n - 1)) for i in range(n)]

@@ -96,7 +96,7 @@ class Layer:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Layer:
-        """Build from `to_json`; raises ValueError or KeyError for anything else."""
+        """A layer from what `to_json` gives; ValueError or KeyError for anything else."""
         # Every record has the dtype. Its default, as those of others, is for layers that are made in Python.
         named = [f for f in fields(cls) if f.name in data or f.default is MISSING or f.name == "dtype"]
         return cls(**{f.name: _FROM_JSON[str(f.type)](data[f.name]) for f in named})
@@ -108,6 +108,7 @@ def _one_of(allowed: Any) -> Callable[[Any], Any]:
     known = get_args(allowed)
 
     def check(value: Any) -> Any:
+        """The value itself; ValueError for one that is not allowed."""
         if value not in known:
             raise ValueError(f"expected one of {', '.join(known)}, got {value!r}")
         return value

@@ -10,7 +10,7 @@ _PACKAGE = str(Path(__file__).parents[1])
 
 
 def warn(text: str, category: type[Warning] = UserWarning) -> None:
-    """Warn where the package was entered, however deep inside it, or inside a forward pass, this is called."""
+    """Warn at the user's line that called into the package, however deep inside it, or in a forward pass, this is."""
     # Depths are counted as by `stacklevel`: 1 is this function, 2 the one that called it.
     frame, depth, entered = sys._getframe(1), 2, 1
     while (caller := frame.f_back) is not None:

@@ -111,7 +111,8 @@ def gaussian_shells(
     t = sigma[y, None] * rng.standard_normal((samples, dims))
 
     def density(log_radius: Array) -> Array:
-        # Of log r, up to the factor that all classes share: r^dims / sigma^dims exp(-r^2 / 2 sigma^2).
+        """The densities (n, K) of log r in each class at points (n, 1)."""
+        # Up to the factor that all classes share: r^dims / sigma^dims exp(-r^2 / 2 sigma^2).
         scaled = log_radius - np.log(sigma)
         log = dims * scaled - 0.5 * np.exp(2.0 * scaled)
         return np.asarray(np.exp(log - (0.5 * dims - 1.0) * math.log(2.0) - math.lgamma(0.5 * dims)))

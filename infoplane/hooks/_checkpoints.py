@@ -141,7 +141,7 @@ def _numbers(values: Mapping[Any, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _is_state(value: Any) -> bool:
-    """Whether this maps the names of parameters to tensors."""
+    """Whether a value maps names of parameters to tensors."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         return False
     plain = not any(isinstance(v, Mapping) and not k.endswith(_EXTRA) for k, v in value.items())
@@ -198,7 +198,7 @@ def _stated(path: Path, key: str | None) -> int | Exception | None:
 
 
 def load(model: nn.Module, weights: Mapping[str, Any], ignore: Iterable[str] = ()) -> list[str]:
-    """Copy weights into the model; the names of those that its own type rounds.
+    """Copy weights into the model; return the names of those that are rounded to the model's own type.
 
     Nothing is copied unless all fit. `ignore` are globs of keys that the model need not have; a parameter that the
     checkpoint lacks is never left as it is, for it would be that of another step.

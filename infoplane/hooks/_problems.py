@@ -153,6 +153,7 @@ class Problems:
     """
 
     def __init__(self, on_error: Literal["warn", "raise"]) -> None:
+        """`on_error` says what happens to a failure once the recording has begun."""
         self._on_error = on_error
         self.begun = False
         self._entries: dict[str, _Listed] = {}  # by kind and name

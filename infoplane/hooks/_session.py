@@ -60,6 +60,7 @@ class Session:
     """One model, or the `members` of a collection in one program, and the destination of each one's snapshots."""
 
     def __init__(self, settings: Settings, destinations: Sequence[Destination], members: Members | None = None) -> None:
+        """Check the settings; nothing runs and no file is written before `start`."""
         self.settings = settings
         self.prober = Prober(settings, members)
         self.model = self.prober.model

@@ -119,7 +119,7 @@ class GradientMoments(Installed):
         self._moments: dict[Tensor, _Moments] = {}
 
     def add(self, gradients: Mapping[str, Tensor | None]) -> None:
-        """The gradients of one step by parameter name, as `torch.func.grad` gives them.
+        """Add the gradients of one step, by parameter name, as `torch.func.grad` gives them.
 
         With members, their axis is every tensor's first. A name that is left out, or None, counts as frozen.
 
@@ -226,7 +226,7 @@ def root_of_sums(squares: list[Tensor]) -> Tensor:
 
 
 def numbers(name: Any, value: Any, members: int | None = None) -> list[float]:
-    """A metric as a list of one; with members as one number for each. TypeError for what is no number."""
+    """A metric as a list of one number, or of one for each of `members`; TypeError for what is no number."""
     if not isinstance(name, str) or not name:
         raise TypeError(f"metrics map names to numbers, got the name {name!r:.80}")
     value = value.detach().cpu() if isinstance(value, Tensor) else value
@@ -265,6 +265,7 @@ class Parameters:
     """
 
     def __init__(self, model: nn.Module, members: int | None = None, dim: int | Mapping[str, int] = 0) -> None:
+        """Find the model's parameters; ValueError for a pattern in `dim` that names none of them."""
         self.by_module: dict[str, list[nn.Parameter]] = {}
         """Own parameters of each module that has some; "@out" is the model itself."""
         self.names: dict[Tensor, str] = {p: n for n, p in model.named_parameters()}
@@ -308,6 +309,7 @@ class WeightDistance:
 
     @torch.no_grad()
     def __init__(self, model: nn.Module, start: Any = None) -> None:
+        """Copy the start; TypeError or ValueError where it is not that of the model's parameters."""
         if not isinstance(start, Mapping | None):
             kind = type(start).__name__
             raise TypeError(f"weight_distance must be True, or the weights of the start by parameter name, got {kind}")

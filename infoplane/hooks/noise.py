@@ -125,7 +125,7 @@ def noise_of(module: nn.Module) -> Noise | None:
 
 
 def draw_noise_from(model: nn.Module, generator: torch.Generator | Literal["off"]) -> None:
-    """Draw the noise of all layers from `generator`, or leave it out, until what was before is put back."""
+    """Have all layers draw their noise from `generator`, or add none ("off"), until `measuring` is put back."""
     for hook in noise_hooks(model):
         hook.measuring = generator
 

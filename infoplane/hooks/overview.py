@@ -57,6 +57,7 @@ class LayerTable:
         return [r.name for r in self.rows]
 
     def __str__(self) -> str:
+        """The name of the model, and a line for each module."""
         head = ("layer", "type", "output", "calls", f"bytes for {self.samples}", "role", "")
         body = [
             (r.name or "@out", r.type, r.output, str(r.calls) if r.calls else "-", size(r.bytes), r.role, r.note)
@@ -163,6 +164,7 @@ class SizePlan:
         return self.per_snapshot * (2 if self.snapshots is None else self.snapshots)
 
     def __str__(self) -> str:
+        """A table of the layers, the notes, and a line of totals."""
         rows = [("layer", "shape", "stored", "a snapshot")]
         for la in self.layers[:_SHOWN]:
             stored = f"{la.units} {la.dtype}, {la.reduction}"

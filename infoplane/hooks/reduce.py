@@ -31,9 +31,13 @@ class Reduction(Protocol):
     `mask` is (rows, tokens), true where a token is no padding, or None.
     """
 
-    def label(self, shape: tuple[int, ...]) -> str: ...
+    def label(self, shape: tuple[int, ...]) -> str:
+        """The name of the reduction of samples of this shape, as the layer's record has it."""
+        ...
 
-    def __call__(self, t: Tensor, mask: Tensor | None) -> Tensor: ...
+    def __call__(self, t: Tensor, mask: Tensor | None) -> Tensor:
+        """(rows, *shape) -> (rows, *units)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class Mean:
         return self.over == "tokens" or (self.over == "auto" and ndim == 3)
 
     def label(self, shape: tuple[int, ...]) -> str:
+        """What is averaged over; "flatten" for samples (units,), which are left as they are."""
         if len(shape) < 2:
             return "flatten"
         if self._tokens(len(shape) + 1):

@@ -174,7 +174,7 @@ def _scheduled(series: dict[int, Path], schedule: Any) -> dict[int, Path]:
     """The checkpoints at steps that the schedule takes; the first and the last are always taken."""
     plan = every(1) if schedule is None else as_schedule(schedule)
     ends = (min(series), max(series))
-    before = dict(zip(series, [-1, *series], strict=False))
+    before = dict(zip(series, [-1, *series], strict=False))  # step -> the one before it, -1 ahead of the first
     return {step: path for step, path in series.items() if step in ends or plan.due(step, before[step])}
 
 
@@ -213,7 +213,7 @@ def _loaded(
 def _first_weights(
     model: nn.Module, paths: Iterable[Path], key: str | None, ignore: Sequence[str]
 ) -> dict[str, Tensor] | bool:
-    """The model's weights, by name, from the first checkpoint that fits; distances are counted from them."""
+    """The model's weights at the first checkpoint that fits, by name; True where none does."""
     for path in paths:
         if _loaded(model, path, key, ignore, {}) is not None:
             return {name: p.detach().clone() for name, p in unwrap(model).named_parameters()}

@@ -211,6 +211,7 @@ class StepCounter:
     """
 
     def __init__(self, schedule: Schedule, *, initial: bool) -> None:
+        """Count for this schedule; `initial` says that step 0 is taken on entry."""
         self.schedule = schedule
         self.shift: int | None = None if initial else 0  # step minus counter; None until the first call tells
         self._previous = 0 if initial else -1  # the last step; -1 where step 0 is still to come

@@ -67,7 +67,7 @@ def read_entries(file: Path) -> dict[Key, Any]:
 
 
 def _numpy_archive(file: Path) -> Iterator[tuple[str, Any]]:
-    """Yield name and array of each entry of a `.npz`; pickles are refused."""
+    """Yield name and array of each entry of a `.npz`; ValueError where one is a pickle or damaged."""
     # Opened here: numpy leaves a file open that it could not read.
     with file.open("rb") as stream:
         if stream.read(2) != b"PK":
@@ -82,7 +82,7 @@ def _numpy_archive(file: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _numpy_array(file: Path) -> Any:
-    """Read the array of a `.npy`; pickles are refused."""
+    """The array in a `.npy`; ValueError where it is a pickle or damaged."""
     with file.open("rb") as stream:
         if stream.read(6) != b"\x93NUMPY":
             raise ValueError(
@@ -103,7 +103,7 @@ def _numpy_reason(error: ValueError) -> str:
 
 
 def _load_torch(file: Path) -> Any:
-    """Read a torch file as weights only: nothing in it is executed."""
+    """The content of a torch file, of which nothing is executed; ValueError where it holds more than tensors."""
     refuse_compressed(file)
     try:
         # Indices of sparse tensors come from the file: torch looks at them only when asked to.

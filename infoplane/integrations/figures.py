@@ -89,7 +89,7 @@ def takes_images(logger: Any) -> bool:
 
 
 def picture(axes: Any) -> Image.Image:
-    """The figure of the axes as it would be saved."""
+    """The figure of the axes, as a picture in memory."""
     out = io.BytesIO()
     axes.figure.savefig(out, format="png", dpi=DPI)
     return Image.open(out).convert("RGB")
@@ -107,7 +107,7 @@ def give(logger: Any, name: str, image: Image.Image, step: int) -> None:
 def with_figures(
     sinks: Iterable[Any], figures: Mapping[str, Callable[[Any], Any]], loggers: Iterable[Any]
 ) -> list[Any]:
-    """The sinks of a callback, with one for its figures; they are drawn from the one sink that has a table."""
+    """The sinks and one that draws figures from the live estimation among them; ValueError unless there is just one."""
     sinks = list(sinks)
     live = [sink for sink in sinks if hasattr(sink, "table")]
     if len(live) != 1:

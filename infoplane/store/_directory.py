@@ -67,6 +67,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path, lock: files.PidLock, record: SessionRecord) -> None:
+        """Write the session's file for the first time; the writer releases `lock` when it is closed."""
         self.path, self.lock, self.record = path, lock, record
         self.dropped: dict[int, str] = {}
         self.error: OSError | MemoryError | None = None

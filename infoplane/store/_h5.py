@@ -125,7 +125,7 @@ class FileLayout:
     extents: Mapping[str, Extent]
 
     def pieces(self, contents: Mapping[str, Sequence[Any]]) -> Iterator[memoryview]:
-        """The bytes of the file in order; `contents` gives the buffers of every array, in order."""
+        """Yield the bytes of the file in order; `contents` has the buffers of every array by name, in order."""
         at = 0
         for name, extent in sorted(self.extents.items(), key=lambda item: item[1].offset):
             if not extent.nbytes:

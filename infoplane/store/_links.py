@@ -165,7 +165,7 @@ class Heap:
         return self.contents[place][at : at + size]
 
     def _content(self, address: int, start: int, size: int, rows: int) -> Iterator[tuple[int, bytes]]:
-        """(first offset in the heap, bytes) of one block of `size` bytes, or of those in a table of `rows`."""
+        """Yield (first offset in the heap, bytes) of a block of `size` bytes or, with `rows`, of those in a table."""
         if not rows:
             yield start, self._block(address, start, size)
             return

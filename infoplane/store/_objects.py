@@ -97,6 +97,7 @@ class MetadataBlocks:
     """The blocks of one file. Each is read once, lies within the file, and all together are bounded."""
 
     def __init__(self, source: Source) -> None:
+        """Read from `source`, of which nothing has been read so far."""
         self.source = source
         self.trace: list[tuple[int, bytes]] = []  # (offset, content) of every block that was read
         self._starts: set[int] = set()  # their offsets
@@ -168,7 +169,7 @@ class Header:
 
     @property
     def has_attributes(self) -> bool:
-        """Attributes in the header, or a heap for many of them."""
+        """Whether the object has attributes, in its header or in a heap for many of them."""
         for message in self.messages.get(ATTRIBUTE_INFO, ()):
             fields = Fields(message, self.what)
             fields.expect(1, 0, name="version of the attribute info")

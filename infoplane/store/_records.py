@@ -44,13 +44,13 @@ _WITHOUT = "the shards are read without it"
 
 
 def seal_json(data: Mapping[str, Any], what: str = "value") -> bytes:
-    """The object with the XXH3-64 of itself, written without this field, as the last field "check"."""
+    """The JSON of an object, with the XXH3-64 of that JSON added as a last field "check"."""
     body = canonical_json(data, what)
     return body[:-1] + f',"check":"{xxhash.xxh3_64(body).hexdigest()}"}}'.encode()
 
 
 def load_sealed(data: bytes) -> dict[str, Any]:
-    """Read what `seal_json` wrote. Raises StoreError when a byte of it has changed."""
+    """The object in sealed JSON, without "check"; StoreError where a byte has changed since `seal_json` wrote it."""
     head, found, tail = data.removesuffix(b"\n").rpartition(b',"check":"')
     body = head + b"}"
     if not found or tail != f'{xxhash.xxh3_64(body).hexdigest()}"}}'.encode():
@@ -339,6 +339,7 @@ class ShardMeta(Checked):
 
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> Self:
+        """A record from a JSON object; StoreError where a field does not fit, or rank or part is too large."""
         meta = super().read(raw)
         get_int(raw, "rank", 0, meta.world_size - 1)
         get_int(raw, "part", 0, meta.parts - 1)

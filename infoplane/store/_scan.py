@@ -90,6 +90,7 @@ class Scan:
     """
 
     def __init__(self, path: Path) -> None:
+        """Read and check every index in the directory, but no activations."""
         self.path = path
         self.problems: list[Problem] = []
         if not path.is_dir():
@@ -202,7 +203,7 @@ class Scan:
             return []
 
     def verify(self) -> list[Problem]:
-        """Read every byte of every shard; `problems` with what that adds."""
+        """Read every byte of every shard; return `problems` and those that this adds."""
         damaged = {problem.file for problem in self.problems}
         added = []
         for shard in self.shards:

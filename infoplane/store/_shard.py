@@ -103,7 +103,7 @@ class Frame:
         return self.layers == other.layers and np.array_equal(self.rows, other.rows)
 
     def split(self, limit: int) -> list[Frame]:
-        """Parts of at most `limit` bytes, cut by samples."""
+        """The frame in parts of at most `limit` bytes, cut between samples."""
         if self.nbytes <= limit:
             return [self]
         samples = ranges_size(self.rows)

@@ -54,6 +54,7 @@ def guarded(method: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(method)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the method; at the end of the outermost one act on a SIGTERM that came meanwhile."""
         global _busy
         if not in_main_thread():
             return method(*args, **kwargs)

@@ -58,6 +58,7 @@ class Worker:
         queue_bytes: int | None,
         release: Callable[[Snapshot], None] | None,
     ) -> None:
+        """Settings are those of StoreWriter; `release` gets each snapshot that is written or dropped."""
         self._ledger, self._release = ledger, release
         self._shards = ledger.path / SHARDS_DIR
         self._seal_bytes, self._seal_seconds, self._queue_bytes = seal_bytes, seal_seconds, queue_bytes

@@ -75,7 +75,7 @@ def read_foreign(file: str | os.PathLike[str], limits: limited.Limits | None = N
 
 
 def unpack(file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Write the arrays of a file into a folder as `0.npy`, `1.npy`, ...; their keys and what was left out.
+    """Write the arrays of a file into a folder as `0.npy`, `1.npy`, ...; return their keys and what was left out.
 
     Raises
     ------

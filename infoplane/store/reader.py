@@ -238,7 +238,7 @@ class ActivationStore:
         return self._shards
 
     def verify(self) -> list[Problem]:
-        """Read the directory again, every byte of it, and check all digests; everything that is wrong.
+        """Read the directory again, every byte of it, check all digests, and return everything that is wrong.
 
         Things that could not be recorded are listed too; as a note where the model only did not call a layer.
         """

@@ -30,6 +30,7 @@ class RunSummary:
         return self.data
 
     def __str__(self) -> str:
+        """Lines about the run, a table of its layers, and its problems."""
         d = self.data
         probe, called = d["probe"], d["settings"].get("name") or Path(d["path"]).absolute().name
         parts = ", ".join(f"{printable(name)} {count}" for name, count in probe["parts"].items())

@@ -75,7 +75,7 @@ class Destination:
             problems.attempt(f"{_name(sink)} of this snapshot", partial(_hand, sink, snapshot), snapshot.step)
 
     def annotate(self, notes: Mapping[str, Any]) -> None:
-        """Let the store and others remember something about the run, as how counters became steps."""
+        """Have every sink that can do so note something about the run, as by how much counters were shifted."""
         for annotate in self._methods("annotate"):
             annotate(**notes)
 

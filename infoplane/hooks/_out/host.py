@@ -38,7 +38,7 @@ class Copies:
         self._running: deque[cuda.Event] = deque()
 
     def start(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> cuda.Event:
-        """Copy each source into its target in page-locked memory; the caller waits on the result before it reads."""
+        """Start copying each source into its target in page-locked memory; readers wait for the returned event."""
         if len(self._running) == AT_ONCE:
             self._running.popleft().synchronize()
         # What the device was given so far computes the sources. Its later work does not wait for this stream, so
@@ -62,6 +62,7 @@ class HostMemory:
     """
 
     def __init__(self, device: torch.device, snapshot_bytes: int = 0) -> None:
+        """Memory for values on `device`; page-locked is room for two snapshots of `snapshot_bytes`, or 1 GiB."""
         self.device = device
         has_streams = device.type == "cuda"
         self._copies = Copies(device) if has_streams else None
@@ -85,7 +86,7 @@ class HostMemory:
         return allocate
 
     def arrays(self, values: Mapping[str, Tensor]) -> tuple[dict[str, npt.NDArray[Any]], Callable[[], None] | None]:
-        """The values as arrays, and what to call before they are read; None where they can be read at once."""
+        """The values as arrays, and a function to call before reading them; None where they can be read at once."""
         hosted = {k: self._pool.take(tuple(v.shape), v.dtype) for k, v in values.items() if not self._is_here(v)}
         copied = None
         if self._copies is not None:

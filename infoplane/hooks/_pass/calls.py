@@ -53,7 +53,7 @@ class Installed:
         self._removals: list[Callable[[], None]] = []
 
     def remove(self) -> None:
-        """Take it away; calling it again does nothing."""
+        """Detach it from the model; calling this again does nothing."""
         for remove in self._removals:
             remove()
         self._removals = []
@@ -197,7 +197,7 @@ def choose(found: Mapping[str, Tensor] | Mapping[str, TensorInfo], path: str | N
 
 
 def dense(tensor: Tensor, what: str) -> Tensor:
-    """The tensor with ordinary rows; sharded ones are gathered (a collective), other layouts refused."""
+    """The tensor with ordinary rows: a sharded one is gathered (a collective); TypeError for other layouts."""
     if hasattr(tensor, "full_tensor"):
         tensor = tensor.full_tensor()
     if odd := _odd(tensor):

@@ -69,7 +69,7 @@ class Captured:
     outputs: Mapping[str, Tensor] = field(default_factory=dict)
 
     def whole(self) -> Captured:
-        """This, with nothing missing; raises where a layer is."""
+        """The same result, where no layer is missing; otherwise an error that stands for the missing ones is raised."""
         raise_any(self.lost)
         return self
 
@@ -90,6 +90,7 @@ class Pass:
         members: Members | None = None,
         flow: Flow | None = None,
     ) -> None:
+        """Prepare a pass; `allocate` gives memory by shape and dtype, and `flow` follows what layers depend on."""
         self.rows, self.allocate, self.device = rows, allocate, device
         self.members, self.flow = members, flow
         self.batched = members is not None and members.state is not None
@@ -100,7 +101,7 @@ class Pass:
         self._slots = [Slot(one, self) for one in captures]
 
     def run(self, forward: Callable[..., Any], chunks: Iterable[Chunk], modules: Mapping[str, Named]) -> Captured:
-        """Run `forward(inputs, pass)` over the chunks.
+        """Run `forward(inputs, pass)` over the chunks, and return what was captured.
 
         Members with a stacked state run as `forward(inputs, pass, outputs)`, which returns what `outputs` gave inside.
         A layer that ran another number of times than was planned, or whose values cannot be taken, is among the lost.
@@ -121,6 +122,7 @@ class Pass:
                 self._run_chunk(forward, chunk)
 
         def run(attached: Attached) -> None:
+            """Attach the hooks of all slots, and run the chunks."""
             for slot in (slot for slot in slots if not slot.capture.op):
                 slot.attach(attached)
             if of_functions:
@@ -165,6 +167,7 @@ class Slot:
     """Collects one capture over the chunks of a pass: its hooks count the calls and take the value of one."""
 
     def __init__(self, capture: Capture, current: Pass) -> None:
+        """Collect `capture` in the pass `current`; memory is taken at once for a layer that is stored as it comes."""
         self.capture, self.current = capture, current
         self.call = capture.layer.call
         self.ran = 0  # calls within the chunk

@@ -205,6 +205,7 @@ def with_jolted_embeddings(model: nn.Module, seed: int | None, work: Callable[[]
     generator = torch.Generator().manual_seed(seed)
 
     def run(attached: Attached) -> T:
+        """Attach a hook to every embedding, and do the work."""
         for module in model.modules():
             if isinstance(module, nn.Embedding | nn.EmbeddingBag):
                 attached.after(module, lambda module, args, output: _jolt(output, generator))
@@ -285,6 +286,7 @@ class FirstCall:
     """The content of all modules, noted ahead of the first pass, to be put back where that pass is refused."""
 
     def __init__(self, surroundings: Surroundings) -> None:
+        """Note the content of the modules; the surroundings tell which tensors each pass changes."""
         self._surroundings, self._model = surroundings, surroundings.model
         modules = [module for module in self._model.modules() if not is_scripted(module)]
         # Each dict of a module, and a copy of what was in it.
@@ -292,14 +294,14 @@ class FirstCall:
         self._weights = set(_weights(self._model))
 
     def refuse_new_weights(self) -> None:
-        """Raise ValueError where the pass has made parameters, as layers sized by their first input do."""
+        """Raise ValueError where the first pass has made parameters, as layers sized by their first input do."""
         made = [name for name in _weights(self._model) if name not in self._weights]
         if made:
             self._refuse(f"{listed(list(map(repr, made)), 1)} first appeared in the probe's forward pass")
 
     @contextlib.contextmanager
     def watch_second(self) -> Iterator[None]:
-        """Raise ValueError for what the first pass set and the second does not, although it was put back."""
+        """Watch the second pass, in a block; ValueError where it does not set again what the first had set."""
         try:
             yield
         except (RuntimeError, AttributeError, TypeError, IndexError) as error:

@@ -31,7 +31,7 @@ class Members:
     parameter_dim: int | Mapping[str, int] = 0
 
     def use(self, state: State) -> None:
-        """Take another state, of as many members."""
+        """Take another state from now on; ValueError unless it has as many members."""
         if self.state is None:
             raise ValueError("this collection runs its members by itself and takes no state")
         if (found := count_members(state)) != self.count:

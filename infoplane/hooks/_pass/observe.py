@@ -55,6 +55,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self) -> None:
+        """Follow what runs while this mode is on; `start` then says what the input is."""
         super().__init__()  # type: ignore[no-untyped-call]
         # Nodes are numbers that the caller of `mark` chooses for its layers, and INPUT.
         self.parents: dict[int, frozenset[int]] = {}  # node of a layer -> the nodes on which it depends directly
@@ -66,7 +67,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
     def mark(self, tensor: Tensor, node: int, *, cuts: bool = True) -> None:
-        """Note on what a recorded layer's tensor depends; if it `cuts`, later tensors depend on it instead."""
+        """Note on what the tensor of layer `node` depends; with `cuts`, what is made of it depends on `node` alone."""
         self.parents[node] = self.parents.get(node, frozenset()) | self.sources(tensor)
         if cuts:
             self._sources[_reference(tensor)] = frozenset({node})
@@ -190,6 +191,7 @@ class Watcher:
     """
 
     def __init__(self, modules: Mapping[str, Named], flow: Flow | None, *, ops: bool) -> None:
+        """Watch these modules, by their names."""
         self.seen = Observation()
         self._modules, self._flow, self._ops = modules, flow, ops
         self._stack: list[ModuleCall] = []  # calls under way, the innermost last

@@ -95,7 +95,7 @@ class Planner:
         ]
 
     def _chosen(self) -> list[Target]:
-        """The calls that were chosen by default; of leaves the modules, since `calls` says which of their calls."""
+        """The targets chosen by default: single calls of blocks, but leaves as modules, with calls as the user says."""
         modules = dict.fromkeys(call.named.name for call in self.choice.calls)
         if self.choice.by == "leaves":
             return [Target(self.modules[name], exact=False) for name in modules]
@@ -110,7 +110,7 @@ class Planner:
         ]
 
     def _ops(self, wanted: OpTarget) -> list[Target]:
-        """The functions called inside modules that a pattern names; ValueError with the closest names for none."""
+        """Targets for the functions, called inside modules, that a pattern names; ValueError where there are none."""
         names = {f"{module}::{op}": (module, op) for module, op in self.seen.ops}
         matched = [n for n in names if n == wanted.pattern] or [n for n in names if name_matches(n, wanted.pattern)]
         if not matched:

@@ -43,6 +43,7 @@ class Prober:
     """
 
     def __init__(self, settings: Settings, members: Members | None = None) -> None:
+        """Read the probe set and look up layers that are named; nothing runs before `prepare`."""
         self.settings = settings
         self.members = members
         self.stacked = members is not None and members.state is not None  # members run under vmap
@@ -80,7 +81,7 @@ class Prober:
             self._target(list(reductions))
 
     def join_ranks(self) -> Ranks:
-        """Run on this process's part of the probe from now on, in step with the other ranks."""
+        """Find the ranks and return them; this process then runs its part of the probe, in step with the others."""
         self.ranks = ranks = find_ranks(self.model, shard_probe=self.settings.shard_probe)
         if ranks.share == "rows":
             self._surroundings.exact = True  # collectives change buffers
@@ -170,6 +171,8 @@ class Prober:
             outputs: dict[str, Tensor] = {}
 
             def watched(run: Run) -> Captured:
+                """What the captures give, and into `outputs` what the model returns."""
+
                 def forward(inputs: Inputs, which: int) -> None:
                     """Run the model, and keep what it returned."""
                     output = checks.with_jolted_embeddings(self.model, jolt, lambda: run(inputs, which))
@@ -251,6 +254,7 @@ class Prober:
 
         @stepwise
         def run(inputs: Inputs, which: int = 0, outputs: Callable[[], list[Tensor]] | None = None) -> Any:
+            """The model's output in pass number `which`; with members under vmap what `outputs` gave for all."""
             nonlocal current
             if which != current:
                 current = which

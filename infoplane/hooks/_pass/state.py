@@ -128,6 +128,7 @@ class Surroundings:
     def __init__(
         self, model: nn.Module, *, autocast: torch.dtype | None = None, evaluation: bool = True, swaps: bool = False
     ) -> None:
+        """`autocast` is the dtype in which the work runs, if any; without `evaluation` modules keep their modes."""
         self.model = model
         self.exact = not evaluation
         self._autocast, self._evaluation, self._swaps = autocast, evaluation, swaps
@@ -196,6 +197,7 @@ class Surroundings:
 
         @torch.no_grad()
         def restore() -> None:
+            """Put tensors and their numbers back, and note in `first` and `last` what has changed."""
             changed = [h for h in held if h.is_changed()]
             names = {h.name for h in changed}  # a parameter and its gradient share their name
             replaced.update(h.name for h in held if h.is_replaced())
@@ -252,13 +254,13 @@ class _Tensor:
         self._compared = (compared or inference) and not tensor.is_meta  # which has no numbers
 
     def is_changed(self) -> bool:
-        """Whether its numbers were written to."""
+        """Whether the tensor's numbers were written to."""
         if self._version is not None and self._tensor._version != self._version:
             return True
         return self._compared and self._copy is not None and not torch.equal(self._tensor, self._copy)
 
     def is_replaced(self) -> bool:
-        """Whether its module holds another tensor in its place, or none."""
+        """Whether the module now holds another tensor in the place of this one, or none."""
         return bool(self._own) and (self._key not in self._own or self._own[self._key] is not self._tensor)
 
     def restore(self, *, changed: bool) -> bool:
