@@ -410,7 +410,9 @@ def test_a_copied_run_is_not_counted_twice(tmp_path):
     shutil.copytree(path, tmp_path / "b")
     with pytest.raises(ValueError, match="are copies of one run"):
         quiet([path, tmp_path / "b"], Spread())
-    assert len(quiet([path, path], Spread())) == len(quiet(path, Spread()))
+    store = open_run(path)
+    for twice in ([path, path], [store, store], [path, store]):
+        assert len(quiet(twice, Spread())) == len(quiet(path, Spread()))
 
 
 # Changed data

@@ -205,11 +205,12 @@ def _distinct(run: Any) -> Iterator[tuple[Any, ActivationStore]]:
     paths: dict[str, Path] = {}
     for each in run if isinstance(run, list | tuple) else [run]:
         store = open_run(each) if isinstance(each, str | os.PathLike) else each
-        known = paths.setdefault(store.run_id, store.path)
-        if os.path.abspath(known) != os.path.abspath(store.path):  # noqa: PTH100
-            raise ValueError(f"{known} and {store.path} are copies of one run; give one of them")
-        if known is store.path:
+        known = paths.get(store.run_id)
+        if known is None:
+            paths[store.run_id] = store.path
             yield each, store
+        elif os.path.abspath(known) != os.path.abspath(store.path):  # noqa: PTH100
+            raise ValueError(f"{known} and {store.path} are copies of one run; give one of them")
     if not paths:
         raise ValueError("analyze needs at least one run, got an empty sequence")
 

@@ -215,7 +215,7 @@ def _of_layers(
         seen = [_seen(each.take(each.layer == layer)) for each in rows]
         shown = tuple(v for v, (share, above) in zip(values, seen, strict=True) if _shows(share) and above)
         shares, nulls = zip(*seen, strict=True)
-        remedy = "" if shown else _remedy(field, values, shares, nulls)
+        remedy = "" if shown else _remedy(field, values, shares)
         found.append(LayerAdvice(layer, spec, field, values, shares, nulls, shown, remedy))
     return found
 
@@ -236,7 +236,7 @@ def _seen(rows: ResultTable) -> tuple[float | None, bool]:
     return (float(finite.max()) if len(finite) else None), above
 
 
-def _remedy(field: str, values: Sequence[float], shares: Sequence[float | None], nulls: Sequence[bool]) -> str:
+def _remedy(field: str, values: Sequence[float], shares: Sequence[float | None]) -> str:
     """What to do about a layer that shows nothing at any scale."""
     known = [share for share in shares if share is not None]
     if not known:
