@@ -173,7 +173,7 @@ def _watch(child: subprocess.Popen[bytes], limits: Limits, stop: Callable[[], bo
             else:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(pause)
-                pause = min(2 * pause, 0.25)
+                pause = min(2 * pause, 0.25)  # looks less and less often: most children end soon
     finally:
         # What the child started ends with it; the number stays taken as long as one of them lives.
         with contextlib.suppress(ProcessLookupError):

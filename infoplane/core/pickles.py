@@ -13,7 +13,7 @@ from typing import IO, Any
 from infoplane.core.text import printable
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_PICKLE_BYTES = 64 << 20
+_PICKLE_BYTES = 64 << 20  # a larger pickle is not looked through
 
 
 def refuse_compressed(file: Path) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from infoplane.core.exact import extremes, fits_float64
 
 MAX_UNITS = 65536
+"""A layer of more units is not flattened unless the user raises this limit."""
 
 
 class ReductionError(ValueError):

@@ -40,9 +40,9 @@ _MATLAB |= {"double": np.dtype("f8"), "single": np.dtype("f4"), "logical": np.dt
 _FILTERS = {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32}
 _LAYOUTS = {h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED}
 _MAX_OBJECTS = 10_000
-_DEEPEST = 20
+_DEEPEST = 20  # groups, one in another
 _MAX_CHUNK = 512 * MIB
-_BLOCK = 32 * MIB
+_BLOCK = 32 * MIB  # read at once, or one chunk where that is larger
 _OWN = {"#refs#", "#subsystem#"}  # where MATLAB keeps what its cells and objects point to
 
 

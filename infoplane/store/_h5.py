@@ -41,8 +41,10 @@ from infoplane.store.layout import ACTS, MAX_LAYERS, act_name
 __all__ = ["TYPES", "Extent", "FileLayout", "Source", "parse", "plan"]
 
 ALIGNMENT = 64
-MAX_OBJECTS = 64
-_MAX_RANK = 32
+"""Arrays begin at multiples of so many bytes."""
+
+MAX_OBJECTS = 64  # at the root of a file
+_MAX_RANK = 32  # axes of an array
 _MAX_ELEMENTS = 1 << 50
 
 

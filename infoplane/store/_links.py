@@ -82,6 +82,7 @@ class NameTree:
     def __init__(self, blocks: MetadataBlocks, address: int, what: str) -> None:
         """Read the head of the tree at `address`, whose nodes `records` reads; `what` names the group in errors."""
         self.blocks, self.what = blocks, f"the index of {what}"
+        # 38 bytes: the head of a tree in a file with addresses of 8.
         head = Fields(blocks.checked(address, 38, self.what, head=b"BTHD"), self.what, 4)
         head.expect(1, 0, name="version")
         head.expect(1, _NAMES, name="kind")
@@ -134,6 +135,7 @@ class Heap:
     def __init__(self, blocks: MetadataBlocks, address: int, what: str) -> None:
         """Read the whole heap whose head is at `address`; `what` names the group in errors."""
         self.blocks, self.address, self.what = blocks, address, f"the heap of {what}"
+        # 146 bytes: the head of a heap without filters in a file with addresses of 8.
         head = Fields(blocks.checked(address, 146, self.what, head=b"FRHP"), self.what, 4)
         head.expect(1, 0, name="version")
         head.expect(2, 7, name="bytes of an identifier")
@@ -192,7 +194,7 @@ class Heap:
     def _table(self, address: int, start: int, rows: int) -> list[int]:
         """The addresses of the blocks and tables in a table, row by row."""
         what, entries = f"a table of {self.what}", rows * _COLUMNS
-        if rows > 32:
+        if rows > 32:  # rows double in size, and offsets have 32 bits
             raise StoreError(f"{what} has {rows} rows")
         size = 4 + 1 + 8 + self.offset_bytes + 8 * entries + 4  # signature, version, heap, offset, entries, checksum
         data = self.blocks.checked(address, size, what, head=b"FHIB")

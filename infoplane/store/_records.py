@@ -142,6 +142,7 @@ def _get_ascending(data: Mapping[str, Any], key: str) -> tuple[int, ...]:
 def _get_seconds(data: Mapping[str, Any], key: str) -> float:
     """The field `key`, a number of seconds, 0 where it is not there; StoreError for anything else."""
     value = data.get(key, 0.0)
+    # JSON has no infinity, but 1e999 is read as one.
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e18:
         raise StoreError(f"field {key!r} must be a number of seconds, got {value!r:.60}")
     return float(value)

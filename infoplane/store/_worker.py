@@ -62,6 +62,7 @@ class Worker:
         self._ledger, self._release = ledger, release
         self._shards = ledger.path / SHARDS_DIR
         self._seal_bytes, self._seal_seconds, self._queue_bytes = seal_bytes, seal_seconds, queue_bytes
+        # Of a very small file the index may take half.
         self.max_sample_bytes = max(max_file_bytes - _INDEX_ALLOWANCE, max_file_bytes // 2)
         self._queue: deque[Frame | _Seal] = deque()
         self._fresh: list[Frame] = []  # taken from the queue; nobody has tried to write them
@@ -130,7 +131,7 @@ class Worker:
         self._queue.append(request)  # taken before the thread ends, or cleared away by a fault
         self._changed.notify_all()
         while request in self._queue and self._occupied() > enough and not _signals.pending():
-            self._changed.wait(0.5)
+            self._changed.wait(0.5)  # awake now and then to see a signal
             checkpoint()
 
     def stop(self) -> bool:
@@ -174,6 +175,7 @@ class Worker:
                 wait = self._due_in()
                 if wait is not None and wait <= 0:
                     break
+                # `seal_seconds` may be infinite, a wait may not.
                 self._changed.wait(None if wait is None else min(wait, 3600.0))
             # It stays in the queue until it is done with, so that `abandon` finds it and who waits for a seal knows.
             item = self._queue[0] if self._queue else None

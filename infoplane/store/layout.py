@@ -25,12 +25,15 @@ SHARDS_DIR = "shards"
 
 SEAL_BYTES = 64 * MIB
 SEAL_SECONDS = 2.0
+"""A shard is written when so many bytes wait, or the first of them for so long."""
+
 MAX_FILE_BYTES = 256 * MIB
 """No published file is larger; a snapshot beyond it is split by samples."""
 
 MAX_INPUT_BYTES = 256 * MIB
 """Probe inputs beyond this are not kept; an estimator that needs them says so."""
 
+# What is larger than the format allows is taken for damaged, and not read.
 MAX_PROBE_FILE_BYTES = 1 << 32
 MAX_MANIFEST_BYTES = 128 * MIB
 MAX_MANIFEST_LINE = 8 * MIB

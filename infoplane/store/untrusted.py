@@ -95,6 +95,7 @@ def limits_for(
     """
     # Bytes on the disk: holes of sparse files do not count.
     shards = [shard for run in runs for shard in _contents(Path(run).resolve() / SHARDS_DIR)]
+    # `st_blocks` counts 512 bytes each on every system.
     reading = sum(shard.st_blocks * 512 for shard in shards) / _BYTES_PER_SECOND + len(shards) / _FILES_PER_SECOND
     limits = Limits().longer(reading + work_seconds)
     if seconds is not None:

@@ -33,6 +33,7 @@ from infoplane.hooks.reduce import Flatten, Function, Reduction, ReductionError,
 from infoplane.hooks.select import Named
 
 HALF_MAX = 65504.0
+"""The largest number that float16 has."""
 
 Chunk = tuple[int, int, Inputs, int]
 """First row, one past the last, inputs, and which pass."""

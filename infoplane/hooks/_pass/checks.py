@@ -120,7 +120,8 @@ def tolerance(dtypes: Iterable[torch.dtype], device: torch.device) -> float:
     """
     eps = max((torch.finfo(d).eps for d in dtypes if d.is_floating_point), default=torch.finfo(torch.float32).eps)
     if eps >= torch.finfo(torch.float32).eps:
-        # Products of float32 are made of fewer bits where that was allowed; cuDNN does so by default.
+        # Products of float32 are made of fewer bits where that was allowed, as of TensorFloat-32 (units of 2^-10) or of
+        # bfloat16 (2^-7); cuDNN does so by default.
         eps = max(eps, {"highest": 0.0, "high": 2.0**-10}.get(torch.get_float32_matmul_precision(), 2.0**-7))
         eps = max(eps, 2.0**-10 if on_accelerator(device) else 0.0)
     return min(TOLERANCE_MOST, TOLERANCE_EPS * eps)
@@ -161,6 +162,7 @@ def _cycle(n: int) -> Tensor:
         order = torch.empty_like(visited)
         order[visited] = visited.roll(1)
         shift = (order - torch.arange(n, device="cpu")) % n
+        # Of fewer than 4 rows every cycle is a shift.
         if n < 4 or not (torch.equal(order.flip(0), n - 1 - order) or bool((shift == shift[0]).all())):
             return order
 
@@ -193,7 +195,7 @@ def _jolt(t: Tensor, generator: torch.Generator) -> Tensor:
     """The tensor with each number changed by JOLT_EPS rounding units, up or down at random; whole numbers stay."""
     if not t.is_floating_point():
         return t
-    sign = torch.randint(0, 2, t.shape, generator=generator, device="cpu").to(t.device, t.dtype) * 2 - 1
+    sign = torch.randint(0, 2, t.shape, generator=generator, device="cpu").to(t.device, t.dtype) * 2 - 1  # -1 or 1
     return t * (1 + JOLT_EPS * torch.finfo(t.dtype).eps * sign)
 
 

@@ -23,6 +23,7 @@ from infoplane.hooks._ranks import is_sharded
 from infoplane.hooks.noise import noise_hooks
 
 SMALL_BUFFER_BYTES = 1 << 20
+"""Buffers up to this size are copied at every pass."""
 
 COPIED_PARAMETER_BYTES = 1 << 30
 """Parameters up to this size are all copied at the first pass, to see which of them a forward pass changes."""
