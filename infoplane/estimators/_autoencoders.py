@@ -70,7 +70,7 @@ class Autoencoders:
         return code @ self.back + _summed(self.decoders, code)
 
     def loss(self, rows: Tensor, *, training: bool = True) -> Tensor:
-        """(S F,) the share of the variance that the codes of the rows (F, B) lose, of their own side or of both."""
+        """(S F,) the share of variance that codes of the rows (F, B) lose: of their own side, or of both, weighted."""
         batch = self.taken(self.z, rows)
         code = self.encoded(batch)
         own = _share_lost(self.rebuilt(code), batch)
@@ -155,7 +155,7 @@ class LearnedSide(NamedTuple):
 
     @classmethod
     def of(cls, blocks: Tensor, other: Tensor | None, rows: Rows, dims: int, steps: int) -> LearnedSide:
-        """Train on `blocks` (S, N, D), so that the codes tell of `other` (S, N, V) too."""
+        """The side `blocks` (S, N, D) with codes trained for it, which tell of `other` (S, N, V) too, if given."""
         z, seen = _standard(blocks), None if other is None else _standard(other)
         # A z-scored unit that varies has a value above 0.
         wide = ((z.amax(1) > 0).sum(1) > dims).tolist()
@@ -201,13 +201,13 @@ def _standard(side: Tensor) -> Tensor:
 
 def bytes_of_autoencoders(samples: int, units: int, others: int, folds: int) -> int:
     """Memory of one snapshot: weights with gradients, moments and best values, a batch, and what is not rebuilt."""
-    weights = 2 * (WIDE + 8) * units + WIDE * others + 40_000
+    weights = 2 * (WIDE + 8) * units + WIDE * others + 40_000  # the last for layers of fixed sizes
     batch = _AT_ONCE * (4 * units + 3 * others + 10 * WIDE)
     return folds * 4 * (5 * weights + 2 * batch) + 12 * samples * units + 8 * samples * LEFT
 
 
 def _left(residual: Tensor) -> Tensor:
-    """Principal coordinates (n, r) of what is not rebuilt (n, U), without those of small variance."""
+    """Principal coordinates (n, r) of a residual (n, U), what a code does not rebuild; those of small variance go."""
     # Small ones may well be a curved function of the code, that is, nothing new.
     code = principal_code(residual, LEFT)[0]
     return code[:, (code.T @ residual / len(residual)).square().sum(1) > LEAST]

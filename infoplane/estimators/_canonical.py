@@ -120,7 +120,7 @@ class Canonical(NamedTuple):
 
 
 def canonical(a: Basis, b: Basis) -> Canonical:
-    """Canonical correlations of two sides, the largest first."""
+    """The canonical directions and correlations of two sides, those of the largest correlation first."""
     left, found, right = torch.linalg.svd(a.columns.T @ b.columns, full_matrices=False)
     right = right.T
     most = [(own.sqrt()[:, None] * side).square().sum(0).sqrt() for own, side in ((a.own, left), (b.own, right))]
@@ -368,5 +368,5 @@ def spread_features(h: HeldOut, y: Tensor) -> Tensor:
     p = (counts[largest] / counts[largest].sum()).double()[:, None, None]
     apart = covariances - (p * covariances).sum(0)
     directions = torch.linalg.eigh((p * (apart @ apart)).sum(0))[1][:, -2:].flip(1)
-    length = h.white.square().sum(1, keepdim=True).clamp(min=1e-30).log()
+    length = h.white.square().sum(1, keepdim=True).clamp(min=1e-30).log()  # of a row of zeros, too
     return torch.cat([length, new @ directions], 1)

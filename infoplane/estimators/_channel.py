@@ -297,7 +297,7 @@ def left_out(channel: Channel, spans: list[Span], generator: torch.Generator) ->
 
 @dataclass
 class JointSamples:
-    """log2 sums of ratios of T, of Y and of both together, (2 pairs, n); `null_*` (shuffles, n), first draw."""
+    """log2 sums of ratios of T, of Y and of both, (2 pairs, n); `null_*` (shuffles, n) are of the first draw alone."""
 
     t: Tensor
     y: Tensor
@@ -310,7 +310,7 @@ class JointSamples:
 def propagate_jointly(
     t: Channel, y: Channel, spans: list[Span], generator: torch.Generator, *, shuffled: list[AdditiveChannel]
 ) -> JointSamples:
-    """As `propagate` for a mixture in (T, Y); `shuffled` holds channels of the targets in shuffled order."""
+    """Sums of ratios of T, of Y and of both for noisy samples of every row; `shuffled` targets are for the null."""
     n, pairs, device = t.count, t.pairs, t.device
     sums = torch.zeros(3, 2 * pairs, n, dtype=torch.float64, device=device)
     control = torch.zeros(4, pairs, n, dtype=torch.float64, device=device)

@@ -279,7 +279,7 @@ def hidden_products(kept: Tensor, dropped: Tensor, other: Tensor) -> float:
     for column in mixed.T:
         moments = z.T @ (column[:, None] * z)
         share = 0.5 * float(moments.square().sum() - (own * column.square()).sum()) / n**2
-        total -= 0.5 * math.log1p(-min(max(share, 0.0), 0.999))
+        total -= 0.5 * math.log1p(-min(max(share, 0.0), 0.999))  # nats of a Gaussian with this R^2
     return total * y.shape[1] / max(mixed.shape[1], 1)  # from the mixtures looked at to all columns
 
 

@@ -43,7 +43,7 @@ ALL = slice(None)
 
 
 def lengths(rows: Tensor, own: Tensor, index: Tensor, metric: Metric) -> Tensor:
-    """Distances (n, c) of the rows `own` (n,) of (N, D) to the rows `index` (n, c), float64."""
+    """Distances (n, c), float64, of the rows `own` (n,) of `rows` (N, D) to the rows `index` (n, c)."""
     out = torch.empty(index.shape, dtype=torch.float64, device=index.device)
     step = max(1, _DIRECT_ELEMENTS // (rows.shape[1] * index.shape[1]))
     for start in range(0, len(index), step):
@@ -111,7 +111,7 @@ class Keys:
         self._held: dict[str, Tensor] = {}
 
     def spans(self) -> Iterator[slice]:
-        """The rows of each block, from the first."""
+        """Yields the rows of each block, one block after the other."""
         for start in range(0, self.count, self.height):
             yield slice(start, min(start + self.height, self.count))
 
@@ -170,7 +170,7 @@ class Keys:
         return torch.nextafter(low, -most), torch.nextafter(high, most)
 
     def flags(self, key: Tensor, limits: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """0 or 1, in the type of the keys, for keys below the first limit, then up to the second; overwritten later."""
+        """Which keys are below the first limit, and which up to the second: 0 or 1, overwritten by the next call."""
         below, upto = (self._space(name, key.shape, key.dtype) for name in ("below", "upto"))
         return torch.lt(key, limits[0], out=below), torch.le(key, limits[1], out=upto)
 

@@ -200,7 +200,7 @@ class _Parts:
 
 
 def _raised(q: Quantity, *flags: str) -> Tensor:
-    """(S,) whether one of these flags is up."""
+    """(S,) whether one of these flags of the quantity is up; a flag that it does not have is not."""
     up = torch.zeros(q.value.shape, dtype=torch.bool, device=q.value.device)
     for flag in flags:
         up = up | q.flags.get(flag, up)

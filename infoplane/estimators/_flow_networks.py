@@ -60,7 +60,7 @@ class PairNetworks(ABC):
     """Whether `read` leaves out the information of the Gaussian start, which is then added exactly."""
 
     def __init__(self, sides: Sides, rows: Rows, start: bool) -> None:
-        """Make the networks; with `start` they add to the solution for a Gaussian pair, else to that of none."""
+        """Make the networks: with `start` on top of the solution for a Gaussian pair, else for independent sides."""
         self.sides, self.rows, device = sides, rows, sides.moving.device
         snapshots, folds, _, self.width = sides.moving.shape
         self.shape = (snapshots, folds)
@@ -136,13 +136,13 @@ class PairNetworks(ABC):
         """(S, F, R, q) nats beyond the Gaussian start, of the rows that are read."""
 
     def train(self, plan: TrainingPlan) -> Trained:
-        """Train them, each to its best step."""
+        """Train the networks, each to its best step; returns what became of them."""
         size = min(plan.batch, *map(len, self.rows.fitted))
         batches = Batches(self.rows.fitted, self.rows.seeds, size, self.sides.moving.device)
         return train(self.stack.parameters, self.loss, self.criterion, batches, plan)
 
     def over_reads(self, draws: Draws, values: list[Tensor]) -> Tensor:
-        """(S, F, R, q) means over the draws of each row."""
+        """(S, F, R, q) means over the draws of each row, from values (S, F, B, q) of all draws, part by part."""
         whole = torch.cat(values, 2)  # all rows once, then all rows again: (S, F, draws R, q)
         return whole.view(*self.shape, -1, self.rows.read.shape[1], whole.shape[3]).mean(2)
 
@@ -174,7 +174,7 @@ class Velocities(PairNetworks):
         return (self.net(self.inputs(torch.lerp(first, last, t), draws)) - target).square().sum(3)
 
     def way(self, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
-        """Time (F, B, 1), and the moving side (S, F, B, k) at its first and at its last."""
+        """Time (F, B, 1), and the moving side (S, F, B, k) where its way begins, and where it ends."""
         of_others, of_rows = (rows_of(self.sides.moving, rows) for rows in (draws.others, draws.rows))
         return draws.place[..., None], of_others, of_rows
 

@@ -101,7 +101,7 @@ def median_of_last(
 
 
 def kernel_width(rule: WidthRule, run_width: float | None, distances: Distances) -> Tensor:
-    """(S,) kernel widths: the number `rule`, for "median" that of the run or last snapshot, or of each snapshot."""
+    """(S,) kernel widths: a number as it is, "median" of the run (else of the last snapshot), "snapshot" of each."""
     if not isinstance(rule, str):
         return torch.full_like(distances.scale, rule)
     if rule == "median" and run_width is not None:

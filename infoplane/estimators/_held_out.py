@@ -42,7 +42,7 @@ class Classes(SoftmaxLoss):
         self.h_y = -self.log_prior.mean() * BITS_PER_NAT
         self.bound: Bound = "lower"
         self.ceiling = self.h_y
-        self.few = len(y) < 10 * self.outputs or int(counts.min()) < 5
+        self.few = len(y) < 10 * self.outputs or int(counts.min()) < 5  # each fold needs some of every class
 
     def row_loss(self, scores: Tensor) -> Tensor:
         """Cross-entropy (S, F, N) in nats of each row, from scores (S, F, K, N).
@@ -95,7 +95,7 @@ class Targets(SquaredLoss):
     def __init__(self, y: Tensor, seed: int = 0) -> None:
         """Rank and whiten the targets, and see whether they are jointly Gaussian; `seed` spreads tied values."""
         scores, repeated = normal_scores(y[:, None] if y.ndim == 1 else y, torch.Generator().manual_seed(seed))
-        self.tied = bool(repeated.double().mean() > 0.01)
+        self.tied = bool(repeated.double().mean() > 0.01)  # a few repeats may be chance
         # Directions of hardly any variance, as from targets that repeat one another, hold little but the rounding of
         # ranks to scores. They are left out, which can only lower a bound.
         super().__init__(whitened(scores, LEAST_TARGET))

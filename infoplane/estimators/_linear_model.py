@@ -286,7 +286,7 @@ def _conjugate_gradients(
     z = inverse * residual
     direction = z
     product = start = _dot(residual, z)
-    accuracy = (start / count).sqrt().clamp(1e-3, 0.1)
+    accuracy = (start / count).sqrt().clamp(1e-3, 0.1)  # share of the residual that may be left
     busy = working & (start > 0)
     fall = torch.zeros_like(start)  # twice what the quadratic model falls by the step so far
     for steps in range(1, MAX_DIRECTIONS + 1):

@@ -85,7 +85,7 @@ def _own_class(rows: Tensor, y: Tensor, counts: Tensor, k: int, metric: Metric) 
 def class_information(
     rows: Tensor, y: Tensor, k: int, metric: Metric = "euclidean", *, mixed: bool = False
 ) -> NeighborValue:
-    """Ross (2014), or with `mixed` Gao et al. (2017), for scaled rows (N, D) and classes (N,) from 0."""
+    """Information by Ross (2014), or with `mixed` by Gao et al. (2017), of scaled rows (N, D) and classes (N,)."""
     whole, n, counts, short = Points(rows, metric), len(rows), torch.bincount(y), 0.0
     own = _own_class(rows, y, counts, k, metric)
     closed, opened = whole.within(own.radius, own.closed - own.opened)
@@ -109,7 +109,7 @@ def class_information(
 def pair_information(
     a: Tensor, b: Tensor, k: int, metric: Metric, *, formula: Formula, jitter: float, seed: int
 ) -> NeighborValue:
-    """Kraskov et al. (2004) or Gao et al. (2017) for two scaled blocks (N, D), (N, D')."""
+    """Information by Kraskov et al. (2004) or Gao et al. (2017) of two scaled blocks (N, D), (N, D')."""
     n = len(a)
     equal = max(float((equal_rows(rows) > 0).double().mean()) for rows in (a, b))
     if formula != "gao" and jitter > 0 and max(repeated_share(a), repeated_share(b)) > _REPEATED:

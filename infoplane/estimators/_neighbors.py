@@ -287,7 +287,7 @@ def _nearest_in_both(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | No
     distance = torch.empty(x.count, k, dtype=torch.float64, device="cpu")
     index = torch.empty(x.count, k, dtype=torch.int64, device="cpu")
     left = torch.from_numpy(tree.tree.indices)
-    # Rows ask for longer lists until their k nearest are certain.
+    # Rows ask for longer and longer lists until their k nearest are certain.
     for wanted in (2 * k + 3, 5 * k + 3, 8 * k + 17):
         unsafe = []
         for few in torch.split(left, max(1, _CHUNK // (wanted * (x.units + y.units)))):
@@ -312,7 +312,7 @@ def _nearest_in_both(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | No
 def _enclosing_tree(x: Points, y: Points) -> tuple[Points, float]:
     """A joint space of x and y, and a factor: a length there times it is at most the larger one in x and y."""
     if max(x.units, y.units) <= _CUBE_UNITS:
-        return Points(torch.cat([x.rows, y.rows], dim=1), "max", tree=True), 1.0 - 1e-12
+        return Points(torch.cat([x.rows, y.rows], dim=1), "max", tree=True), 1.0 - 1e-12  # less what is rounding
     # Of units times sqrt(D) the Euclidean length is at most sqrt(D + D') times the larger length of both blocks; with
     # these weights the ellipsoid that holds all pairs of blocks within r is the smallest, two to three times theirs.
     weighted = torch.cat([x.rows * math.sqrt(x.units), y.rows * math.sqrt(y.units)], dim=1)

@@ -170,7 +170,7 @@ class CentredRows:
         return self._scaled(part) if self._cache is None else self._cache[part]
 
     def left(self, part: slice) -> Tensor:
-        """[v, -|v|^2/2, 1], (n, D + 2); the rows themselves where distances are taken directly."""
+        """The left factor (n, D + 2) of some rows v, [v, -|v|^2/2, 1]; the rows where distances are taken directly."""
         v = self.take(part)
         if self.direct:
             return v
@@ -178,7 +178,7 @@ class CentredRows:
         return torch.cat([v, -norms, torch.ones_like(norms)], dim=1)
 
     def right(self, part: slice) -> Tensor:
-        """[v, 1, -|v|^2/2], (n, D + 2), or the rows themselves."""
+        """The right factor (n, D + 2) of some rows v, [v, 1, -|v|^2/2]; the rows where distances are direct."""
         if not self.keeps_right:
             return self.take(part) if self.direct else right_factor(self.take(part))
         if self._right is None:

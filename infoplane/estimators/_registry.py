@@ -196,7 +196,7 @@ def _fields(spec: str, tail: str) -> dict[str, Any]:
 
 
 def build(cls: type[Any], fields: Mapping[str, Any]) -> Any:
-    """Construct `cls(**fields)`, with one clear line for an unknown field."""
+    """Construct `cls(**fields)`; ValueError with the names that there are for an unknown field."""
     names = [f.name for f in own_settings(cls)]
     for key in fields:
         if key not in names:

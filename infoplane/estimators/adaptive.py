@@ -153,7 +153,7 @@ class Adaptive(Counting):
         return found.remembering("run_edges", edges)
 
     def start(self, given: Given) -> CellCounts:
-        """The digitizer of the block, and what its counts are compared with."""
+        """The problem of one block: how its values become cells, and its labels and inputs counted."""
         if not self._table_pays(given.t):
             given = given._replace(t=widened(given.t))
         digitize, outside, few = self._digitizer(given.t)

@@ -184,7 +184,7 @@ class Auto(NoisyMethod):
 
 
 class _Branches(Problem):
-    """The problems of the branches, by the pair that they are of."""
+    """The problems of the branches, one for each pair, "(T;Y)" and "(X;T)"."""
 
     config: Auto
 
@@ -247,7 +247,7 @@ def _last(choices: Iterable[Branch]) -> Branch:
 
 
 def _of_pair(t: Tensor, other: Tensor) -> Branch:
-    """The branch for rows (N, U) and (N, k): how many dimensions they have together."""
+    """The branch for rows (N, U) and (N, k), by the dimensions that they have together."""
     a, b = scaled_block(t, "unit"), scaled_block(other, "unit")
     if min(a.shape[1], b.shape[1]) == 0:
         return Branch("knn", "one side is constant")

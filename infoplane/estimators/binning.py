@@ -188,7 +188,7 @@ class Binning(Counting):
         return t if self.width is None else whole_cells(t, self.width)
 
     def start(self, given: Given) -> CellCounts:
-        """The digitizer of the block, and what its counts are compared with."""
+        """The problem of one block: how its values become cells, and its labels and inputs counted."""
         given = given._replace(t=widened(given.t))
         digitize = self._cells(given.t) if self.width is None else _FixedWidth(given.t, self.width)
         return CellCounts(self, given, digitize, {"out_of_range": digitize.outside})
@@ -334,7 +334,7 @@ class _Cells:
         return cells
 
     def _reach(self, cell: int) -> None:
-        """Widen the bounds of the cells to include this one."""
+        """Widen the bounds of the cells, `low` and `radix`, to include this cell."""
         top = max(self.low + self.radix - 1, cell)
         self.low = min(self.low, cell)
         self.radix = top - self.low + 1

@@ -173,6 +173,7 @@ class _Diffusion(KernelProblem):
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
         """DSE with its ceiling and the differences DSMI, with flags."""
         flags: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "out_of_domain": found["narrow"]}
+        # From 99 % of H(X) the kernel tells (nearly) all inputs apart.
         full = {**flags, "saturated": found["DSE"] >= 0.99 * self.h_x}
         out = report("DSE", found["DSE"], ceiling=math.log2(self.samples), unit=UNIT, flags=full)
         for name, labels in self.groups.items():

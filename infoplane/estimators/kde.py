@@ -194,7 +194,7 @@ class _Bounds(MixtureProblem):
         return log2_ratio_mean(self.samples, sums.narrow), log2_ratio_mean(self.samples, sums.wide)
 
     def _within(self, layer: Tensor, noise: float, groups: Grouping | None) -> tuple[Tensor, Tensor]:
-        """Upper and lower bound of how well rows of one group are told apart, in bits, averaged over all rows."""
+        """Upper and lower bound, in bits, of what tells the rows of a group apart, averaged over all rows."""
         if groups is None:
             return self.zero(), self.zero()
         rows = CentredRows(layer, noise, order=groups.order, wide=True, dtype=self.dtype)
@@ -277,12 +277,12 @@ class _Bounds(MixtureProblem):
         ceiling = self.upper_alone if self.continuous else self.h_y
 
         def i_x(name: str, key: str, bound: Bound, top: Tensor) -> dict[str, Quantity]:
-            """A bound of an information about X."""
+            """The bound `name` of an information about X, from the numbers `key`."""
             flags = {**common, "saturated": at_ceiling(found[key], top)}
             return report(name, found[key], bound=bound, ceiling=top, estimand=ESTIMAND, flags=flags)
 
         def i_y(name: str, key: str, null: Null | None = None) -> dict[str, Quantity]:
-            """An information about Y, a difference of bounds and so none itself."""
+            """The information `name` about Y, from the numbers `key`: a difference of bounds, and so none itself."""
             flags = {**of_labels, "saturated": self.saturated(found, "upper", key, ceiling)}
             return report(name, found[key], ceiling=ceiling, estimand=ESTIMAND, flags=flags, null=null)
 

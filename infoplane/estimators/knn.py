@@ -254,7 +254,7 @@ def _information(config: KNN, rows: Tensor, side: Tensor) -> NeighborValue:
 
 
 def _nats(config: KNN, rows: Tensor, side: Tensor) -> float:
-    """The same as a number."""
+    """The information in nats as a float."""
     return float(_information(config, rows, side).nats)
 
 
@@ -368,7 +368,7 @@ def local_entropies(rows: Tensor, k: int, metric: Metric = "euclidean") -> Tenso
 
 
 def kozachenko_terms(radius: Tensor, k: int, units: int, metric: Metric = "euclidean") -> Tensor:
-    """The same terms from distances (N,) to the k-th neighbour, in `units` coordinates."""
+    """The terms of the Kozachenko-Leonenko entropy from distances (N,) to the k-th neighbour in `units` coordinates."""
     volume = units * math.log(2.0)  # of the unit cube [-1, 1]^D
     if metric == "euclidean":
         volume = 0.5 * units * math.log(math.pi) - math.lgamma(0.5 * units + 1.0)

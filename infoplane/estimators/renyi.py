@@ -160,6 +160,7 @@ class _Spectra(KernelProblem):
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
         """The quantities as sums and differences of entropies, with ceilings and flags."""
         s_t = found["s_t"]
+        # From 99 % of H(X) the kernel tells (nearly) all inputs apart.
         flags: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "saturated": s_t >= 0.99 * self.h_x}
         of_labels = flags | ({"single_class": self.classes == 1} if self.discrete else {})
         out = report("Renyi S(T)", s_t, ceiling=math.log2(self.samples), unit=UNIT, flags=flags)

@@ -61,7 +61,7 @@ class Counting(Method):
         return replace(self, **{name: f"sha256:{digest}", "edges": edges.cpu()})  # type: ignore[type-var]
 
     def remembered(self, name: str, what: str, units: int) -> Tensor:
-        """The edges (U, E) that `remembering` kept; ValueError, which calls them `what`, if lost or not for U units."""
+        """The edges (U, E) kept under `name`; ValueError if only their digest is known or U is not `units`."""
         kept, edges = getattr(self, name), self.edges
         if not isinstance(kept, str):
             edges = torch.tensor(kept, dtype=torch.float64, device="cpu")
@@ -127,7 +127,7 @@ class CellCounts(Problem):
         return s | {name: total.to(torch.float64) / self.scale for name, total in found.items()}
 
     def _sums(self, group: Group) -> dict[str, Tensor]:
-        """Sums of c log2 c, numbers of codes and corrected entropies of the snapshots of one group."""
+        """Sums of c log2 c, numbers of codes and corrected entropies (G,) of the G snapshots of one group."""
         t, ty = weigh(group.t, self.table), weigh(group.ty, self.table)
         out = {"t": t, "ty": ty, "codes": group.t.codes, "cells": group.ty.codes}
         out["singles"] = _codes_of_one_input(group, self.labels)

@@ -49,7 +49,7 @@ def log_table(samples: int) -> tuple[Tensor, int]:
 
 
 def _scale(samples: int) -> int:
-    """k, for which sums of multiples of 2**-k bits fit int64."""
+    """The exponent k of the multiples of 2**-k bit whose sums over N samples fit int64."""
     # Four sums of at most N log2 N bits must fit 63 bits.
     return 60 - max(int(samples * np.log2(max(samples, 2))), 1).bit_length()
 

@@ -74,7 +74,7 @@ class ShuffledLabels:
         return self._by_sorting(runs) if self.running is None else self._by_running_counts(runs, self.running)
 
     def _by_running_counts(self, runs: Runs, running: Tensor) -> Tensor:
-        """The sums from `_running_counts`: a code's rows have the shuffled labels from its beginning to its end."""
+        """The sums (G, draws) from running counts: at the end of a code less at its beginning, by class."""
         lengths, total = runs.lengths, torch.cumsum(runs.lengths, 0)
         # `ends` (M,): where the rows of each code end, counted from the first row of its snapshot.
         base = torch.cat([total.new_zeros(1), total])[runs.offsets[:-1]]
