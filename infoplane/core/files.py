@@ -65,7 +65,7 @@ def parse_temporary(name: str) -> tuple[str, int] | None:
 class NotDurable(OSError):
     """A file is in place and whole, but its directory could not be synced."""
 
-    # Of the file, as `publish` would have returned them.
+    # Size and digest of the file, as `publish` would have returned them.
     size = 0
     digest = ""
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from infoplane.core.records import NO_LABEL, IntArray
 
-_ROUNDING = 5e-3  # of rows that sum to 1, in bfloat16
+_ROUNDING = 5e-3  # by which the sum of probabilities in bfloat16 may miss 1
 _FEW = 20  # different whole numbers: floats with no more look like classes
 _VOID, _SMALL = 255, 200  # segmentation masks mark void pixels with 255; their class counts stay well below
 

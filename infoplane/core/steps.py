@@ -133,7 +133,7 @@ def _whole(name: str, numbers: Sequence[tuple[str, str]], place: int) -> int:
     text, number = numbers[place]
     # A hyphen alone between two numbers (v73-0) joins them; it is a sign ahead of the first.
     sign = "-" if _SIGN.search(text) and (place == 0 or text != "-") else ""
-    # Of thousands of digits int() makes no number, but an error of its own.
+    # int() refuses thousands of digits with an error of its own.
     if not number.isdecimal() or sign or len(number) > 30 or int(number) > MAX_STEP:
         raise ValueError(
             f"the step of {name!r} must be a whole number from 0 to 2**62, got {sign}{number:.40}; {REMEDY}"

@@ -114,7 +114,7 @@ def _trainer_state(file: Path) -> dict[str, float]:
     state = _json(file)
     step, log = state.get("global_step"), state.get("log_history")
     here = [entry for entry in log if isinstance(entry, Mapping) and entry.get("step") == step] if log else []
-    # Of the trainer's own state only what counts training, of its log all numbers.
+    # The trainer's own state gives only what counts training, its log all numbers.
     return {k: v for entry in [state, *here] for k, v in _numbers(entry) if entry is not state or k in _COUNTERS}
 
 

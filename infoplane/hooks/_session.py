@@ -223,7 +223,7 @@ class Session:
             forget(self)
             close_all(self.destinations, ending)
         if take_last and self.prober.state:
-            warn(self.prober.state)  # what the numbers are read under; the start was long ago
+            warn(self.prober.state)  # said at the start, too, which may be long ago
 
     def flush(self) -> None:
         """Save the list of problems, and let every sink put on the disk what it has."""

@@ -64,6 +64,6 @@ def _of_file(file: Path) -> ModuleType:
         raise ValueError(f"no file {str(file)!r}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[file.stem] = module  # dataclasses and pickles look for the module of their class there
-    sys.path.insert(0, str(file.parent.absolute()))  # what stands beside it, as for a script
+    sys.path.insert(0, str(file.parent.absolute()))  # its neighbours can be imported, as for a script
     spec.loader.exec_module(module)
     return module

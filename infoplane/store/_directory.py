@@ -317,7 +317,7 @@ def _sweep(path: Path, rank: int) -> None:
             return writer[1] == rank
         if name in (RUN_FILE, PROBE_FILE):
             return rank == 0
-        if name == lock_file(rank):  # of another process that is about to find the lock taken
+        if name == lock_file(rank):  # another process that is alive is about to find the lock taken
             return not files.alive(pid)
         return name == manifest_file(rank)
 

@@ -20,7 +20,7 @@ UNDEFINED = 2**64 - 1
 """The address of what is not there."""
 
 MAX_METADATA_BYTES = 16 << 20
-"""Of all blocks of a file together: four times what the largest number of layers needs; bounds the time."""
+"""The most that all blocks of a file may have together: it bounds the time, and 10,000 layers need a quarter of it."""
 
 MAX_BLOCK_BYTES = 1 << 16
 _MAX_CONTINUATIONS = 16

@@ -50,7 +50,7 @@ class Frame:
     snapshot: Snapshot
     rows: IntArray  # (R, 2) half-open ranges of probe rows
     metrics: Mapping[tuple[str, str], float]  # (name, layer or "")
-    nbytes: int  # in a file, of the snapshot: its arrays and their share of the index
+    nbytes: int  # bytes that the whole snapshot takes in a file: its arrays and their share of the index
     begin: int = 0  # these samples of the snapshot's arrays
     end: int | None = None
 

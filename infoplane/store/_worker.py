@@ -20,8 +20,8 @@ from infoplane.store._shard import Frame, encode_shard
 from infoplane.store.layout import SHARDS_DIR
 
 DEFAULT_QUEUE_BYTES = 1 << 30
-_OVERHEAD = 4096  # of a waiting snapshot, beside its arrays
-_INDEX_ALLOWANCE = 16 << 20  # under the limit of a file, for the records of its layers and HDF5's own
+_OVERHEAD = 4096  # bytes that a waiting snapshot takes beside its arrays
+_INDEX_ALLOWANCE = 16 << 20  # bytes of a file that are left for the records of its layers and of HDF5
 
 
 class _Seal:
@@ -62,7 +62,7 @@ class Worker:
         self._ledger, self._release = ledger, release
         self._shards = ledger.path / SHARDS_DIR
         self._seal_bytes, self._seal_seconds, self._queue_bytes = seal_bytes, seal_seconds, queue_bytes
-        # Of a very small file the index may take half.
+        # Where files are very small, half of one is for the index.
         self.max_sample_bytes = max(max_file_bytes - _INDEX_ALLOWANCE, max_file_bytes // 2)
         self._queue: deque[Frame | _Seal] = deque()
         self._fresh: list[Frame] = []  # taken from the queue; nobody has tried to write them
@@ -195,7 +195,7 @@ class Worker:
         try:
             frame.snapshot.wait()
         except BaseException:
-            self.seal()  # what came before is whole
+            self.seal()  # the frames before it are whole
             raise
         if self._start_step < 0:
             self._start_step = frame.step

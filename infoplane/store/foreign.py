@@ -32,10 +32,10 @@ FOREIGN = (".h5", ".hdf5", ".mat")
 _SMALLEST_ROOM = 256 * MIB
 _MOST_EXPANSION = 100  # compressed activations of a dead layer reach it, one bomb of zeros ten times that
 _FREE_SHARE = 0.9
-_BYTES_PER_SECOND = 2 * MIB  # of a slow disk, with the compression undone
+_BYTES_PER_SECOND = 2 * MIB  # that a slow disk reads, with the compression undone
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_PLACES = (0, *(1 << n for n in range(9, 21)))  # of the signature: a header of the user's may stand before it
+_PLACES = (0, *(1 << n for n in range(9, 21)))  # where the signature may be: a header of the user's may stand before it
 
 
 def read_foreign(file: str | os.PathLike[str], limits: limited.Limits | None = None) -> dict[Key, npt.NDArray[Any]]:

@@ -162,7 +162,7 @@ class ActivationStore:
         out = []
         for step, pieces in self._steps.items():
             seen: set[tuple[str, str]] = set()
-            for piece in pieces:  # of several ranks, the lowest that recorded a metric is heard
+            for piece in pieces:  # where several ranks recorded a metric, the lowest is heard
                 shard = piece.shard
                 for m in np.flatnonzero(shard.recorded[piece.at]).tolist():
                     pair = name, layer = shard.meta.metrics[m]

@@ -15,8 +15,8 @@ from infoplane.store.layout import SESSIONS_DIR, SHARDS_DIR
 from infoplane.store.reader import Problem
 from infoplane.store.summary import RunSummary
 
-_BYTES_PER_SECOND = 20 * MIB  # of a slow disk
-_FILES_PER_SECOND = 50
+_BYTES_PER_SECOND = 20 * MIB  # that a slow disk reads
+_FILES_PER_SECOND = 50  # that it opens
 
 
 def summarize_untrusted(path: str | os.PathLike[str], limits: Limits | None = None) -> RunSummary:

@@ -20,7 +20,7 @@ from infoplane.store._shard import Frame, check_probe
 from infoplane.store._worker import Worker
 from infoplane.store.layout import MAX_FILE_BYTES, MAX_RANKS, SEAL_BYTES, SEAL_SECONDS
 
-_STALL_SHARE = 0.05  # of the run's time; beyond it, the wait for the disk is worth a warning
+_STALL_SHARE = 0.05  # share of the run's time from which on waiting for the disk is worth a warning
 
 
 class StoreWriter:

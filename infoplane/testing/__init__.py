@@ -109,7 +109,7 @@ def _require_declaration(cls: type[Any]) -> None:
 
 
 def _check_dataclass(s: Subject) -> None:
-    """It is a frozen dataclass with a default for every field."""
+    """The class is a frozen dataclass with a default for every field."""
     require(dataclasses.is_dataclass(s.cls), "must be a dataclass")
     params = s.cls.__dataclass_params__
     require(params.frozen, "must be frozen: @dataclass(frozen=True, kw_only=True)")
@@ -121,7 +121,7 @@ def _check_dataclass(s: Subject) -> None:
 
 
 def _check_config(s: Subject) -> None:
-    """Its settings survive JSON and pickling."""
+    """Settings survive JSON and pickling, and `prepare` finds the same each time."""
     first = s.ready(s.t, s.y, s.x)
     settings = json.loads(config_json(first))
     settings.pop("prepared", None)
@@ -146,7 +146,7 @@ def _check_prepare(s: Subject) -> None:
 
 
 def _check_bytes(s: Subject) -> None:
-    """The memory it declares is positive and does not fall with samples or units."""
+    """The memory that the estimator declares is positive and does not fall with samples or units."""
     estimator = s.make()
     sizes = [estimator.bytes_per_snapshot(n, u) for n, u in ((64, 4), (4096, 4), (4096, 1024))]
     require(all(isinstance(b, int) and b > 0 for b in sizes), f"bytes must be positive integers, got {sizes}")
@@ -154,7 +154,7 @@ def _check_bytes(s: Subject) -> None:
 
 
 def _check_quantities(s: Subject) -> None:
-    """What it returns has the right types, shapes, bounds, units and flags."""
+    """What `estimate` returns has the right types, shapes, bounds, units and flags."""
     found = s.found
     require(bool(found), "estimate returned nothing")
     for name, q in found.items():
@@ -192,7 +192,7 @@ def _check_repeatable(s: Subject) -> None:
 
 
 def _check_inputs_untouched(s: Subject) -> None:
-    """It does not write to its arguments, and ids of distinct inputs change nothing."""
+    """`estimate` does not write to its arguments, and ids of distinct inputs change nothing."""
     ids = torch.arange(SAMPLES)
     given = {"t": s.t.clone(), "y": s.y.clone(), "x": s.x.clone(), "x_ids": ids.clone()}
     with_ids = s.run(given["t"], given["y"], given["x"], x_ids=given["x_ids"])
@@ -381,7 +381,7 @@ def _check_bad_shapes(s: Subject) -> None:
 
 
 def _check_target_kind(s: Subject) -> None:
-    """Labels of a kind that it does not take are refused."""
+    """Labels of a kind that the class does not declare in `targets` are refused."""
     seen = s.ready(s.t, s.y, s.x)
     if "continuous" not in s.cls.targets:
         _raises(ValueError, "bin", lambda: seen.estimate(s.t, s.x[:, 0], x=s.x), "a float target")

@@ -84,7 +84,7 @@ def look_at_rows(
         state = f"{_named(kept, 'not the same')} {_STATE}"
         warn(state)
     random = [k for k, v in plain.values.items() if k not in kept and _differ(v, other.values.get(k), rounding)]
-    if len(chunk) < 4:  # of so few, another order is too often the same but for a mirror
+    if len(chunk) < 4:  # another order of so few rows is a mere shift
         return state
     if random:
         warn(f"{_named(random)} random: whether rows are in the probe's order cannot be checked there")

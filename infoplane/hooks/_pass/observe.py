@@ -226,7 +226,8 @@ class Watcher:
         call.same = {_identity(t): p for p, t in known.items()}
         call.passes_through = _passes_through(call, list(found.values()))
         call.depends = self._flow is None or len(known) < len(found) or any(map(self._flow.sources, known.values()))
-        # Of a call that depends on the input, inner calls that do not are its weights; of another, every call counts.
+        # Inner calls that do not depend on the input make weights, and a module with such calls alone is a layer. Where
+        # the module's own output does not depend on it, every inner call counts.
         call.leaf = not any(c.depends for c in call.inner) if call.depends else not call.inner
         call.leaf = call.leaf or (call.depends and self._wrapped(call, found))
         if call.leaf:

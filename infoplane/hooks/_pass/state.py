@@ -39,7 +39,7 @@ def _put_back(restores: list[Callable[[], object]]) -> None:
         try:
             part()
         except Exception as error:
-            failed = error  # what is left is put back all the same, and this tried again
+            failed = error  # the others are put back all the same; `part` stays in the list for a second try
         else:
             restores.remove(part)
     if failed is not None:
@@ -72,7 +72,7 @@ def _cuda_devices(device: torch.device) -> list[torch.device]:
 
 def keep_attribute(owners: Iterable[Any], name: str) -> Restore:
     """Return a function that gives each owner back the object that its attribute `name` is now."""
-    # Of modes (users freeze single modules), gradients and sources of noise.
+    # Used for modes, which users may have set for single modules, for gradients and for sources of noise.
     found = [(owner, getattr(owner, name)) for owner in owners]
 
     def restore() -> None:
