@@ -156,7 +156,7 @@ class GradientMoments(Installed):
     @torch.no_grad()
     def _update(self, parameter: Tensor, gradient: Tensor) -> None:
         """Add one gradient by Welford's update, which is stable in the gradient's own precision."""
-        if hasattr(gradient, "to_local"):
+        if hasattr(gradient, "to_local"):  # sharded: the part that this process has
             gradient = gradient.to_local()
         gradient = gradient.detach().float()
         seen = self._moments.get(parameter)
@@ -284,7 +284,7 @@ class Parameters:
         """The sum of values of the parameter's shape: a scalar, or (members,)."""
         if self.members is None:
             return values.sum()
-        return values.movedim(self._dim(parameter), 0).reshape(self.members, -1).sum(1)
+        return values.movedim(self._dim(parameter), 0).reshape(self.members, -1).sum(1)  # (members, rest) -> (members,)
 
     def check(self, parameters: Iterable[Tensor]) -> None:
         """Raise ValueError for a parameter that does not hold the members along its axis."""

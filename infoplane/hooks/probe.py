@@ -63,11 +63,11 @@ class ProbeSet:
         start, stop = n * rank // world_size, n * (rank + 1) // world_size
         if n < world_size:
             raise ValueError(f"{n} samples cannot be shared by {world_size} ranks")
-        rows, passes, offset = [], [], 0
+        rows, passes, offset = [], [], 0  # offset: the first row of the pass in the record
         for indices in (torch.arange(n, device="cpu"), *self.passes):  # the first pass over all inputs, then the others
             mine = ((indices >= start) & (indices < stop)).nonzero().flatten()
             rows.append(offset + mine)
-            passes.append(indices[mine] - start)
+            passes.append(indices[mine] - start)  # counted among this process's inputs
             offset += len(indices)
         inputs = self.inputs.take(slice(start, stop))
         return dataclasses.replace(self, inputs=inputs, passes=tuple(passes[1:]), rows=torch.cat(rows).numpy())

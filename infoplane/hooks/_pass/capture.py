@@ -283,7 +283,7 @@ class Slot:
             tensor = tensor.movedim(current.members.axis, 0)
         if self.capture.batch_dim:
             tensor = tensor.movedim(self.capture.batch_dim + len(lead), len(lead))
-        first = (*lead, rows)
+        first = (*lead, rows)  # of a tensor (rows, *shape) or (members, rows, *shape)
         if tuple(tensor.shape[: len(first)]) != first:
             raise ValueError(wrong_rows(layer.key, tuple(tensor.shape), rows, current.members if lead else None))
         self.raw_shape = tuple(tensor.shape[len(first) :])
@@ -291,7 +291,7 @@ class Slot:
             current.flow.mark(tensor, layer.depth, cuts=is_lossless(self.capture.reduction, self.raw_shape))
         mask = current.mask
         if lead and mask is not None:
-            mask = mask.repeat(*lead, 1)  # members one after the other
+            mask = mask.repeat(*lead, 1)  # (members x rows, tokens), members one after the other
         reduced = self._reduce(tensor.reshape(math.prod(first), *self.raw_shape), mask)
         return reduced.reshape(*first, *reduced.shape[1:])
 
@@ -315,7 +315,7 @@ class Slot:
             raise
 
     def store(self, values: Tensor) -> None:
-        """Copy the values of the chunk into the buffer; TypeError or ValueError for what does not fit it."""
+        """Copy values ([members,] rows, *units) into the buffer; TypeError or ValueError for what does not fit it."""
         values = values.detach()  # a reduction may have brought in weights
         key, start, stop, leads = self.capture.layer.key, self.current.start, self.current.stop, self.current.leads
         shape = tuple(values.shape[leads + 1 :])

@@ -181,6 +181,7 @@ class Prober:
                 return self._capture_first(forward, self.captures, (0, len(inputs), inputs, which))
 
             found = self._undisturbed(0, watched, noise_on=False)
+            # Of a model that runs its members by itself, (members, rows, ...) becomes (rows, members, ...).
             members_first = self.members is not None and not self.stacked
             rows_first = {k: v.movedim(1, 0) if members_first else v for k, v in found.values.items()}
             return replace(found, values={k: checks.thinned(v) for k, v in rows_first.items()}, outputs=outputs)
@@ -189,6 +190,7 @@ class Prober:
         if self.settings.autocast is not None:
             kinds.append(self.settings.autocast)
         allowed = checks.tolerance(kinds, self.device)
+        # In a job whose ranks pass together, none may make a pass more than the others.
         alone = self.ranks.share != "rows" and not is_sharded(self.model)
         self.state = checks.look_at_rows(once, self.probe, rows, self.captures, allowed, alone=alone)
 
