@@ -48,6 +48,7 @@ _LEAST_KEPT = 0.05
 _LEAST_INPUTS = 16
 """Inputs below which equal rows say nothing about inputs that were given several times."""
 _NOTICING: ContextVar[bool] = ContextVar("rows_looked_at", default=False)
+"""Whether an estimate around this one has looked for copied rows already."""
 
 
 def blank_intervals(quantities: Mapping[str, Quantity]) -> dict[str, Quantity]:

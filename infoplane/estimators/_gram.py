@@ -20,6 +20,7 @@ from infoplane.estimators._scaling import drawn_rows
 from infoplane.estimators._settings import at_least, positive_or, prepared, setting
 
 WidthRule = float | Literal["median", "snapshot"]
+"""A width itself; the median distance at the last snapshot of the run; that of each snapshot."""
 
 
 @dataclass(frozen=True)

@@ -292,6 +292,7 @@ def _conjugate_gradients(
     for steps in range(1, MAX_DIRECTIONS + 1):
         if not bool(busy.any()):
             break
+        # Go along the direction to the minimum of the quadratic model, for which it must bend upwards.
         h = hessian(direction)
         bend = _dot(direction, h)
         busy = busy & (bend > 0)
@@ -302,6 +303,7 @@ def _conjugate_gradients(
         residual = residual - length * h
         z = inverse * residual
         new = _dot(residual, z)
+        # Stop where the residual is small enough, or, far from the minimum, where one more direction gains little.
         far = fall > NEAR * count
         busy = busy & (new > accuracy.square() * start) & ~(far & (steps * along * product < SMALL_GAIN * fall))
         direction = torch.where(_wide(busy), z + _wide(new / product) * direction, direction)

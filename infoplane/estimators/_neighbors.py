@@ -204,6 +204,7 @@ def _candidates(block: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
     # minimum that was left out, `rest` the smallest key left out within the groups.
     groups = width // COLUMN_GROUP
     group, others = _smallest(block.view(len(block), COLUMN_GROUP, groups).amin(1), wanted)
+    # Group g has the columns g, g + groups, g + 2 groups, ...
     member = (group[:, :, None] + groups * torch.arange(COLUMN_GROUP, device=block.device)).flatten(1)
     place, rest = _smallest(block.gather(1, member), wanted)
     return member.gather(1, place), torch.minimum(others, rest)

@@ -15,6 +15,7 @@ from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._scaling import numbered_rows
 
 SPLITS = 4
+"""Random splits into halves."""
 GROWN = 0.1
 """Bits that a value may grow from halves of the sample to all of it: beyond, its error is no longer of order 1/N."""
 REPEATED = 0.01

@@ -19,6 +19,7 @@ from infoplane.estimators._wrappers import Wrapper, settled, shuffled_targets, w
 
 I_TY = "I(T;Y)"
 LEAST_DRAWS = 5
+"""Shuffles from which a largest unit by chance is known at all."""
 
 
 class UnitTable(NamedTuple):

@@ -23,6 +23,7 @@ from infoplane.estimators._registry import build_named, parse, register_wrapper
 from infoplane.estimators._settings import at_least, between, check_settings, setting
 
 DEPENDENCE = "(T;Y)"
+"""End of the names of quantities that shuffled labels are a null for."""
 
 
 class Wrapper:

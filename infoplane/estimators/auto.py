@@ -21,6 +21,7 @@ from infoplane.estimators._settings import one_of, prepared, setting
 CHUNK = 4
 BRANCHES = ("knn", "probe:family=mlp", "flow")
 """In the order of the tree: where snapshots of one run lead to several, the last of them is taken."""
+# Settings of each branch with effort="low".
 LOW: dict[str, dict[str, int]] = {
     "knn": {},
     "probe:family=mlp": {"folds": 3},
@@ -35,6 +36,7 @@ samples, 149 pairs)."""
 AVERAGED = (2, 3, 4, 5)
 """Neighbours of `knn` that values of classes are the mean over: its default errs as much, and scatters more."""
 _ROWS, _NEIGHBORS = 2000, 3
+"""Rows and neighbours that the dimension of a pair is found from."""
 
 
 class Branch(NamedTuple):

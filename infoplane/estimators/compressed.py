@@ -36,6 +36,7 @@ UNSURE, TAILED = 0.15, 4.0
 CHUNK, FOLDS, PARTS = 8, 2, 5
 """Snapshots trained at once; halves of the rows, each read with the codes of the other, a fifth of which is checked."""
 ROWS_A_DIMENSION = 20
+"""Training rows for each coordinate of a code, below which there are few samples."""
 
 Role = Literal["t", "x", "y"]
 _STREAM = 1_000_003  # between the seeds of generators, so that no two draw the same numbers

@@ -295,6 +295,7 @@ class _CarriedPairs(Problem):
         """Nats (S, 2, q) by either side moving, their weights, error and doubts, of snapshots trained together."""
         base = self.config.base == "gaussian"
         pairs = _FoldCoordinates.of(blocks, other, self.rows(0).fitted)
+        # `ways` has the nats of each row (S, N, q) by T moving, then by the other side moving.
         ways, doubtful = [], torch.zeros(len(blocks), dtype=torch.bool, device=self.t.device)
         for direction in (0, 1):
             networks = self.networks(pairs.sides(direction), self.rows(direction), base)
@@ -444,5 +445,5 @@ def _wide(columns: Tensor, width: int) -> Tensor:
 
 
 def _bytes_of_fold(samples: int, k: int, m: int) -> int:
-    """Memory of the coordinates of one fold, and of the activations of a batch."""
+    """Memory of one fold: k and m coordinates of all samples, and the activations of 2,048 draws."""
     return 40 * samples * (k + m) + 4 * 2048 * (8 * HIDDEN + 4 * (k + m))

@@ -230,7 +230,7 @@ def _power_law(values: Tensor) -> tuple[Tensor, Tensor]:
     rank = torch.arange(FIRST_RANK, last + 1, dtype=torch.float64, device=values.device)
     used = values[:, FIRST_RANK - 1 : last]
     weight = torch.where(used > 0, 1.0 / rank, 0.0)
-    enough = (used > 0).sum(1) >= 6
+    enough = (used > 0).sum(1) >= 6  # fewer points lie on a line too easily
     weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-300)
     log_rank = rank.log().expand_as(used)
     log_value = torch.where(used > 0, used, 1.0).log()

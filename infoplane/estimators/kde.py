@@ -154,7 +154,7 @@ def _spread_of_values(layer: Tensor, largest: float, rule: str) -> float:
         return float(quartiles[1] - quartiles[0])
     first = flat[0].double() / largest
     total = square = torch.zeros((), dtype=torch.float64, device=layer.device)
-    for part in torch.split(flat, 1 << 18):
+    for part in torch.split(flat, 1 << 18):  # float64 copies of 2 MiB
         shifted = part.double() / largest - first
         total, square = total + shifted.sum(), square + shifted.square().sum()
     mean = total / len(flat)

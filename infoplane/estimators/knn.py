@@ -49,6 +49,7 @@ _SCATTER = 2.2
 _ALIKE = 0.995
 """Correlation of a unit with its normal scores from which they are as good as equal."""
 _DIMENSION_ROWS, _DIMENSION_NEIGHBORS = 1000, 4
+"""Rows and neighbours that the dimension of one side is found from."""
 
 
 @register

@@ -95,7 +95,8 @@ class CellCounts(Problem):
         self.shuffled: ShuffledLabels | None = None
         if config.null_draws:
             self.shuffled = ShuffledLabels(labels, config.null_draws, config.seed, self.table)
-        # Sums of c log2 c over the counts of classes, of inputs, and of both; those of ones are 0.
+        # Sums of c log2 c over the counts of classes, of inputs, and of both. Counts of 1 add 0: the last two are 0
+        # where every row is an input of its own.
         self.whole, self.sum_y = int(table[-1]), int(lookup(self.table, labels.class_counts).sum())
         self.sum_x = self.sum_xy = 0
         if not labels.distinct:
@@ -153,6 +154,7 @@ class CellCounts(Problem):
         and inputs are not repeated equally often: H(T|X) is then too low.
         """
         labels, i_xt, h_t = self.labels, found["I(X;T)"], found["H(T)"]
+        # Flags of all quantities (`common`), of those about the labels and of those about the inputs.
         few = labels.samples < 10 * labels.classes or int(labels.class_counts.min()) < 2
         common: dict[str, Tensor | bool] = {**self.flags, "degenerate": found["codes"] == 1}
         of_labels = {**common, "single_class": labels.classes == 1, "few_samples": few}

@@ -107,7 +107,7 @@ def joint_runs(ordered: Tensor, bits: int) -> tuple[Runs, Runs]:
     # Both libraries have these calls; those of numpy cost a third.
     lib: Any = torch if on_accelerator(ordered.device) else np
     keys, flag = (ordered, torch.bool) if lib is torch else (ordered.numpy(), bool)
-    new = lib.ones_like(keys, dtype=flag)
+    new = lib.ones_like(keys, dtype=flag)  # the first key of a row is new
     changed = lib.bitwise_xor(keys[:, 1:], keys[:, :-1])
     # Neighbours that differ above the low bits have a difference of at least 2**bits under exclusive or.
     lib.greater_equal(changed, 1 << bits, out=new[:, 1:])

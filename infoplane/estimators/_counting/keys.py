@@ -177,6 +177,7 @@ class HashedKeys(RowKeys):
 
     def __call__(self, cells: Tensor, base: Tensor, out: Tensor) -> None:
         """Write the key of each row: its hashes as digits of one number, and the label as its low bits."""
+        # (hashes, rows), reduced after each slab so that the sums stay exact.
         total = self._product(cells, self.slabs[0])
         for slab in self.slabs[1:]:
             total = self._residue(total.add_(self._product(cells, slab)))
