@@ -156,8 +156,7 @@ class GradientMoments(Installed):
     @torch.no_grad()
     def _update(self, parameter: Tensor, gradient: Tensor) -> None:
         """Add one gradient by Welford's update, which is stable in the gradient's own precision."""
-        if hasattr(gradient, "to_local"):  # sharded: the part that this process has
-            gradient = gradient.to_local()
+        # Sharded gradients stay so: `root_of_sums` adds up what all processes have.
         gradient = gradient.detach().float()
         seen = self._moments.get(parameter)
         if seen is None:

@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import infoplane
-from infoplane.hooks import Recorder, every
+from infoplane.hooks import GradientMoments, Recorder, every
 from infoplane.hooks._ranks import find_ranks
+from infoplane.hooks.metrics import weight_norms
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
 
@@ -136,7 +137,26 @@ def fully_sharded(rank, run):
             losses = train(model, rank, 2, lambda epoch: None)
         results[record] = losses
     results["initial"] = reference
+    results["norms"] = {sharded: norms_of_three_steps(mesh if sharded else None) for sharded in (False, True)}
     return results
+
+
+def norms_of_three_steps(mesh):
+    """Norms of gradients and weights of layers with odd numbers of units, on the same data in every process."""
+    from torch.distributed.fsdp import fully_shard
+
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    for layer in (model[0], model[2], model) if mesh is not None else ():
+        fully_shard(layer, mesh=mesh)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with GradientMoments(model, optimizer) as moments:
+        for part in X.split(14):
+            optimizer.zero_grad()
+            model(part).square().sum().backward()
+            optimizer.step()
+        found = moments.take() | weight_norms(model)
+    return {name: float(value) for name, value in found.items()}
 
 
 @pytest.mark.slow
@@ -146,6 +166,8 @@ def test_sharded_parameters_are_run_by_all_ranks_and_written_by_one(tmp_path):
         assert result[False] == result[True]
         assert (result["places"].share, result["places"].writes) == ("all", rank == 0)
         assert "shard_probe needs a whole model on every rank" in result["refused"]
+        assert result["norms"][True] == pytest.approx(result["norms"][False], rel=1e-5)
+    assert len(ranks[0]["norms"][True]) == 8
     store = infoplane.open_run(tmp_path / "a")
     assert store.steps() == [0, 1, 2]
     w0, b0, w1, b1 = ranks[0]["initial"]
