@@ -280,7 +280,7 @@ class Analysis:
         while in_flight:
             head = in_flight[0]
             if len(in_flight) <= allowed and head.arriving is not None and not head.arriving.done():
-                return
+                return  # its result is not there yet, and there is room for more tasks
             head.write()
             in_flight.popleft()
             if head.what:

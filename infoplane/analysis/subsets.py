@@ -60,7 +60,7 @@ class Subset:
 
 
 def views(probe: Probe, subset: Subset, number: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Places in the probe of the first row and of row `number` of each input that has so many rows."""
+    """Places in the probe of two rows of each input, its first and its `number`-th; inputs with fewer are left out."""
     rows = subset.rows(probe, repeats=True)
     # Sorted by input, then by noisy pass, then by place.
     rows = rows[np.lexsort([rows, probe.repeats[rows], probe.input_ids[rows]])]

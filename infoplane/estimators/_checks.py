@@ -134,8 +134,8 @@ def _equal_neighbours(ordered: Tensor) -> Tensor:
 def _noticed(
     found: Mapping[str, Quantity], t: Tensor, y: Tensor, x: Tensor | None, x_ids: Tensor | None
 ) -> list[tuple[Tensor, list[int]]]:
-    """Pairs of input ids (N,) guessed from equal rows and the snapshots they hold for; none if `x_ids` has repeats."""
-    # Where x shows that the inputs differ, it is the layer that makes rows of T equal: then x decides, not T.
+    """Input ids (N,) that give equal rows (copies of one input) one id, each with the snapshots they hold for."""
+    # If x is given and its rows differ, the inputs differ, even where a layer maps them to equal rows of T.
     samples, t = t.shape[1], t.detach()
     if samples < 2 * _LEAST_INPUTS or (x_ids is not None and len(torch.unique(x_ids)) < samples):
         return []

@@ -67,9 +67,9 @@ def bin_targets(y: Tensor, n_bins: int = 10, rule: Literal["quantile", "width"] 
 
 
 def standard_targets(y: Tensor, scale: float) -> Tensor | None:
-    """Targets (N, k) float64 in units of their noise, `scale` times the std of each; None if none varies."""
+    """Targets (N, k) centred, in units of their noise (`scale` times the std); constant ones dropped, None if all."""
     y = y.reshape(len(y), -1)
-    # Less its first row a constant target is exactly 0; divided by the largest value, no square leaves the range.
+    # Subtracting row 0 makes constant targets exactly 0; dividing by the largest value keeps squares in range.
     y = y - y[:1]
     largest = y.abs().amax(0)
     y = y[:, largest > 0] / largest[largest > 0]

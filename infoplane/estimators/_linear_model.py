@@ -215,7 +215,7 @@ class _Working:
         parts = ("weights", "scores", "converged", "working", "penalty")
         return replace(
             self,
-            design=self.design if bool(snapshots.all()) else self.design[snapshots],  # whole, it stays where it is
+            design=self.design if bool(snapshots.all()) else self.design[snapshots],  # no copy if all are kept
             squares=self.squares[snapshots],
             rows=self.rows[columns],
             place=(self.place[0][snapshots], self.place[1][columns]),

@@ -61,13 +61,14 @@ def _column(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def agree(sources: Sequence[Rows]) -> Rows:
-    """One set of rows for all sources, in the order of the first that has ids; each source learns its `order`.
+    """One set of rows for all sources, in the order of the first that has ids; sets `order`, how each is reordered.
 
     Raises
     ------
     ValueError
-        Where two sources differ in what they say of one sample, or hold other samples, or where rows come in several
-        orders and a source does not tell its own: with the names of two.
+        Where two sources differ in what they say of one sample, or hold other samples; where rows come in several
+        orders and a source does not tell its own; or a source of layers has no ids and two others do: with the names
+        of two.
     """
     with_ids = [rows for rows in sources if rows.ids is not None]
     for rows in with_ids:

@@ -182,7 +182,7 @@ def multiples(
 
 def outer_labels(axes: Sequence[Axes], across: int) -> None:
     """Keep axis labels at the left and bottom only; a panel with none below it keeps the numbers of its ticks."""
-    below = len(axes) - (len(axes) % across or across)
+    below = len(axes) - (len(axes) % across or across)  # the first panel of the last row
     for i, ax in enumerate(axes):
         if i % across:
             ax.set_ylabel("")

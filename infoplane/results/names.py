@@ -45,7 +45,7 @@ def run_names(table: ResultTable) -> dict[str, str]:
 
 
 def names_of(runs: Iterable[str], about: Mapping[str, Any]) -> dict[str, str]:
-    """{id: name} of these runs and those in the meta; a name is the shortest end of the path that is its own."""
+    """{id: name} for `runs` and those in `about`: the shortest end of the path that no other has, else numbered."""
     parts = {run: _parts(run, about.get(run)) for run in dict.fromkeys((*runs, *about))}
     # How many runs have a path with this end.
     tails = Counter(own[-k:] for own in parts.values() for k in range(1, len(own) + 1))

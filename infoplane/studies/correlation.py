@@ -57,7 +57,7 @@ def correlations(x: FloatArray, y: FloatArray, method: Method) -> FloatArray:
 
 
 def kendall(x: FloatArray, ys: FloatArray) -> FloatArray:
-    """(B, M) tau-b of each column of x (R, M) with each row of ys (B, R), all of which hold the same values."""
+    """(B, M) tau-b of each column of x (R, M) with each row of ys (B, R); the rows of ys permute the same values."""
     # tau-b = sum of products of signs / sqrt(pairs that differ in x * pairs that differ in y).
     above = np.triu_indices(len(x), 1)
     block = max(1, BLOCK_BYTES // (4 * len(x) ** 2))
@@ -66,6 +66,7 @@ def kendall(x: FloatArray, ys: FloatArray) -> FloatArray:
         of_x = signs(x.T[m : m + block])[:, *above]
         for b in range(0, len(ys), block):
             of_y = signs(ys[b : b + block])[:, *above]
+            # All rows of ys have the same ties: the first gives the number of untied pairs.
             pairs = np.outer(np.abs(of_y[:1]).sum(axis=1), np.abs(of_x).sum(axis=1))
             out[b : b + block, m : m + block] = of_y @ of_x.T / np.sqrt(np.maximum(pairs, 1))
     return out

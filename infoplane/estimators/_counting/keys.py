@@ -142,7 +142,7 @@ class RadixKeys(RowKeys):
         self.offset = self.offsets[0] if self.single else 0.0
 
     def __call__(self, cells: Tensor, base: Tensor, out: Tensor) -> None:
-        """Write the key of each row: the slabs' numbers are digits of one number, and the label its low bits."""
+        """Write the key of each row: cells are digits, slab (block of columns) by slab; the label is its low bits."""
         if self.single:
             out.copy_(torch.addmv(base, cells, self.weights))
             return

@@ -95,11 +95,11 @@ class Planner:
         ]
 
     def _chosen(self) -> list[Target]:
-        """The targets chosen by default: single calls of blocks, but leaves as modules, with calls as the user says."""
+        """Default targets: whole modules if the choice is by leaves, else one target for each chosen call."""
         modules = dict.fromkeys(call.named.name for call in self.choice.calls)
         if self.choice.by == "leaves":
             return [Target(self.modules[name], exact=False) for name in modules]
-        # The model's output stands for the layer that it is a part of.
+        # The model's output, where it is recorded, stands for the call that returned it.
         output = output_of(self.seen, self.choice)
         instead = self.seen.output if output and not output[0].named.name else None
         return [

@@ -75,7 +75,7 @@ class Prober:
         self.targets = select(layers, named_modules(self.model), type(self.model).__name__)
 
     def keep(self, reductions: Mapping[str, str]) -> None:
-        """Record the layers of a run that goes on, unless they were named: what is chosen by default may change."""
+        """On resuming a run, keep its layers (the keys), unless the user named some: the default choice may differ."""
         if self.settings.named is None and reductions:
             self.kept = reductions
             self._target(list(reductions))

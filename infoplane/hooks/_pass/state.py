@@ -152,13 +152,13 @@ class Surroundings:
                 return work()
             except BaseException as error:
                 if not isinstance(error, Exception):
-                    # A guard of torch's (inference mode) that Ctrl-C caught on entering sits in a frame of the
-                    # traceback, and puts back what it found when it is freed: that has to be before all is put back.
+                    # Ctrl-C while inference mode is entered can leave its guard alive in a frame of the traceback. When
+                    # freed, it resets the mode: that has to be before everything is put back.
                     traceback.clear_frames(error.__traceback__)
                 raise
 
         def kept() -> T:
-            """Do the same, and put everything back."""
+            """Call `changed()`, then put everything back, whether it succeeds or not."""
             return surely(partial(_put_back, self._keep(device)), changed)
 
         # Inference tensors can be worked on in inference mode only, and what is made in that mode stays one of them.
