@@ -210,7 +210,7 @@ MORE = {
     ("geometry", "discrete"): ((8.2, 3.0), (8.2, 3.0), "stacks of small matrices of one size whatever the snapshots"),
     ("kde", "discrete"): ((1.6, 1.6), (12.5, 15.5), PAIRS),
     ("kde", "continuous"): ((5.3, 2.2), (5.3, 6.6), PAIRS),
-    ("knn", "discrete"): ((1.4, 0.7), (4.2, 4.7), PAIRS),
+    ("knn", "discrete"): ((2.3, 1.3), (4.2, 4.7), PAIRS),
     ("knn", "continuous"): ((4.1, 4.6), (7.9, 8.9), PAIRS),
     ("noise", "discrete"): ((3.8, 5.3), (13.0, 17.2), PAIRS),
     ("noise", "continuous"): ((20.0, 8.5), (20.0, 26.0), PAIRS + ": of the layer, the targets and their shuffles"),
