@@ -25,7 +25,7 @@ NEAR = 1.0
 """Nats below log n from which the ranks of n rows no longer tell how close a pair of coordinates is."""
 FACTORS = 16
 """Leading coordinates of one side whose products are looked for in the other."""
-CHANCE = 1.15
+EDGE_MARGIN = 1.15
 """Times the edge of what chance has: products of normal coordinates reached 1.14 in 360 draws of 300 rows and more."""
 _RANK = 1e-12
 """Share of the largest principal variance below which one counts as 0."""
@@ -41,16 +41,19 @@ class Marginal(NamedTuple):
     tied: bool
 
     @classmethod
-    def of(cls, block: Tensor, seed: int, *, ranks: bool = True) -> Marginal:
+    def of(cls, block: Tensor, seed: int, *, ranks: bool = True, all_ranks: bool = True) -> Marginal:
         """From rows (N, D) or (N,); ties get random places from `seed`, which must differ between two sides.
 
-        Without `ranks` every unit is scaled only.
+        Without `ranks` every unit is scaled only; without `all_ranks` those that are normal are, of more than a few.
         """
         rows = zscore(block.reshape(len(block), -1))
         rows = rows[:, (rows != 0).any(0)]
         scores, repeated = normal_scores(rows, torch.Generator().manual_seed(seed))
         atoms = repeated.double().mean(0) > ATOMS
-        return cls(torch.where(atoms, rows, scores) if ranks else rows, bool(atoms.any()))
+        columns = torch.where(atoms, rows, scores) if ranks else rows
+        if not all_ranks and rows.shape[1] > FEW_UNITS:
+            columns = scaled_where_normal(columns, rows)
+        return cls(columns, bool(atoms.any()))
 
 
 def scaled_where_normal(ranked: Tensor, scaled: Tensor) -> Tensor:
@@ -127,7 +130,7 @@ def _leading(own: Tensor, other: Tensor, pairs: int, fitted: Tensor) -> Tensor:
     turn, found, _ = torch.linalg.svd(rest[fitted].T @ products / len(fitted))
     # Singular values of the covariance of independent white (n, p) and (n, m) lie below (sqrt p + sqrt m) / sqrt n.
     edge = (math.sqrt(rest.shape[1]) + math.sqrt(products.shape[1])) / math.sqrt(len(fitted))
-    shown = int((found > CHANCE * edge).sum())
+    shown = int((found > EDGE_MARGIN * edge).sum())
     return torch.cat([own[:, :pairs], rest @ turn[:, :shown], torch.zeros_like(rest[:, shown:])], 1)
 
 

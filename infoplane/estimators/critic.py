@@ -11,7 +11,7 @@ from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT, Z_95
 from infoplane.estimators._canonical import LEAST_SAMPLES, pairs_off_ground, side, white_basis
-from infoplane.estimators._coordinates import FEW_UNITS, Coordinates, Marginal, is_steep, scaled_where_normal
+from infoplane.estimators._coordinates import Coordinates, Marginal, is_steep
 from infoplane.estimators._critics import (
     AT_ONCE,
     CHECKED,
@@ -222,12 +222,7 @@ class _Contrasts(Problem):
 
     def _marginal(self, block: Tensor, first: int) -> Marginal:
         """One side (N, D), ranked or scaled only; `first` makes its seed for ties another than the other side's."""
-        ranks, seed = self.config.ranks, first + self.config.seed
-        found = Marginal.of(block, seed, ranks=ranks)
-        if not ranks or found.columns.shape[1] <= FEW_UNITS:
-            return found
-        scaled = Marginal.of(block, seed, ranks=False).columns
-        return found._replace(columns=scaled_where_normal(found.columns, scaled))
+        return Marginal.of(block, first + self.config.seed, ranks=self.config.ranks, all_ranks=False)
 
     def _some(self, rows: Tensor, most: int) -> Tensor:
         """(F, n) numbers of at most `most` of the rows (F, N) bool, drawn at random, equally many of every fold."""
