@@ -31,10 +31,10 @@ class NonFiniteError(ValueError):
 class NotCalled(RuntimeError):
     """A recorded layer ran less or more often than when the run began."""
 
-    def __init__(self, text: str, listed: str) -> None:
-        """`text` is the message; `listed` is short, for one message about several layers."""
+    def __init__(self, text: str, short: str) -> None:
+        """`text` is the message; `short` stands for the layer where one message is about several."""
         super().__init__(text)
-        self.listed = listed
+        self.short = short
 
 
 class PeerError(Exception):
@@ -71,8 +71,12 @@ def outcome(work: Callable[[], T]) -> T | Failed:
 
 
 def ending(error: BaseException | None) -> BaseException | None:
-    """The exception that must not be caught: this one, or one behind it (cause, context, group); None where it may."""
-    seen: list[BaseException] = []
+    """The exception that has to be raised on, because of itself or one behind it; None where it may be caught.
+
+    Behind an exception are its cause, its context and the members of its group. What is no `Exception`, as Ctrl-C, is
+    returned itself; `error` stands for all others.
+    """
+    seen: list[BaseException] = []  # they may refer to one another in a circle
     todo = [error]
     while todo:
         current = todo.pop()
@@ -106,22 +110,25 @@ def _ends(error: Exception) -> bool:
     """Whether an error has to end the recording: no memory, a broken device, or one that the user asked for."""
     if isinstance(error, PeerError):
         return error.ends
-    memory = isinstance(error, _MEMORY) or (isinstance(error, RuntimeError) and _MEMORY_WORDS.search(str(error)))
-    return bool(memory) or isinstance(error, NonFiniteError | Warning) or is_broken(error)
+    no_memory = _is_a(error, _MEMORY, _MEMORY_WORDS)
+    return no_memory or isinstance(error, NonFiniteError | Warning) or is_broken(error)  # warnings: by a user's filter
 
 
 def is_broken(error: BaseException) -> bool:
     """Whether an error is of the accelerator or the process group, on which nothing works afterwards."""
-    words = isinstance(error, RuntimeError) and _BROKEN_WORDS.search(str(error))
-    return isinstance(error, _BROKEN) or bool(words)
+    return _is_a(error, _BROKEN, _BROKEN_WORDS)
+
+
+def _is_a(error: BaseException, types: tuple[type[BaseException], ...], words: re.Pattern[str]) -> bool:
+    """Whether an error is of one of these types, or a RuntimeError that has one of these words."""
+    return isinstance(error, types) or (isinstance(error, RuntimeError) and words.search(str(error)) is not None)
 
 
 def say(error: BaseException) -> str:
-    """An exception on one line of bounded length."""
+    """An exception on one line of bounded length: its type and message, or the message alone for our own."""
     text = " ".join(str(error).split())[:300]
-    if isinstance(error, NotCalled | PeerError):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    kind = "" if isinstance(error, NotCalled | PeerError) else type(error).__name__
+    return ": ".join(filter(None, [kind, text]))
 
 
 @dataclass
@@ -135,6 +142,7 @@ class _Listed:
 
     def problem(self) -> Problem:
         """The problem as `Recorder.problems` and `verify` show it."""
+        # How often is told by the steps already, where it arose once at each; one without a step has none.
         often = f", {self.count} times" if self.count > max(1, len(self.steps)) else ""
         return Problem("", self.what + often, tuple(self.steps), note=self.note)
 
@@ -166,34 +174,35 @@ class Problems:
 
     @property
     def listed(self) -> tuple[Problem, ...]:
+        """All problems so far, in the order in which they first arose."""
         return tuple(entry.problem() for entry in self._entries.values())
 
     @property
     def forgiving(self) -> bool:
+        """Whether a failure is listed and warned of from now on, not raised."""
         return self.begun and self._on_error == "warn"
 
     def attempt(self, what: str, work: Callable[[], T], step: int | None = None) -> T | None:
-        """The result of `work()`; None where it failed and that is forgiven, and `what` is then listed as missing."""
+        """The result of `work()`; if it fails, raise its error, or list `what` as missing and return None."""
         found = outcome(work)
         if not isinstance(found, Failed):
             return found
         self.refuse({what: found.error}, step)
         return None
 
-    def refuse(self, lost: Mapping[str, Exception], step: int | None) -> None:
-        """Raise the first error, or, where it is forgiven, list what is missing by name, with the reasons."""
+    def refuse(self, missing: Mapping[str, Exception], step: int | None) -> None:
+        """Raise the first error of what is missing, by name; or, where failures are forgiven, list and count them."""
         if not self.forgiving:
-            raise_any(lost)
-        if not lost:
-            return
-        kinds: dict[str, dict[str, Exception]] = {}
-        for what, error in lost.items():
+            raise_any(missing)
+        kinds: dict[str, dict[str, Exception]] = {}  # one warning for each kind of problem
+        for what, error in missing.items():
             kind = _kind(what, error)
             kinds.setdefault(kind, {})[what] = error
             self._list(f"{kind} {what}", f"{what}: {say(error)}", step, note=isinstance(error, NotCalled))
-        for kind, found in kinds.items():
-            self._count(kind, found, step)
-        self.save()
+        for kind, errors in kinds.items():
+            self._count(kind, errors, step)
+        if missing:
+            self.save()
 
     def note(self, what: str, step: int) -> None:
         """List a problem at a step without a warning: the caller has given one."""
@@ -205,39 +214,39 @@ class Problems:
             key, what, note = "others", "further problems of other kinds", False
         entry = self._entries.setdefault(key, _Listed(what, note))
         entry.count += 1
-        if step is not None and (not entry.steps or entry.steps[-1] != step):
+        if step is not None and entry.steps[-1:] != [step]:
             entry.steps.append(step)
         self._unsaved = True
 
-    def _count(self, kind: str, found: Mapping[str, Exception], step: int | None) -> None:
-        """Count a problem of this kind, and warn of the 1st, 10th, 100th, ..."""
+    def _count(self, kind: str, errors: Mapping[str, Exception], step: int | None) -> None:
+        """Count a problem of this kind, whose errors are given by name; prepare a warning of the 1st, 10th, 100th."""
         count = self._kinds[kind] = self._kinds.get(kind, 0) + 1
-        if count != 10 ** (len(str(count)) - 1):
+        if count != 10 ** (len(str(count)) - 1):  # the power of ten with as many digits
             return
         at = "" if step is None else f" at step {step}"
         again = f" (for the {count}th time)" if count > 1 else ""
-        self._saved_at = -SAVE_SECONDS
+        self._saved_at = -SAVE_SECONDS  # what is new is saved at once
         self._unsaid.append(
-            f"not recorded{at}{again}: {listed(list(found), 5)}: {say(next(iter(found.values())))}; training goes on, "
-            'and all that is missing stands in recorder.problems (on_error="raise" stops instead)'
+            f"not recorded{at}{again}: {listed(list(errors), 5)}: {say(next(iter(errors.values())))}; training goes "
+            'on, and all that is missing stands in recorder.problems (on_error="raise" stops instead)'
         )
 
     def warn_of_new(self) -> None:
-        """Say what is new, when the snapshot is over: a filter may turn a warning into an exception."""
+        """Give the warnings that wait, when the snapshot is over: a filter may turn one into an exception."""
         unsaid, self._unsaid = self._unsaid, []
         for text in unsaid:
             warn(printable(text))
 
     def save(self, *, now: bool = False) -> None:
-        """Hand the list on where it has grown, at most every two seconds unless something is new."""
+        """Hand the list to `save_with` where it has grown, at most every two seconds unless `now` or a kind is new."""
         save = self.save_with
         if save is None or not self._unsaved or not (now or time.monotonic() - self._saved_at >= SAVE_SECONDS):
             return
-        self._saved_at, self._unsaved = time.monotonic(), False
-        found = outcome(lambda: save([entry.to_json() for entry in self._entries.values()]))
-        if isinstance(found, Failed):
-            self._list("save", f"the session's list of problems: {say(found.error)}", None, note=False)
-            self._unsaved = False
+        self._saved_at = time.monotonic()
+        saved = outcome(lambda: save([entry.to_json() for entry in self._entries.values()]))
+        if isinstance(saved, Failed):
+            self._list("save", f"the session's list of problems: {say(saved.error)}", None, note=False)
+        self._unsaved = False
 
 
 def _kind(what: str, error: Exception) -> str:
@@ -245,16 +254,13 @@ def _kind(what: str, error: Exception) -> str:
     return re.sub(r"'[^']*'|\"[^\"]*\"|[-+]?\d[\d.e+-]*", "#", f"{what}: {say(error)}")
 
 
-def raise_any(lost: Mapping[str, Exception]) -> None:
-    """Raise one error that stands for all, if there are any."""
-    first = next(iter(lost.values()), None)
-    if first is None:
-        return
-    # Layers that did not run as before are named together.
-    calls = [error for error in lost.values() if isinstance(error, NotCalled)]
-    if not isinstance(first, NotCalled):
-        raise first
-    raise RuntimeError(
-        f"{len(calls)} recorded layers were called another number of times than in the first probe pass: "
-        f"{', '.join(error.listed for error in calls[:5])}; the forward pass must take the same way at every snapshot"
-    )
+def raise_any(missing: Mapping[str, Exception]) -> None:
+    """Raise the first of the errors, if there are any; layers that did not run as before are named together."""
+    for first in missing.values():  # which raises at the first of them
+        if not isinstance(first, NotCalled):
+            raise first
+        short = [error.short for error in missing.values() if isinstance(error, NotCalled)]
+        raise RuntimeError(
+            f"{len(short)} recorded layers were called another number of times than in the first probe pass: "
+            f"{', '.join(short[:5])}; the forward pass must take the same way at every snapshot"
+        )

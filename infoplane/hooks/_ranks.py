@@ -14,17 +14,21 @@ from infoplane.core.interrupts import stepwise
 from infoplane.hooks._problems import NotCalled, PeerError, ending, is_broken, say
 
 Share = Literal["first", "rows", "all"]
-
+"""What each rank runs of the probe: see `Ranks`."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class _Report:
-    """The message of one rank to the others: its failure, whether it must end there, and what it misses by name."""
+    """The message of one rank to the others.
 
-    failed: str
-    ends: bool
+    `failure` is its error in words ("" if it could do its work), `must_end` whether the recording has to end with it.
+    `missing` maps each name (a layer) to the reason in words, and to whether the layer was just not called.
+    """
+
+    failure: str
+    must_end: bool
     missing: dict[str, tuple[str, bool]]
 
 
@@ -51,9 +55,11 @@ class Ranks:
         return self.share == "rows" or self.rank == 0
 
     def together(
-        self, work: Callable[[], T], lost: Callable[[T], Mapping[str, Exception]] = lambda value: {}
+        self, work: Callable[[], T], missing_from: Callable[[T], Mapping[str, Exception]] = lambda value: {}
     ) -> tuple[T, dict[str, Exception]]:
-        """Do the work that every rank does; return its value here, and what `lost` names, with an error, on any rank.
+        """Do the work that every rank does; return (its value on this rank, name -> error of what any rank misses).
+
+        `missing_from(value)` maps what is missing on this rank, as a layer, to the reason.
 
         Raises
         ------
@@ -62,80 +68,72 @@ class Ranks:
         """
         try:
             value = work()
-            missing = lost(value)
-        except PeerError:
-            raise  # all ranks know of it
+            missing = missing_from(value)
         except Exception as error:
-            if not is_broken(error):
+            # Of a PeerError all ranks know already; over a broken connection nobody can be told.
+            if not isinstance(error, PeerError) and not is_broken(error):
                 self._exchange(_Report(say(error), ending(error) is not None, {}))
             raise
-        return value, self._merged(missing)
+        return value, self._missing_anywhere(missing)
 
     def enter_pass(self, model: nn.Module) -> None:
-        """Meet the other ranks ahead of a pass; raises PeerError on all of them where one has failed."""
-        self._merged({})
+        """Wait for the other ranks ahead of a pass, and take rank 0's buffers; PeerError where a rank has failed."""
+        self._missing_anywhere({})
         if self.share == "rows":
             _share_buffers(model)
 
-    def _merged(self, missing: Mapping[str, Exception]) -> dict[str, Exception]:
-        """Tell the other ranks what is missing here; return what is missing on any. PeerError where one has failed."""
-        told = {name: (say(error), isinstance(error, NotCalled)) for name, error in missing.items()}
-        reports = self._exchange(_Report("", False, told))
-        failed = {rank: report for rank, report in enumerate(reports) if report.failed}
-        for rank, report in failed.items():  # the first of them is raised
-            ends = any(other.ends for other in failed.values())
-            raise PeerError(f"rank {rank} of {self.world_size}: {report.failed}", ends=ends)
+    def _missing_anywhere(self, missing: Mapping[str, Exception]) -> dict[str, Exception]:
+        """Tell the other ranks what is missing here; return what any rank misses, or raise PeerError if one failed."""
+        in_words = {name: (say(error), isinstance(error, NotCalled)) for name, error in missing.items()}
+        reports = self._exchange(_Report("", False, in_words))
+        failed = [rank for rank, report in enumerate(reports) if report.failure]
+        if failed:
+            must_end = any(reports[rank].must_end for rank in failed)
+            raise PeerError(f"rank {failed[0]} of {self.world_size}: {reports[failed[0]].failure}", ends=must_end)
+        # No reports: this rank runs the probe alone, and its own errors are all there are.
         merged: dict[str, Exception] = dict(missing) if not reports else {}
         for rank, report in enumerate(reports):
             for name, (text, only_not_called) in report.missing.items():
                 # In the same words on every rank, so that it is one problem of the run.
-                there = f"on rank {rank}: {text}"
-                merged.setdefault(name, NotCalled(there, f"{name} {there}") if only_not_called else PeerError(there))
+                where = f"on rank {rank}: {text}"
+                merged.setdefault(name, NotCalled(where, f"{name} {where}") if only_not_called else PeerError(where))
         return merged
 
     @stepwise
     def _exchange(self, report: _Report) -> list[_Report]:
-        """The reports of all ranks that run the probe together, in their order."""
+        """Send this rank's report to all; return the reports of all ranks by rank, none where rank 0 works alone."""
         if self.share == "first":
             return []
         reports: list[Any] = [None] * self.world_size
         torch.distributed.all_gather_object(reports, report)
         return reports
 
-    def broadcast(self, value: Any) -> Any:
-        """Rank 0's value on every rank that runs the probe."""
-        if self.share == "first":
-            return value
-        box = [value]
-        torch.distributed.broadcast_object_list(box, src=0)
-        return box[0]
-
     def from_first(self, work: Callable[[], Any]) -> Any:
-        """Do the work on rank 0 alone; every rank that runs the probe gets its result, or raises its error."""
-        told: Any = None
+        """Do the work on rank 0 alone; return its result, or raise its error, on every rank that runs the probe."""
+        if self.share == "first":
+            return work()  # only rank 0 comes here
+        result: list[Any] = [None]  # a list, since that is what torch sends
         if self.rank == 0:
             try:
-                told = work()
+                result = [work()]
             except (OSError, ValueError, StoreError) as error:
-                if self.share == "first":
-                    raise  # nobody waits to be told
-                told = error
-        told = self.broadcast(told)
-        if isinstance(told, Exception):
-            raise told
-        return told
+                result = [error]  # the others wait for it, and raise it as well
+        torch.distributed.broadcast_object_list(result, src=0)
+        if isinstance(result[0], Exception):
+            raise result[0]
+        return result[0]
 
 
 def find_ranks(model: nn.Module, *, shard_probe: bool) -> Ranks:
-    """Read the default process group, if there is one.
+    """Return this process's place in the default process group; rank 0 of 1 where there is none.
 
     Raises
     ------
     ValueError
         If `shard_probe` is asked for a model whose forward pass needs all ranks.
     """
-    grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if not grouped or torch.distributed.get_world_size() == 1:
+    in_group = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not in_group or torch.distributed.get_world_size() == 1:
         return Ranks(0, 1, "first")
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     if is_sharded(model):
@@ -149,8 +147,8 @@ def find_ranks(model: nn.Module, *, shard_probe: bool) -> Ranks:
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether parameters are spread over ranks, as by FSDP and tensor parallelism."""
-    wrapped = any(type(m).__name__ == "FullyShardedDataParallel" for m in model.modules())
-    return wrapped or any(hasattr(p, "full_tensor") for p in model.parameters())
+    in_fsdp = any(type(m).__name__ == "FullyShardedDataParallel" for m in model.modules())
+    return in_fsdp or any(hasattr(p, "full_tensor") for p in model.parameters())  # only DTensors have `full_tensor`
 
 
 @stepwise

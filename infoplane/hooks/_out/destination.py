@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from infoplane.core.errors import StoreError
 from infoplane.core.interrupts import interruptible
@@ -42,9 +42,10 @@ class Destination:
     def open(
         self, run: Mapping[str, Any], layers: Sequence[Layer], ranks: Ranks, *, store: Mapping[str, Any] | None
     ) -> tuple[int | None, int | None]:
-        """Open the store and begin the sinks; return last step and counter shift of a resumed run, else None for both.
+        """Open the store and begin the sinks; return (last step, counter shift) of a resumed run, else (None, None).
 
-        Both get probe, settings and resume from `run`; `store` are further options of the writer, None for no store.
+        Store and sinks get probe, settings and resume from `run`; `store` are further options of the writer, None for
+        no store.
         """
         last_step, shift = None, None
         if store is not None and ranks.takes_part and self.run is not None:
@@ -56,18 +57,18 @@ class Destination:
             self.sinks.insert(0, self.writer)
         run_id = secrets.token_hex(6) if self.writer is None else self.writer.run_id
         for begin in self._methods("begin"):
-            found = begin(**run, run=self.run, run_id=run_id)
-            if store is None and found is not None:
-                last_step, shift = found
+            resumed = begin(**run, run=self.run, run_id=run_id)
+            if store is None and resumed is not None:  # a sink alone knows of the run so far where there is no store
+                last_step, shift = resumed
         return last_step, shift
 
     @property
     def unwritten(self) -> list[Problem]:
         """Problems, one for each reason, with the steps that the disk did not take."""
-        reasons: dict[str, list[int]] = {}
-        for step, why in {} if self.writer is None else self.writer.dropped.items():
-            reasons.setdefault(why, []).append(step)
-        return [Problem("", f"not written while recording: {why}", tuple(s)) for why, s in reasons.items()]
+        steps: dict[str, list[int]] = {}  # by reason
+        for step, reason in {} if self.writer is None else self.writer.dropped.items():
+            steps.setdefault(reason, []).append(step)
+        return [Problem("", f"not written while recording: {reason}", tuple(s)) for reason, s in steps.items()]
 
     def take(self, snapshot: Snapshot, problems: Problems) -> None:
         """Hand a snapshot to each sink; one that fails does not keep it from the others."""
@@ -80,6 +81,7 @@ class Destination:
             annotate(**notes)
 
     def flush(self) -> None:
+        """Have every sink that can do so put on the disk what it has."""
         for flush in self._methods("flush"):
             flush()
 
@@ -89,7 +91,7 @@ class Destination:
 
 
 def _name(sink: Sink) -> str:
-    """Words for a sink in messages."""
+    """`sink Live`, for messages: the name of a function, or of an object's class."""
     return f"sink {getattr(sink, '__qualname__', type(sink).__qualname__)}"
 
 
@@ -109,25 +111,23 @@ def close_all(destinations: Iterable[Destination], ending: BaseException | None 
 
     Where the recording ends by an exception, that one is what the user has to see: failures become its notes.
     """
-    failed: list[Exception] = []
-    _close([s for d in destinations for s in d.sinks], failed)
-    for error in failed if ending is not None else failed[1:]:
-        (ending or failed[0]).add_note(f"closing the recording failed, too: {type(error).__name__}: {error}")
+    failed: list[BaseException] = [] if ending is None else [ending]
+    _close([sink for d in destinations for sink in d.sinks], failed)
+    for error in failed[1:]:
+        failed[0].add_note(f"closing the recording failed, too: {type(error).__name__}: {error}")
     if failed and ending is None:
         raise failed[0]
 
 
-def _close(sinks: list[Sink], failed: list[Exception]) -> None:
-    """Close sinks, the last one first; an interrupt ends the wait for one, and the others are closed all the same."""
+def _close(sinks: list[Sink], failed: list[BaseException]) -> None:
+    """Close the sinks, the last one first, and append what fails to `failed`; an interrupt is raised at the end."""
     while sinks:
         try:
-            close = getattr(sinks[-1], "close", None)
-            if close is not None:
-                close()
+            getattr(sinks[-1], "close", lambda: None)()
         except Exception as error:
             kept = error  # raised by the caller, when all are closed
             failed.append(kept)
-        except BaseException:
+        except BaseException:  # an interrupt ends the wait for one sink, and the others are closed all the same
             _close(sinks[:-1], failed)
             raise
         sinks.pop()
@@ -143,59 +143,57 @@ MAY_DIFFER = ("versions", "schedule", "skipped", "selection", "name")
 def open_store(
     path: Path, options: Mapping[str, Any], layers: Sequence[Layer], ranks: Ranks
 ) -> tuple[StoreWriter | None, int | None, int | None]:
-    """The writer of this process, if it writes; the last step and the counter shift of the run that is resumed.
+    """Return (this process's writer if it writes, last step and counter shift of the run that is resumed or None).
 
     Rank 0 makes or resumes the run, then the others that write join it; what rank 0 raises, all raise.
     """
-    place: dict[str, Any] = {"rank": ranks.rank, "world_size": ranks.world_size} if ranks.share == "rows" else {}
-    mine: StoreWriter | None = None
+    each_writes = ranks.share == "rows"
+    place: dict[str, Any] = {"rank": ranks.rank, "world_size": ranks.world_size} if each_writes else {}
+    writer: StoreWriter | None = None
 
     def begin() -> tuple[int, int | None, int | None]:
-        """Make or resume the run, on rank 0; its session, last step and counter shift."""
-        nonlocal mine
+        """Make or resume the run, on rank 0 alone; return its (session, last step, counter shift)."""
+        nonlocal writer
         if options["resume"] and (path / RUN_FILE).exists():
             _refuse_other_network(path, layers)
-        mine = StoreWriter(path, **options, **place)
-        return mine.session, mine.last_step, _stored_shift(path, mine.last_step)
+        writer = StoreWriter(path, **options, **place)
+        return writer.session, writer.last_step, _stored_shift(path, writer.last_step)
 
     session, last_step, shift = ranks.from_first(begin)
-    if place and mine is None:
-        mine = StoreWriter(path, **options, **place, session=session)
-    return mine, last_step, shift
+    if each_writes and writer is None:  # not rank 0
+        writer = StoreWriter(path, **options, **place, session=session)
+    return writer, last_step, shift
 
 
 def stored_reductions(path: Path | None) -> dict[str, str]:
-    """Key and reduction of each layer of a run; empty where there is no run that can be read."""
-    if path is None or not (path / RUN_FILE).exists():
-        return {}
-    with contextlib.suppress(OSError, StoreError):  # the writer says what is wrong
-        found = open_run(path).settings.get("reductions", {})
-        return {str(key): str(label) for key, label in found.items()} if isinstance(found, Mapping) else {}
-    return {}
+    """Key -> name of the reduction for each layer of a run; empty where there is no run that can be read."""
+    found: Any = None
+    with contextlib.suppress(OSError, StoreError):  # the writer will say what is wrong
+        if path is not None and (path / RUN_FILE).exists():
+            found = open_run(path).settings.get("reductions")
+    return {str(key): str(label) for key, label in found.items()} if isinstance(found, Mapping) else {}
 
 
 def last_numbered(path: Path) -> Path | None:
-    """The directory of this name with the highest number, if there is one."""
-    found = _numbers(path)
-    return path.with_name(f"{path.name}-{max(found):03d}") if found else None
+    """The directory of this name with the highest number, as `run-007` for `run`; None where there is none."""
+    numbers = _numbers(path)
+    return path.with_name(f"{path.name}-{max(numbers):03d}") if numbers else None
 
 
 def choose_numbered(path: Path, ranks: Ranks, *, resume: bool) -> Path:
-    """A new directory with the number after the highest, or the last one to resume it; on every rank the same."""
-    found = ranks.from_first(lambda: (last_numbered(path) if resume else None) or _make(path))
-    return Path(found)
+    """Make the directory with the number after the highest, or with `resume` take the last; the same on every rank."""
+    chosen: Path = ranks.from_first(lambda: (last_numbered(path) if resume else None) or _make_next(path))
+    return chosen
 
 
-def _make(path: Path) -> Path:
-    """Make the directory with the next number, or the one after where another process is faster; its path."""
+def _make_next(path: Path) -> Path:
+    """Make the directory with the next number, or the one after where another process is faster; return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        made = path.with_name(f"{path.name}-{max(_numbers(path), default=0) + 1:03d}")
-        try:
-            made.mkdir()
-        except FileExistsError:
-            continue  # another process was faster
-        return made
+        directory = path.with_name(f"{path.name}-{max(_numbers(path), default=0) + 1:03d}")
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            directory.mkdir()
+            return directory
 
 
 def _numbers(path: Path) -> list[int]:
@@ -211,9 +209,8 @@ def _refuse_other_network(path: Path, layers: Sequence[Layer]) -> None:
     known = {layer.key for layer in store.layers}
     for layer in layers:
         steps = store.steps(layer.key) if layer.key in known else []
-        if not steps:
-            continue
-        was, now = _what_it_is(store.layer(layer.key, steps[-1])), _what_it_is(layer)
+        before = store.layer(layer.key, steps[-1]) if steps else layer  # a new one is compared with itself
+        was, now = _type_and_shape(before), _type_and_shape(layer)
         if was != now:
             raise StoreError(
                 f"{path} has layer {layer.key!r} as {was} at step {steps[-1]}, now it is {now}: another "
@@ -221,42 +218,47 @@ def _refuse_other_network(path: Path, layers: Sequence[Layer]) -> None:
             )
 
 
-def _what_it_is(layer: Layer) -> str:
-    """Type and shape of a layer, for a message."""
-    shape = "x".join(map(str, layer.raw_shape)) or "1"
+def _type_and_shape(layer: Layer) -> str:
+    """Type, shape and dtype of a layer, for a message."""
+    shape = "x".join(map(str, layer.raw_shape)) or "1"  # a layer without axes has one number for each sample
     stored = "" if layer.unit_shape == layer.raw_shape else f", stored as {'x'.join(map(str, layer.unit_shape))}"
     return printable(f"{layer.module_type} of {shape} units{stored}, {layer.dtype}")
 
 
 def _stored_shift(path: Path, last_step: int | None) -> int | None:
-    """The counter shift that the newest session noted, None where none did."""
-    if last_step is None:
-        return None
-    shifts = [s.get("notes", {}).get(SHIFT) for s in open_run(path).sessions]
-    known = [s for s in shifts if s is not None]
-    return int(known[-1]) if known else None
+    """The counter shift that the newest session with such a note has; None without one, or for a new run."""
+    sessions = [] if last_step is None else open_run(path).sessions
+    shifts = [session.get("notes", {}).get(SHIFT) for session in sessions]
+    return next((int(shift) for shift in reversed(shifts) if shift is not None), None)
 
 
-# Process, recorder and destinations of every recording that was started and not closed.
-_unclosed: list[tuple[int, weakref.ref[object], list[Destination]]] = []
+class _Unclosed(NamedTuple):
+    """A recording that was started and not closed: its process, its session if that still exists, its destinations."""
+
+    pid: int
+    session: weakref.ref[Any]
+    destinations: list[Destination]
 
 
-def remember(recorder: object, destinations: Iterable[Destination]) -> None:
-    """Note that a recorder has to be closed, without keeping it or its model in memory."""
-    _unclosed.append((os.getpid(), weakref.ref(recorder), list(destinations)))
+_unclosed: list[_Unclosed] = []
 
 
-def forget(recorder: object) -> None:
-    """Forget a recorder that was closed."""
-    _unclosed[:] = [entry for entry in _unclosed if entry[1]() is not recorder]
+def remember(session: object, destinations: Iterable[Destination]) -> None:
+    """Note that a session has to be closed, without keeping it or its model in memory."""
+    _unclosed.append(_Unclosed(os.getpid(), weakref.ref(session), list(destinations)))
+
+
+def forget(session: object) -> None:
+    """Forget a session that was closed."""
+    _unclosed[:] = [entry for entry in _unclosed if entry.session() is not session]
 
 
 def refuse_unclosed(runs: Iterable[Path | None]) -> None:
     """Raise StoreError where one of these directories is still recorded into by a recorder of this process."""
     wanted = {run.absolute() for run in runs if run is not None}
-    for pid, _, destinations in _unclosed:
-        for run in _runs(destinations):
-            if pid == os.getpid() and run.absolute() in wanted:
+    for entry in _unclosed:
+        for run in _runs(entry.destinations):
+            if entry.pid == os.getpid() and run.absolute() in wanted:
                 raise StoreError(
                     f"{printable(run)} is still recorded into by a recorder of this process that was never closed; "
                     "call its close(), or infoplane.hooks.close_recorders() where its name is lost"
@@ -274,15 +276,13 @@ def close_recorders() -> list[Path]:
         The directories whose recordings were closed.
     """
     closed: list[Path] = []
-    for entry in [e for e in _unclosed if e[0] == os.getpid()]:
-        _, recorder, destinations = entry
-        closed += _runs(destinations)
-        close: Callable[..., None] | None = getattr(recorder(), "close", None)
-        if close is not None:
-            close(take_last=False)
-        else:
-            close_all(destinations)
-        if entry in _unclosed:
+    for entry in [e for e in _unclosed if e.pid == os.getpid()]:  # what a forked process inherited is not its own
+        closed += _runs(entry.destinations)
+        session = entry.session()
+        if session is not None:
+            session.close(take_last=False)
+        else:  # the recorder was lost: its files are still open
+            close_all(entry.destinations)
             _unclosed.remove(entry)
     return closed
 

@@ -15,6 +15,7 @@ from torch import Tensor, cuda
 from infoplane.core.device import on_accelerator
 
 Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
+"""Gives memory with arbitrary content, by shape and dtype."""
 
 AT_ONCE = 2
 """Snapshots whose copies may be under way; a third waits for the first."""
@@ -35,10 +36,10 @@ class Copies:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._running: deque[cuda.Event] = deque()
+        self._running: deque[cuda.Event] = deque()  # one event for each batch of copies, set when it is done
 
     def start(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> cuda.Event:
-        """Start copying each source into its target in page-locked memory; readers wait for the returned event."""
+        """Start to copy each (source, target in page-locked memory); return the event for which readers wait."""
         if len(self._running) == AT_ONCE:
             self._running.popleft().synchronize()
         # What the device was given so far computes the sources. Its later work does not wait for this stream, so
@@ -86,15 +87,16 @@ class HostMemory:
         return allocate
 
     def arrays(self, values: Mapping[str, Tensor]) -> tuple[dict[str, npt.NDArray[Any]], Callable[[], None] | None]:
-        """The values as arrays, and a function to call before reading them; None where they can be read at once."""
-        hosted = {k: self._pool.take(tuple(v.shape), v.dtype) for k, v in values.items() if not self._is_here(v)}
+        """Return (key -> array, function to call before reading them, None where they can be read at once)."""
+        targets = {k: self._pool.take(tuple(v.shape), v.dtype) for k, v in values.items() if not self._is_here(v)}
         copied = None
         if self._copies is not None:
-            copied = self._copies.start((values[key], target) for key, target in hosted.items())
+            copied = self._copies.start((values[key], target) for key, target in targets.items())
         else:
-            for key, target in hosted.items():
+            for key, target in targets.items():
                 target.copy_(values[key])
-        arrays = {key: self._pool.lend(hosted.get(key, v), copied) for key, v in values.items()}
+        # What lies in host memory already becomes an array as it is.
+        arrays = {key: self._pool.lend(targets.get(key, v), copied) for key, v in values.items()}
         return arrays, None if copied is None else copied.synchronize
 
     def _is_here(self, values: Tensor) -> bool:
@@ -117,7 +119,8 @@ class Pool:
     """
 
     def __init__(self, *, pinned_bytes: int = 0) -> None:
-        self._unpinned = pinned_bytes  # bytes that may still be page-locked
+        self._may_pin = pinned_bytes  # bytes that may still be page-locked
+        # Free buffers by shape and dtype, each with the event of the last copy into it, None for no copy of a device.
         self._free: dict[tuple[tuple[int, ...], torch.dtype], deque[tuple[Tensor, cuda.Event | None]]] = {}
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -129,16 +132,15 @@ class Pool:
                 return buffer
             free.appendleft((buffer, copied))
         nbytes = math.prod(shape) * dtype.itemsize
-        pinned = 0 < nbytes <= self._unpinned
-        if pinned:
-            self._unpinned -= nbytes
+        pinned = 0 < nbytes <= self._may_pin
+        self._may_pin -= nbytes if pinned else 0
         return _writable(shape, dtype, pin_memory=pinned, device="cpu")
 
     def lend(self, buffer: Tensor, copied: cuda.Event | None = None) -> npt.NDArray[Any]:
         """The buffer as an array (bfloat16 as uint16 bits); it returns to the pool when the array is gone.
 
-        Before `copied`, if given, the array holds no numbers yet. NumPy views of the array keep the array itself,
-        since its memory belongs to a tensor.
+        Before the event `copied`, if given, the array holds no numbers yet. NumPy views of the array keep the array
+        itself, since its memory belongs to a tensor.
         """
         array: npt.NDArray[Any] = as_array(buffer)
         weakref.finalize(array, self._give_back, buffer, copied).atexit = False
@@ -152,7 +154,7 @@ class Pool:
 
 
 def as_array(tensor: Tensor) -> npt.NDArray[Any]:
-    """A host tensor as an array that shares its memory; dtypes that NumPy lacks as their bits."""
+    """A host tensor as an array that shares its memory; bfloat16 and 8-bit floats, which NumPy lacks, as their bits."""
     if tensor.dtype is torch.bfloat16:
         tensor = tensor.view(torch.uint16)
     elif tensor.is_floating_point() and tensor.element_size() == 1:

@@ -19,29 +19,30 @@ T = TypeVar("T")
 
 
 class Attached:
-    """Hooks that all go again. Each is noted before it is attached, and found by identity when it is taken off."""
+    """Hooks that are all taken off again: noted before they are attached, and then found by identity."""
 
     def __init__(self) -> None:
-        self._mine: list[tuple[nn.Module, Callable[..., Any]]] = []
+        self._hooks: list[tuple[nn.Module, Callable[..., Any]]] = []  # each with its module
 
     def before(self, module: nn.Module, hook: Callable[..., Any], *, first: bool = False) -> None:
-        """Call `hook(module, args, kwargs)` ahead of the forward pass, and after or ahead of the other hooks."""
-        self._mine.append((module, hook))
+        """Have `hook(module, args, kwargs)` called ahead of each forward pass: `first` or last among the hooks."""
+        self._hooks.append((module, hook))
         module.register_forward_pre_hook(hook, with_kwargs=True, prepend=first)
 
     def after(self, module: nn.Module, hook: Callable[..., Any], *, first: bool = False) -> None:
-        """Call `hook(module, args, output)` after the forward pass, and after or ahead of the other hooks."""
-        self._mine.append((module, hook))
+        """Have `hook(module, args, output)` called after each forward pass: `first` or last among the hooks."""
+        self._hooks.append((module, hook))
         module.register_forward_hook(hook, prepend=first)
 
     def remove(self) -> None:
         """Take every hook off its module again."""
-        for module, hook in self._mine:
+        # Not by the handles of torch: an interrupt could come between attaching a hook and keeping its handle.
+        for module, hook in self._hooks:
             for hooks, flags in (
                 (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
                 (module._forward_hooks, module._forward_hooks_with_kwargs),
             ):
-                for key in [key for key, found in hooks.items() if found is hook]:
+                for key in [key for key, registered in hooks.items() if registered is hook]:
                     flags.pop(key, None)
                     del hooks[key]
 
@@ -66,13 +67,16 @@ class Installed:
 
 
 def with_hooks(work: Callable[[Attached], T], modules: Iterable[Named] = ()) -> T:
-    """The result of `work(attached)`; the hooks that it attaches are gone afterwards, also when it is cut short."""
+    """Return `work(attached)`; the hooks that it attaches are taken off afterwards, also when it is cut short.
+
+    Ctrl-C may end the work at each call of one of the `modules`.
+    """
     attached = Attached()
 
     def run() -> T:
-        """Do the work, with a place for Ctrl-C at the call of each of the modules."""
+        """Do the work, with a hook for Ctrl-C on each of the modules."""
         for named in modules:
-            # Ctrl-C may end the pass where a module is called: no code of torch is half way through anything there.
+            # Where a module is called, no code of torch is half way through anything.
             attached.before(named.module, lambda *_: checkpoint(), first=True)
         return work(attached)
 
@@ -83,7 +87,7 @@ class _FunctionMode(TorchFunctionMode):
     """While it is on, calls `seen(module name, function name, result)` after every function that gives a tensor."""
 
     def __init__(self, stack: list[str], seen: Callable[[str, str, Any], None]) -> None:
-        """Watch; `stack` holds the names of the modules under way, the innermost last."""
+        """Call `seen` from now on; `stack` holds the names of the modules that are running, the innermost last."""
         super().__init__()
         self._stack = stack
         self._seen = seen
@@ -91,10 +95,10 @@ class _FunctionMode(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call a function, and tell of it."""
+        """Call a function of torch, tell `seen` of it if it gives a tensor, and return its result."""
         out = func(*args, **(kwargs or {}))
         if isinstance(out, Tensor) and (name := op_name(func)):
-            self._seen(self._stack[-1] if self._stack else "", name, out)
+            self._seen(self._stack[-1] if self._stack else "", name, out)  # "" is the model itself
         return out
 
 
@@ -107,7 +111,7 @@ def op_name(func: Any) -> str:
 def watch_ops(
     attached: Attached, modules: Mapping[str, Named], seen: Callable[[str, str, Any], None], work: Callable[[], T]
 ) -> T:
-    """The result of `work()`; after every function called inside, `seen(module name, function name, result)` is called.
+    """Return `work()`; call `seen(module name, function name, result)` after every function of torch in it.
 
     Functions that others call are theirs: `functional.softmax` shows, the `Tensor.softmax` in it does not.
     """
@@ -127,7 +131,7 @@ def watch_ops(
 
 
 class TensorInfo(NamedTuple):
-    """Shape and dtype of one tensor in a forward pass; `odd` names a layout without dense rows."""
+    """Shape and dtype of one tensor in a forward pass; `odd` names a layout without dense rows ("a nested tensor")."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -141,29 +145,24 @@ def info(tensor: Tensor) -> TensorInfo:
 
 def tensors_in(value: Any) -> dict[str, Tensor]:
     """Every tensor in a value by its path: "" for the value itself, "[0]", ".last_hidden_state", "[1][0]"."""
-    found: dict[str, Tensor] = {}
-    _walk(value, "", found)
-    return found
-
-
-def _walk(value: Any, path: str, found: dict[str, Tensor]) -> None:
-    """Put every tensor in `value` into `found` by its path."""
     if isinstance(value, Tensor):
-        found[path] = value
-    elif isinstance(value, torch.nn.utils.rnn.PackedSequence):
-        return  # its rows are no samples
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            _walk(item, f"{path}.{key}" if isinstance(key, str) else f"{path}[{key!r}]", found)
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        for key in value._fields:
-            _walk(getattr(value, key), f"{path}.{key}", found)
-    elif isinstance(value, tuple | list):
-        for i, item in enumerate(value):
-            _walk(item, f"{path}[{i}]", found)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            _walk(getattr(value, field.name), f"{path}.{field.name}", found)
+        return {"": value}
+    return {place + path: t for place, item in _items(value).items() for path, t in tensors_in(item).items()}
+
+
+def _items(value: Any) -> dict[str, Any]:
+    """What a container holds, by its place "[0]" or ".name"; nothing for any other value."""
+    if isinstance(value, torch.nn.utils.rnn.PackedSequence):
+        return {}  # its rows are no samples
+    if isinstance(value, Mapping):
+        return {f".{key}" if isinstance(key, str) else f"[{key!r}]": item for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple
+        return {f".{name}": getattr(value, name) for name in value._fields}
+    if isinstance(value, tuple | list):
+        return {f"[{i}]": item for i, item in enumerate(value)}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f".{field.name}": getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {}
 
 
 def tensors_in_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -172,7 +171,9 @@ def tensors_in_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[st
 
 
 def choose(found: Mapping[str, Tensor] | Mapping[str, TensorInfo], path: str | None, what: str, kind: str) -> str:
-    """The path of the one tensor at or below `path`, or of the only one there is.
+    """Return the path of the one tensor at or below `path`, or, where that is None, of the only one there is.
+
+    `found` are the tensors by path, of something that messages call `what` ("the output of layer fc1").
 
     Raises
     ------
@@ -187,6 +188,7 @@ def choose(found: Mapping[str, Tensor] | Mapping[str, TensorInfo], path: str | N
             f"{what} is {kind}, which holds no dense tensor; record a module whose output is a tensor, "
             "or leave this one out"
         )
+    # Below `[1]` lie `[1][0]` and `[1].name`, but not `[10]`.
     below = {p: t for p, t in found.items() if not path or p == path or (p.startswith(path) and p[len(path)] in ".[")}
     if not below:
         raise ValueError(f"{what} has no tensor at {path!r}; it has {_listed(found)}")
@@ -206,19 +208,15 @@ def dense(tensor: Tensor, what: str) -> Tensor:
 
 
 def refuse_odd(odd: str, what: str) -> None:
-    """Raise TypeError for a tensor without ordinary rows."""
+    """Raise TypeError for a tensor without ordinary rows; `odd` says what it is, `what` whose."""
     raise TypeError(f"{what} is {odd}; make it dense inside the model (to_dense, dequantize, padding)")
 
 
 def _odd(tensor: Tensor) -> str:
     """Words for a tensor without ordinary rows; "" for a dense one."""
-    if tensor.is_nested:
-        return "a nested tensor"
-    if tensor.is_quantized:
-        return "a quantized tensor"
-    if tensor.layout is not torch.strided:
-        return f"a {str(tensor.layout).removeprefix('torch.')} tensor"
-    return ""
+    layout = "" if tensor.layout is torch.strided else str(tensor.layout).removeprefix("torch.")
+    kind = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else layout
+    return f"a {kind} tensor" if kind else ""
 
 
 def type_name(value: Any) -> str:
@@ -227,6 +225,5 @@ def type_name(value: Any) -> str:
 
 
 def _listed(found: Mapping[str, Any]) -> str:
-    """The places of tensors with their shapes, for a message."""
-    shown = [f"{printable(p) or 'itself'} {tuple(t.shape)}" for p, t in found.items()]
-    return listed(shown, 8)
+    """The paths of tensors with their shapes, for a message."""
+    return listed([f"{printable(path) or 'itself'} {tuple(t.shape)}" for path, t in found.items()], 8)

@@ -6,11 +6,12 @@ been read, and putting back can be repeated: an interrupt at any line then leave
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -35,29 +36,24 @@ T = TypeVar("T")
 def _put_back(restores: list[Callable[[], object]]) -> None:
     """Call the functions that undo changes, the last one first; what has been undone leaves the list."""
     failed: Exception | None = None
-    for part in reversed(list(restores)):
+    for restore in reversed(list(restores)):
         try:
-            part()
+            restore()
         except Exception as error:
-            failed = error  # the others are put back all the same; `part` stays in the list for a second try
+            failed = error  # the others are put back all the same; `restore` stays in the list for a second try
         else:
-            restores.remove(part)
+            restores.remove(restore)
     if failed is not None:
         raise failed
 
 
 def keep_random_state(device: torch.device) -> Restore:
     """Return a function that restores the present state of the generators of torch (CPU, CUDA), NumPy and `random`."""
-    parts = [partial(torch.set_rng_state, torch.get_rng_state())]
+    parts: list[Callable[[], object]] = [partial(torch.set_rng_state, torch.get_rng_state())]
     parts += [partial(torch.cuda.set_rng_state, torch.cuda.get_rng_state(d), d) for d in _cuda_devices(device)]
     parts += [partial(np.random.set_state, np.random.get_state())]  # noqa: NPY002 - what a training loop draws from
     parts += [partial(random.setstate, random.getstate())]
-
-    def restore() -> None:
-        for part in parts:
-            part()
-
-    return restore
+    return lambda: _put_back(list(parts))  # a copy: the function may be called again
 
 
 def _cuda_devices(device: torch.device) -> list[torch.device]:
@@ -65,18 +61,18 @@ def _cuda_devices(device: torch.device) -> list[torch.device]:
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return []
     indices = {torch.cuda.current_device()}
-    if device.type == "cuda":
-        indices.add(torch.cuda.current_device() if device.index is None else device.index)
+    if device.type == "cuda" and device.index is not None:  # without an index it is the current one
+        indices.add(device.index)
     return [torch.device("cuda", i) for i in sorted(indices)]
 
 
 def keep_attribute(owners: Iterable[Any], name: str) -> Restore:
     """Return a function that gives each owner back the object that its attribute `name` is now."""
     # Used for modes, which users may have set for single modules, for gradients and for sources of noise.
-    found = [(owner, getattr(owner, name)) for owner in owners]
+    before = [(owner, getattr(owner, name)) for owner in owners]
 
     def restore() -> None:
-        for owner, value in found:
+        for owner, value in before:
             if getattr(owner, name) is not value:
                 setattr(owner, name, value)
 
@@ -96,18 +92,17 @@ def evaluate(model: nn.Module) -> None:
 
 def keep_parameters(model: nn.Module) -> Restore:
     """Return a function that puts each module's present parameters back: functional_call swaps them for others."""
-    found = [(module._parameters, name, p) for module in model.modules() for name, p in module._parameters.items()]
+    before = [(module._parameters, name, p) for module in model.modules() for name, p in module._parameters.items()]
 
     def restore() -> None:
-        for own, name, parameter in found:
-            if own.get(name) is not parameter:
-                own[name] = parameter
+        for held, name, parameter in before:
+            held[name] = parameter
 
     return restore
 
 
 class Changes(NamedTuple):
-    """Names of the tensors that a pass changed, replaced or made, and of those that it replaced or made."""
+    """Names of the tensors that a pass `changed` in any way, and of those alone that it `replaced` or made."""
 
     changed: set[str]
     replaced: set[str]
@@ -138,11 +133,11 @@ class Surroundings:
         self._changing: set[str] = set()
 
     def undisturbed(self, work: Callable[[], T], device: torch.device) -> T:
-        """The result of `work()`, run without gradients and in evaluation mode; all is put back, bit for bit."""
+        """Return `work()`, run without gradients and in evaluation mode; then all is put back, bit for bit."""
         model = self.model
 
-        def changed() -> T:
-            """Make the changes, and do the work."""
+        def prepared() -> T:
+            """Make the changes that a pass needs, and do the work."""
             torch.set_grad_enabled(False)
             if self._evaluation:
                 evaluate(model)
@@ -157,16 +152,11 @@ class Surroundings:
                     traceback.clear_frames(error.__traceback__)
                 raise
 
-        def kept() -> T:
-            """Call `changed()`, then put everything back, whether it succeeds or not."""
-            return surely(partial(_put_back, self._keep(device)), changed)
-
         # Inference tensors can be worked on in inference mode only, and what is made in that mode stays one of them.
-        inference = any(t.is_inference() for t in itertools.chain(model.parameters(), model.buffers()))
-        if torch.is_inference_mode_enabled() is inference:
-            return kept()
-        with torch.inference_mode(inference):
-            return kept()
+        inference = any(t.is_inference() for t in _tensors_of(model))
+        same = torch.is_inference_mode_enabled() is inference
+        with contextlib.nullcontext() if same else torch.inference_mode(inference):
+            return surely(partial(_put_back, self._keep(device)), prepared)
 
     def _keep(self, device: torch.device) -> list[Callable[[], object]]:
         """Note all that a forward pass changes; return the functions that put it back."""
@@ -188,30 +178,31 @@ class Surroundings:
     def _keep_tensors(self, *, sharded: bool) -> Restore:
         """Return a function that puts the tensors back; it raises RuntimeError for a change of one not copied."""
         model = self.model
-        held = self._tensors(parameters=not sharded)
+        noted = self._tensors(parameters=not sharded)
         buffers = [(p, m._buffers, dict(m._buffers)) for p, m in model.named_modules() if type(m._buffers) is dict]
-        replaced: set[str] = set()  # a second restoring finds none any more
+        replaced: set[str] = set()  # outside of `restore`, which finds none any more when it is called again
         for name, parameter in () if sharded else model.named_parameters():
             gradient = parameter.grad
             if gradient is not None and gradient.layout is torch.strided:
-                held.append(_Tensor("gradient", name, {}, "", gradient, copied=False, compared=False))
+                noted.append(_Tensor("gradient", name, {}, "", gradient, copied=False, compared=False))
 
         @torch.no_grad()
         def restore() -> None:
             """Put tensors and their numbers back, and note in `first` and `last` what has changed."""
-            changed = [h for h in held if h.is_changed()]
-            names = {h.name for h in changed}  # a parameter and its gradient share their name
-            replaced.update(h.name for h in held if h.is_replaced())
-            for prefix, own, before in buffers:
-                for key in [k for k, buffer in own.items() if buffer is not None and before.get(k) is None]:
-                    replaced.add(f"{prefix}.{key}" if prefix else key)
-                    own[key] = None
+            changed = [tensor for tensor in noted if tensor.is_changed()]
+            names = {tensor.name for tensor in changed}  # a parameter and its gradient share their name
+            replaced.update(tensor.name for tensor in noted if tensor.is_replaced())
+            for prefix, held, before in buffers:
+                # Buffers that the pass has made: their place was empty, or was not there.
+                for key in [k for k, buffer in held.items() if buffer is not None and before.get(k) is None]:
+                    replaced.add(_dotted(prefix, key))
+                    held[key] = None
                     if key not in before:
-                        del own[key]
+                        del held[key]
             self._changing |= names
             self.last = Changes(names | replaced, set(replaced))
             self.first = self.first or self.last
-            lost = [h for h in held if not h.restore(changed=h in changed)]
+            lost = [tensor for tensor in noted if not tensor.restore(changed=tensor in changed)]
             if lost:
                 raise RuntimeError(
                     f"the probe pass changed the {lost[0].kind} {lost[0].name!r}, which no earlier pass had changed "
@@ -221,34 +212,40 @@ class Surroundings:
         return restore
 
     def _tensors(self, *, parameters: bool) -> list[_Tensor]:
-        """The tensors of the model, each with whether it is copied and how changes are noticed."""
-        model, exact = self.model, self.exact
-        # Whether all parameters are copied: at the first pass, unless they are too large.
-        room = parameters and self.first is None and sum(p.nbytes for p in model.parameters()) <= COPIED_PARAMETER_BYTES
-        held = []
+        """Note the model's buffers, and its parameters if asked to: copy those that a pass may change, or all."""
+        model, exact, is_first = self.model, self.exact, self.first is None
+        # The first pass copies all parameters where they are not too large.
+        copies_all = parameters and is_first and sum(p.nbytes for p in model.parameters()) <= COPIED_PARAMETER_BYTES
+        noted = []
         for prefix, module in model.named_modules():
-            changes = room or getattr(module, "max_norm", None) is not None
-            for kind, own in (("buffer", module._buffers), ("parameter", module._parameters if parameters else {})):
-                for key, tensor in own.items():
-                    if tensor is None:
-                        continue
-                    name = f"{prefix}.{key}" if prefix else key
-                    small = exact or self.first is None or tensor.nbytes <= SMALL_BUFFER_BYTES
-                    copied = (small if kind == "buffer" else changes) or name in self._changing
+            copies_parameters = copies_all or getattr(module, "max_norm", None) is not None  # of embeddings
+            for kind, held in (("buffer", module._buffers), ("parameter", module._parameters if parameters else {})):
+                for key, tensor in ((key, tensor) for key, tensor in held.items() if tensor is not None):
+                    name = _dotted(prefix, key)
+                    small = exact or is_first or tensor.nbytes <= SMALL_BUFFER_BYTES
+                    copied = (small if kind == "buffer" else copies_parameters) or name in self._changing
                     compared = exact or kind == "parameter"
-                    held.append(_Tensor(kind, name, own, key, tensor, copied, compared))
-        return held
+                    noted.append(_Tensor(kind, name, held, key, tensor, copied, compared))
+        return noted
+
+
+def _dotted(prefix: str, key: str) -> str:
+    """The full name of what the module `prefix` (`` for the model itself) holds under `key`."""
+    return f"{prefix}.{key}" if prefix else key
 
 
 class _Tensor:
     """One tensor of a module as it was ahead of a pass."""
 
     def __init__(
-        self, kind: str, name: str, own: dict[str, Any], key: str, tensor: Tensor, copied: bool, compared: bool
+        self, kind: str, name: str, held: dict[str, Any], key: str, tensor: Tensor, copied: bool, compared: bool
     ) -> None:
-        """Note a tensor and its place `own[key]`; `copied` keeps its numbers, `compared` has changes of them found."""
+        """Note a tensor and its place `held[key]`, with a copy of its numbers if `copied`.
+
+        A change shows in the tensor's version; `compared` looks for one in the numbers, too.
+        """
         self.kind, self.name = kind, name
-        self._own, self._key, self._tensor = own, key, tensor
+        self._held, self._key, self._tensor = held, key, tensor
         inference = tensor.is_inference()  # which has no version
         self._version = None if inference else tensor._version
         self._copy = tensor.detach().clone() if copied or inference else None
@@ -262,28 +259,29 @@ class _Tensor:
 
     def is_replaced(self) -> bool:
         """Whether the module now holds another tensor in the place of this one, or none."""
-        return bool(self._own) and (self._key not in self._own or self._own[self._key] is not self._tensor)
+        # A gradient is noted without a place: `keep_attribute` puts it back.
+        return bool(self._held) and (self._key not in self._held or self._held[self._key] is not self._tensor)
 
     def restore(self, *, changed: bool) -> bool:
-        """Put the old tensor and its numbers back; False where the numbers are not known."""
+        """Put the old tensor and, if they were `changed`, its numbers back; return False if these are not known."""
         if changed and self._copy is not None:
             # Through `.data` the version stays, and with it what autograd holds for the training step.
             (self._tensor.data if self.kind == "parameter" else self._tensor).copy_(self._copy)
         if self.is_replaced():
-            self._own[self._key] = self._tensor
+            self._held[self._key] = self._tensor
         return not changed or self._copy is not None
 
 
 def keep_compilation() -> Restore:
     """Return a function that restores the present stance of torch.compile and attention's fused path."""
-    frames: Any = sys.modules.get("torch._dynamo.eval_frame")
-    stance = getattr(frames, "_stance", None)
-    fast = torch.backends.mha.get_fastpath_enabled()
+    dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")  # None while nothing has been compiled
+    stance = getattr(dynamo, "_stance", None)
+    fused = torch.backends.mha.get_fastpath_enabled()
 
     def restore() -> None:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        if stance is not None and frames._stance is not stance:
-            frames._set_stance(stance)
+        torch.backends.mha.set_fastpath_enabled(fused)
+        if stance is not None and dynamo._stance is not stance:
+            dynamo._set_stance(stance)
 
     return restore
 
@@ -301,15 +299,15 @@ def run_eagerly() -> None:
 def keep_precision(device_type: str) -> Restore:
     """Return a function that restores the caller's autocast region, on the CPU and on the model's device."""
     types = sorted({"cpu", device_type})
-    found = [(t, torch.is_autocast_enabled(t), torch.get_autocast_dtype(t)) for t in types]
-    cached = torch.is_autocast_cache_enabled()
+    before = [(t, torch.is_autocast_enabled(t), torch.get_autocast_dtype(t)) for t in types]
+    caches_weights = torch.is_autocast_cache_enabled()
     depth = _autocast_depth()
 
     def restore() -> None:
-        for kind, enabled, dtype in found:
-            torch.set_autocast_enabled(kind, enabled)
-            torch.set_autocast_dtype(kind, dtype)
-        torch.set_autocast_cache_enabled(cached)
+        for device_type, enabled, dtype in before:
+            torch.set_autocast_enabled(device_type, enabled)
+            torch.set_autocast_dtype(device_type, dtype)
+        torch.set_autocast_cache_enabled(caches_weights)
         while _autocast_depth() > depth:
             torch.autocast_decrement_nesting()
 
@@ -335,16 +333,16 @@ def set_precision(device_type: str, autocast: torch.dtype | None) -> None:
 def keep_torch_stacks() -> Restore:
     """Return a function that takes off torch's modes and levels of vmap that an interrupt has left standing."""
     functorch: Any = getattr(torch._C, "_functorch", None)
-    functions, dispatch = torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
-    levels = functorch.get_dynamic_layer_stack_depth()
+    function_modes, dispatch_modes = torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
+    vmap_levels = functorch.get_dynamic_layer_stack_depth()
 
     def restore() -> None:
-        while torch._C._len_torch_function_stack() > functions:
+        while torch._C._len_torch_function_stack() > function_modes:
             torch._C._pop_torch_function_stack()
-        while (n := torch._C._len_torch_dispatch_stack()) > dispatch:
+        while (n := torch._C._len_torch_dispatch_stack()) > dispatch_modes:
             torch._C._get_dispatch_stack_at(n - 1).__exit__(None, None, None)
-        if functorch.get_dynamic_layer_stack_depth() > levels:
-            functorch.pop_dynamic_layer_stack_and_undo_to_depth(levels)
+        if functorch.get_dynamic_layer_stack_depth() > vmap_levels:
+            functorch.pop_dynamic_layer_stack_and_undo_to_depth(vmap_levels)
 
     return restore
 
@@ -357,13 +355,16 @@ def seed_generators(device: torch.device, seed: int) -> torch.Generator:
     torch.default_generator.manual_seed(seed)
     for used in _cuda_devices(device):
         torch.cuda.default_generators[used.index].manual_seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
+    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 - which takes 32 bits
     random.seed(seed)
     return torch.Generator(device).manual_seed(seed)
 
 
 def model_device(model: nn.Module) -> torch.device:
     """The device of the first parameter (or buffer); the CPU for a model without any."""
-    for tensor in itertools.chain(model.parameters(), model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
+    return next((tensor.device for tensor in _tensors_of(model)), torch.device("cpu"))
+
+
+def _tensors_of(model: nn.Module) -> Iterator[Tensor]:
+    """Yield the parameters and then the buffers of a model."""
+    return itertools.chain(model.parameters(), model.buffers())
