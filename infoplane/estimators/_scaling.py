@@ -1,5 +1,6 @@
 """Rows of a layer: units on one scale, rows drawn with a recorded seed, which rows are equal, and spectra in float64.
 
+Shapes: S snapshots, N samples, U or D units.
 Dense eigenvalues cost order n^3 operations and n^2 numbers: whoever asks for them keeps n at a few thousand, by a limit
 on the samples that it states.
 """
@@ -13,12 +14,12 @@ from infoplane.core.units import BITS_PER_NAT
 
 
 def zscore(t: Tensor) -> Tensor:
-    """Float64 copy of `t` (..., N, U) with mean 0 and standard deviation 1 for every unit over the samples.
+    """Return a float64 copy of `t` (..., N, U) with mean 0 and standard deviation 1 for every unit over the samples.
 
     A unit whose spread is no more than rounding of its own type (4 eps of its largest value) is constant: 0.
     """
-    exact = t.dtype == torch.float64 or not t.is_floating_point()
-    eps = torch.finfo(torch.float64 if exact else torch.float32).eps
+    double = t.dtype == torch.float64 or not t.is_floating_point()  # integers are rounded to float64 only
+    eps = torch.finfo(torch.float64 if double else torch.float32).eps
     z = t.double()
     largest = z.abs().amax(-2, keepdim=True)
     # Division before anything is squared: 1e300 and 1e-300 are ordinary values.
@@ -31,12 +32,12 @@ def zscore(t: Tensor) -> Tensor:
 
 
 def is_constant(t: Tensor) -> Tensor:
-    """(S,) whether all samples of a snapshot of `t` (S, N, U) are equal."""
+    """Return whether all samples of each snapshot of `t` (S, N, U) are equal, (S,) bool."""
     return (t.amax(1) == t.amin(1)).all(1)
 
 
 def drawn_rows(samples: int, limit: int, seed: int) -> Tensor | None:
-    """Sorted indices (limit,) of a random subset without repetition, or None where all `samples` fit."""
+    """Return sorted indices (limit,) of samples drawn without repetition, or None if there are no more than `limit`."""
     if samples <= limit:
         return None
     generator = torch.Generator().manual_seed(seed)
@@ -44,14 +45,14 @@ def drawn_rows(samples: int, limit: int, seed: int) -> Tensor | None:
 
 
 def equal_rows(rows: Tensor) -> Tensor:
-    """How many other rows equal each row of `rows` (N, D) float64, (N,) int64."""
+    """Return how many other rows equal each row of `rows` (N, D) float64, (N,) int64."""
     number, counts = numbered_rows(rows)
     others: Tensor = counts[number] - 1
     return others
 
 
 def numbered_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Number the distinct rows of `rows` (N, D): each row's number (N,) int64, and how many rows have each number."""
+    """Number the distinct rows of `rows` (N, D): return each row's number (N,) int64, and how many rows have each."""
     bits = bits_of(rows) if rows.is_floating_point() else rows.to(torch.int64)  # exact beyond 2**53, too
     # Rows are told apart by a 64-bit hash. Floats such as 0.5, 1 and 2 differ in their high bits only, and a product
     # carries upwards: bring them down first.
@@ -62,18 +63,18 @@ def numbered_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def first_rows(number: Tensor, count: int) -> Tensor:
-    """(count,) for each of the numbers 0, 1, ... the first row of `number` (N,) that has it; N where none has it."""
+    """Return for each of the numbers 0, 1, ... count - 1 the first row that has it in `number` (N,); N if none has."""
     first = torch.full((count,), len(number), device=number.device)
     return first.scatter_reduce_(0, number, torch.arange(len(number), device=number.device), "amin")
 
 
 def bits_of(rows: Tensor) -> Tensor:
-    """The 64 bits of every value as float64, in int64 of the shape of `rows`; those of -0 are those of 0."""
+    """Return the 64 bits of every value as float64, as int64 of the shape of `rows`; -0 has those of 0."""
     return (rows.double() + 0.0).contiguous().view(torch.int64)
 
 
 def odd_numbers(count: int) -> Tensor:
-    """(count,) int64 random odd numbers, the same at every call: multiplying by them loses no bit."""
+    """Return random odd numbers (count,) int64, the same at every call: multiplying by them loses no bit."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(-(2**62), 2**62, (count,), generator=generator, device="cpu") * 2 + 1
 
@@ -83,31 +84,34 @@ ROTATION_LIMIT = 2048
 
 
 def eigenvalues(matrix: Tensor) -> Tensor:
-    """Eigenvalues (..., n) in ascending order of symmetric `matrix` (..., n, n), float64."""
+    """Return the eigenvalues (..., n) of symmetric matrices (..., n, n) in ascending order, float64."""
     found: Tensor = torch.linalg.eigvalsh(matrix.double())
     return found
 
 
 def positive_part(values: Tensor) -> Tensor:
-    """Eigenvalues (..., n) of a positive semidefinite matrix, those within rounding of zero set to zero."""
+    """Return eigenvalues (..., n) of positive semidefinite matrices with those within rounding of zero set to zero."""
     least = values.shape[-1] * torch.finfo(values.dtype).eps * values.amax(-1, keepdim=True)
     return torch.where(values > least, values, 0.0)
 
 
 def shares(weights: Tensor) -> Tensor:
-    """`weights` (..., n) >= 0 divided by their sum; all 0 where the sum is 0."""
+    """Return `weights` (..., n) >= 0 divided by their sum; all 0 where the sum is 0."""
     total = weights.sum(-1, keepdim=True)
     return weights / torch.where(total > 0, total, torch.ones_like(total))
 
 
 def shannon_bits(p: Tensor) -> Tensor:
-    """-sum p log2 p over the last axis, with 0 log 0 = 0."""
+    """Return the Shannon entropy -sum p log2 p over the last axis of `p` (..., n), with 0 log 0 = 0."""
     nats: Tensor = -torch.special.xlogy(p, p).sum(-1)
     return nats * BITS_PER_NAT
 
 
 def renyi_bits(p: Tensor, alpha: float) -> Tensor:
-    """log2(sum p^alpha) / (1 - alpha) over the last axis; its limit -sum p log2 p at alpha = 1."""
+    """Return the Renyi entropy log2(sum p^alpha) / (1 - alpha) over the last axis of `p` (..., n).
+
+    At alpha = 1 it is its limit, the Shannon entropy -sum p log2 p.
+    """
     if abs(alpha - 1.0) < 1e-9:
         return shannon_bits(p)
     return torch.log2(p.pow(alpha).sum(-1)) / (1.0 - alpha)

@@ -93,11 +93,11 @@ class CauchySchwarz(KernelOfRun):
     max_samples: int = setting(4000, at_least(2))
 
     def start(self, given: Given) -> _Divergence:
-        """Kernels of the labels and inputs of the samples used."""
+        """Return the problem of one call, with kernels of the labels and inputs of the samples used."""
         return _Divergence(self, given.drawn(self.max_samples, self.seed))
 
     def scaled(self, a: Tensor) -> Tensor:
-        """The rows (..., N, U) as the kernel takes them."""
+        """Return the rows (..., N, U) between which distances are measured: z-scored where `standardize` says so."""
         return zscore(a) if self.standardize else a.double()
 
 
@@ -112,80 +112,83 @@ class _Divergence(KernelProblem):
         self.config = config.ready(given.t)
         self.h_x = entropy_of_counts(torch.bincount(given.x_ids))
         self.sides = {pair: self._side(a) for pair, a in given.sides().items()}
-        self.targets = given.y.view(len(given.y), -1)
+        self.targets = given.y.view(len(given.y), -1)  # (N, k)
         self.of_output = "X;T" in self.sides and self.y.is_floating_point() and self.targets.shape[1] == self.units
 
     def _side(self, a: Tensor) -> _Side:
-        """The kernel of X or Y, `a` (N, ...), with its means; of classes also its factor."""
+        """Return X or Y, `a` (N, ...), with its kernel; the kernel of classes is one-hot rows times themselves."""
         factor = None if a.is_floating_point() else torch.nn.functional.one_hot(a).double()
         return _Side(self.config.kernel_beside(a), factor)
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        """CS-QMI, plain and normalised, and for an output its divergence, (S,) of some snapshots (S, N, U)."""
+        """Return CS-QMI, plain and normalised, and for an output its divergence, (S,) of some snapshots (S, N, U)."""
         scaled = self.config.scaled(t)
         layer = _Side(self.config.kernel(scaled))
         self_t = layer.information(layer)
         out = {"degenerate": is_constant(scaled), "self": self_t}
         for pair, other in self.sides.items():
             value = out[f"CS-QMI({pair})"] = other.information(layer)
+            # Rounding may make a self-information of 0 negative; where it is 0, so is the normalised value.
             norm = (self_t * other.information(other)).clamp(min=0.0).sqrt()
             out[f"normalized CS-QMI({pair})"] = torch.where(norm > 0, value / torch.where(norm > 0, norm, 1.0), 0.0)
         if self.of_output:
-            out["divergence"], out["apart"] = self._conditional(t.double(), self.targets, self.sides["X;T"].kernel)
+            kernel_x = self.sides["X;T"].kernel
+            out["divergence"], out["never_meet"] = self._conditional(t.double(), self.targets, kernel_x)
         return out
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """The quantities with their units and flags."""
+        """Return the quantities with their units and flags."""
         out: dict[str, Quantity] = {}
         degenerate = found["degenerate"]
         for pair, other in self.sides.items():
+            # A self-information near H(X): the kernel tells (nearly) all inputs apart.
             flags: dict[str, Tensor | bool] = {"degenerate": degenerate, "saturated": found["self"] >= 0.9 * self.h_x}
             if pair == "T;Y":
                 flags["single_class"] = other.factor is not None and other.factor.shape[1] == 1
             for name, unit in ((f"CS-QMI({pair})", UNIT), (f"normalized CS-QMI({pair})", "1")):
                 out |= report(name, found[name], unit=unit, flags=flags)
         if self.of_output:
-            flags = {"degenerate": degenerate, "out_of_domain": found["apart"]}
+            flags = {"degenerate": degenerate, "out_of_domain": found["never_meet"]}
             out |= report("conditional CS divergence", found["divergence"], unit=UNIT, flags=flags)
         return out
 
     def _conditional(self, t: Tensor, y: Tensor, kernel_x: Tensor) -> tuple[Tensor, Tensor]:
-        """D_CS(p(y|x); p(t|x)) (S,) of targets `y` (N, k) and outputs `t` (S, N, k); whether these never meet (S,)."""
-        # Kernels between targets (yy), outputs (tt), and both (yt) are blocks of one kernel over all of them.
+        """Return D_CS(p(y|x); p(t|x)) of targets `y` (N, k) and outputs `t` (S, N, k), and where they never meet."""
+        # Both are (S,).
         samples = len(y)
         if self.config.standardize:
             scale = y.std(0, correction=0)
             scale = torch.where(scale > 0, scale, 1.0)
             t, y = (t - y.mean(0)) / scale, (y - y.mean(0)) / scale
-        of_y = Distances.of(y[None])
-        rule = self.config.sigma
-        sigma = of_y.median() if isinstance(rule, str) else of_y.scale.new_full((1,), float(rule))
+        sigma = self.config.widths(Distances.of(y[None]), y.shape[1])
+        # (S, 2 N, 2 N): kernels between targets (yy), outputs (tt), and both (yt) are blocks of one kernel.
         both = Distances.of(torch.cat([y.expand_as(t), t], dim=1)).gaussian(sigma)
         weight = kernel_x / kernel_x.sum(2, keepdim=True).square()
         yy, tt, yt = both[:, :samples, :samples], both[:, samples:, samples:], both[:, :samples, samples:]
         sums = torch.stack([(weight * part).sum((1, 2)) for part in (yy, tt, yt)])
-        log = sums.clamp(min=torch.finfo(sums.dtype).tiny).log2()
-        return log[0] + log[1] - 2 * log[2], sums[2] <= torch.finfo(sums.dtype).tiny
+        least = torch.finfo(sums.dtype).tiny  # a kernel of outputs far from all targets is 0, whose logarithm is not
+        log = sums.clamp(min=least).log2()
+        return log[0] + log[1] - 2 * log[2], sums[2] <= least
 
 
 class _Side:
-    """A kernel (S, N, N) with its row means; of classes also `factor` (N, C) with kernel = factor factor'."""
+    """T, X or Y: a kernel (S, N, N) with its row means; of classes also `factor` (N, C), kernel = factor factor'."""
 
     def __init__(self, kernel: Tensor, factor: Tensor | None = None) -> None:
-        """Keep the kernel and its means."""
+        """Keep the kernel, and find its row means (S, N) and the log2 (S,) of its mean."""
         self.kernel, self.factor = kernel, factor
-        self.rows = kernel.mean(2)
-        self.log_mean = self.rows.mean(1).log2()
+        self.row_means = kernel.mean(2)
+        self.log_mean = self.row_means.mean(1).log2()
 
     def information(self, other: _Side) -> Tensor:
-        """(S,) I_CS in bits of this kernel and another."""
+        """Return I_CS (S,) in bits between this variable and another, from their kernels."""
         samples = self.kernel.shape[1]
         # sum_ij K_ij L_ij, by a product with the factor where there is one: no N^2 matrix more.
         if self.factor is not None:
             joint = ((other.kernel @ self.factor) * self.factor).sum((1, 2))
         else:
             joint = (self.kernel.flatten(1)[:, None] @ other.kernel.flatten(1)[:, :, None])[:, 0, 0]
-        cross = (self.rows * other.rows).mean(1).log2()
+        cross = (self.row_means * other.row_means).mean(1).log2()
         return (joint / samples**2).log2() + self.log_mean + other.log_mean - 2 * cross
 
 

@@ -113,7 +113,7 @@ class DiffusionSpectralEntropy(KernelOfRun):
     clusters_found: tuple[str, Tensor] | None = prepared(recorded=False)
 
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
-        """Find the width of the last snapshot and the clusters of `x`."""
+        """Return this estimator with the width of the last snapshot, and the clusters of `x`, found."""
         found = KernelOfRun.prepare(self, blocks, y, x)
         if x is None:
             return found
@@ -122,16 +122,16 @@ class DiffusionSpectralEntropy(KernelOfRun):
         return replace(found, x_clusters=f"sha256:{_digest(labels)}", clusters_found=(_digest(x), labels))
 
     def start(self, given: Given) -> _Diffusion:
-        """Groups of samples: the classes, and clusters of the inputs."""
+        """Return the problem of one call, with groups of samples: the classes, and clusters of the inputs."""
         return _Diffusion(self, given)
 
     def groups_of_inputs(self, x: Tensor) -> Tensor:
-        """Clusters of the drawn inputs of (N, F): those that `prepare` found, if it has seen the same inputs."""
-        known = self.clusters_found
-        return known[1] if known is not None and known[0] == _digest(x) else self._clusters_of(x)
+        """Return the cluster (n,) of each drawn input of `x` (N, F); known if `prepare` has seen the same inputs."""
+        digest, labels = self.clusters_found or (None, x)  # None: `prepare` was not called, or without inputs
+        return labels if digest is not None and digest == _digest(x) else self._clusters_of(x)
 
     def _clusters_of(self, x: Tensor) -> Tensor:
-        """Clusters of the drawn inputs of (N, F)."""
+        """Return the cluster (n,) of each of the inputs (N, F) that are drawn: all, or `max_samples` of them."""
         rows = drawn_rows(len(x), self.max_samples, self.seed)
         return spectral_clusters(x if rows is None else x[rows.to(x.device)], self.clusters)
 
@@ -145,16 +145,16 @@ class _Diffusion(KernelProblem):
         """Draw the samples used and group them, by class and by cluster of the inputs."""
         used = given.drawn(config.max_samples, config.seed)
         super().__init__(config, used)
-        self.ids = used.x_ids
-        self.h_x = entropy_of_counts(torch.bincount(self.ids))
+        self.x_ids = used.x_ids
+        self.h_x = entropy_of_counts(torch.bincount(self.x_ids))
         self.groups = {"DSMI(T;Y)": self._classes(used.y)}
-        x = given.features(keep=True)
+        x = given.features(keep=True)  # all inputs: their digest tells whether clusters are known
         if x is not None:
             self.groups["DSMI(X;T)"] = config.groups_of_inputs(x).to(self.t.device)
         self.config = config.ready(self.t)
 
     def _classes(self, y: Tensor) -> Tensor:
-        """The group (N,) of each sample: its class, the bin of one target, or the cluster of several."""
+        """Return the group (N,) of each sample: its class, the bin of one target, or the cluster of several."""
         if not y.is_floating_point():
             return y
         if y.ndim == 1 or y.shape[1] == 1:
@@ -162,71 +162,73 @@ class _Diffusion(KernelProblem):
         return spectral_clusters(y, self.config.clusters)
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        """DSE and DSMI (S,) of some snapshots (S, N, U), and whether the kernel is far too wide."""
+        """Return DSE and DSMI (S,) of some snapshots (S, N, U), and whether the kernel is far too wide for them."""
         distances = Distances.of(t)
-        width = self.config.width_of(distances, self.units)
+        width = self.config.widths(distances, self.units, self.config.run_sigma)
         kernel = distances.gaussian(width)
         whole = self._entropy(kernel)
-        out = {"DSE": whole, "degenerate": is_constant(t), "narrow": distances.median() < NARROWEST * width}
+        out = {"DSE": whole, "degenerate": is_constant(t), "too_wide": distances.median() < NARROWEST * width}
         return out | {name: self._difference(kernel, labels, whole) for name, labels in self.groups.items()}
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """DSE with its ceiling and the differences DSMI, with flags."""
-        flags: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "out_of_domain": found["narrow"]}
+        """Return DSE with its ceiling and the differences DSMI, with flags."""
+        flags: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "out_of_domain": found["too_wide"]}
         # From 99 % of H(X) the kernel tells (nearly) all inputs apart.
         full = {**flags, "saturated": found["DSE"] >= 0.99 * self.h_x}
         out = report("DSE", found["DSE"], ceiling=math.log2(self.samples), unit=UNIT, flags=full)
         for name, labels in self.groups.items():
             counts = torch.bincount(labels)
             counts = counts[counts > 0]
-            about = {"single_class": len(counts) == 1, "few_samples": int(counts.min()) < 10}
-            out |= report(name, found[name], unit=UNIT, flags={**flags, **about})
+            of_groups = {"single_class": len(counts) == 1, "few_samples": int(counts.min()) < 10}
+            out |= report(name, found[name], unit=UNIT, flags={**flags, **of_groups})
         return out
 
     def _entropy(self, kernel: Tensor) -> Tensor:
-        """(S,) DSE of Gaussian kernels (S, n, n)."""
+        """Return the DSE (S,) of Gaussian kernels (S, n, n)."""
         matrix = _normalized(kernel)
         if self.config.normalization == "anisotropic":
             matrix = _normalized(matrix)
         return shannon_bits(shares(eigenvalues(matrix).abs().pow(self.config.power)))
 
     def _difference(self, kernel: Tensor, labels: Tensor, whole: Tensor) -> Tensor:
-        """(S,) DSMI: by how much the entropy of random subsets exceeds that of the groups, on average."""
+        """Return DSMI (S,): by how much the DSE of random subsets exceeds that of the groups `labels`, on average."""
+        # `kernel` is (S, N, N), and `whole` (S,) its DSE.
         samples = len(labels)
         total = torch.zeros_like(whole)
-        drawn: dict[int, Tensor] = {samples: whole}  # mean entropy of random subsets, by their size
+        of_subsets: dict[int, Tensor] = {samples: whole}  # mean DSE of random subsets, by their size
         for label in torch.unique(labels).tolist():
-            own = (labels == label).nonzero()[:, 0]
-            size = len(own)
-            if size not in drawn:
+            members = (labels == label).nonzero()[:, 0]
+            size = len(members)
+            if size == samples:  # one group of all samples, which no subset differs from
+                break
+            if size not in of_subsets:
                 generator = torch.Generator().manual_seed(self.config.seed)
-                subsets = [_drawn_by_input(self.ids, size, generator) for _ in range(self.config.subsets)]
-                parts = [self._entropy(submatrix(kernel, s)) for s in subsets]
-                drawn[size] = torch.stack(parts).mean(0)
-            if size < samples:
-                total += size / samples * (drawn[size] - self._entropy(submatrix(kernel, own)))
+                subsets = [_drawn_by_input(self.x_ids, size, generator) for _ in range(self.config.subsets)]
+                parts = [self._entropy(submatrix(kernel, rows)) for rows in subsets]
+                of_subsets[size] = torch.stack(parts).mean(0)
+            total += size / samples * (of_subsets[size] - self._entropy(submatrix(kernel, members)))
         return total
 
 
 def _normalized(kernel: Tensor) -> Tensor:
-    """D^-1/2 G D^-1/2 of kernels G (S, n, n) with row sums D: symmetric, with the spectrum of D^-1 G."""
+    """Return D^-1/2 G D^-1/2 of kernels G (S, n, n) with row sums D: symmetric, with the spectrum of D^-1 G."""
     half = kernel.sum(2).rsqrt()
     return kernel * half[:, :, None] * half[:, None, :]
 
 
-def _drawn_by_input(ids: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """`size` random rows of the inputs `ids` (N,), input after input, since classes hold whole inputs, too."""
-    place = torch.randperm(int(ids.max()) + 1, generator=generator, device="cpu").argsort().to(ids.device)
-    return torch.argsort(place[ids], stable=True)[:size]
+def _drawn_by_input(x_ids: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Return `size` random rows (size,), one input of `x_ids` (N,) after the other: classes hold whole inputs, too."""
+    place = torch.randperm(int(x_ids.max()) + 1, generator=generator, device="cpu").argsort().to(x_ids.device)
+    return torch.argsort(place[x_ids], stable=True)[:size]
 
 
 def _digest(a: Tensor) -> str:
-    """Digest of the values as float64."""
+    """Return the SHA-256 of the values as float64."""
     return fingerprint(a.detach().cpu().double().contiguous().numpy().tobytes(), method="sha256")
 
 
 def spectral_clusters(x: Tensor, count: int) -> Tensor:
-    """Groups (N,) int64 of the rows of `x` (N, F), at most `count` of them.
+    """Return the group (N,) int64 of each row of `x` (N, F), one of at most `count`.
 
     Eigenvectors of the normalised graph of ten nearest neighbours, assigned by a pivoted QR factorisation
     (Damle, Minden and Ying, "Simple, direct and efficient multi-way spectral clustering", 2019), which has
@@ -234,7 +236,7 @@ def spectral_clusters(x: Tensor, count: int) -> Tensor:
     """
     rows = x.detach().double().cpu()
     count = min(count, len(rows))
-    if count < 2 or bool((rows == rows[:1]).all()):
+    if count < 2 or bool((rows == rows[:1]).all()):  # equal rows have no neighbours to tell apart
         return torch.zeros(len(rows), dtype=torch.int64, device=x.device)
     graph = _neighbor_graph(rows)
     degree = np.asarray(graph.sum(1)).ravel()
@@ -246,6 +248,7 @@ def spectral_clusters(x: Tensor, count: int) -> Tensor:
         # A fixed start, in place of the random one that Lanczos iterations take: the same clusters every time.
         start = np.sqrt(degree) + np.cos(np.arange(len(rows)))
         vectors = scipy.sparse.linalg.eigsh(matrix, k=count, which="LA", v0=start)[1]
+    # The pivots are one row of each cluster; the vectors (N, count) are turned so that these rows lie on the axes.
     pivots = scipy.linalg.qr(vectors.T, pivoting=True, mode="r")[1][:count]
     left, _, right = scipy.linalg.svd(vectors[pivots].T)
     labels = np.abs(vectors @ (left @ right)).argmax(1)
@@ -253,15 +256,14 @@ def spectral_clusters(x: Tensor, count: int) -> Tensor:
 
 
 def _neighbor_graph(rows: Tensor) -> scipy.sparse.csr_matrix:
-    """Weights (N, N) between rows: 1 where each is among the other's ten nearest, itself counted, 1/2 where one is."""
+    """Return weights (N, N) of rows (N, F): 1 where each is among the other's ten nearest, 1/2 where only one is."""
     samples = len(rows)
-    own = torch.arange(samples, device="cpu")[:, None]
+    itself = torch.arange(samples, device="cpu")[:, None]  # which counts as one of the ten
     others = Points(rows).nearest(min(NEIGHBORS, samples) - 1)[1]
-    columns = torch.cat([own, others], 1).numpy()
-    ones = scipy.sparse.csr_matrix(
-        (np.ones(columns.size), (np.repeat(np.arange(samples), columns.shape[1]), columns.ravel())),
-        shape=(samples, samples),
-    )
+    columns = torch.cat([itself, others], 1).sort(1).values.numpy()  # (N, 10)
+    # Every row of the matrix has as many ones: where it begins follows from their number.
+    starts = np.arange(0, columns.size + 1, columns.shape[1])
+    ones = scipy.sparse.csr_matrix((np.ones(columns.size), columns.ravel(), starts), shape=(samples, samples))
     return (0.5 * (ones + ones.T)).tocsr()
 
 

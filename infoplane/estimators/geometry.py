@@ -120,12 +120,12 @@ class Geometry(Method):
     seed: int = 0
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """Bytes one snapshot needs: its values in float64 three times and four Gram matrices of its smaller side."""
+        """Return the bytes one snapshot needs: its values in float64 thrice, four Gram matrices of its smaller side."""
         used = samples if min(samples, units) <= self.max_samples else self.max_samples
         return 24 * used * units + 32 * min(used, units) ** 2
 
     def start(self, given: Given) -> _Spectrum:
-        """The samples used, and their classes."""
+        """Return the problem of one call, on the samples used."""
         if min(given.t.shape[1:]) > self.max_samples:
             given = given._replace(x=None).drawn(self.max_samples, self.seed)
         return _Spectrum(self, given)
@@ -141,15 +141,13 @@ class _Spectrum(Problem):
         super().__init__(config, given)
         self.bytes_each = config.bytes_per_snapshot(self.samples, self.units)
         self.discrete = not given.y.is_floating_point()
-        self.rows: slice | Tensor = slice(None)
         rows = drawn_rows(self.samples, config.pair_samples, config.seed)
-        if rows is not None:
-            self.rows = rows.to(given.t.device)
-        self.dimensions = min(self.samples - 1, self.units)
+        self.pair_rows = slice(None) if rows is None else rows.to(given.t.device)
+        self.dimensions = min(self.samples - 1, self.units)  # centred rows span one dimension less than they are
         self.share = f"top-{config.top} variance share"
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        """Ranks, entropies, power law and class geometry (S,) of some snapshots (S, N, U)."""
+        """Return ranks, entropies, power law and class geometry (S,) of some snapshots (S, N, U)."""
         constant = is_constant(t)
         # Divided by the largest value, no square leaves the range.
         z = t.double()
@@ -159,12 +157,12 @@ class _Spectrum(Problem):
         raw, spread = _squares(z), _squares(centred)  # ascending: the largest come last
         p = shares(spread)
         square = p.square().sum(1)
-        weights = raw.sqrt(), spread.sqrt(), raw, spread
+        weights = raw.sqrt(), spread.sqrt(), raw, spread  # in the order of RANKS
         out = {
             "degenerate": constant,
             **{name: torch.exp2(shannon_bits(shares(w))) for name, w in zip(RANKS, weights, strict=True)},
             "von Neumann entropy": shannon_bits(p),
-            "matrix-based entropy": renyi_bits(_or_one(raw), self.config.alpha),
+            "matrix-based entropy": renyi_bits(_shares_or_one(raw), self.config.alpha),
             "participation ratio": torch.where(square > 0, 1.0 / torch.where(square > 0, square, 1.0), 0.0),
             self.share: p[:, -self.config.top :].sum(1),
         }
@@ -172,13 +170,13 @@ class _Spectrum(Problem):
             out["exponent"], out["fit"] = _power_law(spread.flip(1)[:, : self.dimensions])
         if self.discrete:
             out["centroid"], out["within"] = _nuclear_norms(z, self.y)
-            apart = _distance_ratio(centred[:, self.rows], self.y[self.rows])
-            if apart is not None:
-                out["apart"] = apart
+            ratio = _distance_ratio(centred[:, self.pair_rows], self.y[self.pair_rows])
+            if ratio is not None:
+                out["distance_ratio"] = ratio
         return out
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """The quantities with ceilings, units and flags; a poor power law has no exponent."""
+        """Return the quantities with ceilings, units and flags; a poor power law has no exponent."""
         constant = found["degenerate"]
         flags: Flags = {"degenerate": constant, "few_samples": self.samples < 3 * self.units}
         limit = float(min(self.samples, self.units))
@@ -194,44 +192,44 @@ class _Spectrum(Problem):
             out |= report(name, found[name], ceiling=ceiling, unit=unit, flags=flags)
         if "fit" in found:
             poor = ~(found["fit"] >= LEAST_FIT)  # NaN is poor, too
-            shape = {**flags, "unreliable": poor}
-            out |= report("alpha-ReQ", torch.where(poor, math.nan, found["exponent"]), unit="exponent", flags=shape)
-            out |= report("alpha-ReQ R2", found["fit"], ceiling=1.0, unit="R2", flags=shape)
+            of_fit = {**flags, "unreliable": poor}
+            out |= report("alpha-ReQ", torch.where(poor, math.nan, found["exponent"]), unit="exponent", flags=of_fit)
+            out |= report("alpha-ReQ R2", found["fit"], ceiling=1.0, unit="R2", flags=of_fit)
         return out | self._of_classes(found, flags, int(self.y.max()) + 1) if self.discrete else out
 
     def _of_classes(self, found: dict[str, Tensor], flags: Flags, classes: int) -> dict[str, Quantity]:
-        """The nuclear norms and the distance ratio, of classes numbered from 0."""
+        """Return the nuclear norms and the distance ratio; `classes` is their number."""
         flags = {**flags, "single_class": classes == 1}
         most = math.sqrt(classes * min(classes, self.units))  # centroids no longer than 1, in so many directions
         out = report("centroid nuclear norm", found["centroid"], ceiling=most, unit="nuclear norm", flags=flags)
         out |= report("class nuclear norm", found["within"], unit="nuclear norm", flags=flags)
-        if "apart" in found:
-            out |= report("class distance ratio", found["apart"], unit="ratio", flags=flags)
+        if "distance_ratio" in found:
+            out |= report("class distance ratio", found["distance_ratio"], unit="ratio", flags=flags)
         return out
 
 
 def _squares(z: Tensor) -> Tensor:
-    """Squared singular values (S, min(N, U)) of `z` (S, N, U), ascending."""
+    """Return the squared singular values (S, min(N, U)) of `z` (S, N, U), ascending."""
     gram = z.mT @ z if z.shape[2] <= z.shape[1] else z @ z.mT
     return positive_part(eigenvalues(gram))
 
 
-def _or_one(weights: Tensor) -> Tensor:
-    """The weights (..., n) as shares of their sum; where all are 0 the last one is 1."""
+def _shares_or_one(weights: Tensor) -> Tensor:
+    """Return weights (..., n) as shares of their sum; where all are 0 the last share is 1, so that entropy is 0."""
     p = shares(weights)
     p[..., -1] = torch.where(p.sum(-1) > 0, p[..., -1], 1.0)
     return p
 
 
 def _power_law(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Exponent and R2 (S,) of eigenvalues (S, d) in falling order; R2 is 0 where fewer than six are positive."""
+    """Return exponent and R2 (S,) of eigenvalues (S, d) in falling order; R2 is 0 if fewer than six are positive."""
     # A line of log eigenvalue over log rank, by least squares with weights 1 / rank.
     last = min(LAST_RANK, values.shape[1])
     rank = torch.arange(FIRST_RANK, last + 1, dtype=torch.float64, device=values.device)
     used = values[:, FIRST_RANK - 1 : last]
     weight = torch.where(used > 0, 1.0 / rank, 0.0)
     enough = (used > 0).sum(1) >= 6  # fewer points lie on a line too easily
-    weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-300)
+    weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-300)  # without positive values the sum is 0
     log_rank = rank.log().expand_as(used)
     log_value = torch.where(used > 0, used, 1.0).log()
     dx = log_rank - (weight * log_rank).sum(1, keepdim=True)
@@ -245,7 +243,8 @@ def _power_law(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _nuclear_norms(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Nuclear norm (S,) of the class means, and mean over classes of the norm over sqrt(n), of rows of length 1."""
+    """Return the nuclear norm of the class means of `z` (S, N, U), and the mean of those of the classes: (S,) each."""
+    # Of rows scaled to length 1; the norm of a class of n rows is divided by sqrt(n).
     length = z.norm(dim=2, keepdim=True)
     z = z / torch.where(length > 0, length, 1.0)
     counts = torch.bincount(y).double()
@@ -256,7 +255,7 @@ def _nuclear_norms(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _distance_ratio(z: Tensor, y: Tensor) -> Tensor | None:
-    """(S,) mean distance of pairs within classes over that between classes, `z` (S, N, U); None without both kinds."""
+    """Return the mean distance (S,) of pairs within classes over that between, `z` (S, N, U); None if one is empty."""
     n = len(y)
     counts = torch.bincount(y)
     pairs_within = int((counts * (counts - 1)).sum()) // 2
@@ -265,7 +264,7 @@ def _distance_ratio(z: Tensor, y: Tensor) -> Tensor | None:
         return None
     within = z.new_zeros(len(z))
     total = z.new_zeros(len(z))
-    height = max(1, PAIRS_OF_A_BLOCK // n)
+    height = max(1, PAIRS_OF_A_BLOCK // n)  # rows of a block, at least one
     for start in range(0, n, height):
         stop = min(start + height, n)
         # Each pair once: the later samples, and of the block itself what lies above the diagonal.

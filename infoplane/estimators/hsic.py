@@ -93,11 +93,11 @@ class Hsic(KernelOfRun):
     max_samples: int = setting(2000, at_least(3))
 
     def fixed(self, sigma: float, units: int) -> float:
-        """The kernel width for a number: it grows with the square root of the units, as distances do."""
+        """Return the kernel width where `sigma` is a number: it grows with the root of the units, as distances do."""
         return float(sigma * units**0.5)
 
     def start(self, given: Given) -> _Dependence:
-        """Kernels of the labels and inputs of the samples used."""
+        """Return the problem of one call, with kernels of the labels and inputs of the samples used."""
         return _Dependence(self, given.drawn(self.max_samples, self.seed))
 
 
@@ -107,20 +107,21 @@ class _Dependence(KernelProblem):
     config: Hsic
 
     def __init__(self, config: Hsic, given: Given) -> None:
-        """Make the kernels of Y and X and what shuffles need of them."""
+        """Make the kernels of Y and X, which all snapshots share, and what shuffles need of them."""
         super().__init__(config, given)
         self.config = config.ready(given.t)
         self.shuffles = AllShuffles(given.x_ids)
-        self.single = not given.y.is_floating_point() and int(given.y.max()) == 0
+        self.single = not given.y.is_floating_point() and int(given.y.max()) == 0  # classes count from 0
         self.sides = {pair: self._side(self.config.kernel_beside(a)) for pair, a in given.sides().items()}
 
     def _side(self, kernel: Tensor) -> _Side:
-        """A kernel (S, N, N), centred, with its smoother and their sums for shuffles."""
+        """Return one variable with this kernel (S, N, N), and what HSIC and its null need of it."""
         return _Side(centred(kernel), self.config.epsilon, self.shuffles)
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        """HSIC, nHSIC and their nulls (S,) of some snapshots (S, N, U) with Y, and with X if given."""
+        """Return HSIC, nHSIC and their nulls (S,) of some snapshots (S, N, U) with Y, and with X if given."""
         layer = self._side(self.config.kernel(t))
+        # tr(K~ L~) / (N - 1)^2; for symmetric matrices the trace of a product is the sum of products of entries.
         out, scale = {"degenerate": is_constant(t)}, (t.shape[1] - 1) ** 2
         for pair, other in self.sides.items():
             out[f"nHSIC({pair})"] = (layer.smooth * other.smooth).sum((1, 2))
@@ -130,13 +131,13 @@ class _Dependence(KernelProblem):
         return out
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """The quantities with their nulls and flags; nHSIC has a ceiling, HSIC none."""
+        """Return the quantities with their nulls and flags; nHSIC has a ceiling, HSIC none."""
         out: dict[str, Quantity] = {}
         for pair, other in self.sides.items():
             flags: dict[str, Tensor | bool] = {"degenerate": found["degenerate"]}
             if pair == "T;Y":
                 flags["single_class"] = self.single
-            name, ceiling = f"nHSIC({pair})", other.trace_smooth[0]
+            name, ceiling = f"nHSIC({pair})", other.trace_smooth[0]  # of the one kernel that all snapshots share
             null = Null(found[f"{name} null"])
             # When chance alone reaches nine tenths of the ceiling, there is no room left to show dependence.
             full = flags | {"saturated": null.mean >= 0.9 * ceiling}
@@ -147,10 +148,10 @@ class _Dependence(KernelProblem):
 
 
 class _Side:
-    """A centred kernel (S, N, N), its smoother R = K~ (K~ + epsilon N)^-1, the trace of R, and what shuffles need."""
+    """T, X or Y: a centred kernel K~ (S, N, N), R = K~ (K~ + epsilon N)^-1, the trace (S,) of R, and sums for nulls."""
 
     def __init__(self, kernel: Tensor, epsilon: float, shuffles: AllShuffles) -> None:
-        """R as I - epsilon N (K~ + epsilon N)^-1, the inverse by Cholesky factors."""
+        """Find R of the centred `kernel` as I - epsilon N (K~ + epsilon N)^-1, the inverse by Cholesky factors."""
         samples = kernel.shape[1]
         self.kernel = kernel
         identity = torch.eye(samples, dtype=kernel.dtype, device=kernel.device)

@@ -114,7 +114,7 @@ class MatrixRenyi(KernelMethod):
     max_samples: int = setting(1000, at_least(2))
 
     def start(self, given: Given) -> _Spectra:
-        """Kernels of the labels and inputs of the samples used."""
+        """Return the problem of one call, with kernels of the labels and inputs of the samples used."""
         return _Spectra(self, given.drawn(self.max_samples, self.seed))
 
 
@@ -140,13 +140,16 @@ class _Spectra(KernelProblem):
             self.s_y = self._entropy(self.kernel_y[None])[0]
 
     def _kernel(self, a: Tensor, width: float | str) -> Tensor:
-        """(N, N) Gaussian kernel of X or real targets, `a` (N, F): of this width, or Silverman's for a word."""
+        """Return the Gaussian kernel (N, N) of X or real targets, `a` (N, F): of this width, or "silverman"."""
         a = zscore(a) if self.config.standardize else a
-        sigma = silverman(self.config.gamma, *a.shape) if isinstance(width, str) else width
-        return Distances.of(a[None]).gaussian(sigma)[0]
+        return Distances.of(a[None]).gaussian(self._fixed_width(width, *a.shape))[0]
+
+    def _fixed_width(self, width: float | str, samples: int, units: int) -> float:
+        """Return the width as a number: as it is, or for a word Silverman's for so many samples and units."""
+        return silverman(self.config.gamma, samples, units) if isinstance(width, str) else width
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        """Entropies (S,) of some snapshots (S, N, U): alone, with Y, and with X if given."""
+        """Return entropies (S,) of some snapshots (S, N, U): alone, with Y, and with X if given."""
         scaled = zscore(t) if self.config.standardize else t
         distances = Distances.of(scaled)
         widths = self._widths(distances, t.shape[2])
@@ -158,14 +161,13 @@ class _Spectra(KernelProblem):
         return out
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """The quantities as sums and differences of entropies, with ceilings and flags."""
+        """Return the quantities, sums and differences of entropies, with ceilings and flags."""
         s_t = found["s_t"]
         # From 99 % of H(X) the kernel tells (nearly) all inputs apart.
         flags: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "saturated": s_t >= 0.99 * self.h_x}
         of_labels = flags | ({"single_class": self.classes == 1} if self.discrete else {})
         out = report("Renyi S(T)", s_t, ceiling=math.log2(self.samples), unit=UNIT, flags=flags)
-        value = s_t + self.s_y - found["s_ty"]
-        out |= report("Renyi I(T;Y)", value, ceiling=self.s_y, unit=UNIT, flags=of_labels)
+        out |= report("Renyi I(T;Y)", s_t + self.s_y - found["s_ty"], ceiling=self.s_y, unit=UNIT, flags=of_labels)
         if self.kernel_x is not None:
             s_x = self._entropy(self.kernel_x[None])[0]
             out |= report("Renyi I(X;T)", s_t + s_x - found["s_xt"], ceiling=s_x, unit=UNIT, flags=flags)
@@ -175,28 +177,31 @@ class _Spectra(KernelProblem):
         return out
 
     def _with_classes(self, kernel: Tensor) -> Tensor:
-        """(S,) joint entropy with the classes: blocks of one class each, whose eigenvalues are those of the whole."""
-        parts = [eigenvalues(submatrix(kernel, (self.y == k).nonzero()[:, 0])) for k in range(self.classes)]
-        return renyi_bits(shares(positive_part(torch.cat(parts, dim=1))), self.config.alpha)
+        """Return the joint entropy (S,) of kernels (S, N, N) and the classes."""
+        # Between classes the product with the kernel of classes is 0: its eigenvalues are those of each class's block.
+        blocks = [submatrix(kernel, (self.y == label).nonzero()[:, 0]) for label in range(self.classes)]
+        return self._of_eigenvalues(torch.cat([eigenvalues(block) for block in blocks], dim=1))
 
     def _entropy(self, kernel: Tensor) -> Tensor:
-        """(S,) entropies of kernels (S, N, N)."""
-        return renyi_bits(shares(positive_part(eigenvalues(kernel))), self.config.alpha)
+        """Return the entropies (S,) of kernels (S, N, N)."""
+        return self._of_eigenvalues(eigenvalues(kernel))
+
+    def _of_eigenvalues(self, values: Tensor) -> Tensor:
+        """Return the entropies (S,) of kernels with these eigenvalues (S, N)."""
+        return renyi_bits(shares(positive_part(values)), self.config.alpha)
 
     def _widths(self, distances: Distances, units: int) -> Tensor:
-        """(S,) kernel widths of the layer, by the rule in the settings."""
+        """Return the kernel widths (S,) of the layer, by the rule in the settings."""
         samples, width, kernel_y = distances.squared.shape[1], self.config.width, self.kernel_y
-        if width == "silverman":
-            return torch.full_like(distances.scale, silverman(self.config.gamma, samples, units))
         if width != "alignment":
-            return torch.full_like(distances.scale, float(width))
+            return torch.full_like(distances.scale, self._fixed_width(width, samples, units))
         rows = drawn_rows(samples, ALIGNED_ROWS, self.config.seed)
         if rows is not None:
             rows = rows.to(kernel_y.device)
             distances, kernel_y = distances.rows(rows), submatrix(kernel_y[None], rows)[0]
         mean = distances.mean()
-        mean = torch.where(mean > 0, mean, torch.ones_like(mean))
-        # Alignment: <K, K_Y> / |K|, where |K_Y| is the same for all widths.
+        mean = torch.where(mean > 0, mean, torch.ones_like(mean))  # of equal rows any width gives the same kernel
+        # Alignment: <K, K_Y> / |K|, where |K_Y| is the same for all widths. Of equals the narrowest is taken.
         best, chosen = torch.full_like(mean, -math.inf), mean
         for factor in torch.linspace(0.1, 10.0, GRID, device="cpu").tolist():
             kernel = distances.gaussian(factor * mean)

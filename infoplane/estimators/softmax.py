@@ -13,7 +13,7 @@ from infoplane.core.units import BITS_PER_NAT
 from infoplane.estimators._driver import Flags, Given, Method, Problem, report
 from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import register
-from infoplane.estimators._scaling import is_constant
+from infoplane.estimators._scaling import is_constant, shannon_bits
 from infoplane.estimators._settings import POSITIVE, setting
 
 ESTIMAND = "softmax-output"
@@ -80,11 +80,11 @@ class SoftmaxOutput(Method):
     temperature: float = setting(1.0, POSITIVE)
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """Bytes one snapshot needs: probabilities, their logarithms and two copies, in float64."""
+        """Return the bytes one snapshot needs: probabilities, their logarithms and two copies, in float64."""
         return 40 * samples * units
 
     def start(self, given: Given) -> _Groups:
-        """The samples as inputs, classes, and pairs of both."""
+        """Return the problem of one call, with the samples grouped by input, by class, and by both."""
         return _Groups(self, given)
 
 
@@ -94,7 +94,7 @@ class _Groups(Problem):
     config: SoftmaxOutput
 
     def __init__(self, config: SoftmaxOutput, given: Given) -> None:
-        """Number the pairs of input and class."""
+        """Number the pairs of input and class: `pairs` (N,)."""
         super().__init__(config, given)
         self.bytes_each = config.bytes_per_snapshot(self.samples, self.units)
         self.x_ids = given.x_ids
@@ -102,41 +102,44 @@ class _Groups(Problem):
         self.pairs = torch.unique(given.x_ids * self.classes + given.y, return_inverse=True)[1]
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        """Entropies (S,) of the class drawn, alone and given X, Y and both, for some snapshots (S, N, U)."""
+        """Return entropies (S,) of the class drawn, alone and given X, Y and both, for some snapshots (S, N, U)."""
         rows = t.double()
         p = torch.softmax(rows / self.config.temperature, 2)
-        groups = {"t": torch.zeros_like(self.y), "x": self.x_ids, "y": self.y, "xy": self.pairs}
+        # H(C), H(C|X), H(C|Y) and H(C|X,Y): groups of all rows, of each input, class, and pair of both.
+        groups = {"h": torch.zeros_like(self.y), "h_x": self.x_ids, "h_y": self.y, "h_xy": self.pairs}
+        out = {name: _mean_entropy(p, ids) for name, ids in groups.items()}
         # Rows that are probabilities already are no logits.
-        proper = (rows >= 0).all(2).all(1) & ((rows.sum(2) - 1.0).abs() < 1e-3).all(1)
-        return {"constant": is_constant(t), "proper": proper} | {
-            name: _mean_entropy(p, ids) for name, ids in groups.items()
-        }
+        probabilities = (rows >= 0).all(2).all(1) & ((rows.sum(2) - 1.0).abs() < 1e-3).all(1)
+        return out | {"constant": is_constant(t), "probabilities": probabilities}
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """The informations as differences of entropies, with ceilings and flags."""
-        constant, units = found["constant"], math.log2(self.units)
-        h_x, h_y, h_xy = (_counts_entropy(ids) for ids in (self.x_ids, self.y, self.pairs))
-        off = (found["proper"] & ~constant) | (self.units < self.classes)
+        """Return the informations, differences of entropies, with ceilings and flags."""
+        constant, most = found["constant"], math.log2(self.units)
+        x_bits, y_bits, xy_bits = (
+            float(shannon_bits(torch.bincount(ids).double() / self.samples)) for ids in (self.x_ids, self.y, self.pairs)
+        )
+        off = (found["probabilities"] & ~constant) | (self.units < self.classes)
         flags: Flags = {"degenerate": constant, "out_of_domain": off}
         of_labels = {**flags, "single_class": self.classes == 1}
 
         def between(whole: str, parts: str, name: str, ceiling: float, flags: Flags) -> dict[str, Quantity]:
-            """The information `name`: entropy of the groups `whole` less that of the finer groups `parts`."""
+            """Return the information `name`, the entropy `whole` less the conditional entropy `parts`."""
             value = torch.where(constant, 0.0, found[whole] - found[parts])
-            return report(name, value, ceiling=min(ceiling, units), flags=flags, estimand=ESTIMAND)
+            return report(name, value, ceiling=min(ceiling, most), flags=flags, estimand=ESTIMAND)
 
         return {
-            **between("t", "x", "I(X;T)", h_x, flags),
-            **between("t", "y", "I(T;Y)", h_y, of_labels),
-            **between("y", "xy", "I(X;T|Y)", h_xy - h_y, of_labels),
-            **report("H(T)", found["t"], ceiling=units, flags=flags, estimand=ESTIMAND),
+            **between("h", "h_x", "I(X;T)", x_bits, flags),
+            **between("h", "h_y", "I(T;Y)", y_bits, of_labels),
+            **between("h_y", "h_xy", "I(X;T|Y)", xy_bits - y_bits, of_labels),
+            **report("H(T)", found["h"], ceiling=most, flags=flags, estimand=ESTIMAND),
         }
 
 
 def _mean_entropy(p: Tensor, ids: Tensor) -> Tensor:
-    """(S,) entropy in bits of the mean probabilities of each group of rows, averaged over rows; `p` is (S, N, K)."""
+    """Return the entropy (S,) in bits of the mean of `p` (S, N, K) over each group of rows, averaged over rows."""
+    # `ids` (N,) is the group of each row, from 0 without gaps.
     counts = torch.bincount(ids)
-    if len(counts) == p.shape[1]:
+    if len(counts) == p.shape[1]:  # groups of one row each: the mean over rows is the same in any order
         mean, weight = p, p.new_full((p.shape[1],), 1.0 / p.shape[1])
     else:
         sums = p.new_zeros(len(p), len(counts), p.shape[2]).index_add_(1, ids, p)
@@ -144,9 +147,3 @@ def _mean_entropy(p: Tensor, ids: Tensor) -> Tensor:
         weight = counts.double() / p.shape[1]
     entropy: Tensor = -torch.special.xlogy(mean, mean).sum(2) @ weight
     return entropy * BITS_PER_NAT
-
-
-def _counts_entropy(ids: Tensor) -> float:
-    """Entropy in bits of the group, given by `ids` (N,), of a random row."""
-    q = torch.bincount(ids).double() / len(ids)
-    return float(-torch.special.xlogy(q, q).sum() * BITS_PER_NAT)

@@ -12,8 +12,9 @@ from sklearn.cluster import SpectralClustering
 from sklearn.metrics import adjusted_rand_score
 
 from infoplane import datasets
-from infoplane.estimators._gram import Distances, centred, kernel_width, median_of_last, silverman
+from infoplane.estimators._gram import Distances, centred, silverman
 from infoplane.estimators._scaling import drawn_rows, is_constant, zscore
+from infoplane.estimators.cs_qmi import CauchySchwarz
 from infoplane.estimators.dse import spectral_clusters
 from infoplane.estimators.hsic import Hsic
 
@@ -58,10 +59,11 @@ def test_constant_layer_has_a_kernel_of_ones():
 def test_width_rules():
     distances = Distances.of(rows())
     own = distances.median()
-    assert kernel_width(2.5, None, distances).tolist() == [2.5, 2.5]
-    assert kernel_width("median", 1.5, distances).tolist() == [1.5, 1.5]
-    assert kernel_width("median", None, distances).tolist() == [float(own[1])] * 2
-    assert torch.equal(kernel_width("snapshot", 1.5, distances), own)
+    assert CauchySchwarz(sigma=2.5).widths(distances, units=4).tolist() == [2.5, 2.5]
+    assert Hsic(sigma=2.5).widths(distances, units=4).tolist() == [5.0, 5.0]
+    assert Hsic(sigma="median").widths(distances, units=4, run_width=1.5).tolist() == [1.5, 1.5]
+    assert Hsic(sigma="median").ready(rows()).run_sigma == float(own[1])
+    assert torch.equal(Hsic(sigma="snapshot").widths(distances, units=4), own)
     assert silverman(2.0, 100, 3) == pytest.approx(2 * math.sqrt(3) * 100 ** (-1 / 7))
     for bad in ("mean", 0.0, -1, math.inf, True):
         with pytest.raises(ValueError, match="sigma must be a positive number, 'median' or 'snapshot', got"):
@@ -71,10 +73,10 @@ def test_width_rules():
 def test_the_last_finite_snapshot_gives_the_width():
     t = rows(snapshots=5)
     t[4, 0, 0] = math.nan
-    found = median_of_last([t[:3], t[3:]], max_samples=100, seed=0)
-    assert found == float(Distances.of(t[3:4]).median())
+    y = torch.arange(t.shape[1])
+    assert Hsic().prepare([t[:3], t[3:]], y).run_sigma == float(Distances.of(t[3:4]).median())
     with pytest.raises(ValueError, match="no finite snapshot"):
-        median_of_last([t[4:]], max_samples=100, seed=0)
+        Hsic().prepare([t[4:]], y)
 
 
 def test_centring():
