@@ -1,4 +1,9 @@
-"""Critics of all folds and snapshots, trained together: scores of pairs, what is minimised, and what is read."""
+"""Critics of all folds and snapshots, trained together: scores of pairs, what is minimised, and what is read.
+
+S are snapshots, F folds, N samples, B rows of a batch; "(S F, ...)" has one axis for snapshots and folds, which losses
+write (S, ...). Scores (S, n, m) are those of n rows of x with m rows of y; where both are the same rows, the pairs that
+belong together stand on the diagonal, and all others are strangers.
+"""
 
 from __future__ import annotations
 
@@ -56,14 +61,12 @@ class Critics:
         """Make the networks f, with a as its last output, and g, with b."""
         self.u, self.v, self.correlations, self.setup = u, v, correlations, setup
         self.shape, device = u.shape[:2], u.device
-        hidden, out = setup.hidden, setup.products + 1
-        sizes = [(side.shape[3], hidden, hidden, out) for side in (u, v)]
-        dropout = setup.dropout
-        self.f = Stack(seeds, self.shape[0], sizes[0], device, dropout=dropout)
         # Only f starts at 0: of a product f(x).g(y) that starts at 0 on both sides nothing would learn.
-        others = [seed + 1 for seed in seeds]
-        self.g = Stack(others, self.shape[0], sizes[1], device, drawn=setup.products, dropout=dropout)
-        # Of `dv` alone: the running mean (S F,) of e^F over strangers, and the values of the last batches.
+        of_f, of_g = ((side.shape[3], setup.hidden, setup.hidden, setup.products + 1) for side in (u, v))
+        self.f = Stack(seeds, len(u), of_f, device, dropout=setup.dropout)
+        seeds_of_g = [seed + 1 for seed in seeds]
+        self.g = Stack(seeds_of_g, len(u), of_g, device, random_outputs=setup.products, dropout=setup.dropout)
+        # Of the loss "dv" alone: the running mean (S F,) of e^F over strangers, and the values of the last batches.
         self.running: Tensor | None = None
         self.trace: list[Tensor] = []
 
@@ -73,11 +76,14 @@ class Critics:
         return [*self.f.parameters, *self.g.parameters]
 
     def factors(self, left: Tensor, right: Tensor, *, training: bool = False) -> tuple[Tensor, Tensor]:
-        """Factors (S F, p, n) and (S F, p, m) of the scores of rows `left` (F, n) of x, `right` (F, m) of y."""
+        """Return factors (S F, p, n) and (S F, p, m), whose products over p are the scores.
+
+        The scores are those of the rows `left` (F, n) of x with the rows `right` (F, m) of y.
+        """
         x, y = rows_of(self.u, left).flatten(0, 1), rows_of(self.v, right).flatten(0, 1)
         f, g = self.f(x, training=training).mT, self.g(y, training=training).mT
         rho = self.correlations.flatten(0, 1)
-        r = rho.shape[-1]
+        r = rho.shape[-1]  # how many coordinates of x have a partner in y
         terms = ratio_terms(x[..., :r], y[..., :r], rho)
         # F = [f, a, 1, scaled x] . [g, 1, b, y]: as part of the one product, a(x) and b(y) need no pass over n x m.
         of_x = f[:, -1:] - terms.of_u[:, None] - terms.constant[:, None, None]
@@ -88,12 +94,12 @@ class Critics:
         return torch.cat(first, 1), torch.cat(second, 1)
 
     def scores(self, left: Tensor, right: Tensor) -> Tensor:
-        """(S F, n, m) scores F of rows `left` (F, n) of x with rows `right` (F, m) of y."""
+        """Return the scores (S F, n, m) of rows `left` (F, n) of x with rows `right` (F, m) of y."""
         first, second = self.factors(left, right)
         return first.mT @ second
 
     def loss(self, rows: Tensor) -> Tensor:
-        """(S F,) the loss over the rows (F, B) of a batch."""
+        """Return the loss (S F,) over the rows (F, B) of a batch."""
         first, second = self.factors(rows, rows, training=True)
         if self.setup.loss == "dv":  # which remembers the batches before
             return self._running_dv(first.mT @ second)
@@ -101,12 +107,12 @@ class Critics:
         return found
 
     def criterion(self, rows: Tensor) -> Tensor:
-        """(S F,) the loss of rows (F, V) that are held out."""
+        """Return the loss (S F,) of rows (F, V) that are held out."""
         return LOSSES[self.setup.loss](self.scores(rows, rows))
 
     def _running_dv(self, scores: Tensor) -> Tensor:
-        """(S F,) a number whose gradient is that of `dv` over many batches, from the scores (S F, B, B) of one."""
-        # The gradient of log E e^F is that of E e^F over a running mean, not over the mean of this batch.
+        """Return a number (S F,) with the gradient of "dv" over many batches, from the scores (S F, B, B) of one."""
+        # The gradient of log E e^F is that of E e^F divided by E e^F, for which a running mean over batches stands.
         self.trace = [*self.trace[1 - TRACED :], -donsker_varadhan(scores).detach()]
         mean = apart(scores).flatten(1).logsumexp(1).exp() / pairs_apart(scores)
         now = mean.detach()
@@ -114,47 +120,46 @@ class Critics:
         return mean / self.running - own(scores).mean(1)
 
     def running_std(self) -> Tensor:
-        """(S F,) standard deviation of the values of the last batches under `dv`; 0 for other losses."""
+        """Return the standard deviation (S F,) of the values of the last batches under "dv"; 0 for other losses."""
         if not self.trace:
             return self.u.new_zeros(self.shape).flatten()
         return torch.stack(self.trace).std(0)
 
     def train(self, fitted: tuple[Tensor, ...], checked: Tensor, seeds: tuple[int, ...]) -> Tensor:
-        """Train on the rows `fitted`; returns whether the result is in doubt (S, F): diverged, or not at its end."""
+        """Train on the rows `fitted` of each fold; return (S, F) whether a critic diverged or needs more steps."""
         # The Gaussian ratio is dropped where it is worse on `checked` (F, V) than a critic that is 0 everywhere.
         with torch.no_grad():
             start = self.criterion(checked).view(self.shape)
-            nothing = LOSSES[self.setup.loss](start.new_zeros(1, checked.shape[1], checked.shape[1]))
-            self.correlations = torch.where((start < nothing)[..., None], self.correlations, 0.0)
+            of_zeros = LOSSES[self.setup.loss](start.new_zeros(1, checked.shape[1], checked.shape[1]))
+            self.correlations = torch.where((start < of_zeros)[..., None], self.correlations, 0.0)
         plan = self.setup.plan
-        batches = Batches(fitted, seeds, min(plan.batch, *map(len, fitted)), self.u.device)
+        batches = Batches(fitted, seeds, plan.batch, self.u.device)
         trained = train(self.parameters, self.loss, lambda: self.criterion(checked), batches, plan)
         return (trained.unfinished | trained.diverged).view(self.shape)
 
     @torch.no_grad()
     def log_ratios(self, rows: Tensor, negatives: Tensor) -> Tensor:
-        """Log ratios (2, S F, n) of pairs `rows` (F, n), normalised over strangers `negatives` (F, m) in two ways."""
-        # F is a log ratio up to a function of x and one of y. With F_own the score of the pair, and the mean over
-        # strangers of x and over strangers of y,
-        #     [0]: F_own - log mean e^F over strangers,               too high where near strangers are rare,
-        #     [1]: F_own - log mean e^F over strangers and the pair,  at most log (m + 1).
+        """Return log ratios (2, S F, n) of pairs `rows` (F, n), normalised over strangers `negatives` (F, m).
+
+        F is a log ratio up to a function of x and one of y. With F_own the score of the pair, the mean over strangers
+        of x and strangers of y is normalised in two ways:
+
+            [0]: F_own - log mean e^F over strangers,               too high where near strangers are rare,
+            [1]: F_own - log mean e^F over strangers and the pair,  at most log (m + 1).
+        """
         found = []
         for some in torch.split(rows, AT_ONCE, 1):
             same = (some[:, :, None] == negatives[:, None]).repeat(self.shape[0], 1, 1)
             # A row is no stranger to itself.
-            count, own_pair = (~same).sum(2), self.pairs(some)
-            ways = self.scores(some, negatives), self.scores(negatives, some).mT
-            sums = torch.stack([scores.masked_fill(same, -math.inf).logsumexp(2) for scores in ways])
-            without = own_pair - (sums - count.log()).mean(0)
-            within = own_pair - (torch.logaddexp(sums, own_pair) - (count + 1).log()).mean(0)
+            strangers = (~same).sum(2)
+            first, second = self.factors(some, some)
+            of_pair = (first * second).sum(1)
+            both = self.scores(some, negatives), self.scores(negatives, some).mT  # strangers of x, strangers of y
+            sums = torch.stack([scores.masked_fill(same, -math.inf).logsumexp(2) for scores in both])
+            without = of_pair - (sums - strangers.log()).mean(0)
+            within = of_pair - (torch.logaddexp(sums, of_pair) - (strangers + 1).log()).mean(0)
             found.append(torch.stack([without, within]))
         return torch.cat(found, 2)
-
-    @torch.no_grad()
-    def pairs(self, rows: Tensor) -> Tensor:
-        """(S F, n) the scores of x and y of the same rows (F, n)."""
-        first, second = self.factors(rows, rows)
-        return (first * second).sum(1)
 
 
 class LossOfProducts(torch.autograd.Function):
@@ -166,10 +171,10 @@ class LossOfProducts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor, loss: Loss) -> Tensor:
         """The loss (S,), some slices at a time; both gradients are kept."""
-        each = first.shape[2] * second.shape[2] * first.element_size()
-        few = len(first) if on_accelerator(first.device) else max(1, CACHE // each)
+        bytes_each = first.shape[2] * second.shape[2] * first.element_size()
+        at_once = len(first) if on_accelerator(first.device) else max(1, CACHE // bytes_each)
         parts = []
-        for a, b in zip(torch.split(first, few), torch.split(second, few), strict=True):
+        for a, b in zip(torch.split(first, at_once), torch.split(second, at_once), strict=True):
             value, slope = with_slope(loss, a.mT @ b)
             parts.append((value, b @ slope.mT, a @ slope))
         value, of_first, of_second = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -185,11 +190,12 @@ class LossOfProducts(torch.autograd.Function):
 
 
 def with_slope(loss: Loss, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss (S,) of scores (S, n, n), and its derivative by them (S, n, n)."""
+    """Return the loss (S,) of scores (S, n, n), and its derivative by them (S, n, n)."""
     if loss != "infonce":
         with torch.enable_grad():
             value = LOSSES[loss](scores.requires_grad_())
             return value.detach(), torch.autograd.grad(value.sum(), scores)[0]
+    # InfoNCE, the default, written out, which is faster.
     # dL/dF = (half the sum of the softmax along rows and that along columns, less the identity) / n.
     sums, slope = _softmaxes(scores)
     slope.mul_(0.5 / scores.shape[1])
@@ -198,62 +204,66 @@ def with_slope(loss: Loss, scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _softmaxes(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean log-sum-exp (S,) of rows plus that of columns, and the softmax (S, n, n) along rows plus columns."""
-    top, total, e = _exponentials(scores, 2)
+    """Return the mean log-sum-exp (S,) of rows plus that of columns, and the softmax (S, n, n) of both added up."""
+    row_top, row_sums, exponentials = _exponentials(scores, 2)
     # The exponentials of a row, relative to its largest score r_i, serve for columns too: these sum e^(r_i - r) of
     # them, with r = max r_i. Where all of a column lies far below r nothing is left of it: then columns get their own.
     # An accelerator always does so, for to look at the sums it would have to wait.
-    highest = top.amax(1, keepdim=True)
-    factor = (top - highest).exp_()
-    others = factor.mT @ e
-    if on_accelerator(scores.device) or not float(others.amin()) > LEAST_SUM:
-        highest, others, o = _exponentials(scores, 1)
-        slope = e.div_(total).add_(o.div_(others))
+    column_top = row_top.amax(1, keepdim=True)
+    factor = (row_top - column_top).exp_()
+    column_sums = factor.mT @ exponentials
+    if on_accelerator(scores.device) or not float(column_sums.amin()) > LEAST_SUM:
+        column_top, column_sums, of_columns = _exponentials(scores, 1)
+        slope = exponentials.div_(row_sums).add_(of_columns.div_(column_sums))
     else:
-        slope = e.mul_(1 / total + factor / others)
-    return (total.log() + top).flatten(1).mean(1) + (others.log() + highest).flatten(1).mean(1), slope
+        slope = exponentials.mul_(1 / row_sums + factor / column_sums)
+    of_rows, of_columns = row_sums.log() + row_top, column_sums.log() + column_top
+    return of_rows.flatten(1).mean(1) + of_columns.flatten(1).mean(1), slope
 
 
-def _exponentials(scores: Tensor, way: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest scores along dimension `way`, the sums of e^(F - largest), and these exponentials (S, n, n)."""
-    top = scores.amax(way, keepdim=True)
+def _exponentials(scores: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the largest scores along `axis`, the sums of e^(F - largest), and these exponentials (S, n, n)."""
+    top = scores.amax(axis, keepdim=True)
     # A CPU finds 2^x in a quarter of the time of e^x.
-    e = (scores - top).mul_(1 / math.log(2)).exp2_()
-    return top, e.sum(way, keepdim=True), e
+    exponentials = (scores - top).mul_(1 / math.log(2)).exp2_()
+    return top, exponentials.sum(axis, keepdim=True), exponentials
 
 
 def own(scores: Tensor) -> Tensor:
-    """(S, n) scores of the pairs that belong together, of (S, n, n)."""
+    """Return the scores (S, n) of the pairs that belong together, the diagonal of (S, n, n)."""
     return scores.diagonal(dim1=1, dim2=2)
 
 
 def apart(scores: Tensor) -> Tensor:
-    """(S, n, n) scores of the pairs that do not belong together; -inf where they do."""
+    """Return the scores (S, n, n) with -inf for pairs that belong together, so that a log-sum-exp leaves them out."""
     return scores.masked_fill(torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device), -math.inf)
 
 
 def pairs_apart(scores: Tensor) -> int:
-    """How many pairs of (S, n, n) do not belong together."""
+    """Return how many pairs of (S, n, n) do not belong together."""
     return scores.shape[1] * (scores.shape[1] - 1)
 
 
 def log_mean_apart(scores: Tensor) -> Tensor:
-    """(S,) log of the mean of e^F over pairs that do not belong together: 0 for the true log ratio."""
+    """Return log E e^F (S,) over pairs that do not belong together: 0 for the true log ratio."""
     return apart(scores).flatten(1).logsumexp(1) - math.log(pairs_apart(scores))
 
 
 def smile(scores: Tensor, tau: float) -> Tensor:
-    """(S,) E F - log E clip(e^F, e^-tau, e^tau) (Song and Ermon 2020, equation 13)."""
+    """Return E F - log E clip(e^F, e^-tau, e^tau), (S,) (Song and Ermon 2020, equation 13).
+
+    The first mean is over pairs that belong together, the second over strangers.
+    """
     return own(scores).mean(1) - log_mean_apart(scores.clamp(-tau, tau))
 
 
 def infonce(scores: Tensor) -> Tensor:
-    """(S,) log n - I_NCE, the cross-entropy of choosing y for x and x for y (van den Oord et al. 2018)."""
+    """Return log n - I_NCE (S,), the cross-entropy of choosing y for x and x for y (van den Oord et al. 2018)."""
     return 0.5 * (scores.logsumexp(1).mean(1) + scores.logsumexp(2).mean(1)) - own(scores).mean(1)
 
 
 def anchor(scores: Tensor) -> Tensor:
-    """(S,) InfoNCE with "none of these" among the candidates: its optimum is the log ratio itself."""
+    """Return the InfoNCE loss (S,) with "none of these" among the candidates: its optimum is the log ratio itself."""
     # "None" has the score log nu. In n of n + nu cases one of n candidates is the partner, in nu cases all are
     # strangers and "none" is right; n - 1 strangers of the batch then stand for n.
     n = scores.shape[1]
@@ -264,18 +274,18 @@ def anchor(scores: Tensor) -> Tensor:
 
 
 def jensen_shannon(scores: Tensor) -> Tensor:
-    """(S,) loss of a logistic classifier that tells pairs that belong together from others (Nowozin et al. 2016)."""
-    other = torch.nn.functional.softplus(apart(scores)).flatten(1).sum(1) / pairs_apart(scores)
-    return torch.nn.functional.softplus(-own(scores)).mean(1) + other
+    """Return the loss (S,) of a classifier that tells pairs that belong together from others (Nowozin et al. 2016)."""
+    of_strangers = torch.nn.functional.softplus(apart(scores)).flatten(1).sum(1) / pairs_apart(scores)
+    return torch.nn.functional.softplus(-own(scores)).mean(1) + of_strangers
 
 
 def nwj(scores: Tensor) -> Tensor:
-    """(S,) -(E F - E e^(F - 1)), minus the bound of Nguyen, Wainwright and Jordan (2010)."""
+    """Return -(E F - E e^(F - 1)), (S,): minus the bound of Nguyen, Wainwright and Jordan (2010)."""
     return (log_mean_apart(scores) - 1).exp() - own(scores).mean(1)
 
 
 def donsker_varadhan(scores: Tensor) -> Tensor:
-    """(S,) -(E F - log E e^F), minus their bound (Donsker and Varadhan 1983; Belghazi et al. 2018)."""
+    """Return -(E F - log E e^F), (S,): minus the bound of Donsker and Varadhan (1983; Belghazi et al. 2018)."""
     return log_mean_apart(scores) - own(scores).mean(1)
 
 

@@ -1,11 +1,14 @@
 """Networks that carry one side of a pair, at a fixed other side, from its marginal law to its conditional one: those of
-all snapshots and folds are trained together."""
+all snapshots and folds are trained together.
+
+S are snapshots, F folds, N samples, B draws, R rows that are read; k and m are the coordinates of the side that moves
+and of the one that stays; q is the number of values that a method reads.
+"""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -44,11 +47,19 @@ class Sides(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """Draws: numbers of rows (F, B), of other rows that they start from (F, B), and places along the way (F, B)."""
+    """What networks are trained on and read at: rows, each with another row that its way begins at, and a place on it.
+
+    Attributes
+    ----------
+    rows, others : (F, B) int64
+        Row numbers.
+    place : (F, B) float32
+        Of the way from `others` to `rows`, the share that is behind, in [0, 1).
+    """
 
     rows: Tensor
     others: Tensor
-    place: Tensor  # in [0, 1)
+    place: Tensor
 
 
 class PairNetworks(ABC):
@@ -59,19 +70,20 @@ class PairNetworks(ABC):
     exact: ClassVar[bool]
     """Whether `read` leaves out the information of the Gaussian start, which is then added exactly."""
 
-    def __init__(self, sides: Sides, rows: Rows, start: bool) -> None:
-        """Make the networks: with `start` on top of the solution for a Gaussian pair, else for independent sides."""
+    def __init__(self, sides: Sides, rows: Rows, gaussian: bool) -> None:
+        """Make networks on top of the solution for a Gaussian pair or, without `gaussian`, for independent sides."""
         self.sides, self.rows, device = sides, rows, sides.moving.device
         snapshots, folds, _, self.width = sides.moving.shape
         self.shape = (snapshots, folds)
+        # Moving coordinate i goes with still coordinate i, its partner; 0 where there are fewer still ones.
         partner = sides.still[..., : self.width]
         partner = torch.nn.functional.pad(partner, (0, self.width - partner.shape[3]))
-        rho = sides.correlations if start else torch.zeros_like(sides.correlations)
+        rho = sides.correlations if gaussian else torch.zeros_like(sides.correlations)
         # Of a Gaussian moving side at the still one: variance 1 - rho^2 (S, F, 1, k), mean rho x (S, F, N, k).
         self.rest = (1 - rho.square())[:, :, None]
         self.mean = rho[:, :, None] * partner
         self.off_mean = sides.moving - self.mean
-        self.start = start
+        self.gaussian = gaussian
         sizes = (self.width + sides.still.shape[3] + self.extra, HIDDEN, HIDDEN, self.width)
         self.stack = Stack(rows.seeds, snapshots, sizes, device)
         with torch.no_grad():
@@ -80,22 +92,18 @@ class PairNetworks(ABC):
         self.generators = [torch.Generator().manual_seed(seed + 1) for seed in rows.seeds]
         self.checks = self.drawn(rows.checked, CHECK_DRAWS)
 
-    def net(self, inputs: Tensor) -> Tensor:
-        """What the networks add, (S, F, B, k), from their inputs (S, F, B, in)."""
-        return self.apart(self.stack(inputs.flatten(0, 1)))
-
-    def apart(self, out: Tensor) -> Tensor:
-        """Numbers (S F, ...) with snapshots and folds as axes of their own, (S, F, ...)."""
-        return out.view(*self.shape, *out.shape[1:])
+    def added(self, inputs: Tensor) -> Tensor:
+        """Return what the networks add to the Gaussian solution, (S, F, B, k), from their inputs (S, F, B, in)."""
+        return torch.unflatten(self.stack(inputs.flatten(0, 1)), 0, self.shape)
 
     def places(self, count: int) -> Tensor:
-        """Random places (F, `count`) in [0, 1), one in each of `count` equal parts: their mean errs little."""
+        """Draw places (F, `count`) in [0, 1), one in each of `count` equal parts: their mean errs little."""
         u = torch.cat([torch.rand(1, generator=g, device="cpu", dtype=torch.float32) for g in self.generators])
         places: Tensor = (torch.arange(count, device="cpu") + u[:, None]) / count
         return places.to(self.sides.moving.device)
 
     def drawn(self, rows: Tensor, draws: int) -> Draws:
-        """Every row of `rows` (F, B) `draws` times, each time with a random other row and another place."""
+        """Draw every row of `rows` (F, B) `draws` times, each time with a random other row and another place."""
         count = rows.shape[1]
         shuffles = [
             torch.stack([torch.randperm(count, generator=g, device="cpu") for g in self.generators])
@@ -104,47 +112,50 @@ class PairNetworks(ABC):
         others = torch.cat([rows.gather(1, s.to(rows.device)) for s in shuffles], 1)
         first = self.places(count)
         # The draws of a row stand at equal distances along the way.
-        turn = torch.cat([(first + i / draws) % 1 for i in range(draws)], 1)
-        return Draws(rows.repeat(1, draws), others, turn)
+        places = torch.cat([(first + i / draws) % 1 for i in range(draws)], 1)
+        return Draws(rows.repeat(1, draws), others, places)
 
     def loss(self, rows: Tensor) -> Tensor:
-        """(S F,) mean squared error over the rows (F, B) of a batch."""
+        """Return the mean squared error (S F,) over the rows (F, B) of a batch."""
         # Batches come in random order: the row before is a random other one.
         return self.squares(Draws(rows, rows.roll(1, 1), self.places(rows.shape[1]))).mean(2).flatten()
 
     def criterion(self) -> Tensor:
-        """(S F,) mean squared error over the rows that choose the step."""
-        return self.mean_of(self.squares, self.checks).flatten()
+        """Return the mean squared error (S F,) over the rows that choose the step."""
+        return self.mean_squares(self.checks).flatten()
 
-    def mean_of(self, values: Callable[[Draws], Tensor], draws: Draws) -> Tensor:
-        """(S, F) the mean over draws of what the function `values` gives for them, (S, F, B)."""
-        return torch.cat([values(part) for part in _parts(draws)], 2).mean(2)
+    def mean_squares(self, draws: Draws) -> Tensor:
+        """Return the mean squared error (S, F) over draws, found for some of them at a time."""
+        return torch.cat([self.squares(part) for part in _parts(draws)], 2).mean(2)
 
-    def loose(self) -> Tensor:
-        """(S,) whether the error is much smaller on rows that were trained on than on those that are read."""
+    def overfitted(self) -> Tensor:
+        """Return (S,) whether the error is much smaller on rows that were trained on than on those that are read."""
         fewest = min(map(len, self.rows.fitted))
-        own = torch.stack([rows[:fewest] for rows in self.rows.fitted]).to(self.rows.read.device)
-        small, large = (self.mean_of(self.squares, self.drawn(r, CHECK_DRAWS)).sum(1) for r in (own, self.rows.read))
-        return small < (1 - LOOSE) * large
+        fitted = torch.stack([rows[:fewest] for rows in self.rows.fitted]).to(self.rows.read.device)
+        of_fitted, of_read = (
+            self.mean_squares(self.drawn(rows, CHECK_DRAWS)).sum(1) for rows in (fitted, self.rows.read)
+        )
+        return of_fitted < (1 - LOOSE) * of_read
 
     @abstractmethod
     def squares(self, draws: Draws) -> Tensor:
-        """(S, F, B) squared error of each draw, summed over coordinates."""
+        """Return the squared error (S, F, B) of each draw, summed over coordinates."""
 
     @abstractmethod
+    def nats(self, draws: Draws) -> Tensor:
+        """Return the nats (S, F, B, q) beyond the Gaussian start that each draw shows, in q ways."""
+
     def read(self) -> Tensor:
-        """(S, F, R, q) nats beyond the Gaussian start, of the rows that are read."""
+        """Return the nats (S, F, R, q) beyond the Gaussian start of each row that is read: the mean over its draws."""
+        draws = self.drawn(self.rows.read, READ_DRAWS)
+        # All rows once, then all rows again: (S, F, draws R, q).
+        nats = torch.cat([self.nats(part) for part in _parts(draws)], 2)
+        return nats.view(*self.shape, READ_DRAWS, -1, nats.shape[3]).mean(2)
 
     def train(self, plan: TrainingPlan) -> Trained:
-        """Train the networks, each to its best step; returns what became of them."""
-        size = min(plan.batch, *map(len, self.rows.fitted))
-        batches = Batches(self.rows.fitted, self.rows.seeds, size, self.sides.moving.device)
+        """Train the networks, each to its best step; return what became of them."""
+        batches = Batches(self.rows.fitted, self.rows.seeds, plan.batch, self.sides.moving.device)
         return train(self.stack.parameters, self.loss, self.criterion, batches, plan)
-
-    def over_reads(self, draws: Draws, values: list[Tensor]) -> Tensor:
-        """(S, F, R, q) means over the draws of each row, from values (S, F, B, q) of all draws, part by part."""
-        whole = torch.cat(values, 2)  # all rows once, then all rows again: (S, F, draws R, q)
-        return whole.view(*self.shape, -1, self.rows.read.shape[1], whole.shape[3]).mean(2)
 
 
 class Velocities(PairNetworks):
@@ -162,34 +173,29 @@ class Velocities(PairNetworks):
     exact = True
 
     def squares(self, draws: Draws) -> Tensor:
-        """(S, F, B) squared error of the velocity of each draw."""
+        """Return the squared error (S, F, B) of the velocity of each draw."""
         t, first, last = self.way(draws)
-        if self.start:
+        if self.gaussian:
             # The networks learn only what the Gaussian velocity leaves, with D the denominator of c:
             #     last - first - rho x - c (z - t rho x) = ((1 - t) (last - rho x) - t q first) / D.
             tq = t * self.rest
             target = ((1 - t) * rows_of(self.off_mean, draws.rows) - tq * first) / ((1 - t).square() + t * tq)
         else:
             target = last - first
-        return (self.net(self.inputs(torch.lerp(first, last, t), draws)) - target).square().sum(3)
+        return (self.added(self.inputs(torch.lerp(first, last, t), draws)) - target).square().sum(3)
 
     def way(self, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
-        """Time (F, B, 1), and the moving side (S, F, B, k) where its way begins, and where it ends."""
-        of_others, of_rows = (rows_of(self.sides.moving, rows) for rows in (draws.others, draws.rows))
-        return draws.place[..., None], of_others, of_rows
+        """Return the time (F, B, 1), and the moving side (S, F, B, k) where its way begins and where it ends."""
+        first, last = (rows_of(self.sides.moving, rows) for rows in (draws.others, draws.rows))
+        return draws.place[..., None], first, last
 
     def inputs(self, z: Tensor, draws: Draws) -> Tensor:
-        """Inputs (S, F, B, k + 2 + m) of the networks: z (S, F, B, k), time, its cosine, and the still side."""
+        """Return inputs (S, F, B, k + 2 + m) of the networks: z (S, F, B, k), time, its cosine, and the still side."""
         t = draws.place[..., None].expand(*z.shape[:3], 1)
         return torch.cat([z, t, (math.pi * t).cos(), rows_of(self.sides.still, draws.rows)], 3)
 
-    def read(self) -> Tensor:
-        """(S, F, R, 1) nats of each row: minus the divergence of what the networks add, over the way."""
-        draws = self.drawn(self.rows.read, READ_DRAWS)
-        return self.over_reads(draws, [-self.divergence(part) for part in _parts(draws)])
-
-    def divergence(self, draws: Draws) -> Tensor:
-        """(S, F, B, 1) divergence of what the networks add: exact in few dimensions, else an estimate."""
+    def nats(self, draws: Draws) -> Tensor:
+        """Return minus the divergence (S, F, B, 1) of what networks add: exact in few dimensions, else estimated."""
         t, first, last = self.way(draws)
         z = torch.lerp(first, last, t)
         inputs = self.inputs(z, draws).flatten(0, 1)
@@ -200,15 +206,14 @@ class Velocities(PairNetworks):
             if exact:
                 direction = torch.zeros_like(z)
                 direction[..., i] = 1.0
-            else:
-                shape = (*z.shape[2:],)  # (B, k), the same for all snapshots
-                bits = [torch.randint(2, shape, generator=g, device="cpu") for g in self.generators]
+            else:  # (F, B, k), the same for all snapshots
+                bits = [torch.randint(2, z.shape[2:], generator=g, device="cpu") for g in self.generators]
                 direction = (2 * torch.stack(bits) - 1).to(z).expand_as(z)
             # Time and the still side do not move.
             wide = torch.nn.functional.pad(direction, (0, inputs.shape[2] - self.width))
-            slope = self.apart(self.stack.along(wide.flatten(0, 1), slopes))
+            slope = torch.unflatten(self.stack.along(wide.flatten(0, 1), slopes), 0, self.shape)
             total += (slope * direction).sum(3)
-        return (total if exact else total / PROBES)[..., None]
+        return -(total if exact else total / PROBES)[..., None]
 
 
 class Scores(PairNetworks):
@@ -223,33 +228,32 @@ class Scores(PairNetworks):
     exact = False
 
     def noise(self, draws: Draws, generators: list[torch.Generator]) -> Tensor:
-        """Standard normal noise (F, B, k) for these draws, the same for all snapshots."""
+        """Draw standard normal noise (F, B, k) for these draws, the same for all snapshots."""
         shape = (draws.rows.shape[1], self.width)
         drawn = torch.stack([torch.randn(shape, generator=g, device="cpu", dtype=torch.float32) for g in generators])
         return drawn.to(self.sides.moving.device)
 
-    def fixed(self, draws: Draws) -> Tensor:
-        """(F, B, k) the same noise at every call."""
+    def fixed_noise(self, draws: Draws) -> Tensor:
+        """Return noise (F, B, k) that is the same at every call, so that values of two calls can be compared."""
         return self.noise(draws, [torch.Generator().manual_seed(seed + 2) for seed in self.rows.seeds])
 
     def loss(self, rows: Tensor) -> Tensor:
-        """(S F,) mean squared error over the rows (F, B) of a batch, with new noise."""
+        """Return the mean squared error (S F,) over the rows (F, B) of a batch, with new noise."""
         draws = Draws(rows, rows, self.places(rows.shape[1]))
         return self._squares(draws, self.noise(draws, self.generators)).mean(2).flatten()
 
     def squares(self, draws: Draws) -> Tensor:
-        """(S, F, B) squared error of the predicted noise, the same noise at every call."""
-        return self._squares(draws, self.fixed(draws))
+        """Return the squared error (S, F, B) of the predicted noise, the same noise at every call."""
+        return self._squares(draws, self.fixed_noise(draws))
 
     def _squares(self, draws: Draws, noise: Tensor) -> Tensor:
-        """(S, F, B) squared error of the predicted noise."""
-        # Every other row is denoised with the still side, the rest without.
+        """Return the squared error (S, F, B) of the predicted noise, every other row being denoised without `still`."""
         shown = (torch.arange(draws.rows.shape[1], device=noise.device) % 2)[:, None].float()
         return (self.predicted(draws, noise, shown) - noise).square().sum(3)
 
     def predicted(self, draws: Draws, noise: Tensor, shown: Tensor) -> Tensor:
-        """(S, F, B, k) predictions of the noise; `shown` (B, 1) says which see the still side."""
-        ratio = LOG_SNR[0] + (LOG_SNR[1] - LOG_SNR[0]) * draws.place[..., None]
+        """Return predictions (S, F, B, k) of the noise; `shown` (B, 1) is 1 for draws that see the still side."""
+        ratio = LOG_SNR[0] + (LOG_SNR[1] - LOG_SNR[0]) * draws.place[..., None]  # l, the log of signal to noise
         signal, rest = ratio.sigmoid(), (-ratio).sigmoid()
         y = signal.sqrt() * rows_of(self.sides.moving, draws.rows) + rest.sqrt() * noise
         # Of a Gaussian y with this mean and variance `left` the best prediction of the noise is linear in y_l.
@@ -257,18 +261,13 @@ class Scores(PairNetworks):
         start = rest.sqrt() * (y - signal.sqrt() * mean) / (signal * left + rest)
         still = rows_of(self.sides.still, draws.rows) * shown
         level = torch.cat([2 * draws.place[..., None] - 1, signal, shown.expand_as(signal)], 2)
-        return start + self.net(torch.cat([y, level.expand(*y.shape[:3], 3), still], 3))
+        return start + self.added(torch.cat([y, level.expand(*y.shape[:3], 3), still], 3))
 
-    def read(self) -> Tensor:
-        """(S, F, R, 2) nats of each row, inside and outside."""
-        draws = self.drawn(self.rows.read, READ_DRAWS)
-        return self.over_reads(draws, [self._both(part) for part in _parts(draws)])
-
-    def _both(self, draws: Draws) -> Tensor:
-        """(S, F, B, 2) nats of each draw: from both predictions ("inside"), and from both errors ("outside")."""
-        noise = self.fixed(draws)
-        ones = noise.new_ones(draws.rows.shape[1], 1)
-        known, unknown = self.predicted(draws, noise, ones), self.predicted(draws, noise, 0 * ones)
+    def nats(self, draws: Draws) -> Tensor:
+        """Return nats (S, F, B, 2) by the difference of two predictions ("inside") and of their errors ("outside")."""
+        noise = self.fixed_noise(draws)
+        shown = noise.new_ones(draws.rows.shape[1], 1)
+        known, unknown = self.predicted(draws, noise, shown), self.predicted(draws, noise, 0 * shown)
         inside = (known - unknown).square().sum(3)
         outside = ((unknown - noise).square() - (known - noise).square()).sum(3)
         # Half the integral over the log ratio: its length times the mean over uniform places.
@@ -276,5 +275,5 @@ class Scores(PairNetworks):
 
 
 def _parts(draws: Draws) -> list[Draws]:
-    """The draws in parts that fit into the cache."""
+    """Cut the draws into parts that fit into the cache."""
     return [Draws(*part) for part in zip(*(torch.split(each, _AT_ONCE, 1) for each in draws), strict=True)]

@@ -21,6 +21,8 @@ from torch import Tensor
 
 LEAST_SHARE, LEAST_GAIN = 1e-3, 3e-4
 """By which share of itself, and by how many nats, the criterion must fall to count as progress."""
+AT_ONCE = 512
+"""Rows of a fold for which wide networks are evaluated at a time."""
 STACK_BYTES = 512 << 20
 """What the activations of one stack may take: the cut follows from sizes, so it is the same on every machine."""
 
@@ -71,29 +73,33 @@ class Rows(NamedTuple):
     seeds: tuple[int, ...]
 
     @classmethod
-    def of(cls, part: Tensor, parts: int, seeds: Sequence[int]) -> Rows:
-        """From the part (N,) of each row: a fold reads its own `parts`, checks on the next, trains on the others."""
-        own = torch.arange(len(seeds), device="cpu")[:, None]
+    def of(cls, part_of_row: Tensor, parts_a_fold: int, seeds: Sequence[int]) -> Rows:
+        """Cut rows into folds by the part (N,) that each is in, `parts_a_fold` consecutive parts being a fold.
+
+        A fold reads the rows of its own parts, chooses the step on the one part after them, and is trained on the rest.
+        """
+        fold = torch.arange(len(seeds), device="cpu")[:, None]
         # (F, N) number of the part of each row, counted from the first part of the fold itself and around the end.
-        place = (part.cpu() - parts * own) % (parts * len(seeds))
-        read, checked = place < parts, place == parts
+        place = (part_of_row.cpu() - parts_a_fold * fold) % (parts_a_fold * len(seeds))
+        read, checked = place < parts_a_fold, place == parts_a_fold
         fitted = tuple(row.nonzero()[:, 0] for row in ~read & ~checked)
-        return cls(fitted, _even(checked).to(part.device), _even(read).to(part.device), tuple(seeds))
+        device = part_of_row.device
+        return cls(fitted, _equally_many(checked).to(device), _equally_many(read).to(device), tuple(seeds))
 
 
-def _even(chosen: Tensor) -> Tensor:
-    """(F, n) numbers of the rows chosen in (F, N) bool; folds with fewer than the most repeat some of theirs."""
+def _equally_many(chosen: Tensor) -> Tensor:
+    """Return the numbers (F, n) of the rows chosen in (F, N) bool; folds with fewer rows than n repeat their first."""
     numbers = [row.nonzero()[:, 0] for row in chosen]
-    most = max(map(len, numbers))
-    return torch.stack([row.repeat(-(-most // len(row)))[:most] for row in numbers])
+    place = torch.arange(max(map(len, numbers)), device="cpu")
+    return torch.stack([row[place % len(row)] for row in numbers])
 
 
 class Stack:
     """Perceptrons of one shape with GELU between their layers; slice c * len(seeds) + i is copy c of seed i.
 
-    The last layer starts at 0: at first a network adds nothing to its start. Its first `drawn` outputs start at random
-    instead: a product of two networks that both start at 0 would stay there. With `dropout`, masks come from the first
-    seed and are the same for all copies.
+    The last layer starts at 0: a network adds nothing at first to what it corrects. Its first `random_outputs` outputs
+    start at random instead: a product of two networks that both start at 0 would stay there. With `dropout`, masks come
+    from the first seed and are the same for all copies.
     """
 
     def __init__(
@@ -103,7 +109,7 @@ class Stack:
         sizes: Sequence[int],
         device: torch.device,
         *,
-        drawn: int = 0,
+        random_outputs: int = 0,
         dropout: float = 0.0,
     ) -> None:
         """Draw first weights for `sizes`, the inputs, hidden units and outputs of a network, once for each seed."""
@@ -112,12 +118,12 @@ class Stack:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.weights: list[Tensor] = []
         self.biases: list[Tensor] = []
-        for place, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
+        for layer, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
             # (seeds, in + 1, out): the last row is the bias.
             start = torch.stack([_uniform(inputs + 1, outputs, generator=g) for g in generators])
             start = (2 * start - 1) / math.sqrt(inputs)  # uniform, as torch.nn.Linear begins
-            if place == len(sizes) - 2:
-                start[:, :, drawn:] = 0
+            if layer == len(sizes) - 2:  # the last one
+                start[:, :, random_outputs:] = 0
             start = start.repeat(copies, 1, 1).to(device)
             self.weights.append(start[:, :-1].contiguous().requires_grad_())
             self.biases.append(start[:, -1:].contiguous().requires_grad_())
@@ -130,18 +136,18 @@ class Stack:
         return [*self.weights, *self.biases]
 
     def __call__(self, rows: Tensor, *, training: bool = False) -> Tensor:
-        """(slices, B, out) from (slices, B, in); units drop out while `training`."""
+        """Return the outputs (slices, B, out) for inputs (slices, B, in); hidden units drop out while `training`."""
         masks = [self._mask(rows.shape[1], w.shape[2]) for w in self.weights[:-1] if training and self.dropout]
         out: Tensor = _Perceptrons.apply(rows, masks, *self.parameters)  # type: ignore[no-untyped-call]  # of torch
         return out
 
     def _mask(self, rows: int, width: int) -> Tensor:
-        """Factors (seeds, B, width): 0 for units that drop out, above 1 for the others, so that the mean stays."""
-        drawn = _uniform(self.shape[0], rows, width, generator=self.masks) >= self.dropout
-        return (drawn.float() / (1 - self.dropout)).to(self.weights[0].device)
+        """Draw factors (seeds, B, width): 0 for units that drop out, above 1 for the others, so that the mean stays."""
+        stays = _uniform(self.shape[0], rows, width, generator=self.masks) >= self.dropout
+        return (stays.float() / (1 - self.dropout)).to(self.weights[0].device)
 
     def slopes(self, rows: Tensor) -> list[Tensor]:
-        """Derivatives of every GELU at rows (slices, B, in): (slices, B, width) for each hidden layer."""
+        """Return the derivatives of GELU at inputs (slices, B, in): (slices, B, width) for each hidden layer."""
         found = []
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             rows = torch.baddbmm(bias, rows, weight)
@@ -152,7 +158,10 @@ class Stack:
         return found
 
     def along(self, directions: Tensor, slopes: Sequence[Tensor]) -> Tensor:
-        """(slices, B, out) derivatives along `directions` (slices, B, in), at the rows whose `slopes` are given."""
+        """Return the derivatives (slices, B, out) of the outputs along `directions` (slices, B, in).
+
+        They are taken at the inputs for which `slopes` were found.
+        """
         for weight, slope in zip(self.weights[:-1], slopes, strict=True):
             directions = torch.bmm(directions, weight) * slope
         return torch.bmm(directions, self.weights[-1])
@@ -171,11 +180,11 @@ class _Perceptrons(torch.autograd.Function):
         # `before` and `seen`: the units of each layer before and after GELU (and drop-out), which `backward` needs.
         weights, biases = parameters[: len(parameters) // 2], parameters[len(parameters) // 2 :]
         seen, before = [rows], []
-        for place, (weight, bias) in enumerate(zip(weights[:-1], biases[:-1], strict=True)):
+        for layer, (weight, bias) in enumerate(zip(weights[:-1], biases[:-1], strict=True)):
             before.append(torch.baddbmm(bias, seen[-1], weight))
             seen.append(torch.nn.functional.gelu(before[-1]))
             if masks:
-                _drop_out(seen[-1], masks[place])
+                _drop_out(seen[-1], masks[layer])
         ctx.save_for_backward(*weights, *seen, *before)
         ctx.masks = masks
         return torch.baddbmm(biases[-1].mT, weights[-1].mT, seen[-1].mT).mT
@@ -188,17 +197,17 @@ class _Perceptrons(torch.autograd.Function):
         weights, seen, before = (ctx.saved_tensors[i * count : (i + 1) * count] for i in range(3))
         of_weights: list[Tensor] = []
         of_biases: list[Tensor] = []
-        for place in reversed(range(count)):
-            if place < count - 1:
+        for layer in reversed(range(count)):
+            if layer < count - 1:
                 if ctx.masks:
-                    _drop_out(grad, ctx.masks[place])
-                torch.ops.aten.gelu_backward.grad_input(grad, before[place], grad_input=grad)
-                of_weights.insert(0, torch.bmm(seen[place].mT, grad))
+                    _drop_out(grad, ctx.masks[layer])
+                torch.ops.aten.gelu_backward.grad_input(grad, before[layer], grad_input=grad)
+                of_weights.insert(0, torch.bmm(seen[layer].mT, grad))
             else:
-                of_weights.insert(0, torch.bmm(grad.mT, seen[place]).mT)
+                of_weights.insert(0, torch.bmm(grad.mT, seen[layer]).mT)
             of_biases.insert(0, grad.sum(1, keepdim=True))
-            if place or ctx.needs_input_grad[0]:
-                grad = torch.bmm(grad, weights[place].mT)
+            if layer or ctx.needs_input_grad[0]:
+                grad = torch.bmm(grad, weights[layer].mT)
         return grad if ctx.needs_input_grad[0] else None, None, *of_weights, *of_biases
 
 
@@ -208,48 +217,59 @@ def _drop_out(rows: Tensor, mask: Tensor) -> None:
 
 
 def _uniform(*shape: int, generator: torch.Generator) -> Tensor:
-    """Uniform float32 numbers (`shape`) in [0, 1) on the CPU, whatever the default type and device are."""
+    """Draw uniform float32 numbers (`shape`) in [0, 1) on the CPU, whatever the default type and device are."""
     return torch.rand(shape, generator=generator, device="cpu", dtype=torch.float32)
 
 
 def rows_of(whole: Tensor, rows: Tensor) -> Tensor:
-    """The rows (F, B) of each fold, (S, F, B, C), out of `whole` (S, F, N, C), or (S, 1, N, C) shared by all folds."""
-    # Rows are copied whole: an index of folds and rows together goes from number to number, four times as slowly.
+    """Return (S, F, B, C): of `whole` (S, F, N, C), or (S, 1, N, C) shared by all folds, the rows (F, B) of each fold.
+
+    S are snapshots, F folds, N samples, C coordinates; `rows` are row numbers.
+    """
+    # Rows are copied whole: `whole[:, folds, rows]` copies number by number, four times as slowly.
     snapshots, folds, samples, width = whole.shape
     first = torch.arange(0, snapshots * folds * samples, samples, device=whole.device)
-    place = first.view(snapshots, folds, 1) + rows
+    place = first.view(snapshots, folds, 1) + rows  # in `whole` with all snapshots and folds below one another
     return whole.reshape(-1, width).index_select(0, place.flatten()).view(*place.shape, width)
 
 
 class Batches:
     """Rows of the batches of each seed: one permutation of its training rows after another.
 
-    `rows` are the training rows of each seed, (n_i,) int64 on the CPU; seeds that are equal draw alike.
+    `rows` are the training rows of each seed, (n_i,) int64 on the CPU; seeds that are equal draw alike. A batch has
+    `size` rows, or as many as the seed with the fewest has.
     """
 
     def __init__(self, rows: Sequence[Tensor], seeds: Sequence[int], size: int, device: torch.device) -> None:
-        """Begin with no row drawn; `size` is that of a batch."""
-        self.rows, self.size, self.device = rows, size, device
+        """Begin with no row drawn."""
+        self.rows, self.size, self.device = rows, min(size, *map(len, rows)), device
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.left = [r[:0] for r in rows]  # drawn already and not yet in a batch
+        self.queues = [r[:0] for r in rows]  # of each seed, rows that were drawn and are not yet in a batch
 
     def draw(self, count: int) -> Tensor:
-        """(count, seeds, B) int64, the next `count` batches on the device."""
-        need, drawn = count * self.size, []
+        """Return the numbers of the rows of the next `count` batches, (count, seeds, B) int64 on the device."""
+        need, batches = count * self.size, []
         for i, (rows, generator) in enumerate(zip(self.rows, self.generators, strict=True)):
-            while len(self.left[i]) < need:
+            while len(self.queues[i]) < need:
                 more = rows[torch.randperm(len(rows), generator=generator, device="cpu")]
-                self.left[i] = torch.cat([self.left[i], more])
-            drawn.append(self.left[i][:need].view(count, self.size))
-            self.left[i] = self.left[i][need:]
-        return torch.stack(drawn, 1).to(self.device)
+                self.queues[i] = torch.cat([self.queues[i], more])
+            batches.append(self.queues[i][:need].view(count, self.size))
+            self.queues[i] = self.queues[i][need:]
+        return torch.stack(batches, 1).to(self.device)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What became of each slice (slices,): the step that was kept, and whether more steps would have helped.
+    """What became of each slice, all (slices,).
 
-    `diverged` slices lost their numbers on the way; they are kept as they were at their best step before.
+    Attributes
+    ----------
+    step : int64
+        The step that was kept.
+    unfinished : bool
+        Whether the criterion was still falling at the last check, so that more steps would have helped.
+    diverged : bool
+        Whether the criterion became NaN or infinite; the slice is kept as it was at its best step before.
     """
 
     step: Tensor
@@ -296,7 +316,7 @@ def train(
         for whole, p in zip(kept, parameters, strict=True):
             whole.copy_(torch.where(better.view(-1, *[1] * (p.ndim - 1)), p.detach(), whole))
         best, step = torch.where(better, now, best), torch.where(better, taken, step)
-        # The upper limit is there for a mark that is infinite.
+        # The upper limit keeps an infinite mark from being lowered by infinity, which is no number.
         progress = best < mark - (LEAST_SHARE * mark.abs()).clamp(LEAST_GAIN, torch.finfo(mark.dtype).max)
         mark = torch.where(progress, best, mark)
         waited = torch.where(progress, 0, waited + 1)
@@ -305,28 +325,36 @@ def train(
     with torch.no_grad():
         for p, whole in zip(parameters, kept, strict=True):
             p.copy_(whole)
-    return Trained(step, (waited < 1) & ~diverged, diverged)
+    # Where no step was to be taken, none is missing.
+    return Trained(step, (waited < 1) & ~diverged & (plan.steps > 0), diverged)
+
+
+def mean_loss(loss: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """Return the mean (slices,) of `loss` over rows (F, B), found for `AT_ONCE` rows at a time."""
+    parts = [loss(some) * some.shape[1] for some in torch.split(rows, AT_ONCE, 1)]
+    return torch.stack(parts).sum(0) / rows.shape[1]
 
 
 def in_stacks(
     t: Tensor, bytes_each: int, work: Callable[[Tensor], dict[str, Tensor]], *, most: int | None = None
 ) -> dict[str, Tensor]:
-    """What `work` finds in snapshots (S, N, U), as many of them at once as `STACK_BYTES` takes, or `most` of them.
+    """Return what `work` finds in snapshots (S, N, U), given as many of them at a time as memory is meant to hold.
 
-    Where memory does not suffice, a warning is given and the stack is halved: the same numbers within 0.02 bit. `work`
-    takes gradients in full width, whatever `no_grad`, `inference_mode` or `autocast` the caller is in.
+    That is as many as fit into `STACK_BYTES` with `bytes_each`, or `most` of them. Where memory does not suffice, a
+    warning is given and the stack is halved: the same numbers within 0.02 bit. `work` takes gradients in full width,
+    whatever `no_grad`, `inference_mode` or `autocast` the caller is in.
     """
     fit, t = max(1, STACK_BYTES // bytes_each), t.detach()
     size = fit if most is None else min(fit, most)
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(t.device.type, enabled=False):
-        parts = [_within_memory(t[i : i + size], work) for i in range(0, len(t), size)]
+        parts = [part for stack in torch.split(t, size) for part in _within_memory(stack, work)]
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
-def _within_memory(t: Tensor, work: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What `work` finds in `t` (S, ...), with a warning in halves where memory does not suffice for all."""
+def _within_memory(t: Tensor, work: Callable[[Tensor], dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Return what `work` finds in snapshots `t` (S, ...): all at once or, with a warning if memory ends, in parts."""
     try:
-        return work(t)
+        return [work(t)]
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if len(t) == 1 or not out_of_memory(error):
             raise
@@ -337,11 +365,10 @@ def _within_memory(t: Tensor, work: Callable[[Tensor], dict[str, Tensor]]) -> di
         RuntimeWarning,
         stacklevel=2,
     )
-    parts = [_within_memory(part, work) for part in (t[:half], t[half:])]
-    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    return [*_within_memory(t[:half], work), *_within_memory(t[half:], work)]
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is used up, on whatever device."""
+    """Return whether an error says that memory is used up, on whatever device."""
     # The CPU's allocator raises a plain RuntimeError.
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -41,7 +40,8 @@ IN_CACHE = 16
 MOST_KEPT, MOST_MOVED = 64, 16
 """Components kept of a side at most, and leading coordinates of them that networks see."""
 FILLED, WIDER = 0.85, 1.25
-"""Share of a normal law's dimension from which rows fill their coordinates; if not, coordinates kept a dimension."""
+"""Share of a normal law's dimension from which rows fill their coordinates; if they do not, coordinates for each
+dimension of the curve or surface that rows lie on."""
 TIED = 0.05
 """Share of repeated rows from which a side has no density."""
 APART_BITS, APART_SHARE = 0.25, 0.1
@@ -177,30 +177,38 @@ class FlowMatching(NoisyMethod):
         return _CarriedPairs(self, given)
 
 
-class _Block(NamedTuple):
-    """One side of a pair: its columns, how many components are kept, and whether it has a density in them."""
+class _Side(NamedTuple):
+    """One side of a pair, without what pairs it.
+
+    Attributes
+    ----------
+    marginal : Marginal
+        Its columns (N, D), ranked or scaled.
+    kept : int
+        How many principal components of the columns are used.
+    filled : bool
+        Whether rows fill these components, so that the side has a density in them; then it can be moved.
+    """
 
     marginal: Marginal
     kept: int
     filled: bool
 
     @classmethod
-    def of(cls, block: Tensor, seed: int) -> _Block | None:
-        """The side with rows (N, D); None where all rows are equal."""
+    def of(cls, block: Tensor, seed: int) -> _Side | None:
+        """Prepare the side with rows `block` (N, D); return None where all rows are equal."""
         ranked = Marginal.of(block, seed)
-        if ranked.columns.shape[1] == 0:
-            return None
-        # Ranks straighten curved layers of few latents and leave no far rows; where rows fill many units they are not
-        # needed in all.
         columns = ranked.columns
+        if columns.shape[1] == 0:
+            return None
+        # Ranks straighten curved layers of few latents and leave no far rows. Where rows fill all of many units, units
+        # that are normal already are scaled only.
         kept, filled = _dimensions(columns, seed)
         if FEW_UNITS < columns.shape[1] == kept:
-            scaled = Marginal.of(block, seed, ranks=False).columns
-            columns = scaled_where_normal(columns, scaled)
-        marginal = ranked._replace(columns=columns)
+            columns = scaled_where_normal(columns, Marginal.of(block, seed, ranks=False).columns)
         # Repeated values of one unit do no harm where whole rows differ.
-        tied = marginal.tied and float((equal_rows(columns) > 0).double().mean()) > TIED
-        return cls(marginal, kept, filled and not tied)
+        tied = ranked.tied and float((equal_rows(columns) > 0).double().mean()) > TIED
+        return cls(ranked._replace(columns=columns), kept, filled and not tied)
 
     @property
     def moved(self) -> int:
@@ -209,12 +217,12 @@ class _Block(NamedTuple):
 
 
 def _dimensions(columns: Tensor, seed: int) -> tuple[int, bool]:
-    """How many principal components of (N, D) to keep, and whether rows fill them."""
-    rows = drawn_rows(len(columns), _DIMENSION_ROWS, seed)
+    """Return how many principal components of `columns` (N, D) to keep, and whether rows fill them."""
+    rows = drawn_rows(len(columns), _DIMENSION_ROWS, seed)  # None where all are few enough
     coordinates, squares = principal_coordinates((columns if rows is None else columns[rows.to(columns.device)])[None])
     largest = squares[0].topk(min(MOST_KEPT, squares.shape[1]))
-    shown = largest.indices[largest.values > LEAST_VARIANCE * largest.values[0]]
-    coordinates, count = coordinates[0][:, shown], len(shown)
+    chosen = largest.indices[largest.values > LEAST_VARIANCE * largest.values[0]]
+    coordinates, count = coordinates[0][:, chosen], len(chosen)
     if _filled(coordinates, seed):
         return count, True
     # Rows lie on a curve or surface: a few components more than its dimension hold it.
@@ -223,8 +231,8 @@ def _dimensions(columns: Tensor, seed: int) -> tuple[int, bool]:
 
 
 def _filled(coordinates: Tensor, seed: int) -> bool:
-    """Whether coordinates (N, k) have nearly the intrinsic dimension of Gaussian noise of the same shape."""
-    if coordinates.shape[1] == 1:
+    """Return whether coordinates (N, k) have nearly the intrinsic dimension of Gaussian noise of the same shape."""
+    if coordinates.shape[1] == 1:  # a line is filled by whatever varies on it
         return True
     g = torch.Generator().manual_seed(seed)
     normal = torch.randn(coordinates.shape, generator=g, device="cpu", dtype=torch.float64)
@@ -232,17 +240,21 @@ def _filled(coordinates: Tensor, seed: int) -> bool:
 
 
 def _intrinsic(rows: Tensor) -> float:
-    """Intrinsic dimension of rows (N, k): that of the curve or surface they lie on, from distances of neighbours."""
+    """Estimate the dimension of the curve or surface that rows (N, k) lie on, from distances of neighbours."""
     return intrinsic_dimension(Points(rows).nearest(min(_NEIGHBORS, len(rows) - 1))[0])
 
 
 def most_at_once(folds: int, device: torch.device) -> int | None:
-    """How many snapshots are trained together, at most; None, on an accelerator, for as many as memory takes."""
+    """Return how many snapshots are trained together at most; None on an accelerator, which takes all that fit."""
     return None if on_accelerator(device) else max(1, IN_CACHE // folds)
 
 
 class _CarriedPairs(Problem):
-    """The targets and, where T has noise, the inputs, each paired with the layer of every snapshot."""
+    """The targets and, where T has noise, the inputs, each paired with the layer of every snapshot.
+
+    S are snapshots, F folds, N samples, R rows that are read. A method reads q values of each row: 1 ("flow") or 2
+    ("score", inside and outside).
+    """
 
     config: FlowMatching
 
@@ -250,117 +262,115 @@ class _CarriedPairs(Problem):
         """Take targets and inputs as sides of pairs, and cut the samples into two parts for each fold."""
         super().__init__(config, given)
         x = random_inputs(config, given)
-        self.others: dict[str, Tensor] = {"I(T;Y)": given.y.detach()} if given.y.is_floating_point() else {}
+        self.blocks: dict[str, Tensor] = {"I(T;Y)": given.y.detach()} if given.y.is_floating_point() else {}
         if x is not None:
-            self.others["I(X;T)"] = x.detach()
-        self.sides = {name: _Block.of(block, _STREAM + config.seed) for name, block in self.others.items()}
-        self.part = fold_of_row(given.x_ids, 2 * config.folds, config.seed)
+            self.blocks["I(X;T)"] = x.detach()
+        self.others = {name: _Side.of(block, _STREAM + config.seed) for name, block in self.blocks.items()}
+        self.part_of_row = fold_of_row(given.x_ids, 2 * config.folds, config.seed)
         self.plan = TrainingPlan(
             rate=RATE, decay=DECAY, batch=BATCH, steps=config.steps, every=EVERY, patience=PATIENCE, cosine=True
         )
 
     def rows(self, direction: int) -> Rows:
-        """Row numbers by fold: each reads its own two parts, the next chooses the step, the others are trained on."""
+        """Return the row numbers by fold; `direction`, 0 or 1 (see `_FoldCoordinates.sides`), decides the seeds."""
         first = self.config.folds * self.config.seed
         # No two folds, directions or values of `seed` share one.
         seeds = [2 * (first + fold) + direction for fold in range(self.config.folds)]
-        return Rows.of(self.part, 2, seeds)
+        return Rows.of(self.part_of_row, 2, seeds)
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        """The numbers of `_stack` for all snapshots (S, N, U) and every other side; `_zeros` where one is constant."""
-        own = [_Block.of(with_noise(layer, self.config), self.config.seed) for layer in t.detach()]
-        found = {"degenerate": torch.tensor([block is None for block in own], device=t.device)}
-        for name, other in self.sides.items():
-            groups: dict[int, list[int]] = defaultdict(list)  # networks of one size are one stack
-            for i, block in enumerate(own):
-                if block is not None and other is not None:
-                    groups[block.kept].append(i)
+        """Return the numbers of `_stack` for all snapshots `t` (S, N, U) and every other side, by pair and name.
+
+        A pair with a constant side has the numbers of `_zeros`.
+        """
+        layers = [_Side.of(with_noise(layer, self.config), self.config.seed) for layer in t.detach()]
+        found = {"degenerate": torch.tensor([layer is None for layer in layers], device=t.device)}
+        varying = {i: layer for i, layer in enumerate(layers) if layer is not None}
+        for name, other in self.others.items():
             whole = _zeros(self.config.method, t)
-            for members in groups.values():
-                blocks = [block for block in (own[i] for i in members) if block is not None]
-                for key, value in self._trained(blocks, other).items():
-                    whole[key][members] = value
+            # Networks of one size are one stack.
+            for size in {layer.kept for layer in varying.values() if other is not None}:
+                assert other is not None
+                members = {i: layer for i, layer in varying.items() if layer.kept == size}
+                for key, value in self._trained(list(members.values()), other).items():
+                    whole[key][list(members)] = value
             found |= {f"{name} {key}": value for key, value in whole.items()}
         return found
 
-    def _trained(self, blocks: list[_Block], other: _Block | None) -> dict[str, Tensor]:
-        """The numbers of `_stack` for snapshots whose networks have one size, as many at a time as memory takes."""
-        assert other is not None
-        each = self.config.folds * _bytes_of_fold(self.samples, blocks[0].moved, other.moved)
-        numbers = torch.arange(len(blocks), device=self.t.device)
+    def _trained(self, layers: list[_Side], other: _Side) -> dict[str, Tensor]:
+        """Return the numbers of `_stack` for layers of one size, as many at a time as memory takes."""
+        each = self.config.folds * _bytes_of_fold(self.samples, layers[0].moved, other.moved)
+        numbers = torch.arange(len(layers), device=self.t.device)
         most = most_at_once(self.config.folds, self.t.device)
-        return in_stacks(numbers, each, lambda some: self._stack([blocks[i] for i in some.tolist()], other), most=most)
+        return in_stacks(numbers, each, lambda some: self._stack([layers[i] for i in some.tolist()], other), most=most)
 
-    def _stack(self, blocks: list[_Block], other: _Block) -> dict[str, Tensor]:
-        """Nats (S, 2, q) by either side moving, their weights, error and doubts, of snapshots trained together."""
-        base = self.config.base == "gaussian"
-        pairs = _FoldCoordinates.of(blocks, other, self.rows(0).fitted)
-        # `ways` has the nats of each row (S, N, q) by T moving, then by the other side moving.
-        ways, doubtful = [], torch.zeros(len(blocks), dtype=torch.bool, device=self.t.device)
+    def _stack(self, layers: list[_Side], other: _Side) -> dict[str, Tensor]:
+        """Train the layers of S snapshots together, each with the other side, and return numbers (S, ...) by name.
+
+        "directions" are nats (S, 2, q) by T moving and by the other side moving, "weight" (S, 2) is what each counts.
+        """
+        gaussian = self.config.base == "gaussian"
+        pairs = _FoldCoordinates.of(layers, other, self.rows(0).fitted)
+        of_rows, doubtful = [], torch.zeros(len(layers), dtype=torch.bool, device=self.t.device)
         for direction in (0, 1):
-            networks = self.networks(pairs.sides(direction), self.rows(direction), base)
+            kind = Velocities if self.config.method == "flow" else Scores
+            networks: PairNetworks = kind(pairs.sides(direction), self.rows(direction), gaussian)
             trained = networks.train(self.plan)
-            doubtful |= networks.apart((trained.unfinished & (self.config.steps > 0)) | trained.diverged).any(1)
+            doubtful |= torch.unflatten(trained.unfinished | trained.diverged, 0, networks.shape).any(1)
             with torch.no_grad():
-                doubtful |= networks.loose()
+                doubtful |= networks.overfitted()
                 read = networks.read().double()  # (S, F, R, q)
             # What networks do not give: all of the Gaussian pair, or its part in coordinates that they do not see.
-            known = pairs.nats if base and networks.exact else pairs.beyond
-            whole = read.new_zeros(len(blocks), self.samples, read.shape[3])
+            known = pairs.nats if gaussian and networks.exact else pairs.beyond
+            whole = read.new_zeros(len(layers), self.samples, read.shape[3])
             for fold, numbers in enumerate(networks.rows.read):
                 whole[:, numbers] = read[:, fold] + known[:, fold, None, None]
-            ways.append(whole)
-        values = torch.stack(ways, 1)  # (S, 2, N, q)
+            of_rows.append(whole)
+        values = torch.stack(of_rows, 1)  # (S, 2, N, q)
         # A side without a density has no velocity: then only the other one counts; where neither has one, both do.
-        free = torch.tensor([[b.filled, other.filled] for b in blocks], device=self.t.device)
-        weight = torch.where(free.any(1, keepdim=True), free, True).double()
+        movable = torch.tensor([[layer.filled, other.filled] for layer in layers], device=self.t.device)
+        weight = torch.where(movable.any(1, keepdim=True), movable, True).double()
         weight = weight / weight.sum(1, keepdim=True)
         scatter = (values[..., 0] * weight[:, :, None]).sum(1)
         # The exact part is one number for all rows, but its interval must know how its log ratio scatters over them.
-        if base and self.config.method == "flow":
-            scatter = scatter + pairs.pointwise(self.part // 2)
+        if gaussian and self.config.method == "flow":
+            scatter = scatter + pairs.pointwise(self.part_of_row // 2)
+        fewest = min(map(len, self.rows(0).fitted))
+        few = [fewest < ROWS_A_DIMENSION * max(layer.kept, other.kept) for layer in layers]
         return {
-            "ways": values.mean(2),
+            "directions": values.mean(2),
             "weight": weight,
             "error": scatter.std(1) / math.sqrt(self.samples),
-            "doubtful": doubtful | ~free.any(1) | pairs.steep,
-            "tied": ~free.all(1),
+            "doubtful": doubtful | ~movable.any(1) | pairs.steep,
+            "tied": ~movable.all(1),
             "kept": pairs.kept,
-            "few": torch.tensor([self._few(max(b.kept, other.kept)) for b in blocks], device=self.t.device),
+            "few": torch.tensor(few, device=self.t.device),
         }
-
-    def _few(self, dimensions: int) -> bool:
-        """Whether some fold has too few training rows for so many dimensions."""
-        return min(map(len, self.rows(0).fitted)) < ROWS_A_DIMENSION * dimensions
-
-    def networks(self, sides: Sides, rows: Rows, base: bool) -> PairNetworks:
-        """Untrained networks of the kind that the setting `method` says; `base`: on top of the Gaussian solution."""
-        return (Velocities if self.config.method == "flow" else Scores)(sides, rows, base)
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """The quantities of every pair of sides, and the share of the variance of T that was kept."""
+        """Return the quantities of every pair of sides, and the share of the variance of T that was kept."""
         out: dict[str, Quantity] = {}
-        for name, other in self.sides.items():
-            own = {key: found[f"{name} {key}"] for key in _zeros(self.config.method, self.t[:0])}
-            out |= self._quantities(name, own, found["degenerate"] | (other is None))
-        kept = found[f"{next(iter(self.sides))} kept"]  # the share of T, whatever it is paired with
+        for name, other in self.others.items():
+            of_pair = {key: found[f"{name} {key}"] for key in _zeros(self.config.method, self.t[:0])}
+            out |= self._quantities(name, of_pair, found["degenerate"] | (other is None))
+        kept = found[f"{next(iter(self.others))} kept"]  # the share of T, whatever it is paired with
         return out | report("variance kept", kept, unit="share", flags={"degenerate": found["degenerate"]})
 
-    def _quantities(self, name: str, own: dict[str, Tensor], constant: Tensor) -> dict[str, Quantity]:
-        """The quantities of one pair of sides, in bits, with their flags."""
-        ways = own["ways"] * BITS_PER_NAT  # (S, 2, q)
-        read = (ways * own["weight"][:, :, None]).sum(1)  # (S, q)
+    def _quantities(self, name: str, found: dict[str, Tensor], constant: Tensor) -> dict[str, Quantity]:
+        """Return the quantities of the pair `name` in bits, from the numbers of `_stack`; a side is `constant` (S,)."""
+        directions = found["directions"] * BITS_PER_NAT  # (S, 2, q)
+        read = (directions * found["weight"][:, :, None]).sum(1)  # (S, q)
         value, score = read[:, 0], self.config.method == "score"
         # Two ways to the same number: inside and outside, or T moved and the other side moved.
-        apart = read[:, 0] - read[:, 1] if score else (ways[:, 0, 0] - ways[:, 1, 0]) * ~own["tied"]
+        difference = read[:, 0] - read[:, 1] if score else (directions[:, 0, 0] - directions[:, 1, 0]) * ~found["tied"]
         flags = {
             "degenerate": constant,
-            "ties": own["tied"],
-            "few_samples": own["few"],
-            "unreliable": own["doubtful"] | (apart.abs() > APART_BITS + APART_SHARE * value.abs()),
+            "ties": found["tied"],
+            "few_samples": found["few"],
+            "unreliable": found["doubtful"] | (difference.abs() > APART_BITS + APART_SHARE * value.abs()),
         }
         estimand = "noisy-population" if name == "I(X;T)" else ""
-        out = report(name, value, half=own["error"] * (BITS_PER_NAT * Z_95), flags=flags, estimand=estimand)
+        out = report(name, value, half=found["error"] * (BITS_PER_NAT * Z_95), flags=flags, estimand=estimand)
         if score:
             for i, way in enumerate(("inside", "outside")):
                 out |= report(f"{name} {way}", read[:, i], flags=flags, estimand=estimand)
@@ -368,11 +378,13 @@ class _CarriedPairs(Problem):
 
 
 def _zeros(method: str, t: Tensor) -> dict[str, Tensor]:
-    """Numbers with the keys and shapes of `_stack`, for every snapshot of `t`, that say: no information."""
-    whole, yes = t.new_zeros(len(t), dtype=torch.float64), torch.zeros(len(t), dtype=torch.bool, device=t.device)
-    ways = whole[:, None, None].repeat(1, 2, 1 + (method == "score"))
-    numbers = {"ways": ways, "weight": torch.full_like(ways[:, :, 0], 0.5), "error": whole, "kept": whole.clone()}
-    return numbers | {"doubtful": yes, "tied": yes.clone(), "few": yes.clone()}
+    """Return numbers with the keys and shapes of `_stack`, for every snapshot of `t`, that say: no information."""
+    zero, no = t.new_zeros(len(t), dtype=torch.float64), torch.zeros(len(t), dtype=torch.bool, device=t.device)
+    directions = zero[:, None, None].repeat(1, 2, 1 + (method == "score"))
+    weight = torch.full_like(directions[:, :, 0], 0.5)
+    # Each key has a tensor of its own, since numbers of pairs that vary are written into them.
+    numbers = {"directions": directions, "weight": weight, "error": zero, "kept": zero.clone()}
+    return numbers | {"doubtful": no, "tied": no.clone(), "few": no.clone()}
 
 
 class _FoldCoordinates(NamedTuple):
@@ -381,7 +393,9 @@ class _FoldCoordinates(NamedTuple):
     Attributes
     ----------
     u, v : (S, F, N, k) and (S, F, N, m) float32
+        Coordinates of T and of the other side, in pairs.
     correlations : (S, F, r)
+        Of each pair of coordinates.
     nats, beyond : (S, F)
         Information of the Gaussian pair in all coordinates, and in those that no network sees.
     ratio : (S, F, N)
@@ -402,36 +416,37 @@ class _FoldCoordinates(NamedTuple):
     steep: Tensor
 
     @classmethod
-    def of(cls, blocks: list[_Block], other: _Block, fitted: tuple[Tensor, ...]) -> _FoldCoordinates:
-        """Every layer with the other side, in coordinates fitted to the training rows of each fold."""
-        rows = [_coordinates(block, other, chosen) for block in blocks for chosen in fitted]
-        shape = (len(blocks), len(fitted))
-        stacked = (torch.stack(part) for part in zip(*rows, strict=True))
-        u, v, rho, nats, beyond, ratio, kept, steep = (part.view(*shape, *part.shape[1:]) for part in stacked)
+    def of(cls, layers: list[_Side], other: _Side, fitted: tuple[Tensor, ...]) -> _FoldCoordinates:
+        """Find coordinates of every layer with the other side, fitted to the training rows of each fold."""
+        found = [_coordinates(layer, other, rows) for layer in layers for rows in fitted]
+        stacked = (
+            torch.unflatten(torch.stack(part), 0, (len(layers), len(fitted))) for part in zip(*found, strict=True)
+        )
+        u, v, rho, nats, beyond, ratio, kept, steep = stacked
         return cls(u.float(), v.float(), rho, nats, beyond, ratio, kept.mean(1), steep.any(1))
 
     def sides(self, direction: int) -> Sides:
-        """Which side moves and which stays: T moves in direction 0, the other side in direction 1."""
+        """Return which side moves and which stays: T moves in direction 0, the other side in direction 1."""
         moving, still = (self.u, self.v) if direction == 0 else (self.v, self.u)
         return Sides(moving, still, _wide(self.correlations, moving.shape[3]).float())
 
-    def pointwise(self, fold: Tensor) -> Tensor:
-        """(S, N) the log ratio of each row less the mean, in the coordinates of the fold that reads it."""
-        ratio = self.ratio.gather(1, fold.expand(len(self.ratio), 1, -1))[:, 0]
+    def pointwise(self, fold_of_row: Tensor) -> Tensor:
+        """Return (S, N) the log ratio of each row less the mean, in the coordinates of the fold (N,) that reads it."""
+        ratio = self.ratio.gather(1, fold_of_row.expand(len(self.ratio), 1, -1))[:, 0]
         return ratio - ratio.mean(1, keepdim=True)
 
 
-def _coordinates(block: _Block, other: _Block, fitted: Tensor) -> tuple[Tensor, ...]:
-    """The fields of `_FoldCoordinates` for one snapshot and the rows that one fold is fitted to."""
+def _coordinates(layer: _Side, other: _Side, fitted: Tensor) -> tuple[Tensor, ...]:
+    """Return the fields of `_FoldCoordinates` for one snapshot, fitted to the training rows (n,) of one fold."""
     rows = fitted.to(other.marginal.columns.device)
     # Of more dimensions than rows all correlations are 1 whatever the sides are.
     most = max(1, len(rows) // ROWS_A_COMPONENT)
-    c = Coordinates.of(block.marginal, other.marginal, rows, (min(block.kept, most), min(other.kept, most)), MOST_MOVED)
+    c = Coordinates.of(layer.marginal, other.marginal, rows, (min(layer.kept, most), min(other.kept, most)), MOST_MOVED)
     nats, r = pair_nats(c.correlations), len(c.correlations)  # (r,) of each pair of coordinates
-    seen = min(block.moved, other.moved)
+    seen = min(layer.moved, other.moved)
     # Every row is a set of one row, (N, 1, r): only pairs that belong together are compared.
     ratio = gaussian_log_ratio(c.u[:, None, :r], c.v[:, None, :r], c.correlations)[:, 0, 0]
-    u, v, rho = _wide(c.u, block.moved), _wide(c.v, other.moved), _wide(c.correlations, seen)
+    u, v, rho = _wide(c.u, layer.moved), _wide(c.v, other.moved), _wide(c.correlations, seen)
     # The bias of the sum is known; correlations that are corrected one by one do not add up to a sum without bias.
     whole = canonical_nats(c.found) - independent_nats(c.u.shape[1], c.v.shape[1], len(fitted))
     steep = is_steep(c.correlations, len(fitted))
@@ -439,11 +454,11 @@ def _coordinates(block: _Block, other: _Block, fitted: Tensor) -> tuple[Tensor, 
 
 
 def _wide(columns: Tensor, width: int) -> Tensor:
-    """`columns` (..., k) as (..., `width`): the first ones, filled up with zeros where they are fewer."""
+    """Return the first `width` columns of (..., k), filled up with zeros where there are fewer."""
     found = columns[..., :width]
     return torch.nn.functional.pad(found, (0, width - found.shape[-1]))
 
 
 def _bytes_of_fold(samples: int, k: int, m: int) -> int:
-    """Memory of one fold: k and m coordinates of all samples, and the activations of 2,048 draws."""
+    """Return the memory of one fold: k and m coordinates of all samples, and the activations of 2,048 draws."""
     return 40 * samples * (k + m) + 4 * 2048 * (8 * HIDDEN + 4 * (k + m))

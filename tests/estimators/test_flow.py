@@ -213,10 +213,10 @@ def test_the_divergence_is_that_of_finite_differences(width, start):
         p.detach().add_(0.3 * torch.randn(p.shape, generator=g))
     draws = networks.drawn(rows, 1)
     with torch.no_grad():
-        found = networks.divergence(draws)[..., 0]
+        found = -networks.nats(draws)[..., 0]
         t = draws.place[..., None]
         z = (1 - t) * rows_of(moving, draws.others) + t * rows_of(moving, rows)
-        at = lambda z: networks.net(networks.inputs(z, draws))  # noqa: E731
+        at = lambda z: networks.added(networks.inputs(z, draws))  # noqa: E731
         step, slow_sum = 1e-2, torch.zeros_like(found)
         for i in range(width):
             e = torch.zeros(width)
