@@ -40,7 +40,7 @@ def test_a_network_learns_and_begins_as_nothing():
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_gradients_are_those_of_the_layers_one_by_one(dropout):
-    stack = Stack([3, 4], 2, (5, 8, 6, 3), CPU, drawn=3, dropout=dropout)
+    stack = Stack([3, 4], 2, (5, 8, 6, 3), CPU, random_outputs=3, dropout=dropout)
     g = torch.Generator().manual_seed(0)
     rows = torch.randn(4, 7, 5, generator=g).requires_grad_()
     weight = torch.randn(4, 7, 3, generator=g)
