@@ -28,6 +28,7 @@ from infoplane.datasets._known import (
     gaussian_shells,
     noise_channel,
     orthonormal,
+    require,
     signed_bits,
     table_information,
     uniform_classes,
@@ -70,7 +71,7 @@ class Data(NamedTuple):
 
 
 def icosahedron() -> npt.NDArray[np.float64]:
-    """The 12 unit vertices on which the 12 inputs of `twelve_bit` sit, (12, 3), in the order of the columns."""
+    """Return the 12 unit vertices (12, 3) on which the 12 inputs of `twelve_bit` sit, in the order of the columns."""
     phi = (1.0 + 5.0**0.5) / 2.0
     # All (0, +-1, +-phi) and what becomes of them when the three coordinates take turns.
     pairs = itertools.product((1.0, -1.0), (phi, -phi))
@@ -80,7 +81,7 @@ def icosahedron() -> npt.NDArray[np.float64]:
 
 
 def twelve_bit(*, noise: float = 0.0, seed: int = 0) -> Data:
-    """All 4,096 12-bit patterns with the binary label of Shwartz-Ziv and Tishby (2017), in closed form.
+    """Return all 4,096 12-bit patterns with the binary label of Shwartz-Ziv and Tishby (2017), in closed form.
 
     With the inputs on the vertices of an icosahedron, w active inputs and n1, n2, n3 active pairs at
     63.43, 116.57 and 180 degrees, y = 1 where 23 w + n1 - 5 n2 - 8 n3 >= 99. The label is unchanged under
@@ -99,10 +100,9 @@ def twelve_bit(*, noise: float = 0.0, seed: int = 0) -> Data:
     Data
         x (4096, 12) float32 of 0 and 1 in counting order, first column most significant; y (4096,) int64.
     """
+    require(not noise < 0, f"noise must be at least 0, got {noise}")
     x = ((np.arange(4096)[:, None] >> np.arange(11, -1, -1)) & 1).astype(np.float64)
     score = twelve_bit_score(x)
-    if noise < 0:
-        raise ValueError(f"noise must be at least 0, got {noise}")
     if noise == 0.0:
         y = (score >= 99).astype(np.int64)
     else:
@@ -112,7 +112,7 @@ def twelve_bit(*, noise: float = 0.0, seed: int = 0) -> Data:
 
 
 def twelve_bit_score(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The score 23 w + n1 - 5 n2 - 8 n3 of patterns (N, 12); an integer for 0/1 patterns."""
+    """Return the score 23 w + n1 - 5 n2 - 8 n3 of patterns (N, 12); an integer for 0/1 patterns."""
     points = icosahedron()
     cosine = points @ points.T
     weight = np.zeros((12, 12))
@@ -124,7 +124,7 @@ def twelve_bit_score(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def digits() -> Data:
-    """1,797 real handwritten digits: x (1797, 64) float32 in [0, 1], y (1797,) int64.
+    """Return 1,797 real handwritten digits: x (1797, 64) float32 in [0, 1], y (1797,) int64.
 
     Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI 1998, CC BY 4.0.
     """
@@ -150,7 +150,7 @@ _IDX_PREFIX = {"train": "train", "test": "t10k"}  # how the files of MNIST begin
 
 
 def idx(path: str | os.PathLike[str] | None = None, *, split: str = "train") -> Data:
-    """MNIST, Fashion-MNIST or any data set in the same four IDX files, plain or gzipped.
+    """Read MNIST, Fashion-MNIST or any data set in the same four IDX files, plain or gzipped.
 
     Looks in `path`, or in the folder named by the environment variable INFOPLANE_DATA, or where Debian's
     package dataset-fashion-mnist puts it. Images are x (N, 28, 28) float32 in [0, 1], labels y (N,) int64.
@@ -162,8 +162,7 @@ def idx(path: str | os.PathLike[str] | None = None, *, split: str = "train") -> 
     ValueError
         A file is damaged or no IDX file.
     """
-    if split not in _IDX_PREFIX:
-        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+    require(split in _IDX_PREFIX, f"split must be 'train' or 'test', got {split!r}")
     places = [path] if path is not None else [os.environ.get("INFOPLANE_DATA"), "/usr/share/datasets/fashion-mnist"]
     folders = [Path(p) for p in places if p]
     for folder in folders:
@@ -182,7 +181,7 @@ def idx(path: str | os.PathLike[str] | None = None, *, split: str = "train") -> 
 
 
 def read_idx(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
-    """One IDX file of unsigned bytes, gzipped or not, with its shape as the file says."""
+    """Read one IDX file of unsigned bytes, gzipped or not, with its shape as the file says."""
     path = Path(path)
     raw = path.read_bytes()
     if raw[:2] == b"\x1f\x8b":  # gzip

@@ -34,7 +34,7 @@ class Known(NamedTuple):
 def gaussian_pair(
     samples: int, *, bits: float, dims: int = 1, units: int | None = None, noise: float = 0.0, seed: int = 0
 ) -> Known:
-    """Two Gaussian vectors with `bits` of information, spread evenly over `dims` pairs of coordinates.
+    """Draw two Gaussian vectors with `bits` of information, spread evenly over `dims` pairs of coordinates.
 
     Each pair of unit-variance coordinates has correlation sqrt(1 - 2^(-2 bits / dims)).
 
@@ -46,20 +46,20 @@ def gaussian_pair(
         Std of isotropic noise added to both after that: it takes some information, and `bits` of the result
         says what is left.
     """
-    _require(bits >= 0, f"bits must not be negative, got {bits}")
-    _require(units is None or units >= dims, f"units must be at least dims ({dims}), got {units}")
-    _require(noise >= 0, f"noise must not be negative, got {noise}")
+    require(bits >= 0, f"bits must not be negative, got {bits}")
+    require(units is None or units >= dims, f"units must be at least dims ({dims}), got {units}")
+    require(noise >= 0, f"noise must not be negative, got {noise}")
     rng = np.random.default_rng(seed)
     rho = math.sqrt(1.0 - 2.0 ** (-2.0 * bits / dims))
     a = rng.standard_normal((samples, dims))
     b = rho * a + math.sqrt(1.0 - rho**2) * rng.standard_normal((samples, dims))
-    pair = []
-    for z in (a, b):
-        out = z if units is None else z @ orthonormal(dims, units, rng)
-        pair.append(out + noise * rng.standard_normal(out.shape))
+    sides = []
+    for side in (a, b):
+        turned = side if units is None else side @ orthonormal(dims, units, rng)
+        sides.append(turned + noise * rng.standard_normal(turned.shape))
     # The noise within the span of the signal lowers the correlation, the rest of it is independent of all.
     rho /= 1.0 + noise**2  # I = -dims / 2 log2(1 - rho^2)
-    return Known(pair[0], pair[1], -0.5 * dims * math.log2(1.0 - rho**2))
+    return Known(sides[0], sides[1], -0.5 * dims * math.log2(1.0 - rho**2))
 
 
 def gaussian_classes(
@@ -71,7 +71,7 @@ def gaussian_classes(
     units: int | None = None,
     seed: int = 0,
 ) -> Known:
-    """Classes that are isotropic Gaussians on a line or in a plane, turned into `units` coordinates.
+    """Draw classes that are isotropic Gaussians on a line or in a plane, turned into `units` coordinates.
 
     Parameters
     ----------
@@ -84,12 +84,11 @@ def gaussian_classes(
         The remaining coordinates are standard normal noise that says nothing of the class; all are turned by a
         random rotation.
     """
-    mu = np.atleast_1d(np.asarray(means, np.float64))
-    mu = mu[:, None] if mu.ndim == 1 else mu
+    mu = np.atleast_2d(np.asarray(means, np.float64).T).T  # (K,) becomes (K, 1)
     classes, dims = mu.shape
-    _require(dims in (1, 2), f"means must have shape (classes,) or (classes, 2), got {np.shape(means)}")
+    require(dims in (1, 2), f"means must have shape (classes,) or (classes, 2), got {np.shape(means)}")
     sigma = np.broadcast_to(np.asarray(stds, np.float64), (classes,))
-    _require(bool((sigma > 0).all()), f"stds must be positive, got {sigma.tolist()}")
+    require(bool((sigma > 0).all()), f"stds must be positive, got {sigma.tolist()}")
     p, rng, y = _classes(weights, classes, samples, seed)
     t = mu[y] + sigma[y, None] * rng.standard_normal((samples, dims))
     reach = 9.0 * sigma[:, None]  # of the integral: a Gaussian has 1e-18 of its mass beyond
@@ -102,7 +101,7 @@ def gaussian_classes(
 def gaussian_shells(
     samples: int, *, stds: npt.ArrayLike, dims: int, weights: npt.ArrayLike | None = None, seed: int = 0
 ) -> Known:
-    """Classes that differ in their spread only: T given Y = k is N(0, stds[k]^2) in `dims` dimensions.
+    """Draw classes that differ in their spread only: T given Y = k is N(0, stds[k]^2) in `dims` dimensions.
 
     Means, and so linear methods, see nothing. The information is that of the radius, by quadrature.
     """
@@ -111,7 +110,7 @@ def gaussian_shells(
     t = sigma[y, None] * rng.standard_normal((samples, dims))
 
     def density(log_radius: Array) -> Array:
-        """The densities (n, K) of log r in each class at points (n, 1)."""
+        """Return the densities (n, K) of log r in each class at points (n, 1)."""
         # Up to the factor that all classes share: r^dims / sigma^dims exp(-r^2 / 2 sigma^2).
         scaled = log_radius - np.log(sigma)
         log = dims * scaled - 0.5 * np.exp(2.0 * scaled)
@@ -126,11 +125,11 @@ def gaussian_shells(
 
 
 def uniform_classes(samples: int, *, classes: int, seed: int = 0) -> Known:
-    """T uniform on [Y, Y + 2] with Y uniform on 0 ... classes - 1 (Gao et al., 2017).
+    """Draw T uniform on [Y, Y + 2] with Y uniform on 0 ... classes - 1 (Gao et al., 2017).
 
     I = log2 m - (m - 1) / m bits for m classes.
     """
-    _require(classes >= 1, f"classes must be positive, got {classes}")
+    require(classes >= 1, f"classes must be positive, got {classes}")
     rng = np.random.default_rng(seed)
     y = rng.integers(classes, size=samples)
     t = y + 2.0 * rng.random(samples)
@@ -138,7 +137,7 @@ def uniform_classes(samples: int, *, classes: int, seed: int = 0) -> Known:
 
 
 def signed_bits(samples: int, *, gains: npt.ArrayLike, units: int | None = None, seed: int = 0) -> Known:
-    """One unit per bit of the class: T_j = gains[j] * (+1 or -1) + standard normal noise, then turned.
+    """Draw one unit per bit of the class: T_j = gains[j] * (+1 or -1) + standard normal noise, then turned.
 
     Y has 2^m classes for m gains, so the information lies in m dimensions; it is the sum of m binary-input
     Gaussian channels, by quadrature. Further `units` are noise.
@@ -154,7 +153,7 @@ def signed_bits(samples: int, *, gains: npt.ArrayLike, units: int | None = None,
 def zero_inflated(
     samples: int, *, means: npt.ArrayLike, weights: npt.ArrayLike | None = None, units: int = 1, seed: int = 0
 ) -> Known:
-    """A ReLU unit: T = max(0, Z) with Z ~ N(means[Y], 1), so T has an atom at 0 and a density above.
+    """Draw a ReLU unit: T = max(0, Z) with Z ~ N(means[Y], 1), so T has an atom at 0 and a density above.
 
     The information is that of the atom and of the density, by quadrature. Further `units` are rectified noise.
     """
@@ -170,7 +169,7 @@ def zero_inflated(
 
 
 def code_table(samples: int, *, codes: int, classes: int, concentration: float = 1.0, seed: int = 0) -> Known:
-    """Codes and classes from a random joint table; with fewer samples than codes the table is undersampled.
+    """Draw codes and classes from a random joint table; with fewer samples than codes it is undersampled.
 
     The table is drawn from a Dirichlet law with the given concentration per cell: below 1 few cells carry
     most of the mass. `bits` is exact for the table. `t` is (N,) int64.
@@ -186,7 +185,7 @@ def code_table(samples: int, *, codes: int, classes: int, concentration: float =
 def discrete_codes(
     samples: int, *, words: int, ways: int, classes: int, concentration: float = 0.3, seed: int = 0
 ) -> Known:
-    """Codes of `words` places with one of `ways` values each, drawn place by place from a law of the class.
+    """Draw codes of `words` places with one of `ways` values each, place by place from a law of the class.
 
     The laws come from a Dirichlet law with the given concentration per value: the smaller, the more a place says.
     Given the class the places are independent, so the table of all ways ** words codes, and with it `bits`, is exact:
@@ -194,7 +193,7 @@ def discrete_codes(
     numbers from 0 to ways - 1, which `binning` with as many bins as ways reads without loss.
     """
     codes = ways**words
-    _require(codes * classes <= 1 << 22, f"ways ** words * classes must be at most {1 << 22}, got {codes * classes}")
+    require(codes * classes <= 1 << 22, f"ways ** words * classes must be at most {1 << 22}, got {codes * classes}")
     rng = np.random.default_rng(seed)
     mass = rng.gamma(concentration, size=(classes, words, ways))
     laws = mass / mass.sum(2, keepdims=True)
@@ -208,18 +207,18 @@ def discrete_codes(
 
 
 def table_information(table: Array) -> float:
-    """Mutual information in bits of a joint probability table (codes, classes)."""
+    """Return the mutual information in bits of a joint probability table (codes, classes)."""
     outer = table.sum(1, keepdims=True) * table.sum(0, keepdims=True)  # p(t) p(y)
     positive = table > 0
     return float((table[positive] * np.log2(table[positive] / outer[positive])).sum())
 
 
 def noise_channel(samples: int, *, dims: int, noise: float, units: int | None = None, seed: int = 0) -> Known:
-    """Corners of a cube through Gaussian noise: T = turn(X) + noise * Z, X uniform on {-1, 1}^dims.
+    """Draw corners of a cube through Gaussian noise: T = turn(X) + noise * Z, X uniform on {-1, 1}^dims.
 
     `y` holds the corner of each row, (N,) int64; `bits` is I(X;T), the sum of `dims` binary-input channels.
     """
-    _require(noise > 0, f"noise must be positive, got {noise}")
+    require(noise > 0, f"noise must be positive, got {noise}")
     units = dims if units is None else units
     rng = np.random.default_rng(seed)
     corner = rng.integers(2**dims, size=samples)
@@ -229,7 +228,7 @@ def noise_channel(samples: int, *, dims: int, noise: float, units: int | None = 
 
 
 def binary_channel(noise: float) -> float:
-    """Bits that T = X + noise * Z tells of X uniform on {-1, 1}, by quadrature."""
+    """Return the bits that T = X + noise * Z tells of X uniform on {-1, 1}, by quadrature."""
     # I = 1 - E[log2(1 + exp(-2 gain (gain + Z)))] with Z standard normal.
     gain = 1.0 / noise
     z = np.linspace(-12.0, 12.0, 4801)
@@ -238,18 +237,18 @@ def binary_channel(noise: float) -> float:
 
 
 def orthonormal(dims: int, units: int, rng: np.random.Generator) -> Array:
-    """(dims, units) random orthonormal rows."""
-    _require(units >= dims, f"units must be at least {dims}, got {units}")
+    """Draw random orthonormal rows (dims, units)."""
+    require(units >= dims, f"units must be at least {dims}, got {units}")
     q, r = np.linalg.qr(rng.standard_normal((units, dims)))
     # With a positive diagonal of r the rows have no preferred orientation.
     return np.asarray((q * np.sign(np.diag(r))).T)
 
 
 def _turn(t: Array, units: int | None, rng: np.random.Generator) -> Array:
-    """`t` (N, dims) with noise in further coordinates up to `units`, rotated at random; as it is for None."""
+    """Rotate `t` (N, dims) at random, with coordinates of noise added up to `units`; return it as it is for None."""
     if units is None or units == t.shape[1] == 1:
         return t
-    _require(units >= t.shape[1], f"units must be at least {t.shape[1]}, got {units}")
+    require(units >= t.shape[1], f"units must be at least {t.shape[1]}, got {units}")
     whole = np.concatenate([t, rng.standard_normal((len(t), units - t.shape[1]))], axis=1)
     return whole @ orthonormal(units, units, rng)
 
@@ -257,24 +256,24 @@ def _turn(t: Array, units: int | None, rng: np.random.Generator) -> Array:
 def _classes(
     weights: npt.ArrayLike | None, classes: int, samples: int, seed: int
 ) -> tuple[Array, np.random.Generator, npt.NDArray[np.int64]]:
-    """Probabilities (K,) of the classes, the generator of the problem, and classes (N,) drawn by it."""
+    """Return probabilities (K,) of the classes, the generator of the problem, and classes (N,) that it has drawn."""
     p = np.full(classes, 1.0 / classes) if weights is None else np.asarray(weights, np.float64)
     valid = p.shape == (classes,) and bool((p > 0).all()) and abs(float(p.sum()) - 1.0) < 1e-9
-    _require(valid, f"weights must be {classes} positive numbers that sum to 1, got {p.tolist()}")
+    require(valid, f"weights must be {classes} positive numbers that sum to 1, got {p.tolist()}")
     rng = np.random.default_rng(seed)
     return p, rng, rng.choice(classes, samples, p=p)
 
 
 def _gaussians(points: Array, means: Array, stds: Array) -> Array:
-    """The densities (n, K) of isotropic Gaussians with means (K, dims) and stds (K,) at points (n, dims)."""
+    """Return the densities (n, K) of isotropic Gaussians with means (K, dims) and stds (K,) at points (n, dims)."""
     square = ((points[:, None] - means) ** 2).sum(2)  # (n, K)
     return np.asarray(np.exp(-0.5 * square / stds**2) / (math.sqrt(2.0 * math.pi) * stds) ** means.shape[1])
 
 
 def _class_information(density: Callable[[Array], Array], p: Array, low: Array, high: Array, step: float) -> float:
-    """Bits between class and point, by numerical integration; `density` maps points (n, dims) to densities (n, K)."""
+    """Return bits between class and point, by integration over `density`, from points (n, dims) to (n, K)."""
     # In the plane the trapezoid rule converges exponentially for Gaussians that vanish at the edges; in one dimension
-    # Simpson's rule also serves densities that end at an edge.
+    # Simpson's rule also serves densities that end at an edge. It needs an odd number of points, hence the 2 and + 1.
     axes = [np.linspace(a, b, 2 * math.ceil((b - a) / step / 2.0) + 1) for a, b in zip(low, high, strict=True)]
     if len(axes) == 1:
         x = axes[0]
@@ -291,14 +290,15 @@ def _class_information(density: Callable[[Array], Array], p: Array, low: Array, 
 
 
 def _sum_log_ratio(density: Array, p: Array, weight: Array | None = None) -> float:
-    """sum_n w_n sum_k p_k f_k(n) log2 (f_k(n) / f(n)) for densities or masses (n, K), where f = sum_k p_k f_k."""
+    """Return sum_n w_n sum_k p_k f_k(n) log2 (f_k(n) / f(n)), with `density` f (n, K) and f(n) = sum_k p_k f_k(n)."""
     mixture = density @ p
     ratio = density / np.where(mixture > 0, mixture, 1.0)[:, None]
+    # Where a density is 0 its term is 0: the logarithm of 1 stands for that of 0.
     terms = (p * density * np.log2(np.where(ratio > 0, ratio, 1.0))).sum(1)
     return float(terms.sum() if weight is None else (weight * terms).sum())
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
     """Raise ValueError with this message unless the condition holds."""
     if not condition:
         raise ValueError(message)

@@ -16,7 +16,7 @@ MOST_CELLS = 50_000_000
 
 
 def codes(values: npt.ArrayLike, name: str) -> IntArray:
-    """(N,) codes from 0: equal rows of (N,) or (N, ...) have equal codes."""
+    """Return codes (N,) from 0 of the rows of (N,) or (N, ...): equal rows have equal codes."""
     array = np.asarray(values)
     if array.ndim == 0 or array.size == 0:
         raise ValueError(f"{name} must have shape (samples,) or (samples, units), got {array.shape}")
@@ -29,7 +29,7 @@ def codes(values: npt.ArrayLike, name: str) -> IntArray:
 
 
 def same_samples(named: Mapping[str, npt.ArrayLike]) -> list[IntArray]:
-    """The codes of several variables, checked to have the same number of samples; the names are for the error."""
+    """Return the codes (N,) of each variable; raise ValueError, with their names, if numbers of samples differ."""
     found = {name: codes(values, name) for name, values in named.items()}
     sizes = {name: len(each) for name, each in found.items()}
     if len(set(sizes.values())) > 1:
@@ -38,7 +38,7 @@ def same_samples(named: Mapping[str, npt.ArrayLike]) -> list[IntArray]:
 
 
 def joint_counts(*variables: IntArray) -> IntArray:
-    """How many samples have each combination of codes: an axis for each variable."""
+    """Count how many samples have each combination of codes (N,): a table with an axis for each variable."""
     shape = tuple(int(each.max()) + 1 for each in variables)
     if math.prod(shape) > MOST_CELLS:
         raise ValueError(f"a table of {' x '.join(map(str, shape))} values has too many cells; bin them more coarsely")
@@ -47,19 +47,19 @@ def joint_counts(*variables: IntArray) -> IntArray:
 
 
 def entropy_bits(table: npt.NDArray[np.generic]) -> float:
-    """Plug-in entropy in bits of counts or probabilities of any shape."""
+    """Return the plug-in entropy in bits of counts or probabilities of any shape."""
     p = np.asarray(table, np.float64).ravel()
     p = p[p > 0] / p.sum()
     return float(-(p * np.log(p)).sum() * BITS_PER_NAT) + 0.0  # which makes 0 of -0, for a single value
 
 
 def joint_entropy_bits(*variables: IntArray) -> float:
-    """Plug-in entropy in bits of several variables together, without a table of all their combinations."""
+    """Return the plug-in entropy in bits of several variables together, without a table of all combinations."""
     return entropy_bits(np.unique(np.stack(variables), axis=1, return_counts=True)[1])
 
 
 def information_bits(table: npt.NDArray[np.generic]) -> float:
-    """Plug-in information in bits between the last axis of a table and all others together."""
+    """Return the plug-in information in bits between the last axis of a table and all others together."""
     p = np.asarray(table, np.float64).reshape(-1, np.shape(table)[-1])
     p = p / p.sum()
     apart, some = p.sum(1, keepdims=True) * p.sum(0, keepdims=True), p > 0

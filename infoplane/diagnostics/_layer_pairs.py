@@ -20,10 +20,15 @@ class Layers:
     """The matrices of a list of layers, made on the same rows: all, or `limit` drawn ones where there are more."""
 
     def __init__(
-        self, layers: Iterable[npt.ArrayLike], side: Callable[[FloatArray], Side], limit: int, seed: int, count: int = 0
+        self,
+        layers: Iterable[npt.ArrayLike],
+        make_side: Callable[[FloatArray], Side],
+        limit: int,
+        seed: int,
+        count: int = 0,
     ) -> None:
-        """Make the matrix of each layer with `side`, one layer after the other."""
-        # A second list has as many rows, `count`, as the first.
+        """Make the matrix of each layer, one layer after the other."""
+        # A second list has as many rows, `count`, as the first; 0: this is the first.
         name = "others" if count else "layers"
         self.limit, self.seed, self.count = limit, seed, count
         self.used: IntArray | slice = slice(None)
@@ -34,7 +39,7 @@ class Layers:
             a = units_float64(layer, f"{name}[{i}]")
             self._choose_rows(len(a))
             rows = a[self.used]
-            self.sides.append(side(centred(rows)))
+            self.sides.append(make_side(centred(rows)))
             self.units.append(rows.shape[1])
             self.digests.append(digest(rows))
 
@@ -51,26 +56,26 @@ class Layers:
 
 
 def settings_of(measure: Measure, given: MeasureSettings) -> MeasureSettings:
-    """All settings of a measure, given or default; ValueError for one that it does not have, or a bad value."""
+    """Return all settings of a measure, given or default; ValueError for one that it does not have, or a bad value."""
     if measure not in KINDS:
         raise ValueError(f"no measure named {measure!r}; {choices(measure, KINDS)}")
-    own = KINDS[measure].settings
+    known = KINDS[measure].settings
     for name, value in given.items():
-        if name not in own:
-            raise ValueError(f"measure {measure!r} has no setting {name!r}; it has {', '.join(own) or 'none'}")
+        if name not in known:
+            raise ValueError(f"measure {measure!r} has no setting {name!r}; it has {', '.join(known) or 'none'}")
         if name == "n_neighbors" and not isinstance(value, int | np.integer):
             raise ValueError(f"n_neighbors must be a whole number, got {value}")
         if not cast(float, value) > 0 or (name == "variance" and cast(float, value) > 1):
             raise ValueError(f"{name} must be positive{', at most 1' if name == 'variance' else ''}, got {value}")
-    return cast(MeasureSettings, {name: {**DEFAULTS, **given}[name] for name in own})
+    return cast(MeasureSettings, {name: {**DEFAULTS, **given}[name] for name in known})
 
 
 def orders_of(
     left: Layers, labels: npt.ArrayLike | None, within: Literal["all", "class"], draws: int, seed: int
 ) -> list[IntArray]:
-    """`draws` permutations (N,) of the used rows: among all of them, or each row among those of its class."""
+    """Draw `draws` permutations (N,) of the used rows: among all of them, or each row among those of its class."""
     count = len(np.arange(left.count)[left.used])
-    groups = [np.arange(count)]
+    groups = [np.arange(count)]  # of rows that change places
     if within == "class":
         if labels is None:
             raise ValueError("within='class' needs labels=")
@@ -90,7 +95,7 @@ def orders_of(
 
 
 def all_pairs(left: Layers, right: Layers, measure: Measure, orders: Sequence[IntArray]) -> FloatArray:
-    """(1 + draws, A, B): the similarities, then those with the rows of the second layer in each of the orders."""
+    """Return (1 + draws, A, B): the similarities, then those with the rows of the second layer in each of `orders`."""
     found = np.full((1 + len(orders), len(left.sides), len(right.sides)), np.nan)
     for b, second in enumerate(right.sides):
         for draw in range(len(found)):

@@ -54,7 +54,7 @@ class Kind(NamedTuple):
 
 
 def squared_distances(gram: FloatArray) -> FloatArray:
-    """(N, N) squared distances from inner products of centred rows; 0 between equal rows."""
+    """Return squared distances (N, N) from the inner products of centred rows; 0 between equal rows."""
     norms = np.diag(gram)
     squared = norms[:, None] + norms[None, :] - 2.0 * gram
     squared[squared <= ROUNDING * norms.max(initial=0.0)] = 0.0
@@ -63,12 +63,12 @@ def squared_distances(gram: FloatArray) -> FloatArray:
 
 
 def cka_side(rows: FloatArray, settings: MeasureSettings) -> Side:
-    """The U-centred linear Gram matrix (N, N) of length 1: the matrix of linear CKA."""
+    """Return the U-centred linear Gram matrix (N, N) of length 1: the matrix of linear CKA."""
     return _unit(_u_centred(rows @ rows.T))
 
 
 def kernel_cka_side(rows: FloatArray, settings: MeasureSettings) -> Side:
-    """The U-centred Gaussian kernel matrix (N, N) of length 1; `found` is the bandwidth, in the units of `rows`."""
+    """Return the U-centred Gaussian kernel matrix (N, N) of length 1; `found` is its bandwidth, in units of `rows`."""
     squared = squared_distances(rows @ rows.T)
     apart = squared[squared > 0]
     width = settings["scale"] * (float(np.median(np.sqrt(apart))) if apart.size else 1.0)
@@ -76,7 +76,7 @@ def kernel_cka_side(rows: FloatArray, settings: MeasureSettings) -> Side:
 
 
 def knn_side(rows: FloatArray, settings: MeasureSettings) -> Side:
-    """The matrix (N, N) that marks the k nearest other rows of each row, scaled to length 1."""
+    """Return the matrix (N, N) that marks the k nearest other rows of each row, scaled to length 1."""
     k, n = settings["n_neighbors"], len(rows)
     if not 1 <= k < n - 1:
         raise ValueError(f"n_neighbors must be at least 1 and below the number of other samples ({n - 1}), got {k}")
@@ -93,7 +93,7 @@ def knn_side(rows: FloatArray, settings: MeasureSettings) -> Side:
 
 
 def rsa_side(rows: FloatArray, settings: MeasureSettings) -> Side:
-    """The matrix (N, N) of the ranks of all pairwise distances, centred and of length 1."""
+    """Return the matrix (N, N) of the ranks of all pairwise distances, centred and of length 1."""
     squared = squared_distances(rows @ rows.T)
     pairs = np.triu_indices(len(rows), 1)
     ranks = _tied_ranks(squared[pairs])
@@ -103,7 +103,7 @@ def rsa_side(rows: FloatArray, settings: MeasureSettings) -> Side:
 
 
 def svcca_side(rows: FloatArray, settings: MeasureSettings) -> Side:
-    """Orthonormal coordinates (N, r) of the directions with the largest variance; `found` is their number r."""
+    """Return orthonormal coordinates (N, r) of the directions of largest variance; `found` is their number r."""
     values, vectors = np.linalg.eigh(rows @ rows.T)
     values, vectors = values[::-1], vectors[:, ::-1]
     values = np.where(values > ROUNDING * max(values[0], 0.0), values, 0.0)
@@ -124,7 +124,7 @@ KINDS: dict[Measure, Kind] = {
 
 
 def compared(measure: Measure, a: FloatArray, b: FloatArray) -> float:
-    """The similarity of two layers from their matrices."""
+    """Return the similarity of two layers from their matrices."""
     if measure != "svcca":
         return float(np.vdot(a, b))
     if np.isnan(a).any() or np.isnan(b).any():
@@ -133,12 +133,12 @@ def compared(measure: Measure, a: FloatArray, b: FloatArray) -> float:
 
 
 def permuted(measure: Measure, matrix: FloatArray, order: IntArray) -> FloatArray:
-    """The matrix of the same layer with its rows in another order; coordinates (N, r) have rows alone."""
+    """Return the matrix of the same layer with its rows in another order; coordinates (N, r) have rows alone."""
     return matrix[order] if measure == "svcca" else matrix[order][:, order]
 
 
 def _tied_ranks(values: FloatArray) -> FloatArray:
-    """Ranks (P,) of values (P,), in which values that differ by rounding alone share their mean rank."""
+    """Return the ranks (P,) of values (P,); values that differ by rounding alone share their mean rank."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     step = np.diff(ordered) > TIE * ordered[1:] + ROUNDING * ordered[-1]
@@ -148,7 +148,7 @@ def _tied_ranks(values: FloatArray) -> FloatArray:
 
 
 def _u_centred(gram: FloatArray) -> FloatArray:
-    """U-centred Gram matrix (Szekely and Rizzo 2014): HSIC_u is the inner product of two, over N (N - 3)."""
+    """U-centre a Gram matrix (Szekely and Rizzo 2014): HSIC_u is the inner product of two, over N (N - 3)."""
     n = len(gram)
     np.fill_diagonal(gram, 0.0)
     sums = gram.sum(axis=1) / (n - 2)
@@ -158,7 +158,7 @@ def _u_centred(gram: FloatArray) -> FloatArray:
 
 
 def _unit(matrix: FloatArray) -> Side:
-    """The matrix scaled to length 1; NaN with the flag `degenerate` where it is 0, as for a constant layer."""
+    """Return the matrix scaled to length 1; NaN with the flag `degenerate` where it is 0, as for a constant layer."""
     length = float(np.linalg.norm(matrix))
     if length <= 1e-12:
         return Side(np.full_like(matrix, np.nan), frozenset({"degenerate"}))
@@ -166,7 +166,7 @@ def _unit(matrix: FloatArray) -> Side:
 
 
 def _unless_constant(rows: FloatArray, matrix: FloatArray, flags: tuple[str, ...], found: float = math.nan) -> Side:
-    """The matrix with its flags; NaN with the flag `degenerate` where all centred rows are 0."""
+    """Return the matrix with its flags; NaN with the flag `degenerate` where all centred rows are 0."""
     if rows.any():
         return Side(matrix, frozenset(flags), found)
     return Side(np.full_like(matrix, np.nan), frozenset({*flags, "degenerate"}), found)

@@ -40,7 +40,7 @@ class Place:
 
     @classmethod
     def of(cls, curve: Curve, at: int) -> Self:
-        """The place of one point of a curve."""
+        """Return the place of one point of a curve."""
         named = {name: getattr(curve, name) for name in ("run", "layer", "depth", "subset", "estimand")}
         return cls(step=int(curve.step[at]), epoch=float(curve.epoch[at]), **named)
 
@@ -62,7 +62,7 @@ class Entry:
 def rows(
     where: Place, estimator: str, config: Mapping[str, Any], entries: Iterable[Entry], **columns: int | str
 ) -> list[Row]:
-    """Rows of the results table at one place, with further `columns`; a value that is not finite is left empty."""
+    """Return rows of the results table at one place, with further `columns`; a value that is not finite stays empty."""
     shared: dict[str, Any] = {"n_samples": 0, "n_units": 0, **columns}
     shared |= {"estimator": estimator, "config": canonical_json(config, "config").decode()}
     # Places and entries name their fields as the table names its columns.
@@ -99,7 +99,7 @@ class Measured(Brief, ABC):
 
     @abstractmethod
     def _entries(self) -> list[Entry]:
-        """The quantities, in the order of their rows."""
+        """Return the quantities, in the order of their rows."""
 
     def rows(self, where: Place) -> list[Row]:
         """Rows of the results table at this place, one for each quantity."""
@@ -108,30 +108,30 @@ class Measured(Brief, ABC):
 
 
 def raised(**flags: object) -> tuple[str, ...]:
-    """The names of the flags that are up."""
+    """Return the names of the flags that are up."""
     return tuple(name for name, up in flags.items() if up)
 
 
 def mean_and_half(values: npt.NDArray[Any]) -> tuple[float, float]:
-    """Mean of independent values, and half the width of its 95 % interval; NaN where there are too few."""
+    """Return the mean of independent values and half the width of its 95 % interval; NaN where they are too few."""
     if len(values) < 2:
         return (float(values[0]) if len(values) else math.nan), math.nan
     return float(values.mean()), Z_95 * float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
 def around(value: float, half: float) -> tuple[float, float]:
-    """Both ends of an interval around a value: `low` and `high` of an entry."""
+    """Return both ends of an interval around a value: `low` and `high` of an entry."""
     return value - half, value + half
 
 
 def digest(*arrays: npt.ArrayLike) -> str:
-    """Content digest of arrays, for the column `source`."""
+    """Return a digest of the contents of arrays, for the column `source`."""
     contents = [np.ascontiguousarray(array) for array in arrays]
     return fingerprint(*(part for a in contents for part in (f"{a.dtype.str}{a.shape}".encode(), a.tobytes())))
 
 
 def finite_float64(values: npt.ArrayLike, has: str, what: str = "entries") -> FloatArray:
-    """Finite real numbers as float64; `has` begins the error, as "weight has" in "weight has 3 non-finite entries"."""
+    """Return finite numbers as float64, or raise ValueError; `has` begins the error: "weight has" 3 non-finite ..."""
     given = np.asarray(values)
     if given.dtype.kind in "cmMSU":
         raise ValueError(f"{has.split()[0]} must hold real numbers, got {given.dtype}")
@@ -143,7 +143,7 @@ def finite_float64(values: npt.ArrayLike, has: str, what: str = "entries") -> Fl
 
 
 def units_float64(values: npt.ArrayLike, name: str) -> FloatArray:
-    """A layer's activations (samples, ...) as finite float64 (samples, units)."""
+    """Return a layer's activations (samples, ...) as finite float64 (samples, units), or raise ValueError."""
     array = finite_float64(values, f"{name} has", "values")
     if array.ndim < 2 or array.size == 0:
         raise ValueError(f"{name} must have shape (samples, units), got {array.shape}")
@@ -151,7 +151,7 @@ def units_float64(values: npt.ArrayLike, name: str) -> FloatArray:
 
 
 def class_labels(labels: npt.ArrayLike, count: int, name: str) -> npt.NDArray[Any]:
-    """The class of each of `count` rows; ValueError unless they are whole numbers or booleans."""
+    """Return the class of each of `count` rows; raise ValueError unless they are whole numbers or booleans."""
     found = np.asarray(labels)
     if found.shape != (count,) or found.dtype.kind not in "iub":
         raise ValueError(f"{name} must be {count} integers, one for each row, got {found.dtype} {found.shape}")
@@ -159,7 +159,7 @@ def class_labels(labels: npt.ArrayLike, count: int, name: str) -> npt.NDArray[An
 
 
 def centred(rows: FloatArray, axis: int | None = None) -> FloatArray:
-    """Rows less their mean, with a largest entry of 1 in all units or (axis=0) in each; 0 if only rounding varies."""
+    """Return rows less their mean, with a largest entry of 1 in all units or (axis=0) in each; 0 if nothing varies."""
     # Scaled before the mean is taken and after, so that no square of an entry leaves the range.
     largest = np.abs(rows).max(axis=axis, initial=0.0)
     z = rows / np.where(largest > 0, largest, 1.0)
@@ -170,10 +170,10 @@ def centred(rows: FloatArray, axis: int | None = None) -> FloatArray:
 
 
 def rounding(array: npt.NDArray[Any]) -> float:
-    """Relative rounding error (eps) of the type of the numbers; for whole numbers that of float64."""
+    """Return the relative rounding error (eps) of the numbers' type; for whole numbers that of float64."""
     return float(np.finfo(array.dtype if array.dtype.kind == "f" else np.float64).eps)
 
 
 def quantities(table: ResultTable) -> str:
-    """The names of the quantities that a table has, for the end of an error line."""
+    """Return the names of the quantities that a table has, for the end of an error line."""
     return ", ".join(dict.fromkeys(table["quantity"].tolist())) or "none"

@@ -16,18 +16,15 @@ LARGEST = 1e150
 
 
 def against_null(name: str, value: float, null: FloatArray, unit: str, flags: tuple[str, ...] = ()) -> list[Entry]:
-    """Three entries: a value, its null, and how far the value lies above the null's mean."""
-    beside = null_entry(name, null, unit)
-    flags += ("below_null",) if value <= beside.high else ()
-    return [
-        Entry(name, value, unit, flags=flags),
-        beside,
-        Entry(f"{name} excess", value - beside.value, unit, flags=flags),
-    ]
+    """Return three entries: a value, its null, and how far the value lies above the null's mean."""
+    of_null = null_entry(name, null, unit)
+    flags += ("below_null",) if value <= of_null.high else ()
+    excess = Entry(f"{name} excess", value - of_null.value, unit, flags=flags)
+    return [Entry(name, value, unit, flags=flags), of_null, excess]
 
 
 def null_entry(name: str, null: FloatArray, unit: str) -> Entry:
-    """The entry of a null: its mean, with its 2.5 and 97.5 % points as low and high."""
+    """Return the entry of a null: its mean, with its 2.5 and 97.5 % points as low and high."""
     low, high = np.quantile(null, (0.025, 0.975)).tolist()
     return Entry(f"{name} null", float(null.mean()), unit, low=low, high=high)
 
@@ -35,7 +32,7 @@ def null_entry(name: str, null: FloatArray, unit: str) -> Entry:
 def two_layers(
     a: npt.ArrayLike, b: npt.ArrayLike, names: tuple[str, str] = ("a", "b")
 ) -> tuple[FloatArray, FloatArray]:
-    """Both samples as (rows, units), checked to have the same units."""
+    """Return both samples as (rows, units); raise ValueError unless they have the same units."""
     left, right = (units_float64(each, name) for each, name in zip((a, b), names, strict=True))
     if left.shape[1] != right.shape[1]:
         raise ValueError(f"both samples must be of one layer, got {left.shape[1]} and {right.shape[1]} units")
@@ -48,10 +45,10 @@ def two_layers(
 
 
 def equal_rows(a: FloatArray, b: FloatArray, size: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """`size` random rows of each sample; the same rows where both have equally many, since these may be pairs."""
-    first = np.sort(rng.permutation(len(a))[:size])
-    second = first if len(a) == len(b) else np.sort(rng.permutation(len(b))[:size])
-    return a[first], b[second]
+    """Draw `size` rows of each sample; the same rows where both have equally many, since these may be pairs."""
+    of_a = np.sort(rng.permutation(len(a))[:size])
+    of_b = of_a if len(a) == len(b) else np.sort(rng.permutation(len(b))[:size])
+    return a[of_a], b[of_b]
 
 
 def random_splits(

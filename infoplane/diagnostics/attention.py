@@ -40,7 +40,7 @@ class AttentionEntropy(Measured):
     queries: int
 
     def _entries(self) -> list[Entry]:
-        """The mean entropy of all heads, then that of each head with flags for wide and narrow ones."""
+        """Return the mean entropy of all heads, then that of each head with flags for wide and narrow ones."""
         entries = [Entry("attention entropy", float(np.nanmean(self.mean)), "share", ceiling=1.0)]
         for head, value in enumerate(self.mean.tolist()):
             wide, narrow = value > OVERLOAD, value < COLLAPSE
@@ -107,10 +107,10 @@ def attention_entropy(weights: npt.ArrayLike, *, mask: npt.ArrayLike | None = No
     # Entropy of each query (N, H, Q), then as a share of the largest possible one, log(keys).
     nats = -(a * np.log(np.where(a > 0, a, 1.0))).sum(3)
     share = np.divide(nats, np.log(keys), out=np.zeros_like(nats), where=several)
-    total, seen = share.sum((0, 2)), several.sum((0, 2))
+    total, queries = share.sum((0, 2)), several.sum((0, 2))  # of each head, (H,)
     by_query = np.divide(share.sum(0), several.sum(0), out=np.full(a.shape[1:3], np.nan), where=several.any(0))
     return AttentionEntropy(
-        mean=np.divide(total, seen, out=np.full(len(seen), np.nan), where=seen > 0),
+        mean=np.divide(total, queries, out=np.full(len(queries), np.nan), where=queries > 0),
         by_query=by_query,
         queries=int(several.any(1).sum()),
         n_samples=len(a),

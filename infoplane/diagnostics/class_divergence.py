@@ -51,7 +51,7 @@ class ClassDivergence(Measured):
     ties: int
 
     def _entries(self) -> list[Entry]:
-        """The divergence with its null, and how far it lies above that."""
+        """Return the divergence with its null, and how far it lies above that."""
         return against_null("classwise KL", self.value, self.null, BIT, self.flags)
 
 
@@ -143,12 +143,12 @@ def class_divergence(
 
 
 def _divergence(p: FloatArray, q: FloatArray, k: int, dimension: float) -> tuple[float, int]:
-    """KL(P|Q) in bits by k-th neighbours, and how many rows of P (N, U) equal another row of P or one of Q."""
-    own = KDTree(p).query(p, [2, k + 1])[0]  # the first neighbour of a row is itself
-    other = KDTree(q).query(p, [1, k])[0]
-    ties = int(((own[:, 0] == 0) | (other[:, 0] == 0)).sum())
+    """Return KL(P|Q) in bits by k-th neighbours, and how many rows of P (N, U) equal another row of P or one of Q."""
+    # Distances of each row to its first and its k-th neighbour in P, where the row itself comes first, and in Q.
+    in_p, in_q = KDTree(p).query(p, [2, k + 1])[0], KDTree(q).query(p, [1, k])[0]
+    ties = int(((in_p[:, 0] == 0) | (in_q[:, 0] == 0)).sum())
     # D mean log(nu_k / rho_k) + log(M / (N - 1)), distances rho within P and nu to Q.
-    rho, nu = own[:, 1], other[:, 1]
+    rho, nu = in_p[:, 1], in_q[:, 1]
     known = (rho > 0) & (nu > 0)
     if not known.any():
         return math.nan, ties

@@ -62,7 +62,7 @@ def compression_score(
 
 
 def _rows(curve: Curve, end: int | None) -> list[Row]:
-    """The rows "C", "C/max" and "argmax" of one curve, whose values after step `end` do not count."""
+    """Return the rows "C", "C/max" and "argmax" of one curve, whose values after step `end` do not count."""
     kept = np.isfinite(curve.value) & (True if end is None else curve.step <= end)
     if not kept.any():
         until = "" if end is None else f" up to step {end}"

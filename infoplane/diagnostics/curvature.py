@@ -52,7 +52,7 @@ class Curvature(Measured):
     dropped: int
 
     def _entries(self) -> list[Entry]:
-        """The mean angle with its interval, and how many angles were left out."""
+        """Return the mean angle with its interval, and how many angles were left out."""
         return [
             Entry("curvature", self.mean, "degrees", self.low, self.high, ceiling=180.0, flags=self.flags),
             Entry("angles left out", float(self.dropped), "angles"),

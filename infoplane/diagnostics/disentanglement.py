@@ -44,9 +44,9 @@ class Disentanglement(Measured):
     units: IntArray
 
     def _entries(self) -> list[Entry]:
-        """The mean gaps MIG and DMIG, then both of each attribute; DMIG only where it is defined."""
+        """Return the mean gaps MIG and DMIG, then both of each attribute; DMIG only where it is defined."""
         flags = self.flags
-        entries = [Entry("MIG", float(self.mig.mean()), "share", ceiling=1.0, flags=flags)]
+        entries = [Entry("MIG", float(self.mig.mean()), "share", ceiling=1.0, flags=flags)]  # DMIG may exceed 1
         known = self.dmig[np.isfinite(self.dmig)]
         if known.size:
             entries.append(Entry("DMIG", float(known.mean()), "share", flags=flags))
@@ -105,19 +105,20 @@ def disentanglement(
             f"expected at least 2 units and attributes of the same samples, got {units.shape} and "
             f"{np.shape(attributes)}"
         )
-    of = information or _plug_in
+    bits_between = information or _plug_in
     all_differ = information is None and any(len(np.unique(unit)) == len(units) for unit in units.T)
-    bits = np.array([[of(unit, column) for unit in units.T] for column in columns])
+    bits = np.array([[bits_between(unit, column) for unit in units.T] for column in columns])  # (A, D)
     best = np.argsort(-bits, axis=1, kind="stable")[:, :2]
-    gap = np.take_along_axis(bits, best, 1) @ [1.0, -1.0]
+    gap = np.take_along_axis(bits, best, 1) @ [1.0, -1.0]  # of the best unit over the second best, (A,)
     entropy = np.array([entropy_bits(np.bincount(column)) for column in columns])
     if not entropy.all():
         raise ValueError(f"attribute {int(entropy.argmin())} has one value, of which no unit can know anything")
-    left = np.array([_open_bits(columns, a, int(bits[:, k].argmax())) for a, k in enumerate(best[:, 1])])
+    # What the attribute that the second best unit knows most of leaves open.
+    left_open = np.array([_open_bits(columns, a, int(bits[:, k].argmax())) for a, k in enumerate(best[:, 1])])
     return Disentanglement(
         information=bits,
         mig=gap / entropy,
-        dmig=np.divide(gap, left, out=np.full(len(gap), np.nan), where=left > DETERMINED),
+        dmig=np.divide(gap, left_open, out=np.full(len(gap), np.nan), where=left_open > DETERMINED),
         units=best,
         flags=raised(saturated=all_differ),
         n_samples=len(units),
@@ -128,11 +129,11 @@ def disentanglement(
 
 
 def _plug_in(unit: FloatArray, attribute: IntArray) -> float:
-    """Bits that a unit has about an attribute, each different value of the unit being a code."""
+    """Return the bits that a unit (N,) has about an attribute (N,), each different value of the unit being a code."""
     return information_bits(joint_counts(codes(unit, "a unit"), attribute))
 
 
 def _open_bits(columns: list[IntArray], a: int, other: int) -> float:
-    """Bits of attribute `a` that `other` leaves open: H(a | other), or H(a) where both are one attribute."""
+    """Return the bits of attribute `a` that `other` leaves open: H(a | other), or H(a) where both are one attribute."""
     alone = entropy_bits(np.bincount(columns[a]))
     return alone if a == other else alone - information_bits(joint_counts(columns[a], columns[other]))

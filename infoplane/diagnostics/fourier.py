@@ -47,7 +47,7 @@ class FourierFeatures(Measured):
     silent: int
 
     def _entries(self) -> list[Entry]:
-        """The median share of a unit's strongest frequency, and how many frequencies the units use."""
+        """Return the median share of a unit's strongest frequency, and how many frequencies the units use."""
         most, flags = float(self.period // 2), self.flags
         return [
             Entry("median top-frequency share", self.median_share, "share", ceiling=1.0, flags=flags),
@@ -97,7 +97,7 @@ def fourier_features(weight: npt.ArrayLike, period: int) -> FourierFeatures:
     if raw.ndim != 2 or raw.size == 0 or raw.shape[1] % period:
         raise ValueError(f"weight must have shape (units, operands * {period}), got {raw.shape}")
     w = finite_float64(raw, "weight has").reshape(len(raw), -1, period)
-    w = w / (np.abs(w).max() or 1.0)
+    w = w / (np.abs(w).max() or 1.0)  # so that no square leaves the range of float64; weights may all be 0
     power = np.square(np.abs(np.fft.rfft(w, axis=2))).sum(1)[:, 1:]  # (units, period // 2)
     # A real signal has each frequency twice, as k and -k, but that of half the period once.
     power[:, : (period - 1) // 2] *= 2
@@ -123,7 +123,7 @@ def fourier_features(weight: npt.ArrayLike, period: int) -> FourierFeatures:
 
 
 def _effective_number(values: IntArray) -> float:
-    """How many different values there are effectively: 2^H of their histogram; NaN without values."""
+    """Return how many different values there are effectively: 2^H of their histogram; NaN without values."""
     counts = np.unique(values, return_counts=True)[1]
     share = counts / counts.sum()
     return float(np.exp2(-(share * np.log2(share)).sum())) if len(share) else math.nan

@@ -149,7 +149,7 @@ def funnel_layer(
 
 
 def _checked(layers: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]) -> dict[str, Samples]:
-    """Both samples of each layer as (rows, units), checked to be of the same numbers of rows in all layers."""
+    """Return both samples of each layer as (rows, units), checked to be of the same numbers of rows in all layers."""
     known = {name: two_layers(*pair, names=(f"{name} of a", f"{name} of b")) for name, pair in layers.items()}
     sizes = {name: (len(a), len(b)) for name, (a, b) in known.items()}
     if len(known) < 2 or len(set(sizes.values())) > 1:
@@ -163,7 +163,7 @@ def _checked(layers: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]) -> dict[
 def _scores(
     a: FloatArray, b: FloatArray, exact: bool, directions: int, size: int, draws: int, null_draws: int, seed: int
 ) -> list[float]:
-    """The score of a layer (scaled distance above the null) on all rows, then on each draw of half of them."""
+    """Return the score of a layer (scaled distance above the null) on all rows, then on each draw of half of them."""
     # `by_rows` starts anew for every layer, so that all layers are compared on the same rows.
     by_rows, rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
     lines = random_directions(a.shape[1], directions, rng)
@@ -172,11 +172,11 @@ def _scores(
         return [math.nan] * (draws + 1)
 
     def distance(p: FloatArray, q: FloatArray) -> float:
-        """The distance of two samples: by assignment of rows, or sliced along the directions."""
+        """Return the distance of two samples: by assignment of rows, or sliced along the directions."""
         return exact_distance(p, q) if exact else sliced_distance(p, q, lines)
 
     def excess(pairs: list[Samples], count: int) -> list[float]:
-        """Distances of pairs of `count` rows, less the mean distance of as many rows split at random."""
+        """Return distances of pairs of `count` rows, less the mean distance of as many rows split at random."""
         null = np.mean([distance(p[:count], q[:count]) for p, q in random_splits(a, b, null_draws, rng)])
         return [float(distance(*pair) - null) for pair in pairs]
 

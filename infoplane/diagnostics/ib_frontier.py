@@ -124,16 +124,17 @@ def ib_frontier(
         found = [(0.0, 0.0, np.nan), (entropy_bits(p_x), i_xy, np.nan), (h_x, i_xy, np.nan)]
         p_t_x = np.eye(len(p_x))
         for beta in _falling(betas):
-            p_t_x, rested = _iterate(p_t_x, p_x, p_y_x, beta, tol, max_iter)
-            converged &= rested
-            found.append((*_point(p_t_x, p_x, p_y_x), beta))
+            p_t_x, reached = _iterate(p_t_x, p_x, p_y_x, beta, tol, max_iter)
+            converged &= reached
+            joint = p_t_x * p_x[:, None]  # p(x, t)
+            found.append((information_bits(joint), information_bits(joint.T @ p_y_x), beta))
         corners = _concave_hull(np.array(found))
     i_xt, i_ty, beta_of = corners.T
     return Frontier(i_xt=i_xt, i_ty=i_ty, beta=beta_of, h_x=h_x, i_xy=i_xy, exact=exact, converged=converged)
 
 
 def _distribution(p_xy: npt.ArrayLike) -> FloatArray:
-    """The joint distribution (X, Y) scaled to sum to 1; ValueError where it is none."""
+    """Return the joint distribution (X, Y) scaled to sum to 1; ValueError where it is none."""
     p = np.asarray(p_xy, dtype=np.float64)
     if p.ndim != 2 or p.size == 0:
         raise ValueError(f"p_xy must have shape (X, Y), got {p.shape}")
@@ -143,7 +144,7 @@ def _distribution(p_xy: npt.ArrayLike) -> FloatArray:
 
 
 def _falling(betas: Sequence[float] | FloatArray | None) -> list[float]:
-    """The multipliers from the largest to the smallest, those by default where none are given."""
+    """Return the multipliers from the largest to the smallest, those by default where none are given."""
     if betas is None:  # dense both in the multiplier and in the slope 1 / beta of the frontier
         betas = np.concatenate([np.geomspace(1.0, 1000.0, 120), 120.0 / np.arange(1, 121)])
     steps = np.unique(np.asarray(betas, dtype=np.float64))[::-1]
@@ -153,7 +154,7 @@ def _falling(betas: Sequence[float] | FloatArray | None) -> list[float]:
 
 
 def _merged(p: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """p(x) and p(y|x) once inputs with equal p(y|x) are merged into one."""
+    """Return p(x), (X',), and p(y|x), (X', Y), once inputs with equal p(y|x) are merged into one."""
     p = p[p.sum(axis=1) > 0]
     p_y_x = p / p.sum(axis=1, keepdims=True)
     # Equal up to rounding.
@@ -167,7 +168,7 @@ def _merged(p: FloatArray) -> tuple[FloatArray, FloatArray]:
 def _iterate(
     p_t_x: FloatArray, p_x: FloatArray, p_y_x: FloatArray, beta: float, tol: float, max_iter: int
 ) -> tuple[FloatArray, bool]:
-    """p(t|x) at the fixed point of the three equations for one beta, and whether the iteration has converged."""
+    """Return p(t|x), (X, T), at the fixed point of the three equations for one beta, and whether it was reached."""
     negative_entropy = (p_y_x * np.log(np.where(p_y_x > 0, p_y_x, 1.0))).sum(axis=1)
     before = np.inf
     for _ in range(max_iter):
@@ -191,14 +192,8 @@ def _iterate(
     return p_t_x, False
 
 
-def _point(p_t_x: FloatArray, p_x: FloatArray, p_y_x: FloatArray) -> tuple[float, float]:
-    """I(X;T) and I(T;Y) in bits of an encoder p(t|x)."""
-    joint = p_t_x * p_x[:, None]
-    return information_bits(joint), information_bits(joint.T @ p_y_x)
-
-
 def _concave_hull(points: FloatArray) -> FloatArray:
-    """Upper hull of points (x, y) from left to right; of points with one x the highest counts."""
+    """Return the upper hull of points (x, y) from left to right; of points with one x the highest counts."""
     order = np.lexsort((points[:, 1], points[:, 0]))
     hull: list[FloatArray] = []
     for point in points[order]:
@@ -212,5 +207,5 @@ def _concave_hull(points: FloatArray) -> FloatArray:
 
 
 def _below(a: FloatArray, b: FloatArray, c: FloatArray) -> bool:
-    """Whether b lies on or below the line from a to c."""
+    """Return whether b lies on or below the line from a to c."""
     return bool((b[1] - a[1]) * (c[0] - a[0]) <= (c[1] - a[1]) * (b[0] - a[0]))

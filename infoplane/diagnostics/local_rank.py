@@ -54,7 +54,7 @@ class LocalRank(Measured):
     epsilon: float
 
     def _entries(self) -> list[Entry]:
-        """The mean rank with its interval; no rank exceeds the smaller side of the Jacobian."""
+        """Return the mean rank with its interval; no rank exceeds the smaller side of the Jacobian."""
         most = float(self.limit)
         return [Entry("local rank", self.mean, "dimensions", self.low, self.high, ceiling=most, flags=self.flags)]
 
@@ -111,7 +111,7 @@ def local_rank(jacobians: npt.ArrayLike | Iterable[npt.ArrayLike], epsilon: floa
 
 
 def _singular_values(jacobians: npt.ArrayLike | Iterable[npt.ArrayLike]) -> FloatArray:
-    """Singular values (N, min(outputs, inputs)) of all batches, in falling order."""
+    """Return the singular values (N, min(outputs, inputs)) of all batches, in falling order."""
     found: list[FloatArray] = []
     for batch in _batches(jacobians):
         a = finite_float64(batch, "jacobians have")
@@ -126,7 +126,7 @@ def _singular_values(jacobians: npt.ArrayLike | Iterable[npt.ArrayLike]) -> Floa
 
 
 def _batches(jacobians: npt.ArrayLike | Iterable[npt.ArrayLike]) -> Iterable[npt.ArrayLike]:
-    """The batches (N, outputs, inputs): one array is a batch of its own, a list of arrays a list of batches."""
+    """Return the batches (N, outputs, inputs): one array is a batch of its own, a list of arrays a list of batches."""
     if isinstance(jacobians, np.ndarray):
         return [jacobians]
     if isinstance(jacobians, list | tuple):

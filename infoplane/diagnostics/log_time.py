@@ -46,7 +46,7 @@ class LogTime(Measured):
     window: tuple[int, int]
 
     def _entries(self) -> list[Entry]:
-        """The slope against log time, and how well the line in log time and that in its root fit."""
+        """Return the slope against log time, and how well the line in log time and that in its root fit."""
         return [
             Entry("log-time slope", self.slope, "distance for each factor e in steps", flags=self.flags),
             Entry("log-time R2", self.r2, "R2", ceiling=1.0, flags=self.flags),
@@ -114,6 +114,6 @@ def log_time_fit(steps: npt.ArrayLike, distance: npt.ArrayLike, *, window: tuple
 
 
 def _line(x: FloatArray, y: FloatArray) -> tuple[float, float, float]:
-    """Intercept, slope and R2 of the least-squares line."""
+    """Return the intercept, slope and R2 of the least-squares line."""
     slope, intercept = np.polyfit(x, y, 1).tolist()
     return intercept, slope, 1 - float(np.square(y - intercept - slope * x).sum() / np.square(y - y.mean()).sum())

@@ -51,7 +51,7 @@ class Matching(Measured):
     measure: str
 
     def _entries(self) -> list[Entry]:
-        """The mean similarity of matched, of best and of shuffled units, and the span of the layers."""
+        """Return the mean similarity of matched, of best and of shuffled units, and the span of the layers."""
         unit = "bit" if self.measure == "information" else "correlation"
         few = raised(few_samples=not math.isfinite(self.span))
         return [
@@ -134,7 +134,7 @@ def match_units(
 
 
 def _same_samples(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Both layers as (N, units), checked to have the same number of samples."""
+    """Return both layers as (N, units), checked to have the same number of samples."""
     left, right = units_float64(a, "a"), units_float64(b, "b")
     if len(left) != len(right):
         raise ValueError(f"both layers must see the same samples, got {len(left)} and {len(right)}")
@@ -144,7 +144,7 @@ def _same_samples(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[FloatArray, Float
 
 
 def _standardized(a: FloatArray) -> FloatArray:
-    """Columns of mean 0 and length 1; all 0 for a unit that is constant."""
+    """Return the columns of (N, units) with mean 0 and length 1; all 0 for a unit that is constant."""
     largest = np.abs(a).max(axis=0)
     z = a / np.where(largest > 0, largest, 1.0)
     z = z - z.mean(axis=0)
@@ -154,12 +154,12 @@ def _standardized(a: FloatArray) -> FloatArray:
 
 
 def _correlation(a: FloatArray, b: FloatArray) -> FloatArray:
-    """(A, B) absolute correlations of standardized columns: their inner products."""
+    """Return absolute correlations (A, B) of standardized columns (N, A) and (N, B): their inner products."""
     return np.asarray(np.abs(a.T @ b))
 
 
 def _one_hot(a: FloatArray, n_bins: int) -> FloatArray:
-    """(N, units, n_bins): 1 for the bin that holds the value, of equal-width bins over the range of each unit."""
+    """Return (N, units, n_bins): 1 for the bin that holds the value, with equal-width bins over each unit's range."""
     low, high = a.min(axis=0), a.max(axis=0)
     width = np.where(high > low, high - low, 1.0)
     cell = np.minimum((n_bins * ((a - low) / width)).astype(np.int64), n_bins - 1)
@@ -167,7 +167,7 @@ def _one_hot(a: FloatArray, n_bins: int) -> FloatArray:
 
 
 def _information(a: FloatArray, b: FloatArray) -> FloatArray:
-    """(A, B) plug-in information in bits from one-hot cells."""
+    """Return plug-in information (A, B) in bits from one-hot cells (N, A, bins) and (N, B, bins)."""
     samples, units, bins = a.shape
     joint = (a.reshape(samples, -1).T @ b.reshape(samples, -1)).reshape(units, bins, -1, bins) / samples
     p, q = joint.sum(axis=3, keepdims=True), joint.sum(axis=1, keepdims=True)
@@ -176,7 +176,7 @@ def _information(a: FloatArray, b: FloatArray) -> FloatArray:
 
 
 def _span(a: FloatArray, b: FloatArray) -> float:
-    """Mean adjusted R2 of linear fits of the columns of b by all columns of a; constant columns do not count."""
+    """Return the mean adjusted R2 of linear fits of columns of b by all columns of a; constant ones do not count."""
     a, b = a[:, a.any(axis=0)], b[:, b.any(axis=0)]
     samples, rank = len(a), int(np.linalg.matrix_rank(a)) if a.size else 0
     if samples <= rank + 2 or not b.size:

@@ -47,7 +47,7 @@ class MultiInformation(Measured):
     null: FloatArray
 
     def _entries(self) -> list[Entry]:
-        """The multi-information with its null, and how far it lies above that."""
+        """Return the multi-information with its null, and how far it lies above that."""
         return against_null("multi-information", self.value, self.null, BIT, self.flags)
 
 
@@ -121,12 +121,13 @@ def multi_information(
 
 
 def _groups(groups: int | Sequence[Sequence[int]] | None, count: int) -> tuple[tuple[int, ...], ...]:
-    """The groups as places of variables, counted from 0; ValueError for groups that mean nothing."""
+    """Return the groups as places of variables, counted from 0; ValueError for groups that mean nothing."""
     if count < 2:
         raise ValueError(f"multi-information needs at least 2 variables, got {count}")
     size = count if groups is None else groups
-    drawn = itertools.combinations(range(count), max(size, 0)) if isinstance(size, int) else map(tuple, size)
-    chosen = tuple(itertools.islice(drawn, MOST_GROUPS + 1))
+    # One more than is allowed is enough to see that there are too many.
+    offered = itertools.combinations(range(count), max(size, 0)) if isinstance(size, int) else map(tuple, size)
+    chosen = tuple(itertools.islice(offered, MOST_GROUPS + 1))
     bad = [g for g in chosen if len(g) < 2 or len(set(g)) < len(g) or not set(g) <= set(range(count))]
     if not chosen or bad or len(chosen) > MOST_GROUPS:
         raise ValueError(
@@ -136,6 +137,6 @@ def _groups(groups: int | Sequence[Sequence[int]] | None, count: int) -> tuple[t
 
 
 def _parts(known: Sequence[IntArray], groups: Sequence[Sequence[int]]) -> FloatArray:
-    """The multi-information in bits of every group, (groups,)."""
+    """Return the multi-information (G,) in bits of every group, from the codes (N,) of all variables."""
     alone = [joint_entropy_bits(x) for x in known]
-    return np.array([sum(alone[i] for i in g) - joint_entropy_bits(*(known[i] for i in g)) for g in groups])
+    return np.array([sum(alone[i] for i in group) - joint_entropy_bits(*(known[i] for i in group)) for group in groups])

@@ -56,7 +56,7 @@ class NeuralCollapse(Measured):
     nearest: float
 
     def _entries(self) -> list[Entry]:
-        """NC1 and both parts of NC2, then NC3 and NC4 where weights and logits were given."""
+        """Return NC1 and both parts of NC2, then NC3 and NC4 where weights and logits were given."""
         # Too few units matter to the angles alone, and so does a single class mean that has no direction.
         flags = tuple(flag for flag in self.flags if flag != "out_of_domain")
         undirected = raised(degenerate=math.isnan(self.angles) and "degenerate" not in self.flags)
@@ -139,7 +139,7 @@ def neural_collapse(
 
 
 def _within(rest: FloatArray, between: FloatArray) -> float:
-    """tr(S_W S_B^+) / C from the rows less their class means (`rest`) and the class means less their own mean."""
+    """Return tr(S_W S_B^+) / C from rows less their class means (`rest`) and class means less their own mean."""
     # S_B = V s^2 V' / C, so that the trace is C sum_k mean_i (rest_i v_k)^2 / s_k^2.
     _, s, v = np.linalg.svd(between, full_matrices=False)
     kept = (s * s > CUT * s[0] * s[0]) & (np.arange(len(s)) < len(between) - 1)
@@ -147,14 +147,14 @@ def _within(rest: FloatArray, between: FloatArray) -> float:
 
 
 def _angles(between: FloatArray, lengths: FloatArray) -> float:
-    """Mean over pairs of class means of how far their cosine is from -1 / (C - 1), that of a simplex."""
+    """Return the mean over pairs of class means of how far their cosine is from -1 / (C - 1), that of a simplex."""
     unit = between / lengths[:, None]
     cosines = (unit @ unit.T)[np.triu_indices(len(unit), 1)]
     return float(np.abs(cosines + 1.0 / (len(unit) - 1)).mean())
 
 
 def _duality(weight: npt.ArrayLike, between: FloatArray) -> float:
-    """Distance of the weights from the class means, both scaled to length 1."""
+    """Return the distance of the weights from the class means, both (C, D) and scaled to length 1."""
     w = finite_float64(weight, "weight has")
     if w.shape != between.shape:
         raise ValueError(f"weight must have shape (classes, units) {between.shape}, got {w.shape}")
@@ -163,7 +163,7 @@ def _duality(weight: npt.ArrayLike, between: FloatArray) -> float:
 
 
 def _nearest(logits: npt.ArrayLike, known: npt.NDArray[np.generic], h: FloatArray, means: FloatArray) -> float:
-    """Share of rows whose largest logit belongs to another class than the nearest class mean."""
+    """Return the share of rows whose largest logit belongs to another class than the nearest class mean."""
     scores = finite_float64(logits, "logits have")
     if scores.shape != (len(h), len(known)):
         raise ValueError(f"logits must have shape (samples, classes) {(len(h), len(known))}, got {scores.shape}")

@@ -48,7 +48,7 @@ class OInformation(Measured):
     variables: int
 
     def _entries(self) -> list[Entry]:
-        """The O-information with its interval."""
+        """Return the O-information with its interval."""
         return [Entry("O-information", self.value, BIT, self.low, self.high, flags=self.flags)]
 
 
@@ -107,9 +107,9 @@ def o_information(
     else:
         if method == "gaussian":
             _refuse_singular(centred(np.hstack(blocks), axis=0))
-        of: Callable[[list[FloatArray]], float] = _gaussian if method == "gaussian" else _plug_in
-        value = of(blocks)
-        low, high = around(value, Z_95 * _jackknife(of, blocks))
+        estimate: Callable[[list[FloatArray]], float] = _gaussian if method == "gaussian" else _plug_in
+        value = estimate(blocks)
+        low, high = around(value, Z_95 * _jackknife(estimate, blocks))
     # Entropies of codes need about ten samples for each combination that occurs.
     few = information is None and method == "codes" and samples < 10 * len(np.unique(np.hstack(blocks), axis=0))
     return OInformation(
@@ -125,7 +125,7 @@ def o_information(
 
 
 def _blocks(variables: Sequence[npt.ArrayLike]) -> list[FloatArray]:
-    """Every variable as (N, units), checked to have the same number of samples."""
+    """Return every variable as (N, units), checked to have the same number of samples."""
     blocks = [
         units_float64(a[:, None] if a.ndim == 1 else a, f"variable {i}")
         for i, a in enumerate(map(np.asarray, variables))
@@ -136,14 +136,14 @@ def _blocks(variables: Sequence[npt.ArrayLike]) -> list[FloatArray]:
 
 
 def _balance(blocks: list[FloatArray], entropy: Callable[[FloatArray], float]) -> float:
-    """The O-information (n - 2) H(X) + sum_i [H(X_i) - H(X without i)], from any entropy of a block of columns."""
+    """Return the O-information of blocks (N, units) of columns by the formula above, from any entropy of a block."""
     without = [np.hstack(blocks[:i] + blocks[i + 1 :]) for i in range(len(blocks))]
     each = sum(entropy(block) - entropy(rest) for block, rest in zip(blocks, without, strict=True))
     return (len(blocks) - 2) * entropy(np.hstack(blocks)) + each
 
 
 def _plug_in(blocks: list[FloatArray]) -> float:
-    """The O-information by plug-in entropies, with equal rows as one value."""
+    """Return the O-information by plug-in entropies, with equal rows as one value."""
     return _balance(blocks, lambda block: entropy_bits(np.bincount(codes(block, "a variable"))))
 
 
@@ -157,13 +157,13 @@ def _refuse_singular(whole: FloatArray) -> None:
 
 
 def _gaussian(blocks: list[FloatArray]) -> float:
-    """The O-information of Gaussians with the same covariances."""
+    """Return the O-information of Gaussians with the same covariances."""
     # The scale of a unit changes no O-information.
     return _balance([centred(block, axis=0) for block in blocks], _gaussian_entropy)
 
 
 def _gaussian_entropy(block: FloatArray) -> float:
-    """Gaussian entropy in bits, without the constant of each unit, which cancels in the balance."""
+    """Return the Gaussian entropy in bits, without the constant of each unit, which cancels in the balance."""
     samples, units = block.shape
     covariance = np.atleast_2d(np.cov(block, rowvar=False))
     # What log det of a sample covariance (a Wishart matrix) has more on average than log det of its mean: less than 0.
@@ -172,7 +172,7 @@ def _gaussian_entropy(block: FloatArray) -> float:
 
 
 def _from_informations(blocks: list[FloatArray], information: Information) -> float:
-    """The O-information by its recursion over variables, from informations between two blocks of columns."""
+    """Return the O-information by its recursion over variables, from informations between two blocks of columns."""
     value = 0.0
     for n in range(3, len(blocks) + 1):
         last, before = blocks[n - 1], blocks[: n - 1]
@@ -181,9 +181,9 @@ def _from_informations(blocks: list[FloatArray], information: Information) -> fl
     return float(value)
 
 
-def _jackknife(of: Callable[[list[FloatArray]], float], blocks: list[FloatArray]) -> float:
-    """Standard error of the function `of`, from its values with one of `PARTS` parts of the samples left out."""
+def _jackknife(estimate: Callable[[list[FloatArray]], float], blocks: list[FloatArray]) -> float:
+    """Return the standard error of `estimate`, from its values with one of `PARTS` parts of the samples left out."""
     part = np.random.default_rng(0).permutation(len(blocks[0])) % PARTS
-    values = np.array([of([block[part != i] for block in blocks]) for i in range(PARTS)])
+    values = np.array([estimate([block[part != i] for block in blocks]) for i in range(PARTS)])
     # Without the only part in which a unit varies, the value is not finite, and there is no interval.
     return float(math.sqrt((PARTS - 1) * values.var())) if np.isfinite(values).all() else math.nan

@@ -57,14 +57,14 @@ class PartialInformation(Measured):
         return self.redundancy, self.unique1, self.unique2, self.synergy
 
     def _entries(self) -> list[Entry]:
-        """The four parts, each behind its null, if one was made."""
+        """Return the four parts, each behind its null, if one was made."""
         entries = []
         for i, (name, value) in enumerate(zip(PARTS, self.parts, strict=True)):
             flags = self.flags
             if len(self.null):
-                beside = null_entry(f"{name} (X1,X2;Y)", self.null[:, i], BIT)
-                entries.append(beside)
-                flags += ("below_null",) * (value <= beside.high)
+                of_null = null_entry(f"{name} (X1,X2;Y)", self.null[:, i], BIT)
+                entries.append(of_null)
+                flags += raised(below_null=value <= of_null.high)
             entries.append(Entry(f"{name} (X1,X2;Y)", value, BIT, flags=flags))
         return entries
 
@@ -136,7 +136,7 @@ def partial_information(
 
 
 def _parts(counts: IntArray) -> tuple[tuple[float, float, float, float], float]:
-    """Redundancy, both unique parts and synergy of a table (x1, x2, y), and how far the minimum is proven, in bits."""
+    """Return the four parts of a table (x1, x2, y) in bits, in the order of `PARTS`, and the gap of their minimum."""
     first, second, both = (information_bits(each) for each in (counts.sum(1), counts.sum(0), counts))
     least, gap = least_joint_information(counts / counts.sum())
     unique1, unique2 = least - second, least - first
@@ -144,19 +144,17 @@ def _parts(counts: IntArray) -> tuple[tuple[float, float, float, float], float]:
 
 
 def least_joint_information(p: FloatArray) -> tuple[float, float]:
-    """min I_Q(Y;X1 X2) in bits over laws Q with the pairs (X1, Y), (X2, Y) of p (K1, K2, C), and its proven gap."""
+    """Return min I_Q(Y;X1 X2) in bits over Q with the pairs (X1, Y), (X2, Y) of p (K1, K2, C), and its proven gap."""
     # It is reached at the largest H_Q(Y|X1 X2), the dual of which is to maximise <p, a(x1,y) + b(x2,y)> with
     # sum_y exp(a + b) <= 1 for all (x1, x2). With a barrier of weight t the optimum has
     # Q(x1,x2,y) = t exp(a + b) / (1 - sum_y exp(a + b)), and the gap is t for each cell. Pairs of values that do not
     # occur have no a or b.
     dual = _Dual(p)
     weight = 1.0 / dual.cells
-    theta = dual.start
-    while True:
-        theta = dual.centred(theta, weight)
-        if weight * dual.cells <= GAP:
-            break
+    theta = dual.minimiser(dual.start, weight)
+    while weight * dual.cells > GAP:
         weight *= SHRINK
+        theta = dual.minimiser(theta, weight)
     q = dual.feasible(theta, weight)
     value = information_bits(q)
     proven = entropy_bits(p.sum((0, 1))) + float(dual.target @ theta) * BITS_PER_NAT
@@ -164,13 +162,16 @@ def least_joint_information(p: FloatArray) -> tuple[float, float]:
 
 
 class _Dual:
-    """The barrier problem of one table; theta holds a(x1, y), then b(x2, y), for the pairs of values that occur."""
+    """The barrier problem of one table (K1, K2, C).
+
+    `theta` (P,) holds the a(x1, y), then the b(x2, y), of the P pairs of values that occur; `weight` is the barrier's.
+    """
 
     def __init__(self, p: FloatArray) -> None:
         """Find the pairs of values that occur in p (K1, K2, C), and a theta to start from."""
         self.one, self.two = p.sum(1), p.sum(0)
         self.shape, self.cells = p.shape, p.shape[0] * p.shape[1]
-        self.possible = (self.one > 0)[:, None] & (self.two > 0)[None]
+        self.possible = (self.one > 0)[:, None] & (self.two > 0)[None]  # cells in which Q may be above 0
         everything = np.concatenate([self.one.ravel(), self.two.ravel()])
         self.occurs = everything > 0
         self.target = everything[self.occurs]
@@ -179,14 +180,14 @@ class _Dual:
         self.start = np.tile(half, p.shape[0] + p.shape[1])[self.occurs]
 
     def exponentials(self, theta: FloatArray) -> FloatArray:
-        """exp(a + b), (K1, K2, C)."""
+        """Return exp(a(x1, y) + b(x2, y)), (K1, K2, C)."""
         whole = np.full(len(self.occurs), -math.inf)
         whole[self.occurs] = theta
         a, b = np.split(whole, [self.one.size])
         return np.asarray(np.exp(a.reshape(self.one.shape)[:, None] + b.reshape(self.two.shape)[None]))
 
     def barrier(self, theta: FloatArray, weight: float) -> float:
-        """The function that Newton's method minimises; infinite where sum_y exp(a + b) is 1 or more."""
+        """Return the function that Newton's method minimises; infinite where sum_y exp(a + b) is 1 or more."""
         with np.errstate(over="ignore"):
             used = self.exponentials(theta).sum(2)
         return float(-self.target @ theta - weight * np.log1p(-used).sum()) if (used < 1).all() else math.inf
@@ -196,13 +197,13 @@ class _Dual:
         e = self.exponentials(theta)
         return np.asarray(weight * e / (1.0 - e.sum(2, keepdims=True)))
 
-    def centred(self, theta: FloatArray, weight: float) -> FloatArray:
+    def minimiser(self, theta: FloatArray, weight: float) -> FloatArray:
         """The theta that minimises the barrier function, by Newton's method from `theta`."""
         for _ in range(MOST_STEPS):
             q = self.law(theta, weight)
             slope = np.concatenate([q.sum(1).ravel(), q.sum(0).ravel()])[self.occurs] - self.target
             step = -np.linalg.solve(self._curvature(q, weight), slope)
-            # Half the step until it brings a small part of the fall that the slope promises (Armijo's rule).
+            # The step is halved until it brings a small part of the fall that the slope promises (Armijo's rule).
             fall, size, now = float(-slope @ step), 1.0, self.barrier(theta, weight)
             if fall < 1e-4 * weight:  # near enough for the next weight, or for the proof at the last one
                 break
@@ -212,7 +213,7 @@ class _Dual:
         return theta
 
     def _curvature(self, q: FloatArray, weight: float) -> FloatArray:
-        """Second derivatives of the barrier function, with a little added to the diagonal."""
+        """Return the second derivatives of the barrier function, with a little added to the diagonal."""
         # Without that it would be singular: a + c(y) and b - c(y) give the same function for any c.
         k1, k2, c = self.shape
         pairs = q[..., :, None] * q[..., None, :] / weight
@@ -232,7 +233,7 @@ class _Dual:
         q = np.where(self.possible, np.maximum(self.law(theta, weight), 1e-300), 0.0)
         for _ in range(100):
             for axis, wanted in ((1, self.one), (0, self.two)):
-                had = q.sum(axis)
-                ratio = np.divide(wanted, had, out=np.zeros_like(wanted), where=had > 0)
+                found = q.sum(axis)
+                ratio = np.divide(wanted, found, out=np.zeros_like(wanted), where=found > 0)
                 q *= np.expand_dims(ratio, axis)
         return q

@@ -116,13 +116,13 @@ def _check_captures(steps: npt.NDArray[Any], rank: FloatArray, alpha: FloatArray
 
 
 def _change(values: FloatArray) -> float:
-    """The change from the first known value to the last; NaN where fewer than two are known."""
+    """Return the change from the first known value to the last; NaN where fewer than two are known."""
     known = values[np.isfinite(values)]
     return float(known[-1] - known[0]) if len(known) > 1 else math.nan
 
 
 def _label(change: float, alpha_change: float, *, first: bool) -> Label:
-    """The name of a phase in which rank and exponent change by this much; `first` for the first of the run."""
+    """Return the name of a phase in which rank and exponent change by this much; `first` for the first of the run."""
     # A compact spectrum decays steeply: rank and exponent move in opposite ways. With NaN it is not mixed.
     if alpha_change * change >= 0:
         return "mixed"
@@ -187,12 +187,12 @@ def _rows(curve: Curve, exponent: Curve | None, config: dict[str, Any]) -> Itera
 
 
 def _key(curve: Curve) -> tuple[str, str, str, str, str]:
-    """What a curve of the rank has in common with the curve of the exponent that belongs to it."""
+    """Return what a curve of the rank has in common with the curve of the exponent that belongs to it."""
     return curve.run, curve.layer, curve.subset, curve.estimator, curve.settings
 
 
 def _smoothed(values: FloatArray, window: int) -> FloatArray:
-    """Centred mean over `window` values; near the ends and beside gaps (NaN) over fewer, so that it stays centred."""
+    """Return the centred mean over `window` values; over fewer, as many on either side, near ends and gaps (NaN)."""
     out = np.full(len(values), math.nan)
     for i in np.flatnonzero(np.isfinite(values)).tolist():
         half = min(window // 2, i, len(values) - 1 - i)
@@ -203,7 +203,7 @@ def _smoothed(values: FloatArray, window: int) -> FloatArray:
 
 
 def _turning_points(values: FloatArray, least: float) -> list[int]:
-    """Indices of the first value, of alternating extrema that differ by `least` or more, and of the last value."""
+    """Return the indices of the first value, of extrema in turn that differ by `least` or more, and of the last."""
     turns, direction = [0], 0
     low = high = extreme = 0
     # `direction` is 0 until values have moved by `least`, then 1 while they rise and -1 while they fall; an extreme is

@@ -46,7 +46,7 @@ class Prequential(Measured):
     final_on: str
 
     def _entries(self) -> list[Entry]:
-        """The code length, and the two parts of it with their intervals."""
+        """Return the code length, and the two parts of it with their intervals."""
         return [
             Entry("prequential code length", self.code_length, BIT),
             Entry("epiplexity", self.epiplexity, BIT, *around(self.epiplexity, self.epiplexity_half)),
@@ -129,7 +129,7 @@ def prequential(
 
 
 def _losses(values: npt.ArrayLike, name: str) -> FloatArray:
-    """The losses as float64; ValueError for fewer than two, or for values that are no losses."""
+    """Return the losses as float64; ValueError for fewer than two, or for values that are no losses."""
     array = finite_float64(values, f"{name} has", "values")
     if array.ndim != 1 or len(array) < 2:
         raise ValueError(f"{name} must have shape (examples,) with at least 2 of them, got {array.shape}")
@@ -151,5 +151,5 @@ def _refuse_repeats(ids: npt.NDArray[np.generic], count: int) -> None:
 
 
 def _scatter(values: FloatArray) -> float:
-    """The variance of values about a slow trend, from the differences of neighbours."""
+    """Return the variance of values about a slow trend, from the differences of neighbours."""
     return float(np.square(np.diff(values)).mean()) / 2  # a difference has the variance of two values

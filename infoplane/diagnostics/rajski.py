@@ -30,7 +30,7 @@ class Rajski(Measured):
     distance: float
 
     def _entries(self) -> list[Entry]:
-        """The distance, which is at most 1."""
+        """Return the distance, which is at most 1."""
         return [Entry("Rajski distance(T;T')", self.distance, "distance", ceiling=1.0, flags=self.flags)]
 
 

@@ -101,7 +101,7 @@ def run_similarity(
 
 
 def _chosen(run: RecordedRun, layers: str | Sequence[str] | None, steps: int | Sequence[int] | None) -> Pairs:
-    """The layers and steps that the caller named, in the order of the forward pass and of training."""
+    """Return the layers and steps that the caller named, in the order of the forward pass and of training."""
     keys = _keys(run, [layers] if isinstance(layers, str) else layers)
     common = sorted(set.intersection(*(set(run.steps(key)) for key in keys)))
     if not common:
@@ -124,13 +124,13 @@ def _arrays(run: RecordedRun, pairs: Pairs) -> Iterator[Array]:
 
 
 def _names(pairs: Pairs) -> list[str]:
-    """Names for the column `partner`: layers, or the steps where there is one layer at several steps."""
+    """Return names for the column `partner`: layers, or the steps where there is one layer at several steps."""
     one = len({key for key, _ in pairs}) == 1 and len(pairs) > 1
     return [f"step={step}" if one else key for key, step in pairs]
 
 
 def _keys(run: RecordedRun, wanted: Sequence[str] | None) -> list[str]:
-    """The layers that match the names or globs, in forward order; all of them for None."""
+    """Return the layers that match the names or globs, in forward order; all of them for None."""
     known = [layer.key for layer in run.layers]
     found = set(known if wanted is None else ())
     for pattern in wanted or ():
@@ -145,7 +145,7 @@ def _keys(run: RecordedRun, wanted: Sequence[str] | None) -> list[str]:
 
 
 def _floats(values: Array, layer: Layer) -> Array:
-    """The stored values of a layer as floats that numpy knows; ValueError for float8."""
+    """Return the stored values of a layer as floats that numpy knows; ValueError for float8."""
     # bfloat16 is stored as 16 bits, the upper half of a float32.
     if layer.dtype == "bfloat16":
         return (values.astype(np.uint32) << 16).view(np.float32)

@@ -48,9 +48,9 @@ class SignCycles(Measured):
     null: FloatArray
 
     def _entries(self) -> list[Entry]:
-        """The number of cycles, and its null."""
-        own = Entry("sign cycles", self.cycles, "cycles", flags=self.flags)
-        return [own, null_entry("sign cycles", self.null, "cycles")]
+        """Return the number of cycles, and its null."""
+        cycles = Entry("sign cycles", self.cycles, "cycles", flags=self.flags)
+        return [cycles, null_entry("sign cycles", self.null, "cycles")]
 
 
 def sign_cycles(
@@ -123,14 +123,14 @@ def sign_cycles(
     turns = _turns(smoothed, dead_band)
     rng = np.random.default_rng(seed)
     null = np.array([_cycles(_mean(_shuffled(c, size, rng), decay), dead_band) for _ in range(null_draws)], np.float64)
-    cycles, beside = _cycles(smoothed, dead_band), null_entry("", null, "")
+    cycles, of_null = _cycles(smoothed, dead_band), null_entry("", null, "")
     return SignCycles(
         cycles=cycles,
         turns=turns,
         signs=np.sign(smoothed[turns]).astype(np.int64),
         smoothed=smoothed,
         null=null,
-        flags=raised(below_null=beside.low <= cycles <= beside.high, few_samples=len(c) < FEW_BLOCKS * size),
+        flags=raised(below_null=of_null.low <= cycles <= of_null.high, few_samples=len(c) < FEW_BLOCKS * size),
         n_samples=len(c),
         config={"block": size, "dead_band": dead_band, "decay": decay, "null_draws": null_draws, "seed": seed},
         source=digest(c),
@@ -138,22 +138,23 @@ def sign_cycles(
 
 
 def _mean(c: FloatArray, decay: float) -> FloatArray:
-    """The exponential mean of the series, which starts at the first value."""
+    """Return the exponential mean of the series, which starts at the first value."""
+    # The initial state of the filter, `zi`, is that after a long time at the first value.
     return np.asarray(lfilter([1 - decay], [1, -decay], c, zi=[decay * c[0]])[0], np.float64)
 
 
 def _turns(smoothed: FloatArray, dead_band: float) -> IntArray:
-    """Index of the first point of each run of one sign; points inside the dead band have no sign."""
-    clear = np.flatnonzero(np.abs(smoothed) > dead_band)
-    return clear[np.flatnonzero(np.diff(np.sign(smoothed[clear]), prepend=0))]
+    """Return the index of the first point of each run of one sign; points inside the dead band have no sign."""
+    outside = np.flatnonzero(np.abs(smoothed) > dead_band)
+    return outside[np.flatnonzero(np.diff(np.sign(smoothed[outside]), prepend=0))]  # 0: the first begins a run, too
 
 
 def _cycles(smoothed: FloatArray, dead_band: float) -> int:
-    """The number of whole cycles: three runs of one sign each make one, and the last of them begins the next."""
+    """Return the number of whole cycles: three runs of one sign each make one, and the last of them begins the next."""
     return max(0, (len(_turns(smoothed, dead_band)) - 1) // 2)
 
 
 def _shuffled(c: FloatArray, size: int, rng: np.random.Generator) -> FloatArray:
-    """The series with its blocks in random order, shifted in a circle by a random number of points."""
+    """Return the series with its blocks in random order, shifted in a circle by a random number of points."""
     blocks = np.split(c, np.arange(size, len(c), size))
     return np.roll(np.concatenate([blocks[i] for i in rng.permutation(len(blocks))]), rng.integers(len(c)))

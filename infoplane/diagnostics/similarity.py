@@ -62,8 +62,8 @@ class Similarity(Measured):
         """Mean, 2.5 and 97.5 % points of the null; NaN where there is no null."""
         if not self.null.size:
             return math.nan, math.nan, math.nan
-        beside = null_entry("", self.null, "")
-        return beside.value, beside.low, beside.high
+        of_null = null_entry("", self.null, "")
+        return of_null.value, of_null.low, of_null.high
 
     @property
     def calibrated(self) -> tuple[float, float, float]:
@@ -72,12 +72,16 @@ class Similarity(Measured):
         0 is what rows without any relation give, 1 what equal layers give. NaN where the null is 1 already.
         """
         mean, low, high = self.level
+
+        def above(level: float) -> float:
+            """Return the value above this level of the null, as a share of the most that there can be."""
+            return (self.value - level) / (1.0 - level) if level < 1.0 - 1e-9 else math.nan
+
         # The larger the null, the smaller what is left above it: its high point gives the low end.
-        one, two, three = ((self.value - at) / (1.0 - at) if at < 1.0 - 1e-9 else math.nan for at in (mean, high, low))
-        return one, two, three
+        return above(mean), above(high), above(low)
 
     def _entries(self) -> list[Entry]:
-        """The similarity, then its null and the calibrated value where there are draws of the null."""
+        """Return the similarity, then its null and the calibrated value where there are draws of the null."""
         kind, flags = KINDS[self.measure], self.flags
         name = f"{kind.title}{PAIR}"
         entries = [Entry(name, self.value, kind.unit, ceiling=1.0, flags=flags)]
@@ -220,32 +224,36 @@ def similarity_matrix(
     >>> similarity_matrix([a, -a, a**2]).value.shape
     (3, 3)
     """
-    full = settings_of(measure, settings)
+    all_settings = settings_of(measure, settings)
     if null_draws < 0 or max_samples < LEAST_SAMPLES:
         raise ValueError(f"need null_draws >= 0 and max_samples >= {LEAST_SAMPLES}, got {null_draws} and {max_samples}")
 
     def side(rows: FloatArray) -> Side:
-        """The layer as the measure compares it, with these settings."""
-        return KINDS[measure].side(rows, full)
+        """Return the layer as the measure compares it, with these settings."""
+        return KINDS[measure].side(rows, all_settings)
 
     left = Layers(layers, side, max_samples, seed)
     right = left if others is None else Layers(others, side, max_samples, seed, left.count)
     if right is left and len(left.sides) < 2:
         raise ValueError(f"a list with itself needs at least two layers, got {len(left.sides)}; pass others= too")
     orders = orders_of(left, labels, within, null_draws, seed)
-    config = {"measure": measure, **full, "within": within, "null_draws": null_draws}
+    config = {"measure": measure, **all_settings, "within": within, "null_draws": null_draws}
     config |= {"max_samples": max_samples, "seed": seed}
-    found = all_pairs(left, right, measure, orders)
-    wanted = [(a, b) for b in range(found.shape[2]) for a in range(found.shape[1]) if right is not left or a < b]
+    found = all_pairs(left, right, measure, orders)  # (1 + draws, A, B)
     of_labels = (digest(np.asarray(labels)).encode(),) if within == "class" else ()
-    pairs = {(a, b): _pair(left, right, found[:, a, b], a, b, config, of_labels) for a, b in wanted}
-    return SimilarityMatrix(value=found[0], null=found[1:], pairs=dict(sorted(pairs.items())))
+    pairs = {
+        (a, b): _pair(left, right, found[:, a, b], a, b, config, of_labels)
+        for a, b in np.ndindex(found.shape[1:])
+        if right is not left or a < b
+    }
+    return SimilarityMatrix(value=found[0], null=found[1:], pairs=pairs)
 
 
 def _pair(
     left: Layers, right: Layers, found: FloatArray, a: int, b: int, config: dict[str, Any], of_labels: tuple[bytes, ...]
 ) -> Similarity:
-    """The result for layers `a` and `b`; `found` (1 + draws,) is their similarity, then those of its null."""
+    """Return the result for layers `a` and `b`; `found` (1 + draws,) is their similarity, then those of its null."""
+    # `of_labels` is the digest of the labels, where rows were permuted within classes.
     one, two = left.sides[a], right.sides[b]
     flags = one.flags | two.flags
     # 1e-12 for rounding: a value that equals the null's upper point is not above it.

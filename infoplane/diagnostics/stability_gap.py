@@ -48,7 +48,7 @@ class StabilityGap(Measured):
     widest: int
 
     def _entries(self) -> list[Entry]:
-        """The three worst-case measures, as bounds where some steps were not evaluated."""
+        """Return the three worst-case measures, as bounds where some steps were not evaluated."""
         # Where steps were not evaluated, the true minimum may be lower and the true fall larger.
         values = {
             "min-ACC": (self.min_acc, "upper"),
@@ -137,7 +137,7 @@ def stability_gap(
 
 
 def _falls(steps: FloatArray, accuracy: FloatArray, window: int) -> FloatArray:
-    """The largest fall of each task (K,) between evaluations at most `window` steps apart; 0 where none falls."""
+    """Return the largest fall of each task (K,) between evaluations at most `window` steps apart, at least 0."""
     largest = np.zeros(accuracy.shape[1])
     for apart in range(1, len(steps)):
         near = steps[apart:] - steps[:-apart] <= window

@@ -65,7 +65,7 @@ class Supersample(Measured):
     n_trainings: int
 
     def _entries(self) -> list[Entry]:
-        """The information, the bound with its null, the gap, and the test error where losses are 0 in training."""
+        """Return the information, the bound with its null, the gap, and the test error if training losses are all 0."""
         bits, few = float(self.information.mean()), self.flags
         entries = [
             Entry("supersample information", bits, BIT, flags=few),
@@ -120,22 +120,22 @@ def supersample_bound(
     ----------
     Wang and Mao, "Tighter information-theoretic generalization bounds from supersamples", 2023.
     """
-    given, chosen = finite_float64(losses, "losses has", "values"), np.asarray(trained_on)
+    given, selectors = finite_float64(losses, "losses has", "values"), np.asarray(trained_on)
     if given.ndim != 3 or given.shape[2] != 2 or len(given) < 2 or not given.shape[1]:
         raise ValueError(f"losses must have shape (trainings, pairs, 2) of at least 2 trainings, got {given.shape}")
-    if chosen.shape != given.shape[:2]:
-        raise ValueError(f"trained_on must hold 0 and 1 in the shape {given.shape[:2]}, got {chosen.shape}")
-    if not (binary := np.isin(chosen, (0, 1))).all():
-        raise ValueError(f"trained_on must hold 0 and 1, got {chosen[~binary][0]}")
+    if selectors.shape != given.shape[:2]:
+        raise ValueError(f"trained_on must hold 0 and 1 in the shape {given.shape[:2]}, got {selectors.shape}")
+    if not (binary := np.isin(selectors, (0, 1))).all():
+        raise ValueError(f"trained_on must hold 0 and 1, got {selectors[~binary][0]}")
     if null_draws < LEAST_DRAWS:
         raise ValueError(f"null_draws must be at least {LEAST_DRAWS}, got {null_draws}")
-    known, chosen = _rounded(given, levels), chosen.astype(np.int64)
-    difference = known[:, :, 1] - known[:, :, 0]
+    rounded, selectors = _rounded(given, levels), selectors.astype(np.int64)
+    difference = rounded[:, :, 1] - rounded[:, :, 0]
     rng = np.random.default_rng(seed)
-    information = _information(difference, chosen, pooled)
-    null = [_bound(_information(difference, rng.permuted(chosen, axis=0), pooled)) for _ in range(null_draws)]
-    own = np.take_along_axis(given, chosen[:, :, None], axis=2)[:, :, 0]
-    gaps = (given.sum(axis=2) - 2 * own).mean(axis=1)  # the example left out minus the one trained on
+    information = _information(difference, selectors, pooled)
+    null = [_bound(_information(difference, rng.permuted(selectors, axis=0), pooled)) for _ in range(null_draws)]
+    trained = np.take_along_axis(given, selectors[:, :, None], axis=2)[:, :, 0]
+    gaps = (given.sum(axis=2) - 2 * trained).mean(axis=1)  # the example left out minus the one trained on
     gap, half = mean_and_half(gaps)
     return Supersample(
         information=information,
@@ -143,17 +143,17 @@ def supersample_bound(
         null=np.array(null),
         gap=gap,
         gap_half=half,
-        interpolating=not own.any() and bool(np.isin(given, (0, 1)).all()),
+        interpolating=not trained.any() and bool(np.isin(given, (0, 1)).all()),
         n_trainings=len(given),
         flags=raised(few_samples=len(given) < LEAST_TRAININGS),
         n_samples=len(given),
         config={"levels": levels, "null_draws": null_draws, "pooled": pooled, "seed": seed},
-        source=digest(given, chosen),
+        source=digest(given, selectors),
     )
 
 
 def _rounded(losses: FloatArray, levels: int | None) -> IntArray:
-    """Losses rounded to whole numbers from 0 to levels - 1; to 0 and 1 without levels."""
+    """Round losses to whole numbers from 0 to levels - 1; to 0 and 1 without levels."""
     if levels is not None and levels < 2:
         raise ValueError(f"levels must be at least 2, got {levels}")
     if losses.min() < 0 or losses.max() > 1:
@@ -163,22 +163,23 @@ def _rounded(losses: FloatArray, levels: int | None) -> IntArray:
     return np.asarray(np.rint(losses * ((levels or 2) - 1)), dtype=np.int64)
 
 
-def _information(difference: IntArray, chosen: IntArray, pooled: bool) -> FloatArray:
-    """Information in bits between loss difference and selector, for each pair or for all pairs together."""
-    d, u = ((a.reshape(1, -1) if pooled else a.T) for a in (difference, chosen))
-    return np.array([_corrected_bits(*pair) for pair in zip(d, u, strict=True)])
+def _information(difference: IntArray, selectors: IntArray, pooled: bool) -> FloatArray:
+    """Return the bits between loss difference and selector: (n,) for each pair, or (1,) for all together."""
+    # (trainings, n) become one row for each pair, or a single row.
+    by_pair = ((a.reshape(1, -1) if pooled else a.T) for a in (difference, selectors))
+    return np.array([_corrected_bits(*pair) for pair in zip(*by_pair, strict=True)])
 
 
-def _corrected_bits(difference: IntArray, chosen: IntArray) -> float:
-    """Plug-in information in bits less its bias by Miller and Madow, (cells - rows - columns + 1) / 2N nats."""
+def _corrected_bits(difference: IntArray, selectors: IntArray) -> float:
+    """Return plug-in information in bits less its bias by Miller and Madow, (cells - rows - columns + 1) / 2N nats."""
     # The table has a row for each difference that occurs: with many levels most do not.
-    table = joint_counts(codes(difference, "a difference"), chosen)
+    table = joint_counts(codes(difference, "a difference"), selectors)
     filled = table > 0
-    cells = int(filled.sum() - filled.any(axis=0).sum() - filled.any(axis=1).sum()) + 1
-    return information_bits(table) - cells / (2 * len(chosen)) * BITS_PER_NAT
+    excess_cells = int(filled.sum() - filled.any(axis=0).sum() - filled.any(axis=1).sum()) + 1
+    return information_bits(table) - excess_cells / (2 * len(selectors)) * BITS_PER_NAT
 
 
 def _bound(bits: FloatArray) -> float:
-    """Mean over pairs of sqrt(2 I), I in nats."""
+    """Return the mean over pairs of sqrt(2 I), I in nats."""
     # A negative estimate has no root; taken as 0 it can only raise the mean, so that it stays a bound.
     return float(np.sqrt(2 * np.maximum(bits, 0) / BITS_PER_NAT).mean())

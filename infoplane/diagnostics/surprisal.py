@@ -63,7 +63,7 @@ class Surprisal(Measured):
     padding: int
 
     def _entries(self) -> list[Entry]:
-        """Mean and variance of the surprisal with intervals, and how many tokens count and do not."""
+        """Return mean and variance of the surprisal with intervals, and how many tokens count and do not."""
         few = raised(few_samples=not math.isfinite(self.variance))
         variance = self.variance, "bit^2", *around(self.variance, self.variance_half)
         return [
@@ -145,8 +145,8 @@ def surprisal(
     # its deviations from the mean.
     sums = np.where(counts, bits - mean, 0.0).sum(axis=1)
     spread = math.sqrt(len(sums) * float(np.square(sums).sum()) / (len(sums) - 1)) if len(sums) > 1 else math.nan
-    along = [row[ok].var() for row, ok in zip(bits, counts, strict=True) if ok.sum() > 1]
-    variance, variance_half = mean_and_half(np.array(along))
+    variances = [row[counted].var() for row, counted in zip(bits, counts, strict=True) if counted.sum() > 1]
+    variance, variance_half = mean_and_half(np.array(variances))
     return Surprisal(
         bits=bits,
         mean=mean,
@@ -172,16 +172,16 @@ def _of_batches(
             raise ValueError(
                 f"logits must have shape {ids.shape} and the vocabulary, got {a.shape} after {start} samples"
             )
-        for row, own, ok in zip(a, ids[start:], counts[start:], strict=False):
+        for row, row_ids, counted in zip(a, ids[start:], counts[start:], strict=False):
             # The logits at one position predict the token at the next.
-            yield _of_sequence(row[:-1][ok], own[1:][ok].astype(np.int64))
+            yield _of_sequence(row[:-1][counted], row_ids[1:][counted].astype(np.int64))
         start += len(a)
     if start < len(ids):
         raise ValueError(f"tokens has {len(ids)} samples, logits have {start}")
 
 
 def _of_sequence(logits: npt.NDArray[np.generic], following: IntArray) -> FloatArray:
-    """Surprisals in nats (T,) of tokens from the logits (T, V) that predict them."""
+    """Return the surprisals in nats (T,) of the tokens `following` from the logits (T, V) that predict them."""
     size = logits.shape[1]
     if len(following) and not 0 <= following.min() <= following.max() < size:
         raise ValueError(

@@ -72,7 +72,7 @@ def token_peaks(
 
 
 def _rows(curves: list[Curve], whisker: float) -> Iterator[Row]:
-    """Rows of threshold and peaks at every step, from the curves of all positions of one layer."""
+    """Yield rows of threshold and peaks at every step, from the curves of all positions of one layer."""
     curves = sorted(curves, key=lambda curve: token_position(curve.layer) or 0)
     first = curves[0]
     config = {"estimator": first.estimator, "settings": json.loads(first.settings)}
@@ -81,26 +81,21 @@ def _rows(curves: list[Curve], whisker: float) -> Iterator[Row]:
         # The positions that have this step, and where it stands in their curves.
         at = [(curve, int(i)) for curve in curves for i in np.flatnonzero(curve.step == step)[:1]]
         known = [(curve, i) for curve, i in at if np.isfinite(curve.value[i])]
-        _check_count(known, first, step)
+        if len(known) < LEAST_FENCED:
+            raise ValueError(
+                f"{split_token(first.layer)[0]!r} of run {first.name!r} has {len(known)} positions with "
+                f"{first.quantity} at step {step}; quartiles need {LEAST_FENCED}"
+            )
         values = np.array([curve.value[i] for curve, i in known])
         samples = int(known[0][0].n_samples[known[0][1]])
         for where, entry in _entries(known, values, whisker):
             yield from rows(where, ESTIMATOR, config, [entry], n_samples=samples, source=digest(values))
 
 
-def _check_count(known: Sequence[tuple[Curve, int]], first: Curve, step: int) -> None:
-    """Raise ValueError where too few positions have a value for quartiles."""
-    if len(known) < LEAST_FENCED:
-        raise ValueError(
-            f"{split_token(first.layer)[0]!r} of run {first.name!r} has {len(known)} positions with {first.quantity} "
-            f"at step {step}; quartiles need {LEAST_FENCED}"
-        )
-
-
 def _entries(
     known: Sequence[tuple[Curve, int]], values: npt.NDArray[np.float64], whisker: float
 ) -> Iterator[tuple[Place, Entry]]:
-    """Yields threshold and number of peaks at the place of the layer, then each peak at the place of its position."""
+    """Yield threshold and number of peaks at the place of the layer, then each peak at the place of its position."""
     places = [Place.of(curve, i) for curve, i in known]
     whole = replace(places[0], layer=split_token(places[0].layer)[0])
     quantity, unit = known[0][0].quantity, known[0][0].unit

@@ -49,7 +49,7 @@ class Uniformity(Measured):
     dropped: int
 
     def _entries(self) -> list[Entry]:
-        """Uniformity beside that of a sphere, rows left out, and with two views alignment and its null."""
+        """Return uniformity beside that of a sphere, rows left out, and with two views alignment and its null."""
         flags = self.flags
         entries = [
             Entry("uniformity", self.uniformity, "log mean potential", ceiling=0.0, flags=flags),
@@ -120,13 +120,13 @@ def uniformity(z: npt.ArrayLike, second: npt.ArrayLike | None = None) -> Uniform
 
 
 def _scaled(rows: FloatArray) -> FloatArray:
-    """Rows scaled to a largest entry of 1, so that no square of an entry leaves the range of float64."""
+    """Scale rows to a largest entry of 1, so that no square of an entry leaves the range of float64."""
     largest = np.abs(rows).max(axis=1, keepdims=True)
     return np.asarray(rows / np.where(largest > 0, largest, 1.0))
 
 
 def _uniformity(unit: FloatArray) -> float:
-    """Log of the mean over pairs i != j of exp(-2 |z_i - z_j|^2), some rows against all at a time."""
+    """Return the log of the mean over pairs i != j of exp(-2 |z_i - z_j|^2), for rows (N, D) of length 1."""
     n, total = len(unit), 0.0
     height = max(1, BLOCK // n)
     for start in range(0, n, height):

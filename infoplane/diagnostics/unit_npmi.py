@@ -41,7 +41,7 @@ class UnitNPMI(Measured):
     rare: npt.NDArray[np.bool_]
 
     def _entries(self) -> list[Entry]:
-        """For each class the largest nPMI of any unit, and the number of that unit."""
+        """Return for each class the largest nPMI of any unit, and the number of that unit."""
         entries = []
         for c, best in enumerate(self.value.argmax(0).tolist()):
             flags = raised(few_samples=self.rare[best, c])
@@ -112,7 +112,7 @@ def unit_npmi(t: npt.ArrayLike, y: npt.ArrayLike, *, quantile: float | None = 0.
 
 
 def _npmi(joint: FloatArray, apart: FloatArray) -> FloatArray:
-    """log(p(a, b) / p(a) p(b)) / -log p(a, b), with `apart` = p(a) p(b)."""
+    """Return log(p(a, b) / p(a) p(b)) / -log p(a, b), with `joint` = p(a, b) and `apart` = p(a) p(b), all (D, C)."""
     # The limits of 0 / 0 forms: -1 where the events never meet, 1 where both always happen.
     some = (joint > 0) & (joint < 1)
     safe = np.where(some, joint, 0.5)

@@ -48,7 +48,7 @@ class Wasserstein(Measured):
     spread: float
 
     def _entries(self) -> list[Entry]:
-        """Each distance that was computed, with its null and how far it lies above that."""
+        """Return each distance that was computed, with its null and how far it lies above that."""
         pairs = [("W1", self.exact, self.exact_null), ("sliced W1", self.sliced, self.sliced_null)]
         return [entry for name, value, null in pairs if null.size for entry in against_null(name, value, null, UNIT)]
 
@@ -109,19 +109,19 @@ def wasserstein(
     rng = np.random.default_rng(seed)
     lines = random_directions(left.shape[1], directions, rng)
     size = min(len(left), len(right))
-    few = min(size, exact_rows)
+    assigned = min(size, exact_rows)  # rows of either sample; 0 leaves the exact distance out
     one, two = equal_rows(left, right, size, rng)
 
     def both(p: FloatArray, q: FloatArray) -> tuple[float, float]:
-        """The sliced distance, and the exact one of the first rows, NaN where none is to be computed."""
-        return sliced_distance(p, q, lines), exact_distance(p[:few], q[:few]) if few else math.nan
+        """Return the sliced distance, and the exact one of the first rows; NaN where no rows are to be assigned."""
+        exact = exact_distance(p[:assigned], q[:assigned]) if assigned else math.nan
+        return sliced_distance(p, q, lines), exact
 
     null = np.array([both(*pair) for pair in random_splits(one, two, null_draws, rng)])
-    less = equal_rows(left, right, few, rng) if few else (one[:0], two[:0])
     return Wasserstein(
-        exact=exact_distance(*less) if few else math.nan,
+        exact=exact_distance(*equal_rows(left, right, assigned, rng)) if assigned else math.nan,
         sliced=sliced_distance(one, two, lines),
-        exact_null=null[:, 1] if few else null[:0, 1],
+        exact_null=null[:, 1] if assigned else null[:0, 1],
         sliced_null=null[:, 0],
         spread=root_mean_square_distance(left, right),
         n_samples=size,
@@ -132,19 +132,19 @@ def wasserstein(
 
 
 def random_directions(units: int, count: int, rng: np.random.Generator) -> FloatArray:
-    """(units, count) directions, uniform on the sphere."""
+    """Draw directions (units, count), uniform on the sphere."""
     lines = rng.normal(size=(units, count))
     return np.asarray(lines / np.linalg.norm(lines, axis=0))
 
 
 def exact_distance(a: FloatArray, b: FloatArray) -> float:
-    """Mean distance of the pairs in the best one-to-one assignment of equally many rows."""
+    """Return the mean distance of the pairs in the best one-to-one assignment of equally many rows (n, units)."""
     cost = cdist(a, b)
     return float(cost[linear_sum_assignment(cost)].mean())
 
 
 def sliced_distance(a: FloatArray, b: FloatArray, lines: FloatArray) -> float:
-    """Mean over directions (units, count) of the distance along each, over the same mean for a shift of length 1."""
+    """Return the mean distance along `lines` (units, count), as a multiple of that of a shift of length 1."""
     units = len(lines)
     # A shift of length 1 has on average the distance E|u_1|, u uniform on the sphere, along a random direction.
     of_shift = math.exp(gammaln(units / 2) - gammaln((units + 1) / 2)) / math.sqrt(math.pi)
@@ -152,5 +152,5 @@ def sliced_distance(a: FloatArray, b: FloatArray, lines: FloatArray) -> float:
 
 
 def root_mean_square_distance(a: FloatArray, b: FloatArray) -> float:
-    """Root mean square distance of two different pooled rows: the root of twice the summed variances of all units."""
+    """Return the root mean square distance of two pooled rows: the root of twice the variance of all units."""
     return math.sqrt(2 * float(np.concatenate([a, b]).var(axis=0, ddof=1).sum()))

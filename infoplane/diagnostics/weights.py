@@ -49,7 +49,7 @@ class WeightSpectrum(Measured):
     shape: tuple[int, int]
 
     def _entries(self) -> list[Entry]:
-        """Condition number, log volume and rank, and the output entropy if there are no more outputs than inputs."""
+        """Return condition number, log volume and rank; the output entropy if there are no more outputs than inputs."""
         flags = self.flags
         entries = [
             Entry("condition number", self.condition, "1", flags=flags),

@@ -58,12 +58,12 @@ class Code:
     loose: float = 0.0
 
     def part(self, chosen: Tensor) -> Code:
-        """This code with the `chosen` rows (N,) only, and without the dropped coordinates."""
+        """Return the code of the `chosen` rows (N,) bool only, without the dropped coordinates."""
         return Code(self.rows[chosen], self.index[chosen], self.crowded[chosen], self.dropped[chosen, :0])
 
 
 def coded(block: Tensor, dims: int, k: int, seed: int) -> Code:
-    """The first `dims` principal coordinates of a block (N, D), and which of its rows repeat.
+    """Return the first `dims` principal coordinates of a block (N, D), and which of its rows repeat.
 
     Whichever values count as atoms, the index of the atom is a function of the value, so that information splits
     into that of the index and that of the rest without an error. Rows are equal if their coordinates are. Values
@@ -89,28 +89,25 @@ def coded(block: Tensor, dims: int, k: int, seed: int) -> Code:
 
 
 def _split(block: Tensor, dims: int, seed: int) -> tuple[Tensor, Tensor, float]:
-    """The first `dims` principal coordinates (N, d), the next ones (N, r), and the share of variance in the first."""
+    """Return the first `dims` principal coordinates (N, d), the next (N, r), and the share of variance in the first."""
     white, share = _principal(block, dims, _DROPPED, seed)
     # Rounding may bring the sum of the shares above 1.
     return white[:, :dims], white[:, dims:], min(float(share[:dims].sum()), 1.0)
 
 
 def _share(rows: Tensor) -> float:
-    """The share of rows (N,) for which a condition holds."""
+    """Return the share of rows (N,) for which a condition holds."""
     return float(rows.double().mean())
 
 
 def _often(block: Tensor) -> float:
-    """The largest share, over the units of `block` (N, D), of samples whose value at least ATOM samples have."""
-    shares = []
-    for unit in block.T:
-        number, counts = numbered_rows(unit[:, None].double())
-        shares.append(_share(counts[number] >= ATOM))
-    return max(shares)
+    """Return the largest share, over the units of (N, D), of rows whose value at least `ATOM` rows have."""
+    numbered = (numbered_rows(unit[:, None].double()) for unit in block.T)
+    return max(_share(counts[number] >= ATOM) for number, counts in numbered)
 
 
 def _repeats(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(N,) the atom that each row belongs to, from 1, or 0 for none; and (N,) how many rows have the row's value."""
+    """Return (N,) the atom of each row, from 1, or 0 for none; and (N,) how many rows have the row's value."""
     # Equal rows may differ by rounding after a projection.
     number, counts = numbered_rows((rows * _GRID).round())
     times = counts[number]
@@ -124,7 +121,7 @@ def _repeats(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _normal_scores(line: Tensor, chosen: Tensor, seed: int) -> Tensor:
-    """A line (N, 1) with its `chosen` values replaced by normal numbers in the same order, ties in a random order."""
+    """Replace the `chosen` values of a line (N, 1) by normal numbers in the same order, ties in a random order."""
     # In the limit of many rows such a number tells the value, and nothing that the value does not tell: no information
     # is lost or made, and no holes are left where atoms were. Quantiles of the ranks would lie too evenly.
     value = (line[chosen, 0] * _GRID).round()
@@ -140,7 +137,7 @@ def _normal_scores(line: Tensor, chosen: Tensor, seed: int) -> Tensor:
 
 
 def spread_grid(block: Tensor, seed: int) -> Tensor | None:
-    """The block (N, D) with the units that lie on a grid moved to uniform places in their cells; None without any.
+    """Move the units of (N, D) that lie on a grid to uniform places in their cells; None where no unit does.
 
     A cell reaches half way to the nearer neighbouring value. The place in it is random, and each cell has one value: no
     information is lost or made, whatever the width of the cells. A unit is a grid where most of its values come more
@@ -162,7 +159,7 @@ def spread_grid(block: Tensor, seed: int) -> Tensor | None:
 
 
 def principal_code(block: Tensor, dims: int, seed: int = 0) -> tuple[Tensor, float]:
-    """First principal components (N, d) of a block (N, D), each of variance 1, and the share of variance kept.
+    """Return the first principal components (N, d) of (N, D), each of variance 1, and the share of variance kept.
 
     d is at most `dims`, and less where the variance of a component is within 1e-10 of the first one's.
     """
@@ -171,10 +168,10 @@ def principal_code(block: Tensor, dims: int, seed: int = 0) -> tuple[Tensor, flo
 
 
 def _principal(block: Tensor, dims: int, more: int, seed: int) -> tuple[Tensor, Tensor]:
-    """`dims` and up to `more` principal components (N, d), of variance 1, and their shares of the variance (d,)."""
+    """Return `dims` and up to `more` principal components (N, d), of variance 1, and their shares of variance (d,)."""
     eps = torch.finfo(torch.float32 if block.dtype == torch.float32 else torch.float64).eps
     largest = block.double().abs().max()
-    z = block.double() / (largest if largest > 0 else 1.0)
+    z = block.double() / (largest if largest > 0 else 1.0)  # so that no square leaves the range of float64
     z = z - z.mean(0)
     total = float(z.square().sum())
     if total <= z.numel() * (4 * eps) ** 2:  # no more than rounding of the type
@@ -186,25 +183,24 @@ def _principal(block: Tensor, dims: int, more: int, seed: int) -> tuple[Tensor, 
 
 
 def _components(z: Tensor, dims: int, more: int, seed: int) -> Tensor:
-    """Coordinates (N, up to dims + more) along the principal axes, the largest variance first."""
+    """Return coordinates (N, up to dims + more) of `z` (N, U) along its principal axes, the largest variance first."""
     samples, units = z.shape
     wanted = min(dims + more, samples, units)
     # Exact from the smaller of the Gram matrices z'z and zz' where that is small; `eigh` gives ascending order.
     if units <= min(samples, DENSE):
-        axes: Tensor = torch.linalg.eigh(z.T @ z)[1][:, -wanted:]
-        return z @ axes.flip(1)
-    values: Tensor
-    vectors: Tensor
+        found: Tensor = z @ torch.linalg.eigh(z.T @ z)[1][:, -wanted:].flip(1)
+        return found
     if samples <= DENSE:
         values, vectors = torch.linalg.eigh(z @ z.T)
-        return (vectors[:, -wanted:] * values[-wanted:].clamp(min=0).sqrt()).flip(1)
-    # Else by subspace iteration from random directions: `_SPARE` more than `dims` make the first `dims` converge, and
-    # come back with them. Each of the 12 rounds multiplies by zz'.
-    generator = torch.Generator().manual_seed(seed)
-    start = torch.randn(units, dims + _SPARE, generator=generator, device="cpu", dtype=torch.float64).to(z.device)
-    basis = torch.linalg.qr(z @ start)[0]
-    for _ in range(12):
-        basis = torch.linalg.qr(z @ torch.linalg.qr(z.T @ basis)[0])[0]
-    values, vectors = torch.linalg.eigh(basis.T @ z @ (z.T @ basis))
-    vectors = basis @ vectors
-    return (vectors[:, -wanted:] * values[-wanted:].clamp(min=0).sqrt()).flip(1)
+    else:
+        # By subspace iteration from random directions: `_SPARE` more than `dims` make the first `dims` converge, and
+        # come back with them. Each of the 12 rounds multiplies by zz'.
+        generator = torch.Generator().manual_seed(seed)
+        start = torch.randn(units, dims + _SPARE, generator=generator, device="cpu", dtype=torch.float64).to(z.device)
+        basis = torch.linalg.qr(z @ start)[0]
+        for _ in range(12):
+            basis = torch.linalg.qr(z @ torch.linalg.qr(z.T @ basis)[0])[0]
+        values, small = torch.linalg.eigh(basis.T @ z @ (z.T @ basis))
+        vectors = basis @ small
+    found = (vectors[:, -wanted:] * values[-wanted:].clamp(min=0).sqrt()).flip(1)
+    return found

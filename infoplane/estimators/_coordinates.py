@@ -42,7 +42,7 @@ class Marginal(NamedTuple):
 
     @classmethod
     def of(cls, block: Tensor, seed: int, *, ranks: bool = True, all_ranks: bool = True) -> Marginal:
-        """From rows (N, D) or (N,); ties get random places from `seed`, which must differ between two sides.
+        """Scale or rank rows (N, D) or (N,); ties get random places from `seed`, which must differ between two sides.
 
         Without `ranks` every unit is scaled only; without `all_ranks` those that are normal are, of more than a few.
         """
@@ -57,7 +57,7 @@ class Marginal(NamedTuple):
 
 
 def scaled_where_normal(ranked: Tensor, scaled: Tensor) -> Tensor:
-    """(N, D) of each unit the scaled values, if they are normal already, else its normal scores (`ranked`)."""
+    """Return of each unit its scaled values, if they are normal already, else its normal scores (`ranked`), (N, D)."""
     # Ranks err by about 1 / sqrt(N) in each unit, and many units add that up: 3 nats of one latent in 12 turned units
     # would read 2.5.
     normal = (ranked * scaled).mean(0) > NORMAL * ranked.square().mean(0).sqrt()
@@ -65,12 +65,12 @@ def scaled_where_normal(ranked: Tensor, scaled: Tensor) -> Tensor:
 
 
 def is_steep(correlations: Tensor, rows: int) -> Tensor:
-    """(...) whether a pair of coordinates, of correlations (..., r), tells nearly what ranks of so many rows can."""
+    """Return whether a pair of coordinates, of correlations (..., r), tells nearly what ranks of `rows` rows can."""
     return (pair_nats(correlations) > math.log(rows) - NEAR).any(-1)
 
 
 def pair_nats(correlations: Tensor) -> Tensor:
-    """Information of each pair of Gaussian coordinates with these correlations, in nats, of the same shape."""
+    """Return the nats of each pair of Gaussian coordinates with these correlations, in the same shape."""
     return -0.5 * (1 - correlations.square()).log()
 
 
@@ -100,10 +100,11 @@ class Coordinates(NamedTuple):
     def of(
         cls, t: Marginal, y: Marginal, fitted: Tensor, most: tuple[int, int], seen: int | None = None
     ) -> Coordinates:
-        """Fitted to the rows `fitted` (n,) int64, with at most so many dimensions of each side.
+        """Fit to the rows `fitted` (n,) int64, with at most `most` dimensions of each side.
 
         Where a side has more than `seen`, those beyond the last pair are ordered, and 0 where nothing speaks for them.
         """
+        # Each side white, then both turned so that coordinates go in pairs.
         u, share_u = _principal(t.columns, fitted, most[0])
         v, share_v = _principal(y.columns, fitted, most[1])
         # u and v are white but for components of small variance: canonical directions are singular vectors of their
@@ -118,24 +119,24 @@ class Coordinates(NamedTuple):
 
 
 def _leading(own: Tensor, other: Tensor, pairs: int, fitted: Tensor) -> Tensor:
-    """`own` (N, p) with its coordinates beyond `pairs` turned: those that follow products of `other` come first.
+    """Turn the coordinates of `own` (N, p) beyond `pairs`: those that follow products of `other` (N, q) come first.
 
     Coordinates that follow them no more than chance would are 0.
     """
-    rest, seen = own[:, pairs:], other[fitted][:, :FACTORS]
-    if rest.shape[1] == 0 or pairs == 0:
+    rest, factors = own[:, pairs:], other[fitted][:, :FACTORS]
+    if rest.shape[1] == 0 or pairs == 0:  # no coordinate is left over, or none to follow
         return own
-    i, j = torch.triu_indices(seen.shape[1], seen.shape[1], device=seen.device)
-    products = zscore(seen[:, i] * seen[:, j])
+    i, j = torch.triu_indices(factors.shape[1], factors.shape[1], device=factors.device)
+    products = zscore(factors[:, i] * factors[:, j])
     turn, found, _ = torch.linalg.svd(rest[fitted].T @ products / len(fitted))
     # Singular values of the covariance of independent white (n, p) and (n, m) lie below (sqrt p + sqrt m) / sqrt n.
     edge = (math.sqrt(rest.shape[1]) + math.sqrt(products.shape[1])) / math.sqrt(len(fitted))
-    shown = int((found > EDGE_MARGIN * edge).sum())
-    return torch.cat([own[:, :pairs], rest @ turn[:, :shown], torch.zeros_like(rest[:, shown:])], 1)
+    follow = int((found > EDGE_MARGIN * edge).sum())
+    return torch.cat([own[:, :pairs], rest @ turn[:, :follow], torch.zeros_like(rest[:, follow:])], 1)
 
 
 def _principal(columns: Tensor, fitted: Tensor, most: int) -> tuple[Tensor, float]:
-    """At most `most` principal coordinates (N, k), of variance 1 on the rows `fitted`, and their share of variance."""
+    """Return up to `most` principal coordinates (N, k), of variance 1 on `fitted`, and their share of the variance."""
     if columns.shape[1] == 0:
         return columns, 0.0
     everything = torch.arange(len(columns), device=columns.device)
@@ -147,10 +148,10 @@ def _principal(columns: Tensor, fitted: Tensor, most: int) -> tuple[Tensor, floa
     else:
         values, inner = torch.linalg.eigh(rows @ rows.T / n)
         vectors = rows.T @ inner / (n * values.clamp(min=1e-300)).sqrt()
-    if float(values[-1]) <= 0:
+    if float(values[-1]) <= 0:  # nothing varies on the rows `fitted`
         return whole[:, :0], 0.0
-    # Largest first.
+    # `eigh` gives ascending order; here the largest come first.
     kept = torch.nonzero(values > _RANK * values[-1])[:, 0].flip(0)[:most]
-    shown = values[kept]
-    axes = vectors[:, kept] / shown.clamp(min=LEAST_VARIANCE * float(shown[0])).sqrt()
-    return whole @ axes, float(shown.sum() / values.sum())
+    variances = values[kept]
+    axes = vectors[:, kept] / variances.clamp(min=LEAST_VARIANCE * float(variances[0])).sqrt()
+    return whole @ axes, float(variances.sum() / values.sum())

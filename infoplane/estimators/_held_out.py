@@ -45,48 +45,51 @@ class Classes(SoftmaxLoss):
         self.few = len(y) < 10 * self.outputs or int(counts.min()) < 5  # each fold needs some of every class
 
     def row_loss(self, scores: Tensor) -> Tensor:
-        """Cross-entropy (S, F, N) in nats of each row, from scores (S, F, K, N).
+        """Return the cross-entropy (S, F, N) in nats of each row, from scores (S, F, K, N).
 
         One part in N of the prediction is uniform, so that no sample costs more than ln(N K).
         """
         samples = scores.shape[3]
         if self.outputs == 1:
             return torch.zeros_like(scores[:, :, 0])
-        own = self.own_score(scores) - torch.logsumexp(scores, 2)
-        floor = torch.full_like(own, -math.log(samples * self.outputs))
-        return -torch.logaddexp(own + math.log1p(-1.0 / samples), floor)
+        log_p = self.own_score(scores) - torch.logsumexp(scores, 2)  # of the row's own class
+        uniform = torch.full_like(log_p, -math.log(samples * self.outputs))
+        return -torch.logaddexp(log_p + math.log1p(-1.0 / samples), uniform)
 
     def pointwise(self, scores: Tensor, rows: Tensor) -> Tensor:
-        """Bits (S, N) log2 p(y|t) - log2 p(y) from scores (S, F, K, N), mean over the subsets (F, N) of each row."""
-        gain = (-self.row_loss(scores) - self.log_prior) * BITS_PER_NAT
+        """Return bits (S, N) log2 p(y|t) - log2 p(y) from scores (S, F, K, N): of each row the mean over folds."""
+        gain = (-self.row_loss(scores) - self.log_prior) * BITS_PER_NAT  # (S, F, N)
+        # `rows` (F, N) are those that each fold reads; a row that none reads has the value 0.
         return (gain * rows).sum(1) / rows.sum(0).clamp(min=1)
 
-    def loose(self, fitted: Tensor, value: Tensor) -> Tensor:
-        """(S,) whether fitted rows look better than held-out ones, bits of both (S,)."""
-        return (fitted - value > OVERFIT_SHARE * self.h_y) & (self.outputs > 1)
+    def overfitted(self, fitted: Tensor, held_out: Tensor) -> Tensor:
+        """Return (S,) whether fitted rows look better than held-out ones, from the bits (S,) of both."""
+        return (fitted - held_out > OVERFIT_SHARE * self.h_y) & (self.outputs > 1)
 
     def missed(self, held_out: Tensor, features: Tensor, seed: int) -> Tensor:
-        """(S,) whether `features` (S, N, M) predict the residuals of `held_out` scores (S, K, N)."""
+        """Return (S,) whether `features` (S, N, M) predict the residuals of `held_out` scores (S, K, N)."""
         p = torch.softmax(held_out, 1)
         slope, z, direction = _score_test(self.residuals(held_out), features, seed)
+        # Variance of the direction under p(y|t): the second derivative of the cross-entropy along it.
         curvature = ((p * direction.square()).sum(1) - (p * direction).sum(1).square()).mean(1)
         return _material(slope, z, curvature)
 
     def residuals(self, held_out: Tensor) -> Tensor:
-        """(S, K, N) what `held_out` scores (S, K, N) leave of the indicators of the classes."""
+        """Return (S, K, N): indicators of the classes less the probabilities of `held_out` scores (S, K, N)."""
         return self._onehot - torch.softmax(held_out, 1)
 
     def flags(self, constant: Tensor) -> dict[str, Tensor | bool]:
-        """Flags that hold whatever is estimated; `constant` (S,)."""
+        """Return the flags that hold whatever is estimated; `constant` (S,) says where nothing varies."""
         return {"degenerate": constant, "single_class": self.outputs == 1, "few_samples": self.few}
 
     def information(self, held_out: Tensor, fitted: Tensor) -> dict[str, Tensor]:
-        """Bits (S,), half their interval, and whether fitted rows look better: from held-out scores (S, K, N)."""
+        """Return "value" (S,) in bits, "half" its interval, and "loose", whether fitted rows look better.
+
+        They are found from held-out scores (S, K, N) and the mean loss `fitted` (S,) of fitted rows.
+        """
         gain = (-self.row_loss(held_out[:, None])[:, 0] - self.log_prior) * BITS_PER_NAT  # (S, N)
-        value = gain.mean(1)
-        half = Z_95 * gain.std(1) / math.sqrt(gain.shape[1])
-        loose = self.h_y - fitted * BITS_PER_NAT - value > OVERFIT_SHARE * self.h_y
-        return {"value": value, "half": half, "loose": loose & (self.outputs > 1)}
+        value, half = gain.mean(1), Z_95 * gain.std(1) / math.sqrt(gain.shape[1])
+        return {"value": value, "half": half, "loose": self.overfitted(self.h_y - fitted * BITS_PER_NAT, value)}
 
 
 class Targets(SquaredLoss):
@@ -107,21 +110,22 @@ class Targets(SquaredLoss):
         self.few = len(y) < 30
 
     def row_loss(self, scores: Tensor) -> Tensor:
-        """Squared error (S, F, N) of each row, summed over the targets, from predictions (S, F, k', N)."""
+        """Return the squared error (S, F, N) of each row, summed over the targets, from predictions (S, F, k', N)."""
         found: Tensor = (scores - self.targets).square().sum(2)
         return found
 
     def batch_loss(self, scores: Tensor, rows: Tensor) -> Tensor:
-        """(S, F) mean over the rows (F, B) of half the squared error of predictions (S, F, B, k')."""
+        """Return (S, F) the mean over rows (F, B) of half the squared error of predictions (S, F, B, k')."""
         found: Tensor = 0.5 * (scores - self.targets.T[rows].to(scores)).square().sum(3).mean(2)
         return found
 
     def pointwise(self, scores: Tensor, rows: Tensor) -> Tensor:
-        """(S, N) bits of Gaussian residuals of predictions (S, F, k', N): the mean over the subsets (F, N) of each row.
+        """Return bits (S, N) of Gaussian residuals of predictions (S, F, k', N): of each row the mean over folds.
 
         With the covariance C of the residuals r of all these rows, and targets of covariance 1:
         -1/2 log det C + 1/2 (|y|^2 - r' C^-1 r).
         """
+        # `rows` (F, N) are those that each fold reads.
         residual = (self.targets - scores) * rows[:, None]
         flat = residual.transpose(1, 2).flatten(2)  # (S, k', F N)
         covariance = _covariance(flat, int(rows.sum()))
@@ -130,22 +134,22 @@ class Targets(SquaredLoss):
         found: Tensor = 0.5 * BITS_PER_NAT * (gain - torch.linalg.slogdet(covariance)[1][:, None])
         return found
 
-    def loose(self, fitted: Tensor, value: Tensor) -> Tensor:
-        """(S,) whether fitted rows look better than held-out ones, bits of both (S,)."""
-        return fitted - value > OVERFIT_BITS * self.outputs
+    def overfitted(self, fitted: Tensor, held_out: Tensor) -> Tensor:
+        """Return (S,) whether fitted rows look better than held-out ones, from the bits (S,) of both."""
+        return fitted - held_out > OVERFIT_BITS * self.outputs
 
     def missed(self, held_out: Tensor, features: Tensor, seed: int) -> Tensor:
-        """(S,) whether `features` (S, N, M) predict the residuals of `held_out` (S, k', N)."""
+        """Return (S,) whether `features` (S, N, M) predict the residuals of `held_out` predictions (S, k', N)."""
         slope, z, direction = _score_test(self.residuals(held_out), features, seed)
         return _material(slope, z, direction.square().sum(1).mean(1))
 
     def residuals(self, held_out: Tensor) -> Tensor:
-        """(S, k', N) what `held_out` predictions (S, k', N) leave of the targets, each of variance 1."""
+        """Return (S, k', N): the targets less `held_out` predictions (S, k', N), each scaled to variance 1."""
         residual = self.targets - held_out
         return residual / residual.square().mean(2, keepdim=True).sqrt().clamp(min=1e-150)
 
     def flags(self, constant: Tensor) -> dict[str, Tensor | bool]:
-        """Flags that hold whatever is estimated; `constant` (S,)."""
+        """Return the flags that hold whatever is estimated; `constant` (S,) says where nothing varies."""
         return {
             "degenerate": constant | (self.outputs == 0),
             "ties": self.tied,
@@ -154,7 +158,10 @@ class Targets(SquaredLoss):
         }
 
     def information(self, held_out: Tensor, fitted: Tensor) -> dict[str, Tensor]:
-        """Bits (S,), half their interval, and whether fitted rows look better: from held-out predictions (S, k', N)."""
+        """Return "value" (S,) in bits, "half" its interval, and "loose", whether fitted rows look better.
+
+        They are found from held-out predictions (S, k', N) and the mean squared error `fitted` (S,) of fitted rows.
+        """
         outputs, samples = held_out.shape[1:]
         value, half, loose = (torch.zeros_like(fitted) for _ in range(3))
         if outputs:
@@ -170,41 +177,41 @@ class Targets(SquaredLoss):
 
 
 def _covariance(residual: Tensor, samples: int) -> Tensor:
-    """Covariance (S, k, k) of residuals (S, k, N) of so many samples, never singular."""
-    # Rounding keeps an exact prediction from -infinity: 52 bits of a target are all there is.
+    """Return the covariance (S, k, k) of residuals (S, k, N) of `samples` rows, never singular."""
+    # 52 bits of a target are all there is: an exact prediction tells these, and not infinitely many.
     least = 2.0**-104 * torch.eye(residual.shape[1], dtype=residual.dtype, device=residual.device)
     return residual @ residual.mT / samples + least
 
 
 def _score_test(residuals: Tensor, features: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Slope (S,), standard score (S,) and direction (S, K, N): how features (S, N, M) predict residuals (S, K, N)."""
+    """Test whether features (S, N, M) predict residuals (S, K, N): return slope (S,), z (S,), direction (S, K, N)."""
     # The score test of the model with these features as well. |g|^2 of g = mean_i features_i residuals_i, without the
     # terms i = j that it has by chance, is the slope of the loss along the direction features . g. Random signs of
-    # the residuals give the law of the slope where there is nothing to predict.
+    # the residuals give the law of the slope where there is nothing to predict; z is the slope in units of its spread.
     samples = residuals.shape[2]
-    own = (features.square().sum(2) * residuals.square().sum(1)).sum(1)
+    of_same_row = (features.square().sum(2) * residuals.square().sum(1)).sum(1)  # the terms i = j
 
-    def slope(r: Tensor) -> tuple[Tensor, Tensor]:
-        """|g|^2 (S,) without the terms i = j, and g (S, K, M), of residuals r."""
-        g = r @ features / samples
-        return g.square().sum((1, 2)) - own / samples**2, g
+    def slope(residuals: Tensor) -> tuple[Tensor, Tensor]:
+        """Return |g|^2 (S,) without the terms i = j, and g (S, K, M), for residuals (S, K, N)."""
+        g = residuals @ features / samples
+        return g.square().sum((1, 2)) - of_same_row / samples**2, g
 
     found, g = slope(residuals)
     generator = torch.Generator().manual_seed(seed)
     signs = torch.randint(0, 2, (WITNESS_DRAWS, samples), generator=generator, device="cpu").to(residuals) * 2 - 1
     null = torch.stack([slope(residuals * s)[0] for s in signs])
     spread = null.square().mean(0).sqrt()
-    return found, found / spread.clamp(min=1e-300), g @ features.mT
+    return found, found / spread.clamp(min=1e-300), g @ features.mT  # 1e-300: constant features have no spread
 
 
 def _material(slope: Tensor, z: Tensor, curvature: Tensor) -> Tensor:
-    """(S,) whether a Newton step of this slope and curvature gains more than chance, and than `WITNESS_BITS`."""
+    """Return (S,) whether a Newton step of this slope and curvature gains more than chance and `WITNESS_BITS`."""
     gain = slope.square() / (2 * curvature.clamp(min=1e-300)) * BITS_PER_NAT
     return (z > WITNESS_Z) & (gain > WITNESS_BITS) & (slope > 0)
 
 
 def telling_products(residuals: Tensor, z: Tensor) -> Tensor:
-    """(S, N, M) centred products of two units, or squares of one, that go with the residuals beyond chance.
+    """Return (S, N, M) centred products of two units, or squares of one, that go with the residuals beyond chance.
 
     For XOR each unit alone says nothing, and among many units random features of all of them see too little of any
     two; their product says all. With residuals r along their leading directions, units a and b are tried by
@@ -233,8 +240,8 @@ def telling_products(residuals: Tensor, z: Tensor) -> Tensor:
 
 
 def _product_scores(r: Tensor, z: Tensor) -> Tensor:
-    """(U, U) standard scores of how the products of units (N, U) go with residuals (N,)."""
+    """Return standard scores (U, U) of how the products of two units of (N, U) go with residuals `r` (N,)."""
     square = z.square()
-    own = (r.square()[:, None] * square).T @ square
-    scores: Tensor = ((r[:, None] * z).T @ z).abs() / own.clamp(min=1e-30).sqrt()
+    variance = (r.square()[:, None] * square).T @ square
+    scores: Tensor = ((r[:, None] * z).T @ z).abs() / variance.clamp(min=1e-30).sqrt()
     return scores

@@ -50,30 +50,29 @@ class NoisyMethod(Method):
 
 
 def checked_by_labels(found: dict[str, Quantity]) -> dict[str, Quantity]:
-    """The quantities of one call, `unreliable` where I(X;T) is less than I(T;Y), which cannot be."""
+    """Return the quantities of one call, `unreliable` where I(X;T) is less than I(T;Y), which cannot be."""
     of_x, of_y = found.get("I(X;T)"), found.get("I(T;Y)")
     if of_x is None or of_y is None:
         return found
     less, lower = of_x.value < of_y.value - BELOW, found.get("I(T;Y) lower")
-    # Of two points either may be wrong; a lower bound above I(X;T) says which.
-    open_case = less if lower is None else less & (lower.value < of_x.value)
-    doubts = {"I(X;T)": less, "I(T;Y)": open_case}
-    points = ((name, name.split(" ")[0]) for name, q in found.items() if q.bound == "point")
-    return found | {name: _doubted(found[name], doubts[pair]) for name, pair in points if pair in doubts}
-
-
-def _doubted(q: Quantity, on: Tensor) -> Quantity:
-    """The quantity, `unreliable` where `on` (S,)."""
-    return replace(q, flags={**q.flags, "unreliable": q.flags["unreliable"] | on})
+    # Of two points either may be wrong; a lower bound above I(X;T) says that it is I(X;T).
+    either = less if lower is None else less & (lower.value < of_x.value)
+    doubts = {"I(X;T)": less, "I(T;Y)": either}  # (S,)
+    for name, q in found.items():
+        pair = name.split(" ")[0]  # as in "I(T;Y) inside"
+        if q.bound == "point" and pair in doubts:
+            flags = {**q.flags, "unreliable": q.flags["unreliable"] | doubts[pair]}
+            found = {**found, name: replace(q, flags=flags)}
+    return found
 
 
 def is_random(config: NoisyMethod) -> bool:
-    """Whether T has noise, so that I(X;T) is finite."""
+    """Return whether T has noise, so that I(X;T) is finite."""
     return config.noise == "recorded" or (config.noise == "network" and config.network_std is not None)
 
 
 def random_inputs(config: NoisyMethod, given: Given) -> Tensor | None:
-    """The inputs (N, F) for I(X;T), None for a layer without noise; ValueError if inputs or recorded noise lack."""
+    """Return the inputs (N, F) for I(X;T), None for a layer without noise; raise ValueError if inputs or noise lack."""
     if not is_random(config):
         return None
     x = given.features(keep=True)
@@ -88,7 +87,7 @@ def random_inputs(config: NoisyMethod, given: Given) -> Tensor | None:
 
 
 def with_noise(layer: Tensor, config: NoisyMethod) -> Tensor:
-    """The layer (N, U) as the network has it: noise is drawn and added if the value was recorded without it."""
+    """Return the layer (N, U) as the network has it: noise is drawn and added if the value was recorded without it."""
     if config.noise != "network" or not config.network_clean or config.network_std is None:
         return layer
     generator = torch.Generator().manual_seed(config.seed)

@@ -129,13 +129,13 @@ class Auto(NoisyMethod):
     reason_xt: str | None = prepared()
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """Those of the branch, of all that there are before it is known; and the layer in float64."""
-        known = {self.branch, self.branch_xt} - {None} if self.branch else BRANCHES
-        each = (int(self.method(branch).bytes_per_snapshot(samples, units)) for branch in known if branch)
+        """Return the bytes of the branch, or of the largest one before it is known, and of the layer in float64."""
+        possible = (self.branch, self.branch_xt) if self.branch else BRANCHES
+        each = (int(self.method(branch).bytes_per_snapshot(samples, units)) for branch in possible if branch)
         return 16 * samples * units + max(each)
 
     def method(self, branch: str) -> Any:
-        """The estimator of a branch, with the settings that this effort gives it."""
+        """Return the estimator of a branch, with the settings that this effort gives it."""
         found = replace(parse(branch), seed=self.seed, **(LOW[branch] if self.effort == "low" else {}))
         return replace(found, noise="off") if isinstance(found, NoisyMethod) else found
 
@@ -144,7 +144,7 @@ class Auto(NoisyMethod):
         return super().prepare(blocks, y, x)._decided(_ends(blocks, y), x)
 
     def settled(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> Self:
-        """This estimator with the branch that `estimate` takes for these arguments; itself where that is decided.
+        """Return this estimator with the branch that `estimate` takes for these arguments; itself if that is decided.
 
         Raises
         ------
@@ -154,14 +154,14 @@ class Auto(NoisyMethod):
         return self._settled(self._given(t, y, x, x_ids))
 
     def _settled(self, given: Given) -> Self:
-        """This estimator with its branch, decided on the first, middle and last snapshot unless it is already."""
+        """Return this estimator with its branch, decided on first, middle and last snapshot unless it is already."""
         if self.branch is not None:
             return self
         places = sorted({0, len(given.t) // 2, len(given.t) - 1})
         return self._decided([(given.t[i], given.y) for i in places], given.x)
 
     def _decided(self, snapshots: list[tuple[Tensor, Tensor]], x: Tensor | None) -> Self:
-        """This estimator with the branches that these snapshots (N, U), each with its targets, lead to."""
+        """Return this estimator with the branches that these snapshots (N, U), each with its targets, lead to."""
         noisy = [(with_noise(t, self), y) for t, y in snapshots]
         found = _last(self._choice(t, y) for t, y in noisy)
         inputs = None if x is None or not is_random(self) or not noisy else _inputs(noisy[0][0], x)
@@ -170,18 +170,18 @@ class Auto(NoisyMethod):
         return replace(self, branch=found.method, reason=found.reason, branch_xt=branch_xt, reason_xt=reason_xt)
 
     def _choice(self, t: Tensor, other: Tensor) -> Branch:
-        """The branch for one snapshot (N, U) with classes (N,), or with targets or inputs (N, k)."""
+        """Return the branch for one snapshot (N, U) with classes (N,), or with targets or inputs (N, k)."""
         if not other.is_floating_point():
             few = int((~is_constant(t.T[..., None])).sum()) <= FEW_UNITS
             return Branch(BRANCHES[not few], f"{'at most' if few else 'more than'} {FEW_UNITS} units vary")
         other = finite_targets(other).reshape(len(other), -1)
         rows = drawn_rows(len(t), _ROWS, self.seed)
-        if rows is not None:
+        if rows is not None:  # else all are few enough
             t, other = t[rows.to(t.device)], other[rows.to(other.device)]
         return _of_pair(t, other)
 
     def start(self, given: Given) -> _Branches:
-        """What the branches share between snapshots."""
+        """Return the problems of the branches, which are decided here unless `prepare` has."""
         return _Branches(self._settled(given), given)
 
 
@@ -199,21 +199,22 @@ class _Branches(Problem):
         for pair, branch, other in (("(X;T)", config.branch_xt, x), ("(T;Y)", config.branch, given.y)):
             if other is not None:
                 assert branch is not None
-                own = given._replace(y=other.double() if pair == "(X;T)" else other)
-                mean = branch == "knn" and config.effort == "full" and not own.y.is_floating_point()
+                # A branch takes the inputs as targets, and its I(T;Y) is the I(X;T) that is asked for.
+                given_pair = given._replace(y=other.double() if pair == "(X;T)" else other)
+                mean = branch == "knn" and config.effort == "full" and not given_pair.y.is_floating_point()
                 method = config.method(branch)
-                self.parts[pair] = _MeanOfNeighbors(method, own) if mean else method.start(own)
+                self.parts[pair] = _MeanOfNeighbors(method, given_pair) if mean else method.start(given_pair)
 
     def numbers(self) -> dict[str, Tensor]:
-        """The numbers of all branches, the pair in front of each key."""
+        """Return the numbers of all branches, the pair in front of each key."""
         return {f"{pair} {k}": value for pair, part in self.parts.items() for k, value in part.numbers().items()}
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """The quantities of all branches; those of the inputs, which a branch calls (T;Y), become (X;T)."""
+        """Return the quantities of all branches; those of the inputs, which a branch calls (T;Y), become (X;T)."""
         out: dict[str, Quantity] = {}
         for pair, part in self.parts.items():
-            own = {k.removeprefix(f"{pair} "): value for k, value in found.items() if k.startswith(pair)}
-            for name, q in part.finish(own).items():
+            of_part = {k.removeprefix(f"{pair} "): value for k, value in found.items() if k.startswith(pair)}
+            for name, q in part.finish(of_part).items():
                 of_x = pair == "(X;T)" and "(T;Y)" in name
                 out[name.replace("(T;Y)", pair)] = replace(q, estimand="noisy-population") if of_x else q
         return out
@@ -230,26 +231,26 @@ class _MeanOfNeighbors(Problem):
         self.others = [replace(config, n_neighbors=k).start(given) for k in numbers]
 
     def numbers(self) -> dict[str, Tensor]:
-        """The numbers of the default, with the mean of all values as "nats"."""
+        """Return the numbers of the default, with the mean of all values as "nats"."""
         found: dict[str, Tensor] = self.default.numbers()
         with values_only():
             nats = [found["nats"], *(other.numbers()["nats"] for other in self.others)]
         return found | {"nats": torch.stack(nats).mean(0)}
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """The quantities that the default makes of these numbers."""
+        """Return the quantities that the default makes of these numbers."""
         out: dict[str, Quantity] = self.default.finish(found)
         return out
 
 
 def _last(choices: Iterable[Branch]) -> Branch:
-    """The choice that comes last in `BRANCHES`; the first branch where no snapshot is finite to choose by."""
-    nothing = Branch(BRANCHES[0], "no snapshot is finite")
-    return max(choices, key=lambda choice: BRANCHES.index(choice.method), default=nothing)
+    """Return the choice that comes last in `BRANCHES`; the first branch where no snapshot is finite to choose by."""
+    of_none = Branch(BRANCHES[0], "no snapshot is finite")
+    return max(choices, key=lambda choice: BRANCHES.index(choice.method), default=of_none)
 
 
 def _of_pair(t: Tensor, other: Tensor) -> Branch:
-    """The branch for rows (N, U) and (N, k), by the dimensions that they have together."""
+    """Return the branch for rows (N, U) and (N, k), by the dimensions that they have together."""
     a, b = scaled_block(t, "unit"), scaled_block(other, "unit")
     if min(a.shape[1], b.shape[1]) == 0:
         return Branch("knn", "one side is constant")
@@ -259,29 +260,29 @@ def _of_pair(t: Tensor, other: Tensor) -> Branch:
 
 
 def pair_dimension(a: Tensor, b: Tensor) -> float:
-    """Intrinsic dimension of two vectors (N, D), (N, D') together, a distance being the larger of those in each."""
+    """Return the intrinsic dimension of (N, D) and (N, D') together, a distance being the larger of those in each."""
     k = min(_NEIGHBORS, len(a) - 1)
     return intrinsic_dimension(pair_counts(Points(a), Points(b), k, "open")[0])
 
 
 def _inputs(t: Tensor, x: Tensor) -> Tensor | None:
-    """The inputs `x` (N, ...) as (N, F) float64 on the device of a layer `t` (N, U)."""
+    """Return the inputs `x` (N, ...) as (N, F) float64 on the device of a layer `t` (N, U)."""
     return Given(t[None], t, x, t).features()
 
 
 def _ends(blocks: Blocks, y: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The first, middle and last finite snapshot (N, U) of a run, each with its targets."""
+    """Return the first, middle and last finite snapshot (N, U) of a run, each with its targets."""
     # The run is read twice: first to count its snapshots.
     count = sum(1 for _ in _finite(blocks, y))
     wanted = {0, count // 2, count - 1}
-    return [(t.clone(), own) for i, (t, own) in enumerate(_finite(blocks, y)) if i in wanted]
+    return [(t.clone(), targets) for i, (t, targets) in enumerate(_finite(blocks, y)) if i in wanted]
 
 
 def _finite(blocks: Blocks, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields each snapshot (N, U) that is finite throughout, widened, with its targets."""
+    """Yield each snapshot (N, U) that is finite throughout, in float32 or float64, with its targets."""
     # Where another layer is the target, it is another at each step, and `with_targets` has it.
-    beside = getattr(blocks, "with_targets", None)
-    for block, own in beside() if beside else ((t, y) for t in blocks):
+    with_targets = getattr(blocks, "with_targets", None)
+    for block, targets in with_targets() if with_targets else ((t, y) for t in blocks):
         whole = widened(block)
         for layer in whole[torch.isfinite(whole).flatten(1).all(1)]:
-            yield layer, own
+            yield layer, targets

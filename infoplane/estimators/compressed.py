@@ -172,7 +172,7 @@ class Compressed(NoisyMethod):
             raise ValueError("cross=True needs code='autoencoder': principal components are of one side alone")
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """The centred snapshot with its Gram matrix, the codes, and what the checks make of them; and autoencoders."""
+        """Return the bytes of the centred snapshot, its Gram matrix, codes and their checks, and of autoencoders."""
         networks = bytes_of_autoencoders(samples, units, units, FOLDS) if self.code == "autoencoder" else 0
         return networks + 24 * samples * units + 16 * min(samples, units, DENSE) ** 2 + 4000 * samples
 
@@ -182,7 +182,7 @@ class Compressed(NoisyMethod):
         return (FOLDS if self.code == "autoencoder" else 1) * max(self.n_neighbors + 2, 10)
 
     def start(self, given: Given) -> _Codes:
-        """The codes of X and of real targets."""
+        """Return the codes of X and of real targets."""
         return _Codes(self, given) if self.code == "pca" else _LearnedCodes(self, given)
 
 
@@ -205,16 +205,16 @@ class _Codes(Problem):
         """Make the codes of X and of targets, None where they are missing or constant."""
         self.code_x = None if self.x is None else self._code(self.x, "x")
         self.code_y = None if self.targets is None else self._code(self.targets, "y")
-        self.constant = self.code_y is None
+        self.constant = self.code_y is None  # which only real targets ask for
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """The informations in bits with intervals and flags, and the share of the variance that the code keeps."""
+        """Return the informations in bits with intervals and flags, and the share of the variance that is kept."""
         shared: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "ties": found["tied"] > TIED}
         if "few" in found:
             shared["few_samples"] = found["few"]
 
         def information(name: str, key: str, **more: Any) -> dict[str, Quantity]:
-            """The quantity `name` in bits from the numbers `key` in nats, flagged where a check doubts it."""
+            """Return the quantity `name` in bits from the numbers `key` in nats, flagged where a check doubts it."""
             value, half = found[key] * BITS_PER_NAT, found[f"{key} error"] * BITS_PER_NAT * Z_95
             doubtful = found[f"{key} doubtful"]
             flags = {**shared, "unreliable": doubtful, **more.pop("flags", {})}
@@ -235,49 +235,42 @@ class _Codes(Problem):
         return out | report(self.kept, found["kept"], unit="share", flags={"degenerate": found["degenerate"]})
 
     def _code(self, block: Tensor, role: Role) -> Code | None:
-        """The code of a block (N, D), None for a constant one; each role draws random numbers of its own."""
+        """Return the code of a block (N, D), None for a constant one; each role draws random numbers of its own."""
         config = self.config
         code = coded(block, config.dims, config.n_neighbors, config.seed + _STREAM * (1 + "txy".index(role)))
         return code if code.rows.shape[1] else None
 
     def snapshot(self, layer: Tensor) -> dict[str, Number]:
-        """Both informations in nats with errors and doubts, and what the code of one layer (N, U) keeps."""
+        """Return both informations in nats with errors and doubts, and what the code of one layer (N, U) keeps."""
         constant = bool((layer == layer[:1]).all())
         code = None if constant else self._code(with_noise(layer, self.config), "t")
-        i_ty = i_xt = _ZERO
-        if code is not None:
-            i_ty = self._pair(code, self.code_y) if self.continuous else self._classes(code)
-            i_xt = self._pair(code, self.code_x)
         out: dict[str, Number] = {
             "degenerate": code is None,
             "kept": 0.0 if code is None else code.kept,
             "tied": 0.0 if code is None else code.tied,
         }
-        return out | self._named("i_ty", i_ty) | self._named("i_xt", i_xt)
+        for key, other in (("i_ty", self.code_y if self.continuous else self.y), ("i_xt", self.code_x)):
+            found = _ZERO  # also where a side is constant
+            if code is not None and other is not None:
+                found = self._found(*self._told(code, other), [code, other] if isinstance(other, Code) else [code])
+            out |= self._named(key, found)
+        return out
 
     def _named(self, key: str, found: _Found) -> dict[str, Number]:
-        """The numbers of an information under the keys that `finish` reads."""
+        """Return the numbers of an information under the keys that `finish` reads."""
         return {key: found.part.value, f"{key} error": found.part.error, f"{key} doubtful": found.doubtful}
 
-    def _pair(self, a: Code, b: Code | None) -> _Found:
-        """The information of two codes; 0 where the second side is constant."""
-        return _ZERO if b is None else self._found(*self._told(a, b), a, b)
-
-    def _classes(self, code: Code) -> _Found:
-        """The information of a code about the classes."""
-        return self._found(*self._told(code, self.y), code)
-
     def _told(self, a: Code, b: Code | Tensor) -> tuple[Part, float]:
-        """Information of a code with a code or classes (N,), and nats that dropped coordinates would add."""
+        """Return the information of a code with a code or classes (N,), and nats that dropped coordinates would add."""
         k = self.config.n_neighbors
         if isinstance(b, Code):
             whole = torch.cat([b.rows, b.dropped], 1)
             return pair_information(a, b, k), _hidden(a, whole, b.rows) + _hidden(b, a.rows, a.rows)
-        members = torch.nn.functional.one_hot(b).double()[:, 1:]
+        members = torch.nn.functional.one_hot(b).double()[:, 1:]  # one class is what the others leave
         return class_information(a, b, k), _hidden(a, members, members) if members.shape[1] else 0.0
 
-    def _found(self, part: Part, hidden: float, *codes: Code) -> _Found:
-        """The information `part` of these codes, and whether some check doubts it."""
+    def _found(self, part: Part, hidden: float, codes: list[Code]) -> _Found:
+        """Return the information `part` of these codes, and whether some check doubts it."""
         # psi(N) and psi(k), whose difference is the most that neighbours can show.
         n, k = torch.tensor([len(codes[0].rows), self.config.n_neighbors], device="cpu").double().digamma().tolist()
         doubtful = (
@@ -302,9 +295,9 @@ class _LearnedCodes(_Codes):
     @torch.inference_mode(False)
     def find(self, x_ids: Tensor) -> None:
         """Cut the rows into parts by input, take the other sides, and train codes for those that know nothing of T."""
-        self.part = fold_of_row(x_ids, FOLDS * PARTS, self.config.seed)
+        self.part_of_row = fold_of_row(x_ids, FOLDS * PARTS, self.config.seed)
         y = self.y[:, None] if self.targets is None else self.targets
-        if self.config.cross and not self.continuous:
+        if self.config.cross and not self.continuous:  # a decoder tells the class
             y = torch.nn.functional.one_hot(self.y)
         self.others: dict[Role, Tensor] = {"y": y.detach()[None]}
         if self.x is not None:
@@ -317,54 +310,54 @@ class _LearnedCodes(_Codes):
         self.few = (PARTS - 1) * self.samples < FOLDS * PARTS * ROWS_A_DIMENSION * self.config.dims
 
     def _side(self, blocks: Tensor, other: Tensor | None, role: Role) -> LearnedSide:
-        """One side (S, N, D) with codes trained for it, which tell of the `other` side, too, where it is given."""
+        """Train codes for one side (S, N, D), which tell of the `other` side (S, N, D'), too, where it is given."""
         first = _STREAM * (4 + "txy".index(role)) + FOLDS * self.config.seed
-        rows = Rows.of(self.part, PARTS, range(first, first + FOLDS))
+        rows = Rows.of(self.part_of_row, PARTS, range(first, first + FOLDS))
         return LearnedSide.of(blocks, other, rows, self.config.dims, self.config.steps)
 
     @torch.inference_mode(False)
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        """The numbers (S,) of snapshots (S, N, U) that are trained together, with every other side."""
+        """Return the numbers (S,) of snapshots (S, N, U) that are trained together, with every other side."""
         layers = torch.stack([with_noise(layer, self.config) for layer in t.detach()])
         plain = None if self.config.cross else self._side(layers, None, "t")
         out: dict[str, Tensor] = {}
         for role, blocks in self.others.items():
-            other = blocks.expand(len(t), -1, -1)
-            own = self._side(layers, other, "t") if plain is None else plain
-            theirs = self.known[role].repeated(len(t)) if role in self.known else None
+            other_blocks = blocks.expand(len(t), -1, -1)
+            side_t = self._side(layers, other_blocks, "t") if plain is None else plain
+            other = self.known[role].repeated(len(t)) if role in self.known else None  # None: classes
             if self.config.cross and role in self.coded:
-                theirs = self._side(other, layers, role)
-            rows = [self._numbers(s, own, theirs, role) for s in range(len(t))]
-            out = side_by_side(rows, t.device) | out  # what is of T alone is of its first pair
+                other = self._side(other_blocks, layers, role)
+            numbers = [self._numbers(s, side_t, other, role) for s in range(len(t))]
+            out = side_by_side(numbers, t.device) | out  # what is of T alone is of its first pair
         return out
 
-    def _numbers(self, s: int, own: LearnedSide, theirs: LearnedSide | None, role: Role) -> dict[str, Number]:
-        """The numbers of snapshot `s` with another side (None for classes), as the mean over both halves."""
-        sides, total, beyond = [own] if theirs is None else [own, theirs], NOTHING, 0.0
+    def _numbers(self, s: int, side_t: LearnedSide, other: LearnedSide | None, role: Role) -> dict[str, Number]:
+        """Return the numbers of snapshot `s` with another side (None for classes), as the mean over both halves."""
+        sides, total, hidden = [side_t] if other is None else [side_t, other], NOTHING, 0.0
         codes: list[Code] = []
         for half in range(FOLDS):
-            rows = self.part // PARTS == half
-            a = self._half(own, s, rows, "t")
-            b = self.y[rows] if theirs is None else self._half(theirs, s, rows, role)
-            if a is None or b is None:  # nothing varies in this half
+            rows = self.part_of_row // PARTS == half
+            code_t = self._half(side_t, s, rows, "t")
+            told = self.y[rows] if other is None else self._half(other, s, rows, role)
+            if code_t is None or told is None:  # nothing varies in this half
                 total = total.and_share(1 / FOLDS, NOTHING._replace(unused=1.0))
                 continue
-            part, hidden = self._told(a, b)
-            total, beyond = total.and_share(1 / FOLDS, part), beyond + hidden / FOLDS
-            codes += [a] if isinstance(b, Tensor) else [a, b]
-        found = self._found(total, beyond, *codes) if codes else _ZERO
+            part, hidden_here = self._told(code_t, told)
+            total, hidden = total.and_share(1 / FOLDS, part), hidden + hidden_here / FOLDS
+            codes += [code_t] if isinstance(told, Tensor) else [code_t, told]
+        found = self._found(total, hidden, codes) if codes else _ZERO
         if any(side.doubtful[s] for side in sides):
             found = found._replace(doubtful=True)
-        constant = bool(is_constant(own.blocks[s : s + 1]))
+        constant = bool(is_constant(side_t.blocks[s : s + 1]))
         return self._named("i_xt" if role == "x" else "i_ty", found) | {
             "degenerate": constant,
-            "kept": 0.0 if constant else float(own.kept[s]),
-            "tied": max((code.tied for code in codes[:: len(sides)]), default=0.0),
+            "kept": 0.0 if constant else float(side_t.kept[s]),
+            "tied": max((code.tied for code in codes[:: len(sides)]), default=0.0),  # of the codes of T
             "few": self.few and any(side.wide[s] for side in sides),
         }
 
     def _half(self, side: LearnedSide, s: int, rows: Tensor, role: Role) -> Code | None:
-        """The code of some rows of snapshot `s`, with what it does not rebuild as its dropped coordinates."""
+        """Return the code of some rows of snapshot `s`, with what it does not rebuild as its dropped coordinates."""
         block, left = side.of_rows(s, rows)
         code = self._code(block, role)
         return code if code is None or left is None else dataclasses.replace(code, dropped=left[:, left.any(0)])
@@ -380,12 +373,12 @@ class _Found(NamedTuple):
 _ZERO = _Found(NOTHING, False)
 
 
-def _hidden(code: Code, other: Tensor, few: Tensor) -> float:
-    """Nats that dropped components tell beyond the kept ones, of `other` (N, q), and by products of `few` (N, q')."""
+def _hidden(code: Code, linear: Tensor, products: Tensor) -> float:
+    """Return nats that dropped components add: on `linear` (N, q) linearly, on `products` (N, q') by their products."""
     if code.dropped.shape[1] == 0:
         return 0.0
-    linear = hidden_information(code.rows, code.dropped, other)
-    return max(linear, 0.0) + hidden_products(code.rows, code.dropped, few)
+    nats = hidden_information(code.rows, code.dropped, linear)
+    return max(nats, 0.0) + hidden_products(code.rows, code.dropped, products)
 
 
 preset("compressed", "butakov-2024", dims=4, n_neighbors=5)

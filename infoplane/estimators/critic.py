@@ -180,7 +180,7 @@ class Critic(NoisyMethod):
             )
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """Coordinates of every fold, batches of scores with their gradients, and the layer in float64."""
+        """Return the bytes of the coordinates of every fold, of scores with gradients, and of the layer in float64."""
         sides = 8 * self.folds * samples * min(self.dims, units)
         rows, read = max(self.batch, CHECKED), min(samples, NEGATIVES)
         batches = 4 * self.folds * (8 * rows**2 + 24 * rows * self.hidden)
@@ -192,7 +192,7 @@ class Critic(NoisyMethod):
         return 4 * self.folds
 
     def start(self, given: Given) -> _Contrasts:
-        """The other sides, and which rows are trained on, choose the step and are read."""
+        """Return the other sides, and which rows are trained on, choose the step and are read."""
         return _Contrasts(self, given)
 
 
@@ -216,16 +216,16 @@ class _Contrasts(Problem):
         fitted = outside & ~validation
         self.fitted = tuple(rows.nonzero()[:, 0] for rows in fitted.cpu())
         self.checked, self.read, self.negatives = (
-            self._some(rows, most) for rows, most in ((validation, CHECKED), (~outside, READ), (fitted, NEGATIVES))
+            self._drawn(rows, most) for rows, most in ((validation, CHECKED), (~outside, READ), (fitted, NEGATIVES))
         )
         self.seeds = tuple(_NETWORKS + 2 * (config.folds * config.seed + fold) for fold in range(config.folds))
 
     def _marginal(self, block: Tensor, first: int) -> Marginal:
-        """One side (N, D), ranked or scaled only; `first` makes its seed for ties another than the other side's."""
+        """Scale one side (N, D), ranked if the setting says so; `first` differs between sides, for seeds of ties."""
         return Marginal.of(block, first + self.config.seed, ranks=self.config.ranks, all_ranks=False)
 
-    def _some(self, rows: Tensor, most: int) -> Tensor:
-        """(F, n) numbers of at most `most` of the rows (F, N) bool, drawn at random, equally many of every fold."""
+    def _drawn(self, rows: Tensor, most: int) -> Tensor:
+        """Draw the numbers (F, n) of rows out of (F, N) bool, at most `most` and equally many of every fold."""
         generator = torch.Generator().manual_seed(_ROWS + self.config.seed)
         numbers = [chosen.nonzero()[:, 0] for chosen in rows.cpu()]
         size = min(most, *map(len, numbers))
@@ -233,15 +233,15 @@ class _Contrasts(Problem):
         return torch.stack(drawn).to(rows.device)
 
     def at_once(self) -> int:
-        """All snapshots."""
+        """Return that all snapshots are given to `chunk` at once."""
         return len(self.t)  # which `chunk` cuts into stacks
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        """The numbers of `_stack` for all snapshots (S, N, U), as many at a time as their critics leave room for."""
+        """Return the numbers of `_stack` for all snapshots (S, N, U), found for as many at a time as memory takes."""
         return in_stacks(t, self.config.bytes_per_snapshot(self.samples, self.units), self._stack)
 
     def _stack(self, t: Tensor) -> dict[str, Tensor]:
-        """The numbers (S,) of snapshots (S, N, U) that are trained together, with every other side."""
+        """Return the numbers (S,) of snapshots (S, N, U) that are trained together, with every other side."""
         layers = [self._marginal(with_noise(layer, self.config), _TIES_T) for layer in t]
         out = {
             "degenerate": torch.tensor([layer.columns.shape[1] == 0 for layer in layers], device=t.device),
@@ -257,7 +257,7 @@ class _Contrasts(Problem):
         return out
 
     def _pair(self, layers: list[Marginal], other: Marginal) -> dict[str, Tensor]:
-        """The numbers (S,) in nats of the layers with one other side."""
+        """Return the numbers (S,) in nats of the layers with one other side."""
         config, shape = self.config, (len(layers), self.config.folds)
         # "held out" and "own" are read from rows that the critics were not trained on and that they were.
         critics = self._critics(layers, other)
@@ -265,14 +265,13 @@ class _Contrasts(Problem):
         doubtful = critics.train(self.fitted, self.checked, self.seeds)
         # (2, S, F, n): without and with the own pair among the rows that normalise; near strangers are rare where both
         # differ much.
-        ways = critics.log_ratios(self.read, self.negatives).double().view(2, *shape, -1)
-        held_out, gap = ways.mean(0), ways[0] - ways[1]
-        own_rows = critics.log_ratios(self.negatives[:, :READ], self.negatives).mean(0).double().view(*shape, -1)
+        ratios = critics.log_ratios(self.read, self.negatives).double().view(2, *shape, -1)
+        held_out, gap = ratios.mean(0), ratios[0] - ratios[1]
+        trained_on = self.negatives[:, :READ]
+        own_rows = critics.log_ratios(trained_on, self.negatives).mean(0).double().view(*shape, -1)
         with torch.no_grad():
             scores = critics.scores(self.read, self.read)  # held out (S F, n, n); those of own rows only for "dv"
-            fitted = (
-                critics.scores(self.negatives[:, :READ], self.negatives[:, :READ]) if config.reading == "dv" else scores
-            )
+            fitted = critics.scores(trained_on, trained_on) if config.reading == "dv" else scores
         lower = -nwj(scores) if config.loss == "nwj" else math.log(scores.shape[1]) - infonce(scores)
         found = {
             "held out": held_out.mean((1, 2)),
@@ -282,7 +281,7 @@ class _Contrasts(Problem):
             "steep": steep,
             "doubtful": doubtful.any(1),
         }
-        each = {
+        of_slices = {  # (S F,) each
             "lower": lower,
             "ratio": own(scores).mean(1),
             "z": log_mean_apart(scores).abs(),
@@ -290,19 +289,18 @@ class _Contrasts(Problem):
             "dv": own(fitted).mean(1) - log_mean_apart(fitted),
             "running std": critics.running_std(),
         }
-        return found | {name: value.view(shape).double().mean(1) for name, value in each.items()}
+        return found | {name: value.view(shape).double().mean(1) for name, value in of_slices.items()}
 
     def _critics(self, layers: list[Marginal], other: Marginal) -> Critics:
-        """The critics of every layer and fold, in coordinates that are filled up with zeros to one width."""
+        """Return the critics of every layer and fold, in coordinates that are filled up with zeros to one width."""
         config, count = self.config, self.config.folds
-        most = [max(1, min(config.dims, width)) for width in (self.units, other.columns.shape[1])]
+        p, q = (max(1, min(config.dims, width)) for width in (self.units, other.columns.shape[1]))
         device = self.t.device
-        u = torch.zeros(len(layers), count, self.samples, most[0], device=device, dtype=torch.float32)
-        v = torch.zeros(len(layers), count, self.samples, most[1], device=device, dtype=torch.float32)
-        rho = torch.zeros(len(layers), count, min(most), device=device, dtype=torch.float32)
+        shapes = (self.samples, p), (self.samples, q), (min(p, q),)
+        u, v, rho = (torch.zeros(len(layers), count, *each, device=device, dtype=torch.float32) for each in shapes)
         for s, layer in enumerate(layers):
             for f, rows in enumerate(self.fitted):
-                found = Coordinates.of(layer, other, rows.to(device), (most[0], most[1]))
+                found = Coordinates.of(layer, other, rows.to(device), (p, q))
                 u[s, f, :, : found.u.shape[1]] = found.u
                 v[s, f, :, : found.v.shape[1]] = found.v
                 if config.base == "gaussian":
@@ -311,51 +309,50 @@ class _Contrasts(Problem):
         return Critics(u, v, rho, Setup(config.loss, config.hidden, PRODUCTS, config.dropout, plan), self.seeds)
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """The quantities of every pair of sides."""
-        out: dict[str, Quantity] = {}
-        for name in self.others:
-            out |= self._reported(name, found)
-        return out
+        """Return the quantities of every pair of sides."""
+        return {key: q for name in self.others for key, q in self._reported(name, found).items()}
 
     def _reported(self, name: str, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """The quantities of one pair of sides, in bits, with their flags."""
+        """Return the quantities of one pair of sides, in bits, with their flags."""
         config, estimand = self.config, "noisy-population" if name == "I(X;T)" else ""
-        none = found["degenerate"] | (self.others[name].columns.shape[1] == 0)
+        constant = found["degenerate"] | (self.others[name].columns.shape[1] == 0)
 
         def bits(key: str) -> Tensor:
-            """The number `key` of this pair in bits (S,); 0 where a side is constant."""
-            return torch.where(none, 0.0, found[f"{name} {key}"] * BITS_PER_NAT)
+            """Return the number `key` of this pair in bits (S,); 0 where a side is constant."""
+            return torch.where(constant, 0.0, found[f"{name} {key}"] * BITS_PER_NAT)
 
         held_out, own_rows, lower = bits("held out"), bits("own"), bits("lower")
-        top = math.log2(self.read.shape[1])
+        most = math.log2(self.read.shape[1])  # bits that InfoNCE can show with so many rows
         middle = 0.5 * (held_out + own_rows)
-        loose = own_rows - held_out > LOOSE + LOOSE_SHARE * middle.clamp(min=0)
+        overfitted = own_rows - held_out > LOOSE + LOOSE_SHARE * middle.clamp(min=0)
         dims = max(min(config.dims, self.units), min(config.dims, self.others[name].columns.shape[1]))
         flags: dict[str, Tensor | bool] = {
-            "degenerate": none,
+            "degenerate": constant,
             "ties": found["tied"] | self.others[name].tied,
             "few_samples": len(self.fitted[0]) < ROWS_A_DIMENSION * dims,
-            "unreliable": found[f"{name} doubtful"] | loose,
-            "saturated": (bits("gap") > FEW_STRANGERS * BITS_PER_NAT) | (found[f"{name} steep"] & ~none),
+            "unreliable": found[f"{name} doubtful"] | overfitted,
+            "saturated": (bits("gap") > FEW_STRANGERS * BITS_PER_NAT) | (found[f"{name} steep"] & ~constant),
         }
         # What speaks against the bound alone, against the scores as log ratios, and against the Gaussian start.
-        near_top = flags["saturated"] | (lower > NEAR_CEILING * top)
-        wild = bits("z") > OVERSHOOT * BITS_PER_NAT
-        off = found.get(f"{name} off ground", torch.zeros_like(none)) & ~none
+        near_most = flags["saturated"] | (lower > NEAR_CEILING * most)
+        no_ratios = bits("z") > OVERSHOOT * BITS_PER_NAT
+        not_gaussian = found.get(f"{name} off ground", torch.zeros_like(constant)) & ~constant
         value = {"middle": middle, "dv": bits("dv"), "smile": bits("smile")}[config.reading]
-        out = report(name, value, half=bits("half"), flags={**flags, "out_of_domain": off}, estimand=estimand)
-        ceiling = None if config.loss == "nwj" else top
-        of_lower = flags if ceiling is None else {**flags, "saturated": near_top}
+        out = report(name, value, half=bits("half"), flags={**flags, "out_of_domain": not_gaussian}, estimand=estimand)
+        ceiling = None if config.loss == "nwj" else most
+        of_lower = flags if ceiling is None else {**flags, "saturated": near_most}
         out |= report(f"{name} lower", lower, bound="lower", ceiling=ceiling, flags=of_lower, estimand=estimand)
         if config.loss in RATIO_LOSSES:
-            out |= report(f"{name} ratio", bits("ratio"), flags={**flags, "out_of_domain": wild}, estimand=estimand)
+            of_ratio = {**flags, "out_of_domain": no_ratios}
+            out |= report(f"{name} ratio", bits("ratio"), flags=of_ratio, estimand=estimand)
         if config.reading == "dv":
-            out |= report("running std", bits("running std"), flags={"degenerate": none})
+            out |= report("running std", bits("running std"), flags={"degenerate": constant})
         return out
 
 
 def _off_ground(t: Marginal, other: Marginal, nats: float) -> bool:
-    """Whether two sides, whose information is `nats`, fail the checks that `gaussian` makes of its model."""
+    """Return whether two sides, whose information is `nats`, fail the checks that `gaussian` makes of its model."""
+    # Of a constant side there is nothing to check, and of few rows nothing can be.
     if min(t.columns.shape[1], other.columns.shape[1]) == 0 or len(t.columns) < LEAST_SAMPLES:
         return False
     sides = [side(z.columns, z.columns, white_basis(z.columns, "auto")) for z in (t, other)]

@@ -339,7 +339,7 @@ class _NetworkCrossFit(_CrossFit):
         # What a fit loses on new rows and gains on its own cancels to first order: the value is their mean.
         held_out, own = task.pointwise(scores, ~outside), task.pointwise(scores, self.fitted)
         return found | {
-            "doubtful": doubtful | task.loose(own.mean(1), held_out.mean(1)),
+            "doubtful": doubtful | task.overfitted(own.mean(1), held_out.mean(1)),
             "rows": 0.5 * (held_out + own),
             "held out": held_out,
             "gain": held_out - task.pointwise(linear, ~outside),
