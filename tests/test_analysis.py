@@ -495,6 +495,7 @@ def make_copy(run):
     return other
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes(run, tmp_path):
     request(run, tmp_path / "one.csv")
     before = torch.get_num_threads()

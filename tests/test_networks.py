@@ -17,7 +17,7 @@ SPEC = "noise:relative_std=1.0"
 @pytest.mark.parametrize(
     ("make", "lr"),
     [
-        (models.resnet, 1e-2),
+        pytest.param(models.resnet, 1e-2, marks=pytest.mark.slow),
         pytest.param(models.bert, 3e-3, marks=pytest.mark.extra),
         pytest.param(models.gpt2, 3e-3, marks=pytest.mark.extra),
     ],

@@ -27,6 +27,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 # Pages that train for several seconds, or start several processes.
 SLOW = {
     "diagnostics",
+    "estimators",
     "guides/cluster",
     "guides/cnn",
     "guides/compile",

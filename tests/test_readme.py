@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_program_of_the_readme_makes_its_figure_and_its_commands_run(tmp_path, monkeypatch):
     (program,) = re.findall(r"```python\n(.*?)```", README, re.S)
     shown = [line for line in program.splitlines() if line.strip() and not line.startswith(("import", "from"))]
@@ -32,7 +33,7 @@ def test_the_program_of_the_readme_makes_its_figure_and_its_commands_run(tmp_pat
         assert outcome.exit_code == 0, (command, outcome.output)
 
 
-@pytest.mark.parametrize("ending", ["infoplane demo", "python -m pytest"])
+@pytest.mark.parametrize("ending", ["infoplane demo", "python -m pytest -n auto"])
 def test_each_command_is_one_line_that_the_full_check_finds(ending):
     lines = [line for line in README.splitlines() if line.startswith("    python3 -m venv") and line.endswith(ending)]
     assert len(lines) == 1

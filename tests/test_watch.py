@@ -284,6 +284,7 @@ def test_what_cannot_be_watched_is_one_line(tmp_path):
         assert (code, "in use" in said) == (2, True)
 
 
+@pytest.mark.slow
 def test_an_untrusted_run_is_watched_in_a_child(tmp_path, watching):
     run = recorded(tmp_path / "run")
     watched = watching(run, "--untrusted")

@@ -33,7 +33,7 @@ def layer(kind, snapshots, samples, units, dtype=torch.float32):
     return t, y if kind == "discrete" else x.double().sum(1), x
 
 
-QUICK = {"auto": "auto:effort=low", "critic": "critic:steps=25,hidden=8", "flow": "flow:steps=50,folds=2"}
+QUICK = {"auto": "auto:effort=low", "critic": "critic:steps=25,hidden=8", "flow": "flow:steps=20,folds=2"}
 """Methods that train with fewer steps."""
 
 

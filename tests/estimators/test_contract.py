@@ -17,7 +17,7 @@ from infoplane.testing import check_estimator
 SMALL: dict[str, dict[str, Any]] = {
     "auto": {"effort": "low"},
     "critic": {"steps": 25, "hidden": 8, "folds": 3},
-    "flow": {"steps": 50, "folds": 2},
+    "flow": {"steps": 20, "folds": 2},
 }
 
 

@@ -345,12 +345,13 @@ def test_specs_configuration_and_a_second_wrapper():
     assert bool((q.low <= q.value).all() & (q.value <= q.high).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
         {"estimator": "gaussian"},
-        pytest.param({"estimator": "gaussian", "draws": 2}, marks=pytest.mark.slow),
-        pytest.param({"estimator": "knn"}, marks=pytest.mark.slow),
+        {"estimator": "gaussian", "draws": 2},
+        {"estimator": "knn"},
     ],
     ids=["gaussian", "draws", "knn"],
 )

@@ -12,7 +12,12 @@ from infoplane.core.device import accelerator_branches
 from infoplane.estimators import Quantity, available, parse
 
 SAME = 1e-9
-TRIED = pytest.mark.parametrize("row", [row for row in TRUTHS if not row.large], ids=str)
+# A flow trains for seconds; test_flow.py has its order, its branches and its snapshots alone on fewer samples.
+TRIED = pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, marks=[pytest.mark.slow] * (row.name == "flow")) for row in TRUTHS if not row.large],
+    ids=str,
+)
 
 
 def estimated(row: Truth, problem: Problem) -> dict[str, Quantity]:

@@ -61,7 +61,7 @@ def kill_often(recorder: Recorder, directory: Path, kills: int, samples: int) ->
 
 
 @pytest.mark.parametrize("samples", [64, 2000])
-@pytest.mark.parametrize("kills", [10, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [5, pytest.param(35, marks=pytest.mark.slow)])
 def test_killed_recordings_lose_nothing_acknowledged(recorder, tmp_path, capsys, samples, kills):
     beyond, leftovers = kill_often(recorder, tmp_path, kills, samples)
     with capsys.disabled():

@@ -62,7 +62,7 @@ def shown(capsys, signals: int, figures: tuple[int, int, float]) -> None:
     assert slowest < 10
 
 
-@pytest.mark.parametrize("signals", [5, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("signals", [3, pytest.param(22, marks=pytest.mark.slow)])
 def test_a_terminated_recording_accounts_for_every_step(tmp_path, capsys, signals):
     shown(capsys, signals, terminate_often(tmp_path, signals))
 

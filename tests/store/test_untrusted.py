@@ -166,6 +166,7 @@ def test_a_good_run_reads_the_same(run, command):
     assert verify_untrusted(run) == []
 
 
+@pytest.mark.slow
 def test_a_run_is_analysed_and_drawn_in_a_child(run, tmp_path, command):
     """All options arrive, in front of the command and behind it, and what is written is the same."""
     words = ["-q", "estimate", run, "-e", "binning:n_bins=4", "-t"]
