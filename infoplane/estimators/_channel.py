@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT
+from infoplane.estimators._counting.counts import Scratch
 from infoplane.estimators._labels import Span
 from infoplane.estimators._pairwise import CentredRows, right_factor
 
@@ -39,7 +40,7 @@ class Start:
 
 
 def _control(square: Tensor, dimensions: Tensor | int) -> Tensor:
-    """(2, pairs, n) control variates from |z|^2 (pairs, n): Laguerre polynomials of |z|^2 / 2, of mean 0."""
+    """Return control variates (2, pairs, n) from |z|^2 (pairs, n): Laguerre polynomials of |z|^2 / 2, of mean 0."""
     # Orthogonal under its law, Gamma(D / 2), and scaled by what does not matter.
     half = dimensions / 2
     c = square / 2 - half
@@ -57,14 +58,14 @@ class Channel(ABC):
 
     @abstractmethod
     def start(self, a: Span, generator: torch.Generator) -> Start:
-        """The factors of products for `pairs` pairs of noisy samples (+z and -z) of each row of a span."""
+        """Draw `pairs` pairs of noisy samples (+z and -z) of each row of a span, and return their factors."""
 
     @abstractmethod
     def exponents(self, a: Span, start: Start, b: Span) -> Iterator[Tensor]:
-        """Yields for each draw log2 of the ratios (len(a), len(b)), which the caller may overwrite."""
+        """Yield for each draw log2 of the ratios (len(a), len(b)), which the caller may overwrite."""
 
     def ratios(self, a: Span, start: Start, b: Span) -> Iterator[Tensor]:
-        """Yields the ratios (len(a), len(b)) of each draw; asking for the next draw overwrites them."""
+        """Yield the ratios (len(a), len(b)) of each draw; asking for the next draw overwrites them."""
         for out in self.exponents(a, start, b):
             if a.start == b.start:
                 out.fill_diagonal_(0.0)  # the ratio to the own component is 1
@@ -72,13 +73,10 @@ class Channel(ABC):
             yield torch.exp2(out, out=out)
 
 
-Buffers = dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]]
-
-
 class AdditiveChannel(Channel):
     """T = x_i + s Z: log p_j / p_i = -(|x_i - x_j|^2 + 2 z . (x_i - x_j)) / 2 s^2.
 
-    Channels of one type that are not asked for ratios at the same time may share their `buffers`.
+    Channels that are not asked for ratios at the same time may share their memory, `scratch`.
     """
 
     def __init__(
@@ -89,7 +87,7 @@ class AdditiveChannel(Channel):
         *,
         order: Tensor | None = None,
         dtype: torch.dtype | None = None,
-        buffers: Buffers | None = None,
+        scratch: Scratch | None = None,
     ) -> None:
         """Prepare rows (N, D) in an `order`, with noise of this std, for `pairs` pairs of draws of each."""
         self._rows = CentredRows(rows, std, order=order, dtype=dtype, rotate=True)
@@ -97,17 +95,17 @@ class AdditiveChannel(Channel):
         self.count, self.dtype = self._rows.count, self._rows.dtype
         self.device, self.spread = rows.device, self._rows.spread
         self._apart = self._rows.direct and self.spread > _TILT_REACH
-        self._buffers: Buffers = {} if buffers is None else buffers
+        self._scratch = scratch or Scratch()
 
     def _vectors(self, a: Span) -> Tensor:
-        """(n, D) rows in units of the noise, for z . (x_i - x_j) / s; 0 where unequal rows never meet."""
+        """Return rows (n, D) in units of the noise, for z . (x_i - x_j) / s; 0 where unequal rows never meet."""
         v = self._rows.take(a.rows)
         if not self._rows.direct:
             return v
         return torch.zeros_like(v) if self._apart else v * self._rows.ratio
 
     def start(self, a: Span, generator: torch.Generator) -> Start:
-        """The noise z of a span, as factors [-z, z . v, 0] of products."""
+        """Draw the noise z of the rows v of a span, and return it as factors [-z, z . v, 0] of products."""
         v = self._vectors(a)
         z = torch.randn((self.pairs, *v.shape), generator=generator, device="cpu").to(v)
         control = _control(z.double().square().sum(2), v.shape[1])
@@ -118,13 +116,8 @@ class AdditiveChannel(Channel):
         return Start(base=self._rows.left(a.rows), tilts=list(tilts), control=control)
 
     def exponents(self, a: Span, start: Start, b: Span) -> Iterator[Tensor]:
-        """Yields log2 of the ratios (len(a), len(b)) for +z and -z of each pair of draws."""
-        shape = len(a), len(b)
-        # Results of one size are written over each other: fresh memory costs more than the arithmetic.
-        if shape not in self._buffers:
-            new = torch.empty(3, *shape, dtype=self.dtype, device=start.base.device)
-            self._buffers[shape] = (new[0], new[1], new[2])
-        base, tilt, out = self._buffers[shape]
+        """Yield log2 of the ratios (len(a), len(b)) for +z and -z of each pair of draws."""
+        base, tilt, out = self._scratch.view((3, len(a), len(b)), self.dtype, start.base.device)
         right = self._rows.right(b.rows)
         # In log2: base = -|x_i - x_j|^2 / 2 s^2 is the same for every draw, tilt = z . (x_i - x_j) / s is its own.
         self._rows.exponents(start.base, right, base)
@@ -179,7 +172,7 @@ class MultiplicativeChannel(Channel):
         self.spread = float((chosen - chosen[:1]).abs().max())
 
     def start(self, a: Span, generator: torch.Generator) -> Start:
-        """The noisy samples x (1 + s z) and x (1 - s z) of a span, as factors [t^2, t, 1, offset] of products."""
+        """Draw noisy samples t, x (1 + s z) and x (1 - s z), of a span; return them as factors [t^2, t, 1, offset]."""
         x, alive = self._rows[a.rows], self._alive[a.rows]
         z = torch.randn((self.pairs, *x.shape), generator=generator, device="cpu").to(x)
         square = (z.square() * alive).sum(2, keepdim=True)
@@ -191,21 +184,21 @@ class MultiplicativeChannel(Channel):
         return Start(base=alive, tilts=list(lefts), control=control)
 
     def exponents(self, a: Span, start: Start, b: Span) -> Iterator[Tensor]:
-        """Yields log2 of the ratios (len(a), len(b)) for each draw; -inf for rows with other zeros."""
-        apart = None
+        """Yield log2 of the ratios (len(a), len(b)) for each draw; -inf for rows with other zeros."""
+        never_meet = None
         if self._sparse:
-            # Rows with the same units alive have as many in common as each has.
+            # Rows with the same units alive (not 0) have as many in common as each has.
             other = self._alive[b.rows]
             common = start.base @ other.T
-            apart = (common != start.base.sum(1, keepdim=True)) | (common != other.sum(1))
+            never_meet = (common != start.base.sum(1, keepdim=True)) | (common != other.sum(1))
         for left in start.tilts:
             out = left @ self._right[b.rows].T
-            yield out if apart is None else out.masked_fill_(apart, -torch.inf)
+            yield out if never_meet is None else out.masked_fill_(never_meet, -torch.inf)
 
 
 @dataclass
 class Samples:
-    """log2 sums of ratios for every draw, and what belongs to them.
+    """log2 sums of ratios for every draw of every row (n), and what belongs to them.
 
     Attributes
     ----------
@@ -233,7 +226,7 @@ def propagate(
     shuffled: Tensor | None = None,
     columns: Tensor | None = None,
 ) -> Samples:
-    """Sums of ratios over all rows and within classes, for `2 * channel.pairs` noisy samples of every row.
+    """Return sums of ratios over all rows and within classes, for `2 * channel.pairs` noisy samples of every row.
 
     Parameters
     ----------
@@ -259,12 +252,12 @@ def propagate(
             related = b.low <= a.high and a.low <= b.high  # some row of one span may have the class of one of the other
             if within_only and not related:
                 continue
-            one = a.is_one_class_with(b)
+            one_class = a.is_one_class_with(b)
             same = None
-            if related and not one:
+            if related and not one_class:
                 same = (label[a.rows, None] == label[None, b.rows]).to(channel.dtype)
             for s, ratio in enumerate(channel.ratios(a, start, b)):
-                if s == 0 and null is not None and drawn is not None:
+                if s == 0 and null is not None and drawn is not None:  # the null is of the first draw
                     if columns is not None:
                         null[:, a.rows].add_(columns[:, b.rows] @ ratio.T)
                     else:
@@ -276,12 +269,12 @@ def propagate(
                     if within_only:
                         continue
                     ratio.sub_(part)
-                (within if one else across)[s, a.rows].add_(ratio.sum(1))
+                (within if one_class else across)[s, a.rows].add_(ratio.sum(1))
     return Samples(whole=across.add_(within).log2_(), within=within.log2(), control=control, null=null)
 
 
 def left_out(channel: Channel, spans: list[Span], generator: torch.Generator) -> Tensor:
-    """log2 of the sums of ratios to all rows but the own, (2 pairs, n) float64; -inf where no other row is met."""
+    """Return log2 of the sums of ratios to all other rows, (2 pairs, n) float64; -inf where no other row is met."""
     # Without the own ratio of 1 the sum may be of any size: it is not cut from below, where that would lower a bound.
     sums = torch.full((2 * channel.pairs, channel.count), -torch.inf, dtype=torch.float64, device=channel.device)
     for a in spans:
@@ -310,7 +303,7 @@ class JointSamples:
 def propagate_jointly(
     t: Channel, y: Channel, spans: list[Span], generator: torch.Generator, *, shuffled: list[AdditiveChannel]
 ) -> JointSamples:
-    """Sums of ratios of T, of Y and of both for noisy samples of every row; `shuffled` targets are for the null."""
+    """Return sums of ratios of T, of Y and of both for noisy samples of every row; `shuffled` are Y for the null."""
     n, pairs, device = t.count, t.pairs, t.device
     sums = torch.zeros(3, 2 * pairs, n, dtype=torch.float64, device=device)
     control = torch.zeros(4, pairs, n, dtype=torch.float64, device=device)
@@ -335,7 +328,7 @@ def propagate_jointly(
 
 
 def weigh_draws(values: Tensor, control: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over draws and rows, and its standard error.
+    """Return the mean over draws and rows, and its standard error, () float64 each.
 
     Parameters
     ----------
@@ -359,12 +352,12 @@ def weigh_draws(values: Tensor, control: Tensor) -> tuple[Tensor, Tensor]:
         rest = _without(pairs[:, half], control[:, :, half], pairs[:, fitted], control[:, :, fitted], axis)
         total = total + rest.sum(1).sum()
         square = square + (rest - rest.mean(axis, keepdim=True)).square().sum(1).sum()
-    freedom = max(count * n - (n if count > 1 else len(halves)), 1)
+    freedom = max(count * n - (n if count > 1 else len(halves)), 1)  # less one for each mean that was taken off
     return total / pairs.numel(), (square / freedom / pairs.numel()).sqrt()
 
 
 def _without(value: Tensor, control: Tensor, fit_value: Tensor, fit_control: Tensor, axis: tuple[int, ...]) -> Tensor:
-    """`value` (pairs, n) less what `control` (k, pairs, n) explains of it, fitted by least squares on other rows."""
+    """Return `value` (pairs, n) less what `control` (k, pairs, n) explains of it by least squares on other rows."""
     # One control after the other is taken off the value and off the controls that follow (Gram-Schmidt), in plain sums
     # by row, which give the same bits on every device and in every block.
     residual = fit_value - fit_value.mean(axis, keepdim=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.device import on_accelerator
+from infoplane.estimators._counting.counts import Scratch
 
 Metric = Literal["euclidean", "max"]
 
@@ -43,7 +44,7 @@ ALL = slice(None)
 
 
 def lengths(rows: Tensor, own: Tensor, index: Tensor, metric: Metric) -> Tensor:
-    """Distances (n, c), float64, of the rows `own` (n,) of `rows` (N, D) to the rows `index` (n, c)."""
+    """Return distances (n, c), float64, of the rows `own` (n,) of `rows` (N, D) to the rows `index` (n, c)."""
     out = torch.empty(index.shape, dtype=torch.float64, device=index.device)
     step = max(1, _DIRECT_ELEMENTS // (rows.shape[1] * index.shape[1]))
     for start in range(0, len(index), step):
@@ -54,12 +55,12 @@ def lengths(rows: Tensor, own: Tensor, index: Tensor, metric: Metric) -> Tensor:
 
 
 def lengths_to_all(rows: Tensor, own: Tensor, metric: Metric, columns: slice = ALL) -> Tensor:
-    """Distances (n, w) of the rows `own` (n,) of `rows` (N, D) to `columns` of them, float64; 0 to themselves."""
+    """Return distances (n, w), float64, of the rows `own` (n,) of `rows` (N, D) to `columns` of them; 0 to itself."""
     return torch.cdist(rows[own], rows[columns], p=NORM[metric], compute_mode=_DIRECT)
 
 
 def extent(rows: Tensor) -> float:
-    """The largest deviation of a value of `rows` (N, D) from the mean of its unit."""
+    """Return the largest deviation of a value of `rows` (N, D) from the mean of its unit."""
     return float((rows - rows.mean(0)).abs().max())
 
 
@@ -79,13 +80,13 @@ class Keys:
     """
 
     def __init__(self, rows: Tensor, metric: Metric, scale: float | None = None, whole: bool | None = None) -> None:
-        """Prepare rows (N, D); `scale` and `whole` (keys in whole steps) are chosen for them unless given."""
+        """Prepare rows (N, D); `scale`, and `whole` for keys in whole steps of 16 bits, are chosen unless given."""
         self.metric, self.squared = metric, metric == "euclidean"
         # On a GPU a float32 product may be rounded to TF32, and a float64 one costs no more.
         self.dtype = torch.float64 if on_accelerator(rows.device) else torch.float32
         roundoff = torch.finfo(self.dtype).eps / 2
         centred = rows - rows.mean(0)
-        self.scale = scale or extent(rows) or 1.0
+        self.scale = scale or extent(rows) or 1.0  # 1 where all rows are equal
         self._rows = centred / self.scale  # (N, D) in [-1, 1]: no square leaves the range
         self._steps, self.whole = 1.0, False
         self.count, self.units = n, units = self._rows.shape
@@ -108,7 +109,7 @@ class Keys:
         limit = _CUDA_BLOCK_ELEMENTS if on_accelerator(rows.device) else _BLOCK_ELEMENTS
         self.height = max(1, min(n, limit // n))
         self.width = -(-n // COLUMN_GROUP) * COLUMN_GROUP
-        self._held: dict[str, Tensor] = {}
+        self._scratch = Scratch()
 
     def spans(self) -> Iterator[slice]:
         """Yields the rows of each block, one block after the other."""
@@ -116,14 +117,11 @@ class Keys:
             yield slice(start, min(start + self.height, self.count))
 
     def _space(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """A buffer of this shape, kept by name for the next call: fresh memory costs more than the arithmetic."""
-        flat, size = self._held.get(name), math.prod(shape)
-        if flat is None or len(flat) < size:
-            flat = self._held[name] = torch.empty(size, dtype=dtype, device=self._rows.device)
-        return flat[:size].view(shape)
+        """Return a buffer of this shape, which the next call with the same name overwrites."""
+        return self._scratch.view(shape, dtype, self._rows.device, name)
 
     def block(self, rows: slice) -> Tensor:
-        """Keys (n, width) of some rows against all; infinite for the row itself and in columns that only fill up."""
+        """Return keys (n, width) of some rows against all, infinite to the row itself and in columns that fill up."""
         whole = self._space("block", (rows.stop - rows.start, self.width), self.dtype)
         whole[:, self.count :] = math.inf
         out = whole[:, : self.count]
@@ -135,7 +133,7 @@ class Keys:
         return whole
 
     def between(self, rows: slice, columns: slice, out: Tensor | None = None) -> Tensor:
-        """Keys (n, w) of `rows` against `columns`: in the type they are computed in, or written to `out`."""
+        """Return keys (n, w) of `rows` against `columns`: in the type they are computed in, or written to `out`."""
         shape = rows.stop - rows.start, columns.stop - columns.start
         if self.squared:
             out = self._space("keys", shape, self.dtype) if out is None else out
@@ -145,20 +143,20 @@ class Keys:
         return largest if out is None else out.copy_(largest)
 
     def key(self, distance: Tensor) -> Tensor:
-        """The exact key (float64) of a distance."""
+        """Return the exact key (float64) of a distance."""
         scaled = distance / self.scale
         return scaled.square() if self.squared else scaled * self._steps
 
     def exact(self, own: Tensor, index: Tensor) -> Tensor:
-        """Distances (n, c) of the rows `own` (n,) to the rows `index` (n, c), float64."""
+        """Return distances (n, c) of the rows `own` (n,) to the rows `index` (n, c), float64."""
         return lengths(self._rows, own, index, self.metric).mul_(self.scale)
 
     def exact_to_all(self, own: Tensor, columns: slice = ALL) -> Tensor:
-        """Distances (n, w) of the rows `own` (n,) to some or all, measured directly; 0 to themselves."""
+        """Return distances (n, w) of the rows `own` (n,) to some or all, measured directly; 0 to themselves."""
         return lengths_to_all(self._rows, own, self.metric, columns).mul_(self.scale)
 
     def limits(self, radius: Tensor, rows: slice = ALL) -> tuple[Tensor, Tensor]:
-        """Keys (n, 1): pairs below the first are surely closer than `radius` (n,), those above the second farther."""
+        """Return keys (n, 1): below the first a pair is surely closer than `radius` (n,), above the second farther."""
         low = self.key(radius * (1.0 - TIE))[:, None] - self.bound[rows]
         high = self.key(radius * (1.0 + TIE))[:, None] + self.bound[rows]
         if self.whole:  # keys are whole numbers from 0 to 2 _STEPS, and farther is what fills a cell
@@ -170,12 +168,12 @@ class Keys:
         return torch.nextafter(low, -most), torch.nextafter(high, most)
 
     def flags(self, key: Tensor, limits: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Which keys are below the first limit, and which up to the second: 0 or 1, overwritten by the next call."""
+        """Return which keys are below the first limit, which up to the second: 0 or 1, overwritten by the next call."""
         below, upto = (self._space(name, key.shape, key.dtype) for name in ("below", "upto"))
         return torch.lt(key, limits[0], out=below), torch.le(key, limits[1], out=upto)
 
     def cells(self, count: int, size: int) -> tuple[Tensor, Tensor]:
-        """`own` and `others` of `between_cells`: `count` cells of `size` rows, and in `others` one more, far off."""
+        """Return `own` and `others` for `between_cells`: `count` cells of `size` rows, and one far off in `others`."""
         far = 32_767 if self.whole else math.inf
         fill = torch.nn.functional.pad
         if self.squared:
@@ -189,7 +187,7 @@ class Keys:
         return own.view(self.units, count, size), others.view(self.units, count + 1, size)
 
     def between_cells(self, own: Tensor, others: Tensor, cells: Tensor, met: Tensor) -> Tensor:
-        """Keys (B, H, W H) of the H rows of each of `cells` (B,) against all rows of the cells `met` (B, W) of it."""
+        """Return keys (B, H, W H) of the H rows of each of `cells` (B,) against all rows of its cells `met` (B, W)."""
         size, (count, width) = own.shape[1] if self.squared else own.shape[2], met.shape
         shape = count, size, width * size
         out = self._space("keys", shape, own.dtype)
@@ -245,20 +243,21 @@ class Within:
             self._pairs.append(torch.stack([own[row], column]))
 
     def counts(self) -> tuple[Tensor, Tensor]:
-        """How many other rows lie within the radius of each, with ties and without, (N,) int64 each."""
+        """Return how many other rows lie within the radius of each, with ties and without, (N,) int64 each."""
         return settled(self.keys, self.radius, self._found, self._pairs)
 
 
 def settled(keys: Keys, radius: Tensor, found: Tensor, pairs: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Counts of other rows within `radius` (N,), with ties and without: `found` (2, N) and the undecided `pairs`."""
+    """Return counts (N,) of other rows within `radius` (N,), with ties and without, once `pairs` are measured."""
+    # `found` (2, N) are the counts without ties, and with; each of `pairs` is (2, n): rows that may be within.
     if pairs:
         own, other = torch.cat(pairs, 1)
         inside = _within(keys.exact(own, other[:, None])[:, 0], radius[own])
         found.index_add_(1, own, inside.to(found.dtype))
-    opened, closed = (found - torch.stack([radius > 0, radius >= 0]).to(found.dtype)).long()  # less the row itself
-    return closed, opened
+    without_ties, with_ties = (found - torch.stack([radius > 0, radius >= 0]).to(found.dtype)).long()  # less itself
+    return with_ties, without_ties
 
 
 def _within(distance: Tensor, radius: Tensor) -> Tensor:
-    """(2, ...) bool: whether distances are below a radius, without ties, and up to it, with ties."""
+    """Return (2, ...) bool: whether distances are below a radius, without ties, and up to it, with ties."""
     return torch.stack([distance < radius * (1.0 - TIE), distance <= radius * (1.0 + TIE)])

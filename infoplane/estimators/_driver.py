@@ -36,7 +36,7 @@ class Given(NamedTuple):
     x_ids: Tensor
 
     def features(self, *, keep: bool = False) -> Tensor | None:
-        """The inputs (N, F) on the device of `t`, or None: as float64, with `keep` in their own float type."""
+        """Return the inputs (N, F) on the device of `t`, or None: as float64, with `keep` in their own float type."""
         if self.x is None:
             return None
         if self.x.shape[:1] != self.t.shape[1:2]:
@@ -46,12 +46,12 @@ class Given(NamedTuple):
         return floats if keep else floats.to(torch.float64)
 
     def sides(self) -> dict[str, Tensor]:
-        """What T is compared with, by the pair of the quantity: {"T;Y": labels or targets, "X;T": inputs if given}."""
+        """Return what T is compared with, by the pair: {"T;Y": labels or targets, "X;T": inputs if given}."""
         x = self.features()
         return {"T;Y": self.y} if x is None else {"T;Y": self.y, "X;T": x}
 
     def drawn(self, limit: int, seed: int) -> Given:
-        """These arguments for at most `limit` samples, drawn with `seed`; the ids are numbered anew."""
+        """Return these arguments for at most `limit` samples, drawn with `seed`; the ids are numbered anew."""
         rows = drawn_rows(self.t.shape[1], limit, seed)
         if rows is None:
             return self
@@ -88,27 +88,24 @@ class Problem(ABC):
         self.samples, self.units = given.t.shape[1:]
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        """The numbers (S_c, ...) of some consecutive snapshots (S_c, N, U), by keys of the method's own."""
+        """Return the numbers (S_c, ...) of some consecutive snapshots (S_c, N, U), by keys of the method's own."""
         return side_by_side([self.snapshot(layer) for layer in t], t.device)
 
     def snapshot(self, layer: Tensor) -> Mapping[str, Number]:
-        """The numbers of one snapshot (N, U), for methods that take them one by one."""
+        """Return the numbers of one snapshot (N, U), for methods that take them one by one."""
         raise NotImplementedError
 
     @abstractmethod
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """The quantities, from the numbers (S, ...) of all snapshots."""
+        """Return the quantities by name, from the numbers (S, ...) of all snapshots."""
 
     def numbers(self) -> dict[str, Tensor]:
-        """The numbers (S, ...) of all snapshots, a chunk at a time."""
+        """Return the numbers (S, ...) of all snapshots, found a chunk at a time."""
         size, t = self.at_once(), self.t
-        if size >= len(t):
-            return self.chunk(t)
-        parts = [self.chunk(t[i : i + size]) for i in range(0, len(t), size)]
-        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        return joined([self.chunk(t[i : i + size]) for i in range(0, len(t), size)])
 
     def at_once(self) -> int:
-        """How many snapshots make one chunk."""
+        """Return how many snapshots make one chunk."""
         fixed: int | None = getattr(self.config, "chunk", None)
         # Some methods have a fixed number: their results depend on which snapshots share a chunk, so that memory must
         # not decide it.
@@ -132,21 +129,21 @@ class Method(ABC):
 
     @property
     def min_samples(self) -> int:
-        """The least number of samples that the method needs."""
+        """Return the least number of samples that the method needs."""
         return 2
 
     def values(self, t: Tensor) -> Tensor:
-        """The activations that are checked and used: `t`, or what a method makes of it first."""
+        """Return the activations that are checked and used: `t`, or what a method makes of it first."""
         return t
 
     @abstractmethod
     def start(self, given: Given) -> Problem:
-        """The problem of one call: what its snapshots share, and the formula on them."""
+        """Return the problem of one call: what its snapshots share, and the formula on them."""
 
     def estimate(
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
-        """Every quantity by its name, for each snapshot of a layer.
+        """Return every quantity by its name, for each snapshot of a layer.
 
         Parameters
         ----------
@@ -167,7 +164,7 @@ class Method(ABC):
         return problem.finish(problem.numbers())
 
     def _given(self, t: Tensor, y: Tensor, x: Tensor | None, x_ids: Tensor | None) -> Given:
-        """The arguments of one call, checked and normalised as the settings of this method say."""
+        """Return the arguments of one call, checked and normalised as the attributes of this method say."""
         t, y, x_ids = check_inputs(
             self.values(t),
             y,
@@ -183,24 +180,27 @@ class Method(ABC):
 def on_rows(
     estimator: Any, rows: Tensor, t: Tensor, y: Tensor, *, x: Tensor | None, x_ids: Tensor | None
 ) -> dict[str, Quantity]:
-    """The quantities of an estimator on the samples `rows` (n,) alone; flags that cost extra work are left out."""
+    """Return the quantities of an estimator on the samples `rows` (n,) alone, without flags that cost extra work."""
+    part_y, part_x, part_ids = (None if a is None else a[rows.to(a.device)] for a in (y, x, x_ids))
     with values_only():
-        found: dict[str, Quantity] = estimator.estimate(
-            t[:, rows.to(t.device)],
-            y[rows.to(y.device)],
-            x=None if x is None else x[rows.to(x.device)],
-            x_ids=None if x_ids is None else x_ids[rows.to(x_ids.device)],
-        )
+        found: dict[str, Quantity] = estimator.estimate(t[:, rows.to(t.device)], part_y, x=part_x, x_ids=part_ids)
     return found
 
 
+def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return one mapping with the numbers of all snapshots as (S, ...), from a mapping for each part of them."""
+    if len(parts) == 1:
+        return dict(parts[0])
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+
 def side_by_side(rows: Sequence[Mapping[str, Number]], device: torch.device) -> dict[str, Tensor]:
-    """One mapping with the numbers of all snapshots as (S, ...), from `rows`, a mapping for each snapshot."""
+    """Return one mapping with the numbers of all snapshots as (S, ...), from `rows`, a mapping for each snapshot."""
     return {key: _stacked([row[key] for row in rows], device) for key in rows[0]}
 
 
 def _stacked(numbers: list[Number], device: torch.device) -> Tensor:
-    """Tensor (S, ...) of one number for each snapshot: tensors stacked, bools as bool, others as float64."""
+    """Return a tensor (S, ...) of one number for each snapshot: tensors stacked, bools as bool, others as float64."""
     if isinstance(numbers[0], Tensor):  # then all are
         return torch.stack([n for n in numbers if isinstance(n, Tensor)])
     dtype = torch.bool if isinstance(numbers[0], bool) else torch.float64
@@ -221,9 +221,9 @@ class Null(NamedTuple):
 
     @property
     def top(self) -> Tensor:
-        """(S,) the 97.5 % point, which a value must exceed to say anything."""
+        """Return the 97.5 % point (S,), which a value must exceed to say anything; with an exact mean, the mean."""
         top = self.mean if self.high is None else self.high
-        return top + self.slack if self.slack else top
+        return top + self.slack
 
 
 def report(
@@ -239,7 +239,7 @@ def report(
     unit: str = BIT,
     estimand: str = "",
 ) -> dict[str, Quantity]:
-    """One quantity by its name, and behind it "<name> null" where there is a null, which also sets `below_null`.
+    """Return one quantity by its name, and behind it "<name> null" where there is a null, which sets `below_null`.
 
     Parameters
     ----------
@@ -266,7 +266,7 @@ def report(
 
 
 def expanded(flags: Flags, value: Tensor) -> dict[str, Tensor]:
-    """The flags as (S,) bool each, the shape of `value`; one bool stands for all snapshots."""
+    """Return the flags as (S,) bool each, the shape of `value`; one bool stands for all snapshots."""
     return {
         name: on if isinstance(on, Tensor) else torch.full(value.shape, on, dtype=torch.bool, device=value.device)
         for name, on in flags.items()
@@ -276,7 +276,7 @@ def expanded(flags: Flags, value: Tensor) -> dict[str, Tensor]:
 def with_null(
     name: str, quantity: Quantity, null: Null, flags: Mapping[str, Tensor], *, signed: bool = False
 ) -> dict[str, Quantity]:
-    """The quantity by its name with the flag `below_null`, and "<name> null" with the given flags.
+    """Return the quantity by its name with the flag `below_null`, and "<name> null" with the given flags.
 
     For a `signed` quantity, which may lie on either side of 0, the flag says that it lies between both points.
     """

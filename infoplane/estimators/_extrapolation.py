@@ -20,7 +20,7 @@ from infoplane.estimators._driver import on_rows, report
 from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import register_wrapper
 from infoplane.estimators._settings import Domain, at_least, setting
-from infoplane.estimators._wrappers import Wrapper, input_ids, without_null
+from infoplane.estimators._wrappers import Wrapper, input_ids, rows_of_inputs, without_null
 
 MOST, LEAST, LINE = 10, 5, 3
 """Sizes of parts (gammas) that are tried at most; below the second, `few_samples`; below the third, no value."""
@@ -114,13 +114,13 @@ class Extrapolation(Wrapper):
             raise ValueError(f"{inner.name} is not extrapolated: {reason}")
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """Bytes that the estimator inside needs, a part of the snapshot, and the estimates."""
+        """Return the bytes that the estimator inside needs, a part of the snapshot, and the estimates."""
         return int(self.estimator.bytes_per_snapshot(samples, units)) + 8 * samples * (units + 1) + 500 * self.draws
 
     def estimate(
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
-        """The quantities of the estimator inside, its informations continued to 1/N = 0."""
+        """Return the quantities of the estimator inside, its informations continued to 1/N = 0."""
         inner = without_null(self.estimator)
         whole: dict[str, Quantity] = inner.estimate(t, y, x=x, x_ids=x_ids)
         names = _of_a_population(inner.name, whole)
@@ -146,7 +146,7 @@ def extrapolate(estimator: Any, *, min_inputs: int = 200, draws: int = 1, seed: 
 
 
 def _of_a_population(name: str, found: dict[str, Quantity]) -> list[str]:
-    """Names of the quantities that can be continued to 1/N = 0; ValueError with the reason where none can."""
+    """Return the names of the quantities that can be continued to 1/N = 0; ValueError, with the reason, if none can."""
     # Nulls are left out: "I(T;Y) null" does not match.
     bits = {key: q for key, q in found.items() if q.unit == BIT and re.fullmatch(r"I\([^()]*\)", key)}
     names = [key for key, q in bits.items() if q.estimand not in OF_THE_PROBE]
@@ -162,14 +162,11 @@ def _of_a_population(name: str, found: dict[str, Quantity]) -> list[str]:
 
 
 def _parts(ids: Tensor, inputs: int, gammas: int, generator: torch.Generator) -> Iterator[tuple[int, Tensor]]:
-    """Yields (gamma, rows (n,)) of each part: for gamma = 2, 3, ... one order of the inputs is cut into gamma parts."""
+    """Yield (gamma, rows (n,)) of each part: for gamma = 2, 3, ... one order of the inputs is cut into gamma parts."""
     order = torch.randperm(inputs, generator=generator, device="cpu")
     for gamma in range(2, gammas + 1):
         for part in order.tensor_split(gamma):
-            # All rows of the inputs of this part, in their own order.
-            chosen = torch.zeros(inputs, dtype=torch.bool, device="cpu")
-            chosen[part] = True
-            yield gamma, chosen.to(ids.device)[ids].nonzero()[:, 0]
+            yield gamma, rows_of_inputs(ids, part)
 
 
 class _Parts:
@@ -190,7 +187,7 @@ class _Parts:
         self.thin = self.thin | _raised(q, "few_samples", "degenerate", "single_class")
 
     def by_snapshot(self) -> list[list[Array]]:
-        """For each snapshot a list with the estimates (draws, gamma) for each gamma."""
+        """Return for each snapshot a list with the estimates (draws, gamma) for each gamma."""
         # stacked[gamma - 1] is (S, draws, gamma).
         stacked = [
             torch.stack([torch.stack(draw[i], -1) for draw in self.values], 1).cpu().numpy()
@@ -200,7 +197,7 @@ class _Parts:
 
 
 def _raised(q: Quantity, *flags: str) -> Tensor:
-    """(S,) whether one of these flags of the quantity is up; a flag that it does not have is not."""
+    """Return whether one of these flags of the quantity is up, (S,); a flag that it does not have is not."""
     up = torch.zeros(q.value.shape, dtype=torch.bool, device=q.value.device)
     for flag in flags:
         up = up | q.flags.get(flag, up)
@@ -221,7 +218,7 @@ class _Line(NamedTuple):
 
 
 def _continued(name: str, q: Quantity, parts: _Parts, targets: bool) -> dict[str, Quantity]:
-    """The quantity continued to 1/N = 0 by its name, and its "plain", "curvature", "gammas kept" and "spread"."""
+    """Return the quantity continued to 1/N = 0 by its name, and its "plain", "curvature", "gammas", "spread"."""
     # One snapshot after the other, so that cutting a run into blocks changes nothing.
     lines = [_line(values) for values in parts.by_snapshot()]
     # A column (S,) for each field of the lines.
@@ -252,7 +249,7 @@ def _continued(name: str, q: Quantity, parts: _Parts, targets: bool) -> dict[str
 
 
 def _line(values: list[Array]) -> _Line:
-    """The intercept of the line through the means of one snapshot's estimates (draws, gamma), gamma = 1, 2, ..."""
+    """Fit a line to the means of one snapshot's estimates (draws, gamma), one array for each gamma = 1, 2, ..."""
     count = len(values)
     if count < LINE:
         return _Line()
@@ -296,7 +293,7 @@ class _Polynomial(NamedTuple):
 
 
 def _polynomial(means: Array, degree: int, first: int = 1) -> _Polynomial:
-    """The least-squares polynomial through the means (G,) at gamma = first, first + 1, ..."""
+    """Return the least-squares polynomial through the means (G,) at gamma = first, first + 1, ..."""
     # terms = (P'P)^-1 P'm with P the powers of gamma; their variances: the diagonal of (P'P)^-1, times the residual's.
     powers = np.vander(np.arange(first, first + len(means), dtype=np.float64), degree + 1, increasing=True)
     inverse = np.linalg.inv(powers.T @ powers)
@@ -306,7 +303,7 @@ def _polynomial(means: Array, degree: int, first: int = 1) -> _Polynomial:
 
 
 def _bends(means: Array) -> bool:
-    """Whether the means (G,) at gamma = 1, 2, ... leave a line, by more than chance and by enough to matter."""
+    """Return whether the means (G,) at gamma = 1, 2, ... leave a line, by more than chance and enough to matter."""
     line, (terms, errors, free) = _polynomial(means, 1), _polynomial(means, 2)
     if abs(terms[2]) <= _student(free) * errors[2]:
         return False
@@ -316,5 +313,5 @@ def _bends(means: Array) -> bool:
 
 
 def _student(free: int) -> float:
-    """The 97.5 % point of Student's t with `free` degrees of freedom."""
+    """Return the 97.5 % point of Student's t with `free` degrees of freedom."""
     return float(stdtrit(free, 0.975))

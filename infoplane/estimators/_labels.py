@@ -16,7 +16,7 @@ from infoplane.estimators._protocol import finite_targets
 
 
 def bin_targets(y: Tensor, n_bins: int = 10, rule: Literal["quantile", "width"] = "quantile") -> Tensor:
-    """Classes from real targets, for estimators that take discrete labels.
+    """Return classes made of real targets, for estimators that take discrete labels.
 
     I(T;Y) of the binned target is a lower bound on that of the target itself, and depends on `n_bins`:
     state it with the result.
@@ -67,19 +67,19 @@ def bin_targets(y: Tensor, n_bins: int = 10, rule: Literal["quantile", "width"] 
 
 
 def standard_targets(y: Tensor, scale: float) -> Tensor | None:
-    """Targets (N, k) centred, in units of their noise (`scale` times the std); constant ones dropped, None if all."""
+    """Return targets (N, k) centred, in units of their noise (`scale` times the std), or None if all are constant."""
     y = y.reshape(len(y), -1)
     # Subtracting row 0 makes constant targets exactly 0; dividing by the largest value keeps squares in range.
     y = y - y[:1]
     largest = y.abs().amax(0)
-    y = y[:, largest > 0] / largest[largest > 0]
+    y = y[:, largest > 0] / largest[largest > 0]  # constant targets are dropped
     if y.shape[1] == 0:
         return None
     return (y - y.mean(0)) / (scale * y.std(0, correction=0))
 
 
 def entropy_of_counts(counts: Tensor) -> Tensor:
-    """Plug-in entropy in bits of the distribution with these counts (K,), () float64."""
+    """Return the plug-in entropy in bits, () float64, of the distribution with these counts (K,)."""
     # log2(1 / p) rather than -log2(p): one class gives 0.0, not -0.0.
     p = counts[counts > 0].double() / counts.sum()
     return (p * p.reciprocal().log2()).sum()
@@ -110,8 +110,8 @@ class Grouping:
     def of(cls, groups: Tensor, rows: Tensor | None = None) -> Self:
         """Group all rows, or only `rows` (n,), by their number in `groups` (N,) int64, which may have gaps."""
         chosen = groups if rows is None else groups[rows]
-        label, order = torch.sort(chosen, stable=True)
-        label, counts = torch.unique_consecutive(label, return_inverse=True, return_counts=True)[1:]
+        ordered, order = torch.sort(chosen, stable=True)
+        label, counts = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)[1:]
         return cls(order if rows is None else rows[order], counts.tolist(), label, counts[label].double())
 
     @classmethod
@@ -126,13 +126,13 @@ class Grouping:
 
 @functools.lru_cache(maxsize=2)
 def permutations(count: int, draws: int, seed: int) -> Tensor:
-    """(draws, count) int64 random permutations, kept from call to call: not to be written to."""
+    """Return random permutations (draws, count) int64, kept from call to call: not to be written to."""
     generator = torch.Generator().manual_seed(seed)
     return torch.stack([torch.randperm(count, generator=generator, device="cpu") for _ in range(draws)])
 
 
 def shuffles_of_inputs(rows: Tensor, draws: int, seed: int) -> Tensor:
-    """Permutations (draws, inputs) that move inputs between those with the same number of `rows` (inputs,) only.
+    """Return permutations (draws, inputs) that move inputs between those with the same number of `rows` (inputs,) only.
 
     The classes then keep their numbers of rows. Labels shuffled between the rows themselves would be no null: an
     input's rows are no independent draws of its label, and a layer that tells inputs apart would seem to know
@@ -149,7 +149,7 @@ def shuffles_of_inputs(rows: Tensor, draws: int, seed: int) -> Tensor:
 
 
 def shuffles_of_rows(x_ids: Tensor, draws: int, seed: int) -> Tensor:
-    """Permutations (draws, N) of rows that move whole inputs: entry i is the row that takes the place of row i.
+    """Return permutations (draws, N) of rows that move whole inputs: entry i is the row that takes the place of row i.
 
     Row k of one input takes the place of row k of another with as many rows. Where every input has one row these are
     plain permutations; where all rows of an input have one label, labels move as with `shuffles_of_inputs`.
@@ -162,7 +162,7 @@ def shuffles_of_rows(x_ids: Tensor, draws: int, seed: int) -> Tensor:
 
 
 def _places(x_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Number of rows of each input (inputs,), each row's place in its input (N,), and the rows by input (N,)."""
+    """Return how many rows each input has (inputs,), each row's place in its input (N,), and the rows by input (N,)."""
     counts = torch.bincount(x_ids)
     order = torch.argsort(x_ids, stable=True)
     first = (torch.cumsum(counts, 0) - counts)[x_ids[order]]
@@ -172,7 +172,7 @@ def _places(x_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def fold_of_row(x_ids: Tensor, folds: int, seed: int) -> Tensor:
-    """The fold (N,) of each sample, the same for all samples of one input; ValueError for more folds than inputs."""
+    """Return the fold (N,) of each sample, one for all samples of an input; ValueError for more folds than inputs."""
     inputs = int(x_ids.max()) + 1
     if inputs < folds:
         raise ValueError(f"a cross-fit over {folds} folds needs as many different inputs, got {inputs}")
@@ -183,16 +183,16 @@ def fold_of_row(x_ids: Tensor, folds: int, seed: int) -> Tensor:
 
 
 def shuffle_labels(y: Tensor, x_ids: Tensor, draws: int, seed: int) -> Tensor:
-    """Labels or targets (N, ...) under `draws` shuffles between inputs, (draws, N, ...)."""
+    """Return labels or targets (N, ...) under `draws` shuffles between inputs, (draws, N, ...)."""
     return y[shuffles_of_rows(x_ids, draws, seed)]
 
 
 def percentiles_95(draws: Tensor) -> tuple[Tensor, Tensor]:
-    """2.5 % and 97.5 % points over the last axis, interpolated between draws, with the same bits on every device."""
+    """Return the 2.5 % and 97.5 % points of `draws` (..., draws), interpolated, with the same bits on every device."""
     ordered, last = draws.sort(dim=-1).values, draws.shape[-1] - 1
 
     def point(share: float) -> Tensor:
-        """The value below which this share of the draws lies."""
+        """Return the value below which this share of the draws lies."""
         below = int(share * last)
         low, high = ordered[..., below], ordered[..., min(below + 1, last)]
         return low + (high - low) * (share * last - below)
@@ -201,7 +201,7 @@ def percentiles_95(draws: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def interval_95(draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, 2.5 % and 97.5 % points over the last axis; unlike `percentiles_95` the last bits depend on the device."""
+    """Return mean, 2.5 % and 97.5 % points of `draws` (..., draws); the last bits depend on the device."""
     low, high = torch.quantile(draws, draws.new_tensor([0.025, 0.975]), dim=-1)
     return draws.mean(-1), low, high
 
@@ -221,33 +221,34 @@ class AllShuffles:
         self.samples, self.distinct = len(x_ids), len(counts) == len(x_ids)
         sizes, kind = torch.unique(counts, return_inverse=True)  # rows of each kind, and the kind of each input
         n = torch.bincount(kind).double()
-        of = torch.arange(len(sizes), device=n.device).repeat_interleave(sizes)  # (M,) of columns (kind, k)
+        # (M,) the kind of each column: a kind whose inputs have m rows has m columns, one for each k.
+        kinds = torch.arange(len(sizes), device=n.device).repeat_interleave(sizes)
         column = (torch.cumsum(sizes, 0) - sizes)[kind[x_ids]] + rank
         # (N, M) with a 1 in the column (kind, k) of each row: products with it are sums over the inputs of a kind.
-        self.places = torch.zeros(len(x_ids), len(of), dtype=torch.float64, device=n.device)
+        self.places = torch.zeros(len(x_ids), len(kinds), dtype=torch.float64, device=n.device)
         self.places.scatter_(1, column[:, None], 1.0)
         self.same = x_ids[:, None] == x_ids
-        within = of[:, None] == of
-        pairs = torch.where(within, n[of] * (n[of] - 1), n[of, None] * n[of])
+        alike = kinds[:, None] == kinds
+        pairs = torch.where(alike, n[kinds] * (n[kinds] - 1), n[kinds, None] * n[kinds])
         self.apart = 1.0 / pairs.clamp(min=1.0)  # of pairs of two inputs; one input alone of its kind has none
-        self.own = within / n[of, None]  # of pairs within one input
+        self.within = alike / n[kinds, None]  # of pairs within one input
 
     def sums(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        """D and S (..., M, M) of a matrix (..., N, N); for distinct inputs its trace and the sum of its entries."""
-        if self.distinct:
-            own, whole = a.diagonal(dim1=-2, dim2=-1).sum(-1), a.sum((-2, -1))
-            return own[..., None, None], whole[..., None, None]
+        """Return D and S (..., M, M) of a matrix `a` (..., N, N): sums over pairs of one input, and over all pairs."""
+        if self.distinct:  # its trace and the sum of its entries
+            within, whole = a.diagonal(dim1=-2, dim2=-1).sum(-1), a.sum((-2, -1))
+            return within[..., None, None], whole[..., None, None]
         return self.places.T @ (a * self.same) @ self.places, self.places.T @ a @ self.places
 
     def mean(self, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
-        """(...) the mean over all shuffles, from the `sums` of both matrices."""
-        (own_a, all_a), (own_b, all_b) = a, b
-        found: Tensor = (own_a * own_b * self.own + (all_a - own_a) * (all_b - own_b) * self.apart).sum((-2, -1))
+        """Return the mean (...) over all shuffles, from the `sums` of both matrices."""
+        (d_a, s_a), (d_b, s_b) = a, b
+        found: Tensor = (d_a * d_b * self.within + (s_a - d_a) * (s_b - d_b) * self.apart).sum((-2, -1))
         return found
 
 
 def block_size(device: torch.device) -> int:
-    """Rows of a block: 512 x 512 float32 (1 MiB) stay in a CPU's L2 cache, an accelerator needs more at a time."""
+    """Return the rows of a block: 512 x 512 float32 (1 MiB) stay in a CPU's L2 cache, an accelerator needs more."""
     return 4096 if on_accelerator(device) else 512
 
 
@@ -278,31 +279,19 @@ class Span:
 
 
 def class_spans(counts: Sequence[int], size: int) -> list[Span]:
-    """Cut rows sorted by class into spans of at most `size` rows.
+    """Cut rows sorted by class, `counts` of each, into spans of at most `size` rows, and return these in order.
 
     A class of at least size / 4 rows has spans of its own, of nearly equal length; smaller ones share.
     """
     spans: list[Span] = []
-    start = stop = low = 0
-
-    def close(high: int) -> None:
-        """End the shared span that is open, if it has rows; `high` is its last class."""
-        if stop > start:
-            spans.append(Span(start, stop, low, high))
-
+    stop, shared = 0, False  # where the rows so far end, and whether the last span may take further classes
     for label, count in enumerate(counts):
-        alone = 4 * count >= size
-        # `start` is where the shared span begins, `low` its first class, `stop` where the rows so far end.
-        if alone or stop - start + count > size:
-            close(label - 1)
-            start, low = stop, label
-        if not alone:
-            stop += count
-            continue
-        pieces = -(-count // size)  # rounded up
-        ends = [stop + k * count // pieces for k in range(pieces + 1)]
-        spans += [Span(first, last, label, label) for first, last in itertools.pairwise(ends)]
-        stop += count
-        start, low = stop, label + 1
-    close(len(counts) - 1)
+        small = 4 * count < size
+        if small and shared and stop - spans[-1].start + count <= size:
+            spans[-1] = Span(spans[-1].start, stop + count, spans[-1].low, label)
+        else:
+            pieces = -(-count // size)  # rounded up
+            ends = [stop + k * count // pieces for k in range(pieces + 1)]
+            spans += [Span(first, last, label, label) for first, last in itertools.pairwise(ends)]
+        stop, shared = stop + count, small
     return spans

@@ -70,15 +70,16 @@ class MixtureProblem(Problem):
             self.shuffled = rows if self.continuous else labels[rows][:, self.classes.order]
 
     def zero(self) -> Tensor:
-        """() float64 0 on the device of the layer."""
+        """Return 0, () float64, on the device of the layer."""
         return torch.zeros((), dtype=torch.float64, device=self.t.device)
 
     def null_of(self, found: dict[str, Tensor]) -> Null | None:
-        """The null of I(T;Y) from "null" (S, draws); None where labels were not shuffled."""
+        """Return the null of I(T;Y) from "null" (S, draws); None where labels were not shuffled."""
         return Null(*interval_95(found["null"]), slack=1e-9) if "null" in found else None
 
     def saturated(self, found: dict[str, Tensor], i_xt: str, i_ty: str, ceiling: Tensor) -> Tensor:
-        """(S,) whether I(T;Y) is full since all samples are told apart, as it would be for any labels."""
+        """Return (S,) whether I(T;Y) is full since all samples are told apart, as it would be for any labels."""
+        # `i_xt` and `i_ty` are the keys of both informations.
         return (at_ceiling(found[i_xt], self.h_x) & at_ceiling(found[i_ty], ceiling)) | self.class_per_input
 
 
@@ -89,17 +90,17 @@ class NullColumns:
     """
 
     def __init__(self, shuffled: Tensor, classes: int) -> None:
-        """Make the columns from shuffled labels (R, N) of so many classes."""
-        self._label, self._classes = shuffled, classes  # (R, N)
-        kept = torch.arange(classes - 1, device=shuffled.device)
+        """Make the columns from shuffled labels (R, N), R draws, of K classes."""
+        self._label, self._classes = shuffled, classes
+        with_column = torch.arange(classes - 1, device=shuffled.device)
         # (R (K - 1), N)
-        self.columns = (shuffled[:, None] == kept[None, :, None]).flatten(0, 1).to(torch.float32)
+        self.columns = (shuffled[:, None] == with_column[None, :, None]).flatten(0, 1).to(torch.float32)
 
     def own_sums(self, product: Tensor, whole: Tensor) -> Tensor:
-        """(R, N) each row's sum over the rows of its own shuffled class, from the product with the columns."""
+        """Return each row's sum (R, N) over the rows of its own shuffled class."""
+        # `product` (R (K - 1), N) is the kernel with the columns, `whole` (N,) each row's sum over all rows.
         by_class = product.view(len(self._label), self._classes - 1, -1)
-        rest = whole - by_class.sum(1)
-        own = rest.clone()
+        own = whole - by_class.sum(1)  # the class without a column has the rest
         for k in range(self._classes - 1):
             own = torch.where(self._label == k, by_class[:, k], own)
         # The row's own term is 1, whatever cancelled in the difference.
@@ -107,7 +108,7 @@ class NullColumns:
 
 
 def columns_pay(classes: int, samples: int, units: int, draws: int) -> bool:
-    """Whether indicator columns cost less than passes over the pairs within the shuffled classes.
+    """Return whether indicator columns cost less than passes over the pairs within the shuffled classes.
 
     Times of one draw in ns as measured on one core: a column 0.035 per pair of rows; a pair within a class
     1.5 + D / 15 of which symmetry saves up to a half, and 0.1 ms for each class.
@@ -119,18 +120,18 @@ def columns_pay(classes: int, samples: int, units: int, draws: int) -> bool:
 
 
 def at_ceiling(value: Tensor, ceiling: Tensor) -> Tensor:
-    """Whether a value is at its ceiling, or nearly so; never where the ceiling is 0."""
+    """Return whether values are at their ceiling, or nearly so; never where the ceiling is 0."""
     return (value >= SATURATED * ceiling) & (ceiling > 0)
 
 
 def log2_ratio_mean(size: Tensor | float, sums: Tensor) -> Tensor:
-    """mean_i log2(size / sums_i) over the last axis; exactly 0 where every sum is its size."""
+    """Return mean_i log2(size_i / sums_i) over the last axis of `sums` (..., n); exactly 0 where sums are sizes."""
     log_size = size.log2() if isinstance(size, Tensor) else math.log2(size)
     return (log_size - sums.log2()).mean(-1)
 
 
 def positive_std(std: float, layer: Tensor) -> float:
-    """`std`, or for 0 a number so small beside the layer's values that only equal rows overlap: it is a divisor."""
+    """Return `std`, a divisor; for 0 a number so small beside the values of `layer` that only equal rows overlap."""
     if std > 0:
         return std
     largest = float(torch.maximum(layer.max(), -layer.min()))

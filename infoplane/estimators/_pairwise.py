@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BITS_PER_NAT
+from infoplane.estimators._counting.counts import Scratch
 from infoplane.estimators._labels import Span, block_size, class_spans
 
 FLOAT32_REACH = 1e3
@@ -41,7 +42,7 @@ CACHED_BYTES = 16 << 20
 
 
 def float32_is_exact(device: torch.device) -> bool:
-    """Whether float32 products keep float32's precision: a training script may have allowed TF32 or bfloat16."""
+    """Return whether float32 products keep float32's precision: a training script may have allowed TF32 or bfloat16."""
     backend = torch.backends.cuda.matmul if device.type == "cuda" else getattr(torch.backends.mkldnn, "matmul", None)
     precision = getattr(backend, "fp32_precision", None)
     if precision is None:  # torch before 2.9
@@ -92,7 +93,7 @@ class CentredRows:
     ) -> None:
         """Centre and scale the rows, and choose the precision by their spread."""
         self._rows, self._order, self.wide = rows, order, wide
-        factor = 0.5 if wide else 1.0
+        factor = 0.5 if wide else 1.0  # f
         self.count = len(rows) if order is None else len(order)
         self.device = rows.device
         # A power of two brings the largest value to [0.5, 1), so that 1e300 and denormals are ordinary
@@ -114,7 +115,7 @@ class CentredRows:
         self._centre += total / self.count
         largest = max(float(self._raw(part).square().sum(1).max()) for part in self._parts())
         root = factor * math.sqrt(largest / 2) / noise
-        self.spread = root**2 if root < 1e150 else math.inf
+        self.spread = root**2 if root < 1e150 else math.inf  # the square of more would overflow
         self.direct = self.spread > GRAM_REACH
         if self.direct:
             dtype = torch.float64
@@ -133,7 +134,7 @@ class CentredRows:
         self._right: Tensor | None = None
 
     def _turned(self) -> Tensor:
-        """Coordinates of the rows in an orthonormal basis of their span, (count, count)."""
+        """Return coordinates (count, count) of the rows in an orthonormal basis of their span."""
         # R of the QR decomposition of the transposed rows, which takes in `count` units at a time.
         r = self._centre.new_zeros(0, self.count)
         for start in range(0, self.units, self.count):
@@ -142,35 +143,35 @@ class CentredRows:
         return r.T.contiguous()
 
     def _parts(self) -> Iterator[slice]:
-        """Slices of all rows, each of as many as are made in float64 at a time."""
+        """Yield slices of all rows, each of as many as are made in float64 at a time."""
         return (slice(i, min(i + self._step, self.count)) for i in range(0, self.count, self._step))
 
     def _raw(self, part: slice, units: slice = slice(None)) -> Tensor:
-        """Some rows (n, D), in the order asked for, brought near 1 and centred, in float64."""
-        pick = part if self._order is None else self._order[part]
-        raw = self._rows[:, units][pick].double() * self._scale[0] * self._scale[1]
+        """Return some rows (n, D), in the order asked for, brought near 1 and centred, in float64."""
+        chosen = part if self._order is None else self._order[part]
+        raw = self._rows[:, units][chosen].double() * self._scale[0] * self._scale[1]
         if self._extra is not None:
-            raw = torch.cat([raw, self._extra[pick]], dim=1)
+            raw = torch.cat([raw, self._extra[chosen]], dim=1)
         return raw - self._centre[units]
 
     def _scaled(self, part: slice) -> Tensor:
-        """Centred rows (n, D) times `ratio` (not where distances are `direct`), in the type of the products."""
+        """Return centred rows (n, D) times `ratio` (not where distances are `direct`), in the type of the products."""
         raw = self._raw(part)
         return (raw if self.direct else raw.mul_(self.ratio)).to(self.dtype)
 
     def reordered(self, order: Tensor) -> CentredRows:
-        """The same rows in another order."""
+        """Return the same rows in the order (count,)."""
         other = copy.copy(self)
         other._order = order if self._order is None else self._order[order]
         other._cache, other._right = None if self._cache is None else self._cache[order], None
         return other
 
     def take(self, part: slice) -> Tensor:
-        """Centred and scaled rows (n, D), kept from before or made anew."""
+        """Return centred and scaled rows (n, D), kept from before or made anew."""
         return self._scaled(part) if self._cache is None else self._cache[part]
 
     def left(self, part: slice) -> Tensor:
-        """The left factor (n, D + 2) of some rows v, [v, -|v|^2/2, 1]; the rows where distances are taken directly."""
+        """Return the left factor (n, D + 2) of some rows v, [v, -|v|^2/2, 1]; the rows where distances are `direct`."""
         v = self.take(part)
         if self.direct:
             return v
@@ -178,7 +179,7 @@ class CentredRows:
         return torch.cat([v, -norms, torch.ones_like(norms)], dim=1)
 
     def right(self, part: slice) -> Tensor:
-        """The right factor (n, D + 2) of some rows v, [v, 1, -|v|^2/2]; the rows where distances are direct."""
+        """Return the right factor (n, D + 2) of some rows v, [v, 1, -|v|^2/2]; the rows if distances are `direct`."""
         if not self.keeps_right:
             return self.take(part) if self.direct else right_factor(self.take(part))
         if self._right is None:
@@ -194,12 +195,12 @@ class CentredRows:
 
 
 def half_norms(v: Tensor) -> Tensor:
-    """(n, 1) half of the squared length of rows v, which are rounded to their type already."""
+    """Return half of the squared length (n, 1) of rows v (n, D), which are rounded to their type already."""
     return v.double().square().sum(1, keepdim=True).mul_(0.5).to(v.dtype)
 
 
 def right_factor(v: Tensor) -> Tensor:
-    """(n, D + 2) the factor [v, 1, -|v|^2/2] of rows v for products of exponents."""
+    """Return the right factor (n, D + 2) of rows v (n, D), [v, 1, -|v|^2/2], for products that are exponents."""
     norms = half_norms(v)
     return torch.cat([v, torch.ones_like(norms), -norms], dim=1)
 
@@ -211,20 +212,14 @@ class PairKernel:
     not `wide` the first is called narrow and is the only one.
     """
 
-    def __init__(self, rows: CentredRows, largest: int) -> None:
-        """Make the buffer for blocks of up to `largest` rows by `largest`."""
-        self._rows, self.kinds = rows, 2 if rows.wide else 1
-        self._buffer = torch.empty(self.kinds * largest**2, dtype=rows.dtype, device=rows.device)
-        self._views: dict[tuple[int, int], Tensor] = {}
+    def __init__(self, rows: CentredRows) -> None:
+        """Begin without a buffer, and note how far below 0 exponents may go: less where a fourth power is taken."""
+        self._rows, self.kinds, self._scratch = rows, 2 if rows.wide else 1, Scratch()
         self._floor = _FLOOR[rows.dtype] * (1.0 if rows.wide else 4.0)
 
     def block(self, a: Span, left: Tensor, b: Span, right: Tensor) -> Tensor:
-        """Kernels between the rows of `a` (their `left` factor) and of `b`: (2 or 1, len(a), len(b))."""
-        shape = len(a), len(b)
-        both = self._views.get(shape)
-        if both is None:
-            both = self._buffer[: self.kinds * shape[0] * shape[1]].view(self.kinds, *shape)
-            self._views[shape] = both
+        """Return the kernels (2 or 1, len(a), len(b)) between the rows of `a` and of `b`, given by their factors."""
+        both = self._scratch.view((self.kinds, len(a), len(b)), self._rows.dtype, self._rows.device)
         out = self._rows.exponents(left, right, both[0]).clamp_(self._floor, 0.0)
         if a.start == b.start:
             out.fill_diagonal_(0.0)  # a row and itself, whose distance rounding may have moved
@@ -264,7 +259,7 @@ def kernel_sums(
     within_only: bool = False,
     size: int | None = None,
 ) -> KernelSums:
-    """Sums over j of the narrow and wide kernels between rows i and j, over all rows and within classes.
+    """Return sums over j of the narrow and wide kernels between rows i and j, over all rows and within classes.
 
     Parameters
     ----------
@@ -278,7 +273,7 @@ def kernel_sums(
         Rows of a block.
     """
     n, device, spans = rows.count, rows.device, class_spans(counts, size or block_size(rows.device))
-    kernel = PairKernel(rows, max(len(span) for span in spans))
+    kernel = PairKernel(rows)
     across = torch.zeros(kernel.kinds, n, dtype=torch.float64, device=device)
     within = torch.zeros_like(across)
     product = None
@@ -293,14 +288,14 @@ def kernel_sums(
             product[:, a.rows].add_(columns[:, b.rows] @ k[-1].T)
             if a is not b:
                 product[:, b.rows].add_(columns[:, a.rows] @ k[-1])
-        one = a.is_one_class_with(b)
-        if a.meets(b) and not one:  # several classes in one block
+        one_class = a.is_one_class_with(b)
+        if a.meets(b) and not one_class:  # several classes in one block
             part = k * (label[a.rows, None] == label[None, b.rows]).to(k.dtype)
             _add_sums(within, part, a, b)
             if within_only:
                 continue
             k.sub_(part)
-        _add_sums(within if one else across, k, a, b)
+        _add_sums(within if one_class else across, k, a, b)
     whole = across.add_(within)
     return KernelSums(whole[-1], within[-1], whole[0], within[0], product)
 
@@ -315,7 +310,7 @@ def _add_sums(sums: Tensor, block: Tensor, a: Span, b: Span) -> None:
 def _pairs_of_spans(
     rows: CentredRows, spans: Sequence[Span], within_only: bool
 ) -> Iterator[tuple[Span, Tensor, Span, Tensor]]:
-    """Yields every pair of spans once, the first not after the second, as (a, left of a, b, right of b)."""
+    """Yield every pair of spans once, the first not after the second, as (a, left of a, b, right of b)."""
     # Rows whose right factors are not kept make them once for as many left factors as can be held.
     held_bytes = rows.dtype.itemsize * (rows.units + 2) * max(len(span) for span in spans)
     step = 1 if rows.keeps_right else max(1, CACHED_BYTES // 2 // held_bytes)

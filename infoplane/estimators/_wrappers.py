@@ -65,7 +65,7 @@ class Wrapper:
             object.__setattr__(self, name, value)  # the dataclass is frozen
 
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
-        """This wrapper around the estimator prepared on the run; itself if the estimator has no `prepare`."""
+        """Return this wrapper around the estimator prepared on the run; itself if the estimator has no `prepare`."""
         if not hasattr(self.estimator, "prepare"):
             return self
         return dataclasses.replace(self, estimator=self.estimator.prepare(blocks, y, x))  # type: ignore[type-var]
@@ -107,13 +107,13 @@ class PermutationNull(Wrapper):
     seed: int = 0
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """Bytes that the estimator inside needs, which runs one shuffle at a time."""
+        """Return the bytes that the estimator inside needs, which runs one shuffle at a time."""
         return int(self.estimator.bytes_per_snapshot(samples, units)) + 8 * (samples + self.draws)
 
     def estimate(
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
-        """The inner quantities, each of (T;Y) with its null: mean and 95 % interval of values on shuffled labels."""
+        """Return the inner quantities, each of (T;Y) with its null: mean and 95 % interval on shuffled labels."""
         inner = without_null(settled(self.estimator, t, y, x, x_ids))
         out: dict[str, Quantity] = inner.estimate(t, y, x=x, x_ids=x_ids)
         names = [name for name in out if name.endswith(DEPENDENCE)]
@@ -126,7 +126,8 @@ class PermutationNull(Wrapper):
             for name in names:
                 drawn[name].append(found[name].value)
         for name in names:
-            # 1e-9: by so little a value may exceed its null through rounding.
+            # The null replaces one of the estimator's own, and its flag. 1e-9: by so little a value may exceed its null
+            # through rounding.
             flags = {flag: on for flag, on in out[name].flags.items() if flag != "below_null"}
             null = Null(*interval_95(torch.stack(drawn[name], dim=-1)), slack=1e-9)
             signed = name in getattr(inner, "signed", ())
@@ -185,26 +186,23 @@ class SubsampleInterval(Wrapper):
     seed: int = 0
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """Bytes that the estimator inside needs, and a part of the snapshot."""
+        """Return the bytes that the estimator inside needs, and a part of the snapshot."""
         return int(self.estimator.bytes_per_snapshot(samples, units)) + 8 * samples * (units + 1)
 
     def estimate(
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
-        """The quantities of the estimator inside, with their intervals."""
+        """Return the quantities of the estimator inside, with their intervals."""
         whole = settled(self.estimator, t, y, x, x_ids)
         out = whole.estimate(t, y, x=x, x_ids=x_ids)
         inner = without_null(whole)  # a null has points of its own, and would be found anew on each part
         ids = input_ids(y, x_ids)
         inputs = int(ids.max()) + 1
-        # A part has all rows of `size` inputs, drawn at random.
-        size = max(1, round(self.fraction * inputs))
+        size = max(1, round(self.fraction * inputs))  # inputs of a part, which has all their rows
         generator = torch.Generator().manual_seed(self.seed)
         drawn: dict[str, list[Tensor]] = {}
         for _ in range(self.draws):
-            chosen = torch.zeros(inputs, dtype=torch.bool, device="cpu")
-            chosen[torch.randperm(inputs, generator=generator, device="cpu")[:size]] = True
-            rows = chosen.to(ids.device)[ids].nonzero()[:, 0]
+            rows = rows_of_inputs(ids, torch.randperm(inputs, generator=generator, device="cpu")[:size])
             found = on_rows(inner, rows, t, y, x=x, x_ids=None if x_ids is None else ids)
             for name, q in found.items():
                 drawn.setdefault(name, []).append(q.value)
@@ -216,7 +214,7 @@ class SubsampleInterval(Wrapper):
 
 
 def interval_of_parts(q: Quantity, parts: Tensor, odds: float, level: float = 0.95) -> Quantity:
-    """`q` with `low` and `high` from the same quantity on random parts of the inputs, as `SubsampleInterval` has them.
+    """Return `q` with `low` and `high` from the same quantity on random parts of the inputs: see `SubsampleInterval`.
 
     Parameters
     ----------
@@ -234,19 +232,19 @@ def interval_of_parts(q: Quantity, parts: Tensor, odds: float, level: float = 0.
 
 
 def permutation_null(estimator: Any, *, draws: int = 20, seed: int = 0) -> PermutationNull:
-    """Any estimator (object, class or spec) with a null of shuffled labels: see `PermutationNull`."""
+    """Return any estimator (object, class or spec) with a null of shuffled labels: see `PermutationNull`."""
     return PermutationNull(estimator=estimator, draws=draws, seed=seed)
 
 
 def subsample_interval(
     estimator: Any, *, draws: int = 20, fraction: float = 0.5, level: float = 0.95, seed: int = 0
 ) -> SubsampleInterval:
-    """Any estimator (object, class or spec) with intervals from subsamples: see `SubsampleInterval`."""
+    """Return any estimator (object, class or spec) with intervals from subsamples: see `SubsampleInterval`."""
     return SubsampleInterval(estimator=estimator, draws=draws, fraction=fraction, level=level, seed=seed)
 
 
 def without_null(estimator: Any) -> Any:
-    """The estimator without a null: the wrapper `+null` taken off, its own null switched off (`null_draws=0`)."""
+    """Return the estimator without a null: the wrapper `+null` taken off, its own null off (`null_draws=0`)."""
     if isinstance(estimator, PermutationNull):
         return without_null(estimator.estimator)
     if isinstance(estimator, Wrapper):
@@ -258,20 +256,25 @@ def without_null(estimator: Any) -> Any:
 
 
 def settled(estimator: Any, t: Tensor, y: Tensor, x: Tensor | None, x_ids: Tensor | None) -> Any:
-    """The estimator; one that chooses between methods with its choice for these arguments, for shuffles and parts."""
+    """Return the estimator; if it chooses between methods, with its choice for these arguments, which then stays."""
     if isinstance(estimator, Wrapper):
         return dataclasses.replace(estimator, estimator=settled(estimator.estimator, t, y, x, x_ids))  # type: ignore[type-var]
     return estimator.settled(t, y, x=x, x_ids=x_ids) if hasattr(estimator, "settled") else estimator
 
 
 def shuffled_targets(y: Tensor, x_ids: Tensor | None, draws: int, seed: int) -> list[Tensor]:
-    """`draws` shuffles of labels or targets (N, ...) between inputs; the rows of one input move together."""
+    """Return `draws` shuffles of labels or targets (N, ...) between inputs; the rows of one input move together."""
     return list(shuffle_labels(y, input_ids(y, x_ids), draws, seed))
 
 
 def input_ids(y: Tensor, x_ids: Tensor | None) -> Tensor:
-    """(N,) the input of each sample, numbered from 0, on the device of `y`; without `x_ids` each has its own."""
+    """Return the input (N,) of each sample, numbered from 0, on the device of `y`; without `x_ids` each has its own."""
     if x_ids is None:
         return torch.arange(len(y), device=y.device)
     ids: Tensor = torch.unique(x_ids, return_inverse=True)[1]
     return ids.to(y.device)
+
+
+def rows_of_inputs(ids: Tensor, chosen: Tensor) -> Tensor:
+    """Return the rows (n,), in their own order, whose input in `ids` (N,) is one of `chosen`."""
+    return torch.isin(ids, chosen.to(ids.device)).nonzero()[:, 0]

@@ -127,16 +127,16 @@ class KDE(Method):
             )
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """The snapshot and its centred copy in float64, and some fifty numbers for each sample."""
+        """Return the bytes of a snapshot and its centred copy in float64, and some fifty numbers for each sample."""
         return 16 * samples * units + 8 * samples * (10 + 2 * self.null_draws)
 
     def start(self, given: Given) -> _Bounds:
-        """Labels and shuffles, and for continuous targets their own bounds."""
+        """Return the problem of one call, with labels and shuffles, and for continuous targets their own bounds."""
         return _Bounds(self, given)
 
 
 def noise_std(layer: Tensor, config: KDE) -> float:
-    """The noise std of one snapshot (N, U), in the units of T."""
+    """Return the noise std of one snapshot (N, U), in the units of T."""
     if config.variance is not None:
         return math.sqrt(config.variance)
     largest = float(torch.maximum(layer.max(), -layer.min()))
@@ -146,7 +146,7 @@ def noise_std(layer: Tensor, config: KDE) -> float:
 
 
 def _spread_of_values(layer: Tensor, largest: float, rule: str) -> float:
-    """Std ("std") or interquartile range ("iqr") of all values of a layer (N, U), divided by the `largest` one."""
+    """Return std ("std") or interquartile range ("iqr") of all values of a layer (N, U), divided by the `largest`."""
     # Divided before it is squared, no value leaves the range.
     flat = layer.flatten()
     if rule == "iqr":
@@ -158,7 +158,7 @@ def _spread_of_values(layer: Tensor, largest: float, rule: str) -> float:
         shifted = part.double() / largest - first
         total, square = total + shifted.sum(), square + shifted.square().sum()
     mean = total / len(flat)
-    return math.sqrt(max(float(square / len(flat) - mean * mean), 0.0))
+    return math.sqrt(max(float(square / len(flat) - mean * mean), 0.0))  # rounding may leave less than 0
 
 
 class _Bounds(MixtureProblem):
@@ -181,7 +181,7 @@ class _Bounds(MixtureProblem):
             self.upper_alone, self.lower_alone = self._bounds(kernel_sums(alone, [len(self.head)]))
 
     def snapshot(self, layer: Tensor) -> dict[str, Tensor]:
-        """Bounds and differences in bits, the null and the noise std for one layer (N, U)."""
+        """Return bounds and differences in bits, the null and the noise std for one layer (N, U)."""
         std = noise_std(layer, self.config)
         noise = positive_std(std, layer)
         out = self._continuous(layer, noise) if self.continuous else self._discrete(layer, noise)
@@ -190,12 +190,12 @@ class _Bounds(MixtureProblem):
         return out | {"degenerate": (spread == 0.0) | (std == 0.0)}
 
     def _bounds(self, sums: KernelSums) -> tuple[Tensor, Tensor]:
-        """Upper and lower bound, in bits, of the mixture's information, from sums of both kernels over all rows."""
+        """Return upper and lower bound, () in bits, of the mixture's information, from sums of both kernels."""
         return log2_ratio_mean(self.samples, sums.narrow), log2_ratio_mean(self.samples, sums.wide)
 
     def _within(self, layer: Tensor, noise: float, groups: Grouping | None) -> tuple[Tensor, Tensor]:
-        """Upper and lower bound, in bits, of what tells the rows of a group apart, averaged over all rows."""
-        if groups is None:
+        """Return upper and lower bound, () in bits, of what tells the rows of a group apart, averaged over all rows."""
+        if groups is None:  # every row is alone in its group
             return self.zero(), self.zero()
         rows = CentredRows(layer, noise, order=groups.order, wide=True, dtype=self.dtype)
         sums = kernel_sums(rows, groups.counts, within_only=True)
@@ -204,7 +204,7 @@ class _Bounds(MixtureProblem):
         return share * upper, share * log2_ratio_mean(groups.size, sums.wide_within)
 
     def _discrete(self, layer: Tensor, noise: float) -> dict[str, Tensor]:
-        """Class labels: bounds of H(T) and H(T|Y) from one pass over the pairs, and their differences."""
+        """Return, for class labels, bounds of H(T) and H(T|Y) from one pass over the pairs, and their differences."""
         groups, columns = self.classes, None if self.null is None else self.null.columns
         rows = CentredRows(layer, noise, order=groups.order, wide=True, dtype=self.dtype)
         sums = kernel_sums(rows, groups.counts, columns=columns)
@@ -229,7 +229,7 @@ class _Bounds(MixtureProblem):
         return out
 
     def _shuffled_within(self, layer: Tensor, noise: float, sums: KernelSums, dtype: torch.dtype) -> Tensor:
-        """(R,) the upper bound within the shuffled classes of each draw."""
+        """Return the upper bound (R,) within the shuffled classes of each draw; `dtype` is that of the blocks."""
         groups = self.classes
         if self.shuffled is None:  # one class
             return log2_ratio_mean(groups.size, sums.narrow_within).expand(self.config.null_draws)
@@ -246,8 +246,8 @@ class _Bounds(MixtureProblem):
         return torch.stack(values)
 
     def _continuous(self, layer: Tensor, noise: float) -> dict[str, Tensor]:
-        """Targets with noise of their own: I(T+Z;Y+W) = I(X;T+Z) + I(X;Y+W) - I(X;T+Z,Y+W) for rows X."""
-        whole = [len(layer)]
+        """Return, for real targets, I(T+Z;Y+W) = I(X;T+Z) + I(X;Y+W) - I(X;T+Z,Y+W) for rows X, bound by bound."""
+        whole = [len(layer)]  # all rows in one class
         rows = CentredRows(layer, noise, wide=True, dtype=self.dtype)
         upper, lower = self._bounds(kernel_sums(rows, whole))
         upper_x, lower_x = self._within(layer, noise, self.repeated)
@@ -268,7 +268,7 @@ class _Bounds(MixtureProblem):
         return out
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """The bounds of informations about X, the values for Y with their null, and the noise std."""
+        """Return the bounds of informations about X, the values for Y with their null, and the noise std."""
         degenerate = found["degenerate"]
         common = {"degenerate": degenerate, "unreliable": found["upper"] - found["lower"] > WIDE_BRACKET * self.h_x}
         of_labels: dict[str, Tensor | bool] = {**common, "single_class": self.one_class}
@@ -277,12 +277,12 @@ class _Bounds(MixtureProblem):
         ceiling = self.upper_alone if self.continuous else self.h_y
 
         def i_x(name: str, key: str, bound: Bound, top: Tensor) -> dict[str, Quantity]:
-            """The bound `name` of an information about X, from the numbers `key`."""
+            """Return the bound `name` of an information about X, from the numbers `key`; `top` is its ceiling."""
             flags = {**common, "saturated": at_ceiling(found[key], top)}
             return report(name, found[key], bound=bound, ceiling=top, estimand=ESTIMAND, flags=flags)
 
         def i_y(name: str, key: str, null: Null | None = None) -> dict[str, Quantity]:
-            """The information `name` about Y, from the numbers `key`: a difference of bounds, and so none itself."""
+            """Return the information `name` about Y, from the numbers `key`: a difference of bounds, so none itself."""
             flags = {**of_labels, "saturated": self.saturated(found, "upper", key, ceiling)}
             return report(name, found[key], ceiling=ceiling, estimand=ESTIMAND, flags=flags, null=null)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from torch import Tensor
 from infoplane.core.units import Z_95
 from infoplane.estimators._channel import (
     AdditiveChannel,
-    Buffers,
     Channel,
     MultiplicativeChannel,
     left_out,
@@ -21,7 +20,8 @@ from infoplane.estimators._channel import (
     propagate_jointly,
     weigh_draws,
 )
-from infoplane.estimators._driver import Flags, Given, Method, on_rows, report
+from infoplane.estimators._counting.counts import Scratch
+from infoplane.estimators._driver import Given, Method, on_rows, report
 from infoplane.estimators._labels import block_size, class_spans
 from infoplane.estimators._mixture import (
     ESTIMAND,
@@ -34,7 +34,7 @@ from infoplane.estimators._mixture import (
 )
 from infoplane.estimators._population import ESTIMAND as POPULATION
 from infoplane.estimators._population import continued, halves, refuse_whole_population
-from infoplane.estimators._protocol import Blocks, Quantity, as_floats, last_finite
+from infoplane.estimators._protocol import Blocks, Bound, Quantity, as_floats, last_finite
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._scaling import first_rows
 from infoplane.estimators._settings import COUNT, POSITIVE, POSITIVE_OR_NONE, SWITCH, added, prepared, setting
@@ -193,7 +193,7 @@ class SamplePropagation(Method):
             )
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """The snapshot and its centred copy in float64, and the sums of every draw for each sample."""
+        """Return the bytes of a snapshot and its centred copy in float64, and of the sums of every draw by sample."""
         return 16 * samples * units + 8 * samples * (4 * self.n_draws + 2 * self.null_draws)
 
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
@@ -238,7 +238,7 @@ class SamplePropagation(Method):
     def estimate(
         self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
     ) -> dict[str, Quantity]:
-        """Every quantity for each snapshot; with `population` of the law of the inputs, from all and from halves."""
+        """Return every quantity for each snapshot; with `population` of the inputs' law, from all and from halves."""
         found = super().estimate(t, y, x=x, x_ids=x_ids)
         if not self.population:
             return found
@@ -247,7 +247,7 @@ class SamplePropagation(Method):
         return continued(found, parts, classes=not y.is_floating_point())
 
     def start(self, given: Given) -> _Propagation:
-        """Labels and shuffles of the rows that the mixture is made of, and the blocks they are cut into."""
+        """Return the problem of one call: the rows that the mixture is made of, with labels, shuffles and blocks."""
         if self.population:
             refuse_whole_population(given.x_ids, given.features(keep=True))
         if self.bracket and self.network_std is None and self.std is None:
@@ -259,7 +259,7 @@ class SamplePropagation(Method):
 
 
 def rms_deviation(layer: Tensor) -> float:
-    """Root mean square, over all values of a layer (N, U), of their deviation from the mean of their unit."""
+    """Return the root mean square deviation of all values of a layer (N, U) from the mean of their unit."""
     layer = as_floats(layer, "the layer")
     largest = float(torch.maximum(layer.max(), -layer.min()))
     if largest == 0.0:
@@ -268,25 +268,25 @@ def rms_deviation(layer: Tensor) -> float:
     step = max(1, (1 << 18) // len(layer))  # units whose float64 copies take 2 MiB
     for start in range(0, layer.shape[1], step):
         part = layer[:, start : start + step].double() / largest
-        part = part - part[:1]
+        part = part - part[:1]  # then a constant unit is exactly 0
         total += (part - part.mean(0)).square().sum()
     return largest * math.sqrt(float(total) / layer.numel())
 
 
 def _error_of_first_draw(null: Tensor, whole: Tensor) -> Tensor:
-    """What the noise of the first draw adds to the mean of `null` (n,), () float64, from `whole` (draws, n)."""
+    """Return what the noise of the first draw adds to the mean of `null` (n,), () float64, from `whole` (draws, n)."""
     # `whole` is known for all draws, the null for the first only. The null is `whole` less a term within classes, which
     # takes away a share of its noise: none with a class for every row, all with one class. The share that is left is
     # fitted over the rows.
-    apart = whole[0] - whole.mean(0)
-    spread = apart - apart.mean()
+    error = whole[0] - whole.mean(0)  # (n,) of the first draw
+    spread = error - error.mean()
     norm = spread.square().sum()
     share = (spread * null).sum() / torch.where(norm > 0, norm, torch.ones_like(norm))
-    return share.clamp(0.0, 1.0) * apart.mean()
+    return share.clamp(0.0, 1.0) * error.mean()
 
 
 def span_size(device: torch.device, units: int, pairs: int) -> int:
-    """Rows of a block, fewer where the noise of a span would take more than 8 MiB."""
+    """Return the rows of a block, fewer where the noise of a span would take more than 8 MiB."""
     return min(block_size(device), max(64, (1 << 20) // (pairs * units)))
 
 
@@ -310,19 +310,19 @@ class _Propagation(MixtureProblem):
         self.null = NullColumns(self.shuffled, count) if few and self.shuffled is not None else None
 
     def channel(self, layer: Tensor, order: Tensor) -> Channel:
-        """The channel from rows of a layer (N, U), in this order (n,), to their noisy samples."""
+        """Return the channel from rows of a layer (N, U), in this order (n,), to their noisy samples."""
         if self.config.network_kind == "multiplicative":
             return MultiplicativeChannel(layer, self.std, self.pairs_drawn, order=order)
         std = positive_std(self.std, layer)
         return AdditiveChannel(layer, std, self.pairs_drawn, order=order, dtype=self.dtype)
 
     def snapshot(self, layer: Tensor) -> dict[str, Tensor]:
-        """Informations in bits, their standard errors ("..._se") and nulls for one layer (N, U)."""
+        """Return informations in bits, their standard errors ("..._se") and nulls for one layer (N, U)."""
         generator = torch.Generator().manual_seed(self.config.seed)
         channel = self.channel(layer, self.order)
         out = self._continuous(channel, generator) if self.continuous else self._discrete(channel, generator)
         # What passes of one input differ by is no information about X.
-        within, error, full = self._within_inputs(layer, generator)
+        within, error, passes_apart = self._within_inputs(layer, generator)
         for key in ("i_xt", "i_xt_y"):
             if key in out:
                 out[key] = out[key] - within
@@ -330,10 +330,10 @@ class _Propagation(MixtureProblem):
         if self.config.bracket:
             out |= self._bracket(layer)
         degenerate = torch.tensor(channel.spread == 0.0 or self.std == 0.0, device=channel.device)
-        return out | {"passes_apart": full, "degenerate": degenerate}
+        return out | {"passes_apart": passes_apart, "degenerate": degenerate}
 
     def _discrete(self, channel: Channel, generator: torch.Generator) -> dict[str, Tensor]:
-        """Informations with classes and their null, from one propagation."""
+        """Return informations with classes, their errors and their null, from one propagation."""
         groups, columns = self.classes, None if self.null is None else self.null.columns
         draws = propagate(channel, self.spans, groups.label, generator, shuffled=self.shuffled, columns=columns)
         whole = math.log2(len(self.order)) - draws.whole
@@ -354,38 +354,39 @@ class _Propagation(MixtureProblem):
         return out
 
     def _continuous(self, channel: Channel, generator: torch.Generator) -> dict[str, Tensor]:
-        """Informations with real targets that have noise of their own, and their null."""
-        n = math.log2(len(self.order))
+        """Return informations with real targets that have noise of their own, their errors and their null."""
+        log_n = math.log2(len(self.order))
         zero = self.zero()
-        if self.targets is None:
+        if self.targets is None:  # all are constant
             draws = propagate(channel, self.spans, self.classes.label, generator)
-            out = self._weighed({"i_xt": n - draws.whole}, draws.control)
+            out = self._weighed({"i_xt": log_n - draws.whole}, draws.control)
             out |= {"i_ty": zero, "i_ty_se": zero, "ceiling": zero}
             if self.shuffled is not None:
                 out["null"] = zero.expand(len(self.shuffled))
             return out
         shuffled = [] if self.shuffled is None else [self.targets[rows] for rows in self.shuffled]
-        buffers: Buffers = {}
+        scratch = Scratch()
         targets = AdditiveChannel(self.targets, 1.0, self.pairs_drawn, dtype=channel.dtype)
-        others = [AdditiveChannel(rows, 1.0, 1, dtype=channel.dtype, buffers=buffers) for rows in shuffled]
+        others = [AdditiveChannel(rows, 1.0, 1, dtype=channel.dtype, scratch=scratch) for rows in shuffled]
         joint = propagate_jointly(channel, targets, self.spans, generator, shuffled=others)
-        values = {"i_xt": n - joint.t, "i_ty": n - joint.t - joint.y + joint.joint, "ceiling": n - joint.y}
+        values = {"i_xt": log_n - joint.t, "i_ty": log_n - joint.t - joint.y + joint.joint, "ceiling": log_n - joint.y}
         out = self._weighed(values, joint.control)
         if self.shuffled is not None:
-            out["null"] = (n - joint.t[0] - joint.null_y + joint.null_joint).mean(1)
+            out["null"] = (log_n - joint.t[0] - joint.null_y + joint.null_joint).mean(1)
         if channel.spread == 0.0:
             out |= {key: torch.zeros_like(out[key]) for key in ("i_ty", "i_ty_se", "null") if key in out}
         return out
 
     def _weighed(self, values: dict[str, Tensor], control: Tensor) -> dict[str, Tensor]:
-        """Mean and standard error ("..._se") of each of the values (draws, n)."""
+        """Return mean and standard error ("..._se") of each of the values (draws, n)."""
         out = {}
         for key, draws in values.items():
             out[key], out[key + "_se"] = weigh_draws(draws, control)
         return out
 
     def _bracket(self, layer: Tensor) -> dict[str, Tensor]:
-        """Both bounds for the law of the inputs, without and with the own row, and standard errors over the rows."""
+        """Return both bounds for the law of the inputs, and their standard errors ("..._se") over the rows."""
+        # The upper one leaves a row's own component out of the mixture.
         generator = torch.Generator().manual_seed(self.config.seed)
         others, n, out = left_out(self.channel(layer, self.order), self.spans, generator), len(self.order), {}
         bounds = {"upper": math.log2(n - 1) - others, "lower": math.log2(n) - torch.logaddexp2(others, self.zero())}
@@ -395,13 +396,13 @@ class _Propagation(MixtureProblem):
         return out
 
     def _within_inputs(self, layer: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Bits by which h(T|X) exceeds the noise's entropy, mean over inputs; its error; whether it is saturated."""
-        # Without network noise an input with a single row counts as deterministic. With it nothing is known of such an
-        # input, and the m inputs with several rows stand for all `of` them.
+        """Return bits by which h(T|X) exceeds the noise's entropy, their error, and whether passes never meet."""
+        # The mean is over inputs. Without network noise an input with a single row counts as deterministic. With it
+        # nothing is known of such an input, and the m inputs with several rows stand for `all_inputs` of them.
         zero = self.zero()
         never = zero > 0
         groups = self.repeated
-        if groups is None:
+        if groups is None:  # no input has several rows
             return zero, zero, never
         channel, spans = self.channel(layer, groups.order), class_spans(groups.counts, self.size)
         draws = propagate(channel, spans, groups.label, generator, within_only=True)
@@ -418,32 +419,31 @@ class _Propagation(MixtureProblem):
         weight = weight / weight.sum()
         value = (weight * by_input).sum()
         _, noise = weigh_draws(apart, draws.control)
-        m, of = len(counts), int((self.inputs_of_head > 0).sum())
-        between = ((weight * (by_input - value)).square().sum() * m / max(m - 1, 1)) * (1 - m / of)
-        full = value >= 0.99 * (weight * counts.double().log2()).sum()
-        return value, (noise.square() + between).sqrt(), full
+        # Of a mean over m of all inputs, drawn without repetition.
+        m, all_inputs = len(counts), int((self.inputs_of_head > 0).sum())
+        between = ((weight * (by_input - value)).square().sum() * m / max(m - 1, 1)) * (1 - m / all_inputs)
+        passes_apart = value >= 0.99 * (weight * counts.double().log2()).sum()
+        return value, (noise.square() + between).sqrt(), passes_apart
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """The quantities with intervals, ceilings and flags, and the noise std."""
+        """Return the quantities with intervals, ceilings and flags, and the noise std."""
         degenerate = found["degenerate"]
         # Whether h(T|X) is known: network noise needs several rows of some inputs for that.
         resolved = self.repeated is not None or not self.passes
         ceiling_y = found["ceiling"] if self.continuous else self.h_y
 
-        def of(
-            name: str, key: str, ceiling: Tensor, flags: Flags, unsure: Tensor | bool, **more: Any
-        ) -> dict[str, Quantity]:
-            """The quantity `name` with its interval, and `unreliable` where that is wide or the value `unsure`."""
+        def of(name: str, key: str, ceiling: Tensor, unsure: Tensor | bool, **more: Any) -> dict[str, Quantity]:
+            """Return the quantity `name` with its interval, `unreliable` where that is wide or the value `unsure`."""
             half = Z_95 * found[key + "_se"]
             wide = (2 * half > WIDE_INTERVAL * ceiling) & (ceiling > 0)
-            more["flags"] = {"degenerate": degenerate, **flags, "unreliable": wide | unsure}
+            more["flags"] = {"degenerate": degenerate, **more["flags"], "unreliable": wide | unsure}
             return report(name, found[key], half=half, ceiling=ceiling, estimand=ESTIMAND, **more)
 
         def of_x(name: str, key: str, ceiling: Tensor) -> dict[str, Quantity]:
-            """An information about X: an upper bound, and unsure, where h(T|X) is not known."""
+            """Return an information about X: an upper bound, and unsure, where h(T|X) is not known."""
             flags = {"saturated": at_ceiling(found[key], ceiling)}
             unsure = found["passes_apart"] if resolved else True
-            return of(name, key, ceiling, flags, unsure, bound="point" if resolved else "upper")
+            return of(name, key, ceiling, unsure, flags=flags, bound="point" if resolved else "upper")
 
         out = of_x("I(X;T)", "i_xt", self.h_x)
         flags: dict[str, Tensor | bool] = {
@@ -454,7 +454,7 @@ class _Propagation(MixtureProblem):
             out |= of_x("I(X;T|Y)", "i_xt_y", self.given_y)
             flags["few_samples"] = min(self.classes.counts) < 2
         alone = {"degenerate": degenerate, "single_class": self.one_class}
-        value = of("I(T;Y)", "i_ty", ceiling_y, flags, False, null=self.null_of(found), null_flags=alone)
+        value = of("I(T;Y)", "i_ty", ceiling_y, False, flags=flags, null=self.null_of(found), null_flags=alone)
         # The null comes before the value: this is the order of rows in a table.
         out |= dict(reversed(value.items()))
         if self.config.bracket:
@@ -463,18 +463,18 @@ class _Propagation(MixtureProblem):
         return out | report("noise std", torch.full_like(found["i_ty"], self.std), unit=unit)
 
     def _bounds(self, found: dict[str, Tensor], resolved: bool) -> dict[str, Quantity]:
-        """Upper and lower bound of I(X;T) of the law; the lower one where the conditional is the noise alone."""
+        """Return upper and lower bound of I(X;T) of the law; the lower one where h(T|X) is known (`resolved`)."""
         out: dict[str, Quantity] = {}
-        kinds: tuple[Literal["upper", "lower"], ...] = ("upper", "lower") if resolved else ("upper",)
+        kinds: tuple[Bound, ...] = ("upper", "lower") if resolved else ("upper",)
         for bound in kinds:
             value = found[bound]
             # An upper bound is infinite where some row meets no other.
-            apart = ~value.isfinite() if bound == "upper" else at_ceiling(value, self.h_x)
-            value, flags = torch.where(value.isfinite(), value, torch.nan), {"saturated": apart}
-            more: dict[str, Any] = {"bound": bound, "ceiling": self.h_x if bound == "lower" else None}
-            more["flags"] = {"degenerate": found["degenerate"], **flags}
-            half = Z_95 * found[bound + "_se"]
-            out |= report(f"I(X;T) {bound}", value, half=half, estimand=POPULATION, **more)
+            ceiling = None if bound == "upper" else self.h_x
+            full = ~value.isfinite() if ceiling is None else at_ceiling(value, ceiling)
+            value = torch.where(value.isfinite(), value, torch.nan)
+            more: dict[str, Any] = {"bound": bound, "ceiling": ceiling, "half": Z_95 * found[bound + "_se"]}
+            flags = {"degenerate": found["degenerate"], "saturated": full}
+            out |= report(f"I(X;T) {bound}", value, estimand=POPULATION, flags=flags, **more)
         return out
 
 

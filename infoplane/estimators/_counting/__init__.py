@@ -24,7 +24,7 @@ from infoplane.core.files import fingerprint
 from infoplane.estimators._counting.corrections import CORRECTIONS, check_corrections, corrected_entropy, log_table
 from infoplane.estimators._counting.counts import Digitizer, Group, Labels, Runs, groups, lookup, sort_rows, weigh
 from infoplane.estimators._counting.null import ShuffledLabels
-from infoplane.estimators._driver import Flags, Given, Method, Null, Problem, report
+from infoplane.estimators._driver import Flags, Given, Method, Null, Problem, joined, report
 from infoplane.estimators._labels import percentiles_95
 from infoplane.estimators._protocol import ALL_GUARANTEES, Quantity
 
@@ -111,8 +111,7 @@ class CellCounts(Problem):
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
         """Values (S,) by the names of their quantities, "null" (S, draws), and numbers of codes."""
         # Names of sums: t of codes, ty of codes and classes, tx of codes and inputs, txy of all three.
-        parts = [self._sums(group) for group in groups(t, self.labels, self.digitize)]
-        s = parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        s = joined([self._sums(group) for group in groups(t, self.labels, self.digitize)])
         whole, sum_x, sum_y, sum_xy = self.whole, self.sum_x, self.sum_y, self.sum_xy
         # Differences are taken between integers, and converted once: an information of 0 is exactly 0, and one at
         # its ceiling is exactly the ceiling.

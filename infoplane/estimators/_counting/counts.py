@@ -10,6 +10,7 @@ of the group, and one scratch chunk.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -233,19 +234,19 @@ class Scratch:
     """Reused buffers: fresh large allocations cost more than the arithmetic, and so do views of small ones."""
 
     def __init__(self) -> None:
-        """Begin without memory: one buffer for each type is made when it is asked for."""
-        self.buffers: dict[torch.dtype, Tensor] = {}
-        self.views: dict[tuple[torch.dtype, torch.Size], Tensor] = {}
+        """Begin without memory: one buffer for each name and type is made when it is asked for."""
+        self.buffers: dict[tuple[str, torch.dtype], Tensor] = {}
+        self.views: dict[tuple[str, torch.dtype, tuple[int, ...]], Tensor] = {}
 
-    def view(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """An array of this shape and type, which the next call for the same type overwrites."""
-        view = self.views.get((dtype, shape))
+    def view(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, name: str = "") -> Tensor:
+        """Return an array of this shape and type, which the next call for the same name and type overwrites."""
+        view = self.views.get((name, dtype, shape))
         if view is None:
-            size, buffer = shape.numel(), self.buffers.get(dtype)
+            size, buffer = math.prod(shape), self.buffers.get((name, dtype))
             if buffer is None or buffer.numel() < size:
-                buffer = self.buffers[dtype] = torch.empty(size, dtype=dtype, device=device)
-                self.views.clear()
-            view = self.views[dtype, shape] = buffer[:size].view(shape)
+                buffer = self.buffers[name, dtype] = torch.empty(size, dtype=dtype, device=device)
+                self.views.clear()  # they hold the memory of the smaller buffer
+            view = self.views[name, dtype, shape] = buffer[:size].view(shape)
         return view
 
 
