@@ -85,8 +85,8 @@ ESTIMATORS = [
     Mutant(
         "the range of the run is that of its last block",
         "estimators/binning.py",
-        "low = lo if low is None else torch.minimum(low, lo)",
-        "low = lo",
+        "torch.stack(lows).amin(0)",
+        "lows[-1]",
         "estimators/test_binning.py::test_range_per_unit",
     ),
     Mutant(

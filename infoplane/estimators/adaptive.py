@@ -132,15 +132,15 @@ class Adaptive(Counting):
 
     @property
     def rule(self) -> Rule:
-        """Which values become edges."""
+        """Return which values become edges."""
         return Rule(self.n_bins, self.quantile == "distinct", self.separate_saturated)
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """Bytes one snapshot needs: its values, a sorted copy, and a few 64-bit numbers per row."""
+        """Return the bytes one snapshot needs: its values, a sorted copy, and a few 64-bit numbers per row."""
         return 18 * samples * units + 64 * samples
 
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
-        """Find what "auto" stands for, and the edges of the whole run. Non-finite snapshots are passed over."""
+        """Return this estimator with what "auto" stands for, and edges of the run; NaN snapshots are left out."""
         found = self
         if self.low == "auto" and self.quantile == "distinct":
             least = min((float(b.amin()) for b in _finite(blocks) if b.numel()), default=math.nan)
@@ -153,19 +153,19 @@ class Adaptive(Counting):
         return found.remembering("run_edges", edges)
 
     def start(self, given: Given) -> CellCounts:
-        """The problem of one block: how its values become cells, and its labels and inputs counted."""
+        """Return the problem of one block: how its values become cells, and its labels and inputs counted."""
         if not self._table_pays(given.t):
             given = given._replace(t=widened(given.t))
         digitize, outside, few = self._digitizer(given.t)
         return CellCounts(self, given, digitize, {"out_of_range": outside, "ties": few})
 
     def _table_pays(self, t: Tensor) -> bool:
-        """Whether 16-bit values of `t` are many enough, and pooled, so that a table of all patterns is faster."""
+        """Return whether 16-bit values of `t` are so many, and pooled, that a table of all patterns is faster."""
         pooled = not (self.per_unit or self.whole_run or on_accelerator(t.device)) and self.quantile == "distinct"
         return pooled and t[:1].numel() >= _HALF_VALUES and self.rule.edges < 255
 
     def _digitizer(self, t: Tensor) -> tuple[EdgeCells | HalfCells, Tensor, Tensor]:
-        """The digitizer of `t` (S, N, U), and whether values are out of range (S,), and fewer than the bins (S,)."""
+        """Return the digitizer of `t` (S, N, U), where values are out of range (S,), and where fewer than bins (S,)."""
         low = self._low(t)
         if self.whole_run:
             edges = self._edges_of_run(t, low)
@@ -186,32 +186,28 @@ class Adaptive(Counting):
         return digitize, outside, (found.number < self.n_bins).view(len(t), -1).any(1)
 
     def _low(self, t: Tensor | None = None) -> float | None:
-        """The sentinel as a number, or None for each row's own minimum."""
-        if self.quantile == "equal_count":
-            return None
-        low: float | str | None = self.low
+        """Return the sentinel as a number, or None for each row's own minimum; `t` where `prepare` has found none."""
+        low: float | str | None = self.low if self.quantile == "distinct" else None
         if low == "auto":
-            low = self.sentinel
-            if low is None and t is not None:
-                low = _auto(float(t.amin())) if t.numel() else "min"
-        return None if low is None or isinstance(low, str) else low
+            low = self.sentinel if self.sentinel is not None or t is None else _auto(float(t.amin()))
+        return None if isinstance(low, str) else low
 
     def _edges_of_run(self, t: Tensor, low: float | None) -> Tensor:
-        """(1, 1 or U, E) edges of the run in the type of `t`."""
+        """Return the edges (1, 1 or U, E) of the run in the type of `t`."""
         if self.run_edges is None:
             return run_edges(lambda: iter([t]), low, self.rule, self.per_unit).to(t)[None]
         return self.remembered("run_edges", "edges", t.shape[2] if self.per_unit else 1).to(t)[None]
 
 
 def _auto(least: float) -> float | Literal["min"]:
-    """The sentinel that "auto" stands for if `least` is the smallest value of the run."""
+    """Return the sentinel that "auto" stands for if `least` is the smallest value of the run."""
     if least >= 0:
         return 0.0
     return _BELOW_TANH if least >= -1 else "min"
 
 
 def _finite(blocks: Blocks) -> Iterator[Tensor]:
-    """Yields each block (S, N, U) of a run widened, without its snapshots that have NaN or infinity."""
+    """Yield each block (S, N, U) of a run widened, without its snapshots that have NaN or infinity."""
     for block in blocks:
         wide = widened(block)
         yield wide[torch.isfinite(wide.flatten(1)).all(1)]

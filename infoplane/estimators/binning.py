@@ -159,43 +159,40 @@ class Binning(Counting):
             raise ValueError("rounding='nearest' has a cell around hi: top must be 'closed'")
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """Bytes one snapshot needs: its values, widened, their cells, and a few 64-bit numbers per row."""
+        """Return the bytes one snapshot needs: its values, widened, their cells, and a few 64-bit numbers per row."""
         return 16 * samples * units + 64 * samples
 
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
-        """Find the range over the run. Snapshots with NaN or infinite values are passed over."""
+        """Return this estimator with the range over the run; snapshots with NaN or infinite values are passed over."""
         if self.range not in ("layer", "unit"):
             return self
-        low: Tensor | None = None
-        high: Tensor | None = None
+        lows: list[Tensor] = []  # of every finite snapshot, (1 or U,)
+        highs: list[Tensor] = []
         for block in blocks:
-            lo, hi = _extremes(widened(block), self.range == "unit")
-            finite = (torch.isfinite(lo) & torch.isfinite(hi)).flatten(1).all(1)
-            if not bool(finite.any()):
-                continue
-            lo, hi = lo[finite].amin(0).double().flatten(), hi[finite].amax(0).double().flatten()
-            low = lo if low is None else torch.minimum(low, lo)
-            high = hi if high is None else torch.maximum(high, hi)
-        if low is None or high is None:
+            low, high = _extremes(widened(block), self.range == "unit")
+            finite = (torch.isfinite(low) & torch.isfinite(high)).flatten(1).all(1)
+            lows += low[finite, 0].double()
+            highs += high[finite, 0].double()
+        if not lows:
             raise ValueError("binning found no finite snapshot to take its range from; did training diverge?")
-        pairs = torch.stack([low, high], dim=1).cpu()
+        pairs = torch.stack([torch.stack(lows).amin(0), torch.stack(highs).amax(0)], dim=1).cpu()
         if self.range == "layer":
             return replace(self, run_range=(float(pairs[0, 0]), float(pairs[0, 1])))
         return self.remembering("run_range", pairs)
 
     def values(self, t: Tensor) -> Tensor:
-        """Whole numbers that float64 would mix up become numbers in the cells of a fixed width."""
+        """Return `t`; whole numbers that float64 would mix up become numbers in the cells of a fixed width."""
         return t if self.width is None else whole_cells(t, self.width)
 
     def start(self, given: Given) -> CellCounts:
-        """The problem of one block: how its values become cells, and its labels and inputs counted."""
+        """Return the problem of one block: how its values become cells, and its labels and inputs counted."""
         given = given._replace(t=widened(given.t))
         digitize = self._cells(given.t) if self.width is None else _FixedWidth(given.t, self.width)
         return CellCounts(self, given, digitize, {"out_of_range": digitize.outside})
 
     def _cells(self, t: Tensor) -> _Cells:
-        """The digitizer, with outer edges (1 or S, 1, 1 or U) in the dtype of `t`."""
-        assert self.n_bins is not None
+        """Return the digitizer, with outer edges (1 or S, 1, 1 or U) in the dtype of `t`."""
+        assert self.n_bins is not None  # there is no `width`
         of_snapshot = self.range in ("snapshot", "snapshot_unit")
         known = of_snapshot or (isinstance(self.range, str) and self.run_range is None)
         if known:
@@ -213,7 +210,7 @@ class Binning(Counting):
 
 
 def _fixed_range(bounds: object) -> tuple[float, float]:
-    """The bounds as floats (lo, hi); ValueError unless they are two finite numbers, the smaller first."""
+    """Return the bounds as floats (lo, hi); ValueError unless they are two finite numbers, the smaller first."""
     if isinstance(bounds, tuple | list) and len(bounds) == 2:
         lo, hi = (float(b) for b in bounds)
         if math.isfinite(lo) and math.isfinite(hi) and lo < hi:
@@ -222,7 +219,7 @@ def _fixed_range(bounds: object) -> tuple[float, float]:
 
 
 def _extremes(t: Tensor, per_unit: bool) -> tuple[Tensor, Tensor]:
-    """Smallest and largest value (S, 1, 1), or (S, 1, U) per unit. NaN propagates."""
+    """Return smallest and largest value of `t` (S, N, U), (S, 1, 1) or per unit (S, 1, U). NaN propagates."""
     if per_unit:
         return t.amin(1, keepdim=True), t.amax(1, keepdim=True)
     if on_accelerator(t.device) or t[0].numel() < _ONE_PASS:
@@ -248,7 +245,7 @@ class _FixedWidth:
             self(t[-1:, : max(1, _SAMPLE // t.shape[2])], 0, False)
 
     def __call__(self, values: Tensor, first: int, probing: bool) -> Tensor:
-        """Cells of `values` (s, n, U), or their digits (s, n, digits U): see `Digitizer`."""
+        """Return the cells of `values` (s, n, U), or their digits (s, n, digits U): see `Digitizer`."""
         cells = torch.div(values, self.width, out=self.scratch.view(values.shape, values.dtype, values.device)).floor_()
         low, high = (float(v) for v in torch.aminmax(cells))
         if not self.first <= low <= high <= self.last:
@@ -276,7 +273,7 @@ class _FixedWidth:
             self.low, self.radix = self.first, self.last - self.first + 1
 
     def inspect(self, values: Tensor, first: int) -> None:
-        """ValueError for NaN and infinity; no value is out of range."""
+        """Raise ValueError for NaN and infinity; no value is out of range."""
         if not assumed_finite():
             refuse_unless_finite(self.t, *torch.aminmax(values))
 
@@ -302,7 +299,7 @@ class _Cells:
         self.scratch = Scratch()
 
     def __call__(self, values: Tensor, first: int, probing: bool) -> Tensor:
-        """Cells of `values` (s, n, U): see `Digitizer`; ValueError for NaN and infinity."""
+        """Return the cells of `values` (s, n, U): see `Digitizer`; ValueError for NaN and infinity."""
         snapshots = slice(first, first + len(values))
         low, high, step = (_part(a, snapshots, probing) for a in (self.low_edge, self.high_edge, self.step))
         place = torch.sub(values, low, out=self.scratch.view(values.shape, values.dtype, values.device)).div_(step)
@@ -320,24 +317,19 @@ class _Cells:
         return cells.clamp_(max=self.last) if self.known else cells
 
     def _bounded(self, place: Tensor, values: Tensor, low: Tensor, high: Tensor, snapshots: slice) -> Tensor:
-        """Cells from places (in cell widths above the lower edge): 0 to `last` within, -1 below, last + 1 above."""
+        """Return cells from places (in cell widths above the lower edge): 0 to `last`, -1 below, last + 1 above."""
         cells = place.round_() if self.nearest else place.floor_()
         cells.clamp_(min=0, max=self.last)
         below, above = values < low, (values >= high if self.open else values > high)
-        if bool(below.any()):
-            cells.masked_fill_(below, -1)
-            self._reach(-1)
-        if bool(above.any()):
-            cells.masked_fill_(above, self.last + 1)
-            self._reach(self.last + 1)
+        for beyond, cell in ((below, -1), (above, self.last + 1)):
+            if bool(beyond.any()):
+                cells.masked_fill_(beyond, cell)
+                # The bounds of the cells, `low` and `radix`, widen to include this one.
+                top = max(self.low + self.radix - 1, cell)
+                self.low = min(self.low, cell)
+                self.radix = top - self.low + 1
         self.outside[snapshots] |= (below | (values > high)).flatten(1).any(1)
         return cells
-
-    def _reach(self, cell: int) -> None:
-        """Widen the bounds of the cells, `low` and `radix`, to include this cell."""
-        top = max(self.low + self.radix - 1, cell)
-        self.low = min(self.low, cell)
-        self.radix = top - self.low + 1
 
     def inspect(self, values: Tensor, first: int) -> None:
         """Note which snapshots have values out of range; ValueError for NaN and infinity."""
@@ -351,7 +343,7 @@ class _Cells:
 
 
 def _scaled_place(values: Tensor, low: Tensor, high: Tensor, n: int) -> Tensor:
-    """(values - low) / ((high - low) / n) in the type of `values`, also where high - low leaves its range."""
+    """Return (values - low) / ((high - low) / n) in the type of `values`, also where high - low leaves its range."""
     # In float64, with small numbers made larger and large ones smaller.
     scale = torch.where(torch.isfinite(high - low), 2.0**100, 0.25).double()
     low, high = low.double() * scale, high.double() * scale
@@ -359,7 +351,7 @@ def _scaled_place(values: Tensor, low: Tensor, high: Tensor, n: int) -> Tensor:
 
 
 def _part(a: Tensor, snapshots: slice, probing: bool) -> Tensor:
-    """Edges `a` (1 or S, 1, 1 or U) of some snapshots; where `probing`, of the units that `far_apart` takes."""
+    """Return edges `a` (1 or S, 1, 1 or U) of some snapshots; where `probing`, of the units that `far_apart` takes."""
     a = a[snapshots] if a.shape[0] > 1 else a
     return far_apart(a) if probing and a.shape[2] > 1 else a
 

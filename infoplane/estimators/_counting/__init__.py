@@ -50,23 +50,25 @@ class Counting(Method):
     edges: Tensor | None
 
     def __post_init__(self) -> None:
+        """Check the settings, and make `corrections` a tuple, of a single name, too."""
         super().__post_init__()
         object.__setattr__(self, "corrections", check_corrections(self.corrections))
 
     def remembering(self, name: str, edges: Tensor) -> Self:
-        """A copy with edges (U, E) in its field `name`; those of many units in `edges`, and their digest in `name`."""
+        """Return a copy with edges (U, E) in its field `name`; of many units only their digest, and they in `edges`."""
         if len(edges) <= self.recorded_units:
             return replace(self, **{name: tuple(tuple(row) for row in edges.tolist())})  # type: ignore[type-var]
         digest = fingerprint(edges.cpu().double().numpy().tobytes(), method="sha256")
         return replace(self, **{name: f"sha256:{digest}", "edges": edges.cpu()})  # type: ignore[type-var]
 
     def remembered(self, name: str, what: str, units: int) -> Tensor:
-        """The edges (U, E) kept under `name`; ValueError if only their digest is known or U is not `units`."""
-        kept, edges = getattr(self, name), self.edges
-        if not isinstance(kept, str):
-            edges = torch.tensor(kept, dtype=torch.float64, device="cpu")
+        """Return the edges (U, E) kept under `name`; ValueError if only their digest is known or U is not `units`."""
+        # `what` is the word for them in an error.
+        recorded, edges = getattr(self, name), self.edges
+        if not isinstance(recorded, str):
+            edges = torch.tensor(recorded, dtype=torch.float64, device="cpu")
         if edges is None:
-            raise ValueError(f"the {what} {kept} are known by their digest only; call prepare on the run")
+            raise ValueError(f"the {what} {recorded} are known by their digest only; call prepare on the run")
         if len(edges) != units:
             raise ValueError(f"the prepared {what} have {len(edges)} units, t has {units}; call prepare on this run")
         return edges
@@ -109,8 +111,8 @@ class CellCounts(Problem):
         self.corrected_h_y = {name: corrected_entropy(of_y, self.samples, name) for name in config.corrections}
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        """Values (S,) by the names of their quantities, "null" (S, draws), and numbers of codes."""
-        # Names of sums: t of codes, ty of codes and classes, tx of codes and inputs, txy of all three.
+        """Return values (S,) by the names of their quantities, "null" (S, draws), and numbers of codes."""
+        # s are the sums of c log2 c: t over codes, ty over codes and classes, tx over codes and inputs, txy over all.
         s = joined([self._sums(group) for group in groups(t, self.labels, self.digitize)])
         whole, sum_x, sum_y, sum_xy = self.whole, self.sum_x, self.sum_y, self.sum_xy
         # Differences are taken between integers, and converted once: an information of 0 is exactly 0, and one at
@@ -127,7 +129,7 @@ class CellCounts(Problem):
         return s | {name: total.to(torch.float64) / self.scale for name, total in found.items()}
 
     def _sums(self, group: Group) -> dict[str, Tensor]:
-        """Sums of c log2 c, numbers of codes and corrected entropies (G,) of the G snapshots of one group."""
+        """Return sums of c log2 c, numbers of codes and corrected entropies (G,) of the G snapshots of one group."""
         t, ty = weigh(group.t, self.table), weigh(group.ty, self.table)
         out = {"t": t, "ty": ty, "codes": group.t.codes, "cells": group.ty.codes}
         out["singles"] = _codes_of_one_input(group, self.labels)
@@ -144,7 +146,7 @@ class CellCounts(Problem):
         return out
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """The quantities, with ceilings, null and flags.
+        """Return the quantities, with ceilings, null and flags.
 
         Flags: `saturated` where most codes are of one input or the value is at its ceiling; `degenerate` where the
         layer has one code; `single_class`; `few_samples` where classes have fewer than ten samples on average, one
@@ -174,9 +176,8 @@ class CellCounts(Problem):
         full = {n: single | (found[n] >= top) if top > 0 else single for n, top in ceilings.items()}
 
         def of(name: str, flags: Flags, **more: Any) -> dict[str, Quantity]:
-            """The quantity `name` with its ceiling and these flags, `saturated` added."""
-            flags = {**flags, "saturated": full[name]}
-            return report(name, found[name], ceiling=at[name], estimand="binned", flags=flags, **more)
+            """Return the quantity `name` with its ceiling and these flags."""
+            return _binned(name, found[name], flags, full[name], ceiling=at[name], **more)
 
         out = of("I(X;T)", of_inputs) | of("H(T)", common) | of("I(X;T|Y)", {**of_labels, **of_inputs})
         null: Null | None = None
@@ -196,21 +197,21 @@ class CellCounts(Problem):
             value, h_t = found[f"I(T;Y) {name}"], found[f"H(T) {name}"]
             # With a code for nearly every sample no correction helps: it is saturated where the plain value is.
             at_top = full["I(T;Y)"] | ((value >= self.h_y) & (self.h_y > 0))
-            if labels.distinct:
-                out |= _corrected(f"I(X;T) {name}", h_t, of_t, full["I(X;T)"])
-            out |= _corrected(f"H(T) {name}", h_t, of_t, full["H(T)"])
-            out |= _corrected(f"I(T;Y) {name}", value, of_pairs, at_top, ceiling=at["I(T;Y)"])
+            if labels.distinct:  # else I(X;T) is less than H(T)
+                out |= _binned(f"I(X;T) {name}", h_t, of_t, full["I(X;T)"])
+            out |= _binned(f"H(T) {name}", h_t, of_t, full["H(T)"])
+            out |= _binned(f"I(T;Y) {name}", value, of_pairs, at_top, ceiling=at["I(T;Y)"])
         return out
 
 
 def mostly_single(codes: Tensor, singles: Tensor) -> Tensor:
-    """(G,) bool: whether more than half of the codes are seen once, from the numbers of both."""
+    """Return (G,) bool: whether more than half of the codes are seen once, from the numbers of both."""
     return 2 * singles > codes
 
 
 def _codes_of_one_input(group: Group, labels: Labels) -> Tensor:
-    """(G,) number of codes that only rows of one input have."""
-    if group.ids is None or group.order is None:
+    """Return the number (G,) of codes that only rows of one input have."""
+    if group.ids is None or group.order is None:  # every row is an input of its own
         return group.t.singles
     # One number for each pair of code and input; sorted, equal pairs stand together and the first of them counts.
     pairs = sort_rows(group.ids * labels.inputs + labels.x_ids[group.order])
@@ -221,6 +222,6 @@ def _codes_of_one_input(group: Group, labels: Labels) -> Tensor:
     return (inputs_of_code == 1).sum(1)
 
 
-def _corrected(name: str, value: Tensor, flags: Flags, full: Tensor, **more: Any) -> dict[str, Quantity]:
-    """The bias-corrected quantity `name`, with these flags and `saturated` where `full`."""
+def _binned(name: str, value: Tensor, flags: Flags, full: Tensor, **more: Any) -> dict[str, Quantity]:
+    """Return the quantity `name` of binned T, with these flags and `saturated` where `full`."""
     return report(name, value, estimand="binned", flags={**flags, "saturated": full}, **more)

@@ -35,7 +35,7 @@ CORRECTIONS: tuple[str, ...] = ("miller-madow", "jackknife", "grassberger", "cha
 
 
 def check_corrections(names: Iterable[str]) -> tuple[str, ...]:
-    """The names as a tuple, a single one too; ValueError for one that is no correction."""
+    """Return the names as a tuple, a single one too; ValueError for one that is no correction."""
     names = (names,) if isinstance(names, str) else tuple(names)
     for name in names:
         if name not in CORRECTIONS:
@@ -43,20 +43,12 @@ def check_corrections(names: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def log_table(samples: int) -> tuple[Tensor, int]:
-    """c log2 c for c = 0..samples as int64 multiples of 2**-k, and k."""
-    return _table("plug-in", samples)
-
-
-def _scale(samples: int) -> int:
-    """The exponent k of the multiples of 2**-k bit whose sums over N samples fit int64."""
-    # Four sums of at most N log2 N bits must fit 63 bits.
-    return 60 - max(int(samples * np.log2(max(samples, 2))), 1).bit_length()
-
-
 @functools.lru_cache(maxsize=16)
-def _table(name: str, samples: int) -> tuple[Tensor, int]:
-    """What one code seen c times adds to the sum of method `name`, in multiples of 2**-k bit, for c = 0..N; and k."""
+def log_table(samples: int, name: str = "plug-in") -> tuple[Tensor, int]:
+    """Return what one code seen c times adds to the sum of method `name`, for c = 0..N: int64 (N + 1,), and k.
+
+    The numbers are multiples of 2**-k bit; for the plug-in entropy they are c log2 c.
+    """
     # The formulas are those of the papers above, for sums over codes that are divided by N later.
     c = np.arange(samples + 1, dtype=np.float64)
     log = np.zeros_like(c)
@@ -72,17 +64,18 @@ def _table(name: str, samples: int) -> tuple[Tensor, int]:
     elif name == "chao-wang-jost":
         n = c[1:]
         values[1:] = n * (scipy.special.digamma(n) - scipy.special.digamma(samples)) * BITS_PER_NAT
-    k = _scale(samples)
+    # Four sums of at most N log2 N bits must fit 63 bits.
+    k = 60 - max(int(samples * np.log2(max(samples, 2))), 1).bit_length()
     return torch.from_numpy(np.rint(np.ldexp(values, k)).astype(np.int64)), k
 
 
 def corrected_entropy(runs: Runs, samples: int, name: str) -> Tensor:
-    """(G,) corrected entropy in bits of each snapshot's counts."""
+    """Return the entropy (G,) in bits of each snapshot's counts, with the correction `name`."""
     device = runs.codes.device
     runs = Runs(runs.lengths.cpu(), runs.offsets.cpu(), runs.codes.cpu())
     if name == "chao-shen":
         return _chao_shen(runs, samples).to(device)
-    table, k = _table("plug-in" if name == "miller-madow" else name, samples)
+    table, k = log_table(samples, "plug-in" if name == "miller-madow" else name)
     mean = weigh(runs, table).to(torch.float64) / float(samples * 2**k)
     value = torch.full_like(mean, float(np.log2(samples)))
     if name == "jackknife":
@@ -98,14 +91,14 @@ def corrected_entropy(runs: Runs, samples: int, name: str) -> Tensor:
 
 
 def _chao_shen(runs: Runs, samples: int) -> Tensor:
-    """Entropy (G,) of Chao and Shen: a Horvitz-Thompson sum over probabilities that leave room for unseen codes."""
+    """Return Chao and Shen's entropy (G,): a Horvitz-Thompson sum that leaves probability for unseen codes."""
     runs = runs.repeated()
     # With singletons alone the estimated coverage would be 0: count one of them as seen twice.
     singles = torch.where(runs.singles == samples, samples - 1, runs.singles)
     coverage = 1.0 - singles.to(torch.float64) / samples
 
     def term(p: Tensor) -> Tensor:
-        """-p log2 p of a code, over the probability 1 - (1 - p)^N that N samples show it at all."""
+        """Return -p log2 p of a code, over the probability 1 - (1 - p)^N that N samples show it at all."""
         return -p * torch.log2(p) / -torch.expm1(samples * torch.log1p(-p.clamp(max=1.0 - 2.0**-53)))
 
     k = 40  # terms are rounded to multiples of 2**-40 bit, whose sum does not depend on their order
@@ -117,7 +110,7 @@ def _chao_shen(runs: Runs, samples: int) -> Tensor:
 
 
 def _unseen_tail(runs: Runs, samples: int) -> Tensor:
-    """Bits (G,) that unseen codes add to the entropy, from the numbers of codes seen once and twice."""
+    """Return the bits (G,) that unseen codes add to the entropy, from the numbers of codes seen once and twice."""
     once = runs.singles.numpy().astype(np.float64)
     twice = segment_sums((runs.lengths == 2).to(torch.int64), runs.offsets).numpy().astype(np.float64)
     rest = samples - 1.0
@@ -131,7 +124,7 @@ def _unseen_tail(runs: Runs, samples: int) -> Tensor:
 
 
 def _rest_of_log(a: np.ndarray, n: int) -> np.ndarray:
-    """(1-A)^(1-N) (-log A - sum_(r<N) (1-A)^r / r) for A = `a` (G,) and N = `n`, without the difference cancelling."""
+    """Return (1-A)^(1-N) (-log A - sum_(r<N) (1-A)^r / r) for A = `a` (G,) and N = `n`, without cancellation."""
     # It equals q sum_(r>=N) q^(r-N) / r with q = 1 - A, that is q int_0^inf e^-v / (N (1 - q e^(-v/N))) dv, where
     # v = N A (e^w - 1) makes the integrand flat up to the cut-off by e^-v.
     # The integral over w is cut at v = 60, from where e^-v is nothing.

@@ -56,29 +56,29 @@ class Runs:
 
     @property
     def singles(self) -> Tensor:
-        """(G,) codes seen once."""
+        """Return how many codes were seen once, (G,)."""
         return self.codes - segment_sums(self.lengths > 1, self.offsets)
 
     @classmethod
     def of_counts(cls, counts: Tensor) -> Runs:
-        """One snapshot from its counts (C,) int64, zeros allowed."""
+        """Return the runs of one snapshot from its counts (C,) int64, zeros allowed."""
         lengths = counts[counts > 0]
         offsets = torch.tensor([0, len(lengths)], device=counts.device)
         return cls(lengths, offsets, offsets[1:])
 
     def with_singletons(self, count: int) -> Runs:
-        """These runs and `count` more codes that were seen once."""
+        """Return these runs and `count` more codes that were seen once."""
         return replace(self, codes=self.codes + count)
 
     def repeated(self) -> Runs:
-        """The same counts, with the codes that were seen once left out of `lengths`; `codes` still has them."""
+        """Return the same counts, with the codes that were seen once left out of `lengths`, but still in `codes`."""
         several = self.lengths > 1
         offsets = torch.zeros_like(self.offsets)
         torch.cumsum(segment_sums(several, self.offsets), 0, out=offsets[1:])
         return Runs(self.lengths[several], offsets, self.codes)
 
     def snapshot_of_run(self) -> Tensor:
-        """(M,) the snapshot each length belongs to."""
+        """Return the snapshot that each length belongs to, (M,)."""
         snapshots = torch.arange(len(self.codes), device=self.codes.device)
         return snapshots.repeat_interleave(self.offsets.diff())
 
@@ -92,19 +92,19 @@ def sort_rows(keys: Tensor) -> Tensor:
 
 
 def argsort_rows(keys: Tensor) -> Tensor:
-    """(G, N) order that sorts each row."""
+    """Return the order (G, N) that sorts each row of `keys` (G, N)."""
     if on_accelerator(keys.device):
         return torch.argsort(keys, dim=1)
     return torch.from_numpy(np.argsort(keys.numpy(), axis=1))
 
 
 def find_runs(ordered: Tensor) -> Runs:
-    """Counts of equal keys in each row of sorted `ordered` (G, N)."""
+    """Return the counts of equal keys in each row of sorted `ordered` (G, N)."""
     return joint_runs(ordered, 0)[0]
 
 
 def joint_runs(ordered: Tensor, bits: int) -> tuple[Runs, Runs]:
-    """Counts of the keys without their `bits` low bits, then of the whole keys; rows of `ordered` (G, N) are sorted."""
+    """Return counts of keys without their `bits` low bits, and of whole keys; rows of `ordered` (G, N) are sorted."""
     # Both libraries have these calls; those of numpy cost a third.
     lib: Any = torch if on_accelerator(ordered.device) else np
     keys, flag = (ordered, torch.bool) if lib is torch else (ordered.numpy(), bool)
@@ -121,7 +121,7 @@ def joint_runs(ordered: Tensor, bits: int) -> tuple[Runs, Runs]:
 
 
 def _runs_from(new: np.ndarray | Tensor) -> Runs:
-    """The runs that begin where `new` (G, N) is True; `new` is overwritten."""
+    """Return the runs that begin where `new` (G, N) is True; `new` is overwritten."""
     if not isinstance(new, Tensor):
         return Runs(*map(torch.from_numpy, _runs_from_numpy(new)))
     offsets = torch.zeros(len(new) + 1, dtype=torch.int64, device=new.device)
@@ -131,14 +131,14 @@ def _runs_from(new: np.ndarray | Tensor) -> Runs:
 
 
 def _runs_from_numpy(new: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lengths, offsets and codes (see `Runs`) of the runs that begin where `new` (G, N) is True; it is overwritten."""
+    """Return lengths, offsets, codes (see `Runs`) of the runs that begin where `new` (G, N) is True; overwrite it."""
     count, samples = new.shape
     flat, rows = new.reshape(-1), np.arange(0, (count + 1) * samples, samples)
     # Only the rarer of "new" and "repeated" rows is listed: up to three times faster than always the first.
     if 2 * np.count_nonzero(flat) <= flat.size:
         starts = flat.nonzero()[0]
         offsets = starts.searchsorted(rows)
-        return _gaps(starts, flat.size), offsets, offsets[1:] - offsets[:-1]
+        return np.diff(starts, append=flat.size), offsets, offsets[1:] - offsets[:-1]
     # Rows that repeat the one before come in stretches: one row more than such a stretch is a code's count.
     repeated = np.logical_not(flat, out=flat).nonzero()[0]
     places = repeated.searchsorted(rows)
@@ -147,26 +147,18 @@ def _runs_from_numpy(new: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     first[:1] = True
     np.greater(repeated[1:] - repeated[:-1], 1, out=first[1:])
     starts = first.nonzero()[0]
-    lengths = _gaps(starts, repeated.size)
+    lengths = np.diff(starts, append=repeated.size)
     lengths += 1
     return lengths, starts.searchsorted(places), samples - (places[1:] - places[:-1])
 
 
-def _gaps(starts: np.ndarray, end: int) -> np.ndarray:
-    """Lengths of the stretches from each start to the next, the last one to `end`."""
-    gaps = np.empty_like(starts)
-    np.subtract(starts[1:], starts[:-1], out=gaps[:-1])
-    gaps[-1:] = end - starts[-1:]
-    return gaps
-
-
 def lookup(table: Tensor, index: Tensor) -> Tensor:
-    """`table` (M,) at `index` (...): table[index], of which gather is the fastest form on a CPU."""
+    """Return table[index] of `table` (M,) and `index` (...), by gather: its fastest form on a CPU."""
     return table.gather(0, index.reshape(-1)).view(index.shape)
 
 
 def segment_sums(values: Tensor, offsets: Tensor) -> Tensor:
-    """(G, ...) int64 sums of `values` (M, ...) between consecutive `offsets` (G + 1,)."""
+    """Return int64 sums (G, ...) of `values` (M, ...) between consecutive `offsets` (G + 1,)."""
     if on_accelerator(values.device):
         # Running sums may wrap in int64; their differences are right all the same.
         total = torch.zeros((len(values) + 1, *values.shape[1:]), dtype=torch.int64, device=values.device)
@@ -184,7 +176,7 @@ def segment_sums(values: Tensor, offsets: Tensor) -> Tensor:
 
 
 def weigh(runs: Runs, table: Tensor) -> Tensor:
-    """(G,) the sum, over the codes of each snapshot, of `table` (N + 1,) int64 at their counts."""
+    """Return the sum (G,), over the codes of each snapshot, of `table` (N + 1,) int64 at their counts."""
     if on_accelerator(table.device):
         values = lookup(table, runs.lengths)
     else:
@@ -198,7 +190,7 @@ def weigh(runs: Runs, table: Tensor) -> Tensor:
 
 
 def far_apart(a: Tensor, axis: int = -1) -> Tensor:
-    """A copy of `a` with `PROBED` (32) of its units along `axis`, in two stretches from either half.
+    """Return a copy of `a` with `PROBED` (32) of its units along `axis`, in two stretches, one from either half.
 
     They are apart, because neighbours may be dead together; in stretches, because memory comes in cache lines.
     """
@@ -277,11 +269,11 @@ class Labels:
 
     @property
     def distinct(self) -> bool:
-        """No two rows share an input."""
+        """Return whether no two rows share an input."""
         return self.inputs == self.samples
 
     def pairs(self) -> tuple[Tensor, int]:
-        """(N,) numbers of the pairs (input, label), and how many there are."""
+        """Return the number (N,) of each row's pair (input, label), and how many pairs there are."""
         found, ids = torch.unique(self.x_ids * self.classes + self.y, return_inverse=True)
         return ids, len(found)
 
@@ -302,21 +294,18 @@ class Group:
 
 
 def groups(t: Tensor, labels: Labels, digitize: Digitizer) -> Iterator[Group]:
-    """Yields the counts of the codes of a block (S, N, U), a bounded number of snapshots at a time."""
+    """Yield the counts of the codes of a block (S, N, U), a bounded number of snapshots at a time."""
     counter = _Counter(t, labels, digitize)
     for start in range(0, len(t), counter.size):
         yield counter.count(start)
 
 
-def _chunks(block: Tensor, out: Tensor, limit: int) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-    """Yields pieces of at most `limit` rows: first snapshot, first row, values, and the part of `out` for keys."""
-    # A piece is of some whole snapshots, or of some rows of one.
-    samples = block.shape[1]
+def _pieces(snapshots: int, samples: int, limit: int) -> Iterator[tuple[slice, slice]]:
+    """Yield slices of snapshots and rows of at most `limit` rows: some whole snapshots, or some rows of one."""
     step = max(1, limit // samples)
-    for k in range(0, len(block), step):
-        for j in range(0, samples, limit):
-            rows = slice(j, j + limit)
-            yield k, j, block[k : k + step, rows], out[k : k + step, rows].view(-1)
+    for first in range(0, snapshots, step):
+        for row in range(0, samples, limit):
+            yield slice(first, first + step), slice(row, row + limit)
 
 
 class _Wider(Exception):
@@ -346,7 +335,7 @@ class _Counter:
 
     @property
     def _bounds(self) -> tuple[int, int, int]:
-        """Lowest cell, number of cells and digits of the digitizer now: keys depend on them."""
+        """Return lowest cell, number of cells and digits of the digitizer as they are now: keys depend on them."""
         return self.digitize.low, self.digitize.radix, self.digitize.digits
 
     def _build(self) -> None:
@@ -367,7 +356,7 @@ class _Counter:
             self.probe_base = self.probe_keys.base(torch.zeros_like(self.labels.y))
 
     def count(self, first: int) -> Group:
-        """The counts of the group that begins at snapshot `first`."""
+        """Return the counts of the group that begins at snapshot `first`."""
         block = self.t[first : first + self.size]
         # Counted anew with wider keys for as long as values beyond the bounds of the cells turn up.
         while True:
@@ -385,20 +374,21 @@ class _Counter:
     ) -> Tensor:
         """Write to `out` (G, N) the keys of the rows of `block` (G, N, U), which starts at snapshot `first`."""
         # `base` holds the label of each row, from which its key starts; `probing`: only units of `far_apart`.
-        for at, row, values, target in _chunks(block, out, self.chunk // keys_of.units):
-            cells = self.digitize(values, first + at, probing)
+        for snapshots, rows in _pieces(len(block), block.shape[1], self.chunk // keys_of.units):
+            cells = self.digitize(block[snapshots, rows], first + snapshots.start, probing)
             # Values beyond all earlier ones widen the bounds: keys made for narrower ones could coincide.
             if self._bounds != self.built:
                 raise _Wider
             if cells.dtype != keys_of.dtype or not cells.is_contiguous():
                 cells = self.scratch.view(cells.shape, keys_of.dtype, cells.device).copy_(cells)
+            target = out[snapshots, rows].view(-1)
             size = len(target)
             # A chunk is of whole snapshots, for which `base` is repeated, or of some rows of one.
-            keys_of(cells.view(size, -1), base if len(base) == size else base[row : row + size], target)
+            keys_of(cells.view(size, -1), base if len(base) == size else base[rows.start : rows.start + size], target)
         return out
 
     def _count_early(self, block: Tensor, first: int) -> Group | None:
-        """Exact counts of one snapshot from a few units where they separate nearly all rows, else None."""
+        """Return exact counts of one snapshot from a few units where they separate nearly all rows, else None."""
         self.digitize.inspect(block, first)
         samples = self.labels.samples
         some = far_apart(block)
@@ -419,7 +409,7 @@ class _Counter:
         return Group(t.with_singletons(alone), ty.with_singletons(alone))
 
     def _count_ranked(self, keys: Tensor) -> Group:
-        """Counts for keys without labels: codes are numbered first, then joined exactly with classes and inputs."""
+        """Return counts for keys without labels: codes are numbered first, then joined with classes and inputs."""
         labels = self.labels
         order = argsort_rows(keys)
         ordered = keys.gather(1, order)
@@ -428,7 +418,7 @@ class _Counter:
         t = find_runs(ordered)
 
         def joint(other: Tensor, count: int) -> Runs:
-            """Counts of the pairs of code and `other` (N,), numbers below `count`."""
+            """Return counts of the pairs of code and `other` (N,), numbers below `count`."""
             return find_runs(sort_rows(ids * count + other[order]))
 
         ty = joint(labels.y, labels.classes)

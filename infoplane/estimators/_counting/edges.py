@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.device import on_accelerator
-from infoplane.estimators._counting.counts import far_apart, sort_rows
+from infoplane.estimators._counting.counts import Scratch, far_apart, sort_rows
 
 # Elements sorted at a time, and compared with every edge while they stay in cache.
 SORT_ELEMENTS = 2**20
@@ -51,11 +51,11 @@ class Rule(NamedTuple):
 
     @property
     def edges(self) -> int:
-        """How many edges a row has, the sentinel included."""
+        """Return how many edges a row has, the sentinel included."""
         return self.n_bins + 2 + int(self.separate) if self.distinct else self.n_bins - 1
 
     def ranks(self, count: Tensor, alone: Tensor) -> Tensor:
-        """Ranks (R, E), from 0, of the edges without the sentinel among `count` (R,) sorted values; -1 for no edge.
+        """Return ranks (R, E), from 0, of the edges but the sentinel among `count` (R,) sorted values; -1 for no edge.
 
         `alone` (R,) tells whether the first of these values is the smallest of its row: none lies at the sentinel.
         """
@@ -66,9 +66,11 @@ class Rule(NamedTuple):
         parts = [k * count // self.n_bins, last]
         if self.separate:
             # The smallest value has rank 0 and the largest the last; the others are cut into n_bins.
-            first = alone[:, None].to(torch.int64)
-            inner = last - first
-            parts = [0 * count, torch.where(inner > 0, first + k * inner // self.n_bins, last), last]
+            first = alone[:, None].to(
+                torch.int64
+            )  # rank of the first of the others: 0 if the smallest is no value here
+            others = last - first
+            parts = [0 * count, torch.where(others > 0, first + k * others // self.n_bins, last), last]
         return torch.where(count > 0, torch.cat(parts, dim=1), -1)
 
 
@@ -94,14 +96,14 @@ class Edges(NamedTuple):
 
 
 def row_edges(values: Tensor, low: float | None, rule: Rule) -> Edges:
-    """Edges of each row of `values` (R, M); the sentinel is `low`, or the row's own minimum for None."""
+    """Return the edges of each row of `values` (R, M); the sentinel is `low`, or the row's own minimum for None."""
     step = len(values) if on_accelerator(values.device) else SORT_ELEMENTS // max(values.shape[1], 1)
     parts = [_edges_of_rows(part, low, rule) for part in torch.split(values, max(step, 1))]
     return Edges(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def _edges_of_rows(values: Tensor, low: float | None, rule: Rule) -> Edges:
-    """Edges of each row of `values` (R, M), for as many rows as are sorted together."""
+    """Return the edges of each row of `values` (R, M), for as many rows as are sorted together."""
     ordered = sort_rows(values.clone(memory_format=torch.contiguous_format))
     least, most = ordered[:, 0].clone(), ordered[:, -1].clone()
     sentinel = least if low is None else torch.full_like(least, low)
@@ -123,7 +125,8 @@ def _edges_of_rows(values: Tensor, low: float | None, rule: Rule) -> Edges:
 
 
 def _first_occurrences(ordered: Tensor, sentinel: Tensor) -> tuple[Tensor, Tensor]:
-    """Where sorted rows (R, M) have a new value above the sentinel, (R, blocks, block) bool, and counts (R, blocks)."""
+    """Return where sorted rows (R, M) have a new value above the sentinel, and how many in each block."""
+    # (R, blocks, block) bool, and (R, blocks) int64.
     rows, width = ordered.shape
     new = torch.zeros((rows, -(-width // _BLOCK), _BLOCK), dtype=torch.bool, device=ordered.device)
     # Both libraries have these calls; those of numpy are up to ten times faster on a CPU.
@@ -133,7 +136,7 @@ def _first_occurrences(ordered: Tensor, sentinel: Tensor) -> tuple[Tensor, Tenso
     line = flags.reshape(rows, -1)[:, :width]
     line[:, :1] = True
     lib.not_equal(values[:, 1:], values[:, :-1], out=line[:, 1:])
-    if rows == 1 and lib is np:
+    if rows == 1 and lib is np:  # a search in one long row is faster than comparing all its values
         line[0, : values[0].searchsorted(low[0], side="right")] = False
     else:
         line &= values > low[:, None]
@@ -142,7 +145,7 @@ def _first_occurrences(ordered: Tensor, sentinel: Tensor) -> tuple[Tensor, Tenso
 
 
 def edges_at_or_below(values: Tensor, edges: Tensor, out: Tensor) -> Tensor:
-    """The cell of each value (R, M): how many of the rising edges (R or 1, E) of its row are at or below it.
+    """Return the cell of each value (R, M): how many of the rising edges (R or 1, E) of its row are at or below it.
 
     `out` (R, M) uint8 is filled and returned for few edges on a CPU, where comparing beats searching; else it is not
     used.
@@ -158,10 +161,10 @@ def edges_at_or_below(values: Tensor, edges: Tensor, out: Tensor) -> Tensor:
     piece = -(-width // max(1, -(-width // COMPARE_ELEMENTS)))
     mask = np.empty(min(step, rows) * piece, dtype=bool)
     for r in range(0, rows, step):
-        own = e[r : r + step] if len(e) > 1 else e
+        of_rows = e[r : r + step] if len(e) > 1 else e
         # Infinite edges, which only fill a row, need no comparison.
-        used = int(np.isfinite(own).sum(axis=1).max(initial=0))
-        columns = [own[:, k : k + 1] for k in range(used)]
+        used = int(np.isfinite(of_rows).sum(axis=1).max(initial=0))
+        columns = [of_rows[:, k : k + 1] for k in range(used)]
         for a in range(0, width, max(piece, 1)):
             part, total = x[r : r + step, a : a + piece], count[r : r + step, a : a + piece]
             above = mask[: part.size].reshape(part.shape)
@@ -185,27 +188,25 @@ class EdgeCells:
         """Cells are 0 to E: below all edges, ..., at or above all."""
         self.edges = edges.contiguous()
         self.low, self.radix, self.digits = 0, edges.shape[2] + 1, 1
-        self.buffer = torch.empty(0, dtype=torch.uint8, device=edges.device)
+        self.scratch = Scratch()
 
     def __call__(self, values: Tensor, first: int, probing: bool) -> Tensor:
-        """Cells of `values` (s, n, U): see `Digitizer`."""
+        """Return the cells of `values` (s, n, U): see `Digitizer`."""
         edges = self.edges[first : first + len(values)] if len(self.edges) > 1 else self.edges
         if probing and edges.shape[1] > 1:
             edges = far_apart(edges, 1)
-        if self.buffer.numel() < values.numel():
-            self.buffer = torch.empty(values.numel(), dtype=torch.uint8, device=values.device)
         # Rows for counting are what shares its edges: whole snapshots, or their single units.
         if edges.shape[1] == 1:
             rows = values.reshape(len(values), -1)
             return self._count(rows, edges[:, 0]).view(values.shape)
         columns = values.transpose(1, 2)
         rows = columns.reshape(-1, columns.shape[2])
-        own = edges.expand(len(values), -1, -1).reshape(len(rows), -1)
-        return self._count(rows, own).view(columns.shape).transpose(1, 2)
+        of_rows = edges.expand(len(values), -1, -1).reshape(len(rows), -1)
+        return self._count(rows, of_rows).view(columns.shape).transpose(1, 2)
 
     def _count(self, rows: Tensor, edges: Tensor) -> Tensor:
-        """`edges_at_or_below`, written to the buffer of this digitizer."""
-        return edges_at_or_below(rows, edges, self.buffer[: rows.numel()].view(rows.shape))
+        """Return `edges_at_or_below`, written to memory that the next call overwrites."""
+        return edges_at_or_below(rows, edges, self.scratch.view(tuple(rows.shape), torch.uint8, rows.device))
 
     def inspect(self, values: Tensor, first: int) -> None:
         """Nothing to do: all values were looked at when the edges were made."""
@@ -213,7 +214,8 @@ class EdgeCells:
 
 @functools.lru_cache(maxsize=2)
 def _patterns(dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All finite 16-bit patterns in rising order of value, their values (float32), and which are finite (65536,)."""
+    """Return all finite 16-bit patterns in rising order of value, their values (float32), and which are finite."""
+    # The third part is bool (65536,), by pattern.
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int32, device="cpu").to(torch.int16)
     values = bits.view(dtype).to(torch.float32).numpy()
     finite = np.isfinite(values)
@@ -242,7 +244,7 @@ class HalfCells:
         self.found = Edges(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def _table(self, i: int, low: float | None, rule: Rule) -> Edges:
-        """Edges of snapshot `i`, and its table from every 16-bit pattern to a cell."""
+        """Return the edges of snapshot `i`, and write its table from every 16-bit pattern to a cell."""
         flat = self.t[i].reshape(-1).view(torch.int16).numpy().view(np.uint16)
         seen = np.zeros(2**16, dtype=bool)
         mark = torch.from_numpy(seen)
@@ -253,17 +255,16 @@ class HalfCells:
         seen[0] |= seen[0x8000]  # 0x8000 is -0
         patterns, values, finite = _patterns(self.t.dtype)
         present = seen[patterns]
-        own, u = patterns[present], values[present]
-        bad = bool(seen[~finite].any())
+        distinct = values[present]
         # Each distinct value once: the same edges as from all of them.
-        found = row_edges(torch.from_numpy(u[None].copy()), low, rule)
-        cells = np.searchsorted(found.edges[0].numpy(), u, side="right")
-        self.tables[i, own] = cells
+        found = row_edges(torch.from_numpy(distinct[None].copy()), low, rule)
+        self.tables[i, patterns[present]] = np.searchsorted(found.edges[0].numpy(), distinct, side="right")
         self.tables[i, 0x8000] = self.tables[i, 0]
-        return found._replace(least=torch.full_like(found.least, torch.nan)) if bad else found
+        # An extreme that is NaN says that some value is not finite.
+        return found._replace(least=torch.full_like(found.least, torch.nan)) if seen[~finite].any() else found
 
     def __call__(self, values: Tensor, first: int, probing: bool) -> Tensor:
-        """Cells of `values` (s, n, U) from the tables: see `Digitizer`."""
+        """Return the cells of `values` (s, n, U) from the tables: see `Digitizer`."""
         bits = values.reshape(len(values), -1).view(torch.int16).numpy().view(np.uint16)
         cells = np.empty(bits.shape, dtype=np.uint8)
         for i, row in enumerate(bits):
@@ -278,7 +279,7 @@ class HalfCells:
 
 
 def run_edges(read: Read, low: float | None, rule: Rule, per_unit: bool) -> Tensor:
-    """Bin edges that hold for a whole run, (1 or U, E), rising, found in bounded memory.
+    """Return bin edges that hold for a whole run, (1 or U, E), rising, found in bounded memory.
 
     The first edge is the sentinel or the minimum, the last lies just above the maximum. `read()` iterates the blocks
     (S, N, U) of the run, finite and widened, as often as it is called: more than once where they exceed the memory.
@@ -299,25 +300,25 @@ def run_edges(read: Read, low: float | None, rule: Rule, per_unit: bool) -> Tens
         return torch.cat([_edges_of(part, low, rule) for part in parts])
 
     def unit(k: int) -> Read:
-        """A function that reads unit `k` alone."""
+        """Return a function that reads unit `k` alone."""
         return lambda: (block[:, :, k : k + 1] for block in read())
 
     return torch.cat([_edges_by_ranges(unit(k), low, rule) for k in range(units)])
 
 
 def _collect(read: Read, start: int, stop: int) -> Tensor:
-    """All values of the units from `start` to `stop`, (samples of all snapshots, units)."""
+    """Return all values of the units from `start` to `stop`, (samples of all snapshots, units)."""
     return torch.cat([block[:, :, start:stop].reshape(-1, stop - start) for block in read()])
 
 
 def _edges_of(values: Tensor, low: float | None, rule: Rule) -> Tensor:
-    """Edges (R, E) of rows (R, M) that fit in memory, with both ends of the run."""
+    """Return edges (R, E) of rows (R, M) that fit in memory, with both ends of the run."""
     found = row_edges(values.contiguous(), low, rule)
     return _framed(found.edges, found.sentinel if rule.distinct else found.least, found.most, rule)
 
 
 def _framed(edges: Tensor, first: Tensor, most: Tensor, rule: Rule) -> Tensor:
-    """The edges (R, E) with `first` in front, if it is missing, and one just above the maximum `most` behind."""
+    """Return the edges (R, E) with `first` in front, if it is missing, and one just above the maximum `most` behind."""
     above = torch.nextafter(most, torch.full_like(most, torch.inf))
     parts = [edges, above[:, None]] if rule.distinct else [first[:, None], edges, above[:, None]]
     # Padding with +inf stands before the frame: put it behind.
@@ -325,7 +326,7 @@ def _framed(edges: Tensor, first: Tensor, most: Tensor, rule: Rule) -> Tensor:
 
 
 def _edges_by_ranges(read: Read, low: float | None, rule: Rule) -> Tensor:
-    """Edges (1, E) of values too many for the memory: read range by range, once to count and once for the edges."""
+    """Return edges (1, E) of values too many for the memory, read range by range: once to count, once for the edges."""
     least, most, dtype = np.inf, -np.inf, torch.float32
     for block in read():
         dtype = block.dtype
@@ -350,7 +351,7 @@ def _edges_by_ranges(read: Read, low: float | None, rule: Rule) -> Tensor:
 
 
 def _ranges(read: Read, lower: float, most: float, distinct: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields sorted values above `lower` and how often each counts, range by range, as many as can be held."""
+    """Yield sorted values above `lower` and how often each counts, range by range, as many as can be held."""
     # Each range takes one reading of the run. When there are too many values, the larger half goes: `upper` says up to
     # where this range is complete, and the next one begins there.
     while lower < most:

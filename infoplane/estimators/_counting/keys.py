@@ -38,7 +38,7 @@ _SMALL_HASHES, _SMALL_SLAB = 6, 32
 
 @functools.lru_cache(maxsize=64)
 def prime_below(limit: int) -> int:
-    """The largest prime not above `limit` (at least 2)."""
+    """Return the largest prime not above `limit` (at least 2)."""
     candidate = limit
     while any(candidate % d == 0 for d in range(2, math.isqrt(candidate) + 1)):
         candidate -= 1
@@ -46,13 +46,13 @@ def prime_below(limit: int) -> int:
 
 
 def label_bits(classes: int) -> int:
-    """Low bits that hold a label in [0, classes)."""
+    """Return how many low bits hold a label in [0, classes)."""
     return max(classes - 1, 0).bit_length()
 
 
 def collision_bound(samples: int, units: int, radix: int, classes: int = 1) -> float:
-    """Upper bound on the probability that any two different rows of one problem share a key."""
-    free = 63 - label_bits(classes)
+    """Return an upper bound on the probability that any two different rows of one problem share a key."""
+    free = 63 - label_bits(classes)  # of a positive int64
     if radix**units <= 2**free:
         return 0.0
     states: int = min(_prime(free, h) ** h for h in (2, _SMALL_HASHES))
@@ -60,12 +60,12 @@ def collision_bound(samples: int, units: int, radix: int, classes: int = 1) -> f
 
 
 def _prime(free: int, hashes: int) -> int:
-    """The largest prime p with p**hashes <= 2**free: the modulus of so many hashes in `free` bits."""
+    """Return the largest prime p with p**hashes <= 2**free: the modulus of so many hashes in `free` bits."""
     return prime_below(int(2 ** (free / hashes)))
 
 
 def _multipliers(limit: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Random whole numbers (`shape`) in [0, limit), the same at every call, in the type and on the device of `like`."""
+    """Return random whole numbers of this shape in [0, limit), the same at every call, type and device of `like`."""
     generator = torch.Generator().manual_seed(_SEED)
     return torch.randint(0, limit, shape, generator=generator, device="cpu", dtype=torch.int64).to(like)
 
@@ -90,7 +90,7 @@ class RowKeys(ABC):
     units: int
 
     def base(self, label: Tensor) -> Tensor:
-        """(rows,) what the keys of rows with these labels start from: the `base` of every call."""
+        """Return what the keys of rows with these labels (rows,) start from: the `base` (rows,) of every call."""
         return label.to(self.base_dtype) - self.offset
 
     @abstractmethod
@@ -99,7 +99,7 @@ class RowKeys(ABC):
 
 
 def row_keys(units: int, radix: int, low: int, reserved: int, device: torch.device) -> RowKeys:
-    """The fastest keys for rows of `units` cells in [low, low + radix): exact where they fit, else hashes."""
+    """Return the fastest keys for rows of `units` cells in [low, low + radix): exact where they fit, else hashes."""
     radix = max(radix, 2)
     # Hashes multiply cells as they are, which may be negative: `magnitude` is the largest size of a cell.
     free = 63 - reserved
@@ -189,11 +189,11 @@ class HashedKeys(RowKeys):
             out.bitwise_left_shift_(self.reserved).add_(base.to(torch.int64))
 
     def _product(self, cells: Tensor, slab: slice) -> Tensor:
-        """What the units of a slab add to each hash, (hashes, rows), modulo the prime."""
+        """Return what the units of a slab add to each hash, (hashes, rows), modulo the prime."""
         return self._residue(torch.mm(self.weights[:, slab], cells[:, slab].T))
 
     def _residue(self, value: Tensor) -> Tensor:
-        """The value modulo the prime, in place."""
+        """Return the value modulo the prime, in place."""
         # |value| is exact, so the rounded quotient never reaches the next whole number: its floor is right.
         return value.sub_(torch.div(value, self.divisor).floor_().mul_(self.divisor))
 

@@ -25,8 +25,8 @@ _CACHED = 2**17
 
 @functools.lru_cache(maxsize=1)
 def _running_counts(class_counts: tuple[int, ...], draws: int, seed: int, device: torch.device) -> Tensor:
-    """(N + 1, draws * (K - 1)) int32: row n counts each class but the last among the first n shuffled labels."""
-    # Kept from call to call: all layers and steps of a run share their labels.
+    """Return counts (N + 1, draws * (K - 1)) int32: row n has those of each class among the first n shuffled labels."""
+    # The last class is left out. Kept from call to call: all layers and steps of a run share their labels.
     drawn = _shuffled(torch.tensor(class_counts, device="cpu"), draws, seed).numpy()
     running = np.zeros((draws, len(class_counts) - 1, drawn.shape[1] + 1), dtype=np.int32)
     for k in range(running.shape[1]):
@@ -35,7 +35,7 @@ def _running_counts(class_counts: tuple[int, ...], draws: int, seed: int, device
 
 
 def _shuffled(class_counts: Tensor, draws: int, seed: int) -> Tensor:
-    """(draws, N) labels with this many rows of each class, in random orders."""
+    """Return labels (draws, N) with this many rows of each class, in random orders."""
     labels = torch.arange(len(class_counts), device=class_counts.device).repeat_interleave(class_counts)
     return labels[permutations(len(labels), draws, seed).to(labels.device)]
 
@@ -51,7 +51,7 @@ class ShuffledLabels:
         """Shuffle the labels; `table` (N + 1,) holds c log2 c. Where it is small, make the table of running counts."""
         self.labels, self.draws, self.table = labels, draws, table
         self.running: Tensor | None = None
-        if labels.classes == 1:
+        if labels.classes == 1:  # every shuffle leaves the labels as they are
             return
         if not labels.distinct:
             self.drawn = shuffle_labels(labels.y, labels.x_ids, draws, seed)  # (draws, N)
@@ -64,7 +64,7 @@ class ShuffledLabels:
             self.drawn = _shuffled(labels.class_counts, draws, seed)
 
     def joint_sums(self, group: Group) -> Tensor:
-        """(G, draws) int64 sums of c log2 c over the counts n(t, y) of codes and shuffled labels."""
+        """Return sums (G, draws) int64 of c log2 c over the counts n(t, y) of codes and shuffled labels."""
         if self.labels.classes == 1:
             return weigh(group.t, self.table)[:, None].expand(-1, self.draws)
         if group.ids is not None and group.order is not None:
@@ -74,7 +74,7 @@ class ShuffledLabels:
         return self._by_sorting(runs) if self.running is None else self._by_running_counts(runs, self.running)
 
     def _by_running_counts(self, runs: Runs, running: Tensor) -> Tensor:
-        """The sums (G, draws) from running counts: at the end of a code less at its beginning, by class."""
+        """Return the sums (G, draws) from running counts: at the end of a code less at its beginning, by class."""
         lengths, total = runs.lengths, torch.cumsum(runs.lengths, 0)
         # `ends` (M,): where the rows of each code end, counted from the first row of its snapshot.
         base = torch.cat([total.new_zeros(1), total])[runs.offsets[:-1]]
@@ -94,7 +94,7 @@ class ShuffledLabels:
         return segment_sums(torch.cat(out), runs.offsets)
 
     def _by_sorting(self, runs: Runs) -> Tensor:
-        """The same sums by sorting the pairs (code, shuffled label) for each draw: for many classes."""
+        """Return the same sums by sorting the pairs (code, shuffled label) for each draw: for many classes."""
         # `code` and `place` are (rows,): the code of each row, and its place in its snapshot, where its label is found.
         lengths, owner = runs.lengths, runs.snapshot_of_run()
         code = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
@@ -112,7 +112,7 @@ class ShuffledLabels:
 
 
 def _by_falling_count(runs: Runs, samples: int) -> Runs:
-    """The counts of at least 2 of each snapshot, in falling order; `samples` is N."""
+    """Return the counts of at least 2 of each snapshot, in falling order; `samples` is N."""
     runs = runs.repeated()
     # One number for snapshot and count, which rises as the count falls.
     key = runs.snapshot_of_run() * (samples + 1) + (samples - runs.lengths)
