@@ -166,7 +166,7 @@ def _parts(ids: Tensor, inputs: int, gammas: int, generator: torch.Generator) ->
     order = torch.randperm(inputs, generator=generator, device="cpu")
     for gamma in range(2, gammas + 1):
         for part in order.tensor_split(gamma):
-            yield gamma, rows_of_inputs(ids, part)
+            yield gamma, rows_of_inputs(ids, inputs, part)
 
 
 class _Parts:

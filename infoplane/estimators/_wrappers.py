@@ -202,7 +202,8 @@ class SubsampleInterval(Wrapper):
         generator = torch.Generator().manual_seed(self.seed)
         drawn: dict[str, list[Tensor]] = {}
         for _ in range(self.draws):
-            rows = rows_of_inputs(ids, torch.randperm(inputs, generator=generator, device="cpu")[:size])
+            chosen = torch.randperm(inputs, generator=generator, device="cpu")[:size]
+            rows = rows_of_inputs(ids, inputs, chosen)
             found = on_rows(inner, rows, t, y, x=x, x_ids=None if x_ids is None else ids)
             for name, q in found.items():
                 drawn.setdefault(name, []).append(q.value)
@@ -275,6 +276,7 @@ def input_ids(y: Tensor, x_ids: Tensor | None) -> Tensor:
     return ids.to(y.device)
 
 
-def rows_of_inputs(ids: Tensor, chosen: Tensor) -> Tensor:
-    """Return the rows (n,), in their own order, whose input in `ids` (N,) is one of `chosen`."""
-    return torch.isin(ids, chosen.to(ids.device)).nonzero()[:, 0]
+def rows_of_inputs(ids: Tensor, inputs: int, chosen: Tensor) -> Tensor:
+    """Return the rows (n,), in their own order, whose input in `ids` (N,), of so many `inputs`, is one of `chosen`."""
+    is_chosen = torch.zeros(inputs, dtype=torch.bool, device="cpu").index_fill_(0, chosen, True)
+    return is_chosen.to(ids.device)[ids].nonzero()[:, 0]
