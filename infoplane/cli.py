@@ -14,40 +14,45 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click import Choice, FloatRange, IntRange, argument, option
+from click.shell_completion import CompletionItem
 
 from infoplane import __version__
 
 
 def stacked(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A decorator that adds several options to a command, shown in its help in this order."""
+    """Return a decorator that adds several options to a command, shown in its help in this order."""
 
     def decorate(function: Any) -> Any:
-        """The command with all options; decorators apply from the last to the first."""
-        for option in reversed(options):
-            function = option(function)
+        """Return the command with all options; help shows the one that was added last first."""
+        for add in reversed(options):
+            function = add(function)
         return function
 
     return decorate
 
 
-def completes(values: Callable[[list[Path]], Iterable[str]]) -> Callable[..., list[str]]:
-    """A completion for click: those of `values(runs)` that begin with what is typed, for the runs on the line."""
+class Offered(click.types.StringParamType):
+    """A text for which the shell offers `values(runs)`, `runs` being the run directories named on the line so far."""
 
-    def complete(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
-        """The values that begin with `typed`, for the runs that the line names so far."""
+    def __init__(self, values: Callable[[list[Path]], Iterable[str]], name: str = "text") -> None:
+        """Set `name`, which stands in capitals behind the option in help."""
+        self.values, self.name = values, name
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the values that begin with `incomplete`, none where the runs cannot be read or are another user's."""
         from infoplane import store
         from infoplane.core.errors import StoreError
 
-        # While an option has no value yet, click has put the arguments aside.
+        # While the option that is completed has no value, click leaves the words behind it in `ctx.args`.
         named = [*(ctx.params.get("runs") or ()), ctx.params.get("run"), *ctx.args]
         runs = [Path(run) for run in named if run and Path(run).is_dir()]
         # Completion runs without the child process with limits of `reads_runs`, so it opens no run of another user.
         with contextlib.suppress(StoreError, ValueError, OSError):
             if not any(map(store.is_foreign, runs)):
-                return [value for value in dict.fromkeys(values(runs)) if value.startswith(typed)]
+                offered = dict.fromkeys(self.values(runs))  # each once
+                return [CompletionItem(value) for value in offered if value.startswith(incomplete)]
         return []
-
-    return complete
 
 
 def estimators_of(runs: list[Path]) -> Iterable[str]:
@@ -90,83 +95,75 @@ def figures(runs: list[Path]) -> Iterable[str]:
 
 PATH = click.Path(path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-# Settings that an option of several commands has in each of them.
-SPEC: Any = {"metavar": "SPEC", "shell_complete": completes(estimators_of)}
-LAYER: Any = {"multiple": True, "metavar": "GLOB", "help": "Only these layers."}
-SUBSET: Any = {"metavar": "NAME", "shell_complete": completes(subsets_of)}
+SPEC, LAYER = Offered(estimators_of, "spec"), Offered(layers_of, "glob")
+SUBSET, NAME = Offered(subsets_of, "name"), Offered(quantities_of, "name")
 
 
 def out_option(says: str = "File to write; its suffix is the format.", **settings: Any) -> Callable[[Any], Any]:
-    """A decorator that adds the option -o: where the result is written."""
-    return click.option("-o", "--out", type=PATH, help=says, **settings)
+    """Return a decorator that adds the option -o, where the result is written; `says` is its help."""
+    return option("-o", "--out", type=PATH, help=says, **settings)
 
 
-RUN = click.argument("run", type=PATH)
-RUNS = click.argument("runs", nargs=-1, required=True, type=PATH)
-STYLE = click.option(
+RUN = argument("run", type=PATH)
+RUNS = argument("runs", nargs=-1, required=True, type=PATH)
+STYLE = option(
     "--style",
-    shell_complete=completes(lambda runs: ["screen", "column", "page"]),
+    type=Offered(lambda runs: ["screen", "column", "page"]),
     help="Size and type: screen, column (85 mm) or page (170 mm).",
 )
-SIZE = stacked(STYLE, click.option("--width", type=click.FloatRange(20, 600), help="Width in millimetres."))
+SIZE = stacked(STYLE, option("--width", type=FloatRange(20, 600), help="Width in millimetres."))
 OUT = out_option()
-LAYERS = click.option("-l", "--layer", "layers", shell_complete=completes(layers_of), **LAYER)
+LAYERS = option("-l", "--layer", "layers", multiple=True, type=LAYER, help="Only these layers.")
 WORKERS = stacked(
-    click.option("--device", help="cpu, cuda, cuda:1, ... [default: cuda where there is one]"),
-    click.option("-j", "--jobs", type=click.IntRange(1), default=1, help="Processes."),
+    option("--device", help="cpu, cuda, cuda:1, ... [default: cuda where there is one]"),
+    option("-j", "--jobs", type=IntRange(1), default=1, help="Processes."),
 )
 CHOICE = stacked(
-    click.option("-e", "--estimator", **SPEC, help="Which estimator, where the table has several."),
+    option("-e", "--estimator", type=SPEC, help="Which estimator, where the table has several."),
     LAYERS,
-    click.option("-s", "--subset", **SUBSET, help="all, train, test, class=3, ..."),
+    option("-s", "--subset", type=SUBSET, help="all, train, test, class=3, ..."),
 )
 CHOSEN = ("estimator", "layers", "subset")
 """Parameter names of the options in `CHOICE`."""
-CONTROL = click.option("--control", metavar="COLUMN", help="Also given this column, as n_weights.")
+CONTROL = option("--control", metavar="COLUMN", help="Also given this column, as n_weights.")
 ASSOCIATION = stacked(
-    click.option("--with", "target", metavar="COLUMN", help="Correlate every summary with this column, as gap."),
+    option("--with", "target", metavar="COLUMN", help="Correlate every summary with this column, as gap."),
     CONTROL,
-    click.option("--method", type=click.Choice(["spearman", "pearson", "kendall"]), help="[default: spearman]"),
-    click.option("--summary", multiple=True, metavar="NAME", help="Only final, max, max_step, fall, fall_share, area."),
-    click.option("--claim", type=click.Choice(["+", "-"]), help="In how many settings the correlation has this sign."),
-    click.option("--within", multiple=True, metavar="NAME", help="A setting is one value of this hyper-parameter."),
-    click.option(
-        "--each-run", is_flag=True, help="Take each run for itself, not the seeds of a configuration together."
-    ),
-    click.option("--map", type=PATH, metavar="FILE", help="Figure of all correlations."),
-    click.option("--scatter", type=PATH, metavar="FILE", help="Figure of the strongest."),
+    option("--method", type=Choice(["spearman", "pearson", "kendall"]), help="[default: spearman]"),
+    option("--summary", multiple=True, metavar="NAME", help="Only final, max, max_step, fall, fall_share, area."),
+    option("--claim", type=Choice(["+", "-"]), help="In how many settings the correlation has this sign."),
+    option("--within", multiple=True, metavar="NAME", help="A setting is one value of this hyper-parameter."),
+    option("--each-run", is_flag=True, help="Take each run for itself, not the seeds of a configuration together."),
+    option("--map", type=PATH, metavar="FILE", help="Figure of all correlations."),
+    option("--scatter", type=PATH, metavar="FILE", help="Figure of the strongest."),
 )
 ESTIMATE = stacked(
-    click.option("-e", "--estimator", "estimators", multiple=True, default=["binning"], **SPEC),
+    option("-e", "--estimator", "estimators", multiple=True, default=["binning"], type=SPEC),
     LAYERS,
-    click.option("-s", "--subset", "subsets", multiple=True, default=["all"], **SUBSET),
+    option("-s", "--subset", "subsets", multiple=True, default=["all"], type=SUBSET),
     WORKERS,
 )
 SHOWN = stacked(
-    click.option("--against", type=click.Choice(["step", "epoch"]), help="The time that the figure shows."),
-    click.option("--log/--linear", default=None, help="Steps on a logarithmic scale [default: over two decades]."),
-    click.option("--title", help="A line above the figure."),
-    click.option("--caption/--no-caption", default=None, help="What was measured, below it [default: shown]."),
+    option("--against", type=Choice(["step", "epoch"]), help="The time that the figure shows."),
+    option("--log/--linear", default=None, help="Steps on a logarithmic scale [default: over two decades]."),
+    option("--title", help="A line above the figure."),
+    option("--caption/--no-caption", default=None, help="What was measured, below it [default: shown]."),
 )
 DRAWN = stacked(OUT, CHOICE, SHOWN, SIZE)
-QUANTITY = click.option(
-    "--quantity",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=completes(quantities_of),
-    help="I(X;T), I(T;Y), ...; again for a further panel.",
-)
-NAMED = click.option("--name", help="What figures and reports call the run [default: the name of its directory].")
-OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace the run that is there, if it was closed.")
-JSON = click.option("--json", "as_json", is_flag=True, help="For machines.")
+
+
+QUANTITY = option("--quantity", multiple=True, type=NAME, help="I(X;T), I(T;Y), ...; again for a further panel.")
+NAMED = option("--name", help="What figures and reports call the run [default: the name of its directory].")
+OVERWRITE = option("--overwrite", is_flag=True, help="Replace the run that is there, if it was closed.")
+JSON = option("--json", "as_json", is_flag=True, help="For machines.")
 UNTRUSTED = stacked(
-    click.option(
+    option(
         "--untrusted/--trusted",
         default=None,
         help="Read in a child process with limits on memory and time [default: what belongs to another user].",
     ),
-    click.option("--max-memory", type=click.FloatRange(0.25), metavar="GIB", help="Limit of that child [default: 2]."),
-    click.option("--max-time", type=click.FloatRange(0), metavar="S", help="Its limit [default: grows with the runs]."),
+    option("--max-memory", type=FloatRange(0.25), metavar="GIB", help="Limit of that child [default: 2]."),
+    option("--max-time", type=FloatRange(0), metavar="S", help="Its limit [default: grows with the runs]."),
 )
 ARGUMENTS = "infoplane.arguments"
 """Key in click's context of the words of the command line, for the same command again in a child process."""
@@ -175,49 +172,50 @@ HOUR = 3600.0
 
 
 def reads_runs(work_seconds: float = 0.0) -> Callable[[Any], Any]:
-    """A decorator: a command starts itself again in a child process with limits if its runs are another user's.
+    """Return a decorator: a command starts itself again in a child process with limits if its runs are another user's.
 
     `work_seconds` is the time that the command may take beside reading the runs.
     """
 
     def decorate(function: Any) -> Any:
-        """The command with the options of `UNTRUSTED`, which say whether it runs here or in a child."""
+        """Return the command with the options of `UNTRUSTED`, which say whether it runs here or in a child."""
 
         @functools.wraps(function)
-        def guarded(untrusted: bool | None, max_memory: float | None, max_time: float | None, **given: Any) -> Any:
+        def guarded(untrusted: bool | None, max_memory: float | None, max_time: float | None, **options: Any) -> Any:
             """Run the command here if it may read these runs itself, else again in a child with limits."""
             from infoplane import store
             from infoplane.core import limited
 
-            own = limited.limits_of_this_process()  # None unless this process is that child already
-            runs = given["runs"] if "runs" in given else (given["run"],)
-            runs = (*runs, *(beside for beside in [given.get("against")] if beside and Path(beside).is_dir()))
-            if own is not None:
-                limited.take(own, address_space=on_cpu(given))
+            in_child = limited.limits_of_this_process()  # None unless this process is that child already
+            runs = options["runs"] if "runs" in options else (options["run"],)
+            against = options.get("against")  # of `estimate`: it may be the path of a further run
+            runs = (*runs, against) if against and Path(against).is_dir() else runs
+            if in_child is not None:
+                limited.take(in_child, address_space=on_cpu(options))
             elif untrusted or (untrusted is None and any(map(store.is_foreign, runs))):
                 memory = None if max_memory is None else int(max_memory * 2**30)
                 limits = store.limits_for(runs, work_seconds=work_seconds, memory_bytes=memory, seconds=max_time)
                 arguments = click.get_current_context().meta[ARGUMENTS]
                 sys.exit(limited.run_again(arguments, limits, ", ".join(map(str, runs))))
-            return function(**given)
+            return function(**options)
 
         return UNTRUSTED(guarded)
 
     return decorate
 
 
-def on_cpu(given: Mapping[str, Any]) -> bool:
-    """Whether a command with these options computes on the CPU."""
-    if "device" not in given:
+def on_cpu(options: Mapping[str, Any]) -> bool:
+    """Whether a command with these options computes on the CPU, as every command without the option --device does."""
+    if "device" not in options:
         return True
     from infoplane.analysis import device_of
 
-    return device_of(given["device"]) == "cpu"
+    return device_of(options["device"]) == "cpu"
 
 
 @contextlib.contextmanager
 def warnings_as(text: Callable[[object], str]) -> Iterator[None]:
-    """Show a warning as this text on stderr, without the place in the code where it arose."""
+    """Until the block ends, show each warning on stderr as `text(warning)`, without the line of code it arose at."""
     usual = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: text(message)
     try:
@@ -230,7 +228,8 @@ class OneLineErrors(click.Group):
     """Bad use and bad input end in one line on stderr and exit code 2, warnings in one; a bug keeps its traceback."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta[ARGUMENTS] = list(args)  # for the same command again in a child
+        """Keep the words of the command line, for the same command again in a child, then let click read them."""
+        ctx.meta[ARGUMENTS] = list(args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -239,10 +238,10 @@ class OneLineErrors(click.Group):
         from infoplane.core.errors import StoreError
         from infoplane.core.text import printable
 
-        def spoken(found: object) -> str:
-            """One printable line, with settings written as options of the command that was called."""
-            text = printable(" ".join(str(found).split()))
-            return in_options(text, self.get_command(ctx, ctx.invoked_subcommand or ""))
+        def spoken(message: object) -> str:
+            """The message in one printable line, with settings written as options of the command that was called."""
+            line = printable(" ".join(str(message).split()))
+            return in_options(line, self.get_command(ctx, ctx.invoked_subcommand or ""))
 
         try:
             with warnings_as(lambda warning: f"warning: {spoken(warning)}\n"):
@@ -258,14 +257,14 @@ class OneLineErrors(click.Group):
                 raise
             sys.exit(limited.OUT_OF_MEMORY)
         except KeyboardInterrupt:
-            kept = ctx.invoked_subcommand in ("estimate", "replay")  # which keep what is finished
-            more = "; what was finished is kept, the same command goes on from there" if kept else ""
-            click.echo(f"interrupted{more}", err=True)
+            resumable = ctx.invoked_subcommand in ("estimate", "replay")  # which keep what is finished
+            advice = "; what was finished is kept, the same command goes on from there" if resumable else ""
+            click.echo(f"interrupted{advice}", err=True)
             sys.exit(130)  # as shells say of a command that Ctrl-C has ended: 128 + SIGINT
 
 
 def words_of(error: Exception) -> str:
-    """The message of an error; of an OSError the file and the reason, without its number."""
+    """Return the message of an error; of an OSError the file and the reason, without the number of the error."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return str(error)
@@ -275,45 +274,42 @@ VALUE = r"\.\.\.|\[\.\.\.\]|\[(?:[^\[\]]|\[[^\]]*\])*\]|'[^']*'|\"[^\"]*\"|[\w*]
 """What may stand after `name=` in an error: ..., a list, a text, a word."""
 
 
-def in_options(text: str, asked: click.Command | None) -> str:
-    """An error message with settings written as options: `choose with run='a'` becomes `choose with --run a`."""
-    taken = [p for p in (asked.params if asked else ()) if isinstance(p, click.Option)]
-    # The last spelling of an option is its long one.
-    options, flags = {p.name: p.opts[-1] for p in taken}, {p.name: p for p in taken if p.is_flag}
-    if "estimator" in options:
-        options["settings"] = "--estimator NAME:SETTING=VALUE"
+def in_options(text: str, command: click.Command | None) -> str:
+    """Return an error message with settings as options: `choose with run='a'` becomes `choose with --run a`."""
+    options = {p.name: p for p in (command.params if command else ()) if isinstance(p, click.Option)}
+    spelled = {name: option.opts[-1] for name, option in options.items()}  # the last spelling is the long one
+    if "estimator" in spelled:
+        spelled["settings"] = "--estimator NAME:SETTING=VALUE"
 
-    def spoken(found: re.Match[str]) -> str:
+    def as_option(found: re.Match[str]) -> str:
         """The option for `name=value`: a list becomes the option several times, False a flag's `--no-...`."""
-        if flag := flags.get(found[1]):
-            return str(((found[2] == "False" and flag.secondary_opts) or flag.opts)[-1])
-        words = re.findall(r"'([^']*)'", found[2]) if found[2][:1] in "['" else [found[2]]
-        return " ".join(f"{options[found[1]]} {word}".rstrip(" .") for word in words or [""])
+        name, value = found.groups()
+        if name in options and options[name].is_flag:
+            return str(((value == "False" and options[name].secondary_opts) or options[name].opts)[-1])
+        words = re.findall(r"'([^']*)'", value) if value[:1] in "['" else [value]
+        return " ".join(f"{spelled[name]} {word}".rstrip(" .") for word in words or [""])
 
-    names = "|".join(name for name in options if name)
+    names = "|".join(name for name in spelled if name)
     # A name within a path or a longer word is no setting.
-    return re.sub(rf"(?<![\w/\\.-])({names})=({VALUE})", spoken, text) if names else text
+    return re.sub(rf"(?<![\w/\\.-])({names})=({VALUE})", as_option, text) if names else text
 
 
 # Click itself has 2 for bad use and 1 for other errors: here 1 is the answer of `verify` that something is wrong.
 click.ClickException.exit_code = 2
-MOST_LOSSES = 10
-"""Losses that are named on stderr; of those beyond, only the number is said."""
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given a value, by name, without those that are None or an empty tuple."""
+    """Return the options that were given a value: without those that click has set to None, or to () for several."""
     return {name: value for name, value in options.items() if value not in (None, ())}
 
 
-def end(found: Sequence[object], *, said: bool = False) -> None:
-    """Exit with code 3 if anything recorded is missing or damaged; name it on stderr, unless it was `said` before."""
-    for loss in found[: 0 if said else MOST_LOSSES]:
-        click.echo(f"missing or damaged: {loss}", err=True)
-    if len(found) > MOST_LOSSES and not said:
-        click.echo(f"{len(found) - MOST_LOSSES} more are missing or damaged", err=True)
-    if found:
-        click.echo("done, but not of all that was recorded", err=True)
+def end(losses: Sequence[object], *, said: bool = False) -> None:
+    """Exit with code 3 if there are `losses`, and name the first of them on stderr unless they were `said` before."""
+    from infoplane.core.text import first_lines
+
+    if losses:
+        named = first_lines([f"missing or damaged: {loss}" for loss in losses], "{} more are missing or damaged")
+        click.echo("\n".join([*([] if said else named), "done, but not of all that was recorded"]), err=True)
         sys.exit(3)
 
 
@@ -322,8 +318,8 @@ CONTEXT: Any = {"help_option_names": ["-h", "--help"], "max_content_width": 100,
 
 @click.group(cls=OneLineErrors, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="infoplane")
-@click.option("--traceback", is_flag=True, help="Show where an error came from.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
+@option("--traceback", is_flag=True, help="Show where an error came from.")
+@option("-q", "--quiet", is_flag=True, help="No progress bars.")
 @click.pass_context
 def main(ctx: click.Context, traceback: bool, quiet: bool) -> None:
     """Information planes of neural networks: what each layer knows about its input and its label.
@@ -343,26 +339,26 @@ def main(ctx: click.Context, traceback: bool, quiet: bool) -> None:
       130, 143 stopped by Ctrl-C, by SIGTERM
     A layer that the model did not call, or that an estimator refuses with its reason, is named and no failure.
     """
-    ctx.obj = {"progress": not quiet}
+    ctx.obj = not quiet  # whether commands show their progress
 
 
 def command(example: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
-    """A decorator that makes a function a command of `main`, with an example at the end of its help."""
+    """Return a decorator that makes a function a command of `main`, with an example at the end of its help."""
     return main.command(epilog=f"Example: {example}", **settings)
 
 
 @command("infoplane demo --data digits --out demo-digits")
-@click.option("--data", type=click.Choice(["twelve-bit", "digits"]), default="twelve-bit")
-@click.option("--out", type=PATH, help="Folder to write into [default: demo/DATA, numbered if it exists].")
-@click.option("--epochs", type=click.IntRange(1), help="Fewer epochs for a quick look.")
-@click.option("--seed", type=int, default=0)
+@option("--data", type=Choice(["twelve-bit", "digits"]), default="twelve-bit")
+@option("--out", type=PATH, help="Folder to write into [default: demo/DATA, numbered if it exists].")
+@option("--epochs", type=IntRange(1), help="Fewer epochs for a quick look.")
+@option("--seed", type=int, default=0)
 @click.pass_obj
-def demo(obj: dict[str, Any], /, data: str, out: Path | None, **settings: Any) -> None:
+def demo(progress: bool, /, data: str, out: Path | None, **settings: Any) -> None:
     """Train a small network, record it, estimate its information plane, draw it, and say what to doubt."""
     from infoplane import demo as demos
 
     out = out or demos.free_folder(Path("demo") / data)
-    demos.show(data, out, progress=obj["progress"], echo=click.echo, **settings)
+    demos.show(data, out, progress=progress, echo=click.echo, **settings)
 
 
 @command("infoplane info runs/digits")
@@ -374,7 +370,7 @@ def info(run: Path, as_json: bool) -> None:
     from infoplane import store
 
     summary = store.summarize(store.open_run(run))
-    click.echo(json.dumps(summary.to_json(), indent=2) if as_json else str(summary))
+    click.echo(json.dumps(summary.to_json(), indent=2) if as_json else summary)
     end(summary.to_json()["lost_steps"], said=True)
 
 
@@ -390,53 +386,42 @@ def verify(run: Path, as_json: bool) -> None:
     from infoplane import store
 
     problems = store.open_run(run).verify()
-    wrong = [problem for problem in problems if not problem.note]
+    wrong = sum(not problem.note for problem in problems)
     if as_json:
         click.echo(json.dumps([asdict(problem) for problem in problems], indent=2))
     else:
-        text = "clean" if not wrong else f"{len(wrong)} problems"
-        click.echo("\n".join([*map(str, problems), f"{run}: {text}"]))
+        click.echo("\n".join([*map(str, problems), f"{run}: {f'{wrong} problems' if wrong else 'clean'}"]))
     sys.exit(1 if wrong else 0)
 
 
 @command("infoplane estimate runs/digits -e binning:n_bins=30 -e kde")
 @RUNS
 @ESTIMATE
-@click.option(
+@option(
     "--pairs",
     multiple=True,
-    metavar="LAYER,LAYER",
-    shell_complete=completes(layers_of),
+    type=Offered(layers_of, "layer,layer"),
     help="I(T;T') of two layers instead; again for further pairs.",
 )
-@click.option(
+@option(
     "--against",
-    metavar="WHAT",
-    shell_complete=completes(lambda runs: ["previous", "view=2"]),
+    type=Offered(lambda runs: ["previous", "view=2"], "what"),
     help="The second layer of a pair at the step before (previous), on the second row of an input (view=2), or of "
     "another run (its path).",
 )
-@click.option("-t", "--table", type=PATH, help="One CSV for all [default: results.csv of each run].")
+@option("-t", "--table", type=PATH, help="One CSV for all [default: results.csv of each run].")
 @reads_runs(24 * HOUR)
 @click.pass_obj
-def estimate(
-    obj: dict[str, Any],
-    /,
-    runs: tuple[Path, ...],
-    layers: tuple[str, ...],
-    table: Path | None,
-    pairs: tuple[str, ...],
-    **asked: Any,
-) -> None:
+def estimate(progress: bool, /, runs: tuple[Path, ...], table: Path | None, **asked: Any) -> None:
     """Estimate information quantities on recorded activations; what is done already is not done again."""
     from infoplane.analysis import analyze_each
     from infoplane.results.losses import losses
     from infoplane.results.overview import overview
 
-    two: Any = [tuple(pair.split(",")) for pair in pairs] or None
+    asked["pairs"] = tuple(tuple(pair.split(",")) for pair in asked["pairs"])
     distinct = list({run.absolute(): run for run in runs}.values())
-    done = analyze_each(distinct, layers=layers or None, table=table, pairs=two, progress=obj["progress"], **asked)
     lost = []
+    done = analyze_each(distinct, table=table, progress=progress, **given(asked))
     for run, rows in zip(distinct, done, strict=True):
         click.echo(f"{table or run / 'results.csv'}: {len(rows)} rows\n\n{overview(rows)}")
         lost += losses(rows)
@@ -445,37 +430,35 @@ def estimate(
 
 @command("infoplane advise runs/digits -e noise")
 @RUN
-@click.option("-e", "--estimator", "estimators", multiple=True, default=["binning", "kde", "noise"], **SPEC)
+@option("-e", "--estimator", "estimators", multiple=True, default=["binning", "kde", "noise"], type=SPEC)
 @LAYERS
-@click.option("-s", "--subset", default="all", **SUBSET)
+@option("-s", "--subset", default="all", type=SUBSET)
 @WORKERS
 @JSON
 @reads_runs(HOUR)
 @click.pass_obj
-def advise(obj: dict[str, Any], /, run: Path, layers: tuple[str, ...], as_json: bool, **asked: Any) -> None:
+def advise(progress: bool, /, run: Path, as_json: bool, **asked: Any) -> None:
     """Find the bins or the noise at which the layers show something, and keep the advice in results.json."""
     from infoplane.analysis import advise
 
-    found = advise(run, layers=layers or None, progress=obj["progress"], **asked)
-    click.echo(json.dumps(asdict(found)) if as_json else str(found))
+    found = advise(run, progress=progress, **given(asked))
+    click.echo(json.dumps(asdict(found)) if as_json else found)
 
 
 @command("infoplane plot runs/digits -k plane -o plane.pdf")
 @RUNS
-@click.option(
-    "-k", "--kind", default="plane", shell_complete=completes(figures), help="Which figure; 'list' names them."
-)
+@option("-k", "--kind", default="plane", type=Offered(figures), help="Which figure; 'list' names them.")
 @DRAWN
-@click.option("--run", metavar="NAME", help="Which run, where there are several.")
-@click.option(
+@option("--run", metavar="NAME", help="Which run, where there are several.")
+@option(
     "--by",
-    type=click.Choice(["step", "layer", "estimator", "run", "subset", "settings"]),
+    type=Choice(["step", "layer", "estimator", "run", "subset", "settings"]),
     help="plane: a line for each step or layer; plane_grid: what panels differ in.",
 )
 @QUANTITY
-@click.option("--metrics", is_flag=True, default=None, help="curves: loss and accuracy below.")
-@click.option("--format", type=click.Choice(["png", "svg", "pdf"]), help="Where the suffix does not name it.")
-@click.option("--dpi", type=click.IntRange(30, 1200), default=200)
+@option("--metrics", is_flag=True, default=None, help="curves: loss and accuracy below.")
+@option("--format", type=Choice(["png", "svg", "pdf"]), help="Where the suffix does not name it.")
+@option("--dpi", type=IntRange(30, 1200), default=200)
 @reads_runs(HOUR)
 def plot(runs: tuple[Path, ...], kind: str, out: Path | None, **options: Any) -> None:
     """Draw a figure from the results of one or several runs."""
@@ -485,7 +468,7 @@ def plot(runs: tuple[Path, ...], kind: str, out: Path | None, **options: Any) ->
     if kind == "list":
         click.echo("\n".join(FIGURES))
         return
-    click.echo(str(draw_file(runs, kind, out or Path(f"{kind}.png"), **options)))
+    click.echo(draw_file(runs, kind, out or Path(f"{kind}.png"), **options))
     end(read_losses(runs))
 
 
@@ -493,7 +476,7 @@ def plot(runs: tuple[Path, ...], kind: str, out: Path | None, **options: Any) ->
 @RUNS
 @DRAWN
 @QUANTITY
-@click.option("--dpi", type=click.IntRange(30, 1200), default=200)
+@option("--dpi", type=IntRange(30, 1200), default=200)
 @reads_runs(HOUR)
 def compare(runs: tuple[Path, ...], out: Path | None, dpi: int, **options: Any) -> None:
     """Mean and spread over several runs: the figure, and the values at the last common step."""
@@ -502,28 +485,27 @@ def compare(runs: tuple[Path, ...], out: Path | None, dpi: int, **options: Any) 
     from infoplane.results.losses import read_losses
 
     # The values that are printed come from the rows that the figure draws.
-    which: Any = {name: options[name] or None for name in ("estimator", "subset", "layers")}
+    which, quantity = (given({name: options[name] for name in names}) for names in (CHOSEN, ["quantity"]))
     series = views.choose(read_table(runs), several_runs=True, shows=options["quantity"], **which)
-    quantity = {"quantity": options["quantity"]} if options["quantity"] else {}
     for one in summary.summarize(series.table, subset=series.subset, **quantity):
-        click.echo(str(one))
-    click.echo(str(draw_file(runs, "compare", out or Path("compare.png"), dpi=dpi, **options)))
+        click.echo(one)
+    click.echo(draw_file(runs, "compare", out or Path("compare.png"), dpi=dpi, **options))
     end(read_losses(runs))
 
 
 @command("infoplane study runs/* -o study.csv", name="study")
 @RUNS
 @out_option("CSV to write: a row a run.")
-@click.option(
+@option(
     "--by",
-    type=click.Choice(["name", "depth", "role"]),
+    type=Choice(["name", "depth", "role"]),
     default="name",
     help="Which layers of different runs share columns: by name, by place from the end, of all or of their role.",
 )
-@click.option("--at", type=click.Choice(["final", "best"]), default="final", help="The moment of the gap.")
-@click.option("--gap", nargs=2, metavar="HELD-OUT TRAIN", help="The two metrics whose difference is the gap.")
+@option("--at", type=Choice(["final", "best"]), default="final", help="The moment of the gap.")
+@option("--gap", nargs=2, metavar="HELD-OUT TRAIN", help="The two metrics whose difference is the gap.")
 @CHOICE
-@click.option("--quantity", multiple=True, metavar="NAME", shell_complete=completes(quantities_of))
+@option("--quantity", multiple=True, type=NAME)
 @ASSOCIATION
 @STYLE
 @reads_runs(HOUR)
@@ -536,9 +518,8 @@ def study_runs(runs: tuple[Path, ...], out: Path | None, **options: Any) -> None
     from infoplane.results.losses import read_losses
     from infoplane.studies import study
 
-    asked: Any = {name: options.pop(name) or None for name in ("by", "at", "gap", *CHOSEN, "quantity")}
-    found = study(runs, **asked)
-    click.echo(str(found))
+    found = study(runs, **given({name: options.pop(name) for name in ("by", "at", "gap", *CHOSEN, "quantity")}))
+    click.echo(found)
     if out is not None:
         click.echo(f"{found.write(out)}: {len(found)} rows")
     associate(found, **options)
@@ -553,23 +534,22 @@ def associate(
 
     figures = {plots.association: options.pop("map"), plots.association_scatter: options.pop("scatter")}
     # Without a word for repetitions, runs that differ in their seed alone count as one configuration.
-    asked = {"repetitions": None} if options.pop("each_run") else {}
-    asked |= given(options)
+    how = ({"repetitions": None} if options.pop("each_run") else {}) | given(options)
     if claim is not None:
-        click.echo(f"\n{study.claim(claim, target or 'gap', within=within, **asked)}")
+        click.echo(f"\n{study.claim(claim, target or 'gap', within=within, **how)}")
     if target is not None or any(figures.values()):
-        found = study.association(target or "gap", **asked)
+        found = study.association(target or "gap", **how)
         click.echo(f"\n{found}")
         for draw, path in figures.items():
             if path is not None:
-                click.echo(str(plots.save(draw(found, style=style or "screen"), path, title="Association")))
+                click.echo(plots.save(draw(found, style=style or "screen"), path, title="Association"))
 
 
 @command("infoplane animate runs/digits -o plane.gif")
 @RUN
 @DRAWN
-@click.option("--fps", type=click.FloatRange(0.5, 60), default=12)
-@click.option("--dpi", type=click.IntRange(30, 600), default=110)
+@option("--fps", type=FloatRange(0.5, 60), default=12)
+@option("--dpi", type=IntRange(30, 600), default=110)
 @reads_runs(HOUR)
 def animate(run: Path, out: Path | None, **options: Any) -> None:
     """The plane over training, with loss and accuracy below: GIF, WebP, APNG, or MP4 where ffmpeg is found."""
@@ -577,35 +557,33 @@ def animate(run: Path, out: Path | None, **options: Any) -> None:
     from infoplane.results import read_table
     from infoplane.results.losses import read_losses
 
-    click.echo(str(plots.animate(read_table(run), out or Path("plane.gif"), **given(options))))
+    click.echo(plots.animate(read_table(run), out or "plane.gif", **given(options)))
     end(read_losses([run]))
 
 
 @command("infoplane report runs/digits -o report.html")
 @RUNS
 @OUT
-@click.option("--title", default="Information plane")
-@click.option("--with", "target", metavar="COLUMN", help="Of many runs: what goes with this column [default: gap].")
+@option("--title", default="Information plane")
+@option("--with", "target", metavar="COLUMN", help="Of many runs: what goes with this column [default: gap].")
 @CONTROL
 @reads_runs(HOUR)
-def report(runs: tuple[Path, ...], out: Path | None, **options: Any) -> None:
+def report(runs: tuple[Path, ...], **options: Any) -> None:
     """One self-contained page to explore in a browser, offline: warnings first, then plane, curves and settings."""
     from infoplane.report import write_report
     from infoplane.results.losses import read_losses
 
-    click.echo(str(write_report(runs, out or Path("report.html"), **options)))
+    click.echo(write_report(runs, **given(options)))
     end(read_losses(runs))
 
 
 @command("infoplane watch runs/digits -e binning:n_bins=30")
 @RUN
 @ESTIMATE
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, show_default=False, help="Of 127.0.0.1 [default: a free one]."
-)
-@click.option("--every", type=click.FloatRange(0.2), default=5, help="Seconds between two looks.")
+@option("--port", type=IntRange(0, 65535), default=0, show_default=False, help="Of 127.0.0.1 [default: a free one].")
+@option("--every", type=FloatRange(0.2), default=5, help="Seconds between two looks.")
 @reads_runs(24 * HOUR)
-def watch(run: Path, layers: tuple[str, ...], **asked: Any) -> None:
+def watch(run: Path, **asked: Any) -> None:
     """The report of a run that is being recorded, made anew as it grows, in a browser on this machine alone.
 
     The address that it prints holds a token: who has it may read the page. Nothing is written into the run, and what
@@ -613,11 +591,11 @@ def watch(run: Path, layers: tuple[str, ...], **asked: Any) -> None:
     """
     from infoplane import _watch
 
-    _watch.watch(run, echo=click.echo, layers=layers or None, **asked)
+    _watch.watch(run, echo=click.echo, **given(asked))
 
 
 @command("infoplane estimators binning")
-@click.argument("name", required=False)
+@argument("name", required=False)
 def estimators(name: str | None) -> None:
     """List the estimators with their settings, or show one estimator's page."""
     from infoplane.estimators import describe
@@ -626,14 +604,13 @@ def estimators(name: str | None) -> None:
 
 
 @command("infoplane certify binning adaptive")
-@click.argument("names", nargs=-1, metavar="[SPEC]...")
-@click.option("--markdown", is_flag=True, help="As a table for a document.")
-def certify(names: tuple[str, ...], markdown: bool) -> None:
+@argument("names", nargs=-1, metavar="[SPEC]...")
+@option("--markdown", is_flag=True, help="As a table for a document.")
+def certify(markdown: bool, names: tuple[str, ...]) -> None:
     """Print what must hold of an information, and whether it does, for every estimator."""
     from infoplane import certify as certificates
 
-    findings = certificates.certify(names or None) + ([] if names else [certificates.sandwich()])
-    findings += certificates.known(names or None)
+    findings = certificates.certify(names) + ([] if names else [certificates.sandwich()]) + certificates.known(names)
     click.echo((certificates.to_markdown if markdown else certificates.to_text)(findings))
 
 
@@ -651,41 +628,39 @@ def names(ctx: click.Context, parameter: click.Parameter, given: str | None) -> 
 
 
 @command("infoplane import step-*.npz --labels y.npy -o runs/theirs", name="import")
-@click.argument("files", nargs=-1, required=True, type=FILE)
+@argument("files", nargs=-1, required=True, type=FILE)
 @out_option("Run directory to make.", required=True)
 @NAMED
-@click.option("--labels", type=FILE, help="File with one array, if not in FILES.")
-@click.option("--classes", is_flag=True, help="Labels that are whole numbers stored as floats are classes.")
-@click.option(
-    "--label-names", callback=names, metavar="NAMES|FILE", help="Of class 0, 1, ...: cat,dog, or a line each."
-)
-@click.option("--parts", type=FILE, help="The part of each row (train, test): text lines, or one array.")
-@click.option(
+@option("--labels", type=FILE, help="File with one array, if not in FILES.")
+@option("--classes", is_flag=True, help="Labels that are whole numbers stored as floats are classes.")
+@option("--label-names", callback=names, metavar="NAMES|FILE", help="Of class 0, 1, ...: cat,dog, or a line each.")
+@option("--parts", type=FILE, help="The part of each row (train, test): text lines, or one array.")
+@option(
     "--role", "roles", multiple=True, callback=by_layer, metavar="LAYER=ROLE", help="activation, output, input, other."
 )
-@click.option("--metrics", type=FILE, help="CSV with a column step, or JSON {step: {name: number}}.")
-@click.option("--chain", is_flag=True, help="Each layer is computed from the one before alone.")
+@option("--metrics", type=FILE, help="CSV with a column step, or JSON {step: {name: number}}.")
+@option("--chain", is_flag=True, help="Each layer is computed from the one before alone.")
 @OVERWRITE
 def import_files(files: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Make a run of activations saved by other means: .npz, .npy, .safetensors, .pt (weights only), .h5, .mat."""
     from infoplane import importers, store
 
-    click.echo(str(store.summarize(importers.from_files(out, files, **options))))
+    click.echo(store.summarize(importers.from_files(out, files, **options)))
 
 
 @command("infoplane replay train.py:make checkpoints/step-*.pt -o runs/replayed")
-@click.argument("factory", metavar="MODULE:FACTORY")
-@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@argument("factory", metavar="MODULE:FACTORY")
+@argument("checkpoints", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @out_option("Run directory to make or go on with.", required=True)
 @NAMED
-@click.option("-l", "--layer", "layers", **LAYER)
-@click.option("--every", type=click.IntRange(1), help="Record every n-th step [default: each checkpoint].")
-@click.option("--key", help="The entry of a checkpoint with the weights, where it has several.")
-@click.option("--ignore", multiple=True, metavar="GLOB", help="Weights that the model need not have.")
-@click.option("--device", help="cpu, cuda, cuda:1, ... [default: where the factory puts the model]")
+@LAYERS
+@option("--every", "schedule", type=IntRange(1), help="Record every n-th step [default: each checkpoint].")
+@option("--key", help="The entry of a checkpoint with the weights, where it has several.")
+@option("--ignore", multiple=True, metavar="GLOB", help="Weights that the model need not have.")
+@option("--device", help="cpu, cuda, cuda:1, ... [default: where the factory puts the model]")
 @OVERWRITE
 @click.pass_obj
-def replay(obj: dict[str, Any], /, factory: str, checkpoints: tuple[Path, ...], out: Path, **asked: Any) -> None:
+def replay(progress: bool, /, factory: str, checkpoints: tuple[Path, ...], out: Path, **asked: Any) -> None:
     """Record a model at each of its saved checkpoints, as if it had been recorded while it trained.
 
     MODULE:FACTORY is a function of your own, in an importable module or as train.py:make, which returns (model, probe)
@@ -699,15 +674,14 @@ def replay(obj: dict[str, Any], /, factory: str, checkpoints: tuple[Path, ...], 
     model, probe, options = from_factory(factory)
     asked = given(asked)
     model = model.to(asked.pop("device")) if "device" in asked else model
-    options |= {"schedule" if name == "every" else name: value for name, value in asked.items()}
-    done = replay(model, probe, out, checkpoints, **{"progress": obj["progress"], "quiet": True, **options})
-    click.echo(str(done))
+    done = replay(model, probe, out, checkpoints, **{"progress": progress, "quiet": True, **options, **asked})
+    click.echo(done)
     end(done.lost, said=True)
 
 
 @command("infoplane unpack acts.mat FOLDER", hidden=True)
-@click.argument("file", type=PATH)
-@click.argument("folder", type=PATH)
+@argument("file", type=PATH)
+@argument("folder", type=PATH)
 def unpack(file: Path, folder: Path) -> None:
     """The part of import that reads HDF5 and MATLAB files, in the child with limits that import starts."""
     from infoplane import store

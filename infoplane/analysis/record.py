@@ -18,7 +18,7 @@ from infoplane.core.files import fingerprint
 from infoplane.core.labels import unlabelled
 from infoplane.core.records import NO_LABEL, Probe
 from infoplane.core.steps import step_words
-from infoplane.core.text import printable
+from infoplane.core.text import first_lines, printable
 from infoplane.estimators import Estimator
 from infoplane.results import Row
 from infoplane.store import ActivationStore, Problem
@@ -27,8 +27,6 @@ RECORDED = "recorded"
 """The estimator of rows that hold training metrics."""
 ADVICE = "advice"
 """Where scale advice stands in the JSON of a table, under its run."""
-MOST = 10
-"""Losses, remarks or layers that are named one by one; of those beyond, only the number is said."""
 
 
 def entropy_bits(labels: npt.NDArray[Any]) -> float:
@@ -118,27 +116,20 @@ def losses(store: ActivationStore, found: Iterable[tuple[str, Problem]]) -> list
 
 
 def words_of_losses(store: ActivationStore, lost: Sequence[dict[str, Any]], layers: Sequence[str]) -> Iterator[str]:
-    """Yield a line for each thing that is lost, then for each layer that was not recorded at every step."""
-    yield from _first(
+    """Yield a line for each entry of `lost` (as from `losses`), each remark, each layer not recorded at every step."""
+    yield from first_lines(
         [str(Problem(loss["file"], loss["what"], tuple(loss["steps"]))) for loss in lost],
-        "more are missing or damaged; `infoplane verify` names all of them",
+        "{} more are missing or damaged; `infoplane verify` names all of them",
     )
     said = {(loss["file"], loss["what"]) for loss in lost}
-    others = [str(p) for p in (*store.problems, *store.unrecorded) if (p.file, p.what) not in said]
-    yield from _first(others, "more remarks; `infoplane verify` has all of them")
+    remarks = [str(p) for p in (*store.problems, *store.unrecorded) if (p.file, p.what) not in said]
+    yield from first_lines(remarks, "{} more remarks; `infoplane verify` has all of them")
     # A whole snapshot that does not hold the layer, though nothing is known to be wrong with it.
-    spoken = {step for problem in store.unrecorded for step in problem.steps}
+    remarked = {step for problem in store.unrecorded for step in problem.steps}
     notes = []
     for layer in layers:
-        have = spoken.union(store.steps(layer))
-        absent = [step for step in store.steps() if step not in have and store.why(layer, step) is None]
+        accounted = remarked.union(store.steps(layer))
+        absent = [step for step in store.steps() if step not in accounted and store.why(layer, step) is None]
         if absent:
             notes.append(f"note: layer {printable(layer)} was not called, or not asked for, at {step_words(absent)}")
-    yield from _first(notes, "more layers were not recorded at some of the steps", "note: ")
-
-
-def _first(lines: Sequence[str], more: str, before: str = "") -> Iterator[str]:
-    """Yield the first `MOST` lines, then one that says how many there are beyond, between `before` and `more`."""
-    yield from lines[:MOST]
-    if len(lines) > MOST:
-        yield f"{before}{len(lines) - MOST} {more}"
+    yield from first_lines(notes, "note: {} more layers were not recorded at some of the steps")

@@ -39,6 +39,11 @@ def listed(names: Sequence[str], most: int, what: str = "") -> str:
     return ", ".join(names[:most]) + more
 
 
+def first_lines(lines: Sequence[str], others: str, most: int = 10) -> list[str]:
+    """Return the first `most` lines, then one for all beyond: `others` with their number in the place of its braces."""
+    return [*lines[:most], others.format(len(lines) - most)] if len(lines) > most else list(lines)
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """One line for each row, its cells below one another; control characters of strangers' names are escaped."""
     shown = [[printable(cell) for cell in row] for row in rows]
