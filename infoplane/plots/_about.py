@@ -55,33 +55,35 @@ class Shown(Brief):
     marks: Mapping[str, str] = field(default_factory=dict)
 
 
-def shown(series: Series, one: Grid, *more: str, steps: ArrayLike | None = None) -> dict[str, Any]:
-    """The fields of `Shown` as keywords, for one quantity of a series; `more` stands at the end of the caption."""
-    label, ceiling, caption = (
-        axis_label(one.quantity, one.unit),
-        one.named_ceiling(),
-        about(series, (one,), steps=steps),
-    )
-    same = {"label": label, "unit": one.unit, "layers": one.layers, "ceiling": ceiling, "caption": [*caption, *more]}
-    return same | {"marks": series.marks(one.quantity)}
+def shown(series: Series, grid: Grid, *more: str, steps: ArrayLike | None = None) -> dict[str, Any]:
+    """Return {field of `Shown`: its value} for the quantity in `grid`; `more` is put at the end of the caption.
+
+    Doubtful values are counted at these `steps`, by default at all.
+    """
+    caption = [*about(series, (grid,), steps=steps), *more]
+    common = {"label": axis_label(grid.quantity, grid.unit), "unit": grid.unit, "layers": grid.layers}
+    return common | {"ceiling": grid.named_ceiling(), "caption": caption, "marks": series.marks(grid.quantity)}
 
 
 def axis_label(quantity: str, unit: str) -> str:
-    """A label such as "I(X;T) [bits]"; the unit goes to a second line where a panel is lower than the words."""
+    """Return the label of an axis, such as "I(X;T) [bits]"; the unit of a long one is on a second line."""
     name = safe_text(quantity, limit=60)
     if not unit:
         return name
-    words = f"[{'bits' if unit in ('bit', 'bits') else safe_text(unit)}]"
-    between = " " if len(name) + len(words) < LONG_LABEL else "\n"
-    return f"{name}{between}{words}"
+    in_brackets = f"[{'bits' if unit in ('bit', 'bits') else safe_text(unit)}]"
+    between = " " if len(name) + len(in_brackets) < LONG_LABEL else "\n"
+    return f"{name}{between}{in_brackets}"
 
 
 def about(
     series: Series, grids: Sequence[Grid], *, drawn: Iterable[Grid] | None = None, steps: ArrayLike | None = None
 ) -> list[str]:
-    """The parts of the caption: how the numbers came about, then what is doubtful in those `drawn` at these steps."""
-    words = [safe_text(w, limit=48) for w in series.words]
-    parts = [", ".join([safe_text(series.estimator), *words])]
+    """Return the parts of a caption: how the numbers in `grids` came about, then how many of them are doubtful.
+
+    Doubtful values are counted in the grids that are `drawn` (by default `grids`) at these `steps` (by default all).
+    """
+    settings = [safe_text(words, limit=48) for words in series.words]
+    parts = [", ".join([safe_text(series.estimator), *settings])]
     parts += by_looking(series.table, series.estimator, series.settings, series.runs)
     parts += series.method_words(*(grid.quantity for grid in grids))
     sizes = series.n_samples
@@ -96,77 +98,81 @@ def about(
     parts += lost_words(series.table, series.runs)
     meanings: dict[str, list[str]] = {}
     for grid in grids:
-        bound = [f"{b} bound" for b in sorted(grid.bounds) if b in ("upper", "lower")]
-        if said := [safe_text(e) for e in sorted(grid.estimands)] + bound:
-            meanings.setdefault(", ".join(said), []).append(safe_text(grid.quantity))
-    parts += [f"{', '.join(names)}: {said}" for said, names in meanings.items()]
+        bounds = [f"{bound} bound" for bound in sorted(grid.bounds) if bound in ("upper", "lower")]
+        if meaning := [safe_text(estimand) for estimand in sorted(grid.estimands)] + bounds:
+            meanings.setdefault(", ".join(meaning), []).append(safe_text(grid.quantity))
+    parts += [f"{', '.join(quantities)}: {meaning}" for meaning, quantities in meanings.items()]
     return parts + doubt_words(grids if drawn is None else drawn, steps)
 
 
 def doubt_words(grids: Iterable[Grid], steps: ArrayLike | None = None) -> list[str]:
-    """Words on how many of the values at these steps have a flag that no mark in the figure shows."""
-    found, of = dict.fromkeys(UNMARKED, 0), 0
+    """Return captions such as "too few samples: 3 of 60 values", one for each raised flag that no mark shows.
+
+    Only values at these `steps` count, by default all.
+    """
+    raised, total = dict.fromkeys(UNMARKED, 0), 0
     for grid in grids:
-        at = np.isin(grid.steps, grid.steps if steps is None else steps)
-        flags = {flag: grid.flag(flag)[at] for flag in UNMARKED}
-        of += int(np.logical_or.reduce([np.isfinite(grid.value[at]), *flags.values()]).sum())
-        for flag, raised in flags.items():
-            found[flag] += int(raised.sum())
-    return [f"{FLAG_WORDS[flag]}: {count} of {of} values" for flag, count in found.items() if count]
+        chosen = np.isin(grid.steps, grid.steps if steps is None else steps)
+        flags = {flag: grid.flag(flag)[chosen] for flag in UNMARKED}
+        # Values that are NaN and have no flag were never estimated.
+        total += int(np.logical_or.reduce([np.isfinite(grid.value[chosen]), *flags.values()]).sum())
+        for flag, mask in flags.items():
+            raised[flag] += int(mask.sum())
+    return [f"{FLAG_WORDS[flag]}: {count} of {total} values" for flag, count in raised.items() if count]
 
 
 def run_words(run: str) -> str:
-    """The name of the only run of a figure, for its caption."""
+    """Return the name of the only run of a figure as its caption has it: `run seed-0`."""
     return f"run {safe_text(run, limit=24)}"
 
 
 def hidden_words(series: Series) -> list[str]:
-    """Words on the layers that are left out by default; an empty list where none is."""
+    """Return the words that name the layers left out by default, in a list that is empty where none is."""
     names = [safe_text(layer, limit=24) for layer in series.hidden]
-    of = len(names) + len(series.layers)
-    return [f"{len(names)} of {of} layers not drawn: {listed(names, MOST_HIDDEN)}"] if names else []
+    total = len(names) + len(series.layers)
+    return [f"{len(names)} of {total} layers not drawn: {listed(names, MOST_HIDDEN)}"] if names else []
 
 
 def lost_words(table: ResultTable, runs: Iterable[str]) -> list[str]:
-    """Words on what is missing or damaged in the runs and layers of a figure."""
+    """Return what is missing or damaged of these runs and of the table's layers, in parts of a caption."""
     found = losses(table, list(runs), set(table["layer"].tolist()))
     return [safe_text(words, limit=300) for words in loss_words(found)]
 
 
 def merged(captions: Mapping[str, Sequence[str]]) -> list[str]:
-    """One caption for several panels: common parts once, counts as their range, other parts with their panels."""
-    found: dict[str, dict[str, list[str]]] = {}
-    # Parts that differ in their numbers alone become one, with {} in the place of each number.
+    """Return one caption for several panels, from {panel: parts of its caption}.
+
+    A part that all have stands once, with numbers that differ as their range: `N = 80 to 120`. A part that some have
+    is followed by the names of their panels.
+    """
+    # Parts that differ only in their numbers become one pattern, with {} in the place of each number.
+    numbers_by_pattern: dict[str, dict[str, list[str]]] = {}
     for panel, parts in captions.items():
         for part in parts:
-            found.setdefault(COUNT.sub("{}", part.replace("{", "{{").replace("}", "}}")), {})[panel] = COUNT.findall(
-                part
-            )
+            pattern = COUNT.sub("{}", part.replace("{", "{{").replace("}", "}}"))
+            numbers_by_pattern.setdefault(pattern, {})[panel] = COUNT.findall(part)
     out = []
-    for words, counts in found.items():
-        ends = [sorted(set(column), key=_value) for column in zip(*counts.values(), strict=True)]
-        text = words.format(*(known[0] if len(known) == 1 else f"{known[0]} to {known[-1]}" for known in ends))
-        where = ", ".join(counts) if len(counts) <= MOST_NAMED else f"{len(counts)} of {len(captions)} panels"
-        out.append(text if len(counts) == len(captions) else f"{text} ({where})")
+    for pattern, numbers in numbers_by_pattern.items():
+        places = zip(*numbers.values(), strict=True)  # for each {}, the number that each panel has there
+        known = [sorted(set(place), key=lambda text: float(text.replace("\u202f", ""))) for place in places]
+        text = pattern.format(*(each[0] if len(each) == 1 else f"{each[0]} to {each[-1]}" for each in known))
+        where = ", ".join(numbers) if len(numbers) <= MOST_NAMED else f"{len(numbers)} of {len(captions)} panels"
+        out.append(text if len(numbers) == len(captions) else f"{text} ({where})")
     return out
 
 
-def _value(count: str) -> float:
-    """The number that a caption writes as `count`."""
-    return float(count.replace("\u202f", ""))
-
-
-def doubtful(flagged: int, of: int, name: str, mark: str) -> list[str]:
-    """Words on how many points are not to be believed and how the figure marks them; empty where there are none."""
-    return [f"{flagged} of {of} points {name} ({mark})"] if flagged else []
+def doubtful(flagged: int, total: int, name: str, mark: str) -> list[str]:
+    """Return words such as "3 of 60 points saturated (hollow)" in a list that is empty where none is flagged."""
+    return [f"{flagged} of {total} points {name} ({mark})"] if flagged else []
 
 
 def dpi_words(series: Series) -> list[str]:
-    """Words on the share of violations of the data-processing inequality, or why the drawn layers have none."""
-    apart = " of one method" if len(series.by_method("I(X;T)")) > 1 else ""
-    words = [f"DPI violated in {100 * row.share:.3g} % of {number(row.pairs)} pairs{apart}" for row in series.dpi()]
-    known = [layer for run in series.runs for layer in series.table.meta.get("runs", {}).get(run, {}).get("layers", ())]
-    pooled = {str(layer["key"]) for layer in known if str(layer.get("reduction", "")).startswith("mean over")}
+    """Return how often the drawn estimate violates the data-processing inequality, or why that is not known."""
+    methods = " of one method" if len(series.by_method("I(X;T)")) > 1 else ""
+    words = [f"DPI violated in {100 * row.share:.3g} % of {number(row.pairs)} pairs{methods}" for row in series.dpi()]
+    about_runs = series.table.meta.get("runs", {})
+    about_layers = [layer for run in series.runs for layer in about_runs.get(run, {}).get("layers", ())]
+    pooled = {str(layer["key"]) for layer in about_layers if str(layer.get("reduction", "")).startswith("mean over")}
     if not words and pooled.intersection(series.layers):
         words.append("no data-processing share: pooled layers are no chain")
     elif not words and any(token_position(layer) is not None for layer in series.layers):

@@ -71,7 +71,7 @@ _BASE: Mapping[str, Any] = {
 
 
 def _sized(size: float, line: float) -> dict[str, Any]:
-    """Settings of a style with text of `size` points and lines `line` times as thick as in a column."""
+    """Return Matplotlib settings with text of `size` points and lines `line` times as thick as in a column."""
     ticks = {"major.width": 0.6, "minor.width": 0.4, "major.size": 2.5, "minor.size": 1.5}
     return {
         "font.size": size,
@@ -99,14 +99,14 @@ STYLES: Mapping[str, tuple[float, Mapping[str, Any]]] = {
 
 
 def style_of(style: str) -> tuple[float, Mapping[str, Any]]:
-    """Width and settings of a style; an unknown name is a ValueError."""
+    """Return the width in millimetres and the Matplotlib settings of a style; ValueError for an unknown name."""
     if style not in STYLES:
         raise ValueError(f"unknown style {style!r}; {choices(style, STYLES)}")
     return STYLES[style]
 
 
 def points_of(size: Any) -> float:
-    """The font size of a setting, which may be a word such as "medium", in points."""
+    """Return a font size in points; `size` is a number of points or one of Matplotlib's words, such as "medium"."""
     return float(FontProperties(size=size).get_size_in_points())
 
 
@@ -115,18 +115,18 @@ LEAST_SIZE = 6.5
 
 
 def small_size(less: float = 1.2) -> float:
-    """The font size of captions and other remarks, in points: `less` than the rest, but not too small to be read."""
+    """Return the font size of captions and remarks: `less` points smaller than the rest, but readable on paper."""
     size = float(mpl.rcParams["font.size"])
     return max(size - less, min(size, LEAST_SIZE))
 
 
 def rc_context(settings: Any) -> contextlib.AbstractContextManager[None]:
-    """Matplotlib's settings changed until the block ends."""
+    """Return a context in which Matplotlib has these settings; at its end the old ones are back."""
     return mpl.rc_context(dict(settings))
 
 
 def step_colormap(wanted: str | Colormap | None = None) -> Colormap:
-    """The map that is wanted, else viridis without its palest end, which thin lines on white lose."""
+    """Return the colour map `wanted`, by default viridis without its palest end, in which thin lines would be lost."""
     if isinstance(wanted, Colormap):
         return wanted
     if wanted is None:
@@ -137,26 +137,27 @@ def step_colormap(wanted: str | Colormap | None = None) -> Colormap:
 
 
 def spans_decades(steps: Sequence[float] | FloatArray) -> bool:
-    """Whether the positive steps span more than two decades, and so want a logarithmic scale."""
+    """Return whether the last step is over 100 times the first positive one, so that a logarithmic scale is needed."""
     return float(np.max(steps)) > 100 * smallest_positive(steps)
 
 
 def smallest_positive(steps: Sequence[float] | FloatArray) -> float:
-    """The first positive step, 1 where there is none."""
+    """Return the smallest step above 0, or 1 where there is none."""
     values = np.asarray(steps, dtype=np.float64)
-    return float(np.min(values, where=values > 0, initial=np.inf)) if (values > 0).any() else 1.0
+    return float(values[values > 0].min()) if (values > 0).any() else 1.0
 
 
 def step_norm(steps: Sequence[float] | FloatArray, log: bool | None = None) -> Normalize:
-    """A norm from steps to the unit interval, logarithmic beyond the smallest positive step, so that 0 has a place.
+    """Return the norm that maps steps to [0, 1] for a colour map; ValueError where there are no steps.
 
-    `log=None` decides by the span of the steps (more than two decades).
+    A logarithmic norm is linear from 0 to the smallest positive step, so that step 0 has a colour, too. With `log=None`
+    the norm is logarithmic where the steps span over two decades.
     """
     values = np.asarray(steps, dtype=np.float64)
     if values.size == 0:
         raise ValueError("no steps to colour")
     low, high = float(values.min()), float(values.max())
-    if high == low:
+    if high == low:  # a norm must have a width; the only step is in its middle
         return Normalize(low - 0.5, high + 0.5)
     if spans_decades(values) if log is None else log:
         return SymLogNorm(linthresh=smallest_positive(values), linscale=0.4, base=10, vmin=low, vmax=high)
@@ -164,7 +165,10 @@ def step_norm(steps: Sequence[float] | FloatArray, log: bool | None = None) -> N
 
 
 def step_ticks(steps: Sequence[float] | FloatArray, log: bool) -> list[float]:
-    """Few round tick positions: for a logarithmic scale 0 and the decades within the range, 1, 2, 5 within one."""
+    """Return a few round steps for ticks: whole numbers, or on a logarithmic scale (`log`) 0 and powers of ten.
+
+    Steps within a single decade get ticks at 1, 2 and 5 times its power of ten.
+    """
     values = np.asarray(steps, dtype=np.float64)
     low, high = float(values.min()), float(values.max())
     if not log:
@@ -173,19 +177,19 @@ def step_ticks(steps: Sequence[float] | FloatArray, log: bool) -> list[float]:
     decades = np.arange(np.floor(np.log10(first)), np.floor(np.log10(max(high, first))) + 1)
     stride = max(1, int(np.ceil(len(decades) / 6)))  # six decades are named at most
     digits = (1.0, 2.0, 5.0) if len(decades) == 1 else (1.0,)
-    ticks = [float(m * 10.0**d) for d in decades[::stride] for m in digits if first <= m * 10.0**d <= high]
+    ticks = [float(digit * 10.0**d) for d in decades[::stride] for digit in digits if first <= digit * 10.0**d <= high]
     return [0.0, *ticks] if low <= 0 else ticks
 
 
 def number(value: float) -> str:
-    """A step, count or setting as text; from 10 000 on a thin space stands between thousands."""
+    """Return a step, count or setting as text; from 10 000 on a thin space stands between thousands."""
     if value != int(value):
         return f"{value:g}"
     return f"{value:,.0f}".replace(",", "\u202f" if abs(value) >= 10_000 else "")
 
 
 def text_color(color: Any) -> tuple[float, float, float]:
-    """A darker shade of `color` for thin strokes of text, which the light colours lose on white."""
+    """Return a colour in which text on white can be read: `color` itself, or a darker shade where it is light."""
     r, g, b = to_rgb(color)
     # Relative luminance, as screens define it, says which colours are light.
     dark = 0.72 if 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.35 else 1.0
@@ -193,10 +197,10 @@ def text_color(color: Any) -> tuple[float, float, float]:
 
 
 def layer_marker(index: int) -> Any:
-    """The marker of the layer with this number; after twenty layers the markers are repeated."""
+    """Return the marker of layer number `index`, from 0; layers beyond the twentieth get the same markers again."""
     return MARKERS[index % len(MARKERS)]
 
 
 def layer_line(index: int) -> Any:
-    """The line style with this number; after five the styles are repeated."""
+    """Return line style number `index`, from 0; numbers beyond the fifth get the same styles again."""
     return LINES[index % len(LINES)]
