@@ -88,16 +88,19 @@ def colorbar(
 
 
 def apart(ticks: Sequence[float], place: Callable[[float], float], gap: float) -> list[float]:
-    """The ticks without those that would be placed nearer than `gap` to the tick kept before."""
-    kept: list[float] = []
+    """Return the ticks without those that `place` puts nearer than `gap` to the one chosen before."""
+    chosen: list[float] = []
     for tick in ticks:
-        if not kept or place(tick) - place(kept[-1]) >= gap:
-            kept.append(tick)
-    return kept
+        if not chosen or place(tick) - place(chosen[-1]) >= gap:
+            chosen.append(tick)
+    return chosen
 
 
 def step_axis(ax: Axes, steps: FloatArray, *, log: bool | None) -> None:
-    """Put the steps on the x axis; the logarithmic scale is linear below the first step, so 0 is shown."""
+    """Put the steps on the x axis: a logarithmic one, linear below the first step so that it has a 0, or a linear one.
+
+    With `log=None` it is logarithmic where the steps span over two decades.
+    """
     if steps.size == 0:
         raise ValueError("no steps to draw")
     low, high = float(steps.min()), float(steps.max())
@@ -109,7 +112,7 @@ def step_axis(ax: Axes, steps: FloatArray, *, log: bool | None) -> None:
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xlim(low - (0.08 * first if low <= 0 else 0.03 * low), high * 1.12 if high else 1.0)
     else:
-        pad = 0.02 * (high - low) or 0.5
+        pad = 0.02 * (high - low) or 0.5  # a single step stands in the middle
         ax.set_xlim(low - pad, high + pad)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
 
@@ -128,8 +131,8 @@ def row_axis(ax: Axes, rows: Sequence[LayerLook]) -> None:
 
 
 def name_rows(ax: Axes, rows: Sequence[LayerLook], *, most: int | None = None) -> None:
-    """Write the names of rows on the y axis; of more than `most` rows, every second, third, ... is named."""
-    every = -(-len(rows) // (most or len(rows)))
+    """Write the names of rows on the y axis; of more than `most` rows, only every second, third, ... has its name."""
+    every = -(-len(rows) // (most or len(rows)))  # rounded up
     ax.set_yticks(range(0, len(rows), every), [row.name for row in rows[::every]])
     ax.tick_params(axis="y", length=0)
     for row, text in zip(rows[::every], ax.get_yticklabels(), strict=False):  # panels beside others have none
@@ -137,56 +140,63 @@ def name_rows(ax: Axes, rows: Sequence[LayerLook], *, most: int | None = None) -
 
 
 def beside_rows(ax: Axes) -> float:
-    """Share of the figure's width that is left beside the names of the rows."""
+    """Return the share of the figure's width that is left beside the names of the rows."""
     widest = max(text_width(text.get_text(), small_size(0.5)) for text in ax.get_yticklabels())
     return 0.9 - widest / slot_width(ax)  # a tenth is left to the margins
 
 
 def measured(label: str, caption: Sequence[str], look: Look, width: float) -> str:
-    """The label of an axis; without a caption it says the estimator and its scale as well, at most `width` wide."""
+    """Return the label of an axis; in a figure without a caption the estimator and its settings follow on new lines.
+
+    These lines are at most `width` points wide.
+    """
     if look["caption"] or not caption:
         return label
     return "\n".join([label, wrap([caption[0]], width, points_of(mpl.rcParams["axes.labelsize"]))])
 
 
 def highest(ceilings: Iterable[Ceiling | None]) -> Ceiling | None:
-    """The largest of several ceilings, where any is known."""
+    """Return the largest of several ceilings, None where none is known."""
     return max((c for c in ceilings if c is not None), key=lambda c: c.value, default=None)
 
 
 def draw_ceilings(ax: Axes, *, x: Ceiling | None = None, y: Ceiling | None = None, named: bool = True) -> None:
-    """Draw dotted lines at the ceilings within the limits; one beyond them is named at the edge it lies past."""
+    """Draw a dotted line at each ceiling within the limits, and write its name if they are to be `named`.
+
+    The name of a ceiling beyond the limits stands at that edge of the axes. Call it when the limits are final.
+    """
     line: dict[str, Any] = {"color": FAINT, "linewidth": 0.7, "linestyle": DOTTED, "zorder": 1}
-    for upright, top in ((True, x), (False, y)):
-        if top is None:
+    for upright, ceiling in ((True, x), (False, y)):
+        if ceiling is None:
             continue
-        inside = top.value <= (ax.get_xlim() if upright else ax.get_ylim())[1]
+        inside = ceiling.value <= (ax.get_xlim() if upright else ax.get_ylim())[1]
         if inside:
-            (ax.axvline if upright else ax.axhline)(top.value, **line)
+            (ax.axvline if upright else ax.axhline)(ceiling.value, **line)
         if named:
-            name_ceiling(ax, top, upright=upright, inside=inside)
+            name_ceiling(ax, ceiling, upright=upright, inside=inside)
 
 
-def name_ceiling(ax: Axes, top: Ceiling, *, upright: bool, inside: bool) -> None:
-    """Write the name of a ceiling at its line or at the edge it lies past, where labels keep clear of it."""
-    at, unit = (top.value, "data") if inside else (1.0, "axes fraction")
-    look: dict[str, Any] = {"textcoords": "offset points", "fontsize": small_size(), "color": FAINT, "zorder": 1.5}
+def name_ceiling(ax: Axes, ceiling: Ceiling, *, upright: bool, inside: bool) -> None:
+    """Write the name of a ceiling, that of the x axis if `upright`, at its line or at the edge beyond which it lies."""
+    at, unit = (ceiling.value, "data") if inside else (1.0, "axes fraction")
+    style: dict[str, Any] = {"textcoords": "offset points", "fontsize": small_size(), "color": FAINT, "zorder": 1.5}
     if upright:
-        look |= {"xytext": (-2, 0), "rotation": 90 if inside else 0, "ha": "right", "va": "bottom"}
+        style |= {"xytext": (-2, 0), "rotation": 90 if inside else 0, "ha": "right", "va": "bottom"}
     else:
-        look |= {"xytext": (0, 1.5) if inside else (0, -2), "ha": "left", "va": "bottom" if inside else "top"}
+        style |= {"xytext": (0, 1.5) if inside else (0, -2), "ha": "left", "va": "bottom" if inside else "top"}
     place, units = ((at, 0.02), (unit, "axes fraction")) if upright else ((0.01, at), ("axes fraction", unit))
-    text = str(top) if inside else f"{top} {'→' if upright else '↑'}"
-    ax.annotate(text, place, xycoords=units, label=CEILING_LABEL, **look)
+    text = str(ceiling) if inside else f"{ceiling} {'→' if upright else '↑'}"
+    ax.annotate(text, place, xycoords=units, label=CEILING_LABEL, **style)
 
 
-def draw_points(ax: Axes, x: Array, y: FloatArray, hollow: BoolArray, of: LayerLook, **look: Any) -> None:
+def draw_points(ax: Axes, x: Array, y: FloatArray, hollow: BoolArray, layer: LayerLook, **style: Any) -> None:
     """Draw markers at x, y (P,) with the looks of a layer, open where `hollow` (P,) is true."""
-    look = {"color": of.color, "marker": of.marker, "linestyle": "none", "zorder": 4, "clip_on": False, **look}
+    style = {"color": layer.color, "marker": layer.marker, "linestyle": "none", "zorder": 4, "clip_on": False, **style}
     for open_marker in (False, True):
         at = hollow == open_marker
         if at.any():  # an unclipped line without points would stretch the layout to the figure's corner
-            tag(ax.plot(x[at], y[at], markerfacecolor="white" if open_marker else of.color, **look), of.key, "points")
+            face = "white" if open_marker else layer.color
+            tag(ax.plot(x[at], y[at], markerfacecolor=face, **style), layer.key, "points")
 
 
 WIDE_SHARE, LEGEND_SHARE = 0.81, 0.62
@@ -196,9 +206,9 @@ OPEN: dict[str, Any] = {"marker": "o", "markerfacecolor": "white", "linestyle": 
 """An open circle, in a legend."""
 
 
-def key(label: str, **look: Any) -> Line2D:
-    """A legend entry: a line or a marker as `look` says, grey where it gives no colour."""
-    return Line2D([], [], **{"color": FAINT, **look}, label=label)
+def key(label: str, **style: Any) -> Line2D:
+    """Return a legend entry: a line or marker in this `style` (keywords of Matplotlib's Line2D), by default grey."""
+    return Line2D([], [], **{"color": FAINT, **style}, label=label)
 
 
 def legend(
@@ -210,7 +220,12 @@ def legend(
     title: str | None = None,
     share: float = WIDE_SHARE,
 ) -> Any:
-    """Draw a legend no wider than the axes: above our own, which grow by it, in free space of the caller's."""
+    """Draw and return a legend at most `share` of the figure's width wide; None where the figure is to have none.
+
+    In a figure that was made here it stands above the axes, and the figure grows by it; in a figure of the caller's it
+    stands below the axes, or in free space inside where nothing keeps room for it. `labels` are by default those of
+    the handles.
+    """
     if not handles or look["legend"] is False:
         return None
     own, size = is_own(ax), points_of(mpl.rcParams["legend.fontsize"])
@@ -220,10 +235,10 @@ def legend(
     # Beside its name an entry has a handle of 1.5 and gaps of 0.4 and 1.0 font sizes: 2.9 in all.
     columns = most_columns([text_width(name, size) + 2.9 * size for name in names], wide + size)
     how: dict[str, Any] = {"labelcolor": FAINT, "handlelength": 1.5, "handletextpad": 0.4, "columnspacing": 1.0}
-    how |= {"ncols": columns, "alignment": "left", "title": None if title is None else wrap([title], wide, size)}
-    rows = [names[first : first + columns] for first in range(0, len(names), columns)]
-    lines = sum(max(name.count("\n") + 1 for name in row) for row in rows)
-    lines += 0 if title is None else how["title"].count("\n") + 1
+    heading = [] if title is None else [wrap([title], wide, size)]
+    how |= {"ncols": columns, "alignment": "left", "title": heading[0] if heading else None}
+    rows = [heading, *(names[first : first + columns] for first in range(0, len(names), columns))]
+    lines = sum(max((text.count("\n") + 1 for text in row), default=0) for row in rows)
     if isinstance(look["legend"], str) or (not own and figure_of(ax).get_layout_engine() is None):
         place = look["legend"] if isinstance(look["legend"], str) else "best"
         how |= {"loc": place, "frameon": True, "framealpha": 0.8, "edgecolor": "none"}
@@ -234,16 +249,15 @@ def legend(
         how |= {"loc": "upper left", "bbox_to_anchor": (0, 0), "borderaxespad": 0.1, "frameon": False}
         how |= {"bbox_transform": ax.transAxes + below_label(ax)}
         lower_caption(ax, 1.8 * size * lines)
-    order = list(range(len(names)))
     # Matplotlib fills column by column; entries are to be read row by row.
-    by_rows = [i for c in range(columns) for i in order[c::columns]]
+    by_rows = [i for column in range(columns) for i in range(column, len(names), columns)]
     shown = ax.legend([handles[i] for i in by_rows], [names[i] for i in by_rows], **how)
     shown.get_title().set_color(FAINT)
     return shown
 
 
 def below_label(ax: Axes) -> ScaledTranslation:
-    """A shift, as a transform, from the lower edge of the axes to below the label of their x axis."""
+    """Return the transform that moves the lower edge of the axes to below the label of their x axis."""
     ticks, label = (points_of(mpl.rcParams[name]) for name in ("xtick.labelsize", "axes.labelsize"))
     lines = ax.get_xlabel().count("\n") + 1 if ax.get_xlabel() else 0
     # In points: ticks and gaps, then a line of numbers and the lines of the label, 1.3 font sizes each.
@@ -252,25 +266,23 @@ def below_label(ax: Axes) -> ScaledTranslation:
 
 
 def most_columns(widths: Sequence[float], room: float) -> int:
-    """The largest number of columns, filled row by row, that are together no wider than `room`; at least one."""
-    for columns in range(len(widths), 1, -1):
-        if sum(max(widths[c::columns]) for c in range(columns)) <= room:
-            return columns
-    return 1
+    """Return the largest number of columns, filled row by row, that are together no wider than `room`; at least 1."""
+    counts = range(len(widths), 1, -1)
+    return next((n for n in counts if sum(max(widths[column::n]) for column in range(n)) <= room), 1)
 
 
 def limits(values: FloatArray, ceiling: Ceiling | None, *, unit: str = BIT) -> tuple[float, float]:
-    """Limits that hold these values, and the ceiling where the values then still fill two fifths of the axis."""
+    """Return limits that hold these values, and the ceiling if the values then still fill two fifths of the axis."""
     return axis_limits(values, None if ceiling is None else ceiling.value, unit=unit)
 
 
 def cut(band: FloatArray, values: FloatArray, ceiling: Ceiling | None) -> FloatArray:
-    """An edge of a band, cut at 0 and at the ceiling: beyond them is no value, though the `values` drawn keep theirs.
+    """Return an edge of a band cut at 0 and at the ceiling, but never inside the range of the `values` it belongs to.
 
     The interval of a mean of two runs is many times wider than anything the quantity can be.
     """
     known = values[np.isfinite(values)]
-    if ceiling is None or not known.size:
+    if ceiling is None or not known.size:  # nothing says where to cut
         return band
     return np.clip(band, min(0.0, float(known.min())), max(ceiling.value, float(known.max())))
 
@@ -286,30 +298,33 @@ class Label:
     key: str = ""
 
 
-def end_of(x: Array, y: FloatArray, of: LayerLook) -> Label:
-    """A label with the name of the layer at the last point of its line."""
-    return Label(float(x[-1]), float(y[-1]), of.name, of.color, of.key)
+def end_of(x: Array, y: FloatArray, layer: LayerLook) -> Label:
+    """Return a label with the name of the layer at the last point of its line."""
+    return Label(float(x[-1]), float(y[-1]), layer.name, layer.color, layer.key)
 
 
 def draw_line(
-    ax: Axes, x: Array, y: FloatArray, of: LayerLook, *, part: str = "mean", marked: bool = False, **look: Any
+    ax: Axes, x: Array, y: FloatArray, layer: LayerLook, *, part: str = "mean", marked: bool = False, **style: Any
 ) -> list[Label]:
-    """Draw a line through the points that have a number, `marked` at the last; return its label, if any."""
+    """Draw a line through the points that have a number, `marked` at the last, and return its label.
+
+    The label is in a list, which is empty where no point has a number. `part` is the id of the line within its layer.
+    """
     known = np.isfinite(y)
     if not known.any():
         return []
     x, y = x[known], y[known]
-    look = {"color": of.color, "zorder": 3, "linestyle": of.line, **look}
-    tag(ax.plot(x, y, label=safe_text(of.name, limit=60, legend=True), **look), of.key, part)
+    style = {"color": layer.color, "zorder": 3, "linestyle": layer.line, **style}
+    tag(ax.plot(x, y, label=safe_text(layer.name, limit=60, legend=True), **style), layer.key, part)
     if marked:
-        last = ax.plot(x[-1:], y[-1:], color=of.color, marker=of.marker, linestyle="none", zorder=4, clip_on=False)
-        tag(last, of.key, "last")
-    return [end_of(x, y, of)]
+        last = {"color": layer.color, "marker": layer.marker, "linestyle": "none", "zorder": 4, "clip_on": False}
+        tag(ax.plot(x[-1:], y[-1:], **last), layer.key, "last")
+    return [end_of(x, y, layer)]
 
 
-def draw_null(ax: Axes, x: Array, null: FloatArray, of: LayerLook) -> None:
+def draw_null(ax: Axes, x: Array, null: FloatArray, layer: LayerLook) -> None:
     """Draw a faint dotted line through the same quantity of one layer on shuffled labels."""
-    tag(ax.plot(x, null, color=of.color, linewidth=0.8, linestyle=CHANCE, zorder=2), of.key, "null")
+    tag(ax.plot(x, null, color=layer.color, linewidth=0.8, linestyle=CHANCE, zorder=2), layer.key, "null")
 
 
 GAPS = (4.0, 7.0, 11.0, 16.0, 23.0, 32.0, 44.0, 60.0)
@@ -361,7 +376,10 @@ def place_labels(
 def is_free(
     low: FloatArray, high: FloatArray, placed: Sequence[Box], obstacles: FloatArray, frame: Box, radius: float
 ) -> BoolArray:
-    """(C,): which boxes, by their corners (C, 2), lie within the frame and cover neither obstacles nor labels."""
+    """Return a mask (C,): which boxes lie within the frame and cover neither obstacles (M, 2) nor labels `placed`.
+
+    `low` and `high` (C, 2) are the corners of the boxes; `radius` is kept free around each obstacle.
+    """
     free = np.all((low >= frame[:2]) & (high <= frame[2:]), axis=1)
     for other in placed:  # labels keep 5 points apart side by side, 1 above each other
         right = low >= np.add(other[2:], (5.0, 1.0))
@@ -372,41 +390,40 @@ def is_free(
 
 
 def _cross(a: FloatArray, b: FloatArray, c: FloatArray, d: FloatArray) -> bool:
-    """Whether the segments ab and cd cross."""
+    """Return whether the segment from a to b crosses that from c to d, each a point (2,)."""
 
     def side(p: FloatArray, q: FloatArray, r: FloatArray) -> float:
-        """Twice the signed area of the triangle pqr: its sign says on which side of pq the point r lies."""
+        """Return twice the signed area of the triangle pqr: its sign says on which side of pq the point r lies."""
         return float((q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0]))
 
     return side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0
 
 
 def direct_labels(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> list[Label]:
-    """Write each label beside its point, with a thin leader where it is far away; return those without room.
+    """Write each label beside its point, with a thin leader where it is far away, and return those without room.
+
+    `obstacles` (M, 2), in data coordinates, are points that no label may cover.
 
     Call it last: the axes' limits and layout must be final.
     """
     offsets, size = free_places(ax, labels, obstacles)
     leader = {"arrowstyle": "-", "linewidth": 0.5, "color": FAINT, "shrinkA": 0, "shrinkB": 2}
     patch = {"boxstyle": "square,pad=0.08", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
-    left: list[Label] = []
     for label, offset in zip(labels, offsets, strict=True):
-        if not np.isfinite(offset).all():
-            left.append(label)
-            continue
-        far = leader_length(label, offset, size) > 6  # points beyond which a label needs a leader
-        look = {"va": "center", "zorder": 6, "bbox": patch, "arrowprops": leader if far else None}
-        write_label(ax, label, tuple(offset.tolist()), "offset points", ha="center", fontsize=size, **look)
-    return left
+        if np.isfinite(offset).all():
+            far = leader_length(label, offset, size) > 6  # points beyond which a label needs a leader
+            style = {"va": "center", "zorder": 6, "bbox": patch, "arrowprops": leader if far else None}
+            write_label(ax, label, tuple(offset.tolist()), "offset points", ha="center", fontsize=size, **style)
+    return [label for label, offset in zip(labels, offsets, strict=True) if not np.isfinite(offset).all()]
 
 
 def label_size(label: Label, size: float) -> FloatArray:
-    """Width and height of a label in points."""
+    """Return width and height (2,) of a label in points, in a font of `size` points."""
     return np.array([text_width(label.text, size) + 2, 1.25 * size])
 
 
 def leader_length(label: Label, offset: FloatArray, size: float) -> float:
-    """Points from a point to the edge of a label whose centre is `offset` away."""
+    """Return the distance, in points, from a label's point to its edge, with its centre `offset` (2,) away."""
     return float(np.hypot(*np.maximum(np.abs(offset) - label_size(label, size) / 2, 0)))
 
 
@@ -415,7 +432,10 @@ RIM = 3.0
 
 
 def free_places(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> tuple[FloatArray, float]:
-    """Offsets (L, 2) in points from each point to its label's centre, NaN without room; and the font size."""
+    """Return offsets (L, 2) from each label's point to its centre, NaN where there is no room, and the font size.
+
+    Both are in points; `obstacles` (M, 2), in data coordinates, stay uncovered.
+    """
     size = small_size(0.5)
     if not labels:
         return np.empty((0, 2)), size
@@ -442,16 +462,16 @@ def free_places(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> tup
     return offsets, size
 
 
-def write_label(ax: Axes, label: Label, place: tuple[float, float], coords: Any, **look: Any) -> None:
-    """Write the text of a label at `place`, which may lie outside the axes."""
-    look |= {"textcoords": coords, "color": text_color(label.color), "annotation_clip": False}
-    text = ax.annotate(label.text, (label.x, label.y), place, **look)
+def write_label(ax: Axes, label: Label, place: tuple[float, float], coords: Any, **style: Any) -> None:
+    """Write the text of a label at `place` in the coordinates `coords`, which may lie outside the axes."""
+    style |= {"textcoords": coords, "color": text_color(label.color), "annotation_clip": False}
+    text = ax.annotate(label.text, (label.x, label.y), place, **style)
     if label.key:
         tag(text, label.key, "name")
 
 
 def spread(positions: FloatArray, gap: float, low: float, high: float) -> FloatArray:
-    """Positions (L,) moved as little as possible so that neighbours are `gap` apart, within [low, high].
+    """Return the positions (L,) moved as little as possible so that neighbours are `gap` apart, within [low, high].
 
     Where there is no room for that, they are spaced evenly over the range.
     """
@@ -462,8 +482,8 @@ def spread(positions: FloatArray, gap: float, low: float, high: float) -> FloatA
         return out
     # Pool neighbours that are too close, each pool centred on the mean of where its members want to be.
     pools: list[tuple[float, int]] = []
-    for wish in np.clip(positions[order], low, high) - gap * np.arange(n):
-        pools.append((float(wish), 1))
+    for wanted in np.clip(positions[order], low, high) - gap * np.arange(n):
+        pools.append((float(wanted), 1))  # the mean and the number of its members
         while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
             (b, nb), (a, na) = pools.pop(), pools.pop()
             pools.append(((a * na + b * nb) / (na + nb), na + nb))

@@ -54,24 +54,27 @@ DEFAULTS: Mapping[str, Any] = {"against": "step", "caption": True, "style": "scr
 
 
 def keywords(shared: type, *, without: Sequence[str] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator: `**options` are the keys of `shared`, listed in the signature, all given, no others taken."""
+    """Return a decorator that gives a function the keywords of the TypedDict `shared`, but for those in `without`.
+
+    The function takes them as `**options`. The decorated one lists them in its signature, passes all of them on, those
+    left out with their default from `DEFAULTS`, and refuses any other keyword with a TypeError.
+    """
     hints = {name: hint for name, hint in shared.__annotations__.items() if name not in without}
     defaults = {name: DEFAULTS.get(name) for name in hints}
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        """The function with these keywords in its signature; those left out of a call get their default."""
+        """Return the function with these keywords in its signature; those left out of a call get their default."""
         signature = inspect.signature(function)
-        known = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         for name, hint in hints.items():
-            words = getattr(hint, "__forward_arg__", hint)
-            known.append(
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=words)
-            )
-        signature = signature.replace(parameters=known)
+            # Hints are not evaluated: they are the texts that stand in the class.
+            described = {"default": defaults[name], "annotation": getattr(hint, "__forward_arg__", hint)}
+            parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, **described))
+        signature = signature.replace(parameters=parameters)
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            """Call the function with the defaults of all keywords; TypeError for a keyword that it has not."""
+            """Call the function with all keywords, by default those of `DEFAULTS`; TypeError for an unknown keyword."""
             for name in kwargs:
                 if name not in signature.parameters:
                     raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}")
@@ -85,13 +88,17 @@ def keywords(shared: type, *, without: Sequence[str] = ()) -> Callable[[Callable
 
 
 def selected(options: Options) -> Selection:
-    """The keywords that say what to show, without those of the look."""
+    """Return those of the keywords of a figure that choose rows of the table, without those of its look."""
     return cast(Selection, {name: value for name, value in options.items() if name in Selection.__annotations__})
 
 
 @contextlib.contextmanager
 def canvas(ax: Axes | None, caption: Sequence[str], look: Look, *, aspect: float = 0.75) -> Iterator[Axes]:
-    """Yield the axes to draw in: the caller's, under the caller's own settings, or new ones in the given style."""
+    """Yield the axes to draw in, with `caption` below: the caller's `ax`, or without one those of a new figure.
+
+    A new figure has the style that `look` names until the block ends, and is `aspect` times as high as wide; for axes
+    of the caller the caller's own settings hold.
+    """
     with panels(ax, caption, look, aspect=aspect) as (axes,):
         yield axes
 
@@ -106,7 +113,11 @@ def panels(
     aspect: float = 0.75,
     shows: Sequence[str] = (),
 ) -> Iterator[list[Axes]]:
-    """Yield axes as `canvas` does, one for each of `shows`; new ones stand below each other and share the x axis."""
+    """Yield a list of axes as `canvas` yields one: the caller's, or new ones below each other that share the x axis.
+
+    There is one for each of `heights`, the ratios of their heights. `shows` are the names of what they show, for the
+    error where the caller gave too few or too many.
+    """
     if ax is not None:
         with rc_context({"text.usetex": False}):
             yield given_axes(ax, len(heights), caption, look, shows)
@@ -115,37 +126,38 @@ def panels(
         grid: Any = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
         axes: list[Axes] = list(grid[:, 0])
         add_caption(axes[-1], caption, own=True, shown=look["caption"])
-        for axis in axes:
-            keep_tick_style(axis)
-        for axis in axes[:-1]:
-            axis.tick_params(labelbottom=False)
+        for panel in axes:
+            keep_tick_style(panel)
         yield axes
 
 
 def given_axes(
     ax: Axes | Sequence[Axes], count: int, caption: Sequence[str], look: Look, shows: Sequence[str]
 ) -> list[Axes]:
-    """The caller's axes, one for each of `count` panels, with title and caption."""
+    """Return the caller's axes as a list, with title and caption; ValueError unless there are `count` of them.
+
+    `shows` are the names of what the panels show, for the error.
+    """
     axes = [ax] if isinstance(ax, Axes) else list(ax)
     if len(axes) != count:
-        of = f": one for each of {', '.join(shows)}; draw fewer, or leave ax out" if shows else ""
-        raise ValueError(f"this figure has {count} panels, so ax must be as many axes; got {len(axes)}{of}")
+        needed = f": one for each of {', '.join(shows)}; draw fewer, or leave ax out" if shows else ""
+        raise ValueError(f"this figure has {count} panels, so ax must be as many axes; got {len(axes)}{needed}")
     add_caption(axes[-1], caption, own=False, shown=look["caption"])
     if look["title"] is not None:
         axes[0].set_title(safe_text(look["title"], limit=200))
-    for axis in axes:
-        keep_tick_style(axis)
+    for panel in axes:
+        keep_tick_style(panel)
     return axes
 
 
 @contextlib.contextmanager
 def figure_canvas(look: Look, *, aspect: float = 0.75) -> Iterator[Figure]:
-    """Yield a figure of its own, outside pyplot, with the style in force until the block ends.
+    """Yield a new figure outside pyplot, with the settings of the style that `look` names until the block ends.
 
-    `width` in millimetres replaces that of the style; `aspect` is height over width.
+    `look["width"]` in millimetres replaces that of the style; `aspect` is height over width.
     """
-    usual, settings = style_of(look["style"])
-    width = usual if look["width"] is None else look["width"]
+    style_width, settings = style_of(look["style"])
+    width = style_width if look["width"] is None else look["width"]
     if not 20 <= width <= 2000:
         raise ValueError(f"width must be between 20 and 2000 mm, got {width}")
     inches = width / MM_PER_INCH
@@ -153,6 +165,7 @@ def figure_canvas(look: Look, *, aspect: float = 0.75) -> Iterator[Figure]:
         figure = PictureFigure(figsize=(inches, inches * aspect), layout="constrained")
         if look["title"] is not None:
             size = points_of(mpl.rcParams["figure.titlesize"])
+            # The title keeps four points clear of both edges; the figure's width is 72 points an inch.
             text = wrap([safe_text(look["title"], limit=200)], inches * 72 - 8, size)
             figure.suptitle(text, x=4 / (inches * 72), ha="left")
             grow(figure, 1.6 * size * (text.count("\n") + 1))
@@ -163,55 +176,59 @@ def figure_canvas(look: Look, *, aspect: float = 0.75) -> Iterator[Figure]:
 def multiples(
     titles: Sequence[str], caption: Sequence[str], look: Look, *, across: int, height: float
 ) -> Iterator[list[Axes]]:
-    """Yield the panels of a figure, equal in size and limits, row by row, each with its title, `height` a row's.
+    """Yield the panels of a new figure row by row, one for each title, all with the same size and limits.
 
-    Heights are shares of the width. There is one caption for all.
+    `across` panels stand in a row; `height` is that of a row as a share of the figure's width. There is one caption.
     """
-    down = -(-len(titles) // across)
+    down = -(-len(titles) // across)  # rounded up
     with figure_canvas(look, aspect=height * down) as figure:
         grid: Any = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
         axes: list[Axes] = list(grid.flat)
-        for ax in axes[len(titles) :]:
-            ax.set_visible(False)
-        for ax, title in zip(axes, titles, strict=False):
-            ax.set_title(title)
-            keep_tick_style(ax)
+        # The last row may have more places than there are panels left.
+        for unused in axes[len(titles) :]:
+            unused.set_visible(False)
+        for panel, title in zip(axes, titles, strict=False):
+            panel.set_title(title)
+            keep_tick_style(panel)
         add_caption(axes[0], caption, own=True, shown=look["caption"])
         yield axes[: len(titles)]
 
 
 def outer_labels(axes: Sequence[Axes], across: int) -> None:
-    """Keep axis labels at the left and bottom only; a panel with none below it keeps the numbers of its ticks."""
-    below = len(axes) - (len(axes) % across or across)  # the first panel of the last row
-    for i, ax in enumerate(axes):
+    """Remove the axis labels of all panels but those at the left and at the bottom, `across` panels being a row.
+
+    A panel with an empty place below it keeps the numbers of its ticks, which no other panel would show.
+    """
+    last_row = len(axes) - (len(axes) % across or across)  # the number of its first panel
+    for i, panel in enumerate(axes):
         if i % across:
-            ax.set_ylabel("")
-        if i < below:
-            ax.set_xlabel("")
-            ax.tick_params(labelbottom=i + across >= len(axes))
+            panel.set_ylabel("")
+        if i < last_row:
+            panel.set_xlabel("")
+            panel.tick_params(labelbottom=i + across >= len(axes))
 
 
 def grow(figure: Figure, points: float) -> None:
-    """Make a figure higher by what stands beside the data, so that these keep their room."""
+    """Make a figure so many points higher, the room of what was added above or below, so that the data keep theirs."""
     figure.set_figheight(figure.get_figheight() + points / 72)
 
 
 def is_own(ax: Axes) -> bool:
-    """Whether the axes are of a figure that was made here, and not the caller's."""
+    """Return whether the axes are those of a figure that was made here, and not the caller's."""
     return isinstance(figure_of(ax), PictureFigure)
 
 
 def slot_width(ax: Axes) -> float:
-    """The width in points that the axes and what stands beside them have in their figure."""
-    # Axes that were placed freely: Matplotlib's default gives axes 0.775 of a figure's width.
-    spec, whole = ax.get_subplotspec(), ax.figure.bbox.width * 72 / figure_of(ax).dpi
-    if spec is None:
-        return float(ax.get_window_extent().width * 72 / figure_of(ax).dpi) / 0.775
-    return float(whole * len(spec.colspan) / spec.get_gridspec().ncols)
+    """Return the width in points of the place of the axes in their figure: the axes and what stands beside them."""
+    to_points = 72 / figure_of(ax).dpi
+    spec = ax.get_subplotspec()
+    if spec is None:  # placed freely: Matplotlib's default gives axes 0.775 of a figure's width
+        return float(ax.get_window_extent().width * to_points) / 0.775
+    return float(ax.figure.bbox.width * to_points * len(spec.colspan) / spec.get_gridspec().ncols)
 
 
 def figure_of(drawn: Axes | Figure) -> Figure:
-    """The figure that the axes stand in, also where that is a part of another; a figure itself."""
+    """Return the outermost figure that axes, or a part of a figure, stand in; ValueError where they stand in none."""
     figure = drawn if isinstance(drawn, Figure) else drawn.get_figure(root=True)
     if figure is None:
         raise ValueError("the axes belong to no figure")
@@ -219,23 +236,26 @@ def figure_of(drawn: Axes | Figure) -> Figure:
 
 
 def panel_height(ax: Axes) -> float:
-    """The height of the axes in points: the room that the label of their y axis has."""
+    """Return the height of the axes in points, which is the room that the label of their y axis has."""
     return float(ax.get_window_extent().height * 72 / figure_of(ax).dpi)
 
 
 def keep_tick_style(ax: Axes) -> None:
-    """Write the tick settings into the axes: ticks are made late, when the style is no longer in force."""
+    """Give the ticks of the axes the look that the current style has, and labels that say their whole value.
+
+    Matplotlib makes ticks late, when the style is no longer in force.
+    """
     params: Any = mpl.rcParams
     plain_numbers(ax)
     for axis, name in ((ax.xaxis, "xtick"), (ax.yaxis, "ytick")):
-        look = {"labelsize": params[f"{name}.labelsize"], "color": params[f"{name}.color"]}
+        text = {"labelsize": params[f"{name}.labelsize"], "color": params[f"{name}.color"]}
         for which in ("major", "minor"):
             size = {"width": params[f"{name}.{which}.width"], "length": params[f"{name}.{which}.size"]}
-            axis.set_tick_params(which=which, **look, **size)
+            axis.set_tick_params(which=which, **text, **size)
 
 
 def plain_numbers(ax: Axes) -> None:
-    """Make ticks say their whole value: "0.02" on the axis and "+9.96" at its end would be read as 0.02."""
+    """Make ticks say their whole value: Matplotlib's "0.02" with a "+9.96" at the end of the axis is read as 0.02."""
     for axis in (ax.xaxis, ax.yaxis):
         formatter = axis.get_major_formatter()
         if isinstance(formatter, ScalarFormatter):
@@ -244,12 +264,12 @@ def plain_numbers(ax: Axes) -> None:
 
 
 def add_caption(ax: Axes, parts: Sequence[str], *, own: bool, shown: bool = True) -> None:
-    """Write estimator, settings and N under the axes, or keep them unseen for the file's metadata.
+    """Write the parts of a caption under the axes if it is to be `shown`, and in any case where `caption` finds them.
 
-    `own` says that the figure is ours: the caption then runs over its whole width.
+    `own` says that the figure was made here: the caption then runs over its whole width.
     """
     figure, size = figure_of(ax), small_size()
-    look: dict[str, Any] = {"ha": "left", "fontsize": size, "color": FAINT}
+    text_style: dict[str, Any] = {"ha": "left", "fontsize": size, "color": FAINT}
     # Unseen and unbroken: what `caption` returns and the file's metadata say.
     figure.text(0, 0, "  ·  ".join(parts), visible=False, label=CAPTION_LABEL)
     if not shown:
@@ -257,17 +277,18 @@ def add_caption(ax: Axes, parts: Sequence[str], *, own: bool, shown: bool = True
     if own:
         points = figure.get_figwidth() * 72
         text = wrap(parts, 0.97 * points - 8, size)  # at few pixels letters are wider than their outlines
-        figure.supxlabel(text, x=4 / points, **look)
-        grow(figure, 1.25 * size * max(0, text.count("\n") - 1))
+        figure.supxlabel(text, x=4 / points, **text_style)
+        grow(figure, 1.25 * size * max(0, text.count("\n") - 1))  # the figure has room for the first two lines
     else:
+        # As wide as the axes, but at least an inch.
         text = wrap(parts, max(ax.get_window_extent().width * 72 / figure.dpi, 72.0), size)
-        below: Any = ("axes fraction", ax.xaxis.label)
-        look |= {"va": "top", "annotation_clip": False}
-        ax.annotate(text, (0.0, 0.0), (0, -3), below, "offset points", gid=SHOWN_CAPTION, **look)
+        below_label: Any = ("axes fraction", ax.xaxis.label)
+        text_style |= {"va": "top", "annotation_clip": False}
+        ax.annotate(text, (0.0, 0.0), (0, -3), below_label, "offset points", gid=SHOWN_CAPTION, **text_style)
 
 
 def lower_caption(ax: Axes, points: float) -> None:
-    """Move the caption of the caller's axes down, by so many points."""
+    """Move the caption below axes of the caller's down by so many points."""
     for text in ax.texts:
         if isinstance(text, Annotation) and text.get_gid() == SHOWN_CAPTION:
             text.xyann = (0.0, text.xyann[1] - points)
@@ -281,5 +302,5 @@ def caption(figure: Axes | Figure) -> str:
     figure : Axes or Figure
         What a plot function returned.
     """
-    texts = [a for a in figure_of(figure).findobj(Text) if isinstance(a, Text) and a.get_label() == CAPTION_LABEL]
+    texts = [t for t in figure_of(figure).findobj(Text) if isinstance(t, Text) and t.get_label() == CAPTION_LABEL]
     return printable(" | ".join(" ".join(text.get_text().split()) for text in texts)).replace(r"\$", "$")

@@ -51,48 +51,60 @@ def layer_looks(
     colors: Sequence[Any] | None = None,
     marks: Mapping[str, str] | None = None,
 ) -> list[LayerLook]:
-    """The looks of layers (or of groups, runs): as asked for, else `colors`, else those of the palette.
+    """Return one LayerLook for each layer (or group, or run), in order: what `look` asks for, else the usual.
 
-    Names take at most `share` of the width of the figure; behind them stand the `marks` of layers.
+    The usual colours are `colors`, by default those of the palette. Names are shortened to `share` of the width of the
+    figure; `marks` are put behind the names of the layers that have one.
     """
-    shown = chosen("labels", layers, look["labels"], layers)
+    labels = chosen("labels", layers, look["labels"], layers)
     width, size = share * slot_width(ax), small_size(0.6)
-    most = 20 if look["labels"] is None else 60
-    names = [fitted_names(map(str, shown), width, size, most=most)[str(name)] for name in shown]
-    names = [name + (marks or {}).get(layer, "") for layer, name in zip(layers, names, strict=True)]
+    most = 20 if look["labels"] is None else 60  # letters; what the user wrote is kept longer
+    fitted = fitted_names(map(str, labels), width, size, most=most)
+    names = [fitted[str(label)] + (marks or {}).get(layer, "") for layer, label in zip(layers, labels, strict=True)]
     markers = [layer_marker(place) for place in places_in_blocks(layers)]
-    found = own_looks(layers, names, look, block_colors(layers) if colors is None else colors, markers)
-    # Where there are many layers each eight share a line style, which tells colours apart that come again.
-    return [replace(of, line=layer_line(i // 8 if len(layers) > 8 else 0)) for i, of in enumerate(found)]
+    looks = own_looks(layers, names, look, block_colors(layers) if colors is None else colors, markers)
+    # Beyond eight layers every eight have another line style, which tells apart the layers of a repeated colour.
+    return [replace(one, line=layer_line(i // 8 if len(layers) > 8 else 0)) for i, one in enumerate(looks)]
 
 
 def own_looks(
     keys: Sequence[str], names: Sequence[str], look: Look, colors: Sequence[Any], markers: Sequence[Any]
 ) -> list[LayerLook]:
-    """The looks of layers, runs or steps with these names: as asked for, else these colours and markers."""
-    hues, shapes = chosen("colors", keys, look["colors"], colors), chosen("markers", keys, look["markers"], markers)
-    return [LayerLook(*each, "-") for each in zip(keys, names, hues, shapes, strict=True)]
+    """Return one LayerLook for each layer, run or step: with the colours and markers that `look` asks for, else these.
+
+    `names` are what the figure shows of the `keys`; all lines are solid.
+    """
+    colors, markers = chosen("colors", keys, look["colors"], colors), chosen("markers", keys, look["markers"], markers)
+    return [LayerLook(*fields, "-") for fields in zip(keys, names, colors, markers, strict=True)]
 
 
 def row_looks(
     ax: Axes, layers: Sequence[str], look: Look, *, share: float, marks: Mapping[str, str] | None = None
 ) -> list[LayerLook]:
-    """The looks of layers that are rows: only their names are chosen, since colours and markers mean something else."""
+    """Return the looks of layers that are rows of a figure: of `look` only their labels hold.
+
+    Colours and markers of such figures do not stand for layers.
+    """
     return layer_looks(ax, layers, {**look, "colors": None, "markers": None}, share=share, marks=marks)
 
 
 def chosen(
     what: str, keys: Sequence[str], wanted: Sequence[Any] | Mapping[str, Any] | None, usual: Sequence[Any]
 ) -> list[Any]:
-    """One entry for each key: of a sequence in order, of a mapping by name or glob, else the usual ones."""
+    """Return a list with one entry for each key: out of what the user `wanted`, else the `usual` one at its place.
+
+    A sequence has the entries in the order of the keys; a mapping names keys, or globs of them, and the last that fits
+    a key holds. `what` is the name of the keyword, for errors: ValueError where a name fits no key, or entries lack.
+    """
     if wanted is None:
         return list(usual)
     if isinstance(wanted, Mapping):
         for pattern in wanted:
             if not any(layer_matches(key, pattern) for key in keys):
                 raise ValueError(f"{what} names {pattern!r}, which is not drawn; {choices(pattern, keys)}")
-        own = [[value for pattern, value in wanted.items() if layer_matches(key, pattern)] for key in keys]
-        return [found[-1] if found else default for found, default in zip(own, usual, strict=True)]
+        fitting = [[value for pattern, value in wanted.items() if layer_matches(key, pattern)] for key in keys]
+        return [values[-1] if values else default for values, default in zip(fitting, usual, strict=True)]
+    # A string is one entry for all, not a sequence of letters.
     entries = [wanted] * len(keys) if isinstance(wanted, str) else list(wanted)
     if len(entries) < len(keys):
         raise ValueError(f"{what} has {len(entries)} entries for {len(keys)}: {', '.join(map(printable, keys))}")
@@ -100,13 +112,13 @@ def chosen(
 
 
 def gid_of(layer: str, part: str) -> str:
-    """The id by which an artist is found again, "infoplane:LAYER:PART", such as "infoplane:layer4.1:mean"."""
+    """Return the id by which an artist is found again, "infoplane:LAYER:PART", such as "infoplane:layer4.1:mean"."""
     name = re.sub(r"\s", "_", printable(layer))
     return f"{PREFIX}{name}:{part}"
 
 
 def tag(artists: Any, layer: str, part: str) -> Any:
-    """Give an artist, or each of several, the id of its layer and part."""
+    """Give an artist, or each of several, the id of its layer and part, and return what was given."""
     for artist in artists if isinstance(artists, list | tuple) else [artists]:
         artist.set_gid(gid_of(layer, part))
     return artists
@@ -130,29 +142,30 @@ def recolor(figure: Axes | Figure, layer: str, color: Any) -> None:
         If no artist is that of the layer.
     """
     tagged = [a for a in figure_of(figure).findobj(Artist) if str(a.get_gid() or "").startswith(PREFIX)]
-    found = [a for a in tagged if str(a.get_gid()).startswith(gid_of(layer, ""))]
-    if not found:
+    of_layer = [a for a in tagged if str(a.get_gid()).startswith(gid_of(layer, ""))]
+    if not of_layer:
         known = dict.fromkeys(str(a.get_gid()).removeprefix(PREFIX).rpartition(":")[0] for a in tagged)
         raise ValueError(f"the figure draws no {layer!r}; {choices(layer, known)}")
-    for artist in found:
+    for artist in of_layer:
         paint(artist, color)
 
 
 def paint(artist: Artist, color: Any) -> None:
-    """Paint an artist in a new colour; what is white (open markers, rims) stays white."""
+    """Give an artist a new colour; what is white in it (open markers, rims) stays white."""
     if isinstance(artist, Text):
         artist.set_color(text_color(color))
         if isinstance(artist, Annotation) and artist.arrow_patch is not None:
             artist.arrow_patch.set_color(color)
     elif isinstance(artist, Line2D):
-        face, edge = (is_white(c) for c in (artist.get_markerfacecolor(), artist.get_markeredgecolor()))
+        # Both are asked for first, since the colour of a line sets that of its markers, too.
+        white_face, white_edge = is_white(artist.get_markerfacecolor()), is_white(artist.get_markeredgecolor())
         artist.set_color(color)
-        artist.set_markerfacecolor("white" if face else color)
-        artist.set_markeredgecolor("white" if edge else color)
+        artist.set_markerfacecolor("white" if white_face else color)
+        artist.set_markeredgecolor("white" if white_edge else color)
     elif isinstance(artist, Collection | Patch):
-        drawn: Any = artist
-        for get, put in ((drawn.get_facecolor, drawn.set_facecolor), (drawn.get_edgecolor, drawn.set_edgecolor)):
-            old = to_rgba_array(get())
+        shape: Any = artist
+        for get, put in ((shape.get_facecolor, shape.set_facecolor), (shape.get_edgecolor, shape.set_edgecolor)):
+            old = to_rgba_array(get())  # (n, 4): red, green, blue and opacity, which stays
             new = np.tile(to_rgba_array(color)[:1], (len(old), 1))
             new[:, 3] = old[:, 3]
             painted = np.where(np.all(old[:, :3] == 1, axis=1, keepdims=True), old, new)
@@ -160,6 +173,6 @@ def paint(artist: Artist, color: Any) -> None:
 
 
 def is_white(color: Any) -> bool:
-    """Whether a colour is white, in any form that Matplotlib takes."""
-    rgba = to_rgba_array(color)
+    """Return whether a colour, in any form that Matplotlib takes, is white; "none" is not."""
+    rgba = to_rgba_array(color)  # no rows for "none"
     return bool(len(rgba) and np.all(rgba[:, :3] == 1))
