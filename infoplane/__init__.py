@@ -8,6 +8,7 @@ when they are used, so `import infoplane` needs no torch.
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -25,25 +26,8 @@ _LAZY = {
     "read_table": "infoplane.results",
     "study": "infoplane.studies",
 }
-_MODULES = frozenset(
-    {
-        "analysis",
-        "certify",
-        "core",
-        "datasets",
-        "diagnostics",
-        "estimators",
-        "hooks",
-        "importers",
-        "integrations",
-        "plots",
-        "report",
-        "results",
-        "store",
-        "studies",
-        "testing",
-    }
-)
+# The parts are packages, but for `certify`; other modules of this folder are reached by commands alone.
+_MODULES = {each.name for each in pkgutil.iter_modules(__path__) if each.ispkg or each.name == "certify"}
 
 __all__ = ["__version__", *_LAZY, *sorted(_MODULES)]
 
@@ -62,9 +46,10 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    """Return a public name or part, imported now; AttributeError with the names there are for any other."""
     if name in _LAZY:
-        value = getattr(importlib.import_module(_LAZY[name]), name)
-        globals()[name] = value
+        # Kept, so that this function is asked once for each name.
+        value = globals()[name] = getattr(importlib.import_module(_LAZY[name]), name)
         return value
     if name in _MODULES:
         return importlib.import_module(f"infoplane.{name}")

@@ -219,15 +219,11 @@ class LayerPlan:
 class Piece:
     """The next rows in order: `write` puts them into the table once `arriving` is there; `last` ends a run."""
 
-    write: Callable[[], None]
+    write: Callable[[], None] | None = None
     arriving: Future[Outcome] | None = None
     work: float = 0.0
     what: str = ""
     last: bool = False
-
-
-def _nothing() -> None:
-    """Write nothing: the `write` of the piece that marks the end of a run."""
 
 
 class Analysis:
@@ -281,7 +277,8 @@ class Analysis:
             head = in_flight[0]
             if len(in_flight) <= allowed and head.arriving is not None and not head.arriving.done():
                 return  # its result is not there yet, and there is room for more tasks
-            head.write()
+            if head.write is not None:
+                head.write()
             in_flight.popleft()
             if head.what:
                 self.bar.set_postfix_str(head.what, refresh=False)
@@ -293,7 +290,7 @@ class Analysis:
         """Yield all rows as pieces, in order; a task begins when its piece is asked for."""
         for plan in self._prepared(pending):
             if plan is None:
-                yield Piece(_nothing, last=True)
+                yield Piece(last=True)
                 continue
             if not plan.run.described:
                 plan.run.described = True

@@ -118,9 +118,7 @@ def wants_repeats(estimator: Estimator, probe: Probe) -> bool:
         return bool(asked)
     repeated, further = np.unique(probe.input_ids[probe.repeats > 0], return_counts=True)
     inputs, first = np.unique(probe.input_ids[probe.repeats == 0], return_counts=True)
-    if len(repeated) != len(inputs):
-        return False
-    return len(np.unique(further / first)) == 1
+    return len(repeated) == len(inputs) and len(np.unique(further / first)) == 1
 
 
 @dataclass(frozen=True)

@@ -198,12 +198,11 @@ def _status(
     """The exit status of a child that ended by itself; StoreError for one that was ended at a limit or crashed."""
     # `why` is the limit at which the child was ended, "" for none; `hint` tells the user how to allow more.
     status = child.returncode
-    if not why and status == OUT_OF_MEMORY:
-        why = _too_much_memory(limits)
-    elif not why and status == -signal.SIGXCPU:
-        why = f"needed more than {limits.cpu_seconds:g} s of processor time"
-    elif not why and status < 0 and -status in _SIGNALS:
+    if not why and -status in _SIGNALS:
         return 128 - status  # as a shell reports a process that the user ended
+    if not why and status in (OUT_OF_MEMORY, -signal.SIGXCPU):
+        processor = f"needed more than {limits.cpu_seconds:g} s of processor time"
+        why = _too_much_memory(limits) if status == OUT_OF_MEMORY else processor
     elif not why and status < 0:
         why, hint = f"crashed ({signal.Signals(-status).name})", ""  # no larger limit would help
     if why:

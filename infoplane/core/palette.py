@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 # Okabe and Ito, "Color universal design", 2008; yellow last, for it is faint on white.
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#F0E442")
 
@@ -52,14 +54,7 @@ def places_in_blocks(layers: Sequence[str]) -> list[int]:
 
 
 def along(colors: tuple[str, ...], share: float) -> str:
-    """The colour at `share` of the way through `colors`, interpolated in sRGB."""
-    place = min(max(share, 0.0), 1.0) * (len(colors) - 1)
-    low = min(int(place), len(colors) - 2)
-    part = place - low
-
-    def mixed(k: int) -> int:
-        """Red, green or blue of the colour (k = 0, 1 or 2), from 0 to 255."""
-        a, b = (int(colors[c][1 + 2 * k : 3 + 2 * k], 16) for c in (low, low + 1))
-        return round(a + (b - a) * part)
-
-    return "#" + "".join(f"{mixed(k):02x}" for k in range(3))
+    """Return the colour at `share` (0 to 1) of the way through `colors`, interpolated in sRGB, as `#rrggbb`."""
+    channels = np.array([list(bytes.fromhex(color[1:])) for color in colors]).T  # (3, colours): red, green, blue
+    place = share * (len(colors) - 1)
+    return "#" + bytes(round(float(np.interp(place, range(len(colors)), channel))) for channel in channels).hex()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from functools import partial
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -102,33 +103,26 @@ class Layer:
         return cls(**{f.name: _FROM_JSON[str(f.type)](data[f.name]) for f in named})
 
 
-def _one_of(allowed: Any) -> Callable[[Any], Any]:
-    """A function that returns a value of the `Literal` given as `allowed`, and raises ValueError for any other."""
-
-    known = get_args(allowed)
-
-    def check(value: Any) -> Any:
-        """The value itself; ValueError for one that is not allowed."""
-        if value not in known:
-            raise ValueError(f"expected one of {', '.join(known)}, got {value!r}")
-        return value
-
-    return check
+def _one_of(allowed: Any, value: Any) -> Any:
+    """Return `value`; ValueError unless it is one of the texts of `allowed`, a `Literal`."""
+    if value not in get_args(allowed):
+        raise ValueError(f"expected one of {', '.join(get_args(allowed))}, got {value!r}")
+    return value
 
 
 def _noise(data: Mapping[str, Any] | None) -> Noise | None:
     """Noise from its JSON record; None where there is none."""
     if data is None:
         return None
-    return Noise(std=float(data["std"]), kind=_one_of(NoiseKind)(data["kind"]), clean=bool(data["clean"]))
+    return Noise(std=float(data["std"]), kind=_one_of(NoiseKind, data["kind"]), clean=bool(data["clean"]))
 
 
 # A field's type, as it is written above -> how it is read.
 _FROM_JSON: dict[str, Callable[[Any], Any]] = {
     "str": str,
     "int": int,
-    "Role": _one_of(Role),
-    "Site": _one_of(Site),
+    "Role": partial(_one_of, Role),
+    "Site": partial(_one_of, Site),
     "Noise | None": _noise,
     "tuple[int, ...]": lambda values: tuple(map(int, values)),
     "tuple[str, ...]": lambda values: tuple(map(str, values)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
@@ -68,11 +69,8 @@ def steps_of_files(files: Sequence[PurePath]) -> list[int]:
 
 def _names(files: Sequence[PurePath]) -> list[str]:
     """The path of each file from the first folder on in which they differ; its bare name where none differs."""
-    paths = [file.parts for file in files]
-    shared = 0
-    while paths and all(len(p) > shared + 1 and p[shared] == paths[0][shared] for p in paths):
-        shared += 1
-    return ["/".join(path[shared:]) for path in paths]
+    shared = len(os.path.commonprefix([file.parent.parts for file in files]))  # noqa: RUF071 - of tuples, whole parts
+    return ["/".join(file.parts[shared:]) for file in files]
 
 
 def counts_steps(name: str) -> bool:

@@ -64,9 +64,7 @@ def layer_matches(key: str, pattern: str) -> bool:
     if which is None:
         return name_matches(key, pattern)
     name, position = split_token(key)[0], token_position(key)
-    if position is None or not name_matches(name, layer):
-        return False
-    if "-" in which:  # counted from the end
+    if position is None or "-" in which or not name_matches(name, layer):  # a minus counts from the end
         return False
     try:
         return position in token_range(which, position + 1)
