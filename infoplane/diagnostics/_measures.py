@@ -89,7 +89,7 @@ def knn_side(rows: FloatArray, settings: MeasureSettings) -> Side:
     np.put_along_axis(matrix, nearest[:, :k], 1.0 / math.sqrt(n * k), 1)
     # Where neighbour k + 1 is as near as neighbour k, it is arbitrary which of them is taken.
     tied = bool((beyond - last <= TIE * beyond).any())
-    return _unless_constant(rows, matrix, raised(ties=tied))
+    return _side(matrix, not rows.any(), raised(ties=tied))
 
 
 def rsa_side(rows: FloatArray, settings: MeasureSettings) -> Side:
@@ -111,7 +111,7 @@ def svcca_side(rows: FloatArray, settings: MeasureSettings) -> Side:
     # Never more directions than vary: for variance=1 the last ones that count would be rounding.
     kept = min(int((total < settings["variance"] * total[-1]).sum()) + 1, max(int((values > 0).sum()), 1))
     few = raised(few_samples=len(rows) < PER_DIRECTION * kept)
-    return _unless_constant(rows, np.ascontiguousarray(vectors[:, :kept]), few, float(kept))
+    return _side(np.ascontiguousarray(vectors[:, :kept]), not rows.any(), few, float(kept))
 
 
 KINDS: dict[Measure, Kind] = {
@@ -160,13 +160,11 @@ def _u_centred(gram: FloatArray) -> FloatArray:
 def _unit(matrix: FloatArray) -> Side:
     """Return the matrix scaled to length 1; NaN with the flag `degenerate` where it is 0, as for a constant layer."""
     length = float(np.linalg.norm(matrix))
-    if length <= 1e-12:
-        return Side(np.full_like(matrix, np.nan), frozenset({"degenerate"}))
-    return Side(matrix / length)
+    constant = length <= 1e-12
+    return _side(matrix / (1.0 if constant else length), constant)
 
 
-def _unless_constant(rows: FloatArray, matrix: FloatArray, flags: tuple[str, ...], found: float = math.nan) -> Side:
-    """Return the matrix with its flags; NaN with the flag `degenerate` where all centred rows are 0."""
-    if rows.any():
-        return Side(matrix, frozenset(flags), found)
-    return Side(np.full_like(matrix, np.nan), frozenset({*flags, "degenerate"}), found)
+def _side(matrix: FloatArray, constant: bool, flags: tuple[str, ...] = (), found: float = math.nan) -> Side:
+    """Return the matrix with its flags; for a `constant` layer NaN, with the flag `degenerate`."""
+    values = np.full_like(matrix, np.nan) if constant else matrix
+    return Side(values, frozenset(flags + raised(degenerate=constant)), found)

@@ -127,10 +127,8 @@ def _singular_values(jacobians: npt.ArrayLike | Iterable[npt.ArrayLike]) -> Floa
 
 def _batches(jacobians: npt.ArrayLike | Iterable[npt.ArrayLike]) -> Iterable[npt.ArrayLike]:
     """Return the batches (N, outputs, inputs): one array is a batch of its own, a list of arrays a list of batches."""
-    if isinstance(jacobians, np.ndarray):
-        return [jacobians]
     if isinstance(jacobians, list | tuple):
         # A list of matrices is one batch, given sample by sample.
         arrays = [np.asarray(j) for j in jacobians]
         return [np.stack(arrays)] if arrays and arrays[0].ndim == 2 else arrays
-    return jacobians  # type: ignore[return-value]
+    return [jacobians] if isinstance(jacobians, np.ndarray) else jacobians  # type: ignore[return-value]

@@ -86,6 +86,13 @@ def random_inputs(config: NoisyMethod, given: Given) -> Tensor | None:
     return x
 
 
+def other_sides(config: NoisyMethod, given: Given) -> dict[str, Tensor]:
+    """Return what T is paired with: real targets (N, ...) for "I(T;Y)", and inputs (N, F) for "I(X;T)" of noisy T."""
+    x = random_inputs(config, given)
+    sides = {"I(T;Y)": given.y if given.y.is_floating_point() else None, "I(X;T)": x}
+    return {name: side.detach() for name, side in sides.items() if side is not None}
+
+
 def with_noise(layer: Tensor, config: NoisyMethod) -> Tensor:
     """Return the layer (N, U) as the network has it: noise is drawn and added if the value was recorded without it."""
     if config.noise != "network" or not config.network_clean or config.network_std is None:

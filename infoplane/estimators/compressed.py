@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -191,7 +191,9 @@ class _Codes(Problem):
 
     config: Compressed
     kept = "variance kept"
+    """Name of the quantity that says how much of T the code has."""
     halves = 1
+    """Parts of the rows that are read apart, each of which needs enough of every class."""
 
     def __init__(self, config: Compressed, given: Given) -> None:
         """Take inputs and targets as sides, and find their codes."""
@@ -202,7 +204,7 @@ class _Codes(Problem):
         self.find(given.x_ids)
 
     def find(self, x_ids: Tensor) -> None:
-        """Make the codes of X and of targets, None where they are missing or constant."""
+        """Set the codes of X and of targets, None where they are missing or constant."""
         self.code_x = None if self.x is None else self._code(self.x, "x")
         self.code_y = None if self.targets is None else self._code(self.targets, "y")
         self.constant = self.code_y is None  # which only real targets ask for
@@ -210,28 +212,29 @@ class _Codes(Problem):
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
         """Return the informations in bits with intervals and flags, and the share of the variance that is kept."""
         shared: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "ties": found["tied"] > TIED}
-        if "few" in found:
+        if "few" in found:  # only trained codes count their rows
             shared["few_samples"] = found["few"]
 
-        def information(name: str, key: str, **more: Any) -> dict[str, Quantity]:
+        def information(
+            name: str, key: str, flags: dict[str, Tensor | bool], ceiling: Tensor | None = None, estimand: str = ""
+        ) -> dict[str, Quantity]:
             """Return the quantity `name` in bits from the numbers `key` in nats, flagged where a check doubts it."""
             value, half = found[key] * BITS_PER_NAT, found[f"{key} error"] * BITS_PER_NAT * Z_95
             doubtful = found[f"{key} doubtful"]
-            flags = {**shared, "unreliable": doubtful, **more.pop("flags", {})}
-            if more.get("ceiling") is not None:
-                flags["unreliable"] = doubtful | above_ceiling(value, more["ceiling"])
-            return report(name, value, half=half, flags=flags, **more)
+            if ceiling is not None:
+                doubtful = doubtful | above_ceiling(value, ceiling)
+            flags = {**shared, "unreliable": doubtful, **flags}
+            return report(name, value, half=half, flags=flags, ceiling=ceiling, estimand=estimand)
 
         if self.continuous:
-            constant = found["degenerate"] | self.constant
-            out = information("I(T;Y)", "i_ty", flags={"degenerate": constant})
+            out = information("I(T;Y)", "i_ty", {"degenerate": found["degenerate"] | self.constant})
         else:
             counts = torch.bincount(self.y)
             few = int(counts.min()) <= self.halves * max(self.config.n_neighbors, self.config.dims + 1)
             flags = {"single_class": len(counts) == 1, "few_samples": shared.get("few_samples", False) | few}
-            out = information("I(T;Y)", "i_ty", flags=flags, ceiling=entropy_of_counts(counts))
+            out = information("I(T;Y)", "i_ty", flags, ceiling=entropy_of_counts(counts))
         if self.random:
-            out |= information("I(X;T)", "i_xt", estimand="noisy-population")
+            out |= information("I(X;T)", "i_xt", {}, estimand="noisy-population")
         return out | report(self.kept, found["kept"], unit="share", flags={"degenerate": found["degenerate"]})
 
     def _code(self, block: Tensor, role: Role) -> Code | None:
@@ -250,15 +253,12 @@ class _Codes(Problem):
             "tied": 0.0 if code is None else code.tied,
         }
         for key, other in (("i_ty", self.code_y if self.continuous else self.y), ("i_xt", self.code_x)):
-            found = _ZERO  # also where a side is constant
+            part, doubtful = NOTHING, False  # also where a side is constant
             if code is not None and other is not None:
-                found = self._found(*self._told(code, other), [code, other] if isinstance(other, Code) else [code])
-            out |= self._named(key, found)
+                part, hidden = self._told(code, other)
+                doubtful = self._doubtful(part, hidden, [code, other] if isinstance(other, Code) else [code])
+            out |= {key: part.value, f"{key} error": part.error, f"{key} doubtful": doubtful}
         return out
-
-    def _named(self, key: str, found: _Found) -> dict[str, Number]:
-        """Return the numbers of an information under the keys that `finish` reads."""
-        return {key: found.part.value, f"{key} error": found.part.error, f"{key} doubtful": found.doubtful}
 
     def _told(self, a: Code, b: Code | Tensor) -> tuple[Part, float]:
         """Return the information of a code with a code or classes (N,), and nats that dropped coordinates would add."""
@@ -269,11 +269,11 @@ class _Codes(Problem):
         members = torch.nn.functional.one_hot(b).double()[:, 1:]  # one class is what the others leave
         return class_information(a, b, k), _hidden(a, members, members) if members.shape[1] else 0.0
 
-    def _found(self, part: Part, hidden: float, codes: list[Code]) -> _Found:
-        """Return the information `part` of these codes, and whether some check doubts it."""
+    def _doubtful(self, part: Part, hidden: float, codes: list[Code]) -> bool:
+        """Return whether some check doubts the information `part` of these codes; `hidden` nats would be added."""
         # psi(N) and psi(k), whose difference is the most that neighbours can show.
         n, k = torch.tensor([len(codes[0].rows), self.config.n_neighbors], device="cpu").double().digamma().tolist()
-        doubtful = (
+        return bool(
             part.collapsed
             or part.missing > MISSING
             or abs(part.drift) > DRIFT
@@ -283,7 +283,6 @@ class _Codes(Problem):
             or max(part.unused, *(c.loose for c in codes)) > TIED
             or (max(c.spread for c in codes) > TIED and part.value > 0.5 * (n - k))
         )
-        return _Found(part, doubtful)
 
 
 class _LearnedCodes(_Codes):
@@ -345,11 +344,13 @@ class _LearnedCodes(_Codes):
             part, hidden_here = self._told(code_t, told)
             total, hidden = total.and_share(1 / FOLDS, part), hidden + hidden_here / FOLDS
             codes += [code_t] if isinstance(told, Tensor) else [code_t, told]
-        found = self._found(total, hidden, codes) if codes else _ZERO
-        if any(side.doubtful[s] for side in sides):
-            found = found._replace(doubtful=True)
+        training_doubtful = any(bool(side.doubtful[s]) for side in sides)
         constant = bool(is_constant(side_t.blocks[s : s + 1]))
-        return self._named("i_xt" if role == "x" else "i_ty", found) | {
+        key = "i_xt" if role == "x" else "i_ty"
+        return {
+            key: total.value,
+            f"{key} error": total.error,
+            f"{key} doubtful": training_doubtful or (bool(codes) and self._doubtful(total, hidden, codes)),
             "degenerate": constant,
             "kept": 0.0 if constant else float(side_t.kept[s]),
             "tied": max((code.tied for code in codes[:: len(sides)]), default=0.0),  # of the codes of T
@@ -361,16 +362,6 @@ class _LearnedCodes(_Codes):
         block, left = side.of_rows(s, rows)
         code = self._code(block, role)
         return code if code is None or left is None else dataclasses.replace(code, dropped=left[:, left.any(0)])
-
-
-class _Found(NamedTuple):
-    """An information, and whether a check doubts it."""
-
-    part: Part
-    doubtful: bool
-
-
-_ZERO = _Found(NOTHING, False)
 
 
 def _hidden(code: Code, linear: Tensor, products: Tensor) -> float:

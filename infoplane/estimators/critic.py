@@ -28,7 +28,7 @@ from infoplane.estimators._critics import (
 )
 from infoplane.estimators._driver import Given, Problem, report
 from infoplane.estimators._labels import fold_of_row
-from infoplane.estimators._network_noise import NoisyMethod, random_inputs, with_noise
+from infoplane.estimators._network_noise import NoisyMethod, other_sides, with_noise
 from infoplane.estimators._protocol import Quantity, only_values
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._settings import POSITIVE, at_least, between, one_of, setting
@@ -205,19 +205,16 @@ class _Contrasts(Problem):
     def __init__(self, config: Critic, given: Given) -> None:
         """Take targets and inputs as other sides, and choose the rows of each fold."""
         super().__init__(config, given)
-        x = random_inputs(config, given)
-        sides = {} if x is None else {"I(X;T)": x}
-        if given.y.is_floating_point():
-            sides = {"I(T;Y)": given.y, **sides}
-        self.others = {name: self._marginal(block, _TIES_OTHER) for name, block in sides.items()}
+        self.others = {name: self._marginal(side, _TIES_OTHER) for name, side in other_sides(config, given).items()}
         fold = fold_of_row(given.x_ids, config.folds, config.seed)
-        outside = torch.arange(config.folds, device=fold.device)[:, None] != fold
+        outside = torch.arange(config.folds, device=fold.device)[:, None] != fold  # (F, N)
         validation = ~outside.roll(-1, 0)  # (F, N) rows of the next fold
         fitted = outside & ~validation
         self.fitted = tuple(rows.nonzero()[:, 0] for rows in fitted.cpu())
         self.checked, self.read, self.negatives = (
             self._drawn(rows, most) for rows, most in ((validation, CHECKED), (~outside, READ), (fitted, NEGATIVES))
         )
+        # Two of each fold, one for each network of a critic; no two folds or values of `seed` share one.
         self.seeds = tuple(_NETWORKS + 2 * (config.folds * config.seed + fold) for fold in range(config.folds))
 
     def _marginal(self, block: Tensor, first: int) -> Marginal:

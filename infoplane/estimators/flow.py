@@ -25,7 +25,7 @@ from infoplane.estimators._driver import Given, Problem, report
 from infoplane.estimators._flow_networks import HIDDEN, PairNetworks, Scores, Sides, Velocities
 from infoplane.estimators._labels import fold_of_row
 from infoplane.estimators._neighbors import Points, intrinsic_dimension
-from infoplane.estimators._network_noise import NoisyMethod, random_inputs, with_noise
+from infoplane.estimators._network_noise import NoisyMethod, other_sides, with_noise
 from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import register
 from infoplane.estimators._scaling import drawn_rows, equal_rows, principal_coordinates
@@ -261,11 +261,8 @@ class _CarriedPairs(Problem):
     def __init__(self, config: FlowMatching, given: Given) -> None:
         """Take targets and inputs as sides of pairs, and cut the samples into two parts for each fold."""
         super().__init__(config, given)
-        x = random_inputs(config, given)
-        self.blocks: dict[str, Tensor] = {"I(T;Y)": given.y.detach()} if given.y.is_floating_point() else {}
-        if x is not None:
-            self.blocks["I(X;T)"] = x.detach()
-        self.others = {name: _Side.of(block, _STREAM + config.seed) for name, block in self.blocks.items()}
+        sides = other_sides(config, given)
+        self.others = {name: _Side.of(block, _STREAM + config.seed) for name, block in sides.items()}
         self.part_of_row = fold_of_row(given.x_ids, 2 * config.folds, config.seed)
         self.plan = TrainingPlan(
             rate=RATE, decay=DECAY, batch=BATCH, steps=config.steps, every=EVERY, patience=PATIENCE, cosine=True
