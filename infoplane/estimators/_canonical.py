@@ -60,12 +60,12 @@ class Basis(NamedTuple):
 
     @property
     def size(self) -> float:
-        """The effective number of directions."""
+        """Return the effective number of directions."""
         return float(self.own.sum())
 
 
 def white_basis(z: Tensor, shrinkage: Shrinkage) -> Basis:
-    """White directions of z-scored rows (N, U), by their correlation matrix shrunk towards the identity."""
+    """Return white directions of z-scored rows (N, U), by their correlation matrix shrunk towards the identity."""
     n, all_units = z.shape
     varies = (z != 0).any(0)
     z = z[:, varies]
@@ -90,7 +90,7 @@ def white_basis(z: Tensor, shrinkage: Shrinkage) -> Basis:
 
 
 def class_basis(y: Tensor, counts: Tensor) -> Basis:
-    """An orthonormal basis (N, K - 1) of the class indicators less their mean: exact, with nothing to shrink.
+    """Return an orthonormal basis (N, K - 1) of the class indicators less their mean: exact, with nothing to shrink.
 
     `counts` (K,) may be zero for some classes.
     """
@@ -120,7 +120,7 @@ class Canonical(NamedTuple):
 
 
 def canonical(a: Basis, b: Basis) -> Canonical:
-    """The canonical directions and correlations of two sides, those of the largest correlation first."""
+    """Return the canonical directions and correlations of two sides, those of the largest correlation first."""
     left, found, right = torch.linalg.svd(a.columns.T @ b.columns, full_matrices=False)
     right = right.T
     most = [(own.sqrt()[:, None] * side).square().sum(0).sqrt() for own, side in ((a.own, left), (b.own, right))]
@@ -128,12 +128,12 @@ def canonical(a: Basis, b: Basis) -> Canonical:
 
 
 def canonical_nats(correlations: Tensor) -> Tensor:
-    """-1/2 log det(I - R^2) in nats."""
+    """Return -1/2 log det(I - R^2) in nats, the information of Gaussians with canonical correlations R (r,)."""
     return -0.5 * torch.log1p(-correlations.square().clamp(max=1 - 1e-12)).sum()
 
 
 def independent_nats(p: float, q: float, n: int) -> float:
-    """Expected -1/2 log det(I - R^2) of independent Gaussians of p and q dimensions in n samples.
+    """Return the expected -1/2 log det(I - R^2) of independent Gaussians of p and q dimensions in n samples.
 
     det(I - R^2) has the law of Wilks' Lambda, a product of independent beta variables Beta((m - p - i + 1)/2, p/2),
     i = 1 .. q, m = n - 1; the determinants of Wishart matrices make it the bias of dependent Gaussians too. Between
@@ -154,12 +154,12 @@ def independent_nats(p: float, q: float, n: int) -> float:
 
 
 def least_shrinkage(values: Tensor, limit: float) -> float:
-    """The smallest share lambda, at least 1e-6, that leaves at most `limit` effective directions."""
+    """Return the smallest shrinkage lambda, at least 1e-6, that leaves at most `limit` effective directions."""
 
     # sum (1 - lambda) v / ((1 - lambda) v + lambda) = sum v / (v + ridge) with ridge = lambda / (1 - lambda): it falls
     # as the ridge grows, so the ridge's logarithm is found by halving an interval.
     def size(log_ridge: float) -> float:
-        """The effective number of directions with this ridge."""
+        """Return the effective number of directions with this ridge."""
         return float((values / (values + math.exp(log_ridge))).sum())
 
     low = math.log(LEAST_SHRINKAGE)
@@ -187,7 +187,7 @@ class HeldOut(NamedTuple):
 
 
 def held_out(z: Tensor, y: Tensor, fit: Tensor, test: Tensor, shrinkage: Shrinkage) -> HeldOut | None:
-    """Directions fitted to the rows `fit` of z (N, U) and y, seen in the rows `test`; None where a side is constant."""
+    """Fit directions to the rows `fit` of z (N, U) and y; return rows `test` along them, None if a side is constant."""
     rows, new = rescaled(z, fit, test)
     a = white_basis(rows, shrinkage)
     if y.is_floating_point():
@@ -207,14 +207,14 @@ def held_out(z: Tensor, y: Tensor, fit: Tensor, test: Tensor, shrinkage: Shrinka
 
 
 def corrected(correlations: Tensor, n: int, p: float, q: float) -> Tensor:
-    """Correlations (r,) of n rows less what chance adds between p and q dimensions; at least 0 and below 1."""
+    """Return correlations (r,) of n rows less what chance adds between p and q dimensions; at least 0 and below 1."""
     # As adjusted R^2: 1 - (1 - rho^2) (n - 1) / (n - 1 - (p + q - 1)).
     free = max(n - 1 - (p + q - 1), 1.0)
     return (1 - (1 - correlations.square()) * (n - 1) / free).clamp(min=0, max=1 - 1e-9).sqrt()
 
 
 def rescaled(z: Tensor, fit: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows `fit` and `test` of z (N, U), both scaled by mean and std of `fit`; units constant there become 0."""
+    """Return rows `fit` and `test` of z (N, U), both scaled by mean and std of `fit`; units constant there become 0."""
     mean, std = z[fit].mean(0), z[fit].std(0, correction=0)
     varies = std > 1e-6
     scale = torch.where(varies, 1.0 / torch.where(varies, std, 1.0), 0.0)
@@ -222,7 +222,7 @@ def rescaled(z: Tensor, fit: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def log_ratio(h: HeldOut) -> Tensor:
-    """(n, n) log q(u_i, v_j) / q(u_i) q(v_j), in nats, of the fitted Gaussian, for all pairs of held-out rows."""
+    """Return (n, n) log q(u_i, v_j) / q(u_i) q(v_j), nats, of the fitted Gaussian, for all pairs of held-out rows."""
     return gaussian_log_ratio(h.u, h.v, h.correlations)
 
 
@@ -238,7 +238,7 @@ class RatioTerms(NamedTuple):
 
 
 def ratio_terms(u: Tensor, v: Tensor, correlations: Tensor) -> RatioTerms:
-    """The terms of `gaussian_log_ratio` for u (..., n, r), v (..., m, r) and correlations (..., r)."""
+    """Return the terms of `gaussian_log_ratio` for u (..., n, r), v (..., m, r) and correlations (..., r)."""
     # log q(u, v) / q(u) q(v) = sum_i [rho u v - rho^2 (u^2 + v^2) / 2] / (1 - rho^2) - log(1 - rho^2) / 2.
     rho = correlations[..., None, :]
     rest = 1 - rho.square()
@@ -248,7 +248,7 @@ def ratio_terms(u: Tensor, v: Tensor, correlations: Tensor) -> RatioTerms:
 
 
 def gaussian_log_ratio(u: Tensor, v: Tensor, correlations: Tensor) -> Tensor:
-    """(..., n, m) log q(u_i, v_j) / q(u_i) q(v_j), nats, of (..., n, r), (..., m, r) and correlations (..., r)."""
+    """Return log q(u_i, v_j) / q(u_i) q(v_j) (..., n, m), nats, of (..., n, r), (..., m, r), correlations (..., r)."""
     terms = ratio_terms(u, v, correlations)
     out = terms.scaled @ v.mT
     out -= terms.of_u[..., :, None]
@@ -257,7 +257,7 @@ def gaussian_log_ratio(u: Tensor, v: Tensor, correlations: Tensor) -> Tensor:
 
 
 def z_of_shuffled(ratio: Tensor) -> float:
-    """Log of the mean density ratio over pairs i != j, from log ratios (n, n): 0 for the true density."""
+    """Return the log of the mean density ratio over pairs i != j, from log ratios (n, n): 0 for the true density."""
     n = len(ratio)
     apart = ratio.clone()
     apart.fill_diagonal_(-math.inf)
@@ -265,12 +265,13 @@ def z_of_shuffled(ratio: Tensor) -> float:
 
 
 def marginal_misfit(ratio: Tensor) -> float:
-    """KL of the mixture of the fitted classes from one Gaussian, in nats: mean_i log mean_j of the ratios (n, n)."""
+    """Return the KL of the mixture of the fitted classes from one Gaussian, in nats, from log ratios (n, n)."""
+    # mean_i log mean_j of the ratios.
     return float(ratio.logsumexp(1).mean()) - math.log(ratio.shape[1])
 
 
 def pair_nats(a: Tensor, b: Tensor) -> float:
-    """`knn` information in nats between rows (n, d) and (n, d') of few dimensions, each column scaled to variance 1.
+    """Return the `knn` information in nats between rows (n, d) and (n, d') of few dimensions, columns of variance 1.
 
     Between independent variables it is 0 within 0.003 on average (measured for 32 to 1000 rows, 1 to 3 dimensions),
     so no mean of shuffles is taken off; its standard deviation there is 0.36 / sqrt(n).
@@ -281,20 +282,20 @@ def pair_nats(a: Tensor, b: Tensor) -> float:
 
 
 def class_nats(rows: Tensor, y: Tensor) -> float:
-    """`knn` information in nats between rows (n, d) of few dimensions, scaled to variance 1, and classes (n,)."""
+    """Return the `knn` information in nats between rows (n, d) of few dimensions, of variance 1, and classes (n,)."""
     labels = torch.unique(y, return_inverse=True)[1]
     return float(class_information(zscore(rows), labels, CLASS_NEIGHBORS).nats)
 
 
 def residual_nats(h: HeldOut) -> float:
-    """`knn` information in nats between the leading u and what they leave of the leading v: 0 for Gaussian (u, v)."""
+    """Return the `knn` information in nats between leading u and what they leave of leading v: 0 for Gaussians."""
     u, v = (rows[:, :LEADING] - rows[:, :LEADING].mean(0) for rows in (h.u, h.v))
     # The slope of these rows rather than rho: the error of a fitted rho in many units is no misfit of the model.
     return pair_nats(u, v - u @ (torch.linalg.pinv(u) @ v))
 
 
 def chance(rows: int) -> float:
-    """Nats that `knn` may show between independent variables in so many rows: 3 of its standard deviations."""
+    """Return the nats that `knn` may show between independent variables in so many rows: 3 standard deviations."""
     # Measured for k = 10 and up to 3 dimensions.
     return 1.1 / math.sqrt(rows)
 
@@ -308,19 +309,19 @@ class Side(NamedTuple):
 
 
 def side(raw: Tensor, z: Tensor, basis: Basis) -> Side:
-    """What the checks need of a block and of the white directions found in all of it."""
+    """Return what the checks need of a block (N, U), its z-scores, and the white directions found in all of it."""
     return Side(raw, z, basis.columns[:, -LEADING:])
 
 
 def misfits(h: HeldOut) -> tuple[bool, bool]:
-    """Whether a Gaussian fitted to other rows fails on these: by overshoot, and, where not, by what u tells of v."""
+    """Return whether a Gaussian fitted to other rows fails on these: by overshoot, and if not, by what u tells of v."""
     # Its density ratio has mean 1 over rows that do not belong together, and u says nothing of what it leaves of v.
     overshoot = z_of_shuffled(log_ratio(h)) > OVERSHOOT
     return overshoot, not overshoot and residual_nats(h) > max(LEFT_OVER, chance(len(h.u)))
 
 
 def pairs_off_ground(t: Side, y: Side, nats: float, shrinkage: Shrinkage) -> bool:
-    """Whether a layer and real targets fail a check of the Gaussian model; `nats` is its value."""
+    """Return whether a layer and real targets fail a check of the Gaussian model; `nats` is its value."""
     fit, test = content_halves(t.raw, y.raw, TEST_ROWS)
     h = held_out(t.z, y.z, fit, test, shrinkage)
     if h is None:
@@ -333,7 +334,7 @@ def pairs_off_ground(t: Side, y: Side, nats: float, shrinkage: Shrinkage) -> boo
 
 
 def classes_off_ground(t: Side, y: Tensor, nats: float, entropy_nats: float, shrinkage: Shrinkage) -> bool:
-    """Whether a layer and classes (N,) of this entropy fail a check of the Gaussian model; `nats` is its value."""
+    """Return whether a layer and classes (N,) of this entropy fail a check of the Gaussian model of value `nats`."""
     fit, test = content_halves(t.raw, y, TEST_ROWS)
     h = held_out(t.z, y, fit, test, shrinkage)
     if h is None:
@@ -353,7 +354,7 @@ def classes_off_ground(t: Side, y: Tensor, nats: float, entropy_nats: float, shr
 
 
 def spread_features(h: HeldOut, y: Tensor) -> Tensor:
-    """(n, 3) what tells classes by their spread: log length, and the two directions whose variances differ most."""
+    """Return what tells classes by their spread (n, 3): log length and two directions whose variances differ most."""
     # `y` (m,) are the classes of the fitted rows. With C_k their covariances in white coordinates, the directions are
     # the leading eigenvectors of sum_k p_k (C_k - C)^2. The largest classes and, of many white coordinates, those of
     # largest variance keep the cost within bounds.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.units import BIT
-from infoplane.estimators._protocol import Bound, Quantity, as_floats, check_inputs, values_only
+from infoplane.estimators._protocol import Bound, Quantities, Quantity, as_floats, check_inputs, values_only
 from infoplane.estimators._scaling import drawn_rows
 from infoplane.estimators._settings import check_settings
 
@@ -140,9 +140,7 @@ class Method(ABC):
     def start(self, given: Given) -> Problem:
         """Return the problem of one call: what its snapshots share, and the formula on them."""
 
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]:
+    def estimate(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> Quantities:
         """Return every quantity by its name, for each snapshot of a layer.
 
         Parameters
@@ -179,11 +177,11 @@ class Method(ABC):
 
 def on_rows(
     estimator: Any, rows: Tensor, t: Tensor, y: Tensor, *, x: Tensor | None, x_ids: Tensor | None
-) -> dict[str, Quantity]:
+) -> Quantities:
     """Return the quantities of an estimator on the samples `rows` (n,) alone, without flags that cost extra work."""
     part_y, part_x, part_ids = (None if a is None else a[rows.to(a.device)] for a in (y, x, x_ids))
     with values_only():
-        found: dict[str, Quantity] = estimator.estimate(t[:, rows.to(t.device)], part_y, x=part_x, x_ids=part_ids)
+        found: Quantities = estimator.estimate(t[:, rows.to(t.device)], part_y, x=part_x, x_ids=part_ids)
     return found
 
 

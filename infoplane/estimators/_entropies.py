@@ -1,4 +1,8 @@
-"""Information from Kozachenko-Leonenko entropies, with repeated values split off as atoms."""
+"""Information from Kozachenko-Leonenko entropies, with repeated values split off as atoms.
+
+Shapes: N rows, D coordinates. The `index` (N,) of a code says which atom a row is, 0 for none; k is the neighbour whose
+distance gives an entropy. `crowded` rows (N,) bool are equal to so many others that they have none, and are no atom.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +46,7 @@ class Part(NamedTuple):
     unused: float = 0.0
 
     def and_share(self, share: float, other: Part) -> Part:
-        """Add another information on a share of the rows: I(T;Y) = I(T;A) + P(none) I(T;Y|none)."""
+        """Return this and another information on a share of the rows: I(T;Y) = I(T;A) + P(none) I(T;Y|none)."""
         return Part(
             self.value + share * other.value,
             math.hypot(self.error, share * other.error),
@@ -58,7 +62,7 @@ _UNUSED = Part(0.0, 0.0, unused=1.0)
 
 
 def pair_information(a: Code, b: Code, k: int) -> Part:
-    """Information of two codes: of the atoms of either with the other, and of the rows continuous in both."""
+    """Return the information of two codes: of the atoms of either with the other, and of rows continuous in both."""
     # Let A be the atom of b's row, or "none". It is a function of b, so I(a;b) = I(a;A) + P(none) I(a;b|none) exactly.
     # First the atoms of b are split off so, then in the rows that are left those of a, with both codes exchanged.
     crowded = a.crowded | b.crowded
@@ -73,7 +77,7 @@ def pair_information(a: Code, b: Code, k: int) -> Part:
 
 
 def class_information(a: Code, y: Tensor, k: int) -> Part:
-    """Information of a code and classes (N,): counted for atoms, h(a) - sum_y p(y) h(a|y) for continuous rows."""
+    """Return the information of a code and classes (N,): counted for atoms, h(a) - sum_y p(y) h(a|y) for other rows."""
     if bool(a.crowded.any()):
         return _without(a.crowded, class_information(a.part(~a.crowded), y[~a.crowded], k))
     rest = a.index == 0
@@ -86,12 +90,12 @@ def class_information(a: Code, y: Tensor, k: int) -> Part:
 
 
 def _without(left_out: Tensor, found: Part) -> Part:
-    """`found`, of the rows kept, with the share of the rows `left_out` (N,) bool added to `unused`."""
+    """Return `found`, of the other rows, with the share of the rows `left_out` (N,) bool added to `unused`."""
     return found._replace(unused=found.unused + float(left_out.double().mean()))
 
 
 def _counted(a: Tensor, b: Tensor) -> Part:
-    """Information of two codes (N,) from counts, less its bias for independent codes (Miller 1955)."""
+    """Return the information of two codes (N,) from counts, less its bias for independent codes (Miller 1955)."""
     n = len(a)
     a, b = (torch.unique(v, return_inverse=True)[1] for v in (a, b))
     pair, both = torch.unique(a * (b.max() + 1) + b, return_inverse=True, return_counts=True)[1:]
@@ -103,8 +107,8 @@ def _counted(a: Tensor, b: Tensor) -> Part:
 
 
 def _continuous(a: Tensor, b: Tensor, k: int) -> Part:
-    """Information h(a) + h(b) - h(a, b) of rows (N, D), (N, D'), each entropy in coordinates whitened for itself."""
-    if len(a) < k + 2:
+    """Return the information h(a) + h(b) - h(a, b) of rows (N, D), (N, D'), each entropy in whitened coordinates."""
+    if len(a) < k + 2:  # too few for the distance to the k-th neighbour
         return _UNUSED
     of_a, of_b, of_both = (_entropy(*whiten(rows), k) for rows in (a, b, torch.cat([a, b], dim=1)))
     return Part(
@@ -117,7 +121,7 @@ def _continuous(a: Tensor, b: Tensor, k: int) -> Part:
 
 
 def _classes(code: Tensor, y: Tensor, k: int) -> Part:
-    """Information h(code) - sum_y p(y) h(code|y) of continuous rows (N, D) and classes (N,)."""
+    """Return the information h(code) - sum_y p(y) h(code|y) of continuous rows (N, D) and classes (N,)."""
     labels = torch.unique(y)
     if len(labels) == 1:
         return NOTHING
@@ -129,20 +133,20 @@ def _classes(code: Tensor, y: Tensor, k: int) -> Part:
         members = code[y == label]
         share = len(members) / len(y)
         # A class of one says nothing: counted as the whole.
-        own = whole._replace(error=0.0) if len(members) == 1 else _entropy_of_class(members, k)
-        within = within.and_share(share, own)
+        of_class = whole._replace(error=0.0) if len(members) == 1 else _entropy_of_class(members, k)
+        within = within.and_share(share, of_class)
     return whole.and_share(-1.0, within)._replace(missing=max(0.0, whole.missing, within.missing))
 
 
 def _entropy_of_class(members: Tensor, k: int) -> Part:
-    """Entropy of the rows (n, D) of one class, whitened if they are more than twice as many as coordinates."""
+    """Return the entropy of the rows (n, D) of one class, whitened if they are more than twice as many as D."""
     # Of fewer rows the covariance would be chance.
     k = min(k, len(members) - 1)
     return _entropy(*(whiten(members) if len(members) > 2 * members.shape[1] else (members, 0.0, False)), k)
 
 
 def _entropy(rows: Tensor, log_volume: float, flat: bool, k: int) -> Part:
-    """Entropy of whitened rows (N, D) in the units they had before; `log_volume` is what whitening took."""
+    """Return the entropy of whitened rows (N, D) in the units they had before; `log_volume` is what whitening took."""
     # `flat`: whether whitening found a direction without variance.
     n, units = rows.shape
     far = max(k, min(_WIDER * k, n // 2))
@@ -158,7 +162,7 @@ def _entropy(rows: Tensor, log_volume: float, flat: bool, k: int) -> Part:
 
 
 def whiten(rows: Tensor) -> tuple[Tensor, float, bool]:
-    """Rows (N, D) times the inverse root of their covariance, log det of that root, and whether it was flat.
+    """Return rows (N, D) times the inverse root of their covariance, log det of that root, and whether it was flat.
 
     Directions whose variance is below 1e-10 of the largest are stretched as if they had that much.
     """

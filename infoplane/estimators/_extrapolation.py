@@ -17,7 +17,7 @@ from torch import Tensor
 from infoplane.core.units import BIT
 from infoplane.estimators._checks import above_ceiling
 from infoplane.estimators._driver import on_rows, report
-from infoplane.estimators._protocol import Quantity
+from infoplane.estimators._protocol import Quantities, Quantity
 from infoplane.estimators._registry import register_wrapper
 from infoplane.estimators._settings import Domain, at_least, setting
 from infoplane.estimators._wrappers import Wrapper, input_ids, rows_of_inputs, without_null
@@ -117,9 +117,7 @@ class Extrapolation(Wrapper):
         """Return the bytes that the estimator inside needs, a part of the snapshot, and the estimates."""
         return int(self.estimator.bytes_per_snapshot(samples, units)) + 8 * samples * (units + 1) + 500 * self.draws
 
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]:
+    def estimate(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> Quantities:
         """Return the quantities of the estimator inside, its informations continued to 1/N = 0."""
         inner = without_null(self.estimator)
         whole: dict[str, Quantity] = inner.estimate(t, y, x=x, x_ids=x_ids)

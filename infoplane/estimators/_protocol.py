@@ -73,7 +73,7 @@ class Quantity:
     flags: Mapping[str, Tensor] = field(default_factory=dict)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """One row of text for each snapshot: value, interval, bound, ceiling, unit and flags."""
+        """Return one row of text for each snapshot: value, interval, bound, ceiling, unit and flags."""
         out: list[tuple[str, ...]] = []
         for i, value in enumerate(self.value.tolist()):
             interval = ""
@@ -86,12 +86,16 @@ class Quantity:
         return out
 
     def _repr_html_(self) -> str:
-        """HTML for a notebook: a table with everything that belongs to the number."""
+        """Return HTML for a notebook: a table with everything that belongs to the number."""
         shown = self.rows()[:20]  # a table of more snapshots would fill the page
         head = "".join(f"<th>{c}</th>" for c in ("value", "95 %", "bound", "ceiling", "unit", "flags"))
         body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in shown)
         more = "" if len(self.value) <= 20 else f'<tr><td colspan="6">… {len(self.value) - 20} snapshots …</td></tr>'
         return f"<table><tr>{head}</tr>{body}{more}</table>"
+
+
+Quantities = dict[str, Quantity]
+"""What `estimate` returns: each quantity by its name, as "I(X;T)"."""
 
 
 class Blocks(Protocol):
@@ -131,9 +135,7 @@ class Estimator(Protocol):
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int: ...
 
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]: ...
+    def estimate(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> Quantities: ...
 
 
 @runtime_checkable
@@ -148,7 +150,7 @@ _FINITE: ContextVar[bool] = ContextVar("assume_finite", default=False)
 
 @contextlib.contextmanager
 def raised(flag: ContextVar[bool]) -> Iterator[None]:
-    """A context in which `flag` is True; at its end the flag has the value from before."""
+    """Return a context in which `flag` is True; at its end the flag has the value from before."""
     token = flag.set(True)
     try:
         yield
@@ -157,7 +159,7 @@ def raised(flag: ContextVar[bool]) -> Iterator[None]:
 
 
 def assume_finite() -> AbstractContextManager[None]:
-    """Within this context `estimate` need not look for NaN and infinity: the caller has done so.
+    """Return a context in which `estimate` need not look for NaN and infinity: the caller has done so.
 
     Saves one read of the activations, which for a wide layer can be most of the time. With non-finite values
     in the input results are then undefined.
@@ -166,7 +168,7 @@ def assume_finite() -> AbstractContextManager[None]:
 
 
 def assumed_finite() -> bool:
-    """Whether `assume_finite` is in force."""
+    """Return whether `assume_finite` is in force."""
     return _FINITE.get()
 
 
@@ -174,12 +176,12 @@ _VALUES_ONLY: ContextVar[bool] = ContextVar("values_only", default=False)
 
 
 def values_only() -> AbstractContextManager[None]:
-    """Within this context checks of `estimate` that only raise flags may be left out; flags at no cost stay."""
+    """Return a context in which checks of `estimate` that only raise flags may be left out; flags at no cost stay."""
     return raised(_VALUES_ONLY)
 
 
 def only_values() -> bool:
-    """Whether `values_only` is in force."""
+    """Return whether `values_only` is in force."""
     return _VALUES_ONLY.get()
 
 
@@ -258,7 +260,7 @@ def check_inputs(
 
 
 def widened(t: Tensor) -> Tensor:
-    """The same values as float32 or float64: integers and bools as float64, narrower floats as float32.
+    """Return the same values as float32 or float64: integers and bools as float64, narrower floats as float32.
 
     Raises
     ------
@@ -271,7 +273,7 @@ def widened(t: Tensor) -> Tensor:
 
 
 def last_finite(blocks: Iterable[Tensor]) -> Tensor | None:
-    """The last snapshot (N, U) of a run in blocks (S, N, U) that is finite throughout, widened; None without any."""
+    """Return the last snapshot (N, U) of a run in blocks (S, N, U) that is finite throughout, widened; else None."""
     last: Tensor | None = None
     for block in map(widened, blocks):
         finite = torch.isfinite(block).flatten(1).all(1).nonzero()
@@ -281,7 +283,7 @@ def last_finite(blocks: Iterable[Tensor]) -> Tensor | None:
 
 
 def as_floats(a: Tensor, what: str) -> Tensor:
-    """Floats as they are, integers and bools as float64; ValueError, naming `what`, where that is not exact."""
+    """Return floats as they are, integers and bools as float64; ValueError, naming `what`, where that is not exact."""
     if a.is_floating_point():
         return a
     refuse_inexact(*_extremes(a), what)
@@ -289,7 +291,7 @@ def as_floats(a: Tensor, what: str) -> Tensor:
 
 
 def finite_targets(y: Tensor) -> Tensor:
-    """Targets (N, ...) as float64; ValueError where they are not finite, or integers that are not exact."""
+    """Return targets (N, ...) as float64; ValueError where they are not finite, or integers that are not exact."""
     y = as_floats(y, "y").to(torch.float64)
     if not bool(torch.isfinite(y).all()):
         bad = int((~torch.isfinite(y)).nonzero()[0, 0])
@@ -298,7 +300,7 @@ def finite_targets(y: Tensor) -> Tensor:
 
 
 def _extremes(a: Tensor) -> tuple[int, int]:
-    """Smallest and largest of integers of 64 bits; (0, 0) for shorter types, all of whose numbers float64 holds."""
+    """Return smallest and largest of 64-bit integers; (0, 0) for shorter types, all of whose numbers float64 holds."""
     if a.dtype == torch.uint64:  # which torch cannot compare
         return extremes(a.detach().cpu().numpy())
     if a.dtype != torch.int64 or not a.numel():
@@ -308,7 +310,7 @@ def _extremes(a: Tensor) -> tuple[int, int]:
 
 
 def whole_cells(t: Tensor, width: float) -> Tensor:
-    """`t` with whole numbers too large for float64 replaced by floats that share cells floor(t / width) as those do.
+    """Return `t`, whole numbers too large for float64 replaced by floats that share cells floor(t / width) as those do.
 
     Other values stay as they are. A cell of width 1 or less holds one whole number, and a whole width divides exactly;
     for other widths `t` stays as it is, too.
@@ -323,9 +325,7 @@ def whole_cells(t: Tensor, width: float) -> Tensor:
 
 
 def _renumbered(ids: Tensor) -> Tensor:
-    """The ids (N,) replaced by 0, 1, ...: the smallest id becomes 0, the next larger one 1."""
-    if len(ids) == 0:
-        return ids
+    """Return the ids (N,) replaced by 0, 1, ...: the smallest id becomes 0, the next larger one 1."""
     least, most = (int(v) for v in torch.aminmax(ids))
     # Ids that are spread widely are sorted: a table of all numbers between them would be much longer than they are.
     if most - least >= 4 * len(ids) + 1024:

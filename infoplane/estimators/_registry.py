@@ -61,7 +61,7 @@ def register(cls: T) -> T:
 
 
 def _same_class(known: type[Any], cls: type[Any]) -> bool:
-    """Whether both classes have one module and name: one piece of code, perhaps run twice as in a notebook."""
+    """Return whether both classes have one module and name: one piece of code, perhaps run twice as in a notebook."""
     return (known.__module__, known.__qualname__) == (cls.__module__, cls.__qualname__)
 
 
@@ -90,7 +90,7 @@ def register_wrapper(suffix: str) -> Callable[[T], T]:
 
 
 def wrapper(suffix: str) -> type[Any]:
-    """The wrapper class registered under `suffix`; ValueError for an unknown suffix."""
+    """Return the wrapper class registered under `suffix`; ValueError for an unknown suffix."""
     if suffix not in _WRAPPERS:
         raise ValueError(f"no wrapper named {suffix!r}; {choices(suffix, sorted(_WRAPPERS))}")
     return _WRAPPERS[suffix]
@@ -113,19 +113,19 @@ def _load() -> None:
 
 
 def available() -> dict[str, type[Any]]:
-    """All registered estimators by name. Third-party ones appear once they were named."""
+    """Return all registered estimators by name. Third-party ones appear once they were named."""
     _load()
     return dict(sorted(_ESTIMATORS.items()))
 
 
 def presets(estimator: str) -> Mapping[str, Mapping[str, Any]]:
-    """The presets of one estimator: name -> fields."""
+    """Return the presets of one estimator: name -> fields."""
     _load()
     return dict(_PRESETS.get(estimator, {}))
 
 
 def get(name: str) -> type[Any]:
-    """The estimator class registered under `name`; a plug-in's entry point is loaded only when named.
+    """Return the estimator class registered under `name`; a plug-in's entry point is loaded only when named.
 
     Raises
     ------
@@ -139,10 +139,9 @@ def get(name: str) -> type[Any]:
             near = ", ".join(closest(name, _ESTIMATORS))
             raise ValueError(f"no estimator named {name!r}; closest: {near}; 'infoplane estimators' lists all")
         cls = point.load()
-        own = getattr(cls, "name", None)
-        if own != name:
+        if (given := getattr(cls, "name", None)) != name:
             raise ValueError(
-                f"the plug-in {point.value} gives an estimator named {own!r}, its entry point says {name!r}"
+                f"the plug-in {point.value} gives an estimator named {given!r}, its entry point says {name!r}"
             )
         register(cls)
     return _ESTIMATORS[name]
@@ -159,35 +158,32 @@ def parse(spec: str) -> Any:
     >>> parse("knn:n_neighbors=5+null:draws=50").draws
     50
     """
-    spec, *outer = re.split(r"\+(?=[A-Za-z_])", spec)  # 1e+3 is a number
+    spec, *wrappers = re.split(r"\+(?=[A-Za-z_])", spec)  # 1e+3 is a number
     estimator = _parse_plain(spec)
-    for part in outer:
-        name, _, tail = part.partition(":")
-        fields = _fields(part, tail)
+    for part in wrappers:
+        suffix, _, settings = part.partition(":")
+        fields = _fields(part, settings)
         if "estimator" in fields:
-            raise ValueError(f"the estimator stands before the wrapper, as in 'knn+{name}', got {part!r}")
-        estimator = build(wrapper(name.strip()), {**fields, "estimator": estimator})
+            raise ValueError(f"the estimator stands before the wrapper, as in 'knn+{suffix}', got {part!r}")
+        estimator = build(wrapper(suffix.strip()), {**fields, "estimator": estimator})
     return estimator
 
 
 def _parse_plain(spec: str) -> Any:
     """Build an estimator from a spec without wrappers, `name[@preset][:field=value,...]`."""
-    head, _, tail = spec.partition(":")
+    head, _, settings = spec.partition(":")
     name, _, preset_name = head.partition("@")
     cls = get(name.strip())
-    fields: dict[str, Any] = {}
-    if preset_name:
-        known = presets(cls.name)
-        if preset_name not in known:
-            raise ValueError(f"{cls.name} has no preset {preset_name!r}; {choices(preset_name, sorted(known))}")
-        fields.update(known[preset_name])
-    return build(cls, {**fields, **_fields(spec, tail)})
+    known = {"": {}, **presets(cls.name)}  # without a preset no field is given
+    if preset_name not in known:
+        raise ValueError(f"{cls.name} has no preset {preset_name!r}; {choices(preset_name, sorted(presets(cls.name)))}")
+    return build(cls, {**known[preset_name], **_fields(spec, settings)})
 
 
-def _fields(spec: str, tail: str) -> dict[str, Any]:
-    """The settings in `tail`, written `field=value,field=value`; an error names the whole `spec`."""
+def _fields(spec: str, settings: str) -> dict[str, Any]:
+    """Return the settings, written `field=value,field=value`, as a dict; an error names the whole `spec`."""
     fields: dict[str, Any] = {}
-    for item in _split(tail):
+    for item in _split(settings):
         key, equals, text = item.partition("=")
         if not equals:
             raise ValueError(f"expected field=value in {spec!r}, got {item!r}")
@@ -208,12 +204,12 @@ def build_named(settings: Mapping[str, Any]) -> Any:
     """Construct an estimator from its settings and its "name", as they are recorded for one inside a wrapper."""
     fields = dict(settings)
     name = str(fields.pop("name", ""))
-    _, plus, suffix = name.rpartition("+")
+    _, plus, suffix = name.rpartition("+")  # of "knn+null" the estimator itself is in the settings
     return build(wrapper(suffix) if plus else get(name), fields)
 
 
 def _literal(text: str) -> Any:
-    """A value in a spec: a Python literal, true, false or none in any capitals, else the text."""
+    """Return a value in a spec: a Python literal, true, false or none in any capitals, else the text."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -223,19 +219,19 @@ def _literal(text: str) -> Any:
 
 
 def _split(text: str) -> list[str]:
-    """The parts of a text between the commas that stand outside brackets, without empty parts."""
-    parts, depth, start = [], 0, 0
-    for i, c in enumerate(text):
+    """Return the parts of a text between the commas that stand outside brackets, without empty parts."""
+    parts, depth = [""], 0
+    for c in text:
         depth += (c in "([{") - (c in ")]}")  # brackets that are open at this place
         if c == "," and depth == 0:
-            parts.append(text[start:i])
-            start = i + 1
-    parts.append(text[start:])
-    return [p for p in (p.strip() for p in parts) if p]
+            parts.append("")
+        else:
+            parts[-1] += c
+    return [part.strip() for part in parts if part.strip()]
 
 
 def describe(name: str | None = None) -> str:
-    """The list of all estimators, or the page of one: what it measures, how it misleads, its settings."""
+    """Return the list of all estimators, or the page of one: what it measures, how it misleads, its settings."""
     if name is None:
         rows = [(key, ", ".join(sorted(cls.targets)), _first_line(cls)) for key, cls in available().items()]
         width = max(len(key) for key, _, _ in rows)
@@ -245,29 +241,26 @@ def describe(name: str | None = None) -> str:
     lines = [f"{cls.name}: {inspect.getdoc(cls) or ''}", "", "Settings and defaults"]
     lines += [f"  {f.name} = {_default(f)!r}{_allowed(f)}" for f in own_settings(cls)]
     known = presets(cls.name)
-    if known:
-        lines += ["", "Presets"]
-        lines += [
-            f"  {cls.name}@{key}: " + ", ".join(f"{field}={value!r}" for field, value in fields.items())
-            for key, fields in sorted(known.items())
-        ]
+    lines += ["", "Presets"] if known else []
+    for key, fields in sorted(known.items()):
+        lines.append(f"  {cls.name}@{key}: " + ", ".join(f"{field}={value!r}" for field, value in fields.items()))
     guarantees = ", ".join(sorted(cls.guarantees)) or "none"
     lines += ["", f"Targets: {', '.join(sorted(cls.targets))}. Guarantees held by the contract suite: {guarantees}."]
     return "\n".join(lines)
 
 
 def _first_line(cls: type) -> str:
-    """The first paragraph of a class's docstring as one line, or the name of a class without docstring."""
+    """Return the first paragraph of a class's docstring as one line, or the name of a class without docstring."""
     return (inspect.getdoc(cls) or cls.__name__).split("\n\n")[0].replace("\n", " ")
 
 
 def _default(f: dataclasses.Field[object]) -> object:
-    """The default of a setting, or the word "required"."""
+    """Return the default of a setting, or the word "required"."""
     if f.default is not dataclasses.MISSING:
         return f.default
     return f.default_factory() if f.default_factory is not dataclasses.MISSING else "required"
 
 
 def _allowed(f: dataclasses.Field[object]) -> str:
-    """The values that a setting may have, in brackets; "" where it does not say."""
+    """Return the values that a setting may have, in brackets; "" where it does not say."""
     return f" ({f.metadata['domain'].words})" if "domain" in f.metadata else ""

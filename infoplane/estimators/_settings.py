@@ -38,7 +38,7 @@ class Domain:
     whole: bool = False
 
     def holds(self, value: object) -> bool:
-        """Whether the value is allowed."""
+        """Return whether the value is allowed."""
         # True and False are numbers to Python, but no numbers of a setting.
         if value is None or isinstance(value, str | bool):
             return value in self.named
@@ -55,42 +55,42 @@ COUNT = Domain("a whole number of 0 or more", 0, whole=True)
 
 
 def at_least(least: int) -> Domain:
-    """The domain of numbers from `least` on."""
+    """Return the domain of numbers from `least` on."""
     return Domain(f"at least {least}", least)
 
 
 def between(least: float, most: float, *, open: bool = False) -> Domain:
-    """The domain of numbers from `least` to `most`, both included unless it is `open`."""
+    """Return the domain of numbers from `least` to `most`, both included unless it is `open`."""
     return Domain(f"between {least} and {most}", least, most, open)
 
 
 def one_of(*named: str) -> Domain:
-    """The domain of these words, which an error lists as `'a', 'b' or 'c'`."""
+    """Return the domain of these words, which an error lists as `'a', 'b' or 'c'`."""
     return Domain(either([repr(name) for name in named]), named=named)
 
 
 def listed(*named: str) -> Domain:
-    """The domain of these words, which an error lists as `one of a, b, c`."""
+    """Return the domain of these words, which an error lists as `one of a, b, c`."""
     return Domain(f"one of {', '.join(named)}", named=named)
 
 
 def positive_or(*named: str) -> Domain:
-    """The domain of positive finite numbers and these words."""
+    """Return the domain of positive finite numbers and these words."""
     return Domain(either(("a positive number", *map(repr, named))), 0.0, open=True, named=named)
 
 
 def either(words: Sequence[str]) -> str:
-    """The words as `a, b or c`."""
+    """Return the words as `a, b or c`."""
     return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
 
 
 def setting(default: Any, domain: Domain) -> Any:
-    """A dataclass field with its default and the values it may have, which `check_settings` looks at."""
+    """Return a dataclass field with its default and the values it may have, which `check_settings` looks at."""
     return field(default=default, metadata={"domain": domain})
 
 
 def added(default: Any, domain: Domain) -> Any:
-    """A setting that a later release added: it is left out of the recorded configuration while it has its default.
+    """Return a field that a later release added, left out of the recorded configuration while it has its default.
 
     Rows that were estimated before the setting existed so keep their key.
     """
@@ -98,7 +98,7 @@ def added(default: Any, domain: Domain) -> Any:
 
 
 def prepared(default: Any = None, *, recorded: bool = True) -> Any:
-    """A dataclass field that `prepare` fills, no setting of the user.
+    """Return a dataclass field that `prepare` fills, no setting of the user.
 
     It is part of the recorded configuration, and of equality, unless `recorded` is false: for tensors too large to be
     written down, of which another field holds the digest.
@@ -108,7 +108,7 @@ def prepared(default: Any = None, *, recorded: bool = True) -> Any:
 
 
 def own_settings(cls: Any) -> list[dataclasses.Field[Any]]:
-    """The fields that a user may set."""
+    """Return the fields that a user may set."""
     return [f for f in dataclasses.fields(cls) if not f.metadata.get("prepared")]
 
 
@@ -122,7 +122,7 @@ def check_settings(estimator: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """The value of a field as JSON can hold it, sets sorted; TypeError for a value that no field can have."""
+    """Return the value of a field as JSON can hold it, sets sorted; TypeError for a value that no field can have."""
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
     if isinstance(value, frozenset | set):
@@ -133,7 +133,7 @@ def _plain(value: Any) -> Any:
 
 
 def config_json(estimator: Any) -> str:
-    """The estimator's fields as canonical JSON: sorted keys, no spaces, seeds included.
+    """Return the estimator's fields as canonical JSON: sorted keys, no spaces, seeds included.
 
     What `prepare` found is under "prepared", so that the user's own settings can be told from it. An estimator in
     a field of another (a wrapper) is written as its settings with its name.
@@ -145,7 +145,7 @@ def config_json(estimator: Any) -> str:
 
 
 def _settings_and_found(estimator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The user's settings, and what `prepare` found, as JSON values; those of an estimator inside are nested."""
+    """Return the user's settings, and what `prepare` found, as JSON values; those of an estimator inside are nested."""
     settings: dict[str, Any] = {}
     found: dict[str, Any] = {}
     for f in dataclasses.fields(estimator) if dataclasses.is_dataclass(estimator) else ():

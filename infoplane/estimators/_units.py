@@ -11,7 +11,7 @@ from torch import Tensor
 from infoplane.estimators._codes import ATOM
 from infoplane.estimators._driver import Null, report
 from infoplane.estimators._labels import entropy_of_counts, interval_95
-from infoplane.estimators._protocol import Quantity, check_inputs, values_only
+from infoplane.estimators._protocol import Quantities, Quantity, check_inputs, values_only
 from infoplane.estimators._registry import register_wrapper
 from infoplane.estimators._scaling import numbered_rows
 from infoplane.estimators._settings import at_least, setting
@@ -102,9 +102,7 @@ class PerUnit(Wrapper):
         value, flags = of.bits(y)
         return UnitTable(value, null, interval_95(null.amax(2).movedim(0, -1))[2], flags)
 
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]:
+    def estimate(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> Quantities:
         """The rows of single units, the largest of them and how many are above chance."""
         found = self.table(t, y, x=x, x_ids=x_ids)
         best = found.value.argmax(1, keepdim=True)
@@ -161,9 +159,7 @@ class UnitSynergy(Wrapper):
         """Bytes that the estimator inside needs, and a copy of the snapshot."""
         return int(self.estimator.bytes_per_snapshot(samples, units)) + 8 * samples * units
 
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]:
+    def estimate(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> Quantities:
         """The quantities of the estimator inside, and the synergy of its I(T;Y)."""
         chosen = settled(self.estimator, t, y, x, x_ids)
         out: dict[str, Quantity] = dict(chosen.estimate(t, y, x=x, x_ids=x_ids))

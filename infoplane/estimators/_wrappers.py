@@ -18,7 +18,7 @@ from torch import Tensor
 
 from infoplane.estimators._driver import Null, on_rows, with_null
 from infoplane.estimators._labels import interval_95, shuffle_labels
-from infoplane.estimators._protocol import Blocks, Estimator, Quantity, values_only
+from infoplane.estimators._protocol import Blocks, Estimator, Quantities, Quantity, values_only
 from infoplane.estimators._registry import build_named, parse, register_wrapper
 from infoplane.estimators._settings import at_least, between, check_settings, setting
 
@@ -110,9 +110,7 @@ class PermutationNull(Wrapper):
         """Return the bytes that the estimator inside needs, which runs one shuffle at a time."""
         return int(self.estimator.bytes_per_snapshot(samples, units)) + 8 * (samples + self.draws)
 
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]:
+    def estimate(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> Quantities:
         """Return the inner quantities, each of (T;Y) with its null: mean and 95 % interval on shuffled labels."""
         inner = without_null(settled(self.estimator, t, y, x, x_ids))
         out: dict[str, Quantity] = inner.estimate(t, y, x=x, x_ids=x_ids)
@@ -189,9 +187,7 @@ class SubsampleInterval(Wrapper):
         """Return the bytes that the estimator inside needs, and a part of the snapshot."""
         return int(self.estimator.bytes_per_snapshot(samples, units)) + 8 * samples * (units + 1)
 
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]:
+    def estimate(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> Quantities:
         """Return the quantities of the estimator inside, with their intervals."""
         whole = settled(self.estimator, t, y, x, x_ids)
         out = whole.estimate(t, y, x=x, x_ids=x_ids)

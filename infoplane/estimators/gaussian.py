@@ -133,11 +133,11 @@ class Gaussian(Method):
     corrected: bool = True
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """The scaled snapshot and its parts in float64, Gram matrices with their eigenvectors, and ratios of pairs."""
+        """Return the bytes of the scaled snapshot and its parts, Gram matrices, eigenvectors and ratios of pairs."""
         return 64 * samples * units + 64 * min(samples, units) ** 2 + 32 * min(samples // 2, TEST_ROWS) ** 2
 
     def start(self, given: Given) -> _Correlations:
-        """White directions of the labels or targets."""
+        """Return the problem of one call, with white directions of the labels or targets."""
         return _Correlations(self, given)
 
 
@@ -165,8 +165,8 @@ class _Correlations(Problem):
             self.h_y = float(self.ceiling) / BITS_PER_NAT
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """I(T;Y) in bits with its flags, and the shrinkage of T."""
-        single = self.side is None and self.basis.size == 0
+        """Return I(T;Y) in bits with its flags, and the shrinkage of T."""
+        single = self.side is None and self.basis.size == 0  # one class leaves no direction
         flags: dict[str, Tensor | bool] = {
             "degenerate": found["degenerate"] & (not single),
             "unreliable": found["unreliable"],
@@ -181,13 +181,13 @@ class _Correlations(Problem):
         }
 
     def snapshot(self, layer: Tensor) -> dict[str, Number]:
-        """Nats, shrinkage and flags of one layer (N, U)."""
+        """Return nats, shrinkage and flags of one layer (N, U)."""
         z = zscore(layer)
         basis = white_basis(z, self.config.shrinkage)
         # Shrunk by more than the least share: more directions than N / 10.
         crowded = self.config.shrinkage == "auto" and basis.shrinkage > 2 * LEAST_SHRINKAGE
         out: dict[str, Number] = {"shrinkage": basis.shrinkage, "unreliable": crowded, "out_of_domain": False}
-        if basis.size == 0 or self.basis.size == 0:
+        if basis.size == 0 or self.basis.size == 0:  # T or Y is constant
             return out | {"nats": z.new_zeros(()), "degenerate": True}
         found = canonical(basis, self.basis)
         nats = canonical_nats(found.correlations)
@@ -198,7 +198,7 @@ class _Correlations(Problem):
         return out | {"nats": nats, "degenerate": False}
 
     def _leaves_ground(self, t: Side, found: Canonical, nats: float) -> bool:
-        """Whether the value is not to be trusted: more than it can be, or T and Y are not jointly Gaussian."""
+        """Return whether the value is not to be trusted: more than it can be, or T and Y are not jointly Gaussian."""
         # With a correlation of 1 the information is infinite; with more than the entropy of a side it is none.
         if bool((1 - strong_unshrunk(found).square() < SINGULAR).any()):
             return True
@@ -212,7 +212,7 @@ class _Correlations(Problem):
 
 
 def strong_unshrunk(found: Canonical) -> Tensor:
-    """The canonical correlations above 0.9, divided by `found.most`, the largest that shrinkage allows.
+    """Return the canonical correlations above 0.9, divided by `found.most`, the largest that shrinkage allows.
 
     Lower ones are left out: in directions of small variance chance and dependence look alike.
     """
@@ -221,6 +221,6 @@ def strong_unshrunk(found: Canonical) -> Tensor:
 
 
 def shrunk_away(found: Canonical) -> float:
-    """Nats that shrinkage hides: of strong correlations without it, less with it."""
+    """Return the nats that shrinkage hides: of strong correlations without it, less with it."""
     shown = found.correlations[found.correlations > STRONG]
     return float(canonical_nats(strong_unshrunk(found)) - canonical_nats(shown))

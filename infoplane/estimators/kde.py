@@ -237,13 +237,10 @@ class _Bounds(MixtureProblem):
             own = self.null.own_sums(sums.columns, sums.narrow)
             size = torch.tensor(groups.counts, device=own.device).double()[self.shuffled]
             return log2_ratio_mean(size, own)
-        values = []
         centred = CentredRows(layer, noise, order=groups.order, dtype=dtype)
-        for labels in self.shuffled:
-            rows = centred.reordered(torch.argsort(labels, stable=True))
-            drawn = kernel_sums(rows, groups.counts, within_only=True)
-            values.append(log2_ratio_mean(groups.size, drawn.narrow_within))
-        return torch.stack(values)
+        orders = (torch.argsort(labels, stable=True) for labels in self.shuffled)
+        drawn = [kernel_sums(centred.reordered(order), groups.counts, within_only=True) for order in orders]
+        return torch.stack([log2_ratio_mean(groups.size, within.narrow_within) for within in drawn])
 
     def _continuous(self, layer: Tensor, noise: float) -> dict[str, Tensor]:
         """Return, for real targets, I(T+Z;Y+W) = I(X;T+Z) + I(X;Y+W) - I(X;T+Z,Y+W) for rows X, bound by bound."""

@@ -34,7 +34,7 @@ from infoplane.estimators._mixture import (
 )
 from infoplane.estimators._population import ESTIMAND as POPULATION
 from infoplane.estimators._population import continued, halves, refuse_whole_population
-from infoplane.estimators._protocol import Blocks, Bound, Quantity, as_floats, last_finite
+from infoplane.estimators._protocol import Blocks, Bound, Quantities, Quantity, as_floats, last_finite
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._scaling import first_rows
 from infoplane.estimators._settings import COUNT, POSITIVE, POSITIVE_OR_NONE, SWITCH, added, prepared, setting
@@ -235,9 +235,7 @@ class SamplePropagation(Method):
             )
         return self.relative_std * self.reference_rms
 
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]:
+    def estimate(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> Quantities:
         """Return every quantity for each snapshot; with `population` of the inputs' law, from all and from halves."""
         found = super().estimate(t, y, x=x, x_ids=x_ids)
         if not self.population:
