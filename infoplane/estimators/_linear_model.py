@@ -2,11 +2,12 @@
 
 All snapshots S and all F subsets of the rows (folds of a cross-fit, prefixes of a sequence) are one problem:
 the scores (S, F, K, N) of K outputs are a single product of the weights of every subset, one below the other, with
-the design, and a row outside a subset has weight 0. Newton directions come from conjugate gradients, whose
-preconditioner is diagonal because the design comes in principal coordinates. A problem that has converged is
-frozen, so that its weights do not depend on its neighbours in the block, and a snapshot or subset without a working
-problem is left out of the products. Objective and gradient are float64; directions are found in float32, since an
-inexact Newton step changes the path and not the minimum.
+the design, and a row outside a subset has weight 0. Newton directions come from conjugate gradients. As the design
+comes in principal coordinates, their preconditioner needs the second derivative among a few leading columns only, and
+its diagonal for the others. A problem that has converged is frozen, so that its weights do not depend on its
+neighbours in the block, and a snapshot or subset without a working problem is left out of the products. A fit works in
+float32 down to `SINGLE` and from there with objective and gradient in float64; directions are always found in float32,
+since an inexact Newton step changes the path and not the minimum.
 """
 
 from __future__ import annotations
@@ -26,6 +27,12 @@ TOLERANCE = 1e-12
 # far; nearer than `NEAR` nats a row the residual decides, so that the last steps of an exact fit are exact.
 SMALL_GAIN = 0.25
 NEAR = 1e-8
+# Nats a row above the minimum down to which a fit works in float32.
+SINGLE = 1e-6
+# Columns, the last and largest, whose second derivatives the preconditioner takes as they are.
+LEADING = 16
+# Products of two columns that are held at a time.
+_PAIRS = 1 << 20
 
 
 class SoftmaxLoss:
@@ -33,8 +40,11 @@ class SoftmaxLoss:
 
     As for every convex loss here: `value` (S, F) sums it over the rows (F, N) bool of each subset, for scores
     (S, F, K, N) of `outputs` K. `slope` returns the derivative by the scores and a state, with which `curve` applies
-    the second derivative to a direction and `curvature` gives its mean diagonal (S, F).
+    the second derivative to a direction and `curvature` gives its diagonal (S, F, K, N); `curved` says whether that
+    changes with the scores.
     """
+
+    curved = True
 
     def __init__(self, y: Tensor, classes: int) -> None:
         """Keep the classes, and as indicators (K, N)."""
@@ -47,12 +57,12 @@ class SoftmaxLoss:
 
     def value(self, scores: Tensor, rows: Tensor) -> Tensor:
         """Cross-entropy (S, F) in nats, summed over the rows of each subset."""
-        return ((torch.logsumexp(scores, 2) - self.own_score(scores)) * rows).sum(2)
+        return ((torch.logsumexp(scores, 2) - self.own_score(scores)) * rows).sum(2, dtype=torch.float64)
 
     def slope(self, scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Derivative (S, F, K, N) p - y by the scores, and p as the state: both 0 outside the subsets."""
         p, outside = torch.softmax(scores, 2), ~rows[:, None]
-        return (p - self._onehot).masked_fill_(outside, 0.0), p.masked_fill(outside, 0.0)
+        return (p - self._onehot.to(p)).masked_fill_(outside, 0.0), p.masked_fill(outside, 0.0)
 
     def curve(self, state: Tensor, direction: Tensor, rows: Tensor) -> Tensor:
         """The second derivative, diag(p) - p p' for each row, times a direction (S, F, K, N)."""
@@ -60,12 +70,14 @@ class SoftmaxLoss:
         return out.sub_(state * out.sum(2, keepdim=True))
 
     def curvature(self, state: Tensor, rows: Tensor) -> Tensor:
-        """Mean diagonal (S, F) of the second derivative, p - p^2, over classes and rows."""
-        return (state - state.square()).mean(2).sum(2) / rows.sum(1)
+        """The diagonal (S, F, K, N) of the second derivative, p - p^2: 0 outside the subsets."""
+        return state - state.square()
 
 
 class SquaredLoss:
     """Half the squared error against `targets` (N, k), over the rows (F, N) of each problem."""
+
+    curved = False
 
     def __init__(self, targets: Tensor) -> None:
         """Keep the targets as (k, N)."""
@@ -73,11 +85,11 @@ class SquaredLoss:
 
     def value(self, scores: Tensor, rows: Tensor) -> Tensor:
         """Half the squared error (S, F), summed over targets and the rows of each subset."""
-        return 0.5 * self.slope(scores, rows)[0].square().sum((2, 3))
+        return 0.5 * self.slope(scores, rows)[0].square().sum((2, 3), dtype=torch.float64)
 
     def slope(self, scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Errors (S, F, k, N), the derivative by the scores, 0 outside the subsets; and again, as the state."""
-        error = (scores - self.targets).masked_fill_(~rows[:, None], 0.0)
+        error = (scores - self.targets.to(scores)).masked_fill_(~rows[:, None], 0.0)
         return error, error
 
     def curve(self, state: Tensor, direction: Tensor, rows: Tensor) -> Tensor:
@@ -85,8 +97,8 @@ class SquaredLoss:
         return direction.masked_fill(~rows[:, None], 0.0)
 
     def curvature(self, state: Tensor, rows: Tensor) -> Tensor:
-        """Mean diagonal (S, F) of the second derivative: 1."""
-        return state.new_ones(state.shape[:2])
+        """The diagonal (S, F, k, N) of the second derivative, 1: 0 outside the subsets."""
+        return rows[:, None].to(state.dtype).expand_as(state)
 
 
 Loss = SoftmaxLoss | SquaredLoss
@@ -117,10 +129,20 @@ class Fit:
             torch.where(chosen, self.converged, other.converged),
         )
 
+    def widened(self, design: Tensor) -> Fit:
+        """This fit in float64, its scores those of the `design` (S, N, r)."""
+        weights = self.weights.double()
+        return Fit(weights, _scores(weights, design), self.converged)
+
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner products (S, F) of weights (S, F, K, r)."""
     return (a * b).sum((2, 3))
+
+
+def _scores(weights: Tensor, design: Tensor) -> Tensor:
+    """Scores (S, F, K, N) from weights (S, F, K, r) and a design (S, N, r) of one type."""
+    return (weights.flatten(1, 2) @ design.mT).view(*weights.shape[:3], design.shape[1])
 
 
 def _wide(per_problem: Tensor) -> Tensor:
@@ -160,21 +182,41 @@ def fit(
     """
     snapshots, samples, columns = design.shape
     shape = snapshots, len(rows), loss.outputs
-    if start is None:
-        start = Fit(design.new_zeros(*shape, columns), design.new_zeros(*shape, samples), design.new_zeros(shape[:2]))
+    exact = tolerance < SINGLE
+    if exact:
+        start = fit(design, squares, loss, rows, penalty, start=start, active=active, tolerance=SINGLE)
+    elif start is None:
+        none = design.new_zeros(shape[:2], dtype=torch.bool)
+        start = Fit(design.new_zeros(*shape, columns), design.new_zeros(*shape, samples), none)
     working = design.new_ones(shape[:2], dtype=torch.bool) if active is None else active
-    found = Fit(start.weights.clone(), start.scores.clone(), ~working)
-    penalty = penalty.expand(*shape[:2], 1, columns)
     place = torch.arange(shape[0], device=design.device)[:, None], torch.arange(shape[1], device=design.device)
-    own = start.weights, start.scores, ~working, working
-    left = _Working(design, squares, loss, rows, penalty, *own, tolerance, place)
+
+    def own(numbers: Tensor) -> Tensor:
+        """The numbers in the type that this fit works in."""
+        return numbers if exact else numbers.float()
+
+    penalty = own(penalty.expand(*shape[:2], 1, columns))
+    left = _Working(
+        own(design),
+        own(squares),
+        penalty,
+        own(start.weights),
+        own(start.scores),
+        loss,
+        rows,
+        ~working,
+        working,
+        tolerance,
+        place,
+    )
+    found = Fit(left.weights.clone(), left.scores.clone(), ~working)
     for _ in range(MAX_STEPS):
         if not bool(left.working.any()):
             break
         left = left.shrunk(found)
         left.step()
     left.store(found)
-    return found
+    return found if exact else found.widened(design).where(working, start)
 
 
 @dataclass
@@ -183,11 +225,11 @@ class _Working:
 
     design: Tensor
     squares: Tensor
-    loss: Loss
-    rows: Tensor
     penalty: Tensor
     weights: Tensor
     scores: Tensor
+    loss: Loss
+    rows: Tensor
     converged: Tensor
     working: Tensor
     tolerance: float
@@ -197,6 +239,7 @@ class _Working:
     def __post_init__(self) -> None:
         """Add the design in float32, the rows of each subset and the objective at these weights."""
         self.coarse = self.design.float()
+        self.mean_square = self.squares.float()[:, None, None] / self.design.shape[1]
         self.count = self.rows.sum(1)  # (F,)
         self.current = self._objective(self.scores, self.weights)
 
@@ -226,20 +269,22 @@ class _Working:
         """One Newton step of the working problems, shortened until the objective falls."""
         slope, state = self.loss.slope(self.scores, self.rows)
         gradient = self._back(slope) + self.penalty * self.weights
-        scale = self.loss.curvature(state, self.rows) * (self.count / self.design.shape[1])
         coarse_state, ridge = state.float(), self.penalty.float()
 
-        def hessian(v: Tensor) -> Tensor:
-            """The second derivative of the objective times weights (S, F, K, r), in float32."""
-            return self._back(self.loss.curve(coarse_state, self._scores_of(v), self.rows)) + ridge * v
+        def hessian(v: Tensor) -> tuple[Tensor, Tensor]:
+            """The second derivative of the objective times weights (S, F, K, r), and their scores, in float32."""
+            scores = self._scores_of(v)
+            return self._back(self.loss.curve(coarse_state, scores, self.rows)) + ridge * v, scores
 
-        # The preconditioner takes the second derivative to be diagonal, with one curvature for all rows.
-        inverse = 1.0 / (self.squares[:, None, None, :] * _wide(scale) + self.penalty)
-        step = _conjugate_gradients(hessian, gradient.float(), inverse.float(), self.working, self.count).double()
+        exact, inverse = gradient.dtype == torch.float64, self._preconditioner(coarse_state, ridge)
+        least = 0.0 if exact else 0.01 * self.tolerance
+        step, move = _conjugate_gradients(hessian, gradient.float(), inverse, self.working, self.count, least)
+        if exact:
+            step = step.double()
+            move = self._scores_of(step)
         descent = -_dot(gradient, step)
         done = self.working & (0.5 * descent <= self.tolerance * self.count)
-        move = self._scores_of(step)
-        length = self.working.double()
+        length = self.working.to(gradient.dtype)
         # Steps are halved until the objective falls by 1e-4 of what the slope promises (Armijo), 30 times at most.
         for _ in range(31):
             scores, weights = self.scores + _wide(length) * move, self.weights + _wide(length) * step
@@ -257,10 +302,44 @@ class _Working:
         self.converged = self.converged | done
         self.working = self.working & ~done & ~stuck
 
+    def _preconditioner(self, state: Tensor, ridge: Tensor) -> Callable[[Tensor], Tensor]:
+        """About the inverse of the second derivative: each class alone, its leading columns together, others alone."""
+        curvature = self.loss.curvature(state, self.rows)  # (S, F, K, N)
+        far = (curvature.sum(3, keepdim=True) * self.mean_square + ridge).reciprocal_()
+        if not self.loss.curved:  # the columns are orthogonal, and every row counts alike
+            return lambda residual: residual * far
+        block, d = self._leading_block(curvature), min(LEADING, far.shape[3])
+        # A thousandth more on the diagonal: then float32 is enough to factor it.
+        block.diagonal(dim1=-2, dim2=-1).add_(ridge[..., -d:]).mul_(1.001)
+        lower = torch.linalg.cholesky_ex(block)[0]
+        one = torch.eye(d, dtype=block.dtype, device=block.device)
+        root = torch.linalg.solve_triangular(lower, one.expand_as(lower), upper=False)
+        near = root.mT @ root
+
+        def inverse(residual: Tensor) -> Tensor:
+            """The residual (S, F, K, r) as a direction."""
+            # What all classes share changes no probability.
+            residual = residual - residual.mean(2, keepdim=True)
+            out = residual * far
+            out[..., -d:] = (near @ residual[..., -d:, None])[..., 0]
+            return out.sub_(out.mean(2, keepdim=True))
+
+        return inverse
+
+    def _leading_block(self, curvature: Tensor) -> Tensor:
+        """Sums (S, F, K, d, d) of x x' over rows of curvature (S, F, K, N), x being the d leading columns."""
+        lead = self.coarse[:, :, -LEADING:].mT.contiguous()  # (S, d, N)
+        snapshots, d, samples = lead.shape
+        out = curvature.new_zeros(snapshots, curvature[0, :, :, 0].numel(), d * d)
+        step = max(1, _PAIRS // (snapshots * d * d))
+        for rows in (slice(i, i + step) for i in range(0, samples, step)):
+            pairs = (lead[:, :, None, rows] * lead[:, None, :, rows]).flatten(1, 2)  # (S, d d, rows)
+            out.baddbmm_(curvature[..., rows].flatten(1, 2), pairs.mT)
+        return out.view(*curvature.shape[:3], d, d)
+
     def _scores_of(self, weights: Tensor) -> Tensor:
         """Scores (S, F, K, N) of all rows from weights (S, F, K, r)."""
-        matrix = self.coarse if weights.dtype == torch.float32 else self.design
-        return (weights.flatten(1, 2) @ matrix.mT).view(*weights.shape[:3], matrix.shape[1])
+        return _scores(weights, self.coarse if weights.dtype == torch.float32 else self.design)
 
     def _back(self, per_row: Tensor) -> Tensor:
         """Gradients (S, F, K, r) for the weights from those for the scores (S, F, K, N)."""
@@ -269,43 +348,48 @@ class _Working:
 
     def _objective(self, scores: Tensor, weights: Tensor) -> Tensor:
         """Loss and penalty (S, F)."""
-        return self.loss.value(scores, self.rows) + 0.5 * (self.penalty * weights.square()).sum((2, 3))
+        stiff = (self.penalty * weights.square()).sum((2, 3), dtype=torch.float64)
+        return self.loss.value(scores, self.rows) + 0.5 * stiff
 
 
 def _conjugate_gradients(
-    hessian: Callable[[Tensor], Tensor],
+    hessian: Callable[[Tensor], tuple[Tensor, Tensor]],
     gradient: Tensor,
-    inverse: Tensor,
+    inverse: Callable[[Tensor], Tensor],
     working: Tensor,
     count: Tensor,
-) -> Tensor:
-    """The Newton step (S, F, K, r), -H^-1 gradient, of the working problems, more exact the nearer the minimum."""
-    # `inverse` is the preconditioner, `count` (F,) the rows of each subset.
-    step = torch.zeros_like(gradient)
+    least: float,
+) -> tuple[Tensor, Tensor]:
+    """The Newton step (S, F, K, r), -H^-1 gradient, of the working problems, and what it adds to their scores."""
+    # More exact the nearer the minimum, down to `least` nats a row. `hessian` returns the second derivative times
+    # weights, and their scores; `inverse` is the preconditioner, `count` (F,) the rows of each subset.
+    step, move = torch.zeros_like(gradient), gradient.new_zeros(())
     residual = torch.where(_wide(working), -gradient, 0.0)
-    z = inverse * residual
+    z = inverse(residual)
     direction = z
     product = start = _dot(residual, z)
     accuracy = (start / count).sqrt().clamp(1e-3, 0.1)  # share of the residual that may be left
+    enough = (accuracy.square() * start).maximum(least * count)
     busy = working & (start > 0)
     fall = torch.zeros_like(start)  # twice what the quadratic model falls by the step so far
     for steps in range(1, MAX_DIRECTIONS + 1):
         if not bool(busy.any()):
             break
         # Go along the direction to the minimum of the quadratic model, for which it must bend upwards.
-        h = hessian(direction)
+        h, scores = hessian(direction)
         bend = _dot(direction, h)
         busy = busy & (bend > 0)
         along = torch.where(busy, product / bend, 0.0)
         fall = fall + along * product
         length = _wide(along)
-        step = step + length * direction
-        residual = residual - length * h
-        z = inverse * residual
+        step.addcmul_(length, direction)
+        move = scores.mul_(length).add_(move)
+        residual.addcmul_(length, h, value=-1.0)
+        z = inverse(residual)
         new = _dot(residual, z)
         # Stop where the residual is small enough, or, far from the minimum, where one more direction gains little.
         far = fall > NEAR * count
-        busy = busy & (new > accuracy.square() * start) & ~(far & (steps * along * product < SMALL_GAIN * fall))
-        direction = torch.where(_wide(busy), z + _wide(new / product) * direction, direction)
+        busy = busy & (new > enough) & ~(far & (steps * along * product < SMALL_GAIN * fall))
+        direction = z.addcmul_(_wide(torch.where(busy, new / product, 0.0)), direction)
         product = torch.where(busy, new, product)
-    return step
+    return step, move

@@ -7,7 +7,7 @@ import torch
 
 from infoplane.estimators import _linear_model
 from infoplane.estimators._linear_model import SoftmaxLoss, SquaredLoss, fit
-from infoplane.estimators._scaling import principal_coordinates
+from infoplane.estimators._scaling import principal_coordinates, zscore
 
 
 def dense_softmax(z, y, classes, ridge):
@@ -101,14 +101,50 @@ def test_what_has_converged_is_left_out_of_the_products(loss, easy, monkeypatch)
         _linear_model._Working, "_back", lambda self, v: sizes.append(v.shape[0] * v.shape[1]) or whole(self, v)
     )
     convex = SoftmaxLoss(y, 3) if loss == "softmax" else SquaredLoss(targets)
-    found = fit(design, squares, convex, rows, ridge)
-    assert found.converged.all()
+    fit(design, squares, convex, rows, ridge, tolerance=_linear_model.SINGLE)
     assert sizes[0] == 4
     assert sizes[-1] <= 2
+    found = fit(design, squares, convex, rows, ridge)  # in float32 and, from there, in float64: all problems twice
+    assert found.converged.all()
     for s in range(2):
         for f in range(2):
             one = fit(design[[s]], squares[[s]], convex, rows[[f]], ridge[[s]][:, [f]])
             torch.testing.assert_close(found.scores[s, f], one.scores[0, 0], atol=1e-6, rtol=0)
+
+
+def test_leading_columns_together_need_fewer_products(monkeypatch):
+    """Ten classes in twelve strong directions: the same minimum with each column alone, after more products."""
+    g = torch.Generator().manual_seed(1)
+    y = torch.arange(500) % 10
+    x = torch.randn(500, 12, generator=g) + 3.0 * torch.randn(10, 12, generator=g)[y]
+    t = torch.tanh(x @ torch.randn(12, 100, generator=g) / 12**0.5) + 0.1 * torch.randn(500, 100, generator=g)
+    design, squares = principal_coordinates(zscore(t)[None] / 10)
+    rows, ridge = torch.rand(1, 500, generator=g) < 0.8, torch.full((1, 1, 1, 100), 1e-2, dtype=torch.float64)
+    products, found, whole = [0], {}, SoftmaxLoss.curve
+
+    def curve(self, *given):
+        products[0] += 1
+        return whole(self, *given)
+
+    monkeypatch.setattr(SoftmaxLoss, "curve", curve)
+    for leading in (1, _linear_model.LEADING):
+        monkeypatch.setattr(_linear_model, "LEADING", leading)
+        products[0] = 0
+        found[leading] = fit(design, squares, SoftmaxLoss(y, 10), rows, ridge), products[0]
+    (alone, many), (together, few) = found.values()
+    assert together.converged.all()
+    assert few < 0.75 * many
+    torch.testing.assert_close(together.scores, alone.scores, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("tolerance", [1e-6, 1e-12])
+def test_scores_are_those_of_the_weights(tolerance):
+    """A fit that stays in float32 gives float64 scores of all rows, too."""
+    z, y, rows = problem(0)
+    design, squares = principal_coordinates(z)
+    found = fit(design, squares, SoftmaxLoss(y, 3), rows, torch.full((1, 1, 1, 4), 0.1).double(), tolerance=tolerance)
+    assert found.converged.dtype == torch.bool
+    torch.testing.assert_close(found.scores, found.weights @ design[:, None].mT, atol=1e-12, rtol=0)
 
 
 def test_directions_stop_where_they_gain_little(monkeypatch):
