@@ -113,9 +113,9 @@ class CompareData(Brief):
         return self.groups[0].words
 
     @property
-    def layers(self) -> set[str]:
-        """The layers of any group."""
-        return {layer for group in self.groups for layer in group.layers}
+    def layers(self) -> list[str]:
+        """The layers that any group has, each once."""
+        return list(dict.fromkeys(layer for group in self.groups for layer in group.layers))
 
     @property
     def coloured_by_group(self) -> bool:
@@ -153,7 +153,7 @@ def compare_data(
     marks = everything.marks(*quantities)
     data = CompareData(groups=out, labels=labels, units=units, ceilings=ceilings, caption=caption, marks=marks)
     if data.coloured_by_group:
-        caption.insert(1, f"layer {safe_text(next(iter(data.layers)), limit=24)}")
+        caption.insert(1, f"layer {safe_text(data.layers[0], limit=24)}")
     return data
 
 
@@ -271,7 +271,8 @@ def compare(
         return draw_layers(data, names[0], options, log=log)
     if form == "plane":
         ellipses = ellipse_count(data)
-        with panels(ax, [*data.caption, *ellipse_words(ellipses)], options) as (axes,):
+        few = ["bands at the last step alone, since more of them would fill the plane"] if ellipses == 1 else []
+        with panels(ax, [*data.caption, *few], options) as (axes,):
             draw_mean_plane(axes, data, options, ellipses)
         return axes
     heights = [1.0] * len(names)
@@ -282,19 +283,12 @@ def compare(
     return column[0]
 
 
-def legend_of(ax: Axes, data: CompareData, paths: Sequence[Path], look: Look, *, ends: bool = False) -> None:
-    """Draw a legend: an entry for the line and band of each group, and for marks; `ends` adds first and last step.
+def legend_entries(data: CompareData, paths: Sequence[Path], *, ends: bool = False) -> dict[str, Any]:
+    """Return the keywords `handles`, `labels` and `title` of a legend: an entry for each group, and for marks.
 
-    What all groups share stands once, above them.
+    `ends` adds the marks of the first and the last step. The title is what the lines of all groups mean, None where
+    groups differ in it.
     """
-    handles, labels, title = legend_entries(data, paths, ends=ends)
-    legend(ax, handles, look, labels=labels, title=title)
-
-
-def legend_entries(
-    data: CompareData, paths: Sequence[Path], *, ends: bool = False
-) -> tuple[list[Any], list[str], str | None]:
-    """Handles and labels of the legend, and its title: what all groups have in common, None otherwise."""
     named = safe_names([g.name for g in data.groups], limit=20)
     same = len(data.groups) > 1 and len({g.words for g in data.groups}) == 1
     handles: list[Any] = []
@@ -314,7 +308,7 @@ def legend_entries(
         if any(group.flags[name, flag].any() for group in data.groups for name in data.labels):
             handles.append(key("", **mark))
             labels.append(text)
-    return handles, labels, data.words if same else None
+    return {"handles": handles, "labels": labels, "title": data.words if same else None}
 
 
 CROSS: dict[str, Any] = {"marker": "x", "linestyle": "none"}
@@ -333,14 +327,13 @@ class Path:
 def mean_paths(ax: Axes, data: CompareData, look: Look, *, share: float) -> list[Path]:
     """A Path for each layer of each group, with its look, label and id; the line style tells the group."""
     by_group = data.coloured_by_group
-    layers = list(dict.fromkeys(layer for group in data.groups for layer in group.layers))
-    keys = [g.name for g in data.groups] if by_group else layers
+    keys = [g.name for g in data.groups] if by_group else data.layers
     looks = layer_looks(ax, keys, look, share=share, marks={} if by_group else data.marks)
     names = safe_names([g.name for g in data.groups], limit=12)
     out = []
     for number, group in enumerate(data.groups):
         for i, layer in enumerate(group.layers):
-            of = looks[number if by_group else layers.index(layer)]
+            of = looks[number if by_group else data.layers.index(layer)]
             ours = group.name and not by_group
             name = f"{of.name}, {names[group.name]}" if ours else of.name
             gid = f"{group.name}:{layer}" if ours else of.key
@@ -349,9 +342,8 @@ def mean_paths(ax: Axes, data: CompareData, look: Look, *, share: float) -> list
 
 
 def draw_layers(data: CompareData, quantity: str, look: Options, *, log: bool | None) -> Axes:
-    """Draw a panel for each layer, all with the limits of the whole, one legend and one caption."""
-    layers = list(dict.fromkeys(layer for group in data.groups for layer in group.layers))
-    entries: dict[str, Any] = {}
+    """Draw a figure with a panel for each layer, with equal limits, one legend and one caption; return the first."""
+    layers, entries = data.layers, dict[str, Any]()
     across = min(len(layers), 2 if look["style"] == "column" else 3)
     # A title and a legend above the panels would lie on each other: the title is that of the legend.
     above: Options = {**look, "title": None} if look["legend"] else look
@@ -359,15 +351,14 @@ def draw_layers(data: CompareData, quantity: str, look: Options, *, log: bool | 
     with multiples(names, data.caption, above, across=across, height=height) as axes:
         for ax, layer in zip(axes, layers, strict=True):
             one = of_layer(data, layer)
-            paths = draw_means(ax, one, quantity, look, log=log)[0]
-            handles, labels, title = legend_entries(one, paths)
-            entries |= dict(zip(labels, handles, strict=True))
+            own = legend_entries(one, draw_means(ax, one, quantity, look, log=log)[0])
+            entries |= dict(zip(own["labels"], own["handles"], strict=True))
             ax.set_ylim(band_limits(data, quantity))
             draw_ceilings(ax, y=data.ceilings[quantity], named=ax is axes[0])
             ax.set(xlabel=look["against"], ylabel=measured(data.labels[quantity], data.caption, look, panel_height(ax)))
         outer_labels(axes, across)
         if look["legend"]:
-            titles = [safe_text(text, limit=200) for text in (look["title"], title) if text]
+            titles = [safe_text(text, limit=200) for text in (look["title"], own["title"]) if text]
             how: dict[str, Any] = {"alignment": "left", "labelcolor": FAINT, "title": "\n".join(titles) or None}
             figure = figure_of(axes[0])
             figure.legend(list(entries.values()), list(entries), loc="outside upper left", **how)
@@ -396,7 +387,7 @@ def draw_mean_curve(ax: Axes, data: CompareData, quantity: str, look: Look, *, l
     paths, ends = draw_means(ax, data, quantity, look, log=log)
     draw_ceilings(ax, y=data.ceilings[quantity])
     if named:
-        legend_of(ax, data, paths, look)
+        legend(ax, look=look, **legend_entries(data, paths))
     end_labels(ax, ends)
 
 
@@ -480,11 +471,6 @@ def ellipse_count(data: CompareData) -> int:
     return ELLIPSES[-1]
 
 
-def ellipse_words(count: int) -> list[str]:
-    """What the caption says where not all of a path has its bands."""
-    return ["bands at the last step alone, since more of them would fill the plane"] if count == 1 else []
-
-
 def draw_mean_plane(ax: Axes, data: CompareData, look: Look, ellipses: int) -> None:
     """Draw the mean trajectory of each layer, with ellipses along it as wide and as tall as its bands."""
     across, up = data.labels
@@ -502,7 +488,7 @@ def draw_mean_plane(ax: Axes, data: CompareData, look: Look, ellipses: int) -> N
         draw_way(ax, way, saturated, chance, of)
         labels.append(end_of(way[:, 0], way[:, 1], of))
         points.append(way)
-    legend_of(ax, data, paths, look, ends=True)
+    legend(ax, look=look, **legend_entries(data, paths, ends=True))
     unplaced = direct_labels(ax, labels, np.concatenate(points)) if is_own(ax) else labels
     end_labels(ax, unplaced)
 

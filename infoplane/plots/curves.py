@@ -197,7 +197,7 @@ def chosen_metrics(series: Series, wanted: Sequence[str] | str | bool) -> Metric
 
 def draw_curve(ax: Axes, data: CurveData, look: Look, *, log: bool | None) -> None:
     """Draw one panel: a line for each layer with its bands and null, the ceiling, the legend and the names."""
-    bands = {name: None if band is None else cut(band, data.value, data.ceiling) for name, band in data.bands.items()}
+    bands = {n: cut(edge, data.value, data.ceiling) for n, edge in data.bands.items() if edge is not None}
     everything = [a.ravel() for a in (data.value, data.null, *bands.values()) if a is not None]
     ax.set_ylabel(measured(data.label, data.caption, look, panel_height(ax)))
     ax.set_ylim(limits(np.concatenate(everything), data.ceiling, unit=data.unit))
@@ -210,23 +210,27 @@ def draw_curve(ax: Axes, data: CurveData, look: Look, *, log: bool | None) -> No
     end_labels(ax, ends)
 
 
-def draw_layer(ax: Axes, data: CurveData, bands: Mapping[str, FloatArray | None], i: int, of: LayerLook) -> list[Label]:
-    """Draw the line of one layer with bands, null and a few markers; return its label, if it has a number."""
+def draw_layer(ax: Axes, data: CurveData, bands: Mapping[str, FloatArray], i: int, layer: LayerLook) -> list[Label]:
+    """Draw the line of layer number `i` with its bands, its null and a few markers, and return its label.
+
+    `bands` are the edges (S, L) in `data.bands`, cut to what the quantity can be. Where the layer has no number
+    nothing is drawn, and the list of labels is empty.
+    """
     keep = np.isfinite(data.value[:, i])
     x, y = data.times[keep], data.value[keep, i]
-    if not (end := draw_line(ax, x, y, of)):
+    if not (end := draw_line(ax, x, y, layer)):
         return []
-    low, high, other, null_low, null_high = (None if band is None else band[:, i] for band in bands.values())
-    if low is not None and high is not None:
-        draw_band(ax, x, low[keep], high[keep], of, "band", alpha=0.25)
-    if other is not None:
-        draw_band(ax, x, other[keep], y, of, "bounds", edgecolor=of.color, alpha=0.12, hatch="////")
-    if data.null is not None and null_low is not None and null_high is not None:
-        draw_null(ax, data.times, data.null[:, i], of)
+    edges = {name: band[:, i] for name, band in bands.items()}
+    draw_band(ax, x, edges["low"][keep], edges["high"][keep], layer, "band", alpha=0.25)
+    if "other" in edges:
+        draw_band(ax, x, edges["other"][keep], y, layer, "bounds", edgecolor=layer.color, alpha=0.12, hatch="////")
+    if data.null is not None:
+        draw_null(ax, data.times, data.null[:, i], layer)
         known = np.isfinite(data.null[:, i])
-        draw_band(ax, data.times[known], null_low[known], null_high[known], of, "null", alpha=0.15)
+        low, high = edges["null_low"][known], edges["null_high"][known]
+        draw_band(ax, data.times[known], low, high, layer, "null", alpha=0.15)
     marked = turns(x.size, i, len(data.layers))
-    draw_points(ax, x[marked], y[marked], data.saturated[keep, i][marked], of, markeredgewidth=0.7)
+    draw_points(ax, x[marked], y[marked], data.saturated[keep, i][marked], layer, markeredgewidth=0.7)
     return end
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Unpack
 
 import numpy as np
@@ -87,6 +87,7 @@ def plane_grid(
     everywhere = list(dict.fromkeys(layer for p in planes for layer in p.layers))
     with grid_axes(ax, titles, caption, options, across) as axes:
         for i, (panel, data) in enumerate(zip(axes, planes, strict=True)):
+            panel.set_title(titles[i])
             frame(panel, planes, options, own=i)
             panel.locator_params(axis="both", nbins=4)
             if by == "layer":
@@ -102,24 +103,17 @@ def plane_grid(
     return axes[0]
 
 
-@contextlib.contextmanager
 def grid_axes(
-    ax: Sequence[Axes] | None,
-    titles: Sequence[str],
-    caption: Sequence[str],
-    look: Options,
-    across: int,
-) -> Iterator[list[Axes]]:
-    """Yield panels of a figure of ours, with one caption for all, or the caller's axes; each with its title."""
-    if ax is None:
-        down = -(-len(titles) // across)
-        with multiples(titles, caption, look, across=across, height=0.08 / down + 0.86 / across) as axes:
-            yield axes
-        return
-    with panels_of(ax, caption, look, heights=[1.0] * len(titles)) as axes:
-        for panel, title in zip(axes, titles, strict=True):
-            panel.set_title(title)
-        yield axes
+    ax: Sequence[Axes] | None, titles: Sequence[str], caption: Sequence[str], look: Options, across: int
+) -> contextlib.AbstractContextManager[list[Axes]]:
+    """Return the context of a figure's panels, one for each title: the caller's axes, or those of a new figure.
+
+    A new figure has `across` panels in a row.
+    """
+    if ax is not None:
+        return panels_of(ax, caption, look, heights=[1.0] * len(titles))
+    down = -(-len(titles) // across)  # rounded up
+    return multiples(titles, caption, look, across=across, height=0.08 / down + 0.86 / across)
 
 
 def draw_path(ax: Axes, data: Plane, norm: Any, look: Look) -> None:
@@ -134,15 +128,15 @@ def draw_path(ax: Axes, data: Plane, norm: Any, look: Look) -> None:
 
 
 def cornered_words(data: Plane) -> list[str]:
-    """Words on the layers that have no name in a panel, since they are saturated throughout."""
-    names = [safe_text(layer, limit=24) for layer, at in zip(data.layers, data.cornered, strict=True) if at]
+    """Return words that name the layers saturated throughout, which have no name in a panel; an empty list for none."""
+    names = [safe_text(layer, limit=24) for layer, cornered in zip(data.layers, data.cornered, strict=True) if cornered]
     return [f"saturated throughout: {listed(names, MOST_DIRECT)}"] if names else []
 
 
 def looks_of(ax: Axes, data: Plane, everywhere: Sequence[str], look: Look) -> list[LayerLook]:
-    """The looks of the layers of one panel, chosen among those of all panels so that they agree."""
-    found = layer_looks(ax, everywhere, look, share=PANEL_SHARE, colors=[INK] * len(everywhere), marks=data.marks)
-    return [of for of in found if of.key in data.layers]
+    """Return the looks of the layers of one panel; a layer has the same marker in all, so all layers are given, too."""
+    looks = layer_looks(ax, everywhere, look, share=PANEL_SHARE, colors=[INK] * len(everywhere), marks=data.marks)
+    return [layer for layer in looks if layer.key in data.layers]
 
 
 def name_ends(ax: Axes, data: Plane, looks: Sequence[LayerLook]) -> None:

@@ -94,10 +94,8 @@ def check_recorded(table: ResultTable) -> None:
 
 
 def divided(a: FloatArray, b: FloatArray) -> FloatArray:
-    """a / b, NaN where b is not positive."""
-    out = np.full(a.shape, np.nan)
-    np.divide(a, b, out=out, where=b > 0)
-    return out
+    """Return a / b, NaN where b is not positive."""
+    return np.asarray(np.divide(a, b, out=np.full(a.shape, np.nan), where=b > 0))
 
 
 @keywords(Options, without=ONE_ESTIMATOR)

@@ -111,11 +111,6 @@ def format_float(value: float) -> str:
     return "" if value != value else repr(float(value))
 
 
-def format_integer(value: int) -> str:
-    """A whole number of any type, a bool as 0 or 1."""
-    return str(int(value))
-
-
 def format_rows(rows: Iterable[Row]) -> bytes:
     """Lines of the table, without a header."""
     # Column by column: a text or a number that comes again is written once.
@@ -125,10 +120,11 @@ def format_rows(rows: Iterable[Row]) -> bytes:
 
 
 def _writer(column: str) -> Callable[[Any], str]:
-    """A function from a value of this column to its cell."""
+    """Return the function that writes a value of this column as the text of a cell."""
     if column in FLOATS:
         return format_float
-    return cache(format_integer if column in INTEGERS else format_text)
+    # A bool is written as 0 or 1.
+    return cache((lambda value: str(int(value))) if column in INTEGERS else format_text)
 
 
 def with_added_columns(data: bytes) -> bytes:

@@ -411,16 +411,12 @@ def data_processing(table: ResultTable, chain: Chain, slack: float) -> list[Data
     called = run_names(table)
     out = []
     for key, index in groups([table[name] for name in names], [table["step"], table["depth"]]):
-        own = dict(zip(names, key, strict=True))
+        own: dict[str, Any] = dict(zip(names, key, strict=True))
         layers = _chain_of(own["run"], table, index, chain)
         rises = _rises(table, index, layers)
         if rises.size:
-            found: dict[str, Any] = {
-                "pairs": rises.size,
-                "violations": int((rises > slack).sum()),
-                "worst": float(rises.max()),
-            }
-            out.append(DataProcessing(**own, **found, chain=layers, slack=slack, name=called[own["run"]]))
+            own |= {"pairs": rises.size, "violations": int((rises > slack).sum()), "worst": float(rises.max())}
+            out.append(DataProcessing(**own, chain=layers, slack=slack, name=called[own["run"]]))
     return out
 
 
