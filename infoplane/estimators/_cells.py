@@ -16,17 +16,16 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from infoplane.core.device import on_accelerator
-from infoplane.estimators._distances import TIE, Keys, Metric, Within, settled
+from infoplane.estimators._distances import TIE, Keys, Metric, counts_in_blocks, settled
 
 Array = npt.NDArray[Any]
 
 _CELL_ROWS, _WIDE_ROWS, _FEW_UNITS = 16, 32, 5
 """Rows of a cell up to so many units, and beyond, where cells meet nearly all others."""
+_ALL_PAIRS = 500  # rows, times the units, up to which cells spare less than they take: all pairs are compared
 _MOST_CELLS = 2048  # which cells meet is a square of so many at most
 _UNITS_LOOKED_AT = 8  # units that the tree and the boxes are made from
 _ELEMENTS = 1 << 18  # pairs of rows in a batch
-_FOUR_ONES = 0x0001_0001_0001_0001  # as a factor it adds four 16-bit numbers in the highest of them
-_FOUR_LANES = 1 << 16  # columns below which a sum of ones fits into 16 bits
 
 
 def counts_within(rows: Tensor, radius: Tensor, metric: Metric, known: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,14 +33,12 @@ def counts_within(rows: Tensor, radius: Tensor, metric: Metric, known: Tensor) -
 
     A tie lies at the radius but for rounding. `known` (N,) is how many others are known to be ties.
     """
-    if on_accelerator(rows.device):  # a look at the values would take longer than what it spares
-        keys = Keys(rows, metric)
-        within = Within(keys, radius, known)
-        for part in keys.spans():
-            within.add(part, keys.between(part, slice(0, keys.count)))
-        return within.counts()
-    size = _CELL_ROWS if rows.shape[1] <= _FEW_UNITS else _WIDE_ROWS
-    size *= -(-len(rows) // (size * _MOST_CELLS))
+    n, units = rows.shape
+    # A GPU takes longer for a look at the values than that spares.
+    if on_accelerator(rows.device) or n <= _ALL_PAIRS * units:
+        return counts_in_blocks(Keys(rows, metric), radius, known)
+    size = _CELL_ROWS if units <= _FEW_UNITS else _WIDE_ROWS
+    size *= -(-n // (size * _MOST_CELLS))
     # The leaves of a tree, one after the other: rows that are near each other come together.
     order = torch.from_numpy(cKDTree(rows[:, :_UNITS_LOOKED_AT].numpy(), size, compact_nodes=False).indices)
     found = _CountsWithin(rows[order], radius[order], metric, known[order], size).counts()
@@ -96,8 +93,8 @@ class _CountsWithin:
         """Count the rows of the cells `met` (B, W) within reach of those of `cells` (B,), themselves included."""
         key = self.keys.between_cells(self.own, self.others, torch.from_numpy(cells), torch.from_numpy(met))
         low, high = self.low[cells], self.high[cells]
-        below, upto = self.keys.flags(key, (low, high))
-        self.found[0, cells], self.found[1, cells] = opened, closed = _sums(below), _sums(upto)
+        opened, closed = (each.numpy() for each in self.keys.tally(key, (low, high)))
+        self.found[0, cells], self.found[1, cells] = opened, closed
         # Rows between the two limits may be ties or not. Where they are as many as are known to be ties, they are
         # these; else these pairs are noted, to be measured exactly.
         left = np.flatnonzero(closed - opened != self.known[cells])
@@ -123,12 +120,3 @@ def _boxes_within_reach(rows: Array, radius: Array, size: int) -> Array:
         met &= low[unit] <= most[unit, :, None]
         met &= high[unit] >= least[unit, :, None]
     return met
-
-
-def _sums(flags: Tensor) -> Array:
-    """Sums (B, H), int64, of zeros and ones (B, H, W) over the last axis, W a multiple of 4."""
-    if flags.dtype != torch.int16 or flags.shape[2] >= _FOUR_LANES:
-        return flags.sum(2, dtype=torch.int64 if flags.dtype == torch.int16 else None).numpy().astype(np.int64)
-    # Four flags of 16 bits are read as one number: these are summed, then the product adds the four sums in one.
-    four: Array = flags.view(torch.int64).sum(2).numpy()
-    return ((four * _FOUR_ONES) >> 48) & 0xFFFF

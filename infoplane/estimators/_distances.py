@@ -8,7 +8,6 @@ measured again in float64, from the rows themselves. No N x N array exists.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -21,13 +20,11 @@ Metric = Literal["euclidean", "max"]
 
 TIE = 1e-9
 """Two distances are equal, a tie, where they differ by less than this, relative."""
-COLUMN_GROUP = 32
-"""The width of a block is a multiple of this."""
 
-_BLOCK_ELEMENTS = 1 << 21
-_CUDA_BLOCK_ELEMENTS = 1 << 25
-_TILE_ELEMENTS = 1 << 17
-"""Keys of a block on a CPU, on an accelerator, and of a part of a block that stays in the cache."""
+_BLOCK_ELEMENTS, _CUDA_BLOCK_ELEMENTS = 1 << 19, 1 << 25
+"""Keys of a block on a CPU, where it stays in the cache, and on an accelerator."""
+_GROUPS, _MEMBERS = 64, 32
+"""Columns come in an odd multiple of so many groups, which vectors take at once, of about so many members at most."""
 _STEPS = 10_922.0
 """Whole steps of the largest deviation in 16-bit keys: what differs from 32,767 is farther than all, even wrapped."""
 _COARSE = 0.05
@@ -41,6 +38,8 @@ _DIRECT = "donot_use_mm_for_euclid_dist"
 
 NORM = {"euclidean": 2.0, "max": math.inf}
 ALL = slice(None)
+_FOUR_ONES = 0x0001_0001_0001_0001  # as a factor it adds four 16-bit numbers in the highest of them
+_FOUR_LANES = 1 << 16  # columns below which a sum of ones fits into 16 bits
 
 
 def lengths(rows: Tensor, own: Tensor, index: Tensor, metric: Metric) -> Tensor:
@@ -90,57 +89,50 @@ class Keys:
         self._rows = centred / self.scale  # (N, D) in [-1, 1]: no square leaves the range
         self._steps, self.whole = 1.0, False
         self.count, self.units = n, units = self._rows.shape
+        # What only fills up is infinitely far. Part of the columns may need more of it than all together.
+        fill = 2 * groups_of(n)
         if self.squared:
             v = self._rows.to(self.dtype)
             norm = v.double().square().sum(1, keepdim=True)
-            square, one = norm.to(self.dtype), torch.ones_like(norm).to(self.dtype)
+            square = norm.to(self.dtype)
             # Their product is |a|^2 - 2 a b + |b|^2.
-            self._left = torch.cat([-2.0 * v, square, one], dim=1)
-            self._right = torch.cat([v, one, square], dim=1)
+            self._left = torch.cat([-2.0 * v, square, torch.ones_like(square)], dim=1)
+            self._right = v.new_zeros(n + fill, units + 2)
+            self._right[:n, :units], self._right[:n, units], self._right[:n, -1] = v, 1.0, square[:, 0]
+            self._right[n:, -1] = math.inf
             # Rounding of the inputs and of a product of length D + 2 whose terms sum to at most 2 (|a|^2 + |b|^2).
             self.bound = 2.0 * (units + 8) * roundoff * (norm + norm.max())
         else:
             self.whole = integers_serve(rows, self.scale) if whole is None else whole
             self._steps = _STEPS if self.whole else 1.0
             columns = (self._rows.T * self._steps).contiguous()  # (D, N)
-            self._columns = columns.round_().to(torch.int16) if self.whole else columns.to(self.dtype)
+            columns = columns.round_().to(torch.int16) if self.whole else columns.to(self.dtype)
+            self._columns = torch.nn.functional.pad(columns, (0, fill), value=self.far)  # (D, more than N)
             # Two values are rounded to half a step each; floats by the roundoff of both and of their difference.
             self.bound = torch.full_like(rows[:, :1], 1.001 if self.whole else 8.0 * roundoff)
-        limit = _CUDA_BLOCK_ELEMENTS if on_accelerator(rows.device) else _BLOCK_ELEMENTS
-        self.height = max(1, min(n, limit // n))
-        self.width = -(-n // COLUMN_GROUP) * COLUMN_GROUP
         self._scratch = Scratch()
 
-    def spans(self) -> Iterator[slice]:
-        """Yields the rows of each block, one block after the other."""
-        for start in range(0, self.count, self.height):
-            yield slice(start, min(start + self.height, self.count))
+    @property
+    def far(self) -> float:
+        """A key, and a value in whole steps, that is beyond all others."""
+        return 32_767 if self.whole else math.inf
+
+    def tiles(self, own: Tensor, width: int) -> tuple[Tensor, ...]:
+        """The rows `own` (n,) in parts whose keys against `width` columns make a block each."""
+        limit = _CUDA_BLOCK_ELEMENTS if on_accelerator(own.device) else _BLOCK_ELEMENTS
+        return torch.split(own, max(1, limit // width))
 
     def _space(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return a buffer of this shape, which the next call with the same name overwrites."""
         return self._scratch.view(shape, dtype, self._rows.device, name)
 
-    def block(self, rows: slice) -> Tensor:
-        """Return keys (n, width) of some rows against all, infinite to the row itself and in columns that fill up."""
-        whole = self._space("block", (rows.stop - rows.start, self.width), self.dtype)
-        whole[:, self.count :] = math.inf
-        out = whole[:, : self.count]
-        tile = len(out) if self.squared or on_accelerator(out.device) else max(1, _TILE_ELEMENTS // self.count)
-        for start in range(0, len(out), tile):  # a few rows at a time, so that all stays in the cache
-            part = out[start : start + tile]
-            self.between(slice(rows.start + start, rows.start + start + len(part)), slice(0, self.count), part)
-        out.diagonal(rows.start).fill_(math.inf)
-        return whole
-
-    def between(self, rows: slice, columns: slice, out: Tensor | None = None) -> Tensor:
-        """Return keys (n, w) of `rows` against `columns`: in the type they are computed in, or written to `out`."""
-        shape = rows.stop - rows.start, columns.stop - columns.start
+    def between(self, own: Tensor, columns: slice) -> Tensor:
+        """Keys (n, w) of the rows `own` (n,) against `columns`, which may reach beyond the last row: infinite there."""
+        shape = len(own), columns.stop - columns.start
         if self.squared:
-            out = self._space("keys", shape, self.dtype) if out is None else out
-            return torch.mm(self._left[rows], self._right[columns].T, out=out)
-        largest = self._space("keys", shape, self._columns.dtype)
-        self._largest_gap(self._columns[:, rows, None], self._columns[:, columns], largest)
-        return largest if out is None else out.copy_(largest)
+            return torch.mm(self._left[own], self._right[columns].T, out=self._space("keys", shape, self.dtype))
+        out = self._space("keys", shape, self._columns.dtype)
+        return self._largest_gap(self._columns[:, own, None], self._columns[:, None, columns], out)
 
     def key(self, distance: Tensor) -> Tensor:
         """Return the exact key (float64) of a distance."""
@@ -152,13 +144,13 @@ class Keys:
         return lengths(self._rows, own, index, self.metric).mul_(self.scale)
 
     def exact_to_all(self, own: Tensor, columns: slice = ALL) -> Tensor:
-        """Return distances (n, w) of the rows `own` (n,) to some or all, measured directly; 0 to themselves."""
+        """Distances (n, w) of the rows `own` (n,) to `columns`, measured directly; 0 to themselves."""
         return lengths_to_all(self._rows, own, self.metric, columns).mul_(self.scale)
 
-    def limits(self, radius: Tensor, rows: slice = ALL) -> tuple[Tensor, Tensor]:
-        """Return keys (n, 1): below the first a pair is surely closer than `radius` (n,), above the second farther."""
-        low = self.key(radius * (1.0 - TIE))[:, None] - self.bound[rows]
-        high = self.key(radius * (1.0 + TIE))[:, None] + self.bound[rows]
+    def limits(self, radius: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys (N, 1): pairs below the first are surely closer than `radius` (N,), those above the second farther."""
+        low = self.key(radius * (1.0 - TIE))[:, None] - self.bound
+        high = self.key(radius * (1.0 + TIE))[:, None] + self.bound
         if self.whole:  # keys are whole numbers from 0 to 2 _STEPS, and farther is what fills a cell
             low, high = low.ceil().clamp_(-1.0, 2.0 * _STEPS + 1.0), high.floor().clamp_(-1.0, 2.0 * _STEPS)
             return low.to(torch.int16), high.to(torch.int16)
@@ -167,22 +159,22 @@ class Keys:
         most = torch.full_like(low, math.inf)
         return torch.nextafter(low, -most), torch.nextafter(high, most)
 
-    def flags(self, key: Tensor, limits: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return which keys are below the first limit, which up to the second: 0 or 1, overwritten by the next call."""
-        below, upto = (self._space(name, key.shape, key.dtype) for name in ("below", "upto"))
-        return torch.lt(key, limits[0], out=below), torch.le(key, limits[1], out=upto)
+    def tally(self, key: Tensor, limits: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """How many keys (..., n, w) are below the first limit (..., n, 1), and up to the second: (..., n) int64."""
+        flags = self._space("flags", tuple(key.shape), key.dtype)
+        opened = sums(torch.lt(key, limits[0], out=flags))
+        return opened, sums(torch.le(key, limits[1], out=flags))
 
     def cells(self, count: int, size: int) -> tuple[Tensor, Tensor]:
-        """Return `own` and `others` for `between_cells`: `count` cells of `size` rows, and one far off in `others`."""
-        far = 32_767 if self.whole else math.inf
+        """`own` and `others` of `between_cells`: `count` cells of `size` rows, and in `others` one more, far off."""
         fill = torch.nn.functional.pad
         if self.squared:
-            own, other = fill(self._left, (0, 0, 0, count * size - self.count)), self._right
+            own, other = fill(self._left, (0, 0, 0, count * size - self.count)), self._right[: self.count]
             other = fill(other, (0, 0, 0, (count + 1) * size - self.count))
-            other[self.count :, -1] = far
+            other[self.count :, -1] = self.far
             return own.view(count, size, -1), other.view(count + 1, size, -1)
-        columns = self._columns
-        others = fill(columns, (0, (count + 1) * size - self.count), value=far)
+        columns = self._columns[:, : self.count]
+        others = fill(columns, (0, (count + 1) * size - self.count), value=self.far)
         own = fill(columns, (0, count * size - self.count))
         return own.view(self.units, count, size), others.view(self.units, count + 1, size)
 
@@ -207,44 +199,49 @@ class Keys:
         return out
 
 
-class Within:
-    """How many others lie within `radius` (N,) of each row, from keys that come block by block.
+def padded(count: int) -> int:
+    """The width of a block of `count` columns: whole groups."""
+    groups = groups_of(count)
+    members = -(-count // groups)
+    # Rows a multiple of 2 KiB apart would share a few lines of the cache: products take four times as long.
+    return groups * (members + (members % 8 == 0))
 
-    `known` (N,) of the others are known to be ties. Both may be filled in while blocks are added.
+
+def groups_of(count: int) -> int:
+    """How many groups so many columns make: g, g + groups, g + 2 groups, ... are the columns of group g."""
+    return _GROUPS * (-(-count // (_GROUPS * _MEMBERS)) | 1)
+
+
+def counts_in_blocks(keys: Keys, radius: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """How many other rows lie within `radius` (N,) of each, with ties and without, from all pairs: (N,) int64 each.
+
+    `known` (N,) of the others are known to be ties.
     """
-
-    def __init__(self, keys: Keys, radius: Tensor, known: Tensor) -> None:
-        """Make room for the counts: without ties, and with."""
-        self.keys, self.radius, self.known = keys, radius, known
-        # Counts of floats are floats, the fastest sums.
-        dtype = torch.int32 if keys.whole else keys.dtype
-        self._found = torch.empty(2, keys.count, dtype=dtype, device=radius.device)
-        self._pairs: list[Tensor] = []
-
-    def add(self, part: slice, key: Tensor) -> None:
-        """Count, for the rows `part`, in their keys (n, N) against all rows, themselves included."""
-        found = self._found[:, part]
-        below, upto = self.keys.flags(key, self.keys.limits(self.radius[part], part))
-        for flags, out in ((below, found[0]), (upto, found[1])):
-            torch.sum(flags, 1, dtype=out.dtype, out=out)
-        # Keys between the limits may be ties or not. Where they are as many as are known to be ties, they are these.
-        left = (found[1] - found[0] != self.known[part]).nonzero()[:, 0]
-        if len(left) == 0:
-            return
-        own = left + part.start
-        row, column = (upto[left] != below[left]).nonzero(as_tuple=True)
-        # Many undecided pairs: all distances of these rows are measured at once. Few: they are noted and measured at
-        # the end, and until then count as farther than the radius.
-        if len(row) > below.numel() // _MANY:
-            inside = _within(self.keys.exact_to_all(own), self.radius[own, None])
-            found[:, left] = inside.sum(2).to(found.dtype)
+    columns, (low, high) = slice(0, padded(keys.count)), keys.limits(radius)
+    found, pairs = [], []
+    for part in keys.tiles(torch.arange(keys.count, device=radius.device), columns.stop):
+        found.append(torch.stack(keys.tally(keys.between(part, columns), (low[part], high[part]))))
+    counts = torch.cat(found, 1)
+    # Keys between the limits may be ties or not. Where they are as many as are known to be ties, they are these. The
+    # others are measured at the end, and until then count as farther than the radius.
+    left = (counts[1] - counts[0] != known).nonzero()[:, 0]
+    for part in keys.tiles(left, columns.stop) if len(left) else ():
+        key = keys.between(part, columns)
+        row, column = ((key >= low[part]) & (key <= high[part])).nonzero(as_tuple=True)
+        if len(row) > key.numel() // _MANY:  # all distances of these rows are measured at once
+            counts[:, part] = _within(keys.exact_to_all(part), radius[part, None]).sum(2)
         else:
-            found[1, left] = found[0, left]
-            self._pairs.append(torch.stack([own[row], column]))
+            counts[1, part] = counts[0, part]
+            pairs.append(torch.stack([part[row], column]))
+    return settled(keys, radius, counts, pairs)
 
-    def counts(self) -> tuple[Tensor, Tensor]:
-        """Return how many other rows lie within the radius of each, with ties and without, (N,) int64 each."""
-        return settled(self.keys, self.radius, self._found, self._pairs)
+
+def sums(flags: Tensor) -> Tensor:
+    """Sums (..., n), int64, of zeros and ones (..., n, w) over the last axis, w a multiple of 4."""
+    if flags.dtype != torch.int16 or flags.shape[-1] >= _FOUR_LANES:
+        return flags.sum(-1, dtype=torch.int64 if flags.dtype == torch.int16 else None).long()
+    # Four flags of 16 bits are read as one number: these are summed, then the product adds the four sums in one.
+    return ((flags.view(torch.int64).sum(-1) * _FOUR_ONES) >> 48) & 0xFFFF
 
 
 def settled(keys: Keys, radius: Tensor, found: Tensor, pairs: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from infoplane.core.device import on_accelerator
 from infoplane.estimators._distances import TIE, Metric
 from infoplane.estimators._neighbors import Counted, Points, intrinsic_dimension, pair_counts
 from infoplane.estimators._scaling import equal_rows, zscore
@@ -17,8 +19,6 @@ Scale = Literal["unit", "block"]
 _COUNTED: dict[str, Counted] = {"ksg2": "rectangle", "gao": "closed"}
 _REPEATED = 0.01
 """Share of samples that repeat a value of their unit from which units are jittered."""
-_FEW, _TREE_UNITS = 200, 6
-"""A class of so few samples, or in so few units, takes a tree."""
 _TERMS = 1 << 20
 """Terms of means over ranks held at a time."""
 
@@ -56,29 +56,21 @@ class _OwnClass(NamedTuple):
     dimension: float  # intrinsic dimension of the classes; 0 where k is 1
 
 
-def _own_class(rows: Tensor, y: Tensor, counts: Tensor, k: int, metric: Metric) -> _OwnClass:
-    """The k nearest rows (N, D) of each row in its own class of `y` (N,), or all others where the class has fewer."""
-    order, sizes = y.argsort(stable=True), counts.tolist()
-    # Blocks take long to set up for a few rows.
-    trees = [True if size <= _FEW or rows.shape[1] <= _TREE_UNITS else None for size in sizes]
-    classes = [Points(own, metric, tree=tree) for own, tree in zip(torch.split(rows[order], sizes), trees, strict=True)]
-    # One more than k shows whether the k-th is tied with the next.
-    by_class = rows.new_full((len(rows), k + 1), math.inf)
-    for points, out in zip(classes, torch.split(by_class, sizes), strict=True):
-        wanted = min(k + 1, points.count - 1)
-        if wanted > 0:
-            out[:, :wanted] = points.distances(wanted)
-    found = torch.empty_like(by_class).index_copy_(0, order, by_class)
+def _own_class(points: Points, y: Tensor, counts: Tensor, k: int) -> _OwnClass:
+    """The k nearest of each row in its own class of `y` (N,), or all others where the class has fewer."""
+    found = points.distances_in_classes(y, counts, k + 1)  # one more than k shows whether the k-th is tied with it
     neighbors = (counts[y] - 1).clamp(max=k)
     radius = found.gather(1, (neighbors - 1).clamp(min=0)[:, None])[:, 0].where(neighbors > 0, 0.0)
     # Without ties the radius has the k neighbours, the last of them on its edge. Only with ties are they counted.
     closed, opened = neighbors.clone(), (neighbors - 1).clamp(min=0)
-    tied = ((found[:, 1:] <= found[:, :-1] * (1 + TIE)) & found[:, 1:].isfinite()).any(1)
+    tied = ((found[:, 1:] <= found[:, :-1] * (1 + TIE)) & (found[:, 1:] < math.inf)).any(1)
     if bool(tied.any()):
-        for points, members in zip(classes, torch.split(order, sizes), strict=True):
+        for members in torch.split(y.argsort(stable=True), counts.tolist()):
             if bool(tied[members].any()):
-                closed[members], opened[members] = points.within(radius[members])
-    dimension = intrinsic_dimension(found[neighbors == k, :k]) if k > 1 else 0.0
+                own = Points(points.rows[members], points.metric)
+                closed[members], opened[members] = own.within(radius[members])
+    whole = found if bool(counts.min() > k) else found[neighbors == k]
+    dimension = intrinsic_dimension(whole[:, :k]) if k > 1 else 0.0
     return _OwnClass(radius, neighbors, closed, opened, tied, dimension)
 
 
@@ -87,7 +79,7 @@ def class_information(
 ) -> NeighborValue:
     """Information by Ross (2014), or with `mixed` by Gao et al. (2017), of scaled rows (N, D) and classes (N,)."""
     whole, n, counts, short = Points(rows, metric), len(rows), torch.bincount(y), 0.0
-    own = _own_class(rows, y, counts, k, metric)
+    own = _own_class(whole, y, counts, k)
     closed, opened = whole.within(own.radius, own.closed - own.opened)
     in_class = counts[y]
     if mixed:
@@ -99,10 +91,13 @@ def class_information(
     else:
         # Among the tied samples, those of the own class fill the places up to k in any order.
         rank = mean_digamma_of_rank(opened, closed - opened, own.closed - own.opened, own.neighbors - own.opened)
-        local = own.neighbors.clamp(min=1).double().digamma() - rank + digamma(n) - in_class.double().digamma()
-    local = torch.where(in_class == 1, 0.0, local)  # a class of one says nothing
+        # Looked up for each class, not computed for each row.
+        taken = (counts - 1).clamp(1, k).double().digamma()
+        local = taken[y] - rank + digamma(n) - counts.double().digamma()[y]
+    if bool((counts == 1).any()):
+        local = torch.where(in_class == 1, 0.0, local)  # a class of one says nothing
     nats = local.sum() / n if len(counts) > 1 else local.new_zeros(())
-    tied = max(float((equal_rows(rows) > 0).double().mean()), float(own.tied.double().mean()))
+    tied = max(_equal_share(rows), float(own.tied.double().mean()))
     return NeighborValue(nats=nats, tied=tied, dimension=own.dimension, short=short)
 
 
@@ -111,7 +106,7 @@ def pair_information(
 ) -> NeighborValue:
     """Information by Kraskov et al. (2004) or Gao et al. (2017) of two scaled blocks (N, D), (N, D')."""
     n = len(a)
-    equal = max(float((equal_rows(rows) > 0).double().mean()) for rows in (a, b))
+    equal = max(map(_equal_share, (a, b)))
     if formula != "gao" and jitter > 0 and max(repeated_share(a), repeated_share(b)) > _REPEATED:
         generator = torch.Generator().manual_seed(seed)
         a, b = (rows + jitter * _normal(rows, generator) for rows in (a, b))
@@ -127,6 +122,15 @@ def pair_information(
         local = digamma(k) + digamma(n) - (in_a + 1).double().digamma() - (in_b + 1).double().digamma()
     dimension = intrinsic_dimension(distances) if k > 1 else 0.0
     return NeighborValue(nats=local.mean(), tied=equal, dimension=dimension)
+
+
+def _equal_share(rows: Tensor) -> float:
+    """The share of the rows (N, D) that another row equals."""
+    if not on_accelerator(rows.device):
+        ordered = np.sort(rows[:, 0].numpy())
+        if (ordered[1:] > ordered[:-1]).all():  # one unit tells all rows apart
+            return 0.0
+    return float((equal_rows(rows) > 0).double().mean())
 
 
 def repeated_share(rows: Tensor) -> float:
@@ -161,11 +165,13 @@ def mean_digamma_of_rank(inside: Tensor, shell: Tensor, own: Tensor, place: Tens
 
     All arguments (N,) int64; returns (N,) float64. Rows with an empty shell (no neighbour) give 0.
     """
-    out = torch.zeros(len(shell), dtype=torch.float64, device=shell.device)
     # A place outside of the own part of the shell (rounding of a distance) counts as its nearest end.
     place = torch.minimum(place, own).clamp(min=1)
     some = (shell > 0) & (own > 0)
     single = some & (shell == own)  # the places are the ranks
+    if bool(single.all()):
+        return (inside + place).double().digamma()
+    out = torch.zeros(len(shell), dtype=torch.float64, device=shell.device)
     out[single] = (inside + place)[single].double().digamma()
     first = some & ~single & (inside == 0)
     if bool(first.any()):

@@ -7,7 +7,9 @@ whose undecided pairs are measured again (`_distances`), so that both paths give
 from __future__ import annotations
 
 import functools
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,25 +21,28 @@ from torch import Tensor
 from infoplane.core.device import on_accelerator
 from infoplane.estimators._cells import counts_within
 from infoplane.estimators._distances import (
-    COLUMN_GROUP,
     NORM,
     TIE,
     Keys,
     Metric,
-    Within,
     extent,
-    integers_serve,
+    groups_of,
     lengths,
     lengths_to_all,
+    padded,
 )
 
 Array = npt.NDArray[Any]
 Counted = Literal["open", "closed", "rectangle"]
 
 TREE_UNITS = {"euclidean": 5, "max": 4}
-"""A tree is faster up to so many units at 1,000 rows, and one more each time these double; measured on one core."""
-_PAIR_UNITS = 12
-"""The same for the nearest in a joint space, for which blocks take three times as long."""
+"""A tree is faster up to so many units, and from 1,000 rows on one more each time these double; on one core."""
+_FEW = 50
+"""Classes of fewer rows on average take one tree: blocks come class by class."""
+_CLASS_UNITS = {"euclidean": 3, "max": 2.5}
+"""As `TREE_UNITS`, for 1,000 rows a class."""
+_PAIR_UNITS = 2.5
+"""The same for lists in a joint space."""
 _CUBE_UNITS = 2
 """A cube holds two discs with less to spare than an ellipsoid does."""
 _DOUBTED = 8
@@ -45,8 +50,8 @@ _DOUBTED = 8
 _CHUNK = 1 << 20
 """Numbers that are held at a time where rows ask a tree or all others."""
 
-_GROUPED_COLUMNS = 1024
-"""Columns from which candidates are looked for in groups first."""
+_GROUPED_MEMBERS = 4
+"""Members of a group from which candidates are looked for in groups first."""
 _PACKED_COLUMNS = 512
 """Columns up to which a key and its column are packed into one number."""
 _SPARE = 12
@@ -68,9 +73,16 @@ class Points:
         self.wish = False if on_accelerator(rows.device) else tree
         self.uses_tree = self.prefers_tree(TREE_UNITS[metric], self.units)
 
-    def prefers_tree(self, limit: int, units: int) -> bool:
-        """The caller's wish, else whether a tree is sooner in `units` coordinates; `limit` is that for 1,000 rows."""
-        return units <= limit + math.log2(max(self.count, 1) / 1000) if self.wish is None else self.wish
+    def prefers_tree(self, limit: float, units: int, parts: int = 1) -> bool:
+        """The caller's wish, else whether a tree is sooner in `units` coordinates; `limit` is that for 1,000 rows.
+
+        Blocks save more where rows come in `parts` and meet only those of their own.
+        """
+        return (
+            units <= limit + max(0.0, math.log2(max(self.count, 1) / (1000 * parts)))
+            if self.wish is None
+            else self.wish
+        )
 
     @functools.cached_property
     def tree(self) -> cKDTree:
@@ -104,18 +116,38 @@ class Points:
             return self._nearest_on_a_line(k)
         if self.uses_tree:
             return _without_self(*map(torch.from_numpy, self.in_tree(k + 1)))
-        return _nearest_by_blocks(Keys(self.rows, self.metric), k)
+        return _nearest_by_blocks([Keys(self.rows, self.metric)], k)
 
     def _nearest_on_a_line(self, k: int) -> tuple[Tensor, Tensor]:
         """Distances and indices (N, k) of the nearest others in one unit."""
         value, order = self.line
-        # The k nearest are among the k before and the k after.
-        around = torch.nn.functional.pad(value, (k, k), value=math.inf).unfold(0, 2 * k + 1, 1)
-        gap = (around - value[:, None]).abs_()
-        gap[:, k] = math.inf
-        distance, place = torch.topk(gap, k, dim=1, largest=False, sorted=True)
+        distance, place = torch.topk(_around(value, k), k, dim=1, largest=False, sorted=True)
         index = order[place + torch.arange(-k, self.count - k, device=place.device)[:, None]]
         return torch.empty_like(distance).index_copy_(0, order, distance), index.index_copy(0, order, index)
+
+    def distances_in_classes(self, y: Tensor, counts: Tensor, k: int) -> Tensor:
+        """Distances (N, k), ascending, to the k nearest others of the same class `y` (N,); infinite where it has fewer.
+
+        `counts` (C,) are the sizes of the classes.
+        """
+        few = self.wish is None and not on_accelerator(y.device) and self.count < _FEW * len(counts)
+        if self.units > 1 and (few or self.prefers_tree(_CLASS_UNITS[self.metric], self.units, len(counts))):
+            # One tree finds the neighbours of all classes where these lie far apart in one more coordinate.
+            far = 5.0 * math.sqrt(self.units) * float(self.rows.abs().max()) + 1.0
+            apart = Points(torch.cat([self.rows, far * y[:, None]], dim=1), self.metric, tree=True)
+            distance = torch.from_numpy(apart.in_tree(k + 1)[0])[:, 1:]
+            return distance.masked_fill_(distance > 0.5 * far, math.inf)
+        if self.units == 1:
+            value, order = self.line
+            by_class = y[order].argsort(stable=True)
+            order = order[by_class]
+            distance = _smallest_of_few(_around(value[by_class], k, y[order]), k)
+        else:
+            order = y.argsort(stable=True)
+            centre = self.rows.new_zeros(len(counts), self.units).index_add_(0, y, self.rows) / counts[:, None]
+            space = Keys((self.rows - centre[y])[order], self.metric)
+            distance = _nearest_by_blocks([space], k, counts.tolist())[0]
+        return torch.empty_like(distance).index_copy_(0, order, distance)
 
     def within(self, radius: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """How many others lie within `radius` (N,): ties with it included, and left out. Both (N,) int64.
@@ -136,6 +168,26 @@ class Points:
         return inside - 1, (strict - 1).where(opened > 0, 0)  # a row is no neighbour of itself
 
 
+def _around(value: Tensor, k: int, y: Tensor | None = None) -> Tensor:
+    """Distances (N, 2 k + 1) of ascending values (N,) to the k before and the k after, among which the k nearest are.
+
+    With classes `y` (N,) the values ascend in each class, and those of another one are infinitely far.
+    """
+    pad, width = torch.nn.functional.pad, 2 * k + 1
+    gap = (pad(value, (k, k), value=math.inf).unfold(0, width, 1) - value[:, None]).abs_()
+    if y is not None:
+        gap.masked_fill_(pad(y, (k, k), value=-1).unfold(0, width, 1) != y[:, None], math.inf)
+    gap[:, k] = math.inf
+    return gap
+
+
+def _smallest_of_few(distance: Tensor, k: int) -> Tensor:
+    """The k smallest (n, k), ascending, of a few distances (n, w) each."""
+    if on_accelerator(distance.device):
+        return torch.topk(distance, k, dim=1, largest=False, sorted=True).values
+    return torch.from_numpy(np.sort(distance.numpy(), axis=1)[:, :k])
+
+
 def _check_k(k: int, count: int) -> None:
     """Raise ValueError unless k is from 1 to count - 1."""
     if not 1 <= k < count:
@@ -152,60 +204,94 @@ def _without_self(distance: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     return distance[~own].view(shape), index[~own].view(shape)
 
 
-def _nearest_by_blocks(space: Keys, k: int) -> tuple[Tensor, Tensor]:
-    """Distances and indices (N, k) of the k nearest others, from blocks of keys."""
-    found = [_nearest_in_block([space], rows, space.block(rows), k) for rows in space.spans()]
-    return torch.cat([distance for distance, _ in found]), torch.cat([index for _, index in found])
+def _nearest_by_blocks(spaces: list[Keys], k: int, sizes: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+    """Distances, ascending, and indices (N, k) of the nearest others, in the largest distance over `spaces`.
 
-
-def _nearest_in_block(spaces: list[Keys], rows: slice, block: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Distances and indices (n, k) of the k nearest others of some rows, in the largest distance over `spaces`."""
-    # `block` holds the keys of these rows. The k smallest are taken where the next one is larger beyond rounding; else
-    # some more distances are measured, and all of them where that does not decide.
-    most = spaces[0].count - 1
-    own = torch.arange(rows.start, rows.stop, device=block.device)
-    distance, index, unsafe = _proven(spaces, own, block, k, k)
-    if len(unsafe):
-        more = min(k + _SPARE, most)
-        distance[unsafe], index[unsafe], left = _proven(spaces, own[unsafe], block[unsafe], k, more)
-        unsafe = unsafe[left]
-    for few in torch.split(unsafe, spaces[0].height):
-        whole = functools.reduce(torch.maximum, [space.exact_to_all(own[few]) for space in spaces])
-        distance[few], index[few] = _nearest_of_all(whole, own[few], k)
+    With `sizes` the rows come in parts of so many, each searched alone; where it has too few, distances are infinite.
+    """
+    # The k smallest keys are taken where the next one is larger beyond rounding; else some more distances are
+    # measured, and all of them where that does not decide.
+    stops = list(itertools.accumulate(sizes or [spaces[0].count]))
+    parts = [slice(stop - size, stop) for stop, size in zip(stops, sizes or stops, strict=True)]
+    own = torch.arange(stops[-1], device=spaces[0].bound.device)
+    index, limit = (torch.cat(each) for each in zip(*(_candidates(spaces, own[p], p, k) for p in parts), strict=True))
+    distance, index, unsafe = _proven(spaces, own, index, limit, k)
+    if len(unsafe) * len(own) <= _CHUNK:  # all distances of a few rows, sooner than part by part
+        distance[unsafe], index[unsafe] = _of_all(spaces, unsafe, parts, k)
+        return distance, index
+    for part in parts:
+        few = unsafe[(unsafe >= part.start) & (unsafe < part.stop)] if sizes else unsafe
+        distance[few], index[few] = _measured(spaces, few, part, k)
     return distance, index
 
 
-def _nearest_of_all(distance: Tensor, own: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k smallest of all distances (n, N) of the rows `own` (n,), those to themselves left out."""
-    found = torch.topk(distance.scatter_(1, own[:, None], math.inf), k, dim=1, largest=False, sorted=True)
-    return found.values, found.indices
+def _measured(spaces: list[Keys], own: Tensor, part: slice, k: int) -> tuple[Tensor, Tensor]:
+    """Distances and indices (n, k) of the k nearest in `part` of the rows `own` (n,), from more candidates or all."""
+    distance, index, left = _proven(spaces, own, *_candidates(spaces, own, part, k + _SPARE), k)
+    for few in torch.split(left, max(1, _CHUNK // spaces[0].count)) if len(left) else ():
+        at = torch.searchsorted(own, few)
+        distance[at], index[at] = _of_all(spaces, few, [part], k)
+    return distance, index
 
 
-def _proven(spaces: list[Keys], own: Tensor, block: Tensor, k: int, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Distances, indices (n, k) of the nearest of `wanted` candidates, and the rows in which others may be nearer."""
-    index, limit = _candidates(block, wanted)
+def _of_all(spaces: list[Keys], own: Tensor, parts: list[slice], k: int) -> tuple[Tensor, Tensor]:
+    """Distances and indices (n, k) of the k nearest in their part of the rows `own` (n,), from all distances."""
+    first = parts[0].start
+    whole = functools.reduce(torch.maximum, [s.exact_to_all(own, slice(first, parts[-1].stop)) for s in spaces])
+    whole.scatter_(1, own[:, None] - first, math.inf)
+    if len(parts) > 1:
+        stops = torch.tensor([part.stop for part in parts], device="cpu").to(own.device)
+        number = torch.bucketize(torch.arange(whole.shape[1], device=own.device), stops, right=True)
+        whole.masked_fill_(number != number[own, None], math.inf)
+    distance, index = torch.topk(whole, k, dim=1, largest=False)
+    return distance, index + first
+
+
+def _proven(spaces: list[Keys], own: Tensor, index: Tensor, limit: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Distances, indices (n, k) of the nearest of the candidates `index`, and the rows that others may be nearer to."""
     distance = functools.reduce(torch.maximum, [space.exact(own, index) for space in spaces])
-    distance, order = distance.sort(dim=1, stable=True)
+    distance, order = distance.masked_fill_(index < 0, math.inf).sort(dim=1)
     distance, index = distance[:, :k].contiguous(), index.gather(1, order[:, :k])
-    # All other pairs have keys of at least `limit`, less the error.
-    safe = [space.key(distance[:, -1]) < limit.double() - space.bound[own, 0] for space in spaces]
-    return distance, index, (~torch.stack(safe).all(0)).nonzero()[:, 0]
+    # All other pairs have keys of at least `limit`, less the error; where the part has fewer, none is left out.
+    safe = [space.key(distance[:, -1]) < limit - space.bound[own, 0] for space in spaces]
+    return distance, index, own[~(torch.stack(safe).all(0) | (index[:, -1] < 0))]
 
 
-def _candidates(block: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
+def _candidates(spaces: list[Keys], own: Tensor, part: slice, wanted: int) -> tuple[Tensor, Tensor]:
+    """Rows (n, wanted) of `part` with the smallest keys to the rows `own` (n,), and a key (n,) that no other is below.
+
+    Where the part has fewer others, -1 stands for what is missing.
+    """
+    count = part.stop - part.start
+    most, columns = min(wanted, count - 1), slice(part.start, part.start + padded(count))
+    chosen, limit = own.new_full((len(own), wanted), -1), spaces[0].bound.new_full((len(own),), math.inf)
+    start = 0
+    for few in spaces[0].tiles(own, columns.stop - columns.start) if most > 0 else ():
+        block = functools.reduce(_larger, [space.between(few, columns) for space in spaces])
+        if part.stop < spaces[0].count:
+            block[:, count:] = spaces[0].far  # rows of the next parts
+        block.scatter_(1, few[:, None] - part.start, spaces[0].far)  # the row itself
+        rows = slice(start, start + len(few))
+        found, limit[rows] = _smallest_keys(block, groups_of(count), most)
+        chosen[rows, :most] = found + part.start
+        start = rows.stop
+    return chosen, limit
+
+
+def _larger(keys: Tensor, others: Tensor) -> Tensor:
+    """The larger keys of two blocks, in the place of the first."""
+    return torch.maximum(keys, others, out=keys)
+
+
+def _smallest_keys(block: Tensor, groups: int, wanted: int) -> tuple[Tensor, Tensor]:
     """Columns (n, wanted) with the smallest keys of a block (n, w), and a key (n,) that no other column is below."""
-    width = block.shape[1]
-    if width < _GROUPED_COLUMNS or wanted > width // COLUMN_GROUP // 2:
-        key, index = torch.topk(block, min(wanted + 1, width), dim=1, largest=False)
-        if key.shape[1] <= wanted:  # nothing is left out
-            return index, torch.full_like(key[:, 0], math.inf)
-        return index[:, :wanted], key[:, wanted]
-    # Columns in groups of 32: the groups with the smallest minima hold the smallest keys. `others` is the smallest
-    # minimum that was left out, `rest` the smallest key left out within the groups.
-    groups = width // COLUMN_GROUP
-    group, others = _smallest(block.view(len(block), COLUMN_GROUP, groups).amin(1), wanted)
-    # Group g has the columns g, g + groups, g + 2 groups, ...
-    member = (group[:, :, None] + groups * torch.arange(COLUMN_GROUP, device=block.device)).flatten(1)
+    members = block.shape[1] // groups
+    if members < _GROUPED_MEMBERS or wanted > groups // 2:
+        return _smallest(block, wanted)
+    # The groups with the smallest minima hold the smallest keys. `others` is the smallest minimum that was left out,
+    # `rest` the smallest key left out within the groups.
+    group, others = _smallest(block.view(len(block), members, groups).amin(1), wanted)
+    member = (group[:, :, None] + groups * torch.arange(members, device=block.device)).flatten(1)
     place, rest = _smallest(block.gather(1, member), wanted)
     return member.gather(1, place), torch.minimum(others, rest)
 
@@ -214,15 +300,18 @@ def _smallest(keys: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
     """Columns (n, wanted) of the smallest keys (n, w), in any order, and a number (n,) that no other is below."""
     width = keys.shape[1]
     if on_accelerator(keys.device) or width > _PACKED_COLUMNS:
-        key, index = torch.topk(keys, wanted + 1, dim=1, largest=False)
-        return index[:, :wanted], key[:, wanted]
+        key, index = torch.topk(keys, min(wanted + 1, width), dim=1, largest=False)
+        return index[:, :wanted], key[:, -1].double()
     # Bits of floats that are not negative are ordered as they are. The last bits make room for the column's number, so
-    # that numpy's partition, several times faster than one that moves indices along, finds it too.
-    room = (1 << (width - 1).bit_length()) - 1
-    packed = keys.clamp(min=0.0).view(torch.int32).bitwise_and_(~room)
+    # that numpy's partition, several times faster than one that moves indices along, finds it too. Keys of 16 bits
+    # leave as much room.
+    whole = keys.dtype == torch.int16
+    room = (1 << 16 if whole else 1 << (width - 1).bit_length()) - 1
+    packed = keys.to(torch.int32) << 16 if whole else keys.clamp(min=0.0).view(torch.int32).bitwise_and_(~room)
     packed.bitwise_or_(torch.arange(width, dtype=torch.int32, device="cpu"))
     parted = torch.from_numpy(np.partition(packed.numpy(), wanted, axis=1))
-    return (parted[:, :wanted] & room).long(), (parted[:, wanted] & ~room).view(torch.float32)
+    last = parted[:, wanted]
+    return (parted[:, :wanted] & room).long(), (last >> 16 if whole else (last & ~room).view(torch.float32)).double()
 
 
 def pair_counts(x: Points, y: Points, k: int, counted: Counted = "open") -> tuple[Tensor, Tensor, Tensor]:
@@ -238,14 +327,9 @@ def pair_counts(x: Points, y: Points, k: int, counted: Counted = "open") -> tupl
     if x.metric != y.metric or x.count != y.count:
         raise ValueError(f"both blocks need one metric and as many rows, got {x.count} and {y.count}")
     _check_k(k, x.count)
-    one_norm = x.metric == "max" or x.units == y.units == 1
     which = 1 if counted == "open" else 0
     # Which of several tied neighbours are taken decides a rectangle: there blocks do it, as a tree has other orders.
-    nearest = None if counted == "rectangle" and not one_norm else _nearest_in_both(x, y, k)
-    if nearest is None:
-        distance, found = _in_blocks(x, y, k, counted)
-        return distance, found[0][which], found[1][which]
-    distance, index = nearest
+    distance, index = _nearest_in_both(x, y, k, tree=counted != "rectangle")
     own, counts = torch.arange(x.count, device=index.device), []
     for points in (x, y):
         radius, known = _reach(points, own, index, distance, counted)
@@ -260,30 +344,20 @@ def _reach(points: Points, own: Tensor, index: Tensor, distance: Tensor, counted
     return radius, (apart >= radius[:, None] * (1.0 - TIE)).sum(1)
 
 
-def _in_blocks(x: Points, y: Points, k: int, counted: Counted) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """Distances (N, k) in the joint space, and the counts with and without ties in x and in y, from blocks of keys."""
-    scale = max(extent(x.rows), extent(y.rows)) or 1.0  # the keys of both are compared with each other
-    whole = all(integers_serve(p.rows, scale) for p in (x, y))
-    spaces = [Keys(p.rows, p.metric, scale, whole) for p in (x, y)]
-    distance = torch.empty(x.count, k, dtype=torch.float64, device=x.rows.device)
-    within = [Within(space, torch.empty_like(distance[:, 0]), torch.empty_like(distance[:, 0])) for space in spaces]
-    for rows in spaces[0].spans():
-        blocks = [space.block(rows) for space in spaces]
-        distance[rows], index = _nearest_in_block(spaces, rows, torch.maximum(*blocks), k)
-        own = torch.arange(rows.start, rows.stop, device=index.device)
-        for points, block, each in zip((x, y), blocks, within, strict=True):
-            each.radius[rows], each.known[rows] = _reach(points, own, index, distance[rows], counted)
-            block.diagonal(rows.start).zero_()  # the row itself counts until the end
-            each.add(rows, block[:, : x.count])
-    return distance, [each.counts() for each in within]
-
-
-def _nearest_in_both(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | None:
-    """Distances and indices (N, k) of the nearest in the joint space, from a tree; None where blocks are better."""
-    if not (x.prefers_tree(_PAIR_UNITS, x.units + y.units) and y.prefers_tree(_PAIR_UNITS, x.units + y.units)):
-        return None
+def _nearest_in_both(x: Points, y: Points, k: int, tree: bool) -> tuple[Tensor, Tensor]:
+    """Distances and indices (N, k) of the nearest in the joint space, from a tree, where it may be one, or blocks."""
+    tree = tree and all(points.prefers_tree(_PAIR_UNITS, x.units + y.units) for points in (x, y))
     if x.metric == "max" or x.units == y.units == 1:
-        return Points(torch.cat([x.rows, y.rows], dim=1), "max", tree=True).nearest(k)
+        return Points(torch.cat([x.rows, y.rows], dim=1), "max", tree=x.wish).nearest(k)
+    found = _nearest_in_list(x, y, k) if tree else None
+    if found is not None:
+        return found
+    scale = max(extent(p.rows) for p in (x, y))  # the keys of both are compared with each other
+    return _nearest_by_blocks([Keys(p.rows, p.metric, scale) for p in (x, y)], k)
+
+
+def _nearest_in_list(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | None:
+    """Distances and indices (N, k) in the joint space from lists that a tree gives; None where these decide little."""
     tree, share = _enclosing_tree(x, y)
     distance = torch.empty(x.count, k, dtype=torch.float64, device="cpu")
     index = torch.empty(x.count, k, dtype=torch.int64, device="cpu")
@@ -306,7 +380,7 @@ def _nearest_in_both(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | No
         return None
     for few in torch.split(left, max(1, _CHUNK // x.count)):
         whole = torch.maximum(*(lengths_to_all(p.rows, few, p.metric) for p in (x, y)))
-        distance[few], index[few] = _nearest_of_all(whole, few, k)
+        distance[few], index[few] = torch.topk(whole.scatter_(1, few[:, None], math.inf), k, dim=1, largest=False)
     return distance, index
 
 
@@ -326,7 +400,8 @@ def intrinsic_dimension(distances: Tensor) -> float:
     The inverse of the mean of log(r_k / r_j) over rows and j < k; 0 where no row has distinct neighbours.
     """
     last, inner = distances[:, -1:], distances[:, :-1]
-    ratio = (last / inner)[(inner > 0).all(1) & (last[:, 0] > inner[:, 0])]
-    if ratio.numel() == 0:
-        return 0.0
-    return float(1.0 / ratio.log().mean())
+    ratio = last / inner
+    valid = (inner[:, 0] > 0) & (last[:, 0] > inner[:, 0])
+    if not bool(valid.all()):
+        ratio = ratio[valid]
+    return float(1.0 / ratio.log_().mean()) if ratio.numel() else 0.0

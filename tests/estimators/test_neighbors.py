@@ -10,9 +10,8 @@ import torch
 from scipy.special import digamma
 from scipy.stats import nhypergeom
 
-from infoplane.estimators import _neighbors
 from infoplane.estimators._cells import counts_within
-from infoplane.estimators._distances import COLUMN_GROUP, TIE, Keys
+from infoplane.estimators._distances import TIE, Keys, groups_of
 from infoplane.estimators._neighbor_formulas import mean_digamma_of_rank
 from infoplane.estimators._neighbors import Points, intrinsic_dimension, pair_counts
 from infoplane.estimators._scaling import equal_rows
@@ -65,10 +64,10 @@ def test_neighbours_and_counts(kind, metric, n, units, tree):
 
 
 def test_wide_blocks_choose_candidates_by_groups():
-    """More columns than `_GROUPED_COLUMNS`: group minima first. Adversarial: all near rows in one group."""
-    n = 2 * _neighbors._GROUPED_COLUMNS + 7
+    """Group minima come first. Adversarial: all near rows in one group."""
+    n = 2055
     rows = rows_of("normal", n, 12, seed=0)
-    groups = -(-n // COLUMN_GROUP)
+    groups = groups_of(n)
     rows[::groups] = rows[0] + 1e-3 * rows[::groups]
     distance, _ = Points(rows, tree=False).nearest(5)
     expected, _ = Points(rows, tree=True).nearest(5)
@@ -224,7 +223,8 @@ def test_unknown_metric_is_named():
 
 @pytest.mark.cpu_branch
 def test_blocks_hold_no_square_array():
-    assert Keys(torch.zeros(20_000, 12), "euclidean").height * 20_000 < 20_000**2 / 100
+    tiles = Keys(torch.zeros(20_000, 12), "euclidean").tiles(torch.arange(20_000), 20_000)
+    assert max(map(len, tiles)) * 20_000 < 20_000**2 / 100
 
 
 def test_a_row_that_reaches_more_than_16_bits_count():
