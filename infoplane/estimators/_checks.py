@@ -52,7 +52,7 @@ _NOTICING: ContextVar[bool] = ContextVar("rows_looked_at", default=False)
 
 
 def blank_intervals(quantities: Mapping[str, Quantity]) -> dict[str, Quantity]:
-    """The quantities with `low` and `high` NaN wherever a flag of `VOIDING` is up.
+    """Return the quantities with `low` and `high` NaN wherever a flag of `VOIDING` is up.
 
     An interval shows sampling error. A value that is only `below_null`, `ties` or `out_of_range` keeps it, and so does
     every null ("... null"), whose points are what shuffled labels gave.
@@ -61,7 +61,7 @@ def blank_intervals(quantities: Mapping[str, Quantity]) -> dict[str, Quantity]:
 
 
 def _blanked(q: Quantity) -> Quantity:
-    """The quantity with `low` and `high` NaN where one of `VOIDING` is up."""
+    """Return the quantity with `low` and `high` NaN where one of `VOIDING` is up."""
     raised = [q.flags[flag].to(q.value.device) for flag in VOIDING if flag in q.flags]
     if not raised or (q.low is None and q.high is None):
         return q
@@ -74,12 +74,12 @@ def _blanked(q: Quantity) -> Quantity:
 
 
 def above_ceiling(value: Tensor, ceiling: Tensor) -> Tensor:
-    """(S,) whether values exceed their ceiling by more than `ABOVE` bits, and so by more than chance explains."""
+    """Return whether values (S,) exceed their ceiling by more than `ABOVE` bits: by more than chance explains."""
     return value > ceiling + ABOVE
 
 
 def copied_inputs(rows: Tensor, y: Tensor) -> Tensor | None:
-    """Input ids (N,) where rows (N, U) look given several times, equal ones as one input; else None.
+    """Return input ids (N,) where rows (N, U) look given several times, equal ones as one input; else None.
 
     Equal rows alone prove nothing: units may be dead, layers may have few values, and codes may coincide. But inputs
     that are given twice (or m times) have the same number of copies of nearly every row, where chance gives one, two or
@@ -101,7 +101,7 @@ def copied_inputs(rows: Tensor, y: Tensor) -> Tensor | None:
 
 
 def _open_snapshots(found: Mapping[str, Quantity], t: Tensor) -> Tensor:
-    """Indices of the snapshots of `t` (S, N, U) that may have repeated rows: H(T) in `found` does not exclude it."""
+    """Return indices of snapshots of `t` (S, N, U) that may have repeated rows: H(T) in `found` does not exclude it."""
     h_t = found.get("H(T)")
     if h_t is None or h_t.estimand != "binned":
         return torch.arange(len(t), device=t.device)
@@ -111,7 +111,7 @@ def _open_snapshots(found: Mapping[str, Quantity], t: Tensor) -> Tensor:
 
 
 def _may_be_copied(t: Tensor, snapshots: Tensor) -> Tensor:
-    """Those of the `snapshots` (indices) of `t` (S, N, U) whose rows may repeat, judged by three of the units."""
+    """Return those of the `snapshots` (indices) of `t` (S, N, U) whose rows may repeat, judged by three units."""
     for unit in sorted({0, t.shape[2] // 2, t.shape[2] - 1}):
         values = t[:, :, unit].index_select(0, snapshots)
         values = widened(values) if t.is_floating_point() else values.to(torch.int64)
@@ -123,7 +123,7 @@ def _may_be_copied(t: Tensor, snapshots: Tensor) -> Tensor:
 
 
 def _equal_neighbours(ordered: Tensor) -> Tensor:
-    """How many values (S,) of the sorted rows of `ordered` (S, N) equal the value before them."""
+    """Return how many values (S,) of the sorted rows of `ordered` (S, N) equal the value before them."""
     if on_accelerator(ordered.device):
         return (ordered[:, 1:] == ordered[:, :-1]).sum(1)
     values = ordered.numpy()
@@ -134,7 +134,7 @@ def _equal_neighbours(ordered: Tensor) -> Tensor:
 def _noticed(
     found: Mapping[str, Quantity], t: Tensor, y: Tensor, x: Tensor | None, x_ids: Tensor | None
 ) -> list[tuple[Tensor, list[int]]]:
-    """Input ids (N,) that give equal rows (copies of one input) one id, each with the snapshots they hold for."""
+    """Return pairs of input ids (N,), one id for equal rows (copies of one input), and the snapshots they hold for."""
     # If x is given and its rows differ, the inputs differ, even where a layer maps them to equal rows of T.
     samples, t = t.shape[1], t.detach()
     if samples < 2 * _LEAST_INPUTS or (x_ids is not None and len(torch.unique(x_ids)) < samples):
@@ -155,7 +155,7 @@ def _noticed(
 
 
 def _replaced(whole: Mapping[str, Quantity], other: Mapping[str, Quantity], at: list[int]) -> dict[str, Quantity]:
-    """The quantities of `whole`, at the snapshots `at` replaced by those of `other` and flagged `ties`."""
+    """Return the quantities of `whole`, at the snapshots `at` replaced by those of `other` and flagged `ties`."""
     # A flag that either raises stays; a quantity that `other` does not give keeps its value.
     out = {}
     for name, q in whole.items():
@@ -175,7 +175,7 @@ def _replaced(whole: Mapping[str, Quantity], other: Mapping[str, Quantity], at: 
 
 
 def checked(estimate: Estimate) -> Estimate:
-    """The method `estimate` with the checks that hold for every estimator; as it is where it has them already.
+    """Return the method `estimate` with the checks that hold for every estimator; as it is if it has them already.
 
     Rows that look given several times without `x_ids` are taken as the rows of one input, so that ceilings, nulls and
     their flags are those of the inputs, and flagged `ties`. Intervals go through `blank_intervals`.
@@ -185,7 +185,7 @@ def checked(estimate: Estimate) -> Estimate:
 
     @functools.wraps(estimate)
     def within_checks(self: object, t: Tensor, y: Tensor, **more: Tensor | None) -> dict[str, Quantity]:
-        """`estimate`, again with guessed `x_ids` for snapshots whose rows look copied, and intervals blanked."""
+        """Call `estimate`, again with guessed `x_ids` for snapshots whose rows look copied, and blank intervals."""
         if _NOTICING.get():  # a wrapper has looked already, and hands on the ids that it found
             return blank_intervals(estimate(self, t, y, **more))
         with raised(_NOTICING):
@@ -200,7 +200,7 @@ def checked(estimate: Estimate) -> Estimate:
 
 
 def content_halves(layer: Tensor, y: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Indices of two parts of the rows of `layer` (N, U) and `y`: to fit on, and to test on (half, at most `most`).
+    """Return indices of two parts of the rows of `layer` (N, U), `y`: to fit on, and to test on (half, at most `most`).
 
     A row's part follows from what it holds, not from its place: permuted samples or units give the same two parts.
     """
@@ -215,7 +215,7 @@ def content_halves(layer: Tensor, y: Tensor, most: int) -> tuple[Tensor, Tensor]
 
 
 def content_keys(layer: Tensor, y: Tensor) -> Tensor:
-    """(N,) int64 keys from the values and the label of each row, the same for units in any order."""
+    """Return keys (N,) int64 from the values and the label of each row, the same for units in any order."""
     # Sums over labels, rows and units wrap in int64, which does not depend on their order either.
     own = _mixed(bits_of(y[:, None] if y.ndim == 1 else y))
     own = _mixed((own * odd_numbers(own.shape[1]).to(own.device)).sum(1))  # (N,) of the label or target alone
@@ -231,7 +231,7 @@ def content_keys(layer: Tensor, y: Tensor) -> Tensor:
 
 
 def _mixed(key: Tensor) -> Tensor:
-    """The keys (int64) scrambled, so that every bit of a result depends on every bit of its key."""
+    """Return the keys (int64) scrambled, so that every bit of a result depends on every bit of its key."""
     # As in the hash function splitmix64: shifts bring high bits down, products with odd factors carry low bits up.
     key = (key ^ (key >> 32)) * -7046029254386353131
     key = (key ^ (key >> 29)) * -4658895280553007687
@@ -239,7 +239,7 @@ def _mixed(key: Tensor) -> Tensor:
 
 
 def repeated_entropy_nats(rows: Tensor) -> float:
-    """Plug-in entropy in nats of rows (N, D), a bound of any information; infinite unless at least half repeat."""
+    """Return the plug-in entropy in nats of rows (N, D), which bounds any information; infinite unless half repeat."""
     if len(torch.unique(rows[:, 0])) > len(rows) / 2:  # one column may be enough to see that they do not
         return math.inf
     others = equal_rows(rows.double())  # (N,) how many other rows equal each
@@ -249,7 +249,7 @@ def repeated_entropy_nats(rows: Tensor) -> float:
 
 
 def hidden_information(kept: Tensor, dropped: Tensor, other: Tensor) -> float:
-    """Gaussian information in nats of `dropped` (N, r) about `other` (N, q), given `kept` (N, d).
+    """Return the Gaussian information in nats of `dropped` (N, r) about `other` (N, q), given `kept` (N, d).
 
     What polynomials of the kept coordinates (up to cubic, with enough samples) explain is first taken off both, so that
     curved functions of the kept coordinates do not count. The value is -1/2 log det(1 - R^2) with the canonical
@@ -264,7 +264,7 @@ def hidden_information(kept: Tensor, dropped: Tensor, other: Tensor) -> float:
 
 
 def hidden_products(kept: Tensor, dropped: Tensor, other: Tensor) -> float:
-    """Nats that products of two coordinates, kept or dropped, tell of `other`: parities, classes of unequal spread.
+    """Return the nats that products of two coordinates, kept or dropped, tell of `other`: parities, unequal spreads.
 
     In white coordinates z, products are uncorrelated, and sum_ij <y z_i z_j>^2 / 2 is the share of y that they explain.
     Terms of one sample with itself are left out, so that the value is 0 on average where there is nothing.
@@ -285,7 +285,7 @@ def hidden_products(kept: Tensor, dropped: Tensor, other: Tensor) -> float:
 
 
 def _mixtures(columns: Tensor, most: int) -> Tensor:
-    """The columns (N, q), or `most` random orthonormal mixtures of them where there are more."""
+    """Return the columns (N, q), or `most` random orthonormal mixtures of them where there are more."""
     if columns.shape[1] <= most:
         return columns
     generator = torch.Generator().manual_seed(0)
@@ -295,7 +295,7 @@ def _mixtures(columns: Tensor, most: int) -> Tensor:
 
 
 def _polynomials(rows: Tensor) -> Tensor:
-    """Products (N, features) of up to three columns of `rows` (N, d), of fewer where there are too many; 1 is first."""
+    """Return products (N, features) of up to three columns of `rows` (N, d), fewer where there are many; 1 is first."""
     # `layer`: the products of one degree, each with the last column in it, so that each product is made once.
     layer = [(torch.ones_like(rows[:, 0]), 0)]
     columns, (n, d) = [layer[0][0]], rows.shape
@@ -308,7 +308,7 @@ def _polynomials(rows: Tensor) -> Tensor:
 
 
 def _orthonormal(rows: Tensor, known: Tensor | None = None) -> Tensor:
-    """Orthonormal columns (N, r') that span what is left of `rows` (N, r) without their parts along `known` (N, f)."""
+    """Return orthonormal columns that span what is left of `rows` (N, r) without their parts along `known` (N, f)."""
     # `known` is orthonormal. Columns that it explains but for rounding are dropped, and directions that others span.
     left = rows if known is None else rows - known @ (known.T @ rows)
     length = left.square().sum(0).sqrt()
@@ -322,7 +322,7 @@ def _orthonormal(rows: Tensor, known: Tensor | None = None) -> Tensor:
 
 
 def normal_scores(columns: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """Normal scores (N, D) of columns (N, D), and which values are repeated in their column (N, D) bool.
+    """Return normal scores (N, D) of columns (N, D), and which values are repeated in their column (N, D) bool.
 
     A repeated value has an interval of ranks. Without `generator` its rows share the middle of it. With a generator
     each row gets a uniform place in it: the scores are then Gaussian in each column and carry the same information,
@@ -342,7 +342,7 @@ def normal_scores(columns: Tensor, generator: torch.Generator | None = None) -> 
 
 
 def whitened(rows: Tensor, least: float = 1e-9) -> Tensor:
-    """Principal coordinates (N, r) of rows (N, D), of variance 1; those below `least` of the largest are left out."""
+    """Return principal coordinates (N, r) of rows (N, D), of variance 1, without those below `least` of the largest."""
     rows = rows - rows.mean(0)
     values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
     kept = values > least * float(values.max().clamp(min=1e-9))
@@ -351,7 +351,7 @@ def whitened(rows: Tensor, least: float = 1e-9) -> Tensor:
 
 
 def excess_over_gaussian(white: Tensor) -> float:
-    """How much less entropy white rows (N, D) have than Gaussian ones, in nats: the difference of D <log r>.
+    """Return how much less entropy white rows (N, D) have than Gaussian ones, in nats: the difference of D <log r>.
 
     r is the distance to a near neighbour; what does not depend on the law cancels in the difference (Kozachenko and
     Leonenko). Of dependence between a few of many columns only a part is seen: about all of it for up to 4 columns, a
@@ -367,12 +367,12 @@ def excess_over_gaussian(white: Tensor) -> float:
 
 
 def _mean_log_distance(rows: Tensor) -> float:
-    """The mean over `rows` (N, D) of log r, r the distance to the third neighbour, or the last if there are fewer."""
+    """Return the mean over `rows` (N, D) of log r, r the distance to the third neighbour, or the last of fewer."""
     return float(Points(rows).nearest(min(_EXCESS_NEIGHBORS, len(rows) - 1))[0][:, -1].log().mean())
 
 
 def kept_of_gaussian(value: PairValue, rows: int, units: tuple[int, int], nats: float, *, like: Tensor) -> float:
-    """The share of the information in a Gaussian pair of this size and strength that the estimate `value` finds.
+    """Return the share of the information in a Gaussian pair of this size and strength that the estimate `value` finds.
 
     The information is spread evenly over all directions of the narrower side. It is taken to be that of the sample, the
     mean of log p(a, b) / p(a) p(b), so that the scatter of both cancels. Rows lie on the device of `like`.

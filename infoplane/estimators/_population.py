@@ -26,7 +26,7 @@ ESTIMAND = "noisy-population"
 
 
 def halves(samples: int, seed: int) -> Iterator[Tensor]:
-    """Yields sorted row numbers of both halves of each of `SPLITS` random splits."""
+    """Yield sorted row numbers of both halves of each of `SPLITS` random splits."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(SPLITS):
         order = torch.randperm(samples, generator=generator, device="cpu")
@@ -37,7 +37,7 @@ def halves(samples: int, seed: int) -> Iterator[Tensor]:
 def continued(
     found: Mapping[str, Quantity], parts: Sequence[Mapping[str, Quantity]], *, classes: bool
 ) -> dict[str, Quantity]:
-    """The quantities with 2 I(N) - mean I(N / 2) for each information I; `parts` are those of `halves`, in order."""
+    """Return the quantities with 2 I(N) - mean I(N / 2) for each information I; `parts` are of `halves`, in order."""
     # Nulls are left out. Where I(X;T), or I(X;T|Y), is too close to saturation, so is their difference I(T;Y).
     names = [name for name, q in found.items() if q.unit == BIT and not name.endswith((" null", " upper", " lower"))]
     grown = {name: found[name].value - _mean([part[name].value for part in parts]) for name in names}
@@ -63,12 +63,12 @@ def continued(
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:
-    """Mean of tensors, added in their order: bit for bit the same for a snapshot alone and in a block."""
+    """Return the mean of tensors, added in their order: bit for bit the same for a snapshot alone and in a block."""
     return sum(values[1:], values[0]) / len(values)
 
 
 def _half_width(q: Quantity, parts: Sequence[Tensor]) -> Tensor:
-    """Half the width (S,) of the 95 % interval: from the differences of halves and the Monte Carlo error of `q`."""
+    """Return half the width (S,) of the 95 % interval, from differences of halves and the Monte Carlo error of `q`."""
     # The two halves of a split are independent and each has twice the variance: their difference has four times it.
     squares = [(a - b).square() / 4.0 for a, b in zip(parts[::2], parts[1::2], strict=True)]
     sampling = float(stdtrit(SPLITS, 0.975)) ** 2 * _mean(squares)
@@ -78,14 +78,14 @@ def _half_width(q: Quantity, parts: Sequence[Tensor]) -> Tensor:
 
 
 def refuse_whole_population(x_ids: Tensor, x: Tensor | None) -> None:
-    """ValueError where inputs repeat, or are a tenth or more of all combinations of the values of their features.
+    """Raise ValueError if inputs repeat, or are a tenth or more of all combinations of the values of their features.
 
     `x_ids` (N,) count from 0, `x` is (N, F).
     """
     samples, inputs = len(x_ids), int(x_ids.max()) + 1
     if x is not None and x.shape[1] and inputs == samples:
         distinct = len(numbered_rows(x)[1])
-        inputs = distinct if distinct < (1 - REPEATED) * samples else inputs
+        inputs = distinct if distinct < (1 - REPEATED) * samples else inputs  # a few equal inputs may be chance
     if inputs < samples:
         raise ValueError(
             f"population=True takes every input once, got {samples} samples of {inputs} inputs: no sample of a law "
@@ -100,7 +100,7 @@ def refuse_whole_population(x_ids: Tensor, x: Tensor | None) -> None:
 
 
 def _combinations(x: Tensor, samples: int) -> float:
-    """How many inputs the values of the features `x` (N, F) can make; infinite if more than matter, or not known."""
+    """Return how many inputs the values of the features `x` (N, F) can make; infinite if enough, or not known."""
     possible = 1
     for column in x.T:
         values = len(torch.unique(column))

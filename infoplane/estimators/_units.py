@@ -85,25 +85,26 @@ class PerUnit(Wrapper):
     seed: int = 0
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """Bytes that the estimator inside needs for one unit at a time, and the values of the shuffles."""
+        """Return the bytes that the estimator inside needs for one unit at a time, and the values of the shuffles."""
         return int(self.estimator.bytes_per_snapshot(samples, 1)) + 8 * (
             self.draws * (units + samples) + units * samples
         )
 
     def table(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> UnitTable:
-        """What every unit of t (S, N, D) knows of Y, with its null; further axes of t are flattened."""
+        """Return what every unit of t (S, N, D) knows of Y, with its null; further axes of t are flattened."""
         # The counts of atoms see samples before the estimator does.
         units, y, _ = check_inputs(t.flatten(2) if t.ndim > 3 else t, y, x_ids, targets=self.targets, name=self.name)
         inner = without_null(settled(self.estimator, units, y, x, x_ids))
-        of = _SingleUnits(inner, units, x, x_ids)
+        single = _SingleUnits(inner, units, x, x_ids)
+        shuffled = shuffled_targets(y, x_ids, self.draws, self.seed)
         # (draws, S, D); the threshold is a percentile of the largest unit of each shuffle.
         with values_only():
-            null = torch.stack([of.bits(labels)[0] for labels in shuffled_targets(y, x_ids, self.draws, self.seed)])
-        value, flags = of.bits(y)
+            null = torch.stack([single.bits(labels)[0] for labels in shuffled])
+        value, flags = single.bits(y)
         return UnitTable(value, null, interval_95(null.amax(2).movedim(0, -1))[2], flags)
 
     def estimate(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> Quantities:
-        """The rows of single units, the largest of them and how many are above chance."""
+        """Return the information of single units, the largest of them, and how many are above chance."""
         found = self.table(t, y, x=x, x_ids=x_ids)
         best = found.value.argmax(1, keepdim=True)
         flags = {name: on.gather(1, best)[:, 0] for name, on in found.flags.items()}
@@ -112,8 +113,8 @@ class PerUnit(Wrapper):
         above = (found.value > found.top[:, None]).double().sum(1)
         out |= report("units above null", above, unit="units", ceiling=float(found.value.shape[1]))
         for i, value in enumerate(found.value[:, : self.most].unbind(1)):
-            own = {name: on[:, i] for name, on in found.flags.items()}
-            out |= report(f"I(unit {i};Y)", value, flags={**own, "below_null": value <= found.top})
+            of_unit = {name: on[:, i] for name, on in found.flags.items()}
+            out |= report(f"I(unit {i};Y)", value, flags={**of_unit, "below_null": value <= found.top})
         return out
 
 
@@ -156,11 +157,11 @@ class UnitSynergy(Wrapper):
     seed: int = 0
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """Bytes that the estimator inside needs, and a copy of the snapshot."""
+        """Return the bytes that the estimator inside needs, and a copy of the snapshot."""
         return int(self.estimator.bytes_per_snapshot(samples, units)) + 8 * samples * units
 
     def estimate(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> Quantities:
-        """The quantities of the estimator inside, and the synergy of its I(T;Y)."""
+        """Return the quantities of the estimator inside, and the synergy of its I(T;Y)."""
         chosen = settled(self.estimator, t, y, x, x_ids)
         out: dict[str, Quantity] = dict(chosen.estimate(t, y, x=x, x_ids=x_ids))
         inner, units = without_null(chosen), t.flatten(2)
@@ -169,7 +170,9 @@ class UnitSynergy(Wrapper):
         terms = []
         for i in order[: self.most].sort().values.tolist():
             rest = torch.cat([units[..., :i], units[..., i + 1 :]], 2)
-            parts = [units[..., i : i + 1], rest] if units.shape[2] > 1 else [units]
+            parts = (
+                [units[..., i : i + 1], rest] if units.shape[2] > 1 else [units]
+            )  # without the only unit nothing is left
             with values_only():
                 found = [_information(inner, inner.estimate(part, y, x=x, x_ids=x_ids)) for part in parts]
             terms.append(whole.value - sum(each.value for each in found))
@@ -189,7 +192,7 @@ class _SingleUnits:
         self.whole = torch.tensor([not bool(atom.any()) for atom in self.atoms])  # lines without atoms
 
     def bits(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(S, D) the information of each unit about these labels, and the estimator's flags, (S, D) each."""
+        """Return the information (S, D) of each unit about these labels, and the estimator's flags, (S, D) each."""
         if y.is_floating_point() or bool(self.whole.all()):
             return self._together(y)
         out = self.lines.new_zeros(len(self.lines), dtype=torch.float64)
@@ -201,53 +204,54 @@ class _SingleUnits:
         return self._by_unit(out), {name: self._by_unit(on) for name, on in flags.items()}
 
     def _together(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """What `bits` returns, by one call of the estimator, which takes the units as snapshots."""
+        """Return what `bits` does, by one call of the estimator, which takes the units as snapshots."""
         q = _information(self.inner, self.inner.estimate(self.lines, y, x=self.x, x_ids=self.x_ids))
-        kept = {name: self._by_unit(on) for name, on in q.flags.items() if name != "below_null"}
-        return self._by_unit(q.value), kept
+        flags = {name: self._by_unit(on) for name, on in q.flags.items() if name != "below_null"}
+        return self._by_unit(q.value), flags
 
     def _by_unit(self, numbers: Tensor) -> Tensor:
-        """Numbers (S D,) as (S, D)."""
+        """Return numbers (S D,) as (S, D)."""
         return numbers.view(self.shape[0], self.shape[2])
 
     def _split(self, i: int, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """I(A;Y) + P(none) I(T;Y|none) of line `i`, () float64, and the flags of the second term."""
-        # A is the atom that a sample's value is, or none (0); I(A;Y) = H(A) + H(Y) - H(A,Y) is `one + two - both`.
+        """Return I(A;Y) + P(none) I(T;Y|none) of line `i`, () float64, and the flags (1,) of the second term."""
+        # A (N,) is the atom that a sample's value is, or none (0).
         atom = self.atoms[i]
         labels = y.to(atom.device)
         table = torch.bincount(atom * (labels.max() + 1) + labels)
-        one, two, both = (entropy_of_counts(counts) for counts in (torch.bincount(atom), torch.bincount(labels), table))
+        h_a, h_y, h_ay = (entropy_of_counts(n) for n in (torch.bincount(atom), torch.bincount(labels), table))
+        i_ay = h_a + h_y - h_ay
         rest = (atom == 0).nonzero()[:, 0]
-        if len(torch.unique(labels[rest])) < 2:
-            return one + two - both, {}
+        if len(torch.unique(labels[rest])) < 2:  # samples of one class tell nothing more
+            return i_ay, {}
         if len(rest) < ATOM:  # what they add is left out
-            return one + two - both, {"few_samples": torch.ones(1, dtype=torch.bool, device=atom.device)}
-        numbered = torch.unique(labels[rest], return_inverse=True)[1]
+            return i_ay, {"few_samples": torch.ones(1, dtype=torch.bool, device=atom.device)}
+        classes = torch.unique(labels[rest], return_inverse=True)[1]
         x, x_ids = (None if each is None else each[rest.to(each.device)] for each in (self.x, self.x_ids))
-        q = _information(self.inner, self.inner.estimate(self.lines[i : i + 1, rest], numbered, x=x, x_ids=x_ids))
-        kept = {name: on for name, on in q.flags.items() if name != "below_null"}
-        return one + two - both + len(rest) / len(atom) * q.value[0], kept
+        q = _information(self.inner, self.inner.estimate(self.lines[i : i + 1, rest], classes, x=x, x_ids=x_ids))
+        flags = {name: on for name, on in q.flags.items() if name != "below_null"}
+        return i_ay + len(rest) / len(atom) * q.value[0], flags
 
 
 def _atoms(line: Tensor) -> Tensor:
-    """(N,) a number from 1 for each value of (N, 1) that comes often enough to be counted, 0 for other values."""
+    """Return (N,) a number from 1 for each value of (N, 1) that comes often enough to be counted, 0 for others."""
     number, counts = numbered_rows(line)
     often = counts >= ATOM
     return torch.where(often, often.cumsum(0), 0)[number]
 
 
 def _information(inner: Any, found: dict[str, Quantity]) -> Quantity:
-    """I(T;Y) among the quantities that the estimator `inner` gave; ValueError where it is missing."""
+    """Return I(T;Y) among the quantities that the estimator `inner` gave; ValueError where it is missing."""
     if I_TY not in found:
         raise ValueError(f"{inner.name} gives no {I_TY} of single units; see 'knn', 'binning' or 'probe'")
     return found[I_TY]
 
 
 def per_unit(estimator: Any, *, draws: int = 20, most: int = 64, seed: int = 0) -> PerUnit:
-    """What every unit by itself knows of Y, by any estimator (object, class or spec): see `PerUnit`."""
+    """Return an estimator of what every unit by itself knows of Y, by any estimator, class or spec: see `PerUnit`."""
     return PerUnit(estimator=estimator, draws=draws, most=most, seed=seed)
 
 
 def unit_synergy(estimator: Any, *, most: int = 32, seed: int = 0) -> UnitSynergy:
-    """What units know of Y only together, by any estimator (object, class or spec): see `UnitSynergy`."""
+    """Return an estimator of what units know of Y only together, by any estimator, class or spec: see `UnitSynergy`."""
     return UnitSynergy(estimator=estimator, most=most, seed=seed)

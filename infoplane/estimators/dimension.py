@@ -94,12 +94,12 @@ class Dimension(Method):
     seed: int = 0
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """The snapshot in float64 and its factors for the products, and the nearest of each row."""
+        """Return the bytes of the snapshot in float64, its factors for the products, and the nearest of each row."""
         used = min(samples, self.max_samples)
         return 40 * used * units + 400 * used
 
     def start(self, given: Given) -> _Scales:
-        """The samples used, and the parts that they are cut into."""
+        """Return the problem of one call: the samples used, and the parts that they are cut into."""
         return _Scales(self, given._replace(x=None).drawn(self.max_samples, self.seed))
 
 
@@ -117,10 +117,10 @@ class _Scales(Problem):
         self.parts = {f" at N/{c}": order.to(given.t.device)[: self.samples // c * c].view(c, -1) for c in counts}
 
     def snapshot(self, layer: Tensor) -> dict[str, Tensor | float | bool]:
-        """Both dimensions of one layer (N, U) at every scale, its number of equal rows, and whether there are ties."""
+        """Return both dimensions of one layer (N, U) at every scale, how many rows are equal, and if there are ties."""
         # No square of a distance may leave the range.
         rows = layer.double()
-        rows = rows / rows.abs().max().clamp(min=1e-300)
+        rows = rows / rows.abs().max().clamp(min=1e-300)  # a layer of zeros stays one
         distances = Points(rows).distances(self.k)
         found: dict[str, Tensor | float | bool] = dict(zip(NAMES, _both(distances), strict=True))
         for scale, parts in self.parts.items():
@@ -133,7 +133,7 @@ class _Scales(Problem):
         return found | {"equal rows": float(equal.sum()), "ties": bool(equal.any() | tied)}
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """The dimensions at every scale with their flags, and the number of equal rows."""
+        """Return the dimensions at every scale with their flags, and the number of equal rows."""
         out: dict[str, Quantity] = {}
         for scale in ("", *self.parts):
             rows = self.parts[scale].shape[1] if scale else self.samples
@@ -152,14 +152,14 @@ NAMES = ("TwoNN dimension", "ML dimension")
 
 
 def _both(distances: Tensor) -> tuple[float, float]:
-    """TwoNN and ML dimension from distances (N, k), ascending, to the k nearest."""
+    """Return the TwoNN and the ML dimension from distances (N, k), ascending, to the k nearest."""
     k = distances.shape[1]
     # The mean over j < k of an inverse dimension has k - 1 terms; without bias it is divided by k - 2.
     return _two_nearest(distances[:, 0], distances[:, 1]), intrinsic_dimension(distances) * (k - 2) / (k - 1)
 
 
 def _two_nearest(first: Tensor, second: Tensor) -> float:
-    """TwoNN dimension (Facco et al. 2017, eq. 5) from distances to the two nearest rows; 0 if none is above 0."""
+    """Return the TwoNN dimension (Facco et al. 2017, eq. 5) from distances (N,) to both nearest; 0 if all rows meet."""
     x = (second / first)[first > 0].log().sort().values
     share = torch.arange(1, len(x) + 1, dtype=x.dtype, device=x.device) / max(len(x), 1)
     kept = int(KEPT * len(x))

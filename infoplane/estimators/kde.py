@@ -140,9 +140,8 @@ def noise_std(layer: Tensor, config: KDE) -> float:
     if config.variance is not None:
         return math.sqrt(config.variance)
     largest = float(torch.maximum(layer.max(), -layer.min()))
-    if config.rule == "max" or largest == 0.0:
-        return config.scale * largest
-    return config.scale * largest * _spread_of_values(layer, largest, config.rule)
+    spread = 1.0 if config.rule == "max" or largest == 0.0 else _spread_of_values(layer, largest, config.rule)
+    return config.scale * largest * spread
 
 
 def _spread_of_values(layer: Tensor, largest: float, rule: str) -> float:

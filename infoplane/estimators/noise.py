@@ -470,9 +470,9 @@ class _Propagation(MixtureProblem):
             ceiling = None if bound == "upper" else self.h_x
             full = ~value.isfinite() if ceiling is None else at_ceiling(value, ceiling)
             value = torch.where(value.isfinite(), value, torch.nan)
-            more: dict[str, Any] = {"bound": bound, "ceiling": ceiling, "half": Z_95 * found[bound + "_se"]}
             flags = {"degenerate": found["degenerate"], "saturated": full}
-            out |= report(f"I(X;T) {bound}", value, estimand=POPULATION, flags=flags, **more)
+            more: dict[str, Any] = {"ceiling": ceiling, "estimand": POPULATION, "flags": flags}
+            out |= report(f"I(X;T) {bound}", value, bound=bound, half=Z_95 * found[bound + "_se"], **more)
         return out
 
 
