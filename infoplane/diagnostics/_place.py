@@ -158,11 +158,16 @@ def class_labels(labels: npt.ArrayLike, count: int, name: str) -> npt.NDArray[An
     return found
 
 
+def scaled(values: FloatArray, axis: int | None = None) -> FloatArray:
+    """Return values with a largest magnitude of 1, in all or along `axis`, so that squares stay in range; 0 stays 0."""
+    largest = np.abs(values).max(axis=axis, initial=0.0, keepdims=True)
+    return np.asarray(values / np.where(largest > 0, largest, 1.0))
+
+
 def centred(rows: FloatArray, axis: int | None = None) -> FloatArray:
     """Return rows less their mean, with a largest entry of 1 in all units or (axis=0) in each; 0 if nothing varies."""
     # Scaled before the mean is taken and after, so that no square of an entry leaves the range.
-    largest = np.abs(rows).max(axis=axis, initial=0.0)
-    z = rows / np.where(largest > 0, largest, 1.0)
+    z = scaled(rows, axis)
     z = z - z.mean(axis=0)
     spread = np.abs(z).max(axis=axis, initial=0.0)
     varies = spread > 1e-12

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -109,22 +110,20 @@ def class_divergence(
             f"n_neighbors must be from 1 to below least, null_draws at least {LEAST_DRAWS}, dimension positive; got "
             f"{n_neighbors}, {null_draws}, {dimension} with least={least}"
         )
-    one, two = two_layers(p, q, ("p", "q"))
-    labels, others = class_labels(p_labels, len(one), "p_labels"), class_labels(q_labels, len(two), "q_labels")
-    every = np.union1d(labels, others)
-    enough = [int(min((labels == c).sum(), (others == c).sum())) >= least for c in every]
-    classes, left_out = every[np.array(enough)], every[~np.array(enough)].tolist()
+    rows_p, rows_q = two_layers(p, q, ("p", "q"))
+    of_p, of_q = class_labels(p_labels, len(rows_p), "p_labels"), class_labels(q_labels, len(rows_q), "q_labels")
+    every = np.union1d(of_p, of_q)
+    enough = np.array([min((of_p == c).sum(), (of_q == c).sum()) >= least for c in every])
+    classes, left_out = every[enough], every[~enough].tolist()
     if not len(classes):
         raise ValueError(f"no class has {least} rows on both sides; record more rows, or lower least")
-    size = one.shape[1] if dimension is None else dimension
-    pairs = [(one[labels == c], two[others == c]) for c in classes]
+    pairs = [(rows_p[of_p == c], rows_q[of_q == c]) for c in classes]
     weights = np.array([len(a) for a, _ in pairs]) / sum(len(a) for a, _ in pairs)
-    found = [_divergence(a, b, n_neighbors, size) for a, b in pairs]
+    divergence = partial(_divergence, k=n_neighbors, dimension=rows_p.shape[1] if dimension is None else dimension)
+    found = [divergence(*pair) for pair in pairs]
     by_class = np.array([bits for bits, _ in found])
     rng = np.random.default_rng(seed)
-    null = np.array(
-        [[_divergence(a, b, n_neighbors, size)[0] for a, b in random_splits(*pair, null_draws, rng)] for pair in pairs]
-    )
+    null = np.array([[divergence(*split)[0] for split in random_splits(*pair, null_draws, rng)] for pair in pairs])
     ties = sum(equal for _, equal in found)
     return ClassDivergence(
         value=float(weights @ by_class),
@@ -135,10 +134,10 @@ def class_divergence(
         ties=ties,
         flags=raised(ties=ties, few_samples=left_out),
         n_samples=sum(len(a) for a, _ in pairs),
-        n_units=one.shape[1],
+        n_units=rows_p.shape[1],
         config={"dimension": dimension, "least": least, "n_neighbors": n_neighbors}
         | {"null_draws": null_draws, "seed": seed, "left_out": [str(label) for label in left_out]},
-        source=digest(one, labels, two, others),
+        source=digest(rows_p, of_p, rows_q, of_q),
     )
 
 
@@ -150,7 +149,7 @@ def _divergence(p: FloatArray, q: FloatArray, k: int, dimension: float) -> tuple
     # D mean log(nu_k / rho_k) + log(M / (N - 1)), distances rho within P and nu to Q.
     rho, nu = in_p[:, 1], in_q[:, 1]
     known = (rho > 0) & (nu > 0)
-    if not known.any():
+    if not known.any():  # all rows are equal to others
         return math.nan, ties
     nats = dimension * np.log(nu[known] / rho[known]).mean() + math.log(len(q) / (len(p) - 1))
     return float(nats * BITS_PER_NAT), ties

@@ -17,6 +17,7 @@ from infoplane.diagnostics._place import (
     finite_float64,
     mean_and_half,
     raised,
+    scaled,
 )
 
 
@@ -98,7 +99,7 @@ def curvature(z: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> Curvature:
     real = np.ones(a.shape[:2], np.bool_) if mask is None else np.asarray(mask).astype(np.bool_)
     if real.shape != a.shape[:2]:
         raise ValueError(f"mask must have shape (samples, tokens) {a.shape[:2]}, got {real.shape}")
-    steps = np.diff(a / (np.abs(a).max() or 1.0), axis=1)  # (N, tokens - 1, D)
+    steps = np.diff(scaled(a), axis=1)  # (N, tokens - 1, D)
     length = np.linalg.norm(steps, axis=2)
     moved = length > 1e-12
     unit = steps / np.where(moved, length, 1.0)[..., None]

@@ -9,7 +9,17 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.diagnostics._place import Entry, FloatArray, IntArray, Measured, digest, finite_float64, raised, rounding
+from infoplane.diagnostics._place import (
+    Entry,
+    FloatArray,
+    IntArray,
+    Measured,
+    digest,
+    finite_float64,
+    raised,
+    rounding,
+    scaled,
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -96,8 +106,7 @@ def fourier_features(weight: npt.ArrayLike, period: int) -> FourierFeatures:
         raise ValueError(f"period must be at least 3, got {period}")
     if raw.ndim != 2 or raw.size == 0 or raw.shape[1] % period:
         raise ValueError(f"weight must have shape (units, operands * {period}), got {raw.shape}")
-    w = finite_float64(raw, "weight has").reshape(len(raw), -1, period)
-    w = w / (np.abs(w).max() or 1.0)  # so that no square leaves the range of float64; weights may all be 0
+    w = scaled(finite_float64(raw, "weight has")).reshape(len(raw), -1, period)
     power = np.square(np.abs(np.fft.rfft(w, axis=2))).sum(1)[:, 1:]  # (units, period // 2)
     # A real signal has each frequency twice, as k and -k, but that of half the period once.
     power[:, : (period - 1) // 2] *= 2

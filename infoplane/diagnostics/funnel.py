@@ -121,18 +121,18 @@ def funnel_layer(
     if directions < 1:
         raise ValueError(f"directions must be at least 1, got {directions}")
     known = _checked(layers)
-    first = next(iter(known.values()))
-    size = min(len(first[0]), len(first[1]), *([MOST_EXACT] if exact else []))
+    train, test = next(iter(known.values()))
+    size = min(len(train), len(test), MOST_EXACT if exact else len(train))
     found = np.array([_scores(*pair, exact, directions, size, draws, null_draws, seed) for pair in known.values()])
-    value, parts = found[:, 0], found[:, 1:]
+    value, of_draws = found[:, 0], found[:, 1:]  # (L,), (L, draws)
     if not np.isfinite(value).any():
         raise ValueError("no layer varies over these rows; did training diverge?")
     # How often each layer has the smallest value; layers that do not vary never win.
     winners = np.bincount(
-        np.nanargmin(np.where(np.isfinite(value)[:, None], parts, np.inf), axis=0), minlength=len(known)
+        np.nanargmin(np.where(np.isfinite(value)[:, None], of_draws, np.inf), axis=0), minlength=len(known)
     )
     # Values of halves spread as those of whole samples do: the factor of the delete-d jackknife, n / d - 1, is 1.
-    half = Z_95 * parts.std(axis=1, ddof=1)
+    half = Z_95 * of_draws.std(axis=1, ddof=1)
     return Funnel(
         layer=list(known)[int(np.nanargmin(value))],
         layers=tuple(known),
@@ -168,7 +168,7 @@ def _scores(
     by_rows, rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
     lines = random_directions(a.shape[1], directions, rng)
     spread = root_mean_square_distance(a, b)
-    if not spread:
+    if not spread:  # all rows are equal: the layer has no scale
         return [math.nan] * (draws + 1)
 
     def distance(p: FloatArray, q: FloatArray) -> float:
@@ -181,5 +181,5 @@ def _scores(
         return [float(distance(*pair) - null) for pair in pairs]
 
     whole = excess([equal_rows(a, b, size, by_rows)], size)
-    parts = excess([equal_rows(a, b, size // 2, by_rows) for _ in range(draws)], size // 2)
-    return [score / spread for score in (*whole, *parts)]
+    halves = excess([equal_rows(a, b, size // 2, by_rows) for _ in range(draws)], size // 2)
+    return [score / spread for score in (*whole, *halves)]

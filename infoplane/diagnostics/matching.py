@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from infoplane.core.units import BITS_PER_NAT
-from infoplane.diagnostics._place import Entry, FloatArray, IntArray, Measured, digest, raised, units_float64
+from infoplane.diagnostics._place import Entry, FloatArray, IntArray, Measured, digest, raised, scaled, units_float64
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -116,12 +116,12 @@ def match_units(
         compared = _one_hot(left, n_bins), _one_hot(right, n_bins)
         compare = _information
     similarity = compare(*compared)
-    first, second = linear_sum_assignment(-similarity)
+    of_a, of_b = linear_sum_assignment(-similarity)  # the assignment with the least cost
     shuffled = np.random.default_rng(seed).permutation(len(right))
     return Matching(
         similarity=similarity,
-        pairs=np.stack([first, second], axis=1).astype(np.int64),
-        matched=similarity[first, second],
+        pairs=np.stack([of_a, of_b], axis=1).astype(np.int64),
+        matched=similarity[of_a, of_b],
         best=similarity.max(axis=1),
         chance=float(compare(compared[0], compared[1][shuffled]).max(axis=1).mean()),
         span=_span(*scaled),
@@ -145,8 +145,7 @@ def _same_samples(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[FloatArray, Float
 
 def _standardized(a: FloatArray) -> FloatArray:
     """Return the columns of (N, units) with mean 0 and length 1; all 0 for a unit that is constant."""
-    largest = np.abs(a).max(axis=0)
-    z = a / np.where(largest > 0, largest, 1.0)
+    z = scaled(a, axis=0)
     z = z - z.mean(axis=0)
     length = np.linalg.norm(z, axis=0)
     varies = length > 1e-12 * math.sqrt(len(a))
@@ -161,8 +160,8 @@ def _correlation(a: FloatArray, b: FloatArray) -> FloatArray:
 def _one_hot(a: FloatArray, n_bins: int) -> FloatArray:
     """Return (N, units, n_bins): 1 for the bin that holds the value, with equal-width bins over each unit's range."""
     low, high = a.min(axis=0), a.max(axis=0)
-    width = np.where(high > low, high - low, 1.0)
-    cell = np.minimum((n_bins * ((a - low) / width)).astype(np.int64), n_bins - 1)
+    spread = np.where(high > low, high - low, 1.0)
+    cell = np.minimum((n_bins * ((a - low) / spread)).astype(np.int64), n_bins - 1)  # the maximum is in the last bin
     return np.asarray(np.eye(n_bins)[cell])
 
 
@@ -179,9 +178,9 @@ def _span(a: FloatArray, b: FloatArray) -> float:
     """Return the mean adjusted R2 of linear fits of columns of b by all columns of a; constant ones do not count."""
     a, b = a[:, a.any(axis=0)], b[:, b.any(axis=0)]
     samples, rank = len(a), int(np.linalg.matrix_rank(a)) if a.size else 0
-    if samples <= rank + 2 or not b.size:
+    if samples <= rank + 2 or not b.size:  # too few samples for the correction, or nothing to predict
         return math.nan
-    if rank == 0:
+    if rank == 0:  # nothing to predict from
         return 0.0
     # R2 of a column is the squared length of its projection, since columns have length 1 or are 0.
     basis = np.linalg.svd(a, full_matrices=False)[0][:, :rank]

@@ -17,6 +17,7 @@ from infoplane.diagnostics._place import (
     digest,
     finite_float64,
     raised,
+    scaled,
     units_float64,
 )
 
@@ -119,7 +120,7 @@ def neural_collapse(
     known, index, counts = np.unique(y, return_inverse=True, return_counts=True)
     if len(known) < 2:
         raise ValueError(f"neural collapse needs at least 2 classes, got {len(known)}")
-    h = h / (np.abs(h).max() or 1.0)
+    h = scaled(h)
     means = np.stack([h[index == c].mean(axis=0) for c in range(len(known))])
     centre = means.mean(axis=0)
     between = means - centre
@@ -158,7 +159,7 @@ def _duality(weight: npt.ArrayLike, between: FloatArray) -> float:
     w = finite_float64(weight, "weight has")
     if w.shape != between.shape:
         raise ValueError(f"weight must have shape (classes, units) {between.shape}, got {w.shape}")
-    w = w / (np.abs(w).max() or 1.0)
+    w = scaled(w)
     return float(np.linalg.norm(w / (np.linalg.norm(w) or 1.0) - between / np.linalg.norm(between)))
 
 

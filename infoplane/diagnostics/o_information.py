@@ -136,10 +136,10 @@ def _blocks(variables: Sequence[npt.ArrayLike]) -> list[FloatArray]:
 
 
 def _balance(blocks: list[FloatArray], entropy: Callable[[FloatArray], float]) -> float:
-    """Return the O-information of blocks (N, units) of columns by the formula above, from any entropy of a block."""
+    """Return (n - 2) H(X) + sum_i [H(X_i) - H(X without i)] of n blocks (N, units), from any entropy of a block."""
     without = [np.hstack(blocks[:i] + blocks[i + 1 :]) for i in range(len(blocks))]
-    each = sum(entropy(block) - entropy(rest) for block, rest in zip(blocks, without, strict=True))
-    return (len(blocks) - 2) * entropy(np.hstack(blocks)) + each
+    differences = sum(entropy(block) - entropy(rest) for block, rest in zip(blocks, without, strict=True))
+    return (len(blocks) - 2) * entropy(np.hstack(blocks)) + differences
 
 
 def _plug_in(blocks: list[FloatArray]) -> float:
@@ -173,6 +173,7 @@ def _gaussian_entropy(block: FloatArray) -> float:
 
 def _from_informations(blocks: list[FloatArray], information: Information) -> float:
     """Return the O-information by its recursion over variables, from informations between two blocks of columns."""
+    # O_n = O_{n-1} + (2 - n) I(X_n; X_1..X_{n-1}) + sum_{j<n} I(X_n; X_1..X_{n-1} without j), and O_2 = 0.
     value = 0.0
     for n in range(3, len(blocks) + 1):
         last, before = blocks[n - 1], blocks[: n - 1]
@@ -183,7 +184,7 @@ def _from_informations(blocks: list[FloatArray], information: Information) -> fl
 
 def _jackknife(estimate: Callable[[list[FloatArray]], float], blocks: list[FloatArray]) -> float:
     """Return the standard error of `estimate`, from its values with one of `PARTS` parts of the samples left out."""
-    part = np.random.default_rng(0).permutation(len(blocks[0])) % PARTS
+    part = np.random.default_rng(0).permutation(len(blocks[0])) % PARTS  # of each sample, (N,)
     values = np.array([estimate([block[part != i] for block in blocks]) for i in range(PARTS)])
     # Without the only part in which a unit varies, the value is not finite, and there is no interval.
     return float(math.sqrt((PARTS - 1) * values.var())) if np.isfinite(values).all() else math.nan

@@ -175,8 +175,8 @@ def _rows(curve: Curve, exponent: Curve | None, config: dict[str, Any]) -> Itera
     """Yield a row for each phase of one curve, at its last step."""
     kept = np.isfinite(curve.value)
     step, values = curve.step[kept], curve.value[kept]
-    at = {} if exponent is None else dict(zip(exponent.step.tolist(), exponent.value.tolist(), strict=True))
-    alpha = np.array([at.get(s, math.nan) for s in step.tolist()])
+    by_step = {} if exponent is None else dict(zip(exponent.step.tolist(), exponent.value.tolist(), strict=True))
+    alpha = np.array([by_step.get(s, math.nan) for s in step.tolist()])
     found = label_phases(step, values, alpha, prominence=config["prominence"], window=config["window"])
     samples, source = int(curve.n_samples[-1]), digest(step, values, alpha)
     for number, phase in enumerate(found, start=1):

@@ -125,8 +125,8 @@ def _arrays(run: RecordedRun, pairs: Pairs) -> Iterator[Array]:
 
 def _names(pairs: Pairs) -> list[str]:
     """Return names for the column `partner`: layers, or the steps where there is one layer at several steps."""
-    one = len({key for key, _ in pairs}) == 1 and len(pairs) > 1
-    return [f"step={step}" if one else key for key, step in pairs]
+    by_step = len({key for key, _ in pairs}) == 1 and len(pairs) > 1
+    return [f"step={step}" if by_step else key for key, step in pairs]
 
 
 def _keys(run: RecordedRun, wanted: Sequence[str] | None) -> list[str]:

@@ -137,10 +137,10 @@ def sign_cycles(
     )
 
 
-def _mean(c: FloatArray, decay: float) -> FloatArray:
-    """Return the exponential mean of the series, which starts at the first value."""
+def _mean(series: FloatArray, decay: float) -> FloatArray:
+    """Return the exponential mean (P,) of the series, which starts at the first value."""
     # The initial state of the filter, `zi`, is that after a long time at the first value.
-    return np.asarray(lfilter([1 - decay], [1, -decay], c, zi=[decay * c[0]])[0], np.float64)
+    return np.asarray(lfilter([1 - decay], [1, -decay], series, zi=[decay * series[0]])[0], np.float64)
 
 
 def _turns(smoothed: FloatArray, dead_band: float) -> IntArray:
@@ -154,7 +154,7 @@ def _cycles(smoothed: FloatArray, dead_band: float) -> int:
     return max(0, (len(_turns(smoothed, dead_band)) - 1) // 2)
 
 
-def _shuffled(c: FloatArray, size: int, rng: np.random.Generator) -> FloatArray:
-    """Return the series with its blocks in random order, shifted in a circle by a random number of points."""
-    blocks = np.split(c, np.arange(size, len(c), size))
-    return np.roll(np.concatenate([blocks[i] for i in rng.permutation(len(blocks))]), rng.integers(len(c)))
+def _shuffled(series: FloatArray, block: int, rng: np.random.Generator) -> FloatArray:
+    """Return the series (P,) with blocks of `block` points in random order, shifted in a circle at random."""
+    blocks = np.split(series, np.arange(block, len(series), block))  # the last one may be shorter
+    return np.roll(np.concatenate([blocks[i] for i in rng.permutation(len(blocks))]), rng.integers(len(series)))

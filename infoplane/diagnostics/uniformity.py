@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import hyp0f1
 
-from infoplane.diagnostics._place import Entry, FloatArray, Measured, digest, raised, units_float64
+from infoplane.diagnostics._place import Entry, FloatArray, Measured, digest, raised, scaled, units_float64
 
 BLOCK = 1 << 22
 """Pairs of rows that are held in memory at a time."""
@@ -98,11 +98,11 @@ def uniformity(z: npt.ArrayLike, second: npt.ArrayLike | None = None) -> Uniform
     views = [first] if second is None else [first, units_float64(second, "second")]
     if views[-1].shape != first.shape:
         raise ValueError(f"both views must have one shape, got {first.shape} and {views[-1].shape}")
-    lengths = [np.linalg.norm(_scaled(view), axis=1) for view in views]
+    lengths = [np.linalg.norm(scaled(view, axis=1), axis=1) for view in views]
     kept = np.logical_and.reduce([length > 0 for length in lengths])
     if kept.sum() < 2:
         raise ValueError(f"need at least 2 rows with a direction, got {int(kept.sum())} of {len(kept)}")
-    unit = [_scaled(view)[kept] / length[kept, None] for view, length in zip(views, lengths, strict=True)]
+    unit = [scaled(view, axis=1)[kept] / length[kept, None] for view, length in zip(views, lengths, strict=True)]
     a, b = unit[0], unit[-1]
     return Uniformity(
         uniformity=_uniformity(a),
@@ -117,12 +117,6 @@ def uniformity(z: npt.ArrayLike, second: npt.ArrayLike | None = None) -> Uniform
         n_units=first.shape[1],
         source=digest(*views),
     )
-
-
-def _scaled(rows: FloatArray) -> FloatArray:
-    """Scale rows to a largest entry of 1, so that no square of an entry leaves the range of float64."""
-    largest = np.abs(rows).max(axis=1, keepdims=True)
-    return np.asarray(rows / np.where(largest > 0, largest, 1.0))
 
 
 def _uniformity(unit: FloatArray) -> float:

@@ -113,8 +113,8 @@ def unit_npmi(t: npt.ArrayLike, y: npt.ArrayLike, *, quantile: float | None = 0.
 
 def _npmi(joint: FloatArray, apart: FloatArray) -> FloatArray:
     """Return log(p(a, b) / p(a) p(b)) / -log p(a, b), with `joint` = p(a, b) and `apart` = p(a) p(b), all (D, C)."""
-    # The limits of 0 / 0 forms: -1 where the events never meet, 1 where both always happen.
-    some = (joint > 0) & (joint < 1)
-    safe = np.where(some, joint, 0.5)
-    value = np.log(safe / np.where(some, apart, 0.5)) / -np.log(safe)
-    return np.where(some, value, np.where(joint >= 1, 1.0, -1.0))
+    # Where the formula is 0 / 0 its limits count: -1 where the events never meet, 1 where both always happen.
+    defined = (joint > 0) & (joint < 1)
+    p = np.where(defined, joint, 0.5)  # 0.5 stands where the formula is not used
+    value = np.log(p / np.where(defined, apart, 0.5)) / -np.log(p)
+    return np.where(defined, value, np.where(joint >= 1, 1.0, -1.0))

@@ -170,7 +170,7 @@ class LossOfProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor, loss: Loss) -> Tensor:
-        """The loss (S,), some slices at a time; both gradients are kept."""
+        """Return the loss (S,), found for some slices at a time; both gradients are kept for `backward`."""
         bytes_each = first.shape[2] * second.shape[2] * first.element_size()
         at_once = len(first) if on_accelerator(first.device) else max(1, CACHE // bytes_each)
         parts = []
@@ -183,7 +183,7 @@ class LossOfProducts(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        """The gradients that `forward` kept, times the gradient (S,) of the loss."""
+        """Return the gradients that `forward` kept, times the gradient (S,) of the loss; none for the loss's name."""
         of_first, of_second = ctx.saved_tensors
         grad = grads[0][:, None, None]
         return grad * of_first, grad * of_second, None

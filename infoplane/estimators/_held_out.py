@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ class Classes(SoftmaxLoss):
         One part in N of the prediction is uniform, so that no sample costs more than ln(N K).
         """
         samples = scores.shape[3]
-        if self.outputs == 1:
+        if self.outputs == 1:  # a single class is predicted without error
             return torch.zeros_like(scores[:, :, 0])
         log_p = self.own_score(scores) - torch.logsumexp(scores, 2)  # of the row's own class
         uniform = torch.full_like(log_p, -math.log(samples * self.outputs))
@@ -222,21 +223,19 @@ def telling_products(residuals: Tensor, z: Tensor) -> Tensor:
     (S, K, N), `z` (S, N, U), of which at most `PRODUCT_UNITS` units are taken, evenly. Products that do not pass
     are 0.
     """
-    z = z[:, :, :: -(-z.shape[2] // PRODUCT_UNITS)]
+    z = z[:, :, :: math.ceil(z.shape[2] / PRODUCT_UNITS)]
     out = z.new_zeros(len(z), z.shape[1], PRODUCTS_KEPT)
     for s, (r, units) in enumerate(zip(residuals, z, strict=True)):
         vectors = torch.linalg.eigh(r @ r.T)[1].flip(1)[:, :PRODUCT_DIRECTIONS]
         along = (vectors.T @ r).float()  # scores need no more digits, and this is most of the work
         found = torch.stack([_product_scores(d, units.float()) for d in along]).amax(0).triu()  # (U, U)
         tests = min(len(r), PRODUCT_DIRECTIONS) * units.shape[1] * (units.shape[1] + 1) / 2
-        limit = -float(
-            torch.special.ndtri(torch.tensor(0.5 * PRODUCT_CHANCE / tests, dtype=torch.float64, device="cpu"))
-        )
+        limit = -NormalDist().inv_cdf(0.5 * PRODUCT_CHANCE / tests)  # the scores have no sign
         score, place = found.flatten().topk(min(PRODUCTS_KEPT, found.numel()))
         passed = place[score > limit]
-        column = units[:, passed // units.shape[1]] * units[:, passed % units.shape[1]]
-        out[s, :, : len(passed)] = zscore(column) if len(passed) else column
-    return out / math.sqrt(PRODUCTS_KEPT)
+        first, second = passed // units.shape[1], passed % units.shape[1]  # row and column of `found`
+        out[s, :, : len(passed)] = zscore(units[:, first] * units[:, second])
+    return out / math.sqrt(PRODUCTS_KEPT)  # so that all products together have variance 1 at most
 
 
 def _product_scores(r: Tensor, z: Tensor) -> Tensor:

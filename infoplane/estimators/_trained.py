@@ -176,7 +176,10 @@ class _Perceptrons(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, masks: list[Tensor], *parameters: Tensor) -> Tensor:
-        """Outputs from rows (slices, B, in), masks of each hidden layer or none, and all weights, then all biases."""
+        """Return outputs for rows (slices, B, in); `parameters` are all weights, then all biases.
+
+        `masks` has one for each hidden layer, or none without drop-out.
+        """
         # `before` and `seen`: the units of each layer before and after GELU (and drop-out), which `backward` needs.
         weights, biases = parameters[: len(parameters) // 2], parameters[len(parameters) // 2 :]
         seen, before = [rows], []
@@ -191,7 +194,7 @@ class _Perceptrons(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients for the arguments of `forward`, layer by layer from the last; None for rows that need none."""
+        """Return gradients for the arguments of `forward`, found layer by layer from the last; None for masks."""
         # Saved are `count` weights, as many layers as were `seen`, and one less from `before`.
         grad, count = grads[0], (len(ctx.saved_tensors) + 1) // 3
         weights, seen, before = (ctx.saved_tensors[i * count : (i + 1) * count] for i in range(3))
@@ -301,10 +304,10 @@ def train(
     # `mark` is the value from which progress is counted, `waited` the checks since the last progress.
     mark, step = best.clone(), torch.zeros_like(best, dtype=torch.int64)
     waited, diverged = torch.zeros_like(step), torch.zeros_like(step, dtype=torch.bool)
-    for taken in range(plan.every, plan.steps + 1, plan.every):
+    for taken in range(plan.every, plan.steps + 1, plan.every):  # steps that are taken by the next check
         for i, rows in enumerate(batches.draw(plan.every)):
             if plan.cosine:
-                share = (taken - plan.every + i) / plan.steps
+                share = (taken - plan.every + i) / plan.steps  # of all steps, those that are behind
                 optimizer.param_groups[0]["lr"] = 0.5 * plan.rate * (1 + math.cos(math.pi * share))
             optimizer.zero_grad()
             torch.autograd.backward(loss(rows).sum())  # a slice has the gradient that it would have alone

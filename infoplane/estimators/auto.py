@@ -197,13 +197,13 @@ class _Branches(Problem):
         given = given._replace(t=torch.stack([with_noise(layer, config) for layer in given.t]), x=None)
         self.parts: dict[str, Problem] = {}
         for pair, branch, other in (("(X;T)", config.branch_xt, x), ("(T;Y)", config.branch, given.y)):
-            if other is not None:
+            if other is not None:  # T is paired with it, so a branch was decided
                 assert branch is not None
                 # A branch takes the inputs as targets, and its I(T;Y) is the I(X;T) that is asked for.
                 given_pair = given._replace(y=other.double() if pair == "(X;T)" else other)
-                mean = branch == "knn" and config.effort == "full" and not given_pair.y.is_floating_point()
+                averaged = branch == "knn" and config.effort == "full" and not given_pair.y.is_floating_point()
                 method = config.method(branch)
-                self.parts[pair] = _MeanOfNeighbors(method, given_pair) if mean else method.start(given_pair)
+                self.parts[pair] = _MeanOfNeighbors(method, given_pair) if averaged else method.start(given_pair)
 
     def numbers(self) -> dict[str, Tensor]:
         """Return the numbers of all branches, the pair in front of each key."""

@@ -255,19 +255,20 @@ class _Codes(Problem):
         for key, other in (("i_ty", self.code_y if self.continuous else self.y), ("i_xt", self.code_x)):
             part, doubtful = NOTHING, False  # also where a side is constant
             if code is not None and other is not None:
-                part, hidden = self._told(code, other)
+                part, hidden = self._information(code, other)
                 doubtful = self._doubtful(part, hidden, [code, other] if isinstance(other, Code) else [code])
             out |= {key: part.value, f"{key} error": part.error, f"{key} doubtful": doubtful}
         return out
 
-    def _told(self, a: Code, b: Code | Tensor) -> tuple[Part, float]:
+    def _information(self, code: Code, other: Code | Tensor) -> tuple[Part, float]:
         """Return the information of a code with a code or classes (N,), and nats that dropped coordinates would add."""
         k = self.config.n_neighbors
-        if isinstance(b, Code):
-            whole = torch.cat([b.rows, b.dropped], 1)
-            return pair_information(a, b, k), _hidden(a, whole, b.rows) + _hidden(b, a.rows, a.rows)
-        members = torch.nn.functional.one_hot(b).double()[:, 1:]  # one class is what the others leave
-        return class_information(a, b, k), _hidden(a, members, members) if members.shape[1] else 0.0
+        if isinstance(other, Code):
+            whole = torch.cat([other.rows, other.dropped], 1)
+            hidden = _hidden(code, whole, other.rows) + _hidden(other, code.rows, code.rows)
+            return pair_information(code, other, k), hidden
+        members = torch.nn.functional.one_hot(other).double()[:, 1:]  # one class is what the others leave
+        return class_information(code, other, k), _hidden(code, members, members) if members.shape[1] else 0.0
 
     def _doubtful(self, part: Part, hidden: float, codes: list[Code]) -> bool:
         """Return whether some check doubts the information `part` of these codes; `hidden` nats would be added."""
@@ -310,7 +311,7 @@ class _LearnedCodes(_Codes):
 
     def _side(self, blocks: Tensor, other: Tensor | None, role: Role) -> LearnedSide:
         """Train codes for one side (S, N, D), which tell of the `other` side (S, N, D'), too, where it is given."""
-        first = _STREAM * (4 + "txy".index(role)) + FOLDS * self.config.seed
+        first = _STREAM * (4 + "txy".index(role)) + FOLDS * self.config.seed  # 1 to 3 are the seeds of `_code`
         rows = Rows.of(self.part_of_row, PARTS, range(first, first + FOLDS))
         return LearnedSide.of(blocks, other, rows, self.config.dims, self.config.steps)
 
@@ -337,13 +338,13 @@ class _LearnedCodes(_Codes):
         for half in range(FOLDS):
             rows = self.part_of_row // PARTS == half
             code_t = self._half(side_t, s, rows, "t")
-            told = self.y[rows] if other is None else self._half(other, s, rows, role)
-            if code_t is None or told is None:  # nothing varies in this half
+            of_other = self.y[rows] if other is None else self._half(other, s, rows, role)
+            if code_t is None or of_other is None:  # nothing varies in this half
                 total = total.and_share(1 / FOLDS, NOTHING._replace(unused=1.0))
                 continue
-            part, hidden_here = self._told(code_t, told)
+            part, hidden_here = self._information(code_t, of_other)
             total, hidden = total.and_share(1 / FOLDS, part), hidden + hidden_here / FOLDS
-            codes += [code_t] if isinstance(told, Tensor) else [code_t, told]
+            codes += [code_t] if isinstance(of_other, Tensor) else [code_t, of_other]
         training_doubtful = any(bool(side.doubtful[s]) for side in sides)
         constant = bool(is_constant(side_t.blocks[s : s + 1]))
         key = "i_xt" if role == "x" else "i_ty"

@@ -217,9 +217,9 @@ class _Contrasts(Problem):
         # Two of each fold, one for each network of a critic; no two folds or values of `seed` share one.
         self.seeds = tuple(_NETWORKS + 2 * (config.folds * config.seed + fold) for fold in range(config.folds))
 
-    def _marginal(self, block: Tensor, first: int) -> Marginal:
-        """Scale one side (N, D), ranked if the setting says so; `first` differs between sides, for seeds of ties."""
-        return Marginal.of(block, first + self.config.seed, ranks=self.config.ranks, all_ranks=False)
+    def _marginal(self, block: Tensor, offset: int) -> Marginal:
+        """Scale one side (N, D), or rank it if the settings say so; `offset` makes seeds of two sides differ."""
+        return Marginal.of(block, offset + self.config.seed, ranks=self.config.ranks, all_ranks=False)
 
     def _drawn(self, rows: Tensor, most: int) -> Tensor:
         """Draw the numbers (F, n) of rows out of (F, N) bool, at most `most` and equally many of every fold."""
@@ -234,7 +234,7 @@ class _Contrasts(Problem):
         return len(self.t)  # which `chunk` cuts into stacks
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        """Return the numbers of `_stack` for all snapshots (S, N, U), found for as many at a time as memory takes."""
+        """Train critics for snapshots `t` (S, N, U), as many at a time as memory takes; return as `_stack`."""
         return in_stacks(t, self.config.bytes_per_snapshot(self.samples, self.units), self._stack)
 
     def _stack(self, t: Tensor) -> dict[str, Tensor]:

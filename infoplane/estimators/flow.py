@@ -234,8 +234,8 @@ def _filled(coordinates: Tensor, seed: int) -> bool:
     """Return whether coordinates (N, k) have nearly the intrinsic dimension of Gaussian noise of the same shape."""
     if coordinates.shape[1] == 1:  # a line is filled by whatever varies on it
         return True
-    g = torch.Generator().manual_seed(seed)
-    normal = torch.randn(coordinates.shape, generator=g, device="cpu", dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    normal = torch.randn(coordinates.shape, generator=generator, device="cpu", dtype=torch.float64)
     return _intrinsic(coordinates / coordinates.std(0)) >= FILLED * _intrinsic(normal.to(coordinates.device))
 
 
@@ -276,9 +276,9 @@ class _CarriedPairs(Problem):
         return Rows.of(self.part_of_row, 2, seeds)
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        """Return the numbers of `_stack` for all snapshots `t` (S, N, U) and every other side, by pair and name.
+        """Return what networks read of all snapshots `t` (S, N, U) with every other side: numbers (S, ...) by name.
 
-        A pair with a constant side has the numbers of `_zeros`.
+        The names are those of `_stack` behind that of the pair; a pair with a constant side has zeros (`_zeros`).
         """
         layers = [_Side.of(with_noise(layer, self.config), self.config.seed) for layer in t.detach()]
         found = {"degenerate": torch.tensor([layer is None for layer in layers], device=t.device)}
@@ -295,7 +295,7 @@ class _CarriedPairs(Problem):
         return found
 
     def _trained(self, layers: list[_Side], other: _Side) -> dict[str, Tensor]:
-        """Return the numbers of `_stack` for layers of one size, as many at a time as memory takes."""
+        """Train layers of one size with the other side, as many at a time as memory takes; return as `_stack`."""
         each = self.config.folds * _bytes_of_fold(self.samples, layers[0].moved, other.moved)
         numbers = torch.arange(len(layers), device=self.t.device)
         most = most_at_once(self.config.folds, self.t.device)
