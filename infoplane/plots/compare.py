@@ -158,22 +158,25 @@ def compare_data(
 
 
 def common_layers(everything: Series, runs: Sequence[str]) -> list[str]:
-    """The layers of the runs of a group; ValueError unless all runs have the same."""
+    """Return the layers that all these runs have; ValueError where a run has further ones, or there are none."""
     per_run = everything.layers_of_runs
-    kept = [layer for layer in everything.layers if all(layer in per_run[run] for run in runs)]
-    odd = next((run for run in runs if per_run[run] != kept), runs[0])
-    if per_run[odd] != kept or not kept:
+    common = [layer for layer in everything.layers if all(layer in per_run[run] for run in runs)]
+    odd = next((run for run in runs if per_run[run] != common), runs[0])
+    if per_run[odd] != common or not common:
         raise ValueError(
             f"the runs of a group must have the same layers; {everything.name(odd)} has {', '.join(per_run[odd])}, "
-            f"common to all are {', '.join(kept) or 'none'}; choose layers=[...], or give groups={{name: [run, ...]}}"
+            f"common to all are {', '.join(common) or 'none'}; choose layers=[...], or give groups={{name: [run, ...]}}"
         )
-    return kept
+    return common
 
 
 def summarised(
     name: str, per_run: Sequence[Series], grids: Mapping[str, Sequence[Grid]], spread: str | None
 ) -> GroupData:
-    """The summary of each quantity over the runs of a group, at the steps that all of them have."""
+    """Return the group `name`: each quantity summarised over its runs, at the steps that all of them have.
+
+    `per_run` has a series for each run, `grids` for each quantity a grid for each run, in the same order.
+    """
     summaries, flags = {}, {}
     runs = [series.runs[0] for series in per_run]
     for quantity, found in grids.items():
@@ -191,19 +194,19 @@ def summarised(
 
 
 def flag_words(groups: Sequence[GroupData], quantities: Sequence[str]) -> list[str]:
-    """Words on how many means hold a value that is only its ceiling, or no more than chance."""
+    """Return captions on how many means include a value that is only its ceiling, or no more than chance."""
     out = []
     for quantity in quantities:
         name = safe_text(quantity, limit=40)
-        of = sum(int(np.isfinite(group.summaries[quantity].mean).sum()) for group in groups)
-        at, chance = (sum(int(group.flags[quantity, flag].sum()) for group in groups) for flag in FLAGS)
-        out += doubtful(at, of, f"of {name} saturated in some run", "hollow")
-        out += doubtful(chance, of, f"of {name} no more than chance in some run", "crossed")
+        total = sum(int(np.isfinite(group.summaries[quantity].mean).sum()) for group in groups)
+        saturated, chance = (sum(int(group.flags[quantity, flag].sum()) for group in groups) for flag in FLAGS)
+        out += doubtful(saturated, total, f"of {name} saturated in some run", "hollow")
+        out += doubtful(chance, total, f"of {name} no more than chance in some run", "crossed")
     return out
 
 
 def group_runs(series: Series, groups: Mapping[str, Sequence[str] | str] | None) -> dict[str, list[str]]:
-    """{name: runs} of each group: all runs, or as `groups` says by names, ids, or globs of either."""
+    """Return {name of a group: ids of its runs}; `groups` gives names, ids or globs, and without it all runs are one."""
     if not groups:
         return {"": series.runs}
     out = {name: runs_called(series.table, wanted) for name, wanted in groups.items()}
@@ -293,7 +296,7 @@ def legend_entries(data: CompareData, paths: Sequence[Path], *, ends: bool = Fal
     same = len(data.groups) > 1 and len({g.words for g in data.groups}) == 1
     handles: list[Any] = []
     labels: list[str] = []
-    colors = {path.group: path.of.color for path in paths}
+    colors = {path.group: path.look.color for path in paths}
     for i, group in enumerate(data.groups):
         color = colors.get(i, FAINT) if data.coloured_by_group else FAINT
         line = key("", color=color, linestyle=layer_line(i))
@@ -317,15 +320,18 @@ CROSS: dict[str, Any] = {"marker": "x", "linestyle": "none"}
 
 @dataclass(frozen=True)
 class Path:
-    """One layer of one group, both by number, and its looks: those of the group where only one layer is drawn."""
+    """One layer of one group, both by number, and its look: that of the group where only one layer is drawn."""
 
     group: int
     layer: int
-    of: LayerLook
+    look: LayerLook
 
 
 def mean_paths(ax: Axes, data: CompareData, look: Look, *, share: float) -> list[Path]:
-    """A Path for each layer of each group, with its look, label and id; the line style tells the group."""
+    """Return a Path for each layer of each group; its line style tells the group, its colour the layer.
+
+    Where several groups have one and the same layer, colours tell groups apart.
+    """
     by_group = data.coloured_by_group
     keys = [g.name for g in data.groups] if by_group else data.layers
     looks = layer_looks(ax, keys, look, share=share, marks={} if by_group else data.marks)
@@ -333,11 +339,11 @@ def mean_paths(ax: Axes, data: CompareData, look: Look, *, share: float) -> list
     out = []
     for number, group in enumerate(data.groups):
         for i, layer in enumerate(group.layers):
-            of = looks[number if by_group else data.layers.index(layer)]
-            ours = group.name and not by_group
-            name = f"{of.name}, {names[group.name]}" if ours else of.name
-            gid = f"{group.name}:{layer}" if ours else of.key
-            out.append(Path(number, i, replace(of, name=name, key=gid, line=layer_line(number))))
+            layer_look = looks[number if by_group else data.layers.index(layer)]
+            with_group = group.name and not by_group
+            name = f"{layer_look.name}, {names[group.name]}" if with_group else layer_look.name
+            gid = f"{group.name}:{layer}" if with_group else layer_look.key
+            out.append(Path(number, i, replace(layer_look, name=name, key=gid, line=layer_line(number))))
     return out
 
 
@@ -367,10 +373,10 @@ def draw_layers(data: CompareData, quantity: str, look: Options, *, log: bool | 
 
 
 def of_layer(data: CompareData, layer: str) -> CompareData:
-    """The data of one layer, in the groups that have it."""
+    """Return the data of one layer alone; a group that lacks it has no columns."""
     groups = []
     for group in data.groups:
-        at = [i for i, known in enumerate(group.layers) if known == layer]
+        at = [i for i, name in enumerate(group.layers) if name == layer]  # its column, if there is one
         parts = {
             name: replace(one, **{side: getattr(one, side)[:, at] for side in ("mean", "low", "high", "count")})
             for name, one in group.summaries.items()
@@ -398,10 +404,10 @@ def draw_means(
     step_axis(ax, np.concatenate([g.times for g in data.groups]), log=log)
     ends, paths = [], mean_paths(ax, data, look, share=END_SHARE)
     for path in paths:
-        group, i, of = data.groups[path.group], path.layer, path.of
+        group, i, layer = data.groups[path.group], path.layer, path.look
         low, high = bands(data, group.summaries[quantity], quantity)
-        ends += draw_line(ax, group.times, group.summaries[quantity].mean[:, i], of)
-        draw_band(ax, group.times, low[:, i], high[:, i], of, "band", alpha=0.18)
+        ends += draw_line(ax, group.times, group.summaries[quantity].mean[:, i], layer)
+        draw_band(ax, group.times, low[:, i], high[:, i], layer, "band", alpha=0.18)
         draw_marks(ax, group, quantity, path, len(group.layers))
     return paths, ends
 
@@ -413,21 +419,21 @@ def draw_marks(ax: Axes, group: GroupData, quantity: str, path: Path, layers: in
     x, y = group.times[known], mean[known]
     saturated, chance = (group.flags[quantity, flag][known, path.layer] for flag in FLAGS)
     marked = turns(x.size, path.layer, layers)
-    draw_points(ax, x[marked], y[marked], saturated[marked], path.of, markeredgewidth=0.7)
+    draw_points(ax, x[marked], y[marked], saturated[marked], path.look, markeredgewidth=0.7)
     at = marked & chance
     if at.any():
-        tag(ax.plot(x[at], y[at], color=INK, zorder=5, clip_on=False, **CROSS), path.of.key, "chance")
+        tag(ax.plot(x[at], y[at], color=INK, zorder=5, clip_on=False, **CROSS), path.look.key, "chance")
 
 
 def bands(data: CompareData, summary: Summary, quantity: str) -> tuple[FloatArray, FloatArray]:
-    """The lower and the upper edge (S, L) of a summary's bands, cut at 0 and at the ceiling."""
+    """Return the lower and the upper edge (S, L) of a summary's bands, cut at 0 and at the quantity's ceiling."""
     means = np.concatenate([g.summaries[quantity].mean.ravel() for g in data.groups])
     low, high = (cut(edge, means, data.ceilings[quantity]) for edge in (summary.low, summary.high))
     return low, high
 
 
 def band_limits(data: CompareData, quantity: str) -> tuple[float, float]:
-    """Limits that hold the means and the bands as they are drawn."""
+    """Return limits (low, high) of an axis that hold the means and the bands of all groups as they are drawn."""
     summaries = [g.summaries[quantity] for g in data.groups]
     edges = [edge for summary in summaries for edge in bands(data, summary, quantity)]
     drawn = np.concatenate([a.ravel() for a in [*(s.mean for s in summaries), *edges]])
@@ -441,8 +447,11 @@ MOST_COVERED = 0.3
 
 
 def ellipse_steps(x: FloatArray, y: FloatArray, *, ellipses: int = 5) -> npt.NDArray[np.int64]:
-    """Which points of a path carry an ellipse: the ends, and points at equal shares of its length between."""
-    spans = [float(np.ptp(v)) or 1.0 for v in (x, y)]
+    """Return the numbers of the points of a path x, y (P,) that carry an ellipse: both ends, others evenly between.
+
+    Between them the path, drawn in a square plane, has the same length; fewer are returned where they coincide.
+    """
+    spans = [float(np.ptp(v)) or 1.0 for v in (x, y)]  # 1 along an axis on which the path does not move
     length = np.concatenate([[0.0], np.cumsum(np.hypot(np.diff(x) / spans[0], np.diff(y) / spans[1]))])
     # A little short of the end, which rounding could put beyond the last point.
     at = np.searchsorted(length, np.linspace(0.0, (1 - 1e-9) * length[-1], ellipses))
@@ -450,17 +459,23 @@ def ellipse_steps(x: FloatArray, y: FloatArray, *, ellipses: int = 5) -> npt.NDA
 
 
 def mean_way(data: CompareData, group: GroupData, i: int) -> tuple[BoolArray, FloatArray, FloatArray]:
-    """Layer i of a group: mask (S,) of its steps, its mean path (P, 2) there, and the widths (P, 2) of both bands."""
+    """Return the path of layer number `i` of a group through the plane of the two quantities of `data`.
+
+    Returned are a mask (S,) of the P steps at which both quantities have a mean, the two means (P, 2) there, and the
+    widths (P, 2) of their bands, 0 where there is none.
+    """
     both = [group.summaries[quantity] for quantity in data.labels]
-    mean, wide = (
-        np.stack(of, axis=1) for of in zip(*((s.mean[:, i], (s.high - s.low)[:, i]) for s in both), strict=True)
-    )
-    keep = np.isfinite(mean).all(axis=1)
-    return keep, mean[keep], np.nan_to_num(wide[keep])
+    mean = np.stack([summary.mean[:, i] for summary in both], axis=1)
+    widths = np.stack([(summary.high - summary.low)[:, i] for summary in both], axis=1)
+    keep: BoolArray = np.isfinite(mean).all(axis=1)
+    return keep, mean[keep], np.nan_to_num(widths[keep])
 
 
 def ellipse_count(data: CompareData) -> int:
-    """Ellipses for each path: five, or fewer where they would fill the plane, as wide bands of few runs do."""
+    """Return how many ellipses each path carries: five, or fewer where they would fill the plane.
+
+    Wide bands of few runs do.
+    """
     across, up = (band_limits(data, quantity) for quantity in data.labels)
     whole = np.array([across[1] - across[0], up[1] - up[0]])
     for count in ELLIPSES:
@@ -479,43 +494,48 @@ def draw_mean_plane(ax: Axes, data: CompareData, look: Look, ellipses: int) -> N
     draw_ceilings(ax, x=data.ceilings[across], y=data.ceilings[up])
     labels, points, paths = [], [], mean_paths(ax, data, look, share=NAME_SHARE)
     for path in paths:
-        group, i, of = data.groups[path.group], path.layer, path.of
-        keep, way, wide = mean_way(data, group, i)
+        group, i, layer = data.groups[path.group], path.layer, path.look
+        keep, mean, widths = mean_way(data, group, i)
         if not keep.any():
             continue
-        draw_ellipses(ax, data, way, wide, of, ellipses)
+        draw_ellipses(ax, data, mean, widths, layer, ellipses)
         saturated, chance = ((group.flags[across, flag] | group.flags[up, flag])[keep, i] for flag in FLAGS)
-        draw_way(ax, way, saturated, chance, of)
-        labels.append(end_of(way[:, 0], way[:, 1], of))
-        points.append(way)
+        draw_way(ax, mean, saturated, chance, layer)
+        labels.append(end_of(mean[:, 0], mean[:, 1], layer))
+        points.append(mean)
     legend(ax, look=look, **legend_entries(data, paths, ends=True))
     unplaced = direct_labels(ax, labels, np.concatenate(points)) if is_own(ax) else labels
     end_labels(ax, unplaced)
 
 
-def draw_way(ax: Axes, way: FloatArray, saturated: BoolArray, chance: BoolArray, of: LayerLook) -> None:
-    """Draw a mean path (S, 2) and its ends, hollow where saturated, crossed where no more than chance."""
-    x, y = way.T
-    name = safe_text(of.name, limit=60, legend=True)
-    tag(ax.plot(x, y, color=of.color, linestyle=of.line, linewidth=1.0, zorder=3, label=name), of.key, "mean")
+def draw_way(ax: Axes, mean: FloatArray, saturated: BoolArray, chance: BoolArray, layer: LayerLook) -> None:
+    """Draw a mean path (P, 2) with marks at both ends: hollow if `saturated` there, crossed if no more than `chance`.
+
+    Both masks are (P,).
+    """
+    x, y = mean.T
+    name = safe_text(layer.name, limit=60, legend=True)
+    tag(ax.plot(x, y, color=layer.color, linestyle=layer.line, linewidth=1.0, zorder=3, label=name), layer.key, "mean")
     size = float(mpl.rcParams["lines.markersize"])
-    draw_ends(ax, x, y, saturated, of, markersize=1.3 * size, markeredgewidth=0.8)
+    draw_ends(ax, x, y, saturated, layer, markersize=1.3 * size, markeredgewidth=0.8)
     for at in np.flatnonzero(chance)[[0, -1]] if chance.any() else []:
-        if at in (0, x.size - 1):
-            tag(ax.plot(x[at], y[at], color=INK, zorder=5, **CROSS), of.key, "chance")
+        if at in (0, x.size - 1):  # a path is crossed at its ends alone
+            tag(ax.plot(x[at], y[at], color=INK, zorder=5, **CROSS), layer.key, "chance")
 
 
-def draw_ellipses(ax: Axes, data: CompareData, way: FloatArray, wide: FloatArray, of: LayerLook, ellipses: int) -> None:
-    """Draw ellipses along a path (S, 2), as wide and tall as its two bands (S, 2), cut at the ceilings."""
-    if not wide.any():
+def draw_ellipses(
+    ax: Axes, data: CompareData, mean: FloatArray, widths: FloatArray, layer: LayerLook, count: int
+) -> None:
+    """Draw `count` ellipses along a mean path (P, 2), as wide and as tall as its bands (P, 2), cut at the ceilings."""
+    if not widths.any():  # a single run has no bands
         return
-    at = ellipse_steps(*way.T, ellipses=ellipses)
-    place: dict[str, Any] = {"units": "xy", "offsets": way[at], "offset_transform": ax.transData, "zorder": 1.5}
+    at = ellipse_steps(*mean.T, ellipses=count)
+    place: dict[str, Any] = {"units": "xy", "offsets": mean[at], "offset_transform": ax.transData, "zorder": 1.5}
     # A thin rim tells one from the next where several lie on each other.
-    place |= {"facecolors": [to_rgba(of.color, 0.1)], "edgecolors": [to_rgba(of.color, 0.45)], "linewidths": 0.5}
-    drawn = EllipseCollection(wide[at, 0], wide[at, 1], np.zeros(at.size), **place)
+    place |= {"facecolors": [to_rgba(layer.color, 0.1)], "edgecolors": [to_rgba(layer.color, 0.45)], "linewidths": 0.5}
+    drawn = EllipseCollection(widths[at, 0], widths[at, 1], np.zeros(at.size), **place)
     tops = [np.inf if c is None else c.value for c in data.ceilings.values()]
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
     within = Rectangle((left, low), min(right, tops[0]) - left, min(high, tops[1]) - low, transform=ax.transData)
-    ax.add_collection(tag(drawn, of.key, "band"), autolim=False)
+    ax.add_collection(tag(drawn, layer.key, "band"), autolim=False)
     drawn.set_clip_path(within)

@@ -100,8 +100,8 @@ def compression(table: ResultTable, *, ax: Axes | None = None, **options: Unpack
         axes.set_xlabel(measured(label, data.caption, options, LEGEND_SHARE * slot_width(axes)))
         row_axis(axes, row_looks(axes, data.layers, options, share=ROW_SHARE, marks=data.marks))
         runs = run_looks(axes, data, options)
-        for r, of in enumerate(runs):
-            draw_run(axes, data, r, of)
+        for r, run in enumerate(runs):
+            draw_run(axes, data, r, run)
         keys: list[Any] = []
         if len(data.runs) > 1:
             rows, mean = np.arange(len(data.layers)), over_runs(falls, None).mean
@@ -109,7 +109,7 @@ def compression(table: ResultTable, *, ax: Axes | None = None, **options: Unpack
             bar: dict[str, Any] = {"color": "0.2", "marker": "|", "markersize": 8, "linestyle": "none"}
             keys.append(key(f"mean of {len(data.runs)} runs", **bar))
         if data.named:
-            keys += [key(of.name, color=of.color, marker=of.marker, linestyle="none") for of in runs]
+            keys += [key(run.name, color=run.color, marker=run.marker, linestyle="none") for run in runs]
         if any(found.saturated for found in data.scores.values()):
             keys.append(key("was saturated", **OPEN))
         legend(axes, keys, options, share=beside_rows(axes))
@@ -117,24 +117,27 @@ def compression(table: ResultTable, *, ax: Axes | None = None, **options: Unpack
 
 
 def run_looks(ax: Axes, data: CompressionData, look: Options) -> list[LayerLook]:
-    """How each run is drawn: a colour and a marker of its own where there are few."""
-    own = [r if data.named else 0 for r in range(len(data.runs))]
+    """Return one LayerLook for each run: with colours and markers of their own where runs are few, else all alike."""
+    own = [number if data.named else 0 for number in range(len(data.runs))]
     shown = safe_names(data.names.values(), limit=16, legend=True)
     names, markers = [shown[data.names[run]] for run in data.runs], [layer_marker(i) for i in own]
     return own_looks(data.runs, names, look, [OKABE_ITO[i] for i in own], markers)
 
 
-def draw_run(ax: Axes, data: CompressionData, r: int, of: LayerLook) -> None:
-    """Draw the falls of one run, a little above or below those of others; lines from 0 where it is the only one."""
+def draw_run(ax: Axes, data: CompressionData, number: int, run: LayerLook) -> None:
+    """Draw the falls of run number `number`, a little above or below those of others in the rows of the layers.
+
+    Of the only run, a line leads from 0 to each point.
+    """
     alone = len(data.runs) == 1
     # Rows are 1 apart: the runs of one layer stay nearer to each other than to the next layer.
-    shift = 0.0 if alone else np.linspace(-0.22, 0.22, len(data.runs))[r]
-    look: dict[str, Any] = {"linestyle": "none", "marker": of.marker, "color": of.color}
-    look |= {"alpha": 1.0 if data.named or alone else 0.6, "zorder": 3, "clip_on": False}
+    shift = 0.0 if alone else np.linspace(-0.22, 0.22, len(data.runs))[number]
+    style: dict[str, Any] = {"linestyle": "none", "marker": run.marker, "color": run.color}
+    style |= {"alpha": 1.0 if data.named or alone else 0.6, "zorder": 3, "clip_on": False}
     for i, layer in enumerate(data.layers):
-        found = data.scores.get((of.key, layer))
-        if found is not None:
-            face = "white" if found.saturated else of.color
-            tag(ax.plot(found.fall, i + shift, markerfacecolor=face, **look), of.key, "points")
+        result = data.scores.get((run.key, layer))
+        if result is not None:
+            face = "white" if result.saturated else run.color
+            tag(ax.plot(result.fall, i + shift, markerfacecolor=face, **style), run.key, "points")
             if alone:
-                tag(ax.hlines(i, 0, found.fall, color=of.color, linewidth=0.8, zorder=2), of.key, "fall")
+                tag(ax.hlines(i, 0, result.fall, color=run.color, linewidth=0.8, zorder=2), run.key, "fall")

@@ -203,8 +203,8 @@ def draw_curve(ax: Axes, data: CurveData, look: Look, *, log: bool | None) -> No
     ax.set_ylim(limits(np.concatenate(everything), data.ceiling, unit=data.unit))
     step_axis(ax, data.times, log=log)
     ends = []
-    for i, of in enumerate(layer_looks(ax, data.layers, look, marks=data.marks)):
-        ends += draw_layer(ax, data, bands, i, of)
+    for i, layer in enumerate(layer_looks(ax, data.layers, look, marks=data.marks)):
+        ends += draw_layer(ax, data, bands, i, layer)
     draw_ceilings(ax, y=data.ceiling)
     legend(ax, curve_keys(data), look)
     end_labels(ax, ends)
@@ -252,21 +252,21 @@ def curve_keys(data: CurveData) -> list[Any]:
         keys.append(Patch(facecolor="0.9", edgecolor=FAINT, hatch="////", linewidth=0, label=data.between))
     if data.null is not None:
         # Without labels other things are shuffled: the estimator of the quantity says which.
-        of = "shuffled labels" if "Y" in data.quantity else "null"
-        keys.append(key(f"{of}, mean and 95 %", linewidth=0.8, linestyle=CHANCE))
+        shuffled = "shuffled labels" if "Y" in data.quantity else "null"
+        keys.append(key(f"{shuffled}, mean and 95 %", linewidth=0.8, linestyle=CHANCE))
     if data.saturated.any():
         keys.append(key("saturated", **OPEN))
     return keys
 
 
 def draw_band(
-    ax: Axes, x: FloatArray, low: FloatArray, high: FloatArray, of: LayerLook, part: str, **look: Any
+    ax: Axes, x: FloatArray, low: FloatArray, high: FloatArray, layer: LayerLook, part: str, **style: Any
 ) -> None:
     """Draw the band of a line, with a gap where one of its edges has no number."""
     keep = np.isfinite(low) & np.isfinite(high)
     if keep.any():
-        look = {"facecolor": of.color, "edgecolor": "none", **look}
-        tag(ax.fill_between(x, low, high, where=keep, linewidth=0, zorder=1.8, **look), of.key, part)
+        style = {"facecolor": layer.color, "edgecolor": "none", **style}
+        tag(ax.fill_between(x, low, high, where=keep, linewidth=0, zorder=1.8, **style), layer.key, part)
 
 
 def draw_metrics(ax: Axes, group: str, members: Mapping[str, tuple[FloatArray, FloatArray]]) -> None:
@@ -278,7 +278,7 @@ def draw_metrics(ax: Axes, group: str, members: Mapping[str, tuple[FloatArray, F
     ax.set_ylabel(safe_text(group, limit=24))
     labels = []
     for i, (name, (x, y)) in enumerate(members.items()):
-        of = LayerLook(name, names[name], str(0.15 + 0.35 * (i % 2)), "", layer_line(i))
-        labels += draw_line(ax, x, drawable(y), of)
+        layer = LayerLook(name, names[name], str(0.15 + 0.35 * (i % 2)), "", layer_line(i))
+        labels += draw_line(ax, x, drawable(y), layer)
     ax.set_ylim(limits(drawable(np.concatenate([y for _, y in members.values()])), None, unit=group))
     end_labels(ax, labels)

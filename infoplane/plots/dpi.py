@@ -154,18 +154,18 @@ def draw_shares(
     looks = estimate_looks(ax, names, options)
     if is_own(ax) and ax.get_subplotspec().is_first_col():  # type: ignore[union-attr]
         # A row holds its counts and a bar, or its name; above and below the rows are a title and the numbers.
-        tall = max(2.8, *(1.2 * (2 + of.name.count("\n")) for of in looks))
+        tall = max(2.8, *(1.2 * (2 + estimate.name.count("\n")) for estimate in looks))
         grow(figure_of(ax), small_size() * (tall * len(looks) + 3.5))
     row_axis(ax, looks)
     ax.set_xlim(0, top)
     ax.set_xlabel("DPI violations [%]")
-    look: dict[str, Any] = {"va": "bottom", "color": FAINT, "fontsize": small_size(), "textcoords": "offset points"}
-    for i, of in enumerate(looks):
-        if (row := rows.get(of.key)) is not None:
-            tag(ax.barh(i + 0.15, 100 * row.share, height=0.4, color=of.color).patches, of.key, "share")
+    style: dict[str, Any] = {"va": "bottom", "color": FAINT, "fontsize": small_size(), "textcoords": "offset points"}
+    for i, estimate in enumerate(looks):
+        if (row := rows.get(estimate.key)) is not None:
+            tag(ax.barh(i + 0.15, 100 * row.share, height=0.4, color=estimate.color).patches, estimate.key, "share")
             rise = f", up to {row.worst:.2g} bits" if row.violations else ""
             text = f"{number(row.violations)} of {number(row.pairs)}{rise}"
-            ax.annotate(text, (0, i - 0.05), xytext=(2, 0.5), **look)
+            ax.annotate(text, (0, i - 0.05), xytext=(2, 0.5), **style)
 
 
 def estimate_looks(ax: Axes, names: Sequence[str], look: Options) -> list[LayerLook]:

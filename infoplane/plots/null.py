@@ -77,9 +77,9 @@ def null_data(
         raise ValueError(f"no null at step {missing[0]}; nearest are {', '.join(number(s) for s in sorted(near))}")
     at = [int(np.searchsorted(main.steps, s)) for s in steps]
     below = int((main.value <= chance.high)[known].sum())
-    of = int((np.isfinite(main.value) & np.isfinite(chance.high)).sum())
+    total = int((np.isfinite(main.value) & np.isfinite(chance.high)).sum())
     return NullData(
-        **shown(series, main, f"no more than chance in {below} of {of} points, all steps"),
+        **shown(series, main, f"no more than chance in {below} of {total} points, all steps"),
         times=main.times[at],
         value=main.value[at],
         null=chance.value[at],
@@ -121,7 +121,7 @@ def null(
         axes.set_xlabel(measured(data.label, data.caption, options, LEGEND_SHARE * slot_width(axes)))
         row_axis(axes, row_looks(axes, data.layers, options, share=ROW_SHARE, marks=data.marks))
         steps_drawn = step_looks(data, options)
-        keys: list[Any] = [draw_step(axes, data, s, of) for s, of in enumerate(steps_drawn)]
+        keys: list[Any] = [draw_step(axes, data, number, step) for number, step in enumerate(steps_drawn)]
         draw_ceilings(axes, x=data.ceiling, named=False)
         keys.append(Patch(color=FAINT, alpha=0.35, linewidth=0, label="shuffled labels, 95 %"))
         keys.append(key("not above chance", **OPEN))
@@ -138,19 +138,19 @@ def step_looks(data: NullData, look: Options) -> list[LayerLook]:
     return own_looks(names, names, look, list(map(to_hex, shades)), list("osD^")[: len(names)])
 
 
-def draw_step(ax: Axes, data: NullData, s: int, of: LayerLook) -> Any:
+def draw_step(ax: Axes, data: NullData, number: int, step: LayerLook) -> Any:
     """Draw the values of one step and their null, a little apart from other steps; return its legend entry."""
     count = len(data.times)
     # Rows are 1 apart: the steps of one layer stay nearer to each other than to the next layer.
-    y = np.arange(len(data.layers)) + (np.linspace(-0.2, 0.2, count)[s] if count > 1 else 0.0)
-    color = of.color
-    low, high = (cut(edge, data.value, data.ceiling)[s] for edge in (data.null_low, data.null_high))
+    y = np.arange(len(data.layers)) + (np.linspace(-0.2, 0.2, count)[number] if count > 1 else 0.0)
+    color = step.color
+    low, high = (cut(edge, data.value, data.ceiling)[number] for edge in (data.null_low, data.null_high))
     drawn: list[Any] = [
-        ax.hlines(y, data.null[s], data.value[s], color=color, linewidth=0.7, linestyle=CHANCE, zorder=2)
+        ax.hlines(y, data.null[number], data.value[number], color=color, linewidth=0.7, linestyle=CHANCE, zorder=2)
     ]
     drawn.append(ax.hlines(y, low, high, color=color, linewidth=4, alpha=0.3, zorder=2))
-    drawn += ax.plot(data.null[s], y, "|", color=color, markersize=6, zorder=3)
-    tag(drawn, of.key, "null")
-    at = np.isfinite(data.value[s])
-    draw_points(ax, data.value[s][at], y[at], ~data.above_chance[s][at], of)
-    return key(of.name, color=color, marker=of.marker, linestyle="none")
+    drawn += ax.plot(data.null[number], y, "|", color=color, markersize=6, zorder=3)
+    tag(drawn, step.key, "null")
+    at = np.isfinite(data.value[number])
+    draw_points(ax, data.value[number][at], y[at], ~data.above_chance[number][at], step)
+    return key(step.name, color=color, marker=step.marker, linestyle="none")

@@ -47,6 +47,9 @@ BoolArray = npt.NDArray[np.bool_]
 I_XT, I_TY = "I(X;T)", "I(T;Y)"
 
 
+END_MARKERS = {"first": "o", "last": "s"}
+"""Marks of the first and the last step of a trajectory."""
+
 PlaneData = Plane
 """The arrays that `plane` draws, (steps, layers)."""
 
@@ -58,7 +61,10 @@ def plane_data(table: ResultTable, **select: Unpack[Selection]) -> Plane:
 
 
 def series_plane(series: Series) -> Plane:
-    """The points of a series that was chosen before, as arrays (S, L), with what the caption says of them."""
+    """Return the points of a series as arrays (S, L), with labels, ceilings and caption of their figure.
+
+    Numbers too large to draw become NaN and are counted in the caption; ValueError where there is no point.
+    """
     xt, ty, data = series.grid(I_XT), series.grid(I_TY), series.plane()
     if not data.present.any():
         have = ", ".join(sorted(series.quantities))
@@ -66,17 +72,17 @@ def series_plane(series: Series) -> Plane:
     huge = (np.abs(xt.value) > HUGE) | (np.abs(ty.value) > HUGE)
     i_xt, i_ty = np.where(huge, np.nan, data.i_xt), np.where(huge, np.nan, data.i_ty)
     data = replace(data, i_xt=i_xt, i_ty=i_ty)
-    of, saturated = int(data.present.sum()), int(data.saturated.sum())
-    caption = about(series, (xt, ty)) + dpi_words(series) + doubtful(saturated, of, "saturated", "hollow")
+    total, saturated = int(data.present.sum()), int(data.saturated.sum())
+    caption = about(series, (xt, ty)) + dpi_words(series) + doubtful(saturated, total, "saturated", "hollow")
     if chance := int((ty.flag("below_null") & data.present).sum()):
-        caption.append(f"I(T;Y) no more than chance in {chance} of {of}")
+        caption.append(f"I(T;Y) no more than chance in {chance} of {total}")
     lost = int((xt.flag("nonfinite") | ty.flag("nonfinite") | huge).sum())
     return replace(
         data,
         ceiling_xt=xt.named_ceiling(),
         ceiling_ty=ty.named_ceiling(),
         labels=(axis_label(I_XT, xt.unit), axis_label(I_TY, ty.unit)),
-        caption=caption + doubtful(lost, of + lost, "not finite", "not drawn"),
+        caption=caption + doubtful(lost, total + lost, "not finite", "not drawn"),
         marks=series.marks(I_XT, I_TY),
     )
 
@@ -161,86 +167,94 @@ def plane(
 
 
 def frame(ax: Axes, planes: Sequence[Plane], look: Look, *, own: int = 0) -> None:
-    """Set labels, limits that hold the points of all `planes`, and the ceilings of plane `own`, named where new."""
+    """Set the labels of the axes, limits that hold the points of all `planes`, and the ceilings of plane number `own`.
+
+    Ceilings are named only where they differ from those of the plane before, in the panel before.
+    """
     points = np.concatenate([p.points for p in planes])
     x, y = highest(p.ceiling_xt for p in planes), highest(p.ceiling_ty for p in planes)
     across = measured(planes[0].labels[0], planes[0].caption, look, LEGEND_SHARE * slot_width(ax))
     ax.set(xlabel=across, ylabel=planes[0].labels[1])
     ax.set(xlim=limits(points[:, 0], x), ylim=limits(points[:, 1], y))
-    # Ceilings equal to those of the plane before are not named again.
-    tops = [(p.ceiling_xt, p.ceiling_ty) for p in planes[: own + 1]]
-    words = [[*map(str, each)] for each in tops]  # estimators reach one number by several roundings
-    draw_ceilings(ax, x=tops[own][0], y=tops[own][1], named=words[own] not in words[own - 1 : own])
+    ceilings = [(p.ceiling_xt, p.ceiling_ty) for p in planes[: own + 1]]
+    words = [[*map(str, each)] for each in ceilings]  # compared as text: estimators round one number differently
+    # The slice has the words of the plane before; before the first it is empty.
+    draw_ceilings(ax, x=ceilings[own][0], y=ceilings[own][1], named=words[own] not in words[own - 1 : own])
 
 
 def draw_steps(
     ax: Axes, data: Plane, norm: Normalize, looks: Sequence[LayerLook], look: Look, *, crowd: float | None = None
 ) -> None:
-    """Draw one line per step through the layers, and a marker per layer, coloured by step."""
+    """Draw one line per step through the layers, and a marker per layer, coloured by step.
+
+    `crowd` is the size of the markers as a share of the usual; by default it follows from the number of steps.
+    """
     colors = step_colormap(look["cmap"])(norm(data.times))
     scale = float(mpl.rcParams["lines.markersize"])
-    if crowd is None:  # how large markers are beside the usual size
+    if crowd is None:
         crowd = 0.85 if data.steps.size <= 80 else 0.7
     # A vector file with more markers than this opens slowly.
     raster = data.present.sum() > 6000
     lines: dict[str, Any] = {"linewidths": 0.35 * scale / 3.4, "alpha": 0.75, "zorder": 2, "rasterized": raster}
     ax.add_collection(LineCollection(data.paths, colors=colors, **lines), autolim=False)
-    for i, of in enumerate(looks):
+    for i, layer in enumerate(looks):
         # Pointed and crossed markers have less ink than round ones of their width.
-        size = (crowd * scale * (1.0 if of.marker in ("o", "s", "D", "p", "h") else 1.25)) ** 2
+        size = (crowd * scale * (1.0 if layer.marker in ("o", "s", "D", "p", "h") else 1.25)) ** 2
         at = np.flatnonzero(data.drawn[:, i])
         # The last step of a layer stands above the first ones of the layers drawn after it.
         for part, steps, zorder in (("points", at[:-1], 3.0), ("last", at[-1:], 3.5)):
             for hollow in (False, True):
                 keep = steps[data.saturated[steps, i] == hollow]
-                how: dict[str, Any] = {"facecolors": colors[keep], "edgecolors": "white", "linewidths": 0.25}
+                style: dict[str, Any] = {"facecolors": colors[keep], "edgecolors": "white", "linewidths": 0.25}
                 if hollow:
-                    how = {"facecolors": "white", "edgecolors": colors[keep], "linewidths": 0.6}
-                how |= {"s": size, "marker": of.marker, "zorder": zorder, "clip_on": False, "rasterized": raster}
+                    style = {"facecolors": "white", "edgecolors": colors[keep], "linewidths": 0.6}
+                style |= {"s": size, "marker": layer.marker, "zorder": zorder, "clip_on": False, "rasterized": raster}
                 if keep.size:
-                    tag(ax.scatter(data.i_xt[keep, i], data.i_ty[keep, i], **how), of.key, part)
+                    tag(ax.scatter(data.i_xt[keep, i], data.i_ty[keep, i], **style), layer.key, part)
 
 
 def draw_trajectories(ax: Axes, data: Plane, looks: Sequence[LayerLook]) -> None:
     """Draw the path of each layer over training, with start, end and direction; hollow where saturated."""
     size = float(mpl.rcParams["lines.markersize"])
     arrow = {"arrowstyle": "-|>", "linewidth": 0.8, "mutation_scale": 2.2 * size, "shrinkA": 0, "shrinkB": 0}
-    for i, of in enumerate(looks):
+    for i, layer in enumerate(looks):
         x, y, hollow = data.path(i)
         if x.size == 0:
             continue
         line: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.9, "zorder": 2, "solid_joinstyle": "round"}
-        tag(ax.plot(x, y, color=of.color, label=safe_text(of.name, legend=True), **line), of.key, "mean")
-        faces = np.array(["white" if h else of.color for h in hollow[1:-1]], dtype=object)
-        dots: dict[str, Any] = {"edgecolors": [of.color], "linewidths": 0.6, "zorder": 2.5, "marker": of.marker}
+        tag(ax.plot(x, y, color=layer.color, label=safe_text(layer.name, legend=True), **line), layer.key, "mean")
+        faces = np.array(["white" if h else layer.color for h in hollow[1:-1]], dtype=object)
+        dots: dict[str, Any] = {"edgecolors": [layer.color], "linewidths": 0.6, "zorder": 2.5, "marker": layer.marker}
         if faces.size:
-            tag(ax.scatter(x[1:-1], y[1:-1], s=(0.6 * size) ** 2, facecolors=list(faces), **dots), of.key, "points")
-        draw_ends(ax, x, y, hollow, of, markersize=1.4 * size, markeredgewidth=0.8)
+            tag(ax.scatter(x[1:-1], y[1:-1], s=(0.6 * size) ** 2, facecolors=list(faces), **dots), layer.key, "points")
+        draw_ends(ax, x, y, hollow, layer, markersize=1.4 * size, markeredgewidth=0.8)
         for start, stop in arrow_spans(ax, x, y):
-            head = ax.annotate("", xy=stop, xytext=start, zorder=3, arrowprops={**arrow, "color": of.color})
-            tag(head, of.key, "arrow")
+            head = ax.annotate("", xy=stop, xytext=start, zorder=3, arrowprops={**arrow, "color": layer.color})
+            tag(head, layer.key, "arrow")
 
 
-def draw_ends(ax: Axes, x: FloatArray, y: FloatArray, hollow: BoolArray, of: LayerLook, **look: Any) -> None:
-    """Draw a circle at the first and a square at the last point of a path, above paths and first points."""
-    for part, at, marker, zorder in (("first", 0, "o", 4), ("last", x.size - 1, "s", 5)):
+def draw_ends(ax: Axes, x: FloatArray, y: FloatArray, hollow: BoolArray, layer: LayerLook, **style: Any) -> None:
+    """Draw a circle at the first and a square at the last point of a path x, y (P,), open where `hollow` (P,) is true.
+
+    They stand above all paths; of a path of one point only the square is drawn.
+    """
+    for part, at, zorder in (("first", 0, 4), ("last", x.size - 1, 5)):
         if part == "last" or x.size > 1:
-            face, edge = ("white", of.color) if hollow[at] else (of.color, "white")
-            look |= {"marker": marker, "markerfacecolor": face, "markeredgecolor": edge, "zorder": zorder}
-            tag(ax.plot(x[at], y[at], linestyle="none", color=of.color, **look), of.key, part)
+            face, edge = ("white", layer.color) if hollow[at] else (layer.color, "white")
+            style |= {"marker": END_MARKERS[part], "markerfacecolor": face, "markeredgecolor": edge, "zorder": zorder}
+            tag(ax.plot(x[at], y[at], linestyle="none", color=layer.color, **style), layer.key, part)
 
 
 def path_ends(hollow: bool) -> list[Line2D]:
-    """Legend entries for the marks at the start and the end of a trajectory, and for hollow ones."""
-    ends = [key("first step", color=INK, marker="o", linestyle="none")]
-    ends.append(key("last step", color=INK, marker="s", linestyle="none"))
+    """Return the legend entries of the marks at both ends of a trajectory, and of open marks if some are `hollow`."""
+    ends = [key(f"{name} step", color=INK, marker=marker, linestyle="none") for name, marker in END_MARKERS.items()]
     return [*ends, key("saturated", **OPEN)] if hollow else ends
 
 
 def arrow_spans(
     ax: Axes, x: FloatArray, y: FloatArray, *, shares: Sequence[float] = (0.35, 0.75)
 ) -> list[tuple[tuple[float, float], tuple[float, float]]]:
-    """Short pieces of a path at the given shares of its drawn length, to carry arrow heads.
+    """Return (start, end) of short pieces of a path x, y (P,), at `shares` of its drawn length, to carry arrow heads.
 
     Measured in axes fractions of the current limits; a path too short to show a direction has none.
     """
@@ -286,21 +300,21 @@ def name_layers(
     handles = [key(looks[i].name, color=looks[i].color, marker=looks[i].marker, linestyle="none") for i in drawn]
     handles = (handles if crowded else []) + (path_ends(bool(data.saturated.any())) if ends else [])
     if data.cornered.any():
-        names = listed([of.name for of, at in zip(looks, data.cornered, strict=True) if at], MOST_DIRECT)
-        handles.append(key(f"saturated throughout: {names}", **OPEN))
+        names = [layer.name for layer, cornered in zip(looks, data.cornered, strict=True) if cornered]
+        handles.append(key(f"saturated throughout: {listed(names, MOST_DIRECT)}", **OPEN))
     legend(ax, handles, look, share=WIDE_SHARE if ends else LEGEND_SHARE if beside else STEP_SHARE)
     if not crowded:
         direct_labels(ax, labels, data.points)
 
 
-def last_name(data: Plane, layer: int, of: LayerLook) -> Label:
-    """A label with a layer's name at its last point that is drawn."""
+def last_name(data: Plane, layer: int, look: LayerLook) -> Label:
+    """Return a label with the name of layer number `layer` at its last point that is drawn."""
     x, y, _ = data.path(layer)
-    return end_of(x, y, of)
+    return end_of(x, y, look)
 
 
 def is_crowded(ax: Axes, data: Plane, labels: Sequence[Label]) -> bool:
-    """Whether names would take much of the axes, or one would have no place that is near and free of points."""
+    """Return whether names would take much of the axes, or one would have no free place near its point."""
     size = float(mpl.rcParams["font.size"])
     across, up = np.array(ax.get_window_extent().size) * 72 / figure_of(ax).dpi
     area = sum(text_width(label.text, size) for label in labels) * 1.2 * size

@@ -220,12 +220,12 @@ def draw_scales(ax: Axes, data: SensitivityData, look: Look, *, log: bool | None
     ax.set_ylim(limits(everything, data.ceiling, unit=data.unit))
     scale_axis(ax, data.scales, log=log)
     ends: list[Label] = []
-    for i, of in enumerate(layer_looks(ax, data.layers, look, marks=data.marks)):
-        ends += draw_layer(ax, data, i, of)
+    for i, layer in enumerate(layer_looks(ax, data.layers, look, marks=data.marks)):
+        ends += draw_layer(ax, data, i, layer)
         known = np.isfinite(data.null[-1, :, i])
         if known.any():
-            draw_null(ax, data.scales[known], data.null[-1, known, i], of)
-            draw_band(ax, data.scales, edges["low"][:, i], edges["high"][:, i], of, "null", alpha=0.15)
+            draw_null(ax, data.scales[known], data.null[-1, known, i], layer)
+            draw_band(ax, data.scales, edges["low"][:, i], edges["high"][:, i], layer, "null", alpha=0.15)
     draw_ceilings(ax, y=data.ceiling)
     legend(ax, keys_of(data), look)
     end_labels(ax, ends)
@@ -244,14 +244,14 @@ def scale_axis(ax: Axes, scales: FloatArray, *, log: bool | None) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
 
 
-def draw_layer(ax: Axes, data: SensitivityData, i: int, of: LayerLook) -> list[Label]:
+def draw_layer(ax: Axes, data: SensitivityData, i: int, layer: LayerLook) -> list[Label]:
     """Draw the lines of one layer, one per step, the last of them solid; return its label, if it has a number."""
     end: list[Label] = []
     for s in range(data.steps.size):
         y, known = data.value[s, :, i], np.isfinite(data.value[s, :, i])
-        line = of.line if data.steps.size == 1 else layer_line(data.steps.size - 1 - s)
-        end = draw_line(ax, data.scales, y, of, linestyle=line) or end
-        draw_points(ax, data.scales[known], y[known], data.saturated[s, known, i], of, markeredgewidth=0.7)
+        line = layer.line if data.steps.size == 1 else layer_line(data.steps.size - 1 - s)
+        end = draw_line(ax, data.scales, y, layer, linestyle=line) or end
+        draw_points(ax, data.scales[known], y[known], data.saturated[s, known, i], layer, markeredgewidth=0.7)
     return end
 
 

@@ -173,6 +173,6 @@ def draw_lines(
     log_axis(ax)
     drawn = np.where((values > 0) & (values < 1e300), values, np.nan)
     ends = []
-    for i, of in enumerate(layer_looks(ax, data.layers, look)):
-        ends += draw_line(ax, data.times, drawn[:, i], of, part=part, marked=True, linestyle=linestyle)
+    for i, layer in enumerate(layer_looks(ax, data.layers, look)):
+        ends += draw_line(ax, data.times, drawn[:, i], layer, part=part, marked=True, linestyle=linestyle)
     return ends

@@ -173,8 +173,8 @@ def draw(ax: Axes, data: TokensData, look: Look) -> None:
     ax.set_xlabel("token")
     ax.set_ylabel(measured(data.label, data.caption, look, panel_height(ax)))
     ends = []
-    for i, of in enumerate(layer_looks(ax, data.layers, look, marks=data.marks)):
-        ends += draw_layer(ax, data, i, of)
+    for i, layer in enumerate(layer_looks(ax, data.layers, look, marks=data.marks)):
+        ends += draw_layer(ax, data, i, layer)
     draw_ceilings(ax, y=data.ceiling)
     keys = []
     if np.isfinite(data.fence).any():
@@ -186,16 +186,16 @@ def draw(ax: Axes, data: TokensData, look: Look) -> None:
     end_labels(ax, ends)
 
 
-def draw_layer(ax: Axes, data: TokensData, i: int, of: LayerLook) -> list[Label]:
+def draw_layer(ax: Axes, data: TokensData, i: int, layer: LayerLook) -> list[Label]:
     """Draw the line of one layer, its threshold, its null, and markers at values above it; return its label."""
-    peak, color = data.peak[i], of.color
-    end = draw_line(ax, data.positions, data.value[i], of, linewidth=1.0)
+    peak, color = data.peak[i], layer.color
+    end = draw_line(ax, data.positions, data.value[i], layer, linewidth=1.0)
     if np.isfinite(data.fence[i]):
-        look: dict[str, Any] = {"linewidth": 0.7, "linestyle": DASHED, "alpha": 0.7, "zorder": 1.6}
-        tag(ax.axhline(data.fence[i], color=color, **look), of.key, "threshold")
+        style: dict[str, Any] = {"linewidth": 0.7, "linestyle": DASHED, "alpha": 0.7, "zorder": 1.6}
+        tag(ax.axhline(data.fence[i], color=color, **style), layer.key, "threshold")
     if data.null is not None and end:
-        draw_null(ax, data.positions, data.null[i], of)
+        draw_null(ax, data.positions, data.null[i], layer)
     if peak.any():
         x, y = data.positions[peak], data.value[i, peak]
-        tag(ax.plot(x, y, linestyle="none", marker=of.marker, color=color, zorder=4), of.key, "points")
+        tag(ax.plot(x, y, linestyle="none", marker=layer.marker, color=color, zorder=4), layer.key, "points")
     return end
