@@ -87,7 +87,7 @@ class RunPlan:
         self._held = ExitStack()
 
     def work(self, estimators: Iterable[Estimator]) -> float:
-        """Number of values that all estimates would read."""
+        """Return the number of values that all estimates would read, as the total of the progress bar."""
         plans = [LayerPlan(self, layer, e) for e in estimators for layer in self.layers]
         return sum(plan.work(subset, plan.layer) for plan in plans for subset in self.subsets)
 
@@ -156,9 +156,9 @@ class RunPlan:
 
 
 def _layer_steps(store: ActivationStore, path: str, places: Sequence[tuple[str, int | None]]) -> list[LayerSteps]:
-    """Each of these layers and tokens with all steps that have it."""
+    """Return each of these (layer, token) with all steps that have it and those that are not finite."""
     content = contents(store, dict(places))
-    mark = fingerprint(repr(content).encode())
+    mark = fingerprint(repr(content).encode())  # by which a process tells this state of the run from others
     steps = [
         LayerSteps(path, mark, store.run_id, key, content[key], token=token) for key, token in places if content[key]
     ]
@@ -189,20 +189,22 @@ class LayerPlan:
         # Where a value depends on the other snapshots of its block, the block must be the same each time: it is cut by
         # number alone and estimated whole. None where each snapshot stands for itself, as in a pair of layers, where
         # each is beside another second array.
-        alone = "blocks" in estimator.guarantees or layer.partner is not None
-        self.chunk = None if alone else int(getattr(estimator, "chunk", None) or 1)
+        independent = "blocks" in estimator.guarantees or layer.partner is not None
+        self.chunk = None if independent else int(getattr(estimator, "chunk", None) or 1)
 
     def key(self, subset: Subset, config: str) -> Estimate:
         """The part of the key that the estimator's rows on this subset have in common."""
-        return Estimate(self.layer.run, self.layer.name, subset.name, self.estimator.name, config, self.layer.beside)
+        return Estimate(
+            self.layer.run, self.layer.name, subset.name, self.estimator.name, config, self.layer.partner_name
+        )
 
     def work(self, subset: Subset, layer: LayerSteps) -> float:
-        """Number of values to be read, which tells the time needed better than the number of tasks does."""
+        """Return the number of values to be read, by which progress is measured: tasks differ much in size."""
         samples, units = self.sizes[subset]
         return float(len(layer.keys)) * samples * units
 
     def need(self, subset: Subset) -> int:
-        """Bytes that one snapshot takes, as the estimator says."""
+        """Return the bytes that one snapshot takes, as the estimator says; at least 1, since they are divided by."""
         return max(1, int(self.estimator.bytes_per_snapshot(*self.sizes[subset])))
 
     def write(self, subset: Subset, key: Estimate, block: LayerSteps, arriving: Future[Outcome] | None) -> None:
@@ -217,7 +219,11 @@ class LayerPlan:
 
 @dataclass(eq=False)
 class Piece:
-    """The next rows in order: `write` puts them into the table once `arriving` is there; `last` ends a run."""
+    """The next rows of the table in order: `write` puts them there once the result `arriving` is there.
+
+    `work` is the number of values that they take, for the progress bar, and `what` the words that it shows. The piece
+    that is `last` marks the end of a run and writes nothing.
+    """
 
     write: Callable[[], None] | None = None
     arriving: Future[Outcome] | None = None
@@ -257,7 +263,7 @@ class Analysis:
     def _pending(
         self, runs: Iterable[RunPlan], estimators: list[Estimator], shared: TableIndex | None, begun: deque[RunPlan]
     ) -> Iterator[LayerPlan | None]:
-        """Yield all that is to be estimated, in order, and None behind the last of each run."""
+        """Open each run in turn and append it to `begun`; yield its plans in order, then None for its end."""
         for run in runs:
             run.begin(estimators, shared)
             begun.append(run)
@@ -265,14 +271,14 @@ class Analysis:
             yield None
 
     def _ends(self, pieces: Iterable[Piece], in_flight: deque[Piece]) -> Iterator[None]:
-        """Keep pieces in flight and write them in order; yield once for each run that has ended."""
+        """Keep pieces in flight and write them in order; yield each time that a run has ended."""
         for piece in pieces:
             in_flight.append(piece)
             yield from self._written(in_flight, self.window - 1)
         yield from self._written(in_flight, 0)
 
     def _written(self, in_flight: deque[Piece], allowed: int) -> Iterator[None]:
-        """Write pieces that have arrived, waiting while more than `allowed` are in flight; yield where a run ends."""
+        """Write the first pieces, waiting while more than `allowed` are in flight; yield where a run ends."""
         while in_flight:
             head = in_flight[0]
             if len(in_flight) <= allowed and head.arriving is not None and not head.arriving.done():
@@ -287,7 +293,7 @@ class Analysis:
                 yield
 
     def _pieces(self, pending: Iterable[LayerPlan | None]) -> Iterator[Piece]:
-        """Yield all rows as pieces, in order; a task begins when its piece is asked for."""
+        """Yield all rows as pieces, in order; a task is submitted when its piece is asked for, not before."""
         for plan in self._prepared(pending):
             if plan is None:
                 yield Piece(last=True)
@@ -317,7 +323,7 @@ class Analysis:
         yield from ahead
 
     def _begin(self, plan: LayerPlan, base: Subset) -> Future[Prepared]:
-        """Start `prepare` on a subset with all its classes; a result at once where that needs not or cannot be done."""
+        """Submit `prepare` on all classes of `base`; the future is done at once where there is nothing to do."""
         config = config_json(plan.estimator)
         if reason := self._obstacle(plan, base):
             return done(Prepared(config, refusal=Refusal(plan.layer.steps, reason)))
@@ -379,7 +385,7 @@ class Analysis:
 
 
 def _write_mean(plan: LayerPlan, mean: ClassMean, key: Estimate) -> None:
-    """Put the rows of sum_y p(y) I(X;T|Y=y) into the table, and into the result."""
+    """Add rows of sum_y p(y) I(X;T|Y=y) to the table, and their numbers to the result of the request."""
     index = plan.run.index
     rows = list(_class_means(plan, mean, key))
     index.add(rows)
@@ -387,19 +393,19 @@ def _write_mean(plan: LayerPlan, mean: ClassMean, key: Estimate) -> None:
 
 
 def _class_means(plan: LayerPlan, mean: ClassMean, key: Estimate) -> Iterator[Row]:
-    """Yield a row for each step at which every class has one; none for what the estimator returns itself."""
+    """Yield the mean over classes of each I(X;T), at each step where every class has it, unless it is there already."""
     index = plan.run.index
     weights = mean.weights(plan.run.store.probe, repeats=plan.repeats)
     classes = [key._replace(subset=subset.name) for subset in mean.classes]
     contents = plan.layer.keys
-    # Conditional quantities that the estimator returns itself.
-    own = {name for content in contents for name in index.numbers(classes[0], content) if name.startswith(CONDITIONAL)}
+    quantities = {name for content in contents for name in index.numbers(classes[0], content)}
+    returned = {name for name in quantities if name.startswith(CONDITIONAL)}  # by the estimator itself
     for content in contents:
         numbers = [index.numbers(each, content) for each in classes]
         for name in numbers[0]:
             conditioned = name.replace("I(X;T)", CONDITIONAL, 1)
             information = name == "I(X;T)" or name.startswith("I(X;T) ")
-            if information and conditioned not in own and all(name in found for found in numbers):
+            if information and conditioned not in returned and all(name in found for found in numbers):
                 rows = [index.row(found[name]) for found in numbers]
                 yield rows[0]._replace(
                     subset=mean.base.name,
@@ -414,7 +420,7 @@ def _class_means(plan: LayerPlan, mean: ClassMean, key: Estimate) -> Iterator[Ro
 
 
 def device_memory(device: str) -> int:
-    """Bytes that the device has in all."""
+    """Return the bytes of memory that the device has in all, used or not."""
     if device.startswith("cuda"):
         return int(torch.cuda.get_device_properties(device).total_memory)
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -79,13 +79,13 @@ class Partner:
     view: int = 1
 
     def called(self, step: int) -> str:
-        """The partner's name in the table beside a step of the layer."""
-        own = self.steps[step]
-        return self.name if own == step else f"{self.name}@step={own}"
+        """Return the partner's name in the table beside the layer at `step`, with its own step where that is another."""
+        partner_step = self.steps[step]
+        return self.name if partner_step == step else f"{self.name}@step={partner_step}"
 
-    def digest(self, step: int, layer: str, partner: str) -> str:
-        """One digest for a pair: of the digests `layer` and `partner` of both arrays and of the partner's name."""
-        return fingerprint(f"{layer} {partner} {self.called(step)}".encode())
+    def digest(self, step: int, layer_digest: str, partner_digest: str) -> str:
+        """Return one digest for a pair, from those of its two arrays and the partner's name at this step."""
+        return fingerprint(f"{layer_digest} {partner_digest} {self.called(step)}".encode())
 
 
 @dataclass(frozen=True)
@@ -116,30 +116,30 @@ class LayerSteps:
         return self.layer if self.token is None else token_key(self.layer, self.token)
 
     @property
-    def beside(self) -> str:
-        """The partner's name in the table, one that is the same at all steps; "" without a partner."""
+    def partner_name(self) -> str:
+        """The partner's name in the table, in a form that is the same at all steps; "" without a partner or steps."""
         return lasting(self.partner.called(self.keys[0][0])) if self.partner and self.keys else ""
 
     @property
     def title(self) -> str:
         """The name of the layer, or of the pair, in messages."""
-        return pair_name(self.name, self.beside)
+        return pair_name(self.name, self.partner_name)
 
     def held(self, source: SnapshotSource, other: SnapshotSource) -> dict[int, str]:
-        """Step -> digest as it is now, for the steps that can be read; `other` is the run of the partner."""
-        offered = set(source.steps(self.layer))
-        now = {step: source.source(self.layer, step) for step in self.steps if step in offered}
+        """Return {step: digest as it is now} for the steps that can be read; `other` is the run of the partner."""
+        readable = set(source.steps(self.layer))
+        digests = {step: source.source(self.layer, step) for step in self.steps if step in readable}
         if (partner := self.partner) is None:
-            return now
-        beside = set(other.steps(partner.layer))
+            return digests
+        partner_readable = set(other.steps(partner.layer))
         return {
-            step: partner.digest(step, found, other.source(partner.layer, partner.steps[step]))
-            for step, found in now.items()
-            if partner.steps[step] in beside
+            step: partner.digest(step, digest, other.source(partner.layer, partner.steps[step]))
+            for step, digest in digests.items()
+            if partner.steps[step] in partner_readable
         }
 
     def blocks(self, size: int) -> Iterator[LayerSteps]:
-        """The steps in blocks of `size`, counted from the first."""
+        """Yield the steps in blocks of `size`, counted from the first; the last block may have fewer."""
         for i in range(0, len(self.keys), size):
             yield replace(self, keys=self.keys[i : i + size])
 
@@ -153,7 +153,7 @@ class LayerSteps:
 
 
 def at_token(layer: Layer, position: int | None) -> Layer:
-    """The record of one position of a layer, of the whole layer for None."""
+    """Return the record of a layer cut to one token position, with its name and number of units; as it is for None."""
     if position is None:
         return layer
     units = token_units(layer)[position]
@@ -226,32 +226,33 @@ def no_units(shape: Sequence[int]) -> str:
 def read_alike(
     source: SnapshotSource, layer: str, steps: Sequence[int], refused: list[Refusal]
 ) -> list[tuple[list[int], Values]]:
-    """[(steps, values (S, N, *unit_shape))] in groups of one shape and dtype; damaged steps go to `refused`."""
-    held = set(source.steps(layer))
-    refused += _lost(source, layer, [s for s in steps if s not in held])
-    steps = [s for s in steps if s in held]
+    """Return [(steps, values (S, N, *unit_shape))], one entry for each shape and dtype; append damage to `refused`."""
+    readable = set(source.steps(layer))
+    refused += _lost(source, layer, [s for s in steps if s not in readable])
+    steps = [s for s in steps if s in readable]
     if not steps:
         return []
     try:
         return [(steps, source.read(layer, steps))]
     except StoreError:
-        # A step that was found damaged is offered no longer. Where all are still there, their shapes differ.
-        if not held.issubset(source.steps(layer)):
+        # The source no longer lists a step whose damage this reading has found: then the others are read again.
+        if not readable.issubset(source.steps(layer)):
             return read_alike(source, layer, steps, refused)
+        # All are still listed, so that their shapes differ, which one step alone cannot.
         if len(steps) == 1:
             raise
     pieces = [piece for step in steps for piece in read_alike(source, layer, [step], refused)]
-    out: list[tuple[list[int], Values]] = []
-    for _, group in itertools.groupby(pieces, key=lambda piece: (piece[1].shape[1:], piece[1].dtype)):
-        kept, arrays = zip(*group, strict=True)
-        out.append((list(itertools.chain(*kept)), np.concatenate(arrays)))
-    return out
+    groups: list[tuple[list[int], Values]] = []
+    for _, alike in itertools.groupby(pieces, key=lambda piece: (piece[1].shape[1:], piece[1].dtype)):
+        read_steps, arrays = zip(*alike, strict=True)
+        groups.append((list(itertools.chain(*read_steps)), np.concatenate(arrays)))
+    return groups
 
 
 def read_place(
     source: SnapshotSource, layer: Layer, token: int | None, steps: Sequence[int], refused: list[Refusal]
 ) -> list[tuple[list[int], Values]]:
-    """[(steps, values)] of a layer, or of one token of it, in groups of one shape and dtype."""
+    """Return [(steps, values (S, N, ...))] of a layer, or of one token of it; append what is damaged to `refused`."""
     if token is None:
         return read_alike(source, layer.key, steps, refused)
     found = list(read_token(source, layer, token, steps, refused))
@@ -261,7 +262,10 @@ def read_place(
 def read_token(
     source: SnapshotSource, layer: Layer, token: int, steps: Sequence[int], refused: list[Refusal]
 ) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """Yield (step, values (1, N, U)) of one token, with the whole layer in memory for one step only."""
+    """Yield (step, values (1, N, U)) of one token; steps that are damaged or have another shape go to `refused`.
+
+    The whole layer is in memory for one step at a time.
+    """
     units = token_units(layer)[token]
     for step in steps:
         for _, whole in read_alike(source, layer.key, [step], refused):
@@ -273,36 +277,37 @@ def read_token(
 
 
 def _lost(source: SnapshotSource, layer: str, steps: Sequence[int]) -> list[Refusal]:
-    """Refusals of steps that were there when the analysis began, each with the damage that took them away."""
+    """Return refusals, one for each reason, of `steps` that the analysis began with and that are gone now."""
     found: dict[tuple[str, str], list[int]] = {}
     for step in steps:
         problem = source.why(layer, step)
         file, what = ("", "gone from the run meanwhile") if problem is None else (problem.file, problem.what)
         found.setdefault((file, what.removeprefix(f"layer {layer!r}: ")), []).append(step)
-    out = []
+    refusals = []
     for (file, what), gone in found.items():
         damage = Problem(file, f"layer {layer!r}: {what}", tuple(gone))
         reason = f"{step_words(gone)} can no longer be read: {f'{file}: ' if file else ''}{what}"
-        out.append(Refusal(tuple(gone), reason, (damage,)))
-    return out
+        refusals.append(Refusal(tuple(gone), reason, (damage,)))
+    return refusals
 
 
 def bad_steps(store: ActivationStore, key: str, token: int | None, *, labelled: bool = False) -> frozenset[int]:
-    """Steps with NaN or infinite values; of a token those where it has some itself, which is known by reading.
+    """Return the steps at which a layer, or one token of it, has NaN or infinite values.
 
-    With `labelled` only samples with a label at the token count: padding (attention over nothing is NaN) has none.
+    The store knows this of whole layers; a token is read to see. With `labelled` only samples with a label at the token
+    count: padding has none, and attention over nothing but padding is NaN.
     """
     layer = store.layer(key)
     bad = [step for step in store.steps(key) if store.nonfinite(key, step)]
     if token is None:
         return frozenset(bad)
     probe = store.probe
-    used = torch.ones(probe.samples, dtype=torch.bool)
+    counts = torch.ones(probe.samples, dtype=torch.bool)  # (N,) the samples that count
     if labelled and probe.positions is not None:
-        used = torch.from_numpy(probe.labels[:, token] != NO_LABEL)
+        counts = torch.from_numpy(probe.labels[:, token] != NO_LABEL)
     tokens = read_token(store, layer, token, bad, [])
-    fine = {step for step, values in tokens if torch.isfinite(to_tensor(values, layer.dtype, "cpu"))[:, used].all()}
-    return frozenset(bad) - fine
+    finite = {s for s, values in tokens if torch.isfinite(to_tensor(values, layer.dtype, "cpu"))[:, counts].all()}
+    return frozenset(bad) - finite
 
 
 def to_tensor(values: Values, dtype: str, device: str) -> Tensor:

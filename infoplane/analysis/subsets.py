@@ -45,9 +45,10 @@ class Subset:
         return Subset(self.part)
 
     def rows(self, probe: Probe, *, repeats: bool, token: int | None = None) -> npt.NDArray[np.int64]:
-        """Places of the samples in the probe, ascending; further noisy passes over an input only where asked for.
+        """Return the row numbers (n,) of the samples in the probe, ascending.
 
-        With labels for each position, only samples with a label at the `token`.
+        With `repeats` further noisy passes over an input are rows too. Where positions have labels of their own, only
+        samples with a label at the position `token` are.
         """
         mask = np.ones(probe.samples, dtype=bool) if repeats else probe.repeats == 0
         if probe.positions is not None and token is not None:
@@ -60,7 +61,10 @@ class Subset:
 
 
 def views(probe: Probe, subset: Subset, number: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Places in the probe of two rows of each input, its first and its `number`-th; inputs with fewer are left out."""
+    """Return the row numbers of two views of each input, its first row (n,) and its `number`-th (n,), in one order.
+
+    Inputs with fewer than `number` rows in the subset are left out.
+    """
     rows = subset.rows(probe, repeats=True)
     # Sorted by input, then by noisy pass, then by place.
     rows = rows[np.lexsort([rows, probe.repeats[rows], probe.input_ids[rows]])]
@@ -72,9 +76,9 @@ def views(probe: Probe, subset: Subset, number: int) -> tuple[npt.NDArray[np.int
 
 
 def labels_of(probe: Probe, rows: npt.NDArray[np.int64], token: int | None) -> npt.NDArray[Any]:
-    """Labels of these rows, of a probe with labels for each position those at the token.
+    """Return the labels (n,) or targets (n, k) of these rows; where positions have labels, those at position `token`.
 
-    Of a whole layer nobody knows which they would be: 0 stands for all, and `without_labels` says what not to believe.
+    For a whole layer (`token` None) no position is meant: all labels are 0, and what depends on them is dropped later.
     """
     if probe.positions is None:
         return probe.labels[rows]
@@ -82,7 +86,7 @@ def labels_of(probe: Probe, rows: npt.NDArray[np.int64], token: int | None) -> n
 
 
 def without_labels(probe: Probe, layer: Layer, token: int | None) -> str:
-    """Why nothing can be said of Y on a whole layer whose positions have a label each; else an empty text."""
+    """Return why nothing can be said of Y on a whole layer of a probe with a label for each position; else ""."""
     if probe.positions is None or token is not None:
         return ""
     why = f"no I(T;Y) nor anything else of Y: the probe has a label for each of {probe.positions} positions, "
@@ -95,9 +99,9 @@ def without_labels(probe: Probe, layer: Layer, token: int | None) -> str:
 
 
 def not_of_labels(quantities: Mapping[str, Quantity]) -> dict[str, Quantity]:
-    """The quantities that do not depend on Y, from an estimate on samples of one class.
+    """Return the quantities that do not depend on Y, from an estimate on samples of one class.
 
-    Those that do have Y in their name, or say by their flag that they saw a single class.
+    A quantity depends on Y if Y is in its name, or if its flag says that it saw a single class.
     """
 
     def single(q: Quantity) -> bool:
@@ -116,6 +120,7 @@ def wants_repeats(estimator: Estimator, probe: Probe) -> bool:
     asked = getattr(estimator, "uses_repeats", False)
     if not asked or asked == "partial":
         return bool(asked)
+    # Each input that has further passes, and in how many rows; each input, and in how many rows of the first pass.
     repeated, further = np.unique(probe.input_ids[probe.repeats > 0], return_counts=True)
     inputs, first = np.unique(probe.input_ids[probe.repeats == 0], return_counts=True)
     return len(repeated) == len(inputs) and len(np.unique(further / first)) == 1
@@ -169,7 +174,7 @@ def resolve(wanted: str | Iterable[str], probe: Probe) -> tuple[list[Subset], li
 
 
 def _split(name: str, probe: Probe) -> tuple[str | None, str | None]:
-    """(part, class) that a subset's name means: part None for all parts, class None for all classes together."""
+    """Return (part, class) from a subset's name: part None for all parts, class None for all classes together."""
     if name == "all":
         return None, None
     if name in probe.part_names:
@@ -187,7 +192,7 @@ def _split(name: str, probe: Probe) -> tuple[str | None, str | None]:
 
 
 def _classes(name: str, part: str | None, probe: Probe) -> list[Subset]:
-    """A subset for each class that occurs in this part; ValueError where samples have no class."""
+    """Return a subset for each class that occurs in this part; ValueError where samples have no class."""
     if probe.target != "discrete":
         raise ValueError(
             f"subset {name!r} needs class labels, the probe has regression targets; "
@@ -203,7 +208,7 @@ def _classes(name: str, part: str | None, probe: Probe) -> list[Subset]:
 
 
 def _of_class(label: str, name: str, classes: list[Subset], probe: Probe) -> Subset:
-    """The subset of the class with this name or number; ValueError where it does not occur."""
+    """Return the one of `classes` whose class has the name or number `label`; ValueError where there is none."""
     number = probe.label_names.index(label) if label in probe.label_names else None
     if number is None and label.lstrip("-").isdecimal():
         number = int(label)

@@ -84,7 +84,7 @@ def opened(path: str, fingerprint: str, store: ActivationStore) -> Iterator[None
 
 
 def _opened(path: str, fingerprint: str) -> ActivationStore:
-    """The store at this path, opened once in a process."""
+    """Return the store at this path, opened once in a process."""
     store = _stores.get((path, fingerprint))
     if store is None:
         # Opening reads an index; a worker serves one run after the other, so the last few are enough.
@@ -95,14 +95,15 @@ def _opened(path: str, fingerprint: str) -> ActivationStore:
 
 
 def _other(layer: LayerSteps, source: SnapshotSource) -> SnapshotSource:
-    """The run of the partner, which is that of the layer where there is no other."""
+    """Return the run of the partner; `source`, the run of the layer, where both are of one run or there is no pair."""
     partner = layer.partner
-    own = partner is None or partner.path == layer.path
-    return source if partner is None or own else _opened(partner.path, partner.fingerprint)
+    if partner is None or partner.path == layer.path:
+        return source
+    return _opened(partner.path, partner.fingerprint)
 
 
 def _store_of(layer: LayerSteps) -> ActivationStore:
-    """The run of this layer; StoreError where what was recorded has changed since the task was made."""
+    """Return the run of this layer; StoreError where what was recorded has changed since the task was made."""
     store = _opened(layer.path, layer.fingerprint)
     held = layer.held(store, _other(layer, store))
     for step, expected in layer.keys:
@@ -130,14 +131,14 @@ def run_task(work: Callable[[Task, SnapshotSource], T], task: Task) -> T:
 
 
 def prepare(task: Task, source: SnapshotSource) -> Prepared:
-    """The estimator, prepared on these snapshots where it looks for anything in them; or why it refuses them."""
+    """Return the estimator with what its `prepare` finds in these snapshots, or the reason why it refuses them."""
     if not isinstance(task.estimator, Preparing):
         return Prepared(config_json(task.estimator), task.estimator)
     blocks = LayerBlocks(task, source)
     try:
         ready = task.estimator.prepare(blocks, blocks.y, blocks.x)
     except ValueError as error:
-        # With nothing to look at, its own reason says nothing.
+        # Where nothing could be read, the estimator had no data, and the reasons of the reader are the true ones.
         unread = [] if blocks.read_any else blocks.refused
         reasons = list(dict.fromkeys(each.reason for each in unread)) or [str(error)]
         damages = tuple(damage for each in unread for damage in each.damages)
@@ -147,7 +148,7 @@ def prepare(task: Task, source: SnapshotSource) -> Prepared:
 
 
 def estimate(task: Task, source: SnapshotSource) -> Outcome:
-    """Rows of one block of snapshots of this source, in step order."""
+    """Return the rows of one block of snapshots of this source, in step order, and what could not be estimated."""
     blocks = LayerBlocks(task, source)
     whole = source.layer(task.layer.layer)
     layer, partner = at_token(whole, task.layer.token), task.layer.partner
@@ -186,7 +187,7 @@ def estimate(task: Task, source: SnapshotSource) -> Outcome:
 
 
 def _of_pair(quantities: Mapping[str, Quantity], name: str) -> dict[str, Quantity]:
-    """The quantities named I(T;Y) and the like, renamed as those of a pair of layers."""
+    """Return the quantities named I(T;Y) and the like, renamed as those of a pair of layers; ValueError for none."""
     # What the estimator says of T alone is left out: it stands in the rows of the layer itself.
     found = {q.replace(OF_LABELS, PAIR): value for q, value in quantities.items() if OF_LABELS in q}
     if not found:
@@ -195,7 +196,7 @@ def _of_pair(quantities: Mapping[str, Quantity], name: str) -> dict[str, Quantit
 
 
 def fields_of(quantities: Mapping[str, Quantity], count: int, units: int) -> list[list[dict[str, Any]]]:
-    """The fields of a row that come from the estimator: a list for each snapshot with an entry for each quantity."""
+    """Return the fields of rows that come from the estimator: for each of `count` snapshots one dict a quantity."""
     out: list[list[dict[str, Any]]] = [[] for _ in range(count)]
     for name, q in blank_intervals(quantities).items():  # estimators that nobody registered come here too
         columns = [_numbers(v, count) for v in (q.value, q.low, q.high, q.ceiling)]
@@ -225,11 +226,11 @@ class LayerBlocks:
         if partner is None:
             repeats = wants_repeats(task.estimator, probe)
             rows = task.subset.rows(probe, repeats=repeats, token=task.layer.token)
-            self._beside = rows  # the rows whose labels, or values in a pair's second array, stand beside `rows`
+            self._target_rows = rows  # whose labels, or values in a pair's second array, belong to `rows`
         elif partner.view == 1:
-            rows = self._beside = task.subset.rows(probe, repeats=False)
+            rows = self._target_rows = task.subset.rows(probe, repeats=False)
         else:
-            rows, self._beside = views(probe, task.subset, partner.view)
+            rows, self._target_rows = views(probe, task.subset, partner.view)
         self.x_ids = torch.from_numpy(probe.input_ids[rows]).to(task.device)
         self.x: Tensor | None = None
         if probe.inputs is not None and partner is None:
@@ -260,10 +261,12 @@ class LayerBlocks:
     def y(self) -> Tensor:
         """(N,) or (N, k): the labels; in a pair the second array at the last step that has one."""
         if self._task.layer.partner is None:
-            labels = labels_of(self._source.probe, self._beside, self._task.layer.token)
+            labels = labels_of(self._source.probe, self._target_rows, self._task.layer.token)
             return torch.from_numpy(labels).to(self._task.device)
-        found = (self._second(step, []) for step in reversed(self._good()))
-        return next((y for y in found if y is not None), torch.zeros(len(self._beside), 1, device=self._task.device))
+        found = (self._second_array(step, []) for step in reversed(self._finite_steps()))
+        return next(
+            (y for y in found if y is not None), torch.zeros(len(self._target_rows), 1, device=self._task.device)
+        )
 
     def pieces(self, refused: list[Refusal]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Yield (steps, values, targets); in a pair one step at a time, with its second array as targets."""
@@ -272,12 +275,12 @@ class LayerBlocks:
                 yield steps, t, self.y
                 continue
             for i, step in enumerate(steps):
-                y = self._second(step, refused)
+                y = self._second_array(step, refused)
                 if y is not None:
                     yield [step], t[i : i + 1], y
 
-    def _second(self, step: int, refused: list[Refusal]) -> Tensor | None:
-        """The second array (N, U') of a pair as real targets; None where it is lost, or has no units."""
+    def _second_array(self, step: int, refused: list[Refusal]) -> Tensor | None:
+        """Return a pair's second array (N, U') at this step of the layer as real targets; None where it is lost."""
         partner, lost = self._task.layer.partner, list[Refusal]()
         assert partner is not None
         other = _other(self._task.layer, self._source)
@@ -287,24 +290,24 @@ class LayerBlocks:
             if 0 in values.shape[2:]:
                 lost.append(Refusal((step,), f"{partner.called(step)}: {no_units(values.shape[2:])}"))
                 continue
-            y = to_tensor(values[:, self._beside], layer.dtype, self._task.device)[0]
+            y = to_tensor(values[:, self._target_rows], layer.dtype, self._task.device)[0]
             y = y if y.is_floating_point() else features(y.cpu().numpy()).to(self._task.device)
         refused += [replace(each, steps=(step,)) for each in lost]
         return y
 
-    def _good(self) -> list[int]:
-        """The steps of the task at which no value is NaN or infinite."""
+    def _finite_steps(self) -> list[int]:
+        """Return the steps of the task at which no value is NaN or infinite."""
         return [s for s in self._task.layer.steps if s not in self._task.layer.bad]
 
     def read(self, refused: list[Refusal]) -> Iterator[tuple[list[int], Tensor]]:
         """Yield (steps, values (S, N, U)) in order; damaged steps and those without units go to `refused`."""
-        good = self._good()
+        good = self._finite_steps()
         for i in range(0, len(good), self._task.snapshots):
             steps = good[i : i + self._task.snapshots]
-            for kept, values in read_place(self._source, self._layer, self._task.layer.token, steps, refused):
+            for found, values in read_place(self._source, self._layer, self._task.layer.token, steps, refused):
                 if 0 in values.shape[2:]:
-                    refused.append(Refusal(tuple(kept), no_units(values.shape[2:])))
+                    refused.append(Refusal(tuple(found), no_units(values.shape[2:])))
                     continue
                 if self._rows is not None:
                     values = values[:, self._rows]
-                yield kept, to_tensor(values, self._layer.dtype, self._task.device)
+                yield found, to_tensor(values, self._layer.dtype, self._task.device)
