@@ -196,18 +196,19 @@ class _TwoParts:
         generator: torch.Generator,
         before: Sequence[Draw] = (),
     ) -> Draw:
-        """The quantities on `size` random inputs of each side; a side taken whole is not estimated a second time."""
+        """Return the quantities on `size` random inputs of each side; of a side taken whole those of `before[0]`."""
         ids = torch.unique(torch.cat([side.x_ids for side in self.sides]))
         # One random order for both sides: an input on both is drawn early on both, or late on both.
-        turn = torch.randperm(len(ids), generator=generator, device="cpu").to(ids.device)
+        order = torch.randperm(len(ids), generator=generator, device="cpu").to(ids.device)
         out: Draw = []
         for i, (side, t) in enumerate(zip(self.sides, values, strict=True)):
             if before and size == self.inputs[i]:
                 out.append(before[0][i])
                 continue
-            own, of = torch.unique(side.x_ids, return_inverse=True)
-            turns = turn[torch.searchsorted(ids, own)]
-            rows = (turns <= turns.sort().values[size - 1])[of].nonzero()[:, 0]
+            side_ids, input_of_row = torch.unique(side.x_ids, return_inverse=True)
+            places = order[torch.searchsorted(ids, side_ids)]  # of the inputs of this side in the random order
+            drawn = places <= places.sort().values[size - 1]  # the `size` first
+            rows = drawn[input_of_row].nonzero()[:, 0]
             x = None if side.x is None else side.x[rows]
             with assume_finite():
                 out.append(estimator.estimate(t[:, rows], side.y[rows], x=x, x_ids=side.x_ids[rows]))

@@ -80,16 +80,16 @@ class Pairs:
         self._check(store, subsets)
         places = self._places(store, other, layers)
         own = contents(store, {key for (key, _), _ in places} | {key for _, (key, _) in places if other is store})
-        beside = own if other is store else contents(other, {key for _, (key, _) in places})
-        marks = [fingerprint(repr(found).encode()) for found in (own, beside)]
-        out = []
+        theirs = own if other is store else contents(other, {key for _, (key, _) in places})
+        marks = [fingerprint(repr(found).encode()) for found in (own, theirs)]  # by which a change of a run is noticed
+        pairs = []
         for (key, token), (key2, token2) in places:
-            sources, sources2 = dict(own[key]), dict(beside[key2])
+            sources, sources2 = dict(own[key]), dict(theirs[key2])
             steps = self._steps(list(sources), sources2)
             where = path if other is store else os.path.abspath(other.path)  # noqa: PTH100 - as the user wrote it
             partner = Partner(where, marks[1], key2, token2, steps, self._name(key, token, key2, token2), self.view)
             bad, bad2 = bad_steps(store, key, token), bad_steps(other, key2, token2)
-            out.append(
+            pairs.append(
                 LayerSteps(
                     path,
                     marks[0],
@@ -101,9 +101,9 @@ class Pairs:
                     partner,
                 )
             )
-        if not any(each.keys for each in out):
+        if not any(each.keys for each in pairs):
             raise ValueError(f"{store.path}: no step has both arrays of a pair; it has {step_words(store.steps())}")
-        return [each for each in out if each.keys]
+        return [each for each in pairs if each.keys]
 
     def _check(self, store: ActivationStore, subsets: Iterable[Subset]) -> None:
         """Raise ValueError where the probe lacks what is asked for."""
@@ -122,7 +122,7 @@ class Pairs:
             )
 
     def _places(self, store: ActivationStore, other: ActivationStore, layers: str | Sequence[str] | None) -> list[Any]:
-        """((layer, token), (layer, token)) of the two sides of each pair, each pair once."""
+        """Return ((layer, token), (partner, token)) of each pair, each pair once; token None: a whole layer."""
         if self.names is None:
             return [(place, place) for place in choose_layers(store, layers)]
         if layers is not None:
@@ -130,15 +130,15 @@ class Pairs:
         sides = [(choose_layers(store, a), choose_layers(other, b)) for a, b in self.names]
         return list(dict.fromkeys(pair for a, b in sides for pair in product(a, b)))
 
-    def _steps(self, own: Sequence[int], beside: dict[int, str]) -> dict[int, int]:
-        """{step of the layer: step of its partner}: the same step, or with `previous` the last one before it."""
+    def _steps(self, steps: Sequence[int], partner_steps: Iterable[int]) -> dict[int, int]:
+        """Return {step of the layer: step of its partner}: the same one, or with `previous` the last before it."""
         if not self.previous:
-            return {s: s for s in own if s in beside}
-        earlier = [(s, [at for at in beside if at < s]) for s in own]
-        return {s: max(known) for s, known in earlier if known}
+            return {step: step for step in steps if step in partner_steps}
+        earlier = {step: [each for each in partner_steps if each < step] for step in steps}
+        return {step: max(before) for step, before in earlier.items() if before}
 
     def _name(self, key: str, token: int | None, key2: str, token2: int | None) -> str:
-        """What the table calls the partner at the same step: `fc1`, `view=2`, `fc1@run=...`."""
+        """Return the name in the table of the partner (`key2`, `token2`): `fc1`, `view=2`, `fc1@run=...`."""
         name = key2 if token2 is None else token_key(key2, token2)
         if self.view > 1:
             return f"view={self.view}" if (key, token) == (key2, token2) else f"{name}@view={self.view}"
@@ -196,8 +196,9 @@ def _why_infinite(layer: LayerSteps, step: int, store: ActivationStore, other: A
         )
     random = _is_random(store, step, a) or _is_random(other, partner.steps[step], b)
     if partner.view > 1:
-        own = random and not _may_share_noise(store, partner.view)
-        return None if own else _alike(store, partner.view, a.key)
+        # Each view with noise of its own is a random one; without noise the views must differ by their inputs.
+        independent = random and not _may_share_noise(store, partner.view)
+        return None if independent else _alike(store, partner.view, a.key)
     if not random:
         return (
             f"no noise was recorded on a layer before {a.key} that every path goes through: {INFINITE}; put "
@@ -218,7 +219,7 @@ def _why_infinite(layer: LayerSteps, step: int, store: ActivationStore, other: A
 
 
 def _between(store: ActivationStore, step: int, first: Layer, second: Layer) -> bool:
-    """Whether noise lies between the recorded values of two layers of one pass, on every path to the second."""
+    """Whether noise lies between the recorded values of two layers of one forward pass, on every path to the second."""
     # A `clean` value was recorded before the noise of its layer was added: that noise comes after it.
     if second.noise is not None and not second.noise.clean and first.key != second.key:
         return True
@@ -255,7 +256,7 @@ def _may_share_noise(store: ActivationStore, view: int) -> bool:
 
 
 def _alike(store: ActivationStore, view: int, layer: str) -> str | None:
-    """Why two rows of one input are no random views of it (inputs not kept, or some equal); None where they are."""
+    """Return why two rows of one input may be no random views of it (not kept, or some equal); None where they are."""
     inputs = store.probe.inputs
     if inputs is None:
         return (

@@ -56,12 +56,7 @@ class RunPlan:
     index: TableIndex
 
     def __init__(
-        self,
-        store: ActivationStore,
-        layers: Names | None,
-        subsets: Names,
-        steps: Any = None,
-        pairs: Pairs | None = None,
+        self, store: ActivationStore, layers: Names | None, subsets: Names, steps: Any, pairs: Pairs | None = None
     ) -> None:
         """Resolve layers, subsets, steps and pairs of one run; ValueError for what the run has not."""
         if not store.steps():
@@ -194,9 +189,8 @@ class LayerPlan:
 
     def key(self, subset: Subset, config: str) -> Estimate:
         """The part of the key that the estimator's rows on this subset have in common."""
-        return Estimate(
-            self.layer.run, self.layer.name, subset.name, self.estimator.name, config, self.layer.partner_name
-        )
+        layer = self.layer
+        return Estimate(layer.run, layer.name, subset.name, self.estimator.name, config, layer.partner_name)
 
     def work(self, subset: Subset, layer: LayerSteps) -> float:
         """Return the number of values to be read, by which progress is measured: tasks differ much in size."""

@@ -79,7 +79,7 @@ class Partner:
     view: int = 1
 
     def called(self, step: int) -> str:
-        """Return the partner's name in the table beside the layer at `step`, with its own step where that is another."""
+        """Return the partner's name in the table beside the layer at `step`, with its own step if that differs."""
         partner_step = self.steps[step]
         return self.name if partner_step == step else f"{self.name}@step={partner_step}"
 

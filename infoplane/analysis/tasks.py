@@ -264,9 +264,8 @@ class LayerBlocks:
             labels = labels_of(self._source.probe, self._target_rows, self._task.layer.token)
             return torch.from_numpy(labels).to(self._task.device)
         found = (self._second_array(step, []) for step in reversed(self._finite_steps()))
-        return next(
-            (y for y in found if y is not None), torch.zeros(len(self._target_rows), 1, device=self._task.device)
-        )
+        nothing = torch.zeros(len(self._target_rows), 1, device=self._task.device)  # where no step has one
+        return next((y for y in found if y is not None), nothing)
 
     def pieces(self, refused: list[Refusal]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Yield (steps, values, targets); in a pair one step at a time, with its second array as targets."""

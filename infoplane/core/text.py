@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from collections.abc import Sequence
 
@@ -12,15 +13,15 @@ _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 def printable(text: object) -> str:
     """`text` in one line, with every character that shows nothing of itself written as its escape (`\\x1b`)."""
-    out = []
-    for char in str(text):
-        if char in "\n\r\t" or unicodedata.category(char) == "Zs":
-            out.append(" ")
-        elif unicodedata.category(char) in _UNSEEN:
-            out.append(char.encode("unicode_escape").decode("ascii"))
-        else:
-            out.append(char)
-    return "".join(out)
+    return "".join(map(_seen, str(text)))
+
+
+@functools.cache
+def _seen(char: str) -> str:
+    """Return the character; a space for line breaks, tabs and other blanks, an escape for what shows nothing."""
+    if char in "\n\r\t" or unicodedata.category(char) == "Zs":
+        return " "
+    return char.encode("unicode_escape").decode("ascii") if unicodedata.category(char) in _UNSEEN else char
 
 
 def shorten(text: str, limit: int = 32) -> str:
