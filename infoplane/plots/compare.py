@@ -206,7 +206,7 @@ def flag_words(groups: Sequence[GroupData], quantities: Sequence[str]) -> list[s
 
 
 def group_runs(series: Series, groups: Mapping[str, Sequence[str] | str] | None) -> dict[str, list[str]]:
-    """Return {name of a group: ids of its runs}; `groups` gives names, ids or globs, and without it all runs are one."""
+    """Return {name of a group: ids of its runs}; `groups` gives names, ids or globs; without it all are one."""
     if not groups:
         return {"": series.runs}
     out = {name: runs_called(series.table, wanted) for name, wanted in groups.items()}
@@ -467,7 +467,7 @@ def mean_way(data: CompareData, group: GroupData, i: int) -> tuple[BoolArray, Fl
     both = [group.summaries[quantity] for quantity in data.labels]
     mean = np.stack([summary.mean[:, i] for summary in both], axis=1)
     widths = np.stack([(summary.high - summary.low)[:, i] for summary in both], axis=1)
-    keep: BoolArray = np.isfinite(mean).all(axis=1)
+    keep = np.asarray(np.isfinite(mean).all(axis=1))
     return keep, mean[keep], np.nan_to_num(widths[keep])
 
 
