@@ -47,7 +47,7 @@ class Basis(NamedTuple):
     columns : (N, r)
         Their inner products with those of another side are canonical correlations after a rotation.
     own : (r,)
-        Share of the shrunk variance of each direction that is the sample's, not added by shrinkage; 1 without it.
+        Share of the shrunk variance of each direction that is the sample's own, not added by shrinkage; 1 without it.
     shrinkage : float
     axes : (U, r), or (K, r) for classes
         Rows times `axes` (for classes: the row of the class) are the columns times sqrt(N).
@@ -324,7 +324,7 @@ def pairs_off_ground(t: Side, y: Side, nats: float, shrinkage: Shrinkage) -> boo
     """Return whether a layer and real targets fail a check of the Gaussian model; `nats` is its value."""
     fit, test = content_halves(t.raw, y.raw, TEST_ROWS)
     h = held_out(t.z, y.z, fit, test, shrinkage)
-    if h is None:
+    if h is None:  # nothing varies in the rows to fit on
         return False
     if any(misfits(h)):
         return True
@@ -337,7 +337,7 @@ def classes_off_ground(t: Side, y: Tensor, nats: float, entropy_nats: float, shr
     """Return whether a layer and classes (N,) of this entropy fail a check of the Gaussian model of value `nats`."""
     fit, test = content_halves(t.raw, y, TEST_ROWS)
     h = held_out(t.z, y, fit, test, shrinkage)
-    if h is None:
+    if h is None:  # nothing varies in the rows to fit on
         return False
     if marginal_misfit(log_ratio(h)) > CLASS_OVERSHOOT:
         return True

@@ -281,6 +281,6 @@ def with_null(
     chance = quantity.value <= null.top
     if signed and null.low is not None:
         chance &= quantity.value >= null.low
-    below = {**quantity.flags, "below_null": chance}
-    beside = dataclasses.replace(quantity, value=null.mean, low=null.low, high=null.high, bound="point", flags=flags)
-    return {name: dataclasses.replace(quantity, flags=below), f"{name} null": beside}
+    flagged = dataclasses.replace(quantity, flags={**quantity.flags, "below_null": chance})
+    shuffled = dataclasses.replace(quantity, value=null.mean, low=null.low, high=null.high, bound="point", flags=flags)
+    return {name: flagged, f"{name} null": shuffled}

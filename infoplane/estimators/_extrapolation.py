@@ -139,7 +139,7 @@ class Extrapolation(Wrapper):
 
 
 def extrapolate(estimator: Any, *, min_inputs: int = 200, draws: int = 1, seed: int = 0) -> Extrapolation:
-    """Any estimator (object, class or spec) of a population quantity, continued to 1/N = 0: see `Extrapolation`."""
+    """Return any estimator of a population quantity, or its spec, continued to 1/N = 0: see `Extrapolation`."""
     return Extrapolation(estimator=estimator, min_inputs=min_inputs, draws=draws, seed=seed)
 
 
@@ -176,13 +176,13 @@ class _Parts:
         self.values = [[[whole.value], *([] for _ in range(gammas - 1))] for _ in range(draws)]
         self.saturated = _raised(whole, "saturated")  # (S,) on the whole or any part
         # (S,) whether some part was too small: flags that say so were up there.
-        self.thin = torch.zeros_like(self.saturated)
+        self.too_small = torch.zeros_like(self.saturated)
 
     def add(self, draw: int, gamma: int, q: Quantity) -> None:
         """Add the estimate on one of the gamma parts of one random order (`draw`)."""
         self.values[draw][gamma - 1].append(q.value)
         self.saturated = self.saturated | _raised(q, "saturated")
-        self.thin = self.thin | _raised(q, "few_samples", "degenerate", "single_class")
+        self.too_small = self.too_small | _raised(q, "few_samples", "degenerate", "single_class")
 
     def by_snapshot(self) -> list[list[Array]]:
         """Return for each snapshot a list with the estimates (draws, gamma) for each gamma."""
@@ -220,29 +220,29 @@ def _continued(name: str, q: Quantity, parts: _Parts, targets: bool) -> dict[str
     # One snapshot after the other, so that cutting a run into blocks changes nothing.
     lines = [_line(values) for values in parts.by_snapshot()]
     # A column (S,) for each field of the lines.
-    of = {key: q.value.new_tensor([getattr(line, key) for line in lines]) for key in _Line._fields}
-    value = torch.where(parts.saturated, math.nan, of["value"])
+    columns = {key: q.value.new_tensor([getattr(line, key) for line in lines]) for key in _Line._fields}
+    value = torch.where(parts.saturated, math.nan, columns["value"])
     few = len(parts.values[0]) < LEAST
     # Of targets the ceiling is log2 of the number of samples, and the value is one of infinitely many.
     ceiling = None if targets else q.ceiling
-    unsure = of["moved"].bool() | ~torch.isfinite(value)
+    unsure = columns["moved"].bool() | ~torch.isfinite(value)
     if ceiling is not None:
         unsure = unsure | above_ceiling(value, ceiling)
     # A flag that is up for the whole sample already says nothing about the size of the parts.
-    thin = parts.thin & ~_raised(q, "few_samples", "degenerate", "single_class")
+    too_small = parts.too_small & ~_raised(q, "few_samples", "degenerate", "single_class")
     flags = {
         **q.flags,
         "saturated": parts.saturated,
-        "few_samples": _raised(q, "few_samples") | thin | few,
-        "unreliable": _raised(q, "unreliable") | (unsure & ~parts.saturated & (of["gammas"] > 0)),
+        "few_samples": _raised(q, "few_samples") | too_small | few,
+        "unreliable": _raised(q, "unreliable") | (unsure & ~parts.saturated & (columns["gammas"] > 0)),
     }
     same: dict[str, Any] = {"estimand": q.estimand, "flags": flags}
-    line = Quantity(value=value, low=of["low"], high=of["high"], ceiling=ceiling, **same)
+    line = Quantity(value=value, low=columns["low"], high=columns["high"], ceiling=ceiling, **same)
     out = {name: line, f"{name} plain": q}
-    out |= report(f"{name} curvature", of["curvature"], half=of["curvature_half"], **same)
-    out |= report(f"gammas of {name} kept", of["gammas"], unit="gammas")
+    out |= report(f"{name} curvature", columns["curvature"], half=columns["curvature_half"], **same)
+    out |= report(f"gammas of {name} kept", columns["gammas"], unit="gammas")
     if len(parts.values) > 1:
-        out |= report(f"{name} spread", of["spread"], **same)
+        out |= report(f"{name} spread", columns["spread"], **same)
     return out
 
 

@@ -263,18 +263,18 @@ class Span:
 
     @property
     def rows(self) -> slice:
-        """The rows as a slice."""
+        """Return the rows as a slice."""
         return slice(self.start, self.stop)
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def meets(self, other: Span) -> bool:
-        """Whether this span shares a class with `other`, which is a later span or itself."""
+        """Return whether this span shares a class with `other`, which is a later span or itself."""
         return other.low <= self.high
 
     def is_one_class_with(self, other: Span) -> bool:
-        """Whether all rows of both spans are of one class."""
+        """Return whether all rows of both spans are of one class."""
         return self.low == self.high == other.low == other.high
 
 

@@ -118,7 +118,7 @@ def renyi_bits(p: Tensor, alpha: float) -> Tensor:
 
 
 def principal_coordinates(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotate rows `z` (S, N, U) into the axes of their own Gram matrix.
+    """Rotate rows `z` (S, N, U) into the axes of their own Gram matrix, their principal coordinates.
 
     Returns
     -------

@@ -42,7 +42,7 @@ class Domain:
         # True and False are numbers to Python, but no numbers of a setting.
         if value is None or isinstance(value, str | bool):
             return value in self.named
-        if self.least is None or not isinstance(value, int if self.whole else Real):
+        if self.least is None or not isinstance(value, int if self.whole else Real):  # None: words only, no number
             return False
         number = float(value)
         return self.least < number < self.most if self.open else self.least <= number <= self.most

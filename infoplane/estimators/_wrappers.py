@@ -205,7 +205,7 @@ class SubsampleInterval(Wrapper):
                 drawn.setdefault(name, []).append(q.value)
         odds = size / max(inputs - size, 1)  # f / (1 - f), with the share that was really drawn
         for name, values in drawn.items():
-            if name in out and not name.endswith(" null"):
+            if name in out and not name.endswith(" null"):  # nulls keep their own points
                 out[name] = interval_of_parts(out[name], torch.stack(values), odds, self.level)
         return dict(out)
 

@@ -245,7 +245,7 @@ class _FixedWidth:
             self(t[-1:, : max(1, _SAMPLE // t.shape[2])], 0, False)
 
     def __call__(self, values: Tensor, first: int, probing: bool) -> Tensor:
-        """Return the cells of `values` (s, n, U), or their digits (s, n, digits U): see `Digitizer`."""
+        """Return the cells of `values` (s, n, U), or their digits (s, n, digits U), whatever the snapshot or units."""
         cells = torch.div(values, self.width, out=self.scratch.view(values.shape, values.dtype, values.device)).floor_()
         low, high = (float(v) for v in torch.aminmax(cells))
         if not self.first <= low <= high <= self.last:
@@ -299,7 +299,7 @@ class _Cells:
         self.scratch = Scratch()
 
     def __call__(self, values: Tensor, first: int, probing: bool) -> Tensor:
-        """Return the cells of `values` (s, n, U): see `Digitizer`; ValueError for NaN and infinity."""
+        """Return the cells of `values` (s, n, U), from snapshot `first` on; `probing`: only of units `far_apart`."""
         snapshots = slice(first, first + len(values))
         low, high, step = (_part(a, snapshots, probing) for a in (self.low_edge, self.high_edge, self.step))
         place = torch.sub(values, low, out=self.scratch.view(values.shape, values.dtype, values.device)).div_(step)

@@ -113,6 +113,7 @@ class _Scales(Problem):
         super().__init__(config, given)
         self.k = min(config.n_neighbors, self.samples - 1)
         order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(config.seed), device="cpu")
+        # How many parts: 2, 4, ..., as long as each has at least 2 k rows.
         counts = [2**h for h in range(1, config.halvings + 1) if self.samples // 2**h >= 2 * config.n_neighbors]
         self.parts = {f" at N/{c}": order.to(given.t.device)[: self.samples // c * c].view(c, -1) for c in counts}
 

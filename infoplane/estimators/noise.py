@@ -217,7 +217,7 @@ class SamplePropagation(Method):
         return dataclasses.replace(self, reference_rms=rms, passes=passes)
 
     def noise_std(self) -> float:
-        """s in the units of T; relative to each value with multiplicative network noise.
+        """Return s in the units of T; relative to each value with multiplicative network noise.
 
         Raises
         ------

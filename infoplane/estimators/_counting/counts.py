@@ -113,7 +113,7 @@ def joint_runs(ordered: Tensor, bits: int) -> tuple[Runs, Runs]:
     # Neighbours that differ above the low bits have a difference of at least 2**bits under exclusive or.
     lib.greater_equal(changed, 1 << bits, out=new[:, 1:])
     runs = _runs_from(new)
-    if bits == 0:
+    if bits == 0:  # the keys hold no label
         return runs, runs
     new[:, 0] = True
     lib.not_equal(changed, 0, out=new[:, 1:])

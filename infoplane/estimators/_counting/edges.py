@@ -191,7 +191,7 @@ class EdgeCells:
         self.scratch = Scratch()
 
     def __call__(self, values: Tensor, first: int, probing: bool) -> Tensor:
-        """Return the cells of `values` (s, n, U): see `Digitizer`."""
+        """Return the cells of `values` (s, n, U), from snapshot `first` on; `probing`: only of units `far_apart`."""
         edges = self.edges[first : first + len(values)] if len(self.edges) > 1 else self.edges
         if probing and edges.shape[1] > 1:
             edges = far_apart(edges, 1)
@@ -264,7 +264,7 @@ class HalfCells:
         return found._replace(least=torch.full_like(found.least, torch.nan)) if seen[~finite].any() else found
 
     def __call__(self, values: Tensor, first: int, probing: bool) -> Tensor:
-        """Return the cells of `values` (s, n, U) from the tables: see `Digitizer`."""
+        """Return the cells of `values` (s, n, U), from snapshot `first` on, by the tables of the block."""
         bits = values.reshape(len(values), -1).view(torch.int16).numpy().view(np.uint16)
         cells = np.empty(bits.shape, dtype=np.uint8)
         for i, row in enumerate(bits):
