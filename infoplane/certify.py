@@ -227,7 +227,7 @@ def known(names: Sequence[str] | None = None, *, samples: int = 1000, seed: int 
 
 
 def _known_one(name: str, label: str, problem: datasets.Known) -> Finding | None:
-    """The finding of one estimator on one problem; None where it has no I(T;Y), or one of another estimand."""
+    """Return the finding of one estimator on one problem; None where it has no I(T;Y), or one of another estimand."""
     estimator = parse(name)
     t, y = torch.from_numpy(problem.t).double().view(len(problem.t), -1), torch.from_numpy(problem.y)
     if ("continuous" if y.is_floating_point() else "discrete") not in estimator.targets:
@@ -326,7 +326,8 @@ def _by_check(findings: Sequence[Finding]) -> str:
     for f in findings:
         cell = f"{_verdict(f)}: {f.got}" + (", flagged" if f.flagged else "")
         by_quantity.setdefault((f.estimator, f.quantity), {})[f.check] = cell
-    rows = [(f"`{name}`", quantity, *map(own.get, checks)) for (name, quantity), own in by_quantity.items()]
+    # A check that a quantity has no finding of gives None, an empty cell.
+    rows = [(f"`{name}`", quantity, *map(cells.get, checks)) for (name, quantity), cells in by_quantity.items()]
     return _markdown(f"| estimator | quantity | {' | '.join(checks)} |", rows)
 
 

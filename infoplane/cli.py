@@ -56,21 +56,21 @@ class Offered(click.types.StringParamType):
 
 
 def estimators_of(runs: list[Path]) -> Iterable[str]:
-    """Names of all estimators and presets, whichever runs are given."""
+    """Return names of all estimators and presets, whichever runs are given."""
     from infoplane.estimators import available
 
     return available()
 
 
 def layers_of(runs: list[Path]) -> Iterable[str]:
-    """Names of the layers of these runs."""
+    """Return names of the layers of these runs."""
     from infoplane.store import open_run
 
     return [layer.key for run in runs for layer in open_run(run).layers]
 
 
 def subsets_of(runs: list[Path]) -> Iterable[str]:
-    """Names of subsets of these runs: `all`, the parts of their probes, and `class=...` for each class that occurs."""
+    """Return names of subsets of these runs: `all`, the parts of their probes, and `class=...` for each class."""
     from infoplane.store import open_run
 
     probes = [open_run(run).probe for run in runs]
@@ -80,14 +80,14 @@ def subsets_of(runs: list[Path]) -> Iterable[str]:
 
 
 def quantities_of(runs: list[Path]) -> Iterable[str]:
-    """Names of the quantities that were estimated on these runs."""
+    """Return names of the quantities that were estimated on these runs."""
     from infoplane.results import read_table
 
     return list(read_table(runs)["quantity"])
 
 
 def figures(runs: list[Path]) -> Iterable[str]:
-    """The kinds of figure, whichever runs are given."""
+    """Return the kinds of figure, whichever runs are given."""
     from infoplane.plots import FIGURES
 
     return FIGURES
@@ -615,7 +615,8 @@ def certify(markdown: bool, names: tuple[str, ...]) -> None:
 
 
 def by_layer(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
-    """{layer: role} from words LAYER=ROLE, as click calls it; BadParameter for a word of another form."""
+    """Return {layer: role} from words LAYER=ROLE, for click to call; BadParameter for a word of another form."""
+    # `rpartition` gives an empty text for a part that is missing.
     wrong = next((word for word in given if not all(word.rpartition("="))), None)
     if wrong is not None:
         raise click.BadParameter(f"expected LAYER=ROLE, as in 'fc*=activation', got {wrong!r}")
@@ -623,7 +624,7 @@ def by_layer(ctx: click.Context, parameter: click.Parameter, given: tuple[str, .
 
 
 def names(ctx: click.Context, parameter: click.Parameter, given: str | None) -> Path | list[str]:
-    """The path of a file if it exists, else the words between commas, as click calls it."""
+    """Return the path of a file if it exists, else the words between commas, for click to call; [] without any."""
     return Path(given) if given and Path(given).is_file() else given.split(",") if given else []
 
 

@@ -184,7 +184,7 @@ def advise(
 
 
 def _grid(spec: str) -> tuple[str, str, tuple[float, ...], list[Any]]:
-    """The spec, the field that sets its scale, the values to try, and an estimator at each; else ValueError."""
+    """Return (spec, field that sets its scale, values to try, estimator at each value); ValueError for another spec."""
     name = parse(spec).name if "+" not in spec else spec
     if name not in SCALES:
         raise ValueError(f"no scale is to be chosen for {spec!r}; expected one of {', '.join(SCALES)}")
@@ -226,7 +226,7 @@ def _shows(share: float | None) -> bool:
 
 
 def _seen(rows: ResultTable) -> tuple[float | None, bool]:
-    """The largest I(X;T) over its ceiling, None without one, and whether the last I(T;Y) is above its null."""
+    """Return (largest share of its ceiling that I(X;T) has, or None; whether the last I(T;Y) is above its null)."""
     i_xt, i_ty = (rows.take(rows.quantity == quantity) for quantity in ("I(X;T)", "I(T;Y)"))
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = i_xt.value / i_xt.ceiling
@@ -259,10 +259,10 @@ def _settings(spec: str, field: str, built: Sequence[Any], found: Sequence[Layer
         return []
 
     def worth(value: float) -> tuple[int, float]:
-        """How many layers show something at a value, then how near the worst is to half its ceiling."""
-        among = [each for each in found if value in each.shown]
-        off = max((abs((e.share[e.tried.index(value)] or 0.0) - 0.5) for e in among), default=1.0)
-        return len(among), -off
+        """Return (layers that show something at a value, minus the distance of the worst from half its ceiling)."""
+        showing = [each for each in found if value in each.shown]
+        distance = max((abs((e.share[e.tried.index(value)] or 0.0) - 0.5) for e in showing), default=1.0)
+        return len(showing), -distance
 
     best = max(found[0].tried, key=worth)
     without = tuple(each.layer for each in found if best not in each.shown)
@@ -298,8 +298,8 @@ def _lines(advice: Advice) -> Iterator[str]:
         if each.remedy:
             estimators.setdefault((each.layer, each.remedy), []).append(each.estimator)
     remedies: dict[str, list[str]] = {}
-    for (layer, remedy), of in estimators.items():
-        remedies.setdefault(f"{', '.join(of)}: {remedy}", []).append(printable(layer))
+    for (layer, remedy), names in estimators.items():
+        remedies.setdefault(f"{', '.join(names)}: {remedy}", []).append(printable(layer))
     for remedy, concerned in remedies.items():
         yield f"{listed(concerned, 3)}, {remedy}"
     yield "A scale chosen so is chosen by looking; say so beside the figure."

@@ -71,7 +71,7 @@ class TableIndex:
         self._tail = last if writer.unsealed else None
 
     def _insert(self, estimate: Estimate, content: Content, quantity: str, number: int) -> bool:
-        """Note the row's number under its key, and tell whether the key is new."""
+        """Note the row's number under its key, unless the key has one already; return whether the key is new."""
         steps = self._numbers.get(estimate)
         if steps is None:
             steps = self._numbers[estimate] = {}
@@ -90,7 +90,7 @@ class TableIndex:
         self._added += fresh
 
     def numbers(self, estimate: Estimate, content: Content) -> dict[str, int]:
-        """Numbers of the rows of a step, by quantity, in the order they were written."""
+        """Return {quantity: number of its row} at a step, in the order they were written; empty where there is none."""
         return self._numbers.get(estimate, {}).get(content, {})
 
     def row(self, number: int) -> Row:
@@ -136,7 +136,7 @@ class TableIndex:
         return None
 
     def _complete(self, estimate: Estimate, wanted: set[Content]) -> bool:
-        """Whether exactly these steps are estimated, and none may lack rows because the file was cut short."""
+        """Whether exactly the steps `wanted` are estimated, and none may lack rows because the file was cut short."""
         if self._tail is not None and self._tail[0] == estimate:
             return False
         return {c for c, numbers in self._numbers.get(estimate, {}).items() if _estimated(numbers)} == wanted

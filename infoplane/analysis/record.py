@@ -65,7 +65,7 @@ def run_meta(source: SnapshotSource, table: Path) -> dict[str, Any]:
 
 
 def _unlabelled(probe: Probe) -> dict[str, list[int]]:
-    """How many samples have no label at each position: a list for each part of the probe, and for `all`."""
+    """Return {part of the probe, and `all`: how many of its samples have no label at each position}."""
     first = probe.repeats == 0
     parts = {name: first & (probe.part == i) for i, name in enumerate(probe.part_names)}
     return {name: unlabelled(probe.labels[rows]).tolist() for name, rows in {**parts, "all": first}.items()}
@@ -89,6 +89,7 @@ def describe_estimators(meta: MutableMapping[str, Any], estimators: Iterable[Est
 def recorded_rows(source: SnapshotSource) -> list[Row]:
     """Training metrics as rows: a plot never reopens the store. `source` is a digest of the value itself."""
     depth = {layer.key: layer.depth for layer in source.layers}
+    # `same` are the fields that rows have in common, first those of all rows, then of those of one metric.
     same: dict[str, Any] = {"run": source.run_id, "subset": "all", "estimator": RECORDED, "config": "{}", "unit": ""}
     same |= {"n_samples": 0, "n_units": 0}
     rows = []
@@ -102,9 +103,9 @@ def recorded_rows(source: SnapshotSource) -> list[Row]:
 
 
 def losses(store: ActivationStore, found: Iterable[tuple[str, Problem]]) -> list[dict[str, Any]]:
-    """What is missing or damaged, as JSON: `file`, `what`, `steps`, and `layer` where one alone is concerned.
+    """Return what is missing or damaged, as JSON: `file`, `what`, `steps`, and `layer` where one alone is concerned.
 
-    `found` is what reading the layers has found, in this process or in another one.
+    `found` are (layer, problem) of what reading the layers has found, in this process or in another one.
     """
     entries: dict[tuple[str, str], dict[str, Any]] = {}
     for layer, problem in [*(("", p) for p in store.lost), *found]:

@@ -29,8 +29,8 @@ class Brief:
         # A mixin of dataclasses, which is none itself.
         names = [field.name for field in fields(self)]  # type: ignore[arg-type]
         # Fields that a base has come last, and those of them that are empty are left out.
-        own = inspect.get_annotations(type(self))
-        names = [n for n in names if n in own] + [n for n in names if n not in own and getattr(self, n)]
+        declared = inspect.get_annotations(type(self))  # by this class itself
+        names = [n for n in names if n in declared] + [n for n in names if n not in declared and getattr(self, n)]
         rows = [(name, brief(getattr(self, name))) for name in names]
         return "\n".join([type(self).__name__, *(f"  {line}" for line in aligned(rows))])
 

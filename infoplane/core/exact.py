@@ -27,7 +27,7 @@ def refuse_inexact(least: int, most: int, what: str) -> None:
 
 
 def extremes(array: npt.NDArray[Any]) -> tuple[int, int]:
-    """Least and largest of whole numbers, as Python integers; (0, 0) where there are none."""
+    """Return the least and the largest of whole numbers, as Python integers; (0, 0) where there are none."""
     return (int(array.min()), int(array.max())) if array.size else (0, 0)
 
 

@@ -262,7 +262,7 @@ def read_file(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
 
 
 class PagedFile:
-    """Bytes of an open file, fetched in pages and kept, `limit` at most: what was checked is what is used."""
+    """Bytes of an open file, read in pages and kept, at most `limit` in all: what was checked is never read anew."""
 
     def __init__(self, fd: int, limit: int) -> None:
         """Read from the open file `fd`, which the caller closes."""

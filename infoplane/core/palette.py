@@ -47,10 +47,10 @@ def blocks_of(layers: Sequence[str]) -> list[str]:
 
 
 def places_in_blocks(layers: Sequence[str]) -> list[int]:
-    """The place of each layer among those of its block; among all where each has a colour of its own."""
+    """Return the place of each layer among those of its block, from 0; among all where each is a block of its own."""
     blocks = blocks_of(layers)
-    own = blocks == list(layers)
-    return [i if own else blocks[:i].count(block) for i, block in enumerate(blocks)]
+    alone = blocks == list(layers)
+    return [i if alone else blocks[:i].count(block) for i, block in enumerate(blocks)]
 
 
 def along(colors: tuple[str, ...], share: float) -> str:

@@ -97,7 +97,7 @@ def _numbers(name: str) -> Numbers:
 
 
 def _named_place(found: dict[str, Numbers]) -> dict[str, int] | None:
-    """Each name's index of its one number after `step`, else after `epoch` or the like; None where a name has none."""
+    """Return {name: index of its number after `step`}, or else after `epoch` or such; None unless each has one."""
     for counter in _COUNTERS:
         places = {name: [i for i, (text, _) in enumerate(ns) if counter.search(text)] for name, ns in found.items()}
         if all(len(p) == 1 for p in places.values()):
@@ -106,7 +106,7 @@ def _named_place(found: dict[str, Numbers]) -> dict[str, int] | None:
 
 
 def _varying_place(found: dict[str, Numbers]) -> dict[str, int]:
-    """Each name's index of the number that varies from name to name; ValueError where several vary differently."""
+    """Return {name: index of the number that varies from name to name}; ValueError where several vary differently."""
     first = next(iter(found))
     texts = [text for text, _ in found[first]]
     other = next((name for name, ns in found.items() if [text for text, _ in ns] != texts), None)
@@ -122,7 +122,7 @@ def _varying_place(found: dict[str, Numbers]) -> dict[str, int]:
 
 
 def _value(number: str) -> str:
-    """A number without its leading zeros, by which `7` and `007` are equal."""
+    """Return a number as it stands in a name without its leading zeros: `7` and `007` are then equal."""
     return number.lstrip("0") if number.isdecimal() else number
 
 

@@ -143,18 +143,21 @@ def numbers_of(study: Study, name: str) -> FloatArray:
 def complete_runs(
     x: FloatArray, y: FloatArray, z: FloatArray | None, names: Sequence[str]
 ) -> tuple[npt.NDArray[np.bool_], list[int], dict[str, str]]:
-    """Which runs (R,) have all numbers, the places of the columns that are tried, and why the others are not."""
+    """Return which runs (R,) have all numbers, the places of the columns that are tried, and {other column: why not}.
+
+    `x` (R, M) are the columns `names`, `y` (R,) the target and `z` (R,) the control.
+    """
     known = np.isfinite(y) if z is None else np.isfinite(y) & np.isfinite(z)
-    have = np.isfinite(x[known]).sum(axis=0)
-    often = have >= max(COMPLETE * known.sum(), 1)
-    rows = known & np.isfinite(x[:, often]).all(axis=1)
-    varies = np.ptp(x[rows], axis=0) > 0 if rows.any() else often
+    counts = np.isfinite(x[known]).sum(axis=0)  # in how many of these runs each column has a number
+    common = counts >= max(COMPLETE * known.sum(), 1)
+    rows = known & np.isfinite(x[:, common]).all(axis=1)
+    varies = np.ptp(x[rows], axis=0) > 0 if rows.any() else common  # without a run nothing is known to be constant
     reasons = {
-        name: f"in {have[m]} of {known.sum()} runs" if not often[m] else "constant"
+        name: f"in {counts[m]} of {known.sum()} runs" if not common[m] else "constant"
         for m, name in enumerate(names)
-        if not (often[m] and varies[m])
+        if not (common[m] and varies[m])
     }
-    return rows, np.flatnonzero(often & varies).tolist(), reasons
+    return rows, np.flatnonzero(common & varies).tolist(), reasons
 
 
 def check_enough(
@@ -176,7 +179,7 @@ def check_enough(
 
 
 def tried_words(groups: IntArray, lost: int, tried: int, damaged: Sequence[str]) -> list[str]:
-    """How many columns were tried on how many runs, in words."""
+    """Return lines: how many columns were `tried` on how many runs, how many were `lost`, which are `damaged`."""
     count = len(np.unique(groups))
     of = f" of {count} configurations" if count < len(groups) else ""
     return [
@@ -259,4 +262,4 @@ def groups_by(study: Study, names: Sequence[str]) -> dict[str, npt.NDArray[np.bo
     values = [study[name].tolist() for name in names]
     keys = [", ".join(f"{n} = {v}" for n, v in zip(names, of_run, strict=True)) for of_run in zip(*values, strict=True)]
     keys = keys or [""] * len(study)
-    return {key: np.array([own == key for own in keys]) for key in dict.fromkeys(keys)}
+    return {key: np.array([each == key for each in keys]) for key in dict.fromkeys(keys)}

@@ -1,8 +1,10 @@
 """Correlations of many columns with one, their bootstrap and their permutation null, all columns at once.
 
-Shapes: R runs, M columns, D bootstrap draws, B permutations. Pearson's and Spearman's correlations are products of
-standardised values or ranks. In a bootstrap draw a run comes as often as its weight says, and ranks are those of the
-draw. Kendall's tau is the sum of w_i w_j sign(x_i - x_j) sign(y_i - y_j) over pairs of runs, scaled.
+Shapes: R runs, M columns, D bootstrap draws, B permutations. `x` (R, M) are the columns and `y` (R,) the one that they
+are correlated with; `of_x`, `of_y`, `of_z` are what is multiplied for x, y and the control: standardised values or
+ranks. Pearson's and Spearman's correlations are products of these. In a bootstrap draw a run comes as often as its
+weight says, and ranks are those of the draw. Kendall's tau is the sum of w_i w_j sign(x_i - x_j) sign(y_i - y_j) over
+pairs of runs, scaled.
 """
 
 from __future__ import annotations
@@ -107,8 +109,8 @@ def p_values(observed: FloatArray, null: FloatArray) -> tuple[FloatArray, FloatA
     t = np.abs(every - every.mean(axis=0)) / np.where(spread > 1e-12, spread, np.inf)
     # Less a little, so that an order with the same value counts in spite of rounding.
     seen, highest = t[0] - 1e-9, t.max(axis=1)
-    count = np.sort(highest)
-    return (t >= seen).mean(axis=0), (len(count) - np.searchsorted(count, seen)) / len(count)
+    ordered = np.sort(highest)  # so that a search counts the orders whose largest t is at least what was seen
+    return (t >= seen).mean(axis=0), (len(ordered) - np.searchsorted(ordered, seen)) / len(ordered)
 
 
 def weighted_ranks(x: FloatArray, weights: FloatArray) -> FloatArray:
@@ -116,42 +118,44 @@ def weighted_ranks(x: FloatArray, weights: FloatArray) -> FloatArray:
     values, place = np.unique(x, return_inverse=True)
     order = np.argsort(place, kind="stable")
     starts = np.searchsorted(place[order], np.arange(len(values)))
-    times = np.add.reduceat(weights[:, order], starts, axis=1)
-    below = np.cumsum(times, axis=1)
-    return np.asarray((below - (times + below[:, -1:]) / 2)[:, place])
+    times = np.add.reduceat(weights[:, order], starts, axis=1)  # how often each value comes in each draw
+    up_to = np.cumsum(times, axis=1)  # how many runs of the draw have this value or a lower one
+    # Equal values share their mean rank, up_to - (times - 1) / 2; the mean of all ranks is (runs drawn + 1) / 2.
+    return np.asarray((up_to - (times + up_to[:, -1:]) / 2)[:, place])
 
 
 def bootstrap(x: FloatArray, y: FloatArray, weights: FloatArray, method: Method) -> FloatArray:
     """(D, M) the correlations in draws with run i `weights[d, i]` times; 0 where a draw does not vary."""
     if method == "pearson":
         return _weighted_pearson(unit(x), unit(y[:, None])[:, 0], weights)
-    of = _spearman if method == "spearman" else _kendall
-    blocks = [of(x, y, weights[d : d + BLOCK_DRAWS]) for d in range(0, len(weights), BLOCK_DRAWS)]
-    return np.concatenate([np.empty((0, x.shape[1])), *blocks])
+    correlate = _spearman if method == "spearman" else _kendall
+    blocks = [correlate(x, y, weights[d : d + BLOCK_DRAWS]) for d in range(0, len(weights), BLOCK_DRAWS)]
+    return np.concatenate([np.empty((0, x.shape[1])), *blocks])  # the first is all there is without draws
 
 
 def _spearman(x: FloatArray, y: FloatArray, weights: FloatArray) -> FloatArray:
     """(D, M) Spearman's correlations, with the ranks of each draw."""
     of_y = weighted_ranks(y, weights)
-    own = np.einsum("dr,dr,dr->d", weights, of_y, of_y)
-    out = []
+    variance_y = np.einsum("dr,dr,dr->d", weights, of_y, of_y)
+    columns = []
     for column in x.T:
         of_x = weighted_ranks(column, weights)
         weighted = weights * of_x
-        out.append(_ratio(np.einsum("dr,dr->d", weighted, of_y), np.einsum("dr,dr->d", weighted, of_x), own))
-    return np.stack(out, axis=1)
+        covariance, variance_x = (np.einsum("dr,dr->d", weighted, other) for other in (of_y, of_x))
+        columns.append(_ratio(covariance, variance_x, variance_y))
+    return np.stack(columns, axis=1)
 
 
 def _kendall(x: FloatArray, y: FloatArray, weights: FloatArray) -> FloatArray:
     """(D, M) Kendall's tau-b, from the pairs of runs in each draw."""
-    narrow, of_y = weights.astype(np.float32), signs(y)
+    weights32, of_y = weights.astype(np.float32), signs(y)
 
-    def pairs(of: npt.NDArray[np.float32]) -> FloatArray:
-        """(D,) the sum of w_i w_j `of`_ij in each draw."""
-        return np.asarray(np.einsum("dr,dr->d", narrow @ of, weights))
+    def summed(terms: npt.NDArray[np.float32]) -> FloatArray:
+        """Return the sum (D,) of w_i w_j terms_ij over pairs of runs in each draw, of `terms` (R, R)."""
+        return np.asarray(np.einsum("dr,dr->d", weights32 @ terms, weights))
 
-    own = pairs(np.abs(of_y))
-    return np.stack([_ratio(pairs(s * of_y), pairs(np.abs(s)), own) for s in map(signs, x.T)], axis=1)
+    untied_y = summed(np.abs(of_y))
+    return np.stack([_ratio(summed(s * of_y), summed(np.abs(s)), untied_y) for s in map(signs, x.T)], axis=1)
 
 
 def partial_bootstrap(x: FloatArray, y: FloatArray, control: FloatArray, weights: FloatArray) -> FloatArray:
@@ -171,7 +175,7 @@ def _weighted_pearson(x: FloatArray, y: FloatArray, weights: FloatArray) -> Floa
     return _ratio(covariance, w @ x**2 - mean_x**2, (w @ y**2 - mean_y**2)[:, None])
 
 
-def _ratio(product: FloatArray, a: FloatArray, b: FloatArray) -> FloatArray:
-    """A correlation: a covariance over the root of two variances, or 0 where one of them is 0."""
-    square = np.maximum(a, 0) * np.maximum(b, 0)
-    return np.where(square > 1e-14, product / np.sqrt(np.where(square > 1e-14, square, 1.0)), 0.0)
+def _ratio(covariance: FloatArray, variance_x: FloatArray, variance_y: FloatArray) -> FloatArray:
+    """Return a correlation: a covariance over the root of two variances, or 0 where one of them is 0."""
+    square = np.maximum(variance_x, 0) * np.maximum(variance_y, 0)  # rounding may leave them below 0
+    return np.where(square > 1e-14, covariance / np.sqrt(np.where(square > 1e-14, square, 1.0)), 0.0)

@@ -30,22 +30,26 @@ def strata_of(groups: IntArray, control: FloatArray | None) -> IntArray:
     A control counts as swept if it is the same for all runs of a configuration, and has two configurations or more for
     each value on average. A measured one, such as a number of weights, differs between almost all configurations.
     """
-    one = np.zeros(len(groups), dtype=np.int64)
+    single = np.zeros(len(groups), dtype=np.int64)
     if control is None:
-        return one
+        return single
     values, strata = np.unique(control, return_inverse=True)
-    first = dict(zip(groups.tolist(), strata.tolist(), strict=True))
-    alike = all(first[group] == own for group, own in zip(groups.tolist(), strata.tolist(), strict=True))
-    return strata if alike and 2 * len(values) <= len(first) else one
+    pairs = list(zip(groups.tolist(), strata.tolist(), strict=True))
+    of_group = dict(pairs)  # the stratum of a configuration, which is that of all its runs where they are alike
+    alike = all(of_group[group] == stratum for group, stratum in pairs)
+    return strata if alike and 2 * len(values) <= len(of_group) else single
 
 
 def exchangeable(groups: IntArray, strata: IntArray) -> Iterator[IntArray]:
-    """Yields sets of K configurations that may change places (same stratum and number of runs), as rows (K, size)."""
+    """Yield each set of K configurations that may change places: the indices (K, size) of their runs.
+
+    They are of the same stratum and have the same number (size) of runs.
+    """
     order = np.argsort(groups, kind="stable")
     _, first, size = np.unique(groups, return_index=True, return_counts=True)
     start, stratum = np.cumsum(size) - size, strata[first]
-    for own, count in np.unique(np.stack([stratum, size]), axis=1).T:
-        yield order[start[(stratum == own) & (size == count)][:, None] + np.arange(count)]
+    for one_stratum, one_size in np.unique(np.stack([stratum, size]), axis=1).T:
+        yield order[start[(stratum == one_stratum) & (size == one_size)][:, None] + np.arange(one_size)]
 
 
 def orders_of(groups: IntArray, strata: IntArray, count: int, random: np.random.Generator) -> tuple[IntArray, float]:
@@ -74,7 +78,8 @@ def orders_of(groups: IntArray, strata: IntArray, count: int, random: np.random.
 def weights_of(groups: IntArray, draws: int, random: np.random.Generator) -> FloatArray:
     """(draws, R) how often each run comes in each bootstrap draw; runs of one configuration are drawn together."""
     _, place = np.unique(groups, return_inverse=True)
-    count = int(place.max()) + 1
+    count = int(place.max()) + 1  # configurations
+    # Numbers of draw d are moved up by d * count, so that one count of all numbers keeps the draws apart.
     drawn = random.integers(count, size=(draws, count)) + count * np.arange(draws)[:, None]
     times = np.bincount(drawn.ravel(), minlength=draws * count).reshape(draws, count)
     return times[:, place].astype(np.float64)

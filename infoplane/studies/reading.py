@@ -108,7 +108,7 @@ class OfRun:
 
 
 def runs_of(table: ResultTable) -> Iterator[ResultTable]:
-    """Yields the rows of each run as a table of its own."""
+    """Yield the rows of each run as a table of its own."""
     runs = list(dict.fromkeys(table.run.tolist()))
     for run in runs:
         yield table if len(runs) == 1 else table.take(table.run == run)
@@ -133,14 +133,15 @@ def kind_of(name: str) -> str:
 
 
 def sides_of(names: Iterable[str], kind: str) -> dict[str, dict[tuple[str, ...], str]]:
-    """The metrics of a kind, by the word in the name for their rows ("train", "test", ...), then by its other words."""
+    """Return {rows: {other words: metric}} of the metrics of a kind: {"test": {("loss",): "test loss"}, ...}."""
     found: dict[str, dict[tuple[str, ...], str]] = {}
     for name in names:
         if kind_of(name) == kind:
             words = re.findall(r"[a-z0-9]+", name.lower())
-            held = next((word for word in words if word in _HELD_OUT), "train")
+            # A name without such a word is that of a training metric: "loss".
+            rows = next((word for word in words if word in _HELD_OUT), "train")
             rest = tuple(word for word in words if word not in (*_TRAIN, *_HELD_OUT))
-            found.setdefault(held, {}).setdefault(rest, name)
+            found.setdefault(rows, {}).setdefault(rest, name)
     return found
 
 
@@ -173,7 +174,10 @@ def best_step(recorded: Recorded) -> float:
 
 
 def gaps_of(recorded: Recorded, at: Moment, gap: Pair) -> tuple[dict[str, float], dict[str, str]]:
-    """The gaps of loss and of error at one step, with that step, and in words what each is the difference of."""
+    """Return ({"gap", "error_gap", "gap_step": number}, {gap: in words what it is the difference of}) at one step.
+
+    ValueError where `gap` names a metric that was not recorded, or several pairs fit.
+    """
     if gap is not None and (missing := [name for name in gap if name not in recorded]):
         near = ", ".join(closest(missing[0], recorded)) or "none"
         raise ValueError(f"no recorded metric {printable(missing[0])!r}; closest: {near}")
@@ -191,7 +195,7 @@ def gaps_of(recorded: Recorded, at: Moment, gap: Pair) -> tuple[dict[str, float]
 
 
 def _difference(name: str, pair: Sequence[Timed], at: Moment, recorded: Recorded, *, flip: bool) -> dict[str, float]:
-    """Held-out minus training metric at the step that was asked for; for accuracies (`flip`) the negative of that."""
+    """Return {name: held-out minus training metric, "gap_step": step}; with `flip`, for accuracies, the negative."""
     steps, values = at_common_steps([steps for steps, _ in pair], [values for _, values in pair])
     if not steps.size:
         return {name: math.nan}
@@ -217,7 +221,7 @@ def labels_of(rows: ResultTable, by: By, wanted: Sequence[str] | None) -> dict[s
 
 
 def curves_of(table: ResultTable, by: By, layers: Sequence[str] | None, select: Mapping[str, Any]) -> Iterator[Curve]:
-    """Yields the curves that are summarised, each with the name that its layer has in the study."""
+    """Yield the curves that are summarised, each with the name that its layer has in the study."""
     rows = of_layers(table)
     rows = rows.select(**{name: value for name, value in select.items() if value is not None})
     if select.get("subset") is None and "all" in set(rows.subset.tolist()):
@@ -253,7 +257,7 @@ def summaries_of(curve: Curve) -> dict[str, float]:
 def read_run(
     table: ResultTable, *, by: By, layers: Sequence[str] | None, at: Moment, gap: Pair, **select: Any
 ) -> OfRun:
-    """What a study keeps of the only run in `table`."""
+    """Return what a study keeps of the only run in `table`; ValueError or TypeError for what its meta says wrongly."""
     # The meta of a table comes from a file and may lack anything.
     run = str(table.run[0])
     known = table.meta.get("runs")
@@ -275,8 +279,8 @@ def read_run(
         last = np.flatnonzero(np.isfinite(curve.value))[-1:]
         flags = [frozenset(";".join(texts).split(";")) - {""} for texts in (curve.flags.tolist(), curve.flags[last])]
         for summary, value in summaries_of(curve).items():
-            of = (curve.layer, curve.subset, curve.estimator, curve.settings, curve.quantity, summary)
-            measure = Measure(*of, SUMMARIES[summary] or curve.unit)
+            what = (curve.layer, curve.subset, curve.estimator, curve.settings, curve.quantity, summary)
+            measure = Measure(*what, SUMMARIES[summary] or curve.unit)
             found.values[measure] = value
             # Those of the last value alone for `final`, else those of any value.
             found.flags[measure] = flags[summary == "final"]
