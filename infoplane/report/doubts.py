@@ -165,12 +165,10 @@ def gathered(found: Sequence[Doubt]) -> list[Gathered]:
 
 def lost_doubts(table: ResultTable) -> list[Doubt]:
     """A doubt for each thing that the runs have lost, and one for all beyond the first `MOST_LOSSES`."""
-    found = [f"The numbers are not of the whole recording. {loss}." for loss in losses(table)]
-    texts = found[:MOST_LOSSES]
-    if len(found) > MOST_LOSSES:
-        texts.append(f"{len(found) - MOST_LOSSES} more things are missing or damaged in these runs.")
-    counts = [1] * MOST_LOSSES + [len(found) - MOST_LOSSES]
-    return [Doubt("lost", "", text, HEADS["lost"], count) for text, count in zip(texts, counts, strict=False)]
+    told = [(f"The numbers are not of the whole recording. {loss}.", 1) for loss in losses(table)]
+    if (rest := len(told) - MOST_LOSSES) > 0:
+        told[MOST_LOSSES:] = [(f"{rest} more things are missing or damaged in these runs.", rest)]
+    return [Doubt("lost", "", text, HEADS["lost"], count) for text, count in told]
 
 
 def doubts_of(series: Series) -> list[Doubt]:
@@ -198,7 +196,7 @@ def doubts_of(series: Series) -> list[Doubt]:
     say_of("high_null", null & (rows["value"] > NULL_SHARE * rows["ceiling"]), share=NULL_SHARE)
     for row in series.dpi():
         if row.share > DPI_SHARE:
-            run = shorten(printable(series.name(row.run)), 32)
+            run = shown([series.name(row.run)])[0]
             words = {"run": run, "violations": row.violations, "pairs": row.pairs, "worst": row.worst}
             say("dpi", row.violations, row.pairs, **words)
     known = set(rows["bound"][rows["quantity"] == "I(X;T)"])
@@ -214,13 +212,13 @@ def doubts_of(series: Series) -> list[Doubt]:
     return found
 
 
-def shown(layers: Sequence[str]) -> list[str]:
-    """Names of layers as a sentence has them: printable, and not too long."""
-    return [shorten(printable(layer), 32) for layer in layers]
+def shown(names: Sequence[str]) -> list[str]:
+    """Return names of layers or runs as a sentence has them: printable, and not too long."""
+    return [shorten(printable(name), 32) for name in names]
 
 
 def ceiling_words(series: Series, quantity: str, mask: BoolArray) -> str:
-    """The ceiling of saturated rows, by value and name where they have one."""
+    """Return the ceiling of the rows in `mask`, as "12 bits = log₂ N"; "its ceiling" where they have none."""
     tops = series.table["ceiling"][mask]
     if not np.isfinite(tops).any():
         return "its ceiling"
@@ -229,12 +227,15 @@ def ceiling_words(series: Series, quantity: str, mask: BoolArray) -> str:
 
 
 def layer_words(rows: ResultTable, mask: BoolArray, most: int = 6) -> str:
-    """Layers with the number of their masked values, counted in one quantity: `layers a (54 of 54), b (3 of 54)`."""
-    first: dict[str, str] = {}
+    """Return the layers in `mask` (rows,) with the number of their masked values: `layers a (54 of 54), b (3 of 54)`.
+
+    The values of a layer are counted in one quantity only, the first of it that is masked.
+    """
+    first_quantity: dict[str, str] = {}
     for quantity, layer in zip(rows["quantity"][mask], rows["layer"][mask], strict=True):
-        first.setdefault(str(layer), str(quantity))
+        first_quantity.setdefault(str(layer), str(quantity))
     parts = []
-    for layer, quantity in first.items():
-        mine = is_in(rows["layer"], [layer]) & is_in(rows["quantity"], [quantity])
-        parts.append(f"{shorten(printable(layer), 32)} ({int((mask & mine).sum())} of {int(mine.sum())})")
+    for layer, quantity in first_quantity.items():
+        counted = is_in(rows["layer"], [layer]) & is_in(rows["quantity"], [quantity])
+        parts.append(f"{shown([layer])[0]} ({int((mask & counted).sum())} of {int(counted.sum())})")
     return ("layer " if len(parts) == 1 else "layers ") + listed(parts, most)

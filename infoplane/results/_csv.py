@@ -56,6 +56,7 @@ INTEGERS: frozenset[str] = frozenset({"step", "depth", "n_samples", "n_units"})
 """Columns of whole numbers."""
 FLOATS: frozenset[str] = frozenset({"epoch", "value", "low", "high", "ceiling"})
 """Columns of real numbers; all columns that are neither hold text."""
+_TYPES: dict[str, Any] = {**dict.fromkeys(INTEGERS, np.int64), **dict.fromkeys(FLOATS, np.float64)}
 HEADER: bytes = (",".join(COLUMNS) + "\n").encode()
 ADDED: tuple[str, ...] = ("partner",)
 """Last columns that tables of earlier releases have not: read as empty texts."""
@@ -92,7 +93,7 @@ def _unescape_one(match: re.Match[str]) -> str:
 
 
 def format_text(text: str) -> str:
-    """One cell of text, quoted where it must be; `parse_text` gives it back exactly."""
+    """Return a text as one cell, escaped and quoted where it must be; `parse_text` gives it back exactly."""
     text = visible(text)
     if text and text[0] in _FORMULA:
         text = "'" + text
@@ -100,7 +101,10 @@ def format_text(text: str) -> str:
 
 
 def parse_text(cell: str) -> str:
-    """The text of a cell, whose quotes the CSV reader has taken off: without its mark and with escapes undone."""
+    """Return the text of a cell without its quotes, which the CSV reader takes off: escapes are undone.
+
+    A leading apostrophe, which keeps spreadsheets from running a formula, is taken off, too.
+    """
     if cell[:1] == "'":
         cell = cell[1:]
     return _ESCAPE.sub(_unescape_one, cell) if "\\" in cell else cell
@@ -112,7 +116,7 @@ def format_float(value: float) -> str:
 
 
 def format_rows(rows: Iterable[Row]) -> bytes:
-    """Lines of the table, without a header."""
+    """Return the rows as lines of the table, without its header."""
     # Column by column: a text or a number that comes again is written once.
     columns = zip(COLUMNS, zip(*rows, strict=True), strict=False)  # there are no columns where there are no rows
     cells = [list(map(_writer(name), column)) for name, column in columns]
@@ -128,7 +132,7 @@ def _writer(column: str) -> Callable[[Any], str]:
 
 
 def with_added_columns(data: bytes) -> bytes:
-    """Whole lines of a table of an earlier release as this one writes them; lines of this release as they are."""
+    """Return the whole lines of a table with the columns added since the release that wrote it, all empty."""
     if not data.startswith(OLD_HEADER):
         return data
     # A row is one line, and an empty text an empty cell.
@@ -136,7 +140,7 @@ def with_added_columns(data: bytes) -> bytes:
 
 
 def whole_lines(data: bytes) -> bytes:
-    """`data` without a torn last line."""
+    """Return `data` up to its last line break: a last line without one was torn in writing."""
     return data[: data.rfind(b"\n") + 1]
 
 
@@ -167,7 +171,10 @@ def parse_table(data: bytes, path: Path) -> dict[str, Array]:
 
 
 def _columns(lines: Iterator[list[str]], path: Path) -> dict[str, list[Any]]:
-    """The cells of each column, read; ValueError for the first line that has not as many fields as the header."""
+    """Return {column: its values} of the lines, the first of which is the header.
+
+    ValueError for a missing column, a line with more or fewer fields than the header, and a cell that cannot be read.
+    """
     header = next(lines, list(COLUMNS))
     check_header(header, path)
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
@@ -213,14 +220,14 @@ class _Memo(dict[str, Any]):
 
 
 def _reader(column: str) -> Callable[[str], Any]:
-    """A function from a cell of this column to its value."""
-    if column in ("value", "low", "high"):
+    """Return the function that reads the text of a cell of this column."""
+    if column in ("value", "low", "high"):  # hardly any two are equal: remembering them would not pay
         return _float
     return _Memo(_int64 if column in INTEGERS else _float if column in FLOATS else parse_text).__getitem__
 
 
 def by_value(cells: Sequence[Any], function: Callable[[Any], Any], dtype: Any = object) -> Array:
-    """`function` of every cell of a column; it is called once for each distinct value."""
+    """Return an array (rows,) of `function(cell)` for every cell; it is called once for each distinct cell."""
     found = {cell: function(cell) for cell in set(cells)}
     out = np.empty(len(cells), dtype)
     out[:] = [found[cell] for cell in cells]
@@ -228,19 +235,17 @@ def by_value(cells: Sequence[Any], function: Callable[[Any], Any], dtype: Any = 
 
 
 def typed_columns(columns: Mapping[str, Any]) -> dict[str, Array]:
-    """Columns of equal length with the types of the table."""
+    """Return the columns as arrays (rows,) of the table's types; ValueError unless all have the length of `run`.
+
+    A column that earlier releases had not is filled with empty texts where it is missing.
+    """
     added = {c: [""] * len(columns["run"]) for c in ADDED if c not in columns}
-    arrays = {c: np.asarray(added[c] if c in added else columns[c], dtype=_dtype_of(c)) for c in COLUMNS}
+    arrays = {c: np.asarray(added[c] if c in added else columns[c], dtype=_TYPES.get(c, object)) for c in COLUMNS}
     rows = arrays["run"].shape[:1]
     for name, array in arrays.items():
         if array.shape != rows:
             raise ValueError(f"column {name} must have shape {rows} as run has, got {array.shape}")
     return arrays
-
-
-def _dtype_of(column: str) -> Any:
-    """The numpy type of a column."""
-    return np.int64 if column in INTEGERS else np.float64 if column in FLOATS else object
 
 
 def _float(cell: str) -> float:

@@ -58,7 +58,10 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def _content(path: Path, limit: int | None = None) -> bytes:
-    """The bytes of a regular file; ValueError for others: a pipe would keep the reader waiting, a device never ends."""
+    """Return the bytes of a regular file; ValueError for any other, and for one of more than `limit` bytes.
+
+    A pipe would keep the reader waiting, and a device never ends.
+    """
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is not a regular file")
     if limit is not None and path.stat().st_size > limit:
@@ -67,7 +70,7 @@ def _content(path: Path, limit: int | None = None) -> bytes:
 
 
 def check_digest(data: bytes, meta: Mapping[str, Any], path: Path) -> None:
-    """Compare what was sealed in the JSON with the first bytes of the table.
+    """Raise ValueError if the table does not begin with the bytes whose length and digest its JSON has in `meta`.
 
     Rows appended later may follow. A shorter file is taken for torn: what is missing is computed again.
     """
@@ -85,7 +88,7 @@ def check_digest(data: bytes, meta: Mapping[str, Any], path: Path) -> None:
 
 
 def read_files(path: Path, *, verify: bool = True) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Columns and meta of a table; see `ResultTable.read`."""
+    """Return the columns and the meta of a table on disk; the errors are those of `ResultTable.read`."""
     try:
         data = _content(path)
     except FileNotFoundError:
@@ -99,7 +102,6 @@ def read_files(path: Path, *, verify: bool = True) -> tuple[dict[str, Array], di
 def write_files(path: Path, rows: bytes, meta: Mapping[str, Any]) -> None:
     """Replace a table and its JSON. The digest goes in last, so that a stop in between leaves no false one."""
     plain = with_paths(meta, lambda run: os.path.relpath(run, path.parent))
-    plain.pop("table", None)
     data = HEADER + rows
     with contextlib.ExitStack() as stack:
         stack.callback(lock_table(path).release)
@@ -180,8 +182,7 @@ class TableWriter(contextlib.AbstractContextManager["TableWriter"]):
 
     def append(self, rows: Iterable[Row]) -> None:
         """Add rows at the end; they are synced to the disk on return."""
-        data = format_rows(rows)
-        if data:
+        if data := format_rows(rows):
             self._write(data)
 
     def _write(self, data: bytes) -> None:

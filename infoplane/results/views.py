@@ -158,9 +158,9 @@ class Series(Brief):
 
     def method_words(self, *quantities: str) -> list[str]:
         """`by flow; † by knn`: one line for a caption, none where no estimator chose."""
-        each = [words if " by " in words else f"by {words}" for words in self.by_method(*quantities)]
+        methods = [words if " by " in words else f"by {words}" for words in self.by_method(*quantities)]
         # The method of most layers comes first, and has no mark.
-        parts = [f"{mark} {words}".strip() for mark, words in zip(f" {MARKS}", each, strict=False)]
+        parts = [f"{mark} {words}".strip() for mark, words in zip(f" {MARKS}", methods, strict=False)]
         return ["; ".join(parts)] if parts else []
 
     def of_run(self, run: str, layers: Sequence[str] | None = None) -> Series:
@@ -214,7 +214,7 @@ class Series(Brief):
         return Plane(**filled, layers=list(self.layers), steps=self.steps, times=self.times)
 
     def _cells(self, rows: ResultTable | Plane) -> tuple[tuple[int, int], tuple[IntArray, IntArray]]:
-        """The shape (steps, layers), and the two index arrays of the cells where these rows of the one run stand."""
+        """Return the shape (S, L) of a grid, and the index arrays (rows,) of the step and the layer of each row."""
         place = {layer: i for i, layer in enumerate(self.layers)}
         columns = by_value(rows.layer.tolist(), place.__getitem__, np.int64)
         return (self.steps.size, len(place)), (np.searchsorted(self.steps, rows.step), columns)
@@ -296,18 +296,24 @@ def choose(
 
 
 def _refuse_pairs_alone(rows: ResultTable, whole: ResultTable, estimator: str) -> None:
-    """Raise ValueError where no rows are left, or the table has nothing but pairs of this estimator."""
-    of_it = whole.take(is_in(whole["estimator"], [estimator])) if estimator else whole
-    pairs = [q for q in dict.fromkeys(of_it["quantity"].tolist()) if PAIR in q]
-    if pairs and not set(rows["estimator"]) & set(of_it["estimator"]):
-        of = f" of {estimator}" if estimator else ""
-        raise ValueError(f"the table has pairs alone{of}, which are asked for by quantity={pairs[0]!r}")
+    """Raise ValueError where no rows are left, or the `whole` table has nothing but pairs of this estimator.
+
+    `estimator` is "" where none was chosen.
+    """
+    by_estimator = whole.take(is_in(whole["estimator"], [estimator])) if estimator else whole
+    pairs = [quantity for quantity in dict.fromkeys(by_estimator["quantity"].tolist()) if PAIR in quantity]
+    if pairs and not set(rows["estimator"]) & set(by_estimator["estimator"]):
+        whose = f" of {estimator}" if estimator else ""
+        raise ValueError(f"the table has pairs alone{whose}, which are asked for by quantity={pairs[0]!r}")
     if len(rows) == 0:
         raise ValueError("the table has no estimates; run infoplane.analyze(run) first")
 
 
 def with_times(rows: ResultTable, against: str) -> tuple[ResultTable, int]:
-    """The rows that have a time, and how many snapshots have none."""
+    """Return the rows whose step or epoch (`against`) is known, and the number of snapshots left out.
+
+    ValueError for another `against`, and where no row has an epoch.
+    """
     if against not in ("step", "epoch"):
         raise ValueError(f"against must be step or epoch, got {against!r}")
     if against == "step":
@@ -342,7 +348,10 @@ def of_layers(table: ResultTable, *, recorded: bool = False) -> ResultTable:
 
 
 def _with_pairs(table: ResultTable, shows: Sequence[str] | str | None) -> ResultTable:
-    """The table itself; for quantities of pairs its rows of pairs, each pair as a layer of its own name."""
+    """Return the table, or if a quantity in `shows` is of pairs of layers, its rows of pairs and recorded metrics.
+
+    Each pair then stands as a layer of its own name, `fc1 with fc4`.
+    """
     names = [shows] if isinstance(shows, str) else shows or ()
     if not any(PAIR in name for name in names):
         return table
@@ -354,7 +363,7 @@ def _with_pairs(table: ResultTable, shows: Sequence[str] | str | None) -> Result
 
 
 def _filled(shape: tuple[int, ...], at: Any, values: npt.NDArray[Any], missing: Any = np.nan) -> npt.NDArray[Any]:
-    """An array with `values` at these places and `missing` elsewhere."""
+    """Return an array of this shape with `values` at the indices `at` and `missing` elsewhere."""
     out = np.full(shape, missing, values.dtype)
     out[at] = values
     return out
@@ -376,7 +385,7 @@ def metrics(
 
 
 def metric_group(name: str) -> str:
-    """The scale of a recorded metric: accuracies and losses have one each, any other its own."""
+    """Return the name of the axis of a recorded metric: accuracies share one, losses another, any other has its own."""
     return "accuracy" if "acc" in name.lower() else "loss" if "loss" in name.lower() else name
 
 
@@ -409,41 +418,47 @@ def ordered_layers(rows: ResultTable) -> list[str]:
 
 
 def default_layers(rows: ResultTable) -> list[str]:
-    """Activations and the output of each run whose layers are all leaves of its model, else all its layers."""
+    """Return the layers that are shown where nobody chose any, in the order of the forward pass.
+
+    Of a run that recorded all leaves of its model these are the activations and the output, of others all layers.
+    """
     about = rows.meta.get("runs", {})
-    kept: set[str] = set()
+    shown: set[str] = set()
     for run in dict.fromkeys(rows["run"].tolist()):
         layers = set(rows["layer"][is_in(rows["run"], [run])].tolist())
         # Layers that the user named, and blocks, are all wanted. Runs that do not say how they were chosen have leaves.
         leaves = about.get(run, {}).get("settings", {}).get("selection", "leaves") == "leaves"
-        known = about.get(run, {}).get("layers", ()) if leaves else ()
-        shown = {str(layer["key"]) for layer in known if layer.get("role") in ("activation", "output")}
-        kept |= layers & shown or layers
-    return [layer for layer in ordered_layers(rows) if layer in kept]
+        described = about.get(run, {}).get("layers", ()) if leaves else ()
+        telling = {str(layer["key"]) for layer in described if layer.get("role") in ("activation", "output")}
+        shown |= layers & telling or layers  # all, where none of its layers has such a role
+    return [layer for layer in ordered_layers(rows) if layer in shown]
 
 
 def match_layers(patterns: Sequence[str], known: Sequence[str]) -> list[str]:
     """The layers, in the order of `known`, that match one of the patterns; ValueError for one without a match."""
     if isinstance(patterns, str):
         patterns = [patterns]
-    found = set()
     for pattern in patterns:
-        hits = {layer for layer in known if layer_matches(layer, pattern)}
-        if not hits:
+        if not any(layer_matches(layer, pattern) for layer in known):
             near = ", ".join(closest(pattern, known)) + across_parts(pattern, known)
             raise ValueError(f"no layer of the table matches {pattern!r}; closest: {near}")
-        found |= hits
-    return [layer for layer in known if layer in found]
+    return [layer for layer in known if any(layer_matches(layer, pattern) for pattern in patterns)]
 
 
 def is_in(column: npt.NDArray[Any], values: Iterable[str]) -> BoolArray:
-    """Which cells of a text column equal one of `values`; numpy's `==` would lose trailing NUL characters."""
+    """Return a mask (rows,): which cells of a text column equal one of `values`.
+
+    Texts are compared by Python, since numpy's `==` would lose trailing NUL characters.
+    """
     wanted = set(values)
     return by_value(column.tolist(), wanted.__contains__, bool)
 
 
 def _of_estimator(rows: ResultTable, select: Selection) -> tuple[ResultTable, dict[str, Any]]:
-    """The rows of the selected estimator, and the settings asked for: after a colon in its name, or apart."""
+    """Return the rows of the selected estimator, and the settings asked for, as {name: value}.
+
+    Settings stand after a colon in the estimator's name, or under `settings`, which holds where both name one.
+    """
     wanted, estimator = parse_settings(select.get("settings")), select.get("estimator")
     if estimator is None:
         return rows, wanted
