@@ -74,7 +74,7 @@ def orders_of(
     left: Layers, labels: npt.ArrayLike | None, within: Literal["all", "class"], draws: int, seed: int
 ) -> list[IntArray]:
     """Draw `draws` permutations (N,) of the used rows: among all of them, or each row among those of its class."""
-    count = len(np.arange(left.count)[left.used])
+    count = len(np.arange(left.count)[left.used])  # `used` is a slice of all rows, or the numbers of some
     groups = [np.arange(count)]  # of rows that change places
     if within == "class":
         if labels is None:

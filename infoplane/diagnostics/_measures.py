@@ -124,7 +124,7 @@ KINDS: dict[Measure, Kind] = {
 
 
 def compared(measure: Measure, a: FloatArray, b: FloatArray) -> float:
-    """Return the similarity of two layers from their matrices."""
+    """Return the similarity of two layers from their matrices: inner product, or mean canonical correlation."""
     if measure != "svcca":
         return float(np.vdot(a, b))
     if np.isnan(a).any() or np.isnan(b).any():
@@ -141,9 +141,9 @@ def _tied_ranks(values: FloatArray) -> FloatArray:
     """Return the ranks (P,) of values (P,); values that differ by rounding alone share their mean rank."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
-    step = np.diff(ordered) > TIE * ordered[1:] + ROUNDING * ordered[-1]
+    differs = np.diff(ordered) > TIE * ordered[1:] + ROUNDING * ordered[-1]  # from the value before
     groups = np.empty(len(values), dtype=np.int64)
-    groups[order] = np.concatenate([[0], np.cumsum(step)])
+    groups[order] = np.concatenate([[0], np.cumsum(differs)])  # equal values have one number
     return np.asarray(rankdata(groups))
 
 

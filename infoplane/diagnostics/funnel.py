@@ -164,7 +164,8 @@ def _scores(
     a: FloatArray, b: FloatArray, exact: bool, directions: int, size: int, draws: int, null_draws: int, seed: int
 ) -> list[float]:
     """Return the score of a layer (scaled distance above the null) on all rows, then on each draw of half of them."""
-    # `by_rows` starts anew for every layer, so that all layers are compared on the same rows.
+    # `by_rows` draws rows, `rng` directions and splits. Both start anew for every layer: all are compared on the same
+    # rows.
     by_rows, rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
     lines = random_directions(a.shape[1], directions, rng)
     spread = root_mean_square_distance(a, b)

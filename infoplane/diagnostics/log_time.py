@@ -94,6 +94,7 @@ def log_time_fit(steps: npt.ArrayLike, distance: npt.ArrayLike, *, window: tuple
     first, last = window
     inside = (t >= first) & (t <= last)
     t, d = t[inside], d[inside]
+    # Steps that are equal are one point for a line, and a constant has no variance to explain.
     count = len(np.unique(t))
     if count < 3 or not np.ptp(d):
         raise ValueError(f"a fit needs at least 3 points that differ, got {count} from step {first} to {last}")

@@ -172,9 +172,9 @@ class _Dual:
         self.one, self.two = p.sum(1), p.sum(0)
         self.shape, self.cells = p.shape, p.shape[0] * p.shape[1]
         self.possible = (self.one > 0)[:, None] & (self.two > 0)[None]  # cells in which Q may be above 0
-        everything = np.concatenate([self.one.ravel(), self.two.ravel()])
-        self.occurs = everything > 0
-        self.target = everything[self.occurs]
+        pairs = np.concatenate([self.one.ravel(), self.two.ravel()])
+        self.occurs = pairs > 0
+        self.target = pairs[self.occurs]  # the probabilities that Q must have, (P,)
         # exp(a + b) = p(y) / 2 to begin with, whose sum over y is well below the limit of 1.
         half = 0.5 * np.log(0.5 * np.maximum(p.sum((0, 1)), 1e-300))
         self.start = np.tile(half, p.shape[0] + p.shape[1])[self.occurs]

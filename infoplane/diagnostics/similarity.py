@@ -86,8 +86,8 @@ class Similarity(Measured):
         name = f"{kind.title}{PAIR}"
         entries = [Entry(name, self.value, kind.unit, ceiling=1.0, flags=flags)]
         if self.null.size:
-            own = tuple(flag for flag in flags if flag != "below_null")  # which says nothing of the null itself
-            entries.append(replace(null_entry(name, self.null, kind.unit), ceiling=1.0, flags=own))
+            of_null = tuple(flag for flag in flags if flag != "below_null")  # which says nothing of the null itself
+            entries.append(replace(null_entry(name, self.null, kind.unit), ceiling=1.0, flags=of_null))
             mean, low, high = self.calibrated
             entries.append(Entry(f"{name} calibrated", mean, f"{kind.unit} above null", low, high, "point", 1.0, flags))
         return entries

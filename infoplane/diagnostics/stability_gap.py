@@ -115,13 +115,12 @@ def stability_gap(
         )
     if (np.diff(t) <= 0).any() or window < 1:
         raise ValueError(f"steps must rise and window be at least 1, got window {window}")
-    inside = np.searchsorted(t, np.array(ends), side="right")
-    if (np.diff(inside, prepend=0) <= 0).any():
+    done = np.searchsorted(t, np.array(ends), side="right")  # evaluations up to the end of each task, (K,)
+    if (np.diff(done, prepend=0) <= 0).any():
         raise ValueError(f"every task needs an evaluation between its start and its end, got ends {list(ends)}")
-    last, first = inside[-1] - 1, inside[0] - 1
-    t, a = t[: last + 1], a[: last + 1]
-    lowest = np.array([a[inside[i] :, i].min() for i in range(tasks - 1)])
-    widest = int(np.diff(t[first:]).max())
+    t, a = t[: done[-1]], a[: done[-1]]
+    lowest = np.array([a[done[i] :, i].min() for i in range(tasks - 1)])
+    widest = int(np.diff(t[done[0] - 1 :]).max())  # from the last evaluation of the first task on
     return StabilityGap(
         min_acc=float(lowest.mean()),
         wc_acc=float(a[-1, -1] / tasks + (1 - 1 / tasks) * lowest.mean()),

@@ -78,9 +78,9 @@ def _rows(curves: list[Curve], whisker: float) -> Iterator[Row]:
     config = {"estimator": first.estimator, "settings": json.loads(first.settings)}
     config |= {"positions": len(curves), "whisker": whisker}
     for step in np.unique(np.concatenate([curve.step for curve in curves])):
-        # The positions that have this step, and where it stands in their curves.
-        at = [(curve, int(i)) for curve in curves for i in np.flatnonzero(curve.step == step)[:1]]
-        known = [(curve, i) for curve, i in at if np.isfinite(curve.value[i])]
+        # The positions that have this step, and where it stands in their curves; then those with a value there.
+        recorded = [(curve, int(i)) for curve in curves for i in np.flatnonzero(curve.step == step)[:1]]
+        known = [(curve, i) for curve, i in recorded if np.isfinite(curve.value[i])]
         if len(known) < LEAST_FENCED:
             raise ValueError(
                 f"{split_token(first.layer)[0]!r} of run {first.name!r} has {len(known)} positions with "

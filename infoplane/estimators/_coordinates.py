@@ -49,7 +49,7 @@ class Marginal(NamedTuple):
         rows = zscore(block.reshape(len(block), -1))
         rows = rows[:, (rows != 0).any(0)]
         scores, repeated = normal_scores(rows, torch.Generator().manual_seed(seed))
-        atoms = repeated.double().mean(0) > ATOMS
+        atoms = repeated.double().mean(0) > ATOMS  # (D,) whether a unit has many repeated values
         columns = torch.where(atoms, rows, scores) if ranks else rows
         if not all_ranks and rows.shape[1] > FEW_UNITS:
             columns = scaled_where_normal(columns, rows)

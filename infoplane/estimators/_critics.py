@@ -194,7 +194,7 @@ def with_slope(loss: Loss, scores: Tensor) -> tuple[Tensor, Tensor]:
     if loss != "infonce":
         with torch.enable_grad():
             value = LOSSES[loss](scores.requires_grad_())
-            return value.detach(), torch.autograd.grad(value.sum(), scores)[0]
+            return value.detach(), torch.autograd.grad(value.sum(), scores)[0]  # the sum keeps slices apart
     # InfoNCE, the default, written out, which is faster.
     # dL/dF = (half the sum of the softmax along rows and that along columns, less the identity) / n.
     sums, slope = _softmaxes(scores)
