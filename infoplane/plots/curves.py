@@ -235,7 +235,10 @@ def draw_layer(ax: Axes, data: CurveData, bands: Mapping[str, FloatArray], i: in
 
 
 def turns(points: int, i: int, layers: int) -> npt.NDArray[np.bool_]:
-    """Mask (points,): which get a marker, about seven and the last; layers take turns, so that few coincide."""
+    """Return a mask (points,) of the points that get a marker: about seven, and the last.
+
+    Layer number `i` of `layers` begins a little later than the one before, so that few markers coincide.
+    """
     every = max(1, points // 7)
     marked = np.zeros(points, dtype=bool)
     marked[(i * every // max(1, layers)) % every :: every] = True
@@ -244,7 +247,7 @@ def turns(points: int, i: int, layers: int) -> npt.NDArray[np.bool_]:
 
 
 def curve_keys(data: CurveData) -> list[Any]:
-    """The entries of the legend: bands and marks, as far as the panel has them."""
+    """Return the entries of the legend: bands, null and open marks, as far as the panel has them."""
     keys: list[Any] = []
     if np.isfinite(data.low).any():
         keys.append(Patch(color=FAINT, alpha=0.3, linewidth=0, label="95 %, of sampling only"))

@@ -119,7 +119,7 @@ def aspect_of(data: HeatmapData) -> float:
 
 
 def color_limits(data: Sequence[HeatmapData]) -> tuple[float, float]:
-    """The ends of the colour scale of one map or of several."""
+    """Return the ends (low, high) of the one colour scale of these maps."""
     values = np.concatenate([one.value.ravel() for one in data])
     tops = [one.ceiling.value for one in data if one.ceiling is not None]
     return widened(float(np.nanmin(values)), float(np.nanmax(values)), max(tops, default=None), unit=data[0].unit)
@@ -154,11 +154,14 @@ def draw_cells(
 
 
 def round_steps(times: FloatArray) -> tuple[list[float], list[str]]:
-    """Places among the columns, one a snapshot, and names of round steps, which may lie between two columns."""
-    at = np.arange(times.size, dtype=np.float64)
+    """Return the places and the names of ticks at round steps, on an axis with a column for each of `times` (S,).
+
+    A round step may lie between two columns.
+    """
+    columns = np.arange(times.size, dtype=np.float64)
     wanted = step_ticks(times, spans_decades(times))
-    ticks = apart(wanted, lambda t: float(np.interp(t, times, at)), 0.05 * times.size)
-    return np.interp(ticks, times, at).tolist(), [number(t) for t in ticks]
+    ticks = apart(wanted, lambda t: float(np.interp(t, times, columns)), 0.05 * times.size)
+    return np.interp(ticks, times, columns).tolist(), [number(t) for t in ticks]
 
 
 def draw_scale(axes: Sequence[Axes], mesh: Any, options: Look, label: str) -> None:
@@ -169,7 +172,7 @@ def draw_scale(axes: Sequence[Axes], mesh: Any, options: Look, label: str) -> No
 
 
 def spans(mask: BoolArray) -> list[tuple[int, int, int]]:
-    """(row, first column, length) of every unbroken run of True."""
+    """Return (row, first column, number of columns) of every unbroken run of True in a mask (rows, columns)."""
     out = []
     for row, line in enumerate(mask):
         change = np.diff(np.concatenate([[0], line.astype(np.int8), [0]]))

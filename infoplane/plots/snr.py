@@ -127,20 +127,20 @@ def snr(
 def draw_moments(ax: Axes, data: SnrData, look: Look, *, log: bool | None) -> None:
     """Draw the mean solid and the standard deviation dashed, one colour per layer."""
     ax.set_ylabel("gradient / weight" if data.relative else "gradient norm")
-    ends = draw_lines(ax, data, data.mean, look, log=log)
+    labels = draw_lines(ax, data, data.mean, look, log=log)
     draw_lines(ax, data, data.std, look, log=log, part="std", linestyle=DASHED)
     legend(ax, [key("mean over batches"), key("standard deviation", linestyle=DASHED)], look)
-    end_labels(ax, ends)
+    end_labels(ax, labels)
 
 
 def draw_ratio(ax: Axes, data: SnrData, look: Look, *, log: bool | None) -> None:
     """Draw the ratio, with a line at 1 where that is among the values."""
     ax.set_ylabel("mean / std")
-    ends = draw_lines(ax, data, data.ratio, look, log=log, part="ratio")
+    labels = draw_lines(ax, data, data.ratio, look, log=log, part="ratio")
     low, high = ax.get_ylim()
     if low < 1 < high:
         ax.axhline(1.0, color=FAINT, linewidth=0.7, linestyle=DOTTED, zorder=1)
-    end_labels(ax, ends)
+    end_labels(ax, labels)
 
 
 def log_axis(ax: Axes) -> None:

@@ -104,16 +104,19 @@ def tokens_data(
 
 
 def row_of(steps: FloatArray, values: FloatArray, step: int | None, quantity: str) -> int:
-    """The index of a step, by default of the last, among those with a number in the values (S, L)."""
+    """Return the row of `values` (S, L) at a step, by default the last that has a number; ValueError where none has."""
     have = steps[np.isfinite(values).any(axis=1)].astype(np.int64).tolist()
-    at = step if step is not None else have[-1] if have else None
-    if at not in have:
+    wanted = step if step is not None else have[-1] if have else None
+    if wanted not in have:
         raise ValueError(f"no {quantity} at step {step}; the table has {', '.join(map(str, have)) or 'none'}")
-    return int(np.flatnonzero(steps == at)[0])
+    return int(np.flatnonzero(steps == wanted)[0])
 
 
 def along(keys: list[str], values: FloatArray) -> tuple[list[str], npt.NDArray[np.int64], FloatArray]:
-    """Layers, positions (P,) and the values as (L, P), from one value for each position of each layer."""
+    """Return the layers (L of them), the positions (P,), and the values as (L, P), NaN where a number is missing.
+
+    `keys` are names such as `block1[token=3]`, each with the value of its position in `values`.
+    """
     names = list(dict.fromkeys(split_token(key)[0] for key in keys))
     places = np.array([token_position(key) or 0 for key in keys], dtype=np.int64)
     positions = np.unique(places)
@@ -187,7 +190,10 @@ def draw(ax: Axes, data: TokensData, look: Look) -> None:
 
 
 def draw_layer(ax: Axes, data: TokensData, i: int, layer: LayerLook) -> list[Label]:
-    """Draw the line of one layer, its threshold, its null, and markers at values above it; return its label."""
+    """Draw the line of layer number `i`, its threshold, its null, and markers at values above the threshold.
+
+    Return its label in a list, which is empty where the layer has no number.
+    """
     peak, color = data.peak[i], layer.color
     end = draw_line(ax, data.positions, data.value[i], layer, linewidth=1.0)
     if np.isfinite(data.fence[i]):

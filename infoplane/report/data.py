@@ -131,14 +131,17 @@ def metric_data(name: str, steps: FloatArray, epochs: FloatArray, values: FloatA
 
 
 def epochs_at(table: ResultTable, run: str, steps: FloatArray) -> FloatArray:
-    """The epoch of a run at each of these steps."""
+    """Return the epochs (S,) of a run at these steps (S,), NaN where its loop counted none."""
     rows = table.take(is_in(table["run"], [run]))
     known = dict(zip(rows["step"].tolist(), rows["epoch"].tolist(), strict=True))
     return np.array([known[step] for step in steps.tolist()])
 
 
 def quantity_data(one: Grid) -> dict[str, Any]:
-    """What the page holds of one quantity, layer by layer: value, interval, ceiling and flags."""
+    """Return what the page holds of one quantity, in JSON's types: value, interval, ceiling and flags by layer.
+
+    Parts that no value has are left out, and a ceiling that all share is one number.
+    """
     up = [name for name, mask in one.flags.items() if mask.any()]
     texts = [
         [", ".join(name for name in up if one.flags[name][s, i]) for s in range(one.steps.size)]
@@ -163,9 +166,10 @@ def quantity_data(one: Grid) -> dict[str, Any]:
 
 
 def layer_looks(layers: Sequence[str], shown: Sequence[str]) -> dict[str, tuple[str, int]]:
-    """Colour and marker number of each layer: those of a figure for layers shown, others take what is left.
+    """Return {layer: (colour, number of its marker)} for all `layers`.
 
-    Of more than twenty layers the others have the colour of their block.
+    Those in `shown` look as in a figure; the others take the colours and markers that are left. Of more than twenty
+    layers the others have the colour of their block, such as `layer4` of `layer4.1`.
     """
     others = [layer for layer in layers if layer not in shown]
     all_blocks = dict(zip(layers, blocks_of(layers), strict=True))
@@ -186,7 +190,7 @@ def themes(colors: Sequence[str]) -> dict[str, list[str]]:
 
 
 def on_dark(color: str) -> str:
-    """A colour mixed with white until it is light enough for a dark page."""
+    """Return a colour "#rrggbb" mixed with as much white as makes it light enough for a dark page."""
     channels = [int(color[k : k + 2], 16) for k in (1, 3, 5)]
     # How light an eye finds the colour, from 0 to 255 (Rec. 601).
     luma = sum(weight * c for weight, c in zip((0.299, 0.587, 0.114), channels, strict=True))
@@ -212,7 +216,7 @@ def html_table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def numbers(values: npt.NDArray[Any]) -> list[float | int | None]:
-    """The values in JSON's types, None for those that no axis could draw."""
+    """Return the values as a list in JSON's types, with seven digits; None for those that no axis could draw."""
     out: list[float | int | None] = []
     for value in np.asarray(values, dtype=np.float64).tolist():
         if not math.isfinite(value) or abs(value) > HUGE:

@@ -17,9 +17,9 @@ def choice_of(config: str, quantity: str) -> tuple[str, str]:
     """The method that an estimator chose for a quantity, and why; both "" of estimators that do not choose."""
     if '"branch"' not in config:
         return "", ""
-    # An estimator may choose one method for I(X;T) and another for what is about labels.
-    known, end = prepared_fields(config), "_xt" if "(X;T" in quantity else ""
-    branch, reason = known.get(f"branch{end}"), known.get(f"reason{end}")
+    # An estimator may choose one method for I(X;T), noted as `branch_xt`, and another for what is about labels.
+    noted, suffix = prepared_fields(config), "_xt" if "(X;T" in quantity else ""
+    branch, reason = noted.get(f"branch{suffix}"), noted.get(f"reason{suffix}")
     return (branch, reason if isinstance(reason, str) else "") if isinstance(branch, str) else ("", "")
 
 

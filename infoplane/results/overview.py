@@ -141,31 +141,32 @@ def _head(rows: ResultTable, estimator: str, settings: str, subset: str, quantit
 
 
 def _ends(rows: ResultTable, quantity: str) -> list[str]:
-    """The value at the first and at the last step as texts, means over runs; one text where there is one step."""
+    """Return the values at the first and the last step as texts, means over runs; one text where there is one step."""
     found = rows.take((rows.quantity == quantity) & np.isfinite(rows.value))
     if not len(found):
         return []
     runs = [found.take(found.run == run) for run in dict.fromkeys(found.run.tolist())]
-    means = [np.mean([own.value[own.step == which(own.step)][0] for own in runs]) for which in (min, max)]
+    means = [np.mean([of_run.value[of_run.step == end(of_run.step)][0] for of_run in runs]) for end in (min, max)]
     return [f"{mean:.2f}" for mean in means[: 1 if min(found.step) == max(found.step) else 2]]
 
 
 def _doubts(rows: ResultTable, quantities: Sequence[str]) -> str:
-    """The flags of the values shown: `I(X;T), I(T;Y) saturated (38 of 51)`, names with equal words together."""
+    """Return the flags of these quantities in words: `I(X;T), I(T;Y) saturated (38 of 51)`; "" where there are none."""
     said: dict[str, list[str]] = {}
     for quantity in quantities:
-        of = rows.take(rows.quantity == quantity)
+        values = rows.take(rows.quantity == quantity)
         for flag, words in FLAG_WORDS.items():
-            if up := int(of.flag(flag).sum()):
-                said.setdefault(words + ("" if up == len(of) else f" ({up} of {len(of)})"), []).append(quantity)
+            if count := int(values.flag(flag).sum()):
+                share = "" if count == len(values) else f" ({count} of {len(values)})"
+                said.setdefault(words + share, []).append(quantity)
     return "; ".join(f"{', '.join(names)} {words}" for words, names in said.items())
 
 
 def _methods(rows: ResultTable, quantities: Sequence[str]) -> str:
-    """The methods that an estimator chose for the values shown: `knn`, or `I(X;T) flow, I(T;Y) knn`."""
-    of = [(q, branch) for q in quantities for branch in dict.fromkeys(rows.branch[rows.quantity == q].tolist())]
-    branches = list(dict.fromkeys(branch for _, branch in of))
-    return branches[0] if len(branches) == 1 else ", ".join(f"{q} {branch}" for q, branch in of)
+    """Return the methods that an estimator chose for these quantities: `knn`, or `I(X;T) flow, I(T;Y) knn`."""
+    chosen = [(q, branch) for q in quantities for branch in dict.fromkeys(rows.branch[rows.quantity == q].tolist())]
+    branches = list(dict.fromkeys(branch for _, branch in chosen))
+    return branches[0] if len(branches) == 1 else ", ".join(f"{q} {branch}" for q, branch in chosen)
 
 
 def _reasons(rows: ResultTable) -> Iterator[str]:
@@ -191,13 +192,13 @@ def _skipped(table: ResultTable, estimator: str, settings: str, subset: str) -> 
 def _violations(rows: ResultTable) -> Iterator[str]:
     """Yield a line on how often the data-processing inequality is violated, if it ever is."""
     found = rows.dpi()
-    up, of = sum(row.violations for row in found), sum(row.pairs for row in found)
-    if up:
-        yield f"I(X;T) rises to the next layer in {up} of {of} pairs, which no true value can (data processing)"
+    rises, pairs = sum(row.violations for row in found), sum(row.pairs for row in found)
+    if rises:
+        yield f"I(X;T) rises to the next layer in {rises} of {pairs} pairs, which no true value can (data processing)"
 
 
 def _same(a: str, b: str) -> bool:
-    """Whether two JSON texts mean the same, however they are written."""
+    """Return whether two JSON texts have the same content, however they are written."""
     return a == b or json.loads(a) == json.loads(b)
 
 

@@ -92,8 +92,11 @@ def over_runs(values: FloatArray, spread: str | None = "ci95") -> Summary:
 
 
 def _factor(spread: str | None, count: npt.NDArray[np.int64]) -> FloatArray:
-    """Half the width of a band in standard deviations of the runs; NaN where fewer than two have a value."""
-    # By the number of runs, which is at most the size of the first axis.
+    """Return half the width of a band in standard deviations of the runs, for each entry of `count`.
+
+    `count` has the number of runs with a value; the factor is NaN where they are fewer than two.
+    """
+    # One factor for each number of runs that can occur.
     factor = np.full(int(count.max(initial=1)) + 1, np.nan)
     for n in range(2, factor.size if spread is not None else 0):
         errors = student_t(n - 1) if spread == "ci95" else 1.0
@@ -102,7 +105,10 @@ def _factor(spread: str | None, count: npt.NDArray[np.int64]) -> FloatArray:
 
 
 def _quantile(values: FloatArray, q: float, count: npt.NDArray[np.int64]) -> FloatArray:
-    """Quantile `q` of the finite values over the first axis, (runs, ...) -> (...); NaN where there are none."""
+    """Return quantile `q` of the finite values (runs, ...) over the first axis; NaN where there are none.
+
+    `count` has the number of finite values. (numpy's `nanquantile` is slow, and warns where there are none.)
+    """
     # What is missing sorts to the end, beyond the last of the `count` values.
     ordered = np.sort(np.where(np.isfinite(values), values, np.inf), axis=0)
     last = np.maximum(count - 1, 0)
@@ -254,17 +260,22 @@ def summarize(
 
 
 def flag_counts(curves: Sequence[Curve]) -> dict[str, npt.NDArray[np.int64]]:
-    """Flag -> in how many runs it is up at each step that all have; flags that are up nowhere are left out."""
-    raised = {flag: [[flag in text.split(";") for text in c.flags.tolist()] for c in curves] for flag in FLAG_WORDS}
+    """Return {flag: in how many runs it is raised at each step that all have, (S,)}, without flags never raised."""
     steps = [curve.step for curve in curves]
-    counts = {f: at_common_steps(steps, [np.array(up) for up in own])[1].sum(axis=0) for f, own in raised.items()}
-    return {flag: count.astype(np.int64) for flag, count in counts.items() if count.any()}
+    counts = {}
+    for flag in FLAG_WORDS:
+        raised = [np.array([flag in text.split(";") for text in curve.flags.tolist()]) for curve in curves]
+        counts[flag] = at_common_steps(steps, raised)[1].sum(axis=0).astype(np.int64)
+    return {flag: count for flag, count in counts.items() if count.any()}
 
 
 def at_common_steps(steps: Sequence[Steps], values: Sequence[FloatArray]) -> tuple[Steps, FloatArray]:
-    """The steps that all runs have, of the steps (S,) of each, and the values (runs, common steps, ...) there."""
+    """Return the steps that all runs have, and the values (runs, common steps, ...) at these.
+
+    `steps` has the steps (S,) of each run in ascending order, `values` its values (S, ...).
+    """
     common = reduce(np.intersect1d, steps)
-    return common, np.stack([own[np.searchsorted(at, common)] for at, own in zip(steps, values, strict=True)])
+    return common, np.stack([run[np.searchsorted(at, common)] for at, run in zip(steps, values, strict=True)])
 
 
 @dataclass(frozen=True)

@@ -127,12 +127,12 @@ class Plane:
 
     @property
     def known(self) -> BoolArray:
-        """Which entries are a point, even if a number of it could not be estimated."""
+        """A mask of the entries that are a point, even one whose numbers could not be estimated."""
         return np.asarray(self.estimator != "")
 
     @property
     def present(self) -> BoolArray:
-        """Which entries are a point with both numbers."""
+        """A mask of the entries that are a point with both numbers."""
         return np.isfinite(self.i_xt) & np.isfinite(self.i_ty)
 
     @property
@@ -141,7 +141,7 @@ class Plane:
         return np.column_stack([self.i_xt[self.present], self.i_ty[self.present]])
 
     def flag(self, of: Literal["i_xt", "i_ty"], name: str) -> BoolArray:
-        """At which points one of the two numbers carries a flag."""
+        """Return a mask of the points at which one of the two numbers carries the flag `name`."""
         texts: Array = getattr(self, f"{of}_flags")
         return by_value(texts.ravel().tolist(), lambda text: name in text.split(";"), bool).reshape(texts.shape)
 
@@ -174,7 +174,7 @@ class Plane:
         return self.i_xt[at, layer], self.i_ty[at, layer], self.saturated[at, layer]
 
     def only_layers(self, layers: Sequence[str]) -> Plane:
-        """The columns of these layers, of arrays (S, L)."""
+        """Return a plane of these layers only, of one whose arrays are (S, L)."""
         at = [self.layers.index(layer) for layer in layers]
         return replace(self, layers=list(layers), **{name: getattr(self, name)[:, at] for name in POINT})
 
@@ -190,7 +190,7 @@ class Plane:
         return self._groups("step", ("depth", "step"))
 
     def _groups(self, last: str, order: Sequence[str]) -> Iterator[tuple[Any, IntArray]]:
-        """Yield (key, indices) of the points of one run, one estimate and one `last`, sorted by `order`."""
+        """Yield (key, indices) of the points that agree in run, estimate and the field `last`, sorted by `order`."""
         columns = [[getattr(self, name).ravel() for name in names] for names in (("run", *WAY, last), order)]
         # Where there is no point the estimator, the second entry of the key, is an empty text.
         return ((key, index) for key, index in groups(*columns) if key[1])
@@ -347,7 +347,10 @@ class DataProcessing:
 
 
 def groups(columns: Sequence[Array], order: Sequence[Array]) -> Iterator[tuple[Any, IntArray]]:
-    """Yield (key, row numbers sorted by `order`) for rows equal in `columns`, in the order of their first rows."""
+    """Yield (key, row numbers) for each set of rows that are equal in all `columns`, in the order of their first rows.
+
+    The key has the values of the columns; row numbers are sorted by the columns in `order`, the first of them first.
+    """
     found: dict[Any, list[int]] = {}
     for row, key in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         found.setdefault(key, []).append(row)
@@ -357,7 +360,10 @@ def groups(columns: Sequence[Array], order: Sequence[Array]) -> Iterator[tuple[A
 
 
 def pair(table: ResultTable) -> Plane:
-    """The points of the plane: I(X;T), I(T;Y) and the null that are of one estimate of one snapshot."""
+    """Return the points of the plane, arrays (P,): I(X;T) and I(T;Y) of the same estimate on the same snapshot.
+
+    The null is NaN where the estimate has none.
+    """
     # For each quantity, the row that holds it for each estimate.
     rows: dict[str, dict[Any, int]] = {"I(X;T)": {}, "I(T;Y)": {}, "I(T;Y) null": {}}
     estimates = zip(*(table[name].tolist() for name in SAME_ESTIMATE), strict=True)
@@ -385,7 +391,7 @@ def pair(table: ResultTable) -> Plane:
 
 
 def curves(table: ResultTable) -> list[Curve]:
-    """One curve for each run, layer, subset, estimator, settings, quantity and partner, in the order of first rows."""
+    """Return a curve for each run, layer, subset, estimator, settings, quantity and partner, as the table has them."""
     names = ("run", "layer", "subset", "estimator", "settings", "quantity", "partner")
     alike = ("depth", "estimand", "bound", "unit")
     along = ("step", "epoch", "value", "low", "high", "ceiling", "flags", "n_samples")
@@ -405,7 +411,10 @@ Chain = Sequence[str] | Mapping[str, Sequence[str]] | None
 
 
 def data_processing(table: ResultTable, chain: Chain, slack: float) -> list[DataProcessing]:
-    """The violations that `ResultTable.dpi` returns; `table` has the current rows of I(X;T)."""
+    """Return how often I(X;T) rises by more than `slack` bits, for each run and estimate with a known chain of layers.
+
+    `table` has the current rows of I(X;T).
+    """
     check_chain(chain, table["layer"].tolist())
     names = ("run", "estimator", "settings", "subset")
     called = run_names(table)
@@ -433,7 +442,10 @@ def check_chain(chain: Chain, layers: Sequence[str]) -> None:
 
 
 def _rises(table: ResultTable, rows: IntArray, layers: Sequence[str]) -> FloatArray:
-    """(P,): rises of I(X;T) from each layer of the chain to the next that has a value at the same step."""
+    """Return the rises (P,) of I(X;T), in bits, from each layer of the chain to the next with a value at that step.
+
+    `rows` are the numbers of the rows to look at, `layers` the chain.
+    """
     rank = {layer: i for i, layer in enumerate(layers)}
     place = np.array([rank.get(layer, -1) for layer in table["layer"][rows].tolist()])
     step, value, branch = (table[name][rows] for name in ("step", "value", "branch"))
@@ -448,7 +460,10 @@ def _rises(table: ResultTable, rows: IntArray, layers: Sequence[str]) -> FloatAr
 
 
 def _chain_of(run: str, table: ResultTable, rows: IntArray, chain: Chain) -> tuple[str, ...]:
-    """The layers of a run, in order, of which each feeds the next one only; empty where that is not known."""
+    """Return the layers of a run, in order, of which each feeds only the next; empty where that is not known.
+
+    What the caller gave as `chain` goes before what the run recorded.
+    """
     if isinstance(chain, Mapping):
         return tuple(chain.get(run, ()))
     if chain is not None:
