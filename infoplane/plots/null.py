@@ -132,14 +132,14 @@ def null(
 
 
 def step_looks(data: NullData, look: Options) -> list[LayerLook]:
-    """How each step is drawn: by default in a colour of the map of the steps, never in that of a layer."""
+    """Return one LayerLook for each step: by default in a colour of the map of the steps, never in that of a layer."""
     names = [f"{look['against']} {number(time)}" for time in data.times]
     shades = step_colormap(look["cmap"])(np.linspace(0.1, 0.8, len(names)))
     return own_looks(names, names, look, list(map(to_hex, shades)), list("osD^")[: len(names)])
 
 
 def draw_step(ax: Axes, data: NullData, number: int, step: LayerLook) -> Any:
-    """Draw the values of one step and their null, a little apart from other steps; return its legend entry."""
+    """Draw the values of step number `number` and their null in the rows of the layers, and return its legend entry."""
     count = len(data.times)
     # Rows are 1 apart: the steps of one layer stay nearer to each other than to the next layer.
     y = np.arange(len(data.layers)) + (np.linspace(-0.2, 0.2, count)[number] if count > 1 else 0.0)

@@ -109,7 +109,7 @@ def series_sensitivity(
     at = chosen_steps(grids, steps)
 
     def stacked(of: Sequence[Grid], what: str) -> FloatArray:
-        """One array of every grid at the chosen steps, (steps, settings, layers)."""
+        """Return the field `what` of all grids at the chosen steps, as one array (S, K, L)."""
         return np.stack([getattr(one, what)[np.searchsorted(one.steps, at)] for one in of], axis=1)
 
     saturated = np.stack([one.flag("saturated")[np.searchsorted(one.steps, at)] for one in grids], axis=1)
@@ -132,7 +132,7 @@ def series_sensitivity(
 
 
 def chosen_steps(grids: Sequence[Grid], steps: Sequence[int] | int | None) -> FloatArray:
-    """The steps asked for, by default the last one, of those that every setting has."""
+    """Return the steps asked for, by default the last that every setting has; ValueError for one that some lack."""
     common = reduce(np.intersect1d, [one.steps for one in grids])
     if common.size == 0:
         raise ValueError("the settings have no step in common; estimate them on the same snapshots")
@@ -232,7 +232,10 @@ def draw_scales(ax: Axes, data: SensitivityData, look: Look, *, log: bool | None
 
 
 def scale_axis(ax: Axes, scales: FloatArray, *, log: bool | None) -> None:
-    """Put the settings on the x axis, with ticks at as many of them as have room."""
+    """Put the settings (K,) on the x axis, with ticks at as many of them as have room.
+
+    With `log=None` the axis is logarithmic where they span a factor of ten.
+    """
     low, high = float(scales.min()), float(scales.max())
     if (low > 0 and high >= 10 * low) if log is None else log:
         ax.set_xscale("log")
@@ -245,7 +248,10 @@ def scale_axis(ax: Axes, scales: FloatArray, *, log: bool | None) -> None:
 
 
 def draw_layer(ax: Axes, data: SensitivityData, i: int, layer: LayerLook) -> list[Label]:
-    """Draw the lines of one layer, one per step, the last of them solid; return its label, if it has a number."""
+    """Draw the lines of layer number `i`, one per step, that of the last step solid; return the label at its end.
+
+    The label is in a list, which is empty where the layer has no number.
+    """
     end: list[Label] = []
     for s in range(data.steps.size):
         y, known = data.value[s, :, i], np.isfinite(data.value[s, :, i])

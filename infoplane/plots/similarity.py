@@ -109,7 +109,7 @@ class Pair(NamedTuple):
 
 
 def only_quantity(table: ResultTable) -> str:
-    """The name of the only calibrated similarity in a table; ValueError unless there is exactly one."""
+    """Return the name of the only calibrated similarity in a table; ValueError unless there is exactly one."""
     known = list(dict.fromkeys(q for q in table["quantity"].tolist() if q.endswith(CALIBRATED)))
     if len(known) != 1:
         have = f"several, choose with quantity=...: {listed(known, 6)}" if known else "none"
@@ -120,7 +120,10 @@ def only_quantity(table: ResultTable) -> str:
 
 
 def of_layers(pairs: list[Pair], wanted: Sequence[str] | None) -> list[Pair]:
-    """The pairs whose two layers match a pattern; ValueError unless all are of one other run, or of none."""
+    """Return the pairs whose layers both match one of the patterns `wanted`, by default all.
+
+    ValueError unless the second layers of all of them are of one run.
+    """
     known = {name for pair in pairs for name in (pair.layer, pair.partner) if pair.step is None or name == pair.layer}
     fit = match_layers(wanted or ["**"], sorted(known))
     kept = [pair for pair in pairs if pair.layer in fit and (pair.step is not None or pair.partner in fit)]
@@ -132,7 +135,7 @@ def of_layers(pairs: list[Pair], wanted: Sequence[str] | None) -> list[Pair]:
 
 
 def one_layer(pairs: list[Pair]) -> str:
-    """The layer whose steps are compared, "" where layers are; ValueError for steps of several layers."""
+    """Return the layer whose steps are compared, or "" where layers are; ValueError for steps of several layers."""
     layers = sorted({pair.layer for pair in pairs if pair.step is not None})
     if not layers:
         return ""
@@ -142,7 +145,10 @@ def one_layer(pairs: list[Pair]) -> str:
 
 
 def sides(pairs: Sequence[tuple[str | int, str | int]], *, square: bool) -> tuple[Names, Names]:
-    """Row and column names of the map: steps sorted, layers as in the table; `square` puts all names on both sides."""
+    """Return the names of the rows and of the columns of the map, from the (row, column) names of its cells.
+
+    Steps are sorted, layers stand as in the table; with `square` both sides have all names.
+    """
     down, across = (list(dict.fromkeys(side)) for side in zip(*pairs, strict=True))
     if square:
         down = across = list(dict.fromkeys([*down, *across]))
@@ -157,7 +163,11 @@ def filled(
     grid: Grid, places: dict[tuple[str | int, str | int], tuple[int, int]], down: Names, across: Names, *,
     square: bool, one: bool,
 ) -> tuple[FloatArray, npt.NDArray[np.bool_]]:  # fmt: skip
-    """Values and doubts (A, B) of the map; `square` adds the mirrored ones, and with `one` 1 on the diagonal."""
+    """Return the values (A, B) of the map, NaN where it has none, and a mask (A, B) of those no better than chance.
+
+    `places` has the index in `grid` of each (row, column) name; `square` mirrors the values, `one` puts 1 on the
+    diagonal of a square map.
+    """
     value, weak = np.full((len(down), len(across)), np.nan), np.zeros((len(down), len(across)), np.bool_)
     numbers, flag = drawable(grid.value), grid.flag("below_null")
     if square and one:

@@ -82,7 +82,7 @@ def snr_data(table: ResultTable, **select: Unpack[Selection]) -> SnrData:
 
 
 def check_recorded(table: ResultTable) -> None:
-    """Raise where the table has no mean or no standard deviation of any layer's gradients."""
+    """Raise ValueError where the table has no mean or no standard deviation of any layer's gradients."""
     rows = table.take(table["estimator"] == RECORDED)
     known = rows.take(np.isfinite(rows["value"]) & (rows["layer"] != ""))
     if not {MEAN, STD} <= set(known["quantity"]):
@@ -166,7 +166,10 @@ def draw_lines(
     part: str = "mean",
     linestyle: Any = "-",
 ) -> list[Label]:
-    """Draw lines (S, L) on a logarithmic axis, without zeros, which have no place there; return their labels."""
+    """Draw `values` (S, L) on a logarithmic axis, a line for each layer, and return the labels at their ends.
+
+    What a logarithmic axis has no place for, zeros and numbers near the largest float, is left out.
+    """
     # Before training there are no gradients, so step 0 needs no place.
     known = np.isfinite(np.concatenate([data.mean, data.std], axis=1)).any(axis=1)
     step_axis(ax, data.times[known] if known.any() else data.times, log=log)

@@ -80,7 +80,10 @@ def read_losses(paths: Sequence[str | os.PathLike[str]]) -> list[Loss]:
 
 
 def _of_run(run: str, about: Any, name: str) -> list[Loss]:
-    """The losses of one run; entries of another form are left out: anybody may have written the meta."""
+    """Return the losses of one run, from what the meta says `about` it; `name` is what the run is called.
+
+    Entries of another form are left out: anybody may have written the meta.
+    """
     entries = about.get("lost") if isinstance(about, Mapping) else None
     out = []
     for entry in entries if isinstance(entries, list) else ():
@@ -94,7 +97,7 @@ def _of_run(run: str, about: Any, name: str) -> list[Loss]:
 
 
 def loss_words(found: Sequence[Loss]) -> list[str]:
-    """Parts of a caption, one a run: `missing or damaged: steps 5-8 (00000005-00000008.s0001.r000.h5)`."""
+    """Return parts of a caption, one a run: `missing or damaged: steps 5-8 (00000005-00000008.s0001.r000.h5)`."""
     out = []
     runs = list(dict.fromkeys(loss.called for loss in found))
     for run in runs[: _NAMED + 1]:
