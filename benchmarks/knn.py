@@ -7,7 +7,12 @@ Ross's estimate for several units. The flags of `knn` are switched off, as none 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import argparse
+import itertools
+import os
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +21,7 @@ from scipy.special import digamma
 from sklearn.feature_selection import mutual_info_classif, mutual_info_regression
 from sklearn.neighbors import BallTree, KDTree
 
-from benchmarks._harness import Case, Row, compare, cpu_ms, holder, package
+from benchmarks._harness import ENVIRONMENT, Case, Row, compare, cpu_ms, holder, package
 from infoplane.estimators._protocol import values_only
 from infoplane.estimators.knn import KNN
 
@@ -138,20 +143,30 @@ def fastest(others: dict[str, Callable[[], float]]) -> str:
     return min(others, key=lambda name: cpu_ms(others[name]))
 
 
-def any_width(samples: int, units: int, classes: int, metric: str, rounds: int) -> Case:
-    """Classes, or with 0 of them a target, against the fastest of `references`."""
+def problem(samples: int, units: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A layer (samples, units), and classes of equal size or with 0 of them a target, of its first input and noise."""
     t, x = layer(samples, units)
     signal = x[:, 0] + 0.5 * torch.randn(samples, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    y = (
-        signal.argsort().argsort() * classes // samples
-        if classes
-        else (signal - signal.mean()) / signal.std(correction=0)
-    )
+    if classes:
+        return t, signal.argsort().argsort() * classes // samples
+    return t, (signal - signal.mean()) / signal.std(correction=0)
+
+
+def value_of(t: torch.Tensor, y: torch.Tensor, metric: str) -> Callable[[], float]:
+    """The call that is timed: `knn` without its flags, in bits."""
     estimator = KNN(n_neighbors=K, metric=metric, jitter=0.0)
 
     def candidate() -> float:
         with values_only():
             return float(estimator.estimate(t[None], y)["I(T;Y)"].value)
+
+    return candidate
+
+
+def any_width(samples: int, units: int, classes: int, metric: str, rounds: int) -> Case:
+    """Classes, or with 0 of them a target, against the fastest of `references`."""
+    t, y = problem(samples, units, classes)
+    candidate = value_of(t, y, metric)
 
     def measure(case: Case) -> Iterator[Row]:
         others = references(t.numpy(), y.numpy(), classes, metric)
@@ -179,3 +194,60 @@ def cases(quick: bool = False) -> Iterator[Case]:
         for classes in (10, 0) if samples * units > 10_000 else (2, 10, 0):
             for metric in ("euclidean", "max"):
                 yield any_width(samples, units, classes, metric, 3 if samples > 1000 else rounds)
+
+
+SIZES, UNITS, SLOW_MS = (1000, 4000, 10_000, 50_000), (1, 2, 5, 10, 32, 64), 2000.0
+"""The grid, and from where an opponent is called once only."""
+
+
+def point(samples: int, units: int, classes: int, metric: str) -> tuple[float, float, float, str]:
+    """The least milliseconds of `knn` and of the fastest opponent in rounds, their ratio, and who that was."""
+    t, y = problem(samples, units, classes)
+    candidate, others = value_of(t, y, metric), references(t.numpy(), y.numpy(), classes, metric)
+    # npeet-plus and ennemi are slower than their tree, and so is infomeasure beyond 10 units or 10,000 samples.
+    dropped = ("npeet", "ennemi", "infomeasure") if samples > 10_000 or units > 10 else ("npeet", "ennemi")
+    others = {name: call for name, call in others.items() if not name.startswith(dropped)}
+    first = {name: cpu_ms(call) for name, call in others.items()}
+    if min(first.values()) > SLOW_MS:
+        name = min(first, key=lambda name: first[name])
+        candidate()
+        own = cpu_ms(candidate)
+        return own, first[name], first[name] / own, name
+    name = fastest(others)
+    pairs = []
+    for _ in range(15 if samples <= 1000 else 7 if samples <= 4000 else 3):
+        pairs.append((cpu_ms(candidate), cpu_ms(others[name])))
+    own, other = (min(each) for each in zip(*pairs, strict=True))  # what a loaded machine adds is not the code's
+    return own, other, other / own, name
+
+
+def grid(sizes: Sequence[int], units: Sequence[int]) -> None:
+    """Print every point of the grid, then the median of the ratios, the lowest, and how many lie below 0.9."""
+    torch.set_num_threads(1)
+    ratios = []
+    for samples, width in itertools.product(sizes, units):
+        for classes, metric in itertools.product((10, 0), ("euclidean", "max")):
+            own, other, ratio, name = point(samples, width, classes, metric)
+            what = "classes" if classes else "target"
+            print(f"{samples}x{width} {what} {metric}: {own:.4g} ms, {name} {other:.4g} ms, x{ratio:.3g}", flush=True)
+            ratios.append(ratio)
+    below = sum(ratio < 0.9 for ratio in ratios)
+    print(
+        f"{len(ratios)} points: median x{statistics.median(ratios):.3g}, lowest x{min(ratios):.3g}, {below} below 0.9"
+    )
+
+
+def main() -> None:
+    """`python -m benchmarks.knn [--samples N ...] [--units D ...]`: the grid, with the environment of the harness."""
+    if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
+        os.environ.update(ENVIRONMENT)
+        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.knn", *sys.argv[1:]])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.knn", description=grid.__doc__)
+    parser.add_argument("--samples", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--units", type=int, nargs="+", default=UNITS)
+    options = parser.parse_args()
+    grid(options.samples, options.units)
+
+
+if __name__ == "__main__":
+    main()

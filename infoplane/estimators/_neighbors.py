@@ -35,13 +35,13 @@ from infoplane.estimators._distances import (
 Array = npt.NDArray[Any]
 Counted = Literal["open", "closed", "rectangle"]
 
-TREE_UNITS = {"euclidean": 5, "max": 4}
+TREE_UNITS = {"euclidean": 5, "max": 5.5}
 """A tree is faster up to so many units, and from 1,000 rows on one more each time these double; on one core."""
 _FEW = 50
 """Classes of fewer rows on average take one tree: blocks come class by class."""
 _CLASS_UNITS = {"euclidean": 3, "max": 2.5}
 """As `TREE_UNITS`, for 1,000 rows a class."""
-_PAIR_UNITS = 2.5
+_PAIR_UNITS = 5.5
 """The same for lists in a joint space."""
 _CUBE_UNITS = 2
 """A cube holds two discs with less to spare than an ellipsoid does."""
@@ -363,7 +363,7 @@ def _nearest_in_list(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | No
     index = torch.empty(x.count, k, dtype=torch.int64, device="cpu")
     left = torch.from_numpy(tree.tree.indices)
     # Rows ask for longer and longer lists until their k nearest are certain.
-    for wanted in (2 * k + 3, 5 * k + 3, 8 * k + 17):
+    for wanted in (2 * k + (1 if tree.metric == "max" else 3), 5 * k + 3, 8 * k + 17):
         unsafe = []
         for few in torch.split(left, max(1, _CHUNK // (wanted * (x.units + y.units)))):
             asked = tree.rows.numpy()[few.numpy()]
